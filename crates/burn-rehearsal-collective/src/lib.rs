@@ -1,0 +1,87 @@
+//! Collective operations between the ranks of a data-parallel run.
+//!
+//! [`Collective`] is the one small, object-safe trait that the rehearsal engine and the data-parallel learner talk to. [`Solo`]
+//! is a world of one rank; [`Threads`] joins the threads of one process.
+//!
+//! Every operation is *collective*: all ranks call the same operations in the same order. A rank that leaves (its handle is
+//! dropped, by a return, an error or a panic) while others wait for it makes their call return
+//! [`CollectiveError::PeerFailed`]; nobody hangs.
+#![warn(missing_docs)]
+#![deny(unsafe_op_in_unsafe_fn)]
+
+mod error;
+mod solo;
+mod threads;
+
+pub use error::CollectiveError;
+pub use solo::Solo;
+pub use threads::{RankFailure, Threads, run_threads};
+
+/// How [`Collective::all_reduce`] combines the ranks' values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReduceOp {
+    /// The sum over all ranks, added in rank order.
+    Sum,
+    /// The sum over all ranks divided by the world size.
+    Mean,
+}
+
+/// Bytes for one peer in an [`exchange`](Collective::exchange).
+#[derive(Debug)]
+pub struct Outgoing<'a> {
+    /// The receiving rank; never the caller's own.
+    pub peer: usize,
+    /// What to send.
+    pub bytes: &'a [u8],
+}
+
+/// Room for the bytes of one peer in an [`exchange`](Collective::exchange).
+#[derive(Debug)]
+pub struct Incoming<'a> {
+    /// The sending rank; never the caller's own.
+    pub peer: usize,
+    /// Where the bytes go; its length is exactly what the peer sends.
+    pub bytes: &'a mut [u8],
+}
+
+/// One rank's end of a group of ranks that act together.
+///
+/// All methods but [`rank`](Self::rank), [`size`](Self::size) and [`set_step`](Self::set_step) are collective: they return on a rank
+/// only with the help of all others, and all ranks must call them in the same order with compatible arguments. A handle does one
+/// operation at a time; for independent streams of operations (gradients and rows), [`duplicate`](Self::duplicate) it.
+///
+/// # Errors
+///
+/// Every collective method returns [`CollectiveError::PeerFailed`] when a rank it waits for has left, and
+/// [`CollectiveError::Mismatch`] when the ranks disagree about the operation or its sizes, and
+/// [`CollectiveError::InvalidArgument`] when one rank's argument fits no call (its message says which rank). Both reach all
+/// ranks, and then no data has moved. After an error the handle is poisoned: later calls return the same error.
+pub trait Collective: Send {
+    /// This rank, in `0..size`.
+    fn rank(&self) -> usize;
+
+    /// The number of ranks (the world size), at least 1.
+    fn size(&self) -> usize;
+
+    /// Names the training step for later errors of this handle.
+    fn set_step(&mut self, step: u64);
+
+    /// Waits until every rank has called it.
+    fn barrier(&mut self) -> Result<(), CollectiveError>;
+
+    /// Copies `root`'s `data` into everybody's `data`; all lengths (in bytes) are equal.
+    fn broadcast(&mut self, data: &mut [u8], root: usize) -> Result<(), CollectiveError>;
+
+    /// Concatenates every rank's `send` in rank order into `recv`, whose length is `size * send.len()`.
+    fn all_gather(&mut self, send: &[u8], recv: &mut [u8]) -> Result<(), CollectiveError>;
+
+    /// Replaces `data` by its combination over all ranks, in rank order, so that the bits do not depend on timing or transport.
+    fn all_reduce(&mut self, data: &mut [f32], op: ReduceOp) -> Result<(), CollectiveError>;
+
+    /// Sends bytes to some peers and receives bytes from some: at most one message per ordered pair, of a length both sides know.
+    /// Every rank calls it, with empty lists if it has nothing to move.
+    fn exchange(&mut self, outgoing: &[Outgoing<'_>], incoming: &mut [Incoming<'_>]) -> Result<(), CollectiveError>;
+
+    /// A second handle on the same ranks whose operations are independent of this one's.
+    fn duplicate(&mut self) -> Result<Box<dyn Collective>, CollectiveError>;
+}

@@ -1,0 +1,136 @@
+//! Ranks that are threads of one process and read each other's memory.
+//!
+//! # Protocol
+//!
+//! Every operation is one *rendezvous* at a [`Gate`], which all handles of a group share:
+//!
+//! 1. Under the lock, a rank writes on the board what it calls and where its memory is ([`board`]).
+//! 2. **Gate A** opens when all ranks have written. The last to arrive compares what they wrote; if it does not fit together, the
+//!    gate fails. Opening and failing are decided under the lock, hence for all ranks or for none.
+//! 3. Every rank takes the addresses it needs from the board and moves the data, without lock and without a copy in between
+//!    ([`moves`], the only unsafe code).
+//! 4. **Gate B** opens when all ranks have moved their data. Only then does anybody return, so a buffer is borrowed for as long as
+//!    somebody can touch it.
+//!
+//! # Why nobody hangs, and why no address outlives its buffer
+//!
+//! * Operations take `&mut self`, so a rank can leave (drop its handle) only outside an operation. Whoever passed gate A is inside one,
+//!   and so are all others: gate B cannot fail, and nothing between the gates returns early. All sizes were compared before gate A opened;
+//!   were there a panic all the same, the unwinding rank would still wait at gate B.
+//! * A failure is final: once a rank has left, or the ranks disagreed, no gate A of the group opens any more, and whoever waits
+//!   there or comes later gets the error. What it wrote on the board is never looked at again, for the board is read only behind
+//!   gate A.
+//! * A gate counts rounds, and a waiting rank first asks whether its own round has passed, then whether there is a failure. So a rank that
+//!   returns and leaves at once does not disturb those who have not yet woken up from the same operation.
+
+mod board;
+mod gate;
+mod moves;
+mod run;
+
+use std::sync::Arc;
+
+use self::gate::{Failure, Gate};
+use self::moves::Address;
+use crate::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp};
+
+pub use self::run::{RankFailure, run_threads};
+
+/// One rank's handle on a group of threads of this process.
+///
+/// Data goes directly from one rank's buffers into another's. [`all_reduce`](Collective::all_reduce) adds in rank order, `((x0 +
+/// x1) + x2) + …`, on exactly one rank for each value: the bits are the same on every rank and in every run. Once warm, no
+/// operation but [`duplicate`](Collective::duplicate) allocates. Waiting ranks sleep, so that there may be more ranks than cores.
+///
+/// Dropping a handle tells the others that the rank has left; after the last operation of all ranks nobody minds. See
+/// [`run_threads`] for an example.
+#[derive(Debug)]
+pub struct Threads {
+    gate: Arc<Gate>,
+    rank: usize,
+    step: u64,
+    /// The first error, which every later call repeats.
+    poison: Option<CollectiveError>,
+    /// Addresses of the operation in progress; between operations only its capacity matters.
+    addresses: Vec<Address>,
+}
+
+impl Threads {
+    /// The handles of a new group of `size` ranks, in rank order; each is meant for a thread of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`CollectiveError::InvalidArgument`] when `size` is 0.
+    pub fn group(size: usize) -> Result<Vec<Self>, CollectiveError> {
+        if size == 0 {
+            return Err(CollectiveError::InvalidArgument("a group needs at least 1 rank, not 0".to_owned()));
+        }
+        let gate = Arc::new(Gate::new(size));
+        Ok((0..size).map(|rank| Self::on(Arc::clone(&gate), rank, 0)).collect())
+    }
+
+    fn on(gate: Arc<Gate>, rank: usize, step: u64) -> Self {
+        Self { gate, rank, step, poison: None, addresses: Vec::new() }
+    }
+
+    /// Runs one operation unless an earlier one failed, and remembers its failure.
+    fn call<T>(&mut self, operation: impl FnOnce(&Gate, usize, &mut Vec<Address>) -> Result<T, Failure>) -> Result<T, CollectiveError> {
+        if let Some(error) = &self.poison {
+            return Err(error.clone());
+        }
+        operation(&self.gate, self.rank, &mut self.addresses).map_err(|failure| {
+            let step = self.step;
+            let error = match failure {
+                Failure::Left(rank) => CollectiveError::PeerFailed { rank, step },
+                Failure::Disagreement(reason) => CollectiveError::Mismatch { step, reason },
+                Failure::Invalid(reason) => CollectiveError::InvalidArgument(reason),
+            };
+            self.poison.insert(error).clone()
+        })
+    }
+}
+
+impl Collective for Threads {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn size(&self) -> usize {
+        self.gate.size()
+    }
+
+    fn set_step(&mut self, step: u64) {
+        self.step = step;
+    }
+
+    fn barrier(&mut self) -> Result<(), CollectiveError> {
+        self.call(|gate, rank, _| moves::barrier(gate, rank))
+    }
+
+    fn broadcast(&mut self, data: &mut [u8], root: usize) -> Result<(), CollectiveError> {
+        self.call(|gate, rank, _| moves::broadcast(gate, rank, data, root))
+    }
+
+    fn all_gather(&mut self, send: &[u8], recv: &mut [u8]) -> Result<(), CollectiveError> {
+        self.call(|gate, rank, addresses| moves::all_gather(gate, rank, addresses, send, recv))
+    }
+
+    fn all_reduce(&mut self, data: &mut [f32], op: ReduceOp) -> Result<(), CollectiveError> {
+        self.call(|gate, rank, addresses| moves::all_reduce(gate, rank, addresses, data, op))
+    }
+
+    fn exchange(&mut self, outgoing: &[Outgoing<'_>], incoming: &mut [Incoming<'_>]) -> Result<(), CollectiveError> {
+        self.call(|gate, rank, addresses| moves::exchange(gate, rank, addresses, outgoing, incoming))
+    }
+
+    fn duplicate(&mut self) -> Result<Box<dyn Collective>, CollectiveError> {
+        let child = self.call(|gate, rank, _| moves::duplicate(gate, rank))?;
+        Ok(Box::new(Self::on(child, self.rank, self.step)))
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.gate.leave(self.rank);
+    }
+}

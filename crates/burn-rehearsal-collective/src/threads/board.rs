@@ -1,0 +1,188 @@
+//! What the ranks write for each other before gate A, and the check that it fits together.
+//!
+//! The board is read only behind gate A, when every rank has rewritten its part: what an earlier round left there is never seen.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::gate::{Failure, Gate};
+use super::moves::Address;
+use crate::ReduceOp;
+
+/// The part of a call that must be equal on all ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Call {
+    Barrier,
+    /// `len` in bytes.
+    Broadcast {
+        root: usize,
+        len: usize,
+    },
+    /// `len` in bytes of one rank's `send`.
+    AllGather {
+        len: usize,
+    },
+    /// `len` in values.
+    AllReduce {
+        op: ReduceOp,
+        len: usize,
+    },
+    Exchange,
+    Duplicate,
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Barrier => write!(f, "barrier"),
+            Self::Broadcast { root, len } => write!(f, "broadcast of {len} bytes from rank {root}"),
+            Self::AllGather { len } => write!(f, "all_gather of {len} bytes each"),
+            Self::AllReduce { op: ReduceOp::Sum, len } => write!(f, "all_reduce to the sum of {len} values"),
+            Self::AllReduce { op: ReduceOp::Mean, len } => write!(f, "all_reduce to the mean of {len} values"),
+            Self::Exchange => write!(f, "exchange"),
+            Self::Duplicate => write!(f, "duplicate"),
+        }
+    }
+}
+
+/// One rank's call.
+#[derive(Debug)]
+pub(super) struct Offer {
+    pub(super) call: Call,
+    /// Of the buffer that others read or write; null where `call` needs none from this rank.
+    pub(super) address: Address,
+    /// Why no rank could accept the arguments.
+    pub(super) complaint: Option<String>,
+}
+
+impl Offer {
+    pub(super) fn new(call: Call, address: Address) -> Self {
+        Self { call, address, complaint: None }
+    }
+}
+
+/// The message of one ordered pair of ranks, as both sides see it.
+#[derive(Debug, Clone, Copy, Default)]
+struct Parcel {
+    /// Written by the sender: where, and how many bytes.
+    sent: Option<(Address, usize)>,
+    /// Written by the receiver: how many bytes.
+    expected: Option<usize>,
+}
+
+/// What all ranks have written for one round.
+#[derive(Debug)]
+pub(super) struct Board {
+    /// One for each rank.
+    offers: Vec<Offer>,
+    /// One for each ordered pair of ranks, at `from * size + to`.
+    parcels: Vec<Parcel>,
+    /// The group that a `duplicate` in progress makes.
+    pub(super) child: Option<Arc<Gate>>,
+}
+
+impl Board {
+    pub(super) fn new(size: usize) -> Self {
+        Self {
+            offers: (0..size).map(|_| Offer::new(Call::Barrier, Address::NULL)).collect(),
+            parcels: vec![Parcel::default(); size * size],
+            child: None,
+        }
+    }
+
+    pub(super) fn offer(&mut self, rank: usize, offer: Offer) {
+        self.offers[rank] = offer;
+    }
+
+    /// Like [`offer`](Self::offer) for an exchange, with `(peer, address, bytes)` to send and `(peer, bytes)` to receive.
+    pub(super) fn offer_exchange(
+        &mut self,
+        rank: usize,
+        sends: impl Iterator<Item = (usize, Address, usize)>,
+        expects: impl Iterator<Item = (usize, usize)>,
+    ) {
+        let size = self.offers.len();
+        for peer in 0..size {
+            self.parcels[rank * size + peer].sent = None;
+            self.parcels[peer * size + rank].expected = None;
+        }
+        let mut complaint = None;
+        let mut complain = |problem: String| {
+            complaint.get_or_insert_with(|| format!("rank {rank}, exchange: {problem}"));
+        };
+        for (peer, address, len) in sends {
+            if peer >= size || peer == rank {
+                complain(format!("peer {peer} of an outgoing message is not another rank of a world of {size}"));
+            } else if self.parcels[rank * size + peer].sent.replace((address, len)).is_some() {
+                complain(format!("two outgoing messages for rank {peer}"));
+            }
+        }
+        for (peer, len) in expects {
+            if peer >= size || peer == rank {
+                complain(format!("peer {peer} of an incoming message is not another rank of a world of {size}"));
+            } else if self.parcels[peer * size + rank].expected.replace(len).is_some() {
+                complain(format!("two incoming messages from rank {peer}"));
+            }
+        }
+        self.offers[rank] = Offer { call: Call::Exchange, address: Address::NULL, complaint };
+    }
+
+    /// Every rank's address, in rank order.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = Address> {
+        self.offers.iter().map(|offer| offer.address)
+    }
+
+    pub(super) fn address(&self, rank: usize) -> Address {
+        self.offers[rank].address
+    }
+
+    /// Where the message from one rank to another lies; null if there is none.
+    pub(super) fn parcel(&self, from: usize, to: usize) -> Address {
+        self.parcels[from * self.offers.len() + to].sent.map_or(Address::NULL, |(address, _)| address)
+    }
+
+    /// Whether the calls of all ranks fit together. Done once a round, by the last rank to arrive, so that all ranks get the same answer.
+    pub(super) fn agree(&self) -> Result<(), Failure> {
+        if let Some(complaint) = self.offers.iter().find_map(|offer| offer.complaint.as_ref()) {
+            return Err(Failure::Invalid(complaint.clone()));
+        }
+        let call = self.offers[0].call;
+        if self.offers.iter().any(|offer| offer.call != call) {
+            return Err(Failure::Disagreement(self.who_called_what()));
+        }
+        if call == Call::Exchange { self.agree_on_parcels() } else { Ok(()) }
+    }
+
+    fn agree_on_parcels(&self) -> Result<(), Failure> {
+        let size = self.offers.len();
+        for (pair, parcel) in self.parcels.iter().enumerate() {
+            let (from, to) = (pair / size, pair % size);
+            let reason = match (parcel.sent.map(|(_, len)| len), parcel.expected) {
+                (sent, expected) if sent == expected => continue,
+                (Some(sent), Some(expected)) => format!("sends {sent} bytes to rank {to}, which expects {expected}"),
+                (Some(sent), None) => format!("sends {sent} bytes to rank {to}, which expects nothing from it"),
+                (None, expected) => format!("sends nothing to rank {to}, which expects {} bytes", expected.unwrap_or(0)),
+            };
+            return Err(Failure::Disagreement(format!("exchange: rank {from} {reason}")));
+        }
+        Ok(())
+    }
+
+    /// "barrier on rank 0; exchange on ranks 1, 2".
+    fn who_called_what(&self) -> String {
+        let mut groups: Vec<(Call, String)> = Vec::new();
+        for (rank, offer) in self.offers.iter().enumerate() {
+            match groups.iter_mut().find(|(call, _)| *call == offer.call) {
+                Some((_, ranks)) => *ranks += &format!(", {rank}"),
+                None => groups.push((offer.call, rank.to_string())),
+            }
+        }
+        let part = |(call, ranks): &(Call, String)| format!("{call} on rank{} {ranks}", if ranks.contains(',') { "s" } else { "" });
+        groups.iter().map(part).collect::<Vec<_>>().join("; ")
+    }
+
+    /// Ends a round: only the ranks still hold the group that a `duplicate` made.
+    pub(super) fn close(&mut self) {
+        self.child = None;
+    }
+}

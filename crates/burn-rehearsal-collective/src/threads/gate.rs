@@ -1,0 +1,143 @@
+//! The rendezvous: two gates in one lock.
+//!
+//! Invariants, all under the lock: `passed_b <= passed_a`; no rank is more than one round ahead of another; `failure`, once set,
+//! stays, and then `passed_a` never changes again.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::board::Board;
+
+/// Why gate A will never open again.
+#[derive(Debug, Clone)]
+pub(super) enum Failure {
+    /// This rank dropped its handle.
+    Left(usize),
+    /// The ranks called different operations, or with sizes that do not fit together.
+    Disagreement(String),
+    /// An argument that no rank could accept.
+    Invalid(String),
+}
+
+/// What the handles of one group share.
+#[derive(Debug)]
+pub(super) struct Gate {
+    size: usize,
+    state: Mutex<State>,
+    /// Signalled whenever a gate opens or the group fails.
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    board: Board,
+    /// Ranks that have written on the board for the round whose gate A is still closed.
+    arrived: usize,
+    /// Rounds whose gate A has opened.
+    passed_a: u64,
+    /// Ranks that have moved their data in the round whose gate B is still closed.
+    finished: usize,
+    /// The last round whose gate B has opened; rounds of [`Gate::pass`] have none.
+    passed_b: u64,
+    failure: Option<Failure>,
+}
+
+impl Gate {
+    pub(super) fn new(size: usize) -> Self {
+        let state = State { board: Board::new(size), arrived: 0, passed_a: 0, finished: 0, passed_b: 0, failure: None };
+        Self { size, state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    pub(super) fn size(&self) -> usize {
+        self.size
+    }
+
+    /// A rendezvous at which nothing is read: returns as soon as gate A has opened.
+    pub(super) fn pass(&self, write: impl FnOnce(&mut Board)) -> Result<(), Failure> {
+        self.gate_a(write).map(drop)
+    }
+
+    /// A rendezvous at which memory is touched: `write` puts this rank's call on the board; behind gate A, `read` takes from it what this
+    /// rank needs. Dropping the guard waits at gate B.
+    ///
+    /// `read` runs, and a guard exists, only if all ranks wrote calls that fit together. As long as one rank has not dropped its guard, no
+    /// rank gets past dropping its own. After an error no rank gets a guard.
+    pub(super) fn meet<V>(&self, write: impl FnOnce(&mut Board), read: impl FnOnce(&Board) -> V) -> Result<(V, GateB<'_>), Failure> {
+        let state = self.gate_a(write)?;
+        let gate_b = GateB { gate: self, round: state.passed_a };
+        // Declared after the guard, hence unlocked before gate B even if `read` panics.
+        let state = state;
+        let view = read(&state.board);
+        drop(state);
+        Ok((view, gate_b))
+    }
+
+    /// Marks `rank` as gone and wakes whoever waits for it. The first failure is the one that is reported.
+    pub(super) fn leave(&self, rank: usize) {
+        let mut state = self.lock();
+        if state.failure.is_none() {
+            state.failure = Some(Failure::Left(rank));
+            self.changed.notify_all();
+        }
+    }
+
+    fn gate_a(&self, write: impl FnOnce(&mut Board)) -> Result<MutexGuard<'_, State>, Failure> {
+        let mut state = self.lock();
+        if let Some(failure) = &state.failure {
+            return Err(failure.clone());
+        }
+        write(&mut state.board);
+        state.arrived += 1;
+        let round = state.passed_a + 1;
+        if state.arrived == self.size {
+            match state.board.agree() {
+                Ok(()) => {
+                    state.arrived = 0;
+                    state.passed_a = round;
+                }
+                Err(failure) => state.failure = Some(failure),
+            }
+            self.changed.notify_all();
+        }
+        // The round first, the failure second: whoever is behind this gate may already have left.
+        while state.passed_a < round {
+            if let Some(failure) = &state.failure {
+                return Err(failure.clone());
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        Ok(state)
+    }
+
+    fn gate_b(&self, round: u64) {
+        let mut state = self.lock();
+        state.finished += 1;
+        if state.finished == self.size {
+            state.finished = 0;
+            state.passed_b = round;
+            state.board.close();
+            self.changed.notify_all();
+        }
+        while state.passed_b < round {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits at gate B when dropped: not even a panic between the gates ends the borrow of a buffer that others may touch.
+///
+/// A leaked guard keeps all other ranks waiting, which is safe, but this rank would return early: never leak it.
+#[must_use = "dropping it early ends the operation for this rank"]
+pub(super) struct GateB<'a> {
+    gate: &'a Gate,
+    round: u64,
+}
+
+impl Drop for GateB<'_> {
+    fn drop(&mut self) {
+        self.gate.gate_b(self.round);
+    }
+}

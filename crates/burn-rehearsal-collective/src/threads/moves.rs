@@ -1,0 +1,185 @@
+//! The operations: what each rank publishes, and the data it moves between the gates. All unsafe code of the crate.
+//!
+//! Three facts carry every SAFETY line below. **Alive:** between the gates all ranks are inside the same operation and hold the
+//! borrows of the buffers they published. **Same length:** gate A opens only when all ranks published equal calls (and, for an
+//! exchange, equal lengths for each pair). **Ordered:** the lock orders what a rank did before gate A before the accesses of
+//! others, and these before what it does after gate B.
+#![allow(unsafe_code, reason = "ranks read and write each other's buffers between the gates; the protocol is in threads.rs")]
+
+use std::ptr;
+use std::sync::Arc;
+
+use super::board::{Call, Offer};
+use super::gate::{Failure, Gate};
+use crate::{Incoming, Outgoing, ReduceOp};
+
+/// Values that are summed at a time: the sums and one rank's summands stay in the first-level cache.
+const BLOCK: usize = 2048;
+
+/// The start of a buffer that another rank has published; its length is what the ranks agreed on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Address(*mut u8);
+
+// SAFETY: an address is a number until one of the unsafe blocks of this module uses it, and each of them argues for itself.
+unsafe impl Send for Address {}
+
+impl Address {
+    pub(super) const NULL: Self = Self(ptr::null_mut());
+
+    /// For others to read.
+    fn of(bytes: &[u8]) -> Self {
+        Self(bytes.as_ptr().cast_mut())
+    }
+
+    /// The published bytes.
+    ///
+    /// # Safety
+    ///
+    /// The buffer behind this address is at least `len` bytes long, alive, and written by nobody, as long as `'a`.
+    unsafe fn bytes<'a>(self, len: usize) -> &'a [u8] {
+        // SAFETY: the caller's promise; addresses come from slices, so they are not null.
+        unsafe { std::slice::from_raw_parts(self.0, len) }
+    }
+}
+
+pub(super) fn barrier(gate: &Gate, rank: usize) -> Result<(), Failure> {
+    gate.pass(|board| board.offer(rank, Offer::new(Call::Barrier, Address::NULL)))
+}
+
+pub(super) fn broadcast(gate: &Gate, rank: usize, data: &mut [u8], root: usize) -> Result<(), Failure> {
+    let len = data.len();
+    let address = if rank == root { Address::of(data) } else { Address::NULL };
+    let mut offer = Offer::new(Call::Broadcast { root, len }, address);
+    if root >= gate.size() {
+        offer.complaint = Some(format!("rank {rank}, broadcast: root {root} is not a rank of a world of {}", gate.size()));
+    }
+    let (source, gate_b) = gate.meet(|board| board.offer(rank, offer), |board| board.address(root))?;
+    if rank != root {
+        // SAFETY: alive and `len` bytes long (module head); the root itself does not touch its buffer here, and the others only read it.
+        data.copy_from_slice(unsafe { source.bytes(len) });
+    }
+    drop(gate_b);
+    Ok(())
+}
+
+pub(super) fn all_gather(gate: &Gate, rank: usize, addresses: &mut Vec<Address>, send: &[u8], recv: &mut [u8]) -> Result<(), Failure> {
+    let (size, len) = (gate.size(), send.len());
+    let mut offer = Offer::new(Call::AllGather { len }, Address::of(send));
+    if len.checked_mul(size) != Some(recv.len()) {
+        let problem = format!("recv holds {} bytes, {size} ranks x {len} bytes are sent", recv.len());
+        offer.complaint = Some(format!("rank {rank}, all_gather: {problem}"));
+    }
+    let (sources, gate_b) = gate.meet(|board| board.offer(rank, offer), |board| refill(addresses, board.addresses()))?;
+    // Chunks of no bytes do not exist, not even when there are none.
+    for (part, source) in recv.chunks_exact_mut(len.max(1)).zip(sources) {
+        // SAFETY: alive and `len` bytes long (module head); its owner lent it shared, so nobody writes it.
+        part.copy_from_slice(unsafe { source.bytes(len) });
+    }
+    drop(gate_b);
+    Ok(())
+}
+
+/// Rank i adds up slice i of everybody's buffer and writes the sum back into slice i of everybody's buffer.
+pub(super) fn all_reduce(gate: &Gate, rank: usize, addresses: &mut Vec<Address>, data: &mut [f32], op: ReduceOp) -> Result<(), Failure> {
+    let len = data.len();
+    // Until gate B, this rank too reaches its buffer only through the published address.
+    let address = Address(data.as_mut_ptr().cast());
+    let offer = Offer::new(Call::AllReduce { op, len }, address);
+    let (buffers, gate_b) = gate.meet(|board| board.offer(rank, offer), |board| refill(addresses, board.addresses()))?;
+    let (start, end) = slice_of(rank, buffers.len(), len);
+    for block in (start..end).step_by(BLOCK) {
+        // SAFETY: the block lies within `start..end`, and so within each of the buffers, which are alive, long enough
+        // and aligned (all of them were `&mut [f32]`). They are different buffers, and the slices of different ranks are
+        // disjoint, so no other rank touches these values between the gates.
+        unsafe { reduce_block(buffers, block, BLOCK.min(end - block), op) };
+    }
+    drop(gate_b);
+    Ok(())
+}
+
+/// The part `start..end` of `len` values that `rank` reduces: the first `len % size` ranks have one more than the others.
+fn slice_of(rank: usize, size: usize, len: usize) -> (usize, usize) {
+    let (share, extra) = (len / size, len % size);
+    let start = rank * share + rank.min(extra);
+    (start, start + share + usize::from(rank < extra))
+}
+
+/// Adds up the values `start..start + len` of all buffers in rank order, in the first buffer, and copies the result into the others.
+///
+/// # Safety
+///
+/// Each address is that of another living array of `f32` that reaches to `start + len`, and nobody else accesses `start..start +
+/// len` of any of them during the call.
+unsafe fn reduce_block(buffers: &[Address], start: usize, len: usize, op: ReduceOp) {
+    // SAFETY: the caller's promise.
+    let block = |buffer: &Address| unsafe { std::slice::from_raw_parts_mut(buffer.0.cast::<f32>().add(start), len) };
+    let Some((first, others)) = buffers.split_first() else { return };
+    let sums = block(first);
+    for other in others {
+        for (sum, value) in sums.iter_mut().zip(block(other)) {
+            *sum += *value;
+        }
+    }
+    if op == ReduceOp::Mean {
+        divide(sums, buffers.len());
+    }
+    for other in others {
+        block(other).copy_from_slice(sums);
+    }
+}
+
+/// Divides every value by `size`.
+fn divide(values: &mut [f32], size: usize) {
+    let divisor = size as f32;
+    if size.is_power_of_two() {
+        // The inverse is exact, so the product has the bits of the quotient, in a fraction of the time.
+        values.iter_mut().for_each(|value| *value *= 1.0 / divisor);
+    } else {
+        values.iter_mut().for_each(|value| *value /= divisor);
+    }
+}
+
+pub(super) fn exchange(
+    gate: &Gate,
+    rank: usize,
+    addresses: &mut Vec<Address>,
+    outgoing: &[Outgoing<'_>],
+    incoming: &mut [Incoming<'_>],
+) -> Result<(), Failure> {
+    let (sources, gate_b) = gate.meet(
+        |board| {
+            let sends = outgoing.iter().map(|message| (message.peer, Address::of(message.bytes), message.bytes.len()));
+            let expects = incoming.iter().map(|message| (message.peer, message.bytes.len()));
+            board.offer_exchange(rank, sends, expects);
+        },
+        |board| refill(addresses, incoming.iter().map(|message| board.parcel(message.peer, rank))),
+    )?;
+    for (message, source) in incoming.iter_mut().zip(sources) {
+        let len = message.bytes.len();
+        // SAFETY: the sender published this parcel with `len` bytes (gate A compared both sides) and is alive (module head); it lent the
+        // bytes shared, so nobody writes them.
+        message.bytes.copy_from_slice(unsafe { source.bytes(len) });
+    }
+    drop(gate_b);
+    Ok(())
+}
+
+pub(super) fn duplicate(gate: &Gate, rank: usize) -> Result<Arc<Gate>, Failure> {
+    let (child, gate_b) = gate.meet(
+        |board| {
+            board.child.get_or_insert_with(|| Arc::new(Gate::new(gate.size())));
+            board.offer(rank, Offer::new(Call::Duplicate, Address::NULL));
+        },
+        |board| board.child.clone(),
+    )?;
+    drop(gate_b);
+    // Never missing: all ranks, this one included, have seen to it that there is one.
+    child.ok_or(Failure::Left(rank))
+}
+
+/// Replaces the contents of a list that keeps its capacity from one operation to the next.
+fn refill(list: &mut Vec<Address>, addresses: impl Iterator<Item = Address>) -> &[Address] {
+    list.clear();
+    list.extend(addresses);
+    list
+}

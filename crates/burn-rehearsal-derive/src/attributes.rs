@@ -1,0 +1,265 @@
+//! The words of `#[rehearsal(...)]`, and how they are read from one field.
+
+use crate::errors::Errors;
+use proc_macro2::Span;
+use syn::parse::{Parse, ParseStream};
+use syn::punctuated::Punctuated;
+use syn::spanned::Spanned;
+use syn::{Attribute, Error, Lit, Meta, Path, Token};
+
+/// The known words, for messages.
+const KNOWN: &str = "`class`, `id`, `representative`, `bytes` and `skip`";
+
+/// What a field is marked as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// The class of each row.
+    Class,
+    /// The identity of each row's source sample.
+    Id,
+    /// Filled by the buffer.
+    Representative,
+    /// Integers that fit in a byte.
+    Bytes,
+    /// Not a column.
+    Skip,
+}
+
+impl Word {
+    /// All words, in the order of [`KNOWN`].
+    const ALL: [Word; 5] = [Word::Class, Word::Id, Word::Representative, Word::Bytes, Word::Skip];
+
+    /// The word as it is written.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Word::Class => "class",
+            Word::Id => "id",
+            Word::Representative => "representative",
+            Word::Bytes => "bytes",
+            Word::Skip => "skip",
+        }
+    }
+
+    /// Whether at most one field of a batch may have the word.
+    pub(crate) fn is_unique(self) -> bool {
+        matches!(self, Word::Class | Word::Id | Word::Representative)
+    }
+
+    /// Why a field cannot have both words. No two go together: every word decides alone what the field is.
+    fn contradiction(self, other: Word) -> &'static str {
+        match (self, other) {
+            (Word::Skip, _) | (_, Word::Skip) => "a skipped field is neither stored nor replayed",
+            (Word::Representative, _) | (_, Word::Representative) => "a `representative` field is boolean and filled by the buffer",
+            (Word::Bytes, _) | (_, Word::Bytes) => "classes and identities are not limited to a byte",
+            _ => "a field has one role",
+        }
+    }
+
+    /// Reads the word from a path.
+    fn read(path: &Path) -> Result<Word, Error> {
+        let found = path.segments.iter().map(|segment| segment.ident.to_string()).collect::<Vec<_>>().join("::");
+        let known = Word::ALL.into_iter().find(|word| path.is_ident(word.name()));
+        known.ok_or_else(|| {
+            let closest = Word::ALL.into_iter().map(|word| (distance(&found.to_lowercase(), word.name()), word)).min_by_key(|(d, _)| *d);
+            let hint = match closest {
+                // Up to one wrong letter in three is a slip of the pen; more is another word.
+                Some((d, word)) if d <= (word.name().len() / 3).max(1) => format!(", did you mean `{}`? Known", word.name()),
+                _ => ": known".to_string(),
+            };
+            Error::new_spanned(path, format!("unknown attribute `{found}`{hint} are {KNOWN}"))
+        })
+    }
+}
+
+/// A word and where it stands.
+#[derive(Clone, Copy)]
+pub(crate) struct Mark {
+    /// The word.
+    pub(crate) word: Word,
+    /// Its place in the source.
+    pub(crate) span: Span,
+}
+
+/// One entry of the list in `#[rehearsal(...)]`. Wider than what is allowed, so that a wrong entry does not hide the next one.
+enum Entry {
+    Meta(Box<Meta>),
+    Literal(Lit),
+}
+
+impl Parse for Entry {
+    fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
+        if input.peek(Lit) { input.parse().map(Entry::Literal) } else { input.parse().map(|meta| Entry::Meta(Box::new(meta))) }
+    }
+}
+
+impl Entry {
+    /// The word, if the entry is nothing but a known word.
+    fn mark(&self) -> Result<Mark, Error> {
+        let (path, excess) = match self {
+            Entry::Literal(literal) => {
+                return Err(Error::new_spanned(literal, format!("expected a word without quotes: known are {KNOWN}")));
+            }
+            Entry::Meta(meta) => match &**meta {
+                Meta::Path(path) => (path, None),
+                Meta::NameValue(pair) => (&pair.path, Some((pair.eq_token.span, "value"))),
+                Meta::List(list) => (&list.path, Some((list.delimiter.span().join(), "argument"))),
+            },
+        };
+        let word = Word::read(path)?;
+        match excess {
+            Some((span, what)) => Err(Error::new(span, format!("`{0}` takes no {what}: write `#[rehearsal({0})]`", word.name()))),
+            None => Ok(Mark { word, span: path.span() }),
+        }
+    }
+}
+
+/// Whether the attribute is ours.
+pub(crate) fn is_ours(attribute: &Attribute) -> bool {
+    attribute.path().is_ident("rehearsal")
+}
+
+/// Reads what the attributes of one field say; `None` is a plain tensor field. Mistakes go to `errors`.
+pub(crate) fn read(attributes: &[Attribute], errors: &mut Errors) -> Option<Mark> {
+    let mut first: Option<Mark> = None;
+    for attribute in attributes.iter().filter(|attribute| is_ours(attribute)) {
+        for entry in entries(attribute, errors) {
+            match (entry.mark(), first) {
+                (Err(error), _) => errors.push(error),
+                (Ok(mark), None) => first = Some(mark),
+                (Ok(mark), Some(before)) => errors.push(clash(before.word, mark)),
+            }
+        }
+    }
+    first
+}
+
+/// The list in one attribute; empty, with a mistake reported, if there is none.
+fn entries(attribute: &Attribute, errors: &mut Errors) -> Vec<Entry> {
+    let parsed = match &attribute.meta {
+        Meta::List(list) => list.parse_args_with(Punctuated::<Entry, Token![,]>::parse_terminated),
+        _ => Ok(Punctuated::new()),
+    };
+    match parsed {
+        Ok(entries) if entries.is_empty() => {
+            errors.push(Error::new_spanned(&attribute.meta, format!("expected `#[rehearsal(WORD)]`: known words are {KNOWN}")));
+            Vec::new()
+        }
+        Ok(entries) => entries.into_iter().collect(),
+        Err(error) => {
+            errors.push(error);
+            Vec::new()
+        }
+    }
+}
+
+/// The mistake of giving a second word to a field.
+fn clash(before: Word, mark: Mark) -> Error {
+    let (a, b) = (before.name(), mark.word.name());
+    let message = match before == mark.word {
+        true => format!("`{a}` is given twice"),
+        false => format!("`{b}` contradicts `{a}`: {}", before.contradiction(mark.word)),
+    };
+    Error::new(mark.span, message)
+}
+
+/// The Levenshtein distance: how many letters to insert, remove or replace to get from `a` to `b`.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        for (cell, y) in row.iter_mut().skip(1).zip(b.bytes()) {
+            let best = (diagonal + usize::from(x != y)).min(left + 1).min(*cell + 1);
+            diagonal = *cell;
+            *cell = best;
+            left = best;
+        }
+        if let Some(cell) = row.first_mut() {
+            *cell = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use syn::parse_quote;
+
+    /// The word that `attributes` give, or the messages of their mistakes.
+    fn read_all(attributes: &[Attribute]) -> Result<Option<Word>, Vec<String>> {
+        let mut errors = Errors::default();
+        let word = read(attributes, &mut errors).map(|mark| mark.word);
+        errors.or(word).map_err(|error| error.into_iter().map(|e| e.to_string()).collect())
+    }
+
+    #[test]
+    fn every_word_is_read_and_other_attributes_are_left_alone() {
+        assert_eq!(read_all(&[parse_quote!(#[serde(skip)]), parse_quote!(#[doc = "class"])]), Ok(None));
+        assert_eq!(read_all(&[parse_quote!(#[rehearsal(class)])]), Ok(Some(Word::Class)));
+        assert_eq!(read_all(&[parse_quote!(#[rehearsal(id,)])]), Ok(Some(Word::Id)));
+        assert_eq!(read_all(&[parse_quote!(#[rehearsal(representative)])]), Ok(Some(Word::Representative)));
+        assert_eq!(read_all(&[parse_quote!(#[rehearsal(bytes)])]), Ok(Some(Word::Bytes)));
+        assert_eq!(read_all(&[parse_quote!(#[rehearsal(skip)])]), Ok(Some(Word::Skip)));
+    }
+
+    #[test]
+    fn an_unknown_word_lists_the_known_ones_and_suggests_the_closest() {
+        let message = |attribute| read_all(&[attribute]).unwrap_err().join("|");
+        assert_eq!(message(parse_quote!(#[rehearsal(label)])), format!("unknown attribute `label`: known are {KNOWN}"));
+        assert_eq!(
+            message(parse_quote!(#[rehearsal(Class)])),
+            format!("unknown attribute `Class`, did you mean `class`? Known are {KNOWN}")
+        );
+        assert!(message(parse_quote!(#[rehearsal(representitive)])).contains("did you mean `representative`?"));
+        assert!(message(parse_quote!(#[rehearsal(type)])).contains("found keyword `type`"));
+        assert!(message(parse_quote!(#[rehearsal(burn::id)])).contains("unknown attribute `burn::id`"));
+        assert!(message(parse_quote!(#[rehearsal("class")])).contains("without quotes"));
+    }
+
+    #[test]
+    fn no_word_takes_a_value_or_an_argument() {
+        assert_eq!(
+            read_all(&[parse_quote!(#[rehearsal(class = 3)])]).unwrap_err(),
+            ["`class` takes no value: write `#[rehearsal(class)]`"]
+        );
+        assert_eq!(
+            read_all(&[parse_quote!(#[rehearsal(bytes(8))])]).unwrap_err(),
+            ["`bytes` takes no argument: write `#[rehearsal(bytes)]`"]
+        );
+    }
+
+    #[test]
+    fn an_attribute_without_a_word_is_a_mistake() {
+        for attribute in [parse_quote!(#[rehearsal]), parse_quote!(#[rehearsal()]), parse_quote!(#[rehearsal = "class"])] {
+            assert_eq!(read_all(&[attribute]).unwrap_err(), [format!("expected `#[rehearsal(WORD)]`: known words are {KNOWN}")]);
+        }
+    }
+
+    #[test]
+    fn any_two_words_on_a_field_contradict_in_one_list_or_in_two() {
+        for a in Word::ALL {
+            for b in Word::ALL {
+                let [x, y] = [a, b].map(|word| syn::Ident::new(word.name(), Span::call_site()));
+                let list = read_all(&[parse_quote!(#[rehearsal(#x, #y)])]).unwrap_err();
+                let two = read_all(&[parse_quote!(#[rehearsal(#x)]), parse_quote!(#[rehearsal(#y)])]).unwrap_err();
+                let start = if a == b { format!("`{x}` is given twice") } else { format!("`{y}` contradicts `{x}`: ") };
+                assert!(list.len() == 1 && list[0].starts_with(&start), "{list:?}");
+                assert_eq!(list, two);
+            }
+        }
+    }
+
+    #[test]
+    fn all_mistakes_of_a_field_are_reported() {
+        let found = read_all(&[parse_quote!(#[rehearsal(class = 3, clas)]), parse_quote!(#[rehearsal(id, skip)])]).unwrap_err();
+        assert_eq!(found.len(), 3, "{found:?}");
+    }
+
+    #[test]
+    fn the_distance_counts_single_letters() {
+        assert_eq!(["class", "clas", "glass", "", "id"].map(|a| distance(a, "class")), [0, 1, 1, 5, 5]);
+        assert_eq!(distance("representative", ""), 14);
+    }
+}

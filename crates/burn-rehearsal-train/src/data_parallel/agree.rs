@@ -1,0 +1,98 @@
+//! Decisions that all ranks take together: one tiny all-gather of status words, and everybody draws the same conclusion from it.
+
+use burn_rehearsal_collective::{Collective, CollectiveError};
+
+use super::error::DataParallelError;
+
+const EXHAUSTED: u64 = 1;
+const STOP: u64 = 2;
+const FAILED: u64 = 4;
+const EARLY_STOP: u64 = 8;
+
+/// Longest reason of a failure that is told to the other ranks, in bytes.
+const REASON: usize = 240;
+
+/// What one rank has to say.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Status {
+    /// Rows of this rank's mini-batch in this step.
+    pub(crate) rows: u64,
+    /// The loader has no more batches in this epoch.
+    pub(crate) exhausted: bool,
+    /// Someone asked this rank to stop.
+    pub(crate) stop: bool,
+    /// Early stopping (rank 0's decision) ends the run as planned.
+    pub(crate) early_stop: bool,
+    /// This rank cannot go on.
+    pub(crate) failed: Option<String>,
+}
+
+/// What all ranks know after [`agree`]; the same on every rank.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Agreement {
+    /// Rows of all ranks together.
+    pub(crate) total_rows: u64,
+    /// No rank has another batch.
+    pub(crate) exhausted: bool,
+    /// The lowest rank that was asked to stop.
+    pub(crate) stop: Option<usize>,
+    /// Rank 0's early stopping ends the run.
+    pub(crate) early_stop: bool,
+}
+
+/// Exchanges the ranks' statuses at `step`.
+///
+/// # Errors
+///
+/// On every rank: [`DataParallelError::RankFailed`] if any rank failed, [`DataParallelError::OutOfStep`] if one is at another step, and whatever
+/// the collective returns.
+pub(crate) fn agree(collective: &mut dyn Collective, step: u64, status: &Status) -> Result<Agreement, DataParallelError> {
+    collective.set_step(step);
+    let mut word = 0;
+    for (bit, set) in
+        [(EXHAUSTED, status.exhausted), (STOP, status.stop), (FAILED, status.failed.is_some()), (EARLY_STOP, status.early_stop)]
+    {
+        word |= if set { bit } else { 0 };
+    }
+    let all = gather(collective, [step, status.rows, word])?;
+    if let Some((rank, [theirs, ..])) = all.iter().enumerate().find(|(_, [theirs, ..])| *theirs != step) {
+        return Err(DataParallelError::OutOfStep { rank, ours: step, theirs: *theirs });
+    }
+    if let Some(rank) = all.iter().position(|[_, _, word]| word & FAILED != 0) {
+        let reason = share_reason(collective, rank, status.failed.as_deref().unwrap_or_default())?;
+        return Err(DataParallelError::RankFailed { rank, step, reason });
+    }
+    Ok(Agreement {
+        total_rows: all.iter().map(|[_, rows, _]| rows).sum(),
+        exhausted: all.iter().all(|[_, _, word]| word & EXHAUSTED != 0),
+        stop: all.iter().position(|[_, _, word]| word & STOP != 0),
+        early_stop: all.first().is_some_and(|[_, _, word]| word & EARLY_STOP != 0),
+    })
+}
+
+/// Everybody's words, in rank order.
+pub(crate) fn gather<const K: usize>(collective: &mut dyn Collective, words: [u64; K]) -> Result<Vec<[u64; K]>, CollectiveError> {
+    let send: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let mut received = vec![0; send.len() * collective.size()];
+    collective.all_gather(&send, &mut received)?;
+    let word = |bytes: &[u8]| bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
+    Ok(received.chunks_exact(8 * K).map(|rank| std::array::from_fn(|i| word(&rank[8 * i..8 * i + 8]))).collect())
+}
+
+/// Gives `root`'s bytes, of any length, to everybody.
+pub(crate) fn broadcast(collective: &mut dyn Collective, root: usize, own: Vec<u8>) -> Result<Vec<u8>, CollectiveError> {
+    let length = gather(collective, [own.len() as u64])?[root][0];
+    let mut bytes = if collective.rank() == root { own } else { vec![0; length as usize] };
+    collective.broadcast(&mut bytes, root)?;
+    Ok(bytes)
+}
+
+/// Gives the words of a rank to everybody; cut to [`REASON`] bytes.
+pub(crate) fn share_reason(collective: &mut dyn Collective, root: usize, own: &str) -> Result<String, CollectiveError> {
+    let mut end = own.len().min(REASON);
+    while !own.is_char_boundary(end) {
+        end -= 1;
+    }
+    let bytes = broadcast(collective, root, own.as_bytes()[..end].to_vec())?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}

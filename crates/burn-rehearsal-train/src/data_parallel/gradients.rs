@@ -1,0 +1,144 @@
+//! The mean gradient over all rows of all ranks, through one flat buffer.
+//!
+//! The buffer holds every trained parameter's gradient in visit order, followed by one flag per parameter: whether any rank has a gradient for it.
+//! It is built on the device (one `cat`), read once, summed once and uploaded once. A rank's part is scaled by its share of the rows *before* the sum, so
+//! that a share of 1 leaves the bits alone and half-precision gradients cannot overflow; the sum is in `f32` whatever the model's type.
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
+use burn_rehearsal_collective::{Collective, ReduceOp};
+
+use super::error::DataParallelError;
+use super::params::{ParamInfo, Role};
+
+/// Collects this rank's gradients of one update and reduces them over the ranks.
+pub(crate) struct GradientSync<M> {
+    world_size: usize,
+    /// Where gradients live: the training device without autodiff.
+    device: Device,
+    /// Number of trained parameters.
+    params: usize,
+    /// Elements of all trained parameters together.
+    elements: usize,
+    /// One rank only: gradients are left as they are, so that the result is Burn's own, bit for bit.
+    local: GradientsAccumulator<M>,
+    /// Several ranks: the flat buffer of the micro-batches so far; `None` if this rank had no rows yet.
+    flat: Option<Tensor<1>>,
+}
+
+impl<M: Module> GradientSync<M> {
+    pub(crate) fn new(world_size: usize, device: Device, params: &[ParamInfo]) -> Self {
+        let trained = || params.iter().filter(|param| param.role == Role::Trained);
+        Self {
+            world_size,
+            device,
+            params: trained().count(),
+            elements: trained().map(|param| param.shape.iter().product::<usize>()).sum(),
+            local: GradientsAccumulator::new(),
+            flat: None,
+        }
+    }
+
+    /// Adds the gradients of this rank's micro-batch, which has `share` (0..=1) of the rows of all ranks' micro-batches together.
+    pub(crate) fn add(&mut self, model: &M, mut grads: GradientsParams, share: f32) {
+        if self.world_size == 1 {
+            self.local.accumulate(model, grads);
+            return;
+        }
+        let mut flatten =
+            Flatten { grads: &mut grads, device: &self.device, pieces: Vec::with_capacity(self.params + 1), flags: Vec::new() };
+        model.visit(&mut flatten);
+        let Flatten { mut pieces, flags, .. } = flatten;
+        if flags.is_empty() {
+            return;
+        }
+        let count = flags.len();
+        pieces.push(Tensor::from_data(TensorData::new(flags, [count]), (&self.device, DType::F32)));
+        let mut flat = Tensor::cat(pieces, 0);
+        if share != 1.0 {
+            flat = flat.mul_scalar(share);
+        }
+        self.flat = Some(match self.flat.take() {
+            Some(sum) => sum.add(flat),
+            None => flat,
+        });
+    }
+
+    /// The gradients of the update: over the micro-batches added since the last call, the sum of the row-weighted means over all ranks.
+    ///
+    /// Collective if there is more than one rank. A parameter without gradient on every rank has none in the result.
+    pub(crate) fn reduce(&mut self, model: &M, collective: &mut dyn Collective, step: u64) -> Result<GradientsParams, DataParallelError> {
+        if self.world_size == 1 {
+            return Ok(self.local.grads());
+        }
+        let unreadable = |error: String| DataParallelError::Device { step, reason: format!("gradients could not be read: {error}") };
+        let mut host: Vec<f32> = match self.flat.take() {
+            Some(flat) => {
+                let data = flat.try_into_data().map_err(|error| unreadable(format!("{error:?}")))?;
+                data.into_vec().map_err(|error| unreadable(format!("{error:?}")))?
+            }
+            None => vec![0.0; self.elements + self.params],
+        };
+        collective.all_reduce(&mut host, ReduceOp::Sum)?;
+        let present: Vec<bool> = host[self.elements..].iter().map(|flag| *flag > 0.0).collect();
+        host.truncate(self.elements);
+
+        let mut grads = GradientsParams::new();
+        let flat = Tensor::from_data(TensorData::new(host, [self.elements]), (&self.device, DType::F32));
+        model.visit(&mut Unflatten { flat, present: &present, index: 0, offset: 0, grads: &mut grads });
+        Ok(grads)
+    }
+}
+
+struct Flatten<'a> {
+    grads: &'a mut GradientsParams,
+    device: &'a Device,
+    pieces: Vec<Tensor<1>>,
+    /// Per trained parameter: 1 if it has a gradient, else 0.
+    flags: Vec<f32>,
+}
+
+impl ModuleVisitor for Flatten<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        // Running statistics and frozen parameters are visited too, and have no gradient.
+        if !param.is_require_grad() {
+            return;
+        }
+        let elements = param.lazy_shape().num_elements();
+        let grad = self.grads.remove::<D>(param.id);
+        self.flags.push(if grad.is_some() { 1.0 } else { 0.0 });
+        if elements > 0 {
+            self.pieces.push(match grad {
+                Some(grad) => grad.reshape([elements]).cast(FloatDType::F32),
+                None => Tensor::zeros([elements], (self.device, DType::F32)),
+            });
+        }
+    }
+}
+
+struct Unflatten<'a> {
+    flat: Tensor<1>,
+    present: &'a [bool],
+    index: usize,
+    offset: usize,
+    grads: &'a mut GradientsParams,
+}
+
+impl ModuleVisitor for Unflatten<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if !param.is_require_grad() {
+            return;
+        }
+        let tensor = param.val();
+        let elements = tensor.shape().num_elements();
+        let (index, start) = (self.index, self.offset);
+        self.index += 1;
+        self.offset += elements;
+        if self.present[index] {
+            let grad = self.flat.clone().slice([start..start + elements]).reshape(tensor.shape());
+            let dtype = tensor.dtype();
+            self.grads.register::<D>(param.id, if dtype == DType::F32 { grad } else { grad.cast(dtype) });
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Data-parallel training over any [`Collective`].
+//!
+//! [`DataParallel`] is a Burn learning strategy. Every rank runs Burn's own `SupervisedTraining` on its own thread (or process), with its own
+//! loaders and its own `DataParallel`; what makes them one training is the collective between them:
+//!
+//! ```text
+//! fit: compare settings and models ─► adopt rank 0's parameters, ids, optimiser state, schedule
+//!   epoch:  next() ─► status words (all-gather) ─► forward + backward ─► one flat all-reduce ─► optimiser      … until no rank has a batch
+//!           average batch-norm statistics ─► compare parameter digests ─► validation ─► status words ─► checkpoint ─► status words
+//! ```
+//!
+//! **Every rank calls `next()` in every step of the epoch**, also after its iterator has returned `None`, until no rank has a batch: behind a
+//! rehearsal loader that call is itself collective. An iterator of a training loader must therefore be fused: after `None` it keeps returning `None`.
+//!
+//! **Nobody leaves silently.** A rank without rows takes part with weight 0 and runs no model step; a stop that anyone requests ends all ranks after
+//! the same step; a rank that fails says so in its status word and all ranks end with the same error; a rank that panics drops its collective, so that
+//! the others get [`PeerFailed`](burn_rehearsal_collective::CollectiveError::PeerFailed).
+
+mod adopt;
+pub(crate) mod agree;
+mod error;
+mod gradients;
+mod norm;
+mod params;
+mod quiet;
+mod run;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use burn::data::dataloader::DataLoader;
+use burn::data::dataset::DatasetError;
+use burn::tensor::Device;
+use burn::train::{
+    InferenceStep, Learner, LearnerModel, SupervisedLearningStrategy, SupervisedTrainingEventProcessor, TrainStep, TrainingComponents,
+};
+use burn_rehearsal_collective::Collective;
+
+pub use self::error::DataParallelError;
+pub use self::quiet::{NoMetricLogger, NoRenderer, quiet};
+use crate::phases::PhaseTimer;
+
+type Rows<M> = Box<dyn Fn(&<M as TrainStep>::Input) -> usize + Send + Sync>;
+
+/// One rank of a data-parallel training, as a Burn learning strategy.
+///
+/// The same value serves several launches, one after another (the tasks of a stream); [`take_learner`](Self::take_learner) gives the learner, with
+/// optimiser and schedule, from one launch to the next.
+///
+/// ```ignore
+/// let strategy = Arc::new(DataParallel::new(Box::new(collective), device, |batch: &MyBatch| batch.rows()));
+/// let training = SupervisedTraining::new(dir, train, valid).with_training_strategy(TrainingStrategy::Custom(strategy.clone()));
+/// let training = if rank == 0 { training } else { quiet(training) };
+/// let result = training.launch(learner);
+/// if let Some(error) = strategy.take_error() { … }
+/// ```
+///
+/// # Semantics
+///
+/// * Gradients are means over the rows of all ranks, `Σ rowsᵢ·gᵢ / Σ rowsᵢ`: for a loss that is a mean over rows and a network without batch
+///   statistics, N ranks compute what one rank with all the rows would (up to rounding). A parameter without gradient on one rank counts as zeros
+///   there; one without gradient on every rank is not touched by the optimiser. The reduction is in `f32`.
+/// * One rank gives the same bits as Burn's own single-device training.
+/// * With gradient accumulation over k steps, the row-weighted means of the k steps are *summed* (as Burn sums them), with one reduction per update; a
+///   group that the epoch's end, or a stop, leaves incomplete is applied.
+/// * The metrics of a rank are those of its own rows. Only rank 0's are shown and stored (see [`quiet`]), and only rank 0's checkpointers and early
+///   stopping are used; its decision holds for all.
+/// * A stop requested through any rank's `Interrupter` ends all ranks after the step in which they learn of it.
+pub struct DataParallel<M: LearnerModel> {
+    /// `None` while a run uses it, and for good after a run that failed or panicked.
+    link: Mutex<Option<Link>>,
+    learner: Mutex<Option<Learner<M>>>,
+    error: Mutex<Option<DataParallelError>>,
+    rank: usize,
+    world_size: usize,
+    device: Device,
+    rows: Rows<M>,
+    timer: PhaseTimer,
+    average_statistics: bool,
+    check_parameters: bool,
+}
+
+/// What a run takes out of the strategy: dropping it tells the other ranks that this one has left.
+struct Link {
+    collective: Box<dyn Collective>,
+    /// Steps since the first launch.
+    step: u64,
+}
+
+impl<M: LearnerModel> DataParallel<M> {
+    /// This rank's strategy: it trains on `device` and talks to the other ranks through `collective`, which nobody else uses.
+    ///
+    /// `rows` tells the number of rows of a training batch, incoming and representatives together.
+    pub fn new<F>(collective: Box<dyn Collective>, device: Device, rows: F) -> Self
+    where
+        F: Fn(&<M as TrainStep>::Input) -> usize + Send + Sync + 'static,
+    {
+        let device = if device.is_autodiff() { device } else { device.autodiff() };
+        Self {
+            rank: collective.rank(),
+            world_size: collective.size(),
+            link: Mutex::new(Some(Link { collective, step: 0 })),
+            learner: Mutex::default(),
+            error: Mutex::default(),
+            device,
+            rows: Box::new(rows),
+            timer: PhaseTimer::new(),
+            average_statistics: true,
+            check_parameters: true,
+        }
+    }
+
+    /// Records the phases of the steps in `timer`, which others (the loaders) may share.
+    pub fn with_timer(mut self, timer: PhaseTimer) -> Self {
+        self.timer = timer;
+        self
+    }
+
+    /// Whether batch-norm running statistics are averaged over the ranks at the end of every epoch (default: yes). All ranks choose the same.
+    pub fn with_averaged_statistics(mut self, average: bool) -> Self {
+        self.average_statistics = average;
+        self
+    }
+
+    /// Whether all ranks compare their parameters, bit for bit, at the end of every epoch (default: yes). All ranks choose the same.
+    pub fn with_parameter_check(mut self, check: bool) -> Self {
+        self.check_parameters = check;
+        self
+    }
+
+    /// The time of each phase so far.
+    pub fn timer(&self) -> &PhaseTimer {
+        &self.timer
+    }
+
+    /// The learner as the last launch left it: after its last complete update, also if it ended with an error.
+    ///
+    /// To go on with the next task, launch with this learner; restart its schedule with `learner.load_scheduler(…)`, see
+    /// [`WarmupSchedule::restart_record`](crate::schedule::WarmupSchedule::restart_record).
+    pub fn take_learner(&self) -> Option<Learner<M>> {
+        lock(&self.learner).take()
+    }
+
+    /// Why the last launch ended early, if it did: the typed form of what `LearningResult::error` holds.
+    pub fn take_error(&self) -> Option<DataParallelError> {
+        lock(&self.error).take()
+    }
+}
+
+impl<M: LearnerModel> SupervisedLearningStrategy<M> for DataParallel<M> {
+    fn fit(
+        &self,
+        training_components: TrainingComponents<M>,
+        learner: Learner<M>,
+        dataloader_train: std::sync::Arc<dyn DataLoader<<M as TrainStep>::Input>>,
+        dataloader_valid: std::sync::Arc<dyn DataLoader<<M as InferenceStep>::Input>>,
+        starting_epoch: usize,
+    ) -> (M, SupervisedTrainingEventProcessor<M>) {
+        *lock(&self.error) = None;
+        let interrupter = training_components.interrupter.clone();
+        // Taken out for the whole run: if the run unwinds, the collective is dropped and the other ranks are told.
+        let mut link = lock(&self.link).take();
+        let mut run = run::Run::new(self, training_components, learner, dataloader_train, dataloader_valid);
+        let result = match &mut link {
+            Some(link) => run.run(link, starting_epoch),
+            None => Err(DataParallelError::Unavailable),
+        };
+        match result {
+            Ok(()) => *lock(&self.link) = link,
+            Err(error) => {
+                drop(link);
+                interrupter.fail(DatasetError::new(error.clone()));
+                *lock(&self.error) = Some(error);
+            }
+        }
+        let (learner, event_processor) = run.into_parts();
+        let model = learner.model();
+        *lock(&self.learner) = Some(learner);
+        (model, event_processor)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every value behind these locks is replaced as a whole, so a panic elsewhere cannot have left it half-written.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

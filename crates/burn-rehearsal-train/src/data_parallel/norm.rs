@@ -1,0 +1,97 @@
+//! Batch-norm running statistics: averaged over the ranks, and never shared between them.
+//!
+//! Burn keeps a running mean or variance in a `RunningState`: one value behind an `Arc`, with the last update of each thread still pending beside it.
+//! Mapping a module changes that value in place, for every clone of the module; so statistics can be set through a clone of the learner's
+//! model, and ranks in one process that were given clones of one model would disturb each other.
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{DType, Tensor, TensorData};
+use burn_rehearsal_collective::{Collective, ReduceOp};
+
+use super::agree::gather;
+use super::error::DataParallelError;
+use super::params::{Place, Role};
+
+/// Replaces every running statistic by its mean over all ranks, each rank counting the same.
+pub(crate) fn average<M: Module>(model: &M, collective: &mut dyn Collective) -> Result<(), DataParallelError> {
+    let mut values = read(model);
+    if !values.is_empty() {
+        collective.all_reduce(&mut values, ReduceOp::Mean)?;
+        write(model, values);
+    }
+    Ok(())
+}
+
+/// Finds ranks that share their running statistics. Leaves nonsense in them: the caller sets them afterwards.
+pub(crate) fn check_not_shared<M: Module>(model: &M, collective: &mut dyn Collective) -> Result<(), DataParallelError> {
+    let count = read(model).len();
+    // Nobody writes before everybody has read.
+    collective.barrier()?;
+    let mark = -1.0 - collective.rank() as f32;
+    write(model, vec![mark; count]);
+    collective.barrier()?;
+    let disturbed = read(model).iter().any(|value| *value != mark);
+    let all = gather(collective, [u64::from(disturbed)])?;
+    match all.iter().position(|[disturbed]| *disturbed != 0) {
+        Some(rank) => Err(DataParallelError::SharedRunningStatistics(rank)),
+        None => Ok(()),
+    }
+}
+
+fn read<M: Module>(model: &M) -> Vec<f32> {
+    // Going over to validation writes every pending update into its value; `visit` alone would not see them.
+    drop(model.valid());
+    let mut read = Read { place: Place::default(), values: Vec::new() };
+    model.visit(&mut read);
+    read.values
+}
+
+fn write<M: Module>(model: &M, values: Vec<f32>) {
+    // The mapped clone is dropped: what stays is the change behind the running states that it shares with `model`.
+    drop(model.clone().map(&mut Write { place: Place::default(), values: values.into_iter() }));
+}
+
+struct Read {
+    place: Place,
+    values: Vec<f32>,
+}
+
+impl ModuleVisitor for Read {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.place.enter(name, container_type);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.place.exit();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if self.place.role(param) == Role::RunningStatistic {
+            self.values.extend(param.val().into_data().convert_dtype(DType::F32).iter::<f32>());
+        }
+    }
+}
+
+struct Write {
+    place: Place,
+    values: std::vec::IntoIter<f32>,
+}
+
+impl ModuleMapper for Write {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.place.enter(name, container_type);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.place.exit();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if self.place.role(&param) != Role::RunningStatistic {
+            return param;
+        }
+        let shape = param.shape();
+        let values: Vec<f32> = self.values.by_ref().take(shape.num_elements()).collect();
+        param.map(|old| Tensor::from_data(TensorData::new(values, shape), (&old.device(), old.dtype())))
+    }
+}

@@ -1,0 +1,207 @@
+//! A model's parameters as a list in visit order, which is the same on all ranks; ids are not (Burn draws them at random).
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Bool, DType, Int, Tensor};
+use burn_rehearsal_collective::Collective;
+
+use super::agree::broadcast;
+use super::error::DataParallelError;
+
+/// What a parameter is to the data-parallel learner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Has gradients, is changed by the optimiser.
+    Trained,
+    /// A batch norm's running mean or variance, changed by every forward pass.
+    RunningStatistic,
+    /// Anything else: frozen, an index, a mask.
+    Other,
+}
+
+/// One parameter.
+#[derive(Debug, Clone)]
+pub(crate) struct ParamInfo {
+    pub(crate) path: String,
+    pub(crate) role: Role,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) dtype: DType,
+}
+
+/// Where a visitor or mapper is in the tree of modules.
+#[derive(Debug, Default)]
+pub(crate) struct Place {
+    path: Vec<(String, String)>,
+}
+
+impl Place {
+    pub(crate) fn enter(&mut self, name: &str, container_type: &str) {
+        self.path.push((name.to_owned(), container_type.to_owned()));
+    }
+
+    pub(crate) fn exit(&mut self) {
+        self.path.pop();
+    }
+
+    pub(crate) fn path(&self) -> String {
+        self.path.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(".")
+    }
+
+    /// The role of the float parameter here.
+    ///
+    /// Burn shows a module's running state as a plain float parameter without gradient; what tells it from a frozen weight is the
+    /// field of the batch norm that holds it.
+    pub(crate) fn role<const D: usize>(&self, param: &Param<Tensor<D>>) -> Role {
+        if param.is_require_grad() {
+            return Role::Trained;
+        }
+        match self.path.last() {
+            Some((name, container)) if container == "Struct:BatchNorm" && name.starts_with("running_") => Role::RunningStatistic,
+            _ => Role::Other,
+        }
+    }
+}
+
+/// The model's parameters in visit order.
+pub(crate) fn list<M: Module>(model: &M) -> Vec<ParamInfo> {
+    let mut list = List::default();
+    model.visit(&mut list);
+    list.params
+}
+
+#[derive(Default)]
+struct List {
+    place: Place,
+    params: Vec<ParamInfo>,
+}
+
+impl List {
+    fn push(&mut self, role: Role, shape: &[usize], dtype: DType) {
+        self.params.push(ParamInfo { path: self.place.path(), role, shape: shape.to_vec(), dtype });
+    }
+}
+
+impl ModuleVisitor for List {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.place.enter(name, container_type);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.place.exit();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let tensor = param.val();
+        self.push(self.place.role(param), tensor.shape().as_slice(), tensor.dtype());
+    }
+
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        let tensor = param.val();
+        self.push(Role::Other, tensor.shape().as_slice(), tensor.dtype());
+    }
+
+    fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<D, Bool>>) {
+        let tensor = param.val();
+        self.push(Role::Other, tensor.shape().as_slice(), tensor.dtype());
+    }
+}
+
+/// Makes sure that all ranks have the same parameters as rank 0: paths, roles, shapes and dtypes, in the same order.
+pub(crate) fn check_equal_structure(params: &[ParamInfo], collective: &mut dyn Collective) -> Result<(), DataParallelError> {
+    let own: Vec<String> = params.iter().map(|p| format!("{} ({:?}, {:?}, {:?})", p.path, p.role, p.dtype, p.shape)).collect();
+    let first = broadcast(collective, 0, own.join("\n").into_bytes())?;
+    let first = String::from_utf8_lossy(&first).into_owned();
+    let difference = match own.iter().map(String::as_str).zip(first.lines()).find(|(ours, theirs)| ours != theirs) {
+        Some((ours, theirs)) => Some(format!("it has {ours} where rank 0 has {theirs}")),
+        None if own.len() != first.lines().count() => {
+            Some(format!("it has {} parameters, rank 0 has {}", own.len(), first.lines().count()))
+        }
+        None => None,
+    };
+    let differs = super::agree::gather(collective, [u64::from(difference.is_some())])?;
+    match differs.iter().position(|[differs]| *differs != 0) {
+        Some(rank) => {
+            let detail = super::agree::share_reason(collective, rank, difference.as_deref().unwrap_or_default())?;
+            Err(DataParallelError::DifferentModels { rank, detail })
+        }
+        None => Ok(()),
+    }
+}
+
+/// Compares the parameters that must be equal on all ranks, bit for bit.
+///
+/// Trained parameters always are; running statistics only if they were averaged. Others are never changed and not compared.
+pub(crate) fn check_equal_values<M: Module>(
+    model: &M,
+    statistics: bool,
+    epoch: usize,
+    collective: &mut dyn Collective,
+) -> Result<(), DataParallelError> {
+    let mut digests = Digests { place: Place::default(), statistics, digests: Vec::new() };
+    model.visit(&mut digests);
+    let own: Vec<u8> = digests.digests.iter().flat_map(|(_, digest)| digest.to_le_bytes()).collect();
+    let mut all = vec![0; own.len() * collective.size()];
+    collective.all_gather(&own, &mut all)?;
+    if own.is_empty() {
+        return Ok(());
+    }
+    let mut ranks = all.chunks_exact(own.len());
+    let Some(first) = ranks.next() else { return Ok(()) };
+    for (rank, other) in ranks.enumerate() {
+        if let Some(index) = first.chunks_exact(8).zip(other.chunks_exact(8)).position(|(a, b)| a != b) {
+            let parameter = digests.digests[index].0.clone();
+            return Err(DataParallelError::ParametersDiffer { rank: rank + 1, parameter, epoch });
+        }
+    }
+    Ok(())
+}
+
+struct Digests {
+    place: Place,
+    statistics: bool,
+    /// (path, digest of the bytes) of what is compared.
+    digests: Vec<(String, u64)>,
+}
+
+impl ModuleVisitor for Digests {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.place.enter(name, container_type);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.place.exit();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let compared = match self.place.role(param) {
+            Role::Trained => true,
+            Role::RunningStatistic => self.statistics,
+            Role::Other => false,
+        };
+        if compared {
+            self.digests.push((self.place.path(), fnv1a(param.val().into_data().as_bytes())));
+        }
+    }
+}
+
+/// FNV-1a with 64 bits over little-endian words of eight bytes: stable between builds (the standard hasher is not), and fast enough
+/// for the parameters of a network once an epoch.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    let words = bytes.chunks(8).map(|chunk| chunk.iter().rev().fold(0u64, |word, byte| word << 8 | u64::from(*byte)));
+    words.fold(0xcbf2_9ce4_8422_2325, |hash, word| (hash ^ word).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_digest_sees_every_bit() {
+        let bytes: Vec<u8> = (0..21).collect();
+        let digest = fnv1a(&bytes);
+        for bit in 0..8 * bytes.len() {
+            let mut other = bytes.clone();
+            other[bit / 8] ^= 1 << (bit % 8);
+            assert_ne!(fnv1a(&other), digest, "bit {bit}");
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! One launch on one rank: the epochs, in the order of Burn's single-device strategy, with the other ranks' consent at every turn.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use burn::data::dataloader::{DataLoader, DataLoaderIterator};
+use burn::train::{
+    EventProcessorTraining, InferenceStep, Interrupter, Learner, LearnerEvent, LearnerModel, SupervisedTrainingEventProcessor, TrainStep,
+    TrainingComponents, TrainingItem,
+};
+use burn_rehearsal_collective::Collective;
+
+use super::agree::{Agreement, Status, agree};
+use super::error::DataParallelError;
+use super::gradients::GradientSync;
+use super::{DataParallel, Link, adopt, norm, params};
+use crate::phases::Phase;
+
+type TrainLoader<M> = Arc<dyn DataLoader<<M as TrainStep>::Input>>;
+type ValidLoader<M> = Arc<dyn DataLoader<<M as InferenceStep>::Input>>;
+type TrainIterator<'a, M> = dyn DataLoaderIterator<<M as TrainStep>::Input> + 'a;
+
+pub(super) struct Run<'a, M: LearnerModel> {
+    strategy: &'a DataParallel<M>,
+    learner: Learner<M>,
+    train: TrainLoader<M>,
+    valid: ValidLoader<M>,
+    components: TrainingComponents<M>,
+}
+
+impl<'a, M: LearnerModel> Run<'a, M> {
+    pub(super) fn new(
+        strategy: &'a DataParallel<M>,
+        mut components: TrainingComponents<M>,
+        mut learner: Learner<M>,
+        train: TrainLoader<M>,
+        valid: ValidLoader<M>,
+    ) -> Self {
+        if strategy.rank != 0 {
+            components.checkpointer = None;
+            components.early_stopping = None;
+        }
+        learner.fork(&strategy.device);
+        strategy.timer.observe_device(&strategy.device);
+        Self {
+            strategy,
+            learner,
+            train: train.to_device(&strategy.device),
+            valid: valid.to_device(&strategy.device.clone().inner()),
+            components,
+        }
+    }
+
+    pub(super) fn into_parts(self) -> (Learner<M>, SupervisedTrainingEventProcessor<M>) {
+        (self.learner, self.components.event_processor)
+    }
+
+    pub(super) fn run(&mut self, link: &mut Link, starting_epoch: usize) -> Result<(), DataParallelError> {
+        let mut grads = self.prepare(link, starting_epoch)?;
+        for epoch in starting_epoch..=self.components.num_epochs {
+            let start = LearnerEvent::StartSplit { epoch_number: epoch, total_items: self.train.num_items() };
+            let sent = self.components.event_processor.process_train(start);
+            self.note(sent);
+            let go_on = self.train_epoch(link, &mut grads)?;
+            self.settle(link, epoch)?;
+            let sent = self.components.event_processor.process_train(LearnerEvent::EndSplit(epoch));
+            self.note(sent);
+            if !go_on {
+                break;
+            }
+
+            self.validate(epoch);
+            let ends = !self.confirm(link, false, None)?;
+            if ends {
+                break;
+            }
+            let saved = self.checkpoint(epoch);
+            let early_stop = saved.is_ok() && self.wants_early_stop(epoch);
+            if !self.confirm(link, early_stop, saved.err())? {
+                break;
+            }
+        }
+        // Burn writes checkpoints on other threads; dropping the checkpointer waits for them, and their errors are still errors of this run.
+        let checkpointer = self.components.checkpointer.take();
+        let closed = unwind_to_error(|| drop(checkpointer), "the last checkpoint could not be written");
+        self.confirm(link, false, closed.err()).map(drop)
+    }
+
+    /// Makes all ranks agree on what they are about to do, and start from the same parameters.
+    fn prepare(&mut self, link: &mut Link, starting_epoch: usize) -> Result<GradientSync<M>, DataParallelError> {
+        let strategy = self.strategy;
+        link.collective.set_step(link.step);
+        let settings = [
+            ("the step", link.step),
+            ("the first epoch", starting_epoch as u64),
+            ("the number of epochs", self.components.num_epochs as u64),
+            ("gradient accumulation", self.components.grad_accumulation.unwrap_or(0) as u64),
+            ("averaging batch-norm statistics", u64::from(strategy.average_statistics)),
+            ("comparing parameters", u64::from(strategy.check_parameters)),
+        ];
+        adopt::check_settings(settings, &mut *link.collective)?;
+        let params = params::list(&self.learner.model());
+        if strategy.world_size > 1 {
+            adopt::adopt(&mut self.learner, &params, &self.components.event_store, &mut *link.collective)?;
+        }
+        Ok(GradientSync::new(strategy.world_size, strategy.device.clone().inner(), &params))
+    }
+
+    /// Trains until no rank has another batch (true) or a rank was asked to stop (false).
+    fn train_epoch(&mut self, link: &mut Link, grads: &mut GradientSync<M>) -> Result<bool, DataParallelError> {
+        let group = self.components.grad_accumulation.unwrap_or(1);
+        let train = self.train.clone();
+        let mut iterator = train.iter();
+        let mut iteration = 0;
+        // Steps whose gradients are collected but not applied.
+        let mut pending = 0;
+        loop {
+            let started = Instant::now();
+            link.step += 1;
+            let (batch, agreement) = self.next(link, &mut *iterator)?;
+            let rows = batch.as_ref().map_or(0, |(_, rows)| *rows);
+            let mut output = None;
+            if let Some((batch, rows)) = batch
+                && rows > 0
+            {
+                iteration += 1;
+                output = Some(self.forward_backward(link, batch, grads, rows as f64 / agreement.total_rows as f64)?);
+            }
+            if agreement.total_rows > 0 {
+                pending += 1;
+            }
+            let last = agreement.exhausted || agreement.stop.is_some();
+            if pending >= group || (last && pending > 0) {
+                pending = 0;
+                self.update(link, grads)?;
+            }
+            if let Some(output) = output {
+                let item = TrainingItem::new(output, iterator.progress(), Some(iteration), Some(self.learner.lr_current()));
+                let sent = self.components.event_processor.process_train(LearnerEvent::ProcessedItem(item));
+                self.note(sent);
+            }
+            if agreement.total_rows > 0 {
+                tracing::trace!(step = link.step, rows, total = agreement.total_rows, "trained");
+                self.strategy.timer.add_step(started.elapsed());
+            }
+            if last {
+                return Ok(agreement.stop.is_none());
+            }
+        }
+    }
+
+    /// This rank's next batch and its rows, if it has one, and what all ranks say to theirs.
+    #[allow(clippy::type_complexity)]
+    fn next(
+        &mut self,
+        link: &mut Link,
+        iterator: &mut TrainIterator<'_, M>,
+    ) -> Result<(Option<(<M as TrainStep>::Input, usize)>, Agreement), DataParallelError> {
+        let timer = &self.strategy.timer;
+        // A rehearsal loader reports its own waiting and assembling to the same timer; the rest of the call is loading.
+        let inside = || timer.total(Phase::Wait) + timer.total(Phase::Assemble);
+        let (started, before) = (Instant::now(), inside());
+        let mut status = self.status();
+        let batch = match iterator.next() {
+            Some(Ok(batch)) => {
+                let rows = (self.strategy.rows)(&batch);
+                status.rows = rows as u64;
+                Some((batch, rows))
+            }
+            Some(Err(error)) => {
+                status.failed.get_or_insert(error.to_string());
+                self.components.interrupter.fail(error);
+                None
+            }
+            None => {
+                status.exhausted = true;
+                None
+            }
+        };
+        self.border(link.step)?;
+        timer.add(Phase::Load, started.elapsed().saturating_sub(inside().saturating_sub(before)));
+        let agreement = self.agree(link, &status)?;
+        Ok((batch, agreement))
+    }
+
+    fn forward_backward(
+        &self,
+        link: &Link,
+        batch: <M as TrainStep>::Input,
+        grads: &mut GradientSync<M>,
+        share: f64,
+    ) -> Result<<M as TrainStep>::Output, DataParallelError> {
+        let started = Instant::now();
+        let output = self.learner.train_step(batch);
+        self.border(link.step)?;
+        self.strategy.timer.add(Phase::ForwardBackward, started.elapsed());
+
+        let started = Instant::now();
+        grads.add(&self.learner.model(), output.grads, share as f32);
+        self.border(link.step)?;
+        self.strategy.timer.add(Phase::AllReduce, started.elapsed());
+        Ok(output.item)
+    }
+
+    /// Applies the collected gradients of all ranks; also on a rank that has none itself.
+    fn update(&mut self, link: &mut Link, grads: &mut GradientSync<M>) -> Result<(), DataParallelError> {
+        let started = Instant::now();
+        let reduced = grads.reduce(&self.learner.model(), &mut *link.collective, link.step)?;
+        self.border(link.step)?;
+        self.strategy.timer.add(Phase::AllReduce, started.elapsed());
+
+        let started = Instant::now();
+        self.learner.lr_step();
+        self.learner.optimizer_step(reduced);
+        self.border(link.step)?;
+        self.strategy.timer.add(Phase::Optimizer, started.elapsed());
+        Ok(())
+    }
+
+    /// What happens between ranks after the last step of an epoch, also if it was stopped.
+    fn settle(&mut self, link: &mut Link, epoch: usize) -> Result<(), DataParallelError> {
+        let strategy = self.strategy;
+        if strategy.world_size > 1 {
+            let model = self.learner.model();
+            if strategy.average_statistics {
+                norm::average(&model, &mut *link.collective)?;
+            }
+            if strategy.check_parameters {
+                params::check_equal_values(&model, strategy.average_statistics, epoch, &mut *link.collective)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Burn's validation epoch over this rank's part; nothing collective happens in it.
+    fn validate(&mut self, epoch: usize) {
+        let start = LearnerEvent::StartSplit { epoch_number: epoch, total_items: self.valid.num_items() };
+        let sent = self.components.event_processor.process_valid(start);
+        self.note(sent);
+
+        let model = self.learner.model().valid();
+        let valid = self.valid.clone();
+        let mut iterator = valid.iter();
+        let mut iteration = 0;
+        while let Some(item) = iterator.next() {
+            let item = match item {
+                Ok(item) => item,
+                Err(error) => {
+                    self.components.interrupter.fail(error);
+                    break;
+                }
+            };
+            let progress = iterator.progress();
+            iteration += 1;
+            let item = TrainingItem::new(InferenceStep::step(&model, item), progress, Some(iteration), None);
+            let sent = self.components.event_processor.process_valid(LearnerEvent::ProcessedItem(item));
+            self.note(sent);
+            if self.components.interrupter.should_stop() {
+                break;
+            }
+        }
+
+        let processor = &mut self.components.event_processor;
+        let mut sent = vec![processor.process_valid(LearnerEvent::EndSplit(epoch)), processor.process_train(LearnerEvent::EndEpoch(epoch))];
+        if self.components.checkpointer.is_some() || self.components.early_stopping.is_some() {
+            sent.push(processor.flush());
+        }
+        sent.into_iter().for_each(|sent| self.note(sent));
+    }
+
+    fn checkpoint(&mut self, epoch: usize) -> Result<(), String> {
+        let Some(mut checkpointer) = self.components.checkpointer.take() else { return Ok(()) };
+        let (learner, store) = (&self.learner, &self.components.event_store);
+        // Burn's checkpointer panics when it cannot save, here or when it is dropped.
+        let saved = unwind_to_error(
+            move || {
+                checkpointer.checkpoint(learner, epoch, store);
+                checkpointer
+            },
+            "a checkpoint could not be written",
+        );
+        saved.map(|checkpointer| self.components.checkpointer = Some(checkpointer))
+    }
+
+    fn wants_early_stop(&mut self, epoch: usize) -> bool {
+        let store = &self.components.event_store;
+        self.components.early_stopping.as_mut().is_some_and(|early_stopping| early_stopping.should_stop(epoch, store))
+    }
+
+    /// Asks all ranks whether they go on: false if one was asked to stop, or if early stopping ends the run.
+    fn confirm(&mut self, link: &mut Link, early_stop: bool, failed: Option<String>) -> Result<bool, DataParallelError> {
+        let mut status = Status { early_stop, ..self.status() };
+        status.failed = status.failed.or(failed);
+        let agreement = self.agree(link, &status)?;
+        Ok(agreement.stop.is_none() && !agreement.early_stop)
+    }
+
+    fn agree(&self, link: &mut Link, status: &Status) -> Result<Agreement, DataParallelError> {
+        let collective: &mut dyn Collective = &mut *link.collective;
+        let agreement = agree(collective, link.step, status)?;
+        let interrupter: &Interrupter = &self.components.interrupter;
+        if let Some(rank) = agreement.stop
+            && !interrupter.should_stop()
+        {
+            interrupter.stop(Some(&format!("rank {rank} was asked to stop")));
+        }
+        Ok(agreement)
+    }
+
+    /// What this rank's interrupter says.
+    fn status(&self) -> Status {
+        let interrupter = &self.components.interrupter;
+        let failed = interrupter.error().map(|error| error.to_string());
+        Status { stop: failed.is_none() && interrupter.should_stop(), failed, ..Status::default() }
+    }
+
+    fn note<E: Into<burn::train::TrainingError>>(&self, sent: Result<(), E>) {
+        self.components.interrupter.fail_on_error(sent);
+    }
+
+    /// The border between two phases: when profiling, waits until the device has finished the first.
+    fn border(&self, step: u64) -> Result<(), DataParallelError> {
+        if self.strategy.timer.is_profiling() {
+            self.strategy.device.sync().map_err(|error| DataParallelError::Device { step, reason: format!("{error:?}") })?;
+        }
+        Ok(())
+    }
+}
+
+fn unwind_to_error<T>(work: impl FnOnce() -> T, what: &str) -> Result<T, String> {
+    // What the work owns is dropped by the unwinding and not looked at again.
+    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
+        let words = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
+        format!("{what}: {}", words.unwrap_or("Burn's checkpointer panicked"))
+    })
+}

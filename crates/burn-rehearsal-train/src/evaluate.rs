@@ -1,0 +1,173 @@
+//! Exact top-1 and top-5 accuracy over ranks.
+//!
+//! Every rank evaluates its own part of a test set; what is summed are counts, so that nothing depends on how the set was split, no row is
+//! dropped and none counts twice.
+
+use burn::data::dataloader::DataLoader;
+use burn::tensor::{DType, Tensor, TensorData};
+use burn::train::{ClassificationOutput, InferenceStep};
+use burn_rehearsal_collective::{Collective, CollectiveError};
+
+use crate::data_parallel::agree;
+
+/// Why an evaluation failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EvaluateError {
+    /// This rank's loader failed.
+    #[error("the evaluation data could not be loaded: {0}")]
+    Loader(String),
+    /// The model's output could not be read.
+    #[error("the model's output could not be read: {0}")]
+    Output(String),
+    /// The model gave another number of predictions than there are targets.
+    #[error("the model gave {predictions} predictions for {targets} targets")]
+    Rows {
+        /// Rows of the output.
+        predictions: usize,
+        /// Length of the targets.
+        targets: usize,
+    },
+    /// A target that the model has no output for.
+    #[error("the target class {class} is outside the model's {classes} classes")]
+    Class {
+        /// The class of the sample.
+        class: i64,
+        /// The number of outputs of the model.
+        classes: usize,
+    },
+    /// Another rank's evaluation failed.
+    #[error("the evaluation failed on rank {0}")]
+    Rank(usize),
+    /// The ranks could not exchange their counts.
+    #[error(transparent)]
+    Collective(#[from] CollectiveError),
+}
+
+/// How many samples of a test set were classified correctly, over all ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Evaluation {
+    /// Samples seen.
+    pub rows: u64,
+    /// Samples whose class has the highest output.
+    pub top1: u64,
+    /// Samples whose class is among the five highest outputs (all samples, if there are at most five classes).
+    pub top5: u64,
+}
+
+impl Evaluation {
+    /// The fraction of samples classified correctly, 0..=1; 0 without samples.
+    pub fn top1_accuracy(&self) -> f64 {
+        fraction(self.top1, self.rows)
+    }
+
+    /// The fraction of samples with their class among the five highest outputs, 0..=1; 0 without samples.
+    pub fn top5_accuracy(&self) -> f64 {
+        fraction(self.top5, self.rows)
+    }
+
+    fn add_row(&mut self, scores: &[f32], class: usize) {
+        self.rows += 1;
+        let score = scores[class];
+        if score.is_nan() {
+            return;
+        }
+        // The class's place among all outputs; of equal outputs the lower class index comes first.
+        let better = scores.iter().enumerate().filter(|&(other, value)| *value > score || (*value == score && other < class)).count();
+        self.top1 += u64::from(better < 1);
+        self.top5 += u64::from(better < 5);
+    }
+}
+
+/// Evaluates this rank's part of a test set and sums the counts over all ranks; all ranks get the same result.
+///
+/// `model` is in its validation state ([`Module::valid`](burn::module::Module::valid)). Collective: every rank calls it, with an empty loader if it has
+/// no part. Outputs are compared on the host, so that ties are broken the same way (lower class first) on every device; an output that is
+/// not a number is never correct.
+///
+/// # Errors
+///
+/// A loader that fails, targets that do not fit the output, a rank that failed or left: on every rank, after all have finished their part.
+pub fn evaluate<M, I>(model: &M, loader: &dyn DataLoader<I>, collective: &mut dyn Collective) -> Result<Evaluation, EvaluateError>
+where
+    M: InferenceStep<Input = I, Output = ClassificationOutput>,
+    I: Send + 'static,
+{
+    let own = count(model, loader);
+    let part = own.as_ref().copied().unwrap_or_default();
+    let parts = agree::gather(collective, [u64::from(own.is_err()), part.rows, part.top1, part.top5])?;
+    // Our own error says more than that some rank failed.
+    own?;
+    if let Some(rank) = parts.iter().position(|[failed, ..]| *failed != 0) {
+        return Err(EvaluateError::Rank(rank));
+    }
+    Ok(parts.iter().fold(Evaluation::default(), |sum, [_, rows, top1, top5]| Evaluation {
+        rows: sum.rows + rows,
+        top1: sum.top1 + top1,
+        top5: sum.top5 + top5,
+    }))
+}
+
+fn count<M, I>(model: &M, loader: &dyn DataLoader<I>) -> Result<Evaluation, EvaluateError>
+where
+    M: InferenceStep<Input = I, Output = ClassificationOutput>,
+    I: Send + 'static,
+{
+    let mut evaluation = Evaluation::default();
+    for item in loader.iter() {
+        let item = item.map_err(|error| EvaluateError::Loader(error.to_string()))?;
+        let output = model.step(item);
+        let [predictions, classes] = output.output.dims();
+        let scores: Vec<f32> = read(output.output)?.convert_dtype(DType::F32).to_vec().map_err(unreadable)?;
+        let targets: Vec<i64> =
+            output.targets.try_into_data().map_err(unreadable)?.convert_dtype(DType::I64).to_vec().map_err(unreadable)?;
+        if targets.len() != predictions {
+            return Err(EvaluateError::Rows { predictions, targets: targets.len() });
+        }
+        for (row, class) in targets.into_iter().enumerate() {
+            let index = usize::try_from(class).ok().filter(|index| *index < classes).ok_or(EvaluateError::Class { class, classes })?;
+            evaluation.add_row(&scores[row * classes..][..classes], index);
+        }
+    }
+    Ok(evaluation)
+}
+
+fn read<const D: usize>(tensor: Tensor<D>) -> Result<TensorData, EvaluateError> {
+    tensor.try_into_data().map_err(unreadable)
+}
+
+fn unreadable(error: impl std::fmt::Debug) -> EvaluateError {
+    EvaluateError::Output(format!("{error:?}"))
+}
+
+fn fraction(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ties_go_to_the_lower_class_and_nan_is_never_correct() {
+        let mut evaluation = Evaluation::default();
+        evaluation.add_row(&[1.0, 1.0, 0.0], 0);
+        assert_eq!((evaluation.rows, evaluation.top1), (1, 1));
+        evaluation.add_row(&[1.0, 1.0, 0.0], 1);
+        assert_eq!((evaluation.rows, evaluation.top1, evaluation.top5), (2, 1, 2));
+        evaluation.add_row(&[f32::NAN, 1.0, 0.0], 0);
+        assert_eq!((evaluation.rows, evaluation.top1, evaluation.top5), (3, 1, 2));
+        evaluation.add_row(&[f32::NAN, 1.0, 0.0], 1);
+        assert_eq!((evaluation.rows, evaluation.top1, evaluation.top5), (4, 2, 3));
+    }
+
+    #[test]
+    fn top_five_of_six_classes_leaves_out_the_lowest() {
+        let mut evaluation = Evaluation::default();
+        for class in 0..6 {
+            evaluation.add_row(&[5.0, 4.0, 3.0, 2.0, 1.0, 0.0], class);
+        }
+        assert_eq!(evaluation, Evaluation { rows: 6, top1: 1, top5: 5 });
+        assert_eq!((evaluation.top1_accuracy(), evaluation.top5_accuracy()), (1.0 / 6.0, 5.0 / 6.0));
+        assert_eq!(Evaluation::default().top1_accuracy(), 0.0);
+    }
+}

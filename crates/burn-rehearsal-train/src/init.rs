@@ -1,0 +1,147 @@
+//! Initial parameters as a pure function of a seed.
+//!
+//! Burn initialises from a generator that is global to the process, so that the same program gives other parameters when anything else
+//! draws from it. [`keyed_init`] overwrites what a model was built with by values from the project's counter-based generator: the same on every
+//! rank, in every process and on every device.
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Tensor, TensorData};
+use burn_rehearsal::random::{Purpose, Stream};
+
+/// Overwrites a model's weights and biases with values that depend on nothing but `seed` and the order of its parameters.
+///
+/// A float parameter called `weight` with at least two dimensions, and the `bias` beside it, are uniform in ±1/√fan_in, PyTorch's default for
+/// linear and convolutional layers (He et al., "Delving Deep into Rectifiers", arXiv 1502.01852, with a = √5); fan_in is the first dimension in a
+/// [`Linear`](burn::nn::Linear) (`[d_in, d_out]`) and the product of all but the first elsewhere (convolutions: `[out, in / groups, k…]`).
+/// Everything else (norms, running statistics, biases without such a weight) keeps its value. Parameter ids and gradient settings are kept.
+pub fn keyed_init<M: Module>(model: M, seed: u64) -> M {
+    model.map(&mut KeyedInit { seed, parameter: 0, path: Vec::new(), last_weight: None })
+}
+
+struct KeyedInit {
+    seed: u64,
+    /// How many float parameters came before, initialised here or not.
+    parameter: u64,
+    /// (name, type of its container) from the root to the current field.
+    path: Vec<(String, String)>,
+    /// The module of the last initialised weight and its bound; a bias is visited after the weight beside it.
+    last_weight: Option<(Vec<String>, f32)>,
+}
+
+impl KeyedInit {
+    fn module(&self) -> Vec<String> {
+        self.path.iter().rev().skip(1).rev().map(|(name, _)| name.clone()).collect()
+    }
+
+    fn bound(&mut self, shape: &[usize]) -> Option<f32> {
+        let (name, container) = self.path.last()?;
+        match name.as_str() {
+            "weight" if shape.len() >= 2 => {
+                let fan_in = if container == "Struct:Linear" { shape[0] } else { shape[1..].iter().product() };
+                let bound = (1.0 / (fan_in.max(1) as f64).sqrt()) as f32;
+                self.last_weight = Some((self.module(), bound));
+                Some(bound)
+            }
+            "bias" => {
+                let module = self.module();
+                self.last_weight.as_ref().filter(|(owner, _)| *owner == module).map(|(_, bound)| *bound)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl ModuleMapper for KeyedInit {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.push((name.to_owned(), container_type.to_owned()));
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let parameter = self.parameter;
+        self.parameter += 1;
+        let shape = param.lazy_shape();
+        let Some(bound) = self.bound(shape.as_slice()) else { return param };
+        let mut stream = Stream::new(self.seed, Purpose::Init, parameter, 0);
+        let values = (0..shape.num_elements()).map(|_| (2.0 * stream.unit_f32() - 1.0) * bound).collect::<Vec<f32>>();
+        let data = TensorData::new(values, shape);
+        param.map(|old| {
+            let new = Tensor::from_data(data, (&old.device(), old.dtype()));
+            // A plain device cannot track gradients; the parameter remembers by itself that it is to be trained.
+            if old.is_require_grad() { new.require_grad() } else { new }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::nn::conv::{Conv2d, Conv2dConfig};
+    use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
+    use burn::tensor::Device;
+
+    use super::*;
+
+    #[derive(Module, Debug)]
+    struct Net {
+        conv: Conv2d,
+        norm: BatchNorm,
+        linear: Linear,
+        heads: Vec<Linear>,
+    }
+
+    fn net(device: &Device) -> Net {
+        Net {
+            conv: Conv2dConfig::new([3, 5], [3, 3]).init(device),
+            norm: BatchNormConfig::new(5).init(device),
+            linear: LinearConfig::new(64, 16).init(device),
+            heads: vec![LinearConfig::new(4, 2).init(device), LinearConfig::new(4, 2).with_bias(false).init(device)],
+        }
+    }
+
+    fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+        tensor.into_data().to_vec().unwrap()
+    }
+
+    #[test]
+    fn depends_on_the_seed_only_and_keeps_ids_and_gradients() {
+        let device = Device::default().autodiff();
+        let before = net(&device);
+        let id = before.linear.weight.id;
+        let first = keyed_init(before, 7);
+        assert_eq!(first.linear.weight.id, id);
+        assert!(first.linear.weight.is_require_grad() && first.conv.weight.is_require_grad());
+        device.seed(99);
+        let again = keyed_init(net(&device), 7);
+        let other = keyed_init(net(&device), 8);
+        assert_eq!(values(first.conv.weight.val()), values(again.conv.weight.val()));
+        assert_eq!(values(first.heads[1].weight.val()), values(again.heads[1].weight.val()));
+        assert_ne!(values(first.conv.weight.val()), values(other.conv.weight.val()));
+        assert_ne!(values(first.heads[0].weight.val()), values(first.heads[1].weight.val()));
+    }
+
+    #[test]
+    fn bounds_are_one_over_the_root_of_fan_in_and_norms_keep_their_values() {
+        let net = keyed_init(net(&Device::default()), 1);
+        let extent = |values: Vec<f32>| values.iter().fold(0.0f32, |a, b| a.max(b.abs()));
+        let linear = extent(values(net.linear.weight.val()));
+        assert!(linear <= 1.0 / 8.0 && linear > 0.9 / 8.0, "{linear}");
+        assert!(extent(values(net.linear.bias.unwrap().val())) <= 1.0 / 8.0);
+        let conv = extent(values(net.conv.weight.val()));
+        let bound = 1.0 / 27f32.sqrt();
+        assert!(conv <= bound && conv > 0.9 * bound, "{conv}");
+        assert!(extent(values(net.conv.bias.unwrap().val())) <= bound);
+        assert_eq!(values(net.norm.gamma.val()), vec![1.0; 5]);
+        assert_eq!(values(net.norm.beta.val()), vec![0.0; 5]);
+        assert_eq!(values(net.norm.running_var.value()), vec![1.0; 5]);
+    }
+
+    #[test]
+    fn a_model_built_for_inference_can_still_be_trained() {
+        let net = keyed_init(net(&Device::default()), 1);
+        assert!(!net.linear.weight.is_require_grad());
+        assert!(net.train().linear.weight.is_require_grad());
+    }
+}

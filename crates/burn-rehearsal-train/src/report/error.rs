@@ -1,0 +1,79 @@
+//! What can go wrong between a run and its report on disk.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// Why a report or a figure cannot be read, written or drawn. What concerns a file names its path.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ReportError {
+    /// The file system refused.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried: "read", "write", …
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+
+    /// The file is no JSON, or lacks a field, or has a value of the wrong type.
+    #[error("{} is not a run report: {source}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with line and column.
+        source: serde_json::Error,
+    },
+
+    /// The file was written by another version of the format.
+    #[error(
+        "{} has schema_version {found}, this program reads version {supported} only: use the version of the program that wrote it",
+        path.display()
+    )]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u64,
+        /// The version this program reads and writes.
+        supported: u64,
+    },
+
+    /// Fields of the report contradict each other.
+    #[error("the report {} contradicts itself: {what}", path.display())]
+    Inconsistent {
+        /// The file that was read or was to be written.
+        path: PathBuf,
+        /// The fields and their values.
+        what: String,
+    },
+
+    /// The report has a value that JSON cannot hold.
+    #[error("the report {} cannot be put as JSON: {source}", path.display())]
+    Serialize {
+        /// The file that was to be written.
+        path: PathBuf,
+        /// The reason.
+        source: serde_json::Error,
+    },
+
+    /// A figure of no runs was asked for.
+    #[error("there is no report to draw the figure {figure} of")]
+    NoReports {
+        /// Name of the figure.
+        figure: &'static str,
+    },
+
+    /// The drawing library failed.
+    #[error("cannot draw the figure {figure}: {reason}")]
+    Draw {
+        /// Name of the figure.
+        figure: &'static str,
+        /// What the library said.
+        reason: String,
+    },
+}

@@ -1,0 +1,26 @@
+//! What a run leaves behind: `report.json`, the figures and the table made of several of them.
+//!
+//! * [`RunReport`]: one run, versioned, as JSON; the format is described in [`schema`].
+//! * [`groups`]: runs that differ in nothing but the seed belong together; everything below shows groups as mean ± standard deviation.
+//! * [`comparison_table`] and [`merged_table`]: plain text for a terminal.
+//! * [`accuracy_svg`] and [`phases_svg`]: figures as SVG text. [`write_atomically`] puts them in a file.
+
+mod error;
+mod files;
+mod layout;
+mod merge;
+mod plot_accuracy;
+mod plot_phases;
+pub mod schema;
+mod table;
+
+pub use error::ReportError;
+pub use files::write_atomically;
+pub use merge::{Group, groups};
+pub use plot_accuracy::accuracy_svg;
+pub use plot_phases::phases_svg;
+pub use schema::RunReport;
+pub use table::{comparison_table, merged_table};
+
+#[cfg(test)]
+pub(crate) mod fixtures;

@@ -1,0 +1,258 @@
+#![doc = include_str!("SCHEMA.md")]
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::{ReportError, write_atomically};
+use crate::metrics::AccuracyMatrix;
+
+/// The version of the format that this program writes, and the only one it reads.
+pub const SCHEMA_VERSION: u64 = 1;
+
+/// Name of the file of a report in the directory of its run.
+pub const REPORT_FILE: &str = "report.json";
+
+/// One run: how it was configured, what it measured, how long it took.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunReport {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u64,
+    /// Version of the package that made the run.
+    pub package_version: String,
+    /// How the network was trained from task to task.
+    pub method: Method,
+    /// The resolved configuration: defaults, file and flags. Any JSON object.
+    pub config: serde_json::Value,
+    /// The seed that every random choice of the run follows from.
+    pub seed: u64,
+    /// Number of data-parallel ranks, at least 1.
+    pub world_size: usize,
+    /// The device that was trained on, in words.
+    pub device: String,
+    /// False if the run was interrupted: then the rest holds what was done so far.
+    pub complete: bool,
+    /// The classes of each task, in the order of the stream; its length is the number of tasks.
+    pub tasks: Vec<Vec<usize>>,
+    /// Accuracies after every task.
+    pub accuracy: Accuracy,
+    /// Figures computed from `accuracy`.
+    pub summary: Summary,
+    /// Where the time went.
+    pub time: Time,
+    /// Losses, and accuracies where measured, after every epoch, in order.
+    pub curves: Vec<CurvePoint>,
+    /// The rehearsal buffer at the end of the run; `None` for methods without one.
+    pub buffer: Option<BufferReport>,
+}
+
+/// How a network is trained from task to task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// On the data of the current task only: the lower bound.
+    Incremental,
+    /// On the data of the current task and representatives of earlier ones.
+    Rehearsal,
+    /// Re-initialised and trained on all data so far: the upper bound.
+    Scratch,
+}
+
+/// Accuracies on full test sets, fractions in `0..=1`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Accuracy {
+    /// Top-1 accuracy; row i: after task i; column j: on the test set of task j.
+    pub top1: AccuracyMatrix,
+    /// Top-5 accuracy, likewise; nothing measured if the network has fewer than five outputs.
+    pub top5: AccuracyMatrix,
+    /// Top-1 accuracy of the untrained network on each task; `None` if it was not measured.
+    pub initial_top1: Option<Vec<f64>>,
+}
+
+/// The usual figures of continual learning, `None` where undefined; see [`AccuracyMatrix`] for the equations.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Average top-1 accuracy over the tasks learned, after the last of them; a fraction.
+    pub average_top1: Option<f64>,
+    /// Average top-5 accuracy, likewise.
+    pub average_top5: Option<f64>,
+    /// Forgetting of top-1 accuracy.
+    pub forgetting: Option<f64>,
+    /// Backward transfer of top-1 accuracy.
+    pub bwt: Option<f64>,
+    /// Forward transfer of top-1 accuracy over the untrained network.
+    pub fwt: Option<f64>,
+}
+
+impl Summary {
+    /// The figures of a run with these accuracies.
+    pub fn of(accuracy: &Accuracy) -> Self {
+        Self {
+            average_top1: accuracy.top1.average(),
+            average_top5: accuracy.top5.average(),
+            forgetting: accuracy.top1.forgetting(),
+            bwt: accuracy.top1.backward_transfer(),
+            fwt: accuracy.initial_top1.as_deref().and_then(|initial| accuracy.top1.forward_transfer(initial)),
+        }
+    }
+}
+
+/// Where the time went.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Time {
+    /// Wall-clock time of the run with evaluation, in seconds.
+    pub total_s: f64,
+    /// Wall-clock time of training alone, in seconds.
+    pub train_s: f64,
+    /// Incoming training samples (representatives not counted) of all ranks per second of `train_s`; `None` if nothing was trained.
+    pub samples_per_s: Option<f64>,
+    /// Mean time of each phase of a training step, in milliseconds, by name. A value that is not finite is left out when written.
+    #[serde(serialize_with = "finite_values")]
+    pub phases_ms: BTreeMap<String, f64>,
+    /// True if the device was synchronised between phases; false if the times are those of the host, which may only have enqueued work.
+    pub phases_exact: bool,
+    /// Number of training steps that the means are over (per rank, not summed over ranks).
+    pub steps: u64,
+}
+
+/// The state after one epoch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CurvePoint {
+    /// The task, counted from 0.
+    pub task: usize,
+    /// The epoch within the task, counted from 0.
+    pub epoch: usize,
+    /// Mean training loss of the epoch; `None` if it is not finite (which JSON cannot hold).
+    pub train_loss: Option<f64>,
+    /// Top-1 accuracy on each task after the epoch, fractions; empty if it was not measured.
+    pub top1: Vec<Option<f64>>,
+}
+
+/// The rehearsal buffer, over all ranks, at the end of the run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BufferReport {
+    /// Number of samples that fit.
+    pub capacity: u64,
+    /// Number of samples stored.
+    pub len: u64,
+    /// Memory reserved for the rows, in bytes.
+    pub bytes: u64,
+    /// Number of stored samples of each class; the index is the class.
+    pub per_class: Vec<u64>,
+    /// Number of different source samples among those stored; `None` if the samples carry no identity.
+    pub distinct: Option<u64>,
+    /// Digest of the stored rows in (rank, slot) order, in hexadecimal. Equal digests: the same contents, bit for bit.
+    pub contents_digest: String,
+    /// Digest of all draws of the run, in hexadecimal. Equal digests: the same representatives at every step.
+    pub draws_digest: String,
+}
+
+impl RunReport {
+    /// Writes the report to `report.json` in `directory`, which is created if it is missing, and returns the path. The file is complete or
+    /// absent, see [`write_atomically`].
+    ///
+    /// # Errors
+    /// [`ReportError`] if fields contradict each other, or if the file cannot be written.
+    pub fn write(&self, directory: &Path) -> Result<PathBuf, ReportError> {
+        let path = directory.join(REPORT_FILE);
+        self.check(&path)?;
+        let mut json = serde_json::to_string_pretty(self).map_err(|source| ReportError::Serialize { path: path.clone(), source })?;
+        json.push('\n');
+        write_atomically(&path, &json)?;
+        Ok(path)
+    }
+
+    /// Reads a report; `path` is the file, or the directory of the run.
+    ///
+    /// # Errors
+    /// [`ReportError`] with the path if the file cannot be read, is no report, has another [`SCHEMA_VERSION`], or contradicts itself.
+    pub fn read(path: &Path) -> Result<Self, ReportError> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            schema_version: u64,
+        }
+
+        let path = if path.is_dir() { path.join(REPORT_FILE) } else { path.to_path_buf() };
+        let json = fs::read_to_string(&path).map_err(|source| ReportError::Io { action: "read", path: path.clone(), source })?;
+        let damaged = |source| ReportError::Damaged { path: path.clone(), source };
+        // The version first: a report of another version would only be reported as lacking some field.
+        let found = serde_json::from_str::<Versioned>(&json).map_err(damaged)?.schema_version;
+        if found != SCHEMA_VERSION {
+            return Err(ReportError::Version { path, found, supported: SCHEMA_VERSION });
+        }
+        let report: Self = serde_json::from_str(&json).map_err(damaged)?;
+        report.check(&path)?;
+        Ok(report)
+    }
+
+    /// Refuses a report whose version or number of tasks is not the same everywhere.
+    fn check(&self, path: &Path) -> Result<(), ReportError> {
+        let inconsistent = |what| Err(ReportError::Inconsistent { path: path.to_path_buf(), what });
+        if self.schema_version != SCHEMA_VERSION {
+            return inconsistent(format!("schema_version is {}, not {SCHEMA_VERSION}", self.schema_version));
+        }
+        let tasks = self.tasks.len();
+        for (name, matrix) in [("accuracy.top1", &self.accuracy.top1), ("accuracy.top5", &self.accuracy.top5)] {
+            if matrix.tasks() != tasks {
+                return inconsistent(format!("{name} has {} rows, but there are {tasks} tasks", matrix.tasks()));
+            }
+        }
+        for (name, seconds) in [("time.total_s", self.time.total_s), ("time.train_s", self.time.train_s)] {
+            if !seconds.is_finite() {
+                return inconsistent(format!("{name} is {seconds}"));
+            }
+        }
+        match &self.accuracy.initial_top1 {
+            Some(initial) if initial.len() != tasks => {
+                inconsistent(format!("accuracy.initial_top1 has {} values, but there are {tasks} tasks", initial.len()))
+            }
+            Some(initial) if initial.iter().any(|value| !value.is_finite()) => {
+                inconsistent(format!("accuracy.initial_top1 has a value that is not finite: {initial:?}"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Method {
+    /// The name in reports and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Method::Incremental => "incremental",
+            Method::Rehearsal => "rehearsal",
+            Method::Scratch => "scratch",
+        }
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(self.as_str())
+    }
+}
+
+/// The text is not the name of a [`Method`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown method {0:?}: it is incremental, rehearsal or scratch")]
+pub struct UnknownMethod(pub String);
+
+impl FromStr for Method {
+    type Err = UnknownMethod;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let all = [Method::Incremental, Method::Rehearsal, Method::Scratch];
+        all.into_iter().find(|method| method.as_str() == name).ok_or_else(|| UnknownMethod(name.to_string()))
+    }
+}
+
+/// A mean over no step is NaN; JSON would hold a null in its place that cannot be read back as a number.
+fn finite_values<S: Serializer>(values: &BTreeMap<String, f64>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(values.iter().filter(|(_, value)| value.is_finite()))
+}
+
+#[cfg(test)]
+mod tests;

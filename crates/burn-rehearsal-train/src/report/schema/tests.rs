@@ -1,0 +1,159 @@
+//! Round trips, and what is refused.
+
+use super::*;
+use crate::report::fixtures::{ScratchDir, report, three_methods};
+
+/// The text of a valid report with one replacement, in a file of its own.
+fn edited(directory: &ScratchDir, from: &str, to: &str) -> PathBuf {
+    let path = report(Method::Rehearsal, 2, 3).write(directory.path()).unwrap();
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from), "{from} is not in {text}");
+    fs::write(&path, text.replacen(from, to, 1)).unwrap();
+    path
+}
+
+/// Equal, but for the last bit of a number: serde_json reads decimals exactly only with its feature `float_roundtrip`.
+#[track_caller]
+fn assert_same(found: &RunReport, expected: &RunReport) {
+    fn rounded(value: &mut serde_json::Value) {
+        match value {
+            serde_json::Value::Number(number) if number.is_f64() => *value = format!("{:.12}", number.as_f64().unwrap()).into(),
+            serde_json::Value::Array(items) => items.iter_mut().for_each(rounded),
+            serde_json::Value::Object(fields) => fields.values_mut().for_each(rounded),
+            _ => {}
+        }
+    }
+    let [found, expected] = [found, expected].map(|report| {
+        let mut value = serde_json::to_value(report).unwrap();
+        rounded(&mut value);
+        value
+    });
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_report_comes_back_as_it_was_written_by_file_and_by_directory() {
+    for (index, report) in three_methods(3).into_iter().enumerate() {
+        let directory = ScratchDir::new("round-trip");
+        let run = directory.path().join(format!("runs/{index}"));
+        let path = report.write(&run).unwrap();
+        assert_eq!(path, run.join("report.json"));
+        assert_same(&RunReport::read(&path).unwrap(), &report);
+        assert_same(&RunReport::read(&run).unwrap(), &report);
+    }
+}
+
+#[test]
+fn a_run_interrupted_before_its_first_evaluation_round_trips_without_nan() {
+    let directory = ScratchDir::new("interrupted");
+    let mut run = report(Method::Incremental, 3, 0);
+    run.complete = false;
+    run.accuracy = Accuracy { top1: AccuracyMatrix::new(3), top5: AccuracyMatrix::new(3), initial_top1: None };
+    run.summary = Summary::of(&run.accuracy);
+    run.time.samples_per_s = Some(f64::NAN);
+    run.time.phases_ms.insert("never".into(), f64::NAN);
+    run.curves = vec![CurvePoint { task: 0, epoch: 0, train_loss: Some(f64::INFINITY), top1: vec![Some(f64::NAN)] }];
+    let path = run.write(directory.path()).unwrap();
+
+    let back = RunReport::read(&path).unwrap();
+    assert_eq!(back.summary, Summary::default());
+    assert_eq!((back.time.samples_per_s, back.curves[0].train_loss, back.curves[0].top1[0]), (None, None, None));
+    assert!(!back.time.phases_ms.contains_key("never"));
+    assert!(!fs::read_to_string(&path).unwrap().contains("NaN"));
+}
+
+#[test]
+fn the_names_of_the_fields_are_those_of_the_schema_page() {
+    /// All paths of a JSON value, arrays of objects as `name[]`.
+    fn paths(prefix: &str, value: &serde_json::Value, found: &mut Vec<String>) {
+        match value {
+            serde_json::Value::Object(fields) if !["config", "time.phases_ms"].contains(&prefix) => {
+                for (name, value) in fields {
+                    paths(&if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") }, value, found);
+                }
+            }
+            serde_json::Value::Array(items) if items.first().is_some_and(serde_json::Value::is_object) => {
+                paths(&format!("{prefix}[]"), &items[0], found);
+            }
+            _ => found.push(prefix.to_string()),
+        }
+    }
+    let mut found = Vec::new();
+    paths("", &serde_json::to_value(report(Method::Rehearsal, 2, 0)).unwrap(), &mut found);
+    let page = include_str!("../SCHEMA.md");
+    for path in &found {
+        assert!(page.contains(&format!("| `{path}` |")), "{path} is not on the schema page");
+    }
+    // The two lines of the page that stand for an object or an array of objects as a whole.
+    assert_eq!(page.matches("\n| `").count(), found.len() + 2);
+}
+
+#[test]
+fn a_newer_schema_version_is_refused_by_number_even_if_its_fields_are_unknown() {
+    let directory = ScratchDir::new("newer");
+    let path = directory.path().join("report.json");
+    fs::write(&path, r#"{ "schema_version": 2, "something": "else" }"#).unwrap();
+    let error = RunReport::read(&path).unwrap_err();
+    assert!(matches!(error, ReportError::Version { found: 2, supported: 1, .. }), "{error}");
+    assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+    assert!(error.to_string().contains("schema_version 2"), "{error}");
+}
+
+#[test]
+fn a_damaged_report_is_refused_with_the_name_of_the_file() {
+    for (from, to) in [
+        ("{", ""),
+        ("\"schema_version\": 1,", ""),
+        ("\"rehearsal\"", "\"magic\""),
+        ("\"world_size\": 2", "\"world_size\": \"two\""),
+        ("\"complete\"", "\"completed\""),
+        ("0.95", "95"),
+    ] {
+        let directory = ScratchDir::new("damaged");
+        let path = edited(&directory, from, to);
+        let error = RunReport::read(&path).unwrap_err();
+        assert!(matches!(error, ReportError::Damaged { .. }), "{from} → {to}: {error}");
+        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+    }
+    let missing = ScratchDir::new("missing");
+    let error = RunReport::read(missing.path()).unwrap_err();
+    assert!(error.to_string().contains("report.json"), "{error}");
+}
+
+#[test]
+fn unknown_fields_are_ignored() {
+    let directory = ScratchDir::new("unknown");
+    let path = edited(&directory, "\"world_size\"", "\"later\": {}, \"world_size\"");
+    assert_same(&RunReport::read(&path).unwrap(), &report(Method::Rehearsal, 2, 3));
+}
+
+#[test]
+fn a_report_that_contradicts_itself_is_neither_written_nor_read() {
+    let directory = ScratchDir::new("contradiction");
+    let mut wrong = report(Method::Incremental, 2, 0);
+    wrong.tasks.push(vec![9]);
+    let error = wrong.write(directory.path()).unwrap_err();
+    assert!(error.to_string().contains("accuracy.top1 has 2 rows, but there are 3 tasks"), "{error}");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "nothing half-written");
+
+    let mut wrong = report(Method::Incremental, 2, 0);
+    wrong.accuracy.initial_top1 = Some(vec![0.1]);
+    assert!(matches!(wrong.write(directory.path()), Err(ReportError::Inconsistent { .. })));
+    wrong.accuracy.initial_top1 = Some(vec![0.1, f64::NAN]);
+    assert!(matches!(wrong.write(directory.path()), Err(ReportError::Inconsistent { .. })));
+    let mut wrong = report(Method::Incremental, 2, 0);
+    wrong.time.train_s = f64::NAN;
+    assert!(wrong.write(directory.path()).unwrap_err().to_string().contains("time.train_s is NaN"));
+    let path = edited(&directory, "\"tasks\": [", "\"tasks\": [ [7],");
+    assert!(matches!(RunReport::read(&path), Err(ReportError::Inconsistent { .. })));
+}
+
+#[test]
+fn a_method_is_known_by_its_name_and_no_other() {
+    for method in [Method::Incremental, Method::Rehearsal, Method::Scratch] {
+        assert_eq!(method.to_string().parse(), Ok(method));
+        assert_eq!(serde_json::to_value(method).unwrap(), method.as_str());
+    }
+    let error = "Scratch".parse::<Method>().unwrap_err();
+    assert!(error.to_string().contains("\"Scratch\""), "{error}");
+}

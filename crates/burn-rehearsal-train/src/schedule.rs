@@ -1,0 +1,210 @@
+//! The learning-rate schedule of a task: linear warm-up with world-size scaling, then steps.
+//!
+//! With N ranks a step sees N times as many rows, and the learning rate is scaled with them, up to a cap, after a gradual warm-up (Goyal et
+//! al., "Accurate, Large Minibatch SGD", arXiv 1706.02677). The schedule starts again with every task.
+
+use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
+use burn::lr_scheduler::{LrScheduler, LrSchedulerRecord};
+use burn::optim::LearningRate;
+
+/// A schedule that makes no sense.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ScheduleError {
+    /// The base learning rate is not a positive, finite number.
+    #[error("the learning rate must be positive and finite, not {0}")]
+    BaseRate(f64),
+    /// There are no ranks.
+    #[error("the world size must be at least 1")]
+    WorldSize,
+    /// The cap on the world-size scaling is below 1 or not a number.
+    #[error("the cap on learning-rate scaling must be at least 1, not {0}")]
+    Cap(f64),
+    /// A factor is not a positive, finite number.
+    #[error("the learning-rate factor from step {step} on must be positive and finite, not {factor}")]
+    Factor {
+        /// The step of the offending milestone.
+        step: u64,
+        /// Its factor.
+        factor: f64,
+    },
+    /// Milestones are not in increasing order, or lie inside the warm-up.
+    #[error("the learning-rate milestone at step {step} must come after step {after}")]
+    MilestoneOrder {
+        /// The step of the offending milestone.
+        step: u64,
+        /// The step it must come after.
+        after: u64,
+    },
+}
+
+/// Linear warm-up from `base` to `base × min(world size, cap)`, then piecewise-constant factors.
+///
+/// The rate of step s (counted from 0) is, with a warm-up of w steps, `base + (top − base) · s / w` for s < w and `top · f(s)` from there
+/// on, where `f` is the factor of the last milestone at or before s (1 before the first).
+///
+/// Its record holds all of it, not only the step, so that loading a record replaces the schedule wholly; that is how a new task restarts it in a
+/// [`Learner`](burn::train::Learner): `learner.load_scheduler(schedule.restart_record())`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WarmupSchedule {
+    base: f64,
+    top: f64,
+    warmup: u64,
+    /// (first step, factor relative to `top`), steps strictly increasing.
+    milestones: Vec<(u64, f64)>,
+    step: u64,
+}
+
+impl WarmupSchedule {
+    /// A schedule for `world_size` ranks that reaches `base × min(world_size, cap)` after `warmup` steps (0: at once).
+    ///
+    /// # Errors
+    ///
+    /// A base rate that is not positive and finite, a world size of 0, a cap below 1.
+    pub fn new(base: LearningRate, world_size: usize, cap: f64, warmup: u64) -> Result<Self, ScheduleError> {
+        if !base.is_finite() || base <= 0.0 {
+            return Err(ScheduleError::BaseRate(base));
+        }
+        if world_size == 0 {
+            return Err(ScheduleError::WorldSize);
+        }
+        if cap.is_nan() || cap < 1.0 {
+            return Err(ScheduleError::Cap(cap));
+        }
+        Ok(Self { base, top: base * (world_size as f64).min(cap), warmup, milestones: Vec::new(), step: 0 })
+    }
+
+    /// Multiplies the rate by `factor` from each given step on, relative to the top rate (factors do not accumulate).
+    ///
+    /// # Errors
+    ///
+    /// A factor that is not positive and finite, steps that do not increase or lie inside the warm-up.
+    pub fn with_milestones(mut self, milestones: &[(u64, f64)]) -> Result<Self, ScheduleError> {
+        let mut after = None;
+        for &(step, factor) in milestones {
+            if !factor.is_finite() || factor <= 0.0 {
+                return Err(ScheduleError::Factor { step, factor });
+            }
+            if step < self.warmup {
+                return Err(ScheduleError::MilestoneOrder { step, after: self.warmup.saturating_sub(1) });
+            }
+            if let Some(after) = after
+                && step <= after
+            {
+                return Err(ScheduleError::MilestoneOrder { step, after });
+            }
+            after = Some(step);
+        }
+        self.milestones = milestones.to_vec();
+        Ok(self)
+    }
+
+    /// The learning rate of a step, counted from 0.
+    pub fn rate_at(&self, step: u64) -> LearningRate {
+        if step < self.warmup {
+            return self.base + (self.top - self.base) * (step as f64 / self.warmup as f64);
+        }
+        let factor = self.milestones.iter().rev().find(|(from, _)| *from <= step).map_or(1.0, |(_, factor)| *factor);
+        self.top * factor
+    }
+
+    /// A record that puts this schedule, from its first step, into any [`Learner`](burn::train::Learner) that was made with a `WarmupSchedule`.
+    pub fn restart_record(&self) -> LrSchedulerRecord {
+        // The learner keeps its schedulers in groups; going through Burn's own type leaves the layout of that record to Burn.
+        ModuleLrScheduler::new(Self { step: 0, ..self.clone() }).to_record()
+    }
+
+    fn from_record(record: &LrSchedulerRecord) -> Option<Self> {
+        let count: u64 = record.scalar("milestones")?;
+        let milestones = (0..count)
+            .map(|i| Some((record.scalar(&format!("milestone_{i}_step"))?, record.scalar(&format!("milestone_{i}_factor"))?)))
+            .collect::<Option<Vec<(u64, f64)>>>()?;
+        Some(Self {
+            base: record.scalar("base")?,
+            top: record.scalar("top")?,
+            warmup: record.scalar("warmup")?,
+            milestones,
+            step: record.scalar("step")?,
+        })
+    }
+}
+
+impl LrScheduler for WarmupSchedule {
+    fn step(&mut self) -> LearningRate {
+        let rate = self.rate_at(self.step);
+        self.step += 1;
+        rate
+    }
+
+    fn to_record(&self) -> LrSchedulerRecord {
+        let mut record = LrSchedulerRecord::new()
+            .with_scalar("base", self.base)
+            .with_scalar("top", self.top)
+            .with_scalar("warmup", self.warmup)
+            .with_scalar("step", self.step)
+            .with_scalar("milestones", self.milestones.len() as u64);
+        for (i, (step, factor)) in self.milestones.iter().enumerate() {
+            record = record.with_scalar(&format!("milestone_{i}_step"), *step).with_scalar(&format!("milestone_{i}_factor"), *factor);
+        }
+        record
+    }
+
+    /// Replaces the whole schedule. A record that is not one of a `WarmupSchedule` changes nothing (Burn's signature has no error).
+    fn load_record(&mut self, record: LrSchedulerRecord) {
+        match Self::from_record(&record) {
+            Some(schedule) => *self = schedule,
+            None => tracing::warn!("ignored a learning-rate record that is not one of a WarmupSchedule"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schedule() -> WarmupSchedule {
+        WarmupSchedule::new(0.1, 8, 4.0, 4).unwrap().with_milestones(&[(6, 0.5), (8, 0.05)]).unwrap()
+    }
+
+    #[test]
+    fn warms_up_linearly_to_the_capped_rate_and_then_steps_down() {
+        let mut schedule = schedule();
+        let rates: Vec<f64> = (0..10).map(|_| schedule.step()).collect();
+        let expected = [0.1, 0.175, 0.25, 0.325, 0.4, 0.4, 0.2, 0.2, 0.02, 0.02];
+        for (rate, expected) in rates.iter().zip(expected) {
+            assert!((rate - expected).abs() < 1e-12, "{rates:?}");
+        }
+    }
+
+    #[test]
+    fn without_warm_up_or_with_one_rank_the_rate_is_constant() {
+        assert_eq!(WarmupSchedule::new(0.1, 2, 64.0, 0).unwrap().rate_at(0), 0.2);
+        assert_eq!(WarmupSchedule::new(0.1, 1, 64.0, 10).unwrap().rate_at(3), 0.1);
+    }
+
+    #[test]
+    fn a_record_resumes_and_replaces_the_schedule_wholly() {
+        let mut first = schedule();
+        (0..5).for_each(|_| {
+            first.step();
+        });
+        let mut other = WarmupSchedule::new(3.0, 1, 1.0, 0).unwrap();
+        other.load_record(first.to_record());
+        assert_eq!(other, first);
+        other.load_record(LrSchedulerRecord::new());
+        assert_eq!(other, first, "a foreign record changes nothing");
+
+        let mut restarted = ModuleLrScheduler::new(other).load_record(first.restart_record());
+        assert_eq!(restarted.step().base(), 0.1);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        assert_eq!(WarmupSchedule::new(0.0, 1, 1.0, 0), Err(ScheduleError::BaseRate(0.0)));
+        assert_eq!(WarmupSchedule::new(0.1, 0, 1.0, 0), Err(ScheduleError::WorldSize));
+        assert_eq!(WarmupSchedule::new(0.1, 1, 0.5, 0), Err(ScheduleError::Cap(0.5)));
+        let base = WarmupSchedule::new(0.1, 1, 1.0, 4).unwrap();
+        assert_eq!(base.clone().with_milestones(&[(3, 0.5)]), Err(ScheduleError::MilestoneOrder { step: 3, after: 3 }));
+        assert_eq!(base.clone().with_milestones(&[(5, 0.5), (5, 0.1)]), Err(ScheduleError::MilestoneOrder { step: 5, after: 5 }));
+        assert_eq!(base.with_milestones(&[(5, -1.0)]), Err(ScheduleError::Factor { step: 5, factor: -1.0 }));
+    }
+}

@@ -1,0 +1,176 @@
+//! A tensor with its rank erased: `[rows, elements]` and the shape of one row.
+
+use super::{Field, Kind};
+use crate::error::BatchError;
+use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
+
+/// The values of a [`Column`], shape `[rows, elements]`.
+#[derive(Debug, Clone)]
+pub enum Values {
+    /// Floating-point numbers.
+    Float(Tensor<2>),
+    /// Integers.
+    Int(Tensor<2, Int>),
+    /// Booleans.
+    Bool(Tensor<2, Bool>),
+}
+
+/// Applies the same expression to whichever kind a `Values` holds.
+macro_rules! each {
+    ($values:expr, $t:ident => $body:expr) => {
+        match $values {
+            Values::Float($t) => $body,
+            Values::Int($t) => $body,
+            Values::Bool($t) => $body,
+        }
+    };
+    ($values:expr, $t:ident -> $body:expr) => {
+        match $values {
+            Values::Float($t) => Values::Float($body),
+            Values::Int($t) => Values::Int($body),
+            Values::Bool($t) => Values::Bool($body),
+        }
+    };
+}
+
+/// One field of a mini-batch: the same number of rows as its siblings, each of a fixed shape.
+#[derive(Debug, Clone)]
+pub struct Column {
+    values: Values,
+    row_shape: Vec<usize>,
+}
+
+impl Column {
+    /// The number of rows, at least 1.
+    pub fn rows(&self) -> usize {
+        each!(&self.values, t => t.dims()[0])
+    }
+
+    /// The shape of one row: the tensor's shape without its first dimension.
+    pub fn row_shape(&self) -> &[usize] {
+        &self.row_shape
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> DType {
+        each!(&self.values, t => t.dtype())
+    }
+
+    /// The device that holds the values, with its autodiff association.
+    pub fn device(&self) -> Device {
+        each!(&self.values, t => t.device())
+    }
+
+    /// The kind of the tensor.
+    pub fn kind(&self) -> Kind {
+        match self.values {
+            Values::Float(_) => Kind::Float,
+            Values::Int(_) => Kind::Int,
+            Values::Bool(_) => Kind::Bool,
+        }
+    }
+
+    /// The values, shape `[rows, elements]`.
+    pub fn into_values(self) -> Values {
+        self.values
+    }
+
+    /// Copies the given rows into a new column on the same device, without autodiff.
+    pub fn select(&self, rows: &[u64]) -> Column {
+        let device = self.device().inner();
+        let index: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
+        let index = Tensor::<1, Int>::from_data(TensorData::new(index, [rows.len()]), (&device, DType::I64));
+        let values = match &self.values {
+            Values::Float(t) => Values::Float(t.clone().inner().select(0, index)),
+            Values::Int(t) => Values::Int(t.clone().inner().select(0, index)),
+            Values::Bool(t) => Values::Bool(t.clone().inner().select(0, index)),
+        };
+        Column { values, row_shape: self.row_shape.clone() }
+    }
+
+    /// Appends the rows of `other`, which must have the same kind, element type, row shape and device.
+    ///
+    /// # Errors
+    ///
+    /// [`BatchError::ColumnType`] if the kinds differ.
+    pub fn append(self, other: Column, field: &'static str) -> Result<Column, BatchError> {
+        let values = match (self.values, other.values) {
+            (Values::Float(a), Values::Float(b)) => Values::Float(Tensor::cat(vec![a, b], 0)),
+            (Values::Int(a), Values::Int(b)) => Values::Int(Tensor::cat(vec![a, b], 0)),
+            (Values::Bool(a), Values::Bool(b)) => Values::Bool(Tensor::cat(vec![a, b], 0)),
+            _ => return Err(BatchError::ColumnType { field }),
+        };
+        Ok(Column { values, row_shape: self.row_shape })
+    }
+
+    /// Reads the values to the host, waiting for the device if need be.
+    ///
+    /// # Errors
+    ///
+    /// [`BatchError::Device`] if the device fails.
+    pub fn into_data(self, field: &'static str) -> Result<TensorData, BatchError> {
+        each!(self.values, t => t.try_into_data()).map_err(|error| BatchError::Device { field, reason: error.to_string() })
+    }
+
+    /// Uploads rows from the host. `data` has shape `[rows, elements]`; its element type is kept.
+    pub fn from_data(data: TensorData, kind: Kind, row_shape: Vec<usize>, device: &Device) -> Column {
+        let dtype = data.dtype();
+        let values = match kind {
+            Kind::Float => Values::Float(Tensor::from_data(data, (device, dtype))),
+            Kind::Int => Values::Int(Tensor::from_data(data, (device, dtype))),
+            Kind::Bool => Values::Bool(Tensor::from_data(data, (device, dtype))),
+        };
+        Column { values, row_shape }
+    }
+
+    /// Converts the element type of an integer column.
+    pub fn cast_int(self, dtype: DType) -> Column {
+        match self.values {
+            Values::Int(t) if t.dtype() != dtype => Column { values: Values::Int(t.cast(dtype)), row_shape: self.row_shape },
+            values => Column { values, row_shape: self.row_shape },
+        }
+    }
+
+    /// Marks every tensor as belonging to `device`'s autodiff association, as the incoming mini-batch does.
+    pub fn on(self, device: &Device) -> Column {
+        if !device.is_autodiff() {
+            return self;
+        }
+        let values = each!(self.values, t -> t.to_device(device));
+        Column { values, row_shape: self.row_shape }
+    }
+}
+
+macro_rules! field {
+    ($kind:ident, $ty:ty) => {
+        impl<const D: usize> Field for $ty {
+            const KIND: Kind = Kind::$kind;
+
+            fn into_column(self, name: &'static str) -> Result<Column, BatchError> {
+                let dims = self.dims();
+                if dims.contains(&0) {
+                    return Err(BatchError::EmptyField { field: name, shape: dims.to_vec() });
+                }
+                let row_shape = dims[1..].to_vec();
+                let elements = row_shape.iter().product::<usize>();
+                Ok(Column { values: Values::$kind(self.reshape([dims[0], elements])), row_shape })
+            }
+
+            fn from_column(column: Column, name: &'static str) -> Result<Self, BatchError> {
+                let rows = column.rows();
+                match column.values {
+                    Values::$kind(t) if column.row_shape.len() + 1 == D => {
+                        let mut shape = [rows; D];
+                        shape[1..].copy_from_slice(&column.row_shape);
+                        Ok(t.reshape(shape))
+                    }
+                    _ => Err(BatchError::ColumnType { field: name }),
+                }
+            }
+        }
+    };
+}
+
+field!(Float, Tensor<D>);
+field!(Int, Tensor<D, Int>);
+field!(Bool, Tensor<D, Bool>);

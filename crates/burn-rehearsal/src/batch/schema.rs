@@ -1,0 +1,135 @@
+//! The run-time layout of a mini-batch: fixed by the first one, checked against every later one.
+
+use super::{Column, FieldSpec, Kind, Role};
+use crate::error::BatchError;
+use burn::tensor::DType;
+
+/// How one field's rows look, and how they are stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FieldLayout {
+    /// What the batch type declares.
+    pub spec: FieldSpec,
+    /// The shape of one row.
+    pub row_shape: Vec<usize>,
+    /// The element type of the mini-batches.
+    pub dtype: DType,
+    /// The element type in the store: [`DType::U8`] for `bytes` fields, otherwise the same.
+    pub stored: DType,
+}
+
+impl FieldLayout {
+    fn of(spec: &FieldSpec, column: &Column) -> Result<Self, BatchError> {
+        let dtype = column.dtype();
+        if matches!(dtype, DType::QFloat(_)) {
+            return Err(BatchError::Unsupported { field: spec.name, dtype: format!("{dtype:?}") });
+        }
+        let stored = if spec.bytes { DType::U8 } else { dtype };
+        Ok(Self { spec: *spec, row_shape: column.row_shape().to_vec(), dtype, stored })
+    }
+
+    /// The number of elements of one row.
+    pub fn elements(&self) -> usize {
+        self.row_shape.iter().product()
+    }
+
+    /// The bytes of one stored row of this field.
+    pub fn row_bytes(&self) -> usize {
+        self.elements() * self.stored.size()
+    }
+
+    /// Whether rows of this field are kept; the `representative` flag is not.
+    pub fn is_stored(&self) -> bool {
+        self.spec.role != Role::Representative
+    }
+
+    fn describe(&self) -> String {
+        format!("{:?} of {:?}", self.row_shape, self.dtype)
+    }
+}
+
+/// The layout of all tensor fields of a mini-batch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Schema {
+    fields: Vec<FieldLayout>,
+}
+
+impl Schema {
+    /// The layout of a mini-batch.
+    ///
+    /// # Errors
+    ///
+    /// [`BatchError`] if the fields' numbers of rows differ or one cannot be stored.
+    pub fn of(specs: &[FieldSpec], columns: &[Column]) -> Result<Self, BatchError> {
+        let fields = specs.iter().zip(columns).map(|(spec, column)| FieldLayout::of(spec, column)).collect::<Result<_, _>>()?;
+        let schema = Self { fields };
+        schema.check(columns)?;
+        Ok(schema)
+    }
+
+    /// Checks a mini-batch against this layout and returns its number of rows.
+    ///
+    /// # Errors
+    ///
+    /// [`BatchError`] naming the field that differs.
+    pub fn check(&self, columns: &[Column]) -> Result<usize, BatchError> {
+        let mut rows = None;
+        for (layout, column) in self.fields.iter().zip(columns) {
+            let found = column.rows();
+            let (first, expected) = *rows.get_or_insert((layout.spec.name, found));
+            if found != expected {
+                return Err(BatchError::Rows { field: layout.spec.name, found, first, expected });
+            }
+            if column.kind() != layout.spec.kind {
+                return Err(BatchError::ColumnType { field: layout.spec.name });
+            }
+            if column.row_shape() != layout.row_shape || column.dtype() != layout.dtype {
+                let found = FieldLayout::of(&layout.spec, column)?;
+                return Err(BatchError::Changed { field: layout.spec.name, expected: layout.describe(), found: found.describe() });
+            }
+        }
+        Ok(rows.map_or(0, |(_, rows)| rows))
+    }
+
+    /// All tensor fields, in the order of the batch type.
+    pub fn fields(&self) -> &[FieldLayout] {
+        &self.fields
+    }
+
+    /// The fields that are kept, in order.
+    pub fn stored(&self) -> impl Iterator<Item = &FieldLayout> {
+        self.fields.iter().filter(|field| field.is_stored())
+    }
+
+    /// The bytes of one stored row.
+    pub fn row_bytes(&self) -> usize {
+        self.stored().map(FieldLayout::row_bytes).sum()
+    }
+
+    /// The position among the stored fields of the field with `role`.
+    pub fn position(&self, role: Role) -> Option<usize> {
+        self.stored().position(|field| field.spec.role == role)
+    }
+
+    /// A digest that is equal on all ranks that run the same batch type on the same shapes.
+    pub fn digest(&self) -> u64 {
+        let mut hash = blake3::Hasher::new();
+        for field in &self.fields {
+            hash.update(field.spec.name.as_bytes());
+            let kind = match field.spec.kind {
+                Kind::Float => 0u8,
+                Kind::Int => 1,
+                Kind::Bool => 2,
+            };
+            hash.update(&[0, kind, field.spec.bytes as u8, field.spec.role as u8]);
+            hash.update(format!("{:?}", (field.dtype, &field.row_shape)).as_bytes());
+        }
+        first_u64(&hash.finalize())
+    }
+}
+
+/// The first eight bytes of a hash.
+pub(crate) fn first_u64(hash: &blake3::Hash) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&hash.as_bytes()[..8]);
+    u64::from_le_bytes(bytes)
+}

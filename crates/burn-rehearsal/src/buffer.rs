@@ -1,0 +1,495 @@
+//! The handle through which everybody talks to a rank's engine.
+//!
+//! Requests and responses travel in order over two bounded channels (or, inline, by a call). The handle keeps the representatives that are
+//! pending: they belong to it and not to an iterator, so they survive the end of an epoch, an early break and a validation.
+
+use crate::batch::{Column, FieldLayout, Kind, RehearsalBatch, Role, Schema};
+use crate::config::{CandidateMode, Execution, RehearsalConfig};
+use crate::draw::Distinct;
+use crate::engine::{BufferReport, Engine, EngineTimings, FailCode, Inspection, Offer, Representatives, Request, Response, Timings};
+use crate::error::RehearsalError;
+use crate::random::{Purpose, Stream};
+use crate::slots::RowHandle;
+use crate::snapshot::Snapshot;
+use burn::tensor::TensorData;
+use burn_rehearsal_collective::{Collective, Solo};
+use std::collections::VecDeque;
+use std::marker::PhantomData;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+/// A rank's rehearsal buffer: a cheap handle (`Clone + Send + Sync`) on the engine that owns the shard.
+///
+/// ```
+/// use burn_rehearsal::{Capacity, RehearsalBuffer, RehearsalConfig};
+/// # use burn::tensor::{Device, Int, Tensor};
+/// # #[derive(burn_rehearsal::RehearsalBatch, Clone)]
+/// # struct Batch { images: Tensor<2>, #[rehearsal(class)] targets: Tensor<1, Int> }
+/// # let device = Device::flex();
+/// let config = RehearsalConfig::new(Capacity::Samples(100)).with_candidates(2).with_representatives(3);
+/// let buffer: RehearsalBuffer<Batch> = RehearsalBuffer::solo(&config)?;
+/// for step in 0..10 {
+///     # let batch = Batch { images: Tensor::zeros([4, 8], &device), targets: Tensor::full([4], step as i64, &device) };
+///     let batch = buffer.rehearse(batch)?; // the same rows, and up to 3 that were seen before
+///     # assert_eq!(batch.images.dims()[0], 4 + (2 * step).min(3));
+/// }
+/// assert_eq!(buffer.inspect()?.len, 20);
+/// # Ok::<(), burn_rehearsal::error::RehearsalError>(())
+/// ```
+pub struct RehearsalBuffer<B> {
+    shared: Arc<Shared>,
+    batch: PhantomData<fn(B) -> B>,
+}
+
+impl<B> Clone for RehearsalBuffer<B> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone(), batch: PhantomData }
+    }
+}
+
+impl<B> std::fmt::Debug for RehearsalBuffer<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RehearsalBuffer").field("rank", &self.shared.rank).field("size", &self.shared.size).finish_non_exhaustive()
+    }
+}
+
+struct Shared {
+    config: RehearsalConfig,
+    rank: usize,
+    size: usize,
+    timings: Arc<Timings>,
+    state: Mutex<State>,
+}
+
+/// What the training side remembers between steps.
+struct State {
+    link: Link,
+    schema: Option<Arc<Schema>>,
+    /// Steps done by this handle: rounds in which some rank had rows.
+    step: u64,
+    /// Rounds whose response is still to come: did this rank have rows?
+    outstanding: VecDeque<bool>,
+    /// Representatives of the next steps, in order. The first belongs to step max(step, lag).
+    ready: VecDeque<Representatives>,
+    error: Option<RehearsalError>,
+    /// Whether an iterator of a `RehearsalLoader` is alive.
+    iterating: bool,
+    distinct: Distinct,
+    candidates: Vec<u64>,
+}
+
+enum Link {
+    Background { requests: SyncSender<Request>, responses: Receiver<Result<Response, RehearsalError>> },
+    Inline { engine: Box<Engine>, responses: VecDeque<Result<Response, RehearsalError>> },
+}
+
+impl Link {
+    fn send(&mut self, request: Request) -> Result<(), RehearsalError> {
+        match self {
+            Link::Background { requests, .. } => requests.send(request).map_err(|_| RehearsalError::EngineGone),
+            Link::Inline { engine, responses } => {
+                responses.push_back(engine.handle(request));
+                Ok(())
+            }
+        }
+    }
+
+    fn receive(&mut self) -> Result<Response, RehearsalError> {
+        match self {
+            Link::Background { responses, .. } => responses.recv().map_err(|_| RehearsalError::EngineGone)?,
+            Link::Inline { responses, .. } => responses.pop_front().ok_or(RehearsalError::EngineGone)?,
+        }
+    }
+}
+
+/// A mini-batch after [`RehearsalBuffer::rehearse_with_handles`].
+#[derive(Debug, Clone)]
+pub struct Rehearsed<B> {
+    /// The incoming rows followed by the representatives.
+    pub batch: B,
+    /// Where each representative is stored, in the order of the appended rows.
+    pub representatives: Vec<RowHandle>,
+}
+
+/// The condition of a buffer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum BufferStatus {
+    /// Everything works.
+    Healthy,
+    /// An error occurred; every further step reports it.
+    Poisoned(RehearsalError),
+}
+
+impl<B: RehearsalBatch> RehearsalBuffer<B> {
+    /// A buffer for one rank alone.
+    ///
+    /// # Errors
+    ///
+    /// [`RehearsalError::Config`] if the configuration makes no sense.
+    pub fn solo(config: &RehearsalConfig) -> Result<Self, RehearsalError> {
+        Self::new(config, Box::new(Solo::new()))
+    }
+
+    /// This rank's end of a buffer that is sharded over the ranks of `collective`. Every rank calls this with the same configuration. The engine
+    /// keeps the handle; give it a [duplicate](Collective::duplicate) if gradients travel over the same ranks.
+    ///
+    /// # Errors
+    ///
+    /// [`RehearsalError::Config`] if the configuration makes no sense, [`RehearsalError::Thread`] if no thread can be had.
+    pub fn new(config: &RehearsalConfig, collective: Box<dyn Collective>) -> Result<Self, RehearsalError> {
+        let timings = Arc::new(Timings::default());
+        let (rank, size) = (collective.rank(), collective.size());
+        let mut engine = Engine::new(config.clone(), collective, timings.clone())?;
+        let link = match config.execution {
+            Execution::Inline => Link::Inline { engine: Box::new(engine), responses: VecDeque::new() },
+            Execution::Background => {
+                // At most lag + 1 rounds and one other request are under way, so neither side ever blocks on a full channel.
+                let (requests, inbox) = sync_channel(config.lag + 2);
+                let (outbox, responses) = sync_channel(config.lag + 2);
+                std::thread::Builder::new()
+                    .name(format!("rehearsal-{rank}"))
+                    .spawn(move || {
+                        while let Ok(request) = inbox.recv() {
+                            if outbox.send(engine.handle(request)).is_err() {
+                                break;
+                            }
+                        }
+                    })
+                    .map_err(|error| RehearsalError::Thread(error.to_string()))?;
+                Link::Background { requests, responses }
+            }
+        };
+        let state = State {
+            link,
+            schema: None,
+            step: 0,
+            outstanding: VecDeque::new(),
+            ready: VecDeque::new(),
+            error: None,
+            iterating: false,
+            distinct: Distinct::default(),
+            candidates: Vec::new(),
+        };
+        let shared = Shared { config: config.clone(), rank, size, timings, state: Mutex::new(state) };
+        Ok(Self { shared: Arc::new(shared), batch: PhantomData })
+    }
+
+    /// Offers c rows of `batch` to the buffer and appends r representatives to it: b rows in, b + min(r, eligible) out.
+    ///
+    /// This is one step, and collective: every rank calls it (or [`no_rows`](Self::no_rows)) once per step.
+    ///
+    /// # Errors
+    ///
+    /// [`RehearsalError`]; the buffer is poisoned from then on. On an error of this rank's own mini-batch the other ranks get
+    /// [`RehearsalError::PeerFailed`] at the same step.
+    pub fn rehearse(&self, batch: B) -> Result<B, RehearsalError> {
+        self.rehearse_with_handles(batch).map(|rehearsed| rehearsed.batch)
+    }
+
+    /// Like [`rehearse`](Self::rehearse), and says where each representative is stored.
+    ///
+    /// # Errors
+    ///
+    /// As [`rehearse`](Self::rehearse).
+    pub fn rehearse_with_handles(&self, batch: B) -> Result<Rehearsed<B>, RehearsalError> {
+        let mut state = self.lock();
+        state.guarded(|state| self.step(state, batch))
+    }
+
+    fn step(&self, state: &mut State, batch: B) -> Result<Rehearsed<B>, RehearsalError> {
+        let config = &self.shared.config;
+        let started = Instant::now();
+        state.settle(config)?;
+        let parts = batch.into_parts().and_then(|(columns, rest)| {
+            let schema = match &state.schema {
+                Some(schema) => schema.clone(),
+                None => Arc::new(Schema::of(B::FIELDS, &columns)?),
+            };
+            let rows = schema.check(&columns)?;
+            Ok((columns, rest, schema, rows))
+        });
+        let (columns, rest, schema, rows) = match parts {
+            Ok(parts) => parts,
+            Err(error) => {
+                state.leave(FailCode::Batch);
+                return Err(error.into());
+            }
+        };
+        state.schema.get_or_insert_with(|| schema.clone());
+        let offer = state.offer(config, self.shared.rank, &schema, &columns, rows);
+        state.link.send(Request::Rows(offer))?;
+        state.outstanding.push_back(true);
+        let step = state.step;
+        state.step += 1;
+        let before_wait = Instant::now();
+        let mut representatives = None;
+        if step >= config.lag as u64 {
+            while state.ready.is_empty() {
+                state.collect(config)?;
+            }
+            representatives = state.ready.pop_front();
+        }
+        let waited = before_wait.elapsed();
+        let (columns, handles) = merge(&schema, columns, rows, representatives)?;
+        let batch = B::from_parts(columns, rest)?;
+        self.shared.timings.wait(waited);
+        self.shared.timings.assemble(started.elapsed().saturating_sub(waited));
+        self.shared.timings.step();
+        Ok(Rehearsed { batch, representatives: handles })
+    }
+
+    /// Takes part in a step for which this rank has no rows, so that the others can go on. Collective, like [`rehearse`](Self::rehearse).
+    /// A step for which no rank has rows is no step: nothing is inserted, drawn or used up.
+    ///
+    /// # Errors
+    ///
+    /// As [`rehearse`](Self::rehearse).
+    pub fn no_rows(&self) -> Result<(), RehearsalError> {
+        if self.shared.size == 1 {
+            return self.check();
+        }
+        self.lock().guarded(|state| {
+            state.settle(&self.shared.config)?;
+            state.link.send(Request::NoRows)?;
+            state.outstanding.push_back(false);
+            Ok(())
+        })
+    }
+
+    /// Tells all ranks that this one cannot go on because its data failed; their current step ends with
+    /// [`RehearsalError::PeerFailed`]. The buffer is poisoned.
+    pub fn fail(&self, error: RehearsalError) {
+        let mut state = self.lock();
+        if state.error.is_none() {
+            state.leave(FailCode::Data);
+            state.error = Some(error);
+        }
+    }
+
+    /// Begins task `task`: rows stored from now on belong to it. Collective: all ranks call it at the same step. Representatives that are pending
+    /// are drawn again from the union as it is now if the rule of sampling depends on the task.
+    ///
+    /// # Errors
+    ///
+    /// [`RehearsalError::Disagreement`] if the ranks are at different steps or begin different tasks.
+    pub fn begin_task(&self, task: usize) -> Result<(), RehearsalError> {
+        let config = &self.shared.config;
+        self.lock().guarded(|state| {
+            state.drain(config)?;
+            state.link.send(Request::BeginTask(u32::try_from(task).unwrap_or(u32::MAX)))?;
+            match state.link.receive()? {
+                Response::Redrawn(Some(pending)) => state.ready = pending.into(),
+                Response::Redrawn(None) => {}
+                _ => return Err(RehearsalError::EngineGone),
+            }
+            Ok(())
+        })
+    }
+
+    /// The state of this rank's shard, after all steps so far. Not collective.
+    ///
+    /// # Errors
+    ///
+    /// As [`rehearse`](Self::rehearse).
+    pub fn inspect(&self) -> Result<Inspection, RehearsalError> {
+        match self.ask(Request::Inspect)? {
+            Response::Inspection(inspection) => Ok(inspection),
+            _ => Err(RehearsalError::EngineGone),
+        }
+    }
+
+    /// The state of all shards, with digests of contents and draws; equal on all ranks. Collective.
+    ///
+    /// # Errors
+    ///
+    /// As [`rehearse`](Self::rehearse), and [`RehearsalError::Disagreement`] if the ranks' draws differ.
+    pub fn report(&self) -> Result<BufferReport, RehearsalError> {
+        match self.ask(Request::Report)? {
+            Response::Report(report) => Ok(report),
+            _ => Err(RehearsalError::EngineGone),
+        }
+    }
+
+    /// A copy of this rank's shard as a Burn [`Dataset`](burn::data::dataset::Dataset). Not collective.
+    ///
+    /// # Errors
+    ///
+    /// As [`rehearse`](Self::rehearse).
+    pub fn snapshot(&self) -> Result<Snapshot, RehearsalError> {
+        match self.ask(Request::Snapshot)? {
+            Response::Snapshot(snapshot) => Ok(snapshot),
+            _ => Err(RehearsalError::EngineGone),
+        }
+    }
+
+    fn ask(&self, request: Request) -> Result<Response, RehearsalError> {
+        self.lock().guarded(|state| {
+            state.drain(&self.shared.config)?;
+            state.link.send(request)?;
+            state.link.receive()
+        })
+    }
+}
+
+impl<B> RehearsalBuffer<B> {
+    /// This rank, in `0..size`.
+    pub fn rank(&self) -> usize {
+        self.shared.rank
+    }
+
+    /// The number of ranks.
+    pub fn size(&self) -> usize {
+        self.shared.size
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &RehearsalConfig {
+        &self.shared.config
+    }
+
+    /// Whether the buffer works; an error poisons it for good.
+    pub fn status(&self) -> BufferStatus {
+        match &self.lock().error {
+            None => BufferStatus::Healthy,
+            Some(error) => BufferStatus::Poisoned(error.clone()),
+        }
+    }
+
+    /// Where time went so far, on this rank.
+    pub fn timings(&self) -> EngineTimings {
+        self.shared.timings.read()
+    }
+
+    /// The error that poisoned the buffer, if any.
+    ///
+    /// # Errors
+    ///
+    /// That error.
+    pub fn check(&self) -> Result<(), RehearsalError> {
+        self.lock().error.clone().map_or(Ok(()), Err)
+    }
+
+    /// Marks the one iterator that a handle may serve; false if there is one already.
+    pub(crate) fn start_iterating(&self) -> bool {
+        !std::mem::replace(&mut self.lock().iterating, true)
+    }
+
+    pub(crate) fn stop_iterating(&self) {
+        self.lock().iterating = false;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic inside leaves at worst a request without its response, which the next receive turns into an error.
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Runs one operation unless the buffer is poisoned, and poisons it if the operation fails.
+    fn guarded<T>(&mut self, operation: impl FnOnce(&mut State) -> Result<T, RehearsalError>) -> Result<T, RehearsalError> {
+        if let Some(error) = &self.error {
+            return Err(error.clone());
+        }
+        let result = operation(self);
+        if let Err(error) = &result {
+            self.error = Some(error.clone());
+        }
+        result
+    }
+
+    /// Receives the response of the oldest outstanding round.
+    fn collect(&mut self, config: &RehearsalConfig) -> Result<(), RehearsalError> {
+        let Some(had_rows) = self.outstanding.pop_front() else { return Err(RehearsalError::EngineGone) };
+        let Response::Round { counted, representatives } = self.link.receive()? else { return Err(RehearsalError::EngineGone) };
+        self.ready.extend(representatives);
+        if counted && !had_rows {
+            // The others used this step's representatives; this rank had nothing to train on and lets its own go.
+            if self.step >= config.lag as u64 {
+                self.ready.pop_front();
+            }
+            self.step += 1;
+        }
+        Ok(())
+    }
+
+    /// Receives every outstanding response if one of them decides whether a step happened.
+    fn settle(&mut self, config: &RehearsalConfig) -> Result<(), RehearsalError> {
+        if self.outstanding.contains(&false) { self.drain(config) } else { Ok(()) }
+    }
+
+    fn drain(&mut self, config: &RehearsalConfig) -> Result<(), RehearsalError> {
+        while !self.outstanding.is_empty() {
+            self.collect(config)?;
+        }
+        Ok(())
+    }
+
+    /// Tells the other ranks that this one leaves. Its own error matters more than whether they heard.
+    fn leave(&mut self, code: FailCode) {
+        let _ = self.link.send(Request::Failed(code));
+    }
+
+    /// Chooses the candidates among `rows` rows and copies them out of the mini-batch.
+    fn offer(&mut self, config: &RehearsalConfig, rank: usize, schema: &Arc<Schema>, columns: &[Column], rows: usize) -> Offer {
+        let mut rng = Stream::new(config.seed, Purpose::Candidates, self.step, rank as u32);
+        self.candidates.clear();
+        match config.candidate_mode {
+            CandidateMode::Exact => self.distinct.draw(&mut rng, config.candidates, rows as u64, &mut self.candidates),
+            CandidateMode::Bernoulli => {
+                let chance = config.candidates as f64 / rows as f64;
+                self.candidates.extend((0..rows as u64).filter(|_| rng.unit_f64() < chance));
+            }
+        }
+        self.candidates.sort_unstable();
+        let stored = || schema.fields().iter().zip(columns).filter(|(field, _)| field.is_stored()).map(|(_, column)| column);
+        Offer {
+            schema: schema.clone(),
+            columns: if self.candidates.is_empty() { Vec::new() } else { stored().map(|column| column.select(&self.candidates)).collect() },
+            devices: stored().map(|column| column.device().inner()).collect(),
+        }
+    }
+}
+
+/// Appends the representatives to the incoming columns and fills the `representative` field.
+fn merge(
+    schema: &Schema,
+    columns: Vec<Column>,
+    rows: usize,
+    representatives: Option<Representatives>,
+) -> Result<(Vec<Column>, Vec<RowHandle>), RehearsalError> {
+    let (mut drawn, handles) = match representatives {
+        Some(Representatives { columns, handles }) => (columns.into_iter(), handles),
+        None => (Vec::new().into_iter(), Vec::new()),
+    };
+    let mut merged = Vec::with_capacity(columns.len());
+    for (field, column) in schema.fields().iter().zip(columns) {
+        let column = match drawn_or_flag(field, rows, handles.len(), &column, &mut drawn) {
+            Some(Part::Whole(flags)) => flags,
+            Some(Part::Tail(tail)) => {
+                let device = column.device();
+                column.append(tail.on(&device), field.spec.name)?
+            }
+            None => column,
+        };
+        merged.push(column);
+    }
+    Ok((merged, handles))
+}
+
+enum Part {
+    /// Replaces the incoming column.
+    Whole(Column),
+    /// Goes after the incoming rows.
+    Tail(Column),
+}
+
+fn drawn_or_flag(field: &FieldLayout, rows: usize, extra: usize, column: &Column, drawn: &mut std::vec::IntoIter<Column>) -> Option<Part> {
+    if field.spec.role == Role::Representative {
+        let mut flags = vec![false; rows];
+        flags.resize(rows + extra, true);
+        let data = TensorData::new(flags, [rows + extra, 1]).convert_dtype(field.dtype);
+        return Some(Part::Whole(Column::from_data(data, Kind::Bool, Vec::new(), &column.device())));
+    }
+    if extra == 0 { None } else { drawn.next().map(Part::Tail) }
+}

@@ -1,0 +1,215 @@
+//! What the engines tell each other in every round.
+
+use super::{BufferReport, Inspection};
+use crate::batch::first_u64;
+use crate::config::RehearsalConfig;
+use crate::error::RehearsalError;
+use crate::sampling::ClassCounts;
+use burn_rehearsal_collective::Collective;
+use std::collections::HashSet;
+
+/// Why a rank leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FailCode {
+    /// Its loader failed.
+    Data,
+    /// Its mini-batch was refused.
+    Batch,
+}
+
+/// What a rank does in a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Status {
+    /// It trains on a mini-batch.
+    Rows,
+    /// It has no rows at this step.
+    NoRows,
+    /// It begins a task.
+    Task,
+    /// It leaves.
+    Failed(FailCode),
+}
+
+impl Status {
+    fn word(self) -> u64 {
+        match self {
+            Status::Rows => 0,
+            Status::NoRows => 1,
+            Status::Task => 2,
+            Status::Failed(FailCode::Data) => 3,
+            Status::Failed(FailCode::Batch) => 4,
+        }
+    }
+
+    fn of(word: u64) -> Status {
+        match word {
+            0 => Status::Rows,
+            1 => Status::NoRows,
+            2 => Status::Task,
+            3 => Status::Failed(FailCode::Data),
+            _ => Status::Failed(FailCode::Batch),
+        }
+    }
+}
+
+/// One rank's state in a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) round: u64,
+    pub(super) step: u64,
+    pub(super) config: u64,
+    /// 0 until the rank has seen a mini-batch.
+    pub(super) schema: u64,
+    pub(super) status: Status,
+    pub(super) task: u32,
+    pub(super) fill: u64,
+    pub(super) old: u64,
+    /// How many changes of class counts follow.
+    pub(super) changes: u64,
+}
+
+const WORDS: usize = 9;
+
+impl Header {
+    fn words(&self) -> [u64; WORDS] {
+        let Self { round, step, config, schema, status, task, fill, old, changes } = *self;
+        [round, step, config, schema, status.word(), u64::from(task), fill, old, changes]
+    }
+
+    fn of(words: &[u64]) -> Option<Self> {
+        let &[round, step, config, schema, status, task, fill, old, changes] = words else { return None };
+        Some(Self { round, step, config, schema, status: Status::of(status), task: task as u32, fill, old, changes })
+    }
+}
+
+/// A number that differs between ranks whose configuration or world size differs.
+pub(super) fn config_digest(config: &RehearsalConfig, size: usize) -> u64 {
+    first_u64(&blake3::hash(format!("{size} {config:?}").as_bytes()))
+}
+
+pub(super) fn all_gather(collective: &mut dyn Collective, mine: &Header) -> Result<Vec<Header>, RehearsalError> {
+    let mut words = vec![0u64; WORDS * collective.size()];
+    collective.all_gather(bytemuck::cast_slice(&mine.words()), bytemuck::cast_slice_mut(&mut words))?;
+    Ok(words.chunks_exact(WORDS).filter_map(Header::of).collect())
+}
+
+/// The same decision on every rank from the same headers: does anybody leave, and do all do the same thing?
+pub(super) fn check(headers: &[Header], this_rank: usize) -> Result<(), RehearsalError> {
+    let mine = headers[this_rank];
+    for (rank, header) in headers.iter().enumerate() {
+        if let Status::Failed(code) = header.status
+            && rank != this_rank
+        {
+            let reason = match code {
+                FailCode::Data => "data",
+                FailCode::Batch => "batch",
+            };
+            return Err(RehearsalError::PeerFailed { rank, step: header.step, reason });
+        }
+    }
+    if matches!(mine.status, Status::Failed(_)) {
+        return Ok(());
+    }
+    for (rank, header) in headers.iter().enumerate() {
+        let detail = if header.config != mine.config {
+            "configuration or world size"
+        } else if header.round != mine.round || header.step != mine.step {
+            "step"
+        } else if header.schema != mine.schema && header.schema != 0 && mine.schema != 0 {
+            "shapes or element types of the mini-batch"
+        } else if (header.status == Status::Task) != (mine.status == Status::Task) || header.task != mine.task {
+            "task"
+        } else {
+            continue;
+        };
+        return Err(RehearsalError::Disagreement { rank, this_rank, detail });
+    }
+    Ok(())
+}
+
+/// Applies every rank's changes of class counts, in rank order.
+pub(super) fn gather_changes(
+    collective: &mut dyn Collective,
+    mine: &[(u32, i32)],
+    headers: &[Header],
+    most: usize,
+    classes: &mut ClassCounts,
+) -> Result<(), RehearsalError> {
+    let mut send = vec![0u32; most * 2];
+    for (pair, &(class, delta)) in send.chunks_exact_mut(2).zip(mine) {
+        pair.copy_from_slice(&[class, delta as u32]);
+    }
+    let mut all = vec![0u32; send.len() * collective.size()];
+    collective.all_gather(bytemuck::cast_slice(&send), bytemuck::cast_slice_mut(&mut all))?;
+    for (rank, (header, words)) in headers.iter().zip(all.chunks_exact(most * 2)).enumerate() {
+        for pair in words.chunks_exact(2).take(header.changes as usize) {
+            classes.change(rank, pair[0], pair[1] as i32);
+        }
+    }
+    Ok(())
+}
+
+/// Messages of different lengths, one per rank.
+fn gather_bytes(collective: &mut dyn Collective, mine: &[u8]) -> Result<Vec<Vec<u8>>, RehearsalError> {
+    let mut lengths = vec![0u64; collective.size()];
+    collective.all_gather(bytemuck::bytes_of(&(mine.len() as u64)), bytemuck::cast_slice_mut(&mut lengths))?;
+    let most = lengths.iter().copied().max().unwrap_or(0) as usize;
+    let mut send = mine.to_vec();
+    send.resize(most, 0);
+    let mut all = vec![0; most * lengths.len()];
+    collective.all_gather(&send, &mut all)?;
+    Ok(lengths.iter().enumerate().map(|(rank, &length)| all[rank * most..rank * most + length as usize].to_vec()).collect())
+}
+
+fn words_of(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    bytes.chunks_exact(8).map(|chunk| chunk.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
+}
+
+/// Sums and joins all ranks' states; the same result on every rank.
+pub(super) fn report(
+    collective: &mut dyn Collective,
+    this_rank: usize,
+    mine: &Inspection,
+    contents: &[u8; 32],
+    draws: &[u8; 32],
+    ids: &[i64],
+) -> Result<BufferReport, RehearsalError> {
+    let mut message = Vec::new();
+    let mut word = |value: u64| message.extend_from_slice(&value.to_le_bytes());
+    for value in [mine.capacity, mine.len, mine.bytes, usize::from(mine.distinct.is_some()), mine.per_class.len()] {
+        word(value as u64);
+    }
+    mine.per_class.iter().for_each(|&n| word(n as u64));
+    ids.iter().for_each(|&id| word(id as u64));
+    let states = gather_bytes(collective, &message)?;
+    let hashes = gather_bytes(collective, contents)?;
+    let all_draws = gather_bytes(collective, draws)?;
+    if let Some(rank) = all_draws.iter().position(|other| other != draws) {
+        return Err(RehearsalError::Disagreement { rank, this_rank, detail: "draws" });
+    }
+    let mut report = BufferReport {
+        capacity: 0,
+        len: 0,
+        bytes: 0,
+        per_class: Vec::new(),
+        distinct: None,
+        contents_digest: blake3::hash(&hashes.concat()).to_hex().to_string(),
+        draws_digest: blake3::Hash::from_bytes(*draws).to_hex().to_string(),
+    };
+    let mut distinct = HashSet::new();
+    let mut has_ids = false;
+    for state in &states {
+        let mut words = words_of(state);
+        let mut next = || words.next().unwrap_or(0) as usize;
+        report.capacity += next();
+        report.len += next();
+        report.bytes += next();
+        has_ids |= next() != 0;
+        let classes = next();
+        report.per_class.resize(report.per_class.len().max(classes), 0);
+        (0..classes).for_each(|class| report.per_class[class] += next());
+        distinct.extend(words);
+    }
+    report.distinct = has_ids.then_some(distinct.len());
+    Ok(report)
+}

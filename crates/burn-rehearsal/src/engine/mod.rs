@@ -1,0 +1,451 @@
+//! The engine: one per rank, sole owner of the shard.
+//!
+//! A *round* is one collective turn of all engines. In a round every engine
+//!
+//! 1. writes this rank's candidates to its shard,
+//! 2. all-gathers a fixed header (round, digests, status, fill) and, for class-balanced sampling, the changes of class counts,
+//! 3. computes the draws of *every* rank for step t + lag from the same numbers, hence equally everywhere,
+//! 4. pushes the rows that others drew from its shard and receives those it drew from theirs,
+//! 5. builds the columns of its representatives.
+//!
+//! A round in which no rank has rows (the end of an epoch) changes nothing and is not a step.
+
+mod header;
+mod shard;
+mod timings;
+
+pub use timings::EngineTimings;
+
+pub(crate) use header::{FailCode, Status};
+pub(crate) use timings::Timings;
+
+use crate::batch::{Column, Schema};
+use crate::config::{RehearsalConfig, SamplingKind, shard_capacity};
+use crate::error::RehearsalError;
+use crate::random::{Purpose, Stream};
+use crate::sampling::{Draw, Sampling, Union, sampling};
+use crate::slots::RowHandle;
+use crate::snapshot::Snapshot;
+use crate::store::Source;
+use burn::tensor::Device;
+use burn_rehearsal_collective::{Collective, Incoming, Outgoing};
+use header::Header;
+use shard::Shard;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Candidates of one mini-batch.
+pub(crate) struct Offer {
+    /// The layout of the mini-batch.
+    pub(crate) schema: Arc<Schema>,
+    /// The candidates' rows: one column per stored field.
+    pub(crate) columns: Vec<Column>,
+    /// Where representatives are wanted, one device per stored field.
+    pub(crate) devices: Vec<Device>,
+}
+
+/// What a handle asks of its engine. Requests are answered in order.
+pub(crate) enum Request {
+    /// A round with candidates.
+    Rows(Offer),
+    /// A round of a rank that has no rows at this step.
+    NoRows,
+    /// A last round that tells the others why this rank leaves.
+    Failed(FailCode),
+    /// A new task, at the same step on all ranks.
+    BeginTask(u32),
+    /// This shard's state.
+    Inspect,
+    /// The state of all shards; collective.
+    Report,
+    /// A copy of this shard.
+    Snapshot,
+}
+
+/// The answers to [`Request`].
+pub(crate) enum Response {
+    /// To `Rows` and `NoRows`.
+    Round {
+        /// Whether any rank had rows, so that the round was a step.
+        counted: bool,
+        /// The representatives of the step that is `lag` steps later.
+        representatives: Option<Representatives>,
+    },
+    /// To `BeginTask`: the representatives of all pending steps, in order, if they had to be drawn again.
+    Redrawn(Option<Vec<Representatives>>),
+    /// To `Inspect`.
+    Inspection(Inspection),
+    /// To `Report`.
+    Report(BufferReport),
+    /// To `Snapshot`.
+    Snapshot(Snapshot),
+    /// To `Failed`.
+    Failed,
+}
+
+/// Rows drawn from the union for one step of this rank.
+pub(crate) struct Representatives {
+    /// One column per stored field; empty if no row was drawn.
+    pub(crate) columns: Vec<Column>,
+    /// Where each row is stored.
+    pub(crate) handles: Vec<RowHandle>,
+}
+
+/// The state of one rank's shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inspection {
+    /// The slots of this shard; 0 before the first mini-batch if the capacity was given in bytes.
+    pub capacity: usize,
+    /// The rows stored in this shard.
+    pub len: usize,
+    /// The bytes of this shard's slabs, allocated whole at the first mini-batch.
+    pub bytes: usize,
+    /// Stored rows per class.
+    pub per_class: Vec<usize>,
+    /// The number of distinct samples stored, if the batch has an `id`.
+    pub distinct: Option<usize>,
+    /// The current task.
+    pub task: usize,
+    /// Steps done.
+    pub steps: u64,
+}
+
+/// The state of all shards together; equal on all ranks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BufferReport {
+    /// |B|, in samples.
+    pub capacity: usize,
+    /// Rows stored.
+    pub len: usize,
+    /// Bytes of all slabs.
+    pub bytes: usize,
+    /// Stored rows per class.
+    pub per_class: Vec<usize>,
+    /// Distinct samples stored, if the batch has an `id`.
+    pub distinct: Option<usize>,
+    /// Digest of all stored rows in canonical form, in (rank, slot) order; hexadecimal.
+    pub contents_digest: String,
+    /// Digest of all draws so far; hexadecimal.
+    pub draws_digest: String,
+}
+
+/// The single-threaded state machine behind a buffer handle.
+pub(crate) struct Engine {
+    config: RehearsalConfig,
+    config_digest: u64,
+    /// Dropped at the first error, so that no other rank waits for this one.
+    collective: Option<Box<dyn Collective>>,
+    rank: usize,
+    size: usize,
+    shard: Option<Shard>,
+    devices: Vec<Device>,
+    union: Union,
+    sampling: Box<dyn Sampling>,
+    task: u32,
+    round: u64,
+    step: u64,
+    /// The ranks that know the layout of a row and can receive some.
+    ready: Vec<bool>,
+    draws_hash: blake3::Hasher,
+    failure: Option<RehearsalError>,
+    timings: Arc<Timings>,
+    scratch: Scratch,
+}
+
+/// Buffers that are reused from round to round.
+#[derive(Default)]
+struct Scratch {
+    draws: Vec<Draw>,
+    own: Vec<Draw>,
+    /// Bytes to send and to receive, per peer.
+    outgoing: Vec<Vec<u8>>,
+    incoming: Vec<Vec<u8>>,
+    /// How far each incoming message was read.
+    cursor: Vec<usize>,
+}
+
+impl Engine {
+    pub(crate) fn new(config: RehearsalConfig, collective: Box<dyn Collective>, timings: Arc<Timings>) -> Result<Self, RehearsalError> {
+        let (rank, size) = (collective.rank(), collective.size());
+        config.validate(size)?;
+        let with_classes = config.sampling == SamplingKind::ClassBalanced;
+        Ok(Self {
+            config_digest: header::config_digest(&config, size),
+            sampling: sampling(config.sampling),
+            collective: Some(collective),
+            rank,
+            size,
+            shard: None,
+            devices: Vec::new(),
+            union: Union::new(size, with_classes),
+            task: 0,
+            round: 0,
+            step: 0,
+            ready: vec![false; size],
+            draws_hash: blake3::Hasher::new(),
+            failure: None,
+            timings,
+            scratch: Scratch {
+                outgoing: vec![Vec::new(); size],
+                incoming: vec![Vec::new(); size],
+                cursor: vec![0; size],
+                ..Scratch::default()
+            },
+            config,
+        })
+    }
+
+    /// Answers one request. After an error every later request is answered with the same error.
+    pub(crate) fn handle(&mut self, request: Request) -> Result<Response, RehearsalError> {
+        if let Some(error) = &self.failure {
+            return Err(error.clone());
+        }
+        let result = match request {
+            Request::Rows(offer) => self.rows(offer),
+            Request::NoRows => self.turn(Status::NoRows, &[]),
+            Request::Failed(code) => self.turn(Status::Failed(code), &[]).map(|_| Response::Failed),
+            Request::BeginTask(task) => self.begin_task(task),
+            Request::Inspect => Ok(Response::Inspection(self.inspect())),
+            Request::Report => self.report().map(Response::Report),
+            Request::Snapshot => Ok(Response::Snapshot(self.snapshot())),
+        };
+        if let Err(error) = &result {
+            self.failure = Some(error.clone());
+            self.collective = None;
+        }
+        result
+    }
+
+    fn collective(&mut self) -> Result<&mut Box<dyn Collective>, RehearsalError> {
+        self.collective.as_mut().ok_or(RehearsalError::EngineGone)
+    }
+
+    fn rows(&mut self, offer: Offer) -> Result<Response, RehearsalError> {
+        let started = Instant::now();
+        let inserted = self.insert(offer);
+        self.timings.insert(started.elapsed());
+        match inserted {
+            Ok(changes) => {
+                let response = self.turn(Status::Rows, &changes);
+                if let Some(shard) = &mut self.shard {
+                    shard.recycle(changes);
+                }
+                response
+            }
+            Err(error) => {
+                // The others must learn why this rank leaves; whether they listen does not change this rank's error.
+                let _ = self.turn(Status::Failed(FailCode::Batch), &[]);
+                Err(error)
+            }
+        }
+    }
+
+    fn insert(&mut self, offer: Offer) -> Result<Vec<(u32, i32)>, RehearsalError> {
+        self.devices = offer.devices;
+        let mut shard = match self.shard.take() {
+            Some(shard) => shard,
+            None => Shard::new(&self.config, &offer.schema, self.rank, self.size)?,
+        };
+        shard.begin_task(self.task);
+        let mut rng = Stream::new(self.config.seed, Purpose::Evict, self.step, self.rank as u32);
+        let changes = shard.insert(offer.columns, &mut rng);
+        self.shard = Some(shard);
+        changes
+    }
+
+    /// Steps 2 to 5 of a round.
+    fn turn(&mut self, status: Status, changes: &[(u32, i32)]) -> Result<Response, RehearsalError> {
+        let started = Instant::now();
+        let headers = self.gather(status, changes)?;
+        self.timings.exchange(started.elapsed());
+        if matches!(status, Status::Failed(_)) {
+            return Ok(Response::Failed);
+        }
+        if !headers.iter().any(|header| header.status == Status::Rows) {
+            return Ok(Response::Round { counted: false, representatives: None });
+        }
+        let representatives = self.draw_for(self.step + self.config.lag as u64)?;
+        self.step += 1;
+        Ok(Response::Round { counted: true, representatives: Some(representatives) })
+    }
+
+    /// Tells every rank this one's state and learns theirs.
+    fn gather(&mut self, status: Status, changes: &[(u32, i32)]) -> Result<Vec<Header>, RehearsalError> {
+        let with_classes = self.union.classes.is_some();
+        let mine = Header {
+            round: self.round,
+            step: self.step,
+            config: self.config_digest,
+            schema: self.shard.as_ref().map_or(0, |shard| shard.schema().digest().max(1)),
+            status,
+            task: self.task,
+            fill: self.shard.as_ref().map_or(0, |shard| shard.table().len() as u64),
+            old: self.shard.as_ref().map_or(0, |shard| shard.table().old() as u64),
+            changes: if with_classes { changes.len() as u64 } else { 0 },
+        };
+        let step = self.step;
+        let collective = self.collective()?;
+        collective.set_step(step);
+        let headers = header::all_gather(collective.as_mut(), &mine)?;
+        self.round += 1;
+        header::check(&headers, self.rank)?;
+        for (rank, header) in headers.iter().enumerate() {
+            self.union.fill[rank] = header.fill;
+            self.union.old[rank] = header.old;
+            self.ready[rank] = header.schema != 0;
+        }
+        let most = headers.iter().map(|header| header.changes).max().unwrap_or(0);
+        if let (Some(classes), Some(collective)) = (&mut self.union.classes, &mut self.collective)
+            && most > 0
+        {
+            header::gather_changes(collective.as_mut(), changes, &headers, most as usize, classes)?;
+        }
+        Ok(headers)
+    }
+
+    /// Plans everybody's draws for `step`, moves the rows, builds this rank's columns.
+    fn draw_for(&mut self, step: u64) -> Result<Representatives, RehearsalError> {
+        let started = Instant::now();
+        self.plan(step)?;
+        self.timings.plan(started.elapsed());
+        let started = Instant::now();
+        self.exchange()?;
+        self.timings.exchange(started.elapsed());
+        let started = Instant::now();
+        let representatives = self.assemble()?;
+        self.timings.deliver(started.elapsed());
+        Ok(representatives)
+    }
+
+    /// Fills `scratch.own` with this rank's draws and the outgoing messages with the rows that others drew here.
+    fn plan(&mut self, step: u64) -> Result<(), RehearsalError> {
+        let scratch = &mut self.scratch;
+        scratch.own.clear();
+        scratch.outgoing.iter_mut().for_each(Vec::clear);
+        let active = self.task as usize >= self.config.start_task;
+        for rank in 0..self.size {
+            scratch.draws.clear();
+            if active && self.ready[rank] {
+                let mut rng = Stream::new(self.config.seed, Purpose::Draw, step, rank as u32);
+                self.sampling.plan(&self.union, &mut rng, self.config.representatives, &mut scratch.draws);
+            }
+            self.draws_hash.update(&step.to_le_bytes());
+            self.draws_hash.update(&(rank as u32).to_le_bytes());
+            for draw in &scratch.draws {
+                let words = [draw.owner, draw.group, draw.index];
+                self.draws_hash.update(bytemuck::cast_slice(&words.map(u32::to_le)));
+            }
+            if rank == self.rank {
+                scratch.own.extend_from_slice(&scratch.draws);
+                continue;
+            }
+            let Some(shard) = &self.shard else { continue };
+            for &draw in scratch.draws.iter().filter(|draw| draw.owner as usize == self.rank) {
+                let slot =
+                    self.sampling.locate(shard.table(), draw).ok_or(RehearsalError::Misuse("a draw names a row that is not stored"))?;
+                let message = &mut scratch.outgoing[rank];
+                message.extend_from_slice(&slot.to_le_bytes());
+                message.extend_from_slice(&shard.table().generation(slot).to_le_bytes());
+                shard.store().pack(slot, message);
+            }
+        }
+        Ok(())
+    }
+
+    fn exchange(&mut self) -> Result<(), RehearsalError> {
+        if self.size == 1 {
+            return Ok(());
+        }
+        let record = self.shard.as_ref().map_or(0, |shard| shard.schema().row_bytes() + 8);
+        let rank = self.rank;
+        let Scratch { own, outgoing, incoming, .. } = &mut self.scratch;
+        incoming.iter_mut().for_each(Vec::clear);
+        for draw in own.iter().filter(|draw| draw.owner as usize != rank) {
+            let message = &mut incoming[draw.owner as usize];
+            message.resize(message.len() + record, 0);
+        }
+        let sends: Vec<_> =
+            outgoing.iter().enumerate().filter(|(_, bytes)| !bytes.is_empty()).map(|(peer, bytes)| Outgoing { peer, bytes }).collect();
+        let mut receives: Vec<_> =
+            incoming.iter_mut().enumerate().filter(|(_, bytes)| !bytes.is_empty()).map(|(peer, bytes)| Incoming { peer, bytes }).collect();
+        self.collective.as_mut().ok_or(RehearsalError::EngineGone)?.exchange(&sends, &mut receives)?;
+        Ok(())
+    }
+
+    fn assemble(&mut self) -> Result<Representatives, RehearsalError> {
+        let Some(shard) = &self.shard else { return Ok(Representatives { columns: Vec::new(), handles: Vec::new() }) };
+        let record = shard.schema().row_bytes() + 8;
+        let Scratch { own, incoming, cursor, .. } = &mut self.scratch;
+        cursor.fill(0);
+        let mut sources = Vec::with_capacity(own.len());
+        let mut handles = Vec::with_capacity(own.len());
+        for &draw in own.iter() {
+            let owner = draw.owner as usize;
+            if owner == self.rank {
+                let slot =
+                    self.sampling.locate(shard.table(), draw).ok_or(RehearsalError::Misuse("a draw names a row that is not stored"))?;
+                sources.push(Source::Slot(slot));
+                handles.push(RowHandle { rank: draw.owner, slot, generation: shard.table().generation(slot) });
+            } else {
+                let row = &incoming[owner][cursor[owner]..cursor[owner] + record];
+                cursor[owner] += record;
+                handles.push(RowHandle { rank: draw.owner, slot: read_u32(&row[..4]), generation: read_u32(&row[4..8]) });
+                sources.push(Source::Packed(&row[8..]));
+            }
+        }
+        let columns = if sources.is_empty() { Vec::new() } else { shard.store().assemble(&sources, &self.devices) };
+        Ok(Representatives { columns, handles })
+    }
+
+    fn begin_task(&mut self, task: u32) -> Result<Response, RehearsalError> {
+        let before = self.task;
+        self.task = task;
+        if let Some(shard) = &mut self.shard {
+            shard.begin_task(task);
+        }
+        self.gather(Status::Task, &[])?;
+        let start = self.config.start_task as u32;
+        let crossed = (before >= start) != (task >= start);
+        if before == task || !(crossed || self.config.sampling == SamplingKind::ExcludeCurrent) {
+            return Ok(Response::Redrawn(None));
+        }
+        let lag = self.config.lag as u64;
+        let pending = self.step.max(lag)..self.step + lag;
+        pending.map(|step| self.draw_for(step)).collect::<Result<_, _>>().map(|all| Response::Redrawn(Some(all)))
+    }
+
+    fn inspect(&self) -> Inspection {
+        let planned = self.config.capacity_in_samples(usize::MAX, self.size).unwrap_or(0);
+        let table = self.shard.as_ref().map(Shard::table);
+        Inspection {
+            capacity: table.map_or(shard_capacity(planned, self.rank, self.size), |table| table.capacity()),
+            len: table.map_or(0, |table| table.len()),
+            bytes: self.shard.as_ref().map_or(0, |shard| shard.store().bytes()),
+            per_class: table.map_or_else(Vec::new, |table| table.per_class().collect()),
+            distinct: table.and_then(|table| table.distinct()),
+            task: self.task as usize,
+            steps: self.step,
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        match &self.shard {
+            Some(shard) => shard.snapshot(self.rank as u32),
+            None => Snapshot::default(),
+        }
+    }
+
+    fn report(&mut self) -> Result<BufferReport, RehearsalError> {
+        let inspection = self.inspect();
+        let draws = *self.draws_hash.finalize().as_bytes();
+        let contents = self.shard.as_ref().map_or(*blake3::hash(&[]).as_bytes(), Shard::digest);
+        let ids: Vec<i64> = self.shard.iter().flat_map(|shard| shard.table().distinct_ids()).collect();
+        let rank = self.rank;
+        let collective = self.collective()?;
+        header::report(collective.as_mut(), rank, &inspection, &contents, &draws, &ids)
+    }
+}
+
+fn read_u32(bytes: &[u8]) -> u32 {
+    bytes.iter().rev().fold(0, |value, &byte| value << 8 | u32::from(byte))
+}

@@ -1,0 +1,149 @@
+//! One rank's part of the buffer: rows, what is known of them, and the policy that decides who stays.
+
+use crate::batch::{Column, Role, Schema};
+use crate::config::{MAX_CLASSES, OnRepeat, RehearsalConfig, first_slot, shard_capacity};
+use crate::error::{BatchError, ConfigError, RehearsalError};
+use crate::policy::{Placement, Policy, policy};
+use crate::random::Stream;
+use crate::slots::{RowHandle, SlotTable};
+use crate::snapshot::{Snapshot, StoredSample};
+use crate::store::{HostStore, Store};
+use burn::tensor::TensorData;
+
+/// Rows, tables and policy of one rank.
+pub(super) struct Shard {
+    store: Box<dyn Store>,
+    table: SlotTable,
+    policy: Box<dyn Policy>,
+    skip_if_stored: bool,
+    classes: Option<usize>,
+    class_field: Option<usize>,
+    id_field: Option<usize>,
+    placements: Vec<(u32, u32)>,
+    /// Changes of class counts; travels to the round and back.
+    changes: Vec<(u32, i32)>,
+}
+
+impl Shard {
+    pub(super) fn new(config: &RehearsalConfig, schema: &Schema, rank: usize, size: usize) -> Result<Self, RehearsalError> {
+        let row_bytes = schema.row_bytes();
+        let global = config.capacity_in_samples(row_bytes, size)?;
+        let capacity = shard_capacity(global, rank, size);
+        let id_field = schema.position(Role::Id);
+        let skip_if_stored = config.on_repeat == OnRepeat::SkipIfStored;
+        if skip_if_stored && id_field.is_none() {
+            return Err(ConfigError::NoId.into());
+        }
+        tracing::info!(
+            rank,
+            samples = capacity,
+            bytes = capacity.saturating_mul(row_bytes),
+            "allocating this rank's shard of the rehearsal buffer"
+        );
+        Ok(Self {
+            store: Box::new(HostStore::new(schema.clone(), capacity)?),
+            table: SlotTable::new(capacity, id_field.is_some()),
+            policy: policy(config.policy, config.classes, first_slot(global, rank, size)),
+            skip_if_stored,
+            classes: config.classes,
+            class_field: schema.position(Role::Class),
+            id_field,
+            placements: Vec::new(),
+            changes: Vec::new(),
+        })
+    }
+
+    pub(super) fn table(&self) -> &SlotTable {
+        &self.table
+    }
+
+    pub(super) fn store(&self) -> &dyn Store {
+        self.store.as_ref()
+    }
+
+    pub(super) fn schema(&self) -> &Schema {
+        self.store.schema()
+    }
+
+    pub(super) fn begin_task(&mut self, task: u32) {
+        self.table.begin_task(task);
+    }
+
+    /// Takes back the list that [`insert`](Self::insert) gave out, so that it is not allocated again.
+    pub(super) fn recycle(&mut self, changes: Vec<(u32, i32)>) {
+        self.changes = changes;
+    }
+
+    /// Offers the rows of `columns` to the policy and stores those it accepts. Returns the changes of class counts.
+    pub(super) fn insert(&mut self, columns: Vec<Column>, rng: &mut Stream) -> Result<Vec<(u32, i32)>, RehearsalError> {
+        let mut changes = std::mem::take(&mut self.changes);
+        changes.clear();
+        let names: Vec<_> = self.schema().stored().map(|field| field.spec.name).collect();
+        let data = columns.into_iter().zip(&names).map(|(column, name)| column.into_data(name)).collect::<Result<Vec<_>, _>>()?;
+        let Some(rows) = data.first().map(|first| first.shape()[0]) else { return Ok(changes) };
+        let classes = self.classes_of(&data, &names, rows)?;
+        let ids: Option<Vec<i64>> = self.id_field.map(|field| data[field].iter::<i64>().collect());
+        self.placements.clear();
+        for row in 0..rows {
+            let (class, id) = (classes[row], ids.as_ref().map(|ids| ids[row]));
+            if self.skip_if_stored && id.is_some_and(|id| self.table.holds(id)) {
+                continue;
+            }
+            self.policy.offered();
+            let slot = if !self.table.is_full() {
+                changes.push((class, 1));
+                self.table.push(class, id)
+            } else {
+                let Placement::Replace(slot) = self.policy.place(class, &self.table, rng) else { continue };
+                let before = self.table.class(slot);
+                if before != class {
+                    changes.push((before, -1));
+                    changes.push((class, 1));
+                }
+                self.table.replace(slot, class, id);
+                slot
+            };
+            self.placements.push((row as u32, slot));
+        }
+        self.store.write(&data, &self.placements)?;
+        Ok(changes)
+    }
+
+    fn classes_of(&self, data: &[TensorData], names: &[&'static str], rows: usize) -> Result<Vec<u32>, BatchError> {
+        let Some(field) = self.class_field else { return Ok(vec![0; rows]) };
+        let classes = self.classes.unwrap_or(MAX_CLASSES);
+        data[field]
+            .iter::<i64>()
+            .map(|class| match u32::try_from(class) {
+                Ok(index) if (index as usize) < classes => Ok(index),
+                _ => Err(BatchError::ClassRange { field: names[field], class, classes }),
+            })
+            .collect()
+    }
+
+    /// A digest of all rows in slot order.
+    pub(super) fn digest(&self) -> [u8; 32] {
+        let mut hash = blake3::Hasher::new();
+        for slot in 0..self.table.len() as u32 {
+            hash.update(&self.table.class(slot).to_le_bytes());
+            hash.update(&self.table.task(slot).to_le_bytes());
+            self.store.canonical(slot, &mut |bytes| {
+                hash.update(bytes);
+            });
+        }
+        *hash.finalize().as_bytes()
+    }
+
+    pub(super) fn snapshot(&self, rank: u32) -> Snapshot {
+        let samples = (0..self.table.len() as u32)
+            .map(|slot| StoredSample {
+                handle: RowHandle { rank, slot, generation: self.table.generation(slot) },
+                class: self.table.class(slot) as usize,
+                task: self.table.task(slot) as usize,
+                id: self.table.id(slot),
+                fields: self.store.row(slot),
+            })
+            .collect();
+        Snapshot::new(samples)
+    }
+}

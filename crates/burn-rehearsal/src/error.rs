@@ -1,0 +1,187 @@
+//! What can go wrong with a mini-batch, a configuration or a peer.
+
+use burn::data::dataset::DatasetError;
+use burn_rehearsal_collective::CollectiveError;
+
+/// A mini-batch that the buffer cannot take.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BatchError {
+    /// A tensor has no element.
+    #[error("field `{field}` is empty: its shape is {shape:?}")]
+    EmptyField {
+        /// The field's name.
+        field: &'static str,
+        /// The tensor's shape.
+        shape: Vec<usize>,
+    },
+    /// A column is not of the type that the batch declares for it.
+    #[error("field `{field}` is missing or of another kind or rank than the batch type declares")]
+    ColumnType {
+        /// The field's name.
+        field: &'static str,
+    },
+    /// A field has another number of rows than the first one.
+    #[error("field `{field}` has {found} rows, but field `{first}` has {expected}")]
+    Rows {
+        /// The field's name.
+        field: &'static str,
+        /// Its number of rows.
+        found: usize,
+        /// The first field's name.
+        first: &'static str,
+        /// The first field's number of rows.
+        expected: usize,
+    },
+    /// A field's row shape or element type is not what it was in the first mini-batch.
+    #[error("field `{field}` changed between steps: rows were {expected}, now they are {found}")]
+    Changed {
+        /// The field's name.
+        field: &'static str,
+        /// Shape and element type of a row in the first mini-batch.
+        expected: String,
+        /// Shape and element type of a row in this one.
+        found: String,
+    },
+    /// An element type that cannot be stored.
+    #[error("field `{field}` has element type {dtype}, which the buffer cannot store")]
+    Unsupported {
+        /// The field's name.
+        field: &'static str,
+        /// The element type.
+        dtype: String,
+    },
+    /// A value of a `bytes` field that does not fit in a byte.
+    #[error("field `{field}` is marked `bytes`, but holds the value {value}, outside 0..=255")]
+    ByteRange {
+        /// The field's name.
+        field: &'static str,
+        /// The value.
+        value: i64,
+    },
+    /// A class outside the configured range.
+    #[error("field `{field}` holds class {class}, outside 0..{classes}")]
+    ClassRange {
+        /// The field's name.
+        field: &'static str,
+        /// The class.
+        class: i64,
+        /// The number of classes.
+        classes: usize,
+    },
+    /// The device failed while a field was read.
+    #[error("reading field `{field}` from its device failed: {reason}")]
+    Device {
+        /// The field's name.
+        field: &'static str,
+        /// What the backend reports.
+        reason: String,
+    },
+}
+
+/// A configuration that makes no sense.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ConfigError {
+    /// The capacity is zero samples.
+    #[error("the capacity {0} is less than one sample")]
+    NoCapacity(String),
+    /// Some rank would have no room at all.
+    #[error("a capacity of {capacity} samples is smaller than the world size {world_size}: every rank needs room for one")]
+    CapacityBelowWorld {
+        /// The global capacity, in samples.
+        capacity: usize,
+        /// The number of ranks.
+        world_size: usize,
+    },
+    /// More representatives than can ever be stored.
+    #[error("{representatives} representatives per step do not fit in a buffer of {capacity} samples")]
+    RepresentativesBeyondCapacity {
+        /// r.
+        representatives: usize,
+        /// |B|, in samples.
+        capacity: usize,
+    },
+    /// More candidates than a mini-batch has rows.
+    #[error("{candidates} candidates per step are more than the {batch_size} rows of a mini-batch")]
+    CandidatesBeyondBatch {
+        /// c.
+        candidates: usize,
+        /// b.
+        batch_size: usize,
+    },
+    /// No candidate would ever be offered.
+    #[error("0 candidates per step: the buffer would stay empty")]
+    NoCandidates,
+    /// A fraction of a data set whose size was not given, or a fraction outside 0..=1.
+    #[error("a capacity of {fraction} of the data set needs a fraction in 0..=1 and the size of the data set (`with_dataset_len`)")]
+    Fraction {
+        /// The fraction.
+        fraction: f64,
+    },
+    /// No class at all, or more than the tables may hold.
+    #[error("{0} classes: the number of classes must be in 1..=1048576")]
+    Classes(usize),
+    /// `skip_if_stored` without a way to know a sample again.
+    #[error("`on_repeat = skip_if_stored` needs a field marked `#[rehearsal(id)]`")]
+    NoId,
+    /// `RehearsalBatcher` in a world of several ranks.
+    #[error("`RehearsalBatcher` works for one rank only, this world has {0}; use `RehearsalLoader`")]
+    BatcherWorld(usize),
+}
+
+/// An error of the rehearsal buffer.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum RehearsalError {
+    /// The configuration makes no sense.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// This rank's mini-batch cannot be taken.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// The transport between the ranks failed.
+    #[error(transparent)]
+    Collective(#[from] CollectiveError),
+    /// Another rank reported that it cannot go on.
+    #[error("rank {rank} failed at step {step} ({reason})")]
+    PeerFailed {
+        /// The rank.
+        rank: usize,
+        /// The step at which it reported.
+        step: u64,
+        /// Its reason: `data` (its loader failed) or `batch` (its mini-batch was refused).
+        reason: &'static str,
+    },
+    /// The ranks do not run the same program.
+    #[error("rank {rank} runs another configuration or batch type, or is at another step, than rank {this_rank}: {detail}")]
+    Disagreement {
+        /// The rank that differs.
+        rank: usize,
+        /// The rank that reports it.
+        this_rank: usize,
+        /// What differs.
+        detail: &'static str,
+    },
+    /// This rank's data loader failed.
+    #[error("this rank's data failed: {0}")]
+    Data(String),
+    /// A loader was used in a way that would corrupt the order of steps.
+    #[error("misuse: {0}")]
+    Misuse(&'static str),
+    /// The engine thread is gone (it panicked).
+    #[error("the rehearsal engine has stopped")]
+    EngineGone,
+    /// The operating system refused a thread.
+    #[error("cannot start the rehearsal engine's thread: {0}")]
+    Thread(String),
+    /// Memory for the buffer could not be had.
+    #[error("cannot allocate {bytes} bytes for the rehearsal buffer")]
+    OutOfMemory {
+        /// The bytes asked for.
+        bytes: usize,
+    },
+}
+
+impl From<RehearsalError> for DatasetError {
+    fn from(error: RehearsalError) -> Self {
+        DatasetError::new(error)
+    }
+}

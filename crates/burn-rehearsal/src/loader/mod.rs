@@ -1,0 +1,11 @@
+//! The places where a buffer meets Burn's data loading.
+
+mod batcher;
+mod order;
+mod rehearsal;
+mod sharded;
+
+pub use batcher::RehearsalBatcher;
+pub use order::EpochPlan;
+pub use rehearsal::RehearsalLoader;
+pub use sharded::{ShardedLoader, ShardedLoaderBuilder, WorkerPanic};

@@ -1,0 +1,20 @@
+//! First in, first out: a full shard is a ring.
+
+use super::{Placement, Policy};
+use crate::random::Stream;
+use crate::slots::SlotTable;
+
+/// Replaces the oldest row.
+#[derive(Debug, Default)]
+pub struct Fifo {
+    /// Slots fill in order, so the oldest row is always here.
+    next: u32,
+}
+
+impl Policy for Fifo {
+    fn place(&mut self, _class: u32, table: &SlotTable, _rng: &mut Stream) -> Placement {
+        let slot = self.next;
+        self.next = if slot as usize + 1 >= table.len() { 0 } else { slot + 1 };
+        Placement::Replace(slot)
+    }
+}

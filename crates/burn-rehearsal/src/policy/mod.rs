@@ -1,0 +1,40 @@
+//! Where a candidate goes: a free slot, the slot of a row that gives way, or nowhere.
+
+mod class_balanced;
+mod fifo;
+mod reservoir;
+
+pub use class_balanced::ClassBalanced;
+pub use fifo::Fifo;
+pub use reservoir::Reservoir;
+
+use crate::config::PolicyKind;
+use crate::random::Stream;
+use crate::slots::SlotTable;
+
+/// What a policy decides for one candidate when the shard is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// Overwrite the row in this slot.
+    Replace(u32),
+    /// Do not store the candidate.
+    Reject,
+}
+
+/// Decides which row makes room.
+pub trait Policy: Send {
+    /// Called once for every candidate that meets a full shard; `class` is the candidate's.
+    fn place(&mut self, class: u32, table: &SlotTable, rng: &mut Stream) -> Placement;
+
+    /// Called once for every candidate that is offered, stored or not, before [`place`](Self::place).
+    fn offered(&mut self) {}
+}
+
+/// The policy of a shard whose first slot has the global number `first_slot`.
+pub fn policy(kind: PolicyKind, classes: Option<usize>, first_slot: usize) -> Box<dyn Policy> {
+    match kind {
+        PolicyKind::ClassBalanced => Box::new(ClassBalanced::new(classes, first_slot)),
+        PolicyKind::Reservoir => Box::new(Reservoir::default()),
+        PolicyKind::Fifo => Box::new(Fifo::default()),
+    }
+}

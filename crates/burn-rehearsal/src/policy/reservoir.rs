@@ -1,0 +1,22 @@
+//! Reservoir sampling: Vitter, "Random Sampling with a Reservoir" (ACM TOMS 1985), algorithm R.
+
+use super::{Placement, Policy};
+use crate::random::Stream;
+use crate::slots::SlotTable;
+
+/// After n offered rows, each of them is stored with probability capacity / n.
+#[derive(Debug, Default)]
+pub struct Reservoir {
+    offered: u64,
+}
+
+impl Policy for Reservoir {
+    fn offered(&mut self) {
+        self.offered += 1;
+    }
+
+    fn place(&mut self, _class: u32, table: &SlotTable, rng: &mut Stream) -> Placement {
+        let slot = rng.below(self.offered);
+        if slot < table.len() as u64 { Placement::Replace(slot as u32) } else { Placement::Reject }
+    }
+}

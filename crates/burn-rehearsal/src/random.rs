@@ -1,0 +1,150 @@
+//! Randomness as a pure function of what it is for.
+//!
+//! Burn's own generator is global to the process, so no result of this project depends on it. A [`Stream`] is a counter-based generator
+//! (Philox4x32-10; Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011) keyed by a seed, a [`Purpose`], a step and a rank:
+//! every rank can recompute every other rank's numbers, in any order, without a message.
+
+/// What random numbers are used for; streams of different purposes are independent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u64)]
+pub enum Purpose {
+    /// Which rows of a mini-batch are offered to the buffer.
+    Candidates = 1,
+    /// Which stored rows are drawn as representatives.
+    Draw = 2,
+    /// Which stored rows make room for new ones.
+    Evict = 3,
+    /// The order of samples in an epoch.
+    Shuffle = 4,
+    /// Initial parameters of a network.
+    Init = 5,
+    /// Augmentation of samples.
+    Augment = 6,
+    /// The order of classes, or of samples, in a task stream.
+    Stream = 7,
+    /// Dropout masks.
+    Dropout = 8,
+}
+
+/// A sequence of random numbers that depends on nothing but its key.
+#[derive(Debug, Clone)]
+pub struct Stream {
+    key: [u32; 2],
+    counter: [u32; 4],
+    block: [u32; 4],
+    /// How many words of `block` are used up; 4 means that the next call computes a block.
+    used: usize,
+}
+
+impl Stream {
+    /// The stream of `seed` for one purpose at one step (or epoch, task, …) on one rank (or row, layer, …).
+    pub fn new(seed: u64, purpose: Purpose, step: u64, rank: u32) -> Self {
+        // Purposes are told apart in the key, so that the whole counter is free for step, rank and block number.
+        let key = splitmix64(seed ^ splitmix64(purpose as u64));
+        Self { key: [key as u32, (key >> 32) as u32], counter: [0, rank, step as u32, (step >> 32) as u32], block: [0; 4], used: 4 }
+    }
+
+    /// The next 32 random bits.
+    pub fn next_u32(&mut self) -> u32 {
+        if self.used == 4 {
+            self.block = philox4x32_10(self.counter, self.key);
+            self.counter[0] = self.counter[0].wrapping_add(1);
+            self.used = 0;
+        }
+        self.used += 1;
+        self.block[self.used - 1]
+    }
+
+    /// The next 64 random bits.
+    pub fn next_u64(&mut self) -> u64 {
+        u64::from(self.next_u32()) | u64::from(self.next_u32()) << 32
+    }
+
+    /// A number in `0..bound`, each equally likely; 0 if `bound` is 0.
+    ///
+    /// Lemire, "Fast Random Integer Generation in an Interval" (2019): a multiplication, and a rejection only where it is needed for exactness.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        if bound == 0 {
+            return 0;
+        }
+        loop {
+            let product = u128::from(self.next_u64()) * u128::from(bound);
+            if product as u64 >= bound.wrapping_neg() % bound {
+                return (product >> 64) as u64;
+            }
+        }
+    }
+
+    /// A number in `[0, 1)` with 24 random bits.
+    pub fn unit_f32(&mut self) -> f32 {
+        (self.next_u32() >> 8) as f32 * (1.0 / 16_777_216.0)
+    }
+
+    /// A number in `[0, 1)` with 53 random bits.
+    pub fn unit_f64(&mut self) -> f64 {
+        (self.next_u64() >> 11) as f64 * (1.0 / 9_007_199_254_740_992.0)
+    }
+
+    /// Permutes `values` (Fisher–Yates), every order equally likely.
+    pub fn shuffle<T>(&mut self, values: &mut [T]) {
+        for last in (1..values.len()).rev() {
+            let other = self.below(last as u64 + 1) as usize;
+            values.swap(last, other);
+        }
+    }
+}
+
+fn splitmix64(value: u64) -> u64 {
+    let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+fn philox4x32_10(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
+    for _ in 0..10 {
+        let low = u64::from(counter[0]) * 0xd251_1f53;
+        let high = u64::from(counter[2]) * 0xcd9e_8d57;
+        counter = [(high >> 32) as u32 ^ counter[1] ^ key[0], high as u32, (low >> 32) as u32 ^ counter[3] ^ key[1], low as u32];
+        key = [key[0].wrapping_add(0x9e37_79b9), key[1].wrapping_add(0xbb67_ae85)];
+    }
+    counter
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn philox_gives_the_published_known_answers() {
+        assert_eq!(philox4x32_10([0; 4], [0; 2]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
+        assert_eq!(philox4x32_10([u32::MAX; 4], [u32::MAX; 2]), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
+        assert_eq!(
+            philox4x32_10([0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344], [0xa409_3822, 0x299f_31d0]),
+            [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]
+        );
+    }
+
+    #[test]
+    fn streams_differ_in_every_part_of_their_key() {
+        let first = |seed, purpose, step, rank| Stream::new(seed, purpose, step, rank).next_u64();
+        let base = first(1, Purpose::Draw, 5, 2);
+        assert_eq!(base, first(1, Purpose::Draw, 5, 2));
+        assert_ne!(base, first(2, Purpose::Draw, 5, 2));
+        assert_ne!(base, first(1, Purpose::Evict, 5, 2));
+        assert_ne!(base, first(1, Purpose::Draw, 6, 2));
+        assert_ne!(base, first(1, Purpose::Draw, 5 | 1 << 32, 2));
+        assert_ne!(base, first(1, Purpose::Draw, 5, 3));
+    }
+
+    #[test]
+    fn below_is_uniform_over_a_bound_that_is_no_power_of_two() {
+        let mut stream = Stream::new(3, Purpose::Draw, 0, 0);
+        let mut counts = [0u32; 7];
+        for _ in 0..70_000 {
+            counts[stream.below(7) as usize] += 1;
+        }
+        let chi2: f64 = counts.iter().map(|&n| (f64::from(n) - 10_000.0).powi(2) / 10_000.0).sum();
+        assert!(chi2 < 22.46, "χ² with 6 degrees of freedom is {chi2:.1} at p = 1e-3: 22.46");
+    }
+}

@@ -1,0 +1,225 @@
+//! What a shard knows about its rows without looking at them.
+//!
+//! Invariants: slots `0..len` are occupied, the rest are free; `by_class[c]` holds the slots of class c and `class_pos[slot]` the slot's
+//! place in it; `by_age` is a permutation of the occupied slots whose first `old` entries hold rows of earlier tasks, and `age_pos` is
+//! its inverse. Every update is O(1), whatever the capacity and the number of classes.
+
+use std::collections::HashMap;
+
+/// Names one stored row for as long as it is stored: a slot that is written again has another generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RowHandle {
+    /// The rank whose shard holds the row.
+    pub rank: u32,
+    /// The row's place in the shard.
+    pub slot: u32,
+    /// How often the slot was written before.
+    pub generation: u32,
+}
+
+/// Class, task, identity and generation of every row of a shard.
+#[derive(Debug)]
+pub struct SlotTable {
+    capacity: usize,
+    class: Vec<u32>,
+    task: Vec<u32>,
+    generation: Vec<u32>,
+    id: Vec<i64>,
+    by_class: Vec<Vec<u32>>,
+    class_pos: Vec<u32>,
+    by_age: Vec<u32>,
+    age_pos: Vec<u32>,
+    old: usize,
+    /// How many rows of each identity are stored; kept only if rows have one.
+    ids: Option<HashMap<i64, u32>>,
+    /// How many classes have been stored here at some time.
+    seen: usize,
+    current_task: u32,
+}
+
+impl SlotTable {
+    /// An empty table for `capacity` rows.
+    pub fn new(capacity: usize, has_id: bool) -> Self {
+        Self {
+            capacity,
+            class: Vec::with_capacity(capacity),
+            task: Vec::with_capacity(capacity),
+            generation: Vec::with_capacity(capacity),
+            id: Vec::with_capacity(if has_id { capacity } else { 0 }),
+            by_class: Vec::new(),
+            class_pos: Vec::with_capacity(capacity),
+            by_age: Vec::with_capacity(capacity),
+            age_pos: Vec::with_capacity(capacity),
+            old: 0,
+            ids: has_id.then(|| HashMap::with_capacity(capacity)),
+            seen: 0,
+            current_task: 0,
+        }
+    }
+
+    /// The number of rows.
+    pub fn len(&self) -> usize {
+        self.class.len()
+    }
+
+    /// Whether no row is stored.
+    pub fn is_empty(&self) -> bool {
+        self.class.is_empty()
+    }
+
+    /// Whether every slot is occupied.
+    pub fn is_full(&self) -> bool {
+        self.len() == self.capacity
+    }
+
+    /// The number of slots.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// The number of rows of earlier tasks.
+    pub fn old(&self) -> usize {
+        self.old
+    }
+
+    /// The slot of the `index`-th row of an earlier task, in an order that any update may change.
+    pub fn old_slot(&self, index: usize) -> Option<u32> {
+        self.by_age[..self.old].get(index).copied()
+    }
+
+    /// The slots of the rows of `class`, in an order that any update may change.
+    pub fn of_class(&self, class: usize) -> &[u32] {
+        self.by_class.get(class).map_or(&[], Vec::as_slice)
+    }
+
+    /// The number of rows of each class, up to the largest class ever stored here.
+    pub fn per_class(&self) -> impl Iterator<Item = usize> + '_ {
+        self.by_class.iter().map(Vec::len)
+    }
+
+    /// One more than the largest class ever stored here.
+    pub fn class_bound(&self) -> usize {
+        self.by_class.len()
+    }
+
+    /// The number of distinct classes ever stored here.
+    pub fn classes_seen(&self) -> usize {
+        self.seen
+    }
+
+    /// The class of the row in `slot`.
+    pub fn class(&self, slot: u32) -> u32 {
+        self.class[slot as usize]
+    }
+
+    /// The task during which the row in `slot` was stored.
+    pub fn task(&self, slot: u32) -> u32 {
+        self.task[slot as usize]
+    }
+
+    /// The generation of `slot`.
+    pub fn generation(&self, slot: u32) -> u32 {
+        self.generation[slot as usize]
+    }
+
+    /// The identity of the row in `slot`, if rows have one.
+    pub fn id(&self, slot: u32) -> Option<i64> {
+        self.id.get(slot as usize).copied()
+    }
+
+    /// Whether a row with this identity is stored.
+    pub fn holds(&self, id: i64) -> bool {
+        self.ids.as_ref().is_some_and(|ids| ids.contains_key(&id))
+    }
+
+    /// The number of distinct identities, if rows have one.
+    pub fn distinct(&self) -> Option<usize> {
+        self.ids.as_ref().map(HashMap::len)
+    }
+
+    /// The distinct identities, in no order.
+    pub fn distinct_ids(&self) -> impl Iterator<Item = i64> + '_ {
+        self.ids.iter().flat_map(|ids| ids.keys().copied())
+    }
+
+    /// Makes `task` the current one: all rows stored so far belong to earlier tasks, unless it was current already.
+    pub fn begin_task(&mut self, task: u32) {
+        if task != self.current_task {
+            self.current_task = task;
+            self.old = self.len();
+        }
+    }
+
+    /// The current task.
+    pub fn current_task(&self) -> u32 {
+        self.current_task
+    }
+
+    /// Stores a row in the first free slot and returns the slot. The caller makes sure that there is one.
+    pub fn push(&mut self, class: u32, id: Option<i64>) -> u32 {
+        debug_assert!(!self.is_full());
+        let slot = self.len() as u32;
+        self.class.push(class);
+        self.task.push(self.current_task);
+        self.generation.push(0);
+        self.age_pos.push(self.by_age.len() as u32);
+        self.by_age.push(slot);
+        self.class_pos.push(0);
+        self.link_class(slot, class);
+        if let (Some(ids), Some(id)) = (&mut self.ids, id) {
+            self.id.push(id);
+            *ids.entry(id).or_insert(0) += 1;
+        }
+        slot
+    }
+
+    /// Overwrites the row in `slot`.
+    pub fn replace(&mut self, slot: u32, class: u32, id: Option<i64>) {
+        let at = slot as usize;
+        self.unlink_class(slot);
+        self.link_class(slot, class);
+        self.class[at] = class;
+        self.task[at] = self.current_task;
+        self.generation[at] = self.generation[at].wrapping_add(1);
+        let position = self.age_pos[at] as usize;
+        if position < self.old {
+            self.old -= 1;
+            let moved = self.by_age[self.old];
+            self.by_age.swap(position, self.old);
+            self.age_pos[moved as usize] = position as u32;
+            self.age_pos[at] = self.old as u32;
+        }
+        if let (Some(ids), Some(id)) = (&mut self.ids, id) {
+            let before = std::mem::replace(&mut self.id[at], id);
+            if let Some(count) = ids.get_mut(&before) {
+                *count -= 1;
+                if *count == 0 {
+                    ids.remove(&before);
+                }
+            }
+            *ids.entry(id).or_insert(0) += 1;
+        }
+    }
+
+    fn link_class(&mut self, slot: u32, class: u32) {
+        let class = class as usize;
+        if class >= self.by_class.len() {
+            self.by_class.resize_with(class + 1, Vec::new);
+        }
+        let members = &mut self.by_class[class];
+        if members.capacity() == 0 {
+            self.seen += 1;
+        }
+        self.class_pos[slot as usize] = members.len() as u32;
+        members.push(slot);
+    }
+
+    fn unlink_class(&mut self, slot: u32) {
+        let position = self.class_pos[slot as usize] as usize;
+        let members = &mut self.by_class[self.class[slot as usize] as usize];
+        members.swap_remove(position);
+        if let Some(&moved) = members.get(position) {
+            self.class_pos[moved as usize] = position as u32;
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! A copy of what is stored, as a Burn data set.
+
+use crate::batch::{Column, Kind, RehearsalBatch, Role};
+use crate::slots::RowHandle;
+use burn::data::dataloader::batcher::Batcher;
+use burn::data::dataset::{Dataset, DatasetError};
+use burn::tensor::{Device, TensorData};
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+/// One stored row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredSample {
+    /// Where it is stored.
+    pub handle: RowHandle,
+    /// Its class; 0 if the batch has no class field.
+    pub class: usize,
+    /// The task during which it was stored.
+    pub task: usize,
+    /// Which sample it is, if the batch has an `id`.
+    pub id: Option<i64>,
+    /// The stored fields in the order of the batch type, each of the shape and element type of one row.
+    pub fields: Vec<TensorData>,
+}
+
+/// The rows of one rank's shard at one moment, in slot order; a Burn [`Dataset`].
+///
+/// With [`SnapshotBatcher`] Burn's own loaders turn it into mini-batches of the user's type again.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    samples: Arc<Vec<StoredSample>>,
+}
+
+impl Snapshot {
+    pub(crate) fn new(samples: Vec<StoredSample>) -> Self {
+        Self { samples: Arc::new(samples) }
+    }
+
+    /// The rows, in slot order.
+    pub fn samples(&self) -> &[StoredSample] {
+        &self.samples
+    }
+}
+
+/// An index past the end of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("sample {index} of a snapshot of {len}")]
+pub struct SnapshotIndexError {
+    /// The index.
+    pub index: usize,
+    /// The number of samples.
+    pub len: usize,
+}
+
+impl Dataset<StoredSample> for Snapshot {
+    fn get(&self, index: usize) -> Result<StoredSample, DatasetError> {
+        self.samples.get(index).cloned().ok_or_else(|| DatasetError::new(SnapshotIndexError { index, len: self.samples.len() }))
+    }
+
+    fn len(&self) -> usize {
+        self.samples.len()
+    }
+}
+
+/// Builds mini-batches of the user's type from stored rows. Fields marked `skip` take their default value, the `representative` field is
+/// `true`.
+#[derive(Debug, Clone, Copy)]
+pub struct SnapshotBatcher<B>(PhantomData<fn() -> B>);
+
+impl<B> Default for SnapshotBatcher<B> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<B: RehearsalBatch<Rest: Default>> SnapshotBatcher<B> {
+    /// Builds one mini-batch of `samples`, at least one, on `device`.
+    ///
+    /// # Errors
+    ///
+    /// [`BatchError`](crate::error::BatchError) if the samples are those of another batch type.
+    pub fn try_batch(&self, samples: &[StoredSample], device: &Device) -> Result<B, crate::error::BatchError> {
+        let rows = samples.len();
+        let mut stored = 0;
+        let columns = B::FIELDS
+            .iter()
+            .map(|spec| {
+                if spec.role == Role::Representative {
+                    return Ok(Column::from_data(TensorData::new(vec![true; rows], [rows, 1]), Kind::Bool, Vec::new(), device));
+                }
+                let missing = || crate::error::BatchError::ColumnType { field: spec.name };
+                let mut bytes = Vec::new();
+                for sample in samples {
+                    bytes.extend_from_slice(sample.fields.get(stored).ok_or_else(missing)?.as_bytes());
+                }
+                let first = samples.first().and_then(|sample| sample.fields.get(stored)).ok_or_else(missing)?;
+                stored += 1;
+                let row_shape = first.shape().to_vec();
+                let elements = row_shape.iter().product::<usize>();
+                let data = TensorData::try_from_bytes_vec(bytes, [rows, elements], first.dtype()).map_err(|_| missing())?;
+                Ok(Column::from_data(data, spec.kind, row_shape, device))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        B::from_parts(columns, B::Rest::default())
+    }
+}
+
+/// What Burn's infallible [`Batcher`] gives for stored rows: a mini-batch, or the reason why there is none.
+pub type SnapshotBatch<B> = Result<B, crate::error::BatchError>;
+
+impl<B: RehearsalBatch<Rest: Default>> Batcher<StoredSample, SnapshotBatch<B>> for SnapshotBatcher<B> {
+    fn batch(&self, items: Vec<StoredSample>, device: &Device) -> SnapshotBatch<B> {
+        self.try_batch(&items, device)
+    }
+}

@@ -1,0 +1,78 @@
+//! `cargo xtask`: the project's own commands.
+//!
+//! * `cargo xtask test` is the one gate, the same for people and for CI.
+//! * `cargo xtask validate` repeats the main job over several seeds and holds the means to the published thresholds.
+//! * `cargo xtask bench` runs the benchmarks.
+
+mod error;
+mod gate;
+mod licences;
+mod main_job;
+mod prerequisites;
+mod process;
+mod totals;
+mod validate;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::{Error, Result};
+use crate::gate::Step;
+use crate::workspace::{Leg, Workspace};
+
+/// The project's own commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+/// What can be asked for.
+#[derive(Subcommand)]
+enum Task {
+    /// Run the gate, which CI runs too: format, licences, clippy, docs, tests and the main job
+    Test {
+        /// Run this step only
+        #[arg(long, value_name = "STEP")]
+        only: Option<Step>,
+    },
+    /// Run the main job over several seeds and compare the means with the published thresholds
+    Validate {
+        /// How many seeds: 1 to N
+        #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+        seeds: u64,
+    },
+    /// Run the benchmarks
+    Bench {
+        /// Only this one
+        name: Option<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Error::Told) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Carries out one command.
+fn run(task: Task) -> Result<()> {
+    let workspace = Workspace::find()?;
+    match task {
+        Task::Test { only } => gate::test(&workspace, only),
+        Task::Validate { seeds } => validate::validate(&workspace, seeds),
+        Task::Bench { name } => {
+            let mut command = workspace.cargo(Leg::DEFAULT, &["bench", "-p", "burn-rehearsal-benches", "--locked"]);
+            command.args(name.iter().flat_map(|name| ["--bench", name]));
+            process::run(&mut command)
+        }
+    }
+}
