@@ -1,1 +1,211 @@
-//! t
+//! What the cross-crate tests share: a mini-batch whose rows prove that they are whole, worlds of ranks that cannot hang a test run, and
+//! the χ² test of guarantee 4.1.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
+use burn_rehearsal::random::{Purpose, Stream};
+use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalBuffer, RehearsalConfig};
+use burn_rehearsal_collective::{Threads, run_threads};
+use statrs::distribution::{ChiSquared, ContinuousCDF};
+use std::convert::Infallible;
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
+
+/// How long a test may take before the whole run is ended: far more than any test needs, even on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(150);
+
+/// Ends the process, loudly, if it is not dropped in time: a hang must not look like a slow test.
+#[derive(Debug)]
+pub struct Watchdog(#[allow(dead_code, reason = "its drop is the signal")] Sender<()>);
+
+/// Watches the current test until the returned guard is dropped.
+#[must_use]
+pub fn watchdog() -> Watchdog {
+    let (alive, watch) = channel::<()>();
+    let name = std::thread::current().name().unwrap_or("a test").to_string();
+    std::thread::spawn(move || {
+        if watch.recv_timeout(PATIENCE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            eprintln!("\n*** `{name}` hangs: it has not ended within {PATIENCE:?}; ending the test run ***\n");
+            std::process::abort();
+        }
+    });
+    Watchdog(alive)
+}
+
+/// Runs `f` on `size` thread ranks, under a [`watchdog`], and gives the results in rank order. A rank's panic fails the test.
+pub fn world<T: Send>(size: usize, f: impl Fn(Threads) -> T + Sync) -> Vec<T> {
+    let _watchdog = watchdog();
+    run_threads(size, |threads| Ok::<T, Infallible>(f(threads)))
+        .into_iter()
+        .map(|result| result.unwrap_or_else(|failure| panic!("{failure}")))
+        .collect()
+}
+
+/// Ids carry their class: the class of an id is its millions.
+pub const CLASS: i64 = 1_000_000;
+
+/// The device of all tests.
+#[must_use]
+pub fn device() -> Device {
+    Device::flex()
+}
+
+/// A mini-batch with every role, all fields of a row functions of its id: a torn or mixed row cannot pass for a whole one.
+#[derive(RehearsalBatch, Clone, Debug)]
+pub struct Mixed {
+    /// `[rows, 1, 2, 2]`
+    #[rehearsal(bytes)]
+    pub image: Tensor<4, Int>,
+    /// `[rows]`
+    #[rehearsal(class)]
+    pub class: Tensor<1, Int>,
+    /// `[rows]`
+    #[rehearsal(id)]
+    pub id: Tensor<1, Int>,
+    /// `[rows, 2]`
+    pub feature: Tensor<2>,
+    /// `[rows]`
+    #[rehearsal(representative)]
+    pub replayed: Tensor<1, Bool>,
+}
+
+fn image_of(id: i64) -> [u8; 4] {
+    let mixed = (id as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    [(mixed >> 56) as u8, (mixed >> 48) as u8, (mixed >> 40) as u8, (mixed >> 32) as u8]
+}
+
+fn feature_of(id: i64) -> [f32; 2] {
+    [id as f32 * 0.5 - 3.0, (id % 1013) as f32]
+}
+
+/// One row of a [`Mixed`] on the host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    /// The id.
+    pub id: i64,
+    /// The class field.
+    pub class: i64,
+    /// The image field.
+    pub image: Vec<i64>,
+    /// The bits of the feature field.
+    pub feature: Vec<u32>,
+    /// The representative flag.
+    pub replayed: bool,
+}
+
+impl Row {
+    /// The row that [`batch`] makes of `id`.
+    #[must_use]
+    pub fn of(id: i64) -> Self {
+        Self {
+            id,
+            class: id / CLASS,
+            image: image_of(id).map(i64::from).to_vec(),
+            feature: feature_of(id).map(f32::to_bits).to_vec(),
+            replayed: false,
+        }
+    }
+
+    /// Fails unless all fields of this row belong to its id.
+    #[track_caller]
+    pub fn assert_whole(&self) {
+        assert_eq!(Row { replayed: false, ..self.clone() }, Row::of(self.id), "a torn or mixed row");
+    }
+}
+
+/// A mini-batch of the samples `ids` with u8 images and i64 labels.
+#[must_use]
+pub fn batch(ids: &[i64]) -> Mixed {
+    batch_on(ids, &device())
+}
+
+/// A mini-batch of the samples `ids` on `device`.
+#[must_use]
+pub fn batch_on(ids: &[i64], device: &Device) -> Mixed {
+    let n = ids.len();
+    let ints = |values: Vec<i64>| Tensor::<1, Int>::from_data(TensorData::new(values, [n]), (device, DType::I64));
+    let images: Vec<u8> = ids.iter().flat_map(|&id| image_of(id)).collect();
+    let features: Vec<f32> = ids.iter().flat_map(|&id| feature_of(id)).collect();
+    Mixed {
+        image: Tensor::from_data(TensorData::new(images, [n, 1, 2, 2]), (device, DType::U8)),
+        class: ints(ids.iter().map(|id| id / CLASS).collect()),
+        id: ints(ids.to_vec()),
+        feature: Tensor::from_data(TensorData::new(features, [n, 2]), (device, DType::F32)),
+        replayed: Tensor::from_data(TensorData::new(vec![false; n], [n]), device),
+    }
+}
+
+/// The rows of a mini-batch.
+#[must_use]
+pub fn read(batch: &Mixed) -> Vec<Row> {
+    let ints = |tensor: Tensor<1, Int>| tensor.into_data().iter::<i64>().collect::<Vec<_>>();
+    let (ids, classes) = (ints(batch.id.clone()), ints(batch.class.clone()));
+    let images: Vec<i64> = batch.image.clone().into_data().iter::<i64>().collect();
+    let features: Vec<f32> = batch.feature.clone().into_data().iter::<f32>().collect();
+    let flags: Vec<bool> = batch.replayed.clone().into_data().iter::<bool>().collect();
+    assert!(classes.len() == ids.len() && flags.len() == ids.len(), "fields of different lengths");
+    assert!(images.len() == 4 * ids.len() && features.len() == 2 * ids.len(), "fields of different lengths");
+    (0..ids.len())
+        .map(|row| Row {
+            id: ids[row],
+            class: classes[row],
+            image: images[4 * row..4 * row + 4].to_vec(),
+            feature: features[2 * row..2 * row + 2].iter().map(|value| value.to_bits()).collect(),
+            replayed: flags[row],
+        })
+        .collect()
+}
+
+/// Fails unless `augmented` is the rows `incoming`, in order, followed by whole, distinct, flagged representatives; returns their ids.
+#[track_caller]
+pub fn assert_augmented(incoming: &[i64], augmented: &Mixed) -> Vec<i64> {
+    let rows = read(augmented);
+    let expected: Vec<Row> = incoming.iter().map(|&id| Row::of(id)).collect();
+    assert_eq!(rows[..incoming.len()], expected, "the incoming rows changed");
+    assert_eq!(augmented.image.dtype(), DType::U8, "images must stay u8");
+    let drawn = &rows[incoming.len()..];
+    drawn.iter().for_each(Row::assert_whole);
+    assert!(drawn.iter().all(|row| row.replayed), "a representative is not flagged");
+    drawn.iter().map(|row| row.id).collect()
+}
+
+/// A configuration with |B|, c and r.
+#[must_use]
+pub fn config(capacity: usize, candidates: usize, representatives: usize) -> RehearsalConfig {
+    RehearsalConfig::new(Capacity::Samples(capacity)).with_candidates(candidates).with_representatives(representatives)
+}
+
+/// This rank's buffer of [`Mixed`] rows.
+#[must_use]
+pub fn buffer(config: &RehearsalConfig, threads: Threads) -> RehearsalBuffer<Mixed> {
+    RehearsalBuffer::new(config, Box::new(threads)).unwrap()
+}
+
+/// Fresh ids for one step of one rank, `rows` of them, of random classes below `classes`.
+#[must_use]
+pub fn fresh(seed: u64, rank: usize, step: usize, rows: usize, classes: u64) -> Vec<i64> {
+    let mut rng = Stream::new(seed, Purpose::Stream, step as u64, rank as u32);
+    (0..rows).map(|row| rng.below(classes) as i64 * CLASS + ((step * 8 + rank) * 64 + row) as i64).collect()
+}
+
+/// The probability that a uniform sampler deviates at least as much as `counts`: how often each row was drawn in `trials` draws of `drawn`
+/// distinct rows each.
+///
+/// Within one draw the rows are drawn without replacement, which makes the counts vary less: the statistic is scaled by (n−1)/(n−r) and is then
+/// asymptotically χ² with n−1 degrees of freedom.
+#[must_use]
+pub fn uniform_p(counts: &[u64], trials: u64, drawn: u64) -> f64 {
+    let n = counts.len() as f64;
+    assert_eq!(counts.iter().sum::<u64>(), trials * drawn, "the counts are not those of {trials} draws of {drawn}");
+    assert!(counts.len() > drawn as usize, "with r = n there is nothing to test");
+    let expected = (trials * drawn) as f64 / n;
+    assert!(expected >= 5.0, "too few draws for a χ² test");
+    let statistic: f64 = counts.iter().map(|&count| (count as f64 - expected).powi(2) / expected).sum();
+    p_value(statistic * (n - 1.0) / (n - drawn as f64), n - 1.0)
+}
+
+/// The upper tail of the χ² distribution.
+#[must_use]
+pub fn p_value(statistic: f64, freedom: f64) -> f64 {
+    ChiSquared::new(freedom).unwrap().sf(statistic)
+}

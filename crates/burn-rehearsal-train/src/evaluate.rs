@@ -117,9 +117,9 @@ where
         let item = item.map_err(|error| EvaluateError::Loader(error.to_string()))?;
         let output = model.step(item);
         let [predictions, classes] = output.output.dims();
-        let scores: Vec<f32> = read(output.output)?.convert_dtype(DType::F32).to_vec().map_err(unreadable)?;
+        let scores: Vec<f32> = read(output.output)?.convert_dtype(DType::F32).try_into_vec().map_err(unreadable)?;
         let targets: Vec<i64> =
-            output.targets.try_into_data().map_err(unreadable)?.convert_dtype(DType::I64).to_vec().map_err(unreadable)?;
+            output.targets.try_into_data().map_err(unreadable)?.convert_dtype(DType::I64).try_into_vec().map_err(unreadable)?;
         if targets.len() != predictions {
             return Err(EvaluateError::Rows { predictions, targets: targets.len() });
         }

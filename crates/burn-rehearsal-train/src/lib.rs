@@ -1,7 +1,17 @@
-//! Placeholder.
+//! Data-parallel continual learning for Burn, on top of [`burn_rehearsal`].
+//!
+//! * [`data_parallel`]: a learning strategy for Burn's `SupervisedTraining` that trains one network on many ranks.
+//! * [`stream`]: which samples arrive with which task.
+//! * [`experiment`]: a whole run, with one of the methods of [`report::schema::Method`].
+//! * [`evaluate`], [`metrics`], [`phases`]: what is measured.
+//! * [`report`]: how it is written, compared and drawn.
+//! * [`schedule`], [`init`]: learning rates and initial parameters that depend on nothing but their configuration.
+#![warn(missing_docs)]
+#![forbid(unsafe_code)]
 
 pub mod data_parallel;
 pub mod evaluate;
+pub mod experiment;
 pub mod init;
 pub mod metrics;
 pub mod phases;

@@ -1,2 +1,48 @@
-//! x
-fn main() {}
+//! Continual learning with rehearsal, from the digits embedded in the program up to image folders and many ranks.
+//!
+//! Without arguments it compares three ways to learn ten classes two at a time. `continual-imagenet --help` lists the rest.
+#![warn(missing_docs)]
+#![forbid(unsafe_code)]
+
+mod batch;
+mod cli;
+mod config;
+mod data;
+mod device;
+mod error;
+mod model;
+mod progress;
+mod run;
+mod stop;
+mod workload;
+
+use clap::Parser;
+use cli::{Cli, Command};
+use error::AppError;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<ExitCode, AppError> {
+    match cli.command {
+        Some(Command::Compare { options }) => run::compare(options),
+        None => run::compare(cli.options),
+        Some(Command::Train { method, options }) => run::train(method, options),
+        Some(Command::Report { directories }) => run::report(&directories),
+        Some(Command::Devices) => {
+            device::list().iter().for_each(|line| println!("{line}"));
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

@@ -76,7 +76,7 @@ impl<M: Module> GradientSync<M> {
         let mut host: Vec<f32> = match self.flat.take() {
             Some(flat) => {
                 let data = flat.try_into_data().map_err(|error| unreadable(format!("{error:?}")))?;
-                data.into_vec().map_err(|error| unreadable(format!("{error:?}")))?
+                data.try_into_vec().map_err(|error| unreadable(format!("{error:?}")))?
             }
             None => vec![0.0; self.elements + self.params],
         };
@@ -135,8 +135,8 @@ impl ModuleVisitor for Unflatten<'_> {
         let (index, start) = (self.index, self.offset);
         self.index += 1;
         self.offset += elements;
-        if self.present[index] {
-            let grad = self.flat.clone().slice([start..start + elements]).reshape(tensor.shape());
+        if self.present[index] && elements > 0 {
+            let grad = self.flat.clone().narrow(0, start, elements).reshape(tensor.shape());
             let dtype = tensor.dtype();
             self.grads.register::<D>(param.id, if dtype == DType::F32 { grad } else { grad.cast(dtype) });
         }

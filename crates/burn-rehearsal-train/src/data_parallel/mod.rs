@@ -46,12 +46,32 @@ type Rows<M> = Box<dyn Fn(&<M as TrainStep>::Input) -> usize + Send + Sync>;
 /// The same value serves several launches, one after another (the tasks of a stream); [`take_learner`](Self::take_learner) gives the learner, with
 /// optimiser and schedule, from one launch to the next.
 ///
-/// ```ignore
-/// let strategy = Arc::new(DataParallel::new(Box::new(collective), device, |batch: &MyBatch| batch.rows()));
-/// let training = SupervisedTraining::new(dir, train, valid).with_training_strategy(TrainingStrategy::Custom(strategy.clone()));
-/// let training = if rank == 0 { training } else { quiet(training) };
-/// let result = training.launch(learner);
-/// if let Some(error) = strategy.take_error() { … }
+/// ```no_run
+/// # use std::sync::Arc;
+/// # use burn::data::dataloader::DataLoader;
+/// # use burn::tensor::{Device, Tensor};
+/// # use burn::train::{InferenceStep, Learner, LearnerModel, SupervisedTraining, TrainStep, TrainingStrategy};
+/// # use burn_rehearsal_collective::Collective;
+/// # use burn_rehearsal_train::data_parallel::{DataParallel, DataParallelError, quiet};
+/// /// Runs on every rank, on a thread (or in a process) of its own, with that rank's end of the collective and its own loaders.
+/// fn one_rank<M>(
+///     collective: Box<dyn Collective>,
+///     learner: Learner<M>,
+///     train: Arc<dyn DataLoader<Tensor<2>>>,
+///     valid: Arc<dyn DataLoader<Tensor<2>>>,
+/// ) -> Result<M, DataParallelError>
+/// where
+///     M: LearnerModel + TrainStep<Input = Tensor<2>> + InferenceStep<Input = Tensor<2>>,
+/// {
+///     let rank = collective.rank();
+///     let strategy = Arc::new(DataParallel::new(collective, Device::default(), |batch: &Tensor<2>| batch.dims()[0]));
+///     let training = SupervisedTraining::new("artifacts", train, valid)
+///         .num_epochs(5)
+///         .with_training_strategy(TrainingStrategy::Custom(strategy.clone()));
+///     let training = if rank == 0 { training } else { quiet(training) };
+///     let result = training.launch(learner);
+///     strategy.take_error().map_or(Ok(result.model), Err)
+/// }
 /// ```
 ///
 /// # Semantics

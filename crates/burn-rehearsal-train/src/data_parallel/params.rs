@@ -4,7 +4,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Bool, DType, Int, Tensor};
 use burn_rehearsal_collective::Collective;
 
-use super::agree::broadcast;
+use super::agree::{broadcast, gather, share_reason};
 use super::error::DataParallelError;
 
 /// What a parameter is to the data-parallel learner.
@@ -117,10 +117,10 @@ pub(crate) fn check_equal_structure(params: &[ParamInfo], collective: &mut dyn C
         }
         None => None,
     };
-    let differs = super::agree::gather(collective, [u64::from(difference.is_some())])?;
+    let differs = gather(collective, [u64::from(difference.is_some())])?;
     match differs.iter().position(|[differs]| *differs != 0) {
         Some(rank) => {
-            let detail = super::agree::share_reason(collective, rank, difference.as_deref().unwrap_or_default())?;
+            let detail = share_reason(collective, rank, difference.as_deref().unwrap_or_default())?;
             Err(DataParallelError::DifferentModels { rank, detail })
         }
         None => Ok(()),
@@ -139,11 +139,11 @@ pub(crate) fn check_equal_values<M: Module>(
     let mut digests = Digests { place: Place::default(), statistics, digests: Vec::new() };
     model.visit(&mut digests);
     let own: Vec<u8> = digests.digests.iter().flat_map(|(_, digest)| digest.to_le_bytes()).collect();
-    let mut all = vec![0; own.len() * collective.size()];
-    collective.all_gather(&own, &mut all)?;
     if own.is_empty() {
         return Ok(());
     }
+    let mut all = vec![0; own.len() * collective.size()];
+    collective.all_gather(&own, &mut all)?;
     let mut ranks = all.chunks_exact(own.len());
     let Some(first) = ranks.next() else { return Ok(()) };
     for (rank, other) in ranks.enumerate() {

@@ -20,6 +20,8 @@ use crate::phases::Phase;
 type TrainLoader<M> = Arc<dyn DataLoader<<M as TrainStep>::Input>>;
 type ValidLoader<M> = Arc<dyn DataLoader<<M as InferenceStep>::Input>>;
 type TrainIterator<'a, M> = dyn DataLoaderIterator<<M as TrainStep>::Input> + 'a;
+/// A batch and its number of rows.
+type Counted<M> = (<M as TrainStep>::Input, usize);
 
 pub(super) struct Run<'a, M: LearnerModel> {
     strategy: &'a DataParallel<M>,
@@ -71,8 +73,7 @@ impl<'a, M: LearnerModel> Run<'a, M> {
             }
 
             self.validate(epoch);
-            let ends = !self.confirm(link, false, None)?;
-            if ends {
+            if !self.confirm(link, false, None)? {
                 break;
             }
             let saved = self.checkpoint(epoch);
@@ -151,35 +152,29 @@ impl<'a, M: LearnerModel> Run<'a, M> {
     }
 
     /// This rank's next batch and its rows, if it has one, and what all ranks say to theirs.
-    #[allow(clippy::type_complexity)]
-    fn next(
-        &mut self,
-        link: &mut Link,
-        iterator: &mut TrainIterator<'_, M>,
-    ) -> Result<(Option<(<M as TrainStep>::Input, usize)>, Agreement), DataParallelError> {
+    fn next(&mut self, link: &mut Link, iterator: &mut TrainIterator<'_, M>) -> Result<(Option<Counted<M>>, Agreement), DataParallelError> {
         let timer = &self.strategy.timer;
         // A rehearsal loader reports its own waiting and assembling to the same timer; the rest of the call is loading.
         let inside = || timer.total(Phase::Wait) + timer.total(Phase::Assemble);
         let (started, before) = (Instant::now(), inside());
-        let mut status = self.status();
-        let batch = match iterator.next() {
+        let item = iterator.next();
+        let exhausted = item.is_none();
+        let batch = match item {
             Some(Ok(batch)) => {
                 let rows = (self.strategy.rows)(&batch);
-                status.rows = rows as u64;
                 Some((batch, rows))
             }
             Some(Err(error)) => {
-                status.failed.get_or_insert(error.to_string());
+                // The status below tells it to the other ranks.
                 self.components.interrupter.fail(error);
                 None
             }
-            None => {
-                status.exhausted = true;
-                None
-            }
+            None => None,
         };
         self.border(link.step)?;
         timer.add(Phase::Load, started.elapsed().saturating_sub(inside().saturating_sub(before)));
+        let rows = batch.as_ref().map_or(0, |(_, rows)| *rows as u64);
+        let status = Status { rows, exhausted, ..self.status() };
         let agreement = self.agree(link, &status)?;
         Ok((batch, agreement))
     }
@@ -269,18 +264,21 @@ impl<'a, M: LearnerModel> Run<'a, M> {
         sent.into_iter().for_each(|sent| self.note(sent));
     }
 
+    /// Errors of the checkpointer's own threads come through the interrupter; what is an error here is a thread that is gone.
     fn checkpoint(&mut self, epoch: usize) -> Result<(), String> {
         let Some(mut checkpointer) = self.components.checkpointer.take() else { return Ok(()) };
         let (learner, store) = (&self.learner, &self.components.event_store);
-        // Burn's checkpointer panics when it cannot save, here or when it is dropped.
-        let saved = unwind_to_error(
-            move || {
-                checkpointer.checkpoint(learner, epoch, store);
-                checkpointer
-            },
-            "a checkpoint could not be written",
-        );
-        saved.map(|checkpointer| self.components.checkpointer = Some(checkpointer))
+        match unwind_to_error(|| checkpointer.checkpoint(learner, epoch, store), "a checkpoint could not be written") {
+            Ok(()) => {
+                self.components.checkpointer = Some(checkpointer);
+                Ok(())
+            }
+            Err(error) => {
+                // Dropping it would panic once for every thread that is gone, and a second panic while unwinding aborts the process.
+                std::mem::forget(checkpointer);
+                Err(error)
+            }
+        }
     }
 
     fn wants_early_stop(&mut self, epoch: usize) -> bool {

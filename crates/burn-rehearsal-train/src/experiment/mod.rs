@@ -1,0 +1,139 @@
+//! A whole continual-learning run: tasks, a method, evaluation, and the report.
+//!
+//! [`run_rank`] is what one rank does; start it on every rank with the same [`Workload`] and [`Settings`]. It trains task after task with
+//! Burn's own `SupervisedTraining` under [`DataParallel`], evaluates on every task's test set after each, and returns the same [`RunReport`] on all ranks.
+
+mod curve;
+mod rank;
+
+pub use rank::run_rank;
+
+use crate::data_parallel::DataParallelError;
+use crate::evaluate::EvaluateError;
+use crate::metrics::MetricsError;
+use crate::report::schema::Method;
+use crate::schedule::ScheduleError;
+use crate::stream::TaskStream;
+use burn::data::dataloader::batcher::Batcher;
+use burn::data::dataset::Dataset;
+use burn::optim::ModuleOptimizer;
+use burn::tensor::Device;
+use burn::train::renderer::MetricsRenderer;
+use burn::train::{ClassificationOutput, InferenceStep, Interrupter, LearnerModel, TrainStep};
+use burn_rehearsal::error::RehearsalError;
+use burn_rehearsal::{RehearsalBatch, RehearsalConfig};
+use burn_rehearsal_collective::CollectiveError;
+use std::sync::Arc;
+
+#[cfg(doc)]
+use crate::data_parallel::DataParallel;
+#[cfg(doc)]
+use crate::report::RunReport;
+
+/// A mini-batch that rehearsal and the learner both know.
+pub trait Rows: RehearsalBatch {
+    /// The number of rows, incoming and representatives together.
+    fn rows(&self) -> usize;
+}
+
+/// A classifier that trains and infers on mini-batches of type `B`.
+pub trait Classifier<B>:
+    LearnerModel + TrainStep<Input = B, Output = ClassificationOutput> + InferenceStep<Input = B, Output = ClassificationOutput>
+{
+}
+
+impl<B, M> Classifier<B> for M where
+    M: LearnerModel + TrainStep<Input = B, Output = ClassificationOutput> + InferenceStep<Input = B, Output = ClassificationOutput>
+{
+}
+
+/// What is learned: data, its order of arrival, and the network.
+pub trait Workload: Sync {
+    /// One sample as the data set gives it.
+    type Item: Clone + Send + Sync + 'static;
+    /// One mini-batch.
+    type Batch: Rows;
+    /// Builds mini-batches.
+    type Batcher: Batcher<Self::Item, Self::Batch> + Clone + 'static;
+    /// The network.
+    type Model: Classifier<Self::Batch>;
+
+    /// All training samples of all tasks.
+    fn train(&self) -> Arc<dyn Dataset<Self::Item>>;
+    /// All test samples of all tasks.
+    fn test(&self) -> Arc<dyn Dataset<Self::Item>>;
+    /// Which samples arrive with which task.
+    fn stream(&self) -> &dyn TaskStream;
+    /// The batcher of training (with augmentation, if there is any).
+    fn batcher(&self) -> Self::Batcher;
+    /// The network, initialised from `seed` alone.
+    fn model(&self, device: &Device, seed: u64) -> Self::Model;
+    /// A fresh optimiser.
+    fn optimizer(&self) -> ModuleOptimizer;
+}
+
+/// How a run trains. All ranks must use the same.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// How the network goes from task to task.
+    pub method: Method,
+    /// Epochs per task, at least 1.
+    pub epochs: usize,
+    /// Incoming rows per rank and step (b), at least 1.
+    pub batch_size: usize,
+    /// The rehearsal buffer; used by [`Method::Rehearsal`] only.
+    pub rehearsal: RehearsalConfig,
+    /// Base learning rate.
+    pub learning_rate: f64,
+    /// Epochs of linear warm-up from the base rate to `base × min(world size, scale_cap)`, in every task.
+    pub warmup_epochs: f64,
+    /// The learning rate is multiplied by the world size, but at most by this (1: no scaling).
+    pub scale_cap: f64,
+    /// Whether the optimiser's state (momentum) goes on from task to task; otherwise every task starts with a fresh one.
+    pub keep_optimizer: bool,
+    /// The seed of every random choice.
+    pub seed: u64,
+    /// Loader threads per rank.
+    pub workers: usize,
+    /// Synchronises the device between the phases of a step, so that their times are exact on any device.
+    pub profile: bool,
+}
+
+/// Who watches a run. The methods are called on rank 0 only, except [`interrupter`](Self::interrupter).
+pub trait Observer: Sync {
+    /// Called once per task with its number of steps per epoch; what Burn's training shows itself through.
+    fn renderer(&self, task: usize) -> Box<dyn MetricsRenderer>;
+    /// Accuracies on all tasks' test sets after `task`.
+    fn evaluated(&self, task: usize, top1: &[f64]);
+    /// Called on every rank before it trains: stopping it ends the run on all ranks after the same step.
+    fn interrupter(&self, interrupter: &Interrupter);
+}
+
+/// Why a run failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ExperimentError {
+    /// The rehearsal buffer.
+    #[error(transparent)]
+    Rehearsal(#[from] RehearsalError),
+    /// The learner.
+    #[error(transparent)]
+    DataParallel(#[from] DataParallelError),
+    /// Burn's training.
+    #[error("training failed: {0}")]
+    Training(String),
+    /// An evaluation.
+    #[error("evaluation failed: {0}")]
+    Evaluate(#[from] EvaluateError),
+    /// The learning-rate schedule.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
+    /// The transport.
+    #[error(transparent)]
+    Collective(#[from] CollectiveError),
+    /// An accuracy outside 0..=1.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// A setting that makes no sense.
+    #[error("{0}")]
+    Settings(String),
+}

@@ -1,0 +1,82 @@
+//! Samples and mini-batches of images.
+
+use burn::data::dataloader::batcher::Batcher;
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn_rehearsal::RehearsalBatch;
+use burn_rehearsal_train::experiment::Rows;
+use std::sync::Arc;
+
+/// One image.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// Pixels, channels first, 0..=255.
+    pub pixels: Arc<[u8]>,
+    /// Its class.
+    pub class: usize,
+    /// Its number in the data set.
+    pub index: usize,
+}
+
+/// The shape of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImageShape {
+    /// 1 for grey, 3 for colour.
+    pub channels: usize,
+    /// Pixels.
+    pub height: usize,
+    /// Pixels.
+    pub width: usize,
+}
+
+impl ImageShape {
+    /// The number of values of one image.
+    pub fn elements(&self) -> usize {
+        self.channels * self.height * self.width
+    }
+}
+
+/// A mini-batch of images.
+#[derive(Debug, Clone, RehearsalBatch)]
+pub struct ImageBatch {
+    /// `[rows, channels, height, width]`, values 0..=255; one byte each where the device has bytes.
+    #[rehearsal(bytes)]
+    pub images: Tensor<4, Int>,
+    /// `[rows]`
+    #[rehearsal(class)]
+    pub targets: Tensor<1, Int>,
+    /// `[rows]`: the number of each sample in its data set.
+    #[rehearsal(id)]
+    pub index: Tensor<1, Int>,
+}
+
+impl Rows for ImageBatch {
+    fn rows(&self) -> usize {
+        self.images.dims()[0]
+    }
+}
+
+/// Stacks images.
+#[derive(Debug, Clone)]
+pub struct ImageBatcher {
+    /// The shape of every image.
+    pub shape: ImageShape,
+}
+
+impl Batcher<Image, ImageBatch> for ImageBatcher {
+    fn batch(&self, items: Vec<Image>, device: &Device) -> ImageBatch {
+        let rows = items.len();
+        let ImageShape { channels, height, width } = self.shape;
+        let mut pixels = Vec::with_capacity(rows * self.shape.elements());
+        items.iter().for_each(|image| pixels.extend_from_slice(&image.pixels));
+        let integers = |value: fn(&Image) -> usize| {
+            let values: Vec<i64> = items.iter().map(|image| value(image) as i64).collect();
+            Tensor::from_data(TensorData::new(values, [rows]), device)
+        };
+        let bytes = if device.supports_dtype(DType::U8) { DType::U8 } else { DType::I32 };
+        ImageBatch {
+            images: Tensor::from_data(TensorData::new(pixels, [rows, channels, height, width]), (device, bytes)),
+            targets: integers(|image| image.class),
+            index: integers(|image| image.index),
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! From options to a configuration in which nothing is left open.
+
+use crate::cli::{
+    CandidateModeArg, ClassOrderArg, ExecutionArg, ModelArg, OnRepeatArg, OptimizerStateArg, Options, PolicyArg, Recipe, SamplingArg,
+    StreamArg,
+};
+use crate::error::AppError;
+use burn_rehearsal::{Capacity, RehearsalConfig};
+use burn_rehearsal_train::experiment::Settings;
+use burn_rehearsal_train::report::schema::Method;
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// The resolved configuration; echoed into every report.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Config {
+    /// Where the defaults come from.
+    pub recipe: Recipe,
+    /// `digits` or `folder:DIR`.
+    pub data: String,
+    /// Side of the images, in pixels.
+    pub image_size: usize,
+    /// The network.
+    pub model: ModelArg,
+    /// How samples are spread over tasks.
+    pub stream: StreamArg,
+    /// Number of tasks.
+    pub tasks: usize,
+    /// Order of classes.
+    pub class_order: ClassOrderArg,
+    /// Epochs per task.
+    pub epochs: usize,
+    /// b, per rank.
+    pub batch_size: usize,
+    /// c.
+    pub candidates: usize,
+    /// How candidates are chosen.
+    pub candidate_mode: CandidateModeArg,
+    /// r.
+    pub representatives: usize,
+    /// |B|, as it was written.
+    pub capacity: String,
+    /// Who makes room.
+    pub policy: PolicyArg,
+    /// What is drawn.
+    pub sampling: SamplingArg,
+    /// What happens to repeated samples.
+    pub on_repeat: OnRepeatArg,
+    /// Who does the buffer's work.
+    pub execution: ExecutionArg,
+    /// Steps between insertion and draw.
+    pub lag: usize,
+    /// First augmented task.
+    pub start_task: usize,
+    /// Base learning rate.
+    pub learning_rate: f64,
+    /// Momentum of SGD.
+    pub momentum: f64,
+    /// Weight decay.
+    pub weight_decay: f64,
+    /// Warm-up per task.
+    pub warmup_epochs: f64,
+    /// Largest factor of learning-rate scaling with the world size.
+    pub scale_cap: f64,
+    /// What happens to the optimiser's state between tasks.
+    pub optimizer_state: OptimizerStateArg,
+    /// Ranks.
+    pub ranks: usize,
+    /// Loader threads per rank.
+    pub workers: usize,
+    /// The device.
+    pub device: String,
+    /// The seed.
+    pub seed: u64,
+    /// Whether phases are synchronised.
+    pub profile: bool,
+    /// Where reports go.
+    pub out: PathBuf,
+}
+
+impl Config {
+    fn digits() -> Self {
+        Self {
+            recipe: Recipe::Digits,
+            data: "digits".into(),
+            image_size: 8,
+            model: ModelArg::Mlp,
+            stream: StreamArg::Class,
+            tasks: 5,
+            class_order: ClassOrderArg::Fixed,
+            epochs: 15,
+            batch_size: 8,
+            candidates: 4,
+            candidate_mode: CandidateModeArg::Exact,
+            representatives: 8,
+            capacity: "10%".into(),
+            policy: PolicyArg::ClassBalanced,
+            sampling: SamplingArg::Uniform,
+            on_repeat: OnRepeatArg::KeepBoth,
+            execution: ExecutionArg::Background,
+            lag: 1,
+            start_task: 0,
+            learning_rate: 0.1,
+            momentum: 0.0,
+            weight_decay: 0.0,
+            warmup_epochs: 0.0,
+            scale_cap: 1.0,
+            optimizer_state: OptimizerStateArg::Reset,
+            ranks: 2,
+            workers: 1,
+            device: "flex".into(),
+            seed: 42,
+            profile: false,
+            out: PathBuf::from("runs"),
+        }
+    }
+
+    fn mammoth_er_digits() -> Self {
+        Self {
+            recipe: Recipe::MammothErDigits,
+            image_size: 28,
+            epochs: 5,
+            batch_size: 10,
+            candidates: 10,
+            representatives: 10,
+            capacity: "200".into(),
+            policy: PolicyArg::Reservoir,
+            learning_rate: 0.1,
+            ranks: 1,
+            ..Self::digits()
+        }
+    }
+
+    /// Fills in what the flags, and then the configuration file, leave open.
+    ///
+    /// # Errors
+    ///
+    /// [`AppError`] if the file cannot be read or understood.
+    pub fn resolve(flags: Options) -> Result<Self, AppError> {
+        let file = match &flags.config {
+            None => Options::default(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path).map_err(|source| AppError::Io { action: "read", path: path.clone(), source })?;
+                toml::from_str(&text).map_err(|error| AppError::ConfigFile { path: path.clone(), reason: error.to_string() })?
+            }
+        };
+        let mut config = match flags.recipe.or(file.recipe).unwrap_or(Recipe::Digits) {
+            Recipe::Digits => Self::digits(),
+            Recipe::MammothErDigits => Self::mammoth_er_digits(),
+        };
+        if flags.data.as_ref().or(file.data.as_ref()).is_some_and(|data| data.starts_with("folder:")) {
+            config.model = ModelArg::Conv;
+            config.image_size = 32;
+        }
+        macro_rules! take {
+            ($($field:ident),* $(,)?) => {$(
+                if let Some(value) = flags.$field.or(file.$field) {
+                    config.$field = value;
+                }
+            )*};
+        }
+        take!(
+            data,
+            image_size,
+            model,
+            stream,
+            tasks,
+            class_order,
+            epochs,
+            batch_size,
+            candidates,
+            candidate_mode,
+            representatives,
+            capacity,
+            policy,
+            sampling,
+            on_repeat,
+            execution,
+            lag,
+            start_task,
+            learning_rate,
+            momentum,
+            weight_decay,
+            warmup_epochs,
+            scale_cap,
+            optimizer_state,
+            ranks,
+            workers,
+            device,
+            seed,
+            profile
+        );
+        config.out = match flags.out.or(file.out) {
+            Some(out) => out,
+            None => PathBuf::from("runs").join(config.data.rsplit(['/', ':']).find(|part| !part.is_empty()).unwrap_or("run")),
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), AppError> {
+        let at_least_one = [
+            ("tasks", self.tasks),
+            ("epochs", self.epochs),
+            ("batch-size", self.batch_size),
+            ("ranks", self.ranks),
+            ("image-size", self.image_size),
+        ];
+        for (option, value) in at_least_one {
+            if value == 0 {
+                return Err(AppError::Option { option, value: "0".into(), reason: "must be at least 1".into() });
+            }
+        }
+        let finite = [("momentum", self.momentum), ("weight-decay", self.weight_decay), ("warmup-epochs", self.warmup_epochs)];
+        for (option, value) in finite {
+            if !(value.is_finite() && value >= 0.0) {
+                return Err(AppError::Option { option, value: value.to_string(), reason: "must be a number that is not negative".into() });
+            }
+        }
+        if self.momentum >= 1.0 {
+            return Err(AppError::Option { option: "momentum", value: self.momentum.to_string(), reason: "must be below 1".into() });
+        }
+        Ok(())
+    }
+
+    /// The buffer for a training set of `dataset_len` samples in `classes` classes.
+    ///
+    /// # Errors
+    ///
+    /// [`AppError`] naming the option that makes no sense.
+    pub fn rehearsal(&self, dataset_len: usize, classes: usize) -> Result<RehearsalConfig, AppError> {
+        let config = RehearsalConfig::new(parse_capacity(&self.capacity)?)
+            .with_candidates(self.candidates)
+            .with_representatives(self.representatives)
+            .with_candidate_mode(self.candidate_mode.into())
+            .with_policy(self.policy.into())
+            .with_sampling(self.sampling.into())
+            .with_on_repeat(self.on_repeat.into())
+            .with_execution(self.execution.into())
+            .with_lag(self.lag)
+            .with_start_task(self.start_task)
+            .with_seed(self.seed)
+            .with_classes(Some(classes))
+            .with_dataset_len(Some(dataset_len));
+        config.validate(self.ranks)?;
+        config.validate_batch_size(self.batch_size)?;
+        Ok(config)
+    }
+
+    /// The settings of a run.
+    pub fn settings(&self, method: Method, rehearsal: RehearsalConfig) -> Settings {
+        Settings {
+            method,
+            epochs: self.epochs,
+            batch_size: self.batch_size,
+            rehearsal,
+            learning_rate: self.learning_rate,
+            warmup_epochs: self.warmup_epochs,
+            scale_cap: self.scale_cap,
+            keep_optimizer: self.optimizer_state.into(),
+            seed: self.seed,
+            workers: self.workers,
+            profile: self.profile,
+        }
+    }
+}
+
+/// Understands `30%`, `500` and `512MiB`.
+fn parse_capacity(text: &str) -> Result<Capacity, AppError> {
+    let wrong = |reason: &str| AppError::Option { option: "capacity", value: text.into(), reason: reason.into() };
+    let expected = "expected a share of the training set (30%), a number of samples (500), or memory (512MiB)";
+    if let Some(percent) = text.strip_suffix('%') {
+        let percent: f64 = percent.trim().parse().map_err(|_| wrong(expected))?;
+        if !(0.0..=100.0).contains(&percent) {
+            return Err(wrong("a share must be between 0% and 100%"));
+        }
+        return Ok(Capacity::Fraction(percent / 100.0));
+    }
+    const UNITS: [(&str, u64); 7] =
+        [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40), ("kB", 1_000), ("MB", 1_000_000), ("GB", 1_000_000_000)];
+    for (unit, bytes) in UNITS {
+        if let Some(number) = text.strip_suffix(unit) {
+            let number: f64 = number.trim().parse().map_err(|_| wrong(expected))?;
+            if !(number.is_finite() && number >= 0.0) {
+                return Err(wrong(expected));
+            }
+            return Ok(Capacity::Bytes((number * bytes as f64) as u64));
+        }
+    }
+    text.parse().map(Capacity::Samples).map_err(|_| wrong(expected))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capacities_are_shares_samples_or_memory() {
+        assert_eq!(parse_capacity("30%").unwrap(), Capacity::Fraction(0.3));
+        assert_eq!(parse_capacity("500").unwrap(), Capacity::Samples(500));
+        assert_eq!(parse_capacity("512MiB").unwrap(), Capacity::Bytes(512 << 20));
+        assert_eq!(parse_capacity("1.5 GB").unwrap(), Capacity::Bytes(1_500_000_000));
+        for wrong in ["", "many", "-3", "101%", "-1%", "5 apples", "NaNMiB"] {
+            let message = parse_capacity(wrong).unwrap_err().to_string();
+            assert!(message.contains("--capacity"), "{wrong}: {message}");
+        }
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_the_recipe() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run.toml");
+        std::fs::write(&path, "epochs = 3\nbatch-size = 20\npolicy = \"fifo\"\n").unwrap();
+        let flags = Options { config: Some(path), epochs: Some(7), ..Options::default() };
+        let config = Config::resolve(flags).unwrap();
+        assert_eq!((config.epochs, config.batch_size, config.policy, config.tasks), (7, 20, PolicyArg::Fifo, 5));
+    }
+
+    #[test]
+    fn a_configuration_file_with_an_unknown_key_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run.toml");
+        std::fs::write(&path, "epoch = 3\n").unwrap();
+        let message = Config::resolve(Options { config: Some(path), ..Options::default() }).unwrap_err().to_string();
+        assert!(message.contains("epoch") && message.contains("run.toml"), "{message}");
+    }
+}

@@ -1,0 +1,61 @@
+//! Devices by name.
+
+use crate::error::AppError;
+use burn::tensor::Device;
+
+/// The device that `--device` names.
+///
+/// # Errors
+///
+/// [`AppError::Option`] if the name is unknown or the program was built without that backend.
+pub fn parse(name: &str) -> Result<Device, AppError> {
+    let wrong = |reason: &str| AppError::Option { option: "device", value: name.into(), reason: reason.into() };
+    let (kind, index) = match name.split_once(':') {
+        Some((kind, index)) => (kind, Some(index.parse::<usize>().map_err(|_| wrong("the part after `:` is the number of a device"))?)),
+        None => (name, None),
+    };
+    match (kind, index) {
+        #[cfg(feature = "flex")]
+        ("flex", None) => Ok(Device::flex()),
+        #[cfg(feature = "wgpu")]
+        ("wgpu", None) => Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
+        #[cfg(feature = "cuda")]
+        ("cuda", index) => Ok(Device::cuda(index.unwrap_or(0))),
+        ("flex" | "wgpu" | "cuda", _) if !backends().contains(&kind) => {
+            Err(wrong(&format!("this program was built without `{kind}`; build it with `--features {kind}`")))
+        }
+        _ => Err(wrong("expected `flex`, `wgpu`, `cuda` or `cuda:i`")),
+    }
+}
+
+/// The backends that this program was built with.
+fn backends() -> Vec<&'static str> {
+    let mut backends = Vec::new();
+    if cfg!(feature = "flex") {
+        backends.push("flex");
+    }
+    if cfg!(feature = "wgpu") {
+        backends.push("wgpu");
+    }
+    if cfg!(feature = "cuda") {
+        backends.push("cuda");
+    }
+    backends
+}
+
+/// One line for each backend.
+pub fn list() -> Vec<String> {
+    let describe = |name: &&str| match *name {
+        "flex" => {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            format!("flex      CPU, {cores} threads")
+        }
+        "wgpu" => "wgpu      the default GPU of Vulkan, Metal or DirectX".to_string(),
+        _ => "cuda[:i]  NVIDIA GPU number i".to_string(),
+    };
+    let mut lines: Vec<_> = backends().iter().map(describe).collect();
+    for missing in ["flex", "wgpu", "cuda"].iter().filter(|name| !backends().contains(name)) {
+        lines.push(format!("{missing:<9} not built in (--features {missing})"));
+    }
+    lines
+}

@@ -1,0 +1,74 @@
+//! What the program tells its user when it cannot go on.
+
+use burn_rehearsal::error::ConfigError;
+use burn_rehearsal_train::experiment::ExperimentError;
+use burn_rehearsal_train::report::ReportError;
+use burn_rehearsal_train::stream::StreamError;
+use std::path::PathBuf;
+
+/// An error with everything that the user needs to know.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// A file or directory.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A configuration file that cannot be understood.
+    #[error("the configuration file {} is not valid: {reason}", path.display())]
+    ConfigFile {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        reason: String,
+    },
+    /// An option's value.
+    #[error("`--{option} {value}`: {reason}")]
+    Option {
+        /// The option.
+        option: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A data set that cannot be used.
+    #[error("the data in {} cannot be used: {reason}", path.display())]
+    Data {
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The embedded data set.
+    #[error("the embedded digits are damaged: {0}")]
+    Digits(String),
+    /// The buffer's configuration.
+    #[error(transparent)]
+    Rehearsal(#[from] ConfigError),
+    /// The task stream.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// A run on some rank.
+    #[error("rank {rank}: {source}")]
+    Rank {
+        /// The rank.
+        rank: usize,
+        /// What happened.
+        source: ExperimentError,
+    },
+    /// A rank that panicked or could not be started.
+    #[error("{0}")]
+    RankEnded(String),
+    /// A report or figure.
+    #[error(transparent)]
+    Report(#[from] ReportError),
+    /// No report where one was looked for.
+    #[error("no report.json in {} or its subdirectories", .0.display())]
+    NoReport(PathBuf),
+}

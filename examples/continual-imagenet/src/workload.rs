@@ -1,0 +1,92 @@
+//! What the program learns, as the learner sees it.
+
+use crate::batch::{Image, ImageBatch, ImageBatcher};
+use crate::cli::{ClassOrderArg, StreamArg};
+use crate::config::Config;
+use crate::data::{self, ImageData};
+use crate::error::AppError;
+use crate::model::Network;
+use burn::data::dataset::Dataset;
+use burn::optim::decay::WeightDecayConfig;
+use burn::optim::momentum::MomentumConfig;
+use burn::optim::{ModuleOptimizer, SgdConfig};
+use burn::tensor::Device;
+use burn_rehearsal_train::experiment::Workload;
+use burn_rehearsal_train::stream::{ClassIncremental, ClassOrder, InstanceIncremental, TaskStream};
+use std::sync::Arc;
+
+/// Images, their tasks, and how to learn them.
+pub struct Images {
+    config: Config,
+    data: ImageData,
+    stream: Box<dyn TaskStream>,
+}
+
+impl Images {
+    /// Opens the data and cuts it in tasks.
+    ///
+    /// # Errors
+    ///
+    /// [`AppError`] naming what cannot be used.
+    pub fn open(config: &Config) -> Result<Self, AppError> {
+        let data = data::open(&config.data, config.image_size)?;
+        let (train, test) = (&data.train_labels, &data.test_labels);
+        let order = match config.class_order {
+            ClassOrderArg::Fixed => ClassOrder::Fixed,
+            ClassOrderArg::Seeded => ClassOrder::Seeded(config.seed),
+        };
+        let stream: Box<dyn TaskStream> = match config.stream {
+            StreamArg::Class => Box::new(ClassIncremental::new(train, test, data.classes, config.tasks, order)?),
+            StreamArg::Instance => Box::new(InstanceIncremental::new(train, test, data.classes, config.tasks, config.seed)?),
+        };
+        Ok(Self { config: config.clone(), data, stream })
+    }
+
+    /// The number of training samples.
+    pub fn train_len(&self) -> usize {
+        self.data.train_labels.len()
+    }
+
+    /// The number of classes.
+    pub fn classes(&self) -> usize {
+        self.data.classes
+    }
+}
+
+impl Workload for Images {
+    type Item = Image;
+    type Batch = ImageBatch;
+    type Batcher = ImageBatcher;
+    type Model = Network;
+
+    fn train(&self) -> Arc<dyn Dataset<Image>> {
+        self.data.train.clone()
+    }
+
+    fn test(&self) -> Arc<dyn Dataset<Image>> {
+        self.data.test.clone()
+    }
+
+    fn stream(&self) -> &dyn TaskStream {
+        self.stream.as_ref()
+    }
+
+    fn batcher(&self) -> ImageBatcher {
+        ImageBatcher { shape: self.data.shape }
+    }
+
+    fn model(&self, device: &Device, seed: u64) -> Network {
+        Network::new(self.config.model, self.data.shape, self.data.classes, device, seed)
+    }
+
+    fn optimizer(&self) -> ModuleOptimizer {
+        let mut sgd = SgdConfig::new();
+        if self.config.momentum > 0.0 {
+            sgd = sgd.with_momentum(Some(MomentumConfig::new().with_momentum(self.config.momentum).with_dampening(0.0)));
+        }
+        if self.config.weight_decay > 0.0 {
+            sgd = sgd.with_weight_decay(Some(WeightDecayConfig::new(self.config.weight_decay as f32)));
+        }
+        sgd.init()
+    }
+}
