@@ -19,7 +19,7 @@ use burn::train::{
 };
 use burn_rehearsal_collective::Threads;
 use burn_rehearsal_train::data_parallel::{DataParallel, DataParallelError, quiet};
-use burn_rehearsal_train::init::keyed_init;
+use burn_rehearsal_train::init::{Scheme, keyed_init};
 
 pub(crate) const FEATURES: usize = 4;
 pub(crate) const CLASSES: usize = 3;
@@ -90,7 +90,7 @@ impl Net {
             output: LinearConfig::new(8, CLASSES).init(&device),
             extra: LinearConfig::new(FEATURES, CLASSES).init(&device),
         };
-        keyed_init(net, seed)
+        keyed_init(net, seed, Scheme::default())
     }
 
     fn forward(&self, batch: Batch) -> ClassificationOutput {

@@ -8,23 +8,35 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Tensor, TensorData};
 use burn_rehearsal::random::{Purpose, Stream};
 
+/// The distribution of initial weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Scheme {
+    /// Weights and biases uniform in ±1/√fan_in: PyTorch's default for linear and convolutional layers (He et al., "Delving Deep into Rectifiers",
+    /// arXiv 1502.01852, with a = √5).
+    #[default]
+    KaimingUniform,
+    /// Weights uniform in ±√(6 / (fan_in + fan_out)), biases zero (Glorot and Bengio, "Understanding the difficulty of training deep
+    /// feedforward neural networks", AISTATS 2010).
+    XavierUniform,
+}
+
 /// Overwrites a model's weights and biases with values that depend on nothing but `seed` and the order of its parameters.
 ///
-/// A float parameter called `weight` with at least two dimensions, and the `bias` beside it, are uniform in ±1/√fan_in, PyTorch's default for
-/// linear and convolutional layers (He et al., "Delving Deep into Rectifiers", arXiv 1502.01852, with a = √5); fan_in is the first dimension in a
+/// This concerns every float parameter called `weight` with at least two dimensions, and the `bias` beside it. fan_in is the first dimension in a
 /// [`Linear`](burn::nn::Linear) (`[d_in, d_out]`) and the product of all but the first elsewhere (convolutions: `[out, in / groups, k…]`).
 /// Everything else (norms, running statistics, biases without such a weight) keeps its value. Parameter ids and gradient settings are kept.
-pub fn keyed_init<M: Module>(model: M, seed: u64) -> M {
-    model.map(&mut KeyedInit { seed, parameter: 0, path: Vec::new(), last_weight: None })
+pub fn keyed_init<M: Module>(model: M, seed: u64, scheme: Scheme) -> M {
+    model.map(&mut KeyedInit { seed, scheme, parameter: 0, path: Vec::new(), last_weight: None })
 }
 
 struct KeyedInit {
     seed: u64,
+    scheme: Scheme,
     /// How many float parameters came before, initialised here or not.
     parameter: u64,
     /// (name, type of its container) from the root to the current field.
     path: Vec<(String, String)>,
-    /// The module of the last initialised weight and its bound; a bias is visited after the weight beside it.
+    /// The module of the last initialised weight and the bound for its bias; a bias is visited after the weight beside it.
     last_weight: Option<(Vec<String>, f32)>,
 }
 
@@ -37,10 +49,19 @@ impl KeyedInit {
         let (name, container) = self.path.last()?;
         match name.as_str() {
             "weight" if shape.len() >= 2 => {
-                let fan_in = if container == "Struct:Linear" { shape[0] } else { shape[1..].iter().product() };
-                let bound = (1.0 / (fan_in.max(1) as f64).sqrt()) as f32;
-                self.last_weight = Some((self.module(), bound));
-                Some(bound)
+                let (fan_in, fan_out): (usize, usize) = match container.as_str() {
+                    "Struct:Linear" => (shape[0], shape[1]),
+                    _ => (shape[1..].iter().product(), shape[0] * shape[2..].iter().product::<usize>()),
+                };
+                let (weight, bias) = match self.scheme {
+                    Scheme::KaimingUniform => {
+                        let bound = (1.0 / (fan_in.max(1) as f64).sqrt()) as f32;
+                        (bound, bound)
+                    }
+                    Scheme::XavierUniform => ((6.0 / (fan_in + fan_out).max(1) as f64).sqrt() as f32, 0.0),
+                };
+                self.last_weight = Some((self.module(), bias));
+                Some(weight)
             }
             "bias" => {
                 let module = self.module();
@@ -110,12 +131,12 @@ mod tests {
         let device = Device::default().autodiff();
         let before = net(&device);
         let id = before.linear.weight.id;
-        let first = keyed_init(before, 7);
+        let first = keyed_init(before, 7, Scheme::default());
         assert_eq!(first.linear.weight.id, id);
         assert!(first.linear.weight.is_require_grad() && first.conv.weight.is_require_grad());
         device.seed(99);
-        let again = keyed_init(net(&device), 7);
-        let other = keyed_init(net(&device), 8);
+        let again = keyed_init(net(&device), 7, Scheme::default());
+        let other = keyed_init(net(&device), 8, Scheme::default());
         assert_eq!(values(first.conv.weight.val()), values(again.conv.weight.val()));
         assert_eq!(values(first.heads[1].weight.val()), values(again.heads[1].weight.val()));
         assert_ne!(values(first.conv.weight.val()), values(other.conv.weight.val()));
@@ -124,7 +145,7 @@ mod tests {
 
     #[test]
     fn bounds_are_one_over_the_root_of_fan_in_and_norms_keep_their_values() {
-        let net = keyed_init(net(&Device::default()), 1);
+        let net = keyed_init(net(&Device::default()), 1, Scheme::default());
         let extent = |values: Vec<f32>| values.iter().fold(0.0f32, |a, b| a.max(b.abs()));
         let linear = extent(values(net.linear.weight.val()));
         assert!(linear <= 1.0 / 8.0 && linear > 0.9 / 8.0, "{linear}");
@@ -140,8 +161,18 @@ mod tests {
 
     #[test]
     fn a_model_built_for_inference_can_still_be_trained() {
-        let net = keyed_init(net(&Device::default()), 1);
+        let net = keyed_init(net(&Device::default()), 1, Scheme::default());
         assert!(!net.linear.weight.is_require_grad());
         assert!(net.train().linear.weight.is_require_grad());
+    }
+
+    #[test]
+    fn xavier_bounds_weights_by_both_fans_and_leaves_biases_at_zero() {
+        let net = keyed_init(net(&Device::default()), 1, Scheme::XavierUniform);
+        let extent = |values: Vec<f32>| values.iter().fold(0.0f32, |a, b| a.max(b.abs()));
+        let bound = (6.0f32 / 80.0).sqrt();
+        let linear = extent(values(net.linear.weight.val()));
+        assert!(linear <= bound && linear > 0.9 * bound, "{linear}");
+        assert_eq!(extent(values(net.linear.bias.unwrap().val())), 0.0);
     }
 }

@@ -1,6 +1,7 @@
 //! The command line. The same options can be given in a TOML file; flags win.
 
 use burn_rehearsal::{CandidateMode, Execution, OnRepeat, PolicyKind, SamplingKind};
+use burn_rehearsal_train::init::Scheme;
 use burn_rehearsal_train::report::schema::Method;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
@@ -62,6 +63,9 @@ pub struct Options {
     /// The network.
     #[arg(long, value_enum)]
     pub model: Option<ModelArg>,
+    /// How the network is initialised.
+    #[arg(long, value_enum)]
+    pub init: Option<InitArg>,
     /// How samples are spread over tasks.
     #[arg(long, value_enum)]
     pub stream: Option<StreamArg>,
@@ -223,6 +227,15 @@ choices! {
         Background = Execution::Background,
         /// The training thread.
         Inline = Execution::Inline,
+    }
+}
+choices! {
+    /// How a network is initialised.
+    InitArg => Scheme {
+        /// PyTorch's default: ±1/√fan_in.
+        Kaiming = Scheme::KaimingUniform,
+        /// Glorot's: ±√(6/(fan_in + fan_out)), biases zero.
+        Xavier = Scheme::XavierUniform,
     }
 }
 choices! {

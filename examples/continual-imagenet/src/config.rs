@@ -1,7 +1,7 @@
 //! From options to a configuration in which nothing is left open.
 
 use crate::cli::{
-    CandidateModeArg, ClassOrderArg, ExecutionArg, ModelArg, OnRepeatArg, OptimizerStateArg, Options, PolicyArg, Recipe, SamplingArg,
+    CandidateModeArg, ClassOrderArg, ExecutionArg, InitArg, ModelArg, OnRepeatArg, OptimizerStateArg, Options, PolicyArg, Recipe, SamplingArg,
     StreamArg,
 };
 use crate::error::AppError;
@@ -23,6 +23,8 @@ pub struct Config {
     pub image_size: usize,
     /// The network.
     pub model: ModelArg,
+    /// How the network is initialised.
+    pub init: InitArg,
     /// How samples are spread over tasks.
     pub stream: StreamArg,
     /// Number of tasks.
@@ -86,10 +88,11 @@ impl Config {
             data: "digits".into(),
             image_size: 8,
             model: ModelArg::Mlp,
+            init: InitArg::Kaiming,
             stream: StreamArg::Class,
             tasks: 5,
             class_order: ClassOrderArg::Fixed,
-            epochs: 15,
+            epochs: 30,
             batch_size: 8,
             candidates: 4,
             candidate_mode: CandidateModeArg::Exact,
@@ -101,8 +104,8 @@ impl Config {
             execution: ExecutionArg::Background,
             lag: 1,
             start_task: 0,
-            learning_rate: 0.1,
-            momentum: 0.0,
+            learning_rate: 0.02,
+            momentum: 0.9,
             weight_decay: 0.0,
             warmup_epochs: 0.0,
             scale_cap: 1.0,
@@ -125,8 +128,10 @@ impl Config {
             candidates: 10,
             representatives: 10,
             capacity: "200".into(),
+            init: InitArg::Xavier,
             policy: PolicyArg::Reservoir,
             learning_rate: 0.1,
+            momentum: 0.0,
             ranks: 1,
             ..Self::digits()
         }
@@ -164,6 +169,7 @@ impl Config {
             data,
             image_size,
             model,
+            init,
             stream,
             tasks,
             class_order,

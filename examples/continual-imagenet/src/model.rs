@@ -9,7 +9,7 @@ use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
 use burn::nn::{Linear, LinearConfig, PaddingConfig2d, Relu};
 use burn::tensor::{Device, Int, Tensor};
 use burn::train::{ClassificationOutput, InferenceStep, TrainOutput, TrainStep};
-use burn_rehearsal_train::init::keyed_init;
+use burn_rehearsal_train::init::{Scheme, keyed_init};
 
 /// Units of each hidden layer of the multi-layer perceptron.
 const HIDDEN: usize = 100;
@@ -43,8 +43,8 @@ pub struct ConvNet {
 }
 
 impl Network {
-    /// The network for images of `shape` and `classes` classes, initialised from `seed`.
-    pub fn new(kind: ModelArg, shape: ImageShape, classes: usize, device: &Device, seed: u64) -> Self {
+    /// The network for images of `shape` and `classes` classes, initialised from `seed` by `scheme`.
+    pub fn new(kind: ModelArg, shape: ImageShape, classes: usize, device: &Device, seed: u64, scheme: Scheme) -> Self {
         let network = match kind {
             ModelArg::Mlp => Network::Mlp(Mlp {
                 first: LinearConfig::new(shape.elements(), HIDDEN).init(device),
@@ -63,7 +63,7 @@ impl Network {
                 })
             }
         };
-        keyed_init(network, seed)
+        keyed_init(network, seed, scheme)
     }
 
     /// Class scores: `[rows, channels, height, width]` bytes to `[rows, classes]`.

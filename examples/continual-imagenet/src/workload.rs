@@ -76,7 +76,7 @@ impl Workload for Images {
     }
 
     fn model(&self, device: &Device, seed: u64) -> Network {
-        Network::new(self.config.model, self.data.shape, self.data.classes, device, seed)
+        Network::new(self.config.model, self.data.shape, self.data.classes, device, seed, self.config.init.into())
     }
 
     fn optimizer(&self) -> ModuleOptimizer {
