@@ -130,7 +130,7 @@ impl Config {
             capacity: "200".into(),
             init: InitArg::Xavier,
             policy: PolicyArg::Reservoir,
-            learning_rate: 0.1,
+            learning_rate: 0.05,
             momentum: 0.0,
             ranks: 1,
             ..Self::digits()
