@@ -1,1 +1,195 @@
-//! b
+//! Shared parts of the benchmarks: a synthetic image workload, and medians.
+#![warn(missing_docs)]
+
+use burn::data::dataloader::batcher::Batcher;
+use burn::data::dataset::{Dataset, InMemDataset};
+use burn::module::Module;
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::nn::loss::CrossEntropyLossConfig;
+use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
+use burn::nn::{Linear, LinearConfig, PaddingConfig2d, Relu};
+use burn::optim::{ModuleOptimizer, SgdConfig};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::train::renderer::MetricsRenderer;
+use burn::train::{ClassificationOutput, InferenceStep, Interrupter, TrainOutput, TrainStep};
+use burn_rehearsal::RehearsalBatch;
+use burn_rehearsal::random::{Purpose, Stream};
+use burn_rehearsal_train::data_parallel::NoRenderer;
+use burn_rehearsal_train::experiment::{Observer, Rows, Workload};
+use burn_rehearsal_train::init::{Scheme, keyed_init};
+use burn_rehearsal_train::stream::{ClassIncremental, ClassOrder, StreamError, TaskStream};
+use std::sync::Arc;
+
+/// Side of the images, in pixels.
+pub const SIDE: usize = 32;
+/// The number of classes; two a task.
+pub const CLASSES: usize = 4;
+
+/// The middle value; 0 of none.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}
+
+/// A random image of 3 × 32 × 32 bytes and its class.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    pixels: Arc<[u8]>,
+    class: usize,
+}
+
+/// A mini-batch of images.
+#[derive(Debug, Clone, RehearsalBatch)]
+pub struct Batch {
+    /// `[rows, 3, 32, 32]`
+    #[rehearsal(bytes)]
+    pub images: Tensor<4, Int>,
+    /// `[rows]`
+    #[rehearsal(class)]
+    pub targets: Tensor<1, Int>,
+}
+
+impl Rows for Batch {
+    fn rows(&self) -> usize {
+        self.images.dims()[0]
+    }
+}
+
+/// Stacks samples.
+#[derive(Debug, Clone)]
+pub struct Stack;
+
+impl Batcher<Sample, Batch> for Stack {
+    fn batch(&self, items: Vec<Sample>, device: &Device) -> Batch {
+        let rows = items.len();
+        let pixels: Vec<u8> = items.iter().flat_map(|item| item.pixels.iter().copied()).collect();
+        let classes: Vec<i64> = items.iter().map(|item| item.class as i64).collect();
+        Batch {
+            images: Tensor::from_data(TensorData::new(pixels, [rows, 3, SIDE, SIDE]), (device, DType::U8)),
+            targets: Tensor::from_data(TensorData::new(classes, [rows]), device),
+        }
+    }
+}
+
+/// Two 3×3 convolutions with pooling and a linear layer.
+#[derive(Module, Debug)]
+pub struct Net {
+    first: Conv2d,
+    second: Conv2d,
+    pool: MaxPool2d,
+    output: Linear,
+    relu: Relu,
+}
+
+impl Net {
+    fn new(device: &Device, seed: u64) -> Self {
+        let conv = |from, to| Conv2dConfig::new([from, to], [3, 3]).with_padding(PaddingConfig2d::Same).init(device);
+        let net = Self {
+            first: conv(3, 16),
+            second: conv(16, 32),
+            pool: MaxPool2dConfig::new([2, 2]).with_strides([2, 2]).init(),
+            output: LinearConfig::new(32 * (SIDE / 4) * (SIDE / 4), CLASSES).init(device),
+            relu: Relu::new(),
+        };
+        keyed_init(net, seed, Scheme::default())
+    }
+
+    fn classify(&self, batch: Batch) -> ClassificationOutput {
+        let images = batch.images.float() / 255.0;
+        let hidden = self.pool.forward(self.relu.forward(self.first.forward(images)));
+        let hidden = self.pool.forward(self.relu.forward(self.second.forward(hidden)));
+        let output = self.output.forward(hidden.flatten(1, 3));
+        let loss = CrossEntropyLossConfig::new().init(&output.device()).forward(output.clone(), batch.targets.clone());
+        ClassificationOutput { loss, output, targets: batch.targets }
+    }
+}
+
+impl TrainStep for Net {
+    type Input = Batch;
+    type Output = ClassificationOutput;
+
+    fn step(&self, batch: Batch) -> TrainOutput<ClassificationOutput> {
+        let output = self.classify(batch);
+        TrainOutput::new(self, output.loss.backward(), output)
+    }
+}
+
+impl InferenceStep for Net {
+    type Input = Batch;
+    type Output = ClassificationOutput;
+
+    fn step(&self, batch: Batch) -> ClassificationOutput {
+        self.classify(batch)
+    }
+}
+
+/// Random images in [`CLASSES`] classes, two classes a task.
+pub struct Synthetic {
+    train: Arc<InMemDataset<Sample>>,
+    test: Arc<InMemDataset<Sample>>,
+    stream: ClassIncremental,
+}
+
+impl Synthetic {
+    /// A training set of `samples` images.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError`] if there are too few samples for all classes.
+    pub fn new(samples: usize) -> Result<Self, StreamError> {
+        let images = |count: usize, seed| -> Vec<Sample> {
+            let mut random = Stream::new(seed, Purpose::Augment, 0, 0);
+            (0..count)
+                .map(|i| Sample { pixels: (0..3 * SIDE * SIDE).map(|_| random.next_u32() as u8).collect(), class: i % CLASSES })
+                .collect()
+        };
+        let (train, test) = (images(samples, 1), images(CLASSES, 2));
+        let labels = |samples: &[Sample]| samples.iter().map(|sample| sample.class).collect::<Vec<_>>();
+        let stream = ClassIncremental::new(&labels(&train), &labels(&test), CLASSES, CLASSES / 2, ClassOrder::Fixed)?;
+        Ok(Self { train: Arc::new(InMemDataset::new(train)), test: Arc::new(InMemDataset::new(test)), stream })
+    }
+}
+
+impl Workload for Synthetic {
+    type Item = Sample;
+    type Batch = Batch;
+    type Batcher = Stack;
+    type Model = Net;
+
+    fn train(&self) -> Arc<dyn Dataset<Sample>> {
+        self.train.clone()
+    }
+
+    fn test(&self) -> Arc<dyn Dataset<Sample>> {
+        self.test.clone()
+    }
+
+    fn stream(&self) -> &dyn TaskStream {
+        &self.stream
+    }
+
+    fn batcher(&self) -> Stack {
+        Stack
+    }
+
+    fn model(&self, device: &Device, seed: u64) -> Net {
+        Net::new(device, seed)
+    }
+
+    fn optimizer(&self) -> ModuleOptimizer {
+        SgdConfig::new().init()
+    }
+}
+
+/// Watches nothing.
+pub struct Unobserved;
+
+impl Observer for Unobserved {
+    fn renderer(&self, _task: usize) -> Box<dyn MetricsRenderer> {
+        Box::new(NoRenderer)
+    }
+
+    fn evaluated(&self, _task: usize, _top1: &[f64]) {}
+
+    fn interrupter(&self, _interrupter: &Interrupter) {}
+}

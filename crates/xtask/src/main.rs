@@ -10,6 +10,7 @@ mod licences;
 mod main_job;
 mod prerequisites;
 mod process;
+mod recipe;
 mod totals;
 mod validate;
 mod workspace;

@@ -136,7 +136,7 @@ pub(crate) fn read_averages(out: &Path) -> Result<Averages> {
 }
 
 /// The average top-1 of one report, which must be that of `method`.
-fn read_average(path: &Path, method: &str) -> Result<f64> {
+pub(crate) fn read_average(path: &Path, method: &str) -> Result<f64> {
     let wrong = |reason: String| Error::Report { path: path.to_owned(), reason };
     let text = std::fs::read_to_string(path).map_err(|source| Error::File { path: path.to_owned(), source })?;
     let report: Report = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;

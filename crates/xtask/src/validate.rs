@@ -1,14 +1,15 @@
-//! The published figures: the main job over several seeds, mean ± standard deviation, and whether the thresholds hold.
+//! The published figures: the main job and the recipe `mammoth-er-digits` over several seeds, mean ± standard deviation, and whether the
+//! thresholds hold.
 
 use std::path::PathBuf;
 use std::process::Stdio;
 
 use crate::error::{Error, Result};
 use crate::main_job::{self, Averages, METHODS};
-use crate::process;
 use crate::workspace::{Leg, Workspace};
+use crate::{process, recipe};
 
-/// Runs the main job with the seeds 1 to `seeds` and prints a Markdown table; progress goes to standard error.
+/// Runs the main job and the recipe with the seeds 1 to `seeds` and prints Markdown tables; progress goes to standard error.
 ///
 /// The reports stay in `validate/seed-N` of the target directory until the next call.
 pub(crate) fn validate(workspace: &Workspace, seeds: u64) -> Result<()> {
@@ -28,7 +29,8 @@ pub(crate) fn validate(workspace: &Workspace, seeds: u64) -> Result<()> {
     let mean = mean_averages(&runs);
     println!("{}", table(&runs, &mean));
     let [incremental, scratch, rehearsal] = mean.method_checks();
-    main_job::require(&[incremental, scratch, rehearsal, mean.gap_check()])
+    main_job::require(&[incremental, scratch, rehearsal, mean.gap_check()])?;
+    recipe::validate(&program, seeds, &folder)
 }
 
 /// Removes a folder that may not be there.
@@ -46,7 +48,7 @@ fn mean_averages(runs: &[Averages]) -> Averages {
 }
 
 /// Mean and sample standard deviation (of n − 1); the latter is `None` for a single value.
-fn mean_and_sd(values: &[f64]) -> (f64, Option<f64>) {
+pub(crate) fn mean_and_sd(values: &[f64]) -> (f64, Option<f64>) {
     let count = values.len() as f64;
     let mean = values.iter().sum::<f64>() / count;
     let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
