@@ -1,13 +1,27 @@
 //! The guarantees 4.1 to 4.5 and 4.9 of the design, one topic a module.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "guarantees/bounded.rs"]
+mod bounded;
+#[path = "guarantees/bounded_time.rs"]
+mod bounded_time;
 #[path = "guarantees/deterministic.rs"]
 mod deterministic;
 #[path = "guarantees/errors.rs"]
 mod errors;
+#[path = "guarantees/exact.rs"]
+mod exact;
 #[path = "guarantees/loaders.rs"]
 mod loaders;
 #[path = "guarantees/model.rs"]
 mod model;
+#[path = "guarantees/policies.rs"]
+mod policies;
+#[path = "guarantees/snapshot.rs"]
+mod snapshot;
+#[path = "guarantees/tasks.rs"]
+mod tasks;
+#[path = "guarantees/uneven.rs"]
+mod uneven;
 #[path = "guarantees/uniform.rs"]
 mod uniform;

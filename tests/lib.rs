@@ -8,11 +8,12 @@ use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalBuffer, RehearsalConfig}
 use burn_rehearsal_collective::{Threads, run_threads};
 use statrs::distribution::{ChiSquared, ContinuousCDF};
 use std::convert::Infallible;
+use std::io::Write;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 /// How long a test may take before the whole run is ended: far more than any test needs, even on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(150);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Ends the process, loudly, if it is not dropped in time: a hang must not look like a slow test.
 #[derive(Debug)]
@@ -25,7 +26,8 @@ pub fn watchdog() -> Watchdog {
     let name = std::thread::current().name().unwrap_or("a test").to_string();
     std::thread::spawn(move || {
         if watch.recv_timeout(PATIENCE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-            eprintln!("\n*** `{name}` hangs: it has not ended within {PATIENCE:?}; ending the test run ***\n");
+            // Not `eprintln!`, whose output the test harness would capture and never show.
+            let _ = writeln!(std::io::stderr(), "\n*** `{name}` hangs: it has not ended within {PATIENCE:?}; ending the test run ***\n");
             std::process::abort();
         }
     });

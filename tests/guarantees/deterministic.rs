@@ -1,1 +1,230 @@
-//! t
+//! Guarantee 4.4: the same seed, data and world size give the same bits; and what `lag` means.
+
+use crate::model::Model;
+use burn::tensor::{Bool, DType, Int, Tensor, TensorData};
+use burn_rehearsal::{
+    CandidateMode, Capacity, Execution, OnRepeat, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, SamplingKind,
+};
+use burn_rehearsal_tests::{Mixed, Row, assert_augmented, batch, buffer, config, device, fresh, read, world};
+
+const STEPS: usize = 24;
+
+/// Everything that a run shows: both digests, and every augmented mini-batch of this rank.
+#[derive(Debug, Clone, PartialEq)]
+struct Trace {
+    contents: String,
+    draws: String,
+    batches: Vec<Vec<Row>>,
+}
+
+/// A run with three tasks, mini-batches of different sizes, and steps without rows.
+fn trace(buffer: &RehearsalBuffer<Mixed>, data: u64) -> Trace {
+    let mut batches = Vec::new();
+    for step in 0..STEPS {
+        if step % 8 == 0 {
+            buffer.begin_task(step / 8).unwrap();
+        }
+        let rows = [5, 3, 0, 7, 1][(step * 3 + buffer.rank()) % 5];
+        let ids = fresh(data, buffer.rank(), step, rows, 2 + step as u64 / 8);
+        if rows == 0 {
+            buffer.no_rows().unwrap();
+            continue;
+        }
+        let augmented = buffer.rehearse(batch(&ids)).unwrap();
+        assert_augmented(&ids, &augmented);
+        batches.push(read(&augmented));
+    }
+    let report = buffer.report().unwrap();
+    assert!(report.len > 0 && report.len <= report.capacity);
+    Trace { contents: report.contents_digest, draws: report.draws_digest, batches }
+}
+
+fn traces(size: usize, config: &RehearsalConfig) -> Vec<Trace> {
+    world(size, |threads| trace(&buffer(config, threads), 77))
+}
+
+/// One configuration per rule, with every policy, sampling, candidate mode and several lags among them.
+fn configurations(size: usize) -> Vec<RehearsalConfig> {
+    let base = config(12 * size + size / 2, 3, 5).with_seed(9);
+    vec![
+        base.clone(),
+        base.clone().with_policy(PolicyKind::Reservoir).with_sampling(SamplingKind::ClassBalanced).with_lag(3),
+        base.clone().with_policy(PolicyKind::Fifo).with_sampling(SamplingKind::ExcludeCurrent).with_lag(0),
+        base.clone().with_classes(Some(4)).with_sampling(SamplingKind::ExcludeCurrent).with_lag(2).with_on_repeat(OnRepeat::SkipIfStored),
+        base.with_candidate_mode(CandidateMode::Bernoulli).with_start_task(1),
+    ]
+}
+
+#[test]
+fn the_same_run_repeated_is_bit_identical_inline_or_in_the_background() {
+    for size in [1, 2, 3, 4, 8] {
+        for (number, config) in configurations(size).into_iter().enumerate() {
+            let first = traces(size, &config);
+            assert!(first.iter().all(|trace| trace.contents == first[0].contents && trace.draws == first[0].draws), "ranks differ");
+            assert_eq!(first, traces(size, &config), "{size} ranks, configuration {number}: a repetition differs");
+            let inline = config.with_execution(Execution::Inline);
+            assert_eq!(first, traces(size, &inline), "{size} ranks, configuration {number}: inline differs from background");
+        }
+    }
+}
+
+#[test]
+fn a_rank_alone_gives_the_same_bits_solo_and_on_threads() {
+    for config in configurations(1) {
+        let solo = trace(&RehearsalBuffer::solo(&config).unwrap(), 77);
+        assert_eq!(vec![solo], traces(1, &config));
+    }
+}
+
+#[test]
+fn another_seed_or_other_data_give_another_run() {
+    let base = config(30, 3, 5);
+    let first = traces(2, &base.clone().with_seed(1));
+    let other = traces(2, &base.clone().with_seed(2));
+    assert!(first[0].contents != other[0].contents && first[0].draws != other[0].draws && first[0].batches != other[0].batches);
+    let data = world(2, |threads| trace(&buffer(&base.clone().with_seed(1), threads), 78));
+    assert_ne!(first[0].contents, data[0].contents);
+    assert_eq!(first[0].draws, data[0].draws, "with the same fills, draws do not depend on the data");
+}
+
+#[derive(RehearsalBatch, Clone, Debug)]
+struct Ints {
+    #[rehearsal(bytes)]
+    image: Tensor<3, Int>,
+    #[rehearsal(class)]
+    class: Tensor<1, Int>,
+    #[rehearsal(id)]
+    id: Tensor<1, Int>,
+    value: Tensor<2, Int>,
+    flag: Tensor<1, Bool>,
+}
+
+fn ints(step: i64, dtype: DType) -> Ints {
+    let device = device();
+    let of = |values: Vec<i64>| Tensor::<1, Int>::from_data(TensorData::new(values, [4]).convert_dtype(dtype), (&device, dtype));
+    let all: Vec<i64> = (0..16).map(|i| (step * 7 + i * 5) % 120).collect();
+    let block = || Tensor::<1, Int>::from_data(TensorData::new(all.clone(), [16]).convert_dtype(dtype), (&device, dtype));
+    Ints {
+        image: block().reshape([4, 2, 2]),
+        class: of((0..4).map(|i| (i + step) % 3).collect()),
+        id: of((0..4).map(|i| (step * 4 + i) % 120).collect()),
+        value: block().reshape([4, 4]),
+        flag: Tensor::from_data(TensorData::new(vec![step % 2 == 0; 4], [4]), &device),
+    }
+}
+
+#[test]
+fn digests_do_not_depend_on_the_integer_type_of_the_mini_batches_which_comes_back_unchanged() {
+    for on_repeat in [OnRepeat::KeepBoth, OnRepeat::SkipIfStored] {
+        let reports: Vec<_> = [DType::I64, DType::I32, DType::I16, DType::U8, DType::U32]
+            .into_iter()
+            .map(|dtype| {
+                world(2, |threads| {
+                    let config = config(20, 3, 6).with_on_repeat(on_repeat);
+                    let buffer: RehearsalBuffer<Ints> = RehearsalBuffer::new(&config, Box::new(threads)).unwrap();
+                    for step in 0..20 {
+                        let out = buffer.rehearse(ints(step + 50 * buffer.rank() as i64, dtype)).unwrap();
+                        assert_eq!([out.image.dtype(), out.class.dtype(), out.id.dtype(), out.value.dtype()], [dtype; 4]);
+                        let images: Vec<i64> = out.image.into_data().iter::<i64>().collect();
+                        let values: Vec<i64> = out.value.into_data().iter::<i64>().collect();
+                        assert_eq!(images, values, "{dtype:?}: both fields hold the same numbers, one is stored as bytes");
+                    }
+                    let report = buffer.report().unwrap();
+                    (report.contents_digest, report.draws_digest, report.per_class, report.distinct)
+                })
+            })
+            .collect();
+        assert!(reports.windows(2).all(|pair| pair[0] == pair[1]), "{reports:?}");
+    }
+}
+
+#[test]
+fn negative_integers_and_signed_zeros_are_stored_by_their_bits() {
+    #[derive(RehearsalBatch, Clone, Debug)]
+    struct Signed {
+        value: Tensor<2, Int>,
+        float: Tensor<1>,
+    }
+    let run = |dtype: DType, zero: f32| {
+        let buffer: RehearsalBuffer<Signed> = RehearsalBuffer::solo(&config(9, 3, 3)).unwrap();
+        for step in 0..4 {
+            let value = TensorData::new(vec![-1i64, -128, 127, -step, 0, 5], [3, 2]).convert_dtype(dtype);
+            let value = Tensor::from_data(value, (&device(), dtype));
+            let out = buffer.rehearse(Signed { value, float: Tensor::from_floats([zero, 1.0, f32::MAX], &device()) }).unwrap();
+            let rows: Vec<i64> = out.value.into_data().iter::<i64>().collect();
+            assert!(rows.chunks(2).all(|row| row == [-1, -128] || row[0] == 127 || row == [0, 5]), "{rows:?}");
+            assert_eq!(out.float.dims(), [rows.len() / 2]);
+        }
+        buffer.report().unwrap().contents_digest
+    };
+    let wide = run(DType::I64, 0.0);
+    assert_eq!(wide, run(DType::I8, 0.0));
+    assert_eq!(wide, run(DType::I32, 0.0));
+    assert_ne!(wide, run(DType::I64, -0.0), "floats count by their bits");
+}
+
+/// The number of rows of each rank at a step; some have none, and sometimes nobody has.
+fn uneven(size: usize, step: usize) -> Vec<usize> {
+    (0..size).map(|rank| if step % 7 == 5 { 0 } else { [4, 0, 6, 1, 3][(step + 2 * rank) % 5] }).collect()
+}
+
+#[test]
+fn representatives_of_a_step_are_drawn_after_the_candidates_of_the_step_lag_steps_before() {
+    for size in [1, 2, 3, 4] {
+        for lag in [0, 1, 3] {
+            for execution in [Execution::Background, Execution::Inline] {
+                let config = config(7 * size + 1, 3, 4).with_policy(PolicyKind::Fifo).with_lag(lag).with_seed(5).with_execution(execution);
+                let mut model = Model::new(size, 7 * size + 1, 3, 4, 5, lag as u64);
+                let data = |rank: usize, step: usize| fresh(3, rank, step, uneven(size, step)[rank], 4);
+                let expected: Vec<_> =
+                    (0..40).map(|step| model.step(&(0..size).map(|rank| data(rank, step)).collect::<Vec<_>>())).collect();
+                assert!(expected[..lag].iter().flatten().all(Vec::is_empty), "the first {lag} steps have no representatives");
+                let shards = world(size, |threads| {
+                    let buffer = buffer(&config, threads);
+                    let rank = buffer.rank();
+                    for (step, expected) in expected.iter().enumerate() {
+                        let ids = data(rank, step);
+                        if ids.is_empty() {
+                            buffer.no_rows().unwrap();
+                        } else {
+                            let drawn = assert_augmented(&ids, &buffer.rehearse(batch(&ids)).unwrap());
+                            assert_eq!(drawn, expected[rank], "lag {lag}, step {step}, rank {rank} of {size}");
+                        }
+                    }
+                    buffer.snapshot().unwrap().samples().iter().map(|sample| sample.id.unwrap()).collect::<Vec<_>>()
+                });
+                assert_eq!(shards, model.shards, "lag {lag}, {size} ranks");
+            }
+        }
+    }
+}
+
+#[test]
+fn with_r_as_large_as_the_buffer_the_representatives_are_exactly_what_was_stored_lag_steps_ago() {
+    for lag in [0, 1, 2, 3, 5] {
+        world(2, |threads| {
+            let buffer = buffer(&config(400, 5, 400).with_lag(lag), threads);
+            for step in 0..12 {
+                let of = |rank: usize, step: usize| fresh(0, rank, step, 5, 3);
+                let ids = of(buffer.rank(), step);
+                let mut drawn = assert_augmented(&ids, &buffer.rehearse(batch(&ids)).unwrap());
+                drawn.sort_unstable();
+                let stored = if step < lag { 0..0 } else { 0..step - lag + 1 };
+                let mut expected: Vec<i64> = stored.flat_map(|step| [of(0, step), of(1, step)].concat()).collect();
+                expected.sort_unstable();
+                assert_eq!(drawn, expected, "lag {lag}, step {step}");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_fraction_or_bytes_of_the_same_size_give_the_same_run_as_samples() {
+    let run = |capacity: Capacity| {
+        let base = config(1, 3, 0).with_representatives(5).with_dataset_len(Some(200));
+        traces(2, &RehearsalConfig { capacity, ..base })
+    };
+    let samples = run(Capacity::Samples(30));
+    assert_eq!(samples, run(Capacity::Fraction(0.15)));
+    assert_eq!(samples, run(Capacity::Bytes(30 * 28 + 27)));
+}

@@ -1,1 +1,404 @@
-//! t
+//! Guarantee 4.9: a typed error that names the thing and the value, on every rank that is alive, and no hang.
+
+use burn::tensor::{DType, Int, Tensor, TensorData};
+use burn_rehearsal::error::{BatchError, ConfigError, RehearsalError};
+use burn_rehearsal::{
+    BufferStatus, Capacity, Execution, MAX_CLASSES, OnRepeat, RehearsalBatch, RehearsalBuffer, RehearsalConfig, SamplingKind,
+};
+use burn_rehearsal_collective::{CollectiveError, Solo, run_threads};
+use burn_rehearsal_tests::{CLASS, Mixed, batch, buffer, config, device, fresh, watchdog, world};
+
+/// The step at which something goes wrong, on rank [`CULPRIT`].
+const AT: usize = 3;
+const CULPRIT: usize = 1;
+
+/// Mini-batches with i64 images, so that values that are no bytes can be written down.
+fn wide(ids: &[i64]) -> Mixed {
+    let batch = batch(ids);
+    Mixed { image: batch.image.cast(DType::I64), ..batch }
+}
+
+fn images(values: [i64; 16]) -> Tensor<4, Int> {
+    Tensor::from_data(TensorData::new(values.to_vec(), [4, 1, 2, 2]), (&device(), DType::I64))
+}
+
+fn with_class(batch: Mixed, class: i64) -> Mixed {
+    Mixed { class: Tensor::from_data(TensorData::new(vec![0, class, 1, 2], [4]), (&device(), DType::I64)), ..batch }
+}
+
+struct Case {
+    spoil: fn(Mixed) -> Mixed,
+    is: fn(&BatchError) -> bool,
+    /// What the message must say: the field and the value.
+    says: &'static [&'static str],
+    /// Whether the values must be read to find it, which the engine does.
+    by_engine: bool,
+}
+
+const CASES: [Case; 11] = [
+    Case {
+        spoil: |batch| Mixed { feature: Tensor::zeros([5, 2], &device()), ..batch },
+        is: |error| matches!(error, BatchError::Rows { field: "feature", found: 5, first: "image", expected: 4 }),
+        says: &["`feature`", "5 rows", "`image`", "4"],
+        by_engine: false,
+    },
+    Case {
+        spoil: |batch| Mixed { replayed: batch.replayed.slice(0..3), ..batch },
+        is: |error| matches!(error, BatchError::Rows { field: "replayed", found: 3, .. }),
+        says: &["`replayed`", "3 rows"],
+        by_engine: false,
+    },
+    Case {
+        spoil: |batch| Mixed { feature: Tensor::zeros([4, 3], &device()), ..batch },
+        is: |error| matches!(error, BatchError::Changed { field: "feature", .. }),
+        says: &["`feature`", "[2]", "[3]"],
+        by_engine: false,
+    },
+    Case {
+        spoil: |batch| Mixed { image: batch.image.reshape([4, 2, 2, 1]), ..batch },
+        is: |error| matches!(error, BatchError::Changed { field: "image", .. }),
+        says: &["`image`", "[1, 2, 2]", "[2, 2, 1]"],
+        by_engine: false,
+    },
+    Case {
+        spoil: |batch| Mixed { class: batch.class.cast(DType::I32), ..batch },
+        is: |error| matches!(error, BatchError::Changed { field: "class", .. }),
+        says: &["`class`", "I64", "I32"],
+        by_engine: false,
+    },
+    Case {
+        spoil: |batch| Mixed { feature: batch.feature.cast(DType::F64), ..batch },
+        is: |error| matches!(error, BatchError::Changed { field: "feature", .. }),
+        says: &["`feature`", "F32", "F64"],
+        by_engine: false,
+    },
+    Case {
+        spoil: |batch| Mixed { feature: Tensor::from_data(TensorData::new(Vec::<f32>::new(), [0, 2]), (&device(), DType::F32)), ..batch },
+        is: |error| matches!(error, BatchError::EmptyField { field: "feature", shape } if shape[..] == [0, 2]),
+        says: &["`feature`", "[0, 2]"],
+        by_engine: false,
+    },
+    Case {
+        spoil: |batch| with_class(batch, -1),
+        is: |error| matches!(error, BatchError::ClassRange { field: "class", class: -1, classes: 6 }),
+        says: &["`class`", "-1", "0..6"],
+        by_engine: true,
+    },
+    Case {
+        spoil: |batch| with_class(batch, 6),
+        is: |error| matches!(error, BatchError::ClassRange { field: "class", class: 6, classes: 6 }),
+        says: &["`class`", "6", "0..6"],
+        by_engine: true,
+    },
+    Case {
+        spoil: |batch| Mixed { image: images([0, 1, 2, 3, 4, 5, -1, 7, 8, 9, 10, 11, 12, 13, 14, 15]), ..batch },
+        is: |error| matches!(error, BatchError::ByteRange { field: "image", value: -1 }),
+        says: &["`image`", "-1", "0..=255"],
+        by_engine: true,
+    },
+    Case {
+        spoil: |batch| Mixed { image: images([255, 1, 2, 3, 4, 5, 0, 7, 8, 9, 10, 11, 12, 13, 14, 256]), ..batch },
+        is: |error| matches!(error, BatchError::ByteRange { field: "image", value: 256 }),
+        says: &["`image`", "256", "0..=255"],
+        by_engine: true,
+    },
+];
+
+/// Runs until the first error, which every rank must find; returns the step and the error. The buffer must then be poisoned.
+fn until_error(buffer: &RehearsalBuffer<Mixed>, mut make: impl FnMut(usize) -> Mixed) -> (usize, RehearsalError) {
+    for step in 0..AT + 12 {
+        if let Err(error) = buffer.rehearse(make(step)) {
+            assert_eq!(buffer.status(), BufferStatus::Poisoned(error.clone()));
+            assert_eq!(buffer.check(), Err(error.clone()));
+            for later in [
+                buffer.rehearse(make(0)).err(),
+                buffer.no_rows().err(),
+                buffer.begin_task(1).err(),
+                buffer.inspect().err(),
+                buffer.report().err(),
+                buffer.snapshot().err(),
+            ] {
+                assert_eq!(later, Some(error.clone()), "a poisoned buffer must repeat its error");
+            }
+            return (step, error);
+        }
+        assert_eq!(buffer.status(), BufferStatus::Healthy);
+    }
+    panic!("no error on rank {}", buffer.rank());
+}
+
+#[test]
+fn a_bad_mini_batch_is_an_error_that_names_field_and_value_there_and_peer_failed_everywhere_else() {
+    for (number, case) in CASES.iter().enumerate() {
+        for (size, lag, execution) in
+            [(3, 1, Execution::Background), (3, 0, Execution::Background), (2, 1, Execution::Inline), (4, 3, Execution::Background)]
+        {
+            let config = config(50, 4, 3).with_classes(Some(6)).with_lag(lag).with_execution(execution);
+            let outcomes = world(size, |threads| {
+                let buffer = buffer(&config, threads);
+                let rank = buffer.rank();
+                until_error(&buffer, |step| {
+                    let batch = wide(&fresh(0, rank, step, 4, 6));
+                    if rank == CULPRIT && step == AT { (case.spoil)(batch) } else { batch }
+                })
+            });
+            let context = format!("case {number} on {size} ranks, lag {lag}, {execution:?}: {outcomes:?}");
+            for (rank, (step, error)) in outcomes.iter().enumerate() {
+                match error {
+                    RehearsalError::Batch(error) if rank == CULPRIT => {
+                        assert!((case.is)(error), "{context}");
+                        let message = error.to_string();
+                        assert!(case.says.iter().all(|word| message.contains(word)), "`{message}` does not say {:?}", case.says);
+                        // What the shapes tell is found at once; what the values tell, when the engine has read them.
+                        assert_eq!(*step, if case.by_engine { AT + lag } else { AT }, "{context}");
+                    }
+                    RehearsalError::PeerFailed { rank: CULPRIT, step: failed, reason: "batch" } if rank != CULPRIT => {
+                        assert_eq!(*failed, AT as u64, "{context}");
+                        assert_eq!(*step, AT + lag, "{context}");
+                    }
+                    _ => panic!("rank {rank}: {context}"),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_bad_first_mini_batch_is_an_error_too() {
+    for (number, case) in CASES.iter().enumerate() {
+        let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(&config(50, 4, 3).with_classes(Some(6)).with_lag(0)).unwrap();
+        let result = buffer.rehearse((case.spoil)(wide(&fresh(0, 0, 0, 4, 6))));
+        match result {
+            Err(RehearsalError::Batch(error)) => assert!((case.is)(&error), "case {number}: {error}"),
+            // A first mini-batch has nothing to differ from: these are good ones.
+            Ok(_) => assert!((2..=5).contains(&number), "case {number}"),
+            Err(error) => panic!("case {number}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn without_configured_classes_a_negative_or_absurd_class_is_an_error() {
+    for class in [-1, MAX_CLASSES as i64, i64::MAX] {
+        let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(&config(50, 4, 3).with_lag(0)).unwrap();
+        let error = buffer.rehearse(with_class(batch(&[1, 2, 3, 4]), class)).unwrap_err();
+        assert_eq!(error, RehearsalError::Batch(BatchError::ClassRange { field: "class", class, classes: MAX_CLASSES }));
+    }
+}
+
+#[test]
+fn configurations_that_make_no_sense_are_refused_before_the_first_mini_batch() {
+    let good = || config(10, 4, 3);
+    let refused = |config: RehearsalConfig, size: usize, says: &[&str]| {
+        let error = config.validate(size).unwrap_err();
+        let message = error.to_string();
+        assert!(says.iter().all(|word| message.contains(word)), "`{message}` does not say {says:?}");
+        if size == 1 {
+            // A NaN is not equal to itself.
+            let found = RehearsalBuffer::<Mixed>::solo(&config).unwrap_err();
+            assert!(matches!(found, RehearsalError::Config(_)) && found.to_string() == message, "{found}");
+        }
+    };
+    refused(good().with_representatives(11), 1, &["11 representatives", "10 samples"]);
+    refused(config(0, 4, 0), 1, &["0 samples"]);
+    refused(config(3, 4, 2), 4, &["3 samples", "world size 4"]);
+    refused(config(10, 0, 3), 1, &["0 candidates"]);
+    refused(good().with_classes(Some(0)), 1, &["0 classes"]);
+    refused(good().with_classes(Some(MAX_CLASSES + 1)), 1, &["1048577 classes"]);
+    let with = |capacity| RehearsalConfig { capacity, ..good() };
+    refused(with(Capacity::Bytes(0)), 1, &["0 bytes"]);
+    refused(with(Capacity::Fraction(0.5)), 1, &["0.5", "size of the data set"]);
+    for fraction in [-0.1, 1.1, f64::NAN, f64::INFINITY] {
+        refused(with(Capacity::Fraction(fraction)).with_dataset_len(Some(100)), 1, &[&fraction.to_string()]);
+    }
+    refused(with(Capacity::Fraction(0.001)).with_dataset_len(Some(100)), 1, &["0.001"]);
+    refused(with(Capacity::Fraction(0.02)).with_dataset_len(Some(100)), 1, &["3 representatives", "2 samples"]);
+    assert_eq!(good().validate(10), Ok(()));
+    assert_eq!(good().validate_batch_size(4), Ok(()));
+    assert_eq!(good().validate_batch_size(3), Err(ConfigError::CandidatesBeyondBatch { candidates: 4, batch_size: 3 }));
+}
+
+#[derive(RehearsalBatch, Clone, Debug)]
+struct Plain {
+    value: Tensor<2>,
+}
+
+#[test]
+fn skip_if_stored_without_an_id_is_refused_before_the_first_mini_batch() {
+    let config = config(10, 4, 3).with_on_repeat(OnRepeat::SkipIfStored);
+    assert_eq!(RehearsalBuffer::<Plain>::solo(&config).unwrap_err(), RehearsalError::Config(ConfigError::NoId));
+    assert!(RehearsalBuffer::<Mixed>::solo(&config).is_ok());
+}
+
+#[test]
+fn a_capacity_in_bytes_that_is_too_small_is_an_error_at_the_first_mini_batch() {
+    // A row has 4 + 8 + 8 + 8 bytes.
+    for (bytes, says) in [(27, "27 bytes"), (60, "3 representatives per step do not fit in a buffer of 2 samples")] {
+        let config = RehearsalConfig { capacity: Capacity::Bytes(bytes), ..config(10, 4, 3).with_lag(0) };
+        let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(&config).unwrap();
+        let error = buffer.rehearse(batch(&[1, 2])).unwrap_err();
+        assert!(matches!(error, RehearsalError::Config(_)) && error.to_string().contains(says), "{error}");
+    }
+    let config = RehearsalConfig { capacity: Capacity::Bytes(60), ..config(10, 4, 1).with_lag(0) };
+    for error in world(3, |threads| buffer(&config, threads).rehearse(batch(&[1])).unwrap_err()) {
+        assert!(error.to_string().contains("world size 3"), "{error}");
+    }
+}
+
+#[test]
+fn ranks_with_different_configurations_disagree_on_every_rank() {
+    let base = config(30, 4, 3);
+    let others = [
+        base.clone().with_seed(1),
+        base.clone().with_representatives(4),
+        base.clone().with_candidates(3),
+        base.clone().with_sampling(SamplingKind::ClassBalanced),
+        base.clone().with_lag(2),
+        config(31, 4, 3),
+    ];
+    for other in others {
+        let errors = world(3, |threads| {
+            let own = if burn_rehearsal_collective::Collective::rank(&threads) == CULPRIT { &other } else { &base };
+            let buffer = buffer(own, threads);
+            let rank = buffer.rank();
+            until_error(&buffer, |step| batch(&fresh(0, rank, step, 4, 3))).1
+        });
+        for (rank, error) in errors.iter().enumerate() {
+            let RehearsalError::Disagreement { rank: other, this_rank, detail } = error else { panic!("rank {rank}: {error}") };
+            assert!(*this_rank == rank && detail.contains("configuration"), "{error}");
+            assert_eq!(*other == CULPRIT, rank != CULPRIT, "{error}");
+        }
+    }
+}
+
+#[test]
+fn ranks_with_different_batch_types_or_shapes_disagree_on_every_rank() {
+    let is_disagreement =
+        |error: &RehearsalError| matches!(error, RehearsalError::Disagreement { detail, .. } if detail.contains("shapes"));
+    let types = world(3, |threads| {
+        let config = config(30, 2, 3);
+        if burn_rehearsal_collective::Collective::rank(&threads) == CULPRIT {
+            let buffer: RehearsalBuffer<Plain> = RehearsalBuffer::new(&config, Box::new(threads)).unwrap();
+            (0..9).find_map(|_| buffer.rehearse(Plain { value: Tensor::zeros([2, 2], &device()) }).err()).unwrap()
+        } else {
+            until_error(&buffer(&config, threads), |_| batch(&[1, 2])).1
+        }
+    });
+    assert!(types.iter().all(is_disagreement), "{types:?}");
+    let shapes = world(3, |threads| {
+        let buffer = buffer(&config(30, 2, 3), threads);
+        let features = if buffer.rank() == CULPRIT { 3 } else { 2 };
+        until_error(&buffer, |_| Mixed { feature: Tensor::zeros([2, features], &device()), ..batch(&[1, 2]) }).1
+    });
+    assert!(shapes.iter().all(is_disagreement), "{shapes:?}");
+    // A rank whose first rows come late is found out then.
+    let late = world(3, |threads| {
+        let buffer = buffer(&config(30, 2, 3), threads);
+        if buffer.rank() == CULPRIT {
+            (0..4).for_each(|_| buffer.no_rows().unwrap());
+            return until_error(&buffer, |_| wide(&[1, 2])).1;
+        }
+        until_error(&buffer, |_| batch(&[1, 2])).1
+    });
+    assert!(late.iter().all(is_disagreement), "{late:?}");
+}
+
+/// An error that says which rank left, whoever says it.
+fn names_the_culprit(error: &RehearsalError) -> bool {
+    match error {
+        RehearsalError::PeerFailed { rank, .. } | RehearsalError::Collective(CollectiveError::PeerFailed { rank, .. }) => *rank == CULPRIT,
+        _ => false,
+    }
+}
+
+#[test]
+fn a_rank_that_panics_or_leaves_ends_the_run_of_all_others_with_its_name() {
+    let _watchdog = watchdog();
+    for (lag, execution) in [(0, Execution::Background), (1, Execution::Background), (3, Execution::Background), (1, Execution::Inline)] {
+        for panics in [true, false] {
+            let config = config(30, 4, 3).with_lag(lag).with_execution(execution);
+            let outcomes = run_threads(4, |threads| {
+                let buffer = buffer(&config, threads);
+                let rank = buffer.rank();
+                if rank != CULPRIT {
+                    return Ok(Some(until_error(&buffer, |step| batch(&fresh(0, rank, step, 4, 3)))));
+                }
+                for step in 0..AT {
+                    buffer.rehearse(batch(&fresh(0, rank, step, 4, 3)))?;
+                }
+                assert!(!panics, "this rank is meant to fail");
+                Ok::<_, RehearsalError>(None)
+            });
+            for (rank, outcome) in outcomes.into_iter().enumerate().filter(|(rank, _)| *rank != CULPRIT) {
+                // What it has submitted counts: nobody fails before the step at which it left.
+                match outcome {
+                    Ok(Some((step, error))) => assert!(step == AT + lag && names_the_culprit(&error), "lag {lag}, step {step}: {error}"),
+                    other => panic!("rank {rank}: {other:?}"),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_rank_whose_data_fails_tells_the_others_why() {
+    for lag in [0, 1, 3] {
+        let errors = world(3, |threads| {
+            let buffer = buffer(&config(30, 4, 3).with_lag(lag), threads);
+            let rank = buffer.rank();
+            if rank != CULPRIT {
+                return until_error(&buffer, |step| batch(&fresh(0, rank, step, 4, 3)));
+            }
+            for step in 0..AT {
+                buffer.rehearse(batch(&fresh(0, rank, step, 4, 3))).unwrap();
+            }
+            buffer.fail(RehearsalError::Data("no such file".into()));
+            buffer.fail(RehearsalError::Data("a later one".into()));
+            (AT, buffer.check().unwrap_err())
+        });
+        assert_eq!(errors[CULPRIT].1, RehearsalError::Data("no such file".into()));
+        for rank in [0, 2] {
+            assert_eq!(errors[rank], (AT + lag, RehearsalError::PeerFailed { rank: CULPRIT, step: AT as u64, reason: "data" }));
+        }
+    }
+}
+
+#[test]
+fn what_a_rank_submitted_before_it_left_still_counts_for_the_others() {
+    // Rank 0 drops its buffer right after its last step, when rounds of it are still under way; the others look at their buffers later.
+    for lag in [0, 1, 3] {
+        for _ in 0..20 {
+            let lengths = world(3, |threads| {
+                let buffer = buffer(&config(300, 4, 3).with_lag(lag), threads);
+                let rank = buffer.rank();
+                for step in 0..5 {
+                    buffer.rehearse(batch(&fresh(0, rank, step, 4, 3))).unwrap();
+                }
+                if rank == 0 { 20 } else { buffer.inspect().unwrap().len }
+            });
+            assert_eq!(lengths, [20; 3]);
+        }
+    }
+}
+
+#[test]
+fn a_class_that_is_not_offered_is_not_looked_at() {
+    // Only candidates are read: reading whole mini-batches back from a device at every step is what the engine is there to avoid.
+    let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(&config(10, 1, 1).with_classes(Some(2)).with_lag(0)).unwrap();
+    let mut refused = false;
+    for step in 0..30 {
+        let ids = [step, step + 100, 7 * CLASS + step];
+        refused |= buffer.rehearse(batch(&ids)).is_err();
+    }
+    assert!(refused, "it is found as soon as it is offered");
+}
+
+#[test]
+fn a_buffer_that_is_never_used_is_dropped_without_a_hang() {
+    let _watchdog = watchdog();
+    for execution in [Execution::Background, Execution::Inline] {
+        let config = config(10, 1, 1).with_execution(execution);
+        drop(RehearsalBuffer::<Mixed>::new(&config, Box::new(Solo::new())).unwrap());
+        world(3, |threads| drop(buffer(&config, threads)));
+    }
+}

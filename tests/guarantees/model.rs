@@ -1,1 +1,88 @@
-//! t
+//! A plain model of the whole buffer, FIFO and uniform: vectors, no threads, no messages, no queues but `pending`.
+
+use burn_rehearsal::random::{Purpose, Stream};
+use burn_rehearsal::shard_capacity;
+use std::collections::VecDeque;
+
+pub(crate) struct Model {
+    pub(crate) candidates: usize,
+    pub(crate) representatives: usize,
+    pub(crate) seed: u64,
+    pub(crate) lag: u64,
+    step: u64,
+    capacities: Vec<usize>,
+    /// The ids in each shard, in slot order.
+    pub(crate) shards: Vec<Vec<i64>>,
+    /// The oldest slot of each full shard.
+    oldest: Vec<usize>,
+    /// The ranks that had rows at some time; the others cannot be sent any.
+    known: Vec<bool>,
+    pending: Vec<VecDeque<Vec<i64>>>,
+}
+
+/// Every subset of min(`count`, `bound`) numbers with the same probability (Floyd), without any cleverness.
+fn distinct(rng: &mut Stream, count: usize, bound: usize) -> Vec<usize> {
+    let mut drawn = Vec::new();
+    for last in bound - count.min(bound)..bound {
+        let value = rng.below(last as u64 + 1) as usize;
+        drawn.push(if drawn.contains(&value) { last } else { value });
+    }
+    drawn
+}
+
+impl Model {
+    pub(crate) fn new(size: usize, capacity: usize, candidates: usize, representatives: usize, seed: u64, lag: u64) -> Self {
+        Self {
+            candidates,
+            representatives,
+            seed,
+            lag,
+            step: 0,
+            capacities: (0..size).map(|rank| shard_capacity(capacity, rank, size)).collect(),
+            shards: vec![Vec::new(); size],
+            oldest: vec![0; size],
+            known: vec![false; size],
+            pending: vec![VecDeque::new(); size],
+        }
+    }
+
+    fn insert(&mut self, rank: usize, id: i64) {
+        let (shard, oldest) = (&mut self.shards[rank], &mut self.oldest[rank]);
+        if shard.len() < self.capacities[rank] {
+            shard.push(id);
+        } else {
+            shard[*oldest] = id;
+            *oldest = (*oldest + 1) % shard.len();
+        }
+    }
+
+    /// One step on all ranks: the incoming ids of each, none for a rank without rows. Returns the ids of each rank's representatives.
+    pub(crate) fn step(&mut self, incoming: &[Vec<i64>]) -> Vec<Vec<i64>> {
+        if incoming.iter().all(Vec::is_empty) {
+            return vec![Vec::new(); incoming.len()];
+        }
+        for (rank, ids) in incoming.iter().enumerate().filter(|(_, ids)| !ids.is_empty()) {
+            let mut rng = Stream::new(self.seed, Purpose::Candidates, self.step, rank as u32);
+            let mut offered = distinct(&mut rng, self.candidates, ids.len());
+            offered.sort_unstable();
+            offered.into_iter().for_each(|row| self.insert(rank, ids[row]));
+            self.known[rank] = true;
+        }
+        let union = self.shards.concat();
+        for (rank, pending) in self.pending.iter_mut().enumerate() {
+            let mut rng = Stream::new(self.seed, Purpose::Draw, self.step + self.lag, rank as u32);
+            let count = if self.known[rank] { self.representatives } else { 0 };
+            pending.push_back(distinct(&mut rng, count, union.len()).into_iter().map(|row| union[row]).collect());
+        }
+        self.step += 1;
+        let due = self.step > self.lag;
+        self.pending
+            .iter_mut()
+            .zip(incoming)
+            .map(|(pending, ids)| {
+                let drawn = if due { pending.pop_front().unwrap() } else { Vec::new() };
+                if ids.is_empty() { Vec::new() } else { drawn }
+            })
+            .collect()
+    }
+}

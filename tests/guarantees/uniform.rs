@@ -16,8 +16,11 @@ fn stored_ids(rank: usize, fill: usize) -> Vec<i64> {
     (0..fill).map(|row| class(row) * CLASS + (rank * 1000 + row) as i64).collect()
 }
 
-/// What one rank drew: at each step the places (rank, slot) in the order of the appended rows.
-type Drawn = Vec<Vec<(u32, u32)>>;
+/// The places (rank, slot) of one step's representatives, in the order of the appended rows.
+type Places = Vec<(u32, u32)>;
+
+/// What one rank drew at each step.
+type Drawn = Vec<Places>;
 
 /// Fills shards with `contents`, freezes them, and draws `steps` times on every rank that stores something.
 ///
@@ -84,27 +87,27 @@ fn uniform_in_world(size: usize, steps: usize) {
 
 #[test]
 fn draws_are_uniform_on_one_rank() {
-    uniform_in_world(1, 3000);
+    uniform_in_world(1, 12_000);
 }
 
 #[test]
 fn draws_are_uniform_over_two_ranks_of_which_one_stores_a_single_row() {
-    uniform_in_world(2, 2000);
+    uniform_in_world(2, 8000);
 }
 
 #[test]
 fn draws_are_uniform_over_three_ranks_with_one_row_half_and_full_shards() {
-    uniform_in_world(3, 1500);
+    uniform_in_world(3, 5000);
 }
 
 #[test]
 fn draws_are_uniform_over_four_unequally_filled_ranks() {
-    uniform_in_world(4, 1200);
+    uniform_in_world(4, 4000);
 }
 
 #[test]
 fn draws_are_uniform_over_eight_unequally_filled_ranks() {
-    uniform_in_world(8, 500);
+    uniform_in_world(8, 1200);
 }
 
 #[test]
@@ -129,9 +132,9 @@ fn fewer_stored_rows_than_r_are_drawn_all_and_once() {
 }
 
 /// The number of rows that two draws of r out of n have in common is hypergeometric.
-fn assert_independent(pairs: &[(&[(u32, u32)], &[(u32, u32)])], n: f64, r: f64) {
-    let common: usize = pairs.iter().map(|(a, b)| a.iter().filter(|place| b.contains(place)).count()).sum();
+fn assert_independent<'a>(pairs: impl ExactSizeIterator<Item = (&'a Places, &'a Places)>, n: f64, r: f64) {
     let trials = pairs.len() as f64;
+    let common: usize = pairs.map(|(a, b)| a.iter().filter(|place| b.contains(place)).count()).sum();
     let (mean, variance) = (r * r / n, r * (r / n) * (1.0 - r / n) * (n - r) / (n - 1.0));
     let z = (common as f64 - trials * mean) / (trials * variance).sqrt();
     assert!(z.abs() < 4.0, "{common} rows in common where {:.1} are expected: z = {z:.1}", trials * mean);
@@ -143,12 +146,10 @@ fn draws_of_different_ranks_and_of_consecutive_steps_are_independent() {
     let contents: Vec<_> = fills.iter().enumerate().map(|(rank, &fill)| stored_ids(rank, fill)).collect();
     let drawn = draw_from_frozen(&config(120, 64, 6).with_seed(21), &contents, 1500, 6);
     for (a, b) in [(0, 1), (1, 2), (0, 2)] {
-        let pairs: Vec<_> = drawn[a].iter().map(Vec::as_slice).zip(drawn[b].iter().map(Vec::as_slice)).collect();
-        assert_independent(&pairs, 32.0, 6.0);
+        assert_independent(drawn[a].iter().zip(&drawn[b]), 32.0, 6.0);
     }
     for draws in &drawn {
-        let pairs: Vec<_> = draws.windows(2).map(|pair| (pair[0].as_slice(), pair[1].as_slice())).collect();
-        assert_independent(&pairs, 32.0, 6.0);
+        assert_independent(draws.windows(2).map(|pair| (&pair[0], &pair[1])), 32.0, 6.0);
     }
 }
 
@@ -204,7 +205,8 @@ fn the_test_of_uniformity_rejects_samplers_that_are_biased() {
     // And it accepts a sampler that is uniform.
     let mut rng = Stream::new(5, Purpose::Draw, 0, 0);
     let draw = |rng: &mut Stream| {
-        let mut rows: Vec<(u32, u32)> = [5u32, 20, 40].iter().zip(0..).flat_map(|(&fill, rank)| (0..fill).map(move |slot| (rank, slot))).collect();
+        let mut rows: Vec<(u32, u32)> =
+            [5u32, 20, 40].iter().zip(0..).flat_map(|(&fill, rank)| (0..fill).map(move |slot| (rank, slot))).collect();
         rng.shuffle(&mut rows);
         rows[..4].to_vec()
     };
@@ -250,8 +252,8 @@ fn class_balanced_in_world(size: usize, steps: usize) {
 
 #[test]
 fn class_balanced_draws_give_every_class_the_same_chance_and_every_row_within_it() {
-    class_balanced_in_world(1, 3000);
-    class_balanced_in_world(3, 1200);
+    class_balanced_in_world(1, 9000);
+    class_balanced_in_world(3, 3000);
 }
 
 #[test]
@@ -334,6 +336,41 @@ fn a_draw_while_the_buffer_changes_never_mixes_or_tears_rows() {
                 assert!(!drawn.iter().any(|id| ids.contains(id)), "with a lag, no row of this mini-batch can be drawn");
             }
         });
+    }
+}
+
+#[test]
+fn handles_name_the_row_in_its_generation_as_it_was_when_it_was_drawn() {
+    for (size, lag, sampling) in [(1, 1, SamplingKind::Uniform), (3, 0, SamplingKind::ClassBalanced), (3, 2, SamplingKind::ExcludeCurrent)]
+    {
+        let steps = 40;
+        let histories = world(size, |threads| {
+            let buffer = buffer(&config(6 * size, 3, 5).with_lag(lag).with_sampling(sampling), threads);
+            let mut history = Vec::new();
+            for step in 0..steps {
+                if step == 10 {
+                    buffer.begin_task(1).unwrap();
+                }
+                let ids = burn_rehearsal_tests::fresh(2, buffer.rank(), step, 4, 4);
+                let rehearsed = buffer.rehearse_with_handles(batch(&ids)).unwrap();
+                let drawn: Vec<_> = rehearsed.representatives.iter().copied().zip(assert_augmented(&ids, &rehearsed.batch)).collect();
+                assert_eq!(drawn.len(), rehearsed.batch.id.dims()[0] - 4);
+                let stored: BTreeMap<_, _> =
+                    buffer.snapshot().unwrap().samples().iter().map(|sample| (sample.handle, sample.id.unwrap())).collect();
+                history.push((drawn, stored));
+            }
+            history
+        });
+        let mut checked = 0;
+        for (step, (drawn, _)) in histories.iter().flat_map(|history| history.iter().enumerate()) {
+            for (handle, id) in drawn {
+                // Representatives that are drawn again when a task begins are of that moment: after step 9.
+                let moment = if (10..10 + lag).contains(&step) { 9 } else { step - lag };
+                assert_eq!(histories[handle.rank as usize][moment].1.get(handle), Some(id), "step {step}, lag {lag}");
+                checked += 1;
+            }
+        }
+        assert!(checked > 0 && histories[0][steps - 1].1.keys().any(|handle| handle.generation > 2));
     }
 }
 

@@ -4,10 +4,10 @@
 //! pending: they belong to it and not to an iterator, so they survive the end of an epoch, an early break and a validation.
 
 use crate::batch::{Column, FieldLayout, Kind, RehearsalBatch, Role, Schema};
-use crate::config::{CandidateMode, Execution, RehearsalConfig};
+use crate::config::{CandidateMode, Execution, OnRepeat, RehearsalConfig};
 use crate::draw::Distinct;
 use crate::engine::{BufferReport, Engine, EngineTimings, FailCode, Inspection, Offer, Representatives, Request, Response, Timings};
-use crate::error::RehearsalError;
+use crate::error::{ConfigError, RehearsalError};
 use crate::random::{Purpose, Stream};
 use crate::slots::RowHandle;
 use crate::snapshot::Snapshot;
@@ -140,6 +140,9 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     pub fn new(config: &RehearsalConfig, collective: Box<dyn Collective>) -> Result<Self, RehearsalError> {
         let timings = Arc::new(Timings::default());
         let (rank, size) = (collective.rank(), collective.size());
+        if config.on_repeat == OnRepeat::SkipIfStored && !B::FIELDS.iter().any(|field| field.role == Role::Id) {
+            return Err(ConfigError::NoId.into());
+        }
         let mut engine = Engine::new(config.clone(), collective, timings.clone())?;
         let link = match config.execution {
             Execution::Inline => Link::Inline { engine: Box::new(engine), responses: VecDeque::new() },
@@ -151,9 +154,9 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
                     .name(format!("rehearsal-{rank}"))
                     .spawn(move || {
                         while let Ok(request) = inbox.recv() {
-                            if outbox.send(engine.handle(request)).is_err() {
-                                break;
-                            }
+                            // Without a listener too: the other ranks count on every round that this one has submitted, and a last one may
+                            // tell them why it leaves.
+                            let _ = outbox.send(engine.handle(request));
                         }
                     })
                     .map_err(|error| RehearsalError::Thread(error.to_string()))?;
@@ -246,11 +249,13 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     ///
     /// As [`rehearse`](Self::rehearse).
     pub fn no_rows(&self) -> Result<(), RehearsalError> {
-        if self.shared.size == 1 {
-            return self.check();
-        }
+        let config = &self.shared.config;
         self.lock().guarded(|state| {
-            state.settle(&self.shared.config)?;
+            if self.shared.size == 1 {
+                // Nobody to tell, but what went wrong in the last mini-batch of an epoch is reported with its end.
+                return state.drain(config);
+            }
+            state.settle(config)?;
             state.link.send(Request::NoRows)?;
             state.outstanding.push_back(false);
             Ok(())

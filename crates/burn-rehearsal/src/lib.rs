@@ -162,10 +162,6 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
-// The derive names this crate by its full path, also inside it.
-#[cfg(test)]
-extern crate self as burn_rehearsal;
-
 pub mod batch;
 mod buffer;
 mod config;

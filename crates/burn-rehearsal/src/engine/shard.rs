@@ -2,7 +2,7 @@
 
 use crate::batch::{Column, Role, Schema};
 use crate::config::{MAX_CLASSES, OnRepeat, RehearsalConfig, first_slot, shard_capacity};
-use crate::error::{BatchError, ConfigError, RehearsalError};
+use crate::error::{BatchError, RehearsalError};
 use crate::policy::{Placement, Policy, policy};
 use crate::random::Stream;
 use crate::slots::{RowHandle, SlotTable};
@@ -30,10 +30,6 @@ impl Shard {
         let global = config.capacity_in_samples(row_bytes, size)?;
         let capacity = shard_capacity(global, rank, size);
         let id_field = schema.position(Role::Id);
-        let skip_if_stored = config.on_repeat == OnRepeat::SkipIfStored;
-        if skip_if_stored && id_field.is_none() {
-            return Err(ConfigError::NoId.into());
-        }
         tracing::info!(
             rank,
             samples = capacity,
@@ -44,7 +40,7 @@ impl Shard {
             store: Box::new(HostStore::new(schema.clone(), capacity)?),
             table: SlotTable::new(capacity, id_field.is_some()),
             policy: policy(config.policy, config.classes, first_slot(global, rank, size)),
-            skip_if_stored,
+            skip_if_stored: config.on_repeat == OnRepeat::SkipIfStored,
             classes: config.classes,
             class_field: schema.position(Role::Class),
             id_field,

@@ -159,7 +159,10 @@ impl<I: Send + Sync + Clone + 'static, B: Send + 'static> DataLoader<B> for Shar
 
     fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<B>> {
         let part = PartialDataset::new(self.dataset.clone(), start, end);
-        Arc::new(self.with(Arc::new(part), self.settings.device.clone()))
+        // Another data set, hence epochs of its own: the slices' orders must not depend on who is read first.
+        let own = |counter: &AtomicU64| Arc::new(AtomicU64::new(counter.load(Ordering::Relaxed)));
+        let whole = self.with(Arc::new(part), self.settings.device.clone());
+        Arc::new(Self { epoch: own(&self.epoch), first_step: own(&self.first_step), ..whole })
     }
 }
 

@@ -6,7 +6,7 @@
 //! the most rows among those above their quota, when a candidate of the owner comes. Loans are kept equal to within one row.
 //!
 //! With a configured K the quotas never change, so a row within its class's quota is only ever replaced by its own class. Without it,
-//! K is one more than the largest class that this shard has seen.
+//! K is one more than the largest class that was offered to this shard, stored or not.
 
 use super::{Placement, Policy};
 use crate::random::Stream;
@@ -16,6 +16,9 @@ use crate::slots::SlotTable;
 #[derive(Debug)]
 pub struct ClassBalanced {
     classes: Option<usize>,
+    /// One more than the largest class offered so far, if K is not configured. A class that was refused counts too: were it forgotten, the next
+    /// candidate would find other quotas than this one, and other ranks' quotas would not fit to them.
+    seen: usize,
     first_slot: usize,
     /// Classes by their number of rows above quota; see [`Self::lender`].
     donors: Donors,
@@ -40,7 +43,7 @@ struct Donors {
 impl ClassBalanced {
     /// Quotas for the shard whose first slot has the global number `first_slot`.
     pub fn new(classes: Option<usize>, first_slot: usize) -> Self {
-        Self { classes, first_slot, donors: Donors::default() }
+        Self { classes, seen: 0, first_slot, donors: Donors::default() }
     }
 
     /// How many of this shard's slots belong to `class`, of `classes`.
@@ -53,7 +56,8 @@ impl ClassBalanced {
 
 impl Policy for ClassBalanced {
     fn place(&mut self, class: u32, table: &SlotTable, rng: &mut Stream) -> Placement {
-        let classes = self.classes.unwrap_or_else(|| table.class_bound().max(class as usize + 1));
+        self.seen = self.seen.max(table.class_bound()).max(class as usize + 1);
+        let classes = self.classes.unwrap_or(self.seen);
         let capacity = table.capacity();
         let held = table.of_class(class as usize).len();
         let owed = held < self.quota(class as usize, capacity, classes);

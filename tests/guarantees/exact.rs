@@ -1,0 +1,180 @@
+//! Guarantee 4.3: exactly min(c, rows) candidates of each mini-batch, and what a repeated sample means.
+
+use burn_rehearsal::random::{Purpose, Stream};
+use burn_rehearsal::{CandidateMode, Execution, OnRepeat, PolicyKind, RehearsalBuffer};
+use burn_rehearsal_tests::{CLASS, Mixed, batch, buffer, config, fresh, uniform_p, world};
+use std::collections::BTreeMap;
+
+#[test]
+fn exactly_min_c_rows_of_each_mini_batch_are_stored_and_no_row_twice() {
+    for size in [1, 3] {
+        world(size, |threads| {
+            let buffer = buffer(&config(1000, 4, 2), threads);
+            let mut expected = 0;
+            let mut offered = Vec::new();
+            for step in 0..30 {
+                let rows = 1 + (step * 3 + buffer.rank()) % 9;
+                let ids = fresh(1, buffer.rank(), step, rows, 4);
+                offered.extend_from_slice(&ids);
+                buffer.rehearse(batch(&ids)).unwrap();
+                expected += rows.min(4);
+                assert_eq!(buffer.inspect().unwrap().len, expected, "step {step}");
+            }
+            let mut stored: Vec<i64> = buffer.snapshot().unwrap().samples().iter().filter_map(|sample| sample.id).collect();
+            assert!(stored.iter().all(|id| offered.contains(id)));
+            stored.sort_unstable();
+            stored.dedup();
+            assert_eq!(stored.len(), expected, "a row was offered twice");
+        });
+    }
+}
+
+#[test]
+fn every_row_of_a_mini_batch_is_equally_likely_to_be_a_candidate() {
+    for mode in [CandidateMode::Exact, CandidateMode::Bernoulli] {
+        let config = config(10_000, 3, 1).with_candidate_mode(mode).with_seed(4).with_execution(Execution::Inline);
+        let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(&config).unwrap();
+        let steps = 2000;
+        for step in 0..steps {
+            buffer.rehearse(batch(&(0..10).map(|row| row * CLASS + step).collect::<Vec<_>>())).unwrap();
+        }
+        let counts: Vec<u64> = buffer.inspect().unwrap().per_class.iter().map(|&n| n as u64).collect();
+        let total: u64 = counts.iter().sum();
+        match mode {
+            CandidateMode::Exact => {
+                assert_eq!(total, 3 * steps as u64);
+                assert!(uniform_p(&counts, steps as u64, 3) > 1e-3, "{counts:?}");
+            }
+            CandidateMode::Bernoulli => {
+                // 20,000 trials of probability 0.3.
+                let z = (total as f64 - 6000.0) / (20_000.0f64 * 0.3 * 0.7).sqrt();
+                assert!(z.abs() < 3.5, "{total} candidates where 6000 are expected: z = {z:.1}");
+                assert!(uniform_p(&counts, total, 1) > 1e-3, "{counts:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn bernoulli_candidates_vary_from_step_to_step_and_a_step_may_have_none() {
+    let config = config(10_000, 1, 1).with_candidate_mode(CandidateMode::Bernoulli);
+    let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(&config).unwrap();
+    let mut taken = BTreeMap::new();
+    let mut before = 0;
+    for step in 0..300 {
+        buffer.rehearse(batch(&fresh(0, 0, step, 5, 3))).unwrap();
+        let len = buffer.inspect().unwrap().len;
+        *taken.entry(len - before).or_insert(0) += 1;
+        before = len;
+    }
+    // Binomial(5, 1/5): 33 % none, 41 % one, 20 % two.
+    assert!(taken[&0] > 70 && taken[&0] < 130 && taken[&1] > 90 && taken[&2] > 35, "{taken:?}");
+}
+
+#[test]
+fn over_several_epochs_keep_both_stores_a_sample_again_and_skip_if_stored_does_not() {
+    for size in [1, 2] {
+        for (on_repeat, len) in [(OnRepeat::KeepBoth, 150), (OnRepeat::SkipIfStored, 30)] {
+            world(size, |threads| {
+                let buffer = buffer(&config(1000, 5, 2).with_on_repeat(on_repeat), threads);
+                let rank = buffer.rank() as i64;
+                for _ in 0..5 {
+                    for step in 0..6 {
+                        buffer.rehearse(batch(&(0..5).map(|row| rank * 100 + step * 5 + row).collect::<Vec<_>>())).unwrap();
+                    }
+                }
+                let inspection = buffer.inspect().unwrap();
+                assert_eq!((inspection.len, inspection.distinct), (len, Some(30)));
+                let report = buffer.report().unwrap();
+                assert_eq!((report.len, report.distinct), (len * size, Some(30 * size)));
+            });
+        }
+    }
+}
+
+#[test]
+fn a_sample_twice_in_one_mini_batch_is_a_repetition_too_and_one_on_two_ranks_counts_once_in_the_union() {
+    let skip = config(100, 6, 2).with_on_repeat(OnRepeat::SkipIfStored);
+    for report in world(2, |threads| {
+        let buffer = buffer(&skip, threads);
+        buffer.rehearse(batch(&[7, 7, 8, 7, 8])).unwrap();
+        assert_eq!(buffer.inspect().unwrap().len, 2);
+        buffer.report().unwrap()
+    }) {
+        assert_eq!((report.len, report.distinct), (4, Some(2)));
+    }
+}
+
+#[test]
+fn a_sample_that_was_evicted_may_be_stored_again_under_skip_if_stored() {
+    let config = config(4, 4, 1).with_policy(PolicyKind::Fifo).with_on_repeat(OnRepeat::SkipIfStored);
+    let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(&config).unwrap();
+    // In the last mini-batch, 3 and 4 are pushed out by 1 and 2 before their turn comes.
+    for (ids, expected) in [([1, 2, 3, 4], [1, 2, 3, 4]), ([1, 2, 5, 6], [5, 6, 3, 4]), ([1, 2, 3, 4], [3, 4, 1, 2])] {
+        buffer.rehearse(batch(&ids)).unwrap();
+        let stored: Vec<i64> = buffer.snapshot().unwrap().samples().iter().filter_map(|sample| sample.id).collect();
+        assert_eq!(stored, expected, "after {ids:?}");
+    }
+}
+
+/// Which of the rows 0..offered a reservoir of 8 slots holds, counted over many seeds.
+fn reservoir_counts(rank: usize, size: usize, seeds: u64) -> Vec<u64> {
+    let mut counts = vec![0; 40];
+    for seed in 0..seeds {
+        let config = config(8 * size, 4, 1).with_policy(PolicyKind::Reservoir).with_seed(seed).with_execution(Execution::Inline);
+        let stored = world(size, |threads| {
+            let buffer = buffer(&config, threads);
+            for step in 0..10 {
+                buffer.rehearse(batch(&(0..4).map(|row| step * 4 + row).collect::<Vec<_>>())).unwrap();
+            }
+            buffer.snapshot().unwrap().samples().iter().filter_map(|sample| sample.id).collect::<Vec<_>>()
+        });
+        assert_eq!(stored[rank].len(), 8);
+        stored[rank].iter().for_each(|&id| counts[id as usize] += 1);
+    }
+    counts
+}
+
+#[test]
+fn a_reservoir_holds_every_row_offered_to_its_shard_with_the_same_probability() {
+    for (rank, size, seeds) in [(0, 1, 600), (1, 2, 200)] {
+        let counts = reservoir_counts(rank, size, seeds);
+        let p = uniform_p(&counts, seeds, 8);
+        assert!(p > 1e-3, "rank {rank} of {size}: {counts:?}, p = {p:e}");
+    }
+    // The same test refuses a reservoir whose acceptance is off by one: n − 1 in place of n.
+    let mut counts = vec![0u64; 40];
+    for seed in 0..600 {
+        let mut rng = Stream::new(seed, Purpose::Evict, 0, 0);
+        let mut slots: Vec<usize> = (0..8).collect();
+        for row in 8..40u64 {
+            if let Some(slot) = slots.get_mut(rng.below(row - 3) as usize) {
+                *slot = row as usize;
+            }
+        }
+        slots.iter().for_each(|&row| counts[row] += 1);
+    }
+    assert!(uniform_p(&counts, 600, 8) < 1e-3, "the test could not have failed");
+}
+
+#[test]
+fn a_fifo_holds_exactly_the_newest_rows_of_each_shard() {
+    for size in [1, 3] {
+        world(size, |threads| {
+            let config = config(23, 4, 1).with_policy(PolicyKind::Fifo);
+            let buffer = buffer(&config, threads);
+            let mut offered = Vec::new();
+            for step in 0..40 {
+                let ids = fresh(2, buffer.rank(), step, 1 + (step + buffer.rank()) % 4, 5);
+                buffer.rehearse(batch(&ids)).unwrap();
+                offered.extend(ids);
+                let mut stored: Vec<i64> = buffer.snapshot().unwrap().samples().iter().filter_map(|sample| sample.id).collect();
+                let capacity = buffer.inspect().unwrap().capacity;
+                let mut newest = offered[offered.len().saturating_sub(capacity)..].to_vec();
+                stored.sort_unstable();
+                newest.sort_unstable();
+                assert_eq!(stored, newest, "step {step}");
+            }
+        });
+    }
+}

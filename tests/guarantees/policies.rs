@@ -1,0 +1,209 @@
+//! Slot tables and policies against a plain model, operation by operation.
+
+use burn_rehearsal::policy::{ClassBalanced, Fifo, Placement, Policy, Reservoir};
+use burn_rehearsal::random::{Purpose, Stream};
+use burn_rehearsal::{SlotTable, first_slot, shard_capacity};
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+#[derive(Debug, Clone)]
+enum Operation {
+    /// Push if there is room, else replace the slot with this number (modulo the capacity).
+    Store {
+        slot: usize,
+        class: u32,
+        id: i64,
+    },
+    BeginTask(u32),
+}
+
+fn operations() -> impl Strategy<Value = Vec<Operation>> {
+    let store = (0usize..64, 0u32..7, 0i64..12).prop_map(|(slot, class, id)| Operation::Store { slot, class, id });
+    proptest::collection::vec(prop_oneof![8 => store, 1 => (0u32..4).prop_map(Operation::BeginTask)], 1..120)
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Entry {
+    class: u32,
+    id: i64,
+    task: u32,
+    generation: u32,
+    old: bool,
+}
+
+fn check(table: &SlotTable, model: &[Entry], capacity: usize, ever: &BTreeSet<u32>, has_id: bool) {
+    assert_eq!((table.len(), table.is_empty(), table.is_full()), (model.len(), model.is_empty(), model.len() == capacity));
+    let mut by_class = BTreeMap::<u32, BTreeSet<u32>>::new();
+    for (slot, entry) in model.iter().enumerate() {
+        let at = slot as u32;
+        assert_eq!((table.class(at), table.task(at), table.generation(at)), (entry.class, entry.task, entry.generation));
+        assert_eq!(table.id(at), has_id.then_some(entry.id));
+        by_class.entry(entry.class).or_default().insert(at);
+    }
+    let bound = ever.last().map_or(0, |class| *class as usize + 1);
+    assert_eq!((table.class_bound(), table.classes_seen()), (bound, ever.len()));
+    let counts: Vec<usize> = table.per_class().collect();
+    assert_eq!(counts.len(), bound);
+    for class in 0..bound as u32 + 2 {
+        let slots = table.of_class(class as usize);
+        let set: BTreeSet<u32> = slots.iter().copied().collect();
+        assert_eq!(set.len(), slots.len(), "a slot twice in a class");
+        assert_eq!(set, by_class.remove(&class).unwrap_or_default());
+        assert_eq!(counts.get(class as usize).copied().unwrap_or(0), slots.len());
+    }
+    let old: BTreeSet<u32> = (0..table.old()).map(|index| table.old_slot(index).unwrap()).collect();
+    assert_eq!(old.len(), table.old(), "a slot twice among the old ones");
+    assert_eq!(old, model.iter().zip(0..).filter(|(entry, _)| entry.old).map(|(_, slot)| slot).collect());
+    assert_eq!(table.old_slot(table.old()), None);
+    let ids: BTreeSet<i64> = if has_id { model.iter().map(|entry| entry.id).collect() } else { BTreeSet::new() };
+    assert_eq!(table.distinct(), has_id.then_some(ids.len()));
+    assert_eq!(table.distinct_ids().collect::<BTreeSet<_>>(), ids);
+    assert!((0..12).all(|id| table.holds(id) == ids.contains(&id)));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_slot_table_agrees_with_a_vector_after_every_operation(capacity in 1usize..10, has_id: bool, operations in operations()) {
+        let mut table = SlotTable::new(capacity, has_id);
+        let mut model: Vec<Entry> = Vec::new();
+        let (mut current, mut ever) = (0, BTreeSet::new());
+        for operation in operations {
+            match operation {
+                Operation::BeginTask(task) => {
+                    table.begin_task(task);
+                    if task != current {
+                        current = task;
+                        model.iter_mut().for_each(|entry| entry.old = true);
+                    }
+                }
+                Operation::Store { slot, class, id } => {
+                    ever.insert(class);
+                    let given = has_id.then_some(id);
+                    if model.len() < capacity {
+                        prop_assert_eq!(table.push(class, given) as usize, model.len());
+                        model.push(Entry { class, id, task: current, generation: 0, old: false });
+                    } else {
+                        let slot = slot % capacity;
+                        table.replace(slot as u32, class, given);
+                        let generation = model[slot].generation + 1;
+                        model[slot] = Entry { class, id, task: current, generation, old: false };
+                    }
+                }
+            }
+            check(&table, &model, capacity, &ever, has_id);
+        }
+    }
+
+    #[test]
+    fn class_balanced_takes_only_from_the_largest_class_above_its_quota_or_from_the_candidates_own(
+        capacity in 1usize..12,
+        classes in 1usize..9,
+        known: bool,
+        first in 0usize..20,
+        seed: u64,
+        candidates in proptest::collection::vec((0u32..9, 1usize..8), 1..40),
+    ) {
+        let configured = known.then_some(classes);
+        let mut policy = ClassBalanced::new(configured, first);
+        let mut table = SlotTable::new(capacity, false);
+        let mut rng = Stream::new(seed, Purpose::Evict, 0, 0);
+        let mut offered = vec![0usize; classes];
+        // The largest class so far, stored or not: without a configured number it decides the quotas.
+        let mut bound = 0;
+        for (class, times) in candidates {
+            let class = class % classes as u32;
+            for _ in 0..times {
+                offered[class as usize] += 1;
+                bound = bound.max(class as usize + 1);
+                if !table.is_full() {
+                    table.push(class, None);
+                    continue;
+                }
+                let classes = configured.unwrap_or(bound);
+                let counts: Vec<usize> = (0..classes).map(|class| table.of_class(class).len()).collect();
+                let quotas: Vec<usize> = (0..classes).map(|class| policy.quota(class, capacity, classes)).collect();
+                prop_assert_eq!(quotas.iter().sum::<usize>(), capacity, "quotas are the shard");
+                let largest = (0..classes).filter(|&class| counts[class] > quotas[class]).map(|class| counts[class]).max();
+                let own = class as usize;
+                match policy.place(class, &table, &mut rng) {
+                    Placement::Replace(slot) => {
+                        let victim = table.class(slot) as usize;
+                        if victim != own {
+                            prop_assert_eq!(Some(counts[victim]), largest, "counts {:?}, quotas {:?}, candidate {}", &counts, &quotas, own);
+                            prop_assert!(counts[victim] > quotas[victim], "a row within its quota gave way");
+                            prop_assert!(counts[own] < quotas[own] || counts[own] + 1 < counts[victim], "for a class that is no smaller");
+                        } else {
+                            prop_assert!(counts[own] >= quotas[own] || largest.is_none(), "a class below its quota must grow");
+                            prop_assert!(largest.is_none_or(|largest| counts[own] + 1 >= largest), "a loan must move to a smaller class");
+                        }
+                        table.replace(slot, class, None);
+                    }
+                    Placement::Reject => {
+                        prop_assert!(counts[own] == 0 && largest.is_none_or(|largest| largest <= 1), "counts {:?}, quotas {:?}", &counts, &quotas);
+                        prop_assert_eq!(quotas[own], 0);
+                    }
+                }
+            }
+        }
+        // Whoever was offered at least its quota holds it, if the quotas were the same all along.
+        if known && table.is_full() {
+            for (class, &offered) in offered.iter().enumerate() {
+                prop_assert!(table.of_class(class).len() >= policy.quota(class, capacity, classes).min(offered));
+            }
+        }
+    }
+
+    #[test]
+    fn shards_share_the_slots_without_gap_and_quotas_of_all_shards_differ_by_at_most_one(
+        size in 1usize..9,
+        capacity in 1usize..60,
+        classes in 1usize..20,
+    ) {
+        prop_assume!(capacity >= size);
+        let mut next = 0;
+        let mut totals = vec![0; classes];
+        for rank in 0..size {
+            prop_assert_eq!(first_slot(capacity, rank, size), next);
+            let shard = shard_capacity(capacity, rank, size);
+            next += shard;
+            let policy = ClassBalanced::new(Some(classes), first_slot(capacity, rank, size));
+            let quotas: Vec<usize> = (0..classes).map(|class| policy.quota(class, shard, classes)).collect();
+            prop_assert_eq!(quotas.iter().sum::<usize>(), shard);
+            prop_assert!(quotas.iter().max().unwrap() - quotas.iter().min().unwrap() <= 1);
+            totals.iter_mut().zip(quotas).for_each(|(total, quota)| *total += quota);
+        }
+        prop_assert_eq!(next, capacity);
+        prop_assert!(totals.iter().max().unwrap() - totals.iter().min().unwrap() <= 1);
+        prop_assert!(capacity < classes || totals.iter().all(|&total| total > 0), "a class without a slot anywhere");
+    }
+
+    #[test]
+    fn fifo_replaces_the_oldest_and_a_reservoir_any_slot_or_none(capacity in 1usize..12, rows in 1usize..60, seed: u64) {
+        let mut rng = Stream::new(seed, Purpose::Evict, 0, 0);
+        let (mut fifo, mut reservoir) = (Fifo::default(), Reservoir::default());
+        let mut table = SlotTable::new(capacity, true);
+        let mut kept = Vec::new();
+        for row in 0..rows as i64 {
+            fifo.offered();
+            reservoir.offered();
+            kept.push(row);
+            if !table.is_full() {
+                table.push(0, Some(row));
+                continue;
+            }
+            let oldest = kept.remove(0);
+            match reservoir.place(0, &table, &mut rng) {
+                Placement::Replace(slot) => prop_assert!((slot as usize) < capacity),
+                Placement::Reject => prop_assert!(row as usize >= capacity),
+            }
+            let Placement::Replace(slot) = fifo.place(0, &table, &mut rng) else { return Err(TestCaseError::fail("a FIFO refuses nothing")) };
+            prop_assert_eq!(table.id(slot), Some(oldest));
+            table.replace(slot, 0, Some(row));
+            let mut stored: Vec<i64> = table.distinct_ids().collect();
+            stored.sort_unstable();
+            prop_assert_eq!(&stored, &kept);
+        }
+    }
+}
