@@ -3,15 +3,15 @@
 //! Requests and responses travel in order over two bounded channels (or, inline, by a call). The handle keeps the representatives that are
 //! pending: they belong to it and not to an iterator, so they survive the end of an epoch, an early break and a validation.
 
-use crate::batch::{Column, FieldLayout, Kind, RehearsalBatch, Role, Schema};
+use crate::batch::{Column, Kind, RehearsalBatch, Role, Schema};
 use crate::config::{CandidateMode, Execution, OnRepeat, RehearsalConfig};
 use crate::draw::Distinct;
-use crate::engine::{BufferReport, Engine, EngineTimings, FailCode, Inspection, Offer, Representatives, Request, Response, Timings};
+use crate::engine::{BufferReport, Engine, EngineTimings, FailCode, Inspection, Offer, Parcel, Request, Response, Timings};
 use crate::error::{ConfigError, RehearsalError};
 use crate::random::{Purpose, Stream};
 use crate::slots::RowHandle;
 use crate::snapshot::Snapshot;
-use burn::tensor::TensorData;
+use burn::tensor::{DType, Int, Shape, Tensor, TensorData};
 use burn_rehearsal_collective::{Collective, Solo};
 use std::collections::VecDeque;
 use std::marker::PhantomData;
@@ -71,7 +71,9 @@ struct State {
     /// Rounds whose response is still to come: did this rank have rows?
     outstanding: VecDeque<bool>,
     /// Representatives of the next steps, in order. The first belongs to step max(step, lag).
-    ready: VecDeque<Representatives>,
+    ready: VecDeque<Parcel>,
+    /// Parcels that came back and were unpacked.
+    spare: Vec<Parcel>,
     error: Option<RehearsalError>,
     /// Whether an iterator of a `RehearsalLoader` is alive.
     iterating: bool,
@@ -169,6 +171,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
             step: 0,
             outstanding: VecDeque::new(),
             ready: VecDeque::new(),
+            spare: Vec::new(),
             error: None,
             iterating: false,
             distinct: Distinct::default(),
@@ -180,14 +183,21 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
 
     /// Offers c rows of `batch` to the buffer and appends r representatives to it: b rows in, b + min(r, eligible) out.
     ///
-    /// This is one step, and collective: every rank calls it (or [`no_rows`](Self::no_rows)) once per step.
+    /// This is one step, and collective: every rank calls it (or [`no_rows`](Self::no_rows)) once per step. A rank that has not had a
+    /// mini-batch before cannot be sent rows yet, so its first `lag` mini-batches come back as they are.
     ///
     /// # Errors
     ///
-    /// [`RehearsalError`]; the buffer is poisoned from then on. On an error of this rank's own mini-batch the other ranks get
-    /// [`RehearsalError::PeerFailed`] at the same step.
+    /// [`RehearsalError`]; the buffer is poisoned from then on. Shapes and element types are checked at once; what only the engine sees (the classes and
+    /// byte values of candidates) is reported `lag` calls later, or by the next call that asks the engine. On an error of this rank's own mini-batch
+    /// the other ranks get [`RehearsalError::PeerFailed`] with the same step number, at their first call that waits for that step.
     pub fn rehearse(&self, batch: B) -> Result<B, RehearsalError> {
-        self.rehearse_with_handles(batch).map(|rehearsed| rehearsed.batch)
+        let mut state = self.lock();
+        state.guarded(|state| {
+            let (batch, parcel) = self.step(state, batch)?;
+            state.recycle(parcel);
+            Ok(batch)
+        })
     }
 
     /// Like [`rehearse`](Self::rehearse), and says where each representative is stored.
@@ -197,10 +207,16 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     /// As [`rehearse`](Self::rehearse).
     pub fn rehearse_with_handles(&self, batch: B) -> Result<Rehearsed<B>, RehearsalError> {
         let mut state = self.lock();
-        state.guarded(|state| self.step(state, batch))
+        state.guarded(|state| {
+            let (batch, mut parcel) = self.step(state, batch)?;
+            let representatives = parcel.as_mut().map(|parcel| std::mem::take(&mut parcel.handles)).unwrap_or_default();
+            state.recycle(parcel);
+            Ok(Rehearsed { batch, representatives })
+        })
     }
 
-    fn step(&self, state: &mut State, batch: B) -> Result<Rehearsed<B>, RehearsalError> {
+    /// One step; the parcel that is returned still names the representatives' places.
+    fn step(&self, state: &mut State, batch: B) -> Result<(B, Option<Parcel>), RehearsalError> {
         let config = &self.shared.config;
         let started = Instant::now();
         state.settle(config)?;
@@ -226,20 +242,20 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         let step = state.step;
         state.step += 1;
         let before_wait = Instant::now();
-        let mut representatives = None;
+        let mut parcel = None;
         if step >= config.lag as u64 {
             while state.ready.is_empty() {
                 state.collect(config)?;
             }
-            representatives = state.ready.pop_front();
+            parcel = state.ready.pop_front();
         }
         let waited = before_wait.elapsed();
-        let (columns, handles) = merge(&schema, columns, rows, representatives)?;
+        let columns = merge(&schema, columns, rows, parcel.as_mut())?;
         let batch = B::from_parts(columns, rest)?;
         self.shared.timings.wait(waited);
         self.shared.timings.assemble(started.elapsed().saturating_sub(waited));
         self.shared.timings.step();
-        Ok(Rehearsed { batch, representatives: handles })
+        Ok((batch, parcel))
     }
 
     /// Takes part in a step for which this rank has no rows, so that the others can go on. Collective, like [`rehearse`](Self::rehearse).
@@ -411,11 +427,19 @@ impl State {
         if counted && !had_rows {
             // The others used this step's representatives; this rank had nothing to train on and lets its own go.
             if self.step >= config.lag as u64 {
-                self.ready.pop_front();
+                let parcel = self.ready.pop_front();
+                self.recycle(parcel);
             }
             self.step += 1;
         }
         Ok(())
+    }
+
+    /// Keeps an unpacked parcel for the next offer. There is never use for more than one in each direction.
+    fn recycle(&mut self, parcel: Option<Parcel>) {
+        if self.spare.len() < 2 {
+            self.spare.extend(parcel);
+        }
     }
 
     /// Receives every outstanding response if one of them decides whether a step happened.
@@ -447,54 +471,49 @@ impl State {
             }
         }
         self.candidates.sort_unstable();
-        let stored = || schema.fields().iter().zip(columns).filter(|(field, _)| field.is_stored()).map(|(_, column)| column);
-        Offer {
-            schema: schema.clone(),
-            columns: if self.candidates.is_empty() { Vec::new() } else { stored().map(|column| column.select(&self.candidates)).collect() },
-            devices: stored().map(|column| column.device().inner()).collect(),
+        let mut parcel = self.spare.pop().unwrap_or_default();
+        parcel.candidates.clear();
+        parcel.devices.clear();
+        let mut index: Option<Tensor<1, Int>> = None;
+        for (_, column) in schema.fields().iter().zip(columns).filter(|(field, _)| field.is_stored()) {
+            let device = column.device().inner();
+            if !self.candidates.is_empty() {
+                // One upload serves all fields, unless a field lives on another device.
+                let uploaded = match index.take().filter(|index| index.device() == device) {
+                    Some(uploaded) => uploaded,
+                    None => {
+                        let rows: Vec<i64> = self.candidates.iter().map(|&row| row as i64).collect();
+                        Tensor::from_data(TensorData::new(rows, [self.candidates.len()]), (&device, DType::I64))
+                    }
+                };
+                parcel.candidates.push(column.select(&uploaded));
+                index = Some(uploaded);
+            }
+            parcel.devices.push(device);
         }
+        Offer { schema: schema.clone(), parcel }
     }
 }
 
 /// Appends the representatives to the incoming columns and fills the `representative` field.
-fn merge(
-    schema: &Schema,
-    columns: Vec<Column>,
-    rows: usize,
-    representatives: Option<Representatives>,
-) -> Result<(Vec<Column>, Vec<RowHandle>), RehearsalError> {
-    let (mut drawn, handles) = match representatives {
-        Some(Representatives { columns, handles }) => (columns.into_iter(), handles),
-        None => (Vec::new().into_iter(), Vec::new()),
-    };
+fn merge(schema: &Schema, columns: Vec<Column>, rows: usize, parcel: Option<&mut Parcel>) -> Result<Vec<Column>, RehearsalError> {
+    let mut none = Parcel::default();
+    let Parcel { columns: drawn, handles, .. } = parcel.unwrap_or(&mut none);
+    let extra = handles.len();
+    let mut drawn = drawn.drain(..);
     let mut merged = Vec::with_capacity(columns.len());
     for (field, column) in schema.fields().iter().zip(columns) {
-        let column = match drawn_or_flag(field, rows, handles.len(), &column, &mut drawn) {
-            Some(Part::Whole(flags)) => flags,
-            Some(Part::Tail(tail)) => {
-                let device = column.device();
-                column.append(tail.on(&device), field.spec.name)?
-            }
-            None => column,
-        };
-        merged.push(column);
+        let device = column.device();
+        merged.push(if field.spec.role == Role::Representative {
+            let mut flags = vec![false; rows];
+            flags.resize(rows + extra, true);
+            let data = TensorData::new(flags, [rows + extra, 1]).convert_dtype(field.dtype);
+            Column::from_data(data, Kind::Bool, Shape::new([]), &device)
+        } else if let Some(tail) = drawn.next() {
+            column.append(tail.on(&device), field.spec.name)?
+        } else {
+            column
+        });
     }
-    Ok((merged, handles))
-}
-
-enum Part {
-    /// Replaces the incoming column.
-    Whole(Column),
-    /// Goes after the incoming rows.
-    Tail(Column),
-}
-
-fn drawn_or_flag(field: &FieldLayout, rows: usize, extra: usize, column: &Column, drawn: &mut std::vec::IntoIter<Column>) -> Option<Part> {
-    if field.spec.role == Role::Representative {
-        let mut flags = vec![false; rows];
-        flags.resize(rows + extra, true);
-        let data = TensorData::new(flags, [rows + extra, 1]).convert_dtype(field.dtype);
-        return Some(Part::Whole(Column::from_data(data, Kind::Bool, Vec::new(), &column.device())));
-    }
-    if extra == 0 { None } else { drawn.next().map(Part::Tail) }
+    Ok(merged)
 }

@@ -4,7 +4,7 @@ use crate::batch::{Column, Kind, RehearsalBatch, Role};
 use crate::slots::RowHandle;
 use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataset::{Dataset, DatasetError};
-use burn::tensor::{Device, TensorData};
+use burn::tensor::{Device, Shape, TensorData};
 use std::marker::PhantomData;
 use std::sync::Arc;
 
@@ -86,7 +86,7 @@ impl<B: RehearsalBatch<Rest: Default>> SnapshotBatcher<B> {
             .iter()
             .map(|spec| {
                 if spec.role == Role::Representative {
-                    return Ok(Column::from_data(TensorData::new(vec![true; rows], [rows, 1]), Kind::Bool, Vec::new(), device));
+                    return Ok(Column::from_data(TensorData::new(vec![true; rows], [rows, 1]), Kind::Bool, Shape::new([]), device));
                 }
                 let missing = || crate::error::BatchError::ColumnType { field: spec.name };
                 let mut bytes = Vec::new();
@@ -95,8 +95,8 @@ impl<B: RehearsalBatch<Rest: Default>> SnapshotBatcher<B> {
                 }
                 let first = samples.first().and_then(|sample| sample.fields.get(stored)).ok_or_else(missing)?;
                 stored += 1;
-                let row_shape = first.shape().to_vec();
-                let elements = row_shape.iter().product::<usize>();
+                let row_shape = first.shape().clone();
+                let elements = row_shape.num_elements();
                 let data = TensorData::try_from_bytes_vec(bytes, [rows, elements], first.dtype()).map_err(|_| missing())?;
                 Ok(Column::from_data(data, spec.kind, row_shape, device))
             })

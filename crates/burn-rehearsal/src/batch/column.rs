@@ -2,7 +2,7 @@
 
 use super::{Field, Kind};
 use crate::error::BatchError;
-use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{Bool, DType, Device, Int, Shape, Tensor, TensorData};
 
 /// The values of a [`Column`], shape `[rows, elements]`.
 #[derive(Debug, Clone)]
@@ -37,7 +37,7 @@ macro_rules! each {
 #[derive(Debug, Clone)]
 pub struct Column {
     values: Values,
-    row_shape: Vec<usize>,
+    row_shape: Shape,
 }
 
 impl Column {
@@ -48,7 +48,7 @@ impl Column {
 
     /// The shape of one row: the tensor's shape without its first dimension.
     pub fn row_shape(&self) -> &[usize] {
-        &self.row_shape
+        self.row_shape.as_slice()
     }
 
     /// The element type.
@@ -75,11 +75,9 @@ impl Column {
         self.values
     }
 
-    /// Copies the given rows into a new column on the same device, without autodiff.
-    pub fn select(&self, rows: &[u64]) -> Column {
-        let device = self.device().inner();
-        let index: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
-        let index = Tensor::<1, Int>::from_data(TensorData::new(index, [rows.len()]), (&device, DType::I64));
+    /// Copies the rows that `index` names into a new column on the same device, without autodiff.
+    pub(crate) fn select(&self, index: &Tensor<1, Int>) -> Column {
+        let index = index.clone();
         let values = match &self.values {
             Values::Float(t) => Values::Float(t.clone().inner().select(0, index)),
             Values::Int(t) => Values::Int(t.clone().inner().select(0, index)),
@@ -113,7 +111,7 @@ impl Column {
     }
 
     /// Uploads rows from the host. `data` has shape `[rows, elements]`; its element type is kept.
-    pub fn from_data(data: TensorData, kind: Kind, row_shape: Vec<usize>, device: &Device) -> Column {
+    pub fn from_data(data: TensorData, kind: Kind, row_shape: Shape, device: &Device) -> Column {
         let dtype = data.dtype();
         let values = match kind {
             Kind::Float => Values::Float(Tensor::from_data(data, (device, dtype))),
@@ -151,17 +149,17 @@ macro_rules! field {
                 if dims.contains(&0) {
                     return Err(BatchError::EmptyField { field: name, shape: dims.to_vec() });
                 }
-                let row_shape = dims[1..].to_vec();
-                let elements = row_shape.iter().product::<usize>();
+                let row_shape = Shape::from(&dims[1..]);
+                let elements = row_shape.num_elements();
                 Ok(Column { values: Values::$kind(self.reshape([dims[0], elements])), row_shape })
             }
 
             fn from_column(column: Column, name: &'static str) -> Result<Self, BatchError> {
                 let rows = column.rows();
                 match column.values {
-                    Values::$kind(t) if column.row_shape.len() + 1 == D => {
+                    Values::$kind(t) if column.row_shape.rank() + 1 == D => {
                         let mut shape = [rows; D];
-                        shape[1..].copy_from_slice(&column.row_shape);
+                        shape[1..].copy_from_slice(column.row_shape.as_slice());
                         Ok(t.reshape(shape))
                     }
                     _ => Err(BatchError::ColumnType { field: name }),

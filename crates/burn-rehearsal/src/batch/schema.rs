@@ -2,7 +2,7 @@
 
 use super::{Column, FieldSpec, Kind, Role};
 use crate::error::BatchError;
-use burn::tensor::DType;
+use burn::tensor::{DType, Shape};
 
 /// How one field's rows look, and how they are stored.
 #[derive(Debug, Clone, PartialEq)]
@@ -10,7 +10,7 @@ pub struct FieldLayout {
     /// What the batch type declares.
     pub spec: FieldSpec,
     /// The shape of one row.
-    pub row_shape: Vec<usize>,
+    pub row_shape: Shape,
     /// The element type of the mini-batches.
     pub dtype: DType,
     /// The element type in the store: [`DType::U8`] for `bytes` fields, otherwise the same.
@@ -24,12 +24,12 @@ impl FieldLayout {
             return Err(BatchError::Unsupported { field: spec.name, dtype: format!("{dtype:?}") });
         }
         let stored = if spec.bytes { DType::U8 } else { dtype };
-        Ok(Self { spec: *spec, row_shape: column.row_shape().to_vec(), dtype, stored })
+        Ok(Self { spec: *spec, row_shape: column.row_shape().into(), dtype, stored })
     }
 
     /// The number of elements of one row.
     pub fn elements(&self) -> usize {
-        self.row_shape.iter().product()
+        self.row_shape.num_elements()
     }
 
     /// The bytes of one stored row of this field.
@@ -43,7 +43,7 @@ impl FieldLayout {
     }
 
     fn describe(&self) -> String {
-        format!("{:?} of {:?}", self.row_shape, self.dtype)
+        format!("{:?} of {:?}", self.row_shape.as_slice(), self.dtype)
     }
 }
 
@@ -51,6 +51,7 @@ impl FieldLayout {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schema {
     fields: Vec<FieldLayout>,
+    digest: u64,
 }
 
 impl Schema {
@@ -60,8 +61,8 @@ impl Schema {
     ///
     /// [`BatchError`] if the fields' numbers of rows differ or one cannot be stored.
     pub fn of(specs: &[FieldSpec], columns: &[Column]) -> Result<Self, BatchError> {
-        let fields = specs.iter().zip(columns).map(|(spec, column)| FieldLayout::of(spec, column)).collect::<Result<_, _>>()?;
-        let schema = Self { fields };
+        let fields = specs.iter().zip(columns).map(|(spec, column)| FieldLayout::of(spec, column)).collect::<Result<Vec<_>, _>>()?;
+        let schema = Self { digest: digest(&fields), fields };
         schema.check(columns)?;
         Ok(schema)
     }
@@ -82,7 +83,7 @@ impl Schema {
             if column.kind() != layout.spec.kind {
                 return Err(BatchError::ColumnType { field: layout.spec.name });
             }
-            if column.row_shape() != layout.row_shape || column.dtype() != layout.dtype {
+            if column.row_shape() != layout.row_shape.as_slice() || column.dtype() != layout.dtype {
                 let found = FieldLayout::of(&layout.spec, column)?;
                 return Err(BatchError::Changed { field: layout.spec.name, expected: layout.describe(), found: found.describe() });
             }
@@ -110,21 +111,25 @@ impl Schema {
         self.stored().position(|field| field.spec.role == role)
     }
 
-    /// A digest that is equal on all ranks that run the same batch type on the same shapes.
+    /// A digest that is equal on all ranks that run the same batch type on the same shapes; never 0.
     pub fn digest(&self) -> u64 {
-        let mut hash = blake3::Hasher::new();
-        for field in &self.fields {
-            hash.update(field.spec.name.as_bytes());
-            let kind = match field.spec.kind {
-                Kind::Float => 0u8,
-                Kind::Int => 1,
-                Kind::Bool => 2,
-            };
-            hash.update(&[0, kind, field.spec.bytes as u8, field.spec.role as u8]);
-            hash.update(format!("{:?}", (field.dtype, &field.row_shape)).as_bytes());
-        }
-        first_u64(&hash.finalize())
+        self.digest
     }
+}
+
+fn digest(fields: &[FieldLayout]) -> u64 {
+    let mut hash = blake3::Hasher::new();
+    for field in fields {
+        hash.update(field.spec.name.as_bytes());
+        let kind = match field.spec.kind {
+            Kind::Float => 0u8,
+            Kind::Int => 1,
+            Kind::Bool => 2,
+        };
+        hash.update(&[0, kind, field.spec.bytes as u8, field.spec.role as u8]);
+        hash.update(format!("{:?}", (field.dtype, field.row_shape.as_slice())).as_bytes());
+    }
+    first_u64(&hash.finalize()).max(1)
 }
 
 /// The first eight bytes of a hash.

@@ -2,7 +2,7 @@
 
 use super::{BufferReport, Inspection};
 use crate::batch::first_u64;
-use crate::config::RehearsalConfig;
+use crate::config::{Execution, RehearsalConfig};
 use crate::error::RehearsalError;
 use crate::sampling::ClassCounts;
 use burn_rehearsal_collective::Collective;
@@ -82,15 +82,25 @@ impl Header {
     }
 }
 
-/// A number that differs between ranks whose configuration or world size differs.
+/// A number that differs between ranks whose configuration or world size differs in a way that could change a result.
 pub(super) fn config_digest(config: &RehearsalConfig, size: usize) -> u64 {
+    let config = config.clone().with_execution(Execution::Inline);
     first_u64(&blake3::hash(format!("{size} {config:?}").as_bytes()))
 }
 
-pub(super) fn all_gather(collective: &mut dyn Collective, mine: &Header) -> Result<Vec<Header>, RehearsalError> {
-    let mut words = vec![0u64; WORDS * collective.size()];
-    collective.all_gather(bytemuck::cast_slice(&mine.words()), bytemuck::cast_slice_mut(&mut words))?;
-    Ok(words.chunks_exact(WORDS).filter_map(Header::of).collect())
+/// Exchanges headers; `words` is scratch space, `headers` is filled with one header per rank.
+pub(super) fn all_gather(
+    collective: &mut dyn Collective,
+    mine: &Header,
+    words: &mut Vec<u64>,
+    headers: &mut Vec<Header>,
+) -> Result<(), RehearsalError> {
+    words.clear();
+    words.resize(WORDS * collective.size(), 0);
+    collective.all_gather(bytemuck::cast_slice(&mine.words()), bytemuck::cast_slice_mut(words))?;
+    headers.clear();
+    headers.extend(words.chunks_exact(WORDS).filter_map(Header::of));
+    Ok(())
 }
 
 /// The same decision on every rank from the same headers: does anybody leave, and do all do the same thing?
@@ -133,17 +143,20 @@ pub(super) fn gather_changes(
     mine: &[(u32, i32)],
     headers: &[Header],
     most: usize,
+    words: &mut Vec<u64>,
     classes: &mut ClassCounts,
 ) -> Result<(), RehearsalError> {
-    let mut send = vec![0u32; most * 2];
-    for (pair, &(class, delta)) in send.chunks_exact_mut(2).zip(mine) {
-        pair.copy_from_slice(&[class, delta as u32]);
+    // One word per change: this rank's to send, then room for everybody's.
+    words.clear();
+    words.resize(most * (1 + headers.len()), 0);
+    let (send, all) = words.split_at_mut(most);
+    for (word, &(class, delta)) in send.iter_mut().zip(mine) {
+        *word = u64::from(class) | u64::from(delta as u32) << 32;
     }
-    let mut all = vec![0u32; send.len() * collective.size()];
-    collective.all_gather(bytemuck::cast_slice(&send), bytemuck::cast_slice_mut(&mut all))?;
-    for (rank, (header, words)) in headers.iter().zip(all.chunks_exact(most * 2)).enumerate() {
-        for pair in words.chunks_exact(2).take(header.changes as usize) {
-            classes.change(rank, pair[0], pair[1] as i32);
+    collective.all_gather(bytemuck::cast_slice(send), bytemuck::cast_slice_mut(all))?;
+    for (rank, (header, words)) in headers.iter().zip(all.chunks_exact(most)).enumerate() {
+        for &word in words.iter().take(header.changes as usize) {
+            classes.change(rank, word as u32, (word >> 32) as i32);
         }
     }
     Ok(())

@@ -31,6 +31,7 @@ use burn::tensor::Device;
 use burn_rehearsal_collective::{Collective, Incoming, Outgoing};
 use header::Header;
 use shard::Shard;
+use smallvec::SmallVec;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -38,10 +39,22 @@ use std::time::Instant;
 pub(crate) struct Offer {
     /// The layout of the mini-batch.
     pub(crate) schema: Arc<Schema>,
-    /// The candidates' rows: one column per stored field.
-    pub(crate) columns: Vec<Column>,
-    /// Where representatives are wanted, one device per stored field.
+    /// What travels with it.
+    pub(crate) parcel: Parcel,
+}
+
+/// Lists that travel from the handle to the engine, come back with the round's representatives, and are used again: so that neither side
+/// allocates them at every step.
+#[derive(Default)]
+pub(crate) struct Parcel {
+    /// To the engine: the candidates' rows, one column per stored field. Empty on the way back.
+    pub(crate) candidates: Vec<Column>,
+    /// To the engine: where representatives are wanted, one device per stored field.
     pub(crate) devices: Vec<Device>,
+    /// To the handle: one column per stored field; empty if no row was drawn.
+    pub(crate) columns: Vec<Column>,
+    /// To the handle: where each representative is stored.
+    pub(crate) handles: Vec<RowHandle>,
 }
 
 /// What a handle asks of its engine. Requests are answered in order.
@@ -69,10 +82,10 @@ pub(crate) enum Response {
         /// Whether any rank had rows, so that the round was a step.
         counted: bool,
         /// The representatives of the step that is `lag` steps later.
-        representatives: Option<Representatives>,
+        representatives: Option<Parcel>,
     },
     /// To `BeginTask`: the representatives of all pending steps, in order, if they had to be drawn again.
-    Redrawn(Option<Vec<Representatives>>),
+    Redrawn(Option<Vec<Parcel>>),
     /// To `Inspect`.
     Inspection(Inspection),
     /// To `Report`.
@@ -81,14 +94,6 @@ pub(crate) enum Response {
     Snapshot(Snapshot),
     /// To `Failed`.
     Failed,
-}
-
-/// Rows drawn from the union for one step of this rank.
-pub(crate) struct Representatives {
-    /// One column per stored field; empty if no row was drawn.
-    pub(crate) columns: Vec<Column>,
-    /// Where each row is stored.
-    pub(crate) handles: Vec<RowHandle>,
 }
 
 /// The state of one rank's shard.
@@ -138,6 +143,7 @@ pub(crate) struct Engine {
     rank: usize,
     size: usize,
     shard: Option<Shard>,
+    /// Where representatives are wanted, as the last mini-batch told.
     devices: Vec<Device>,
     union: Union,
     sampling: Box<dyn Sampling>,
@@ -162,6 +168,9 @@ struct Scratch {
     incoming: Vec<Vec<u8>>,
     /// How far each incoming message was read.
     cursor: Vec<usize>,
+    /// What the ranks said in the last round, as words and understood.
+    words: Vec<u64>,
+    headers: Vec<Header>,
 }
 
 impl Engine {
@@ -202,8 +211,8 @@ impl Engine {
         }
         let result = match request {
             Request::Rows(offer) => self.rows(offer),
-            Request::NoRows => self.turn(Status::NoRows, &[]),
-            Request::Failed(code) => self.turn(Status::Failed(code), &[]).map(|_| Response::Failed),
+            Request::NoRows => self.turn(Status::NoRows, &[], Parcel::default()),
+            Request::Failed(code) => self.turn(Status::Failed(code), &[], Parcel::default()).map(|_| Response::Failed),
             Request::BeginTask(task) => self.begin_task(task),
             Request::Inspect => Ok(Response::Inspection(self.inspect())),
             Request::Report => self.report().map(Response::Report),
@@ -220,13 +229,13 @@ impl Engine {
         self.collective.as_mut().ok_or(RehearsalError::EngineGone)
     }
 
-    fn rows(&mut self, offer: Offer) -> Result<Response, RehearsalError> {
+    fn rows(&mut self, mut offer: Offer) -> Result<Response, RehearsalError> {
         let started = Instant::now();
-        let inserted = self.insert(offer);
+        let inserted = self.insert(&mut offer);
         self.timings.insert(started.elapsed());
         match inserted {
             Ok(changes) => {
-                let response = self.turn(Status::Rows, &changes);
+                let response = self.turn(Status::Rows, &changes, offer.parcel);
                 if let Some(shard) = &mut self.shard {
                     shard.recycle(changes);
                 }
@@ -234,49 +243,49 @@ impl Engine {
             }
             Err(error) => {
                 // The others must learn why this rank leaves; whether they listen does not change this rank's error.
-                let _ = self.turn(Status::Failed(FailCode::Batch), &[]);
+                let _ = self.turn(Status::Failed(FailCode::Batch), &[], Parcel::default());
                 Err(error)
             }
         }
     }
 
-    fn insert(&mut self, offer: Offer) -> Result<Vec<(u32, i32)>, RehearsalError> {
-        self.devices = offer.devices;
+    fn insert(&mut self, offer: &mut Offer) -> Result<Vec<(u32, i32)>, RehearsalError> {
+        std::mem::swap(&mut self.devices, &mut offer.parcel.devices);
         let mut shard = match self.shard.take() {
             Some(shard) => shard,
             None => Shard::new(&self.config, &offer.schema, self.rank, self.size)?,
         };
         shard.begin_task(self.task);
         let mut rng = Stream::new(self.config.seed, Purpose::Evict, self.step, self.rank as u32);
-        let changes = shard.insert(offer.columns, &mut rng);
+        let changes = shard.insert(&mut offer.parcel.candidates, &mut rng);
         self.shard = Some(shard);
         changes
     }
 
     /// Steps 2 to 5 of a round.
-    fn turn(&mut self, status: Status, changes: &[(u32, i32)]) -> Result<Response, RehearsalError> {
+    fn turn(&mut self, status: Status, changes: &[(u32, i32)], parcel: Parcel) -> Result<Response, RehearsalError> {
         let started = Instant::now();
-        let headers = self.gather(status, changes)?;
+        self.gather(status, changes)?;
         self.timings.exchange(started.elapsed());
         if matches!(status, Status::Failed(_)) {
             return Ok(Response::Failed);
         }
-        if !headers.iter().any(|header| header.status == Status::Rows) {
+        if !self.scratch.headers.iter().any(|header| header.status == Status::Rows) {
             return Ok(Response::Round { counted: false, representatives: None });
         }
-        let representatives = self.draw_for(self.step + self.config.lag as u64)?;
+        let representatives = self.draw_for(self.step + self.config.lag as u64, parcel)?;
         self.step += 1;
         Ok(Response::Round { counted: true, representatives: Some(representatives) })
     }
 
     /// Tells every rank this one's state and learns theirs.
-    fn gather(&mut self, status: Status, changes: &[(u32, i32)]) -> Result<Vec<Header>, RehearsalError> {
+    fn gather(&mut self, status: Status, changes: &[(u32, i32)]) -> Result<(), RehearsalError> {
         let with_classes = self.union.classes.is_some();
         let mine = Header {
             round: self.round,
             step: self.step,
             config: self.config_digest,
-            schema: self.shard.as_ref().map_or(0, |shard| shard.schema().digest().max(1)),
+            schema: self.shard.as_ref().map_or(0, |shard| shard.schema().digest()),
             status,
             task: self.task,
             fill: self.shard.as_ref().map_or(0, |shard| shard.table().len() as u64),
@@ -284,27 +293,28 @@ impl Engine {
             changes: if with_classes { changes.len() as u64 } else { 0 },
         };
         let step = self.step;
-        let collective = self.collective()?;
+        let Self { collective, scratch: Scratch { words, headers, .. }, union, ready, .. } = self;
+        let collective = collective.as_mut().ok_or(RehearsalError::EngineGone)?;
         collective.set_step(step);
-        let headers = header::all_gather(collective.as_mut(), &mine)?;
+        header::all_gather(collective.as_mut(), &mine, words, headers)?;
         self.round += 1;
-        header::check(&headers, self.rank)?;
+        header::check(headers, self.rank)?;
         for (rank, header) in headers.iter().enumerate() {
-            self.union.fill[rank] = header.fill;
-            self.union.old[rank] = header.old;
-            self.ready[rank] = header.schema != 0;
+            union.fill[rank] = header.fill;
+            union.old[rank] = header.old;
+            ready[rank] = header.schema != 0;
         }
         let most = headers.iter().map(|header| header.changes).max().unwrap_or(0);
-        if let (Some(classes), Some(collective)) = (&mut self.union.classes, &mut self.collective)
+        if let Some(classes) = &mut union.classes
             && most > 0
         {
-            header::gather_changes(collective.as_mut(), changes, &headers, most as usize, classes)?;
+            header::gather_changes(collective.as_mut(), changes, headers, most as usize, words, classes)?;
         }
-        Ok(headers)
+        Ok(())
     }
 
     /// Plans everybody's draws for `step`, moves the rows, builds this rank's columns.
-    fn draw_for(&mut self, step: u64) -> Result<Representatives, RehearsalError> {
+    fn draw_for(&mut self, step: u64, mut parcel: Parcel) -> Result<Parcel, RehearsalError> {
         let started = Instant::now();
         self.plan(step)?;
         self.timings.plan(started.elapsed());
@@ -312,9 +322,9 @@ impl Engine {
         self.exchange()?;
         self.timings.exchange(started.elapsed());
         let started = Instant::now();
-        let representatives = self.assemble()?;
+        self.assemble(&mut parcel)?;
         self.timings.deliver(started.elapsed());
-        Ok(representatives)
+        Ok(parcel)
     }
 
     /// Fills `scratch.own` with this rank's draws and the outgoing messages with the rows that others drew here.
@@ -372,29 +382,32 @@ impl Engine {
         Ok(())
     }
 
-    fn assemble(&mut self) -> Result<Representatives, RehearsalError> {
-        let Some(shard) = &self.shard else { return Ok(Representatives { columns: Vec::new(), handles: Vec::new() }) };
+    fn assemble(&mut self, parcel: &mut Parcel) -> Result<(), RehearsalError> {
+        parcel.columns.clear();
+        parcel.handles.clear();
+        let Some(shard) = &self.shard else { return Ok(()) };
         let record = shard.schema().row_bytes() + 8;
         let Scratch { own, incoming, cursor, .. } = &mut self.scratch;
         cursor.fill(0);
-        let mut sources = Vec::with_capacity(own.len());
-        let mut handles = Vec::with_capacity(own.len());
+        let mut sources: SmallVec<[_; 64]> = SmallVec::with_capacity(own.len());
         for &draw in own.iter() {
             let owner = draw.owner as usize;
             if owner == self.rank {
                 let slot =
                     self.sampling.locate(shard.table(), draw).ok_or(RehearsalError::Misuse("a draw names a row that is not stored"))?;
                 sources.push(Source::Slot(slot));
-                handles.push(RowHandle { rank: draw.owner, slot, generation: shard.table().generation(slot) });
+                parcel.handles.push(RowHandle { rank: draw.owner, slot, generation: shard.table().generation(slot) });
             } else {
                 let row = &incoming[owner][cursor[owner]..cursor[owner] + record];
                 cursor[owner] += record;
-                handles.push(RowHandle { rank: draw.owner, slot: read_u32(&row[..4]), generation: read_u32(&row[4..8]) });
+                parcel.handles.push(RowHandle { rank: draw.owner, slot: read_u32(&row[..4]), generation: read_u32(&row[4..8]) });
                 sources.push(Source::Packed(&row[8..]));
             }
         }
-        let columns = if sources.is_empty() { Vec::new() } else { shard.store().assemble(&sources, &self.devices) };
-        Ok(Representatives { columns, handles })
+        if !sources.is_empty() {
+            shard.store().assemble(&sources, &self.devices, &mut parcel.columns);
+        }
+        Ok(())
     }
 
     fn begin_task(&mut self, task: u32) -> Result<Response, RehearsalError> {
@@ -411,7 +424,7 @@ impl Engine {
         }
         let lag = self.config.lag as u64;
         let pending = self.step.max(lag)..self.step + lag;
-        pending.map(|step| self.draw_for(step)).collect::<Result<_, _>>().map(|all| Response::Redrawn(Some(all)))
+        pending.map(|step| self.draw_for(step, Parcel::default())).collect::<Result<_, _>>().map(|all| Response::Redrawn(Some(all)))
     }
 
     fn inspect(&self) -> Inspection {

@@ -7,7 +7,7 @@ use crate::policy::{Placement, Policy, policy};
 use crate::random::Stream;
 use crate::slots::{RowHandle, SlotTable};
 use crate::snapshot::{Snapshot, StoredSample};
-use crate::store::{HostStore, Store};
+use crate::store::{HostStore, Store, for_each_integer};
 use burn::tensor::TensorData;
 
 /// Rows, tables and policy of one rank.
@@ -19,6 +19,10 @@ pub(super) struct Shard {
     classes: Option<usize>,
     class_field: Option<usize>,
     id_field: Option<usize>,
+    /// The candidates on the host, their classes and identities, and where they go: reused from round to round.
+    data: Vec<TensorData>,
+    candidate_classes: Vec<u32>,
+    candidate_ids: Vec<i64>,
     placements: Vec<(u32, u32)>,
     /// Changes of class counts; travels to the round and back.
     changes: Vec<(u32, i32)>,
@@ -44,6 +48,9 @@ impl Shard {
             classes: config.classes,
             class_field: schema.position(Role::Class),
             id_field,
+            data: Vec::new(),
+            candidate_classes: Vec::new(),
+            candidate_ids: Vec::new(),
             placements: Vec::new(),
             changes: Vec::new(),
         })
@@ -70,18 +77,19 @@ impl Shard {
         self.changes = changes;
     }
 
-    /// Offers the rows of `columns` to the policy and stores those it accepts. Returns the changes of class counts.
-    pub(super) fn insert(&mut self, columns: Vec<Column>, rng: &mut Stream) -> Result<Vec<(u32, i32)>, RehearsalError> {
+    /// Offers the rows of `columns` to the policy and stores those it accepts. Empties `columns`; returns the changes of class counts.
+    pub(super) fn insert(&mut self, columns: &mut Vec<Column>, rng: &mut Stream) -> Result<Vec<(u32, i32)>, RehearsalError> {
         let mut changes = std::mem::take(&mut self.changes);
         changes.clear();
-        let names: Vec<_> = self.schema().stored().map(|field| field.spec.name).collect();
-        let data = columns.into_iter().zip(&names).map(|(column, name)| column.into_data(name)).collect::<Result<Vec<_>, _>>()?;
-        let Some(rows) = data.first().map(|first| first.shape()[0]) else { return Ok(changes) };
-        let classes = self.classes_of(&data, &names, rows)?;
-        let ids: Option<Vec<i64>> = self.id_field.map(|field| data[field].iter::<i64>().collect());
+        self.data.clear();
+        for (column, field) in columns.drain(..).zip(self.store.schema().stored()) {
+            self.data.push(column.into_data(field.spec.name)?);
+        }
+        let Some(rows) = self.data.first().map(|first| first.shape()[0]) else { return Ok(changes) };
+        self.read_classes_and_ids(rows)?;
         self.placements.clear();
         for row in 0..rows {
-            let (class, id) = (classes[row], ids.as_ref().map(|ids| ids[row]));
+            let (class, id) = (self.candidate_classes[row], self.candidate_ids.get(row).copied());
             if self.skip_if_stored && id.is_some_and(|id| self.table.holds(id)) {
                 continue;
             }
@@ -101,20 +109,34 @@ impl Shard {
             };
             self.placements.push((row as u32, slot));
         }
-        self.store.write(&data, &self.placements)?;
+        self.store.write(&self.data, &self.placements)?;
+        self.data.clear();
         Ok(changes)
     }
 
-    fn classes_of(&self, data: &[TensorData], names: &[&'static str], rows: usize) -> Result<Vec<u32>, BatchError> {
-        let Some(field) = self.class_field else { return Ok(vec![0; rows]) };
+    fn read_classes_and_ids(&mut self, rows: usize) -> Result<(), BatchError> {
+        let Self { candidate_classes, candidate_ids, .. } = self;
+        candidate_classes.clear();
+        candidate_ids.clear();
+        if let Some(field) = self.id_field {
+            for_each_integer(&self.data[field], |id| {
+                candidate_ids.push(id);
+                Ok::<_, BatchError>(())
+            })?;
+        }
+        let Some(field) = self.class_field else {
+            candidate_classes.resize(rows, 0);
+            return Ok(());
+        };
         let classes = self.classes.unwrap_or(MAX_CLASSES);
-        data[field]
-            .iter::<i64>()
-            .map(|class| match u32::try_from(class) {
-                Ok(index) if (index as usize) < classes => Ok(index),
-                _ => Err(BatchError::ClassRange { field: names[field], class, classes }),
-            })
-            .collect()
+        let name = self.store.schema().stored().nth(field).map_or("class", |layout| layout.spec.name);
+        for_each_integer(&self.data[field], |class| match u32::try_from(class) {
+            Ok(index) if (index as usize) < classes => {
+                candidate_classes.push(index);
+                Ok(())
+            }
+            _ => Err(BatchError::ClassRange { field: name, class, classes }),
+        })
     }
 
     /// A digest of all rows in slot order.

@@ -20,30 +20,13 @@ pub struct ClassBalanced {
     /// candidate would find other quotas than this one, and other ranks' quotas would not fit to them.
     seen: usize,
     first_slot: usize,
-    /// Classes by their number of rows above quota; see [`Self::lender`].
-    donors: Donors,
-}
-
-/// Finds the largest class above its quota without looking at every class.
-///
-/// `buckets[n]` would need upkeep at every insertion; a lazily corrected maximum does not: the counts of classes other than the one just
-/// written only fall by being chosen here, so a scan is needed only when the remembered maximum is used up. The scan is over classes that
-/// hold rows, and each scan is paid for by the evictions since the last one.
-#[derive(Debug, Default)]
-struct Donors {
-    /// Classes that had `level` rows and were above their quota at the last scan, in the order in which they give way.
-    waiting: Vec<u32>,
-    level: usize,
-    /// The number of classes for which the last scan was made; another number means other quotas.
-    classes: usize,
-    /// The last scan found nobody above quota. Loans only come from there, so nobody will be until the quotas change.
-    settled: bool,
+    borrowers: Borrowers,
 }
 
 impl ClassBalanced {
     /// Quotas for the shard whose first slot has the global number `first_slot`.
     pub fn new(classes: Option<usize>, first_slot: usize) -> Self {
-        Self { classes, seen: 0, first_slot, donors: Donors::default() }
+        Self { classes, seen: 0, first_slot, borrowers: Borrowers::default() }
     }
 
     /// How many of this shard's slots belong to `class`, of `classes`.
@@ -52,19 +35,43 @@ impl ClassBalanced {
         let position = (class + classes - offset) % classes;
         capacity / classes + usize::from(position < capacity % classes)
     }
+
+    /// Collects the classes above their quota, once for every K.
+    fn collect_borrowers(&mut self, table: &SlotTable, classes: usize) {
+        let mut borrowers = Borrowers { classes, ..Borrowers::default() };
+        for (class, rows) in table.per_class().enumerate() {
+            if rows > self.quota(class, table.capacity(), classes) {
+                borrowers.insert(class as u32, rows);
+            }
+        }
+        self.borrowers = borrowers;
+    }
 }
 
 impl Policy for ClassBalanced {
     fn place(&mut self, class: u32, table: &SlotTable, rng: &mut Stream) -> Placement {
         self.seen = self.seen.max(table.class_bound()).max(class as usize + 1);
         let classes = self.classes.unwrap_or(self.seen);
-        let capacity = table.capacity();
+        if self.borrowers.classes != classes {
+            self.collect_borrowers(table, classes);
+        }
         let held = table.of_class(class as usize).len();
-        let owed = held < self.quota(class as usize, capacity, classes);
-        let donor = self.lender(table, classes);
-        let victims = match donor {
+        let quota = self.quota(class as usize, table.capacity(), classes);
+        let victims = match self.borrowers.largest() {
             // A loan is taken back for the owner, or moved to a class that has fewer rows even after it got one more.
-            Some(donor) if donor != class as usize && (owed || held + 1 < table.of_class(donor).len()) => table.of_class(donor),
+            Some((largest, rows)) if largest != class && (held < quota || held + 1 < rows) => {
+                self.borrowers.remove(largest, rows);
+                if rows - 1 > self.quota(largest as usize, table.capacity(), classes) {
+                    self.borrowers.insert(largest, rows - 1);
+                }
+                if held > quota {
+                    self.borrowers.remove(class, held);
+                }
+                if held + 1 > quota {
+                    self.borrowers.insert(class, held + 1);
+                }
+                table.of_class(largest as usize)
+            }
             _ => table.of_class(class as usize),
         };
         match victims.len() {
@@ -74,34 +81,51 @@ impl Policy for ClassBalanced {
     }
 }
 
-impl ClassBalanced {
-    /// The class with the most rows among those above their quota; equals give way in turn.
-    fn lender(&mut self, table: &SlotTable, classes: usize) -> Option<usize> {
-        if self.donors.classes != classes {
-            self.donors = Donors { classes, ..Donors::default() };
+/// The classes above their quota by their number of rows, so that the largest is found without looking at all.
+///
+/// A full shard only changes by what [`ClassBalanced::place`] decides, so the policy keeps this itself, in O(1) per decision.
+#[derive(Debug, Default)]
+struct Borrowers {
+    /// The K for which this was collected; another one means other quotas.
+    classes: usize,
+    /// `by_rows[n]`: the classes above their quota that have n rows.
+    by_rows: Vec<Vec<u32>>,
+    /// `position[class]`: where the class is in its list.
+    position: Vec<u32>,
+    /// No list beyond this one has an entry.
+    most: usize,
+}
+
+impl Borrowers {
+    fn insert(&mut self, class: u32, rows: usize) {
+        if self.by_rows.len() <= rows {
+            self.by_rows.resize_with(rows + 1, Vec::new);
         }
-        while !self.donors.settled {
-            while let Some(&class) = self.donors.waiting.last() {
-                let rows = table.of_class(class as usize).len();
-                if rows >= self.donors.level && rows > self.quota(class as usize, table.capacity(), classes) {
-                    return Some(class as usize);
-                }
-                self.donors.waiting.pop();
-            }
-            let mut level = 0;
-            self.donors.waiting.clear();
-            for (class, rows) in table.per_class().enumerate() {
-                if rows >= level.max(1) && rows > self.quota(class, table.capacity(), classes) {
-                    if rows > level {
-                        level = rows;
-                        self.donors.waiting.clear();
-                    }
-                    self.donors.waiting.push(class as u32);
-                }
-            }
-            self.donors.level = level;
-            self.donors.settled = self.donors.waiting.is_empty();
+        if self.position.len() <= class as usize {
+            self.position.resize(class as usize + 1, 0);
         }
-        None
+        self.position[class as usize] = self.by_rows[rows].len() as u32;
+        self.by_rows[rows].push(class);
+        self.most = self.most.max(rows);
+    }
+
+    fn remove(&mut self, class: u32, rows: usize) {
+        let position = self.position[class as usize] as usize;
+        let list = &mut self.by_rows[rows];
+        list.swap_remove(position);
+        if let Some(&moved) = list.get(position) {
+            self.position[moved as usize] = position as u32;
+        }
+    }
+
+    /// A class with the most rows, and that number. Rows only leave the largest, so the search downwards is paid for by evictions.
+    fn largest(&mut self) -> Option<(u32, usize)> {
+        loop {
+            match self.by_rows.get(self.most).and_then(|list| list.last()) {
+                Some(&class) => return Some((class, self.most)),
+                None if self.most == 0 => return None,
+                None => self.most -= 1,
+            }
+        }
     }
 }

@@ -3,7 +3,7 @@
 use super::{Source, Store};
 use crate::batch::{Column, FieldLayout, Schema};
 use crate::error::{BatchError, RehearsalError};
-use burn::tensor::{DType, Device, TensorData};
+use burn::tensor::{DType, Device, Shape, TensorData};
 
 /// A shard in host memory.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ struct Slab {
     row_bytes: usize,
     /// `capacity * row_bytes` bytes.
     bytes: Vec<u8>,
+    /// Candidates of a `bytes` field that came as wider integers.
+    narrowed: Vec<u8>,
 }
 
 impl Slab {
@@ -26,8 +28,22 @@ impl Slab {
         &self.bytes[start..start + self.row_bytes]
     }
 
+    /// Fills `narrowed` if the column is not of the stored element type, checking that its values are bytes.
+    fn narrow(&mut self, data: &TensorData) -> Result<(), BatchError> {
+        self.narrowed.clear();
+        if data.dtype() == self.field.stored {
+            return Ok(());
+        }
+        let field = self.field.spec.name;
+        let Self { narrowed, .. } = self;
+        for_each_integer(data, |value| {
+            narrowed.push(u8::try_from(value).map_err(|_| BatchError::ByteRange { field, value })?);
+            Ok(())
+        })
+    }
+
     /// Restores the element type of the mini-batches.
-    fn restore(&self, bytes: Vec<u8>, shape: Vec<usize>) -> TensorData {
+    fn restore(&self, bytes: Vec<u8>, shape: impl Into<Shape>) -> TensorData {
         let data = TensorData::from_bytes_vec(bytes, shape, self.field.stored);
         if self.field.dtype == self.field.stored { data } else { data.convert_dtype(self.field.dtype) }
     }
@@ -48,35 +64,21 @@ impl HostStore {
                 let mut bytes = Vec::new();
                 bytes.try_reserve_exact(size).map_err(|_| RehearsalError::OutOfMemory { bytes: size })?;
                 bytes.resize(size, 0);
-                Ok(Slab { field: field.clone(), row_bytes, bytes })
+                Ok(Slab { field: field.clone(), row_bytes, bytes, narrowed: Vec::new() })
             })
             .collect::<Result<_, RehearsalError>>()?;
         Ok(Self { schema, slabs })
     }
 }
 
-/// Converts a column to the stored element type, checking that a byte field holds bytes.
-fn to_bytes<'a>(field: &FieldLayout, data: &'a TensorData, scratch: &'a mut Vec<u8>) -> Result<&'a [u8], BatchError> {
-    if data.dtype() == field.stored {
-        return Ok(data.as_bytes());
-    }
-    scratch.clear();
-    for value in data.iter::<i64>() {
-        let byte = u8::try_from(value).map_err(|_| BatchError::ByteRange { field: field.spec.name, value })?;
-        scratch.push(byte);
-    }
-    Ok(scratch)
-}
-
 impl Store for HostStore {
     fn write(&mut self, columns: &[TensorData], placements: &[(u32, u32)]) -> Result<(), RehearsalError> {
-        let mut scratch: Vec<Vec<u8>> = self.slabs.iter().map(|_| Vec::new()).collect();
-        let mut sources = Vec::with_capacity(self.slabs.len());
-        for ((slab, data), scratch) in self.slabs.iter().zip(columns).zip(&mut scratch) {
-            sources.push(to_bytes(&slab.field, data, scratch)?);
+        for (slab, data) in self.slabs.iter_mut().zip(columns) {
+            slab.narrow(data)?;
         }
-        for (slab, source) in self.slabs.iter_mut().zip(sources) {
+        for (slab, data) in self.slabs.iter_mut().zip(columns) {
             let width = slab.row_bytes;
+            let source = if data.dtype() == slab.field.stored { data.as_bytes() } else { &slab.narrowed };
             for &(row, slot) in placements {
                 let (from, to) = (row as usize * width, slot as usize * width);
                 slab.bytes[to..to + width].copy_from_slice(&source[from..from + width]);
@@ -91,25 +93,22 @@ impl Store for HostStore {
         }
     }
 
-    fn assemble(&self, rows: &[Source<'_>], devices: &[Device]) -> Vec<Column> {
+    fn assemble(&self, rows: &[Source<'_>], devices: &[Device], columns: &mut Vec<Column>) {
         let mut offset = 0;
-        self.slabs
-            .iter()
-            .zip(devices)
-            .map(|(slab, device)| {
-                let width = slab.row_bytes;
-                let mut bytes = Vec::with_capacity(rows.len() * width);
-                for row in rows {
-                    bytes.extend_from_slice(match row {
-                        Source::Slot(slot) => slab.row(*slot),
-                        Source::Packed(packed) => &packed[offset..offset + width],
-                    });
-                }
-                offset += width;
-                let data = slab.restore(bytes, vec![rows.len(), slab.field.elements()]);
-                Column::from_data(data, slab.field.spec.kind, slab.field.row_shape.clone(), device)
-            })
-            .collect()
+        for (slab, device) in self.slabs.iter().zip(devices) {
+            let width = slab.row_bytes;
+            // The one allocation per field: it becomes the tensor's own memory.
+            let mut bytes = Vec::with_capacity(rows.len() * width);
+            for row in rows {
+                bytes.extend_from_slice(match row {
+                    Source::Slot(slot) => slab.row(*slot),
+                    Source::Packed(packed) => &packed[offset..offset + width],
+                });
+            }
+            offset += width;
+            let data = slab.restore(bytes, [rows.len(), slab.field.elements()]);
+            columns.push(Column::from_data(data, slab.field.spec.kind, slab.field.row_shape.clone(), device));
+        }
     }
 
     fn row(&self, slot: u32) -> Vec<TensorData> {
@@ -137,6 +136,21 @@ impl Store for HostStore {
     fn bytes(&self) -> usize {
         self.slabs.iter().map(|slab| slab.bytes.len()).sum()
     }
+}
+
+/// Calls `visit` with every element of an integer tensor. Burn's own iterator is a boxed one; the usual types do without.
+///
+/// # Errors
+///
+/// The first error of `visit`.
+pub(crate) fn for_each_integer<E>(data: &TensorData, mut visit: impl FnMut(i64) -> Result<(), E>) -> Result<(), E> {
+    if let Ok(values) = data.as_slice::<i64>() {
+        return values.iter().try_for_each(|&value| visit(value));
+    }
+    if let Ok(values) = data.as_slice::<i32>() {
+        return values.iter().try_for_each(|&value| visit(i64::from(value)));
+    }
+    data.iter::<i64>().try_for_each(visit)
 }
 
 /// A stored integer of up to 64 bits as i64.

@@ -4,6 +4,8 @@ mod host;
 
 pub use host::HostStore;
 
+pub(crate) use host::for_each_integer;
+
 use crate::batch::{Column, Schema};
 use crate::error::RehearsalError;
 use burn::tensor::{Device, TensorData};
@@ -20,8 +22,8 @@ pub trait Store: Send {
     /// Appends the bytes of the row in `slot`, all stored fields one after the other.
     fn pack(&self, slot: u32, out: &mut Vec<u8>);
 
-    /// Builds columns of `rows.len()` rows on `devices` (one per stored field), in the mini-batches' element types.
-    fn assemble(&self, rows: &[Source<'_>], devices: &[Device]) -> Vec<Column>;
+    /// Appends columns of `rows.len()` rows on `devices` (one per stored field) to `columns`, in the mini-batches' element types.
+    fn assemble(&self, rows: &[Source<'_>], devices: &[Device], columns: &mut Vec<Column>);
 
     /// The values of the row in `slot`, one entry per stored field, of shape `[row_shape…]`, in the mini-batches' element types.
     fn row(&self, slot: u32) -> Vec<TensorData>;
