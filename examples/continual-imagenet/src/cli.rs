@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 /// Continual learning with rehearsal: learn classes task by task without forgetting them.
 #[derive(Debug, Parser)]
-#[command(version, about, args_conflicts_with_subcommands = true)]
+#[command(version, about, args_conflicts_with_subcommands = true, allow_negative_numbers = true, after_long_help = defaults())]
 pub struct Cli {
     /// What to do; `compare` if nothing is said.
     #[command(subcommand)]
@@ -19,16 +19,23 @@ pub struct Cli {
     pub options: Options,
 }
 
+/// The end of `--help`.
+fn defaults() -> String {
+    format!("Defaults, as a file for `--config` would have them:\n{}", crate::config::defaults())
+}
+
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Train incrementally, with rehearsal and from scratch, and compare (the default).
+    #[command(allow_negative_numbers = true, after_long_help = defaults())]
     Compare {
         /// How.
         #[command(flatten)]
         options: Options,
     },
     /// Train with one method.
+    #[command(allow_negative_numbers = true, after_long_help = defaults())]
     Train {
         /// How the network goes from task to task.
         #[arg(long, value_enum)]
@@ -42,6 +49,9 @@ pub enum Command {
         /// Directories that hold a `report.json`, or whose subdirectories do.
         #[arg(required = true)]
         directories: Vec<PathBuf>,
+        /// Directory for the figures; the first of the directories if nothing is said.
+        #[arg(long)]
+        out: Option<PathBuf>,
     },
     /// List the devices that this program was built for and finds here.
     Devices,
@@ -57,10 +67,10 @@ pub struct Options {
     /// `digits` (embedded), or `folder:DIR` with DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg (or val instead of test); PNG as well.
     #[arg(long, value_name = "digits|folder:DIR")]
     pub data: Option<String>,
-    /// Side of the square images that a folder's files are scaled to, in pixels.
+    /// Side of the square images that samples are scaled to, in pixels; 32 for a folder if nothing is said.
     #[arg(long)]
     pub image_size: Option<usize>,
-    /// The network.
+    /// The network; `conv` for a folder if nothing is said.
     #[arg(long, value_enum)]
     pub model: Option<ModelArg>,
     /// How the network is initialised.
@@ -144,7 +154,7 @@ pub struct Options {
     /// Waits for the device between the phases of a step, so that their times are exact on a GPU too.
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     pub profile: Option<bool>,
-    /// Directory for reports and figures.
+    /// Directory for reports and figures; `runs/` and the name of the data if nothing is said. What an earlier run left there is replaced.
     #[arg(long)]
     pub out: Option<PathBuf>,
     /// A TOML file with any of these options; flags win over it.

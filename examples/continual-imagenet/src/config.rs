@@ -1,15 +1,24 @@
 //! From options to a configuration in which nothing is left open.
 
 use crate::cli::{
-    CandidateModeArg, ClassOrderArg, ExecutionArg, InitArg, ModelArg, OnRepeatArg, OptimizerStateArg, Options, PolicyArg, Recipe, SamplingArg,
-    StreamArg,
+    CandidateModeArg, ClassOrderArg, ExecutionArg, InitArg, ModelArg, OnRepeatArg, OptimizerStateArg, Options, PolicyArg, Recipe,
+    SamplingArg, StreamArg,
 };
 use crate::error::AppError;
+use burn_rehearsal::error::ConfigError;
 use burn_rehearsal::{Capacity, RehearsalConfig};
 use burn_rehearsal_train::experiment::Settings;
 use burn_rehearsal_train::report::schema::Method;
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// The most of what a person can mean; beyond it is a slip of the keyboard that the machine should not have to find out by running out of memory
+/// or threads.
+const MOST_RANKS: usize = 1024;
+const MOST_WORKERS: usize = 64;
+const MOST_PIXELS: usize = 1024;
+/// The convolutional network halves the image twice.
+const FEWEST_CONV_PIXELS: usize = 4;
 
 /// The resolved configuration; echoed into every report.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -147,7 +156,7 @@ impl Config {
             None => Options::default(),
             Some(path) => {
                 let text = std::fs::read_to_string(path).map_err(|source| AppError::Io { action: "read", path: path.clone(), source })?;
-                toml::from_str(&text).map_err(|error| AppError::ConfigFile { path: path.clone(), reason: error.to_string() })?
+                toml::from_str(&text).map_err(|error| not_valid(path, &text, &error))?
             }
         };
         let mut config = match flags.recipe.or(file.recipe).unwrap_or(Recipe::Digits) {
@@ -199,7 +208,7 @@ impl Config {
         );
         config.out = match flags.out.or(file.out) {
             Some(out) => out,
-            None => PathBuf::from("runs").join(config.data.rsplit(['/', ':']).find(|part| !part.is_empty()).unwrap_or("run")),
+            None => PathBuf::from("runs").join(data_name(&config.data)),
         };
         config.check()?;
         Ok(config)
@@ -215,17 +224,38 @@ impl Config {
         ];
         for (option, value) in at_least_one {
             if value == 0 {
-                return Err(AppError::Option { option, value: "0".into(), reason: "must be at least 1".into() });
+                return Err(AppError::option(option, value, "must be at least 1"));
             }
+        }
+        let at_most =
+            [("ranks", self.ranks, MOST_RANKS), ("workers", self.workers, MOST_WORKERS), ("image-size", self.image_size, MOST_PIXELS)];
+        for (option, value, most) in at_most {
+            if value > most {
+                return Err(AppError::option(option, value, format!("must be at most {most}")));
+            }
+        }
+        if self.model == ModelArg::Conv && self.image_size < FEWEST_CONV_PIXELS {
+            let reason = format!("the convolutional network (`--model conv`) needs at least {FEWEST_CONV_PIXELS} pixels");
+            return Err(AppError::option("image-size", self.image_size, reason));
+        }
+        if self.start_task >= self.tasks {
+            let reason = format!("there are {} tasks, counted from 0: no mini-batch would ever have representatives", self.tasks);
+            return Err(AppError::option("start-task", self.start_task, reason));
+        }
+        if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
+            return Err(AppError::option("learning-rate", self.learning_rate, "must be a number above 0"));
+        }
+        if !(self.scale_cap.is_finite() && self.scale_cap >= 1.0) {
+            return Err(AppError::option("scale-cap", self.scale_cap, "must be at least 1, which means no scaling"));
         }
         let finite = [("momentum", self.momentum), ("weight-decay", self.weight_decay), ("warmup-epochs", self.warmup_epochs)];
         for (option, value) in finite {
             if !(value.is_finite() && value >= 0.0) {
-                return Err(AppError::Option { option, value: value.to_string(), reason: "must be a number that is not negative".into() });
+                return Err(AppError::option(option, value, "must be a number that is not negative"));
             }
         }
         if self.momentum >= 1.0 {
-            return Err(AppError::Option { option: "momentum", value: self.momentum.to_string(), reason: "must be below 1".into() });
+            return Err(AppError::option("momentum", self.momentum, "must be below 1"));
         }
         Ok(())
     }
@@ -234,9 +264,9 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// [`AppError`] naming the option that makes no sense.
+    /// [`AppError`] if the capacity cannot be understood. Whether the buffer makes sense is the question of [`buffer_len`](Self::buffer_len).
     pub fn rehearsal(&self, dataset_len: usize, classes: usize) -> Result<RehearsalConfig, AppError> {
-        let config = RehearsalConfig::new(parse_capacity(&self.capacity)?)
+        Ok(RehearsalConfig::new(parse_capacity(&self.capacity)?)
             .with_candidates(self.candidates)
             .with_representatives(self.representatives)
             .with_candidate_mode(self.candidate_mode.into())
@@ -248,10 +278,42 @@ impl Config {
             .with_start_task(self.start_task)
             .with_seed(self.seed)
             .with_classes(Some(classes))
-            .with_dataset_len(Some(dataset_len));
-        config.validate(self.ranks)?;
-        config.validate_batch_size(self.batch_size)?;
-        Ok(config)
+            .with_dataset_len(Some(dataset_len)))
+    }
+
+    /// How many samples of `row_bytes` bytes the buffer will hold, over all ranks.
+    ///
+    /// # Errors
+    ///
+    /// [`AppError`] naming the option that makes no sense.
+    pub fn buffer_len(&self, rehearsal: &RehearsalConfig, row_bytes: usize) -> Result<usize, AppError> {
+        rehearsal
+            .validate(self.ranks)
+            .and_then(|()| rehearsal.validate_batch_size(self.batch_size))
+            .and_then(|()| rehearsal.capacity_in_samples(row_bytes, self.ranks))
+            .map_err(|error| self.in_words_of_options(error))
+    }
+
+    /// The buffer's complaint as one about options.
+    fn in_words_of_options(&self, error: ConfigError) -> AppError {
+        match error {
+            ConfigError::NoCapacity(_) => AppError::option("capacity", &self.capacity, "the buffer would not hold a single sample"),
+            ConfigError::CapacityBelowWorld { capacity, world_size } => {
+                let reason =
+                    format!("the size of the buffer would be {capacity}, but each of the {world_size} ranks needs room for a sample");
+                AppError::option("capacity", &self.capacity, reason)
+            }
+            ConfigError::RepresentativesBeyondCapacity { representatives, capacity } => {
+                let reason = format!("more than the {capacity} samples that the buffer holds (`--capacity {}`)", self.capacity);
+                AppError::option("representatives", representatives, reason)
+            }
+            ConfigError::CandidatesBeyondBatch { candidates, batch_size } => {
+                let reason = format!("more than the {batch_size} samples of a mini-batch (`--batch-size {batch_size}`)");
+                AppError::option("candidates", candidates, reason)
+            }
+            ConfigError::NoCandidates => AppError::option("candidates", 0, "must be at least 1, or the buffer would stay empty"),
+            other => AppError::Rehearsal(other),
+        }
     }
 
     /// The settings of a run.
@@ -272,9 +334,33 @@ impl Config {
     }
 }
 
+/// The defaults of the main job as lines of TOML.
+pub fn defaults() -> String {
+    let mut config = Config::digits();
+    config.out = PathBuf::from("runs").join(data_name(&config.data));
+    // All values are numbers, truth values and plain texts, which JSON and TOML write alike.
+    let fields = serde_json::to_value(config).unwrap_or_default();
+    fields.as_object().into_iter().flatten().map(|(name, value)| format!("  {name} = {value}\n")).collect()
+}
+
+/// What a run is called after: `digits`, or the name of the folder.
+fn data_name(data: &str) -> PathBuf {
+    let Some(("folder", directory)) = data.split_once(':') else { return data.into() };
+    // `folder:.` and `folder:..` have no name of their own.
+    let path = std::fs::canonicalize(directory).unwrap_or_else(|_| directory.into());
+    path.file_name().map_or_else(|| "folder".into(), PathBuf::from)
+}
+
+/// What is wrong with a configuration file, and where, in one line.
+fn not_valid(path: &Path, text: &str, error: &toml::de::Error) -> AppError {
+    let line = error.span().map(|span| 1 + text.bytes().take(span.start).filter(|&byte| byte == b'\n').count());
+    let place = line.map(|line| format!("line {line}: ")).unwrap_or_default();
+    AppError::ConfigFile { path: path.to_path_buf(), reason: format!("{place}{}", error.message()) }
+}
+
 /// Understands `30%`, `500` and `512MiB`.
 fn parse_capacity(text: &str) -> Result<Capacity, AppError> {
-    let wrong = |reason: &str| AppError::Option { option: "capacity", value: text.into(), reason: reason.into() };
+    let wrong = |reason: &str| AppError::option("capacity", text, reason);
     let expected = "expected a share of the training set (30%), a number of samples (500), or memory (512MiB)";
     if let Some(percent) = text.strip_suffix('%') {
         let percent: f64 = percent.trim().parse().map_err(|_| wrong(expected))?;

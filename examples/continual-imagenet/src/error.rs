@@ -1,6 +1,6 @@
 //! What the program tells its user when it cannot go on.
 
-use burn_rehearsal::error::ConfigError;
+use burn_rehearsal::error::{BatchError, ConfigError};
 use burn_rehearsal_train::experiment::ExperimentError;
 use burn_rehearsal_train::report::ReportError;
 use burn_rehearsal_train::stream::StreamError;
@@ -51,6 +51,9 @@ pub enum AppError {
     /// The buffer's configuration.
     #[error(transparent)]
     Rehearsal(#[from] ConfigError),
+    /// A sample that the buffer cannot store.
+    #[error("the samples cannot be stored in a buffer: {0}")]
+    Sample(#[from] BatchError),
     /// The task stream.
     #[error(transparent)]
     Stream(#[from] StreamError),
@@ -62,7 +65,7 @@ pub enum AppError {
         /// What happened.
         source: ExperimentError,
     },
-    /// A rank that panicked or could not be started.
+    /// A rank that panicked, could not be started, or told the others why it failed.
     #[error("{0}")]
     RankEnded(String),
     /// A report or figure.
@@ -71,4 +74,11 @@ pub enum AppError {
     /// No report where one was looked for.
     #[error("no report.json in {} or its subdirectories", .0.display())]
     NoReport(PathBuf),
+}
+
+impl AppError {
+    /// A value of an option that cannot be used.
+    pub fn option(option: &'static str, value: impl ToString, reason: impl Into<String>) -> Self {
+        Self::Option { option, value: value.to_string(), reason: reason.into() }
+    }
 }

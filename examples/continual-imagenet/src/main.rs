@@ -13,18 +13,21 @@ mod error;
 mod model;
 mod progress;
 mod run;
+mod say;
 mod stop;
 mod workload;
 
 use clap::Parser;
 use cli::{Cli, Command};
 use error::AppError;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // Burn logs every error of a run on every rank; the one that matters is returned and printed below.
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn,burn_train=off".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).init();
     match dispatch(cli) {
         Ok(code) => code,
         Err(error) => {
@@ -39,9 +42,9 @@ fn dispatch(cli: Cli) -> Result<ExitCode, AppError> {
         Some(Command::Compare { options }) => run::compare(options),
         None => run::compare(cli.options),
         Some(Command::Train { method, options }) => run::train(method, options),
-        Some(Command::Report { directories }) => run::report(&directories),
+        Some(Command::Report { directories, out }) => run::report(&directories, out.as_deref()),
         Some(Command::Devices) => {
-            device::list().iter().for_each(|line| println!("{line}"));
+            device::list().iter().for_each(|line| say::say(line));
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -16,6 +16,7 @@ const HIDDEN: usize = 100;
 
 /// A classifier of images.
 #[derive(Module, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one network per rank, and it is moved once per task")]
 pub enum Network {
     /// Fully connected.
     Mlp(Mlp),

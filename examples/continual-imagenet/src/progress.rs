@@ -1,10 +1,11 @@
 //! What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere.
 
+use crate::say::say;
 use crate::stop::Stop;
 use burn::train::Interrupter;
 use burn::train::LearnerSummary;
 use burn::train::logger::{EvaluationProgressLogger, TrainingProgressLogger};
-use burn::train::metric::MetricDefinition;
+use burn::train::metric::{MetricDefinition, NumericEntry};
 use burn::train::renderer::{EvaluationName, MetricState, MetricsRenderer, MetricsRendererEvaluation, MetricsRendererTraining};
 use burn_rehearsal_train::experiment::Observer;
 use burn_rehearsal_train::report::schema::Method;
@@ -24,7 +25,7 @@ impl Progress {
     /// A display for a run of `tasks` tasks of `epochs` epochs.
     pub fn new(method: Method, tasks: usize, epochs: usize, stop: Stop) -> Self {
         let bar = if std::io::stderr().is_terminal() { ProgressBar::new((tasks * epochs) as u64) } else { ProgressBar::hidden() };
-        if let Ok(style) = ProgressStyle::with_template("{prefix:>12} {bar:30} epoch {pos}/{len}  {msg}  {elapsed} (ETA {eta})") {
+        if let Ok(style) = ProgressStyle::with_template("{prefix:>12} {bar:16} epoch {pos}/{len}  {msg}  {elapsed} (ETA {eta})") {
             bar.set_style(style);
         }
         bar.set_prefix(method.to_string());
@@ -53,7 +54,7 @@ impl Observer for Progress {
             average * 100.0,
             each.join(" ")
         );
-        self.bar.suspend(|| println!("{line}"));
+        self.bar.suspend(|| say(&line));
     }
 
     fn interrupter(&self, interrupter: &Interrupter) {
@@ -80,10 +81,12 @@ impl Renderer {
 
 impl MetricsRendererTraining for Renderer {
     fn update_train(&mut self, state: MetricState) {
-        if let MetricState::Numeric(entry, _) = state {
-            self.loss = format!("loss {}", entry.serialized_entry.formatted.lines().last().unwrap_or_default());
-            self.show();
-        }
+        let MetricState::Numeric(_, Some(NumericEntry::Value(loss) | NumericEntry::Aggregated { aggregated_value: loss, .. })) = state
+        else {
+            return;
+        };
+        self.loss = format!("loss {loss:.3}");
+        self.show();
     }
 
     fn update_valid(&mut self, _state: MetricState) {}

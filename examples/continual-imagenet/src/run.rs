@@ -5,16 +5,22 @@ use crate::config::Config;
 use crate::device;
 use crate::error::AppError;
 use crate::progress::Progress;
+use crate::say::say;
 use crate::stop::{INTERRUPTED, Stop};
 use crate::workload::Images;
 use burn::tensor::Device;
 use burn_rehearsal::RehearsalConfig;
 use burn_rehearsal_collective::{RankFailure, run_threads};
-use burn_rehearsal_train::experiment::{Workload, run_rank};
+use burn_rehearsal_train::experiment::{Blame, ExperimentError, Workload, run_rank};
 use burn_rehearsal_train::report::schema::{Method, REPORT_FILE};
 use burn_rehearsal_train::report::{RunReport, accuracy_svg, comparison_table, merged_table, phases_svg, write_atomically};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+/// What the columns of the tables are.
+const LEGEND: &str = "Top-1 accuracy on each task after the last one, their average, and forgetting: fractions of 1.
+Times in seconds; × incr.: training time relative to incremental.";
 
 /// Everything that is checked before the first file is written.
 struct Job {
@@ -22,22 +28,49 @@ struct Job {
     device: Device,
     images: Images,
     rehearsal: RehearsalConfig,
+    /// The directories that were made for this job.
+    made: Vec<PathBuf>,
     stop: Stop,
 }
 
 impl Job {
-    fn prepare(options: Options) -> Result<Self, AppError> {
+    fn prepare(options: Options, methods: &[Method]) -> Result<Self, AppError> {
         let config = Config::resolve(options)?;
         let device = device::parse(&config.device)?;
         let images = Images::open(&config)?;
         let rehearsal = config.rehearsal(images.train_len(), images.classes())?;
-        create_directory(&config.out)?;
-        Ok(Self { config, device, images, rehearsal, stop: Stop::listen() })
+        let mut heading = vec![format!(
+            "{}: training images {}, test images {}, classes {}; tasks {}, epochs {} per task, ranks {}, device {}",
+            config.data,
+            images.train_len(),
+            images.test_len(),
+            images.classes(),
+            config.tasks,
+            config.epochs,
+            config.ranks,
+            config.device
+        )];
+        // Other methods do not mind what the buffer would be.
+        if methods.contains(&Method::Rehearsal) {
+            let row_bytes = images.row_bytes(&device)?;
+            let samples = config.buffer_len(&rehearsal, row_bytes)?;
+            heading.push(format!(
+                "buffer: samples {samples}, bytes {}; per rank and step: incoming {}, candidates {}, representatives {}",
+                samples.saturating_mul(row_bytes),
+                config.batch_size,
+                config.candidates,
+                config.representatives
+            ));
+        }
+        let made = create_directory(&config.out)?;
+        let stop = Stop::listen();
+        heading.iter().for_each(|line| say(line));
+        Ok(Self { config, device, images, rehearsal, made, stop })
     }
 
     /// Trains with one method on all ranks and writes the report.
     fn run(&self, method: Method) -> Result<RunReport, AppError> {
-        let Self { config, device, images, rehearsal, stop } = self;
+        let Self { config, device, images, rehearsal, stop, .. } = self;
         let settings = config.settings(method, rehearsal.clone());
         let echo = serde_json::to_value(config).unwrap_or_default();
         let progress = Progress::new(method, images.stream().tasks(), config.epochs, stop.clone());
@@ -49,75 +82,94 @@ impl Job {
         Ok(report)
     }
 
-    fn finish(&self, reports: &[RunReport]) -> Result<ExitCode, AppError> {
-        print!("\n{}", comparison_table(reports));
-        draw(reports, &self.config.out)?;
-        println!("\nreports and figures: {}", self.config.out.display());
+    /// Runs the methods one after the other until Ctrl-C, and shows what came of it.
+    fn run_all(&self, methods: &[Method]) -> Result<ExitCode, AppError> {
+        let mut reports = Vec::new();
+        for &method in methods {
+            // The first is started in any case, and ends after its first step: there is always a report that says how far it went.
+            if reports.is_empty() || !self.stop.requested() {
+                reports.push(self.run(method)?);
+            }
+        }
+        say(&format!("\n{LEGEND}\n\n{}", comparison_table(&reports)));
+        draw(&reports, &self.config.out)?;
+        reports.iter().filter_map(diverged).for_each(|warning| eprintln!("{warning}"));
+        say(&format!("reports and figures: {}", self.config.out.display()));
         Ok(if self.stop.requested() { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
+    }
+
+    /// As [`run_all`](Self::run_all); a job that fails before its first report leaves nothing behind.
+    fn finish(self, methods: &[Method]) -> Result<ExitCode, AppError> {
+        self.run_all(methods).inspect_err(|_| {
+            // Those that are not empty stay, and so do those above them.
+            self.made.iter().all(|directory| std::fs::remove_dir(directory).is_ok());
+        })
     }
 }
 
 /// `compare`: the three methods, one after the other.
 pub fn compare(options: Options) -> Result<ExitCode, AppError> {
-    let job = Job::prepare(options)?;
-    let mut reports = Vec::new();
-    for method in [Method::Incremental, Method::Rehearsal, Method::Scratch] {
-        if !job.stop.requested() {
-            reports.push(job.run(method)?);
-        }
-    }
-    job.finish(&reports)
+    let methods = [Method::Incremental, Method::Rehearsal, Method::Scratch];
+    Job::prepare(options, &methods)?.finish(&methods)
 }
 
 /// `train`: one method.
 pub fn train(method: MethodArg, options: Options) -> Result<ExitCode, AppError> {
-    let job = Job::prepare(options)?;
-    let report = job.run(method.into())?;
-    job.finish(&[report])
+    let methods = [method.into()];
+    Job::prepare(options, &methods)?.finish(&methods)
 }
 
-/// `report`: finished runs side by side. Figures go to the first directory.
-pub fn report(directories: &[PathBuf]) -> Result<ExitCode, AppError> {
-    let mut reports = Vec::new();
+/// `report`: finished runs side by side. Figures go to `out`, or to the first directory.
+pub fn report(directories: &[PathBuf], out: Option<&Path>) -> Result<ExitCode, AppError> {
+    let mut files = Vec::new();
     for directory in directories {
-        let files = find_reports(directory);
-        if files.is_empty() {
+        let found = find_reports(directory)?;
+        if found.is_empty() {
             return Err(AppError::NoReport(directory.clone()));
         }
-        for file in files {
-            reports.push(RunReport::read(&file)?);
-        }
+        files.extend(found);
     }
+    // A run is counted once, also if its directory and one above it are given.
+    let mut seen = HashSet::new();
+    files.retain(|file| seen.insert(std::fs::canonicalize(file).unwrap_or_else(|_| file.clone())));
+    let reports = files.iter().map(|file| RunReport::read(file)).collect::<Result<Vec<_>, _>>()?;
     let several_seeds = reports.iter().any(|a| reports.iter().any(|b| a.method == b.method && a.seed != b.seed));
-    print!("{}", if several_seeds { merged_table(&reports) } else { comparison_table(&reports) });
-    if let Some(first) = directories.first().filter(|first| first.is_dir()) {
-        draw(&reports, first)?;
-        println!("\nfigures: {}", first.display());
+    let table = if several_seeds { merged_table(&reports) } else { comparison_table(&reports) };
+    say(&format!("{LEGEND}\n\n{table}"));
+    if let Some(out) = out.or_else(|| directories.first().map(PathBuf::as_path).filter(|first| first.is_dir())) {
+        draw(&reports, out)?;
+        say(&format!("figures: {}", out.display()));
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// `report.json` itself, or those in a directory and in its subdirectories, two levels down.
-fn find_reports(path: &Path) -> Vec<PathBuf> {
-    fn search(directory: &Path, levels: usize, found: &mut Vec<PathBuf>) {
+fn find_reports(path: &Path) -> Result<Vec<PathBuf>, AppError> {
+    fn search(directory: &Path, levels: usize, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
         let file = directory.join(REPORT_FILE);
         if file.is_file() {
             found.push(file);
         }
         if levels == 0 {
-            return;
+            return Ok(());
         }
-        let Ok(entries) = std::fs::read_dir(directory) else { return };
-        let mut below: Vec<_> = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+        let mut below: Vec<_> = std::fs::read_dir(directory)?.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
         below.sort();
-        below.iter().for_each(|path| search(path, levels - 1, found));
+        below.iter().try_for_each(|path| search(path, levels - 1, found))
     }
     if path.is_file() {
-        return vec![path.to_path_buf()];
+        return Ok(vec![path.to_path_buf()]);
     }
     let mut found = Vec::new();
-    search(path, 2, &mut found);
-    found
+    search(path, 2, &mut found).map_err(|source| AppError::Io { action: "read the directory", path: path.to_path_buf(), source })?;
+    Ok(found)
+}
+
+/// A warning if the loss became infinite or not a number: the accuracies are then those of a network that learned nothing.
+fn diverged(report: &RunReport) -> Option<String> {
+    let point = report.curves.iter().find(|point| point.train_loss.is_none())?;
+    let (method, task, epoch) = (report.method, point.task + 1, point.epoch + 1);
+    Some(format!("warning: {method}: the training loss was not finite in epoch {epoch} of task {task}; try a lower `--learning-rate`"))
 }
 
 fn draw(reports: &[RunReport], out: &Path) -> Result<(), AppError> {
@@ -126,10 +178,8 @@ fn draw(reports: &[RunReport], out: &Path) -> Result<(), AppError> {
     Ok(())
 }
 
-/// Rank 0's report, or the failure that explains the others: a rank's own error rather than that of a rank that waited for it.
-fn first_report(
-    results: Vec<Result<RunReport, RankFailure<burn_rehearsal_train::experiment::ExperimentError>>>,
-) -> Result<RunReport, AppError> {
+/// Rank 0's report, or the failure that explains the others: that of a rank that failed by itself rather than that of a rank that heard of it.
+fn first_report(results: Vec<Result<RunReport, RankFailure<ExperimentError>>>) -> Result<RunReport, AppError> {
     let mut report = None;
     let mut failures = Vec::new();
     for result in results {
@@ -140,22 +190,70 @@ fn first_report(
             Err(failure) => failures.push(failure),
         }
     }
-    failures.sort_by_key(|failure| match failure {
-        RankFailure::Panic { .. } | RankFailure::NotStarted { .. } => 0,
-        RankFailure::Error { error, .. } => 1 + usize::from(error.to_string().contains("failed")),
-    });
-    match (failures.into_iter().next(), report) {
+    let blame = |failure: &RankFailure<ExperimentError>| match failure {
+        RankFailure::Panic { .. } | RankFailure::NotStarted { .. } => Blame::Own,
+        RankFailure::Error { error, .. } => error.blame(),
+    };
+    match (failures.into_iter().min_by_key(blame), report) {
         (None, Some(report)) => Ok(report),
+        // It names the rank and its reason.
+        (Some(RankFailure::Error { error, .. }), _) if error.blame() == Blame::Told => Err(AppError::RankEnded(error.to_string())),
         (Some(RankFailure::Error { rank, error }), _) => Err(AppError::Rank { rank, source: error }),
         (Some(other), _) => Err(AppError::RankEnded(other.to_string())),
         (None, None) => Err(AppError::RankEnded("no rank was started".into())),
     }
 }
 
-/// Creates the output directory and makes sure that files can be written there, before hours are spent on training.
-fn create_directory(path: &Path) -> Result<(), AppError> {
+/// Creates the output directory and makes sure that files can be written there, before hours are spent on training. Returns the directories that
+/// had to be made, from the inside out.
+fn create_directory(path: &Path) -> Result<Vec<PathBuf>, AppError> {
+    let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+    let made = path.ancestors().take_while(missing).map(Path::to_path_buf).collect();
     std::fs::create_dir_all(path).map_err(|source| AppError::Io { action: "create the directory", path: path.to_path_buf(), source })?;
     let probe = path.join(".write-test");
     std::fs::write(&probe, b"").map_err(|source| AppError::Io { action: "write to the directory", path: path.to_path_buf(), source })?;
-    std::fs::remove_file(&probe).map_err(|source| AppError::Io { action: "write to the directory", path: path.to_path_buf(), source })
+    std::fs::remove_file(&probe).map_err(|source| AppError::Io { action: "write to the directory", path: path.to_path_buf(), source })?;
+    Ok(made)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn_rehearsal::error::RehearsalError;
+    use burn_rehearsal_collective::CollectiveError;
+    use burn_rehearsal_train::data_parallel::DataParallelError;
+    use burn_rehearsal_train::evaluate::EvaluateError;
+
+    fn shown(errors: Vec<ExperimentError>) -> String {
+        let failures = errors.into_iter().enumerate().map(|(rank, error)| Err(RankFailure::Error { rank, error }));
+        first_report(failures.collect()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_rank_that_failed_by_itself_is_shown_and_not_those_that_waited_for_it() {
+        let echoes = || {
+            [
+                ExperimentError::from(CollectiveError::PeerFailed { rank: 1, step: 3 }),
+                RehearsalError::PeerFailed { rank: 1, step: 3, reason: "data" }.into(),
+                DataParallelError::from(CollectiveError::PeerFailed { rank: 1, step: 3 }).into(),
+                EvaluateError::Rank(1).into(),
+                DataParallelError::RankFailed { rank: 0, step: 3, reason: "rank 1 failed at step 3 (data)".into() }.into(),
+            ]
+        };
+        for echo in echoes() {
+            let own = || ExperimentError::Data("the file a.jpg, which failed".into());
+            assert_eq!(shown(vec![echo, own()]), "rank 1: the file a.jpg, which failed");
+        }
+        for echo in echoes().into_iter().take(4) {
+            let told = DataParallelError::RankFailed { rank: 1, step: 3, reason: "a.jpg".into() };
+            assert_eq!(shown(vec![echo, told.into()]), "rank 1 failed at step 3: a.jpg");
+        }
+    }
+
+    #[test]
+    fn a_panic_explains_more_than_those_who_noticed_it() {
+        let noticed = RankFailure::Error { rank: 0, error: CollectiveError::PeerFailed { rank: 1, step: 0 }.into() };
+        let panic = RankFailure::Panic { rank: 1, message: "index out of bounds".into() };
+        assert_eq!(first_report(vec![Err(noticed), Err(panic)]).unwrap_err().to_string(), "rank 1 panicked: index out of bounds");
+    }
 }

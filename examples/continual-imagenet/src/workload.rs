@@ -6,13 +6,16 @@ use crate::config::Config;
 use crate::data::{self, ImageData};
 use crate::error::AppError;
 use crate::model::Network;
+use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataset::Dataset;
 use burn::optim::decay::WeightDecayConfig;
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{ModuleOptimizer, SgdConfig};
 use burn::tensor::Device;
+use burn_rehearsal::RehearsalBatch;
+use burn_rehearsal::batch::Schema;
 use burn_rehearsal_train::experiment::Workload;
-use burn_rehearsal_train::stream::{ClassIncremental, ClassOrder, InstanceIncremental, TaskStream};
+use burn_rehearsal_train::stream::{ClassIncremental, ClassOrder, InstanceIncremental, StreamError, TaskStream};
 use std::sync::Arc;
 
 /// Images, their tasks, and how to learn them.
@@ -35,11 +38,39 @@ impl Images {
             ClassOrderArg::Fixed => ClassOrder::Fixed,
             ClassOrderArg::Seeded => ClassOrder::Seeded(config.seed),
         };
+        let in_words = |error: StreamError| match error {
+            StreamError::MoreTasksThanClasses { .. } | StreamError::MoreTasksThanSamples { .. } => {
+                AppError::option("tasks", config.tasks, error.to_string())
+            }
+            other => AppError::Stream(other),
+        };
         let stream: Box<dyn TaskStream> = match config.stream {
-            StreamArg::Class => Box::new(ClassIncremental::new(train, test, data.classes, config.tasks, order)?),
-            StreamArg::Instance => Box::new(InstanceIncremental::new(train, test, data.classes, config.tasks, config.seed)?),
+            StreamArg::Class => Box::new(ClassIncremental::new(train, test, data.classes, config.tasks, order).map_err(in_words)?),
+            StreamArg::Instance => {
+                Box::new(InstanceIncremental::new(train, test, data.classes, config.tasks, config.seed).map_err(in_words)?)
+            }
         };
         Ok(Self { config: config.clone(), data, stream })
+    }
+
+    /// The bytes of one sample in a buffer beside a network on `device`.
+    ///
+    /// # Errors
+    ///
+    /// [`AppError::Sample`] if it cannot be stored.
+    pub fn row_bytes(&self, device: &Device) -> Result<usize, AppError> {
+        let blank = Image { pixels: vec![0; self.data.shape.elements()].into(), class: 0, index: 0 };
+        let layout = |batch: ImageBatch| {
+            let (columns, ()) = batch.into_parts()?;
+            Schema::of(ImageBatch::FIELDS, &columns)
+        };
+        let schema = layout(self.batcher().batch(vec![blank], device));
+        Ok(schema?.row_bytes())
+    }
+
+    /// The number of test samples.
+    pub fn test_len(&self) -> usize {
+        self.data.test_labels.len()
     }
 
     /// The number of training samples.

@@ -19,10 +19,11 @@ use burn::data::dataset::Dataset;
 use burn::optim::ModuleOptimizer;
 use burn::tensor::Device;
 use burn::train::renderer::MetricsRenderer;
-use burn::train::{ClassificationOutput, InferenceStep, Interrupter, LearnerModel, TrainStep};
+use burn::train::{ClassificationOutput, InferenceStep, Interrupter, LearnerModel, TrainStep, TrainingError};
 use burn_rehearsal::error::RehearsalError;
 use burn_rehearsal::{RehearsalBatch, RehearsalConfig};
 use burn_rehearsal_collective::CollectiveError;
+use std::error::Error;
 use std::sync::Arc;
 
 #[cfg(doc)]
@@ -118,11 +119,14 @@ pub enum ExperimentError {
     /// The learner.
     #[error(transparent)]
     DataParallel(#[from] DataParallelError),
+    /// This rank's data set or loader, in its own words.
+    #[error("{0}")]
+    Data(String),
     /// Burn's training.
     #[error("training failed: {0}")]
     Training(String),
     /// An evaluation.
-    #[error("evaluation failed: {0}")]
+    #[error(transparent)]
     Evaluate(#[from] EvaluateError),
     /// The learning-rate schedule.
     #[error(transparent)]
@@ -136,4 +140,50 @@ pub enum ExperimentError {
     /// A setting that makes no sense.
     #[error("{0}")]
     Settings(String),
+}
+
+/// Who is to blame for an error. When all ranks of a run fail, the least of their errors is the one to show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Blame {
+    /// This rank, or all: the error says what happened.
+    Own,
+    /// Another rank, in its own words as far as it could tell them.
+    Told,
+    /// Another rank: the error says which one at most.
+    Peer,
+}
+
+impl ExperimentError {
+    /// Who is to blame.
+    pub fn blame(&self) -> Blame {
+        match self {
+            Self::DataParallel(DataParallelError::RankFailed { .. }) => Blame::Told,
+            Self::Rehearsal(RehearsalError::PeerFailed { .. })
+            | Self::Evaluate(EvaluateError::Rank(_))
+            | Self::Collective(CollectiveError::PeerFailed { .. })
+            | Self::Rehearsal(RehearsalError::Collective(CollectiveError::PeerFailed { .. }))
+            | Self::DataParallel(DataParallelError::Collective(CollectiveError::PeerFailed { .. }))
+            | Self::Evaluate(EvaluateError::Collective(CollectiveError::PeerFailed { .. })) => Blame::Peer,
+            _ => Blame::Own,
+        }
+    }
+
+    /// Why a launch of Burn's training ended with `error`: the first that this rank met.
+    fn of_training(error: &TrainingError) -> Self {
+        if let Some(error) = cause::<DataParallelError>(error) {
+            return error.clone().into();
+        }
+        if let Some(error) = cause::<RehearsalError>(error) {
+            return error.clone().into();
+        }
+        match error {
+            TrainingError::Dataset(error) => Self::Data(error.to_string()),
+            other => Self::Training(other.to_string()),
+        }
+    }
+}
+
+/// The first of the causes of an error, itself included, that is an `E`.
+fn cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+    std::iter::successors(Some(error), |&error| error.source()).find_map(|cause| cause.downcast_ref())
 }

@@ -2,7 +2,7 @@
 
 use super::curve::LossCurve;
 use super::{ExperimentError, Observer, Rows, Settings, Workload};
-use crate::data_parallel::{DataParallel, quiet};
+use crate::data_parallel::{DataParallel, agree, quiet};
 use crate::evaluate::evaluate;
 use crate::metrics::AccuracyMatrix;
 use crate::phases::{Phase, PhaseTimer};
@@ -152,11 +152,12 @@ impl<W: Workload> Run<'_, W> {
         let started = Instant::now();
         let result = training.launch(learner);
         self.train_time += started.elapsed();
+        // Burn keeps the first error of this rank, the strategy what all ranks agreed on: the first is nearer to the cause.
+        if let Some(error) = result.error {
+            return Err(ExperimentError::of_training(&error));
+        }
         if let Some(error) = self.strategy.take_error() {
             return Err(error.into());
-        }
-        if let Some(error) = result.error {
-            return Err(ExperimentError::Training(error.to_string()));
         }
         let losses = curve.means();
         self.curves.extend(losses.iter().enumerate().map(|(epoch, &loss)| CurvePoint {
@@ -165,7 +166,9 @@ impl<W: Workload> Run<'_, W> {
             train_loss: Some(loss).filter(|loss| loss.is_finite()),
             top1: Vec::new(),
         }));
-        if result.interrupted.is_some() {
+        // A stop that comes after the last step is one that some ranks may have seen and others not: all do what the first of them does.
+        let seen = agree::gather(self.collective.as_mut(), [u64::from(result.interrupted.is_some())])?;
+        if seen.iter().any(|[stopped]| *stopped != 0) {
             return Ok(None);
         }
         self.samples += (incoming * settings.epochs) as u64;

@@ -65,6 +65,14 @@ pub fn groups(reports: &[RunReport]) -> Vec<Group<'_>> {
     keyed.into_iter().zip(labels).map(|((_, group), label)| Group { label, ..group }).collect()
 }
 
+/// The incremental run that a run is best compared with: the one whose configuration has most in common with it, of several the one with its seed.
+pub(super) fn reference<'a>(report: &RunReport, reports: &'a [RunReport]) -> Option<&'a RunReport> {
+    let own = key(report);
+    let likeness = |other: &&RunReport| (key(other).iter().filter(|field| own.contains(field)).count(), other.seed == report.seed);
+    // `max_by_key` would take the last of equals.
+    reports.iter().rev().filter(|other| other.method == Method::Incremental).max_by_key(likeness)
+}
+
 /// What must be equal within a group, as (dotted name, value) pairs in a fixed order.
 fn key(report: &RunReport) -> Vec<(String, Value)> {
     let mut key = vec![
@@ -89,7 +97,8 @@ fn flatten(prefix: &str, value: &Value, found: &mut Vec<(String, Value)>) {
     }
 }
 
-/// The method, and, if another group has the same method, the values in which they differ, or a number if those are too many to print.
+/// The method, and, if another group has the same method, the values in which they differ; if those are too many to print, one that no other group
+/// has, or a number.
 fn label(index: usize, keyed: &[(Vec<(String, Value)>, Group<'_>)]) -> String {
     const LONGEST: usize = 32;
 
@@ -98,23 +107,30 @@ fn label(index: usize, keyed: &[(Vec<(String, Value)>, Group<'_>)]) -> String {
     if rivals.len() == 1 {
         return group.label.clone();
     }
+    let has = |(other, _): &&&(Vec<_>, Group<'_>), field: &(String, Value)| other.contains(field);
     let mut label = group.label.clone();
-    for (name, value) in key {
-        if rivals.iter().any(|(other, _)| !other.contains(&(name.clone(), value.clone()))) {
-            let value = value.as_str().map_or_else(|| value.to_string(), str::to_string);
-            let name = name.rsplit('.').next().unwrap_or(name);
-            // The configuration may repeat what stands beside it in the report, under the same name.
-            let part = format!(" {name}={value}");
-            if !label.contains(&part) {
-                label.push_str(&part);
-            }
+    let mut unique = None;
+    for field in key {
+        let same = rivals.iter().filter(|rival| has(rival, field)).count();
+        if same == rivals.len() {
+            continue;
+        }
+        let (name, value) = field;
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_string);
+        // The configuration may repeat what stands beside it in the report, under the same name.
+        let part = format!(" {}={value}", name.rsplit('.').next().unwrap_or(name));
+        if same == 1 && unique.is_none() && group.label.chars().count() + part.chars().count() <= LONGEST {
+            unique = Some(format!("{}{part}", group.label));
+        }
+        if !label.contains(&part) {
+            label.push_str(&part);
         }
     }
-    if label == group.label || label.chars().count() > LONGEST {
-        let number = rivals.iter().position(|(other, _)| other == key).map_or(0, |position| position + 1);
-        label = format!("{} #{number}", group.label);
+    if label != group.label && label.chars().count() <= LONGEST {
+        return label;
     }
-    label
+    let number = rivals.iter().position(|(other, _)| other == key).map_or(0, |position| position + 1);
+    unique.unwrap_or_else(|| format!("{} #{number}", group.label))
 }
 
 #[cfg(test)]
@@ -149,7 +165,7 @@ mod tests {
         let labels: Vec<_> = groups(&reports).into_iter().map(|group| group.label).collect();
         assert_eq!(labels[1], "rehearsal ranks=2 policy=fifo");
         assert_eq!(labels[0], "rehearsal #1", "ranks=2 policy=class-balanced is too long to print");
-        assert_eq!(labels[2], "rehearsal #3");
+        assert_eq!(labels[2], "rehearsal ranks=4", "no other has it");
     }
 
     #[test]

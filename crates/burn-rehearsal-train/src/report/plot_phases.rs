@@ -29,14 +29,15 @@ const STEP: [(&str, RGBColor); 6] = [
 ];
 
 /// Phases of the engine thread, which runs beside the training thread: they do not add to the time of a step.
-const ENGINE: [(&str, RGBColor); 3] = [("insert", palette::YELLOW), ("plan", palette::BLACK), ("exchange", RGBColor(150, 150, 150))];
+const ENGINE: [(&str, RGBColor); 4] =
+    [("insert", palette::YELLOW), ("plan", palette::BLACK), ("exchange", RGBColor(150, 150, 150)), ("deliver", RGBColor(120, 94, 60))];
 
 /// The whole step, if it was measured; what its phases leave of it is drawn as [`REST`].
 const WHOLE: &str = "step";
 const REST: &str = "rest of the step";
 
 /// One SVG with a horizontal bar for each method: the mean milliseconds per training step, stacked by phase, with their total. The phases of the
-/// engine thread (`insert`, `plan`, `exchange`) are a thinner bar below, as they overlap with the training thread.
+/// engine thread (`insert`, `plan`, `exchange`, `deliver`) are a thinner bar below, as they overlap with the training thread.
 ///
 /// A phase `step` is the whole step: what the others leave of it is drawn as "rest of the step". Runs that differ only in their seed are shown as
 /// their mean. If some run did not synchronise the device between phases, the figure says so.

@@ -1,7 +1,7 @@
 //! Several runs as a table of plain text for a terminal.
 
-use super::schema::{Method, RunReport};
-use super::{Group, groups};
+use super::schema::RunReport;
+use super::{Group, groups, merge};
 use crate::metrics::MeanSd;
 
 /// Tables wider than this are turned if that makes them narrower: a line for each figure instead of a line for each run. In characters.
@@ -11,7 +11,7 @@ const WIDEST: usize = 100;
 const UNKNOWN: &str = "–";
 
 /// A line for each run: top-1 accuracy on each task after the last one, average accuracy, forgetting (fractions), total time and training
-/// time in seconds and, if there is an incremental run, training time relative to it (the one with the same seed if there is one).
+/// time in seconds and, if there is an incremental run, training time relative to it (of several, the one whose configuration is most alike).
 ///
 /// Columns are aligned; a table wider than 100 characters has the runs as columns instead if that is narrower. The text ends with a line break; it is empty without
 /// reports.
@@ -20,8 +20,7 @@ pub fn comparison_table(reports: &[RunReport]) -> String {
     for group in groups(reports) {
         for &report in &group.reports {
             let seed = if group.reports.len() > 1 { format!(" seed {}", report.seed) } else { String::new() };
-            let incremental = || reports.iter().filter(|other| other.method == Method::Incremental);
-            let reference = incremental().find(|other| other.seed == report.seed).or_else(|| incremental().next());
+            let reference = merge::reference(report, reports);
             lines.push(Line {
                 group: Group { label: format!("{}{seed}", group.label), reports: vec![report] },
                 reference: reference.map(|other| other.time.train_s),
@@ -35,9 +34,13 @@ pub fn comparison_table(reports: &[RunReport]) -> String {
 /// Relative times are ratios of mean times.
 pub fn merged_table(reports: &[RunReport]) -> String {
     let groups = groups(reports);
-    let incremental = groups.iter().find(|group| group.method() == Method::Incremental);
-    let reference = incremental.and_then(train_s).map(|time| time.mean);
-    let lines: Vec<_> = groups.iter().map(|group| Line { group: Group { label: group.title(), ..group.clone() }, reference }).collect();
+    let reference = |group: &Group<'_>| {
+        let run = group.reports.first().and_then(|report| merge::reference(report, reports))?;
+        let group = groups.iter().find(|group| group.reports.iter().any(|&report| std::ptr::eq(report, run)))?;
+        train_s(group).map(|time| time.mean)
+    };
+    let lines: Vec<_> =
+        groups.iter().map(|group| Line { group: Group { label: group.title(), ..group.clone() }, reference: reference(group) }).collect();
     table(&lines)
 }
 
@@ -142,7 +145,7 @@ mod tests {
     use super::*;
     use crate::metrics::AccuracyMatrix;
     use crate::report::fixtures::{report, three_methods};
-    use crate::report::schema::Summary;
+    use crate::report::schema::{Method, Summary};
 
     #[test]
     fn three_methods_of_two_tasks_print_as_this_table() {
@@ -181,6 +184,21 @@ mod tests {
         let merged = merged_table(&reports);
         assert!(merged.contains("rehearsal (3 seeds)") && merged.contains("19.8 ± 0.2"), "{merged}");
         assert!(!merged.contains("seed 0"), "{merged}");
+    }
+
+    #[test]
+    fn runs_are_compared_with_the_incremental_run_of_their_own_kind() {
+        let mut reports = three_methods(2);
+        reports.extend(three_methods(2));
+        for other in &mut reports[3..] {
+            other.config["data"] = "folder:pets".into();
+            other.time.train_s *= if other.method == Method::Incremental { 10.0 } else { 5.0 };
+        }
+        for text in [comparison_table(&reports), merged_table(&reports)] {
+            let ratio = |line: &str| line.split_whitespace().last().map(str::to_string);
+            let ratios: Vec<_> = text.lines().filter(|line| line.starts_with("rehearsal")).filter_map(ratio).collect();
+            assert_eq!(ratios, ["2.00", "1.00"], "{text}");
+        }
     }
 
     #[test]

@@ -50,17 +50,29 @@ impl Dataset<Image> for FolderDataset {
 /// Lists the images under `directory`; classes are the subfolders of `train` in alphabetical order.
 pub fn folder(directory: &Path, side: usize) -> Result<ImageData, AppError> {
     let unusable = |reason: String| AppError::Data { path: directory.to_path_buf(), reason };
+    entries(directory)?;
     let train = directory.join("train");
+    if !train.is_dir() {
+        return Err(unusable("there is no `train` folder in it".into()));
+    }
     let test = ["test", "val"].map(|name| directory.join(name)).into_iter().find(|path| path.is_dir());
     let test = test.ok_or_else(|| unusable("there is neither a `test` nor a `val` folder in it".into()))?;
-    let classes: Vec<String> = entries(&train)?.into_iter().filter(|path| path.is_dir()).filter_map(|path| name(&path)).collect();
+    let classes = subfolders(&train)?;
     if classes.is_empty() {
         return Err(unusable("`train` has no subfolder, one per class is expected".into()));
+    }
+    if let Some(unknown) = subfolders(&test)?.into_iter().find(|class| !classes.contains(class)) {
+        return Err(unusable(format!("the class `{unknown}` is in {} but not in `train`", test.display())));
     }
     let list = |part: &Path| -> Result<Vec<(PathBuf, usize)>, AppError> {
         let mut files = Vec::new();
         for (class, name) in classes.iter().enumerate() {
-            files.extend(entries(&part.join(name))?.into_iter().filter(|path| is_image(path)).map(|path| (path, class)));
+            let folder = part.join(name);
+            let before = files.len();
+            files.extend(entries(&folder)?.into_iter().filter(|path| is_image(path)).map(|path| (path, class)));
+            if files.len() == before {
+                return Err(unusable(format!("the class `{name}` has no image (jpg, jpeg or png) in {}", folder.display())));
+            }
         }
         Ok(files)
     };
@@ -86,6 +98,12 @@ fn entries(directory: &Path) -> Result<Vec<PathBuf>, AppError> {
         .map_err(failed)?;
     paths.sort();
     Ok(paths)
+}
+
+/// The names of the folders in a folder, in alphabetical order; hidden ones (`.ipynb_checkpoints`) are no classes.
+fn subfolders(directory: &Path) -> Result<Vec<String>, AppError> {
+    let folders = entries(directory)?.into_iter().filter(|path| path.is_dir());
+    Ok(folders.filter_map(|path| name(&path)).filter(|name| !name.starts_with('.')).collect())
 }
 
 fn name(path: &Path) -> Option<String> {

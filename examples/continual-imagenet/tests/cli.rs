@@ -1,0 +1,522 @@
+//! The program as its users meet it: what it says, what it leaves on disk, and how it ends.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Far beyond what any of these runs takes: a run that is still there hangs.
+const HANG: Duration = Duration::from_secs(120);
+
+/// The smallest run of the digits that has an earlier task to remember.
+const SMALL: [&str; 4] = ["--tasks", "2", "--epochs", "2"];
+
+fn program(directory: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_continual-imagenet"));
+    command.args(arguments).current_dir(directory).env_remove("RUST_LOG").env_remove("RUST_BACKTRACE");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Waits for the end of a process whose outputs were taken, or ends it and fails.
+fn wait(child: &mut Child) -> i32 {
+    let started = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code().expect("no exit code: ended by a signal");
+        }
+        if started.elapsed() > HANG {
+            child.kill().unwrap();
+            panic!("the program hangs");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn read_all(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        from.read_to_end(&mut bytes).unwrap();
+        bytes
+    })
+}
+
+struct Ended {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+fn run(directory: &Path, arguments: &[&str]) -> Ended {
+    let mut child = program(directory, arguments).spawn().unwrap();
+    let (stdout, stderr) = (read_all(child.stdout.take().unwrap()), read_all(child.stderr.take().unwrap()));
+    let code = wait(&mut child);
+    let text = |reader: std::thread::JoinHandle<Vec<u8>>| String::from_utf8(reader.join().unwrap()).unwrap();
+    Ended { code, stdout: text(stdout), stderr: text(stderr) }
+}
+
+/// Runs to a good end and returns what was printed.
+fn succeed(directory: &Path, arguments: &[&str]) -> String {
+    let ended = run(directory, arguments);
+    assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{arguments:?} printed {}", ended.stdout);
+    ended.stdout
+}
+
+/// Every file below a directory.
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+/// Runs `arguments` with an output directory of its own and expects one line of complaint that holds all of `words`, and nothing on disk.
+fn refused(arguments: &[&str], words: &[&str]) {
+    let directory = TempDir::new().unwrap();
+    let ended = run(directory.path(), &[arguments, &["--out", "deep/out"]].concat());
+    assert_eq!(ended.code, 1, "{arguments:?}: {}{}", ended.stdout, ended.stderr);
+    assert_eq!(ended.stderr.lines().count(), 1, "{arguments:?}: {}", ended.stderr);
+    assert!(ended.stderr.starts_with("error: "), "{arguments:?}: {}", ended.stderr);
+    words.iter().for_each(|word| assert!(ended.stderr.contains(word), "{arguments:?}: no {word:?} in: {}", ended.stderr));
+    let left = std::fs::read_dir(directory.path()).unwrap().count();
+    assert_eq!(left, 0, "{arguments:?} left something: {:?}", files(directory.path()));
+}
+
+/// As [`refused`], for what the parser of the command line finds out: more lines and exit code 2.
+fn misused(arguments: &[&str], words: &[&str]) {
+    let directory = TempDir::new().unwrap();
+    let ended = run(directory.path(), arguments);
+    assert_eq!((ended.code, ended.stdout.as_str()), (2, ""), "{arguments:?}: {}", ended.stderr);
+    words.iter().for_each(|word| assert!(ended.stderr.contains(word), "{arguments:?}: no {word:?} in: {}", ended.stderr));
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "{arguments:?}");
+}
+
+/// Makes an image folder of `classes` with 6 training and 2 test images each, JPEG and PNG.
+fn image_folder(directory: &Path, classes: &[&str]) {
+    for (part, images) in [("train", 6), ("test", 2)] {
+        for (class, name) in classes.iter().enumerate() {
+            let folder = directory.join(part).join(name);
+            std::fs::create_dir_all(&folder).unwrap();
+            for index in 0..images {
+                let image = image::RgbImage::from_fn(10, 8, |x, y| image::Rgb([60 * class as u8, (20 * x) as u8, (9 * y + index) as u8]));
+                image.save(folder.join(format!("{index}.{}", if index % 2 == 0 { "jpg" } else { "png" }))).unwrap();
+            }
+        }
+    }
+}
+
+fn report(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path.join("report.json")).unwrap()).unwrap()
+}
+
+/// What two equal runs have in common bit for bit: all but times and what was asked for.
+fn result(report: &Value) -> Value {
+    let fields = ["method", "seed", "complete", "tasks", "accuracy", "summary", "curves", "buffer"];
+    fields.iter().map(|&field| (field.to_string(), report[field].clone())).collect::<serde_json::Map<_, _>>().into()
+}
+
+fn rehearse(arguments: &[&str]) -> Value {
+    let directory = TempDir::new().unwrap();
+    let base = ["train", "--method", "rehearsal", "--epochs", "2", "--out", "out"];
+    succeed(directory.path(), &[&base, arguments].concat());
+    result(&report(&directory.path().join("out/rehearsal")))
+}
+
+#[test]
+fn numbers_that_make_no_sense_are_refused_by_name_before_anything_is_written() {
+    refused(&["--representatives", "145"], &["`--representatives 145`", "144 samples", "`--capacity 10%`"]);
+    refused(&["--candidates", "9"], &["`--candidates 9`", "`--batch-size 8`"]);
+    refused(&["--candidates", "0"], &["`--candidates 0`", "at least 1"]);
+    for capacity in ["0", "0%", "0.01%", "0MiB", "10e-6MiB"] {
+        refused(&["--capacity", capacity], &["--capacity", capacity, "single sample"]);
+    }
+    refused(&["--capacity", "1", "--ranks", "2"], &["`--capacity 1`", "2 ranks"]);
+    refused(&["--capacity", "0.2KiB"], &["`--representatives 8`", "`--capacity 0.2KiB`"]);
+    for capacity in ["garbage", "-5", "101%", "10 apples", ""] {
+        refused(&["--capacity", capacity], &["--capacity", capacity]);
+    }
+    refused(&["--tasks", "11"], &["`--tasks 11`", "10 classes"]);
+    refused(&["--stream", "instance", "--tasks", "2000"], &["`--tasks 2000`", "samples"]);
+    for option in ["--tasks", "--epochs", "--ranks", "--batch-size", "--image-size"] {
+        refused(&[option, "0"], &[option, "at least 1"]);
+    }
+    for option in ["--ranks", "--workers", "--image-size"] {
+        refused(&[option, "100000"], &[option, "at most"]);
+    }
+    for rate in ["-1", "0", "NaN", "inf"] {
+        refused(&["--learning-rate", rate], &["--learning-rate", "above 0"]);
+    }
+    refused(&["--momentum", "1"], &["`--momentum 1`", "below 1"]);
+    refused(&["--momentum", "-0.5"], &["`--momentum -0.5`", "not negative"]);
+    refused(&["--weight-decay", "-1"], &["`--weight-decay -1`", "not negative"]);
+    refused(&["--scale-cap", "0.5"], &["`--scale-cap 0.5`", "at least 1"]);
+    refused(&["--start-task", "5"], &["`--start-task 5`", "5 tasks"]);
+    refused(&["--model", "conv", "--image-size", "3"], &["`--image-size 3`", "at least 4"]);
+}
+
+#[test]
+fn unknown_values_and_flags_are_refused_by_name() {
+    refused(&["--data", "cifar"], &["`--data cifar`", "`folder:DIR`"]);
+    refused(&["--data", "folder:"], &["`--data folder:`"]);
+    refused(&["--device", "abacus"], &["`--device abacus`", "`flex`"]);
+    refused(&["--device", "cuda:x"], &["`--device cuda:x`", "number"]);
+    if !cfg!(feature = "cuda") {
+        refused(&["--device", "cuda"], &["`--device cuda`", "--features cuda"]);
+    }
+    if !cfg!(feature = "wgpu") {
+        refused(&["--device", "wgpu"], &["`--device wgpu`", "--features wgpu"]);
+    }
+    for option in ["policy", "sampling", "execution", "candidate-mode", "on-repeat", "stream", "class-order", "model", "recipe"] {
+        misused(&[&format!("--{option}"), "nonsense"], &["'nonsense'", &format!("--{option}"), "possible values"]);
+    }
+    misused(&["train"], &["--method"]);
+    misused(&["train", "--method", "memory"], &["'memory'", "rehearsal"]);
+    misused(&["--epochs", "-3"], &["'-3'", "--epochs"]);
+    misused(&["--epochs", "many"], &["'many'", "--epochs"]);
+    misused(&["--frobnicate"], &["--frobnicate"]);
+    misused(&["report"], &["DIRECTORIES"]);
+}
+
+#[test]
+fn image_folders_that_cannot_be_used_are_refused_by_name() {
+    let directory = TempDir::new().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let refused_folder = |path: &Path, more: &[&str], words: &[&str]| {
+        refused(&[&["--data", &format!("folder:{}", path.display())], more].concat(), words);
+    };
+    refused_folder(&at("missing"), &[], &["missing", "No such file"]);
+    std::fs::write(at("file"), "").unwrap();
+    refused_folder(&at("file"), &[], &["file", "Not a directory"]);
+    std::fs::create_dir_all(at("bare/test/cat")).unwrap();
+    refused_folder(&at("bare"), &[], &["bare", "no `train` folder"]);
+    std::fs::create_dir_all(at("untested/train/cat")).unwrap();
+    refused_folder(&at("untested"), &[], &["untested", "neither a `test` nor a `val` folder"]);
+    std::fs::create_dir_all(at("classless/train")).unwrap();
+    std::fs::create_dir_all(at("classless/test")).unwrap();
+    refused_folder(&at("classless"), &[], &["classless", "no subfolder"]);
+
+    image_folder(&at("animals"), &["cat", "dog", "fox"]);
+    refused_folder(&at("animals"), &["--tasks", "4"], &["`--tasks 4`", "3 classes"]);
+    refused_folder(&at("animals"), &["--tasks", "3", "--capacity", "7"], &["`--representatives 8`", "7 samples", "`--capacity 7`"]);
+    std::fs::create_dir_all(at("animals/test/gnu")).unwrap();
+    refused_folder(&at("animals"), &["--tasks", "3"], &["`gnu`", "not in `train`"]);
+    std::fs::remove_dir(at("animals/test/gnu")).unwrap();
+    // A task without test samples.
+    std::fs::remove_dir_all(at("animals/test/dog")).unwrap();
+    refused_folder(&at("animals"), &["--tasks", "3"], &["animals/test/dog", "No such file"]);
+    std::fs::create_dir_all(at("animals/test/dog")).unwrap();
+    refused_folder(&at("animals"), &["--tasks", "3"], &["`dog`", "no image", "animals/test/dog"]);
+}
+
+#[test]
+fn an_output_directory_that_cannot_be_written_is_refused_by_name_before_training() {
+    let directory = TempDir::new().unwrap();
+    std::fs::write(directory.path().join("taken"), "mine").unwrap();
+    for out in ["taken", "taken/below"] {
+        let ended = run(directory.path(), &["--out", out]);
+        assert_eq!((ended.code, ended.stdout.as_str()), (1, ""), "{out}");
+        assert!(ended.stderr.starts_with("error: ") && ended.stderr.contains(out) && ended.stderr.lines().count() == 1, "{}", ended.stderr);
+    }
+    assert_eq!(std::fs::read_to_string(directory.path().join("taken")).unwrap(), "mine");
+}
+
+#[test]
+fn an_image_that_cannot_be_read_ends_all_ranks_with_its_path() {
+    let directory = TempDir::new().unwrap();
+    for (part, image) in [("train", "2.jpg"), ("test", "0.jpg")] {
+        let folder = directory.path().join(part);
+        image_folder(&folder, &["cat", "dog"]);
+        let damaged = folder.join(part).join("dog").join(image);
+        std::fs::write(&damaged, "no image").unwrap();
+        let data = format!("folder:{}", folder.display());
+        let path = damaged.display().to_string();
+        let base = ["--data", &data, "--tasks", "2", "--epochs", "1", "--batch-size", "4", "--capacity", "4", "--representatives", "2"];
+        for ranks in ["1", "2", "4"] {
+            // Without lag the ranks hear of it in the exchange of rows, before the learner does.
+            for lag in ["0", "1"] {
+                let method = ["train", "--method", "rehearsal", "--ranks", ranks, "--lag", lag];
+                failed(&[&method, &base[..]].concat(), &path);
+            }
+        }
+        failed(&[&base[..], &["--ranks", "2"]].concat(), &path);
+    }
+}
+
+/// A run that starts but cannot end: one line that names `path`, and no directory is left.
+fn failed(arguments: &[&str], path: &str) {
+    let directory = TempDir::new().unwrap();
+    let ended = run(directory.path(), &[arguments, &["--out", "deep/out"]].concat());
+    assert_eq!((ended.code, ended.stderr.lines().count()), (1, 1), "{arguments:?}: {}", ended.stderr);
+    assert!(ended.stderr.starts_with("error: ") && ended.stderr.contains(path), "{arguments:?}: no {path} in: {}", ended.stderr);
+    assert_eq!(files(directory.path()), Vec::<PathBuf>::new(), "{arguments:?}");
+    assert!(!directory.path().join("deep").exists(), "{arguments:?}");
+}
+
+#[test]
+fn a_configuration_file_that_cannot_be_used_is_refused_with_its_name_and_line() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("run.toml");
+    let file = path.display().to_string();
+    let missing = directory.path().join("none.toml").display().to_string();
+    refused(&["--config", &missing], &[&missing, "No such file"]);
+    for (text, words) in [
+        ("tasks = 2\nepoch = 3\n", ["line 2", "`epoch`"]),
+        ("tasks = = 3\n", ["line 1", "="]),
+        ("\n\nepochs = \"many\"\n", ["line 3", "many"]),
+        ("policy = \"nonsense\"\n", ["line 1", "`nonsense`"]),
+        ("epochs = -3\n", ["line 1", "-3"]),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        refused(&["--config", &file], &[&[file.as_str()], &words[..]].concat());
+    }
+    std::fs::write(&path, "candidates = 9\n").unwrap();
+    refused(&["--config", &file], &["`--candidates 9`"]);
+}
+
+#[test]
+fn the_same_command_gives_the_same_bits_whoever_does_the_work() {
+    for ranks in ["1", "2", "4"] {
+        let first = rehearse(&["--ranks", ranks]);
+        for digest in ["contents_digest", "draws_digest"] {
+            assert!(first["buffer"][digest].as_str().is_some_and(|text| text.len() >= 16), "{}", first["buffer"]);
+        }
+        for more in [&[][..], &["--execution", "inline"], &["--workers", "0"], &["--workers", "4"]] {
+            assert_eq!(rehearse(&[&["--ranks", ranks], more].concat()), first, "{ranks} ranks, {more:?}");
+        }
+        let other = rehearse(&["--ranks", ranks, "--seed", "43"]);
+        for digest in ["contents_digest", "draws_digest"] {
+            assert_ne!(other["buffer"][digest], first["buffer"][digest], "{ranks} ranks, {digest}");
+        }
+        assert_ne!(other["accuracy"], first["accuracy"]);
+    }
+}
+
+#[test]
+fn a_comparison_prints_plain_lines_and_a_table_and_leaves_reports_with_every_field() {
+    let directory = TempDir::new().unwrap();
+    let stdout = succeed(directory.path(), &SMALL);
+    assert!(stdout.chars().all(|character| character == '\n' || !character.is_control()), "{stdout:?}");
+    for words in ["task 1/2", "task 2/2", "average", "forgetting", "× incr.", "bytes 10368", "runs/digits"] {
+        assert!(stdout.contains(words), "no {words:?} in {stdout}");
+    }
+    let out = directory.path().join("runs/digits");
+    for method in ["incremental", "rehearsal", "scratch"] {
+        assert!(stdout.contains(method));
+        let report = report(&out.join(method));
+        assert_eq!((&report["method"], &report["world_size"], &report["complete"]), (&method.into(), &2.into(), &true.into()));
+        assert_eq!((&report["config"]["tasks"], &report["config"]["policy"]), (&2.into(), &"class-balanced".into()));
+        for name in ["top1", "top5"] {
+            let matrix = report["accuracy"][name].as_array().unwrap();
+            assert!(matrix.len() == 2 && matrix.iter().all(|row| row.as_array().unwrap().len() == 2), "{matrix:?}");
+        }
+        for name in ["average_top1", "average_top5", "forgetting", "bwt", "fwt"] {
+            assert!(report["summary"][name].is_number(), "{name}: {}", report["summary"]);
+        }
+        assert!(report["time"]["total_s"].is_number() && report["time"]["samples_per_s"].is_number());
+        assert!(report["time"]["phases_ms"]["forward_backward"].is_number(), "{}", report["time"]);
+        let buffer = &report["buffer"];
+        if method != "rehearsal" {
+            assert!(buffer.is_null());
+            continue;
+        }
+        assert_eq!((&buffer["capacity"], &buffer["len"], &buffer["bytes"]), (&144.into(), &144.into(), &10368.into()), "{buffer}");
+        let per_class: Vec<u64> = buffer["per_class"].as_array().unwrap().iter().map(|rows| rows.as_u64().unwrap()).collect();
+        assert_eq!((per_class.len(), per_class.iter().sum::<u64>()), (10, 144));
+        assert!(buffer["distinct"].as_u64().is_some_and(|distinct| (1..=144).contains(&distinct)), "{buffer}");
+    }
+    assert_figures(&out);
+    assert_eq!(files(&out).len(), 5, "{:?}", files(&out));
+}
+
+fn assert_figures(directory: &Path) {
+    for figure in ["accuracy.svg", "phases.svg"] {
+        let svg = std::fs::read_to_string(directory.join(figure)).unwrap();
+        assert!(svg.contains("<svg") && svg.trim_end().ends_with("</svg>"), "{figure}");
+    }
+}
+
+#[test]
+fn a_folder_of_images_is_learned_and_names_its_runs() {
+    let directory = TempDir::new().unwrap();
+    image_folder(&directory.path().join("pets"), &["cat", "dog", "eel", "fox"]);
+    let small = ["--tasks", "2", "--epochs", "1", "--capacity", "8", "--image-size", "8"];
+    succeed(directory.path(), &[&["train", "--method", "rehearsal", "--data", "folder:pets/"], &small[..]].concat());
+    let report = report(&directory.path().join("runs/pets/rehearsal"));
+    assert_eq!((&report["config"]["model"], &report["tasks"]), (&"conv".into(), &serde_json::json!([[0, 1], [2, 3]])));
+    // A folder that goes by no name of its own.
+    succeed(&directory.path().join("pets"), &[&["train", "--method", "scratch", "--data", "folder:."], &small[..]].concat());
+    assert!(directory.path().join("pets/runs/pets/scratch/report.json").is_file());
+}
+
+#[test]
+fn the_buffer_is_of_no_concern_to_methods_without_one() {
+    let directory = TempDir::new().unwrap();
+    succeed(directory.path(), &[&["train", "--method", "incremental", "--capacity", "1"], &SMALL[..]].concat());
+}
+
+#[test]
+fn a_configuration_file_is_honoured_and_flags_win() {
+    let directory = TempDir::new().unwrap();
+    let text = "tasks = 5\nepochs = 1\npolicy = \"fifo\"\ncapacity = \"50\"\nout = \"from-file\"\nlearning-rate = 0.05\n";
+    std::fs::write(directory.path().join("run.toml"), text).unwrap();
+    succeed(directory.path(), &["train", "--method", "rehearsal", "--config", "run.toml", "--tasks", "2", "--seed", "7"]);
+    let report = report(&directory.path().join("from-file/rehearsal"));
+    let config = &report["config"];
+    let expected = serde_json::json!({
+        "tasks": 2, "seed": 7,
+        "epochs": 1, "policy": "fifo", "capacity": "50", "learning-rate": 0.05, "out": "from-file",
+        "batch-size": 8, "recipe": "digits",
+    });
+    expected.as_object().unwrap().iter().for_each(|(name, value)| assert_eq!(config[name], *value, "{name}"));
+    assert_eq!((&report["buffer"]["capacity"], &report["seed"]), (&50.into(), &7.into()));
+}
+
+#[test]
+fn the_defaults_in_the_help_are_a_configuration_file() {
+    let directory = TempDir::new().unwrap();
+    let help = succeed(directory.path(), &["train", "--help"]);
+    let defaults = help.split_once("Defaults, as a file for `--config` would have them:\n").unwrap().1;
+    std::fs::write(directory.path().join("run.toml"), defaults).unwrap();
+    let small = [&["train", "--method", "incremental"], &SMALL[..]].concat();
+    succeed(directory.path(), &[&small, &["--config", "run.toml"][..]].concat());
+    let first = report(&directory.path().join("runs/digits/incremental"));
+    succeed(directory.path(), &small);
+    assert_eq!(report(&directory.path().join("runs/digits/incremental"))["config"], first["config"]);
+}
+
+#[test]
+fn a_report_prints_the_table_again_and_draws_the_figures_again() {
+    let directory = TempDir::new().unwrap();
+    let stdout = succeed(directory.path(), &[&SMALL[..], &["--out", "out"]].concat());
+    let figures = ["out/accuracy.svg", "out/phases.svg"].map(|figure| directory.path().join(figure));
+    let drawn = figures.clone().map(|figure| std::fs::read_to_string(figure).unwrap());
+    figures.iter().for_each(|figure| std::fs::remove_file(figure).unwrap());
+    let again = succeed(directory.path(), &["report", "out"]);
+    let table = again.split("figures:").next().unwrap();
+    assert!(table.contains("rehearsal") && stdout.contains(table), "{again}\n--- is not in ---\n{stdout}");
+    assert_eq!(figures.clone().map(|figure| std::fs::read_to_string(figure).unwrap()), drawn);
+    // A run counts once, however often it is named.
+    let twice = succeed(directory.path(), &["report", "out", "out/rehearsal", "--out", "elsewhere"]);
+    assert_eq!(twice.split("figures:").next().unwrap(), table);
+    assert_figures(&directory.path().join("elsewhere"));
+    assert!(!directory.path().join("out/rehearsal/accuracy.svg").exists());
+}
+
+#[test]
+fn a_report_of_several_seeds_is_their_mean_and_deviation() {
+    let directory = TempDir::new().unwrap();
+    for seed in ["1", "2", "3"] {
+        let out = format!("seeds/{seed}");
+        succeed(directory.path(), &[&["train", "--method", "incremental", "--seed", seed, "--out", &out], &SMALL[..]].concat());
+    }
+    let table = succeed(directory.path(), &["report", "seeds"]);
+    assert!(table.contains("incremental (3 seeds)") && table.contains('±'), "{table}");
+    assert_figures(&directory.path().join("seeds"));
+}
+
+#[test]
+fn reports_that_are_not_there_or_damaged_are_refused_by_name() {
+    let directory = TempDir::new().unwrap();
+    std::fs::create_dir(directory.path().join("empty")).unwrap();
+    std::fs::create_dir(directory.path().join("damaged")).unwrap();
+    std::fs::write(directory.path().join("damaged/report.json"), "{").unwrap();
+    for (name, words) in [("missing", "No such file"), ("empty", "no report.json"), ("damaged", "not a run report")] {
+        let ended = run(directory.path(), &["report", name]);
+        assert_eq!((ended.code, ended.stdout.as_str(), ended.stderr.lines().count()), (1, "", 1), "{name}: {}", ended.stderr);
+        assert!(ended.stderr.contains(name) && ended.stderr.contains(words), "{}", ended.stderr);
+    }
+    assert_eq!(files(directory.path()).len(), 1);
+}
+
+#[test]
+fn devices_are_listed_whether_they_are_built_in_or_not() {
+    let stdout = succeed(&std::env::temp_dir(), &["devices"]);
+    let line = |name: &str| stdout.lines().find(|line| line.starts_with(name)).map(str::to_string);
+    assert!(line("flex").is_some() && line("wgpu").is_some() && line("cuda").is_some(), "{stdout}");
+}
+
+#[test]
+fn a_loss_that_is_not_finite_is_pointed_out() {
+    let directory = TempDir::new().unwrap();
+    let ended = run(directory.path(), &[&["train", "--method", "incremental", "--learning-rate", "1e10"], &SMALL[..]].concat());
+    assert_eq!(ended.code, 0);
+    assert!(ended.stderr.starts_with("warning: incremental: ") && ended.stderr.contains("--learning-rate"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_reader_who_leaves_early_does_not_end_a_run() {
+    let directory = TempDir::new().unwrap();
+    let mut child = program(directory.path(), &[&["train", "--method", "incremental"], &SMALL[..]].concat()).spawn().unwrap();
+    drop(child.stdout.take());
+    let stderr = read_all(child.stderr.take().unwrap());
+    let code = wait(&mut child);
+    assert_eq!((code, String::from_utf8(stderr.join().unwrap()).unwrap().as_str()), (0, ""));
+    assert_eq!(report(&directory.path().join("runs/digits/incremental"))["complete"], true);
+}
+
+/// Sends what Ctrl-C sends.
+#[cfg(unix)]
+fn interrupt(child: &Child) {
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+}
+
+/// Reads lines until one holds `words`.
+#[cfg(unix)]
+fn read_until(from: &mut impl BufRead, words: &str) {
+    let mut line = String::new();
+    while !line.contains(words) {
+        line.clear();
+        assert!(from.read_line(&mut line).unwrap() > 0, "the output ended before {words:?}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_a_run_with_what_was_done_so_far() {
+    let directory = TempDir::new().unwrap();
+    // Long enough to be still there when the signal comes; the first task is seen to the end.
+    for (epochs, first, learned) in [("100000", "buffer:", 0), ("300", "task 1/5", 1)] {
+        let mut child = program(directory.path(), &["--epochs", epochs, "--out", epochs]).spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let stderr = read_all(child.stderr.take().unwrap());
+        read_until(&mut stdout, first);
+        interrupt(&child);
+        let rest = read_all(stdout);
+        let code = wait(&mut child);
+        let (rest, stderr) = (String::from_utf8(rest.join().unwrap()).unwrap(), String::from_utf8(stderr.join().unwrap()).unwrap());
+        assert_eq!((code, stderr.as_str()), (130, "stopping after this step; once more to stop at once\n"), "{rest}");
+        assert!(rest.contains("interrupted") && !rest.contains("scratch"), "{rest}");
+        let out = directory.path().join(epochs);
+        let report = report(&out.join("incremental"));
+        assert_eq!(report["complete"], false);
+        let measured = report["accuracy"]["top1"].as_array().unwrap().iter().filter(|row| row[0].is_number()).count();
+        assert!(measured >= learned && measured < 5, "{}", report["accuracy"]["top1"]);
+        assert_figures(&out);
+        assert!(!out.join("scratch").exists());
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_second_ctrl_c_ends_the_program_at_once() {
+    let directory = TempDir::new().unwrap();
+    image_folder(&directory.path().join("pets"), &["cat", "dog"]);
+    // A pipe that nobody writes to is an image that takes forever to read: the step at which the first signal would end the run never comes.
+    let pipe = directory.path().join("pets/train/cat/forever.jpg");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let arguments = ["train", "--method", "incremental", "--data", "folder:pets", "--tasks", "1", "--epochs", "1", "--out", "out"];
+    let mut child = program(directory.path(), &arguments).spawn().unwrap();
+    let (mut stdout, mut stderr) = (BufReader::new(child.stdout.take().unwrap()), BufReader::new(child.stderr.take().unwrap()));
+    read_until(&mut stdout, "folder:pets");
+    interrupt(&child);
+    read_until(&mut stderr, "once more");
+    interrupt(&child);
+    assert_eq!(wait(&mut child), 130);
+    let mut rest = String::new();
+    stderr.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "");
+    assert!(files(&directory.path().join("out")).is_empty());
+}
