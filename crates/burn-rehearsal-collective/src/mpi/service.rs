@@ -120,10 +120,12 @@ impl Service {
                     return End::Abort;
                 }
                 let idle = self.endpoints.iter().all(|endpoint| endpoint.active.is_none());
-                if self.finish.is_some() && idle && self.watch.is_done(true) {
-                    if let Some(told) = self.finish.take() {
-                        return End::Clean(told);
-                    }
+                if self.finish.is_some() && idle && !self.watch.has_parted() {
+                    (0..self.endpoints.len()).for_each(|handle| self.close(handle));
+                    self.watch.part();
+                }
+                if let Some(told) = self.finish.take_if(|_| self.watch.is_done()) {
+                    return End::Clean(told);
                 }
                 if self.deadline.is_some_and(|deadline| now >= deadline) {
                     return End::Abort;
@@ -165,6 +167,11 @@ impl Service {
 
     fn take(&mut self, job: Job) {
         match job {
+            Job::Start { handle, work } if self.watch.has_parted() => {
+                let error = CollectiveError::Transport { step: work.step, call: "MPI", reason: "the run has ended".to_owned() };
+                // The handle waits for this.
+                let _ = self.endpoints[handle].answers.send(Answer { result: Err(error), parcels: work.parcels });
+            }
             Job::Start { handle, work } => {
                 if let Err(fault) = self.endpoints[handle].start(work) {
                     // Reported by the next `advance`, like every other failure.
@@ -172,10 +179,7 @@ impl Service {
                 }
             }
             Job::Close { handle } => self.close(handle),
-            Job::Finish(told) => {
-                self.watch.tell_all(Notice::Goodbye);
-                self.finish = Some(told);
-            }
+            Job::Finish(told) => self.finish = Some(told),
             Job::Fail(grace) => {
                 self.watch.tell_all(Notice::Failed);
                 self.deadline = Some(Instant::now() + grace);
@@ -186,8 +190,7 @@ impl Service {
     /// Tells the others that this rank takes part in no further operation of a handle.
     fn close(&mut self, handle: usize) {
         let endpoint = &mut self.endpoints[handle];
-        // After `Goodbye` nothing may be sent, and nothing needs to be: it closes everything.
-        if !std::mem::replace(&mut endpoint.closed, true) && self.finish.is_none() {
+        if !std::mem::replace(&mut endpoint.closed, true) {
             self.watch.tell_all(Notice::Left { group: endpoint.group, operation: endpoint.next });
         }
     }

@@ -37,6 +37,8 @@ pub(super) struct Watch {
     limit: Duration,
     /// Between two heartbeats.
     period: Duration,
+    /// This rank has said goodbye: nobody may be told anything more.
+    parted: bool,
     last_beat: Instant,
     last_look: Instant,
 }
@@ -56,7 +58,7 @@ impl Watch {
         };
         let period = (limit / 5).min(Duration::from_secs(1));
         let lines = (0..size).map(|_| line()).collect();
-        let mut watch = Self { comm, lines, rank, limit, period, last_beat: now, last_look: now };
+        let mut watch = Self { comm, lines, rank, limit, period, parted: false, last_beat: now, last_look: now };
         for peer in others(rank, size) {
             watch.lines[peer].listen(comm, peer)?;
         }
@@ -89,7 +91,7 @@ impl Watch {
                     line.listen(self.comm, peer)?;
                 }
             }
-            if beat && !line.goodbye && line.queue.is_empty() && line.outbox.is_empty() {
+            if beat && !self.parted && line.queue.is_empty() && line.outbox.is_empty() {
                 line.queue.push_back(Notice::Alive);
             }
             line.flush(self.comm, peer)?;
@@ -97,24 +99,16 @@ impl Watch {
         Ok(())
     }
 
-    /// Tells one rank.
+    /// Tells one rank, unless this one has said goodbye.
     pub(super) fn tell(&mut self, peer: usize, notice: Notice) {
-        self.lines[peer].queue.push_back(notice);
+        if !self.parted {
+            self.lines[peer].queue.push_back(notice);
+        }
     }
 
     /// Tells all other ranks.
     pub(super) fn tell_all(&mut self, notice: Notice) {
-        others(self.rank, self.lines.len()).for_each(|peer| self.lines[peer].queue.push_back(notice));
-    }
-
-    /// Whether `peer`'s function has failed.
-    pub(super) fn has_failed(&self, peer: usize) -> bool {
-        self.lines[peer].failed
-    }
-
-    /// Whether `peer` has finished: it takes part in nothing more.
-    pub(super) fn has_finished(&self, peer: usize) -> bool {
-        self.lines[peer].goodbye
+        others(self.rank, self.lines.len()).for_each(|peer| self.tell(peer, notice));
     }
 
     /// Whether nothing came from `peer` for longer than the limit.
@@ -124,7 +118,7 @@ impl Watch {
 
     /// Whether a wait for `peer` is in vain.
     pub(super) fn is_gone(&self, peer: usize) -> bool {
-        self.has_failed(peer) || self.has_finished(peer) || self.is_silent(peer)
+        self.lines[peer].failed || self.is_silent(peer)
     }
 
     /// The ranks that are gone.
@@ -132,12 +126,21 @@ impl Watch {
         others(self.rank, self.lines.len()).filter(|peer| self.is_gone(*peer))
     }
 
-    /// Whether all that was told has been sent and, if `goodbye`, all others have said goodbye.
-    pub(super) fn is_done(&self, goodbye: bool) -> bool {
-        others(self.rank, self.lines.len()).all(|peer| {
-            let line = &self.lines[peer];
-            line.queue.is_empty() && line.outbox.is_empty() && (line.goodbye || !goodbye)
-        })
+    /// Tells all others that nothing more will come from this rank.
+    pub(super) fn part(&mut self) {
+        self.tell_all(Notice::Goodbye);
+        self.parted = true;
+    }
+
+    /// Whether this rank and all others have said goodbye, so that no notice is under way any more.
+    pub(super) fn is_done(&self) -> bool {
+        let done = |line: &Line| line.queue.is_empty() && line.outbox.is_empty() && line.goodbye;
+        self.parted && others(self.rank, self.lines.len()).all(|peer| done(&self.lines[peer]))
+    }
+
+    /// Whether this rank has said goodbye.
+    pub(super) fn has_parted(&self) -> bool {
+        self.parted
     }
 }
 

@@ -113,8 +113,7 @@ pub(crate) fn send(signal: &str, process: &str) {
     let _ = Command::new("kill").args([&format!("-{signal}"), "--", process]).status();
 }
 
-/// Whether a process with this number still runs, or waits for somebody to collect it.
-pub(crate) fn exists(process: &str) -> bool {
-    std::fs::read_to_string(format!("/proc/{process}/cmdline")).is_ok_and(|line| line.contains("mpi-ranks"))
-        || std::fs::read_to_string(format!("/proc/{process}/stat")).is_ok_and(|stat| stat.contains("(mpi-ranks) Z"))
+/// The state of a rank that still runs, or that nobody has collected.
+pub(crate) fn state_of(process: &str) -> Option<String> {
+    std::fs::read_to_string(format!("/proc/{process}/stat")).ok().filter(|stat| stat.contains("(mpi-ranks)"))
 }
