@@ -7,6 +7,8 @@
 pub struct Launch {
     /// The number of processes that the launcher started.
     pub size: usize,
+    /// This process among all of them, from 0, if the launcher tells. MPI may number them differently.
+    pub rank: Option<usize>,
     /// This process among those on the same machine, from 0; if the launcher tells.
     pub local_rank: Option<usize>,
     /// The number of processes on the same machine, if the launcher tells.
@@ -24,7 +26,7 @@ impl Launch {
         let number = |name: &str| variable(name).and_then(|value| value.trim().parse::<usize>().ok());
         if let Some(size) = number("OMPI_COMM_WORLD_SIZE") {
             let (local_rank, local_size) = (number("OMPI_COMM_WORLD_LOCAL_RANK"), number("OMPI_COMM_WORLD_LOCAL_SIZE"));
-            return Some(Self { size, local_rank, local_size });
+            return Some(Self { size, rank: number("OMPI_COMM_WORLD_RANK"), local_rank, local_size });
         }
         // A batch script itself has SLURM_NTASKS too; only what `srun` starts has a step with tasks.
         let slurm = number("SLURM_STEP_NUM_TASKS");
@@ -32,7 +34,8 @@ impl Launch {
             let tasks_per_node = || variable("SLURM_STEP_TASKS_PER_NODE").and_then(|value| first_number(&value));
             let local_rank = number("MPI_LOCALRANKID").or_else(|| slurm.and_then(|_| number("SLURM_LOCALID")));
             let local_size = number("MPI_LOCALNRANKS").or_else(|| slurm.and_then(|_| tasks_per_node()));
-            return Some(Self { size, local_rank, local_size });
+            let rank = number("PMI_RANK").or_else(|| slurm.and_then(|_| number("SLURM_PROCID")));
+            return Some(Self { size, rank, local_rank, local_size });
         }
         None
     }
@@ -54,11 +57,16 @@ mod tests {
 
     #[test]
     fn every_launcher_is_recognised_by_its_own_variables() {
-        let expected = Some(Launch { size: 8, local_rank: Some(1), local_size: Some(4) });
-        let open_mpi = [("OMPI_COMM_WORLD_SIZE", "8"), ("OMPI_COMM_WORLD_LOCAL_RANK", "1"), ("OMPI_COMM_WORLD_LOCAL_SIZE", "4")];
+        let expected = Some(Launch { size: 8, rank: Some(5), local_rank: Some(1), local_size: Some(4) });
+        let open_mpi = [
+            ("OMPI_COMM_WORLD_SIZE", "8"),
+            ("OMPI_COMM_WORLD_RANK", "5"),
+            ("OMPI_COMM_WORLD_LOCAL_RANK", "1"),
+            ("OMPI_COMM_WORLD_LOCAL_SIZE", "4"),
+        ];
         assert_eq!(detect(&open_mpi), expected);
-        assert_eq!(detect(&[("PMI_SIZE", "8"), ("MPI_LOCALRANKID", "1"), ("MPI_LOCALNRANKS", "4")]), expected);
-        let slurm = [("SLURM_STEP_NUM_TASKS", "8"), ("SLURM_LOCALID", "1"), ("SLURM_STEP_TASKS_PER_NODE", "4(x2)")];
+        assert_eq!(detect(&[("PMI_SIZE", "8"), ("PMI_RANK", "5"), ("MPI_LOCALRANKID", "1"), ("MPI_LOCALNRANKS", "4")]), expected);
+        let slurm = [("SLURM_STEP_NUM_TASKS", "8"), ("SLURM_PROCID", "5"), ("SLURM_LOCALID", "1"), ("SLURM_STEP_TASKS_PER_NODE", "4(x2)")];
         assert_eq!(detect(&slurm), expected);
     }
 

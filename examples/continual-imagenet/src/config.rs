@@ -1,10 +1,11 @@
 //! From options to a configuration in which nothing is left open.
 
 use crate::cli::{
-    CandidateModeArg, ClassOrderArg, ExecutionArg, InitArg, ModelArg, OnRepeatArg, OptimizerStateArg, Options, PolicyArg, Recipe, SamplingArg,
-    StreamArg,
+    CandidateModeArg, ClassOrderArg, CollectiveArg, ExecutionArg, InitArg, ModelArg, OnRepeatArg, OptimizerStateArg, Options, PolicyArg,
+    Recipe, ReductionArg, SamplingArg, StreamArg,
 };
 use crate::error::AppError;
+use crate::transport;
 use burn_rehearsal::{Capacity, RehearsalConfig};
 use burn_rehearsal_train::experiment::Settings;
 use burn_rehearsal_train::report::schema::Method;
@@ -69,6 +70,10 @@ pub struct Config {
     pub optimizer_state: OptimizerStateArg,
     /// Ranks.
     pub ranks: usize,
+    /// What joins the ranks.
+    pub collective: CollectiveArg,
+    /// Who adds up gradients under MPI.
+    pub reduction: ReductionArg,
     /// Loader threads per rank.
     pub workers: usize,
     /// The device.
@@ -111,6 +116,8 @@ impl Config {
             scale_cap: 1.0,
             optimizer_state: OptimizerStateArg::Reset,
             ranks: 2,
+            collective: CollectiveArg::Threads,
+            reduction: ReductionArg::Fixed,
             workers: 1,
             device: "flex".into(),
             seed: 42,
@@ -192,11 +199,14 @@ impl Config {
             scale_cap,
             optimizer_state,
             ranks,
+            reduction,
             workers,
             device,
             seed,
             profile
         );
+        (config.collective, config.ranks) =
+            transport::choose(flags.collective.or(file.collective), flags.ranks.or(file.ranks), config.ranks, transport::launch())?;
         config.out = match flags.out.or(file.out) {
             Some(out) => out,
             None => PathBuf::from("runs").join(config.data.rsplit(['/', ':']).find(|part| !part.is_empty()).unwrap_or("run")),

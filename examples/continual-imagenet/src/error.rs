@@ -1,6 +1,7 @@
 //! What the program tells its user when it cannot go on.
 
 use burn_rehearsal::error::ConfigError;
+use burn_rehearsal_collective::CollectiveError;
 use burn_rehearsal_train::experiment::ExperimentError;
 use burn_rehearsal_train::report::ReportError;
 use burn_rehearsal_train::stream::StreamError;
@@ -65,6 +66,9 @@ pub enum AppError {
     /// A rank that panicked or could not be started.
     #[error("{0}")]
     RankEnded(String),
+    /// What joins the ranks.
+    #[error(transparent)]
+    Collective(#[from] CollectiveError),
     /// A report or figure.
     #[error(transparent)]
     Report(#[from] ReportError),

@@ -14,6 +14,7 @@ mod model;
 mod progress;
 mod run;
 mod stop;
+mod transport;
 mod workload;
 
 use clap::Parser;
@@ -23,7 +24,9 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
+    // One process of a run logs.
+    let level = if transport::is_first_process() { "warn" } else { "error" };
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match dispatch(cli) {
         Ok(code) => code,

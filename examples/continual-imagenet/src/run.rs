@@ -1,15 +1,16 @@
 //! Running methods on all ranks, and what is left on disk afterwards.
 
-use crate::cli::{MethodArg, Options};
+use crate::cli::{CollectiveArg, MethodArg, Options};
 use crate::config::Config;
 use crate::device;
 use crate::error::AppError;
 use crate::progress::Progress;
 use crate::stop::{INTERRUPTED, Stop};
+use crate::transport;
 use crate::workload::Images;
 use burn::tensor::Device;
 use burn_rehearsal::RehearsalConfig;
-use burn_rehearsal_collective::{RankFailure, run_threads};
+use burn_rehearsal_collective::{Collective, RankFailure, run_threads};
 use burn_rehearsal_train::experiment::{Workload, run_rank};
 use burn_rehearsal_train::report::schema::{Method, REPORT_FILE};
 use burn_rehearsal_train::report::{RunReport, accuracy_svg, comparison_table, merged_table, phases_svg, write_atomically};
@@ -23,57 +24,87 @@ struct Job {
     images: Images,
     rehearsal: RehearsalConfig,
     stop: Stop,
+    /// Of the processes of a run, the first one shows progress and writes the report.
+    first: bool,
 }
 
 impl Job {
-    fn prepare(options: Options) -> Result<Self, AppError> {
-        let config = Config::resolve(options)?;
+    fn prepare(config: Config, first: bool) -> Result<Self, AppError> {
         let device = device::parse(&config.device)?;
         let images = Images::open(&config)?;
         let rehearsal = config.rehearsal(images.train_len(), images.classes())?;
-        create_directory(&config.out)?;
-        Ok(Self { config, device, images, rehearsal, stop: Stop::listen() })
+        if first {
+            create_directory(&config.out)?;
+        }
+        Ok(Self { config, device, images, rehearsal, stop: Stop::listen(first), first })
     }
 
-    /// Trains with one method on all ranks and writes the report.
-    fn run(&self, method: Method) -> Result<RunReport, AppError> {
-        let Self { config, device, images, rehearsal, stop } = self;
+    /// Trains with one method on all ranks and writes the report. `process` is this process's rank under MPI; otherwise ranks are threads.
+    fn run(&self, method: Method, process: Option<&mut Box<dyn Collective>>) -> Result<RunReport, AppError> {
+        let Self { config, device, images, rehearsal, stop, first } = self;
         let settings = config.settings(method, rehearsal.clone());
         let echo = serde_json::to_value(config).unwrap_or_default();
-        let progress = Progress::new(method, images.stream().tasks(), config.epochs, stop.clone());
-        let results =
-            run_threads(config.ranks, |collective| run_rank(images, &settings, echo.clone(), Box::new(collective), device, &progress));
+        let progress = Progress::new(method, images.stream().tasks(), config.epochs, stop.clone(), *first);
+        let rank = |collective| run_rank(images, &settings, echo.clone(), collective, device, &progress);
+        let report = match process {
+            None => first_report(run_threads(config.ranks, |threads| rank(Box::new(threads)))),
+            Some(process) => rank(process.duplicate()?).map_err(|source| AppError::Rank { rank: process.rank(), source }),
+        };
         progress.finish();
-        let report = first_report(results)?;
-        report.write(&config.out.join(method.to_string()))?;
+        let report = report?;
+        if *first {
+            report.write(&config.out.join(method.to_string()))?;
+        }
         Ok(report)
     }
 
+    /// One method after the other, until somebody asks to stop.
+    fn run_all(&self, methods: &[Method], mut process: Option<Box<dyn Collective>>) -> Result<ExitCode, AppError> {
+        let mut reports = Vec::new();
+        for &method in methods {
+            // Of several processes, some may have been asked and others not yet.
+            let stop = match &mut process {
+                None => self.stop.requested(),
+                Some(process) => transport::any(self.stop.requested(), process.as_mut())?,
+            };
+            if stop && !reports.is_empty() {
+                break;
+            }
+            reports.push(self.run(method, process.as_mut())?);
+        }
+        self.finish(&reports)
+    }
+
     fn finish(&self, reports: &[RunReport]) -> Result<ExitCode, AppError> {
-        print!("\n{}", comparison_table(reports));
-        draw(reports, &self.config.out)?;
-        println!("\nreports and figures: {}", self.config.out.display());
+        if self.first {
+            print!("\n{}", comparison_table(reports));
+            draw(reports, &self.config.out)?;
+            println!("\nreports and figures: {}", self.config.out.display());
+        }
         Ok(if self.stop.requested() { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
     }
 }
 
 /// `compare`: the three methods, one after the other.
 pub fn compare(options: Options) -> Result<ExitCode, AppError> {
-    let job = Job::prepare(options)?;
-    let mut reports = Vec::new();
-    for method in [Method::Incremental, Method::Rehearsal, Method::Scratch] {
-        if !job.stop.requested() {
-            reports.push(job.run(method)?);
-        }
-    }
-    job.finish(&reports)
+    run(options, &[Method::Incremental, Method::Rehearsal, Method::Scratch])
 }
 
 /// `train`: one method.
 pub fn train(method: MethodArg, options: Options) -> Result<ExitCode, AppError> {
-    let job = Job::prepare(options)?;
-    let report = job.run(method.into())?;
-    job.finish(&[report])
+    run(options, &[method.into()])
+}
+
+/// Some methods, on ranks that are threads of this process, or processes of which this is one.
+fn run(options: Options, methods: &[Method]) -> Result<ExitCode, AppError> {
+    let mut config = Config::resolve(options)?;
+    match config.collective {
+        CollectiveArg::Threads => Job::prepare(config, true)?.run_all(methods, None),
+        CollectiveArg::Mpi => {
+            config.device = transport::device(&config.device);
+            transport::run_mpi(&config.clone(), |process| Job::prepare(config, process.rank() == 0)?.run_all(methods, Some(process)))
+        }
+    }
 }
 
 /// `report`: finished runs side by side. Figures go to the first directory.

@@ -5,8 +5,8 @@
 
 use std::ffi::{c_char, c_int, c_void};
 
-use ::mpi::ffi;
 use ::mpi::environment::Universe;
+use ::mpi::ffi;
 use ::mpi::{Threading, initialize_with_threading};
 
 /// What a call of MPI says when it fails.

@@ -144,9 +144,7 @@ impl Endpoint {
                 // SAFETY: lent, every parcel on its own.
                 let received = parcels.incoming.iter().try_for_each(|p| unsafe { self.messages.receive(comm, tag, p.peer, p.bytes) });
                 // SAFETY: as above.
-                received.and_then(|()| {
-                    parcels.outgoing.iter().try_for_each(|p| unsafe { self.messages.send(comm, tag, p.peer, p.bytes) })
-                })
+                received.and_then(|()| parcels.outgoing.iter().try_for_each(|p| unsafe { self.messages.send(comm, tag, p.peer, p.bytes) }))
             }
             Call::Duplicate => {
                 active.stage = Stage::Communicator;

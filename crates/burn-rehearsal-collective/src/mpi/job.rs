@@ -4,8 +4,8 @@
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
-use crate::call::Call;
 use crate::CollectiveError;
+use crate::call::Call;
 
 /// The memory of a caller, lent to the communication thread.
 ///

@@ -55,8 +55,7 @@ impl Requests {
     pub(super) unsafe fn send_piece(&mut self, comm: Comm, tag: c_int, peer: usize, piece: Lent) -> Result<(), Fault> {
         let mut request = null();
         // SAFETY: the caller's promise keeps the memory; the communicator is alive, and the request is writable.
-        let code =
-            unsafe { ffi::MPI_Isend(void(piece.start()), int(piece.len()), byte(), int(peer), tag, comm.0, &mut request) };
+        let code = unsafe { ffi::MPI_Isend(void(piece.start()), int(piece.len()), byte(), int(peer), tag, comm.0, &mut request) };
         check("MPI_Isend", code)?;
         self.push(request, Message { peer: Some(peer), expected: None });
         Ok(())
@@ -83,8 +82,7 @@ impl Requests {
     pub(super) unsafe fn receive_piece(&mut self, comm: Comm, tag: c_int, peer: usize, piece: Lent) -> Result<(), Fault> {
         let mut request = null();
         // SAFETY: the caller's promise keeps the memory; the communicator is alive, and the request is writable.
-        let code =
-            unsafe { ffi::MPI_Irecv(void(piece.start()), int(piece.len()), byte(), int(peer), tag, comm.0, &mut request) };
+        let code = unsafe { ffi::MPI_Irecv(void(piece.start()), int(piece.len()), byte(), int(peer), tag, comm.0, &mut request) };
         check("MPI_Irecv", code)?;
         self.push(request, Message { peer: Some(peer), expected: Some(piece.len()) });
         Ok(())
@@ -142,9 +140,7 @@ impl Requests {
         }
         let mut done = 0;
         // SAFETY: both vectors have that many elements, and the requests are ours.
-        let code = unsafe {
-            ffi::MPI_Testall(int(self.requests.len()), self.requests.as_mut_ptr(), &mut done, self.statuses.as_mut_ptr())
-        };
+        let code = unsafe { ffi::MPI_Testall(int(self.requests.len()), self.requests.as_mut_ptr(), &mut done, self.statuses.as_mut_ptr()) };
         if code != 0 {
             return Err(self.culprit(code));
         }

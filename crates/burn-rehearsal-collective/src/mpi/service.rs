@@ -342,5 +342,4 @@ impl Service {
         }
         None
     }
-
 }
