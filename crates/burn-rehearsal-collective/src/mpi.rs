@@ -105,11 +105,9 @@ impl Mpi {
 
     /// Repeats the first error, or refuses what no rank could accept; the others learn that this rank has left.
     fn check(&mut self, problem: Option<String>) -> Result<(), CollectiveError> {
-        if self.poison.is_none() {
-            if let Some(problem) = problem {
-                let _ = self.jobs.send(Job::Close { handle: self.handle });
-                self.poison = Some(CollectiveError::InvalidArgument(format!("rank {}, {problem}", self.rank)));
-            }
+        if let Some(problem) = problem.filter(|_| self.poison.is_none()) {
+            let _ = self.jobs.send(Job::Close { handle: self.handle });
+            self.poison = Some(CollectiveError::InvalidArgument(format!("rank {}, {problem}", self.rank)));
         }
         self.poison.clone().map_or(Ok(()), Err)
     }

@@ -100,7 +100,7 @@ pub(super) enum Job {
 /// The outcome of one operation.
 #[derive(Debug)]
 pub(super) struct Answer {
-    /// The index of the new handle after a duplication, otherwise 0.
+    /// The new handle after a duplication.
     pub(super) result: Result<Option<super::Mpi>, CollectiveError>,
     /// Given back, for the next exchange.
     pub(super) parcels: Parcels,

@@ -267,17 +267,15 @@ impl Service {
             Notice::Waiting { group, operation, call } => {
                 let Some(index) = find(group) else { return };
                 let endpoint = &self.endpoints[index];
-                match &endpoint.active {
-                    Some(active) if endpoint.next == operation + 1 => {
-                        if active.work.call != call {
-                            let reason = format!("{} on rank {}; {call} on rank {peer}", active.work.call, self.rank);
-                            // The other rank finds out in the same way.
-                            self.watch.tell(peer, Notice::Waiting { group, operation, call: active.work.call });
-                            broken.push((index, CollectiveError::Mismatch { step: active.work.step, reason }));
-                        }
-                    }
-                    _ if endpoint.next > operation => self.watch.tell(peer, Notice::Done { group, operation }),
-                    _ => {}
+                let active = endpoint.active.as_ref().filter(|_| endpoint.next == operation + 1);
+                if active.is_none() && endpoint.next > operation {
+                    self.watch.tell(peer, Notice::Done { group, operation });
+                }
+                if let Some(active) = active.filter(|active| active.work.call != call) {
+                    let reason = format!("{} on rank {}; {call} on rank {peer}", active.work.call, self.rank);
+                    // The other rank finds out in the same way.
+                    self.watch.tell(peer, Notice::Waiting { group, operation, call: active.work.call });
+                    broken.push((index, CollectiveError::Mismatch { step: active.work.step, reason }));
                 }
             }
             Notice::Done { group, operation } => {
