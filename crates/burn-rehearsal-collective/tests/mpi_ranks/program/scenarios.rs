@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::io::Write;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use burn_rehearsal_collective::{Collective, CollectiveError, Incoming, Mpi, Outgoing, ReduceOp};
 
@@ -44,6 +44,7 @@ pub(crate) fn run(scenario: &str, mut ranks: Mpi) -> Outcome {
             thread::sleep(Duration::from_millis(200));
             ranks.barrier()
         })?,
+        "time" | "fast-time" => time(&mut ranks)?,
         "nothing" => {}
         other => return Err(format!("no scenario is called {other:?}").into()),
     }
@@ -122,6 +123,36 @@ fn fast(ranks: &mut Mpi) -> Result<(), CollectiveError> {
         let expected = |index: usize| ((index % 1000) as f32 + (size - 1.0) / 2.0) * factor;
         assert!(data.iter().enumerate().all(|(index, sum)| (sum - expected(index)).abs() <= 1e-3 * expected(index).max(1.0)));
     }
+    Ok(())
+}
+
+/// Not a test: prints what operations cost here.
+fn time(ranks: &mut Mpi) -> Result<(), CollectiveError> {
+    let mut gradients = vec![1.0; 11_000_000];
+    let mut all = vec![0; 16 * ranks.size()];
+    // Warm up.
+    ranks.all_reduce(&mut gradients, ReduceOp::Mean)?;
+    let first = ranks.rank() == 0;
+    let report = |name: &str, start: Instant, rounds: u32| {
+        if first {
+            println!("{name}: {:?}", start.elapsed() / rounds);
+        }
+    };
+    let start = Instant::now();
+    for _ in 0..10 {
+        ranks.all_reduce(&mut gradients, ReduceOp::Mean)?;
+    }
+    report("all_reduce of 11 M values", start, 10);
+    let start = Instant::now();
+    for _ in 0..2000 {
+        ranks.all_gather(&[0; 16], &mut all)?;
+    }
+    report("all_gather of 16 bytes each", start, 2000);
+    let start = Instant::now();
+    for _ in 0..1000 {
+        ring(ranks, 7 * 12_288)?;
+    }
+    report("exchange of 7 rows of 12 KiB with the next rank", start, 1000);
     Ok(())
 }
 
