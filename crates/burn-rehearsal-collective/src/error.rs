@@ -22,4 +22,14 @@ pub enum CollectiveError {
     /// An argument that no rank could accept.
     #[error("invalid argument: {0}")]
     InvalidArgument(String),
+    /// The library that carries the data failed, or does not fit the launcher.
+    #[error("{call} failed at step {step}: {reason}")]
+    Transport {
+        /// The training step of the rank that reports it.
+        step: u64,
+        /// The library's function.
+        call: &'static str,
+        /// What the library says.
+        reason: String,
+    },
 }

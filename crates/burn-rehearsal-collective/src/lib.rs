@@ -1,7 +1,7 @@
 //! Collective operations between the ranks of a data-parallel run.
 //!
 //! [`Collective`] is the one small, object-safe trait that the rehearsal engine and the data-parallel learner talk to. [`Solo`]
-//! is a world of one rank; [`Threads`] joins the threads of one process.
+//! is a world of one rank; [`Threads`] joins the threads of one process; with the feature `mpi`, `Mpi` joins processes on many machines.
 //!
 //! Every operation is *collective*: all ranks call the same operations in the same order. A rank that leaves (its handle is
 //! dropped, by a return, an error or a panic) while others wait for it makes their call return
@@ -9,11 +9,18 @@
 #![warn(missing_docs)]
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod call;
 mod error;
+pub mod launch;
+#[cfg(feature = "mpi")]
+pub mod mpi;
 mod solo;
+mod sums;
 mod threads;
 
 pub use error::CollectiveError;
+#[cfg(feature = "mpi")]
+pub use mpi::{Mpi, MpiOptions, Reduction, run_mpi};
 pub use solo::Solo;
 pub use threads::{RankFailure, Threads, run_threads};
 
@@ -54,8 +61,9 @@ pub struct Incoming<'a> {
 ///
 /// Every collective method returns [`CollectiveError::PeerFailed`] when a rank it waits for has left, and
 /// [`CollectiveError::Mismatch`] when the ranks disagree about the operation or its sizes, and
-/// [`CollectiveError::InvalidArgument`] when one rank's argument fits no call (its message says which rank). Both reach all
-/// ranks, and then no data has moved. After an error the handle is poisoned: later calls return the same error.
+/// [`CollectiveError::InvalidArgument`] when one rank's argument fits no call (its message says which rank). Among threads both reach
+/// all ranks, and then no data has moved; over MPI the ranks that are not to blame may get `PeerFailed` instead, and may have received
+/// data. [`CollectiveError::Transport`] is a failure of the library below. After an error the handle is poisoned: later calls return the same error.
 pub trait Collective: Send {
     /// This rank, in `0..size`.
     fn rank(&self) -> usize;

@@ -27,6 +27,8 @@ pub(crate) enum Step {
     Docs,
     /// `cargo test`, with documentation tests.
     Tests,
+    /// The feature `mpi`: clippy, docs and tests of the collective, and the program, with ranks as processes under `mpirun`.
+    Mpi,
     /// The main job with its default arguments, against the published thresholds.
     MainJob,
 }
@@ -88,8 +90,26 @@ fn run(step: Step, workspace: &Workspace, closing: &mut Closing) -> Result<()> {
         Step::Clippy => process::run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])),
         Step::Docs => process::run(cargo(&["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings")),
         Step::Tests => tests(cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]), &mut std::io::stdout(), closing),
+        Step::Mpi => mpi(workspace, closing),
         Step::MainJob => main_job(workspace),
     }
+}
+
+/// Builds the feature `mpi` and runs what needs it: real processes, more than there are cores if need be.
+fn mpi(workspace: &Workspace, closing: &mut Closing) -> Result<()> {
+    let cargo = |arguments: &[&str]| workspace.cargo(Leg::MPI, arguments);
+    let collective = ["-p", "burn-rehearsal-collective", "--features", "mpi", "--locked"];
+    process::run(cargo(&["clippy", "--all-targets"]).args(collective).args(["--", "-D", "warnings"]))?;
+    process::run(cargo(&["doc", "--no-deps"]).args(collective).env("RUSTDOCFLAGS", "-D warnings"))?;
+    tests(with(cargo(&["test", "--no-fail-fast"]), &collective), &mut std::io::stdout(), closing)?;
+    let program = ["-p", "continual-imagenet", "--features", "mpi", "--test", "mpi", "--locked"];
+    tests(with(cargo(&["test", "--no-fail-fast"]), &program), &mut std::io::stdout(), closing)
+}
+
+/// `command` with more arguments.
+fn with(mut command: Command, arguments: &[&str]) -> Command {
+    command.args(arguments);
+    command
 }
 
 /// Runs the tests and keeps their closing lines, also when some fail.

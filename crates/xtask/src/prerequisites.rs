@@ -28,12 +28,19 @@ struct Tool {
     remedy: Remedy,
 }
 
-/// The tools of the default leg.
-const TOOLS: [Tool; 3] = [
+/// The tools of the default leg and of the MPI leg.
+const TOOLS: [Tool; 6] = [
     Tool { what: "a C linker `cc`", probe: &["cc", "--version"], remedy: Remedy::Debian(&["gcc", "libc6-dev"]) },
     Tool { what: "`cargo fmt`", probe: &["cargo", "fmt", "--version"], remedy: Remedy::Rustup("rustfmt") },
     Tool { what: "`cargo clippy`", probe: &["cargo", "clippy", "--version"], remedy: Remedy::Rustup("clippy") },
+    Tool { what: "an MPI with headers (`mpicc`)", probe: &["mpicc", "--version"], remedy: Remedy::Debian(&["libopenmpi-dev"]) },
+    Tool { what: "MPI's launcher `mpirun`", probe: &["mpirun", "--version"], remedy: Remedy::Debian(&["openmpi-bin"]) },
+    Tool { what: "libclang, which reads MPI's headers", probe: &["sh", "-c", FIND_LIBCLANG], remedy: Remedy::Debian(&["libclang-dev"]) },
 ];
+
+/// Succeeds if libclang is where bindgen looks for it, and compiler headers for it (`stddef.h`) are there as well.
+const FIND_LIBCLANG: &str = "{ test -n \"$LIBCLANG_PATH\" || ldconfig -p | grep -q libclang || ls /usr/lib/llvm-*/lib/libclang*.so*; } \
+                             && { command -v clang || ls /usr/lib/llvm-*/lib/clang/*/include/stddef.h; }";
 
 /// Checks that all tools are there, after installing what we may install.
 pub(crate) fn ensure() -> Result<()> {
@@ -111,7 +118,7 @@ mod tests {
 
     #[test]
     fn missing_tools_are_named_with_the_command_that_installs_them() {
-        let missing = missing(&TOOLS, |tool| tool.what == "`cargo fmt`");
+        let missing = missing(&TOOLS[..3], |tool| tool.what == "`cargo fmt`");
         assert_eq!(debian_packages(&missing), ["gcc", "libc6-dev"]);
         assert_eq!(
             message(&missing),

@@ -18,6 +18,8 @@ pub(crate) struct Leg {
 impl Leg {
     /// What every crate builds by default.
     pub(crate) const DEFAULT: Self = Self { backend: "flex", mpi: None };
+    /// The default with ranks as processes.
+    pub(crate) const MPI: Self = Self { backend: "flex", mpi: Some("openmpi") };
 
     /// The target directory of this leg: `base` itself for the default one, a folder in it for every other.
     pub(crate) fn target_dir(self, base: &Path) -> PathBuf {

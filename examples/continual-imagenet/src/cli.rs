@@ -139,9 +139,15 @@ pub struct Options {
     /// What happens to the optimiser's state between tasks.
     #[arg(long, value_enum)]
     pub optimizer_state: Option<OptimizerStateArg>,
-    /// Data-parallel ranks, as threads of this process.
+    /// Data-parallel ranks, as threads of this process; under `mpirun` or `srun`, the launcher says how many there are.
     #[arg(long)]
     pub ranks: Option<usize>,
+    /// What joins the ranks; if nothing is said, `mpi` where `mpirun` or `srun` started several processes, otherwise `threads`.
+    #[arg(long, value_enum)]
+    pub collective: Option<CollectiveArg>,
+    /// Who adds up gradients under MPI.
+    #[arg(long, value_enum)]
+    pub reduction: Option<ReductionArg>,
     /// Threads per rank that read data.
     #[arg(long)]
     pub workers: Option<usize>,
@@ -286,6 +292,26 @@ pub enum ClassOrderArg {
     Fixed,
     /// Shuffled with the seed.
     Seeded,
+}
+
+/// What joins the ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CollectiveArg {
+    /// They are threads of one process.
+    Threads,
+    /// They are processes of an MPI run.
+    Mpi,
+}
+
+/// Who adds up gradients under MPI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReductionArg {
+    /// We do, in rank order: the same bits in every run, and as with threads.
+    Fixed,
+    /// The MPI library, in its own order.
+    Fast,
 }
 
 /// Sets of defaults.

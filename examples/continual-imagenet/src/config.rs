@@ -1,10 +1,11 @@
 //! From options to a configuration in which nothing is left open.
 
 use crate::cli::{
-    CandidateModeArg, ClassOrderArg, ExecutionArg, InitArg, ModelArg, OnRepeatArg, OptimizerStateArg, Options, PolicyArg, Recipe,
-    SamplingArg, StreamArg,
+    CandidateModeArg, ClassOrderArg, CollectiveArg, ExecutionArg, InitArg, ModelArg, OnRepeatArg, OptimizerStateArg, Options, PolicyArg,
+    Recipe, ReductionArg, SamplingArg, StreamArg,
 };
 use crate::error::AppError;
+use crate::transport;
 use burn_rehearsal::error::ConfigError;
 use burn_rehearsal::{Capacity, RehearsalConfig};
 use burn_rehearsal_train::experiment::Settings;
@@ -78,6 +79,10 @@ pub struct Config {
     pub optimizer_state: OptimizerStateArg,
     /// Ranks.
     pub ranks: usize,
+    /// What joins the ranks.
+    pub collective: CollectiveArg,
+    /// Who adds up gradients under MPI.
+    pub reduction: ReductionArg,
     /// Loader threads per rank.
     pub workers: usize,
     /// The device.
@@ -120,6 +125,8 @@ impl Config {
             scale_cap: 1.0,
             optimizer_state: OptimizerStateArg::Reset,
             ranks: 2,
+            collective: CollectiveArg::Threads,
+            reduction: ReductionArg::Fixed,
             workers: 1,
             device: "flex".into(),
             seed: 42,
@@ -201,11 +208,14 @@ impl Config {
             scale_cap,
             optimizer_state,
             ranks,
+            reduction,
             workers,
             device,
             seed,
             profile
         );
+        (config.collective, config.ranks) =
+            transport::choose(flags.collective.or(file.collective), flags.ranks.or(file.ranks), config.ranks, transport::launch())?;
         config.out = match flags.out.or(file.out) {
             Some(out) => out,
             None => PathBuf::from("runs").join(data_name(&config.data)),

@@ -3,6 +3,18 @@
 use crate::error::AppError;
 use burn::tensor::Device;
 
+/// The device of one of several processes on a machine: `cuda` without a number is that of the process's number among them.
+///
+/// `visible` is `CUDA_VISIBLE_DEVICES`: where each process sees only some GPUs, their numbers start at 0 again.
+pub fn of_process(name: &str, local_rank: usize, visible: Option<&str>) -> String {
+    let count = visible.map_or(0, |list| list.split(',').filter(|device| !device.trim().is_empty()).count());
+    match name {
+        "cuda" if count > 0 => format!("cuda:{}", local_rank % count),
+        "cuda" => format!("cuda:{local_rank}"),
+        other => other.to_owned(),
+    }
+}
+
 /// The device that `--device` names.
 ///
 /// # Errors
@@ -58,4 +70,18 @@ pub fn list() -> Vec<String> {
         lines.push(format!("{missing:<9} not built in (--features {missing})"));
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_of_a_machine_share_its_gpus_unless_a_number_is_named() {
+        assert_eq!(of_process("cuda", 3, None), "cuda:3");
+        assert_eq!(of_process("cuda", 3, Some("4,5")), "cuda:1");
+        assert_eq!(of_process("cuda", 3, Some("7")), "cuda:0");
+        assert_eq!(of_process("cuda:1", 3, None), "cuda:1");
+        assert_eq!(of_process("flex", 3, None), "flex");
+    }
 }

@@ -1,6 +1,7 @@
 //! What the program tells its user when it cannot go on.
 
 use burn_rehearsal::error::{BatchError, ConfigError};
+use burn_rehearsal_collective::CollectiveError;
 use burn_rehearsal_train::experiment::ExperimentError;
 use burn_rehearsal_train::report::ReportError;
 use burn_rehearsal_train::stream::StreamError;
@@ -68,6 +69,9 @@ pub enum AppError {
     /// A rank that panicked, could not be started, or told the others why it failed.
     #[error("{0}")]
     RankEnded(String),
+    /// What joins the ranks.
+    #[error(transparent)]
+    Collective(#[from] CollectiveError),
     /// A report or figure.
     #[error(transparent)]
     Report(#[from] ReportError),

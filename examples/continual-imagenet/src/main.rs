@@ -15,6 +15,7 @@ mod progress;
 mod run;
 mod say;
 mod stop;
+mod transport;
 mod workload;
 
 use clap::Parser;
@@ -25,8 +26,9 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    // Burn logs every error of a run on every rank; the one that matters is returned and printed below.
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn,burn_train=off".into());
+    // One process of a run logs. Burn logs every error of a run on every rank; the one that matters is returned and printed below.
+    let level = if transport::is_first_process() { "warn,burn_train=off" } else { "error,burn_train=off" };
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into());
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).init();
     match dispatch(cli) {
         Ok(code) => code,

@@ -22,9 +22,9 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// A display for a run of `tasks` tasks of `epochs` epochs.
-    pub fn new(method: Method, tasks: usize, epochs: usize, stop: Stop) -> Self {
-        let bar = if std::io::stderr().is_terminal() { ProgressBar::new((tasks * epochs) as u64) } else { ProgressBar::hidden() };
+    /// A display for a run of `tasks` tasks of `epochs` epochs. One process of a run `speaks`.
+    pub fn new(method: Method, tasks: usize, epochs: usize, stop: Stop, speaks: bool) -> Self {
+        let bar = if speaks && std::io::stderr().is_terminal() { ProgressBar::new((tasks * epochs) as u64) } else { ProgressBar::hidden() };
         if let Ok(style) = ProgressStyle::with_template("{prefix:>12} {bar:16} epoch {pos}/{len}  {msg}  {elapsed} (ETA {eta})") {
             bar.set_style(style);
         }

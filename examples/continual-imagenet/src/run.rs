@@ -1,16 +1,17 @@
 //! Running methods on all ranks, and what is left on disk afterwards.
 
-use crate::cli::{MethodArg, Options};
+use crate::cli::{CollectiveArg, MethodArg, Options};
 use crate::config::Config;
 use crate::device;
 use crate::error::AppError;
 use crate::progress::Progress;
 use crate::say::say;
 use crate::stop::{INTERRUPTED, Stop};
+use crate::transport;
 use crate::workload::Images;
 use burn::tensor::Device;
 use burn_rehearsal::RehearsalConfig;
-use burn_rehearsal_collective::{RankFailure, run_threads};
+use burn_rehearsal_collective::{Collective, RankFailure, run_threads};
 use burn_rehearsal_train::experiment::{Blame, ExperimentError, Workload, run_rank};
 use burn_rehearsal_train::report::schema::{Method, REPORT_FILE};
 use burn_rehearsal_train::report::{RunReport, accuracy_svg, comparison_table, merged_table, phases_svg, write_atomically};
@@ -31,11 +32,12 @@ struct Job {
     /// The directories that were made for this job.
     made: Vec<PathBuf>,
     stop: Stop,
+    /// Of the processes of a run, the first one shows progress and writes the report.
+    first: bool,
 }
 
 impl Job {
-    fn prepare(options: Options, methods: &[Method]) -> Result<Self, AppError> {
-        let config = Config::resolve(options)?;
+    fn prepare(config: Config, methods: &[Method], first: bool) -> Result<Self, AppError> {
         let device = device::parse(&config.device)?;
         let images = Images::open(&config)?;
         let rehearsal = config.rehearsal(images.train_len(), images.classes())?;
@@ -62,45 +64,60 @@ impl Job {
                 config.representatives
             ));
         }
-        let made = create_directory(&config.out)?;
-        let stop = Stop::listen();
-        heading.iter().for_each(|line| say(line));
-        Ok(Self { config, device, images, rehearsal, made, stop })
+        let made = if first { create_directory(&config.out)? } else { Vec::new() };
+        let stop = Stop::listen(first);
+        if first {
+            heading.iter().for_each(|line| say(line));
+        }
+        Ok(Self { config, device, images, rehearsal, made, stop, first })
     }
 
-    /// Trains with one method on all ranks and writes the report.
-    fn run(&self, method: Method) -> Result<RunReport, AppError> {
-        let Self { config, device, images, rehearsal, stop, .. } = self;
+    /// Trains with one method on all ranks and writes the report. `process` is this process's rank under MPI; otherwise ranks are threads.
+    fn run(&self, method: Method, process: Option<&mut Box<dyn Collective>>) -> Result<RunReport, AppError> {
+        let Self { config, device, images, rehearsal, stop, first, .. } = self;
         let settings = config.settings(method, rehearsal.clone());
         let echo = serde_json::to_value(config).unwrap_or_default();
-        let progress = Progress::new(method, images.stream().tasks(), config.epochs, stop.clone());
-        let results =
-            run_threads(config.ranks, |collective| run_rank(images, &settings, echo.clone(), Box::new(collective), device, &progress));
+        let progress = Progress::new(method, images.stream().tasks(), config.epochs, stop.clone(), *first);
+        let rank = |collective| run_rank(images, &settings, echo.clone(), collective, device, &progress);
+        let report = match process {
+            None => first_report(run_threads(config.ranks, |threads| rank(Box::new(threads)))),
+            Some(process) => rank(process.duplicate()?).map_err(|source| AppError::Rank { rank: process.rank(), source }),
+        };
         progress.finish();
-        let report = first_report(results)?;
-        report.write(&config.out.join(method.to_string()))?;
+        let report = report?;
+        if *first {
+            report.write(&config.out.join(method.to_string()))?;
+        }
         Ok(report)
     }
 
     /// Runs the methods one after the other until Ctrl-C, and shows what came of it.
-    fn run_all(&self, methods: &[Method]) -> Result<ExitCode, AppError> {
+    fn run_all(&self, methods: &[Method], mut process: Option<Box<dyn Collective>>) -> Result<ExitCode, AppError> {
         let mut reports = Vec::new();
         for &method in methods {
+            // Of several processes, some may have been asked and others not yet.
+            let stop = match &mut process {
+                None => self.stop.requested(),
+                Some(process) => transport::any(self.stop.requested(), process.as_mut())?,
+            };
             // The first is started in any case, and ends after its first step: there is always a report that says how far it went.
-            if reports.is_empty() || !self.stop.requested() {
-                reports.push(self.run(method)?);
+            if stop && !reports.is_empty() {
+                break;
             }
+            reports.push(self.run(method, process.as_mut())?);
         }
-        say(&format!("\n{LEGEND}\n\n{}", comparison_table(&reports)));
-        draw(&reports, &self.config.out)?;
-        reports.iter().filter_map(diverged).for_each(|warning| eprintln!("{warning}"));
-        say(&format!("reports and figures: {}", self.config.out.display()));
+        if self.first {
+            say(&format!("\n{LEGEND}\n\n{}", comparison_table(&reports)));
+            draw(&reports, &self.config.out)?;
+            reports.iter().filter_map(diverged).for_each(|warning| eprintln!("{warning}"));
+            say(&format!("reports and figures: {}", self.config.out.display()));
+        }
         Ok(if self.stop.requested() { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
     }
 
     /// As [`run_all`](Self::run_all); a job that fails before its first report leaves nothing behind.
-    fn finish(self, methods: &[Method]) -> Result<ExitCode, AppError> {
-        self.run_all(methods).inspect_err(|_| {
+    fn finish(self, methods: &[Method], process: Option<Box<dyn Collective>>) -> Result<ExitCode, AppError> {
+        self.run_all(methods, process).inspect_err(|_| {
             // Those that are not empty stay, and so do those above them.
             self.made.iter().all(|directory| std::fs::remove_dir(directory).is_ok());
         })
@@ -109,14 +126,26 @@ impl Job {
 
 /// `compare`: the three methods, one after the other.
 pub fn compare(options: Options) -> Result<ExitCode, AppError> {
-    let methods = [Method::Incremental, Method::Rehearsal, Method::Scratch];
-    Job::prepare(options, &methods)?.finish(&methods)
+    run(options, &[Method::Incremental, Method::Rehearsal, Method::Scratch])
 }
 
 /// `train`: one method.
 pub fn train(method: MethodArg, options: Options) -> Result<ExitCode, AppError> {
-    let methods = [method.into()];
-    Job::prepare(options, &methods)?.finish(&methods)
+    run(options, &[method.into()])
+}
+
+/// Some methods, on ranks that are threads of this process, or processes of which this is one.
+fn run(options: Options, methods: &[Method]) -> Result<ExitCode, AppError> {
+    let mut config = Config::resolve(options)?;
+    match config.collective {
+        CollectiveArg::Threads => Job::prepare(config, methods, true)?.finish(methods, None),
+        CollectiveArg::Mpi => {
+            config.device = transport::device(&config.device);
+            transport::run_mpi(&config.clone(), |process| {
+                Job::prepare(config, methods, process.rank() == 0)?.finish(methods, Some(process))
+            })
+        }
+    }
 }
 
 /// `report`: finished runs side by side. Figures go to `out`, or to the first directory.

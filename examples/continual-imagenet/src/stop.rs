@@ -19,8 +19,8 @@ struct State {
 }
 
 impl Stop {
-    /// Listens to Ctrl-C from now on. Where that is not possible, Ctrl-C ends the program as usual.
-    pub fn listen() -> Self {
+    /// Listens to Ctrl-C from now on. Where that is not possible, Ctrl-C ends the program as usual. One process of a run `speaks`.
+    pub fn listen(speaks: bool) -> Self {
         let stop = Self::default();
         let handler = stop.clone();
         let listening = ctrlc::set_handler(move || {
@@ -28,7 +28,9 @@ impl Stop {
             if std::mem::replace(&mut state.requested, true) {
                 std::process::exit(i32::from(INTERRUPTED));
             }
-            eprintln!("stopping after this step; once more to stop at once");
+            if speaks {
+                eprintln!("stopping after this step; once more to stop at once");
+            }
             state.ranks.iter().for_each(|rank| rank.stop(Some("Ctrl-C")));
         });
         if let Err(error) = listening {

@@ -2,48 +2,11 @@
 //!
 //! The board is read only behind gate A, when every rank has rewritten its part: what an earlier round left there is never seen.
 
-use std::fmt;
 use std::sync::Arc;
 
 use super::gate::{Failure, Gate};
 use super::moves::Address;
-use crate::ReduceOp;
-
-/// The part of a call that must be equal on all ranks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Call {
-    Barrier,
-    /// `len` in bytes.
-    Broadcast {
-        root: usize,
-        len: usize,
-    },
-    /// `len` in bytes of one rank's `send`.
-    AllGather {
-        len: usize,
-    },
-    /// `len` in values.
-    AllReduce {
-        op: ReduceOp,
-        len: usize,
-    },
-    Exchange,
-    Duplicate,
-}
-
-impl fmt::Display for Call {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Barrier => write!(f, "barrier"),
-            Self::Broadcast { root, len } => write!(f, "broadcast of {len} bytes from rank {root}"),
-            Self::AllGather { len } => write!(f, "all_gather of {len} bytes each"),
-            Self::AllReduce { op: ReduceOp::Sum, len } => write!(f, "all_reduce to the sum of {len} values"),
-            Self::AllReduce { op: ReduceOp::Mean, len } => write!(f, "all_reduce to the mean of {len} values"),
-            Self::Exchange => write!(f, "exchange"),
-            Self::Duplicate => write!(f, "duplicate"),
-        }
-    }
-}
+use crate::call::Call;
 
 /// One rank's call.
 #[derive(Debug)]

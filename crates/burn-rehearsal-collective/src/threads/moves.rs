@@ -9,12 +9,11 @@
 use std::ptr;
 use std::sync::Arc;
 
-use super::board::{Call, Offer};
+use super::board::Offer;
 use super::gate::{Failure, Gate};
+use crate::call::Call;
+use crate::sums::{BLOCK, divide, slice_of};
 use crate::{Incoming, Outgoing, ReduceOp};
-
-/// Values that are summed at a time: the sums and one rank's summands stay in the first-level cache.
-const BLOCK: usize = 2048;
 
 /// The start of a buffer that another rank has published; its length is what the ranks agreed on.
 #[derive(Debug, Clone, Copy)]
@@ -97,13 +96,6 @@ pub(super) fn all_reduce(gate: &Gate, rank: usize, addresses: &mut Vec<Address>,
     Ok(())
 }
 
-/// The part `start..end` of `len` values that `rank` reduces: the first `len % size` ranks have one more than the others.
-fn slice_of(rank: usize, size: usize, len: usize) -> (usize, usize) {
-    let (share, extra) = (len / size, len % size);
-    let start = rank * share + rank.min(extra);
-    (start, start + share + usize::from(rank < extra))
-}
-
 /// Adds up the values `start..start + len` of all buffers in rank order, in the first buffer, and copies the result into the others.
 ///
 /// # Safety
@@ -125,17 +117,6 @@ unsafe fn reduce_block(buffers: &[Address], start: usize, len: usize, op: Reduce
     }
     for other in others {
         block(other).copy_from_slice(sums);
-    }
-}
-
-/// Divides every value by `size`.
-fn divide(values: &mut [f32], size: usize) {
-    let divisor = size as f32;
-    if size.is_power_of_two() {
-        // The inverse is exact, so the product has the bits of the quotient, in a fraction of the time.
-        values.iter_mut().for_each(|value| *value *= 1.0 / divisor);
-    } else {
-        values.iter_mut().for_each(|value| *value /= divisor);
     }
 }
 

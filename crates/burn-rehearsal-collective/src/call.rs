@@ -1,0 +1,41 @@
+//! What a collective call is: the part of it that all ranks must agree on.
+
+use std::fmt;
+
+use crate::ReduceOp;
+
+/// The part of a call that must be equal on all ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Call {
+    Barrier,
+    /// `len` in bytes.
+    Broadcast {
+        root: usize,
+        len: usize,
+    },
+    /// `len` in bytes of one rank's `send`.
+    AllGather {
+        len: usize,
+    },
+    /// `len` in values.
+    AllReduce {
+        op: ReduceOp,
+        len: usize,
+    },
+    Exchange,
+    Duplicate,
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Barrier => write!(f, "barrier"),
+            Self::Broadcast { root, len } => write!(f, "broadcast of {len} bytes from rank {root}"),
+            Self::AllGather { len } => write!(f, "all_gather of {len} bytes each"),
+            Self::AllReduce { op: ReduceOp::Sum, len } => write!(f, "all_reduce to the sum of {len} values"),
+            Self::AllReduce { op: ReduceOp::Mean, len } => write!(f, "all_reduce to the mean of {len} values"),
+            Self::Exchange => write!(f, "exchange"),
+            Self::Duplicate => write!(f, "duplicate"),
+        }
+    }
+}

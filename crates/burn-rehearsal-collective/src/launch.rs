@@ -1,0 +1,78 @@
+//! What the environment says about the launcher (`mpirun`, `mpiexec`, `srun`) that started this process.
+//!
+//! Nothing here needs MPI: a program can tell whether it should use it, and which of the machine's devices and cores are its own.
+
+/// How a launcher started this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Launch {
+    /// The number of processes that the launcher started.
+    pub size: usize,
+    /// This process among all of them, from 0, if the launcher tells. MPI may number them differently.
+    pub rank: Option<usize>,
+    /// This process among those on the same machine, from 0; if the launcher tells.
+    pub local_rank: Option<usize>,
+    /// The number of processes on the same machine, if the launcher tells.
+    pub local_size: Option<usize>,
+}
+
+impl Launch {
+    /// The launcher of this process, or `None` if it was started by hand.
+    pub fn detect() -> Option<Self> {
+        Self::from_variables(|name| std::env::var(name).ok())
+    }
+
+    /// Open MPI's and Hydra's variables come first: their launchers may themselves have been started by SLURM.
+    fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Option<Self> {
+        let number = |name: &str| variable(name).and_then(|value| value.trim().parse::<usize>().ok());
+        if let Some(size) = number("OMPI_COMM_WORLD_SIZE") {
+            let (local_rank, local_size) = (number("OMPI_COMM_WORLD_LOCAL_RANK"), number("OMPI_COMM_WORLD_LOCAL_SIZE"));
+            return Some(Self { size, rank: number("OMPI_COMM_WORLD_RANK"), local_rank, local_size });
+        }
+        // A batch script itself has SLURM_NTASKS too; only what `srun` starts has a step with tasks.
+        let slurm = number("SLURM_STEP_NUM_TASKS");
+        if let Some(size) = number("PMI_SIZE").or(slurm) {
+            let tasks_per_node = || variable("SLURM_STEP_TASKS_PER_NODE").and_then(|value| first_number(&value));
+            let local_rank = number("MPI_LOCALRANKID").or_else(|| slurm.and_then(|_| number("SLURM_LOCALID")));
+            let local_size = number("MPI_LOCALNRANKS").or_else(|| slurm.and_then(|_| tasks_per_node()));
+            let rank = number("PMI_RANK").or_else(|| slurm.and_then(|_| number("SLURM_PROCID")));
+            return Some(Self { size, rank, local_rank, local_size });
+        }
+        None
+    }
+}
+
+/// The number that `4(x2),3` starts with.
+fn first_number(text: &str) -> Option<usize> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    text[..end].parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn detect(variables: &[(&str, &str)]) -> Option<Launch> {
+        Launch::from_variables(|name| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+    }
+
+    #[test]
+    fn every_launcher_is_recognised_by_its_own_variables() {
+        let expected = Some(Launch { size: 8, rank: Some(5), local_rank: Some(1), local_size: Some(4) });
+        let open_mpi = [
+            ("OMPI_COMM_WORLD_SIZE", "8"),
+            ("OMPI_COMM_WORLD_RANK", "5"),
+            ("OMPI_COMM_WORLD_LOCAL_RANK", "1"),
+            ("OMPI_COMM_WORLD_LOCAL_SIZE", "4"),
+        ];
+        assert_eq!(detect(&open_mpi), expected);
+        assert_eq!(detect(&[("PMI_SIZE", "8"), ("PMI_RANK", "5"), ("MPI_LOCALRANKID", "1"), ("MPI_LOCALNRANKS", "4")]), expected);
+        let slurm = [("SLURM_STEP_NUM_TASKS", "8"), ("SLURM_PROCID", "5"), ("SLURM_LOCALID", "1"), ("SLURM_STEP_TASKS_PER_NODE", "4(x2)")];
+        assert_eq!(detect(&slurm), expected);
+    }
+
+    #[test]
+    fn neither_a_shell_nor_a_batch_script_is_a_launcher() {
+        assert_eq!(detect(&[]), None);
+        assert_eq!(detect(&[("SLURM_NTASKS", "8"), ("SLURM_LOCALID", "0")]), None);
+    }
+}

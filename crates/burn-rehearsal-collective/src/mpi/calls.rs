@@ -1,0 +1,128 @@
+//! The calls of MPI that are used, with return codes instead of aborts. With [`requests`](super::requests), all `ffi` of the crate.
+//!
+//! Nothing here may leave the communication thread: MPI is initialised there with `MPI_THREAD_FUNNELED`.
+#![allow(unsafe_code, reason = "MPI is a C library")]
+
+use std::ffi::{c_char, c_int, c_void};
+
+use ::mpi::environment::Universe;
+use ::mpi::ffi;
+use ::mpi::{Threading, initialize_with_threading};
+
+/// What a call of MPI says when it fails.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Fault {
+    /// The function.
+    pub(super) call: &'static str,
+    /// What the library says.
+    pub(super) reason: String,
+    /// Whether a message was not as long as its receiver expected.
+    pub(super) size: bool,
+}
+
+/// Turns a return code into a result.
+pub(super) fn check(call: &'static str, code: c_int) -> Result<(), Fault> {
+    if code == 0 { Ok(()) } else { Err(Fault { call, reason: text(code), size: class(code) == ffi::MPI_ERR_TRUNCATE as c_int }) }
+}
+
+fn class(code: c_int) -> c_int {
+    let mut class = 0;
+    // SAFETY: `class` is writable; any code is allowed.
+    unsafe { ffi::MPI_Error_class(code, &mut class) };
+    class
+}
+
+fn text(code: c_int) -> String {
+    // MPI_MAX_ERROR_STRING is 256 in Open MPI and 1024 in MPICH.
+    let mut buffer = [0_u8; 4096];
+    let mut len = 0;
+    // SAFETY: the buffer is larger than any library's longest message.
+    let done = unsafe { ffi::MPI_Error_string(code, buffer.as_mut_ptr().cast::<c_char>(), &mut len) };
+    let len = usize::try_from(len).unwrap_or(0).min(buffer.len());
+    if done == 0 { String::from_utf8_lossy(&buffer[..len]).into_owned() } else { format!("error code {code}") }
+}
+
+/// A running MPI. Dropping it ends MPI on all ranks together; [`leak`](Self::leak) it after a failure.
+pub(super) struct Library(Universe);
+
+impl Library {
+    /// Starts MPI on this thread, which must make all further calls.
+    pub(super) fn start() -> Result<Self, Fault> {
+        let fault = |reason: &str| Fault { call: "MPI_Init_thread", reason: reason.to_owned(), size: false };
+        let (universe, provided) =
+            initialize_with_threading(Threading::Funneled).ok_or_else(|| fault("MPI has been started in this process before"))?;
+        let library = Self(universe);
+        if provided < Threading::Funneled {
+            // Only one thread calls MPI, but others run beside it.
+            return Err(fault("the MPI library does not support programs with threads (MPI_THREAD_FUNNELED)"));
+        }
+        Comm::world().return_errors()?;
+        Ok(library)
+    }
+
+    /// Ends all ranks with exit code 1. MPI is not finalised, for that would wait for ranks that are gone.
+    pub(super) fn abort(self) {
+        // SAFETY: MPI is running; the call ends this process.
+        unsafe { ffi::MPI_Abort(Comm::world().0, 1) };
+        std::mem::forget(self.0);
+    }
+}
+
+/// A communicator.
+#[derive(Clone, Copy)]
+pub(super) struct Comm(pub(super) ffi::MPI_Comm);
+
+impl Comm {
+    /// All ranks. MPI is running.
+    pub(super) fn world() -> Self {
+        // SAFETY: a constant of the library.
+        Self(unsafe { ffi::RSMPI_COMM_WORLD })
+    }
+
+    /// Where [`duplicate`](super::requests) writes.
+    pub(super) fn none() -> Self {
+        // SAFETY: a constant of the library.
+        Self(unsafe { ffi::RSMPI_COMM_NULL })
+    }
+
+    /// Errors of this communicator are return codes from now on.
+    pub(super) fn return_errors(self) -> Result<(), Fault> {
+        // SAFETY: a living communicator and a constant.
+        check("MPI_Comm_set_errhandler", unsafe { ffi::MPI_Comm_set_errhandler(self.0, ffi::RSMPI_ERRORS_RETURN) })
+    }
+
+    /// A communicator of the same ranks, made while all of them wait here: for the start of the run only.
+    pub(super) fn duplicate_now(self) -> Result<Self, Fault> {
+        let mut new = Self::none();
+        // SAFETY: a living communicator, and room for another.
+        check("MPI_Comm_dup", unsafe { ffi::MPI_Comm_dup(self.0, &mut new.0) })?;
+        new.return_errors()?;
+        Ok(new)
+    }
+
+    /// This rank and the number of ranks.
+    pub(super) fn rank_and_size(self) -> Result<(usize, usize), Fault> {
+        let (mut rank, mut size) = (0, 0);
+        // SAFETY: a living communicator and two writable integers.
+        check("MPI_Comm_rank", unsafe { ffi::MPI_Comm_rank(self.0, &mut rank) })?;
+        // SAFETY: as above.
+        check("MPI_Comm_size", unsafe { ffi::MPI_Comm_size(self.0, &mut size) })?;
+        Ok((usize::try_from(rank).unwrap_or(0), usize::try_from(size).unwrap_or(1)))
+    }
+}
+
+/// The type of all messages.
+pub(super) fn byte() -> ffi::MPI_Datatype {
+    // SAFETY: a constant of the library.
+    unsafe { ffi::RSMPI_UINT8_T }
+}
+
+/// A message's length or a rank as MPI takes it; lengths are cut to less than 2 GiB before.
+pub(super) fn int(value: usize) -> c_int {
+    c_int::try_from(value).unwrap_or(c_int::MAX)
+}
+
+/// A pointer as MPI takes it.
+pub(super) fn void(start: *mut u8) -> *mut c_void {
+    start.cast()
+}

@@ -1,0 +1,282 @@
+//! One handle as the communication thread sees it: its communicator and the operation in progress.
+#![allow(unsafe_code, reason = "lent buffers are given to MPI")]
+
+use std::ffi::c_int;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
+
+use super::calls::{Comm, Fault};
+use super::job::{Answer, Lent, Work};
+use super::reduce::{Place, Reduce, others};
+use super::requests::Requests;
+use super::{MpiOptions, Reduction};
+use crate::ReduceOp;
+use crate::call::Call;
+use crate::sums::divide;
+
+/// After a failure, MPI has so long to let go of the caller's memory.
+const LET_GO: Duration = Duration::from_secs(1);
+
+/// What an operation is waiting for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// All its messages, after which it is over.
+    Messages,
+    /// A broadcast's data, which are then passed on.
+    Data,
+    /// The buckets of an all-reduce.
+    Buckets,
+    /// The library's own sum.
+    Sum,
+    /// A new communicator.
+    Communicator,
+}
+
+/// An operation in progress.
+pub(super) struct Active {
+    pub(super) work: Work,
+    stage: Stage,
+    pub(super) since: Instant,
+    /// When the ranks that are waited for were told so.
+    pub(super) told: Instant,
+    /// How often a rank that is waited for has answered that it has finished this operation.
+    pub(super) done_elsewhere: u32,
+}
+
+/// One handle.
+pub(super) struct Endpoint {
+    comm: Comm,
+    rank: usize,
+    size: usize,
+    /// The same on all ranks, different from that of every other handle.
+    pub(super) group: u64,
+    children: u64,
+    /// The number of the next operation.
+    pub(super) next: u64,
+    pub(super) answers: SyncSender<Answer>,
+    messages: Requests,
+    reduce: Reduce,
+    reduction: Reduction,
+    /// What the library's own all-reduce reads.
+    copy: Vec<f32>,
+    /// Where a duplication writes; boxed, so that it stays in its place.
+    child: Box<Comm>,
+    pub(super) active: Option<Active>,
+    /// Why the operation in progress could not even begin.
+    pub(super) fault: Option<Fault>,
+    /// For each rank, the number of the first operation in which it takes no part.
+    pub(super) left: Vec<u64>,
+    /// Whether the handle is gone, or has failed: the others have been told.
+    pub(super) closed: bool,
+}
+
+impl Endpoint {
+    pub(super) fn new(comm: Comm, (rank, size): (usize, usize), group: u64, answers: SyncSender<Answer>, options: &MpiOptions) -> Self {
+        let limit = options.largest_message;
+        Self {
+            comm,
+            rank,
+            size,
+            group,
+            children: 0,
+            next: 0,
+            answers,
+            messages: Requests::new(limit),
+            reduce: Reduce::new(limit),
+            reduction: options.reduction,
+            copy: Vec::new(),
+            child: Box::new(Comm::none()),
+            active: None,
+            fault: None,
+            left: vec![u64::MAX; size],
+            closed: false,
+        }
+    }
+
+    /// The communicator and the group of a handle made by the duplication that has just finished.
+    pub(super) fn take_child(&mut self) -> Result<(Comm, u64), Fault> {
+        self.children += 1;
+        let comm = std::mem::replace(&mut *self.child, Comm::none());
+        comm.return_errors()?;
+        Ok((comm, child_group(self.group, self.children)))
+    }
+
+    /// Begins an operation.
+    pub(super) fn start(&mut self, work: Work) -> Result<(), Fault> {
+        let now = Instant::now();
+        let Work { call, data, result, .. } = work;
+        let mut active = Active { work, stage: Stage::Messages, since: now, told: now, done_elsewhere: 0 };
+        let place = self.place(call);
+        let Place { comm, rank, size, tag } = place;
+        self.next += 1;
+        let posted = match call {
+            Call::Barrier => others(rank, size).try_for_each(|peer| {
+                // SAFETY: no memory is involved.
+                unsafe {
+                    self.messages.receive_piece(comm, tag, peer, Lent::NOTHING)?;
+                    self.messages.send_piece(comm, tag, peer, Lent::NOTHING)
+                }
+            }),
+            Call::Broadcast { root, .. } if root == rank => self.pass_on(place, root, data),
+            Call::Broadcast { root, .. } => {
+                active.stage = Stage::Data;
+                // SAFETY: lent (see `Lent`).
+                unsafe { self.messages.receive(comm, tag, parent(rank, root, size), data) }
+            }
+            Call::AllGather { len } => others(rank, size).try_for_each(|peer| {
+                // SAFETY: lent; each peer's part of the result is another.
+                unsafe {
+                    self.messages.receive(comm, tag, peer, result.part(peer * len, len))?;
+                    self.messages.send(comm, tag, peer, data)
+                }
+            }),
+            Call::AllReduce { op, .. } if self.reduction == Reduction::FixedOrder => {
+                active.stage = Stage::Buckets;
+                self.reduce.start(data, op);
+                Ok(())
+            }
+            Call::AllReduce { .. } => {
+                active.stage = Stage::Sum;
+                self.start_library_sum(data)
+            }
+            Call::Exchange => {
+                let parcels = &active.work.parcels;
+                // SAFETY: lent, every parcel on its own.
+                let received = parcels.incoming.iter().try_for_each(|p| unsafe { self.messages.receive(comm, tag, p.peer, p.bytes) });
+                // SAFETY: as above.
+                received.and_then(|()| parcels.outgoing.iter().try_for_each(|p| unsafe { self.messages.send(comm, tag, p.peer, p.bytes) }))
+            }
+            Call::Duplicate => {
+                active.stage = Stage::Communicator;
+                // SAFETY: boxed, and an endpoint with an unfinished duplication is never dropped before the process ends.
+                unsafe { self.messages.duplicate(comm, &mut self.child) }
+            }
+        };
+        // Also after a failure, so that what has been posted is given up in an orderly way.
+        self.active = Some(active);
+        posted
+    }
+
+    /// Goes on with the operation in progress; true if there is one and it is over.
+    pub(super) fn advance(&mut self) -> Result<bool, Fault> {
+        if let Some(fault) = self.fault.take() {
+            return Err(fault);
+        }
+        let Some(Active { work, stage, .. }) = &self.active else { return Ok(false) };
+        let (call, data, stage) = (work.call, work.data, *stage);
+        let place = Place { tag: tag(call, self.next - 1), ..self.place(call) };
+        if stage == Stage::Buckets {
+            return self.reduce.advance(place);
+        }
+        if !self.messages.test()? {
+            return Ok(false);
+        }
+        match (stage, call) {
+            (Stage::Data, Call::Broadcast { root, .. }) => {
+                if let Some(active) = &mut self.active {
+                    active.stage = Stage::Messages;
+                }
+                self.pass_on(place, root, data)?;
+                self.messages.test()
+            }
+            (Stage::Sum, Call::AllReduce { op: ReduceOp::Mean, len }) => {
+                // SAFETY: a lent `&mut [f32]` of `len` values that MPI has finished with.
+                divide(unsafe { std::slice::from_raw_parts_mut(data.start().cast::<f32>(), len) }, self.size);
+                Ok(true)
+            }
+            _ => Ok(true),
+        }
+    }
+
+    /// Sends a broadcast's data to this rank's children in the binomial tree.
+    fn pass_on(&mut self, Place { comm, rank, size, tag }: Place, root: usize, data: Lent) -> Result<(), Fault> {
+        // SAFETY: lent; nobody writes the data any more.
+        children(rank, root, size).try_for_each(|peer| unsafe { self.messages.send(comm, tag, peer, data) })
+    }
+
+    fn start_library_sum(&mut self, data: Lent) -> Result<(), Fault> {
+        // SAFETY: a lent `&mut [f32]`.
+        let values = unsafe { std::slice::from_raw_parts(data.start().cast::<f32>(), data.len() / size_of::<f32>()) };
+        self.copy.clear();
+        self.copy.extend_from_slice(values);
+        // SAFETY: lent, and a copy that is touched only by the next operation.
+        unsafe { self.messages.all_reduce(self.comm, Lent::values(&mut self.copy), data) }
+    }
+
+    fn place(&self, call: Call) -> Place {
+        Place { comm: self.comm, rank: self.rank, size: self.size, tag: tag(call, self.next) }
+    }
+
+    /// Calls `each` with the ranks that the operation in progress waits for; `None` stands for some rank.
+    pub(super) fn pending(&self, mut each: impl FnMut(Option<usize>)) {
+        self.messages.pending(&mut each);
+        self.reduce.requests().for_each(|requests| requests.pending(&mut each));
+    }
+
+    /// Gives up the operation in progress; false if MPI still holds the caller's memory.
+    pub(super) fn abandon(&mut self) -> bool {
+        let messages = self.messages.abandon(LET_GO);
+        self.reduce.requests_mut().all(|requests| requests.abandon(LET_GO)) && messages
+    }
+}
+
+/// The first of the 256 tags of an operation. Different calls have different tags, so that they never receive each other's data; neither
+/// do operations that follow each other. All tags fit into the 15 bits that every MPI has.
+fn tag(call: Call, operation: u64) -> c_int {
+    let kind = match call {
+        Call::Barrier | Call::Duplicate => 0,
+        Call::Broadcast { .. } => 1,
+        Call::AllGather { .. } => 2,
+        Call::AllReduce { op: ReduceOp::Sum, .. } => 3,
+        Call::AllReduce { op: ReduceOp::Mean, .. } => 4,
+        Call::Exchange => 5,
+    };
+    kind << 12 | ((operation % 16) as c_int) << 8
+}
+
+/// From whom a rank other than the root gets a broadcast: its number relative to the root, without the lowest bit.
+fn parent(rank: usize, root: usize, size: usize) -> usize {
+    let relative = (rank + size - root) % size;
+    ((relative & (relative.wrapping_sub(1))) + root) % size
+}
+
+/// To whom a rank passes a broadcast on, those with the most descendants first.
+fn children(rank: usize, root: usize, size: usize) -> impl Iterator<Item = usize> {
+    let relative = (rank + size - root) % size;
+    let bits = if relative == 0 { usize::BITS - size.leading_zeros() } else { relative.trailing_zeros() };
+    (0..bits).rev().map(move |bit| relative + (1 << bit)).filter(move |child| *child < size).map(move |child| (child + root) % size)
+}
+
+/// The same on all ranks, for they duplicate a handle equally often (SplitMix64's finaliser).
+fn child_group(group: u64, child: u64) -> u64 {
+    let mut z = group ^ child.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rank_but_the_root_has_one_parent_in_the_tree() {
+        for size in 1..=17 {
+            for root in 0..size {
+                let mut parents = vec![None; size];
+                for rank in 0..size {
+                    for child in children(rank, root, size) {
+                        assert_eq!(parents[child].replace(rank), None, "two parents");
+                        assert_eq!(parent(child, root, size), rank);
+                    }
+                }
+                assert!((0..size).all(|rank| parents[rank].is_none() == (rank == root)), "{size} ranks, root {root}: {parents:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn tags_fit_into_15_bits() {
+        assert_eq!(tag(Call::Exchange, 31) + 255, 0x5FFF);
+    }
+}

@@ -1,0 +1,209 @@
+//! The all-reduce in a fixed order: the same additions as among threads, hence the same bits.
+//!
+//! The values are cut into buckets of 4 MiB. In each bucket, every rank sends every other its slice, adds up the parts of its own slice
+//! in rank order, and sends the sums to all. Each value crosses the network twice, whatever the number of ranks. A few buckets are
+//! under way at a time, so that one is summed while others travel.
+#![allow(unsafe_code, reason = "values of a lent buffer are read and written between messages")]
+
+use std::ffi::c_int;
+
+use super::calls::{Comm, Fault};
+use super::job::Lent;
+use super::requests::Requests;
+use crate::ReduceOp;
+use crate::sums::{BLOCK, divide, slice_of};
+
+/// Values of a bucket (4 MiB).
+const BUCKET: usize = 1 << 20;
+/// Buckets under way at a time.
+const LANES: usize = 4;
+const VALUE: usize = size_of::<f32>();
+
+/// What a lane is waiting for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Everybody's part of this rank's slice.
+    Parts,
+    /// Everybody's sums.
+    Sums,
+    /// Nothing: it can take the next bucket.
+    Free,
+}
+
+/// A bucket under way.
+struct Lane {
+    stage: Stage,
+    requests: Requests,
+    /// The others' parts of this rank's slice, in rank order.
+    parts: Vec<f32>,
+    bucket: usize,
+}
+
+/// An all-reduce in progress.
+pub(super) struct Reduce {
+    lanes: Vec<Lane>,
+    data: Lent,
+    op: ReduceOp,
+    /// The next bucket to start.
+    next: usize,
+}
+
+/// Where an operation takes place.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub(super) comm: Comm,
+    pub(super) rank: usize,
+    pub(super) size: usize,
+    /// The operation's first tag; it has 256.
+    pub(super) tag: c_int,
+}
+
+impl Reduce {
+    pub(super) fn new(limit: usize) -> Self {
+        let lane = || Lane { stage: Stage::Free, requests: Requests::new(limit), parts: Vec::new(), bucket: 0 };
+        Self { lanes: (0..LANES).map(|_| lane()).collect(), data: Lent::NOTHING, op: ReduceOp::Sum, next: 0 }
+    }
+
+    /// Begins with the values `data`, which no lane uses any more.
+    pub(super) fn start(&mut self, data: Lent, op: ReduceOp) {
+        (self.data, self.op, self.next) = (data, op, 0);
+    }
+
+    /// Goes on as far as possible; true when all sums are in place.
+    pub(super) fn advance(&mut self, place: Place) -> Result<bool, Fault> {
+        let buckets = (self.data.len() / VALUE).div_ceil(BUCKET);
+        let mut busy = false;
+        for lane in &mut self.lanes {
+            loop {
+                match lane.stage {
+                    Stage::Free if self.next == buckets => break,
+                    Stage::Free => {
+                        lane.bucket = self.next;
+                        self.next += 1;
+                        lane.scatter(place, self.data)?;
+                    }
+                    Stage::Parts if lane.requests.test()? => lane.sum(place, self.data, self.op)?,
+                    Stage::Sums if lane.requests.test()? => lane.stage = Stage::Free,
+                    Stage::Parts | Stage::Sums => break,
+                }
+            }
+            busy |= lane.stage != Stage::Free;
+        }
+        Ok(!busy && self.next == buckets)
+    }
+
+    pub(super) fn requests(&self) -> impl Iterator<Item = &Requests> {
+        self.lanes.iter().map(|lane| &lane.requests)
+    }
+
+    pub(super) fn requests_mut(&mut self) -> impl Iterator<Item = &mut Requests> {
+        self.lanes.iter_mut().map(|lane| &mut lane.requests)
+    }
+}
+
+impl Lane {
+    /// The bytes of `rank`'s slice of this lane's bucket.
+    fn slice(&self, data: Lent, rank: usize, size: usize) -> Lent {
+        let bucket = data.part(self.bucket * BUCKET * VALUE, BUCKET * VALUE);
+        let (start, end) = slice_of(rank, size, bucket.len() / VALUE);
+        bucket.part(start * VALUE, (end - start) * VALUE)
+    }
+
+    /// Buckets that are under way together have different tags.
+    fn tag(&self, place: Place) -> c_int {
+        place.tag + 2 * (self.bucket % 128) as c_int
+    }
+
+    fn scatter(&mut self, place: Place, data: Lent) -> Result<(), Fault> {
+        let Place { comm, rank, size, .. } = place;
+        let tag = self.tag(place);
+        let own = self.slice(data, rank, size).len();
+        self.parts.resize(own / VALUE * (size - 1), 0.0);
+        let parts = Lent::values(&mut self.parts);
+        self.stage = Stage::Parts;
+        for peer in others(rank, size) {
+            let part = parts.part((peer - usize::from(peer > rank)) * own, own);
+            // SAFETY: nobody touches `parts` until the requests are complete (`sum`); after a failure the lane is abandoned or leaked.
+            unsafe { self.requests.receive(comm, tag, peer, part)? };
+        }
+        for peer in others(rank, size) {
+            // SAFETY: a lent buffer; this slice is written only after these sends are complete (`sum`).
+            unsafe { self.requests.send(comm, tag, peer, self.slice(data, peer, size))? };
+        }
+        Ok(())
+    }
+
+    /// Adds up this rank's slice and begins to gather the others'.
+    fn sum(&mut self, place: Place, data: Lent, op: ReduceOp) -> Result<(), Fault> {
+        let Place { comm, rank, size, .. } = place;
+        let tag = self.tag(place) + 1;
+        let own = self.slice(data, rank, size);
+        // SAFETY: a lent `&mut [f32]`, so it is aligned, and slices are cut at values; no request uses this rank's own slice now.
+        let values = unsafe { std::slice::from_raw_parts_mut(own.start().cast::<f32>(), own.len() / VALUE) };
+        sum_in_rank_order(values, &self.parts, rank, size, op);
+        self.stage = Stage::Sums;
+        for peer in others(rank, size) {
+            // SAFETY: a lent buffer; the slices of different ranks are disjoint, and this lane's sends from it are complete.
+            unsafe { self.requests.receive(comm, tag, peer, self.slice(data, peer, size))? };
+        }
+        for peer in others(rank, size) {
+            // SAFETY: a lent buffer; nobody writes this rank's own slice until the operation is over.
+            unsafe { self.requests.send(comm, tag, peer, own)? };
+        }
+        Ok(())
+    }
+}
+
+/// All ranks but `rank`, the next one first, so that not all of them send to the same rank at the same time.
+pub(super) fn others(rank: usize, size: usize) -> impl Iterator<Item = usize> {
+    (1..size).map(move |distance| (rank + distance) % size)
+}
+
+/// Replaces `own`, the values of `rank`, by `((x0 + x1) + x2) + …`, where `parts` holds those of all other ranks in rank order.
+fn sum_in_rank_order(own: &mut [f32], parts: &[f32], rank: usize, size: usize, op: ReduceOp) {
+    let len = own.len();
+    let mut sums = [0.0; BLOCK];
+    for start in (0..len).step_by(BLOCK) {
+        let end = len.min(start + BLOCK);
+        let sums = &mut sums[..end - start];
+        for peer in 0..size {
+            let values = match peer.cmp(&rank) {
+                std::cmp::Ordering::Equal => &own[start..end],
+                std::cmp::Ordering::Less => &parts[peer * len + start..peer * len + end],
+                std::cmp::Ordering::Greater => &parts[(peer - 1) * len + start..(peer - 1) * len + end],
+            };
+            if peer == 0 {
+                sums.copy_from_slice(values);
+            } else {
+                sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += *value);
+            }
+        }
+        if op == ReduceOp::Mean {
+            divide(sums, size);
+        }
+        own[start..end].copy_from_slice(sums);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rank_adds_in_rank_order_wherever_its_own_values_stand() {
+        // The 1 is lost in 1e8 + 1; any order that joins 1e8 and -1e8 first gives 1.
+        let inputs = [1e8_f32, 1.0, -1e8];
+        for rank in 0..3 {
+            let mut own = vec![inputs[rank]; BLOCK + 3];
+            let parts: Vec<f32> = (0..3).filter(|peer| *peer != rank).flat_map(|peer| vec![inputs[peer]; BLOCK + 3]).collect();
+            sum_in_rank_order(&mut own, &parts, rank, 3, ReduceOp::Sum);
+            assert!(own.iter().all(|sum| *sum == 0.0));
+        }
+    }
+
+    #[test]
+    fn every_rank_starts_with_its_successor() {
+        assert_eq!(others(1, 4).collect::<Vec<_>>(), [2, 3, 0]);
+        assert_eq!(others(0, 1).count(), 0);
+    }
+}

@@ -1,0 +1,108 @@
+//! Ranks that fail, leave, disagree, or are killed: everybody ends in time, with an error that names what happened.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::launcher::{Ended, run, send, start, state_of};
+
+/// No failure may take longer to end the run than this. The tests' limit of silence is 3 s.
+const BOUND: Duration = Duration::from_secs(30);
+
+/// Runs `scenario`, which must fail in time with all of `messages` on stderr.
+fn fails(size: usize, scenario: &str, messages: &[&str]) {
+    let ended = run(size, &[scenario]);
+    assert!(!ended.success && ended.time < BOUND, "{ended:?}");
+    for message in messages {
+        assert!(ended.stderr.contains(message), "{message:?} is missing: {ended:?}");
+    }
+}
+
+#[test]
+fn a_panic_ends_the_run_and_the_others_name_the_rank_and_the_step() {
+    fails(3, "panic", &["rank 1: panicked: row 5 is missing", "rank 0: rank 1 failed or left the run at step 7", "rank 2: rank"]);
+}
+
+#[test]
+fn an_error_ends_the_run_and_the_others_name_the_rank_and_the_step() {
+    fails(3, "error", &["rank 1: cannot read shard 3", "rank 0: rank 1 failed or left the run at step 7", "rank 2: rank"]);
+}
+
+#[test]
+fn an_invalid_argument_is_reported_where_it_was_made_and_ends_the_others_calls() {
+    let invalid = "rank 1: invalid argument: rank 1, broadcast: root 9 is not a rank of a world of 2";
+    fails(2, "invalid", &[invalid, "rank 0: rank 1 failed or left the run at step 7"]);
+}
+
+#[test]
+fn a_handle_that_is_dropped_ends_the_others_calls() {
+    fails(2, "leave", &["rank 0: rank 1 failed or left the run at step 7"]);
+}
+
+#[test]
+fn different_calls_are_named() {
+    fails(2, "calls", &["ranks disagree at step 7", "barrier on rank 1"]);
+}
+
+#[test]
+fn different_lengths_are_named() {
+    fails(2, "lengths", &["ranks disagree at step 7: all_gather of", "expected from it"]);
+}
+
+#[test]
+fn data_that_are_never_sent_are_missed() {
+    fails(2, "missing", &["rank 0: ranks disagree at step 7: exchange: rank 1 has finished it, but its data have not come"]);
+}
+
+#[test]
+fn an_operation_may_have_a_limit() {
+    fails(2, "stall", &["rank 0: progress limit failed at step 7: barrier does not end: waiting for ranks [1]"]);
+}
+
+/// Sends rank 1 a signal while it works.
+fn signalled(scenario: &str, signal: &str) -> Ended {
+    let mut run = start(3, &[scenario]);
+    let pids = run.wait_for("pids ");
+    let pids: Vec<_> = pids.split(' ').collect();
+    send(signal, pids[1]);
+    let ended = run.end(BOUND);
+    assert!(!ended.success, "{ended:?}");
+    nobody_is_left(&pids, &ended);
+    ended
+}
+
+#[test]
+fn a_killed_rank_ends_the_run() {
+    for scenario in ["signal-exchange", "signal-reduce", "signal-between"] {
+        let ended = signalled(scenario, "KILL");
+        // The launcher says so, Open MPI's on stderr and MPICH's on stdout.
+        assert!(ended.stderr.contains("signal 9") || ended.stdout.contains("signal 9"), "{ended:?}");
+    }
+}
+
+#[test]
+fn a_stopped_rank_is_named_by_those_that_wait_for_it() {
+    for scenario in ["signal-exchange", "signal-reduce", "signal-between"] {
+        let ended = signalled(scenario, "STOP");
+        assert!(ended.stderr.contains("rank 1 failed or left the run at step"), "{ended:?}");
+    }
+}
+
+#[test]
+fn ctrl_c_to_the_launcher_ends_the_run() {
+    let mut run = start(2, &["signal-between"]);
+    let pids = run.wait_for("pids ");
+    send("INT", &run.launcher().to_string());
+    let ended = run.end(BOUND);
+    // MPICH's launcher ends with 0 after a signal to itself.
+    assert!(!ended.success || ended.stdout.contains("[mpiexec@"), "{ended:?}");
+    nobody_is_left(&pids.split(' ').collect::<Vec<_>>(), &ended);
+}
+
+/// The launcher may end a moment before the ranks that it has killed.
+fn nobody_is_left(pids: &[&str], ended: &Ended) {
+    let start = Instant::now();
+    while let Some(state) = pids.iter().find_map(|pid| state_of(pid)) {
+        assert!(start.elapsed() < Duration::from_secs(10), "a rank is left: {state}; {ended:?}");
+        sleep(Duration::from_millis(50));
+    }
+}

@@ -1,0 +1,31 @@
+//! One rank of the tests in `tests/mpi_ranks`: `mpi-ranks SCENARIO`, started by `mpirun`. Rank 0 prints what the tests look at.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../../ranks/reference.rs"]
+#[allow(dead_code)]
+mod reference;
+mod scenarios;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use burn_rehearsal_collective::{MpiOptions, Reduction, run_mpi};
+
+fn main() -> ExitCode {
+    let scenario = std::env::args().nth(1).unwrap_or_default();
+    let options = MpiOptions {
+        reduction: if scenario.starts_with("fast") { Reduction::Fast } else { Reduction::FixedOrder },
+        expected_ranks: std::env::args().nth(2).and_then(|size| size.parse().ok()),
+        silence_limit: Duration::from_secs(3),
+        stall_limit: (scenario == "stall").then_some(Duration::from_secs(2)),
+        // Pieces of an odd size, so that nothing fits by chance.
+        largest_message: if scenario == "pieces" { 1001 } else { 1 << 30 },
+    };
+    match run_mpi(&options, |ranks| scenarios::run(&scenario, ranks)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(3)
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! What the operations give.
+
+use burn_rehearsal_collective::{Collective, CollectiveError, ReduceOp, Threads, run_threads};
+
+use crate::launcher::run;
+use crate::reference::{bits, values};
+
+const SIZES: [usize; 4] = [1, 2, 3, 4];
+
+fn passes(size: usize, scenario: &str) -> String {
+    let ended = run(size, &[scenario]);
+    assert!(ended.success, "{size} ranks: {ended:?}");
+    assert_eq!(ended.stderr, "", "{size} ranks");
+    ended.stdout
+}
+
+#[test]
+fn every_operation_gives_what_the_reference_gives() {
+    SIZES.iter().for_each(|&size| assert_eq!(passes(size, "operations"), "done\n"));
+}
+
+#[test]
+fn long_messages_travel_in_pieces() {
+    [2, 3].iter().for_each(|&size| assert_eq!(passes(size, "pieces"), "done\n"));
+}
+
+#[test]
+fn the_sums_of_all_ranks_have_the_bits_of_the_sums_of_threads() {
+    for size in SIZES {
+        let expected = run_threads(size, |mut ranks| digest(&mut ranks)).remove(0).unwrap();
+        let stdout = passes(size, "digest");
+        let digests: Vec<_> = stdout.lines().filter_map(|line| line.strip_prefix("digest ")).collect();
+        assert_eq!(digests, vec![format!("{expected:016x}"); size]);
+        println!("{size} ranks: threads {expected:016x}, mpi {}", digests.join(" "));
+    }
+}
+
+/// The same as in the program.
+fn digest(ranks: &mut Threads) -> Result<u64, CollectiveError> {
+    let mut digest = 0xcbf2_9ce4_8422_2325_u64;
+    for (len, op) in [(1, ReduceOp::Sum), (10_007, ReduceOp::Sum), (10_007, ReduceOp::Mean), (2_500_001, ReduceOp::Mean)] {
+        let mut data = values(&[99, ranks.rank()], len);
+        ranks.all_reduce(&mut data, op)?;
+        bits(&data).into_iter().for_each(|bits| digest = (digest ^ u64::from(bits)).wrapping_mul(0x0100_0000_01b3));
+    }
+    Ok(digest)
+}
+
+#[test]
+fn the_library_sums_as_well() {
+    SIZES.iter().for_each(|&size| assert_eq!(passes(size, "fast"), "done\n"));
+}
+
+#[test]
+fn handles_of_different_threads_do_not_wait_for_each_other() {
+    [2, 3, 4].iter().for_each(|&size| assert_eq!(passes(size, "duplicates"), "done\n"));
+}
+
+#[test]
+fn a_slow_rank_is_not_taken_for_a_dead_one() {
+    assert_eq!(passes(2, "slow"), "done\n");
+}
+
+#[test]
+fn another_number_of_ranks_than_expected_is_an_error() {
+    let ended = run(2, &["nothing", "3"]);
+    assert!(!ended.success && ended.stderr.contains("3 ranks were asked for, but 2 were started"), "{ended:?}");
+}
