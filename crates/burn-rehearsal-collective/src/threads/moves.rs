@@ -1,4 +1,4 @@
-//! The operations: what each rank publishes, and the data it moves between the gates. All unsafe code of the crate.
+//! The operations: what each rank publishes, and the data it moves between the gates. All unsafe code of this transport.
 //!
 //! Three facts carry every SAFETY line below. **Alive:** between the gates all ranks are inside the same operation and hold the
 //! borrows of the buffers they published. **Same length:** gate A opens only when all ranks published equal calls (and, for an
