@@ -27,10 +27,17 @@ pub(crate) enum Step {
     Docs,
     /// `cargo test`, with documentation tests.
     Tests,
-    /// The feature `mpi`: clippy, docs and tests of the collective, and the program, with ranks as processes under `mpirun`.
+    /// Only if it is asked for, since it needs an MPI: the feature `mpi`, clippy, docs and tests of the collective, and the program, with ranks as processes under `mpirun`.
     Mpi,
     /// The main job with its default arguments, against the published thresholds.
     MainJob,
+}
+
+impl Step {
+    /// Whether the step belongs to the gate when none is named.
+    fn is_default(self) -> bool {
+        self != Self::Mpi
+    }
 }
 
 impl fmt::Display for Step {
@@ -57,7 +64,8 @@ struct Closing {
 pub(crate) fn test(workspace: &Workspace, only: Option<Step>) -> Result<()> {
     let mut closing = Closing::default();
     let mut outcomes = Vec::new();
-    let steps: Vec<_> = Step::value_variants().iter().copied().filter(|step| only.is_none_or(|only| only == *step)).collect();
+    let asked = |step: &Step| only.map_or(step.is_default(), |only| only == *step);
+    let steps: Vec<_> = Step::value_variants().iter().copied().filter(asked).collect();
     let mut result = Ok(());
     for (index, &step) in steps.iter().enumerate() {
         say(&format!("==> {}/{} {step}", index + 1, steps.len()));
@@ -84,7 +92,7 @@ pub(crate) fn test(workspace: &Workspace, only: Option<Step>) -> Result<()> {
 fn run(step: Step, workspace: &Workspace, closing: &mut Closing) -> Result<()> {
     let cargo = |arguments: &[&str]| workspace.cargo(Leg::DEFAULT, arguments);
     match step {
-        Step::Prerequisites => prerequisites::ensure(),
+        Step::Prerequisites => prerequisites::ensure(&prerequisites::TOOLS),
         Step::Format => process::run(&mut cargo(&["fmt", "--all", "--", "--check"])),
         Step::Licences => licences::check(),
         Step::Clippy => process::run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])),
@@ -97,6 +105,7 @@ fn run(step: Step, workspace: &Workspace, closing: &mut Closing) -> Result<()> {
 
 /// Builds the feature `mpi` and runs what needs it: real processes, more than there are cores if need be.
 fn mpi(workspace: &Workspace, closing: &mut Closing) -> Result<()> {
+    prerequisites::ensure(&prerequisites::MPI_TOOLS)?;
     let cargo = |arguments: &[&str]| workspace.cargo(Leg::MPI, arguments);
     let collective = ["-p", "burn-rehearsal-collective", "--features", "mpi", "--locked"];
     process::run(cargo(&["clippy", "--all-targets"]).args(collective).args(["--", "-D", "warnings"]))?;

@@ -19,7 +19,7 @@ enum Remedy {
 
 /// A tool that the gate needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Tool {
+pub(crate) struct Tool {
     /// What it is, for people.
     what: &'static str,
     /// A command that succeeds if and only if the tool is there.
@@ -28,11 +28,15 @@ struct Tool {
     remedy: Remedy,
 }
 
-/// The tools of the default leg and of the MPI leg.
-const TOOLS: [Tool; 6] = [
+/// The tools of the default leg.
+pub(crate) const TOOLS: [Tool; 3] = [
     Tool { what: "a C linker `cc`", probe: &["cc", "--version"], remedy: Remedy::Debian(&["gcc", "libc6-dev"]) },
     Tool { what: "`cargo fmt`", probe: &["cargo", "fmt", "--version"], remedy: Remedy::Rustup("rustfmt") },
     Tool { what: "`cargo clippy`", probe: &["cargo", "clippy", "--version"], remedy: Remedy::Rustup("clippy") },
+];
+
+/// What the MPI leg needs besides.
+pub(crate) const MPI_TOOLS: [Tool; 3] = [
     Tool { what: "an MPI with headers (`mpicc`)", probe: &["mpicc", "--version"], remedy: Remedy::Debian(&["libopenmpi-dev"]) },
     Tool { what: "MPI's launcher `mpirun`", probe: &["mpirun", "--version"], remedy: Remedy::Debian(&["openmpi-bin"]) },
     Tool { what: "libclang, which reads MPI's headers", probe: &["sh", "-c", FIND_LIBCLANG], remedy: Remedy::Debian(&["libclang-dev"]) },
@@ -43,8 +47,8 @@ const FIND_LIBCLANG: &str = "{ test -n \"$LIBCLANG_PATH\" || ldconfig -p | grep 
                              && { command -v clang || ls /usr/lib/llvm-*/lib/clang/*/include/stddef.h; }";
 
 /// Checks that all tools are there, after installing what we may install.
-pub(crate) fn ensure() -> Result<()> {
-    let mut missing = missing(&TOOLS, is_there);
+pub(crate) fn ensure(tools: &'static [Tool]) -> Result<()> {
+    let mut missing = missing(tools, is_there);
     let packages = debian_packages(&missing);
     if !packages.is_empty() && may_install() {
         install(&packages)?;
@@ -118,7 +122,7 @@ mod tests {
 
     #[test]
     fn missing_tools_are_named_with_the_command_that_installs_them() {
-        let missing = missing(&TOOLS[..3], |tool| tool.what == "`cargo fmt`");
+        let missing = missing(&TOOLS, |tool| tool.what == "`cargo fmt`");
         assert_eq!(debian_packages(&missing), ["gcc", "libc6-dev"]);
         assert_eq!(
             message(&missing),
