@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::fmt::Display;
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
@@ -62,12 +63,18 @@ where
 
 /// Prints why, and ends the run.
 fn end(rank: usize, reason: &str, jobs: &SyncSender<Job>) -> ! {
-    eprintln!("rank {rank}: {reason}");
+    complain(rank, reason);
     // If nobody listens any more, the run is ending already.
     let _ = jobs.try_send(Job::Fail(GRACE));
     thread::sleep(GRACE + LAST_RESORT);
     // The launcher takes a process that ends without MPI_Finalize for a failure, and ends the others.
     std::process::exit(1)
+}
+
+/// Prints a line in one piece: other ranks may complain at the same time, and the launcher mixes what comes in pieces.
+pub(super) fn complain(rank: usize, reason: &str) {
+    // Nobody can be told that standard error is gone.
+    let _ = std::io::stderr().write_all(format!("rank {rank}: {reason}\n").as_bytes());
 }
 
 /// The communication thread.

@@ -7,6 +7,7 @@ use super::calls::{Comm, Fault};
 use super::endpoint::Endpoint;
 use super::job::{Answer, Job, Work};
 use super::notice::Notice;
+use super::run::complain;
 use super::watch::Watch;
 use super::{Mpi, MpiOptions};
 use crate::CollectiveError;
@@ -215,7 +216,7 @@ impl Service {
         let endpoint = &mut self.endpoints[index];
         let released = endpoint.abandon();
         if !released {
-            eprintln!("rank {}: {error}", self.rank);
+            complain(self.rank, &error.to_string());
             self.watch.tell_all(Notice::Failed);
             // Best effort: the run ends in any case.
             let _ = self.watch.look(Instant::now(), |_, _| {});
@@ -242,7 +243,7 @@ impl Service {
     fn look(&mut self, now: Instant) -> Result<(), End> {
         let mut heard = Vec::new();
         if let Err(fault) = self.watch.look(now, |peer, notice| heard.push((peer, notice))) {
-            eprintln!("rank {}: {} failed: {}", self.rank, fault.call, fault.reason);
+            complain(self.rank, &format!("{} failed: {}", fault.call, fault.reason));
             return Err(End::Abort);
         }
         let mut broken = Vec::new();
