@@ -20,6 +20,10 @@ use burn_rehearsal_train::init::{Scheme, keyed_init};
 use burn_rehearsal_train::stream::{ClassIncremental, ClassOrder, StreamError, TaskStream};
 use std::sync::Arc;
 
+// As in the program, and for its reason.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Side of the images, in pixels.
 pub const SIDE: usize = 32;
 /// The number of classes; two a task.

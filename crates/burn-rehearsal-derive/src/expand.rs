@@ -38,23 +38,18 @@ pub(crate) fn implementation(batch: &Batch<'_>) -> TokenStream {
 
             fn into_parts(
                 self,
-            ) -> ::core::result::Result<
-                (::std::vec::Vec<::burn_rehearsal::batch::Column>, Self::Rest),
-                ::burn_rehearsal::error::BatchError,
-            > {
+                __columns: &mut ::std::vec::Vec<::burn_rehearsal::batch::Column>,
+            ) -> ::core::result::Result<Self::Rest, ::burn_rehearsal::error::BatchError> {
                 #(#bounds)*
                 let Self { #(#idents: #locals),* } = self;
-                ::core::result::Result::Ok((
-                    ::std::vec![#(<#types as ::burn_rehearsal::batch::Field>::into_column(#column_locals, #names)?),*],
-                    (#(#rest_locals,)*),
-                ))
+                #(__columns.push(<#types as ::burn_rehearsal::batch::Field>::into_column(#column_locals, #names)?);)*
+                ::core::result::Result::Ok((#(#rest_locals,)*))
             }
 
             fn from_parts(
-                __columns: ::std::vec::Vec<::burn_rehearsal::batch::Column>,
+                mut __columns: impl ::core::iter::Iterator<Item = ::burn_rehearsal::batch::Column>,
                 __rest: Self::Rest,
             ) -> ::core::result::Result<Self, ::burn_rehearsal::error::BatchError> {
-                let mut __columns = ::core::iter::IntoIterator::into_iter(__columns);
                 let mut __next = |field| {
                     ::core::iter::Iterator::next(&mut __columns).ok_or(::burn_rehearsal::error::BatchError::ColumnType { field })
                 };

@@ -79,6 +79,9 @@ struct State {
     iterating: bool,
     distinct: Distinct,
     candidates: Vec<u64>,
+    /// The columns of the mini-batch in hand, before and after the representatives are appended; empty between steps.
+    incoming: Vec<Column>,
+    merged: Vec<Column>,
 }
 
 enum Link {
@@ -176,6 +179,8 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
             iterating: false,
             distinct: Distinct::default(),
             candidates: Vec::new(),
+            incoming: Vec::new(),
+            merged: Vec::new(),
         };
         let shared = Shared { config: config.clone(), rank, size, timings, state: Mutex::new(state) };
         Ok(Self { shared: Arc::new(shared), batch: PhantomData })
@@ -220,15 +225,16 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         let config = &self.shared.config;
         let started = Instant::now();
         state.settle(config)?;
-        let parts = batch.into_parts().and_then(|(columns, rest)| {
+        state.incoming.clear();
+        let parts = batch.into_parts(&mut state.incoming).and_then(|rest| {
             let schema = match &state.schema {
                 Some(schema) => schema.clone(),
-                None => Arc::new(Schema::of(B::FIELDS, &columns)?),
+                None => Arc::new(Schema::of(B::FIELDS, &state.incoming)?),
             };
-            let rows = schema.check(&columns)?;
-            Ok((columns, rest, schema, rows))
+            let rows = schema.check(&state.incoming)?;
+            Ok((rest, schema, rows))
         });
-        let (columns, rest, schema, rows) = match parts {
+        let (rest, schema, rows) = match parts {
             Ok(parts) => parts,
             Err(error) => {
                 state.leave(FailCode::Batch);
@@ -236,7 +242,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
             }
         };
         state.schema.get_or_insert_with(|| schema.clone());
-        let offer = state.offer(config, self.shared.rank, &schema, &columns, rows);
+        let offer = state.offer(config, self.shared.rank, &schema, rows);
         state.link.send(Request::Rows(offer))?;
         state.outstanding.push_back(true);
         let step = state.step;
@@ -250,8 +256,8 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
             parcel = state.ready.pop_front();
         }
         let waited = before_wait.elapsed();
-        let columns = merge(&schema, columns, rows, parcel.as_mut())?;
-        let batch = B::from_parts(columns, rest)?;
+        state.merge(&schema, rows, parcel.as_mut())?;
+        let batch = B::from_parts(state.merged.drain(..), rest)?;
         self.shared.timings.wait(waited);
         self.shared.timings.assemble(started.elapsed().saturating_sub(waited));
         self.shared.timings.step();
@@ -460,7 +466,7 @@ impl State {
     }
 
     /// Chooses the candidates among `rows` rows and copies them out of the mini-batch.
-    fn offer(&mut self, config: &RehearsalConfig, rank: usize, schema: &Arc<Schema>, columns: &[Column], rows: usize) -> Offer {
+    fn offer(&mut self, config: &RehearsalConfig, rank: usize, schema: &Arc<Schema>, rows: usize) -> Offer {
         let mut rng = Stream::new(config.seed, Purpose::Candidates, self.step, rank as u32);
         self.candidates.clear();
         match config.candidate_mode {
@@ -475,7 +481,7 @@ impl State {
         parcel.candidates.clear();
         parcel.devices.clear();
         let mut index: Option<Tensor<1, Int>> = None;
-        for (_, column) in schema.fields().iter().zip(columns).filter(|(field, _)| field.is_stored()) {
+        for (_, column) in schema.fields().iter().zip(&self.incoming).filter(|(field, _)| field.is_stored()) {
             let device = column.device().inner();
             if !self.candidates.is_empty() {
                 // One upload serves all fields, unless a field lives on another device.
@@ -493,27 +499,27 @@ impl State {
         }
         Offer { schema: schema.clone(), parcel }
     }
-}
 
-/// Appends the representatives to the incoming columns and fills the `representative` field.
-fn merge(schema: &Schema, columns: Vec<Column>, rows: usize, parcel: Option<&mut Parcel>) -> Result<Vec<Column>, RehearsalError> {
-    let mut none = Parcel::default();
-    let Parcel { columns: drawn, handles, .. } = parcel.unwrap_or(&mut none);
-    let extra = handles.len();
-    let mut drawn = drawn.drain(..);
-    let mut merged = Vec::with_capacity(columns.len());
-    for (field, column) in schema.fields().iter().zip(columns) {
-        let device = column.device();
-        merged.push(if field.spec.role == Role::Representative {
-            let mut flags = vec![false; rows];
-            flags.resize(rows + extra, true);
-            let data = TensorData::new(flags, [rows + extra, 1]).convert_dtype(field.dtype);
-            Column::from_data(data, Kind::Bool, Shape::new([]), &device)
-        } else if let Some(tail) = drawn.next() {
-            column.append(tail.on(&device), field.spec.name)?
-        } else {
-            column
-        });
+    /// Appends the representatives to the incoming columns and fills the `representative` field.
+    fn merge(&mut self, schema: &Schema, rows: usize, parcel: Option<&mut Parcel>) -> Result<(), RehearsalError> {
+        let mut none = Parcel::default();
+        let Parcel { columns: drawn, handles, .. } = parcel.unwrap_or(&mut none);
+        let extra = handles.len();
+        let mut drawn = drawn.drain(..);
+        self.merged.clear();
+        for (field, column) in schema.fields().iter().zip(self.incoming.drain(..)) {
+            let device = column.device();
+            self.merged.push(if field.spec.role == Role::Representative {
+                let mut flags = vec![false; rows];
+                flags.resize(rows + extra, true);
+                let data = TensorData::new(flags, [rows + extra, 1]).convert_dtype(field.dtype);
+                Column::from_data(data, Kind::Bool, Shape::new([]), &device)
+            } else if let Some(tail) = drawn.next() {
+                column.append(tail.on(&device), field.spec.name)?
+            } else {
+                column
+            });
+        }
+        Ok(())
     }
-    Ok(merged)
 }

@@ -101,7 +101,7 @@ impl<B: RehearsalBatch<Rest: Default>> SnapshotBatcher<B> {
                 Ok(Column::from_data(data, spec.kind, row_shape, device))
             })
             .collect::<Result<Vec<_>, _>>()?;
-        B::from_parts(columns, B::Rest::default())
+        B::from_parts(columns.into_iter(), B::Rest::default())
     }
 }
 

@@ -61,7 +61,8 @@ impl Images {
     pub fn row_bytes(&self, device: &Device) -> Result<usize, AppError> {
         let blank = Image { pixels: vec![0; self.data.shape.elements()].into(), class: 0, index: 0 };
         let layout = |batch: ImageBatch| {
-            let (columns, ()) = batch.into_parts()?;
+            let mut columns = Vec::new();
+            let () = batch.into_parts(&mut columns)?;
             Schema::of(ImageBatch::FIELDS, &columns)
         };
         let schema = layout(self.batcher().batch(vec![blank], device));

@@ -87,19 +87,19 @@ pub trait RehearsalBatch: Send + Sized + 'static {
     /// The tensor fields, in the order of [`into_parts`](Self::into_parts).
     const FIELDS: &'static [FieldSpec];
 
-    /// Takes the mini-batch apart: one column per entry of [`FIELDS`](Self::FIELDS).
+    /// Takes the mini-batch apart: appends one column per entry of [`FIELDS`](Self::FIELDS) to a list that the caller reuses.
     ///
     /// # Errors
     ///
-    /// [`BatchError::EmptyField`] if a tensor has no element.
-    fn into_parts(self) -> Result<(Vec<Column>, Self::Rest), BatchError>;
+    /// [`BatchError::EmptyField`] if a tensor has no element; `columns` then holds the fields before it.
+    fn into_parts(self, columns: &mut Vec<Column>) -> Result<Self::Rest, BatchError>;
 
     /// Puts a mini-batch together again.
     ///
     /// # Errors
     ///
     /// [`BatchError`] if the columns are not those of this type.
-    fn from_parts(columns: Vec<Column>, rest: Self::Rest) -> Result<Self, BatchError>;
+    fn from_parts(columns: impl Iterator<Item = Column>, rest: Self::Rest) -> Result<Self, BatchError>;
 }
 
 /// A tensor type that can be a field of a [`RehearsalBatch`]; implemented for tensors of any rank and kind.
