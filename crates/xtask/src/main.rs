@@ -42,9 +42,12 @@ enum Task {
     },
     /// Run the main job over several seeds and compare the means with the published thresholds
     Validate {
-        /// How many seeds: 1 to N
+        /// How many seeds
         #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
         seeds: u64,
+        /// The first of them; the defaults of the program were chosen with the seeds 1 to 10
+        #[arg(long, value_name = "SEED", default_value_t = 11)]
+        first: u64,
     },
     /// Run the benchmarks
     Bench {
@@ -69,7 +72,7 @@ fn run(task: Task) -> Result<()> {
     let workspace = Workspace::find()?;
     match task {
         Task::Test { only } => gate::test(&workspace, only),
-        Task::Validate { seeds } => validate::validate(&workspace, seeds),
+        Task::Validate { seeds, first } => validate::validate(&workspace, first..first.saturating_add(seeds)),
         Task::Bench { name } => {
             let mut command = workspace.cargo(Leg::DEFAULT, &["bench", "-p", "burn-rehearsal-benches", "--locked"]);
             command.args(name.iter().flat_map(|name| ["--bench", name]));

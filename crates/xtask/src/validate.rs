@@ -1,6 +1,7 @@
 //! The published figures: the main job and the recipe `mammoth-er-digits` over several seeds, mean ± standard deviation, and whether the
 //! thresholds hold.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::Stdio;
 
@@ -9,21 +10,21 @@ use crate::main_job::{self, Averages, METHODS};
 use crate::workspace::{Leg, Workspace};
 use crate::{process, recipe};
 
-/// Runs the main job and the recipe with the seeds 1 to `seeds` and prints Markdown tables; progress goes to standard error.
+/// Runs the main job and the recipe with the `seeds` and prints Markdown tables; progress goes to standard error.
 ///
 /// The reports stay in `validate/seed-N` of the target directory until the next call.
-pub(crate) fn validate(workspace: &Workspace, seeds: u64) -> Result<()> {
+pub(crate) fn validate(workspace: &Workspace, seeds: Range<u64>) -> Result<()> {
     let folder = workspace.target_dir(Leg::DEFAULT).join("validate");
     remove(&folder)?;
     let program = main_job::build(workspace)?;
     let mut runs = Vec::new();
-    for seed in 1..=seeds {
+    for seed in seeds.clone() {
         let out = folder.join(format!("seed-{seed}"));
         std::fs::create_dir_all(&out).map_err(|source| Error::File { path: out.clone(), source })?;
         process::run(main_job::compare(&program, Some(seed), &out).stdout(Stdio::null()))?;
         let averages = main_job::read_averages(&out)?;
         let [incremental, scratch, rehearsal] = averages.in_order();
-        eprintln!("seed {seed} of {seeds}: incremental {incremental:.4}, scratch {scratch:.4}, rehearsal {rehearsal:.4}");
+        eprintln!("seed {seed} of {seeds:?}: incremental {incremental:.4}, scratch {scratch:.4}, rehearsal {rehearsal:.4}");
         runs.push(averages);
     }
     let mean = mean_averages(&runs);
