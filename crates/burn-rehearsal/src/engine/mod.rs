@@ -23,7 +23,7 @@ use crate::batch::{Column, Schema};
 use crate::config::{RehearsalConfig, SamplingKind, shard_capacity};
 use crate::error::RehearsalError;
 use crate::random::{Purpose, Stream};
-use crate::sampling::{Draw, Sampling, Union, sampling};
+use crate::sampling::{Draw, Place, Sampling, Union, sampling};
 use crate::slots::RowHandle;
 use crate::snapshot::Snapshot;
 use crate::store::Source;
@@ -34,6 +34,9 @@ use shard::Shard;
 use smallvec::SmallVec;
 use std::sync::Arc;
 use std::time::Instant;
+
+/// A draw that no shard has: the ranks' tables do not agree.
+const NOT_STORED: RehearsalError = RehearsalError::Misuse("a draw names a row that is not stored");
 
 /// Candidates of one mini-batch.
 pub(crate) struct Offer {
@@ -161,8 +164,13 @@ pub(crate) struct Engine {
 /// Buffers that are reused from round to round.
 #[derive(Default)]
 struct Scratch {
+    /// Everybody's draws, and how many of them are those of the ranks up to each.
     draws: Vec<Draw>,
-    own: Vec<Draw>,
+    ends: Vec<usize>,
+    /// This rank's draws: where they are, and their group.
+    own: Vec<(Place, u32)>,
+    /// Everybody's draws as numbers, for the digest.
+    drawn: Vec<u64>,
     /// Bytes to send and to receive, per peer.
     outgoing: Vec<Vec<u8>>,
     incoming: Vec<Vec<u8>>,
@@ -186,7 +194,7 @@ impl Engine {
             size,
             shard: None,
             devices: Vec::new(),
-            union: Union::new(size, with_classes),
+            union: Union::new(rank, size, with_classes),
             task: 0,
             round: 0,
             step: 0,
@@ -299,10 +307,10 @@ impl Engine {
         header::all_gather(collective.as_mut(), &mine, words, headers)?;
         self.round += 1;
         header::check(headers, self.rank)?;
-        for (rank, header) in headers.iter().enumerate() {
-            union.fill[rank] = header.fill;
-            union.old[rank] = header.old;
-            ready[rank] = header.schema != 0;
+        union.fill.set(headers.iter().map(|header| header.fill));
+        union.old.set(headers.iter().map(|header| header.old));
+        for (ready, header) in ready.iter_mut().zip(headers.iter()) {
+            *ready = header.schema != 0;
         }
         let most = headers.iter().map(|header| header.changes).max().unwrap_or(0);
         if let Some(classes) = &mut union.classes
@@ -331,28 +339,37 @@ impl Engine {
     fn plan(&mut self, step: u64) -> Result<(), RehearsalError> {
         let scratch = &mut self.scratch;
         scratch.own.clear();
+        scratch.draws.clear();
+        scratch.ends.clear();
         scratch.outgoing.iter_mut().for_each(Vec::clear);
         let active = self.task as usize >= self.config.start_task;
         for rank in 0..self.size {
-            scratch.draws.clear();
             if active && self.ready[rank] {
                 let mut rng = Stream::new(self.config.seed, Purpose::Draw, step, rank as u32);
                 self.sampling.plan(&self.union, &mut rng, self.config.representatives, &mut scratch.draws);
             }
-            self.draws_hash.update(&step.to_le_bytes());
-            self.draws_hash.update(&(rank as u32).to_le_bytes());
-            for draw in &scratch.draws {
-                let words = [draw.owner, draw.group, draw.index];
-                self.draws_hash.update(bytemuck::cast_slice(&words.map(u32::to_le)));
-            }
+            scratch.ends.push(scratch.draws.len());
+        }
+        scratch.drawn.clear();
+        scratch.drawn.push(step.to_le());
+        scratch.drawn.extend(scratch.ends.iter().map(|&end| (end as u64).to_le()));
+        scratch.drawn.extend(scratch.draws.iter().flat_map(|draw| [u64::from(draw.group).to_le(), draw.number.to_le()]));
+        self.draws_hash.update(bytemuck::cast_slice(&scratch.drawn));
+        let Some(shard) = &self.shard else { return Ok(()) };
+        let mut first = 0;
+        for (rank, &end) in scratch.ends.iter().enumerate() {
+            let draws = &scratch.draws[first..end];
+            first = end;
             if rank == self.rank {
-                scratch.own.extend_from_slice(&scratch.draws);
+                for &draw in draws {
+                    let place = self.sampling.place(&self.union, draw).ok_or(NOT_STORED)?;
+                    scratch.own.push((place, draw.group));
+                }
                 continue;
             }
-            let Some(shard) = &self.shard else { continue };
-            for &draw in scratch.draws.iter().filter(|draw| draw.owner as usize == self.rank) {
-                let slot =
-                    self.sampling.locate(shard.table(), draw).ok_or(RehearsalError::Misuse("a draw names a row that is not stored"))?;
+            for &draw in draws {
+                let Some(index) = self.sampling.here(&self.union, draw) else { continue };
+                let slot = self.sampling.locate(shard.table(), draw.group, index).ok_or(NOT_STORED)?;
                 let message = &mut scratch.outgoing[rank];
                 message.extend_from_slice(&slot.to_le_bytes());
                 message.extend_from_slice(&shard.table().generation(slot).to_le_bytes());
@@ -370,8 +387,8 @@ impl Engine {
         let rank = self.rank;
         let Scratch { own, outgoing, incoming, .. } = &mut self.scratch;
         incoming.iter_mut().for_each(Vec::clear);
-        for draw in own.iter().filter(|draw| draw.owner as usize != rank) {
-            let message = &mut incoming[draw.owner as usize];
+        for (place, _) in own.iter().filter(|(place, _)| place.owner as usize != rank) {
+            let message = &mut incoming[place.owner as usize];
             message.resize(message.len() + record, 0);
         }
         let sends: Vec<_> =
@@ -390,17 +407,16 @@ impl Engine {
         let Scratch { own, incoming, cursor, .. } = &mut self.scratch;
         cursor.fill(0);
         let mut sources: SmallVec<[_; 64]> = SmallVec::with_capacity(own.len());
-        for &draw in own.iter() {
-            let owner = draw.owner as usize;
+        for &(place, group) in own.iter() {
+            let owner = place.owner as usize;
             if owner == self.rank {
-                let slot =
-                    self.sampling.locate(shard.table(), draw).ok_or(RehearsalError::Misuse("a draw names a row that is not stored"))?;
+                let slot = self.sampling.locate(shard.table(), group, place.index).ok_or(NOT_STORED)?;
                 sources.push(Source::Slot(slot));
-                parcel.handles.push(RowHandle { rank: draw.owner, slot, generation: shard.table().generation(slot) });
+                parcel.handles.push(RowHandle { rank: place.owner, slot, generation: shard.table().generation(slot) });
             } else {
                 let row = &incoming[owner][cursor[owner]..cursor[owner] + record];
                 cursor[owner] += record;
-                parcel.handles.push(RowHandle { rank: draw.owner, slot: read_u32(&row[..4]), generation: read_u32(&row[4..8]) });
+                parcel.handles.push(RowHandle { rank: place.owner, slot: read_u32(&row[..4]), generation: read_u32(&row[4..8]) });
                 sources.push(Source::Packed(&row[8..]));
             }
         }

@@ -1,6 +1,6 @@
 //! Every stored class with the same probability, then every row of it.
 
-use super::{Draw, Sampling, Union};
+use super::{Draw, Place, Sampling, Union};
 use crate::draw::Distinct;
 use crate::random::Stream;
 use crate::slots::SlotTable;
@@ -52,25 +52,24 @@ impl Sampling for ClassBalanced {
     fn plan(&mut self, union: &Union, rng: &mut Stream, representatives: usize, draws: &mut Vec<Draw>) {
         let Some(classes) = &union.classes else { return };
         self.touched.clear();
-        self.pick_classes(union, rng, union.total().min(representatives as u64));
+        self.pick_classes(union, rng, union.fill.total().min(representatives as u64));
         for &class in &self.touched {
             let count = std::mem::take(&mut self.drawn[class as usize]);
             self.numbers.clear();
             self.distinct.draw(rng, count as usize, classes.total(class), &mut self.numbers);
-            for &number in &self.numbers {
-                let mut index = number;
-                for (owner, &rows) in classes.of_class(class).iter().enumerate() {
-                    if index < u64::from(rows) {
-                        draws.push(Draw { owner: owner as u32, group: class, index: index as u32 });
-                        break;
-                    }
-                    index -= u64::from(rows);
-                }
-            }
+            draws.extend(self.numbers.iter().map(|&number| Draw { group: class, number }));
         }
     }
 
-    fn locate(&self, table: &SlotTable, draw: Draw) -> Option<u32> {
-        table.of_class(draw.group as usize).get(draw.index as usize).copied()
+    fn place(&self, union: &Union, draw: Draw) -> Option<Place> {
+        union.classes.as_ref()?.place(draw.group, draw.number)
+    }
+
+    fn here(&self, union: &Union, draw: Draw) -> Option<u32> {
+        union.classes.as_ref()?.here(draw.group, draw.number)
+    }
+
+    fn locate(&self, table: &SlotTable, group: u32, index: u32) -> Option<u32> {
+        table.of_class(group as usize).get(index as usize).copied()
     }
 }

@@ -16,14 +16,24 @@ use crate::draw::Distinct;
 use crate::random::Stream;
 use crate::slots::SlotTable;
 
-/// A drawn row: the `index`-th row of a group of rows in the shard of `owner`.
+/// A drawn row, by its number among the rows of a group in the whole union: those of rank 0 come first, then those of rank 1, and so on.
+///
+/// Planning only yields numbers. Whose row it is has to be found for this rank's own draws alone; of all others it is enough to see whether
+/// they fall on this rank's rows. So planning for all N ranks takes time in proportion to the draws.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Draw {
-    /// The rank that holds the row.
-    pub owner: u32,
     /// The group: the class for class-balanced sampling, otherwise 0.
     pub group: u32,
-    /// The row's number within the group in that shard; only the owner knows the slot.
+    /// The row's number within the group.
+    pub number: u64,
+}
+
+/// Where a drawn row is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The rank that holds the row.
+    pub owner: u32,
+    /// The row's number within its group in that shard; only the owner knows the slot.
     pub index: u32,
 }
 
@@ -31,36 +41,87 @@ pub struct Draw {
 #[derive(Debug)]
 pub struct Union {
     /// The number of rows of each shard.
-    pub fill: Vec<u64>,
+    pub fill: Counts,
     /// The number of rows of earlier tasks of each shard.
-    pub old: Vec<u64>,
+    pub old: Counts,
     /// Rows per class and shard, kept only for class-balanced sampling.
     pub classes: Option<ClassCounts>,
 }
 
 impl Union {
-    /// Empty shards on `world_size` ranks.
-    pub fn new(world_size: usize, with_classes: bool) -> Self {
+    /// Empty shards on `world_size` ranks, as `rank` sees them.
+    pub fn new(rank: usize, world_size: usize, with_classes: bool) -> Self {
+        let counts = Counts { rank, counts: vec![0; world_size], total: 0, start: 0 };
         Self {
-            fill: vec![0; world_size],
-            old: vec![0; world_size],
-            classes: with_classes.then(|| ClassCounts { world_size, ..ClassCounts::default() }),
+            fill: counts.clone(),
+            old: counts,
+            classes: with_classes.then(|| ClassCounts { rank, world_size, ..ClassCounts::default() }),
+        }
+    }
+}
+
+/// The number of eligible rows of each shard.
+#[derive(Debug, Clone)]
+pub struct Counts {
+    rank: usize,
+    counts: Vec<u64>,
+    total: u64,
+    /// The rows of the ranks before this one.
+    start: u64,
+}
+
+impl Counts {
+    /// Takes over all ranks' counts, in rank order.
+    pub fn set(&mut self, counts: impl IntoIterator<Item = u64>) {
+        self.total = 0;
+        for (rank, (count, new)) in self.counts.iter_mut().zip(counts).enumerate() {
+            *count = new;
+            if rank == self.rank {
+                self.start = self.total;
+            }
+            self.total += new;
         }
     }
 
     /// The number of rows of all shards.
     pub fn total(&self) -> u64 {
-        self.fill.iter().sum()
+        self.total
     }
+
+    /// Where row `number` of the union is.
+    fn place(&self, number: u64) -> Option<Place> {
+        place(self.counts.iter().copied(), number)
+    }
+
+    /// The index of row `number` of the union in this rank's shard, if it is there.
+    fn here(&self, number: u64) -> Option<u32> {
+        let index = number.checked_sub(self.start)?;
+        (index < self.counts[self.rank]).then_some(index as u32)
+    }
+}
+
+/// The shard that has row `number` if shards of these sizes are put one after the other.
+fn place(counts: impl Iterator<Item = u64>, number: u64) -> Option<Place> {
+    let mut index = number;
+    for (owner, rows) in counts.enumerate() {
+        if index < rows {
+            return Some(Place { owner: owner as u32, index: index as u32 });
+        }
+        index -= rows;
+    }
+    None
 }
 
 /// How many rows of each class each shard holds.
 #[derive(Debug, Default)]
 pub struct ClassCounts {
+    rank: usize,
     world_size: usize,
     /// `counts[class * world_size + rank]`
     counts: Vec<u32>,
     totals: Vec<u64>,
+    /// The rows of each class on the ranks before this one.
+    starts: Vec<u64>,
     /// Classes with rows, in an order that is a pure function of the changes, hence equal on all ranks.
     present: Vec<u32>,
     /// The place of each class in `present`; `u32::MAX` if absent.
@@ -74,10 +135,14 @@ impl ClassCounts {
         if at >= self.totals.len() {
             self.counts.resize((at + 1) * self.world_size, 0);
             self.totals.resize(at + 1, 0);
+            self.starts.resize(at + 1, 0);
             self.place.resize(at + 1, u32::MAX);
         }
         let count = &mut self.counts[at * self.world_size + rank];
         *count = count.saturating_add_signed(delta);
+        if rank < self.rank {
+            self.starts[at] = self.starts[at].saturating_add_signed(i64::from(delta));
+        }
         let before = self.totals[at];
         let total = before.saturating_add_signed(i64::from(delta));
         self.totals[at] = total;
@@ -99,10 +164,17 @@ impl ClassCounts {
         self.totals.get(class as usize).copied().unwrap_or(0)
     }
 
-    /// The number of rows of `class` in each shard.
-    pub fn of_class(&self, class: u32) -> &[u32] {
+    /// Where row `number` of `class` is.
+    fn place(&self, class: u32, number: u64) -> Option<Place> {
         let at = class as usize * self.world_size;
-        self.counts.get(at..at + self.world_size).unwrap_or(&[])
+        place(self.counts.get(at..at + self.world_size)?.iter().map(|&rows| u64::from(rows)), number)
+    }
+
+    /// The index of row `number` of `class` in this rank's shard, if it is there.
+    fn here(&self, class: u32, number: u64) -> Option<u32> {
+        let index = number.checked_sub(*self.starts.get(class as usize)?)?;
+        let rows = *self.counts.get(class as usize * self.world_size + self.rank)?;
+        (index < u64::from(rows)).then_some(index as u32)
     }
 
     /// The classes that have rows.
@@ -113,11 +185,17 @@ impl ClassCounts {
 
 /// One rule of drawing.
 pub trait Sampling: Send {
-    /// Appends the draws of one rank at one step: min(r, eligible rows) distinct ones.
+    /// Appends the draws of one rank at one step: min(r, eligible rows) distinct ones. Time O(r).
     fn plan(&mut self, union: &Union, rng: &mut Stream, representatives: usize, draws: &mut Vec<Draw>);
 
-    /// The slot of a draw that this shard owns.
-    fn locate(&self, table: &SlotTable, draw: Draw) -> Option<u32>;
+    /// Where a drawn row is. Time O(world size).
+    fn place(&self, union: &Union, draw: Draw) -> Option<Place>;
+
+    /// The index of a drawn row within its group in this rank's shard, if it is there. Time O(1).
+    fn here(&self, union: &Union, draw: Draw) -> Option<u32>;
+
+    /// The slot of this shard's `index`-th row of `group`.
+    fn locate(&self, table: &SlotTable, group: u32, index: u32) -> Option<u32>;
 }
 
 /// The rule of `kind`.
@@ -129,29 +207,17 @@ pub fn sampling(kind: SamplingKind) -> Box<dyn Sampling> {
     }
 }
 
-/// Draws uniformly over the shards' rows, `counts[rank]` of them eligible: shared by the rules that see rows as one group.
+/// Draws uniformly over rows that are one group: shared by two rules.
 #[derive(Debug, Default)]
 struct OneGroup {
     distinct: Distinct,
     numbers: Vec<u64>,
-    /// `ends[rank]`: the number of eligible rows in the shards up to and including `rank`.
-    ends: Vec<u64>,
 }
 
 impl OneGroup {
-    fn plan(&mut self, counts: &[u64], rng: &mut Stream, representatives: usize, draws: &mut Vec<Draw>) {
-        self.ends.clear();
-        self.ends.extend(counts.iter().scan(0, |end, &count| {
-            *end += count;
-            Some(*end)
-        }));
-        let total = self.ends.last().copied().unwrap_or(0);
+    fn plan(&mut self, total: u64, rng: &mut Stream, representatives: usize, draws: &mut Vec<Draw>) {
         self.numbers.clear();
         self.distinct.draw(rng, representatives, total, &mut self.numbers);
-        for &number in &self.numbers {
-            let owner = self.ends.partition_point(|&end| end <= number);
-            let start = self.ends[owner] - counts[owner];
-            draws.push(Draw { owner: owner as u32, group: 0, index: (number - start) as u32 });
-        }
+        draws.extend(self.numbers.iter().map(|&number| Draw { group: 0, number }));
     }
 }
