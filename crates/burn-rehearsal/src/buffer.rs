@@ -226,6 +226,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         let started = Instant::now();
         state.settle(config)?;
         state.incoming.clear();
+        state.merged.clear();
         let parts = batch.into_parts(&mut state.incoming).and_then(|rest| {
             let schema = match &state.schema {
                 Some(schema) => schema.clone(),
@@ -242,14 +243,14 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
             }
         };
         state.schema.get_or_insert_with(|| schema.clone());
-        let offer = state.offer(config, self.shared.rank, &schema, rows);
-        state.link.send(Request::Rows(offer))?;
-        state.outstanding.push_back(true);
-        let step = state.step;
-        state.step += 1;
+        // What is offered is shared with the engine, and Burn copies what is shared before it is written: so representatives are appended first.
+        // Only without a lag do they depend on the offer.
+        if config.lag == 0 {
+            state.offer(config, self.shared.rank, &schema, rows)?;
+        }
         let before_wait = Instant::now();
         let mut parcel = None;
-        if step >= config.lag as u64 {
+        if state.step >= config.lag as u64 {
             while state.ready.is_empty() {
                 state.collect(config)?;
             }
@@ -257,6 +258,10 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         }
         let waited = before_wait.elapsed();
         state.merge(&schema, rows, parcel.as_mut())?;
+        if config.lag > 0 {
+            state.offer(config, self.shared.rank, &schema, rows)?;
+        }
+        state.step += 1;
         let batch = B::from_parts(state.merged.drain(..), rest)?;
         self.shared.timings.wait(waited);
         self.shared.timings.assemble(started.elapsed().saturating_sub(waited));
@@ -465,8 +470,8 @@ impl State {
         let _ = self.link.send(Request::Failed(code));
     }
 
-    /// Chooses the candidates among `rows` rows and copies them out of the mini-batch.
-    fn offer(&mut self, config: &RehearsalConfig, rank: usize, schema: &Arc<Schema>, rows: usize) -> Offer {
+    /// Chooses the candidates among the first `rows` rows of the mini-batch in hand and offers them to the engine.
+    fn offer(&mut self, config: &RehearsalConfig, rank: usize, schema: &Arc<Schema>, rows: usize) -> Result<(), RehearsalError> {
         let mut rng = Stream::new(config.seed, Purpose::Candidates, self.step, rank as u32);
         self.candidates.clear();
         match config.candidate_mode {
@@ -481,7 +486,8 @@ impl State {
         parcel.candidates.clear();
         parcel.devices.clear();
         let mut index: Option<Tensor<1, Int>> = None;
-        for (_, column) in schema.fields().iter().zip(&self.incoming).filter(|(field, _)| field.is_stored()) {
+        let columns = if self.merged.is_empty() { &self.incoming } else { &self.merged };
+        for (_, column) in schema.fields().iter().zip(columns).filter(|(field, _)| field.is_stored()) {
             let device = column.device().inner();
             if !self.candidates.is_empty() {
                 // One upload serves all fields, unless a field lives on another device.
@@ -497,7 +503,9 @@ impl State {
             }
             parcel.devices.push(device);
         }
-        Offer { schema: schema.clone(), parcel }
+        self.link.send(Request::Rows(Offer { schema: schema.clone(), parcel }))?;
+        self.outstanding.push_back(true);
+        Ok(())
     }
 
     /// Appends the representatives to the incoming columns and fills the `representative` field.

@@ -1,5 +1,6 @@
 //! A tensor with its rank erased: `[rows, elements]` and the shape of one row.
 
+use super::host::append_in_place;
 use super::{Field, Kind};
 use crate::error::BatchError;
 use burn::tensor::{Bool, DType, Device, Int, Shape, Tensor, TensorData};
@@ -36,8 +37,8 @@ macro_rules! each {
 /// One field of a mini-batch: the same number of rows as its siblings, each of a fixed shape.
 #[derive(Debug, Clone)]
 pub struct Column {
-    values: Values,
-    row_shape: Shape,
+    pub(super) values: Values,
+    pub(super) row_shape: Shape,
 }
 
 impl Column {
@@ -86,19 +87,23 @@ impl Column {
         Column { values, row_shape: self.row_shape.clone() }
     }
 
-    /// Appends the rows of `other`, which must have the same kind, element type, row shape and device.
+    /// Appends the rows of `other`, in place if there is [room](super::tensor_with_room). They must have the same kind, element type, row shape and device.
     ///
     /// # Errors
     ///
     /// [`BatchError::ColumnType`] if the kinds differ.
     pub fn append(self, other: Column, field: &'static str) -> Result<Column, BatchError> {
-        let values = match (self.values, other.values) {
+        let all = match append_in_place(self, &other) {
+            Ok(appended) => return Ok(appended),
+            Err(column) => column,
+        };
+        let values = match (all.values, other.values) {
             (Values::Float(a), Values::Float(b)) => Values::Float(Tensor::cat(vec![a, b], 0)),
             (Values::Int(a), Values::Int(b)) => Values::Int(Tensor::cat(vec![a, b], 0)),
             (Values::Bool(a), Values::Bool(b)) => Values::Bool(Tensor::cat(vec![a, b], 0)),
             _ => return Err(BatchError::ColumnType { field }),
         };
-        Ok(Column { values, row_shape: self.row_shape })
+        Ok(Column { values, row_shape: all.row_shape })
     }
 
     /// Reads the values to the host, waiting for the device if need be.
@@ -129,12 +134,10 @@ impl Column {
         }
     }
 
-    /// Marks every tensor as belonging to `device`'s autodiff association, as the incoming mini-batch does.
+    /// Gives the tensor the autodiff association of `device`, as the incoming mini-batch has it.
     pub fn on(self, device: &Device) -> Column {
-        if !device.is_autodiff() {
-            return self;
-        }
-        let values = each!(self.values, t -> t.to_device(device));
+        let Some(strategy) = device.gradient_checkpointing_strategy() else { return self };
+        let values = each!(self.values, t -> t.autodiff().with_gradient_checkpointing_strategy(strategy));
         Column { values, row_shape: self.row_shape }
     }
 }

@@ -4,9 +4,11 @@
 //! the trait works on columns, so the engine knows nothing of the user's type.
 
 mod column;
+mod host;
 mod schema;
 
 pub use column::{Column, Values};
+pub use host::tensor_with_room;
 pub use schema::{FieldLayout, Schema};
 
 pub(crate) use schema::first_u64;

@@ -1,0 +1,245 @@
+//! What the CPU backend allows beyond Burn's own operations: its rows are in host memory, so they can be read where they are, and a mini-batch
+//! whose memory has room can grow in place.
+//!
+//! On every other device, and without the feature `flex`, the functions here decline and Burn's operations do the work.
+
+#[cfg(feature = "flex")]
+pub(crate) use flex::{HostRows, append_in_place};
+#[cfg(not(feature = "flex"))]
+pub(crate) use none::{HostRows, append_in_place};
+
+use burn::tensor::kind::Basic;
+use burn::tensor::{Device, Element, Tensor, TensorData};
+
+/// Whether the memory of `device` is the host's. Burn compares devices without their autodiff association.
+pub(crate) fn is_host(device: &Device) -> bool {
+    #[cfg(feature = "flex")]
+    return *device == Device::flex();
+    #[cfg(not(feature = "flex"))]
+    {
+        let _ = device;
+        false
+    }
+}
+
+/// A tensor of `shape` from its values, with room for `room` more rows behind them where the device's memory is the host's.
+///
+/// A batcher that builds its mini-batches so, with room for r rows, saves the buffer from copying the b incoming rows: the representatives are
+/// written into the room. The element type is that of the values. On other devices this is [`Tensor::from_data`].
+///
+/// # Panics
+///
+/// If the number of values is not that of `shape`, as `Tensor::from_data`.
+///
+/// ```
+/// use burn::tensor::{Device, Int, Tensor};
+/// use burn_rehearsal::batch::tensor_with_room;
+///
+/// let pixels = vec![0u8; 56 * 3 * 32 * 32];
+/// let images: Tensor<4, Int> = tensor_with_room(pixels, [56, 3, 32, 32], 7, &Device::default());
+/// assert_eq!(images.dims(), [56, 3, 32, 32]);
+/// ```
+pub fn tensor_with_room<E: Element, K: Basic, const D: usize>(
+    mut values: Vec<E>,
+    mut shape: [usize; D],
+    room: usize,
+    device: &Device,
+) -> Tensor<D, K> {
+    let elements: usize = shape.iter().product();
+    let rows = shape.first().copied().unwrap_or(0);
+    if room == 0 || rows == 0 || values.len() != elements || !is_host(device) {
+        return Tensor::from_data(TensorData::new(values, shape), (device, E::dtype()));
+    }
+    values.resize(elements + elements / rows * room, E::default());
+    shape[0] = rows + room;
+    Tensor::from_data(TensorData::new(values, shape), (device, E::dtype())).slice([0..rows])
+}
+
+#[cfg(feature = "flex")]
+mod flex {
+    use crate::batch::Kind;
+    use crate::batch::column::{Column, Values};
+    use burn::backend::Flex;
+    use burn::backend::flex::{FlexTensor, Layout};
+    use burn::tensor::{DType, Shape, Tensor};
+    use std::ops::Range;
+
+    /// The values of a column, shared with its tensor: reading them copies nothing.
+    #[derive(Debug, Clone)]
+    pub(crate) struct HostRows {
+        tensor: FlexTensor,
+        /// Where the rows are in the tensor's memory.
+        bytes: Range<usize>,
+    }
+
+    impl HostRows {
+        /// The rows of `column`, if they lie one after the other in host memory.
+        pub(crate) fn of(column: &Column) -> Option<Self> {
+            let tensor = primitive(column)?;
+            let (start, end) = tensor.layout().contiguous_offsets()?;
+            let size = tensor.dtype().size();
+            Some(Self { tensor, bytes: start * size..end * size })
+        }
+
+        /// All rows, one after the other.
+        pub(crate) fn bytes(&self) -> &[u8] {
+            &self.tensor.bytes()[self.bytes.clone()]
+        }
+
+        /// The element type.
+        pub(crate) fn dtype(&self) -> DType {
+            self.tensor.dtype()
+        }
+    }
+
+    /// Another handle of the backend's own tensor; `None` if a gradient leads to it.
+    fn primitive(column: &Column) -> Option<FlexTensor> {
+        if !super::is_host(&column.device()) {
+            return None;
+        }
+        match &column.values {
+            Values::Float(tensor) if tensor.is_tracked() => None,
+            Values::Float(tensor) => tensor.clone().inner().try_into_primitive::<Flex>().ok(),
+            Values::Int(tensor) => tensor.clone().inner().try_into_primitive::<Flex>().ok(),
+            Values::Bool(tensor) => tensor.clone().inner().try_into_primitive::<Flex>().ok(),
+        }
+    }
+
+    /// Appends `tail` to `column` in the column's own memory, if that has room and belongs to nobody else; otherwise gives the column back.
+    /// The two have the same kind, element type, row shape and device.
+    pub(crate) fn append_in_place(column: Column, tail: &Column) -> Result<Column, Column> {
+        let (rows, more) = (column.rows(), tail.rows());
+        let elements = column.row_shape().iter().product();
+        let Some(tensor) = primitive(&column) else { return Err(column) };
+        let needed = (rows + more) * elements * tensor.dtype().size();
+        if tensor.layout().contiguous_offsets() != Some((0, rows * elements)) || tensor.bytes().len() < needed {
+            return Err(column);
+        }
+        let (kind, device) = (column.kind(), column.device());
+        let Column { values, row_shape } = column;
+        // Without this handle `tensor` is the only one, unless somebody outside has another.
+        drop(values);
+        let unique = tensor.is_unique();
+        let tensor = if unique { tensor.with_layout(Layout::contiguous(Shape::new([rows + more, elements]))) } else { tensor };
+        let values = match kind {
+            Kind::Float => Values::Float(Tensor::from_primitive::<Flex>(tensor)),
+            Kind::Int => Values::Int(Tensor::from_primitive::<Flex>(tensor)),
+            Kind::Bool => Values::Bool(Tensor::from_primitive::<Flex>(tensor)),
+        };
+        if !unique {
+            return Err(Column { values, row_shape }.on(&device));
+        }
+        let at = [rows..rows + more];
+        let values = match (values, &tail.values) {
+            (Values::Float(all), Values::Float(tail)) => Values::Float(all.slice_assign(at, tail.clone().inner())),
+            (Values::Int(all), Values::Int(tail)) => Values::Int(all.slice_assign(at, tail.clone().inner())),
+            (Values::Bool(all), Values::Bool(tail)) => Values::Bool(all.slice_assign(at, tail.clone().inner())),
+            (values, _) => values,
+        };
+        Ok(Column { values, row_shape }.on(&device))
+    }
+}
+
+/// Without the CPU backend no tensor is in host memory.
+#[cfg(not(feature = "flex"))]
+mod none {
+    use crate::batch::Column;
+    use burn::tensor::DType;
+
+    /// Rows in host memory: there are none.
+    #[derive(Debug, Clone)]
+    pub(crate) enum HostRows {}
+
+    impl HostRows {
+        pub(crate) fn of(_column: &Column) -> Option<Self> {
+            None
+        }
+
+        pub(crate) fn bytes(&self) -> &[u8] {
+            match *self {}
+        }
+
+        pub(crate) fn dtype(&self) -> DType {
+            match *self {}
+        }
+    }
+
+    pub(crate) fn append_in_place(column: Column, _tail: &Column) -> Result<Column, Column> {
+        Err(column)
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::batch::{Column, Field};
+    use burn::tensor::Int;
+
+    fn with_room(rows: usize, room: usize, device: &Device) -> Tensor<3, Int> {
+        tensor_with_room((0..rows as i32 * 6).collect(), [rows, 2, 3], room, device)
+    }
+
+    fn column(rows: usize, room: usize, device: &Device) -> Column {
+        with_room(rows, room, device).into_column("x").unwrap()
+    }
+
+    fn memory(column: &Column) -> *const u8 {
+        HostRows::of(column).unwrap().bytes().as_ptr()
+    }
+
+    fn values(column: Column) -> Vec<i32> {
+        column.into_data("x").unwrap().iter::<i32>().collect()
+    }
+
+    #[test]
+    fn rows_are_appended_in_the_memory_that_has_room_for_them() {
+        for device in [Device::flex(), Device::flex().autodiff()] {
+            let tail = column(2, 0, &device);
+            let before = column(4, 3, &device);
+            let place = memory(&before);
+            let after = before.append(tail, "x").unwrap();
+            assert_eq!((after.rows(), after.row_shape(), after.device().is_autodiff()), (6, [2, 3].as_slice(), device.is_autodiff()));
+            assert_eq!(memory(&after), place);
+            assert_eq!(values(after), (0..24).chain(0..12).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn floats_on_an_autodiff_device_are_appended_in_place_too() {
+        let device = Device::flex().autodiff();
+        let floats = |rows: usize, room| tensor_with_room::<f32, burn::tensor::Float, 2>(vec![1.5; rows * 2], [rows, 2], room, &device);
+        let before = floats(4, 1).into_column("x").unwrap();
+        let place = memory(&before);
+        let after = before.append(floats(1, 0).into_column("x").unwrap(), "x").unwrap();
+        assert_eq!((memory(&after), after.device().is_autodiff()), (place, true));
+        assert_eq!(after.into_data("x").unwrap().iter::<f32>().collect::<Vec<_>>(), [1.5; 10]);
+    }
+
+    #[test]
+    fn without_enough_room_or_with_another_owner_the_rows_are_copied_and_the_owner_sees_no_change() {
+        let device = Device::flex();
+        let expected: Vec<i32> = (0..24).chain(0..12).collect();
+        assert_eq!(values(column(4, 1, &device).append(column(2, 0, &device), "x").unwrap()), expected);
+        let owner = with_room(4, 2, &device);
+        let shared = owner.clone().into_column("x").unwrap();
+        assert_eq!(values(shared.append(column(2, 0, &device), "x").unwrap()), expected);
+        assert_eq!(owner.into_data().iter::<i32>().collect::<Vec<_>>(), (0..24).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn host_rows_are_those_of_the_column_also_behind_a_slice() {
+        let device = Device::flex();
+        let part = with_room(4, 2, &device).slice([1..3]).into_column("x").unwrap();
+        let rows = HostRows::of(&part).unwrap();
+        assert_eq!(bytemuck::cast_slice::<u8, i32>(rows.bytes()), (6..18).collect::<Vec<i32>>());
+        assert_eq!(rows.dtype(), burn::tensor::DType::I32);
+    }
+
+    #[test]
+    #[should_panic(expected = "Shape")]
+    fn a_wrong_number_of_values_panics_as_burn_does() {
+        let _: Tensor<2, Int> = tensor_with_room(vec![0i32; 5], [2, 3], 1, &Device::flex());
+    }
+}
