@@ -3,7 +3,7 @@
 //! Requests and responses travel in order over two bounded channels (or, inline, by a call). The handle keeps the representatives that are
 //! pending: they belong to it and not to an iterator, so they survive the end of an epoch, an early break and a validation.
 
-use crate::batch::{Column, Kind, RehearsalBatch, Role, Schema};
+use crate::batch::{Column, Kind, RehearsalBatch, Role, Schema, index_tensor};
 use crate::config::{CandidateMode, Execution, OnRepeat, RehearsalConfig};
 use crate::draw::Distinct;
 use crate::engine::{BufferReport, Engine, EngineTimings, FailCode, Inspection, Offer, Parcel, Request, Response, Timings};
@@ -11,7 +11,7 @@ use crate::error::{ConfigError, RehearsalError};
 use crate::random::{Purpose, Stream};
 use crate::slots::RowHandle;
 use crate::snapshot::Snapshot;
-use burn::tensor::{DType, Int, Shape, Tensor, TensorData};
+use burn::tensor::{Int, Shape, Tensor, TensorData};
 use burn_rehearsal_collective::{Collective, Solo};
 use std::collections::VecDeque;
 use std::marker::PhantomData;
@@ -489,7 +489,7 @@ impl State {
                     Some(uploaded) => uploaded,
                     None => {
                         let rows: Vec<i64> = self.candidates.iter().map(|&row| row as i64).collect();
-                        Tensor::from_data(TensorData::new(rows, [self.candidates.len()]), (&device, DType::I64))
+                        index_tensor(rows, &device)
                     }
                 };
                 parcel.candidates.push(column.select(&uploaded));

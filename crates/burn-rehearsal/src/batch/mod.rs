@@ -9,6 +9,7 @@ mod schema;
 pub use column::{Column, Values};
 pub use schema::{FieldLayout, Schema};
 
+pub(crate) use column::index_tensor;
 pub(crate) use schema::first_u64;
 
 use crate::error::BatchError;

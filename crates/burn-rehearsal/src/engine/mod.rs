@@ -20,7 +20,7 @@ pub(crate) use header::{FailCode, Status};
 pub(crate) use timings::Timings;
 
 use crate::batch::{Column, Schema};
-use crate::config::{RehearsalConfig, SamplingKind, shard_capacity};
+use crate::config::{RehearsalConfig, SamplingKind, StoreKind, shard_capacity};
 use crate::error::RehearsalError;
 use crate::random::{Purpose, Stream};
 use crate::sampling::{Draw, Sampling, Union, sampling};
@@ -34,6 +34,9 @@ use shard::Shard;
 use smallvec::SmallVec;
 use std::sync::Arc;
 use std::time::Instant;
+
+/// The bytes of a row's place in a message: slot and generation.
+const HANDLE: usize = 8;
 
 /// Candidates of one mini-batch.
 pub(crate) struct Offer {
@@ -103,8 +106,10 @@ pub struct Inspection {
     pub capacity: usize,
     /// The rows stored in this shard.
     pub len: usize,
-    /// The bytes of this shard's slabs, allocated whole at the first mini-batch.
+    /// The bytes of this shard's rows, allocated whole at the first mini-batch.
     pub bytes: usize,
+    /// Where this shard lives, `Host` or `Device`; before the first mini-batch, what is configured.
+    pub store: StoreKind,
     /// Stored rows per class.
     pub per_class: Vec<usize>,
     /// The number of distinct samples stored, if the batch has an `id`.
@@ -122,8 +127,10 @@ pub struct BufferReport {
     pub capacity: usize,
     /// Rows stored.
     pub len: usize,
-    /// Bytes of all slabs.
+    /// Bytes of all shards' rows.
     pub bytes: usize,
+    /// Where each rank's shard lives, `Host` or `Device`, in rank order; `Host` for a rank that never had rows.
+    pub stores: Vec<StoreKind>,
     /// Stored rows per class.
     pub per_class: Vec<usize>,
     /// Distinct samples stored, if the batch has an `id`.
@@ -163,10 +170,13 @@ pub(crate) struct Engine {
 struct Scratch {
     draws: Vec<Draw>,
     own: Vec<Draw>,
-    /// Bytes to send and to receive, per peer.
+    /// The slots of the rows that others drew here, and for whom each is.
+    pushed: Vec<u32>,
+    peers: Vec<usize>,
+    /// Bytes to send and to receive, per peer: the (slot, generation) of every row, then the rows.
     outgoing: Vec<Vec<u8>>,
     incoming: Vec<Vec<u8>>,
-    /// How far each incoming message was read.
+    /// How many rows of each incoming message were used.
     cursor: Vec<usize>,
     /// What the ranks said in the last round, as words and understood.
     words: Vec<u64>,
@@ -216,7 +226,7 @@ impl Engine {
             Request::BeginTask(task) => self.begin_task(task),
             Request::Inspect => Ok(Response::Inspection(self.inspect())),
             Request::Report => self.report().map(Response::Report),
-            Request::Snapshot => Ok(Response::Snapshot(self.snapshot())),
+            Request::Snapshot => self.snapshot().map(Response::Snapshot),
         };
         if let Err(error) = &result {
             self.failure = Some(error.clone());
@@ -253,7 +263,7 @@ impl Engine {
         std::mem::swap(&mut self.devices, &mut offer.parcel.devices);
         let mut shard = match self.shard.take() {
             Some(shard) => shard,
-            None => Shard::new(&self.config, &offer.schema, self.rank, self.size)?,
+            None => Shard::new(&self.config, &offer.schema, &self.devices, self.rank, self.size)?,
         };
         shard.begin_task(self.task);
         let mut rng = Stream::new(self.config.seed, Purpose::Evict, self.step, self.rank as u32);
@@ -327,10 +337,12 @@ impl Engine {
         Ok(parcel)
     }
 
-    /// Fills `scratch.own` with this rank's draws and the outgoing messages with the rows that others drew here.
+    /// Fills `scratch.own` with this rank's draws, `scratch.pushed` with the rows that others drew here, and begins the messages to them.
     fn plan(&mut self, step: u64) -> Result<(), RehearsalError> {
         let scratch = &mut self.scratch;
         scratch.own.clear();
+        scratch.pushed.clear();
+        scratch.peers.clear();
         scratch.outgoing.iter_mut().for_each(Vec::clear);
         let active = self.task as usize >= self.config.start_task;
         for rank in 0..self.size {
@@ -356,7 +368,8 @@ impl Engine {
                 let message = &mut scratch.outgoing[rank];
                 message.extend_from_slice(&slot.to_le_bytes());
                 message.extend_from_slice(&shard.table().generation(slot).to_le_bytes());
-                shard.store().pack(slot, message);
+                scratch.pushed.push(slot);
+                scratch.peers.push(rank);
             }
         }
         Ok(())
@@ -366,9 +379,12 @@ impl Engine {
         if self.size == 1 {
             return Ok(());
         }
-        let record = self.shard.as_ref().map_or(0, |shard| shard.schema().row_bytes() + 8);
+        let record = self.shard.as_ref().map_or(0, |shard| shard.schema().row_bytes() + HANDLE);
         let rank = self.rank;
-        let Scratch { own, outgoing, incoming, .. } = &mut self.scratch;
+        let Scratch { own, pushed, peers, outgoing, incoming, .. } = &mut self.scratch;
+        if let Some(shard) = self.shard.as_ref().filter(|_| !pushed.is_empty()) {
+            shard.store().read(pushed, &mut |index, _, bytes| outgoing[peers[index]].extend_from_slice(bytes))?;
+        }
         incoming.iter_mut().for_each(Vec::clear);
         for draw in own.iter().filter(|draw| draw.owner as usize != rank) {
             let message = &mut incoming[draw.owner as usize];
@@ -386,7 +402,7 @@ impl Engine {
         parcel.columns.clear();
         parcel.handles.clear();
         let Some(shard) = &self.shard else { return Ok(()) };
-        let record = shard.schema().row_bytes() + 8;
+        let width = shard.schema().row_bytes();
         let Scratch { own, incoming, cursor, .. } = &mut self.scratch;
         cursor.fill(0);
         let mut sources: SmallVec<[_; 64]> = SmallVec::with_capacity(own.len());
@@ -398,10 +414,11 @@ impl Engine {
                 sources.push(Source::Slot(slot));
                 parcel.handles.push(RowHandle { rank: draw.owner, slot, generation: shard.table().generation(slot) });
             } else {
-                let row = &incoming[owner][cursor[owner]..cursor[owner] + record];
-                cursor[owner] += record;
-                parcel.handles.push(RowHandle { rank: draw.owner, slot: read_u32(&row[..4]), generation: read_u32(&row[4..8]) });
-                sources.push(Source::Packed(&row[8..]));
+                let (handles, rows) = incoming[owner].split_at(incoming[owner].len() / (HANDLE + width) * HANDLE);
+                let (handle, row) = (&handles[cursor[owner] * HANDLE..][..HANDLE], &rows[cursor[owner] * width..][..width]);
+                cursor[owner] += 1;
+                parcel.handles.push(RowHandle { rank: draw.owner, slot: read_u32(&handle[..4]), generation: read_u32(&handle[4..]) });
+                sources.push(Source::Packed(row));
             }
         }
         if !sources.is_empty() {
@@ -434,6 +451,7 @@ impl Engine {
             capacity: table.map_or(shard_capacity(planned, self.rank, self.size), |table| table.capacity()),
             len: table.map_or(0, |table| table.len()),
             bytes: self.shard.as_ref().map_or(0, |shard| shard.store().bytes()),
+            store: self.shard.as_ref().map_or(self.config.store, Shard::store_kind),
             per_class: table.map_or_else(Vec::new, |table| table.per_class().collect()),
             distinct: table.and_then(|table| table.distinct()),
             task: self.task as usize,
@@ -441,17 +459,17 @@ impl Engine {
         }
     }
 
-    fn snapshot(&self) -> Snapshot {
+    fn snapshot(&self) -> Result<Snapshot, RehearsalError> {
         match &self.shard {
             Some(shard) => shard.snapshot(self.rank as u32),
-            None => Snapshot::default(),
+            None => Ok(Snapshot::default()),
         }
     }
 
     fn report(&mut self) -> Result<BufferReport, RehearsalError> {
         let inspection = self.inspect();
         let draws = *self.draws_hash.finalize().as_bytes();
-        let contents = self.shard.as_ref().map_or(*blake3::hash(&[]).as_bytes(), Shard::digest);
+        let contents = self.shard.as_ref().map_or_else(|| Ok(*blake3::hash(&[]).as_bytes()), Shard::digest)?;
         let ids: Vec<i64> = self.shard.iter().flat_map(|shard| shard.table().distinct_ids()).collect();
         let rank = self.rank;
         let collective = self.collective()?;

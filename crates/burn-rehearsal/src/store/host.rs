@@ -1,15 +1,17 @@
 //! Rows in host memory: one preallocated slab of bytes per stored field.
 
-use super::{Source, Store};
+use super::{Source, Store, for_each_byte, rows};
 use crate::batch::{Column, FieldLayout, Schema};
 use crate::error::{BatchError, RehearsalError};
-use burn::tensor::{DType, Device, Shape, TensorData};
+use burn::tensor::{Device, TensorData};
 
 /// A shard in host memory.
 #[derive(Debug)]
 pub struct HostStore {
     schema: Schema,
     slabs: Vec<Slab>,
+    /// The candidates, one entry per stored field; empty between a write and the next stage.
+    staged: Vec<TensorData>,
 }
 
 #[derive(Debug)]
@@ -34,18 +36,8 @@ impl Slab {
         if data.dtype() == self.field.stored {
             return Ok(());
         }
-        let field = self.field.spec.name;
-        let Self { narrowed, .. } = self;
-        for_each_integer(data, |value| {
-            narrowed.push(u8::try_from(value).map_err(|_| BatchError::ByteRange { field, value })?);
-            Ok(())
-        })
-    }
-
-    /// Restores the element type of the mini-batches.
-    fn restore(&self, bytes: Vec<u8>, shape: impl Into<Shape>) -> TensorData {
-        let data = TensorData::from_bytes_vec(bytes, shape, self.field.stored);
-        if self.field.dtype == self.field.stored { data } else { data.convert_dtype(self.field.dtype) }
+        let Self { narrowed, field, .. } = self;
+        for_each_byte(data, field.spec.name, |byte| narrowed.push(byte))
     }
 }
 
@@ -67,16 +59,25 @@ impl HostStore {
                 Ok(Slab { field: field.clone(), row_bytes, bytes, narrowed: Vec::new() })
             })
             .collect::<Result<_, RehearsalError>>()?;
-        Ok(Self { schema, slabs })
+        Ok(Self { schema, slabs, staged: Vec::new() })
     }
 }
 
 impl Store for HostStore {
-    fn write(&mut self, columns: &[TensorData], placements: &[(u32, u32)]) -> Result<(), RehearsalError> {
-        for (slab, data) in self.slabs.iter_mut().zip(columns) {
-            slab.narrow(data)?;
+    fn stage(&mut self, columns: &mut Vec<Column>) -> Result<(), RehearsalError> {
+        self.staged.clear();
+        for (column, slab) in columns.drain(..).zip(&self.slabs) {
+            self.staged.push(column.into_data(slab.field.spec.name)?);
         }
-        for (slab, data) in self.slabs.iter_mut().zip(columns) {
+        Ok(self.slabs.iter_mut().zip(&self.staged).try_for_each(|(slab, data)| slab.narrow(data))?)
+    }
+
+    fn staged(&self, field: usize) -> Option<&TensorData> {
+        self.staged.get(field)
+    }
+
+    fn write(&mut self, placements: &[(u32, u32)]) {
+        for (slab, data) in self.slabs.iter_mut().zip(&self.staged) {
             let width = slab.row_bytes;
             let source = if data.dtype() == slab.field.stored { data.as_bytes() } else { &slab.narrowed };
             for &(row, slot) in placements {
@@ -84,13 +85,7 @@ impl Store for HostStore {
                 slab.bytes[to..to + width].copy_from_slice(&source[from..from + width]);
             }
         }
-        Ok(())
-    }
-
-    fn pack(&self, slot: u32, out: &mut Vec<u8>) {
-        for slab in &self.slabs {
-            out.extend_from_slice(slab.row(slot));
-        }
+        self.staged.clear();
     }
 
     fn assemble(&self, rows: &[Source<'_>], devices: &[Device], columns: &mut Vec<Column>) {
@@ -106,27 +101,18 @@ impl Store for HostStore {
                 });
             }
             offset += width;
-            let data = slab.restore(bytes, [rows.len(), slab.field.elements()]);
+            let data = rows::values(&slab.field, bytes, [rows.len(), slab.field.elements()]);
             columns.push(Column::from_data(data, slab.field.spec.kind, slab.field.row_shape.clone(), device));
         }
     }
 
-    fn row(&self, slot: u32) -> Vec<TensorData> {
-        self.slabs.iter().map(|slab| slab.restore(slab.row(slot).to_vec(), slab.field.row_shape.clone())).collect()
-    }
-
-    fn canonical(&self, slot: u32, sink: &mut dyn FnMut(&[u8])) {
-        for slab in &self.slabs {
-            let bytes = slab.row(slot);
-            let stored = slab.field.stored;
-            if stored.is_float() || stored == DType::I64 {
-                sink(bytes);
-            } else if stored.is_bool() {
-                bytes.chunks_exact(stored.size()).for_each(|value| sink(&[u8::from(value.iter().any(|&b| b != 0))]));
-            } else {
-                bytes.chunks_exact(stored.size()).for_each(|value| sink(&widen(value, stored).to_le_bytes()));
+    fn read(&self, slots: &[u32], sink: &mut dyn FnMut(usize, usize, &[u8])) -> Result<(), RehearsalError> {
+        for (index, &slot) in slots.iter().enumerate() {
+            for (field, slab) in self.slabs.iter().enumerate() {
+                sink(index, field, slab.row(slot));
             }
         }
+        Ok(())
     }
 
     fn schema(&self) -> &Schema {
@@ -136,30 +122,4 @@ impl Store for HostStore {
     fn bytes(&self) -> usize {
         self.slabs.iter().map(|slab| slab.bytes.len()).sum()
     }
-}
-
-/// Calls `visit` with every element of an integer tensor. Burn's own iterator is a boxed one; the usual types do without.
-///
-/// # Errors
-///
-/// The first error of `visit`.
-pub(crate) fn for_each_integer<E>(data: &TensorData, mut visit: impl FnMut(i64) -> Result<(), E>) -> Result<(), E> {
-    if let Ok(values) = data.as_slice::<i64>() {
-        return values.iter().try_for_each(|&value| visit(value));
-    }
-    if let Ok(values) = data.as_slice::<i32>() {
-        return values.iter().try_for_each(|&value| visit(i64::from(value)));
-    }
-    data.iter::<i64>().try_for_each(visit)
-}
-
-/// A stored integer of up to 64 bits as i64.
-fn widen(value: &[u8], dtype: DType) -> i64 {
-    let mut wide = [0; 8];
-    wide[..value.len()].copy_from_slice(value);
-    let signed = matches!(dtype, DType::I8 | DType::I16 | DType::I32);
-    if signed && value.last().is_some_and(|&top| top & 0x80 != 0) {
-        wide[value.len()..].fill(0xff);
-    }
-    i64::from_le_bytes(wide)
 }
