@@ -29,6 +29,11 @@ pub const SIDE: usize = 32;
 /// The number of classes; two a task.
 pub const CLASSES: usize = 4;
 
+/// The device that is measured: flex, or what `BURN_DEVICE` names if this was built with its feature.
+pub fn device() -> Device {
+    if std::env::var_os("BURN_DEVICE").is_some() { Device::default() } else { Device::flex() }
+}
+
 /// The middle value; 0 of none.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
@@ -67,9 +72,10 @@ impl Batcher<Sample, Batch> for Stack {
     fn batch(&self, items: Vec<Sample>, device: &Device) -> Batch {
         let rows = items.len();
         let pixels: Vec<u8> = items.iter().flat_map(|item| item.pixels.iter().copied()).collect();
+        let bytes = if device.supports_dtype(DType::U8) { DType::U8 } else { DType::I32 };
         let classes: Vec<i64> = items.iter().map(|item| item.class as i64).collect();
         Batch {
-            images: Tensor::from_data(TensorData::new(pixels, [rows, 3, SIDE, SIDE]), (device, DType::U8)),
+            images: Tensor::from_data(TensorData::new(pixels, [rows, 3, SIDE, SIDE]), (device, bytes)),
             targets: Tensor::from_data(TensorData::new(classes, [rows]), device),
         }
     }

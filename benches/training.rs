@@ -4,9 +4,8 @@
 //! do the same number of steps. Medians over the turns; ratios of the same turns.
 #![allow(clippy::expect_used)]
 
-use burn::tensor::Device;
 use burn_rehearsal::{Capacity, RehearsalConfig};
-use burn_rehearsal_benches::{Synthetic, Unobserved, median};
+use burn_rehearsal_benches::{Synthetic, Unobserved, device, median};
 use burn_rehearsal_collective::Solo;
 use burn_rehearsal_train::experiment::{Settings, run_rank};
 use burn_rehearsal_train::report::schema::Method;
@@ -33,7 +32,7 @@ fn main() {
             workers: 1,
             profile: false,
         };
-        let report = run_rank(&workload, &settings, serde_json::Value::Null, Box::new(Solo::new()), &Device::flex(), &Unobserved);
+        let report = run_rank(&workload, &settings, serde_json::Value::Null, Box::new(Solo::new()), &device(), &Unobserved);
         let time = report.expect("a run").time;
         time.phases_ms["step"] / 1e3
     };

@@ -7,6 +7,8 @@ mod bounded;
 mod bounded_time;
 #[path = "guarantees/deterministic.rs"]
 mod deterministic;
+#[path = "guarantees/device.rs"]
+mod device;
 #[path = "guarantees/errors.rs"]
 mod errors;
 #[path = "guarantees/exact.rs"]

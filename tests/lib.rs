@@ -4,8 +4,8 @@
 
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 use burn_rehearsal::random::{Purpose, Stream};
-use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalBuffer, RehearsalConfig};
-use burn_rehearsal_collective::{Threads, run_threads};
+use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalBuffer, RehearsalConfig, StoreKind};
+use burn_rehearsal_collective::{Collective, Threads, run_threads};
 use statrs::distribution::{ChiSquared, ContinuousCDF};
 use std::convert::Infallible;
 use std::io::Write;
@@ -46,10 +46,22 @@ pub fn world<T: Send>(size: usize, f: impl Fn(Threads) -> T + Sync) -> Vec<T> {
 /// Ids carry their class: the class of an id is its millions.
 pub const CLASS: i64 = 1_000_000;
 
-/// The device of all tests.
+/// The device of all tests: flex, or what `BURN_DEVICE` names if this was built with its feature.
 #[must_use]
 pub fn device() -> Device {
-    Device::flex()
+    if std::env::var_os("BURN_DEVICE").is_some() { Device::default() } else { Device::flex() }
+}
+
+/// The element type of images on `device`: bytes where it has them.
+#[must_use]
+pub fn byte_type(device: &Device) -> DType {
+    if device.supports_dtype(DType::U8) { DType::U8 } else { DType::I32 }
+}
+
+/// The element type of labels on `device`: 64 bits where it has them.
+#[must_use]
+pub fn label_type(device: &Device) -> DType {
+    if device.supports_dtype(DType::I64) { DType::I64 } else { DType::I32 }
 }
 
 /// A mini-batch with every role, all fields of a row functions of its id: a torn or mixed row cannot pass for a whole one.
@@ -115,7 +127,7 @@ impl Row {
     }
 }
 
-/// A mini-batch of the samples `ids` with u8 images and i64 labels.
+/// A mini-batch of the samples `ids` on [`device`], with u8 images and i64 labels if it has those types.
 #[must_use]
 pub fn batch(ids: &[i64]) -> Mixed {
     batch_on(ids, &device())
@@ -125,11 +137,12 @@ pub fn batch(ids: &[i64]) -> Mixed {
 #[must_use]
 pub fn batch_on(ids: &[i64], device: &Device) -> Mixed {
     let n = ids.len();
-    let ints = |values: Vec<i64>| Tensor::<1, Int>::from_data(TensorData::new(values, [n]), (device, DType::I64));
+    let (bytes, labels) = (byte_type(device), label_type(device));
+    let ints = |values: Vec<i64>| Tensor::<1, Int>::from_data(TensorData::new(values, [n]).convert_dtype(labels), (device, labels));
     let images: Vec<u8> = ids.iter().flat_map(|&id| image_of(id)).collect();
     let features: Vec<f32> = ids.iter().flat_map(|&id| feature_of(id)).collect();
     Mixed {
-        image: Tensor::from_data(TensorData::new(images, [n, 1, 2, 2]), (device, DType::U8)),
+        image: Tensor::from_data(TensorData::new(images, [n, 1, 2, 2]).convert_dtype(bytes), (device, bytes)),
         class: ints(ids.iter().map(|id| id / CLASS).collect()),
         id: ints(ids.to_vec()),
         feature: Tensor::from_data(TensorData::new(features, [n, 2]), (device, DType::F32)),
@@ -164,7 +177,7 @@ pub fn assert_augmented(incoming: &[i64], augmented: &Mixed) -> Vec<i64> {
     let rows = read(augmented);
     let expected: Vec<Row> = incoming.iter().map(|&id| Row::of(id)).collect();
     assert_eq!(rows[..incoming.len()], expected, "the incoming rows changed");
-    assert_eq!(augmented.image.dtype(), DType::U8, "images must stay u8");
+    assert_eq!(augmented.image.dtype(), byte_type(&augmented.image.device()), "images must stay what they were");
     let drawn = &rows[incoming.len()..];
     drawn.iter().for_each(Row::assert_whole);
     assert!(drawn.iter().all(|row| row.replayed), "a representative is not flagged");
@@ -178,9 +191,16 @@ pub fn config(capacity: usize, candidates: usize, representatives: usize) -> Reh
 }
 
 /// This rank's buffer of [`Mixed`] rows.
+///
+/// Unless the configuration says where shards live, every other rank keeps its own on the device, and so does a rank alone: whatever is tested on
+/// several ranks holds for both stores and for worlds in which they are mixed.
 #[must_use]
 pub fn buffer(config: &RehearsalConfig, threads: Threads) -> RehearsalBuffer<Mixed> {
-    RehearsalBuffer::new(config, Box::new(threads)).unwrap()
+    let store = match config.store {
+        StoreKind::Auto if (threads.rank() + threads.size()) % 2 == 1 => StoreKind::Device,
+        chosen => chosen,
+    };
+    RehearsalBuffer::new(&config.clone().with_store(store), Box::new(threads)).unwrap()
 }
 
 /// Fresh ids for one step of one rank, `rows` of them, of random classes below `classes`.

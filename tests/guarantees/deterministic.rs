@@ -1,17 +1,17 @@
 //! Guarantee 4.4: the same seed, data and world size give the same bits; and what `lag` means.
 
 use crate::model::Model;
-use burn::tensor::{Bool, DType, Int, Tensor, TensorData};
+use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 use burn_rehearsal::{
-    CandidateMode, Capacity, Execution, OnRepeat, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, SamplingKind,
+    CandidateMode, Capacity, Execution, OnRepeat, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, SamplingKind, StoreKind,
 };
-use burn_rehearsal_tests::{Mixed, Row, assert_augmented, batch, buffer, config, device, fresh, read, world};
+use burn_rehearsal_tests::{Mixed, Row, assert_augmented, batch, batch_on, buffer, config, device, fresh, read, world};
 
 const STEPS: usize = 24;
 
 /// Everything that a run shows: both digests, and every augmented mini-batch of this rank.
 #[derive(Debug, Clone, PartialEq)]
-struct Trace {
+pub(crate) struct Trace {
     contents: String,
     draws: String,
     batches: Vec<Vec<Row>>,
@@ -19,6 +19,11 @@ struct Trace {
 
 /// A run with three tasks, mini-batches of different sizes, and steps without rows.
 fn trace(buffer: &RehearsalBuffer<Mixed>, data: u64) -> Trace {
+    trace_on(buffer, data, &device())
+}
+
+/// As [`trace`], with the mini-batches on `device`.
+pub(crate) fn trace_on(buffer: &RehearsalBuffer<Mixed>, data: u64, device: &Device) -> Trace {
     let mut batches = Vec::new();
     for step in 0..STEPS {
         if step % 8 == 0 {
@@ -30,7 +35,7 @@ fn trace(buffer: &RehearsalBuffer<Mixed>, data: u64) -> Trace {
             buffer.no_rows().unwrap();
             continue;
         }
-        let augmented = buffer.rehearse(batch(&ids)).unwrap();
+        let augmented = buffer.rehearse(batch_on(&ids, device)).unwrap();
         assert_augmented(&ids, &augmented);
         batches.push(read(&augmented));
     }
@@ -44,7 +49,7 @@ fn traces(size: usize, config: &RehearsalConfig) -> Vec<Trace> {
 }
 
 /// One configuration per rule, with every policy, sampling, candidate mode and several lags among them.
-fn configurations(size: usize) -> Vec<RehearsalConfig> {
+pub(crate) fn configurations(size: usize) -> Vec<RehearsalConfig> {
     let base = config(12 * size + size / 2, 3, 5).with_seed(9);
     vec![
         base.clone(),
@@ -61,8 +66,10 @@ fn the_same_run_repeated_is_bit_identical_inline_or_in_the_background() {
         for (number, config) in configurations(size).into_iter().enumerate() {
             let first = traces(size, &config);
             assert!(first.iter().all(|trace| trace.contents == first[0].contents && trace.draws == first[0].draws), "ranks differ");
-            assert_eq!(first, traces(size, &config), "{size} ranks, configuration {number}: a repetition differs");
-            let inline = config.with_execution(Execution::Inline);
+            // The first run mixes both stores; the repetitions have one each.
+            let host = config.clone().with_store(StoreKind::Host);
+            assert_eq!(first, traces(size, &host), "{size} ranks, configuration {number}: a repetition differs");
+            let inline = config.with_execution(Execution::Inline).with_store(StoreKind::Device);
             assert_eq!(first, traces(size, &inline), "{size} ranks, configuration {number}: inline differs from background");
         }
     }
@@ -71,7 +78,7 @@ fn the_same_run_repeated_is_bit_identical_inline_or_in_the_background() {
 #[test]
 fn a_rank_alone_gives_the_same_bits_solo_and_on_threads() {
     for config in configurations(1) {
-        let solo = trace(&RehearsalBuffer::solo(&config).unwrap(), 77);
+        let solo = trace(&RehearsalBuffer::solo(&config.clone().with_store(StoreKind::Host)).unwrap(), 77);
         assert_eq!(vec![solo], traces(1, &config));
     }
 }

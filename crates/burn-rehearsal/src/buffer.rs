@@ -3,7 +3,7 @@
 //! Requests and responses travel in order over two bounded channels (or, inline, by a call). The handle keeps the representatives that are
 //! pending: they belong to it and not to an iterator, so they survive the end of an epoch, an early break and a validation.
 
-use crate::batch::{Column, Kind, RehearsalBatch, Role, Schema};
+use crate::batch::{Column, Kind, RehearsalBatch, Role, Schema, index_tensor, is_host};
 use crate::config::{CandidateMode, Execution, OnRepeat, RehearsalConfig};
 use crate::draw::Distinct;
 use crate::engine::{BufferReport, Engine, EngineTimings, FailCode, Inspection, Offer, Parcel, Request, Response, Timings};
@@ -11,7 +11,7 @@ use crate::error::{ConfigError, RehearsalError};
 use crate::random::{Purpose, Stream};
 use crate::slots::RowHandle;
 use crate::snapshot::Snapshot;
-use burn::tensor::{DType, Int, Shape, Tensor, TensorData};
+use burn::tensor::{Int, Shape, Tensor, TensorData};
 use burn_rehearsal_collective::{Collective, Solo};
 use std::collections::VecDeque;
 use std::marker::PhantomData;
@@ -485,17 +485,27 @@ impl State {
         let mut parcel = self.spare.pop().unwrap_or_default();
         parcel.candidates.clear();
         parcel.devices.clear();
+        parcel.rows.clear();
         let mut index: Option<Tensor<1, Int>> = None;
         let columns = if self.merged.is_empty() { &self.incoming } else { &self.merged };
-        for (_, column) in schema.fields().iter().zip(columns).filter(|(field, _)| field.is_stored()) {
+        let stored = || schema.fields().iter().zip(columns).filter(|(field, _)| field.is_stored()).map(|(_, column)| column);
+        // In host memory the engine copies the rows from where they are; on a device they are copied there, before anybody can overwrite them.
+        let shared = stored().all(|column| is_host(&column.device()));
+        match shared {
+            true => parcel.rows.extend(self.candidates.iter().map(|&row| row as u32)),
+            false => parcel.rows.extend(0..self.candidates.len() as u32),
+        }
+        for column in stored() {
             let device = column.device().inner();
-            if !self.candidates.is_empty() {
+            if shared && !self.candidates.is_empty() {
+                parcel.candidates.push(column.clone());
+            } else if !self.candidates.is_empty() {
                 // One upload serves all fields, unless a field lives on another device.
                 let uploaded = match index.take().filter(|index| index.device() == device) {
                     Some(uploaded) => uploaded,
                     None => {
                         let rows: Vec<i64> = self.candidates.iter().map(|&row| row as i64).collect();
-                        Tensor::from_data(TensorData::new(rows, [self.candidates.len()]), (&device, DType::I64))
+                        index_tensor(rows, &device)
                     }
                 };
                 parcel.candidates.push(column.select(&uploaded));

@@ -1,7 +1,9 @@
 //! How large the buffer is, what enters it, and what is drawn from it.
 
+use crate::batch::is_host;
 use crate::error::ConfigError;
 use burn::config::Config;
+use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
 /// The largest number of classes that the tables accept when none is configured.
@@ -73,7 +75,42 @@ pub enum Execution {
     Inline,
 }
 
-/// Configuration of a [`RehearsalBuffer`](crate::RehearsalBuffer). All ranks must use the same.
+/// Where a rank's shard lives; never changes a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreKind {
+    /// On the training device if that has memory of its own and the shard is no larger than [`RehearsalConfig::device_limit`]; otherwise on the host.
+    Auto,
+    /// In host memory: candidates and representatives cross the bus.
+    Host,
+    /// On the device of the first mini-batch (each field on its own): only classes, identities and rows for other ranks cross the bus.
+    Device,
+}
+
+/// The default of [`RehearsalConfig::device_limit`], in bytes: a quarter of the memory of a small GPU. Burn 0.22 does not tell how much a device has.
+pub const DEVICE_LIMIT: u64 = 2 << 30;
+
+impl StoreKind {
+    /// `Host` or `Device`, for a shard of `bytes` bytes, the limit of [`Auto`](Self::Auto), and the devices of the mini-batches' fields.
+    pub fn resolve(self, bytes: u64, limit: u64, devices: &[Device]) -> StoreKind {
+        match self {
+            Self::Auto if bytes > limit || devices.iter().any(is_host) => Self::Host,
+            Self::Auto => Self::Device,
+            chosen => chosen,
+        }
+    }
+
+    /// `auto`, `host` or `device`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Host => "host",
+            Self::Device => "device",
+        }
+    }
+}
+
+/// Configuration of a [`RehearsalBuffer`](crate::RehearsalBuffer). All ranks must use the same, but for what never changes a result.
 #[derive(Config, Debug, PartialEq)]
 pub struct RehearsalConfig {
     /// |B|, over all ranks.
@@ -102,6 +139,12 @@ pub struct RehearsalConfig {
     /// Who does the work.
     #[config(default = "Execution::Background")]
     pub execution: Execution,
+    /// Where each rank's shard lives.
+    #[config(default = "StoreKind::Auto")]
+    pub store: StoreKind,
+    /// The most bytes of one rank's shard that [`StoreKind::Auto`] puts on the device.
+    #[config(default = "DEVICE_LIMIT")]
+    pub device_limit: u64,
     /// The first task whose mini-batches are augmented; candidates are taken from the first task on.
     #[config(default = 0)]
     pub start_task: usize,
@@ -149,6 +192,11 @@ impl RehearsalConfig {
             return Err(ConfigError::CandidatesBeyondBatch { candidates: self.candidates, batch_size });
         }
         Ok(())
+    }
+
+    /// This configuration with everything that never changes a result at its default: equal on all ranks of a run.
+    pub(crate) fn for_digest(&self) -> Self {
+        self.clone().with_execution(Execution::Inline).with_store(StoreKind::Auto).with_device_limit(0)
     }
 
     /// |B| in samples, for rows of `row_bytes` bytes.

@@ -181,7 +181,8 @@ pub use buffer::{BufferStatus, RehearsalBuffer, Rehearsed};
 /// Writes [`RehearsalBatch`] for a struct of tensors.
 pub use burn_rehearsal_derive::RehearsalBatch;
 pub use config::{
-    CandidateMode, Capacity, Execution, MAX_CLASSES, OnRepeat, PolicyKind, RehearsalConfig, SamplingKind, first_slot, shard_capacity,
+    CandidateMode, Capacity, DEVICE_LIMIT, Execution, MAX_CLASSES, OnRepeat, PolicyKind, RehearsalConfig, SamplingKind, StoreKind,
+    first_slot, shard_capacity,
 };
 pub use engine::{BufferReport, EngineTimings, Inspection};
 pub use loader::{EpochPlan, RehearsalBatcher, RehearsalLoader, ShardedLoader, ShardedLoaderBuilder, WorkerPanic};

@@ -39,6 +39,9 @@ pub(crate) enum Error {
     /// Something that the gate needs is not installed; the text names it and says how to install it.
     #[error("{0}")]
     Missing(String),
+    /// What cannot be done on this machine.
+    #[error("{0}")]
+    Machine(String),
     /// Dependencies or crates that break the rules, one line each.
     #[error("the dependencies break {} of our rules:\n  {}", .0.len(), .0.join("\n  "))]
     Policy(Vec<String>),

@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use crate::error::{Error, Result};
 use crate::totals::Totals;
 use crate::workspace::{Leg, Workspace};
-use crate::{licences, main_job, prerequisites, process};
+use crate::{devices, licences, main_job, prerequisites, process};
 
 /// A step of the gate, cheap ones first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -29,6 +29,11 @@ pub(crate) enum Step {
     Tests,
     /// Only if it is asked for, since it needs an MPI: the feature `mpi`, clippy, docs and tests of the collective, and the program, with ranks as processes under `mpirun`.
     Mpi,
+    /// Only if it is asked for, since it builds Burn's GPU backends: the tests of the device, and a short training run, on a GPU through wgpu; a software
+    /// Vulkan driver will do.
+    Wgpu,
+    /// Only if it is asked for: whether the program compiles for CUDA, which needs no GPU.
+    Cuda,
     /// The main job with its default arguments, against the published thresholds.
     MainJob,
 }
@@ -36,7 +41,7 @@ pub(crate) enum Step {
 impl Step {
     /// Whether the step belongs to the gate when none is named.
     fn is_default(self) -> bool {
-        self != Self::Mpi
+        !matches!(self, Self::Mpi | Self::Wgpu | Self::Cuda)
     }
 }
 
@@ -55,9 +60,16 @@ struct Outcome {
 
 /// What the tests printed last: the closing lines as printed, and their sum.
 #[derive(Default)]
-struct Closing {
+pub(crate) struct Closing {
     lines: Vec<String>,
     totals: Totals,
+}
+
+impl Closing {
+    /// The sum of all closing lines.
+    pub(crate) fn totals(&self) -> &Totals {
+        &self.totals
+    }
 }
 
 /// Runs all steps, or the one that is asked for; the output ends with the tests' closing lines and their total.
@@ -99,6 +111,8 @@ fn run(step: Step, workspace: &Workspace, closing: &mut Closing) -> Result<()> {
         Step::Docs => process::run(cargo(&["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings")),
         Step::Tests => tests(cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]), &mut std::io::stdout(), closing),
         Step::Mpi => mpi(workspace, closing),
+        Step::Wgpu => devices::wgpu(workspace, closing),
+        Step::Cuda => devices::cuda(workspace),
         Step::MainJob => main_job(workspace),
     }
 }
@@ -122,7 +136,7 @@ fn with(mut command: Command, arguments: &[&str]) -> Command {
 }
 
 /// Runs the tests and keeps their closing lines, also when some fail.
-fn tests(mut command: Command, output: &mut impl Write, closing: &mut Closing) -> Result<()> {
+pub(crate) fn tests(mut command: Command, output: &mut impl Write, closing: &mut Closing) -> Result<()> {
     let status = process::run_listening(&mut command, output, |line| {
         if let Some(counts) = Totals::parse(line) {
             closing.totals.add(counts);
@@ -157,7 +171,7 @@ fn table(outcomes: &[Outcome]) -> String {
 }
 
 /// Prints a line of ours, before anything that a program started next may print.
-fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     println!("{line}");
     // Nobody can be told that standard output is gone.
     let _ = std::io::stdout().flush();

@@ -3,7 +3,9 @@
 //! * `cargo xtask test` is the one gate, the same for people and for CI.
 //! * `cargo xtask validate` repeats the main job over several seeds and holds the means to the published thresholds.
 //! * `cargo xtask bench` runs the benchmarks.
+//! * `cargo xtask gpu` runs the device's tests and the benchmarks on this machine's NVIDIA GPU.
 
+mod devices;
 mod error;
 mod gate;
 mod licences;
@@ -54,6 +56,8 @@ enum Task {
         /// Only this one
         name: Option<String>,
     },
+    /// Run the tests of the device and the benchmarks on this machine's NVIDIA GPU, and add the figures to benches/RESULTS.md
+    Gpu,
 }
 
 fn main() -> ExitCode {
@@ -78,5 +82,6 @@ fn run(task: Task) -> Result<()> {
             command.args(name.iter().flat_map(|name| ["--bench", name]));
             process::run(&mut command)
         }
+        Task::Gpu => devices::gpu(&workspace),
     }
 }

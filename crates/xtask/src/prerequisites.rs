@@ -46,6 +46,14 @@ pub(crate) const MPI_TOOLS: [Tool; 3] = [
 const FIND_LIBCLANG: &str = "{ test -n \"$LIBCLANG_PATH\" || ldconfig -p | grep -q libclang || ls /usr/lib/llvm-*/lib/libclang*.so*; } \
                              && { command -v clang || ls /usr/lib/llvm-*/lib/clang/*/include/stddef.h; }";
 
+/// What the wgpu leg needs besides: any GPU's driver will do, Mesa's runs on the CPU.
+pub(crate) const WGPU_TOOLS: [Tool; 1] =
+    [Tool { what: "a Vulkan driver", probe: &["sh", "-c", FIND_VULKAN], remedy: Remedy::Debian(&["mesa-vulkan-drivers", "libvulkan1"]) }];
+
+/// Succeeds if Vulkan's loader and some driver are there, or if the system has graphics of its own (Metal, DirectX).
+const FIND_VULKAN: &str = "test \"$(uname)\" != Linux || { { ldconfig -p || /sbin/ldconfig -p; } | grep -q libvulkan.so.1 \
+                           && { test -n \"$VK_DRIVER_FILES$VK_ICD_FILENAMES\" || ls /usr/share/vulkan/icd.d/*.json || ls /etc/vulkan/icd.d/*.json; }; }";
+
 /// Checks that all tools are there, after installing what we may install.
 pub(crate) fn ensure(tools: &'static [Tool]) -> Result<()> {
     let mut missing = missing(tools, is_there);

@@ -21,6 +21,11 @@ impl Leg {
     /// The default with ranks as processes.
     pub(crate) const MPI: Self = Self { backend: "flex", mpi: Some("openmpi") };
 
+    /// GPUs of all makers, or none, through wgpu.
+    pub(crate) const WGPU: Self = Self { backend: "wgpu", mpi: None };
+    /// NVIDIA GPUs.
+    pub(crate) const CUDA: Self = Self { backend: "cuda", mpi: None };
+
     /// The target directory of this leg: `base` itself for the default one, a folder in it for every other.
     pub(crate) fn target_dir(self, base: &Path) -> PathBuf {
         match (self.backend, self.mpi) {

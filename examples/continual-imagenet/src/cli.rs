@@ -1,6 +1,6 @@
 //! The command line. The same options can be given in a TOML file; flags win.
 
-use burn_rehearsal::{CandidateMode, Execution, OnRepeat, PolicyKind, SamplingKind};
+use burn_rehearsal::{CandidateMode, Execution, OnRepeat, PolicyKind, SamplingKind, StoreKind};
 use burn_rehearsal_train::init::Scheme;
 use burn_rehearsal_train::report::schema::Method;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -115,6 +115,12 @@ pub struct Options {
     /// Who does the buffer's work; never changes a result.
     #[arg(long, value_enum)]
     pub execution: Option<ExecutionArg>,
+    /// Where each rank keeps its part of the buffer; never changes a result.
+    #[arg(long, value_enum)]
+    pub store: Option<StoreArg>,
+    /// The largest part of the buffer that `--store auto` puts on a GPU, per rank.
+    #[arg(long, value_name = "2GiB")]
+    pub store_limit: Option<String>,
     /// How many steps the representatives lag behind the buffer.
     #[arg(long)]
     pub lag: Option<usize>,
@@ -243,6 +249,17 @@ choices! {
         Background = Execution::Background,
         /// The training thread.
         Inline = Execution::Inline,
+    }
+}
+choices! {
+    /// Where the buffer is kept.
+    StoreArg => StoreKind {
+        /// On the device of the network if that is a GPU and the buffer is within `--store-limit`; otherwise in host memory.
+        Auto = StoreKind::Auto,
+        /// In host memory.
+        Host = StoreKind::Host,
+        /// On the device of the network.
+        Device = StoreKind::Device,
     }
 }
 choices! {

@@ -2,7 +2,7 @@
 
 use crate::cli::{
     CandidateModeArg, ClassOrderArg, CollectiveArg, ExecutionArg, InitArg, ModelArg, OnRepeatArg, OptimizerStateArg, Options, PolicyArg,
-    Recipe, ReductionArg, SamplingArg, StreamArg,
+    Recipe, ReductionArg, SamplingArg, StoreArg, StreamArg,
 };
 use crate::error::AppError;
 use crate::transport;
@@ -61,6 +61,10 @@ pub struct Config {
     pub on_repeat: OnRepeatArg,
     /// Who does the buffer's work.
     pub execution: ExecutionArg,
+    /// Where the buffer is kept.
+    pub store: StoreArg,
+    /// The largest part of the buffer that `auto` puts on a GPU, as it was written.
+    pub store_limit: String,
     /// Steps between insertion and draw.
     pub lag: usize,
     /// First augmented task.
@@ -116,6 +120,8 @@ impl Config {
             sampling: SamplingArg::Uniform,
             on_repeat: OnRepeatArg::KeepBoth,
             execution: ExecutionArg::Background,
+            store: StoreArg::Auto,
+            store_limit: "2GiB".into(),
             lag: 1,
             start_task: 0,
             learning_rate: 0.02,
@@ -199,6 +205,8 @@ impl Config {
             sampling,
             on_repeat,
             execution,
+            store,
+            store_limit,
             lag,
             start_task,
             learning_rate,
@@ -284,6 +292,8 @@ impl Config {
             .with_sampling(self.sampling.into())
             .with_on_repeat(self.on_repeat.into())
             .with_execution(self.execution.into())
+            .with_store(self.store.into())
+            .with_device_limit(parse_memory(&self.store_limit, "store-limit")?)
             .with_lag(self.lag)
             .with_start_task(self.start_task)
             .with_seed(self.seed)
@@ -368,6 +378,20 @@ fn not_valid(path: &Path, text: &str, error: &toml::de::Error) -> AppError {
     AppError::ConfigFile { path: path.to_path_buf(), reason: format!("{place}{}", error.message()) }
 }
 
+/// Understands `512MiB`: a number and a unit. `None` if there is no unit, `Some(None)` if the number is none.
+fn memory(text: &str) -> Option<Option<u64>> {
+    const UNITS: [(&str, u64); 7] =
+        [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40), ("kB", 1_000), ("MB", 1_000_000), ("GB", 1_000_000_000)];
+    let (number, bytes) = UNITS.into_iter().find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, bytes)))?;
+    let number = number.trim().parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0);
+    Some(number.map(|number| (number * bytes as f64) as u64))
+}
+
+/// Understands an amount of memory and nothing else; `option` is whose value it is.
+fn parse_memory(text: &str, option: &'static str) -> Result<u64, AppError> {
+    memory(text).flatten().ok_or_else(|| AppError::option(option, text, "expected an amount of memory (2GiB)"))
+}
+
 /// Understands `30%`, `500` and `512MiB`.
 fn parse_capacity(text: &str) -> Result<Capacity, AppError> {
     let wrong = |reason: &str| AppError::option("capacity", text, reason);
@@ -379,16 +403,8 @@ fn parse_capacity(text: &str) -> Result<Capacity, AppError> {
         }
         return Ok(Capacity::Fraction(percent / 100.0));
     }
-    const UNITS: [(&str, u64); 7] =
-        [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40), ("kB", 1_000), ("MB", 1_000_000), ("GB", 1_000_000_000)];
-    for (unit, bytes) in UNITS {
-        if let Some(number) = text.strip_suffix(unit) {
-            let number: f64 = number.trim().parse().map_err(|_| wrong(expected))?;
-            if !(number.is_finite() && number >= 0.0) {
-                return Err(wrong(expected));
-            }
-            return Ok(Capacity::Bytes((number * bytes as f64) as u64));
-        }
+    if let Some(bytes) = memory(text) {
+        return bytes.map(Capacity::Bytes).ok_or_else(|| wrong(expected));
     }
     text.parse().map(Capacity::Samples).map_err(|_| wrong(expected))
 }
@@ -406,6 +422,15 @@ mod tests {
         for wrong in ["", "many", "-3", "101%", "-1%", "5 apples", "NaNMiB"] {
             let message = parse_capacity(wrong).unwrap_err().to_string();
             assert!(message.contains("--capacity"), "{wrong}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_limit_is_an_amount_of_memory_and_nothing_else() {
+        assert_eq!(parse_memory("1.5MiB", "store-limit").unwrap(), 3 << 19);
+        for wrong in ["", "2", "10%", "-1GiB", "twoGiB"] {
+            let message = parse_memory(wrong, "store-limit").unwrap_err().to_string();
+            assert!(message.contains("--store-limit"), "{wrong}: {message}");
         }
     }
 

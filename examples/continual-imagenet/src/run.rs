@@ -10,7 +10,7 @@ use crate::stop::{INTERRUPTED, Stop};
 use crate::transport;
 use crate::workload::Images;
 use burn::tensor::Device;
-use burn_rehearsal::RehearsalConfig;
+use burn_rehearsal::{RehearsalConfig, shard_capacity};
 use burn_rehearsal_collective::{Collective, RankFailure, run_threads};
 use burn_rehearsal_train::experiment::{Blame, ExperimentError, Workload, run_rank};
 use burn_rehearsal_train::report::schema::{Method, REPORT_FILE};
@@ -56,9 +56,13 @@ impl Job {
         if methods.contains(&Method::Rehearsal) {
             let row_bytes = images.row_bytes(&device)?;
             let samples = config.buffer_len(&rehearsal, row_bytes)?;
+            // As the first rank, whose part is the largest, will choose with its first mini-batch.
+            let part = shard_capacity(samples, 0, config.ranks).saturating_mul(row_bytes) as u64;
+            let store = rehearsal.store.resolve(part, rehearsal.device_limit, std::slice::from_ref(&device));
             heading.push(format!(
-                "buffer: samples {samples}, bytes {}; per rank and step: incoming {}, candidates {}, representatives {}",
+                "buffer: samples {samples}, bytes {}, store {}; per rank and step: incoming {}, candidates {}, representatives {}",
                 samples.saturating_mul(row_bytes),
+                store.name(),
                 config.batch_size,
                 config.candidates,
                 config.representatives

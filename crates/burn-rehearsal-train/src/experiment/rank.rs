@@ -16,7 +16,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 use burn::train::metric::LossMetric;
 use burn::train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
-use burn_rehearsal::{RehearsalBuffer, RehearsalLoader, ShardedLoader};
+use burn_rehearsal::{RehearsalBuffer, RehearsalLoader, ShardedLoader, StoreKind};
 use burn_rehearsal_collective::Collective;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -261,6 +261,7 @@ impl<W: Workload> Run<'_, W> {
                 capacity: buffer.capacity as u64,
                 len: buffer.len as u64,
                 bytes: buffer.bytes as u64,
+                store: store_names(&buffer.stores),
                 per_class: buffer.per_class.iter().map(|&rows| rows as u64).collect(),
                 distinct: buffer.distinct.map(|ids| ids as u64),
                 contents_digest: buffer.contents_digest,
@@ -297,4 +298,10 @@ impl<W: Workload> Run<'_, W> {
         }
         phases
     }
+}
+
+/// The names of the stores that the ranks use, each once.
+fn store_names(stores: &[StoreKind]) -> String {
+    let used = [StoreKind::Host, StoreKind::Device].into_iter().filter(|store| stores.contains(store));
+    used.map(StoreKind::name).collect::<Vec<_>>().join(", ")
 }

@@ -88,6 +88,7 @@ pub(crate) fn report(method: Method, tasks: usize, seed: u64) -> RunReport {
             capacity: 100,
             len: 100,
             bytes: 78_400,
+            store: "host".into(),
             per_class: vec![10; 10],
             distinct: Some(100),
             contents_digest: "00ff".into(),

@@ -141,6 +141,9 @@ pub struct BufferReport {
     pub len: u64,
     /// Memory reserved for the rows, in bytes.
     pub bytes: u64,
+    /// Where the ranks keep their rows: `host`, `device`, or `host, device` if not all alike; empty in reports from before there was a choice.
+    #[serde(default)]
+    pub store: String,
     /// Number of stored samples of each class; the index is the class.
     pub per_class: Vec<u64>,
     /// Number of different source samples among those stored; `None` if the samples carry no identity.

@@ -4,6 +4,7 @@ use super::host::append_in_place;
 use super::{Field, Kind};
 use crate::error::BatchError;
 use burn::tensor::{Bool, DType, Device, Int, Shape, Tensor, TensorData};
+use std::ops::Range;
 
 /// The values of a [`Column`], shape `[rows, elements]`.
 #[derive(Debug, Clone)]
@@ -82,7 +83,7 @@ impl Column {
         let values = match &self.values {
             Values::Float(t) => Values::Float(t.clone().inner().select(0, index)),
             Values::Int(t) => Values::Int(t.clone().inner().select(0, index)),
-            Values::Bool(t) => Values::Bool(t.clone().inner().select(0, index)),
+            Values::Bool(t) => Values::Bool(select_bools(t.clone().inner(), index)),
         };
         Column { values, row_shape: self.row_shape.clone() }
     }
@@ -126,6 +127,74 @@ impl Column {
         Column { values, row_shape }
     }
 
+    /// `rows` rows of zeros (`false`) on `device`, each of shape `[elements]`.
+    pub(crate) fn zeros(rows: usize, elements: usize, kind: Kind, dtype: DType, device: &Device) -> Column {
+        let shape = [rows, elements];
+        let values = match kind {
+            Kind::Float => Values::Float(Tensor::zeros(shape, (device, dtype))),
+            Kind::Int => Values::Int(Tensor::zeros(shape, (device, dtype))),
+            Kind::Bool => Values::Bool(Tensor::zeros(shape, (device, dtype))),
+        };
+        Column { values, row_shape: Shape::new([elements]) }
+    }
+
+    /// Overwrites the rows from `at` on with the rows `rows` of `source`, which must have the same kind, element type, width and device.
+    /// In place, since nobody else holds this column: Burn copies a tensor on write only if it is shared.
+    pub(crate) fn assign(self, at: usize, source: &Column, rows: Range<usize>) -> Column {
+        let to = at..at + rows.len();
+        let values = match (self.values, &source.values) {
+            (Values::Float(a), Values::Float(b)) => Values::Float(a.slice_assign(to, b.clone().slice(rows))),
+            (Values::Int(a), Values::Int(b)) => Values::Int(a.slice_assign(to, b.clone().slice(rows))),
+            (Values::Bool(a), Values::Bool(b)) => Values::Bool(a.slice_assign(to, b.clone().slice(rows))),
+            // The kinds of a field are checked with the mini-batch.
+            (values, _) => values,
+        };
+        Column { values, row_shape: self.row_shape }
+    }
+
+    /// The column of these values, whose rows have the shape `row_shape` of as many elements.
+    pub(crate) fn of_values(values: Values, row_shape: Shape) -> Column {
+        Column { values, row_shape }
+    }
+
+    /// The rows of `parts` one after the other, which must be alike but for their number; `None` for no part.
+    pub(crate) fn concat(mut parts: Vec<Column>) -> Option<Column> {
+        if parts.len() < 2 {
+            return parts.pop();
+        }
+        let row_shape = parts.first()?.row_shape.clone();
+        let (mut floats, mut ints, mut bools) = (Vec::new(), Vec::new(), Vec::new());
+        for part in parts {
+            match part.values {
+                Values::Float(t) => floats.push(t),
+                Values::Int(t) => ints.push(t),
+                Values::Bool(t) => bools.push(t),
+            }
+        }
+        let values = if !floats.is_empty() {
+            Values::Float(Tensor::cat(floats, 0))
+        } else if !ints.is_empty() {
+            Values::Int(Tensor::cat(ints, 0))
+        } else {
+            Values::Bool(Tensor::cat(bools, 0))
+        };
+        Some(Column { values, row_shape })
+    }
+
+    /// Gives the rows another shape of as many elements, without touching the values.
+    pub(crate) fn with_row_shape(self, row_shape: Shape) -> Column {
+        Column { values: self.values, row_shape }
+    }
+
+    /// Moves the values to `device` if they are elsewhere.
+    pub(crate) fn moved_to(self, device: &Device) -> Column {
+        if self.device() == *device {
+            return self;
+        }
+        let values = each!(self.values, t -> t.to_device(device));
+        Column { values, row_shape: self.row_shape }
+    }
+
     /// Converts the element type of an integer column.
     pub fn cast_int(self, dtype: DType) -> Column {
         match self.values {
@@ -140,6 +209,24 @@ impl Column {
         let values = each!(self.values, t -> t.autodiff().with_gradient_checkpointing_strategy(strategy));
         Column { values, row_shape: self.row_shape }
     }
+}
+
+/// The rows that `index` names. Burn 0.22's flex takes a selection of booleans for integers from then on; written into booleans they are right again.
+fn select_bools(values: Tensor<2, Bool>, index: Tensor<1, Int>) -> Tensor<2, Bool> {
+    let (device, dtype) = (values.device(), values.dtype());
+    let selected = values.select(0, index);
+    if selected.dtype() == dtype {
+        return selected;
+    }
+    let [rows, elements] = selected.dims();
+    Tensor::zeros([rows, elements], (&device, dtype)).slice_assign(0..rows, selected)
+}
+
+/// Row numbers on `device`, in 64 bits where it has them: flex uses those as they are.
+pub(crate) fn index_tensor(rows: Vec<i64>, device: &Device) -> Tensor<1, Int> {
+    let dtype = if device.supports_dtype(DType::I64) { DType::I64 } else { DType::I32 };
+    let len = rows.len();
+    Tensor::from_data(TensorData::new(rows, [len]).convert_dtype(dtype), (device, dtype))
 }
 
 macro_rules! field {

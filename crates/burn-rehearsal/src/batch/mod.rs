@@ -9,8 +9,11 @@ mod schema;
 
 pub use column::{Column, Values};
 pub use host::tensor_with_room;
+
+pub(crate) use host::{HostRows, is_host};
 pub use schema::{FieldLayout, Schema};
 
+pub(crate) use column::index_tensor;
 pub(crate) use schema::first_u64;
 
 use crate::error::BatchError;

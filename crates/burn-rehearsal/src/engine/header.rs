@@ -2,7 +2,7 @@
 
 use super::{BufferReport, Inspection};
 use crate::batch::first_u64;
-use crate::config::{Execution, RehearsalConfig};
+use crate::config::{RehearsalConfig, StoreKind};
 use crate::error::RehearsalError;
 use crate::sampling::ClassCounts;
 use burn_rehearsal_collective::Collective;
@@ -84,8 +84,7 @@ impl Header {
 
 /// A number that differs between ranks whose configuration or world size differs in a way that could change a result.
 pub(super) fn config_digest(config: &RehearsalConfig, size: usize) -> u64 {
-    let config = config.clone().with_execution(Execution::Inline);
-    first_u64(&blake3::hash(format!("{size} {config:?}").as_bytes()))
+    first_u64(&blake3::hash(format!("{size} {:?}", config.for_digest()).as_bytes()))
 }
 
 /// Exchanges headers; `words` is scratch space, `headers` is filled with one header per rank.
@@ -189,7 +188,8 @@ pub(super) fn report(
 ) -> Result<BufferReport, RehearsalError> {
     let mut message = Vec::new();
     let mut word = |value: u64| message.extend_from_slice(&value.to_le_bytes());
-    for value in [mine.capacity, mine.len, mine.bytes, usize::from(mine.distinct.is_some()), mine.per_class.len()] {
+    let on_device = usize::from(mine.store == StoreKind::Device);
+    for value in [mine.capacity, mine.len, mine.bytes, on_device, usize::from(mine.distinct.is_some()), mine.per_class.len()] {
         word(value as u64);
     }
     mine.per_class.iter().for_each(|&n| word(n as u64));
@@ -204,6 +204,7 @@ pub(super) fn report(
         capacity: 0,
         len: 0,
         bytes: 0,
+        stores: Vec::new(),
         per_class: Vec::new(),
         distinct: None,
         contents_digest: blake3::hash(&hashes.concat()).to_hex().to_string(),
@@ -217,6 +218,7 @@ pub(super) fn report(
         report.capacity += next();
         report.len += next();
         report.bytes += next();
+        report.stores.push(if next() != 0 { StoreKind::Device } else { StoreKind::Host });
         has_ids |= next() != 0;
         let classes = next();
         report.per_class.resize(report.per_class.len().max(classes), 0);

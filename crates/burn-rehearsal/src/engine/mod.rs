@@ -20,7 +20,7 @@ pub(crate) use header::{FailCode, Status};
 pub(crate) use timings::Timings;
 
 use crate::batch::{Column, Schema};
-use crate::config::{RehearsalConfig, SamplingKind, shard_capacity};
+use crate::config::{RehearsalConfig, SamplingKind, StoreKind, shard_capacity};
 use crate::error::RehearsalError;
 use crate::random::{Purpose, Stream};
 use crate::sampling::{Draw, Place, Sampling, Union, sampling};
@@ -38,6 +38,9 @@ use std::time::Instant;
 /// A draw that no shard has: the ranks' tables do not agree.
 const NOT_STORED: RehearsalError = RehearsalError::Misuse("a draw names a row that is not stored");
 
+/// The bytes of a row's place in a message: slot and generation.
+const HANDLE: usize = 8;
+
 /// Candidates of one mini-batch.
 pub(crate) struct Offer {
     /// The layout of the mini-batch.
@@ -50,8 +53,10 @@ pub(crate) struct Offer {
 /// allocates them at every step.
 #[derive(Default)]
 pub(crate) struct Parcel {
-    /// To the engine: the candidates' rows, one column per stored field. Empty on the way back.
+    /// To the engine: one column per stored field, with the candidates among its rows. Empty on the way back.
     pub(crate) candidates: Vec<Column>,
+    /// To the engine: which rows of the columns are the candidates.
+    pub(crate) rows: Vec<u32>,
     /// To the engine: where representatives are wanted, one device per stored field.
     pub(crate) devices: Vec<Device>,
     /// To the handle: one column per stored field; empty if no row was drawn.
@@ -106,8 +111,10 @@ pub struct Inspection {
     pub capacity: usize,
     /// The rows stored in this shard.
     pub len: usize,
-    /// The bytes of this shard's slabs, allocated whole at the first mini-batch.
+    /// The bytes of this shard's rows, allocated whole at the first mini-batch.
     pub bytes: usize,
+    /// Where this shard lives, `Host` or `Device`; before the first mini-batch, what is configured.
+    pub store: StoreKind,
     /// Stored rows per class.
     pub per_class: Vec<usize>,
     /// The number of distinct samples stored, if the batch has an `id`.
@@ -125,8 +132,10 @@ pub struct BufferReport {
     pub capacity: usize,
     /// Rows stored.
     pub len: usize,
-    /// Bytes of all slabs.
+    /// Bytes of all shards' rows.
     pub bytes: usize,
+    /// Where each rank's shard lives, `Host` or `Device`, in rank order; `Host` for a rank that never had rows.
+    pub stores: Vec<StoreKind>,
     /// Stored rows per class.
     pub per_class: Vec<usize>,
     /// Distinct samples stored, if the batch has an `id`.
@@ -171,10 +180,13 @@ struct Scratch {
     own: Vec<(Place, u32)>,
     /// Everybody's draws as numbers, for the digest.
     drawn: Vec<u64>,
-    /// Bytes to send and to receive, per peer.
+    /// The slots of the rows that others drew here, and for whom each is.
+    pushed: Vec<u32>,
+    peers: Vec<usize>,
+    /// Bytes to send and to receive, per peer: the (slot, generation) of every row, then the rows.
     outgoing: Vec<Vec<u8>>,
     incoming: Vec<Vec<u8>>,
-    /// How far each incoming message was read.
+    /// How many rows of each incoming message were used.
     cursor: Vec<usize>,
     /// What the ranks said in the last round, as words and understood.
     words: Vec<u64>,
@@ -224,7 +236,7 @@ impl Engine {
             Request::BeginTask(task) => self.begin_task(task),
             Request::Inspect => Ok(Response::Inspection(self.inspect())),
             Request::Report => self.report().map(Response::Report),
-            Request::Snapshot => Ok(Response::Snapshot(self.snapshot())),
+            Request::Snapshot => self.snapshot().map(Response::Snapshot),
         };
         if let Err(error) = &result {
             self.failure = Some(error.clone());
@@ -261,11 +273,11 @@ impl Engine {
         std::mem::swap(&mut self.devices, &mut offer.parcel.devices);
         let mut shard = match self.shard.take() {
             Some(shard) => shard,
-            None => Shard::new(&self.config, &offer.schema, self.rank, self.size)?,
+            None => Shard::new(&self.config, &offer.schema, &self.devices, self.rank, self.size)?,
         };
         shard.begin_task(self.task);
         let mut rng = Stream::new(self.config.seed, Purpose::Evict, self.step, self.rank as u32);
-        let changes = shard.insert(&mut offer.parcel.candidates, &mut rng);
+        let changes = shard.insert(&mut offer.parcel.candidates, &offer.parcel.rows, &mut rng);
         self.shard = Some(shard);
         changes
     }
@@ -335,12 +347,14 @@ impl Engine {
         Ok(parcel)
     }
 
-    /// Fills `scratch.own` with this rank's draws and the outgoing messages with the rows that others drew here.
+    /// Fills `scratch.own` with this rank's draws, `scratch.pushed` with the rows that others drew here, and begins the messages to them.
     fn plan(&mut self, step: u64) -> Result<(), RehearsalError> {
         let scratch = &mut self.scratch;
         scratch.own.clear();
         scratch.draws.clear();
         scratch.ends.clear();
+        scratch.pushed.clear();
+        scratch.peers.clear();
         scratch.outgoing.iter_mut().for_each(Vec::clear);
         let active = self.task as usize >= self.config.start_task;
         for rank in 0..self.size {
@@ -373,7 +387,8 @@ impl Engine {
                 let message = &mut scratch.outgoing[rank];
                 message.extend_from_slice(&slot.to_le_bytes());
                 message.extend_from_slice(&shard.table().generation(slot).to_le_bytes());
-                shard.store().pack(slot, message);
+                scratch.pushed.push(slot);
+                scratch.peers.push(rank);
             }
         }
         Ok(())
@@ -383,9 +398,12 @@ impl Engine {
         if self.size == 1 {
             return Ok(());
         }
-        let record = self.shard.as_ref().map_or(0, |shard| shard.schema().row_bytes() + 8);
+        let record = self.shard.as_ref().map_or(0, |shard| shard.schema().row_bytes() + HANDLE);
         let rank = self.rank;
-        let Scratch { own, outgoing, incoming, .. } = &mut self.scratch;
+        let Scratch { own, pushed, peers, outgoing, incoming, .. } = &mut self.scratch;
+        if let Some(shard) = self.shard.as_ref().filter(|_| !pushed.is_empty()) {
+            shard.store().read(pushed, &mut |index, _, bytes| outgoing[peers[index]].extend_from_slice(bytes))?;
+        }
         incoming.iter_mut().for_each(Vec::clear);
         for (place, _) in own.iter().filter(|(place, _)| place.owner as usize != rank) {
             let message = &mut incoming[place.owner as usize];
@@ -403,7 +421,7 @@ impl Engine {
         parcel.columns.clear();
         parcel.handles.clear();
         let Some(shard) = &self.shard else { return Ok(()) };
-        let record = shard.schema().row_bytes() + 8;
+        let width = shard.schema().row_bytes();
         let Scratch { own, incoming, cursor, .. } = &mut self.scratch;
         cursor.fill(0);
         let mut sources: SmallVec<[_; 64]> = SmallVec::with_capacity(own.len());
@@ -414,10 +432,11 @@ impl Engine {
                 sources.push(Source::Slot(slot));
                 parcel.handles.push(RowHandle { rank: place.owner, slot, generation: shard.table().generation(slot) });
             } else {
-                let row = &incoming[owner][cursor[owner]..cursor[owner] + record];
-                cursor[owner] += record;
-                parcel.handles.push(RowHandle { rank: place.owner, slot: read_u32(&row[..4]), generation: read_u32(&row[4..8]) });
-                sources.push(Source::Packed(&row[8..]));
+                let (handles, rows) = incoming[owner].split_at(incoming[owner].len() / (HANDLE + width) * HANDLE);
+                let (handle, row) = (&handles[cursor[owner] * HANDLE..][..HANDLE], &rows[cursor[owner] * width..][..width]);
+                cursor[owner] += 1;
+                parcel.handles.push(RowHandle { rank: place.owner, slot: read_u32(&handle[..4]), generation: read_u32(&handle[4..]) });
+                sources.push(Source::Packed(row));
             }
         }
         if !sources.is_empty() {
@@ -450,6 +469,7 @@ impl Engine {
             capacity: table.map_or(shard_capacity(planned, self.rank, self.size), |table| table.capacity()),
             len: table.map_or(0, |table| table.len()),
             bytes: self.shard.as_ref().map_or(0, |shard| shard.store().bytes()),
+            store: self.shard.as_ref().map_or(self.config.store, Shard::store_kind),
             per_class: table.map_or_else(Vec::new, |table| table.per_class().collect()),
             distinct: table.and_then(|table| table.distinct()),
             task: self.task as usize,
@@ -457,17 +477,17 @@ impl Engine {
         }
     }
 
-    fn snapshot(&self) -> Snapshot {
+    fn snapshot(&self) -> Result<Snapshot, RehearsalError> {
         match &self.shard {
             Some(shard) => shard.snapshot(self.rank as u32),
-            None => Snapshot::default(),
+            None => Ok(Snapshot::default()),
         }
     }
 
     fn report(&mut self) -> Result<BufferReport, RehearsalError> {
         let inspection = self.inspect();
         let draws = *self.draws_hash.finalize().as_bytes();
-        let contents = self.shard.as_ref().map_or(*blake3::hash(&[]).as_bytes(), Shard::digest);
+        let contents = self.shard.as_ref().map_or_else(|| Ok(*blake3::hash(&[]).as_bytes()), Shard::digest)?;
         let ids: Vec<i64> = self.shard.iter().flat_map(|shard| shard.table().distinct_ids()).collect();
         let rank = self.rank;
         let collective = self.collective()?;

@@ -1,26 +1,26 @@
 //! One rank's part of the buffer: rows, what is known of them, and the policy that decides who stays.
 
 use crate::batch::{Column, Role, Schema};
-use crate::config::{MAX_CLASSES, OnRepeat, RehearsalConfig, first_slot, shard_capacity};
+use crate::config::{MAX_CLASSES, OnRepeat, RehearsalConfig, StoreKind, first_slot, shard_capacity};
 use crate::error::{BatchError, RehearsalError};
 use crate::policy::{Placement, Policy, policy};
 use crate::random::Stream;
 use crate::slots::{RowHandle, SlotTable};
 use crate::snapshot::{Snapshot, StoredSample};
-use crate::store::{HostStore, Store, for_each_integer};
-use burn::tensor::TensorData;
+use crate::store::{self, Store};
+use burn::tensor::Device;
 
 /// Rows, tables and policy of one rank.
 pub(super) struct Shard {
     store: Box<dyn Store>,
+    store_kind: StoreKind,
     table: SlotTable,
     policy: Box<dyn Policy>,
     skip_if_stored: bool,
     classes: Option<usize>,
     class_field: Option<usize>,
     id_field: Option<usize>,
-    /// The candidates on the host, their classes and identities, and where they go: reused from round to round.
-    data: Vec<TensorData>,
+    /// The candidates' classes and identities, and where they go: reused from round to round.
     candidate_classes: Vec<u32>,
     candidate_ids: Vec<i64>,
     placements: Vec<(u32, u32)>,
@@ -29,26 +29,37 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    pub(super) fn new(config: &RehearsalConfig, schema: &Schema, rank: usize, size: usize) -> Result<Self, RehearsalError> {
+    /// `devices` are those of the stored fields of the first mini-batch.
+    pub(super) fn new(
+        config: &RehearsalConfig,
+        schema: &Schema,
+        devices: &[Device],
+        rank: usize,
+        size: usize,
+    ) -> Result<Self, RehearsalError> {
         let row_bytes = schema.row_bytes();
         let global = config.capacity_in_samples(row_bytes, size)?;
         let capacity = shard_capacity(global, rank, size);
         let id_field = schema.position(Role::Id);
+        let bytes = capacity.saturating_mul(row_bytes);
+        let store_kind = config.store.resolve(bytes as u64, config.device_limit, devices);
         tracing::info!(
             rank,
             samples = capacity,
-            bytes = capacity.saturating_mul(row_bytes),
+            bytes,
+            store = store_kind.name(),
+            configured = config.store.name(),
             "allocating this rank's shard of the rehearsal buffer"
         );
         Ok(Self {
-            store: Box::new(HostStore::new(schema.clone(), capacity)?),
+            store: store::create(store_kind, schema, capacity, devices)?,
+            store_kind,
             table: SlotTable::new(capacity, id_field.is_some()),
             policy: policy(config.policy, config.classes, first_slot(global, rank, size)),
             skip_if_stored: config.on_repeat == OnRepeat::SkipIfStored,
             classes: config.classes,
             class_field: schema.position(Role::Class),
             id_field,
-            data: Vec::new(),
             candidate_classes: Vec::new(),
             candidate_ids: Vec::new(),
             placements: Vec::new(),
@@ -64,6 +75,11 @@ impl Shard {
         self.store.as_ref()
     }
 
+    /// `Host` or `Device`.
+    pub(super) fn store_kind(&self) -> StoreKind {
+        self.store_kind
+    }
+
     pub(super) fn schema(&self) -> &Schema {
         self.store.schema()
     }
@@ -77,18 +93,17 @@ impl Shard {
         self.changes = changes;
     }
 
-    /// Offers the rows of `columns` to the policy and stores those it accepts. Empties `columns`; returns the changes of class counts.
-    pub(super) fn insert(&mut self, columns: &mut Vec<Column>, rng: &mut Stream) -> Result<Vec<(u32, i32)>, RehearsalError> {
+    /// Offers the rows `rows` of `columns` to the policy and stores those it accepts. Empties `columns`; returns the changes of class counts.
+    pub(super) fn insert(&mut self, columns: &mut Vec<Column>, rows: &[u32], rng: &mut Stream) -> Result<Vec<(u32, i32)>, RehearsalError> {
         let mut changes = std::mem::take(&mut self.changes);
         changes.clear();
-        self.data.clear();
-        for (column, field) in columns.drain(..).zip(self.store.schema().stored()) {
-            self.data.push(column.into_data(field.spec.name)?);
+        if rows.is_empty() {
+            return Ok(changes);
         }
-        let Some(rows) = self.data.first().map(|first| first.shape()[0]) else { return Ok(changes) };
-        self.read_classes_and_ids(rows)?;
+        self.store.stage(columns, rows)?;
+        self.read_classes_and_ids(rows.len())?;
         self.placements.clear();
-        for row in 0..rows {
+        for row in 0..rows.len() {
             let (class, id) = (self.candidate_classes[row], self.candidate_ids.get(row).copied());
             if self.skip_if_stored && id.is_some_and(|id| self.table.holds(id)) {
                 continue;
@@ -109,8 +124,7 @@ impl Shard {
             };
             self.placements.push((row as u32, slot));
         }
-        self.store.write(&self.data, &self.placements)?;
-        self.data.clear();
+        self.store.write(&self.placements);
         Ok(changes)
     }
 
@@ -119,9 +133,9 @@ impl Shard {
         candidate_classes.clear();
         candidate_ids.clear();
         if let Some(field) = self.id_field {
-            for_each_integer(&self.data[field], |id| {
+            self.store.staged(field, &mut |id| {
                 candidate_ids.push(id);
-                Ok::<_, BatchError>(())
+                Ok(())
             })?;
         }
         let Some(field) = self.class_field else {
@@ -130,7 +144,7 @@ impl Shard {
         };
         let classes = self.classes.unwrap_or(MAX_CLASSES);
         let name = self.store.schema().stored().nth(field).map_or("class", |layout| layout.spec.name);
-        for_each_integer(&self.data[field], |class| match u32::try_from(class) {
+        self.store.staged(field, &mut |class| match u32::try_from(class) {
             Ok(index) if (index as usize) < classes => {
                 candidate_classes.push(index);
                 Ok(())
@@ -139,29 +153,41 @@ impl Shard {
         })
     }
 
-    /// A digest of all rows in slot order.
-    pub(super) fn digest(&self) -> [u8; 32] {
-        let mut hash = blake3::Hasher::new();
-        for slot in 0..self.table.len() as u32 {
-            hash.update(&self.table.class(slot).to_le_bytes());
-            hash.update(&self.table.task(slot).to_le_bytes());
-            self.store.canonical(slot, &mut |bytes| {
-                hash.update(bytes);
-            });
-        }
-        *hash.finalize().as_bytes()
+    /// The occupied slots, in order.
+    fn slots(&self) -> Vec<u32> {
+        (0..self.table.len() as u32).collect()
     }
 
-    pub(super) fn snapshot(&self, rank: u32) -> Snapshot {
-        let samples = (0..self.table.len() as u32)
+    /// A digest of all rows in slot order.
+    pub(super) fn digest(&self) -> Result<[u8; 32], RehearsalError> {
+        let mut hash = blake3::Hasher::new();
+        let fields: Vec<_> = self.schema().stored().collect();
+        self.store.read(&self.slots(), &mut |slot, field, bytes| {
+            if field == 0 {
+                hash.update(&self.table.class(slot as u32).to_le_bytes());
+                hash.update(&self.table.task(slot as u32).to_le_bytes());
+            }
+            store::canonical(fields[field], bytes, |bytes| {
+                hash.update(bytes);
+            });
+        })?;
+        Ok(*hash.finalize().as_bytes())
+    }
+
+    pub(super) fn snapshot(&self, rank: u32) -> Result<Snapshot, RehearsalError> {
+        let fields: Vec<_> = self.schema().stored().collect();
+        let mut samples: Vec<_> = self
+            .slots()
+            .into_iter()
             .map(|slot| StoredSample {
                 handle: RowHandle { rank, slot, generation: self.table.generation(slot) },
                 class: self.table.class(slot) as usize,
                 task: self.table.task(slot) as usize,
                 id: self.table.id(slot),
-                fields: self.store.row(slot),
+                fields: Vec::with_capacity(fields.len()),
             })
             .collect();
-        Snapshot::new(samples)
+        self.store.read(&self.slots(), &mut |slot, field, bytes| samples[slot].fields.push(store::row_data(fields[field], bytes)))?;
+        Ok(Snapshot::new(samples))
     }
 }

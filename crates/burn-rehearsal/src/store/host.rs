@@ -1,15 +1,17 @@
 //! Rows in host memory: one preallocated slab of bytes per stored field.
 
-use super::{Source, Store};
-use crate::batch::{Column, FieldLayout, Schema};
+use super::{Source, Store, for_each_byte, for_each_integer, rows};
+use crate::batch::{Column, FieldLayout, HostRows, Schema};
 use crate::error::{BatchError, RehearsalError};
-use burn::tensor::{DType, Device, Shape, TensorData};
+use burn::tensor::{DType, Device, TensorData};
 
 /// A shard in host memory.
 #[derive(Debug)]
 pub struct HostStore {
     schema: Schema,
     slabs: Vec<Slab>,
+    /// The candidates' rows in the staged columns.
+    rows: Vec<u32>,
 }
 
 #[derive(Debug)]
@@ -18,8 +20,44 @@ struct Slab {
     row_bytes: usize,
     /// `capacity * row_bytes` bytes.
     bytes: Vec<u8>,
+    staged: Staged,
     /// Candidates of a `bytes` field that came as wider integers.
     narrowed: Vec<u8>,
+}
+
+/// A field's candidates, and perhaps other rows, until they are written.
+#[derive(Debug)]
+enum Staged {
+    /// Nothing is staged.
+    Nothing,
+    /// The mini-batch's own memory.
+    Shared(HostRows),
+    /// What was read from a device.
+    Read(TensorData),
+}
+
+impl Staged {
+    fn dtype(&self) -> Option<DType> {
+        match self {
+            Staged::Nothing => None,
+            Staged::Shared(rows) => Some(rows.dtype()),
+            Staged::Read(data) => Some(data.dtype()),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Staged::Nothing => &[],
+            Staged::Shared(rows) => rows.bytes(),
+            Staged::Read(data) => data.as_bytes(),
+        }
+    }
+
+    /// Row `row`, if a row has `elements` values.
+    fn row(&self, row: u32, elements: usize) -> &[u8] {
+        let width = elements * self.dtype().map_or(0, |dtype| dtype.size());
+        &self.bytes()[row as usize * width..][..width]
+    }
 }
 
 impl Slab {
@@ -28,24 +66,15 @@ impl Slab {
         &self.bytes[start..start + self.row_bytes]
     }
 
-    /// Fills `narrowed` if the column is not of the stored element type, checking that its values are bytes.
-    fn narrow(&mut self, data: &TensorData) -> Result<(), BatchError> {
+    /// Fills `narrowed` if the candidates are not of the stored element type, checking that their values are bytes.
+    fn narrow(&mut self, rows: &[u32]) -> Result<(), BatchError> {
         self.narrowed.clear();
-        if data.dtype() == self.field.stored {
-            return Ok(());
+        let Self { narrowed, field, staged, .. } = self;
+        let Some(dtype) = staged.dtype().filter(|&dtype| dtype != field.stored) else { return Ok(()) };
+        for &row in rows {
+            for_each_byte(staged.row(row, field.elements()), dtype, field.spec.name, |byte| narrowed.push(byte))?;
         }
-        let field = self.field.spec.name;
-        let Self { narrowed, .. } = self;
-        for_each_integer(data, |value| {
-            narrowed.push(u8::try_from(value).map_err(|_| BatchError::ByteRange { field, value })?);
-            Ok(())
-        })
-    }
-
-    /// Restores the element type of the mini-batches.
-    fn restore(&self, bytes: Vec<u8>, shape: impl Into<Shape>) -> TensorData {
-        let data = TensorData::from_bytes_vec(bytes, shape, self.field.stored);
-        if self.field.dtype == self.field.stored { data } else { data.convert_dtype(self.field.dtype) }
+        Ok(())
     }
 }
 
@@ -64,32 +93,44 @@ impl HostStore {
                 let mut bytes = Vec::new();
                 bytes.try_reserve_exact(size).map_err(|_| RehearsalError::OutOfMemory { bytes: size })?;
                 bytes.resize(size, 0);
-                Ok(Slab { field: field.clone(), row_bytes, bytes, narrowed: Vec::new() })
+                Ok(Slab { field: field.clone(), row_bytes, bytes, staged: Staged::Nothing, narrowed: Vec::new() })
             })
             .collect::<Result<_, RehearsalError>>()?;
-        Ok(Self { schema, slabs })
+        Ok(Self { schema, slabs, rows: Vec::new() })
     }
 }
 
 impl Store for HostStore {
-    fn write(&mut self, columns: &[TensorData], placements: &[(u32, u32)]) -> Result<(), RehearsalError> {
-        for (slab, data) in self.slabs.iter_mut().zip(columns) {
-            slab.narrow(data)?;
+    fn stage(&mut self, columns: &mut Vec<Column>, rows: &[u32]) -> Result<(), RehearsalError> {
+        for (column, slab) in columns.drain(..).zip(&mut self.slabs) {
+            slab.staged = match HostRows::of(&column) {
+                Some(rows) => Staged::Shared(rows),
+                None => Staged::Read(column.into_data(slab.field.spec.name)?),
+            };
         }
-        for (slab, data) in self.slabs.iter_mut().zip(columns) {
-            let width = slab.row_bytes;
-            let source = if data.dtype() == slab.field.stored { data.as_bytes() } else { &slab.narrowed };
-            for &(row, slot) in placements {
-                let (from, to) = (row as usize * width, slot as usize * width);
-                slab.bytes[to..to + width].copy_from_slice(&source[from..from + width]);
-            }
-        }
-        Ok(())
+        self.rows.clear();
+        self.rows.extend_from_slice(rows);
+        Ok(self.slabs.iter_mut().try_for_each(|slab| slab.narrow(rows))?)
     }
 
-    fn pack(&self, slot: u32, out: &mut Vec<u8>) {
-        for slab in &self.slabs {
-            out.extend_from_slice(slab.row(slot));
+    fn staged(&self, field: usize, visit: &mut dyn FnMut(i64) -> Result<(), BatchError>) -> Result<(), BatchError> {
+        let Some((slab, dtype)) = self.slabs.get(field).and_then(|slab| Some((slab, slab.staged.dtype()?))) else { return Ok(()) };
+        self.rows.iter().try_for_each(|&row| for_each_integer(slab.staged.row(row, slab.field.elements()), dtype, &mut *visit))
+    }
+
+    fn write(&mut self, placements: &[(u32, u32)]) {
+        for slab in &mut self.slabs {
+            let width = slab.row_bytes;
+            let narrowed = slab.staged.dtype() != Some(slab.field.stored);
+            for &(candidate, slot) in placements {
+                let source = if narrowed {
+                    &slab.narrowed[candidate as usize * width..][..width]
+                } else {
+                    slab.staged.row(self.rows[candidate as usize], slab.field.elements())
+                };
+                slab.bytes[slot as usize * width..][..width].copy_from_slice(source);
+            }
+            slab.staged = Staged::Nothing;
         }
     }
 
@@ -106,27 +147,18 @@ impl Store for HostStore {
                 });
             }
             offset += width;
-            let data = slab.restore(bytes, [rows.len(), slab.field.elements()]);
+            let data = rows::values(&slab.field, bytes, [rows.len(), slab.field.elements()]);
             columns.push(Column::from_data(data, slab.field.spec.kind, slab.field.row_shape.clone(), device));
         }
     }
 
-    fn row(&self, slot: u32) -> Vec<TensorData> {
-        self.slabs.iter().map(|slab| slab.restore(slab.row(slot).to_vec(), slab.field.row_shape.clone())).collect()
-    }
-
-    fn canonical(&self, slot: u32, sink: &mut dyn FnMut(&[u8])) {
-        for slab in &self.slabs {
-            let bytes = slab.row(slot);
-            let stored = slab.field.stored;
-            if stored.is_float() || stored == DType::I64 {
-                sink(bytes);
-            } else if stored.is_bool() {
-                bytes.chunks_exact(stored.size()).for_each(|value| sink(&[u8::from(value.iter().any(|&b| b != 0))]));
-            } else {
-                bytes.chunks_exact(stored.size()).for_each(|value| sink(&widen(value, stored).to_le_bytes()));
+    fn read(&self, slots: &[u32], sink: &mut dyn FnMut(usize, usize, &[u8])) -> Result<(), RehearsalError> {
+        for (index, &slot) in slots.iter().enumerate() {
+            for (field, slab) in self.slabs.iter().enumerate() {
+                sink(index, field, slab.row(slot));
             }
         }
+        Ok(())
     }
 
     fn schema(&self) -> &Schema {
@@ -136,30 +168,4 @@ impl Store for HostStore {
     fn bytes(&self) -> usize {
         self.slabs.iter().map(|slab| slab.bytes.len()).sum()
     }
-}
-
-/// Calls `visit` with every element of an integer tensor. Burn's own iterator is a boxed one; the usual types do without.
-///
-/// # Errors
-///
-/// The first error of `visit`.
-pub(crate) fn for_each_integer<E>(data: &TensorData, mut visit: impl FnMut(i64) -> Result<(), E>) -> Result<(), E> {
-    if let Ok(values) = data.as_slice::<i64>() {
-        return values.iter().try_for_each(|&value| visit(value));
-    }
-    if let Ok(values) = data.as_slice::<i32>() {
-        return values.iter().try_for_each(|&value| visit(i64::from(value)));
-    }
-    data.iter::<i64>().try_for_each(visit)
-}
-
-/// A stored integer of up to 64 bits as i64.
-fn widen(value: &[u8], dtype: DType) -> i64 {
-    let mut wide = [0; 8];
-    wide[..value.len()].copy_from_slice(value);
-    let signed = matches!(dtype, DType::I8 | DType::I16 | DType::I32);
-    if signed && value.last().is_some_and(|&top| top & 0x80 != 0) {
-        wide[value.len()..].fill(0xff);
-    }
-    i64::from_le_bytes(wide)
 }

@@ -1,35 +1,60 @@
 //! Where rows live.
+//!
+//! A store moves rows and knows nothing of classes, policies or draws; those are decided on the host by who owns it. Rows leave a store as columns
+//! for a mini-batch, or as bytes for another rank, a digest or a snapshot: the bytes of a row are the same in every store.
 
+mod device;
 mod host;
+mod packed;
+mod rows;
+#[cfg(test)]
+mod tests;
 
+pub use device::DeviceStore;
 pub use host::HostStore;
 
-pub(crate) use host::for_each_integer;
+pub(crate) use rows::{canonical, row_data};
 
 use crate::batch::{Column, Schema};
-use crate::error::RehearsalError;
-use burn::tensor::{Device, TensorData};
+use crate::config::StoreKind;
+use crate::error::{BatchError, RehearsalError};
+use burn::tensor::{DType, Device};
 
-/// The rows of one shard. Slots are chosen by the caller; a store only moves bytes.
+/// The rows of one shard. Slots are chosen by the caller; a store only moves rows.
+///
+/// Rows are written in two steps, so that the caller can look at classes and identities before it chooses slots: [`stage`](Self::stage), then
+/// [`write`](Self::write).
 pub trait Store: Send {
-    /// Writes row `row` of the columns (the stored fields, in schema order) to `slot`, for every pair. Later pairs win.
+    /// Takes the candidates: the rows `rows` of the columns, of which there is one per stored field in schema order; `columns` is left empty.
+    ///
+    /// What is shared with the caller is only read, and let go by [`write`](Self::write).
     ///
     /// # Errors
     ///
-    /// [`RehearsalError::Batch`] if a value cannot be stored; then nothing was written.
-    fn write(&mut self, columns: &[TensorData], placements: &[(u32, u32)]) -> Result<(), RehearsalError>;
+    /// [`RehearsalError::Batch`] if a value cannot be stored or a device fails. What is stored is as it was.
+    fn stage(&mut self, columns: &mut Vec<Column>, rows: &[u32]) -> Result<(), RehearsalError>;
 
-    /// Appends the bytes of the row in `slot`, all stored fields one after the other.
-    fn pack(&self, slot: u32, out: &mut Vec<u8>);
+    /// Calls `visit` with the value of each staged candidate in a field whose role is class or id, given by its position among the stored fields.
+    ///
+    /// # Errors
+    ///
+    /// The first error of `visit`.
+    fn staged(&self, field: usize, visit: &mut dyn FnMut(i64) -> Result<(), BatchError>) -> Result<(), BatchError>;
 
-    /// Appends columns of `rows.len()` rows on `devices` (one per stored field) to `columns`, in the mini-batches' element types.
+    /// Writes the `n`-th staged candidate to `slot`, for every pair `(n, slot)` in order, and lets all of them go.
+    fn write(&mut self, placements: &[(u32, u32)]);
+
+    /// Appends columns of `rows.len()` rows (at least one) in this order, on `devices` (one per stored field), to `columns`, in the mini-batches'
+    /// element types.
     fn assemble(&self, rows: &[Source<'_>], devices: &[Device], columns: &mut Vec<Column>);
 
-    /// The values of the row in `slot`, one entry per stored field, of shape `[row_shape…]`, in the mini-batches' element types.
-    fn row(&self, slot: u32) -> Vec<TensorData>;
-
-    /// Feeds the canonical form of the row in `slot` to `sink`: integers as i64 little-endian, booleans as one byte, floats by their bits.
-    fn canonical(&self, slot: u32, sink: &mut dyn FnMut(&[u8]));
+    /// Calls `sink(index, field, bytes)` for every stored field of every slot: `index` counts the slots, and the fields of a row come in order before
+    /// those of the next row. The bytes are those of a packed row, see [`Source::Packed`].
+    ///
+    /// # Errors
+    ///
+    /// [`RehearsalError::Batch`] if a device fails.
+    fn read(&self, slots: &[u32], sink: &mut dyn FnMut(usize, usize, &[u8])) -> Result<(), RehearsalError>;
 
     /// The layout of the rows.
     fn schema(&self) -> &Schema;
@@ -38,11 +63,50 @@ pub trait Store: Send {
     fn bytes(&self) -> usize;
 }
 
-/// Where a representative's bytes are.
+/// Where a representative's values are.
 #[derive(Debug, Clone, Copy)]
 pub enum Source<'a> {
     /// In a slot of this store.
     Slot(u32),
-    /// In a message, as [`Store::pack`] wrote them.
+    /// In a message: the row's fields one after the other, each [`row_bytes`](crate::batch::FieldLayout::row_bytes) long in its
+    /// [`stored`](crate::batch::FieldLayout::stored) element type.
     Packed(&'a [u8]),
+}
+
+/// A store on the device or, for any other kind, on the host, with room for `capacity` rows; `devices` are those of the first mini-batch, one per
+/// stored field.
+///
+/// # Errors
+///
+/// [`RehearsalError::OutOfMemory`] if the memory cannot be had.
+pub(crate) fn create(kind: StoreKind, schema: &Schema, capacity: usize, devices: &[Device]) -> Result<Box<dyn Store>, RehearsalError> {
+    Ok(match kind {
+        StoreKind::Device => Box::new(DeviceStore::new(schema.clone(), capacity, devices)?),
+        StoreKind::Auto | StoreKind::Host => Box::new(HostStore::new(schema.clone(), capacity)?),
+    })
+}
+
+/// Calls `visit` with every value of integers of type `dtype`.
+///
+/// # Errors
+///
+/// The first error of `visit`.
+fn for_each_integer<E>(bytes: &[u8], dtype: DType, mut visit: impl FnMut(i64) -> Result<(), E>) -> Result<(), E> {
+    match dtype {
+        DType::I64 => bytes.as_chunks::<8>().0.iter().try_for_each(|&value| visit(i64::from_ne_bytes(value))),
+        DType::I32 => bytes.as_chunks::<4>().0.iter().try_for_each(|&value| visit(i64::from(i32::from_ne_bytes(value)))),
+        _ => bytes.chunks_exact(dtype.size()).try_for_each(|value| visit(rows::widen(value, dtype))),
+    }
+}
+
+/// Calls `visit` with every value of a `bytes` field that came as integers of type `dtype`.
+///
+/// # Errors
+///
+/// [`BatchError::ByteRange`] with the first value that is not a byte.
+fn for_each_byte(bytes: &[u8], dtype: DType, field: &'static str, mut visit: impl FnMut(u8)) -> Result<(), BatchError> {
+    for_each_integer(bytes, dtype, |value| {
+        visit(u8::try_from(value).map_err(|_| BatchError::ByteRange { field, value })?);
+        Ok(())
+    })
 }

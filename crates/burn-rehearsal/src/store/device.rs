@@ -1,0 +1,323 @@
+//! Rows on the training device: Burn tensors `[slots, elements]`, written by `slice_assign` and drawn by `select`.
+//!
+//! Invariant: nobody else ever holds one of these tensors, since Burn copies a shared tensor whole when it is written. Whatever leaves the store is a
+//! copy of some rows. Only classes, identities, two numbers that tell whether the bytes are bytes, and rows for other ranks are read by the host, all
+//! on the thread that owns the store.
+
+use super::packed::{self, Packing};
+use super::{Source, Store, for_each_byte, for_each_integer};
+use crate::batch::{Column, FieldLayout, Role, Schema, Values, index_tensor, is_host};
+use crate::error::{BatchError, RehearsalError};
+use burn::tensor::{DType, Device, Int, Shape, Tensor, TensorData};
+use std::collections::BTreeMap;
+
+/// The most bytes of one tensor: half of what every WebGPU device can bind. A shard that is larger is split into pieces of equally many rows.
+const PIECE_BYTES: usize = 64 << 20;
+/// The most bytes that are read from a device at once.
+const READ_BYTES: usize = 64 << 20;
+
+/// A shard in the memory of a device.
+#[derive(Debug)]
+pub struct DeviceStore {
+    schema: Schema,
+    fields: Vec<FieldStore>,
+    /// Slot s is row s % piece_rows of piece s / piece_rows, in every field.
+    piece_rows: usize,
+    bytes: usize,
+    /// Pieces of neighbouring candidates that go to neighbouring slots; reused from step to step.
+    runs: Vec<Run>,
+}
+
+#[derive(Debug)]
+struct FieldStore {
+    field: FieldLayout,
+    device: Device,
+    /// How bytes are stored if the device has no 8-bit type.
+    packing: Option<Packing>,
+    /// The bytes of one row on the device.
+    width: usize,
+    /// `None` only while a piece is being written.
+    pieces: Vec<Option<Column>>,
+    /// The candidates in the stored form, between a stage and its write.
+    staged: Option<Column>,
+    /// The staged values, for classes and identities.
+    read: Option<TensorData>,
+}
+
+/// `len` neighbouring candidates for neighbouring slots of one piece.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    row: usize,
+    piece: usize,
+    at: usize,
+    len: usize,
+}
+
+impl DeviceStore {
+    /// Room for `capacity` rows, each field on its device (one per stored field).
+    ///
+    /// # Errors
+    ///
+    /// [`RehearsalError::OutOfMemory`] if it cannot be had.
+    pub fn new(schema: Schema, capacity: usize, devices: &[Device]) -> Result<Self, RehearsalError> {
+        Self::with_layout(schema, capacity, devices, PIECE_BYTES, false)
+    }
+
+    /// As [`new`](Self::new), with pieces of at most `piece_bytes`; `packed` packs bytes also where the device has an 8-bit type.
+    pub(super) fn with_layout(
+        schema: Schema,
+        capacity: usize,
+        devices: &[Device],
+        piece_bytes: usize,
+        packed: bool,
+    ) -> Result<Self, RehearsalError> {
+        let mut fields: Vec<_> = schema.stored().zip(devices).map(|(field, device)| FieldStore::new(field, device, packed)).collect();
+        let widest = fields.iter().map(|field| field.width).max().unwrap_or(0).max(1);
+        let piece_rows = (piece_bytes / widest).clamp(1, capacity.max(1));
+        let row_bytes: usize = fields.iter().map(|field| field.width).sum();
+        let bytes = row_bytes.checked_mul(capacity).ok_or(RehearsalError::OutOfMemory { bytes: usize::MAX })?;
+        for field in &mut fields {
+            field.allocate(capacity, piece_rows)?;
+        }
+        Ok(Self { schema, fields, piece_rows, bytes, runs: Vec::new() })
+    }
+}
+
+impl FieldStore {
+    fn new(field: &FieldLayout, device: &Device, packed: bool) -> Self {
+        let elements = field.elements();
+        let packed = field.spec.bytes && (packed || !device.supports_dtype(DType::U8));
+        let packing = packed.then(|| Packing::new(elements, device));
+        let width = packing.as_ref().map_or(field.row_bytes(), |packing| packing.words() * packed::BYTES);
+        Self { field: field.clone(), device: device.clone(), packing, width, pieces: Vec::new(), staged: None, read: None }
+    }
+
+    /// The element type on the device.
+    fn dtype(&self) -> DType {
+        if self.packing.is_some() { packed::WORD } else { self.field.stored }
+    }
+
+    /// The number of values of one row on the device.
+    fn columns(&self) -> usize {
+        self.packing.as_ref().map_or(self.field.elements(), Packing::words)
+    }
+
+    fn allocate(&mut self, capacity: usize, piece_rows: usize) -> Result<(), RehearsalError> {
+        let bytes = capacity * self.width;
+        // A tensor in host memory that cannot be had ends the process; ask first.
+        if is_host(&self.device) && Vec::<u8>::new().try_reserve_exact(bytes).is_err() {
+            return Err(RehearsalError::OutOfMemory { bytes });
+        }
+        let mut left = capacity;
+        while left > 0 {
+            let rows = left.min(piece_rows);
+            self.pieces.push(Some(Column::zeros(rows, self.columns(), self.field.spec.kind, self.dtype(), &self.device)));
+            left -= rows;
+        }
+        self.device.sync().map_err(|_| RehearsalError::OutOfMemory { bytes })
+    }
+
+    /// Takes candidates in the stored form, checks bytes, and reads classes and identities.
+    fn stage(&mut self, column: Column) -> Result<(), BatchError> {
+        let name = self.field.spec.name;
+        let column = column.moved_to(&self.device);
+        self.read = None;
+        if matches!(self.field.spec.role, Role::Class | Role::Id) {
+            self.read = Some(column.clone().into_data(name)?);
+        }
+        let elements = Shape::new([self.columns()]);
+        if !self.field.spec.bytes || column.dtype() == DType::U8 && self.packing.is_none() {
+            self.staged = Some(column.with_row_shape(elements));
+            return Ok(());
+        }
+        let Values::Int(values) = column.into_values() else { return Err(BatchError::ColumnType { field: name }) };
+        check_bytes(&values, name)?;
+        let stored = match &self.packing {
+            Some(packing) => packing.pack(values),
+            None => values.cast(DType::U8),
+        };
+        self.staged = Some(Column::of_values(Values::Int(stored), elements));
+        Ok(())
+    }
+
+    fn write(&mut self, runs: &[Run]) {
+        let Some(staged) = self.staged.take() else { return };
+        for run in runs {
+            let Some(slot) = self.pieces.get_mut(run.piece) else { continue };
+            // Taken out, so that the tensor has this one owner while it is written.
+            if let Some(piece) = slot.take() {
+                *slot = Some(piece.assign(run.at, &staged, run.row..run.row + run.len));
+            }
+        }
+    }
+
+    /// Copies of the rows of `gather`, in its order, in the stored form; `packed[i]` are the bytes of this field of the i-th row that is not here.
+    fn gather<'a>(&self, gather: &Gather, index: &Index, packed: impl Iterator<Item = &'a [u8]>) -> Option<Column> {
+        let pieces = gather.pieces.keys().zip(&index.pieces);
+        let mut parts: Vec<_> = pieces.filter_map(|(&piece, rows)| Some(self.pieces.get(piece)?.as_ref()?.select(rows))).collect();
+        if gather.packed > 0 {
+            let mut bytes = Vec::with_capacity(gather.packed * self.width);
+            for row in packed {
+                bytes.extend_from_slice(row);
+                bytes.resize(bytes.len() + self.width - row.len(), 0);
+            }
+            let data = TensorData::from_bytes_vec(bytes, [gather.packed, self.columns()], self.dtype());
+            parts.push(Column::from_data(data, self.field.spec.kind, Shape::new([self.columns()]), &self.device));
+        }
+        let all = Column::concat(parts)?;
+        Some(match &index.order {
+            Some(order) => all.select(order),
+            None => all,
+        })
+    }
+
+    /// The mini-batches' form of stored rows.
+    fn restore(&self, column: Column) -> Column {
+        let values = match (&self.packing, column.into_values()) {
+            (Some(packing), Values::Int(words)) => Values::Int(packing.unpack(words)),
+            (_, values) => values,
+        };
+        let column = Column::of_values(values, self.field.row_shape.clone());
+        if self.field.spec.bytes { column.cast_int(self.field.dtype) } else { column }
+    }
+}
+
+/// Which rows a draw takes from which piece, and how the parts become the order that was asked for.
+#[derive(Debug)]
+struct Gather {
+    /// Rows of each piece.
+    pieces: BTreeMap<usize, Vec<i64>>,
+    /// How many rows come from elsewhere; they follow those of the pieces.
+    packed: usize,
+    /// The i-th row of the result is row `order[i]` of the parts one after the other; empty if that is i.
+    order: Vec<i64>,
+}
+
+/// A [`Gather`]'s numbers on a device.
+struct Index {
+    device: Device,
+    pieces: Vec<Tensor<1, Int>>,
+    order: Option<Tensor<1, Int>>,
+}
+
+impl Gather {
+    fn new<'a>(rows: impl Iterator<Item = Source<'a>>, piece_rows: usize) -> Self {
+        let mut places: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        let mut pieces: BTreeMap<usize, Vec<i64>> = BTreeMap::new();
+        let mut elsewhere = Vec::new();
+        for (place, row) in rows.enumerate() {
+            match row {
+                Source::Slot(slot) => {
+                    let (piece, row) = (slot as usize / piece_rows, slot as usize % piece_rows);
+                    pieces.entry(piece).or_default().push(row as i64);
+                    places.entry(piece).or_default().push(place);
+                }
+                Source::Packed(_) => elsewhere.push(place),
+            }
+        }
+        let packed = elsewhere.len();
+        let parts: Vec<usize> = places.into_values().flatten().chain(elsewhere).collect();
+        let mut order = Vec::new();
+        if !parts.is_sorted() {
+            order.resize(parts.len(), 0);
+            parts.iter().enumerate().for_each(|(at, &place)| order[place] = at as i64);
+        }
+        Self { pieces, packed, order }
+    }
+
+    /// The numbers on `device`; `last` is what the field before used, and serves again unless it lives elsewhere.
+    fn on<'a>(&self, device: &Device, last: &'a mut Option<Index>) -> &'a Index {
+        let upload = |rows: &Vec<i64>| index_tensor(rows.clone(), device);
+        let usable = last.take().filter(|index| index.device == *device);
+        last.insert(usable.unwrap_or_else(|| Index {
+            device: device.clone(),
+            pieces: self.pieces.values().map(upload).collect(),
+            order: (!self.order.is_empty()).then(|| upload(&self.order)),
+        }))
+    }
+}
+
+impl Store for DeviceStore {
+    fn stage(&mut self, columns: &mut Vec<Column>, rows: &[u32]) -> Result<(), RehearsalError> {
+        for (column, field) in columns.drain(..).zip(&mut self.fields) {
+            let whole = rows.len() == column.rows() && rows.is_sorted();
+            let index = |column: &Column| index_tensor(rows.iter().map(|&row| i64::from(row)).collect(), &column.device().inner());
+            field.stage(if whole { column } else { column.select(&index(&column)) })?;
+        }
+        Ok(())
+    }
+
+    fn staged(&self, field: usize, visit: &mut dyn FnMut(i64) -> Result<(), BatchError>) -> Result<(), BatchError> {
+        let read = self.fields.get(field).and_then(|field| field.read.as_ref());
+        read.map_or(Ok(()), |data| for_each_integer(data.as_bytes(), data.dtype(), visit))
+    }
+
+    fn write(&mut self, placements: &[(u32, u32)]) {
+        self.runs.clear();
+        for &(row, slot) in placements {
+            let (row, piece, at) = (row as usize, slot as usize / self.piece_rows, slot as usize % self.piece_rows);
+            match self.runs.last_mut() {
+                Some(run) if run.row + run.len == row && run.piece == piece && run.at + run.len == at => run.len += 1,
+                _ => self.runs.push(Run { row, piece, at, len: 1 }),
+            }
+        }
+        self.fields.iter_mut().for_each(|field| field.write(&self.runs));
+    }
+
+    fn assemble(&self, rows: &[Source<'_>], devices: &[Device], columns: &mut Vec<Column>) {
+        let gather = Gather::new(rows.iter().copied(), self.piece_rows);
+        let mut index: Option<Index> = None;
+        let mut offset = 0;
+        for (field, device) in self.fields.iter().zip(devices) {
+            let index = gather.on(&field.device, &mut index);
+            let bytes = offset..offset + field.field.row_bytes();
+            offset = bytes.end;
+            let packed = rows.iter().filter_map(|row| match row {
+                Source::Packed(row) => Some(&row[bytes.clone()]),
+                Source::Slot(_) => None,
+            });
+            let Some(column) = field.gather(&gather, index, packed) else { continue };
+            columns.push(field.restore(column).moved_to(device));
+        }
+    }
+
+    fn read(&self, slots: &[u32], sink: &mut dyn FnMut(usize, usize, &[u8])) -> Result<(), RehearsalError> {
+        let at_once = (READ_BYTES / self.fields.iter().map(|field| field.width).sum::<usize>().max(1)).max(1);
+        for (chunk, slots) in slots.chunks(at_once).enumerate() {
+            let gather = Gather::new(slots.iter().map(|&slot| Source::Slot(slot)), self.piece_rows);
+            let (mut index, mut data) = (None, Vec::with_capacity(self.fields.len()));
+            for field in &self.fields {
+                let name = field.field.spec.name;
+                let column = field.gather(&gather, gather.on(&field.device, &mut index), std::iter::empty());
+                data.push(column.ok_or(BatchError::ColumnType { field: name })?.into_data(name)?);
+            }
+            for row in 0..slots.len() {
+                for (number, (field, data)) in self.fields.iter().zip(&data).enumerate() {
+                    let from = row * field.width;
+                    sink(chunk * at_once + row, number, &data.as_bytes()[from..from + field.field.row_bytes()]);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn schema(&self) -> &Schema {
+        &self.schema
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// Refuses values that are not bytes. Only the least and the largest are read, unless one is wrong.
+fn check_bytes(values: &Tensor<2, Int>, field: &'static str) -> Result<(), BatchError> {
+    let read = |values: Tensor<2, Int>| Column::of_values(Values::Int(values), Shape::new([])).into_data(field);
+    let extremes = Tensor::cat(vec![values.clone().min(), values.clone().max()], 0).reshape([1, 2]);
+    let check = |data: TensorData| for_each_byte(data.as_bytes(), data.dtype(), field, |_| {});
+    if check(read(extremes)?).is_ok() {
+        return Ok(());
+    }
+    // The same value as a store on the host would name: the first.
+    check(read(values.clone())?)
+}

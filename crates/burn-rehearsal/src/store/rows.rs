@@ -1,0 +1,38 @@
+//! What the bytes of a stored row mean.
+
+use crate::batch::FieldLayout;
+use burn::tensor::{DType, Shape, TensorData};
+
+/// Values in the mini-batches' element type from their stored bytes; `shape` has as many elements.
+pub(crate) fn values(field: &FieldLayout, bytes: Vec<u8>, shape: impl Into<Shape>) -> TensorData {
+    let data = TensorData::from_bytes_vec(bytes, shape, field.stored);
+    if field.dtype == field.stored { data } else { data.convert_dtype(field.dtype) }
+}
+
+/// One row of a field, of the shape and element type that it has in a mini-batch.
+pub(crate) fn row_data(field: &FieldLayout, bytes: &[u8]) -> TensorData {
+    values(field, bytes.to_vec(), field.row_shape.clone())
+}
+
+/// Feeds the canonical form of a field's stored bytes to `sink`: integers as i64 little-endian, booleans as one byte, floats by their bits.
+pub(crate) fn canonical(field: &FieldLayout, bytes: &[u8], mut sink: impl FnMut(&[u8])) {
+    let stored = field.stored;
+    if stored.is_float() || stored == DType::I64 {
+        sink(bytes);
+    } else if stored.is_bool() {
+        bytes.chunks_exact(stored.size()).for_each(|value| sink(&[u8::from(value.iter().any(|&b| b != 0))]));
+    } else {
+        bytes.chunks_exact(stored.size()).for_each(|value| sink(&widen(value, stored).to_le_bytes()));
+    }
+}
+
+/// A stored integer of up to 64 bits as i64.
+pub(super) fn widen(value: &[u8], dtype: DType) -> i64 {
+    let mut wide = [0; 8];
+    wide[..value.len()].copy_from_slice(value);
+    let signed = matches!(dtype, DType::I8 | DType::I16 | DType::I32);
+    if signed && value.last().is_some_and(|&top| top & 0x80 != 0) {
+        wide[value.len()..].fill(0xff);
+    }
+    i64::from_le_bytes(wide)
+}

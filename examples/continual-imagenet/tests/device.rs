@@ -1,0 +1,34 @@
+//! A short training run with the buffer on the device: `BURN_DEVICE` chooses it, flex is the default.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use serde_json::Value;
+use std::path::Path;
+use std::process::Command;
+
+/// Trains on the digits and returns the report.
+fn train(device: &str, store: &str, directory: &Path) -> Value {
+    let out = directory.join(format!("{device}-{store}"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_continual-imagenet"));
+    command.args(["train", "--method", "rehearsal", "--epochs", "4", "--device", device, "--store", store, "--out"]).arg(&out);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stdout).contains(&format!("store {store};")), "the choice is said before training");
+    serde_json::from_str(&std::fs::read_to_string(out.join("rehearsal/report.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn training_with_the_buffer_on_the_device_stores_and_draws_the_same_samples_and_learns_as_well_as_on_the_host() {
+    let device = std::env::var("BURN_DEVICE").unwrap_or_else(|_| "flex".to_owned());
+    let directory = tempfile::tempdir().unwrap();
+    let (host, on_device) = (train("flex", "host", directory.path()), train(&device, "device", directory.path()));
+    for field in ["capacity", "len", "per_class", "distinct", "contents_digest", "draws_digest"] {
+        assert_eq!(host["buffer"][field], on_device["buffer"][field], "buffer.{field}");
+    }
+    assert_eq!((&host["buffer"]["store"], &on_device["buffer"]["store"]), (&"host".into(), &"device".into()));
+    let average = |report: &Value| report["summary"]["average_top1"].as_f64().unwrap();
+    let (host, on_device) = (average(&host), average(&on_device));
+    println!("average top-1: {host:.4} on flex, {on_device:.4} on {device}");
+    // Other kernels round differently; four epochs are few, but far from chance, which is 0.1.
+    assert!((host - on_device).abs() < 0.1 && on_device > 0.5, "{host} and {on_device}");
+}

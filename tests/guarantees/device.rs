@@ -1,0 +1,143 @@
+//! What depends on the device that holds mini-batches and shards: `BURN_DEVICE` chooses it, flex is the default.
+//!
+//! The other modules test the guarantees thoroughly on flex; what is here is small enough for a GPU that is simulated in software.
+
+use crate::deterministic::{configurations, trace_on};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn_rehearsal::error::{BatchError, RehearsalError};
+use burn_rehearsal::{OnRepeat, RehearsalBatch, RehearsalBuffer, SamplingKind, StoreKind};
+use burn_rehearsal_tests::{
+    CLASS, Mixed, Row, assert_augmented, batch, buffer, byte_type, config, device, fresh, label_type, read, uniform_p, world,
+};
+
+#[test]
+fn a_run_on_the_device_is_bit_identical_to_one_on_the_host() {
+    for size in [1, 3] {
+        for (number, config) in configurations(size).into_iter().enumerate() {
+            let run =
+                |store, device: &Device| world(size, |threads| trace_on(&buffer(&config.clone().with_store(store), threads), 5, device));
+            let host = run(StoreKind::Host, &Device::flex());
+            assert_eq!(host, run(StoreKind::Device, &device()), "{size} ranks, configuration {number}");
+            assert_eq!(host, run(StoreKind::Auto, &device()), "{size} ranks, configuration {number}: host and device mixed");
+        }
+    }
+}
+
+#[test]
+fn auto_keeps_a_shard_on_a_device_with_memory_of_its_own_up_to_the_limit() {
+    let is_host = device() == Device::flex();
+    let row_bytes = 4 + 2 * label_type(&device()).size() as u64 + 8;
+    for (limit, fits) in [(20 * row_bytes, true), (20 * row_bytes - 1, false)] {
+        let config = config(20, 3, 2).with_device_limit(limit);
+        let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(&config).unwrap();
+        assert_eq!(buffer.inspect().unwrap().store, StoreKind::Auto, "nothing is chosen before the first mini-batch");
+        buffer.rehearse(batch(&[1, 2, 3])).unwrap();
+        let expected = if fits && !is_host { StoreKind::Device } else { StoreKind::Host };
+        assert_eq!(buffer.inspect().unwrap().store, expected);
+        assert_eq!(buffer.report().unwrap().stores, [expected]);
+    }
+    for store in [StoreKind::Host, StoreKind::Device] {
+        let stores = world(3, |threads| {
+            let buffer = buffer(&config(20, 3, 2).with_store(store), threads);
+            buffer.rehearse(batch(&[1, 2, 3])).unwrap();
+            buffer.report().unwrap().stores
+        });
+        assert_eq!(stores, vec![vec![store; 3]; 3]);
+    }
+}
+
+/// As `uniform.rs` does at length: frozen contents of unequal fill, drawn from many times.
+#[test]
+fn every_row_of_the_union_has_the_same_probability_of_being_drawn_from_shards_on_the_device() {
+    let fills = [2usize, 9, 5];
+    let (steps, r) = (150, 3);
+    let config = config(30, 16, r).with_on_repeat(OnRepeat::SkipIfStored).with_store(StoreKind::Device).with_seed(3);
+    let drawn = world(fills.len(), |threads| {
+        let buffer = buffer(&config, threads);
+        let rank = buffer.rank();
+        let stored: Vec<i64> = (0..fills[rank]).map(|row| (rank * 100 + row) as i64).collect();
+        buffer.rehearse(batch(&stored)).unwrap();
+        (0..steps).flat_map(|_| assert_augmented(&stored[..1], &buffer.rehearse(batch(&stored[..1])).unwrap())).collect::<Vec<_>>()
+    });
+    let mut counts = vec![0u64; fills.iter().sum()];
+    for id in drawn.into_iter().flatten() {
+        let (rank, row) = ((id / 100) as usize, (id % 100) as usize);
+        counts[fills[..rank].iter().sum::<usize>() + row] += 1;
+    }
+    let p = uniform_p(&counts, 3 * steps, r as u64);
+    assert!(p > 1e-3, "{counts:?}: p = {p:e}");
+}
+
+#[test]
+fn classes_and_bytes_out_of_range_are_named_by_field_and_value() {
+    let labels = label_type(&device());
+    let with_class = |class: i64| {
+        let values = TensorData::new(vec![0, class], [2]).convert_dtype(labels);
+        Mixed { class: Tensor::from_data(values, (&device(), labels)), ..batch(&[1, 2]) }
+    };
+    let with_byte = |value: i32| {
+        let values = TensorData::new(vec![0, 1, 2, 3, 4, value, 6, 255], [2, 1, 2, 2]);
+        Mixed { image: Tensor::<4, Int>::from_data(values, (&device(), DType::I32)), ..batch(&[1, 2]) }
+    };
+    for store in [StoreKind::Host, StoreKind::Device] {
+        let refused = |batch: Mixed| {
+            let config = config(10, 2, 1).with_classes(Some(4)).with_lag(0).with_store(store);
+            RehearsalBuffer::<Mixed>::solo(&config).unwrap().rehearse(batch).unwrap_err()
+        };
+        for class in [-1, 4] {
+            let expected = BatchError::ClassRange { field: "class", class, classes: 4 };
+            assert_eq!(refused(with_class(class)), RehearsalError::Batch(expected));
+        }
+        for value in [-1, 256] {
+            let expected = BatchError::ByteRange { field: "image", value: value.into() };
+            assert_eq!(refused(with_byte(value)), RehearsalError::Batch(expected));
+        }
+    }
+}
+
+#[test]
+fn floats_come_back_by_their_bits() {
+    #[derive(RehearsalBatch, Clone, Debug)]
+    struct Floats {
+        value: Tensor<2>,
+    }
+    let bits: Vec<u32> = vec![0, 0x8000_0000, 0x7f80_0000, 0xff80_0000, 0x0080_0000, 0x7f7f_ffff, 0x3f80_0001, 0xbf80_0001];
+    let rows: Vec<f32> = bits.iter().map(|&bits| f32::from_bits(bits)).collect();
+    for store in [StoreKind::Host, StoreKind::Device] {
+        let buffer: RehearsalBuffer<Floats> = RehearsalBuffer::solo(&config(4, 1, 1).with_store(store).with_lag(0)).unwrap();
+        let value = Tensor::from_data(TensorData::new(rows.clone(), [1, rows.len()]), (&device(), DType::F32));
+        let out = buffer.rehearse(Floats { value }).unwrap().value.into_data();
+        let found: Vec<u32> = out.iter::<f32>().map(f32::to_bits).collect();
+        assert_eq!(found, [bits.clone(), bits.clone()].concat(), "{store:?}");
+        let stored = buffer.snapshot().unwrap().samples()[0].fields[0].iter::<f32>().map(f32::to_bits).collect::<Vec<_>>();
+        assert_eq!(stored, bits);
+    }
+}
+
+#[test]
+fn rows_of_earlier_tasks_are_drawn_on_an_autodiff_device_and_the_snapshot_holds_whole_rows() {
+    let autodiff = device().autodiff();
+    let config = config(30, 4, 6).with_sampling(SamplingKind::ExcludeCurrent).with_store(StoreKind::Device);
+    world(2, |threads| {
+        let buffer = buffer(&config, threads);
+        for step in 0..8 {
+            if step % 4 == 0 {
+                buffer.begin_task(step / 4).unwrap();
+            }
+            let ids: Vec<i64> = fresh(1, buffer.rank(), step, 5, 1).iter().map(|id| id + step as i64 / 4 * CLASS).collect();
+            let out = buffer.rehearse(burn_rehearsal_tests::batch_on(&ids, &autodiff)).unwrap();
+            assert!(out.feature.device().is_autodiff());
+            let drawn = assert_augmented(&ids, &out);
+            assert_eq!(drawn.len(), if step < 4 { 0 } else { 6 });
+            assert!(drawn.iter().all(|id| *id < CLASS), "a row of the current task");
+        }
+        let snapshot = buffer.snapshot().unwrap();
+        for sample in snapshot.samples() {
+            let row = Row::of(sample.id.unwrap());
+            assert_eq!(sample.fields[0].iter::<i64>().collect::<Vec<_>>(), row.image);
+            assert_eq!(sample.fields[3].iter::<f32>().map(f32::to_bits).collect::<Vec<_>>(), row.feature);
+        }
+        assert_eq!(snapshot.samples().len(), 15);
+        assert!(read(&batch(&[1])).iter().all(|row| !row.replayed));
+    });
+}
