@@ -256,8 +256,10 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
             parcel = state.ready.pop_front();
         }
         let waited = before_wait.elapsed();
+        let before_append = Instant::now();
         state.merge(&schema, rows, parcel.as_mut())?;
         let batch = B::from_parts(state.merged.drain(..), rest)?;
+        self.shared.timings.append(before_append.elapsed());
         self.shared.timings.wait(waited);
         self.shared.timings.assemble(started.elapsed().saturating_sub(waited));
         self.shared.timings.step();
