@@ -1,5 +1,11 @@
-//! Shared parts of the benchmarks: a synthetic image workload, and medians.
+//! Shared parts of the benchmarks: a synthetic image workload to train on, mini-batches of any size, and measuring.
 #![warn(missing_docs)]
+
+mod measure;
+mod rows;
+
+pub use measure::{Cpu, Time, head, log_slope, median, micros, ratio, timed, verdict};
+pub use rows::{FloatBatch, Image, Images, StackImages, fill, random_batches, random_images};
 
 use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataset::{Dataset, InMemDataset};
@@ -32,12 +38,6 @@ pub const CLASSES: usize = 4;
 /// The device that is measured: flex, or what `BURN_DEVICE` names if this was built with its feature.
 pub fn device() -> Device {
     if std::env::var_os("BURN_DEVICE").is_some() { Device::default() } else { Device::flex() }
-}
-
-/// The middle value; 0 of none.
-pub fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
 /// A random image of 3 × 32 × 32 bytes and its class.

@@ -257,12 +257,15 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
             parcel = state.ready.pop_front();
         }
         let waited = before_wait.elapsed();
+        let before_append = Instant::now();
         state.merge(&schema, rows, parcel.as_mut())?;
+        let appended = before_append.elapsed();
         if config.lag > 0 {
             state.offer(config, self.shared.rank, &schema, rows)?;
         }
         state.step += 1;
         let batch = B::from_parts(state.merged.drain(..), rest)?;
+        self.shared.timings.append(appended);
         self.shared.timings.wait(waited);
         self.shared.timings.assemble(started.elapsed().saturating_sub(waited));
         self.shared.timings.step();

@@ -1,8 +1,9 @@
 //! What a shard knows about its rows without looking at them.
 //!
-//! Invariants: slots `0..len` are occupied, the rest are free; `by_class[c]` holds the slots of class c and `class_pos[slot]` the slot's
+//! Invariants: slots `0..len` are occupied, the rest are free; `by_class[c]` holds the slots of class c and a slot's `class_pos` its
 //! place in it; `by_age` is a permutation of the occupied slots whose first `old` entries hold rows of earlier tasks, and `age_pos` is
-//! its inverse. Every update is O(1), whatever the capacity and the number of classes.
+//! its inverse. Every update is O(1), whatever the capacity and the number of classes; what is known of a slot lies together, since slots are
+//! visited at random and each visit would otherwise miss the cache several times.
 
 use std::collections::HashMap;
 
@@ -21,14 +22,9 @@ pub struct RowHandle {
 #[derive(Debug)]
 pub struct SlotTable {
     capacity: usize,
-    class: Vec<u32>,
-    task: Vec<u32>,
-    generation: Vec<u32>,
-    id: Vec<i64>,
+    slots: Vec<Slot>,
     by_class: Vec<Vec<u32>>,
-    class_pos: Vec<u32>,
     by_age: Vec<u32>,
-    age_pos: Vec<u32>,
     old: usize,
     /// How many rows of each identity are stored; kept only if rows have one.
     ids: Option<HashMap<i64, u32>>,
@@ -37,19 +33,27 @@ pub struct SlotTable {
     current_task: u32,
 }
 
+/// What is known of one occupied slot.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(32))]
+struct Slot {
+    /// 0 if rows have no identity.
+    id: i64,
+    class: u32,
+    task: u32,
+    generation: u32,
+    class_pos: u32,
+    age_pos: u32,
+}
+
 impl SlotTable {
     /// An empty table for `capacity` rows.
     pub fn new(capacity: usize, has_id: bool) -> Self {
         Self {
             capacity,
-            class: Vec::with_capacity(capacity),
-            task: Vec::with_capacity(capacity),
-            generation: Vec::with_capacity(capacity),
-            id: Vec::with_capacity(if has_id { capacity } else { 0 }),
+            slots: Vec::with_capacity(capacity),
             by_class: Vec::new(),
-            class_pos: Vec::with_capacity(capacity),
             by_age: Vec::with_capacity(capacity),
-            age_pos: Vec::with_capacity(capacity),
             old: 0,
             ids: has_id.then(|| HashMap::with_capacity(capacity)),
             seen: 0,
@@ -59,12 +63,12 @@ impl SlotTable {
 
     /// The number of rows.
     pub fn len(&self) -> usize {
-        self.class.len()
+        self.slots.len()
     }
 
     /// Whether no row is stored.
     pub fn is_empty(&self) -> bool {
-        self.class.is_empty()
+        self.slots.is_empty()
     }
 
     /// Whether every slot is occupied.
@@ -109,22 +113,23 @@ impl SlotTable {
 
     /// The class of the row in `slot`.
     pub fn class(&self, slot: u32) -> u32 {
-        self.class[slot as usize]
+        self.slots[slot as usize].class
     }
 
     /// The task during which the row in `slot` was stored.
     pub fn task(&self, slot: u32) -> u32 {
-        self.task[slot as usize]
+        self.slots[slot as usize].task
     }
 
     /// The generation of `slot`.
     pub fn generation(&self, slot: u32) -> u32 {
-        self.generation[slot as usize]
+        self.slots[slot as usize].generation
     }
 
     /// The identity of the row in `slot`, if rows have one.
     pub fn id(&self, slot: u32) -> Option<i64> {
-        self.id.get(slot as usize).copied()
+        self.ids.as_ref()?;
+        self.slots.get(slot as usize).map(|slot| slot.id)
     }
 
     /// Whether a row with this identity is stored.
@@ -159,15 +164,11 @@ impl SlotTable {
     pub fn push(&mut self, class: u32, id: Option<i64>) -> u32 {
         debug_assert!(!self.is_full());
         let slot = self.len() as u32;
-        self.class.push(class);
-        self.task.push(self.current_task);
-        self.generation.push(0);
-        self.age_pos.push(self.by_age.len() as u32);
+        let (age_pos, class_pos) = (self.by_age.len() as u32, 0);
         self.by_age.push(slot);
-        self.class_pos.push(0);
+        self.slots.push(Slot { id: id.unwrap_or(0), class, task: self.current_task, generation: 0, class_pos, age_pos });
         self.link_class(slot, class);
         if let (Some(ids), Some(id)) = (&mut self.ids, id) {
-            self.id.push(id);
             *ids.entry(id).or_insert(0) += 1;
         }
         slot
@@ -176,21 +177,26 @@ impl SlotTable {
     /// Overwrites the row in `slot`.
     pub fn replace(&mut self, slot: u32, class: u32, id: Option<i64>) {
         let at = slot as usize;
-        self.unlink_class(slot);
-        self.link_class(slot, class);
-        self.class[at] = class;
-        self.task[at] = self.current_task;
-        self.generation[at] = self.generation[at].wrapping_add(1);
-        let position = self.age_pos[at] as usize;
+        if self.slots[at].class != class {
+            self.unlink_class(slot);
+            self.link_class(slot, class);
+        }
+        let row = &mut self.slots[at];
+        let before = std::mem::replace(&mut row.id, id.unwrap_or(0));
+        row.class = class;
+        row.task = self.current_task;
+        row.generation = row.generation.wrapping_add(1);
+        let position = row.age_pos as usize;
         if position < self.old {
             self.old -= 1;
+            row.age_pos = self.old as u32;
             let moved = self.by_age[self.old];
             self.by_age.swap(position, self.old);
-            self.age_pos[moved as usize] = position as u32;
-            self.age_pos[at] = self.old as u32;
+            if moved != slot {
+                self.slots[moved as usize].age_pos = position as u32;
+            }
         }
         if let (Some(ids), Some(id)) = (&mut self.ids, id) {
-            let before = std::mem::replace(&mut self.id[at], id);
             if let Some(count) = ids.get_mut(&before) {
                 *count -= 1;
                 if *count == 0 {
@@ -210,16 +216,17 @@ impl SlotTable {
         if members.capacity() == 0 {
             self.seen += 1;
         }
-        self.class_pos[slot as usize] = members.len() as u32;
+        self.slots[slot as usize].class_pos = members.len() as u32;
         members.push(slot);
     }
 
     fn unlink_class(&mut self, slot: u32) {
-        let position = self.class_pos[slot as usize] as usize;
-        let members = &mut self.by_class[self.class[slot as usize] as usize];
+        let Slot { class, class_pos, .. } = self.slots[slot as usize];
+        let position = class_pos as usize;
+        let members = &mut self.by_class[class as usize];
         members.swap_remove(position);
         if let Some(&moved) = members.get(position) {
-            self.class_pos[moved as usize] = position as u32;
+            self.slots[moved as usize].class_pos = position as u32;
         }
     }
 }

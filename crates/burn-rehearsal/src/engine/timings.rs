@@ -12,6 +12,7 @@ pub(crate) struct Timings {
     deliver: AtomicU64,
     wait: AtomicU64,
     assemble: AtomicU64,
+    append: AtomicU64,
     steps: AtomicU64,
 }
 
@@ -24,7 +25,7 @@ macro_rules! record {
 }
 
 impl Timings {
-    record!(insert, plan, exchange, deliver, wait, assemble);
+    record!(insert, plan, exchange, deliver, wait, assemble, append);
 
     pub(crate) fn step(&self) {
         self.steps.fetch_add(1, Ordering::Relaxed);
@@ -39,6 +40,7 @@ impl Timings {
             deliver: time(&self.deliver),
             wait: time(&self.wait),
             assemble: time(&self.assemble),
+            append: time(&self.append),
             steps: self.steps.load(Ordering::Relaxed),
         }
     }
@@ -59,6 +61,8 @@ pub struct EngineTimings {
     pub wait: Duration,
     /// Training thread: choosing candidates and appending representatives.
     pub assemble: Duration,
+    /// Training thread: the part of `assemble` that appends the representatives; the rest chooses and copies candidates.
+    pub append: Duration,
     /// Mini-batches that went through the buffer.
     pub steps: u64,
 }

@@ -1,5 +1,6 @@
 //! Rows in host memory: one preallocated slab of bytes per stored field.
 
+use super::memory::{Memory, touch};
 use super::{Source, Store, for_each_byte, for_each_integer, rows};
 use crate::batch::{Column, FieldLayout, HostRows, Schema};
 use crate::error::{BatchError, RehearsalError};
@@ -19,7 +20,7 @@ struct Slab {
     field: FieldLayout,
     row_bytes: usize,
     /// `capacity * row_bytes` bytes.
-    bytes: Vec<u8>,
+    bytes: Memory,
     staged: Staged,
     /// Candidates of a `bytes` field that came as wider integers.
     narrowed: Vec<u8>,
@@ -90,9 +91,7 @@ impl HostStore {
             .map(|field| {
                 let row_bytes = field.row_bytes();
                 let size = row_bytes.checked_mul(capacity).ok_or(RehearsalError::OutOfMemory { bytes: usize::MAX })?;
-                let mut bytes = Vec::new();
-                bytes.try_reserve_exact(size).map_err(|_| RehearsalError::OutOfMemory { bytes: size })?;
-                bytes.resize(size, 0);
+                let bytes = Memory::zeroed(size).ok_or(RehearsalError::OutOfMemory { bytes: size })?;
                 Ok(Slab { field: field.clone(), row_bytes, bytes, staged: Staged::Nothing, narrowed: Vec::new() })
             })
             .collect::<Result<_, RehearsalError>>()?;
@@ -121,6 +120,7 @@ impl Store for HostStore {
     fn write(&mut self, placements: &[(u32, u32)]) {
         for slab in &mut self.slabs {
             let width = slab.row_bytes;
+            touch(&slab.bytes, placements.iter().map(|&(_, slot)| slot as usize * width));
             let narrowed = slab.staged.dtype() != Some(slab.field.stored);
             for &(candidate, slot) in placements {
                 let source = if narrowed {
@@ -138,6 +138,8 @@ impl Store for HostStore {
         let mut offset = 0;
         for (slab, device) in self.slabs.iter().zip(devices) {
             let width = slab.row_bytes;
+            let slots = rows.iter().filter_map(|row| if let Source::Slot(slot) = row { Some(*slot as usize * width) } else { None });
+            touch(&slab.bytes, slots);
             // The one allocation per field: it becomes the tensor's own memory.
             let mut bytes = Vec::with_capacity(rows.len() * width);
             for row in rows {

@@ -5,6 +5,7 @@
 
 mod device;
 mod host;
+mod memory;
 mod packed;
 mod rows;
 #[cfg(test)]

@@ -1,0 +1,134 @@
+//! How much time does the training thread lose to a buffer that works in the background?
+//!
+//! The step's computation sleeps (as a thread does that waits for an accelerator) or keeps all cores busy. *Lost* is what the call of the buffer takes on
+//! the training thread, blocked or working, the assembly of the mini-batch aside: copying the candidates out, handing them over, waiting for
+//! representatives. *Hidden* is the share of the engine's time during which the training thread did not wait for it. The same work inline is the
+//! reference: what would be lost without a thread. Medians over the steps; a busy machine wakes the engine late, hence the mean of the wait, too.
+#![allow(clippy::expect_used)]
+
+use burn::tensor::Device;
+use burn_rehearsal::{Capacity, EngineTimings, Execution, RehearsalBuffer, RehearsalConfig};
+use burn_rehearsal_benches::{Batch, Images, fill, head, median, micros, random_batches, timed, verdict};
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+const B: usize = 56;
+const C: usize = 14;
+const R: usize = 7;
+const POOL: usize = 4;
+const SHARD_BYTES: usize = 128 << 20;
+const COMPUTATION_MS: [u64; 4] = [1, 5, 20, 100];
+
+/// A step's computation.
+#[derive(Clone, Copy)]
+enum Computation {
+    Sleep(Duration),
+    /// Rounds of [`spin`] on every core.
+    Busy(u64),
+}
+
+impl Computation {
+    fn run(self) {
+        match self {
+            Computation::Sleep(time) => std::thread::sleep(time),
+            Computation::Busy(rounds) => drop(rayon::broadcast(|_| spin(rounds))),
+        }
+    }
+}
+
+/// Arithmetic in registers.
+fn spin(rounds: u64) -> u64 {
+    (0..rounds).fold(1, |value, round| black_box(value ^ round).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
+/// Rounds of [`spin`] per millisecond of a core.
+fn rounds_per_ms() -> f64 {
+    let rounds = 200_000;
+    let times = (0..20).map(|_| timed(|| spin(rounds)).0.cpu).collect();
+    rounds as f64 / (median(times) / 1e3)
+}
+
+/// Microseconds per step.
+struct Lost {
+    /// Without the assembly of the mini-batch.
+    lost: f64,
+    /// The wait among it: median and mean.
+    wait: f64,
+    mean_wait: f64,
+    /// The engine's work, wherever it was done.
+    engine: f64,
+    /// Its mean by the clock on the wall.
+    mean_engine: f64,
+}
+
+fn engine(timings: &EngineTimings) -> Duration {
+    timings.insert + timings.plan + timings.exchange + timings.deliver
+}
+
+fn run(buffer: &RehearsalBuffer<Batch>, batches: &[Batch], computation: Option<Computation>, steps: usize) -> Lost {
+    let (mut lost, mut waits, mut engines) = (Vec::new(), Vec::new(), Vec::new());
+    let mut before = buffer.timings();
+    for step in 0..steps {
+        if let Some(computation) = computation {
+            computation.run();
+        }
+        let batch = batches[step % POOL].clone();
+        let started = Instant::now();
+        let merged = buffer.rehearse(batch).expect("a step");
+        let took = micros(started.elapsed());
+        black_box(merged);
+        let after = buffer.timings();
+        lost.push(took - micros(after.append - before.append));
+        waits.push(micros(after.wait - before.wait));
+        // In the background this is one of the steps before; all are alike.
+        engines.push(micros(engine(&after) - engine(&before)));
+        before = after;
+    }
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    Lost { mean_wait: mean(&waits), wait: median(waits), lost: median(lost), mean_engine: mean(&engines), engine: median(engines) }
+}
+
+fn buffer(side: usize, execution: Execution, batches: &[Batch]) -> RehearsalBuffer<Batch> {
+    let capacity = Capacity::Samples(SHARD_BYTES / Batch::row_bytes(side));
+    let config = RehearsalConfig::new(capacity).with_candidates(C).with_representatives(R).with_execution(execution);
+    let buffer = RehearsalBuffer::solo(&config).expect("a buffer");
+    fill(&buffer, batches).expect("a full buffer");
+    buffer
+}
+
+fn main() {
+    head(&format!("overlap: b = {B}, c = {C}, r = {R}, u8, one rank, shards of {} MiB", SHARD_BYTES >> 20));
+    let per_ms = rounds_per_ms();
+    for side in [64, 224] {
+        let batches: Vec<Batch> = random_batches(POOL, B, side, 100, &Device::flex());
+        let inline = buffer(side, Execution::Inline, &batches);
+        let background = buffer(side, Execution::Background, &batches);
+        println!("\n{side}² u8; µs per step");
+        println!(
+            "  {:<22} {:>8} {:>8} {:>10} {:>9} {:>11}   {:>8}",
+            "computation", "lost", "waiting", "mean wait", "engine", "if inline", "hidden"
+        );
+        for milliseconds in COMPUTATION_MS {
+            let steps = (600 / milliseconds).clamp(8, 300) as usize;
+            let sleep = Computation::Sleep(Duration::from_millis(milliseconds));
+            let busy = Computation::Busy((per_ms * milliseconds as f64) as u64);
+            for (name, computation) in [("sleeping", sleep), ("on all cores", busy)] {
+                let reference = run(&inline, &batches, Some(computation), steps.min(50));
+                let ours = run(&background, &batches, Some(computation), steps);
+                let hidden = 1.0 - ours.mean_wait / ours.mean_engine;
+                let met = verdict(hidden >= 0.99 && ours.lost <= 5.0);
+                println!(
+                    "  {:<22} {:8.1} {:8.1} {:10.1} {:9.1} {:11.1}   {:6.1} %  {met}",
+                    format!("{milliseconds} ms, {name}"),
+                    ours.lost,
+                    ours.wait,
+                    ours.mean_wait,
+                    ours.engine,
+                    reference.lost,
+                    100.0 * hidden
+                );
+            }
+        }
+    }
+    println!("\ntargets: lost ≤ 5 µs, hidden ≥ 99 %");
+}
