@@ -47,6 +47,17 @@ pub struct ImageBatch {
     /// `[rows]`: the number of each sample in its data set.
     #[rehearsal(id)]
     pub index: Tensor<1, Int>,
+    /// What the network sees in place of `images` where they were augmented, `[rows, channels, height, width]`, values 0..=1. Never stored: the buffer
+    /// keeps images as they came.
+    #[rehearsal(skip)]
+    pub augmented: Option<Tensor<4>>,
+}
+
+impl ImageBatch {
+    /// What the network sees: `[rows, channels, height, width]`, values 0..=1.
+    pub fn pixels(self) -> Tensor<4> {
+        self.augmented.unwrap_or_else(|| self.images.float() / 255.0)
+    }
 }
 
 impl Rows for ImageBatch {
@@ -77,6 +88,7 @@ impl Batcher<Image, ImageBatch> for ImageBatcher {
             images: Tensor::from_data(TensorData::new(pixels, [rows, channels, height, width]), (device, bytes)),
             targets: integers(|image| image.class),
             index: integers(|image| image.index),
+            augmented: None,
         }
     }
 }
