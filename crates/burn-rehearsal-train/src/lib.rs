@@ -1,6 +1,7 @@
 //! Data-parallel continual learning for Burn, on top of [`burn_rehearsal`].
 //!
 //! * [`data_parallel`]: a learning strategy for Burn's `SupervisedTraining` that trains one network on many ranks.
+//! * [`augment`]: data augmentation on the device, one mini-batch at a time.
 //! * [`stream`]: which samples arrive with which task.
 //! * [`experiment`]: a whole run, with one of the methods of [`report::schema::Method`].
 //! * [`evaluate`], [`metrics`], [`phases`]: what is measured.
@@ -9,6 +10,7 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
+pub mod augment;
 pub mod data_parallel;
 pub mod evaluate;
 pub mod experiment;

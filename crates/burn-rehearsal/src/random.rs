@@ -44,6 +44,14 @@ impl Stream {
         Self { key: [key as u32, (key >> 32) as u32], counter: [0, rank, step as u32, (step >> 32) as u32], block: [0; 4], used: 4 }
     }
 
+    /// As [`new`](Self::new), for one row of a mini-batch: what it gives does not depend on how many rows there are or what they use up.
+    ///
+    /// The streams of different rows, and that of `new`, are independent.
+    pub fn for_row(seed: u64, purpose: Purpose, step: u64, rank: u32, row: u64) -> Self {
+        // The function is one-to-one: no two rows of a seed share a key.
+        Self::new(splitmix64(seed ^ splitmix64(row)), purpose, step, rank)
+    }
+
     /// The next 32 random bits.
     pub fn next_u32(&mut self) -> u32 {
         if self.used == 4 {
@@ -135,6 +143,19 @@ mod tests {
         assert_ne!(base, first(1, Purpose::Draw, 6, 2));
         assert_ne!(base, first(1, Purpose::Draw, 5 | 1 << 32, 2));
         assert_ne!(base, first(1, Purpose::Draw, 5, 3));
+    }
+
+    #[test]
+    fn rows_have_streams_of_their_own() {
+        let first = |row| Stream::for_row(1, Purpose::Augment, 5, 2, row).next_u64();
+        let mut all: Vec<u64> = (0..100).map(first).collect();
+        assert_eq!(first(7), all[7]);
+        all.push(Stream::new(1, Purpose::Augment, 5, 2).next_u64());
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 101);
+        assert_ne!(Stream::for_row(1, Purpose::Augment, 6, 2, 7).next_u64(), first(7));
+        assert_ne!(Stream::for_row(1, Purpose::Augment, 5, 3, 7).next_u64(), first(7));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The command line. The same options can be given in a TOML file; flags win.
 
 use burn_rehearsal::{CandidateMode, Execution, OnRepeat, PolicyKind, SamplingKind, StoreKind};
+use burn_rehearsal_train::augment::{Augment, RESIZED_CROP_RATIO, RESIZED_CROP_SCALE};
 use burn_rehearsal_train::init::Scheme;
 use burn_rehearsal_train::report::schema::Method;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -76,6 +77,9 @@ pub struct Options {
     /// How the network is initialised.
     #[arg(long, value_enum)]
     pub init: Option<InitArg>,
+    /// How images are varied in training, anew in every step, those from the buffer too.
+    #[arg(long, value_enum)]
+    pub augment: Option<AugmentArg>,
     /// How samples are spread over tasks.
     #[arg(long, value_enum)]
     pub stream: Option<StreamArg>,
@@ -289,6 +293,31 @@ pub enum ModelArg {
     Mlp,
     /// A small convolutional network.
     Conv,
+}
+
+/// How images are varied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AugmentArg {
+    /// Not at all.
+    None,
+    /// Shifted by up to an eighth of the side, with zeros at the border, and mirrored or not: usual for images of 32 pixels.
+    CropFlip,
+    /// A part of 8 % to 100 % of the area, scaled to the whole, and mirrored or not: usual for ImageNet.
+    ResizedCropFlip,
+}
+
+impl AugmentArg {
+    /// The operations on images of `side` × `side` pixels, if there are any.
+    pub fn pipeline(self, side: usize, seed: u64) -> Option<Augment> {
+        let augment = Augment::new(seed);
+        let cropped = match self {
+            Self::None => return None,
+            Self::CropFlip => augment.random_crop(side, side.div_ceil(8)),
+            Self::ResizedCropFlip => augment.random_resized_crop(side, RESIZED_CROP_SCALE, RESIZED_CROP_RATIO),
+        };
+        Some(cropped.horizontal_flip(0.5))
+    }
 }
 
 /// How samples are spread over tasks.

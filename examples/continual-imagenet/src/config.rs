@@ -1,8 +1,8 @@
 //! From options to a configuration in which nothing is left open.
 
 use crate::cli::{
-    CandidateModeArg, ClassOrderArg, CollectiveArg, ExecutionArg, InitArg, ModelArg, OnRepeatArg, OptimizerStateArg, Options, PolicyArg,
-    Recipe, ReductionArg, SamplingArg, StoreArg, StreamArg,
+    AugmentArg, CandidateModeArg, ClassOrderArg, CollectiveArg, ExecutionArg, InitArg, ModelArg, OnRepeatArg, OptimizerStateArg, Options,
+    PolicyArg, Recipe, ReductionArg, SamplingArg, StoreArg, StreamArg,
 };
 use crate::error::AppError;
 use crate::transport;
@@ -35,6 +35,8 @@ pub struct Config {
     pub model: ModelArg,
     /// How the network is initialised.
     pub init: InitArg,
+    /// How images are varied in training.
+    pub augment: AugmentArg,
     /// How samples are spread over tasks.
     pub stream: StreamArg,
     /// Number of tasks.
@@ -107,6 +109,7 @@ impl Config {
             image_size: 8,
             model: ModelArg::Mlp,
             init: InitArg::Kaiming,
+            augment: AugmentArg::None,
             stream: StreamArg::Class,
             tasks: 5,
             class_order: ClassOrderArg::Fixed,
@@ -192,6 +195,7 @@ impl Config {
             image_size,
             model,
             init,
+            augment,
             stream,
             tasks,
             class_order,

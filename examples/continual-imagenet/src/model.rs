@@ -7,7 +7,7 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
 use burn::nn::{Linear, LinearConfig, PaddingConfig2d, Relu};
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Device, Tensor};
 use burn::train::{ClassificationOutput, InferenceStep, TrainOutput, TrainStep};
 use burn_rehearsal_train::init::{Scheme, keyed_init};
 
@@ -67,17 +67,17 @@ impl Network {
         keyed_init(network, seed, scheme)
     }
 
-    /// Class scores: `[rows, channels, height, width]` bytes to `[rows, classes]`.
-    pub fn forward(&self, images: Tensor<4, Int>) -> Tensor<2> {
-        let images = images.float() / 255.0;
+    /// Class scores: `[rows, channels, height, width]`, values 0..=1, to `[rows, classes]`.
+    pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
         match self {
             Network::Mlp(mlp) => mlp.forward(images),
             Network::Conv(conv) => conv.forward(images),
         }
     }
 
-    fn classify(&self, images: Tensor<4, Int>, targets: Tensor<1, Int>) -> ClassificationOutput {
-        let output = self.forward(images);
+    fn classify(&self, batch: ImageBatch) -> ClassificationOutput {
+        let targets = batch.targets.clone();
+        let output = self.forward(batch.pixels());
         let loss = CrossEntropyLossConfig::new().init(&output.device()).forward(output.clone(), targets.clone());
         ClassificationOutput { loss, output, targets }
     }
@@ -103,7 +103,7 @@ impl TrainStep for Network {
     type Output = ClassificationOutput;
 
     fn step(&self, batch: ImageBatch) -> TrainOutput<ClassificationOutput> {
-        let output = self.classify(batch.images, batch.targets);
+        let output = self.classify(batch);
         let gradients = output.loss.backward();
         TrainOutput::new(self, gradients, output)
     }
@@ -114,6 +114,6 @@ impl InferenceStep for Network {
     type Output = ClassificationOutput;
 
     fn step(&self, batch: ImageBatch) -> ClassificationOutput {
-        self.classify(batch.images, batch.targets)
+        self.classify(batch)
     }
 }

@@ -1,6 +1,6 @@
 //! What the program learns, as the learner sees it.
 
-use crate::batch::{Image, ImageBatch, ImageBatcher};
+use crate::batch::{Image, ImageBatch, ImageBatcher, ImageShape};
 use crate::cli::{ClassOrderArg, StreamArg};
 use crate::config::Config;
 use crate::data::{self, ImageData};
@@ -14,6 +14,7 @@ use burn::optim::{ModuleOptimizer, SgdConfig};
 use burn::tensor::Device;
 use burn_rehearsal::RehearsalBatch;
 use burn_rehearsal::batch::Schema;
+use burn_rehearsal_train::augment::{Augment, Augmentation};
 use burn_rehearsal_train::experiment::Workload;
 use burn_rehearsal_train::stream::{ClassIncremental, ClassOrder, InstanceIncremental, StreamError, TaskStream};
 use std::sync::Arc;
@@ -23,6 +24,7 @@ pub struct Images {
     config: Config,
     data: ImageData,
     stream: Box<dyn TaskStream>,
+    augment: Option<Augment>,
 }
 
 impl Images {
@@ -50,7 +52,14 @@ impl Images {
                 Box::new(InstanceIncremental::new(train, test, data.classes, config.tasks, config.seed).map_err(in_words)?)
             }
         };
-        Ok(Self { config: config.clone(), data, stream })
+        let augment = config.augment.pipeline(config.image_size, config.seed);
+        if let Some(augment) = &augment {
+            let ImageShape { channels, height, width } = data.shape;
+            augment
+                .output_shape([channels, height, width])
+                .map_err(|error| AppError::option("image-size", config.image_size, error.to_string()))?;
+        }
+        Ok(Self { config: config.clone(), data, stream, augment })
     }
 
     /// The bytes of one sample in a buffer beside a network on `device`.
@@ -62,7 +71,7 @@ impl Images {
         let blank = Image { pixels: vec![0; self.data.shape.elements()].into(), class: 0, index: 0 };
         let layout = |batch: ImageBatch| {
             let mut columns = Vec::new();
-            let () = batch.into_parts(&mut columns)?;
+            let (_augmented,) = batch.into_parts(&mut columns)?;
             Schema::of(ImageBatch::FIELDS, &columns)
         };
         let schema = layout(self.batcher().batch(vec![blank], device));
@@ -104,7 +113,15 @@ impl Workload for Images {
     }
 
     fn batcher(&self) -> ImageBatcher {
-        ImageBatcher { shape: self.data.shape }
+        ImageBatcher { shape: self.data.shape, room: self.config.representatives }
+    }
+
+    fn augmentation(&self) -> Option<Augmentation<ImageBatch>> {
+        let augment = self.augment.clone()?;
+        Some(Arc::new(move |batch: ImageBatch, step, rank| {
+            let augmented = augment.apply_bytes(batch.images.clone(), step, rank)?;
+            Ok(ImageBatch { augmented: Some(augmented), ..batch })
+        }))
     }
 
     fn model(&self, device: &Device, seed: u64) -> Network {

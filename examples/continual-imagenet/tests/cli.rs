@@ -169,7 +169,8 @@ fn unknown_values_and_flags_are_refused_by_name() {
     if !cfg!(feature = "wgpu") {
         refused(&["--device", "wgpu"], &["`--device wgpu`", "--features wgpu"]);
     }
-    for option in ["policy", "sampling", "execution", "candidate-mode", "on-repeat", "stream", "class-order", "model", "recipe"] {
+    let options = ["policy", "sampling", "execution", "candidate-mode", "on-repeat", "stream", "class-order", "model", "recipe", "augment"];
+    for option in options {
         misused(&[&format!("--{option}"), "nonsense"], &["'nonsense'", &format!("--{option}"), "possible values"]);
     }
     misused(&["train"], &["--method"]);
@@ -292,6 +293,43 @@ fn the_same_command_gives_the_same_bits_whoever_does_the_work() {
         }
         assert_ne!(other["accuracy"], first["accuracy"]);
     }
+}
+
+#[test]
+fn augmentation_is_repeatable_and_changes_what_is_learned_but_not_what_is_stored() {
+    for ranks in ["1", "2"] {
+        let of = |more: &[&str]| rehearse(&[&["--ranks", ranks], more].concat());
+        let plain = of(&[]);
+        assert_eq!(of(&["--augment", "none"]), plain);
+        let crop = of(&["--augment", "crop-flip"]);
+        // Whoever decodes and whoever exchanges rows: the mini-batch of a step is the same, and so is what is done to it.
+        assert_eq!(of(&["--augment", "crop-flip", "--workers", "4", "--execution", "inline"]), crop);
+        let resized = of(&["--augment", "resized-crop-flip"]);
+        assert_ne!(resized["curves"], crop["curves"]);
+        for augmented in [&crop, &resized] {
+            assert_ne!(augmented["curves"], plain["curves"], "{ranks} ranks");
+            // The buffer keeps the images as they came.
+            assert_eq!(augmented["buffer"], plain["buffer"], "{ranks} ranks");
+        }
+        assert_ne!(of(&["--augment", "crop-flip", "--seed", "43"])["curves"], crop["curves"]);
+    }
+}
+
+#[test]
+fn augmentation_never_touches_an_evaluation_and_is_part_of_the_report() {
+    let directory = TempDir::new().unwrap();
+    std::fs::write(directory.path().join("run.toml"), "augment = \"resized-crop-flip\"\n").unwrap();
+    let small = [&["train", "--method", "incremental", "--config", "run.toml"], &SMALL[..]].concat();
+    let runs = [&[][..], &["--augment", "crop-flip"], &["--augment", "none"]].map(|flags| {
+        succeed(directory.path(), &[&small, flags].concat());
+        report(&directory.path().join("runs/digits/incremental"))
+    });
+    for (report, augment) in runs.iter().zip(["resized-crop-flip", "crop-flip", "none"]) {
+        assert_eq!(report["config"]["augment"], augment);
+        // The untrained network sees the test images as they are.
+        assert_eq!(report["accuracy"]["initial_top1"], runs[0]["accuracy"]["initial_top1"]);
+    }
+    assert_ne!(runs[0]["curves"], runs[2]["curves"]);
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod rank;
 
 pub use rank::run_rank;
 
+use crate::augment::Augmentation;
 use crate::data_parallel::DataParallelError;
 use crate::evaluate::EvaluateError;
 use crate::metrics::MetricsError;
@@ -65,8 +66,14 @@ pub trait Workload: Sync {
     fn test(&self) -> Arc<dyn Dataset<Self::Item>>;
     /// Which samples arrive with which task.
     fn stream(&self) -> &dyn TaskStream;
-    /// The batcher of training (with augmentation, if there is any).
+    /// The batcher of training and evaluation.
     fn batcher(&self) -> Self::Batcher;
+    /// What is done to the mini-batches of training after representatives were appended, and before the network sees them; nothing if it is `None`.
+    ///
+    /// Its time is part of the phase `load`. See [`AugmentLoader`](crate::augment::AugmentLoader).
+    fn augmentation(&self) -> Option<Augmentation<Self::Batch>> {
+        None
+    }
     /// The network, initialised from `seed` alone.
     fn model(&self, device: &Device, seed: u64) -> Self::Model;
     /// A fresh optimiser.

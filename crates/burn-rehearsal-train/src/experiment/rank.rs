@@ -2,6 +2,7 @@
 
 use super::curve::LossCurve;
 use super::{ExperimentError, Observer, Rows, Settings, Workload};
+use crate::augment::AugmentLoader;
 use crate::data_parallel::{DataParallel, agree, quiet};
 use crate::evaluate::evaluate;
 use crate::metrics::AccuracyMatrix;
@@ -20,6 +21,7 @@ use burn_rehearsal::{RehearsalBuffer, RehearsalLoader, ShardedLoader, StoreKind}
 use burn_rehearsal_collective::Collective;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 type Selection<W> = SelectionDataset<Arc<dyn Dataset<<W as Workload>::Item>>, <W as Workload>::Item>;
@@ -71,6 +73,7 @@ pub fn run_rank<W: Workload>(
         accuracy: Accuracy { top1: AccuracyMatrix::new(tasks), top5: AccuracyMatrix::new(tasks), initial_top1: None },
         curves: Vec::new(),
         learner: None,
+        augmented: Arc::default(),
         train_time: Duration::ZERO,
         samples: 0,
     };
@@ -92,6 +95,8 @@ struct Run<'a, W: Workload> {
     curves: Vec<CurvePoint>,
     /// What the last task left: parameters, optimiser state, schedule.
     learner: Option<Learner<W::Model>>,
+    /// The number of the next step whose mini-batch is augmented; goes on from task to task.
+    augmented: Arc<AtomicU64>,
     train_time: Duration,
     /// Incoming rows trained on so far, over all ranks.
     samples: u64,
@@ -200,9 +205,13 @@ impl<W: Workload> Run<'_, W> {
             .shard(self.collective.rank(), self.collective.size())
             .device(self.device.clone())
             .build(Selection::<W>::from_indices_unchecked(self.workload.train(), indices));
-        match &self.buffer {
+        let loader: Arc<dyn DataLoader<W::Batch>> = match &self.buffer {
             Some(buffer) => Arc::new(RehearsalLoader::new(Arc::new(loader), buffer.clone())),
             None => Arc::new(loader),
+        };
+        match self.workload.augmentation() {
+            Some(augmentation) => Arc::new(AugmentLoader::new(loader, augmentation, self.collective.rank(), self.augmented.clone())),
+            None => loader,
         }
     }
 
