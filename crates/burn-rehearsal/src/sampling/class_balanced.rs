@@ -55,6 +55,11 @@ impl Sampling for ClassBalanced {
         self.pick_classes(union, rng, union.fill.total().min(representatives as u64));
         for &class in &self.touched {
             let count = std::mem::take(&mut self.drawn[class as usize]);
+            if count == 1 {
+                // What the general way would draw too.
+                draws.push(Draw { group: class, number: rng.below(classes.total(class)) });
+                continue;
+            }
             self.numbers.clear();
             self.distinct.draw(rng, count as usize, classes.total(class), &mut self.numbers);
             draws.extend(self.numbers.iter().map(|&number| Draw { group: class, number }));
