@@ -4,6 +4,7 @@
 //! * `cargo xtask validate` repeats the main job over several seeds and holds the means to the published thresholds.
 //! * `cargo xtask bench` runs the benchmarks.
 
+mod bench;
 mod error;
 mod gate;
 mod licences;
@@ -21,7 +22,7 @@ use clap::{Parser, Subcommand};
 
 use crate::error::{Error, Result};
 use crate::gate::Step;
-use crate::workspace::{Leg, Workspace};
+use crate::workspace::Workspace;
 
 /// The project's own commands.
 #[derive(Parser)]
@@ -70,10 +71,6 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::Test { only } => gate::test(&workspace, only),
         Task::Validate { seeds } => validate::validate(&workspace, seeds),
-        Task::Bench { name } => {
-            let mut command = workspace.cargo(Leg::DEFAULT, &["bench", "-p", "burn-rehearsal-benches", "--locked"]);
-            command.args(name.iter().flat_map(|name| ["--bench", name]));
-            process::run(&mut command)
-        }
+        Task::Bench { name } => bench::bench(&workspace, name.as_deref()),
     }
 }
