@@ -1,6 +1,8 @@
 //! Data-parallel training: N ranks are one training, and nobody hangs.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "data_parallel/equivalent.rs"]
+mod equivalent;
 #[path = "data_parallel/harness.rs"]
 mod harness;
 
@@ -9,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use burn::module::{Module, ModuleMapper, Param};
-use burn::optim::{AdamConfig, ModuleOptimizer, SgdConfig};
+use burn::optim::{ModuleOptimizer, SgdConfig};
 use burn::tensor::{DType, Device, Tensor};
 use burn::train::checkpoint::{Checkpoint, Checkpointer, CheckpointerError, CheckpointingAction, CheckpointingStrategy};
 use burn::train::metric::store::EventStoreClient;
@@ -20,50 +22,8 @@ use burn_rehearsal_train::evaluate::{Evaluation, evaluate};
 use burn_rehearsal_train::phases::{Phase, PhaseTimer};
 use burn_rehearsal_train::schedule::WarmupSchedule;
 
+use equivalent::{steps, two_epochs};
 use harness::*;
-
-/// Five steps of 12 rows and a last one of 2: with three or four ranks, some have no row in it.
-fn steps() -> Vec<Vec<Row>> {
-    let mut steps: Vec<Vec<Row>> = (0..5).map(|step| rows(step, 12)).collect();
-    steps.push(rows(9, 2));
-    steps
-}
-
-fn two_epochs(_rank: usize, training: Training) -> Training {
-    training.num_epochs(2)
-}
-
-fn equal_to_one_rank(optimizer: impl Fn() -> ModuleOptimizer + Sync, lr: f64, configure: fn(usize, Training) -> Training, tolerance: f32) {
-    let learner = |_| Learner::new(Net::new(1, false), optimizer(), lr);
-    let reference = train(&deal(&steps(), 1), learner, configure).remove(0);
-    assert_eq!(reference.error, None);
-    let start = values(&Net::new(1, false));
-    assert!(start[0].1.iter().zip(&reference.values()[0].1).any(|(a, b)| (a - b).abs() > 100.0 * tolerance), "it learns something");
-    for ranks in [2, 3, 4] {
-        let outcomes = train(&deal(&steps(), ranks), learner, configure);
-        for outcome in &outcomes {
-            assert_eq!(outcome.error, None);
-            assert_eq!(outcome.values(), outcomes[0].values(), "all ranks have the same bits");
-            assert_close(&outcome.values(), &reference.values(), tolerance);
-        }
-    }
-}
-
-#[test]
-fn many_ranks_learn_what_one_rank_learns_from_all_rows_with_sgd() {
-    equal_to_one_rank(sgd, 0.1, two_epochs, 1e-5);
-}
-
-#[test]
-fn many_ranks_learn_what_one_rank_learns_from_all_rows_with_adam() {
-    equal_to_one_rank(|| AdamConfig::new().init(), 0.01, two_epochs, 1e-4);
-}
-
-#[test]
-fn many_ranks_learn_what_one_rank_learns_with_gradient_accumulation_and_a_partial_group() {
-    // Six steps an epoch in groups of four: the second group of each epoch has two steps.
-    equal_to_one_rank(sgd, 0.02, |_, training| training.num_epochs(2).grads_accumulation(4), 1e-5);
-}
 
 #[test]
 fn a_run_repeats_bit_for_bit() {

@@ -5,9 +5,11 @@
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 use burn_rehearsal::random::{Purpose, Stream};
 use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalBuffer, RehearsalConfig, StoreKind};
-use burn_rehearsal_collective::{Collective, Threads, run_threads};
+use burn_rehearsal_collective::{Collective, run_threads};
 use statrs::distribution::{ChiSquared, ContinuousCDF};
+use std::cell::RefCell;
 use std::convert::Infallible;
+use std::fmt::Debug;
 use std::io::Write;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
@@ -34,13 +36,41 @@ pub fn watchdog() -> Watchdog {
     Watchdog(alive)
 }
 
+thread_local! {
+    /// This process's rank of an MPI run, if it is one, and how many worlds it took part in.
+    static PROCESS: RefCell<Option<(Box<dyn Collective>, usize)>> = const { RefCell::new(None) };
+}
+
+/// Runs `scenario` with every [`world`] of as many ranks as `process` has being one of processes, too; gives their number.
+pub fn on_processes(process: Box<dyn Collective>, scenario: impl FnOnce()) -> usize {
+    PROCESS.set(Some((process, 0)));
+    scenario();
+    PROCESS.take().map_or(0, |(_, worlds)| worlds)
+}
+
+/// A handle of its own for one world of `size` processes, if that is what this is.
+fn process(size: usize) -> Option<Box<dyn Collective>> {
+    PROCESS.with_borrow_mut(|process| {
+        let (process, worlds) = process.as_mut().filter(|(process, _)| process.size() == size)?;
+        *worlds += 1;
+        Some(process.duplicate().unwrap())
+    })
+}
+
 /// Runs `f` on `size` thread ranks, under a [`watchdog`], and gives the results in rank order. A rank's panic fails the test.
-pub fn world<T: Send>(size: usize, f: impl Fn(Threads) -> T + Sync) -> Vec<T> {
+///
+/// A process of an MPI run of `size` ranks (see [`on_processes`]) does the same as its rank of that run, which must give what the thread gave.
+pub fn world<T: Send + PartialEq + Debug>(size: usize, f: impl Fn(Box<dyn Collective>) -> T + Sync) -> Vec<T> {
     let _watchdog = watchdog();
-    run_threads(size, |threads| Ok::<T, Infallible>(f(threads)))
+    let results: Vec<T> = run_threads(size, |threads| Ok::<T, Infallible>(f(Box::new(threads))))
         .into_iter()
         .map(|result| result.unwrap_or_else(|failure| panic!("{failure}")))
-        .collect()
+        .collect();
+    if let Some(process) = process(size) {
+        let rank = process.rank();
+        assert_eq!(f(process), results[rank], "rank {rank} of {size}: left the process, right the thread");
+    }
+    results
 }
 
 /// Ids carry their class: the class of an id is its millions.
@@ -195,12 +225,12 @@ pub fn config(capacity: usize, candidates: usize, representatives: usize) -> Reh
 /// Unless the configuration says where shards live, every other rank keeps its own on the device, and so does a rank alone: whatever is tested on
 /// several ranks holds for both stores and for worlds in which they are mixed.
 #[must_use]
-pub fn buffer(config: &RehearsalConfig, threads: Threads) -> RehearsalBuffer<Mixed> {
+pub fn buffer(config: &RehearsalConfig, ranks: Box<dyn Collective>) -> RehearsalBuffer<Mixed> {
     let store = match config.store {
-        StoreKind::Auto if (threads.rank() + threads.size()) % 2 == 1 => StoreKind::Device,
+        StoreKind::Auto if (ranks.rank() + ranks.size()) % 2 == 1 => StoreKind::Device,
         chosen => chosen,
     };
-    RehearsalBuffer::new(&config.clone().with_store(store), Box::new(threads)).unwrap()
+    RehearsalBuffer::new(&config.clone().with_store(store), ranks).unwrap()
 }
 
 /// Fresh ids for one step of one rank, `rows` of them, of random classes below `classes`.

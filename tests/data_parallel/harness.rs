@@ -17,7 +17,7 @@ use burn::train::{
     ClassificationOutput, InferenceStep, Interrupter, Interruption, Learner, LearningResult, SupervisedTraining, TrainOutput, TrainStep,
     TrainingStrategy,
 };
-use burn_rehearsal_collective::Threads;
+use burn_rehearsal_collective::{Collective, Threads};
 use burn_rehearsal_train::data_parallel::{DataParallel, DataParallelError, quiet};
 use burn_rehearsal_train::init::{Scheme, keyed_init};
 
@@ -266,7 +266,12 @@ pub(crate) fn single_device(training: Training, learner: Learner<Net>) -> Net {
 
 /// This rank's strategy for one or more launches.
 pub(crate) fn strategy(link: Threads) -> DataParallel<Net> {
-    DataParallel::new(Box::new(link), Device::default(), Batch::rows)
+    strategy_on(Box::new(link))
+}
+
+/// The same, on any transport.
+pub(crate) fn strategy_on(link: Box<dyn Collective>) -> DataParallel<Net> {
+    DataParallel::new(link, Device::default(), Batch::rows)
 }
 
 pub(crate) fn launch(strategy: &Arc<DataParallel<Net>>, training: Training, learner: Learner<Net>) -> Outcome {

@@ -4,33 +4,35 @@ use burn_rehearsal::random::{Purpose, Stream};
 use burn_rehearsal::{Capacity, Inspection, PolicyKind, RehearsalBuffer, RehearsalConfig, shard_capacity};
 use burn_rehearsal_tests::{CLASS, Mixed, batch, buffer, config, fresh, world};
 
+pub(crate) fn never_holds_more_than_its_capacity(size: usize) {
+    for (capacity, policy) in
+        [(size, PolicyKind::ClassBalanced), (17, PolicyKind::Reservoir), (26, PolicyKind::Fifo), (19, PolicyKind::ClassBalanced)]
+    {
+        let config = config(capacity, 5, 1).with_policy(policy);
+        let capacities = world(size, |threads| {
+            let buffer = buffer(&config, threads);
+            let rank = buffer.rank();
+            for step in 0..16 {
+                // Ranks fill at different speeds.
+                buffer.rehearse(batch(&fresh(0, rank, step, 1 + (step + rank) % 5, 6))).unwrap();
+                let inspection = buffer.inspect().unwrap();
+                assert!(inspection.len <= inspection.capacity);
+                assert_eq!(inspection.per_class.iter().sum::<usize>(), inspection.len);
+                let report = buffer.report().unwrap();
+                assert!(report.len <= capacity && report.capacity == capacity, "{report:?}");
+                assert_eq!(report.bytes, capacity * 28, "all memory is there from the first mini-batch on, and never more");
+            }
+            assert_eq!(buffer.report().unwrap().len, capacity, "a buffer that has seen enough is full");
+            buffer.inspect().unwrap().capacity
+        });
+        let expected: Vec<_> = (0..size).map(|rank| capacity / size + usize::from(rank < capacity % size)).collect();
+        assert_eq!(capacities, expected, "|B| mod N slots go to the first ranks");
+    }
+}
+
 #[test]
 fn no_shard_and_no_world_ever_holds_more_than_its_capacity() {
-    for size in [1, 2, 3, 4, 8] {
-        for (capacity, policy) in
-            [(size, PolicyKind::ClassBalanced), (17, PolicyKind::Reservoir), (26, PolicyKind::Fifo), (19, PolicyKind::ClassBalanced)]
-        {
-            let config = config(capacity, 5, 1).with_policy(policy);
-            let capacities = world(size, |threads| {
-                let buffer = buffer(&config, threads);
-                let rank = buffer.rank();
-                for step in 0..16 {
-                    // Ranks fill at different speeds.
-                    buffer.rehearse(batch(&fresh(0, rank, step, 1 + (step + rank) % 5, 6))).unwrap();
-                    let inspection = buffer.inspect().unwrap();
-                    assert!(inspection.len <= inspection.capacity);
-                    assert_eq!(inspection.per_class.iter().sum::<usize>(), inspection.len);
-                    let report = buffer.report().unwrap();
-                    assert!(report.len <= capacity && report.capacity == capacity, "{report:?}");
-                    assert_eq!(report.bytes, capacity * 28, "all memory is there from the first mini-batch on, and never more");
-                }
-                assert_eq!(buffer.report().unwrap().len, capacity, "a buffer that has seen enough is full");
-                buffer.inspect().unwrap().capacity
-            });
-            let expected: Vec<_> = (0..size).map(|rank| capacity / size + usize::from(rank < capacity % size)).collect();
-            assert_eq!(capacities, expected, "|B| mod N slots go to the first ranks");
-        }
-    }
+    [1, 2, 3, 4, 8].into_iter().for_each(never_holds_more_than_its_capacity);
 }
 
 #[test]
@@ -110,22 +112,25 @@ fn union(shards: &[Inspection]) -> Vec<usize> {
     (0..classes).map(|class| shards.iter().map(|shard| shard.per_class.get(class).copied().unwrap_or(0)).sum()).collect()
 }
 
+pub(crate) fn class_quotas_are_even(size: usize, capacity: usize, classes: usize) {
+    for order in [Order::Incremental, Order::Mixed, Order::PerRank] {
+        for known in [Some(classes), None] {
+            let shards = feed(size, &config(capacity, 24, 1).with_classes(known), classes, order, 4);
+            let context = || format!("{order:?}, {classes} classes (configured: {known:?}), {capacity} slots, {size} ranks: {shards:?}");
+            assert!(shards.iter().all(|shard| shard.len == shard.capacity), "{}", context());
+            assert!(shards.iter().all(|shard| spread(&shard.per_class, classes) <= 1), "{}", context());
+            // Without configured classes, rows of a class that is over cannot be called back when the remainder moves on.
+            if known.is_some() || order == Order::Mixed {
+                assert!(spread(&union(&shards), classes) <= 1, "{} {:?}", context(), union(&shards));
+            }
+        }
+    }
+}
+
 #[test]
 fn with_enough_samples_of_every_class_quotas_differ_by_at_most_one_in_each_shard_and_globally() {
     for (size, capacity, classes) in [(1, 45, 7), (2, 45, 7), (3, 100, 11), (4, 61, 6), (8, 101, 5), (3, 30, 10), (4, 10, 4)] {
-        for order in [Order::Incremental, Order::Mixed, Order::PerRank] {
-            for known in [Some(classes), None] {
-                let shards = feed(size, &config(capacity, 24, 1).with_classes(known), classes, order, 4);
-                let context =
-                    || format!("{order:?}, {classes} classes (configured: {known:?}), {capacity} slots, {size} ranks: {shards:?}");
-                assert!(shards.iter().all(|shard| shard.len == shard.capacity), "{}", context());
-                assert!(shards.iter().all(|shard| spread(&shard.per_class, classes) <= 1), "{}", context());
-                // Without configured classes, rows of a class that is over cannot be called back when the remainder moves on.
-                if known.is_some() || order == Order::Mixed {
-                    assert!(spread(&union(&shards), classes) <= 1, "{} {:?}", context(), union(&shards));
-                }
-            }
-        }
+        class_quotas_are_even(size, capacity, classes);
     }
 }
 

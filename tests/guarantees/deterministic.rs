@@ -60,19 +60,21 @@ pub(crate) fn configurations(size: usize) -> Vec<RehearsalConfig> {
     ]
 }
 
+pub(crate) fn repetitions_are_bit_identical_inline_or_in_the_background(size: usize) {
+    for (number, config) in configurations(size).into_iter().enumerate() {
+        let first = traces(size, &config);
+        assert!(first.iter().all(|trace| trace.contents == first[0].contents && trace.draws == first[0].draws), "ranks differ");
+        // The first run mixes both stores; the repetitions have one each.
+        let host = config.clone().with_store(StoreKind::Host);
+        assert_eq!(first, traces(size, &host), "{size} ranks, configuration {number}: a repetition differs");
+        let inline = config.with_execution(Execution::Inline).with_store(StoreKind::Device);
+        assert_eq!(first, traces(size, &inline), "{size} ranks, configuration {number}: inline differs from background");
+    }
+}
+
 #[test]
 fn the_same_run_repeated_is_bit_identical_inline_or_in_the_background() {
-    for size in [1, 2, 3, 4, 8] {
-        for (number, config) in configurations(size).into_iter().enumerate() {
-            let first = traces(size, &config);
-            assert!(first.iter().all(|trace| trace.contents == first[0].contents && trace.draws == first[0].draws), "ranks differ");
-            // The first run mixes both stores; the repetitions have one each.
-            let host = config.clone().with_store(StoreKind::Host);
-            assert_eq!(first, traces(size, &host), "{size} ranks, configuration {number}: a repetition differs");
-            let inline = config.with_execution(Execution::Inline).with_store(StoreKind::Device);
-            assert_eq!(first, traces(size, &inline), "{size} ranks, configuration {number}: inline differs from background");
-        }
-    }
+    [1, 2, 3, 4, 8].into_iter().for_each(repetitions_are_bit_identical_inline_or_in_the_background);
 }
 
 #[test]
@@ -128,7 +130,7 @@ fn digests_do_not_depend_on_the_integer_type_of_the_mini_batches_which_comes_bac
             .map(|dtype| {
                 world(2, |threads| {
                     let config = config(20, 3, 6).with_on_repeat(on_repeat);
-                    let buffer: RehearsalBuffer<Ints> = RehearsalBuffer::new(&config, Box::new(threads)).unwrap();
+                    let buffer: RehearsalBuffer<Ints> = RehearsalBuffer::new(&config, threads).unwrap();
                     for step in 0..20 {
                         let out = buffer.rehearse(ints(step + 50 * buffer.rank() as i64, dtype)).unwrap();
                         assert_eq!([out.image.dtype(), out.class.dtype(), out.id.dtype(), out.value.dtype()], [dtype; 4]);
@@ -175,35 +177,36 @@ fn uneven(size: usize, step: usize) -> Vec<usize> {
     (0..size).map(|rank| if step % 7 == 5 { 0 } else { [4, 0, 6, 1, 3][(step + 2 * rank) % 5] }).collect()
 }
 
-#[test]
-fn representatives_of_a_step_are_drawn_after_the_candidates_of_the_step_lag_steps_before() {
-    for size in [1, 2, 3, 4] {
-        for lag in [0, 1, 3] {
-            for execution in [Execution::Background, Execution::Inline] {
-                let config = config(7 * size + 1, 3, 4).with_policy(PolicyKind::Fifo).with_lag(lag).with_seed(5).with_execution(execution);
-                let mut model = Model::new(size, 7 * size + 1, 3, 4, 5, lag as u64);
-                let data = |rank: usize, step: usize| fresh(3, rank, step, uneven(size, step)[rank], 4);
-                let expected: Vec<_> =
-                    (0..40).map(|step| model.step(&(0..size).map(|rank| data(rank, step)).collect::<Vec<_>>())).collect();
-                assert!(expected[..lag].iter().flatten().all(Vec::is_empty), "the first {lag} steps have no representatives");
-                let shards = world(size, |threads| {
-                    let buffer = buffer(&config, threads);
-                    let rank = buffer.rank();
-                    for (step, expected) in expected.iter().enumerate() {
-                        let ids = data(rank, step);
-                        if ids.is_empty() {
-                            buffer.no_rows().unwrap();
-                        } else {
-                            let drawn = assert_augmented(&ids, &buffer.rehearse(batch(&ids)).unwrap());
-                            assert_eq!(drawn, expected[rank], "lag {lag}, step {step}, rank {rank} of {size}");
-                        }
+pub(crate) fn draws_lag_behind_the_contents(size: usize) {
+    for lag in [0, 1, 3] {
+        for execution in [Execution::Background, Execution::Inline] {
+            let config = config(7 * size + 1, 3, 4).with_policy(PolicyKind::Fifo).with_lag(lag).with_seed(5).with_execution(execution);
+            let mut model = Model::new(size, 7 * size + 1, 3, 4, 5, lag as u64);
+            let data = |rank: usize, step: usize| fresh(3, rank, step, uneven(size, step)[rank], 4);
+            let expected: Vec<_> = (0..40).map(|step| model.step(&(0..size).map(|rank| data(rank, step)).collect::<Vec<_>>())).collect();
+            assert!(expected[..lag].iter().flatten().all(Vec::is_empty), "the first {lag} steps have no representatives");
+            let shards = world(size, |threads| {
+                let buffer = buffer(&config, threads);
+                let rank = buffer.rank();
+                for (step, expected) in expected.iter().enumerate() {
+                    let ids = data(rank, step);
+                    if ids.is_empty() {
+                        buffer.no_rows().unwrap();
+                    } else {
+                        let drawn = assert_augmented(&ids, &buffer.rehearse(batch(&ids)).unwrap());
+                        assert_eq!(drawn, expected[rank], "lag {lag}, step {step}, rank {rank} of {size}");
                     }
-                    buffer.snapshot().unwrap().samples().iter().map(|sample| sample.id.unwrap()).collect::<Vec<_>>()
-                });
-                assert_eq!(shards, model.shards, "lag {lag}, {size} ranks");
-            }
+                }
+                buffer.snapshot().unwrap().samples().iter().map(|sample| sample.id.unwrap()).collect::<Vec<_>>()
+            });
+            assert_eq!(shards, model.shards, "lag {lag}, {size} ranks");
         }
     }
+}
+
+#[test]
+fn representatives_of_a_step_are_drawn_after_the_candidates_of_the_step_lag_steps_before() {
+    [1, 2, 3, 4].into_iter().for_each(draws_lag_behind_the_contents);
 }
 
 #[test]

@@ -258,7 +258,7 @@ fn ranks_with_different_configurations_disagree_on_every_rank() {
     ];
     for other in others {
         let errors = world(3, |threads| {
-            let own = if burn_rehearsal_collective::Collective::rank(&threads) == CULPRIT { &other } else { &base };
+            let own = if threads.rank() == CULPRIT { &other } else { &base };
             let buffer = buffer(own, threads);
             let rank = buffer.rank();
             until_error(&buffer, |step| batch(&fresh(0, rank, step, 4, 3))).1
@@ -277,8 +277,8 @@ fn ranks_with_different_batch_types_or_shapes_disagree_on_every_rank() {
         |error: &RehearsalError| matches!(error, RehearsalError::Disagreement { detail, .. } if detail.contains("shapes"));
     let types = world(3, |threads| {
         let config = config(30, 2, 3);
-        if burn_rehearsal_collective::Collective::rank(&threads) == CULPRIT {
-            let buffer: RehearsalBuffer<Plain> = RehearsalBuffer::new(&config, Box::new(threads)).unwrap();
+        if threads.rank() == CULPRIT {
+            let buffer: RehearsalBuffer<Plain> = RehearsalBuffer::new(&config, threads).unwrap();
             (0..9).find_map(|_| buffer.rehearse(Plain { value: Tensor::zeros([2, 2], &device()) }).err()).unwrap()
         } else {
             until_error(&buffer(&config, threads), |_| batch(&[1, 2])).1
@@ -318,7 +318,7 @@ fn a_rank_that_panics_or_leaves_ends_the_run_of_all_others_with_its_name() {
         for panics in [true, false] {
             let config = config(30, 4, 3).with_lag(lag).with_execution(execution);
             let outcomes = run_threads(4, |threads| {
-                let buffer = buffer(&config, threads);
+                let buffer = buffer(&config, Box::new(threads));
                 let rank = buffer.rank();
                 if rank != CULPRIT {
                     return Ok(Some(until_error(&buffer, |step| batch(&fresh(0, rank, step, 4, 3)))));

@@ -72,7 +72,7 @@ fn fills_of(size: usize) -> Vec<usize> {
     if size == 1 { vec![23] } else { FILLS[..size].to_vec() }
 }
 
-fn uniform_in_world(size: usize, steps: usize) {
+pub(crate) fn uniform_in_world(size: usize, steps: usize) {
     let (fills, r) = (fills_of(size), 7);
     let total: usize = fills.iter().sum();
     let contents: Vec<_> = fills.iter().enumerate().map(|(rank, &fill)| stored_ids(rank, fill)).collect();
@@ -232,7 +232,7 @@ fn ids_of(contents: &[Vec<i64>], drawn: &[Drawn]) -> Vec<i64> {
     drawn.iter().flatten().flatten().map(|&(rank, slot)| contents[rank as usize][slot as usize]).collect()
 }
 
-fn class_balanced_in_world(size: usize, steps: usize) {
+pub(crate) fn class_balanced_in_world(size: usize, steps: usize) {
     let sizes = [2, 6, 30, 60];
     let contents = imbalanced(&sizes, size);
     let config = config(120 * size, 120, 1).with_sampling(SamplingKind::ClassBalanced).with_seed(2);

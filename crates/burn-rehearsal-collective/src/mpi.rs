@@ -10,7 +10,9 @@ mod run;
 mod service;
 mod watch;
 
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::Duration;
 
 use self::job::{Answer, Job, Lent, Parcel, Parcels, Work};
@@ -71,15 +73,54 @@ pub struct Mpi {
     handle: usize,
     jobs: SyncSender<Job>,
     answers: Receiver<Answer>,
+    pulse: Pulse,
     /// The first error, which every later call repeats.
     poison: Option<CollectiveError>,
     /// Empty between operations; kept for their capacity.
     parcels: Parcels,
 }
 
+/// Whether the communication thread still goes round.
+///
+/// MPI promises that its non-blocking calls return, but Open MPI's shared memory does not keep that promise when another process is stopped
+/// in the middle of writing to it.
+#[derive(Debug, Clone)]
+struct Pulse {
+    /// Changes whenever the thread looks at notices.
+    looks: Arc<AtomicU64>,
+    /// It counts as stuck after so long.
+    limit: Duration,
+}
+
+impl Pulse {
+    fn looks(&self) -> u64 {
+        self.looks.load(Ordering::Relaxed)
+    }
+}
+
 impl Mpi {
-    fn new(rank: usize, size: usize, step: u64, handle: usize, jobs: SyncSender<Job>, answers: Receiver<Answer>) -> Self {
-        Self { rank, size, step, handle, jobs, answers, poison: None, parcels: Parcels::default() }
+    /// Waits for the communication thread's answer; `None` if it has ended. If it is stuck, this process ends, and the launcher ends the others.
+    fn answer(&self) -> Option<Answer> {
+        // Short waits: a process that was itself stopped finds that one of them was long, not that nothing happened in many.
+        let pause = (self.pulse.limit / 20).min(Duration::from_secs(1));
+        let (mut seen, mut waited) = (self.pulse.looks(), Duration::ZERO);
+        loop {
+            match self.answers.recv_timeout(pause) {
+                Ok(answer) => return Some(answer),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => {
+                    let looks = self.pulse.looks();
+                    waited = if looks == seen { waited + pause } else { Duration::ZERO };
+                    seen = looks;
+                }
+            }
+            if waited > self.pulse.limit {
+                let step = self.step;
+                run::complain(self.rank, &format!("MPI failed at step {step}: a call has not returned for {:?}", self.pulse.limit));
+                // Not `exit`: it would run handlers of the library, which may wait for the thread that is stuck.
+                std::process::abort();
+            }
+        }
     }
 
     /// Has one operation done and waits for its end. All memory lent in it stays borrowed by the caller until then.
@@ -88,7 +129,7 @@ impl Mpi {
         let work = Work { call, step: self.step, data, result, parcels };
         let ended = |step| CollectiveError::Transport { step, call: "MPI", reason: "the run has ended".to_owned() };
         let answer = match self.jobs.send(Job::Start { handle: self.handle, work }) {
-            Ok(()) => self.answers.recv().ok(),
+            Ok(()) => self.answer(),
             Err(_) => None,
         };
         let outcome = match answer {

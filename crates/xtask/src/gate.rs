@@ -27,7 +27,7 @@ pub(crate) enum Step {
     Docs,
     /// `cargo test`, with documentation tests.
     Tests,
-    /// Only if it is asked for, since it needs an MPI: the feature `mpi`, clippy, docs and tests of the collective, and the program, with ranks as processes under `mpirun`.
+    /// Clippy, docs and tests with the feature `mpi`, ranks as processes under `mpirun`; skipped, loudly, where there is no MPI.
     Mpi,
     /// Only if it is asked for, since it builds Burn's GPU backends: the tests of the device, and a short training run, on a GPU through wgpu; a software
     /// Vulkan driver will do.
@@ -41,7 +41,12 @@ pub(crate) enum Step {
 impl Step {
     /// Whether the step belongs to the gate when none is named.
     fn is_default(self) -> bool {
-        !matches!(self, Self::Mpi | Self::Wgpu | Self::Cuda)
+        !matches!(self, Self::Wgpu | Self::Cuda)
+    }
+
+    /// Whether it is no failure if what the step needs is not installed: people may go on without MPI; CI, and who asks for the step, may not.
+    fn may_be_skipped(self, only: Option<Self>, in_ci: bool) -> bool {
+        self == Self::Mpi && only.is_none() && !in_ci
     }
 }
 
@@ -51,11 +56,39 @@ impl fmt::Display for Step {
     }
 }
 
+/// How a step ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Passed,
+    Skipped,
+    Failed,
+}
+
+impl Verdict {
+    fn of(result: &Result<()>, may_be_skipped: bool) -> Self {
+        match result {
+            Ok(()) => Self::Passed,
+            Err(Error::Missing(_)) if may_be_skipped => Self::Skipped,
+            Err(_) => Self::Failed,
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Passed => "passed",
+            Self::Skipped => "SKIPPED",
+            Self::Failed => "FAILED",
+        })
+    }
+}
+
 /// What came of one step.
 struct Outcome {
     step: Step,
     time: Duration,
-    passed: bool,
+    verdict: Verdict,
 }
 
 /// What the tests printed last: the closing lines as printed, and their sum.
@@ -79,20 +112,27 @@ pub(crate) fn test(workspace: &Workspace, only: Option<Step>) -> Result<()> {
     let asked = |step: &Step| only.map_or(step.is_default(), |only| only == *step);
     let steps: Vec<_> = Step::value_variants().iter().copied().filter(asked).collect();
     let mut result = Ok(());
+    let mut skipped = None;
     for (index, &step) in steps.iter().enumerate() {
         say(&format!("==> {}/{} {step}", index + 1, steps.len()));
         let start = Instant::now();
         result = run(step, workspace, &mut closing);
         let time = start.elapsed();
-        let passed = result.is_ok();
-        say(&format!("<== {step} {} in {:.1} s", if passed { "passed" } else { "FAILED" }, time.as_secs_f64()));
-        outcomes.push(Outcome { step, time, passed });
+        let verdict = Verdict::of(&result, step.may_be_skipped(only, prerequisites::in_ci()));
+        if verdict == Verdict::Skipped {
+            skipped = result.err().map(|missing| format!("*** {step} SKIPPED: {missing}"));
+            result = Ok(());
+        }
+        say(&format!("<== {step} {verdict} in {:.1} s", time.as_secs_f64()));
+        outcomes.push(Outcome { step, time, verdict });
         if let Err(error) = &result {
             eprintln!("\n{step} failed: {error}\nto run this step alone: cargo xtask test --only {step}");
             break;
         }
     }
     say(&table(&outcomes));
+    // Where nobody overlooks it.
+    skipped.iter().for_each(|skipped| say(&format!("{skipped}\n")));
     if !closing.lines.is_empty() {
         say(&format!("the closing lines of all test binaries, and their sum:\n{}\n{}", closing.lines.join("\n"), closing.totals));
     }
@@ -117,16 +157,32 @@ fn run(step: Step, workspace: &Workspace, closing: &mut Closing) -> Result<()> {
     }
 }
 
+/// What has the feature `mpi`; the benchmarks are compiled, but not run.
+const WITH_MPI: [&str; 11] = [
+    "-p",
+    "burn-rehearsal-collective",
+    "-p",
+    "burn-rehearsal-tests",
+    "-p",
+    "continual-imagenet",
+    "-p",
+    "burn-rehearsal-benches",
+    "--features",
+    "mpi",
+    "--locked",
+];
+
 /// Builds the feature `mpi` and runs what needs it: real processes, more than there are cores if need be.
 fn mpi(workspace: &Workspace, closing: &mut Closing) -> Result<()> {
     prerequisites::ensure(&prerequisites::MPI_TOOLS)?;
-    let cargo = |arguments: &[&str]| workspace.cargo(Leg::MPI, arguments);
+    let cargo = |arguments: &[&str]| with(workspace.cargo(Leg::MPI, arguments), &WITH_MPI);
+    process::run(cargo(&["clippy", "--all-targets"]).args(["--", "-D", "warnings"]))?;
     let collective = ["-p", "burn-rehearsal-collective", "--features", "mpi", "--locked"];
-    process::run(cargo(&["clippy", "--all-targets"]).args(collective).args(["--", "-D", "warnings"]))?;
-    process::run(cargo(&["doc", "--no-deps"]).args(collective).env("RUSTDOCFLAGS", "-D warnings"))?;
-    tests(with(cargo(&["test", "--no-fail-fast"]), &collective), &mut std::io::stdout(), closing)?;
-    let program = ["-p", "continual-imagenet", "--features", "mpi", "--test", "mpi", "--locked"];
-    tests(with(cargo(&["test", "--no-fail-fast"]), &program), &mut std::io::stdout(), closing)
+    process::run(with(workspace.cargo(Leg::MPI, &["doc", "--no-deps"]), &collective).env("RUSTDOCFLAGS", "-D warnings"))?;
+    // Unit tests, and those that start `mpirun`; the others are in the step before.
+    let started = cargo(&["test", "--no-fail-fast", "--lib", "--bin", "continual-imagenet", "--test", "mpi*"]);
+    tests(started, &mut std::io::stdout(), closing)?;
+    tests(with(workspace.cargo(Leg::MPI, &["test", "--doc"]), &collective), &mut std::io::stdout(), closing)
 }
 
 /// `command` with more arguments.
@@ -162,8 +218,9 @@ fn main_job(workspace: &Workspace) -> Result<()> {
 /// The table of steps and times.
 fn table(outcomes: &[Outcome]) -> String {
     let mut lines = vec![format!("\n{:<14}{:>10}", "step", "time")];
-    for Outcome { step, time, passed } in outcomes {
-        lines.push(format!("{:<14}{:>8.1} s{}", step.to_string(), time.as_secs_f64(), if *passed { "" } else { "  FAILED" }));
+    for Outcome { step, time, verdict } in outcomes {
+        let verdict = if *verdict == Verdict::Passed { String::new() } else { format!("  {verdict}") };
+        lines.push(format!("{:<14}{:>8.1} s{verdict}", step.to_string(), time.as_secs_f64()));
     }
     let total: Duration = outcomes.iter().map(|outcome| outcome.time).sum();
     lines.push(format!("{:<14}{:>8.1} s\n", "all", total.as_secs_f64()));
@@ -184,11 +241,24 @@ mod tests {
     #[test]
     fn the_table_has_a_line_for_each_step_and_one_for_all() {
         let outcomes = [
-            Outcome { step: Step::Format, time: Duration::from_millis(1540), passed: true },
-            Outcome { step: Step::MainJob, time: Duration::from_secs(60), passed: false },
+            Outcome { step: Step::Format, time: Duration::from_millis(1540), verdict: Verdict::Passed },
+            Outcome { step: Step::Mpi, time: Duration::ZERO, verdict: Verdict::Skipped },
+            Outcome { step: Step::MainJob, time: Duration::from_secs(60), verdict: Verdict::Failed },
         ];
-        let expected = "\nstep                time\nformat             1.5 s\nmain-job          60.0 s  FAILED\nall               61.5 s\n";
+        let expected = "\nstep                time\nformat             1.5 s\nmpi                0.0 s  SKIPPED\nmain-job          60.0 s  FAILED\n\
+                        all               61.5 s\n";
         assert_eq!(table(&outcomes), expected);
+    }
+
+    #[test]
+    fn only_the_mpi_step_is_skipped_where_it_cannot_run_and_not_in_ci_and_not_if_it_was_asked_for() {
+        let skipped = |step: Step, only: Option<Step>, in_ci: bool| {
+            Verdict::of(&Err(Error::Missing("mpirun".to_owned())), step.may_be_skipped(only, in_ci)) == Verdict::Skipped
+        };
+        assert!(skipped(Step::Mpi, None, false));
+        assert!(!skipped(Step::Mpi, None, true) && !skipped(Step::Mpi, Some(Step::Mpi), false));
+        assert!(!skipped(Step::Prerequisites, None, false));
+        assert_eq!(Verdict::of(&Err(Error::Told), true), Verdict::Failed);
     }
 
     #[cfg(unix)]

@@ -5,6 +5,7 @@
 //! * `cargo xtask bench` runs the benchmarks.
 //! * `cargo xtask gpu` runs the device's tests and the benchmarks on this machine's NVIDIA GPU.
 
+mod bench;
 mod devices;
 mod error;
 mod gate;
@@ -23,7 +24,7 @@ use clap::{Parser, Subcommand};
 
 use crate::error::{Error, Result};
 use crate::gate::Step;
-use crate::workspace::{Leg, Workspace};
+use crate::workspace::Workspace;
 
 /// The project's own commands.
 #[derive(Parser)]
@@ -77,11 +78,7 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::Test { only } => gate::test(&workspace, only),
         Task::Validate { seeds, first } => validate::validate(&workspace, first..first.saturating_add(seeds)),
-        Task::Bench { name } => {
-            let mut command = workspace.cargo(Leg::DEFAULT, &["bench", "-p", "burn-rehearsal-benches", "--locked"]);
-            command.args(name.iter().flat_map(|name| ["--bench", name]));
-            process::run(&mut command)
-        }
+        Task::Bench { name } => bench::bench(&workspace, name.as_deref()),
         Task::Gpu => devices::gpu(&workspace),
     }
 }

@@ -97,22 +97,26 @@ fn message(missing: &[Tool]) -> String {
     lines.join("\n")
 }
 
-/// Whether we are asked, allowed and able to install Debian packages.
-fn may_install() -> bool {
-    let ci = std::env::var("CI").unwrap_or_default();
-    let user = Command::new("id").arg("-u").output().map(|output| output.stdout).unwrap_or_default();
-    let os_release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
-    installs(&ci, &String::from_utf8_lossy(&user), &os_release)
+/// Whether this is a run of continuous integration (`CI=true`), where nothing is skipped.
+pub(crate) fn in_ci() -> bool {
+    std::env::var("CI").is_ok_and(|ci| ci == "true")
 }
 
-/// The rule of [`may_install`]: `CI` is `true`, the user is 0, and the system is Debian, Ubuntu or like them.
-fn installs(ci: &str, user: &str, os_release: &str) -> bool {
+/// Whether we are asked, allowed and able to install Debian packages.
+fn may_install() -> bool {
+    let user = Command::new("id").arg("-u").output().map(|output| output.stdout).unwrap_or_default();
+    let os_release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    installs(in_ci(), &String::from_utf8_lossy(&user), &os_release)
+}
+
+/// The rule of [`may_install`]: it is CI, the user is 0, and the system is Debian, Ubuntu or like them.
+fn installs(ci: bool, user: &str, os_release: &str) -> bool {
     let debian = os_release
         .lines()
         .filter_map(|line| line.strip_prefix("ID=").or_else(|| line.strip_prefix("ID_LIKE=")))
         .flat_map(|value| value.trim_matches('"').split_whitespace())
         .any(|id| id == "debian" || id == "ubuntu");
-    ci == "true" && user.trim() == "0" && debian
+    ci && user.trim() == "0" && debian
 }
 
 /// Installs Debian packages.
@@ -153,10 +157,10 @@ mod tests {
 
     #[test]
     fn packages_are_installed_only_in_ci_as_root_on_debian_or_its_kin() {
-        assert!(installs("true", "0\n", "NAME=\"Debian GNU/Linux\"\nID=debian\n"));
-        assert!(installs("true", "0\n", "ID=linuxmint\nID_LIKE=\"ubuntu debian\"\n"));
-        assert!(!installs("", "0\n", "ID=debian\n"));
-        assert!(!installs("true", "1000\n", "ID=debian\n"));
-        assert!(!installs("true", "0\n", "ID=fedora\nID_LIKE=\"rhel\"\n"));
+        assert!(installs(true, "0\n", "NAME=\"Debian GNU/Linux\"\nID=debian\n"));
+        assert!(installs(true, "0\n", "ID=linuxmint\nID_LIKE=\"ubuntu debian\"\n"));
+        assert!(!installs(false, "0\n", "ID=debian\n"));
+        assert!(!installs(true, "1000\n", "ID=debian\n"));
+        assert!(!installs(true, "0\n", "ID=fedora\nID_LIKE=\"rhel\"\n"));
     }
 }

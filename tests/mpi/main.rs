@@ -1,0 +1,51 @@
+//! Guarantees under MPI: each test runs the program `mpi-guarantees` under `mpirun`, on two, three and four processes.
+//!
+//! In the program, every process compares what it got with what a thread rank got, bit for bit, and the test for thread ranks judges that.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::process::{Command, Stdio};
+
+/// Runs `topic`, which must succeed without a word on stderr, and must not have forgotten the processes.
+fn holds(topic: &str) {
+    for size in [2, 3, 4] {
+        let mut command = Command::new(std::env::var_os("MPIRUN").unwrap_or_else(|| "mpirun".into()));
+        command.args(["-n", &size.to_string(), env!("CARGO_BIN_EXE_mpi-guarantees"), topic]).stdin(Stdio::null());
+        // Open MPI as root, with more ranks than cores, over shared memory; in a container, without attaching to other processes.
+        for (name, value) in [
+            ("RUST_BACKTRACE", "0"),
+            ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
+            ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
+            ("OMPI_MCA_rmaps_base_oversubscribe", "1"),
+            ("OMPI_MCA_hwloc_base_binding_policy", "none"),
+            ("OMPI_MCA_btl", "self,vader"),
+            ("OMPI_MCA_btl_vader_single_copy_mechanism", "none"),
+        ] {
+            command.env(name, value);
+        }
+        let output = command.output().expect("mpirun is installed");
+        assert_eq!((String::from_utf8_lossy(&output.stderr).as_ref(), output.status.success()), ("", true), "{topic}, {size} ranks");
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        let worlds = stdout.trim().strip_prefix(&format!("{topic}: worlds of {size} processes: "));
+        assert!(worlds.is_some_and(|worlds| worlds.parse::<usize>().unwrap() > 0), "{topic}, {size} ranks: {stdout}");
+    }
+}
+
+#[test]
+fn draws_are_uniform_over_processes() {
+    holds("uniform");
+}
+
+#[test]
+fn processes_never_hold_more_than_their_capacity_and_share_it_evenly_among_classes() {
+    holds("bounded");
+}
+
+#[test]
+fn processes_store_and_draw_what_threads_store_and_draw_bit_for_bit() {
+    holds("deterministic");
+}
+
+#[test]
+fn processes_learn_what_one_rank_learns_from_all_rows() {
+    holds("equivalent");
+}
