@@ -6,6 +6,7 @@
 mod device;
 mod host;
 mod packed;
+mod piece;
 mod rows;
 #[cfg(test)]
 mod tests;
