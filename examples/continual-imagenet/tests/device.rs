@@ -10,7 +10,7 @@ use std::process::Command;
 fn train(device: &str, store: &str, directory: &Path) -> Value {
     let out = directory.join(format!("{device}-{store}"));
     let mut command = Command::new(env!("CARGO_BIN_EXE_continual-imagenet"));
-    command.args(["train", "--method", "rehearsal", "--epochs", "4", "--device", device, "--store", store, "--out"]).arg(&out);
+    command.args(["train", "--method", "rehearsal", "--epochs", "2", "--device", device, "--store", store, "--out"]).arg(&out);
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(String::from_utf8_lossy(&output.stdout).contains(&format!("store {store};")), "the choice is said before training");
@@ -29,6 +29,6 @@ fn training_with_the_buffer_on_the_device_stores_and_draws_the_same_samples_and_
     let average = |report: &Value| report["summary"]["average_top1"].as_f64().unwrap();
     let (host, on_device) = (average(&host), average(&on_device));
     println!("average top-1: {host:.4} on flex, {on_device:.4} on {device}");
-    // Other kernels round differently; four epochs are few, but far from chance, which is 0.1.
-    assert!((host - on_device).abs() < 0.1 && on_device > 0.5, "{host} and {on_device}");
+    // Other kernels may round differently; two epochs are few, but far from chance, which is 0.1.
+    assert!((host - on_device).abs() < 0.1 && on_device > 0.4, "{host} and {on_device}");
 }

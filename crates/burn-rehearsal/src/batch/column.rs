@@ -4,7 +4,6 @@ use super::host::append_in_place;
 use super::{Field, Kind};
 use crate::error::BatchError;
 use burn::tensor::{Bool, DType, Device, Int, Shape, Tensor, TensorData};
-use std::ops::Range;
 
 /// The values of a [`Column`], shape `[rows, elements]`.
 #[derive(Debug, Clone)]
@@ -73,6 +72,11 @@ impl Column {
     }
 
     /// The values, shape `[rows, elements]`.
+    pub(crate) fn values(&self) -> &Values {
+        &self.values
+    }
+
+    /// The values, shape `[rows, elements]`.
     pub fn into_values(self) -> Values {
         self.values
     }
@@ -125,31 +129,6 @@ impl Column {
             Kind::Bool => Values::Bool(Tensor::from_data(data, (device, dtype))),
         };
         Column { values, row_shape }
-    }
-
-    /// `rows` rows of zeros (`false`) on `device`, each of shape `[elements]`.
-    pub(crate) fn zeros(rows: usize, elements: usize, kind: Kind, dtype: DType, device: &Device) -> Column {
-        let shape = [rows, elements];
-        let values = match kind {
-            Kind::Float => Values::Float(Tensor::zeros(shape, (device, dtype))),
-            Kind::Int => Values::Int(Tensor::zeros(shape, (device, dtype))),
-            Kind::Bool => Values::Bool(Tensor::zeros(shape, (device, dtype))),
-        };
-        Column { values, row_shape: Shape::new([elements]) }
-    }
-
-    /// Overwrites the rows from `at` on with the rows `rows` of `source`, which must have the same kind, element type, width and device.
-    /// In place, since nobody else holds this column: Burn copies a tensor on write only if it is shared.
-    pub(crate) fn assign(self, at: usize, source: &Column, rows: Range<usize>) -> Column {
-        let to = at..at + rows.len();
-        let values = match (self.values, &source.values) {
-            (Values::Float(a), Values::Float(b)) => Values::Float(a.slice_assign(to, b.clone().slice(rows))),
-            (Values::Int(a), Values::Int(b)) => Values::Int(a.slice_assign(to, b.clone().slice(rows))),
-            (Values::Bool(a), Values::Bool(b)) => Values::Bool(a.slice_assign(to, b.clone().slice(rows))),
-            // The kinds of a field are checked with the mini-batch.
-            (values, _) => values,
-        };
-        Column { values, row_shape: self.row_shape }
     }
 
     /// The column of these values, whose rows have the shape `row_shape` of as many elements.

@@ -188,8 +188,7 @@ pub(super) fn report(
 ) -> Result<BufferReport, RehearsalError> {
     let mut message = Vec::new();
     let mut word = |value: u64| message.extend_from_slice(&value.to_le_bytes());
-    let on_device = usize::from(mine.store == StoreKind::Device);
-    for value in [mine.capacity, mine.len, mine.bytes, on_device, usize::from(mine.distinct.is_some()), mine.per_class.len()] {
+    for value in [mine.capacity, mine.len, mine.bytes, mine.store as usize, usize::from(mine.distinct.is_some()), mine.per_class.len()] {
         word(value as u64);
     }
     mine.per_class.iter().for_each(|&n| word(n as u64));
@@ -218,7 +217,8 @@ pub(super) fn report(
         report.capacity += next();
         report.len += next();
         report.bytes += next();
-        report.stores.push(if next() != 0 { StoreKind::Device } else { StoreKind::Host });
+        let store = next();
+        report.stores.extend([StoreKind::Auto, StoreKind::Host, StoreKind::Device].into_iter().find(|&kind| kind as usize == store));
         has_ids |= next() != 0;
         let classes = next();
         report.per_class.resize(report.per_class.len().max(classes), 0);

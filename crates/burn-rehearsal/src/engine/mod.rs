@@ -134,7 +134,7 @@ pub struct BufferReport {
     pub len: usize,
     /// Bytes of all shards' rows.
     pub bytes: usize,
-    /// Where each rank's shard lives, `Host` or `Device`, in rank order; `Host` for a rank that never had rows.
+    /// Where each rank's shard lives, `Host` or `Device`, in rank order; for a rank that never had rows, what is configured.
     pub stores: Vec<StoreKind>,
     /// Stored rows per class.
     pub per_class: Vec<usize>,

@@ -1,10 +1,11 @@
-//! Rows on the training device: Burn tensors `[slots, elements]`, written by `slice_assign` and drawn by `select`.
+//! Rows on the training device: Burn tensors that are written by `slice_assign` and drawn by `select`.
 //!
 //! Invariant: nobody else ever holds one of these tensors, since Burn copies a shared tensor whole when it is written. Whatever leaves the store is a
 //! copy of some rows. Only classes, identities, two numbers that tell whether the bytes are bytes, and rows for other ranks are read by the host, all
 //! on the thread that owns the store.
 
 use super::packed::{self, Packing};
+use super::piece::Piece;
 use super::{Source, Store, for_each_byte, for_each_integer};
 use crate::batch::{Column, FieldLayout, Role, Schema, Values, index_tensor, is_host};
 use crate::error::{BatchError, RehearsalError};
@@ -24,7 +25,7 @@ pub struct DeviceStore {
     /// Slot s is row s % piece_rows of piece s / piece_rows, in every field.
     piece_rows: usize,
     bytes: usize,
-    /// Pieces of neighbouring candidates that go to neighbouring slots; reused from step to step.
+    /// What the write in hand copies; reused from step to step.
     runs: Vec<Run>,
 }
 
@@ -37,7 +38,7 @@ struct FieldStore {
     /// The bytes of one row on the device.
     width: usize,
     /// `None` only while a piece is being written.
-    pieces: Vec<Option<Column>>,
+    pieces: Vec<Option<Piece>>,
     /// The candidates in the stored form, between a stage and its write.
     staged: Option<Column>,
     /// The staged values, for classes and identities.
@@ -111,7 +112,7 @@ impl FieldStore {
         let mut left = capacity;
         while left > 0 {
             let rows = left.min(piece_rows);
-            self.pieces.push(Some(Column::zeros(rows, self.columns(), self.field.spec.kind, self.dtype(), &self.device)));
+            self.pieces.push(Some(Piece::zeros(rows, self.columns(), self.field.spec.kind, self.dtype(), &self.device)));
             left -= rows;
         }
         self.device.sync().map_err(|_| RehearsalError::OutOfMemory { bytes })
@@ -146,7 +147,7 @@ impl FieldStore {
             let Some(slot) = self.pieces.get_mut(run.piece) else { continue };
             // Taken out, so that the tensor has this one owner while it is written.
             if let Some(piece) = slot.take() {
-                *slot = Some(piece.assign(run.at, &staged, run.row..run.row + run.len));
+                *slot = Some(piece.write(run.at, &staged, run.row..run.row + run.len));
             }
         }
     }

@@ -7,6 +7,7 @@ mod device;
 mod host;
 mod memory;
 mod packed;
+mod piece;
 mod rows;
 #[cfg(test)]
 mod tests;

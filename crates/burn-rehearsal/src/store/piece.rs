@@ -1,0 +1,63 @@
+//! One tensor of a store on a device.
+//!
+//! It has one dimension, rows one after the other: some backends (CUDA) pad the last dimension of every other tensor, and a store would be larger than
+//! it says. Seen as `[rows, elements]` it is the same memory.
+
+use crate::batch::{Column, Kind, Values};
+use burn::tensor::{Bool, DType, Device, Int, Shape, Tensor};
+use std::ops::Range;
+
+/// Rows of one field, of `elements` values each.
+#[derive(Debug, Clone)]
+pub(super) struct Piece {
+    values: Flat,
+    rows: usize,
+    elements: usize,
+}
+
+/// The values, shape `[rows * elements]`.
+#[derive(Debug, Clone)]
+enum Flat {
+    Float(Tensor<1>),
+    Int(Tensor<1, Int>),
+    Bool(Tensor<1, Bool>),
+}
+
+impl Piece {
+    /// Zeros (`false`) in the element type `dtype`, which is of the kind `kind`.
+    pub(super) fn zeros(rows: usize, elements: usize, kind: Kind, dtype: DType, device: &Device) -> Self {
+        let shape = [rows * elements];
+        let values = match kind {
+            Kind::Float => Flat::Float(Tensor::zeros(shape, (device, dtype))),
+            Kind::Int => Flat::Int(Tensor::zeros(shape, (device, dtype))),
+            Kind::Bool => Flat::Bool(Tensor::zeros(shape, (device, dtype))),
+        };
+        Self { values, rows, elements }
+    }
+
+    /// Overwrites the rows from `at` on with the rows `rows` of `source`, a column of the same kind, element type, width and device.
+    /// In place, if nobody else holds this piece: Burn copies a tensor on write only if it is shared.
+    pub(super) fn write(self, at: usize, source: &Column, rows: Range<usize>) -> Self {
+        let Self { values, rows: capacity, elements } = self;
+        let (to, len) = (at * elements..(at + rows.len()) * elements, rows.len() * elements);
+        let values = match (values, source.values()) {
+            (Flat::Float(a), Values::Float(b)) => Flat::Float(a.slice_assign(to, b.clone().slice(rows).reshape([len]))),
+            (Flat::Int(a), Values::Int(b)) => Flat::Int(a.slice_assign(to, b.clone().slice(rows).reshape([len]))),
+            (Flat::Bool(a), Values::Bool(b)) => Flat::Bool(a.slice_assign(to, b.clone().slice(rows).reshape([len]))),
+            // The kinds of a field are checked with the mini-batch.
+            (values, _) => values,
+        };
+        Self { values, rows: capacity, elements }
+    }
+
+    /// A copy of the rows that `index` names, each of shape `[elements]`.
+    pub(super) fn select(&self, index: &Tensor<1, Int>) -> Column {
+        let shape = [self.rows, self.elements];
+        let values = match &self.values {
+            Flat::Float(t) => Values::Float(t.clone().reshape(shape)),
+            Flat::Int(t) => Values::Int(t.clone().reshape(shape)),
+            Flat::Bool(t) => Values::Bool(t.clone().reshape(shape)),
+        };
+        Column::of_values(values, Shape::new([self.elements])).select(index)
+    }
+}
