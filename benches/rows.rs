@@ -59,7 +59,7 @@ impl Images for Batch {
 
     fn of(images: TensorData, room: usize, classes: Vec<i64>, device: &Device) -> Self {
         let rows = classes.len();
-        Self { images: Tensor::from_data(images, (device, Self::DTYPE)).slice([0..rows]), targets: targets(classes, room, device) }
+        Self { images: Tensor::from_data(images, (device, Self::DTYPE)).slice(0..rows), targets: targets(classes, room, device) }
     }
 }
 
@@ -71,7 +71,7 @@ impl Images for FloatBatch {
 
     fn of(images: TensorData, room: usize, classes: Vec<i64>, device: &Device) -> Self {
         let rows = classes.len();
-        Self { images: Tensor::from_data(images, (device, Self::DTYPE)).slice([0..rows]), targets: targets(classes, room, device) }
+        Self { images: Tensor::from_data(images, (device, Self::DTYPE)).slice(0..rows), targets: targets(classes, room, device) }
     }
 }
 

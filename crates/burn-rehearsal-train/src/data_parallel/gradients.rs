@@ -1,14 +1,15 @@
 //! The mean gradient over all rows of all ranks, through one flat buffer.
 //!
 //! The buffer holds every trained parameter's gradient in visit order, followed by one flag per parameter: whether any rank has a gradient for it.
-//! It is built on the device (one `cat`), read once, summed once and uploaded once. A rank's part is scaled by its share of the rows *before* the sum, so
+//! It is built on the device (one `cat`), read and summed bucket by bucket, and uploaded once. A rank's part is scaled by its share of the rows *before* the sum, so
 //! that a share of 1 leaves the bits alone and half-precision gradients cannot overflow; the sum is in `f32` whatever the model's type.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
-use burn_rehearsal_collective::{Collective, ReduceOp};
+use burn_rehearsal_collective::Collective;
 
+use super::buckets::{self, BUCKET, BucketError};
 use super::error::DataParallelError;
 use super::params::{ParamInfo, Role};
 
@@ -72,15 +73,10 @@ impl<M: Module> GradientSync<M> {
         if self.world_size == 1 {
             return Ok(self.local.grads());
         }
-        let unreadable = |error: String| DataParallelError::Device { step, reason: format!("gradients could not be read: {error}") };
-        let mut host: Vec<f32> = match self.flat.take() {
-            Some(flat) => {
-                let data = flat.try_into_data().map_err(|error| unreadable(format!("{error:?}")))?;
-                data.try_into_vec().map_err(|error| unreadable(format!("{error:?}")))?
-            }
-            None => vec![0.0; self.elements + self.params],
-        };
-        collective.all_reduce(&mut host, ReduceOp::Sum)?;
+        let mut host = buckets::sum(self.flat.take(), self.elements + self.params, BUCKET, collective).map_err(|error| match error {
+            BucketError::Read(error) => DataParallelError::Device { step, reason: format!("gradients could not be read: {error}") },
+            BucketError::Collective(error) => error.into(),
+        })?;
         let present: Vec<bool> = host[self.elements..].iter().map(|flag| *flag > 0.0).collect();
         host.truncate(self.elements);
 

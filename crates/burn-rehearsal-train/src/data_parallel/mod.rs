@@ -18,6 +18,7 @@
 
 mod adopt;
 pub(crate) mod agree;
+mod buckets;
 mod error;
 mod gradients;
 mod norm;

@@ -98,10 +98,10 @@ impl Column {
     ///
     /// [`BatchError::ColumnType`] if the kinds differ.
     pub fn append(self, other: Column, field: &'static str) -> Result<Column, BatchError> {
-        let all = match append_in_place(self, &other) {
-            Ok(appended) => return Ok(appended),
-            Err(column) => column,
-        };
+        let (all, appended) = append_in_place(self, &other);
+        if appended {
+            return Ok(all);
+        }
         let values = match (all.values, other.values) {
             (Values::Float(a), Values::Float(b)) => Values::Float(Tensor::cat(vec![a, b], 0)),
             (Values::Int(a), Values::Int(b)) => Values::Int(Tensor::cat(vec![a, b], 0)),

@@ -12,7 +12,7 @@ use burn::tensor::kind::Basic;
 use burn::tensor::{Device, Element, Tensor, TensorData};
 
 /// Whether the memory of `device` is the host's. Burn compares devices without their autodiff association.
-pub(crate) fn is_host(device: &Device) -> bool {
+pub fn is_host(device: &Device) -> bool {
     #[cfg(feature = "flex")]
     return *device == Device::flex();
     #[cfg(not(feature = "flex"))]
@@ -52,7 +52,7 @@ pub fn tensor_with_room<E: Element, K: Basic, const D: usize>(
     }
     values.resize(elements + elements / rows * room, E::default());
     shape[0] = rows + room;
-    Tensor::from_data(TensorData::new(values, shape), (device, E::dtype())).slice([0..rows])
+    Tensor::from_data(TensorData::new(values, shape), (device, E::dtype())).slice(0..rows)
 }
 
 #[cfg(feature = "flex")]
@@ -105,15 +105,15 @@ mod flex {
         }
     }
 
-    /// Appends `tail` to `column` in the column's own memory, if that has room and belongs to nobody else; otherwise gives the column back.
+    /// Appends `tail` to `column` in the column's own memory, if that has room and belongs to nobody else; says whether it did.
     /// The two have the same kind, element type, row shape and device.
-    pub(crate) fn append_in_place(column: Column, tail: &Column) -> Result<Column, Column> {
+    pub(crate) fn append_in_place(column: Column, tail: &Column) -> (Column, bool) {
         let (rows, more) = (column.rows(), tail.rows());
         let elements = column.row_shape().iter().product();
-        let Some(tensor) = primitive(&column) else { return Err(column) };
+        let Some(tensor) = primitive(&column) else { return (column, false) };
         let needed = (rows + more) * elements * tensor.dtype().size();
         if tensor.layout().contiguous_offsets() != Some((0, rows * elements)) || tensor.bytes().len() < needed {
-            return Err(column);
+            return (column, false);
         }
         let (kind, device) = (column.kind(), column.device());
         let Column { values, row_shape } = column;
@@ -127,16 +127,16 @@ mod flex {
             Kind::Bool => Values::Bool(Tensor::from_primitive::<Flex>(tensor)),
         };
         if !unique {
-            return Err(Column { values, row_shape }.on(&device));
+            return (Column { values, row_shape }.on(&device), false);
         }
-        let at = [rows..rows + more];
+        let at = rows..rows + more;
         let values = match (values, &tail.values) {
             (Values::Float(all), Values::Float(tail)) => Values::Float(all.slice_assign(at, tail.clone().inner())),
             (Values::Int(all), Values::Int(tail)) => Values::Int(all.slice_assign(at, tail.clone().inner())),
             (Values::Bool(all), Values::Bool(tail)) => Values::Bool(all.slice_assign(at, tail.clone().inner())),
             (values, _) => values,
         };
-        Ok(Column { values, row_shape }.on(&device))
+        (Column { values, row_shape }.on(&device), true)
     }
 }
 
@@ -164,8 +164,8 @@ mod none {
         }
     }
 
-    pub(crate) fn append_in_place(column: Column, _tail: &Column) -> Result<Column, Column> {
-        Err(column)
+    pub(crate) fn append_in_place(column: Column, _tail: &Column) -> (Column, bool) {
+        (column, false)
     }
 }
 
@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn host_rows_are_those_of_the_column_also_behind_a_slice() {
         let device = Device::flex();
-        let part = with_room(4, 2, &device).slice([1..3]).into_column("x").unwrap();
+        let part = with_room(4, 2, &device).slice(1..3).into_column("x").unwrap();
         let rows = HostRows::of(&part).unwrap();
         assert_eq!(bytemuck::cast_slice::<u8, i32>(rows.bytes()), (6..18).collect::<Vec<i32>>());
         assert_eq!(rows.dtype(), burn::tensor::DType::I32);

@@ -8,9 +8,9 @@ mod host;
 mod schema;
 
 pub use column::{Column, Values};
-pub use host::tensor_with_room;
+pub use host::{is_host, tensor_with_room};
 
-pub(crate) use host::{HostRows, is_host};
+pub(crate) use host::HostRows;
 pub use schema::{FieldLayout, Schema};
 
 pub(crate) use column::index_tensor;
