@@ -8,8 +8,7 @@
 //!   buffer. `ShardedLoader` decodes into memory with room for 63 rows, so that only the 7 drawn rows are copied.
 //!
 //! Times are medians of single steps, without the time during which the thread had lost its core; ratios are medians over the turns. The engine runs
-//! inline, so that one thread does all the work (but flex selects 4 MiB and more with several threads: for candidates of 224² f32 the other threads'
-//! processor time is told apart). Then the processor time of both threads in the background.
+//! inline, so that one thread does all the work. Then the processor time of both threads in the background. `SIDES=32,64` leaves out the other sizes.
 #![allow(clippy::expect_used)]
 
 use burn::data::dataloader::DataLoader;

@@ -27,16 +27,10 @@ fn device_tests(workspace: &Workspace, leg: Leg, options: &[&str]) -> Command {
     command
 }
 
-/// Runs the device's tests through wgpu. Where there is no adapter and none can be installed, it says so and goes on.
+/// Runs the device's tests through wgpu.
 pub(crate) fn wgpu(workspace: &Workspace, closing: &mut Closing) -> Result<()> {
-    match prerequisites::ensure(&prerequisites::WGPU_TOOLS) {
-        Err(Error::Missing(what)) => {
-            say(&format!("*** the tests on wgpu are SKIPPED: there is no adapter.\n*** {what}"));
-            Ok(())
-        }
-        Err(other) => Err(other),
-        Ok(()) => gate::tests(device_tests(workspace, Leg::WGPU, &["--profile", "wgpu"]), &mut std::io::stdout(), closing),
-    }
+    prerequisites::ensure(&prerequisites::WGPU_TOOLS)?;
+    gate::tests(device_tests(workspace, Leg::WGPU, &["--profile", "wgpu"]), &mut std::io::stdout(), closing)
 }
 
 /// Checks that the program compiles for CUDA; with `DOCS_RS` the bindings do so without CUDA's own libraries.
