@@ -110,7 +110,7 @@ pub(crate) fn run(size: usize, scenario: &[&str]) -> Ended {
 
 /// Sends a signal. By the shell's own `kill`: a small system has no other.
 pub(crate) fn send(signal: &str, process: &str) {
-    let _ = Command::new("sh").args(["-c", "kill -s \"$0\" \"$1\"", signal, process]).status();
+    let _ = Command::new("sh").args(["-c", "kill -s \"$0\" -- \"$1\"", signal, process]).status();
 }
 
 /// The state of a rank that still runs, or that nobody has collected.
