@@ -22,6 +22,18 @@ fn program(directory: &Path, arguments: &[&str]) -> Command {
     command
 }
 
+/// A program that runs in the background; a test that fails does not leave it running.
+#[cfg(unix)]
+struct Running(Child);
+
+#[cfg(unix)]
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Waits for the end of a process whose outputs were taken, or ends it and fails.
 fn wait(child: &mut Child) -> i32 {
     let started = Instant::now();
@@ -517,13 +529,14 @@ fn ctrl_c_ends_a_run_with_what_was_done_so_far() {
     let directory = TempDir::new().unwrap();
     // Long enough to be still there when the signal comes; the first task is seen to the end.
     for (epochs, first, learned) in [("100000", "buffer:", 0), ("300", "task 1/5", 1)] {
-        let mut child = program(directory.path(), &["--epochs", epochs, "--out", epochs]).spawn().unwrap();
+        let mut running = Running(program(directory.path(), &["--epochs", epochs, "--out", epochs]).spawn().unwrap());
+        let child = &mut running.0;
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let stderr = read_all(child.stderr.take().unwrap());
         read_until(&mut stdout, first);
-        interrupt(&child);
+        interrupt(child);
         let rest = read_all(stdout);
-        let code = wait(&mut child);
+        let code = wait(child);
         let (rest, stderr) = (String::from_utf8(rest.join().unwrap()).unwrap(), String::from_utf8(stderr.join().unwrap()).unwrap());
         assert_eq!((code, stderr.as_str()), (130, "stopping after this step; once more to stop at once\n"), "{rest}");
         assert!(rest.contains("interrupted") && !rest.contains("scratch"), "{rest}");
@@ -546,13 +559,14 @@ fn a_second_ctrl_c_ends_the_program_at_once() {
     let pipe = directory.path().join("pets/train/cat/forever.jpg");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let arguments = ["train", "--method", "incremental", "--data", "folder:pets", "--tasks", "1", "--epochs", "1", "--out", "out"];
-    let mut child = program(directory.path(), &arguments).spawn().unwrap();
+    let mut running = Running(program(directory.path(), &arguments).spawn().unwrap());
+    let child = &mut running.0;
     let (mut stdout, mut stderr) = (BufReader::new(child.stdout.take().unwrap()), BufReader::new(child.stderr.take().unwrap()));
     read_until(&mut stdout, "folder:pets");
-    interrupt(&child);
+    interrupt(child);
     read_until(&mut stderr, "once more");
-    interrupt(&child);
-    assert_eq!(wait(&mut child), 130);
+    interrupt(child);
+    assert_eq!(wait(child), 130);
     let mut rest = String::new();
     stderr.read_to_string(&mut rest).unwrap();
     assert_eq!(rest, "");
