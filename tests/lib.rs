@@ -14,8 +14,11 @@ use std::io::Write;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-/// How long a test may take before the whole run is ended: far more than any test needs, even on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a test may take before the whole run is ended: far more than any test needs, even on a busy machine. A GPU that is simulated on the CPU, and
+/// first compiles every kernel, is slower by far.
+fn patience() -> Duration {
+    Duration::from_secs(if std::env::var_os("BURN_DEVICE").is_some() { 900 } else { 120 })
+}
 
 /// Ends the process, loudly, if it is not dropped in time: a hang must not look like a slow test.
 #[derive(Debug)]
@@ -27,9 +30,10 @@ pub fn watchdog() -> Watchdog {
     let (alive, watch) = channel::<()>();
     let name = std::thread::current().name().unwrap_or("a test").to_string();
     std::thread::spawn(move || {
-        if watch.recv_timeout(PATIENCE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+        let patience = patience();
+        if watch.recv_timeout(patience) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
             // Not `eprintln!`, whose output the test harness would capture and never show.
-            let _ = writeln!(std::io::stderr(), "\n*** `{name}` hangs: it has not ended within {PATIENCE:?}; ending the test run ***\n");
+            let _ = writeln!(std::io::stderr(), "\n*** `{name}` hangs: it has not ended within {patience:?}; ending the test run ***\n");
             std::process::abort();
         }
     });
