@@ -233,8 +233,13 @@ impl Bare {
         let (incoming, mut store, mut result) = (vec![1_u8; INSERT * row], vec![0_u8; SHARD * row], vec![0_u8; DRAW * row]);
         let buffers = || vec![vec![0_u8; DRAW * row]; self.size];
         let (mut outgoing, mut received) = (buffers(), buffers());
+        let mut augmented = vec![0_u8; (INSERT + DRAW) * row];
         let mut requests = Vec::new();
         measure(steps(row), |step| {
+            // What ours does between two steps, untimed as there: the rows drawn are appended to those that came.
+            let (came, drawn) = augmented.split_at_mut(INSERT * row);
+            came.copy_from_slice(&incoming);
+            drawn.copy_from_slice(&result);
             let draws = self.draws(step);
             let started = Instant::now();
             if copies {

@@ -8,14 +8,17 @@ mod reduce;
 mod requests;
 mod run;
 mod service;
+mod turns;
 mod watch;
 
+use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::thread;
 use std::time::Duration;
 
-use self::job::{Answer, Job, Lent, Parcel, Parcels, Work};
+use self::job::{Answer, Lent, Parcel, Parcels, Work};
+use self::service::{Service, Turn};
+use self::turns::{Pace, Refused, Turns};
 use crate::call::Call;
 use crate::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp};
 
@@ -64,90 +67,108 @@ impl Default for MpiOptions {
 /// Data go directly from one rank's buffers into another's, where the MPI library does so. Handles may be used by different threads at the
 /// same time, and none waits for another's operations. Dropping a handle tells the other ranks, as everywhere; its communicator is kept
 /// until the end of the run.
-#[derive(Debug)]
 pub struct Mpi {
     rank: usize,
     size: usize,
     step: u64,
-    /// This handle's number on its communication thread.
+    /// This handle's number in the service.
     handle: usize,
-    jobs: SyncSender<Job>,
-    answers: Receiver<Answer>,
-    pulse: Pulse,
+    turns: Arc<Turns<Service>>,
     /// The first error, which every later call repeats.
     poison: Option<CollectiveError>,
     /// Empty between operations; kept for their capacity.
     parcels: Parcels,
 }
 
-/// Whether the communication thread still goes round.
-///
-/// MPI promises that its non-blocking calls return, but Open MPI's shared memory does not keep that promise when another process is stopped
-/// in the middle of writing to it.
-#[derive(Debug, Clone)]
-struct Pulse {
-    /// Changes whenever the thread looks at notices.
-    looks: Arc<AtomicU64>,
-    /// It counts as stuck after so long.
-    limit: Duration,
+impl fmt::Debug for Mpi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rank, size, step, handle, poison, .. } = self;
+        let mut out = f.debug_struct("Mpi");
+        out.field("rank", rank)
+            .field("size", size)
+            .field("step", step)
+            .field("handle", handle)
+            .field("poison", poison)
+            .finish_non_exhaustive()
+    }
 }
 
-impl Pulse {
-    fn looks(&self) -> u64 {
-        self.looks.load(Ordering::Relaxed)
+/// Ends the process if it is dropped by a panic: the caller's memory, which MPI may still write, must not be freed by unwinding.
+struct NoUnwinding;
+
+impl Drop for NoUnwinding {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            std::process::abort();
+        }
     }
 }
 
 impl Mpi {
-    /// Waits for the communication thread's answer; `None` if it has ended. If it is stuck, this process ends, and the launcher ends the others.
-    fn answer(&self) -> Option<Answer> {
-        // Short waits: a process that was itself stopped finds that one of them was long, not that nothing happened in many.
-        let pause = (self.pulse.limit / 20).min(Duration::from_secs(1));
-        let (mut seen, mut waited) = (self.pulse.looks(), Duration::ZERO);
-        loop {
-            match self.answers.recv_timeout(pause) {
-                Ok(answer) => return Some(answer),
-                Err(RecvTimeoutError::Disconnected) => return None,
-                Err(RecvTimeoutError::Timeout) => {
-                    let looks = self.pulse.looks();
-                    waited = if looks == seen { waited + pause } else { Duration::ZERO };
-                    seen = looks;
-                }
-            }
-            if waited > self.pulse.limit {
-                let step = self.step;
-                run::complain(self.rank, &format!("MPI failed at step {step}: a call has not returned for {:?}", self.pulse.limit));
-                // Not `exit`: it would run handlers of the library, which may wait for the thread that is stuck.
-                std::process::abort();
-            }
+    /// Takes a turn at calling MPI; `None` when MPI has ended. If a thread is stuck in MPI, this process ends, and the launcher ends the others.
+    fn turn<R>(&self, turn: impl FnOnce(&mut Service) -> R) -> Option<R> {
+        match self.turns.take(turn) {
+            Ok(result) => Some(result),
+            Err(Refused::Over) => None,
+            Err(Refused::Broken) => wait_for_the_end(),
+            Err(Refused::Stuck) => run::stuck(self.rank, self.step),
         }
     }
 
-    /// Has one operation done and waits for its end. All memory lent in it stays borrowed by the caller until then.
+    /// Has one operation done, calling MPI until it is over; `None` when MPI has ended.
+    fn operate(&self, work: Work) -> Option<Answer> {
+        let guard = NoUnwinding;
+        let mut pace = Pace::new(work.bytes());
+        let mut turn = self.turn(|service| service.start(self.handle, work))?;
+        let answer = loop {
+            match turn {
+                Turn::Answer(answer) => break answer,
+                Turn::Aborting => wait_for_the_end(),
+                Turn::Waiting(true) => pace.restart(),
+                Turn::Waiting(false) => pace.pause(),
+            }
+            // MPI does not end while an operation is in progress.
+            turn = self.turn(|service| service.go_on(self.handle)).unwrap_or_else(|| wait_for_the_end());
+        };
+        drop(guard);
+        Some(answer)
+    }
+
+    /// Has one operation done. All memory lent in it stays borrowed by the caller until then.
     fn call(&mut self, call: Call, data: Lent, result: Lent) -> Result<Option<Self>, CollectiveError> {
         let parcels = std::mem::take(&mut self.parcels);
-        let work = Work { call, step: self.step, data, result, parcels };
-        let ended = |step| CollectiveError::Transport { step, call: "MPI", reason: "the run has ended".to_owned() };
-        let answer = match self.jobs.send(Job::Start { handle: self.handle, work }) {
-            Ok(()) => self.answer(),
-            Err(_) => None,
-        };
-        let outcome = match answer {
+        let outcome = match self.operate(Work { call, step: self.step, data, result, parcels }) {
             Some(Answer { result, mut parcels }) => {
                 parcels.outgoing.clear();
                 parcels.incoming.clear();
                 self.parcels = parcels;
                 result
             }
-            None => Err(ended(self.step)),
+            None => Err(CollectiveError::Transport { step: self.step, call: "MPI", reason: "the run has ended".to_owned() }),
         };
-        outcome.map_err(|error| self.poison.insert(error).clone())
+        match outcome {
+            Ok(child) => Ok(child.map(|handle| self.sibling(handle))),
+            Err(error) => Err(self.poison.insert(error).clone()),
+        }
+    }
+
+    /// Another handle of this rank.
+    fn sibling(&self, handle: usize) -> Self {
+        Self {
+            rank: self.rank,
+            size: self.size,
+            step: self.step,
+            handle,
+            turns: Arc::clone(&self.turns),
+            poison: None,
+            parcels: Parcels::default(),
+        }
     }
 
     /// Repeats the first error, or refuses what no rank could accept; the others learn that this rank has left.
     fn check(&mut self, problem: Option<String>) -> Result<(), CollectiveError> {
         if let Some(problem) = problem.filter(|_| self.poison.is_none()) {
-            let _ = self.jobs.send(Job::Close { handle: self.handle });
+            self.turn(|service| service.close(self.handle));
             self.poison = Some(CollectiveError::InvalidArgument(format!("rank {}, {problem}", self.rank)));
         }
         self.poison.clone().map_or(Ok(()), Err)
@@ -232,7 +253,14 @@ impl Collective for Mpi {
 
 impl Drop for Mpi {
     fn drop(&mut self) {
-        // If nobody listens, MPI has ended.
-        let _ = self.jobs.send(Job::Close { handle: self.handle });
+        // If there is no turn, MPI has ended.
+        let _ = self.turns.take(|service| service.close(self.handle));
+    }
+}
+
+/// Never returns: the communication thread is about to end this process, and the caller's memory must stay as it is.
+fn wait_for_the_end() -> ! {
+    loop {
+        thread::park();
     }
 }

@@ -1,6 +1,6 @@
 //! The calls of MPI that are used, with return codes instead of aborts. With [`requests`](super::requests), all `ffi` of the crate.
 //!
-//! Nothing here may leave the communication thread: MPI is initialised there with `MPI_THREAD_FUNNELED`.
+//! MPI is initialised with `MPI_THREAD_SERIALIZED`: every thread may call it, but no two at a time. See [`turns`](super::turns).
 #![allow(unsafe_code, reason = "MPI is a C library")]
 
 use std::ffi::{c_char, c_int, c_void};
@@ -42,19 +42,18 @@ fn text(code: c_int) -> String {
     if done == 0 { String::from_utf8_lossy(&buffer[..len]).into_owned() } else { format!("error code {code}") }
 }
 
-/// A running MPI. Dropping it ends MPI on all ranks together; [`leak`](Self::leak) it after a failure.
+/// A running MPI. Dropping it ends MPI on all ranks together; after a failure, [`abort`](Self::abort) instead.
 pub(super) struct Library(Universe);
 
 impl Library {
-    /// Starts MPI on this thread, which must make all further calls.
+    /// Starts MPI on this thread, which must also end it.
     pub(super) fn start() -> Result<Self, Fault> {
         let fault = |reason: &str| Fault { call: "MPI_Init_thread", reason: reason.to_owned(), size: false };
         let (universe, provided) =
-            initialize_with_threading(Threading::Funneled).ok_or_else(|| fault("MPI has been started in this process before"))?;
+            initialize_with_threading(Threading::Serialized).ok_or_else(|| fault("MPI has been started in this process before"))?;
         let library = Self(universe);
-        if provided < Threading::Funneled {
-            // Only one thread calls MPI, but others run beside it.
-            return Err(fault("the MPI library does not support programs with threads (MPI_THREAD_FUNNELED)"));
+        if provided < Threading::Serialized {
+            return Err(fault("the MPI library does not support calls of several threads, one at a time (MPI_THREAD_SERIALIZED)"));
         }
         Comm::world().return_errors()?;
         Ok(library)

@@ -1,12 +1,11 @@
-//! One handle as the communication thread sees it: its communicator and the operation in progress.
+//! One handle as MPI sees it: its communicator and the operation in progress.
 #![allow(unsafe_code, reason = "lent buffers are given to MPI")]
 
 use std::ffi::c_int;
-use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use super::calls::{Comm, Fault};
-use super::job::{Answer, Lent, Work};
+use super::job::{Answer, Lent, Progress, Work};
 use super::reduce::{Place, Reduce, others};
 use super::requests::Requests;
 use super::{MpiOptions, Reduction};
@@ -53,7 +52,8 @@ pub(super) struct Endpoint {
     children: u64,
     /// The number of the next operation.
     pub(super) next: u64,
-    pub(super) answers: SyncSender<Answer>,
+    /// The outcome of the last operation, until the handle takes it.
+    pub(super) answer: Option<Answer>,
     messages: Requests,
     reduce: Reduce,
     reduction: Reduction,
@@ -71,7 +71,7 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(super) fn new(comm: Comm, (rank, size): (usize, usize), group: u64, answers: SyncSender<Answer>, options: &MpiOptions) -> Self {
+    pub(super) fn new(comm: Comm, (rank, size): (usize, usize), group: u64, options: &MpiOptions) -> Self {
         let limit = options.largest_message;
         Self {
             comm,
@@ -80,7 +80,7 @@ impl Endpoint {
             group,
             children: 0,
             next: 0,
-            answers,
+            answer: None,
             messages: Requests::new(limit),
             reduce: Reduce::new(limit),
             reduction: options.reduction,
@@ -157,19 +157,19 @@ impl Endpoint {
         posted
     }
 
-    /// Goes on with the operation in progress; true if there is one and it is over.
-    pub(super) fn advance(&mut self) -> Result<bool, Fault> {
+    /// Goes on with the operation in progress, if there is one.
+    pub(super) fn advance(&mut self) -> Result<Progress, Fault> {
         if let Some(fault) = self.fault.take() {
             return Err(fault);
         }
-        let Some(Active { work, stage, .. }) = &self.active else { return Ok(false) };
+        let Some(Active { work, stage, .. }) = &self.active else { return Ok(Progress::Nothing) };
         let (call, data, stage) = (work.call, work.data, *stage);
         let place = Place { tag: tag(call, self.next - 1), ..self.place(call) };
         if stage == Stage::Buckets {
             return self.reduce.advance(place);
         }
         if !self.messages.test()? {
-            return Ok(false);
+            return Ok(Progress::Nothing);
         }
         match (stage, call) {
             (Stage::Data, Call::Broadcast { root, .. }) => {
@@ -177,14 +177,14 @@ impl Endpoint {
                     active.stage = Stage::Messages;
                 }
                 self.pass_on(place, root, data)?;
-                self.messages.test()
+                Ok(if self.messages.test()? { Progress::Over } else { Progress::Moved })
             }
             (Stage::Sum, Call::AllReduce { op: ReduceOp::Mean, len }) => {
                 // SAFETY: a lent `&mut [f32]` of `len` values that MPI has finished with.
                 divide(unsafe { std::slice::from_raw_parts_mut(data.start().cast::<f32>(), len) }, self.size);
-                Ok(true)
+                Ok(Progress::Over)
             }
-            _ => Ok(true),
+            _ => Ok(Progress::Over),
         }
     }
 

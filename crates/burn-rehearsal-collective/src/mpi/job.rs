@@ -1,24 +1,20 @@
-//! What handles ask of the communication thread, and what it answers.
-#![allow(unsafe_code, reason = "buffers are lent to the communication thread by address; see `Lent`")]
-
-use std::sync::mpsc::SyncSender;
-use std::time::Duration;
+//! One operation of a handle: what it is, the memory that is lent to it, and its outcome.
+#![allow(unsafe_code, reason = "buffers are lent to MPI by address; see `Lent`")]
 
 use crate::CollectiveError;
 use crate::call::Call;
 
-/// The memory of a caller, lent to the communication thread.
+/// The memory of a caller, lent to MPI.
 ///
-/// A handle that has sent a `Lent` in a [`Job`] keeps the borrow and blocks until the answer has come; the communication thread answers only
-/// when MPI has let go of the memory, or ends the process. So the memory is alive, and nobody else uses it, for as long as the
-/// communication thread may touch it.
+/// A handle that has started [`Work`] with a `Lent` keeps the borrow and does not return until the answer is there, which is only when MPI has let
+/// go of the memory; otherwise the process ends. So the memory is alive, and nobody else uses it, for as long as MPI may touch it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lent {
     start: *mut u8,
     len: usize,
 }
 
-// SAFETY: the memory outlives its use on the other thread, and the owner does not touch it meanwhile (see the type).
+// SAFETY: the memory outlives its use, by whichever thread calls MPI, and the owner does not touch it meanwhile (see the type).
 unsafe impl Send for Lent {}
 
 impl Lent {
@@ -84,24 +80,30 @@ pub(super) struct Work {
     pub(super) parcels: Parcels,
 }
 
-/// What the communication thread is asked to do.
-#[derive(Debug)]
-pub(super) enum Job {
-    /// An operation; answered on the handle's own channel.
-    Start { handle: usize, work: Work },
-    /// A handle is gone, or its rank made a call that no rank could accept: it takes part in nothing any more.
-    Close { handle: usize },
-    /// This rank has finished; acknowledged when all have.
-    Finish(SyncSender<Result<(), CollectiveError>>),
-    /// This rank has failed: tell the others, then end all of them, at the latest after this time.
-    Fail(Duration),
+impl Work {
+    /// The memory lent.
+    pub(super) fn bytes(&self) -> usize {
+        let parcels = self.parcels.outgoing.iter().chain(&self.parcels.incoming);
+        self.data.len() + self.result.len() + parcels.map(|parcel| parcel.bytes.len()).sum::<usize>()
+    }
 }
 
 /// The outcome of one operation.
 #[derive(Debug)]
 pub(super) struct Answer {
-    /// The new handle after a duplication.
-    pub(super) result: Result<Option<super::Mpi>, CollectiveError>,
+    /// The number of the new handle after a duplication.
+    pub(super) result: Result<Option<usize>, CollectiveError>,
     /// Given back, for the next exchange.
     pub(super) parcels: Parcels,
+}
+
+/// How far an operation has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// Nothing has arrived.
+    Nothing,
+    /// It has entered another stage.
+    Moved,
+    /// It is over.
+    Over,
 }

@@ -1,4 +1,4 @@
-//! Short messages between communication threads, apart from all data: who is alive, who waits in which operation, who has left.
+//! Short messages between ranks, apart from all data: who is alive, who waits in which operation, who has left.
 
 use crate::ReduceOp;
 use crate::call::Call;
@@ -6,7 +6,7 @@ use crate::call::Call;
 /// The bytes of a notice on the way.
 pub(super) const BYTES: usize = 48;
 
-/// What one communication thread tells another.
+/// What one rank tells another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Notice {
     /// The heartbeat.

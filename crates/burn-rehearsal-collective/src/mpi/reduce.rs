@@ -8,7 +8,7 @@
 use std::ffi::c_int;
 
 use super::calls::{Comm, Fault};
-use super::job::Lent;
+use super::job::{Lent, Progress};
 use super::requests::Requests;
 use crate::ReduceOp;
 use crate::sums::{BLOCK, divide, slice_of};
@@ -69,10 +69,10 @@ impl Reduce {
         (self.data, self.op, self.next) = (data, op, 0);
     }
 
-    /// Goes on as far as possible; true when all sums are in place.
-    pub(super) fn advance(&mut self, place: Place) -> Result<bool, Fault> {
+    /// Goes on as far as possible.
+    pub(super) fn advance(&mut self, place: Place) -> Result<Progress, Fault> {
         let buckets = (self.data.len() / VALUE).div_ceil(BUCKET);
-        let mut busy = false;
+        let (mut busy, mut moved) = (false, false);
         for lane in &mut self.lanes {
             loop {
                 match lane.stage {
@@ -86,10 +86,15 @@ impl Reduce {
                     Stage::Sums if lane.requests.test()? => lane.stage = Stage::Free,
                     Stage::Parts | Stage::Sums => break,
                 }
+                moved = true;
             }
             busy |= lane.stage != Stage::Free;
         }
-        Ok(!busy && self.next == buckets)
+        Ok(match (busy, moved) {
+            (false, _) => Progress::Over,
+            (true, true) => Progress::Moved,
+            (true, false) => Progress::Nothing,
+        })
     }
 
     pub(super) fn requests(&self) -> impl Iterator<Item = &Requests> {

@@ -4,13 +4,15 @@ use std::any::Any;
 use std::fmt::Display;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::thread;
+use std::thread::{self, Thread};
 use std::time::Duration;
 
 use super::calls::Library;
-use super::job::Job;
+use super::job::Parcels;
 use super::service::{End, Service};
+use super::turns::{Refused, Turns};
 use super::{Mpi, MpiOptions};
 use crate::CollectiveError;
 use crate::launch::Launch;
@@ -22,7 +24,8 @@ const LAST_RESORT: Duration = Duration::from_secs(5);
 
 /// Runs `f` as this process's rank of an MPI run, on the calling thread, and ends MPI when all ranks have finished.
 ///
-/// Call it once per process. MPI is initialised with `MPI_THREAD_FUNNELED` on a thread of its own, the only one that calls MPI.
+/// Call it once per process. MPI is initialised with `MPI_THREAD_SERIALIZED` on a thread of its own, which keeps in touch with the other ranks
+/// while this one computes; a thread that uses a handle calls MPI itself.
 ///
 /// If `f` fails or panics, this function does not return: it prints the error, tells the other ranks, whose operations then fail, and ends the
 /// whole run within a few seconds with exit code 1 (`MPI_Abort`). So does a rank whose operation failed in such a way that MPI keeps its
@@ -43,32 +46,44 @@ where
         .name("mpi".to_owned())
         .spawn(move || communicate(&own, &started))
         .map_err(|error| failure("the start of a thread", error.to_string()))?;
-    let (handle, jobs) = start.recv().unwrap_or_else(|_| Err(failure("MPI_Init_thread", "the communication thread ended".to_owned())))?;
-    let rank = crate::Collective::rank(&handle);
+    let handle = start.recv().unwrap_or_else(|_| Err(failure("MPI_Init_thread", "the communication thread ended".to_owned())))?;
+    let (rank, turns) = (handle.rank, Arc::clone(&handle.turns));
     // Whatever `f` leaves half done is not looked at again: the process ends.
     match catch_unwind(AssertUnwindSafe(|| f(handle))) {
         Ok(Ok(value)) => {
             let (told, all_finished) = sync_channel(1);
-            let lost = |_| failure("the end of the run", "the communication thread is gone".to_owned());
-            jobs.send(Job::Finish(told)).map_err(|error| lost(error.to_string()))?;
+            let lost = |reason: String| failure("the end of the run", reason);
+            turns.take(|service| service.finish(told)).map_err(|refused| lost(format!("MPI is gone ({refused:?})")))?;
+            thread.thread().unpark();
             all_finished.recv().map_err(|error| lost(error.to_string()))??;
             // It has only to return.
             let _ = thread.join();
             Ok(value)
         }
-        Ok(Err(error)) => end(rank, &error.to_string(), &jobs),
-        Err(payload) => end(rank, &format!("panicked: {}", message_of(payload.as_ref())), &jobs),
+        Ok(Err(error)) => end(rank, &error.to_string(), turns, thread.thread()),
+        Err(payload) => end(rank, &format!("panicked: {}", message_of(payload.as_ref())), turns, thread.thread()),
     }
 }
 
 /// Prints why, and ends the run.
-fn end(rank: usize, reason: &str, jobs: &SyncSender<Job>) -> ! {
+fn end(rank: usize, reason: &str, turns: Arc<Turns<Service>>, communication: &Thread) -> ! {
     complain(rank, reason);
-    // If nobody listens any more, the run is ending already.
-    let _ = jobs.try_send(Job::Fail(GRACE));
+    // On a thread of its own: the last resort comes even if another one is stuck in its turn. If there is no turn, the run is ending already.
+    let communication = communication.clone();
+    let _ = thread::Builder::new().spawn(move || {
+        let _ = turns.take(|service| service.give_up(GRACE));
+        communication.unpark();
+    });
     thread::sleep(GRACE + LAST_RESORT);
     // The launcher sees that this process has failed, and ends the others. Not `exit`: it would run handlers of the library, which may wait
     // for the thread that is stuck.
+    std::process::abort()
+}
+
+/// Ends this process, because a thread has not come back from MPI; the launcher ends the others.
+pub(super) fn stuck(rank: usize, step: u64) -> ! {
+    complain(rank, &format!("MPI failed at step {step}: a call has not returned for as long as a rank may be silent"));
+    // Not `exit`, as above.
     std::process::abort()
 }
 
@@ -79,38 +94,46 @@ pub(super) fn complain(rank: usize, reason: &str) {
 }
 
 /// The communication thread.
-fn communicate(options: &MpiOptions, started: &SyncSender<Result<(Mpi, SyncSender<Job>), CollectiveError>>) {
-    let (library, mut service) = match start(options) {
-        Ok((library, service, handle, jobs)) => {
-            // The receiver waits for it.
-            let _ = started.send(Ok((handle, jobs)));
-            (library, service)
-        }
+fn communicate(options: &MpiOptions, started: &SyncSender<Result<Mpi, CollectiveError>>) {
+    let (library, handle) = match start(options) {
+        Ok(parts) => parts,
         Err(error) => {
             let _ = started.send(Err(error));
             return;
         }
     };
-    match catch_unwind(AssertUnwindSafe(|| service.run())) {
+    let (rank, turns) = (handle.rank, Arc::clone(&handle.turns));
+    // The receiver waits for it.
+    let _ = started.send(Ok(handle));
+    match catch_unwind(AssertUnwindSafe(|| attend(rank, &turns))) {
         Ok(End::Clean(told)) => {
             // No handle can ask for anything any more before MPI is gone.
-            drop(service);
+            let ended = turns.end();
             drop(library);
-            let _ = told.send(Ok(()));
+            let _ = told.send(ended.map(|_| ()).map_err(|refused| failure("the end of the run", format!("{refused:?}"))));
         }
+        // Handles may be waiting, and their memory belongs to MPI: nothing is dropped.
         Ok(End::Abort) | Err(_) => {
-            // Handles may be waiting, and their memory belongs to MPI: nothing may be dropped.
-            std::mem::forget(service);
             library.abort();
             std::process::exit(1);
         }
     }
 }
 
-type Started = (Library, Service, Mpi, SyncSender<Job>);
+/// Looks after the run, between the turns of others, until all ranks have finished or the run must be aborted.
+fn attend(rank: usize, turns: &Turns<Service>) -> End {
+    loop {
+        match turns.take(|service| (service.attend(), service.pause())) {
+            Ok((Some(end), _)) => return end,
+            Ok((None, pause)) => thread::park_timeout(pause),
+            Err(Refused::Stuck) => stuck(rank, 0),
+            Err(Refused::Over | Refused::Broken) => return End::Abort,
+        }
+    }
+}
 
 /// Starts MPI and compares its world with what the launcher and the caller say.
-fn start(options: &MpiOptions) -> Result<Started, CollectiveError> {
+fn start(options: &MpiOptions) -> Result<(Library, Mpi), CollectiveError> {
     let transport = |fault: super::calls::Fault| failure(fault.call, fault.reason);
     let launch = Launch::detect();
     let library = Library::start().map_err(transport)?;
@@ -125,8 +148,10 @@ fn start(options: &MpiOptions) -> Result<Started, CollectiveError> {
     if let Some(expected) = options.expected_ranks.filter(|expected| *expected != size) {
         return Err(failure("MPI_Comm_size", format!("{expected} ranks were asked for, but {size} were started")));
     }
-    let (service, handle, jobs) = Service::new(options).map_err(transport)?;
-    Ok((library, service, handle, jobs))
+    let (service, handle) = Service::new(options).map_err(transport)?;
+    let (rank, size) = service.rank_and_size();
+    let turns = Arc::new(Turns::new(service, options.silence_limit));
+    Ok((library, Mpi { rank, size, step: 0, handle, turns, poison: None, parcels: Parcels::default() }))
 }
 
 fn failure(call: &'static str, reason: String) -> CollectiveError {

@@ -1,51 +1,51 @@
-//! The communication thread: the only caller of MPI. It serves all handles of its rank and never blocks in MPI.
+//! What the threads of a rank do with MPI when it is their turn: each handle goes on with its own operation, and whoever comes by looks after the rest.
+#![allow(unsafe_code, reason = "MPI's handles are pointers, which the compiler does not let pass from thread to thread")]
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
+use super::MpiOptions;
 use super::calls::{Comm, Fault};
 use super::endpoint::Endpoint;
-use super::job::{Answer, Job, Work};
+use super::job::{Answer, Progress, Work};
 use super::notice::Notice;
 use super::run::complain;
 use super::watch::Watch;
-use super::{Mpi, MpiOptions, Parcels, Pulse};
 use crate::CollectiveError;
 use crate::call::Call;
 
 /// Between two looks at notices.
 const LOOK: Duration = Duration::from_millis(2);
+/// For so long after an operation MPI may hold messages that it has accepted but not yet put on the wire.
+const LINGER: Duration = Duration::from_millis(40);
 /// A rank that waits for longer tells the ranks that it waits for, again and again.
 const TELL: Duration = Duration::from_secs(1);
 /// If a rank answers so often that it has long finished the operation, its data will not come any more.
 const ANSWERS: u32 = 5;
-/// Waiting for messages: spin, then yield, then sleep.
-const SPIN: Duration = Duration::from_micros(20);
-const YIELD: Duration = Duration::from_micros(300);
-const SLEEP: Duration = Duration::from_micros(100);
 
-/// Everything the communication thread knows.
+/// Everything that the threads of this rank share.
 pub(super) struct Service {
     options: MpiOptions,
     rank: usize,
     size: usize,
-    jobs: Receiver<Job>,
-    /// For new handles.
-    sender: SyncSender<Job>,
     endpoints: Vec<Endpoint>,
     watch: Watch,
-    /// Tells the handles that this thread is not stuck in MPI.
-    pulse: Pulse,
     last_look: Instant,
+    /// When an operation was over.
+    last_end: Instant,
     /// Told by `Left` about groups that this rank does not have yet.
     early: Vec<(usize, u64, u64)>,
     /// Set when this rank has finished: whom to tell when all have.
     finish: Option<SyncSender<Result<(), CollectiveError>>>,
     /// Set when this rank has failed: when the run is ended.
     deadline: Option<Instant>,
+    /// MPI keeps a caller's memory, or does not work any more: nobody may call it again, but for ending the run.
+    broken: bool,
 }
+
+// SAFETY: what keeps it from being `Send` are communicators and requests, which are pointers in some libraries. MPI is initialised with
+// `MPI_THREAD_SERIALIZED`, so they belong to no thread; `Turns` sees to it that no two threads use them at a time.
+unsafe impl Send for Service {}
 
 /// How a service ends.
 pub(super) enum End {
@@ -55,37 +55,47 @@ pub(super) enum End {
     Abort,
 }
 
+/// What a handle finds in its turn.
+pub(super) enum Turn {
+    /// Its operation is over.
+    Answer(Answer),
+    /// Its operation is in progress; whether it has moved.
+    Waiting(bool),
+    /// The run is being ended, and MPI has the caller's memory: the caller must not go on.
+    Aborting,
+}
+
 impl Service {
-    /// The service of a rank, with its first handle. MPI is running.
-    pub(super) fn new(options: &MpiOptions) -> Result<(Self, Mpi, SyncSender<Job>), Fault> {
+    /// The service of a rank, and the number of its first handle. MPI is running.
+    pub(super) fn new(options: &MpiOptions) -> Result<(Self, usize), Fault> {
         let world = Comm::world();
         let (rank, size) = world.rank_and_size()?;
         let watch = Watch::new(world.duplicate_now()?, rank, size, options.silence_limit)?;
-        // Room for a job of each of a few handles; who finds none waits for a moment.
-        let (sender, jobs) = sync_channel(16);
+        let now = Instant::now();
         let mut service = Self {
             options: options.clone(),
             rank,
             size,
-            jobs,
-            sender,
             endpoints: Vec::new(),
             watch,
-            pulse: Pulse { looks: Arc::default(), limit: options.silence_limit },
-            last_look: Instant::now(),
+            last_look: now,
+            last_end: now,
             early: Vec::new(),
             finish: None,
             deadline: None,
+            broken: false,
         };
-        let first = service.handle(world.duplicate_now()?, 0, 0);
-        let sender = service.sender.clone();
-        Ok((service, first, sender))
+        let first = service.handle(world.duplicate_now()?, 0);
+        Ok((service, first))
     }
 
-    /// Makes a handle and its endpoint.
-    fn handle(&mut self, comm: Comm, group: u64, step: u64) -> Mpi {
-        let (answer, answers) = sync_channel(1);
-        let mut endpoint = Endpoint::new(comm, (self.rank, self.size), group, answer, &self.options);
+    pub(super) fn rank_and_size(&self) -> (usize, usize) {
+        (self.rank, self.size)
+    }
+
+    /// Makes a handle's endpoint; its number.
+    fn handle(&mut self, comm: Comm, group: u64) -> usize {
+        let mut endpoint = Endpoint::new(comm, (self.rank, self.size), group, &self.options);
         self.early.retain(|&(peer, left, operation)| {
             if left == group {
                 endpoint.left[peer] = operation;
@@ -93,157 +103,118 @@ impl Service {
             left != group
         });
         self.endpoints.push(endpoint);
-        Mpi {
-            rank: self.rank,
-            size: self.size,
-            step,
-            handle: self.endpoints.len() - 1,
-            jobs: self.sender.clone(),
-            answers,
-            pulse: self.pulse.clone(),
-            poison: None,
-            parcels: Parcels::default(),
+        self.endpoints.len() - 1
+    }
+
+    /// Begins an operation of a handle that has none in progress, and goes on with it.
+    pub(super) fn start(&mut self, handle: usize, work: Work) -> Turn {
+        if self.broken {
+            return Turn::Aborting;
+        }
+        if self.watch.has_parted() {
+            let error = CollectiveError::Transport { step: work.step, call: "MPI", reason: "the run has ended".to_owned() };
+            return Turn::Answer(Answer { result: Err(error), parcels: work.parcels });
+        }
+        if let Err(fault) = self.endpoints[handle].start(work) {
+            // Reported by `advance`, like every other failure.
+            self.endpoints[handle].fault = Some(fault);
+        }
+        self.go_on(handle)
+    }
+
+    /// Goes on with a handle's operation, and with what concerns all.
+    pub(super) fn go_on(&mut self, handle: usize) -> Turn {
+        let mut moved = false;
+        if !self.broken {
+            match self.endpoints[handle].advance() {
+                Ok(Progress::Nothing) => {}
+                Ok(Progress::Moved) => moved = true,
+                Ok(Progress::Over) => self.complete(handle),
+                Err(fault) => self.fail(handle, self.error_of(handle, fault)),
+            }
+            self.look(Instant::now());
+        }
+        // An operation that is over is over, whatever becomes of the run.
+        match self.endpoints[handle].answer.take() {
+            Some(answer) => Turn::Answer(answer),
+            None if self.broken => Turn::Aborting,
+            None => Turn::Waiting(moved),
         }
     }
 
-    /// Serves until all ranks have finished, or the run must be aborted.
-    pub(super) fn run(&mut self) -> End {
-        let mut waiting_since = Instant::now();
-        loop {
-            let mut progress = self.take_jobs();
-            for index in 0..self.endpoints.len() {
-                match self.endpoints[index].advance() {
-                    Ok(false) => {}
-                    Ok(true) => {
-                        progress = true;
-                        self.complete(index);
-                    }
-                    Err(fault) => {
-                        let error = self.error_of(index, fault);
-                        if self.fail(index, error).is_err() {
-                            return End::Abort;
-                        }
-                    }
-                }
-            }
-            let now = Instant::now();
-            if progress {
-                waiting_since = now;
-            }
-            if now - self.last_look >= LOOK {
-                self.last_look = now;
-                self.pulse.looks.fetch_add(1, Ordering::Relaxed);
-                if self.look(now).is_err() {
-                    return End::Abort;
-                }
-                let idle = self.endpoints.iter().all(|endpoint| endpoint.active.is_none());
-                if self.finish.is_some() && idle && !self.watch.has_parted() {
-                    (0..self.endpoints.len()).for_each(|handle| self.close(handle));
-                    self.watch.part();
-                }
-                if let Some(told) = self.finish.take_if(|_| self.watch.is_done()) {
-                    return End::Clean(told);
-                }
-                if self.deadline.is_some_and(|deadline| now >= deadline) {
-                    return End::Abort;
-                }
-            }
-            self.wait(now - waiting_since);
+    /// The communication thread's turn: what concerns all, and whether this is the end.
+    pub(super) fn attend(&mut self) -> Option<End> {
+        let now = Instant::now();
+        self.look(now);
+        if self.broken || self.deadline.is_some_and(|deadline| now >= deadline) {
+            // Nobody else may call MPI from now on.
+            self.broken = true;
+            return Some(End::Abort);
         }
+        let idle = self.endpoints.iter().all(|endpoint| endpoint.active.is_none());
+        if self.finish.is_some() && idle && !self.watch.has_parted() {
+            (0..self.endpoints.len()).for_each(|handle| self.close(handle));
+            self.watch.part();
+        }
+        self.finish.take_if(|_| self.watch.is_done()).map(End::Clean)
     }
 
-    /// Spins, yields or sleeps, depending on how long there has been nothing to do; a job ends a sleep.
-    fn wait(&mut self, waited: Duration) {
-        let busy = self.endpoints.iter().any(|endpoint| endpoint.active.is_some());
-        let pause = match (busy, waited) {
-            (true, waited) if waited < SPIN => return std::hint::spin_loop(),
-            (true, waited) if waited < YIELD => return std::thread::yield_now(),
-            (true, _) => SLEEP,
-            // What MPI has accepted but not yet put on the wire, and notices.
-            (false, waited) if waited < 20 * LOOK || self.finish.is_some() || self.deadline.is_some() => LOOK / 2,
-            (false, _) => 10 * LOOK,
-        };
-        match self.jobs.recv_timeout(pause) {
-            Ok(job) => self.take(job),
-            // There is always a sender: this thread keeps one for new handles.
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
-        }
+    /// How long the communication thread may sleep. Operations in progress are their callers' business.
+    pub(super) fn pause(&self) -> Duration {
+        let soon = self.finish.is_some() || self.deadline.is_some() || self.last_end.elapsed() < LINGER;
+        if soon { LOOK / 2 } else { 10 * LOOK }
     }
 
-    /// Takes what has been asked for meanwhile; true if there was something.
-    fn take_jobs(&mut self) -> bool {
-        let mut some = false;
-        loop {
-            match self.jobs.try_recv() {
-                Ok(job) => self.take(job),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return some,
-            }
-            some = true;
-        }
+    /// This rank's function has finished: `told` learns when all have.
+    pub(super) fn finish(&mut self, told: SyncSender<Result<(), CollectiveError>>) {
+        self.finish = Some(told);
     }
 
-    fn take(&mut self, job: Job) {
-        match job {
-            Job::Start { handle, work } if self.watch.has_parted() => {
-                let error = CollectiveError::Transport { step: work.step, call: "MPI", reason: "the run has ended".to_owned() };
-                // The handle waits for this.
-                let _ = self.endpoints[handle].answers.send(Answer { result: Err(error), parcels: work.parcels });
-            }
-            Job::Start { handle, work } => {
-                if let Err(fault) = self.endpoints[handle].start(work) {
-                    // Reported by the next `advance`, like every other failure.
-                    self.endpoints[handle].fault = Some(fault);
-                }
-            }
-            Job::Close { handle } => self.close(handle),
-            Job::Finish(told) => self.finish = Some(told),
-            Job::Fail(grace) => {
-                self.watch.tell_all(Notice::Failed);
-                self.deadline = Some(Instant::now() + grace);
-            }
-        }
+    /// This rank's function has failed: tells the others, and ends the run after `grace`.
+    pub(super) fn give_up(&mut self, grace: Duration) {
+        self.watch.tell_all(Notice::Failed);
+        self.deadline = Some(Instant::now() + grace);
     }
 
     /// Tells the others that this rank takes part in no further operation of a handle.
-    fn close(&mut self, handle: usize) {
+    pub(super) fn close(&mut self, handle: usize) {
         let endpoint = &mut self.endpoints[handle];
         if !std::mem::replace(&mut endpoint.closed, true) {
             self.watch.tell_all(Notice::Left { group: endpoint.group, operation: endpoint.next });
         }
     }
 
-    /// Answers a handle whose operation is over.
+    /// The answer to a handle whose operation is over.
     fn complete(&mut self, index: usize) {
         let Some(active) = self.endpoints[index].active.take() else { return };
         let Work { call, step, parcels, .. } = active.work;
         let result = match call {
             Call::Duplicate => match self.endpoints[index].take_child() {
-                Ok((comm, group)) => Ok(Some(self.handle(comm, group, step))),
+                Ok((comm, group)) => Ok(Some(self.handle(comm, group))),
                 Err(Fault { call, reason, .. }) => Err(CollectiveError::Transport { step, call, reason }),
             },
             _ => Ok(None),
         };
-        // The handle waits for this.
-        let _ = self.endpoints[index].answers.send(Answer { result, parcels });
+        self.last_end = Instant::now();
+        self.endpoints[index].answer = Some(Answer { result, parcels });
     }
 
-    /// Answers a handle whose operation cannot be completed. If MPI does not let go of the caller's memory, the process must end.
-    fn fail(&mut self, index: usize, error: CollectiveError) -> Result<(), End> {
+    /// The answer to a handle whose operation cannot be completed. If MPI does not let go of the caller's memory, the process must end.
+    fn fail(&mut self, index: usize, error: CollectiveError) {
         let endpoint = &mut self.endpoints[index];
-        let released = endpoint.abandon();
-        if !released {
+        if !endpoint.abandon() {
             complain(self.rank, &error.to_string());
             self.watch.tell_all(Notice::Failed);
             // Best effort: the run ends in any case.
             let _ = self.watch.look(Instant::now(), |_, _| {});
-            return Err(End::Abort);
+            self.broken = true;
+            return;
         }
         if let Some(active) = endpoint.active.take() {
             // An operation that began but failed is the last one in which this rank took part.
-            let _ = endpoint.answers.send(Answer { result: Err(error), parcels: active.work.parcels });
+            endpoint.answer = Some(Answer { result: Err(error), parcels: active.work.parcels });
         }
         self.close(index);
-        Ok(())
     }
 
     fn error_of(&self, index: usize, fault: Fault) -> CollectiveError {
@@ -255,26 +226,35 @@ impl Service {
         }
     }
 
-    /// Receives notices, sends heartbeats, and looks whether somebody waits in vain.
-    fn look(&mut self, now: Instant) -> Result<(), End> {
+    /// From time to time: receives notices, sends heartbeats, and looks whether somebody waits in vain.
+    fn look(&mut self, now: Instant) {
+        if self.broken || now.saturating_duration_since(self.last_look) < LOOK {
+            return;
+        }
+        self.last_look = now;
         let mut heard = Vec::new();
         if let Err(fault) = self.watch.look(now, |peer, notice| heard.push((peer, notice))) {
             complain(self.rank, &format!("{} failed: {}", fault.call, fault.reason));
-            return Err(End::Abort);
+            self.broken = true;
+            return;
         }
-        let mut broken = Vec::new();
+        let mut failed = Vec::new();
         for (peer, notice) in heard {
-            self.hear(peer, notice, &mut broken);
+            self.hear(peer, notice, &mut failed);
         }
         for index in 0..self.endpoints.len() {
             if let Some(error) = self.in_vain(index, now) {
-                broken.push((index, error));
+                failed.push((index, error));
             }
         }
-        broken.into_iter().try_for_each(|(index, error)| self.fail(index, error))
+        for (index, error) in failed {
+            if !self.broken {
+                self.fail(index, error);
+            }
+        }
     }
 
-    fn hear(&mut self, peer: usize, notice: Notice, broken: &mut Vec<(usize, CollectiveError)>) {
+    fn hear(&mut self, peer: usize, notice: Notice, failed: &mut Vec<(usize, CollectiveError)>) {
         let find = |group| self.endpoints.iter().position(|endpoint| endpoint.group == group);
         match notice {
             Notice::Left { group, operation } => match find(group) {
@@ -292,7 +272,7 @@ impl Service {
                     let reason = format!("{} on rank {}; {call} on rank {peer}", active.work.call, self.rank);
                     // The other rank finds out in the same way.
                     self.watch.tell(peer, Notice::Waiting { group, operation, call: active.work.call });
-                    broken.push((index, CollectiveError::Mismatch { step: active.work.step, reason }));
+                    failed.push((index, CollectiveError::Mismatch { step: active.work.step, reason }));
                 }
             }
             Notice::Done { group, operation } => {
@@ -303,7 +283,7 @@ impl Service {
                     active.done_elsewhere += 1;
                     if active.done_elsewhere >= ANSWERS {
                         let reason = format!("{}: rank {peer} has finished it, but its data have not come", active.work.call);
-                        broken.push((index, CollectiveError::Mismatch { step: active.work.step, reason }));
+                        failed.push((index, CollectiveError::Mismatch { step: active.work.step, reason }));
                     }
                 }
             }
