@@ -5,6 +5,8 @@
 mod bounded;
 #[path = "guarantees/bounded_time.rs"]
 mod bounded_time;
+#[path = "guarantees/counters.rs"]
+mod counters;
 #[path = "guarantees/deterministic.rs"]
 mod deterministic;
 #[path = "guarantees/device.rs"]

@@ -245,9 +245,11 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         state.schema.get_or_insert_with(|| schema.clone());
         // What is offered is shared with the engine, and Burn copies what is shared before it is written: so representatives are appended first.
         // Only without a lag do they depend on the offer.
+        let mut copied = 0;
         if config.lag == 0 {
-            state.offer(config, self.shared.rank, &schema, rows)?;
+            copied += state.offer(config, self.shared.rank, &schema, rows)?;
         }
+        let queued = state.outstanding.len();
         let before_wait = Instant::now();
         let mut parcel = None;
         if state.step >= config.lag as u64 {
@@ -258,17 +260,19 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         }
         let waited = before_wait.elapsed();
         let before_append = Instant::now();
-        state.merge(&schema, rows, parcel.as_mut())?;
+        copied += state.merge(&schema, rows, parcel.as_mut())?;
         let appended = before_append.elapsed();
         if config.lag > 0 {
-            state.offer(config, self.shared.rank, &schema, rows)?;
+            copied += state.offer(config, self.shared.rank, &schema, rows)?;
         }
         state.step += 1;
         let batch = B::from_parts(state.merged.drain(..), rest)?;
         self.shared.timings.append(appended);
         self.shared.timings.wait(waited);
         self.shared.timings.assemble(started.elapsed().saturating_sub(waited));
-        self.shared.timings.step();
+        let drawn = parcel.as_ref().filter(|parcel| !parcel.handles.is_empty());
+        self.shared.timings.step(queued, drawn.map_or(0, |parcel| (state.step - 1).saturating_sub(parcel.drawn_at)));
+        self.shared.timings.copied(copied);
         Ok((batch, parcel))
     }
 
@@ -396,6 +400,11 @@ impl<B> RehearsalBuffer<B> {
         self.shared.timings.read()
     }
 
+    /// The counters behind [`timings`](Self::timings).
+    pub(crate) fn counters(&self) -> Arc<Timings> {
+        self.shared.timings.clone()
+    }
+
     /// The error that poisoned the buffer, if any.
     ///
     /// # Errors
@@ -473,8 +482,8 @@ impl State {
         let _ = self.link.send(Request::Failed(code));
     }
 
-    /// Chooses the candidates among the first `rows` rows of the mini-batch in hand and offers them to the engine.
-    fn offer(&mut self, config: &RehearsalConfig, rank: usize, schema: &Arc<Schema>, rows: usize) -> Result<(), RehearsalError> {
+    /// Chooses the candidates among the first `rows` rows of the mini-batch in hand and offers them to the engine; the bytes that were copied.
+    fn offer(&mut self, config: &RehearsalConfig, rank: usize, schema: &Arc<Schema>, rows: usize) -> Result<usize, RehearsalError> {
         let mut rng = Stream::new(config.seed, Purpose::Candidates, self.step, rank as u32);
         self.candidates.clear();
         match config.candidate_mode {
@@ -518,16 +527,18 @@ impl State {
         }
         self.link.send(Request::Rows(Offer { schema: schema.clone(), parcel }))?;
         self.outstanding.push_back(true);
-        Ok(())
+        let row = schema.stored().map(|field| field.elements() * field.dtype.size()).sum::<usize>();
+        Ok(if shared { 0 } else { self.candidates.len() * row })
     }
 
-    /// Appends the representatives to the incoming columns and fills the `representative` field.
-    fn merge(&mut self, schema: &Schema, rows: usize, parcel: Option<&mut Parcel>) -> Result<(), RehearsalError> {
+    /// Appends the representatives to the incoming columns and fills the `representative` field; the bytes that were copied.
+    fn merge(&mut self, schema: &Schema, rows: usize, parcel: Option<&mut Parcel>) -> Result<usize, RehearsalError> {
         let mut none = Parcel::default();
         let Parcel { columns: drawn, handles, .. } = parcel.unwrap_or(&mut none);
         let extra = handles.len();
         let mut drawn = drawn.drain(..);
         self.merged.clear();
+        let mut bytes = 0;
         for (field, column) in schema.fields().iter().zip(self.incoming.drain(..)) {
             let device = column.device();
             self.merged.push(if field.spec.role == Role::Representative {
@@ -536,11 +547,13 @@ impl State {
                 let data = TensorData::new(flags, [rows + extra, 1]).convert_dtype(field.dtype);
                 Column::from_data(data, Kind::Bool, Shape::new([]), &device)
             } else if let Some(tail) = drawn.next() {
-                column.append(tail.on(&device), field.spec.name)?
+                let (all, copied) = column.append_counting(tail.on(&device), field.spec.name)?;
+                bytes += copied * field.elements() * field.dtype.size();
+                all
             } else {
                 column
             });
         }
-        Ok(())
+        Ok(bytes)
     }
 }

@@ -178,6 +178,7 @@ mod draw;
 mod engine;
 pub mod error;
 mod loader;
+mod metric;
 pub mod policy;
 pub mod random;
 pub mod sampling;
@@ -195,5 +196,6 @@ pub use config::{
 };
 pub use engine::{BufferReport, EngineTimings, Inspection};
 pub use loader::{EpochPlan, RehearsalBatcher, RehearsalLoader, ShardedLoader, ShardedLoaderBuilder, WorkerPanic};
+pub use metric::{Measure, RehearsalMetric};
 pub use slots::{RowHandle, SlotTable};
 pub use snapshot::{Snapshot, SnapshotBatch, SnapshotBatcher, SnapshotIndexError, StoredSample};

@@ -8,7 +8,7 @@ use crate::evaluate::evaluate;
 use crate::metrics::AccuracyMatrix;
 use crate::phases::{Phase, PhaseTimer};
 use crate::report::RunReport;
-use crate::report::schema::{Accuracy, BufferReport, CurvePoint, Method, SCHEMA_VERSION, Summary, Time};
+use crate::report::schema::{Accuracy, BufferReport, CurvePoint, Method, PerStep, SCHEMA_VERSION, Summary, Time};
 use crate::schedule::WarmupSchedule;
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::Dataset;
@@ -17,7 +17,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 use burn::train::metric::LossMetric;
 use burn::train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
-use burn_rehearsal::{RehearsalBuffer, RehearsalLoader, ShardedLoader, StoreKind};
+use burn_rehearsal::{EngineTimings, RehearsalBuffer, RehearsalLoader, ShardedLoader, StoreKind};
 use burn_rehearsal_collective::Collective;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -239,7 +239,7 @@ impl<W: Workload> Run<'_, W> {
 
     fn report(self, config: serde_json::Value, started: Instant, complete: bool) -> Result<RunReport, ExperimentError> {
         let buffer = match &self.buffer {
-            Some(buffer) => Some(buffer.report()?),
+            Some(buffer) => Some((buffer.report()?, per_step(&buffer.timings()))),
             None => None,
         };
         let stream = self.workload.stream();
@@ -266,13 +266,14 @@ impl<W: Workload> Run<'_, W> {
             },
             accuracy: self.accuracy,
             curves: self.curves,
-            buffer: buffer.map(|buffer| BufferReport {
+            buffer: buffer.map(|(buffer, per_step)| BufferReport {
                 capacity: buffer.capacity as u64,
                 len: buffer.len as u64,
                 bytes: buffer.bytes as u64,
                 store: store_names(&buffer.stores),
                 per_class: buffer.per_class.iter().map(|&rows| rows as u64).collect(),
                 distinct: buffer.distinct.map(|ids| ids as u64),
+                per_step: Some(per_step),
                 contents_digest: buffer.contents_digest,
                 draws_digest: buffer.draws_digest,
             }),
@@ -307,6 +308,11 @@ impl<W: Workload> Run<'_, W> {
         }
         phases
     }
+}
+
+fn per_step(timings: &EngineTimings) -> PerStep {
+    let mean = |sum: u64| sum as f64 / timings.steps.max(1) as f64;
+    PerStep { queue_depth: mean(timings.queued), staleness: mean(timings.staleness), copied_bytes: mean(timings.copied_bytes) }
 }
 
 /// The names of the stores that the ranks use, each once.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::schema::{Accuracy, BufferReport, CurvePoint, Method, SCHEMA_VERSION, Summary, Time};
+use super::schema::{Accuracy, BufferReport, CurvePoint, Method, PerStep, SCHEMA_VERSION, Summary, Time};
 use super::*;
 use crate::metrics::AccuracyMatrix;
 
@@ -91,6 +91,7 @@ pub(crate) fn report(method: Method, tasks: usize, seed: u64) -> RunReport {
             store: "host".into(),
             per_class: vec![10; 10],
             distinct: Some(100),
+            per_step: Some(PerStep { queue_depth: 1.0, staleness: 1.0, copied_bytes: 1280.0 }),
             contents_digest: "00ff".into(),
             draws_digest: "ff00".into(),
         }),

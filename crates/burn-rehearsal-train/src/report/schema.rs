@@ -133,7 +133,7 @@ pub struct CurvePoint {
 }
 
 /// The rehearsal buffer, over all ranks, at the end of the run.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct BufferReport {
     /// Number of samples that fit.
     pub capacity: u64,
@@ -148,10 +148,24 @@ pub struct BufferReport {
     pub per_class: Vec<u64>,
     /// Number of different source samples among those stored; `None` if the samples carry no identity.
     pub distinct: Option<u64>,
+    /// What the buffer did at a step, on rank 0; `None` in reports from before that was counted.
+    #[serde(default)]
+    pub per_step: Option<PerStep>,
     /// Digest of the stored rows in (rank, slot) order, in hexadecimal. Equal digests: the same contents, bit for bit.
     pub contents_digest: String,
     /// Digest of all draws of the run, in hexadecimal. Equal digests: the same representatives at every step.
     pub draws_digest: String,
+}
+
+/// What a rank's buffer did, on average per step.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PerStep {
+    /// Rounds of the engine under way when a mini-batch arrived.
+    pub queue_depth: f64,
+    /// How many steps before a step its representatives were drawn.
+    pub staleness: f64,
+    /// Bytes of rows copied by the engine and the training thread.
+    pub copied_bytes: f64,
 }
 
 impl RunReport {

@@ -98,17 +98,24 @@ impl Column {
     ///
     /// [`BatchError::ColumnType`] if the kinds differ.
     pub fn append(self, other: Column, field: &'static str) -> Result<Column, BatchError> {
+        self.append_counting(other, field).map(|(all, _)| all)
+    }
+
+    /// [`append`](Self::append), and how many rows that copied: all, or only those of `other`.
+    pub(crate) fn append_counting(self, other: Column, field: &'static str) -> Result<(Column, usize), BatchError> {
+        let more = other.rows();
         let (all, appended) = append_in_place(self, &other);
         if appended {
-            return Ok(all);
+            return Ok((all, more));
         }
+        let copied = all.rows() + more;
         let values = match (all.values, other.values) {
             (Values::Float(a), Values::Float(b)) => Values::Float(Tensor::cat(vec![a, b], 0)),
             (Values::Int(a), Values::Int(b)) => Values::Int(Tensor::cat(vec![a, b], 0)),
             (Values::Bool(a), Values::Bool(b)) => Values::Bool(Tensor::cat(vec![a, b], 0)),
             _ => return Err(BatchError::ColumnType { field }),
         };
-        Ok(Column { values, row_shape: all.row_shape })
+        Ok((Column { values, row_shape: all.row_shape }, copied))
     }
 
     /// Reads the values to the host, waiting for the device if need be.

@@ -63,6 +63,8 @@ pub(crate) struct Parcel {
     pub(crate) columns: Vec<Column>,
     /// To the handle: where each representative is stored.
     pub(crate) handles: Vec<RowHandle>,
+    /// To the handle: the last step whose candidates could be drawn.
+    pub(crate) drawn_at: u64,
 }
 
 /// What a handle asks of its engine. Requests are answered in order.
@@ -278,6 +280,7 @@ impl Engine {
         shard.begin_task(self.task);
         let mut rng = Stream::new(self.config.seed, Purpose::Evict, self.step, self.rank as u32);
         let changes = shard.insert(&mut offer.parcel.candidates, &offer.parcel.rows, &mut rng);
+        self.timings.copied(shard.written() * shard.schema().row_bytes());
         self.shard = Some(shard);
         changes
     }
@@ -293,8 +296,8 @@ impl Engine {
         if !self.scratch.headers.iter().any(|header| header.status == Status::Rows) {
             return Ok(Response::Round { counted: false, representatives: None });
         }
-        let representatives = self.draw_for(self.step + self.config.lag as u64, parcel)?;
         self.step += 1;
+        let representatives = self.draw_for(self.step - 1 + self.config.lag as u64, parcel)?;
         Ok(Response::Round { counted: true, representatives: Some(representatives) })
     }
 
@@ -344,6 +347,9 @@ impl Engine {
         let started = Instant::now();
         self.assemble(&mut parcel)?;
         self.timings.deliver(started.elapsed());
+        let width = self.shard.as_ref().map_or(0, |shard| shard.schema().row_bytes());
+        self.timings.copied((self.scratch.pushed.len() + parcel.handles.len()) * width);
+        parcel.drawn_at = self.step.saturating_sub(1);
         Ok(parcel)
     }
 

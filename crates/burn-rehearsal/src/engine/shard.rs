@@ -97,12 +97,12 @@ impl Shard {
     pub(super) fn insert(&mut self, columns: &mut Vec<Column>, rows: &[u32], rng: &mut Stream) -> Result<Vec<(u32, i32)>, RehearsalError> {
         let mut changes = std::mem::take(&mut self.changes);
         changes.clear();
+        self.placements.clear();
         if rows.is_empty() {
             return Ok(changes);
         }
         self.store.stage(columns, rows)?;
         self.read_classes_and_ids(rows.len())?;
-        self.placements.clear();
         for row in 0..rows.len() {
             let (class, id) = (self.candidate_classes[row], self.candidate_ids.get(row).copied());
             if self.skip_if_stored && id.is_some_and(|id| self.table.holds(id)) {
@@ -126,6 +126,11 @@ impl Shard {
         }
         self.store.write(&self.placements);
         Ok(changes)
+    }
+
+    /// How many rows the last insertion wrote.
+    pub(super) fn written(&self) -> usize {
+        self.placements.len()
     }
 
     fn read_classes_and_ids(&mut self, rows: usize) -> Result<(), BatchError> {

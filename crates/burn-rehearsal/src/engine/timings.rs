@@ -1,9 +1,9 @@
-//! Where the engine's time goes: counters that anybody may read while it runs.
+//! Where the engine's time goes, and what it does in it: counters that anybody may read while it runs.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Nanoseconds spent so far in each part of the work. Relaxed atomics: the numbers are for reports, nothing is ordered by them.
+/// Nanoseconds spent so far in each part of the work, and counts. Relaxed atomics: the numbers are for reports, nothing is ordered by them.
 #[derive(Debug, Default)]
 pub(crate) struct Timings {
     insert: AtomicU64,
@@ -14,6 +14,9 @@ pub(crate) struct Timings {
     assemble: AtomicU64,
     append: AtomicU64,
     steps: AtomicU64,
+    copied: AtomicU64,
+    queued: AtomicU64,
+    staleness: AtomicU64,
 }
 
 macro_rules! record {
@@ -27,8 +30,16 @@ macro_rules! record {
 impl Timings {
     record!(insert, plan, exchange, deliver, wait, assemble, append);
 
-    pub(crate) fn step(&self) {
+    /// A step that found `queued` rounds under way, with representatives that were drawn `staleness` steps before.
+    pub(crate) fn step(&self, queued: usize, staleness: u64) {
         self.steps.fetch_add(1, Ordering::Relaxed);
+        self.queued.fetch_add(queued as u64, Ordering::Relaxed);
+        self.staleness.fetch_add(staleness, Ordering::Relaxed);
+    }
+
+    /// Rows of so many bytes altogether were copied.
+    pub(crate) fn copied(&self, bytes: usize) {
+        self.copied.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     pub(crate) fn read(&self) -> EngineTimings {
@@ -42,11 +53,14 @@ impl Timings {
             assemble: time(&self.assemble),
             append: time(&self.append),
             steps: self.steps.load(Ordering::Relaxed),
+            copied_bytes: self.copied.load(Ordering::Relaxed),
+            queued: self.queued.load(Ordering::Relaxed),
+            staleness: self.staleness.load(Ordering::Relaxed),
         }
     }
 }
 
-/// Time spent so far by one rank's buffer, summed over steps.
+/// Time spent and work done so far by one rank's buffer, summed over steps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EngineTimings {
     /// Engine: reading candidates and writing them to the shard.
@@ -65,4 +79,11 @@ pub struct EngineTimings {
     pub append: Duration,
     /// Mini-batches that went through the buffer.
     pub steps: u64,
+    /// Bytes of rows copied by the engine and by the training thread: candidates into the shard, rows for other ranks into messages,
+    /// representatives out of the shard, and those behind the incoming rows, which are copied too if the mini-batch has no room.
+    pub copied_bytes: u64,
+    /// Rounds that were under way at each step, summed: the depth of the engine's queue.
+    pub queued: u64,
+    /// For each step with representatives, how many steps before they were drawn, summed; `lag` per step, less after a change of task.
+    pub staleness: u64,
 }

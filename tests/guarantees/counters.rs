@@ -1,0 +1,232 @@
+//! What the buffer counts: bytes copied, rounds under way, the age of representatives; and how Burn's metrics show it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use burn::data::dataloader::batcher::Batcher;
+use burn::data::dataset::InMemDataset;
+use burn::module::Module;
+use burn::nn::loss::CrossEntropyLossConfig;
+use burn::nn::{Linear, LinearConfig};
+use burn::optim::SgdConfig;
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::train::logger::MetricLogger;
+use burn::train::metric::store::{EpochSummary, MetricsUpdate, Split};
+use burn::train::metric::{MetricDefinition, NumericEntry};
+use burn::train::{ClassificationOutput, InferenceStep, Learner, SupervisedTraining, TrainOutput, TrainStep};
+use burn_rehearsal::batch::tensor_with_room;
+use burn_rehearsal::{
+    Execution, Measure, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, RehearsalLoader, RehearsalMetric, ShardedLoader,
+    StoreKind,
+};
+use burn_rehearsal_tests::{batch_on, buffer, config, fresh, world};
+use burn_rehearsal_train::data_parallel::quiet;
+
+const B: usize = 6;
+const C: usize = 3;
+const R: usize = 4;
+/// Bytes of a stored row of `Mixed`: four of its image, eight of each other field.
+const ROW: usize = 28;
+
+fn inline(lag: usize) -> RehearsalConfig {
+    config(40, C, R).with_policy(PolicyKind::Fifo).with_execution(Execution::Inline).with_lag(lag).with_store(StoreKind::Host)
+}
+
+#[test]
+fn only_candidates_representatives_and_what_they_are_joined_to_are_copied() {
+    let buffer = RehearsalBuffer::solo(&inline(1)).unwrap();
+    let device = Device::flex();
+    // Nothing is drawn for the first step. After it three rows are stored, so that the second draws three.
+    let mut copied = 0;
+    for step in 0..30 {
+        buffer.rehearse(batch_on(&fresh(1, 0, step, B, 3), &device)).unwrap();
+        let drawn = |step: usize| R.min(C * step);
+        let appended = if step == 0 { 0 } else { B + drawn(step) };
+        copied += ROW * (C + drawn(step + 1) + appended);
+        assert_eq!(buffer.timings().copied_bytes, copied as u64, "step {step}");
+    }
+}
+
+#[derive(RehearsalBatch, Clone, Debug)]
+struct Roomy {
+    /// `[rows, 10]`
+    pixels: Tensor<2, Int>,
+}
+
+#[test]
+fn incoming_rows_are_not_copied_if_the_mini_batch_has_room() {
+    let buffer = RehearsalBuffer::solo(&inline(1)).unwrap();
+    let device = Device::flex();
+    for step in 0..30 {
+        let before = buffer.timings().copied_bytes;
+        let pixels = tensor_with_room(vec![step as u8; B * 10], [B, 10], R, &device);
+        buffer.rehearse(Roomy { pixels }).unwrap();
+        if step >= 2 {
+            assert_eq!(buffer.timings().copied_bytes - before, 10 * (C + R + R) as u64, "step {step}");
+        }
+    }
+}
+
+#[test]
+fn rows_for_other_ranks_are_copied_once_more() {
+    for size in [2, 3] {
+        // Without a lag, all that is drawn is also used.
+        let counts = world(size, |ranks| {
+            let rank = ranks.rank();
+            let buffer = buffer(&inline(0), ranks);
+            let (mut own, mut remote) = (0, 0);
+            for step in 0..20 {
+                let handles = buffer.rehearse_with_handles(batch_on(&fresh(1, rank, step, B, 3), &Device::flex())).unwrap().representatives;
+                own += C + handles.len() + B + handles.len();
+                remote += handles.iter().filter(|handle| handle.rank as usize != rank).count();
+            }
+            (buffer.timings().copied_bytes, own, remote)
+        });
+        let copied: u64 = counts.iter().map(|(copied, ..)| copied).sum();
+        let rows: usize = counts.iter().map(|(_, own, remote)| own + remote).sum();
+        assert_eq!(copied, (rows * ROW) as u64);
+        assert!(counts.iter().all(|(.., remote)| *remote > 0), "{counts:?}");
+    }
+}
+
+#[test]
+fn representatives_are_as_old_as_the_lag_and_as_many_rounds_are_under_way() {
+    for lag in 0..4 {
+        let buffer = RehearsalBuffer::solo(&inline(lag)).unwrap();
+        for step in 0..20 {
+            let before = buffer.timings();
+            buffer.rehearse(batch_on(&fresh(1, 0, step, B, 3), &Device::flex())).unwrap();
+            let after = buffer.timings();
+            let expected = if step < lag.max(1) { (step.min(lag), None) } else { (lag, Some(lag as u64)) };
+            // Without a lag the round of the step itself is done when its representatives are wanted.
+            let queued = if lag == 0 { 1 } else { expected.0 as u64 };
+            assert_eq!(after.queued - before.queued, queued, "lag {lag}, step {step}");
+            if let Some(age) = expected.1 {
+                assert_eq!(after.staleness - before.staleness, age, "lag {lag}, step {step}");
+            }
+        }
+    }
+}
+
+#[derive(RehearsalBatch, Clone, Debug)]
+struct Points {
+    /// `[rows, 2]`
+    x: Tensor<2>,
+    /// `[rows]`
+    #[rehearsal(class)]
+    y: Tensor<1, Int>,
+}
+
+#[derive(Clone)]
+struct PointBatcher;
+
+impl Batcher<i64, Points> for PointBatcher {
+    fn batch(&self, items: Vec<i64>, device: &Device) -> Points {
+        let n = items.len();
+        let x: Vec<f32> = items.iter().flat_map(|&item| [item as f32, 1.0]).collect();
+        let y: Vec<i64> = items.iter().map(|item| item % 2).collect();
+        Points {
+            x: Tensor::from_data(TensorData::new(x, [n, 2]), (device, DType::F32)),
+            y: Tensor::from_data(TensorData::new(y, [n]), (device, DType::I64)),
+        }
+    }
+}
+
+#[derive(Module, Debug)]
+struct Line {
+    linear: Linear,
+}
+
+impl Line {
+    fn classify(&self, batch: Points) -> ClassificationOutput {
+        let output = self.linear.forward(batch.x);
+        let loss = CrossEntropyLossConfig::new().init(&output.device()).forward(output.clone(), batch.y.clone());
+        ClassificationOutput::new(loss, output, batch.y)
+    }
+}
+
+impl TrainStep for Line {
+    type Input = Points;
+    type Output = ClassificationOutput;
+
+    fn step(&self, batch: Points) -> TrainOutput<ClassificationOutput> {
+        let output = self.classify(batch);
+        TrainOutput::new(self, output.loss.backward(), output)
+    }
+}
+
+impl InferenceStep for Line {
+    type Input = Points;
+    type Output = ClassificationOutput;
+
+    fn step(&self, batch: Points) -> ClassificationOutput {
+        self.classify(batch)
+    }
+}
+
+/// Keeps every value that is logged, by the metric's name.
+#[derive(Clone, Default)]
+struct Values(Arc<Mutex<Logged>>);
+
+#[derive(Default)]
+struct Logged {
+    /// By the metrics' ids.
+    names: BTreeMap<String, String>,
+    values: BTreeMap<String, Vec<f64>>,
+}
+
+impl MetricLogger for Values {
+    fn log(&mut self, update: MetricsUpdate, _epoch: usize, _split: &Split) {
+        let Logged { names, values } = &mut *self.0.lock().unwrap();
+        for metric in update.entries_numeric {
+            if let Some(NumericEntry::Value(value)) = metric.numeric_entry {
+                values.entry(names[&format!("{:?}", metric.entry.metric_id)].clone()).or_default().push(value);
+            }
+        }
+    }
+
+    fn read_numeric(&mut self, _name: &str, _epoch: usize, _split: &Split) -> Result<Vec<NumericEntry>, String> {
+        Ok(Vec::new())
+    }
+
+    fn log_metric_definition(&mut self, definition: MetricDefinition) {
+        self.0.lock().unwrap().names.insert(format!("{:?}", definition.metric_id), definition.name.to_string());
+    }
+
+    fn log_epoch_summary(&mut self, _summary: EpochSummary) {}
+}
+
+#[test]
+fn burns_metrics_show_what_the_buffer_does() {
+    let device = Device::flex().autodiff();
+    let buffer = RehearsalBuffer::solo(&config(20, C, R).with_execution(Execution::Background)).unwrap();
+    let loader = |device: &Device| {
+        ShardedLoader::builder(PointBatcher, 5).shuffle(1).device(device.clone()).build(InMemDataset::new((0..100).collect::<Vec<i64>>()))
+    };
+    let train = Arc::new(RehearsalLoader::new(Arc::new(loader(&device)), buffer.clone()));
+    let values = Values::default();
+    let directory = tempfile::tempdir().unwrap();
+    let mut training =
+        quiet(SupervisedTraining::new(directory.path(), train, Arc::new(loader(&device)))).num_epochs(2).with_metric_logger(values.clone());
+    for measure in Measure::ALL {
+        training = training.metric_train_numeric(RehearsalMetric::new(&buffer, measure));
+    }
+    let model = Line { linear: LinearConfig::new(2, 2).init(&device) };
+    training.launch(Learner::new(model, SgdConfig::new().init(), 0.01));
+    let logged = values.0.lock().unwrap();
+    let of = |name: &str| logged.values.get(name).unwrap_or_else(|| panic!("{name} is missing: {:?}", logged.values.keys())).clone();
+    assert_eq!(logged.values.len(), Measure::ALL.len());
+    // Updates may come late and for several steps at once, but all that they say is true of every step after the first few.
+    let (staleness, depth) = (of("Rehearsal staleness"), of("Rehearsal queue depth"));
+    assert!(staleness.iter().all(|value| (0.0..=1.0).contains(value)) && staleness.last() == Some(&1.0), "{staleness:?}");
+    assert!(depth.iter().all(|value| (0.0..=1.0).contains(value)) && depth.last() == Some(&1.0), "{depth:?}");
+    let copied = *of("Rehearsal copied").last().unwrap();
+    // Two fields of 8 bytes; c + r + (b + r) rows, but for a background engine that is a step ahead or behind when it is read.
+    let step = (16 * (C + R + 5 + R)) as f64;
+    assert!(copied > 0.5 * step && copied < 1.5 * step, "{copied}, {step} expected");
+    for name in ["wait", "assemble", "insert", "plan", "exchange", "deliver"] {
+        let times = of(&format!("Rehearsal {name}"));
+        assert!(times.iter().all(|time| *time >= 0.0), "{name}: {times:?}");
+    }
+    assert!(of("Rehearsal insert").iter().any(|time| *time > 0.0));
+}
