@@ -53,6 +53,7 @@ impl Stream {
     }
 
     /// The next 32 random bits.
+    #[inline]
     pub fn next_u32(&mut self) -> u32 {
         if self.used == 4 {
             self.block = philox4x32_10(self.counter, self.key);
@@ -64,6 +65,7 @@ impl Stream {
     }
 
     /// The next 64 random bits.
+    #[inline]
     pub fn next_u64(&mut self) -> u64 {
         u64::from(self.next_u32()) | u64::from(self.next_u32()) << 32
     }
@@ -71,13 +73,16 @@ impl Stream {
     /// A number in `0..bound`, each equally likely; 0 if `bound` is 0.
     ///
     /// Lemire, "Fast Random Integer Generation in an Interval" (2019): a multiplication, and a rejection only where it is needed for exactness.
+    #[inline]
     pub fn below(&mut self, bound: u64) -> u64 {
         if bound == 0 {
             return 0;
         }
         loop {
             let product = u128::from(self.next_u64()) * u128::from(bound);
-            if product as u64 >= bound.wrapping_neg() % bound {
+            let rest = product as u64;
+            // The division is slow, and what it gives is less than the bound.
+            if rest >= bound || rest >= bound.wrapping_neg() % bound {
                 return (product >> 64) as u64;
             }
         }
@@ -131,6 +136,15 @@ mod tests {
             philox4x32_10([0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344], [0xa409_3822, 0x299f_31d0]),
             [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]
         );
+    }
+
+    #[test]
+    fn a_stream_is_one_block_after_the_other() {
+        let mut stream = Stream::new(4, Purpose::Draw, 5, 6);
+        let (key, counter) = (stream.key, stream.counter);
+        let words: Vec<u32> = (0..20).map(|_| stream.next_u32()).collect();
+        let blocks: Vec<u32> = (0..5).flat_map(|block| philox4x32_10([block, counter[1], counter[2], counter[3]], key)).collect();
+        assert_eq!(words, blocks);
     }
 
     #[test]

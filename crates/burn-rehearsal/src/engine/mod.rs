@@ -373,7 +373,12 @@ impl Engine {
         scratch.drawn.clear();
         scratch.drawn.push(step.to_le());
         scratch.drawn.extend(scratch.ends.iter().map(|&end| (end as u64).to_le()));
-        scratch.drawn.extend(scratch.draws.iter().flat_map(|draw| [u64::from(draw.group).to_le(), draw.number.to_le()]));
+        scratch.drawn.extend(scratch.draws.iter().map(|draw| draw.number.to_le()));
+        if self.union.classes.is_some() {
+            // Otherwise there is one group. Two to a word: hashing takes a good part of the time with very many ranks.
+            let pair = |pair: &[Draw]| u64::from(pair[0].group) | pair.get(1).map_or(0, |draw| u64::from(draw.group) << 32);
+            scratch.drawn.extend(scratch.draws.chunks(2).map(|draws| pair(draws).to_le()));
+        }
         self.draws_hash.update(bytemuck::cast_slice(&scratch.drawn));
         let Some(shard) = &self.shard else { return Ok(()) };
         let mut first = 0;

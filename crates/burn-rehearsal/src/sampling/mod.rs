@@ -15,6 +15,7 @@ use crate::config::SamplingKind;
 use crate::draw::Distinct;
 use crate::random::Stream;
 use crate::slots::SlotTable;
+use std::cmp::Ordering;
 
 /// A drawn row, by its number among the rows of a group in the whole union: those of rank 0 come first, then those of rank 1, and so on.
 ///
@@ -117,51 +118,59 @@ fn place(counts: impl Iterator<Item = u64>, number: u64) -> Option<Place> {
 pub struct ClassCounts {
     rank: usize,
     world_size: usize,
-    /// `counts[class * world_size + rank]`
+    /// `counts[class * world_size + rank]`: read only for this rank's own draws, since everybody's would miss the cache.
     counts: Vec<u32>,
-    totals: Vec<u64>,
-    /// The rows of each class on the ranks before this one.
-    starts: Vec<u64>,
+    classes: Vec<ClassCount>,
     /// Classes with rows, in an order that is a pure function of the changes, hence equal on all ranks.
     present: Vec<u32>,
-    /// The place of each class in `present`; `u32::MAX` if absent.
-    place: Vec<u32>,
+}
+
+/// What is asked of a class at every draw of any rank.
+#[derive(Debug, Clone)]
+struct ClassCount {
+    /// The rows in all shards.
+    total: u64,
+    /// The rows on the ranks before this one.
+    start: u64,
+    /// The rows in this rank's shard.
+    own: u32,
+    /// The place in `present`; `u32::MAX` if absent.
+    place: u32,
 }
 
 impl ClassCounts {
     /// Adds `delta` rows of `class` to the shard of `rank`.
     pub fn change(&mut self, rank: usize, class: u32, delta: i32) {
         let at = class as usize;
-        if at >= self.totals.len() {
+        if at >= self.classes.len() {
             self.counts.resize((at + 1) * self.world_size, 0);
-            self.totals.resize(at + 1, 0);
-            self.starts.resize(at + 1, 0);
-            self.place.resize(at + 1, u32::MAX);
+            self.classes.resize(at + 1, ClassCount { total: 0, start: 0, own: 0, place: u32::MAX });
         }
-        let count = &mut self.counts[at * self.world_size + rank];
-        *count = count.saturating_add_signed(delta);
-        if rank < self.rank {
-            self.starts[at] = self.starts[at].saturating_add_signed(i64::from(delta));
+        let rows = &mut self.counts[at * self.world_size + rank];
+        *rows = rows.saturating_add_signed(delta);
+        let count = &mut self.classes[at];
+        match rank.cmp(&self.rank) {
+            Ordering::Less => count.start = count.start.saturating_add_signed(i64::from(delta)),
+            Ordering::Equal => count.own = *rows,
+            Ordering::Greater => {}
         }
-        let before = self.totals[at];
-        let total = before.saturating_add_signed(i64::from(delta));
-        self.totals[at] = total;
-        if before == 0 && total > 0 {
-            self.place[at] = self.present.len() as u32;
+        let before = count.total;
+        count.total = before.saturating_add_signed(i64::from(delta));
+        if before == 0 && count.total > 0 {
+            count.place = self.present.len() as u32;
             self.present.push(class);
-        } else if before > 0 && total == 0 {
-            let hole = self.place[at] as usize;
-            self.present.swap_remove(hole);
-            if let Some(&moved) = self.present.get(hole) {
-                self.place[moved as usize] = hole as u32;
+        } else if before > 0 && count.total == 0 {
+            let hole = std::mem::replace(&mut count.place, u32::MAX);
+            self.present.swap_remove(hole as usize);
+            if let Some(&moved) = self.present.get(hole as usize) {
+                self.classes[moved as usize].place = hole;
             }
-            self.place[at] = u32::MAX;
         }
     }
 
     /// The number of rows of `class` in all shards.
     pub fn total(&self, class: u32) -> u64 {
-        self.totals.get(class as usize).copied().unwrap_or(0)
+        self.classes.get(class as usize).map_or(0, |count| count.total)
     }
 
     /// Where row `number` of `class` is.
@@ -172,9 +181,9 @@ impl ClassCounts {
 
     /// The index of row `number` of `class` in this rank's shard, if it is there.
     fn here(&self, class: u32, number: u64) -> Option<u32> {
-        let index = number.checked_sub(*self.starts.get(class as usize)?)?;
-        let rows = *self.counts.get(class as usize * self.world_size + self.rank)?;
-        (index < u64::from(rows)).then_some(index as u32)
+        let count = self.classes.get(class as usize)?;
+        let index = number.checked_sub(count.start)?;
+        (index < u64::from(count.own)).then_some(index as u32)
     }
 
     /// The classes that have rows.
