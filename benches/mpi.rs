@@ -9,14 +9,13 @@
 use std::convert::Infallible;
 use std::ffi::{c_int, c_void};
 use std::fs;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_rehearsal::random::{Purpose, Stream};
 use burn_rehearsal::{Capacity, Execution, RehearsalBatch, RehearsalBuffer, RehearsalConfig};
 use burn_rehearsal_benches::median;
-use burn_rehearsal_collective::launch::Launch;
+use burn_rehearsal_collective::launch::{Launch, mpirun};
 use burn_rehearsal_collective::{Collective, Mpi, MpiOptions, ReduceOp, Reduction, run_mpi};
 use mpi::ffi;
 
@@ -98,19 +97,8 @@ fn table(ranks: usize, title: &str, size: usize, variants: &[&str]) {
 
 /// Runs one variant on `ranks` processes.
 fn launch(ranks: usize, variant: &str, size: usize) -> Cost {
-    let mut command = Command::new(std::env::var_os("MPIRUN").unwrap_or_else(|| "mpirun".into()));
-    command.args(["-n", &ranks.to_string()]).arg(std::env::current_exe().expect("a path")).args([variant, &size.to_string()]);
-    // As root, and with more ranks than cores; over shared memory, in a container, without attaching to other processes.
-    for (name, value) in [
-        ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
-        ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
-        ("OMPI_MCA_rmaps_base_oversubscribe", "1"),
-        ("OMPI_MCA_hwloc_base_binding_policy", "none"),
-        ("OMPI_MCA_btl_vader_single_copy_mechanism", "none"),
-    ] {
-        command.env(name, value);
-    }
-    let output = command.output().expect("mpirun is installed");
+    let mut command = mpirun(ranks, std::env::current_exe().expect("a path"));
+    let output = command.args([variant, &size.to_string()]).output().expect("mpirun is installed");
     let stdout = String::from_utf8_lossy(&output.stdout);
     let numbers: Vec<f64> = stdout.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     assert!(output.status.success() && numbers.len() == 2, "{variant}: {}{stdout}", String::from_utf8_lossy(&output.stderr));

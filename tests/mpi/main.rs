@@ -3,25 +3,15 @@
 //! In the program, every process compares what it got with what a thread rank got, bit for bit, and the test for thread ranks judges that.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
+
+use burn_rehearsal_collective::launch::mpirun;
 
 /// Runs `topic`, which must succeed without a word on stderr, and must not have forgotten the processes.
 fn holds(topic: &str) {
     for size in [2, 3, 4] {
-        let mut command = Command::new(std::env::var_os("MPIRUN").unwrap_or_else(|| "mpirun".into()));
-        command.args(["-n", &size.to_string(), env!("CARGO_BIN_EXE_mpi-guarantees"), topic]).stdin(Stdio::null());
-        // Open MPI as root, with more ranks than cores, over shared memory; in a container, without attaching to other processes.
-        for (name, value) in [
-            ("RUST_BACKTRACE", "0"),
-            ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
-            ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
-            ("OMPI_MCA_rmaps_base_oversubscribe", "1"),
-            ("OMPI_MCA_hwloc_base_binding_policy", "none"),
-            ("OMPI_MCA_btl", "self,vader"),
-            ("OMPI_MCA_btl_vader_single_copy_mechanism", "none"),
-        ] {
-            command.env(name, value);
-        }
+        let mut command = mpirun(size, env!("CARGO_BIN_EXE_mpi-guarantees"));
+        command.arg(topic).stdin(Stdio::null()).env("RUST_BACKTRACE", "0");
         let output = command.output().expect("mpirun is installed");
         assert_eq!((String::from_utf8_lossy(&output.stderr).as_ref(), output.status.success()), ("", true), "{topic}, {size} ranks");
         let stdout = String::from_utf8_lossy(&output.stdout);

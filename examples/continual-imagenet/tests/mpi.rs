@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use burn_rehearsal_collective::launch;
 use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_continual-imagenet");
@@ -11,20 +12,8 @@ const RUN: [&str; 5] = ["train", "--method", "rehearsal", "--epochs", "2"];
 
 /// The program on `size` processes.
 fn mpirun(size: usize) -> Command {
-    let mut command = Command::new(std::env::var_os("MPIRUN").unwrap_or_else(|| "mpirun".into()));
-    command.args(["-n", &size.to_string(), PROGRAM]).args(RUN);
-    // Open MPI as root, with more ranks than cores, over shared memory; in a container, without attaching to other processes.
-    for (name, value) in [
-        ("RUST_BACKTRACE", "0"),
-        ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
-        ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
-        ("OMPI_MCA_rmaps_base_oversubscribe", "1"),
-        ("OMPI_MCA_hwloc_base_binding_policy", "none"),
-        ("OMPI_MCA_btl", "self,vader"),
-        ("OMPI_MCA_btl_vader_single_copy_mechanism", "none"),
-    ] {
-        command.env(name, value);
-    }
+    let mut command = launch::mpirun(size, PROGRAM);
+    command.args(RUN).env("RUST_BACKTRACE", "0");
     command
 }
 

@@ -8,6 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use burn_rehearsal_collective::launch::mpirun;
+
 /// What a run left.
 #[derive(Debug)]
 pub(crate) struct Ended {
@@ -33,23 +35,11 @@ static TURN: Mutex<()> = Mutex::new(());
 /// Starts `scenario` on `size` ranks.
 pub(crate) fn start(size: usize, scenario: &[&str]) -> Run {
     let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut command = Command::new(std::env::var_os("MPIRUN").unwrap_or_else(|| "mpirun".into()));
-    command.args(["-n", &size.to_string(), env!("CARGO_BIN_EXE_mpi-ranks")]).args(scenario);
+    let mut command = mpirun(size, env!("CARGO_BIN_EXE_mpi-ranks"));
+    command.args(scenario).env("RUST_BACKTRACE", "0");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // A group of its own, so that its processes can be found.
     command.process_group(0);
-    // Open MPI as root, with more ranks than cores, over shared memory; in a container, without attaching to other processes.
-    for (name, value) in [
-        ("RUST_BACKTRACE", "0"),
-        ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
-        ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
-        ("OMPI_MCA_rmaps_base_oversubscribe", "1"),
-        ("OMPI_MCA_hwloc_base_binding_policy", "none"),
-        ("OMPI_MCA_btl", "self,vader"),
-        ("OMPI_MCA_btl_vader_single_copy_mechanism", "none"),
-    ] {
-        command.env(name, value);
-    }
     let start = Instant::now();
     let mut child = command.spawn().expect("mpirun is installed");
     let (line, lines) = channel();
