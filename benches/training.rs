@@ -7,6 +7,7 @@
 use burn_rehearsal::{Capacity, RehearsalConfig};
 use burn_rehearsal_benches::{Synthetic, Unobserved, device, median};
 use burn_rehearsal_collective::Solo;
+use burn_rehearsal_train::data_parallel::Precision;
 use burn_rehearsal_train::experiment::{Settings, run_rank};
 use burn_rehearsal_train::report::schema::Method;
 
@@ -30,6 +31,7 @@ fn main() {
             keep_optimizer: false,
             seed: 1,
             workers: 1,
+            precision: Precision::F32,
             profile: false,
         };
         let report = run_rank(&workload, &settings, serde_json::Value::Null, Box::new(Solo::new()), &device(), &Unobserved);

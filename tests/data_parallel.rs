@@ -5,6 +5,8 @@
 mod equivalent;
 #[path = "data_parallel/harness.rs"]
 mod harness;
+#[path = "data_parallel/precision.rs"]
+mod precision;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -11,6 +11,7 @@ use std::cell::RefCell;
 use std::convert::Infallible;
 use std::fmt::Debug;
 use std::io::Write;
+use std::sync::Once;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
@@ -83,7 +84,11 @@ pub const CLASS: i64 = 1_000_000;
 /// The device of all tests: flex, or what `BURN_DEVICE` names if this was built with its feature.
 #[must_use]
 pub fn device() -> Device {
-    if std::env::var_os("BURN_DEVICE").is_some() { Device::default() } else { Device::flex() }
+    let device = if std::env::var_os("BURN_DEVICE").is_some() { Device::default() } else { Device::flex() };
+    static SAID: Once = Once::new();
+    // Not `println!`, whose output the test harness would capture and show only if the test fails.
+    SAID.call_once(|| drop(writeln!(std::io::stdout(), "device of these tests: {}", burn_rehearsal_train::device::describe(&device))));
+    device
 }
 
 /// The element type of images on `device`: bytes where it has them.

@@ -12,13 +12,13 @@ use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{ModuleOptimizer, SgdConfig};
 use burn::tensor::activation::relu;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn::train::{
     ClassificationOutput, InferenceStep, Interrupter, Interruption, Learner, LearningResult, SupervisedTraining, TrainOutput, TrainStep,
     TrainingStrategy,
 };
 use burn_rehearsal_collective::{Collective, Threads};
-use burn_rehearsal_train::data_parallel::{DataParallel, DataParallelError, quiet};
+use burn_rehearsal_train::data_parallel::{DataParallel, DataParallelError, in_f32, quiet, scale_loss};
 use burn_rehearsal_train::init::{Scheme, keyed_init};
 
 pub(crate) const FEATURES: usize = 4;
@@ -79,6 +79,8 @@ pub(crate) struct Net {
     pub(crate) norm: Option<BatchNorm>,
     pub(crate) output: Linear,
     pub(crate) extra: Linear,
+    /// Whether the loss is scaled, as training in `f16` needs.
+    pub(crate) scales: bool,
 }
 
 impl Net {
@@ -89,6 +91,7 @@ impl Net {
             norm: norm.then(|| BatchNormConfig::new(8).init(&device)),
             output: LinearConfig::new(8, CLASSES).init(&device),
             extra: LinearConfig::new(FEATURES, CLASSES).init(&device),
+            scales: true,
         };
         keyed_init(net, seed, Scheme::default())
     }
@@ -99,12 +102,14 @@ impl Net {
         let x = batch.x.cast(self.hidden.weight.val().dtype());
         let mut hidden = self.hidden.forward(x.clone());
         if let Some(norm) = &self.norm {
-            hidden = norm.forward(hidden);
+            hidden = in_f32(hidden, |hidden| norm.forward(hidden));
         }
         let mut output = self.output.forward(relu(hidden));
         if let Some(mask) = batch.extra {
+            let mask = mask.cast(x.dtype());
             output = output + self.extra.forward(x) * mask;
         }
+        let output = output.cast(DType::F32);
         let loss = CrossEntropyLossConfig::new().init(&output.device()).forward(output.clone(), batch.y.clone());
         ClassificationOutput::new(loss, output, batch.y)
     }
@@ -119,7 +124,8 @@ impl TrainStep for Net {
         let classes: Vec<i64> = batch.y.to_data().convert::<i64>().try_into_vec().unwrap();
         assert!(classes.iter().all(|class| *class >= 0), "the model panics, as the test asked");
         let output = self.forward(batch);
-        TrainOutput::new(self, output.loss.backward(), output)
+        let loss = if self.scales { scale_loss(output.loss.clone()) } else { output.loss.clone() };
+        TrainOutput::new(self, loss.backward(), output)
     }
 }
 

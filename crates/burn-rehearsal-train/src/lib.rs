@@ -6,12 +6,14 @@
 //! * [`experiment`]: a whole run, with one of the methods of [`report::schema::Method`].
 //! * [`evaluate`], [`metrics`], [`phases`]: what is measured.
 //! * [`report`]: how it is written, compared and drawn.
+//! * [`device`]: devices by name.
 //! * [`schedule`], [`init`]: learning rates and initial parameters that depend on nothing but their configuration.
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
 pub mod augment;
 pub mod data_parallel;
+pub mod device;
 pub mod evaluate;
 pub mod experiment;
 pub mod init;

@@ -10,19 +10,24 @@ use crate::workspace::{Leg, Workspace};
 use crate::{prerequisites, process};
 
 /// The packages whose tests depend on the device.
-const PACKAGES: [&str; 6] = ["-p", "burn-rehearsal", "-p", "burn-rehearsal-tests", "-p", "continual-imagenet"];
+const PACKAGES: [&str; 4] = ["burn-rehearsal", "burn-rehearsal-train", "burn-rehearsal-tests", "continual-imagenet"];
 /// The test targets in them, and the names of those tests. Everything else is tested on the CPU.
 const TESTS: [&str; 8] = ["--lib", "--test", "guarantees", "--test", "device", "--no-fail-fast", "--", "store::tests"];
 /// More names; a test runs if its name contains any.
-const NAMES: [&str; 2] = ["device::", "on_the_device"];
+const NAMES: [&str; 4] = ["augment::tests", "device::", "precision", "on_the_device"];
 /// Where the figures go.
 const RESULTS: &str = "benches/RESULTS.md";
 
 /// The command that runs the device's tests on `leg`, with `options` of cargo.
 fn device_tests(workspace: &Workspace, leg: Leg, options: &[&str]) -> Command {
-    let features = ["burn-rehearsal", "burn-rehearsal-tests", "continual-imagenet"].map(|package| format!("{package}/{}", leg.backend));
+    let features = PACKAGES.map(|package| format!("{package}/{}", leg.backend));
     let mut command = workspace.cargo(leg, &["test", "--locked"]);
-    command.args(options).args(PACKAGES).args(["--features", &features.join(",")]).args(TESTS).args(NAMES);
+    command
+        .args(options)
+        .args(PACKAGES.iter().flat_map(|package| ["-p", package]))
+        .args(["--features", &features.join(",")])
+        .args(TESTS)
+        .args(NAMES);
     command.env("BURN_DEVICE", leg.backend);
     command
 }
@@ -33,10 +38,14 @@ pub(crate) fn wgpu(workspace: &Workspace, closing: &mut Closing) -> Result<()> {
     gate::tests(device_tests(workspace, Leg::WGPU, &["--profile", "wgpu"]), &mut std::io::stdout(), closing)
 }
 
-/// Checks that the program compiles for CUDA; with `DOCS_RS` the bindings do so without CUDA's own libraries.
+/// Checks that everything compiles for CUDA; with `DOCS_RS` the bindings do so without CUDA's own libraries and without LLVM.
+///
+/// The same packages in the same folder as the step `clippy`, so that whatever does not depend on the backend is there already.
 pub(crate) fn cuda(workspace: &Workspace) -> Result<()> {
-    let mut check = workspace.cargo(Leg::CUDA, &["check", "--locked", "-p", "continual-imagenet", "--features", "cuda"]);
-    process::run(check.env("DOCS_RS", "1"))
+    let packages = PACKAGES.iter().chain(&["burn-rehearsal-benches"]);
+    let features = packages.map(|package| format!("{package}/cuda")).collect::<Vec<_>>().join(",");
+    let mut clippy = workspace.cargo(Leg::DEFAULT, &["clippy", "--workspace", "--all-targets", "--locked", "--features", &features]);
+    process::run(clippy.args(["--", "-D", "warnings"]).env("DOCS_RS", "1"))
 }
 
 /// Runs the device's tests and all benchmarks on this machine's NVIDIA GPU, and adds the figures to [`RESULTS`].

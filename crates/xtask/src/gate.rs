@@ -1,5 +1,6 @@
 //! The gate: the steps of `cargo xtask test`, in order, up to the first that fails.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::Write;
 use std::process::Command;
@@ -29,24 +30,19 @@ pub(crate) enum Step {
     Tests,
     /// Clippy, docs and tests with the feature `mpi`, ranks as processes under `mpirun`; skipped, loudly, where there is no MPI.
     Mpi,
-    /// Only if it is asked for, since it builds Burn's GPU backends: the tests of the device, and a short training run, on a GPU through wgpu; a software
-    /// Vulkan driver will do.
-    Wgpu,
-    /// Only if it is asked for: whether the program compiles for CUDA, which needs no GPU.
+    /// Clippy with the feature `cuda`: whether everything compiles for CUDA, which needs no GPU.
     Cuda,
+    /// The tests of the device, and a short training run, on a GPU through wgpu, or on one that a Vulkan driver simulates; skipped, loudly, where there is
+    /// none.
+    Wgpu,
     /// The main job with its default arguments, against the published thresholds.
     MainJob,
 }
 
 impl Step {
-    /// Whether the step belongs to the gate when none is named.
-    fn is_default(self) -> bool {
-        !matches!(self, Self::Wgpu | Self::Cuda)
-    }
-
-    /// Whether it is no failure if what the step needs is not installed: people may go on without MPI; CI, and who asks for the step, may not.
+    /// Whether it is no failure if what the step needs is not installed: people may go on without MPI or Vulkan; CI, and who asks for the step, may not.
     fn may_be_skipped(self, only: Option<Self>, in_ci: bool) -> bool {
-        self == Self::Mpi && only.is_none() && !in_ci
+        matches!(self, Self::Mpi | Self::Wgpu) && only.is_none() && !in_ci
     }
 }
 
@@ -96,7 +92,12 @@ struct Outcome {
 pub(crate) struct Closing {
     lines: Vec<String>,
     totals: Totals,
+    /// The devices that tests ran on, as they say.
+    devices: BTreeSet<String>,
 }
+
+/// What tests print before the name of their device.
+const DEVICE: &str = "device of these tests: ";
 
 impl Closing {
     /// The sum of all closing lines.
@@ -109,10 +110,10 @@ impl Closing {
 pub(crate) fn test(workspace: &Workspace, only: Option<Step>) -> Result<()> {
     let mut closing = Closing::default();
     let mut outcomes = Vec::new();
-    let asked = |step: &Step| only.map_or(step.is_default(), |only| only == *step);
+    let asked = |step: &Step| only.is_none_or(|only| only == *step);
     let steps: Vec<_> = Step::value_variants().iter().copied().filter(asked).collect();
     let mut result = Ok(());
-    let mut skipped = None;
+    let mut skipped = Vec::new();
     for (index, &step) in steps.iter().enumerate() {
         say(&format!("==> {}/{} {step}", index + 1, steps.len()));
         let start = Instant::now();
@@ -120,7 +121,7 @@ pub(crate) fn test(workspace: &Workspace, only: Option<Step>) -> Result<()> {
         let time = start.elapsed();
         let verdict = Verdict::of(&result, step.may_be_skipped(only, prerequisites::in_ci()));
         if verdict == Verdict::Skipped {
-            skipped = result.err().map(|missing| format!("*** {step} SKIPPED: {missing}"));
+            skipped.extend(result.err().map(|missing| format!("*** {step} SKIPPED: {missing}")));
             result = Ok(());
         }
         say(&format!("<== {step} {verdict} in {:.1} s", time.as_secs_f64()));
@@ -133,6 +134,7 @@ pub(crate) fn test(workspace: &Workspace, only: Option<Step>) -> Result<()> {
     say(&table(&outcomes));
     // Where nobody overlooks it.
     skipped.iter().for_each(|skipped| say(&format!("{skipped}\n")));
+    closing.devices.iter().for_each(|device| say(&format!("tests ran on {device}")));
     if !closing.lines.is_empty() {
         say(&format!("the closing lines of all test binaries, and their sum:\n{}\n{}", closing.lines.join("\n"), closing.totals));
     }
@@ -151,8 +153,8 @@ fn run(step: Step, workspace: &Workspace, closing: &mut Closing) -> Result<()> {
         Step::Docs => process::run(cargo(&["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings")),
         Step::Tests => tests(cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]), &mut std::io::stdout(), closing),
         Step::Mpi => mpi(workspace, closing),
-        Step::Wgpu => devices::wgpu(workspace, closing),
         Step::Cuda => devices::cuda(workspace),
+        Step::Wgpu => devices::wgpu(workspace, closing),
         Step::MainJob => main_job(workspace),
     }
 }
@@ -197,6 +199,9 @@ pub(crate) fn tests(mut command: Command, output: &mut impl Write, closing: &mut
         if let Some(counts) = Totals::parse(line) {
             closing.totals.add(counts);
             closing.lines.push(line.trim_end().to_owned());
+        }
+        if let Some((_, device)) = line.split_once(DEVICE) {
+            closing.devices.insert(device.trim_end().to_owned());
         }
     })?;
     process::check(&command, status)?;
@@ -251,12 +256,14 @@ mod tests {
     }
 
     #[test]
-    fn only_the_mpi_step_is_skipped_where_it_cannot_run_and_not_in_ci_and_not_if_it_was_asked_for() {
+    fn the_steps_mpi_and_wgpu_are_skipped_where_they_cannot_run_but_not_in_ci_and_not_if_they_were_asked_for() {
         let skipped = |step: Step, only: Option<Step>, in_ci: bool| {
             Verdict::of(&Err(Error::Missing("mpirun".to_owned())), step.may_be_skipped(only, in_ci)) == Verdict::Skipped
         };
-        assert!(skipped(Step::Mpi, None, false));
-        assert!(!skipped(Step::Mpi, None, true) && !skipped(Step::Mpi, Some(Step::Mpi), false));
+        for step in [Step::Mpi, Step::Wgpu] {
+            assert!(skipped(step, None, false));
+            assert!(!skipped(step, None, true) && !skipped(step, Some(step), false));
+        }
         assert!(!skipped(Step::Prerequisites, None, false));
         assert_eq!(Verdict::of(&Err(Error::Told), true), Verdict::Failed);
     }
@@ -274,7 +281,9 @@ mod tests {
         };
 
         let mut closing = Closing::default();
-        assert!(tests(shell(&format!("echo '{}'; echo '{}'", line(2, 0), line(1, 0))), &mut Vec::new(), &mut closing).is_ok());
+        let script = format!("echo 'test x ... {DEVICE}a GPU'; echo '{}'; echo '{}'; echo '{DEVICE}a GPU'", line(2, 0), line(1, 0));
+        assert!(tests(shell(&script), &mut Vec::new(), &mut closing).is_ok());
+        assert_eq!(closing.devices.iter().collect::<Vec<_>>(), ["a GPU"]);
         assert_eq!((closing.totals.to_string().as_str(), closing.lines.len()), ("3 passed, 0 failed, 0 skipped", 2));
 
         let mut closing = Closing::default();

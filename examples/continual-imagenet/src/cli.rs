@@ -2,6 +2,7 @@
 
 use burn_rehearsal::{CandidateMode, Execution, OnRepeat, PolicyKind, SamplingKind, StoreKind};
 use burn_rehearsal_train::augment::{Augment, RESIZED_CROP_RATIO, RESIZED_CROP_SCALE};
+use burn_rehearsal_train::data_parallel::Precision;
 use burn_rehearsal_train::init::Scheme;
 use burn_rehearsal_train::report::schema::Method;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -164,6 +165,9 @@ pub struct Options {
     /// Device of the network.
     #[arg(long, value_name = "flex|wgpu|cuda[:i]")]
     pub device: Option<String>,
+    /// Numbers that the network computes with; its parameters, and the buffer, stay what they are.
+    #[arg(long, value_enum)]
+    pub precision: Option<PrecisionArg>,
     /// Seed of every random choice.
     #[arg(long)]
     pub seed: Option<u64>,
@@ -264,6 +268,17 @@ choices! {
         Host = StoreKind::Host,
         /// On the device of the network.
         Device = StoreKind::Device,
+    }
+}
+choices! {
+    /// Numbers that a network computes with.
+    PrecisionArg => Precision {
+        /// 32 bits.
+        F32 = Precision::F32,
+        /// 16 bits with the range of 32.
+        Bf16 = Precision::Bf16,
+        /// 16 bits, with the loss scaled.
+        F16 = Precision::F16,
     }
 }
 choices! {

@@ -2,7 +2,7 @@
 
 use crate::cli::{
     AugmentArg, CandidateModeArg, ClassOrderArg, CollectiveArg, ExecutionArg, InitArg, ModelArg, OnRepeatArg, OptimizerStateArg, Options,
-    PolicyArg, Recipe, ReductionArg, SamplingArg, StoreArg, StreamArg,
+    PolicyArg, PrecisionArg, Recipe, ReductionArg, SamplingArg, StoreArg, StreamArg,
 };
 use crate::error::AppError;
 use crate::transport;
@@ -93,6 +93,8 @@ pub struct Config {
     pub workers: usize,
     /// The device.
     pub device: String,
+    /// The numbers of forward and backward passes.
+    pub precision: PrecisionArg,
     /// The seed.
     pub seed: u64,
     /// Whether phases are synchronised.
@@ -138,6 +140,7 @@ impl Config {
             reduction: ReductionArg::Fixed,
             workers: 1,
             device: "flex".into(),
+            precision: PrecisionArg::F32,
             seed: 42,
             profile: false,
             out: PathBuf::from("runs"),
@@ -223,6 +226,7 @@ impl Config {
             reduction,
             workers,
             device,
+            precision,
             seed,
             profile
         );
@@ -353,6 +357,7 @@ impl Config {
             keep_optimizer: self.optimizer_state.into(),
             seed: self.seed,
             workers: self.workers,
+            precision: self.precision.into(),
             profile: self.profile,
         }
     }

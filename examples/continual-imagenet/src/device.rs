@@ -30,10 +30,10 @@ pub fn parse(name: &str) -> Result<Device, AppError> {
         #[cfg(feature = "flex")]
         ("flex", None) => Ok(Device::flex()),
         #[cfg(feature = "wgpu")]
-        ("wgpu", None) => Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
+        ("wgpu", None) => burn_rehearsal_train::device::wgpu().map(|gpu| gpu.device).map_err(|error| wrong(&error.to_string())),
         #[cfg(feature = "cuda")]
         ("cuda", index) => Ok(Device::cuda(index.unwrap_or(0))),
-        ("flex" | "wgpu" | "cuda", _) if !backends().contains(&kind) => {
+        (kind, _) if ["flex", "wgpu", "cuda"].contains(&kind) && !backends().contains(&kind) => {
             Err(wrong(&format!("this program was built without `{kind}`; build it with `--features {kind}`")))
         }
         _ => Err(wrong("expected `flex`, `wgpu`, `cuda` or `cuda:i`")),

@@ -7,8 +7,9 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
 use burn::nn::{Linear, LinearConfig, PaddingConfig2d, Relu};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, FloatDType, Tensor};
 use burn::train::{ClassificationOutput, InferenceStep, TrainOutput, TrainStep};
+use burn_rehearsal_train::data_parallel::{compute_type, scale_loss};
 use burn_rehearsal_train::init::{Scheme, keyed_init};
 
 /// Units of each hidden layer of the multi-layer perceptron.
@@ -67,12 +68,14 @@ impl Network {
         keyed_init(network, seed, scheme)
     }
 
-    /// Class scores: `[rows, channels, height, width]`, values 0..=1, to `[rows, classes]`.
+    /// Class scores: `[rows, channels, height, width]`, values 0..=1, to `[rows, classes]`, in `f32` whatever the network computes in.
     pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        match self {
+        let images = images.cast(compute_type(self));
+        let scores = match self {
             Network::Mlp(mlp) => mlp.forward(images),
             Network::Conv(conv) => conv.forward(images),
-        }
+        };
+        scores.cast(FloatDType::F32)
     }
 
     fn classify(&self, batch: ImageBatch) -> ClassificationOutput {
@@ -104,7 +107,7 @@ impl TrainStep for Network {
 
     fn step(&self, batch: ImageBatch) -> TrainOutput<ClassificationOutput> {
         let output = self.classify(batch);
-        let gradients = output.loss.backward();
+        let gradients = scale_loss(output.loss.clone()).backward();
         TrainOutput::new(self, gradients, output)
     }
 }

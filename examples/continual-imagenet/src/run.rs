@@ -12,6 +12,8 @@ use crate::workload::Images;
 use burn::tensor::Device;
 use burn_rehearsal::{RehearsalConfig, shard_capacity};
 use burn_rehearsal_collective::{Collective, RankFailure, run_threads};
+use burn_rehearsal_train::data_parallel::Precision;
+use burn_rehearsal_train::device::adapter;
 use burn_rehearsal_train::experiment::{Blame, ExperimentError, Workload, run_rank};
 use burn_rehearsal_train::report::schema::{Method, REPORT_FILE};
 use burn_rehearsal_train::report::{RunReport, accuracy_svg, comparison_table, merged_table, phases_svg, write_atomically};
@@ -39,6 +41,13 @@ struct Job {
 impl Job {
     fn prepare(config: Config, methods: &[Method], first: bool) -> Result<Self, AppError> {
         let device = device::parse(&config.device)?;
+        if !Precision::from(config.precision).is_supported_by(&device) {
+            return Err(AppError::option(
+                "precision",
+                Precision::from(config.precision),
+                format!("`{}` does not compute with it", config.device),
+            ));
+        }
         let images = Images::open(&config)?;
         let rehearsal = config.rehearsal(images.train_len(), images.classes())?;
         let mut heading = vec![format!(
@@ -50,7 +59,7 @@ impl Job {
             config.tasks,
             config.epochs,
             config.ranks,
-            config.device
+            adapter(&device).map_or_else(|| config.device.clone(), |adapter| format!("{} ({adapter})", config.device))
         )];
         // Other methods do not mind what the buffer would be.
         if methods.contains(&Method::Rehearsal) {

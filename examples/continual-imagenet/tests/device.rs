@@ -6,29 +6,72 @@ use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
 
-/// Trains on the digits and returns the report.
-fn train(device: &str, store: &str, directory: &Path) -> Value {
-    let out = directory.join(format!("{device}-{store}"));
+/// Trains on the digits and returns the report, or what is said against it.
+fn try_train(device: &str, store: &str, precision: &str, directory: &Path) -> Result<Value, String> {
+    let out = directory.join(format!("{device}-{store}-{precision}"));
     let mut command = Command::new(env!("CARGO_BIN_EXE_continual-imagenet"));
-    command.args(["train", "--method", "rehearsal", "--epochs", "2", "--device", device, "--store", store, "--out"]).arg(&out);
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    command.args([
+        "train",
+        "--method",
+        "rehearsal",
+        "--epochs",
+        "2",
+        "--device",
+        device,
+        "--store",
+        store,
+        "--precision",
+        precision,
+        "--out",
+    ]);
+    let output = command.arg(&out).output().unwrap();
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+    }
     assert!(String::from_utf8_lossy(&output.stdout).contains(&format!("store {store};")), "the choice is said before training");
-    serde_json::from_str(&std::fs::read_to_string(out.join("rehearsal/report.json")).unwrap()).unwrap()
+    Ok(serde_json::from_str(&std::fs::read_to_string(out.join("rehearsal/report.json")).unwrap()).unwrap())
+}
+
+fn train(device: &str, store: &str, directory: &Path) -> Value {
+    try_train(device, store, "f32", directory).unwrap()
+}
+
+fn device() -> String {
+    std::env::var("BURN_DEVICE").unwrap_or_else(|_| "flex".to_owned())
+}
+
+fn average(report: &Value) -> f64 {
+    report["summary"]["average_top1"].as_f64().unwrap()
 }
 
 #[test]
 fn training_with_the_buffer_on_the_device_stores_and_draws_the_same_samples_and_learns_as_well_as_on_the_host() {
-    let device = std::env::var("BURN_DEVICE").unwrap_or_else(|_| "flex".to_owned());
+    let device = device();
     let directory = tempfile::tempdir().unwrap();
     let (host, on_device) = (train("flex", "host", directory.path()), train(&device, "device", directory.path()));
     for field in ["capacity", "len", "per_class", "distinct", "contents_digest", "draws_digest"] {
         assert_eq!(host["buffer"][field], on_device["buffer"][field], "buffer.{field}");
     }
     assert_eq!((&host["buffer"]["store"], &on_device["buffer"]["store"]), (&"host".into(), &"device".into()));
-    let average = |report: &Value| report["summary"]["average_top1"].as_f64().unwrap();
     let (host, on_device) = (average(&host), average(&on_device));
     println!("average top-1: {host:.4} on flex, {on_device:.4} on {device}");
     // Other kernels may round differently; two epochs are few, but far from chance, which is 0.1.
     assert!((host - on_device).abs() < 0.1 && on_device > 0.4, "{host} and {on_device}");
+}
+
+#[test]
+fn half_precision_learns_on_the_device_or_is_refused_by_name() {
+    let (device, directory) = (device(), tempfile::tempdir().unwrap());
+    for precision in ["bf16", "f16"] {
+        match try_train(&device, "device", precision, directory.path()) {
+            Ok(report) => {
+                assert_eq!(report["precision"]["format"], precision);
+                assert_eq!(report["precision"]["loss_scale"].is_number(), precision == "f16");
+                println!("average top-1 in {precision}: {:.4} on {device}", average(&report));
+                assert!(average(&report) > 0.4, "{}", average(&report));
+            }
+            // Flex has both.
+            Err(refused) => assert!(device != "flex" && refused.contains("--precision") && refused.contains(precision), "{refused}"),
+        }
+    }
 }

@@ -2,6 +2,8 @@
 
 use burn_rehearsal_collective::CollectiveError;
 
+use super::Precision;
+
 /// Why a data-parallel run ended before its last epoch.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DataParallelError {
@@ -68,6 +70,20 @@ pub enum DataParallelError {
         step: u64,
         /// What the device says.
         reason: String,
+    },
+    /// The device does not compute in the chosen precision.
+    #[error("the device {device} does not compute in {precision}")]
+    Precision {
+        /// The format.
+        precision: Precision,
+        /// The device, in words.
+        device: String,
+    },
+    /// The network's training step did not scale its loss, which training in `f16` needs.
+    #[error("training in f16 needs a network that calls `backward` on `scale_loss(loss)`; this one did not at step {step}")]
+    LossNotScaled {
+        /// The training step.
+        step: u64,
     },
     /// Rank 0's records could not be written or read.
     #[error("the parameters of rank 0 could not be adopted: {0}")]

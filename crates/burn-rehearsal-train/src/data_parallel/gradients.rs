@@ -3,6 +3,9 @@
 //! The buffer holds every trained parameter's gradient in visit order, followed by one flag per parameter: whether any rank has a gradient for it.
 //! It is built on the device (one `cat`), read and summed bucket by bucket, and uploaded once. A rank's part is scaled by its share of the rows *before* the sum, so
 //! that a share of 1 leaves the bits alone and half-precision gradients cannot overflow; the sum is in `f32` whatever the model's type.
+//!
+//! One rank alone needs none of this: its gradients are Burn's own, unless they come in another precision than the parameters; then they are flattened too,
+//! and stay on the device.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{GradientsAccumulator, GradientsParams};
@@ -15,7 +18,10 @@ use super::params::{ParamInfo, Role};
 
 /// Collects this rank's gradients of one update and reduces them over the ranks.
 pub(crate) struct GradientSync<M> {
-    world_size: usize,
+    /// One rank only.
+    alone: bool,
+    /// The gradients are in the parameters' own precision.
+    plain: bool,
     /// Where gradients live: the training device without autodiff.
     device: Device,
     /// Number of trained parameters.
@@ -24,26 +30,38 @@ pub(crate) struct GradientSync<M> {
     elements: usize,
     /// One rank only: gradients are left as they are, so that the result is Burn's own, bit for bit.
     local: GradientsAccumulator<M>,
-    /// Several ranks: the flat buffer of the micro-batches so far; `None` if this rank had no rows yet.
+    /// The flat buffer of the micro-batches so far; `None` if this rank had no rows yet.
     flat: Option<Tensor<1>>,
+    /// What flags say, for a rank alone: whether any micro-batch had a gradient for the parameter.
+    present: Vec<bool>,
+}
+
+/// The gradients of an update.
+pub(crate) struct Reduced {
+    pub(crate) grads: GradientsParams,
+    /// Whether all values are finite: the same on all ranks. Only looked for where the loss is scaled.
+    pub(crate) finite: bool,
 }
 
 impl<M: Module> GradientSync<M> {
-    pub(crate) fn new(world_size: usize, device: Device, params: &[ParamInfo]) -> Self {
+    /// `plain`: the gradients come in the precision of the parameters.
+    pub(crate) fn new(world_size: usize, plain: bool, device: Device, params: &[ParamInfo]) -> Self {
         let trained = || params.iter().filter(|param| param.role == Role::Trained);
         Self {
-            world_size,
+            alone: world_size == 1,
+            plain,
             device,
             params: trained().count(),
             elements: trained().map(|param| param.shape.iter().product::<usize>()).sum(),
             local: GradientsAccumulator::new(),
             flat: None,
+            present: Vec::new(),
         }
     }
 
     /// Adds the gradients of this rank's micro-batch, which has `share` (0..=1) of the rows of all ranks' micro-batches together.
     pub(crate) fn add(&mut self, model: &M, mut grads: GradientsParams, share: f32) {
-        if self.world_size == 1 {
+        if self.alone && self.plain {
             self.local.accumulate(model, grads);
             return;
         }
@@ -54,8 +72,13 @@ impl<M: Module> GradientSync<M> {
         if flags.is_empty() {
             return;
         }
-        let count = flags.len();
-        pieces.push(Tensor::from_data(TensorData::new(flags, [count]), (&self.device, DType::F32)));
+        if self.alone {
+            self.present.resize(flags.len(), false);
+            self.present.iter_mut().zip(&flags).for_each(|(present, flag)| *present |= *flag > 0.0);
+        } else {
+            let count = flags.len();
+            pieces.push(Tensor::from_data(TensorData::new(flags, [count]), (&self.device, DType::F32)));
+        }
         let mut flat = Tensor::cat(pieces, 0);
         if share != 1.0 {
             flat = flat.mul_scalar(share);
@@ -68,23 +91,47 @@ impl<M: Module> GradientSync<M> {
 
     /// The gradients of the update: over the micro-batches added since the last call, the sum of the row-weighted means over all ranks.
     ///
-    /// Collective if there is more than one rank. A parameter without gradient on every rank has none in the result.
-    pub(crate) fn reduce(&mut self, model: &M, collective: &mut dyn Collective, step: u64) -> Result<GradientsParams, DataParallelError> {
-        if self.world_size == 1 {
-            return Ok(self.local.grads());
+    /// Collective if there is more than one rank. A parameter without gradient on every rank has none in the result. If the loss was multiplied by a
+    /// `factor`, a power of two, the gradients are divided by it.
+    pub(crate) fn reduce(
+        &mut self,
+        model: &M,
+        collective: &mut dyn Collective,
+        step: u64,
+        factor: Option<f32>,
+    ) -> Result<Reduced, DataParallelError> {
+        if self.alone && self.plain {
+            return Ok(Reduced { grads: self.local.grads(), finite: true });
         }
-        let mut host = buckets::sum(self.flat.take(), self.elements + self.params, BUCKET, collective).map_err(|error| match error {
-            BucketError::Read(error) => DataParallelError::Device { step, reason: format!("gradients could not be read: {error}") },
-            BucketError::Collective(error) => error.into(),
-        })?;
-        let present: Vec<bool> = host[self.elements..].iter().map(|flag| *flag > 0.0).collect();
-        host.truncate(self.elements);
-
+        let unreadable = |error: String| DataParallelError::Device { step, reason: format!("gradients could not be read: {error}") };
+        let (flat, present, finite) = if self.alone {
+            let Some(flat) = self.flat.take() else { return Ok(Reduced { grads: GradientsParams::new(), finite: true }) };
+            let finite = match factor {
+                Some(_) => all_finite(&flat).map_err(unreadable)?,
+                None => true,
+            };
+            (flat, std::mem::take(&mut self.present), finite)
+        } else {
+            let mut host =
+                buckets::sum(self.flat.take(), self.elements + self.params, BUCKET, collective).map_err(|error| match error {
+                    BucketError::Read(error) => unreadable(error),
+                    BucketError::Collective(error) => error.into(),
+                })?;
+            let present: Vec<bool> = host[self.elements..].iter().map(|flag| *flag > 0.0).collect();
+            host.truncate(self.elements);
+            let finite = factor.is_none() || host.iter().all(|value| value.is_finite());
+            (Tensor::from_data(TensorData::new(host, [self.elements]), (&self.device, DType::F32)), present, finite)
+        };
         let mut grads = GradientsParams::new();
-        let flat = Tensor::from_data(TensorData::new(host, [self.elements]), (&self.device, DType::F32));
+        let flat = if let Some(factor) = factor { flat.div_scalar(factor) } else { flat };
         model.visit(&mut Unflatten { flat, present: &present, index: 0, offset: 0, grads: &mut grads });
-        Ok(grads)
+        Ok(Reduced { grads, finite })
     }
+}
+
+fn all_finite(values: &Tensor<1>) -> Result<bool, String> {
+    let data = values.clone().is_finite().all().try_into_data().map_err(|error| format!("{error:?}"))?;
+    Ok(data.iter::<bool>().all(|finite| finite))
 }
 
 struct Flatten<'a> {

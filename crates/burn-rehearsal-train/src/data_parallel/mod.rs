@@ -21,8 +21,10 @@ pub(crate) mod agree;
 mod buckets;
 mod error;
 mod gradients;
+mod loss_scale;
 mod norm;
 mod params;
+mod precision;
 mod quiet;
 mod run;
 
@@ -37,6 +39,8 @@ use burn::train::{
 use burn_rehearsal_collective::Collective;
 
 pub use self::error::DataParallelError;
+pub use self::loss_scale::{LossScale, scale_loss};
+pub use self::precision::{Precision, compute_type, in_f32};
 pub use self::quiet::{NoMetricLogger, NoRenderer, quiet};
 use crate::phases::PhaseTimer;
 
@@ -85,6 +89,8 @@ type Rows<M> = Box<dyn Fn(&<M as TrainStep>::Input) -> usize + Send + Sync>;
 ///   group that the epoch's end, or a stop, leaves incomplete is applied.
 /// * The metrics of a rank are those of its own rows. Only rank 0's are shown and stored (see [`quiet`]), and only rank 0's checkpointers and early
 ///   stopping are used; its decision holds for all.
+/// * In half precision ([`with_precision`](Self::with_precision)) a step computes with a copy of the network; parameters and optimiser stay in `f32`. In `f16` the
+///   loss is [scaled](LossScale), and an update whose gradients are not finite is left out on all ranks alike.
 /// * A stop requested through any rank's `Interrupter` ends all ranks after the step in which they learn of it.
 pub struct DataParallel<M: LearnerModel> {
     /// `None` while a run uses it, and for good after a run that failed or panicked.
@@ -98,6 +104,8 @@ pub struct DataParallel<M: LearnerModel> {
     timer: PhaseTimer,
     average_statistics: bool,
     check_parameters: bool,
+    precision: Precision,
+    loss_scale: Mutex<LossScale>,
 }
 
 /// What a run takes out of the strategy: dropping it tells the other ranks that this one has left.
@@ -127,6 +135,8 @@ impl<M: LearnerModel> DataParallel<M> {
             timer: PhaseTimer::new(),
             average_statistics: true,
             check_parameters: true,
+            precision: Precision::F32,
+            loss_scale: Mutex::default(),
         }
     }
 
@@ -146,6 +156,24 @@ impl<M: LearnerModel> DataParallel<M> {
     pub fn with_parameter_check(mut self, check: bool) -> Self {
         self.check_parameters = check;
         self
+    }
+
+    /// The format of the numbers in forward and backward passes (default: [`Precision::F32`]); see there for what the network must do. All ranks choose the
+    /// same. A launch fails with [`DataParallelError::Precision`] if the device does not have it.
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
+    }
+
+    /// Goes on with a factor of the loss that an earlier training came to; it matters in [`Precision::F16`] only. All ranks set the same.
+    pub fn with_loss_scale(self, loss_scale: LossScale) -> Self {
+        *lock(&self.loss_scale) = loss_scale;
+        self
+    }
+
+    /// The factor of the loss after the last launch, if the loss is scaled.
+    pub fn loss_scale(&self) -> Option<LossScale> {
+        (self.precision == Precision::F16).then(|| *lock(&self.loss_scale))
     }
 
     /// The time of each phase so far.

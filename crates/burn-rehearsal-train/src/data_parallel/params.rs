@@ -7,6 +7,9 @@ use burn_rehearsal_collective::Collective;
 use super::agree::{broadcast, gather, share_reason};
 use super::error::DataParallelError;
 
+/// What Burn calls the type of a batch norm where it names the containers of parameters.
+const BATCH_NORM: &str = "Struct:BatchNorm";
+
 /// What a parameter is to the data-parallel learner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -46,6 +49,11 @@ impl Place {
         self.path.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(".")
     }
 
+    /// Whether this is a parameter or a statistic of a batch norm.
+    pub(crate) fn in_batch_norm(&self) -> bool {
+        self.path.last().is_some_and(|(_, container)| container == BATCH_NORM)
+    }
+
     /// The role of the float parameter here.
     ///
     /// Burn shows a module's running state as a plain float parameter without gradient; what tells it from a frozen weight is the
@@ -55,7 +63,7 @@ impl Place {
             return Role::Trained;
         }
         match self.path.last() {
-            Some((name, container)) if container == "Struct:BatchNorm" && name.starts_with("running_") => Role::RunningStatistic,
+            Some((name, container)) if container == BATCH_NORM && name.starts_with("running_") => Role::RunningStatistic,
             _ => Role::Other,
         }
     }

@@ -6,15 +6,16 @@ use std::time::Instant;
 
 use burn::data::dataloader::{DataLoader, DataLoaderIterator};
 use burn::train::{
-    EventProcessorTraining, InferenceStep, Interrupter, Learner, LearnerEvent, LearnerModel, SupervisedTrainingEventProcessor, TrainStep,
-    TrainingComponents, TrainingItem,
+    EventProcessorTraining, InferenceStep, Interrupter, Learner, LearnerEvent, LearnerModel, SupervisedTrainingEventProcessor, TrainOutput,
+    TrainStep, TrainingComponents, TrainingItem,
 };
 use burn_rehearsal_collective::Collective;
 
 use super::agree::{Agreement, Status, agree};
 use super::error::DataParallelError;
 use super::gradients::GradientSync;
-use super::{DataParallel, Link, adopt, norm, params};
+use super::loss_scale::with_factor;
+use super::{DataParallel, Link, Precision, adopt, lock, norm, params};
 use crate::phases::Phase;
 
 type TrainLoader<M> = Arc<dyn DataLoader<<M as TrainStep>::Input>>;
@@ -92,6 +93,7 @@ impl<'a, M: LearnerModel> Run<'a, M> {
     fn prepare(&mut self, link: &mut Link, starting_epoch: usize) -> Result<GradientSync<M>, DataParallelError> {
         let strategy = self.strategy;
         link.collective.set_step(link.step);
+        let scale = *lock(&strategy.loss_scale);
         let settings = [
             ("the step", link.step),
             ("the first epoch", starting_epoch as u64),
@@ -99,13 +101,20 @@ impl<'a, M: LearnerModel> Run<'a, M> {
             ("gradient accumulation", self.components.grad_accumulation.unwrap_or(0) as u64),
             ("averaging batch-norm statistics", u64::from(strategy.average_statistics)),
             ("comparing parameters", u64::from(strategy.check_parameters)),
+            ("the precision", strategy.precision as u64),
+            ("the factor of the loss", scale.factor as u64),
+            ("the number of updates with this factor", scale.good.into()),
         ];
         adopt::check_settings(settings, &mut *link.collective)?;
+        if !strategy.precision.is_supported_by(&strategy.device) {
+            return Err(DataParallelError::Precision { precision: strategy.precision, device: crate::device::describe(&strategy.device) });
+        }
         let params = params::list(&self.learner.model());
         if strategy.world_size > 1 {
             adopt::adopt(&mut self.learner, &params, &self.components.event_store, &mut *link.collective)?;
         }
-        Ok(GradientSync::new(strategy.world_size, strategy.device.clone().inner(), &params))
+        let plain = strategy.precision == Precision::F32;
+        Ok(GradientSync::new(strategy.world_size, plain, strategy.device.clone().inner(), &params))
     }
 
     /// Trains until no rank has another batch (true) or a rank was asked to stop (false).
@@ -187,7 +196,7 @@ impl<'a, M: LearnerModel> Run<'a, M> {
         share: f64,
     ) -> Result<<M as TrainStep>::Output, DataParallelError> {
         let started = Instant::now();
-        let output = self.learner.train_step(batch);
+        let output = self.train_step(link.step, batch)?;
         self.border(link.step)?;
         self.strategy.timer.add(Phase::ForwardBackward, started.elapsed());
 
@@ -198,16 +207,36 @@ impl<'a, M: LearnerModel> Run<'a, M> {
         Ok(output.item)
     }
 
+    /// The network's own step, in the precision of this run.
+    fn train_step(&self, step: u64, batch: <M as TrainStep>::Input) -> Result<TrainOutput<<M as TrainStep>::Output>, DataParallelError> {
+        let strategy = self.strategy;
+        if strategy.precision == Precision::F32 {
+            return Ok(self.learner.train_step(batch));
+        }
+        let model = strategy.precision.lower(self.learner.model());
+        let factor = strategy.loss_scale().map(|scale| scale.factor);
+        let (output, scaled) = with_factor(factor.unwrap_or(1.0), || TrainStep::step(&model, batch));
+        if factor.is_some() && !scaled { Err(DataParallelError::LossNotScaled { step }) } else { Ok(output) }
+    }
+
     /// Applies the collected gradients of all ranks; also on a rank that has none itself.
     fn update(&mut self, link: &mut Link, grads: &mut GradientSync<M>) -> Result<(), DataParallelError> {
         let started = Instant::now();
-        let reduced = grads.reduce(&self.learner.model(), &mut *link.collective, link.step)?;
+        let scale = self.strategy.loss_scale();
+        let factor = scale.map(|scale| scale.factor);
+        let reduced = grads.reduce(&self.learner.model(), &mut *link.collective, link.step, factor)?;
+        if scale.is_some() {
+            lock(&self.strategy.loss_scale).note(reduced.finite);
+        }
         self.border(link.step)?;
         self.strategy.timer.add(Phase::AllReduce, started.elapsed());
 
         let started = Instant::now();
         self.learner.lr_step();
-        self.learner.optimizer_step(reduced);
+        // All ranks have the same sums, and so leave out the same updates.
+        if reduced.finite {
+            self.learner.optimizer_step(reduced.grads);
+        }
         self.border(link.step)?;
         self.strategy.timer.add(Phase::Optimizer, started.elapsed());
         Ok(())

@@ -9,7 +9,7 @@ mod rank;
 pub use rank::run_rank;
 
 use crate::augment::Augmentation;
-use crate::data_parallel::DataParallelError;
+use crate::data_parallel::{DataParallelError, Precision};
 use crate::evaluate::EvaluateError;
 use crate::metrics::MetricsError;
 use crate::report::schema::Method;
@@ -103,6 +103,8 @@ pub struct Settings {
     pub seed: u64,
     /// Loader threads per rank.
     pub workers: usize,
+    /// The numbers of forward and backward passes.
+    pub precision: Precision,
     /// Synchronises the device between the phases of a step, so that their times are exact on any device.
     pub profile: bool,
 }

@@ -8,7 +8,7 @@ use crate::evaluate::evaluate;
 use crate::metrics::AccuracyMatrix;
 use crate::phases::{Phase, PhaseTimer};
 use crate::report::RunReport;
-use crate::report::schema::{Accuracy, BufferReport, CurvePoint, Method, PerStep, SCHEMA_VERSION, Summary, Time};
+use crate::report::schema::{Accuracy, BufferReport, CurvePoint, Method, PerStep, PrecisionReport, SCHEMA_VERSION, Summary, Time};
 use crate::schedule::WarmupSchedule;
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::Dataset;
@@ -57,7 +57,9 @@ pub fn run_rank<W: Workload>(
         }
         Method::Incremental | Method::Scratch => None,
     };
-    let strategy = DataParallel::new(collective.duplicate()?, device.clone(), |batch: &W::Batch| batch.rows()).with_timer(timer);
+    let strategy = DataParallel::new(collective.duplicate()?, device.clone(), |batch: &W::Batch| batch.rows())
+        .with_timer(timer)
+        .with_precision(settings.precision);
     let tasks = workload.stream().tasks();
     let interrupter = Interrupter::new();
     observer.interrupter(&interrupter);
@@ -252,7 +254,7 @@ impl<W: Workload> Run<'_, W> {
             config,
             seed: self.settings.seed,
             world_size: self.collective.size(),
-            device: format!("{:?}", self.device),
+            device: crate::device::describe(&self.device),
             complete,
             tasks: (0..stream.tasks()).map(|task| stream.classes(task).to_vec()).collect(),
             summary: Summary::of(&self.accuracy),
@@ -264,6 +266,7 @@ impl<W: Workload> Run<'_, W> {
                 phases_exact: phases.exact,
                 steps: phases.steps,
             },
+            precision: PrecisionReport::of(self.settings.precision, self.strategy.loss_scale()),
             accuracy: self.accuracy,
             curves: self.curves,
             buffer: buffer.map(|(buffer, per_step)| BufferReport {

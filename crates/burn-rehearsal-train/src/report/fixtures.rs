@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::schema::{Accuracy, BufferReport, CurvePoint, Method, PerStep, SCHEMA_VERSION, Summary, Time};
+use super::schema::{Accuracy, BufferReport, CurvePoint, Method, PerStep, PrecisionReport, SCHEMA_VERSION, Summary, Time};
 use super::*;
+use crate::data_parallel::Precision;
 use crate::metrics::AccuracyMatrix;
 
 /// A directory of its own for one test, removed in the end.
@@ -71,6 +72,7 @@ pub(crate) fn report(method: Method, tasks: usize, seed: u64) -> RunReport {
         seed,
         world_size: 2,
         device: "flex".into(),
+        precision: PrecisionReport { format: Precision::F16, loss_scale: Some(1024.0), skipped_updates: 3 },
         complete: true,
         tasks: (0..tasks).map(|task| vec![2 * task, 2 * task + 1]).collect(),
         summary: Summary::of(&accuracy),

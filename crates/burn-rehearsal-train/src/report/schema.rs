@@ -9,6 +9,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::{ReportError, write_atomically};
+use crate::data_parallel::{LossScale, Precision};
 use crate::metrics::AccuracyMatrix;
 
 /// The version of the format that this program writes, and the only one it reads.
@@ -34,6 +35,9 @@ pub struct RunReport {
     pub world_size: usize,
     /// The device that was trained on, in words.
     pub device: String,
+    /// The numbers of forward and backward passes.
+    #[serde(default)]
+    pub precision: PrecisionReport,
     /// False if the run was interrupted: then the rest holds what was done so far.
     pub complete: bool,
     /// The classes of each task, in the order of the stream; its length is the number of tasks.
@@ -48,6 +52,24 @@ pub struct RunReport {
     pub curves: Vec<CurvePoint>,
     /// The rehearsal buffer at the end of the run; `None` for methods without one.
     pub buffer: Option<BufferReport>,
+}
+
+/// The numbers of forward and backward passes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PrecisionReport {
+    /// The format.
+    pub format: Precision,
+    /// What the loss was multiplied by at the end; `None` if it was not scaled.
+    pub loss_scale: Option<f32>,
+    /// Updates that were left out because gradients were not finite.
+    pub skipped_updates: u64,
+}
+
+impl PrecisionReport {
+    /// The report of a run in `format` with this factor of the loss, if it was scaled.
+    pub fn of(format: Precision, loss_scale: Option<LossScale>) -> Self {
+        Self { format, loss_scale: loss_scale.map(|scale| scale.factor), skipped_updates: loss_scale.map_or(0, |scale| scale.skipped) }
+    }
 }
 
 /// How a network is trained from task to task.

@@ -11,6 +11,7 @@ use crate::batch::{Column, FieldLayout, Role, Schema, Values, index_tensor, is_h
 use crate::error::{BatchError, RehearsalError};
 use burn::tensor::{DType, Device, Int, Shape, Tensor, TensorData};
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// The most bytes of one tensor: half of what every WebGPU device can bind. A shard that is larger is split into pieces of equally many rows.
 const PIECE_BYTES: usize = 64 << 20;
@@ -109,13 +110,18 @@ impl FieldStore {
         if is_host(&self.device) && Vec::<u8>::new().try_reserve_exact(bytes).is_err() {
             return Err(RehearsalError::OutOfMemory { bytes });
         }
-        let mut left = capacity;
-        while left > 0 {
-            let rows = left.min(piece_rows);
-            self.pieces.push(Some(Piece::zeros(rows, self.columns(), self.field.spec.kind, self.dtype(), &self.device)));
-            left -= rows;
+        let zeros = || {
+            let sizes = (0..capacity).step_by(piece_rows).map(|first| piece_rows.min(capacity - first));
+            let piece = |rows| Some(Piece::zeros(rows, self.columns(), self.field.spec.kind, self.dtype(), &self.device));
+            let pieces: Vec<_> = sizes.map(piece).collect();
+            self.device.sync().map(|()| pieces)
+        };
+        // Where a device refuses memory, some of Burn's backends panic. What the panic leaves behind is dropped here.
+        match catch_unwind(AssertUnwindSafe(zeros)) {
+            Ok(Ok(pieces)) => self.pieces = pieces,
+            Ok(Err(_)) | Err(_) => return Err(RehearsalError::OutOfMemory { bytes }),
         }
-        self.device.sync().map_err(|_| RehearsalError::OutOfMemory { bytes })
+        Ok(())
     }
 
     /// Takes candidates in the stored form, checks bytes, and reads classes and identities.

@@ -189,6 +189,29 @@ fn candidates_are_moved_to_the_store_and_rows_to_where_they_are_wanted() {
     assert_eq!(data(drawn), data(elsewhere));
 }
 
+#[test]
+fn a_shard_that_the_device_cannot_hold_is_an_error_that_names_its_bytes_and_the_device_goes_on() {
+    let device = device();
+    let mut rng = Stream::new(9, Purpose::Stream, 0, 0);
+    let first = columns(&mut rng, 3, DType::I32, &device);
+    let schema = |fields: &[usize]| {
+        let (specs, columns): (Vec<_>, Vec<_>) = fields.iter().map(|&field| (FIELDS[field], first[field].clone())).unzip();
+        Schema::of(&specs, &columns).unwrap()
+    };
+    // Rows of 8 bytes: 1 TiB in one piece, more than any device has; host memory of that size might be promised, but not half of the address space.
+    let capacity = if crate::batch::is_host(&device) { 1 << 60 } else { 1 << 37 };
+    let refused = DeviceStore::with_layout(schema(&[2]), capacity, std::slice::from_ref(&device), capacity * 8, false);
+    assert!(matches!(refused, Err(RehearsalError::OutOfMemory { bytes }) if bytes == capacity * 8), "{refused:?}");
+
+    let mut small = DeviceStore::new(schema(&[0, 1, 2, 3, 4]), CAPACITY, &vec![device.clone(); FIELDS.len()]).unwrap();
+    let mut host = HostStore::new(schema(&[0, 1, 2, 3, 4]), CAPACITY).unwrap();
+    for store in [&mut small as &mut dyn Store, &mut host] {
+        store.stage(&mut first.clone(), &all(&first)).unwrap();
+        store.write(&[(0, 4), (1, 0), (2, 9)]);
+    }
+    assert_eq!(everything(&small, &[0, 4, 9]), everything(&host, &[0, 4, 9]));
+}
+
 /// On a device whose allocator can be asked; on flex `tests/device_store.rs` counts allocations.
 #[test]
 fn a_write_does_not_copy_the_store() {

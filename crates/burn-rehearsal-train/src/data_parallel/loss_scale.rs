@@ -1,0 +1,121 @@
+//! Scaling the loss, so that gradients in `f16` neither vanish nor overflow.
+//!
+//! Small gradients are below the least number of `f16`. The loss is multiplied by a large factor before the backward pass, and with it every gradient; the sum
+//! over ranks is divided by it in `f32`. The factor is sought while training: too large a one shows as gradients that are not finite, and then
+//! nobody's parameters are changed in that step (Micikevicius et al., arXiv 1710.03740, §3.2; the numbers are PyTorch's).
+
+use std::cell::Cell;
+
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+/// The first factor.
+const FIRST: f32 = 65_536.0;
+/// The factor is doubled after so many updates in a row whose gradients were finite.
+const PATIENCE: u32 = 2_000;
+/// The range of the factor. All values are powers of two, so that scaling rounds nothing.
+const LEAST: f32 = 1.0;
+const LARGEST: f32 = 16_777_216.0;
+
+/// The factor of the loss, and how it came about. The same on all ranks, since they see the same sums.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct LossScale {
+    /// What losses are multiplied by.
+    pub factor: f32,
+    /// Updates since the factor last changed or gradients were not finite.
+    pub good: u32,
+    /// Updates that were left out because gradients were not finite.
+    pub skipped: u64,
+}
+
+impl Default for LossScale {
+    fn default() -> Self {
+        Self { factor: FIRST, good: 0, skipped: 0 }
+    }
+}
+
+impl LossScale {
+    /// Notes whether the gradients of an update, summed over all ranks, are finite. If not, the update must be left out.
+    pub(crate) fn note(&mut self, finite: bool) {
+        if !finite {
+            *self = Self { factor: (self.factor / 2.0).max(LEAST), good: 0, skipped: self.skipped + 1 };
+            return;
+        }
+        self.good += 1;
+        if self.good == PATIENCE {
+            *self = Self { factor: (self.factor * 2.0).min(LARGEST), good: 0, ..*self };
+        }
+    }
+}
+
+thread_local! {
+    /// The factor of the step that this thread is in, and whether it was applied.
+    static STEP: Cell<(f32, bool)> = const { Cell::new((1.0, false)) };
+}
+
+/// The loss to call `backward` on: `loss` times the factor that the current step asks for, which is 1 unless a [`DataParallel`](super::DataParallel) on this
+/// thread trains in [`Precision::F16`](super::Precision::F16). `loss` should be in `f32`; report the loss itself, not this one.
+#[must_use]
+pub fn scale_loss(loss: Tensor<1>) -> Tensor<1> {
+    let (factor, _) = STEP.get();
+    STEP.set((factor, true));
+    if factor == 1.0 { loss } else { loss.mul_scalar(factor) }
+}
+
+/// Runs a step in which [`scale_loss`] multiplies by `factor`; also tells whether the step called it.
+pub(crate) fn with_factor<T>(factor: f32, step: impl FnOnce() -> T) -> (T, bool) {
+    struct Reset;
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            STEP.set((1.0, false));
+        }
+    }
+    STEP.set((factor, false));
+    let _reset = Reset;
+    let result = step();
+    (result, STEP.get().1)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use burn::tensor::Device;
+
+    #[test]
+    fn the_factor_is_halved_when_gradients_are_not_finite_and_doubled_after_patience() {
+        let mut scale = LossScale::default();
+        (0..3).for_each(|_| scale.note(false));
+        assert_eq!(scale, LossScale { factor: 8192.0, good: 0, skipped: 3 });
+        (1..PATIENCE).for_each(|_| scale.note(true));
+        assert_eq!(scale, LossScale { factor: 8192.0, good: PATIENCE - 1, skipped: 3 });
+        scale.note(true);
+        assert_eq!(scale, LossScale { factor: 16384.0, good: 0, skipped: 3 });
+        (1..PATIENCE).for_each(|_| scale.note(true));
+        scale.note(false);
+        scale.note(true);
+        assert_eq!(scale, LossScale { factor: 8192.0, good: 1, skipped: 4 }, "patience starts anew");
+    }
+
+    #[test]
+    fn the_factor_stays_in_its_range() {
+        let mut scale = LossScale::default();
+        (0..100).for_each(|_| scale.note(false));
+        assert_eq!(scale.factor, LEAST);
+        (0..100 * PATIENCE).for_each(|_| scale.note(true));
+        assert_eq!(scale.factor, LARGEST);
+    }
+
+    #[test]
+    fn losses_are_scaled_within_a_step_only_and_a_step_that_forgets_is_noticed() {
+        let loss = || Tensor::<1>::from_floats([1.5], &Device::flex());
+        let value = |loss: Tensor<1>| loss.into_data().try_into_vec::<f32>().unwrap()[0];
+        assert_eq!(value(scale_loss(loss())), 1.5);
+        assert_eq!(with_factor(8.0, || value(scale_loss(loss()))), (12.0, true));
+        assert_eq!(with_factor(8.0, || value(loss())), (1.5, false));
+        let panicked = std::panic::catch_unwind(|| with_factor(8.0, || std::panic::panic_any(())));
+        assert!(panicked.is_err());
+        assert_eq!(value(scale_loss(loss())), 1.5);
+    }
+}

@@ -1,0 +1,191 @@
+//! Forward and backward passes in half precision, over parameters that stay in `f32`.
+//!
+//! In every step a copy of the network is made whose parameters are in the lower format; its gradients are summed over the ranks and applied to the `f32`
+//! parameters in `f32`. So nothing that accumulates over steps is ever rounded to half precision (Micikevicius et al., "Mixed Precision Training", ICLR 2018,
+//! arXiv 1710.03740, §3.1).
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{DType, Device, FloatDType, Tensor};
+use serde::{Deserialize, Serialize};
+
+use super::params::Place;
+
+/// The format of the numbers in a network's forward and backward pass.
+///
+/// Parameters, optimiser state, checkpoints, evaluation, the sum of gradients over ranks and the rehearsal buffer are what they are in `f32`.
+///
+/// # What a network must do
+///
+/// With anything but `F32`, its [`TrainStep`](burn::train::TrainStep)
+///
+/// * casts its input to the format of its parameters, which [`compute_type`] tells: Burn computes with tensors of equal formats only;
+/// * calls its batch norms through [`in_f32`], since their parameters and statistics stay in `f32`;
+/// * casts its output to `f32` before the loss, and calls `backward` on [`scale_loss(loss)`](super::scale_loss).
+///
+/// None of this changes a bit in `F32`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// 16 bits with the range of `F32`: 8 bits of exponent, 8 significant ones.
+    Bf16,
+    /// 16 bits, IEEE 754: 5 bits of exponent, 11 significant ones. The loss is [scaled](super::LossScale), so that small gradients do not vanish.
+    F16,
+}
+
+impl Precision {
+    /// Its name: `f32`, `bf16` or `f16`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+        }
+    }
+
+    /// Whether `device` computes in this format.
+    pub fn is_supported_by(self, device: &Device) -> bool {
+        device.supports_dtype(DType::from(self.dtype()))
+    }
+
+    fn dtype(self) -> FloatDType {
+        match self {
+            Self::F32 => FloatDType::F32,
+            Self::Bf16 => FloatDType::BF16,
+            Self::F16 => FloatDType::F16,
+        }
+    }
+
+    /// `model` in this format: a copy with parameters of its own under the same ids, whose batch norms share the statistics of `model`.
+    pub(crate) fn lower<M: Module>(self, model: M) -> M {
+        model.map(&mut Lower { place: Place::default(), dtype: self.dtype() })
+    }
+}
+
+impl std::fmt::Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The format that a network computes in: that of its first float parameter outside of batch norms; `F32` without one.
+pub fn compute_type<M: Module>(model: &M) -> FloatDType {
+    let mut first = First::default();
+    model.visit(&mut first);
+    first.dtype.unwrap_or(FloatDType::F32)
+}
+
+/// Calls a layer that stays in `f32` within a network that may not: `in_f32(x, |x| norm.forward(x))`.
+pub fn in_f32<const D: usize, const E: usize>(input: Tensor<D>, layer: impl FnOnce(Tensor<D>) -> Tensor<E>) -> Tensor<E> {
+    let dtype = FloatDType::from(input.dtype());
+    layer(input.cast(FloatDType::F32)).cast(dtype)
+}
+
+struct Lower {
+    place: Place,
+    dtype: FloatDType,
+}
+
+impl ModuleMapper for Lower {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.place.enter(name, container_type);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.place.exit();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if self.place.in_batch_norm() {
+            return param;
+        }
+        let dtype = self.dtype;
+        // A leaf of its own: gradients come in the lower format and are keyed by the parameter's id.
+        param.map(|tensor| {
+            let trained = tensor.is_require_grad();
+            tensor.set_require_grad(false).cast(dtype).set_require_grad(trained)
+        })
+    }
+}
+
+#[derive(Default)]
+struct First {
+    place: Place,
+    dtype: Option<FloatDType>,
+}
+
+impl ModuleVisitor for First {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.place.enter(name, container_type);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.place.exit();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if self.dtype.is_none() && !self.place.in_batch_norm() {
+            self.dtype = Some(param.val().dtype().into());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
+    use burn::optim::GradientsParams;
+
+    #[derive(Module, Debug)]
+    struct Net {
+        norm: BatchNorm,
+        layer: Linear,
+    }
+
+    impl Net {
+        fn new() -> Self {
+            let device = Device::flex().autodiff();
+            Self { norm: BatchNormConfig::new(3).init(&device), layer: LinearConfig::new(3, 2).init(&device) }
+        }
+
+        fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+            let x = in_f32(x.cast(compute_type(self)), |x| self.norm.forward(x));
+            self.layer.forward(x)
+        }
+    }
+
+    #[test]
+    fn a_copy_in_half_precision_has_gradients_under_the_same_ids_and_leaves_the_network_alone() {
+        let device = Device::flex().autodiff();
+        let x = Tensor::<2>::from_data([[0.5f32, -1.0, 2.0], [1.5, 0.25, -3.0]], &device);
+        for precision in [Precision::F32, Precision::Bf16, Precision::F16] {
+            let net = Net::new();
+            let before = net.layer.weight.val().to_data();
+            let statistics = net.norm.running_mean.value_sync().to_data();
+            let lowered = precision.lower(net.clone());
+            assert_eq!((compute_type(&net), compute_type(&lowered)), (FloatDType::F32, precision.dtype()));
+            let output = lowered.forward(x.clone());
+            assert_eq!(FloatDType::from(output.dtype()), precision.dtype());
+            let gradients = GradientsParams::from_grads(output.sum().backward(), &lowered);
+            assert_eq!(gradients.len(), 4, "{precision}: weight and bias of both layers");
+            let gradient = gradients.get::<2>(net.layer.weight.id).unwrap();
+            assert_eq!(FloatDType::from(gradient.dtype()), precision.dtype());
+            assert_eq!(FloatDType::from(gradients.get::<1>(net.norm.gamma.id).unwrap().dtype()), FloatDType::F32);
+            assert_eq!(net.layer.weight.val().to_data(), before);
+            assert!(net.layer.weight.val().is_require_grad());
+            assert_ne!(net.norm.running_mean.value_sync().to_data(), statistics, "statistics are shared, and learned");
+        }
+    }
+
+    #[test]
+    fn names_are_those_of_the_options_and_of_reports() {
+        for precision in [Precision::F32, Precision::Bf16, Precision::F16] {
+            assert_eq!(serde_json::to_value(precision).unwrap(), precision.name());
+        }
+        assert!(Precision::F16.is_supported_by(&Device::flex()));
+    }
+}
