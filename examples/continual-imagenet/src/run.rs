@@ -14,7 +14,9 @@ use burn_rehearsal::{RehearsalConfig, shard_capacity};
 use burn_rehearsal_collective::{Collective, RankFailure, run_threads};
 use burn_rehearsal_train::experiment::{Blame, ExperimentError, Workload, run_rank};
 use burn_rehearsal_train::report::schema::{Method, REPORT_FILE};
-use burn_rehearsal_train::report::{RunReport, accuracy_svg, comparison_table, merged_table, phases_svg, write_atomically};
+use burn_rehearsal_train::report::{
+    RunReport, accuracy_svg, comparison_table, curves_csv, html, merged_table, phases_svg, write_atomically,
+};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -68,6 +70,9 @@ impl Job {
                 config.representatives
             ));
         }
+        if !config.overridden.is_empty() {
+            heading.push(format!("other than in the recipe: {}", config.overridden.join(", ")));
+        }
         let made = if first { create_directory(&config.out)? } else { Vec::new() };
         let stop = Stop::listen(first);
         if first {
@@ -114,6 +119,9 @@ impl Job {
             say(&format!("\n{LEGEND}\n\n{}", comparison_table(&reports)));
             draw(&reports, &self.config.out)?;
             reports.iter().filter_map(diverged).for_each(|warning| eprintln!("{warning}"));
+            if let Some(most) = reports.iter().map(|report| report.left_out).max().filter(|&most| most > 0) {
+                say(&format!("images left out because they are damaged: {most}"));
+            }
             say(&format!("reports and figures: {}", self.config.out.display()));
         }
         Ok(if self.stop.requested() { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
@@ -208,6 +216,8 @@ fn diverged(report: &RunReport) -> Option<String> {
 fn draw(reports: &[RunReport], out: &Path) -> Result<(), AppError> {
     write_atomically(&out.join("accuracy.svg"), &accuracy_svg(reports)?)?;
     write_atomically(&out.join("phases.svg"), &phases_svg(reports)?)?;
+    write_atomically(&out.join("report.html"), &html(reports)?)?;
+    write_atomically(&out.join("curves.csv"), &curves_csv(reports))?;
     Ok(())
 }
 

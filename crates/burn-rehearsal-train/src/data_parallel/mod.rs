@@ -38,7 +38,12 @@ use burn_rehearsal_collective::Collective;
 
 pub use self::error::DataParallelError;
 pub use self::quiet::{NoMetricLogger, NoRenderer, quiet};
+use crate::evaluate::EvaluateError;
 use crate::phases::PhaseTimer;
+
+/// What every rank calls after each epoch that was not stopped, with the network in its validation state and the epoch, counted from 1. All ranks call
+/// it, so it may be collective (on a collective of its own). Its error ends the run.
+pub type AfterEpoch<M> = Box<dyn Fn(&M, usize) -> Result<(), EvaluateError> + Send + Sync>;
 
 type Rows<M> = Box<dyn Fn(&<M as TrainStep>::Input) -> usize + Send + Sync>;
 
@@ -98,6 +103,7 @@ pub struct DataParallel<M: LearnerModel> {
     timer: PhaseTimer,
     average_statistics: bool,
     check_parameters: bool,
+    after_epoch: Option<AfterEpoch<M>>,
 }
 
 /// What a run takes out of the strategy: dropping it tells the other ranks that this one has left.
@@ -127,6 +133,7 @@ impl<M: LearnerModel> DataParallel<M> {
             timer: PhaseTimer::new(),
             average_statistics: true,
             check_parameters: true,
+            after_epoch: None,
         }
     }
 
@@ -145,6 +152,12 @@ impl<M: LearnerModel> DataParallel<M> {
     /// Whether all ranks compare their parameters, bit for bit, at the end of every epoch (default: yes). All ranks choose the same.
     pub fn with_parameter_check(mut self, check: bool) -> Self {
         self.check_parameters = check;
+        self
+    }
+
+    /// Calls `hook` after every epoch; all ranks have one, or none.
+    pub fn with_after_epoch(mut self, hook: AfterEpoch<M>) -> Self {
+        self.after_epoch = Some(hook);
         self
     }
 

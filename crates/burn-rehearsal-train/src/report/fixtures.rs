@@ -73,6 +73,7 @@ pub(crate) fn report(method: Method, tasks: usize, seed: u64) -> RunReport {
         device: "flex".into(),
         complete: true,
         tasks: (0..tasks).map(|task| vec![2 * task, 2 * task + 1]).collect(),
+        left_out: 0,
         summary: Summary::of(&accuracy),
         accuracy,
         time: Time {
