@@ -27,11 +27,13 @@ fn main() {
             rehearsal,
             learning_rate: 0.01,
             warmup_epochs: 0.0,
+            milestones: Vec::new(),
             scale_cap: 1.0,
             keep_optimizer: false,
             seed: 1,
             workers: 1,
             precision: Precision::F32,
+            evaluate_every: 0,
             profile: false,
         };
         let report = run_rank(&workload, &settings, serde_json::Value::Null, Box::new(Solo::new()), &device(), &Unobserved);

@@ -195,7 +195,7 @@ pub use config::{
     first_slot, shard_capacity,
 };
 pub use engine::{BufferReport, EngineTimings, Inspection};
-pub use loader::{EpochPlan, RehearsalBatcher, RehearsalLoader, ShardedLoader, ShardedLoaderBuilder, WorkerPanic};
+pub use loader::{EpochPlan, RehearsalBatcher, RehearsalLoader, ShardedLoader, ShardedLoaderBuilder, SkipSample, WorkerPanic};
 pub use metric::{Measure, RehearsalMetric};
 pub use slots::{RowHandle, SlotTable};
 pub use snapshot::{Snapshot, SnapshotBatch, SnapshotBatcher, SnapshotIndexError, StoredSample};

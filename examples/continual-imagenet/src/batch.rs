@@ -1,40 +1,11 @@
-//! Samples and mini-batches of images.
+//! Mini-batches of images.
 
 use burn::data::dataloader::batcher::Batcher;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_rehearsal::RehearsalBatch;
 use burn_rehearsal::batch::tensor_with_room;
+use burn_rehearsal_train::data::{Image, ImageShape};
 use burn_rehearsal_train::experiment::Rows;
-use std::sync::Arc;
-
-/// One image.
-#[derive(Debug, Clone)]
-pub struct Image {
-    /// Pixels, channels first, 0..=255.
-    pub pixels: Arc<[u8]>,
-    /// Its class.
-    pub class: usize,
-    /// Its number in the data set.
-    pub index: usize,
-}
-
-/// The shape of an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ImageShape {
-    /// 1 for grey, 3 for colour.
-    pub channels: usize,
-    /// Pixels.
-    pub height: usize,
-    /// Pixels.
-    pub width: usize,
-}
-
-impl ImageShape {
-    /// The number of values of one image.
-    pub fn elements(&self) -> usize {
-        self.channels * self.height * self.width
-    }
-}
 
 /// A mini-batch of images.
 #[derive(Debug, Clone, RehearsalBatch)]

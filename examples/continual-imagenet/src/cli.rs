@@ -1,7 +1,7 @@
 //! The command line. The same options can be given in a TOML file; flags win.
 
 use burn_rehearsal::{CandidateMode, Execution, OnRepeat, PolicyKind, SamplingKind, StoreKind};
-use burn_rehearsal_train::augment::{Augment, RESIZED_CROP_RATIO, RESIZED_CROP_SCALE};
+use burn_rehearsal_train::data::{Fit, Format, OnDamaged};
 use burn_rehearsal_train::data_parallel::Precision;
 use burn_rehearsal_train::init::Scheme;
 use burn_rehearsal_train::report::schema::Method;
@@ -46,6 +46,12 @@ pub enum Command {
         #[command(flatten)]
         options: Options,
     },
+    /// Write a data set once into a few large files that training reads with `--data pack:DIR`.
+    Pack {
+        /// What, how and where.
+        #[command(flatten)]
+        options: PackArgs,
+    },
     /// Print a table of finished runs and draw them together.
     Report {
         /// Directories that hold a `report.json`, or whose subdirectories do.
@@ -66,21 +72,49 @@ pub struct Options {
     /// Defaults to start from.
     #[arg(long, value_enum)]
     pub recipe: Option<Recipe>,
-    /// `digits` (embedded), or `folder:DIR` with DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg (or val instead of test); PNG as well.
-    #[arg(long, value_name = "digits|folder:DIR")]
+    /// `digits` (embedded), `folder:DIR` with DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg (or val instead of test; PNG as well),
+    /// `tiny-imagenet:DIR`, `cifar10:DIR` and `cifar100:DIR` (binary version), `mnist:DIR` (IDX files, Fashion-MNIST too), or `pack:DIR`.
+    #[arg(long, value_name = "digits|KIND:DIR")]
     pub data: Option<String>,
-    /// Side of the square images that samples are scaled to, in pixels; 32 for a folder if nothing is said.
+    /// Side of the square images that samples are scaled to, and kept in the buffer, in pixels; if nothing is said, what is usual for the data.
     #[arg(long)]
     pub image_size: Option<usize>,
-    /// The network; `conv` for a folder if nothing is said.
+    /// Side of the part of them that the network sees; all of it if nothing is said.
+    #[arg(long)]
+    pub crop_size: Option<usize>,
+    /// How an image that is no square becomes one.
+    #[arg(long, value_enum)]
+    pub fit: Option<FitArg>,
+    /// What happens to an image that cannot be decoded.
+    #[arg(long, value_enum)]
+    pub on_damaged: Option<OnDamagedArg>,
+    /// The network; `conv` for other data than the digits if nothing is said.
     #[arg(long, value_enum)]
     pub model: Option<ModelArg>,
+    /// Channels of a residual network's first layer.
+    #[arg(long)]
+    pub model_width: Option<usize>,
+    /// What an image meets first in a residual network.
+    #[arg(long, value_enum)]
+    pub stem: Option<StemArg>,
+    /// Weights to start from: a `.safetensors` file with the names of torchvision's (ResNet) or timm's (GhostNet) networks.
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub weights: Option<PathBuf>,
     /// How the network is initialised.
     #[arg(long, value_enum)]
     pub init: Option<InitArg>,
     /// How images are varied in training, anew in every step, those from the buffer too.
     #[arg(long, value_enum)]
     pub augment: Option<AugmentArg>,
+    /// Share of the area that a random resized crop shows.
+    #[arg(long, num_args = 2, value_names = ["LOW", "HIGH"])]
+    pub crop_area: Option<Vec<f64>>,
+    /// Ratio of width to height of a random resized crop.
+    #[arg(long, num_args = 2, value_names = ["LOW", "HIGH"])]
+    pub crop_ratio: Option<Vec<f64>>,
+    /// What is subtracted from each channel, and by what it is divided.
+    #[arg(long, value_enum)]
+    pub normalize: Option<NormalizeArg>,
     /// How samples are spread over tasks.
     #[arg(long, value_enum)]
     pub stream: Option<StreamArg>,
@@ -144,6 +178,9 @@ pub struct Options {
     /// Epochs of linear warm-up at the start of every task.
     #[arg(long)]
     pub warmup_epochs: Option<f64>,
+    /// From which epoch of a task on (counted from 0) the learning rate is multiplied by what, relative to its highest; `none` for never.
+    #[arg(long, value_name = "21:0.5,26:0.05")]
+    pub milestones: Option<String>,
     /// The learning rate grows with the number of ranks, at most by this factor; 1 for not at all.
     #[arg(long)]
     pub scale_cap: Option<f64>,
@@ -171,6 +208,9 @@ pub struct Options {
     /// Seed of every random choice.
     #[arg(long)]
     pub seed: Option<u64>,
+    /// Evaluates after every so many epochs within a task as well; 0 for after tasks alone.
+    #[arg(long)]
+    pub evaluate_every: Option<usize>,
     /// Waits for the device between the phases of a step, so that their times are exact on a GPU too.
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     pub profile: Option<bool>,
@@ -288,6 +328,35 @@ choices! {
         Kaiming = Scheme::KaimingUniform,
         /// Glorot's: ±√(6/(fan_in + fan_out)), biases zero.
         Xavier = Scheme::XavierUniform,
+        /// He's for convolutions, normal with variance 2/fan_out; otherwise as `kaiming`: torchvision's residual networks.
+        HeNormal = Scheme::HeNormal,
+    }
+}
+choices! {
+    /// How an image becomes a square.
+    FitArg => Fit {
+        /// Both sides are scaled to the same length.
+        Stretch = Fit::Stretch,
+        /// The shorter side is scaled, and the middle cut out.
+        Crop = Fit::Crop,
+    }
+}
+choices! {
+    /// What happens to damaged images.
+    OnDamagedArg => OnDamaged {
+        /// The run ends.
+        Fail = OnDamaged::Fail,
+        /// They are left out, noted and counted.
+        Skip = OnDamaged::Skip,
+    }
+}
+choices! {
+    /// What a pack keeps of images.
+    FormatArg => Format {
+        /// Their pixels at `--image-size`.
+        Pixels = Format::Pixels,
+        /// Their files as they are.
+        Original = Format::Original,
     }
 }
 choices! {
@@ -308,6 +377,22 @@ pub enum ModelArg {
     Mlp,
     /// A small convolutional network.
     Conv,
+    /// ResNet-18.
+    Resnet18,
+    /// ResNet-50.
+    Resnet50,
+    /// GhostNet 0.5.
+    Ghostnet,
+}
+
+impl ModelArg {
+    /// The initial values of the reference implementation, torchvision's or timm's.
+    pub fn init(self) -> InitArg {
+        match self {
+            Self::Mlp | Self::Conv | Self::Ghostnet => InitArg::Kaiming,
+            Self::Resnet18 | Self::Resnet50 => InitArg::HeNormal,
+        }
+    }
 }
 
 /// How images are varied.
@@ -322,17 +407,39 @@ pub enum AugmentArg {
     ResizedCropFlip,
 }
 
-impl AugmentArg {
-    /// The operations on images of `side` × `side` pixels, if there are any.
-    pub fn pipeline(self, side: usize, seed: u64) -> Option<Augment> {
-        let augment = Augment::new(seed);
-        let cropped = match self {
-            Self::None => return None,
-            Self::CropFlip => augment.random_crop(side, side.div_ceil(8)),
-            Self::ResizedCropFlip => augment.random_resized_crop(side, RESIZED_CROP_SCALE, RESIZED_CROP_RATIO),
-        };
-        Some(cropped.horizontal_flip(0.5))
+/// How channels are normalised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NormalizeArg {
+    /// Not at all: values 0..=1.
+    None,
+    /// By the mean and standard deviation of ImageNet.
+    Imagenet,
+    /// By those of CIFAR-10.
+    Cifar10,
+}
+
+impl NormalizeArg {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Imagenet => "imagenet",
+            Self::Cifar10 => "cifar10",
+        }
     }
+}
+
+/// What an image meets first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StemArg {
+    /// `small` up to 64 pixels, `imagenet` above.
+    Auto,
+    /// A 7×7 convolution with stride 2, then max-pooling with stride 2.
+    Imagenet,
+    /// A 3×3 convolution with stride 1.
+    Small,
 }
 
 /// How samples are spread over tasks.
@@ -383,4 +490,31 @@ pub enum Recipe {
     Digits,
     /// Experience replay as in Mammoth: digits at 28×28, 5 epochs, mini-batches of 10 + 10, plain SGD, a reservoir of 200, one rank.
     MammothErDigits,
+    /// Experience replay as in Mammoth: CIFAR-10 in 5 tasks of 2 classes, ResNet-18, 50 epochs, mini-batches of 32 + 32, plain SGD, a reservoir of 200.
+    MammothErCifar10,
+    /// ImageNet in 4 tasks of 250 classes, as published at CCGrid 2024: 30 epochs, 56 + 7 samples per rank, a buffer of 30 %.
+    Ccgrid24,
+}
+
+/// Options of `pack`.
+#[derive(Debug, Clone, Args)]
+pub struct PackArgs {
+    /// What is packed; as in `train`.
+    #[arg(long, value_name = "KIND:DIR")]
+    pub data: String,
+    /// The folder for the pack.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// What is kept of each image.
+    #[arg(long, value_enum, default_value = "pixels")]
+    pub format: FormatArg,
+    /// Side of the square images, in pixels; if nothing is said, what is usual for the data.
+    #[arg(long)]
+    pub image_size: Option<usize>,
+    /// How an image that is no square becomes one.
+    #[arg(long, value_enum, default_value = "stretch")]
+    pub fit: FitArg,
+    /// What happens to an image that cannot be decoded.
+    #[arg(long, value_enum, default_value = "fail")]
+    pub on_damaged: OnDamagedArg,
 }

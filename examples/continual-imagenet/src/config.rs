@@ -1,13 +1,17 @@
 //! From options to a configuration in which nothing is left open.
 
 use crate::cli::{
-    AugmentArg, CandidateModeArg, ClassOrderArg, CollectiveArg, ExecutionArg, InitArg, ModelArg, OnRepeatArg, OptimizerStateArg, Options,
-    PolicyArg, PrecisionArg, Recipe, ReductionArg, SamplingArg, StoreArg, StreamArg,
+    AugmentArg, CandidateModeArg, ClassOrderArg, CollectiveArg, ExecutionArg, FitArg, InitArg, ModelArg, NormalizeArg, OnDamagedArg,
+    OnRepeatArg, OptimizerStateArg, Options, PolicyArg, PrecisionArg, Recipe, ReductionArg, SamplingArg, StemArg, StoreArg, StreamArg,
 };
+use crate::data;
 use crate::error::AppError;
+use crate::recipes::parse_milestones;
 use crate::transport;
 use burn_rehearsal::error::ConfigError;
 use burn_rehearsal::{Capacity, RehearsalConfig};
+use burn_rehearsal_train::augment::{RESIZED_CROP_RATIO, RESIZED_CROP_SCALE};
+use burn_rehearsal_train::data::ImageOptions;
 use burn_rehearsal_train::experiment::Settings;
 use burn_rehearsal_train::report::schema::Method;
 use serde::Serialize;
@@ -17,7 +21,10 @@ use std::path::{Path, PathBuf};
 /// or threads.
 const MOST_RANKS: usize = 1024;
 const MOST_WORKERS: usize = 64;
-const MOST_PIXELS: usize = 1024;
+const MOST_WIDTH: usize = 1024;
+pub const MOST_PIXELS: usize = 1024;
+/// Options that say where or how a run happens and change nothing that a recipe is about.
+const NO_PART_OF_A_RECIPE: [&str; 8] = ["data", "device", "evaluate_every", "execution", "profile", "seed", "store", "workers"];
 /// The convolutional network halves the image twice.
 const FEWEST_CONV_PIXELS: usize = 4;
 
@@ -27,16 +34,37 @@ const FEWEST_CONV_PIXELS: usize = 4;
 pub struct Config {
     /// Where the defaults come from.
     pub recipe: Recipe,
-    /// `digits` or `folder:DIR`.
+    /// Options with which the run departs from its recipe; where the data is, and the seed, are no part of one.
+    pub overridden: Vec<String>,
+    /// `digits` or `KIND:DIR`.
     pub data: String,
     /// Side of the images, in pixels.
     pub image_size: usize,
+    /// Side of the part that the network sees.
+    pub crop_size: usize,
+    /// How images become squares.
+    pub fit: FitArg,
+    /// What happens to damaged images.
+    pub on_damaged: OnDamagedArg,
     /// The network.
     pub model: ModelArg,
+    /// Channels of a residual network's first layer.
+    pub model_width: usize,
+    /// What an image meets first in a residual network.
+    pub stem: StemArg,
+    /// Weights to start from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights: Option<PathBuf>,
     /// How the network is initialised.
     pub init: InitArg,
     /// How images are varied in training.
     pub augment: AugmentArg,
+    /// Share of the area that a random resized crop shows: the least and the most.
+    pub crop_area: Vec<f64>,
+    /// Its ratio of width to height, likewise.
+    pub crop_ratio: Vec<f64>,
+    /// How channels are normalised.
+    pub normalize: NormalizeArg,
     /// How samples are spread over tasks.
     pub stream: StreamArg,
     /// Number of tasks.
@@ -79,6 +107,8 @@ pub struct Config {
     pub weight_decay: f64,
     /// Warm-up per task.
     pub warmup_epochs: f64,
+    /// Steps of the learning rate, as they were written.
+    pub milestones: String,
     /// Largest factor of learning-rate scaling with the world size.
     pub scale_cap: f64,
     /// What happens to the optimiser's state between tasks.
@@ -97,6 +127,8 @@ pub struct Config {
     pub precision: PrecisionArg,
     /// The seed.
     pub seed: u64,
+    /// Epochs from one evaluation within a task to the next.
+    pub evaluate_every: usize,
     /// Whether phases are synchronised.
     pub profile: bool,
     /// Where reports go.
@@ -104,14 +136,24 @@ pub struct Config {
 }
 
 impl Config {
-    fn digits() -> Self {
+    pub(crate) fn digits() -> Self {
         Self {
             recipe: Recipe::Digits,
+            overridden: Vec::new(),
             data: "digits".into(),
             image_size: 8,
+            crop_size: 8,
+            fit: FitArg::Stretch,
+            on_damaged: OnDamagedArg::Fail,
             model: ModelArg::Mlp,
+            model_width: 64,
+            stem: StemArg::Auto,
+            weights: None,
             init: InitArg::Kaiming,
             augment: AugmentArg::None,
+            crop_area: RESIZED_CROP_SCALE.to_vec(),
+            crop_ratio: RESIZED_CROP_RATIO.to_vec(),
+            normalize: NormalizeArg::None,
             stream: StreamArg::Class,
             tasks: 5,
             class_order: ClassOrderArg::Fixed,
@@ -133,6 +175,7 @@ impl Config {
             momentum: 0.9,
             weight_decay: 0.0,
             warmup_epochs: 0.0,
+            milestones: "none".into(),
             scale_cap: 1.0,
             optimizer_state: OptimizerStateArg::Reset,
             ranks: 2,
@@ -142,15 +185,17 @@ impl Config {
             device: "flex".into(),
             precision: PrecisionArg::F32,
             seed: 42,
+            evaluate_every: 0,
             profile: false,
             out: PathBuf::from("runs"),
         }
     }
 
-    fn mammoth_er_digits() -> Self {
+    pub(crate) fn mammoth_er_digits() -> Self {
         Self {
             recipe: Recipe::MammothErDigits,
             image_size: 28,
+            crop_size: 28,
             epochs: 5,
             batch_size: 10,
             candidates: 10,
@@ -178,17 +223,14 @@ impl Config {
                 toml::from_str(&text).map_err(|error| not_valid(path, &text, &error))?
             }
         };
-        let mut config = match flags.recipe.or(file.recipe).unwrap_or(Recipe::Digits) {
-            Recipe::Digits => Self::digits(),
-            Recipe::MammothErDigits => Self::mammoth_er_digits(),
-        };
-        if flags.data.as_ref().or(file.data.as_ref()).is_some_and(|data| data.starts_with("folder:")) {
-            config.model = ModelArg::Conv;
-            config.image_size = 32;
-        }
+        let mut config = Self::defaults_for(&flags, &file)?;
         macro_rules! take {
             ($($field:ident),* $(,)?) => {$(
                 if let Some(value) = flags.$field.or(file.$field) {
+                    let name = stringify!($field);
+                    if value != config.$field && !NO_PART_OF_A_RECIPE.contains(&name) {
+                        config.overridden.push(name.replace('_', "-"));
+                    }
                     config.$field = value;
                 }
             )*};
@@ -196,9 +238,17 @@ impl Config {
         take!(
             data,
             image_size,
+            crop_size,
+            fit,
+            on_damaged,
             model,
+            model_width,
+            stem,
             init,
             augment,
+            crop_area,
+            crop_ratio,
+            normalize,
             stream,
             tasks,
             class_order,
@@ -220,6 +270,7 @@ impl Config {
             momentum,
             weight_decay,
             warmup_epochs,
+            milestones,
             scale_cap,
             optimizer_state,
             ranks,
@@ -228,13 +279,15 @@ impl Config {
             device,
             precision,
             seed,
+            evaluate_every,
             profile
         );
+        config.weights = flags.weights.or(file.weights);
         (config.collective, config.ranks) =
             transport::choose(flags.collective.or(file.collective), flags.ranks.or(file.ranks), config.ranks, transport::launch())?;
         config.out = match flags.out.or(file.out) {
             Some(out) => out,
-            None => PathBuf::from("runs").join(data_name(&config.data)),
+            None => PathBuf::from("runs").join(data::name(&config.data)),
         };
         config.check()?;
         Ok(config)
@@ -247,22 +300,42 @@ impl Config {
             ("batch-size", self.batch_size),
             ("ranks", self.ranks),
             ("image-size", self.image_size),
+            ("crop-size", self.crop_size),
+            ("model-width", self.model_width),
         ];
         for (option, value) in at_least_one {
             if value == 0 {
                 return Err(AppError::option(option, value, "must be at least 1"));
             }
         }
-        let at_most =
-            [("ranks", self.ranks, MOST_RANKS), ("workers", self.workers, MOST_WORKERS), ("image-size", self.image_size, MOST_PIXELS)];
+        let at_most = [
+            ("ranks", self.ranks, MOST_RANKS),
+            ("workers", self.workers, MOST_WORKERS),
+            ("image-size", self.image_size, MOST_PIXELS),
+            ("crop-size", self.crop_size, self.image_size),
+            ("model-width", self.model_width, MOST_WIDTH),
+        ];
         for (option, value, most) in at_most {
             if value > most {
                 return Err(AppError::option(option, value, format!("must be at most {most}")));
             }
         }
-        if self.model == ModelArg::Conv && self.image_size < FEWEST_CONV_PIXELS {
+        if self.model == ModelArg::Conv && self.crop_size < FEWEST_CONV_PIXELS {
             let reason = format!("the convolutional network (`--model conv`) needs at least {FEWEST_CONV_PIXELS} pixels");
-            return Err(AppError::option("image-size", self.image_size, reason));
+            return Err(AppError::option("image-size", self.crop_size, reason));
+        }
+        for (option, range) in [("crop-area", &self.crop_area), ("crop-ratio", &self.crop_ratio)] {
+            if range.len() != 2 {
+                return Err(AppError::option(option, format!("{range:?}"), "expected two numbers, the lower and the higher one"));
+            }
+        }
+        if let Some((epoch, _)) = parse_milestones(&self.milestones)?.first().filter(|(epoch, _)| *epoch < self.warmup_epochs) {
+            let reason = format!("epoch {epoch} lies within the warm-up (`--warmup-epochs {}`)", self.warmup_epochs);
+            return Err(AppError::option("milestones", &self.milestones, reason));
+        }
+        if self.weights.is_some() && matches!(self.model, ModelArg::Mlp | ModelArg::Conv) {
+            let path = self.weights.as_deref().unwrap_or(Path::new(""));
+            return Err(AppError::option("weights", path.display(), "is for `--model resnet18`, `resnet50` and `ghostnet`"));
         }
         if self.start_task >= self.tasks {
             let reason = format!("there are {} tasks, counted from 0: no mini-batch would ever have representatives", self.tasks);
@@ -344,6 +417,11 @@ impl Config {
         }
     }
 
+    /// How images become rows.
+    pub fn images(&self) -> ImageOptions {
+        ImageOptions { side: self.image_size, fit: self.fit.into(), on_damaged: self.on_damaged.into() }
+    }
+
     /// The settings of a run.
     pub fn settings(&self, method: Method, rehearsal: RehearsalConfig) -> Settings {
         Settings {
@@ -353,11 +431,14 @@ impl Config {
             rehearsal,
             learning_rate: self.learning_rate,
             warmup_epochs: self.warmup_epochs,
+            // `check` has understood them already.
+            milestones: parse_milestones(&self.milestones).unwrap_or_default(),
             scale_cap: self.scale_cap,
             keep_optimizer: self.optimizer_state.into(),
             seed: self.seed,
             workers: self.workers,
             precision: self.precision.into(),
+            evaluate_every: self.evaluate_every,
             profile: self.profile,
         }
     }
@@ -366,18 +447,11 @@ impl Config {
 /// The defaults of the main job as lines of TOML.
 pub fn defaults() -> String {
     let mut config = Config::digits();
-    config.out = PathBuf::from("runs").join(data_name(&config.data));
+    config.out = PathBuf::from("runs").join(data::name(&config.data));
     // All values are numbers, truth values and plain texts, which JSON and TOML write alike.
     let fields = serde_json::to_value(config).unwrap_or_default();
-    fields.as_object().into_iter().flatten().map(|(name, value)| format!("  {name} = {value}\n")).collect()
-}
-
-/// What a run is called after: `digits`, or the name of the folder.
-fn data_name(data: &str) -> PathBuf {
-    let Some(("folder", directory)) = data.split_once(':') else { return data.into() };
-    // `folder:.` and `folder:..` have no name of their own.
-    let path = std::fs::canonicalize(directory).unwrap_or_else(|_| directory.into());
-    path.file_name().map_or_else(|| "folder".into(), PathBuf::from)
+    let options = fields.as_object().into_iter().flatten().filter(|(name, _)| *name != "overridden");
+    options.map(|(name, value)| format!("  {name} = {value}\n")).collect()
 }
 
 /// What is wrong with a configuration file, and where, in one line.

@@ -2,7 +2,9 @@
 
 use burn_rehearsal::error::{BatchError, ConfigError};
 use burn_rehearsal_collective::CollectiveError;
+use burn_rehearsal_train::data::DataError;
 use burn_rehearsal_train::experiment::ExperimentError;
+use burn_rehearsal_train::models::WeightsError;
 use burn_rehearsal_train::report::ReportError;
 use burn_rehearsal_train::stream::StreamError;
 use std::path::PathBuf;
@@ -39,13 +41,11 @@ pub enum AppError {
         reason: String,
     },
     /// A data set that cannot be used.
-    #[error("the data in {} cannot be used: {reason}", path.display())]
-    Data {
-        /// Where it is.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// Weights to start from.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
     /// The embedded data set.
     #[error("the embedded digits are damaged: {0}")]
     Digits(String),

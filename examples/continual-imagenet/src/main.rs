@@ -11,10 +11,13 @@ mod data;
 mod device;
 mod error;
 mod model;
+mod pack;
 mod progress;
+mod recipes;
 mod run;
 mod say;
 mod stop;
+mod transform;
 mod transport;
 mod workload;
 
@@ -49,6 +52,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, AppError> {
         Some(Command::Compare { options }) => run::compare(options),
         None => run::compare(cli.options),
         Some(Command::Train { method, options }) => run::train(method, options),
+        Some(Command::Pack { options }) => pack::run(&options),
         Some(Command::Report { directories, out }) => run::report(&directories, out.as_deref()),
         Some(Command::Devices) => {
             device::list().iter().for_each(|line| say::say(line));

@@ -1,7 +1,8 @@
 //! The networks.
 
-use crate::batch::{ImageBatch, ImageShape};
-use crate::cli::ModelArg;
+use crate::batch::ImageBatch;
+use crate::cli::{ModelArg, StemArg};
+use crate::config::Config;
 use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::loss::CrossEntropyLossConfig;
@@ -9,11 +10,16 @@ use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
 use burn::nn::{Linear, LinearConfig, PaddingConfig2d, Relu};
 use burn::tensor::{Device, FloatDType, Tensor};
 use burn::train::{ClassificationOutput, InferenceStep, TrainOutput, TrainStep};
+use burn_rehearsal_train::data::ImageShape;
 use burn_rehearsal_train::data_parallel::{compute_type, scale_loss};
-use burn_rehearsal_train::init::{Scheme, keyed_init};
+use burn_rehearsal_train::init::keyed_init;
+use burn_rehearsal_train::models::{GhostNet, GhostNetConfig, ResNet, ResNetConfig, Stem, WeightsError, load_safetensors};
+use std::path::Path;
 
 /// Units of each hidden layer of the multi-layer perceptron.
 const HIDDEN: usize = 100;
+/// The largest images, in pixels, that meet a 3×3 convolution first if nothing is said.
+const SMALL: usize = 64;
 
 /// A classifier of images.
 #[derive(Module, Debug)]
@@ -23,6 +29,10 @@ pub enum Network {
     Mlp(Mlp),
     /// Convolutional.
     Conv(ConvNet),
+    /// Residual.
+    ResNet(ResNet),
+    /// Made of ghost modules.
+    GhostNet(GhostNet),
 }
 
 /// Input – 100 – 100 – classes with ReLU: the network of the continual-learning literature for MNIST.
@@ -45,9 +55,18 @@ pub struct ConvNet {
 }
 
 impl Network {
-    /// The network for images of `shape` and `classes` classes, initialised from `seed` by `scheme`.
-    pub fn new(kind: ModelArg, shape: ImageShape, classes: usize, device: &Device, seed: u64, scheme: Scheme) -> Self {
-        let network = match kind {
+    /// The network that `config` asks for, for images of `shape` and `classes` classes, initialised from `seed`.
+    pub fn new(config: &Config, shape: ImageShape, classes: usize, device: &Device, seed: u64) -> Self {
+        let residual = |network: ResNetConfig| {
+            let small = match config.stem {
+                StemArg::Auto => shape.height <= SMALL,
+                StemArg::Imagenet => false,
+                StemArg::Small => true,
+            };
+            let stem = if small { Stem::Small } else { Stem::ImageNet };
+            Network::ResNet(network.with_stem(stem).with_width(config.model_width).with_channels(shape.channels).init(device))
+        };
+        let network = match config.model {
             ModelArg::Mlp => Network::Mlp(Mlp {
                 first: LinearConfig::new(shape.elements(), HIDDEN).init(device),
                 second: LinearConfig::new(HIDDEN, HIDDEN).init(device),
@@ -64,8 +83,24 @@ impl Network {
                     relu: Relu::new(),
                 })
             }
+            ModelArg::Resnet18 => residual(ResNetConfig::resnet18(classes)),
+            ModelArg::Resnet50 => residual(ResNetConfig::resnet50(classes)),
+            ModelArg::Ghostnet => Network::GhostNet(GhostNetConfig::new(classes).with_channels(shape.channels).init(device)),
         };
-        keyed_init(network, seed, scheme)
+        keyed_init(network, seed, config.init.into())
+    }
+
+    /// The same network with the weights in a file; those without names of their own in PyTorch stay as they are.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightsError`] if the file does not fit.
+    pub fn load(self, path: &Path) -> Result<Self, WeightsError> {
+        Ok(match self {
+            Network::ResNet(network) => Network::ResNet(load_safetensors(network, path)?),
+            Network::GhostNet(network) => Network::GhostNet(load_safetensors(network, path)?),
+            other => other,
+        })
     }
 
     /// Class scores: `[rows, channels, height, width]`, values 0..=1, to `[rows, classes]`, in `f32` whatever the network computes in.
@@ -74,6 +109,8 @@ impl Network {
         let scores = match self {
             Network::Mlp(mlp) => mlp.forward(images),
             Network::Conv(conv) => conv.forward(images),
+            Network::ResNet(network) => network.forward(images),
+            Network::GhostNet(network) => network.forward(images),
         };
         scores.cast(FloatDType::F32)
     }

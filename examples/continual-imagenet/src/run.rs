@@ -16,7 +16,9 @@ use burn_rehearsal_train::data_parallel::Precision;
 use burn_rehearsal_train::device::adapter;
 use burn_rehearsal_train::experiment::{Blame, ExperimentError, Workload, run_rank};
 use burn_rehearsal_train::report::schema::{Method, REPORT_FILE};
-use burn_rehearsal_train::report::{RunReport, accuracy_svg, comparison_table, merged_table, phases_svg, write_atomically};
+use burn_rehearsal_train::report::{
+    RunReport, accuracy_svg, comparison_table, curves_csv, html, merged_table, phases_svg, write_atomically,
+};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -77,6 +79,9 @@ impl Job {
                 config.representatives
             ));
         }
+        if !config.overridden.is_empty() {
+            heading.push(format!("other than in the recipe: {}", config.overridden.join(", ")));
+        }
         let made = if first { create_directory(&config.out)? } else { Vec::new() };
         let stop = Stop::listen(first);
         if first {
@@ -123,6 +128,9 @@ impl Job {
             say(&format!("\n{LEGEND}\n\n{}", comparison_table(&reports)));
             draw(&reports, &self.config.out)?;
             reports.iter().filter_map(diverged).for_each(|warning| eprintln!("{warning}"));
+            if let Some(most) = reports.iter().map(|report| report.left_out).max().filter(|&most| most > 0) {
+                say(&format!("images left out because they are damaged: {most}"));
+            }
             say(&format!("reports and figures: {}", self.config.out.display()));
         }
         Ok(if self.stop.requested() { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
@@ -217,6 +225,8 @@ fn diverged(report: &RunReport) -> Option<String> {
 fn draw(reports: &[RunReport], out: &Path) -> Result<(), AppError> {
     write_atomically(&out.join("accuracy.svg"), &accuracy_svg(reports)?)?;
     write_atomically(&out.join("phases.svg"), &phases_svg(reports)?)?;
+    write_atomically(&out.join("report.html"), &html(reports)?)?;
+    write_atomically(&out.join("curves.csv"), &curves_csv(reports))?;
     Ok(())
 }
 

@@ -1,13 +1,16 @@
 //! What the program learns, as the learner sees it.
 
-use crate::batch::{Image, ImageBatch, ImageBatcher, ImageShape};
+use crate::batch::{ImageBatch, ImageBatcher};
 use crate::cli::{ClassOrderArg, StreamArg};
 use crate::config::Config;
-use crate::data::{self, ImageData};
+use crate::data;
+use crate::device;
 use crate::error::AppError;
 use crate::model::Network;
+use crate::transform::transforms;
 use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataset::Dataset;
+use burn::module::Module;
 use burn::optim::decay::WeightDecayConfig;
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{ModuleOptimizer, SgdConfig};
@@ -15,8 +18,11 @@ use burn::tensor::Device;
 use burn_rehearsal::RehearsalBatch;
 use burn_rehearsal::batch::Schema;
 use burn_rehearsal_train::augment::{Augment, Augmentation};
+use burn_rehearsal_train::data::{Image, ImageData, ImageShape};
 use burn_rehearsal_train::experiment::Workload;
 use burn_rehearsal_train::stream::{ClassIncremental, ClassOrder, InstanceIncremental, StreamError, TaskStream};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Images, their tasks, and how to learn them.
@@ -24,7 +30,10 @@ pub struct Images {
     config: Config,
     data: ImageData,
     stream: Box<dyn TaskStream>,
-    augment: Option<Augment>,
+    training: Option<Augment>,
+    evaluation: Option<Augment>,
+    /// The network with the weights to start from, on a device that tracks gradients.
+    pretrained: Option<Network>,
 }
 
 impl Images {
@@ -34,7 +43,7 @@ impl Images {
     ///
     /// [`AppError`] naming what cannot be used.
     pub fn open(config: &Config) -> Result<Self, AppError> {
-        let data = data::open(&config.data, config.image_size)?;
+        let data = data::open(&config.data, &config.images())?;
         let (train, test) = (&data.train_labels, &data.test_labels);
         let order = match config.class_order {
             ClassOrderArg::Fixed => ClassOrder::Fixed,
@@ -52,14 +61,15 @@ impl Images {
                 Box::new(InstanceIncremental::new(train, test, data.classes, config.tasks, config.seed).map_err(in_words)?)
             }
         };
-        let augment = config.augment.pipeline(config.image_size, config.seed);
-        if let Some(augment) = &augment {
-            let ImageShape { channels, height, width } = data.shape;
-            augment
-                .output_shape([channels, height, width])
-                .map_err(|error| AppError::option("image-size", config.image_size, error.to_string()))?;
-        }
-        Ok(Self { config: config.clone(), data, stream, augment })
+        let [training, evaluation] = transforms(config, data.shape)?;
+        let pretrained = match &config.weights {
+            None => None,
+            Some(path) => {
+                let device = device::parse(&config.device)?.autodiff();
+                Some(Network::new(config, seen(config, &data), data.classes, &device, config.seed).load(path)?)
+            }
+        };
+        Ok(Self { config: config.clone(), data, stream, training, evaluation, pretrained })
     }
 
     /// The bytes of one sample in a buffer beside a network on `device`.
@@ -68,7 +78,7 @@ impl Images {
     ///
     /// [`AppError::Sample`] if it cannot be stored.
     pub fn row_bytes(&self, device: &Device) -> Result<usize, AppError> {
-        let blank = Image { pixels: vec![0; self.data.shape.elements()].into(), class: 0, index: 0 };
+        let blank = Image { pixels: vec![0u8; self.data.shape.elements()].into(), class: 0, index: 0 };
         let layout = |batch: ImageBatch| {
             let mut columns = Vec::new();
             let (_augmented,) = batch.into_parts(&mut columns)?;
@@ -94,6 +104,19 @@ impl Images {
     }
 }
 
+/// The shape of what the network sees.
+fn seen(config: &Config, data: &ImageData) -> ImageShape {
+    ImageShape::square(data.shape.channels, config.crop_size)
+}
+
+fn augmentation(augment: &Option<Augment>) -> Option<Augmentation<ImageBatch>> {
+    let augment = augment.clone()?;
+    Some(Arc::new(move |batch: ImageBatch, step, rank| {
+        let augmented = augment.apply_bytes(batch.images.clone(), step, rank)?;
+        Ok(ImageBatch { augmented: Some(augmented), ..batch })
+    }))
+}
+
 impl Workload for Images {
     type Item = Image;
     type Batch = ImageBatch;
@@ -117,15 +140,29 @@ impl Workload for Images {
     }
 
     fn augmentation(&self) -> Option<Augmentation<ImageBatch>> {
-        let augment = self.augment.clone()?;
-        Some(Arc::new(move |batch: ImageBatch, step, rank| {
-            let augmented = augment.apply_bytes(batch.images.clone(), step, rank)?;
-            Ok(ImageBatch { augmented: Some(augmented), ..batch })
-        }))
+        augmentation(&self.training)
+    }
+
+    fn evaluation(&self) -> Option<Augmentation<ImageBatch>> {
+        augmentation(&self.evaluation)
+    }
+
+    fn left_out(&self) -> Vec<u64> {
+        let number = |path: &PathBuf| {
+            let mut hasher = DefaultHasher::new();
+            path.hash(&mut hasher);
+            hasher.finish()
+        };
+        self.data.damaged.paths().iter().map(number).collect()
     }
 
     fn model(&self, device: &Device, seed: u64) -> Network {
-        Network::new(self.config.model, self.data.shape, self.data.classes, device, seed, self.config.init.into())
+        match &self.pretrained {
+            // Clones share their running statistics; the way through inference makes new ones.
+            Some(network) if device.is_autodiff() => network.valid().train().fork(device),
+            Some(network) => network.valid().fork(device),
+            None => Network::new(&self.config, seen(&self.config, &self.data), self.data.classes, device, seed),
+        }
     }
 
     fn optimizer(&self) -> ModuleOptimizer {

@@ -378,7 +378,7 @@ fn a_comparison_prints_plain_lines_and_a_table_and_leaves_reports_with_every_fie
         assert!(buffer["distinct"].as_u64().is_some_and(|distinct| (1..=144).contains(&distinct)), "{buffer}");
     }
     assert_figures(&out);
-    assert_eq!(files(&out).len(), 5, "{:?}", files(&out));
+    assert_eq!(files(&out).len(), 7, "{:?}", files(&out));
 }
 
 fn assert_figures(directory: &Path) {

@@ -1,5 +1,6 @@
 //! What can go wrong in a data-parallel run.
 
+use crate::evaluate::EvaluateError;
 use burn_rehearsal_collective::CollectiveError;
 
 use super::Precision;
@@ -17,6 +18,9 @@ pub enum DataParallelError {
         /// That rank's own words (cut after 240 bytes).
         reason: String,
     },
+    /// An evaluation after an epoch failed.
+    #[error(transparent)]
+    Evaluate(#[from] EvaluateError),
     /// The ranks are not at the same step: one of them called something the others did not.
     #[error("rank {rank} is at step {theirs}, this rank at step {ours}")]
     OutOfStep {

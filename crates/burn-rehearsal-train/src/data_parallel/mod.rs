@@ -42,7 +42,12 @@ pub use self::error::DataParallelError;
 pub use self::loss_scale::{LossScale, scale_loss};
 pub use self::precision::{Precision, compute_type, in_f32};
 pub use self::quiet::{NoMetricLogger, NoRenderer, quiet};
+use crate::evaluate::EvaluateError;
 use crate::phases::PhaseTimer;
+
+/// What every rank calls after each epoch that was not stopped, with the network in its validation state and the epoch, counted from 1. All ranks call
+/// it, so it may be collective (on a collective of its own). Its error ends the run.
+pub type AfterEpoch<M> = Box<dyn Fn(&M, usize) -> Result<(), EvaluateError> + Send + Sync>;
 
 type Rows<M> = Box<dyn Fn(&<M as TrainStep>::Input) -> usize + Send + Sync>;
 
@@ -106,6 +111,7 @@ pub struct DataParallel<M: LearnerModel> {
     check_parameters: bool,
     precision: Precision,
     loss_scale: Mutex<LossScale>,
+    after_epoch: Option<AfterEpoch<M>>,
 }
 
 /// What a run takes out of the strategy: dropping it tells the other ranks that this one has left.
@@ -137,6 +143,7 @@ impl<M: LearnerModel> DataParallel<M> {
             check_parameters: true,
             precision: Precision::F32,
             loss_scale: Mutex::default(),
+            after_epoch: None,
         }
     }
 
@@ -174,6 +181,12 @@ impl<M: LearnerModel> DataParallel<M> {
     /// The factor of the loss after the last launch, if the loss is scaled.
     pub fn loss_scale(&self) -> Option<LossScale> {
         (self.precision == Precision::F16).then(|| *lock(&self.loss_scale))
+    }
+
+    /// Calls `hook` after every epoch; all ranks have one, or none.
+    pub fn with_after_epoch(mut self, hook: AfterEpoch<M>) -> Self {
+        self.after_epoch = Some(hook);
+        self
     }
 
     /// The time of each phase so far.

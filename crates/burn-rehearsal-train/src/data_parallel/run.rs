@@ -67,6 +67,9 @@ impl<'a, M: LearnerModel> Run<'a, M> {
             self.note(sent);
             let go_on = self.train_epoch(link, &mut grads)?;
             self.settle(link, epoch)?;
+            if go_on && let Some(hook) = &self.strategy.after_epoch {
+                hook(&self.learner.model().valid(), epoch)?;
+            }
             let sent = self.components.event_processor.process_train(LearnerEvent::EndSplit(epoch));
             self.note(sent);
             if !go_on {

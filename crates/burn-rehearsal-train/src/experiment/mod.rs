@@ -4,6 +4,7 @@
 //! Burn's own `SupervisedTraining` under [`DataParallel`], evaluates on every task's test set after each, and returns the same [`RunReport`] on all ranks.
 
 mod curve;
+mod epochs;
 mod rank;
 
 pub use rank::run_rank;
@@ -31,6 +32,8 @@ use std::sync::Arc;
 use crate::data_parallel::DataParallel;
 #[cfg(doc)]
 use crate::report::RunReport;
+#[cfg(doc)]
+use crate::schedule::WarmupSchedule;
 
 /// A mini-batch that rehearsal and the learner both know.
 pub trait Rows: RehearsalBatch {
@@ -74,6 +77,14 @@ pub trait Workload: Sync {
     fn augmentation(&self) -> Option<Augmentation<Self::Batch>> {
         None
     }
+    /// What is done to the mini-batches of evaluation before the network sees them; nothing if it is `None`.
+    fn evaluation(&self) -> Option<Augmentation<Self::Batch>> {
+        None
+    }
+    /// The samples that this process had to leave out so far, each by a number that is its own on all ranks.
+    fn left_out(&self) -> Vec<u64> {
+        Vec::new()
+    }
     /// The network, initialised from `seed` alone.
     fn model(&self, device: &Device, seed: u64) -> Self::Model;
     /// A fresh optimiser.
@@ -95,6 +106,8 @@ pub struct Settings {
     pub learning_rate: f64,
     /// Epochs of linear warm-up from the base rate to `base × min(world size, scale_cap)`, in every task.
     pub warmup_epochs: f64,
+    /// From which epoch of a task on, counted from 0, the highest rate is multiplied by which factor; see [`WarmupSchedule::with_milestones`].
+    pub milestones: Vec<(f64, f64)>,
     /// The learning rate is multiplied by the world size, but at most by this (1: no scaling).
     pub scale_cap: f64,
     /// Whether the optimiser's state (momentum) goes on from task to task; otherwise every task starts with a fresh one.
@@ -105,6 +118,8 @@ pub struct Settings {
     pub workers: usize,
     /// The numbers of forward and backward passes.
     pub precision: Precision,
+    /// After every so many epochs of a task all test sets are evaluated as well; 0 for after tasks alone.
+    pub evaluate_every: usize,
     /// Synchronises the device between the phases of a step, so that their times are exact on any device.
     pub profile: bool,
 }
@@ -169,6 +184,9 @@ impl ExperimentError {
             Self::DataParallel(DataParallelError::RankFailed { .. }) => Blame::Told,
             Self::Rehearsal(RehearsalError::PeerFailed { .. })
             | Self::Evaluate(EvaluateError::Rank(_))
+            | Self::DataParallel(DataParallelError::Evaluate(
+                EvaluateError::Rank(_) | EvaluateError::Collective(CollectiveError::PeerFailed { .. }),
+            ))
             | Self::Collective(CollectiveError::PeerFailed { .. })
             | Self::Rehearsal(RehearsalError::Collective(CollectiveError::PeerFailed { .. }))
             | Self::DataParallel(DataParallelError::Collective(CollectiveError::PeerFailed { .. }))

@@ -1,6 +1,7 @@
 //! One rank's part of a run.
 
 use super::curve::LossCurve;
+use super::epochs::EpochAccuracies;
 use super::{ExperimentError, Observer, Rows, Settings, Workload};
 use crate::augment::AugmentLoader;
 use crate::data_parallel::{DataParallel, agree, quiet};
@@ -19,7 +20,7 @@ use burn::train::metric::LossMetric;
 use burn::train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
 use burn_rehearsal::{EngineTimings, RehearsalBuffer, RehearsalLoader, ShardedLoader, StoreKind};
 use burn_rehearsal_collective::Collective;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
@@ -57,10 +58,16 @@ pub fn run_rank<W: Workload>(
         }
         Method::Incremental | Method::Scratch => None,
     };
-    let strategy = DataParallel::new(collective.duplicate()?, device.clone(), |batch: &W::Batch| batch.rows())
+    let mut strategy = DataParallel::new(collective.duplicate()?, device.clone(), |batch: &W::Batch| batch.rows())
         .with_timer(timer)
         .with_precision(settings.precision);
     let tasks = workload.stream().tasks();
+    let epochs = EpochAccuracies::default();
+    if settings.evaluate_every > 0 {
+        let part = |task| part(workload, settings, collective.as_ref(), device, workload.stream().test(task).to_vec());
+        let parts = (0..tasks).map(part).collect();
+        strategy = strategy.with_after_epoch(epochs.hook(settings.evaluate_every, settings.epochs, parts, collective.duplicate()?));
+    }
     let interrupter = Interrupter::new();
     observer.interrupter(&interrupter);
     let mut run = Run {
@@ -74,6 +81,7 @@ pub fn run_rank<W: Workload>(
         buffer,
         accuracy: Accuracy { top1: AccuracyMatrix::new(tasks), top5: AccuracyMatrix::new(tasks), initial_top1: None },
         curves: Vec::new(),
+        epochs,
         learner: None,
         augmented: Arc::default(),
         train_time: Duration::ZERO,
@@ -95,6 +103,7 @@ struct Run<'a, W: Workload> {
     buffer: Option<RehearsalBuffer<W::Batch>>,
     accuracy: Accuracy,
     curves: Vec<CurvePoint>,
+    epochs: EpochAccuracies,
     /// What the last task left: parameters, optimiser state, schedule.
     learner: Option<Learner<W::Model>>,
     /// The number of the next step whose mini-batch is augmented; goes on from task to task.
@@ -143,7 +152,7 @@ impl<W: Workload> Run<'_, W> {
         let curve = LossCurve::default();
         let strategy: TrainingStrategy<W::Model> = TrainingStrategy::Custom(self.strategy.clone());
         // Nothing is written there: no checkpoints, no log and a metric logger of our own.
-        let training = SupervisedTraining::new(std::env::temp_dir(), loader, self.part(self.workload.test(), Vec::new()))
+        let training = SupervisedTraining::new(std::env::temp_dir(), loader, self.part(Vec::new()))
             .num_epochs(settings.epochs)
             .with_interrupter(self.interrupter.clone())
             .with_training_strategy(strategy);
@@ -158,7 +167,8 @@ impl<W: Workload> Run<'_, W> {
         };
         let started = Instant::now();
         let result = training.launch(learner);
-        self.train_time += started.elapsed();
+        let measured = self.epochs.take();
+        self.train_time += started.elapsed().saturating_sub(measured.time);
         // Burn keeps the first error of this rank, the strategy what all ranks agreed on: the first is nearer to the cause.
         if let Some(error) = result.error {
             return Err(ExperimentError::of_training(&error));
@@ -171,7 +181,7 @@ impl<W: Workload> Run<'_, W> {
             task,
             epoch,
             train_loss: Some(loss).filter(|loss| loss.is_finite()),
-            top1: Vec::new(),
+            top1: measured_after(&measured.top1, epoch + 1),
         }));
         // A stop that comes after the last step is one that some ranks may have seen and others not: all do what the first of them does.
         let seen = agree::gather(self.collective.as_mut(), [u64::from(result.interrupted.is_some())])?;
@@ -186,8 +196,10 @@ impl<W: Workload> Run<'_, W> {
     /// The learner that a task starts with.
     fn learner(&mut self, steps_per_epoch: usize) -> Result<Learner<W::Model>, ExperimentError> {
         let Settings { method, learning_rate, warmup_epochs, scale_cap, keep_optimizer, seed, .. } = *self.settings;
-        let warmup = (warmup_epochs.max(0.0) * steps_per_epoch as f64).round() as u64;
-        let schedule = WarmupSchedule::new(learning_rate, self.collective.size(), scale_cap, warmup)?;
+        let step = |epoch: f64| (epoch.max(0.0) * steps_per_epoch as f64).round() as u64;
+        let milestones: Vec<_> = self.settings.milestones.iter().map(|&(epoch, factor)| (step(epoch), factor)).collect();
+        let schedule =
+            WarmupSchedule::new(learning_rate, self.collective.size(), scale_cap, step(warmup_epochs))?.with_milestones(&milestones)?;
         let fresh = |model| Learner::new(model, self.workload.optimizer(), schedule.clone());
         Ok(match self.learner.take().filter(|_| method != Method::Scratch) {
             None => fresh(self.workload.model(&self.device.clone().autodiff(), seed)),
@@ -217,13 +229,9 @@ impl<W: Workload> Run<'_, W> {
         }
     }
 
-    /// This rank's part of some samples, in order.
-    fn part(&self, dataset: Arc<dyn Dataset<W::Item>>, indices: Vec<usize>) -> Arc<dyn DataLoader<W::Batch>> {
-        let loader = ShardedLoader::builder(self.workload.batcher(), EVALUATION_BATCH)
-            .shard(self.collective.rank(), self.collective.size())
-            .device(self.device.clone())
-            .build(Selection::<W>::from_indices_unchecked(dataset, indices));
-        Arc::new(loader)
+    /// This rank's part of some test samples.
+    fn part(&self, indices: Vec<usize>) -> Arc<dyn DataLoader<W::Batch>> {
+        part(self.workload, self.settings, self.collective.as_ref(), &self.device, indices)
     }
 
     /// Top-1 and top-5 accuracy on the whole test set of every task.
@@ -231,7 +239,7 @@ impl<W: Workload> Run<'_, W> {
         let stream = self.workload.stream();
         let mut accuracies = (Vec::new(), Vec::new());
         for task in 0..stream.tasks() {
-            let loader = self.part(self.workload.test(), stream.test(task).to_vec());
+            let loader = self.part(stream.test(task).to_vec());
             let evaluation = evaluate(model, &*loader, self.collective.as_mut())?;
             accuracies.0.push(evaluation.top1_accuracy());
             accuracies.1.push(evaluation.top5_accuracy());
@@ -239,7 +247,28 @@ impl<W: Workload> Run<'_, W> {
         Ok(accuracies)
     }
 
-    fn report(self, config: serde_json::Value, started: Instant, complete: bool) -> Result<RunReport, ExperimentError> {
+    /// The number of different samples that some rank had to leave out.
+    fn left_out(&mut self) -> Result<u64, ExperimentError> {
+        let own = self.workload.left_out();
+        let counts = agree::gather(self.collective.as_mut(), [own.len() as u64])?;
+        let most = counts.iter().map(|[count]| *count as usize).max().unwrap_or(0);
+        let mut padded = own;
+        // All ranks send the same number of words; those without a sample say nothing new.
+        padded.resize(most, 0);
+        let bytes: Vec<u8> = padded.iter().flat_map(|id| id.to_le_bytes()).collect();
+        let mut all = vec![0; bytes.len() * self.collective.size()];
+        if most > 0 {
+            self.collective.all_gather(&bytes, &mut all)?;
+        }
+        let mut ids: HashSet<&[u8]> = HashSet::new();
+        for (part, [count]) in all.chunks_exact((most * 8).max(1)).zip(&counts) {
+            ids.extend(part.chunks_exact(8).take(*count as usize));
+        }
+        Ok(ids.len() as u64)
+    }
+
+    fn report(mut self, config: serde_json::Value, started: Instant, complete: bool) -> Result<RunReport, ExperimentError> {
+        let left_out = self.left_out()?;
         let buffer = match &self.buffer {
             Some(buffer) => Some((buffer.report()?, per_step(&buffer.timings()))),
             None => None,
@@ -257,6 +286,7 @@ impl<W: Workload> Run<'_, W> {
             device: crate::device::describe(&self.device),
             complete,
             tasks: (0..stream.tasks()).map(|task| stream.classes(task).to_vec()).collect(),
+            left_out,
             summary: Summary::of(&self.accuracy),
             time: Time {
                 total_s: started.elapsed().as_secs_f64(),
@@ -316,6 +346,31 @@ impl<W: Workload> Run<'_, W> {
 fn per_step(timings: &EngineTimings) -> PerStep {
     let mean = |sum: u64| sum as f64 / timings.steps.max(1) as f64;
     PerStep { queue_depth: mean(timings.queued), staleness: mean(timings.staleness), copied_bytes: mean(timings.copied_bytes) }
+}
+
+/// A rank's part of some test samples, in order.
+fn part<W: Workload>(
+    workload: &W,
+    settings: &Settings,
+    collective: &dyn Collective,
+    device: &Device,
+    indices: Vec<usize>,
+) -> Arc<dyn DataLoader<W::Batch>> {
+    let loader = ShardedLoader::builder(workload.batcher(), EVALUATION_BATCH)
+        .workers(if indices.is_empty() { 0 } else { settings.workers })
+        .shard(collective.rank(), collective.size())
+        .device(device.clone())
+        .build(Selection::<W>::from_indices_unchecked(workload.test(), indices));
+    match workload.evaluation() {
+        Some(evaluation) => Arc::new(AugmentLoader::new(Arc::new(loader), evaluation, collective.rank(), Arc::default())),
+        None => Arc::new(loader),
+    }
+}
+
+/// The accuracies after `epoch`, counted from 1; empty if they were not measured.
+fn measured_after(measured: &[(usize, Vec<f64>)], epoch: usize) -> Vec<Option<f64>> {
+    let found = measured.iter().find(|(of, _)| *of == epoch);
+    found.map(|(_, top1)| top1.iter().copied().map(Some).collect()).unwrap_or_default()
 }
 
 /// The names of the stores that the ranks use, each once.

@@ -75,6 +75,7 @@ pub(crate) fn report(method: Method, tasks: usize, seed: u64) -> RunReport {
         precision: PrecisionReport { format: Precision::F16, loss_scale: Some(1024.0), skipped_updates: 3 },
         complete: true,
         tasks: (0..tasks).map(|task| vec![2 * task, 2 * task + 1]).collect(),
+        left_out: 0,
         summary: Summary::of(&accuracy),
         accuracy,
         time: Time {

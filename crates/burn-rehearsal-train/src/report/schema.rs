@@ -42,6 +42,9 @@ pub struct RunReport {
     pub complete: bool,
     /// The classes of each task, in the order of the stream; its length is the number of tasks.
     pub tasks: Vec<Vec<usize>>,
+    /// Number of different images that were left out because they are damaged; 0 in reports from before that was possible.
+    #[serde(default)]
+    pub left_out: u64,
     /// Accuracies after every task.
     pub accuracy: Accuracy,
     /// Figures computed from `accuracy`.

@@ -8,4 +8,4 @@ mod sharded;
 pub use batcher::RehearsalBatcher;
 pub use order::EpochPlan;
 pub use rehearsal::RehearsalLoader;
-pub use sharded::{ShardedLoader, ShardedLoaderBuilder, WorkerPanic};
+pub use sharded::{ShardedLoader, ShardedLoaderBuilder, SkipSample, WorkerPanic};

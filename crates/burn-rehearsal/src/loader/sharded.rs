@@ -9,6 +9,7 @@ use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::data::dataset::transform::PartialDataset;
 use burn::data::dataset::{Dataset, DatasetError};
 use burn::tensor::Device;
+use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,6 +25,7 @@ const AHEAD: usize = 4;
 /// * k workers read in parallel, at most four mini-batches ahead (k, if there are more), and deliver in order.
 /// * The last mini-batches of an epoch differ by at most one row between ranks; a rank without a row has one mini-batch less.
 /// * A data set's error, or a worker's panic, is an `Err` at the step where it happened, and the end of the epoch.
+/// * A sample whose error is [`SkipSample`] is left out of its mini-batch; a mini-batch without any sample left is left out.
 pub struct ShardedLoader<I, B> {
     settings: Settings,
     batcher: Arc<dyn Batcher<I, B>>,
@@ -184,16 +186,37 @@ pub struct WorkerPanic {
     pub message: String,
 }
 
+/// What a data set answers for a sample that is to be left out, in [`DatasetError::new`]: an image that is damaged, say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the sample is to be left out")]
+pub struct SkipSample;
+
+fn asks_to_skip(error: &DatasetError) -> bool {
+    error.source().is_some_and(|source| source.is::<SkipSample>())
+}
+
 impl<I, B> Reader<I, B> {
-    /// The mini-batch of `step`; `None` if this rank has no row.
-    fn read(&self, step: usize) -> Option<Result<B, DatasetError>> {
+    /// The samples of a mini-batch without those that are to be left out.
+    fn items(&self, indices: &[u32]) -> Result<Vec<I>, DatasetError> {
+        let every = || indices.iter().map(|&index| index as usize);
+        match self.dataset.get_many(every().collect()) {
+            // Rare enough to read the others once more.
+            Err(error) if asks_to_skip(&error) => {
+                every().map(|index| self.dataset.get(index)).filter(|item| !item.as_ref().is_err_and(asks_to_skip)).collect()
+            }
+            other => other,
+        }
+    }
+
+    /// The mini-batch of `step`, or `Ok(None)` if none of its samples is left; `None` if this rank has no row.
+    fn read(&self, step: usize) -> Option<Result<Option<B>, DatasetError>> {
         let indices = self.plan.batch(step);
         if indices.is_empty() {
             return None;
         }
         let read = || {
-            let items = self.dataset.get_many(indices.iter().map(|&index| index as usize).collect())?;
-            Ok(self.batcher.batch(items, &self.device))
+            let items = self.items(indices)?;
+            Ok((!items.is_empty()).then(|| self.batcher.batch(items, &self.device)))
         };
         // User code may panic; the state that it leaves behind is not used again, since the epoch ends here.
         Some(catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|payload| {
@@ -208,7 +231,7 @@ impl<I, B> Reader<I, B> {
 }
 
 struct Worker<B> {
-    batches: Option<Receiver<Result<B, DatasetError>>>,
+    batches: Option<Receiver<Result<Option<B>, DatasetError>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -224,7 +247,7 @@ impl<B: Send + 'static> Worker<B> {
     }
 }
 
-fn produce<I, B>(reader: &Reader<I, B>, first: usize, stride: usize, sender: &SyncSender<Result<B, DatasetError>>) {
+fn produce<I, B>(reader: &Reader<I, B>, first: usize, stride: usize, sender: &SyncSender<Result<Option<B>, DatasetError>>) {
     for step in (first..reader.plan.steps()).step_by(stride) {
         let Some(batch) = reader.read(step) else { return };
         let failed = batch.is_err();
@@ -267,20 +290,24 @@ impl<I, B> Iterator for Iter<I, B> {
     type Item = Result<B, DatasetError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.step >= self.plan.steps() || self.plan.batch(self.step).is_empty() {
-            return None;
-        }
-        let batch = match &self.source {
-            Source::Here(reader) => reader.read(self.step)?,
-            Source::Workers(workers) => {
-                let worker = &workers[(self.step - self.first) % workers.len()];
-                let received = worker.batches.as_ref().and_then(|batches| batches.recv().ok());
-                received.unwrap_or_else(|| Err(DatasetError::new(WorkerGone)))
+        loop {
+            if self.step >= self.plan.steps() || self.plan.batch(self.step).is_empty() {
+                return None;
             }
-        };
-        self.read += self.plan.batch(self.step).len();
-        self.step = if batch.is_ok() { self.step + 1 } else { self.plan.steps() };
-        Some(batch)
+            let batch = match &self.source {
+                Source::Here(reader) => reader.read(self.step)?,
+                Source::Workers(workers) => {
+                    let worker = &workers[(self.step - self.first) % workers.len()];
+                    let received = worker.batches.as_ref().and_then(|batches| batches.recv().ok());
+                    received.unwrap_or_else(|| Err(DatasetError::new(WorkerGone)))
+                }
+            };
+            self.read += self.plan.batch(self.step).len();
+            self.step = if batch.is_ok() { self.step + 1 } else { self.plan.steps() };
+            if let Some(batch) = batch.transpose() {
+                return Some(batch);
+            }
+        }
     }
 }
 

@@ -1,9 +1,8 @@
 //! The handwritten digits that are part of the program; see `data/README.md` for their origin and licence.
 
-use super::ImageData;
-use crate::batch::{Image, ImageShape};
 use crate::error::AppError;
 use burn::data::dataset::InMemDataset;
+use burn_rehearsal_train::data::{Damaged, Image, ImageData, ImageShape};
 use flate2::read::GzDecoder;
 use std::io::{BufRead, BufReader};
 use std::sync::Arc;
@@ -40,7 +39,9 @@ pub fn digits(side: usize) -> Result<ImageData, AppError> {
         train: Arc::new(InMemDataset::new(train)),
         test: Arc::new(InMemDataset::new(test)),
         classes: seen.len(),
-        shape: ImageShape { channels: 1, height: side, width: side },
+        shape: ImageShape::square(1, side),
+        damaged: Damaged::default(),
+        files: None,
     })
 }
 

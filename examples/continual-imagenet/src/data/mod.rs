@@ -1,42 +1,77 @@
-//! Labelled images with a training and a test part.
+//! The data that `--data` names.
 
 mod digits;
-mod folder;
 
 pub use digits::digits;
-pub use folder::folder;
 
-use crate::batch::{Image, ImageShape};
 use crate::error::AppError;
-use burn::data::dataset::Dataset;
-use std::path::Path;
-use std::sync::Arc;
+use burn_rehearsal_train::data::{
+    Cifar, ImageData, ImageOptions, open_cifar, open_folder, open_idx, open_pack, open_tiny_imagenet, packed_side,
+};
+use std::path::{Path, PathBuf};
 
-/// A data set for classification.
-pub struct ImageData {
-    /// The training part.
-    pub train: Arc<dyn Dataset<Image>>,
-    /// The class of each training sample.
-    pub train_labels: Vec<usize>,
-    /// The test part.
-    pub test: Arc<dyn Dataset<Image>>,
-    /// The class of each test sample.
-    pub test_labels: Vec<usize>,
-    /// The number of classes.
-    pub classes: usize,
-    /// The shape of every image.
-    pub shape: ImageShape,
+/// What `--data` can be.
+const EXPECTED: &str = "expected `digits`, or `folder:DIR`, `tiny-imagenet:DIR`, `cifar10:DIR`, `cifar100:DIR`, `mnist:DIR` or `pack:DIR`";
+
+/// What a data set that `--data` names is, and where.
+enum Source<'a> {
+    Digits,
+    Folder(&'a Path),
+    TinyImageNet(&'a Path),
+    Cifar(Cifar, &'a Path),
+    Mnist(&'a Path),
+    Pack(&'a Path),
 }
 
-/// Opens what `--data` names, with images of `image_size` pixels.
+impl<'a> Source<'a> {
+    fn of(data: &'a str) -> Option<Self> {
+        let Some((kind, directory)) = data.split_once(':') else { return (data == "digits").then_some(Self::Digits) };
+        let directory = Some(Path::new(directory)).filter(|directory| !directory.as_os_str().is_empty())?;
+        Some(match kind {
+            "folder" => Self::Folder(directory),
+            "tiny-imagenet" => Self::TinyImageNet(directory),
+            "cifar10" => Self::Cifar(Cifar::Ten, directory),
+            "cifar100" => Self::Cifar(Cifar::Hundred, directory),
+            "mnist" => Self::Mnist(directory),
+            "pack" => Self::Pack(directory),
+            _ => return None,
+        })
+    }
+}
+
+/// Opens what `--data` names.
 ///
 /// # Errors
 ///
 /// [`AppError`] naming the data and what is wrong with it.
-pub fn open(data: &str, image_size: usize) -> Result<ImageData, AppError> {
-    match data.split_once(':') {
-        None if data == "digits" => digits(image_size),
-        Some(("folder", directory)) if !directory.is_empty() => folder(Path::new(directory), image_size),
-        _ => Err(AppError::Option { option: "data", value: data.into(), reason: "expected `digits` or `folder:DIR`".into() }),
-    }
+pub fn open(data: &str, options: &ImageOptions) -> Result<ImageData, AppError> {
+    let opened = match Source::of(data) {
+        None => return Err(AppError::option("data", data, EXPECTED)),
+        Some(Source::Digits) => return digits(options.side),
+        Some(Source::Folder(directory)) => open_folder(directory, options),
+        Some(Source::TinyImageNet(directory)) => open_tiny_imagenet(directory, options),
+        Some(Source::Cifar(which, directory)) => open_cifar(directory, which, options.side),
+        Some(Source::Mnist(directory)) => open_idx(directory, options.side),
+        Some(Source::Pack(directory)) => open_pack(directory, options),
+    };
+    Ok(opened?)
+}
+
+/// The side that the images of a data set have by themselves, or that is usual for it; nothing for what cannot be opened.
+pub fn usual_side(data: &str) -> Option<usize> {
+    Source::of(data).map(|source| match source {
+        Source::Digits => 8,
+        Source::Folder(_) | Source::Cifar(..) => 32,
+        Source::TinyImageNet(_) => 64,
+        Source::Mnist(_) => 28,
+        Source::Pack(directory) => packed_side(directory).unwrap_or(32),
+    })
+}
+
+/// What a run is called after: `digits`, or the name of the folder.
+pub fn name(data: &str) -> PathBuf {
+    let Some((kind, directory)) = data.split_once(':') else { return data.into() };
+    // `folder:.` and `folder:..` have no name of their own.
+    let path = std::fs::canonicalize(directory).unwrap_or_else(|_| directory.into());
+    path.file_name().map_or_else(|| kind.into(), PathBuf::from)
 }

@@ -1,0 +1,133 @@
+//! From the bytes of a JPEG or PNG file to a row of pixels.
+//!
+//! What a file is is seen from its first bytes, not from its name. Grey, CMYK and YCCK images, and PNG of any depth, become red, green and blue; an
+//! image with alpha loses it; the orientation in EXIF is not followed, as the usual loaders of ImageNet do not. A JPEG is decoded strictly: one that
+//! ends too early is damaged, not grey from there on.
+
+use super::raw::{Scaler, planes};
+use super::{DataError, ImageOptions, ImageShape, Pixels};
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use zune_jpeg::JpegDecoder;
+use zune_jpeg::zune_core::bytestream::ZCursor;
+use zune_jpeg::zune_core::colorspace::ColorSpace;
+use zune_jpeg::zune_core::options::DecoderOptions;
+
+/// The most pixels that an image may say it has, so that a damaged header does not ask for all memory.
+const MOST_PIXELS: usize = 1 << 27;
+/// The longest side of a JPEG.
+const LONGEST_SIDE: usize = 65_535;
+/// All images become red, green and blue.
+pub(super) const CHANNELS: usize = 3;
+
+/// How an image that is no square becomes one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Fit {
+    /// Both sides are scaled to the same length.
+    #[default]
+    Stretch,
+    /// The shorter side is scaled; what is too much of the longer one is cut off at both ends: `Resize(side)` and `CenterCrop(side)`.
+    Crop,
+}
+
+/// Decodes images one after the other, in working memory that it keeps.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    file: Vec<u8>,
+    /// The decoded image, pixel by pixel.
+    decoded: Vec<u8>,
+    scaler: Scaler,
+}
+
+thread_local! {
+    static DECODER: RefCell<Decoder> = RefCell::default();
+}
+
+/// Reads and decodes a file, with the decoder of this thread.
+pub(super) fn read(path: &Path, options: &ImageOptions) -> Result<Pixels, DataError> {
+    DECODER.with_borrow_mut(|decoder| decoder.read(path, options.side, options.fit))
+}
+
+/// Decodes the bytes of a file that is called `path` in errors, with the decoder of this thread.
+pub(super) fn decode(bytes: &[u8], path: &Path, options: &ImageOptions) -> Result<Pixels, DataError> {
+    DECODER.with_borrow_mut(|decoder| decoder.decode(bytes, options.side, options.fit).map_err(|reason| damaged(path, reason)))
+}
+
+fn damaged(path: &Path, reason: String) -> DataError {
+    DataError::Image { path: path.to_path_buf(), reason }
+}
+
+impl Decoder {
+    /// Reads and decodes the file `path` to `[3, side, side]` pixels.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError`] with the path.
+    pub fn read(&mut self, path: &Path, side: usize, fit: Fit) -> Result<Pixels, DataError> {
+        let mut file = std::mem::take(&mut self.file);
+        file.clear();
+        let read = File::open(path).and_then(|mut open| open.read_to_end(&mut file));
+        let decoded = read
+            .map_err(DataError::io("read the image", path))
+            .and_then(|_| self.decode(&file, side, fit).map_err(|reason| damaged(path, reason)));
+        self.file = file;
+        decoded
+    }
+
+    /// Decodes an image to `[3, side, side]` pixels.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, in the decoder's words.
+    pub fn decode(&mut self, bytes: &[u8], side: usize, fit: Fit) -> Result<Pixels, String> {
+        let (width, height) = match bytes {
+            [0xff, 0xd8, ..] => self.jpeg(bytes)?,
+            [0x89, b'P', b'N', b'G', ..] => self.png(bytes)?,
+            [] => return Err("the file is empty".into()),
+            _ => return Err("it is neither a JPEG nor a PNG".into()),
+        };
+        let source = ImageShape { channels: CHANNELS, height, width };
+        let scaled = self.scaler.scale(&self.decoded, source, side, fit)?;
+        Pixels::write(CHANNELS * side * side, |row| {
+            planes(scaled, row);
+            Ok(())
+        })
+    }
+
+    fn jpeg(&mut self, bytes: &[u8]) -> Result<(usize, usize), String> {
+        let options = DecoderOptions::default()
+            .set_strict_mode(true)
+            .set_max_width(LONGEST_SIDE)
+            .set_max_height(LONGEST_SIDE)
+            .jpeg_set_out_colorspace(ColorSpace::RGB);
+        let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+        decoder.decode_headers().map_err(|error| error.to_string())?;
+        let (width, height) = decoder.dimensions().ok_or("it has no size")?;
+        within_bounds(width, height)?;
+        self.decoded.resize(width * height * CHANNELS, 0);
+        decoder.decode_into(&mut self.decoded).map_err(|error| error.to_string())?;
+        Ok((width, height))
+    }
+
+    fn png(&mut self, bytes: &[u8]) -> Result<(usize, usize), String> {
+        let mut reader = image::ImageReader::with_format(std::io::Cursor::new(bytes), image::ImageFormat::Png);
+        let mut limits = image::Limits::default();
+        limits.max_alloc = Some((MOST_PIXELS * 8) as u64);
+        reader.limits(limits);
+        let decoded = reader.decode().map_err(|error| error.to_string())?.into_rgb8();
+        let (width, height) = (decoded.width() as usize, decoded.height() as usize);
+        within_bounds(width, height)?;
+        self.decoded.clear();
+        self.decoded.extend_from_slice(&decoded);
+        Ok((width, height))
+    }
+}
+
+fn within_bounds(width: usize, height: usize) -> Result<(), String> {
+    if width == 0 || height == 0 || width.saturating_mul(height) > MOST_PIXELS {
+        return Err(format!("its size would be {width}×{height} pixels"));
+    }
+    Ok(())
+}

@@ -1,0 +1,50 @@
+//! Reading folders, and files that may be compressed.
+
+use super::DataError;
+use flate2::read::GzDecoder;
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+
+/// The entries of a folder in alphabetical order.
+pub(super) fn entries(directory: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let read = || -> std::io::Result<Vec<PathBuf>> {
+        let mut paths = std::fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
+        paths.sort();
+        Ok(paths)
+    };
+    read().map_err(DataError::io("read the folder", directory))
+}
+
+/// The names of the folders in a folder, in alphabetical order; hidden ones (`.ipynb_checkpoints`) are no classes.
+pub(super) fn subfolders(directory: &Path) -> Result<Vec<String>, DataError> {
+    let folders = entries(directory)?.into_iter().filter(|path| path.is_dir());
+    Ok(folders.filter_map(|path| name(&path)).filter(|name| !name.starts_with('.')).collect())
+}
+
+/// The last part of a path.
+pub(super) fn name(path: &Path) -> Option<String> {
+    path.file_name().and_then(|name| name.to_str()).map(str::to_owned)
+}
+
+/// Whether a file's name is one of a JPEG or PNG.
+pub(super) fn is_image(path: &Path) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
+    matches!(extension.as_deref(), Some("jpg" | "jpeg" | "png"))
+}
+
+/// All of a file, unpacked if it is the one with `.gz` behind its name.
+pub(super) fn read_maybe_gz(directory: &Path, file: &str) -> Result<(PathBuf, Vec<u8>), DataError> {
+    let plain = directory.join(file);
+    let packed = directory.join(format!("{file}.gz"));
+    let mut bytes = Vec::new();
+    let path = if plain.exists() || !packed.exists() { plain } else { packed };
+    let open = File::open(&path).map_err(DataError::io("read", &path))?;
+    let read = if path.extension().is_some_and(|extension| extension == "gz") {
+        GzDecoder::new(BufReader::new(open)).read_to_end(&mut bytes)
+    } else {
+        BufReader::new(open).read_to_end(&mut bytes)
+    };
+    read.map_err(DataError::io("read", &path))?;
+    Ok((path, bytes))
+}

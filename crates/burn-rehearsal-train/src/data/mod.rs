@@ -1,0 +1,103 @@
+//! Labelled images from disk.
+//!
+//! * [`open_folder`], [`open_tiny_imagenet`]: JPEG and PNG files, one folder per class, decoded when they are asked for.
+//! * [`open_cifar`], [`open_idx`]: CIFAR-10, CIFAR-100, MNIST and Fashion-MNIST in the files in which they are published.
+//! * [`pack()`] writes any of them once into memory-mapped shards, and [`open_pack`] reads those.
+//!
+//! All give the same thing, [`ImageData`]: two data sets of [`Image`]s of one shape, whose pixels are bytes, channels first. Decoding happens in
+//! `get`, that is in the loader's threads. Its rows and its working memory are used again and again by the thread that made them, and packed pixels
+//! are not copied before they are part of a mini-batch.
+//!
+//! An image that cannot be decoded is an error with its path, or, with [`OnDamaged::Skip`], left out of its mini-batch
+//! ([`SkipSample`](burn_rehearsal::SkipSample)), noted once in the log and counted in [`ImageData::damaged`].
+
+mod cifar;
+mod damaged;
+mod decode;
+mod error;
+mod files;
+mod folder;
+mod idx;
+mod pack;
+mod packed;
+mod pixels;
+mod raw;
+
+pub use cifar::{Cifar, open_cifar};
+pub use damaged::{Damaged, OnDamaged};
+pub use decode::{Decoder, Fit};
+pub use error::DataError;
+pub use folder::{open_folder, open_tiny_imagenet};
+pub use idx::open_idx;
+pub use pack::{Format, PackOptions, PackReport, pack};
+pub use packed::{open_pack, packed_side};
+pub use pixels::Pixels;
+
+use burn::data::dataset::Dataset;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// One image.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// Channels first, 0..=255.
+    pub pixels: Pixels,
+    /// Its class.
+    pub class: usize,
+    /// Its number in the data set.
+    pub index: usize,
+}
+
+/// The shape of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImageShape {
+    /// 1 for grey, 3 for colour.
+    pub channels: usize,
+    /// Pixels.
+    pub height: usize,
+    /// Pixels.
+    pub width: usize,
+}
+
+impl ImageShape {
+    /// A square image.
+    pub fn square(channels: usize, side: usize) -> Self {
+        Self { channels, height: side, width: side }
+    }
+
+    /// The number of values of one image.
+    pub fn elements(&self) -> usize {
+        self.channels * self.height * self.width
+    }
+}
+
+/// How images become rows of one size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImageOptions {
+    /// Side of the square that all images are scaled to, in pixels, at least 1.
+    pub side: usize,
+    /// How an image that is no square becomes one.
+    pub fit: Fit,
+    /// What happens to an image that cannot be decoded.
+    pub on_damaged: OnDamaged,
+}
+
+/// A data set for classification.
+pub struct ImageData {
+    /// The training part.
+    pub train: Arc<dyn Dataset<Image>>,
+    /// The class of each training sample.
+    pub train_labels: Vec<usize>,
+    /// The test part.
+    pub test: Arc<dyn Dataset<Image>>,
+    /// The class of each test sample.
+    pub test_labels: Vec<usize>,
+    /// The number of classes.
+    pub classes: usize,
+    /// The shape of every image.
+    pub shape: ImageShape,
+    /// The images that were left out so far, by this process.
+    pub damaged: Damaged,
+    /// The files behind the training and the test part, if every sample is a file of its own.
+    pub files: Option<[Arc<Vec<PathBuf>>; 2]>,
+}

@@ -1,0 +1,282 @@
+//! Writing a data set once into a few large files, so that training does not wait for a million small ones, nor, with pixels, for a decoder.
+//!
+//! ```text
+//! pack.json              what was packed, how, and into how many shards; written first
+//! train-00000.bin        the samples of a shard, one after the other
+//! train-00000.json       where each of them begins, its class, and the digest of the .bin; written last, so that a shard with it is complete
+//! …                      test-00000.bin, test-00000.json, …
+//! ```
+//!
+//! Packing again into the same folder goes on where it was interrupted: a shard that is complete and has its digest is kept, any other is written anew.
+
+use super::{DataError, Fit, ImageData, ImageOptions, OnDamaged};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+/// The version of the format, and the only one that is read.
+pub(super) const VERSION: u32 = 1;
+/// The name of the file that describes a pack.
+pub(super) const MANIFEST: &str = "pack.json";
+/// The parts of a data set, in the names of shards.
+pub(super) const PARTS: [&str; 2] = ["train", "test"];
+/// About how many bytes a shard has.
+const SHARD_BYTES: usize = 64 << 20;
+/// How large an original file is taken to be when samples are spread over shards.
+const TYPICAL_FILE: usize = 64 << 10;
+
+/// What is kept of each image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// Its pixels at the chosen size: nothing is decoded in training.
+    Pixels,
+    /// The file as it is: smaller, and of any size in training, but decoded every time.
+    Original,
+}
+
+/// How a data set is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackOptions {
+    /// What is kept of each image.
+    pub format: Format,
+    /// How images become rows; for [`Format::Original`] it only says which images are damaged.
+    pub images: ImageOptions,
+}
+
+/// What was packed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PackReport {
+    /// Samples in the pack.
+    pub samples: usize,
+    /// Shards, and how many of them were there already.
+    pub shards: usize,
+    /// Shards that were complete before.
+    pub kept: usize,
+    /// Bytes of all shards.
+    pub bytes: u64,
+    /// Images that were left out, in alphabetical order.
+    pub damaged: Vec<PathBuf>,
+}
+
+/// What is in `pack.json`. A pack of anything else has another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Manifest {
+    pub(super) version: u32,
+    pub(super) format: Format,
+    /// `[channels, side, side]` of the rows if they are pixels.
+    pub(super) shape: Option<[usize; 3]>,
+    /// How they were made squares: `stretch` or `crop`.
+    pub(super) fit: Option<String>,
+    pub(super) classes: usize,
+    /// Samples of each part in the source, damaged ones too.
+    pub(super) samples: [usize; 2],
+    /// Samples of the source in one shard; the last shard of a part may have fewer.
+    pub(super) shard_samples: usize,
+    /// Digest of the names and classes of the source.
+    pub(super) source: String,
+}
+
+/// What is in a shard's `.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ShardIndex {
+    /// BLAKE3 of the `.bin`, in hexadecimal.
+    pub(super) blake3: String,
+    /// Where each sample begins in the `.bin`, and its length at the end.
+    pub(super) offsets: Vec<u64>,
+    /// The class of each sample.
+    pub(super) classes: Vec<u32>,
+    /// Images that were left out.
+    pub(super) damaged: Vec<PathBuf>,
+}
+
+impl Manifest {
+    pub(super) fn shards(&self, part: usize) -> usize {
+        self.samples[part].div_ceil(self.shard_samples.max(1))
+    }
+}
+
+/// The `.bin` of a shard; its `.json` has the same name otherwise.
+pub(super) fn shard_path(directory: &Path, part: usize, shard: usize) -> PathBuf {
+    directory.join(format!("{}-{shard:05}.bin", PARTS[part]))
+}
+
+/// Packs `data` into the folder `out`, on all threads of Rayon's pool; `progress` hears of every finished or kept shard's samples.
+///
+/// # Errors
+///
+/// [`DataError`]: an image that is damaged and may not be skipped, a file that cannot be written, a folder with a pack of something else.
+pub fn pack(data: &ImageData, options: &PackOptions, out: &Path, progress: &(dyn Fn(usize) + Sync)) -> Result<PackReport, DataError> {
+    std::fs::create_dir_all(out).map_err(DataError::io("create the folder", out))?;
+    let manifest = manifest(data, options, out)?;
+    let path = out.join(MANIFEST);
+    if path.exists() {
+        let there: Manifest = read_json(&path)?;
+        if there != manifest {
+            return Err(DataError::unusable(out, "it has a pack of something else, or one made with other options"));
+        }
+    } else {
+        write_whole(&path, &json(&path, &manifest)?)?;
+    }
+    let all: Vec<(usize, usize)> = (0..2).flat_map(|part| (0..manifest.shards(part)).map(move |shard| (part, shard))).collect();
+    let done = all.par_iter().map(|&(part, shard)| {
+        let packer = Packer { data, options, manifest: &manifest, out };
+        let kept = packer.complete(part, shard);
+        let index = match &kept {
+            Some(index) => index.clone(),
+            None => packer.write(part, shard)?,
+        };
+        progress(packer.range(part, shard).len());
+        Ok((index, kept.is_some()))
+    });
+    let mut report = PackReport { shards: all.len(), ..PackReport::default() };
+    for shard in done.collect::<Vec<Result<(ShardIndex, bool), DataError>>>() {
+        let (index, kept) = shard?;
+        report.samples += index.classes.len();
+        report.kept += usize::from(kept);
+        report.bytes += index.offsets.last().copied().unwrap_or(0);
+        report.damaged.extend(index.damaged);
+    }
+    report.damaged.sort();
+    Ok(report)
+}
+
+fn manifest(data: &ImageData, options: &PackOptions, out: &Path) -> Result<Manifest, DataError> {
+    let samples = [data.train_labels.len(), data.test_labels.len()];
+    let pixels = options.format == Format::Pixels;
+    let shape = data.shape;
+    if !pixels && data.files.is_none() {
+        return Err(DataError::unusable(out, "only image folders can be packed as original files; this data has no file for each image"));
+    }
+    let mut source = blake3::Hasher::new();
+    for (part, labels) in [&data.train_labels, &data.test_labels].into_iter().enumerate() {
+        source.update(PARTS[part].as_bytes());
+        for (index, class) in labels.iter().enumerate() {
+            // Folder and name say which image it is; where the whole data set lies does not matter.
+            if let Some(files) = &data.files {
+                for name in files[part][index].iter().rev().take(2) {
+                    source.update(name.as_encoded_bytes()).update(b"/");
+                }
+            }
+            source.update(&(*class as u64).to_le_bytes());
+        }
+    }
+    Ok(Manifest {
+        version: VERSION,
+        format: options.format,
+        shape: pixels.then_some([shape.channels, shape.height, shape.width]),
+        fit: pixels.then(|| match options.images.fit {
+            Fit::Stretch => "stretch".into(),
+            Fit::Crop => "crop".into(),
+        }),
+        classes: data.classes,
+        samples,
+        shard_samples: (SHARD_BYTES / if pixels { shape.elements().max(1) } else { TYPICAL_FILE }).max(1),
+        source: source.finalize().to_hex().to_string(),
+    })
+}
+
+struct Packer<'a> {
+    data: &'a ImageData,
+    options: &'a PackOptions,
+    manifest: &'a Manifest,
+    out: &'a Path,
+}
+
+impl Packer<'_> {
+    fn range(&self, part: usize, shard: usize) -> std::ops::Range<usize> {
+        let begin = shard * self.manifest.shard_samples;
+        begin..(begin + self.manifest.shard_samples).min(self.manifest.samples[part])
+    }
+
+    /// The index of a shard that is there, and is what it was when it was written.
+    fn complete(&self, part: usize, shard: usize) -> Option<ShardIndex> {
+        let path = shard_path(self.out, part, shard);
+        let index: ShardIndex = read_json(&path.with_extension("json")).ok()?;
+        // What was skipped before may not be skipped now.
+        if self.options.images.on_damaged == OnDamaged::Fail && !index.damaged.is_empty() {
+            return None;
+        }
+        let mut hasher = blake3::Hasher::new();
+        let length = std::io::copy(&mut File::open(&path).ok()?, &mut hasher).ok()?;
+        (index.blake3 == hasher.finalize().to_hex().as_str() && index.offsets.last() == Some(&length)).then_some(index)
+    }
+
+    fn write(&self, part: usize, shard: usize) -> Result<ShardIndex, DataError> {
+        let path = shard_path(self.out, part, shard);
+        let temporary = path.with_extension("bin.tmp");
+        let failed = |path: &Path| DataError::io("write", path);
+        let mut file = BufWriter::with_capacity(1 << 20, File::create(&temporary).map_err(failed(&temporary))?);
+        let mut hasher = blake3::Hasher::new();
+        let mut index = ShardIndex { blake3: String::new(), offsets: vec![0], classes: Vec::new(), damaged: Vec::new() };
+        let mut length = 0u64;
+        for sample in self.range(part, shard) {
+            let (class, bytes) = match self.sample(part, sample) {
+                Ok(sample) => sample,
+                Err(DataError::Image { path, reason }) if self.options.images.on_damaged == OnDamaged::Skip => {
+                    tracing::warn!("left out: the image {} is damaged: {reason}", path.display());
+                    index.damaged.push(path);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            file.write_all(&bytes).map_err(failed(&temporary))?;
+            hasher.update(&bytes);
+            length += bytes.len() as u64;
+            index.offsets.push(length);
+            index.classes.push(class as u32);
+        }
+        let file = file.into_inner().map_err(|error| failed(&temporary)(error.into_error()))?;
+        file.sync_all().map_err(failed(&temporary))?;
+        std::fs::rename(&temporary, &path).map_err(failed(&path))?;
+        index.blake3 = hasher.finalize().to_hex().to_string();
+        let beside = path.with_extension("json");
+        write_whole(&beside, &json(&beside, &index)?)?;
+        Ok(index)
+    }
+
+    /// A sample's class and what is kept of it.
+    fn sample(&self, part: usize, sample: usize) -> Result<(usize, Vec<u8>), DataError> {
+        let labels = [&self.data.train_labels, &self.data.test_labels][part];
+        let images = &self.options.images;
+        if let Some(files) = &self.data.files {
+            let path = &files[part][sample];
+            let kept = match self.options.format {
+                Format::Pixels => super::decode::read(path, images)?.to_vec(),
+                Format::Original => {
+                    let bytes = std::fs::read(path).map_err(DataError::io("read the image", path))?;
+                    // Better found now than in the middle of training.
+                    super::decode::decode(&bytes, path, images)?;
+                    bytes
+                }
+            };
+            return Ok((labels[sample], kept));
+        }
+        let dataset = [&self.data.train, &self.data.test][part];
+        let image = dataset.get(sample).map_err(|error| DataError::unusable(self.out, error.to_string()))?;
+        Ok((image.class, image.pixels.to_vec()))
+    }
+}
+
+pub(super) fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T, DataError> {
+    let text = std::fs::read(path).map_err(DataError::io("read", path))?;
+    serde_json::from_slice(&text).map_err(|error| DataError::unusable(path, error.to_string()))
+}
+
+fn json(path: &Path, value: &impl Serialize) -> Result<Vec<u8>, DataError> {
+    serde_json::to_vec(value).map_err(|error| DataError::unusable(path, error.to_string()))
+}
+
+/// Writes a small file that is complete or absent.
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), DataError> {
+    let temporary = path.with_extension("json.tmp");
+    let write = || -> std::io::Result<()> {
+        let mut file = File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)
+    };
+    write().map_err(DataError::io("write", path))
+}

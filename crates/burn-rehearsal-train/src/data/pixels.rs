@@ -1,0 +1,121 @@
+//! The pixels of one image, wherever they are.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::ops::{Deref, Range};
+use std::sync::Arc;
+
+/// Rows that a thread keeps for the next images; more than a mini-batch has is of no use.
+const SPARE_ROWS: usize = 256;
+
+thread_local! {
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Bytes that many samples share: a file in memory or a mapped one.
+type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// The pixels of one image: bytes, channels first.
+#[derive(Clone)]
+pub struct Pixels(Place);
+
+#[derive(Clone)]
+enum Place {
+    Own(Arc<[u8]>),
+    Recycled(Row),
+    /// The range lies within the bytes.
+    Part(Bytes, Range<usize>),
+}
+
+impl Pixels {
+    /// `len` pixels that `write` writes, in memory that was another row of this thread before, if it has one to spare: `write` finds anything in it.
+    ///
+    /// # Errors
+    ///
+    /// Those of `write`.
+    pub fn write<E>(len: usize, write: impl FnOnce(&mut [u8]) -> Result<(), E>) -> Result<Self, E> {
+        let mut row = Row(SPARE.with_borrow_mut(Vec::pop).unwrap_or_default());
+        row.0.resize(len, 0);
+        write(&mut row.0)?;
+        Ok(Self(Place::Recycled(row)))
+    }
+
+    /// A part of bytes that others share; `None` if it is not within them.
+    pub fn part(bytes: Bytes, range: Range<usize>) -> Option<Self> {
+        (*bytes).as_ref().get(range.clone())?;
+        Some(Self(Place::Part(bytes, range)))
+    }
+}
+
+impl Deref for Pixels {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Place::Own(pixels) => pixels,
+            Place::Recycled(row) => &row.0,
+            Place::Part(bytes, range) => (**bytes).as_ref().get(range.clone()).unwrap_or_default(),
+        }
+    }
+}
+
+impl From<Vec<u8>> for Pixels {
+    fn from(pixels: Vec<u8>) -> Self {
+        Self(Place::Own(pixels.into()))
+    }
+}
+
+impl fmt::Debug for Pixels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} pixels", self.len())
+    }
+}
+
+/// A row whose memory goes back to the thread that drops it.
+#[derive(Clone)]
+struct Row(Vec<u8>);
+
+impl Drop for Row {
+    fn drop(&mut self) {
+        let row = std::mem::take(&mut self.0);
+        // At a thread's end its spare rows may be gone already.
+        let _ = SPARE.try_with(|spare| {
+            if let Ok(mut spare) = spare.try_borrow_mut()
+                && spare.len() < SPARE_ROWS
+            {
+                spare.push(row);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_written_where_the_last_one_was() {
+        let fill = |len, value| {
+            let written = Pixels::write::<()>(len, |row| {
+                row.fill(value);
+                Ok(())
+            });
+            written.unwrap()
+        };
+        let first = fill(8, 1);
+        let place = first.as_ptr();
+        let copy = first.clone();
+        drop(first);
+        let second = fill(6, 2);
+        assert_eq!((second.as_ptr(), &*second, &*copy), (place, &[2u8; 6][..], &[1u8; 8][..]));
+        assert_eq!(Pixels::write(3, |_| Err("no")).err(), Some("no"));
+    }
+
+    #[test]
+    fn a_part_must_lie_within_the_bytes() {
+        let bytes = Arc::new(vec![1u8, 2, 3, 4]);
+        assert_eq!(&*Pixels::part(bytes.clone(), 1..3).unwrap(), &[2, 3]);
+        assert!(Pixels::part(bytes.clone(), 3..5).is_none());
+        assert!(Pixels::part(bytes, 5..usize::MAX).is_none());
+    }
+}

@@ -1,0 +1,55 @@
+//! Accuracies in the middle of a task, every so many epochs.
+
+use crate::data_parallel::AfterEpoch;
+use crate::evaluate::{EvaluateError, evaluate};
+use burn::data::dataloader::DataLoader;
+use burn::train::{ClassificationOutput, InferenceStep};
+use burn_rehearsal_collective::Collective;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// One rank's parts of the test sets of all tasks.
+pub(super) type Parts<B> = Vec<Arc<dyn DataLoader<B>>>;
+
+/// What was measured since it was last taken.
+#[derive(Default)]
+pub(super) struct Measured {
+    /// (epoch of the task, counted from 1; top-1 accuracy on every task), in order.
+    pub(super) top1: Vec<(usize, Vec<f64>)>,
+    /// How long it took.
+    pub(super) time: Duration,
+}
+
+/// Shared by the learner, which evaluates, and the run, which keeps the results.
+#[derive(Clone, Default)]
+pub(super) struct EpochAccuracies(Arc<Mutex<Measured>>);
+
+impl EpochAccuracies {
+    /// What the learner calls after every epoch: evaluates on `parts` after every `every`-th epoch but the last of a task's `epochs`. Nobody else uses
+    /// `collective`.
+    pub(super) fn hook<M, B>(&self, every: usize, epochs: usize, parts: Parts<B>, collective: Box<dyn Collective>) -> AfterEpoch<M>
+    where
+        M: InferenceStep<Input = B, Output = ClassificationOutput>,
+        B: Send + 'static,
+    {
+        let (measured, collective) = (self.0.clone(), Mutex::new(collective));
+        Box::new(move |model, epoch| {
+            if every == 0 || !epoch.is_multiple_of(every) || epoch == epochs {
+                return Ok(());
+            }
+            let started = Instant::now();
+            let mut collective = collective.lock().unwrap_or_else(PoisonError::into_inner);
+            let accuracies =
+                parts.iter().map(|part| evaluate(model, &**part, collective.as_mut()).map(|evaluation| evaluation.top1_accuracy()));
+            let accuracies = accuracies.collect::<Result<Vec<f64>, EvaluateError>>()?;
+            let mut measured = measured.lock().unwrap_or_else(PoisonError::into_inner);
+            measured.top1.push((epoch, accuracies));
+            measured.time += started.elapsed();
+            Ok(())
+        })
+    }
+
+    pub(super) fn take(&self) -> Measured {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

@@ -1,0 +1,59 @@
+//! Weights that PyTorch wrote, in the format of safetensors.
+
+use burn::module::Module;
+use burn::store::{ModuleSnapshot, ModuleStore, PyTorchToBurnAdapter, SafetensorsStore};
+use std::path::{Path, PathBuf};
+
+/// What PyTorch's batch norm counts and nobody reads.
+const COUNTER: &str = "num_batches_tracked";
+
+/// Why weights could not be loaded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WeightsError {
+    /// The file cannot be read or is no safetensors file.
+    #[error("the weights in {} cannot be read: {reason}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// In the words of who tried.
+        reason: String,
+    },
+    /// The file has weights of another network.
+    #[error("the weights in {} are not those of this network: {reason}", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// Which parameter, and what is wrong with it.
+        reason: String,
+    },
+}
+
+/// Replaces all parameters and running statistics of a network by those in a `.safetensors` file with PyTorch's names and layout.
+///
+/// The file must have a tensor of the right shape for each, and no others than these and PyTorch's `num_batches_tracked`.
+///
+/// # Errors
+///
+/// [`WeightsError`] with the file and, where there is one, the parameter.
+pub fn load_safetensors<M: Module>(mut network: M, path: &Path) -> Result<M, WeightsError> {
+    let unreadable = |reason: String| WeightsError::Unreadable { path: path.to_path_buf(), reason };
+    // Burn's store would also call a missing file a "tensor that was not found".
+    std::fs::File::open(path).map_err(|error| unreadable(error.to_string()))?;
+    let mut store = SafetensorsStore::from_file(path)
+        .with_from_adapter(PyTorchToBurnAdapter)
+        .skip_enum_variants(true)
+        .validate(false)
+        .allow_partial(true);
+    store.get_all_tensors().map_err(|error| unreadable(error.to_string()))?;
+    let result = network.load_from(&mut store).map_err(|error| unreadable(error.to_string()))?;
+    let error = result.errors.first().map(ToString::to_string);
+    let missing = || result.missing.first().map(|(name, _)| format!("there is no `{name}`"));
+    let unused = || {
+        let mut others = result.unused.iter().filter(|name| !name.ends_with(COUNTER));
+        others.next().map(|name| format!("the network has no `{name}`"))
+    };
+    match error.or_else(missing).or_else(unused) {
+        Some(reason) => Err(WeightsError::Foreign { path: path.to_path_buf(), reason }),
+        None => Ok(network),
+    }
+}

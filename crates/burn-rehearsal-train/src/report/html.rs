@@ -1,0 +1,192 @@
+//! Everything about some runs in one file for a browser, which needs nothing else.
+
+use super::schema::RunReport;
+use super::{Group, ReportError, accuracy_svg, groups, loss_svg, phases_svg};
+use crate::metrics::MeanSd;
+use serde_json::Value;
+use std::fmt::Write;
+
+/// The look of the page: readable on paper, on a telephone, and in the dark.
+const STYLE: &str = "
+:root { color-scheme: light dark; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1040px; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .6rem; text-align: right; vertical-align: bottom; border-bottom: 1px solid #8884; white-space: nowrap; }
+th { white-space: normal; }
+th:first-child, td:first-child { text-align: left; }
+.settings td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+.changed td:first-child::after { content: ' ← changed'; color: #d55e00; }
+.note { color: #888; }
+svg { max-width: 100%; height: auto; background: white; border-radius: 6px; }
+";
+
+/// One page: the methods side by side, the accuracies, the losses, where the time of a step goes, the buffer, and the configuration with what was changed in
+/// the recipe. Runs that differ only in their seed are shown as mean ± sample standard deviation. It refers to no other file and runs no script.
+///
+/// # Errors
+/// [`ReportError::NoReports`] without reports, [`ReportError::Draw`] if the drawing library fails.
+pub fn html(reports: &[RunReport]) -> Result<String, ReportError> {
+    let accuracy = accuracy_svg(reports)?;
+    let groups = groups(reports);
+    let mut page = String::from("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
+    page.push_str("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>Continual learning</title>\n<style>");
+    page.push_str(STYLE);
+    page.push_str("</style>\n</head>\n<body>\n<h1>Continual learning</h1>\n");
+    let mut section = |title: &str, content: &str| {
+        // Writing to a string does not fail.
+        let _ = write!(page, "<h2>{title}</h2>\n<div class=\"wide\">\n{content}</div>\n");
+    };
+    section("Methods", &(methods(&groups) + &notes(reports)));
+    section("Accuracy", &accuracy);
+    section("Training", &loss_svg(reports)?);
+    section("Time of a step", &phases_svg(reports)?);
+    if reports.iter().any(|report| report.buffer.is_some()) {
+        section("Buffer", &buffers(&groups));
+    }
+    section("Configuration", &configuration(reports));
+    page.push_str("</body>\n</html>\n");
+    Ok(page)
+}
+
+/// A line for each method.
+fn methods(groups: &[Group<'_>]) -> String {
+    let train = |group: &Group<'_>| group.mean(|report| Some(report.time.train_s)).map(|time| time.mean);
+    let incremental = groups.iter().find(|group| group.method() == super::schema::Method::Incremental).and_then(train);
+    let mut rows = vec![
+        ["", "top-1 %", "top-5 %", "forgetting %", "backward transfer %", "training s", "× incremental", "images/s"]
+            .map(String::from)
+            .to_vec(),
+    ];
+    for group in groups {
+        let percent = |value: Option<MeanSd>| {
+            number(value.map(|value| MeanSd { mean: value.mean * 100.0, sd: value.sd.map(|sd| sd * 100.0), ..value }))
+        };
+        let ratio = train(group).zip(incremental).map(|(ours, theirs)| ours / theirs).filter(|ratio| ratio.is_finite());
+        rows.push(vec![
+            group.title(),
+            percent(group.mean(|report| report.summary.average_top1)),
+            percent(group.mean(|report| report.summary.average_top5)),
+            percent(group.mean(|report| report.summary.forgetting)),
+            percent(group.mean(|report| report.summary.bwt)),
+            number(group.mean(|report| Some(report.time.train_s))),
+            ratio.map_or("–".into(), |ratio| format!("{ratio:.2}")),
+            number(group.mean(|report| report.time.samples_per_s)),
+        ]);
+    }
+    table(&rows, "")
+}
+
+/// What a reader must know before believing the table.
+fn notes(reports: &[RunReport]) -> String {
+    let mut notes = vec!["Averages over the tasks learned, after the last of them.".to_string()];
+    if reports.iter().any(|report| !report.complete) {
+        notes.push("A run was interrupted: its figures are those of what was done so far.".into());
+    }
+    if let Some(most) = reports.iter().map(|report| report.left_out).max().filter(|&most| most > 0) {
+        notes.push(format!("Images left out because they are damaged: {most}."));
+    }
+    notes.iter().map(|note| format!("<p class=\"note\">{}</p>\n", escape(note))).collect()
+}
+
+fn buffers(groups: &[Group<'_>]) -> String {
+    let mut rows = vec![["", "samples", "of", "bytes", "different", "store"].map(String::from).to_vec()];
+    for group in groups {
+        let Some(buffer) = group.reports.iter().find_map(|report| report.buffer.as_ref()) else { continue };
+        rows.push(vec![
+            group.title(),
+            buffer.len.to_string(),
+            buffer.capacity.to_string(),
+            buffer.bytes.to_string(),
+            buffer.distinct.map_or("–".into(), |distinct| distinct.to_string()),
+            buffer.store.clone(),
+        ]);
+    }
+    table(&rows, "")
+}
+
+/// The options of all runs; where they differ, all values.
+fn configuration(reports: &[RunReport]) -> String {
+    const CHANGED: &str = "overridden";
+    let mut names: Vec<&String> = Vec::new();
+    let mut changed: Vec<&str> = Vec::new();
+    for report in reports {
+        let fields = report.config.as_object().into_iter().flatten();
+        names.extend(fields.map(|(name, _)| name).filter(|name| *name != CHANGED));
+        changed.extend(report.config.get(CHANGED).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str));
+    }
+    names.sort();
+    names.dedup();
+    let mut html = String::from("<table class=\"settings\">\n");
+    for name in names {
+        let mut values: Vec<String> = Vec::new();
+        for value in reports.iter().filter_map(|report| report.config.get(name)) {
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_string);
+            if !values.contains(&value) {
+                values.push(value);
+            }
+        }
+        let class = if changed.contains(&name.as_str()) { " class=\"changed\"" } else { "" };
+        let _ = writeln!(html, "<tr{class}><td>{}</td><td>{}</td></tr>", escape(name), escape(&values.join(", ")));
+    }
+    let mut machine: Vec<String> = reports.iter().map(|report| format!("{}, ranks {}", report.device, report.world_size)).collect();
+    machine.sort();
+    machine.dedup();
+    let _ = write!(html, "<tr><td>trained on</td><td>{}</td></tr>\n</table>\n", escape(&machine.join("; ")));
+    html
+}
+
+fn number(value: Option<MeanSd>) -> String {
+    value.map_or("–".into(), |value| format!("{value:.1}"))
+}
+
+/// The first row is the head.
+fn table(rows: &[Vec<String>], class: &str) -> String {
+    let mut html = format!("<table class=\"{class}\">\n");
+    for (index, row) in rows.iter().enumerate() {
+        let tag = if index == 0 { "th" } else { "td" };
+        let cells: String = row.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect();
+        let _ = writeln!(html, "<tr>{cells}</tr>");
+    }
+    html.push_str("</table>\n");
+    html
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::fixtures::{report, three_methods};
+    use crate::report::schema::Method;
+
+    #[test]
+    fn the_page_has_everything_and_needs_no_other_file() {
+        let mut reports = three_methods(2);
+        reports[1].left_out = 3;
+        reports[1].config["overridden"] = serde_json::json!(["epochs"]);
+        reports[1].config["data"] = "folder:<b>&".into();
+        let page = html(&reports).unwrap();
+        for text in ["incremental", "rehearsal", "scratch", "96.5", "left out because they are damaged: 3", "folder:&lt;b&gt;&amp;"] {
+            assert!(page.contains(text), "{text}");
+        }
+        assert_eq!(page.matches("<svg").count(), 3);
+        assert!(page.contains("<tr class=\"changed\"><td>epochs</td><td>5</td></tr>"));
+        assert!(!page.contains("<script") && !page.contains("<link") && !page.contains("src="));
+        for tag in ["table", "tr", "td", "th", "div", "h2", "svg", "p"] {
+            let opened = page.matches(&format!("<{tag}>")).count() + page.matches(&format!("<{tag} ")).count();
+            assert_eq!(opened, page.matches(&format!("</{tag}>")).count(), "{tag}");
+        }
+    }
+
+    #[test]
+    fn seeds_are_merged() {
+        let reports: Vec<_> = (0..3).map(|seed| report(Method::Rehearsal, 2, seed)).collect();
+        let page = html(&reports).unwrap();
+        assert!(page.contains("rehearsal (3 seeds)") && page.contains('±'));
+        assert!(matches!(html(&[]), Err(ReportError::NoReports { .. })));
+    }
+}

@@ -1,0 +1,157 @@
+//! The networks answer as torchvision's and timm's do with the same weights.
+//!
+//! `models/reference.py` computes every weight from its PyTorch name and position, and prints the answers of PyTorch's networks, which are
+//! committed as `models/reference.json`. Here the same weights are computed, written to a file as PyTorch would (its names, its layout), and loaded.
+//! Since a weight depends on its name and shape, a network with another name or shape somewhere answers something else.
+
+use burn::module::Module;
+use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot};
+use burn::tensor::{Device, Tensor, TensorData};
+use burn_rehearsal_train::models::{GhostNet, GhostNetConfig, ResNet, ResNetConfig, Stem, WeightsError, load_safetensors};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use std::path::Path;
+
+const CLASSES: usize = 10;
+const ROWS: usize = 2;
+
+/// Values in -0.5..0.5 that follow from the name: FNV-1a of its bytes, then Murmur's finaliser of each index.
+fn hashed(name: &str, count: usize) -> impl Iterator<Item = f64> {
+    let seed = name.bytes().fold(0x811c_9dc5u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    (0..count as u32).map(move |index| {
+        let mut x = index.wrapping_mul(0x9e37_79b1).wrapping_add(seed);
+        for (shift, factor) in [(16, 0x85eb_ca6bu32), (13, 0xc2b2_ae35)] {
+            x = (x ^ (x >> shift)).wrapping_mul(factor);
+        }
+        f64::from(x ^ (x >> 16)) / 4_294_967_296.0 - 0.5
+    })
+}
+
+fn values(name: &str, shape: &[usize]) -> Vec<f32> {
+    let scale = |value: f64| match shape {
+        [_, rest @ ..] if !rest.is_empty() => value * (24.0 / rest.iter().product::<usize>() as f64).sqrt(),
+        _ if name.ends_with("running_var") => 1.0 + value,
+        _ if name.ends_with("weight") => 1.0 + 0.4 * value,
+        _ => 0.4 * value,
+    };
+    hashed(name, shape.iter().product()).map(|value| scale(value) as f32).collect()
+}
+
+/// Values of the order of 1, as in the script.
+fn images(side: usize, device: &Device) -> Tensor<4> {
+    let scale = (3.0 * (side * side) as f64 / 24.0).sqrt() * 3.0;
+    let shape = [ROWS, 3, side, side];
+    let values: Vec<f32> = values("images", &shape).into_iter().map(|value| (f64::from(value) * scale) as f32).collect();
+    Tensor::from_data(TensorData::new(values, shape), device)
+}
+
+/// Name, shape, values.
+type Tensors = Vec<(String, Vec<usize>, Vec<f32>)>;
+
+/// A file with all weights of a network, under PyTorch's names.
+fn write<M: Module>(network: &M, path: &Path, change: impl Fn(&mut Tensors)) {
+    let mut tensors: Tensors = network
+        .collect(None, Some(Box::new(BurnToPyTorchAdapter)), true)
+        .iter()
+        .map(|tensor| {
+            let shape: Vec<usize> = tensor.shape.iter().copied().collect();
+            (tensor.name.clone(), shape.clone(), values(&tensor.name, &shape))
+        })
+        .collect();
+    change(&mut tensors);
+    let bytes: Vec<Vec<u8>> = tensors.iter().map(|(.., values)| values.iter().flat_map(|value| value.to_le_bytes()).collect()).collect();
+    let counter = 7i64.to_le_bytes();
+    let views = tensors
+        .iter()
+        .zip(&bytes)
+        .map(|((name, shape, _), bytes)| (name.clone(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
+    let counters = [("bn1.num_batches_tracked".to_string(), TensorView::new(Dtype::I64, Vec::new(), &counter).unwrap())];
+    safetensors::serialize_to_file(views.chain(counters), None, path).unwrap();
+}
+
+fn loaded<M: Module>(network: M) -> M {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("weights.safetensors");
+    write(&network, &path, |_| {});
+    load_safetensors(network, &path).unwrap()
+}
+
+/// The first batch norm's running mean.
+fn running_mean<M: Module>(network: &M) -> Vec<f32> {
+    let tensors = network.collect(None, None, true);
+    let tensor = tensors.iter().find(|tensor| tensor.name == "bn1.running_mean").unwrap();
+    burn::store::bridge::to_data(tensor).unwrap().try_into_vec().unwrap()
+}
+
+fn answers_as_pytorch<M: Module>(name: &str, side: usize, build: impl Fn(&Device) -> M, forward: impl Fn(&M, Tensor<4>) -> Tensor<2>) {
+    let reference: serde_json::Value = serde_json::from_str(include_str!("models/reference.json")).unwrap();
+    let (plain, training) = (Device::default(), Device::default().autodiff());
+    let network = loaded(build(&training));
+    assert_eq!(network.num_params() as u64, reference[name]["parameters"].as_u64().unwrap(), "{name}");
+
+    let answer = |network: &M, device| -> Vec<f32> { forward(network, images(side, device)).into_data().try_into_vec().unwrap() };
+    let of_inference = answer(&network.valid(), &plain);
+    let of_training = answer(&network, &training);
+    for (key, ours) in [("inference", of_inference), ("training", of_training), ("running_mean", running_mean(&network.valid()))] {
+        let theirs: Vec<f64> = serde_json::from_value(reference[name][key].clone()).unwrap();
+        let largest = theirs.iter().fold(1.0f64, |largest, value| largest.max(value.abs()));
+        assert!(ours.len() >= theirs.len(), "{name}, {key}: {} values", ours.len());
+        for (ours, theirs) in ours.iter().zip(&theirs) {
+            assert!((f64::from(*ours) - theirs).abs() < 1e-4 * largest, "{name}, {key}: {ours} is not {theirs}");
+        }
+    }
+}
+
+#[test]
+fn resnet18_answers_as_torchvisions() {
+    answers_as_pytorch("resnet18", 64, |device| ResNetConfig::resnet18(CLASSES).init(device), ResNet::forward);
+}
+
+#[test]
+fn resnet18_for_small_images_answers_as_torchvisions_with_another_stem() {
+    answers_as_pytorch("resnet18 small", 32, |device| ResNetConfig::resnet18(CLASSES).with_stem(Stem::Small).init(device), ResNet::forward);
+}
+
+#[test]
+fn resnet50_answers_as_torchvisions() {
+    answers_as_pytorch("resnet50", 64, |device| ResNetConfig::resnet50(CLASSES).init(device), ResNet::forward);
+}
+
+#[test]
+fn resnet50_for_small_images_answers_as_torchvisions_with_another_stem() {
+    answers_as_pytorch("resnet50 small", 32, |device| ResNetConfig::resnet50(CLASSES).with_stem(Stem::Small).init(device), ResNet::forward);
+}
+
+#[test]
+fn ghostnet_answers_as_timms() {
+    answers_as_pytorch("ghostnet", 64, |device| GhostNetConfig::new(CLASSES).init(device), GhostNet::forward);
+}
+
+#[test]
+fn weights_of_another_network_are_refused_by_the_name_of_the_parameter() {
+    let device = Device::default();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("weights.safetensors");
+    let narrow = || ResNetConfig::resnet18(CLASSES).with_width(4).init(&device);
+    let refused = |change: fn(&mut Tensors)| {
+        write(&narrow(), &path, change);
+        match load_safetensors(narrow(), &path) {
+            Err(WeightsError::Foreign { path: named, reason }) if named == path => reason,
+            other => panic!("{:?}", other.map(|_| "loaded")),
+        }
+    };
+    assert!(
+        refused(|tensors| tensors.retain(|(name, ..)| name != "layer2.0.downsample.1.running_var"))
+            .contains("layer2.0.downsample.1.running_var")
+    );
+    assert!(refused(|tensors| tensors.push(("layer5.weight".into(), vec![1], vec![0.0]))).contains("layer5.weight"));
+    assert!(
+        refused(|tensors| tensors.iter_mut().filter(|(name, ..)| name == "fc.bias").for_each(|(_, shape, _)| *shape = vec![2, 5]))
+            .contains("fc.bias")
+    );
+
+    let missing = directory.path().join("nothing.safetensors");
+    assert!(matches!(load_safetensors(narrow(), &missing), Err(WeightsError::Unreadable { path, .. }) if path == missing));
+    std::fs::write(&path, b"no safetensors").unwrap();
+    assert!(matches!(load_safetensors(narrow(), &path), Err(WeightsError::Unreadable { .. })));
+}

@@ -1,0 +1,41 @@
+//! `pack`: a data set in a few large files.
+
+use crate::cli::PackArgs;
+use crate::config::MOST_PIXELS;
+use crate::data;
+use crate::error::AppError;
+use crate::say::say;
+use burn_rehearsal_train::data::{ImageOptions, PackOptions, pack};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+/// Packs, or goes on where an earlier attempt was interrupted.
+pub fn run(args: &PackArgs) -> Result<ExitCode, AppError> {
+    let side = args.image_size.or_else(|| data::usual_side(&args.data)).unwrap_or(1);
+    if !(1..=MOST_PIXELS).contains(&side) {
+        return Err(AppError::option("image-size", side, format!("must be at least 1 and at most {MOST_PIXELS}")));
+    }
+    let images = ImageOptions { side, fit: args.fit.into(), on_damaged: args.on_damaged.into() };
+    let source = data::open(&args.data, &images)?;
+    let samples = source.train_labels.len() + source.test_labels.len();
+    let bar = if std::io::stderr().is_terminal() { ProgressBar::new(samples as u64) } else { ProgressBar::hidden() };
+    if let Ok(style) = ProgressStyle::with_template("packing {bar:24} {human_pos}/{human_len} images  {per_sec}  {elapsed} (ETA {eta})") {
+        bar.set_style(style);
+    }
+    let options = PackOptions { format: args.format.into(), images };
+    let packed = pack(&source, &options, &args.out, &|samples| bar.inc(samples as u64));
+    bar.finish_and_clear();
+    let report = packed?;
+    say(&format!(
+        "packed: images {}, left out {}, shards {} (there before {}), bytes {}",
+        report.samples,
+        report.damaged.len(),
+        report.shards,
+        report.kept,
+        report.bytes
+    ));
+    report.damaged.iter().for_each(|path| say(&format!("left out, damaged: {}", path.display())));
+    say(&format!("pack: {}", args.out.display()));
+    Ok(ExitCode::SUCCESS)
+}
