@@ -31,6 +31,7 @@ fn main() {
             seed: 1,
             workers: 1,
             profile: false,
+            checkpoints: None,
         };
         let report = run_rank(&workload, &settings, serde_json::Value::Null, Box::new(Solo::new()), &device(), &Unobserved);
         let time = report.expect("a run").time;

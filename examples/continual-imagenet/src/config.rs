@@ -5,10 +5,11 @@ use crate::cli::{
     PolicyArg, Recipe, ReductionArg, SamplingArg, StoreArg, StreamArg,
 };
 use crate::error::AppError;
+use crate::place;
 use crate::transport;
 use burn_rehearsal::error::ConfigError;
 use burn_rehearsal::{Capacity, RehearsalConfig};
-use burn_rehearsal_train::experiment::Settings;
+use burn_rehearsal_train::experiment::{Checkpoints, Settings};
 use burn_rehearsal_train::report::schema::Method;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -97,6 +98,10 @@ pub struct Config {
     pub seed: u64,
     /// Whether phases are synchronised.
     pub profile: bool,
+    /// When checkpoints are written: `task`, a number of epochs, or `never`.
+    pub checkpoint_every: String,
+    /// How many checkpoints are kept.
+    pub checkpoint_keep: usize,
     /// Where reports go.
     pub out: PathBuf,
 }
@@ -140,6 +145,8 @@ impl Config {
             device: "flex".into(),
             seed: 42,
             profile: false,
+            checkpoint_every: "task".into(),
+            checkpoint_keep: 2,
             out: PathBuf::from("runs"),
         }
     }
@@ -224,7 +231,9 @@ impl Config {
             workers,
             device,
             seed,
-            profile
+            profile,
+            checkpoint_every,
+            checkpoint_keep
         );
         (config.collective, config.ranks) =
             transport::choose(flags.collective.or(file.collective), flags.ranks.or(file.ranks), config.ranks, transport::launch())?;
@@ -243,6 +252,7 @@ impl Config {
             ("batch-size", self.batch_size),
             ("ranks", self.ranks),
             ("image-size", self.image_size),
+            ("checkpoint-keep", self.checkpoint_keep),
         ];
         for (option, value) in at_least_one {
             if value == 0 {
@@ -279,7 +289,22 @@ impl Config {
         if self.momentum >= 1.0 {
             return Err(AppError::option("momentum", self.momentum, "must be below 1"));
         }
-        Ok(())
+        self.checkpoints(Method::Rehearsal).map(drop)
+    }
+
+    /// How a run with one method is kept, if it is.
+    ///
+    /// # Errors
+    ///
+    /// [`AppError::Option`] if `checkpoint-every` cannot be understood.
+    pub fn checkpoints(&self, method: Method) -> Result<Option<Checkpoints>, AppError> {
+        let every = match (self.checkpoint_every.as_str(), self.checkpoint_every.parse::<usize>()) {
+            ("never", _) => return Ok(None),
+            ("task", _) => None,
+            (_, Ok(epochs)) if epochs > 0 => Some(epochs),
+            (other, _) => return Err(AppError::option("checkpoint-every", other, "expected `task`, `never`, or a number of epochs")),
+        };
+        Ok(Some(Checkpoints { directory: place::checkpoints(&self.out, method), every, keep: self.checkpoint_keep }))
     }
 
     /// The buffer for a training set of `dataset_len` samples in `classes` classes.
@@ -341,8 +366,12 @@ impl Config {
     }
 
     /// The settings of a run.
-    pub fn settings(&self, method: Method, rehearsal: RehearsalConfig) -> Settings {
-        Settings {
+    ///
+    /// # Errors
+    ///
+    /// As [`checkpoints`](Self::checkpoints).
+    pub fn settings(&self, method: Method, rehearsal: RehearsalConfig) -> Result<Settings, AppError> {
+        Ok(Settings {
             method,
             epochs: self.epochs,
             batch_size: self.batch_size,
@@ -354,7 +383,8 @@ impl Config {
             seed: self.seed,
             workers: self.workers,
             profile: self.profile,
-        }
+            checkpoints: self.checkpoints(method)?,
+        })
     }
 }
 

@@ -11,6 +11,7 @@ mod data;
 mod device;
 mod error;
 mod model;
+mod place;
 mod progress;
 mod run;
 mod say;

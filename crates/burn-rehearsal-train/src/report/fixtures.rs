@@ -75,7 +75,9 @@ pub(crate) fn report(method: Method, tasks: usize, seed: u64) -> RunReport {
         tasks: (0..tasks).map(|task| vec![2 * task, 2 * task + 1]).collect(),
         summary: Summary::of(&accuracy),
         accuracy,
+        earlier_world_sizes: Vec::new(),
         time: Time {
+            checkpoints: None,
             total_s: time * wobble,
             train_s: 0.9 * time * wobble,
             samples_per_s: Some(1234.5),
