@@ -1,10 +1,12 @@
-//! The guarantees 4.1 to 4.5 and 4.9 of the design, one topic a module.
+//! The guarantees 4.1 to 4.5, 4.8 and 4.9 of the design, one topic a module.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "guarantees/bounded.rs"]
 mod bounded;
 #[path = "guarantees/bounded_time.rs"]
 mod bounded_time;
+#[path = "guarantees/checkpoint.rs"]
+mod checkpoint;
 #[path = "guarantees/counters.rs"]
 mod counters;
 #[path = "guarantees/deterministic.rs"]

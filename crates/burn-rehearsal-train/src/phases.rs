@@ -132,6 +132,20 @@ impl PhaseTimer {
         self.counters.steps.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// All counters, for a checkpoint.
+    pub(crate) fn counters(&self) -> Vec<u64> {
+        let Counters { phases, steps, step_nanos, .. } = &*self.counters;
+        phases.iter().chain([steps, step_nanos]).map(|counter| counter.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Adds the counters of a checkpoint.
+    pub(crate) fn add_counters(&self, values: &[u64]) {
+        let Counters { phases, steps, step_nanos, .. } = &*self.counters;
+        for (counter, value) in phases.iter().chain([steps, step_nanos]).zip(values) {
+            counter.fetch_add(*value, Ordering::Relaxed);
+        }
+    }
+
     /// Tells the timer which device is measured; flex computes before it returns, so its phases are exact without profiling.
     pub(crate) fn observe_device(&self, device: &Device) {
         self.counters.exact.store(self.counters.profiling || is_synchronous(device), Ordering::Relaxed);

@@ -98,6 +98,12 @@ impl WarmupSchedule {
         Ok(self)
     }
 
+    /// The same schedule, about to give the rate of `step`.
+    pub fn at_step(mut self, step: u64) -> Self {
+        self.step = step;
+        self
+    }
+
     /// The learning rate of a step, counted from 0.
     pub fn rate_at(&self, step: u64) -> LearningRate {
         if step < self.warmup {

@@ -6,15 +6,18 @@
 use crate::batch::{Column, Kind, RehearsalBatch, Role, Schema, index_tensor, is_host};
 use crate::config::{CandidateMode, Execution, OnRepeat, RehearsalConfig};
 use crate::draw::Distinct;
-use crate::engine::{BufferReport, Engine, EngineTimings, FailCode, Inspection, Offer, Parcel, Request, Response, Timings};
+use crate::engine::{
+    BufferReport, Engine, EngineTimings, FailCode, Inspection, Offer, Parcel, Pending, Request, Response, Restored, Resumed, Saved, Timings,
+};
 use crate::error::{ConfigError, RehearsalError};
 use crate::random::{Purpose, Stream};
 use crate::slots::RowHandle;
 use crate::snapshot::Snapshot;
-use burn::tensor::{Int, Shape, Tensor, TensorData};
+use burn::tensor::{Device, Int, Shape, Tensor, TensorData};
 use burn_rehearsal_collective::{Collective, Solo};
 use std::collections::VecDeque;
 use std::marker::PhantomData;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -360,6 +363,56 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
             Response::Snapshot(snapshot) => Ok(snapshot),
             _ => Err(RehearsalError::EngineGone),
         }
+    }
+
+    /// Writes all shards to `directory`, which becomes a [checkpoint](crate::checkpoint): complete, or none. Collective: all ranks call it between the same
+    /// two steps, with the same directory, on a file system that they share.
+    ///
+    /// It holds everything that later steps depend on: the rows and their handles, the tables, the policies' states, and the representatives that are pending.
+    /// Rows are written in pieces, by the engine's thread; this call returns when everything is on the disk, with its size.
+    ///
+    /// # Errors
+    ///
+    /// [`RehearsalError::Checkpoint`] if a rank cannot write; the buffer goes on as before. Otherwise as [`rehearse`](Self::rehearse).
+    pub fn checkpoint(&self, directory: impl AsRef<Path>) -> Result<Saved, RehearsalError> {
+        let directory = directory.as_ref().to_path_buf();
+        let response = self.lock().guarded(|state| {
+            state.drain(&self.shared.config)?;
+            let pending = |parcel: &Parcel| Pending { handles: parcel.handles.clone(), columns: parcel.columns.clone() };
+            let pending = state.ready.iter().map(pending).collect();
+            state.link.send(Request::Save(directory, pending))?;
+            state.link.receive()
+        })?;
+        match response {
+            Response::Saved(saved) => Ok(saved?),
+            _ => Err(RehearsalError::EngineGone),
+        }
+    }
+
+    /// Goes on from a [checkpoint](Self::checkpoint): on as many ranks as it was written on, every later step gives the same bits as if there had been no
+    /// interruption. Collective, before the first step; `device` is that of the mini-batches to come.
+    ///
+    /// On another number of ranks every stored sample is kept, once; shards, quotas and draws are those of the new world. The configuration must be the
+    /// same but for what never changes a result. Loaders and [`begin_task`](Self::begin_task) are the caller's business: the task is the checkpoint's.
+    ///
+    /// # Errors
+    ///
+    /// [`RehearsalError::Checkpoint`] naming the file that is missing, damaged, or of something else; the buffer is then as empty as before.
+    /// [`RehearsalError::Misuse`] after the first step.
+    pub fn restore(&self, directory: impl AsRef<Path>, device: &Device) -> Result<Restored, RehearsalError> {
+        let directory = directory.as_ref().to_path_buf();
+        let mut state = self.lock();
+        let response = state.guarded(|state| {
+            state.drain(&self.shared.config)?;
+            state.link.send(Request::Restore(directory, device.clone(), B::FIELDS))?;
+            state.link.receive()
+        })?;
+        let Response::Restored(resumed) = response else { return Err(RehearsalError::EngineGone) };
+        let Resumed { restored, schema, pending } = resumed?;
+        state.step = restored.steps;
+        state.schema = schema;
+        state.ready = pending.into();
+        Ok(restored)
     }
 
     fn ask(&self, request: Request) -> Result<Response, RehearsalError> {

@@ -1,5 +1,6 @@
 //! What can go wrong with a mini-batch, a configuration or a peer.
 
+pub use crate::checkpoint::CheckpointError;
 use burn::data::dataset::DatasetError;
 use burn_rehearsal_collective::CollectiveError;
 
@@ -172,6 +173,9 @@ pub enum RehearsalError {
     /// The operating system refused a thread.
     #[error("cannot start the rehearsal engine's thread: {0}")]
     Thread(String),
+    /// A checkpoint cannot be written or read. The buffer goes on as it was.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// Memory for the buffer could not be had.
     #[error("cannot allocate {bytes} bytes for the rehearsal buffer")]
     OutOfMemory {

@@ -14,6 +14,8 @@
 //!    exact with any learner that calls `next` once per step, and works on many ranks. [`ShardedLoader`] is a loader whose order is exact too.
 //! 4. Look inside with [`RehearsalBuffer::inspect`], [`report`](RehearsalBuffer::report) and [`snapshot`](RehearsalBuffer::snapshot).
 //!
+//! 5. Keep it: [`RehearsalBuffer::checkpoint`] and [`restore`](RehearsalBuffer::restore), on as many ranks or on others.
+//!
 //! What is drawn is a pure function of (seed, data order, world size): the same bits with threads or processes, in the background or inline.
 //!
 //! # Quick start: one process, one line
@@ -173,6 +175,7 @@
 
 pub mod batch;
 mod buffer;
+pub mod checkpoint;
 mod config;
 mod draw;
 mod engine;
@@ -194,7 +197,7 @@ pub use config::{
     CandidateMode, Capacity, DEVICE_LIMIT, Execution, MAX_CLASSES, OnRepeat, PolicyKind, RehearsalConfig, SamplingKind, StoreKind,
     first_slot, shard_capacity,
 };
-pub use engine::{BufferReport, EngineTimings, Inspection};
+pub use engine::{BufferReport, EngineTimings, Inspection, Restored, Saved};
 pub use loader::{EpochPlan, RehearsalBatcher, RehearsalLoader, ShardedLoader, ShardedLoaderBuilder, SkipSample, WorkerPanic};
 pub use metric::{Measure, RehearsalMetric};
 pub use slots::{RowHandle, SlotTable};

@@ -5,7 +5,8 @@
 //! its inverse. Every update is O(1), whatever the capacity and the number of classes; what is known of a slot lies together, since slots are
 //! visited at random and each visit would otherwise miss the cache several times.
 
-use std::collections::HashMap;
+use crate::config::MAX_CLASSES;
+use std::collections::{BTreeMap, HashMap};
 
 /// Names one stored row for as long as it is stored: a slot that is written again has another generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,6 +45,17 @@ struct Slot {
     generation: u32,
     class_pos: u32,
     age_pos: u32,
+}
+
+/// What a checkpoint keeps of a row beside its values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SlotState {
+    pub(crate) id: i64,
+    pub(crate) class: u32,
+    pub(crate) task: u32,
+    pub(crate) generation: u32,
+    pub(crate) class_pos: u32,
+    pub(crate) age_pos: u32,
 }
 
 impl SlotTable {
@@ -205,6 +217,64 @@ impl SlotTable {
             }
             *ids.entry(id).or_insert(0) += 1;
         }
+    }
+
+    /// What a checkpoint keeps of each row, in slot order.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = SlotState> + '_ {
+        self.slots.iter().map(|&Slot { id, class, task, generation, class_pos, age_pos }| SlotState {
+            id,
+            class,
+            task,
+            generation,
+            class_pos,
+            age_pos,
+        })
+    }
+
+    /// The classes ever stored here, ascending.
+    pub(crate) fn seen(&self) -> Vec<u32> {
+        (0..self.by_class.len() as u32).filter(|&class| self.by_class[class as usize].capacity() > 0).collect()
+    }
+
+    /// The table that has `rows`, the first `old` by age of earlier tasks than `current_task`; `seen` are the classes ever stored. `None` if they
+    /// contradict each other.
+    pub(crate) fn of_rows(capacity: usize, has_id: bool, current_task: u32, old: usize, seen: &[u32], rows: &[SlotState]) -> Option<Self> {
+        if rows.len() > capacity || old > rows.len() {
+            return None;
+        }
+        let mut table = Self::new(capacity, has_id);
+        table.current_task = current_task;
+        table.old = old;
+        let mut members: BTreeMap<u32, usize> = seen.iter().map(|&class| (class, 0)).collect();
+        if members.len() != seen.len() || seen.iter().any(|&class| class as usize >= MAX_CLASSES) {
+            return None;
+        }
+        for row in rows {
+            *members.get_mut(&row.class)? += 1;
+        }
+        table.by_class.resize_with(seen.iter().max().map_or(0, |&class| class as usize + 1), Vec::new);
+        for (&class, &count) in &members {
+            let list = &mut table.by_class[class as usize];
+            list.reserve(count.max(1));
+            list.resize(count, u32::MAX);
+        }
+        table.seen = seen.len();
+        table.by_age.resize(rows.len(), u32::MAX);
+        for (slot, row) in rows.iter().enumerate() {
+            let SlotState { id, class, task, generation, class_pos, age_pos } = *row;
+            let of_class = table.by_class[class as usize].get_mut(class_pos as usize)?;
+            let of_age = table.by_age.get_mut(age_pos as usize)?;
+            // Each place is taken once; as there are as many places as rows, all are.
+            if *of_class != u32::MAX || *of_age != u32::MAX {
+                return None;
+            }
+            (*of_class, *of_age) = (slot as u32, slot as u32);
+            table.slots.push(Slot { id, class, task, generation, class_pos, age_pos });
+            if let Some(ids) = &mut table.ids {
+                *ids.entry(id).or_insert(0) += 1;
+            }
+        }
+        Some(table)
     }
 
     fn link_class(&mut self, slot: u32, class: u32) {

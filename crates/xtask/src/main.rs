@@ -2,6 +2,7 @@
 //!
 //! * `cargo xtask test` is the one gate, the same for people and for CI.
 //! * `cargo xtask validate` repeats the main job over several seeds and holds the means to the published thresholds.
+//! * `cargo xtask kills` kills runs at random moments and sees that they resume bit for bit.
 //! * `cargo xtask bench` runs the benchmarks.
 //! * `cargo xtask gpu` runs the device's tests and the benchmarks on this machine's NVIDIA GPU.
 
@@ -9,6 +10,7 @@ mod bench;
 mod devices;
 mod error;
 mod gate;
+mod kills;
 mod licences;
 mod main_job;
 mod prerequisites;
@@ -52,6 +54,24 @@ enum Task {
         #[arg(long, value_name = "SEED", default_value_t = 11)]
         first: u64,
     },
+    /// Kill runs of the digits at random moments, resume them, and compare what comes out with a run that was left alone
+    Kills {
+        /// How many kills
+        #[arg(long, value_name = "N", default_value_t = 50)]
+        times: u64,
+        /// What the moments follow from
+        #[arg(long, value_name = "SEED", default_value_t = 1)]
+        seed: u64,
+        /// Data-parallel ranks
+        #[arg(long, value_name = "N", default_value_t = 2)]
+        ranks: usize,
+        /// Start ranks as processes with this launcher, for example `mpirun`; needs a program built with `--features mpi`, see `--program`
+        #[arg(long, value_name = "PROGRAM", requires = "program")]
+        launcher: Option<String>,
+        /// This program instead of one that is built now
+        #[arg(long, value_name = "PATH")]
+        program: Option<std::path::PathBuf>,
+    },
     /// Run the benchmarks
     Bench {
         /// Only this one
@@ -78,6 +98,9 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::Test { only } => gate::test(&workspace, only),
         Task::Validate { seeds, first } => validate::validate(&workspace, first..first.saturating_add(seeds)),
+        Task::Kills { times, seed, ranks, launcher, program } => {
+            kills::kills(&workspace, &kills::Plan { times, seed, ranks, launcher, program })
+        }
         Task::Bench { name } => bench::bench(&workspace, name.as_deref()),
         Task::Gpu => devices::gpu(&workspace),
     }

@@ -214,7 +214,17 @@ pub struct Options {
     /// Waits for the device between the phases of a step, so that their times are exact on a GPU too.
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     pub profile: Option<bool>,
-    /// Directory for reports and figures; `runs/` and the name of the data if nothing is said. What an earlier run left there is replaced.
+    /// When the run is written down, to go on from there if it is interrupted: after every task, after every N epochs too, or never.
+    #[arg(long, value_name = "task|N|never")]
+    pub checkpoint_every: Option<String>,
+    /// How many checkpoints are kept.
+    #[arg(long, value_name = "K")]
+    pub checkpoint_keep: Option<usize>,
+    /// Begins anew where the directory holds an unfinished run, which would be continued otherwise, or a finished one, which would be left alone.
+    #[arg(long)]
+    #[serde(skip)]
+    pub fresh: bool,
+    /// Directory for reports and figures; `runs/` and the name of the data if nothing is said. If there is a finished run, the next gets `-2`, `-3`, …
     #[arg(long)]
     pub out: Option<PathBuf>,
     /// A TOML file with any of these options; flags win over it.

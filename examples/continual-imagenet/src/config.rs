@@ -6,13 +6,14 @@ use crate::cli::{
 };
 use crate::data;
 use crate::error::AppError;
+use crate::place;
 use crate::recipes::parse_milestones;
 use crate::transport;
 use burn_rehearsal::error::ConfigError;
 use burn_rehearsal::{Capacity, RehearsalConfig};
 use burn_rehearsal_train::augment::{RESIZED_CROP_RATIO, RESIZED_CROP_SCALE};
 use burn_rehearsal_train::data::ImageOptions;
-use burn_rehearsal_train::experiment::Settings;
+use burn_rehearsal_train::experiment::{Checkpoints, Settings};
 use burn_rehearsal_train::report::schema::Method;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -131,6 +132,10 @@ pub struct Config {
     pub evaluate_every: usize,
     /// Whether phases are synchronised.
     pub profile: bool,
+    /// When checkpoints are written: `task`, a number of epochs, or `never`.
+    pub checkpoint_every: String,
+    /// How many checkpoints are kept.
+    pub checkpoint_keep: usize,
     /// Where reports go.
     pub out: PathBuf,
 }
@@ -187,6 +192,8 @@ impl Config {
             seed: 42,
             evaluate_every: 0,
             profile: false,
+            checkpoint_every: "task".into(),
+            checkpoint_keep: 2,
             out: PathBuf::from("runs"),
         }
     }
@@ -280,7 +287,9 @@ impl Config {
             precision,
             seed,
             evaluate_every,
-            profile
+            profile,
+            checkpoint_every,
+            checkpoint_keep
         );
         config.weights = flags.weights.or(file.weights);
         (config.collective, config.ranks) =
@@ -302,6 +311,7 @@ impl Config {
             ("image-size", self.image_size),
             ("crop-size", self.crop_size),
             ("model-width", self.model_width),
+            ("checkpoint-keep", self.checkpoint_keep),
         ];
         for (option, value) in at_least_one {
             if value == 0 {
@@ -356,7 +366,22 @@ impl Config {
         if self.momentum >= 1.0 {
             return Err(AppError::option("momentum", self.momentum, "must be below 1"));
         }
-        Ok(())
+        self.checkpoints(Method::Rehearsal).map(drop)
+    }
+
+    /// How a run with one method is kept, if it is.
+    ///
+    /// # Errors
+    ///
+    /// [`AppError::Option`] if `checkpoint-every` cannot be understood.
+    pub fn checkpoints(&self, method: Method) -> Result<Option<Checkpoints>, AppError> {
+        let every = match (self.checkpoint_every.as_str(), self.checkpoint_every.parse::<usize>()) {
+            ("never", _) => return Ok(None),
+            ("task", _) => None,
+            (_, Ok(epochs)) if epochs > 0 => Some(epochs),
+            (other, _) => return Err(AppError::option("checkpoint-every", other, "expected `task`, `never`, or a number of epochs")),
+        };
+        Ok(Some(Checkpoints { directory: place::checkpoints(&self.out, method), every, keep: self.checkpoint_keep }))
     }
 
     /// The buffer for a training set of `dataset_len` samples in `classes` classes.
@@ -423,8 +448,12 @@ impl Config {
     }
 
     /// The settings of a run.
-    pub fn settings(&self, method: Method, rehearsal: RehearsalConfig) -> Settings {
-        Settings {
+    ///
+    /// # Errors
+    ///
+    /// As [`checkpoints`](Self::checkpoints).
+    pub fn settings(&self, method: Method, rehearsal: RehearsalConfig) -> Result<Settings, AppError> {
+        Ok(Settings {
             method,
             epochs: self.epochs,
             batch_size: self.batch_size,
@@ -440,7 +469,8 @@ impl Config {
             precision: self.precision.into(),
             evaluate_every: self.evaluate_every,
             profile: self.profile,
-        }
+            checkpoints: self.checkpoints(method)?,
+        })
     }
 }
 

@@ -22,6 +22,21 @@ pub enum AppError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// An output directory that another run is using.
+    #[error("another run is using the directory {}; choose another with `--out`", .0.display())]
+    Taken(PathBuf),
+    /// An unfinished run with another configuration.
+    #[error(
+        "the directory {} holds an unfinished run that was configured differently: {changed}; go on with the same options, begin anew with `--fresh`, or choose \
+         another `--out`",
+        path.display()
+    )]
+    Changed {
+        /// The directory.
+        path: PathBuf,
+        /// What differs.
+        changed: String,
+    },
     /// A configuration file that cannot be understood.
     #[error("the configuration file {} is not valid: {reason}", path.display())]
     ConfigFile {

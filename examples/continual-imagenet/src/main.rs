@@ -12,6 +12,7 @@ mod device;
 mod error;
 mod model;
 mod pack;
+mod place;
 mod progress;
 mod recipes;
 mod run;

@@ -43,6 +43,15 @@ impl Observer for Progress {
         Box::new(Renderer { bar: self.bar.clone(), first: task * self.epochs, task, tasks: self.tasks, epoch: 0, loss: String::new() })
     }
 
+    fn resumed(&self, task: usize, within: Option<(usize, u64)>, earlier_world_size: usize) {
+        let place = match within {
+            None => format!("task {}/{}", task + 1, self.tasks),
+            Some((epoch, steps)) => format!("task {}/{}, epoch {epoch}, after {steps} steps of it", task + 1, self.tasks),
+        };
+        let line = format!("{:>12}  goes on with {place} (written by {earlier_world_size} ranks)", self.method.to_string());
+        self.bar.suspend(|| say(&line));
+    }
+
     fn evaluated(&self, task: usize, top1: &[f64]) {
         let average = top1[..=task].iter().sum::<f64>() / (task + 1) as f64;
         let each: Vec<_> = top1[..=task].iter().map(|accuracy| format!("{:5.1}", accuracy * 100.0)).collect();

@@ -4,6 +4,7 @@ use crate::cli::{CollectiveArg, MethodArg, Options};
 use crate::config::Config;
 use crate::device;
 use crate::error::AppError;
+use crate::place::Place;
 use crate::progress::Progress;
 use crate::say::say;
 use crate::stop::{INTERRUPTED, Stop};
@@ -33,15 +34,21 @@ struct Job {
     device: Device,
     images: Images,
     rehearsal: RehearsalConfig,
-    /// The directories that were made for this job.
-    made: Vec<PathBuf>,
+    /// The output directory, which belongs to the first process.
+    place: Option<Place>,
     stop: Stop,
     /// Of the processes of a run, the first one shows progress and writes the report.
     first: bool,
 }
 
 impl Job {
-    fn prepare(config: Config, methods: &[Method], first: bool) -> Result<Self, AppError> {
+    fn prepare(
+        mut config: Config,
+        methods: &[Method],
+        fresh: bool,
+        mut process: Option<&mut Box<dyn Collective>>,
+    ) -> Result<Self, AppError> {
+        let first = process.as_ref().is_none_or(|process| process.rank() == 0);
         let device = device::parse(&config.device)?;
         if !Precision::from(config.precision).is_supported_by(&device) {
             return Err(AppError::option(
@@ -82,18 +89,24 @@ impl Job {
         if !config.overridden.is_empty() {
             heading.push(format!("other than in the recipe: {}", config.overridden.join(", ")));
         }
-        let made = if first { create_directory(&config.out)? } else { Vec::new() };
+        let place = if first { Some(Place::claim(&config, methods, fresh)?) } else { None };
+        if let Some(place) = &place {
+            config.out = place.out().to_path_buf();
+        }
+        if let Some(process) = &mut process {
+            config.out = transport::same_path(&config.out, process.as_mut())?;
+        }
         let stop = Stop::listen(first);
         if first {
             heading.iter().for_each(|line| say(line));
         }
-        Ok(Self { config, device, images, rehearsal, made, stop, first })
+        Ok(Self { config, device, images, rehearsal, place, stop, first })
     }
 
     /// Trains with one method on all ranks and writes the report. `process` is this process's rank under MPI; otherwise ranks are threads.
     fn run(&self, method: Method, process: Option<&mut Box<dyn Collective>>) -> Result<RunReport, AppError> {
         let Self { config, device, images, rehearsal, stop, first, .. } = self;
-        let settings = config.settings(method, rehearsal.clone());
+        let settings = config.settings(method, rehearsal.clone())?;
         let echo = serde_json::to_value(config).unwrap_or_default();
         let progress = Progress::new(method, images.stream().tasks(), config.epochs, stop.clone(), *first);
         let rank = |collective| run_rank(images, &settings, echo.clone(), collective, device, &progress);
@@ -122,8 +135,18 @@ impl Job {
             if stop && !reports.is_empty() {
                 break;
             }
-            reports.push(self.run(method, process.as_mut())?);
+            let done = self.place.as_ref().and_then(|place| place.report(method));
+            let skip = match &mut process {
+                None => done.is_some(),
+                Some(process) => transport::any(done.is_some(), process.as_mut())?,
+            };
+            if !skip {
+                reports.push(self.run(method, process.as_mut())?);
+            } else if let Some(done) = done {
+                reports.push(done);
+            }
         }
+        let complete = reports.len() == methods.len() && reports.iter().all(|report| report.complete);
         if self.first {
             say(&format!("\n{LEGEND}\n\n{}", comparison_table(&reports)));
             draw(&reports, &self.config.out)?;
@@ -132,16 +155,22 @@ impl Job {
                 say(&format!("images left out because they are damaged: {most}"));
             }
             say(&format!("reports and figures: {}", self.config.out.display()));
+            if !complete {
+                say("not finished; the same command goes on from here");
+            }
+        }
+        if let Some(place) = &self.place {
+            if complete {
+                place.finish()?;
+            }
+            place.unlock();
         }
         Ok(if self.stop.requested() { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
     }
 
     /// As [`run_all`](Self::run_all); a job that fails before its first report leaves nothing behind.
     fn finish(self, methods: &[Method], process: Option<Box<dyn Collective>>) -> Result<ExitCode, AppError> {
-        self.run_all(methods, process).inspect_err(|_| {
-            // Those that are not empty stay, and so do those above them.
-            self.made.iter().all(|directory| std::fs::remove_dir(directory).is_ok());
-        })
+        self.run_all(methods, process).inspect_err(|_| self.place.iter().for_each(Place::clean_up))
     }
 }
 
@@ -157,13 +186,14 @@ pub fn train(method: MethodArg, options: Options) -> Result<ExitCode, AppError> 
 
 /// Some methods, on ranks that are threads of this process, or processes of which this is one.
 fn run(options: Options, methods: &[Method]) -> Result<ExitCode, AppError> {
+    let fresh = options.fresh;
     let mut config = Config::resolve(options)?;
     match config.collective {
-        CollectiveArg::Threads => Job::prepare(config, methods, true)?.finish(methods, None),
+        CollectiveArg::Threads => Job::prepare(config, methods, fresh, None)?.finish(methods, None),
         CollectiveArg::Mpi => {
             config.device = transport::device(&config.device);
-            transport::run_mpi(&config.clone(), |process| {
-                Job::prepare(config, methods, process.rank() == 0)?.finish(methods, Some(process))
+            transport::run_mpi(&config.clone(), |mut process| {
+                Job::prepare(config, methods, fresh, Some(&mut process))?.finish(methods, Some(process))
             })
         }
     }
@@ -254,18 +284,6 @@ fn first_report(results: Vec<Result<RunReport, RankFailure<ExperimentError>>>) -
         (Some(other), _) => Err(AppError::RankEnded(other.to_string())),
         (None, None) => Err(AppError::RankEnded("no rank was started".into())),
     }
-}
-
-/// Creates the output directory and makes sure that files can be written there, before hours are spent on training. Returns the directories that
-/// had to be made, from the inside out.
-fn create_directory(path: &Path) -> Result<Vec<PathBuf>, AppError> {
-    let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
-    let made = path.ancestors().take_while(missing).map(Path::to_path_buf).collect();
-    std::fs::create_dir_all(path).map_err(|source| AppError::Io { action: "create the directory", path: path.to_path_buf(), source })?;
-    let probe = path.join(".write-test");
-    std::fs::write(&probe, b"").map_err(|source| AppError::Io { action: "write to the directory", path: path.to_path_buf(), source })?;
-    std::fs::remove_file(&probe).map_err(|source| AppError::Io { action: "write to the directory", path: path.to_path_buf(), source })?;
-    Ok(made)
 }
 
 #[cfg(test)]

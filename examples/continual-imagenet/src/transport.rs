@@ -6,6 +6,7 @@ use crate::device;
 use crate::error::AppError;
 use burn_rehearsal_collective::launch::Launch;
 use burn_rehearsal_collective::{Collective, CollectiveError};
+use std::path::{Path, PathBuf};
 
 /// The launcher that started this process, if one did.
 pub fn launch() -> Option<Launch> {
@@ -60,6 +61,21 @@ pub fn any(value: bool, ranks: &mut dyn Collective) -> Result<bool, CollectiveEr
     let mut all = vec![0; ranks.size()];
     ranks.all_gather(&[u8::from(value)], &mut all)?;
     Ok(all.contains(&1))
+}
+
+/// The first process's `path`, on all.
+///
+/// # Errors
+///
+/// [`AppError::Collective`] if the processes cannot talk.
+pub fn same_path(path: &Path, ranks: &mut dyn Collective) -> Result<PathBuf, AppError> {
+    let first = ranks.rank() == 0;
+    let own = if first { path.display().to_string().into_bytes() } else { Vec::new() };
+    let mut length = (own.len() as u64).to_le_bytes();
+    ranks.broadcast(&mut length, 0)?;
+    let mut bytes = if first { own } else { vec![0; u64::from_le_bytes(length) as usize] };
+    ranks.broadcast(&mut bytes, 0)?;
+    Ok(if first { path.to_path_buf() } else { PathBuf::from(String::from_utf8_lossy(&bytes).into_owned()) })
 }
 
 /// Runs `f` as this process's rank.

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::lr_scheduler::LrSchedulerRecord;
-use burn::optim::OptimizerRecord;
+use burn::optim::{ModuleOptimizer, OptimizerRecord};
 use burn::store::ModuleRecord;
 use burn::tensor::Bytes;
 use burn::train::checkpoint::{AsyncCheckpointer, Checkpoint, Checkpointer, CheckpointerError, CheckpointingAction, CheckpointingStrategy};
@@ -17,6 +17,8 @@ use burn_rehearsal_collective::Collective;
 use super::agree::{broadcast, gather};
 use super::error::DataParallelError;
 use super::norm;
+use crate::schedule::WarmupSchedule;
+
 use super::params::{ParamInfo, Role, check_equal_structure};
 
 /// Compares the settings that all ranks must share, in pairs of name and value.
@@ -70,11 +72,30 @@ pub(crate) fn adopt<M: LearnerModel>(
     Ok(())
 }
 
+/// Puts what [`write`] gave in a learner of the same network and optimiser, which goes on with its own schedule or begins with `schedule`.
+pub(crate) fn read<M: LearnerModel>(
+    model: M,
+    optimizer: ModuleOptimizer,
+    schedule: &WarmupSchedule,
+    [parameters, state, rates]: [Vec<u8>; 3],
+    keep_schedule: bool,
+) -> Result<Learner<M>, DataParallelError> {
+    let parameters = ModuleRecord::from_bytes(Bytes::from_bytes_vec(parameters)).map_err(record)?;
+    let state = OptimizerRecord::from_bytes(Bytes::from_bytes_vec(state)).map_err(record)?;
+    let mut learner = Learner::new(model.try_load_record(parameters).map_err(record)?, optimizer, schedule.clone());
+    learner.load_optim(state);
+    if keep_schedule {
+        learner.load_scheduler(LrSchedulerRecord::from_bytes(Bytes::from_bytes_vec(rates)).map_err(record)?);
+    }
+    Ok(learner)
+}
+
 fn record(error: impl std::fmt::Display) -> DataParallelError {
     DataParallelError::Record(error.to_string())
 }
 
-fn write<M: LearnerModel>(learner: &Learner<M>, store: &EventStoreClient) -> Result<[Vec<u8>; 3], DataParallelError> {
+/// The records of a learner's parameters, optimiser and schedule, as bytes. The parameters' ids are among them, so that the three fit together.
+pub(super) fn write<M: LearnerModel>(learner: &Learner<M>, store: &EventStoreClient) -> Result<[Vec<u8>; 3], DataParallelError> {
     let (optimizer, scheduler) = optimizer_and_schedule(learner, store)?;
     Ok([
         learner.model().into_record().into_bytes().map_err(record)?.to_vec(),

@@ -16,7 +16,7 @@
 //! the same step; a rank that fails says so in its status word and all ranks end with the same error; a rank that panics drops its collective, so that
 //! the others get [`PeerFailed`](burn_rehearsal_collective::CollectiveError::PeerFailed).
 
-mod adopt;
+pub(crate) mod adopt;
 pub(crate) mod agree;
 mod buckets;
 mod error;
@@ -112,6 +112,20 @@ pub struct DataParallel<M: LearnerModel> {
     precision: Precision,
     loss_scale: Mutex<LossScale>,
     after_epoch: Option<AfterEpoch<M>>,
+    keep_records: bool,
+    /// Where the last launch was stopped.
+    stopped: Mutex<Option<Stopped>>,
+    /// The records of the last launch's learner, on rank 0.
+    records: Mutex<Option<[Vec<u8>; 3]>>,
+}
+
+/// What a launch that was stopped would have done next; the same on all ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stopped {
+    /// The epoch, counted from 1; beyond the last if nothing was left.
+    pub(crate) epoch: usize,
+    /// The steps of this epoch that this launch has done.
+    pub(crate) steps: u64,
 }
 
 /// What a run takes out of the strategy: dropping it tells the other ranks that this one has left.
@@ -144,6 +158,9 @@ impl<M: LearnerModel> DataParallel<M> {
             precision: Precision::F32,
             loss_scale: Mutex::default(),
             after_epoch: None,
+            keep_records: false,
+            stopped: Mutex::default(),
+            records: Mutex::default(),
         }
     }
 
@@ -178,6 +195,11 @@ impl<M: LearnerModel> DataParallel<M> {
         self
     }
 
+    /// As [`with_loss_scale`](Self::with_loss_scale), between launches.
+    pub(crate) fn set_loss_scale(&self, loss_scale: LossScale) {
+        *lock(&self.loss_scale) = loss_scale;
+    }
+
     /// The factor of the loss after the last launch, if the loss is scaled.
     pub fn loss_scale(&self) -> Option<LossScale> {
         (self.precision == Precision::F16).then(|| *lock(&self.loss_scale))
@@ -187,6 +209,22 @@ impl<M: LearnerModel> DataParallel<M> {
     pub fn with_after_epoch(mut self, hook: AfterEpoch<M>) -> Self {
         self.after_epoch = Some(hook);
         self
+    }
+
+    /// Whether each launch ends with the records of its learner, on rank 0: what a checkpoint needs.
+    pub(crate) fn with_records(mut self, keep: bool) -> Self {
+        self.keep_records = keep;
+        self
+    }
+
+    /// Where the last launch was stopped, if it was.
+    pub(crate) fn take_stopped(&self) -> Option<Stopped> {
+        lock(&self.stopped).take()
+    }
+
+    /// The last launch's parameters, optimiser and schedule, on rank 0.
+    pub(crate) fn take_records(&self) -> Option<[Vec<u8>; 3]> {
+        lock(&self.records).take()
     }
 
     /// The time of each phase so far.
@@ -218,6 +256,7 @@ impl<M: LearnerModel> SupervisedLearningStrategy<M> for DataParallel<M> {
         starting_epoch: usize,
     ) -> (M, SupervisedTrainingEventProcessor<M>) {
         *lock(&self.error) = None;
+        *lock(&self.stopped) = None;
         let interrupter = training_components.interrupter.clone();
         // Taken out for the whole run: if the run unwinds, the collective is dropped and the other ranks are told.
         let mut link = lock(&self.link).take();

@@ -15,7 +15,7 @@ use super::agree::{Agreement, Status, agree};
 use super::error::DataParallelError;
 use super::gradients::GradientSync;
 use super::loss_scale::with_factor;
-use super::{DataParallel, Link, Precision, adopt, lock, norm, params};
+use super::{DataParallel, Link, Precision, Stopped, adopt, lock, norm, params};
 use crate::phases::Phase;
 
 type TrainLoader<M> = Arc<dyn DataLoader<<M as TrainStep>::Input>>;
@@ -65,31 +65,53 @@ impl<'a, M: LearnerModel> Run<'a, M> {
             let start = LearnerEvent::StartSplit { epoch_number: epoch, total_items: self.train.num_items() };
             let sent = self.components.event_processor.process_train(start);
             self.note(sent);
-            let go_on = self.train_epoch(link, &mut grads)?;
+            let stopped = self.train_epoch(link, &mut grads)?;
             self.settle(link, epoch)?;
-            if go_on && let Some(hook) = &self.strategy.after_epoch {
+            if stopped.is_none()
+                && let Some(hook) = &self.strategy.after_epoch
+            {
                 hook(&self.learner.model().valid(), epoch)?;
             }
             let sent = self.components.event_processor.process_train(LearnerEvent::EndSplit(epoch));
             self.note(sent);
-            if !go_on {
+            match stopped {
+                None => {}
+                Some(None) => self.stop_at(epoch + 1, 0),
+                Some(Some(steps)) => self.stop_at(epoch, steps),
+            }
+            if stopped.is_some() {
                 break;
             }
 
             self.validate(epoch);
             if !self.confirm(link, false, None)? {
+                self.stop_at(epoch + 1, 0);
                 break;
             }
             let saved = self.checkpoint(epoch);
             let early_stop = saved.is_ok() && self.wants_early_stop(epoch);
             if !self.confirm(link, early_stop, saved.err())? {
+                self.stop_at(epoch + 1, 0);
                 break;
             }
         }
         // Burn writes checkpoints on other threads; dropping the checkpointer waits for them, and their errors are still errors of this run.
         let checkpointer = self.components.checkpointer.take();
         let closed = unwind_to_error(|| drop(checkpointer), "the last checkpoint could not be written");
-        self.confirm(link, false, closed.err()).map(drop)
+        let kept = self.keep_records();
+        self.confirm(link, false, closed.err().or(kept.err())).map(drop)
+    }
+
+    fn stop_at(&self, epoch: usize, steps: u64) {
+        *lock(&self.strategy.stopped) = Some(Stopped { epoch, steps });
+    }
+
+    fn keep_records(&self) -> Result<(), String> {
+        if self.strategy.keep_records && self.strategy.rank == 0 {
+            let records = adopt::write(&self.learner, &self.components.event_store).map_err(|error| error.to_string())?;
+            *lock(&self.strategy.records) = Some(records);
+        }
+        Ok(())
     }
 
     /// Makes all ranks agree on what they are about to do, and start from the same parameters.
@@ -120,12 +142,13 @@ impl<'a, M: LearnerModel> Run<'a, M> {
         Ok(GradientSync::new(strategy.world_size, plain, strategy.device.clone().inner(), &params))
     }
 
-    /// Trains until no rank has another batch (true) or a rank was asked to stop (false).
-    fn train_epoch(&mut self, link: &mut Link, grads: &mut GradientSync<M>) -> Result<bool, DataParallelError> {
+    /// Trains until no rank has another batch, or a rank was asked to stop: then it gives the number of steps done, or `None` for all.
+    fn train_epoch(&mut self, link: &mut Link, grads: &mut GradientSync<M>) -> Result<Option<Option<u64>>, DataParallelError> {
         let group = self.components.grad_accumulation.unwrap_or(1);
         let train = self.train.clone();
         let mut iterator = train.iter();
         let mut iteration = 0;
+        let mut steps = 0;
         // Steps whose gradients are collected but not applied.
         let mut pending = 0;
         loop {
@@ -143,6 +166,7 @@ impl<'a, M: LearnerModel> Run<'a, M> {
             if agreement.total_rows > 0 {
                 pending += 1;
             }
+            steps += 1;
             let last = agreement.exhausted || agreement.stop.is_some();
             if pending >= group || (last && pending > 0) {
                 pending = 0;
@@ -158,7 +182,7 @@ impl<'a, M: LearnerModel> Run<'a, M> {
                 self.strategy.timer.add_step(started.elapsed());
             }
             if last {
-                return Ok(agreement.stop.is_none());
+                return Ok(agreement.stop.map(|_| (!agreement.exhausted).then_some(steps)));
             }
         }
     }

@@ -20,6 +20,18 @@ struct State {
 }
 
 impl LossCurve {
+    /// A curve that goes on from the [`sums`](Self::sums) of another.
+    pub(super) fn of_sums(sums: &BTreeMap<usize, [u64; 2]>) -> Self {
+        let epochs = sums.iter().map(|(&epoch, &[sum, rows])| (epoch, (f64::from_bits(sum), f64::from_bits(rows)))).collect();
+        Self { state: Arc::new(Mutex::new(State { loss: None, epochs })) }
+    }
+
+    /// What the means are made of, by its bits.
+    pub(super) fn sums(&self) -> BTreeMap<usize, [u64; 2]> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.epochs.iter().map(|(&epoch, &(sum, rows))| (epoch, [sum.to_bits(), rows.to_bits()])).collect()
+    }
+
     /// The mean loss of each epoch, in order.
     pub(super) fn means(&self) -> Vec<f64> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);

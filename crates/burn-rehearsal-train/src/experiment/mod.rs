@@ -3,10 +3,12 @@
 //! [`run_rank`] is what one rank does; start it on every rank with the same [`Workload`] and [`Settings`]. It trains task after task with
 //! Burn's own `SupervisedTraining` under [`DataParallel`], evaluates on every task's test set after each, and returns the same [`RunReport`] on all ranks.
 
+mod checkpoint;
 mod curve;
 mod epochs;
 mod rank;
 
+pub use checkpoint::Checkpoints;
 pub use rank::run_rank;
 
 use crate::augment::Augmentation;
@@ -22,7 +24,7 @@ use burn::optim::ModuleOptimizer;
 use burn::tensor::Device;
 use burn::train::renderer::MetricsRenderer;
 use burn::train::{ClassificationOutput, InferenceStep, Interrupter, LearnerModel, TrainStep, TrainingError};
-use burn_rehearsal::error::RehearsalError;
+use burn_rehearsal::error::{CheckpointError, RehearsalError};
 use burn_rehearsal::{RehearsalBatch, RehearsalConfig};
 use burn_rehearsal_collective::CollectiveError;
 use std::error::Error;
@@ -122,12 +124,18 @@ pub struct Settings {
     pub evaluate_every: usize,
     /// Synchronises the device between the phases of a step, so that their times are exact on any device.
     pub profile: bool,
+    /// Whether, where and how often the run is written down; a run goes on from what it finds there.
+    pub checkpoints: Option<Checkpoints>,
 }
 
 /// Who watches a run. The methods are called on rank 0 only, except [`interrupter`](Self::interrupter).
 pub trait Observer: Sync {
-    /// Called once per task with its number of steps per epoch; what Burn's training shows itself through.
+    /// Called whenever training begins or goes on; what Burn's training shows itself through.
     fn renderer(&self, task: usize) -> Box<dyn MetricsRenderer>;
+    /// The run goes on from a checkpoint: within `task` it has done some epochs (counted from 1, with the steps in the last), or is about to begin it.
+    fn resumed(&self, task: usize, within: Option<(usize, u64)>, earlier_world_size: usize) {
+        let _ = (task, within, earlier_world_size);
+    }
     /// Accuracies on all tasks' test sets after `task`.
     fn evaluated(&self, task: usize, top1: &[f64]);
     /// Called on every rank before it trains: stopping it ends the run on all ranks after the same step.
@@ -158,6 +166,9 @@ pub enum ExperimentError {
     /// The transport.
     #[error(transparent)]
     Collective(#[from] CollectiveError),
+    /// A checkpoint.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// An accuracy outside 0..=1.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
@@ -187,6 +198,8 @@ impl ExperimentError {
             | Self::DataParallel(DataParallelError::Evaluate(
                 EvaluateError::Rank(_) | EvaluateError::Collective(CollectiveError::PeerFailed { .. }),
             ))
+            | Self::Checkpoint(CheckpointError::Rank(_))
+            | Self::Rehearsal(RehearsalError::Checkpoint(CheckpointError::Rank(_)))
             | Self::Collective(CollectiveError::PeerFailed { .. })
             | Self::Rehearsal(RehearsalError::Collective(CollectiveError::PeerFailed { .. }))
             | Self::DataParallel(DataParallelError::Collective(CollectiveError::PeerFailed { .. }))

@@ -1,15 +1,18 @@
 //! One rank's part of a run.
 
+use super::checkpoint::{Directories, Found, Position, RunState};
 use super::curve::LossCurve;
 use super::epochs::EpochAccuracies;
 use super::{ExperimentError, Observer, Rows, Settings, Workload};
 use crate::augment::AugmentLoader;
-use crate::data_parallel::{DataParallel, agree, quiet};
+use crate::data_parallel::{DataParallel, Stopped, adopt, agree, quiet};
 use crate::evaluate::evaluate;
 use crate::metrics::AccuracyMatrix;
 use crate::phases::{Phase, PhaseTimer};
 use crate::report::RunReport;
-use crate::report::schema::{Accuracy, BufferReport, CurvePoint, Method, PerStep, PrecisionReport, SCHEMA_VERSION, Summary, Time};
+use crate::report::schema::{
+    Accuracy, BufferReport, CheckpointTime, CurvePoint, Method, PerStep, PrecisionReport, SCHEMA_VERSION, Summary, Time,
+};
 use crate::schedule::WarmupSchedule;
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::Dataset;
@@ -18,11 +21,12 @@ use burn::module::Module;
 use burn::tensor::Device;
 use burn::train::metric::LossMetric;
 use burn::train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
+use burn_rehearsal::error::CheckpointError;
 use burn_rehearsal::{EngineTimings, RehearsalBuffer, RehearsalLoader, ShardedLoader, StoreKind};
 use burn_rehearsal_collective::Collective;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 type Selection<W> = SelectionDataset<Arc<dyn Dataset<<W as Workload>::Item>>, <W as Workload>::Item>;
@@ -60,7 +64,8 @@ pub fn run_rank<W: Workload>(
     };
     let mut strategy = DataParallel::new(collective.duplicate()?, device.clone(), |batch: &W::Batch| batch.rows())
         .with_timer(timer)
-        .with_precision(settings.precision);
+        .with_precision(settings.precision)
+        .with_records(settings.checkpoints.is_some());
     let tasks = workload.stream().tasks();
     let epochs = EpochAccuracies::default();
     if settings.evaluate_every > 0 {
@@ -86,9 +91,22 @@ pub fn run_rank<W: Workload>(
         augmented: Arc::default(),
         train_time: Duration::ZERO,
         samples: 0,
+        curve: LossCurve::default(),
+        measured: Vec::new(),
+        records: None,
+        started,
+        total_before: 0.0,
+        earlier_world_sizes: Vec::new(),
+        checkpoints: CheckpointTime::default(),
     };
     let complete = run.tasks()?;
-    run.report(config, started, complete)
+    run.report(config, complete)
+}
+
+/// How a launch ended.
+struct Launched<M> {
+    model: M,
+    stopped: Option<Stopped>,
 }
 
 struct Run<'a, W: Workload> {
@@ -111,16 +129,43 @@ struct Run<'a, W: Workload> {
     train_time: Duration,
     /// Incoming rows trained on so far, over all ranks.
     samples: u64,
+    /// The losses of the task in hand.
+    curve: LossCurve,
+    /// Accuracies in the middle of that task: the epoch, counted from 1, and top-1 on every task.
+    measured: Vec<(usize, Vec<f64>)>,
+    /// Parameters, optimiser and schedule as the last launch left them; on rank 0, and only if there are checkpoints.
+    records: Option<[Vec<u8>; 3]>,
+    started: Instant,
+    /// The run's time before it went on from a checkpoint, in seconds.
+    total_before: f64,
+    earlier_world_sizes: Vec<usize>,
+    checkpoints: CheckpointTime,
 }
 
 impl<W: Workload> Run<'_, W> {
     /// Learns one task after the other; false if the run was stopped before the end.
     fn tasks(&mut self) -> Result<bool, ExperimentError> {
-        let untrained = self.workload.model(&self.device, self.settings.seed).valid();
-        let (initial, _) = self.evaluate(&untrained)?;
-        self.accuracy.initial_top1 = Some(initial);
-        for task in 0..self.workload.stream().tasks() {
-            let Some(model) = self.learn(task)? else { return Ok(false) };
+        let settings = self.settings;
+        let (mut directories, found) = match &settings.checkpoints {
+            Some(checkpoints) => {
+                let (directories, found) = Directories::open(checkpoints, self.collective.as_mut())?;
+                (Some(directories), found)
+            }
+            None => (None, None),
+        };
+        let mut position = Position { task: 0, within: None };
+        match found {
+            Some(found) => position = self.resume(found)?,
+            None => {
+                let untrained = self.workload.model(&self.device, settings.seed).valid();
+                let (initial, _) = self.evaluate(&untrained)?;
+                self.accuracy.initial_top1 = Some(initial);
+            }
+        }
+        let tasks = self.workload.stream().tasks();
+        for task in position.task..tasks {
+            let within = position.within.take();
+            let Some(model) = self.learn(task, within, directories.as_mut())? else { return Ok(false) };
             let (top1, top5) = self.evaluate(&model)?;
             let measured = |values: &[f64]| values.iter().copied().map(Some).collect::<Vec<_>>();
             if let Some(last) = self.curves.last_mut() {
@@ -131,35 +176,217 @@ impl<W: Workload> Run<'_, W> {
             if self.collective.rank() == 0 {
                 self.observer.evaluated(task, &top1);
             }
+            if task + 1 < tasks {
+                self.checkpoint(Position { task: task + 1, within: None }, directories.as_mut())?;
+            }
         }
         Ok(true)
     }
 
-    /// Trains on one task; `None` if the run was stopped meanwhile.
-    fn learn(&mut self, task: usize) -> Result<Option<W::Model>, ExperimentError> {
+    /// Takes over what a checkpoint knows.
+    fn resume(&mut self, found: Found) -> Result<Position, ExperimentError> {
+        let Found { state, records, buffer } = found;
         let settings = self.settings;
-        let indices = match settings.method {
+        let tasks = self.workload.stream().tasks();
+        if (state.method, state.seed, state.accuracy.top1.tasks()) != (settings.method, settings.seed, tasks) {
+            let reason = format!(
+                "it is of method {}, seed {}, {} tasks; this run is of method {}, seed {}, {tasks} tasks",
+                state.method,
+                state.seed,
+                state.accuracy.top1.tasks(),
+                settings.method,
+                settings.seed
+            );
+            return Err(CheckpointError::Foreign { path: buffer.with_file_name("manifest.json"), reason }.into());
+        }
+        let (size, before) = (self.collective.size(), state.world_size);
+        let mut position = state.position;
+        if let Some(own) = &self.buffer {
+            own.restore(buffer, &self.device)?;
+        }
+        let steps_per_epoch = self.steps_per_epoch(self.indices(position.task).len());
+        if let Some((_, step)) = &mut position.within
+            && before != size
+        {
+            // As many samples of the epoch's order are behind as then, rounded down to whole steps: none is left out.
+            *step = *step * before as u64 / size as u64;
+        }
+        if let Some(records) = records {
+            let schedule = self.schedule(steps_per_epoch)?;
+            let (epoch, step) = position.within.unwrap_or((1, 0));
+            let schedule = schedule.at_step((epoch as u64 - 1) * steps_per_epoch as u64 + step);
+            let model = self.workload.model(&self.device.clone().autodiff(), settings.seed);
+            // The rates of a schedule depend on the number of ranks.
+            let learner = adopt::read(model, self.workload.optimizer(), &schedule, records, before == size)?;
+            self.learner = Some(learner);
+        }
+        self.earlier_world_sizes = state.earlier_world_sizes;
+        if before != size {
+            self.earlier_world_sizes.push(before);
+        }
+        self.accuracy = state.accuracy;
+        self.curves = state.curves;
+        self.curve = LossCurve::of_sums(&state.losses);
+        self.measured = state.measured;
+        if let Some(loss_scale) = state.loss_scale {
+            self.strategy.set_loss_scale(loss_scale);
+        }
+        self.augmented.store(state.augmented, Ordering::Relaxed);
+        self.samples = state.samples;
+        self.train_time = Duration::try_from_secs_f64(state.train_s).unwrap_or_default();
+        self.total_before = state.total_s;
+        self.strategy.timer().add_counters(&state.phases);
+        self.checkpoints = CheckpointTime { resumed: state.checkpoints.resumed + 1, ..state.checkpoints };
+        if self.collective.rank() == 0 {
+            self.observer.resumed(position.task, position.within, before);
+        }
+        Ok(position)
+    }
+
+    /// Writes the run down, if that is asked for. Collective.
+    fn checkpoint(&mut self, position: Position, directories: Option<&mut Directories<'_>>) -> Result<(), ExperimentError> {
+        let Some(directories) = directories else { return Ok(()) };
+        let started = Instant::now();
+        let records = self.records.take();
+        let state = RunState {
+            method: self.settings.method,
+            seed: self.settings.seed,
+            world_size: self.collective.size(),
+            earlier_world_sizes: self.earlier_world_sizes.clone(),
+            position,
+            accuracy: self.accuracy.clone(),
+            curves: self.curves.clone(),
+            losses: if position.within.is_some() { self.curve.sums() } else { BTreeMap::new() },
+            measured: self.measured.clone(),
+            loss_scale: self.strategy.loss_scale(),
+            augmented: self.augmented.load(Ordering::Relaxed),
+            samples: self.samples,
+            total_s: self.total_s(),
+            train_s: self.train_time.as_secs_f64(),
+            phases: self.strategy.timer().counters(),
+            checkpoints: CheckpointTime { written: self.checkpoints.written + 1, ..self.checkpoints },
+        };
+        let buffer = self.buffer.clone();
+        let write_buffer = |directory: &std::path::Path| buffer.map_or(Ok(0), |buffer| Ok(buffer.checkpoint(directory)?.bytes));
+        let bytes = directories.write(state, records, write_buffer, self.collective.as_mut())?;
+        self.checkpoints.written += 1;
+        self.checkpoints.bytes = bytes;
+        self.checkpoints.total_s += started.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    /// The run's time so far, in seconds.
+    fn total_s(&self) -> f64 {
+        self.total_before + self.started.elapsed().as_secs_f64()
+    }
+
+    /// The samples that arrive with `task`.
+    fn indices(&self, task: usize) -> Vec<usize> {
+        match self.settings.method {
             Method::Scratch => self.workload.stream().train_so_far(task),
             Method::Incremental | Method::Rehearsal => self.workload.stream().train(task).to_vec(),
-        };
+        }
+    }
+
+    fn steps_per_epoch(&self, incoming: usize) -> usize {
+        incoming.div_ceil(self.settings.batch_size * self.collective.size())
+    }
+
+    /// Trains on one task, or on what is left of it from `within` on; `None` if the run was stopped meanwhile.
+    fn learn(
+        &mut self,
+        task: usize,
+        within: Option<(usize, u64)>,
+        mut directories: Option<&mut Directories<'_>>,
+    ) -> Result<Option<W::Model>, ExperimentError> {
+        let settings = self.settings;
+        let indices = self.indices(task);
         let incoming = indices.len();
-        let steps_per_epoch = incoming.div_ceil(settings.batch_size * self.collective.size());
-        let learner = self.learner(steps_per_epoch)?;
+        let no_learner = || ExperimentError::Training("the last launch left no learner".into());
+        let mut learner = match within {
+            Some(_) => self.learner.take().ok_or_else(no_learner)?,
+            None => self.begin(task, incoming)?,
+        };
+        let (mut epoch, mut step) = within.unwrap_or((1, 0));
+        let every = settings.checkpoints.as_ref().and_then(|checkpoints| checkpoints.every).unwrap_or(settings.epochs).max(1);
+        loop {
+            let end = (epoch.div_ceil(every) * every).min(settings.epochs);
+            let loader = self.train_loader(task, indices.clone(), (epoch, step));
+            let Launched { model, stopped } = self.launch(task, learner, loader, epoch, end)?;
+            let at = match stopped {
+                Some(Stopped { epoch: stopped, steps }) => (stopped, if stopped == epoch { step + steps } else { steps }),
+                None => (end + 1, 0),
+            };
+            if stopped.is_some() || end < settings.epochs {
+                self.checkpoint(Position { task, within: Some(at) }, directories.as_deref_mut())?;
+            }
+            if stopped.is_none() && end < settings.epochs {
+                (epoch, step) = at;
+                learner = self.learner.take().ok_or_else(no_learner)?;
+                continue;
+            }
+            let (losses, measured) = (std::mem::take(&mut self.curve).means(), std::mem::take(&mut self.measured));
+            self.curves.extend(losses.iter().enumerate().map(|(epoch, &loss)| CurvePoint {
+                task,
+                epoch,
+                train_loss: Some(loss).filter(|loss| loss.is_finite()),
+                top1: measured_after(&measured, epoch + 1),
+            }));
+            if stopped.is_some() {
+                return Ok(None);
+            }
+            self.samples += (incoming * settings.epochs) as u64;
+            return Ok(Some(model));
+        }
+    }
+
+    /// The learner that a task starts with; the buffer learns of the task.
+    fn begin(&mut self, task: usize, incoming: usize) -> Result<Learner<W::Model>, ExperimentError> {
+        let Settings { method, keep_optimizer, seed, .. } = *self.settings;
+        let schedule = self.schedule(self.steps_per_epoch(incoming))?;
+        let fresh = |model| Learner::new(model, self.workload.optimizer(), schedule.clone());
+        let learner = match self.learner.take().filter(|_| method != Method::Scratch) {
+            None => fresh(self.workload.model(&self.device.clone().autodiff(), seed)),
+            Some(learner) if !keep_optimizer => fresh(learner.model()),
+            Some(mut learner) => {
+                learner.load_scheduler(schedule.restart_record());
+                learner
+            }
+        };
         if let Some(buffer) = &self.buffer {
             buffer.begin_task(task)?;
         }
-        let loader = self.train_loader(task, indices);
-        let curve = LossCurve::default();
+        Ok(learner)
+    }
+
+    fn schedule(&self, steps_per_epoch: usize) -> Result<WarmupSchedule, ExperimentError> {
+        let Settings { learning_rate, warmup_epochs, scale_cap, .. } = *self.settings;
+        let step = |epoch: f64| (epoch.max(0.0) * steps_per_epoch as f64).round() as u64;
+        let milestones: Vec<_> = self.settings.milestones.iter().map(|&(epoch, factor)| (step(epoch), factor)).collect();
+        Ok(WarmupSchedule::new(learning_rate, self.collective.size(), scale_cap, step(warmup_epochs))?.with_milestones(&milestones)?)
+    }
+
+    /// Trains from `epoch` to the end of epoch `end`.
+    fn launch(
+        &mut self,
+        task: usize,
+        learner: Learner<W::Model>,
+        loader: Arc<dyn DataLoader<W::Batch>>,
+        epoch: usize,
+        end: usize,
+    ) -> Result<Launched<W::Model>, ExperimentError> {
         let strategy: TrainingStrategy<W::Model> = TrainingStrategy::Custom(self.strategy.clone());
         // Nothing is written there: no checkpoints, no log and a metric logger of our own.
         let training = SupervisedTraining::new(std::env::temp_dir(), loader, self.part(Vec::new()))
-            .num_epochs(settings.epochs)
+            .num_epochs(end)
             .with_interrupter(self.interrupter.clone())
             .with_training_strategy(strategy);
+        // Without a checkpointer, no more than the number of the first epoch.
+        let training = if epoch > 1 { training.checkpoint(epoch - 1) } else { training };
         let training = if self.collective.rank() == 0 {
             training
                 .with_application_logger(None)
-                .with_metric_logger(curve.clone())
+                .with_metric_logger(self.curve.clone())
                 .metric_train_numeric(LossMetric::new())
                 .renderer(self.observer.renderer(task))
         } else {
@@ -176,45 +403,21 @@ impl<W: Workload> Run<'_, W> {
         if let Some(error) = self.strategy.take_error() {
             return Err(error.into());
         }
-        let losses = curve.means();
-        self.curves.extend(losses.iter().enumerate().map(|(epoch, &loss)| CurvePoint {
-            task,
-            epoch,
-            train_loss: Some(loss).filter(|loss| loss.is_finite()),
-            top1: measured_after(&measured.top1, epoch + 1),
-        }));
+        self.measured.extend(measured.top1);
+        self.learner = self.strategy.take_learner();
+        self.records = self.strategy.take_records();
         // A stop that comes after the last step is one that some ranks may have seen and others not: all do what the first of them does.
         let seen = agree::gather(self.collective.as_mut(), [u64::from(result.interrupted.is_some())])?;
-        if seen.iter().any(|[stopped]| *stopped != 0) {
-            return Ok(None);
-        }
-        self.samples += (incoming * settings.epochs) as u64;
-        self.learner = self.strategy.take_learner();
-        Ok(Some(result.model))
+        let late = seen.iter().any(|[stopped]| *stopped != 0).then_some(Stopped { epoch: end + 1, steps: 0 });
+        Ok(Launched { model: result.model, stopped: self.strategy.take_stopped().or(late) })
     }
 
-    /// The learner that a task starts with.
-    fn learner(&mut self, steps_per_epoch: usize) -> Result<Learner<W::Model>, ExperimentError> {
-        let Settings { method, learning_rate, warmup_epochs, scale_cap, keep_optimizer, seed, .. } = *self.settings;
-        let step = |epoch: f64| (epoch.max(0.0) * steps_per_epoch as f64).round() as u64;
-        let milestones: Vec<_> = self.settings.milestones.iter().map(|&(epoch, factor)| (step(epoch), factor)).collect();
-        let schedule =
-            WarmupSchedule::new(learning_rate, self.collective.size(), scale_cap, step(warmup_epochs))?.with_milestones(&milestones)?;
-        let fresh = |model| Learner::new(model, self.workload.optimizer(), schedule.clone());
-        Ok(match self.learner.take().filter(|_| method != Method::Scratch) {
-            None => fresh(self.workload.model(&self.device.clone().autodiff(), seed)),
-            Some(learner) if !keep_optimizer => fresh(learner.model()),
-            Some(mut learner) => {
-                learner.load_scheduler(schedule.restart_record());
-                learner
-            }
-        })
-    }
-
-    fn train_loader(&self, task: usize, indices: Vec<usize>) -> Arc<dyn DataLoader<W::Batch>> {
+    /// This rank's mini-batches of a task, from a step of an epoch (counted from 1) on.
+    fn train_loader(&self, task: usize, indices: Vec<usize>, (epoch, step): (usize, u64)) -> Arc<dyn DataLoader<W::Batch>> {
         let loader = ShardedLoader::builder(self.workload.batcher(), self.settings.batch_size)
             .shuffle(self.settings.seed)
             .task(task)
+            .start_at(epoch as u64 - 1, step)
             .workers(self.settings.workers)
             .shard(self.collective.rank(), self.collective.size())
             .device(self.device.clone())
@@ -267,7 +470,7 @@ impl<W: Workload> Run<'_, W> {
         Ok(ids.len() as u64)
     }
 
-    fn report(mut self, config: serde_json::Value, started: Instant, complete: bool) -> Result<RunReport, ExperimentError> {
+    fn report(mut self, config: serde_json::Value, complete: bool) -> Result<RunReport, ExperimentError> {
         let left_out = self.left_out()?;
         let buffer = match &self.buffer {
             Some(buffer) => Some((buffer.report()?, per_step(&buffer.timings()))),
@@ -283,18 +486,20 @@ impl<W: Workload> Run<'_, W> {
             config,
             seed: self.settings.seed,
             world_size: self.collective.size(),
+            earlier_world_sizes: self.earlier_world_sizes.clone(),
             device: crate::device::describe(&self.device),
             complete,
             tasks: (0..stream.tasks()).map(|task| stream.classes(task).to_vec()).collect(),
             left_out,
             summary: Summary::of(&self.accuracy),
             time: Time {
-                total_s: started.elapsed().as_secs_f64(),
+                total_s: self.total_s(),
                 train_s,
                 samples_per_s: (train_s > 0.0 && self.samples > 0).then(|| self.samples as f64 / train_s),
                 phases_ms: self.phases(),
                 phases_exact: phases.exact,
                 steps: phases.steps,
+                checkpoints: (self.checkpoints.written + self.checkpoints.resumed > 0).then_some(self.checkpoints),
             },
             precision: PrecisionReport::of(self.settings.precision, self.strategy.loss_scale()),
             accuracy: self.accuracy,

@@ -78,7 +78,9 @@ pub(crate) fn report(method: Method, tasks: usize, seed: u64) -> RunReport {
         left_out: 0,
         summary: Summary::of(&accuracy),
         accuracy,
+        earlier_world_sizes: Vec::new(),
         time: Time {
+            checkpoints: None,
             total_s: time * wobble,
             train_s: 0.9 * time * wobble,
             samples_per_s: Some(1234.5),

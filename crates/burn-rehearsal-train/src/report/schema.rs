@@ -33,6 +33,9 @@ pub struct RunReport {
     pub seed: u64,
     /// Number of data-parallel ranks, at least 1.
     pub world_size: usize,
+    /// The numbers of ranks that the run had before it went on with `world_size` of them, in order; empty for a run that always had the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier_world_sizes: Vec<usize>,
     /// The device that was trained on, in words.
     pub device: String,
     /// The numbers of forward and backward passes.
@@ -142,6 +145,22 @@ pub struct Time {
     pub phases_exact: bool,
     /// Number of training steps that the means are over (per rank, not summed over ranks).
     pub steps: u64,
+    /// What checkpoints cost; `None` if none was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoints: Option<CheckpointTime>,
+}
+
+/// What checkpoints cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointTime {
+    /// How many were written.
+    pub written: u64,
+    /// How often the run went on from one.
+    pub resumed: u64,
+    /// The size of the last, in bytes.
+    pub bytes: u64,
+    /// The time that training waited for all of them, in seconds.
+    pub total_s: f64,
 }
 
 /// The state after one epoch.

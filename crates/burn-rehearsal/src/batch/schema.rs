@@ -67,6 +67,11 @@ impl Schema {
         Ok(schema)
     }
 
+    /// The layout of these fields.
+    pub(crate) fn of_fields(fields: Vec<FieldLayout>) -> Self {
+        Self { digest: digest(&fields), fields }
+    }
+
     /// Checks a mini-batch against this layout and returns its number of rows.
     ///
     /// # Errors

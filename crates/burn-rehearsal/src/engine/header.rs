@@ -26,6 +26,8 @@ pub(crate) enum Status {
     NoRows,
     /// It begins a task.
     Task,
+    /// It writes or reads a checkpoint.
+    Checkpoint,
     /// It leaves.
     Failed(FailCode),
 }
@@ -38,6 +40,7 @@ impl Status {
             Status::Task => 2,
             Status::Failed(FailCode::Data) => 3,
             Status::Failed(FailCode::Batch) => 4,
+            Status::Checkpoint => 5,
         }
     }
 
@@ -47,6 +50,7 @@ impl Status {
             1 => Status::NoRows,
             2 => Status::Task,
             3 => Status::Failed(FailCode::Data),
+            5 => Status::Checkpoint,
             _ => Status::Failed(FailCode::Batch),
         }
     }
@@ -128,6 +132,8 @@ pub(super) fn check(headers: &[Header], this_rank: usize) -> Result<(), Rehearsa
             "shapes or element types of the mini-batch"
         } else if (header.status == Status::Task) != (mine.status == Status::Task) || header.task != mine.task {
             "task"
+        } else if (header.status == Status::Checkpoint) != (mine.status == Status::Checkpoint) {
+            "checkpoint"
         } else {
             continue;
         };
@@ -162,7 +168,7 @@ pub(super) fn gather_changes(
 }
 
 /// Messages of different lengths, one per rank.
-fn gather_bytes(collective: &mut dyn Collective, mine: &[u8]) -> Result<Vec<Vec<u8>>, RehearsalError> {
+pub(super) fn gather_bytes(collective: &mut dyn Collective, mine: &[u8]) -> Result<Vec<Vec<u8>>, RehearsalError> {
     let mut lengths = vec![0u64; collective.size()];
     collective.all_gather(bytemuck::bytes_of(&(mine.len() as u64)), bytemuck::cast_slice_mut(&mut lengths))?;
     let most = lengths.iter().copied().max().unwrap_or(0) as usize;
@@ -173,7 +179,7 @@ fn gather_bytes(collective: &mut dyn Collective, mine: &[u8]) -> Result<Vec<Vec<
     Ok(lengths.iter().enumerate().map(|(rank, &length)| all[rank * most..rank * most + length as usize].to_vec()).collect())
 }
 
-fn words_of(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
+pub(super) fn words_of(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
     bytes.chunks_exact(8).map(|chunk| chunk.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
 }
 

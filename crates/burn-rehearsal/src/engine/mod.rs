@@ -10,18 +10,23 @@
 //!
 //! A round in which no rank has rows (the end of an epoch) changes nothing and is not a step.
 
+mod checkpoint;
 mod header;
+mod rank_file;
+mod reshard;
 mod shard;
 mod timings;
 
+pub use checkpoint::{Restored, Saved};
 pub use timings::EngineTimings;
 
+pub(crate) use checkpoint::{Pending, Resumed};
 pub(crate) use header::{FailCode, Status};
 pub(crate) use timings::Timings;
 
-use crate::batch::{Column, Schema};
+use crate::batch::{Column, FieldSpec, Schema};
 use crate::config::{RehearsalConfig, SamplingKind, StoreKind, shard_capacity};
-use crate::error::RehearsalError;
+use crate::error::{CheckpointError, RehearsalError};
 use crate::random::{Purpose, Stream};
 use crate::sampling::{Draw, Place, Sampling, Union, sampling};
 use crate::slots::RowHandle;
@@ -32,6 +37,7 @@ use burn_rehearsal_collective::{Collective, Incoming, Outgoing};
 use header::Header;
 use shard::Shard;
 use smallvec::SmallVec;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -83,6 +89,10 @@ pub(crate) enum Request {
     Report,
     /// A copy of this shard.
     Snapshot,
+    /// All shards on disk, and these representatives that this rank's handle keeps; collective.
+    Save(PathBuf, Vec<Pending>),
+    /// What was saved; collective.
+    Restore(PathBuf, Device, &'static [FieldSpec]),
 }
 
 /// The answers to [`Request`].
@@ -102,6 +112,10 @@ pub(crate) enum Response {
     Report(BufferReport),
     /// To `Snapshot`.
     Snapshot(Snapshot),
+    /// To `Save`. The engine goes on if it failed.
+    Saved(Result<Saved, CheckpointError>),
+    /// To `Restore`, likewise.
+    Restored(Result<Resumed, CheckpointError>),
     /// To `Failed`.
     Failed,
 }
@@ -166,7 +180,8 @@ pub(crate) struct Engine {
     step: u64,
     /// The ranks that know the layout of a row and can receive some.
     ready: Vec<bool>,
-    draws_hash: blake3::Hasher,
+    /// Digest of the digest before and the draws since: unlike the state of a hasher it can be kept in a checkpoint.
+    draws_digest: [u8; 32],
     failure: Option<RehearsalError>,
     timings: Arc<Timings>,
     scratch: Scratch,
@@ -213,7 +228,7 @@ impl Engine {
             round: 0,
             step: 0,
             ready: vec![false; size],
-            draws_hash: blake3::Hasher::new(),
+            draws_digest: [0; 32],
             failure: None,
             timings,
             scratch: Scratch {
@@ -239,6 +254,8 @@ impl Engine {
             Request::Inspect => Ok(Response::Inspection(self.inspect())),
             Request::Report => self.report().map(Response::Report),
             Request::Snapshot => self.snapshot().map(Response::Snapshot),
+            Request::Save(directory, pending) => self.save(&directory, &pending).map(Response::Saved),
+            Request::Restore(directory, device, fields) => self.restore(&directory, &device, fields).map(Response::Restored),
         };
         if let Err(error) = &result {
             self.failure = Some(error.clone());
@@ -379,7 +396,9 @@ impl Engine {
             let pair = |pair: &[Draw]| u64::from(pair[0].group) | pair.get(1).map_or(0, |draw| u64::from(draw.group) << 32);
             scratch.drawn.extend(scratch.draws.chunks(2).map(|draws| pair(draws).to_le()));
         }
-        self.draws_hash.update(bytemuck::cast_slice(&scratch.drawn));
+        let mut hash = blake3::Hasher::new();
+        hash.update(&self.draws_digest).update(bytemuck::cast_slice(&scratch.drawn));
+        self.draws_digest = *hash.finalize().as_bytes();
         let Some(shard) = &self.shard else { return Ok(()) };
         let mut first = 0;
         for (rank, &end) in scratch.ends.iter().enumerate() {
@@ -497,7 +516,7 @@ impl Engine {
 
     fn report(&mut self) -> Result<BufferReport, RehearsalError> {
         let inspection = self.inspect();
-        let draws = *self.draws_hash.finalize().as_bytes();
+        let draws = self.draws_digest;
         let contents = self.shard.as_ref().map_or_else(|| Ok(*blake3::hash(&[]).as_bytes()), Shard::digest)?;
         let ids: Vec<i64> = self.shard.iter().flat_map(|shard| shard.table().distinct_ids()).collect();
         let rank = self.rank;

@@ -67,6 +67,26 @@ impl Shard {
         })
     }
 
+    /// Takes over what a checkpoint knows: the table, the policy's state, and the rows, which `load` writes to the store. `None` if they do not fit together.
+    pub(super) fn restore<E>(
+        &mut self,
+        table: SlotTable,
+        policy: &[u64],
+        load: impl FnOnce(&mut dyn Store) -> Result<(), E>,
+    ) -> Option<Result<(), E>> {
+        if table.capacity() != self.table.capacity() {
+            return None;
+        }
+        self.policy.restore(policy, &table)?;
+        self.table = table;
+        Some(load(self.store.as_mut()))
+    }
+
+    /// What the policy has to know to go on.
+    pub(super) fn policy_state(&self) -> Vec<u64> {
+        self.policy.state()
+    }
+
     pub(super) fn table(&self) -> &SlotTable {
         &self.table
     }

@@ -9,8 +9,10 @@
 //! K is one more than the largest class that was offered to this shard, stored or not.
 
 use super::{Placement, Policy};
+use crate::config::MAX_CLASSES;
 use crate::random::Stream;
 use crate::slots::SlotTable;
+use std::collections::BTreeSet;
 
 /// Keeps the classes of a shard equally large; replaces a random row of the class that gives way.
 #[derive(Debug)]
@@ -78,6 +80,41 @@ impl Policy for ClassBalanced {
             0 => Placement::Reject,
             n => Placement::Replace(victims[rng.below(n as u64) as usize]),
         }
+    }
+
+    /// K, then the borrowers by their rows: the order within a list decides which of equal ones gives way.
+    fn state(&self) -> Vec<u64> {
+        let Borrowers { classes, by_rows, .. } = &self.borrowers;
+        let lists = by_rows.iter().enumerate();
+        let entries = lists.flat_map(|(rows, list)| list.iter().flat_map(move |&class| [rows as u64, u64::from(class)]));
+        [self.seen as u64, *classes as u64].into_iter().chain(entries).collect()
+    }
+
+    fn restore(&mut self, state: &[u64], table: &SlotTable) -> Option<()> {
+        let &[seen, classes, ref entries @ ..] = state else { return None };
+        let most = MAX_CLASSES as u64;
+        if seen > most || classes > most {
+            return None;
+        }
+        let mut borrowers = Borrowers { classes: classes as usize, ..Borrowers::default() };
+        let mut left: BTreeSet<u32> = BTreeSet::new();
+        if classes > 0 {
+            let above = |&(class, rows): &(usize, usize)| rows > self.quota(class, table.capacity(), classes as usize);
+            left = table.per_class().enumerate().filter(above).map(|(class, _)| class as u32).collect();
+        }
+        for entry in entries.chunks(2) {
+            let &[rows, class] = entry else { return None };
+            let class = u32::try_from(class).ok()?;
+            if !left.remove(&class) || table.of_class(class as usize).len() as u64 != rows {
+                return None;
+            }
+            borrowers.insert(class, rows as usize);
+        }
+        if !left.is_empty() {
+            return None;
+        }
+        (self.seen, self.borrowers) = (seen as usize, borrowers);
+        Some(())
     }
 }
 

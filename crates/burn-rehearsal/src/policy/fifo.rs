@@ -17,4 +17,17 @@ impl Policy for Fifo {
         self.next = if slot as usize + 1 >= table.len() { 0 } else { slot + 1 };
         Placement::Replace(slot)
     }
+
+    fn state(&self) -> Vec<u64> {
+        vec![u64::from(self.next)]
+    }
+
+    fn restore(&mut self, state: &[u64], table: &SlotTable) -> Option<()> {
+        let &[next] = state else { return None };
+        if next >= table.len().max(1) as u64 {
+            return None;
+        }
+        self.next = next as u32;
+        Some(())
+    }
 }

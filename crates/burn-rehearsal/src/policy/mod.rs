@@ -28,6 +28,12 @@ pub trait Policy: Send {
 
     /// Called once for every candidate that is offered, stored or not, before [`place`](Self::place).
     fn offered(&mut self) {}
+
+    /// What has to be known to go on after a checkpoint, beside the table.
+    fn state(&self) -> Vec<u64>;
+
+    /// Goes on from a [`state`](Self::state) that was taken with this `table`; `None`, and nothing changes, if the two do not fit together.
+    fn restore(&mut self, state: &[u64], table: &SlotTable) -> Option<()>;
 }
 
 /// The policy of a shard whose first slot has the global number `first_slot`.

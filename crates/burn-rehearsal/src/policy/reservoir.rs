@@ -19,4 +19,17 @@ impl Policy for Reservoir {
         let slot = rng.below(self.offered);
         if slot < table.len() as u64 { Placement::Replace(slot as u32) } else { Placement::Reject }
     }
+
+    fn state(&self) -> Vec<u64> {
+        vec![self.offered]
+    }
+
+    fn restore(&mut self, state: &[u64], table: &SlotTable) -> Option<()> {
+        let &[offered] = state else { return None };
+        if offered < table.len() as u64 {
+            return None;
+        }
+        self.offered = offered;
+        Some(())
+    }
 }

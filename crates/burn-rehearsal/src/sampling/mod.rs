@@ -168,6 +168,31 @@ impl ClassCounts {
         }
     }
 
+    /// Counts anew: `per_rank` holds every rank's rows per class, and the classes with rows come in the order of `present` if that is given. `None` if it
+    /// names others.
+    pub(crate) fn rebuild(&mut self, per_rank: &[Vec<u64>], present: Option<&[u32]>) -> Option<()> {
+        let mut counts = Self { rank: self.rank, world_size: self.world_size, ..Self::default() };
+        for (rank, per_class) in per_rank.iter().enumerate() {
+            for (class, &rows) in per_class.iter().enumerate().filter(|&(_, &rows)| rows > 0) {
+                counts.change(rank, u32::try_from(class).ok()?, i32::try_from(rows).ok()?);
+            }
+        }
+        counts.present.sort_unstable();
+        if let Some(present) = present {
+            let mut sorted = present.to_vec();
+            sorted.sort_unstable();
+            if sorted != counts.present {
+                return None;
+            }
+            counts.present = present.to_vec();
+        }
+        for (place, &class) in counts.present.iter().enumerate() {
+            counts.classes[class as usize].place = place as u32;
+        }
+        *self = counts;
+        Some(())
+    }
+
     /// The number of rows of `class` in all shards.
     pub fn total(&self, class: u32) -> u64 {
         self.classes.get(class as usize).map_or(0, |count| count.total)

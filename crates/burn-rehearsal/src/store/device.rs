@@ -158,18 +158,23 @@ impl FieldStore {
         }
     }
 
+    /// `rows` packed rows on the device, in the stored form.
+    fn upload<'a>(&self, rows: usize, packed: impl Iterator<Item = &'a [u8]>) -> Column {
+        let mut bytes = Vec::with_capacity(rows * self.width);
+        for row in packed {
+            bytes.extend_from_slice(row);
+            bytes.resize(bytes.len() + self.width - row.len(), 0);
+        }
+        let data = TensorData::from_bytes_vec(bytes, [rows, self.columns()], self.dtype());
+        Column::from_data(data, self.field.spec.kind, Shape::new([self.columns()]), &self.device)
+    }
+
     /// Copies of the rows of `gather`, in its order, in the stored form; `packed[i]` are the bytes of this field of the i-th row that is not here.
     fn gather<'a>(&self, gather: &Gather, index: &Index, packed: impl Iterator<Item = &'a [u8]>) -> Option<Column> {
         let pieces = gather.pieces.keys().zip(&index.pieces);
         let mut parts: Vec<_> = pieces.filter_map(|(&piece, rows)| Some(self.pieces.get(piece)?.as_ref()?.select(rows))).collect();
         if gather.packed > 0 {
-            let mut bytes = Vec::with_capacity(gather.packed * self.width);
-            for row in packed {
-                bytes.extend_from_slice(row);
-                bytes.resize(bytes.len() + self.width - row.len(), 0);
-            }
-            let data = TensorData::from_bytes_vec(bytes, [gather.packed, self.columns()], self.dtype());
-            parts.push(Column::from_data(data, self.field.spec.kind, Shape::new([self.columns()]), &self.device));
+            parts.push(self.upload(gather.packed, packed));
         }
         let all = Column::concat(parts)?;
         Some(match &index.order {
@@ -306,6 +311,14 @@ impl Store for DeviceStore {
             }
         }
         Ok(())
+    }
+
+    fn load(&mut self, first: u32, rows: usize, fields: &[Vec<u8>]) {
+        let placements: Vec<_> = (0..rows as u32).map(|row| (row, first + row)).collect();
+        for (field, bytes) in self.fields.iter_mut().zip(fields) {
+            field.staged = Some(field.upload(rows, bytes.chunks_exact(field.field.row_bytes().max(1))));
+        }
+        self.write(&placements);
     }
 
     fn schema(&self) -> &Schema {

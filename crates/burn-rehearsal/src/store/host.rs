@@ -163,6 +163,13 @@ impl Store for HostStore {
         Ok(())
     }
 
+    fn load(&mut self, first: u32, rows: usize, fields: &[Vec<u8>]) {
+        for (slab, bytes) in self.slabs.iter_mut().zip(fields) {
+            let width = slab.row_bytes;
+            slab.bytes[first as usize * width..][..rows * width].copy_from_slice(bytes);
+        }
+    }
+
     fn schema(&self) -> &Schema {
         &self.schema
     }

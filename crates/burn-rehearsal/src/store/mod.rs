@@ -15,7 +15,7 @@ mod tests;
 pub use device::DeviceStore;
 pub use host::HostStore;
 
-pub(crate) use rows::{canonical, row_data};
+pub(crate) use rows::{canonical, row_data, values};
 
 use crate::batch::{Column, Schema};
 use crate::config::StoreKind;
@@ -57,6 +57,9 @@ pub trait Store: Send {
     ///
     /// [`RehearsalError::Batch`] if a device fails.
     fn read(&self, slots: &[u32], sink: &mut dyn FnMut(usize, usize, &[u8])) -> Result<(), RehearsalError>;
+
+    /// Overwrites `rows` slots from `first` on: `fields` holds the bytes of each stored field, row after row, as [`read`](Self::read) gives them.
+    fn load(&mut self, first: u32, rows: usize, fields: &[Vec<u8>]);
 
     /// The layout of the rows.
     fn schema(&self) -> &Schema;

@@ -1,0 +1,228 @@
+//! A whole run on disk: where it is, what it learned, what it measured, and its buffer.
+//!
+//! The cut lies between two steps, after an update. A checkpoint is a numbered directory with `learner.safetensors` (parameters, optimiser, schedule; the same on
+//! all ranks, written by rank 0), a directory `buffer` (see [`RehearsalBuffer::checkpoint`](burn_rehearsal::RehearsalBuffer::checkpoint)) and, written last, a manifest with everything else. Data
+//! order, candidates, draws, evictions and augmentation are pure functions of the seed and of positions, so that no other random state exists.
+
+use super::ExperimentError;
+use crate::data_parallel::LossScale;
+use crate::data_parallel::agree;
+use crate::report::schema::{Accuracy, CheckpointTime, CurvePoint, Method};
+use burn_rehearsal::checkpoint::{BUFFER, CheckpointError, Manifest, read_file, write_file};
+use burn_rehearsal_collective::Collective;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// What the manifest of a run calls itself.
+const RUN: &str = "run";
+const LEARNER: &str = "learner.safetensors";
+/// The parts of a learner, in the order of its records.
+const PARTS: [&str; 3] = ["model", "optimizer", "schedule"];
+
+/// How a run is kept: it goes on from the newest good checkpoint in the directory, if there is one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checkpoints {
+    /// Where checkpoints are, each in a directory of its own with a number for a name; on a file system that all ranks share.
+    pub directory: PathBuf,
+    /// After how many epochs of a task one is written, too; `None` for after tasks only. A run that is stopped always writes one.
+    pub every: Option<usize>,
+    /// How many are kept, at least 1; older ones are removed once a new one is complete.
+    pub keep: usize,
+}
+
+/// What a run does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Position {
+    pub(super) task: usize,
+    /// Within the task: the epoch, counted from 1, and the steps done in it. `None` before the task has begun.
+    pub(super) within: Option<(usize, u64)>,
+}
+
+/// What is known of a run beside its learner and its buffer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RunState {
+    pub(super) method: Method,
+    pub(super) seed: u64,
+    pub(super) world_size: usize,
+    pub(super) earlier_world_sizes: Vec<usize>,
+    pub(super) position: Position,
+    pub(super) accuracy: Accuracy,
+    pub(super) curves: Vec<CurvePoint>,
+    /// Sums of losses and rows of the task's epochs so far, by their bits: a loss may be infinite.
+    pub(super) losses: BTreeMap<usize, [u64; 2]>,
+    /// Accuracies within the task: the epoch and top-1 on every task.
+    pub(super) measured: Vec<(usize, Vec<f64>)>,
+    /// What the loss is multiplied by, where it is.
+    pub(super) loss_scale: Option<LossScale>,
+    /// The number of the next step whose mini-batch is augmented.
+    pub(super) augmented: u64,
+    pub(super) samples: u64,
+    pub(super) total_s: f64,
+    pub(super) train_s: f64,
+    pub(super) phases: Vec<u64>,
+    pub(super) checkpoints: CheckpointTime,
+}
+
+/// The directories of one run's checkpoints.
+pub(super) struct Directories<'a> {
+    settings: &'a Checkpoints,
+    /// The number of the next.
+    next: u64,
+}
+
+/// What was found on disk.
+pub(super) struct Found {
+    pub(super) state: RunState,
+    /// Parameters, optimiser and schedule; `None` before the first update.
+    pub(super) records: Option<[Vec<u8>; 3]>,
+    /// The buffer's checkpoint.
+    pub(super) buffer: PathBuf,
+}
+
+impl<'a> Directories<'a> {
+    /// Looks for the newest checkpoint whose every byte is what was written. Collective: rank 0 looks, all read the same.
+    pub(super) fn open(settings: &'a Checkpoints, collective: &mut dyn Collective) -> Result<(Self, Option<Found>), ExperimentError> {
+        let looked = if collective.rank() == 0 { newest(&settings.directory) } else { Ok((0, None)) };
+        let words = match &looked {
+            Ok((next, found)) => [*next, found.unwrap_or(0), u64::from(found.is_some()), 0],
+            Err(_) => [0, 0, 0, 1],
+        };
+        let [next, number, found, failed] = agree::gather(collective, words)?[0];
+        looked?;
+        if failed != 0 {
+            return Err(CheckpointError::Rank(0).into());
+        }
+        let found = if found == 0 { Ok(None) } else { read(&settings.directory.join(name(number))).map(Some) };
+        Ok((Self { settings, next }, share(found, collective)?))
+    }
+
+    /// Writes the next checkpoint; `buffer` writes the buffer's to the directory it is given and returns its size. Collective; returns the size.
+    pub(super) fn write(
+        &mut self,
+        state: RunState,
+        records: Option<[Vec<u8>; 3]>,
+        buffer: impl FnOnce(&Path) -> Result<u64, ExperimentError>,
+        collective: &mut dyn Collective,
+    ) -> Result<u64, ExperimentError> {
+        let directory = self.settings.directory.join(name(self.next));
+        let first = collective.rank() == 0;
+        share(if first { prepare(&directory) } else { Ok(()) }, collective)?;
+        let bytes = buffer(&directory.join("buffer"))?;
+        let written = if first { write(&directory, state, records, self.settings.keep) } else { Ok(0) };
+        let size = share(written, collective)?;
+        self.next += 1;
+        Ok(bytes + size)
+    }
+}
+
+/// This rank's result if no rank failed; collective.
+fn share<T>(result: Result<T, CheckpointError>, collective: &mut dyn Collective) -> Result<T, ExperimentError> {
+    let all = agree::gather(collective, [u64::from(result.is_err())])?;
+    match (result, all.iter().position(|[failed]| *failed != 0)) {
+        (Ok(_), Some(rank)) => Err(CheckpointError::Rank(rank).into()),
+        (result, _) => Ok(result?),
+    }
+}
+
+fn name(number: u64) -> String {
+    format!("{number:08}")
+}
+
+fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> CheckpointError {
+    move |error| CheckpointError::Io { action, path: path.to_path_buf(), reason: error.to_string() }
+}
+
+/// The numbers of all checkpoints, complete or not, ascending.
+fn numbers(directory: &Path) -> Result<Vec<u64>, CheckpointError> {
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(io("read the directory", directory))?,
+    };
+    let mut numbers: Vec<u64> = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// The number of the next checkpoint, and that of the newest good one. An error if there are some but none is good.
+fn newest(directory: &Path) -> Result<(u64, Option<u64>), CheckpointError> {
+    let numbers = numbers(directory)?;
+    let next = numbers.last().map_or(1, |last| last + 1);
+    let mut first_error = None;
+    for &number in numbers.iter().rev() {
+        let path = directory.join(name(number));
+        // Without its manifest it was never finished.
+        if !path.join(burn_rehearsal::checkpoint::MANIFEST).exists() {
+            continue;
+        }
+        match verify(&path) {
+            Ok(()) => return Ok((next, Some(number))),
+            Err(error) => {
+                tracing::warn!(%error, "this checkpoint cannot be used; looking for an earlier one");
+                first_error.get_or_insert(error);
+            }
+        }
+    }
+    first_error.map_or(Ok((next, None)), Err)
+}
+
+fn verify(path: &Path) -> Result<(), CheckpointError> {
+    Manifest::read(path, RUN)?.verify(path)?;
+    let buffer = path.join("buffer");
+    if buffer.exists() { Manifest::read(&buffer, BUFFER)?.verify(&buffer) } else { Ok(()) }
+}
+
+fn read(path: &Path) -> Result<Found, CheckpointError> {
+    let manifest = Manifest::read(path, RUN)?;
+    let damaged = |reason: String| CheckpointError::Damaged { path: path.join(burn_rehearsal::checkpoint::MANIFEST), reason };
+    let state: RunState = serde_json::from_value(manifest.state().clone()).map_err(|error| damaged(error.to_string()))?;
+    let records = match manifest.files() {
+        [] => None,
+        [entry] => {
+            let (_, mut parts) = read_file(path, entry)?;
+            let [model, optimizer, schedule] =
+                PARTS.map(|part| parts.remove(part).ok_or_else(|| damaged(format!("{LEARNER} lacks the {part}"))));
+            Some([model?, optimizer?, schedule?])
+        }
+        files => return Err(damaged(format!("it names {} files", files.len()))),
+    };
+    Ok(Found { state, records, buffer: path.join("buffer") })
+}
+
+/// An empty directory, whatever an earlier attempt left there.
+fn prepare(directory: &Path) -> Result<(), CheckpointError> {
+    remove(directory)?;
+    std::fs::create_dir_all(directory).map_err(io("create the directory", directory))
+}
+
+/// Removes a checkpoint: first what makes it one.
+fn remove(directory: &Path) -> Result<(), CheckpointError> {
+    let missing_is_fine = |removed: std::io::Result<()>| match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    let manifest = directory.join(burn_rehearsal::checkpoint::MANIFEST);
+    missing_is_fine(std::fs::remove_file(&manifest)).map_err(io("remove", &manifest))?;
+    missing_is_fine(std::fs::remove_dir_all(directory)).map_err(io("remove", directory))
+}
+
+fn write(directory: &Path, state: RunState, records: Option<[Vec<u8>; 3]>, keep: usize) -> Result<u64, CheckpointError> {
+    let mut files = Vec::new();
+    if let Some(records) = &records {
+        let parts: Vec<(&str, &[u8])> = PARTS.into_iter().zip(records.iter().map(Vec::as_slice)).collect();
+        files.push(write_file(directory, LEARNER, "", &parts)?);
+    }
+    let damaged = |error: serde_json::Error| CheckpointError::Damaged { path: directory.to_path_buf(), reason: error.to_string() };
+    let manifest = Manifest::new(RUN, files, serde_json::to_value(state).map_err(damaged)?);
+    manifest.write(directory)?;
+    let parent = directory.parent().unwrap_or(directory);
+    let mut old = numbers(parent)?;
+    // What is incomplete, from an attempt that was killed, goes too.
+    let complete = |number: &u64| parent.join(name(*number)).join(burn_rehearsal::checkpoint::MANIFEST).exists();
+    let kept: Vec<u64> = old.iter().copied().filter(complete).rev().take(keep.max(1)).collect();
+    old.retain(|number| !kept.contains(number));
+    old.into_iter().try_for_each(|number| remove(&parent.join(name(number))))?;
+    Ok(manifest.bytes())
+}

@@ -1,0 +1,224 @@
+//! One safetensors file, written and read in pieces.
+//!
+//! The digest of a file is BLAKE3 over its header and the digests of its tensors in order: so the tensors of a row can be written side by side, a piece of each at
+//! a time, and still every byte counts.
+
+use super::error::{CheckpointError, io};
+use super::header::{Dtype, Header};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+/// The largest header that is read: far more than any of ours.
+const MOST_HEADER: u64 = 64 << 20;
+/// How much is read at once.
+const PIECE: usize = 1 << 20;
+
+/// A file of a checkpoint as its manifest knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileEntry {
+    /// Its name in the directory.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Its digest, hexadecimal.
+    pub digest: String,
+}
+
+/// Where a tensor is in the file.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    start: u64,
+    len: u64,
+}
+
+/// A file that is being written.
+pub(crate) struct FileWriter {
+    path: PathBuf,
+    name: String,
+    file: File,
+    header: Vec<u8>,
+    places: Vec<Place>,
+    written: Vec<u64>,
+    hashes: Vec<blake3::Hasher>,
+}
+
+impl FileWriter {
+    /// Creates the file and writes its header; a file of that name is replaced.
+    pub(crate) fn create(
+        directory: &Path,
+        name: &str,
+        about: &str,
+        tensors: Vec<(String, Dtype, Vec<usize>)>,
+    ) -> Result<Self, CheckpointError> {
+        let path = directory.join(name);
+        let wrong = |reason: String| CheckpointError::Damaged { path: path.clone(), reason };
+        let layout = Header::new(about, tensors);
+        let mut json = layout.to_json().map_err(wrong)?;
+        // The format asks for data that begin at a multiple of eight bytes.
+        json.resize(json.len().next_multiple_of(8), b' ');
+        let mut header = (json.len() as u64).to_le_bytes().to_vec();
+        header.append(&mut json);
+        let mut file = File::create(&path).map_err(io("create", &path))?;
+        file.write_all(&header).map_err(io("write", &path))?;
+        let first = header.len() as u64;
+        let places: Vec<_> =
+            layout.offsets().map(|(start, end)| Place { start: first + start as u64, len: (end - start) as u64 }).collect();
+        let hashes = vec![blake3::Hasher::new(); places.len()];
+        Ok(Self { path, name: name.to_owned(), file, header, written: vec![0; places.len()], places, hashes })
+    }
+
+    /// Writes the next bytes of tensor number `tensor`.
+    pub(crate) fn append(&mut self, tensor: usize, bytes: &[u8]) -> Result<(), CheckpointError> {
+        let Place { start, len } = self.places[tensor];
+        let at = self.written[tensor];
+        if at + bytes.len() as u64 > len {
+            let reason = format!("its tensor {tensor} would be longer than announced");
+            return Err(CheckpointError::Damaged { path: self.path.clone(), reason });
+        }
+        self.file.seek(SeekFrom::Start(start + at)).map_err(io("write", &self.path))?;
+        self.file.write_all(bytes).map_err(io("write", &self.path))?;
+        self.hashes[tensor].update(bytes);
+        self.written[tensor] += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Waits until the file is on the disk.
+    pub(crate) fn finish(self) -> Result<FileEntry, CheckpointError> {
+        if let Some(tensor) = (0..self.places.len()).find(|&tensor| self.written[tensor] != self.places[tensor].len) {
+            let reason = format!("its tensor {tensor} is incomplete");
+            return Err(CheckpointError::Damaged { path: self.path, reason });
+        }
+        self.file.sync_all().map_err(io("write", &self.path))?;
+        let bytes = self.places.last().map_or(self.header.len() as u64, |place| place.start + place.len);
+        let digest = digest(&self.header, self.hashes);
+        Ok(FileEntry { name: self.name, bytes, digest })
+    }
+}
+
+fn digest(header: &[u8], tensors: Vec<blake3::Hasher>) -> String {
+    let mut hash = blake3::Hasher::new();
+    hash.update(header);
+    for tensor in tensors {
+        hash.update(tensor.finalize().as_bytes());
+    }
+    hash.finalize().to_hex().to_string()
+}
+
+/// A file whose every byte was compared with its digest.
+#[derive(Debug)]
+pub(crate) struct FileReader {
+    path: PathBuf,
+    file: File,
+    layout: Header,
+    /// Where the tensors begin.
+    first: u64,
+}
+
+impl FileReader {
+    /// Opens a file and reads it once, in pieces, to see that it is the one of `entry`.
+    pub(crate) fn open(directory: &Path, entry: &FileEntry) -> Result<Self, CheckpointError> {
+        // A name with a path in it would lead out of the directory.
+        let path = directory.join(&entry.name);
+        let damaged = |reason: String| CheckpointError::Damaged { path: path.clone(), reason };
+        if entry.name.is_empty() || Path::new(&entry.name).file_name() != Some(std::ffi::OsStr::new(&entry.name)) {
+            return Err(damaged(format!("{:?} is no name of a file", entry.name)));
+        }
+        let mut file = File::open(&path).map_err(io("open", &path))?;
+        let bytes = file.metadata().map_err(io("read", &path))?.len();
+        if bytes != entry.bytes {
+            return Err(damaged(format!("it has {bytes} bytes, the manifest says {}", entry.bytes)));
+        }
+        let mut length = [0; 8];
+        file.read_exact(&mut length).map_err(io("read", &path))?;
+        let length = u64::from_le_bytes(length);
+        if length > MOST_HEADER || length > bytes.saturating_sub(8) {
+            return Err(damaged(format!("its header of {length} bytes does not fit")));
+        }
+        let mut header = vec![0; length as usize];
+        file.read_exact(&mut header).map_err(io("read", &path))?;
+        let layout = Header::of_json(&header).map_err(|reason| damaged(format!("its header: {reason}")))?;
+        let first = 8 + length;
+        if first.checked_add(layout.data_len() as u64) != Some(bytes) {
+            return Err(damaged(format!("its tensors have {} bytes, the file has room for {}", layout.data_len(), bytes - first)));
+        }
+        let mut hashes = Vec::new();
+        let mut piece = vec![0; PIECE];
+        for (start, end) in layout.offsets() {
+            let mut hash = blake3::Hasher::new();
+            let mut left = end - start;
+            while left > 0 {
+                let now = &mut piece[..left.min(PIECE)];
+                file.read_exact(now).map_err(io("read", &path))?;
+                hash.update(now);
+                left -= now.len();
+            }
+            hashes.push(hash);
+        }
+        let mut all = length.to_le_bytes().to_vec();
+        all.append(&mut header);
+        if digest(&all, hashes) != entry.digest {
+            return Err(damaged("its digest is not that of the manifest".into()));
+        }
+        Ok(Self { path, file, layout, first })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The text that was written with the tensors.
+    pub(crate) fn about(&self) -> &str {
+        self.layout.about()
+    }
+
+    /// The tensors' names, in order.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.layout.names()
+    }
+
+    /// The error that this file's contents make no sense.
+    pub(crate) fn damaged(&self, reason: impl Into<String>) -> CheckpointError {
+        CheckpointError::Damaged { path: self.path.clone(), reason: reason.into() }
+    }
+
+    fn offsets(&self, name: &str) -> Result<(usize, usize), CheckpointError> {
+        self.layout.offsets_of(name).ok_or_else(|| self.damaged(format!("it has no tensor {name:?}")))
+    }
+
+    /// The bytes of tensor `name`.
+    pub(crate) fn len(&self, name: &str) -> Result<usize, CheckpointError> {
+        self.offsets(name).map(|(start, end)| end - start)
+    }
+
+    /// Appends the bytes from `at` on of tensor `name` to `out`, `len` of them.
+    pub(crate) fn read(&mut self, name: &str, at: usize, len: usize, out: &mut Vec<u8>) -> Result<(), CheckpointError> {
+        let (start, end) = self.offsets(name)?;
+        if at.checked_add(len).is_none_or(|len| len > end - start) {
+            return Err(self.damaged(format!("its tensor {name:?} is shorter than it should be")));
+        }
+        let before = out.len();
+        out.resize(before + len, 0);
+        self.file.seek(SeekFrom::Start(self.first + (start + at) as u64)).map_err(io("read", &self.path))?;
+        self.file.read_exact(&mut out[before..]).map_err(io("read", &self.path))
+    }
+
+    /// All bytes of tensor `name`.
+    pub(crate) fn whole(&mut self, name: &str) -> Result<Vec<u8>, CheckpointError> {
+        let (len, mut bytes) = (self.len(name)?, Vec::new());
+        self.read(name, 0, len, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// The numbers of tensor `name`, of four bytes each.
+    pub(crate) fn u32s(&mut self, name: &str) -> Result<Vec<u32>, CheckpointError> {
+        Ok(self.whole(name)?.as_chunks::<4>().0.iter().map(|&bytes| u32::from_le_bytes(bytes)).collect())
+    }
+
+    /// The numbers of tensor `name`, of eight bytes each.
+    pub(crate) fn u64s(&mut self, name: &str) -> Result<Vec<u64>, CheckpointError> {
+        Ok(self.whole(name)?.as_chunks::<8>().0.iter().map(|&bytes| u64::from_le_bytes(bytes)).collect())
+    }
+}

@@ -1,0 +1,230 @@
+//! The shards on disk, and back.
+//!
+//! The cut lies between two steps: a checkpoint is a request like any other, so every engine has inserted and drawn for the same steps when it comes to it.
+//! Representatives that are pending were drawn from the union as it was up to `lag` steps ago; they are kept as they are. Everything else that a draw or an
+//! eviction depends on is a pure function of (seed, step), the tables, and the policy's state.
+
+use super::rank_file::{self, RankFile, RankState, at_once};
+use super::reshard::{self, Reshard};
+use super::shard::Shard;
+use super::{Engine, Parcel, Status, header};
+use crate::batch::{Column, FieldSpec, Schema};
+use crate::checkpoint::{BUFFER, FileEntry, Manifest, io};
+use crate::error::{CheckpointError, RehearsalError};
+use crate::slots::{RowHandle, SlotTable};
+use crate::store::Store;
+use burn::tensor::Device;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What [`RehearsalBuffer::checkpoint`](crate::RehearsalBuffer::checkpoint) wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Saved {
+    /// The bytes of all ranks' files.
+    pub bytes: u64,
+}
+
+/// What [`RehearsalBuffer::restore`](crate::RehearsalBuffer::restore) found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Restored {
+    /// Steps done when the checkpoint was written.
+    pub steps: u64,
+    /// The task of that time.
+    pub task: usize,
+    /// The number of ranks of that time. If it was another one, the samples were dealt anew, each of them once.
+    pub world_size: usize,
+}
+
+/// Representatives of a step to come, as the handle keeps them.
+pub(crate) struct Pending {
+    pub(crate) handles: Vec<RowHandle>,
+    /// One per stored field.
+    pub(crate) columns: Vec<Column>,
+}
+
+/// What the handle needs to go on.
+pub(crate) struct Resumed {
+    pub(crate) restored: Restored,
+    pub(crate) schema: Option<Arc<Schema>>,
+    pub(crate) pending: Vec<Parcel>,
+}
+
+/// What this rank read, before any rank relies on it.
+struct Loaded {
+    state: RankState,
+    world_size: usize,
+    shard: Option<Shard>,
+    schema: Option<Schema>,
+    present: Vec<u32>,
+    pending: Vec<Parcel>,
+}
+
+impl Engine {
+    /// Writes this rank's shard, and rank 0 the manifest. The inner error leaves the engine as it is.
+    pub(super) fn save(
+        &mut self,
+        directory: &Path,
+        pending: &[super::Pending],
+    ) -> Result<Result<super::Saved, CheckpointError>, RehearsalError> {
+        self.gather(Status::Checkpoint, &[])?;
+        let written = self.write(directory, pending);
+        let own = written.as_ref().map(|entry| serde_json::to_vec(entry).unwrap_or_default()).unwrap_or_default();
+        let all = header::gather_bytes(self.collective()?.as_mut(), &own)?;
+        let entries: Option<Vec<FileEntry>> = all.iter().map(|bytes| serde_json::from_slice(bytes).ok()).collect();
+        let Some(entries) = entries else {
+            let rank = all.iter().position(Vec::is_empty).unwrap_or(0);
+            return Ok(Err(written.err().unwrap_or(CheckpointError::Rank(rank))));
+        };
+        let manifest = Manifest::new(BUFFER, entries, serde_json::Value::Null);
+        let complete = if self.rank == 0 { manifest.write(directory) } else { Ok(()) };
+        // Nobody goes on before the checkpoint exists.
+        let all = header::gather_bytes(self.collective()?.as_mut(), &[u8::from(complete.is_ok())])?;
+        Ok(match all.iter().position(|flag| flag != &[1]) {
+            Some(rank) => Err(complete.err().unwrap_or(CheckpointError::Rank(rank))),
+            None => Ok(Saved { bytes: manifest.bytes() }),
+        })
+    }
+
+    fn write(&self, directory: &Path, pending: &[super::Pending]) -> Result<FileEntry, CheckpointError> {
+        std::fs::create_dir_all(directory).map_err(io("create the directory", directory))?;
+        let state = RankState {
+            rank: self.rank,
+            world_size: self.size,
+            step: self.step,
+            task: self.task,
+            draws: blake3::Hash::from_bytes(self.draws_digest).to_hex().to_string(),
+            config: rank_file::config_value(&self.config),
+            pending: pending.iter().map(|pending| pending.handles.len()).collect(),
+            shard: None,
+        };
+        let present = self.union.classes.as_ref().map_or(&[][..], |classes| classes.present());
+        rank_file::write(directory, state, self.shard.as_ref(), present, pending)
+    }
+
+    /// Takes over a checkpoint. The inner error leaves the engine as it is: without a shard.
+    pub(super) fn restore(
+        &mut self,
+        directory: &Path,
+        device: &Device,
+        fields: &'static [FieldSpec],
+    ) -> Result<Result<Resumed, CheckpointError>, RehearsalError> {
+        if self.shard.is_some() || self.step > 0 {
+            return Err(RehearsalError::Misuse("a checkpoint can only be restored before the first step"));
+        }
+        self.gather(Status::Checkpoint, &[])?;
+        let device = device.clone().inner();
+        let loaded = self.load(directory, &device, fields);
+        let all = header::gather_bytes(self.collective()?.as_mut(), &[u8::from(loaded.is_ok())])?;
+        let loaded = match (loaded, all.iter().position(|flag| flag != &[1])) {
+            (Ok(loaded), None) => loaded,
+            (Err(error), _) => return Ok(Err(error)),
+            (Ok(_), Some(rank)) => return Ok(Err(CheckpointError::Rank(rank))),
+        };
+        let Loaded { state, world_size, shard, schema, present, mut pending } = loaded;
+        let restored = Restored { steps: state.step, task: state.task as usize, world_size };
+        (self.step, self.task, self.shard) = (state.step, state.task, shard);
+        self.draws_digest = *blake3::Hash::from_hex(&state.draws).map_err(|_| RehearsalError::EngineGone)?.as_bytes();
+        self.devices = vec![device; schema.as_ref().map_or(0, |schema| schema.stored().count())];
+        // All ranks' fills.
+        self.gather(Status::Checkpoint, &[])?;
+        let same = world_size == self.size;
+        self.rebuild_classes(same.then_some(&present[..]))?;
+        if !same {
+            let lag = self.config.lag as u64;
+            let steps = self.step.max(lag)..if self.step == 0 { lag } else { self.step + lag };
+            pending = steps.map(|step| self.draw_for(step, Parcel::default())).collect::<Result<_, _>>()?;
+        }
+        Ok(Ok(Resumed { restored, schema: schema.map(Arc::new), pending }))
+    }
+
+    /// Every rank learns all ranks' rows per class.
+    fn rebuild_classes(&mut self, present: Option<&[u32]>) -> Result<(), RehearsalError> {
+        if self.union.classes.is_none() {
+            return Ok(());
+        }
+        let mut own = Vec::new();
+        for rows in self.shard.iter().flat_map(|shard| shard.table().per_class()) {
+            own.extend_from_slice(&(rows as u64).to_le_bytes());
+        }
+        let all = header::gather_bytes(self.collective()?.as_mut(), &own)?;
+        let per_rank: Vec<Vec<u64>> = all.iter().map(|bytes| header::words_of(bytes).collect()).collect();
+        let classes = self.union.classes.as_mut().ok_or(RehearsalError::EngineGone)?;
+        let rebuilt = classes.rebuild(&per_rank, present);
+        rebuilt.ok_or(RehearsalError::Misuse("the class counts of a checkpoint are not those of its shards"))
+    }
+
+    fn load(&self, directory: &Path, device: &Device, fields: &'static [FieldSpec]) -> Result<Loaded, CheckpointError> {
+        let manifest = Manifest::read(directory, BUFFER)?;
+        let entries = manifest.files();
+        let wrong = |reason: &str| CheckpointError::Damaged { path: directory.join(crate::checkpoint::MANIFEST), reason: reason.into() };
+        if entries.is_empty() || entries.iter().enumerate().any(|(rank, entry)| entry.name != rank_file::name(rank)) {
+            return Err(wrong("it does not name the file of every rank"));
+        }
+        let open = |entry: &FileEntry| RankFile::open(directory, entry, &self.config, fields);
+        let world_size = entries.len();
+        if world_size != self.size {
+            let files = entries.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+            let Reshard { state, shard, schema } = reshard::load(files, &self.config, self.rank, self.size, device)?;
+            return Ok(Loaded { state, world_size, shard, schema, present: Vec::new(), pending: Vec::new() });
+        }
+        let mut file = open(&entries[self.rank])?;
+        if file.state.rank != self.rank || file.state.world_size != self.size || blake3::Hash::from_hex(&file.state.draws).is_err() {
+            return Err(file.reader.damaged("it is not the file of this rank"));
+        }
+        let shard = restore_shard(&mut file, &self.config, self.rank, self.size, device)?;
+        let pending = file.pending(device)?;
+        let RankFile { state, schema, present, .. } = file;
+        Ok(Loaded { state, world_size, shard, schema, present, pending })
+    }
+}
+
+/// The shard of a file, as it was.
+fn restore_shard(
+    file: &mut RankFile,
+    config: &crate::RehearsalConfig,
+    rank: usize,
+    size: usize,
+    device: &Device,
+) -> Result<Option<Shard>, CheckpointError> {
+    let (Some(state), Some(schema)) = (file.state.shard.clone(), file.schema.clone()) else { return Ok(None) };
+    let (rows, policy, path) = (file.rows.clone(), file.policy.clone(), file.reader.path().to_path_buf());
+    let load = |store: &mut dyn Store| {
+        for first in (0..rows.len()).step_by(at_once(&schema)) {
+            let count = at_once(&schema).min(rows.len() - first);
+            let fields = schema.stored().map(|field| {
+                let mut bytes = Vec::new();
+                file.read(field, first, count, &mut bytes).map(|()| bytes)
+            });
+            store.load(first as u32, count, &fields.collect::<Result<Vec<_>, _>>()?);
+        }
+        Ok(())
+    };
+    let has_id = schema.position(crate::batch::Role::Id).is_some();
+    let table = |capacity| SlotTable::of_rows(capacity, has_id, state.current_task, state.old, &state.seen, &rows);
+    build(&path, config, &schema, rank, size, device, table, &policy, load).map(Some)
+}
+
+/// A new shard with what a checkpoint knows.
+#[expect(clippy::too_many_arguments, reason = "the parts of a shard")]
+pub(super) fn build(
+    path: &Path,
+    config: &crate::RehearsalConfig,
+    schema: &Schema,
+    rank: usize,
+    size: usize,
+    device: &Device,
+    table: impl FnOnce(usize) -> Option<SlotTable>,
+    policy: &[u64],
+    load: impl FnOnce(&mut dyn Store) -> Result<(), CheckpointError>,
+) -> Result<Shard, CheckpointError> {
+    let damaged = |reason: String| CheckpointError::Damaged { path: path.to_path_buf(), reason };
+    let devices = vec![device.clone(); schema.stored().count()];
+    let mut shard = Shard::new(config, schema, &devices, rank, size).map_err(|error| damaged(error.to_string()))?;
+    let inconsistent = || damaged("its table contradicts itself".into());
+    let table = table(shard.table().capacity()).ok_or_else(inconsistent)?;
+    if config.classes.is_some_and(|classes| table.class_bound() > classes) {
+        return Err(damaged("it has a class that is not configured".into()));
+    }
+    shard.restore(table, policy, load).ok_or_else(inconsistent)??;
+    Ok(shard)
+}

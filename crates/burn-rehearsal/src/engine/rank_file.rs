@@ -1,0 +1,348 @@
+//! One rank's part of a checkpoint: its slot table, its policy's state, its pending representatives, and its rows.
+
+use super::Parcel;
+use super::checkpoint::Pending;
+use super::shard::Shard;
+use crate::batch::{Column, FieldLayout, FieldSpec, Kind, Role, Schema};
+use crate::checkpoint::{Dtype, FileEntry, FileReader, FileWriter};
+use crate::config::RehearsalConfig;
+use crate::error::{CheckpointError, RehearsalError};
+use crate::slots::{RowHandle, SlotState};
+use crate::store;
+use burn::tensor::{BoolStore, DType, Device, Shape};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// About how many bytes of rows are read or written at once.
+pub(super) const PIECE: usize = 4 << 20;
+
+/// What is known of a rank beside its tensors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RankState {
+    pub(super) rank: usize,
+    pub(super) world_size: usize,
+    pub(super) step: u64,
+    pub(super) task: u32,
+    /// The digest of all draws, hexadecimal.
+    pub(super) draws: String,
+    /// All of the configuration that could change a result.
+    pub(super) config: serde_json::Value,
+    /// The number of representatives of each pending step.
+    pub(super) pending: Vec<usize>,
+    /// `None` for a rank that never had rows, and has no representatives either.
+    pub(super) shard: Option<ShardState>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ShardState {
+    pub(super) len: usize,
+    pub(super) old: usize,
+    pub(super) current_task: u32,
+    pub(super) seen: Vec<u32>,
+    fields: Vec<FieldState>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FieldState {
+    name: String,
+    kind: String,
+    role: String,
+    bytes: bool,
+    shape: Vec<usize>,
+    dtype: DType,
+    stored: DType,
+}
+
+fn kind(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Float => "float",
+        Kind::Int => "int",
+        Kind::Bool => "bool",
+    }
+}
+
+fn role(role: Role) -> &'static str {
+    match role {
+        Role::Data => "data",
+        Role::Class => "class",
+        Role::Id => "id",
+        Role::Representative => "representative",
+    }
+}
+
+impl FieldState {
+    fn of(field: &FieldLayout) -> Self {
+        let FieldLayout { spec, row_shape, dtype, stored } = field;
+        Self {
+            name: spec.name.to_owned(),
+            kind: kind(spec.kind).to_owned(),
+            role: role(spec.role).to_owned(),
+            bytes: spec.bytes,
+            shape: row_shape.as_slice().to_vec(),
+            dtype: *dtype,
+            stored: *stored,
+        }
+    }
+}
+
+/// The file of `rank`.
+pub(super) fn name(rank: usize) -> String {
+    format!("rank-{rank:05}.safetensors")
+}
+
+/// The type and shape of `rows` rows of `field` in a file.
+fn tensor(field: &FieldLayout, rows: usize) -> (Dtype, Vec<usize>) {
+    let mut shape = vec![rows];
+    shape.extend_from_slice(field.row_shape.as_slice());
+    let dtype = match field.stored {
+        DType::F64 => Dtype::F64,
+        DType::F32 => Dtype::F32,
+        DType::F16 => Dtype::F16,
+        DType::BF16 => Dtype::Bf16,
+        DType::I64 => Dtype::I64,
+        DType::I32 => Dtype::I32,
+        DType::I16 => Dtype::I16,
+        DType::I8 => Dtype::I8,
+        DType::U64 => Dtype::U64,
+        DType::U32 => Dtype::U32,
+        DType::U16 => Dtype::U16,
+        DType::U8 => Dtype::U8,
+        DType::Bool(BoolStore::Native) => Dtype::Bool,
+        // What the format has no name for is kept as bytes.
+        other => {
+            shape.push(other.size());
+            Dtype::U8
+        }
+    };
+    (dtype, shape)
+}
+
+fn bytes_of<T: bytemuck::NoUninit, I>(values: impl Iterator<Item = I>, value: impl Fn(I) -> T) -> Vec<u8> {
+    values.flat_map(|item| bytemuck::bytes_of(&value(item)).to_vec()).collect()
+}
+
+/// Writes a rank's file, the rows in pieces, and waits until it is on the disk.
+pub(super) fn write(
+    directory: &Path,
+    mut state: RankState,
+    shard: Option<&Shard>,
+    present: &[u32],
+    pending: &[Pending],
+) -> Result<FileEntry, CheckpointError> {
+    let file_name = name(state.rank);
+    let damaged = |reason: String| CheckpointError::Damaged { path: directory.join(&file_name), reason };
+    let device = |error: RehearsalError| damaged(error.to_string());
+    let mut tensors = Vec::new();
+    let mut small: Vec<Vec<u8>> = Vec::new();
+    let mut push = |name: String, (dtype, shape): (Dtype, Vec<usize>), bytes: Option<Vec<u8>>| {
+        tensors.push((name, dtype, shape));
+        small.extend(bytes);
+    };
+    push("classes.present".into(), (Dtype::U32, vec![present.len()]), Some(bytes_of(present.iter(), |class| class.to_le())));
+    let policy = shard.map(Shard::policy_state).unwrap_or_default();
+    push("policy".into(), (Dtype::U64, vec![policy.len()]), Some(bytes_of(policy.iter(), |word| word.to_le())));
+    if let Some(shard) = shard {
+        let (table, schema) = (shard.table(), shard.schema());
+        state.shard = Some(ShardState {
+            len: table.len(),
+            old: table.old(),
+            current_task: table.current_task(),
+            seen: table.seen(),
+            fields: schema.fields().iter().map(FieldState::of).collect(),
+        });
+        let len = table.len();
+        push("slot.id".into(), (Dtype::I64, vec![len]), Some(bytes_of(table.rows(), |row| row.id.to_le())));
+        push("slot.class".into(), (Dtype::U32, vec![len]), Some(bytes_of(table.rows(), |row| row.class.to_le())));
+        push("slot.task".into(), (Dtype::U32, vec![len]), Some(bytes_of(table.rows(), |row| row.task.to_le())));
+        push("slot.generation".into(), (Dtype::U32, vec![len]), Some(bytes_of(table.rows(), |row| row.generation.to_le())));
+        push("slot.class_pos".into(), (Dtype::U32, vec![len]), Some(bytes_of(table.rows(), |row| row.class_pos.to_le())));
+        push("slot.age_pos".into(), (Dtype::U32, vec![len]), Some(bytes_of(table.rows(), |row| row.age_pos.to_le())));
+        let handles = || pending.iter().flat_map(|pending| pending.handles.iter());
+        let count = handles().count();
+        push("pending.rank".into(), (Dtype::U32, vec![count]), Some(bytes_of(handles(), |handle| handle.rank.to_le())));
+        push("pending.slot".into(), (Dtype::U32, vec![count]), Some(bytes_of(handles(), |handle| handle.slot.to_le())));
+        push("pending.generation".into(), (Dtype::U32, vec![count]), Some(bytes_of(handles(), |handle| handle.generation.to_le())));
+        for (number, field) in schema.stored().enumerate() {
+            let mut bytes = Vec::with_capacity(count * field.row_bytes());
+            for column in pending.iter().filter_map(|pending| pending.columns.get(number)) {
+                let data = column.clone().into_data(field.spec.name).map_err(|error| device(error.into()))?;
+                let data = if data.dtype() == field.stored { data } else { data.convert_dtype(field.stored) };
+                bytes.extend_from_slice(data.as_bytes());
+            }
+            push(format!("pending.field.{}", field.spec.name), tensor(field, count), Some(bytes));
+        }
+        for field in schema.stored() {
+            push(format!("row.{}", field.spec.name), tensor(field, len), None);
+        }
+    }
+    let about = serde_json::to_string(&state).map_err(|error| damaged(error.to_string()))?;
+    let mut file = FileWriter::create(directory, &file_name, &about, tensors)?;
+    let first_row = small.len();
+    small.iter().enumerate().try_for_each(|(tensor, bytes)| file.append(tensor, bytes))?;
+    if let Some(shard) = shard {
+        let slots: Vec<u32> = (0..shard.table().len() as u32).collect();
+        let mut pieces = vec![Vec::new(); shard.schema().stored().count()];
+        for slots in slots.chunks(at_once(shard.schema())) {
+            pieces.iter_mut().for_each(Vec::clear);
+            shard.store().read(slots, &mut |_, field, bytes| pieces[field].extend_from_slice(bytes)).map_err(device)?;
+            pieces.iter().enumerate().try_for_each(|(field, bytes)| file.append(first_row + field, bytes))?;
+        }
+    }
+    file.finish()
+}
+
+/// How many rows are moved at once.
+pub(super) fn at_once(schema: &Schema) -> usize {
+    (PIECE / schema.row_bytes().max(1)).max(1)
+}
+
+/// A rank's file, checked, with everything but the rows in memory.
+pub(super) struct RankFile {
+    pub(super) reader: FileReader,
+    pub(super) state: RankState,
+    pub(super) policy: Vec<u64>,
+    pub(super) present: Vec<u32>,
+    pub(super) rows: Vec<SlotState>,
+    pub(super) schema: Option<Schema>,
+}
+
+impl RankFile {
+    /// Opens the file of `entry`, which must be of a buffer with the configuration `config` for mini-batches of `specs`.
+    pub(super) fn open(
+        directory: &Path,
+        entry: &FileEntry,
+        config: &RehearsalConfig,
+        specs: &'static [FieldSpec],
+    ) -> Result<Self, CheckpointError> {
+        let mut reader = FileReader::open(directory, entry)?;
+        let state: RankState = serde_json::from_str(reader.about()).map_err(|error| reader.damaged(error.to_string()))?;
+        let foreign = |reason: String| CheckpointError::Foreign { path: directory.join(&entry.name), reason };
+        if let Some(reason) = difference(&state.config, &config_value(config)) {
+            return Err(foreign(reason));
+        }
+        let (policy, present) = (reader.u64s("policy")?, reader.u32s("classes.present")?);
+        let (mut rows, mut schema) = (Vec::new(), None);
+        if let Some(shard) = &state.shard {
+            let layout = layout(&shard.fields, specs).map_err(foreign)?;
+            rows = read_rows(&mut reader, shard.len)?;
+            let pending = state.pending.iter().try_fold(0usize, |sum, &count| sum.checked_add(count));
+            let pending = pending.ok_or_else(|| reader.damaged("its pending rows are too many"))?;
+            for field in layout.stored() {
+                for (part, count) in [("row", shard.len), ("pending.field", pending)] {
+                    let name = format!("{part}.{}", field.spec.name);
+                    if count.checked_mul(field.row_bytes()) != Some(reader.len(&name)?) {
+                        return Err(reader.damaged(format!("its tensor {name:?} has not the size of {count} rows")));
+                    }
+                }
+            }
+            schema = Some(layout);
+        }
+        Ok(Self { reader, state, policy, present, rows, schema })
+    }
+
+    /// Appends the stored bytes of `count` rows of `field`, from slot `first` on, to `out`.
+    pub(super) fn read(&mut self, field: &FieldLayout, first: usize, count: usize, out: &mut Vec<u8>) -> Result<(), CheckpointError> {
+        let (width, before) = (field.row_bytes(), out.len());
+        self.reader.read(&format!("row.{}", field.spec.name), first * width, count * width, out)?;
+        self.check_bools(field, &out[before..])
+    }
+
+    /// A byte that is neither true nor false must not become a boolean.
+    fn check_bools(&self, field: &FieldLayout, bytes: &[u8]) -> Result<(), CheckpointError> {
+        if field.stored == DType::Bool(BoolStore::Native) && bytes.iter().any(|&byte| byte > 1) {
+            return Err(self.reader.damaged(format!("field {:?} has a value that is no boolean", field.spec.name)));
+        }
+        Ok(())
+    }
+
+    /// The representatives that were pending, on `device`.
+    pub(super) fn pending(&mut self, device: &Device) -> Result<Vec<Parcel>, CheckpointError> {
+        let counts = self.state.pending.clone();
+        let Some(schema) = self.schema.clone() else { return Ok(counts.iter().map(|_| Parcel::default()).collect()) };
+        let [ranks, slots, generations] = ["rank", "slot", "generation"].map(|name| self.reader.u32s(&format!("pending.{name}")));
+        let handles: Vec<_> = ranks?
+            .into_iter()
+            .zip(slots?)
+            .zip(generations?)
+            .map(|((rank, slot), generation)| RowHandle { rank, slot, generation })
+            .collect();
+        let mut parcels = Vec::new();
+        let mut first = 0;
+        for &count in &counts {
+            let own = handles.get(first..first + count).ok_or_else(|| self.reader.damaged("its pending rows are fewer than announced"))?;
+            let mut parcel = Parcel { handles: own.to_vec(), ..Parcel::default() };
+            for field in schema.stored().filter(|_| count > 0) {
+                let mut bytes = Vec::new();
+                let (name, width) = (format!("pending.field.{}", field.spec.name), field.row_bytes());
+                self.reader.read(&name, first * width, count * width, &mut bytes)?;
+                self.check_bools(field, &bytes)?;
+                let data = store::values(field, bytes, [count, field.elements()]);
+                parcel.columns.push(Column::from_data(data, field.spec.kind, field.row_shape.clone(), device));
+            }
+            parcels.push(parcel);
+            first += count;
+        }
+        Ok(parcels)
+    }
+}
+
+fn read_rows(reader: &mut FileReader, len: usize) -> Result<Vec<SlotState>, CheckpointError> {
+    let ids = reader.u64s("slot.id")?;
+    let [classes, tasks, generations, class_pos, age_pos] =
+        ["class", "task", "generation", "class_pos", "age_pos"].map(|name| reader.u32s(&format!("slot.{name}")));
+    let (classes, tasks, generations, class_pos, age_pos) = (classes?, tasks?, generations?, class_pos?, age_pos?);
+    if ids.len() != len || [&classes, &tasks, &generations, &class_pos, &age_pos].iter().any(|list| list.len() != len) {
+        return Err(reader.damaged(format!("its table has not {len} rows")));
+    }
+    let row = |slot: usize| SlotState {
+        id: ids[slot] as i64,
+        class: classes[slot],
+        task: tasks[slot],
+        generation: generations[slot],
+        class_pos: class_pos[slot],
+        age_pos: age_pos[slot],
+    };
+    Ok((0..len).map(row).collect())
+}
+
+/// The layout that a file's fields have, if they are those of the batch type.
+fn layout(fields: &[FieldState], specs: &'static [FieldSpec]) -> Result<Schema, String> {
+    if fields.len() != specs.len() {
+        return Err(format!("its rows have {} fields, those of the batch type {}", fields.len(), specs.len()));
+    }
+    let layouts = fields.iter().zip(specs).map(|(field, spec)| {
+        let layout = FieldLayout { spec: *spec, row_shape: Shape::from(field.shape.clone()), dtype: field.dtype, stored: field.stored };
+        let expected = if spec.bytes { DType::U8 } else { field.dtype };
+        let elements = field.shape.iter().try_fold(1usize, |product, &length| product.checked_mul(length));
+        let sane = elements.is_some_and(|elements| elements > 0 && elements < 1 << 40) && !matches!(field.dtype, DType::QFloat(_));
+        if FieldState::of(&layout) != *field || field.stored != expected || !sane {
+            return Err(format!("its field {:?} is not the field {:?} of the batch type", field.name, spec.name));
+        }
+        Ok(layout)
+    });
+    Ok(Schema::of_fields(layouts.collect::<Result<_, _>>()?))
+}
+
+/// All of a configuration that could change a result.
+pub(super) fn config_value(config: &RehearsalConfig) -> serde_json::Value {
+    serde_json::to_value(config.for_digest()).unwrap_or_default()
+}
+
+/// What differs between two configurations, in words.
+fn difference(before: &serde_json::Value, now: &serde_json::Value) -> Option<String> {
+    if before == now {
+        return None;
+    }
+    let keys = |value: &serde_json::Value| value.as_object().map(|map| map.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
+    let mut names = keys(now);
+    names.extend(keys(before));
+    names.sort();
+    names.dedup();
+    let changed = names.into_iter().filter(|name| before.get(name) != now.get(name));
+    let text = |value: Option<&serde_json::Value>| value.map_or_else(|| "nothing".to_owned(), ToString::to_string);
+    let words: Vec<_> = changed.map(|name| format!("{name} was {} and is {}", text(before.get(&name)), text(now.get(&name)))).collect();
+    Some(format!("the configuration differs: {}", words.join(", ")))
+}

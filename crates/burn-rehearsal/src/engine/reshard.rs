@@ -1,0 +1,125 @@
+//! A checkpoint of another number of ranks: every stored sample goes to one of the new shards, exactly once.
+//!
+//! All samples are put in one order and dealt to the new ranks in turn. Shards then differ by at most one sample and fit, since their capacities sum to the
+//! same |B|; with the samples sorted by class, each class is spread evenly too, so that quotas hold where they held before. A first-in-first-out buffer is dealt
+//! from the oldest to the newest instead, and each new shard is a ring that begins with its oldest.
+
+use super::checkpoint::build;
+use super::rank_file::{RankFile, RankState, at_once};
+use super::shard::Shard;
+use crate::batch::Schema;
+use crate::config::{PolicyKind, RehearsalConfig, shard_capacity};
+use crate::error::CheckpointError;
+use crate::slots::{SlotState, SlotTable};
+use crate::store::Store;
+use burn::tensor::Device;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+/// One rank's part of a checkpoint that was dealt anew.
+pub(super) struct Reshard {
+    pub(super) state: RankState,
+    pub(super) shard: Option<Shard>,
+    pub(super) schema: Option<Schema>,
+}
+
+/// Where a sample was.
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    file: usize,
+    slot: usize,
+    row: SlotState,
+    /// Whether it is of an earlier task than the current one.
+    old: bool,
+}
+
+/// The shard of `rank` among `size` from the files of all ranks of another world.
+pub(super) fn load(
+    mut files: Vec<RankFile>,
+    config: &RehearsalConfig,
+    rank: usize,
+    size: usize,
+    device: &Device,
+) -> Result<Reshard, CheckpointError> {
+    let world_size = files.len();
+    let state = files[0].state.clone();
+    for (number, file) in files.iter().enumerate() {
+        let RankState { rank, world_size: of, step, task, draws, .. } = &file.state;
+        let same = (*step, *task, draws) == (state.step, state.task, &state.draws) && blake3::Hash::from_hex(draws).is_ok();
+        let digests = |file: &RankFile| file.schema.as_ref().map(Schema::digest);
+        let first = files.iter().find_map(digests);
+        if *rank != number || *of != world_size || !same || digests(file).is_some_and(|digest| Some(digest) != first) {
+            return Err(file.reader.damaged("it is not of the same checkpoint as the first"));
+        }
+    }
+    let Some(schema) = files.iter().find_map(|file| file.schema.clone()) else { return Ok(Reshard { state, shard: None, schema: None }) };
+    let own: Vec<Sample> = order(&files, config.policy).into_iter().skip(rank).step_by(size).collect();
+    let current = files.iter().filter_map(|file| file.state.shard.as_ref()).map(|shard| shard.current_task).max().unwrap_or(state.task);
+    let policy = policy(&files, config.policy, rank, size);
+    let (rows, old, seen) = renumber(&own);
+    let path = files[0].reader.path().to_path_buf();
+    let has_id = schema.position(crate::batch::Role::Id).is_some();
+    let table = |capacity| SlotTable::of_rows(capacity, has_id, current, old, &seen, &rows);
+    let load = |store: &mut dyn Store| {
+        for (piece, samples) in own.chunks(at_once(&schema)).enumerate() {
+            let mut fields = vec![Vec::new(); schema.stored().count()];
+            for sample in samples {
+                for (field, bytes) in schema.stored().zip(&mut fields) {
+                    files[sample.file].read(field, sample.slot, 1, bytes)?;
+                }
+            }
+            store.load((piece * at_once(&schema)) as u32, samples.len(), &fields);
+        }
+        Ok(())
+    };
+    let shard = build(&path, config, &schema, rank, size, device, table, &policy, load)?;
+    Ok(Reshard { state, shard: Some(shard), schema: Some(schema) })
+}
+
+/// All samples in the order in which they are dealt.
+fn order(files: &[RankFile], policy: PolicyKind) -> Vec<Sample> {
+    let mut keyed = Vec::new();
+    for (number, file) in files.iter().enumerate() {
+        let Some(shard) = &file.state.shard else { continue };
+        let oldest = if policy == PolicyKind::Fifo { file.policy.first().map_or(0, |&next| next as usize) } else { 0 };
+        for (slot, &row) in file.rows.iter().enumerate() {
+            let sample = Sample { file: number, slot, row, old: (row.age_pos as usize) < shard.old };
+            // In a ring: how many samples are newer.
+            let newer = (oldest + 2 * shard.len - 1 - slot) % shard.len;
+            let key = if policy == PolicyKind::Fifo { (Reverse(newer), 0) } else { (Reverse(0), row.class) };
+            keyed.push((key, sample));
+        }
+    }
+    // A stable sort: by rank and slot where the keys are equal.
+    keyed.sort_by_key(|(key, _)| *key);
+    keyed.into_iter().map(|(_, sample)| sample).collect()
+}
+
+/// The state of a new shard's policy.
+fn policy(files: &[RankFile], kind: PolicyKind, rank: usize, size: usize) -> Vec<u64> {
+    let first = files.iter().filter_map(|file| file.policy.first().copied());
+    match kind {
+        // The classes seen by anybody; the borrowers are collected anew.
+        PolicyKind::ClassBalanced => vec![first.max().unwrap_or(0), 0],
+        // As if the samples offered so far had been dealt like those that are stored.
+        PolicyKind::Reservoir => vec![shard_capacity(first.sum::<u64>() as usize, rank, size) as u64],
+        PolicyKind::Fifo => vec![0],
+    }
+}
+
+/// A new table's rows, how many are of earlier tasks, and the classes among them.
+fn renumber(samples: &[Sample]) -> (Vec<SlotState>, usize, Vec<u32>) {
+    let old = samples.iter().filter(|sample| sample.old).count();
+    let mut classes: BTreeMap<u32, u32> = BTreeMap::new();
+    let (mut next_old, mut next_new) = (0, old as u32);
+    let rows = samples.iter().map(|sample| {
+        let members = classes.entry(sample.row.class).or_insert(0);
+        let age = if sample.old { &mut next_old } else { &mut next_new };
+        let row = SlotState { generation: 0, class_pos: *members, age_pos: *age, ..sample.row };
+        *members += 1;
+        *age += 1;
+        row
+    });
+    let rows = rows.collect();
+    (rows, old, classes.into_keys().collect())
+}

@@ -1,0 +1,202 @@
+//! The output directory: whose it is, and what an earlier run left there.
+//!
+//! A directory with a `job.json` holds an unfinished job; the file is written before anything else and removed when all reports and figures are there. A
+//! directory with reports and no `job.json` is finished, and the next job gets a directory of its own beside it.
+
+use crate::config::Config;
+use crate::error::AppError;
+use burn_rehearsal_train::report::schema::{Method, REPORT_FILE};
+use burn_rehearsal_train::report::{RunReport, write_atomically};
+use serde_json::Value;
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+
+const JOB: &str = "job.json";
+const LOCK: &str = ".lock";
+const CHECKPOINTS: &str = "checkpoints";
+
+/// Options that change no result, so that a job can go on with others.
+const OF_NO_MATTER: [&str; 11] = [
+    "out",
+    "execution",
+    "store",
+    "store-limit",
+    "workers",
+    "profile",
+    "checkpoint-every",
+    "checkpoint-keep",
+    "ranks",
+    "collective",
+    "device",
+];
+
+/// An output directory that belongs to this job alone.
+pub struct Place {
+    out: PathBuf,
+    methods: Vec<Method>,
+    /// The directories that were made for this job, from the inside out.
+    made: Vec<PathBuf>,
+    /// Whether the job goes on with what is there.
+    resumed: bool,
+    /// Held until the program ends, however it ends.
+    _lock: File,
+}
+
+/// Where a method's checkpoints are.
+pub fn checkpoints(out: &Path, method: Method) -> PathBuf {
+    out.join(method.to_string()).join(CHECKPOINTS)
+}
+
+impl Place {
+    /// Finds the directory for a job, makes sure that files can be written there before hours are spent on training, and locks it.
+    ///
+    /// # Errors
+    ///
+    /// [`AppError`] if it cannot be written, another run uses it, or it holds an unfinished job that was configured differently.
+    pub fn claim(config: &Config, methods: &[Method], fresh: bool) -> Result<Self, AppError> {
+        let finished =
+            |out: &Path| !out.join(JOB).exists() && methods.iter().any(|method| out.join(method.to_string()).join(REPORT_FILE).exists());
+        let mut out = config.out.clone();
+        let mut number = 1;
+        while !fresh && finished(&out) {
+            number += 1;
+            let mut name = config.out.file_name().unwrap_or_default().to_owned();
+            name.push(format!("-{number}"));
+            out = config.out.with_file_name(name);
+        }
+        let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+        let made = out.ancestors().take_while(missing).map(Path::to_path_buf).collect();
+        let io = |action: &'static str, path: &Path| {
+            let path = path.to_path_buf();
+            move |source| AppError::Io { action, path, source }
+        };
+        std::fs::create_dir_all(&out).map_err(io("create the directory", &out))?;
+        let lock = File::create(out.join(LOCK)).map_err(io("write to the directory", &out))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(AppError::Taken(out)),
+            // Some file systems have no locks.
+            Err(TryLockError::Error(error)) => tracing::warn!(%error, "cannot lock the output directory"),
+        }
+        let mut place = Self { out, methods: methods.to_vec(), made, resumed: false, _lock: lock };
+        let settled = place.settle(config, fresh);
+        settled.inspect_err(|_| place.unlock())?;
+        Ok(place)
+    }
+
+    /// Takes over the unfinished job, or begins one.
+    fn settle(&mut self, config: &Config, fresh: bool) -> Result<(), AppError> {
+        let path = self.out.join(JOB);
+        let job = serde_json::json!({ "methods": self.methods, "config": config });
+        if !fresh && path.exists() {
+            let text = std::fs::read(&path).map_err(|source| AppError::Io { action: "read", path: path.clone(), source })?;
+            let before: Value = serde_json::from_slice(&text).unwrap_or_default();
+            let changed = difference(&before, &job);
+            if !changed.is_empty() {
+                return Err(AppError::Changed { path: self.out.clone(), changed: changed.join(", ") });
+            }
+            self.resumed = true;
+            return Ok(());
+        }
+        for &method in &self.methods {
+            let checkpoints = checkpoints(&self.out, method);
+            match std::fs::remove_dir_all(&checkpoints) {
+                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(AppError::Io { action: "remove", path: checkpoints, source });
+                }
+                _ => {}
+            }
+        }
+        Ok(write_atomically(&path, &format!("{job}\n"))?)
+    }
+
+    /// The directory.
+    pub fn out(&self) -> &Path {
+        &self.out
+    }
+
+    /// The report of a method that the job has finished already.
+    pub fn report(&self, method: Method) -> Option<RunReport> {
+        let report = self.resumed.then(|| RunReport::read(&self.out.join(method.to_string())).ok())?;
+        report.filter(|report| report.complete)
+    }
+
+    /// Everything is there: what was kept for the case of an interruption goes.
+    pub fn finish(&self) -> Result<(), AppError> {
+        // Remains are removed by a job that starts anew; what cannot be removed now does no harm.
+        self.methods.iter().for_each(|&method| drop(std::fs::remove_dir_all(checkpoints(&self.out, method))));
+        let path = self.out.join(JOB);
+        std::fs::remove_file(&path).map_err(|source| AppError::Io { action: "remove", path, source })
+    }
+
+    /// Lets others use the directory.
+    pub fn unlock(&self) {
+        // While it is locked; a file that stays is no lock.
+        let _ = std::fs::remove_file(self.out.join(LOCK));
+    }
+
+    /// A job that failed before it had anything to keep leaves nothing behind.
+    pub fn clean_up(&self) {
+        let kept = self.methods.iter().any(|&method| {
+            let reported = self.out.join(method.to_string()).join(REPORT_FILE).exists();
+            reported || has_manifest(&checkpoints(&self.out, method))
+        });
+        if !kept {
+            let _ = std::fs::remove_file(self.out.join(JOB));
+            for &method in &self.methods {
+                let _ = std::fs::remove_dir_all(checkpoints(&self.out, method));
+                let _ = std::fs::remove_dir(self.out.join(method.to_string()));
+            }
+        }
+        self.unlock();
+        // Those that are not empty stay, and so do those above them.
+        self.made.iter().all(|directory| std::fs::remove_dir(directory).is_ok());
+    }
+}
+
+fn has_manifest(directory: &Path) -> bool {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| entry.path().join("manifest.json").exists())
+}
+
+/// What differs between two jobs and could change a result, in words.
+fn difference(before: &Value, now: &Value) -> Vec<String> {
+    let mut changed = Vec::new();
+    let mut compare = |name: &str, before: Option<&Value>, now: Option<&Value>| {
+        let text = |value: Option<&Value>| value.map_or_else(|| "nothing".to_owned(), ToString::to_string);
+        if before != now {
+            changed.push(format!("{name} was {} and is {}", text(before), text(now)));
+        }
+    };
+    compare("methods", before.get("methods"), now.get("methods"));
+    let options = |job: &Value| job.get("config").and_then(Value::as_object).cloned().unwrap_or_default();
+    let (before, now) = (options(before), options(now));
+    for name in now.keys().chain(before.keys().filter(|name| !now.contains_key(*name))) {
+        if !OF_NO_MATTER.contains(&name.as_str()) {
+            compare(name, before.get(name), now.get(name));
+        }
+    }
+    // GPUs of one kind are alike, whatever their numbers.
+    let kind = |options: &serde_json::Map<String, Value>| {
+        options.get("device").and_then(Value::as_str).map(|name| name.split(':').next().map(Value::from))
+    };
+    compare("device", kind(&before).flatten().as_ref(), kind(&now).flatten().as_ref());
+    changed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_changes_no_result_is_no_difference_and_the_rest_is_named() {
+        let job = |config: Value| json!({ "methods": ["rehearsal"], "config": config });
+        let before = job(json!({ "epochs": 2, "workers": 1, "ranks": 4, "out": "a", "device": "cuda:0" }));
+        assert!(difference(&before, &job(json!({ "epochs": 2, "workers": 3, "ranks": 2, "out": "b", "device": "cuda:1" }))).is_empty());
+        let other = difference(&before, &job(json!({ "epochs": 3, "workers": 1, "ranks": 4, "out": "a", "device": "flex" })));
+        assert_eq!(other, ["epochs was 2 and is 3", "device was \"cuda\" and is \"flex\""]);
+        let methods = difference(&before, &json!({ "methods": ["scratch"], "config": before["config"] }));
+        assert_eq!(methods, ["methods was [\"rehearsal\"] and is [\"scratch\"]"]);
+    }
+}

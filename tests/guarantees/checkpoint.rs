@@ -1,0 +1,292 @@
+//! Guarantee 4.8: a checkpoint is complete or absent; a buffer goes on from it bit for bit, and on another number of ranks keeps every sample once.
+
+use crate::deterministic::configurations;
+use burn::tensor::{Int, Tensor};
+use burn_rehearsal::checkpoint::CheckpointError;
+use burn_rehearsal::error::RehearsalError;
+use burn_rehearsal::random::{Purpose, Stream};
+use burn_rehearsal::{OnRepeat, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, SamplingKind, StoreKind};
+use burn_rehearsal_tests::{CLASS, Mixed, Row, assert_augmented, batch, buffer, config, device, fresh, read, uniform_p, world};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+use tempfile::TempDir;
+
+const STEPS: usize = 24;
+
+/// Some steps of a run with three tasks, mini-batches of different sizes, and steps without rows; gives the augmented mini-batches.
+fn steps(buffer: &RehearsalBuffer<Mixed>, steps: Range<usize>) -> Vec<Vec<Row>> {
+    let mut batches = Vec::new();
+    for step in steps {
+        if step % 8 == 0 {
+            buffer.begin_task(step / 8).unwrap();
+        }
+        let rows = [5, 3, 0, 7, 1][(step * 3 + buffer.rank()) % 5];
+        let ids = fresh(31, buffer.rank(), step, rows, 2 + step as u64 / 8);
+        if rows == 0 {
+            buffer.no_rows().unwrap();
+            continue;
+        }
+        let augmented = buffer.rehearse(batch(&ids)).unwrap();
+        assert_augmented(&ids, &augmented);
+        batches.push(read(&augmented));
+    }
+    batches
+}
+
+/// What a run shows at its end.
+fn end(buffer: &RehearsalBuffer<Mixed>) -> (String, String, Vec<(u32, u32, usize, usize, Option<i64>)>) {
+    let report = buffer.report().unwrap();
+    let snapshot = buffer.snapshot().unwrap();
+    let rows = snapshot.samples().iter().map(|s| (s.handle.slot, s.handle.generation, s.class, s.task, s.id)).collect();
+    (report.contents_digest, report.draws_digest, rows)
+}
+
+#[test]
+fn a_restored_buffer_goes_on_bit_for_bit() {
+    for size in [1, 2, 3, 4] {
+        for (number, config) in configurations(size).into_iter().enumerate() {
+            let whole = world(size, |threads| {
+                let buffer = buffer(&config, threads);
+                (steps(&buffer, 0..STEPS), end(&buffer))
+            });
+            for cut in [0, 1, 3, 8, 13, 23].into_iter().filter(|cut| size < 3 || (cut + number) % 2 == 1) {
+                let directory = TempDir::new().unwrap();
+                // Another store on each side of the cut.
+                let (before, after) = (config.clone(), config.clone().with_store(StoreKind::Host));
+                let first = world(size, |threads| {
+                    let buffer = buffer(&before, threads);
+                    let batches = steps(&buffer, 0..cut);
+                    assert!(buffer.checkpoint(directory.path()).unwrap().bytes > 0);
+                    batches
+                });
+                let rest = world(size, |threads| {
+                    let buffer = buffer(&after, threads);
+                    let restored = buffer.restore(directory.path(), &device()).unwrap();
+                    assert_eq!(restored.world_size, size);
+                    (steps(&buffer, cut..STEPS), end(&buffer))
+                });
+                for (rank, ((batches, end), (first, (rest, rest_end)))) in whole.iter().zip(first.iter().zip(&rest)).enumerate() {
+                    let joined: Vec<_> = first.iter().chain(rest).collect();
+                    assert_eq!(batches.iter().collect::<Vec<_>>(), joined, "rank {rank} of {size}, configuration {number}, cut at {cut}");
+                    assert_eq!(end, rest_end, "rank {rank} of {size}, configuration {number}, cut at {cut}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn writing_a_checkpoint_changes_nothing() {
+    let directory = TempDir::new().unwrap();
+    for config in configurations(2) {
+        let run = |every: usize| {
+            world(2, |threads| {
+                let buffer = buffer(&config, threads);
+                let mut batches = Vec::new();
+                for step in 0..STEPS {
+                    batches.extend(steps(&buffer, step..step + 1));
+                    if step % every == every - 1 {
+                        buffer.checkpoint(directory.path()).unwrap();
+                    }
+                }
+                (batches, end(&buffer))
+            })
+        };
+        assert_eq!(run(100), run(5));
+    }
+}
+
+/// A checkpoint of a full buffer of 20 rows of 4 classes, alone.
+fn written(directory: &Path, config: &RehearsalConfig) {
+    let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(config).unwrap();
+    for step in 0..12 {
+        buffer.rehearse(batch(&fresh(4, 0, step, 6, 4))).unwrap();
+    }
+    buffer.checkpoint(directory).unwrap();
+}
+
+fn restore(directory: &Path, config: &RehearsalConfig) -> Result<RehearsalBuffer<Mixed>, RehearsalError> {
+    let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(config)?;
+    buffer.restore(directory, &device())?;
+    Ok(buffer)
+}
+
+fn refused(directory: &Path, config: &RehearsalConfig) -> CheckpointError {
+    match restore(directory, config) {
+        Err(RehearsalError::Checkpoint(error)) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn every_flipped_bit_is_detected_and_named() {
+    let directory = TempDir::new().unwrap();
+    let config = config(20, 4, 3).with_sampling(SamplingKind::ClassBalanced);
+    written(directory.path(), &config);
+    restore(directory.path(), &config).unwrap();
+    for name in ["rank-00000.safetensors", "manifest.json"] {
+        let path = directory.path().join(name);
+        let good = std::fs::read(&path).unwrap();
+        let header = if name.ends_with("json") { good.len() } else { 8 + u64::from_le_bytes(good[..8].try_into().unwrap()) as usize };
+        let mut rng = Stream::new(1, Purpose::Stream, 0, 0);
+        let body = (0..1000).filter(|_| header < good.len()).map(|_| header as u64 + rng.below((good.len() - header) as u64));
+        let mut places: Vec<usize> = (0..header).collect();
+        places.extend(body.collect::<Vec<_>>().into_iter().map(|place| place as usize));
+        for place in places {
+            let mut bad = good.clone();
+            bad[place] ^= 1 << (place % 8);
+            std::fs::write(&path, &bad).unwrap();
+            let error = refused(directory.path(), &config);
+            assert!(error.to_string().contains(name), "byte {place} of {name}: {error}");
+        }
+        for length in [0, 1, 7, 8, 9, good.len() / 2, good.len() - 1] {
+            std::fs::write(&path, &good[..length]).unwrap();
+            assert!(refused(directory.path(), &config).to_string().contains(name), "{length} bytes of {name}");
+        }
+        std::fs::write(&path, [&good[..], b"\0"].concat()).unwrap();
+        assert!(refused(directory.path(), &config).to_string().contains(name), "a longer {name}");
+        std::fs::write(&path, &good).unwrap();
+    }
+    restore(directory.path(), &config).unwrap();
+}
+
+#[test]
+fn a_directory_without_a_manifest_is_no_checkpoint_and_the_buffer_stays_usable() {
+    let directory = TempDir::new().unwrap();
+    let config = config(20, 4, 3);
+    written(directory.path(), &config);
+    std::fs::remove_file(directory.path().join("manifest.json")).unwrap();
+    let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(&config).unwrap();
+    let error = buffer.restore(directory.path(), &device()).unwrap_err();
+    assert!(matches!(&error, RehearsalError::Checkpoint(CheckpointError::Io { path, .. }) if path.ends_with("manifest.json")), "{error}");
+    assert_eq!(buffer.inspect().unwrap().len, 0);
+    buffer.rehearse(batch(&[1, 2, 3])).unwrap();
+    assert!(matches!(buffer.restore(directory.path(), &device()), Err(RehearsalError::Misuse(_))));
+}
+
+#[test]
+fn what_is_of_another_version_configuration_or_batch_type_is_refused_with_what_differs() {
+    #[derive(RehearsalBatch, Clone, Debug)]
+    struct Other {
+        value: Tensor<2>,
+        #[rehearsal(class)]
+        class: Tensor<1, Int>,
+    }
+    let directory = TempDir::new().unwrap();
+    let config = config(20, 4, 3);
+    written(directory.path(), &config);
+    let error = refused(directory.path(), &config.clone().with_seed(8).with_policy(PolicyKind::Fifo)).to_string();
+    assert!(error.contains("seed was 0 and is 8") && error.contains("policy was") && !error.contains("lag"), "{error}");
+    let other: RehearsalBuffer<Other> = RehearsalBuffer::solo(&config).unwrap();
+    let error = other.restore(directory.path(), &device()).unwrap_err();
+    assert!(matches!(&error, RehearsalError::Checkpoint(CheckpointError::Foreign { .. })), "{error}");
+    let path = directory.path().join("manifest.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replacen("\"version\":1", "\"version\":7", 1)).unwrap();
+    let error = refused(directory.path(), &config);
+    assert_eq!(error, CheckpointError::Version { path, found: 7, supported: 1 });
+}
+
+#[test]
+fn where_nothing_can_be_written_the_error_names_it_on_all_ranks_and_the_buffer_goes_on() {
+    let directory = TempDir::new().unwrap();
+    std::fs::write(directory.path().join("file"), "").unwrap();
+    world(3, |threads| {
+        let buffer = buffer(&config(30, 4, 3), threads);
+        steps(&buffer, 0..4);
+        // Rank 1 alone cannot write.
+        let place = if buffer.rank() == 1 { directory.path().join("file/below") } else { directory.path().join("good") };
+        let error = buffer.checkpoint(&place).unwrap_err();
+        match (buffer.rank(), error) {
+            (1, RehearsalError::Checkpoint(CheckpointError::Io { path, .. })) => assert!(path.ends_with("file/below"), "{path:?}"),
+            (_, error) => assert_eq!(error, CheckpointError::Rank(1).into()),
+        }
+        steps(&buffer, 4..9);
+        buffer.checkpoint(directory.path().join("good")).unwrap();
+    });
+    assert!(directory.path().join("good/manifest.json").is_file());
+}
+
+/// Ids of all ranks' samples with their classes and tasks.
+fn stored(shards: &[Vec<(u32, u32, usize, usize, Option<i64>)>]) -> BTreeMap<i64, (usize, usize)> {
+    let rows = shards.iter().flatten().map(|&(_, _, class, task, id)| (id.unwrap(), (class, task)));
+    let map: BTreeMap<_, _> = rows.collect();
+    assert_eq!(map.len(), shards.iter().map(Vec::len).sum::<usize>(), "a sample is stored twice");
+    map
+}
+
+#[test]
+fn another_number_of_ranks_keeps_every_sample_once_within_capacity_and_quotas() {
+    for policy in [PolicyKind::ClassBalanced, PolicyKind::Reservoir, PolicyKind::Fifo] {
+        for (capacity, steps_before) in [(61, 20), (400, 9)] {
+            let config = config(capacity, 5, 4).with_policy(policy).with_sampling(SamplingKind::ClassBalanced).with_lag(2);
+            let config = config.with_on_repeat(OnRepeat::SkipIfStored);
+            let directories = [TempDir::new().unwrap(), TempDir::new().unwrap()];
+            let shards = |threads, from: Option<&Path>, to: Option<&Path>, range: Range<usize>| {
+                let buffer = buffer(&config, threads);
+                if let Some(from) = from {
+                    let restored = buffer.restore(from, &device()).unwrap();
+                    assert_eq!(restored.steps as usize, range.start);
+                }
+                for step in range {
+                    let ids = fresh(6, buffer.rank(), step, 6, 4);
+                    assert_augmented(&ids, &buffer.rehearse(batch(&ids)).unwrap());
+                }
+                if let Some(to) = to {
+                    buffer.checkpoint(to).unwrap();
+                }
+                end(&buffer).2
+            };
+            let (first, second) = (directories[0].path(), directories[1].path());
+            let four = world(4, |threads| shards(threads, None, Some(first), 0..steps_before));
+            let two = world(2, |threads| shards(threads, Some(first), Some(second), steps_before..steps_before));
+            let three = world(3, |threads| shards(threads, Some(second), None, steps_before..steps_before));
+            assert_eq!(stored(&four), stored(&two), "{policy:?}");
+            assert_eq!(stored(&four), stored(&three), "{policy:?}");
+            for shards in [&two, &three] {
+                let sizes: Vec<_> = shards.iter().map(Vec::len).collect();
+                assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1, "{sizes:?}");
+                if policy == PolicyKind::ClassBalanced {
+                    for class in 0..4 {
+                        let counts: Vec<_> = shards.iter().map(|rows| rows.iter().filter(|row| row.2 == class).count()).collect();
+                        assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1, "class {class}: {counts:?}");
+                    }
+                }
+            }
+            // It goes on, within the same capacity.
+            let later = world(3, |threads| shards(threads, Some(second), None, steps_before..steps_before + 30));
+            assert!(stored(&later).len() <= capacity);
+        }
+    }
+}
+
+#[test]
+fn after_a_change_of_the_world_every_sample_is_drawn_with_the_same_probability() {
+    let directory = TempDir::new().unwrap();
+    let config = config(40, 16, 3).with_on_repeat(OnRepeat::SkipIfStored).with_seed(5);
+    // Unequal shards, of which no rank is full.
+    world(4, |threads| {
+        let buffer = buffer(&config, threads);
+        let rank = buffer.rank() as i64;
+        let ids: Vec<i64> = (0..=2 * rank).map(|row| row % 3 * CLASS + 100 * rank + row).collect();
+        buffer.rehearse(batch(&ids)).unwrap();
+        buffer.checkpoint(directory.path()).unwrap();
+    });
+    for size in [1, 2, 3, 5] {
+        let trials = 1200 / size;
+        let drawn = world(size, |threads| {
+            let buffer = buffer(&config, threads);
+            buffer.restore(directory.path(), &device()).unwrap();
+            let own = buffer.snapshot().unwrap().samples()[0].id.unwrap();
+            let draw = |_| assert_augmented(&[own], &buffer.rehearse(batch(&[own])).unwrap());
+            (0..trials).flat_map(draw).collect::<Vec<_>>()
+        });
+        let mut counts = BTreeMap::new();
+        drawn.into_iter().flatten().for_each(|id| *counts.entry(id).or_insert(0u64) += 1);
+        let counts: Vec<u64> = counts.into_values().collect();
+        assert_eq!(counts.len(), 16, "{size} ranks");
+        let p = uniform_p(&counts, (trials * size) as u64, 3);
+        assert!(p > 1e-3, "{size} ranks: {counts:?}: p = {p:e}");
+    }
+}
