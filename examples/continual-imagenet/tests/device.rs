@@ -7,23 +7,10 @@ use std::path::Path;
 use std::process::Command;
 
 /// Trains on the digits and returns the report, or what is said against it.
-fn try_train(device: &str, store: &str, precision: &str, directory: &Path) -> Result<Value, String> {
-    let out = directory.join(format!("{device}-{store}-{precision}"));
+fn try_train(device: &str, store: &str, arguments: &[&str], directory: &Path) -> Result<Value, String> {
+    let out = directory.join(format!("{device}-{store}{}", arguments.concat()));
     let mut command = Command::new(env!("CARGO_BIN_EXE_continual-imagenet"));
-    command.args([
-        "train",
-        "--method",
-        "rehearsal",
-        "--epochs",
-        "2",
-        "--device",
-        device,
-        "--store",
-        store,
-        "--precision",
-        precision,
-        "--out",
-    ]);
+    command.args(["train", "--method", "rehearsal", "--device", device, "--store", store]).args(arguments).arg("--out");
     let output = command.arg(&out).output().unwrap();
     if !output.status.success() {
         return Err(String::from_utf8_lossy(&output.stderr).into_owned());
@@ -33,7 +20,7 @@ fn try_train(device: &str, store: &str, precision: &str, directory: &Path) -> Re
 }
 
 fn train(device: &str, store: &str, directory: &Path) -> Value {
-    try_train(device, store, "f32", directory).unwrap()
+    try_train(device, store, &["--epochs", "2"], directory).unwrap()
 }
 
 fn device() -> String {
@@ -63,12 +50,13 @@ fn training_with_the_buffer_on_the_device_stores_and_draws_the_same_samples_and_
 fn half_precision_learns_on_the_device_or_is_refused_by_name() {
     let (device, directory) = (device(), tempfile::tempdir().unwrap());
     for precision in ["bf16", "f16"] {
-        match try_train(&device, "device", precision, directory.path()) {
+        let arguments = ["--epochs", "1", "--tasks", "2", "--precision", precision];
+        match try_train(&device, "device", &arguments, directory.path()) {
             Ok(report) => {
                 assert_eq!(report["precision"]["format"], precision);
                 assert_eq!(report["precision"]["loss_scale"].is_number(), precision == "f16");
                 println!("average top-1 in {precision}: {:.4} on {device}", average(&report));
-                assert!(average(&report) > 0.4, "{}", average(&report));
+                assert!(average(&report) > 0.3, "{}, when chance is 0.1", average(&report));
             }
             // Flex has both.
             Err(refused) => assert!(device != "flex" && refused.contains("--precision") && refused.contains(precision), "{refused}"),

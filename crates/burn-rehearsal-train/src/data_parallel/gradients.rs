@@ -185,3 +185,45 @@ impl ModuleVisitor for Unflatten<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::data_parallel::loss_scale::{scale_loss, with_factor};
+    use crate::data_parallel::{Precision, params};
+    use burn::nn::{Linear, LinearConfig};
+    use burn_rehearsal_collective::run_threads;
+
+    /// The gradient of the bias, 1e-9 for each of two rows, as the network computes it in `f16` from a loss that is multiplied by `factor`.
+    fn gradient(factor: f32, ranks: usize) -> Vec<f32> {
+        let results = run_threads(ranks, |mut collective| {
+            let device = Device::flex().autodiff();
+            let network: Linear = LinearConfig::new(3, 1).init(&device);
+            let lowered = Precision::F16.lower(network.clone());
+            let x = Tensor::<2>::ones([2, 3], &device).cast(FloatDType::F16);
+            let loss = lowered.forward(x).cast(FloatDType::F32).sum().mul_scalar(1e-9);
+            let (gradients, scaled) = with_factor(factor, || scale_loss(loss).backward());
+            assert!(scaled);
+            let mut sync = GradientSync::new(ranks, false, device.inner(), &params::list(&network));
+            let share = 1.0 / ranks as f32;
+            sync.add(&network, GradientsParams::from_grads(gradients, &lowered), share);
+            let reduced = sync.reduce(&network, &mut collective, 0, Some(factor)).unwrap();
+            assert!(reduced.finite);
+            let bias = network.bias.as_ref().unwrap().id;
+            Ok::<_, ()>(reduced.grads.get::<1>(bias).unwrap().into_data().try_into_vec::<f32>().unwrap()[0])
+        });
+        results.into_iter().map(|rank| rank.unwrap()).collect()
+    }
+
+    #[test]
+    fn gradients_too_small_for_f16_survive_because_the_loss_is_scaled() {
+        for ranks in [1, 2] {
+            assert_eq!(gradient(1.0, ranks), vec![0.0; ranks], "less than half of the least number of f16");
+            for gradient in gradient(65_536.0, ranks) {
+                assert!((gradient / 2e-9 - 1.0).abs() < 1e-3, "{gradient} on {ranks} ranks");
+            }
+        }
+    }
+}

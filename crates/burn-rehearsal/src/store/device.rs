@@ -114,13 +114,11 @@ impl FieldStore {
             let sizes = (0..capacity).step_by(piece_rows).map(|first| piece_rows.min(capacity - first));
             let piece = |rows| Some(Piece::zeros(rows, self.columns(), self.field.spec.kind, self.dtype(), &self.device));
             let pieces: Vec<_> = sizes.map(piece).collect();
-            self.device.sync().map(|()| pieces)
+            let there = self.device.sync().is_ok() && pieces.iter().flatten().all(Piece::is_there);
+            there.then_some(pieces)
         };
         // Where a device refuses memory, some of Burn's backends panic. What the panic leaves behind is dropped here.
-        match catch_unwind(AssertUnwindSafe(zeros)) {
-            Ok(Ok(pieces)) => self.pieces = pieces,
-            Ok(Err(_)) | Err(_) => return Err(RehearsalError::OutOfMemory { bytes }),
-        }
+        self.pieces = catch_unwind(AssertUnwindSafe(zeros)).ok().flatten().ok_or(RehearsalError::OutOfMemory { bytes })?;
         Ok(())
     }
 

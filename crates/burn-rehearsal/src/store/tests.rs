@@ -6,6 +6,7 @@ use crate::batch::{Column, FieldSpec, Kind, Role, Schema};
 use crate::error::{BatchError, RehearsalError};
 use crate::random::{Purpose, Stream};
 use burn::tensor::{DType, Device, Shape, TensorData};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const CAPACITY: usize = 11;
 
@@ -25,6 +26,12 @@ const SHAPES: [&[usize]; 5] = [&[7], &[], &[2], &[3], &[]];
 
 fn device() -> Device {
     if std::env::var_os("BURN_DEVICE").is_some() { Device::default() } else { Device::flex() }
+}
+
+/// One test at a time: what one allocates must not be counted by another.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn supported(device: &Device, first: DType, second: DType) -> DType {
@@ -90,6 +97,7 @@ fn image_types(device: &Device) -> Vec<DType> {
 
 #[test]
 fn both_stores_hold_and_give_back_the_same_rows_whatever_the_layout() {
+    let _alone = alone();
     let device = device();
     for images in image_types(&device) {
         // One row a piece, three, all; bytes as they are and packed in words.
@@ -145,6 +153,7 @@ fn both_stores_hold_and_give_back_the_same_rows_whatever_the_layout() {
 
 #[test]
 fn values_that_are_no_bytes_are_refused_alike_and_change_nothing() {
+    let _alone = alone();
     let device = device();
     for packed in [false, true] {
         for (wrong, first) in [([256, -1], 256), ([-1, 256], -1), ([-300, 0], -300), ([7, i64::from(i32::MAX)], i64::from(i32::MAX))] {
@@ -173,6 +182,7 @@ fn values_that_are_no_bytes_are_refused_alike_and_change_nothing() {
 
 #[test]
 fn candidates_are_moved_to_the_store_and_rows_to_where_they_are_wanted() {
+    let _alone = alone();
     let (device, host) = (device(), Device::flex());
     let mut rng = Stream::new(3, Purpose::Stream, 0, 0);
     // Without the booleans, whose element type differs from device to device: such a mini-batch cannot change its device.
@@ -191,6 +201,7 @@ fn candidates_are_moved_to_the_store_and_rows_to_where_they_are_wanted() {
 
 #[test]
 fn a_shard_that_the_device_cannot_hold_is_an_error_that_names_its_bytes_and_the_device_goes_on() {
+    let _alone = alone();
     let device = device();
     let mut rng = Stream::new(9, Purpose::Stream, 0, 0);
     let first = columns(&mut rng, 3, DType::I32, &device);
@@ -215,6 +226,7 @@ fn a_shard_that_the_device_cannot_hold_is_an_error_that_names_its_bytes_and_the_
 /// On a device whose allocator can be asked; on flex `tests/device_store.rs` counts allocations.
 #[test]
 fn a_write_does_not_copy_the_store() {
+    let _alone = alone();
     let device = device();
     let Some(before) = device.memory_pool_usage() else { return };
     let mut rng = Stream::new(5, Purpose::Stream, 0, 0);
