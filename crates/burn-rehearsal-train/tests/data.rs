@@ -1,5 +1,6 @@
 //! Images from disk: every layout, every kind of file, damaged ones, and packs of them.
 #![cfg(feature = "images")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use burn::data::dataloader::DataLoader;
 use burn::data::dataloader::batcher::Batcher;
@@ -129,7 +130,7 @@ fn a_damaged_image_ends_the_run_with_its_path_or_is_left_out_and_counted() {
         assert_eq!(batches(&lenient, 2, workers), [vec![0], vec![2, 3], vec![4, 5]]);
         assert_eq!(batches(&lenient, 1, workers), [[0], [2], [3], [4], [5]], "a mini-batch without a sample is none");
     }
-    assert_eq!(lenient.damaged.paths(), [damaged.clone()]);
+    assert_eq!(lenient.damaged.paths(), std::slice::from_ref(&damaged));
 
     for (bytes, words) in [(&b""[..], "empty"), (b"GIF89a", "neither a JPEG nor a PNG")] {
         std::fs::write(&damaged, bytes).unwrap();

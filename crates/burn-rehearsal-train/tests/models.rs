@@ -4,6 +4,8 @@
 //! committed as `models/reference.json`. Here the same weights are computed, written to a file as PyTorch would (its names, its layout), and loaded.
 //! Since a weight depends on its name and shape, a network with another name or shape somewhere answers something else.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use burn::module::Module;
 use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot};
 use burn::tensor::{Device, Tensor, TensorData};

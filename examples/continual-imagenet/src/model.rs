@@ -23,7 +23,6 @@ const SMALL: usize = 64;
 
 /// A classifier of images.
 #[derive(Module, Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one network per rank, and it is moved once per task")]
 pub enum Network {
     /// Fully connected.
     Mlp(Mlp),
