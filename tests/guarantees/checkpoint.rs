@@ -34,8 +34,11 @@ fn steps(buffer: &RehearsalBuffer<Mixed>, steps: Range<usize>) -> Vec<Vec<Row>> 
     batches
 }
 
+/// Slot, generation, class, task and id of a stored row.
+type Stored = (u32, u32, usize, usize, Option<i64>);
+
 /// What a run shows at its end.
-fn end(buffer: &RehearsalBuffer<Mixed>) -> (String, String, Vec<(u32, u32, usize, usize, Option<i64>)>) {
+fn end(buffer: &RehearsalBuffer<Mixed>) -> (String, String, Vec<Stored>) {
     let report = buffer.report().unwrap();
     let snapshot = buffer.snapshot().unwrap();
     let rows = snapshot.samples().iter().map(|s| (s.handle.slot, s.handle.generation, s.class, s.task, s.id)).collect();
@@ -209,7 +212,7 @@ fn where_nothing_can_be_written_the_error_names_it_on_all_ranks_and_the_buffer_g
 }
 
 /// Ids of all ranks' samples with their classes and tasks.
-fn stored(shards: &[Vec<(u32, u32, usize, usize, Option<i64>)>]) -> BTreeMap<i64, (usize, usize)> {
+fn stored(shards: &[Vec<Stored>]) -> BTreeMap<i64, (usize, usize)> {
     let rows = shards.iter().flatten().map(|&(_, _, class, task, id)| (id.unwrap(), (class, task)));
     let map: BTreeMap<_, _> = rows.collect();
     assert_eq!(map.len(), shards.iter().map(Vec::len).sum::<usize>(), "a sample is stored twice");
