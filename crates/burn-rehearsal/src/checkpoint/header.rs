@@ -40,7 +40,7 @@ impl Dtype {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Tensor {
+struct Entry {
     dtype: Dtype,
     shape: Vec<usize>,
     data_offsets: (usize, usize),
@@ -50,7 +50,7 @@ struct Tensor {
 #[derive(Debug)]
 pub(crate) struct Header {
     about: String,
-    tensors: Vec<(String, Tensor)>,
+    tensors: Vec<(String, Entry)>,
 }
 
 impl Header {
@@ -60,7 +60,7 @@ impl Header {
         let place = |(name, dtype, shape): (String, Dtype, Vec<usize>)| {
             let start = end;
             end += shape.iter().product::<usize>() * dtype.bytes();
-            (name, Tensor { dtype, shape, data_offsets: (start, end) })
+            (name, Entry { dtype, shape, data_offsets: (start, end) })
         };
         Self { tensors: tensors.into_iter().map(place).collect(), about: about.to_owned() }
     }
@@ -81,12 +81,12 @@ impl Header {
         let metadata = all.remove(METADATA);
         let about = metadata.as_ref().and_then(|texts| texts.get(ABOUT)).and_then(|text| text.as_str());
         let about = about.ok_or("no text of this program")?.to_owned();
-        let tensor = |(name, value)| Ok((name, serde_json::from_value::<Tensor>(value).map_err(|error| error.to_string())?));
+        let tensor = |(name, value)| Ok((name, serde_json::from_value::<Entry>(value).map_err(|error| error.to_string())?));
         let mut tensors = all.into_iter().map(tensor).collect::<Result<Vec<_>, String>>()?;
         // Empty tensors share their place with the next one.
         tensors.sort_by(|(first, a), (second, b)| a.data_offsets.cmp(&b.data_offsets).then_with(|| first.cmp(second)));
         let mut end = 0;
-        for (name, Tensor { dtype, shape, data_offsets }) in &tensors {
+        for (name, Entry { dtype, shape, data_offsets }) in &tensors {
             let size = shape.iter().try_fold(dtype.bytes(), |size, &length| size.checked_mul(length));
             let next = size.and_then(|size| size.checked_add(end));
             if data_offsets.0 != end || Some(data_offsets.1) != next {
