@@ -128,6 +128,10 @@ fn result(out: &Path) -> Result<Value> {
     let mut report: Value = serde_json::from_str(&text).map_err(|error| Error::Report { path, reason: error.to_string() })?;
     if let Some(report) = report.as_object_mut() {
         report.remove("time");
+        // Counted since the run last went on.
+        if let Some(buffer) = report.get_mut("buffer").and_then(Value::as_object_mut) {
+            buffer.remove("per_step");
+        }
     }
     if let Some(config) = report.get_mut("config").and_then(Value::as_object_mut) {
         config.remove("out");

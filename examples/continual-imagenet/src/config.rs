@@ -25,7 +25,8 @@ const MOST_WORKERS: usize = 64;
 const MOST_WIDTH: usize = 1024;
 pub const MOST_PIXELS: usize = 1024;
 /// Options that say where or how a run happens and change nothing that a recipe is about.
-const NO_PART_OF_A_RECIPE: [&str; 8] = ["data", "device", "evaluate_every", "execution", "profile", "seed", "store", "workers"];
+const NO_PART_OF_A_RECIPE: [&str; 10] =
+    ["checkpoint_every", "checkpoint_keep", "data", "device", "evaluate_every", "execution", "profile", "seed", "store", "workers"];
 /// The convolutional network halves the image twice.
 const FEWEST_CONV_PIXELS: usize = 4;
 

@@ -16,7 +16,7 @@ const LOCK: &str = ".lock";
 const CHECKPOINTS: &str = "checkpoints";
 
 /// Options that change no result, so that a job can go on with others.
-const OF_NO_MATTER: [&str; 11] = [
+const OF_NO_MATTER: [&str; 12] = [
     "out",
     "execution",
     "store",
@@ -25,6 +25,8 @@ const OF_NO_MATTER: [&str; 11] = [
     "profile",
     "checkpoint-every",
     "checkpoint-keep",
+    // What the other options say already.
+    "overridden",
     "ranks",
     "collective",
     "device",

@@ -170,7 +170,7 @@ fn pretrained_weights_are_what_every_rank_starts_from() {
     let mut store = SafetensorsStore::from_file(directory.path().join("w.safetensors")).with_to_adapter(BurnToPyTorchAdapter);
     network.save_into(&mut store).unwrap();
     let untrained = |more: &[&str]| {
-        let base = ["train", "--method", "incremental", "--data", "folder:digits", "--out", "out", "--ranks", "2"];
+        let base = ["train", "--method", "incremental", "--data", "folder:digits", "--out", "out", "--fresh", "--ranks", "2"];
         learn(directory.path(), &[&base[..], more].concat());
         report(&directory.path().join("out/incremental"))["accuracy"]["initial_top1"].clone()
     };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::schema::{Accuracy, BufferReport, CurvePoint, Method, PerStep, PrecisionReport, SCHEMA_VERSION, Summary, Time};
+use super::schema::{Accuracy, BufferReport, CheckpointTime, CurvePoint, Method, PerStep, PrecisionReport, SCHEMA_VERSION, Summary, Time};
 use super::*;
 use crate::data_parallel::Precision;
 use crate::metrics::AccuracyMatrix;
@@ -78,9 +78,9 @@ pub(crate) fn report(method: Method, tasks: usize, seed: u64) -> RunReport {
         left_out: 0,
         summary: Summary::of(&accuracy),
         accuracy,
-        earlier_world_sizes: Vec::new(),
+        earlier_world_sizes: vec![4],
         time: Time {
-            checkpoints: None,
+            checkpoints: Some(CheckpointTime { written: 3, resumed: 1, bytes: 100_000, total_s: 0.2 }),
             total_s: time * wobble,
             train_s: 0.9 * time * wobble,
             samples_per_s: Some(1234.5),
