@@ -15,7 +15,8 @@ fn holds(topic: &str) {
         let output = command.output().expect("mpirun is installed");
         assert_eq!((String::from_utf8_lossy(&output.stderr).as_ref(), output.status.success()), ("", true), "{topic}, {size} ranks");
         let stdout = String::from_utf8_lossy(&output.stdout);
-        let worlds = stdout.trim().strip_prefix(&format!("{topic}: worlds of {size} processes: "));
+        // Before that, ranks say which device they are on.
+        let worlds = stdout.lines().last().and_then(|line| line.strip_prefix(&format!("{topic}: worlds of {size} processes: ")));
         assert!(worlds.is_some_and(|worlds| worlds.parse::<usize>().unwrap() > 0), "{topic}, {size} ranks: {stdout}");
     }
 }
