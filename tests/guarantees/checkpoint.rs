@@ -1,12 +1,15 @@
 //! Guarantee 4.8: a checkpoint is complete or absent; a buffer goes on from it bit for bit, and on another number of ranks keeps every sample once.
 
 use crate::deterministic::configurations;
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Int, Tensor, TensorData};
 use burn_rehearsal::checkpoint::CheckpointError;
 use burn_rehearsal::error::RehearsalError;
 use burn_rehearsal::random::{Purpose, Stream};
-use burn_rehearsal::{OnRepeat, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, SamplingKind, StoreKind};
-use burn_rehearsal_tests::{CLASS, Mixed, Row, assert_augmented, batch, buffer, config, device, fresh, read, uniform_p, world};
+use burn_rehearsal::{Execution, OnRepeat, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, SamplingKind, StoreKind};
+use burn_rehearsal_collective::{Collective, run_threads};
+use burn_rehearsal_tests::{
+    CLASS, Mixed, Row, assert_augmented, batch, buffer, byte_type, config, device, fresh, label_type, read, uniform_p, watchdog, world,
+};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
@@ -98,6 +101,100 @@ fn writing_a_checkpoint_changes_nothing() {
         };
         assert_eq!(run(100), run(5));
     }
+}
+
+/// A mini-batch of rows that are so large that a shard takes many pieces: every value is the row's number.
+#[derive(RehearsalBatch, Clone, Debug)]
+struct Large {
+    #[rehearsal(bytes)]
+    image: Tensor<2, Int>,
+    #[rehearsal(class)]
+    class: Tensor<1, Int>,
+}
+
+impl Large {
+    const PIXELS: usize = 150_000;
+
+    fn of(step: usize, rank: usize) -> Self {
+        let rows: Vec<i64> = (0..4).map(|row| (step * 8 + rank * 4 + row) as i64).collect();
+        let (bytes, labels) = (byte_type(&device()), label_type(&device()));
+        let images: Vec<u8> = rows.iter().flat_map(|&row| std::iter::repeat_n(row as u8, Self::PIXELS)).collect();
+        let classes: Vec<i64> = rows.iter().map(|row| row % 3).collect();
+        Self {
+            image: Tensor::from_data(TensorData::new(images, [4, Self::PIXELS]).convert_dtype(bytes), (&device(), bytes)),
+            class: Tensor::from_data(TensorData::new(classes, [4]).convert_dtype(labels), (&device(), labels)),
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_is_that_of_its_beginning_although_steps_go_on_while_it_is_written() {
+    // Every step overwrites a tenth of the rows.
+    let base = config(40, 4, 3).with_policy(PolicyKind::Fifo).with_sampling(SamplingKind::ClassBalanced);
+    for (store, execution) in
+        [(StoreKind::Host, Execution::Background), (StoreKind::Device, Execution::Background), (StoreKind::Host, Execution::Inline)]
+    {
+        let config = base.clone().with_store(store).with_execution(execution);
+        for size in [1, 2] {
+            let directory = TempDir::new().unwrap();
+            let place = |number: usize| directory.path().join(number.to_string());
+            let end = |buffer: &RehearsalBuffer<Large>| {
+                let report = buffer.report().unwrap();
+                (report.contents_digest, report.draws_digest)
+            };
+            let run = |buffer: &RehearsalBuffer<Large>, steps: Range<usize>| {
+                steps.for_each(|step| drop(buffer.rehearse(Large::of(step, buffer.rank())).unwrap()));
+            };
+            // Some of them begin while the one before is not complete; nobody waits for the last but one.
+            let whole = world(size, |threads| {
+                let buffer = RehearsalBuffer::<Large>::new(&config, threads).unwrap();
+                let mut last = None;
+                for (number, cut) in [9, 10, 13].into_iter().enumerate() {
+                    run(&buffer, if number == 0 { 0..9 } else { [9, 10][number - 1]..cut });
+                    last = Some(buffer.begin_checkpoint(place(cut)).unwrap());
+                }
+                run(&buffer, 13..24);
+                assert!(last.unwrap().wait().unwrap().bytes > 5_000_000);
+                end(&buffer)
+            });
+            for cut in [9, 10, 13] {
+                let resumed = world(size, |threads| {
+                    let buffer = RehearsalBuffer::<Large>::new(&config, threads).unwrap();
+                    assert_eq!(buffer.restore(place(cut), &device()).unwrap().steps as usize, cut);
+                    run(&buffer, cut..24);
+                    end(&buffer)
+                });
+                assert_eq!(whole, resumed, "{store:?}, {execution:?}, {size} ranks, cut at {cut}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_that_was_begun_is_completed_after_the_buffer_is_gone_and_replaces_an_earlier_one() {
+    let directory = TempDir::new().unwrap();
+    let config = config(30, 4, 3);
+    for steps in [3, 7] {
+        let pending = world_of_pending(2, |threads| {
+            let buffer = buffer(&config, threads);
+            for step in 0..steps {
+                buffer.rehearse(batch(&fresh(8, buffer.rank(), step, 5, 4))).unwrap();
+            }
+            buffer.begin_checkpoint(directory.path()).unwrap()
+        });
+        pending.into_iter().for_each(|pending| assert!(pending.wait().unwrap().bytes > 0));
+        world(2, |threads| {
+            let buffer = buffer(&config, threads);
+            assert_eq!(buffer.restore(directory.path(), &device()).unwrap().steps as usize, steps);
+        });
+    }
+}
+
+/// As [`world`], for what cannot be compared.
+fn world_of_pending<T: Send>(size: usize, f: impl Fn(Box<dyn Collective>) -> T + Sync) -> Vec<T> {
+    let _watchdog = watchdog();
+    let results = run_threads(size, |threads| Ok::<T, std::convert::Infallible>(f(Box::new(threads))));
+    results.into_iter().map(|result| result.unwrap_or_else(|failure| panic!("{failure}"))).collect()
 }
 
 /// A checkpoint of a full buffer of 20 rows of 4 classes, alone.

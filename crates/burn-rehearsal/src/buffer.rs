@@ -7,7 +7,8 @@ use crate::batch::{Column, Kind, RehearsalBatch, Role, Schema, index_tensor, is_
 use crate::config::{CandidateMode, Execution, OnRepeat, RehearsalConfig};
 use crate::draw::Distinct;
 use crate::engine::{
-    BufferReport, Engine, EngineTimings, FailCode, Inspection, Offer, Parcel, Pending, Request, Response, Restored, Resumed, Saved, Timings,
+    BufferReport, Engine, EngineTimings, FailCode, Inspection, Offer, Parcel, Pending, PendingCheckpoint, Request, Response, Restored,
+    Resumed, Saved, Timings,
 };
 use crate::error::{ConfigError, RehearsalError};
 use crate::random::{Purpose, Stream};
@@ -161,7 +162,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
                 std::thread::Builder::new()
                     .name(format!("rehearsal-{rank}"))
                     .spawn(move || {
-                        while let Ok(request) = inbox.recv() {
+                        while let Some(request) = engine.next(&inbox) {
                             // Without a listener too: the other ranks count on every round that this one has submitted, and a last one may
                             // tell them why it leaves.
                             let _ = outbox.send(engine.handle(request));
@@ -365,16 +366,29 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         }
     }
 
-    /// Writes all shards to `directory`, which becomes a [checkpoint](crate::checkpoint): complete, or none. Collective: all ranks call it between the same
-    /// two steps, with the same directory, on a file system that they share.
-    ///
-    /// It holds everything that later steps depend on: the rows and their handles, the tables, the policies' states, and the representatives that are pending.
-    /// Rows are written in pieces, by the engine's thread; this call returns when everything is on the disk, with its size.
+    /// Writes all shards to `directory`, which becomes a [checkpoint](crate::checkpoint): complete, or none. Returns when everything is on the disk; the same as
+    /// [`begin_checkpoint`](Self::begin_checkpoint) and [`wait`](PendingCheckpoint::wait). Collective.
     ///
     /// # Errors
     ///
     /// [`RehearsalError::Checkpoint`] if a rank cannot write; the buffer goes on as before. Otherwise as [`rehearse`](Self::rehearse).
     pub fn checkpoint(&self, directory: impl AsRef<Path>) -> Result<Saved, RehearsalError> {
+        self.begin_checkpoint(directory)?.wait()
+    }
+
+    /// Begins to write all shards to `directory`, and returns at once: steps go on meanwhile, and the checkpoint holds the buffer as it is now. Collective: all
+    /// ranks call it between the same two steps, with the same directory, on a file system that they share. A checkpoint that was there before is one no
+    /// more; keep it until this one is complete by giving each a directory of its own.
+    ///
+    /// It holds everything that later steps depend on: the rows and their handles, the tables, the policies' states, and the representatives that are pending.
+    /// All but the rows is copied before this returns. The engine hands the rows to a thread that writes, a piece at a time between steps; a row that a step
+    /// overwrites before its turn is copied first, so that while a checkpoint is written up to a shard's bytes more are in use, and a few of them as a rule.
+    /// The one before is waited for. Nothing of all this changes a result. With [`Execution::Inline`] this call hands over all rows, since nobody else could.
+    ///
+    /// # Errors
+    ///
+    /// As [`rehearse`](Self::rehearse). Whether the checkpoint came to be is what [`PendingCheckpoint::wait`] tells.
+    pub fn begin_checkpoint(&self, directory: impl AsRef<Path>) -> Result<PendingCheckpoint, RehearsalError> {
         let directory = directory.as_ref().to_path_buf();
         let response = self.lock().guarded(|state| {
             state.drain(&self.shared.config)?;
@@ -384,7 +398,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
             state.link.receive()
         })?;
         match response {
-            Response::Saved(saved) => Ok(saved?),
+            Response::Saving(checkpoint) => Ok(checkpoint),
             _ => Err(RehearsalError::EngineGone),
         }
     }

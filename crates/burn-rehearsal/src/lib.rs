@@ -197,7 +197,7 @@ pub use config::{
     CandidateMode, Capacity, DEVICE_LIMIT, Execution, MAX_CLASSES, OnRepeat, PolicyKind, RehearsalConfig, SamplingKind, StoreKind,
     first_slot, shard_capacity,
 };
-pub use engine::{BufferReport, EngineTimings, Inspection, Restored, Saved};
+pub use engine::{BufferReport, EngineTimings, Inspection, PendingCheckpoint, Restored, Saved};
 pub use loader::{EpochPlan, RehearsalBatcher, RehearsalLoader, ShardedLoader, ShardedLoaderBuilder, SkipSample, WorkerPanic};
 pub use metric::{Measure, RehearsalMetric};
 pub use slots::{RowHandle, SlotTable};

@@ -65,8 +65,8 @@ enum Task {
         /// Data-parallel ranks
         #[arg(long, value_name = "N", default_value_t = 2)]
         ranks: usize,
-        /// Start ranks as processes with this launcher, for example `mpirun`; needs a program built with `--features mpi`, see `--program`
-        #[arg(long, value_name = "PROGRAM", requires = "program")]
+        /// Start ranks as processes with this launcher, for example `mpirun`; every other kill hits one rank then, the others the whole job
+        #[arg(long, value_name = "PROGRAM")]
         launcher: Option<String>,
         /// This program instead of one that is built now
         #[arg(long, value_name = "PATH")]

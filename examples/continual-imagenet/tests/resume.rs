@@ -174,6 +174,35 @@ fn an_interrupted_run_goes_on_in_the_middle_of_an_epoch_with_the_same_bits() {
     }
 }
 
+/// Of the newest checkpoint: the steps done in its epoch, and the header of the learner's file.
+fn newest(directory: &Path) -> (u64, String) {
+    let path = checkpoints(directory).pop().unwrap();
+    let manifest: Value = serde_json::from_slice(&std::fs::read(path.join("manifest.json")).unwrap()).unwrap();
+    let bytes = std::fs::read(path.join("learner.safetensors")).unwrap_or_default();
+    let length = bytes.first_chunk().map_or(0, |&length| u64::from_le_bytes(length) as usize);
+    let steps = manifest["state"]["position"]["within"][1].as_u64().unwrap_or(0);
+    (steps, String::from_utf8(bytes.get(8..8 + length).unwrap_or_default().to_vec()).unwrap())
+}
+
+#[test]
+fn running_statistics_stay_each_ranks_own_where_an_epoch_is_interrupted() {
+    let mut arguments = vec!["train", "--method", "rehearsal", "--tasks", "2", "--epochs", "3", "--ranks", "2", "--out", "out"];
+    arguments.extend(["--model", "resnet18", "--model-width", "2"]);
+    let whole = uninterrupted(&arguments);
+    let directory = TempDir::new().unwrap();
+    let mut found = false;
+    for words in ["buffer:", "goes on", "goes on"] {
+        interrupted(directory.path(), &arguments, words);
+        let (steps, header) = newest(directory.path());
+        // In the middle of an epoch the two ranks' differ; at its end they have been averaged.
+        assert_eq!(header.contains("statistics.00001"), steps > 0, "{steps} steps");
+        found |= steps > 0;
+    }
+    assert!(found, "no epoch was interrupted in its middle");
+    succeed(directory.path(), &arguments);
+    assert_eq!(result(&directory.path().join("out/rehearsal")), whole);
+}
+
 #[test]
 fn a_damaged_checkpoint_is_named_and_the_one_before_it_is_used() {
     let whole = uninterrupted(&RUN);
@@ -193,6 +222,7 @@ fn a_damaged_checkpoint_is_named_and_the_one_before_it_is_used() {
     let (code, stdout, stderr) = finish(start(directory.path(), &RUN));
     assert_eq!(code, Some(0), "{stderr}");
     assert!(stdout.contains("goes on with task"), "{stdout}");
+    assert!(stderr.contains("buffer/rank-00001.safetensors is damaged") || stderr.contains("learner.safetensors is damaged"), "{stderr}");
     assert_eq!(result(&directory.path().join("out/rehearsal")), whole);
     // Without a good one there is nothing to go on from: better an error than a silent beginning.
     for path in checkpoints(copy.path()) {

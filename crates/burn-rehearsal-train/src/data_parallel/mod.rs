@@ -116,7 +116,18 @@ pub struct DataParallel<M: LearnerModel> {
     /// Where the last launch was stopped.
     stopped: Mutex<Option<Stopped>>,
     /// The records of the last launch's learner, on rank 0.
-    records: Mutex<Option<[Vec<u8>; 3]>>,
+    records: Mutex<Option<Records>>,
+    /// The running statistics that this rank's next launch begins with, if not with rank 0's.
+    statistics: Mutex<Option<Vec<f32>>>,
+}
+
+/// What a checkpoint keeps of the learners of all ranks.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Records {
+    /// Parameters, optimiser and schedule, which are the same on all ranks; with rank 0's running statistics.
+    pub(crate) learner: [Vec<u8>; 3],
+    /// Each rank's running statistics, as bytes; none if they are the same on all.
+    pub(crate) statistics: Vec<Vec<u8>>,
 }
 
 /// What a launch that was stopped would have done next; the same on all ranks.
@@ -161,6 +172,7 @@ impl<M: LearnerModel> DataParallel<M> {
             keep_records: false,
             stopped: Mutex::default(),
             records: Mutex::default(),
+            statistics: Mutex::default(),
         }
     }
 
@@ -222,9 +234,14 @@ impl<M: LearnerModel> DataParallel<M> {
         lock(&self.stopped).take()
     }
 
-    /// The last launch's parameters, optimiser and schedule, on rank 0.
-    pub(crate) fn take_records(&self) -> Option<[Vec<u8>; 3]> {
+    /// What a checkpoint keeps of the last launch's learners, on rank 0.
+    pub(crate) fn take_records(&self) -> Option<Records> {
         lock(&self.records).take()
+    }
+
+    /// Begins the next launch with the running statistics of [`Records`]: each rank with its own, or with their mean if there were other ranks.
+    pub(crate) fn set_statistics(&self, of_ranks: &[Vec<u8>]) {
+        *lock(&self.statistics) = norm::of_rank(of_ranks, self.rank, self.world_size);
     }
 
     /// The time of each phase so far.

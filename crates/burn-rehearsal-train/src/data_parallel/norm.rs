@@ -6,9 +6,9 @@
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Tensor, TensorData};
-use burn_rehearsal_collective::{Collective, ReduceOp};
+use burn_rehearsal_collective::{Collective, CollectiveError, ReduceOp};
 
-use super::agree::gather;
+use super::agree;
 use super::error::DataParallelError;
 use super::params::{Place, Role};
 
@@ -31,11 +31,50 @@ pub(crate) fn check_not_shared<M: Module>(model: &M, collective: &mut dyn Collec
     write(model, vec![mark; count]);
     collective.barrier()?;
     let disturbed = read(model).iter().any(|value| *value != mark);
-    let all = gather(collective, [u64::from(disturbed)])?;
+    let all = agree::gather(collective, [u64::from(disturbed)])?;
     match all.iter().position(|[disturbed]| *disturbed != 0) {
         Some(rank) => Err(DataParallelError::SharedRunningStatistics(rank)),
         None => Ok(()),
     }
+}
+
+/// All ranks' statistics, as bytes; nothing if they are the same everywhere.
+pub(crate) fn gather<M: Module>(model: &M, collective: &mut dyn Collective) -> Result<Vec<Vec<u8>>, CollectiveError> {
+    let own: Vec<u8> = read(model).into_iter().flat_map(f32::to_le_bytes).collect();
+    if own.is_empty() || collective.size() == 1 {
+        return Ok(Vec::new());
+    }
+    let mut all = vec![0; own.len() * collective.size()];
+    collective.all_gather(&own, &mut all)?;
+    let ranks: Vec<_> = all.chunks_exact(own.len()).map(<[u8]>::to_vec).collect();
+    Ok(if ranks.iter().all(|rank| *rank == ranks[0]) { Vec::new() } else { ranks })
+}
+
+/// Those of `rank` among what [`gather`] gave, or their mean if it was of another number of ranks; `None` if rank 0's are everybody's.
+pub(crate) fn of_rank(all: &[Vec<u8>], rank: usize, size: usize) -> Option<Vec<f32>> {
+    let values = |bytes: &[u8]| bytes.as_chunks::<4>().0.iter().map(|&value| f32::from_le_bytes(value)).collect::<Vec<_>>();
+    if all.len() == size {
+        return Some(values(&all[rank]));
+    }
+    let mut sum = values(all.first()?);
+    for other in &all[1..] {
+        sum.iter_mut().zip(values(other)).for_each(|(sum, value)| *sum += value);
+    }
+    Some(sum.into_iter().map(|sum| sum / all.len() as f32).collect())
+}
+
+/// Replaces the running statistics.
+///
+/// # Errors
+///
+/// [`DataParallelError::Record`] if they are those of another network.
+pub(crate) fn set<M: Module>(model: &M, values: Vec<f32>) -> Result<(), DataParallelError> {
+    let (found, expected) = (values.len(), read(model).len());
+    if found != expected {
+        return Err(DataParallelError::Record(format!("{found} running statistics for a network that has {expected}")));
+    }
+    write(model, values);
+    Ok(())
 }
 
 fn read<M: Module>(model: &M) -> Vec<f32> {

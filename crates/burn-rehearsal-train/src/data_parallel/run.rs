@@ -15,7 +15,7 @@ use super::agree::{Agreement, Status, agree};
 use super::error::DataParallelError;
 use super::gradients::GradientSync;
 use super::loss_scale::with_factor;
-use super::{DataParallel, Link, Precision, Stopped, adopt, lock, norm, params};
+use super::{DataParallel, Link, Precision, Records, Stopped, adopt, lock, norm, params};
 use crate::phases::Phase;
 
 type TrainLoader<M> = Arc<dyn DataLoader<<M as TrainStep>::Input>>;
@@ -66,7 +66,8 @@ impl<'a, M: LearnerModel> Run<'a, M> {
             let sent = self.components.event_processor.process_train(start);
             self.note(sent);
             let stopped = self.train_epoch(link, &mut grads)?;
-            self.settle(link, epoch)?;
+            let middle = matches!(stopped, Some(Some(_)));
+            self.settle(link, epoch, middle)?;
             if stopped.is_none()
                 && let Some(hook) = &self.strategy.after_epoch
             {
@@ -98,7 +99,7 @@ impl<'a, M: LearnerModel> Run<'a, M> {
         // Burn writes checkpoints on other threads; dropping the checkpointer waits for them, and their errors are still errors of this run.
         let checkpointer = self.components.checkpointer.take();
         let closed = unwind_to_error(|| drop(checkpointer), "the last checkpoint could not be written");
-        let kept = self.keep_records();
+        let kept = self.keep_records(link)?;
         self.confirm(link, false, closed.err().or(kept.err())).map(drop)
     }
 
@@ -106,12 +107,22 @@ impl<'a, M: LearnerModel> Run<'a, M> {
         *lock(&self.strategy.stopped) = Some(Stopped { epoch, steps });
     }
 
-    fn keep_records(&self) -> Result<(), String> {
-        if self.strategy.keep_records && self.strategy.rank == 0 {
-            let records = adopt::write(&self.learner, &self.components.event_store).map_err(|error| error.to_string())?;
-            *lock(&self.strategy.records) = Some(records);
+    /// Keeps what a checkpoint needs, if one may be written. The inner error is this rank's own.
+    fn keep_records(&self, link: &mut Link) -> Result<Result<(), String>, DataParallelError> {
+        if !self.strategy.keep_records {
+            return Ok(Ok(()));
         }
-        Ok(())
+        let statistics = norm::gather(&self.learner.model(), &mut *link.collective)?;
+        if self.strategy.rank != 0 {
+            return Ok(Ok(()));
+        }
+        Ok(match adopt::write(&self.learner, &self.components.event_store) {
+            Ok(learner) => {
+                *lock(&self.strategy.records) = Some(Records { learner, statistics });
+                Ok(())
+            }
+            Err(error) => Err(error.to_string()),
+        })
     }
 
     /// Makes all ranks agree on what they are about to do, and start from the same parameters.
@@ -137,6 +148,9 @@ impl<'a, M: LearnerModel> Run<'a, M> {
         let params = params::list(&self.learner.model());
         if strategy.world_size > 1 {
             adopt::adopt(&mut self.learner, &params, &self.components.event_store, &mut *link.collective)?;
+        }
+        if let Some(statistics) = lock(&strategy.statistics).take() {
+            norm::set(&self.learner.model(), statistics)?;
         }
         let plain = strategy.precision == Precision::F32;
         Ok(GradientSync::new(strategy.world_size, plain, strategy.device.clone().inner(), &params))
@@ -269,16 +283,18 @@ impl<'a, M: LearnerModel> Run<'a, M> {
         Ok(())
     }
 
-    /// What happens between ranks after the last step of an epoch, also if it was stopped.
-    fn settle(&mut self, link: &mut Link, epoch: usize) -> Result<(), DataParallelError> {
+    /// What happens between ranks after the last step of an epoch. If it was stopped in the `middle`, statistics stay each rank's own: whoever goes on from
+    /// there averages them when the epoch ends.
+    fn settle(&mut self, link: &mut Link, epoch: usize, middle: bool) -> Result<(), DataParallelError> {
         let strategy = self.strategy;
         if strategy.world_size > 1 {
             let model = self.learner.model();
-            if strategy.average_statistics {
+            let average = strategy.average_statistics && !middle;
+            if average {
                 norm::average(&model, &mut *link.collective)?;
             }
             if strategy.check_parameters {
-                params::check_equal_values(&model, strategy.average_statistics, epoch, &mut *link.collective)?;
+                params::check_equal_values(&model, average, epoch, &mut *link.collective)?;
             }
         }
         Ok(())

@@ -1,18 +1,24 @@
 //! A whole run on disk: where it is, what it learned, what it measured, and its buffer.
 //!
 //! The cut lies between two steps, after an update. A checkpoint is a numbered directory with `learner.safetensors` (parameters, optimiser, schedule; the same on
-//! all ranks, written by rank 0), a directory `buffer` (see [`RehearsalBuffer::checkpoint`](burn_rehearsal::RehearsalBuffer::checkpoint)) and, written last, a manifest with everything else. Data
-//! order, candidates, draws, evictions and augmentation are pure functions of the seed and of positions, so that no other random state exists.
+//! all ranks, written by rank 0), a directory `buffer` (see [`RehearsalBuffer::begin_checkpoint`](burn_rehearsal::RehearsalBuffer::begin_checkpoint)) and, written last, a
+//! manifest with everything else. Data order, candidates, draws, evictions and augmentation are pure functions of the seed and of positions, so that no other random state exists.
+//!
+//! Training waits until the state at the cut is in memory, and for a checkpoint that is not complete when the next one begins. A thread of rank 0 does the rest: it writes
+//! the learner, waits for the buffer, writes the manifest, and removes what is older.
 
 use super::ExperimentError;
-use crate::data_parallel::LossScale;
-use crate::data_parallel::agree;
+use crate::data_parallel::{LossScale, Records, agree};
 use crate::report::schema::{Accuracy, CheckpointTime, CurvePoint, Method};
-use burn_rehearsal::checkpoint::{BUFFER, CheckpointError, Manifest, read_file, write_file};
+use burn_rehearsal::PendingCheckpoint;
+use burn_rehearsal::checkpoint::{BUFFER, CheckpointError, FileEntry, Manifest, read_file, write_file};
+use burn_rehearsal::error::RehearsalError;
 use burn_rehearsal_collective::Collective;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// What the manifest of a run calls itself.
 const RUN: &str = "run";
@@ -71,13 +77,15 @@ pub(super) struct Directories<'a> {
     settings: &'a Checkpoints,
     /// The number of the next.
     next: u64,
+    /// The one that is being written.
+    pending: Option<Part>,
 }
 
 /// What was found on disk.
 pub(super) struct Found {
     pub(super) state: RunState,
-    /// Parameters, optimiser and schedule; `None` before the first update.
-    pub(super) records: Option<[Vec<u8>; 3]>,
+    /// `None` before the first update.
+    pub(super) records: Option<Records>,
     /// The buffer's checkpoint.
     pub(super) buffer: PathBuf,
 }
@@ -96,34 +104,85 @@ impl<'a> Directories<'a> {
             return Err(CheckpointError::Rank(0).into());
         }
         let found = if found == 0 { Ok(None) } else { read(&settings.directory.join(name(number))).map(Some) };
-        Ok((Self { settings, next }, share(found, collective)?))
+        Ok((Self { settings, next, pending: None }, share(found, collective)?))
     }
 
-    /// Writes the next checkpoint; `buffer` writes the buffer's to the directory it is given and returns its size. Collective; returns the size.
-    pub(super) fn write(
+    /// Begins the next checkpoint, after the one before; `buffer` begins the buffer's in the directory it is given. Collective.
+    pub(super) fn begin(
         &mut self,
         state: RunState,
-        records: Option<[Vec<u8>; 3]>,
-        buffer: impl FnOnce(&Path) -> Result<u64, ExperimentError>,
+        records: Option<Records>,
+        buffer: impl FnOnce(&Path) -> Result<Option<PendingCheckpoint>, ExperimentError>,
         collective: &mut dyn Collective,
-    ) -> Result<u64, ExperimentError> {
+    ) -> Result<(), ExperimentError> {
+        let begun = Instant::now();
         let directory = self.settings.directory.join(name(self.next));
         let first = collective.rank() == 0;
         share(if first { prepare(&directory) } else { Ok(()) }, collective)?;
-        let bytes = buffer(&directory.join("buffer"))?;
-        let written = if first { write(&directory, state, records, self.settings.keep) } else { Ok(0) };
-        let size = share(written, collective)?;
+        let buffer = buffer(&directory.join("buffer"))?;
+        let keep = self.settings.keep;
+        let part = if first {
+            let write = move || write(&directory, state, records, buffer, keep).map(|bytes| Written { bytes, time: begun.elapsed() });
+            Part::First(std::thread::Builder::new().name("checkpoint".into()).spawn(write).map(Some))
+        } else {
+            Part::Other(buffer)
+        };
         self.next += 1;
-        Ok(bytes + size)
+        self.pending = Some(part);
+        Ok(())
+    }
+
+    /// Waits until the checkpoint in hand is complete, if there is one; what it came to is known to rank 0. Collective.
+    pub(super) fn finish(&mut self, collective: &mut dyn Collective) -> Result<Option<Written>, ExperimentError> {
+        let Some(mut pending) = self.pending.take() else { return Ok(None) };
+        share(pending.wait(), collective)
+    }
+}
+
+/// What a complete checkpoint cost.
+pub(super) struct Written {
+    /// Of all its files.
+    pub(super) bytes: u64,
+    /// From the cut on.
+    pub(super) time: Duration,
+}
+
+/// This rank's part of a checkpoint that is being written. A run that fails waits for it, too, when this is dropped.
+enum Part {
+    First(std::io::Result<Option<JoinHandle<Result<Written, ExperimentError>>>>),
+    Other(Option<PendingCheckpoint>),
+}
+
+impl Part {
+    fn wait(&mut self) -> Result<Option<Written>, ExperimentError> {
+        match self {
+            Part::First(Ok(thread)) => match thread.take().map(JoinHandle::join) {
+                Some(Ok(written)) => written.map(Some),
+                Some(Err(_)) => Err(RehearsalError::EngineGone.into()),
+                None => Ok(None),
+            },
+            Part::First(Err(error)) => Err(RehearsalError::Thread(error.to_string()).into()),
+            Part::Other(buffer) => match buffer.take() {
+                Some(buffer) => Ok(buffer.wait().map(|_| None)?),
+                None => Ok(None),
+            },
+        }
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // An error that nobody asked for anymore: there is one already.
+        let _ = self.wait();
     }
 }
 
 /// This rank's result if no rank failed; collective.
-fn share<T>(result: Result<T, CheckpointError>, collective: &mut dyn Collective) -> Result<T, ExperimentError> {
+fn share<T, E: Into<ExperimentError>>(result: Result<T, E>, collective: &mut dyn Collective) -> Result<T, ExperimentError> {
     let all = agree::gather(collective, [u64::from(result.is_err())])?;
     match (result, all.iter().position(|[failed]| *failed != 0)) {
         (Ok(_), Some(rank)) => Err(CheckpointError::Rank(rank).into()),
-        (result, _) => Ok(result?),
+        (result, _) => result.map_err(Into::into),
     }
 }
 
@@ -184,7 +243,10 @@ fn read(path: &Path) -> Result<Found, CheckpointError> {
             let (_, mut parts) = read_file(path, entry)?;
             let [model, optimizer, schedule] =
                 PARTS.map(|part| parts.remove(part).ok_or_else(|| damaged(format!("{LEARNER} lacks the {part}"))));
-            Some([model?, optimizer?, schedule?])
+            let learner = [model?, optimizer?, schedule?];
+            let statistics = (0..parts.len()).map(|rank| parts.remove(&statistics_of(rank)));
+            let statistics = statistics.collect::<Option<_>>().ok_or_else(|| damaged(format!("{LEARNER} has parts that make no sense")))?;
+            Some(Records { learner, statistics })
         }
         files => return Err(damaged(format!("it names {} files", files.len()))),
     };
@@ -208,21 +270,59 @@ fn remove(directory: &Path) -> Result<(), CheckpointError> {
     missing_is_fine(std::fs::remove_dir_all(directory)).map_err(io("remove", directory))
 }
 
-fn write(directory: &Path, state: RunState, records: Option<[Vec<u8>; 3]>, keep: usize) -> Result<u64, CheckpointError> {
-    let mut files = Vec::new();
-    if let Some(records) = &records {
-        let parts: Vec<(&str, &[u8])> = PARTS.into_iter().zip(records.iter().map(Vec::as_slice)).collect();
-        files.push(write_file(directory, LEARNER, "", &parts)?);
+/// What rank 0's thread does; gives the bytes of the whole checkpoint. What is left of one that could not be completed is removed.
+fn write(
+    directory: &Path,
+    state: RunState,
+    records: Option<Records>,
+    buffer: Option<PendingCheckpoint>,
+    keep: usize,
+) -> Result<u64, ExperimentError> {
+    let files = write_learner(directory, records);
+    // All ranks' buffers are complete, or nobody writes to the directory any more.
+    let buffer = buffer.map_or(Ok(0), |buffer| buffer.wait().map(|saved| saved.bytes));
+    let written = match (files, buffer) {
+        (Ok(files), Ok(bytes)) => seal(directory, files, state).map(|own| own + bytes).map_err(ExperimentError::from),
+        (Err(error), _) => Err(error.into()),
+        (_, Err(error)) => Err(error.into()),
+    };
+    match written {
+        Ok(bytes) => prune(directory, keep).map(|()| bytes).map_err(Into::into),
+        Err(error) => {
+            let _ = remove(directory);
+            Err(error)
+        }
     }
+}
+
+fn write_learner(directory: &Path, records: Option<Records>) -> Result<Vec<FileEntry>, CheckpointError> {
+    let Some(Records { learner, statistics }) = records else { return Ok(Vec::new()) };
+    let statistics: Vec<_> = statistics.iter().enumerate().map(|(rank, values)| (statistics_of(rank), values)).collect();
+    let parts: Vec<(&str, &[u8])> = PARTS.into_iter().zip(learner.iter().map(Vec::as_slice)).collect();
+    let parts = [parts, statistics.iter().map(|(name, values)| (name.as_str(), values.as_slice())).collect()].concat();
+    Ok(vec![write_file(directory, LEARNER, "", &parts)?])
+}
+
+/// Where a rank's running statistics are.
+fn statistics_of(rank: usize) -> String {
+    format!("statistics.{rank:05}")
+}
+
+/// Makes it a checkpoint; gives the bytes of its own files.
+fn seal(directory: &Path, files: Vec<FileEntry>, state: RunState) -> Result<u64, CheckpointError> {
     let damaged = |error: serde_json::Error| CheckpointError::Damaged { path: directory.to_path_buf(), reason: error.to_string() };
     let manifest = Manifest::new(RUN, files, serde_json::to_value(state).map_err(damaged)?);
     manifest.write(directory)?;
+    Ok(manifest.bytes())
+}
+
+/// Removes all but the newest checkpoints, now that there is another.
+fn prune(directory: &Path, keep: usize) -> Result<(), CheckpointError> {
     let parent = directory.parent().unwrap_or(directory);
     let mut old = numbers(parent)?;
     // What is incomplete, from an attempt that was killed, goes too.
     let complete = |number: &u64| parent.join(name(*number)).join(burn_rehearsal::checkpoint::MANIFEST).exists();
     let kept: Vec<u64> = old.iter().copied().filter(complete).rev().take(keep.max(1)).collect();
     old.retain(|number| !kept.contains(number));
-    old.into_iter().try_for_each(|number| remove(&parent.join(name(number))))?;
-    Ok(manifest.bytes())
+    old.into_iter().try_for_each(|number| remove(&parent.join(name(number))))
 }

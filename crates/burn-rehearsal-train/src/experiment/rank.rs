@@ -5,7 +5,7 @@ use super::curve::LossCurve;
 use super::epochs::EpochAccuracies;
 use super::{ExperimentError, Observer, Rows, Settings, Workload};
 use crate::augment::AugmentLoader;
-use crate::data_parallel::{DataParallel, Stopped, adopt, agree, quiet};
+use crate::data_parallel::{DataParallel, Records, Stopped, adopt, agree, quiet};
 use crate::evaluate::evaluate;
 use crate::metrics::AccuracyMatrix;
 use crate::phases::{Phase, PhaseTimer};
@@ -133,8 +133,8 @@ struct Run<'a, W: Workload> {
     curve: LossCurve,
     /// Accuracies in the middle of that task: the epoch, counted from 1, and top-1 on every task.
     measured: Vec<(usize, Vec<f64>)>,
-    /// Parameters, optimiser and schedule as the last launch left them; on rank 0, and only if there are checkpoints.
-    records: Option<[Vec<u8>; 3]>,
+    /// The learner as the last launch left it; on rank 0, and only if there are checkpoints.
+    records: Option<Records>,
     started: Instant,
     /// The run's time before it went on from a checkpoint, in seconds.
     total_before: f64,
@@ -145,14 +145,20 @@ struct Run<'a, W: Workload> {
 impl<W: Workload> Run<'_, W> {
     /// Learns one task after the other; false if the run was stopped before the end.
     fn tasks(&mut self) -> Result<bool, ExperimentError> {
-        let settings = self.settings;
-        let (mut directories, found) = match &settings.checkpoints {
+        let (mut directories, found) = match &self.settings.checkpoints {
             Some(checkpoints) => {
                 let (directories, found) = Directories::open(checkpoints, self.collective.as_mut())?;
                 (Some(directories), found)
             }
             None => (None, None),
         };
+        let complete = self.all_tasks(found, directories.as_mut())?;
+        self.finish_checkpoint(directories.as_mut())?;
+        Ok(complete)
+    }
+
+    fn all_tasks(&mut self, found: Option<Found>, mut directories: Option<&mut Directories<'_>>) -> Result<bool, ExperimentError> {
+        let settings = self.settings;
         let mut position = Position { task: 0, within: None };
         match found {
             Some(found) => position = self.resume(found)?,
@@ -165,7 +171,7 @@ impl<W: Workload> Run<'_, W> {
         let tasks = self.workload.stream().tasks();
         for task in position.task..tasks {
             let within = position.within.take();
-            let Some(model) = self.learn(task, within, directories.as_mut())? else { return Ok(false) };
+            let Some(model) = self.learn(task, within, directories.as_deref_mut())? else { return Ok(false) };
             let (top1, top5) = self.evaluate(&model)?;
             let measured = |values: &[f64]| values.iter().copied().map(Some).collect::<Vec<_>>();
             if let Some(last) = self.curves.last_mut() {
@@ -177,7 +183,7 @@ impl<W: Workload> Run<'_, W> {
                 self.observer.evaluated(task, &top1);
             }
             if task + 1 < tasks {
-                self.checkpoint(Position { task: task + 1, within: None }, directories.as_mut())?;
+                self.checkpoint(Position { task: task + 1, within: None }, directories.as_deref_mut())?;
             }
         }
         Ok(true)
@@ -211,14 +217,15 @@ impl<W: Workload> Run<'_, W> {
             // As many samples of the epoch's order are behind as then, rounded down to whole steps: none is left out.
             *step = *step * before as u64 / size as u64;
         }
-        if let Some(records) = records {
+        if let Some(Records { learner, statistics }) = records {
             let schedule = self.schedule(steps_per_epoch)?;
             let (epoch, step) = position.within.unwrap_or((1, 0));
             let schedule = schedule.at_step((epoch as u64 - 1) * steps_per_epoch as u64 + step);
             let model = self.workload.model(&self.device.clone().autodiff(), settings.seed);
             // The rates of a schedule depend on the number of ranks.
-            let learner = adopt::read(model, self.workload.optimizer(), &schedule, records, before == size)?;
+            let learner = adopt::read(model, self.workload.optimizer(), &schedule, learner, before == size)?;
             self.learner = Some(learner);
+            self.strategy.set_statistics(&statistics);
         }
         self.earlier_world_sizes = state.earlier_world_sizes;
         if before != size {
@@ -243,8 +250,9 @@ impl<W: Workload> Run<'_, W> {
         Ok(position)
     }
 
-    /// Writes the run down, if that is asked for. Collective.
-    fn checkpoint(&mut self, position: Position, directories: Option<&mut Directories<'_>>) -> Result<(), ExperimentError> {
+    /// Begins to write the run down, if that is asked for, and waits for the time before. Collective.
+    fn checkpoint(&mut self, position: Position, mut directories: Option<&mut Directories<'_>>) -> Result<(), ExperimentError> {
+        self.finish_checkpoint(directories.as_deref_mut())?;
         let Some(directories) = directories else { return Ok(()) };
         let started = Instant::now();
         let records = self.records.take();
@@ -267,10 +275,21 @@ impl<W: Workload> Run<'_, W> {
             checkpoints: CheckpointTime { written: self.checkpoints.written + 1, ..self.checkpoints },
         };
         let buffer = self.buffer.clone();
-        let write_buffer = |directory: &std::path::Path| buffer.map_or(Ok(0), |buffer| Ok(buffer.checkpoint(directory)?.bytes));
-        let bytes = directories.write(state, records, write_buffer, self.collective.as_mut())?;
+        let begin_buffer = |directory: &std::path::Path| Ok(buffer.map(|buffer| buffer.begin_checkpoint(directory)).transpose()?);
+        directories.begin(state, records, begin_buffer, self.collective.as_mut())?;
         self.checkpoints.written += 1;
-        self.checkpoints.bytes = bytes;
+        self.checkpoints.total_s += started.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    /// Waits until the last checkpoint is complete. Collective.
+    fn finish_checkpoint(&mut self, directories: Option<&mut Directories<'_>>) -> Result<(), ExperimentError> {
+        let Some(directories) = directories else { return Ok(()) };
+        let started = Instant::now();
+        if let Some(written) = directories.finish(self.collective.as_mut())? {
+            self.checkpoints.bytes = written.bytes;
+            self.checkpoints.background_s += written.time.as_secs_f64();
+        }
         self.checkpoints.total_s += started.elapsed().as_secs_f64();
         Ok(())
     }

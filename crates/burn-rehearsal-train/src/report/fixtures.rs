@@ -80,7 +80,7 @@ pub(crate) fn report(method: Method, tasks: usize, seed: u64) -> RunReport {
         accuracy,
         earlier_world_sizes: vec![4],
         time: Time {
-            checkpoints: Some(CheckpointTime { written: 3, resumed: 1, bytes: 100_000, total_s: 0.2 }),
+            checkpoints: Some(CheckpointTime { written: 3, resumed: 1, bytes: 100_000, total_s: 0.2, background_s: 0.4 }),
             total_s: time * wobble,
             train_s: 0.9 * time * wobble,
             samples_per_s: Some(1234.5),

@@ -161,6 +161,9 @@ pub struct CheckpointTime {
     pub bytes: u64,
     /// The time that training waited for all of them, in seconds.
     pub total_s: f64,
+    /// The time from the cut until they were complete, all of them together, in seconds: training went on meanwhile.
+    #[serde(default)]
+    pub background_s: f64,
 }
 
 /// The state after one epoch.

@@ -80,6 +80,19 @@ impl Manifest {
         directory.parent().map_or(Ok(()), sync_directory)
     }
 
+    /// Makes `directory` no checkpoint, if it was one.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Io`].
+    pub(crate) fn remove(directory: &Path) -> Result<(), CheckpointError> {
+        let path = directory.join(MANIFEST);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("remove", &path)(error)),
+            _ => Ok(()),
+        }
+    }
+
     /// Reads the manifest of a checkpoint of kind `kind`, not its files.
     ///
     /// # Errors

@@ -5,7 +5,8 @@
 //! with it everything is there. Whoever reads one checks every byte, allocates no more than the files are long, and reports what is wrong with the name of the
 //! file; nothing in a file is ever run.
 //!
-//! [`RehearsalBuffer::checkpoint`](crate::RehearsalBuffer::checkpoint) writes the shards of a buffer; the functions here serve whoever has more to keep.
+//! [`RehearsalBuffer::checkpoint`](crate::RehearsalBuffer::checkpoint) writes the shards of a buffer, [`begin_checkpoint`](crate::RehearsalBuffer::begin_checkpoint) while
+//! training goes on; the functions here serve whoever has more to keep.
 
 mod error;
 mod file;

@@ -3,19 +3,31 @@
 //! The cut lies between two steps: a checkpoint is a request like any other, so every engine has inserted and drawn for the same steps when it comes to it.
 //! Representatives that are pending were drawn from the union as it was up to `lag` steps ago; they are kept as they are. Everything else that a draw or an
 //! eviction depends on is a pure function of (seed, step), the tables, and the policy's state.
+//!
+//! What is small is copied at the cut. The rows are handed to a [writer](super::writer) after it, piece by piece, while there is no request and after each; one that a
+//! candidate is about to overwrite is [copied](super::cut) first. So the file holds the shard as it was at the cut, and no step waits for a disk. Inline, where the training
+//! thread is the engine's, all rows are handed over at once, and only the disk itself works behind its back.
 
-use super::rank_file::{self, RankFile, RankState, at_once};
+use super::rank_file::{self, Contents, RankFile, RankState, at_once};
 use super::reshard::{self, Reshard};
 use super::shard::Shard;
-use super::{Engine, Parcel, Status, header};
+use super::writer::{Job, PendingCheckpoint, Writer};
+use super::{Engine, Parcel, Request, Status, header};
 use crate::batch::{Column, FieldSpec, Schema};
-use crate::checkpoint::{BUFFER, FileEntry, Manifest, io};
+use crate::checkpoint::{BUFFER, FileEntry, Manifest};
+use crate::config::Execution;
 use crate::error::{CheckpointError, RehearsalError};
 use crate::slots::{RowHandle, SlotTable};
 use crate::store::Store;
 use burn::tensor::Device;
-use std::path::Path;
+use burn_rehearsal_collective::Collective;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+/// How often a writer whose disk is slower is asked whether it has room.
+const DISK: Duration = Duration::from_millis(1);
 
 /// What [`RehearsalBuffer::checkpoint`](crate::RehearsalBuffer::checkpoint) wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,33 +72,80 @@ struct Loaded {
 }
 
 impl Engine {
-    /// Writes this rank's shard, and rank 0 the manifest. The inner error leaves the engine as it is.
-    pub(super) fn save(
-        &mut self,
-        directory: &Path,
-        pending: &[super::Pending],
-    ) -> Result<Result<super::Saved, CheckpointError>, RehearsalError> {
+    /// Begins a checkpoint: what is small is copied now, and a thread of its own writes that and the rows, which are handed to it from now on.
+    pub(super) fn save(&mut self, directory: PathBuf, pending: &[Pending]) -> Result<PendingCheckpoint, RehearsalError> {
+        // One after the other: the writers of two would not know which is which, and a directory may be the same.
+        let collective = self.finish_writing()?;
+        // Before any rank overwrites its file there, an earlier checkpoint in that directory must not be one any more.
+        let prepared = if self.rank == 0 { Manifest::remove(&directory) } else { Ok(()) };
         self.gather(Status::Checkpoint, &[])?;
-        let written = self.write(directory, pending);
-        let own = written.as_ref().map(|entry| serde_json::to_vec(entry).unwrap_or_default()).unwrap_or_default();
-        let all = header::gather_bytes(self.collective()?.as_mut(), &own)?;
-        let entries: Option<Vec<FileEntry>> = all.iter().map(|bytes| serde_json::from_slice(bytes).ok()).collect();
-        let Some(entries) = entries else {
-            let rank = all.iter().position(Vec::is_empty).unwrap_or(0);
-            return Ok(Err(written.err().unwrap_or(CheckpointError::Rank(rank))));
+        let mut collective = match collective {
+            Some(collective) => collective,
+            None => self.collective()?.duplicate()?,
         };
-        let manifest = Manifest::new(BUFFER, entries, serde_json::Value::Null);
-        let complete = if self.rank == 0 { manifest.write(directory) } else { Ok(()) };
-        // Nobody goes on before the checkpoint exists.
-        let all = header::gather_bytes(self.collective()?.as_mut(), &[u8::from(complete.is_ok())])?;
-        Ok(match all.iter().position(|flag| flag != &[1]) {
-            Some(rank) => Err(complete.err().unwrap_or(CheckpointError::Rank(rank))),
-            None => Ok(Saved { bytes: manifest.bytes() }),
-        })
+        collective.set_step(self.step);
+        let contents = self.contents(pending)?;
+        let (mut writer, checkpoint) = Writer::start(Job { directory, prepared, contents, collective })?;
+        match &mut self.shard {
+            Some(shard) if !shard.table().is_empty() => shard.cut(),
+            _ => writer.no_more_rows(),
+        }
+        self.writer = Some(writer);
+        if self.config.execution == Execution::Inline {
+            self.hand_over_all();
+        }
+        Ok(checkpoint)
     }
 
-    fn write(&self, directory: &Path, pending: &[super::Pending]) -> Result<FileEntry, CheckpointError> {
-        std::fs::create_dir_all(directory).map_err(io("create the directory", directory))?;
+    /// The next request. Until it comes, rows of a checkpoint that is being written are handed over, and all of them if none comes any more.
+    pub(crate) fn next(&mut self, requests: &Receiver<Request>) -> Option<Request> {
+        while self.writer.as_ref().is_some_and(Writer::wants_rows) {
+            let pause = if self.hand_over(false) { Duration::ZERO } else { DISK };
+            match requests.recv_timeout(pause) {
+                Ok(request) => return Some(request),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => self.hand_over_all(),
+            }
+        }
+        requests.recv().ok()
+    }
+
+    /// Hands one piece of rows to the writer, when it has room for it; false if it has none.
+    fn hand_over(&mut self, wait: bool) -> bool {
+        let Some(writer) = &mut self.writer else { return false };
+        let Some(shard) = &mut self.shard else {
+            writer.no_more_rows();
+            return false;
+        };
+        let Some(mut piece) = writer.room(wait) else {
+            if !writer.wants_rows() {
+                shard.end_cut();
+            }
+            return false;
+        };
+        let read = shard.read_cut(&mut piece);
+        let last = !matches!(read, Ok(false));
+        writer.hand_over(read.map(|_| piece).map_err(|error| error.to_string()), last);
+        if !writer.wants_rows() {
+            shard.end_cut();
+        }
+        true
+    }
+
+    fn hand_over_all(&mut self) {
+        while self.writer.as_ref().is_some_and(Writer::wants_rows) {
+            self.hand_over(true);
+        }
+    }
+
+    /// Waits until the checkpoint in hand is complete, or has failed; gives the writers' handle on the ranks, if there has been a checkpoint before.
+    fn finish_writing(&mut self) -> Result<Option<Box<dyn Collective>>, RehearsalError> {
+        self.hand_over_all();
+        self.writer.take().map(Writer::join).transpose()
+    }
+
+    /// Everything of this rank's file but the rows.
+    fn contents(&self, pending: &[Pending]) -> Result<Contents, RehearsalError> {
         let state = RankState {
             rank: self.rank,
             world_size: self.size,
@@ -98,7 +157,7 @@ impl Engine {
             shard: None,
         };
         let present = self.union.classes.as_ref().map_or(&[][..], |classes| classes.present());
-        rank_file::write(directory, state, self.shard.as_ref(), present, pending)
+        Contents::new(state, self.shard.as_ref(), present, pending)
     }
 
     /// Takes over a checkpoint. The inner error leaves the engine as it is: without a shard.

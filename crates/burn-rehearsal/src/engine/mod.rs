@@ -11,14 +11,17 @@
 //! A round in which no rank has rows (the end of an epoch) changes nothing and is not a step.
 
 mod checkpoint;
+mod cut;
 mod header;
 mod rank_file;
 mod reshard;
 mod shard;
 mod timings;
+mod writer;
 
 pub use checkpoint::{Restored, Saved};
 pub use timings::EngineTimings;
+pub use writer::PendingCheckpoint;
 
 pub(crate) use checkpoint::{Pending, Resumed};
 pub(crate) use header::{FailCode, Status};
@@ -40,6 +43,7 @@ use smallvec::SmallVec;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
+use writer::Writer;
 
 /// A draw that no shard has: the ranks' tables do not agree.
 const NOT_STORED: RehearsalError = RehearsalError::Misuse("a draw names a row that is not stored");
@@ -112,9 +116,9 @@ pub(crate) enum Response {
     Report(BufferReport),
     /// To `Snapshot`.
     Snapshot(Snapshot),
-    /// To `Save`. The engine goes on if it failed.
-    Saved(Result<Saved, CheckpointError>),
-    /// To `Restore`, likewise.
+    /// To `Save`.
+    Saving(PendingCheckpoint),
+    /// To `Restore`. The engine goes on if it failed.
     Restored(Result<Resumed, CheckpointError>),
     /// To `Failed`.
     Failed,
@@ -184,6 +188,8 @@ pub(crate) struct Engine {
     draws_digest: [u8; 32],
     failure: Option<RehearsalError>,
     timings: Arc<Timings>,
+    /// Writes the last checkpoint, or has written it.
+    writer: Option<Writer>,
     scratch: Scratch,
 }
 
@@ -231,6 +237,7 @@ impl Engine {
             draws_digest: [0; 32],
             failure: None,
             timings,
+            writer: None,
             scratch: Scratch {
                 outgoing: vec![Vec::new(); size],
                 incoming: vec![Vec::new(); size],
@@ -254,7 +261,7 @@ impl Engine {
             Request::Inspect => Ok(Response::Inspection(self.inspect())),
             Request::Report => self.report().map(Response::Report),
             Request::Snapshot => self.snapshot().map(Response::Snapshot),
-            Request::Save(directory, pending) => self.save(&directory, &pending).map(Response::Saved),
+            Request::Save(directory, pending) => self.save(directory, &pending).map(Response::Saving),
             Request::Restore(directory, device, fields) => self.restore(&directory, &device, fields).map(Response::Restored),
         };
         if let Err(error) = &result {

@@ -2,9 +2,10 @@
 
 use super::Parcel;
 use super::checkpoint::Pending;
+use super::cut::Piece;
 use super::shard::Shard;
 use crate::batch::{Column, FieldLayout, FieldSpec, Kind, Role, Schema};
-use crate::checkpoint::{Dtype, FileEntry, FileReader, FileWriter};
+use crate::checkpoint::{Dtype, FileEntry, FileReader, FileWriter, io};
 use crate::config::RehearsalConfig;
 use crate::error::{CheckpointError, RehearsalError};
 use crate::slots::{RowHandle, SlotState};
@@ -12,9 +13,10 @@ use crate::store;
 use burn::tensor::{BoolStore, DType, Device, Shape};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender};
 
-/// About how many bytes of rows are read or written at once.
-pub(super) const PIECE: usize = 4 << 20;
+/// About how many bytes of rows are read or written at once: so few that a step that comes meanwhile hardly waits.
+pub(super) const PIECE: usize = 1 << 19;
 
 /// What is known of a rank beside its tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -120,78 +122,116 @@ fn tensor(field: &FieldLayout, rows: usize) -> (Dtype, Vec<usize>) {
     (dtype, shape)
 }
 
-fn bytes_of<T: bytemuck::NoUninit, I>(values: impl Iterator<Item = I>, value: impl Fn(I) -> T) -> Vec<u8> {
-    values.flat_map(|item| bytemuck::bytes_of(&value(item)).to_vec()).collect()
+fn bytes_of<T: bytemuck::NoUninit, I>(values: impl ExactSizeIterator<Item = I>, value: impl Fn(I) -> T) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(values.len() * size_of::<T>());
+    values.for_each(|item| bytes.extend_from_slice(bytemuck::bytes_of(&value(item))));
+    bytes
 }
 
-/// Writes a rank's file, the rows in pieces, and waits until it is on the disk.
-pub(super) fn write(
-    directory: &Path,
-    mut state: RankState,
-    shard: Option<&Shard>,
-    present: &[u32],
-    pending: &[Pending],
-) -> Result<FileEntry, CheckpointError> {
-    let file_name = name(state.rank);
-    let damaged = |reason: String| CheckpointError::Damaged { path: directory.join(&file_name), reason };
-    let device = |error: RehearsalError| damaged(error.to_string());
-    let mut tensors = Vec::new();
-    let mut small: Vec<Vec<u8>> = Vec::new();
-    let mut push = |name: String, (dtype, shape): (Dtype, Vec<usize>), bytes: Option<Vec<u8>>| {
-        tensors.push((name, dtype, shape));
-        small.extend(bytes);
-    };
-    push("classes.present".into(), (Dtype::U32, vec![present.len()]), Some(bytes_of(present.iter(), |class| class.to_le())));
-    let policy = shard.map(Shard::policy_state).unwrap_or_default();
-    push("policy".into(), (Dtype::U64, vec![policy.len()]), Some(bytes_of(policy.iter(), |word| word.to_le())));
-    if let Some(shard) = shard {
-        let (table, schema) = (shard.table(), shard.schema());
-        state.shard = Some(ShardState {
-            len: table.len(),
-            old: table.old(),
-            current_task: table.current_task(),
-            seen: table.seen(),
-            fields: schema.fields().iter().map(FieldState::of).collect(),
-        });
-        let len = table.len();
-        push("slot.id".into(), (Dtype::I64, vec![len]), Some(bytes_of(table.rows(), |row| row.id.to_le())));
-        push("slot.class".into(), (Dtype::U32, vec![len]), Some(bytes_of(table.rows(), |row| row.class.to_le())));
-        push("slot.task".into(), (Dtype::U32, vec![len]), Some(bytes_of(table.rows(), |row| row.task.to_le())));
-        push("slot.generation".into(), (Dtype::U32, vec![len]), Some(bytes_of(table.rows(), |row| row.generation.to_le())));
-        push("slot.class_pos".into(), (Dtype::U32, vec![len]), Some(bytes_of(table.rows(), |row| row.class_pos.to_le())));
-        push("slot.age_pos".into(), (Dtype::U32, vec![len]), Some(bytes_of(table.rows(), |row| row.age_pos.to_le())));
-        let handles = || pending.iter().flat_map(|pending| pending.handles.iter());
-        let count = handles().count();
-        push("pending.rank".into(), (Dtype::U32, vec![count]), Some(bytes_of(handles(), |handle| handle.rank.to_le())));
-        push("pending.slot".into(), (Dtype::U32, vec![count]), Some(bytes_of(handles(), |handle| handle.slot.to_le())));
-        push("pending.generation".into(), (Dtype::U32, vec![count]), Some(bytes_of(handles(), |handle| handle.generation.to_le())));
-        for (number, field) in schema.stored().enumerate() {
-            let mut bytes = Vec::with_capacity(count * field.row_bytes());
-            for column in pending.iter().filter_map(|pending| pending.columns.get(number)) {
-                let data = column.clone().into_data(field.spec.name).map_err(|error| device(error.into()))?;
-                let data = if data.dtype() == field.stored { data } else { data.convert_dtype(field.stored) };
-                bytes.extend_from_slice(data.as_bytes());
+/// What a rank's file holds, but for the rows, as it was at the cut.
+pub(super) struct Contents {
+    state: RankState,
+    /// The classes that rows were seen of, and the policy's state.
+    present: Vec<u32>,
+    policy: Vec<u64>,
+    /// `None` for a rank that never had rows.
+    shard: Option<ShardContents>,
+}
+
+struct ShardContents {
+    slots: Vec<SlotState>,
+    /// The representatives that are pending.
+    handles: Vec<RowHandle>,
+    /// The stored fields, and the bytes of the pending representatives' in each.
+    fields: Vec<(FieldLayout, Vec<u8>)>,
+}
+
+impl Contents {
+    /// Copies all but the rows.
+    pub(super) fn new(mut state: RankState, shard: Option<&Shard>, present: &[u32], pending: &[Pending]) -> Result<Self, RehearsalError> {
+        let mut contents = None;
+        if let Some(shard) = shard {
+            let (table, schema) = (shard.table(), shard.schema());
+            state.shard = Some(ShardState {
+                len: table.len(),
+                old: table.old(),
+                current_task: table.current_task(),
+                seen: table.seen(),
+                fields: schema.fields().iter().map(FieldState::of).collect(),
+            });
+            let field = |(number, field): (usize, &FieldLayout)| {
+                let mut bytes = Vec::new();
+                for column in pending.iter().filter_map(|pending| pending.columns.get(number)) {
+                    let data = column.clone().into_data(field.spec.name)?;
+                    let data = if data.dtype() == field.stored { data } else { data.convert_dtype(field.stored) };
+                    bytes.extend_from_slice(data.as_bytes());
+                }
+                Ok((field.clone(), bytes))
+            };
+            contents = Some(ShardContents {
+                slots: table.rows().collect(),
+                handles: pending.iter().flat_map(|pending| pending.handles.iter().copied()).collect(),
+                fields: schema.stored().enumerate().map(field).collect::<Result<_, RehearsalError>>()?,
+            });
+        }
+        Ok(Self { state, present: present.to_vec(), policy: shard.map(Shard::policy_state).unwrap_or_default(), shard: contents })
+    }
+
+    /// Writes a rank's file and waits until it is on the disk. `rows` gives the rows in slot order; pieces that are written go back through `room`.
+    pub(super) fn write(
+        self,
+        directory: &Path,
+        rows: &Receiver<Result<Piece, String>>,
+        room: &Sender<Piece>,
+    ) -> Result<FileEntry, CheckpointError> {
+        let Self { state, present, policy, shard } = self;
+        std::fs::create_dir_all(directory).map_err(io("create the directory", directory))?;
+        let mut tensors = Vec::new();
+        let mut small: Vec<Vec<u8>> = Vec::new();
+        let mut push = |name: String, (dtype, shape): (Dtype, Vec<usize>), bytes: Option<Vec<u8>>| {
+            tensors.push((name, dtype, shape));
+            small.extend(bytes);
+        };
+        push("classes.present".into(), (Dtype::U32, vec![present.len()]), Some(bytes_of(present.iter(), |class| class.to_le())));
+        push("policy".into(), (Dtype::U64, vec![policy.len()]), Some(bytes_of(policy.iter(), |word| word.to_le())));
+        if let Some(ShardContents { slots, handles, fields }) = shard {
+            let len = slots.len();
+            push("slot.id".into(), (Dtype::I64, vec![len]), Some(bytes_of(slots.iter(), |row| row.id.to_le())));
+            let mut of_slots = |name: &str, value: fn(&SlotState) -> u32| {
+                push(format!("slot.{name}"), (Dtype::U32, vec![len]), Some(bytes_of(slots.iter(), |row| value(row).to_le())));
+            };
+            of_slots("class", |row| row.class);
+            of_slots("task", |row| row.task);
+            of_slots("generation", |row| row.generation);
+            of_slots("class_pos", |row| row.class_pos);
+            of_slots("age_pos", |row| row.age_pos);
+            let count = handles.len();
+            let mut of_handles = |name: &str, value: fn(&RowHandle) -> u32| {
+                push(format!("pending.{name}"), (Dtype::U32, vec![count]), Some(bytes_of(handles.iter(), |handle| value(handle).to_le())));
+            };
+            of_handles("rank", |handle| handle.rank);
+            of_handles("slot", |handle| handle.slot);
+            of_handles("generation", |handle| handle.generation);
+            let mut places = Vec::new();
+            for (field, bytes) in fields {
+                push(format!("pending.field.{}", field.spec.name), tensor(&field, count), Some(bytes));
+                places.push((format!("row.{}", field.spec.name), tensor(&field, len)));
             }
-            push(format!("pending.field.{}", field.spec.name), tensor(field, count), Some(bytes));
+            places.into_iter().for_each(|(name, place)| push(name, place, None));
         }
-        for field in schema.stored() {
-            push(format!("row.{}", field.spec.name), tensor(field, len), None);
+        let damaged = |reason: String| CheckpointError::Damaged { path: directory.join(name(state.rank)), reason };
+        let about = serde_json::to_string(&state).map_err(|error| damaged(error.to_string()))?;
+        let mut file = FileWriter::create(directory, &name(state.rank), &about, tensors)?;
+        let first_row = small.len();
+        small.iter().enumerate().try_for_each(|(tensor, bytes)| file.append(tensor, bytes))?;
+        for piece in rows {
+            let piece = piece.map_err(damaged)?;
+            piece.iter().enumerate().try_for_each(|(field, bytes)| file.append(first_row + field, bytes))?;
+            // The engine may be gone; what it handed over is written all the same.
+            let _ = room.send(piece);
         }
+        file.finish()
     }
-    let about = serde_json::to_string(&state).map_err(|error| damaged(error.to_string()))?;
-    let mut file = FileWriter::create(directory, &file_name, &about, tensors)?;
-    let first_row = small.len();
-    small.iter().enumerate().try_for_each(|(tensor, bytes)| file.append(tensor, bytes))?;
-    if let Some(shard) = shard {
-        let slots: Vec<u32> = (0..shard.table().len() as u32).collect();
-        let mut pieces = vec![Vec::new(); shard.schema().stored().count()];
-        for slots in slots.chunks(at_once(shard.schema())) {
-            pieces.iter_mut().for_each(Vec::clear);
-            shard.store().read(slots, &mut |_, field, bytes| pieces[field].extend_from_slice(bytes)).map_err(device)?;
-            pieces.iter().enumerate().try_for_each(|(field, bytes)| file.append(first_row + field, bytes))?;
-        }
-    }
-    file.finish()
 }
 
 /// How many rows are moved at once.

@@ -1,5 +1,6 @@
 //! One rank's part of the buffer: rows, what is known of them, and the policy that decides who stays.
 
+use super::cut::{Cut, Piece};
 use crate::batch::{Column, Role, Schema};
 use crate::config::{MAX_CLASSES, OnRepeat, RehearsalConfig, StoreKind, first_slot, shard_capacity};
 use crate::error::{BatchError, RehearsalError};
@@ -26,6 +27,8 @@ pub(super) struct Shard {
     placements: Vec<(u32, u32)>,
     /// Changes of class counts; travels to the round and back.
     changes: Vec<(u32, i32)>,
+    /// The rows that a checkpoint still has to write.
+    cut: Option<Cut>,
 }
 
 impl Shard {
@@ -64,6 +67,7 @@ impl Shard {
             candidate_ids: Vec::new(),
             placements: Vec::new(),
             changes: Vec::new(),
+            cut: None,
         })
     }
 
@@ -80,6 +84,23 @@ impl Shard {
         self.policy.restore(policy, &table)?;
         self.table = table;
         Some(load(self.store.as_mut()))
+    }
+
+    /// Keeps the rows as they are now, until all of them were [read](Self::read_cut).
+    pub(super) fn cut(&mut self) {
+        self.cut = Some(Cut::new(self.table.len()));
+    }
+
+    /// Fills `piece` with the next rows of the cut; whether they were the last.
+    pub(super) fn read_cut(&mut self, piece: &mut Piece) -> Result<bool, RehearsalError> {
+        let Some(cut) = &mut self.cut else { return Ok(true) };
+        cut.take(self.store.as_ref(), piece)?;
+        Ok(cut.is_over())
+    }
+
+    /// Nobody wants the rest.
+    pub(super) fn end_cut(&mut self) {
+        self.cut = None;
     }
 
     /// What the policy has to know to go on.
@@ -143,6 +164,9 @@ impl Shard {
                 slot
             };
             self.placements.push((row as u32, slot));
+        }
+        if let Some(cut) = &mut self.cut {
+            cut.keep(self.store.as_ref(), &self.placements)?;
         }
         self.store.write(&self.placements);
         Ok(changes)

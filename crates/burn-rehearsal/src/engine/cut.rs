@@ -1,0 +1,158 @@
+//! The rows of a shard as they were at one moment, given out piece by piece while the shard goes on changing.
+//!
+//! Invariant: of the rows at the cut, those of slots below `next` were given out; of the others, each is either in the store as it was, or in `kept`. The owner of the
+//! store is the only one who writes to it, so it is enough that it calls [`keep`](Cut::keep) first. In the worst case `kept` grows to the size of the shard.
+
+use super::rank_file::at_once;
+use crate::error::RehearsalError;
+use crate::store::Store;
+use std::collections::HashMap;
+
+/// Rows of consecutive slots: the bytes of each stored field.
+pub(super) type Piece = Vec<Vec<u8>>;
+
+/// What is left to give out.
+pub(super) struct Cut {
+    /// The first slot whose row was not given out.
+    next: u32,
+    /// The number of rows at the cut.
+    end: u32,
+    /// Packed rows, by slot, that were overwritten before they were given out.
+    kept: HashMap<u32, Vec<u8>>,
+    /// Reused from piece to piece.
+    slots: Vec<u32>,
+}
+
+impl Cut {
+    /// The first `rows` slots, as they are now.
+    pub(super) fn new(rows: usize) -> Self {
+        Self { next: 0, end: rows as u32, kept: HashMap::new(), slots: Vec::new() }
+    }
+
+    /// Whether every row was given out.
+    pub(super) fn is_over(&self) -> bool {
+        self.next == self.end
+    }
+
+    /// Copies the rows that `placements` (candidate and slot) are about to overwrite, if they are still needed.
+    pub(super) fn keep(&mut self, store: &dyn Store, placements: &[(u32, u32)]) -> Result<(), RehearsalError> {
+        let Self { next, end, kept, slots } = self;
+        slots.clear();
+        slots.extend(placements.iter().map(|&(_, slot)| slot).filter(|slot| (*next..*end).contains(slot) && !kept.contains_key(slot)));
+        // A slot may be written twice in one step.
+        slots.sort_unstable();
+        slots.dedup();
+        if slots.is_empty() {
+            return Ok(());
+        }
+        store.read(slots, &mut |index, _, bytes| kept.entry(slots[index]).or_default().extend_from_slice(bytes))
+    }
+
+    /// Fills `piece` with the next rows.
+    pub(super) fn take(&mut self, store: &dyn Store, piece: &mut Piece) -> Result<(), RehearsalError> {
+        let Self { next, end, kept, slots } = self;
+        let last = (*end).min(next.saturating_add(at_once(store.schema()) as u32));
+        slots.clear();
+        slots.extend(*next..last);
+        piece.resize_with(store.schema().stored().count(), Vec::new);
+        piece.iter_mut().for_each(Vec::clear);
+        store.read(slots, &mut |_, field, bytes| piece[field].extend_from_slice(bytes))?;
+        let changed = if kept.is_empty() { &[][..] } else { slots.as_slice() };
+        for (index, slot) in changed.iter().enumerate() {
+            let Some(row) = kept.remove(slot) else { continue };
+            let mut rest = row.as_slice();
+            for (field, bytes) in store.schema().stored().zip(piece.iter_mut()) {
+                let (own, others) = rest.split_at(field.row_bytes());
+                bytes[index * own.len()..][..own.len()].copy_from_slice(own);
+                rest = others;
+            }
+        }
+        *next = last;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::batch::{Column, FieldSpec, Kind, Role, Schema};
+    use crate::engine::rank_file::PIECE;
+    use crate::random::{Purpose, Stream};
+    use crate::store::{DeviceStore, HostStore};
+    use burn::tensor::{DType, Device, Shape, TensorData};
+
+    const FIELDS: [FieldSpec; 2] = [
+        FieldSpec { name: "image", role: Role::Data, bytes: true, kind: Kind::Int },
+        FieldSpec { name: "class", role: Role::Class, bytes: false, kind: Kind::Int },
+    ];
+    const CAPACITY: u64 = 9;
+    /// Two rows a piece.
+    const PIXELS: usize = PIECE / 2 - 100;
+
+    /// Rows whose every byte follows from their number.
+    fn columns(numbers: &[u8], device: &Device) -> Vec<Column> {
+        let images: Vec<u8> = numbers.iter().flat_map(|&number| std::iter::repeat_n(number, PIXELS)).collect();
+        let classes: Vec<i64> = numbers.iter().map(|&number| number.into()).collect();
+        let labels = if device.supports_dtype(DType::I64) { DType::I64 } else { DType::I32 };
+        let bytes = if device.supports_dtype(DType::U8) { DType::U8 } else { DType::I32 };
+        vec![
+            Column::from_data(
+                TensorData::new(images, [numbers.len(), PIXELS]).convert_dtype(bytes),
+                Kind::Int,
+                Shape::from([PIXELS]),
+                device,
+            ),
+            Column::from_data(TensorData::new(classes, [numbers.len(), 1]).convert_dtype(labels), Kind::Int, Shape::from([]), device),
+        ]
+    }
+
+    #[test]
+    fn a_cut_gives_out_the_rows_of_its_beginning_whatever_is_written_meanwhile() {
+        let device = if std::env::var_os("BURN_DEVICE").is_some() { Device::default() } else { Device::flex() };
+        let schema = Schema::of(&FIELDS, &columns(&[0], &device)).unwrap();
+        let devices = vec![device.clone(); 2];
+        for seed in 0..12 {
+            let mut rng = Stream::new(seed, Purpose::Stream, 0, 0);
+            let mut store: Box<dyn Store> = match seed % 2 {
+                0 => Box::new(HostStore::new(schema.clone(), CAPACITY as usize).unwrap()),
+                _ => Box::new(DeviceStore::new(schema.clone(), CAPACITY as usize, &devices).unwrap()),
+            };
+            let rows = 1 + rng.below(CAPACITY);
+            let mut number = 0;
+            let mut write = |store: &mut dyn Store, cut: Option<&mut Cut>, slots: &[u32]| {
+                let numbers: Vec<u8> = slots.iter().map(|_| number_of(&mut number)).collect();
+                let all: Vec<u32> = (0..slots.len() as u32).collect();
+                let placements: Vec<_> = all.iter().copied().zip(slots.iter().copied()).collect();
+                store.stage(&mut columns(&numbers, &device), &all).unwrap();
+                if let Some(cut) = cut {
+                    cut.keep(store, &placements).unwrap();
+                }
+                store.write(&placements);
+            };
+            write(store.as_mut(), None, &(0..rows as u32).collect::<Vec<_>>());
+            let mut cut = Cut::new(rows as usize);
+            let (mut found, mut piece) = (vec![Vec::new(); 2], Piece::new());
+            while !cut.is_over() {
+                if rng.below(3) == 0 {
+                    cut.take(store.as_ref(), &mut piece).unwrap();
+                    found.iter_mut().zip(&piece).for_each(|(found, bytes)| found.extend_from_slice(bytes));
+                } else {
+                    // A slot may be among them twice, or be one that was empty.
+                    let slots: Vec<u32> = (0..3).map(|_| rng.below(CAPACITY) as u32).collect();
+                    write(store.as_mut(), Some(&mut cut), &slots);
+                }
+            }
+            let images: Vec<u8> = (0..rows as u8).flat_map(|number| std::iter::repeat_n(number, PIXELS)).collect();
+            assert!(found[0] == images, "seed {seed}");
+            let width = found[1].len() / rows as usize;
+            assert!(found[1].chunks(width).enumerate().all(|(row, class)| class[0] as usize == row), "seed {seed}");
+            assert!(cut.kept.is_empty(), "seed {seed}");
+        }
+    }
+
+    fn number_of(next: &mut u8) -> u8 {
+        *next += 1;
+        *next - 1
+    }
+}

@@ -1,0 +1,152 @@
+//! The thread that puts a rank's part of a checkpoint on the disk while the engine goes on.
+//!
+//! It gets everything but the rows at the cut, and the rows piece by piece, into memory that goes back and forth: as much as [`ROOM`] pieces are under way. It has a
+//! handle of its own on the ranks, so that the writers agree among themselves: when every rank's file is on the disk rank 0 writes the manifest, and when that is
+//! there all of them say so. The engines never wait for each other's disks.
+
+use super::cut::Piece;
+use super::rank_file::{self, Contents};
+use super::{Saved, header};
+use crate::checkpoint::{BUFFER, FileEntry, Manifest};
+use crate::error::{CheckpointError, RehearsalError};
+use burn_rehearsal_collective::Collective;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::thread::JoinHandle;
+
+/// How many pieces are under way at most.
+const ROOM: usize = 3;
+
+/// A checkpoint of a buffer that is being written; what [`RehearsalBuffer::begin_checkpoint`](crate::RehearsalBuffer::begin_checkpoint) gives.
+///
+/// Dropping it does not stop the writing. A program that ends meanwhile leaves no checkpoint, or a complete one.
+#[derive(Debug)]
+#[must_use = "only `wait` tells whether the checkpoint came to be"]
+pub struct PendingCheckpoint {
+    outcome: Receiver<Result<Saved, RehearsalError>>,
+}
+
+impl PendingCheckpoint {
+    /// Waits until the checkpoint is complete, and on the disk, on all ranks. Not collective, and on any thread.
+    ///
+    /// # Errors
+    ///
+    /// [`RehearsalError::Checkpoint`] on every rank if one could not write: on that rank with what happened, on the others with its number. The buffer goes on
+    /// as if nothing had happened.
+    pub fn wait(self) -> Result<Saved, RehearsalError> {
+        self.outcome.recv().map_err(|_| RehearsalError::EngineGone)?
+    }
+}
+
+/// A piece of rows, or why they cannot be read.
+type Rows = Result<Piece, String>;
+
+/// The engine's end.
+pub(super) struct Writer {
+    /// `None` when all rows were handed over.
+    rows: Option<Sender<Rows>>,
+    /// Pieces whose rows are written.
+    room: Receiver<Piece>,
+    thread: JoinHandle<Box<dyn Collective>>,
+}
+
+/// What a writer begins with.
+pub(super) struct Job {
+    pub(super) directory: PathBuf,
+    /// Whether the directory can be written to, as far as it was tried.
+    pub(super) prepared: Result<(), CheckpointError>,
+    pub(super) contents: Contents,
+    pub(super) collective: Box<dyn Collective>,
+}
+
+impl Writer {
+    /// Starts a thread that writes.
+    pub(super) fn start(job: Job) -> Result<(Self, PendingCheckpoint), RehearsalError> {
+        let (rows, inbox) = channel();
+        let (outbox, room) = channel();
+        let (ticket, outcome) = channel();
+        (0..ROOM).try_for_each(|_| outbox.send(Piece::new())).map_err(|_| RehearsalError::EngineGone)?;
+        let thread = std::thread::Builder::new()
+            .name(format!("rehearsal-{}-disk", job.collective.rank()))
+            .spawn(move || {
+                let Job { directory, prepared, contents, mut collective } = job;
+                let written = prepared.and_then(|()| contents.write(&directory, &inbox, &outbox));
+                // If it failed, nobody needs the rows any more.
+                drop((inbox, outbox));
+                // Whoever began the checkpoint may be gone.
+                let _ = ticket.send(complete(&directory, written, collective.as_mut()));
+                collective
+            })
+            .map_err(|error| RehearsalError::Thread(error.to_string()))?;
+        Ok((Self { rows: Some(rows), room, thread }, PendingCheckpoint { outcome }))
+    }
+
+    /// Whether rows are still to be handed over.
+    pub(super) fn wants_rows(&self) -> bool {
+        self.rows.is_some()
+    }
+
+    /// Memory for the next piece, if there is some now, or as soon as there is; `None`, too, if the writer has given up.
+    pub(super) fn room(&mut self, wait: bool) -> Option<Piece> {
+        match if wait { self.room.recv().map_err(|_| TryRecvError::Disconnected) } else { self.room.try_recv() } {
+            Ok(piece) => Some(piece),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Disconnected) => {
+                self.rows = None;
+                None
+            }
+        }
+    }
+
+    /// Hands rows over; `last` if there are no more.
+    pub(super) fn hand_over(&mut self, rows: Rows, last: bool) {
+        let gone = self.rows.as_ref().is_some_and(|sender| sender.send(rows).is_err());
+        if last || gone {
+            self.rows = None;
+        }
+    }
+
+    /// There are no rows, or no more.
+    pub(super) fn no_more_rows(&mut self) {
+        self.rows = None;
+    }
+
+    /// Waits for the thread; gives back its handle on the ranks. All rows must have been handed over.
+    pub(super) fn join(self) -> Result<Box<dyn Collective>, RehearsalError> {
+        drop(self.rows);
+        self.thread.join().map_err(|_| RehearsalError::EngineGone)
+    }
+}
+
+/// Makes all ranks' files a checkpoint, if every rank has written its own.
+fn complete(
+    directory: &Path,
+    written: Result<FileEntry, CheckpointError>,
+    collective: &mut dyn Collective,
+) -> Result<Saved, RehearsalError> {
+    let (rank, file) = (collective.rank(), directory.join(rank_file::name(collective.rank())));
+    let own = written.as_ref().map(|entry| serde_json::to_vec(entry).unwrap_or_default()).unwrap_or_default();
+    let all = header::gather_bytes(collective, &own)?;
+    let entries: Option<Vec<FileEntry>> = all.iter().map(|bytes| serde_json::from_slice(bytes).ok()).collect();
+    let result = match entries {
+        None => {
+            let rank = all.iter().position(Vec::is_empty).unwrap_or(0);
+            Err(written.err().unwrap_or(CheckpointError::Rank(rank)))
+        }
+        Some(entries) => {
+            let manifest = Manifest::new(BUFFER, entries, serde_json::Value::Null);
+            let sealed = if rank == 0 { manifest.write(directory) } else { Ok(()) };
+            // Nobody says that there is a checkpoint before there is one.
+            let all = header::gather_bytes(collective, &[u8::from(sealed.is_ok())])?;
+            match all.iter().position(|flag| flag != &[1]) {
+                Some(rank) => Err(sealed.err().unwrap_or(CheckpointError::Rank(rank))),
+                None => Ok(Saved { bytes: manifest.bytes() }),
+            }
+        }
+    };
+    if result.is_err() {
+        // A part of a checkpoint is of no use, and a full disk may need the room.
+        let _ = std::fs::remove_file(file);
+    }
+    Ok(result?)
+}
