@@ -2,6 +2,7 @@
 //!
 //! [`Collective`] is the one small, object-safe trait that the rehearsal engine and the data-parallel learner talk to. [`Solo`]
 //! is a world of one rank; [`Threads`] joins the threads of one process; with the feature `mpi`, `Mpi` joins processes on many machines.
+//! The feature `simulated` is for tests: `Simulated` delays and reorders messages, and lets a rank stall, die or send wrong ones.
 //!
 //! Every operation is *collective*: all ranks call the same operations in the same order. A rank that leaves (its handle is
 //! dropped, by a return, an error or a panic) while others wait for it makes their call return
@@ -14,6 +15,8 @@ mod error;
 pub mod launch;
 #[cfg(feature = "mpi")]
 pub mod mpi;
+#[cfg(feature = "simulated")]
+mod simulated;
 mod solo;
 mod sums;
 mod threads;
@@ -21,6 +24,8 @@ mod threads;
 pub use error::CollectiveError;
 #[cfg(feature = "mpi")]
 pub use mpi::{Mpi, MpiOptions, Reduction, run_mpi};
+#[cfg(feature = "simulated")]
+pub use simulated::{Disturbance, Fault, FaultKind, Simulated, run_simulated};
 pub use solo::Solo;
 pub use threads::{RankFailure, Threads, run_threads};
 

@@ -26,14 +26,18 @@
 mod board;
 mod gate;
 mod moves;
+#[cfg(all(test, loom))]
+mod orders;
 mod run;
-
-use std::sync::Arc;
+mod sync;
 
 use self::gate::{Failure, Gate};
 use self::moves::Address;
+use self::sync::Arc;
 use crate::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp};
 
+#[cfg(feature = "simulated")]
+pub(crate) use self::run::run_on;
 pub use self::run::{RankFailure, run_threads};
 
 /// One rank's handle on a group of threads of this process.

@@ -2,10 +2,9 @@
 //!
 //! The board is read only behind gate A, when every rank has rewritten its part: what an earlier round left there is never seen.
 
-use std::sync::Arc;
-
 use super::gate::{Failure, Gate};
 use super::moves::Address;
+use super::sync::Arc;
 use crate::call::Call;
 
 /// One rank's call.

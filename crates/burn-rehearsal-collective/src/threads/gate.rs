@@ -3,9 +3,10 @@
 //! Invariants, all under the lock: `passed_b <= passed_a`; no rank is more than one round ahead of another; `failure`, once set,
 //! stays, and then `passed_a` never changes again.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use super::board::Board;
+use super::sync::{Condvar, Mutex, MutexGuard};
 
 /// Why gate A will never open again.
 #[derive(Debug, Clone)]

@@ -7,10 +7,10 @@
 #![allow(unsafe_code, reason = "ranks read and write each other's buffers between the gates; the protocol is in threads.rs")]
 
 use std::ptr;
-use std::sync::Arc;
 
 use super::board::Offer;
 use super::gate::{Failure, Gate};
+use super::sync::Arc;
 use crate::call::Call;
 use crate::sums::{BLOCK, divide, slice_of};
 use crate::{Incoming, Outgoing, ReduceOp};

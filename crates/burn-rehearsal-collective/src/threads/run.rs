@@ -78,7 +78,17 @@ where
     F: Fn(Threads) -> Result<T, E> + Sync,
 {
     // A group of 0 ranks is the only one that cannot be made.
-    let handles = Threads::group(size).unwrap_or_default();
+    run_on(Threads::group(size).unwrap_or_default(), f)
+}
+
+/// [`run_threads`] on these handles.
+pub(crate) fn run_on<H, T, E, F>(handles: Vec<H>, f: F) -> Vec<Result<T, RankFailure<E>>>
+where
+    H: Send,
+    T: Send,
+    E: Send,
+    F: Fn(H) -> Result<T, E> + Sync,
+{
     let f = &f;
     thread::scope(|scope| {
         // All are started before the first is joined.

@@ -4,7 +4,7 @@ use std::thread;
 
 use burn_rehearsal_collective::{Collective, CollectiveError, ReduceOp, Solo, run_threads};
 
-use crate::reference::{SIZES, check_all_gather, check_all_reduce, check_exchange};
+use crate::reference::{SIZES, check_all_gather, check_all_reduce, check_exchange, some};
 use crate::watchdog::guarded;
 
 #[test]
@@ -32,14 +32,14 @@ fn two_threads_of_each_rank_interleave_their_operations_freely() {
                 let mut rows = gradients.duplicate()?;
                 thread::scope(|scope| {
                     let engine = scope.spawn(move || {
-                        for step in 0..100 {
+                        for step in 0..some(100) {
                             rows.set_step(step as u64);
                             check_all_gather(&mut *rows, step, 8)?;
                             check_exchange(&mut *rows, step, |from, to| Some(from + to + step))?;
                         }
                         Ok::<_, CollectiveError>(())
                     });
-                    for step in 0..150 {
+                    for step in 0..some(150) {
                         check_all_reduce(&mut gradients, step, 100 + step, ReduceOp::Mean)?;
                     }
                     engine.join().unwrap()

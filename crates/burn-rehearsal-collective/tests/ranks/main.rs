@@ -6,6 +6,8 @@ mod duplicates;
 mod failures;
 mod operations;
 mod reference;
+#[cfg(feature = "simulated")]
+mod simulated;
 mod solo;
 mod stress;
 mod watchdog;

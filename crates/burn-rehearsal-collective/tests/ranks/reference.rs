@@ -4,6 +4,11 @@ use burn_rehearsal_collective::{Collective, CollectiveError, Incoming, Outgoing,
 
 pub(crate) const SIZES: [usize; 5] = [1, 2, 3, 4, 8];
 
+/// How often a test does something that any number of times would do, or how long a buffer is: less in Miri, which takes a thousand times as long.
+pub(crate) const fn some(count: usize) -> usize {
+    if cfg!(miri) { count.div_ceil(50) } else { count }
+}
+
 /// SplitMix64 (Steele, Lea, Flood 2014).
 pub(crate) struct Random(u64);
 

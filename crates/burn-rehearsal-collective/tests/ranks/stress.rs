@@ -4,15 +4,15 @@ use std::thread;
 
 use burn_rehearsal_collective::{Collective, CollectiveError, RankFailure, ReduceOp, run_threads};
 
-use crate::reference::{Random, SIZES, check_all_gather, check_all_reduce, check_broadcast, check_exchange};
+use crate::reference::{Random, SIZES, check_all_gather, check_all_reduce, check_broadcast, check_exchange, some};
 use crate::watchdog::guarded;
 
 /// Operation `step` of the plan `seed`: all ranks draw the same one.
-fn operation(ranks: &mut dyn Collective, seed: usize, step: usize) -> Result<(), CollectiveError> {
+pub(crate) fn operation(ranks: &mut dyn Collective, seed: usize, step: usize) -> Result<(), CollectiveError> {
     let size = ranks.size();
     let key = seed * 1_000_000 + step;
     let mut plan = Random::new(&[key]);
-    let limit = if plan.below(50) == 0 { 20_000 } else { 60 };
+    let limit = if plan.below(50) == 0 { some(20_000) } else { 60 };
     let len = plan.below(limit);
     match plan.below(12) {
         0 => ranks.barrier(),
@@ -41,7 +41,7 @@ fn thousands_of_random_operations_agree_with_the_reference() {
         for size in SIZES {
             let results = run_threads(size, |mut ranks| {
                 let mut delays = Random::new(&[size, ranks.rank()]);
-                for step in 0..1500 {
+                for step in 0..some(1500) {
                     dawdle(&mut delays);
                     operation(&mut ranks, size, step)?;
                 }
@@ -57,7 +57,7 @@ fn thousands_of_random_operations_agree_with_the_reference() {
 #[test]
 fn a_rank_that_leaves_at_a_random_time_is_named_by_all_others() {
     guarded(|| {
-        for seed in 0..60 {
+        for seed in 0..some(60) {
             let mut random = Random::new(&[seed]);
             let size = 2 + random.below(5);
             let (culprit, end) = (random.below(size), random.below(40));

@@ -5,7 +5,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
-/// The result of `work`; if there is none after a minute, the test fails.
+/// The result of `work`; if there is none after a minute (in Miri, an hour), the test fails.
 pub(crate) fn guarded<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, wait) = channel();
     let worker = thread::spawn(move || {
@@ -14,7 +14,8 @@ pub(crate) fn guarded<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
         let _ = done.send(());
         result
     });
-    if wait.recv_timeout(Duration::from_secs(60)) == Err(RecvTimeoutError::Timeout) {
+    let patience = Duration::from_secs(if cfg!(miri) { 3600 } else { 60 });
+    if wait.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
         panic!("the ranks hang");
     }
     worker.join().unwrap_or_else(|payload| resume_unwind(payload))

@@ -1,0 +1,321 @@
+//! Ranks that are threads of one process and send each other messages through a network that misbehaves as it is told: for tests of what runs on a
+//! [`Collective`].
+//!
+//! Unlike [`Threads`](crate::Threads), whose ranks meet in every operation and fail together, these are as independent as processes: a rank sends its messages and
+//! goes on as soon as it has those that it needs, so one rank may be operations ahead of another, may fail in an operation that others have finished, and
+//! may be gone when some of its peers have got its message and others have not.
+
+mod network;
+mod plan;
+
+use std::collections::HashMap;
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::time::Instant;
+
+use self::network::{Message, Missing, Network};
+use self::plan::Random;
+use crate::call::Call;
+use crate::sums::divide;
+use crate::threads::run_on;
+use crate::{Collective, CollectiveError, Incoming, Outgoing, RankFailure, ReduceOp};
+
+pub use self::plan::{Disturbance, Fault, FaultKind};
+
+/// What the errors of this network name as their source.
+const NETWORK: &str = "the simulated network";
+
+/// One rank's handle on a network that disturbs its ranks, for tests.
+///
+/// Without a fault every operation gives the bits that it gives on [`Threads`](crate::Threads), whatever the delays.
+///
+/// ```
+/// use burn_rehearsal_collective::{Collective, CollectiveError, Disturbance, Fault, FaultKind, run_simulated};
+///
+/// let fault = Fault { rank: 1, handle: 0, operation: 2, kind: FaultKind::Die };
+/// let results = run_simulated(3, &Disturbance { seed: 7, fault: Some(fault), ..Disturbance::default() }, |mut ranks| {
+///     (0..5).try_for_each(|step| {
+///         ranks.set_step(step);
+///         ranks.barrier()
+///     })
+/// });
+/// assert!(results.iter().all(Result::is_err)); // nobody hangs, nobody goes on alone
+/// ```
+#[derive(Debug)]
+pub struct Simulated {
+    network: Arc<Network>,
+    size: usize,
+    plan: Disturbance,
+    channel: usize,
+    rank: usize,
+    step: u64,
+    operation: u64,
+    /// The first error, which every later call repeats.
+    poison: Option<CollectiveError>,
+    /// Whether the fault has happened.
+    faulty: bool,
+    /// What was last sent in an `all_gather`, by its length, where a fault needs it.
+    last: HashMap<usize, Vec<u8>>,
+}
+
+/// Runs `f` on `size` ranks that are joined by a network with this disturbance. Threads and results are those of [`run_threads`](crate::run_threads).
+pub fn run_simulated<T, E, F>(size: usize, disturbance: &Disturbance, f: F) -> Vec<Result<T, RankFailure<E>>>
+where
+    T: Send,
+    E: Send,
+    F: Fn(Simulated) -> Result<T, E> + Sync,
+{
+    // A group of 0 ranks is the only one that cannot be made.
+    run_on(Simulated::group(size, disturbance).unwrap_or_default(), f)
+}
+
+impl Simulated {
+    /// The handles of a new group of `size` ranks, in rank order; each is meant for a thread of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`CollectiveError::InvalidArgument`] when `size` is 0.
+    pub fn group(size: usize, disturbance: &Disturbance) -> Result<Vec<Self>, CollectiveError> {
+        if size == 0 {
+            return Err(CollectiveError::InvalidArgument("a group needs at least 1 rank, not 0".to_owned()));
+        }
+        let network = Arc::new(Network::new(size));
+        Ok((0..size).map(|rank| Self::on(network.clone(), size, *disturbance, 0, rank, 0)).collect())
+    }
+
+    fn on(network: Arc<Network>, size: usize, plan: Disturbance, channel: usize, rank: usize, step: u64) -> Self {
+        Self { network, size, plan, channel, rank, step, operation: 0, poison: None, faulty: false, last: HashMap::new() }
+    }
+
+    fn peers(&self) -> impl Iterator<Item = usize> + use<> {
+        let rank = self.rank;
+        (0..self.size).filter(move |peer| *peer != rank)
+    }
+
+    /// Numbers that are this rank's in this operation alone; `use_` tells what for.
+    fn random(&self, use_: u64) -> Random {
+        Random::new(&[self.plan.seed, self.channel as u64, self.rank as u64, self.operation, use_])
+    }
+
+    /// One operation: sends what there is, then waits for what comes; lengths are those of the buffers.
+    fn operate(&mut self, call: Call, sends: &[(usize, &[u8])], receives: &mut [(usize, &mut [u8])]) -> Result<(), CollectiveError> {
+        if let Some(error) = &self.poison {
+            return Err(error.clone());
+        }
+        let result = self.send(call, sends).and_then(|()| self.receive(call, receives));
+        self.operation += 1;
+        result.map_err(|error| self.fail(error))
+    }
+
+    fn fail(&mut self, error: CollectiveError) -> CollectiveError {
+        self.network.leave(self.channel, self.rank, false);
+        self.poison.insert(error).clone()
+    }
+
+    /// An error for arguments that no rank could accept.
+    fn check(&mut self, complaint: Option<String>) -> Result<(), CollectiveError> {
+        match (&self.poison, complaint) {
+            (Some(error), _) => Err(error.clone()),
+            (None, Some(complaint)) => Err(self.fail(CollectiveError::InvalidArgument(format!("rank {}, {complaint}", self.rank)))),
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// The fault of this operation, if it is its turn.
+    fn fault(&mut self, call: Call, sends: &[(usize, &[u8])]) -> Option<FaultKind> {
+        let gathers = matches!(call, Call::AllGather { len } if len > 0) && !sends.is_empty();
+        let fault = self.plan.fault.filter(|fault| {
+            let possible = match fault.kind {
+                FaultKind::Stall | FaultKind::Die | FaultKind::Panic => true,
+                FaultKind::Length | FaultKind::Operation => !sends.is_empty(),
+                FaultKind::Stale => gathers && self.last.get(&sends[0].1.len()).is_some_and(|last| last != sends[0].1),
+                FaultKind::Corrupt => gathers,
+            };
+            (fault.rank, fault.handle) == (self.rank, self.channel) && fault.operation <= self.operation && !self.faulty && possible
+        })?;
+        self.faulty = true;
+        Some(fault.kind)
+    }
+
+    fn send(&mut self, call: Call, sends: &[(usize, &[u8])]) -> Result<(), CollectiveError> {
+        let fault = self.fault(call, sends);
+        let mut random = self.random(0);
+        let mut order: Vec<_> = sends.iter().collect();
+        random.shuffle(&mut order);
+        let ends = matches!(fault, Some(FaultKind::Stall | FaultKind::Die | FaultKind::Panic));
+        if ends {
+            order.truncate(random.below(order.len() + 1));
+        }
+        // A wrong message is one peer's, or everybody's.
+        let wrong = if random.below(2) == 0 { 1 } else { order.len() };
+        let now = Instant::now();
+        for (index, &&(peer, bytes)) in order.iter().enumerate() {
+            let due = now + random.delay(self.plan.delay);
+            let mut message = Message { call, operation: self.operation, bytes: bytes.to_vec(), due };
+            if index < wrong {
+                self.spoil(fault, &mut message, &mut random);
+            }
+            self.network.send(self.channel, self.rank, peer, message);
+        }
+        if let (Call::AllGather { len }, Some((_, bytes))) = (call, sends.first())
+            && self.plan.fault.is_some_and(|fault| fault.kind == FaultKind::Stale)
+        {
+            self.last.insert(len, bytes.to_vec());
+        }
+        match fault {
+            Some(FaultKind::Stall) => self.network.stop(self.rank),
+            Some(FaultKind::Die) => self.network.die(self.rank),
+            // Not `panic!`: nobody has to be told, it is on purpose.
+            Some(FaultKind::Panic) => resume_unwind(Box::new("this rank panics, as it was told")),
+            _ => return Ok(()),
+        }
+        Err(self.transport("this rank ends here, as it was told".to_owned()))
+    }
+
+    fn spoil(&self, fault: Option<FaultKind>, message: &mut Message, random: &mut Random) {
+        match fault {
+            Some(FaultKind::Length) if random.below(2) == 0 && !message.bytes.is_empty() => drop(message.bytes.pop()),
+            Some(FaultKind::Length) => message.bytes.push(0),
+            Some(FaultKind::Operation) => message.operation = message.operation.wrapping_add(1 + random.below(3) as u64),
+            Some(FaultKind::Stale) => {
+                if let Some(last) = self.last.get(&message.bytes.len()) {
+                    message.bytes.clone_from(last);
+                }
+            }
+            Some(FaultKind::Corrupt) => {
+                let at = random.below(message.bytes.len());
+                message.bytes[at] ^= 1 << random.below(8);
+            }
+            _ => {}
+        }
+    }
+
+    fn receive(&mut self, call: Call, receives: &mut [(usize, &mut [u8])]) -> Result<(), CollectiveError> {
+        let mut order: Vec<_> = receives.iter_mut().collect();
+        self.random(1).shuffle(&mut order);
+        let step = self.step;
+        for (peer, bytes) in order {
+            let peer = *peer;
+            let message = self.network.receive(self.channel, peer, self.rank).map_err(|missing| match missing {
+                Missing::Left => CollectiveError::PeerFailed { rank: peer, step },
+                Missing::Silent => self.transport(format!("no sign of life from rank {peer}")),
+                Missing::Stopped => self.transport("this rank ends here, as it was told".to_owned()),
+            })?;
+            let mismatch = |reason: String| CollectiveError::Mismatch { step, reason };
+            if (message.call, message.operation) != (call, self.operation) {
+                let (theirs, ours) = (message.operation, self.operation);
+                return Err(mismatch(format!(
+                    "{call} on rank {}, its operation {ours}; {} on rank {peer}, its operation {theirs}",
+                    self.rank, message.call
+                )));
+            }
+            if message.bytes.len() != bytes.len() {
+                let (found, expected) = (message.bytes.len(), bytes.len());
+                return Err(mismatch(format!("{call}: rank {peer} sends {found} bytes to rank {}, which expects {expected}", self.rank)));
+            }
+            bytes.copy_from_slice(&message.bytes);
+        }
+        Ok(())
+    }
+
+    fn transport(&self, reason: String) -> CollectiveError {
+        CollectiveError::Transport { step: self.step, call: NETWORK, reason }
+    }
+
+    /// Everybody's bytes at every peer.
+    fn all_to_all(&mut self, call: Call, send: &[u8], mut room: Vec<(usize, &mut [u8])>) -> Result<(), CollectiveError> {
+        let sends: Vec<_> = self.peers().map(|peer| (peer, send)).collect();
+        self.operate(call, &sends, &mut room)
+    }
+}
+
+impl Collective for Simulated {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn size(&self) -> usize {
+        self.size
+    }
+
+    fn set_step(&mut self, step: u64) {
+        self.step = step;
+    }
+
+    fn barrier(&mut self) -> Result<(), CollectiveError> {
+        let room = self.peers().map(|peer| (peer, &mut [][..])).collect();
+        self.all_to_all(Call::Barrier, &[], room)
+    }
+
+    fn broadcast(&mut self, data: &mut [u8], root: usize) -> Result<(), CollectiveError> {
+        let size = self.size;
+        self.check((root >= size).then(|| format!("broadcast: root {root} is not a rank of a world of {size}")))?;
+        let call = Call::Broadcast { root, len: data.len() };
+        if self.rank == root {
+            let sends: Vec<_> = self.peers().map(|peer| (peer, &*data)).collect();
+            return self.operate(call, &sends, &mut []);
+        }
+        self.operate(call, &[], &mut [(root, data)])
+    }
+
+    fn all_gather(&mut self, send: &[u8], recv: &mut [u8]) -> Result<(), CollectiveError> {
+        let (size, len) = (self.size, send.len());
+        let fits = len.checked_mul(size) == Some(recv.len());
+        self.check((!fits).then(|| format!("all_gather: recv holds {} bytes, {size} ranks x {len} bytes are sent", recv.len())))?;
+        let mut parts: Vec<(usize, &mut [u8])> = match len {
+            0 => (0..size).map(|rank| (rank, &mut [][..])).collect(),
+            _ => recv.chunks_exact_mut(len).enumerate().collect(),
+        };
+        let (_, own) = parts.remove(self.rank);
+        own.copy_from_slice(send);
+        self.all_to_all(Call::AllGather { len }, send, parts)
+    }
+
+    fn all_reduce(&mut self, data: &mut [f32], op: ReduceOp) -> Result<(), CollectiveError> {
+        let send: Vec<u8> = data.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let mut received = vec![vec![0; send.len()]; self.size];
+        let room = received.iter_mut().map(Vec::as_mut_slice).enumerate().filter(|(peer, _)| *peer != self.rank).collect();
+        self.all_to_all(Call::AllReduce { op, len: data.len() }, &send, room)?;
+        received[self.rank] = send;
+        let values = |bytes: &Vec<u8>| bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect::<Vec<_>>();
+        data.copy_from_slice(&values(&received[0]));
+        for other in &received[1..] {
+            data.iter_mut().zip(values(other)).for_each(|(sum, value)| *sum += value);
+        }
+        if op == ReduceOp::Mean {
+            divide(data, self.size);
+        }
+        Ok(())
+    }
+
+    fn exchange(&mut self, outgoing: &[Outgoing<'_>], incoming: &mut [Incoming<'_>]) -> Result<(), CollectiveError> {
+        let (rank, size) = (self.rank, self.size);
+        let complaint = |kind: &str, peers: Vec<usize>| {
+            let strange = peers.iter().find(|peer| **peer >= size || **peer == rank);
+            let twice = || peers.iter().enumerate().find(|(index, peer)| peers[..*index].contains(peer));
+            match strange {
+                Some(peer) => Some(format!("exchange: peer {peer} of an {kind} message is not another rank of a world of {size}")),
+                None => twice().map(|(_, peer)| format!("exchange: two {kind} messages for the pair with rank {peer}")),
+            }
+        };
+        let outgoing_complaint = complaint("outgoing", outgoing.iter().map(|message| message.peer).collect());
+        self.check(outgoing_complaint.or_else(|| complaint("incoming", incoming.iter().map(|message| message.peer).collect())))?;
+        let sends: Vec<_> = outgoing.iter().map(|message| (message.peer, message.bytes)).collect();
+        let mut receives: Vec<_> = incoming.iter_mut().map(|message| (message.peer, &mut *message.bytes)).collect();
+        self.operate(Call::Exchange, &sends, &mut receives)
+    }
+
+    fn duplicate(&mut self) -> Result<Box<dyn Collective>, CollectiveError> {
+        let operation = self.operation;
+        let room = self.peers().map(|peer| (peer, &mut [][..])).collect();
+        self.all_to_all(Call::Duplicate, &[], room)?;
+        let child = self.network.child(self.channel, operation, self.rank);
+        Ok(Box::new(Self::on(self.network.clone(), self.size, self.plan, child, self.rank, self.step)))
+    }
+}
+
+impl Drop for Simulated {
+    fn drop(&mut self) {
+        self.network.leave(self.channel, self.rank, true);
+    }
+}
