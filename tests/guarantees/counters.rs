@@ -229,4 +229,6 @@ fn burns_metrics_show_what_the_buffer_does() {
         assert!(times.iter().all(|time| *time >= 0.0), "{name}: {times:?}");
     }
     assert!(of("Rehearsal insert").iter().any(|time| *time > 0.0));
+    let stored = of("Rehearsal stored");
+    assert!(stored.is_sorted() && stored.last() == Some(&20.0), "{stored:?}");
 }

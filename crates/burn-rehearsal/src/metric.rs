@@ -32,11 +32,13 @@ pub enum Measure {
     Staleness,
     /// Bytes of rows copied.
     CopiedBytes,
+    /// Samples that all ranks together store; a level, no mean.
+    Stored,
 }
 
 impl Measure {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Wait,
         Self::Assemble,
         Self::Insert,
@@ -46,6 +48,7 @@ impl Measure {
         Self::QueueDepth,
         Self::Staleness,
         Self::CopiedBytes,
+        Self::Stored,
     ];
 
     fn name(self) -> &'static str {
@@ -59,6 +62,7 @@ impl Measure {
             Self::QueueDepth => "Rehearsal queue depth",
             Self::Staleness => "Rehearsal staleness",
             Self::CopiedBytes => "Rehearsal copied",
+            Self::Stored => "Rehearsal stored",
         }
     }
 
@@ -67,11 +71,12 @@ impl Measure {
             Self::QueueDepth => "rounds",
             Self::Staleness => "steps",
             Self::CopiedBytes => "bytes",
+            Self::Stored => "samples",
             _ => "ms",
         }
     }
 
-    /// The sum over all steps so far.
+    /// The sum over all steps so far, or the level.
     fn total(self, timings: &EngineTimings) -> f64 {
         let time = match self {
             Self::Wait => timings.wait,
@@ -83,12 +88,16 @@ impl Measure {
             Self::QueueDepth => return timings.queued as f64,
             Self::Staleness => return timings.staleness as f64,
             Self::CopiedBytes => return timings.copied_bytes as f64,
+            Self::Stored => return timings.stored as f64,
         };
         time.as_secs_f64() * 1e3
     }
 
-    /// The mean per step between two readings; 0 if there was none.
+    /// The mean per step between two readings, 0 if there was none; or the level at the second.
     fn mean(self, before: &EngineTimings, after: &EngineTimings) -> f64 {
+        if self == Self::Stored {
+            return self.total(after);
+        }
         let steps = after.steps - before.steps;
         if steps == 0 { 0.0 } else { (self.total(after) - self.total(before)) / steps as f64 }
     }
@@ -153,7 +162,7 @@ impl Metric for RehearsalMetric {
     }
 
     fn attributes(&self) -> MetricAttributes {
-        NumericAttributes { unit: Some(self.measure.unit().to_owned()), higher_is_better: false }.into()
+        NumericAttributes { unit: Some(self.measure.unit().to_owned()), higher_is_better: self.measure == Measure::Stored }.into()
     }
 
     fn update(&mut self, (): &(), _metadata: &MetricMetadata) -> Result<SerializedEntry, TensorReadError> {

@@ -340,13 +340,14 @@ impl Engine {
             changes: if with_classes { changes.len() as u64 } else { 0 },
         };
         let step = self.step;
-        let Self { collective, scratch: Scratch { words, headers, .. }, union, ready, .. } = self;
+        let Self { collective, scratch: Scratch { words, headers, .. }, union, ready, timings, .. } = self;
         let collective = collective.as_mut().ok_or(RehearsalError::EngineGone)?;
         collective.set_step(step);
         header::all_gather(collective.as_mut(), &mine, words, headers)?;
         self.round += 1;
         header::check(headers, self.rank)?;
         union.fill.set(headers.iter().map(|header| header.fill));
+        timings.stored(headers.iter().map(|header| header.fill).sum());
         union.old.set(headers.iter().map(|header| header.old));
         for (ready, header) in ready.iter_mut().zip(headers.iter()) {
             *ready = header.schema != 0;

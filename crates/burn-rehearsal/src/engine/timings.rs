@@ -17,6 +17,7 @@ pub(crate) struct Timings {
     copied: AtomicU64,
     queued: AtomicU64,
     staleness: AtomicU64,
+    stored: AtomicU64,
 }
 
 macro_rules! record {
@@ -42,6 +43,11 @@ impl Timings {
         self.copied.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
+    /// All ranks together store so many rows.
+    pub(crate) fn stored(&self, rows: u64) {
+        self.stored.store(rows, Ordering::Relaxed);
+    }
+
     pub(crate) fn read(&self) -> EngineTimings {
         let time = |counter: &AtomicU64| Duration::from_nanos(counter.load(Ordering::Relaxed));
         EngineTimings {
@@ -56,11 +62,12 @@ impl Timings {
             copied_bytes: self.copied.load(Ordering::Relaxed),
             queued: self.queued.load(Ordering::Relaxed),
             staleness: self.staleness.load(Ordering::Relaxed),
+            stored: self.stored.load(Ordering::Relaxed),
         }
     }
 }
 
-/// Time spent and work done so far by one rank's buffer, summed over steps.
+/// Time spent and work done so far by one rank's buffer, summed over steps, and how full all shards are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EngineTimings {
     /// Engine: reading candidates and writing them to the shard.
@@ -86,4 +93,6 @@ pub struct EngineTimings {
     pub queued: u64,
     /// For each step with representatives, how many steps before they were drawn, summed; `lag` per step, less after a change of task.
     pub staleness: u64,
+    /// Rows that all ranks together stored when they last told each other; no sum.
+    pub stored: u64,
 }
