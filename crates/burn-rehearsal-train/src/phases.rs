@@ -132,6 +132,11 @@ impl PhaseTimer {
         self.counters.steps.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// The time of all steps so far.
+    pub fn steps_total(&self) -> Duration {
+        Duration::from_nanos(self.counters.step_nanos.load(Ordering::Relaxed))
+    }
+
     /// All counters, for a checkpoint.
     pub(crate) fn counters(&self) -> Vec<u64> {
         let Counters { phases, steps, step_nanos, .. } = &*self.counters;

@@ -38,12 +38,13 @@ pub(crate) fn wgpu(workspace: &Workspace, closing: &mut Closing) -> Result<()> {
     gate::tests(device_tests(workspace, Leg::WGPU, &["--profile", "wgpu"]), &mut std::io::stdout(), closing)
 }
 
-/// Checks that everything compiles for CUDA; with `DOCS_RS` the bindings do so without CUDA's own libraries and without LLVM.
+/// Checks that everything compiles for CUDA, and the terminal interface with it; with `DOCS_RS` the bindings do so without CUDA's own libraries and without LLVM.
 ///
 /// The same packages in the same folder as the step `clippy`, so that whatever does not depend on the backend is there already.
 pub(crate) fn cuda(workspace: &Workspace) -> Result<()> {
     let packages = PACKAGES.iter().chain(&["burn-rehearsal-benches"]);
-    let features = packages.map(|package| format!("{package}/cuda")).collect::<Vec<_>>().join(",");
+    let cuda = packages.map(|package| format!("{package}/cuda"));
+    let features = cuda.chain(["continual-imagenet/tui".to_owned()]).collect::<Vec<_>>().join(",");
     let mut clippy = workspace.cargo(Leg::DEFAULT, &["clippy", "--workspace", "--all-targets", "--locked", "--features", &features]);
     process::run(clippy.args(["--", "-D", "warnings"]).env("DOCS_RS", "1"))
 }

@@ -30,7 +30,7 @@ pub(crate) enum Step {
     Tests,
     /// Clippy, docs and tests with the feature `mpi`, ranks as processes under `mpirun`; skipped, loudly, where there is no MPI.
     Mpi,
-    /// Clippy with the feature `cuda`: whether everything compiles for CUDA, which needs no GPU.
+    /// Clippy with the features `cuda` and `tui`: whether everything compiles for CUDA, which needs no GPU, and the terminal interface.
     Cuda,
     /// The tests of the device, and a short training run, on a GPU through wgpu, or on one that a Vulkan driver simulates; skipped, loudly, where there is
     /// none.

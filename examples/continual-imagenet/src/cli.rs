@@ -214,6 +214,9 @@ pub struct Options {
     /// Waits for the device between the phases of a step, so that their times are exact on a GPU too.
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     pub profile: Option<bool>,
+    /// What is shown while a run goes on; `auto` (the default) is a bar on a terminal and lines elsewhere.
+    #[arg(long, value_enum)]
+    pub display: Option<DisplayArg>,
     /// When the run is written down, to go on from there if it is interrupted: after every task, after every N epochs too, or never.
     #[arg(long, value_name = "task|N|never")]
     pub checkpoint_every: Option<String>,
@@ -470,6 +473,23 @@ pub enum ClassOrderArg {
     Fixed,
     /// Shuffled with the seed.
     Seeded,
+}
+
+/// What is shown while a run goes on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DisplayArg {
+    /// `bar` on a terminal, `plain` elsewhere.
+    #[default]
+    Auto,
+    /// A bar with figures, on standard error; without a terminal, `plain`.
+    Bar,
+    /// A line for an epoch, every five seconds at most.
+    Plain,
+    /// Burn's terminal interface, if it was built in (`--features tui`): plots of the loss, of top-1, and of what the buffer does.
+    Tui,
+    /// Nothing but the results.
+    None,
 }
 
 /// What joins the ranks.

@@ -1,8 +1,9 @@
 //! From options to a configuration in which nothing is left open.
 
 use crate::cli::{
-    AugmentArg, CandidateModeArg, ClassOrderArg, CollectiveArg, ExecutionArg, FitArg, InitArg, ModelArg, NormalizeArg, OnDamagedArg,
-    OnRepeatArg, OptimizerStateArg, Options, PolicyArg, PrecisionArg, Recipe, ReductionArg, SamplingArg, StemArg, StoreArg, StreamArg,
+    AugmentArg, CandidateModeArg, ClassOrderArg, CollectiveArg, DisplayArg, ExecutionArg, FitArg, InitArg, ModelArg, NormalizeArg,
+    OnDamagedArg, OnRepeatArg, OptimizerStateArg, Options, PolicyArg, PrecisionArg, Recipe, ReductionArg, SamplingArg, StemArg, StoreArg,
+    StreamArg,
 };
 use crate::data;
 use crate::error::AppError;
@@ -139,6 +140,9 @@ pub struct Config {
     pub checkpoint_keep: usize,
     /// Where reports go.
     pub out: PathBuf,
+    /// What is shown; no part of what a run is.
+    #[serde(skip)]
+    pub display: DisplayArg,
 }
 
 impl Config {
@@ -196,6 +200,7 @@ impl Config {
             checkpoint_every: "task".into(),
             checkpoint_keep: 2,
             out: PathBuf::from("runs"),
+            display: DisplayArg::Auto,
         }
     }
 
@@ -293,6 +298,7 @@ impl Config {
             checkpoint_keep
         );
         config.weights = flags.weights.or(file.weights);
+        config.display = flags.display.or(file.display).unwrap_or_default();
         (config.collective, config.ranks) =
             transport::choose(flags.collective.or(file.collective), flags.ranks.or(file.ranks), config.ranks, transport::launch())?;
         config.out = match flags.out.or(file.out) {

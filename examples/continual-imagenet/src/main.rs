@@ -10,16 +10,20 @@ mod config;
 mod data;
 mod device;
 mod error;
+mod live;
 mod model;
 mod pack;
 mod place;
 mod progress;
 mod recipes;
+mod renderer;
 mod run;
 mod say;
 mod stop;
 mod transform;
 mod transport;
+#[cfg(feature = "tui")]
+mod tui;
 mod workload;
 
 use clap::Parser;

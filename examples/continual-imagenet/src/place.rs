@@ -5,6 +5,7 @@
 
 use crate::config::Config;
 use crate::error::AppError;
+use crate::run::CURVES;
 use burn_rehearsal_train::report::schema::{Method, REPORT_FILE};
 use burn_rehearsal_train::report::{RunReport, write_atomically};
 use serde_json::Value;
@@ -145,6 +146,7 @@ impl Place {
         });
         if !kept {
             let _ = std::fs::remove_file(self.out.join(JOB));
+            let _ = std::fs::remove_file(self.out.join(CURVES));
             for &method in &self.methods {
                 let _ = std::fs::remove_dir_all(checkpoints(&self.out, method));
                 let _ = std::fs::remove_dir(self.out.join(method.to_string()));

@@ -1,69 +1,176 @@
-//! What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere.
+//! What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere, or Burn's terminal interface; and the epochs on disk.
 
+use crate::cli::DisplayArg;
+use crate::error::AppError;
+use crate::live::{Live, Plan, figures};
+use crate::renderer::Renderer;
 use crate::say::say;
 use crate::stop::Stop;
+#[cfg(feature = "tui")]
+use crate::tui::Tui;
 use burn::train::Interrupter;
-use burn::train::LearnerSummary;
-use burn::train::logger::{EvaluationProgressLogger, TrainingProgressLogger};
-use burn::train::metric::{MetricDefinition, NumericEntry};
-use burn::train::renderer::{EvaluationName, MetricState, MetricsRenderer, MetricsRendererEvaluation, MetricsRendererTraining};
-use burn_rehearsal_train::experiment::Observer;
-use burn_rehearsal_train::report::schema::Method;
+use burn::train::renderer::MetricsRenderer;
+use burn_rehearsal_train::experiment::{Epoch, EpochSink, Launch, Observer, Reading};
+use burn_rehearsal_train::report::CurvesLog;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Lines of epochs come no more often.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+/// A long epoch has a line in its middle so often.
+const LINE_WITHIN_EVERY: Duration = Duration::from_secs(60);
+
+/// How a run shows itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Display {
+    /// Not at all.
+    None,
+    /// A bar on a terminal.
+    Bar,
+    /// Lines.
+    Plain,
+    /// Burn's terminal interface.
+    Tui,
+}
+
+impl Display {
+    /// What was asked for, where it is possible. One process of a run `speaks`.
+    ///
+    /// # Errors
+    ///
+    /// [`AppError::Option`] if there is no terminal for the terminal interface, or if it was not built in.
+    pub fn choose(asked: DisplayArg, speaks: bool) -> Result<Self, AppError> {
+        let wrong = |reason: &str| Err(AppError::option("display", "tui", reason));
+        match asked {
+            DisplayArg::Tui if !cfg!(feature = "tui") => wrong("this program was built without it; build it with `--features tui`"),
+            _ if !speaks => Ok(Self::None),
+            DisplayArg::Tui if !std::io::stdout().is_terminal() => wrong("standard output is no terminal"),
+            DisplayArg::Tui => Ok(Self::Tui),
+            DisplayArg::None => Ok(Self::None),
+            DisplayArg::Auto | DisplayArg::Bar if std::io::stderr().is_terminal() => Ok(Self::Bar),
+            DisplayArg::Auto | DisplayArg::Bar | DisplayArg::Plain => Ok(Self::Plain),
+        }
+    }
+}
 
 /// Watches one run.
 pub struct Progress {
-    bar: ProgressBar,
-    method: Method,
-    tasks: usize,
-    epochs: usize,
+    shared: Arc<Shared>,
     stop: Stop,
+    #[cfg(feature = "tui")]
+    tui: Option<Tui>,
+}
+
+/// What the threads of a run that show something share.
+pub struct Shared {
+    display: Display,
+    bar: ProgressBar,
+    plan: Plan,
+    live: Mutex<Live>,
+    /// When the last line of an epoch was printed.
+    last_line: Mutex<Option<Instant>>,
+    log: Mutex<Log>,
+    /// Lines that wait until the terminal interface is gone.
+    kept: Mutex<Vec<String>>,
+}
+
+/// The epochs on disk; `None` on processes that write none, and after an error.
+struct Log {
+    curves: Option<CurvesLog>,
+    /// The last epoch of a task, whose accuracies are still to be measured.
+    pending: Option<Epoch>,
 }
 
 impl Progress {
-    /// A display for a run of `tasks` tasks of `epochs` epochs. One process of a run `speaks`.
-    pub fn new(method: Method, tasks: usize, epochs: usize, stop: Stop, speaks: bool) -> Self {
-        let bar = if speaks && std::io::stderr().is_terminal() { ProgressBar::new((tasks * epochs) as u64) } else { ProgressBar::hidden() };
-        if let Ok(style) = ProgressStyle::with_template("{prefix:>12} {bar:16} epoch {pos}/{len}  {msg}  {elapsed} (ETA {eta})") {
+    /// A display of a run. Its epochs go to `curves` as well.
+    pub fn new(plan: Plan, display: Display, curves: Option<CurvesLog>, stop: Stop) -> Self {
+        let bar = if display == Display::Bar { ProgressBar::new(plan.total()) } else { ProgressBar::hidden() };
+        // Both lines fit on 80 columns: where training is, and below it the figures.
+        let template = format!("{:>12} {{bar:12}} {{prefix}}\n    {{wide_msg}}", plan.method.as_str());
+        if let Ok(style) = ProgressStyle::with_template(&template) {
             bar.set_style(style);
         }
-        bar.set_prefix(method.to_string());
-        Self { bar, method, tasks, epochs, stop }
+        #[cfg(feature = "tui")]
+        let tui = (display == Display::Tui).then(|| Tui::new(&plan, stop.clone()));
+        let shared = Shared {
+            display,
+            bar,
+            live: Mutex::new(Live::new(plan.clone())),
+            plan,
+            last_line: Mutex::default(),
+            log: Mutex::new(Log { curves, pending: None }),
+            kept: Mutex::default(),
+        };
+        Self {
+            shared: Arc::new(shared),
+            stop,
+            #[cfg(feature = "tui")]
+            tui,
+        }
     }
 
-    /// Removes the bar.
-    pub fn finish(&self) {
-        self.bar.finish_and_clear();
+    /// Removes the bar or the terminal interface.
+    pub fn finish(self) {
+        self.shared.bar.finish_and_clear();
+        #[cfg(feature = "tui")]
+        drop(self.tui);
+        lock(&self.shared.kept).drain(..).for_each(|line| say(&line));
     }
 }
 
 impl Observer for Progress {
-    fn renderer(&self, task: usize) -> Box<dyn MetricsRenderer> {
-        Box::new(Renderer { bar: self.bar.clone(), first: task * self.epochs, task, tasks: self.tasks, epoch: 0, loss: String::new() })
+    fn renderer(&self, launch: &Launch) -> Box<dyn MetricsRenderer> {
+        #[cfg(feature = "tui")]
+        if let Some(tui) = &self.tui {
+            return Box::new(tui.renderer(launch));
+        }
+        Box::new(Renderer::new(self.shared.clone(), launch))
     }
 
-    fn resumed(&self, task: usize, within: Option<(usize, u64)>, earlier_world_size: usize) {
+    fn buffer_metrics(&self) -> bool {
+        self.shared.display == Display::Tui
+    }
+
+    fn epochs(&self, launch: &Launch) -> EpochSink {
+        let (shared, gauges) = (self.shared.clone(), launch.gauges.clone());
+        let mut before = gauges.read();
+        Box::new(move |epoch| {
+            shared.keep(epoch);
+            if shared.display != Display::Plain {
+                return;
+            }
+            let now = gauges.read();
+            let top1 = lock(&shared.live).top1_of(epoch.point.epoch + 1);
+            let mut words = figures(epoch.point.train_loss, top1, epoch.time.samples_per_s(), before, now, shared.plan.capacity);
+            if !epoch.point.top1.is_empty() {
+                let seen = epoch.point.top1.iter().take(epoch.point.task + 1);
+                words.push_str(&format!("  per task [{}]", percentages(seen.copied().flatten())));
+            }
+            before = now;
+            let place = shared.plan.place(epoch.point.task, epoch.point.epoch + 1);
+            let eta = lock(&shared.live).eta(Instant::now());
+            shared.line(LINE_EVERY, true, || format!("{place}  {words}  {eta}"));
+        })
+    }
+
+    fn resumed(&self, task: usize, within: Option<(usize, u64)>, earlier_world_size: usize, epochs: &[Epoch]) {
+        epochs.iter().for_each(|epoch| self.shared.keep(epoch));
+        let tasks = self.shared.plan.images.len();
         let place = match within {
-            None => format!("task {}/{}", task + 1, self.tasks),
-            Some((epoch, steps)) => format!("task {}/{}, epoch {epoch}, after {steps} steps of it", task + 1, self.tasks),
+            None => format!("task {}/{tasks}", task + 1),
+            Some((epoch, steps)) => format!("task {}/{tasks}, epoch {epoch}, after {steps} steps of it", task + 1),
         };
-        let line = format!("{:>12}  goes on with {place} (written by {earlier_world_size} ranks)", self.method.to_string());
-        self.bar.suspend(|| say(&line));
+        self.shared.say(&format!("goes on with {place} (written by {earlier_world_size} ranks)"));
     }
 
     fn evaluated(&self, task: usize, top1: &[f64]) {
-        let average = top1[..=task].iter().sum::<f64>() / (task + 1) as f64;
-        let each: Vec<_> = top1[..=task].iter().map(|accuracy| format!("{:5.1}", accuracy * 100.0)).collect();
-        let line = format!(
-            "{:>12}  task {}/{}  average top-1 {:5.1} %  per task [{}]",
-            self.method.to_string(),
-            task + 1,
-            self.tasks,
-            average * 100.0,
-            each.join(" ")
-        );
-        self.bar.suspend(|| say(&line));
+        self.shared.keep_evaluated(top1);
+        let seen = &top1[..=task];
+        let average = seen.iter().sum::<f64>() / seen.len() as f64;
+        let (tasks, each) = (self.shared.plan.images.len(), percentages(seen.iter().copied()));
+        self.shared.say(&format!("task {}/{tasks}  average top-1 {:5.1} %  per task [{each}]", task + 1, average * 100.0));
     }
 
     fn interrupter(&self, interrupter: &Interrupter) {
@@ -71,84 +178,100 @@ impl Observer for Progress {
     }
 }
 
-/// Moves the bar; called by Burn's training on a thread of its own.
-struct Renderer {
-    bar: ProgressBar,
-    /// Epochs before this task.
-    first: usize,
-    task: usize,
-    tasks: usize,
-    epoch: usize,
-    loss: String,
-}
-
-impl Renderer {
-    fn show(&self) {
-        self.bar.set_message(format!("task {}/{}  {}", self.task + 1, self.tasks, self.loss));
+impl Shared {
+    /// The state of the run.
+    pub fn live(&self) -> MutexGuard<'_, Live> {
+        lock(&self.live)
     }
-}
 
-impl MetricsRendererTraining for Renderer {
-    fn update_train(&mut self, state: MetricState) {
-        let MetricState::Numeric(_, Some(NumericEntry::Value(loss) | NumericEntry::Aggregated { aggregated_value: loss, .. })) = state
-        else {
-            return;
+    /// Shows what training is doing; called a few times a second at most.
+    pub fn show(&self, reading: Reading) {
+        let now = Instant::now();
+        match self.display {
+            Display::Bar => {
+                let mut live = self.live();
+                let (place, figures) = (live.place(now), live.figures(reading, now));
+                self.bar.set_position(live.position());
+                drop(live);
+                self.bar.set_prefix(place);
+                self.bar.set_message(figures);
+            }
+            Display::Plain => {
+                let words = || {
+                    let mut live = self.live();
+                    let (place, figures) = (live.place(now), live.figures(reading, now));
+                    let (place, eta) = place.rsplit_once("  ").unwrap_or((&place, ""));
+                    format!("{place}  {figures}  {eta}")
+                };
+                self.line(LINE_WITHIN_EVERY, false, words);
+            }
+            Display::None | Display::Tui => {}
+        }
+    }
+
+    /// Prints a line unless the last one came less than `every` ago; the first one comes at once if `first` says so, and `every` after the beginning otherwise.
+    fn line(&self, every: Duration, first: bool, words: impl FnOnce() -> String) {
+        let mut last = lock(&self.last_line);
+        let now = Instant::now();
+        let due = match *last {
+            Some(last) => now.saturating_duration_since(last) >= every,
+            None => first,
         };
-        self.loss = format!("loss {loss:.3}");
-        self.show();
+        if due {
+            self.say(&words());
+        }
+        if due || last.is_none() {
+            *last = Some(now);
+        }
     }
 
-    fn update_valid(&mut self, _state: MetricState) {}
+    /// Prints a line about the run, if the run speaks.
+    fn say(&self, words: &str) {
+        let line = format!("{:>12}  {words}", self.plan.method.as_str());
+        match self.display {
+            Display::None => {}
+            Display::Plain => say(&line),
+            Display::Bar => self.bar.suspend(|| say(&line)),
+            Display::Tui => lock(&self.kept).push(line),
+        }
+    }
 
-    fn on_train_end(&mut self, _summary: Option<LearnerSummary>) -> Result<(), Box<dyn core::error::Error>> {
-        Ok(())
+    /// Writes an epoch down, or, if its accuracies are still to be measured, keeps it.
+    fn keep(&self, epoch: &Epoch) {
+        let mut log = lock(&self.log);
+        if epoch.point.epoch + 1 == self.plan.epochs && epoch.point.top1.is_empty() {
+            log.pending = Some(epoch.clone());
+        } else {
+            log.write(&self.plan, epoch);
+        }
+    }
+
+    /// Writes down the task's last epoch.
+    fn keep_evaluated(&self, top1: &[f64]) {
+        let mut log = lock(&self.log);
+        if let Some(mut epoch) = log.pending.take() {
+            epoch.point.top1 = top1.iter().copied().map(Some).collect();
+            log.write(&self.plan, &epoch);
+        }
     }
 }
 
-impl MetricsRendererEvaluation for Renderer {
-    fn update_test(&mut self, _name: EvaluationName, _state: MetricState) {}
-
-    fn on_test_end(&mut self, _summary: Option<LearnerSummary>) -> Result<(), Box<dyn core::error::Error>> {
-        Ok(())
+impl Log {
+    fn write(&mut self, plan: &Plan, epoch: &Epoch) {
+        let Some(curves) = &mut self.curves else { return };
+        if let Err(error) = curves.append(plan.method, plan.seed, &epoch.point, epoch.time) {
+            // The report has the epochs as well; a run is not lost for a log.
+            tracing::warn!(%error, "the log of epochs ends here");
+            self.curves = None;
+        }
     }
 }
 
-impl TrainingProgressLogger for Renderer {
-    fn start(&mut self, _epochs: usize, _first: usize, _items: Option<usize>, _label: Option<&str>) {}
-
-    fn update_epoch(&mut self, epoch: usize) {
-        self.epoch = epoch;
-        self.bar.set_position((self.first + epoch) as u64);
-        self.show();
-    }
-
-    fn start_split(&mut self, _split: &str, _items: usize) {}
-
-    fn update_split(&mut self, _items: usize) {}
-
-    fn end_split(&mut self) {}
-
-    fn end(&mut self) {}
-
-    fn log_event_training(&mut self, _event: String) {}
+/// Fractions as percentages side by side.
+fn percentages(fractions: impl Iterator<Item = f64>) -> String {
+    fractions.map(|fraction| format!("{:5.1}", fraction * 100.0)).collect::<Vec<_>>().join(" ")
 }
 
-impl EvaluationProgressLogger for Renderer {
-    fn start_global_progress(&mut self, _tests: usize) {}
-
-    fn start_test(&mut self, _name: &str, _items: usize) {}
-
-    fn update_test_progress(&mut self, _items: usize) {}
-
-    fn end_test(&mut self) {}
-
-    fn end_global_progress(&mut self) {}
-
-    fn log_event_evaluation(&mut self, _event: String) {}
-}
-
-impl MetricsRenderer for Renderer {
-    fn manual_close(&mut self) {}
-
-    fn register_metric(&mut self, _definition: MetricDefinition) {}
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -4,8 +4,9 @@ use crate::cli::{CollectiveArg, MethodArg, Options};
 use crate::config::Config;
 use crate::device;
 use crate::error::AppError;
+use crate::live::Plan;
 use crate::place::Place;
-use crate::progress::Progress;
+use crate::progress::{Display, Progress};
 use crate::say::say;
 use crate::stop::{INTERRUPTED, Stop};
 use crate::transport;
@@ -18,15 +19,17 @@ use burn_rehearsal_train::device::adapter;
 use burn_rehearsal_train::experiment::{Blame, ExperimentError, Workload, run_rank};
 use burn_rehearsal_train::report::schema::{Method, REPORT_FILE};
 use burn_rehearsal_train::report::{
-    RunReport, accuracy_svg, comparison_table, curves_csv, html, merged_table, phases_svg, write_atomically,
+    CurvesLog, RunReport, accuracy_svg, comparison_table, curves_csv, html, merged_table, phases_svg, summary_csv, write_atomically,
 };
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+/// Every epoch, while a run goes on and after it.
+pub const CURVES: &str = "curves.csv";
 /// What the columns of the tables are.
 const LEGEND: &str = "Top-1 accuracy on each task after the last one, their average, and forgetting: fractions of 1.
-Times in seconds; × incr.: training time relative to incremental.";
+Times in seconds; images/s: incoming training images of all ranks; × incr.: training time relative to incremental.";
 
 /// Everything that is checked before the first file is written.
 struct Job {
@@ -37,6 +40,9 @@ struct Job {
     /// The output directory, which belongs to the first process.
     place: Option<Place>,
     stop: Stop,
+    display: Display,
+    /// How many samples the buffer has room for.
+    buffer_len: usize,
     /// Of the processes of a run, the first one shows progress and writes the report.
     first: bool,
 }
@@ -49,6 +55,7 @@ impl Job {
         mut process: Option<&mut Box<dyn Collective>>,
     ) -> Result<Self, AppError> {
         let first = process.as_ref().is_none_or(|process| process.rank() == 0);
+        let display = Display::choose(config.display, first)?;
         let device = device::parse(&config.device)?;
         if !Precision::from(config.precision).is_supported_by(&device) {
             return Err(AppError::option(
@@ -71,9 +78,11 @@ impl Job {
             adapter(&device).map_or_else(|| config.device.clone(), |adapter| format!("{} ({adapter})", config.device))
         )];
         // Other methods do not mind what the buffer would be.
+        let mut buffer_len = 0;
         if methods.contains(&Method::Rehearsal) {
             let row_bytes = images.row_bytes(&device)?;
             let samples = config.buffer_len(&rehearsal, row_bytes)?;
+            buffer_len = samples;
             // As the first rank, whose part is the largest, will choose with its first mini-batch.
             let part = shard_capacity(samples, 0, config.ranks).saturating_mul(row_bytes) as u64;
             let store = rehearsal.store.resolve(part, rehearsal.device_limit, std::slice::from_ref(&device));
@@ -96,19 +105,29 @@ impl Job {
         if let Some(process) = &mut process {
             config.out = transport::same_path(&config.out, process.as_mut())?;
         }
-        let stop = Stop::listen(first);
+        let stop = Stop::listen(first && display != Display::Tui);
         if first {
             heading.iter().for_each(|line| say(line));
         }
-        Ok(Self { config, device, images, rehearsal, place, stop, first })
+        Ok(Self { config, device, images, rehearsal, place, stop, display, buffer_len, first })
     }
 
     /// Trains with one method on all ranks and writes the report. `process` is this process's rank under MPI; otherwise ranks are threads.
-    fn run(&self, method: Method, process: Option<&mut Box<dyn Collective>>) -> Result<RunReport, AppError> {
+    /// `finished` are the runs of the job before this one.
+    fn run(&self, method: Method, finished: &[RunReport], process: Option<&mut Box<dyn Collective>>) -> Result<RunReport, AppError> {
         let Self { config, device, images, rehearsal, stop, first, .. } = self;
         let settings = config.settings(method, rehearsal.clone())?;
         let echo = serde_json::to_value(config).unwrap_or_default();
-        let progress = Progress::new(method, images.stream().tasks(), config.epochs, stop.clone(), *first);
+        let plan = Plan {
+            method,
+            seed: config.seed,
+            epochs: config.epochs,
+            images: images_per_epoch(images, method),
+            per_step: config.batch_size * config.ranks,
+            capacity: self.buffer_len,
+        };
+        let curves = if *first { Some(CurvesLog::begin(&config.out.join(CURVES), plan.images.len(), finished)?) } else { None };
+        let progress = Progress::new(plan, self.display, curves, stop.clone());
         let rank = |collective| run_rank(images, &settings, echo.clone(), collective, device, &progress);
         let report = match process {
             None => first_report(run_threads(config.ranks, |threads| rank(Box::new(threads)))),
@@ -141,7 +160,7 @@ impl Job {
                 Some(process) => transport::any(done.is_some(), process.as_mut())?,
             };
             if !skip {
-                reports.push(self.run(method, process.as_mut())?);
+                reports.push(self.run(method, &reports, process.as_mut())?);
             } else if let Some(done) = done {
                 reports.push(done);
             }
@@ -172,6 +191,17 @@ impl Job {
     fn finish(self, methods: &[Method], process: Option<Box<dyn Collective>>) -> Result<ExitCode, AppError> {
         self.run_all(methods, process).inspect_err(|_| self.place.iter().for_each(Place::clean_up))
     }
+}
+
+/// Incoming images of an epoch of each task.
+fn images_per_epoch(images: &Images, method: Method) -> Vec<usize> {
+    let stream = images.stream();
+    let each = (0..stream.tasks()).map(|task| stream.train(task).len());
+    let so_far = |sum: &mut usize, images: usize| {
+        *sum = if method == Method::Scratch { *sum + images } else { images };
+        Some(*sum)
+    };
+    each.scan(0, so_far).collect()
 }
 
 /// `compare`: the three methods, one after the other.
@@ -256,7 +286,8 @@ fn draw(reports: &[RunReport], out: &Path) -> Result<(), AppError> {
     write_atomically(&out.join("accuracy.svg"), &accuracy_svg(reports)?)?;
     write_atomically(&out.join("phases.svg"), &phases_svg(reports)?)?;
     write_atomically(&out.join("report.html"), &html(reports)?)?;
-    write_atomically(&out.join("curves.csv"), &curves_csv(reports))?;
+    write_atomically(&out.join(CURVES), &curves_csv(reports))?;
+    write_atomically(&out.join("summary.csv"), &summary_csv(reports))?;
     Ok(())
 }
 

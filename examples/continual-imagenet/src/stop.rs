@@ -1,7 +1,7 @@
 //! Ctrl-C: the first ends the run after the current step on all ranks, the second ends the program.
 
 use burn::train::Interrupter;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Exit code of a program that SIGINT ended.
 pub const INTERRUPTED: u8 = 130;
@@ -16,6 +16,7 @@ pub struct Stop {
 struct State {
     requested: bool,
     ranks: Vec<Interrupter>,
+    before_exit: Option<Box<dyn Fn() + Send>>,
 }
 
 impl Stop {
@@ -24,14 +25,15 @@ impl Stop {
         let stop = Self::default();
         let handler = stop.clone();
         let listening = ctrlc::set_handler(move || {
-            let mut state = handler.state.lock().unwrap_or_else(PoisonError::into_inner);
-            if std::mem::replace(&mut state.requested, true) {
+            if !handler.request() {
+                if let Some(before_exit) = &handler.lock().before_exit {
+                    before_exit();
+                }
                 std::process::exit(i32::from(INTERRUPTED));
             }
             if speaks {
                 eprintln!("stopping after this step; once more to stop at once");
             }
-            state.ranks.iter().for_each(|rank| rank.stop(Some("Ctrl-C")));
         });
         if let Err(error) = listening {
             tracing::warn!(%error, "cannot listen to Ctrl-C");
@@ -39,17 +41,37 @@ impl Stop {
         stop
     }
 
+    /// Ends the run after the current step; false if that was requested before.
+    pub fn request(&self) -> bool {
+        let mut state = self.lock();
+        if std::mem::replace(&mut state.requested, true) {
+            return false;
+        }
+        state.ranks.iter().for_each(|rank| rank.stop(Some("Ctrl-C")));
+        true
+    }
+
     /// Adds a rank.
     pub fn add(&self, interrupter: &Interrupter) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         if state.requested {
             interrupter.stop(Some("Ctrl-C"));
         }
         state.ranks.push(interrupter.clone());
     }
 
+    /// What is done before the program ends at once, in the place of what was to be done so far.
+    #[cfg(feature = "tui")]
+    pub fn before_exit(&self, restore: impl Fn() + Send + 'static) {
+        self.lock().before_exit = Some(Box::new(restore));
+    }
+
     /// Whether somebody asked to stop.
     pub fn requested(&self) -> bool {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).requested
+        self.lock().requested
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -379,7 +379,7 @@ fn a_comparison_prints_plain_lines_and_a_table_and_leaves_reports_with_every_fie
         assert!(buffer["distinct"].as_u64().is_some_and(|distinct| (1..=144).contains(&distinct)), "{buffer}");
     }
     assert_figures(&out);
-    assert_eq!(files(&out).len(), 7, "{:?}", files(&out));
+    assert_eq!(files(&out).len(), 8, "{:?}", files(&out));
 }
 
 fn assert_figures(directory: &Path) {
@@ -387,6 +387,105 @@ fn assert_figures(directory: &Path) {
         let svg = std::fs::read_to_string(directory.join(figure)).unwrap();
         assert!(svg.contains("<svg") && svg.trim_end().ends_with("</svg>"), "{figure}");
     }
+}
+
+#[test]
+fn over_a_pipe_progress_is_plain_lines_with_everything_that_a_person_wants_to_know() {
+    let directory = TempDir::new().unwrap();
+    let arguments = [&["train", "--method", "rehearsal", "--evaluate-every", "1", "--out", "out"], &SMALL[..]].concat();
+    let stdout = succeed(directory.path(), &arguments);
+    let line = stdout.lines().find(|line| line.contains("epoch 1/2")).unwrap_or_else(|| panic!("no epoch in {stdout}"));
+    for words in [
+        "rehearsal  task 1/2  epoch 1/2  loss ",
+        "  top-1 ",
+        " %  ",
+        " images/s  load ",
+        "  buffer 100 %  wait ",
+        "  per task [",
+        "  ETA 00:00:0",
+    ] {
+        assert!(line.contains(words), "no {words:?} in {line:?}");
+    }
+    let figure = |before: &str| line.split_once(before).unwrap().1.split_whitespace().next().unwrap().parse::<f64>().unwrap();
+    assert!(figure("loss ") > 0.0 && figure("top-1 ") <= 100.0 && figure("wait ") < 100.0, "{line}");
+    assert!(line.split_once(" images/s").unwrap().0.rsplit(' ').next().unwrap().parse::<f64>().unwrap() > 0.0, "{line}");
+    // A line for an epoch comes every five seconds at most, whatever the number of epochs.
+    let many = [&arguments[..], &["--epochs", "40"]].concat();
+    let (lines, rows) = (succeed(directory.path(), &many), rows(&directory.path().join("out-2/curves.csv")));
+    assert!(lines.matches("  epoch ").count() <= 8, "{lines}");
+    assert_eq!(rows.len(), 80);
+    let quiet = succeed(directory.path(), &[&arguments[..], &["--display", "none"]].concat());
+    assert!(!quiet.contains("task 1/2") && quiet.contains("average") && quiet.contains("images/s"), "{quiet}");
+}
+
+/// The rows of a CSV file behind its head, which must be as long.
+fn rows(path: &Path) -> Vec<Vec<String>> {
+    let text = std::fs::read_to_string(path).unwrap();
+    let mut lines = text.lines().map(|line| line.split(',').map(str::to_string).collect::<Vec<_>>());
+    let head = lines.next().unwrap();
+    lines.inspect(|row| assert_eq!(row.len(), head.len(), "{text}")).collect()
+}
+
+#[test]
+fn accuracies_within_tasks_are_in_the_report_the_table_and_the_page() {
+    let directory = TempDir::new().unwrap();
+    let arguments = ["train", "--method", "rehearsal", "--tasks", "2", "--epochs", "4", "--evaluate-every", "2", "--out", "out"];
+    succeed(directory.path(), &arguments);
+    let out = directory.path().join("out");
+    let report = report(&out.join("rehearsal"));
+    let (curves, epochs) = (report["curves"].as_array().unwrap(), report["time"]["epochs"].as_array().unwrap());
+    assert_eq!((curves.len(), epochs.len()), (8, 8));
+    let (mut seconds, mut images) = (0.0, 0);
+    for (row, (point, time)) in rows(&out.join("curves.csv")).iter().zip(curves.iter().zip(epochs)) {
+        let number = |cell: usize| row[cell].parse::<f64>().unwrap();
+        assert_eq!((row[0].as_str(), row[1].as_str(), row[2].as_str()), ("rehearsal", "rehearsal", "42"));
+        let (task, epoch) = (point["task"].as_f64().unwrap() + 1.0, point["epoch"].as_f64().unwrap() + 1.0);
+        assert_eq!((number(3), number(4), number(5)), (task, epoch, point["train_loss"].as_f64().unwrap()));
+        assert_eq!(number(6), time["train_s"].as_f64().unwrap());
+        let measured = epoch % 2.0 == 0.0;
+        assert_eq!((!row[8].is_empty(), point["top1"].as_array().unwrap().len()), (measured, if measured { 2 } else { 0 }), "{row:?}");
+        if measured {
+            assert_eq!((number(8), number(9)), (point["top1"][0].as_f64().unwrap(), point["top1"][1].as_f64().unwrap()));
+        }
+        seconds += number(6);
+        images += time["samples"].as_u64().unwrap();
+    }
+    assert_eq!(images, 4 * 1442);
+    let time = &report["time"];
+    assert!(seconds > 0.0 && seconds <= time["train_s"].as_f64().unwrap(), "{seconds}, {time}");
+    assert!((time["samples_per_s"].as_f64().unwrap() - images as f64 / time["train_s"].as_f64().unwrap()).abs() < 1e-3, "{time}");
+    let page = std::fs::read_to_string(out.join("report.html")).unwrap();
+    assert!(page.contains("Accuracy within tasks") && page.contains("images/s") && !page.contains("<script"), "{page}");
+    let last = format!("{:.0}", 100.0 * report["accuracy"]["top1"][1][0].as_f64().unwrap());
+    assert!(page.split("Top-1 accuracy on every task").nth(1).unwrap().contains(&format!("\n{last}\n")), "no {last} in the matrix");
+}
+
+#[cfg(unix)]
+#[test]
+fn curves_can_be_read_while_a_run_goes_on() {
+    let directory = TempDir::new().unwrap();
+    let arguments = ["train", "--method", "incremental", "--tasks", "2", "--epochs", "3000", "--out", "out"];
+    let mut running = Running(program(directory.path(), &arguments).spawn().unwrap());
+    let path = directory.path().join("out/curves.csv");
+    let started = Instant::now();
+    while !std::fs::read_to_string(&path).is_ok_and(|text| text.lines().count() > 5) {
+        assert!(started.elapsed() < HANG && running.0.try_wait().unwrap().is_none());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert!(!directory.path().join("out/incremental/report.json").exists());
+    let rows = rows(&path);
+    assert!(rows.iter().enumerate().all(|(index, row)| row[4] == (index % 3000 + 1).to_string() && !row[5].is_empty()), "{rows:?}");
+    interrupt(&running.0);
+    drop(running.0.stdout.take());
+    drop(running.0.stderr.take());
+    assert_eq!(wait(&mut running.0), 130);
+}
+
+#[test]
+fn a_terminal_interface_needs_a_terminal_and_a_program_that_has_one() {
+    let words = if cfg!(feature = "tui") { "no terminal" } else { "--features tui" };
+    refused(&["--display", "tui"], &["`--display tui`", words]);
+    misused(&["--display", "nonsense"], &["'nonsense'", "--display", "possible values"]);
 }
 
 #[test]
@@ -465,6 +564,24 @@ fn a_report_of_several_seeds_is_their_mean_and_deviation() {
     }
     let table = succeed(directory.path(), &["report", "seeds"]);
     assert!(table.contains("incremental (3 seeds)") && table.contains('±'), "{table}");
+    // Another configuration is another line, in every form.
+    succeed(
+        directory.path(),
+        &[&["train", "--method", "incremental", "--seed", "1", "--momentum", "0", "--out", "seeds/4"], &SMALL[..]].concat(),
+    );
+    let table = succeed(directory.path(), &["report", "seeds"]);
+    let seeds = directory.path().join("seeds");
+    let page = std::fs::read_to_string(seeds.join("report.html")).unwrap();
+    for (label, runs) in [("incremental momentum=0.9", "3"), ("incremental momentum=0.0", "1")] {
+        assert!(table.contains(label) && page.contains(label), "{label}: {table}");
+        let summary = rows(&seeds.join("summary.csv"));
+        let row = summary.iter().find(|row| row[0] == label).unwrap();
+        assert!(row[2] == runs && row[4].is_empty() == (runs == "1"), "{row:?}");
+        assert_eq!(
+            rows(&seeds.join("curves.csv")).iter().filter(|row| row[0] == label).count().to_string(),
+            (runs.parse::<usize>().unwrap() * 4).to_string()
+        );
+    }
     assert_figures(&directory.path().join("seeds"));
 }
 
@@ -529,7 +646,7 @@ fn read_until(from: &mut impl BufRead, words: &str) {
 fn ctrl_c_ends_a_run_with_what_was_done_so_far() {
     let directory = TempDir::new().unwrap();
     // Long enough to be still there when the signal comes; the first task is seen to the end.
-    for (epochs, first, learned) in [("100000", "buffer:", 0), ("300", "task 1/5", 1)] {
+    for (epochs, first, learned) in [("100000", "buffer:", 0), ("300", "task 1/5  average", 1)] {
         let mut running = Running(program(directory.path(), &["--epochs", epochs, "--out", epochs]).spawn().unwrap());
         let child = &mut running.0;
         let mut stdout = BufReader::new(child.stdout.take().unwrap());

@@ -44,7 +44,7 @@ fn processes_give_the_results_of_threads_bit_for_bit() {
             assert!(processes["buffer"][digest].is_string());
             assert_eq!(processes["buffer"][digest], threads["buffer"][digest], "{digest}, {size} ranks");
         }
-        assert_eq!(stdout.matches("task 5/5").count(), 1, "one process shows progress:\n{stdout}");
+        assert_eq!(stdout.matches("task 5/5  average").count(), 1, "one process shows progress:\n{stdout}");
         assert_eq!(stdout.matches("reports and figures").count(), 1, "{stdout}");
     }
 }

@@ -113,7 +113,8 @@ fn uninterrupted(arguments: &[&str]) -> Value {
     let out = directory.path().join("out");
     let left: Vec<_> = std::fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     assert!(
-        left.iter().all(|name| ["accuracy.svg", "curves.csv", "phases.svg", "rehearsal", "report.html"].contains(&name.as_str())),
+        left.iter()
+            .all(|name| ["accuracy.svg", "curves.csv", "phases.svg", "rehearsal", "report.html", "summary.csv"].contains(&name.as_str())),
         "{left:?}"
     );
     assert!(!out.join("rehearsal/checkpoints").exists());
@@ -153,13 +154,46 @@ fn a_run_that_is_killed_at_any_moment_ends_with_the_same_report() {
     assert!(!directory.path().join("out-2").exists());
 }
 
+/// Task and epoch of every row of `curves.csv`, each of which has all its cells.
+fn epochs(directory: &Path) -> Vec<(usize, usize)> {
+    let text = std::fs::read_to_string(directory.join("out/curves.csv")).unwrap();
+    let cells = text.lines().next().unwrap().split(',').count();
+    let row = |line: &str| {
+        let row: Vec<_> = line.split(',').collect();
+        assert!(row.len() == cells && row[5..8].iter().all(|cell| cell.parse::<f64>().is_ok_and(|value| value > 0.0)), "{line}");
+        (row[3].parse().unwrap(), row[4].parse().unwrap())
+    };
+    text.lines().skip(1).map(row).collect()
+}
+
+#[test]
+fn the_epochs_on_disk_are_complete_and_there_once_after_kills_and_interruptions() {
+    let directory = TempDir::new().unwrap();
+    let arguments = [&RUN[..], &["--checkpoint-every", "7"]].concat();
+    let every: Vec<_> = (1..=3).flat_map(|task| (1..=40).map(move |epoch| (task, epoch))).collect();
+    for (index, seen) in [3, 30, 60].into_iter().enumerate() {
+        let running = start(directory.path(), &arguments);
+        let started = Instant::now();
+        while !std::fs::read_to_string(directory.path().join("out/curves.csv")).is_ok_and(|text| text.lines().count() > seen) {
+            assert!(started.elapsed() < HANG);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        signal(&running.0, if index == 1 { "INT" } else { "KILL" });
+        finish(running);
+        let found = epochs(directory.path());
+        assert_eq!(found, every[..found.len()], "after {seen}");
+    }
+    succeed(directory.path(), &arguments);
+    assert_eq!(epochs(directory.path()), every);
+}
+
 #[test]
 fn an_interrupted_run_goes_on_in_the_middle_of_an_epoch_with_the_same_bits() {
     for more in [&["--ranks", "1"][..], &["--ranks", "3", "--lag", "2", "--policy", "reservoir", "--sampling", "class-balanced"]] {
         let arguments = [&RUN[..], more].concat();
         let whole = uninterrupted(&arguments);
         let directory = TempDir::new().unwrap();
-        for words in ["buffer:", "goes on", "task 2/3"] {
+        for words in ["buffer:", "goes on", "task 2/3  average"] {
             interrupted(directory.path(), &arguments, words);
             assert!((1..=2).contains(&checkpoints(directory.path()).len()));
         }
@@ -207,7 +241,7 @@ fn running_statistics_stay_each_ranks_own_where_an_epoch_is_interrupted() {
 fn a_damaged_checkpoint_is_named_and_the_one_before_it_is_used() {
     let whole = uninterrupted(&RUN);
     let directory = TempDir::new().unwrap();
-    interrupted(directory.path(), &RUN, "task 2/3");
+    interrupted(directory.path(), &RUN, "task 2/3  average");
     let found = checkpoints(directory.path());
     assert_eq!(found.len(), 2);
     for file in ["learner.safetensors", "buffer/rank-00001.safetensors"] {
@@ -270,8 +304,8 @@ fn two_runs_on_one_directory_do_not_disturb_each_other() {
 fn a_run_goes_on_with_other_numbers_of_ranks_and_says_so() {
     let directory = TempDir::new().unwrap();
     let ranks = |ranks: &'static str| [&RUN[..], &["--ranks", ranks]].concat();
-    interrupted(directory.path(), &ranks("4"), "task 1/3");
-    interrupted(directory.path(), &ranks("2"), "task 2/3");
+    interrupted(directory.path(), &ranks("4"), "task 1/3  average");
+    interrupted(directory.path(), &ranks("2"), "task 2/3  average");
     let stdout = succeed(directory.path(), &ranks("3"));
     assert!(stdout.contains("written by 2 ranks"), "{stdout}");
     let report = result(&directory.path().join("out/rehearsal"));

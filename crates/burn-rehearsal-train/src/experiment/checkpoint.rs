@@ -9,7 +9,7 @@
 
 use super::ExperimentError;
 use crate::data_parallel::{LossScale, Records, agree};
-use crate::report::schema::{Accuracy, CheckpointTime, CurvePoint, Method};
+use crate::report::schema::{Accuracy, CheckpointTime, CurvePoint, EpochTime, Method};
 use burn_rehearsal::PendingCheckpoint;
 use burn_rehearsal::checkpoint::{BUFFER, CheckpointError, FileEntry, Manifest, read_file, write_file};
 use burn_rehearsal::error::RehearsalError;
@@ -59,6 +59,12 @@ pub(super) struct RunState {
     pub(super) curves: Vec<CurvePoint>,
     /// Sums of losses and rows of the task's epochs so far, by their bits: a loss may be infinite.
     pub(super) losses: BTreeMap<usize, [u64; 2]>,
+    /// Seconds of the task's epochs so far.
+    #[serde(default)]
+    pub(super) seconds: BTreeMap<usize, f64>,
+    /// What the epochs behind `curves` took.
+    #[serde(default)]
+    pub(super) epoch_times: Vec<EpochTime>,
     /// Accuracies within the task: the epoch and top-1 on every task.
     pub(super) measured: Vec<(usize, Vec<f64>)>,
     /// What the loss is multiplied by, where it is.

@@ -1,12 +1,17 @@
-//! Keeps the training loss of every epoch, as Burn's metrics see it.
+//! Keeps the training loss and the time of every epoch, as Burn's metrics see them, and tells of each epoch that is complete.
 
+use super::epochs::EpochAccuracies;
+use super::{Epoch, EpochSink};
+use crate::report::schema::{CurvePoint, EpochTime};
+use burn::train::Interrupter;
 use burn::train::logger::MetricLogger;
 use burn::train::metric::store::{EpochSummary, MetricsUpdate, Split};
 use burn::train::metric::{MetricDefinition, MetricId, NumericEntry};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-/// A metric logger that writes no files and remembers the mean loss of each epoch.
+/// A metric logger that writes no files and remembers the mean loss and the time of each epoch.
 #[derive(Clone, Default)]
 pub(super) struct LossCurve {
     state: Arc<Mutex<State>>,
@@ -17,31 +22,82 @@ struct State {
     loss: Option<MetricId>,
     /// Sum of losses weighted by rows, and rows, per epoch (counted from 1).
     epochs: BTreeMap<usize, (f64, f64)>,
+    /// Seconds of training in each epoch.
+    seconds: BTreeMap<usize, f64>,
+    live: Option<Live>,
+}
+
+/// What a launch tells while it runs.
+pub(super) struct Live {
+    /// The task in hand and the incoming samples of its epochs, over all ranks.
+    pub(super) task: usize,
+    pub(super) samples: usize,
+    pub(super) accuracies: EpochAccuracies,
+    pub(super) interrupter: Interrupter,
+    pub(super) sink: EpochSink,
+    /// When the epoch in hand began, and how long evaluations of this launch had taken until then.
+    pub(super) since: (Instant, Duration),
 }
 
 impl LossCurve {
-    /// A curve that goes on from the [`sums`](Self::sums) of another.
-    pub(super) fn of_sums(sums: &BTreeMap<usize, [u64; 2]>) -> Self {
+    /// A curve that goes on from the [`sums`](Self::sums) and [`seconds`](Self::seconds) of another.
+    pub(super) fn of_sums(sums: &BTreeMap<usize, [u64; 2]>, seconds: BTreeMap<usize, f64>) -> Self {
         let epochs = sums.iter().map(|(&epoch, &[sum, rows])| (epoch, (f64::from_bits(sum), f64::from_bits(rows)))).collect();
-        Self { state: Arc::new(Mutex::new(State { loss: None, epochs })) }
+        Self { state: Arc::new(Mutex::new(State { epochs, seconds, ..State::default() })) }
     }
 
     /// What the means are made of, by its bits.
     pub(super) fn sums(&self) -> BTreeMap<usize, [u64; 2]> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.epochs.iter().map(|(&epoch, &(sum, rows))| (epoch, [sum.to_bits(), rows.to_bits()])).collect()
+        self.lock().epochs.iter().map(|(&epoch, &(sum, rows))| (epoch, [sum.to_bits(), rows.to_bits()])).collect()
+    }
+
+    /// Seconds of training in each epoch, counted from 1.
+    pub(super) fn seconds(&self) -> BTreeMap<usize, f64> {
+        self.lock().seconds.clone()
     }
 
     /// The mean loss of each epoch, in order.
     pub(super) fn means(&self) -> Vec<f64> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.epochs.values().map(|(sum, rows)| sum / rows).collect()
+        self.lock().epochs.values().map(|(sum, rows)| sum / rows).collect()
+    }
+
+    /// From now on tells of complete epochs, until [`quiet`](Self::quiet).
+    pub(super) fn tell(&self, live: Live) {
+        self.lock().live = Some(live);
+    }
+
+    pub(super) fn quiet(&self) {
+        self.lock().live = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The last step of `epoch` was logged.
+    fn end(&mut self, epoch: usize) {
+        let Some(live) = &mut self.live else { return };
+        let (now, evaluated) = (Instant::now(), live.accuracies.time());
+        let (began, before) = std::mem::replace(&mut live.since, (now, evaluated));
+        let seconds = self.seconds.entry(epoch).or_default();
+        *seconds += (now - began).saturating_sub(evaluated.saturating_sub(before)).as_secs_f64();
+        // A stop ends the epoch before its last step; an epoch that was complete all the same is told by the run's end.
+        if live.interrupter.should_stop() {
+            return;
+        }
+        let loss = self.epochs.get(&epoch).map(|(sum, rows)| sum / rows).filter(|loss| loss.is_finite());
+        (live.sink)(&Epoch {
+            point: CurvePoint { task: live.task, epoch: epoch - 1, train_loss: loss, top1: live.accuracies.after(epoch) },
+            time: EpochTime { train_s: *seconds, samples: live.samples as u64 },
+        });
     }
 }
 
 impl MetricLogger for LossCurve {
     fn log(&mut self, update: MetricsUpdate, epoch: usize, split: &Split) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         if *split != Split::Train {
             return;
         }
@@ -65,9 +121,13 @@ impl MetricLogger for LossCurve {
 
     fn log_metric_definition(&mut self, definition: MetricDefinition) {
         if definition.name.as_str() == "Loss" {
-            self.state.lock().unwrap_or_else(PoisonError::into_inner).loss = Some(definition.metric_id);
+            self.lock().loss = Some(definition.metric_id);
         }
     }
 
-    fn log_epoch_summary(&mut self, _summary: EpochSummary) {}
+    fn log_epoch_summary(&mut self, summary: EpochSummary) {
+        if summary.split == Split::Train {
+            self.lock().end(summary.epoch_number);
+        }
+    }
 }

@@ -5,7 +5,7 @@ use crate::evaluate::{EvaluateError, evaluate};
 use burn::data::dataloader::DataLoader;
 use burn::train::{ClassificationOutput, InferenceStep};
 use burn_rehearsal_collective::Collective;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// One rank's parts of the test sets of all tasks.
@@ -50,6 +50,26 @@ impl EpochAccuracies {
     }
 
     pub(super) fn take(&self) -> Measured {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.lock())
     }
+
+    /// How long evaluations took since the last [`take`](Self::take).
+    pub(super) fn time(&self) -> Duration {
+        self.lock().time
+    }
+
+    /// The accuracies after `epoch`, counted from 1; empty if they were not measured since the last [`take`](Self::take).
+    pub(super) fn after(&self, epoch: usize) -> Vec<Option<f64>> {
+        measured_after(&self.lock().top1, epoch)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Measured> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The accuracies after `epoch`, counted from 1; empty if they were not measured.
+pub(super) fn measured_after(measured: &[(usize, Vec<f64>)], epoch: usize) -> Vec<Option<f64>> {
+    let found = measured.iter().find(|(of, _)| *of == epoch);
+    found.map(|(_, top1)| top1.iter().copied().map(Some).collect()).unwrap_or_default()
 }

@@ -6,9 +6,11 @@
 mod checkpoint;
 mod curve;
 mod epochs;
+mod live;
 mod rank;
 
 pub use checkpoint::Checkpoints;
+pub use live::{Epoch, EpochSink, Gauges, Launch, Reading};
 pub use rank::run_rank;
 
 use crate::augment::Augmentation;
@@ -130,11 +132,23 @@ pub struct Settings {
 
 /// Who watches a run. The methods are called on rank 0 only, except [`interrupter`](Self::interrupter).
 pub trait Observer: Sync {
-    /// Called whenever training begins or goes on; what Burn's training shows itself through.
-    fn renderer(&self, task: usize) -> Box<dyn MetricsRenderer>;
+    /// Called whenever training begins or goes on; what Burn's training shows itself through. Its metrics are `Loss`, `Accuracy` (top-1 in per cent of a
+    /// mini-batch now and then) and, if they are [asked for](Self::buffer_metrics), the buffer's.
+    fn renderer(&self, launch: &Launch) -> Box<dyn MetricsRenderer>;
+    /// Whether the renderer wants [`RehearsalMetric`](burn_rehearsal::RehearsalMetric)s.
+    fn buffer_metrics(&self) -> bool {
+        false
+    }
+    /// Called with every renderer: what it returns takes each epoch that is completed, in order, on a thread of Burn's. An epoch in which the run is stopped
+    /// does not count.
+    fn epochs(&self, launch: &Launch) -> EpochSink {
+        let _ = launch;
+        Box::new(|_| {})
+    }
     /// The run goes on from a checkpoint: within `task` it has done some epochs (counted from 1, with the steps in the last), or is about to begin it.
-    fn resumed(&self, task: usize, within: Option<(usize, u64)>, earlier_world_size: usize) {
-        let _ = (task, within, earlier_world_size);
+    /// `epochs` are those that were completed before.
+    fn resumed(&self, task: usize, within: Option<(usize, u64)>, earlier_world_size: usize, epochs: &[Epoch]) {
+        let _ = (task, within, earlier_world_size, epochs);
     }
     /// Accuracies on all tasks' test sets after `task`.
     fn evaluated(&self, task: usize, top1: &[f64]);

@@ -1,9 +1,10 @@
 //! One rank's part of a run.
 
 use super::checkpoint::{Directories, Found, Position, RunState};
-use super::curve::LossCurve;
-use super::epochs::EpochAccuracies;
-use super::{ExperimentError, Observer, Rows, Settings, Workload};
+use super::curve::{Live, LossCurve};
+use super::epochs::{EpochAccuracies, measured_after};
+use super::live::Sampled;
+use super::{Epoch, ExperimentError, Gauges, Launch, Observer, Rows, Settings, Workload};
 use crate::augment::AugmentLoader;
 use crate::data_parallel::{DataParallel, Records, Stopped, adopt, agree, quiet};
 use crate::evaluate::evaluate;
@@ -11,7 +12,7 @@ use crate::metrics::AccuracyMatrix;
 use crate::phases::{Phase, PhaseTimer};
 use crate::report::RunReport;
 use crate::report::schema::{
-    Accuracy, BufferReport, CheckpointTime, CurvePoint, Method, PerStep, PrecisionReport, SCHEMA_VERSION, Summary, Time,
+    Accuracy, BufferReport, CheckpointTime, CurvePoint, EpochTime, Method, PerStep, PrecisionReport, SCHEMA_VERSION, Summary, Time,
 };
 use crate::schedule::WarmupSchedule;
 use burn::data::dataloader::DataLoader;
@@ -19,10 +20,10 @@ use burn::data::dataset::Dataset;
 use burn::data::dataset::transform::SelectionDataset;
 use burn::module::Module;
 use burn::tensor::Device;
-use burn::train::metric::LossMetric;
+use burn::train::metric::{AccuracyMetric, LossMetric};
 use burn::train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
 use burn_rehearsal::error::CheckpointError;
-use burn_rehearsal::{EngineTimings, RehearsalBuffer, RehearsalLoader, ShardedLoader, StoreKind};
+use burn_rehearsal::{EngineTimings, Measure, RehearsalBuffer, RehearsalLoader, RehearsalMetric, ShardedLoader, StoreKind};
 use burn_rehearsal_collective::Collective;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -86,6 +87,7 @@ pub fn run_rank<W: Workload>(
         buffer,
         accuracy: Accuracy { top1: AccuracyMatrix::new(tasks), top5: AccuracyMatrix::new(tasks), initial_top1: None },
         curves: Vec::new(),
+        epoch_times: Vec::new(),
         epochs,
         learner: None,
         augmented: Arc::default(),
@@ -121,6 +123,8 @@ struct Run<'a, W: Workload> {
     buffer: Option<RehearsalBuffer<W::Batch>>,
     accuracy: Accuracy,
     curves: Vec<CurvePoint>,
+    /// What the epochs of `curves` took.
+    epoch_times: Vec<EpochTime>,
     epochs: EpochAccuracies,
     /// What the last task left: parameters, optimiser state, schedule.
     learner: Option<Learner<W::Model>>,
@@ -233,7 +237,9 @@ impl<W: Workload> Run<'_, W> {
         }
         self.accuracy = state.accuracy;
         self.curves = state.curves;
-        self.curve = LossCurve::of_sums(&state.losses);
+        self.epoch_times = state.epoch_times;
+        self.epoch_times.resize(self.curves.len(), EpochTime::default());
+        self.curve = LossCurve::of_sums(&state.losses, state.seconds);
         self.measured = state.measured;
         if let Some(loss_scale) = state.loss_scale {
             self.strategy.set_loss_scale(loss_scale);
@@ -245,9 +251,42 @@ impl<W: Workload> Run<'_, W> {
         self.strategy.timer().add_counters(&state.phases);
         self.checkpoints = CheckpointTime { resumed: state.checkpoints.resumed + 1, ..state.checkpoints };
         if self.collective.rank() == 0 {
-            self.observer.resumed(position.task, position.within, before);
+            self.observer.resumed(position.task, position.within, before, &self.completed(position));
         }
         Ok(position)
+    }
+
+    /// The epochs that were completed before `position`.
+    fn completed(&self, position: Position) -> Vec<Epoch> {
+        let mut epochs: Vec<_> =
+            self.curves.iter().zip(&self.epoch_times).map(|(point, &time)| Epoch { point: point.clone(), time }).collect();
+        let (points, times) = self.epochs_of(position.task, position.within);
+        let begun = position.within.map_or(0, |(epoch, _)| epoch - 1);
+        epochs.extend(points.into_iter().zip(times).take(begun).map(|(point, time)| Epoch { point, time }));
+        epochs
+    }
+
+    /// What is known of the epochs of the task in hand, of which the last may be incomplete: `at` (its number, counted from 1, and the steps done) comes next.
+    fn epochs_of(&self, task: usize, at: Option<(usize, u64)>) -> (Vec<CurvePoint>, Vec<EpochTime>) {
+        let incoming = self.indices(task).len();
+        let per_step = (self.settings.batch_size * self.collective.size()) as u64;
+        let seconds = self.curve.seconds();
+        let losses = self.curve.means().into_iter().enumerate();
+        losses
+            .map(|(epoch, loss)| {
+                let samples = match at {
+                    Some((next, steps)) if next == epoch + 1 => (steps * per_step).min(incoming as u64),
+                    _ => incoming as u64,
+                };
+                let point = CurvePoint {
+                    task,
+                    epoch,
+                    train_loss: Some(loss).filter(|loss| loss.is_finite()),
+                    top1: measured_after(&self.measured, epoch + 1),
+                };
+                (point, EpochTime { train_s: seconds.get(&(epoch + 1)).copied().unwrap_or_default(), samples })
+            })
+            .unzip()
     }
 
     /// Begins to write the run down, if that is asked for, and waits for the time before. Collective.
@@ -265,6 +304,8 @@ impl<W: Workload> Run<'_, W> {
             accuracy: self.accuracy.clone(),
             curves: self.curves.clone(),
             losses: if position.within.is_some() { self.curve.sums() } else { BTreeMap::new() },
+            seconds: if position.within.is_some() { self.curve.seconds() } else { BTreeMap::new() },
+            epoch_times: self.epoch_times.clone(),
             measured: self.measured.clone(),
             loss_scale: self.strategy.loss_scale(),
             augmented: self.augmented.load(Ordering::Relaxed),
@@ -344,13 +385,10 @@ impl<W: Workload> Run<'_, W> {
                 learner = self.learner.take().ok_or_else(no_learner)?;
                 continue;
             }
-            let (losses, measured) = (std::mem::take(&mut self.curve).means(), std::mem::take(&mut self.measured));
-            self.curves.extend(losses.iter().enumerate().map(|(epoch, &loss)| CurvePoint {
-                task,
-                epoch,
-                train_loss: Some(loss).filter(|loss| loss.is_finite()),
-                top1: measured_after(&measured, epoch + 1),
-            }));
+            let (points, times) = self.epochs_of(task, stopped.is_some().then_some(at));
+            self.curves.extend(points);
+            self.epoch_times.extend(times);
+            (self.curve, self.measured) = Default::default();
             if stopped.is_some() {
                 return Ok(None);
             }
@@ -403,16 +441,34 @@ impl<W: Workload> Run<'_, W> {
         // Without a checkpointer, no more than the number of the first epoch.
         let training = if epoch > 1 { training.checkpoint(epoch - 1) } else { training };
         let training = if self.collective.rank() == 0 {
-            training
+            let mut training = training
                 .with_application_logger(None)
                 .with_metric_logger(self.curve.clone())
                 .metric_train_numeric(LossMetric::new())
-                .renderer(self.observer.renderer(task))
+                .metric_train_numeric(Sampled::new(AccuracyMetric::new()));
+            if let Some(buffer) = self.buffer.as_ref().filter(|_| self.observer.buffer_metrics()) {
+                for measure in Measure::ALL {
+                    training = training.metric_train_numeric(RehearsalMetric::new(buffer, measure));
+                }
+            }
+            let gauges = Gauges::new(self.strategy.timer().clone(), self.buffer.clone());
+            let launch = Launch { task, epoch, gauges };
+            let training = training.renderer(self.observer.renderer(&launch));
+            self.curve.tell(Live {
+                task,
+                samples: self.indices(task).len(),
+                accuracies: self.epochs.clone(),
+                interrupter: self.interrupter.clone(),
+                sink: self.observer.epochs(&launch),
+                since: (Instant::now(), Duration::ZERO),
+            });
+            training
         } else {
             quiet(training)
         };
         let started = Instant::now();
         let result = training.launch(learner);
+        self.curve.quiet();
         let measured = self.epochs.take();
         self.train_time += started.elapsed().saturating_sub(measured.time);
         // Burn keeps the first error of this rank, the strategy what all ranks agreed on: the first is nearer to the cause.
@@ -498,6 +554,8 @@ impl<W: Workload> Run<'_, W> {
         let stream = self.workload.stream();
         let train_s = self.train_time.as_secs_f64();
         let phases = self.strategy.timer().report();
+        // A run that was stopped within a task has trained on a part of it.
+        let samples = self.samples.max(self.epoch_times.iter().map(|epoch| epoch.samples).sum());
         Ok(RunReport {
             schema_version: SCHEMA_VERSION,
             package_version: env!("CARGO_PKG_VERSION").to_string(),
@@ -514,11 +572,12 @@ impl<W: Workload> Run<'_, W> {
             time: Time {
                 total_s: self.total_s(),
                 train_s,
-                samples_per_s: (train_s > 0.0 && self.samples > 0).then(|| self.samples as f64 / train_s),
+                samples_per_s: (train_s > 0.0 && samples > 0).then(|| samples as f64 / train_s),
                 phases_ms: self.phases(),
                 phases_exact: phases.exact,
                 steps: phases.steps,
                 checkpoints: (self.checkpoints.written + self.checkpoints.resumed > 0).then_some(self.checkpoints),
+                epochs: self.epoch_times,
             },
             precision: PrecisionReport::of(self.settings.precision, self.strategy.loss_scale()),
             accuracy: self.accuracy,
@@ -589,12 +648,6 @@ fn part<W: Workload>(
         Some(evaluation) => Arc::new(AugmentLoader::new(Arc::new(loader), evaluation, collective.rank(), Arc::default())),
         None => Arc::new(loader),
     }
-}
-
-/// The accuracies after `epoch`, counted from 1; empty if they were not measured.
-fn measured_after(measured: &[(usize, Vec<f64>)], epoch: usize) -> Vec<Option<f64>> {
-    let found = measured.iter().find(|(of, _)| *of == epoch);
-    found.map(|(_, top1)| top1.iter().copied().map(Some).collect()).unwrap_or_default()
 }
 
 /// The names of the stores that the ranks use, each once.

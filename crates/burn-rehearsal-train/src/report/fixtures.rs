@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::schema::{Accuracy, BufferReport, CheckpointTime, CurvePoint, Method, PerStep, PrecisionReport, SCHEMA_VERSION, Summary, Time};
+use super::schema::{
+    Accuracy, BufferReport, CheckpointTime, CurvePoint, EpochTime, Method, PerStep, PrecisionReport, SCHEMA_VERSION, Summary, Time,
+};
 use super::*;
 use crate::data_parallel::Precision;
 use crate::metrics::AccuracyMatrix;
@@ -87,6 +89,7 @@ pub(crate) fn report(method: Method, tasks: usize, seed: u64) -> RunReport {
             phases_ms: phases[..kept].iter().map(|(name, ms)| (name.to_string(), *ms)).collect::<BTreeMap<_, _>>(),
             phases_exact: true,
             steps: 450,
+            epochs: vec![EpochTime { train_s: 0.25, samples: 300 }],
         },
         curves: vec![CurvePoint { task: 0, epoch: 0, train_loss: Some(0.5), top1: vec![Some(0.9); tasks] }],
         buffer: (method == Method::Rehearsal).then(|| BufferReport {

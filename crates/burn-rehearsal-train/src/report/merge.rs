@@ -49,8 +49,8 @@ impl Group<'_> {
 
 /// Groups runs by method, number of ranks, device, number of tasks and configuration apart from the seed.
 ///
-/// In the configuration, a field `seed` does not count wherever it stands, nor do `out` and `name` at its top: where a run was written says
-/// nothing about what it was. Groups are ordered by method (incremental, rehearsal, scratch), then as given.
+/// In the configuration, a field `seed` does not count wherever it stands, nor do `out`, `name` and `overridden` at its top: where a run was written says
+/// nothing about what it was, and what was changed in its recipe is said by the other fields. Groups are ordered by method (incremental, rehearsal, scratch), then as given.
 pub fn groups(reports: &[RunReport]) -> Vec<Group<'_>> {
     let mut keyed: Vec<(Vec<(String, Value)>, Group<'_>)> = Vec::new();
     for report in reports {
@@ -90,7 +90,7 @@ fn flatten(prefix: &str, value: &Value, found: &mut Vec<(String, Value)>) {
         return;
     };
     for (name, value) in fields {
-        let ignored = name == "seed" || (prefix.is_empty() && ["out", "name"].contains(&name.as_str()));
+        let ignored = name == "seed" || (prefix.is_empty() && ["out", "name", "overridden"].contains(&name.as_str()));
         if !ignored {
             flatten(&if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") }, value, found);
         }

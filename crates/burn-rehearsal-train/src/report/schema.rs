@@ -148,6 +148,25 @@ pub struct Time {
     /// What checkpoints cost; `None` if none was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoints: Option<CheckpointTime>,
+    /// What each epoch took, in the order of [`RunReport::curves`]; empty in reports from before that was kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub epochs: Vec<EpochTime>,
+}
+
+/// What an epoch took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct EpochTime {
+    /// Wall-clock time of its training, in seconds.
+    pub train_s: f64,
+    /// Incoming training samples of all ranks in it.
+    pub samples: u64,
+}
+
+impl EpochTime {
+    /// Incoming training samples of all ranks per second; `None` if no time was measured.
+    pub fn samples_per_s(&self) -> Option<f64> {
+        (self.train_s > 0.0 && self.samples > 0).then(|| self.samples as f64 / self.train_s)
+    }
 }
 
 /// What checkpoints cost.

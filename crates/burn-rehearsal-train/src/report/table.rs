@@ -11,7 +11,7 @@ const WIDEST: usize = 100;
 const UNKNOWN: &str = "–";
 
 /// A line for each run: top-1 accuracy on each task after the last one, average accuracy, forgetting (fractions), total time and training
-/// time in seconds and, if there is an incremental run, training time relative to it (of several, the one whose configuration is most alike).
+/// time in seconds, incoming training samples of all ranks per second and, if there is an incremental run, training time relative to it (of several, the one whose configuration is most alike).
 ///
 /// Columns are aligned; a table wider than 100 characters has the runs as columns instead if that is narrower. The text ends with a line break; it is empty without
 /// reports.
@@ -71,7 +71,7 @@ fn table(lines: &[Line<'_>]) -> String {
 
     let mut head = vec![String::new()];
     head.extend((1..=tasks).map(|task| format!("task {task}")));
-    head.extend(["average", "forgetting", "total s", "train s"].map(String::from));
+    head.extend(["average", "forgetting", "total s", "train s", "images/s"].map(String::from));
     if relative {
         head.push("train × incr.".into());
     }
@@ -84,6 +84,7 @@ fn table(lines: &[Line<'_>]) -> String {
         cells.push(figure(3, group.mean(|report| report.summary.forgetting)));
         cells.push(figure(1, group.mean(|report| Some(report.time.total_s))));
         cells.push(figure(1, train_s(group)));
+        cells.push(figure(0, group.mean(|report| report.time.samples_per_s)));
         if relative {
             let ratio = train_s(group).zip(*reference).map(|(time, reference)| time.mean / reference).filter(|ratio| ratio.is_finite());
             cells.push(ratio.map_or(UNKNOWN.into(), |ratio| format!("{ratio:.2}")));
@@ -150,11 +151,11 @@ mod tests {
     #[test]
     fn three_methods_of_two_tasks_print_as_this_table() {
         let expected = [
-            "             task 1  task 2  average  forgetting  total s  train s  train × incr.",
-            "─────────────────────────────────────────────────────────────────────────────────",
-            "incremental   0.050   0.990    0.520       0.941     10.0      9.0           1.00",
-            "rehearsal     0.951   0.980    0.965       0.029     20.0     18.0           2.00",
-            "scratch       0.985   0.985    0.985       0.000     60.0     54.0           6.00",
+            "             task 1  task 2  average  forgetting  total s  train s  images/s  train × incr.",
+            "───────────────────────────────────────────────────────────────────────────────────────────",
+            "incremental   0.050   0.990    0.520       0.941     10.0      9.0      1234           1.00",
+            "rehearsal     0.951   0.980    0.965       0.029     20.0     18.0      1234           2.00",
+            "scratch       0.985   0.985    0.985       0.000     60.0     54.0      1234           6.00",
         ];
         let text = comparison_table(&three_methods(2));
         assert_eq!(text.lines().collect::<Vec<_>>(), expected);
@@ -210,7 +211,10 @@ mod tests {
         run.summary = Summary::of(&run.accuracy);
         let text = comparison_table(&[run]);
         let line = text.lines().nth(2).unwrap();
-        assert_eq!(line.split_whitespace().collect::<Vec<_>>(), ["incremental", "*", "0.750", "–", "0.750", "–", "10.0", "9.0", "1.00"]);
+        assert_eq!(
+            line.split_whitespace().collect::<Vec<_>>(),
+            ["incremental", "*", "0.750", "–", "0.750", "–", "10.0", "9.0", "1234", "1.00"]
+        );
         assert!(text.ends_with("* interrupted: what was done so far\n"));
     }
 

@@ -103,7 +103,7 @@ mod tests {
                 Shape::from([PIXELS]),
                 device,
             ),
-            Column::from_data(TensorData::new(classes, [numbers.len(), 1]).convert_dtype(labels), Kind::Int, Shape::from([]), device),
+            Column::from_data(TensorData::new(classes, [numbers.len(), 1]).convert_dtype(labels), Kind::Int, Shape::new([]), device),
         ]
     }
 

@@ -1,0 +1,219 @@
+//! What a run tells while it goes on: live figures, and each epoch as it is completed.
+
+use crate::phases::{Phase, PhaseTimer};
+use crate::report::schema::{CurvePoint, EpochTime};
+use burn::tensor::TensorReadError;
+use burn::train::metric::{Metric, MetricAttributes, MetricMetadata, MetricName, Numeric, NumericEntry, SerializedEntry};
+use burn_rehearsal::{EngineTimings, RehearsalBuffer};
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Training that is about to begin or to go on.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    /// The task, counted from 0.
+    pub task: usize,
+    /// The first epoch of the task to come, counted from 1.
+    pub epoch: usize,
+    /// Where live figures are.
+    pub gauges: Gauges,
+}
+
+/// An epoch that was completed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Epoch {
+    /// What it gave. The accuracies after a task's last epoch are not known yet: they come with [`Observer::evaluated`](super::Observer::evaluated).
+    pub point: CurvePoint,
+    /// What it took.
+    pub time: EpochTime,
+}
+
+/// Takes every epoch.
+pub type EpochSink = Box<dyn FnMut(&Epoch) + Send>;
+
+/// Figures of this rank that may be read at any time; a reading costs a few loads of counters that are kept anyway.
+#[derive(Clone)]
+pub struct Gauges {
+    timer: PhaseTimer,
+    buffer: Option<Arc<dyn Fn() -> EngineTimings + Send + Sync>>,
+}
+
+impl fmt::Debug for Gauges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gauges").field("reading", &self.read()).finish()
+    }
+}
+
+/// Sums so far, of this rank; differences of two readings say what happened in between.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// The time of whole training steps.
+    pub step: Duration,
+    /// The part of it that waited for incoming mini-batches.
+    pub load: Duration,
+    /// The part of it that waited for representatives.
+    pub wait: Duration,
+    /// Samples that all ranks together have in the buffer now; `None` without a buffer.
+    pub stored: Option<u64>,
+}
+
+impl Gauges {
+    pub(super) fn new<B: Send + 'static>(timer: PhaseTimer, buffer: Option<RehearsalBuffer<B>>) -> Self {
+        let timings = |buffer: RehearsalBuffer<B>| -> Arc<dyn Fn() -> EngineTimings + Send + Sync> { Arc::new(move || buffer.timings()) };
+        Self { timer, buffer: buffer.map(timings) }
+    }
+
+    /// The sums so far.
+    pub fn read(&self) -> Reading {
+        let buffer = self.buffer.as_ref().map(|timings| timings());
+        // The learner sees one call of `next`; the buffer knows which part of it was its own.
+        let (wait, own) = buffer.map_or_else(Default::default, |timings| (timings.wait, timings.wait + timings.assemble));
+        Reading {
+            step: self.timer.steps_total(),
+            load: self.timer.total(Phase::Load).saturating_sub(own),
+            wait,
+            stored: buffer.map(|timings| timings.stored),
+        }
+    }
+}
+
+/// A metric that looks at so few mini-batches that it takes no more than a small part of the time, [`SHARE`]. In between it has no value, and reads nothing
+/// from the device.
+#[derive(Clone)]
+pub(super) struct Sampled<M> {
+    metric: M,
+    last: Option<SerializedEntry>,
+    /// Not before.
+    next: Option<Instant>,
+    fresh: bool,
+    /// An epoch has ended since the last look; until the next one, its figures stand.
+    ended: bool,
+}
+
+/// The inverse of the part of the time that a [`Sampled`] metric takes at most.
+const SHARE: u32 = 500;
+
+impl<M> Sampled<M> {
+    pub(super) fn new(metric: M) -> Self {
+        Self { metric, last: None, next: None, fresh: false, ended: false }
+    }
+}
+
+impl<M: Metric> Metric for Sampled<M> {
+    type Input = M::Input;
+
+    fn name(&self) -> MetricName {
+        self.metric.name()
+    }
+
+    fn attributes(&self) -> MetricAttributes {
+        self.metric.attributes()
+    }
+
+    fn update(&mut self, input: &M::Input, metadata: &MetricMetadata) -> Result<SerializedEntry, TensorReadError> {
+        let started = Instant::now();
+        if let Some(last) = &self.last
+            && self.next.is_some_and(|next| started < next)
+        {
+            self.fresh = false;
+            return Ok(last.clone());
+        }
+        if std::mem::take(&mut self.ended) {
+            self.metric.clear();
+        }
+        let entry = self.metric.update(input, metadata)?;
+        self.fresh = true;
+        self.last = Some(entry.clone());
+        self.next = Instant::now().checked_add(started.elapsed() * SHARE);
+        Ok(entry)
+    }
+
+    fn compute(&mut self) -> Result<SerializedEntry, TensorReadError> {
+        self.metric.compute()
+    }
+
+    fn clear(&mut self) {
+        self.ended = true;
+    }
+}
+
+impl<M: Numeric> Numeric for Sampled<M> {
+    fn value(&self) -> Option<NumericEntry> {
+        self.fresh.then(|| self.metric.value()).flatten()
+    }
+
+    fn running_value(&self) -> Option<NumericEntry> {
+        self.metric.running_value()
+    }
+
+    fn final_value(&self) -> NumericEntry {
+        self.metric.final_value()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::data::dataloader::Progress;
+    use burn::train::metric::NumericAttributes;
+
+    /// The number of looks, each of which takes a while.
+    #[derive(Clone, Default)]
+    struct Slow(f64);
+
+    impl Metric for Slow {
+        type Input = ();
+
+        fn name(&self) -> MetricName {
+            Arc::new("Slow".into())
+        }
+
+        fn attributes(&self) -> MetricAttributes {
+            NumericAttributes { unit: None, higher_is_better: true }.into()
+        }
+
+        fn update(&mut self, (): &(), _metadata: &MetricMetadata) -> Result<SerializedEntry, TensorReadError> {
+            std::thread::sleep(Duration::from_millis(5));
+            self.0 += 1.0;
+            Ok(SerializedEntry::new(String::new(), self.0.to_string()))
+        }
+
+        fn compute(&mut self) -> Result<SerializedEntry, TensorReadError> {
+            Ok(SerializedEntry::new(String::new(), self.0.to_string()))
+        }
+
+        fn clear(&mut self) {
+            *self = Self::default();
+        }
+    }
+
+    impl Numeric for Slow {
+        fn value(&self) -> Option<NumericEntry> {
+            Some(NumericEntry::Value(self.0))
+        }
+
+        fn running_value(&self) -> Option<NumericEntry> {
+            self.value()
+        }
+
+        fn final_value(&self) -> NumericEntry {
+            NumericEntry::Final(self.0)
+        }
+    }
+
+    #[test]
+    fn a_sampled_metric_looks_rarely_and_keeps_its_figures_until_it_looks_again() {
+        let mut metric = Sampled::new(Slow::default());
+        let metadata = MetricMetadata { progress: Progress::new(0, 1, None), iteration: None, lr: None };
+        metric.update(&(), &metadata).unwrap();
+        assert!(matches!(metric.value(), Some(NumericEntry::Value(1.0))));
+        // The next look comes two and a half seconds later.
+        for _ in 0..100 {
+            metric.update(&(), &metadata).unwrap();
+            assert!(metric.value().is_none());
+        }
+        metric.clear();
+        assert!(matches!(metric.final_value(), NumericEntry::Final(1.0)));
+    }
+}

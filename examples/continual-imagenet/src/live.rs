@@ -1,0 +1,228 @@
+//! What is known of a run while it goes on, and how it is put in words.
+
+use burn_rehearsal_train::experiment::Reading;
+use burn_rehearsal_train::report::schema::Method;
+use indicatif::FormattedDuration;
+use std::time::{Duration, Instant};
+
+/// Over which time the rate is smoothed.
+const SMOOTHING: Duration = Duration::from_secs(5);
+
+/// What a run is going to do.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// How it trains.
+    pub method: Method,
+    /// The seed.
+    pub seed: u64,
+    /// Epochs per task.
+    pub epochs: usize,
+    /// Incoming images of an epoch of each task, over all ranks.
+    pub images: Vec<usize>,
+    /// Incoming images per step of all ranks.
+    pub per_step: usize,
+    /// How many images the buffer has room for.
+    pub capacity: usize,
+}
+
+impl Plan {
+    /// Incoming images of the whole run.
+    pub fn total(&self) -> u64 {
+        self.images.iter().map(|&images| (images * self.epochs) as u64).sum()
+    }
+
+    /// Incoming images before an epoch (counted from 1) of a task.
+    fn before(&self, task: usize, epoch: usize) -> u64 {
+        let tasks: usize = self.images[..task].iter().map(|images| images * self.epochs).sum();
+        (tasks + (epoch - 1) * self.images[task]) as u64
+    }
+
+    /// Task and epoch in words; the epoch is counted from 1.
+    pub fn place(&self, task: usize, epoch: usize) -> String {
+        format!("task {}/{}  epoch {epoch}/{}", task + 1, self.images.len(), self.epochs)
+    }
+}
+
+/// A mean.
+#[derive(Debug, Clone, Copy, Default)]
+struct Mean(f64, u32);
+
+impl Mean {
+    fn add(&mut self, value: f64) {
+        (self.0, self.1) = (self.0 + value, self.1 + 1);
+    }
+
+    fn get(self) -> Option<f64> {
+        (self.1 > 0).then(|| self.0 / f64::from(self.1))
+    }
+}
+
+/// The state of a run.
+#[derive(Debug)]
+pub struct Live {
+    plan: Plan,
+    /// When training began in this process, and the images that had been trained on before.
+    began: Option<(Instant, u64)>,
+    task: usize,
+    /// Counted from 1.
+    epoch: usize,
+    /// Incoming images of the epoch so far, over all ranks.
+    done: u64,
+    loss: Mean,
+    top1: Mean,
+    /// The top-1 accuracy of the epoch before: its line is written while the next has begun.
+    earlier_top1: (usize, Mean),
+    /// Images per second.
+    rate: Option<f64>,
+    /// When the rate was last brought up to date, and `done` then.
+    rated: Option<(Instant, u64)>,
+    /// The sums when the epoch began.
+    start: Reading,
+}
+
+impl Live {
+    pub fn new(plan: Plan) -> Self {
+        Self {
+            plan,
+            began: None,
+            task: 0,
+            epoch: 1,
+            done: 0,
+            loss: Mean::default(),
+            top1: Mean::default(),
+            earlier_top1: Default::default(),
+            rate: None,
+            rated: None,
+            start: Reading::default(),
+        }
+    }
+
+    /// An epoch (counted from 1) begins, or goes on.
+    pub fn begin(&mut self, task: usize, epoch: usize, reading: Reading, now: Instant) {
+        self.earlier_top1 = (self.epoch, self.top1);
+        (self.task, self.epoch, self.done) = (task, epoch, 0);
+        (self.loss, self.top1, self.start) = (Mean::default(), Mean::default(), reading);
+        self.rated = Some((now, 0));
+    }
+
+    /// The loss of a mini-batch.
+    pub fn loss(&mut self, loss: f64) {
+        self.loss.add(loss);
+    }
+
+    /// The top-1 accuracy of a mini-batch, in per cent.
+    pub fn top1(&mut self, top1: f64) {
+        self.top1.add(top1);
+    }
+
+    /// The rank has trained on `items` of its `total` incoming images of the epoch.
+    pub fn step(&mut self, items: usize, total: usize, now: Instant) {
+        self.done = (self.plan.images[self.task] * items / total.max(1)) as u64;
+        if self.began.is_none() {
+            // The first step is where a resumed epoch goes on.
+            self.began = Some((now, self.position()));
+            self.rated = Some((now, self.done));
+        }
+    }
+
+    /// Images of the run so far.
+    pub fn position(&self) -> u64 {
+        self.plan.before(self.task, self.epoch) + self.done
+    }
+
+    /// The top-1 accuracy in training of an epoch, in per cent.
+    pub fn top1_of(&self, epoch: usize) -> Option<f64> {
+        if epoch == self.epoch { self.top1.get() } else { Some(self.earlier_top1.1).filter(|_| self.earlier_top1.0 == epoch)?.get() }
+    }
+
+    /// Task, epoch and step; the time that is left.
+    pub fn place(&mut self, now: Instant) -> String {
+        let steps = self.plan.images[self.task].div_ceil(self.plan.per_step.max(1));
+        let step = (self.done as usize).div_ceil(self.plan.per_step.max(1));
+        format!("{}  step {step}/{steps}  {}", self.plan.place(self.task, self.epoch), self.eta(now))
+    }
+
+    /// What the epoch has given so far.
+    pub fn figures(&mut self, reading: Reading, now: Instant) -> String {
+        let rate = self.rate(now);
+        figures(self.loss.get(), self.top1.get(), rate, self.start, reading, self.plan.capacity)
+    }
+
+    /// Images per second over the last seconds.
+    fn rate(&mut self, now: Instant) -> Option<f64> {
+        let (at, done) = self.rated?;
+        let time = now.saturating_duration_since(at).as_secs_f64();
+        if self.done > done && time > 0.0 {
+            let latest = (self.done - done) as f64 / time;
+            let weight = 1.0 - (-time / SMOOTHING.as_secs_f64()).exp();
+            self.rate = Some(self.rate.map_or(latest, |rate| rate + weight * (latest - rate)));
+            self.rated = Some((now, self.done));
+        }
+        self.rate
+    }
+
+    /// The time that is left if images take as long as they took so far, evaluations included.
+    pub fn eta(&self, now: Instant) -> String {
+        let left = self.began.and_then(|(began, before)| {
+            let done = self.position().checked_sub(before).filter(|&done| done > 0)?;
+            let elapsed = now.saturating_duration_since(began).as_secs_f64();
+            Duration::try_from_secs_f64(elapsed * self.plan.total().saturating_sub(self.position()) as f64 / done as f64).ok()
+        });
+        left.map_or("ETA –".into(), |left| format!("ETA {}", FormattedDuration(left)))
+    }
+}
+
+/// Loss, top-1, images/s, the share of the time that waited for data, how full the buffer is, and the share that waited for it.
+pub fn figures(loss: Option<f64>, top1: Option<f64>, rate: Option<f64>, before: Reading, now: Reading, capacity: usize) -> String {
+    let dash = || "–".to_string();
+    let step = now.step.saturating_sub(before.step).as_secs_f64();
+    let share = |time: Duration, earlier: Duration| {
+        let part = time.saturating_sub(earlier).as_secs_f64();
+        if step > 0.0 { format!("{:.1} %", 100.0 * part / step) } else { "–".into() }
+    };
+    let mut words = format!(
+        "loss {}  top-1 {}  {} images/s  load {}",
+        loss.map_or_else(dash, |loss| format!("{loss:.3}")),
+        top1.map_or_else(dash, |top1| format!("{top1:.1} %")),
+        rate.map_or_else(dash, |rate| format!("{rate:.0}")),
+        share(now.load, before.load)
+    );
+    if let Some(stored) = now.stored {
+        let fill = 100.0 * stored as f64 / capacity.max(1) as f64;
+        words.push_str(&format!("  buffer {fill:.0} %  wait {}", share(now.wait, before.wait)));
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan() -> Plan {
+        Plan { method: Method::Rehearsal, seed: 0, epochs: 3, images: vec![100, 50], per_step: 20, capacity: 40 }
+    }
+
+    #[test]
+    fn place_rate_and_remaining_time_follow_from_the_images_of_all_ranks() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut live = Live::new(plan());
+        live.begin(0, 2, Reading::default(), start);
+        assert!(live.place(start).ends_with("step 0/5  ETA –"), "{}", live.place(start));
+        // A rank with half of the images: 50 of 100 are behind, and were when this process began.
+        live.step(25, 50, start);
+        live.step(50, 50, start + 2 * second);
+        assert_eq!(live.place(start + 2 * second), "task 1/2  epoch 2/3  step 5/5  ETA 00:00:10");
+        live.loss(1.0);
+        live.loss(2.0);
+        live.top1(75.0);
+        let reading = Reading { step: 4 * second, load: second, wait: second / 100, stored: Some(10) };
+        assert_eq!(
+            live.figures(reading, start + 2 * second),
+            "loss 1.500  top-1 75.0 %  25 images/s  load 25.0 %  buffer 25 %  wait 0.2 %"
+        );
+        live.begin(0, 3, reading, start + 2 * second);
+        assert_eq!((live.top1_of(2), live.top1_of(3)), (Some(75.0), None));
+        let later = Reading { step: 5 * second, load: second, stored: None, ..reading };
+        assert_eq!(live.figures(later, start + 3 * second), "loss –  top-1 –  25 images/s  load 0.0 %");
+    }
+}

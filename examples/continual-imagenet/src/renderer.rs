@@ -1,0 +1,131 @@
+//! Feeds the display with what Burn's training tells, on a thread of Burn's, and never more often than somebody can read.
+
+use crate::progress::Shared;
+use burn::train::LearnerSummary;
+use burn::train::logger::{EvaluationProgressLogger, TrainingProgressLogger};
+use burn::train::metric::{MetricDefinition, MetricId, NumericEntry};
+use burn::train::renderer::{EvaluationName, MetricState, MetricsRenderer, MetricsRendererEvaluation, MetricsRendererTraining};
+use burn_rehearsal_train::experiment::{Gauges, Launch};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How often the display changes at most.
+const REFRESH: Duration = Duration::from_millis(100);
+
+/// The renderer of a bar and of plain lines.
+pub struct Renderer {
+    shared: Arc<Shared>,
+    gauges: Gauges,
+    task: usize,
+    /// The last epoch that began, counted from 1.
+    epoch: usize,
+    /// This rank's incoming images in an epoch; `None` outside of training.
+    total: Option<usize>,
+    loss: Option<MetricId>,
+    top1: Option<MetricId>,
+    shown: Option<Instant>,
+}
+
+impl Renderer {
+    pub fn new(shared: Arc<Shared>, launch: &Launch) -> Self {
+        Self {
+            shared,
+            gauges: launch.gauges.clone(),
+            task: launch.task,
+            epoch: launch.epoch - 1,
+            total: None,
+            loss: None,
+            top1: None,
+            shown: None,
+        }
+    }
+}
+
+impl MetricsRendererTraining for Renderer {
+    fn update_train(&mut self, state: MetricState) {
+        let MetricState::Numeric(entry, Some(NumericEntry::Value(value) | NumericEntry::Aggregated { aggregated_value: value, .. })) =
+            state
+        else {
+            return;
+        };
+        let id = Some(&entry.metric_id);
+        if id == self.loss.as_ref() {
+            self.shared.live().loss(value);
+        } else if id == self.top1.as_ref() {
+            self.shared.live().top1(value);
+        }
+    }
+
+    fn update_valid(&mut self, _state: MetricState) {}
+
+    fn on_train_end(&mut self, _summary: Option<LearnerSummary>) -> Result<(), Box<dyn core::error::Error>> {
+        Ok(())
+    }
+}
+
+impl TrainingProgressLogger for Renderer {
+    fn start(&mut self, _epochs: usize, _first: usize, _items: Option<usize>, _label: Option<&str>) {}
+
+    fn update_epoch(&mut self, _epoch: usize) {}
+
+    fn start_split(&mut self, split: &str, items: usize) {
+        if split != "train" {
+            return;
+        }
+        self.epoch += 1;
+        self.total = Some(items);
+        self.shared.live().begin(self.task, self.epoch, self.gauges.read(), Instant::now());
+    }
+
+    fn update_split(&mut self, items: usize) {
+        let Some(total) = self.total else { return };
+        let now = Instant::now();
+        self.shared.live().step(items, total, now);
+        if self.shown.is_none_or(|shown| now.saturating_duration_since(shown) >= REFRESH) {
+            self.shown = Some(now);
+            self.shared.show(self.gauges.read());
+        }
+    }
+
+    fn end_split(&mut self) {
+        self.total = None;
+    }
+
+    fn end(&mut self) {}
+
+    fn log_event_training(&mut self, _event: String) {}
+}
+
+impl MetricsRendererEvaluation for Renderer {
+    fn update_test(&mut self, _name: EvaluationName, _state: MetricState) {}
+
+    fn on_test_end(&mut self, _summary: Option<LearnerSummary>) -> Result<(), Box<dyn core::error::Error>> {
+        Ok(())
+    }
+}
+
+impl EvaluationProgressLogger for Renderer {
+    fn start_global_progress(&mut self, _tests: usize) {}
+
+    fn start_test(&mut self, _name: &str, _items: usize) {}
+
+    fn update_test_progress(&mut self, _items: usize) {}
+
+    fn end_test(&mut self) {}
+
+    fn end_global_progress(&mut self) {}
+
+    fn log_event_evaluation(&mut self, _event: String) {}
+}
+
+impl MetricsRenderer for Renderer {
+    fn manual_close(&mut self) {}
+
+    fn register_metric(&mut self, definition: MetricDefinition) {
+        match definition.name.as_str() {
+            "Loss" => self.loss = Some(definition.metric_id),
+            "Accuracy" => self.top1 = Some(definition.metric_id),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Burn's terminal interface: one for all tasks of a run, and a terminal that is as before when the run ends, however it ends.
+
+use crate::live::Plan;
+use crate::stop::Stop;
+use burn::train::logger::{EvaluationProgressLogger, TrainingProgressLogger};
+use burn::train::metric::MetricDefinition;
+use burn::train::renderer::tui::TuiMetricsRendererWrapper;
+use burn::train::renderer::{EvaluationName, MetricState, MetricsRenderer, MetricsRendererEvaluation, MetricsRendererTraining};
+use burn::train::{Interrupter, LearnerSummary};
+use burn_rehearsal_train::experiment::Launch;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The interface of one run; dropping it restores the terminal.
+pub struct Tui {
+    interface: Interface,
+    plan: Plan,
+    stop: Stop,
+}
+
+/// What the tasks' renderers share; `None` once it is closed.
+#[derive(Clone)]
+struct Interface {
+    inner: Arc<Mutex<Option<TuiMetricsRendererWrapper>>>,
+    /// Stopped by the interface's own menu. Not a rank's: Burn resets it at the end of every training.
+    quit: Interrupter,
+}
+
+impl Tui {
+    /// Opens the interface.
+    pub fn new(plan: &Plan, stop: Stop) -> Self {
+        let terminal = terminal::Terminal::open();
+        let quit = Interrupter::new();
+        let inner = TuiMetricsRendererWrapper::new(quit.clone(), None);
+        terminal.keep_signals();
+        stop.before_exit(move || terminal.restore());
+        Self { interface: Interface { inner: Arc::new(Mutex::new(Some(inner))), quit }, plan: plan.clone(), stop }
+    }
+
+    /// A renderer that shows a launch of Burn's training in the interface.
+    pub fn renderer(&self, launch: &Launch) -> TuiRenderer {
+        TuiRenderer {
+            interface: self.interface.clone(),
+            stop: self.stop.clone(),
+            label: format!("{}, task {}/{}", self.plan.method, launch.task + 1, self.plan.images.len()),
+            epochs: self.plan.images.len() * self.plan.epochs,
+            before: launch.task * self.plan.epochs,
+        }
+    }
+}
+
+impl Drop for Tui {
+    fn drop(&mut self) {
+        let inner = self.interface.inner.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // After "kill" was chosen in its menu it panics once more, with the terminal restored; the run's own error says it all.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(inner)));
+        self.stop.before_exit(|| {});
+    }
+}
+
+/// Shows one launch: its epochs are counted through all tasks.
+pub struct TuiRenderer {
+    interface: Interface,
+    stop: Stop,
+    label: String,
+    /// Of the whole run, and those of earlier tasks.
+    epochs: usize,
+    before: usize,
+}
+
+impl TuiRenderer {
+    fn with(&self, show: impl FnOnce(&mut TuiMetricsRendererWrapper)) {
+        if let Some(inner) = &mut *self.interface.inner.lock().unwrap_or_else(PoisonError::into_inner) {
+            show(inner);
+        }
+        if self.interface.quit.should_stop() {
+            self.stop.request();
+        }
+    }
+}
+
+impl MetricsRendererTraining for TuiRenderer {
+    fn update_train(&mut self, state: MetricState) {
+        self.with(|inner| inner.update_train(state));
+    }
+
+    fn update_valid(&mut self, state: MetricState) {
+        self.with(|inner| inner.update_valid(state));
+    }
+
+    fn on_train_end(&mut self, _summary: Option<LearnerSummary>) -> Result<(), Box<dyn core::error::Error>> {
+        Ok(())
+    }
+}
+
+impl TrainingProgressLogger for TuiRenderer {
+    fn start(&mut self, _epochs: usize, first: usize, items: Option<usize>, _label: Option<&str>) {
+        self.with(|inner| inner.start(self.epochs, self.before + first, items, Some(&self.label)));
+    }
+
+    fn update_epoch(&mut self, epoch: usize) {
+        self.with(|inner| inner.update_epoch(self.before + epoch));
+    }
+
+    fn start_split(&mut self, split: &str, items: usize) {
+        self.with(|inner| inner.start_split(split, items));
+    }
+
+    fn update_split(&mut self, items: usize) {
+        self.with(|inner| inner.update_split(items));
+    }
+
+    fn end_split(&mut self) {
+        self.with(TrainingProgressLogger::end_split);
+    }
+
+    fn end(&mut self) {}
+
+    fn log_event_training(&mut self, event: String) {
+        self.with(|inner| inner.log_event_training(event));
+    }
+}
+
+impl MetricsRendererEvaluation for TuiRenderer {
+    fn update_test(&mut self, _name: EvaluationName, _state: MetricState) {}
+
+    fn on_test_end(&mut self, _summary: Option<LearnerSummary>) -> Result<(), Box<dyn core::error::Error>> {
+        Ok(())
+    }
+}
+
+impl EvaluationProgressLogger for TuiRenderer {
+    fn start_global_progress(&mut self, _tests: usize) {}
+
+    fn start_test(&mut self, _name: &str, _items: usize) {}
+
+    fn update_test_progress(&mut self, _items: usize) {}
+
+    fn end_test(&mut self) {}
+
+    fn end_global_progress(&mut self) {}
+
+    fn log_event_evaluation(&mut self, _event: String) {}
+}
+
+impl MetricsRenderer for TuiRenderer {
+    fn manual_close(&mut self) {}
+
+    fn register_metric(&mut self, definition: MetricDefinition) {
+        self.with(|inner| inner.register_metric(definition));
+    }
+}
+
+/// What the interface does to the terminal, and how it is undone.
+#[cfg(unix)]
+mod terminal {
+    use crossterm::cursor::Show;
+    use crossterm::event::DisableMouseCapture;
+    use crossterm::terminal::LeaveAlternateScreen;
+    use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
+    use std::fs::File;
+    use std::time::Duration;
+
+    /// The controlling terminal and its settings.
+    pub struct Terminal(Option<(File, Termios)>);
+
+    impl Terminal {
+        pub fn open() -> Self {
+            let file = File::open("/dev/tty").ok();
+            Self(file.and_then(|file| tcgetattr(&file).ok().map(|settings| (file, settings))))
+        }
+
+        /// Ctrl-C is to be a signal as in every other display. The interface makes it a key, on a thread of its own and some time after it was asked to open;
+        /// the keys that stop or quit a program stay keys, as the terminal would be left as it is then.
+        pub fn keep_signals(&self) {
+            let Some((file, _)) = &self.0 else { return };
+            for _ in 0..100 {
+                match tcgetattr(file) {
+                    Ok(mut settings) if !settings.local_modes.contains(LocalModes::ICANON) => {
+                        settings.local_modes |= LocalModes::ISIG;
+                        settings.special_codes[SpecialCodeIndex::VSUSP] = 0;
+                        settings.special_codes[SpecialCodeIndex::VQUIT] = 0;
+                        // Without it the interface's own menu still stops the run.
+                        let _ = tcsetattr(file, OptionalActions::Now, &settings);
+                        return;
+                    }
+                    Ok(_) => std::thread::sleep(Duration::from_millis(10)),
+                    Err(_) => return,
+                }
+            }
+        }
+
+        /// For a program that ends at once.
+        pub fn restore(&self) {
+            // There is nobody to tell.
+            let _ = crossterm::execute!(std::io::stdout(), DisableMouseCapture, LeaveAlternateScreen, Show);
+            if let Some((file, settings)) = &self.0 {
+                let _ = tcsetattr(file, OptionalActions::Now, settings);
+            }
+        }
+    }
+}
+
+/// Elsewhere the interface's own menu stops the run.
+#[cfg(not(unix))]
+mod terminal {
+    pub struct Terminal;
+
+    impl Terminal {
+        pub fn open() -> Self {
+            Self
+        }
+
+        pub fn keep_signals(&self) {}
+
+        pub fn restore(&self) {
+            use crossterm::terminal::{LeaveAlternateScreen, disable_raw_mode};
+            let _ = disable_raw_mode();
+            let _ = crossterm::execute!(
+                std::io::stdout(),
+                crossterm::event::DisableMouseCapture,
+                LeaveAlternateScreen,
+                crossterm::cursor::Show
+            );
+        }
+    }
+}
