@@ -37,6 +37,20 @@ pub enum AppError {
         /// What differs.
         changed: String,
     },
+    /// An unfinished run that cannot be gone on with.
+    #[error("{source}; begin anew with `--fresh`, or choose another `--out`")]
+    NoCheckpoint {
+        /// Why.
+        source: ExperimentError,
+    },
+    /// The description of an unfinished run, which cannot be understood.
+    #[error("{} is damaged: {reason}; begin anew with `--fresh`, or choose another `--out`", path.display())]
+    DamagedJob {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        reason: String,
+    },
     /// A configuration file that cannot be understood.
     #[error("the configuration file {} is not valid: {reason}", path.display())]
     ConfigFile {
@@ -96,6 +110,14 @@ pub enum AppError {
 }
 
 impl AppError {
+    /// What happened on `rank`.
+    pub fn on_rank(rank: usize, source: ExperimentError) -> Self {
+        match source {
+            source @ ExperimentError::NoCheckpoint { .. } => Self::NoCheckpoint { source },
+            source => Self::Rank { rank, source },
+        }
+    }
+
     /// A value of an option that cannot be used.
     pub fn option(option: &'static str, value: impl ToString, reason: impl Into<String>) -> Self {
         Self::Option { option, value: value.to_string(), reason: reason.into() }

@@ -93,7 +93,8 @@ impl Place {
         let job = serde_json::json!({ "methods": self.methods, "config": config });
         if !fresh && path.exists() {
             let text = std::fs::read(&path).map_err(|source| AppError::Io { action: "read", path: path.clone(), source })?;
-            let before: Value = serde_json::from_slice(&text).unwrap_or_default();
+            let damaged = |error: serde_json::Error| AppError::DamagedJob { path: path.clone(), reason: error.to_string() };
+            let before: Value = serde_json::from_slice(&text).map_err(damaged)?;
             let changed = difference(&before, &job);
             if !changed.is_empty() {
                 return Err(AppError::Changed { path: self.out.clone(), changed: changed.join(", ") });

@@ -131,7 +131,7 @@ impl Job {
         let rank = |collective| run_rank(images, &settings, echo.clone(), collective, device, &progress);
         let report = match process {
             None => first_report(run_threads(config.ranks, |threads| rank(Box::new(threads)))),
-            Some(process) => rank(process.duplicate()?).map_err(|source| AppError::Rank { rank: process.rank(), source }),
+            Some(process) => rank(process.duplicate()?).map_err(|source| AppError::on_rank(process.rank(), source)),
         };
         progress.finish();
         let report = report?;
@@ -311,7 +311,7 @@ fn first_report(results: Vec<Result<RunReport, RankFailure<ExperimentError>>>) -
         (None, Some(report)) => Ok(report),
         // It names the rank and its reason.
         (Some(RankFailure::Error { error, .. }), _) if error.blame() == Blame::Told => Err(AppError::RankEnded(error.to_string())),
-        (Some(RankFailure::Error { rank, error }), _) => Err(AppError::Rank { rank, source: error }),
+        (Some(RankFailure::Error { rank, error }), _) => Err(AppError::on_rank(rank, error)),
         (Some(other), _) => Err(AppError::RankEnded(other.to_string())),
         (None, None) => Err(AppError::RankEnded("no rank was started".into())),
     }

@@ -264,9 +264,39 @@ fn a_damaged_checkpoint_is_named_and_the_one_before_it_is_used() {
     }
     let (code, stdout, stderr) = finish(start(copy.path(), &RUN));
     assert_eq!(code, Some(1), "{stdout}");
-    assert!(stderr.contains("manifest.json is damaged"), "{stderr}");
+    assert!(stderr.contains("manifest.json is damaged") && stderr.contains("begin anew with `--fresh`"), "{stderr}");
     succeed(copy.path(), &[&RUN[..], &["--fresh"]].concat());
     assert_eq!(result(&copy.path().join("out/rehearsal")), whole);
+}
+
+#[test]
+fn a_run_that_cannot_write_a_checkpoint_ends_with_its_file_and_goes_on_from_the_one_before() {
+    let directory = TempDir::new().unwrap();
+    interrupted(directory.path(), &RUN, "task 1/3");
+    let before = checkpoints(directory.path());
+    let number: usize = before.last().unwrap().file_name().unwrap().to_str().unwrap().parse().unwrap();
+    let next = directory.path().join(format!("out/rehearsal/checkpoints/{:08}", number + 1));
+    let mut running = start(directory.path(), &RUN);
+    let mut stdout = BufReader::new(running.0.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("goes on") {
+        line.clear();
+        assert!(stdout.read_line(&mut line).unwrap() > 0);
+    }
+    // Where the next one's buffer would be there is a file.
+    std::fs::create_dir(&next).unwrap();
+    std::fs::write(next.join("buffer"), "").unwrap();
+    std::io::copy(&mut stdout, &mut std::io::sink()).unwrap();
+    let mut stderr = String::new();
+    running.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    let code = running.0.wait().unwrap().code();
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains(&format!("{:08}/buffer", number + 1)), "{stderr}");
+    assert_eq!(checkpoints(directory.path()), before);
+    assert!(!next.exists(), "what it had begun to write is left");
+    let stdout = succeed(directory.path(), &RUN);
+    assert!(stdout.contains("goes on with task"), "{stdout}");
+    assert_eq!(result(&directory.path().join("out/rehearsal")), uninterrupted(&RUN));
 }
 
 #[test]

@@ -29,6 +29,7 @@ mod quiet;
 mod run;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
@@ -128,6 +129,8 @@ pub(crate) struct Records {
     pub(crate) learner: [Vec<u8>; 3],
     /// Each rank's running statistics, as bytes; none if they are the same on all.
     pub(crate) statistics: Vec<Vec<u8>>,
+    /// How long it took to copy them.
+    pub(crate) time: Duration,
 }
 
 /// What a launch that was stopped would have done next; the same on all ranks.

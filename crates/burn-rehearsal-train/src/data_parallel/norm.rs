@@ -134,3 +134,42 @@ impl ModuleMapper for Write {
         param.map(|old| Tensor::from_data(TensorData::new(values, shape), (&old.device(), old.dtype())))
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use burn::nn::{BatchNorm, BatchNormConfig};
+    use burn::tensor::Device;
+    use burn_rehearsal_collective::run_threads;
+
+    fn norm(values: &[f32; 4]) -> BatchNorm {
+        let norm = BatchNormConfig::new(2).init(&Device::flex());
+        set(&norm, values.to_vec()).unwrap();
+        norm
+    }
+
+    #[test]
+    fn every_rank_goes_on_with_its_own_statistics_and_other_numbers_of_ranks_with_their_mean() {
+        let of = |rank: usize| [0.1 + rank as f32, -2.0, 3.0, 0.3 * rank as f32];
+        let gathered = run_threads(3, |mut threads| gather(&norm(&of(threads.rank())), &mut threads));
+        for all in gathered {
+            let all = all.unwrap();
+            for rank in 0..3 {
+                let own = of_rank(&all, rank, 3).unwrap();
+                assert_eq!(read(&norm(own.first_chunk().unwrap())), of(rank));
+            }
+            for rank in 0..2 {
+                assert_eq!(of_rank(&all, rank, 2).unwrap(), [(0.1 + 1.1 + 2.1) / 3.0, -2.0, 3.0, (0.3 + 0.6) / 3.0]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_the_same_on_all_ranks_is_rank_0s_and_another_networks_is_refused() {
+        let gathered = run_threads(2, |mut threads| gather(&norm(&[1.0; 4]), &mut threads));
+        assert!(gathered.into_iter().all(|all| all.unwrap().is_empty()));
+        assert_eq!(of_rank(&[], 1, 2), None);
+        assert!(matches!(set(&norm(&[1.0; 4]), vec![0.0; 3]), Err(DataParallelError::Record(_))));
+    }
+}

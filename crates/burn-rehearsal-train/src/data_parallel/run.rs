@@ -112,13 +112,14 @@ impl<'a, M: LearnerModel> Run<'a, M> {
         if !self.strategy.keep_records {
             return Ok(Ok(()));
         }
+        let started = Instant::now();
         let statistics = norm::gather(&self.learner.model(), &mut *link.collective)?;
         if self.strategy.rank != 0 {
             return Ok(Ok(()));
         }
         Ok(match adopt::write(&self.learner, &self.components.event_store) {
             Ok(learner) => {
-                *lock(&self.strategy.records) = Some(Records { learner, statistics });
+                *lock(&self.strategy.records) = Some(Records { learner, statistics, time: started.elapsed() });
                 Ok(())
             }
             Err(error) => Err(error.to_string()),

@@ -113,7 +113,7 @@ impl<'a> Directories<'a> {
         Ok((Self { settings, next, pending: None }, share(found, collective)?))
     }
 
-    /// Begins the next checkpoint, after the one before; `buffer` begins the buffer's in the directory it is given. Collective.
+    /// Begins the next checkpoint when the one before is [finished](Self::finish); `buffer` begins the buffer's in the directory it is given. Collective.
     pub(super) fn begin(
         &mut self,
         state: RunState,
@@ -123,11 +123,10 @@ impl<'a> Directories<'a> {
     ) -> Result<(), ExperimentError> {
         let begun = Instant::now();
         let directory = self.settings.directory.join(name(self.next));
-        let first = collective.rank() == 0;
-        share(if first { prepare(&directory) } else { Ok(()) }, collective)?;
+        // The directory is a new one; whoever writes there first makes it.
         let buffer = buffer(&directory.join("buffer"))?;
         let keep = self.settings.keep;
-        let part = if first {
+        let part = if collective.rank() == 0 {
             let write = move || write(&directory, state, records, buffer, keep).map(|bytes| Written { bytes, time: begun.elapsed() });
             Part::First(std::thread::Builder::new().name("checkpoint".into()).spawn(write).map(Some))
         } else {
@@ -212,7 +211,7 @@ fn numbers(directory: &Path) -> Result<Vec<u64>, CheckpointError> {
 }
 
 /// The number of the next checkpoint, and that of the newest good one. An error if there are some but none is good.
-fn newest(directory: &Path) -> Result<(u64, Option<u64>), CheckpointError> {
+fn newest(directory: &Path) -> Result<(u64, Option<u64>), ExperimentError> {
     let numbers = numbers(directory)?;
     let next = numbers.last().map_or(1, |last| last + 1);
     let mut first_error = None;
@@ -225,12 +224,15 @@ fn newest(directory: &Path) -> Result<(u64, Option<u64>), CheckpointError> {
         match verify(&path) {
             Ok(()) => return Ok((next, Some(number))),
             Err(error) => {
-                tracing::warn!(%error, "this checkpoint cannot be used; looking for an earlier one");
+                tracing::warn!("{} cannot be used, looking for an earlier checkpoint: {error}", path.display());
                 first_error.get_or_insert(error);
             }
         }
     }
-    first_error.map_or(Ok((next, None)), Err)
+    match first_error {
+        Some(newest) => Err(ExperimentError::NoCheckpoint { directory: directory.to_path_buf(), newest }),
+        None => Ok((next, None)),
+    }
 }
 
 fn verify(path: &Path) -> Result<(), CheckpointError> {
@@ -252,17 +254,11 @@ fn read(path: &Path) -> Result<Found, CheckpointError> {
             let learner = [model?, optimizer?, schedule?];
             let statistics = (0..parts.len()).map(|rank| parts.remove(&statistics_of(rank)));
             let statistics = statistics.collect::<Option<_>>().ok_or_else(|| damaged(format!("{LEARNER} has parts that make no sense")))?;
-            Some(Records { learner, statistics })
+            Some(Records { learner, statistics, time: Duration::ZERO })
         }
         files => return Err(damaged(format!("it names {} files", files.len()))),
     };
     Ok(Found { state, records, buffer: path.join("buffer") })
-}
-
-/// An empty directory, whatever an earlier attempt left there.
-fn prepare(directory: &Path) -> Result<(), CheckpointError> {
-    remove(directory)?;
-    std::fs::create_dir_all(directory).map_err(io("create the directory", directory))
 }
 
 /// Removes a checkpoint: first what makes it one.
@@ -284,7 +280,8 @@ fn write(
     buffer: Option<PendingCheckpoint>,
     keep: usize,
 ) -> Result<u64, ExperimentError> {
-    let files = write_learner(directory, records);
+    let created = std::fs::create_dir_all(directory).map_err(io("create the directory", directory));
+    let files = created.and_then(|()| write_learner(directory, records));
     // All ranks' buffers are complete, or nobody writes to the directory any more.
     let buffer = buffer.map_or(Ok(0), |buffer| buffer.wait().map(|saved| saved.bytes));
     let written = match (files, buffer) {
@@ -302,7 +299,7 @@ fn write(
 }
 
 fn write_learner(directory: &Path, records: Option<Records>) -> Result<Vec<FileEntry>, CheckpointError> {
-    let Some(Records { learner, statistics }) = records else { return Ok(Vec::new()) };
+    let Some(Records { learner, statistics, .. }) = records else { return Ok(Vec::new()) };
     let statistics: Vec<_> = statistics.iter().enumerate().map(|(rank, values)| (statistics_of(rank), values)).collect();
     let parts: Vec<(&str, &[u8])> = PARTS.into_iter().zip(learner.iter().map(Vec::as_slice)).collect();
     let parts = [parts, statistics.iter().map(|(name, values)| (name.as_str(), values.as_slice())).collect()].concat();

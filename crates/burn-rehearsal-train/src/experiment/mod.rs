@@ -30,6 +30,7 @@ use burn_rehearsal::error::{CheckpointError, RehearsalError};
 use burn_rehearsal::{RehearsalBatch, RehearsalConfig};
 use burn_rehearsal_collective::CollectiveError;
 use std::error::Error;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 #[cfg(doc)]
@@ -183,6 +184,14 @@ pub enum ExperimentError {
     /// A checkpoint.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// There are checkpoints, but none that a run could go on from.
+    #[error("no checkpoint in {} can be used; the newest: {newest}", directory.display())]
+    NoCheckpoint {
+        /// Where they are.
+        directory: PathBuf,
+        /// What is wrong with the newest.
+        newest: CheckpointError,
+    },
     /// An accuracy outside 0..=1.
     #[error(transparent)]
     Metrics(#[from] MetricsError),

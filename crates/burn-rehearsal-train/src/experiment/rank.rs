@@ -221,7 +221,7 @@ impl<W: Workload> Run<'_, W> {
             // As many samples of the epoch's order are behind as then, rounded down to whole steps: none is left out.
             *step = *step * before as u64 / size as u64;
         }
-        if let Some(Records { learner, statistics }) = records {
+        if let Some(Records { learner, statistics, .. }) = records {
             let schedule = self.schedule(steps_per_epoch)?;
             let (epoch, step) = position.within.unwrap_or((1, 0));
             let schedule = schedule.at_step((epoch as u64 - 1) * steps_per_epoch as u64 + step);
@@ -295,6 +295,7 @@ impl<W: Workload> Run<'_, W> {
         let Some(directories) = directories else { return Ok(()) };
         let started = Instant::now();
         let records = self.records.take();
+        let copied = records.as_ref().map_or(Duration::ZERO, |records| records.time);
         let state = RunState {
             method: self.settings.method,
             seed: self.settings.seed,
@@ -319,7 +320,7 @@ impl<W: Workload> Run<'_, W> {
         let begin_buffer = |directory: &std::path::Path| Ok(buffer.map(|buffer| buffer.begin_checkpoint(directory)).transpose()?);
         directories.begin(state, records, begin_buffer, self.collective.as_mut())?;
         self.checkpoints.written += 1;
-        self.checkpoints.total_s += started.elapsed().as_secs_f64();
+        self.checkpoints.total_s += (copied + started.elapsed()).as_secs_f64();
         Ok(())
     }
 
