@@ -5,6 +5,9 @@
 //! with it everything is there. Whoever reads one checks every byte, allocates no more than the files are long, and reports what is wrong with the name of the
 //! file; nothing in a file is ever run.
 //!
+//! Every checkpoint is whole: it writes rows again that have not changed since the one before, so that no checkpoint depends on the files of another, damage to one
+//! harms that one alone, and old ones can be removed without looking. Since nobody waits for the disk, what that costs is its bandwidth.
+//!
 //! [`RehearsalBuffer::checkpoint`](crate::RehearsalBuffer::checkpoint) writes the shards of a buffer, [`begin_checkpoint`](crate::RehearsalBuffer::begin_checkpoint) while
 //! training goes on; the functions here serve whoever has more to keep.
 
