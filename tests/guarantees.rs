@@ -17,6 +17,12 @@ mod device;
 mod errors;
 #[path = "guarantees/exact.rs"]
 mod exact;
+#[path = "guarantees/faults.rs"]
+mod faults;
+#[path = "guarantees/handover.rs"]
+mod handover;
+#[path = "guarantees/lives.rs"]
+mod lives;
 #[path = "guarantees/loaders.rs"]
 mod loaders;
 #[path = "guarantees/model.rs"]

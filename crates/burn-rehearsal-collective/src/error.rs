@@ -22,6 +22,12 @@ pub enum CollectiveError {
     /// An argument that no rank could accept.
     #[error("invalid argument: {0}")]
     InvalidArgument(String),
+    /// What a rank sent did not arrive as it was; found by whoever uses the collective, see [`check_word`](crate::check_word).
+    #[error("a message of rank {rank} is damaged")]
+    Damaged {
+        /// The rank that sent it.
+        rank: usize,
+    },
     /// The library that carries the data failed, or does not fit the launcher.
     #[error("{call} failed at step {step}: {reason}")]
     Transport {

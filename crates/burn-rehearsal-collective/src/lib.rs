@@ -11,6 +11,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod call;
+mod check;
 mod error;
 pub mod launch;
 #[cfg(feature = "mpi")]
@@ -21,6 +22,7 @@ mod solo;
 mod sums;
 mod threads;
 
+pub use check::check_word;
 pub use error::CollectiveError;
 #[cfg(feature = "mpi")]
 pub use mpi::{Mpi, MpiOptions, Reduction, run_mpi};

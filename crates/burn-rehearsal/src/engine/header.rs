@@ -5,7 +5,7 @@ use crate::batch::first_u64;
 use crate::config::{RehearsalConfig, StoreKind};
 use crate::error::RehearsalError;
 use crate::sampling::ClassCounts;
-use burn_rehearsal_collective::Collective;
+use burn_rehearsal_collective::{Collective, CollectiveError, check_word};
 use std::collections::HashSet;
 
 /// Why a rank leaves.
@@ -70,20 +70,37 @@ pub(super) struct Header {
     pub(super) old: u64,
     /// How many changes of class counts follow.
     pub(super) changes: u64,
+    /// The check word of these changes.
+    pub(super) changes_check: u64,
 }
 
-const WORDS: usize = 9;
+/// Those of a header, and its check word.
+const WORDS: usize = 11;
 
 impl Header {
     fn words(&self) -> [u64; WORDS] {
-        let Self { round, step, config, schema, status, task, fill, old, changes } = *self;
-        [round, step, config, schema, status.word(), u64::from(task), fill, old, changes]
+        let Self { round, step, config, schema, status, task, fill, old, changes, changes_check } = *self;
+        let mut words = [round, step, config, schema, status.word(), u64::from(task), fill, old, changes, changes_check, 0];
+        words[WORDS - 1] = check_word(words[..WORDS - 1].iter().copied());
+        words
     }
 
+    /// `None` if these are not the words of a header.
     fn of(words: &[u64]) -> Option<Self> {
-        let &[round, step, config, schema, status, task, fill, old, changes] = words else { return None };
-        Some(Self { round, step, config, schema, status: Status::of(status), task: task as u32, fill, old, changes })
+        let &[round, step, config, schema, status, task, fill, old, changes, changes_check, check] = words else { return None };
+        let header = Self { round, step, config, schema, status: Status::of(status), task: task as u32, fill, old, changes, changes_check };
+        (check == check_word(words[..WORDS - 1].iter().copied())).then_some(header)
     }
+}
+
+/// A change of a class count as a word.
+fn change_word(&(class, delta): &(u32, i32)) -> u64 {
+    u64::from(class) | u64::from(delta as u32) << 32
+}
+
+/// The check word of a header for these changes.
+pub(super) fn check_changes(changes: &[(u32, i32)]) -> u64 {
+    check_word(changes.iter().map(change_word))
 }
 
 /// A number that differs between ranks whose configuration or world size differs in a way that could change a result.
@@ -102,7 +119,9 @@ pub(super) fn all_gather(
     words.resize(WORDS * collective.size(), 0);
     collective.all_gather(bytemuck::cast_slice(&mine.words()), bytemuck::cast_slice_mut(words))?;
     headers.clear();
-    headers.extend(words.chunks_exact(WORDS).filter_map(Header::of));
+    for (rank, words) in words.chunks_exact(WORDS).enumerate() {
+        headers.push(Header::of(words).ok_or(CollectiveError::Damaged { rank })?);
+    }
     Ok(())
 }
 
@@ -155,12 +174,14 @@ pub(super) fn gather_changes(
     words.clear();
     words.resize(most * (1 + headers.len()), 0);
     let (send, all) = words.split_at_mut(most);
-    for (word, &(class, delta)) in send.iter_mut().zip(mine) {
-        *word = u64::from(class) | u64::from(delta as u32) << 32;
-    }
+    send.iter_mut().zip(mine).for_each(|(word, change)| *word = change_word(change));
     collective.all_gather(bytemuck::cast_slice(send), bytemuck::cast_slice_mut(all))?;
     for (rank, (header, words)) in headers.iter().zip(all.chunks_exact(most)).enumerate() {
-        for &word in words.iter().take(header.changes as usize) {
+        let words = &words[..header.changes as usize];
+        if check_word(words.iter().copied()) != header.changes_check {
+            return Err(CollectiveError::Damaged { rank }.into());
+        }
+        for &word in words {
             classes.change(rank, word as u32, (word >> 32) as i32);
         }
     }
@@ -169,14 +190,26 @@ pub(super) fn gather_changes(
 
 /// Messages of different lengths, one per rank.
 pub(super) fn gather_bytes(collective: &mut dyn Collective, mine: &[u8]) -> Result<Vec<Vec<u8>>, RehearsalError> {
-    let mut lengths = vec![0u64; collective.size()];
-    collective.all_gather(bytemuck::bytes_of(&(mine.len() as u64)), bytemuck::cast_slice_mut(&mut lengths))?;
-    let most = lengths.iter().copied().max().unwrap_or(0) as usize;
+    // A length is believed, and memory taken for it, only if it arrived as it was.
+    let about = |message: &[u8]| {
+        let words = [message.len() as u64, first_u64(&blake3::hash(message))];
+        [words[0], words[1], check_word(words)]
+    };
+    let mut abouts = vec![[0u64; 3]; collective.size()];
+    collective.all_gather(bytemuck::bytes_of(&about(mine)), bytemuck::cast_slice_mut(&mut abouts))?;
+    if let Some(rank) = abouts.iter().position(|&[length, digest, check]| check != check_word([length, digest])) {
+        return Err(CollectiveError::Damaged { rank }.into());
+    }
+    let most = abouts.iter().map(|[length, ..]| *length).max().unwrap_or(0) as usize;
     let mut send = mine.to_vec();
     send.resize(most, 0);
-    let mut all = vec![0; most * lengths.len()];
+    let mut all = vec![0; most * abouts.len()];
     collective.all_gather(&send, &mut all)?;
-    Ok(lengths.iter().enumerate().map(|(rank, &length)| all[rank * most..rank * most + length as usize].to_vec()).collect())
+    let message = |(rank, theirs): (usize, &[u64; 3])| {
+        let message = &all[rank * most..rank * most + theirs[0] as usize];
+        if about(message) == *theirs { Ok(message.to_vec()) } else { Err(CollectiveError::Damaged { rank }.into()) }
+    };
+    abouts.iter().enumerate().map(message).collect()
 }
 
 pub(super) fn words_of(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {

@@ -338,6 +338,7 @@ impl Engine {
             fill: self.shard.as_ref().map_or(0, |shard| shard.table().len() as u64),
             old: self.shard.as_ref().map_or(0, |shard| shard.table().old() as u64),
             changes: if with_classes { changes.len() as u64 } else { 0 },
+            changes_check: if with_classes { header::check_changes(changes) } else { 0 },
         };
         let step = self.step;
         let Self { collective, scratch: Scratch { words, headers, .. }, union, ready, timings, .. } = self;
