@@ -28,6 +28,8 @@ pub(crate) enum Step {
     Docs,
     /// `cargo test`, with documentation tests.
     Tests,
+    /// The model tests of what thread ranks meet in, in every order of their turns (loom).
+    Loom,
     /// Clippy, docs and tests with the feature `mpi`, ranks as processes under `mpirun`; skipped, loudly, where there is no MPI.
     Mpi,
     /// Clippy with the features `cuda` and `tui`: whether everything compiles for CUDA, which needs no GPU, and the terminal interface.
@@ -152,11 +154,20 @@ fn run(step: Step, workspace: &Workspace, closing: &mut Closing) -> Result<()> {
         Step::Clippy => process::run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])),
         Step::Docs => process::run(cargo(&["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings")),
         Step::Tests => tests(cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]), &mut std::io::stdout(), closing),
+        Step::Loom => loom(workspace, closing),
         Step::Mpi => mpi(workspace, closing),
         Step::Cuda => devices::cuda(workspace),
         Step::Wgpu => devices::wgpu(workspace, closing),
         Step::MainJob => main_job(workspace),
     }
+}
+
+/// Builds the collective with loom's locks, which takes another target directory, and runs the tests that go through all orders of the threads' turns.
+fn loom(workspace: &Workspace, closing: &mut Closing) -> Result<()> {
+    let model = ["test", "--release", "-p", "burn-rehearsal-collective", "--locked", "--lib", "threads::orders"];
+    let mut command = workspace.cargo(Leg::DEFAULT, &model);
+    command.env("RUSTFLAGS", "--cfg loom -D warnings").env("CARGO_TARGET_DIR", workspace.target_dir(Leg::DEFAULT).join("loom"));
+    tests(command, &mut std::io::stdout(), closing)
 }
 
 /// What has the feature `mpi`; the benchmarks are compiled, but not run.

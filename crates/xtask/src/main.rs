@@ -3,6 +3,8 @@
 //! * `cargo xtask test` is the one gate, the same for people and for CI.
 //! * `cargo xtask validate` repeats the main job over several seeds and holds the means to the published thresholds.
 //! * `cargo xtask kills` kills runs at random moments and sees that they resume bit for bit.
+//! * `cargo xtask soak` runs buffers for a million steps and sees that neither memory nor the time of a step grows.
+//! * `cargo xtask miri` runs the tests of our own unsafe code in Miri.
 //! * `cargo xtask bench` runs the benchmarks.
 //! * `cargo xtask gpu` runs the device's tests and the benchmarks on this machine's NVIDIA GPU.
 
@@ -13,9 +15,11 @@ mod gate;
 mod kills;
 mod licences;
 mod main_job;
+mod miri;
 mod prerequisites;
 mod process;
 mod recipe;
+mod soak;
 mod totals;
 mod validate;
 mod workspace;
@@ -72,6 +76,20 @@ enum Task {
         #[arg(long, value_name = "PATH")]
         program: Option<std::path::PathBuf>,
     },
+    /// Run buffers for a long time, and see that memory and the time of a step stay what they were
+    Soak {
+        /// Steps of every buffer, in 1,000 tasks
+        #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(100_000..))]
+        steps: u64,
+        /// Data-parallel ranks, as threads
+        #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=64))]
+        ranks: u64,
+    },
+    /// Run the tests of the thread ranks in Miri, which checks every access to memory
+    Miri {
+        /// Only tests whose names contain this
+        filter: Option<String>,
+    },
     /// Run the benchmarks
     Bench {
         /// Only this one
@@ -101,6 +119,8 @@ fn run(task: Task) -> Result<()> {
         Task::Kills { times, seed, ranks, launcher, program } => {
             kills::kills(&workspace, &kills::Plan { times, seed, ranks, launcher, program })
         }
+        Task::Soak { steps, ranks } => soak::soak(&workspace, steps, ranks),
+        Task::Miri { filter } => miri::miri(&workspace, filter.as_deref()),
         Task::Bench { name } => bench::bench(&workspace, name.as_deref()),
         Task::Gpu => devices::gpu(&workspace),
     }

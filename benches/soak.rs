@@ -1,0 +1,169 @@
+//! A long life: do memory and the time of a step stay what they are over a million steps and a thousand tasks?
+//!
+//! `soak [STEPS [RANKS]]`: three buffers one after the other, each with another policy and another rule of sampling, on thread ranks whose engines work in the
+//! background. Every task brings two of 100 classes, and samples come again after a while. What the last tenth of the steps took is compared with what
+//! the first tenth took, in processor time of the whole process, since that depends less on what else the machine does; and the memory at the end with that after
+//! the first tenth, when all classes have been seen.
+#![allow(clippy::expect_used, reason = "a step that fails ends the soak")]
+
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn_rehearsal::{Capacity, OnRepeat, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, SamplingKind};
+use burn_rehearsal_benches::{Cpu, head, median, verdict};
+use burn_rehearsal_collective::{Collective, run_threads};
+use std::hint::black_box;
+use std::process::ExitCode;
+use std::time::Instant;
+
+const TASKS: usize = 1000;
+const B: usize = 16;
+const C: usize = 4;
+const R: usize = 4;
+const SIDE: usize = 8;
+const CAPACITY: usize = 4000;
+const CLASSES: usize = 100;
+/// After so many samples of a rank the first comes again.
+const SAMPLES: usize = 50_000;
+/// How much more a step of the last tenth may take than one of the first.
+const SLOWER: f64 = 1.10;
+/// How much the memory of the process may grow, in MiB: less than three bytes a step.
+const GROWTH: f64 = 2.0;
+
+#[derive(RehearsalBatch, Clone, Debug)]
+struct Batch {
+    #[rehearsal(bytes)]
+    images: Tensor<4, Int>,
+    #[rehearsal(class)]
+    targets: Tensor<1, Int>,
+    #[rehearsal(id)]
+    ids: Tensor<1, Int>,
+}
+
+/// The mini-batch of one step: bytes that follow from the step, two classes that follow from the task.
+fn batch(images: &Tensor<4, Int>, rank: usize, task: usize, step: usize, device: &Device) -> Batch {
+    let ints = |value: &dyn Fn(usize) -> usize| {
+        let values: Vec<i64> = (0..B).map(|row| value(row) as i64).collect();
+        Tensor::from_data(TensorData::new(values, [B]), (device, DType::I64))
+    };
+    Batch {
+        images: images.clone(),
+        targets: ints(&|row| (2 * task + row % 2) % CLASSES),
+        ids: ints(&|row| rank * SAMPLES + (step * B + row) % SAMPLES),
+    }
+}
+
+/// What was measured after a task.
+struct Mark {
+    /// Processor time of the process per step, in µs.
+    cpu: f64,
+    /// By the clock on the wall, per step, in µs.
+    wall: f64,
+    /// Memory of the process, in MiB.
+    resident: Option<f64>,
+}
+
+/// The process's memory in MiB, where the system tells.
+fn resident() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kib: f64 = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().trim_end_matches(" kB").parse().ok()?;
+    Some(kib / 1024.0)
+}
+
+fn process_time() -> f64 {
+    let Cpu { mine, others } = Cpu::now();
+    mine + others
+}
+
+/// One rank's life; rank 0 measures.
+fn live(config: &RehearsalConfig, ranks: Box<dyn Collective>, steps: usize) -> Vec<Mark> {
+    let device = Device::flex();
+    let rank = ranks.rank();
+    let buffer: RehearsalBuffer<Batch> = RehearsalBuffer::new(config, ranks).expect("a buffer");
+    let pool: Vec<Tensor<4, Int>> = (0..16)
+        .map(|seed| {
+            let bytes: Vec<u8> = (0..B * 3 * SIDE * SIDE).map(|at| (at * 31 + seed * 7 + rank) as u8).collect();
+            Tensor::from_data(TensorData::new(bytes, [B, 3, SIDE, SIDE]), (&device, DType::U8))
+        })
+        .collect();
+    let per_task = steps / TASKS;
+    let mut marks = Vec::with_capacity(TASKS);
+    for task in 0..TASKS {
+        let (cpu, wall) = (process_time(), Instant::now());
+        buffer.begin_task(task).expect("a task");
+        for step in task * per_task..(task + 1) * per_task {
+            let merged = buffer.rehearse(batch(&pool[step % pool.len()], rank, task, step, &device)).expect("a step");
+            black_box(merged);
+        }
+        if rank == 0 {
+            let per_step = |time: f64| time / per_task as f64;
+            let wall = per_step(wall.elapsed().as_secs_f64() * 1e6);
+            marks.push(Mark { cpu: per_step(process_time() - cpu), wall, resident: resident() });
+        }
+    }
+    let report = buffer.report().expect("a report");
+    assert_eq!((report.len, report.capacity), (CAPACITY, CAPACITY), "the buffer is full");
+    marks
+}
+
+/// The largest memory after any of these tasks, if the system tells.
+fn most(marks: &[Mark]) -> Option<f64> {
+    marks.iter().filter_map(|mark| mark.resident).reduce(f64::max)
+}
+
+fn soak(name: &str, config: &RehearsalConfig, ranks: usize, steps: usize) -> bool {
+    let lives = run_threads(ranks, |threads| Ok::<_, std::convert::Infallible>(live(config, Box::new(threads), steps)));
+    let Some(Ok(marks)) = lives.into_iter().next() else { return false };
+    let tenth = marks.len() / 10;
+    let (first, last) = (&marks[..tenth], &marks[marks.len() - tenth..]);
+    let time = |marks: &[Mark], time: fn(&Mark) -> f64| median(marks.iter().map(time).collect());
+    let (cpu, wall) = (|mark: &Mark| mark.cpu, |mark: &Mark| mark.wall);
+    let (before, after) = (time(first, cpu), time(last, cpu));
+    let slower = after / before;
+    println!("\n{name}: {ranks} ranks, {} steps each, {TASKS} tasks", tenth * 10 * (steps / TASKS));
+    println!(
+        "  processor time per step, first and last tenth: {before:.1} and {after:.1} µs, ratio {slower:.3} (at most {SLOWER}): {}",
+        verdict(slower <= SLOWER)
+    );
+    println!("  by the clock: {:.1} and {:.1} µs", time(first, wall), time(last, wall));
+    let grown = match (most(&first[tenth - 1..]), most(last)) {
+        (Some(then), Some(now)) => {
+            println!(
+                "  memory: {then:.1} MiB after the first tenth, {now:.1} MiB in the last (at most {GROWTH} more): {}",
+                verdict(now - then <= GROWTH)
+            );
+            now - then
+        }
+        _ => {
+            println!("  memory: this system does not tell");
+            0.0
+        }
+    };
+    slower <= SLOWER && grown <= GROWTH
+}
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1).map(|argument| argument.parse::<usize>());
+    let mut number = |default: usize| arguments.next().unwrap_or(Ok(default));
+    let (Ok(steps), Ok(ranks)) = (number(1_000_000), number(2)) else {
+        eprintln!("usage: soak [STEPS [RANKS]]");
+        return ExitCode::FAILURE;
+    };
+    head(&format!("soak: b = {B}, c = {C}, r = {R}, |B| = {CAPACITY}, rows of {} bytes, {CLASSES} classes", 3 * SIDE * SIDE));
+    let base = RehearsalConfig::new(Capacity::Samples(CAPACITY)).with_candidates(C).with_representatives(R);
+    let buffers = [
+        ("class-balanced, uniform sampling", base.clone()),
+        (
+            "reservoir, class-balanced sampling, samples stored once",
+            base.clone()
+                .with_policy(PolicyKind::Reservoir)
+                .with_sampling(SamplingKind::ClassBalanced)
+                .with_on_repeat(OnRepeat::SkipIfStored),
+        ),
+        (
+            "first in, first out, sampling without the current task",
+            base.with_policy(PolicyKind::Fifo).with_sampling(SamplingKind::ExcludeCurrent),
+        ),
+    ];
+    // All of them, also when the first grows.
+    let flat = buffers.iter().filter(|(name, config)| soak(name, config, ranks, steps)).count();
+    if flat == buffers.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
