@@ -1,12 +1,12 @@
 //! How fast do images come from disk?
 //!
 //! Decoding: the files of an image folder, on all cores, by the JPEG decoder's library alone (from memory, and with reading the file), and by ours: reading,
-//! decoding, scaling to one size, channels first. Packed: reading mini-batches from a pack of pixels, against copying as many bytes in memory.
+//! decoding, scaling to one size, channels first. With the feature `turbojpeg`, library and ours are libjpeg-turbo, the pure one beside them. Packed: reading mini-batches from a pack of pixels, against copying as many bytes in memory.
 //! All in turn, medians over the turns. `IMAGES=DIR` names a folder with `train/CLASS/*.jpg` and `test/CLASS/*.jpg`; without it some are made.
 #![allow(clippy::expect_used)]
 
 use burn_rehearsal_benches::{head, median, ratio};
-use burn_rehearsal_train::data::{Decoder, Fit, Format, ImageOptions, OnDamaged, PackOptions, open_folder, open_pack, pack};
+use burn_rehearsal_train::data::{Decoder, Fit, Format, ImageOptions, JPEG_DECODER, OnDamaged, PackOptions, open_folder, open_pack, pack};
 use image::{Rgb, RgbImage};
 use rayon::prelude::*;
 use std::fs;
@@ -64,8 +64,8 @@ fn make(directory: &Path, name: &str, (width, height): (u32, u32), count: u32) -
     folder
 }
 
-/// The library alone, into memory that is used again.
-fn library(bytes: &[u8], row: &mut Vec<u8>) {
+/// The library alone, into memory that is used again: zune-jpeg.
+fn pure(bytes: &[u8], row: &mut Vec<u8>) {
     let options = DecoderOptions::default().set_strict_mode(true).jpeg_set_out_colorspace(ColorSpace::RGB);
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
     if decoder.decode_headers().is_err() {
@@ -73,6 +73,25 @@ fn library(bytes: &[u8], row: &mut Vec<u8>) {
     }
     row.resize(decoder.output_buffer_size().unwrap_or(0), 0);
     let _ = black_box(decoder.decode_into(row));
+}
+
+#[cfg(not(feature = "turbojpeg"))]
+use pure as library;
+
+/// The library alone, into memory that is used again: libjpeg-turbo, at the image's own size.
+#[cfg(feature = "turbojpeg")]
+fn library(bytes: &[u8], row: &mut Vec<u8>) {
+    use turbojpeg::{Decompressor, Image, PixelFormat};
+    thread_local! {
+        static DECODER: std::cell::RefCell<Decompressor> = Decompressor::new().expect("memory").into();
+    }
+    DECODER.with_borrow_mut(|decoder| {
+        let Ok(header) = decoder.read_header(bytes) else { return };
+        let (width, height, pitch) = (header.width, header.height, 3 * header.width);
+        row.resize(pitch * height, 0);
+        let image = Image { pixels: row.as_mut_slice(), width, pitch, height, format: PixelFormat::RGB };
+        let _ = black_box(decoder.decompress(bytes, image));
+    });
 }
 
 fn seconds(work: impl FnOnce()) -> f64 {
@@ -87,8 +106,11 @@ fn decoding(name: &str, folder: &Path, options: &ImageOptions) {
     let jpeg = |path: &&PathBuf| path.extension().is_some_and(|extension| !extension.eq_ignore_ascii_case("png"));
     let files: Vec<&PathBuf> = files.iter().filter(jpeg).take(IMAGES).collect();
     let bytes: Vec<Vec<u8>> = files.iter().map(|path| fs::read(path).expect("a file")).collect();
-    let mut times = [Vec::new(), Vec::new(), Vec::new(), Vec::new()];
+    let mut times = [const { Vec::new() }; 5];
     for _ in 0..TURNS {
+        if cfg!(feature = "turbojpeg") {
+            times[4].push(seconds(|| bytes.par_iter().for_each_init(Vec::new, |row, bytes| pure(bytes, row))));
+        }
         times[0].push(seconds(|| bytes.par_iter().for_each_init(Vec::new, |row, bytes| library(bytes, row))));
         times[1].push(seconds(|| {
             files.par_iter().for_each_init(Vec::new, |row, path| library(&fs::read(path).expect("a file"), row));
@@ -106,11 +128,14 @@ fn decoding(name: &str, folder: &Path, options: &ImageOptions) {
     }
     let rate = |at: usize| files.len() as f64 / median(times[at].clone());
     println!(
-        "decoding, {name}: {} JPEG files to {side}×{side}, {} threads; images/s",
+        "decoding, {name}: {} JPEG files to {side}×{side} by {JPEG_DECODER}, {} threads; images/s",
         files.len(),
         rayon::current_num_threads(),
         side = options.side
     );
+    if !times[4].is_empty() {
+        println!("  zune-jpeg, from memory        {:10.0}", rate(4));
+    }
     println!("  library, from memory          {:10.0}", rate(0));
     println!("  library, from files           {:10.0}", rate(1));
     println!("  ours, from memory             {:10.0}  {:.2} × library from memory (target 0.8)", rate(2), ratio(&times[0], &times[2]));

@@ -32,6 +32,8 @@ pub(crate) enum Step {
     Loom,
     /// Clippy, docs and tests with the feature `mpi`, ranks as processes under `mpirun`; skipped, loudly, where there is no MPI.
     Mpi,
+    /// Clippy, and the tests of images, with the feature `turbojpeg`; skipped, loudly, where libjpeg-turbo cannot be built.
+    Turbojpeg,
     /// Clippy with the features `cuda` and `tui`: whether everything compiles for CUDA, which needs no GPU, and the terminal interface.
     Cuda,
     /// The tests of the device, and a short training run, on a GPU through wgpu, or on one that a Vulkan driver simulates; skipped, loudly, where there is
@@ -42,9 +44,9 @@ pub(crate) enum Step {
 }
 
 impl Step {
-    /// Whether it is no failure if what the step needs is not installed: people may go on without MPI or Vulkan; CI, and who asks for the step, may not.
+    /// Whether it is no failure if what the step needs is not installed: people may go on without MPI, CMake or Vulkan; CI, and who asks for the step, may not.
     fn may_be_skipped(self, only: Option<Self>, in_ci: bool) -> bool {
-        matches!(self, Self::Mpi | Self::Wgpu) && only.is_none() && !in_ci
+        matches!(self, Self::Mpi | Self::Turbojpeg | Self::Wgpu) && only.is_none() && !in_ci
     }
 }
 
@@ -156,6 +158,7 @@ fn run(step: Step, workspace: &Workspace, closing: &mut Closing) -> Result<()> {
         Step::Tests => tests(cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]), &mut std::io::stdout(), closing),
         Step::Loom => loom(workspace, closing),
         Step::Mpi => mpi(workspace, closing),
+        Step::Turbojpeg => turbojpeg(workspace, closing),
         Step::Cuda => devices::cuda(workspace),
         Step::Wgpu => devices::wgpu(workspace, closing),
         Step::MainJob => main_job(workspace),
@@ -196,6 +199,18 @@ fn mpi(workspace: &Workspace, closing: &mut Closing) -> Result<()> {
     let started = cargo(&["test", "--no-fail-fast", "--lib", "--bin", "continual-imagenet", "--test", "mpi*"]);
     tests(started, &mut std::io::stdout(), closing)?;
     tests(with(workspace.cargo(Leg::MPI, &["test", "--doc"]), &collective), &mut std::io::stdout(), closing)
+}
+
+/// Everything with the feature `turbojpeg`, so that Burn is the one that the steps before have built.
+const WITH_TURBOJPEG: [&str; 4] = ["--workspace", "--locked", "--features", "burn-rehearsal-train/turbojpeg"];
+
+/// Builds libjpeg-turbo and runs the tests that read JPEG files with it.
+fn turbojpeg(workspace: &Workspace, closing: &mut Closing) -> Result<()> {
+    prerequisites::ensure(&prerequisites::TURBOJPEG_TOOLS)?;
+    let cargo = |arguments: &[&str]| with(workspace.cargo(Leg::DEFAULT, arguments), &WITH_TURBOJPEG);
+    process::run(cargo(&["clippy", "--all-targets"]).args(["--", "-D", "warnings"]))?;
+    tests(cargo(&["test", "--test", "data"]), &mut std::io::stdout(), closing)?;
+    tests(with(cargo(&["test", "--lib"]), &["--", "data::turbo"]), &mut std::io::stdout(), closing)
 }
 
 /// `command` with more arguments.

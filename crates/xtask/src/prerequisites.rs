@@ -46,6 +46,13 @@ pub(crate) const MPI_TOOLS: [Tool; 3] = [
 const FIND_LIBCLANG: &str = "{ test -n \"$LIBCLANG_PATH\" || ldconfig -p | grep -q libclang || ls /usr/lib/llvm-*/lib/libclang*.so*; } \
                              && { command -v clang || ls /usr/lib/llvm-*/lib/clang/*/include/stddef.h; }";
 
+/// What libjpeg-turbo is built with.
+pub(crate) const TURBOJPEG_TOOLS: [Tool; 3] = [
+    Tool { what: "CMake", probe: &["cmake", "--version"], remedy: Remedy::Debian(&["cmake"]) },
+    Tool { what: "`make`", probe: &["make", "--version"], remedy: Remedy::Debian(&["make"]) },
+    Tool { what: "the assembler NASM", probe: &["nasm", "-v"], remedy: Remedy::Debian(&["nasm"]) },
+];
+
 /// What the wgpu leg needs besides: any GPU's driver will do, Mesa's runs on the CPU.
 pub(crate) const WGPU_TOOLS: [Tool; 1] =
     [Tool { what: "a Vulkan driver", probe: &["sh", "-c", FIND_VULKAN], remedy: Remedy::Debian(&["mesa-vulkan-drivers", "libvulkan1"]) }];

@@ -13,7 +13,7 @@ use crate::transport;
 use burn_rehearsal::error::ConfigError;
 use burn_rehearsal::{Capacity, RehearsalConfig};
 use burn_rehearsal_train::augment::{RESIZED_CROP_RATIO, RESIZED_CROP_SCALE};
-use burn_rehearsal_train::data::ImageOptions;
+use burn_rehearsal_train::data::{ImageOptions, JPEG_DECODER};
 use burn_rehearsal_train::experiment::{Checkpoints, Settings};
 use burn_rehearsal_train::report::schema::Method;
 use serde::Serialize;
@@ -25,6 +25,8 @@ const MOST_RANKS: usize = 1024;
 const MOST_WORKERS: usize = 64;
 const MOST_WIDTH: usize = 1024;
 pub const MOST_PIXELS: usize = 1024;
+/// Fields of a configuration that are no options.
+const NO_OPTIONS: [&str; 2] = ["overridden", "jpeg-decoder"];
 /// Options that say where or how a run happens and change nothing that a recipe is about.
 const NO_PART_OF_A_RECIPE: [&str; 10] =
     ["checkpoint_every", "checkpoint_keep", "data", "device", "evaluate_every", "execution", "profile", "seed", "store", "workers"];
@@ -39,6 +41,8 @@ pub struct Config {
     pub recipe: Recipe,
     /// Options with which the run departs from its recipe; where the data is, and the seed, are no part of one.
     pub overridden: Vec<String>,
+    /// The library that decodes JPEG files; no option, but the bits of a run depend on it.
+    pub jpeg_decoder: &'static str,
     /// `digits` or `KIND:DIR`.
     pub data: String,
     /// Side of the images, in pixels.
@@ -150,6 +154,7 @@ impl Config {
         Self {
             recipe: Recipe::Digits,
             overridden: Vec::new(),
+            jpeg_decoder: JPEG_DECODER,
             data: "digits".into(),
             image_size: 8,
             crop_size: 8,
@@ -487,7 +492,7 @@ pub fn defaults() -> String {
     config.out = PathBuf::from("runs").join(data::name(&config.data));
     // All values are numbers, truth values and plain texts, which JSON and TOML write alike.
     let fields = serde_json::to_value(config).unwrap_or_default();
-    let options = fields.as_object().into_iter().flatten().filter(|(name, _)| *name != "overridden");
+    let options = fields.as_object().into_iter().flatten().filter(|(name, _)| !NO_OPTIONS.contains(&name.as_str()));
     options.map(|(name, value)| format!("  {name} = {value}\n")).collect()
 }
 

@@ -22,6 +22,10 @@ const LONGEST_SIDE: usize = 65_535;
 /// All images become red, green and blue.
 pub(super) const CHANNELS: usize = 3;
 
+/// The library that decodes JPEG files: `zune-jpeg`, or `libjpeg-turbo` with the feature `turbojpeg`. Their pixels differ a little, and so do the bits of
+/// what is learned from them.
+pub const JPEG_DECODER: &str = if cfg!(feature = "turbojpeg") { "libjpeg-turbo" } else { "zune-jpeg" };
+
 /// How an image that is no square becomes one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Fit {
@@ -39,6 +43,8 @@ pub struct Decoder {
     /// The decoded image, pixel by pixel.
     decoded: Vec<u8>,
     scaler: Scaler,
+    #[cfg(feature = "turbojpeg")]
+    turbo: super::turbo::Turbo,
 }
 
 thread_local! {
@@ -83,11 +89,16 @@ impl Decoder {
     /// What is wrong with it, in the decoder's words.
     pub fn decode(&mut self, bytes: &[u8], side: usize, fit: Fit) -> Result<Pixels, String> {
         let (width, height) = match bytes {
-            [0xff, 0xd8, ..] => self.jpeg(bytes)?,
+            [0xff, 0xd8, ..] => self.jpeg(bytes, side)?,
             [0x89, b'P', b'N', b'G', ..] => self.png(bytes)?,
             [] => return Err("the file is empty".into()),
             _ => return Err("it is neither a JPEG nor a PNG".into()),
         };
+        self.row((width, height), side, fit)
+    }
+
+    /// The row of what was decoded, which has `width` × `height` pixels.
+    pub(super) fn row(&mut self, (width, height): (usize, usize), side: usize, fit: Fit) -> Result<Pixels, String> {
         let source = ImageShape { channels: CHANNELS, height, width };
         let scaled = self.scaler.scale(&self.decoded, source, side, fit)?;
         Pixels::write(CHANNELS * side * side, |row| {
@@ -96,18 +107,34 @@ impl Decoder {
         })
     }
 
-    fn jpeg(&mut self, bytes: &[u8]) -> Result<(usize, usize), String> {
+    /// Decodes a JPEG: all of it, or no more than `side` pixels in each direction need.
+    #[cfg(feature = "turbojpeg")]
+    fn jpeg(&mut self, bytes: &[u8], side: usize) -> Result<(usize, usize), String> {
+        match self.turbo.decode(bytes, side, &mut self.decoded)? {
+            Some(size) => Ok(size),
+            None => self.pure_jpeg(bytes),
+        }
+    }
+
+    #[cfg(not(feature = "turbojpeg"))]
+    fn jpeg(&mut self, bytes: &[u8], _side: usize) -> Result<(usize, usize), String> {
+        self.pure_jpeg(bytes)
+    }
+
+    pub(super) fn pure_jpeg(&mut self, bytes: &[u8]) -> Result<(usize, usize), String> {
         let options = DecoderOptions::default()
             .set_strict_mode(true)
             .set_max_width(LONGEST_SIDE)
             .set_max_height(LONGEST_SIDE)
             .jpeg_set_out_colorspace(ColorSpace::RGB);
         let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
-        decoder.decode_headers().map_err(|error| error.to_string())?;
+        // Some of the library's messages end a line.
+        let words = |error: zune_jpeg::errors::DecodeErrors| error.to_string().trim_end().to_owned();
+        decoder.decode_headers().map_err(words)?;
         let (width, height) = decoder.dimensions().ok_or("it has no size")?;
         within_bounds(width, height)?;
         self.decoded.resize(width * height * CHANNELS, 0);
-        decoder.decode_into(&mut self.decoded).map_err(|error| error.to_string())?;
+        decoder.decode_into(&mut self.decoded).map_err(words)?;
         Ok((width, height))
     }
 
@@ -125,7 +152,7 @@ impl Decoder {
     }
 }
 
-fn within_bounds(width: usize, height: usize) -> Result<(), String> {
+pub(super) fn within_bounds(width: usize, height: usize) -> Result<(), String> {
     if width == 0 || height == 0 || width.saturating_mul(height) > MOST_PIXELS {
         return Err(format!("its size would be {width}×{height} pixels"));
     }

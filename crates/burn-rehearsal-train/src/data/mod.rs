@@ -22,10 +22,12 @@ mod pack;
 mod packed;
 mod pixels;
 mod raw;
+#[cfg(feature = "turbojpeg")]
+mod turbo;
 
 pub use cifar::{Cifar, open_cifar};
 pub use damaged::{Damaged, OnDamaged};
-pub use decode::{Decoder, Fit};
+pub use decode::{Decoder, Fit, JPEG_DECODER};
 pub use error::DataError;
 pub use folder::{open_folder, open_tiny_imagenet};
 pub use idx::open_idx;

@@ -1,0 +1,101 @@
+//! JPEG by libjpeg-turbo (feature `turbojpeg`), which can leave out, while it decodes, detail that a smaller image does not show.
+
+use super::decode::{CHANNELS, within_bounds};
+use turbojpeg::{Colorspace, Decompressor, Image, PixelFormat, ScalingFactor};
+
+/// The parts of its size at which an image can be decoded faster than whole. The library knows all eighths, but most of them are no faster.
+const SCALES: [ScalingFactor; 4] = [ScalingFactor::ONE_EIGHTH, ScalingFactor::ONE_QUARTER, ScalingFactor::ONE_HALF, ScalingFactor::ONE];
+
+/// Decodes one image after the other.
+#[derive(Debug, Default)]
+pub(super) struct Turbo(Option<Decompressor>);
+
+impl Turbo {
+    /// Decodes an image, pixel by pixel, to `decoded`, at the least part of its size at which both sides still have `side` pixels; returns width and height.
+    /// `None` for one with four channels: the library does not make red, green and blue of those.
+    ///
+    /// Whatever the library would only warn of, such as an end that comes too early, is an error.
+    pub(super) fn decode(&mut self, bytes: &[u8], side: usize, decoded: &mut Vec<u8>) -> Result<Option<(usize, usize)>, String> {
+        let words = |error: turbojpeg::Error| error.to_string();
+        let decompressor = match &mut self.0 {
+            Some(decompressor) => decompressor,
+            none => none.insert(Decompressor::new().map_err(words)?),
+        };
+        let header = decompressor.read_header(bytes).map_err(words)?;
+        if matches!(header.colorspace, Colorspace::CMYK | Colorspace::YCCK) {
+            return Ok(None);
+        }
+        within_bounds(header.width, header.height)?;
+        let enough = |scale: &ScalingFactor| scale.scale(header.width).min(scale.scale(header.height)) >= side;
+        // Lossless JPEG has no frequencies to leave out.
+        let scale = SCALES.into_iter().find(enough).filter(|_| !header.is_lossless).unwrap_or(ScalingFactor::ONE);
+        decompressor.set_scaling_factor(scale).map_err(words)?;
+        let (width, height) = (scale.scale(header.width), scale.scale(header.height));
+        let pitch = width * CHANNELS;
+        decoded.resize(pitch * height, 0);
+        decompressor
+            .decompress(bytes, Image { pixels: decoded.as_mut_slice(), width, height, pitch, format: PixelFormat::RGB })
+            .map_err(words)?;
+        Ok(Some((width, height)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Decoder, Fit, Pixels};
+    use super::*;
+    use image::{DynamicImage, GrayImage, ImageFormat, Luma, Rgb, RgbImage};
+
+    /// 200 × 150 pixels of smooth waves.
+    fn jpeg(grey: bool) -> Vec<u8> {
+        let wave = |x: u32, y: u32, scale: f32| (128.0 + 90.0 * (x as f32 / scale).sin() * (y as f32 / scale).cos()) as u8;
+        let image = match grey {
+            true => DynamicImage::from(GrayImage::from_fn(200, 150, |x, y| Luma([wave(x, y, 17.0)]))),
+            false => DynamicImage::from(RgbImage::from_fn(200, 150, |x, y| Rgb([wave(x, y, 17.0), wave(y, x, 23.0), wave(x, y, 41.0)]))),
+        };
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        image.write_to(&mut bytes, ImageFormat::Jpeg).unwrap();
+        bytes.into_inner()
+    }
+
+    /// The mean and the greatest difference.
+    fn differences(a: &Pixels, b: &Pixels) -> (f64, u8) {
+        assert_eq!(a.len(), b.len());
+        let differences: Vec<u8> = a.iter().zip(b.iter()).map(|(a, b)| a.abs_diff(*b)).collect();
+        (differences.iter().map(|&by| f64::from(by)).sum::<f64>() / a.len() as f64, differences.into_iter().max().unwrap())
+    }
+
+    #[test]
+    fn an_image_is_decoded_no_larger_than_it_must_be() {
+        let (mut turbo, mut decoded) = (Turbo::default(), Vec::new());
+        let sizes = [(1, (25, 19)), (19, (25, 19)), (20, (50, 38)), (38, (50, 38)), (75, (100, 75)), (76, (200, 150)), (300, (200, 150))];
+        for (side, size) in sizes {
+            assert_eq!(turbo.decode(&jpeg(false), side, &mut decoded), Ok(Some(size)));
+            assert_eq!(decoded.len(), 3 * size.0 * size.1);
+        }
+    }
+
+    #[test]
+    fn it_looks_as_the_pure_decoder_shows_it() {
+        let mut decoder = Decoder::default();
+        for (bytes, side, fit) in [false, true].into_iter().flat_map(|grey| {
+            [16, 19, 30, 64, 100, 150, 180].into_iter().flat_map(move |side| [Fit::Stretch, Fit::Crop].map(|fit| (jpeg(grey), side, fit)))
+        }) {
+            let turbo = decoder.decode(&bytes, side, fit).unwrap();
+            let size = decoder.pure_jpeg(&bytes).unwrap();
+            let (mean, most) = differences(&turbo, &decoder.row(size, side, fit).unwrap());
+            assert!(mean < 1.0 && most < 8, "side {side}, {fit:?}: {mean} {most}");
+        }
+    }
+
+    #[test]
+    fn four_channels_are_left_to_the_pure_decoder_and_an_early_end_is_an_error() {
+        let (mut turbo, mut decoded) = (Turbo::default(), Vec::new());
+        assert_eq!(turbo.decode(include_bytes!("../../tests/data/cmyk.jpg"), 8, &mut decoded), Ok(None));
+        let bytes = jpeg(false);
+        for length in [3, 100, bytes.len() / 2, bytes.len() - 40] {
+            assert!(turbo.decode(&bytes[..length], 8, &mut decoded).is_err(), "{length} bytes");
+        }
+        assert_eq!(turbo.decode(&bytes, 8, &mut decoded), Ok(Some((25, 19))), "the next image is none the worse");
+    }
+}
