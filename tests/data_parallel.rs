@@ -3,6 +3,8 @@
 
 #[path = "data_parallel/equivalent.rs"]
 mod equivalent;
+#[path = "data_parallel/experiment.rs"]
+mod experiment;
 #[path = "data_parallel/harness.rs"]
 mod harness;
 #[path = "data_parallel/precision.rs"]

@@ -149,24 +149,139 @@ pub fn parse_milestones(text: &str) -> Result<Vec<(f64, f64)>, AppError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transform::transforms;
+    use burn_rehearsal_train::augment::{RESIZED_CROP_RATIO, RESIZED_CROP_SCALE};
+    use burn_rehearsal_train::data::{ImageShape, JPEG_DECODER};
+    use burn_rehearsal_train::report::schema::Method;
+    use serde_json::{Value, json};
+    use std::collections::BTreeSet;
 
     fn resolve(options: Options) -> Result<Config, AppError> {
         Config::resolve(Options { data: Some("folder:images".into()), ..options })
     }
 
+    /// The fields that a report says differ, or lacks, and those that `expected` lacks.
+    fn assert_reported(config: &Config, expected: &Value) {
+        let (config, expected) = (serde_json::to_value(config).unwrap(), expected.as_object().unwrap().clone());
+        let reported = config.as_object().unwrap();
+        let names: BTreeSet<&String> = reported.keys().chain(expected.keys()).collect();
+        let differ = names.into_iter().filter(|&name| reported.get(name) != expected.get(name));
+        let differ: Vec<_> = differ.map(|name| format!("{name}: {:?}, not {:?}", reported.get(name), expected.get(name))).collect();
+        assert_eq!(differ, [""; 0]);
+    }
+
+    /// `base` with the fields of `more`.
+    fn with(base: &Value, more: Value) -> Value {
+        let mut base = base.clone();
+        for (name, value) in more.as_object().unwrap() {
+            base[name] = value.clone();
+        }
+        base
+    }
+
+    /// What the recipes have in common.
+    fn common() -> Value {
+        json!({
+            "overridden": [], "jpeg-decoder": JPEG_DECODER, "data": "folder:images", "out": "runs/images", "seed": 42,
+            "on-damaged": "fail", "model-width": 64, "stream": "class", "class-order": "fixed",
+            "candidate-mode": "exact", "sampling": "uniform", "on-repeat": "keep-both", "lag": 1, "optimizer-state": "reset",
+            "execution": "background", "store": "auto", "store-limit": "2GiB",
+            "ranks": 1, "collective": "threads", "reduction": "fixed", "device": "flex", "precision": "f32",
+            "evaluate-every": 0, "profile": false, "checkpoint-every": "task", "checkpoint-keep": 2,
+        })
+    }
+
     #[test]
-    fn ccgrid24_is_as_published_for_each_of_its_networks() {
+    fn every_value_that_a_report_of_ccgrid24_shows_is_the_published_one() {
         let options = |model| Options { recipe: Some(Recipe::Ccgrid24), model, ..Options::default() };
-        let resnet = resolve(options(None)).unwrap();
-        let ghostnet = resolve(options(Some(ModelArg::Ghostnet))).unwrap();
-        assert_eq!((resnet.model, resnet.tasks, resnet.epochs, resnet.image_size, resnet.crop_size), (ModelArg::Resnet50, 4, 30, 256, 224));
-        assert_eq!((resnet.batch_size, resnet.candidates, resnet.representatives, resnet.start_task), (56, 14, 7, 1));
-        assert_eq!((resnet.capacity.as_str(), resnet.warmup_epochs, resnet.scale_cap, resnet.momentum), ("30%", 5.0, 64.0, 0.9));
-        assert_eq!((resnet.learning_rate, resnet.weight_decay), (0.0125, 5e-5));
-        assert_eq!((ghostnet.learning_rate, ghostnet.weight_decay), (0.01, 1.5e-5));
-        assert_eq!(parse_milestones(&resnet.milestones).unwrap(), [(21.0, 0.5), (26.0, 0.05), (28.0, 0.01)]);
-        assert_eq!(parse_milestones(&ghostnet.milestones).unwrap(), [(15.0, 0.5), (21.0, 0.05), (28.0, 0.01)]);
-        assert_eq!((resnet.overridden, ghostnet.overridden), (Vec::<String>::new(), Vec::<String>::new()));
+        let published = json!({
+            "recipe": "ccgrid24", "image-size": 256, "crop-size": 224, "fit": "crop", "normalize": "imagenet",
+            "model": "resnet50", "stem": "imagenet", "init": "he-normal",
+            "augment": "resized-crop-flip", "crop-area": [0.1, 1.0], "crop-ratio": [0.8, 1.25],
+            "tasks": 4, "epochs": 30, "batch-size": 56, "candidates": 14, "representatives": 7, "capacity": "30%", "start-task": 1,
+            "policy": "class-balanced", "learning-rate": 0.0125, "momentum": 0.9, "weight-decay": 5e-5,
+            "warmup-epochs": 5.0, "milestones": "21:0.5,26:0.05,28:0.01", "scale-cap": 64.0, "workers": 4,
+        });
+        let resnet50 = with(&common(), published);
+        assert_reported(&resolve(options(None)).unwrap(), &resnet50);
+        // The paper has several networks: choosing one departs from nothing.
+        let resnet18 = with(&resnet50, json!({ "model": "resnet18" }));
+        assert_reported(&resolve(options(Some(ModelArg::Resnet18))).unwrap(), &resnet18);
+        let ghostnet = json!({
+            "model": "ghostnet", "init": "kaiming", "learning-rate": 0.01, "weight-decay": 1.5e-5, "milestones": "15:0.5,21:0.05,28:0.01",
+        });
+        assert_reported(&resolve(options(Some(ModelArg::Ghostnet))).unwrap(), &with(&resnet50, ghostnet));
+    }
+
+    #[test]
+    fn every_value_that_a_report_of_mammoth_er_cifar10_shows_is_the_published_one() {
+        let options = |capacity: Option<&str>| Options {
+            recipe: Some(Recipe::MammothErCifar10),
+            capacity: capacity.map(Into::into),
+            ..Options::default()
+        };
+        let published = json!({
+            "recipe": "mammoth-er-cifar10", "image-size": 32, "crop-size": 32, "fit": "stretch", "normalize": "cifar10",
+            "model": "resnet18", "stem": "small", "init": "kaiming",
+            "augment": "crop-flip", "crop-area": RESIZED_CROP_SCALE, "crop-ratio": RESIZED_CROP_RATIO,
+            "tasks": 5, "epochs": 50, "batch-size": 32, "candidates": 32, "representatives": 32, "capacity": "200", "start-task": 0,
+            "policy": "reservoir", "learning-rate": 0.1, "momentum": 0.0, "weight-decay": 0.0,
+            "warmup-epochs": 0.0, "milestones": "none", "scale-cap": 1.0, "workers": 1,
+        });
+        let expected = with(&common(), published);
+        assert_reported(&resolve(options(None)).unwrap(), &expected);
+        for capacity in ["500", "5120"] {
+            let changed = with(&expected, json!({ "capacity": capacity, "overridden": ["capacity"] }));
+            assert_reported(&resolve(options(Some(capacity))).unwrap(), &changed);
+        }
+    }
+
+    /// What one rank of `world_size` learns with in an epoch of a task, its first step and its last.
+    fn rates(config: &Config, world_size: usize, epochs: &[u64]) -> Vec<[f64; 2]> {
+        let rehearsal = config.rehearsal(1_000, 10).unwrap();
+        let schedule = config.settings(Method::Rehearsal, rehearsal).unwrap().schedule(world_size, 10).unwrap();
+        epochs.iter().map(|epoch| [schedule.rate_at(10 * epoch), schedule.rate_at(10 * epoch + 9)]).collect()
+    }
+
+    #[test]
+    fn the_rates_of_a_task_are_the_published_ones_whatever_the_number_of_ranks() {
+        let recipe = |recipe, model| resolve(Options { recipe: Some(recipe), model, ..Options::default() }).unwrap();
+        let near = |rates: &[[f64; 2]], expected: &[[f64; 2]]| {
+            let close = rates.iter().flatten().zip(expected.iter().flatten()).all(|(ours, theirs)| (ours / theirs - 1.0).abs() < 1e-12);
+            assert!(close && rates.len() == expected.len(), "{rates:?}, not {expected:?}");
+        };
+        for (model, base, steps) in [(None, 0.0125, [21, 26, 28]), (Some(ModelArg::Ghostnet), 0.01, [15, 21, 28])] {
+            let config = recipe(Recipe::Ccgrid24, model);
+            for (world_size, factor) in [(1, 1.0), (16, 16.0), (64, 64.0), (128, 64.0)] {
+                let top = base * factor;
+                let warm = |step: f64| base + (top - base) * step / 50.0;
+                let [first, second, third] = steps;
+                near(
+                    &rates(&config, world_size, &[0, 4, 5, first - 1, first, second - 1, second, third - 1, third, 29]),
+                    &[
+                        [base, warm(9.0)],
+                        [warm(40.0), warm(49.0)],
+                        [top; 2],
+                        [top; 2],
+                        [0.5 * top; 2],
+                        [0.5 * top; 2],
+                        [0.05 * top; 2],
+                        [0.05 * top; 2],
+                        [0.01 * top; 2],
+                        [0.01 * top; 2],
+                    ],
+                );
+            }
+        }
+        near(&rates(&recipe(Recipe::MammothErCifar10, None), 8, &[0, 49]), &[[0.1; 2]; 2]);
+    }
+
+    #[test]
+    fn the_network_sees_224_of_256_pixels_in_training_and_evaluation() {
+        let config = resolve(Options { recipe: Some(Recipe::Ccgrid24), ..Options::default() }).unwrap();
+        for transform in transforms(&config, ImageShape::square(3, 256)).unwrap() {
+            assert_eq!(transform.unwrap().output_shape([3, 256, 256]).unwrap(), [3, 224, 224]);
+        }
     }
 
     #[test]

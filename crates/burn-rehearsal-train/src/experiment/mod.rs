@@ -1,7 +1,7 @@
 //! A whole continual-learning run: tasks, a method, evaluation, and the report.
 //!
 //! [`run_rank`] is what one rank does; start it on every rank with the same [`Workload`] and [`Settings`]. It trains task after task with
-//! Burn's own `SupervisedTraining` under [`DataParallel`], evaluates on every task's test set after each, and returns the same [`RunReport`] on all ranks.
+//! Burn's own `SupervisedTraining` under [`DataParallel`], evaluates on every task's test set after each, and returns a [`RunReport`], the same on all ranks but for times and for curves, which rank 0 keeps.
 
 mod checkpoint;
 mod curve;
@@ -18,7 +18,7 @@ use crate::data_parallel::{DataParallelError, Precision};
 use crate::evaluate::EvaluateError;
 use crate::metrics::MetricsError;
 use crate::report::schema::Method;
-use crate::schedule::ScheduleError;
+use crate::schedule::{ScheduleError, WarmupSchedule};
 use crate::stream::TaskStream;
 use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataset::Dataset;
@@ -37,8 +37,6 @@ use std::sync::Arc;
 use crate::data_parallel::DataParallel;
 #[cfg(doc)]
 use crate::report::RunReport;
-#[cfg(doc)]
-use crate::schedule::WarmupSchedule;
 
 /// A mini-batch that rehearsal and the learner both know.
 pub trait Rows: RehearsalBatch {
@@ -129,6 +127,19 @@ pub struct Settings {
     pub profile: bool,
     /// Whether, where and how often the run is written down; a run goes on from what it finds there.
     pub checkpoints: Option<Checkpoints>,
+}
+
+impl Settings {
+    /// The learning rates of one task on `world_size` ranks; every task begins with the first of them.
+    ///
+    /// # Errors
+    ///
+    /// [`ScheduleError`] if a rate, a factor or the order of milestones makes no sense.
+    pub fn schedule(&self, world_size: usize, steps_per_epoch: usize) -> Result<WarmupSchedule, ScheduleError> {
+        let step = |epoch: f64| (epoch.max(0.0) * steps_per_epoch as f64).round() as u64;
+        let milestones: Vec<_> = self.milestones.iter().map(|&(epoch, factor)| (step(epoch), factor)).collect();
+        WarmupSchedule::new(self.learning_rate, world_size, self.scale_cap, step(self.warmup_epochs))?.with_milestones(&milestones)
+    }
 }
 
 /// Who watches a run. The methods are called on rank 0 only, except [`interrupter`](Self::interrupter).

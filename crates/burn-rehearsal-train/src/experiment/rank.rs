@@ -14,7 +14,6 @@ use crate::report::RunReport;
 use crate::report::schema::{
     Accuracy, BufferReport, CheckpointTime, CurvePoint, EpochTime, Method, PerStep, PrecisionReport, SCHEMA_VERSION, Summary, Time,
 };
-use crate::schedule::WarmupSchedule;
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::Dataset;
 use burn::data::dataset::transform::SelectionDataset;
@@ -35,7 +34,7 @@ type Selection<W> = SelectionDataset<Arc<dyn Dataset<<W as Workload>::Item>>, <W
 /// Rows per step of an evaluation.
 const EVALUATION_BATCH: usize = 256;
 
-/// Runs all tasks on this rank and returns the report, which is the same on all ranks but for times.
+/// Runs all tasks on this rank and returns the report, which is the same on all ranks but for times and for curves, which rank 0 keeps.
 ///
 /// `config` is the resolved configuration, for the report alone. A run that was stopped through its [`Interrupter`] returns what was done so far,
 /// with `complete: false`.
@@ -222,7 +221,7 @@ impl<W: Workload> Run<'_, W> {
             *step = *step * before as u64 / size as u64;
         }
         if let Some(Records { learner, statistics, .. }) = records {
-            let schedule = self.schedule(steps_per_epoch)?;
+            let schedule = settings.schedule(size, steps_per_epoch)?;
             let (epoch, step) = position.within.unwrap_or((1, 0));
             let schedule = schedule.at_step((epoch as u64 - 1) * steps_per_epoch as u64 + step);
             let model = self.workload.model(&self.device.clone().autodiff(), settings.seed);
@@ -401,7 +400,7 @@ impl<W: Workload> Run<'_, W> {
     /// The learner that a task starts with; the buffer learns of the task.
     fn begin(&mut self, task: usize, incoming: usize) -> Result<Learner<W::Model>, ExperimentError> {
         let Settings { method, keep_optimizer, seed, .. } = *self.settings;
-        let schedule = self.schedule(self.steps_per_epoch(incoming))?;
+        let schedule = self.settings.schedule(self.collective.size(), self.steps_per_epoch(incoming))?;
         let fresh = |model| Learner::new(model, self.workload.optimizer(), schedule.clone());
         let learner = match self.learner.take().filter(|_| method != Method::Scratch) {
             None => fresh(self.workload.model(&self.device.clone().autodiff(), seed)),
@@ -415,13 +414,6 @@ impl<W: Workload> Run<'_, W> {
             buffer.begin_task(task)?;
         }
         Ok(learner)
-    }
-
-    fn schedule(&self, steps_per_epoch: usize) -> Result<WarmupSchedule, ExperimentError> {
-        let Settings { learning_rate, warmup_epochs, scale_cap, .. } = *self.settings;
-        let step = |epoch: f64| (epoch.max(0.0) * steps_per_epoch as f64).round() as u64;
-        let milestones: Vec<_> = self.settings.milestones.iter().map(|&(epoch, factor)| (step(epoch), factor)).collect();
-        Ok(WarmupSchedule::new(learning_rate, self.collective.size(), scale_cap, step(warmup_epochs))?.with_milestones(&milestones)?)
     }
 
     /// Trains from `epoch` to the end of epoch `end`.
