@@ -69,6 +69,7 @@ pub struct Shared {
     bar: ProgressBar,
     plan: Plan,
     live: Mutex<Live>,
+    began: Instant,
     /// When the last line of an epoch was printed.
     last_line: Mutex<Option<Instant>>,
     log: Mutex<Log>,
@@ -99,6 +100,7 @@ impl Progress {
             bar,
             live: Mutex::new(Live::new(plan.clone())),
             plan,
+            began: Instant::now(),
             last_line: Mutex::default(),
             log: Mutex::new(Log { curves, pending: None }),
             kept: Mutex::default(),
@@ -215,12 +217,10 @@ impl Shared {
         let now = Instant::now();
         let due = match *last {
             Some(last) => now.saturating_duration_since(last) >= every,
-            None => first,
+            None => first || now.saturating_duration_since(self.began) >= every,
         };
         if due {
             self.say(&words());
-        }
-        if due || last.is_none() {
             *last = Some(now);
         }
     }
