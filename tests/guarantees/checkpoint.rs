@@ -373,11 +373,18 @@ fn after_a_change_of_the_world_every_sample_is_drawn_with_the_same_probability()
         buffer.rehearse(batch(&ids)).unwrap();
         buffer.checkpoint(directory.path()).unwrap();
     });
-    for size in [1, 2, 3, 5] {
+    // To three ranks by way of two.
+    let second = TempDir::new().unwrap();
+    world(2, |threads| {
+        let buffer = buffer(&config, threads);
+        buffer.restore(directory.path(), &device()).unwrap();
+        buffer.checkpoint(second.path()).unwrap();
+    });
+    for (size, from) in [(1, &directory), (2, &directory), (3, &second), (5, &directory)] {
         let trials = 1200 / size;
         let drawn = world(size, |threads| {
             let buffer = buffer(&config, threads);
-            buffer.restore(directory.path(), &device()).unwrap();
+            buffer.restore(from.path(), &device()).unwrap();
             let own = buffer.snapshot().unwrap().samples()[0].id.unwrap();
             let draw = |_| assert_augmented(&[own], &buffer.rehearse(batch(&[own])).unwrap());
             (0..trials).flat_map(draw).collect::<Vec<_>>()
