@@ -2,6 +2,9 @@
 
 use crate::random::Stream;
 
+/// Up to so many numbers are compared with each other; that is faster than a hash set.
+const FEW: u64 = 16;
+
 /// Scratch space for [`Distinct::draw`]: a hash set of 64-bit numbers that is emptied in constant time.
 #[derive(Debug, Default)]
 pub(crate) struct Distinct {
@@ -16,6 +19,14 @@ impl Distinct {
     /// Floyd's algorithm (Bentley and Floyd, "A Sample of Brilliance", CACM 1987): time O(count), whatever the bound.
     pub(crate) fn draw(&mut self, rng: &mut Stream, count: usize, bound: u64, out: &mut Vec<u64>) {
         let count = (count as u64).min(bound);
+        if count <= FEW {
+            let first = out.len();
+            for last in bound - count..bound {
+                let drawn = rng.below(last + 1);
+                out.push(if out[first..].contains(&drawn) { last } else { drawn });
+            }
+            return;
+        }
         let slots = (count as usize * 2).next_power_of_two().max(16);
         if self.table.len() < slots {
             self.table = vec![(0, 0); slots];
@@ -69,20 +80,30 @@ mod tests {
         }
     }
 
-    #[test]
-    fn every_subset_is_equally_likely() {
+    /// χ² over the subsets of `count` of `bound` numbers, of which there are `subsets`.
+    fn chi2_of_subsets(count: usize, bound: u64, subsets: usize, trials: u64) -> f64 {
         let mut distinct = Distinct::default();
         let mut counts = std::collections::BTreeMap::new();
-        let trials = 20_000;
         for step in 0..trials {
             let mut out = Vec::new();
-            distinct.draw(&mut Stream::new(9, Purpose::Draw, step, 0), 2, 5, &mut out);
+            distinct.draw(&mut Stream::new(9, Purpose::Draw, step, 0), count, bound, &mut out);
             out.sort_unstable();
             *counts.entry(out).or_insert(0u32) += 1;
         }
-        assert_eq!(counts.len(), 10);
-        let expected = trials as f64 / 10.0;
-        let chi2: f64 = counts.values().map(|&n| (f64::from(n) - expected).powi(2) / expected).sum();
+        assert_eq!(counts.len(), subsets);
+        let expected = trials as f64 / subsets as f64;
+        counts.values().map(|&n| (f64::from(n) - expected).powi(2) / expected).sum()
+    }
+
+    #[test]
+    fn every_subset_is_equally_likely() {
+        let chi2 = chi2_of_subsets(2, 5, 10, 20_000);
         assert!(chi2 < 27.88, "χ² with 9 degrees of freedom is {chi2:.1}; at p = 1e-3 it is 27.88");
+    }
+
+    #[test]
+    fn every_subset_of_many_is_equally_likely() {
+        let chi2 = chi2_of_subsets(18, 19, 19, 20_000);
+        assert!(chi2 < 42.31, "χ² with 18 degrees of freedom is {chi2:.1}; at p = 1e-3 it is 42.31");
     }
 }

@@ -25,7 +25,7 @@ impl ClassBalanced {
         for _ in 0..count {
             loop {
                 let pool: &[u32] = if run_out { &self.alive } else { classes.present() };
-                let place = rng.below(pool.len() as u64) as usize;
+                let place = rng.below_u32(pool.len() as u32) as usize;
                 let class = pool[place];
                 if self.drawn.len() <= class as usize {
                     self.drawn.resize(class as usize + 1, 0);
