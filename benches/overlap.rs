@@ -2,14 +2,18 @@
 //!
 //! The step's computation sleeps (as a thread does that waits for an accelerator) or keeps all cores busy. *Lost* is what the call of the buffer takes on
 //! the training thread, blocked or working, the assembly of the mini-batch aside: copying the candidates out, handing them over, waiting for
-//! representatives. *Hidden* is the share of the engine's time during which the training thread did not wait for it. The same work inline is the
-//! reference: what would be lost without a thread. Medians over the steps; a busy machine wakes the engine late, hence the mean of the wait, too.
+//! representatives. *Hidden* is the share of the engine's time during which the training thread did not wait for it. Medians over the steps; a busy machine
+//! wakes the engine late, hence the mean of the wait, too.
+//!
+//! References, after the same computation, hence with the same cold caches: the same work inline, which is what would be lost without a thread; waking a thread
+//! that sleeps, by a message through a channel; and taking a mini-batch apart into its columns and putting it together again, without a buffer.
 #![allow(clippy::expect_used)]
 
 use burn::tensor::Device;
-use burn_rehearsal::{Capacity, EngineTimings, Execution, RehearsalBuffer, RehearsalConfig};
+use burn_rehearsal::{Capacity, EngineTimings, Execution, RehearsalBatch, RehearsalBuffer, RehearsalConfig};
 use burn_rehearsal_benches::{Batch, Images, fill, head, median, micros, random_batches, timed, verdict};
 use std::hint::black_box;
+use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 const B: usize = 56;
@@ -88,6 +92,38 @@ fn run(buffer: &RehearsalBuffer<Batch>, batches: &[Batch], computation: Option<C
     Lost { mean_wait: mean(&waits), wait: median(waits), lost: median(lost), mean_engine: mean(&engines), engine: median(engines) }
 }
 
+/// Microseconds that `work` takes after the computation.
+fn after(computation: Computation, steps: usize, mut work: impl FnMut(usize)) -> f64 {
+    let times = (0..steps).map(|step| {
+        computation.run();
+        let started = Instant::now();
+        work(step);
+        micros(started.elapsed())
+    });
+    median(times.collect())
+}
+
+/// Sending a message to a thread that sleeps until it comes.
+fn wake(computation: Computation, steps: usize) -> f64 {
+    let (messages, inbox) = sync_channel(2);
+    let sleeper = std::thread::spawn(move || while inbox.recv().is_ok() {});
+    let time = after(computation, steps, |_| messages.send(()).expect("a listener"));
+    drop(messages);
+    sleeper.join().expect("no panic");
+    time
+}
+
+/// What every buffer does with a mini-batch, whatever it adds to it.
+fn apart_and_together(batches: &[Batch], computation: Computation, steps: usize) -> f64 {
+    let mut columns = Vec::new();
+    let mut pool: Vec<Option<Batch>> = (0..steps).map(|step| Some(batches[step % POOL].clone())).collect();
+    after(computation, steps, |step| {
+        let batch = pool[step].take().expect("one for each step");
+        batch.into_parts(&mut columns).expect("columns");
+        pool[step] = Some(Batch::from_parts(columns.drain(..), ()).expect("a mini-batch"));
+    })
+}
+
 fn buffer(side: usize, execution: Execution, batches: &[Batch]) -> RehearsalBuffer<Batch> {
     let capacity = Capacity::Samples(SHARD_BYTES / Batch::row_bytes(side));
     let config = RehearsalConfig::new(capacity).with_candidates(C).with_representatives(R).with_execution(execution);
@@ -105,8 +141,8 @@ fn main() {
         let background = buffer(side, Execution::Background, &batches);
         println!("\n{side}² u8; µs per step");
         println!(
-            "  {:<22} {:>8} {:>8} {:>10} {:>9} {:>11}   {:>8}",
-            "computation", "lost", "waiting", "mean wait", "engine", "if inline", "hidden"
+            "  {:<22} {:>8} {:>8} {:>10} {:>9} {:>11} {:>9} {:>6}   {:>8}",
+            "computation", "lost", "waiting", "mean wait", "engine", "if inline", "wake", "parts", "hidden"
         );
         for milliseconds in COMPUTATION_MS {
             let steps = (600 / milliseconds).clamp(8, 300) as usize;
@@ -115,10 +151,11 @@ fn main() {
             for (name, computation) in [("sleeping", sleep), ("on all cores", busy)] {
                 let reference = run(&inline, &batches, Some(computation), steps.min(50));
                 let ours = run(&background, &batches, Some(computation), steps);
+                let (wake, parts) = (wake(computation, steps), apart_and_together(&batches, computation, steps));
                 let hidden = 1.0 - ours.mean_wait / ours.mean_engine;
                 let met = verdict(hidden >= 0.99 && ours.lost <= 5.0);
                 println!(
-                    "  {:<22} {:8.1} {:8.1} {:10.1} {:9.1} {:11.1}   {:6.1} %  {met}",
+                    "  {:<22} {:8.1} {:8.1} {:10.1} {:9.1} {:11.1} {wake:9.1} {parts:6.1}   {:6.1} %  {met}",
                     format!("{milliseconds} ms, {name}"),
                     ours.lost,
                     ours.wait,

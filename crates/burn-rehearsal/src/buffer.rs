@@ -1,17 +1,17 @@
 //! The handle through which everybody talks to a rank's engine.
 //!
-//! Requests and responses travel in order over two bounded channels (or, inline, by a call). The handle keeps the representatives that are
+//! Requests and responses travel in order over a [`Link`]. The handle keeps the representatives that are
 //! pending: they belong to it and not to an iterator, so they survive the end of an epoch, an early break and a validation.
 
 use crate::batch::{Column, Kind, RehearsalBatch, Role, Schema, index_tensor, is_host};
-use crate::config::{CandidateMode, Execution, OnRepeat, RehearsalConfig};
-use crate::draw::Distinct;
+use crate::candidates::Chooser;
+use crate::config::{Execution, OnRepeat, RehearsalConfig};
 use crate::engine::{
     BufferReport, Engine, EngineTimings, FailCode, Inspection, Offer, Parcel, Pending, PendingCheckpoint, Request, Response, Restored,
     Resumed, Saved, Timings,
 };
 use crate::error::{ConfigError, RehearsalError};
-use crate::random::{Purpose, Stream};
+use crate::link::Link;
 use crate::slots::RowHandle;
 use crate::snapshot::Snapshot;
 use burn::tensor::{Device, Int, Shape, Tensor, TensorData};
@@ -19,7 +19,6 @@ use burn_rehearsal_collective::{Collective, Solo};
 use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -81,35 +80,11 @@ struct State {
     error: Option<RehearsalError>,
     /// Whether an iterator of a `RehearsalLoader` is alive.
     iterating: bool,
-    distinct: Distinct,
-    candidates: Vec<u64>,
+    /// Of candidates that are selected here.
+    chooser: Chooser,
     /// The columns of the mini-batch in hand, before and after the representatives are appended; empty between steps.
     incoming: Vec<Column>,
     merged: Vec<Column>,
-}
-
-enum Link {
-    Background { requests: SyncSender<Request>, responses: Receiver<Result<Response, RehearsalError>> },
-    Inline { engine: Box<Engine>, responses: VecDeque<Result<Response, RehearsalError>> },
-}
-
-impl Link {
-    fn send(&mut self, request: Request) -> Result<(), RehearsalError> {
-        match self {
-            Link::Background { requests, .. } => requests.send(request).map_err(|_| RehearsalError::EngineGone),
-            Link::Inline { engine, responses } => {
-                responses.push_back(engine.handle(request));
-                Ok(())
-            }
-        }
-    }
-
-    fn receive(&mut self) -> Result<Response, RehearsalError> {
-        match self {
-            Link::Background { responses, .. } => responses.recv().map_err(|_| RehearsalError::EngineGone)?,
-            Link::Inline { responses, .. } => responses.pop_front().ok_or(RehearsalError::EngineGone)?,
-        }
-    }
 }
 
 /// A mini-batch after [`RehearsalBuffer::rehearse_with_handles`].
@@ -152,25 +127,10 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         if config.on_repeat == OnRepeat::SkipIfStored && !B::FIELDS.iter().any(|field| field.role == Role::Id) {
             return Err(ConfigError::NoId.into());
         }
-        let mut engine = Engine::new(config.clone(), collective, timings.clone())?;
+        let engine = Engine::new(config.clone(), collective, timings.clone())?;
         let link = match config.execution {
-            Execution::Inline => Link::Inline { engine: Box::new(engine), responses: VecDeque::new() },
-            Execution::Background => {
-                // At most lag + 1 rounds and one other request are under way, so neither side ever blocks on a full channel.
-                let (requests, inbox) = sync_channel(config.lag + 2);
-                let (outbox, responses) = sync_channel(config.lag + 2);
-                std::thread::Builder::new()
-                    .name(format!("rehearsal-{rank}"))
-                    .spawn(move || {
-                        while let Some(request) = engine.next(&inbox) {
-                            // Without a listener too: the other ranks count on every round that this one has submitted, and a last one may
-                            // tell them why it leaves.
-                            let _ = outbox.send(engine.handle(request));
-                        }
-                    })
-                    .map_err(|error| RehearsalError::Thread(error.to_string()))?;
-                Link::Background { requests, responses }
-            }
+            Execution::Inline => Link::inline(engine),
+            Execution::Background => Link::background(engine, format!("rehearsal-{rank}"), config.lag)?,
         };
         let state = State {
             link,
@@ -181,8 +141,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
             spare: Vec::new(),
             error: None,
             iterating: false,
-            distinct: Distinct::default(),
-            candidates: Vec::new(),
+            chooser: Chooser::default(),
             incoming: Vec::new(),
             merged: Vec::new(),
         };
@@ -549,53 +508,40 @@ impl State {
         let _ = self.link.send(Request::Failed(code));
     }
 
-    /// Chooses the candidates among the first `rows` rows of the mini-batch in hand and offers them to the engine; the bytes that were copied.
+    /// Offers the first `rows` rows of the mini-batch in hand to the engine; the bytes that were copied.
     fn offer(&mut self, config: &RehearsalConfig, rank: usize, schema: &Arc<Schema>, rows: usize) -> Result<usize, RehearsalError> {
-        let mut rng = Stream::new(config.seed, Purpose::Candidates, self.step, rank as u32);
-        self.candidates.clear();
-        match config.candidate_mode {
-            CandidateMode::Exact => self.distinct.draw(&mut rng, config.candidates, rows as u64, &mut self.candidates),
-            CandidateMode::Bernoulli => {
-                let chance = config.candidates as f64 / rows as f64;
-                self.candidates.extend((0..rows as u64).filter(|_| rng.unit_f64() < chance));
-            }
-        }
-        self.candidates.sort_unstable();
         let mut parcel = self.spare.pop().unwrap_or_default();
         parcel.candidates.clear();
         parcel.devices.clear();
         parcel.rows.clear();
-        let mut index: Option<Tensor<1, Int>> = None;
         let columns = if self.merged.is_empty() { &self.incoming } else { &self.merged };
         let stored = || schema.fields().iter().zip(columns).filter(|(field, _)| field.is_stored()).map(|(_, column)| column);
-        // In host memory the engine copies the rows from where they are; on a device they are copied there, before anybody can overwrite them.
-        let shared = stored().all(|column| is_host(&column.device()));
-        match shared {
-            true => parcel.rows.extend(self.candidates.iter().map(|&row| row as u32)),
-            false => parcel.rows.extend(0..self.candidates.len() as u32),
-        }
-        for column in stored() {
-            let device = column.device().inner();
-            if shared && !self.candidates.is_empty() {
-                parcel.candidates.push(column.clone());
-            } else if !self.candidates.is_empty() {
+        parcel.devices.extend(stored().map(|column| column.device().inner()));
+        // In host memory the engine chooses the candidates and copies them from where they are; on a device they are copied there, before anybody can
+        // overwrite them.
+        let shared = parcel.devices.iter().all(is_host);
+        let mut copied = 0;
+        if shared {
+            parcel.candidates.extend(stored().cloned());
+        } else {
+            self.chooser.choose(config, self.step, rank, rows, &mut parcel.rows);
+            let chosen: Vec<i64> = parcel.rows.iter().map(|&row| i64::from(row)).collect();
+            let mut index: Option<Tensor<1, Int>> = None;
+            for (column, device) in stored().zip(&parcel.devices).filter(|_| !chosen.is_empty()) {
                 // One upload serves all fields, unless a field lives on another device.
-                let uploaded = match index.take().filter(|index| index.device() == device) {
-                    Some(uploaded) => uploaded,
-                    None => {
-                        let rows: Vec<i64> = self.candidates.iter().map(|&row| row as i64).collect();
-                        index_tensor(rows, &device)
-                    }
-                };
+                let uploaded = index.take().filter(|index| index.device() == *device);
+                let uploaded = uploaded.unwrap_or_else(|| index_tensor(chosen.clone(), device));
                 parcel.candidates.push(column.select(&uploaded));
                 index = Some(uploaded);
             }
-            parcel.devices.push(device);
+            copied = chosen.len() * schema.stored().map(|field| field.elements() * field.dtype.size()).sum::<usize>();
+            parcel.rows.clear();
+            parcel.rows.extend(0..chosen.len() as u32);
         }
-        self.link.send(Request::Rows(Offer { schema: schema.clone(), parcel }))?;
+        let choose_from = shared.then_some(rows);
+        self.link.send(Request::Rows(Offer { schema: schema.clone(), parcel, choose_from, sent: Instant::now() }))?;
         self.outstanding.push_back(true);
-        let row = schema.stored().map(|field| field.elements() * field.dtype.size()).sum::<usize>();
-        Ok(if shared { 0 } else { self.candidates.len() * row })
+        Ok(copied)
     }
 
     /// Appends the representatives to the incoming columns and fills the `representative` field; the bytes that were copied.
@@ -603,7 +549,7 @@ impl State {
         let mut none = Parcel::default();
         let Parcel { columns: drawn, handles, .. } = parcel.unwrap_or(&mut none);
         let extra = handles.len();
-        let mut drawn = drawn.drain(..);
+        let mut drawn = drawn.iter().cloned();
         self.merged.clear();
         let mut bytes = 0;
         for (field, column) in schema.fields().iter().zip(self.incoming.drain(..)) {

@@ -171,15 +171,16 @@
 //!
 //! A learner for several ranks is in the crate `burn-rehearsal-train`; the transports between ranks are in `burn-rehearsal-collective`.
 #![warn(missing_docs)]
-#![forbid(unsafe_code)]
 
 pub mod batch;
 mod buffer;
+mod candidates;
 pub mod checkpoint;
 mod config;
 mod draw;
 mod engine;
 pub mod error;
+mod link;
 mod loader;
 mod metric;
 pub mod policy;

@@ -4,9 +4,9 @@
 //! On every other device, and without the feature `flex`, the functions here decline and Burn's operations do the work.
 
 #[cfg(feature = "flex")]
-pub(crate) use flex::{HostRows, append_in_place};
+pub(crate) use flex::{HostRows, append_in_place, into_memory};
 #[cfg(not(feature = "flex"))]
-pub(crate) use none::{HostRows, append_in_place};
+pub(crate) use none::{HostRows, append_in_place, into_memory};
 
 use burn::tensor::kind::Basic;
 use burn::tensor::{Device, Element, Tensor, TensorData};
@@ -61,7 +61,7 @@ mod flex {
     use crate::batch::column::{Column, Values};
     use burn::backend::Flex;
     use burn::backend::flex::{FlexTensor, Layout};
-    use burn::tensor::{DType, Shape, Tensor};
+    use burn::tensor::{Bytes, DType, Shape, Tensor};
     use std::ops::Range;
 
     /// The values of a column, shared with its tensor: reading them copies nothing.
@@ -105,6 +105,13 @@ mod flex {
         }
     }
 
+    /// The memory of a column that nobody else has, to be used again.
+    pub(crate) fn into_memory(column: Column) -> Option<Bytes> {
+        let tensor = primitive(&column)?;
+        drop(column);
+        tensor.is_unique().then(|| tensor.into_data().into_parts().0)
+    }
+
     /// Appends `tail` to `column` in the column's own memory, if that has room and belongs to nobody else; says whether it did.
     /// The two have the same kind, element type, row shape and device.
     pub(crate) fn append_in_place(column: Column, tail: &Column) -> (Column, bool) {
@@ -144,7 +151,7 @@ mod flex {
 #[cfg(not(feature = "flex"))]
 mod none {
     use crate::batch::Column;
-    use burn::tensor::DType;
+    use burn::tensor::{Bytes, DType};
 
     /// Rows in host memory: there are none.
     #[derive(Debug, Clone)]
@@ -166,6 +173,10 @@ mod none {
 
     pub(crate) fn append_in_place(column: Column, _tail: &Column) -> (Column, bool) {
         (column, false)
+    }
+
+    pub(crate) fn into_memory(_column: Column) -> Option<Bytes> {
+        None
     }
 }
 
@@ -226,6 +237,16 @@ mod tests {
         let shared = owner.clone().into_column("x").unwrap();
         assert_eq!(values(shared.append(column(2, 0, &device), "x").unwrap()), expected);
         assert_eq!(owner.into_data().iter::<i32>().collect::<Vec<_>>(), (0..24).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_memory_of_a_column_is_used_again_unless_somebody_else_has_it() {
+        let device = Device::flex();
+        let values = column(2, 0, &device);
+        let place = memory(&values);
+        assert!(into_memory(values.clone()).is_none());
+        let bytes = into_memory(values).unwrap();
+        assert_eq!((bytes.as_ptr(), bytes.len()), (place, 12 * size_of::<i32>()));
     }
 
     #[test]

@@ -97,8 +97,8 @@ impl Engine {
         Ok(checkpoint)
     }
 
-    /// The next request. Until it comes, rows of a checkpoint that is being written are handed over, and all of them if none comes any more.
-    pub(crate) fn next(&mut self, requests: &Receiver<Request>) -> Option<Request> {
+    /// Hands rows of a checkpoint that is being written over until a request comes, and all of them if none comes any more.
+    pub(crate) fn write_until_asked(&mut self, requests: &Receiver<Request>) -> Option<Request> {
         while self.writer.as_ref().is_some_and(Writer::wants_rows) {
             let pause = if self.hand_over(false) { Duration::ZERO } else { DISK };
             match requests.recv_timeout(pause) {
@@ -107,7 +107,7 @@ impl Engine {
                 Err(RecvTimeoutError::Disconnected) => self.hand_over_all(),
             }
         }
-        requests.recv().ok()
+        None
     }
 
     /// Hands one piece of rows to the writer, when it has room for it; false if it has none.

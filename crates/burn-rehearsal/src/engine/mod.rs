@@ -28,6 +28,7 @@ pub(crate) use header::{FailCode, Status};
 pub(crate) use timings::Timings;
 
 use crate::batch::{Column, FieldSpec, Schema};
+use crate::candidates::Chooser;
 use crate::config::{RehearsalConfig, SamplingKind, StoreKind, shard_capacity};
 use crate::error::{CheckpointError, RehearsalError};
 use crate::random::{Purpose, Stream};
@@ -57,6 +58,10 @@ pub(crate) struct Offer {
     pub(crate) schema: Arc<Schema>,
     /// What travels with it.
     pub(crate) parcel: Parcel,
+    /// The candidates are still to be chosen among so many first rows of the columns; `None`: the parcel says which rows they are.
+    pub(crate) choose_from: Option<usize>,
+    /// When it was sent.
+    pub(crate) sent: Instant,
 }
 
 /// Lists that travel from the handle to the engine, come back with the round's representatives, and are used again: so that neither side
@@ -65,11 +70,11 @@ pub(crate) struct Offer {
 pub(crate) struct Parcel {
     /// To the engine: one column per stored field, with the candidates among its rows. Empty on the way back.
     pub(crate) candidates: Vec<Column>,
-    /// To the engine: which rows of the columns are the candidates.
+    /// Which rows of the columns are the candidates.
     pub(crate) rows: Vec<u32>,
     /// To the engine: where representatives are wanted, one device per stored field.
     pub(crate) devices: Vec<Device>,
-    /// To the handle: one column per stored field; empty if no row was drawn.
+    /// To the handle: one column per stored field; empty if no row was drawn. Back to the engine, which uses their memory again.
     pub(crate) columns: Vec<Column>,
     /// To the handle: where each representative is stored.
     pub(crate) handles: Vec<RowHandle>,
@@ -175,6 +180,7 @@ pub(crate) struct Engine {
     rank: usize,
     size: usize,
     shard: Option<Shard>,
+    chooser: Chooser,
     /// Where representatives are wanted, as the last mini-batch told.
     devices: Vec<Device>,
     union: Union,
@@ -228,6 +234,7 @@ impl Engine {
             rank,
             size,
             shard: None,
+            chooser: Chooser::default(),
             devices: Vec::new(),
             union: Union::new(rank, size, with_classes),
             task: 0,
@@ -302,6 +309,9 @@ impl Engine {
             None => Shard::new(&self.config, &offer.schema, &self.devices, self.rank, self.size)?,
         };
         shard.begin_task(self.task);
+        if let Some(rows) = offer.choose_from {
+            self.chooser.choose(&self.config, self.step, self.rank, rows, &mut offer.parcel.rows);
+        }
         let mut rng = Stream::new(self.config.seed, Purpose::Evict, self.step, self.rank as u32);
         let changes = shard.insert(&mut offer.parcel.candidates, &offer.parcel.rows, &mut rng);
         self.timings.copied(shard.written() * shard.schema().row_bytes());
@@ -399,12 +409,8 @@ impl Engine {
         scratch.drawn.clear();
         scratch.drawn.push(step.to_le());
         scratch.drawn.extend(scratch.ends.iter().map(|&end| (end as u64).to_le()));
-        scratch.drawn.extend(scratch.draws.iter().map(|draw| draw.number.to_le()));
-        if self.union.classes.is_some() {
-            // Otherwise there is one group. Two to a word: hashing takes a good part of the time with very many ranks.
-            let pair = |pair: &[Draw]| u64::from(pair[0].group) | pair.get(1).map_or(0, |draw| u64::from(draw.group) << 32);
-            scratch.drawn.extend(scratch.draws.chunks(2).map(|draws| pair(draws).to_le()));
-        }
+        // One word a draw, since hashing takes a good part of the time with very many ranks: a class has fewer than 2³² rows, and without classes the group is 0.
+        scratch.drawn.extend(scratch.draws.iter().map(|draw| (draw.number ^ u64::from(draw.group) << 32).to_le()));
         let mut hash = blake3::Hasher::new();
         hash.update(&self.draws_digest).update(bytemuck::cast_slice(&scratch.drawn));
         self.draws_digest = *hash.finalize().as_bytes();
@@ -457,9 +463,11 @@ impl Engine {
     }
 
     fn assemble(&mut self, parcel: &mut Parcel) -> Result<(), RehearsalError> {
-        parcel.columns.clear();
         parcel.handles.clear();
-        let Some(shard) = &self.shard else { return Ok(()) };
+        let Some(shard) = &self.shard else {
+            parcel.columns.clear();
+            return Ok(());
+        };
         let width = shard.schema().row_bytes();
         let Scratch { own, incoming, cursor, .. } = &mut self.scratch;
         cursor.fill(0);
@@ -478,7 +486,9 @@ impl Engine {
                 sources.push(Source::Packed(row));
             }
         }
-        if !sources.is_empty() {
+        if sources.is_empty() {
+            parcel.columns.clear();
+        } else {
             shard.store().assemble(&sources, &self.devices, &mut parcel.columns);
         }
         Ok(())

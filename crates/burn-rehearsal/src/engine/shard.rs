@@ -140,6 +140,7 @@ impl Shard {
         changes.clear();
         self.placements.clear();
         if rows.is_empty() {
+            columns.clear();
             return Ok(changes);
         }
         self.store.stage(columns, rows)?;

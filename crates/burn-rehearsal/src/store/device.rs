@@ -275,6 +275,7 @@ impl Store for DeviceStore {
     }
 
     fn assemble(&self, rows: &[Source<'_>], devices: &[Device], columns: &mut Vec<Column>) {
+        columns.clear();
         let gather = Gather::new(rows.iter().copied(), self.piece_rows);
         let mut index: Option<Index> = None;
         let mut offset = 0;

@@ -2,7 +2,7 @@
 
 use super::memory::{Memory, touch};
 use super::{Source, Store, for_each_byte, for_each_integer, rows};
-use crate::batch::{Column, FieldLayout, HostRows, Schema};
+use crate::batch::{Column, FieldLayout, HostRows, Schema, into_memory};
 use crate::error::{BatchError, RehearsalError};
 use burn::tensor::{DType, Device, TensorData};
 
@@ -54,10 +54,9 @@ impl Staged {
         }
     }
 
-    /// Row `row`, if a row has `elements` values.
-    fn row(&self, row: u32, elements: usize) -> &[u8] {
-        let width = elements * self.dtype().map_or(0, |dtype| dtype.size());
-        &self.bytes()[row as usize * width..][..width]
+    /// The bytes of a row of `elements` values.
+    fn row_bytes(&self, elements: usize) -> usize {
+        elements * self.dtype().map_or(0, |dtype| dtype.size())
     }
 }
 
@@ -72,8 +71,9 @@ impl Slab {
         self.narrowed.clear();
         let Self { narrowed, field, staged, .. } = self;
         let Some(dtype) = staged.dtype().filter(|&dtype| dtype != field.stored) else { return Ok(()) };
+        let (bytes, width) = (staged.bytes(), staged.row_bytes(field.elements()));
         for &row in rows {
-            for_each_byte(staged.row(row, field.elements()), dtype, field.spec.name, |byte| narrowed.push(byte))?;
+            for_each_byte(&bytes[row as usize * width..][..width], dtype, field.spec.name, |byte| narrowed.push(byte))?;
         }
         Ok(())
     }
@@ -114,42 +114,47 @@ impl Store for HostStore {
 
     fn staged(&self, field: usize, visit: &mut dyn FnMut(i64) -> Result<(), BatchError>) -> Result<(), BatchError> {
         let Some((slab, dtype)) = self.slabs.get(field).and_then(|slab| Some((slab, slab.staged.dtype()?))) else { return Ok(()) };
-        self.rows.iter().try_for_each(|&row| for_each_integer(slab.staged.row(row, slab.field.elements()), dtype, &mut *visit))
+        let (bytes, width) = (slab.staged.bytes(), slab.staged.row_bytes(slab.field.elements()));
+        self.rows.iter().try_for_each(|&row| for_each_integer(&bytes[row as usize * width..][..width], dtype, &mut *visit))
     }
 
     fn write(&mut self, placements: &[(u32, u32)]) {
-        for slab in &mut self.slabs {
-            let width = slab.row_bytes;
-            touch(&slab.bytes, placements.iter().map(|&(_, slot)| slot as usize * width));
-            let narrowed = slab.staged.dtype() != Some(slab.field.stored);
-            for &(candidate, slot) in placements {
-                let source = if narrowed {
-                    &slab.narrowed[candidate as usize * width..][..width]
-                } else {
-                    slab.staged.row(self.rows[candidate as usize], slab.field.elements())
-                };
-                slab.bytes[slot as usize * width..][..width].copy_from_slice(source);
+        for Slab { field, row_bytes, bytes, staged, narrowed } in &mut self.slabs {
+            let width = *row_bytes;
+            let place = |slot: u32| slot as usize * width;
+            if staged.dtype() == Some(field.stored) {
+                let source = staged.bytes();
+                bytes.overwrite(placements.iter().map(|&(n, slot)| (place(slot), &source[place(self.rows[n as usize])..][..width])));
+            } else {
+                bytes.overwrite(placements.iter().map(|&(n, slot)| (place(slot), &narrowed[place(n)..][..width])));
             }
-            slab.staged = Staged::Nothing;
+            *staged = Staged::Nothing;
         }
     }
 
     fn assemble(&self, rows: &[Source<'_>], devices: &[Device], columns: &mut Vec<Column>) {
         let mut offset = 0;
+        // Those of earlier rows are at the front until each has been replaced by a new one at the end.
+        let recycle = columns.len() == self.slabs.len();
+        if !recycle {
+            columns.clear();
+        }
         for (slab, device) in self.slabs.iter().zip(devices) {
             let width = slab.row_bytes;
             let slots = rows.iter().filter_map(|row| if let Source::Slot(slot) = row { Some(*slot as usize * width) } else { None });
-            touch(&slab.bytes, slots);
-            // The one allocation per field: it becomes the tensor's own memory.
-            let mut bytes = Vec::with_capacity(rows.len() * width);
-            for row in rows {
-                bytes.extend_from_slice(match row {
+            touch(&slab.bytes, slots, width);
+            // The one allocation per field, unless earlier rows' memory is there: it becomes the tensor's own.
+            let earlier = if recycle { into_memory(columns.remove(0)) } else { None };
+            let size = rows.len() * width;
+            let mut bytes = earlier.filter(|earlier| earlier.len() == size).unwrap_or_else(|| rows::aligned(size, slab.field.stored));
+            for (target, row) in bytes.chunks_exact_mut(width).zip(rows) {
+                target.copy_from_slice(match row {
                     Source::Slot(slot) => slab.row(*slot),
                     Source::Packed(packed) => &packed[offset..offset + width],
                 });
             }
             offset += width;
-            let data = rows::values(&slab.field, bytes, [rows.len(), slab.field.elements()]);
+            let data = rows::values_in_place(&slab.field, bytes, [rows.len(), slab.field.elements()]);
             columns.push(Column::from_data(data, slab.field.spec.kind, slab.field.row_shape.clone(), device));
         }
     }

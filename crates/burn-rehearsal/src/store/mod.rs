@@ -9,6 +9,7 @@ mod memory;
 mod packed;
 mod piece;
 mod rows;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -46,8 +47,8 @@ pub trait Store: Send {
     /// Writes the `n`-th staged candidate to `slot`, for every pair `(n, slot)` in order, and lets all of them go.
     fn write(&mut self, placements: &[(u32, u32)]);
 
-    /// Appends columns of `rows.len()` rows (at least one) in this order, on `devices` (one per stored field), to `columns`, in the mini-batches'
-    /// element types.
+    /// Fills `columns` with columns of `rows.len()` rows (at least one) in this order, on `devices` (one per stored field), in the mini-batches'
+    /// element types. The columns that it holds, if any, are of an earlier call: their memory may be used again.
     fn assemble(&self, rows: &[Source<'_>], devices: &[Device], columns: &mut Vec<Column>);
 
     /// Calls `sink(index, field, bytes)` for every stored field of every slot: `index` counts the slots, and the fields of a row come in order before

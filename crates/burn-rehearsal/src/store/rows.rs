@@ -1,12 +1,27 @@
 //! What the bytes of a stored row mean.
 
 use crate::batch::FieldLayout;
-use burn::tensor::{DType, Shape, TensorData};
+use burn::tensor::{Bytes, DType, Shape, TensorData};
 
 /// Values in the mini-batches' element type from their stored bytes; `shape` has as many elements.
 pub(crate) fn values(field: &FieldLayout, bytes: Vec<u8>, shape: impl Into<Shape>) -> TensorData {
-    let data = TensorData::from_bytes_vec(bytes, shape, field.stored);
+    values_in_place(field, Bytes::from_bytes_vec(bytes), shape)
+}
+
+/// As [`values`], without copying what is aligned already.
+pub(super) fn values_in_place(field: &FieldLayout, bytes: Bytes, shape: impl Into<Shape>) -> TensorData {
+    let data = TensorData::from_bytes(bytes, shape, field.stored);
     if field.dtype == field.stored { data } else { data.convert_dtype(field.dtype) }
+}
+
+/// `len` bytes, aligned for elements of the type `dtype`. A `Vec<u8>` is not, and would be copied on its way into a tensor.
+pub(super) fn aligned(len: usize, dtype: DType) -> Bytes {
+    match dtype.size() {
+        1 => Bytes::from_elems(vec![0u8; len]),
+        2 => Bytes::from_elems(vec![0u16; len / 2]),
+        4 => Bytes::from_elems(vec![0u32; len / 4]),
+        _ => Bytes::from_elems(vec![0u64; len / 8]),
+    }
 }
 
 /// One row of a field, of the shape and element type that it has in a mini-batch.

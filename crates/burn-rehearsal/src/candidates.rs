@@ -1,0 +1,32 @@
+//! Which rows of a mini-batch are offered to the buffer.
+
+use crate::config::{CandidateMode, RehearsalConfig};
+use crate::draw::Distinct;
+use crate::random::{Purpose, Stream};
+
+/// Chooses candidates; keeps what it needs from step to step.
+#[derive(Debug, Default)]
+pub(crate) struct Chooser {
+    distinct: Distinct,
+    numbers: Vec<u64>,
+}
+
+impl Chooser {
+    /// Fills `chosen` with the candidates of `step` on `rank` among `rows` rows, ascending: a pure function of these and the configuration.
+    pub(crate) fn choose(&mut self, config: &RehearsalConfig, step: u64, rank: usize, rows: usize, chosen: &mut Vec<u32>) {
+        let mut rng = Stream::new(config.seed, Purpose::Candidates, step, rank as u32);
+        chosen.clear();
+        match config.candidate_mode {
+            CandidateMode::Exact => {
+                self.numbers.clear();
+                self.distinct.draw(&mut rng, config.candidates, rows as u64, &mut self.numbers);
+                chosen.extend(self.numbers.iter().map(|&row| row as u32));
+                chosen.sort_unstable();
+            }
+            CandidateMode::Bernoulli => {
+                let chance = config.candidates as f64 / rows as f64;
+                chosen.extend((0..rows as u32).filter(|_| rng.unit_f64() < chance));
+            }
+        }
+    }
+}
