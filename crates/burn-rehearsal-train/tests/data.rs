@@ -328,3 +328,23 @@ fn samples_of_a_pack_outlive_it() {
     drop(read);
     assert_eq!(means(&image), RED);
 }
+
+#[test]
+fn a_pack_that_says_what_cannot_be_is_refused_before_memory_is_taken_for_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let (source, out) = (directory.path().join("source"), directory.path().join("pack"));
+    folder(&source, 1);
+    packed(&open_folder(&source, &options(6)).unwrap(), Format::Pixels, 6, &out).unwrap();
+    let whole = std::fs::read_to_string(out.join("pack.json")).unwrap();
+    // With 2^62 channels the number of values of an image would be 0 in 64 bits.
+    for (from, to, words) in [
+        ("[3,6,6]", "[4611686018427387904,6,6]", "4611686018427387904 channels"),
+        ("\"classes\":2", "\"classes\":1048577", "1048577 classes"),
+    ] {
+        let changed = whole.replace(from, to);
+        assert_ne!(changed, whole);
+        std::fs::write(out.join("pack.json"), changed).unwrap();
+        let error = open_pack(&out, &options(6)).err().unwrap().to_string();
+        assert!(error.contains("pack.json") && error.contains(words), "{error}");
+    }
+}

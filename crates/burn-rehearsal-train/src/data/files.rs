@@ -6,6 +6,9 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
+/// The most bytes that a file is unpacked to: several times what any of the published ones has.
+const MOST_UNPACKED: u64 = 4 << 30;
+
 /// The entries of a folder in alphabetical order.
 pub(super) fn entries(directory: &Path) -> Result<Vec<PathBuf>, DataError> {
     let read = || -> std::io::Result<Vec<PathBuf>> {
@@ -40,11 +43,15 @@ pub(super) fn read_maybe_gz(directory: &Path, file: &str) -> Result<(PathBuf, Ve
     let mut bytes = Vec::new();
     let path = if plain.exists() || !packed.exists() { plain } else { packed };
     let open = File::open(&path).map_err(DataError::io("read", &path))?;
-    let read = if path.extension().is_some_and(|extension| extension == "gz") {
-        GzDecoder::new(BufReader::new(open)).read_to_end(&mut bytes)
+    let unpacks = path.extension().is_some_and(|extension| extension == "gz");
+    let read = if unpacks {
+        GzDecoder::new(BufReader::new(open)).take(MOST_UNPACKED + 1).read_to_end(&mut bytes)
     } else {
         BufReader::new(open).read_to_end(&mut bytes)
     };
     read.map_err(DataError::io("read", &path))?;
+    if unpacks && bytes.len() as u64 > MOST_UNPACKED {
+        return Err(DataError::unusable(&path, format!("it has more than {MOST_UNPACKED} bytes when it is unpacked")));
+    }
     Ok((path, bytes))
 }

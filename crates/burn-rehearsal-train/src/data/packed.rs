@@ -6,6 +6,7 @@ use super::decode::{CHANNELS, decode};
 use super::pack::{Format, MANIFEST, Manifest, PARTS, ShardIndex, VERSION, read_json, shard_path};
 use super::{Damaged, DataError, Image, ImageData, ImageOptions, ImageShape, Pixels};
 use burn::data::dataset::{Dataset, DatasetError};
+use burn_rehearsal::MAX_CLASSES;
 use memmap2::Mmap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -42,8 +43,14 @@ pub fn open_pack(directory: &Path, options: &ImageOptions) -> Result<ImageData, 
         let reason = format!("its format has version {}, this program reads {VERSION}", manifest.version);
         return Err(DataError::unusable(&path, reason));
     }
+    if manifest.classes > MAX_CLASSES {
+        return Err(DataError::unusable(&path, format!("it says that there are {} classes, and may say {MAX_CLASSES}", manifest.classes)));
+    }
     let shape = match manifest.shape {
         None => ImageShape::square(CHANNELS, options.side),
+        Some([channels, ..]) if ![1, CHANNELS].contains(&channels) => {
+            return Err(DataError::unusable(&path, format!("its images have {channels} channels, not 1 or {CHANNELS}")));
+        }
         Some([channels, height, width]) => {
             if (height, width) != (options.side, options.side) {
                 let reason = format!("its images have {height}×{width} pixels, not {0}×{0}", options.side);
