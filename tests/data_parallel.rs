@@ -5,6 +5,8 @@
 mod equivalent;
 #[path = "data_parallel/experiment.rs"]
 mod experiment;
+#[path = "data_parallel/faults.rs"]
+mod faults;
 #[path = "data_parallel/harness.rs"]
 mod harness;
 #[path = "data_parallel/precision.rs"]

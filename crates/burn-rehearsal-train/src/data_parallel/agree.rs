@@ -1,6 +1,6 @@
 //! Decisions that all ranks take together: one tiny all-gather of status words, and everybody draws the same conclusion from it.
 
-use burn_rehearsal_collective::{Collective, CollectiveError};
+use burn_rehearsal_collective::{Collective, CollectiveError, check_word};
 
 use super::error::DataParallelError;
 
@@ -40,13 +40,13 @@ pub(crate) struct Agreement {
     pub(crate) early_stop: bool,
 }
 
-/// Exchanges the ranks' statuses at `step`.
+/// Exchanges the ranks' statuses at `step`, in the agreement number `round`: there are steps with several.
 ///
 /// # Errors
 ///
 /// On every rank: [`DataParallelError::RankFailed`] if any rank failed, [`DataParallelError::OutOfStep`] if one is at another step, and whatever
 /// the collective returns.
-pub(crate) fn agree(collective: &mut dyn Collective, step: u64, status: &Status) -> Result<Agreement, DataParallelError> {
+pub(crate) fn agree(collective: &mut dyn Collective, step: u64, round: u64, status: &Status) -> Result<Agreement, DataParallelError> {
     collective.set_step(step);
     let mut word = 0;
     for (bit, set) in
@@ -54,29 +54,36 @@ pub(crate) fn agree(collective: &mut dyn Collective, step: u64, status: &Status)
     {
         word |= if set { bit } else { 0 };
     }
-    let all = gather(collective, [step, status.rows, word])?;
+    let all = gather(collective, [step, round, status.rows, word])?;
     if let Some((rank, [theirs, ..])) = all.iter().enumerate().find(|(_, [theirs, ..])| *theirs != step) {
         return Err(DataParallelError::OutOfStep { rank, ours: step, theirs: *theirs });
     }
-    if let Some(rank) = all.iter().position(|[_, _, word]| word & FAILED != 0) {
+    if let Some(rank) = all.iter().position(|[_, theirs, ..]| *theirs != round) {
+        return Err(CollectiveError::Damaged { rank }.into());
+    }
+    if let Some(rank) = all.iter().position(|[.., word]| word & FAILED != 0) {
         let reason = share_reason(collective, rank, status.failed.as_deref().unwrap_or_default())?;
         return Err(DataParallelError::RankFailed { rank, step, reason });
     }
     Ok(Agreement {
-        total_rows: all.iter().map(|[_, rows, _]| rows).sum(),
-        exhausted: all.iter().all(|[_, _, word]| word & EXHAUSTED != 0),
-        stop: all.iter().position(|[_, _, word]| word & STOP != 0),
-        early_stop: all.first().is_some_and(|[_, _, word]| word & EARLY_STOP != 0),
+        total_rows: all.iter().map(|[_, _, rows, _]| rows).sum(),
+        exhausted: all.iter().all(|[.., word]| word & EXHAUSTED != 0),
+        stop: all.iter().position(|[.., word]| word & STOP != 0),
+        early_stop: all.first().is_some_and(|[.., word]| word & EARLY_STOP != 0),
     })
 }
 
 /// Everybody's words, in rank order.
 pub(crate) fn gather<const K: usize>(collective: &mut dyn Collective, words: [u64; K]) -> Result<Vec<[u64; K]>, CollectiveError> {
-    let send: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let send: Vec<u8> = words.into_iter().chain([check_word(words)]).flat_map(u64::to_le_bytes).collect();
     let mut received = vec![0; send.len() * collective.size()];
     collective.all_gather(&send, &mut received)?;
     let word = |bytes: &[u8]| bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
-    Ok(received.chunks_exact(8 * K).map(|rank| std::array::from_fn(|i| word(&rank[8 * i..8 * i + 8]))).collect())
+    let of_rank = |(rank, bytes): (usize, &[u8])| {
+        let words: [u64; K] = std::array::from_fn(|i| word(&bytes[8 * i..8 * i + 8]));
+        if word(&bytes[8 * K..]) == check_word(words) { Ok(words) } else { Err(CollectiveError::Damaged { rank }) }
+    };
+    received.chunks_exact(8 * (K + 1)).enumerate().map(of_rank).collect()
 }
 
 /// Gives `root`'s bytes, of any length, to everybody.

@@ -147,6 +147,8 @@ struct Link {
     collective: Box<dyn Collective>,
     /// Steps since the first launch.
     step: u64,
+    /// Agreements since then.
+    round: u64,
 }
 
 impl<M: LearnerModel> DataParallel<M> {
@@ -161,7 +163,7 @@ impl<M: LearnerModel> DataParallel<M> {
         Self {
             rank: collective.rank(),
             world_size: collective.size(),
-            link: Mutex::new(Some(Link { collective, step: 0 })),
+            link: Mutex::new(Some(Link { collective, step: 0, round: 0 })),
             learner: Mutex::default(),
             error: Mutex::default(),
             device,

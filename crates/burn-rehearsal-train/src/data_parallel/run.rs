@@ -369,7 +369,8 @@ impl<'a, M: LearnerModel> Run<'a, M> {
 
     fn agree(&self, link: &mut Link, status: &Status) -> Result<Agreement, DataParallelError> {
         let collective: &mut dyn Collective = &mut *link.collective;
-        let agreement = agree(collective, link.step, status)?;
+        let agreement = agree(collective, link.step, link.round, status)?;
+        link.round += 1;
         let interrupter: &Interrupter = &self.components.interrupter;
         if let Some(rank) = agreement.stop
             && !interrupter.should_stop()
