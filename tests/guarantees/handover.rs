@@ -16,7 +16,7 @@ struct Told {
 }
 
 impl Told {
-    fn new(ranks: impl Collective + 'static) -> (Box<dyn Collective>, Receiver<()>) {
+    fn around(ranks: impl Collective + 'static) -> (Box<dyn Collective>, Receiver<()>) {
         let (gone, told) = channel();
         (Box::new(Self { ranks: Box::new(ranks), _gone: gone }), told)
     }
@@ -72,7 +72,7 @@ fn assert_ends(told: &Receiver<()>, context: &str) {
 fn handles_on_many_threads_take_turns_and_the_engine_ends_with_the_last_of_them() {
     let _watchdog = watchdog();
     for lag in [0, 1, 3] {
-        let (ranks, told) = Told::new(Solo::new());
+        let (ranks, told) = Told::around(Solo::new());
         let shared = buffer(&config(1000, 2, 3).with_lag(lag), ranks);
         std::thread::scope(|scope| {
             for thread in 0..5 {
@@ -136,7 +136,7 @@ fn ranks_that_end_in_any_way_at_any_moment_leave_no_engine_behind() {
         let (size, lag) = (1 + rng.below(4) as usize, rng.below(4) as usize);
         let execution = if rng.below(4) == 0 { Execution::Inline } else { Execution::Background };
         let config = config(40, 3, 2).with_classes(Some(5)).with_lag(lag).with_execution(execution);
-        let ranks: Vec<_> = Threads::group(size).unwrap().into_iter().map(Told::new).collect();
+        let ranks: Vec<_> = Threads::group(size).unwrap().into_iter().map(Told::around).collect();
         let context = format!("seed {seed}: {size} ranks, lag {lag}, {execution:?}");
         std::thread::scope(|scope| {
             for (rank, (ranks, told)) in ranks.into_iter().enumerate() {

@@ -259,6 +259,9 @@ impl RankFile {
     ) -> Result<Self, CheckpointError> {
         let mut reader = FileReader::open(directory, entry)?;
         let state: RankState = serde_json::from_str(reader.about()).map_err(|error| reader.damaged(error.to_string()))?;
+        if state.step > u64::MAX / 2 {
+            return Err(reader.damaged(format!("no run has done {} steps", state.step)));
+        }
         let foreign = |reason: String| CheckpointError::Foreign { path: directory.join(&entry.name), reason };
         if let Some(reason) = difference(&state.config, &config_value(config)) {
             return Err(foreign(reason));
