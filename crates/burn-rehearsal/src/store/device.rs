@@ -1,4 +1,4 @@
-//! Rows on the training device: Burn tensors that are written by `slice_assign` and drawn by `select`.
+//! Rows on the training device: Burn tensors that are written by `slice_assign` or `scatter_nd` and drawn by `select`.
 //!
 //! Invariant: nobody else ever holds one of these tensors, since Burn copies a shared tensor whole when it is written. Whatever leaves the store is a
 //! copy of some rows. Only classes, identities, two numbers that tell whether the bytes are bytes, and rows for other ranks are read by the host, all
@@ -6,17 +6,29 @@
 
 use super::packed::{self, Packing};
 use super::piece::Piece;
+use super::scatter::{self, Scatter};
 use super::{Source, Store, for_each_byte, for_each_integer};
-use crate::batch::{Column, FieldLayout, Role, Schema, Values, index_tensor, is_host};
+use crate::batch::{Column, FieldLayout, Kind, Role, Schema, Values, index_tensor, is_host};
 use crate::error::{BatchError, RehearsalError};
 use burn::tensor::{DType, Device, Int, Shape, Tensor, TensorData};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// The most bytes of one tensor: half of what every WebGPU device can bind. A shard that is larger is split into pieces of equally many rows.
-const PIECE_BYTES: usize = 64 << 20;
+/// The most bytes of one tensor where the interface limits them: half of what every WebGPU device can bind. A shard that is larger is split into pieces of
+/// equally many rows.
+const WEBGPU_PIECE_BYTES: usize = 64 << 20;
+/// The most elsewhere: positions fit in 32 bits, with which kernels calculate faster. Every piece costs a kernel per write and draw.
+const PIECE_BYTES: usize = 2 << 30;
 /// The most bytes that are read from a device at once.
 const READ_BYTES: usize = 64 << 20;
+
+/// Up to so many runs of neighbouring rows, a kernel for each takes less time than the numbers that tell one kernel where all of them go.
+const FEW_RUNS: usize = 2;
+
+/// The most bytes of a piece on `devices`: WebGPU's shading language is the one without an 8-bit type.
+fn piece_bytes(devices: &[Device]) -> usize {
+    if devices.iter().all(|device| device.supports_dtype(DType::U8)) { PIECE_BYTES } else { WEBGPU_PIECE_BYTES }
+}
 
 /// A shard in the memory of a device.
 #[derive(Debug)]
@@ -62,7 +74,7 @@ impl DeviceStore {
     ///
     /// [`RehearsalError::OutOfMemory`] if it cannot be had.
     pub fn new(schema: Schema, capacity: usize, devices: &[Device]) -> Result<Self, RehearsalError> {
-        Self::with_layout(schema, capacity, devices, PIECE_BYTES, false)
+        Self::with_layout(schema, capacity, devices, piece_bytes(devices), false)
     }
 
     /// As [`new`](Self::new), with pieces of at most `piece_bytes`; `packed` packs bytes also where the device has an 8-bit type.
@@ -83,6 +95,11 @@ impl DeviceStore {
         }
         Ok(Self { schema, fields, piece_rows, bytes, runs: Vec::new() })
     }
+
+    /// The number of candidates between a stage and its write.
+    fn staged_rows(&self) -> usize {
+        self.fields.iter().find_map(|field| field.staged.as_ref()).map_or(0, Column::rows)
+    }
 }
 
 impl FieldStore {
@@ -97,6 +114,12 @@ impl FieldStore {
     /// The element type on the device.
     fn dtype(&self) -> DType {
         if self.packing.is_some() { packed::WORD } else { self.field.stored }
+    }
+
+    /// Whether rows for many places are best written at once. In host memory they are not: a copy a row is as fast as memory, Burn's scattering is not.
+    /// Burn scatters no booleans.
+    fn scatters(&self) -> bool {
+        !is_host(&self.device) && self.field.spec.kind != Kind::Bool
     }
 
     /// The number of values of one row on the device.
@@ -145,14 +168,29 @@ impl FieldStore {
         Ok(())
     }
 
+    /// Writes the staged rows, with one kernel a run.
     fn write(&mut self, runs: &[Run]) {
         let Some(staged) = self.staged.take() else { return };
         for run in runs {
-            let Some(slot) = self.pieces.get_mut(run.piece) else { continue };
-            // Taken out, so that the tensor has this one owner while it is written.
-            if let Some(piece) = slot.take() {
-                *slot = Some(piece.write(run.at, &staged, run.row..run.row + run.len));
-            }
+            self.rewrite(run.piece, |piece| piece.write(run.at, &staged, run.row..run.row + run.len));
+        }
+    }
+
+    /// Writes the staged rows, with one kernel a piece.
+    fn scatter(&mut self, numbers: &scatter::Numbers) {
+        let Some(staged) = self.staged.take() else { return };
+        for part in &numbers.parts {
+            let rows = part.rows.as_ref().map_or_else(|| staged.clone(), |rows| staged.select(rows));
+            self.rewrite(part.piece, |piece| piece.scatter(&part.places, rows));
+        }
+    }
+
+    /// Puts what `write` makes of a piece in its place. Taken out, so that the tensor has this one owner while it is written.
+    fn rewrite(&mut self, piece: usize, write: impl FnOnce(Piece) -> Piece) {
+        if let Some(slot) = self.pieces.get_mut(piece)
+            && let Some(piece) = slot.take()
+        {
+            *slot = Some(write(piece));
         }
     }
 
@@ -271,7 +309,14 @@ impl Store for DeviceStore {
                 _ => self.runs.push(Run { row, piece, at, len: 1 }),
             }
         }
-        self.fields.iter_mut().for_each(|field| field.write(&self.runs));
+        let scatter = (self.runs.len() > FEW_RUNS).then(|| Scatter::new(placements, self.staged_rows(), self.piece_rows));
+        let mut numbers: Option<scatter::Numbers> = None;
+        for field in &mut self.fields {
+            match &scatter {
+                Some(scatter) if field.scatters() => field.scatter(scatter.on(&field.device, &mut numbers)),
+                _ => field.write(&self.runs),
+            }
+        }
     }
 
     fn assemble(&self, rows: &[Source<'_>], devices: &[Device], columns: &mut Vec<Column>) {

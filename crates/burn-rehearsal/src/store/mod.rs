@@ -9,6 +9,7 @@ mod memory;
 mod packed;
 mod piece;
 mod rows;
+mod scatter;
 mod stream;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@
 //! it says. Seen as `[rows, elements]` it is the same memory.
 
 use crate::batch::{Column, Kind, Values};
-use burn::tensor::{Bool, DType, Device, Int, Shape, Tensor};
+use burn::tensor::{Bool, DType, Device, IndexingUpdateOp, Int, Shape, Tensor};
 use std::ops::Range;
 
 /// Rows of one field, of `elements` values each.
@@ -61,6 +61,20 @@ impl Piece {
             (values, _) => values,
         };
         Self { values, rows: capacity, elements }
+    }
+
+    /// Overwrites the rows that `places` (shape `[rows, 1]`, no number twice) names with those of `source`, as [`write`](Self::write) does. Booleans are left
+    /// alone: Burn cannot scatter them.
+    pub(super) fn scatter(self, places: &Tensor<2, Int>, source: Column) -> Self {
+        let Self { values, rows, elements } = self;
+        let (two, one) = ([rows, elements], [rows * elements]);
+        let (places, assign) = (places.clone(), IndexingUpdateOp::Assign);
+        let values = match (values, source.into_values()) {
+            (Flat::Float(a), Values::Float(b)) => Flat::Float(a.reshape(two).scatter_nd(places, b, assign).reshape(one)),
+            (Flat::Int(a), Values::Int(b)) => Flat::Int(a.reshape(two).scatter_nd(places, b, assign).reshape(one)),
+            (values, _) => values,
+        };
+        Self { values, rows, elements }
     }
 
     /// A copy of the rows that `index` names, each of shape `[elements]`.

@@ -1,0 +1,80 @@
+//! Where candidates go in a store on a device, as the numbers that one kernel a piece takes.
+
+use crate::batch::index_tensor;
+use burn::tensor::{Device, Int, Tensor};
+use std::collections::BTreeMap;
+
+/// Candidates and their places, piece by piece.
+///
+/// A slot that was given twice has its last candidate alone: kernels write in any order.
+#[derive(Debug)]
+pub(super) struct Scatter {
+    pieces: BTreeMap<usize, Places>,
+    /// The number of candidates, also of those without a place.
+    candidates: usize,
+}
+
+/// `rows[i]` of the candidates goes to row `places[i]` of the piece.
+#[derive(Debug, Default)]
+struct Places {
+    rows: Vec<i64>,
+    places: Vec<i64>,
+}
+
+/// A [`Scatter`]'s numbers on a device.
+pub(super) struct Numbers {
+    device: Device,
+    pub(super) parts: Vec<Part>,
+}
+
+/// The numbers of one piece.
+pub(super) struct Part {
+    pub(super) piece: usize,
+    /// Shape `[rows]`; `None` for all candidates in their order.
+    pub(super) rows: Option<Tensor<1, Int>>,
+    /// Shape `[rows, 1]`.
+    pub(super) places: Tensor<2, Int>,
+}
+
+impl Scatter {
+    /// For (candidate, slot) pairs of `candidates` candidates, where slot s is row s % `piece_rows` of piece s / `piece_rows`.
+    pub(super) fn new(placements: &[(u32, u32)], candidates: usize, piece_rows: usize) -> Self {
+        let last: BTreeMap<u32, u32> = placements.iter().map(|&(row, slot)| (slot, row)).collect();
+        let mut pieces: BTreeMap<usize, Places> = BTreeMap::new();
+        for &(row, slot) in placements.iter().filter(|(row, slot)| last.get(slot) == Some(row)) {
+            let piece = pieces.entry(slot as usize / piece_rows).or_default();
+            piece.rows.push(i64::from(row));
+            piece.places.push((slot as usize % piece_rows) as i64);
+        }
+        Self { pieces, candidates }
+    }
+
+    /// The numbers on `device`; `last` is what the field before used, and serves again unless it lives elsewhere.
+    pub(super) fn on<'a>(&self, device: &Device, last: &'a mut Option<Numbers>) -> &'a Numbers {
+        let usable = last.take().filter(|numbers| numbers.device == *device);
+        last.insert(usable.unwrap_or_else(|| Numbers {
+            device: device.clone(),
+            parts: self.pieces.iter().map(|(&piece, numbers)| Part::new(piece, numbers, self.candidates, device)).collect(),
+        }))
+    }
+}
+
+impl Part {
+    fn new(piece: usize, Places { rows, places }: &Places, candidates: usize, device: &Device) -> Self {
+        let all = rows.iter().copied().eq(0..candidates as i64);
+        let rows = (!all).then(|| index_tensor(rows.clone(), device));
+        Self { piece, rows, places: index_tensor(places.clone(), device).reshape([places.len(), 1]) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_candidate_for_a_slot_is_the_one_that_is_written() {
+        let scatter = Scatter::new(&[(0, 7), (1, 2), (2, 7), (3, 0), (4, 9)], 5, 4);
+        let pieces: Vec<_> = scatter.pieces.iter().map(|(&piece, numbers)| (piece, &numbers.rows[..], &numbers.places[..])).collect();
+        assert_eq!(pieces, [(0, &[1i64, 3][..], &[2i64, 0][..]), (1, &[2], &[3]), (2, &[4], &[1])]);
+    }
+}
