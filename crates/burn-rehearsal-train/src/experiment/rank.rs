@@ -1,19 +1,20 @@
 //! One rank's part of a run.
 
-use super::checkpoint::{Directories, Found, Position, RunState};
+mod outcome;
+mod resume;
+
+use super::checkpoint::{Directories, Found, Position};
 use super::curve::{Live, LossCurve};
-use super::epochs::{EpochAccuracies, measured_after};
+use super::epochs::EpochAccuracies;
 use super::live::Sampled;
-use super::{Epoch, ExperimentError, Gauges, Launch, Observer, Rows, Settings, Workload};
+use super::{ExperimentError, Gauges, Launch, Observer, Rows, Settings, Workload};
 use crate::augment::AugmentLoader;
-use crate::data_parallel::{DataParallel, Records, Stopped, adopt, agree, quiet};
+use crate::data_parallel::{DataParallel, Records, Stopped, agree, quiet};
 use crate::evaluate::evaluate;
 use crate::metrics::AccuracyMatrix;
-use crate::phases::{Phase, PhaseTimer};
+use crate::phases::PhaseTimer;
 use crate::report::RunReport;
-use crate::report::schema::{
-    Accuracy, BufferReport, CheckpointTime, CurvePoint, EpochTime, Method, PerStep, PrecisionReport, SCHEMA_VERSION, Summary, Time,
-};
+use crate::report::schema::{Accuracy, CheckpointTime, CurvePoint, EpochTime, Method};
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::Dataset;
 use burn::data::dataset::transform::SelectionDataset;
@@ -21,12 +22,10 @@ use burn::module::Module;
 use burn::tensor::Device;
 use burn::train::metric::{AccuracyMetric, LossMetric};
 use burn::train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
-use burn_rehearsal::error::CheckpointError;
-use burn_rehearsal::{EngineTimings, Measure, RehearsalBuffer, RehearsalLoader, RehearsalMetric, ShardedLoader, StoreKind};
+use burn_rehearsal::{Measure, RehearsalBuffer, RehearsalLoader, RehearsalMetric, ShardedLoader};
 use burn_rehearsal_collective::Collective;
-use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 type Selection<W> = SelectionDataset<Arc<dyn Dataset<<W as Workload>::Item>>, <W as Workload>::Item>;
@@ -190,154 +189,6 @@ impl<W: Workload> Run<'_, W> {
             }
         }
         Ok(true)
-    }
-
-    /// Takes over what a checkpoint knows.
-    fn resume(&mut self, found: Found) -> Result<Position, ExperimentError> {
-        let Found { state, records, buffer } = found;
-        let settings = self.settings;
-        let tasks = self.workload.stream().tasks();
-        if (state.method, state.seed, state.accuracy.top1.tasks()) != (settings.method, settings.seed, tasks) {
-            let reason = format!(
-                "it is of method {}, seed {}, {} tasks; this run is of method {}, seed {}, {tasks} tasks",
-                state.method,
-                state.seed,
-                state.accuracy.top1.tasks(),
-                settings.method,
-                settings.seed
-            );
-            return Err(CheckpointError::Foreign { path: buffer.with_file_name("manifest.json"), reason }.into());
-        }
-        let (size, before) = (self.collective.size(), state.world_size);
-        let mut position = state.position;
-        if let Some(own) = &self.buffer {
-            own.restore(buffer, &self.device)?;
-        }
-        let steps_per_epoch = self.steps_per_epoch(self.indices(position.task).len());
-        if let Some((_, step)) = &mut position.within
-            && before != size
-        {
-            // As many samples of the epoch's order are behind as then, rounded down to whole steps: none is left out.
-            *step = *step * before as u64 / size as u64;
-        }
-        if let Some(Records { learner, statistics, .. }) = records {
-            let schedule = settings.schedule(size, steps_per_epoch)?;
-            let (epoch, step) = position.within.unwrap_or((1, 0));
-            let schedule = schedule.at_step((epoch as u64 - 1) * steps_per_epoch as u64 + step);
-            let model = self.workload.model(&self.device.clone().autodiff(), settings.seed);
-            // The rates of a schedule depend on the number of ranks.
-            let learner = adopt::read(model, self.workload.optimizer(), &schedule, learner, before == size)?;
-            self.learner = Some(learner);
-            self.strategy.set_statistics(&statistics);
-        }
-        self.earlier_world_sizes = state.earlier_world_sizes;
-        if before != size {
-            self.earlier_world_sizes.push(before);
-        }
-        self.accuracy = state.accuracy;
-        self.curves = state.curves;
-        self.epoch_times = state.epoch_times;
-        self.epoch_times.resize(self.curves.len(), EpochTime::default());
-        self.curve = LossCurve::of_sums(&state.losses, state.seconds);
-        self.measured = state.measured;
-        if let Some(loss_scale) = state.loss_scale {
-            self.strategy.set_loss_scale(loss_scale);
-        }
-        self.augmented.store(state.augmented, Ordering::Relaxed);
-        self.samples = state.samples;
-        self.train_time = Duration::try_from_secs_f64(state.train_s).unwrap_or_default();
-        self.total_before = state.total_s;
-        self.strategy.timer().add_counters(&state.phases);
-        self.checkpoints = CheckpointTime { resumed: state.checkpoints.resumed + 1, ..state.checkpoints };
-        if self.collective.rank() == 0 {
-            self.observer.resumed(position.task, position.within, before, &self.completed(position));
-        }
-        Ok(position)
-    }
-
-    /// The epochs that were completed before `position`.
-    fn completed(&self, position: Position) -> Vec<Epoch> {
-        let mut epochs: Vec<_> =
-            self.curves.iter().zip(&self.epoch_times).map(|(point, &time)| Epoch { point: point.clone(), time }).collect();
-        let (points, times) = self.epochs_of(position.task, position.within);
-        let begun = position.within.map_or(0, |(epoch, _)| epoch - 1);
-        epochs.extend(points.into_iter().zip(times).take(begun).map(|(point, time)| Epoch { point, time }));
-        epochs
-    }
-
-    /// What is known of the epochs of the task in hand, of which the last may be incomplete: `at` (its number, counted from 1, and the steps done) comes next.
-    fn epochs_of(&self, task: usize, at: Option<(usize, u64)>) -> (Vec<CurvePoint>, Vec<EpochTime>) {
-        let incoming = self.indices(task).len();
-        let per_step = (self.settings.batch_size * self.collective.size()) as u64;
-        let seconds = self.curve.seconds();
-        let losses = self.curve.means().into_iter().enumerate();
-        losses
-            .map(|(epoch, loss)| {
-                let samples = match at {
-                    Some((next, steps)) if next == epoch + 1 => (steps * per_step).min(incoming as u64),
-                    _ => incoming as u64,
-                };
-                let point = CurvePoint {
-                    task,
-                    epoch,
-                    train_loss: Some(loss).filter(|loss| loss.is_finite()),
-                    top1: measured_after(&self.measured, epoch + 1),
-                };
-                (point, EpochTime { train_s: seconds.get(&(epoch + 1)).copied().unwrap_or_default(), samples })
-            })
-            .unzip()
-    }
-
-    /// Begins to write the run down, if that is asked for, and waits for the time before. Collective.
-    fn checkpoint(&mut self, position: Position, mut directories: Option<&mut Directories<'_>>) -> Result<(), ExperimentError> {
-        self.finish_checkpoint(directories.as_deref_mut())?;
-        let Some(directories) = directories else { return Ok(()) };
-        let started = Instant::now();
-        let records = self.records.take();
-        let copied = records.as_ref().map_or(Duration::ZERO, |records| records.time);
-        let state = RunState {
-            method: self.settings.method,
-            seed: self.settings.seed,
-            world_size: self.collective.size(),
-            earlier_world_sizes: self.earlier_world_sizes.clone(),
-            position,
-            accuracy: self.accuracy.clone(),
-            curves: self.curves.clone(),
-            losses: if position.within.is_some() { self.curve.sums() } else { BTreeMap::new() },
-            seconds: if position.within.is_some() { self.curve.seconds() } else { BTreeMap::new() },
-            epoch_times: self.epoch_times.clone(),
-            measured: self.measured.clone(),
-            loss_scale: self.strategy.loss_scale(),
-            augmented: self.augmented.load(Ordering::Relaxed),
-            samples: self.samples,
-            total_s: self.total_s(),
-            train_s: self.train_time.as_secs_f64(),
-            phases: self.strategy.timer().counters(),
-            checkpoints: CheckpointTime { written: self.checkpoints.written + 1, ..self.checkpoints },
-        };
-        let buffer = self.buffer.clone();
-        let begin_buffer = |directory: &std::path::Path| Ok(buffer.map(|buffer| buffer.begin_checkpoint(directory)).transpose()?);
-        directories.begin(state, records, begin_buffer, self.collective.as_mut())?;
-        self.checkpoints.written += 1;
-        self.checkpoints.total_s += (copied + started.elapsed()).as_secs_f64();
-        Ok(())
-    }
-
-    /// Waits until the last checkpoint is complete. Collective.
-    fn finish_checkpoint(&mut self, directories: Option<&mut Directories<'_>>) -> Result<(), ExperimentError> {
-        let Some(directories) = directories else { return Ok(()) };
-        let started = Instant::now();
-        if let Some(written) = directories.finish(self.collective.as_mut())? {
-            self.checkpoints.bytes = written.bytes;
-            self.checkpoints.background_s += written.time.as_secs_f64();
-        }
-        self.checkpoints.total_s += started.elapsed().as_secs_f64();
-        Ok(())
-    }
-
-    /// The run's time so far, in seconds.
-    fn total_s(&self) -> f64 {
-        self.total_before + self.started.elapsed().as_secs_f64()
     }
 
     /// The samples that arrive with `task`.
@@ -517,111 +368,6 @@ impl<W: Workload> Run<'_, W> {
         }
         Ok(accuracies)
     }
-
-    /// The number of different samples that some rank had to leave out.
-    fn left_out(&mut self) -> Result<u64, ExperimentError> {
-        let own = self.workload.left_out();
-        let counts = agree::gather(self.collective.as_mut(), [own.len() as u64])?;
-        let most = counts.iter().map(|[count]| *count as usize).max().unwrap_or(0);
-        let mut padded = own;
-        // All ranks send the same number of words; those without a sample say nothing new.
-        padded.resize(most, 0);
-        let bytes: Vec<u8> = padded.iter().flat_map(|id| id.to_le_bytes()).collect();
-        let mut all = vec![0; bytes.len() * self.collective.size()];
-        if most > 0 {
-            self.collective.all_gather(&bytes, &mut all)?;
-        }
-        let mut ids: HashSet<&[u8]> = HashSet::new();
-        for (part, [count]) in all.chunks_exact((most * 8).max(1)).zip(&counts) {
-            ids.extend(part.chunks_exact(8).take(*count as usize));
-        }
-        Ok(ids.len() as u64)
-    }
-
-    fn report(mut self, config: serde_json::Value, complete: bool) -> Result<RunReport, ExperimentError> {
-        let left_out = self.left_out()?;
-        let buffer = match &self.buffer {
-            Some(buffer) => Some((buffer.report()?, per_step(&buffer.timings()))),
-            None => None,
-        };
-        let stream = self.workload.stream();
-        let train_s = self.train_time.as_secs_f64();
-        let phases = self.strategy.timer().report();
-        // A run that was stopped within a task has trained on a part of it.
-        let samples = self.samples.max(self.epoch_times.iter().map(|epoch| epoch.samples).sum());
-        Ok(RunReport {
-            schema_version: SCHEMA_VERSION,
-            package_version: env!("CARGO_PKG_VERSION").to_string(),
-            method: self.settings.method,
-            config,
-            seed: self.settings.seed,
-            world_size: self.collective.size(),
-            earlier_world_sizes: self.earlier_world_sizes.clone(),
-            device: crate::device::describe(&self.device),
-            complete,
-            tasks: (0..stream.tasks()).map(|task| stream.classes(task).to_vec()).collect(),
-            left_out,
-            summary: Summary::of(&self.accuracy),
-            time: Time {
-                total_s: self.total_s(),
-                train_s,
-                samples_per_s: (train_s > 0.0 && samples > 0).then(|| samples as f64 / train_s),
-                phases_ms: self.phases(),
-                phases_exact: phases.exact,
-                steps: phases.steps,
-                checkpoints: (self.checkpoints.written + self.checkpoints.resumed > 0).then_some(self.checkpoints),
-                epochs: self.epoch_times,
-            },
-            precision: PrecisionReport::of(self.settings.precision, self.strategy.loss_scale()),
-            accuracy: self.accuracy,
-            curves: self.curves,
-            buffer: buffer.map(|(buffer, per_step)| BufferReport {
-                capacity: buffer.capacity as u64,
-                len: buffer.len as u64,
-                bytes: buffer.bytes as u64,
-                store: store_names(&buffer.stores),
-                per_class: buffer.per_class.iter().map(|&rows| rows as u64).collect(),
-                distinct: buffer.distinct.map(|ids| ids as u64),
-                per_step: Some(per_step),
-                contents_digest: buffer.contents_digest,
-                draws_digest: buffer.draws_digest,
-            }),
-        })
-    }
-
-    /// Mean milliseconds per step: the learner's phases and, apart from them, the engine's.
-    fn phases(&self) -> BTreeMap<String, f64> {
-        let report = self.strategy.timer().report();
-        let mut phases = BTreeMap::from([("step".to_string(), report.step_ms)]);
-        for phase in Phase::ALL {
-            // Where calls only enqueue, only what the host waits for means something.
-            if report.exact || matches!(phase, Phase::Load | Phase::Wait) {
-                phases.insert(phase.name().to_string(), report.ms(phase));
-            }
-        }
-        let Some(buffer) = &self.buffer else { return phases };
-        let timings = buffer.timings();
-        let steps = timings.steps.max(1) as f64;
-        let ms = |time: Duration| time.as_secs_f64() * 1e3 / steps;
-        // The learner sees one call of `next`; the buffer knows which part of it was its own.
-        let (wait, assemble) = (ms(timings.wait), ms(timings.assemble));
-        phases.insert(Phase::Wait.name().to_string(), wait);
-        phases.insert("load".to_string(), (report.load_ms - wait - assemble).max(0.0));
-        if report.exact {
-            phases.insert(Phase::Assemble.name().to_string(), assemble);
-        }
-        for (name, time) in
-            [("insert", timings.insert), ("plan", timings.plan), ("exchange", timings.exchange), ("deliver", timings.deliver)]
-        {
-            phases.insert(name.to_string(), ms(time));
-        }
-        phases
-    }
-}
-
-fn per_step(timings: &EngineTimings) -> PerStep {
-    let mean = |sum: u64| sum as f64 / timings.steps.max(1) as f64;
-    PerStep { queue_depth: mean(timings.queued), staleness: mean(timings.staleness), copied_bytes: mean(timings.copied_bytes) }
 }
 
 /// A rank's part of some test samples, in order.
@@ -641,10 +387,4 @@ fn part<W: Workload>(
         Some(evaluation) => Arc::new(AugmentLoader::new(Arc::new(loader), evaluation, collective.rank(), Arc::default())),
         None => Arc::new(loader),
     }
-}
-
-/// The names of the stores that the ranks use, each once.
-fn store_names(stores: &[StoreKind]) -> String {
-    let used = [StoreKind::Host, StoreKind::Device].into_iter().filter(|store| stores.contains(store));
-    used.map(StoreKind::name).collect::<Vec<_>>().join(", ")
 }
