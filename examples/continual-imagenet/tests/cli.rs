@@ -392,7 +392,8 @@ fn assert_figures(directory: &Path) {
 #[test]
 fn over_a_pipe_progress_is_plain_lines_with_everything_that_a_person_wants_to_know() {
     let directory = TempDir::new().unwrap();
-    let arguments = [&["train", "--method", "rehearsal", "--evaluate-every", "1", "--out", "out"], &SMALL[..]].concat();
+    let command = ["train", "--method", "rehearsal", "--evaluate-every", "1", "--out", "out"];
+    let arguments = [&command[..], &SMALL[..]].concat();
     let stdout = succeed(directory.path(), &arguments);
     let line = stdout.lines().find(|line| line.contains("epoch 1/2")).unwrap_or_else(|| panic!("no epoch in {stdout}"));
     for words in [
@@ -410,7 +411,7 @@ fn over_a_pipe_progress_is_plain_lines_with_everything_that_a_person_wants_to_kn
     assert!(figure("loss ") > 0.0 && figure("top-1 ") <= 100.0 && figure("wait ") < 100.0, "{line}");
     assert!(line.split_once(" images/s").unwrap().0.rsplit(' ').next().unwrap().parse::<f64>().unwrap() > 0.0, "{line}");
     // A line for an epoch comes every five seconds at most, whatever the number of epochs.
-    let many = [&arguments[..], &["--epochs", "40"]].concat();
+    let many = [&command[..], &["--tasks", "2", "--epochs", "40"]].concat();
     let (lines, rows) = (succeed(directory.path(), &many), rows(&directory.path().join("out-2/curves.csv")));
     assert!(lines.matches("  epoch ").count() <= 8, "{lines}");
     assert_eq!(rows.len(), 80);

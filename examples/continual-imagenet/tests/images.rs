@@ -118,7 +118,7 @@ fn three_methods_learn_from_image_files_and_leave_a_page_for_a_browser() {
     assert_eq!(curves.as_array().unwrap().iter().map(measured).collect::<Vec<_>>(), [false, true, false, true].repeat(2));
 
     let page = std::fs::read_to_string(out.join("report.html")).unwrap();
-    assert_eq!(page.matches("<svg").count(), 3);
+    assert_eq!(page.matches("<svg").count(), 4);
     for text in ["incremental", "rehearsal", "scratch", "mammoth-er-cifar10", "<tr class=\"changed\"><td>epochs</td><td>4</td></tr>"] {
         assert!(page.contains(text), "no {text} in the page");
     }
