@@ -84,18 +84,25 @@ mod tests {
             let turbo = decoder.decode(&bytes, side, fit).unwrap();
             let size = decoder.pure_jpeg(&bytes).unwrap();
             let (mean, most) = differences(&turbo, &decoder.row(size, side, fit).unwrap());
-            assert!(mean < 1.0 && most < 8, "side {side}, {fit:?}: {mean} {most}");
+            // A part of a side is rounded up to whole pixels: up to an eighth of a pixel of 19 is another place in the image.
+            assert!(mean < 3.0 && most < 16, "side {side}, {fit:?}: {mean} {most}");
         }
     }
 
     #[test]
     fn four_channels_are_left_to_the_pure_decoder_and_an_early_end_is_an_error() {
+        let cmyk = include_bytes!("../../tests/data/cmyk.jpg");
         let (mut turbo, mut decoded) = (Turbo::default(), Vec::new());
-        assert_eq!(turbo.decode(include_bytes!("../../tests/data/cmyk.jpg"), 8, &mut decoded), Ok(None));
-        let bytes = jpeg(false);
-        for length in [3, 100, bytes.len() / 2, bytes.len() - 40] {
-            assert!(turbo.decode(&bytes[..length], 8, &mut decoded).is_err(), "{length} bytes");
+        assert_eq!(turbo.decode(cmyk, 8, &mut decoded), Ok(None));
+        let (mut decoder, bytes) = (Decoder::default(), jpeg(false));
+        let whole = decoder.decode(&bytes, 8, Fit::Stretch).unwrap();
+        // Whatever was decoded before.
+        for before in [&cmyk[..], &bytes] {
+            for length in [0, 3, 100, bytes.len() / 2, bytes.len() - 40] {
+                decoder.decode(before, 8, Fit::Stretch).unwrap();
+                assert!(decoder.decode(&bytes[..length], 8, Fit::Stretch).is_err(), "{length} bytes");
+            }
         }
-        assert_eq!(turbo.decode(&bytes, 8, &mut decoded), Ok(Some((25, 19))), "the next image is none the worse");
+        assert_eq!(differences(&decoder.decode(&bytes, 8, Fit::Stretch).unwrap(), &whole), (0.0, 0), "the next image is none the worse");
     }
 }
