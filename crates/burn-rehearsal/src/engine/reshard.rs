@@ -81,7 +81,7 @@ fn order(files: &[RankFile], policy: PolicyKind) -> Vec<Sample> {
     let mut keyed = Vec::new();
     for (number, file) in files.iter().enumerate() {
         let Some(shard) = &file.state.shard else { continue };
-        let oldest = if policy == PolicyKind::Fifo { file.policy.first().map_or(0, |&next| next as usize) } else { 0 };
+        let oldest = if policy == PolicyKind::Fifo { file.policy.first().map_or(0, |&next| next as usize % shard.len.max(1)) } else { 0 };
         for (slot, &row) in file.rows.iter().enumerate() {
             let sample = Sample { file: number, slot, row, old: (row.age_pos as usize) < shard.old };
             // In a ring: how many samples are newer.
@@ -102,7 +102,7 @@ fn policy(files: &[RankFile], kind: PolicyKind, rank: usize, size: usize) -> Vec
         // The classes seen by anybody; the borrowers are collected anew.
         PolicyKind::ClassBalanced => vec![first.max().unwrap_or(0), 0],
         // As if the samples offered so far had been dealt like those that are stored.
-        PolicyKind::Reservoir => vec![shard_capacity(first.sum::<u64>() as usize, rank, size) as u64],
+        PolicyKind::Reservoir => vec![shard_capacity(first.fold(0, u64::saturating_add) as usize, rank, size) as u64],
         PolicyKind::Fifo => vec![0],
     }
 }
