@@ -5,12 +5,14 @@
 
 use crate::config::Config;
 use crate::error::AppError;
-use crate::run::CURVES;
 use burn_rehearsal_train::report::schema::{Method, REPORT_FILE};
 use burn_rehearsal_train::report::{RunReport, write_atomically};
 use serde_json::Value;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+
+/// Every epoch, while a run goes on and after it.
+pub const CURVES: &str = "curves.csv";
 
 const JOB: &str = "job.json";
 const LOCK: &str = ".lock";

@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::device;
 use crate::error::AppError;
 use crate::live::Plan;
-use crate::place::Place;
+use crate::place::{CURVES, Place};
 use crate::progress::{Display, Progress};
 use crate::say::say;
 use crate::stop::{INTERRUPTED, Stop};
@@ -25,8 +25,6 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Every epoch, while a run goes on and after it.
-pub const CURVES: &str = "curves.csv";
 /// What the columns of the tables are.
 const LEGEND: &str = "Top-1 accuracy on each task after the last one, their average, and forgetting: fractions of 1.
 Times in seconds; images/s: incoming training images of all ranks; × incr.: training time relative to incremental.";
