@@ -71,8 +71,8 @@ struct State {
     schema: Option<Arc<Schema>>,
     /// Steps done by this handle: rounds in which some rank had rows.
     step: u64,
-    /// Rounds whose response is still to come: did this rank have rows?
-    outstanding: VecDeque<bool>,
+    /// The requests whose responses are still to come.
+    outstanding: VecDeque<Awaited>,
     /// Representatives of the next steps, in order. The first belongs to step max(step, lag).
     ready: VecDeque<Parcel>,
     /// Parcels that came back and were unpacked.
@@ -85,6 +85,17 @@ struct State {
     /// The columns of the mini-batch in hand, before and after the representatives are appended; empty between steps.
     incoming: Vec<Column>,
     merged: Vec<Column>,
+}
+
+/// What a response is still to come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Awaited {
+    /// A round with rows of this rank.
+    Rows,
+    /// A round in which it had none.
+    NoRows,
+    /// The beginning of a checkpoint.
+    Saving,
 }
 
 /// A mini-batch after [`RehearsalBuffer::rehearse_with_handles`].
@@ -210,9 +221,10 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         // Only without a lag do they depend on the offer.
         let mut copied = 0;
         if config.lag == 0 {
-            copied += state.offer(config, self.shared.rank, &schema, rows)?;
+            copied += state.offer(config, self.shared.rank, &schema, rows, Instant::now())?;
         }
-        let queued = state.outstanding.len();
+        let queued = state.outstanding.iter().filter(|awaited| **awaited != Awaited::Saving).count();
+        let timings = &self.shared.timings;
         let before_wait = Instant::now();
         let mut parcel = None;
         if state.step >= config.lag as u64 {
@@ -221,21 +233,18 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
             }
             parcel = state.ready.pop_front();
         }
-        let waited = before_wait.elapsed();
-        let before_append = Instant::now();
+        let before_append = timings.wait(before_wait);
         copied += state.merge(&schema, rows, parcel.as_mut())?;
-        let appended = before_append.elapsed();
+        let appended = timings.append(before_append);
         if config.lag > 0 {
-            copied += state.offer(config, self.shared.rank, &schema, rows)?;
+            copied += state.offer(config, self.shared.rank, &schema, rows, appended)?;
         }
         state.step += 1;
         let batch = B::from_parts(state.merged.drain(..), rest)?;
-        self.shared.timings.append(appended);
-        self.shared.timings.wait(waited);
-        self.shared.timings.assemble(started.elapsed().saturating_sub(waited));
+        timings.assemble(started.elapsed().saturating_sub(before_append - before_wait));
         let drawn = parcel.as_ref().filter(|parcel| !parcel.handles.is_empty());
-        self.shared.timings.step(queued, drawn.map_or(0, |parcel| (state.step - 1).saturating_sub(parcel.drawn_at)));
-        self.shared.timings.copied(copied);
+        timings.step(queued, drawn.map_or(0, |parcel| (state.step - 1).saturating_sub(parcel.drawn_at)));
+        timings.copied(copied);
         Ok((batch, parcel))
     }
 
@@ -254,7 +263,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
             }
             state.settle(config)?;
             state.link.send(Request::NoRows)?;
-            state.outstanding.push_back(false);
+            state.outstanding.push_back(Awaited::NoRows);
             Ok(())
         })
     }
@@ -340,26 +349,25 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     /// more; keep it until this one is complete by giving each a directory of its own.
     ///
     /// It holds everything that later steps depend on: the rows and their handles, the tables, the policies' states, and the representatives that are pending.
-    /// All but the rows is copied before this returns. The engine hands the rows to a thread that writes, a piece at a time between steps; a row that a step
-    /// overwrites before its turn is copied first, so that while a checkpoint is written up to a shard's bytes more are in use, and a few of them as a rule.
-    /// The one before is waited for. Nothing of all this changes a result. With [`Execution::Inline`] this call hands over all rows, since nobody else could.
+    /// The engine waits for the one before, copies all but the rows before it answers to the next step, and hands the rows to a thread that writes, a piece at a time
+    /// between steps; a row that a step overwrites before its turn is copied first, so that while a checkpoint is written up to a shard's bytes more are in use,
+    /// and a few of them as a rule. Nothing of all this changes a result. With [`Execution::Inline`] this call hands over all rows, since nobody else could.
     ///
     /// # Errors
     ///
-    /// As [`rehearse`](Self::rehearse). Whether the checkpoint came to be is what [`PendingCheckpoint::wait`] tells.
+    /// As [`rehearse`](Self::rehearse), of the steps so far. Whether the checkpoint came to be is what [`PendingCheckpoint::wait`] tells.
     pub fn begin_checkpoint(&self, directory: impl AsRef<Path>) -> Result<PendingCheckpoint, RehearsalError> {
         let directory = directory.as_ref().to_path_buf();
-        let response = self.lock().guarded(|state| {
+        let (ticket, checkpoint) = PendingCheckpoint::new();
+        self.lock().guarded(|state| {
             state.drain(&self.shared.config)?;
             let pending = |parcel: &Parcel| Pending { handles: parcel.handles.clone(), columns: parcel.columns.clone() };
             let pending = state.ready.iter().map(pending).collect();
-            state.link.send(Request::Save(directory, pending))?;
-            state.link.receive()
+            state.link.send(Request::Save(directory, pending, ticket))?;
+            state.outstanding.push_back(Awaited::Saving);
+            Ok(())
         })?;
-        match response {
-            Response::Saving(checkpoint) => Ok(checkpoint),
-            _ => Err(RehearsalError::EngineGone),
-        }
+        Ok(checkpoint)
     }
 
     /// Goes on from a [checkpoint](Self::checkpoint): on as many ranks as it was written on, every later step gives the same bits as if there had been no
@@ -468,12 +476,16 @@ impl State {
         result
     }
 
-    /// Receives the response of the oldest outstanding round.
+    /// Receives the oldest outstanding response.
     fn collect(&mut self, config: &RehearsalConfig) -> Result<(), RehearsalError> {
-        let Some(had_rows) = self.outstanding.pop_front() else { return Err(RehearsalError::EngineGone) };
-        let Response::Round { counted, representatives } = self.link.receive()? else { return Err(RehearsalError::EngineGone) };
+        let Some(awaited) = self.outstanding.pop_front() else { return Err(RehearsalError::EngineGone) };
+        let (counted, representatives) = match (awaited, self.link.receive()?) {
+            (Awaited::Saving, Response::Saving) => return Ok(()),
+            (Awaited::Rows | Awaited::NoRows, Response::Round { counted, representatives }) => (counted, representatives),
+            _ => return Err(RehearsalError::EngineGone),
+        };
         self.ready.extend(representatives);
-        if counted && !had_rows {
+        if counted && awaited == Awaited::NoRows {
             // The others used this step's representatives; this rank had nothing to train on and lets its own go.
             if self.step >= config.lag as u64 {
                 let parcel = self.ready.pop_front();
@@ -493,7 +505,7 @@ impl State {
 
     /// Receives every outstanding response if one of them decides whether a step happened.
     fn settle(&mut self, config: &RehearsalConfig) -> Result<(), RehearsalError> {
-        if self.outstanding.contains(&false) { self.drain(config) } else { Ok(()) }
+        if self.outstanding.contains(&Awaited::NoRows) { self.drain(config) } else { Ok(()) }
     }
 
     fn drain(&mut self, config: &RehearsalConfig) -> Result<(), RehearsalError> {
@@ -508,8 +520,15 @@ impl State {
         let _ = self.link.send(Request::Failed(code));
     }
 
-    /// Offers the first `rows` rows of the mini-batch in hand to the engine; the bytes that were copied.
-    fn offer(&mut self, config: &RehearsalConfig, rank: usize, schema: &Arc<Schema>, rows: usize) -> Result<usize, RehearsalError> {
+    /// Offers the first `rows` rows of the mini-batch in hand to the engine, at the time `sent`; the bytes that were copied.
+    fn offer(
+        &mut self,
+        config: &RehearsalConfig,
+        rank: usize,
+        schema: &Arc<Schema>,
+        rows: usize,
+        sent: Instant,
+    ) -> Result<usize, RehearsalError> {
         let mut parcel = self.spare.pop().unwrap_or_default();
         parcel.candidates.clear();
         parcel.devices.clear();
@@ -539,8 +558,8 @@ impl State {
             parcel.rows.extend(0..chosen.len() as u32);
         }
         let choose_from = shared.then_some(rows);
-        self.link.send(Request::Rows(Offer { schema: schema.clone(), parcel, choose_from, sent: Instant::now() }))?;
-        self.outstanding.push_back(true);
+        self.link.send(Request::Rows(Offer { schema: schema.clone(), parcel, choose_from, sent }))?;
+        self.outstanding.push_back(Awaited::Rows);
         Ok(copied)
     }
 

@@ -26,6 +26,7 @@ mod norm;
 mod params;
 mod precision;
 mod quiet;
+mod recorder;
 mod run;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -43,6 +44,8 @@ pub use self::error::DataParallelError;
 pub use self::loss_scale::{LossScale, scale_loss};
 pub use self::precision::{Precision, compute_type, in_f32};
 pub use self::quiet::{NoMetricLogger, NoRenderer, quiet};
+pub(crate) use self::recorder::LearnerRecord;
+use self::recorder::Recorder;
 use crate::evaluate::EvaluateError;
 use crate::phases::PhaseTimer;
 
@@ -116,6 +119,8 @@ pub struct DataParallel<M: LearnerModel> {
     keep_records: bool,
     /// Where the last launch was stopped.
     stopped: Mutex<Option<Stopped>>,
+    /// Reads rank 0's learner; `None` until it is wanted.
+    recorder: Mutex<Option<Recorder<M>>>,
     /// The records of the last launch's learner, on rank 0.
     records: Mutex<Option<Records>>,
     /// The running statistics that this rank's next launch begins with, if not with rank 0's.
@@ -123,10 +128,9 @@ pub struct DataParallel<M: LearnerModel> {
 }
 
 /// What a checkpoint keeps of the learners of all ranks.
-#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Records {
     /// Parameters, optimiser and schedule, which are the same on all ranks; with rank 0's running statistics.
-    pub(crate) learner: [Vec<u8>; 3],
+    pub(crate) learner: LearnerRecord,
     /// Each rank's running statistics, as bytes; none if they are the same on all.
     pub(crate) statistics: Vec<Vec<u8>>,
     /// How long it took to copy them.
@@ -176,6 +180,7 @@ impl<M: LearnerModel> DataParallel<M> {
             after_epoch: None,
             keep_records: false,
             stopped: Mutex::default(),
+            recorder: Mutex::new(None),
             records: Mutex::default(),
             statistics: Mutex::default(),
         }

@@ -15,6 +15,7 @@ use super::agree::{Agreement, Status, agree};
 use super::error::DataParallelError;
 use super::gradients::GradientSync;
 use super::loss_scale::with_factor;
+use super::recorder::Recorder;
 use super::{DataParallel, Link, Precision, Records, Stopped, adopt, lock, norm, params};
 use crate::phases::Phase;
 
@@ -117,7 +118,8 @@ impl<'a, M: LearnerModel> Run<'a, M> {
         if self.strategy.rank != 0 {
             return Ok(Ok(()));
         }
-        Ok(match adopt::write(&self.learner, &self.components.event_store) {
+        let mut recorder = lock(&self.strategy.recorder);
+        Ok(match recorder.get_or_insert_with(Recorder::new).take(&self.learner, &self.components.event_store) {
             Ok(learner) => {
                 *lock(&self.strategy.records) = Some(Records { learner, statistics, time: started.elapsed() });
                 Ok(())
@@ -148,7 +150,8 @@ impl<'a, M: LearnerModel> Run<'a, M> {
         }
         let params = params::list(&self.learner.model());
         if strategy.world_size > 1 {
-            adopt::adopt(&mut self.learner, &params, &self.components.event_store, &mut *link.collective)?;
+            let mut recorder = lock(&strategy.recorder);
+            adopt::adopt(&mut self.learner, &params, &mut recorder, &self.components.event_store, &mut *link.collective)?;
         }
         if let Some(statistics) = lock(&strategy.statistics).take() {
             norm::set(&self.learner.model(), statistics)?;

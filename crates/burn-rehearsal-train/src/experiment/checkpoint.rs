@@ -91,9 +91,17 @@ pub(super) struct Directories<'a> {
 pub(super) struct Found {
     pub(super) state: RunState,
     /// `None` before the first update.
-    pub(super) records: Option<Records>,
+    pub(super) learner: Option<KeptLearner>,
     /// The buffer's checkpoint.
     pub(super) buffer: PathBuf,
+}
+
+/// A learner on disk.
+pub(super) struct KeptLearner {
+    /// Parameters, optimiser and schedule.
+    pub(super) parts: [Vec<u8>; 3],
+    /// Each rank's running statistics; none if they were the same on all.
+    pub(super) statistics: Vec<Vec<u8>>,
 }
 
 impl<'a> Directories<'a> {
@@ -245,20 +253,20 @@ fn read(path: &Path) -> Result<Found, CheckpointError> {
     let manifest = Manifest::read(path, RUN)?;
     let damaged = |reason: String| CheckpointError::Damaged { path: path.join(burn_rehearsal::checkpoint::MANIFEST), reason };
     let state: RunState = serde_json::from_value(manifest.state().clone()).map_err(|error| damaged(error.to_string()))?;
-    let records = match manifest.files() {
+    let learner = match manifest.files() {
         [] => None,
         [entry] => {
             let (_, mut parts) = read_file(path, entry)?;
             let [model, optimizer, schedule] =
                 PARTS.map(|part| parts.remove(part).ok_or_else(|| damaged(format!("{LEARNER} lacks the {part}"))));
-            let learner = [model?, optimizer?, schedule?];
+            let own = [model?, optimizer?, schedule?];
             let statistics = (0..parts.len()).map(|rank| parts.remove(&statistics_of(rank)));
             let statistics = statistics.collect::<Option<_>>().ok_or_else(|| damaged(format!("{LEARNER} has parts that make no sense")))?;
-            Some(Records { learner, statistics, time: Duration::ZERO })
+            Some(KeptLearner { parts: own, statistics })
         }
         files => return Err(damaged(format!("it names {} files", files.len()))),
     };
-    Ok(Found { state, records, buffer: path.join("buffer") })
+    Ok(Found { state, learner, buffer: path.join("buffer") })
 }
 
 /// Removes a checkpoint: first what makes it one.
@@ -280,13 +288,12 @@ fn write(
     buffer: Option<PendingCheckpoint>,
     keep: usize,
 ) -> Result<u64, ExperimentError> {
-    let created = std::fs::create_dir_all(directory).map_err(io("create the directory", directory));
-    let files = created.and_then(|()| write_learner(directory, records));
+    let files = write_learner(directory, records);
     // All ranks' buffers are complete, or nobody writes to the directory any more.
     let buffer = buffer.map_or(Ok(0), |buffer| buffer.wait().map(|saved| saved.bytes));
     let written = match (files, buffer) {
         (Ok(files), Ok(bytes)) => seal(directory, files, state).map(|own| own + bytes).map_err(ExperimentError::from),
-        (Err(error), _) => Err(error.into()),
+        (Err(error), _) => Err(error),
         (_, Err(error)) => Err(error.into()),
     };
     match written {
@@ -298,8 +305,10 @@ fn write(
     }
 }
 
-fn write_learner(directory: &Path, records: Option<Records>) -> Result<Vec<FileEntry>, CheckpointError> {
+fn write_learner(directory: &Path, records: Option<Records>) -> Result<Vec<FileEntry>, ExperimentError> {
+    std::fs::create_dir_all(directory).map_err(io("create the directory", directory))?;
     let Some(Records { learner, statistics, .. }) = records else { return Ok(Vec::new()) };
+    let learner = learner.into_bytes()?;
     let statistics: Vec<_> = statistics.iter().enumerate().map(|(rank, values)| (statistics_of(rank), values)).collect();
     let parts: Vec<(&str, &[u8])> = PARTS.into_iter().zip(learner.iter().map(Vec::as_slice)).collect();
     let parts = [parts, statistics.iter().map(|(name, values)| (name.as_str(), values.as_slice())).collect()].concat();

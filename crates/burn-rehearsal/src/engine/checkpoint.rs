@@ -11,7 +11,7 @@
 use super::rank_file::{self, Contents, RankFile, RankState, at_once};
 use super::reshard::{self, Reshard};
 use super::shard::Shard;
-use super::writer::{Job, PendingCheckpoint, Writer};
+use super::writer::{Job, Ticket, Writer};
 use super::{Engine, Parcel, Request, Status, header};
 use crate::batch::{Column, FieldSpec, Schema};
 use crate::checkpoint::{BUFFER, FileEntry, Manifest};
@@ -24,7 +24,7 @@ use burn_rehearsal_collective::Collective;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often a writer whose disk is slower is asked whether it has room.
 const DISK: Duration = Duration::from_millis(1);
@@ -73,7 +73,16 @@ struct Loaded {
 
 impl Engine {
     /// Begins a checkpoint: what is small is copied now, and a thread of its own writes that and the rows, which are handed to it from now on.
-    pub(super) fn save(&mut self, directory: PathBuf, pending: &[Pending]) -> Result<PendingCheckpoint, RehearsalError> {
+    pub(super) fn save(&mut self, directory: PathBuf, pending: &[Pending], ticket: Ticket) -> Result<(), RehearsalError> {
+        let begun = self.begin_to_write(directory, pending, ticket.clone());
+        if let Err(error) = &begun {
+            // Whoever began the checkpoint may be gone.
+            let _ = ticket.send(Err(error.clone()));
+        }
+        begun
+    }
+
+    fn begin_to_write(&mut self, directory: PathBuf, pending: &[Pending], ticket: Ticket) -> Result<(), RehearsalError> {
         // One after the other: the writers of two would not know which is which, and a directory may be the same.
         let collective = self.finish_writing()?;
         // Before any rank overwrites its file there, an earlier checkpoint in that directory must not be one any more.
@@ -85,7 +94,7 @@ impl Engine {
         };
         collective.set_step(self.step);
         let contents = self.contents(pending)?;
-        let (mut writer, checkpoint) = Writer::start(Job { directory, prepared, contents, collective })?;
+        let mut writer = Writer::start(Job { directory, prepared, contents, collective, ticket })?;
         match &mut self.shard {
             Some(shard) if !shard.table().is_empty() => shard.cut(),
             _ => writer.no_more_rows(),
@@ -94,7 +103,7 @@ impl Engine {
         if self.config.execution == Execution::Inline {
             self.hand_over_all();
         }
-        Ok(checkpoint)
+        Ok(())
     }
 
     /// Hands rows of a checkpoint that is being written over until a request comes, and all of them if none comes any more.
@@ -191,7 +200,7 @@ impl Engine {
         if !same {
             let lag = self.config.lag as u64;
             let steps = self.step.max(lag)..if self.step == 0 { lag } else { self.step + lag };
-            pending = steps.map(|step| self.draw_for(step, Parcel::default())).collect::<Result<_, _>>()?;
+            pending = steps.map(|step| self.draw_for(step, Parcel::default(), Instant::now())).collect::<Result<_, _>>()?;
         }
         Ok(Ok(Resumed { restored, schema: schema.map(Arc::new), pending }))
     }

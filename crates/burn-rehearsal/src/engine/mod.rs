@@ -26,6 +26,7 @@ pub use writer::PendingCheckpoint;
 pub(crate) use checkpoint::{Pending, Resumed};
 pub(crate) use header::{FailCode, Status};
 pub(crate) use timings::Timings;
+pub(crate) use writer::Ticket;
 
 use crate::batch::{Column, FieldSpec, Schema};
 use crate::candidates::Chooser;
@@ -98,8 +99,8 @@ pub(crate) enum Request {
     Report,
     /// A copy of this shard.
     Snapshot,
-    /// All shards on disk, and these representatives that this rank's handle keeps; collective.
-    Save(PathBuf, Vec<Pending>),
+    /// All shards on disk, and these representatives that this rank's handle keeps; what it comes to goes to the ticket. Collective.
+    Save(PathBuf, Vec<Pending>, Ticket),
     /// What was saved; collective.
     Restore(PathBuf, Device, &'static [FieldSpec]),
 }
@@ -121,8 +122,8 @@ pub(crate) enum Response {
     Report(BufferReport),
     /// To `Snapshot`.
     Snapshot(Snapshot),
-    /// To `Save`.
-    Saving(PendingCheckpoint),
+    /// To `Save`: what is small has been copied.
+    Saving,
     /// To `Restore`. The engine goes on if it failed.
     Restored(Result<Resumed, CheckpointError>),
     /// To `Failed`.
@@ -262,13 +263,13 @@ impl Engine {
         }
         let result = match request {
             Request::Rows(offer) => self.rows(offer),
-            Request::NoRows => self.turn(Status::NoRows, &[], Parcel::default()),
-            Request::Failed(code) => self.turn(Status::Failed(code), &[], Parcel::default()).map(|_| Response::Failed),
+            Request::NoRows => self.turn(Status::NoRows, &[], Parcel::default(), Instant::now()),
+            Request::Failed(code) => self.turn(Status::Failed(code), &[], Parcel::default(), Instant::now()).map(|_| Response::Failed),
             Request::BeginTask(task) => self.begin_task(task),
             Request::Inspect => Ok(Response::Inspection(self.inspect())),
             Request::Report => self.report().map(Response::Report),
             Request::Snapshot => self.snapshot().map(Response::Snapshot),
-            Request::Save(directory, pending) => self.save(directory, &pending).map(Response::Saving),
+            Request::Save(directory, pending, ticket) => self.save(directory, &pending, ticket).map(|()| Response::Saving),
             Request::Restore(directory, device, fields) => self.restore(&directory, &device, fields).map(Response::Restored),
         };
         if let Err(error) = &result {
@@ -285,10 +286,10 @@ impl Engine {
     fn rows(&mut self, mut offer: Offer) -> Result<Response, RehearsalError> {
         let started = Instant::now();
         let inserted = self.insert(&mut offer);
-        self.timings.insert(started.elapsed());
+        let started = self.timings.insert(started);
         match inserted {
             Ok(changes) => {
-                let response = self.turn(Status::Rows, &changes, offer.parcel);
+                let response = self.turn(Status::Rows, &changes, offer.parcel, started);
                 if let Some(shard) = &mut self.shard {
                     shard.recycle(changes);
                 }
@@ -296,7 +297,7 @@ impl Engine {
             }
             Err(error) => {
                 // The others must learn why this rank leaves; whether they listen does not change this rank's error.
-                let _ = self.turn(Status::Failed(FailCode::Batch), &[], Parcel::default());
+                let _ = self.turn(Status::Failed(FailCode::Batch), &[], Parcel::default(), started);
                 Err(error)
             }
         }
@@ -319,11 +320,10 @@ impl Engine {
         changes
     }
 
-    /// Steps 2 to 5 of a round.
-    fn turn(&mut self, status: Status, changes: &[(u32, i32)], parcel: Parcel) -> Result<Response, RehearsalError> {
-        let started = Instant::now();
+    /// Steps 2 to 5 of a round, from `started` on: each part's end is the beginning of the next, since reading the clock takes time, too.
+    fn turn(&mut self, status: Status, changes: &[(u32, i32)], parcel: Parcel, started: Instant) -> Result<Response, RehearsalError> {
         self.gather(status, changes)?;
-        self.timings.exchange(started.elapsed());
+        let started = self.timings.exchange(started);
         if matches!(status, Status::Failed(_)) {
             return Ok(Response::Failed);
         }
@@ -331,7 +331,7 @@ impl Engine {
             return Ok(Response::Round { counted: false, representatives: None });
         }
         self.step += 1;
-        let representatives = self.draw_for(self.step - 1 + self.config.lag as u64, parcel)?;
+        let representatives = self.draw_for(self.step - 1 + self.config.lag as u64, parcel, started)?;
         Ok(Response::Round { counted: true, representatives: Some(representatives) })
     }
 
@@ -373,16 +373,15 @@ impl Engine {
     }
 
     /// Plans everybody's draws for `step`, moves the rows, builds this rank's columns.
-    fn draw_for(&mut self, step: u64, mut parcel: Parcel) -> Result<Parcel, RehearsalError> {
-        let started = Instant::now();
+    fn draw_for(&mut self, step: u64, mut parcel: Parcel, started: Instant) -> Result<Parcel, RehearsalError> {
         self.plan(step)?;
-        self.timings.plan(started.elapsed());
-        let started = Instant::now();
-        self.exchange()?;
-        self.timings.exchange(started.elapsed());
-        let started = Instant::now();
+        let mut started = self.timings.plan(started);
+        if self.size > 1 {
+            self.exchange()?;
+            started = self.timings.exchange(started);
+        }
         self.assemble(&mut parcel)?;
-        self.timings.deliver(started.elapsed());
+        self.timings.deliver(started);
         let width = self.shard.as_ref().map_or(0, |shard| shard.schema().row_bytes());
         self.timings.copied((self.scratch.pushed.len() + parcel.handles.len()) * width);
         parcel.drawn_at = self.step.saturating_sub(1);
@@ -440,9 +439,6 @@ impl Engine {
     }
 
     fn exchange(&mut self) -> Result<(), RehearsalError> {
-        if self.size == 1 {
-            return Ok(());
-        }
         let record = self.shard.as_ref().map_or(0, |shard| shard.schema().row_bytes() + HANDLE);
         let rank = self.rank;
         let Scratch { own, pushed, peers, outgoing, incoming, .. } = &mut self.scratch;
@@ -508,7 +504,10 @@ impl Engine {
         }
         let lag = self.config.lag as u64;
         let pending = self.step.max(lag)..self.step + lag;
-        pending.map(|step| self.draw_for(step, Parcel::default())).collect::<Result<_, _>>().map(|all| Response::Redrawn(Some(all)))
+        pending
+            .map(|step| self.draw_for(step, Parcel::default(), Instant::now()))
+            .collect::<Result<_, _>>()
+            .map(|all| Response::Redrawn(Some(all)))
     }
 
     fn inspect(&self) -> Inspection {

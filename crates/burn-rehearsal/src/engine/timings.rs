@@ -1,7 +1,7 @@
 //! Where the engine's time goes, and what it does in it: counters that anybody may read while it runs.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Nanoseconds spent so far in each part of the work, and counts. Relaxed atomics: the numbers are for reports, nothing is ordered by them.
 #[derive(Debug, Default)]
@@ -22,14 +22,22 @@ pub(crate) struct Timings {
 
 macro_rules! record {
     ($($name:ident),*) => {$(
-        pub(crate) fn $name(&self, time: Duration) {
-            self.$name.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
+        /// This part of the work began at `since` and is done; gives the time now, when the next part begins.
+        pub(crate) fn $name(&self, since: Instant) -> Instant {
+            let now = Instant::now();
+            self.$name.fetch_add(now.saturating_duration_since(since).as_nanos() as u64, Ordering::Relaxed);
+            now
         }
     )*};
 }
 
 impl Timings {
-    record!(insert, plan, exchange, deliver, wait, assemble, append);
+    record!(insert, plan, exchange, deliver, wait, append);
+
+    /// The training thread's whole part in a step took so long, the wait aside.
+    pub(crate) fn assemble(&self, time: Duration) {
+        self.assemble.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
+    }
 
     /// A step that found `queued` rounds under way, with representatives that were drawn `staleness` steps before.
     pub(crate) fn step(&self, queued: usize, staleness: u64) {

@@ -26,13 +26,22 @@ pub struct PendingCheckpoint {
     outcome: Receiver<Result<Saved, RehearsalError>>,
 }
 
+/// Where what a checkpoint came to is told.
+pub(crate) type Ticket = Sender<Result<Saved, RehearsalError>>;
+
 impl PendingCheckpoint {
+    /// A checkpoint to come, and where to tell what it came to.
+    pub(crate) fn new() -> (Ticket, Self) {
+        let (ticket, outcome) = channel();
+        (ticket, Self { outcome })
+    }
+
     /// Waits until the checkpoint is complete, and on the disk, on all ranks. Not collective, and on any thread.
     ///
     /// # Errors
     ///
     /// [`RehearsalError::Checkpoint`] on every rank if one could not write: on that rank with what happened, on the others with its number. The buffer goes on
-    /// as if nothing had happened.
+    /// as if nothing had happened. After any other error it does not: the next step tells the same.
     pub fn wait(self) -> Result<Saved, RehearsalError> {
         self.outcome.recv().map_err(|_| RehearsalError::EngineGone)?
     }
@@ -57,19 +66,19 @@ pub(super) struct Job {
     pub(super) prepared: Result<(), CheckpointError>,
     pub(super) contents: Contents,
     pub(super) collective: Box<dyn Collective>,
+    pub(super) ticket: Ticket,
 }
 
 impl Writer {
     /// Starts a thread that writes.
-    pub(super) fn start(job: Job) -> Result<(Self, PendingCheckpoint), RehearsalError> {
+    pub(super) fn start(job: Job) -> Result<Self, RehearsalError> {
         let (rows, inbox) = channel();
         let (outbox, room) = channel();
-        let (ticket, outcome) = channel();
         (0..ROOM).try_for_each(|_| outbox.send(Piece::new())).map_err(|_| RehearsalError::EngineGone)?;
         let thread = std::thread::Builder::new()
             .name(format!("rehearsal-{}-disk", job.collective.rank()))
             .spawn(move || {
-                let Job { directory, prepared, contents, mut collective } = job;
+                let Job { directory, prepared, contents, mut collective, ticket } = job;
                 let written = prepared.and_then(|()| contents.write(&directory, &inbox, &outbox));
                 // If it failed, nobody needs the rows any more.
                 drop((inbox, outbox));
@@ -78,7 +87,7 @@ impl Writer {
                 collective
             })
             .map_err(|error| RehearsalError::Thread(error.to_string()))?;
-        Ok((Self { rows: Some(rows), room, thread }, PendingCheckpoint { outcome }))
+        Ok(Self { rows: Some(rows), room, thread })
     }
 
     /// Whether rows are still to be handed over.

@@ -1,8 +1,8 @@
 //! Going on from a checkpoint, and writing one down.
 
 use super::Run;
-use crate::data_parallel::{Records, adopt};
-use crate::experiment::checkpoint::{Directories, Found, Position, RunState};
+use crate::data_parallel::adopt;
+use crate::experiment::checkpoint::{Directories, Found, KeptLearner, Position, RunState};
 use crate::experiment::curve::LossCurve;
 use crate::experiment::epochs::measured_after;
 use crate::experiment::{Epoch, ExperimentError, Workload};
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 impl<W: Workload> Run<'_, W> {
     /// Takes over what a checkpoint knows.
     pub(super) fn resume(&mut self, found: Found) -> Result<Position, ExperimentError> {
-        let Found { state, records, buffer } = found;
+        let Found { state, learner, buffer } = found;
         let settings = self.settings;
         let tasks = self.workload.stream().tasks();
         if (state.method, state.seed, state.accuracy.top1.tasks()) != (settings.method, settings.seed, tasks) {
@@ -41,13 +41,13 @@ impl<W: Workload> Run<'_, W> {
             // As many samples of the epoch's order are behind as then, rounded down to whole steps: none is left out.
             *step = *step * before as u64 / size as u64;
         }
-        if let Some(Records { learner, statistics, .. }) = records {
+        if let Some(KeptLearner { parts, statistics }) = learner {
             let schedule = settings.schedule(size, steps_per_epoch)?;
             let (epoch, step) = position.within.unwrap_or((1, 0));
             let schedule = schedule.at_step((epoch as u64 - 1) * steps_per_epoch as u64 + step);
             let model = self.workload.model(&self.device.clone().autodiff(), settings.seed);
             // The rates of a schedule depend on the number of ranks.
-            let learner = adopt::read(model, self.workload.optimizer(), &schedule, learner, before == size)?;
+            let learner = adopt::read(model, self.workload.optimizer(), &schedule, parts, before == size)?;
             self.learner = Some(learner);
             self.strategy.set_statistics(&statistics);
         }
