@@ -171,6 +171,54 @@ fn a_checkpoint_is_that_of_its_beginning_although_steps_go_on_while_it_is_writte
 }
 
 #[test]
+fn beginning_a_checkpoint_waits_for_no_other_rank() {
+    let directory = TempDir::new().unwrap();
+    let config = config(30, 4, 3);
+    let (begun, others_begin) = std::sync::mpsc::sync_channel(0);
+    let others_begin = std::sync::Mutex::new(others_begin);
+    let saved = world_of_pending(2, |threads| {
+        let buffer = buffer(&config, threads);
+        buffer.rehearse(batch(&fresh(8, buffer.rank(), 0, 5, 4))).unwrap();
+        if buffer.rank() == 1 {
+            others_begin.lock().unwrap().recv().unwrap();
+        }
+        let pending = buffer.begin_checkpoint(directory.path()).unwrap();
+        if buffer.rank() == 0 {
+            begun.send(()).unwrap();
+        }
+        // A step is taken before anybody knows what it came to.
+        buffer.rehearse(batch(&fresh(8, buffer.rank(), 1, 5, 4))).unwrap();
+        pending.wait().unwrap()
+    });
+    world(2, |threads| {
+        let buffer = buffer(&config, threads);
+        assert_eq!(buffer.restore(directory.path(), &device()).unwrap().steps, 1);
+    });
+    assert!(saved[0].bytes > 0 && saved[0] == saved[1]);
+}
+
+#[test]
+fn whoever_waits_for_a_checkpoint_learns_that_another_rank_left_instead() {
+    let directory = TempDir::new().unwrap();
+    let config = config(30, 4, 3);
+    let _watchdog = watchdog();
+    let results = run_threads(2, |threads| {
+        let buffer = buffer(&config, Box::new(threads));
+        if buffer.rank() == 1 {
+            return Ok::<_, std::convert::Infallible>(None);
+        }
+        let waited = buffer.begin_checkpoint(directory.path()).unwrap().wait();
+        // The first mini-batch waits for nothing yet.
+        buffer.rehearse(batch(&fresh(8, 0, 0, 5, 4))).unwrap();
+        Ok(Some((waited, buffer.rehearse(batch(&fresh(8, 0, 1, 5, 4))))))
+    });
+    let (waited, step) = results.into_iter().next().unwrap().unwrap().unwrap();
+    assert!(matches!(waited, Err(RehearsalError::Collective(_))), "{waited:?}");
+    assert_eq!(waited.unwrap_err(), step.unwrap_err());
+    assert!(!directory.path().join(burn_rehearsal::checkpoint::MANIFEST).exists());
+}
+
+#[test]
 fn a_checkpoint_that_was_begun_is_completed_after_the_buffer_is_gone_and_replaces_an_earlier_one() {
     let directory = TempDir::new().unwrap();
     let config = config(30, 4, 3);

@@ -4,8 +4,8 @@
 //! all ranks, written by rank 0), a directory `buffer` (see [`RehearsalBuffer::begin_checkpoint`](burn_rehearsal::RehearsalBuffer::begin_checkpoint)) and, written last, a
 //! manifest with everything else. Data order, candidates, draws, evictions and augmentation are pure functions of the seed and of positions, so that no other random state exists.
 //!
-//! Training waits until the state at the cut is in memory, and for a checkpoint that is not complete when the next one begins. A thread of rank 0 does the rest: it writes
-//! the learner, waits for the buffer, writes the manifest, and removes what is older.
+//! Training waits until the learner as it is at the cut is in memory, and for a checkpoint that is not complete when the next one begins; the buffer's engines copy what they
+//! must by themselves. A thread of rank 0 does the rest: it writes the learner, waits for the buffer, writes the manifest, and removes what is older.
 
 use super::ExperimentError;
 use crate::data_parallel::{LossScale, Records, agree};

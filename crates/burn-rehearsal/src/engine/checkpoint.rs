@@ -4,7 +4,7 @@
 //! Representatives that are pending were drawn from the union as it was up to `lag` steps ago; they are kept as they are. Everything else that a draw or an
 //! eviction depends on is a pure function of (seed, step), the tables, and the policy's state.
 //!
-//! What is small is copied at the cut. The rows are handed to a [writer](super::writer) after it, piece by piece, while there is no request and after each; one that a
+//! What is small is copied at the cut, by the engine: the training thread goes on at once, and what it asks next is answered after that. The rows are handed to a [writer](super::writer) after it, piece by piece, while there is no request and after each; one that a
 //! candidate is about to overwrite is [copied](super::cut) first. So the file holds the shard as it was at the cut, and no step waits for a disk. Inline, where the training
 //! thread is the engine's, all rows are handed over at once, and only the disk itself works behind its back.
 

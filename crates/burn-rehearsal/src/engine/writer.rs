@@ -41,7 +41,7 @@ impl PendingCheckpoint {
     /// # Errors
     ///
     /// [`RehearsalError::Checkpoint`] on every rank if one could not write: on that rank with what happened, on the others with its number. The buffer goes on
-    /// as if nothing had happened. After any other error it does not: the next step tells the same.
+    /// as if nothing had happened. After any other error it does not: the next step that waits for representatives tells the same.
     pub fn wait(self) -> Result<Saved, RehearsalError> {
         self.outcome.recv().map_err(|_| RehearsalError::EngineGone)?
     }
