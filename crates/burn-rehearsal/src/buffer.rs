@@ -568,18 +568,17 @@ impl State {
         let mut none = Parcel::default();
         let Parcel { columns: drawn, handles, .. } = parcel.unwrap_or(&mut none);
         let extra = handles.len();
-        let mut drawn = drawn.iter().cloned();
+        let mut drawn = drawn.iter();
         self.merged.clear();
         let mut bytes = 0;
         for (field, column) in schema.fields().iter().zip(self.incoming.drain(..)) {
-            let device = column.device();
             self.merged.push(if field.spec.role == Role::Representative {
                 let mut flags = vec![false; rows];
                 flags.resize(rows + extra, true);
                 let data = TensorData::new(flags, [rows + extra, 1]).convert_dtype(field.dtype);
-                Column::from_data(data, Kind::Bool, Shape::new([]), &device)
+                Column::from_data(data, Kind::Bool, Shape::new([]), &column.device())
             } else if let Some(tail) = drawn.next() {
-                let (all, copied) = column.append_counting(tail.on(&device), field.spec.name)?;
+                let (all, copied) = column.append_counting(tail, field.spec.name)?;
                 bytes += copied * field.elements() * field.dtype.size();
                 all
             } else {

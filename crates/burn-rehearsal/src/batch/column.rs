@@ -1,6 +1,6 @@
 //! A tensor with its rank erased: `[rows, elements]` and the shape of one row.
 
-use super::host::append_in_place;
+use super::host;
 use super::{Field, Kind};
 use crate::error::BatchError;
 use burn::tensor::{Bool, DType, Device, Int, Shape, Tensor, TensorData};
@@ -98,17 +98,17 @@ impl Column {
     ///
     /// [`BatchError::ColumnType`] if the kinds differ.
     pub fn append(self, other: Column, field: &'static str) -> Result<Column, BatchError> {
-        self.append_counting(other, field).map(|(all, _)| all)
+        self.append_counting(&other, field).map(|(all, _)| all)
     }
 
-    /// [`append`](Self::append), and how many rows that copied: all, or only those of `other`.
-    pub(crate) fn append_counting(self, other: Column, field: &'static str) -> Result<(Column, usize), BatchError> {
-        let more = other.rows();
-        let (all, appended) = append_in_place(self, &other);
-        if appended {
-            return Ok((all, more));
-        }
-        let copied = all.rows() + more;
+    /// [`append`](Self::append), and how many rows that copied: all, or only those of `other`, which need not have the autodiff association of the device.
+    pub(crate) fn append_counting(self, other: &Column, field: &'static str) -> Result<(Column, usize), BatchError> {
+        let all = match host::append(self, other) {
+            Ok(appended) => return Ok(appended),
+            Err(all) => all,
+        };
+        let copied = all.rows() + other.rows();
+        let other = other.clone().on(&all.device());
         let values = match (all.values, other.values) {
             (Values::Float(a), Values::Float(b)) => Values::Float(Tensor::cat(vec![a, b], 0)),
             (Values::Int(a), Values::Int(b)) => Values::Int(Tensor::cat(vec![a, b], 0)),

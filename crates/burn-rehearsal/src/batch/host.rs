@@ -4,9 +4,9 @@
 //! On every other device, and without the feature `flex`, the functions here decline and Burn's operations do the work.
 
 #[cfg(feature = "flex")]
-pub(crate) use flex::{HostRows, append_in_place, into_memory};
+pub(crate) use flex::{HostRows, append, into_memory};
 #[cfg(not(feature = "flex"))]
-pub(crate) use none::{HostRows, append_in_place, into_memory};
+pub(crate) use none::{HostRows, append, into_memory};
 
 use burn::tensor::kind::Basic;
 use burn::tensor::{Device, Element, Tensor, TensorData};
@@ -61,7 +61,7 @@ mod flex {
     use crate::batch::column::{Column, Values};
     use burn::backend::Flex;
     use burn::backend::flex::{FlexTensor, Layout};
-    use burn::tensor::{Bytes, DType, Shape, Tensor};
+    use burn::tensor::{Bytes, DType, Element, Shape, Tensor};
     use std::ops::Range;
 
     /// The values of a column, shared with its tensor: reading them copies nothing.
@@ -112,38 +112,59 @@ mod flex {
         tensor.is_unique().then(|| tensor.into_data().into_parts().0)
     }
 
-    /// Appends `tail` to `column` in the column's own memory, if that has room and belongs to nobody else; says whether it did.
-    /// The two have the same kind, element type, row shape and device.
-    pub(crate) fn append_in_place(column: Column, tail: &Column) -> (Column, bool) {
+    /// Appends `tail` to `column`, and says how many rows that copied: in the column's own memory, if that has room and belongs to nobody else, otherwise all rows to
+    /// new memory. The two have the same row shape and device. Gives `column` back if they are not of one type, or do not lie in host memory one row after the other.
+    pub(crate) fn append(column: Column, tail: &Column) -> Result<(Column, usize), Column> {
         let (rows, more) = (column.rows(), tail.rows());
-        let elements = column.row_shape().iter().product();
-        let Some(tensor) = primitive(&column) else { return (column, false) };
-        let needed = (rows + more) * elements * tensor.dtype().size();
-        if tensor.layout().contiguous_offsets() != Some((0, rows * elements)) || tensor.bytes().len() < needed {
-            return (column, false);
+        let Some(own) = HostRows::of(&column) else { return Err(column) };
+        if (column.kind(), own.dtype()) != (tail.kind(), tail.dtype()) {
+            return Err(column);
         }
+        let shape = Shape::new([rows + more, column.row_shape().iter().product()]);
         let (kind, device) = (column.kind(), column.device());
-        let Column { values, row_shape } = column;
-        // Without this handle `tensor` is the only one, unless somebody outside has another.
-        drop(values);
-        let unique = tensor.is_unique();
-        let tensor = if unique { tensor.with_layout(Layout::contiguous(Shape::new([rows + more, elements]))) } else { tensor };
-        let values = match kind {
+        let of = |tensor: FlexTensor| match kind {
             Kind::Float => Values::Float(Tensor::from_primitive::<Flex>(tensor)),
             Kind::Int => Values::Int(Tensor::from_primitive::<Flex>(tensor)),
             Kind::Bool => Values::Bool(Tensor::from_primitive::<Flex>(tensor)),
         };
-        if !unique {
-            return (Column { values, row_shape }.on(&device), false);
+        let Column { values, row_shape } = column;
+        // Without this handle `own` has the only one, unless somebody outside has another.
+        drop(values);
+        let needed = own.bytes.len() / rows * (rows + more);
+        if own.bytes.start == 0 && own.tensor.bytes().len() >= needed && own.tensor.is_unique() {
+            let all = of(own.tensor.with_layout(Layout::contiguous(shape)));
+            let at = rows..rows + more;
+            let values = match (all, &tail.values) {
+                (Values::Float(all), Values::Float(tail)) => Values::Float(all.slice_assign(at, tail.clone().inner())),
+                (Values::Int(all), Values::Int(tail)) => Values::Int(all.slice_assign(at, tail.clone().inner())),
+                (Values::Bool(all), Values::Bool(tail)) => Values::Bool(all.slice_assign(at, tail.clone().inner())),
+                (all, _) => all,
+            };
+            return Ok((Column { values, row_shape }.on(&device), more));
         }
-        let at = rows..rows + more;
-        let values = match (values, &tail.values) {
-            (Values::Float(all), Values::Float(tail)) => Values::Float(all.slice_assign(at, tail.clone().inner())),
-            (Values::Int(all), Values::Int(tail)) => Values::Int(all.slice_assign(at, tail.clone().inner())),
-            (Values::Bool(all), Values::Bool(tail)) => Values::Bool(all.slice_assign(at, tail.clone().inner())),
-            (values, _) => values,
+        let Some(all) = HostRows::of(tail).and_then(|behind| joined([own.bytes(), behind.bytes()], own.dtype())) else {
+            return Err(Column { values: of(own.tensor), row_shape }.on(&device));
         };
-        (Column { values, row_shape }.on(&device), true)
+        let values = of(FlexTensor::new(all, Layout::contiguous(shape), own.dtype()));
+        Ok((Column { values, row_shape }.on(&device), rows + more))
+    }
+
+    /// Values of one type behind one another in new memory, which is not filled before.
+    fn joined(parts: [&[u8]; 2], dtype: DType) -> Option<Bytes> {
+        fn of<E: Element + bytemuck::Pod>(parts: [&[u8]; 2]) -> Option<Bytes> {
+            let mut all: Vec<E> = Vec::with_capacity((parts[0].len() + parts[1].len()) / size_of::<E>());
+            for part in parts {
+                all.extend_from_slice(bytemuck::try_cast_slice(part).ok()?);
+            }
+            Some(Bytes::from_elems(all))
+        }
+        match dtype.size() {
+            1 => of::<u8>(parts),
+            2 => of::<u16>(parts),
+            4 => of::<u32>(parts),
+            8 => of::<u64>(parts),
+            _ => None,
+        }
     }
 }
 
@@ -171,8 +192,8 @@ mod none {
         }
     }
 
-    pub(crate) fn append_in_place(column: Column, _tail: &Column) -> (Column, bool) {
-        (column, false)
+    pub(crate) fn append(column: Column, _tail: &Column) -> Result<(Column, usize), Column> {
+        Err(column)
     }
 
     pub(crate) fn into_memory(_column: Column) -> Option<Bytes> {
