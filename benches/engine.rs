@@ -9,6 +9,7 @@
 //!
 //! Times are medians of single steps, without the time during which the thread had lost its core; ratios are medians over the turns. The engine runs
 //! inline, so that one thread does all the work. Then the processor time of both threads in the background. `SIDES=32,64` leaves out the other sizes.
+//! Where `python3` (or the program that `PYTHON` names) has torchrl, its step is measured in the same run.
 #![allow(clippy::expect_used)]
 
 use burn::data::dataloader::DataLoader;
@@ -20,6 +21,7 @@ use burn_rehearsal_benches::{
     Batch, Cpu, FloatBatch, Images, StackImages, Time, fill, head, median, micros, random_batches, random_images, ratio, timed, verdict,
 };
 use std::hint::black_box;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,8 +37,8 @@ const SHARD_BYTES: usize = 256 << 20;
 /// How long each of the things compared runs in one turn, about.
 const TURN: Duration = Duration::from_millis(60);
 
-/// Microseconds per step of other systems that do the same (draw 7, store 14, build 63 rows), measured on two such cores: name, side, element type,
-/// time, by how much this one is to be faster, and whether the comparison is with (a) alone.
+/// Microseconds per step of other systems that do the same (draw 7, store 14, build 63 rows), measured on two cores at another time, perhaps when memory was faster:
+/// name, side, element type, time, by how much this one is to be faster, and whether the comparison is with (a) alone.
 const PEERS: [(&str, usize, &str, f64, f64, bool); 10] = [
     ("torchrl", 32, "u8", 177.0, 10.0, false),
     ("torchrl", 64, "u8", 272.0, 10.0, false),
@@ -49,6 +51,44 @@ const PEERS: [(&str, usize, &str, f64, f64, bool); 10] = [
     ("original engine, core operations", 64, "f32", 145.0, 3.0, true),
     ("original engine, core operations", 224, "f32", 2430.0, 3.0, true),
 ];
+
+/// The step of torchrl, if `python3` (or `PYTHON`) has it: what a user would write. Arguments: side, element type, rows in the shard, milliseconds.
+const TORCHRL: &str = r#"
+import statistics, sys, time
+import torch
+from tensordict import TensorDict
+from torchrl.data import LazyTensorStorage, ReplayBuffer
+b, c, r = 56, 14, 7
+side, element, capacity, milliseconds = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+dtype = torch.uint8 if element == "u8" else torch.float32
+def batch():
+    images = torch.randint(0, 256, (b, 3, side, side)).to(dtype)
+    return TensorDict({"images": images, "targets": torch.randint(0, 100, (b,))}, [b])
+batches = [batch() for _ in range(4)]
+buffer = ReplayBuffer(storage=LazyTensorStorage(capacity), batch_size=r)
+while len(buffer) < capacity:
+    buffer.extend(batches[0][: capacity - len(buffer)])
+times, begun = [], time.perf_counter()
+while (time.perf_counter() - begun) * 1e3 < milliseconds:
+    incoming = batches[len(times) % 4]
+    started = time.perf_counter()
+    buffer.extend(incoming[torch.randperm(b)[:c]])
+    torch.cat([incoming, buffer.sample()])
+    times.append((time.perf_counter() - started) * 1e6)
+print(f"{torch.__version__} {statistics.median(times)}")
+"#;
+
+/// Microseconds per step, and the version of PyTorch.
+fn torchrl(side: usize, element: &str, capacity: usize) -> Result<(String, f64), String> {
+    let python = std::env::var_os("PYTHON").unwrap_or_else(|| "python3".into());
+    let milliseconds = (TURNS as u128 * TURN.as_millis()).to_string();
+    let arguments = ["-c", TORCHRL, &side.to_string(), element, &capacity.to_string(), &milliseconds].map(str::to_owned);
+    let output = Command::new(python).args(arguments).output().map_err(|error| error.to_string())?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let time = text.split_whitespace().nth(1).and_then(|time| time.parse().ok());
+    let reason = || String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or("no reason given").to_owned();
+    Ok((text.split_whitespace().next().unwrap_or_default().to_owned(), time.ok_or_else(reason)?))
+}
 
 /// Medians of one turn, or of all, in µs.
 #[derive(Default)]
@@ -272,6 +312,10 @@ fn measure<T: Images>(side: usize) {
         let bound = us("copies") + if core { 0.0 } else { us("one copy") * R as f64 / (B + R) as f64 };
         let met = verdict(time / mine >= factor);
         println!("      {name} {time}: {what} is {:.1} × faster, target {factor}: {met}; bare copies {:.1} ×", time / mine, time / bound);
+    }
+    match torchrl(side, T::NAME, capacity) {
+        Ok((version, time)) => println!("      torchrl now, PyTorch {version}, {time:.0}: (a) + (b) is {:.1} × faster", time / whole),
+        Err(reason) => println!("      torchrl now: not measured ({reason})"),
     }
     println!("  inline:     {:9.1} per step, CPU of the training thread {:.1}, of others {:.1}", inline.0, inline.1, inline.2);
     println!("  background: {:9.1} per step, CPU of the training thread {:.1}, of others {:.1}", background.0, background.1, background.2);

@@ -3,19 +3,22 @@
 //! Requests and responses travel in order over a [`Link`]. The handle keeps the representatives that are
 //! pending: they belong to it and not to an iterator, so they survive the end of an epoch, an early break and a validation.
 
-use crate::batch::{Column, Kind, RehearsalBatch, Role, Schema, index_tensor, is_host};
+mod state;
+
+use crate::batch::{RehearsalBatch, Role, Schema};
 use crate::candidates::Chooser;
 use crate::config::{Execution, OnRepeat, RehearsalConfig};
 use crate::engine::{
-    BufferReport, Engine, EngineTimings, FailCode, Inspection, Offer, Parcel, Pending, PendingCheckpoint, Request, Response, Restored,
-    Resumed, Saved, Timings,
+    BufferReport, Engine, EngineTimings, FailCode, Inspection, Parcel, Pending, PendingCheckpoint, Request, Response, Restored, Resumed,
+    Saved, Timings,
 };
 use crate::error::{ConfigError, RehearsalError};
 use crate::link::Link;
 use crate::slots::RowHandle;
 use crate::snapshot::Snapshot;
-use burn::tensor::{Device, Int, Shape, Tensor, TensorData};
+use burn::tensor::Device;
 use burn_rehearsal_collective::{Collective, Solo};
+use state::{Awaited, State};
 use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::path::Path;
@@ -63,39 +66,6 @@ struct Shared {
     size: usize,
     timings: Arc<Timings>,
     state: Mutex<State>,
-}
-
-/// What the training side remembers between steps.
-struct State {
-    link: Link,
-    schema: Option<Arc<Schema>>,
-    /// Steps done by this handle: rounds in which some rank had rows.
-    step: u64,
-    /// The requests whose responses are still to come.
-    outstanding: VecDeque<Awaited>,
-    /// Representatives of the next steps, in order. The first belongs to step max(step, lag).
-    ready: VecDeque<Parcel>,
-    /// Parcels that came back and were unpacked.
-    spare: Vec<Parcel>,
-    error: Option<RehearsalError>,
-    /// Whether an iterator of a `RehearsalLoader` is alive.
-    iterating: bool,
-    /// Of candidates that are selected here.
-    chooser: Chooser,
-    /// The columns of the mini-batch in hand, before and after the representatives are appended; empty between steps.
-    incoming: Vec<Column>,
-    merged: Vec<Column>,
-}
-
-/// What a response is still to come to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Awaited {
-    /// A round with rows of this rank.
-    Rows,
-    /// A round in which it had none.
-    NoRows,
-    /// The beginning of a checkpoint.
-    Saving,
 }
 
 /// A mini-batch after [`RehearsalBuffer::rehearse_with_handles`].
@@ -460,131 +430,5 @@ impl<B> RehearsalBuffer<B> {
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic inside leaves at worst a request without its response, which the next receive turns into an error.
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    /// Runs one operation unless the buffer is poisoned, and poisons it if the operation fails.
-    fn guarded<T>(&mut self, operation: impl FnOnce(&mut State) -> Result<T, RehearsalError>) -> Result<T, RehearsalError> {
-        if let Some(error) = &self.error {
-            return Err(error.clone());
-        }
-        let result = operation(self);
-        if let Err(error) = &result {
-            self.error = Some(error.clone());
-        }
-        result
-    }
-
-    /// Receives the oldest outstanding response.
-    fn collect(&mut self, config: &RehearsalConfig) -> Result<(), RehearsalError> {
-        let Some(awaited) = self.outstanding.pop_front() else { return Err(RehearsalError::EngineGone) };
-        let (counted, representatives) = match (awaited, self.link.receive()?) {
-            (Awaited::Saving, Response::Saving) => return Ok(()),
-            (Awaited::Rows | Awaited::NoRows, Response::Round { counted, representatives }) => (counted, representatives),
-            _ => return Err(RehearsalError::EngineGone),
-        };
-        self.ready.extend(representatives);
-        if counted && awaited == Awaited::NoRows {
-            // The others used this step's representatives; this rank had nothing to train on and lets its own go.
-            if self.step >= config.lag as u64 {
-                let parcel = self.ready.pop_front();
-                self.recycle(parcel);
-            }
-            self.step += 1;
-        }
-        Ok(())
-    }
-
-    /// Keeps an unpacked parcel for the next offer. There is never use for more than one in each direction.
-    fn recycle(&mut self, parcel: Option<Parcel>) {
-        if self.spare.len() < 2 {
-            self.spare.extend(parcel);
-        }
-    }
-
-    /// Receives every outstanding response if one of them decides whether a step happened.
-    fn settle(&mut self, config: &RehearsalConfig) -> Result<(), RehearsalError> {
-        if self.outstanding.contains(&Awaited::NoRows) { self.drain(config) } else { Ok(()) }
-    }
-
-    fn drain(&mut self, config: &RehearsalConfig) -> Result<(), RehearsalError> {
-        while !self.outstanding.is_empty() {
-            self.collect(config)?;
-        }
-        Ok(())
-    }
-
-    /// Tells the other ranks that this one leaves. Its own error matters more than whether they heard.
-    fn leave(&mut self, code: FailCode) {
-        let _ = self.link.send(Request::Failed(code));
-    }
-
-    /// Offers the first `rows` rows of the mini-batch in hand to the engine, at the time `sent`; the bytes that were copied.
-    fn offer(
-        &mut self,
-        config: &RehearsalConfig,
-        rank: usize,
-        schema: &Arc<Schema>,
-        rows: usize,
-        sent: Instant,
-    ) -> Result<usize, RehearsalError> {
-        let mut parcel = self.spare.pop().unwrap_or_default();
-        parcel.candidates.clear();
-        parcel.devices.clear();
-        parcel.rows.clear();
-        let columns = if self.merged.is_empty() { &self.incoming } else { &self.merged };
-        let stored = || schema.fields().iter().zip(columns).filter(|(field, _)| field.is_stored()).map(|(_, column)| column);
-        parcel.devices.extend(stored().map(|column| column.device().inner()));
-        // In host memory the engine chooses the candidates and copies them from where they are; on a device they are copied there, before anybody can
-        // overwrite them.
-        let shared = parcel.devices.iter().all(is_host);
-        let mut copied = 0;
-        if shared {
-            parcel.candidates.extend(stored().cloned());
-        } else {
-            self.chooser.choose(config, self.step, rank, rows, &mut parcel.rows);
-            let chosen: Vec<i64> = parcel.rows.iter().map(|&row| i64::from(row)).collect();
-            let mut index: Option<Tensor<1, Int>> = None;
-            for (column, device) in stored().zip(&parcel.devices).filter(|_| !chosen.is_empty()) {
-                // One upload serves all fields, unless a field lives on another device.
-                let uploaded = index.take().filter(|index| index.device() == *device);
-                let uploaded = uploaded.unwrap_or_else(|| index_tensor(chosen.clone(), device));
-                parcel.candidates.push(column.select(&uploaded));
-                index = Some(uploaded);
-            }
-            copied = chosen.len() * schema.stored().map(|field| field.elements() * field.dtype.size()).sum::<usize>();
-            parcel.rows.clear();
-            parcel.rows.extend(0..chosen.len() as u32);
-        }
-        let choose_from = shared.then_some(rows);
-        self.link.send(Request::Rows(Offer { schema: schema.clone(), parcel, choose_from, sent }))?;
-        self.outstanding.push_back(Awaited::Rows);
-        Ok(copied)
-    }
-
-    /// Appends the representatives to the incoming columns and fills the `representative` field; the bytes that were copied.
-    fn merge(&mut self, schema: &Schema, rows: usize, parcel: Option<&mut Parcel>) -> Result<usize, RehearsalError> {
-        let mut none = Parcel::default();
-        let Parcel { columns: drawn, handles, .. } = parcel.unwrap_or(&mut none);
-        let extra = handles.len();
-        let mut drawn = drawn.iter();
-        self.merged.clear();
-        let mut bytes = 0;
-        for (field, column) in schema.fields().iter().zip(self.incoming.drain(..)) {
-            self.merged.push(if field.spec.role == Role::Representative {
-                let mut flags = vec![false; rows];
-                flags.resize(rows + extra, true);
-                let data = TensorData::new(flags, [rows + extra, 1]).convert_dtype(field.dtype);
-                Column::from_data(data, Kind::Bool, Shape::new([]), &column.device())
-            } else if let Some(tail) = drawn.next() {
-                let (all, copied) = column.append_counting(tail, field.spec.name)?;
-                bytes += copied * field.elements() * field.dtype.size();
-                all
-            } else {
-                column
-            });
-        }
-        Ok(bytes)
     }
 }

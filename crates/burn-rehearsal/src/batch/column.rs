@@ -103,10 +103,10 @@ impl Column {
 
     /// [`append`](Self::append), and how many rows that copied: all, or only those of `other`, which need not have the autodiff association of the device.
     pub(crate) fn append_counting(self, other: &Column, field: &'static str) -> Result<(Column, usize), BatchError> {
-        let all = match host::append(self, other) {
-            Ok(appended) => return Ok(appended),
-            Err(all) => all,
-        };
+        let (all, copied) = host::append(self, other);
+        if let Some(copied) = copied {
+            return Ok((all, copied));
+        }
         let copied = all.rows() + other.rows();
         let other = other.clone().on(&all.device());
         let values = match (all.values, other.values) {

@@ -113,12 +113,13 @@ mod flex {
     }
 
     /// Appends `tail` to `column`, and says how many rows that copied: in the column's own memory, if that has room and belongs to nobody else, otherwise all rows to
-    /// new memory. The two have the same row shape and device. Gives `column` back if they are not of one type, or do not lie in host memory one row after the other.
-    pub(crate) fn append(column: Column, tail: &Column) -> Result<(Column, usize), Column> {
+    /// new memory. The two have the same row shape and device. `None` if they are not of one type, or do not lie in host memory one row after the other; then the
+    /// column is as it was.
+    pub(crate) fn append(column: Column, tail: &Column) -> (Column, Option<usize>) {
         let (rows, more) = (column.rows(), tail.rows());
-        let Some(own) = HostRows::of(&column) else { return Err(column) };
+        let Some(own) = HostRows::of(&column) else { return (column, None) };
         if (column.kind(), own.dtype()) != (tail.kind(), tail.dtype()) {
-            return Err(column);
+            return (column, None);
         }
         let shape = Shape::new([rows + more, column.row_shape().iter().product()]);
         let (kind, device) = (column.kind(), column.device());
@@ -140,13 +141,13 @@ mod flex {
                 (Values::Bool(all), Values::Bool(tail)) => Values::Bool(all.slice_assign(at, tail.clone().inner())),
                 (all, _) => all,
             };
-            return Ok((Column { values, row_shape }.on(&device), more));
+            return (Column { values, row_shape }.on(&device), Some(more));
         }
         let Some(all) = HostRows::of(tail).and_then(|behind| joined([own.bytes(), behind.bytes()], own.dtype())) else {
-            return Err(Column { values: of(own.tensor), row_shape }.on(&device));
+            return (Column { values: of(own.tensor), row_shape }.on(&device), None);
         };
         let values = of(FlexTensor::new(all, Layout::contiguous(shape), own.dtype()));
-        Ok((Column { values, row_shape }.on(&device), rows + more))
+        (Column { values, row_shape }.on(&device), Some(rows + more))
     }
 
     /// Values of one type behind one another in new memory, which is not filled before.
@@ -192,8 +193,8 @@ mod none {
         }
     }
 
-    pub(crate) fn append(column: Column, _tail: &Column) -> Result<(Column, usize), Column> {
-        Err(column)
+    pub(crate) fn append(column: Column, _tail: &Column) -> (Column, Option<usize>) {
+        (column, None)
     }
 
     pub(crate) fn into_memory(_column: Column) -> Option<Bytes> {

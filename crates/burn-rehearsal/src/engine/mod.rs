@@ -12,6 +12,7 @@
 
 mod checkpoint;
 mod cut;
+mod draws;
 mod header;
 mod rank_file;
 mod reshard;
@@ -36,22 +37,14 @@ use crate::random::{Purpose, Stream};
 use crate::sampling::{Draw, Place, Sampling, Union, sampling};
 use crate::slots::RowHandle;
 use crate::snapshot::Snapshot;
-use crate::store::Source;
 use burn::tensor::Device;
-use burn_rehearsal_collective::{Collective, Incoming, Outgoing};
+use burn_rehearsal_collective::Collective;
 use header::Header;
 use shard::Shard;
-use smallvec::SmallVec;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 use writer::Writer;
-
-/// A draw that no shard has: the ranks' tables do not agree.
-const NOT_STORED: RehearsalError = RehearsalError::Misuse("a draw names a row that is not stored");
-
-/// The bytes of a row's place in a message: slot and generation.
-const HANDLE: usize = 8;
 
 /// Candidates of one mini-batch.
 pub(crate) struct Offer {
@@ -372,124 +365,6 @@ impl Engine {
         Ok(())
     }
 
-    /// Plans everybody's draws for `step`, moves the rows, builds this rank's columns.
-    fn draw_for(&mut self, step: u64, mut parcel: Parcel, started: Instant) -> Result<Parcel, RehearsalError> {
-        self.plan(step)?;
-        let mut started = self.timings.plan(started);
-        if self.size > 1 {
-            self.exchange()?;
-            started = self.timings.exchange(started);
-        }
-        self.assemble(&mut parcel)?;
-        self.timings.deliver(started);
-        let width = self.shard.as_ref().map_or(0, |shard| shard.schema().row_bytes());
-        self.timings.copied((self.scratch.pushed.len() + parcel.handles.len()) * width);
-        parcel.drawn_at = self.step.saturating_sub(1);
-        Ok(parcel)
-    }
-
-    /// Fills `scratch.own` with this rank's draws, `scratch.pushed` with the rows that others drew here, and begins the messages to them.
-    fn plan(&mut self, step: u64) -> Result<(), RehearsalError> {
-        let scratch = &mut self.scratch;
-        scratch.own.clear();
-        scratch.draws.clear();
-        scratch.ends.clear();
-        scratch.pushed.clear();
-        scratch.peers.clear();
-        scratch.outgoing.iter_mut().for_each(Vec::clear);
-        let active = self.task as usize >= self.config.start_task;
-        for rank in 0..self.size {
-            if active && self.ready[rank] {
-                let mut rng = Stream::new(self.config.seed, Purpose::Draw, step, rank as u32);
-                self.sampling.plan(&self.union, &mut rng, self.config.representatives, &mut scratch.draws);
-            }
-            scratch.ends.push(scratch.draws.len());
-        }
-        scratch.drawn.clear();
-        scratch.drawn.push(step.to_le());
-        scratch.drawn.extend(scratch.ends.iter().map(|&end| (end as u64).to_le()));
-        // One word a draw, since hashing takes a good part of the time with very many ranks: a class has fewer than 2³² rows, and without classes the group is 0.
-        scratch.drawn.extend(scratch.draws.iter().map(|draw| (draw.number ^ u64::from(draw.group) << 32).to_le()));
-        let mut hash = blake3::Hasher::new();
-        hash.update(&self.draws_digest).update(bytemuck::cast_slice(&scratch.drawn));
-        self.draws_digest = *hash.finalize().as_bytes();
-        let Some(shard) = &self.shard else { return Ok(()) };
-        let mut first = 0;
-        for (rank, &end) in scratch.ends.iter().enumerate() {
-            let draws = &scratch.draws[first..end];
-            first = end;
-            if rank == self.rank {
-                for &draw in draws {
-                    let place = self.sampling.place(&self.union, draw).ok_or(NOT_STORED)?;
-                    scratch.own.push((place, draw.group));
-                }
-                continue;
-            }
-            for &draw in draws {
-                let Some(index) = self.sampling.here(&self.union, draw) else { continue };
-                let slot = self.sampling.locate(shard.table(), draw.group, index).ok_or(NOT_STORED)?;
-                let message = &mut scratch.outgoing[rank];
-                message.extend_from_slice(&slot.to_le_bytes());
-                message.extend_from_slice(&shard.table().generation(slot).to_le_bytes());
-                scratch.pushed.push(slot);
-                scratch.peers.push(rank);
-            }
-        }
-        Ok(())
-    }
-
-    fn exchange(&mut self) -> Result<(), RehearsalError> {
-        let record = self.shard.as_ref().map_or(0, |shard| shard.schema().row_bytes() + HANDLE);
-        let rank = self.rank;
-        let Scratch { own, pushed, peers, outgoing, incoming, .. } = &mut self.scratch;
-        if let Some(shard) = self.shard.as_ref().filter(|_| !pushed.is_empty()) {
-            shard.store().read(pushed, &mut |index, _, bytes| outgoing[peers[index]].extend_from_slice(bytes))?;
-        }
-        incoming.iter_mut().for_each(Vec::clear);
-        for (place, _) in own.iter().filter(|(place, _)| place.owner as usize != rank) {
-            let message = &mut incoming[place.owner as usize];
-            message.resize(message.len() + record, 0);
-        }
-        let sends: Vec<_> =
-            outgoing.iter().enumerate().filter(|(_, bytes)| !bytes.is_empty()).map(|(peer, bytes)| Outgoing { peer, bytes }).collect();
-        let mut receives: Vec<_> =
-            incoming.iter_mut().enumerate().filter(|(_, bytes)| !bytes.is_empty()).map(|(peer, bytes)| Incoming { peer, bytes }).collect();
-        self.collective.as_mut().ok_or(RehearsalError::EngineGone)?.exchange(&sends, &mut receives)?;
-        Ok(())
-    }
-
-    fn assemble(&mut self, parcel: &mut Parcel) -> Result<(), RehearsalError> {
-        parcel.handles.clear();
-        let Some(shard) = &self.shard else {
-            parcel.columns.clear();
-            return Ok(());
-        };
-        let width = shard.schema().row_bytes();
-        let Scratch { own, incoming, cursor, .. } = &mut self.scratch;
-        cursor.fill(0);
-        let mut sources: SmallVec<[_; 64]> = SmallVec::with_capacity(own.len());
-        for &(place, group) in own.iter() {
-            let owner = place.owner as usize;
-            if owner == self.rank {
-                let slot = self.sampling.locate(shard.table(), group, place.index).ok_or(NOT_STORED)?;
-                sources.push(Source::Slot(slot));
-                parcel.handles.push(RowHandle { rank: place.owner, slot, generation: shard.table().generation(slot) });
-            } else {
-                let (handles, rows) = incoming[owner].split_at(incoming[owner].len() / (HANDLE + width) * HANDLE);
-                let (handle, row) = (&handles[cursor[owner] * HANDLE..][..HANDLE], &rows[cursor[owner] * width..][..width]);
-                cursor[owner] += 1;
-                parcel.handles.push(RowHandle { rank: place.owner, slot: read_u32(&handle[..4]), generation: read_u32(&handle[4..]) });
-                sources.push(Source::Packed(row));
-            }
-        }
-        if sources.is_empty() {
-            parcel.columns.clear();
-        } else {
-            shard.store().assemble(&sources, &self.devices, &mut parcel.columns);
-        }
-        Ok(())
-    }
-
     fn begin_task(&mut self, task: u32) -> Result<Response, RehearsalError> {
         let before = self.task;
         self.task = task;
@@ -541,8 +416,4 @@ impl Engine {
         let collective = self.collective()?;
         header::report(collective.as_mut(), rank, &inspection, &contents, &draws, &ids)
     }
-}
-
-fn read_u32(bytes: &[u8]) -> u32 {
-    bytes.iter().rev().fold(0, |value, &byte| value << 8 | u32::from(byte))
 }
