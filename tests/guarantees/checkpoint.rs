@@ -171,7 +171,7 @@ fn a_checkpoint_is_that_of_its_beginning_although_steps_go_on_while_it_is_writte
 }
 
 #[test]
-fn beginning_a_checkpoint_waits_for_no_other_rank() {
+fn beginning_a_checkpoint_does_not_wait_until_other_ranks_begin_it() {
     let directory = TempDir::new().unwrap();
     let config = config(30, 4, 3);
     let (begun, others_begin) = std::sync::mpsc::sync_channel(0);
@@ -195,6 +195,24 @@ fn beginning_a_checkpoint_waits_for_no_other_rank() {
         assert_eq!(buffer.restore(directory.path(), &device()).unwrap().steps, 1);
     });
     assert!(saved[0].bytes > 0 && saved[0] == saved[1]);
+}
+
+#[test]
+fn a_rank_that_fails_while_its_checkpoint_is_written_still_hands_over_its_rows() {
+    let directory = TempDir::new().unwrap();
+    let config = config(40, 4, 3).with_policy(PolicyKind::Fifo).with_lag(0);
+    let saved = world_of_pending(2, |threads| {
+        let buffer = RehearsalBuffer::<Large>::new(&config, threads).unwrap();
+        (0..10).for_each(|step| drop(buffer.rehearse(Large::of(step, buffer.rank())).unwrap()));
+        let pending = buffer.begin_checkpoint(directory.path()).unwrap();
+        // As much as can be under way: nobody receives the answers.
+        buffer.no_rows().unwrap();
+        if buffer.rank() == 1 {
+            buffer.fail(RehearsalError::Misuse("the data ended"));
+        }
+        pending.wait().unwrap()
+    });
+    assert!(saved[0].bytes > 5_000_000 && saved[0] == saved[1]);
 }
 
 #[test]

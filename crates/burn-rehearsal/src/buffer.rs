@@ -311,10 +311,14 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     ///
     /// [`RehearsalError::Checkpoint`] if a rank cannot write; the buffer goes on as before. Otherwise as [`rehearse`](Self::rehearse).
     pub fn checkpoint(&self, directory: impl AsRef<Path>) -> Result<Saved, RehearsalError> {
-        self.begin_checkpoint(directory)?.wait()
+        let saved = self.begin_checkpoint(directory)?.wait();
+        // What is wrong with more than the checkpoint is known now, and not only at the next step.
+        self.lock().guarded(|state| state.drain(&self.shared.config))?;
+        saved
     }
 
-    /// Begins to write all shards to `directory`, and returns at once: steps go on meanwhile, and the checkpoint holds the buffer as it is now. Collective: all
+    /// Begins to write all shards to `directory`, and returns as soon as the steps so far are done, without waiting until other ranks begin it, too, or for a disk. Steps go
+    /// on while it is written, and it holds the buffer as it is now. Collective: all
     /// ranks call it between the same two steps, with the same directory, on a file system that they share. A checkpoint that was there before is one no
     /// more; keep it until this one is complete by giving each a directory of its own.
     ///

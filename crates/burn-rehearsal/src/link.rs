@@ -34,14 +34,15 @@ pub(crate) struct Background {
 }
 
 impl Link {
-    /// An engine in a thread of this name. At most `lag` + 1 rounds and one other request are under way, so neither side ever blocks on a full channel.
+    /// An engine in a thread of this name. At most the beginning of a checkpoint, `lag` + 1 rounds and the reason to leave are under way, so neither side ever
+    /// blocks on a full channel.
     ///
     /// # Errors
     ///
     /// [`RehearsalError::Thread`] if no thread can be had.
     pub(crate) fn background(engine: Engine, name: String, lag: usize) -> Result<Self, RehearsalError> {
-        let (requests, inbox) = sync_channel(lag + 2);
-        let (outbox, responses) = sync_channel(lag + 2);
+        let (requests, inbox) = sync_channel(lag + 3);
+        let (outbox, responses) = sync_channel(lag + 3);
         let serve = move || serve(&inbox, &outbox, Rhythm::default(), engine);
         let thread = std::thread::Builder::new().name(name).spawn(serve).map_err(|error| RehearsalError::Thread(error.to_string()))?;
         Ok(Self::Background(Background { requests, responses, engine: thread.thread().clone() }))

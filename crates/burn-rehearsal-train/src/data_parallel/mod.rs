@@ -308,6 +308,6 @@ impl<M: LearnerModel> SupervisedLearningStrategy<M> for DataParallel<M> {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Every value behind these locks is replaced as a whole, so a panic elsewhere cannot have left it half-written.
+    // These values are replaced as a whole, so a panic elsewhere cannot have left one half-written; but for the recorder, which nobody uses after one.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -118,7 +118,7 @@ mod flex {
     pub(crate) fn append(column: Column, tail: &Column) -> (Column, Option<usize>) {
         let (rows, more) = (column.rows(), tail.rows());
         let Some(own) = HostRows::of(&column) else { return (column, None) };
-        if (column.kind(), own.dtype()) != (tail.kind(), tail.dtype()) {
+        if (column.kind(), own.dtype()) != (tail.kind(), tail.dtype()) || rows == 0 {
             return (column, None);
         }
         let shape = Shape::new([rows + more, column.row_shape().iter().product()]);

@@ -141,7 +141,7 @@ impl Engine {
         true
     }
 
-    fn hand_over_all(&mut self) {
+    pub(super) fn hand_over_all(&mut self) {
         while self.writer.as_ref().is_some_and(Writer::wants_rows) {
             self.hand_over(true);
         }

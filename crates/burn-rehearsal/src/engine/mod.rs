@@ -315,6 +315,10 @@ impl Engine {
 
     /// Steps 2 to 5 of a round, from `started` on: each part's end is the beginning of the next, since reading the clock takes time, too.
     fn turn(&mut self, status: Status, changes: &[(u32, i32)], parcel: Parcel, started: Instant) -> Result<Response, RehearsalError> {
+        if matches!(status, Status::Failed(_)) {
+            // The others may take long to come to this round, or wait for a checkpoint that lacks this rank's rows.
+            self.hand_over_all();
+        }
         self.gather(status, changes)?;
         let started = self.timings.exchange(started);
         if matches!(status, Status::Failed(_)) {

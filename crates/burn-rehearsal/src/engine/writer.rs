@@ -36,12 +36,13 @@ impl PendingCheckpoint {
         (ticket, Self { outcome })
     }
 
-    /// Waits until the checkpoint is complete, and on the disk, on all ranks. Not collective, and on any thread.
+    /// Waits until the checkpoint is complete, and on the disk, on all ranks. Not collective, and on any thread; but a rank that waits before it takes its next step
+    /// waits for ever if others have gone on: engines hand over rows between steps, and a step needs all ranks.
     ///
     /// # Errors
     ///
     /// [`RehearsalError::Checkpoint`] on every rank if one could not write: on that rank with what happened, on the others with its number. The buffer goes on
-    /// as if nothing had happened. After any other error it does not: the next step that waits for representatives tells the same.
+    /// as if nothing had happened. After any other error it may be of no use any more; then its next step that waits for representatives fails, too.
     pub fn wait(self) -> Result<Saved, RehearsalError> {
         self.outcome.recv().map_err(|_| RehearsalError::EngineGone)?
     }
