@@ -35,6 +35,7 @@ fn main() {
             precision: Precision::F32,
             evaluate_every: 0,
             profile: false,
+            network: None,
             checkpoints: None,
         };
         let report = run_rank(&workload, &settings, serde_json::Value::Null, Box::new(Solo::new()), &device(), &Unobserved);

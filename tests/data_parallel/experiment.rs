@@ -188,6 +188,7 @@ fn settings(method: Method) -> Settings {
         precision: Precision::F32,
         evaluate_every: 0,
         profile: false,
+        network: None,
         checkpoints: None,
     }
 }

@@ -9,7 +9,10 @@
 use burn::module::Module;
 use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot};
 use burn::tensor::{Device, Tensor, TensorData};
-use burn_rehearsal_train::models::{GhostNet, GhostNetConfig, ResNet, ResNetConfig, Stem, WeightsError, load_safetensors};
+use burn_rehearsal_train::init::{Scheme, keyed_init};
+use burn_rehearsal_train::models::{
+    GhostNet, GhostNetConfig, ResNet, ResNetConfig, Stem, WeightsError, load_safetensors, save_safetensors,
+};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use std::path::Path;
@@ -127,6 +130,34 @@ fn resnet50_for_small_images_answers_as_torchvisions_with_another_stem() {
 #[test]
 fn ghostnet_answers_as_timms() {
     answers_as_pytorch("ghostnet", 64, |device| GhostNetConfig::new(CLASSES).init(device), GhostNet::forward);
+}
+
+#[test]
+fn a_saved_network_has_pytorchs_names_and_answers_the_same_when_it_is_loaded() {
+    fn same<M: Module>(build: impl Fn(u64) -> M, forward: impl Fn(&M, Tensor<4>) -> Tensor<2>, name: &str) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("networks").join("weights.safetensors");
+        let network = build(1);
+        save_safetensors(&network, &path).unwrap();
+        let file = std::fs::read(&path).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&file).unwrap();
+        assert!(file.names().iter().any(|other| **other == *name), "{:?}", file.names());
+        let other = build(2);
+        let answer = |network: &M| forward(network, images(32, &Device::default())).into_data();
+        assert_ne!(answer(&other), answer(&network));
+        assert_eq!(answer(&load_safetensors(other, &path).unwrap()), answer(&network));
+    }
+    let device = Device::default();
+    let narrow = || ResNetConfig::resnet18(CLASSES).with_width(4).init(&device);
+    same(|seed| keyed_init(narrow(), seed, Scheme::default()), ResNet::forward, "layer2.0.downsample.1.running_var");
+    let ghost = || GhostNetConfig::new(CLASSES).init(&device);
+    same(|seed| keyed_init(ghost(), seed, Scheme::default()), GhostNet::forward, "conv_stem.weight");
+
+    let directory = tempfile::tempdir().unwrap();
+    let in_the_way = directory.path().join("file");
+    std::fs::write(&in_the_way, b"").unwrap();
+    let path = in_the_way.join("weights.safetensors");
+    assert!(matches!(save_safetensors(&narrow(), &path), Err(WeightsError::Unwritable { path: named, .. }) if named == path));
 }
 
 #[test]

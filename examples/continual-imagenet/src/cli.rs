@@ -57,7 +57,7 @@ pub enum Command {
         /// Directories that hold a `report.json`, or whose subdirectories do.
         #[arg(required = true)]
         directories: Vec<PathBuf>,
-        /// Directory for the figures; the first of the directories if nothing is said.
+        /// Directory for the figures; if only one directory is given, that one unless something else is said.
         #[arg(long)]
         out: Option<PathBuf>,
     },
@@ -175,7 +175,7 @@ pub struct Options {
     /// Weight decay (L2 penalty).
     #[arg(long)]
     pub weight_decay: Option<f64>,
-    /// Epochs of linear warm-up at the start of every task.
+    /// Epochs of linear warm-up at the start of every task, from the base rate to that of all ranks together (see `--scale-cap`).
     #[arg(long)]
     pub warmup_epochs: Option<f64>,
     /// From which epoch of a task on (counted from 0) the learning rate is multiplied by what, relative to its highest; `none` for never.

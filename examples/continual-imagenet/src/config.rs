@@ -30,6 +30,10 @@ const NO_OPTIONS: [&str; 2] = ["overridden", "jpeg-decoder"];
 /// Options that say where or how a run happens and change nothing that a recipe is about.
 const NO_PART_OF_A_RECIPE: [&str; 10] =
     ["checkpoint_every", "checkpoint_keep", "data", "device", "evaluate_every", "execution", "profile", "seed", "store", "workers"];
+/// What turns checkpoints off.
+pub const NEVER: &str = "never";
+/// The trained network, beside its report.
+pub const NETWORK: &str = "model.safetensors";
 /// The convolutional network halves the image twice.
 const FEWEST_CONV_PIXELS: usize = 4;
 
@@ -347,17 +351,13 @@ impl Config {
             return Err(AppError::option("image-size", self.crop_size, reason));
         }
         for (option, range) in [("crop-area", &self.crop_area), ("crop-ratio", &self.crop_ratio)] {
-            if range.len() != 2 {
+            if range.len() != 2 || range[0] > range[1] {
                 return Err(AppError::option(option, format!("{range:?}"), "expected two numbers, the lower and the higher one"));
             }
         }
         if let Some((epoch, _)) = parse_milestones(&self.milestones)?.first().filter(|(epoch, _)| *epoch < self.warmup_epochs) {
             let reason = format!("epoch {epoch} lies within the warm-up (`--warmup-epochs {}`)", self.warmup_epochs);
             return Err(AppError::option("milestones", &self.milestones, reason));
-        }
-        if self.weights.is_some() && matches!(self.model, ModelArg::Mlp | ModelArg::Conv) {
-            let path = self.weights.as_deref().unwrap_or(Path::new(""));
-            return Err(AppError::option("weights", path.display(), "is for `--model resnet18`, `resnet50` and `ghostnet`"));
         }
         if self.start_task >= self.tasks {
             let reason = format!("there are {} tasks, counted from 0: no mini-batch would ever have representatives", self.tasks);
@@ -388,7 +388,7 @@ impl Config {
     /// [`AppError::Option`] if `checkpoint-every` cannot be understood.
     pub fn checkpoints(&self, method: Method) -> Result<Option<Checkpoints>, AppError> {
         let every = match (self.checkpoint_every.as_str(), self.checkpoint_every.parse::<usize>()) {
-            ("never", _) => return Ok(None),
+            (NEVER, _) => return Ok(None),
             ("task", _) => None,
             (_, Ok(epochs)) if epochs > 0 => Some(epochs),
             (other, _) => return Err(AppError::option("checkpoint-every", other, "expected `task`, `never`, or a number of epochs")),
@@ -481,6 +481,7 @@ impl Config {
             precision: self.precision.into(),
             evaluate_every: self.evaluate_every,
             profile: self.profile,
+            network: Some(self.out.join(method.to_string()).join(NETWORK)),
             checkpoints: self.checkpoints(method)?,
         })
     }

@@ -89,16 +89,17 @@ impl Network {
         keyed_init(network, seed, config.init.into())
     }
 
-    /// The same network with the weights in a file; those without names of their own in PyTorch stay as they are.
+    /// The same network with the weights in a file.
     ///
     /// # Errors
     ///
     /// [`WeightsError`] if the file does not fit.
     pub fn load(self, path: &Path) -> Result<Self, WeightsError> {
         Ok(match self {
+            Network::Mlp(network) => Network::Mlp(load_safetensors(network, path)?),
+            Network::Conv(network) => Network::Conv(load_safetensors(network, path)?),
             Network::ResNet(network) => Network::ResNet(load_safetensors(network, path)?),
             Network::GhostNet(network) => Network::GhostNet(load_safetensors(network, path)?),
-            other => other,
         })
     }
 

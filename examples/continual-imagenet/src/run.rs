@@ -1,7 +1,7 @@
 //! Running methods on all ranks, and what is left on disk afterwards.
 
 use crate::cli::{CollectiveArg, MethodArg, Options};
-use crate::config::Config;
+use crate::config::{Config, NEVER};
 use crate::device;
 use crate::error::AppError;
 use crate::live::Plan;
@@ -111,7 +111,7 @@ impl Job {
     }
 
     /// Trains with one method on all ranks and writes the report. `process` is this process's rank under MPI; otherwise ranks are threads.
-    /// `finished` are the runs of the job before this one.
+    /// `finished` are the runs of which the directory knows already.
     fn run(&self, method: Method, finished: &[RunReport], process: Option<&mut Box<dyn Collective>>) -> Result<RunReport, AppError> {
         let Self { config, device, images, rehearsal, stop, first, .. } = self;
         let settings = config.settings(method, rehearsal.clone())?;
@@ -124,7 +124,9 @@ impl Job {
             per_step: config.batch_size * config.ranks,
             capacity: self.buffer_len,
         };
-        let curves = if *first { Some(CurvesLog::begin(&config.out.join(CURVES), plan.images.len(), finished)?) } else { None };
+        let tasks = plan.images.len();
+        let alike: Vec<_> = finished.iter().filter(|report| report.tasks.len() == tasks).cloned().collect();
+        let curves = if *first { Some(CurvesLog::begin(&config.out.join(CURVES), tasks, &alike)?) } else { None };
         let progress = Progress::new(plan, self.display, curves, stop.clone());
         let rank = |collective| run_rank(images, &settings, echo.clone(), collective, device, &progress);
         let report = match process {
@@ -142,6 +144,7 @@ impl Job {
     /// Runs the methods one after the other until Ctrl-C, and shows what came of it.
     fn run_all(&self, methods: &[Method], mut process: Option<Box<dyn Collective>>) -> Result<ExitCode, AppError> {
         let mut reports = Vec::new();
+        let earlier = self.earlier(methods);
         for &method in methods {
             // Of several processes, some may have been asked and others not yet.
             let stop = match &mut process {
@@ -158,7 +161,7 @@ impl Job {
                 Some(process) => transport::any(done.is_some(), process.as_mut())?,
             };
             if !skip {
-                reports.push(self.run(method, &reports, process.as_mut())?);
+                reports.push(self.run(method, &[earlier.as_slice(), &reports].concat(), process.as_mut())?);
             } else if let Some(done) = done {
                 reports.push(done);
             }
@@ -166,13 +169,15 @@ impl Job {
         let complete = reports.len() == methods.len() && reports.iter().all(|report| report.complete);
         if self.first {
             say(&format!("\n{LEGEND}\n\n{}", comparison_table(&reports)));
-            draw(&reports, &self.config.out)?;
+            draw(&[earlier.as_slice(), &reports].concat(), &self.config.out)?;
             reports.iter().filter_map(diverged).for_each(|warning| eprintln!("{warning}"));
             if let Some(most) = reports.iter().map(|report| report.left_out).max().filter(|&most| most > 0) {
                 say(&format!("images left out because they are damaged: {most}"));
             }
             say(&format!("reports and figures: {}", self.config.out.display()));
-            if !complete {
+            if !complete && self.config.checkpoint_every == NEVER {
+                say("not finished; without checkpoints the same command begins anew");
+            } else if !complete {
                 say("not finished; the same command goes on from here");
             }
         }
@@ -183,6 +188,13 @@ impl Job {
             place.unlock();
         }
         Ok(if self.stop.requested() { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
+    }
+
+    /// What earlier jobs with other methods left in the directory: it belongs on the same page.
+    fn earlier(&self, methods: &[Method]) -> Vec<RunReport> {
+        let others = [Method::Incremental, Method::Rehearsal, Method::Scratch].into_iter().filter(|method| !methods.contains(method));
+        let read = |method: Method| RunReport::read(&self.config.out.join(method.to_string())).ok();
+        if self.first { others.filter_map(read).collect() } else { Vec::new() }
     }
 
     /// As [`run_all`](Self::run_all); a job that fails before its first report leaves nothing behind.
@@ -244,9 +256,14 @@ pub fn report(directories: &[PathBuf], out: Option<&Path>) -> Result<ExitCode, A
     let several_seeds = reports.iter().any(|a| reports.iter().any(|b| a.method == b.method && a.seed != b.seed));
     let table = if several_seeds { merged_table(&reports) } else { comparison_table(&reports) };
     say(&format!("{LEGEND}\n\n{table}"));
-    if let Some(out) = out.or_else(|| directories.first().map(PathBuf::as_path).filter(|first| first.is_dir())) {
-        draw(&reports, out)?;
-        say(&format!("figures: {}", out.display()));
+    // Those of several runs are none of theirs.
+    let only = || directories.first().filter(|first| directories.len() == 1 && first.is_dir()).map(PathBuf::as_path);
+    match out.or_else(only) {
+        Some(out) => {
+            draw(&reports, out)?;
+            say(&format!("figures: {}", out.display()));
+        }
+        None => say("figures: none; `--out DIR` says where to put them"),
     }
     Ok(ExitCode::SUCCESS)
 }

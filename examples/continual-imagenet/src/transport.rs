@@ -38,7 +38,9 @@ pub fn choose(
         _ => {}
     }
     if !cfg!(feature = "mpi") {
-        let reason = format!("{processes} processes were started, but this program was built without MPI; build it with `--features mpi`");
+        let reason = format!(
+            "{processes} ranks were asked for as processes, but this program was built without MPI; build it with `--features mpi`"
+        );
         return Err(wrong("mpi", reason));
     }
     match ranks {

@@ -379,7 +379,28 @@ fn a_comparison_prints_plain_lines_and_a_table_and_leaves_reports_with_every_fie
         assert!(buffer["distinct"].as_u64().is_some_and(|distinct| (1..=144).contains(&distinct)), "{buffer}");
     }
     assert_figures(&out);
-    assert_eq!(files(&out).len(), 8, "{:?}", files(&out));
+    // For each method its report and its network, and five files for all.
+    assert_eq!(files(&out).len(), 11, "{:?}", files(&out));
+}
+
+#[test]
+fn a_trained_network_is_kept_and_can_be_begun_with_and_later_methods_join_its_page() {
+    let directory = TempDir::new().unwrap();
+    let train = |method: &str, more: &[&str]| {
+        let command = ["train", "--method", method, "--tasks", "2", "--epochs", "1", "--out", "out"];
+        succeed(directory.path(), &[&command[..], more].concat());
+    };
+    train("rehearsal", &[]);
+    let out = directory.path().join("out");
+    let first = report(&out.join("rehearsal"));
+    let network = out.join("rehearsal/model.safetensors");
+    train("incremental", &["--weights", network.to_str().unwrap()]);
+    let second = report(&out.join("incremental"));
+    assert_eq!(second["accuracy"]["initial_top1"], first["accuracy"]["top1"][1], "it begins as the other ended");
+    for page in ["report.html", "summary.csv", "curves.csv"] {
+        let text = std::fs::read_to_string(out.join(page)).unwrap();
+        assert!(text.contains("incremental") && text.contains("rehearsal"), "{page}: {text}");
+    }
 }
 
 fn assert_figures(directory: &Path) {

@@ -17,6 +17,7 @@ use crate::augment::Augmentation;
 use crate::data_parallel::{DataParallelError, Precision};
 use crate::evaluate::EvaluateError;
 use crate::metrics::MetricsError;
+use crate::models::WeightsError;
 use crate::report::schema::Method;
 use crate::schedule::{ScheduleError, WarmupSchedule};
 use crate::stream::TaskStream;
@@ -125,6 +126,8 @@ pub struct Settings {
     pub evaluate_every: usize,
     /// Synchronises the device between the phases of a step, so that their times are exact on any device.
     pub profile: bool,
+    /// The file to which the network is written at the end of a run that was not interrupted, as by [`save_safetensors`](crate::models::save_safetensors); `None` for nowhere.
+    pub network: Option<PathBuf>,
     /// Whether, where and how often the run is written down; a run goes on from what it finds there.
     pub checkpoints: Option<Checkpoints>,
 }
@@ -203,6 +206,9 @@ pub enum ExperimentError {
         /// What is wrong with the newest.
         newest: CheckpointError,
     },
+    /// The network at the end.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
     /// An accuracy outside 0..=1.
     #[error(transparent)]
     Metrics(#[from] MetricsError),

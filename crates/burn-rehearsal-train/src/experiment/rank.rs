@@ -12,6 +12,7 @@ use crate::augment::AugmentLoader;
 use crate::data_parallel::{DataParallel, Records, Stopped, agree, quiet};
 use crate::evaluate::evaluate;
 use crate::metrics::AccuracyMatrix;
+use crate::models::save_safetensors;
 use crate::phases::PhaseTimer;
 use crate::report::RunReport;
 use crate::report::schema::{Accuracy, CheckpointTime, CurvePoint, EpochTime, Method};
@@ -183,6 +184,12 @@ impl<W: Workload> Run<'_, W> {
             self.accuracy.top5.push_row(&measured(&top5))?;
             if self.collective.rank() == 0 {
                 self.observer.evaluated(task, &top1);
+            }
+            if let Some(path) = &settings.network
+                && task + 1 == tasks
+                && self.collective.rank() == 0
+            {
+                save_safetensors(&model, path)?;
             }
             if task + 1 < tasks {
                 self.checkpoint(Position { task: task + 1, within: None }, directories.as_deref_mut())?;

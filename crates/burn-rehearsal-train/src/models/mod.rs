@@ -2,7 +2,7 @@
 //!
 //! * [`ResNet`]: ResNet-18 and ResNet-50, with the stem for ImageNet or the one for images of 32 or 64 pixels.
 //! * [`GhostNet`]: a network made cheap by linear copies of its features.
-//! * [`load_safetensors`]: weights that PyTorch wrote.
+//! * [`load_safetensors`], [`save_safetensors`]: weights that PyTorch wrote or will read.
 //!
 //! The fields of the modules have the names of torchvision's (ResNet) and timm's (GhostNet), so that their weights fit as they are. What comes out for
 //! the same weights is compared with PyTorch's to 1e-4, with running statistics and with those of the mini-batch; see `tests/models.rs`.
@@ -18,7 +18,7 @@ mod weights;
 
 pub use ghostnet::{GhostNet, GhostNetConfig};
 pub use resnet::{Block, ResNet, ResNetConfig, Stem};
-pub use weights::{WeightsError, load_safetensors};
+pub use weights::{WeightsError, load_safetensors, save_safetensors};
 
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{BatchNorm, BatchNormConfig, PaddingConfig2d};

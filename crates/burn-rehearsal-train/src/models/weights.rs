@@ -1,18 +1,27 @@
-//! Weights that PyTorch wrote, in the format of safetensors.
+//! Weights in the format of safetensors, with PyTorch's names and layout: read and written.
 
+use crate::report::write_bytes;
 use burn::module::Module;
-use burn::store::{ModuleSnapshot, ModuleStore, PyTorchToBurnAdapter, SafetensorsStore};
+use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot, ModuleStore, PyTorchToBurnAdapter, SafetensorsStore};
 use std::path::{Path, PathBuf};
 
 /// What PyTorch's batch norm counts and nobody reads.
 const COUNTER: &str = "num_batches_tracked";
 
-/// Why weights could not be loaded.
+/// Why weights could not be loaded or saved.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WeightsError {
     /// The file cannot be read or is no safetensors file.
     #[error("the weights in {} cannot be read: {reason}", path.display())]
     Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// In the words of who tried.
+        reason: String,
+    },
+    /// The file cannot be written.
+    #[error("the weights in {} cannot be written: {reason}", path.display())]
+    Unwritable {
         /// The file.
         path: PathBuf,
         /// In the words of who tried.
@@ -56,4 +65,18 @@ pub fn load_safetensors<M: Module>(mut network: M, path: &Path) -> Result<M, Wei
         Some(reason) => Err(WeightsError::Foreign { path: path.to_path_buf(), reason }),
         None => Ok(network),
     }
+}
+
+/// Writes all parameters and running statistics of a network to a `.safetensors` file that [`load_safetensors`] and PyTorch read: the names are those of the network's
+/// fields, which for the networks here are torchvision's and timm's. Whoever reads `path` finds what was there before, or the whole file.
+///
+/// # Errors
+///
+/// [`WeightsError::Unwritable`] with the file.
+pub fn save_safetensors<M: Module>(network: &M, path: &Path) -> Result<(), WeightsError> {
+    let unwritable = |reason: String| WeightsError::Unwritable { path: path.to_path_buf(), reason };
+    let mut store = SafetensorsStore::from_bytes(None).with_to_adapter(BurnToPyTorchAdapter).skip_enum_variants(true);
+    network.save_into(&mut store).map_err(|error| unwritable(error.to_string()))?;
+    let bytes = store.get_bytes().map_err(|error| unwritable(error.to_string()))?;
+    write_bytes(path, &bytes).map_err(|(_, _, error)| unwritable(error.to_string()))
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::ReportError;
 
@@ -12,13 +12,14 @@ use super::ReportError;
 /// # Errors
 /// [`ReportError::Io`] with the directory or the file. The temporary file is removed, and a file that was at `path` is unchanged.
 pub fn write_atomically(path: &Path, text: &str) -> Result<(), ReportError> {
+    write_bytes(path, text.as_bytes()).map_err(|(action, path, source)| ReportError::Io { action, path, source })
+}
+
+/// As [`write_atomically`], for whatever bytes; the error says what was tried, with which path, and why it failed.
+pub(crate) fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), (&'static str, PathBuf, io::Error)> {
     // `parent` of a bare file name is the empty path, which `create_dir_all` accepts.
     if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory).map_err(|source| ReportError::Io {
-            action: "create the directory",
-            path: directory.to_path_buf(),
-            source,
-        })?;
+        fs::create_dir_all(directory).map_err(|source| ("create the directory", directory.to_path_buf(), source))?;
     }
     // The process number keeps two runs that write the same report from writing to the same temporary file.
     let mut name = std::ffi::OsString::from(".");
@@ -26,17 +27,17 @@ pub fn write_atomically(path: &Path, text: &str) -> Result<(), ReportError> {
     name.push(format!(".{}.tmp", std::process::id()));
     let temporary = path.with_file_name(name);
 
-    let written = write_and_sync(&temporary, text).and_then(|()| fs::rename(&temporary, path));
+    let written = write_and_sync(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
     written.map_err(|source| {
         // Best effort: the error that matters is the first one.
         let _ = fs::remove_file(&temporary);
-        ReportError::Io { action: "write", path: path.to_path_buf(), source }
+        ("write", path.to_path_buf(), source)
     })
 }
 
-fn write_and_sync(path: &Path, text: &str) -> io::Result<()> {
+fn write_and_sync(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::create(path)?;
-    file.write_all(text.as_bytes())?;
+    file.write_all(bytes)?;
     // Without it a crash of the machine may leave the new name on an empty file.
     file.sync_all()
 }

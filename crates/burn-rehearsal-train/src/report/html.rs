@@ -104,7 +104,6 @@ fn shown(value: &Value) -> String {
 /// A line for each method.
 fn methods(groups: &[Group<'_>]) -> String {
     let train = |group: &Group<'_>| group.mean(|report| Some(report.time.train_s)).map(|time| time.mean);
-    let incremental = groups.iter().find(|group| group.method() == super::schema::Method::Incremental).and_then(train);
     let mut rows = vec![
         ["", "top-1 %", "top-5 %", "forgetting %", "backward transfer %", "total s", "training s", "× incremental", "images/s"]
             .map(String::from)
@@ -114,7 +113,10 @@ fn methods(groups: &[Group<'_>]) -> String {
         let percent = |value: Option<MeanSd>| {
             number(value.map(|value| MeanSd { mean: value.mean * 100.0, sd: value.sd.map(|sd| sd * 100.0), ..value }))
         };
-        let ratio = train(group).zip(incremental).map(|(ours, theirs)| ours / theirs).filter(|ratio| ratio.is_finite());
+        let ratio = train(group)
+            .zip(super::merge::reference_time(group, groups))
+            .map(|(ours, theirs)| ours / theirs)
+            .filter(|ratio| ratio.is_finite());
         rows.push(vec![
             group.title(),
             percent(group.mean(|report| report.summary.average_top1)),

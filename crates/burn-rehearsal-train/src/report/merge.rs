@@ -38,11 +38,13 @@ impl Group<'_> {
         mean_sd(&values)
     }
 
-    /// The label, with the number of seeds if there are several.
+    /// The label, with the number of runs if there are several: of seeds, if each has its own.
     pub fn title(&self) -> String {
+        let seeds: std::collections::BTreeSet<u64> = self.reports.iter().map(|report| report.seed).collect();
         match self.reports.len() {
             1 => self.label.clone(),
-            seeds => format!("{} ({seeds} seeds)", self.label),
+            runs if runs == seeds.len() => format!("{} ({runs} seeds)", self.label),
+            runs => format!("{} ({runs} runs)", self.label),
         }
     }
 }
@@ -66,11 +68,19 @@ pub fn groups(reports: &[RunReport]) -> Vec<Group<'_>> {
 }
 
 /// The incremental run that a run is best compared with: the one whose configuration has most in common with it, of several the one with its seed.
-pub(super) fn reference<'a>(report: &RunReport, reports: &'a [RunReport]) -> Option<&'a RunReport> {
+pub(super) fn reference<'a>(report: &RunReport, reports: impl DoubleEndedIterator<Item = &'a RunReport>) -> Option<&'a RunReport> {
     let own = key(report);
     let likeness = |other: &&RunReport| (key(other).iter().filter(|field| own.contains(field)).count(), other.seed == report.seed);
     // `max_by_key` would take the last of equals.
-    reports.iter().rev().filter(|other| other.method == Method::Incremental).max_by_key(likeness)
+    reports.rev().filter(|other| other.method == Method::Incremental).max_by_key(likeness)
+}
+
+/// The mean training time of the group of incremental runs that a group is best compared with, in seconds.
+pub(super) fn reference_time(group: &Group<'_>, groups: &[Group<'_>]) -> Option<f64> {
+    let all: Vec<&RunReport> = groups.iter().flat_map(|group| group.reports.iter().copied()).collect();
+    let run = reference(group.reports.first()?, all.into_iter())?;
+    let group = groups.iter().find(|group| group.reports.iter().any(|&report| std::ptr::eq(report, run)))?;
+    group.mean(|report| Some(report.time.train_s)).map(|time| time.mean)
 }
 
 /// What must be equal within a group, as (dotted name, value) pairs in a fixed order.
@@ -98,9 +108,10 @@ fn flatten(prefix: &str, value: &Value, found: &mut Vec<(String, Value)>) {
 }
 
 /// The method, and, if another group has the same method, the values in which they differ; if those are too many to print, one that no other group
-/// has, or a number.
+/// has and a sign that there are more, or a number.
 fn label(index: usize, keyed: &[(Vec<(String, Value)>, Group<'_>)]) -> String {
     const LONGEST: usize = 32;
+    const MORE: &str = " …";
 
     let (key, group) = &keyed[index];
     let rivals: Vec<_> = keyed.iter().filter(|(_, other)| other.method() == group.method()).collect();
@@ -109,17 +120,18 @@ fn label(index: usize, keyed: &[(Vec<(String, Value)>, Group<'_>)]) -> String {
     }
     let has = |(other, _): &&&(Vec<_>, Group<'_>), field: &(String, Value)| other.contains(field);
     let mut label = group.label.clone();
-    let mut unique = None;
+    let (mut unique, mut differing) = (None, 0);
     for field in key {
         let same = rivals.iter().filter(|rival| has(rival, field)).count();
         if same == rivals.len() {
             continue;
         }
+        differing += 1;
         let (name, value) = field;
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_string);
         // The configuration may repeat what stands beside it in the report, under the same name.
         let part = format!(" {}={value}", name.rsplit('.').next().unwrap_or(name));
-        if same == 1 && unique.is_none() && group.label.chars().count() + part.chars().count() <= LONGEST {
+        if same == 1 && unique.is_none() && group.label.chars().count() + part.chars().count() + MORE.chars().count() <= LONGEST {
             unique = Some(format!("{}{part}", group.label));
         }
         if !label.contains(&part) {
@@ -129,6 +141,8 @@ fn label(index: usize, keyed: &[(Vec<(String, Value)>, Group<'_>)]) -> String {
     if label != group.label && label.chars().count() <= LONGEST {
         return label;
     }
+    // It is not all that differs, and must not look so.
+    let unique = unique.map(|label| if differing > 1 { label + MORE } else { label });
     let number = rivals.iter().position(|(other, _)| other == key).map_or(0, |position| position + 1);
     unique.unwrap_or_else(|| format!("{} #{number}", group.label))
 }
@@ -165,7 +179,7 @@ mod tests {
         let labels: Vec<_> = groups(&reports).into_iter().map(|group| group.label).collect();
         assert_eq!(labels[1], "rehearsal ranks=2 policy=fifo");
         assert_eq!(labels[0], "rehearsal #1", "ranks=2 policy=class-balanced is too long to print");
-        assert_eq!(labels[2], "rehearsal ranks=4", "no other has it");
+        assert_eq!(labels[2], "rehearsal ranks=4 …", "no other has it, but the policy is not that of all either");
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub use csv::{curves_csv, summary_csv};
 pub use curves_log::CurvesLog;
 pub use error::ReportError;
 pub use files::write_atomically;
+pub(crate) use files::write_bytes;
 pub use html::html;
 pub use merge::{Group, groups};
 pub use plot_accuracy::accuracy_svg;

@@ -20,7 +20,7 @@ pub fn comparison_table(reports: &[RunReport]) -> String {
     for group in groups(reports) {
         for &report in &group.reports {
             let seed = if group.reports.len() > 1 { format!(" seed {}", report.seed) } else { String::new() };
-            let reference = merge::reference(report, reports);
+            let reference = merge::reference(report, reports.iter());
             lines.push(Line {
                 group: Group { label: format!("{}{seed}", group.label), reports: vec![report] },
                 reference: reference.map(|other| other.time.train_s),
@@ -34,13 +34,11 @@ pub fn comparison_table(reports: &[RunReport]) -> String {
 /// Relative times are ratios of mean times.
 pub fn merged_table(reports: &[RunReport]) -> String {
     let groups = groups(reports);
-    let reference = |group: &Group<'_>| {
-        let run = group.reports.first().and_then(|report| merge::reference(report, reports))?;
-        let group = groups.iter().find(|group| group.reports.iter().any(|&report| std::ptr::eq(report, run)))?;
-        train_s(group).map(|time| time.mean)
-    };
-    let lines: Vec<_> =
-        groups.iter().map(|group| Line { group: Group { label: group.title(), ..group.clone() }, reference: reference(group) }).collect();
+    let mut lines = Vec::new();
+    for group in &groups {
+        let reference = merge::reference_time(group, &groups);
+        lines.push(Line { group: Group { label: group.title(), ..group.clone() }, reference });
+    }
     table(&lines)
 }
 

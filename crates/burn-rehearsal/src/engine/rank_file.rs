@@ -301,10 +301,13 @@ impl RankFile {
         Ok(())
     }
 
-    /// The representatives that were pending, on `device`.
+    /// The representatives that were pending, on `device`; they are those of the last steps.
     pub(super) fn pending(&mut self, device: &Device) -> Result<Vec<Parcel>, CheckpointError> {
         let counts = self.state.pending.clone();
-        let Some(schema) = self.schema.clone() else { return Ok(counts.iter().map(|_| Parcel::default()).collect()) };
+        let drawn_at = |number: usize| self.state.step.saturating_sub((counts.len() - number) as u64);
+        let empty = |number| Parcel { drawn_at: drawn_at(number), ..Parcel::default() };
+        let mut parcels: Vec<Parcel> = (0..counts.len()).map(empty).collect();
+        let Some(schema) = self.schema.clone() else { return Ok(parcels) };
         let [ranks, slots, generations] = ["rank", "slot", "generation"].map(|name| self.reader.u32s(&format!("pending.{name}")));
         let handles: Vec<_> = ranks?
             .into_iter()
@@ -312,11 +315,10 @@ impl RankFile {
             .zip(generations?)
             .map(|((rank, slot), generation)| RowHandle { rank, slot, generation })
             .collect();
-        let mut parcels = Vec::new();
         let mut first = 0;
-        for &count in &counts {
+        for (parcel, &count) in parcels.iter_mut().zip(&counts) {
             let own = handles.get(first..first + count).ok_or_else(|| self.reader.damaged("its pending rows are fewer than announced"))?;
-            let mut parcel = Parcel { handles: own.to_vec(), ..Parcel::default() };
+            parcel.handles = own.to_vec();
             for field in schema.stored().filter(|_| count > 0) {
                 let mut bytes = Vec::new();
                 let (name, width) = (format!("pending.field.{}", field.spec.name), field.row_bytes());
@@ -325,7 +327,6 @@ impl RankFile {
                 let data = store::values(field, bytes, [count, field.elements()]);
                 parcel.columns.push(Column::from_data(data, field.spec.kind, field.row_shape.clone(), device));
             }
-            parcels.push(parcel);
             first += count;
         }
         Ok(parcels)
