@@ -84,7 +84,8 @@ fn torchrl(side: usize, element: &str, capacity: usize) -> Result<(String, f64),
     let milliseconds = (TURNS as u128 * TURN.as_millis()).to_string();
     let arguments = ["-c", TORCHRL, &side.to_string(), element, &capacity.to_string(), &milliseconds].map(str::to_owned);
     let output = Command::new(python).args(arguments).output().map_err(|error| error.to_string())?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    // What torchrl logs stands before it.
+    let text = String::from_utf8_lossy(&output.stdout).lines().last().unwrap_or_default().to_owned();
     let time = text.split_whitespace().nth(1).and_then(|time| time.parse().ok());
     let reason = || String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or("no reason given").to_owned();
     Ok((text.split_whitespace().next().unwrap_or_default().to_owned(), time.ok_or_else(reason)?))

@@ -168,6 +168,8 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     fn step(&self, state: &mut State, batch: B) -> Result<(B, Option<Parcel>), RehearsalError> {
         let config = &self.shared.config;
         let started = Instant::now();
+        // What other calls waited for is not this step's.
+        state.link.take_waited();
         state.settle(config)?;
         state.incoming.clear();
         state.merged.clear();
@@ -195,7 +197,6 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         }
         let queued = state.outstanding.iter().filter(|awaited| **awaited != Awaited::Saving).count();
         let timings = &self.shared.timings;
-        let before_wait = Instant::now();
         let mut parcel = None;
         if state.step >= config.lag as u64 {
             while state.ready.is_empty() {
@@ -203,7 +204,9 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
             }
             parcel = state.ready.pop_front();
         }
-        let before_append = timings.wait(before_wait);
+        let waited = state.link.take_waited();
+        timings.wait(waited);
+        let before_append = Instant::now();
         copied += state.merge(&schema, rows, parcel.as_mut())?;
         let appended = timings.append(before_append);
         if config.lag > 0 {
@@ -211,7 +214,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         }
         state.step += 1;
         let batch = B::from_parts(state.merged.drain(..), rest)?;
-        timings.assemble(started.elapsed().saturating_sub(before_append - before_wait));
+        timings.assemble(started.elapsed().saturating_sub(waited));
         let drawn = parcel.as_ref().filter(|parcel| !parcel.handles.is_empty());
         timings.step(queued, drawn.map_or(0, |parcel| (state.step - 1).saturating_sub(parcel.drawn_at)));
         timings.copied(copied);

@@ -31,6 +31,8 @@ pub(crate) struct Background {
     requests: SyncSender<Request>,
     responses: Receiver<Answer>,
     engine: Thread,
+    /// Since it was last asked for.
+    waited: Duration,
 }
 
 impl Link {
@@ -45,7 +47,7 @@ impl Link {
         let (outbox, responses) = sync_channel(lag + 3);
         let serve = move || serve(&inbox, &outbox, Rhythm::default(), engine);
         let thread = std::thread::Builder::new().name(name).spawn(serve).map_err(|error| RehearsalError::Thread(error.to_string()))?;
-        Ok(Self::Background(Background { requests, responses, engine: thread.thread().clone() }))
+        Ok(Self::Background(Background { requests, responses, engine: thread.thread().clone(), waited: Duration::ZERO }))
     }
 
     pub(crate) fn inline(engine: Engine) -> Self {
@@ -72,11 +74,22 @@ impl Link {
                 Ok(answer) => answer,
                 Err(TryRecvError::Disconnected) => Err(RehearsalError::EngineGone),
                 Err(TryRecvError::Empty) => {
+                    let started = Instant::now();
                     link.engine.unpark();
-                    link.responses.recv().map_err(|_| RehearsalError::EngineGone)?
+                    let answer = link.responses.recv();
+                    link.waited += started.elapsed();
+                    answer.map_err(|_| RehearsalError::EngineGone)?
                 }
             },
             Self::Inline { responses, .. } => responses.pop_front().ok_or(RehearsalError::EngineGone)?,
+        }
+    }
+
+    /// How long [`receive`](Self::receive) has waited for answers that were not there since this was last called. An answer that is there costs no look at the clock.
+    pub(crate) fn take_waited(&mut self) -> Duration {
+        match self {
+            Self::Background(link) => std::mem::take(&mut link.waited),
+            Self::Inline { .. } => Duration::ZERO,
         }
     }
 }
@@ -225,7 +238,12 @@ mod tests {
             let (outbox, responses) = sync_channel(2);
             let rhythm = Rhythm { last: Some(Instant::now()), intervals: [hour; 2], work: MS };
             let engine = std::thread::spawn(move || serve(&inbox, &outbox, rhythm, AlwaysFailed));
-            let mut link = Link::Background(Background { requests: requests.clone(), responses, engine: engine.thread().clone() });
+            let mut link = Link::Background(Background {
+                requests: requests.clone(),
+                responses,
+                engine: engine.thread().clone(),
+                waited: Duration::ZERO,
+            });
             let (done, answered) = sync_channel(1);
             std::thread::spawn(move || {
                 // Whether the engine sleeps already or not, it must not sleep on.

@@ -32,7 +32,12 @@ macro_rules! record {
 }
 
 impl Timings {
-    record!(insert, plan, exchange, deliver, wait, append);
+    record!(insert, plan, exchange, deliver, append);
+
+    /// The training thread waited so long for representatives.
+    pub(crate) fn wait(&self, time: Duration) {
+        self.wait.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
+    }
 
     /// The training thread's whole part in a step took so long, the wait aside.
     pub(crate) fn assemble(&self, time: Duration) {
@@ -86,7 +91,7 @@ pub struct EngineTimings {
     pub exchange: Duration,
     /// Engine: building the representatives' columns on the training device.
     pub deliver: Duration,
-    /// Training thread: waiting for representatives that are not ready.
+    /// Training thread: waiting for representatives that are not ready; nothing in a step for which they are.
     pub wait: Duration,
     /// Training thread: choosing candidates and appending representatives.
     pub assemble: Duration,
