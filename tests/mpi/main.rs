@@ -11,7 +11,9 @@ use burn_rehearsal_collective::launch::mpirun;
 fn holds(topic: &str) {
     for size in [2, 3, 4] {
         let mut command = mpirun(size, env!("CARGO_BIN_EXE_mpi-guarantees"));
-        command.arg(topic).stdin(Stdio::null()).env("RUST_BACKTRACE", "0");
+        // Launchers that begin at the same time and share a folder for their sessions trip over each other when one of them makes it.
+        let sessions = tempfile::tempdir().unwrap();
+        command.arg(topic).stdin(Stdio::null()).env("RUST_BACKTRACE", "0").env("TMPDIR", sessions.path());
         let output = command.output().expect("mpirun is installed");
         assert_eq!((String::from_utf8_lossy(&output.stderr).as_ref(), output.status.success()), ("", true), "{topic}, {size} ranks");
         let stdout = String::from_utf8_lossy(&output.stdout);

@@ -18,7 +18,9 @@ fn mpirun(size: usize) -> Command {
 }
 
 fn output(command: &mut Command, out: &Path) -> Output {
-    command.arg("--out").arg(out).output().expect("mpirun is installed")
+    // Launchers that begin at the same time and share a folder for their sessions trip over each other when one of them makes it.
+    let sessions = tempfile::tempdir().unwrap();
+    command.arg("--out").arg(out).env("TMPDIR", sessions.path()).output().expect("mpirun is installed")
 }
 
 /// The report of a run that succeeded without a word on stderr.
