@@ -5,7 +5,7 @@
 //! manifest with everything else. Data order, candidates, draws, evictions and augmentation are pure functions of the seed and of positions, so that no other random state exists.
 //!
 //! Training waits until the learner as it is at the cut is in memory, and for a checkpoint that is not complete when the next one begins; the buffer's engines copy what they
-//! must by themselves. A thread of rank 0 does the rest: it writes the learner, waits for the buffer, writes the manifest, and removes what is older.
+//! must by themselves. A thread of rank 0 does the rest: it waits for the buffer, writes the learner and the manifest, and removes what is older.
 
 use super::ExperimentError;
 use crate::data_parallel::{LossScale, Records, agree};
@@ -288,14 +288,13 @@ fn write(
     buffer: Option<PendingCheckpoint>,
     keep: usize,
 ) -> Result<u64, ExperimentError> {
-    let files = write_learner(directory, records);
-    // All ranks' buffers are complete, or nobody writes to the directory any more.
+    // The buffer comes first: its engines answer to the next step or task once they have begun, and need the processors for that.
     let buffer = buffer.map_or(Ok(0), |buffer| buffer.wait().map(|saved| saved.bytes));
-    let written = match (files, buffer) {
-        (Ok(files), Ok(bytes)) => seal(directory, files, state).map(|own| own + bytes).map_err(ExperimentError::from),
-        (Err(error), _) => Err(error),
-        (_, Err(error)) => Err(error.into()),
-    };
+    // From here on nobody else writes to the directory.
+    let written = buffer.map_err(ExperimentError::from).and_then(|bytes| {
+        let files = write_learner(directory, records)?;
+        Ok(seal(directory, files, state)? + bytes)
+    });
     match written {
         Ok(bytes) => prune(directory, keep).map(|()| bytes).map_err(Into::into),
         Err(error) => {
