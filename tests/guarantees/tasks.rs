@@ -1,7 +1,7 @@
 //! Tasks: what is drawn again when one begins, and ranks that do not agree about them.
 
 use burn_rehearsal::error::RehearsalError;
-use burn_rehearsal::{Execution, SamplingKind};
+use burn_rehearsal::{Execution, RehearsalBuffer, SamplingKind};
 use burn_rehearsal_tests::{CLASS, assert_augmented, batch, buffer, config, world};
 
 const RANKS: usize = 3;
@@ -127,29 +127,23 @@ fn ranks_that_begin_different_tasks_or_one_at_another_step_disagree_on_every_ran
     for lag in [0, 1, 3] {
         for execution in [Execution::Background, Execution::Inline] {
             let config = config(60, 2, 6).with_lag(lag).with_execution(execution);
-            let step = |buffer: &burn_rehearsal::RehearsalBuffer<_>, step| buffer.rehearse(batch(&ids(0, buffer.rank(), step))).map(drop);
+            let step = |buffer: &RehearsalBuffer<_>, step| buffer.rehearse(batch(&ids(0, buffer.rank(), step))).map(drop);
+            // What the others do is known at the next call.
+            let begin = |buffer: &_, task| RehearsalBuffer::begin_task(buffer, task).and_then(|()| step(buffer, 3)).unwrap_err();
             let different = world(RANKS, |threads| {
                 let buffer = buffer(&config, threads);
                 (0..3).try_for_each(|number| step(&buffer, number)).unwrap();
-                buffer.begin_task(1 + buffer.rank() / 2).unwrap_err()
+                begin(&buffer, 1 + buffer.rank() / 2)
             });
             let early = world(RANKS, |threads| {
                 let buffer = buffer(&config, threads);
                 (0..3).try_for_each(|number| step(&buffer, number)).unwrap();
-                if buffer.rank() == 1 {
-                    buffer.begin_task(1).unwrap_err()
-                } else {
-                    (3..20).find_map(|number| step(&buffer, number).err()).unwrap()
-                }
+                if buffer.rank() == 1 { begin(&buffer, 1) } else { (3..20).find_map(|number| step(&buffer, number).err()).unwrap() }
             });
             let late = world(RANKS, |threads| {
                 let buffer = buffer(&config, threads);
                 (0..3).try_for_each(|number| step(&buffer, number)).unwrap();
-                if buffer.rank() == 1 {
-                    (3..20).find_map(|number| step(&buffer, number).err()).unwrap()
-                } else {
-                    buffer.begin_task(1).unwrap_err()
-                }
+                if buffer.rank() == 1 { (3..20).find_map(|number| step(&buffer, number).err()).unwrap() } else { begin(&buffer, 1) }
             });
             for errors in [different, early, late] {
                 for (rank, error) in errors.iter().enumerate() {

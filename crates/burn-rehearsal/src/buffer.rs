@@ -195,7 +195,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         if config.lag == 0 {
             copied += state.offer(config, self.shared.rank, &schema, rows, Instant::now())?;
         }
-        let queued = state.outstanding.iter().filter(|awaited| **awaited != Awaited::Saving).count();
+        let queued = state.outstanding.iter().filter(|awaited| matches!(awaited, Awaited::Rows | Awaited::NoRows)).count();
         let timings = &self.shared.timings;
         let mut parcel = None;
         if state.step >= config.lag as u64 {
@@ -252,21 +252,18 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     }
 
     /// Begins task `task`: rows stored from now on belong to it. Collective: all ranks call it at the same step. Representatives that are pending
-    /// are drawn again from the union as it is now if the rule of sampling depends on the task.
+    /// are drawn again from the union as it is now if the rule of sampling depends on the task. Returns without waiting for the engine or for other ranks.
     ///
     /// # Errors
     ///
-    /// [`RehearsalError::Disagreement`] if the ranks are at different steps or begin different tasks.
+    /// As [`rehearse`](Self::rehearse), of what was before. [`RehearsalError::Disagreement`], if the ranks are at different steps or begin different tasks, comes from the
+    /// next call.
     pub fn begin_task(&self, task: usize) -> Result<(), RehearsalError> {
         let config = &self.shared.config;
         self.lock().guarded(|state| {
-            state.drain(config)?;
+            state.settle(config)?;
             state.link.send(Request::BeginTask(u32::try_from(task).unwrap_or(u32::MAX)))?;
-            match state.link.receive()? {
-                Response::Redrawn(Some(pending)) => state.ready = pending.into(),
-                Response::Redrawn(None) => {}
-                _ => return Err(RehearsalError::EngineGone),
-            }
+            state.outstanding.push_back(Awaited::Task);
             Ok(())
         })
     }

@@ -36,8 +36,8 @@ pub(crate) struct Background {
 }
 
 impl Link {
-    /// An engine in a thread of this name. At most the beginning of a checkpoint, `lag` + 1 rounds and the reason to leave are under way, so neither side ever
-    /// blocks on a full channel.
+    /// An engine in a thread of this name. At most the beginning of a checkpoint, `lag` rounds, one more or the beginning of a task, and the reason to leave are under
+    /// way, so neither side ever blocks on a full channel.
     ///
     /// # Errors
     ///

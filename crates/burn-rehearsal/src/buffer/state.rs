@@ -42,6 +42,8 @@ pub(super) enum Awaited {
     NoRows,
     /// The beginning of a checkpoint.
     Saving,
+    /// The beginning of a task.
+    Task,
 }
 
 impl State {
@@ -61,7 +63,11 @@ impl State {
     pub(super) fn collect(&mut self, config: &RehearsalConfig) -> Result<(), RehearsalError> {
         let Some(awaited) = self.outstanding.pop_front() else { return Err(RehearsalError::EngineGone) };
         let (counted, representatives) = match (awaited, self.link.receive()?) {
-            (Awaited::Saving, Response::Saving) => return Ok(()),
+            (Awaited::Saving, Response::Saving) | (Awaited::Task, Response::Redrawn(None)) => return Ok(()),
+            (Awaited::Task, Response::Redrawn(Some(pending))) => {
+                self.ready = pending.into();
+                return Ok(());
+            }
             (Awaited::Rows | Awaited::NoRows, Response::Round { counted, representatives }) => (counted, representatives),
             _ => return Err(RehearsalError::EngineGone),
         };
@@ -84,9 +90,9 @@ impl State {
         }
     }
 
-    /// Receives every outstanding response if one of them decides whether a step happened.
+    /// Receives every outstanding response if one of them decides whether a step happened, or what is drawn.
     pub(super) fn settle(&mut self, config: &RehearsalConfig) -> Result<(), RehearsalError> {
-        if self.outstanding.contains(&Awaited::NoRows) { self.drain(config) } else { Ok(()) }
+        if self.outstanding.iter().any(|awaited| matches!(awaited, Awaited::NoRows | Awaited::Task)) { self.drain(config) } else { Ok(()) }
     }
 
     pub(super) fn drain(&mut self, config: &RehearsalConfig) -> Result<(), RehearsalError> {
