@@ -269,12 +269,7 @@ impl<W: Workload> Run<'_, W> {
             }
         };
         if let Some(buffer) = &self.buffer {
-            let started = Instant::now();
             buffer.begin_task(task)?;
-            // The engine answers when it has begun the checkpoint between the tasks.
-            if task > 0 && self.settings.checkpoints.is_some() {
-                self.checkpoints.total_s += started.elapsed().as_secs_f64();
-            }
         }
         Ok(learner)
     }
