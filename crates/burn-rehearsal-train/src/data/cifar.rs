@@ -5,7 +5,7 @@
 
 use super::files::read_maybe_gz;
 use super::raw::RawDataset;
-use super::{Damaged, DataError, ImageData, ImageShape};
+use super::{Damaged, DataError, ImageData, ImageShape, SharedBytes};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -64,7 +64,7 @@ pub fn open_cifar(directory: &Path, which: Cifar, side: usize) -> Result<ImageDa
                 let reason = format!("{} bytes are not a whole number of records of {record} bytes", bytes.len());
                 return Err(DataError::unusable(&path, reason));
             }
-            let bytes = Arc::new(bytes);
+            let bytes = SharedBytes::new(bytes);
             for start in (0..bytes.len()).step_by(record) {
                 let class = usize::from(bytes[start + which.head() - 1]);
                 if class >= which.classes() {

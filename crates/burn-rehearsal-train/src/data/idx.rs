@@ -4,7 +4,7 @@
 
 use super::files::read_maybe_gz;
 use super::raw::RawDataset;
-use super::{Damaged, DataError, ImageData, ImageShape};
+use super::{Damaged, DataError, ImageData, ImageShape, SharedBytes};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ fn part(directory: &Path, name: &str, side: usize) -> Result<RawDataset, DataErr
     if labelled != count || count == 0 {
         return Err(DataError::unusable(&labels_path, format!("it has {labelled} labels for {count} images")));
     }
-    let images = Arc::new(images);
+    let images = SharedBytes::new(images);
     let pixels = height * width;
     let samples = labels[first..].iter().enumerate().map(|(index, &class)| {
         let begin = start + index * pixels;

@@ -33,7 +33,7 @@ pub use folder::{open_folder, open_tiny_imagenet};
 pub use idx::open_idx;
 pub use pack::{Format, PackOptions, PackReport, pack};
 pub use packed::{open_pack, packed_side};
-pub use pixels::Pixels;
+pub use pixels::{Pixels, SharedBytes};
 
 use burn::data::dataset::Dataset;
 use std::path::PathBuf;

@@ -4,7 +4,7 @@
 
 use super::decode::{CHANNELS, decode};
 use super::pack::{Format, MANIFEST, Manifest, PARTS, ShardIndex, VERSION, read_json, shard_path};
-use super::{Damaged, DataError, Image, ImageData, ImageOptions, ImageShape, Pixels};
+use super::{Damaged, DataError, Image, ImageData, ImageOptions, ImageShape, Pixels, SharedBytes};
 use burn::data::dataset::{Dataset, DatasetError};
 use burn_rehearsal::MAX_CLASSES;
 use memmap2::Mmap;
@@ -24,7 +24,7 @@ struct PackedDataset {
 
 struct Shard {
     path: PathBuf,
-    bytes: Arc<Mmap>,
+    bytes: SharedBytes,
     offsets: Vec<u64>,
     classes: Vec<u32>,
 }
@@ -115,7 +115,7 @@ impl Shard {
         // SAFETY: the map is only read, and what is read are bytes, of which every value is valid. That nobody shortens the file meanwhile is what the
         // documentation of `open_pack` asks for; as with any mapped file, doing so ends the process.
         let bytes = unsafe { Mmap::map(&file) }.map_err(DataError::io("map into memory", &path))?;
-        Ok(Self { path, bytes: Arc::new(bytes), offsets: index.offsets, classes: index.classes })
+        Ok(Self { path, bytes: SharedBytes::new(bytes), offsets: index.offsets, classes: index.classes })
     }
 }
 
@@ -131,7 +131,7 @@ impl Dataset<Image> for PackedDataset {
         let (shard, at) = (&self.shards[shard as usize], at as usize);
         let range = shard.offsets[at] as usize..shard.offsets[at + 1] as usize;
         let short = || DataError::unusable(&shard.path, format!("sample {at} is not in it"));
-        let part = Pixels::part(shard.bytes.clone(), range).ok_or_else(|| DatasetError::new(short()))?;
+        let part = Pixels::part(&shard.bytes, range).ok_or_else(|| DatasetError::new(short()))?;
         let pixels = match self.format {
             Format::Pixels => part,
             Format::Original => {

@@ -1,12 +1,11 @@
 //! Pixels that are no file any more: scaling them, and putting their channels one after the other.
 
-use super::{DataError, Fit, Image, ImageShape, Pixels};
+use super::{DataError, Fit, Image, ImageShape, Pixels, SharedBytes};
 use burn::data::dataset::{Dataset, DatasetError};
 use fast_image_resize::images::{Image as Target, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 /// Pixels that are put in order together.
 const GROUP: usize = 16;
@@ -67,7 +66,7 @@ pub(super) fn planes(pixels: &[u8], row: &mut [u8]) {
 /// Samples of one shape that lie in memory, channel by channel.
 pub(super) struct RawDataset {
     /// The files that they are from, and the pixels of each sample in one of them.
-    samples: Vec<(Arc<Vec<u8>>, Range<usize>, usize)>,
+    samples: Vec<(SharedBytes, Range<usize>, usize)>,
     shape: ImageShape,
     side: usize,
     path: PathBuf,
@@ -75,7 +74,7 @@ pub(super) struct RawDataset {
 
 impl RawDataset {
     /// `samples`: bytes, where the pixels of a sample are in them, its class. Images of `shape` are scaled to `side` × `side`.
-    pub(super) fn new(samples: Vec<(Arc<Vec<u8>>, Range<usize>, usize)>, shape: ImageShape, side: usize, path: PathBuf) -> Self {
+    pub(super) fn new(samples: Vec<(SharedBytes, Range<usize>, usize)>, shape: ImageShape, side: usize, path: PathBuf) -> Self {
         Self { samples, shape, side, path }
     }
 
@@ -86,7 +85,7 @@ impl RawDataset {
     fn pixels(&self, index: usize) -> Result<(Pixels, usize), DataError> {
         let (bytes, range, class) = &self.samples[index];
         let short = || DataError::unusable(&self.path, format!("the pixels of sample {index} are not in it"));
-        let pixels = Pixels::part(bytes.clone(), range.clone()).ok_or_else(short)?;
+        let pixels = Pixels::part(bytes, range.clone()).ok_or_else(short)?;
         let ImageShape { channels, height, width } = self.shape;
         if (height, width) == (self.side, self.side) {
             return Ok((pixels, *class));
