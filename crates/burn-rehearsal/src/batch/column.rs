@@ -103,7 +103,7 @@ impl Column {
 
     /// [`append`](Self::append), and how many rows that copied: all, or only those of `other`, which need not have the autodiff association of the device.
     pub(crate) fn append_counting(self, other: &Column, field: &'static str) -> Result<(Column, usize), BatchError> {
-        let (all, copied) = host::append(self, other);
+        let (all, copied) = host::append(self, other, field)?;
         if let Some(copied) = copied {
             return Ok((all, copied));
         }

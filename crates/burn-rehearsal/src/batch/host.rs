@@ -59,10 +59,12 @@ pub fn tensor_with_room<E: Element, K: Basic, const D: usize>(
 mod flex {
     use crate::batch::Kind;
     use crate::batch::column::{Column, Values};
+    use crate::error::BatchError;
     use burn::backend::Flex;
     use burn::backend::flex::{FlexTensor, Layout};
     use burn::tensor::{Bytes, DType, Element, Shape, Tensor};
     use std::ops::Range;
+    use std::sync::Arc;
 
     /// The values of a column, shared with its tensor: reading them copies nothing.
     #[derive(Debug, Clone)]
@@ -75,10 +77,33 @@ mod flex {
     impl HostRows {
         /// The rows of `column`, if they lie one after the other in host memory.
         pub(crate) fn of(column: &Column) -> Option<Self> {
-            let tensor = primitive(column)?;
-            let (start, end) = tensor.layout().contiguous_offsets()?;
-            let size = tensor.dtype().size();
-            Some(Self { tensor, bytes: start * size..end * size })
+            super::is_host(&column.device()).then(|| Self::in_host_memory(column))?
+        }
+
+        /// As [`of`](Self::of), for a column that is known to lie in host memory: to ask costs as much as all else here.
+        fn in_host_memory(column: &Column) -> Option<Self> {
+            Self::of_tensor(primitive(column)?).ok()
+        }
+
+        /// The rows of a column's tensor; the tensor, if they do not lie one after the other.
+        fn of_tensor(tensor: FlexTensor) -> Result<Self, FlexTensor> {
+            let (layout, size) = (tensor.layout(), tensor.dtype().size());
+            let place = match (layout.shape().as_slice(), layout.strides()) {
+                // What nearly every column looks like is seen at a glance.
+                (&[rows, elements], &[stride, 1]) if usize::try_from(stride) == Ok(elements) => {
+                    Some((layout.start_offset(), layout.start_offset() + rows * elements))
+                }
+                _ => layout.contiguous_offsets(),
+            };
+            match place {
+                Some((start, end)) => Ok(Self { tensor, bytes: start * size..end * size }),
+                None => Err(tensor),
+            }
+        }
+
+        /// The numbers of rows and of elements in each.
+        fn dims(&self) -> Option<[usize; 2]> {
+            self.tensor.layout().shape().as_slice().try_into().ok()
         }
 
         /// All rows, one after the other.
@@ -92,22 +117,35 @@ mod flex {
         }
     }
 
-    /// Another handle of the backend's own tensor; `None` if a gradient leads to it.
+    /// Another handle of the backend's own tensor, of a column in host memory; `None` if a gradient leads to it.
     fn primitive(column: &Column) -> Option<FlexTensor> {
-        if !super::is_host(&column.device()) {
-            return None;
+        (!is_tracked(&column.values)).then(|| into_primitive(column.values.clone()))?
+    }
+
+    fn is_tracked(values: &Values) -> bool {
+        matches!(values, Values::Float(tensor) if tensor.is_tracked())
+    }
+
+    /// The backend's own tensor of values in host memory, without a gradient.
+    fn into_primitive(values: Values) -> Option<FlexTensor> {
+        match values {
+            Values::Float(tensor) => tensor.inner().try_into_primitive::<Flex>().ok(),
+            Values::Int(tensor) => tensor.inner().try_into_primitive::<Flex>().ok(),
+            Values::Bool(tensor) => tensor.inner().try_into_primitive::<Flex>().ok(),
         }
-        match &column.values {
-            Values::Float(tensor) if tensor.is_tracked() => None,
-            Values::Float(tensor) => tensor.clone().inner().try_into_primitive::<Flex>().ok(),
-            Values::Int(tensor) => tensor.clone().inner().try_into_primitive::<Flex>().ok(),
-            Values::Bool(tensor) => tensor.clone().inner().try_into_primitive::<Flex>().ok(),
+    }
+
+    fn from_primitive(tensor: FlexTensor, kind: Kind) -> Values {
+        match kind {
+            Kind::Float => Values::Float(Tensor::from_primitive::<Flex>(tensor)),
+            Kind::Int => Values::Int(Tensor::from_primitive::<Flex>(tensor)),
+            Kind::Bool => Values::Bool(Tensor::from_primitive::<Flex>(tensor)),
         }
     }
 
     /// The memory of a column that nobody else has, to be used again.
     pub(crate) fn into_memory(column: Column) -> Option<Bytes> {
-        let tensor = primitive(&column)?;
+        let tensor = if super::is_host(&column.device()) { primitive(&column)? } else { return None };
         drop(column);
         tensor.is_unique().then(|| tensor.into_data().into_parts().0)
     }
@@ -115,39 +153,50 @@ mod flex {
     /// Appends `tail` to `column`, and says how many rows that copied: in the column's own memory, if that has room and belongs to nobody else, otherwise all rows to
     /// new memory. The two have the same row shape and device. `None` if they are not of one type, or do not lie in host memory one row after the other; then the
     /// column is as it was.
-    pub(crate) fn append(column: Column, tail: &Column) -> (Column, Option<usize>) {
-        let (rows, more) = (column.rows(), tail.rows());
-        let Some(own) = HostRows::of(&column) else { return (column, None) };
-        if (column.kind(), own.dtype()) != (tail.kind(), tail.dtype()) || rows == 0 {
-            return (column, None);
+    ///
+    /// # Errors
+    ///
+    /// [`BatchError::ColumnType`] if the column is not what its device says.
+    pub(crate) fn append(column: Column, tail: &Column, field: &'static str) -> Result<(Column, Option<usize>), BatchError> {
+        let (device, kind) = (column.device(), column.kind());
+        if !super::is_host(&device) || kind != tail.kind() || is_tracked(&column.values) || matches!(column.dtype(), DType::QFloat(_)) {
+            return Ok((column, None));
         }
-        let shape = Shape::new([rows + more, column.row_shape().iter().product()]);
-        let (kind, device) = (column.kind(), column.device());
-        let of = |tensor: FlexTensor| match kind {
-            Kind::Float => Values::Float(Tensor::from_primitive::<Flex>(tensor)),
-            Kind::Int => Values::Int(Tensor::from_primitive::<Flex>(tensor)),
-            Kind::Bool => Values::Bool(Tensor::from_primitive::<Flex>(tensor)),
-        };
+        let Some(behind) = HostRows::in_host_memory(tail) else { return Ok((column, None)) };
         let Column { values, row_shape } = column;
-        // Without this handle `own` has the only one, unless somebody outside has another.
-        drop(values);
-        let needed = own.bytes.len() / rows * (rows + more);
-        if own.bytes.start == 0 && own.tensor.bytes().len() >= needed && own.tensor.is_unique() {
-            let all = of(own.tensor.with_layout(Layout::contiguous(shape)));
-            let at = rows..rows + more;
-            let values = match (all, &tail.values) {
-                (Values::Float(all), Values::Float(tail)) => Values::Float(all.slice_assign(at, tail.clone().inner())),
-                (Values::Int(all), Values::Int(tail)) => Values::Int(all.slice_assign(at, tail.clone().inner())),
-                (Values::Bool(all), Values::Bool(tail)) => Values::Bool(all.slice_assign(at, tail.clone().inner())),
-                (all, _) => all,
-            };
-            return (Column { values, row_shape }.on(&device), Some(more));
-        }
-        let Some(all) = HostRows::of(tail).and_then(|behind| joined([own.bytes(), behind.bytes()], own.dtype())) else {
-            return (Column { values: of(own.tensor), row_shape }.on(&device), None);
+        let of = |tensor| from_primitive(tensor, kind);
+        let whole = |values, copied| Ok((Column { values, row_shape }.on(&device), copied));
+        // Taken and not shared: this is the only handle, unless somebody outside has another.
+        let own = match HostRows::of_tensor(into_primitive(values).ok_or(BatchError::ColumnType { field })?) {
+            Ok(own) if own.dtype() == behind.dtype() => own,
+            Ok(HostRows { tensor, .. }) | Err(tensor) => return whole(of(tensor), None),
         };
-        let values = of(FlexTensor::new(all, Layout::contiguous(shape), own.dtype()));
-        (Column { values, row_shape }.on(&device), Some(rows + more))
+        let (Some([rows, elements]), Some([more, _])) = (own.dims(), behind.dims()) else { return whole(of(own.tensor), None) };
+        let layout = Layout::contiguous(Shape::new([rows + more, elements]));
+        match grown(own.tensor, &own.bytes, behind.bytes(), &layout) {
+            Ok(tensor) => whole(of(tensor), Some(more)),
+            Err(tensor) => match joined([&tensor.bytes()[own.bytes], behind.bytes()], tensor.dtype()) {
+                Some(all) => whole(of(FlexTensor::new(all, layout, tensor.dtype())), Some(rows + more)),
+                None => whole(of(tensor), None),
+            },
+        }
+    }
+
+    /// Writes `tail` behind the rows in their own memory, which then has this layout; the tensor as it was, if it has no room there or somebody else has it, too.
+    fn grown(tensor: FlexTensor, rows: &Range<usize>, tail: &[u8], layout: &Layout) -> Result<FlexTensor, FlexTensor> {
+        let room = rows.len()..rows.len() + tail.len();
+        if rows.start != 0 || tensor.bytes().len() < room.end || !tensor.is_unique() {
+            return Err(tensor);
+        }
+        let (mut data, dtype, before) = (tensor.data_arc(), tensor.dtype(), tensor.layout().clone());
+        drop(tensor);
+        match Arc::get_mut(&mut data).and_then(|memory| memory.get_mut(room)) {
+            Some(room) => {
+                room.copy_from_slice(tail);
+                Ok(FlexTensor::from_arc(data, layout.clone(), dtype))
+            }
+            None => Err(FlexTensor::from_arc(data, before, dtype)),
+        }
     }
 
     /// Values of one type behind one another in new memory, which is not filled before.
@@ -173,6 +222,7 @@ mod flex {
 #[cfg(not(feature = "flex"))]
 mod none {
     use crate::batch::Column;
+    use crate::error::BatchError;
     use burn::tensor::{Bytes, DType};
 
     /// Rows in host memory: there are none.
@@ -193,8 +243,8 @@ mod none {
         }
     }
 
-    pub(crate) fn append(column: Column, _tail: &Column) -> (Column, Option<usize>) {
-        (column, None)
+    pub(crate) fn append(column: Column, _tail: &Column, _field: &'static str) -> Result<(Column, Option<usize>), BatchError> {
+        Ok((column, None))
     }
 
     pub(crate) fn into_memory(_column: Column) -> Option<Bytes> {
