@@ -93,7 +93,7 @@ fn forge(directory: &Path, inputs: &[&[u8]]) -> Option<()> {
         write(directory, &name, &bytes);
         entries.push(FileEntry { name, bytes: bytes.len() as u64, digest: digest(&bytes, &places)? });
     }
-    Manifest::new(BUFFER, entries, serde_json::Value::Null).write(directory).ok()
+    Manifest::new(BUFFER, entries, &()).ok()?.write(directory).ok()
 }
 
 /// Restores, and goes on for some steps if that works.

@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use burn_rehearsal::error::{BatchError, ConfigError, RehearsalError};
 use burn_rehearsal::{
-    BufferStatus, Capacity, Execution, MAX_CLASSES, OnRepeat, RehearsalBatch, RehearsalBuffer, RehearsalConfig, SamplingKind,
+    BufferStatus, Capacity, Execution, MAX_CLASSES, MAX_LAG, OnRepeat, RehearsalBatch, RehearsalBuffer, RehearsalConfig, SamplingKind,
 };
 use burn_rehearsal_collective::{CollectiveError, Solo, run_threads};
 use burn_rehearsal_tests::{CLASS, Mixed, batch, buffer, config, device, fresh, watchdog, world};
@@ -204,6 +204,7 @@ fn configurations_that_make_no_sense_are_refused_before_the_first_mini_batch() {
     refused(config(3, 4, 2), 4, &["3 samples", "world size 4"]);
     refused(config(10, 0, 3), 1, &["0 candidates"]);
     refused(good().with_classes(Some(0)), 1, &["0 classes"]);
+    refused(good().with_lag(MAX_LAG + 1), 1, &["1025 steps", "1024"]);
     refused(good().with_classes(Some(MAX_CLASSES + 1)), 1, &["1048577 classes"]);
     let with = |capacity| RehearsalConfig { capacity, ..good() };
     refused(with(Capacity::Bytes(0)), 1, &["0 bytes"]);

@@ -1,5 +1,6 @@
-//! The hand-over between handles and engine. It consists of the standard library's bounded channels and one lock, so there is nothing of our own to model: it is
-//! stressed instead, with handles on many threads, and with ends at any moment.
+//! The hand-over between handles and engine. It consists of the standard library's bounded channels, one lock, and an engine that parks for a limited time: all waiting
+//! without a limit is the channels' own, and a wake-up that were lost would cost time and no progress. So no interleaving of our own is left to model: it is stressed instead,
+//! with handles on many threads, and with ends at any moment.
 
 use burn_rehearsal::error::RehearsalError;
 use burn_rehearsal::random::{Purpose, Stream};

@@ -35,18 +35,18 @@ pub fn adapter(_device: &Device) -> Option<String> {
     None
 }
 
-/// A GPU that wgpu found.
-#[cfg(feature = "wgpu")]
+/// A GPU that can be used.
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
 #[derive(Debug, Clone)]
 pub struct Gpu {
-    /// Burn's device: the default one of wgpu.
+    /// Burn's device.
     pub device: Device,
-    /// The adapter and its graphics interface: `llvmpipe (LLVM 15.0.6, 256 bits), Vulkan`.
+    /// What its driver calls it; through wgpu also the graphics interface: `llvmpipe (LLVM 15.0.6, 256 bits), Vulkan`.
     pub name: String,
 }
 
 /// There is no GPU, or it cannot be used.
-#[cfg(feature = "wgpu")]
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("no GPU can be had: {0}")]
 pub struct NoGpu(pub String);
@@ -75,6 +75,38 @@ pub fn wgpu() -> Result<Gpu, NoGpu> {
     OPENED.get_or_init(open).clone()
 }
 
+/// The NVIDIA GPU number `index`, which is opened.
+///
+/// Burn knows no other way to ask than to open it, which panics if there is none. That panic is heard and not shown: call this before there are other threads, whose panics
+/// would go unseen meanwhile.
+///
+/// # Errors
+///
+/// [`NoGpu`] if there is no such GPU, or no driver for it.
+#[cfg(feature = "cuda")]
+pub fn cuda(index: usize) -> Result<Gpu, NoGpu> {
+    use burn::tensor::Tensor;
+    use std::panic::{PanicHookInfo, set_hook, take_hook};
+    use std::sync::{Arc, Mutex, PoisonError};
+
+    let device = Device::cuda(index);
+    let heard = Arc::new(Mutex::new(None));
+    let (before, listener) = (take_hook(), heard.clone());
+    set_hook(Box::new(move |info: &PanicHookInfo<'_>| {
+        // The first is that of the driver; whoever waited for it panics in turn.
+        listener.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| info.payload_as_str().unwrap_or_default().to_owned());
+    }));
+    let opened = std::panic::catch_unwind(|| Tensor::<1>::ones([1], &device).try_into_data().is_ok());
+    set_hook(before);
+    if !matches!(opened, Ok(true)) {
+        let reason = heard.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_else(|| "it does not compute".to_owned());
+        // What follows are the names of all files that were looked for.
+        return Err(NoGpu(reason.split(" - ").next().unwrap_or_default().to_owned()));
+    }
+    let name = device.identity().map_or_else(|| "a GPU without a name".to_owned(), |identity| identity.name);
+    Ok(Gpu { device, name })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,6 +117,11 @@ mod tests {
         #[cfg(feature = "wgpu")]
         match wgpu() {
             Ok(gpu) => assert!(describe(&gpu.device).ends_with(&gpu.name)),
+            Err(error) => assert!(error.to_string().starts_with("no GPU can be had: ")),
+        }
+        #[cfg(feature = "cuda")]
+        match cuda(0) {
+            Ok(gpu) => assert!(!gpu.name.is_empty()),
             Err(error) => assert!(error.to_string().starts_with("no GPU can be had: ")),
         }
     }

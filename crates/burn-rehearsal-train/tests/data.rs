@@ -314,6 +314,24 @@ fn a_damaged_image_is_found_while_packing() {
         assert_eq!((report.samples, report.damaged), (11, vec![damaged.clone()]));
         assert_eq!(open_pack(&out, &options(6)).unwrap().test_labels, [0, 0, 1, 1, 1]);
     }
+    // What was left out of a pack is not in it only because the file is whole now.
+    std::fs::copy(source.join("val/a/1.jpg"), &damaged).unwrap();
+    let error = packed(&data, Format::Pixels, 6, &out.join("Pixels")).unwrap_err().to_string();
+    assert!(error.contains("something else"), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_class_whose_name_cannot_be_read_is_not_left_out() {
+    use std::os::unix::ffi::OsStrExt;
+    let directory = tempfile::tempdir().unwrap();
+    folder(directory.path(), 1);
+    let name = std::ffi::OsStr::from_bytes(b"caf\xe9");
+    // Some file systems take no such names.
+    if std::fs::rename(directory.path().join("train/a"), directory.path().join("train").join(name)).is_ok() {
+        let error = open_folder(directory.path(), &options(6)).err().unwrap().to_string();
+        assert!(error.contains("UTF-8"), "{error}");
+    }
 }
 
 #[test]

@@ -160,6 +160,9 @@ pub struct RehearsalConfig {
     pub dataset_len: Option<usize>,
 }
 
+/// The largest [`lag`](RehearsalConfig::lag): so many mini-batches of representatives are held.
+pub const MAX_LAG: usize = 1024;
+
 impl RehearsalConfig {
     /// Checks what can be checked before the first mini-batch.
     ///
@@ -169,6 +172,9 @@ impl RehearsalConfig {
     pub fn validate(&self, world_size: usize) -> Result<(), ConfigError> {
         if self.candidates == 0 {
             return Err(ConfigError::NoCandidates);
+        }
+        if self.lag > MAX_LAG {
+            return Err(ConfigError::Lag(self.lag));
         }
         if let Some(classes) = self.classes
             && !(1..=MAX_CLASSES).contains(&classes)

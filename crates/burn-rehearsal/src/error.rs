@@ -1,6 +1,7 @@
 //! What can go wrong with a mini-batch, a configuration or a peer.
 
 pub use crate::checkpoint::CheckpointError;
+use crate::config::MAX_LAG;
 use burn::data::dataset::DatasetError;
 use burn_rehearsal_collective::CollectiveError;
 
@@ -109,6 +110,9 @@ pub enum ConfigError {
         /// b.
         batch_size: usize,
     },
+    /// Representatives would be drawn too long before they are used.
+    #[error("a lag of {0} steps; it may be {MAX_LAG} at most")]
+    Lag(usize),
     /// No candidate would ever be offered.
     #[error("0 candidates per step: the buffer would stay empty")]
     NoCandidates,

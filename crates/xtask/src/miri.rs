@@ -1,4 +1,7 @@
 //! `cargo xtask miri`: the tests of the thread ranks, whose unsafe code is our own, interpreted with every access to memory checked.
+//!
+//! What else is unsafe here Miri cannot run: files mapped into memory, huge pages, and stores past the caches. It consists of single calls; the tests of
+//! the stores and of packs compare what comes of them.
 
 use std::process::Command;
 

@@ -11,7 +11,7 @@ use crate::place;
 use crate::recipes::parse_milestones;
 use crate::transport;
 use burn_rehearsal::error::ConfigError;
-use burn_rehearsal::{Capacity, RehearsalConfig};
+use burn_rehearsal::{Capacity, MAX_LAG, RehearsalConfig};
 use burn_rehearsal_train::augment::{RESIZED_CROP_RATIO, RESIZED_CROP_SCALE};
 use burn_rehearsal_train::data::{ImageOptions, JPEG_DECODER};
 use burn_rehearsal_train::experiment::{Checkpoints, Settings};
@@ -23,6 +23,8 @@ use std::path::{Path, PathBuf};
 /// or threads.
 const MOST_RANKS: usize = 1024;
 const MOST_WORKERS: usize = 64;
+/// Of a mini-batch.
+const MOST_ROWS: usize = 1 << 20;
 const MOST_WIDTH: usize = 1024;
 pub const MOST_PIXELS: usize = 1024;
 /// Fields of a configuration that are no options.
@@ -307,6 +309,7 @@ impl Config {
             checkpoint_keep
         );
         config.weights = flags.weights.or(file.weights);
+        config.overridden.extend(config.weights.as_ref().map(|_| "weights".to_owned()));
         config.display = flags.display.or(file.display).unwrap_or_default();
         (config.collective, config.ranks) =
             transport::choose(flags.collective.or(file.collective), flags.ranks.or(file.ranks), config.ranks, transport::launch())?;
@@ -340,6 +343,9 @@ impl Config {
             ("image-size", self.image_size, MOST_PIXELS),
             ("crop-size", self.crop_size, self.image_size),
             ("model-width", self.model_width, MOST_WIDTH),
+            ("lag", self.lag, MAX_LAG),
+            ("batch-size", self.batch_size, MOST_ROWS),
+            ("representatives", self.representatives, MOST_ROWS),
         ];
         for (option, value, most) in at_most {
             if value > most {
@@ -348,11 +354,13 @@ impl Config {
         }
         if self.model == ModelArg::Conv && self.crop_size < FEWEST_CONV_PIXELS {
             let reason = format!("the convolutional network (`--model conv`) needs at least {FEWEST_CONV_PIXELS} pixels");
-            return Err(AppError::option("image-size", self.crop_size, reason));
+            let option = if self.crop_size == self.image_size { "image-size" } else { "crop-size" };
+            return Err(AppError::option(option, self.crop_size, reason));
         }
-        for (option, range) in [("crop-area", &self.crop_area), ("crop-ratio", &self.crop_ratio)] {
-            if range.len() != 2 || range[0] > range[1] {
-                return Err(AppError::option(option, format!("{range:?}"), "expected two numbers, the lower and the higher one"));
+        for (option, range, most) in [("crop-area", &self.crop_area, 1.0), ("crop-ratio", &self.crop_ratio, f64::MAX)] {
+            if !matches!(range[..], [low, high] if 0.0 < low && low <= high && high <= most) {
+                let reason = "expected two numbers above 0, the lower and the higher one; an area is at most 1";
+                return Err(AppError::option(option, format!("{range:?}"), reason));
             }
         }
         if let Some((epoch, _)) = parse_milestones(&self.milestones)?.first().filter(|(epoch, _)| *epoch < self.warmup_epochs) {

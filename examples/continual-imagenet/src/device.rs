@@ -32,7 +32,9 @@ pub fn parse(name: &str) -> Result<Device, AppError> {
         #[cfg(feature = "wgpu")]
         ("wgpu", None) => burn_rehearsal_train::device::wgpu().map(|gpu| gpu.device).map_err(|error| wrong(&error.to_string())),
         #[cfg(feature = "cuda")]
-        ("cuda", index) => Ok(Device::cuda(index.unwrap_or(0))),
+        ("cuda", index) => {
+            burn_rehearsal_train::device::cuda(index.unwrap_or(0)).map(|gpu| gpu.device).map_err(|error| wrong(&error.to_string()))
+        }
         (kind, _) if ["flex", "wgpu", "cuda"].contains(&kind) && !backends().contains(&kind) => {
             Err(wrong(&format!("this program was built without `{kind}`; build it with `--features {kind}`")))
         }

@@ -3,12 +3,13 @@
 //! A directory with a `job.json` holds an unfinished job; the file is written before anything else and removed when all reports and figures are there. A
 //! directory with reports and no `job.json` is finished, and the next job gets a directory of its own beside it.
 
-use crate::config::Config;
+use crate::config::{Config, NETWORK};
 use crate::error::AppError;
+use burn_rehearsal::checkpoint::MANIFEST;
 use burn_rehearsal_train::report::schema::{Method, REPORT_FILE};
 use burn_rehearsal_train::report::{RunReport, write_atomically};
 use serde_json::Value;
-use std::fs::{File, TryLockError};
+use std::fs::{DirEntry, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 /// Every epoch, while a run goes on and after it.
@@ -19,8 +20,10 @@ const LOCK: &str = ".lock";
 const CHECKPOINTS: &str = "checkpoints";
 
 /// Options that change no result, so that a job can go on with others.
-const OF_NO_MATTER: [&str; 12] = [
+const OF_NO_MATTER: [&str; 13] = [
     "out",
+    // A run that went on so far has met no image for which it matters, or has left it out as it was told then.
+    "on-damaged",
     "execution",
     "store",
     "store-limit",
@@ -39,6 +42,8 @@ const OF_NO_MATTER: [&str; 12] = [
 pub struct Place {
     out: PathBuf,
     methods: Vec<Method>,
+    /// What the job is configured to do.
+    config: Value,
     /// The directories that were made for this job, from the inside out.
     made: Vec<PathBuf>,
     /// Whether the job goes on with what is there.
@@ -59,42 +64,54 @@ impl Place {
     ///
     /// [`AppError`] if it cannot be written, another run uses it, or it holds an unfinished job that was configured differently.
     pub fn claim(config: &Config, methods: &[Method], fresh: bool) -> Result<Self, AppError> {
-        let finished =
-            |out: &Path| !out.join(JOB).exists() && methods.iter().any(|method| out.join(method.to_string()).join(REPORT_FILE).exists());
-        let mut out = config.out.clone();
-        let mut number = 1;
-        while !fresh && finished(&out) {
-            number += 1;
-            let mut name = config.out.file_name().unwrap_or_default().to_owned();
-            name.push(format!("-{number}"));
-            out = config.out.with_file_name(name);
-        }
-        let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
-        let made = out.ancestors().take_while(missing).map(Path::to_path_buf).collect();
-        let io = |action: &'static str, path: &Path| {
-            let path = path.to_path_buf();
-            move |source| AppError::Io { action, path, source }
+        let finished = |out: &Path| {
+            let reported = methods.iter().any(|method| out.join(method.to_string()).join(REPORT_FILE).exists());
+            reported && !out.join(JOB).exists() && !methods.iter().any(|&method| has_manifest(&checkpoints(out, method)))
         };
-        std::fs::create_dir_all(&out).map_err(io("create the directory", &out))?;
-        let lock = File::create(out.join(LOCK)).map_err(io("write to the directory", &out))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(AppError::Taken(out)),
-            // Some file systems have no locks.
-            Err(TryLockError::Error(error)) => tracing::warn!(%error, "cannot lock the output directory"),
-        }
-        let mut place = Self { out, methods: methods.to_vec(), made, resumed: false, _lock: lock };
-        let settled = place.settle(config, fresh);
+        let mut made = Vec::new();
+        let (out, lock) = loop {
+            let mut out = config.out.clone();
+            let mut number = 1;
+            while !fresh && finished(&out) {
+                number += 1;
+                let mut name = config.out.file_name().unwrap_or_default().to_owned();
+                name.push(format!("-{number}"));
+                out = config.out.with_file_name(name);
+            }
+            let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+            made.extend(out.ancestors().take_while(missing).map(Path::to_path_buf));
+            std::fs::create_dir_all(&out).map_err(io("create the directory", &out))?;
+            let path = out.join(LOCK);
+            let lock = File::create(&path).map_err(io("write to the directory", &out))?;
+            match lock.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(AppError::Taken(out)),
+                // Some file systems have no locks.
+                Err(TryLockError::Error(error)) => tracing::warn!(%error, "cannot lock the output directory"),
+            }
+            // Whoever had the lock may have ended meanwhile, and taken the file with it or left a finished job.
+            if !is_at(&lock, &path) {
+                continue;
+            }
+            if !fresh && finished(&out) {
+                let _ = std::fs::remove_file(&path);
+                continue;
+            }
+            break (out, lock);
+        };
+        let config_now = serde_json::to_value(config).unwrap_or_default();
+        let mut place = Self { out, methods: methods.to_vec(), config: config_now, made, resumed: false, _lock: lock };
+        let settled = place.settle(fresh);
         settled.inspect_err(|_| place.unlock())?;
         Ok(place)
     }
 
     /// Takes over the unfinished job, or begins one.
-    fn settle(&mut self, config: &Config, fresh: bool) -> Result<(), AppError> {
+    fn settle(&mut self, fresh: bool) -> Result<(), AppError> {
         let path = self.out.join(JOB);
-        let job = serde_json::json!({ "methods": self.methods, "config": config });
-        if !fresh && path.exists() {
-            let text = std::fs::read(&path).map_err(|source| AppError::Io { action: "read", path: path.clone(), source })?;
+        let job = serde_json::json!({ "methods": self.methods, "config": self.config });
+        if !fresh && path.try_exists().map_err(io("look for", &path))? {
+            let text = std::fs::read(&path).map_err(io("read", &path))?;
             let damaged = |error: serde_json::Error| AppError::DamagedJob { path: path.clone(), reason: error.to_string() };
             let before: Value = serde_json::from_slice(&text).map_err(damaged)?;
             let changed = difference(&before, &job);
@@ -106,11 +123,21 @@ impl Place {
         }
         for &method in &self.methods {
             let checkpoints = checkpoints(&self.out, method);
-            match std::fs::remove_dir_all(&checkpoints) {
-                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(AppError::Io { action: "remove", path: checkpoints, source });
+            // Hours of work, whatever happened to the file that says whose.
+            if !fresh && has_manifest(&checkpoints) {
+                return Err(AppError::DamagedJob {
+                    path,
+                    reason: format!("it is missing, but there are checkpoints in {}", checkpoints.display()),
+                });
+            }
+            // A report of before must not be taken for this job's, should it be interrupted.
+            let results = [REPORT_FILE, NETWORK].map(|file| self.out.join(method.to_string()).join(file));
+            let removed = results.iter().map(|file| (file, std::fs::remove_file(file)));
+            for (path, removed) in removed.chain([(&checkpoints, std::fs::remove_dir_all(&checkpoints))]) {
+                match removed {
+                    Err(source) if source.kind() != std::io::ErrorKind::NotFound => return Err(io("remove", path)(source)),
+                    _ => {}
                 }
-                _ => {}
             }
         }
         Ok(write_atomically(&path, &format!("{job}\n"))?)
@@ -124,7 +151,11 @@ impl Place {
     /// The report of a method that the job has finished already.
     pub fn report(&self, method: Method) -> Option<RunReport> {
         let report = self.resumed.then(|| RunReport::read(&self.out.join(method.to_string())).ok())?;
-        report.filter(|report| report.complete)
+        let own = |report: &RunReport| {
+            let of = |config: &Value| serde_json::json!({ "config": config });
+            report.complete && difference(&of(&report.config), &of(&self.config)).is_empty()
+        };
+        report.filter(own)
     }
 
     /// Everything is there: what was kept for the case of an interruption goes.
@@ -161,9 +192,34 @@ impl Place {
     }
 }
 
+fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> AppError {
+    let path = path.to_path_buf();
+    move |source| AppError::Io { action, path, source }
+}
+
+/// Whether a directory holds checkpoints; what cannot be seen is taken for one.
 fn has_manifest(directory: &Path) -> bool {
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    entries.into_iter().any(|entry| entry.path().join("manifest.json").exists())
+    let is_one = |entry: std::io::Result<DirEntry>| entry.and_then(|entry| entry.path().join(MANIFEST).try_exists()).unwrap_or(true);
+    match std::fs::read_dir(directory) {
+        Ok(entries) => entries.into_iter().any(is_one),
+        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+    }
+}
+
+/// Whether an open file is still the one with this name.
+fn is_at(file: &File, path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let names = |data: std::fs::Metadata| (data.dev(), data.ino());
+        matches!((file.metadata().map(names), path.metadata().map(names)), (Ok(open), Ok(there)) if open == there)
+    }
+    // Elsewhere an open file keeps its name.
+    #[cfg(not(unix))]
+    {
+        let _ = (file, path);
+        true
+    }
 }
 
 /// What differs between two jobs and could change a result, in words.
@@ -195,6 +251,19 @@ fn difference(before: &Value, now: &Value) -> Vec<String> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[cfg(unix)]
+    #[test]
+    fn a_lock_that_its_owner_took_away_is_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(LOCK);
+        let lock = File::create(&path).unwrap();
+        assert!(is_at(&lock, &path));
+        std::fs::remove_file(&path).unwrap();
+        assert!(!is_at(&lock, &path));
+        let _other = File::create(&path).unwrap();
+        assert!(!is_at(&lock, &path));
+    }
 
     #[test]
     fn what_changes_no_result_is_no_difference_and_the_rest_is_named() {

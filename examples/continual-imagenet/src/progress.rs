@@ -140,20 +140,28 @@ impl Observer for Progress {
         let mut before = gauges.read();
         Box::new(move |epoch| {
             shared.keep(epoch);
-            if shared.display != Display::Plain {
+            let measured = !epoch.point.top1.is_empty();
+            let shown = match shared.display {
+                Display::Plain => true,
+                Display::Bar => measured,
+                Display::None | Display::Tui => false,
+            };
+            if !shown {
                 return;
             }
             let now = gauges.read();
             let top1 = lock(&shared.live).top1_of(epoch.point.epoch + 1);
             let mut words = figures(epoch.point.train_loss, top1, epoch.time.samples_per_s(), before, now, shared.plan.capacity);
-            if !epoch.point.top1.is_empty() {
+            if measured {
                 let seen = epoch.point.top1.iter().take(epoch.point.task + 1);
                 words.push_str(&format!("  per task [{}]", percentages(seen.copied().flatten())));
             }
             before = now;
             let place = shared.plan.place(epoch.point.task, epoch.point.epoch + 1);
             let eta = lock(&shared.live).eta(Instant::now());
-            shared.line(LINE_EVERY, true, || format!("{place}  {words}  {eta}"));
+            // Whoever asks for an evaluation wants to see it.
+            let every = if measured { Duration::ZERO } else { LINE_EVERY };
+            shared.line(every, true, || format!("{place}  {words}  {eta}"));
         })
     }
 

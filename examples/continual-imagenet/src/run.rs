@@ -54,6 +54,8 @@ impl Job {
     ) -> Result<Self, AppError> {
         let first = process.as_ref().is_none_or(|process| process.rank() == 0);
         let display = Display::choose(config.display, first)?;
+        // Before the data are looked at, which may take long.
+        let stop = Stop::listen(first && display != Display::Tui);
         let device = device::parse(&config.device)?;
         if !Precision::from(config.precision).is_supported_by(&device) {
             return Err(AppError::option(
@@ -103,7 +105,6 @@ impl Job {
         if let Some(process) = &mut process {
             config.out = transport::same_path(&config.out, process.as_mut())?;
         }
-        let stop = Stop::listen(first && display != Display::Tui);
         if first {
             heading.iter().for_each(|line| say(line));
         }
@@ -144,6 +145,8 @@ impl Job {
     /// Runs the methods one after the other until Ctrl-C, and shows what came of it.
     fn run_all(&self, methods: &[Method], mut process: Option<Box<dyn Collective>>) -> Result<ExitCode, AppError> {
         let mut reports = Vec::new();
+        // Also of those whose report only the first process has: all must come to the same end.
+        let mut ended = 0;
         let earlier = self.earlier(methods);
         for &method in methods {
             // Of several processes, some may have been asked and others not yet.
@@ -152,7 +155,7 @@ impl Job {
                 Some(process) => transport::any(self.stop.requested(), process.as_mut())?,
             };
             // The first is started in any case, and ends after its first step: there is always a report that says how far it went.
-            if stop && !reports.is_empty() {
+            if stop && ended > 0 {
                 break;
             }
             let done = self.place.as_ref().and_then(|place| place.report(method));
@@ -165,8 +168,9 @@ impl Job {
             } else if let Some(done) = done {
                 reports.push(done);
             }
+            ended += 1;
         }
-        let complete = reports.len() == methods.len() && reports.iter().all(|report| report.complete);
+        let complete = ended == methods.len() && reports.iter().all(|report| report.complete);
         if self.first {
             say(&format!("\n{LEGEND}\n\n{}", comparison_table(&reports)));
             draw(&[earlier.as_slice(), &reports].concat(), &self.config.out)?;
@@ -187,7 +191,8 @@ impl Job {
             }
             place.unlock();
         }
-        Ok(if self.stop.requested() { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
+        // Whoever asked too late got everything, and need not ask again.
+        Ok(if complete || !self.stop.requested() { ExitCode::SUCCESS } else { ExitCode::from(INTERRUPTED) })
     }
 
     /// What earlier jobs with other methods left in the directory: it belongs on the same page.

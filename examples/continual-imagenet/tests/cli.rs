@@ -155,9 +155,17 @@ fn numbers_that_make_no_sense_are_refused_by_name_before_anything_is_written() {
     for option in ["--tasks", "--epochs", "--ranks", "--batch-size", "--image-size"] {
         refused(&[option, "0"], &[option, "at least 1"]);
     }
-    for option in ["--ranks", "--workers", "--image-size"] {
+    for option in ["--ranks", "--workers", "--image-size", "--lag"] {
         refused(&[option, "100000"], &[option, "at most"]);
     }
+    for option in ["--representatives", "--batch-size"] {
+        refused(&[option, &usize::MAX.to_string()], &[option, "at most"]);
+    }
+    for numbers in [["NaN", "1"], ["0", "0"], ["0.5", "1.5"]] {
+        let [low, high] = numbers;
+        refused(&["--augment", "resized-crop-flip", "--crop-area", low, high], &["--crop-area", "above 0"]);
+    }
+    refused(&["--model", "conv", "--crop-size", "3"], &["`--crop-size 3`", "at least 4"]);
     for rate in ["-1", "0", "NaN", "inf"] {
         refused(&["--learning-rate", rate], &["--learning-rate", "above 0"]);
     }
@@ -413,8 +421,8 @@ fn assert_figures(directory: &Path) {
 #[test]
 fn over_a_pipe_progress_is_plain_lines_with_everything_that_a_person_wants_to_know() {
     let directory = TempDir::new().unwrap();
-    let command = ["train", "--method", "rehearsal", "--evaluate-every", "1", "--out", "out"];
-    let arguments = [&command[..], &SMALL[..]].concat();
+    let command = ["train", "--method", "rehearsal", "--out", "out"];
+    let arguments = [&command[..], &SMALL[..], &["--evaluate-every", "1"]].concat();
     let stdout = succeed(directory.path(), &arguments);
     let line = stdout.lines().find(|line| line.contains("epoch 1/2")).unwrap_or_else(|| panic!("no epoch in {stdout}"));
     for words in [
@@ -431,11 +439,13 @@ fn over_a_pipe_progress_is_plain_lines_with_everything_that_a_person_wants_to_kn
     let figure = |before: &str| line.split_once(before).unwrap().1.split_whitespace().next().unwrap().parse::<f64>().unwrap();
     assert!(figure("loss ") > 0.0 && figure("top-1 ") <= 100.0 && figure("wait ") < 100.0, "{line}");
     assert!(line.split_once(" images/s").unwrap().0.rsplit(' ').next().unwrap().parse::<f64>().unwrap() > 0.0, "{line}");
-    // A line for an epoch comes every five seconds at most, whatever the number of epochs.
-    let many = [&command[..], &["--tasks", "2", "--epochs", "40"]].concat();
-    let (lines, rows) = (succeed(directory.path(), &many), rows(&directory.path().join("out-2/curves.csv")));
-    assert!(lines.matches("  epoch ").count() <= 8, "{lines}");
-    assert_eq!(rows.len(), 80);
+    // A line for an epoch comes every five seconds at most, whatever the number of epochs, but for those in which accuracies were measured.
+    for (out, every, fewest, most) in [("out-2", "0", 1, 8), ("out-3", "10", 6, 14)] {
+        let many = [&command[..], &["--tasks", "2", "--epochs", "40", "--evaluate-every", every]].concat();
+        let (lines, rows) = (succeed(directory.path(), &many), rows(&directory.path().join(out).join("curves.csv")));
+        assert!((fewest..=most).contains(&lines.matches("  epoch ").count()), "{lines}");
+        assert_eq!(rows.len(), 80);
+    }
     let quiet = succeed(directory.path(), &[&arguments[..], &["--display", "none"]].concat());
     assert!(!quiet.contains("task 1/2") && quiet.contains("average") && quiet.contains("images/s"), "{quiet}");
 }

@@ -214,7 +214,8 @@ fn newest(directory: &Path) -> (u64, String) {
     let manifest: Value = serde_json::from_slice(&std::fs::read(path.join("manifest.json")).unwrap()).unwrap();
     let bytes = std::fs::read(path.join("learner.safetensors")).unwrap_or_default();
     let length = bytes.first_chunk().map_or(0, |&length| u64::from_le_bytes(length) as usize);
-    let steps = manifest["state"]["position"]["within"][1].as_u64().unwrap_or(0);
+    let state: Value = serde_json::from_str(manifest["state"].as_str().unwrap()).unwrap();
+    let steps = state["position"]["within"][1].as_u64().unwrap_or(0);
     (steps, String::from_utf8(bytes.get(8..8 + length).unwrap_or_default().to_vec()).unwrap())
 }
 
@@ -267,6 +268,65 @@ fn a_damaged_checkpoint_is_named_and_the_one_before_it_is_used() {
     assert!(stderr.contains("manifest.json is damaged") && stderr.contains("begin anew with `--fresh`"), "{stderr}");
     succeed(copy.path(), &[&RUN[..], &["--fresh"]].concat());
     assert_eq!(result(&copy.path().join("out/rehearsal")), whole);
+}
+
+#[test]
+fn a_checkpoint_without_its_own_buffer_is_none_and_takes_no_place_of_a_good_one() {
+    let whole = uninterrupted(&RUN);
+    for missing in [true, false] {
+        let directory = TempDir::new().unwrap();
+        interrupted(directory.path(), &RUN, "task 2/3  average");
+        let found = checkpoints(directory.path());
+        assert_eq!(found.len(), 2);
+        std::fs::remove_dir_all(found[1].join("buffer")).unwrap();
+        if !missing {
+            assert!(Command::new("cp").arg("-r").arg(found[0].join("buffer")).arg(&found[1]).status().unwrap().success());
+        }
+        interrupted(directory.path(), &RUN, "goes on");
+        let left = checkpoints(directory.path());
+        assert!(left.len() == 2 && left[0] == found[0] && left[1] > found[1], "{left:?}");
+        succeed(directory.path(), &RUN);
+        assert_eq!(result(&directory.path().join("out/rehearsal")), whole, "the buffer is missing: {missing}");
+    }
+}
+
+#[test]
+fn a_run_that_began_anew_and_was_interrupted_is_not_the_finished_one_of_before() {
+    let directory = TempDir::new().unwrap();
+    succeed(directory.path(), &RUN);
+    let other = [&RUN[..], &["--seed", "5"]].concat();
+    interrupted(directory.path(), &[&other[..], &["--fresh"]].concat(), "task 1/3  average");
+    assert!(!directory.path().join("out/rehearsal/model.safetensors").exists());
+    let stdout = succeed(directory.path(), &other);
+    assert!(stdout.contains("goes on with task"), "{stdout}");
+    assert_eq!(result(&directory.path().join("out/rehearsal")), uninterrupted(&other));
+}
+
+#[test]
+fn whoever_interrupts_a_run_that_has_everything_is_told_so() {
+    let directory = TempDir::new().unwrap();
+    let running = start(directory.path(), &RUN);
+    let report = directory.path().join("out/rehearsal/report.json");
+    let started = Instant::now();
+    while !std::fs::read_to_string(&report).is_ok_and(|text| text.contains("\"complete\": true") || text.contains("\"complete\":true")) {
+        assert!(started.elapsed() < HANG);
+        std::thread::yield_now();
+    }
+    signal(&running.0, "TERM");
+    let (code, stdout, stderr) = finish(running);
+    assert_eq!(code, Some(0), "{stdout}{stderr}");
+    assert!(!directory.path().join("out/job.json").exists());
+}
+
+#[test]
+fn checkpoints_whose_job_is_lost_are_not_thrown_away() {
+    let directory = TempDir::new().unwrap();
+    interrupted(directory.path(), &RUN, "task 1/3  average");
+    std::fs::remove_file(directory.path().join("out/job.json")).unwrap();
+    let (code, _, stderr) = finish(start(directory.path(), &RUN));
+    assert_eq!((code, stderr.lines().count()), (Some(1), 1), "{stderr}");
+    assert!(stderr.contains("job.json") && stderr.contains("there are checkpoints in") && stderr.contains("--fresh"), "{stderr}");
+    assert!(!checkpoints(directory.path()).is_empty());
 }
 
 #[test]

@@ -21,13 +21,19 @@ pub(super) fn entries(directory: &Path) -> Result<Vec<PathBuf>, DataError> {
 
 /// The names of the folders in a folder, in alphabetical order; hidden ones (`.ipynb_checkpoints`) are no classes.
 pub(super) fn subfolders(directory: &Path) -> Result<Vec<String>, DataError> {
-    let folders = entries(directory)?.into_iter().filter(|path| path.is_dir());
-    Ok(folders.filter_map(|path| name(&path)).filter(|name| !name.starts_with('.')).collect())
+    let folders = entries(directory)?.into_iter().filter(|path| path.is_dir() && !is_hidden(path));
+    // A class that is left out because nobody can read its name would not be missed.
+    folders.map(|path| name(&path).ok_or_else(|| DataError::unusable(&path, "the folder's name is not in UTF-8"))).collect()
 }
 
 /// The last part of a path.
 pub(super) fn name(path: &Path) -> Option<String> {
     path.file_name().and_then(|name| name.to_str()).map(str::to_owned)
+}
+
+/// Whether a name begins with a dot.
+pub(super) fn is_hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
 }
 
 /// Whether a file's name is one of a JPEG or PNG.

@@ -1,7 +1,7 @@
 //! Folders of JPEG and PNG files.
 
 use super::decode::{CHANNELS, read};
-use super::files::{entries, is_image, name, subfolders};
+use super::files::{entries, is_hidden, is_image, subfolders};
 use super::{Damaged, DataError, Image, ImageData, ImageOptions, ImageShape};
 use burn::data::dataset::{Dataset, DatasetError};
 use std::collections::BTreeMap;
@@ -103,8 +103,7 @@ fn classes(directory: &Path, train: &Path) -> Result<Vec<String>, DataError> {
 
 fn images_of(directory: &Path, class_name: &str, folder: &Path, class: usize, files: &mut Vec<Labelled>) -> Result<(), DataError> {
     let before = files.len();
-    let hidden = |path: &PathBuf| name(path).is_none_or(|name| name.starts_with('.'));
-    files.extend(entries(folder)?.into_iter().filter(|path| is_image(path) && !hidden(path)).map(|path| (path, class)));
+    files.extend(entries(folder)?.into_iter().filter(|path| is_image(path) && !is_hidden(path)).map(|path| (path, class)));
     if files.len() == before {
         let reason = format!("the class `{class_name}` has no image (jpg, jpeg or png) in {}", folder.display());
         return Err(DataError::unusable(directory, reason));

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 /// The version of the format, and the only one that is read.
 pub(super) const VERSION: u32 = 1;
@@ -109,13 +110,16 @@ pub(super) fn shard_path(directory: &Path, part: usize, shard: usize) -> PathBuf
 ///
 /// [`DataError`]: an image that is damaged and may not be skipped, a file that cannot be written, a folder with a pack of something else.
 pub fn pack(data: &ImageData, options: &PackOptions, out: &Path, progress: &(dyn Fn(usize) + Sync)) -> Result<PackReport, DataError> {
-    std::fs::create_dir_all(out).map_err(DataError::io("create the folder", out))?;
     let manifest = manifest(data, options, out)?;
+    std::fs::create_dir_all(out).map_err(DataError::io("create the folder", out))?;
     let path = out.join(MANIFEST);
     if path.exists() {
         let there: Manifest = read_json(&path)?;
         if there != manifest {
-            return Err(DataError::unusable(out, "it has a pack of something else, or one made with other options"));
+            return Err(DataError::unusable(
+                out,
+                "it has a pack of something else, of files that have changed since, or made with other options; remove it to pack again",
+            ));
         }
     } else {
         write_whole(&path, &json(&path, &manifest)?)?;
@@ -156,9 +160,14 @@ fn manifest(data: &ImageData, options: &PackOptions, out: &Path) -> Result<Manif
         for (index, class) in labels.iter().enumerate() {
             // Folder and name say which image it is; where the whole data set lies does not matter.
             if let Some(files) = &data.files {
-                for name in files[part][index].iter().rev().take(2) {
+                let file = &files[part][index];
+                for name in file.iter().rev().take(2) {
                     source.update(name.as_encoded_bytes()).update(b"/");
                 }
+                // A file that was replaced or repaired is another one.
+                let data = std::fs::metadata(file).map_err(DataError::io("look at", file))?;
+                let changed = data.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+                source.update(&data.len().to_le_bytes()).update(&changed.as_nanos().to_le_bytes());
             }
             source.update(&(*class as u64).to_le_bytes());
         }

@@ -11,7 +11,7 @@ use super::ExperimentError;
 use crate::data_parallel::{LossScale, Records, agree};
 use crate::report::schema::{Accuracy, CheckpointTime, CurvePoint, EpochTime, Method};
 use burn_rehearsal::PendingCheckpoint;
-use burn_rehearsal::checkpoint::{BUFFER, CheckpointError, FileEntry, Manifest, read_file, write_file};
+use burn_rehearsal::checkpoint::{BUFFER, CheckpointError, FileEntry, MANIFEST, Manifest, read_file, sync_directory, write_file};
 use burn_rehearsal::error::RehearsalError;
 use burn_rehearsal_collective::Collective;
 use serde::{Deserialize, Serialize};
@@ -76,6 +76,8 @@ pub(super) struct RunState {
     pub(super) train_s: f64,
     pub(super) phases: Vec<u64>,
     pub(super) checkpoints: CheckpointTime,
+    /// The digest of the manifest of the buffer's checkpoint, which belongs to this state and to no other; `None` if there is no buffer. Whoever writes the state fills it in.
+    pub(super) buffer: Option<String>,
 }
 
 /// The directories of one run's checkpoints.
@@ -85,6 +87,8 @@ pub(super) struct Directories<'a> {
     next: u64,
     /// The one that is being written.
     pending: Option<Part>,
+    /// Those that cannot be used, as rank 0 found.
+    damaged: Vec<u64>,
 }
 
 /// What was found on disk.
@@ -107,18 +111,18 @@ pub(super) struct KeptLearner {
 impl<'a> Directories<'a> {
     /// Looks for the newest checkpoint whose every byte is what was written. Collective: rank 0 looks, all read the same.
     pub(super) fn open(settings: &'a Checkpoints, collective: &mut dyn Collective) -> Result<(Self, Option<Found>), ExperimentError> {
-        let looked = if collective.rank() == 0 { newest(&settings.directory) } else { Ok((0, None)) };
+        let looked = if collective.rank() == 0 { newest(&settings.directory) } else { Ok(Looked::default()) };
         let words = match &looked {
-            Ok((next, found)) => [*next, found.unwrap_or(0), u64::from(found.is_some()), 0],
+            Ok(Looked { next, good, .. }) => [*next, good.unwrap_or(0), u64::from(good.is_some()), 0],
             Err(_) => [0, 0, 0, 1],
         };
         let [next, number, found, failed] = agree::gather(collective, words)?[0];
-        looked?;
+        let damaged = looked?.damaged;
         if failed != 0 {
             return Err(CheckpointError::Rank(0).into());
         }
         let found = if found == 0 { Ok(None) } else { read(&settings.directory.join(name(number))).map(Some) };
-        Ok((Self { settings, next, pending: None }, share(found, collective)?))
+        Ok((Self { settings, next, pending: None, damaged }, share(found, collective)?))
     }
 
     /// Begins the next checkpoint when the one before is [finished](Self::finish); `buffer` begins the buffer's in the directory it is given. Collective.
@@ -133,9 +137,16 @@ impl<'a> Directories<'a> {
         let directory = self.settings.directory.join(name(self.next));
         // The directory is a new one; whoever writes there first makes it.
         let buffer = buffer(&directory.join("buffer"))?;
-        let keep = self.settings.keep;
+        let (keep, damaged) = (self.settings.keep, self.damaged.clone());
         let part = if collective.rank() == 0 {
-            let write = move || write(&directory, state, records, buffer, keep).map(|bytes| Written { bytes, time: begun.elapsed() });
+            let write = move || {
+                let bytes = write(&directory, state, records, buffer)?;
+                // A file that will not go is no reason to end a run.
+                if let Err(error) = prune(&directory, keep, &damaged) {
+                    tracing::warn!("an older checkpoint is kept: {error}");
+                }
+                Ok(Written { bytes, time: begun.elapsed() })
+            };
             Part::First(std::thread::Builder::new().name("checkpoint".into()).spawn(write).map(Some))
         } else {
             Part::Other(buffer)
@@ -185,8 +196,11 @@ impl Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        // An error that nobody asked for anymore: there is one already.
-        let _ = self.wait();
+        // After a panic this rank's engine, and with it everybody's, may wait for steps that do not come before the buffer is dropped, which comes later.
+        if !std::thread::panicking() {
+            // An error that nobody asked for anymore: there is one already.
+            let _ = self.wait();
+        }
     }
 }
 
@@ -213,46 +227,78 @@ fn numbers(directory: &Path) -> Result<Vec<u64>, CheckpointError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(io("read the directory", directory))?,
     };
-    let mut numbers: Vec<u64> = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    let names = entries.map(|entry| entry.map(|entry| entry.file_name())).collect::<Result<Vec<_>, _>>();
+    let names = names.map_err(io("read the directory", directory))?;
+    let mut numbers: Vec<u64> = names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect();
     numbers.sort_unstable();
     Ok(numbers)
 }
 
-/// The number of the next checkpoint, and that of the newest good one. An error if there are some but none is good.
-fn newest(directory: &Path) -> Result<(u64, Option<u64>), ExperimentError> {
+/// What is in a directory of checkpoints.
+#[derive(Default)]
+struct Looked {
+    /// The number of the next.
+    next: u64,
+    /// The newest good one.
+    good: Option<u64>,
+    /// Newer ones that are not.
+    damaged: Vec<u64>,
+}
+
+/// An error if there are some but none is good, or if it cannot be seen whether there are: a run that began anew would take their place.
+fn newest(directory: &Path) -> Result<Looked, ExperimentError> {
     let numbers = numbers(directory)?;
-    let next = numbers.last().map_or(1, |last| last + 1);
+    let mut looked = Looked { next: numbers.last().map_or(1, |last| last + 1), ..Looked::default() };
     let mut first_error = None;
     for &number in numbers.iter().rev() {
         let path = directory.join(name(number));
         // Without its manifest it was never finished.
-        if !path.join(burn_rehearsal::checkpoint::MANIFEST).exists() {
+        if !is_complete(&path)? {
             continue;
         }
         match verify(&path) {
-            Ok(()) => return Ok((next, Some(number))),
+            Ok(()) => {
+                looked.good = Some(number);
+                return Ok(looked);
+            }
             Err(error) => {
                 tracing::warn!("{} cannot be used, looking for an earlier checkpoint: {error}", path.display());
+                looked.damaged.push(number);
                 first_error.get_or_insert(error);
             }
         }
     }
     match first_error {
         Some(newest) => Err(ExperimentError::NoCheckpoint { directory: directory.to_path_buf(), newest }),
-        None => Ok((next, None)),
+        None => Ok(looked),
     }
 }
 
+fn is_complete(path: &Path) -> Result<bool, CheckpointError> {
+    let manifest = path.join(MANIFEST);
+    manifest.try_exists().map_err(io("look for", &manifest))
+}
+
 fn verify(path: &Path) -> Result<(), CheckpointError> {
-    Manifest::read(path, RUN)?.verify(path)?;
+    let manifest = Manifest::read(path, RUN)?;
+    manifest.verify(path)?;
+    let Some(digest) = state_of(&manifest, path)?.buffer else { return Ok(()) };
     let buffer = path.join("buffer");
-    if buffer.exists() { Manifest::read(&buffer, BUFFER)?.verify(&buffer) } else { Ok(()) }
+    let manifest = Manifest::read(&buffer, BUFFER)?;
+    if manifest.digest() != digest {
+        return Err(CheckpointError::Damaged { path: buffer.join(MANIFEST), reason: "it belongs to another checkpoint".into() });
+    }
+    manifest.verify(&buffer)
+}
+
+fn state_of(manifest: &Manifest, path: &Path) -> Result<RunState, CheckpointError> {
+    manifest.state().map_err(|error| CheckpointError::Damaged { path: path.join(MANIFEST), reason: error.to_string() })
 }
 
 fn read(path: &Path) -> Result<Found, CheckpointError> {
     let manifest = Manifest::read(path, RUN)?;
-    let damaged = |reason: String| CheckpointError::Damaged { path: path.join(burn_rehearsal::checkpoint::MANIFEST), reason };
-    let state: RunState = serde_json::from_value(manifest.state().clone()).map_err(|error| damaged(error.to_string()))?;
+    let damaged = |reason: String| CheckpointError::Damaged { path: path.join(MANIFEST), reason };
+    let state = state_of(&manifest, path)?;
     let learner = match manifest.files() {
         [] => None,
         [entry] => {
@@ -275,7 +321,7 @@ fn remove(directory: &Path) -> Result<(), CheckpointError> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     };
-    let manifest = directory.join(burn_rehearsal::checkpoint::MANIFEST);
+    let manifest = directory.join(MANIFEST);
     missing_is_fine(std::fs::remove_file(&manifest)).map_err(io("remove", &manifest))?;
     missing_is_fine(std::fs::remove_dir_all(directory)).map_err(io("remove", directory))
 }
@@ -283,25 +329,21 @@ fn remove(directory: &Path) -> Result<(), CheckpointError> {
 /// What rank 0's thread does; gives the bytes of the whole checkpoint. What is left of one that could not be completed is removed.
 fn write(
     directory: &Path,
-    state: RunState,
+    mut state: RunState,
     records: Option<Records>,
     buffer: Option<PendingCheckpoint>,
-    keep: usize,
 ) -> Result<u64, ExperimentError> {
     // The buffer comes first: its engines answer to the next step or task once they have begun, and need the processors for that.
-    let buffer = buffer.map_or(Ok(0), |buffer| buffer.wait().map(|saved| saved.bytes));
+    let saved = buffer.map(PendingCheckpoint::wait).transpose();
     // From here on nobody else writes to the directory.
-    let written = buffer.map_err(ExperimentError::from).and_then(|bytes| {
-        let files = write_learner(directory, records)?;
-        Ok(seal(directory, files, state)? + bytes)
-    });
-    match written {
-        Ok(bytes) => prune(directory, keep).map(|()| bytes).map_err(Into::into),
-        Err(error) => {
-            let _ = remove(directory);
-            Err(error)
+    let written = saved.map_err(ExperimentError::from).and_then(|saved| {
+        if saved.is_some() {
+            state.buffer = Some(Manifest::read(&directory.join("buffer"), BUFFER)?.digest().to_owned());
         }
-    }
+        let files = write_learner(directory, records)?;
+        Ok(seal(directory, files, &state)? + saved.map_or(0, |saved| saved.bytes))
+    });
+    written.inspect_err(|_| drop(remove(directory)))
 }
 
 fn write_learner(directory: &Path, records: Option<Records>) -> Result<Vec<FileEntry>, ExperimentError> {
@@ -320,20 +362,27 @@ fn statistics_of(rank: usize) -> String {
 }
 
 /// Makes it a checkpoint; gives the bytes of its own files.
-fn seal(directory: &Path, files: Vec<FileEntry>, state: RunState) -> Result<u64, CheckpointError> {
+fn seal(directory: &Path, files: Vec<FileEntry>, state: &RunState) -> Result<u64, CheckpointError> {
     let damaged = |error: serde_json::Error| CheckpointError::Damaged { path: directory.to_path_buf(), reason: error.to_string() };
-    let manifest = Manifest::new(RUN, files, serde_json::to_value(state).map_err(damaged)?);
+    let manifest = Manifest::new(RUN, files, state).map_err(damaged)?;
     manifest.write(directory)?;
+    // The first checkpoint of a run makes the directories above it, too.
+    directory.ancestors().skip(2).take(2).try_for_each(sync_directory)?;
     Ok(manifest.bytes())
 }
 
-/// Removes all but the newest checkpoints, now that there is another.
-fn prune(directory: &Path, keep: usize) -> Result<(), CheckpointError> {
+/// Removes all but the newest checkpoints, now that there is another; a `damaged` one is none.
+fn prune(directory: &Path, keep: usize, damaged: &[u64]) -> Result<(), CheckpointError> {
     let parent = directory.parent().unwrap_or(directory);
-    let mut old = numbers(parent)?;
-    // What is incomplete, from an attempt that was killed, goes too.
-    let complete = |number: &u64| parent.join(name(*number)).join(burn_rehearsal::checkpoint::MANIFEST).exists();
-    let kept: Vec<u64> = old.iter().copied().filter(complete).rev().take(keep.max(1)).collect();
-    old.retain(|number| !kept.contains(number));
-    old.into_iter().try_for_each(|number| remove(&parent.join(name(number))))
+    let (mut kept, mut old) = (0, Vec::new());
+    for number in numbers(parent)?.into_iter().rev() {
+        let path = parent.join(name(number));
+        if kept < keep.max(1) && !damaged.contains(&number) && is_complete(&path)? {
+            kept += 1;
+        } else {
+            // What is incomplete, from an attempt that was killed, goes too.
+            old.push(path);
+        }
+    }
+    old.iter().try_for_each(|path| remove(path))
 }

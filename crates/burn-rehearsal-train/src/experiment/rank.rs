@@ -370,6 +370,9 @@ impl<W: Workload> Run<'_, W> {
         for task in 0..stream.tasks() {
             let loader = self.part(stream.test(task).to_vec());
             let evaluation = evaluate(model, &*loader, self.collective.as_mut())?;
+            if evaluation.rows == 0 {
+                return Err(ExperimentError::Data(format!("there is no test sample of task {}, or none that can be used", task + 1)));
+            }
             accuracies.0.push(evaluation.top1_accuracy());
             accuracies.1.push(evaluation.top5_accuracy());
         }

@@ -67,12 +67,17 @@ pub fn groups(reports: &[RunReport]) -> Vec<Group<'_>> {
     keyed.into_iter().zip(labels).map(|((_, group), label)| Group { label, ..group }).collect()
 }
 
-/// The incremental run that a run is best compared with: the one whose configuration has most in common with it, of several the one with its seed.
+/// The incremental run that a run is best compared with: of those with the same data, tasks and network the one whose configuration has most in common with it, of several the one with its seed.
 pub(super) fn reference<'a>(report: &RunReport, reports: impl DoubleEndedIterator<Item = &'a RunReport>) -> Option<&'a RunReport> {
     let own = key(report);
     let likeness = |other: &&RunReport| (key(other).iter().filter(|field| own.contains(field)).count(), other.seed == report.seed);
+    // Times on other data, or of another network, say nothing about rehearsal.
+    let comparable = |other: &&RunReport| {
+        let same = |option: &str| report.config.get(option) == other.config.get(option);
+        other.method == Method::Incremental && other.tasks == report.tasks && same("data") && same("model")
+    };
     // `max_by_key` would take the last of equals.
-    reports.rev().filter(|other| other.method == Method::Incremental).max_by_key(likeness)
+    reports.rev().filter(comparable).max_by_key(likeness)
 }
 
 /// The mean training time of the group of incremental runs that a group is best compared with, in seconds.

@@ -2,6 +2,7 @@
 
 use super::error::{CheckpointError, io};
 use super::file::{FileEntry, FileReader};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -12,11 +13,11 @@ pub const MANIFEST: &str = "manifest.json";
 
 /// The version that is written, and the only one that is read.
 const VERSION: u64 = 1;
-/// The largest manifest that is read.
+/// The largest manifest that is written, and read.
 const MOST_BYTES: u64 = 64 << 20;
 
 /// What a checkpoint consists of.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     version: u64,
@@ -24,8 +25,8 @@ pub struct Manifest {
     kind: String,
     /// The files, all in the manifest's directory.
     files: Vec<FileEntry>,
-    /// Anything that its writer wants to know again.
-    state: serde_json::Value,
+    /// Anything that its writer wants to know again, as the text of a JSON of its own: a tree of a stranger's values would take forty times the memory.
+    state: String,
     /// BLAKE3 of the manifest with this field empty.
     digest: String,
 }
@@ -37,9 +38,21 @@ struct Versioned {
 }
 
 impl Manifest {
-    /// The manifest of a checkpoint of kind `kind`.
-    pub fn new(kind: &str, files: Vec<FileEntry>, state: serde_json::Value) -> Self {
-        Self { version: VERSION, kind: kind.to_owned(), files, state, digest: String::new() }
+    /// The manifest of a checkpoint of kind `kind`, which is also to hold `state`.
+    ///
+    /// # Errors
+    ///
+    /// If `state` cannot be written as JSON.
+    pub fn new(kind: &str, files: Vec<FileEntry>, state: &impl Serialize) -> Result<Self, serde_json::Error> {
+        Self { version: VERSION, kind: kind.to_owned(), files, state: serde_json::to_string(state)?, digest: String::new() }.with_digest()
+    }
+
+    /// With the digest that is its own.
+    fn with_digest(mut self) -> Result<Self, serde_json::Error> {
+        self.digest = String::new();
+        let without = serde_json::to_string(&self)?;
+        self.digest = blake3::hash(without.as_bytes()).to_hex().to_string();
+        Ok(self)
     }
 
     /// The files.
@@ -48,8 +61,17 @@ impl Manifest {
     }
 
     /// What the writer wanted to know again.
-    pub fn state(&self) -> &serde_json::Value {
-        &self.state
+    ///
+    /// # Errors
+    ///
+    /// If it is no such thing.
+    pub fn state<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_str(&self.state)
+    }
+
+    /// BLAKE3 of all that the manifest says, hence of every byte of its checkpoint, in hexadecimal digits.
+    pub fn digest(&self) -> &str {
+        &self.digest
     }
 
     /// The bytes of all files.
@@ -57,22 +79,19 @@ impl Manifest {
         self.files.iter().map(|file| file.bytes).sum()
     }
 
-    /// The manifest as text, with its digest.
-    fn text(&self) -> Result<String, serde_json::Error> {
-        let without = serde_json::to_string(&Self { digest: String::new(), ..self.clone() })?;
-        let digest = blake3::hash(without.as_bytes()).to_hex().to_string();
-        serde_json::to_string(&Self { digest, ..self.clone() })
-    }
-
     /// Makes `directory`, whose files are complete and synchronised, a checkpoint: atomically, and on the disk when this returns.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Io`]; the directory is then what it was.
+    /// [`CheckpointError::Io`], or [`CheckpointError::Damaged`] for a manifest that is too large to be read again; the directory is then what it was.
     pub fn write(&self, directory: &Path) -> Result<(), CheckpointError> {
         let path = directory.join(MANIFEST);
         let temporary = directory.join(".manifest.tmp");
-        let text = self.text().map_err(|error| CheckpointError::Damaged { path: path.clone(), reason: error.to_string() })?;
+        let damaged = |reason: String| CheckpointError::Damaged { path: path.clone(), reason };
+        let text = serde_json::to_string(self).map_err(|error| damaged(error.to_string()))?;
+        if text.len() as u64 > MOST_BYTES {
+            return Err(damaged(format!("it would have {} bytes, and at most {MOST_BYTES} are read", text.len())));
+        }
         let mut file = File::create(&temporary).map_err(io("create", &temporary))?;
         file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(io("write", &temporary))?;
         std::fs::rename(&temporary, &path).map_err(io("write", &path))?;
@@ -111,9 +130,12 @@ impl Manifest {
         if version != VERSION {
             return Err(CheckpointError::Version { path, found: version, supported: VERSION });
         }
-        let manifest: Self = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+        let read = serde_json::from_slice(&text)
+            .and_then(Self::with_digest)
+            .and_then(|manifest| Ok((serde_json::to_string(&manifest)?, manifest)));
+        let (canonical, manifest) = read.map_err(|error| damaged(error.to_string()))?;
         // There is one way to write a manifest: whatever differs in a single bit is not what was written.
-        if manifest.text().map_err(|error| damaged(error.to_string()))?.as_bytes() != text {
+        if canonical.as_bytes() != text {
             return Err(damaged("its digest is not its own".into()));
         }
         if manifest.kind != kind {
@@ -133,7 +155,11 @@ impl Manifest {
 }
 
 /// Makes the names in a directory survive a crash of the machine, where directories can be synchronised.
-fn sync_directory(path: &Path) -> Result<(), CheckpointError> {
+///
+/// # Errors
+///
+/// [`CheckpointError::Io`].
+pub fn sync_directory(path: &Path) -> Result<(), CheckpointError> {
     if cfg!(unix) && !path.as_os_str().is_empty() {
         File::open(path).and_then(|directory| directory.sync_all()).map_err(io("write", path))?;
     }

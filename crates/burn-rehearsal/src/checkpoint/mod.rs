@@ -18,7 +18,7 @@ mod manifest;
 
 pub use error::CheckpointError;
 pub use file::FileEntry;
-pub use manifest::{MANIFEST, Manifest};
+pub use manifest::{MANIFEST, Manifest, sync_directory};
 
 pub(crate) use error::io;
 pub(crate) use file::{FileReader, FileWriter};

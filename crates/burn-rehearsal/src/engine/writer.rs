@@ -144,13 +144,15 @@ fn complete(
             Err(written.err().unwrap_or(CheckpointError::Rank(rank)))
         }
         Some(entries) => {
-            let manifest = Manifest::new(BUFFER, entries, serde_json::Value::Null);
-            let sealed = if rank == 0 { manifest.write(directory) } else { Ok(()) };
+            let bytes = entries.iter().map(|entry| entry.bytes).sum();
+            let damaged = |error: serde_json::Error| CheckpointError::Damaged { path: directory.to_path_buf(), reason: error.to_string() };
+            let seal = || Manifest::new(BUFFER, entries, &()).map_err(damaged)?.write(directory);
+            let sealed = if rank == 0 { seal() } else { Ok(()) };
             // Nobody says that there is a checkpoint before there is one.
             let all = header::gather_bytes(collective, &[u8::from(sealed.is_ok())])?;
             match all.iter().position(|flag| flag != &[1]) {
                 Some(rank) => Err(sealed.err().unwrap_or(CheckpointError::Rank(rank))),
-                None => Ok(Saved { bytes: manifest.bytes() }),
+                None => Ok(Saved { bytes }),
             }
         }
     };

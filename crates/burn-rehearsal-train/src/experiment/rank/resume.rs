@@ -135,6 +135,7 @@ impl<W: Workload> Run<'_, W> {
             train_s: self.train_time.as_secs_f64(),
             phases: self.strategy.timer().counters(),
             checkpoints: CheckpointTime { written: self.checkpoints.written + 1, ..self.checkpoints },
+            buffer: None,
         };
         let buffer = self.buffer.clone();
         let begin_buffer = |directory: &std::path::Path| Ok(buffer.map(|buffer| buffer.begin_checkpoint(directory)).transpose()?);
