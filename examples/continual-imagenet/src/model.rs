@@ -157,3 +157,45 @@ impl InferenceStep for Network {
         self.classify(batch)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use safetensors::Dtype;
+    use safetensors::tensor::TensorView;
+
+    /// Bytes of `sin(0.37 i + offset) × scale`.
+    fn wave(offset: f64, count: usize, scale: f64) -> Vec<u8> {
+        (0..count).flat_map(|i| (((0.37 * i as f64 + offset).sin() * scale) as f32).to_le_bytes()).collect()
+    }
+
+    /// The expected scores are those of PyTorch 2.15: `Linear(784, 100), ReLU, Linear(100, 100), ReLU, Linear(100, 10)` with the same weights and images.
+    #[test]
+    fn the_mlp_answers_as_pytorchs_with_the_same_weights() {
+        const PYTORCH: [f32; 20] = [
+            -0.74412, -1.0702, -0.89128, -0.27946, 0.48803, 1.05763, 1.1644, 0.75604, 0.01771, -0.71397, -0.41962, -0.598, -0.49293,
+            -0.14186, 0.30033, 0.63269, 0.70159, 0.47249, 0.04646, -0.38641,
+        ];
+        let device = Device::default();
+        let linear = |from, to| LinearConfig::new(from, to).init(&device);
+        let [first, second, output] = [linear(784, HIDDEN), linear(HIDDEN, HIDDEN), linear(HIDDEN, 10)];
+        let layers = [("first", vec![HIDDEN, 784]), ("second", vec![HIDDEN, HIDDEN]), ("output", vec![10, HIDDEN])];
+        let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = (1..)
+            .zip(layers)
+            .flat_map(|(number, (name, shape))| {
+                let (weight, bias) = (wave(f64::from(number), shape[0] * shape[1], 0.1), wave(f64::from(number) + 3.0, shape[0], 0.1));
+                [(format!("{name}.bias"), vec![shape[0]], bias), (format!("{name}.weight"), shape, weight)]
+            })
+            .collect();
+        let views = tensors.iter().map(|(name, shape, bytes)| (name, TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("mlp.safetensors");
+        safetensors::serialize_to_file(views, None, &path).unwrap();
+
+        let network = Network::Mlp(Mlp { first, second, output, relu: Relu::new() }).load(&path).unwrap();
+        let images: Vec<f32> = wave(0.0, 2 * 784, 1.0).chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
+        let images = Tensor::<4>::from_data(burn::tensor::TensorData::new(images, [2, 1, 28, 28]), &device);
+        let scores: Vec<f32> = network.forward(images).into_data().try_into_vec().unwrap();
+        assert!(scores.len() == 20 && scores.iter().zip(PYTORCH).all(|(ours, theirs)| (ours - theirs).abs() < 1e-4), "{scores:?}");
+    }
+}
