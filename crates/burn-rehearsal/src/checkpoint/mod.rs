@@ -2,7 +2,7 @@
 //!
 //! A checkpoint is a directory of [safetensors](https://github.com/huggingface/safetensors) files and a `manifest.json` that names each of them with its size and
 //! its BLAKE3 digest. The manifest is written last, to a temporary file that is synchronised and then renamed: without it the directory is no checkpoint, and
-//! with it everything is there. Whoever reads one checks every byte, allocates no more than the files are long, and reports what is wrong with the name of the
+//! with it everything is there. Whoever reads one checks every byte, allocates no more than a few times what the files are long, and reports what is wrong with the name of the
 //! file; nothing in a file is ever run.
 //!
 //! Every checkpoint is whole: it writes rows again that have not changed since the one before, so that no checkpoint depends on the files of another, damage to one
