@@ -183,6 +183,13 @@ fn main() -> ExitCode {
         eprintln!("usage: soak [STEPS [RANKS]]");
         return ExitCode::FAILURE;
     };
+    if steps * C * YOUTH / TASKS < CAPACITY {
+        eprintln!(
+            "soak: a young buffer is not full after {YOUTH} of {TASKS} tasks; at least {} steps are needed",
+            CAPACITY * TASKS / C / YOUTH
+        );
+        return ExitCode::FAILURE;
+    }
     head(&format!("soak: b = {B}, c = {C}, r = {R}, |B| = {CAPACITY}, rows of {} bytes, {CLASSES} classes", 3 * SIDE * SIDE));
     let base = RehearsalConfig::new(Capacity::Samples(CAPACITY)).with_candidates(C).with_representatives(R);
     let buffers = [
@@ -200,6 +207,6 @@ fn main() -> ExitCode {
         ),
     ];
     // All of them, also when the first grows.
-    let flat = buffers.iter().filter(|(name, config)| soak(name, config, ranks, (steps / TASKS).max(1))).count();
+    let flat = buffers.iter().filter(|(name, config)| soak(name, config, ranks, steps / TASKS)).count();
     if flat == buffers.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

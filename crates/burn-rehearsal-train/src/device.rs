@@ -77,8 +77,8 @@ pub fn wgpu() -> Result<Gpu, NoGpu> {
 
 /// The NVIDIA GPU number `index`, which is opened.
 ///
-/// Burn knows no other way to ask than to open it, which panics if there is none. That panic is heard and not shown: call this before there are other threads, whose panics
-/// would go unseen meanwhile.
+/// Burn knows no other way to ask than to open it, which panics if there is none. That panic is heard and not shown; nor are those of other threads meanwhile. The same answer in
+/// every call.
 ///
 /// # Errors
 ///
@@ -86,9 +86,16 @@ pub fn wgpu() -> Result<Gpu, NoGpu> {
 #[cfg(feature = "cuda")]
 pub fn cuda(index: usize) -> Result<Gpu, NoGpu> {
     use burn::tensor::Tensor;
+    use std::collections::BTreeMap;
     use std::panic::{PanicHookInfo, set_hook, take_hook};
     use std::sync::{Arc, Mutex, PoisonError};
 
+    // Held until the hook is what it was: two threads that change it at once would not restore it.
+    static OPENED: Mutex<BTreeMap<usize, Result<Gpu, NoGpu>>> = Mutex::new(BTreeMap::new());
+    let mut known = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = known.get(&index) {
+        return known.clone();
+    }
     let device = Device::cuda(index);
     let heard = Arc::new(Mutex::new(None));
     let (before, listener) = (take_hook(), heard.clone());
@@ -98,13 +105,16 @@ pub fn cuda(index: usize) -> Result<Gpu, NoGpu> {
     }));
     let opened = std::panic::catch_unwind(|| Tensor::<1>::ones([1], &device).try_into_data().is_ok());
     set_hook(before);
-    if !matches!(opened, Ok(true)) {
-        let reason = heard.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_else(|| "it does not compute".to_owned());
+    let gpu = if matches!(opened, Ok(true)) {
+        let name = device.identity().map_or_else(|| "a GPU without a name".to_owned(), |identity| identity.name);
+        Ok(Gpu { device, name })
+    } else {
+        let reason = heard.lock().unwrap_or_else(PoisonError::into_inner).take().filter(|reason| !reason.is_empty());
         // What follows are the names of all files that were looked for.
-        return Err(NoGpu(reason.split(" - ").next().unwrap_or_default().to_owned()));
-    }
-    let name = device.identity().map_or_else(|| "a GPU without a name".to_owned(), |identity| identity.name);
-    Ok(Gpu { device, name })
+        Err(NoGpu(reason.as_deref().and_then(|reason| reason.split(" - ").next()).unwrap_or("it does not compute").to_owned()))
+    };
+    known.insert(index, gpu.clone());
+    gpu
 }
 
 #[cfg(test)]

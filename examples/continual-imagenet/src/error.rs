@@ -25,6 +25,9 @@ pub enum AppError {
     /// An output directory that another run is using.
     #[error("another run is using the directory {}; choose another with `--out`", .0.display())]
     Taken(PathBuf),
+    /// A signal before training began.
+    #[error("interrupted before training began; nothing was changed")]
+    Interrupted,
     /// An unfinished run with another configuration.
     #[error(
         "the directory {} holds an unfinished run that was configured differently: {changed}; go on with the same options, begin anew with `--fresh`, or choose \

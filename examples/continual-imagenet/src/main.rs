@@ -47,7 +47,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error}");
-            ExitCode::FAILURE
+            if matches!(error, AppError::Interrupted) { ExitCode::from(stop::INTERRUPTED) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -10,7 +10,9 @@ use burn_rehearsal_train::report::schema::{Method, REPORT_FILE};
 use burn_rehearsal_train::report::{RunReport, write_atomically};
 use serde_json::Value;
 use std::fs::{DirEntry, File, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Every epoch, while a run goes on and after it.
 pub const CURVES: &str = "curves.csv";
@@ -18,6 +20,9 @@ pub const CURVES: &str = "curves.csv";
 const JOB: &str = "job.json";
 const LOCK: &str = ".lock";
 const CHECKPOINTS: &str = "checkpoints";
+/// How often to look again when another run ends in the same moment, and after how long.
+const TRIES: usize = 50;
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Options that change no result, so that a job can go on with others.
 const OF_NO_MATTER: [&str; 13] = [
@@ -65,10 +70,10 @@ impl Place {
     /// [`AppError`] if it cannot be written, another run uses it, or it holds an unfinished job that was configured differently.
     pub fn claim(config: &Config, methods: &[Method], fresh: bool) -> Result<Self, AppError> {
         let finished = |out: &Path| {
-            let reported = methods.iter().any(|method| out.join(method.to_string()).join(REPORT_FILE).exists());
-            reported && !out.join(JOB).exists() && !methods.iter().any(|&method| has_manifest(&checkpoints(out, method)))
+            let is_done = |method: &Method| RunReport::read(&out.join(method.to_string())).is_ok_and(|report| report.complete);
+            !out.join(JOB).exists() && methods.iter().any(is_done)
         };
-        let mut made = Vec::new();
+        let (mut made, mut tries) = (Vec::new(), 0);
         let (out, lock) = loop {
             let mut out = config.out.clone();
             let mut number = 1;
@@ -82,7 +87,14 @@ impl Place {
             made.extend(out.ancestors().take_while(missing).map(Path::to_path_buf));
             std::fs::create_dir_all(&out).map_err(io("create the directory", &out))?;
             let path = out.join(LOCK);
-            let lock = File::create(&path).map_err(io("write to the directory", &out))?;
+            let lock = match File::create(&path) {
+                // Whoever made the directory may have removed it again.
+                Err(error) if error.kind() == ErrorKind::NotFound && tries < TRIES => {
+                    tries += 1;
+                    continue;
+                }
+                lock => lock.map_err(io("write to the directory", &out))?,
+            };
             match lock.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Err(AppError::Taken(out)),
@@ -91,7 +103,13 @@ impl Place {
             }
             // Whoever had the lock may have ended meanwhile, and taken the file with it or left a finished job.
             if !is_at(&lock, &path) {
-                continue;
+                if tries < TRIES {
+                    tries += 1;
+                    std::thread::sleep(PAUSE);
+                    continue;
+                }
+                // Some file systems do not say which file is which.
+                tracing::warn!("cannot tell whether the output directory is locked");
             }
             if !fresh && finished(&out) {
                 let _ = std::fs::remove_file(&path);
@@ -101,13 +119,13 @@ impl Place {
         };
         let config_now = serde_json::to_value(config).unwrap_or_default();
         let mut place = Self { out, methods: methods.to_vec(), config: config_now, made, resumed: false, _lock: lock };
-        let settled = place.settle(fresh);
+        let settled = place.settle(fresh, config.weights.as_deref());
         settled.inspect_err(|_| place.unlock())?;
         Ok(place)
     }
 
-    /// Takes over the unfinished job, or begins one.
-    fn settle(&mut self, fresh: bool) -> Result<(), AppError> {
+    /// Takes over the unfinished job, or begins one that starts from `weights`.
+    fn settle(&mut self, fresh: bool, weights: Option<&Path>) -> Result<(), AppError> {
         let path = self.out.join(JOB);
         let job = serde_json::json!({ "methods": self.methods, "config": self.config });
         if !fresh && path.try_exists().map_err(io("look for", &path))? {
@@ -121,23 +139,28 @@ impl Place {
             self.resumed = true;
             return Ok(());
         }
-        for &method in &self.methods {
-            let checkpoints = checkpoints(&self.out, method);
-            // Hours of work, whatever happened to the file that says whose.
-            if !fresh && has_manifest(&checkpoints) {
-                return Err(AppError::DamagedJob {
-                    path,
-                    reason: format!("it is missing, but there are checkpoints in {}", checkpoints.display()),
-                });
-            }
-            // A report of before must not be taken for this job's, should it be interrupted.
-            let results = [REPORT_FILE, NETWORK].map(|file| self.out.join(method.to_string()).join(file));
-            let removed = results.iter().map(|file| (file, std::fs::remove_file(file)));
-            for (path, removed) in removed.chain([(&checkpoints, std::fs::remove_dir_all(&checkpoints))]) {
-                match removed {
-                    Err(source) if source.kind() != std::io::ErrorKind::NotFound => return Err(io("remove", path)(source)),
-                    _ => {}
-                }
+        let all_checkpoints: Vec<PathBuf> = self.methods.iter().map(|&method| checkpoints(&self.out, method)).collect();
+        // Hours of work, whatever happened to the file that says whose.
+        if let Some(kept) = all_checkpoints.iter().find(|kept| !fresh && has_manifest(kept)) {
+            return Err(AppError::DamagedJob { path, reason: format!("it is missing, but there are checkpoints in {}", kept.display()) });
+        }
+        // A report of before must not be taken for this job's, should it be interrupted.
+        let result = |method: &Method| [REPORT_FILE, NETWORK].map(|file| self.out.join(method.to_string()).join(file));
+        let results: Vec<PathBuf> = self.methods.iter().flat_map(result).collect();
+        let same = |weights: &Path, file: &Path| matches!((file.canonicalize(), weights.canonicalize()), (Ok(a), Ok(b)) if a == b);
+        if let Some(weights) = weights.filter(|weights| results.iter().any(|file| same(weights, file))) {
+            return Err(AppError::option(
+                "weights",
+                weights.display(),
+                "is what this run would replace; copy it, or choose another `--out`",
+            ));
+        }
+        let files = results.iter().map(|file| (file, std::fs::remove_file(file)));
+        let removed = files.chain(all_checkpoints.iter().map(|directory| (directory, std::fs::remove_dir_all(directory))));
+        for (path, removed) in removed {
+            match removed {
+                Err(source) if source.kind() != ErrorKind::NotFound => return Err(io("remove", path)(source)),
+                _ => {}
             }
         }
         Ok(write_atomically(&path, &format!("{job}\n"))?)
@@ -168,8 +191,10 @@ impl Place {
 
     /// Lets others use the directory.
     pub fn unlock(&self) {
-        // While it is locked; a file that stays is no lock.
-        let _ = std::fs::remove_file(self.out.join(LOCK));
+        // While it is locked; a file that stays is no lock. Where an open file's name cannot be told from another's (`is_at`), it stays.
+        if cfg!(unix) {
+            let _ = std::fs::remove_file(self.out.join(LOCK));
+        }
     }
 
     /// A job that failed before it had anything to keep leaves nothing behind.
@@ -199,10 +224,13 @@ fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> AppEr
 
 /// Whether a directory holds checkpoints; what cannot be seen is taken for one.
 fn has_manifest(directory: &Path) -> bool {
-    let is_one = |entry: std::io::Result<DirEntry>| entry.and_then(|entry| entry.path().join(MANIFEST).try_exists()).unwrap_or(true);
+    let is_one = |entry: std::io::Result<DirEntry>| match entry.and_then(|entry| entry.path().join(MANIFEST).try_exists()) {
+        Err(error) => error.kind() != ErrorKind::NotADirectory,
+        Ok(there) => there,
+    };
     match std::fs::read_dir(directory) {
         Ok(entries) => entries.into_iter().any(is_one),
-        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+        Err(error) => error.kind() != ErrorKind::NotFound,
     }
 }
 
@@ -214,7 +242,7 @@ fn is_at(file: &File, path: &Path) -> bool {
         let names = |data: std::fs::Metadata| (data.dev(), data.ino());
         matches!((file.metadata().map(names), path.metadata().map(names)), (Ok(open), Ok(there)) if open == there)
     }
-    // Elsewhere an open file keeps its name.
+    // Elsewhere nobody removes the file.
     #[cfg(not(unix))]
     {
         let _ = (file, path);

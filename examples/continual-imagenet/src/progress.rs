@@ -140,6 +140,8 @@ impl Observer for Progress {
         let mut before = gauges.read();
         Box::new(move |epoch| {
             shared.keep(epoch);
+            let now = gauges.read();
+            let earlier = std::mem::replace(&mut before, now);
             let measured = !epoch.point.top1.is_empty();
             let shown = match shared.display {
                 Display::Plain => true,
@@ -149,14 +151,12 @@ impl Observer for Progress {
             if !shown {
                 return;
             }
-            let now = gauges.read();
             let top1 = lock(&shared.live).top1_of(epoch.point.epoch + 1);
-            let mut words = figures(epoch.point.train_loss, top1, epoch.time.samples_per_s(), before, now, shared.plan.capacity);
+            let mut words = figures(epoch.point.train_loss, top1, epoch.time.samples_per_s(), earlier, now, shared.plan.capacity);
             if measured {
                 let seen = epoch.point.top1.iter().take(epoch.point.task + 1);
                 words.push_str(&format!("  per task [{}]", percentages(seen.copied().flatten())));
             }
-            before = now;
             let place = shared.plan.place(epoch.point.task, epoch.point.epoch + 1);
             let eta = lock(&shared.live).eta(Instant::now());
             // Whoever asks for an evaluation wants to see it.

@@ -98,6 +98,14 @@ impl Job {
         if !config.overridden.is_empty() {
             heading.push(format!("other than in the recipe: {}", config.overridden.join(", ")));
         }
+        // Whoever stops a run before it begins wants nothing of what is there to be touched.
+        let stopped = match &mut process {
+            None => stop.requested(),
+            Some(process) => transport::any(stop.requested(), process.as_mut())?,
+        };
+        if stopped {
+            return Err(AppError::Interrupted);
+        }
         let place = if first { Some(Place::claim(&config, methods, fresh)?) } else { None };
         if let Some(place) = &place {
             config.out = place.out().to_path_buf();
@@ -191,8 +199,8 @@ impl Job {
             }
             place.unlock();
         }
-        // Whoever asked too late got everything, and need not ask again.
-        Ok(if complete || !self.stop.requested() { ExitCode::SUCCESS } else { ExitCode::from(INTERRUPTED) })
+        // The same on all processes, whichever was asked; and whoever asked too late got everything, and need not begin again.
+        Ok(if complete { ExitCode::SUCCESS } else { ExitCode::from(INTERRUPTED) })
     }
 
     /// What earlier jobs with other methods left in the directory: it belongs on the same page.

@@ -284,7 +284,8 @@ fn a_checkpoint_without_its_own_buffer_is_none_and_takes_no_place_of_a_good_one(
         }
         interrupted(directory.path(), &RUN, "goes on");
         let left = checkpoints(directory.path());
-        assert!(left.len() == 2 && left[0] == found[0] && left[1] > found[1], "{left:?}");
+        // Of those that were there only the good one may be left.
+        assert!(left.len() == 2 && !left.contains(&found[1]), "{left:?}");
         succeed(directory.path(), &RUN);
         assert_eq!(result(&directory.path().join("out/rehearsal")), whole, "the buffer is missing: {missing}");
     }
@@ -295,6 +296,10 @@ fn a_run_that_began_anew_and_was_interrupted_is_not_the_finished_one_of_before()
     let directory = TempDir::new().unwrap();
     succeed(directory.path(), &RUN);
     let other = [&RUN[..], &["--seed", "5"]].concat();
+    let own = [&other[..], &["--fresh", "--weights", "out/rehearsal/model.safetensors"]].concat();
+    let (code, _, stderr) = finish(start(directory.path(), &own));
+    assert!(code == Some(1) && stderr.contains("would replace"), "{stderr}");
+    assert!(directory.path().join("out/rehearsal/model.safetensors").exists());
     interrupted(directory.path(), &[&other[..], &["--fresh"]].concat(), "task 1/3  average");
     assert!(!directory.path().join("out/rehearsal/model.safetensors").exists());
     let stdout = succeed(directory.path(), &other);

@@ -147,6 +147,17 @@ pub fn pack(data: &ImageData, options: &PackOptions, out: &Path, progress: &(dyn
     Ok(report)
 }
 
+/// The length of every file and when it was written, in nanoseconds since 1970: one that was replaced or repaired is another one.
+fn stamps(data: &ImageData) -> Result<[Vec<(u64, u128)>; 2], DataError> {
+    let stamp = |file: &PathBuf| {
+        let data = std::fs::metadata(file).map_err(DataError::io("look at", file))?;
+        let written = data.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+        Ok((data.len(), written.as_nanos()))
+    };
+    let of_part = |part: usize| data.files.as_ref().map_or(Ok(Vec::new()), |files| files[part].par_iter().map(stamp).collect());
+    Ok([of_part(0)?, of_part(1)?])
+}
+
 fn manifest(data: &ImageData, options: &PackOptions, out: &Path) -> Result<Manifest, DataError> {
     let samples = [data.train_labels.len(), data.test_labels.len()];
     let pixels = options.format == Format::Pixels;
@@ -155,6 +166,7 @@ fn manifest(data: &ImageData, options: &PackOptions, out: &Path) -> Result<Manif
         return Err(DataError::unusable(out, "only image folders can be packed as original files; this data has no file for each image"));
     }
     let mut source = blake3::Hasher::new();
+    let stamps = stamps(data)?;
     for (part, labels) in [&data.train_labels, &data.test_labels].into_iter().enumerate() {
         source.update(PARTS[part].as_bytes());
         for (index, class) in labels.iter().enumerate() {
@@ -164,10 +176,8 @@ fn manifest(data: &ImageData, options: &PackOptions, out: &Path) -> Result<Manif
                 for name in file.iter().rev().take(2) {
                     source.update(name.as_encoded_bytes()).update(b"/");
                 }
-                // A file that was replaced or repaired is another one.
-                let data = std::fs::metadata(file).map_err(DataError::io("look at", file))?;
-                let changed = data.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
-                source.update(&data.len().to_le_bytes()).update(&changed.as_nanos().to_le_bytes());
+                let (bytes, changed) = stamps[part][index];
+                source.update(&bytes.to_le_bytes()).update(&changed.to_le_bytes());
             }
             source.update(&(*class as u64).to_le_bytes());
         }

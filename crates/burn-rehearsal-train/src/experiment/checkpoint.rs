@@ -263,7 +263,10 @@ fn newest(directory: &Path) -> Result<Looked, ExperimentError> {
             }
             Err(error) => {
                 tracing::warn!("{} cannot be used, looking for an earlier checkpoint: {error}", path.display());
-                looked.damaged.push(number);
+                // What could not be read now may be readable another time.
+                if matches!(error, CheckpointError::Damaged { .. }) {
+                    looked.damaged.push(number);
+                }
                 first_error.get_or_insert(error);
             }
         }
@@ -276,7 +279,11 @@ fn newest(directory: &Path) -> Result<Looked, ExperimentError> {
 
 fn is_complete(path: &Path) -> Result<bool, CheckpointError> {
     let manifest = path.join(MANIFEST);
-    manifest.try_exists().map_err(io("look for", &manifest))
+    match manifest.try_exists() {
+        // A file among the directories.
+        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => Ok(false),
+        there => there.map_err(io("look for", &manifest)),
+    }
 }
 
 fn verify(path: &Path) -> Result<(), CheckpointError> {
@@ -284,9 +291,13 @@ fn verify(path: &Path) -> Result<(), CheckpointError> {
     manifest.verify(path)?;
     let Some(digest) = state_of(&manifest, path)?.buffer else { return Ok(()) };
     let buffer = path.join("buffer");
+    let damaged = |reason: &str| CheckpointError::Damaged { path: buffer.join(MANIFEST), reason: reason.into() };
+    if !is_complete(&buffer)? {
+        return Err(damaged("it is missing"));
+    }
     let manifest = Manifest::read(&buffer, BUFFER)?;
     if manifest.digest() != digest {
-        return Err(CheckpointError::Damaged { path: buffer.join(MANIFEST), reason: "it belongs to another checkpoint".into() });
+        return Err(damaged("it belongs to another checkpoint"));
     }
     manifest.verify(&buffer)
 }
@@ -366,8 +377,8 @@ fn seal(directory: &Path, files: Vec<FileEntry>, state: &RunState) -> Result<u64
     let damaged = |error: serde_json::Error| CheckpointError::Damaged { path: directory.to_path_buf(), reason: error.to_string() };
     let manifest = Manifest::new(RUN, files, state).map_err(damaged)?;
     manifest.write(directory)?;
-    // The first checkpoint of a run makes the directories above it, too.
-    directory.ancestors().skip(2).take(2).try_for_each(sync_directory)?;
+    // The first checkpoint of a run makes the directories above it, too; those that are not its own need not be readable.
+    directory.ancestors().skip(2).take(2).for_each(|above| drop(sync_directory(above)));
     Ok(manifest.bytes())
 }
 

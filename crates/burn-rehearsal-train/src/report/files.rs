@@ -27,7 +27,10 @@ pub(crate) fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), (&'static str
     name.push(format!(".{}.tmp", std::process::id()));
     let temporary = path.with_file_name(name);
 
-    let written = write_and_sync(&temporary, bytes).and_then(|()| fs::rename(&temporary, path)).and_then(|()| sync_name(path));
+    let written = write_and_sync(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
+    if written.is_ok() {
+        sync_name(path);
+    }
     written.map_err(|source| {
         // Best effort: the error that matters is the first one.
         let _ = fs::remove_file(&temporary);
@@ -42,11 +45,10 @@ fn write_and_sync(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Makes the file's name survive a crash of the machine, where directories can be synchronised.
-fn sync_name(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(directory) if cfg!(unix) && !directory.as_os_str().is_empty() => File::open(directory)?.sync_all(),
-        _ => Ok(()),
+/// Makes the file's name survive a crash of the machine, where directories can be opened and synchronised.
+fn sync_name(path: &Path) {
+    if let Some(directory) = path.parent().filter(|directory| cfg!(unix) && !directory.as_os_str().is_empty()) {
+        let _ = File::open(directory).and_then(|directory| directory.sync_all());
     }
 }
 

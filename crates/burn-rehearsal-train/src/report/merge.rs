@@ -74,7 +74,8 @@ pub(super) fn reference<'a>(report: &RunReport, reports: impl DoubleEndedIterato
     // Times on other data, or of another network, say nothing about rehearsal.
     let comparable = |other: &&RunReport| {
         let same = |option: &str| report.config.get(option) == other.config.get(option);
-        other.method == Method::Incremental && other.tasks == report.tasks && same("data") && same("model")
+        let alike = ["data", "image-size", "model", "model-width"].into_iter().all(same);
+        other.method == Method::Incremental && other.tasks == report.tasks && alike
     };
     // `max_by_key` would take the last of equals.
     reports.rev().filter(comparable).max_by_key(likeness)
@@ -83,7 +84,7 @@ pub(super) fn reference<'a>(report: &RunReport, reports: impl DoubleEndedIterato
 /// The mean training time of the group of incremental runs that a group is best compared with, in seconds.
 pub(super) fn reference_time(group: &Group<'_>, groups: &[Group<'_>]) -> Option<f64> {
     let all: Vec<&RunReport> = groups.iter().flat_map(|group| group.reports.iter().copied()).collect();
-    let run = reference(group.reports.first()?, all.into_iter())?;
+    let run = group.reports.iter().find_map(|report| reference(report, all.iter().copied()))?;
     let group = groups.iter().find(|group| group.reports.iter().any(|&report| std::ptr::eq(report, run)))?;
     group.mean(|report| Some(report.time.train_s)).map(|time| time.mean)
 }

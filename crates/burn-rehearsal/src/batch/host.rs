@@ -171,7 +171,10 @@ mod flex {
             Ok(own) if own.dtype() == behind.dtype() => own,
             Ok(HostRows { tensor, .. }) | Err(tensor) => return whole(of(tensor), None),
         };
-        let (Some([rows, elements]), Some([more, _])) = (own.dims(), behind.dims()) else { return whole(of(own.tensor), None) };
+        let ([rows, elements], more) = match (own.dims(), behind.dims()) {
+            (Some(dims), Some([more, elements])) if dims[1] == elements => (dims, more),
+            _ => return whole(of(own.tensor), None),
+        };
         let layout = Layout::contiguous(Shape::new([rows + more, elements]));
         match grown(own.tensor, &own.bytes, behind.bytes(), &layout) {
             Ok(tensor) => whole(of(tensor), Some(more)),

@@ -262,12 +262,12 @@ impl RankFile {
         if state.step > u64::MAX / 2 {
             return Err(reader.damaged(format!("no run has done {} steps", state.step)));
         }
-        if state.pending.len() > config.lag {
-            return Err(reader.damaged(format!("it has representatives of {} steps for a lag of {}", state.pending.len(), config.lag)));
-        }
         let foreign = |reason: String| CheckpointError::Foreign { path: directory.join(&entry.name), reason };
         if let Some(reason) = difference(&state.config, &config_value(config)) {
             return Err(foreign(reason));
+        }
+        if state.pending.len() > config.lag {
+            return Err(reader.damaged(format!("it has representatives of {} steps for a lag of {}", state.pending.len(), config.lag)));
         }
         let (policy, present) = (reader.u64s("policy")?, reader.u32s("classes.present")?);
         let (mut rows, mut schema) = (Vec::new(), None);
