@@ -133,6 +133,15 @@ impl SlotTable {
         self.slots[slot as usize].task
     }
 
+    /// Starts fetching what [`replace`](Self::replace) will visit for these slots.
+    pub(crate) fn fetch(&self, slots: &[u32]) {
+        let position = |&slot: &u32| self.slots.get(slot as usize).map_or(0, |row| row.age_pos as usize);
+        let leaving = slots.iter().map(position).filter(|&at| at < self.old).fold(0, |sum, at| sum ^ self.by_age[at]);
+        // The last rows of earlier tasks take the places of those that leave.
+        let moving = self.by_age[self.old.saturating_sub(slots.len())..self.old].iter().map(position).fold(0, |sum, at| sum ^ at);
+        std::hint::black_box((leaving, moving));
+    }
+
     /// The generation of `slot`.
     pub fn generation(&self, slot: u32) -> u32 {
         self.slots[slot as usize].generation

@@ -4,7 +4,7 @@ use super::cut::{Cut, Piece};
 use crate::batch::{Column, Role, Schema};
 use crate::config::{MAX_CLASSES, OnRepeat, RehearsalConfig, StoreKind, first_slot, shard_capacity};
 use crate::error::{BatchError, RehearsalError};
-use crate::policy::{Placement, Policy, policy};
+use crate::policy::{AHEAD, Placement, Policy, policy};
 use crate::random::Stream;
 use crate::slots::{RowHandle, SlotTable};
 use crate::snapshot::{Snapshot, StoredSample};
@@ -25,6 +25,8 @@ pub(super) struct Shard {
     candidate_classes: Vec<u32>,
     candidate_ids: Vec<i64>,
     placements: Vec<(u32, u32)>,
+    /// The slots that the next candidates will probably take.
+    guessed: Vec<u32>,
     /// Changes of class counts; travels to the round and back.
     changes: Vec<(u32, i32)>,
     /// The rows that a checkpoint still has to write.
@@ -66,6 +68,7 @@ impl Shard {
             candidate_classes: Vec::new(),
             candidate_ids: Vec::new(),
             placements: Vec::new(),
+            guessed: Vec::new(),
             changes: Vec::new(),
             cut: None,
         })
@@ -146,6 +149,12 @@ impl Shard {
         self.store.stage(columns, rows)?;
         self.read_classes_and_ids(rows.len())?;
         for row in 0..rows.len() {
+            if row.is_multiple_of(AHEAD) && self.table.is_full() {
+                let next = row..rows.len().min(row + AHEAD);
+                self.guessed.clear();
+                self.policy.guess(&self.candidate_classes[next], &self.table, rng.clone(), &mut self.guessed);
+                self.table.fetch(&self.guessed);
+            }
             let (class, id) = (self.candidate_classes[row], self.candidate_ids.get(row).copied());
             if self.skip_if_stored && id.is_some_and(|id| self.table.holds(id)) {
                 continue;

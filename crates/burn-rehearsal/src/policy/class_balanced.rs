@@ -8,10 +8,11 @@
 //! With a configured K the quotas never change, so a row within its class's quota is only ever replaced by its own class. Without it,
 //! K is one more than the largest class that was offered to this shard, stored or not.
 
-use super::{Placement, Policy};
+use super::{AHEAD, Placement, Policy};
 use crate::config::MAX_CLASSES;
 use crate::random::Stream;
 use crate::slots::SlotTable;
+use smallvec::SmallVec;
 use std::collections::BTreeSet;
 
 /// Keeps the classes of a shard equally large; replaces a random row of the class that gives way.
@@ -50,6 +51,12 @@ impl ClassBalanced {
     }
 }
 
+/// Whether `largest`, which has `rows`, gives one of them to `class`, which holds `held`: a loan is taken back for its owner, or moved to a class that has
+/// fewer rows even after it got one more.
+fn gives_way(largest: u32, rows: usize, class: u32, held: usize, quota: usize) -> bool {
+    largest != class && (held < quota || held + 1 < rows)
+}
+
 impl Policy for ClassBalanced {
     fn place(&mut self, class: u32, table: &SlotTable, rng: &mut Stream) -> Placement {
         self.seen = self.seen.max(table.class_bound()).max(class as usize + 1);
@@ -60,8 +67,7 @@ impl Policy for ClassBalanced {
         let held = table.of_class(class as usize).len();
         let quota = self.quota(class as usize, table.capacity(), classes);
         let victims = match self.borrowers.largest() {
-            // A loan is taken back for the owner, or moved to a class that has fewer rows even after it got one more.
-            Some((largest, rows)) if largest != class && (held < quota || held + 1 < rows) => {
+            Some((largest, rows)) if gives_way(largest, rows, class, held, quota) => {
                 self.borrowers.remove(largest, rows);
                 if rows - 1 > self.quota(largest as usize, table.capacity(), classes) {
                     self.borrowers.insert(largest, rows - 1);
@@ -80,6 +86,25 @@ impl Policy for ClassBalanced {
             0 => Placement::Reject,
             n => Placement::Replace(victims[rng.below(n as u64) as usize]),
         }
+    }
+
+    fn guess(&self, classes: &[u32], table: &SlotTable, mut rng: Stream, slots: &mut Vec<u32>) {
+        let mut loans = self.borrowers.loans();
+        let mut places: SmallVec<[(usize, usize); AHEAD]> = SmallVec::new();
+        for &class in classes {
+            let held = table.of_class(class as usize).len();
+            let quota = self.quota(class as usize, table.capacity(), self.borrowers.classes.max(1));
+            let victims = match loans.largest() {
+                Some((largest, rows)) if gives_way(largest, rows, class, held, quota) => {
+                    loans.take_back();
+                    largest
+                }
+                _ => class,
+            } as usize;
+            places.push((victims, rng.below(table.of_class(victims).len() as u64) as usize));
+        }
+        // A loop of its own, short enough for the processor to ask for the last place before it has the first.
+        slots.extend(places.iter().filter_map(|&(class, index)| table.of_class(class).get(index)));
     }
 
     /// K, then the borrowers by their rows: the order within a list decides which of equal ones gives way.
@@ -155,6 +180,12 @@ impl Borrowers {
         }
     }
 
+    /// The classes in the order in which they will most likely give a row each.
+    fn loans(&self) -> Loans<'_> {
+        let left = self.by_rows.get(self.most).map_or(0, Vec::len);
+        Loans { by_rows: &self.by_rows, rows: self.most, left, moved: SmallVec::new(), moving: SmallVec::new() }
+    }
+
     /// A class with the most rows, and that number. Rows only leave the largest, so the search downwards is paid for by evictions.
     fn largest(&mut self) -> Option<(u32, usize)> {
         loop {
@@ -164,5 +195,37 @@ impl Borrowers {
                 None => self.most -= 1,
             }
         }
+    }
+}
+
+/// [`Borrowers`] as they would be after some rows were taken from the largest, without changing them.
+struct Loans<'a> {
+    by_rows: &'a [Vec<u32>],
+    /// The list of the largest: so many of its classes are left, and behind them are those that had one row more.
+    rows: usize,
+    left: usize,
+    moved: SmallVec<[u32; AHEAD]>,
+    /// What belongs behind the next list.
+    moving: SmallVec<[u32; AHEAD]>,
+}
+
+impl Loans<'_> {
+    fn largest(&mut self) -> Option<(u32, usize)> {
+        while self.moved.is_empty() && self.left == 0 {
+            self.rows = self.rows.checked_sub(1)?;
+            self.left = self.by_rows[self.rows].len();
+            self.moved = std::mem::take(&mut self.moving);
+        }
+        let class = self.moved.last().or_else(|| self.by_rows[self.rows].get(self.left - 1))?;
+        Some((*class, self.rows))
+    }
+
+    /// Takes a row from the largest.
+    fn take_back(&mut self) {
+        let Some((class, _)) = self.largest() else { return };
+        if self.moved.pop().is_none() {
+            self.left -= 1;
+        }
+        self.moving.push(class);
     }
 }

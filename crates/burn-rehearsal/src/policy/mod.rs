@@ -21,10 +21,17 @@ pub enum Placement {
     Reject,
 }
 
+/// For so many candidates at a time memory is fetched ahead: more than a processor can wait for at once.
+pub const AHEAD: usize = 32;
+
 /// Decides which row makes room.
 pub trait Policy: Send {
     /// Called once for every candidate that meets a full shard; `class` is the candidate's.
     fn place(&mut self, class: u32, table: &SlotTable, rng: &mut Stream) -> Placement;
+
+    /// Adds to `slots` those that candidates of these classes, at most [`AHEAD`], will probably take in a full shard; `rng` is a copy of their random stream. What is
+    /// known of these slots is fetched ahead, so that the misses of several candidates overlap. Decides nothing.
+    fn guess(&self, _classes: &[u32], _table: &SlotTable, _rng: Stream, _slots: &mut Vec<u32>) {}
 
     /// Called once for every candidate that is offered, stored or not, before [`place`](Self::place).
     fn offered(&mut self) {}
