@@ -1,9 +1,9 @@
 //! A tensor with its rank erased: `[rows, elements]` and the shape of one row.
 
-use super::host;
+use super::host::HostRows;
 use super::{Field, Kind};
 use crate::error::BatchError;
-use burn::tensor::{Bool, DType, Device, Int, Shape, Tensor, TensorData};
+use burn::tensor::{Bool, Bytes, DType, Device, Int, Shape, Tensor, TensorData};
 
 /// The values of a [`Column`], shape `[rows, elements]`.
 #[derive(Debug, Clone)]
@@ -37,14 +37,25 @@ macro_rules! each {
 /// One field of a mini-batch: the same number of rows as its siblings, each of a fixed shape.
 #[derive(Debug, Clone)]
 pub struct Column {
-    pub(super) values: Values,
-    pub(super) row_shape: Shape,
+    data: Data,
+    row_shape: Shape,
+}
+
+/// Where a column's values are. What lies in host memory is kept as that memory: a Burn tensor is some hundred bytes of shapes and strides, and
+/// to take one apart, reshape, clone or build it takes longer than all else that is done to the rows of small mini-batches.
+#[derive(Debug, Clone)]
+enum Data {
+    Host(HostRows),
+    Tensor(Box<Values>),
 }
 
 impl Column {
     /// The number of rows, at least 1.
     pub fn rows(&self) -> usize {
-        each!(&self.values, t => t.dims()[0])
+        match &self.data {
+            Data::Host(rows) => rows.len(),
+            Data::Tensor(values) => each!(&**values, t => t.dims()[0]),
+        }
     }
 
     /// The shape of one row: the tensor's shape without its first dimension.
@@ -54,42 +65,71 @@ impl Column {
 
     /// The element type.
     pub fn dtype(&self) -> DType {
-        each!(&self.values, t => t.dtype())
+        match &self.data {
+            Data::Host(rows) => rows.dtype(),
+            Data::Tensor(values) => each!(&**values, t => t.dtype()),
+        }
     }
 
     /// The device that holds the values, with its autodiff association.
     pub fn device(&self) -> Device {
-        each!(&self.values, t => t.device())
+        match &self.data {
+            Data::Host(rows) => rows.device(),
+            Data::Tensor(values) => each!(&**values, t => t.device()),
+        }
     }
 
     /// The kind of the tensor.
     pub fn kind(&self) -> Kind {
-        match self.values {
-            Values::Float(_) => Kind::Float,
-            Values::Int(_) => Kind::Int,
-            Values::Bool(_) => Kind::Bool,
+        match &self.data {
+            Data::Host(rows) => rows.kind(),
+            Data::Tensor(values) => values.kind(),
         }
     }
 
     /// The values, shape `[rows, elements]`.
-    pub(crate) fn values(&self) -> &Values {
-        &self.values
+    pub(crate) fn values(&self) -> Values {
+        self.clone().into_values()
     }
 
     /// The values, shape `[rows, elements]`.
     pub fn into_values(self) -> Values {
-        self.values
+        match self.data {
+            Data::Host(rows) => rows.into_values(),
+            Data::Tensor(values) => *values,
+        }
+    }
+
+    /// The rows in host memory; the column, if it is kept as a tensor.
+    pub(crate) fn into_host_rows(self) -> Result<HostRows, Column> {
+        match self.data {
+            Data::Host(rows) => Ok(rows),
+            Data::Tensor(_) => Err(self),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn host_rows(&self) -> Option<&HostRows> {
+        if let Data::Host(rows) = &self.data { Some(rows) } else { None }
+    }
+
+    /// The memory of a column in host memory that nobody else has, to be used again.
+    pub(crate) fn into_memory(self) -> Option<Bytes> {
+        match self.data {
+            Data::Host(rows) => rows.into_memory(),
+            Data::Tensor(_) => None,
+        }
     }
 
     /// Copies the rows that `index` names into a new column on the same device, without autodiff.
     pub(crate) fn select(&self, index: &Tensor<1, Int>) -> Column {
         let index = index.clone();
-        let values = match &self.values {
-            Values::Float(t) => Values::Float(t.clone().inner().select(0, index)),
-            Values::Int(t) => Values::Int(t.clone().inner().select(0, index)),
-            Values::Bool(t) => Values::Bool(select_bools(t.clone().inner(), index)),
+        let values = match self.values() {
+            Values::Float(t) => Values::Float(t.inner().select(0, index)),
+            Values::Int(t) => Values::Int(t.inner().select(0, index)),
+            Values::Bool(t) => Values::Bool(select_bools(t.inner(), index)),
         };
-        Column { values, row_shape: self.row_shape.clone() }
+        Column::of_values(values, self.row_shape.clone())
     }
 
     /// Appends the rows of `other`, in place if there is [room](super::tensor_with_room). They must have the same kind, element type, row shape and device.
@@ -97,25 +137,25 @@ impl Column {
     /// # Errors
     ///
     /// [`BatchError::ColumnType`] if the kinds differ.
-    pub fn append(self, other: Column, field: &'static str) -> Result<Column, BatchError> {
-        self.append_counting(&other, field).map(|(all, _)| all)
+    pub fn append(mut self, other: Column, field: &'static str) -> Result<Column, BatchError> {
+        self.append_counting(&other, field).map(|_| self)
     }
 
     /// [`append`](Self::append), and how many rows that copied: all, or only those of `other`, which need not have the autodiff association of the device.
-    pub(crate) fn append_counting(self, other: &Column, field: &'static str) -> Result<(Column, usize), BatchError> {
-        let (all, copied) = host::append(self, other, field)?;
-        if let Some(copied) = copied {
-            return Ok((all, copied));
+    pub(crate) fn append_counting(&mut self, other: &Column, field: &'static str) -> Result<usize, BatchError> {
+        if let (Data::Host(rows), Data::Host(tail)) = (&mut self.data, &other.data)
+            && let Some(copied) = rows.append(tail)
+        {
+            return Ok(copied);
         }
-        let copied = all.rows() + other.rows();
-        let other = other.clone().on(&all.device());
-        let values = match (all.values, other.values) {
+        let values = match (self.values(), other.clone().on(&self.device()).into_values()) {
             (Values::Float(a), Values::Float(b)) => Values::Float(Tensor::cat(vec![a, b], 0)),
             (Values::Int(a), Values::Int(b)) => Values::Int(Tensor::cat(vec![a, b], 0)),
             (Values::Bool(a), Values::Bool(b)) => Values::Bool(Tensor::cat(vec![a, b], 0)),
             _ => return Err(BatchError::ColumnType { field }),
         };
-        Ok((Column { values, row_shape: all.row_shape }, copied))
+        self.data = Data::Tensor(Box::new(values));
+        Ok(self.rows())
     }
 
     /// Reads the values to the host, waiting for the device if need be.
@@ -124,23 +164,27 @@ impl Column {
     ///
     /// [`BatchError::Device`] if the device fails.
     pub fn into_data(self, field: &'static str) -> Result<TensorData, BatchError> {
-        each!(self.values, t => t.try_into_data()).map_err(|error| BatchError::Device { field, reason: error.to_string() })
+        each!(self.into_values(), t => t.try_into_data()).map_err(|error| BatchError::Device { field, reason: error.to_string() })
     }
 
     /// Uploads rows from the host. `data` has shape `[rows, elements]`; its element type is kept.
     pub fn from_data(data: TensorData, kind: Kind, row_shape: Shape, device: &Device) -> Column {
         let dtype = data.dtype();
+        let data = match HostRows::from_data(data, kind, device) {
+            Ok(rows) => return Column { data: Data::Host(rows), row_shape },
+            Err(data) => data,
+        };
         let values = match kind {
             Kind::Float => Values::Float(Tensor::from_data(data, (device, dtype))),
             Kind::Int => Values::Int(Tensor::from_data(data, (device, dtype))),
             Kind::Bool => Values::Bool(Tensor::from_data(data, (device, dtype))),
         };
-        Column { values, row_shape }
+        Column::of_values(values, row_shape)
     }
 
     /// The column of these values, whose rows have the shape `row_shape` of as many elements.
     pub(crate) fn of_values(values: Values, row_shape: Shape) -> Column {
-        Column { values, row_shape }
+        Column { data: Data::Tensor(Box::new(values)), row_shape }
     }
 
     /// The rows of `parts` one after the other, which must be alike but for their number; `None` for no part.
@@ -151,7 +195,7 @@ impl Column {
         let row_shape = parts.first()?.row_shape.clone();
         let (mut floats, mut ints, mut bools) = (Vec::new(), Vec::new(), Vec::new());
         for part in parts {
-            match part.values {
+            match part.into_values() {
                 Values::Float(t) => floats.push(t),
                 Values::Int(t) => ints.push(t),
                 Values::Bool(t) => bools.push(t),
@@ -164,12 +208,12 @@ impl Column {
         } else {
             Values::Bool(Tensor::cat(bools, 0))
         };
-        Some(Column { values, row_shape })
+        Some(Column::of_values(values, row_shape))
     }
 
     /// Gives the rows another shape of as many elements, without touching the values.
     pub(crate) fn with_row_shape(self, row_shape: Shape) -> Column {
-        Column { values: self.values, row_shape }
+        Column { data: self.data, row_shape }
     }
 
     /// Moves the values to `device` if they are elsewhere.
@@ -177,23 +221,44 @@ impl Column {
         if self.device() == *device {
             return self;
         }
-        let values = each!(self.values, t -> t.to_device(device));
-        Column { values, row_shape: self.row_shape }
+        let row_shape = self.row_shape.clone();
+        Column::of_values(each!(self.into_values(), t -> t.to_device(device)), row_shape)
     }
 
     /// Converts the element type of an integer column.
     pub fn cast_int(self, dtype: DType) -> Column {
-        match self.values {
-            Values::Int(t) if t.dtype() != dtype => Column { values: Values::Int(t.cast(dtype)), row_shape: self.row_shape },
-            values => Column { values, row_shape: self.row_shape },
+        if self.kind() != Kind::Int || self.dtype() == dtype {
+            return self;
+        }
+        let row_shape = self.row_shape.clone();
+        match self.into_values() {
+            Values::Int(t) => Column::of_values(Values::Int(t.cast(dtype)), row_shape),
+            values => Column::of_values(values, row_shape),
         }
     }
 
     /// Gives the tensor the autodiff association of `device`, as the incoming mini-batch has it.
     pub fn on(self, device: &Device) -> Column {
+        match self.data {
+            Data::Host(rows) => Column { data: Data::Host(rows.on(device)), row_shape: self.row_shape },
+            Data::Tensor(values) => Column { data: Data::Tensor(Box::new(values.on(device))), row_shape: self.row_shape },
+        }
+    }
+}
+
+impl Values {
+    fn kind(&self) -> Kind {
+        match self {
+            Values::Float(_) => Kind::Float,
+            Values::Int(_) => Kind::Int,
+            Values::Bool(_) => Kind::Bool,
+        }
+    }
+
+    /// With the autodiff association of `device`.
+    pub(super) fn on(self, device: &Device) -> Values {
         let Some(strategy) = device.gradient_checkpointing_strategy() else { return self };
-        let values = each!(self.values, t -> t.autodiff().with_gradient_checkpointing_strategy(strategy));
-        Column { values, row_shape: self.row_shape }
+        each!(self, t -> t.autodiff().with_gradient_checkpointing_strategy(strategy))
     }
 }
 
@@ -216,7 +281,7 @@ pub(crate) fn index_tensor(rows: Vec<i64>, device: &Device) -> Tensor<1, Int> {
 }
 
 macro_rules! field {
-    ($kind:ident, $ty:ty) => {
+    ($kind:ident, $ty:ty, $is_tracked:expr) => {
         impl<const D: usize> Field for $ty {
             const KIND: Kind = Kind::$kind;
 
@@ -226,25 +291,33 @@ macro_rules! field {
                     return Err(BatchError::EmptyField { field: name, shape: dims.to_vec() });
                 }
                 let row_shape = Shape::from(&dims[1..]);
-                let elements = row_shape.num_elements();
-                Ok(Column { values: Values::$kind(self.reshape([dims[0], elements])), row_shape })
+                let device = self.device();
+                if HostRows::can_hold(Kind::$kind, self.dtype(), &device) && !$is_tracked(&self) {
+                    let rows = HostRows::take(self, Kind::$kind, &device).ok_or(BatchError::ColumnType { field: name })?;
+                    return Ok(Column { data: Data::Host(rows), row_shape });
+                }
+                let values = Values::$kind(self.reshape([dims[0], row_shape.num_elements()]));
+                Ok(Column::of_values(values, row_shape))
             }
 
             fn from_column(column: Column, name: &'static str) -> Result<Self, BatchError> {
-                let rows = column.rows();
-                match column.values {
-                    Values::$kind(t) if column.row_shape.rank() + 1 == D => {
-                        let mut shape = [rows; D];
-                        shape[1..].copy_from_slice(column.row_shape.as_slice());
-                        Ok(t.reshape(shape))
-                    }
-                    _ => Err(BatchError::ColumnType { field: name }),
+                if column.row_shape.rank() + 1 != D || column.kind() != Kind::$kind {
+                    return Err(BatchError::ColumnType { field: name });
+                }
+                let mut shape = [column.rows(); D];
+                shape[1..].copy_from_slice(column.row_shape.as_slice());
+                match column.data {
+                    Data::Host(rows) => Ok(rows.into_tensor(Shape::new(shape))),
+                    Data::Tensor(values) => match *values {
+                        Values::$kind(tensor) => Ok(tensor.reshape(shape)),
+                        _ => Err(BatchError::ColumnType { field: name }),
+                    },
                 }
             }
         }
     };
 }
 
-field!(Float, Tensor<D>);
-field!(Int, Tensor<D, Int>);
-field!(Bool, Tensor<D, Bool>);
+field!(Float, Tensor<D>, Tensor::is_tracked);
+field!(Int, Tensor<D, Int>, |_: &Self| false);
+field!(Bool, Tensor<D, Bool>, |_: &Self| false);

@@ -4,9 +4,9 @@
 //! On every other device, and without the feature `flex`, the functions here decline and Burn's operations do the work.
 
 #[cfg(feature = "flex")]
-pub(crate) use flex::{HostRows, append, into_memory};
+pub(crate) use flex::HostRows;
 #[cfg(not(feature = "flex"))]
-pub(crate) use none::{HostRows, append, into_memory};
+pub(crate) use none::HostRows;
 
 use burn::tensor::kind::Basic;
 use burn::tensor::{Device, Element, Tensor, TensorData};
@@ -58,147 +58,151 @@ pub fn tensor_with_room<E: Element, K: Basic, const D: usize>(
 #[cfg(feature = "flex")]
 mod flex {
     use crate::batch::Kind;
-    use crate::batch::column::{Column, Values};
-    use crate::error::BatchError;
+    use crate::batch::column::Values;
     use burn::backend::Flex;
     use burn::backend::flex::{FlexTensor, Layout};
-    use burn::tensor::{Bytes, DType, Element, Shape, Tensor};
+    use burn::tensor::kind::{Autodiff, Basic};
+    use burn::tensor::{BackendPrimitive, Bytes, DType, Device, Element, GradientCheckpointingStrategy, Shape, Tensor, TensorData};
     use std::ops::Range;
     use std::sync::Arc;
 
-    /// The values of a column, shared with its tensor: reading them copies nothing.
+    /// The values of a column, one row after the other in memory that is shared with the tensors it came from.
     #[derive(Debug, Clone)]
     pub(crate) struct HostRows {
-        tensor: FlexTensor,
-        /// Where the rows are in the tensor's memory.
+        memory: Arc<Bytes>,
+        /// Where in it.
         bytes: Range<usize>,
+        rows: usize,
+        dtype: DType,
+        kind: Kind,
+        /// The autodiff association of the tensor.
+        strategy: Option<GradientCheckpointingStrategy>,
     }
 
     impl HostRows {
-        /// The rows of `column`, if they lie one after the other in host memory.
-        pub(crate) fn of(column: &Column) -> Option<Self> {
-            super::is_host(&column.device()).then(|| Self::in_host_memory(column))?
-        }
-
-        /// As [`of`](Self::of), for a column that is known to lie in host memory: to ask costs as much as all else here.
-        fn in_host_memory(column: &Column) -> Option<Self> {
-            Self::of_tensor(primitive(column)?).ok()
-        }
-
-        /// The rows of a column's tensor; the tensor, if they do not lie one after the other.
-        fn of_tensor(tensor: FlexTensor) -> Result<Self, FlexTensor> {
-            let (layout, size) = (tensor.layout(), tensor.dtype().size());
-            let place = match (layout.shape().as_slice(), layout.strides()) {
-                // What nearly every column looks like is seen at a glance.
-                (&[rows, elements], &[stride, 1]) if usize::try_from(stride) == Ok(elements) => {
-                    Some((layout.start_offset(), layout.start_offset() + rows * elements))
-                }
-                _ => layout.contiguous_offsets(),
+        /// Whether the values of a tensor without a gradient can be kept so.
+        pub(crate) fn can_hold(kind: Kind, dtype: DType, device: &Device) -> bool {
+            // Burn 0.22 takes some booleans for integers.
+            let is_of_kind = match kind {
+                Kind::Float => dtype.is_float() && !matches!(dtype, DType::QFloat(_)),
+                Kind::Int => dtype.is_int() || dtype.is_uint(),
+                Kind::Bool => dtype.is_bool(),
             };
-            match place {
-                Some((start, end)) => Ok(Self { tensor, bytes: start * size..end * size }),
-                None => Err(tensor),
+            is_of_kind && super::is_host(device)
+        }
+
+        /// The rows of a tensor that [can be held](Self::can_hold), copied if they do not lie one after the other; `None` if it is not what its device says.
+        pub(crate) fn take<const D: usize, K>(tensor: Tensor<D, K>, kind: Kind, device: &Device) -> Option<Self>
+        where
+            K: Basic + Autodiff + BackendPrimitive<Flex, Primitive = FlexTensor>,
+        {
+            let tensor = tensor.inner().try_into_primitive::<Flex>().ok()?;
+            let tensor = if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() };
+            let (layout, dtype) = (tensor.layout(), tensor.dtype());
+            let (start, rows) = (layout.start_offset(), *layout.shape().as_slice().first()?);
+            let bytes = start * dtype.size()..(start + layout.num_elements()) * dtype.size();
+            let strategy = device.gradient_checkpointing_strategy();
+            Some(Self { memory: tensor.data_arc(), bytes, rows, dtype, kind, strategy })
+        }
+
+        /// The rows of `data`, shape `[rows, elements]`, if they can be held; otherwise the data.
+        pub(crate) fn from_data(data: TensorData, kind: Kind, device: &Device) -> Result<Self, TensorData> {
+            if !Self::can_hold(kind, data.dtype(), device) {
+                return Err(data);
+            }
+            let strategy = device.gradient_checkpointing_strategy();
+            let (bytes, shape, dtype) = data.into_parts();
+            Ok(Self { bytes: 0..shape.num_elements() * dtype.size(), memory: Arc::new(bytes), rows: shape[0], dtype, kind, strategy })
+        }
+
+        /// As a tensor.
+        pub(crate) fn into_tensor<const D: usize, K>(self, shape: Shape) -> Tensor<D, K>
+        where
+            K: Basic + Autodiff + BackendPrimitive<Flex, Primitive = FlexTensor>,
+        {
+            let mut layout = Layout::contiguous(shape);
+            if self.bytes.start > 0 {
+                layout = Layout::new(layout.shape().clone(), layout.strides().to_vec(), self.bytes.start / self.dtype.size());
+            }
+            let tensor = Tensor::from_primitive::<Flex>(FlexTensor::from_arc(self.memory, layout, self.dtype));
+            match self.strategy {
+                Some(strategy) => tensor.autodiff().with_gradient_checkpointing_strategy(strategy),
+                None => tensor,
             }
         }
 
-        /// The numbers of rows and of elements in each.
-        fn dims(&self) -> Option<[usize; 2]> {
-            self.tensor.layout().shape().as_slice().try_into().ok()
+        /// As a tensor of shape `[rows, elements]`.
+        pub(crate) fn into_values(self) -> Values {
+            let shape = Shape::new([self.rows, self.bytes.len() / self.dtype.size() / self.rows]);
+            match self.kind {
+                Kind::Float => Values::Float(self.into_tensor(shape)),
+                Kind::Int => Values::Int(self.into_tensor(shape)),
+                Kind::Bool => Values::Bool(self.into_tensor(shape)),
+            }
+        }
+
+        /// The memory, if it holds nothing else and nobody else has it.
+        pub(crate) fn into_memory(self) -> Option<Bytes> {
+            if self.bytes == (0..self.memory.len()) { Arc::try_unwrap(self.memory).ok() } else { None }
         }
 
         /// All rows, one after the other.
         pub(crate) fn bytes(&self) -> &[u8] {
-            &self.tensor.bytes()[self.bytes.clone()]
+            &self.memory[self.bytes.clone()]
+        }
+
+        /// The number of rows.
+        pub(crate) fn len(&self) -> usize {
+            self.rows
         }
 
         /// The element type.
         pub(crate) fn dtype(&self) -> DType {
-            self.tensor.dtype()
+            self.dtype
         }
-    }
 
-    /// Another handle of the backend's own tensor, of a column in host memory; `None` if a gradient leads to it.
-    fn primitive(column: &Column) -> Option<FlexTensor> {
-        (!is_tracked(&column.values)).then(|| into_primitive(column.values.clone()))?
-    }
-
-    fn is_tracked(values: &Values) -> bool {
-        matches!(values, Values::Float(tensor) if tensor.is_tracked())
-    }
-
-    /// The backend's own tensor of values in host memory, without a gradient.
-    fn into_primitive(values: Values) -> Option<FlexTensor> {
-        match values {
-            Values::Float(tensor) => tensor.inner().try_into_primitive::<Flex>().ok(),
-            Values::Int(tensor) => tensor.inner().try_into_primitive::<Flex>().ok(),
-            Values::Bool(tensor) => tensor.inner().try_into_primitive::<Flex>().ok(),
+        /// The kind of the tensor.
+        pub(crate) fn kind(&self) -> Kind {
+            self.kind
         }
-    }
 
-    fn from_primitive(tensor: FlexTensor, kind: Kind) -> Values {
-        match kind {
-            Kind::Float => Values::Float(Tensor::from_primitive::<Flex>(tensor)),
-            Kind::Int => Values::Int(Tensor::from_primitive::<Flex>(tensor)),
-            Kind::Bool => Values::Bool(Tensor::from_primitive::<Flex>(tensor)),
-        }
-    }
-
-    /// The memory of a column that nobody else has, to be used again.
-    pub(crate) fn into_memory(column: Column) -> Option<Bytes> {
-        let tensor = if super::is_host(&column.device()) { primitive(&column)? } else { return None };
-        drop(column);
-        tensor.is_unique().then(|| tensor.into_data().into_parts().0)
-    }
-
-    /// Appends `tail` to `column`, and says how many rows that copied: in the column's own memory, if that has room and belongs to nobody else, otherwise all rows to
-    /// new memory. The two have the same row shape and device. `None` if they are not of one type, or do not lie in host memory one row after the other; then the
-    /// column is as it was.
-    ///
-    /// # Errors
-    ///
-    /// [`BatchError::ColumnType`] if the column is not what its device says.
-    pub(crate) fn append(column: Column, tail: &Column, field: &'static str) -> Result<(Column, Option<usize>), BatchError> {
-        let (device, kind) = (column.device(), column.kind());
-        if !super::is_host(&device) || kind != tail.kind() || is_tracked(&column.values) || matches!(column.dtype(), DType::QFloat(_)) {
-            return Ok((column, None));
-        }
-        let Some(behind) = HostRows::in_host_memory(tail) else { return Ok((column, None)) };
-        let Column { values, row_shape } = column;
-        let of = |tensor| from_primitive(tensor, kind);
-        let whole = |values, copied| Ok((Column { values, row_shape }.on(&device), copied));
-        // Taken and not shared: this is the only handle, unless somebody outside has another.
-        let own = match HostRows::of_tensor(into_primitive(values).ok_or(BatchError::ColumnType { field })?) {
-            Ok(own) if own.dtype() == behind.dtype() => own,
-            Ok(HostRows { tensor, .. }) | Err(tensor) => return whole(of(tensor), None),
-        };
-        let ([rows, elements], more) = match (own.dims(), behind.dims()) {
-            (Some(dims), Some([more, elements])) if dims[1] == elements => (dims, more),
-            _ => return whole(of(own.tensor), None),
-        };
-        let layout = Layout::contiguous(Shape::new([rows + more, elements]));
-        match grown(own.tensor, &own.bytes, behind.bytes(), &layout) {
-            Ok(tensor) => whole(of(tensor), Some(more)),
-            Err(tensor) => match joined([&tensor.bytes()[own.bytes], behind.bytes()], tensor.dtype()) {
-                Some(all) => whole(of(FlexTensor::new(all, layout, tensor.dtype())), Some(rows + more)),
-                None => whole(of(tensor), None),
-            },
-        }
-    }
-
-    /// Writes `tail` behind the rows in their own memory, which then has this layout; the tensor as it was, if it has no room there or somebody else has it, too.
-    fn grown(tensor: FlexTensor, rows: &Range<usize>, tail: &[u8], layout: &Layout) -> Result<FlexTensor, FlexTensor> {
-        let room = rows.len()..rows.len() + tail.len();
-        if rows.start != 0 || tensor.bytes().len() < room.end || !tensor.is_unique() {
-            return Err(tensor);
-        }
-        let (mut data, dtype, before) = (tensor.data_arc(), tensor.dtype(), tensor.layout().clone());
-        drop(tensor);
-        match Arc::get_mut(&mut data).and_then(|memory| memory.get_mut(room)) {
-            Some(room) => {
-                room.copy_from_slice(tail);
-                Ok(FlexTensor::from_arc(data, layout.clone(), dtype))
+        /// The device, with the autodiff association of the tensor.
+        pub(crate) fn device(&self) -> Device {
+            match self.strategy {
+                None => Device::flex(),
+                Some(GradientCheckpointingStrategy::Disabled) => Device::flex().autodiff(),
+                Some(GradientCheckpointingStrategy::Balanced) => Device::flex().autodiff().gradient_checkpointing(),
             }
-            None => Err(FlexTensor::from_arc(data, before, dtype)),
+        }
+
+        /// With the autodiff association of `device`, if it has one.
+        pub(crate) fn on(self, device: &Device) -> Self {
+            Self { strategy: device.gradient_checkpointing_strategy().or(self.strategy), ..self }
+        }
+
+        /// Appends `tail`, and says how many rows that copied: in the rows' own memory, if that has room and belongs to nobody else, otherwise all rows to new memory.
+        /// `None`, and nothing happens, if the two are not of one type and width.
+        pub(crate) fn append(&mut self, tail: &Self) -> Option<usize> {
+            let same = self.kind == tail.kind && self.dtype == tail.dtype && self.bytes.len() * tail.rows == tail.bytes.len() * self.rows;
+            if !same {
+                return None;
+            }
+            let more = tail.bytes();
+            let room = self.bytes.end..self.bytes.end + more.len();
+            let copied = match Arc::get_mut(&mut self.memory).and_then(|memory| memory.get_mut(room)) {
+                Some(room) => {
+                    room.copy_from_slice(more);
+                    self.bytes.end += more.len();
+                    tail.rows
+                }
+                None => {
+                    self.memory = Arc::new(joined([self.bytes(), more], self.dtype)?);
+                    self.bytes = 0..self.memory.len();
+                    self.rows + tail.rows
+                }
+            };
+            self.rows += tail.rows;
+            Some(copied)
         }
     }
 
@@ -224,34 +228,67 @@ mod flex {
 /// Without the CPU backend no tensor is in host memory.
 #[cfg(not(feature = "flex"))]
 mod none {
-    use crate::batch::Column;
-    use crate::error::BatchError;
-    use burn::tensor::{Bytes, DType};
+    use crate::batch::Kind;
+    use crate::batch::column::Values;
+    use burn::tensor::kind::Basic;
+    use burn::tensor::{Bytes, DType, Device, Shape, Tensor, TensorData};
 
     /// Rows in host memory: there are none.
     #[derive(Debug, Clone)]
     pub(crate) enum HostRows {}
 
     impl HostRows {
-        pub(crate) fn of(_column: &Column) -> Option<Self> {
-            None
+        pub(crate) fn take<const D: usize, K: Basic>(
+            tensor: Tensor<D, K>,
+            _kind: Kind,
+            _tracked: bool,
+        ) -> Result<Self, Option<Tensor<D, K>>> {
+            Err(Some(tensor))
+        }
+
+        pub(crate) fn from_data(data: TensorData, _kind: Kind, _device: &Device) -> Result<Self, TensorData> {
+            Err(data)
+        }
+
+        pub(crate) fn into_tensor<const D: usize, K: Basic>(self, _shape: Shape) -> Tensor<D, K> {
+            match self {}
+        }
+
+        pub(crate) fn into_values(self) -> Values {
+            match self {}
+        }
+
+        pub(crate) fn into_memory(self) -> Option<Bytes> {
+            match self {}
         }
 
         pub(crate) fn bytes(&self) -> &[u8] {
             match *self {}
         }
 
+        pub(crate) fn len(&self) -> usize {
+            match *self {}
+        }
+
         pub(crate) fn dtype(&self) -> DType {
             match *self {}
         }
-    }
 
-    pub(crate) fn append(column: Column, _tail: &Column, _field: &'static str) -> Result<(Column, Option<usize>), BatchError> {
-        Ok((column, None))
-    }
+        pub(crate) fn kind(&self) -> Kind {
+            match *self {}
+        }
 
-    pub(crate) fn into_memory(_column: Column) -> Option<Bytes> {
-        None
+        pub(crate) fn device(&self) -> Device {
+            match *self {}
+        }
+
+        pub(crate) fn on(self, _device: &Device) -> Self {
+            match self {}
+        }
+
+        pub(crate) fn append(&mut self, _tail: &Self) -> Option<usize> {
+            match *self {}
+        }
     }
 }
 
@@ -272,7 +309,7 @@ mod tests {
     }
 
     fn memory(column: &Column) -> *const u8 {
-        HostRows::of(column).unwrap().bytes().as_ptr()
+        column.host_rows().unwrap().bytes().as_ptr()
     }
 
     fn values(column: Column) -> Vec<i32> {
@@ -319,8 +356,8 @@ mod tests {
         let device = Device::flex();
         let values = column(2, 0, &device);
         let place = memory(&values);
-        assert!(into_memory(values.clone()).is_none());
-        let bytes = into_memory(values).unwrap();
+        assert!(values.clone().into_memory().is_none());
+        let bytes = values.into_memory().unwrap();
         assert_eq!((bytes.as_ptr(), bytes.len()), (place, 12 * size_of::<i32>()));
     }
 
@@ -328,7 +365,7 @@ mod tests {
     fn host_rows_are_those_of_the_column_also_behind_a_slice() {
         let device = Device::flex();
         let part = with_room(4, 2, &device).slice(1..3).into_column("x").unwrap();
-        let rows = HostRows::of(&part).unwrap();
+        let rows = part.host_rows().unwrap();
         assert_eq!(bytemuck::cast_slice::<u8, i32>(rows.bytes()), (6..18).collect::<Vec<i32>>());
         assert_eq!(rows.dtype(), burn::tensor::DType::I32);
     }

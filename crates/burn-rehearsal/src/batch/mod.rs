@@ -10,7 +10,7 @@ mod schema;
 pub use column::{Column, Values};
 pub use host::{is_host, tensor_with_room};
 
-pub(crate) use host::{HostRows, into_memory};
+pub(crate) use host::HostRows;
 pub use schema::{FieldLayout, Schema};
 
 pub(crate) use column::index_tensor;

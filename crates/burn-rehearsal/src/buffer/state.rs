@@ -158,16 +158,15 @@ impl State {
         let mut drawn = drawn.iter();
         self.merged.clear();
         let mut bytes = 0;
-        for (field, column) in schema.fields().iter().zip(self.incoming.drain(..)) {
+        for (field, mut column) in schema.fields().iter().zip(self.incoming.drain(..)) {
             self.merged.push(if field.spec.role == Role::Representative {
                 let mut flags = vec![false; rows];
                 flags.resize(rows + extra, true);
                 let data = TensorData::new(flags, [rows + extra, 1]).convert_dtype(field.dtype);
                 Column::from_data(data, Kind::Bool, Shape::new([]), &column.device())
             } else if let Some(tail) = drawn.next() {
-                let (all, copied) = column.append_counting(tail, field.spec.name)?;
-                bytes += copied * field.elements() * field.dtype.size();
-                all
+                bytes += column.append_counting(tail, field.spec.name)? * field.elements() * field.dtype.size();
+                column
             } else {
                 column
             });

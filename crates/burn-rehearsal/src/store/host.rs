@@ -1,8 +1,8 @@
 //! Rows in host memory: one preallocated slab of bytes per stored field.
 
-use super::memory::{Memory, touch};
+use super::memory::{LINE, Memory, touch};
 use super::{Source, Store, for_each_byte, for_each_integer, rows};
-use crate::batch::{Column, FieldLayout, HostRows, Schema, into_memory};
+use crate::batch::{Column, FieldLayout, HostRows, Schema};
 use crate::error::{BatchError, RehearsalError};
 use burn::tensor::{DType, Device, TensorData};
 
@@ -102,9 +102,9 @@ impl HostStore {
 impl Store for HostStore {
     fn stage(&mut self, columns: &mut Vec<Column>, rows: &[u32]) -> Result<(), RehearsalError> {
         for (column, slab) in columns.drain(..).zip(&mut self.slabs) {
-            slab.staged = match HostRows::of(&column) {
-                Some(rows) => Staged::Shared(rows),
-                None => Staged::Read(column.into_data(slab.field.spec.name)?),
+            slab.staged = match column.into_host_rows() {
+                Ok(rows) => Staged::Shared(rows),
+                Err(column) => Staged::Read(column.into_data(slab.field.spec.name)?),
             };
         }
         self.rows.clear();
@@ -139,12 +139,16 @@ impl Store for HostStore {
         if !recycle {
             columns.clear();
         }
+        // What is copied last, and is short, is asked for first.
+        for slab in self.slabs.iter().filter(|slab| slab.row_bytes <= LINE) {
+            let slots =
+                rows.iter().filter_map(|row| if let Source::Slot(slot) = row { Some(*slot as usize * slab.row_bytes) } else { None });
+            touch(&slab.bytes, slots);
+        }
         for (slab, device) in self.slabs.iter().zip(devices) {
             let width = slab.row_bytes;
-            let slots = rows.iter().filter_map(|row| if let Source::Slot(slot) = row { Some(*slot as usize * width) } else { None });
-            touch(&slab.bytes, slots, width);
             // The one allocation per field, unless earlier rows' memory is there: it becomes the tensor's own.
-            let earlier = if recycle { into_memory(columns.remove(0)) } else { None };
+            let earlier = if recycle { columns.remove(0).into_memory() } else { None };
             let size = rows.len() * width;
             let mut bytes = earlier.filter(|earlier| earlier.len() == size).unwrap_or_else(|| rows::aligned(size, slab.field.stored));
             for (target, row) in bytes.chunks_exact_mut(width).zip(rows) {

@@ -54,13 +54,13 @@ impl Memory {
     }
 }
 
-/// Starts fetching the rows of `width` bytes at `places`, so that the misses of several visits overlap; of long rows, which the processor fetches
-/// ahead by itself, the beginning.
-pub(super) fn touch(bytes: &[u8], places: impl Iterator<Item = usize>, width: usize) {
-    const LINE: usize = 64;
-    const BEGINNING: usize = 4096;
-    let rows = places.filter_map(|place| bytes.get(place..place + width.min(BEGINNING)));
-    let sum = rows.flat_map(|row| row.iter().step_by(LINE)).fold(0u8, |sum, &byte| sum ^ byte);
+/// The bytes that memory moves at once.
+pub(super) const LINE: usize = 64;
+
+/// Starts fetching what is at `places`, so that the misses of several visits overlap. Of more than a line a processor fetches the rest ahead by itself, and
+/// while it copies one row the beginning of the next.
+pub(super) fn touch(bytes: &[u8], places: impl Iterator<Item = usize>) {
+    let sum = places.filter_map(|place| bytes.get(place)).fold(0u8, |sum, &byte| sum ^ byte);
     std::hint::black_box(sum);
 }
 

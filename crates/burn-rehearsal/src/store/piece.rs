@@ -54,9 +54,9 @@ impl Piece {
         let Self { values, rows: capacity, elements } = self;
         let (to, len) = (at * elements..(at + rows.len()) * elements, rows.len() * elements);
         let values = match (values, source.values()) {
-            (Flat::Float(a), Values::Float(b)) => Flat::Float(a.slice_assign(to, b.clone().slice(rows).reshape([len]))),
-            (Flat::Int(a), Values::Int(b)) => Flat::Int(a.slice_assign(to, b.clone().slice(rows).reshape([len]))),
-            (Flat::Bool(a), Values::Bool(b)) => Flat::Bool(a.slice_assign(to, b.clone().slice(rows).reshape([len]))),
+            (Flat::Float(a), Values::Float(b)) => Flat::Float(a.slice_assign(to, b.slice(rows).reshape([len]))),
+            (Flat::Int(a), Values::Int(b)) => Flat::Int(a.slice_assign(to, b.slice(rows).reshape([len]))),
+            (Flat::Bool(a), Values::Bool(b)) => Flat::Bool(a.slice_assign(to, b.slice(rows).reshape([len]))),
             // The kinds of a field are checked with the mini-batch.
             (values, _) => values,
         };
