@@ -1,7 +1,7 @@
 //! The memory of a slab.
 //!
 //! Rows are visited at random, so that with pages of 4 KiB nearly every visit misses the cache of page addresses. Huge pages are asked for
-//! where the system has them. A slab that fits in no cache is written past the caches where the processor can: what is overwritten need not be
+//! where the system has them. A slab that fits in no core's own cache is written past the caches where the processor can: what is overwritten need not be
 //! fetched, and what is written will not be read soon.
 
 use super::stream;
@@ -40,8 +40,8 @@ impl DerefMut for Memory {
     }
 }
 
-/// A slab of so many bytes fits in no cache: from here on writing past the caches is faster.
-const FITS_NO_CACHE: usize = 64 << 20;
+/// A slab of so many bytes fits in no core's own cache: from here on writing past the caches is faster.
+const FITS_NO_CACHE: usize = 8 << 20;
 
 impl Memory {
     /// Overwrites the bytes from each place on.
