@@ -153,7 +153,7 @@ fn run(step: Step, workspace: &Workspace, closing: &mut Closing) -> Result<()> {
         Step::Prerequisites => prerequisites::ensure(&prerequisites::TOOLS),
         Step::Format => process::run(&mut cargo(&["fmt", "--all", "--", "--check"])),
         Step::Licences => licences::check(),
-        Step::Clippy => process::run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])),
+        Step::Clippy => clippy(workspace),
         Step::Docs => process::run(cargo(&["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings")),
         Step::Tests => tests(cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]), &mut std::io::stdout(), closing),
         Step::Loom => loom(workspace, closing),
@@ -163,6 +163,13 @@ fn run(step: Step, workspace: &Workspace, closing: &mut Closing) -> Result<()> {
         Step::Wgpu => devices::wgpu(workspace, closing),
         Step::MainJob => main_job(workspace),
     }
+}
+
+/// Everything as it is built by default, and the library without the CPU backend, where some of its code is another.
+fn clippy(workspace: &Workspace) -> Result<()> {
+    let run = |leg, of: &[&str]| process::run(workspace.cargo(leg, &["clippy", "--locked"]).args(of).args(["--", "-D", "warnings"]));
+    run(Leg::DEFAULT, &["--workspace", "--all-targets"])?;
+    run(Leg::NONE, &["-p", "burn-rehearsal", "--no-default-features"])
 }
 
 /// Builds the collective with loom's locks, which takes another target directory, and runs the tests that go through all orders of the threads' turns.

@@ -21,6 +21,8 @@ impl Leg {
     /// The default with ranks as processes.
     pub(crate) const MPI: Self = Self { backend: "flex", mpi: Some("openmpi") };
 
+    /// No backend at all, as a library for users who bring theirs.
+    pub(crate) const NONE: Self = Self { backend: "none", mpi: None };
     /// GPUs of all makers, or none, through wgpu.
     pub(crate) const WGPU: Self = Self { backend: "wgpu", mpi: None };
     /// NVIDIA GPUs.

@@ -52,9 +52,14 @@ enum Data {
 impl Column {
     /// The number of rows, at least 1.
     pub fn rows(&self) -> usize {
+        self.dims()[0]
+    }
+
+    /// The number of rows and of elements in each.
+    fn dims(&self) -> [usize; 2] {
         match &self.data {
-            Data::Host(rows) => rows.len(),
-            Data::Tensor(values) => each!(&**values, t => t.dims()[0]),
+            Data::Host(rows) => rows.dims(),
+            Data::Tensor(values) => each!(&**values, t => t.dims()),
         }
     }
 
@@ -141,12 +146,17 @@ impl Column {
         self.append_counting(&other, field).map(|_| self)
     }
 
-    /// [`append`](Self::append), and how many rows that copied: all, or only those of `other`, which need not have the autodiff association of the device.
+    /// As [`append`](Self::append), to this column, and says how many rows that copied: all, or only those of `other`, which need not have the autodiff association of
+    /// the device. After an error the column is as it was.
     pub(crate) fn append_counting(&mut self, other: &Column, field: &'static str) -> Result<usize, BatchError> {
-        if let (Data::Host(rows), Data::Host(tail)) = (&mut self.data, &other.data)
-            && let Some(copied) = rows.append(tail)
-        {
-            return Ok(copied);
+        if let Data::Host(rows) = &mut self.data {
+            let copied = match &other.data {
+                Data::Host(tail) => rows.append(tail),
+                Data::Tensor(tail) => tail.host_rows().and_then(|tail| rows.append(&tail)),
+            };
+            if let Some(copied) = copied {
+                return Ok(copied);
+            }
         }
         let values = match (self.values(), other.clone().on(&self.device()).into_values()) {
             (Values::Float(a), Values::Float(b)) => Values::Float(Tensor::cat(vec![a, b], 0)),
@@ -170,7 +180,7 @@ impl Column {
     /// Uploads rows from the host. `data` has shape `[rows, elements]`; its element type is kept.
     pub fn from_data(data: TensorData, kind: Kind, row_shape: Shape, device: &Device) -> Column {
         let dtype = data.dtype();
-        let data = match HostRows::from_data(data, kind, device) {
+        let data = match HostRows::from_data(data, row_shape.num_elements(), kind, device) {
             Ok(rows) => return Column { data: Data::Host(rows), row_shape },
             Err(data) => data,
         };
@@ -238,6 +248,7 @@ impl Column {
     }
 
     /// Gives the tensor the autodiff association of `device`, as the incoming mini-batch has it.
+    #[cfg_attr(not(feature = "flex"), allow(unreachable_code, reason = "then there are no host rows"))]
     pub fn on(self, device: &Device) -> Column {
         match self.data {
             Data::Host(rows) => Column { data: Data::Host(rows.on(device)), row_shape: self.row_shape },
@@ -255,8 +266,20 @@ impl Values {
         }
     }
 
+    /// The rows, shared, if they lie in host memory.
+    fn host_rows(&self) -> Option<HostRows> {
+        let (kind, device) = (self.kind(), each!(self, t => t.device()));
+        if !HostRows::can_hold(kind, each!(self, t => t.dtype()), &device) {
+            return None;
+        }
+        match self {
+            Values::Float(t) if t.is_tracked() => None,
+            values => each!(values, t => HostRows::take(t.clone(), kind, &device)),
+        }
+    }
+
     /// With the autodiff association of `device`.
-    pub(super) fn on(self, device: &Device) -> Values {
+    fn on(self, device: &Device) -> Values {
         let Some(strategy) = device.gradient_checkpointing_strategy() else { return self };
         each!(self, t -> t.autodiff().with_gradient_checkpointing_strategy(strategy))
     }
@@ -301,10 +324,13 @@ macro_rules! field {
             }
 
             fn from_column(column: Column, name: &'static str) -> Result<Self, BatchError> {
-                if column.row_shape.rank() + 1 != D || column.kind() != Kind::$kind {
+                let [rows, elements] = column.dims();
+                // The memory of host rows is not looked at again.
+                let same = column.kind() == Kind::$kind && column.row_shape.rank() + 1 == D && column.row_shape.num_elements() == elements;
+                if !same {
                     return Err(BatchError::ColumnType { field: name });
                 }
-                let mut shape = [column.rows(); D];
+                let mut shape = [rows; D];
                 shape[1..].copy_from_slice(column.row_shape.as_slice());
                 match column.data {
                     Data::Host(rows) => Ok(rows.into_tensor(Shape::new(shape))),

@@ -70,9 +70,10 @@ mod flex {
     #[derive(Debug, Clone)]
     pub(crate) struct HostRows {
         memory: Arc<Bytes>,
-        /// Where in it.
-        bytes: Range<usize>,
+        /// Where in it they begin, in bytes; all of them lie in it.
+        start: usize,
         rows: usize,
+        elements: usize,
         dtype: DType,
         kind: Kind,
         /// The autodiff association of the tensor.
@@ -91,7 +92,8 @@ mod flex {
             is_of_kind && super::is_host(device)
         }
 
-        /// The rows of a tensor that [can be held](Self::can_hold), copied if they do not lie one after the other; `None` if it is not what its device says.
+        /// The rows of a tensor that [can be held](Self::can_hold) and to which no gradient leads, copied if they do not lie one after the other; `None` if it is not
+        /// what its device says.
         pub(crate) fn take<const D: usize, K>(tensor: Tensor<D, K>, kind: Kind, device: &Device) -> Option<Self>
         where
             K: Basic + Autodiff + BackendPrimitive<Flex, Primitive = FlexTensor>,
@@ -99,30 +101,34 @@ mod flex {
             let tensor = tensor.inner().try_into_primitive::<Flex>().ok()?;
             let tensor = if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() };
             let (layout, dtype) = (tensor.layout(), tensor.dtype());
-            let (start, rows) = (layout.start_offset(), *layout.shape().as_slice().first()?);
-            let bytes = start * dtype.size()..(start + layout.num_elements()) * dtype.size();
-            let strategy = device.gradient_checkpointing_strategy();
-            Some(Self { memory: tensor.data_arc(), bytes, rows, dtype, kind, strategy })
+            let (rows, row) = layout.shape().as_slice().split_first()?;
+            let (rows, elements) = (*rows, row.iter().product());
+            let start = layout.start_offset() * dtype.size();
+            Some(Self { memory: tensor.data_arc(), start, rows, elements, dtype, kind, strategy: device.gradient_checkpointing_strategy() })
         }
 
-        /// The rows of `data`, shape `[rows, elements]`, if they can be held; otherwise the data.
-        pub(crate) fn from_data(data: TensorData, kind: Kind, device: &Device) -> Result<Self, TensorData> {
+        /// The rows of `data`, shape `[rows, elements]` without a 0, if they can be held; otherwise the data.
+        pub(crate) fn from_data(data: TensorData, elements: usize, kind: Kind, device: &Device) -> Result<Self, TensorData> {
+            let rows = match data.shape().as_slice() {
+                &[rows, width] if rows * width > 0 && width == elements => rows,
+                _ => return Err(data),
+            };
             if !Self::can_hold(kind, data.dtype(), device) {
                 return Err(data);
             }
+            let (bytes, _, dtype) = data.into_parts();
             let strategy = device.gradient_checkpointing_strategy();
-            let (bytes, shape, dtype) = data.into_parts();
-            Ok(Self { bytes: 0..shape.num_elements() * dtype.size(), memory: Arc::new(bytes), rows: shape[0], dtype, kind, strategy })
+            Ok(Self { memory: Arc::new(bytes), start: 0, rows, elements, dtype, kind, strategy })
         }
 
-        /// As a tensor.
+        /// As a tensor of this shape, which has as many elements.
         pub(crate) fn into_tensor<const D: usize, K>(self, shape: Shape) -> Tensor<D, K>
         where
             K: Basic + Autodiff + BackendPrimitive<Flex, Primitive = FlexTensor>,
         {
             let mut layout = Layout::contiguous(shape);
-            if self.bytes.start > 0 {
-                layout = Layout::new(layout.shape().clone(), layout.strides().to_vec(), self.bytes.start / self.dtype.size());
+            if self.start > 0 {
+                layout = Layout::new(layout.shape().clone(), layout.strides().to_vec(), self.start / self.dtype.size());
             }
             let tensor = Tensor::from_primitive::<Flex>(FlexTensor::from_arc(self.memory, layout, self.dtype));
             match self.strategy {
@@ -133,7 +139,7 @@ mod flex {
 
         /// As a tensor of shape `[rows, elements]`.
         pub(crate) fn into_values(self) -> Values {
-            let shape = Shape::new([self.rows, self.bytes.len() / self.dtype.size() / self.rows]);
+            let shape = Shape::new([self.rows, self.elements]);
             match self.kind {
                 Kind::Float => Values::Float(self.into_tensor(shape)),
                 Kind::Int => Values::Int(self.into_tensor(shape)),
@@ -143,17 +149,21 @@ mod flex {
 
         /// The memory, if it holds nothing else and nobody else has it.
         pub(crate) fn into_memory(self) -> Option<Bytes> {
-            if self.bytes == (0..self.memory.len()) { Arc::try_unwrap(self.memory).ok() } else { None }
+            if self.place() == (0..self.memory.len()) { Arc::try_unwrap(self.memory).ok() } else { None }
         }
 
         /// All rows, one after the other.
         pub(crate) fn bytes(&self) -> &[u8] {
-            &self.memory[self.bytes.clone()]
+            &self.memory[self.place()]
         }
 
-        /// The number of rows.
-        pub(crate) fn len(&self) -> usize {
-            self.rows
+        fn place(&self) -> Range<usize> {
+            self.start..self.start + self.rows * self.elements * self.dtype.size()
+        }
+
+        /// The number of rows and of elements in each.
+        pub(crate) fn dims(&self) -> [usize; 2] {
+            [self.rows, self.elements]
         }
 
         /// The element type.
@@ -183,21 +193,21 @@ mod flex {
         /// Appends `tail`, and says how many rows that copied: in the rows' own memory, if that has room and belongs to nobody else, otherwise all rows to new memory.
         /// `None`, and nothing happens, if the two are not of one type and width.
         pub(crate) fn append(&mut self, tail: &Self) -> Option<usize> {
-            let same = self.kind == tail.kind && self.dtype == tail.dtype && self.bytes.len() * tail.rows == tail.bytes.len() * self.rows;
-            if !same {
+            if (self.kind, self.dtype, self.elements) != (tail.kind, tail.dtype, tail.elements) {
                 return None;
             }
             let more = tail.bytes();
-            let room = self.bytes.end..self.bytes.end + more.len();
-            let copied = match Arc::get_mut(&mut self.memory).and_then(|memory| memory.get_mut(room)) {
+            let end = self.place().end;
+            // Memory that others share in another way is copied by being asked for, so this comes first.
+            let room = if self.memory.len() >= end + more.len() { Arc::get_mut(&mut self.memory) } else { None };
+            let copied = match room.and_then(|memory| memory.get_mut(end..end + more.len())) {
                 Some(room) => {
                     room.copy_from_slice(more);
-                    self.bytes.end += more.len();
                     tail.rows
                 }
                 None => {
                     self.memory = Arc::new(joined([self.bytes(), more], self.dtype)?);
-                    self.bytes = 0..self.memory.len();
+                    self.start = 0;
                     self.rows + tail.rows
                 }
             };
@@ -238,15 +248,15 @@ mod none {
     pub(crate) enum HostRows {}
 
     impl HostRows {
-        pub(crate) fn take<const D: usize, K: Basic>(
-            tensor: Tensor<D, K>,
-            _kind: Kind,
-            _tracked: bool,
-        ) -> Result<Self, Option<Tensor<D, K>>> {
-            Err(Some(tensor))
+        pub(crate) fn can_hold(_kind: Kind, _dtype: DType, _device: &Device) -> bool {
+            false
         }
 
-        pub(crate) fn from_data(data: TensorData, _kind: Kind, _device: &Device) -> Result<Self, TensorData> {
+        pub(crate) fn take<const D: usize, K: Basic>(_tensor: Tensor<D, K>, _kind: Kind, _device: &Device) -> Option<Self> {
+            None
+        }
+
+        pub(crate) fn from_data(data: TensorData, _elements: usize, _kind: Kind, _device: &Device) -> Result<Self, TensorData> {
             Err(data)
         }
 
@@ -266,7 +276,7 @@ mod none {
             match *self {}
         }
 
-        pub(crate) fn len(&self) -> usize {
+        pub(crate) fn dims(&self) -> [usize; 2] {
             match *self {}
         }
 
@@ -293,86 +303,4 @@ mod none {
 }
 
 #[cfg(all(test, feature = "flex"))]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use super::*;
-    use crate::batch::{Column, Field};
-    use burn::tensor::Int;
-
-    fn with_room(rows: usize, room: usize, device: &Device) -> Tensor<3, Int> {
-        tensor_with_room((0..rows as i32 * 6).collect(), [rows, 2, 3], room, device)
-    }
-
-    fn column(rows: usize, room: usize, device: &Device) -> Column {
-        with_room(rows, room, device).into_column("x").unwrap()
-    }
-
-    fn memory(column: &Column) -> *const u8 {
-        column.host_rows().unwrap().bytes().as_ptr()
-    }
-
-    fn values(column: Column) -> Vec<i32> {
-        column.into_data("x").unwrap().iter::<i32>().collect()
-    }
-
-    #[test]
-    fn rows_are_appended_in_the_memory_that_has_room_for_them() {
-        for device in [Device::flex(), Device::flex().autodiff()] {
-            let tail = column(2, 0, &device);
-            let before = column(4, 3, &device);
-            let place = memory(&before);
-            let after = before.append(tail, "x").unwrap();
-            assert_eq!((after.rows(), after.row_shape(), after.device().is_autodiff()), (6, [2, 3].as_slice(), device.is_autodiff()));
-            assert_eq!(memory(&after), place);
-            assert_eq!(values(after), (0..24).chain(0..12).collect::<Vec<_>>());
-        }
-    }
-
-    #[test]
-    fn floats_on_an_autodiff_device_are_appended_in_place_too() {
-        let device = Device::flex().autodiff();
-        let floats = |rows: usize, room| tensor_with_room::<f32, burn::tensor::Float, 2>(vec![1.5; rows * 2], [rows, 2], room, &device);
-        let before = floats(4, 1).into_column("x").unwrap();
-        let place = memory(&before);
-        let after = before.append(floats(1, 0).into_column("x").unwrap(), "x").unwrap();
-        assert_eq!((memory(&after), after.device().is_autodiff()), (place, true));
-        assert_eq!(after.into_data("x").unwrap().iter::<f32>().collect::<Vec<_>>(), [1.5; 10]);
-    }
-
-    #[test]
-    fn without_enough_room_or_with_another_owner_the_rows_are_copied_and_the_owner_sees_no_change() {
-        let device = Device::flex();
-        let expected: Vec<i32> = (0..24).chain(0..12).collect();
-        assert_eq!(values(column(4, 1, &device).append(column(2, 0, &device), "x").unwrap()), expected);
-        let owner = with_room(4, 2, &device);
-        let shared = owner.clone().into_column("x").unwrap();
-        assert_eq!(values(shared.append(column(2, 0, &device), "x").unwrap()), expected);
-        assert_eq!(owner.into_data().iter::<i32>().collect::<Vec<_>>(), (0..24).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn the_memory_of_a_column_is_used_again_unless_somebody_else_has_it() {
-        let device = Device::flex();
-        let values = column(2, 0, &device);
-        let place = memory(&values);
-        assert!(values.clone().into_memory().is_none());
-        let bytes = values.into_memory().unwrap();
-        assert_eq!((bytes.as_ptr(), bytes.len()), (place, 12 * size_of::<i32>()));
-    }
-
-    #[test]
-    fn host_rows_are_those_of_the_column_also_behind_a_slice() {
-        let device = Device::flex();
-        let part = with_room(4, 2, &device).slice(1..3).into_column("x").unwrap();
-        let rows = part.host_rows().unwrap();
-        assert_eq!(bytemuck::cast_slice::<u8, i32>(rows.bytes()), (6..18).collect::<Vec<i32>>());
-        assert_eq!(rows.dtype(), burn::tensor::DType::I32);
-    }
-
-    #[test]
-    #[should_panic(expected = "Shape")]
-    fn a_wrong_number_of_values_panics_as_burn_does() {
-        let _: Tensor<2, Int> = tensor_with_room(vec![0i32; 5], [2, 3], 1, &Device::flex());
-    }
-}
+mod tests;

@@ -96,7 +96,7 @@ pub trait RehearsalBatch: Send + Sized + 'static {
     ///
     /// # Errors
     ///
-    /// [`BatchError::EmptyField`] if a tensor has no element; `columns` then holds the fields before it.
+    /// [`BatchError::EmptyField`] if a tensor has no element, [`BatchError::ColumnType`] if one is not what its device says; `columns` then holds the fields before it.
     fn into_parts(self, columns: &mut Vec<Column>) -> Result<Self::Rest, BatchError>;
 
     /// Puts a mini-batch together again.
@@ -121,14 +121,14 @@ pub trait Field: Sized {
     ///
     /// # Errors
     ///
-    /// [`BatchError::EmptyField`] if the tensor has no element.
+    /// [`BatchError::EmptyField`] if the tensor has no element, [`BatchError::ColumnType`] if it is not what its device says.
     fn into_column(self, name: &'static str) -> Result<Column, BatchError>;
 
     /// Restores the rank.
     ///
     /// # Errors
     ///
-    /// [`BatchError::ColumnType`] if the column is of another kind or rank.
+    /// [`BatchError::ColumnType`] if the column is of another kind or rank, or its rows have not as many elements as its shape says.
     fn from_column(column: Column, name: &'static str) -> Result<Self, BatchError>;
 }
 

@@ -88,7 +88,10 @@ impl Policy for ClassBalanced {
         }
     }
 
-    fn guess(&self, classes: &[u32], table: &SlotTable, mut rng: Stream, slots: &mut Vec<u32>) {
+    // As if no class got a row meanwhile.
+    fn guess(&mut self, classes: &[u32], table: &SlotTable, mut rng: Stream, slots: &mut Vec<u32>) {
+        // Whether there is one or not, this walks past the empty lists once and for all.
+        self.borrowers.largest();
         let mut loans = self.borrowers.loans();
         let mut places: SmallVec<[(usize, usize); AHEAD]> = SmallVec::new();
         for &class in classes {

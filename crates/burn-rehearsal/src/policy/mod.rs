@@ -31,7 +31,7 @@ pub trait Policy: Send {
 
     /// Adds to `slots` those that candidates of these classes, at most [`AHEAD`], will probably take in a full shard; `rng` is a copy of their random stream. What is
     /// known of these slots is fetched ahead, so that the misses of several candidates overlap. Decides nothing.
-    fn guess(&self, _classes: &[u32], _table: &SlotTable, _rng: Stream, _slots: &mut Vec<u32>) {}
+    fn guess(&mut self, _classes: &[u32], _table: &SlotTable, _rng: Stream, _slots: &mut Vec<u32>) {}
 
     /// Called once for every candidate that is offered, stored or not, before [`place`](Self::place).
     fn offered(&mut self) {}

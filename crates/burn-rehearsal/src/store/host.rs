@@ -139,7 +139,7 @@ impl Store for HostStore {
         if !recycle {
             columns.clear();
         }
-        // What is copied last, and is short, is asked for first.
+        // Short fields are asked for before the first is copied, as they are behind a long one as a rule.
         for slab in self.slabs.iter().filter(|slab| slab.row_bytes <= LINE) {
             let slots =
                 rows.iter().filter_map(|row| if let Source::Slot(slot) = row { Some(*slot as usize * slab.row_bytes) } else { None });

@@ -57,8 +57,8 @@ impl Memory {
 /// The bytes that memory moves at once.
 pub(super) const LINE: usize = 64;
 
-/// Starts fetching what is at `places`, so that the misses of several visits overlap. Of more than a line a processor fetches the rest ahead by itself, and
-/// while it copies one row the beginning of the next.
+/// Starts fetching rows of at most a line at `places`, so that the misses of several visits overlap. Longer ones need it not: while the processor copies one, it
+/// fetches the rest of it ahead, and the beginning of the next.
 pub(super) fn touch(bytes: &[u8], places: impl Iterator<Item = usize>) {
     let sum = places.filter_map(|place| bytes.get(place)).fold(0u8, |sum, &byte| sum ^ byte);
     std::hint::black_box(sum);
