@@ -7,6 +7,8 @@ use burn_rehearsal_train::init::Scheme;
 use burn_rehearsal_train::report::schema::Method;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
+use serde::de::{self, Deserializer, Visitor};
+use std::fmt;
 use std::path::PathBuf;
 
 /// Continual learning with rehearsal: learn classes task by task without forgetting them.
@@ -141,6 +143,7 @@ pub struct Options {
     pub representatives: Option<usize>,
     /// Size of the buffer over all ranks: a share of the training set, a number of samples, or memory.
     #[arg(long, value_name = "30%|N|512MiB")]
+    #[serde(default, deserialize_with = "text_or_number")]
     pub capacity: Option<String>,
     /// Which stored sample makes room for a new one.
     #[arg(long, value_enum)]
@@ -547,4 +550,27 @@ pub struct PackArgs {
     /// What happens to an image that cannot be decoded.
     #[arg(long, value_enum, default_value = "fail")]
     pub on_damaged: OnDamagedArg,
+}
+
+/// A capacity in a file: text, or a number without quotes.
+fn text_or_number<'de, D: Deserializer<'de>>(file: D) -> Result<Option<String>, D::Error> {
+    struct Capacity;
+
+    impl Visitor<'_> for Capacity {
+        type Value = String;
+
+        fn expecting(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
+            text.write_str("a number of samples, a share (\"30%\") or memory (\"512MiB\")")
+        }
+
+        fn visit_i64<E: de::Error>(self, number: i64) -> Result<String, E> {
+            Ok(number.to_string())
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<String, E> {
+            Ok(text.to_owned())
+        }
+    }
+
+    file.deserialize_any(Capacity).map(Some)
 }

@@ -579,6 +579,23 @@ mod tests {
     }
 
     #[test]
+    fn a_capacity_in_a_file_may_be_a_number_without_quotes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run.toml");
+        let resolve = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            Config::resolve(Options { config: Some(path.clone()), ..Options::default() })
+        };
+        for (text, capacity) in [("capacity = 100", "100"), ("capacity = \"100\"", "100"), ("capacity = \"7%\"", "7%")] {
+            assert_eq!(resolve(text).unwrap().capacity, capacity);
+        }
+        for wrong in ["capacity = true", "capacity = 1.5"] {
+            let message = resolve(wrong).unwrap_err().to_string();
+            assert!(message.contains("line 1") && message.contains("512MiB"), "{message}");
+        }
+    }
+
+    #[test]
     fn a_configuration_file_with_an_unknown_key_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run.toml");
