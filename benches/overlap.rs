@@ -6,14 +6,22 @@
 //! waiting for representatives. *Hidden* is the share of the engine's time during which the training thread did not wait for it. Medians over the
 //! steps; a busy machine wakes the engine late, hence the mean of the wait, too.
 //!
+//! Mini-batches come as from a foreign loader, so that appending copies all their rows, which leaves the caches of the training thread without anything else
+//! if the rows are large; and from `ShardedLoader`, with room, so that it copies those of the representatives. There the buffer's own counters say what its part is.
+//!
 //! References, after the same computation, hence with the same cold caches: the same work inline, which is what would be lost without a thread, and waking a
 //! thread that sleeps, by a message through a channel.
 #![allow(clippy::expect_used)]
 
+use burn::data::dataloader::DataLoader;
+use burn::data::dataset::InMemDataset;
 use burn::tensor::Device;
-use burn_rehearsal::{Capacity, EngineTimings, Execution, RehearsalBatch, RehearsalBuffer, RehearsalConfig};
-use burn_rehearsal_benches::{Batch, Images, fill, head, median, micros, random_batches, timed, verdict};
+use burn_rehearsal::{
+    Capacity, EngineTimings, Execution, RehearsalBatch, RehearsalBuffer, RehearsalConfig, RehearsalLoader, ShardedLoader,
+};
+use burn_rehearsal_benches::{Batch, Images, StackImages, fill, head, median, micros, random_batches, random_images, timed, verdict};
 use std::hint::black_box;
+use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
@@ -70,13 +78,11 @@ fn engine(timings: &EngineTimings) -> Duration {
     timings.insert + timings.plan + timings.exchange + timings.deliver
 }
 
-fn run(buffer: &RehearsalBuffer<Batch>, batches: &[Batch], computation: Option<Computation>, steps: usize) -> Lost {
+fn run(buffer: &RehearsalBuffer<Batch>, batches: &[Batch], computation: Computation, steps: usize) -> Lost {
     let (mut all, mut waits, mut engines) = (Vec::new(), Vec::new(), Vec::new());
     let mut before = buffer.timings();
     for step in 0..steps {
-        if let Some(computation) = computation {
-            computation.run();
-        }
+        computation.run();
         let batch = batches[step % POOL].clone();
         let started = Instant::now();
         let merged = buffer.rehearse(batch).expect("a step");
@@ -89,8 +95,30 @@ fn run(buffer: &RehearsalBuffer<Batch>, batches: &[Batch], computation: Option<C
         engines.push(micros(engine(&after) - engine(&before)));
         before = after;
     }
-    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
     Lost { mean_wait: mean(&waits), all: median(all), mean_engine: mean(&engines), engine: median(engines) }
+}
+
+/// The same behind `ShardedLoader`, whose own time does not count.
+fn run_behind_loader(buffer: &RehearsalBuffer<Batch>, loader: &dyn DataLoader<Batch>, computation: Computation, steps: usize) -> Lost {
+    let (mut all, mut waits, mut engines) = (Vec::new(), Vec::new(), Vec::new());
+    while all.len() < steps {
+        let mut batches = loader.iter();
+        loop {
+            computation.run();
+            let before = buffer.timings();
+            let Some(batch) = batches.next() else { break };
+            black_box(batch.expect("a mini-batch"));
+            let after = buffer.timings();
+            all.push(micros(after.assemble - before.assemble + after.wait - before.wait - (after.append - before.append)));
+            waits.push(micros(after.wait - before.wait));
+            engines.push(micros(engine(&after) - engine(&before)));
+        }
+    }
+    Lost { mean_wait: mean(&waits), all: median(all), mean_engine: mean(&engines), engine: median(engines) }
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
 }
 
 /// Microseconds that `work` takes after the computation.
@@ -133,44 +161,56 @@ fn buffer(side: usize, execution: Execution, batches: &[Batch]) -> RehearsalBuff
     buffer
 }
 
+/// One table: what [`run`] or [`run_behind_loader`] says after each computation.
+fn table(title: &str, per_ms: f64, batches: &[Batch], inline: &RehearsalBuffer<Batch>, ours: impl Fn(Computation, usize) -> Lost) {
+    println!("\n{title}; µs per step");
+    println!(
+        "  {:<22} {:>7} {:>7} {:>7} {:>10} {:>8} {:>10} {:>7} {:>9}",
+        "computation", "all", "parts", "lost", "mean wait", "engine", "if inline", "wake", "hidden"
+    );
+    for milliseconds in COMPUTATION_MS {
+        let steps = (600 / milliseconds).clamp(8, 100) as usize;
+        let sleep = Computation::Sleep(Duration::from_millis(milliseconds));
+        let busy = Computation::Busy((per_ms * milliseconds as f64) as u64);
+        for (name, computation) in [("sleeping", sleep), ("on all cores", busy)] {
+            let turns: Vec<_> = (0..TURNS).map(|_| (ours(computation, steps), apart_and_together(batches, computation, steps))).collect();
+            let of = |part: &dyn Fn(&(Lost, f64)) -> f64| median(turns.iter().map(part).collect());
+            let lost = of(&|(ours, parts)| ours.all - parts);
+            let hidden = 1.0 - of(&|(ours, _)| ours.mean_wait / ours.mean_engine);
+            println!(
+                "  {:<22} {:7.1} {:7.1} {lost:7.1} {:10.1} {:8.1} {:10.1} {:7.1} {:7.1} %  lost {}, hidden {}",
+                format!("{milliseconds} ms, {name}"),
+                of(&|(ours, _)| ours.all),
+                of(&|(_, parts)| *parts),
+                of(&|(ours, _)| ours.mean_wait),
+                of(&|(ours, _)| ours.engine),
+                run(inline, batches, computation, steps).all,
+                wake(computation, steps),
+                100.0 * hidden,
+                verdict(lost <= 5.0),
+                verdict(hidden >= 0.99)
+            );
+        }
+    }
+}
+
 fn main() {
     head(&format!("overlap: b = {B}, c = {C}, r = {R}, u8, one rank, shards of {} MiB", SHARD_BYTES >> 20));
     let per_ms = rounds_per_ms();
+    let device = Device::flex();
     for side in [64, 224] {
-        let batches: Vec<Batch> = random_batches(POOL, B, side, 100, &Device::flex());
+        let batches: Vec<Batch> = random_batches(POOL, B, side, 100, &device);
         let inline = buffer(side, Execution::Inline, &batches);
         let background = buffer(side, Execution::Background, &batches);
-        println!("\n{side}² u8; µs per step");
-        println!(
-            "  {:<22} {:>7} {:>7} {:>7} {:>10} {:>8} {:>10} {:>7} {:>9}",
-            "computation", "all", "parts", "lost", "mean wait", "engine", "if inline", "wake", "hidden"
-        );
-        for milliseconds in COMPUTATION_MS {
-            let steps = (600 / milliseconds).clamp(8, 100) as usize;
-            let sleep = Computation::Sleep(Duration::from_millis(milliseconds));
-            let busy = Computation::Busy((per_ms * milliseconds as f64) as u64);
-            for (name, computation) in [("sleeping", sleep), ("on all cores", busy)] {
-                let turns: Vec<_> = (0..TURNS)
-                    .map(|_| (run(&background, &batches, Some(computation), steps), apart_and_together(&batches, computation, steps)))
-                    .collect();
-                let of = |part: &dyn Fn(&(Lost, f64)) -> f64| median(turns.iter().map(part).collect());
-                let lost = of(&|(ours, parts)| ours.all - parts);
-                let hidden = 1.0 - of(&|(ours, _)| ours.mean_wait / ours.mean_engine);
-                println!(
-                    "  {:<22} {:7.1} {:7.1} {lost:7.1} {:10.1} {:8.1} {:10.1} {:7.1} {:7.1} %  lost {}, hidden {}",
-                    format!("{milliseconds} ms, {name}"),
-                    of(&|(ours, _)| ours.all),
-                    of(&|(_, parts)| *parts),
-                    of(&|(ours, _)| ours.mean_wait),
-                    of(&|(ours, _)| ours.engine),
-                    run(&inline, &batches, Some(computation), steps).all,
-                    wake(computation, steps),
-                    100.0 * hidden,
-                    verdict(lost <= 5.0),
-                    verdict(hidden >= 0.99)
-                );
-            }
-        }
+        table(&format!("{side}² u8, a foreign loader"), per_ms, &batches, &inline, |computation, steps| {
+            run(&background, &batches, computation, steps)
+        });
+        let images = InMemDataset::new(random_images(4 * POOL * B, Batch::row_bytes(side), 100, 9));
+        let sharded = ShardedLoader::<_, Batch>::builder(StackImages { side, room: R }, B).shuffle(1).workers(1).device(device.clone());
+        let loader = RehearsalLoader::new(Arc::new(sharded.build(images)), background.clone());
+        table(&format!("{side}² u8, ShardedLoader"), per_ms, &batches, &inline, |computation, steps| {
+            run_behind_loader(&background, &loader, computation, steps)
+        });
     }
     println!("\ntargets: lost ≤ 5 µs, hidden ≥ 99 %");
 }

@@ -16,8 +16,8 @@ pub enum BatchError {
         /// The tensor's shape.
         shape: Vec<usize>,
     },
-    /// A column is not of the type that the batch declares for it.
-    #[error("field `{field}` is missing or of another kind or rank than the batch type declares")]
+    /// A column is not of the type that the batch declares for it, its rows are not of the size that their shape says, or a tensor is not what its device says.
+    #[error("field `{field}` is missing, or of another kind, rank or size than the batch type declares")]
     ColumnType {
         /// The field's name.
         field: &'static str,

@@ -133,7 +133,7 @@ impl SlotTable {
         self.slots[slot as usize].task
     }
 
-    /// Starts fetching what [`replace`](Self::replace) will visit for these slots.
+    /// Starts fetching most of what [`replace`](Self::replace) will visit for these slots.
     pub(crate) fn fetch(&self, slots: &[u32]) {
         let position = |&slot: &u32| self.slots.get(slot as usize).map_or(0, |row| row.age_pos as usize);
         let leaving = slots.iter().map(position).filter(|&at| at < self.old).fold(0, |sum, at| sum ^ self.by_age[at]);

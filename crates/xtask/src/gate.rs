@@ -22,7 +22,7 @@ pub(crate) enum Step {
     Format,
     /// Licences, origins and versions of dependencies, and the metadata of our crates.
     Licences,
-    /// `cargo clippy`, warnings are errors.
+    /// `cargo clippy`, warnings are errors; the library also without the CPU backend.
     Clippy,
     /// `cargo doc`, warnings are errors.
     Docs,

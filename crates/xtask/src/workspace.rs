@@ -9,7 +9,7 @@ use crate::error::Result;
 /// What is built together. Another backend or MPI rebuilds most of Burn, hence a target directory for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Leg {
-    /// The backend feature of our crates.
+    /// The backend feature of our crates, or `none`.
     pub(crate) backend: &'static str,
     /// The MPI library that the collective is linked with, if any.
     pub(crate) mpi: Option<&'static str>,
@@ -80,6 +80,7 @@ mod tests {
     fn every_leg_has_a_target_directory_of_its_own() {
         let named = |backend, mpi| Leg { backend, mpi }.target_dir(Path::new("target"));
         assert_eq!(Leg::DEFAULT.target_dir(Path::new("target")), Path::new("target"));
+        assert_eq!(Leg::NONE.target_dir(Path::new("target")), Path::new("target/none"));
         assert_eq!(named("wgpu", None), Path::new("target/wgpu"));
         assert_eq!(named("flex", Some("openmpi")), Path::new("target/mpi-openmpi"));
         assert_eq!(named("wgpu", Some("mpich")), Path::new("target/wgpu-mpi-mpich"));

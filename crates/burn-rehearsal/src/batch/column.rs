@@ -3,7 +3,7 @@
 use super::host::HostRows;
 use super::{Field, Kind};
 use crate::error::BatchError;
-use burn::tensor::{Bool, Bytes, DType, Device, Int, Shape, Tensor, TensorData};
+use burn::tensor::{Bool, DType, Device, Int, Shape, Tensor, TensorData};
 
 /// The values of a [`Column`], shape `[rows, elements]`.
 #[derive(Debug, Clone)]
@@ -56,7 +56,7 @@ impl Column {
     }
 
     /// The number of rows and of elements in each.
-    fn dims(&self) -> [usize; 2] {
+    pub(super) fn dims(&self) -> [usize; 2] {
         match &self.data {
             Data::Host(rows) => rows.dims(),
             Data::Tensor(values) => each!(&**values, t => t.dims()),
@@ -94,7 +94,10 @@ impl Column {
 
     /// The values, shape `[rows, elements]`.
     pub(crate) fn values(&self) -> Values {
-        self.clone().into_values()
+        match &self.data {
+            Data::Host(rows) => rows.clone().into_values(),
+            Data::Tensor(values) => Values::clone(values),
+        }
     }
 
     /// The values, shape `[rows, elements]`.
@@ -118,10 +121,10 @@ impl Column {
         if let Data::Host(rows) = &self.data { Some(rows) } else { None }
     }
 
-    /// The memory of a column in host memory that nobody else has, to be used again.
-    pub(crate) fn into_memory(self) -> Option<Bytes> {
-        match self.data {
-            Data::Host(rows) => rows.into_memory(),
+    /// The memory of a column in host memory, if it holds nothing else and nobody else has it, to be written again.
+    pub(crate) fn memory_mut(&mut self) -> Option<&mut [u8]> {
+        match &mut self.data {
+            Data::Host(rows) => rows.memory_mut(),
             Data::Tensor(_) => None,
         }
     }
@@ -252,6 +255,7 @@ impl Column {
     pub fn on(self, device: &Device) -> Column {
         match self.data {
             Data::Host(rows) => Column { data: Data::Host(rows.on(device)), row_shape: self.row_shape },
+            Data::Tensor(_) if !device.is_autodiff() => self,
             Data::Tensor(values) => Column { data: Data::Tensor(Box::new(values.on(device))), row_shape: self.row_shape },
         }
     }

@@ -148,8 +148,8 @@ mod flex {
         }
 
         /// The memory, if it holds nothing else and nobody else has it.
-        pub(crate) fn into_memory(self) -> Option<Bytes> {
-            if self.place() == (0..self.memory.len()) { Arc::try_unwrap(self.memory).ok() } else { None }
+        pub(crate) fn memory_mut(&mut self) -> Option<&mut [u8]> {
+            if self.place() == (0..self.memory.len()) { Arc::get_mut(&mut self.memory).map(|memory| &mut **memory) } else { None }
         }
 
         /// All rows, one after the other.
@@ -241,7 +241,7 @@ mod none {
     use crate::batch::Kind;
     use crate::batch::column::Values;
     use burn::tensor::kind::Basic;
-    use burn::tensor::{Bytes, DType, Device, Shape, Tensor, TensorData};
+    use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 
     /// Rows in host memory: there are none.
     #[derive(Debug, Clone)]
@@ -268,8 +268,8 @@ mod none {
             match self {}
         }
 
-        pub(crate) fn into_memory(self) -> Option<Bytes> {
-            match self {}
+        pub(crate) fn memory_mut(&mut self) -> Option<&mut [u8]> {
+            match *self {}
         }
 
         pub(crate) fn bytes(&self) -> &[u8] {

@@ -85,7 +85,7 @@ impl Schema {
             if found != expected {
                 return Err(BatchError::Rows { field: layout.spec.name, found, first, expected });
             }
-            if column.kind() != layout.spec.kind {
+            if column.kind() != layout.spec.kind || column.dims()[1] != column.row_shape().iter().product::<usize>() {
                 return Err(BatchError::ColumnType { field: layout.spec.name });
             }
             if column.row_shape() != layout.row_shape.as_slice() || column.dtype() != layout.dtype {

@@ -93,9 +93,9 @@ pub struct EngineTimings {
     pub deliver: Duration,
     /// Training thread: waiting for representatives that are not ready; nothing in a step for which they are.
     pub wait: Duration,
-    /// Training thread: choosing candidates and appending representatives.
+    /// Training thread: all that it does for a step but wait: taking the mini-batch apart, appending representatives, offering candidates, putting it together.
     pub assemble: Duration,
-    /// Training thread: the part of `assemble` that appends the representatives; the rest chooses and copies candidates.
+    /// Training thread: the part of `assemble` that appends the representatives.
     pub append: Duration,
     /// Mini-batches that went through the buffer.
     pub steps: u64,

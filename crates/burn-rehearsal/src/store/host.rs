@@ -133,34 +133,41 @@ impl Store for HostStore {
     }
 
     fn assemble(&self, rows: &[Source<'_>], devices: &[Device], columns: &mut Vec<Column>) {
-        let mut offset = 0;
-        // Those of earlier rows are at the front until each has been replaced by a new one at the end.
-        let recycle = columns.len() == self.slabs.len();
-        if !recycle {
-            columns.clear();
-        }
         // Short fields are asked for before the first is copied, as they are behind a long one as a rule.
         for slab in self.slabs.iter().filter(|slab| slab.row_bytes <= LINE) {
             let slots =
                 rows.iter().filter_map(|row| if let Source::Slot(slot) = row { Some(*slot as usize * slab.row_bytes) } else { None });
             touch(&slab.bytes, slots);
         }
-        for (slab, device) in self.slabs.iter().zip(devices) {
+        let mut offset = 0;
+        for (index, (slab, device)) in self.slabs.iter().zip(devices).enumerate() {
             let width = slab.row_bytes;
-            // The one allocation per field, unless earlier rows' memory is there: it becomes the tensor's own.
-            let earlier = if recycle { columns.remove(0).into_memory() } else { None };
-            let size = rows.len() * width;
-            let mut bytes = earlier.filter(|earlier| earlier.len() == size).unwrap_or_else(|| rows::aligned(size, slab.field.stored));
-            for (target, row) in bytes.chunks_exact_mut(width).zip(rows) {
-                target.copy_from_slice(match row {
-                    Source::Slot(slot) => slab.row(*slot),
-                    Source::Packed(packed) => &packed[offset..offset + width],
-                });
+            let fill = |bytes: &mut [u8]| {
+                for (target, row) in bytes.chunks_exact_mut(width).zip(rows) {
+                    target.copy_from_slice(match row {
+                        Source::Slot(slot) => slab.row(*slot),
+                        Source::Packed(packed) => &packed[offset..offset + width],
+                    });
+                }
+            };
+            let [elements, size] = [slab.field.elements(), rows.len() * width];
+            let stored_as_they_are = slab.field.dtype == slab.field.stored;
+            // Earlier rows are overwritten if there are as many.
+            let earlier = columns.get_mut(index).filter(|_| stored_as_they_are).and_then(Column::memory_mut);
+            match earlier.filter(|earlier| earlier.len() == size) {
+                Some(bytes) => fill(bytes),
+                None => {
+                    // The one allocation per field: it becomes the tensor's own.
+                    let mut bytes = rows::aligned(size, slab.field.stored);
+                    fill(&mut bytes);
+                    let data = rows::values_in_place(&slab.field, bytes, [rows.len(), elements]);
+                    columns.truncate(index);
+                    columns.push(Column::from_data(data, slab.field.spec.kind, slab.field.row_shape.clone(), device));
+                }
             }
             offset += width;
-            let data = rows::values_in_place(&slab.field, bytes, [rows.len(), slab.field.elements()]);
-            columns.push(Column::from_data(data, slab.field.spec.kind, slab.field.row_shape.clone(), device));
         }
+        columns.truncate(self.slabs.len());
     }
 
     fn read(&self, slots: &[u32], sink: &mut dyn FnMut(usize, usize, &[u8])) -> Result<(), RehearsalError> {

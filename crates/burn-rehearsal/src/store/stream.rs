@@ -13,7 +13,9 @@ mod x86_64 {
     /// Copies `source` to `target`, which is as long: past the caches if its place and length allow it.
     pub(in crate::store) fn copy(target: &mut [u8], source: &[u8]) {
         const WORD: usize = size_of::<__m128i>();
-        if !target.len().is_multiple_of(WORD) || !target.as_ptr().cast::<__m128i>().is_aligned() {
+        // Less than a line would have to be put together with what is in memory.
+        const LINE: usize = 64;
+        if target.len() < LINE || !target.len().is_multiple_of(WORD) || !target.as_ptr().cast::<__m128i>().is_aligned() {
             return target.copy_from_slice(source);
         }
         for (target, source) in target.chunks_exact_mut(WORD).zip(source.chunks_exact(WORD)) {

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::batch::{Column, Field};
-use burn::tensor::Int;
+use burn::tensor::{Bytes, GradientCheckpointingStrategy, Int};
 
 fn with_room(rows: usize, room: usize, device: &Device) -> Tensor<3, Int> {
     tensor_with_room((0..rows as i32 * 6).collect(), [rows, 2, 3], room, device)
@@ -59,11 +59,35 @@ fn without_enough_room_or_with_another_owner_the_rows_are_copied_and_the_owner_s
 #[test]
 fn the_memory_of_a_column_is_used_again_unless_somebody_else_has_it() {
     let device = Device::flex();
-    let values = column(2, 0, &device);
+    let mut values = column(2, 0, &device);
     let place = memory(&values);
-    assert!(values.clone().into_memory().is_none());
-    let bytes = values.into_memory().unwrap();
+    assert!(values.clone().memory_mut().is_none());
+    let bytes = values.memory_mut().unwrap();
     assert_eq!((bytes.as_ptr(), bytes.len()), (place, 12 * size_of::<i32>()));
+}
+
+#[test]
+fn rows_behind_a_slice_are_appended_in_place_too_and_memory_with_more_in_it_is_not_used_again() {
+    let device = Device::flex();
+    let part = with_room(6, 0, &device).slice(1..3).into_column("x").unwrap();
+    let place = memory(&part);
+    let mut after = part.append(column(2, 0, &device), "x").unwrap();
+    assert_eq!((memory(&after), values(after.clone())), (place, (6..18).chain(0..12).collect()));
+    assert!(after.memory_mut().is_none() && column(2, 1, &device).memory_mut().is_none());
+}
+
+#[test]
+fn memory_that_others_share_is_not_written() {
+    let bytes = Bytes::from_elems((0..12).collect::<Vec<i32>>()).shared();
+    let data = TensorData::from_bytes(bytes.clone(), [2, 6], burn::tensor::DType::I32);
+    let rows = Tensor::<2, Int>::from_data(data, (&Device::flex(), burn::tensor::DType::I32)).slice(0..1);
+    let all = rows.into_column("x").unwrap().append(column_of(vec![7; 6]), "x").unwrap();
+    assert_eq!(values(all), (0..6).chain([7; 6]).collect::<Vec<_>>());
+    assert_eq!(bytemuck::cast_slice::<u8, i32>(&bytes), (0..12).collect::<Vec<i32>>());
+}
+
+fn column_of(values: Vec<i32>) -> Column {
+    Tensor::<2, Int>::from_data(TensorData::new(values, [1, 6]), (&Device::flex(), burn::tensor::DType::I32)).into_column("x").unwrap()
 }
 
 #[test]
@@ -75,10 +99,11 @@ fn host_rows_are_those_of_the_column_also_behind_a_slice() {
     assert_eq!(rows.dtype(), burn::tensor::DType::I32);
 }
 
-/// The values of a tensor, and of what a column gives back.
-fn there_and_back<const D: usize>(tensor: Tensor<D>) -> [(TensorData, bool); 2] {
-    let data = |tensor: Tensor<D>| (tensor.clone().into_data(), tensor.is_autodiff());
+/// The values of a tensor and its autodiff association, and those of what a column gives back.
+fn there_and_back<const D: usize>(tensor: Tensor<D>) -> [(TensorData, Option<GradientCheckpointingStrategy>); 2] {
+    let data = |tensor: Tensor<D>| (tensor.clone().into_data(), tensor.device().gradient_checkpointing_strategy());
     let column = tensor.clone().into_column("x").unwrap();
+    assert_eq!(column.device().gradient_checkpointing_strategy(), tensor.device().gradient_checkpointing_strategy());
     [data(tensor), data(Tensor::from_column(column, "x").unwrap())]
 }
 
