@@ -1,4 +1,5 @@
 //! A tensor with its rank erased: `[rows, elements]` and the shape of one row.
+#![cfg_attr(not(feature = "flex"), allow(unreachable_code, reason = "then there are no host rows"))]
 
 use super::host::HostRows;
 use super::{Field, Kind};
@@ -251,7 +252,6 @@ impl Column {
     }
 
     /// Gives the tensor the autodiff association of `device`, as the incoming mini-batch has it.
-    #[cfg_attr(not(feature = "flex"), allow(unreachable_code, reason = "then there are no host rows"))]
     pub fn on(self, device: &Device) -> Column {
         match self.data {
             Data::Host(rows) => Column { data: Data::Host(rows.on(device)), row_shape: self.row_shape },
