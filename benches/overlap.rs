@@ -101,17 +101,18 @@ fn run(buffer: &RehearsalBuffer<Batch>, batches: &[Batch], computation: Computat
 /// The same behind `ShardedLoader`, whose own time does not count.
 fn run_behind_loader(buffer: &RehearsalBuffer<Batch>, loader: &dyn DataLoader<Batch>, computation: Computation, steps: usize) -> Lost {
     let (mut all, mut waits, mut engines) = (Vec::new(), Vec::new(), Vec::new());
+    let mut before = buffer.timings();
     while all.len() < steps {
         let mut batches = loader.iter();
         loop {
             computation.run();
-            let before = buffer.timings();
             let Some(batch) = batches.next() else { break };
             black_box(batch.expect("a mini-batch"));
             let after = buffer.timings();
             all.push(micros(after.assemble - before.assemble + after.wait - before.wait - (after.append - before.append)));
             waits.push(micros(after.wait - before.wait));
             engines.push(micros(engine(&after) - engine(&before)));
+            before = after;
         }
     }
     Lost { mean_wait: mean(&waits), all: median(all), mean_engine: mean(&engines), engine: median(engines) }
