@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn rows_are_written_where_they_belong_whether_past_the_caches_or_not() {
-        for width in [3072, 16, 24, 7, 1] {
+        for width in [3072, 80, 16, 24, 7, 1] {
             for len in [1 << 16, FITS_NO_CACHE] {
                 let mut memory = Memory::zeroed(len).unwrap();
                 let rows: Vec<Vec<u8>> = (1..5).map(|row| (0..width).map(|at| (row * 31 + at) as u8 | 1).collect()).collect();

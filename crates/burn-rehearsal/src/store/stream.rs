@@ -8,13 +8,13 @@ pub(super) use x86_64::{copy, fence};
 
 #[cfg(target_arch = "x86_64")]
 mod x86_64 {
+    use crate::store::memory::LINE;
     use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_sfence, _mm_stream_si128};
 
     /// Copies `source` to `target`, which is as long: past the caches if its place and length allow it.
     pub(in crate::store) fn copy(target: &mut [u8], source: &[u8]) {
         const WORD: usize = size_of::<__m128i>();
         // Less than a line would have to be put together with what is in memory.
-        const LINE: usize = 64;
         if target.len() < LINE || !target.len().is_multiple_of(WORD) || !target.as_ptr().cast::<__m128i>().is_aligned() {
             return target.copy_from_slice(source);
         }
