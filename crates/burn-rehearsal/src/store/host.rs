@@ -1,6 +1,6 @@
 //! Rows in host memory: one preallocated slab of bytes per stored field.
 
-use super::memory::{LINE, Memory, touch};
+use super::memory::{LINE, Memory, gather, touch};
 use super::{Source, Store, for_each_byte, for_each_integer, rows};
 use crate::batch::{Column, FieldLayout, HostRows, Schema};
 use crate::error::{BatchError, RehearsalError};
@@ -143,12 +143,11 @@ impl Store for HostStore {
         for (index, (slab, device)) in self.slabs.iter().zip(devices).enumerate() {
             let width = slab.row_bytes;
             let fill = |bytes: &mut [u8]| {
-                for (target, row) in bytes.chunks_exact_mut(width).zip(rows) {
-                    target.copy_from_slice(match row {
-                        Source::Slot(slot) => slab.row(*slot),
-                        Source::Packed(packed) => &packed[offset..offset + width],
-                    });
-                }
+                let sources = rows.iter().map(|row| match row {
+                    Source::Slot(slot) => slab.row(*slot),
+                    Source::Packed(packed) => &packed[offset..offset + width],
+                });
+                gather(bytes, sources.enumerate().map(|(n, row)| (n * width, row)));
             };
             let [elements, size] = [slab.field.elements(), rows.len() * width];
             let stored_as_they_are = slab.field.dtype == slab.field.stored;

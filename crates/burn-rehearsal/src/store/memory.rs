@@ -2,7 +2,7 @@
 //!
 //! Rows are visited at random, so that with pages of 4 KiB nearly every visit misses the cache of page addresses. Huge pages are asked for
 //! where the system has them. A slab that fits in no core's own cache is written past the caches where the processor can: what is overwritten need not be
-//! fetched, and what is written will not be read soon.
+//! fetched, and what is written will not be read soon. The same holds for representatives that do not stay in one until they are read.
 
 use super::stream;
 use memmap2::MmapMut;
@@ -43,14 +43,52 @@ impl DerefMut for Memory {
 /// A slab of so many bytes fits in no core's own cache: from here on writing past the caches is faster.
 const FITS_NO_CACHE: usize = 8 << 20;
 
+/// Representatives of so many bytes leave a core's own cache before they are read, which is sooner than a slab's rows are.
+const LEAVES_CACHE: usize = 4 << 20;
+
 impl Memory {
-    /// Overwrites the bytes from each place on.
+    /// Overwrites the bytes from each place on, in order.
     pub(super) fn overwrite<'a>(&mut self, rows: impl Iterator<Item = (usize, &'a [u8])>) {
-        let copy = if self.len() < FITS_NO_CACHE { <[u8]>::copy_from_slice } else { stream::copy };
-        for (place, source) in rows {
-            copy(&mut self[place..place + source.len()], source);
+        if self.len() < FITS_NO_CACHE { copy(self, rows) } else { copy_past_caches(self, rows) }
+    }
+}
+
+/// Copies each row to its place in `target`, in order.
+pub(super) fn gather<'a>(target: &mut [u8], rows: impl Iterator<Item = (usize, &'a [u8])>) {
+    if target.len() < LEAVES_CACHE { copy(target, rows) } else { copy_past_caches(target, rows) }
+}
+
+fn copy<'a>(target: &mut [u8], rows: impl Iterator<Item = (usize, &'a [u8])>) {
+    in_turn(rows, |place, part| target[place..place + part.len()].copy_from_slice(part));
+}
+
+fn copy_past_caches<'a>(target: &mut [u8], rows: impl Iterator<Item = (usize, &'a [u8])>) {
+    in_turn(rows, |place, part| stream::copy(&mut target[place..place + part.len()], part));
+    stream::fence();
+}
+
+/// So many rows are copied in turn, and so many bytes of one before the next has its turn. The processor fetches each of them ahead, so that it waits for several at
+/// once; with a whole row after the other it waits for one.
+const ROWS: usize = 8;
+const TURN: usize = 512;
+
+/// Calls `copy` with every part of every row and the place where it belongs; of the parts that belong to one place, the last row's comes last.
+fn in_turn<'a>(mut rows: impl Iterator<Item = (usize, &'a [u8])>, mut copy: impl FnMut(usize, &[u8])) {
+    loop {
+        let mut group: [(usize, &[u8]); ROWS] = [(0, &[]); ROWS];
+        group.iter_mut().zip(&mut rows).for_each(|(entry, row)| *entry = row);
+        let longest = group.iter().map(|(_, row)| row.len()).max().unwrap_or(0);
+        if longest == 0 {
+            return;
         }
-        stream::fence();
+        for from in (0..longest).step_by(TURN) {
+            for (place, row) in &group {
+                let to = row.len().min(from + TURN);
+                if from < to {
+                    copy(place + from, &row[from..to]);
+                }
+            }
+        }
     }
 }
 
@@ -70,19 +108,28 @@ mod tests {
 
     use super::*;
 
+    /// Rows of `width` bytes, none of them 0, of which two belong to one place.
+    fn rows(width: usize, last: usize) -> Vec<(usize, Vec<u8>)> {
+        let places = [5, 0, 11, 6, 2, 9, 8, 3, 5, 10].map(|n| n * width);
+        let row = |n: usize| (0..width).map(|at| (n * 31 + at) as u8 | 1).collect();
+        places.into_iter().chain([last]).enumerate().map(|(n, place)| (place, row(n))).collect()
+    }
+
     #[test]
     fn rows_are_written_where_they_belong_whether_past_the_caches_or_not() {
-        for width in [3072, 80, 16, 24, 7, 1] {
-            for len in [1 << 16, FITS_NO_CACHE] {
+        for width in [20_000, 3072, 520, 512, 80, 16, 24, 7, 1] {
+            for len in [1 << 18, LEAVES_CACHE, FITS_NO_CACHE] {
+                let rows = rows(width, (len / width - 1) * width);
+                let mut expected = vec![0; len];
+                rows.iter().for_each(|(place, row)| expected[*place..][..width].copy_from_slice(row));
+                let in_order = || rows.iter().map(|(place, row)| (*place, row.as_slice()));
+
                 let mut memory = Memory::zeroed(len).unwrap();
-                let rows: Vec<Vec<u8>> = (1..5).map(|row| (0..width).map(|at| (row * 31 + at) as u8 | 1).collect()).collect();
-                let places = [5 * width, 0, (len / width - 1) * width, 6 * width];
-                memory.overwrite(places.into_iter().zip(rows.iter().map(Vec::as_slice)));
-                for (place, row) in places.iter().zip(&rows) {
-                    assert_eq!(&memory[*place..][..width], row, "{width} bytes at {place} of {len}");
-                }
-                let written = memory.iter().filter(|&&byte| byte != 0).count();
-                assert_eq!(written, 4 * width, "nothing else is touched");
+                memory.overwrite(in_order());
+                assert!(*memory == *expected, "{width} bytes overwritten of {len}");
+                let mut gathered = vec![0; len];
+                gather(&mut gathered, in_order());
+                assert!(gathered == expected, "{width} bytes gathered of {len}");
             }
         }
     }
