@@ -16,6 +16,7 @@ use burn_rehearsal_train::augment::{RESIZED_CROP_RATIO, RESIZED_CROP_SCALE};
 use burn_rehearsal_train::data::{ImageOptions, JPEG_DECODER};
 use burn_rehearsal_train::experiment::{Checkpoints, Settings};
 use burn_rehearsal_train::report::schema::Method;
+use clap::ValueEnum;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -248,6 +249,7 @@ impl Config {
             }
         };
         let mut config = Self::defaults_for(&flags, &file)?;
+        let usual = (config.model_width, config.stem);
         macro_rules! take {
             ($($field:ident),* $(,)?) => {$(
                 if let Some(value) = flags.$field.or(file.$field) {
@@ -308,6 +310,15 @@ impl Config {
             checkpoint_every,
             checkpoint_keep
         );
+        if !matches!(config.model, ModelArg::Resnet18 | ModelArg::Resnet50) {
+            let reason = "only residual networks have one (`--model resnet18` or `resnet50`)";
+            if config.model_width != usual.0 {
+                return Err(AppError::option("model-width", config.model_width, reason));
+            }
+            if let Some(stem) = config.stem.to_possible_value().filter(|_| config.stem != usual.1) {
+                return Err(AppError::option("stem", stem.get_name(), reason));
+            }
+        }
         config.weights = flags.weights.or(file.weights);
         config.overridden.extend(config.weights.as_ref().map(|_| "weights".to_owned()));
         config.display = flags.display.or(file.display).unwrap_or_default();
@@ -593,6 +604,25 @@ mod tests {
             let message = resolve(wrong).unwrap_err().to_string();
             assert!(message.contains("line 1") && message.contains("512MiB"), "{message}");
         }
+    }
+
+    #[test]
+    fn what_only_residual_networks_have_is_refused_for_others_and_left_to_recipes() {
+        let resolve = |model, model_width, stem| Config::resolve(Options { model, model_width, stem, ..Options::default() });
+        assert_eq!(resolve(Some(ModelArg::Resnet18), Some(4), Some(StemArg::Small)).unwrap().model_width, 4);
+        for (width, stem, option) in [(Some(4), None, "--model-width"), (None, Some(StemArg::Small), "--stem")] {
+            for model in [None, Some(ModelArg::Conv), Some(ModelArg::Ghostnet)] {
+                let message = resolve(model, width, stem).unwrap_err().to_string();
+                assert!(message.contains(option) && message.contains("resnet18"), "{message}");
+            }
+        }
+        let recipe = Options {
+            recipe: Some(Recipe::MammothErCifar10),
+            model: Some(ModelArg::Conv),
+            data: Some("folder:images".into()),
+            ..Options::default()
+        };
+        assert_eq!(Config::resolve(recipe).unwrap().model, ModelArg::Conv);
     }
 
     #[test]
