@@ -124,9 +124,9 @@ impl Store for HostStore {
             let place = |slot: u32| slot as usize * width;
             if staged.dtype() == Some(field.stored) {
                 let source = staged.bytes();
-                bytes.overwrite(placements.iter().map(|&(n, slot)| (place(slot), &source[place(self.rows[n as usize])..][..width])));
+                bytes.overwrite(width, placements.iter().map(|&(n, slot)| (place(slot), &source[place(self.rows[n as usize])..][..width])));
             } else {
-                bytes.overwrite(placements.iter().map(|&(n, slot)| (place(slot), &narrowed[place(n)..][..width])));
+                bytes.overwrite(width, placements.iter().map(|&(n, slot)| (place(slot), &narrowed[place(n)..][..width])));
             }
             *staged = Staged::Nothing;
         }
@@ -147,7 +147,7 @@ impl Store for HostStore {
                     Source::Slot(slot) => slab.row(*slot),
                     Source::Packed(packed) => &packed[offset..offset + width],
                 });
-                gather(bytes, sources.enumerate().map(|(n, row)| (n * width, row)));
+                gather(bytes, width, sources.enumerate().map(|(n, row)| (n * width, row)));
             };
             let [elements, size] = [slab.field.elements(), rows.len() * width];
             let stored_as_they_are = slab.field.dtype == slab.field.stored;

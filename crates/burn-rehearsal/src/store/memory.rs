@@ -47,23 +47,23 @@ const FITS_NO_CACHE: usize = 8 << 20;
 const LEAVES_CACHE: usize = 4 << 20;
 
 impl Memory {
-    /// Overwrites the bytes from each place on, in order.
-    pub(super) fn overwrite<'a>(&mut self, rows: impl Iterator<Item = (usize, &'a [u8])>) {
-        if self.len() < FITS_NO_CACHE { copy(self, rows) } else { copy_past_caches(self, rows) }
+    /// Overwrites the bytes from each place on, in order, with rows of `width` bytes.
+    pub(super) fn overwrite<'a>(&mut self, width: usize, rows: impl Iterator<Item = (usize, &'a [u8])>) {
+        if self.len() < FITS_NO_CACHE { copy(self, width, rows) } else { copy_past_caches(self, width, rows) }
     }
 }
 
-/// Copies each row to its place in `target`, in order.
-pub(super) fn gather<'a>(target: &mut [u8], rows: impl Iterator<Item = (usize, &'a [u8])>) {
-    if target.len() < LEAVES_CACHE { copy(target, rows) } else { copy_past_caches(target, rows) }
+/// Copies each row, of `width` bytes, to its place in `target`, in order.
+pub(super) fn gather<'a>(target: &mut [u8], width: usize, rows: impl Iterator<Item = (usize, &'a [u8])>) {
+    if target.len() < LEAVES_CACHE { copy(target, width, rows) } else { copy_past_caches(target, width, rows) }
 }
 
-fn copy<'a>(target: &mut [u8], rows: impl Iterator<Item = (usize, &'a [u8])>) {
-    in_turn(rows, |place, part| target[place..place + part.len()].copy_from_slice(part));
+fn copy<'a>(target: &mut [u8], width: usize, rows: impl Iterator<Item = (usize, &'a [u8])>) {
+    in_turn(width, rows, |place, part| target[place..place + part.len()].copy_from_slice(part));
 }
 
-fn copy_past_caches<'a>(target: &mut [u8], rows: impl Iterator<Item = (usize, &'a [u8])>) {
-    in_turn(rows, |place, part| stream::copy(&mut target[place..place + part.len()], part));
+fn copy_past_caches<'a>(target: &mut [u8], width: usize, rows: impl Iterator<Item = (usize, &'a [u8])>) {
+    in_turn(width, rows, |place, part| stream::copy(&mut target[place..place + part.len()], part));
     stream::fence();
 }
 
@@ -73,21 +73,19 @@ const ROWS: usize = 8;
 const TURN: usize = 512;
 
 /// Calls `copy` with every part of every row and the place where it belongs; of the parts that belong to one place, the last row's comes last.
-fn in_turn<'a>(mut rows: impl Iterator<Item = (usize, &'a [u8])>, mut copy: impl FnMut(usize, &[u8])) {
+fn in_turn<'a>(width: usize, mut rows: impl Iterator<Item = (usize, &'a [u8])>, mut copy: impl FnMut(usize, &[u8])) {
+    if width <= TURN {
+        return rows.for_each(|(place, row)| copy(place, row));
+    }
     loop {
         let mut group: [(usize, &[u8]); ROWS] = [(0, &[]); ROWS];
-        group.iter_mut().zip(&mut rows).for_each(|(entry, row)| *entry = row);
-        let longest = group.iter().map(|(_, row)| row.len()).max().unwrap_or(0);
-        if longest == 0 {
+        let rows = group.iter_mut().zip(&mut rows).map(|(entry, row)| *entry = row).count();
+        if rows == 0 {
             return;
         }
-        for from in (0..longest).step_by(TURN) {
-            for (place, row) in &group {
-                let to = row.len().min(from + TURN);
-                if from < to {
-                    copy(place + from, &row[from..to]);
-                }
-            }
+        for from in (0..width).step_by(TURN) {
+            let to = width.min(from + TURN);
+            group[..rows].iter().for_each(|(place, row)| copy(place + from, &row[from..to]));
         }
     }
 }
@@ -125,10 +123,10 @@ mod tests {
                 let in_order = || rows.iter().map(|(place, row)| (*place, row.as_slice()));
 
                 let mut memory = Memory::zeroed(len).unwrap();
-                memory.overwrite(in_order());
+                memory.overwrite(width, in_order());
                 assert!(*memory == *expected, "{width} bytes overwritten of {len}");
                 let mut gathered = vec![0; len];
-                gather(&mut gathered, in_order());
+                gather(&mut gathered, width, in_order());
                 assert!(gathered == expected, "{width} bytes gathered of {len}");
             }
         }
