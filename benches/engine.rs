@@ -307,14 +307,14 @@ fn measure<T: Images>(side: usize) {
     );
     let whole = us("(a)") + us("append behind loader");
     println!("  (a) + (b) {:.1} through a foreign loader, {whole:.1} with ShardedLoader", us("(a)") + us("(b)"));
-    // Nothing that makes the reference's copies is faster than they are.
-    let bound = us("copies") + us("one copy") * R as f64 / (B + R) as f64;
+    // What is left of a system that makes these copies with `memcpy`, row after row, and does nothing else.
+    let bare = us("copies") + us("one copy") * R as f64 / (B + R) as f64;
     for &(name, _, _, time, factor) in PEERS.iter().filter(|peer| peer.1 == side && peer.2 == T::NAME) {
         let met = verdict(time / whole >= factor);
         println!(
             "      {name} {time}: (a) + (b) is {:.1} × faster, target {factor}: {met}; bare copies {:.1} ×",
             time / whole,
-            time / bound
+            time / bare
         );
     }
     match torchrl(side, T::NAME, capacity) {

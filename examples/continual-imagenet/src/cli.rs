@@ -93,10 +93,10 @@ pub struct Options {
     /// The network; `conv` for other data than the digits if nothing is said.
     #[arg(long, value_enum)]
     pub model: Option<ModelArg>,
-    /// Channels of a residual network's first layer.
+    /// Channels of a residual network's first layer; no other network takes it.
     #[arg(long)]
     pub model_width: Option<usize>,
-    /// What an image meets first in a residual network.
+    /// What an image meets first in a residual network; no other network takes it.
     #[arg(long, value_enum)]
     pub stem: Option<StemArg>,
     /// Weights to start from: a `.safetensors` file with the names of torchvision's (ResNet) or timm's (GhostNet) networks.

@@ -16,7 +16,6 @@ use burn_rehearsal_train::augment::{RESIZED_CROP_RATIO, RESIZED_CROP_SCALE};
 use burn_rehearsal_train::data::{ImageOptions, JPEG_DECODER};
 use burn_rehearsal_train::experiment::{Checkpoints, Settings};
 use burn_rehearsal_train::report::schema::Method;
-use clap::ValueEnum;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -311,12 +310,13 @@ impl Config {
             checkpoint_keep
         );
         if !matches!(config.model, ModelArg::Resnet18 | ModelArg::Resnet50) {
-            let reason = "only residual networks have one (`--model resnet18` or `resnet50`)";
+            // What is as it would be anyway may stand in a file with everything.
+            let reason = "only residual networks take it (`--model resnet18` or `resnet50`)";
             if config.model_width != usual.0 {
                 return Err(AppError::option("model-width", config.model_width, reason));
             }
-            if let Some(stem) = config.stem.to_possible_value().filter(|_| config.stem != usual.1) {
-                return Err(AppError::option("stem", stem.get_name(), reason));
+            if config.stem != usual.1 && config.stem != StemArg::Auto {
+                return Err(AppError::option("stem", format!("{:?}", config.stem).to_lowercase(), reason));
             }
         }
         config.weights = flags.weights.or(file.weights);
@@ -616,13 +616,14 @@ mod tests {
                 assert!(message.contains(option) && message.contains("resnet18"), "{message}");
             }
         }
+        assert_eq!(resolve(None, Some(64), Some(StemArg::Auto)).unwrap().model, ModelArg::Mlp, "as it would be anyway");
         let recipe = Options {
             recipe: Some(Recipe::MammothErCifar10),
             model: Some(ModelArg::Conv),
             data: Some("folder:images".into()),
             ..Options::default()
         };
-        assert_eq!(Config::resolve(recipe).unwrap().model, ModelArg::Conv);
+        assert_eq!(Config::resolve(recipe).unwrap().stem, StemArg::Small, "the recipe's, of which a convolutional network takes nothing");
     }
 
     #[test]

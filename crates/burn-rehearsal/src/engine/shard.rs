@@ -25,6 +25,8 @@ pub(super) struct Shard {
     candidate_classes: Vec<u32>,
     candidate_ids: Vec<i64>,
     placements: Vec<(u32, u32)>,
+    /// The generation of each placement's slot when it was placed.
+    generations: Vec<u32>,
     /// The slots that the next candidates will probably take.
     guessed: Vec<u32>,
     /// Changes of class counts; travels to the round and back.
@@ -68,6 +70,7 @@ impl Shard {
             candidate_classes: Vec::new(),
             candidate_ids: Vec::new(),
             placements: Vec::new(),
+            generations: Vec::new(),
             guessed: Vec::new(),
             changes: Vec::new(),
             cut: None,
@@ -142,6 +145,7 @@ impl Shard {
         let mut changes = std::mem::take(&mut self.changes);
         changes.clear();
         self.placements.clear();
+        self.generations.clear();
         if rows.is_empty() {
             columns.clear();
             return Ok(changes);
@@ -174,7 +178,11 @@ impl Shard {
                 slot
             };
             self.placements.push((row as u32, slot));
+            self.generations.push(self.table.generation(slot));
         }
+        // Of several candidates for one slot the last stays, and it alone is written.
+        let mut generations = self.generations.iter();
+        self.placements.retain(|&(_, slot)| generations.next() == Some(&self.table.generation(slot)));
         if let Some(cut) = &mut self.cut {
             cut.keep(self.store.as_ref(), &self.placements)?;
         }

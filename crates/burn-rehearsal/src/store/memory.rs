@@ -1,8 +1,8 @@
-//! The memory of a slab.
+//! The memory of a slab, and how rows are copied to it and from it.
 //!
 //! Rows are visited at random, so that with pages of 4 KiB nearly every visit misses the cache of page addresses. Huge pages are asked for
-//! where the system has them. A slab that fits in no core's own cache is written past the caches where the processor can: what is overwritten need not be
-//! fetched, and what is written will not be read soon. The same holds for representatives that do not stay in one until they are read.
+//! where the system has them. What fits in no core's own cache is written past the caches where the processor can: it need not be fetched first, and does not push out
+//! what the caches hold.
 
 use super::stream;
 use memmap2::MmapMut;
@@ -40,52 +40,66 @@ impl DerefMut for Memory {
     }
 }
 
-/// A slab of so many bytes fits in no core's own cache: from here on writing past the caches is faster.
-const FITS_NO_CACHE: usize = 8 << 20;
+/// From so many bytes on a slab is written past the caches: it fits in no core's own, and what is written will not be read soon.
+const LARGE_SLAB: usize = 8 << 20;
 
-/// Representatives of so many bytes leave a core's own cache before they are read, which is sooner than a slab's rows are.
-const LEAVES_CACHE: usize = 4 << 20;
+/// From so many bytes on representatives are: though they will be read soon, a core's own cache does not hold them until then.
+const LARGE_DRAW: usize = 4 << 20;
 
 impl Memory {
-    /// Overwrites the bytes from each place on, in order, with rows of `width` bytes.
+    /// Overwrites `width` bytes from each place on; no two places overlap.
     pub(super) fn overwrite<'a>(&mut self, width: usize, rows: impl Iterator<Item = (usize, &'a [u8])>) {
-        if self.len() < FITS_NO_CACHE { copy(self, width, rows) } else { copy_past_caches(self, width, rows) }
+        let large = self.len() >= LARGE_SLAB;
+        copy(self, width, rows, large);
     }
 }
 
-/// Copies each row, of `width` bytes, to its place in `target`, in order.
+/// Copies each row, of `width` bytes, to its place in `target`; no two places overlap.
 pub(super) fn gather<'a>(target: &mut [u8], width: usize, rows: impl Iterator<Item = (usize, &'a [u8])>) {
-    if target.len() < LEAVES_CACHE { copy(target, width, rows) } else { copy_past_caches(target, width, rows) }
+    let large = target.len() >= LARGE_DRAW;
+    copy(target, width, rows, large);
 }
 
-fn copy<'a>(target: &mut [u8], width: usize, rows: impl Iterator<Item = (usize, &'a [u8])>) {
-    in_turn(width, rows, |place, part| target[place..place + part.len()].copy_from_slice(part));
+fn copy<'a>(target: &mut [u8], width: usize, rows: impl Iterator<Item = (usize, &'a [u8])>, past_caches: bool) {
+    let skew = target.as_ptr().addr() % LINE;
+    if past_caches {
+        in_turn(width, skew, rows, |place, part| stream::copy(&mut target[place..place + part.len()], part));
+        stream::fence();
+    } else {
+        in_turn(width, skew, rows, |place, part| target[place..place + part.len()].copy_from_slice(part));
+    }
 }
 
-fn copy_past_caches<'a>(target: &mut [u8], width: usize, rows: impl Iterator<Item = (usize, &'a [u8])>) {
-    in_turn(width, rows, |place, part| stream::copy(&mut target[place..place + part.len()], part));
-    stream::fence();
-}
-
-/// So many rows are copied in turn, and so many bytes of one before the next has its turn. The processor fetches each of them ahead, so that it waits for several at
-/// once; with a whole row after the other it waits for one.
+/// So many rows are copied in turn. The processor fetches each of them ahead, so that it waits for several at once; with a whole row after the other it waits for one.
 const ROWS: usize = 8;
+
+/// So many bytes of a row are copied before the next has its turn.
 const TURN: usize = 512;
 
-/// Calls `copy` with every part of every row and the place where it belongs; of the parts that belong to one place, the last row's comes last.
-fn in_turn<'a>(width: usize, mut rows: impl Iterator<Item = (usize, &'a [u8])>, mut copy: impl FnMut(usize, &[u8])) {
+/// Calls `copy` with every part of every row and the place where it belongs. Parts end where lines of the target do, whose place 0 lies `skew` bytes behind the beginning
+/// of one: a line of which only a part was written past the caches would be put together in memory.
+fn in_turn<'a>(width: usize, skew: usize, mut rows: impl Iterator<Item = (usize, &'a [u8])>, mut copy: impl FnMut(usize, &[u8])) {
     if width <= TURN {
         return rows.for_each(|(place, row)| copy(place, row));
     }
     loop {
         let mut group: [(usize, &[u8]); ROWS] = [(0, &[]); ROWS];
-        let rows = group.iter_mut().zip(&mut rows).map(|(entry, row)| *entry = row).count();
-        if rows == 0 {
+        let mut filled = 0;
+        for (entry, row) in group.iter_mut().zip(&mut rows) {
+            *entry = row;
+            filled += 1;
+        }
+        if filled == 0 {
             return;
         }
-        for from in (0..width).step_by(TURN) {
-            let to = width.min(from + TURN);
-            group[..rows].iter().for_each(|(place, row)| copy(place + from, &row[from..to]));
+        for end in (TURN..width + LINE + TURN).step_by(TURN) {
+            for &(place, row) in &group[..filled] {
+                let ahead = (place + skew) % LINE;
+                let part = (end - TURN).saturating_sub(ahead)..(end - ahead).min(width);
+                if !part.is_empty() {
+                    copy(place + part.start, &row[part]);
+                }
+            }
         }
     }
 }
@@ -93,8 +107,8 @@ fn in_turn<'a>(width: usize, mut rows: impl Iterator<Item = (usize, &'a [u8])>, 
 /// The bytes that memory moves at once.
 pub(super) const LINE: usize = 64;
 
-/// Starts fetching rows of at most a line at `places`, so that the misses of several visits overlap. Longer ones need it not: while the processor copies one, it
-/// fetches the rest of it ahead, and the beginning of the next.
+/// Starts fetching rows of at most a line at `places`, so that the misses of several visits overlap. Longer ones need it not: while the processor copies one or several
+/// in turn, it fetches their rest ahead.
 pub(super) fn touch(bytes: &[u8], places: impl Iterator<Item = usize>) {
     let sum = places.filter_map(|place| bytes.get(place)).fold(0u8, |sum, &byte| sum ^ byte);
     std::hint::black_box(sum);
@@ -106,18 +120,18 @@ mod tests {
 
     use super::*;
 
-    /// Rows of `width` bytes, none of them 0, of which two belong to one place.
-    fn rows(width: usize, last: usize) -> Vec<(usize, Vec<u8>)> {
-        let places = [5, 0, 11, 6, 2, 9, 8, 3, 5, 10].map(|n| n * width);
-        let row = |n: usize| (0..width).map(|at| (n * 31 + at) as u8 | 1).collect();
-        places.into_iter().chain([last]).enumerate().map(|(n, place)| (place, row(n))).collect()
+    /// 15 rows of `width` bytes, none of them 0, in any order of places, and the last at the end of `len` bytes. No two parts of a row are alike.
+    fn rows(width: usize, len: usize) -> Vec<(usize, Vec<u8>)> {
+        let last = len / width - 1;
+        let places = (0..14).map(|n| n * 5 % 14).filter(|&n| n < last).chain([last]);
+        places.map(|n| (n * width, (0..width).map(|at| ((n * 31 + at + at / 251) % 255 + 1) as u8).collect())).collect()
     }
 
     #[test]
     fn rows_are_written_where_they_belong_whether_past_the_caches_or_not() {
-        for width in [20_000, 3072, 520, 512, 80, 16, 24, 7, 1] {
-            for len in [1 << 18, LEAVES_CACHE, FITS_NO_CACHE] {
-                let rows = rows(width, (len / width - 1) * width);
+        for width in [20_000, 3072, 2352, 784, 520, 512, 80, 16, 24, 7, 1] {
+            for len in [1 << 18, LARGE_DRAW, LARGE_SLAB] {
+                let rows = rows(width, len);
                 let mut expected = vec![0; len];
                 rows.iter().for_each(|(place, row)| expected[*place..][..width].copy_from_slice(row));
                 let in_order = || rows.iter().map(|(place, row)| (*place, row.as_slice()));
@@ -125,9 +139,25 @@ mod tests {
                 let mut memory = Memory::zeroed(len).unwrap();
                 memory.overwrite(width, in_order());
                 assert!(*memory == *expected, "{width} bytes overwritten of {len}");
-                let mut gathered = vec![0; len];
-                gather(&mut gathered, width, in_order());
-                assert!(gathered == expected, "{width} bytes gathered of {len}");
+                for skew in [0, 16, 1] {
+                    let mut gathered = vec![0; skew + len];
+                    gather(&mut gathered[skew..], width, in_order());
+                    assert!(gathered[skew..] == expected, "{width} bytes gathered of {len}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn parts_of_a_long_row_end_where_lines_do_and_leave_nothing_out() {
+        for (skew, place) in [(0, 0), (0, 2352), (16, 0), (16, 4704), (63, 1)] {
+            for width in [513, 520, 2352, 3072, 3073] {
+                let row = vec![0; width];
+                let mut parts = Vec::new();
+                in_turn(width, skew, [(place, row.as_slice())].into_iter(), |place, part| parts.push(place..place + part.len()));
+                assert_eq!((parts[0].start, parts[parts.len() - 1].end), (place, place + width));
+                assert!(parts.iter().all(|part| (1..=TURN).contains(&part.len())), "{parts:?}");
+                assert!(parts.windows(2).all(|two| two[0].end == two[1].start && (two[0].end + skew) % LINE == 0), "{parts:?}");
             }
         }
     }

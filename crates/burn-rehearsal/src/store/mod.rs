@@ -45,7 +45,7 @@ pub trait Store: Send {
     /// The first error of `visit`.
     fn staged(&self, field: usize, visit: &mut dyn FnMut(i64) -> Result<(), BatchError>) -> Result<(), BatchError>;
 
-    /// Writes the `n`-th staged candidate to `slot`, for every pair `(n, slot)` in order, and lets all of them go.
+    /// Writes the `n`-th staged candidate to `slot`, for every pair `(n, slot)`, and lets all of them go. No slot is there twice.
     fn write(&mut self, placements: &[(u32, u32)]);
 
     /// Fills `columns` with columns of `rows.len()` rows (at least one) in this order, on `devices` (one per stored field), in the mini-batches'

@@ -5,8 +5,6 @@ use burn::tensor::{Device, Int, Tensor};
 use std::collections::BTreeMap;
 
 /// Candidates and their places, piece by piece.
-///
-/// A slot that was given twice has its last candidate alone: kernels write in any order.
 #[derive(Debug)]
 pub(super) struct Scatter {
     pieces: BTreeMap<usize, Places>,
@@ -37,11 +35,10 @@ pub(super) struct Part {
 }
 
 impl Scatter {
-    /// For (candidate, slot) pairs of `candidates` candidates, where slot s is row s % `piece_rows` of piece s / `piece_rows`.
+    /// For (candidate, slot) pairs of `candidates` candidates, no slot twice, where slot s is row s % `piece_rows` of piece s / `piece_rows`.
     pub(super) fn new(placements: &[(u32, u32)], candidates: usize, piece_rows: usize) -> Self {
-        let last: BTreeMap<u32, u32> = placements.iter().map(|&(row, slot)| (slot, row)).collect();
         let mut pieces: BTreeMap<usize, Places> = BTreeMap::new();
-        for &(row, slot) in placements.iter().filter(|(row, slot)| last.get(slot) == Some(row)) {
+        for &(row, slot) in placements {
             let piece = pieces.entry(slot as usize / piece_rows).or_default();
             piece.rows.push(i64::from(row));
             piece.places.push((slot as usize % piece_rows) as i64);
@@ -72,9 +69,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_candidate_for_a_slot_is_the_one_that_is_written() {
-        let scatter = Scatter::new(&[(0, 7), (1, 2), (2, 7), (3, 0), (4, 9)], 5, 4);
+    fn every_piece_has_its_own_candidates_in_their_order() {
+        let scatter = Scatter::new(&[(1, 2), (2, 7), (3, 0), (4, 9), (5, 5)], 6, 4);
         let pieces: Vec<_> = scatter.pieces.iter().map(|(&piece, numbers)| (piece, &numbers.rows[..], &numbers.places[..])).collect();
-        assert_eq!(pieces, [(0, &[1i64, 3][..], &[2i64, 0][..]), (1, &[2], &[3]), (2, &[4], &[1])]);
+        assert_eq!(pieces, [(0, &[1i64, 3][..], &[2i64, 0][..]), (1, &[2, 5], &[3, 1]), (2, &[4], &[1])]);
     }
 }

@@ -125,9 +125,13 @@ fn both_stores_hold_and_give_back_the_same_rows_whatever_the_layout() {
                     assert_eq!(staged(&host, field), staged(&on_device, field));
                 }
                 // Every other round, neighbours go to neighbouring slots as they do while a shard fills up.
-                let first = rng.below((CAPACITY - rows) as u64 + 1) as u32;
-                let slot = |row: u32, rng: &mut Stream| if round % 2 == 0 { first + row } else { rng.below(CAPACITY as u64) as u32 };
-                let placements: Vec<_> = (0..rows as u32).map(|row| (row, slot(row, &mut rng))).collect();
+                let mut slots: Vec<u32> = (0..CAPACITY as u32).collect();
+                if round % 2 == 0 {
+                    slots.rotate_left(rng.below((CAPACITY - rows) as u64 + 1) as usize)
+                } else {
+                    rng.shuffle(&mut slots)
+                }
+                let placements: Vec<_> = (0..rows as u32).zip(slots).collect();
                 host.write(&placements);
                 on_device.write(&placements);
                 let slots: Vec<u32> = (0..CAPACITY as u32).collect();
