@@ -307,7 +307,7 @@ fn measure<T: Images>(side: usize) {
     );
     let whole = us("(a)") + us("append behind loader");
     println!("  (a) + (b) {:.1} through a foreign loader, {whole:.1} with ShardedLoader", us("(a)") + us("(b)"));
-    // What is left of a system that makes these copies with `memcpy`, row after row, and does nothing else.
+    // A system that makes these copies with `memcpy`, row after row, and does nothing else.
     let bare = us("copies") + us("one copy") * R as f64 / (B + R) as f64;
     for &(name, _, _, time, factor) in PEERS.iter().filter(|peer| peer.1 == side && peer.2 == T::NAME) {
         let met = verdict(time / whole >= factor);

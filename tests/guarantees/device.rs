@@ -5,7 +5,7 @@
 use crate::deterministic::{configurations, trace_on};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_rehearsal::error::{BatchError, RehearsalError};
-use burn_rehearsal::{OnRepeat, RehearsalBatch, RehearsalBuffer, SamplingKind, StoreKind};
+use burn_rehearsal::{OnRepeat, PolicyKind, RehearsalBatch, RehearsalBuffer, SamplingKind, StoreKind};
 use burn_rehearsal_tests::{CLASS, Mixed, Row, assert_augmented, batch, buffer, config, device, fresh, label_type, read, uniform_p, world};
 
 #[test]
@@ -42,6 +42,27 @@ fn auto_keeps_a_shard_on_a_device_with_memory_of_its_own_up_to_the_limit() {
             buffer.report().unwrap().stores
         });
         assert_eq!(stores, vec![vec![store; 3]; 3]);
+    }
+}
+
+#[test]
+fn of_several_candidates_of_a_mini_batch_for_one_slot_the_last_stays() {
+    for policy in [PolicyKind::Fifo, PolicyKind::Reservoir, PolicyKind::ClassBalanced] {
+        for store in [StoreKind::Host, StoreKind::Device] {
+            let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(&config(3, 8, 3).with_policy(policy).with_store(store)).unwrap();
+            for step in 0..6 {
+                let ids = fresh(1, 0, step, 8, 2);
+                buffer.rehearse(batch(&ids)).unwrap();
+                let snapshot = buffer.snapshot().unwrap();
+                let named: Vec<i64> = snapshot.samples().iter().filter_map(|sample| sample.id).collect();
+                for (sample, &id) in snapshot.samples().iter().zip(&named) {
+                    assert_eq!(sample.fields[0].iter::<i64>().collect::<Vec<_>>(), Row::of(id).image, "{policy:?}, {store:?}, step {step}");
+                }
+                if policy == PolicyKind::Fifo {
+                    assert!(ids[5..].iter().all(|id| named.contains(id)), "{named:?} of {ids:?}");
+                }
+            }
+        }
     }
 }
 

@@ -188,7 +188,7 @@ pub mod random;
 pub mod sampling;
 mod slots;
 mod snapshot;
-pub mod store;
+mod store;
 
 pub use batch::RehearsalBatch;
 pub use buffer::{BufferStatus, RehearsalBuffer, Rehearsed};

@@ -16,6 +16,7 @@ use burn_rehearsal_train::augment::{RESIZED_CROP_RATIO, RESIZED_CROP_SCALE};
 use burn_rehearsal_train::data::{ImageOptions, JPEG_DECODER};
 use burn_rehearsal_train::experiment::{Checkpoints, Settings};
 use burn_rehearsal_train::report::schema::Method;
+use clap::ValueEnum;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -310,13 +311,14 @@ impl Config {
             checkpoint_keep
         );
         if !matches!(config.model, ModelArg::Resnet18 | ModelArg::Resnet50) {
-            // What is as it would be anyway may stand in a file with everything.
+            // What is as it would be anyway may stand in a file with everything, and `auto` asks for nothing.
             let reason = "only residual networks take it (`--model resnet18` or `resnet50`)";
             if config.model_width != usual.0 {
                 return Err(AppError::option("model-width", config.model_width, reason));
             }
             if config.stem != usual.1 && config.stem != StemArg::Auto {
-                return Err(AppError::option("stem", format!("{:?}", config.stem).to_lowercase(), reason));
+                let stem = config.stem.to_possible_value();
+                return Err(AppError::option("stem", stem.as_ref().map_or("", |stem| stem.get_name()), reason));
             }
         }
         config.weights = flags.weights.or(file.weights);
@@ -617,13 +619,16 @@ mod tests {
             }
         }
         assert_eq!(resolve(None, Some(64), Some(StemArg::Auto)).unwrap().model, ModelArg::Mlp, "as it would be anyway");
-        let recipe = Options {
-            recipe: Some(Recipe::MammothErCifar10),
-            model: Some(ModelArg::Conv),
-            data: Some("folder:images".into()),
-            ..Options::default()
-        };
-        assert_eq!(Config::resolve(recipe).unwrap().stem, StemArg::Small, "the recipe's, of which a convolutional network takes nothing");
+        for (asked, stem) in [(None, StemArg::Small), (Some(StemArg::Auto), StemArg::Auto)] {
+            let recipe = Options {
+                recipe: Some(Recipe::MammothErCifar10),
+                model: Some(ModelArg::Conv),
+                data: Some("folder:images".into()),
+                stem: asked,
+                ..Options::default()
+            };
+            assert_eq!(Config::resolve(recipe).unwrap().stem, stem);
+        }
     }
 
     #[test]

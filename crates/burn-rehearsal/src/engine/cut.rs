@@ -39,9 +39,6 @@ impl Cut {
         let Self { next, end, kept, slots } = self;
         slots.clear();
         slots.extend(placements.iter().map(|&(_, slot)| slot).filter(|slot| (*next..*end).contains(slot) && !kept.contains_key(slot)));
-        // A slot may be written twice in one step.
-        slots.sort_unstable();
-        slots.dedup();
         if slots.is_empty() {
             return Ok(());
         }
@@ -138,9 +135,10 @@ mod tests {
                     cut.take(store.as_ref(), &mut piece).unwrap();
                     found.iter_mut().zip(&piece).for_each(|(found, bytes)| found.extend_from_slice(bytes));
                 } else {
-                    // A slot may be among them twice, or be one that was empty.
-                    let slots: Vec<u32> = (0..3).map(|_| rng.below(CAPACITY) as u32).collect();
-                    write(store.as_mut(), Some(&mut cut), &slots);
+                    // One of them may have been empty.
+                    let mut slots: Vec<u32> = (0..CAPACITY as u32).collect();
+                    rng.shuffle(&mut slots);
+                    write(store.as_mut(), Some(&mut cut), &slots[..3]);
                 }
             }
             let images: Vec<u8> = (0..rows as u8).flat_map(|number| std::iter::repeat_n(number, PIXELS)).collect();

@@ -301,6 +301,7 @@ impl Store for DeviceStore {
     }
 
     fn write(&mut self, placements: &[(u32, u32)]) {
+        debug_assert!(super::are_distinct(placements), "{placements:?}");
         self.runs.clear();
         for &(row, slot) in placements {
             let (row, piece, at) = (row as usize, slot as usize / self.piece_rows, slot as usize % self.piece_rows);

@@ -119,6 +119,7 @@ impl Store for HostStore {
     }
 
     fn write(&mut self, placements: &[(u32, u32)]) {
+        debug_assert!(super::are_distinct(placements), "{placements:?}");
         for Slab { field, row_bytes, bytes, staged, narrowed } in &mut self.slabs {
             let width = *row_bytes;
             let place = |slot: u32| slot as usize * width;

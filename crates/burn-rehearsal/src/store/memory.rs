@@ -120,7 +120,7 @@ mod tests {
 
     use super::*;
 
-    /// 15 rows of `width` bytes, none of them 0, in any order of places, and the last at the end of `len` bytes. No two parts of a row are alike.
+    /// Up to 15 rows of `width` bytes, none of them 0, in any order of places, and the last at the end of `len` bytes. No two parts of a row are alike.
     fn rows(width: usize, len: usize) -> Vec<(usize, Vec<u8>)> {
         let last = len / width - 1;
         let places = (0..14).map(|n| n * 5 % 14).filter(|&n| n < last).chain([last]);
@@ -142,7 +142,7 @@ mod tests {
                 for skew in [0, 16, 1] {
                     let mut gathered = vec![0; skew + len];
                     gather(&mut gathered[skew..], width, in_order());
-                    assert!(gathered[skew..] == expected, "{width} bytes gathered of {len}");
+                    assert!(gathered[skew..] == expected, "{width} bytes gathered of {len}, {skew} bytes behind the beginning");
                 }
             }
         }

@@ -93,6 +93,11 @@ pub(crate) fn create(kind: StoreKind, schema: &Schema, capacity: usize, devices:
     })
 }
 
+/// Whether no slot is there twice, as [`Store::write`] asks for.
+fn are_distinct(placements: &[(u32, u32)]) -> bool {
+    placements.iter().zip(1..).all(|((_, slot), rest)| placements[rest..].iter().all(|(_, other)| slot != other))
+}
+
 /// Calls `visit` with every value of integers of type `dtype`.
 ///
 /// # Errors

@@ -11,9 +11,9 @@ mod x86_64 {
     use crate::store::memory::LINE;
     use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_sfence, _mm_stream_si128};
 
-    /// Copies `source` to `target`, which is as long, past the caches if its length allows it.
+    /// Copies `source` to `target`, which is as long, past the caches if its place and length allow it.
     ///
-    /// Until [`fence`] it is not to be read or written again.
+    /// Until [`fence`] what was copied is not to be read or written again: the caller sees to that.
     pub(in crate::store) fn copy(target: &mut [u8], source: &[u8]) {
         const WORD: usize = size_of::<__m128i>();
         let len = target.len();

@@ -242,9 +242,9 @@ fn a_write_does_not_copy_the_store() {
     assert!(full >= before.bytes_reserved + store.bytes() as u64, "the store is in the device's memory");
     for step in 0..20u32 {
         store.stage(&mut columns(&mut rng, 4, first[0].dtype(), &device), &[0, 1, 2, 3]).unwrap();
-        store.write(&[(0, step * 1000), (1, step), (2, 7), (3, capacity as u32 - 1 - step)]);
+        store.write(&[(0, 1000 + step * 1000), (1, step), (2, 77), (3, capacity as u32 - 1 - step)]);
         let mut drawn = Vec::new();
-        store.assemble(&[Source::Slot(step), Source::Slot(7)], &vec![device.clone(); 5], &mut drawn);
+        store.assemble(&[Source::Slot(step), Source::Slot(77)], &vec![device.clone(); 5], &mut drawn);
     }
     device.sync().unwrap();
     let widest = 8 * capacity as u64;
