@@ -29,6 +29,8 @@ mod loaders;
 mod model;
 #[path = "guarantees/policies.rs"]
 mod policies;
+#[path = "guarantees/reservoirs.rs"]
+mod reservoirs;
 #[path = "guarantees/snapshot.rs"]
 mod snapshot;
 #[path = "guarantees/tasks.rs"]

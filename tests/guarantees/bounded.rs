@@ -134,6 +134,61 @@ fn with_enough_samples_of_every_class_quotas_differ_by_at_most_one_in_each_shard
     }
 }
 
+/// Rows of random classes for every rank, and the union's rows of each of these classes.
+fn union_of(size: usize, config: &RehearsalConfig, classes: &[i64], steps: usize) -> Vec<usize> {
+    let shards = world(size, |threads| {
+        let buffer = buffer(config, threads);
+        for step in 0..steps {
+            let ids = fresh(9, buffer.rank(), step, 24, classes.len() as u64);
+            let ids: Vec<i64> = ids.into_iter().map(|id| classes[(id / CLASS) as usize] * CLASS + id % CLASS).collect();
+            buffer.rehearse(batch(&ids)).unwrap();
+        }
+        buffer.inspect().unwrap()
+    });
+    let union = union(&shards);
+    classes.iter().map(|&class| union[class as usize]).collect()
+}
+
+#[test]
+fn the_union_is_even_if_class_numbers_have_gaps_or_more_classes_are_configured_than_present() {
+    for (size, capacity, classes, known) in [
+        (8, 120, (0..10).collect::<Vec<i64>>(), Some(20)),
+        (4, 120, (0..10).collect(), Some(20)),
+        (8, 125, (0..10).map(|class| 3 * class + 1).collect(), None),
+        (4, 67, vec![2, 3, 5, 7, 11, 13, 17], None),
+        (4, 67, vec![2, 3, 5, 7, 11, 13, 17], Some(18)),
+        (8, 101, vec![0, 99], Some(100)),
+    ] {
+        let rows = union_of(size, &config(capacity, 24, 1).with_classes(known), &classes, 20);
+        assert_eq!(rows.iter().sum::<usize>(), capacity);
+        assert!(spread(&rows, rows.len()) <= 1, "{size} ranks, {capacity} slots, configured {known:?}: {rows:?}");
+    }
+}
+
+#[test]
+fn the_union_is_even_after_every_task_while_configured_classes_are_still_to_come() {
+    let (size, capacity) = (16, 240);
+    let config = config(capacity, 24, 1).with_classes(Some(10));
+    let shards = world(size, |threads| {
+        let buffer = buffer(&config, threads);
+        let after_task = |task: i64| {
+            for step in 0..8 {
+                let ids = fresh(task as u64, buffer.rank(), step, 24, 2);
+                buffer.rehearse(batch(&ids.into_iter().map(|id| id + 2 * task * CLASS).collect::<Vec<_>>())).unwrap();
+            }
+            buffer.inspect().unwrap()
+        };
+        (0..5).map(after_task).collect::<Vec<_>>()
+    });
+    for task in 0..5 {
+        let rows = union(&shards.iter().map(|tasks| tasks[task].clone()).collect::<Vec<_>>());
+        let seen = 2 * task + 2;
+        // With 8 of 10 classes, some quotas are already larger than the shares of the others.
+        let bound = if task == 3 { size } else { 1 };
+        assert!(spread(&rows, seen) <= bound, "after task {task}: {rows:?}");
+    }
+}
+
 #[test]
 fn no_class_is_lost_everywhere_when_a_shard_has_fewer_slots_than_there_are_classes() {
     for (size, capacity, classes) in [(2, 9, 8), (2, 10, 10), (3, 10, 10), (4, 13, 10), (4, 20, 10), (8, 16, 16), (8, 17, 12)] {
@@ -196,10 +251,10 @@ fn a_rare_class_keeps_every_row_within_its_quota_and_the_others_share_what_it_le
 
 #[test]
 fn a_class_that_overflows_replaces_its_own_rows_evenly() {
-    // With one class the policy is random replacement: over many runs every slot is overwritten about equally often.
+    // Over many runs every slot is overwritten about equally often.
     let mut generations = [0u32; 8];
     for seed in 0..100 {
-        let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(&config(8, 8, 1).with_seed(seed)).unwrap();
+        let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(&config(8, 8, 1).with_policy(PolicyKind::RandomReplacement).with_seed(seed)).unwrap();
         for step in 0..6 {
             buffer.rehearse(batch(&fresh(seed, 0, step, 8, 1))).unwrap();
         }

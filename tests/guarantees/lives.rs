@@ -53,9 +53,9 @@ impl Shard {
         assert!(now.len() >= self.rows.len(), "a row vanished");
         match self.policy {
             PolicyKind::Fifo => assert_eq!(now, self.first_in_first_out(&candidates)),
-            PolicyKind::Reservoir | PolicyKind::ClassBalanced => self.fills_before_it_replaces(&candidates, &now),
+            PolicyKind::Reservoir | PolicyKind::ClassBalanced | PolicyKind::RandomReplacement => self.fills_before_it_replaces(&candidates, &now),
         }
-        if self.policy == PolicyKind::ClassBalanced {
+        if matches!(self.policy, PolicyKind::ClassBalanced | PolicyKind::RandomReplacement) {
             self.keeps_quotas(&candidates, &now);
         }
         self.rows = now;
@@ -97,7 +97,7 @@ impl Shard {
         let quotas = ClassBalanced::new(Some(CLASSES), self.first);
         let count = |rows: &[Stored], class: usize| rows.iter().filter(|row| row.class == class).count();
         for class in 0..CLASSES {
-            let quota = quotas.quota(class, self.capacity, CLASSES);
+            let quota = quotas.quota(class, self.capacity);
             let mut new: Vec<i64> = candidates.iter().filter(|row| row.class == class).map(|row| row.id).collect();
             if self.skip {
                 new.retain(|id| !self.rows.iter().any(|row| row.id == *id));
@@ -111,7 +111,7 @@ impl Shard {
                 new.len()
             );
         }
-        let spread: Vec<usize> = (0..CLASSES).map(|class| quotas.quota(class, self.capacity, CLASSES)).collect();
+        let spread: Vec<usize> = (0..CLASSES).map(|class| quotas.quota(class, self.capacity)).collect();
         assert!(spread.iter().sum::<usize>() == self.capacity && spread.iter().max().unwrap() - spread.iter().min().unwrap() <= 1);
     }
 }
@@ -150,7 +150,12 @@ proptest! {
 
     #[test]
     fn every_policy_keeps_to_its_model_on_any_number_of_ranks(
-        policy in prop_oneof![Just(PolicyKind::ClassBalanced), Just(PolicyKind::Reservoir), Just(PolicyKind::Fifo)],
+        policy in prop_oneof![
+            Just(PolicyKind::ClassBalanced),
+            Just(PolicyKind::RandomReplacement),
+            Just(PolicyKind::Reservoir),
+            Just(PolicyKind::Fifo)
+        ],
         skip: bool,
         capacity in 4usize..26,
         (ranks, steps) in (1usize..4).prop_flat_map(|ranks| (Just(ranks), lives(ranks))),

@@ -1,6 +1,6 @@
 //! Slot tables and policies against a plain model, operation by operation.
 
-use burn_rehearsal::policy::{ClassBalanced, Fifo, Placement, Policy, Reservoir};
+use burn_rehearsal::policy::{ClassBalanced, Fifo, Placement, Policy, RandomReplacement, Reservoir};
 use burn_rehearsal::random::{Purpose, Stream};
 use burn_rehearsal::{SlotTable, first_slot, shard_capacity};
 use proptest::prelude::*;
@@ -62,12 +62,13 @@ fn check(table: &SlotTable, model: &[Entry], capacity: usize, ever: &BTreeSet<u3
     assert!((0..12).all(|id| table.holds(id) == ids.contains(&id)));
 }
 
-/// The share of candidates that take the slot that was guessed for them before the step, in so many steps of 14 from these classes.
-fn guessed(classes: std::ops::Range<u32>, steps: u64) -> f64 {
+/// The share of replaced slots that were guessed before the step, in `steps` steps of 14 candidates from these classes.
+fn guessed(policy: &mut dyn Policy, classes: std::ops::Range<u32>, steps: u64) -> f64 {
     const CAPACITY: usize = 2000;
-    let mut policy = ClassBalanced::new(Some(20), 0);
     let mut table = SlotTable::new(CAPACITY, false);
     for n in 0..CAPACITY {
+        policy.begin(&[n as u32 % 10]);
+        policy.offered(n as u32 % 10);
         table.push(n as u32 % 10, None);
     }
     let (mut right, mut all) = (0u32, 0u32);
@@ -76,11 +77,13 @@ fn guessed(classes: std::ops::Range<u32>, steps: u64) -> f64 {
         let mut rng = Stream::new(5, Purpose::Evict, step, 0);
         let candidates: Vec<u32> = (0..14).map(|_| classes.start + random.below(classes.len() as u64) as u32).collect();
         let mut slots = Vec::new();
+        policy.begin(&candidates);
         policy.guess(&candidates, &table, rng.clone(), &mut slots);
-        for (at, &class) in candidates.iter().enumerate() {
-            let Placement::Replace(slot) = policy.place(class, &table, &mut rng) else { panic!("every class has a quota") };
+        for &class in &candidates {
+            policy.offered(class);
+            let Placement::Replace(slot) = policy.place(class, &table, &mut rng) else { continue };
             table.replace(slot, class, None);
-            right += u32::from(slots.get(at) == Some(&slot));
+            right += u32::from(slots.contains(&slot));
             all += 1;
         }
     }
@@ -90,8 +93,14 @@ fn guessed(classes: std::ops::Range<u32>, steps: u64) -> f64 {
 #[test]
 fn the_slots_that_candidates_will_take_are_guessed_right_as_a_rule() {
     // The classes keep their sizes, or those of a new task take what the others had borrowed, which takes some 14 steps.
-    let (same, new) = (guessed(0..10, 200), guessed(10..12, 14));
-    assert!(same > 0.9 && new > 0.6, "right: {same:.2} and {new:.2}");
+    for classes in [Some(20), None] {
+        let policies: [fn(Option<usize>) -> Box<dyn Policy>; 2] =
+            [|classes| Box::new(ClassBalanced::new(classes, 0)), |classes| Box::new(RandomReplacement::new(classes, 0))];
+        for policy in policies {
+            let (same, new) = (guessed(&mut *policy(classes), 0..10, 200), guessed(&mut *policy(classes), 10..12, 14));
+            assert!(same > 0.9 && new > 0.6, "{classes:?}: right: {same:.2} and {new:.2}");
+        }
+    }
 }
 
 proptest! {
@@ -130,7 +139,7 @@ proptest! {
     }
 
     #[test]
-    fn class_balanced_takes_only_from_the_largest_class_above_its_quota_or_from_the_candidates_own(
+    fn a_class_grows_at_the_expense_of_the_largest_above_its_quota_and_otherwise_replaces_its_own_rows(
         capacity in 1usize..12,
         classes in 1usize..9,
         known: bool,
@@ -139,77 +148,110 @@ proptest! {
         candidates in proptest::collection::vec((0u32..9, 1usize..8), 1..40),
     ) {
         let configured = known.then_some(classes);
-        let mut policy = ClassBalanced::new(configured, first);
-        let mut table = SlotTable::new(capacity, false);
+        // Both policies have the same quotas: this one decides, and the other must agree on them.
+        let (mut policy, mut random) = (ClassBalanced::new(configured, first), RandomReplacement::new(configured, first));
+        let (mut table, mut other) = (SlotTable::new(capacity, false), SlotTable::new(capacity, false));
         let mut rng = Stream::new(seed, Purpose::Evict, 0, 0);
         let mut offered = vec![0usize; classes];
-        // The largest class so far, stored or not: without a configured number it decides the quotas.
-        let mut bound = 0;
         for (class, times) in candidates {
             let class = class % classes as u32;
+            policy.begin(&[class]);
+            random.begin(&[class]);
             for _ in 0..times {
                 offered[class as usize] += 1;
-                bound = bound.max(class as usize + 1);
+                policy.offered(class);
+                random.offered(class);
                 if !table.is_full() {
                     table.push(class, None);
+                    other.push(class, None);
                     continue;
                 }
-                let classes = configured.unwrap_or(bound);
                 let counts: Vec<usize> = (0..classes).map(|class| table.of_class(class).len()).collect();
-                let quotas: Vec<usize> = (0..classes).map(|class| policy.quota(class, capacity, classes)).collect();
+                let quotas: Vec<usize> = (0..classes).map(|class| policy.quota(class, capacity)).collect();
+                let shares: Vec<usize> = (0..classes).map(|class| policy.share(class, capacity)).collect();
                 prop_assert_eq!(quotas.iter().sum::<usize>(), capacity, "quotas are the shard");
+                prop_assert_eq!(shares.iter().sum::<usize>(), capacity, "shares are the shard");
+                prop_assert!(known || quotas == shares);
                 let largest = (0..classes).filter(|&class| counts[class] > quotas[class]).map(|class| counts[class]).max();
                 let own = class as usize;
-                match policy.place(class, &table, &mut rng) {
+                let must_grow = counts[own] < quotas[own] && largest.is_some();
+                let victim = match policy.place(class, &table, &mut rng) {
+                    Placement::Reject => {
+                        prop_assert!(!must_grow, "a class below its quota must grow");
+                        prop_assert!(counts[own] == 0 || offered[own] > counts[own], "every row so far is stored");
+                        None
+                    }
                     Placement::Replace(slot) => {
                         let victim = table.class(slot) as usize;
-                        if victim != own {
-                            prop_assert_eq!(Some(counts[victim]), largest, "counts {:?}, quotas {:?}, candidate {}", &counts, &quotas, own);
-                            prop_assert!(counts[victim] > quotas[victim], "a row within its quota gave way");
-                            prop_assert!(counts[own] < quotas[own] || counts[own] + 1 < counts[victim], "for a class that is no smaller");
-                        } else {
-                            prop_assert!(counts[own] >= quotas[own] || largest.is_none(), "a class below its quota must grow");
-                            prop_assert!(largest.is_none_or(|largest| counts[own] + 1 >= largest), "a loan must move to a smaller class");
-                        }
                         table.replace(slot, class, None);
+                        Some(victim)
                     }
-                    Placement::Reject => {
-                        prop_assert!(counts[own] == 0 && largest.is_none_or(|largest| largest <= 1), "counts {:?}, quotas {:?}", &counts, &quotas);
-                        prop_assert_eq!(quotas[own], 0);
-                    }
+                };
+                let Placement::Replace(slot) = random.place(class, &other, &mut rng) else {
+                    prop_assert!(counts[own] == 0, "random replacement refuses only classes without a slot");
+                    prop_assert_eq!(victim, None);
+                    continue;
+                };
+                let grown = other.class(slot) as usize;
+                other.replace(slot, class, None);
+                prop_assert!(victim.is_none_or(|victim| victim == grown) && (victim.is_some() || grown == own));
+                if grown != own {
+                    prop_assert_eq!(Some(counts[grown]), largest, "counts {:?}, quotas {:?}, candidate {}", &counts, &quotas, own);
+                    prop_assert!(counts[grown] > quotas[grown], "a row within its quota gave way");
+                    let fairer = counts[own] < shares[own] && counts[grown] > shares[grown];
+                    prop_assert!(must_grow || fairer || counts[own] + 1 < counts[grown], "for a class that is no smaller");
+                } else {
+                    prop_assert!(!must_grow, "a class below its quota must grow");
+                    prop_assert!(largest.is_none_or(|largest| counts[own] + 1 >= largest), "a loan must move to a smaller class");
                 }
             }
         }
-        // Whoever was offered at least its quota holds it, if the quotas were the same all along.
+        // A class that was offered at least its quota holds it, if the quotas were the same all along.
         if known && table.is_full() {
             for (class, &offered) in offered.iter().enumerate() {
-                prop_assert!(table.of_class(class).len() >= policy.quota(class, capacity, classes).min(offered));
+                prop_assert!(table.of_class(class).len() >= policy.quota(class, capacity).min(offered));
             }
         }
     }
 
     #[test]
-    fn shards_share_the_slots_without_gap_and_quotas_of_all_shards_differ_by_at_most_one(
+    fn shards_share_the_slots_without_gap_and_quotas_and_shares_of_all_shards_differ_by_at_most_one(
         size in 1usize..9,
         capacity in 1usize..60,
-        classes in 1usize..20,
+        present in proptest::collection::btree_set(0u32..40, 1..20),
+        configured in 40usize..60,
     ) {
         prop_assume!(capacity >= size);
         let mut next = 0;
-        let mut totals = vec![0; classes];
+        let mut quotas = vec![0; configured];
+        let mut shares = vec![0; configured];
         for rank in 0..size {
             prop_assert_eq!(first_slot(capacity, rank, size), next);
             let shard = shard_capacity(capacity, rank, size);
             next += shard;
-            let policy = ClassBalanced::new(Some(classes), first_slot(capacity, rank, size));
-            let quotas: Vec<usize> = (0..classes).map(|class| policy.quota(class, shard, classes)).collect();
-            prop_assert_eq!(quotas.iter().sum::<usize>(), shard);
-            prop_assert!(quotas.iter().max().unwrap() - quotas.iter().min().unwrap() <= 1);
-            totals.iter_mut().zip(quotas).for_each(|(total, quota)| *total += quota);
+            let mut policy = ClassBalanced::new(Some(configured), first_slot(capacity, rank, size));
+            policy.begin(&present.iter().copied().collect::<Vec<_>>());
+            let add = |totals: &mut Vec<usize>, of: &dyn Fn(usize) -> usize| {
+                let own: Vec<usize> = (0..configured).map(of).collect();
+                totals.iter_mut().zip(&own).for_each(|(total, own)| *total += own);
+                own
+            };
+            let spread = |own: &mut dyn Iterator<Item = usize>| {
+                let own: Vec<usize> = own.collect();
+                own.iter().max().unwrap() - own.iter().min().unwrap()
+            };
+            let own = add(&mut quotas, &|class| policy.quota(class, shard));
+            prop_assert!(own.iter().sum::<usize>() == shard && spread(&mut own.into_iter()) <= 1);
+            let own = add(&mut shares, &|class| policy.share(class, shard));
+            prop_assert_eq!(own.iter().sum::<usize>(), shard, "only classes present have shares");
+            prop_assert!(spread(&mut present.iter().map(|&class| own[class as usize])) <= 1);
         }
         prop_assert_eq!(next, capacity);
-        prop_assert!(totals.iter().max().unwrap() - totals.iter().min().unwrap() <= 1);
-        prop_assert!(capacity < classes || totals.iter().all(|&total| total > 0), "a class without a slot anywhere");
+        let of_present: Vec<usize> = present.iter().map(|&class| shares[class as usize]).collect();
+        for (totals, classes) in [(&quotas, configured), (&of_present, present.len())] {
+            prop_assert!(totals.iter().max().unwrap() - totals.iter().min().unwrap() <= 1);
+            prop_assert!(capacity < classes || totals.iter().all(|&total| total > 0), "a class without a slot anywhere");
+        }
     }
 
     #[test]
@@ -219,8 +261,8 @@ proptest! {
         let mut table = SlotTable::new(capacity, true);
         let mut kept = Vec::new();
         for row in 0..rows as i64 {
-            fifo.offered();
-            reservoir.offered();
+            fifo.offered(0);
+            reservoir.offered(0);
             kept.push(row);
             if !table.is_full() {
                 table.push(0, Some(row));

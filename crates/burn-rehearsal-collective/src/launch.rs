@@ -2,8 +2,29 @@
 //!
 //! Nothing here needs MPI: a program can tell whether it should use it, and which of the machine's devices and cores are its own.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::process::Command;
+
+thread_local! {
+    static RANK: Cell<Option<(usize, usize)>> = const { Cell::new(None) };
+}
+
+/// The rank that the calling thread runs and the world size, inside [`run_threads`](crate::run_threads) or
+/// `run_mpi`. `None` on every other thread.
+///
+/// A library can tell from it that code which is meant for a rank alone runs on each of several ranks.
+pub fn current_rank() -> Option<(usize, usize)> {
+    RANK.get()
+}
+
+/// Runs `f` as `rank` of `size` ranks; see [`current_rank`].
+pub(crate) fn as_rank<T>(rank: usize, size: usize, f: impl FnOnce() -> T) -> T {
+    RANK.set(Some((rank, size)));
+    let result = f();
+    RANK.set(None);
+    result
+}
 
 /// The command that starts `program` as `ranks` processes on this machine, for tests and benchmarks: `mpirun`, or what the variable `MPIRUN` names.
 ///

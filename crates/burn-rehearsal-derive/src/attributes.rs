@@ -5,7 +5,7 @@ use proc_macro2::Span;
 use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
-use syn::{Attribute, Error, Lit, Meta, Path, Token};
+use syn::{Attribute, Error, Expr, Lit, Meta, Path, Token};
 
 /// The known words, for messages.
 const KNOWN: &str = "`class`, `id`, `representative`, `bytes` and `skip`";
@@ -72,13 +72,18 @@ impl Word {
 }
 
 /// A word and where it stands.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct Mark {
     /// The word.
     pub(crate) word: Word,
     /// Its place in the source.
     pub(crate) span: Span,
+    /// Of a skipped field, the function that adds entries for representatives.
+    pub(crate) fill: Option<Path>,
 }
+
+/// The option of `skip`.
+const FILL: &str = "fill";
 
 /// One entry of the list in `#[rehearsal(...)]`. Wider than what is allowed, so that a wrong entry does not hide the next one.
 enum Entry {
@@ -93,6 +98,23 @@ impl Parse for Entry {
 }
 
 impl Entry {
+    /// The path in `fill = path`, if that is what the entry is.
+    fn fill(&self) -> Option<Result<Path, Error>> {
+        let Entry::Meta(meta) = self else { return None };
+        if !meta.path().is_ident(FILL) {
+            return None;
+        }
+        let path = match &**meta {
+            Meta::NameValue(pair) => match &pair.value {
+                Expr::Path(function) if function.qself.is_none() => Some(function.path.clone()),
+                _ => None,
+            },
+            _ => None,
+        };
+        let expected = "expected the path of a function: `#[rehearsal(skip, fill = function)]`";
+        Some(path.ok_or_else(|| Error::new_spanned(meta, expected)))
+    }
+
     /// The word, if the entry is nothing but a known word.
     fn mark(&self) -> Result<Mark, Error> {
         let (path, excess) = match self {
@@ -108,7 +130,7 @@ impl Entry {
         let word = Word::read(path)?;
         match excess {
             Some((span, what)) => Err(Error::new(span, format!("`{0}` takes no {what}: write `#[rehearsal({0})]`", word.name()))),
-            None => Ok(Mark { word, span: path.span() }),
+            None => Ok(Mark { word, span: path.span(), fill: None }),
         }
     }
 }
@@ -121,14 +143,25 @@ pub(crate) fn is_ours(attribute: &Attribute) -> bool {
 /// Reads what the attributes of one field say; `None` is a plain tensor field. Mistakes go to `errors`.
 pub(crate) fn read(attributes: &[Attribute], errors: &mut Errors) -> Option<Mark> {
     let mut first: Option<Mark> = None;
+    let mut fill = None;
     for attribute in attributes.iter().filter(|attribute| is_ours(attribute)) {
         for entry in entries(attribute, errors) {
-            match (entry.mark(), first) {
-                (Err(error), _) => errors.push(error),
-                (Ok(mark), None) => first = Some(mark),
-                (Ok(mark), Some(before)) => errors.push(clash(before.word, mark)),
+            match entry.fill() {
+                Some(Err(error)) => errors.push(error),
+                Some(Ok(path)) if fill.is_some() => errors.push(Error::new_spanned(path, "`fill` is given twice")),
+                Some(Ok(path)) => fill = Some(path),
+                None => match (entry.mark(), &first) {
+                    (Err(error), _) => errors.push(error),
+                    (Ok(mark), None) => first = Some(mark),
+                    (Ok(mark), Some(before)) => errors.push(clash(before.word, mark)),
+                },
             }
         }
+    }
+    match (&mut first, fill) {
+        (Some(mark), Some(path)) if mark.word == Word::Skip => mark.fill = Some(path),
+        (_, Some(path)) => errors.push(Error::new_spanned(path, "`fill` belongs to a skipped field: `#[rehearsal(skip, fill = function)]`")),
+        (_, None) => {}
     }
     first
 }
@@ -228,6 +261,29 @@ mod tests {
             read_all(&[parse_quote!(#[rehearsal(bytes(8))])]).unwrap_err(),
             ["`bytes` takes no argument: write `#[rehearsal(bytes)]`"]
         );
+    }
+
+    #[test]
+    fn a_skipped_field_and_no_other_names_the_function_that_fills_it() {
+        let fill = |attribute| {
+            let mut errors = Errors::default();
+            let mark = read(&[attribute], &mut errors);
+            errors.or(mark).map_err(|error| error.to_string()).map(|mark| mark.and_then(|mark| mark.fill).is_some())
+        };
+        assert_eq!(fill(parse_quote!(#[rehearsal(skip, fill = module::function)])), Ok(true));
+        assert_eq!(fill(parse_quote!(#[rehearsal(fill = function, skip)])), Ok(true));
+        assert_eq!(fill(parse_quote!(#[rehearsal(skip)])), Ok(false));
+        let wrong: [Attribute; 5] = [
+            parse_quote!(#[rehearsal(skip, fill)]),
+            parse_quote!(#[rehearsal(skip, fill = "function")]),
+            parse_quote!(#[rehearsal(skip, fill(function))]),
+            parse_quote!(#[rehearsal(class, fill = function)]),
+            parse_quote!(#[rehearsal(fill = function)]),
+        ];
+        for attribute in wrong {
+            assert!(fill(attribute).unwrap_err().contains("`#[rehearsal(skip, fill = function)]`"));
+        }
+        assert!(fill(parse_quote!(#[rehearsal(skip, fill = a, fill = b)])).unwrap_err().contains("given twice"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::input::{Batch, Field};
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
+use syn::spanned::Spanned;
 
 /// The implementation of `RehearsalBatch` for `batch`.
 pub(crate) fn implementation(batch: &Batch<'_>) -> TokenStream {
@@ -21,6 +22,8 @@ pub(crate) fn implementation(batch: &Batch<'_>) -> TokenStream {
     let locals: Vec<_> = numbered.iter().map(|(_, local)| local).collect();
     let rest_types: Vec<_> = rest.iter().map(|(field, _)| field.ty).collect();
     let rest_locals: Vec<_> = rest.iter().map(|(_, local)| local).collect();
+
+    let fills = fill(&rest.iter().map(|(field, _)| *field).collect::<Vec<_>>());
 
     let specs = columns.iter().map(|(field, _)| spec(field));
     let bounds = columns.iter().map(|(field, _)| bound(field));
@@ -46,6 +49,8 @@ pub(crate) fn implementation(batch: &Batch<'_>) -> TokenStream {
                 ::core::result::Result::Ok((#(#rest_locals,)*))
             }
 
+            #fills
+
             fn from_parts(
                 mut __columns: impl ::core::iter::Iterator<Item = ::burn_rehearsal::batch::Column>,
                 __rest: Self::Rest,
@@ -62,6 +67,24 @@ pub(crate) fn implementation(batch: &Batch<'_>) -> TokenStream {
                 let (#(#rest_locals,)*) = __rest;
                 ::core::result::Result::Ok(Self { #(#idents: #locals),* })
             }
+        }
+    }
+}
+
+/// The method `fill`, if a skipped field has a function for it.
+fn fill(rest: &[&Field<'_>]) -> TokenStream {
+    let calls = rest.iter().enumerate().filter_map(|(index, field)| {
+        let function = field.mark.as_ref()?.fill.as_ref()?;
+        let index = syn::Index::from(index);
+        Some(quote_spanned!(function.span()=> #function(&mut __rest.#index, __representatives);))
+    });
+    let calls: Vec<_> = calls.collect();
+    if calls.is_empty() {
+        return TokenStream::new();
+    }
+    quote! {
+        fn fill(__rest: &mut Self::Rest, __representatives: usize) {
+            #(#calls)*
         }
     }
 }
@@ -99,7 +122,7 @@ fn spec(field: &Field<'_>) -> TokenStream {
 
 /// A call that compiles only if the field's type suits its word. The compiler reports it at the type and names the word as the reason.
 fn bound(field: &Field<'_>) -> TokenStream {
-    let Some(mark) = field.mark else { return TokenStream::new() };
+    let Some(mark) = &field.mark else { return TokenStream::new() };
     let required = match mark.word {
         Word::Class | Word::Id => quote!(RowInt),
         Word::Representative => quote!(RowBool),

@@ -17,7 +17,7 @@ pub(crate) struct Field<'a> {
 impl Field<'_> {
     /// What the field is marked as.
     pub(crate) fn word(&self) -> Option<Word> {
-        self.mark.map(|mark| mark.word)
+        self.mark.as_ref().map(|mark| mark.word)
     }
 
     /// Whether the field is a column.
@@ -95,7 +95,7 @@ fn read_fields<'a>(fields: &'a FieldsNamed, errors: &mut Errors) -> Vec<Field<'a
 /// Reports every second `class`, `id` or `representative` field.
 fn check_roles(fields: &[Field<'_>], errors: &mut Errors) {
     for (index, field) in fields.iter().enumerate() {
-        let Some(mark) = field.mark.filter(|mark| mark.word.is_unique()) else { continue };
+        let Some(mark) = field.mark.as_ref().filter(|mark| mark.word.is_unique()) else { continue };
         if let Some(first) = fields[..index].iter().find(|earlier| earlier.word() == Some(mark.word)) {
             let word = mark.word.name();
             errors.push(Error::new(mark.span, format!("a batch has at most one `{word}` field, and `{}` already is it", first.ident)));

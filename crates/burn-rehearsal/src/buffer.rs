@@ -12,17 +12,18 @@ use crate::engine::{
     BufferReport, Engine, EngineTimings, FailCode, Inspection, Parcel, Pending, PendingCheckpoint, Request, Response, Restored, Resumed,
     Saved, Timings,
 };
-use crate::error::{ConfigError, RehearsalError};
+use crate::error::{BatchError, ConfigError, RehearsalError, notice};
 use crate::link::Link;
 use crate::slots::RowHandle;
 use crate::snapshot::Snapshot;
 use burn::tensor::Device;
+use burn_rehearsal_collective::launch::current_rank;
 use burn_rehearsal_collective::{Collective, Solo};
 use state::{Awaited, State};
 use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Instant;
 
 /// A rank's rehearsal buffer: a cheap handle (`Clone + Send + Sync`) on the engine that owns the shard.
@@ -65,6 +66,8 @@ struct Shared {
     rank: usize,
     size: usize,
     timings: Arc<Timings>,
+    /// Whether a batcher has reported an error on standard error.
+    reported: Once,
     state: Mutex<State>,
 }
 
@@ -87,12 +90,22 @@ pub enum BufferStatus {
 }
 
 impl<B: RehearsalBatch> RehearsalBuffer<B> {
-    /// A buffer for one rank alone.
+    /// A buffer for one rank alone. Called on several ranks, each gets a buffer that the others do not
+    /// draw from, which a line on standard error points out.
     ///
     /// # Errors
     ///
     /// [`RehearsalError::Config`] if the configuration makes no sense.
     pub fn solo(config: &RehearsalConfig) -> Result<Self, RehearsalError> {
+        static NOTICED: Once = Once::new();
+        if let Some((rank, size)) = current_rank().filter(|(_, size)| *size > 1) {
+            notice(&NOTICED, || {
+                format!(
+                    "rank {rank} of {size} has a buffer of its own (`RehearsalBuffer::solo`): no rank draws from another's rows; \
+                     `RehearsalBuffer::new(&config, collective)` shares them"
+                )
+            });
+        }
         Self::new(config, Box::new(Solo::new()))
     }
 
@@ -116,6 +129,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         let state = State {
             link,
             schema: None,
+            autodiff: None,
             step: 0,
             outstanding: VecDeque::new(),
             ready: VecDeque::new(),
@@ -126,7 +140,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
             incoming: Vec::new(),
             merged: Vec::new(),
         };
-        let shared = Shared { config: config.clone(), rank, size, timings, state: Mutex::new(state) };
+        let shared = Shared { config: config.clone(), rank, size, timings, reported: Once::new(), state: Mutex::new(state) };
         Ok(Self { shared: Arc::new(shared), batch: PhantomData })
     }
 
@@ -179,9 +193,13 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
                 None => Arc::new(Schema::of(B::FIELDS, &state.incoming)?),
             };
             let rows = schema.check(&state.incoming)?;
+            let autodiff = state.incoming.iter().any(|column| column.device().is_autodiff());
+            if *state.autodiff.get_or_insert(autodiff) != autodiff {
+                return Err(BatchError::Autodiff { autodiff });
+            }
             Ok((rest, schema, rows))
         });
-        let (rest, schema, rows) = match parts {
+        let (mut rest, schema, rows) = match parts {
             Ok(parts) => parts,
             Err(error) => {
                 state.leave(FailCode::Batch);
@@ -213,6 +231,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
             copied += state.offer(config, self.shared.rank, &schema, rows, appended)?;
         }
         state.step += 1;
+        B::fill(&mut rest, parcel.as_ref().map_or(0, |parcel| parcel.handles.len()));
         let batch = B::from_parts(state.merged.drain(..), rest)?;
         timings.assemble(started.elapsed().saturating_sub(waited));
         let drawn = parcel.as_ref().filter(|parcel| !parcel.handles.is_empty());
@@ -268,13 +287,13 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         })
     }
 
-    /// The state of this rank's shard, after all steps so far. Not collective.
+    /// The state of this rank's shard, after all steps so far. Not collective. Works after an error, too.
     ///
     /// # Errors
     ///
-    /// As [`rehearse`](Self::rehearse).
+    /// As [`rehearse`](Self::rehearse), and [`RehearsalError::EngineGone`].
     pub fn inspect(&self) -> Result<Inspection, RehearsalError> {
-        match self.ask(Request::Inspect)? {
+        match self.ask_local(Request::Inspect)? {
             Response::Inspection(inspection) => Ok(inspection),
             _ => Err(RehearsalError::EngineGone),
         }
@@ -293,12 +312,13 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     }
 
     /// A copy of this rank's shard as a Burn [`Dataset`](burn::data::dataset::Dataset). Not collective.
+    /// Works after an error, too: it has the rows of the steps before.
     ///
     /// # Errors
     ///
-    /// As [`rehearse`](Self::rehearse).
+    /// [`RehearsalError::EngineGone`], or [`RehearsalError::Batch`] if the device cannot be read.
     pub fn snapshot(&self) -> Result<Snapshot, RehearsalError> {
-        match self.ask(Request::Snapshot)? {
+        match self.ask_local(Request::Snapshot)? {
             Response::Snapshot(snapshot) => Ok(snapshot),
             _ => Err(RehearsalError::EngineGone),
         }
@@ -307,13 +327,19 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     /// Writes all shards to `directory`, which becomes a [checkpoint](crate::checkpoint): complete, or none. Returns when everything is on the disk; the same as
     /// [`begin_checkpoint`](Self::begin_checkpoint) and [`wait`](PendingCheckpoint::wait). Collective.
     ///
+    /// After an error of a single process, for example in a mini-batch, the checkpoint holds the buffer as it was
+    /// before the step that failed. On several ranks nothing can be written then, since the other ranks have left.
+    ///
     /// # Errors
     ///
     /// [`RehearsalError::Checkpoint`] if a rank cannot write; the buffer goes on as before. Otherwise as [`rehearse`](Self::rehearse).
     pub fn checkpoint(&self, directory: impl AsRef<Path>) -> Result<Saved, RehearsalError> {
         let saved = self.begin_checkpoint(directory)?.wait();
-        // What is wrong with more than the checkpoint is known now, and not only at the next step.
-        self.lock().guarded(|state| state.drain(&self.shared.config))?;
+        // An error that is not the checkpoint's alone is known now, and not only at the next step.
+        let mut state = self.lock();
+        if state.error.is_none() {
+            state.guarded(|state| state.drain(&self.shared.config))?;
+        }
         saved
     }
 
@@ -333,11 +359,19 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     pub fn begin_checkpoint(&self, directory: impl AsRef<Path>) -> Result<PendingCheckpoint, RehearsalError> {
         let directory = directory.as_ref().to_path_buf();
         let (ticket, checkpoint) = PendingCheckpoint::new();
-        self.lock().guarded(|state| {
+        let mut state = self.lock();
+        if state.error.is_some() && self.shared.size == 1 {
+            // The step that failed has used up its representatives: the engine draws them again.
+            state.abandon();
+            state.link.send(Request::Save(directory, None, ticket))?;
+            let Response::Saving = state.link.receive()? else { return Err(RehearsalError::EngineGone) };
+            return Ok(checkpoint);
+        }
+        state.guarded(|state| {
             state.drain(&self.shared.config)?;
             let pending = |parcel: &Parcel| Pending { handles: parcel.handles.clone(), columns: parcel.columns.clone() };
             let pending = state.ready.iter().map(pending).collect();
-            state.link.send(Request::Save(directory, pending, ticket))?;
+            state.link.send(Request::Save(directory, Some(pending), ticket))?;
             state.outstanding.push_back(Awaited::Saving);
             Ok(())
         })?;
@@ -368,6 +402,20 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         state.schema = schema;
         state.ready = pending.into();
         Ok(restored)
+    }
+
+    /// Asks about this rank's shard alone, which outlives an error.
+    fn ask_local(&self, request: Request) -> Result<Response, RehearsalError> {
+        let mut state = self.lock();
+        if state.error.is_none() {
+            // An error that is found here poisons the buffer, and the shard is asked all the same.
+            let _ = state.guarded(|state| state.drain(&self.shared.config));
+        }
+        if state.error.is_some() {
+            state.abandon();
+        }
+        state.link.send(request)?;
+        state.link.receive()
     }
 
     fn ask(&self, request: Request) -> Result<Response, RehearsalError> {
@@ -420,6 +468,12 @@ impl<B> RehearsalBuffer<B> {
     /// That error.
     pub fn check(&self) -> Result<(), RehearsalError> {
         self.lock().error.clone().map_or(Ok(()), Err)
+    }
+
+    /// Reports the error that poisoned the buffer on standard error, once, for callers that cannot return it.
+    pub(crate) fn report_error(&self, error: &RehearsalError) {
+        tracing::error!(%error, "the rehearsal buffer is poisoned; mini-batches pass unchanged");
+        notice(&self.shared.reported, || format!("rehearsal has stopped, and training goes on without it: {error}"));
     }
 
     /// Marks the one iterator that a handle may serve; false if there is one already.

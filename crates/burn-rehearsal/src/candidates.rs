@@ -1,6 +1,6 @@
 //! Which rows of a mini-batch are offered to the buffer.
 
-use crate::config::{CandidateMode, RehearsalConfig};
+use crate::config::{CandidateMode, RehearsalConfig, RowCount};
 use crate::draw::Distinct;
 use crate::random::{Purpose, Stream};
 
@@ -19,12 +19,15 @@ impl Chooser {
         match config.candidate_mode {
             CandidateMode::Exact => {
                 self.numbers.clear();
-                self.distinct.draw(&mut rng, config.candidates, rows as u64, &mut self.numbers);
+                self.distinct.draw(&mut rng, config.candidates.of(rows), rows as u64, &mut self.numbers);
                 chosen.extend(self.numbers.iter().map(|&row| row as u32));
                 chosen.sort_unstable();
             }
             CandidateMode::Bernoulli => {
-                let chance = config.candidates as f64 / rows as f64;
+                let chance = match config.candidates {
+                    RowCount::Count(count) => count as f64 / rows as f64,
+                    RowCount::Ratio(ratio) => ratio,
+                };
                 chosen.extend((0..rows as u32).filter(|_| rng.unit_f64() < chance));
             }
         }

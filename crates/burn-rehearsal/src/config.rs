@@ -5,6 +5,8 @@ use crate::error::ConfigError;
 use burn::config::Config;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
 
 /// The largest number of classes that the tables accept when none is configured.
 pub const MAX_CLASSES: usize = 1 << 20;
@@ -21,6 +23,109 @@ pub enum Capacity {
     Fraction(f64),
 }
 
+/// A number of rows: fixed, or in proportion to the incoming rows of a mini-batch.
+///
+/// ```
+/// use burn_rehearsal::{Capacity, RehearsalConfig, RowCount};
+///
+/// let config = RehearsalConfig::new(Capacity::Samples(2_000)).with_candidates(0.25).with_representatives(32);
+/// assert_eq!((config.candidates, config.representatives), (RowCount::Ratio(0.25), RowCount::Count(32)));
+/// assert_eq!((config.candidates.of(56), config.representatives.of(56)), (14, 32));
+/// ```
+///
+/// As text, and in configuration files, a count is a number (`14`) and a ratio a percentage (`"25%"`).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(into = "NumberOrText", try_from = "NumberOrText")]
+pub enum RowCount {
+    /// This many rows.
+    Count(usize),
+    /// This many rows per incoming row, rounded to the nearest number, and at least one row unless
+    /// the ratio is 0.
+    Ratio(f64),
+}
+
+impl RowCount {
+    /// The number of rows for a mini-batch of `incoming` rows; 0 if that has none.
+    pub fn of(self, incoming: usize) -> usize {
+        match self {
+            Self::Count(count) => count,
+            Self::Ratio(ratio) if ratio > 0.0 && incoming > 0 => ((ratio * incoming as f64).round() as usize).max(1),
+            Self::Ratio(_) => 0,
+        }
+    }
+
+    /// Whether this is 0 for every mini-batch.
+    pub fn is_zero(self) -> bool {
+        matches!(self, Self::Count(0) | Self::Ratio(0.0))
+    }
+}
+
+impl From<usize> for RowCount {
+    fn from(count: usize) -> Self {
+        Self::Count(count)
+    }
+}
+
+impl From<f64> for RowCount {
+    fn from(ratio: f64) -> Self {
+        Self::Ratio(ratio)
+    }
+}
+
+/// `14`, or `25%` for a ratio.
+impl fmt::Display for RowCount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(count) => write!(f, "{count}"),
+            Self::Ratio(ratio) => {
+                // The fewest digits that are read back as this ratio.
+                let text = (0..17).map(|digits| format!("{:.digits$}", ratio * 100.0));
+                let exact = text.into_iter().find(|text| text.parse().is_ok_and(|percent: f64| percent / 100.0 == *ratio));
+                write!(f, "{}%", exact.unwrap_or_else(|| (ratio * 100.0).to_string()))
+            }
+        }
+    }
+}
+
+/// A [`RowCount`] in a file.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum NumberOrText {
+    Number(usize),
+    Text(String),
+}
+
+impl From<RowCount> for NumberOrText {
+    fn from(rows: RowCount) -> Self {
+        match rows {
+            RowCount::Count(count) => Self::Number(count),
+            RowCount::Ratio(_) => Self::Text(rows.to_string()),
+        }
+    }
+}
+
+impl TryFrom<NumberOrText> for RowCount {
+    type Error = ConfigError;
+
+    fn try_from(value: NumberOrText) -> Result<Self, ConfigError> {
+        match value {
+            NumberOrText::Number(count) => Ok(Self::Count(count)),
+            NumberOrText::Text(text) => text.parse(),
+        }
+    }
+}
+
+impl FromStr for RowCount {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let wrong = || ConfigError::RowCount(text.to_owned());
+        let Some(percent) = text.strip_suffix('%') else { return text.parse().map(Self::Count).map_err(|_| wrong()) };
+        let percent = percent.trim().parse().ok().filter(|percent: &f64| percent.is_finite() && *percent >= 0.0);
+        percent.map(|percent| Self::Ratio(percent / 100.0)).ok_or_else(wrong)
+    }
+}
+
 /// Which rows of a mini-batch are offered to the buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -35,11 +140,16 @@ pub enum CandidateMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PolicyKind {
-    /// Every class has a quota; unused quota is lent and given back. A random row of the class that gives way is replaced.
+    /// Equal shares for all classes, and a reservoir within each class; without a class field, a
+    /// reservoir: [`ClassBalanced`](crate::policy::ClassBalanced).
     ClassBalanced,
-    /// Every row offered so far has the same chance to be stored (Vitter 1985, algorithm R), exact per shard.
+    /// Equal shares for all classes; every candidate replaces a random row, as in Bouvier et al. 2024:
+    /// [`RandomReplacement`](crate::policy::RandomReplacement).
+    RandomReplacement,
+    /// Every row offered so far has the same chance to be stored (Vitter 1985, algorithm R), exact per shard:
+    /// [`Reservoir`](crate::policy::Reservoir).
     Reservoir,
-    /// The oldest row is replaced.
+    /// The oldest row is replaced: [`Fifo`](crate::policy::Fifo).
     Fifo,
 }
 
@@ -110,58 +220,105 @@ impl StoreKind {
     }
 }
 
-/// Configuration of a [`RehearsalBuffer`](crate::RehearsalBuffer). All ranks must use the same, but for what never changes a result.
-#[derive(Config, Debug, PartialEq)]
-pub struct RehearsalConfig {
-    /// |B|, over all ranks.
-    pub capacity: Capacity,
-    /// c: how many rows of each mini-batch are offered to the buffer.
-    #[config(default = 14)]
-    pub candidates: usize,
-    /// r: how many representatives are appended to each mini-batch.
-    #[config(default = 7)]
-    pub representatives: usize,
-    /// How candidates are chosen.
-    #[config(default = "CandidateMode::Exact")]
-    pub candidate_mode: CandidateMode,
-    /// What makes room.
-    #[config(default = "PolicyKind::ClassBalanced")]
-    pub policy: PolicyKind,
-    /// What is drawn.
-    #[config(default = "SamplingKind::Uniform")]
-    pub sampling: SamplingKind,
-    /// Seed of every random choice.
-    #[config(default = 0)]
-    pub seed: u64,
-    /// The representatives of step t are drawn after the candidates of step t − lag were inserted.
-    #[config(default = 1)]
-    pub lag: usize,
-    /// Who does the work.
-    #[config(default = "Execution::Background")]
-    pub execution: Execution,
-    /// Where each rank's shard lives.
-    #[config(default = "StoreKind::Auto")]
-    pub store: StoreKind,
-    /// The most bytes of one rank's shard that [`StoreKind::Auto`] puts on the device.
-    #[config(default = "DEVICE_LIMIT")]
-    pub device_limit: u64,
-    /// The first task whose mini-batches are augmented; candidates are taken from the first task on.
-    #[config(default = 0)]
-    pub start_task: usize,
-    /// What happens to a sample that is offered again.
-    #[config(default = "OnRepeat::KeepBoth")]
-    pub on_repeat: OnRepeat,
-    /// The number of classes. With it, class quotas are fixed from the start and a class beyond it is an error; without it, quotas follow the
-    /// classes seen so far.
-    #[config(default = "None")]
-    pub classes: Option<usize>,
-    /// The number of samples of the whole data set, for [`Capacity::Fraction`].
-    #[config(default = "None")]
-    pub dataset_len: Option<usize>,
+/// Declares a configuration like Burn's `Config` derive, with setters that convert their argument.
+macro_rules! config {
+    (
+        $(#[$doc:meta])*
+        pub struct $name:ident {
+            $(#[$required_doc:meta])* pub $required:ident: $required_type:ty,
+            $($(#[$field_doc:meta])* pub $field:ident: $type:ty = $default:expr, set by $setter:ident($argument:ty),)*
+        }
+    ) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct $name {
+            $(#[$required_doc])* pub $required: $required_type,
+            $($(#[$field_doc])* pub $field: $type,)*
+        }
+
+        impl $name {
+            /// The defaults, with this value of the field without one.
+            pub fn new($required: $required_type) -> Self {
+                Self { $required, $($field: $default),* }
+            }
+
+            $(
+                #[doc = concat!("Sets [`", stringify!($field), "`](Self::", stringify!($field), ").")]
+                pub fn $setter(mut self, $field: $argument) -> Self {
+                    self.$field = $field.into();
+                    self
+                }
+            )*
+        }
+
+        impl Config for $name {}
+    };
 }
 
-/// The largest [`lag`](RehearsalConfig::lag): so many mini-batches of representatives are held.
+config! {
+    /// Configuration of a [`RehearsalBuffer`](crate::RehearsalBuffer). All ranks must use the same, except for
+    /// [`execution`](Self::execution), [`store`](Self::store) and [`device_limit`](Self::device_limit), which cannot
+    /// change a result.
+    ///
+    /// # Choosing the numbers of rows
+    ///
+    /// * `capacity`: as much as fits; a few per cent of the data are usually enough to remember most of it.
+    /// * `representatives`: the default, as many as incoming rows, doubles the rows of a step and is what
+    ///   most published methods use. Fewer are faster and remember less: with 7 for 32 incoming rows, a network can
+    ///   forget almost as much as without a buffer. Small ratios suit long training on large batches, as in
+    ///   Bouvier et al. 2024 (7 for 56).
+    /// * `candidates`: the default offers every incoming row, which [`PolicyKind::ClassBalanced`] and
+    ///   [`PolicyKind::Reservoir`] turn into a uniform sample at little cost. With
+    ///   [`PolicyKind::RandomReplacement`] or [`PolicyKind::Fifo`], fewer candidates keep rows for longer.
+    pub struct RehearsalConfig {
+        /// |B|, over all ranks.
+        pub capacity: Capacity,
+        /// c: how many rows of each mini-batch are offered to the buffer. Default: all of them (a ratio of 1).
+        pub candidates: RowCount = RowCount::Ratio(1.0), set by with_candidates(impl Into<RowCount>),
+        /// r: how many representatives are appended to each mini-batch; as many as are stored, if those are fewer.
+        /// Default: as many as incoming rows (a ratio of 1).
+        ///
+        /// A ratio refers to the mini-batch of the step that draws, which is [`lag`](Self::lag) steps earlier than the
+        /// step that uses the rows, on the same rank. So the first mini-batches of an epoch have as many
+        /// representatives as the last ones of the epoch before imply.
+        pub representatives: RowCount = RowCount::Ratio(1.0), set by with_representatives(impl Into<RowCount>),
+        /// How candidates are chosen. Default: exactly c of them.
+        pub candidate_mode: CandidateMode = CandidateMode::Exact, set by with_candidate_mode(CandidateMode),
+        /// Which row makes room. Default: class-balanced.
+        pub policy: PolicyKind = PolicyKind::ClassBalanced, set by with_policy(PolicyKind),
+        /// What is drawn. Default: all stored rows alike.
+        pub sampling: SamplingKind = SamplingKind::Uniform, set by with_sampling(SamplingKind),
+        /// Seed of every random choice. Default: 0.
+        pub seed: u64 = 0, set by with_seed(u64),
+        /// The representatives of step t are drawn after the candidates of step t − lag were inserted. Default: 1.
+        pub lag: usize = 1, set by with_lag(usize),
+        /// Who does the work. Default: a thread of its own.
+        pub execution: Execution = Execution::Background, set by with_execution(Execution),
+        /// Where each rank's shard lives. Default: [`StoreKind::Auto`].
+        pub store: StoreKind = StoreKind::Auto, set by with_store(StoreKind),
+        /// The most bytes of one rank's shard that [`StoreKind::Auto`] puts on the device. Default:
+        /// [`DEVICE_LIMIT`].
+        pub device_limit: u64 = DEVICE_LIMIT, set by with_device_limit(u64),
+        /// The first task whose mini-batches are augmented; candidates are taken from the first task on. Default: 0.
+        pub start_task: usize = 0, set by with_start_task(usize),
+        /// What happens to a sample that is offered again. Default: it may be stored twice.
+        pub on_repeat: OnRepeat = OnRepeat::KeepBoth, set by with_on_repeat(OnRepeat),
+        /// The number of classes, if it is known. With it, class quotas are fixed from the start, so that all classes of
+        /// a class-incremental stream end with equally many rows, and a class beyond it is an error; without it,
+        /// quotas follow the classes offered so far. Default: unknown.
+        pub classes: Option<usize> = None, set by with_classes(Option<usize>),
+        /// The number of samples of the whole data set, for [`Capacity::Fraction`]. Default: unknown.
+        pub dataset_len: Option<usize> = None, set by with_dataset_len(Option<usize>),
+    }
+}
+
+/// The largest [`lag`](RehearsalConfig::lag): this many mini-batches of representatives are held.
 pub const MAX_LAG: usize = 1024;
+
+/// The largest ratio of [candidates](RehearsalConfig::candidates) or
+/// [representatives](RehearsalConfig::representatives) to incoming rows.
+pub const MAX_RATIO: f64 = 1024.0;
 
 impl RehearsalConfig {
     /// Checks what can be checked before the first mini-batch.
@@ -170,7 +327,14 @@ impl RehearsalConfig {
     ///
     /// [`ConfigError`] naming the value that makes no sense.
     pub fn validate(&self, world_size: usize) -> Result<(), ConfigError> {
-        if self.candidates == 0 {
+        for (name, rows) in [("candidates", self.candidates), ("representatives", self.representatives)] {
+            if let RowCount::Ratio(ratio) = rows
+                && !(0.0..=MAX_RATIO).contains(&ratio)
+            {
+                return Err(ConfigError::Ratio { name, ratio });
+            }
+        }
+        if self.candidates.is_zero() {
             return Err(ConfigError::NoCandidates);
         }
         if self.lag > MAX_LAG {
@@ -194,10 +358,10 @@ impl RehearsalConfig {
     ///
     /// [`ConfigError::CandidatesBeyondBatch`] if c > b.
     pub fn validate_batch_size(&self, batch_size: usize) -> Result<(), ConfigError> {
-        if self.candidates > batch_size {
-            return Err(ConfigError::CandidatesBeyondBatch { candidates: self.candidates, batch_size });
+        match self.candidates {
+            RowCount::Count(candidates) if candidates > batch_size => Err(ConfigError::CandidatesBeyondBatch { candidates, batch_size }),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// This configuration with everything that never changes a result at its default: equal on all ranks of a run.
@@ -229,10 +393,12 @@ impl RehearsalConfig {
         if capacity < world_size {
             return Err(ConfigError::CapacityBelowWorld { capacity, world_size });
         }
-        if self.representatives > capacity {
-            return Err(ConfigError::RepresentativesBeyondCapacity { representatives: self.representatives, capacity });
+        match self.representatives {
+            RowCount::Count(representatives) if representatives > capacity => {
+                Err(ConfigError::RepresentativesBeyondCapacity { representatives, capacity })
+            }
+            _ => Ok(capacity),
         }
-        Ok(capacity)
     }
 }
 
@@ -244,4 +410,41 @@ pub fn shard_capacity(capacity: usize, rank: usize, world_size: usize) -> usize 
 /// The global number of the first slot of `rank`'s shard.
 pub fn first_slot(capacity: usize, rank: usize, world_size: usize) -> usize {
     capacity / world_size * rank + rank.min(capacity % world_size)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ratio_follows_the_mini_batch_and_a_count_does_not() {
+        let rows = |ratio: f64| [0, 1, 3, 8, 30].map(|incoming| RowCount::from(ratio).of(incoming));
+        assert_eq!(rows(1.0), [0, 1, 3, 8, 30]);
+        assert_eq!(rows(0.1), [0, 1, 1, 1, 3]);
+        assert_eq!(rows(2.5), [0, 3, 8, 20, 75]);
+        assert_eq!(rows(0.0), [0; 5]);
+        assert_eq!([0, 5].map(|incoming| RowCount::from(7).of(incoming)), [7, 7]);
+    }
+
+    #[test]
+    fn row_counts_are_read_as_they_are_written() {
+        let values = [RowCount::Count(0), RowCount::Count(14), RowCount::Ratio(1.0), RowCount::Ratio(1.0 / 3.0), RowCount::Ratio(2.5)];
+        let percent = (0..=100).map(|percent| RowCount::Ratio(f64::from(percent) / 100.0));
+        for rows in values.into_iter().chain(percent) {
+            assert_eq!(rows.to_string().parse(), Ok(rows));
+            assert_eq!(serde_json::from_str::<RowCount>(&serde_json::to_string(&rows).unwrap()).unwrap(), rows);
+        }
+        let texts = [RowCount::Count(14), RowCount::Ratio(0.29), RowCount::Ratio(0.125)].map(|rows| serde_json::to_string(&rows).unwrap());
+        assert_eq!(texts, ["14", "\"29%\"", "\"12.5%\""]);
+        for wrong in ["", "x", "-1", "1.5", "-1%", "nan%", "inf%", "%"] {
+            assert_eq!(wrong.parse::<RowCount>(), Err(ConfigError::RowCount(wrong.into())));
+        }
+    }
+
+    #[test]
+    fn a_configuration_is_what_was_saved() {
+        let config = RehearsalConfig::new(Capacity::Fraction(0.3)).with_candidates(0.25).with_representatives(7).with_classes(Some(10));
+        assert_eq!(serde_json::from_str::<RehearsalConfig>(&serde_json::to_string(&config).unwrap()).unwrap(), config);
+    }
 }

@@ -2,62 +2,79 @@
 
 use crate::random::Stream;
 
-/// Up to so many numbers are compared with each other; that is faster than a hash set.
+/// Up to this many entries are searched one by one, which is faster than hashing.
 const FEW: u64 = 16;
 
-/// Scratch space for [`Distinct::draw`]: a hash set of 64-bit numbers that is emptied in constant time.
+/// Scratch space for [`Distinct::draw`]: the entries of a permutation that were moved, in a hash table that
+/// is emptied in constant time.
 #[derive(Debug, Default)]
 pub(crate) struct Distinct {
-    /// (generation, value) pairs; a slot whose generation is not the current one is free. The length is a power of two.
-    table: Vec<(u64, u64)>,
+    /// The entries that are in use have the current generation. The length is a power of two.
+    table: Vec<Entry>,
     generation: u64,
 }
 
+/// `position` of the permutation holds `value` instead of itself.
+#[derive(Debug, Clone, Copy, Default)]
+struct Entry {
+    generation: u64,
+    position: u64,
+    value: u64,
+}
+
 impl Distinct {
-    /// Appends min(`count`, `bound`) distinct numbers of `0..bound` to `out`; every subset of that size is equally likely.
+    /// Appends min(`count`, `bound`) distinct numbers of `0..bound` to `out`. Every sequence of that length
+    /// is equally likely, so every prefix of it is a uniform draw, too.
     ///
-    /// Floyd's algorithm (Bentley and Floyd, "A Sample of Brilliance", CACM 1987): time O(count), whatever the bound.
+    /// The first steps of a Fisher–Yates shuffle of `0..bound` that only remembers what was moved: time
+    /// O(count), whatever the bound.
     pub(crate) fn draw(&mut self, rng: &mut Stream, count: usize, bound: u64, out: &mut Vec<u64>) {
         let count = (count as u64).min(bound);
         if count <= FEW {
-            let first = out.len();
-            for last in bound - count..bound {
-                let drawn = rng.below(last + 1);
-                out.push(if out[first..].contains(&drawn) { last } else { drawn });
+            let mut moved = [(0, 0); FEW as usize];
+            for step in 0..count {
+                let position = step + rng.below(bound - step);
+                let entries = &mut moved[..=step as usize];
+                let find = |wanted| entries[..step as usize].iter().rev().find(|entry| entry.0 == wanted).map_or(wanted, |entry| entry.1);
+                let (drawn, first) = (find(position), find(step));
+                out.push(drawn);
+                entries[step as usize] = (position, first);
             }
             return;
         }
-        let slots = (count as usize * 2).next_power_of_two().max(16);
+        let slots = (count as usize * 2).next_power_of_two();
         if self.table.len() < slots {
-            self.table = vec![(0, 0); slots];
+            self.table = vec![Entry::default(); slots];
             self.generation = 0;
         }
         self.generation += 1;
-        for last in bound - count..bound {
-            let drawn = rng.below(last + 1);
-            let value = if self.insert(drawn) { drawn } else { last };
-            if value == last && value != drawn {
-                self.insert(last);
-            }
-            out.push(value);
+        for step in 0..count {
+            let position = step + rng.below(bound - step);
+            let first = self.value(step);
+            out.push(self.replace(position, first));
         }
     }
 
-    /// Adds `value`; false if it was there.
-    fn insert(&mut self, value: u64) -> bool {
+    /// The table index of `position`, or of the free place where it belongs.
+    fn find(&self, position: u64) -> usize {
         let mask = self.table.len() - 1;
-        let mut slot = (value.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & mask;
-        loop {
-            let (generation, stored) = self.table[slot];
-            if generation != self.generation {
-                self.table[slot] = (self.generation, value);
-                return true;
-            }
-            if stored == value {
-                return false;
-            }
-            slot = (slot + 1) & mask;
+        let mut at = (position.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & mask;
+        while self.table[at].generation == self.generation && self.table[at].position != position {
+            at = (at + 1) & mask;
         }
+        at
+    }
+
+    fn value(&self, position: u64) -> u64 {
+        let entry = &self.table[self.find(position)];
+        if entry.generation == self.generation { entry.value } else { position }
+    }
+
+    /// Puts `value` at `position` and returns what was there.
+    fn replace(&mut self, position: u64, value: u64) -> u64 {
+        let at = self.find(position);
+        let before = std::mem::replace(&mut self.table[at], Entry { generation: self.generation, position, value });
+        if before.generation == self.generation { before.value } else { position }
     }
 }
 
@@ -93,6 +110,30 @@ mod tests {
         assert_eq!(counts.len(), subsets);
         let expected = trials as f64 / subsets as f64;
         counts.values().map(|&n| (f64::from(n) - expected).powi(2) / expected).sum()
+    }
+
+    /// χ² of the first `prefix` numbers of a draw, as a sequence, of which there are `sequences`.
+    fn chi2_of_prefixes(prefix: usize, count: usize, bound: u64, sequences: usize, trials: u64) -> f64 {
+        let mut distinct = Distinct::default();
+        let mut counts = std::collections::BTreeMap::new();
+        for step in 0..trials {
+            let mut out = Vec::new();
+            distinct.draw(&mut Stream::new(10, Purpose::Draw, step, 0), count, bound, &mut out);
+            out.truncate(prefix);
+            *counts.entry(out).or_insert(0u32) += 1;
+        }
+        assert_eq!(counts.len(), sequences);
+        let expected = trials as f64 / sequences as f64;
+        counts.values().map(|&n| (f64::from(n) - expected).powi(2) / expected).sum()
+    }
+
+    #[test]
+    fn every_prefix_is_a_uniform_sequence() {
+        // Critical values at p = 1e-3, by degrees of freedom.
+        for (prefix, count, bound, sequences, critical) in [(1, 5, 7, 7, 22.46), (2, 3, 5, 20, 43.82), (3, 3, 4, 24, 49.73), (1, 18, 19, 19, 42.31), (2, 17, 20, 380, 468.7)] {
+            let chi2 = chi2_of_prefixes(prefix, count, bound, sequences, 40_000);
+            assert!(chi2 < critical, "{prefix} of {count} of {bound}: χ² is {chi2:.1}; at p = 1e-3 it is {critical}");
+        }
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! What can go wrong with a mini-batch, a configuration or a peer.
 
 pub use crate::checkpoint::CheckpointError;
-use crate::config::MAX_LAG;
+use crate::config::{MAX_LAG, MAX_RATIO};
 use burn::data::dataset::DatasetError;
 use burn_rehearsal_collective::CollectiveError;
+use std::io::Write;
+use std::sync::Once;
 
 /// A mini-batch that the buffer cannot take.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,7 +37,10 @@ pub enum BatchError {
         expected: usize,
     },
     /// A field's row shape or element type is not what it was in the first mini-batch.
-    #[error("field `{field}` changed between steps: rows were {expected}, now they are {found}")]
+    #[error(
+        "field `{field}` changed between steps: rows were {expected}, now they are {found}; the buffer stores rows of one shape and type \
+         (pad or crop sequences and images to one size)"
+    )]
     Changed {
         /// The field's name.
         field: &'static str,
@@ -43,6 +48,18 @@ pub enum BatchError {
         expected: String,
         /// Shape and element type of a row in this one.
         found: String,
+    },
+    /// Mini-batches with and without autodiff are mixed. Burn's learner validates without autodiff, so this
+    /// usually means that validation data reached the buffer.
+    #[error(
+        "mini-batches were on {} and this one is on {}: validation data must not enter the buffer; give the validation loader the \
+         batcher without the buffer (`RehearsalBatcher::valid`) or a loader of its own",
+        if *autodiff { "a device without autodiff" } else { "an autodiff device" },
+        if *autodiff { "an autodiff device" } else { "a device without autodiff" }
+    )]
+    Autodiff {
+        /// Whether this mini-batch is on an autodiff device.
+        autodiff: bool,
     },
     /// An element type that cannot be stored.
     #[error("field `{field}` has element type {dtype}, which the buffer cannot store")]
@@ -113,6 +130,17 @@ pub enum ConfigError {
     /// Representatives would be drawn too long before they are used.
     #[error("a lag of {0} steps; it may be {MAX_LAG} at most")]
     Lag(usize),
+    /// A ratio of rows that is negative, too large or no number.
+    #[error("a ratio of {ratio} {name} to incoming rows; it must be in 0..={MAX_RATIO}")]
+    Ratio {
+        /// `candidates` or `representatives`.
+        name: &'static str,
+        /// The ratio.
+        ratio: f64,
+    },
+    /// A text that is no number of rows.
+    #[error("`{0}` is no number of rows: expected a number (14) or a share of the incoming rows (25%)")]
+    RowCount(String),
     /// No candidate would ever be offered.
     #[error("0 candidates per step: the buffer would stay empty")]
     NoCandidates,
@@ -192,4 +220,11 @@ impl From<RehearsalError> for DatasetError {
     fn from(error: RehearsalError) -> Self {
         DatasetError::new(error)
     }
+}
+
+/// Says something on standard error, once for each `once`: what neither an error nor a log that may not exist
+/// would show.
+pub(crate) fn notice(once: &Once, message: impl FnOnce() -> String) {
+    // Standard error may be closed.
+    once.call_once(|| drop(writeln!(std::io::stderr(), "burn-rehearsal: {}", message())));
 }

@@ -195,7 +195,8 @@ pub use buffer::{BufferStatus, RehearsalBuffer, Rehearsed};
 /// Writes [`RehearsalBatch`] for a struct of tensors.
 pub use burn_rehearsal_derive::RehearsalBatch;
 pub use config::{
-    CandidateMode, Capacity, DEVICE_LIMIT, Execution, MAX_CLASSES, MAX_LAG, OnRepeat, PolicyKind, RehearsalConfig, SamplingKind, StoreKind,
+    CandidateMode, Capacity, DEVICE_LIMIT, Execution, MAX_CLASSES, MAX_LAG, MAX_RATIO, OnRepeat, PolicyKind, RehearsalConfig, RowCount,
+    SamplingKind, StoreKind,
     first_slot, shard_capacity,
 };
 pub use engine::{BufferReport, EngineTimings, Inspection, PendingCheckpoint, Restored, Saved};

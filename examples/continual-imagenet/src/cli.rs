@@ -1,6 +1,6 @@
 //! The command line. The same options can be given in a TOML file; flags win.
 
-use burn_rehearsal::{CandidateMode, Execution, OnRepeat, PolicyKind, SamplingKind, StoreKind};
+use burn_rehearsal::{CandidateMode, Execution, OnRepeat, PolicyKind, RowCount, SamplingKind, StoreKind};
 use burn_rehearsal_train::data::{Fit, Format, OnDamaged};
 use burn_rehearsal_train::data_parallel::Precision;
 use burn_rehearsal_train::init::Scheme;
@@ -132,15 +132,16 @@ pub struct Options {
     /// Incoming samples per rank and step (b).
     #[arg(long)]
     pub batch_size: Option<usize>,
-    /// Samples of each mini-batch that are offered to the buffer (c).
-    #[arg(long)]
-    pub candidates: Option<usize>,
+    /// Samples of each mini-batch that are offered to the buffer (c): a number, or a share of the mini-batch.
+    #[arg(long, value_name = "N|25%")]
+    pub candidates: Option<RowCount>,
     /// How candidates are chosen.
     #[arg(long, value_enum)]
     pub candidate_mode: Option<CandidateModeArg>,
-    /// Samples drawn from the buffer and appended to each mini-batch (r).
-    #[arg(long)]
-    pub representatives: Option<usize>,
+    /// Samples drawn from the buffer and appended to each mini-batch (r): a number, or in proportion to the
+    /// mini-batch, which may be more than 100%.
+    #[arg(long, value_name = "N|100%")]
+    pub representatives: Option<RowCount>,
     /// Size of the buffer over all ranks: a share of the training set, a number of samples, or memory.
     #[arg(long, value_name = "30%|N|512MiB")]
     #[serde(default, deserialize_with = "text_or_number")]
@@ -278,8 +279,10 @@ choices! {
 choices! {
     /// A policy.
     PolicyArg => PolicyKind {
-        /// Equal shares for all classes.
+        /// Equal shares for all classes, and every sample of a class with equal chance.
         ClassBalanced = PolicyKind::ClassBalanced,
+        /// Equal shares for all classes; a new sample always replaces a random one.
+        RandomReplacement = PolicyKind::RandomReplacement,
         /// Every sample seen so far with equal chance.
         Reservoir = PolicyKind::Reservoir,
         /// The oldest makes room.

@@ -11,7 +11,7 @@ use crate::place;
 use crate::recipes::parse_milestones;
 use crate::transport;
 use burn_rehearsal::error::ConfigError;
-use burn_rehearsal::{Capacity, MAX_LAG, RehearsalConfig};
+use burn_rehearsal::{Capacity, MAX_LAG, MAX_RATIO, RehearsalConfig, RowCount};
 use burn_rehearsal_train::augment::{RESIZED_CROP_RATIO, RESIZED_CROP_SCALE};
 use burn_rehearsal_train::data::{ImageOptions, JPEG_DECODER};
 use burn_rehearsal_train::experiment::{Checkpoints, Settings};
@@ -90,11 +90,11 @@ pub struct Config {
     /// b, per rank.
     pub batch_size: usize,
     /// c.
-    pub candidates: usize,
+    pub candidates: RowCount,
     /// How candidates are chosen.
     pub candidate_mode: CandidateModeArg,
     /// r.
-    pub representatives: usize,
+    pub representatives: RowCount,
     /// |B|, as it was written.
     pub capacity: String,
     /// Who makes room.
@@ -181,9 +181,9 @@ impl Config {
             class_order: ClassOrderArg::Fixed,
             epochs: 30,
             batch_size: 8,
-            candidates: 4,
+            candidates: RowCount::Ratio(1.0),
             candidate_mode: CandidateModeArg::Exact,
-            representatives: 8,
+            representatives: RowCount::Ratio(1.0),
             capacity: "10%".into(),
             policy: PolicyArg::ClassBalanced,
             sampling: SamplingArg::Uniform,
@@ -223,8 +223,8 @@ impl Config {
             crop_size: 28,
             epochs: 5,
             batch_size: 10,
-            candidates: 10,
-            representatives: 10,
+            candidates: RowCount::Count(10),
+            representatives: RowCount::Count(10),
             capacity: "200".into(),
             init: InitArg::Xavier,
             policy: PolicyArg::Reservoir,
@@ -358,7 +358,7 @@ impl Config {
             ("model-width", self.model_width, MOST_WIDTH),
             ("lag", self.lag, MAX_LAG),
             ("batch-size", self.batch_size, MOST_ROWS),
-            ("representatives", self.representatives, MOST_ROWS),
+            ("representatives", self.representatives.of(self.batch_size), MOST_ROWS),
         ];
         for (option, value, most) in at_most {
             if value > most {
@@ -469,6 +469,9 @@ impl Config {
             ConfigError::CandidatesBeyondBatch { candidates, batch_size } => {
                 let reason = format!("more than the {batch_size} samples of a mini-batch (`--batch-size {batch_size}`)");
                 AppError::option("candidates", candidates, reason)
+            }
+            ConfigError::Ratio { name, ratio } => {
+                AppError::option(name, RowCount::Ratio(ratio), format!("must be at most {}", RowCount::Ratio(MAX_RATIO)))
             }
             ConfigError::NoCandidates => AppError::option("candidates", 0, "must be at least 1, or the buffer would stay empty"),
             other => AppError::Rehearsal(other),

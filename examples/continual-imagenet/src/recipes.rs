@@ -4,6 +4,7 @@ use crate::cli::{AugmentArg, FitArg, InitArg, ModelArg, NormalizeArg, Options, P
 use crate::config::Config;
 use crate::data;
 use crate::error::AppError;
+use burn_rehearsal::RowCount;
 
 impl Config {
     /// Bouvier et al., "Efficient Data-Parallel Continual Learning with Asynchronous Distributed Rehearsal Buffers" (CCGrid 2024): ImageNet in
@@ -30,9 +31,10 @@ impl Config {
             tasks: 4,
             epochs: 30,
             batch_size: 56,
-            candidates: 14,
-            representatives: 7,
+            candidates: RowCount::Count(14),
+            representatives: RowCount::Count(7),
             capacity: "30%".into(),
+            policy: PolicyArg::RandomReplacement,
             start_task: 1,
             learning_rate: if ghostnet { 0.01 } else { 0.0125 },
             momentum: 0.9,
@@ -61,8 +63,8 @@ impl Config {
             normalize: NormalizeArg::Cifar10,
             epochs: 50,
             batch_size: 32,
-            candidates: 32,
-            representatives: 32,
+            candidates: RowCount::Count(32),
+            representatives: RowCount::Count(32),
             capacity: "200".into(),
             policy: PolicyArg::Reservoir,
             learning_rate: 0.1,
@@ -199,7 +201,7 @@ mod tests {
             "model": "resnet50", "stem": "imagenet", "init": "he-normal",
             "augment": "resized-crop-flip", "crop-area": [0.1, 1.0], "crop-ratio": [0.8, 1.25],
             "tasks": 4, "epochs": 30, "batch-size": 56, "candidates": 14, "representatives": 7, "capacity": "30%", "start-task": 1,
-            "policy": "class-balanced", "learning-rate": 0.0125, "momentum": 0.9, "weight-decay": 5e-5,
+            "policy": "random-replacement", "learning-rate": 0.0125, "momentum": 0.9, "weight-decay": 5e-5,
             "warmup-epochs": 5.0, "milestones": "21:0.5,26:0.05,28:0.01", "scale-cap": 64.0, "workers": 4,
         });
         let resnet50 = with(&common(), published);

@@ -136,7 +136,7 @@ impl Workload for Images {
     }
 
     fn batcher(&self) -> ImageBatcher {
-        ImageBatcher { shape: self.data.shape, room: self.config.representatives }
+        ImageBatcher { shape: self.data.shape, room: self.config.representatives.of(self.config.batch_size) }
     }
 
     fn augmentation(&self) -> Option<Augmentation<ImageBatch>> {

@@ -15,7 +15,7 @@ use super::service::{End, Service};
 use super::turns::{Refused, Turns};
 use super::{Mpi, MpiOptions};
 use crate::CollectiveError;
-use crate::launch::Launch;
+use crate::launch::{Launch, as_rank};
 
 /// After a failure, the other ranks have so long to say what they were doing.
 const GRACE: Duration = Duration::from_secs(2);
@@ -47,9 +47,9 @@ where
         .spawn(move || communicate(&own, &started))
         .map_err(|error| failure("the start of a thread", error.to_string()))?;
     let handle = start.recv().unwrap_or_else(|_| Err(failure("MPI_Init_thread", "the communication thread ended".to_owned())))?;
-    let (rank, turns) = (handle.rank, Arc::clone(&handle.turns));
+    let (rank, size, turns) = (handle.rank, handle.size, Arc::clone(&handle.turns));
     // Whatever `f` leaves half done is not looked at again: the process ends.
-    match catch_unwind(AssertUnwindSafe(|| f(handle))) {
+    match catch_unwind(AssertUnwindSafe(|| as_rank(rank, size, || f(handle)))) {
         Ok(Ok(value)) => {
             let (told, all_finished) = sync_channel(1);
             let lost = |reason: String| failure("the end of the run", reason);

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::thread;
 
 use super::Threads;
+use crate::launch::as_rank;
 
 /// Why a rank of [`run_threads`] has no result.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -89,13 +90,13 @@ where
     E: Send,
     F: Fn(H) -> Result<T, E> + Sync,
 {
-    let f = &f;
+    let (f, size) = (&f, handles.len());
     thread::scope(|scope| {
         // All are started before the first is joined.
         let started: Vec<_> = handles
             .into_iter()
             .enumerate()
-            .map(|(rank, handle)| thread::Builder::new().name(format!("rank-{rank}")).spawn_scoped(scope, move || f(handle)))
+            .map(|(rank, handle)| thread::Builder::new().name(format!("rank-{rank}")).spawn_scoped(scope, move || as_rank(rank, size, || f(handle))))
             .collect();
         let outcome = |(rank, started): (usize, std::io::Result<thread::ScopedJoinHandle<'_, Result<T, E>>>)| match started {
             Err(error) => Err(RankFailure::NotStarted { rank, message: error.to_string() }),

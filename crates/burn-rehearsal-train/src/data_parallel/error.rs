@@ -21,6 +21,14 @@ pub enum DataParallelError {
     /// An evaluation after an epoch failed.
     #[error(transparent)]
     Evaluate(#[from] EvaluateError),
+    /// The hook after an epoch failed.
+    #[error("after epoch {epoch}: {reason}")]
+    AfterEpoch {
+        /// The epoch, counted from 1.
+        epoch: usize,
+        /// The hook's error.
+        reason: String,
+    },
     /// The ranks are not at the same step: one of them called something the others did not.
     #[error("rank {rank} is at step {theirs}, this rank at step {ours}")]
     OutOfStep {

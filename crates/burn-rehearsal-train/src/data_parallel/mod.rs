@@ -29,6 +29,7 @@ mod quiet;
 mod recorder;
 mod run;
 
+use std::error::Error;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -46,12 +47,27 @@ pub use self::precision::{Precision, compute_type, in_f32};
 pub use self::quiet::{NoMetricLogger, NoRenderer, quiet};
 pub(crate) use self::recorder::LearnerRecord;
 use self::recorder::Recorder;
-use crate::evaluate::EvaluateError;
 use crate::phases::PhaseTimer;
 
-/// What every rank calls after each epoch that was not stopped, with the network in its validation state and the epoch, counted from 1. All ranks call
-/// it, so it may be collective (on a collective of its own). Its error ends the run.
-pub type AfterEpoch<M> = Box<dyn Fn(&M, usize) -> Result<(), EvaluateError> + Send + Sync>;
+/// Called by every rank after each epoch that was not stopped, with the network in its validation state and the
+/// epoch, counted from 1. All ranks call it, so it may be collective: it can evaluate (on a collective of its own),
+/// or write a checkpoint of the buffer:
+///
+/// ```
+/// # use burn::tensor::Tensor;
+/// # use burn_rehearsal::{RehearsalBatch, RehearsalBuffer, checkpoint::RehearsalCheckpointing};
+/// # use burn_rehearsal_train::data_parallel::AfterEpoch;
+/// # #[derive(RehearsalBatch)] struct MyBatch { inputs: Tensor<2> }
+/// fn save_buffer<M>(buffer: RehearsalBuffer<MyBatch>) -> AfterEpoch<M> {
+///     Box::new(move |_, epoch| {
+///         buffer.checkpoint(RehearsalCheckpointing::path("runs/buffer", epoch))?;
+///         Ok(())
+///     })
+/// }
+/// ```
+///
+/// Its error ends the run.
+pub type AfterEpoch<M> = Box<dyn Fn(&M, usize) -> Result<(), Box<dyn Error + Send + Sync>> + Send + Sync>;
 
 type Rows<M> = Box<dyn Fn(&<M as TrainStep>::Input) -> usize + Send + Sync>;
 

@@ -17,6 +17,7 @@ use super::gradients::GradientSync;
 use super::loss_scale::with_factor;
 use super::recorder::Recorder;
 use super::{DataParallel, Link, Precision, Records, Stopped, adopt, lock, norm, params};
+use crate::evaluate::EvaluateError;
 use crate::phases::Phase;
 
 type TrainLoader<M> = Arc<dyn DataLoader<<M as TrainStep>::Input>>;
@@ -72,7 +73,10 @@ impl<'a, M: LearnerModel> Run<'a, M> {
             if stopped.is_none()
                 && let Some(hook) = &self.strategy.after_epoch
             {
-                hook(&self.learner.model().valid(), epoch)?;
+                hook(&self.learner.model().valid(), epoch).map_err(|error| match error.downcast::<EvaluateError>() {
+                    Ok(error) => (*error).into(),
+                    Err(error) => DataParallelError::AfterEpoch { epoch, reason: error.to_string() },
+                })?;
             }
             let sent = self.components.event_processor.process_train(LearnerEvent::EndSplit(epoch));
             self.note(sent);

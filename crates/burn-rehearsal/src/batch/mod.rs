@@ -84,7 +84,28 @@ pub struct FieldSpec {
 /// }
 /// ```
 ///
-/// Without a `class` field all rows are of class 0. Fields marked `skip` are neither stored nor replayed.
+/// Without a `class` field all rows are of class 0.
+///
+/// # Skipped fields
+///
+/// Fields marked `skip` are neither stored nor replayed: they keep the value of the incoming mini-batch. If such
+/// a field has one entry per row, it has none for the representatives, unless a function adds them:
+///
+/// ```
+/// # use burn::tensor::{Int, Tensor};
+/// # use burn_rehearsal::RehearsalBatch;
+/// #[derive(RehearsalBatch)]
+/// struct Batch {
+///     tokens: Tensor<2, Int>,
+///     /// One name per row.
+///     #[rehearsal(skip, fill = replayed)]
+///     names: Vec<String>,
+/// }
+///
+/// fn replayed(names: &mut Vec<String>, representatives: usize) {
+///     names.extend((0..representatives).map(|_| "replayed".to_owned()));
+/// }
+/// ```
 pub trait RehearsalBatch: Send + Sized + 'static {
     /// The fields that are not tensors (a tuple of the `skip` fields).
     type Rest: Send + 'static;
@@ -99,6 +120,10 @@ pub trait RehearsalBatch: Send + Sized + 'static {
     /// [`BatchError::EmptyField`] if a tensor has no element, [`BatchError::ColumnType`] if one is not what its device says; `columns` then holds the fields before it.
     fn into_parts(self, columns: &mut Vec<Column>) -> Result<Self::Rest, BatchError>;
 
+    /// Adds entries for `representatives` more rows to the fields that have one entry per row but are not tensors.
+    /// The default does nothing.
+    fn fill(_rest: &mut Self::Rest, _representatives: usize) {}
+
     /// Puts a mini-batch together again.
     ///
     /// # Errors
@@ -111,7 +136,8 @@ pub trait RehearsalBatch: Send + Sized + 'static {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a column of a rehearsal batch",
     note = "a field must be a Burn `Tensor<D>`, `Tensor<D, Int>` or `Tensor<D, Bool>` whose first dimension is the row",
-    note = "mark anything else with `#[rehearsal(skip)]`"
+    note = "mark anything else with `#[rehearsal(skip)]`: it is not stored and keeps the value of the incoming mini-batch",
+    note = "`#[rehearsal(skip, fill = function)]` adds entries for the representatives to a field with one entry per row"
 )]
 pub trait Field: Sized {
     /// The kind of the tensor.

@@ -15,6 +15,8 @@ use std::time::Instant;
 pub(super) struct State {
     pub(super) link: Link,
     pub(super) schema: Option<Arc<Schema>>,
+    /// Whether mini-batches are on autodiff devices, once there was one.
+    pub(super) autodiff: Option<bool>,
     /// Steps done by this handle: rounds in which some rank had rows.
     pub(super) step: u64,
     /// The requests whose responses are still to come.
@@ -44,6 +46,8 @@ pub(super) enum Awaited {
     Saving,
     /// The beginning of a task.
     Task,
+    /// The last round of a rank that leaves.
+    Leaving,
 }
 
 impl State {
@@ -104,7 +108,17 @@ impl State {
 
     /// Tells the other ranks that this one leaves. Its own error matters more than whether they heard.
     pub(super) fn leave(&mut self, code: FailCode) {
-        let _ = self.link.send(Request::Failed(code));
+        if self.link.send(Request::Failed(code)).is_ok() {
+            self.outstanding.push_back(Awaited::Leaving);
+        }
+    }
+
+    /// Receives every outstanding response after an error; none of them matters any more.
+    pub(super) fn abandon(&mut self) {
+        while self.outstanding.pop_front().is_some() {
+            let _ = self.link.receive();
+        }
+        self.ready.clear();
     }
 
     /// Offers the first `rows` rows of the mini-batch in hand to the engine, at the time `sent`; the bytes that were copied.
@@ -144,8 +158,7 @@ impl State {
             parcel.rows.clear();
             parcel.rows.extend(0..chosen.len() as u32);
         }
-        let choose_from = shared.then_some(rows);
-        self.link.send(Request::Rows(Offer { schema: schema.clone(), parcel, choose_from, sent }))?;
+        self.link.send(Request::Rows(Offer { schema: schema.clone(), parcel, rows, choose: shared, sent }))?;
         self.outstanding.push_back(Awaited::Rows);
         Ok(copied)
     }

@@ -9,16 +9,18 @@
 //! harms that one alone, and old ones can be removed without looking. Since nobody waits for the disk, what that costs is its bandwidth.
 //!
 //! [`RehearsalBuffer::checkpoint`](crate::RehearsalBuffer::checkpoint) writes the shards of a buffer, [`begin_checkpoint`](crate::RehearsalBuffer::begin_checkpoint) while
-//! training goes on; the functions here serve whoever has more to keep.
+//! training goes on. [`RehearsalCheckpointing`] does so whenever Burn's learner is saved. The functions here serve programs that keep more.
 
 mod error;
 mod file;
 mod header;
 mod manifest;
+mod strategy;
 
 pub use error::CheckpointError;
 pub use file::FileEntry;
 pub use manifest::{MANIFEST, Manifest, sync_directory};
+pub use strategy::RehearsalCheckpointing;
 
 pub(crate) use error::io;
 pub(crate) use file::{FileReader, FileWriter};

@@ -24,7 +24,7 @@ use burn_rehearsal_collective::Collective;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How often a writer whose disk is slower is asked whether it has room.
 const DISK: Duration = Duration::from_millis(1);
@@ -73,7 +73,7 @@ struct Loaded {
 
 impl Engine {
     /// Begins a checkpoint: what is small is copied now, and a thread of its own writes that and the rows, which are handed to it from now on.
-    pub(super) fn save(&mut self, directory: PathBuf, pending: &[Pending], ticket: Ticket) -> Result<(), RehearsalError> {
+    pub(super) fn save(&mut self, directory: PathBuf, pending: Option<Vec<Pending>>, ticket: Ticket) -> Result<(), RehearsalError> {
         let begun = self.begin_to_write(directory, pending, ticket.clone());
         if let Err(error) = &begun {
             // Whoever began the checkpoint may be gone.
@@ -82,7 +82,7 @@ impl Engine {
         begun
     }
 
-    fn begin_to_write(&mut self, directory: PathBuf, pending: &[Pending], ticket: Ticket) -> Result<(), RehearsalError> {
+    fn begin_to_write(&mut self, directory: PathBuf, pending: Option<Vec<Pending>>, ticket: Ticket) -> Result<(), RehearsalError> {
         // One after the other: the writers of two would not know which is which, and a directory may be the same.
         let collective = self.finish_writing()?;
         // Before any rank overwrites its file there, an earlier checkpoint in that directory must not be one any more.
@@ -93,7 +93,12 @@ impl Engine {
             None => self.collective()?.duplicate()?,
         };
         collective.set_step(self.step);
-        let contents = self.contents(pending)?;
+        let drawn = |Parcel { handles, columns, .. }| Pending { handles, columns };
+        let pending = match pending {
+            Some(pending) => pending,
+            None => self.redraw()?.into_iter().map(drawn).collect(),
+        };
+        let contents = self.contents(&pending)?;
         let mut writer = Writer::start(Job { directory, prepared, contents, collective, ticket })?;
         match &mut self.shard {
             Some(shard) if !shard.table().is_empty() => shard.cut(),
@@ -160,6 +165,7 @@ impl Engine {
             world_size: self.size,
             step: self.step,
             task: self.task,
+            rows: self.rows[self.rank],
             draws: blake3::Hash::from_bytes(self.draws_digest).to_hex().to_string(),
             config: rank_file::config_value(&self.config),
             pending: pending.iter().map(|pending| pending.handles.len()).collect(),
@@ -191,6 +197,7 @@ impl Engine {
         let Loaded { state, world_size, shard, schema, present, mut pending } = loaded;
         let restored = Restored { steps: state.step, task: state.task as usize, world_size };
         (self.step, self.task, self.shard) = (state.step, state.task, shard);
+        self.rows[self.rank] = state.rows;
         self.draws_digest = *blake3::Hash::from_hex(&state.draws).map_err(|_| RehearsalError::EngineGone)?.as_bytes();
         self.devices = vec![device; schema.as_ref().map_or(0, |schema| schema.stored().count())];
         // All ranks' fills.
@@ -198,9 +205,7 @@ impl Engine {
         let same = world_size == self.size;
         self.rebuild_classes(same.then_some(&present[..]))?;
         if !same {
-            let lag = self.config.lag as u64;
-            let steps = self.step.max(lag)..if self.step == 0 { lag } else { self.step + lag };
-            pending = steps.map(|step| self.draw_for(step, Parcel::default(), Instant::now())).collect::<Result<_, _>>()?;
+            pending = self.redraw()?;
         }
         Ok(Ok(Resumed { restored, schema: schema.map(Arc::new), pending }))
     }

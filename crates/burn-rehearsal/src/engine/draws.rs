@@ -1,12 +1,13 @@
 //! Everybody's draws for one step, and the rows that they move: steps 3 to 5 of a round.
 
 use super::{Engine, Parcel, Scratch};
-use crate::error::RehearsalError;
+use crate::error::{RehearsalError, notice};
 use crate::random::{Purpose, Stream};
 use crate::slots::RowHandle;
 use crate::store::Source;
 use burn_rehearsal_collective::{Incoming, Outgoing};
 use smallvec::SmallVec;
+use std::sync::Once;
 use std::time::Instant;
 
 /// A draw that no shard has: the ranks' tables do not agree.
@@ -19,6 +20,7 @@ impl Engine {
     /// Plans everybody's draws for `step`, moves the rows, builds this rank's columns.
     pub(super) fn draw_for(&mut self, step: u64, mut parcel: Parcel, started: Instant) -> Result<Parcel, RehearsalError> {
         self.plan(step)?;
+        self.notice_unused();
         let mut started = self.timings.plan(started);
         if self.size > 1 {
             self.exchange()?;
@@ -30,6 +32,21 @@ impl Engine {
         self.timings.copied((self.scratch.pushed.len() + parcel.handles.len()) * width);
         parcel.drawn_at = self.step.saturating_sub(1);
         Ok(parcel)
+    }
+
+    /// Says so if a full buffer is of no use because no task was begun.
+    fn notice_unused(&self) {
+        static NOTICED: Once = Once::new();
+        let full = self.shard.as_ref().is_some_and(|shard| shard.table().is_full());
+        if full && !self.task_begun && self.scratch.draws.is_empty() && self.config.representatives.of(1) > 0 {
+            notice(&NOTICED, || {
+                let reason = match self.config.start_task {
+                    0 => "`SamplingKind::ExcludeCurrent` draws rows of earlier tasks only".to_owned(),
+                    task => format!("mini-batches are augmented from task {task} on"),
+                };
+                format!("the buffer is full and no row was drawn: {reason}, and no task was begun (`RehearsalBuffer::begin_task`)")
+            });
+        }
     }
 
     /// Fills `scratch.own` with this rank's draws, `scratch.pushed` with the rows that others drew here, and begins the messages to them.
@@ -45,7 +62,8 @@ impl Engine {
         for rank in 0..self.size {
             if active && self.ready[rank] {
                 let mut rng = Stream::new(self.config.seed, Purpose::Draw, step, rank as u32);
-                self.sampling.plan(&self.union, &mut rng, self.config.representatives, &mut scratch.draws);
+                let representatives = self.config.representatives.of(self.rows[rank] as usize);
+                self.sampling.plan(&self.union, &mut rng, representatives, &mut scratch.draws);
             }
             scratch.ends.push(scratch.draws.len());
         }

@@ -66,6 +66,8 @@ pub(super) struct Header {
     pub(super) schema: u64,
     pub(super) status: Status,
     pub(super) task: u32,
+    /// The rows of this rank's last mini-batch.
+    pub(super) rows: u64,
     pub(super) fill: u64,
     pub(super) old: u64,
     /// How many changes of class counts follow.
@@ -75,20 +77,20 @@ pub(super) struct Header {
 }
 
 /// Those of a header, and its check word.
-const WORDS: usize = 11;
+const WORDS: usize = 12;
 
 impl Header {
     fn words(&self) -> [u64; WORDS] {
-        let Self { round, step, config, schema, status, task, fill, old, changes, changes_check } = *self;
-        let mut words = [round, step, config, schema, status.word(), u64::from(task), fill, old, changes, changes_check, 0];
+        let Self { round, step, config, schema, status, task, rows, fill, old, changes, changes_check } = *self;
+        let mut words = [round, step, config, schema, status.word(), u64::from(task), rows, fill, old, changes, changes_check, 0];
         words[WORDS - 1] = check_word(words[..WORDS - 1].iter().copied());
         words
     }
 
     /// `None` if these are not the words of a header.
     fn of(words: &[u64]) -> Option<Self> {
-        let &[round, step, config, schema, status, task, fill, old, changes, changes_check, check] = words else { return None };
-        let header = Self { round, step, config, schema, status: Status::of(status), task: task as u32, fill, old, changes, changes_check };
+        let &[round, step, config, schema, status, task, rows, fill, old, changes, changes_check, check] = words else { return None };
+        let header = Self { round, step, config, schema, status: Status::of(status), task: task as u32, rows, fill, old, changes, changes_check };
         (check == check_word(words[..WORDS - 1].iter().copied())).then_some(header)
     }
 }

@@ -52,8 +52,10 @@ pub(crate) struct Offer {
     pub(crate) schema: Arc<Schema>,
     /// What travels with it.
     pub(crate) parcel: Parcel,
-    /// The candidates are still to be chosen among so many first rows of the columns; `None`: the parcel says which rows they are.
-    pub(crate) choose_from: Option<usize>,
+    /// The number of incoming rows, the first ones of the columns.
+    pub(crate) rows: usize,
+    /// Whether the candidates are still to be chosen among them; otherwise the parcel names them.
+    pub(crate) choose: bool,
     /// When it was sent.
     pub(crate) sent: Instant,
 }
@@ -92,8 +94,9 @@ pub(crate) enum Request {
     Report,
     /// A copy of this shard.
     Snapshot,
-    /// All shards on disk, and these representatives that this rank's handle keeps; what it comes to goes to the ticket. Collective.
-    Save(PathBuf, Vec<Pending>, Ticket),
+    /// All shards on disk, and the representatives that this rank's handle keeps; the ticket receives the outcome. Collective.
+    /// Without representatives, those of the next steps are drawn now.
+    Save(PathBuf, Option<Vec<Pending>>, Ticket),
     /// What was saved; collective.
     Restore(PathBuf, Device, &'static [FieldSpec]),
 }
@@ -180,10 +183,14 @@ pub(crate) struct Engine {
     union: Union,
     sampling: Box<dyn Sampling>,
     task: u32,
+    /// Whether `begin_task` was ever called.
+    task_begun: bool,
     round: u64,
     step: u64,
     /// The ranks that know the layout of a row and can receive some.
     ready: Vec<bool>,
+    /// The rows of each rank's last mini-batch, to which ratios refer.
+    rows: Vec<u64>,
     /// Digest of the digest before and the draws since: unlike the state of a hasher it can be kept in a checkpoint.
     draws_digest: [u8; 32],
     failure: Option<RehearsalError>,
@@ -232,9 +239,11 @@ impl Engine {
             devices: Vec::new(),
             union: Union::new(rank, size, with_classes),
             task: 0,
+            task_begun: false,
             round: 0,
             step: 0,
             ready: vec![false; size],
+            rows: vec![0; size],
             draws_digest: [0; 32],
             failure: None,
             timings,
@@ -252,7 +261,12 @@ impl Engine {
     /// Answers one request. After an error every later request is answered with the same error.
     pub(crate) fn handle(&mut self, request: Request) -> Result<Response, RehearsalError> {
         if let Some(error) = &self.failure {
-            return Err(error.clone());
+            // What needs no other rank still works.
+            match request {
+                Request::Inspect | Request::Snapshot => {}
+                Request::Save(..) if self.size == 1 => {}
+                _ => return Err(error.clone()),
+            }
         }
         let result = match request {
             Request::Rows(offer) => self.rows(offer),
@@ -262,12 +276,16 @@ impl Engine {
             Request::Inspect => Ok(Response::Inspection(self.inspect())),
             Request::Report => self.report().map(Response::Report),
             Request::Snapshot => self.snapshot().map(Response::Snapshot),
-            Request::Save(directory, pending, ticket) => self.save(directory, &pending, ticket).map(|()| Response::Saving),
+            Request::Save(directory, pending, ticket) => self.save(directory, pending, ticket).map(|()| Response::Saving),
             Request::Restore(directory, device, fields) => self.restore(&directory, &device, fields).map(Response::Restored),
         };
-        if let Err(error) = &result {
+        if let Err(error) = &result
+            && self.failure.is_none()
+        {
             self.failure = Some(error.clone());
-            self.collective = None;
+            if self.size > 1 {
+                self.collective = None;
+            }
         }
         result
     }
@@ -303,8 +321,9 @@ impl Engine {
             None => Shard::new(&self.config, &offer.schema, &self.devices, self.rank, self.size)?,
         };
         shard.begin_task(self.task);
-        if let Some(rows) = offer.choose_from {
-            self.chooser.choose(&self.config, self.step, self.rank, rows, &mut offer.parcel.rows);
+        self.rows[self.rank] = offer.rows as u64;
+        if offer.choose {
+            self.chooser.choose(&self.config, self.step, self.rank, offer.rows, &mut offer.parcel.rows);
         }
         let mut rng = Stream::new(self.config.seed, Purpose::Evict, self.step, self.rank as u32);
         let changes = shard.insert(&mut offer.parcel.candidates, &offer.parcel.rows, &mut rng);
@@ -342,13 +361,14 @@ impl Engine {
             schema: self.shard.as_ref().map_or(0, |shard| shard.schema().digest()),
             status,
             task: self.task,
+            rows: self.rows[self.rank],
             fill: self.shard.as_ref().map_or(0, |shard| shard.table().len() as u64),
             old: self.shard.as_ref().map_or(0, |shard| shard.table().old() as u64),
             changes: if with_classes { changes.len() as u64 } else { 0 },
             changes_check: if with_classes { header::check_changes(changes) } else { 0 },
         };
         let step = self.step;
-        let Self { collective, scratch: Scratch { words, headers, .. }, union, ready, timings, .. } = self;
+        let Self { collective, scratch: Scratch { words, headers, .. }, union, ready, rows, timings, .. } = self;
         let collective = collective.as_mut().ok_or(RehearsalError::EngineGone)?;
         collective.set_step(step);
         header::all_gather(collective.as_mut(), &mine, words, headers)?;
@@ -357,8 +377,9 @@ impl Engine {
         union.fill.set(headers.iter().map(|header| header.fill));
         timings.stored(headers.iter().map(|header| header.fill).sum());
         union.old.set(headers.iter().map(|header| header.old));
-        for (ready, header) in ready.iter_mut().zip(headers.iter()) {
+        for ((ready, rows), header) in ready.iter_mut().zip(rows.iter_mut()).zip(headers.iter()) {
             *ready = header.schema != 0;
+            *rows = header.rows;
         }
         let most = headers.iter().map(|header| header.changes).max().unwrap_or(0);
         if let Some(classes) = &mut union.classes
@@ -372,6 +393,7 @@ impl Engine {
     fn begin_task(&mut self, task: u32) -> Result<Response, RehearsalError> {
         let before = self.task;
         self.task = task;
+        self.task_begun = true;
         if let Some(shard) = &mut self.shard {
             shard.begin_task(task);
         }
@@ -381,12 +403,14 @@ impl Engine {
         if before == task || !(crossed || self.config.sampling == SamplingKind::ExcludeCurrent) {
             return Ok(Response::Redrawn(None));
         }
+        self.redraw().map(|all| Response::Redrawn(Some(all)))
+    }
+
+    /// The representatives of the steps to come that are drawn already, drawn again from the union as it is now.
+    fn redraw(&mut self) -> Result<Vec<Parcel>, RehearsalError> {
         let lag = self.config.lag as u64;
-        let pending = self.step.max(lag)..self.step + lag;
-        pending
-            .map(|step| self.draw_for(step, Parcel::default(), Instant::now()))
-            .collect::<Result<_, _>>()
-            .map(|all| Response::Redrawn(Some(all)))
+        let steps = self.step.max(lag)..if self.step == 0 { lag } else { self.step + lag };
+        steps.map(|step| self.draw_for(step, Parcel::default(), Instant::now())).collect()
     }
 
     fn inspect(&self) -> Inspection {

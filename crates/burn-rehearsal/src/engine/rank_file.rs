@@ -26,6 +26,8 @@ pub(super) struct RankState {
     pub(super) world_size: usize,
     pub(super) step: u64,
     pub(super) task: u32,
+    /// The rows of this rank's last mini-batch.
+    pub(super) rows: u64,
     /// The digest of all draws, hexadecimal.
     pub(super) draws: String,
     /// All of the configuration that could change a result.

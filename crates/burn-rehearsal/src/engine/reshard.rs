@@ -10,6 +10,7 @@ use super::shard::Shard;
 use crate::batch::Schema;
 use crate::config::{PolicyKind, RehearsalConfig, shard_capacity};
 use crate::error::CheckpointError;
+use crate::policy::{ClassBalanced, RandomReplacement};
 use crate::slots::{SlotState, SlotTable};
 use crate::store::Store;
 use burn::tensor::Device;
@@ -42,7 +43,7 @@ pub(super) fn load(
     device: &Device,
 ) -> Result<Reshard, CheckpointError> {
     let world_size = files.len();
-    let state = files[0].state.clone();
+    let mut state = files[0].state.clone();
     for (number, file) in files.iter().enumerate() {
         let RankState { rank, world_size: of, step, task, draws, .. } = &file.state;
         let same = (*step, *task, draws) == (state.step, state.task, &state.draws) && blake3::Hash::from_hex(draws).is_ok();
@@ -52,10 +53,11 @@ pub(super) fn load(
             return Err(file.reader.damaged("it is not of the same checkpoint as the first"));
         }
     }
+    state.rows = files.iter().map(|file| file.state.rows).max().unwrap_or(0);
     let Some(schema) = files.iter().find_map(|file| file.schema.clone()) else { return Ok(Reshard { state, shard: None, schema: None }) };
     let own: Vec<Sample> = order(&files, config.policy).into_iter().skip(rank).step_by(size).collect();
     let current = files.iter().filter_map(|file| file.state.shard.as_ref()).map(|shard| shard.current_task).max().unwrap_or(state.task);
-    let policy = policy(&files, config.policy, rank, size);
+    let policy = policy(&files, config.policy, &own, rank, size);
     let (rows, old, seen) = renumber(&own);
     let path = files[0].reader.path().to_path_buf();
     let has_id = schema.position(crate::batch::Role::Id).is_some();
@@ -95,14 +97,25 @@ fn order(files: &[RankFile], policy: PolicyKind) -> Vec<Sample> {
     keyed.into_iter().map(|(_, sample)| sample).collect()
 }
 
-/// The state of a new shard's policy.
-fn policy(files: &[RankFile], kind: PolicyKind, rank: usize, size: usize) -> Vec<u64> {
-    let first = files.iter().filter_map(|file| file.policy.first().copied());
+/// The state of the policy of a new shard that holds `own`.
+fn policy(files: &[RankFile], kind: PolicyKind, own: &[Sample], rank: usize, size: usize) -> Vec<u64> {
+    let states = || files.iter().map(|file| file.policy.as_slice());
+    let count = |rows: &mut dyn Iterator<Item = &SlotState>| {
+        let mut counts: BTreeMap<u32, u64> = BTreeMap::new();
+        rows.for_each(|row| *counts.entry(row.class).or_default() += 1);
+        counts
+    };
     match kind {
-        // The classes seen by anybody; the borrowers are collected anew.
-        PolicyKind::ClassBalanced => vec![first.max().unwrap_or(0), 0],
+        PolicyKind::ClassBalanced => {
+            let before = count(&mut files.iter().flat_map(|file| &file.rows));
+            ClassBalanced::merge(states(), &before, &count(&mut own.iter().map(|sample| &sample.row)), size)
+        }
+        PolicyKind::RandomReplacement => RandomReplacement::merge(states()),
         // As if the samples offered so far had been dealt like those that are stored.
-        PolicyKind::Reservoir => vec![shard_capacity(first.fold(0, u64::saturating_add) as usize, rank, size) as u64],
+        PolicyKind::Reservoir => {
+            let offered = states().filter_map(|state| state.first().copied()).fold(0, u64::saturating_add);
+            vec![shard_capacity(offered as usize, rank, size) as u64]
+        }
         PolicyKind::Fifo => vec![0],
     }
 }

@@ -152,6 +152,7 @@ impl Shard {
         }
         self.store.stage(columns, rows)?;
         self.read_classes_and_ids(rows.len())?;
+        self.policy.begin(&self.candidate_classes);
         for row in 0..rows.len() {
             if row.is_multiple_of(AHEAD) && self.table.is_full() {
                 let next = row..rows.len().min(row + AHEAD);
@@ -163,7 +164,7 @@ impl Shard {
             if self.skip_if_stored && id.is_some_and(|id| self.table.holds(id)) {
                 continue;
             }
-            self.policy.offered();
+            self.policy.offered(class);
             let slot = if !self.table.is_full() {
                 changes.push((class, 1));
                 self.table.push(class, id)

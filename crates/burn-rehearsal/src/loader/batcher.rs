@@ -11,8 +11,9 @@ use burn::tensor::Device;
 /// The order of steps is the order in which the loader calls `batch`: exact with 0 or 1 loader workers, the order of arrival with more. A loader
 /// with a worker prepares mini-batches ahead of the training step, so their representatives are that much older.
 ///
-/// `batch` cannot return an error. If one occurs, the buffer is poisoned, this and all later mini-batches pass unchanged, and
-/// [`RehearsalBuffer::status`] reports the error.
+/// `batch` cannot return an error. If one occurs, the buffer is poisoned, this and all later mini-batches pass
+/// unchanged, and a line on standard error says so. Call [`RehearsalBuffer::check`] after training: it returns the
+/// error.
 #[derive(Clone)]
 pub struct RehearsalBatcher<Bt, B> {
     inner: Bt,
@@ -50,7 +51,7 @@ impl<I, B: RehearsalBatch + Clone, Bt: Batcher<I, B>> Batcher<I, B> for Rehearsa
         match buffer.rehearse(batch.clone()) {
             Ok(rehearsed) => rehearsed,
             Err(error) => {
-                tracing::error!(%error, "the rehearsal buffer is poisoned; mini-batches pass unchanged");
+                buffer.report_error(&error);
                 batch
             }
         }

@@ -2,11 +2,12 @@
 
 use crate::batch::RehearsalBatch;
 use crate::buffer::RehearsalBuffer;
-use crate::error::RehearsalError;
+use super::sharded::take_shard;
+use crate::error::{RehearsalError, notice};
 use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 /// A [`DataLoader`] that sends every mini-batch of another one through a [`RehearsalBuffer`].
 ///
@@ -36,14 +37,30 @@ impl<B: RehearsalBatch> RehearsalLoader<B> {
 
 impl<B: RehearsalBatch> DataLoader<B> for RehearsalLoader<B> {
     fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<B> + 'a> {
+        take_shard();
+        let inner = self.inner.iter();
+        let (rank, size) = (self.buffer.rank(), self.buffer.size());
+        let shard = take_shard();
         let misuse = if self.sliced {
             Some("a rehearsal loader cannot be sliced over several devices; give every rank a buffer of its own")
         } else if !self.buffer.start_iterating() {
             Some("two iterators of a rehearsal loader are alive at once")
+        } else if shard.is_some_and(|(of, world)| world > 1 && (of, world) != (rank, size)) {
+            self.buffer.stop_iterating();
+            Some("the `ShardedLoader` is of another rank or world than the buffer: pass the same to `shard`")
         } else {
             None
         };
-        Box::new(Iter { inner: self.inner.iter(), buffer: self.buffer.clone(), misuse, counted: misuse.is_none(), ended: false })
+        if shard == Some((0, 1)) && size > 1 {
+            static NOTICED: Once = Once::new();
+            notice(&NOTICED, || {
+                format!(
+                    "rank {rank} of {size} reads a `ShardedLoader` without `.shard(rank, size)`: every rank trains on all samples, unless \
+                     its data set is this rank's part alone"
+                )
+            });
+        }
+        Box::new(Iter { inner, buffer: self.buffer.clone(), misuse, counted: misuse.is_none(), ended: false })
     }
 
     fn num_items(&self) -> usize {

@@ -9,12 +9,24 @@ use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::data::dataset::transform::PartialDataset;
 use burn::data::dataset::{Dataset, DatasetError};
 use burn::tensor::Device;
+use std::cell::Cell;
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
+
+thread_local! {
+    /// Rank and world size of the last iterator that was made on this thread.
+    static SHARD: Cell<Option<(usize, usize)>> = const { Cell::new(None) };
+}
+
+/// Rank and world size of the [`ShardedLoader`] whose iterator was made last on this thread, since this was last
+/// called. A loader around others learns from it which shard it reads, whatever lies between.
+pub(super) fn take_shard() -> Option<(usize, usize)> {
+    SHARD.take()
+}
 
 /// How many mini-batches the workers are ahead of the training thread, together.
 const AHEAD: usize = 4;
@@ -138,6 +150,7 @@ impl<I: Send + Sync + 'static, B: Send + 'static> ShardedLoader<I, B> {
 
 impl<I: Send + Sync + Clone + 'static, B: Send + 'static> DataLoader<B> for ShardedLoader<I, B> {
     fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<B> + 'a> {
+        SHARD.set(Some((self.settings.rank, self.settings.world_size)));
         let plan = Arc::new(self.plan(self.epoch.fetch_add(1, Ordering::Relaxed)));
         let first = (self.first_step.swap(0, Ordering::Relaxed) as usize).min(plan.steps());
         let rows = plan.rows();

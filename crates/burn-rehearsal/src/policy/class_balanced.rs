@@ -1,234 +1,164 @@
-//! Class quotas with lending.
-//!
-//! The |B| global slots are dealt to the K classes in turn: slot number s belongs to class s mod K. A shard owns consecutive numbers, so its
-//! quotas differ by at most one, the remainder rotates with the rank, the global quotas differ by at most one too, and no class is without
-//! a slot somewhere as long as |B| ≥ K. Quota that a class does not use is lent to whoever asks and taken back, from the class with
-//! the most rows among those above their quota, when a candidate of the owner comes. Loans are kept equal to within one row.
-//!
-//! With a configured K the quotas never change, so a row within its class's quota is only ever replaced by its own class. Without it,
-//! K is one more than the largest class that was offered to this shard, stored or not.
+//! Class-balancing reservoir sampling: Chrysakis and Moens, "Online Continual Learning from
+//! Imbalanced Data" (ICML 2020).
 
-use super::{AHEAD, Placement, Policy};
-use crate::config::MAX_CLASSES;
+use super::quotas::Quotas;
+use super::{Placement, Policy};
 use crate::random::Stream;
 use crate::slots::SlotTable;
-use smallvec::SmallVec;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-/// Keeps the classes of a shard equally large; replaces a random row of the class that gives way.
+/// Equal shares for all classes, and a reservoir within each class. The default.
+///
+/// A class grows into free slots, and into slots of classes above their quota. Otherwise a candidate
+/// is accepted with probability *held* / *offered*: the rows of its class in this shard, loans
+/// included, over the candidates of its class so far, this one included. It then replaces a random
+/// row of its class.
+///
+/// # What it keeps
+///
+/// Per shard and class, the stored rows are a uniform subset of all rows *offered*, as long as the
+/// class has not gained a slot since its first candidate was rejected or its first row replaced.
+/// After that, newer rows are over-represented. A class can gain slots late if other classes have
+/// too few rows to fill their quotas, if K² exceeds the slots of a shard and a new class moves the
+/// remainder of the deal, and after a change of the world size.
+///
+/// * Class-incremental streams: equal shares for all classes seen so far.
+/// * Domain-incremental streams, and batches without a class field: a plain reservoir, in which every
+///   row of every task has the same chance.
+/// * Several ranks: each shard is a sample of what its own rank was offered. A row that rank i was
+///   offered is stored with probability (slots of its class in shard i) / (rows of its class offered
+///   to rank i), so ranks that are offered fewer rows are over-represented in the union. With
+///   [`ShardedLoader`](crate::ShardedLoader) the numbers differ by at most one row per epoch.
+///
+/// "Offered" means chosen as a candidate. With fewer candidates than rows, a row of a small
+/// mini-batch is more likely to be offered than one of a large mini-batch. With
+/// [`OnRepeat::SkipIfStored`](crate::OnRepeat::SkipIfStored), a row that is stored is not offered again,
+/// and one that was rejected is. A class without a slot in a shard, because there are more classes
+/// than slots, is not stored there unless another class lends it a slot.
 #[derive(Debug)]
 pub struct ClassBalanced {
-    classes: Option<usize>,
-    /// One more than the largest class offered so far, if K is not configured. A class that was refused counts too: were it forgotten, the next
-    /// candidate would find other quotas than this one, and other ranks' quotas would not fit to them.
-    seen: usize,
-    first_slot: usize,
-    borrowers: Borrowers,
+    quotas: Quotas,
+    /// The candidates of each class so far.
+    offered: Vec<u64>,
 }
 
 impl ClassBalanced {
-    /// Quotas for the shard whose first slot has the global number `first_slot`.
+    /// The policy of the shard whose first slot has the global number `first_slot`, for this number of classes if
+    /// it is known.
     pub fn new(classes: Option<usize>, first_slot: usize) -> Self {
-        Self { classes, seen: 0, first_slot, borrowers: Borrowers::default() }
+        Self { quotas: Quotas::new(classes, first_slot), offered: Vec::new() }
     }
 
-    /// How many of this shard's slots belong to `class`, of `classes`.
-    pub fn quota(&self, class: usize, capacity: usize, classes: usize) -> usize {
-        let offset = self.first_slot % classes;
-        let position = (class + classes - offset) % classes;
-        capacity / classes + usize::from(position < capacity % classes)
+    /// The rows of `class` that only its own candidates replace, in a shard of `capacity` slots.
+    pub fn quota(&self, class: usize, capacity: usize) -> usize {
+        self.quotas.quota(class, capacity)
     }
 
-    /// Collects the classes above their quota, once for every K.
-    fn collect_borrowers(&mut self, table: &SlotTable, classes: usize) {
-        let mut borrowers = Borrowers { classes, ..Borrowers::default() };
-        for (class, rows) in table.per_class().enumerate() {
-            if rows > self.quota(class, table.capacity(), classes) {
-                borrowers.insert(class as u32, rows);
+    /// The rows that `class` holds in a shard of `capacity` slots if all classes offered so far have enough rows.
+    pub fn share(&self, class: usize, capacity: usize) -> usize {
+        self.quotas.share(class, capacity)
+    }
+
+    fn offered_of(&self, class: u32) -> u64 {
+        self.offered.get(class as usize).copied().unwrap_or(0)
+    }
+
+    /// The state of a new shard that holds `held` rows of each class, from the states of all shards
+    /// of another world and the rows of each class that they held together. The ratio of rows held
+    /// to rows offered stays the same: n′ = max(m′, ⌈n·m′/m⌉).
+    pub(crate) fn merge<'a>(
+        states: impl Iterator<Item = &'a [u64]>,
+        before: &BTreeMap<u32, u64>,
+        held: &BTreeMap<u32, u64>,
+        world_size: usize,
+    ) -> Vec<u64> {
+        let mut offered: BTreeMap<u32, u64> = BTreeMap::new();
+        for state in states {
+            for class in Quotas::present_in(state) {
+                offered.entry(class).or_default();
+            }
+            for (class, count) in counters_in(state) {
+                let sum = offered.entry(class).or_default();
+                *sum = sum.saturating_add(count);
             }
         }
-        self.borrowers = borrowers;
+        let mut state = Quotas::fresh_state(&offered.keys().copied().collect());
+        for (class, all) in offered {
+            let (own, rows) = (held.get(&class).copied().unwrap_or(0), before.get(&class).copied().unwrap_or(0));
+            let scaled = match rows {
+                // No row to keep the ratio of: the candidates are dealt evenly.
+                0 => all.div_ceil(world_size as u64),
+                rows => u64::try_from((u128::from(all) * u128::from(own)).div_ceil(u128::from(rows))).unwrap_or(u64::MAX),
+            };
+            state.extend([u64::from(class), scaled.max(own)]);
+        }
+        state
     }
 }
 
-/// Whether `largest`, which has `rows`, gives one of them to `class`, which holds `held`: a loan is taken back for its owner, or moved to a class that has
-/// fewer rows even after it got one more.
-fn gives_way(largest: u32, rows: usize, class: u32, held: usize, quota: usize) -> bool {
-    largest != class && (held < quota || held + 1 < rows)
+/// The counters at the end of a state: class and candidates.
+fn counters_in(state: &[u64]) -> impl Iterator<Item = (u32, u64)> + '_ {
+    let present = state.first().copied().unwrap_or(0) as usize;
+    let borrowers = state.get(present.saturating_add(2)).copied().unwrap_or(0) as usize;
+    let start = present.saturating_add(borrowers.saturating_mul(2)).saturating_add(3);
+    let words = state.get(start..).unwrap_or_default();
+    words.chunks_exact(2).filter_map(|pair| Some((u32::try_from(pair[0]).ok()?, pair[1])))
 }
 
 impl Policy for ClassBalanced {
+    fn begin(&mut self, classes: &[u32]) {
+        self.quotas.see(classes);
+    }
+
+    fn offered(&mut self, class: u32) {
+        let at = class as usize;
+        if at >= self.offered.len() {
+            self.offered.resize(at + 1, 0);
+        }
+        self.offered[at] += 1;
+    }
+
     fn place(&mut self, class: u32, table: &SlotTable, rng: &mut Stream) -> Placement {
-        self.seen = self.seen.max(table.class_bound()).max(class as usize + 1);
-        let classes = self.classes.unwrap_or(self.seen);
-        if self.borrowers.classes != classes {
-            self.collect_borrowers(table, classes);
-        }
-        let held = table.of_class(class as usize).len();
-        let quota = self.quota(class as usize, table.capacity(), classes);
-        let victims = match self.borrowers.largest() {
-            Some((largest, rows)) if gives_way(largest, rows, class, held, quota) => {
-                self.borrowers.remove(largest, rows);
-                if rows - 1 > self.quota(largest as usize, table.capacity(), classes) {
-                    self.borrowers.insert(largest, rows - 1);
-                }
-                if held > quota {
-                    self.borrowers.remove(class, held);
-                }
-                if held + 1 > quota {
-                    self.borrowers.insert(class, held + 1);
-                }
-                table.of_class(largest as usize)
-            }
-            _ => table.of_class(class as usize),
+        let (victims, bound) = match self.quotas.grow(class, table) {
+            Some(largest) => (table.of_class(largest as usize), 0),
+            None => (table.of_class(class as usize), self.offered_of(class)),
         };
-        match victims.len() {
-            0 => Placement::Reject,
-            n => Placement::Replace(victims[rng.below(n as u64) as usize]),
+        if victims.is_empty() {
+            return Placement::Reject;
         }
+        // One number decides both whether the candidate is accepted and which row it replaces.
+        let number = rng.below(bound.max(victims.len() as u64));
+        victims.get(number as usize).map_or(Placement::Reject, |&slot| Placement::Replace(slot))
     }
 
-    // As if no class got a row meanwhile.
-    fn guess(&mut self, classes: &[u32], table: &SlotTable, mut rng: Stream, slots: &mut Vec<u32>) {
-        // Whether there is one or not, this walks past the empty lists once and for all.
-        self.borrowers.largest();
-        let mut loans = self.borrowers.loans();
-        let mut places: SmallVec<[(usize, usize); AHEAD]> = SmallVec::new();
-        for &class in classes {
-            let held = table.of_class(class as usize).len();
-            let quota = self.quota(class as usize, table.capacity(), self.borrowers.classes.max(1));
-            let victims = match loans.largest() {
-                Some((largest, rows)) if gives_way(largest, rows, class, held, quota) => {
-                    loans.take_back();
-                    largest
-                }
-                _ => class,
-            } as usize;
-            places.push((victims, rng.below(table.of_class(victims).len() as u64) as usize));
-        }
-        // A loop of its own, short enough for the processor to ask for the last place before it has the first.
-        slots.extend(places.iter().filter_map(|&(class, index)| table.of_class(class).get(index)));
+    fn guess(&mut self, classes: &[u32], table: &SlotTable, rng: Stream, slots: &mut Vec<u32>) {
+        let Self { quotas, offered } = self;
+        let bound = |class: u32, held: usize| offered.get(class as usize).map_or(1, |&n| n + 1).max(held as u64);
+        quotas.guess(classes, table, rng, bound, slots);
     }
 
-    /// K, then the borrowers by their rows: the order within a list decides which of equal ones gives way.
     fn state(&self) -> Vec<u64> {
-        let Borrowers { classes, by_rows, .. } = &self.borrowers;
-        let lists = by_rows.iter().enumerate();
-        let entries = lists.flat_map(|(rows, list)| list.iter().flat_map(move |&class| [rows as u64, u64::from(class)]));
-        [self.seen as u64, *classes as u64].into_iter().chain(entries).collect()
+        let mut state = self.quotas.state();
+        let counters = self.offered.iter().enumerate().filter(|(_, count)| **count > 0);
+        state.extend(counters.flat_map(|(class, &count)| [class as u64, count]));
+        state
     }
 
     fn restore(&mut self, state: &[u64], table: &SlotTable) -> Option<()> {
-        let &[seen, classes, ref entries @ ..] = state else { return None };
-        let most = MAX_CLASSES as u64;
-        if seen > most || classes > most {
-            return None;
-        }
-        let mut borrowers = Borrowers { classes: classes as usize, ..Borrowers::default() };
-        let mut left: BTreeSet<u32> = BTreeSet::new();
-        if classes > 0 {
-            let above = |&(class, rows): &(usize, usize)| rows > self.quota(class, table.capacity(), classes as usize);
-            left = table.per_class().enumerate().filter(above).map(|(class, _)| class as u32).collect();
-        }
-        for entry in entries.chunks(2) {
-            let &[rows, class] = entry else { return None };
-            let class = u32::try_from(class).ok()?;
-            if !left.remove(&class) || table.of_class(class as usize).len() as u64 != rows {
-                return None;
+        let (quotas, counters) = self.quotas.restored(state, table)?;
+        let mut offered = vec![0; table.class_bound()];
+        for pair in counters.chunks(2) {
+            let &[class, count] = pair else { return None };
+            let class = usize::try_from(class).ok().filter(|&class| class < crate::config::MAX_CLASSES)?;
+            if class >= offered.len() {
+                offered.resize(class + 1, 0);
             }
-            borrowers.insert(class, rows as usize);
+            offered[class] = count;
         }
-        if !left.is_empty() {
+        if table.per_class().zip(&offered).any(|(rows, &offered)| (rows as u64) > offered) {
             return None;
         }
-        (self.seen, self.borrowers) = (seen as usize, borrowers);
+        *self = Self { quotas, offered };
         Some(())
-    }
-}
-
-/// The classes above their quota by their number of rows, so that the largest is found without looking at all.
-///
-/// A full shard only changes by what [`ClassBalanced::place`] decides, so the policy keeps this itself, in O(1) per decision.
-#[derive(Debug, Default)]
-struct Borrowers {
-    /// The K for which this was collected; another one means other quotas.
-    classes: usize,
-    /// `by_rows[n]`: the classes above their quota that have n rows.
-    by_rows: Vec<Vec<u32>>,
-    /// `position[class]`: where the class is in its list.
-    position: Vec<u32>,
-    /// No list beyond this one has an entry.
-    most: usize,
-}
-
-impl Borrowers {
-    fn insert(&mut self, class: u32, rows: usize) {
-        if self.by_rows.len() <= rows {
-            self.by_rows.resize_with(rows + 1, Vec::new);
-        }
-        if self.position.len() <= class as usize {
-            self.position.resize(class as usize + 1, 0);
-        }
-        self.position[class as usize] = self.by_rows[rows].len() as u32;
-        self.by_rows[rows].push(class);
-        self.most = self.most.max(rows);
-    }
-
-    fn remove(&mut self, class: u32, rows: usize) {
-        let position = self.position[class as usize] as usize;
-        let list = &mut self.by_rows[rows];
-        list.swap_remove(position);
-        if let Some(&moved) = list.get(position) {
-            self.position[moved as usize] = position as u32;
-        }
-    }
-
-    /// The classes in the order in which they will most likely give a row each.
-    fn loans(&self) -> Loans<'_> {
-        let left = self.by_rows.get(self.most).map_or(0, Vec::len);
-        Loans { by_rows: &self.by_rows, rows: self.most, left, moved: SmallVec::new(), moving: SmallVec::new() }
-    }
-
-    /// A class with the most rows, and that number. Rows only leave the largest, so the search downwards is paid for by evictions.
-    fn largest(&mut self) -> Option<(u32, usize)> {
-        loop {
-            match self.by_rows.get(self.most).and_then(|list| list.last()) {
-                Some(&class) => return Some((class, self.most)),
-                None if self.most == 0 => return None,
-                None => self.most -= 1,
-            }
-        }
-    }
-}
-
-/// [`Borrowers`] as they would be after some rows were taken from the largest, without changing them.
-struct Loans<'a> {
-    by_rows: &'a [Vec<u32>],
-    /// The list of the largest: so many of its classes are left, and behind them are those that had one row more.
-    rows: usize,
-    left: usize,
-    moved: SmallVec<[u32; AHEAD]>,
-    /// What belongs behind the next list.
-    moving: SmallVec<[u32; AHEAD]>,
-}
-
-impl Loans<'_> {
-    fn largest(&mut self) -> Option<(u32, usize)> {
-        while self.moved.is_empty() && self.left == 0 {
-            self.rows = self.rows.checked_sub(1)?;
-            self.left = self.by_rows[self.rows].len();
-            self.moved = std::mem::take(&mut self.moving);
-        }
-        let class = self.moved.last().or_else(|| self.by_rows[self.rows].get(self.left - 1))?;
-        Some((*class, self.rows))
-    }
-
-    /// Takes a row from the largest.
-    fn take_back(&mut self) {
-        let Some((class, _)) = self.largest() else { return };
-        if self.moved.pop().is_none() {
-            self.left -= 1;
-        }
-        self.moving.push(class);
     }
 }

@@ -5,6 +5,10 @@ use crate::random::Stream;
 use crate::slots::SlotTable;
 
 /// Replaces the oldest row.
+///
+/// # What it keeps
+///
+/// The last rows offered to each shard, whatever their class: rows of earlier tasks disappear.
 #[derive(Debug, Default)]
 pub struct Fifo {
     /// Slots fill in order, so the oldest row is always here.

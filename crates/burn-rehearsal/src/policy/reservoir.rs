@@ -5,13 +5,18 @@ use crate::random::Stream;
 use crate::slots::SlotTable;
 
 /// After n offered rows, each of them is stored with probability capacity / n.
+///
+/// # What it keeps
+///
+/// A uniform sample of all rows offered to each shard, in every kind of stream. Classes have the
+/// shares that they have in the stream so far.
 #[derive(Debug, Default)]
 pub struct Reservoir {
     offered: u64,
 }
 
 impl Policy for Reservoir {
-    fn offered(&mut self) {
+    fn offered(&mut self, _class: u32) {
         self.offered += 1;
     }
 

@@ -10,8 +10,11 @@ use crate::slots::SlotTable;
 pub struct ClassBalanced {
     distinct: Distinct,
     numbers: Vec<u64>,
-    /// How many draws fell on each class; zero again after every plan.
+    /// How many draws fell on each class, and then where the next of its numbers is; zero again
+    /// after every plan.
     drawn: Vec<u64>,
+    /// The class of each draw, in order, and each class once.
+    picked: Vec<u32>,
     touched: Vec<u32>,
     /// The classes that still have rows, once one has run out.
     alive: Vec<u32>,
@@ -36,6 +39,7 @@ impl ClassBalanced {
                         self.touched.push(class);
                     }
                     *drawn += 1;
+                    self.picked.push(class);
                     break;
                 }
                 if !run_out {
@@ -52,18 +56,20 @@ impl Sampling for ClassBalanced {
     fn plan(&mut self, union: &Union, rng: &mut Stream, representatives: usize, draws: &mut Vec<Draw>) {
         let Some(classes) = &union.classes else { return };
         self.touched.clear();
+        self.picked.clear();
         self.pick_classes(union, rng, union.fill.total().min(representatives as u64));
+        self.numbers.clear();
         for &class in &self.touched {
-            let count = std::mem::take(&mut self.drawn[class as usize]);
-            if count == 1 {
-                // What the general way would draw too.
-                draws.push(Draw { group: class, number: rng.below(classes.total(class)) });
-                continue;
-            }
-            self.numbers.clear();
+            let count = std::mem::replace(&mut self.drawn[class as usize], self.numbers.len() as u64);
             self.distinct.draw(rng, count as usize, classes.total(class), &mut self.numbers);
-            draws.extend(self.numbers.iter().map(|&number| Draw { group: class, number }));
         }
+        // In the order of the picks, so that every prefix is a draw by the same rule.
+        for &class in &self.picked {
+            let next = &mut self.drawn[class as usize];
+            draws.push(Draw { group: class, number: self.numbers[*next as usize] });
+            *next += 1;
+        }
+        self.touched.iter().for_each(|&class| self.drawn[class as usize] = 0);
     }
 
     fn place(&self, union: &Union, draw: Draw) -> Option<Place> {

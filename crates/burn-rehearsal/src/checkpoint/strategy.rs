@@ -1,0 +1,87 @@
+//! A buffer that is saved with Burn's own checkpoints.
+
+use crate::batch::RehearsalBatch;
+use crate::buffer::RehearsalBuffer;
+use crate::error::notice;
+use burn::train::checkpoint::{CheckpointingAction, CheckpointingStrategy};
+use burn::train::metric::store::EventStoreClient;
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+
+/// A [`CheckpointingStrategy`] around another one that saves a buffer whenever the learner is saved, and removes it
+/// whenever the learner's checkpoint is removed. For one rank.
+///
+/// The buffer of epoch e is the [checkpoint](crate::checkpoint) in [`path(directory, e)`](Self::path). To resume,
+/// [restore](RehearsalBuffer::restore) it and tell the learner which epoch to start from:
+///
+/// ```no_run
+/// # use burn::data::dataloader::DataLoader;
+/// # use burn::tensor::{Device, Int, Tensor};
+/// # use burn::train::{InferenceStep, SupervisedTraining, TrainStep, checkpoint::KeepLastNCheckpoints};
+/// # use burn_rehearsal::{RehearsalBatch, RehearsalBuffer, checkpoint::RehearsalCheckpointing};
+/// # use std::sync::Arc;
+/// # #[derive(RehearsalBatch, Clone, Debug)] struct MyBatch { inputs: Tensor<2> }
+/// # fn resume(buffer: RehearsalBuffer<MyBatch>, resume_from: Option<usize>, device: Device) -> Result<(), Box<dyn std::error::Error>> {
+/// if let Some(epoch) = resume_from {
+///     buffer.restore(RehearsalCheckpointing::path("runs/buffer", epoch), &device)?;
+///     // … and `training.checkpoint(epoch)` for the learner
+/// }
+/// let strategy = RehearsalCheckpointing::new(KeepLastNCheckpoints::new(2), buffer, "runs/buffer");
+/// // SupervisedTraining::new("runs", train, valid)
+/// //     .with_default_checkpointers()
+/// //     .with_checkpointing_strategy(strategy)
+/// # Ok(()) }
+/// ```
+///
+/// On several ranks Burn asks its strategy on rank 0 alone, and writing a checkpoint takes all ranks. Call
+/// [`RehearsalBuffer::checkpoint`] on every rank in the hook after each epoch (`DataParallel::with_after_epoch`)
+/// instead.
+///
+/// # Errors
+///
+/// A strategy cannot return an error. If the buffer cannot be saved, a line on standard error says so, training
+/// goes on, and no older checkpoint is removed.
+pub struct RehearsalCheckpointing<B> {
+    inner: Box<dyn CheckpointingStrategy>,
+    buffer: RehearsalBuffer<B>,
+    directory: PathBuf,
+}
+
+impl<B: RehearsalBatch> RehearsalCheckpointing<B> {
+    /// Saves `buffer` below `directory` when `inner` saves the learner.
+    pub fn new(inner: impl CheckpointingStrategy + 'static, buffer: RehearsalBuffer<B>, directory: impl Into<PathBuf>) -> Self {
+        Self { inner: Box::new(inner), buffer, directory: directory.into() }
+    }
+}
+
+impl RehearsalCheckpointing<()> {
+    /// The checkpoint of the buffer after `epoch`, counted from 1 as Burn does.
+    pub fn path(directory: impl AsRef<Path>, epoch: usize) -> PathBuf {
+        directory.as_ref().join(format!("buffer-{epoch}"))
+    }
+}
+
+impl<B: RehearsalBatch> CheckpointingStrategy for RehearsalCheckpointing<B> {
+    fn checkpointing(&mut self, epoch: usize, collector: &EventStoreClient) -> Vec<CheckpointingAction> {
+        let mut actions = self.inner.checkpointing(epoch, collector);
+        let failed = |what: &str, error: &dyn std::fmt::Display| {
+            static NOTICED: Once = Once::new();
+            notice(&NOTICED, || format!("the buffer's checkpoint of epoch {epoch} was not {what}: {error}"));
+        };
+        if actions.contains(&CheckpointingAction::Save)
+            && let Err(error) = self.buffer.checkpoint(RehearsalCheckpointing::path(&self.directory, epoch))
+        {
+            failed("written", &error);
+            actions.retain(|action| matches!(action, CheckpointingAction::Save));
+        }
+        for action in &actions {
+            if let CheckpointingAction::Delete(old) = action
+                && let Err(error) = std::fs::remove_dir_all(RehearsalCheckpointing::path(&self.directory, *old))
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                failed("removed", &error);
+            }
+        }
+        actions
+    }
+}

@@ -1,0 +1,336 @@
+//! Class quotas with lending: which class gives a slot to a candidate.
+//!
+//! The |B| global slots are dealt round-robin to K classes: slot number s belongs to the class with
+//! index s mod K. A shard owns consecutive slot numbers, so its shares differ by at most one, and so
+//! do the sums over all shards. There are two deals:
+//!
+//! * The *share* of a class is dealt among the classes *present*, in ascending order. A class is
+//!   present once it was offered to this shard, stored or not.
+//! * The *quota* of a class is dealt among the configured classes 0..K. It never changes, and a row
+//!   within it is only replaced by its own class. Without a configured K, quotas are the shares.
+//!
+//! Slots beyond the quotas are lent, so that every class holds its share. Loans are taken back from
+//! the class with the most rows, first from one above its share. A share that a class does not use
+//! is lent, too.
+//!
+//! # What holds for the union of all shards
+//!
+//! * If all shards were offered the same classes, shares differ by at most one over the union, and
+//!   so do the rows once every class was offered enough of them after the last class appeared.
+//! * In a class-incremental stream, classes of earlier tasks are not offered again and cannot regain
+//!   a row. With K configured and all K present, each of them still holds its quota: the union
+//!   differs by at most one. Otherwise a class whose share grows when the remainder moves on stays
+//!   one row short per shard. Shares never grow in a shard with at least K(K + 1) slots.
+//! * Shards that were offered different classes differ by up to one row per class and shard.
+
+use super::AHEAD;
+use crate::config::MAX_CLASSES;
+use crate::random::Stream;
+use crate::slots::SlotTable;
+use smallvec::SmallVec;
+use std::collections::BTreeSet;
+
+/// The index of a class that is not present.
+const ABSENT: u32 = u32::MAX;
+
+/// The quotas of one shard, and the classes above theirs.
+#[derive(Debug)]
+pub(super) struct Quotas {
+    /// K, if it is configured.
+    classes: Option<usize>,
+    first_slot: usize,
+    /// `index[class]`: the number of smaller classes present, or [`ABSENT`].
+    index: Vec<u32>,
+    present: usize,
+    borrowers: Borrowers,
+}
+
+impl Quotas {
+    /// Quotas for the shard whose first slot has the global number `first_slot`.
+    pub(super) fn new(classes: Option<usize>, first_slot: usize) -> Self {
+        Self { classes, first_slot, index: Vec::new(), present: 0, borrowers: Borrowers::default() }
+    }
+
+    /// Makes these classes present.
+    pub(super) fn see(&mut self, classes: &[u32]) {
+        let before = self.present;
+        for &class in classes {
+            let at = class as usize;
+            if at >= self.index.len() {
+                self.index.resize(at + 1, ABSENT);
+            }
+            if self.index[at] == ABSENT {
+                // Any number: all are assigned below.
+                self.index[at] = 0;
+                self.present += 1;
+            }
+        }
+        if self.present > before {
+            for (number, index) in self.index.iter_mut().filter(|index| **index != ABSENT).enumerate() {
+                *index = number as u32;
+            }
+            self.borrowers.valid = false;
+        }
+    }
+
+    /// The number of this shard's `capacity` slots that are dealt to the class with this index among `classes`.
+    fn dealt(&self, index: usize, capacity: usize, classes: usize) -> usize {
+        let position = (index + classes - self.first_slot % classes) % classes;
+        capacity / classes + usize::from(position < capacity % classes)
+    }
+
+    /// The rows of `class` that only its own candidates replace, in a shard of `capacity` slots.
+    pub(super) fn quota(&self, class: usize, capacity: usize) -> usize {
+        match self.classes {
+            Some(classes) if class < classes => self.dealt(class, capacity, classes),
+            Some(_) => 0,
+            None => self.share(class, capacity),
+        }
+    }
+
+    /// The rows that `class` holds if all classes present are offered enough.
+    pub(super) fn share(&self, class: usize, capacity: usize) -> usize {
+        match self.index.get(class) {
+            None | Some(&ABSENT) => 0,
+            Some(&index) => self.dealt(index as usize, capacity, self.present),
+        }
+    }
+
+    /// The order in which borrowers give rows: by their rows, and of equally many first those above their share.
+    fn level(&self, class: u32, rows: usize, capacity: usize) -> usize {
+        2 * rows + usize::from(rows > self.share(class as usize, capacity))
+    }
+
+    /// Finds the classes above their quota after the shares have changed.
+    fn refresh(&mut self, table: &SlotTable) {
+        if self.borrowers.valid {
+            return;
+        }
+        let mut borrowers = Borrowers { valid: true, ..Borrowers::default() };
+        let capacity = table.capacity();
+        for (class, rows) in table.per_class().enumerate() {
+            if rows > self.quota(class, capacity) {
+                borrowers.insert(class as u32, self.level(class as u32, rows, capacity));
+            }
+        }
+        self.borrowers = borrowers;
+    }
+
+    /// Whether the borrower `largest` at `level` gives a row to `class`, which holds `held`: because that is below its
+    /// quota, has fewer rows even after it got one more, or is the one of the two that should have one more.
+    fn gives_way(&self, largest: u32, level: usize, class: u32, held: usize, capacity: usize) -> bool {
+        let (rows, above_share) = (level / 2, level % 2 == 1);
+        largest != class
+            && (held + 1 < rows
+                || held < self.quota(class as usize, capacity)
+                || above_share && held < rows && held < self.share(class as usize, capacity))
+    }
+
+    /// The class that gives a slot of a full shard to `class`, if that may grow. The caller must
+    /// move the slot.
+    pub(super) fn grow(&mut self, class: u32, table: &SlotTable) -> Option<u32> {
+        self.refresh(table);
+        let capacity = table.capacity();
+        let held = table.of_class(class as usize).len();
+        let (largest, level) = self.borrowers.largest()?;
+        if !self.gives_way(largest, level, class, held, capacity) {
+            return None;
+        }
+        let rows = level / 2;
+        self.borrowers.remove(largest, level);
+        if rows - 1 > self.quota(largest as usize, capacity) {
+            self.borrowers.insert(largest, self.level(largest, rows - 1, capacity));
+        }
+        let quota = self.quota(class as usize, capacity);
+        if held > quota {
+            self.borrowers.remove(class, self.level(class, held, capacity));
+        }
+        if held + 1 > quota {
+            self.borrowers.insert(class, self.level(class, held + 1, capacity));
+        }
+        Some(largest)
+    }
+
+    /// Adds to `slots` those that candidates of `classes`, at most [`AHEAD`], will probably take:
+    /// a random one of the class that gives way, or of the candidate's own class the row with a
+    /// random number below `bound(class, held)`, if there is one.
+    pub(super) fn guess(
+        &mut self,
+        classes: &[u32],
+        table: &SlotTable,
+        mut rng: Stream,
+        bound: impl Fn(u32, usize) -> u64,
+        slots: &mut Vec<u32>,
+    ) {
+        self.refresh(table);
+        // Moves past the empty lists once, for all candidates.
+        self.borrowers.largest();
+        let mut loans = self.borrowers.loans();
+        let mut places: SmallVec<[(usize, usize); AHEAD]> = SmallVec::new();
+        for &class in classes {
+            let held = table.of_class(class as usize).len();
+            let (victims, rows) = match loans.largest() {
+                Some((largest, level)) if self.gives_way(largest, level, class, held, table.capacity()) => {
+                    loans.take_back();
+                    (largest, table.of_class(largest as usize).len() as u64)
+                }
+                _ => (class, bound(class, held)),
+            };
+            places.push((victims as usize, rng.below(rows) as usize));
+        }
+        // A loop of its own, so that the processor requests the last place before it has the first.
+        slots.extend(places.iter().filter_map(|&(class, index)| table.of_class(class).get(index)));
+    }
+
+    /// The classes present, then the borrowers by their level: their order decides which of two
+    /// equally large ones gives way.
+    pub(super) fn state(&self) -> Vec<u64> {
+        let Borrowers { valid, by_level, .. } = &self.borrowers;
+        let present = self.index.iter().enumerate().filter(|(_, index)| **index != ABSENT).map(|(class, _)| class as u64);
+        let mut state = vec![self.present as u64];
+        state.extend(present);
+        state.extend([u64::from(*valid), by_level.iter().map(Vec::len).sum::<usize>() as u64]);
+        for (level, list) in by_level.iter().enumerate() {
+            state.extend(list.iter().flat_map(|&class| [level as u64 / 2, u64::from(class)]));
+        }
+        state
+    }
+
+    /// The state of a shard that is built anew from rows of these classes present.
+    pub(super) fn fresh_state(present: &BTreeSet<u32>) -> Vec<u64> {
+        let mut quotas = Self::new(None, 0);
+        quotas.see(&present.iter().copied().collect::<Vec<_>>());
+        quotas.state()
+    }
+
+    /// The classes present in a [`state`](Self::state).
+    pub(super) fn present_in(state: &[u64]) -> impl Iterator<Item = u32> + '_ {
+        let count = state.first().copied().unwrap_or(0) as usize;
+        state.iter().skip(1).take(count).filter_map(|&class| u32::try_from(class).ok())
+    }
+
+    /// The quotas that have this state with this table, and the words that follow it; `None` if
+    /// they contradict each other.
+    pub(super) fn restored<'a>(&self, state: &'a [u64], table: &SlotTable) -> Option<(Self, &'a [u64])> {
+        let (&count, rest) = state.split_first()?;
+        let (present, rest) = rest.split_at_checked(usize::try_from(count).ok()?)?;
+        let (&[valid, entries], rest) = rest.split_first_chunk::<2>()?;
+        let (entries, rest) = rest.split_at_checked(usize::try_from(entries).ok()?.checked_mul(2)?)?;
+        let classes: Vec<u32> = present.iter().filter(|&&class| class < MAX_CLASSES as u64).map(|&class| class as u32).collect();
+        let ascending = classes.windows(2).all(|pair| pair[0] < pair[1]);
+        if classes.len() != present.len() || !ascending || valid > 1 {
+            return None;
+        }
+        let mut quotas = Self::new(self.classes, self.first_slot);
+        quotas.see(&classes);
+        let known = |class: usize| quotas.index.get(class).is_some_and(|&index| index != ABSENT);
+        if table.per_class().enumerate().any(|(class, rows)| rows > 0 && !known(class)) {
+            return None;
+        }
+        let mut borrowers = Borrowers { valid: valid == 1, ..Borrowers::default() };
+        let mut left: BTreeSet<u32> = BTreeSet::new();
+        if borrowers.valid {
+            let above = |&(class, rows): &(usize, usize)| rows > quotas.quota(class, table.capacity());
+            left = table.per_class().enumerate().filter(above).map(|(class, _)| class as u32).collect();
+        }
+        for entry in entries.chunks(2) {
+            let &[rows, class] = entry else { return None };
+            let class = u32::try_from(class).ok()?;
+            if !left.remove(&class) || table.of_class(class as usize).len() as u64 != rows {
+                return None;
+            }
+            borrowers.insert(class, quotas.level(class, rows as usize, table.capacity()));
+        }
+        quotas.borrowers = borrowers;
+        left.is_empty().then_some((quotas, rest))
+    }
+}
+
+/// The classes above their quota by their level, to find the largest without a search.
+///
+/// A full shard only changes by what [`Quotas::grow`] decides, which keeps this in O(1).
+#[derive(Debug, Default)]
+struct Borrowers {
+    /// Whether this was collected for the present shares.
+    valid: bool,
+    /// `by_level[n]`: the classes above their quota at level n.
+    by_level: Vec<Vec<u32>>,
+    /// `position[class]`: where the class is in its list.
+    position: Vec<u32>,
+    /// No list beyond this one has an entry.
+    most: usize,
+}
+
+impl Borrowers {
+    fn insert(&mut self, class: u32, level: usize) {
+        if self.by_level.len() <= level {
+            self.by_level.resize_with(level + 1, Vec::new);
+        }
+        if self.position.len() <= class as usize {
+            self.position.resize(class as usize + 1, 0);
+        }
+        self.position[class as usize] = self.by_level[level].len() as u32;
+        self.by_level[level].push(class);
+        self.most = self.most.max(level);
+    }
+
+    fn remove(&mut self, class: u32, level: usize) {
+        let position = self.position[class as usize] as usize;
+        let list = &mut self.by_level[level];
+        list.swap_remove(position);
+        if let Some(&moved) = list.get(position) {
+            self.position[moved as usize] = position as u32;
+        }
+    }
+
+    /// The classes in the order in which they will most likely give a row each.
+    fn loans(&self) -> Loans<'_> {
+        let left = self.by_level.get(self.most).map_or(0, Vec::len);
+        Loans { by_level: &self.by_level, level: self.most, left, moved: SmallVec::new(), moving: Default::default() }
+    }
+
+    /// A class at the highest level, and that level. Rows only leave the largest, so the search downwards is
+    /// paid for by evictions.
+    fn largest(&mut self) -> Option<(u32, usize)> {
+        loop {
+            match self.by_level.get(self.most).and_then(|list| list.last()) {
+                Some(&class) => return Some((class, self.most)),
+                None if self.most == 0 => return None,
+                None => self.most -= 1,
+            }
+        }
+    }
+}
+
+/// [`Borrowers`] about as they would be after some rows were taken from the largest, without changing them.
+struct Loans<'a> {
+    by_level: &'a [Vec<u32>],
+    /// The list of the largest: this many of its classes are left, behind them those that had one row more.
+    level: usize,
+    left: usize,
+    moved: SmallVec<[u32; AHEAD]>,
+    /// The classes that belong behind the next two lists: one row is two levels.
+    moving: [SmallVec<[u32; AHEAD]>; 2],
+}
+
+impl Loans<'_> {
+    fn largest(&mut self) -> Option<(u32, usize)> {
+        while self.moved.is_empty() && self.left == 0 {
+            self.level = self.level.checked_sub(1)?;
+            self.left = self.by_level[self.level].len();
+            self.moved = std::mem::take(&mut self.moving[0]);
+            self.moving.swap(0, 1);
+        }
+        let class = self.moved.last().or_else(|| self.by_level[self.level].get(self.left - 1))?;
+        Some((*class, self.level))
+    }
+
+    /// Takes a row from the largest.
+    fn take_back(&mut self) {
+        let Some((class, _)) = self.largest() else { return };
+        if self.moved.pop().is_none() {
+            self.left -= 1;
+        }
+        self.moving[1].push(class);
+    }
+}

@@ -1,0 +1,66 @@
+//! The rule of Bouvier et al., "Efficient Data-Parallel Continual Learning with Asynchronous
+//! Distributed Rehearsal Buffers" (CCGrid 2024).
+
+use super::quotas::Quotas;
+use super::{Placement, Policy};
+use crate::random::Stream;
+use crate::slots::SlotTable;
+use std::collections::BTreeSet;
+
+/// Equal shares for all classes; every candidate replaces a random row of the class that gives way.
+///
+/// # What it keeps
+///
+/// Quotas and loans are those of [`ClassBalanced`](super::ClassBalanced). Once a class holds its
+/// share, every candidate of it is stored, so older rows of the class decay exponentially.
+///
+/// * Class-incremental streams: equal shares for all classes, within a class mostly rows of its last
+///   epoch. Rows of a class that is not offered any more stay.
+/// * Domain-incremental streams, and batches without a class field: **forgets**. Practically only rows
+///   of the last task remain. Use [`ClassBalanced`](super::ClassBalanced) there.
+#[derive(Debug)]
+pub struct RandomReplacement(Quotas);
+
+impl RandomReplacement {
+    /// The policy of the shard whose first slot has the global number `first_slot`, for this number of classes if
+    /// it is known.
+    pub fn new(classes: Option<usize>, first_slot: usize) -> Self {
+        Self(Quotas::new(classes, first_slot))
+    }
+
+    /// The state of a new shard from the states of all shards of another world.
+    pub(crate) fn merge<'a>(states: impl Iterator<Item = &'a [u64]>) -> Vec<u64> {
+        Quotas::fresh_state(&states.flat_map(Quotas::present_in).collect::<BTreeSet<_>>())
+    }
+}
+
+impl Policy for RandomReplacement {
+    fn begin(&mut self, classes: &[u32]) {
+        self.0.see(classes);
+    }
+
+    fn place(&mut self, class: u32, table: &SlotTable, rng: &mut Stream) -> Placement {
+        let victims = table.of_class(self.0.grow(class, table).unwrap_or(class) as usize);
+        match victims.len() {
+            0 => Placement::Reject,
+            n => Placement::Replace(victims[rng.below(n as u64) as usize]),
+        }
+    }
+
+    fn guess(&mut self, classes: &[u32], table: &SlotTable, rng: Stream, slots: &mut Vec<u32>) {
+        self.0.guess(classes, table, rng, |_, held| held as u64, slots);
+    }
+
+    fn state(&self) -> Vec<u64> {
+        self.0.state()
+    }
+
+    fn restore(&mut self, state: &[u64], table: &SlotTable) -> Option<()> {
+        let (quotas, rest) = self.0.restored(state, table)?;
+        if !rest.is_empty() {
+            return None;
+        }
+        self.0 = quotas;
+        Some(())
+    }
+}
