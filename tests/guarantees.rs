@@ -25,6 +25,8 @@ mod handover;
 mod lives;
 #[path = "guarantees/loaders.rs"]
 mod loaders;
+#[path = "guarantees/mistakes.rs"]
+mod mistakes;
 #[path = "guarantees/model.rs"]
 mod model;
 #[path = "guarantees/policies.rs"]

@@ -116,7 +116,6 @@ fn until_error(buffer: &RehearsalBuffer<Mixed>, mut make: impl FnMut(usize) -> M
                 buffer.begin_task(1).err(),
                 buffer.inspect().err(),
                 buffer.report().err(),
-                buffer.snapshot().err(),
             ] {
                 assert_eq!(later, Some(error.clone()), "a poisoned buffer must repeat its error");
             }

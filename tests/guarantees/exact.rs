@@ -1,8 +1,8 @@
 //! Guarantee 4.3: exactly min(c, rows) candidates of each mini-batch, and what a repeated sample means.
 
 use burn_rehearsal::random::{Purpose, Stream};
-use burn_rehearsal::{CandidateMode, Execution, OnRepeat, PolicyKind, RehearsalBuffer};
-use burn_rehearsal_tests::{CLASS, Mixed, batch, buffer, config, fresh, uniform_p, world};
+use burn_rehearsal::{CandidateMode, Capacity, Execution, OnRepeat, PolicyKind, RehearsalBuffer, RehearsalConfig};
+use burn_rehearsal_tests::{CLASS, Mixed, assert_augmented, batch, buffer, config, fresh, uniform_p, world};
 use std::collections::BTreeMap;
 
 #[test]
@@ -176,5 +176,42 @@ fn a_fifo_holds_exactly_the_newest_rows_of_each_shard() {
                 assert_eq!(stored, newest, "step {step}");
             }
         });
+    }
+}
+
+#[test]
+fn ratios_follow_each_ranks_own_mini_batch_of_the_step_that_draws() {
+    for (lag, size) in [(0, 1), (1, 1), (1, 3), (2, 2)] {
+        let config = RehearsalConfig::new(Capacity::Samples(500)).with_candidates(0.5).with_representatives(1.5).with_lag(lag);
+        world(size, |threads| {
+            let buffer = buffer(&config, threads);
+            let rank = buffer.rank();
+            let rows = |step: usize| 1 + (3 * step + 2 * rank) % 7;
+            let mut stored = 0;
+            for step in 0..12 {
+                let ids = fresh(5, rank, step, rows(step), 3);
+                let drawn = assert_augmented(&ids, &buffer.rehearse(batch(&ids)).unwrap()).len();
+                stored += (0.5 * rows(step) as f64).round().max(1.0) as usize;
+                assert_eq!(buffer.inspect().unwrap().len, stored, "step {step}");
+                if step >= lag + 3 {
+                    // By then more is stored than is asked for.
+                    let expected = (1.5 * rows(step - lag) as f64).round() as usize;
+                    assert_eq!(drawn, expected, "lag {lag}, rank {rank} of {size}, step {step}");
+                } else if step < lag {
+                    assert_eq!(drawn, 0);
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn by_default_all_rows_are_offered_and_as_many_are_drawn() {
+    let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(&RehearsalConfig::new(Capacity::Samples(30))).unwrap();
+    for step in 0..10usize {
+        let ids = fresh(5, 0, step, 6, 3);
+        let drawn = assert_augmented(&ids, &buffer.rehearse(batch(&ids)).unwrap());
+        assert_eq!(drawn.len(), if step == 0 { 0 } else { 6 });
+        assert_eq!(buffer.inspect().unwrap().len, (6 * (step + 1)).min(30));
     }
 }

@@ -464,10 +464,12 @@ fn a_mini_batch_on_an_autodiff_device_comes_back_there_and_gradients_flow_throug
         let sums: Vec<f32> = (0..2).map(|column| features.iter().skip(column).step_by(2).sum()).collect();
         assert!(of_weight.iter().zip(&sums).all(|(a, b)| (a - b).abs() < 1e-3), "{of_weight:?} {sums:?}");
     }
-    // What was stored has no graph: a mini-batch on the plain device can follow.
-    let plain = buffer.rehearse(batch(&[100, 101])).unwrap();
-    assert_eq!(assert_augmented(&[100, 101], &plain).len(), 3);
-    assert!(!plain.feature.device().is_autodiff());
+    // A mini-batch without autodiff is validation data, as a rule.
+    let error = buffer.rehearse(batch(&[100, 101])).unwrap_err();
+    assert_eq!(error, RehearsalError::Batch(BatchError::Autodiff { autodiff: false }));
+    assert!(error.to_string().contains("validation"), "{error}");
+    let stored = buffer.snapshot().unwrap();
+    assert!(stored.samples().iter().all(|sample| sample.id < Some(100)), "nothing of it is stored");
 }
 
 #[test]

@@ -20,14 +20,15 @@ pub(crate) struct Model {
     pending: Vec<VecDeque<Vec<i64>>>,
 }
 
-/// Every subset of min(`count`, `bound`) numbers with the same probability (Floyd), without any cleverness.
+/// The first min(`count`, `bound`) numbers of a random permutation (Fisher–Yates), without any cleverness.
 fn distinct(rng: &mut Stream, count: usize, bound: usize) -> Vec<usize> {
-    let mut drawn = Vec::new();
-    for last in bound - count.min(bound)..bound {
-        let value = rng.below(last as u64 + 1) as usize;
-        drawn.push(if drawn.contains(&value) { last } else { value });
+    let mut numbers: Vec<usize> = (0..bound).collect();
+    let count = count.min(bound);
+    for step in 0..count {
+        numbers.swap(step, step + rng.below((bound - step) as u64) as usize);
     }
-    drawn
+    numbers.truncate(count);
+    numbers
 }
 
 impl Model {

@@ -287,13 +287,13 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         })
     }
 
-    /// The state of this rank's shard, after all steps so far. Not collective. Works after an error, too.
+    /// The state of this rank's shard, after all steps so far. Not collective.
     ///
     /// # Errors
     ///
-    /// As [`rehearse`](Self::rehearse), and [`RehearsalError::EngineGone`].
+    /// As [`rehearse`](Self::rehearse).
     pub fn inspect(&self) -> Result<Inspection, RehearsalError> {
-        match self.ask_local(Request::Inspect)? {
+        match self.ask(Request::Inspect)? {
             Response::Inspection(inspection) => Ok(inspection),
             _ => Err(RehearsalError::EngineGone),
         }
@@ -318,7 +318,16 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     ///
     /// [`RehearsalError::EngineGone`], or [`RehearsalError::Batch`] if the device cannot be read.
     pub fn snapshot(&self) -> Result<Snapshot, RehearsalError> {
-        match self.ask_local(Request::Snapshot)? {
+        let mut state = self.lock();
+        if state.error.is_none() {
+            // An error that is found here poisons the buffer, and what is stored is returned all the same.
+            let _ = state.guarded(|state| state.drain(&self.shared.config));
+        }
+        if state.error.is_some() {
+            state.abandon();
+        }
+        state.link.send(Request::Snapshot)?;
+        match state.link.receive()? {
             Response::Snapshot(snapshot) => Ok(snapshot),
             _ => Err(RehearsalError::EngineGone),
         }
@@ -402,20 +411,6 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         state.schema = schema;
         state.ready = pending.into();
         Ok(restored)
-    }
-
-    /// Asks about this rank's shard alone, which outlives an error.
-    fn ask_local(&self, request: Request) -> Result<Response, RehearsalError> {
-        let mut state = self.lock();
-        if state.error.is_none() {
-            // An error that is found here poisons the buffer, and the shard is asked all the same.
-            let _ = state.guarded(|state| state.drain(&self.shared.config));
-        }
-        if state.error.is_some() {
-            state.abandon();
-        }
-        state.link.send(request)?;
-        state.link.receive()
     }
 
     fn ask(&self, request: Request) -> Result<Response, RehearsalError> {

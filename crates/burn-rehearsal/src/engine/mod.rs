@@ -263,7 +263,7 @@ impl Engine {
         if let Some(error) = &self.failure {
             // What needs no other rank still works.
             match request {
-                Request::Inspect | Request::Snapshot => {}
+                Request::Snapshot => {}
                 Request::Save(..) if self.size == 1 => {}
                 _ => return Err(error.clone()),
             }

@@ -133,7 +133,11 @@ impl Policy for ClassBalanced {
 
     fn guess(&mut self, classes: &[u32], table: &SlotTable, rng: Stream, slots: &mut Vec<u32>) {
         let Self { quotas, offered } = self;
-        let bound = |class: u32, held: usize| offered.get(class as usize).map_or(1, |&n| n + 1).max(held as u64);
+        let bound = |candidate: usize, held: usize| {
+            let class = classes[candidate];
+            let before = classes[..candidate].iter().filter(|&&other| other == class).count() as u64;
+            (offered.get(class as usize).copied().unwrap_or(0) + before + 1).max(held as u64)
+        };
         quotas.guess(classes, table, rng, bound, slots);
     }
 

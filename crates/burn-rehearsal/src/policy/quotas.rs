@@ -6,10 +6,11 @@
 //!
 //! * The *share* of a class is dealt among the classes *present*, in ascending order. A class is
 //!   present once it was offered to this shard, stored or not.
-//! * The *quota* of a class is dealt among the configured classes 0..K. It never changes, and a row
-//!   within it is only replaced by its own class. Without a configured K, quotas are the shares.
+//! * The *quota* of a class is dealt among the classes 0..K, where K is configured or one more than
+//!   the largest class offered. A row within its class's quota is only replaced by its own class. Slot
+//!   number s < K belongs to class s whatever K is, so no class is lost everywhere while |B| ≥ K.
 //!
-//! Slots beyond the quotas are lent, so that every class holds its share. Loans are taken back from
+//! Quotas that are not used are lent, so that every class holds its share. Loans are taken back from
 //! the class with the most rows, first from one above its share. A share that a class does not use
 //! is lent, too.
 //!
@@ -18,9 +19,10 @@
 //! * If all shards were offered the same classes, shares differ by at most one over the union, and
 //!   so do the rows once every class was offered enough of them after the last class appeared.
 //! * In a class-incremental stream, classes of earlier tasks are not offered again and cannot regain
-//!   a row. With K configured and all K present, each of them still holds its quota: the union
-//!   differs by at most one. Otherwise a class whose share grows when the remainder moves on stays
-//!   one row short per shard. Shares never grow in a shard with at least K(K + 1) slots.
+//!   a row. With K configured and all K present, each of them still holds its quota, which never
+//!   changes: the union differs by at most one. Otherwise a class whose share grows when the
+//!   remainder moves on stays one row short per shard. Shares never grow in a shard with at least
+//!   K(K + 1) slots.
 //! * Shards that were offered different classes differ by up to one row per class and shard.
 
 use super::AHEAD;
@@ -36,7 +38,7 @@ const ABSENT: u32 = u32::MAX;
 /// The quotas of one shard, and the classes above theirs.
 #[derive(Debug)]
 pub(super) struct Quotas {
-    /// K, if it is configured.
+    /// The configured K.
     classes: Option<usize>,
     first_slot: usize,
     /// `index[class]`: the number of smaller classes present, or [`ABSENT`].
@@ -81,11 +83,8 @@ impl Quotas {
 
     /// The rows of `class` that only its own candidates replace, in a shard of `capacity` slots.
     pub(super) fn quota(&self, class: usize, capacity: usize) -> usize {
-        match self.classes {
-            Some(classes) if class < classes => self.dealt(class, capacity, classes),
-            Some(_) => 0,
-            None => self.share(class, capacity),
-        }
+        let classes = self.classes.unwrap_or(self.index.len());
+        if class < classes { self.dealt(class, capacity, classes) } else { 0 }
     }
 
     /// The rows that `class` holds if all classes present are offered enough.
@@ -153,13 +152,13 @@ impl Quotas {
 
     /// Adds to `slots` those that candidates of `classes`, at most [`AHEAD`], will probably take:
     /// a random one of the class that gives way, or of the candidate's own class the row with a
-    /// random number below `bound(class, held)`, if there is one.
+    /// random number below `bound(candidate, held)`, if there is one.
     pub(super) fn guess(
         &mut self,
         classes: &[u32],
         table: &SlotTable,
         mut rng: Stream,
-        bound: impl Fn(u32, usize) -> u64,
+        bound: impl Fn(usize, usize) -> u64,
         slots: &mut Vec<u32>,
     ) {
         self.refresh(table);
@@ -167,14 +166,14 @@ impl Quotas {
         self.borrowers.largest();
         let mut loans = self.borrowers.loans();
         let mut places: SmallVec<[(usize, usize); AHEAD]> = SmallVec::new();
-        for &class in classes {
+        for (candidate, &class) in classes.iter().enumerate() {
             let held = table.of_class(class as usize).len();
             let (victims, rows) = match loans.largest() {
                 Some((largest, level)) if self.gives_way(largest, level, class, held, table.capacity()) => {
                     loans.take_back();
                     (largest, table.of_class(largest as usize).len() as u64)
                 }
-                _ => (class, bound(class, held)),
+                _ => (class, bound(candidate, held)),
             };
             places.push((victims as usize, rng.below(rows) as usize));
         }

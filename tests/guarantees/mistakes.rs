@@ -1,0 +1,342 @@
+//! What users get wrong, with Burn's own learner and with custom loops: each mistake is seen, and costs no stored row.
+
+use burn::data::dataloader::batcher::Batcher;
+use burn::data::dataloader::{DataLoader, DataLoaderBuilder};
+use burn::data::dataset::InMemDataset;
+use burn::module::Module;
+use burn::nn::loss::CrossEntropyLossConfig;
+use burn::nn::{Linear, LinearConfig};
+use burn::optim::SgdConfig;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::train::checkpoint::KeepLastNCheckpoints;
+use burn::train::{ClassificationOutput, InferenceStep, Learner, LearningResult, SupervisedTraining, TrainOutput, TrainStep};
+use burn_rehearsal::checkpoint::RehearsalCheckpointing;
+use burn_rehearsal::error::{BatchError, RehearsalError};
+use burn_rehearsal::{
+    Capacity, RehearsalBatch, RehearsalBatcher, RehearsalBuffer, RehearsalConfig, RehearsalLoader, SamplingKind, ShardedLoader,
+};
+use burn_rehearsal_tests::{CLASS, assert_augmented, batch, buffer, config, device, fresh, read, watchdog, world};
+use burn_rehearsal_train::data_parallel::quiet;
+use std::process::Command;
+use std::sync::Arc;
+use tempfile::TempDir;
+
+#[derive(RehearsalBatch, Clone, Debug)]
+struct Pair {
+    x: Tensor<2>,
+    #[rehearsal(class)]
+    y: Tensor<1, Int>,
+}
+
+#[derive(Clone)]
+struct ToPair;
+
+impl Batcher<(f32, i64), Pair> for ToPair {
+    fn batch(&self, items: Vec<(f32, i64)>, device: &Device) -> Pair {
+        let rows = items.len();
+        let (x, y): (Vec<f32>, Vec<i64>) = items.into_iter().unzip();
+        Pair { x: Tensor::from_data(TensorData::new(x, [rows, 1]), device), y: Tensor::from_data(TensorData::new(y, [rows]), device) }
+    }
+}
+
+#[derive(Module, Debug)]
+struct Net {
+    linear: Linear,
+}
+
+impl Net {
+    fn learner() -> Learner<Self> {
+        let net = Self { linear: LinearConfig::new(1, 3).init(&Device::flex().autodiff()) };
+        Learner::new(net, SgdConfig::new().init(), 0.1)
+    }
+
+    fn classify(&self, batch: Pair) -> ClassificationOutput {
+        let output = self.linear.forward(batch.x);
+        let loss = CrossEntropyLossConfig::new().init(&output.device()).forward(output.clone(), batch.y.clone());
+        ClassificationOutput::new(loss, output, batch.y)
+    }
+}
+
+impl TrainStep for Net {
+    type Input = Pair;
+    type Output = ClassificationOutput;
+
+    fn step(&self, batch: Pair) -> TrainOutput<ClassificationOutput> {
+        let output = self.classify(batch);
+        TrainOutput::new(self, output.loss.backward(), output)
+    }
+}
+
+impl InferenceStep for Net {
+    type Input = Pair;
+    type Output = ClassificationOutput;
+
+    fn step(&self, batch: Pair) -> ClassificationOutput {
+        self.classify(batch)
+    }
+}
+
+/// Samples of class 0; `odd` has another class.
+fn samples(count: usize, odd: Option<(usize, i64)>) -> InMemDataset<(f32, i64)> {
+    InMemDataset::new((0..count).map(|i| (i as f32, odd.filter(|(at, _)| *at == i).map_or(0, |(_, class)| class))).collect())
+}
+
+fn pairs() -> RehearsalBuffer<Pair> {
+    RehearsalBuffer::solo(&RehearsalConfig::new(Capacity::Samples(64)).with_classes(Some(2))).unwrap()
+}
+
+type Loader = Arc<dyn DataLoader<Pair>>;
+
+/// Two epochs of Burn's own learner.
+fn learn(train: Loader, valid: Loader) -> LearningResult<Net> {
+    let directory = TempDir::new().unwrap();
+    quiet(SupervisedTraining::new(directory.path(), train, valid)).num_epochs(2).launch(Net::learner())
+}
+
+fn loader(batcher: impl Batcher<(f32, i64), Pair> + 'static, data: InMemDataset<(f32, i64)>) -> Loader {
+    DataLoaderBuilder::new(batcher).batch_size(4).build(data)
+}
+
+/// Whether this process was started by [`output_of`] to make one mistake, and nothing else.
+fn is_child() -> bool {
+    std::env::var_os("MISTAKE").is_some()
+}
+
+/// What the test `name` of this module prints to standard error in a process of its own.
+fn output_of(name: &str) -> String {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let output = command.args(["--exact", &format!("mistakes::{name}"), "--nocapture"]).env("MISTAKE", "1").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+/// Fails unless exactly one line of `text` is ours, and contains `parts`.
+#[track_caller]
+fn assert_one_line(text: &str, parts: &[&str]) {
+    let ours: Vec<_> = text.lines().filter(|line| line.starts_with("burn-rehearsal: ")).collect();
+    assert!(ours.len() == 1 && parts.iter().all(|part| ours[0].contains(part)), "{parts:?} in {text}");
+}
+
+#[test]
+fn a_poisoned_batcher_says_so_once_on_standard_error_and_check_returns_the_error() {
+    if !is_child() {
+        let text = output_of("a_poisoned_batcher_says_so_once_on_standard_error_and_check_returns_the_error");
+        return assert_one_line(&text, &["rehearsal has stopped", "class 2", "0..2"]);
+    }
+    let buffer = pairs();
+    let batcher = RehearsalBatcher::new(ToPair, buffer.clone()).unwrap();
+    // The network knows a class more than the buffer.
+    let result = learn(loader(batcher.clone(), samples(16, Some((5, 2)))), loader(batcher.valid(), samples(4, None)));
+    assert!(result.error.is_none(), "a batcher cannot return an error");
+    assert!(matches!(buffer.check(), Err(RehearsalError::Batch(BatchError::ClassRange { class: 2, .. }))));
+}
+
+#[test]
+fn validation_data_in_a_shared_batcher_are_an_error_and_never_stored() {
+    let _watchdog = watchdog();
+    let buffer = pairs();
+    let batcher = RehearsalBatcher::new(ToPair, buffer.clone()).unwrap();
+    let valid = InMemDataset::new((0..4).map(|i| (1000.0 + i as f32, 1)).collect());
+    learn(loader(batcher.clone(), samples(8, None)), loader(batcher, valid));
+    assert_eq!(buffer.check(), Err(RehearsalError::Batch(BatchError::Autodiff { autodiff: false })));
+    let stored = buffer.snapshot().unwrap();
+    assert_eq!(stored.samples().len(), 8);
+    assert!(stored.samples().iter().all(|sample| sample.class == 0), "a validation row is stored");
+}
+
+#[test]
+fn validation_data_in_a_shared_loader_end_the_training_with_the_reason() {
+    let _watchdog = watchdog();
+    let buffer = pairs();
+    let shared: Loader = Arc::new(RehearsalLoader::new(loader(ToPair, samples(8, None)), buffer.clone()));
+    let result = learn(shared.clone(), shared);
+    let error = result.error.expect("an error").to_string();
+    assert!(error.contains("validation"), "{error}");
+    assert_eq!(buffer.snapshot().unwrap().samples().len(), 8);
+}
+
+#[test]
+fn loops_without_autodiff_may_train_without_it_throughout() {
+    let buffer = pairs();
+    for _ in 0..3 {
+        buffer.rehearse(ToPair.batch(vec![(1.0, 0), (2.0, 1)], &device())).unwrap();
+    }
+    assert_eq!(buffer.inspect().unwrap().len, 6);
+}
+
+#[test]
+fn a_full_buffer_that_no_row_is_drawn_from_says_why_once() {
+    if !is_child() {
+        let text = output_of("a_full_buffer_that_no_row_is_drawn_from_says_why_once");
+        return assert_one_line(&text, &["ExcludeCurrent", "begin_task"]);
+    }
+    for begin in [true, false] {
+        let buffer = buffer(&config(8, 4, 2).with_sampling(SamplingKind::ExcludeCurrent), Box::new(burn_rehearsal_collective::Solo::new()));
+        if begin {
+            buffer.begin_task(0).unwrap();
+        }
+        for step in 0..5 {
+            assert!(assert_augmented(&[step], &buffer.rehearse(batch(&[step])).unwrap()).is_empty());
+            buffer.rehearse(batch(&fresh(0, 0, step as usize, 4, 2))).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_buffer_alone_on_each_of_several_ranks_is_pointed_out() {
+    if !is_child() {
+        let text = output_of("a_buffer_alone_on_each_of_several_ranks_is_pointed_out");
+        return assert_one_line(&text, &["of 2", "`RehearsalBuffer::solo`", "`RehearsalBuffer::new"]);
+    }
+    drop(pairs());
+    world(2, |_| drop(pairs()));
+}
+
+fn sharded(batch_size: usize, shard: Option<(usize, usize)>) -> ShardedLoader<(f32, i64), Pair> {
+    let builder = ShardedLoader::builder(ToPair, batch_size).device(device());
+    let builder = match shard {
+        Some((rank, size)) => builder.shard(rank, size),
+        None => builder,
+    };
+    builder.build(samples(8, None))
+}
+
+#[test]
+fn a_loader_without_a_shard_on_several_ranks_is_pointed_out() {
+    if !is_child() {
+        let text = output_of("a_loader_without_a_shard_on_several_ranks_is_pointed_out");
+        return assert_one_line(&text, &["of 2", ".shard(rank, size)"]);
+    }
+    for sharding in [false, true] {
+        world(2, |threads| {
+            let shard = sharding.then(|| (threads.rank(), threads.size()));
+            let buffer: RehearsalBuffer<Pair> = RehearsalBuffer::new(&RehearsalConfig::new(Capacity::Samples(8)), threads).unwrap();
+            // A loader for validation has no buffer, and may be whole.
+            assert_eq!(sharded(4, None).iter().count(), 2);
+            let loader = RehearsalLoader::new(Arc::new(sharded(4, shard)), buffer);
+            assert!(loader.iter().all(|batch| batch.is_ok()));
+        });
+    }
+}
+
+#[test]
+fn a_loader_of_another_rank_than_the_buffer_is_an_error() {
+    world(2, |threads| {
+        let other = (1 - threads.rank(), 2);
+        let buffer: RehearsalBuffer<Pair> = RehearsalBuffer::new(&RehearsalConfig::new(Capacity::Samples(8)), threads).unwrap();
+        let loader = RehearsalLoader::new(Arc::new(sharded(4, Some(other))), buffer);
+        let mut iterator = loader.iter();
+        assert!(iterator.next().unwrap().unwrap_err().to_string().contains("another rank"));
+        assert!(iterator.next().is_none());
+    });
+}
+
+#[test]
+fn after_a_bad_mini_batch_the_stored_rows_can_be_copied_and_saved_and_training_resumed() {
+    let _watchdog = watchdog();
+    for lag in [0, 1, 3] {
+        let config = config(40, 4, 3).with_classes(Some(4)).with_lag(lag).with_seed(3);
+        let good = |step: usize| batch(&fresh(3, 0, step, 4, 4));
+        let alone = || buffer(&config, Box::new(burn_rehearsal_collective::Solo::new()));
+        // Found by the handle at once, or by the engine while the step runs.
+        let mut torn = good(6);
+        torn.feature = torn.feature.slice([0..3]);
+        for bad in [torn, batch(&[9 * CLASS])] {
+            let buffer = alone();
+            (0..6).for_each(|step| drop(buffer.rehearse(good(step)).unwrap()));
+            let expected = buffer.snapshot().unwrap();
+            let error = (0..=lag + 1).find_map(|_| buffer.rehearse(bad.clone()).err()).expect("an error");
+            assert_eq!(buffer.check(), Err(error.clone()));
+            assert_eq!(buffer.snapshot().unwrap().samples(), expected.samples(), "lag {lag}: {error}");
+            let directory = TempDir::new().unwrap();
+            buffer.checkpoint(directory.path()).unwrap();
+            assert_eq!(buffer.rehearse(good(7)).err(), Some(error), "the buffer stays poisoned");
+
+            let resumed = alone();
+            assert_eq!(resumed.restore(directory.path(), &device()).unwrap().steps, 6);
+            assert_eq!(resumed.snapshot().unwrap().samples(), expected.samples());
+            for step in 6..12 {
+                let drawn = read(&resumed.rehearse(good(step)).unwrap());
+                assert_eq!(drawn.len(), 7, "representatives are there from the first step on");
+                drawn.iter().for_each(|row| row.assert_whole());
+            }
+        }
+    }
+}
+
+#[test]
+fn after_a_bad_mini_batch_every_rank_can_copy_its_rows() {
+    world(3, |threads| {
+        let buffer = buffer(&config(120, 4, 3).with_classes(Some(4)), threads);
+        let rank = buffer.rank();
+        (0..5).for_each(|step| drop(buffer.rehearse(batch(&fresh(3, rank, step, 4, 4))).unwrap()));
+        let expected = buffer.snapshot().unwrap();
+        let bad = |step| if rank == 1 { batch(&[9 * CLASS]) } else { batch(&fresh(3, rank, step, 1, 4)) };
+        (5..9).find_map(|step| buffer.rehearse(bad(step)).err()).expect("an error");
+        let stored = buffer.snapshot().unwrap();
+        // The others may have stored their own rows of the step that failed.
+        assert!(stored.samples().starts_with(expected.samples()), "rank {rank}");
+        assert!(buffer.checkpoint(TempDir::new().unwrap().path()).is_err(), "the other ranks have left");
+    });
+}
+
+/// Sequences with one text each.
+#[derive(RehearsalBatch, Clone, Debug)]
+struct Sequences {
+    tokens: Tensor<2, Int>,
+    #[rehearsal(skip, fill = untitled)]
+    titles: Vec<String>,
+    #[rehearsal(skip)]
+    source: String,
+}
+
+fn untitled(titles: &mut Vec<String>, representatives: usize) {
+    titles.extend((0..representatives).map(|_| "replayed".to_owned()));
+}
+
+fn sequences(rows: usize, length: usize) -> Sequences {
+    let tokens = Tensor::from_data(TensorData::new(vec![1i32; rows * length], [rows, length]), (&device(), burn::tensor::DType::I32));
+    Sequences { tokens, titles: (0..rows).map(|row| format!("text {row}")).collect(), source: "corpus".into() }
+}
+
+#[test]
+fn sequences_of_another_length_are_refused_with_the_advice_to_pad_and_skipped_fields_can_be_filled() {
+    let buffer: RehearsalBuffer<Sequences> = RehearsalBuffer::solo(&RehearsalConfig::new(Capacity::Samples(10)).with_representatives(3)).unwrap();
+    assert_eq!(buffer.rehearse(sequences(2, 5)).unwrap().titles, ["text 0", "text 1"]);
+    let second = buffer.rehearse(sequences(1, 5)).unwrap();
+    assert_eq!((second.titles, second.source), (vec!["text 0".to_owned(), "replayed".into(), "replayed".into()], "corpus".to_owned()));
+    assert_eq!(second.tokens.dims(), [3, 5]);
+    let error = buffer.rehearse(sequences(2, 6)).unwrap_err().to_string();
+    assert!(error.contains("tokens") && error.contains("pad"), "{error}");
+}
+
+#[test]
+fn a_buffer_is_saved_and_removed_with_the_checkpoints_of_burns_learner_and_restored_by_one_call() {
+    let _watchdog = watchdog();
+    let directory = TempDir::new().unwrap();
+    let path = |epoch| RehearsalCheckpointing::path(directory.path().join("buffer"), epoch);
+    let train = |buffer: &RehearsalBuffer<Pair>, epochs: usize, from: Option<usize>| {
+        let train: Loader = Arc::new(RehearsalLoader::new(loader(ToPair, samples(8, Some((3, 1)))), buffer.clone()));
+        let strategy = RehearsalCheckpointing::new(KeepLastNCheckpoints::new(2), buffer.clone(), directory.path().join("buffer"));
+        let training = quiet(SupervisedTraining::new(directory.path(), train, loader(ToPair, samples(4, None))))
+            .num_epochs(epochs)
+            .with_default_checkpointers()
+            .with_checkpointing_strategy(strategy);
+        let training = match from {
+            Some(epoch) => training.checkpoint(epoch),
+            None => training,
+        };
+        assert!(training.launch(Net::learner()).error.is_none());
+    };
+    let buffer = pairs();
+    train(&buffer, 3, None);
+    assert_eq!([1, 2, 3].map(|epoch| path(epoch).exists()), [false, true, true]);
+    let expected = buffer.snapshot().unwrap();
+
+    let resumed = pairs();
+    assert_eq!(resumed.restore(path(3), &Device::flex()).unwrap().steps, 6);
+    assert_eq!(resumed.snapshot().unwrap().samples(), expected.samples());
+    train(&resumed, 4, Some(3));
+    assert_eq!(resumed.inspect().unwrap().steps, 8);
+    assert!(path(4).exists() && !path(2).exists());
+}
