@@ -254,7 +254,8 @@ fn a_class_that_overflows_replaces_its_own_rows_evenly() {
     // Over many runs every slot is overwritten about equally often.
     let mut generations = [0u32; 8];
     for seed in 0..100 {
-        let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(&config(8, 8, 1).with_policy(PolicyKind::RandomReplacement).with_seed(seed)).unwrap();
+        let buffer: RehearsalBuffer<Mixed> =
+            RehearsalBuffer::solo(&config(8, 8, 1).with_policy(PolicyKind::RandomReplacement).with_seed(seed)).unwrap();
         for step in 0..6 {
             buffer.rehearse(batch(&fresh(seed, 0, step, 8, 1))).unwrap();
         }

@@ -53,7 +53,9 @@ impl Shard {
         assert!(now.len() >= self.rows.len(), "a row vanished");
         match self.policy {
             PolicyKind::Fifo => assert_eq!(now, self.first_in_first_out(&candidates)),
-            PolicyKind::Reservoir | PolicyKind::ClassBalanced | PolicyKind::RandomReplacement => self.fills_before_it_replaces(&candidates, &now),
+            PolicyKind::Reservoir | PolicyKind::ClassBalanced | PolicyKind::RandomReplacement => {
+                self.fills_before_it_replaces(&candidates, &now)
+            }
         }
         if matches!(self.policy, PolicyKind::ClassBalanced | PolicyKind::RandomReplacement) {
             self.keeps_quotas(&candidates, &now);

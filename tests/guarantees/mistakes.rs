@@ -301,7 +301,8 @@ fn sequences(rows: usize, length: usize) -> Sequences {
 
 #[test]
 fn sequences_of_another_length_are_refused_with_the_advice_to_pad_and_skipped_fields_can_be_filled() {
-    let buffer: RehearsalBuffer<Sequences> = RehearsalBuffer::solo(&RehearsalConfig::new(Capacity::Samples(10)).with_representatives(3)).unwrap();
+    let buffer: RehearsalBuffer<Sequences> =
+        RehearsalBuffer::solo(&RehearsalConfig::new(Capacity::Samples(10)).with_representatives(3)).unwrap();
     assert_eq!(buffer.rehearse(sequences(2, 5)).unwrap().titles, ["text 0", "text 1"]);
     let second = buffer.rehearse(sequences(1, 5)).unwrap();
     assert_eq!((second.titles, second.source), (vec!["text 0".to_owned(), "replayed".into(), "replayed".into()], "corpus".to_owned()));

@@ -1,10 +1,10 @@
 //! What the class-balanced policy keeps: a uniform subset of what each class was offered.
 
+use burn::tensor::{Tensor, TensorData};
 use burn_rehearsal::policy::{ClassBalanced, Placement, Policy};
 use burn_rehearsal::random::{Purpose, Stream};
 use burn_rehearsal::{Capacity, Execution, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, SlotTable};
 use burn_rehearsal_tests::{CLASS, batch, buffer, config, device, fresh, p_value, uniform_p, world};
-use burn::tensor::{Tensor, TensorData};
 use std::collections::BTreeMap;
 use tempfile::TempDir;
 
@@ -46,7 +46,8 @@ fn assert_every_subset(stream: impl Fn() -> Vec<(u32, i64)>, capacity: usize, cl
         assert_eq!(ids.len() as u64, held, "class {class}");
         *counts.entry(ids).or_default() += 1;
     }
-    let statistic: f64 = (counts.values().map(|&n| (n as f64 - 60.0).powi(2) / 60.0).sum::<f64>()) + (subsets - counts.len() as u64) as f64 * 60.0;
+    let statistic: f64 =
+        (counts.values().map(|&n| (n as f64 - 60.0).powi(2) / 60.0).sum::<f64>()) + (subsets - counts.len() as u64) as f64 * 60.0;
     let p = p_value(statistic, subsets as f64 - 1.0);
     assert!(p > P, "class {class}: p = {p:e} over {subsets} subsets: {counts:?}");
 }
@@ -190,6 +191,7 @@ fn a_change_of_the_world_keeps_the_ratio_of_rows_stored_to_rows_offered() {
             expected[0] += slots * 130.0 / (before + 130.0);
         }
     }
-    let statistic: f64 = counts.iter().zip(expected).map(|(&count, expected): (&u64, f64)| (count as f64 - expected).powi(2) / expected).sum();
+    let statistic: f64 =
+        counts.iter().zip(expected).map(|(&count, expected): (&u64, f64)| (count as f64 - expected).powi(2) / expected).sum();
     assert!(p_value(statistic, 1.0) > P, "{counts:?}, expected {expected:?}");
 }

@@ -160,7 +160,9 @@ pub(crate) fn read(attributes: &[Attribute], errors: &mut Errors) -> Option<Mark
     }
     match (&mut first, fill) {
         (Some(mark), Some(path)) if mark.word == Word::Skip => mark.fill = Some(path),
-        (_, Some(path)) => errors.push(Error::new_spanned(path, "`fill` belongs to a skipped field: `#[rehearsal(skip, fill = function)]`")),
+        (_, Some(path)) => {
+            errors.push(Error::new_spanned(path, "`fill` belongs to a skipped field: `#[rehearsal(skip, fill = function)]`"))
+        }
         (_, None) => {}
     }
     first

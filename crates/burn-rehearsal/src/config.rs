@@ -78,10 +78,14 @@ impl fmt::Display for RowCount {
         match self {
             Self::Count(count) => write!(f, "{count}"),
             Self::Ratio(ratio) => {
-                // The fewest digits that are read back as this ratio.
-                let text = (0..17).map(|digits| format!("{:.digits$}", ratio * 100.0));
-                let exact = text.into_iter().find(|text| text.parse().is_ok_and(|percent: f64| percent / 100.0 == *ratio));
-                write!(f, "{}%", exact.unwrap_or_else(|| (ratio * 100.0).to_string()))
+                // The digits of the ratio, with the point moved: multiplying would round.
+                let text = ratio.to_string();
+                let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
+                let (percent, rest) = fraction.split_at(fraction.len().min(2));
+                let percent = format!("{whole}{percent:0<2}");
+                let percent = percent.trim_start_matches('0');
+                write!(f, "{}", if percent.is_empty() { "0" } else { percent })?;
+                if rest.is_empty() { f.write_str("%") } else { write!(f, ".{rest}%") }
             }
         }
     }
@@ -89,7 +93,7 @@ impl fmt::Display for RowCount {
 
 /// A [`RowCount`] in a file.
 #[derive(Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a number of rows (14) or a share of the incoming rows (\"25%\")")]
 enum NumberOrText {
     Number(usize),
     Text(String),
@@ -121,8 +125,12 @@ impl FromStr for RowCount {
     fn from_str(text: &str) -> Result<Self, ConfigError> {
         let wrong = || ConfigError::RowCount(text.to_owned());
         let Some(percent) = text.strip_suffix('%') else { return text.parse().map(Self::Count).map_err(|_| wrong()) };
-        let percent = percent.trim().parse().ok().filter(|percent: &f64| percent.is_finite() && *percent >= 0.0);
-        percent.map(|percent| Self::Ratio(percent / 100.0)).ok_or_else(wrong)
+        let percent = percent.trim();
+        if percent.is_empty() || percent.contains(|c: char| !c.is_ascii_digit() && c != '.') {
+            return Err(wrong());
+        }
+        // As a decimal number, since dividing would round once more.
+        format!("{percent}e-2").parse().map(Self::Ratio).map_err(|_| wrong())
     }
 }
 

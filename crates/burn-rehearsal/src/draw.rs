@@ -130,7 +130,9 @@ mod tests {
     #[test]
     fn every_prefix_is_a_uniform_sequence() {
         // Critical values at p = 1e-3, by degrees of freedom.
-        for (prefix, count, bound, sequences, critical) in [(1, 5, 7, 7, 22.46), (2, 3, 5, 20, 43.82), (3, 3, 4, 24, 49.73), (1, 18, 19, 19, 42.31), (2, 17, 20, 380, 468.7)] {
+        for (prefix, count, bound, sequences, critical) in
+            [(1, 5, 7, 7, 22.46), (2, 3, 5, 20, 43.82), (3, 3, 4, 24, 49.73), (1, 18, 19, 19, 42.31), (2, 17, 20, 380, 468.7)]
+        {
             let chi2 = chi2_of_prefixes(prefix, count, bound, sequences, 40_000);
             assert!(chi2 < critical, "{prefix} of {count} of {bound}: χ² is {chi2:.1}; at p = 1e-3 it is {critical}");
         }

@@ -196,8 +196,7 @@ pub use buffer::{BufferStatus, RehearsalBuffer, Rehearsed};
 pub use burn_rehearsal_derive::RehearsalBatch;
 pub use config::{
     CandidateMode, Capacity, DEVICE_LIMIT, Execution, MAX_CLASSES, MAX_LAG, MAX_RATIO, OnRepeat, PolicyKind, RehearsalConfig, RowCount,
-    SamplingKind, StoreKind,
-    first_slot, shard_capacity,
+    SamplingKind, StoreKind, first_slot, shard_capacity,
 };
 pub use engine::{BufferReport, EngineTimings, Inspection, PendingCheckpoint, Restored, Saved};
 pub use loader::{EpochPlan, RehearsalBatcher, RehearsalLoader, ShardedLoader, ShardedLoaderBuilder, SkipSample, WorkerPanic};

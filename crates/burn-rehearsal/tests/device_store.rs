@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use burn_rehearsal::{Capacity, Execution, RehearsalBatch, RehearsalBuffer, RehearsalConfig, StoreKind};
+use burn_rehearsal::{Capacity, Execution, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, StoreKind};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
@@ -64,6 +64,8 @@ fn steps(capacity: usize) -> Vec<usize> {
     let config = RehearsalConfig::new(Capacity::Samples(capacity))
         .with_candidates(4)
         .with_representatives(3)
+        // Every candidate is written.
+        .with_policy(PolicyKind::RandomReplacement)
         .with_store(StoreKind::Device)
         .with_execution(Execution::Inline);
     let buffer = RehearsalBuffer::solo(&config).unwrap();

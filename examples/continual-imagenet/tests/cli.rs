@@ -146,7 +146,9 @@ fn numbers_that_make_no_sense_are_refused_by_name_before_anything_is_written() {
         refused(&["--capacity", capacity], &["--capacity", capacity, "single sample"]);
     }
     refused(&["--capacity", "1", "--ranks", "2"], &["`--capacity 1`", "2 ranks"]);
-    refused(&["--capacity", "0.2KiB"], &["`--representatives 8`", "`--capacity 0.2KiB`"]);
+    refused(&["--capacity", "0.2KiB", "--representatives", "8"], &["`--representatives 8`", "`--capacity 0.2KiB`"]);
+    refused(&["--candidates", "half"], &["half", "25%"]);
+    refused(&["--representatives", "200000%"], &["--representatives", "at most"]);
     for capacity in ["garbage", "-5", "101%", "10 apples", ""] {
         refused(&["--capacity", capacity], &["--capacity", capacity]);
     }
@@ -221,7 +223,11 @@ fn image_folders_that_cannot_be_used_are_refused_by_name() {
 
     image_folder(&at("animals"), &["cat", "dog", "fox"]);
     refused_folder(&at("animals"), &["--tasks", "4"], &["`--tasks 4`", "3 classes"]);
-    refused_folder(&at("animals"), &["--tasks", "3", "--capacity", "7"], &["`--representatives 8`", "7 samples", "`--capacity 7`"]);
+    refused_folder(
+        &at("animals"),
+        &["--tasks", "3", "--capacity", "7", "--representatives", "8"],
+        &["`--representatives 8`", "7 samples", "`--capacity 7`"],
+    );
     std::fs::create_dir_all(at("animals/test/gnu")).unwrap();
     refused_folder(&at("animals"), &["--tasks", "3"], &["`gnu`", "not in `train`"]);
     std::fs::remove_dir(at("animals/test/gnu")).unwrap();

@@ -96,7 +96,9 @@ where
         let started: Vec<_> = handles
             .into_iter()
             .enumerate()
-            .map(|(rank, handle)| thread::Builder::new().name(format!("rank-{rank}")).spawn_scoped(scope, move || as_rank(rank, size, || f(handle))))
+            .map(|(rank, handle)| {
+                thread::Builder::new().name(format!("rank-{rank}")).spawn_scoped(scope, move || as_rank(rank, size, || f(handle)))
+            })
             .collect();
         let outcome = |(rank, started): (usize, std::io::Result<thread::ScopedJoinHandle<'_, Result<T, E>>>)| match started {
             Err(error) => Err(RankFailure::NotStarted { rank, message: error.to_string() }),

@@ -90,7 +90,8 @@ impl Header {
     /// `None` if these are not the words of a header.
     fn of(words: &[u64]) -> Option<Self> {
         let &[round, step, config, schema, status, task, rows, fill, old, changes, changes_check, check] = words else { return None };
-        let header = Self { round, step, config, schema, status: Status::of(status), task: task as u32, rows, fill, old, changes, changes_check };
+        let header =
+            Self { round, step, config, schema, status: Status::of(status), task: task as u32, rows, fill, old, changes, changes_check };
         (check == check_word(words[..WORDS - 1].iter().copied())).then_some(header)
     }
 }

@@ -1,8 +1,8 @@
 //! The exact attachment point: a data loader around another.
 
+use super::sharded::take_shard;
 use crate::batch::RehearsalBatch;
 use crate::buffer::RehearsalBuffer;
-use super::sharded::take_shard;
 use crate::error::{RehearsalError, notice};
 use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::data::dataset::DatasetError;
