@@ -11,11 +11,13 @@
 //! [`RehearsalBuffer::checkpoint`](crate::RehearsalBuffer::checkpoint) writes the shards of a buffer, [`begin_checkpoint`](crate::RehearsalBuffer::begin_checkpoint) while
 //! training goes on; the functions here serve whoever has more to keep.
 
+mod atomic;
 mod error;
 mod file;
 mod header;
 mod manifest;
 
+pub use atomic::{AtomicFile, write_atomically};
 pub use error::CheckpointError;
 pub use file::FileEntry;
 pub use manifest::{MANIFEST, Manifest, sync_directory};
