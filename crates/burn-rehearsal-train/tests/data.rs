@@ -2,6 +2,11 @@
 #![cfg(feature = "images")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "data/jpeg.rs"]
+mod jpeg;
+#[path = "data/jpegs.rs"]
+mod jpegs;
+
 use burn::data::dataloader::DataLoader;
 use burn::data::dataloader::batcher::Batcher;
 use burn::tensor::Device;
@@ -229,6 +234,16 @@ fn mnist_is_read_from_idx_files_packed_or_not() {
     assert_eq!(&*data.train.get(1).unwrap().pixels, &[5, 6, 7, 8]);
     assert_eq!(&*data.test.get(0).unwrap().pixels, &[9; 4]);
 
+    // What is compressed in two pieces is read to its end.
+    let pieces = idx(&[1, 2, 2], &[6, 7, 8, 9]);
+    let member = |bytes: &[u8]| {
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        packed.write_all(bytes).unwrap();
+        packed.finish().unwrap()
+    };
+    write("t10k-images-idx3-ubyte.gz", &[member(&pieces[..17]), member(&pieces[17..])].concat());
+    assert_eq!(&*open_idx(directory.path(), 2).unwrap().test.get(0).unwrap().pixels, &[6, 7, 8, 9]);
+
     write("train-labels-idx1-ubyte", &idx(&[3], &[1, 0]));
     let error = open_idx(directory.path(), 2).err().unwrap().to_string();
     assert!(error.contains("train-labels-idx1-ubyte") && error.contains("[3]"), "{error}");
@@ -296,6 +311,88 @@ fn packing_again_goes_on_where_it_was_interrupted_and_repairs_what_is_damaged() 
 
     let error = packed(&data, Format::Original, 6, &out).unwrap_err().to_string();
     assert!(error.contains("something else"), "{error}");
+}
+
+#[test]
+fn a_folder_is_packed_by_one_at_a_time_and_a_lock_that_was_left_is_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let (source, out) = (directory.path().join("source"), directory.path().join("pack"));
+    folder(&source, 3);
+    let data = open_folder(&source, &options(6)).unwrap();
+    // As after a process that was killed: its lock, and a file that it had begun.
+    std::fs::create_dir_all(&out).unwrap();
+    std::fs::write(out.join(".lock"), "").unwrap();
+    std::fs::write(out.join(".train-00000.bin.Ab12Cd.tmp"), [0; 9]).unwrap();
+    let second = std::sync::Mutex::new(Vec::new());
+    let meanwhile = |_| second.lock().unwrap().push(packed(&data, Format::Pixels, 6, &out).unwrap_err().to_string());
+    pack(&data, &PackOptions { format: Format::Pixels, images: options(6) }, &out, &meanwhile).unwrap();
+    for error in second.into_inner().unwrap() {
+        assert!(error.contains(out.to_str().unwrap()) && error.contains("another process"), "{error}");
+    }
+    let names = std::fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.filter(|name| cfg!(unix) || name != ".lock").collect();
+    names.sort();
+    assert_eq!(names, ["pack.json", "test-00000.bin", "test-00000.json", "train-00000.bin", "train-00000.json"]);
+    assert_eq!(packed(&data, Format::Pixels, 6, &out).unwrap().kept, 2);
+    assert_eq!(pixels(&open_pack(&out, &options(6)).unwrap()), pixels(&data));
+}
+
+#[test]
+fn many_who_pack_into_one_folder_leave_one_whole_pack() {
+    let directory = tempfile::tempdir().unwrap();
+    let (source, out) = (directory.path().join("source"), directory.path().join("pack"));
+    folder(&source, 3);
+    let data = open_folder(&source, &options(6)).unwrap();
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let packers: Vec<_> = (0..8).map(|_| scope.spawn(|| packed(&data, Format::Pixels, 6, &out))).collect();
+        packers.into_iter().map(|packer| packer.join().unwrap()).collect()
+    });
+    assert!(results.iter().any(Result::is_ok));
+    assert!(results.iter().all(|result| result.as_ref().err().is_none_or(|error| error.to_string().contains("another process"))));
+    assert_eq!(pixels(&open_pack(&out, &options(6)).unwrap()), pixels(&data));
+    assert_eq!(packed(&data, Format::Pixels, 6, &out).unwrap().kept, 2);
+}
+
+#[test]
+fn a_pack_whose_files_change_while_it_is_made_is_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let (source, out) = (directory.path().join("source"), directory.path().join("pack"));
+    folder(&source, 3);
+    let data = open_folder(&source, &options(6)).unwrap();
+    for file in ["train-00000.bin", "train-00000.json", "pack.json"] {
+        let change = |_| {
+            // Of a shard that is not written yet there is nothing to change.
+            if let Ok(mut bytes) = std::fs::read(out.join(file)) {
+                let at = bytes.len() / 2;
+                bytes[at] ^= 1;
+                std::fs::write(out.join(file), bytes).unwrap();
+            }
+        };
+        let once = std::sync::Once::new();
+        let change = |samples| {
+            if out.join(file).exists() {
+                once.call_once(|| change(samples));
+            }
+        };
+        let error = pack(&data, &PackOptions { format: Format::Pixels, images: options(6) }, &out, &change).unwrap_err().to_string();
+        assert!(error.contains(file), "{file}: {error}");
+        std::fs::remove_dir_all(&out).unwrap();
+    }
+}
+
+#[test]
+fn a_pack_of_which_nothing_is_left_is_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let (source, out) = (directory.path().join("source"), directory.path().join("pack"));
+    folder(&source, 2);
+    for part in ["a/0.jpg", "a/1.jpg", "b/0.png", "b/1.png"] {
+        std::fs::write(source.join("val").join(part), "no image").unwrap();
+    }
+    let data = open_folder(&source, &options(6)).unwrap();
+    let skipping = PackOptions { format: Format::Original, images: ImageOptions { on_damaged: OnDamaged::Skip, ..options(6) } };
+    let error = pack(&data, &skipping, &out, &|_| {}).unwrap_err().to_string();
+    assert!(error.contains(out.to_str().unwrap()) && error.contains("`test` has no sample") && error.contains("4 images"), "{error}");
+    assert!(open_pack(&out, &options(6)).is_err());
 }
 
 #[test]
