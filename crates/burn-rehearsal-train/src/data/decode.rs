@@ -162,7 +162,7 @@ impl Decoder {
 
     /// Decodes what `zune-jpeg` would get wrong.
     fn unusual_jpeg(&mut self, survey: &Survey) -> Result<(usize, usize), String> {
-        if !survey.is_whole_or_single() {
+        if !survey.is_scaled_plainly() {
             return Err("its components are sampled in a way that is not supported".into());
         }
         let mut decoder = jpeg_decoder::Decoder::new(self.guarded.as_slice());

@@ -19,7 +19,7 @@ const GUARD: usize = 16;
 const COEFFICIENTS: usize = 64;
 /// Pixels along the side of a block.
 const BLOCK: usize = 8;
-/// The most components that a frame with Huffman codes can have in one scan, and any decoder here takes.
+/// The most components that a scan can have, and that any decoder here takes.
 const MAX_COMPONENTS: usize = 4;
 /// The bits of a coefficient that no scan has told yet.
 const UNKNOWN: u8 = u8::MAX;
@@ -170,7 +170,8 @@ impl Survey {
         }
         let mut guard = GUARD;
         if self.coding != Coding::Other {
-            // Two codes are two bits at least. A block of a progressive scan has one bit at least if it has a mean.
+            // A block of a sequential scan has two codes, each of one bit at least. A block of a
+            // progressive scan with means (coefficient 0) has one bit at least.
             let least = match (self.coding, *range.start()) {
                 (Coding::Sequential, _) => 2 * blocks,
                 (_, 0) => blocks,
@@ -183,7 +184,7 @@ impl Survey {
             if data.restarts + 1 < intervals {
                 return Err(format!("it ends too early: a scan has {} of {intervals} restart intervals", data.restarts + 1));
             }
-            // Refinements of coefficients are bits without a code, up to one per coefficient of a run of blocks.
+            // Refinements are bits without a code: up to one per coefficient of a run of blocks.
             if refines && *range.start() > 0 {
                 guard += blocks.min(if restart_interval > 0 { restart_interval } else { blocks }) * COEFFICIENTS / 8;
             }
@@ -197,14 +198,15 @@ impl Survey {
     /// one whose chroma is sampled finer than its luma, it makes something else without an error.
     pub(super) fn is_usual(&self) -> bool {
         let (h_max, v_max) = self.largest();
-        let powers = |factor: usize| factor.is_power_of_two();
-        let sampled = self.components.iter().all(|component| powers(component.horizontal) && powers(component.vertical));
+        let powers = |component: &Component| component.horizontal.is_power_of_two() && component.vertical.is_power_of_two();
+        let sampled = self.components.iter().all(powers);
         let luma_is_finest = self.components.first().is_some_and(|luma| (luma.horizontal, luma.vertical) == (h_max, v_max));
         self.components.len() == 1 || (sampled && luma_is_finest && (self.coding != Coding::Sequential || self.scans == 1))
     }
 
-    /// Whether `jpeg-decoder` 0.3 decodes it right: it scales a component by the largest factor or not at all.
-    pub(super) fn is_whole_or_single(&self) -> bool {
+    /// Whether `jpeg-decoder` 0.3 decodes it right: it scales a component by the largest factor or
+    /// not at all.
+    pub(super) fn is_scaled_plainly(&self) -> bool {
         let (h_max, v_max) = self.largest();
         self.components.len() == 3
             && self

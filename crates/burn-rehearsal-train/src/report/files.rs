@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use super::ReportError;
 
-/// Writes `text` to the file `path`, creating missing directories. Whoever reads `path` finds what was there before or all of `text`, even if
-/// the program is killed in between or another process writes the same file: see [`AtomicFile`](burn_rehearsal::checkpoint::AtomicFile).
+/// Writes `text` to the file `path`, creating missing directories. Readers of `path` find what was
+/// there before or all of `text`, even if the program is killed in between or another process writes
+/// the same file: see [`AtomicFile`](burn_rehearsal::checkpoint::AtomicFile).
 ///
 /// # Errors
 /// [`ReportError::Io`] with the directory or the file. A file that was at `path` is unchanged.

@@ -47,7 +47,7 @@ pub(crate) struct FileWriter {
 }
 
 impl FileWriter {
-    /// Begins the file and writes its header; a file of that name is replaced by [`finish`](Self::finish).
+    /// Begins the file and writes its header; [`finish`](Self::finish) replaces a file of that name.
     pub(crate) fn create(
         directory: &Path,
         name: &str,
