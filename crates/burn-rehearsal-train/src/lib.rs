@@ -9,6 +9,7 @@
 //! * [`report`]: how it is written, compared and drawn.
 //! * [`device`]: devices by name.
 //! * [`models`]: residual networks and GhostNet, with weights from PyTorch.
+//! * [`lock`]: directories that one process writes at a time.
 //! * [`schedule`], [`init`]: learning rates and initial parameters that depend on nothing but their configuration.
 #![warn(missing_docs)]
 
@@ -20,6 +21,7 @@ pub mod device;
 pub mod evaluate;
 pub mod experiment;
 pub mod init;
+pub mod lock;
 pub mod metrics;
 pub mod models;
 pub mod phases;

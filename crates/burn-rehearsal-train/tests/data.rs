@@ -2,18 +2,23 @@
 #![cfg(feature = "images")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "data/jpeg.rs"]
+mod jpeg;
+#[path = "data/jpegs.rs"]
+mod jpegs;
+#[path = "data/packs.rs"]
+mod packs;
+
 use burn::data::dataloader::DataLoader;
 use burn::data::dataloader::batcher::Batcher;
 use burn::tensor::Device;
 use burn_rehearsal::ShardedLoader;
 use burn_rehearsal_train::data::{
-    Cifar, DataError, Fit, Format, Image, ImageData, ImageOptions, OnDamaged, PackOptions, PackReport, open_cifar, open_folder, open_idx,
-    open_pack, open_tiny_imagenet, pack,
+    Cifar, DataError, Fit, Image, ImageData, ImageOptions, OnDamaged, open_cifar, open_folder, open_idx, open_tiny_imagenet,
 };
 use image::{DynamicImage, GrayImage, ImageFormat, Luma, Rgb, RgbImage};
 use std::io::Write;
 use std::path::Path;
-use std::sync::Arc;
 
 const RED: [u8; 3] = [200, 30, 40];
 
@@ -229,95 +234,22 @@ fn mnist_is_read_from_idx_files_packed_or_not() {
     assert_eq!(&*data.train.get(1).unwrap().pixels, &[5, 6, 7, 8]);
     assert_eq!(&*data.test.get(0).unwrap().pixels, &[9; 4]);
 
+    // What is compressed in two pieces is read to its end.
+    let pieces = idx(&[1, 2, 2], &[6, 7, 8, 9]);
+    let member = |bytes: &[u8]| {
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        packed.write_all(bytes).unwrap();
+        packed.finish().unwrap()
+    };
+    write("t10k-images-idx3-ubyte.gz", &[member(&pieces[..17]), member(&pieces[17..])].concat());
+    assert_eq!(&*open_idx(directory.path(), 2).unwrap().test.get(0).unwrap().pixels, &[6, 7, 8, 9]);
+
     write("train-labels-idx1-ubyte", &idx(&[3], &[1, 0]));
     let error = open_idx(directory.path(), 2).err().unwrap().to_string();
     assert!(error.contains("train-labels-idx1-ubyte") && error.contains("[3]"), "{error}");
     std::fs::remove_file(directory.path().join("t10k-images-idx3-ubyte.gz")).unwrap();
     write("train-labels-idx1-ubyte", &idx(&[2], &[1, 0]));
     assert!(matches!(open_idx(directory.path(), 2), Err(DataError::Io { path, .. }) if path.ends_with("t10k-images-idx3-ubyte")));
-}
-
-fn packed(data: &ImageData, format: Format, side: usize, out: &Path) -> Result<PackReport, DataError> {
-    pack(data, &PackOptions { format, images: options(side) }, out, &|_| {})
-}
-
-#[test]
-fn a_pack_has_the_samples_of_its_folder_bit_for_bit() {
-    let directory = tempfile::tempdir().unwrap();
-    let (source, out) = (directory.path().join("source"), directory.path().join("pack"));
-    folder(&source, 5);
-    let data = open_folder(&source, &options(6)).unwrap();
-    for format in [Format::Pixels, Format::Original] {
-        let out = out.join(format!("{format:?}"));
-        let seen = std::sync::atomic::AtomicUsize::new(0);
-        let count = |samples| {
-            seen.fetch_add(samples, std::sync::atomic::Ordering::Relaxed);
-        };
-        let report = pack(&data, &PackOptions { format, images: options(6) }, &out, &count).unwrap();
-        assert_eq!((report.samples, report.shards, report.kept, seen.into_inner()), (20, 2, 0, 20));
-        let read = open_pack(&out, &options(6)).unwrap();
-        assert_eq!(
-            (read.classes, read.shape, &read.train_labels, &read.test_labels),
-            (2, data.shape, &data.train_labels, &data.test_labels)
-        );
-        assert_eq!(pixels(&read), pixels(&data));
-    }
-    let error = open_pack(&out.join("Pixels"), &options(7)).err().unwrap().to_string();
-    assert!(error.contains("6×6"), "{error}");
-    // Files can become any size.
-    assert_eq!(open_pack(&out.join("Original"), &options(7)).unwrap().train.get(0).unwrap().pixels.len(), 3 * 49);
-}
-
-#[test]
-fn packing_again_goes_on_where_it_was_interrupted_and_repairs_what_is_damaged() {
-    let directory = tempfile::tempdir().unwrap();
-    let (source, out) = (directory.path().join("source"), directory.path().join("pack"));
-    folder(&source, 3);
-    let data = open_folder(&source, &options(6)).unwrap();
-    packed(&data, Format::Pixels, 6, &out).unwrap();
-    assert_eq!(packed(&data, Format::Pixels, 6, &out).unwrap().kept, 2);
-
-    // As after a power failure between a shard and its index.
-    std::fs::remove_file(out.join("test-00000.json")).unwrap();
-    let error = open_pack(&out, &options(6)).err().unwrap().to_string();
-    assert!(error.contains("test-00000.json") && error.contains("not finished"), "{error}");
-    assert_eq!(packed(&data, Format::Pixels, 6, &out).unwrap().kept, 1);
-
-    let shard = out.join("train-00000.bin");
-    let mut bytes = std::fs::read(&shard).unwrap();
-    bytes[17] ^= 1;
-    std::fs::write(&shard, &bytes).unwrap();
-    assert_eq!(packed(&data, Format::Pixels, 6, &out).unwrap().kept, 1);
-    assert_eq!(pixels(&open_pack(&out, &options(6)).unwrap()), pixels(&data));
-
-    std::fs::write(&shard, &bytes[..bytes.len() - 1]).unwrap();
-    let error = open_pack(&out, &options(6)).err().unwrap().to_string();
-    assert!(error.contains("train-00000.bin"), "{error}");
-
-    let error = packed(&data, Format::Original, 6, &out).unwrap_err().to_string();
-    assert!(error.contains("something else"), "{error}");
-}
-
-#[test]
-fn a_damaged_image_is_found_while_packing() {
-    let directory = tempfile::tempdir().unwrap();
-    let (source, out) = (directory.path().join("source"), directory.path().join("pack"));
-    folder(&source, 3);
-    let damaged = source.join("val/a/2.jpg");
-    std::fs::write(&damaged, [0xff, 0xd8, 0xff]).unwrap();
-    let data = open_folder(&source, &options(6)).unwrap();
-    for format in [Format::Original, Format::Pixels] {
-        let out = out.join(format!("{format:?}"));
-        assert!(matches!(packed(&data, format, 6, &out), Err(DataError::Image { path, .. }) if path == damaged));
-        let skipping = PackOptions { format, images: ImageOptions { on_damaged: OnDamaged::Skip, ..options(6) } };
-        let report = pack(&data, &skipping, &out, &|_| {}).unwrap();
-        assert_eq!((report.samples, report.damaged), (11, vec![damaged.clone()]));
-        assert_eq!(open_pack(&out, &options(6)).unwrap().test_labels, [0, 0, 1, 1, 1]);
-    }
-    // What was left out of a pack is not in it only because the file is whole now.
-    std::fs::copy(source.join("val/a/1.jpg"), &damaged).unwrap();
-    let error = packed(&data, Format::Pixels, 6, &out.join("Pixels")).unwrap_err().to_string();
-    assert!(error.contains("something else"), "{error}");
 }
 
 #[cfg(unix)]
@@ -331,38 +263,5 @@ fn a_class_whose_name_cannot_be_read_is_not_left_out() {
     if std::fs::rename(directory.path().join("train/a"), directory.path().join("train").join(name)).is_ok() {
         let error = open_folder(directory.path(), &options(6)).err().unwrap().to_string();
         assert!(error.contains("UTF-8"), "{error}");
-    }
-}
-
-#[test]
-fn samples_of_a_pack_outlive_it() {
-    let directory = tempfile::tempdir().unwrap();
-    let (source, out) = (directory.path().join("source"), directory.path().join("pack"));
-    folder(&source, 1);
-    let data = open_folder(&source, &options(6)).unwrap();
-    packed(&data, Format::Pixels, 6, &out).unwrap();
-    let read = open_pack(&out, &options(6)).unwrap();
-    let image: Arc<Image> = Arc::new(read.train.get(1).unwrap());
-    drop(read);
-    assert_eq!(means(&image), RED);
-}
-
-#[test]
-fn a_pack_that_says_what_cannot_be_is_refused_before_memory_is_taken_for_it() {
-    let directory = tempfile::tempdir().unwrap();
-    let (source, out) = (directory.path().join("source"), directory.path().join("pack"));
-    folder(&source, 1);
-    packed(&open_folder(&source, &options(6)).unwrap(), Format::Pixels, 6, &out).unwrap();
-    let whole = std::fs::read_to_string(out.join("pack.json")).unwrap();
-    // With 2^62 channels the number of values of an image would be 0 in 64 bits.
-    for (from, to, words) in [
-        ("[3,6,6]", "[4611686018427387904,6,6]", "4611686018427387904 channels"),
-        ("\"classes\":2", "\"classes\":1048577", "1048577 classes"),
-    ] {
-        let changed = whole.replace(from, to);
-        assert_ne!(changed, whole);
-        std::fs::write(out.join("pack.json"), changed).unwrap();
-        let error = open_pack(&out, &options(6)).err().unwrap().to_string();
-        assert!(error.contains("pack.json") && error.contains(words), "{error}");
     }
 }

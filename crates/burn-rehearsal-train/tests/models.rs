@@ -8,7 +8,7 @@
 
 use burn::module::Module;
 use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn_rehearsal_train::init::{Scheme, keyed_init};
 use burn_rehearsal_train::models::{
     GhostNet, GhostNetConfig, ResNet, ResNetConfig, Stem, WeightsError, load_safetensors, save_safetensors,
@@ -55,6 +55,11 @@ type Tensors = Vec<(String, Vec<usize>, Vec<f32>)>;
 
 /// A file with all weights of a network, under PyTorch's names.
 fn write<M: Module>(network: &M, path: &Path, change: impl Fn(&mut Tensors)) {
+    write_as(network, path, (Dtype::F32, DType::F32), change);
+}
+
+/// As [`write`], in numbers of another type.
+fn write_as<M: Module>(network: &M, path: &Path, (dtype, burns): (Dtype, DType), change: impl Fn(&mut Tensors)) {
     let mut tensors: Tensors = network
         .collect(None, Some(Box::new(BurnToPyTorchAdapter)), true)
         .iter()
@@ -64,12 +69,11 @@ fn write<M: Module>(network: &M, path: &Path, change: impl Fn(&mut Tensors)) {
         })
         .collect();
     change(&mut tensors);
-    let bytes: Vec<Vec<u8>> = tensors.iter().map(|(.., values)| values.iter().flat_map(|value| value.to_le_bytes()).collect()).collect();
+    let converted = |values: &[f32]| TensorData::new(values.to_vec(), [values.len()]).convert_dtype(burns).as_bytes().to_vec();
+    let bytes: Vec<Vec<u8>> = tensors.iter().map(|(.., values)| converted(values)).collect();
     let counter = 7i64.to_le_bytes();
-    let views = tensors
-        .iter()
-        .zip(&bytes)
-        .map(|((name, shape, _), bytes)| (name.clone(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
+    let views =
+        tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| (name.clone(), TensorView::new(dtype, shape.clone(), bytes).unwrap()));
     let counters = [("bn1.num_batches_tracked".to_string(), TensorView::new(Dtype::I64, Vec::new(), &counter).unwrap())];
     safetensors::serialize_to_file(views.chain(counters), None, path).unwrap();
 }
@@ -158,6 +162,28 @@ fn a_saved_network_has_pytorchs_names_and_answers_the_same_when_it_is_loaded() {
     std::fs::write(&in_the_way, b"").unwrap();
     let path = in_the_way.join("weights.safetensors");
     assert!(matches!(save_safetensors(&narrow(), &path), Err(WeightsError::Unwritable { path: named, .. }) if named == path));
+}
+
+#[test]
+fn weights_of_any_floating_point_type_become_single_precision_and_integers_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("weights.safetensors");
+    let narrow = || ResNetConfig::resnet18(CLASSES).with_width(4).init(&Device::default());
+    let answer = |network: ResNet| -> Vec<f32> { network.forward(images(32, &Device::default())).into_data().try_into_vec().unwrap() };
+    write(&narrow(), &path, |_| {});
+    let exact = answer(load_safetensors(narrow(), &path).unwrap());
+    let largest = exact.iter().fold(1.0f32, |largest, value| largest.max(value.abs()));
+    for (types, by) in [((Dtype::F16, DType::F16), 0.02), ((Dtype::BF16, DType::BF16), 0.1), ((Dtype::F64, DType::F64), 1e-6)] {
+        write_as(&narrow(), &path, types, |_| {});
+        let network = load_safetensors(narrow(), &path).unwrap();
+        assert!(network.collect(None, None, true).iter().all(|tensor| tensor.dtype == DType::F32));
+        for (ours, exact) in answer(network).iter().zip(&exact) {
+            assert!((ours - exact).abs() <= by * largest, "{types:?}: {ours} is not {exact}");
+        }
+    }
+    write_as(&narrow(), &path, (Dtype::I64, DType::I64), |_| {});
+    let refused = load_safetensors(narrow(), &path).map(|_| "loaded");
+    assert!(matches!(&refused, Err(WeightsError::Foreign { path: named, .. }) if *named == path), "{refused:?}");
 }
 
 #[test]

@@ -387,7 +387,12 @@ impl RehearsalConfig {
             Capacity::Samples(samples) => samples,
             Capacity::Bytes(bytes) => usize::try_from(bytes / row_bytes.max(1) as u64).unwrap_or(usize::MAX),
             Capacity::Fraction(fraction) => match self.dataset_len {
-                Some(len) if (0.0..=1.0).contains(&fraction) => (len as f64 * fraction) as usize,
+                Some(len) if (0.0..=1.0).contains(&fraction) => {
+                    // In binary 0.29 × 100 is less than 29. Both numbers were rounded once: a product
+                    // this near to a whole number is meant to be one.
+                    let (exact, nearest) = (len as f64 * fraction, (len as f64 * fraction).round());
+                    if (exact - nearest).abs() <= 4.0 * f64::EPSILON * nearest { nearest as usize } else { exact as usize }
+                }
                 _ => return Err(ConfigError::Fraction { fraction }),
             },
         };

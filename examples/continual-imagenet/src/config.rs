@@ -569,6 +569,13 @@ mod tests {
         assert_eq!(parse_capacity("500").unwrap(), Capacity::Samples(500));
         assert_eq!(parse_capacity("512MiB").unwrap(), Capacity::Bytes(512 << 20));
         assert_eq!(parse_capacity("1.5 GB").unwrap(), Capacity::Bytes(1_500_000_000));
+        let samples = |percent: usize, len: usize| {
+            let config = RehearsalConfig::new(parse_capacity(&format!("{percent}%")).unwrap());
+            config.with_representatives(0).with_dataset_len(Some(len)).capacity_in_samples(1, 1)
+        };
+        for len in [100, 101, 999, 1437, 50_000, 60_000, 1_281_167, 14_197_122, 1_000_000_007] {
+            (1..=100).for_each(|percent| assert_eq!(samples(percent, len).unwrap(), len * percent / 100, "{percent}% of {len}"));
+        }
         for wrong in ["", "many", "-3", "101%", "-1%", "5 apples", "NaNMiB"] {
             let message = parse_capacity(wrong).unwrap_err().to_string();
             assert!(message.contains("--capacity"), "{wrong}: {message}");

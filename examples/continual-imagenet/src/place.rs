@@ -6,23 +6,19 @@
 use crate::config::{Config, NETWORK};
 use crate::error::AppError;
 use burn_rehearsal::checkpoint::MANIFEST;
+use burn_rehearsal_train::lock::DirectoryLock;
 use burn_rehearsal_train::report::schema::{Method, REPORT_FILE};
 use burn_rehearsal_train::report::{RunReport, write_atomically};
 use serde_json::Value;
-use std::fs::{DirEntry, File, TryLockError};
+use std::fs::DirEntry;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// Every epoch, while a run goes on and after it.
 pub const CURVES: &str = "curves.csv";
 
 const JOB: &str = "job.json";
-const LOCK: &str = ".lock";
 const CHECKPOINTS: &str = "checkpoints";
-/// How often to look again when another run ends in the same moment, and after how long.
-const TRIES: usize = 50;
-const PAUSE: Duration = Duration::from_millis(10);
 
 /// Options that change no result, so that a job can go on with others.
 const OF_NO_MATTER: [&str; 13] = [
@@ -54,7 +50,7 @@ pub struct Place {
     /// Whether the job goes on with what is there.
     resumed: bool,
     /// Held until the program ends, however it ends.
-    _lock: File,
+    lock: DirectoryLock,
 }
 
 /// Where a method's checkpoints are.
@@ -73,7 +69,7 @@ impl Place {
             let is_done = |method: &Method| RunReport::read(&out.join(method.to_string())).is_ok_and(|report| report.complete);
             !out.join(JOB).exists() && methods.iter().any(is_done)
         };
-        let (mut made, mut tries) = (Vec::new(), 0);
+        let mut made = Vec::new();
         let (out, lock) = loop {
             let mut out = config.out.clone();
             let mut number = 1;
@@ -86,39 +82,16 @@ impl Place {
             let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
             made.extend(out.ancestors().take_while(missing).map(Path::to_path_buf));
             std::fs::create_dir_all(&out).map_err(io("create the directory", &out))?;
-            let path = out.join(LOCK);
-            let lock = match File::create(&path) {
-                // Whoever made the directory may have removed it again.
-                Err(error) if error.kind() == ErrorKind::NotFound && tries < TRIES => {
-                    tries += 1;
-                    continue;
-                }
-                lock => lock.map_err(io("write to the directory", &out))?,
-            };
-            match lock.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Err(AppError::Taken(out)),
-                // Some file systems have no locks.
-                Err(TryLockError::Error(error)) => tracing::warn!(%error, "cannot lock the output directory"),
-            }
-            // Whoever had the lock may have ended meanwhile, and taken the file with it or left a finished job.
-            if !is_at(&lock, &path) {
-                if tries < TRIES {
-                    tries += 1;
-                    std::thread::sleep(PAUSE);
-                    continue;
-                }
-                // Some file systems do not say which file is which.
-                tracing::warn!("cannot tell whether the output directory is locked");
-            }
+            let lock = DirectoryLock::acquire(&out).map_err(io("write to the directory", &out))?;
+            let lock = lock.ok_or_else(|| AppError::Taken(out.clone()))?;
+            // Whoever had the lock may have left a finished job.
             if !fresh && finished(&out) {
-                let _ = std::fs::remove_file(&path);
                 continue;
             }
             break (out, lock);
         };
         let config_now = serde_json::to_value(config).unwrap_or_default();
-        let mut place = Self { out, methods: methods.to_vec(), config: config_now, made, resumed: false, _lock: lock };
+        let mut place = Self { out, methods: methods.to_vec(), config: config_now, made, resumed: false, lock };
         let settled = place.settle(fresh, config.weights.as_deref());
         settled.inspect_err(|_| place.unlock())?;
         Ok(place)
@@ -191,10 +164,7 @@ impl Place {
 
     /// Lets others use the directory.
     pub fn unlock(&self) {
-        // While it is locked; a file that stays is no lock. Where an open file's name cannot be told from another's (`is_at`), it stays.
-        if cfg!(unix) {
-            let _ = std::fs::remove_file(self.out.join(LOCK));
-        }
+        self.lock.release();
     }
 
     /// A job that failed before it had anything to keep leaves nothing behind.
@@ -234,22 +204,6 @@ fn has_manifest(directory: &Path) -> bool {
     }
 }
 
-/// Whether an open file is still the one with this name.
-fn is_at(file: &File, path: &Path) -> bool {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        let names = |data: std::fs::Metadata| (data.dev(), data.ino());
-        matches!((file.metadata().map(names), path.metadata().map(names)), (Ok(open), Ok(there)) if open == there)
-    }
-    // Elsewhere nobody removes the file.
-    #[cfg(not(unix))]
-    {
-        let _ = (file, path);
-        true
-    }
-}
-
 /// What differs between two jobs and could change a result, in words.
 fn difference(before: &Value, now: &Value) -> Vec<String> {
     let mut changed = Vec::new();
@@ -279,19 +233,6 @@ fn difference(before: &Value, now: &Value) -> Vec<String> {
 mod tests {
     use super::*;
     use serde_json::json;
-
-    #[cfg(unix)]
-    #[test]
-    fn a_lock_that_its_owner_took_away_is_none() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join(LOCK);
-        let lock = File::create(&path).unwrap();
-        assert!(is_at(&lock, &path));
-        std::fs::remove_file(&path).unwrap();
-        assert!(!is_at(&lock, &path));
-        let _other = File::create(&path).unwrap();
-        assert!(!is_at(&lock, &path));
-    }
 
     #[test]
     fn what_changes_no_result_is_no_difference_and_the_rest_is_named() {

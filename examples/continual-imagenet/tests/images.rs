@@ -159,6 +159,20 @@ fn a_pack_is_learned_bit_for_bit_like_its_folder_and_damaged_images_are_counted(
     assert_eq!(report(&directory.path().join("skip/rehearsal"))["left_out"], 1);
     let printed = succeed_with_warning(directory.path(), &["pack", "--data", "folder:digits", "--out", "skipping", "--on-damaged", "skip"]);
     assert!(printed.contains("images 199, left out 1") && printed.contains("digit-1/001.jpg"), "{printed}");
+
+    // Where nothing is left, there is nothing to pack and nothing to learn.
+    for class in 0..CLASSES {
+        for entry in std::fs::read_dir(digits.join(format!("train/digit-{class}"))).unwrap() {
+            std::fs::write(entry.unwrap().path(), "no image").unwrap();
+        }
+    }
+    let (code, _, stderr) = run(directory.path(), &["pack", "--data", "folder:digits", "--out", "none", "--on-damaged", "skip"]);
+    assert!(code == 1 && stderr.contains("none cannot be used: the part `train` has no sample"), "{stderr}");
+    for more in [&["--out", "nothing", "--ranks", "1"][..], &["--out", "nothing", "--ranks", "2"]] {
+        let (code, _, stderr) =
+            run(directory.path(), &[&method[..], &["--data", "folder:digits", "--on-damaged", "skip"], more, &RUN].concat());
+        assert!(code == 1 && stderr.contains("no training sample of task 1"), "{stderr}");
+    }
 }
 
 #[test]

@@ -1,9 +1,19 @@
 //! From the bytes of a JPEG or PNG file to a row of pixels.
 //!
 //! What a file is is seen from its first bytes, not from its name. Grey, CMYK and YCCK images, and PNG of any depth, become red, green and blue; an
-//! image with alpha loses it; the orientation in EXIF is not followed, as the usual loaders of ImageNet do not. A JPEG is decoded strictly: one that
-//! ends too early is damaged, not grey from there on.
+//! image with alpha loses it; the orientation in EXIF is not followed, as the usual loaders of ImageNet do not.
+//!
+//! A JPEG is decoded strictly: one that ends too early is damaged, not grey from there on, even if
+//! an end marker was put behind it. An image whose data are too few for its size is damaged before
+//! memory is taken for its pixels.
+//!
+//! `zune-jpeg` decodes nearly all files. `jpeg-decoder` decodes those that `zune-jpeg` gets wrong
+//! without saying so: sequential ones with several scans, and those whose chroma is sampled finer
+//! than their luma. A few of them are refused as not supported: with four channels, or with a
+//! component whose sampling factor is neither the largest one nor 1. With the feature `turbojpeg`,
+//! libjpeg-turbo decodes all but images with four channels.
 
+use super::jpeg::Survey;
 use super::raw::{Scaler, planes};
 use super::{DataError, ImageOptions, ImageShape, Pixels};
 use std::cell::RefCell;
@@ -40,6 +50,8 @@ pub enum Fit {
 #[derive(Debug, Default)]
 pub struct Decoder {
     file: Vec<u8>,
+    /// The JPEG at hand as [`Survey::guarded`] prepares it.
+    guarded: Vec<u8>,
     /// The decoded image, pixel by pixel.
     decoded: Vec<u8>,
     scaler: Scaler,
@@ -110,9 +122,10 @@ impl Decoder {
     /// Decodes a JPEG: all of it, or no more than `side` pixels in each direction need.
     #[cfg(feature = "turbojpeg")]
     fn jpeg(&mut self, bytes: &[u8], side: usize) -> Result<(usize, usize), String> {
+        let survey = survey(bytes)?;
         match self.turbo.decode(bytes, side, &mut self.decoded)? {
             Some(size) => Ok(size),
-            None => self.pure_jpeg(bytes),
+            None => self.surveyed_jpeg(bytes, &survey),
         }
     }
 
@@ -121,13 +134,22 @@ impl Decoder {
         self.pure_jpeg(bytes)
     }
 
+    #[cfg(any(test, not(feature = "turbojpeg")))]
     pub(super) fn pure_jpeg(&mut self, bytes: &[u8]) -> Result<(usize, usize), String> {
+        self.surveyed_jpeg(bytes, &survey(bytes)?)
+    }
+
+    fn surveyed_jpeg(&mut self, bytes: &[u8], survey: &Survey) -> Result<(usize, usize), String> {
+        survey.guarded(bytes, &mut self.guarded);
+        if !survey.is_usual() {
+            return self.unusual_jpeg(survey);
+        }
         let options = DecoderOptions::default()
             .set_strict_mode(true)
             .set_max_width(LONGEST_SIDE)
             .set_max_height(LONGEST_SIDE)
             .jpeg_set_out_colorspace(ColorSpace::RGB);
-        let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+        let mut decoder = JpegDecoder::new_with_options(ZCursor::new(self.guarded.as_slice()), options);
         // Some of the library's messages end a line.
         let words = |error: zune_jpeg::errors::DecodeErrors| error.to_string().trim_end().to_owned();
         decoder.decode_headers().map_err(words)?;
@@ -136,6 +158,20 @@ impl Decoder {
         self.decoded.resize(width * height * CHANNELS, 0);
         decoder.decode_into(&mut self.decoded).map_err(words)?;
         Ok((width, height))
+    }
+
+    /// Decodes what `zune-jpeg` would get wrong.
+    fn unusual_jpeg(&mut self, survey: &Survey) -> Result<(usize, usize), String> {
+        if !survey.is_scaled_plainly() {
+            return Err("its components are sampled in a way that is not supported".into());
+        }
+        let mut decoder = jpeg_decoder::Decoder::new(self.guarded.as_slice());
+        let decoded = decoder.decode().map_err(|error| error.to_string())?;
+        if decoded.len() != survey.width * survey.height * CHANNELS {
+            return Err("its pixels are not red, green and blue".into());
+        }
+        self.decoded = decoded;
+        Ok((survey.width, survey.height))
     }
 
     fn png(&mut self, bytes: &[u8]) -> Result<(usize, usize), String> {
@@ -150,6 +186,13 @@ impl Decoder {
         self.decoded.extend_from_slice(&decoded);
         Ok((width, height))
     }
+}
+
+/// The structure of a JPEG whose size is within bounds.
+fn survey(bytes: &[u8]) -> Result<Survey, String> {
+    let survey = Survey::of(bytes)?;
+    within_bounds(survey.width, survey.height)?;
+    Ok(survey)
 }
 
 pub(super) fn within_bounds(width: usize, height: usize) -> Result<(), String> {

@@ -1,7 +1,7 @@
 //! Reading folders, and files that may be compressed.
 
 use super::DataError;
-use flate2::read::GzDecoder;
+use flate2::read::MultiGzDecoder;
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -51,7 +51,7 @@ pub(super) fn read_maybe_gz(directory: &Path, file: &str) -> Result<(PathBuf, Ve
     let open = File::open(&path).map_err(DataError::io("read", &path))?;
     let unpacks = path.extension().is_some_and(|extension| extension == "gz");
     let read = if unpacks {
-        GzDecoder::new(BufReader::new(open)).take(MOST_UNPACKED + 1).read_to_end(&mut bytes)
+        MultiGzDecoder::new(BufReader::new(open)).take(MOST_UNPACKED + 1).read_to_end(&mut bytes)
     } else {
         BufReader::new(open).read_to_end(&mut bytes)
     };

@@ -18,6 +18,7 @@ mod error;
 mod files;
 mod folder;
 mod idx;
+mod jpeg;
 mod pack;
 mod packed;
 mod pixels;

@@ -8,12 +8,18 @@
 //! ```
 //!
 //! Packing again into the same folder goes on where it was interrupted: a shard that is complete and has its digest is kept, any other is written anew.
+//! One process packs into a folder at a time. At the end, all that was written is read back and
+//! compared with its digest.
 
+use super::files::{entries, name};
 use super::{DataError, Fit, ImageData, ImageOptions, OnDamaged};
+use crate::lock::DirectoryLock;
+use burn_rehearsal::checkpoint::{AtomicFile, write_atomically};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -93,6 +99,15 @@ pub(super) struct ShardIndex {
     pub(super) damaged: Vec<PathBuf>,
 }
 
+impl ShardIndex {
+    /// Whether the `.bin` at `path` has this digest and length.
+    fn is_of(&self, path: &Path) -> std::io::Result<bool> {
+        let mut hasher = blake3::Hasher::new();
+        let length = std::io::copy(&mut File::open(path)?, &mut hasher)?;
+        Ok(self.blake3 == hasher.finalize().to_hex().as_str() && self.offsets.last() == Some(&length))
+    }
+}
+
 impl Manifest {
     pub(super) fn shards(&self, part: usize) -> usize {
         self.samples[part].div_ceil(self.shard_samples.max(1))
@@ -108,11 +123,20 @@ pub(super) fn shard_path(directory: &Path, part: usize, shard: usize) -> PathBuf
 ///
 /// # Errors
 ///
-/// [`DataError`]: an image that is damaged and may not be skipped, a file that cannot be written, a folder with a pack of something else.
+/// [`DataError`]: an image that is damaged and may not be skipped, a part all of whose images are,
+/// a file that cannot be written, a folder with a pack of something else or into which another
+/// process is packing.
 pub fn pack(data: &ImageData, options: &PackOptions, out: &Path, progress: &(dyn Fn(usize) + Sync)) -> Result<PackReport, DataError> {
     let manifest = manifest(data, options, out)?;
     std::fs::create_dir_all(out).map_err(DataError::io("create the folder", out))?;
     let path = out.join(MANIFEST);
+    let lock = match DirectoryLock::acquire(out) {
+        Ok(Some(lock)) => Some(lock),
+        Ok(None) => return Err(DataError::unusable(out, "another process is packing into it")),
+        // A pack that nobody can write can still be compared with its digests.
+        Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) && path.exists() => None,
+        Err(error) => return Err(DataError::io("write to the folder", out)(error)),
+    };
     if path.exists() {
         let there: Manifest = read_json(&path)?;
         if there != manifest {
@@ -122,7 +146,10 @@ pub fn pack(data: &ImageData, options: &PackOptions, out: &Path, progress: &(dyn
             ));
         }
     } else {
-        write_whole(&path, &json(&path, &manifest)?)?;
+        write_json(&path, &manifest)?;
+    }
+    if lock.is_some() {
+        remove_remains(out)?;
     }
     let all: Vec<(usize, usize)> = (0..2).flat_map(|part| (0..manifest.shards(part)).map(move |shard| (part, shard))).collect();
     let done = all.par_iter().map(|&(part, shard)| {
@@ -135,9 +162,15 @@ pub fn pack(data: &ImageData, options: &PackOptions, out: &Path, progress: &(dyn
         progress(packer.range(part, shard).len());
         Ok((index, kept.is_some()))
     });
+    let done = done.collect::<Vec<Result<(ShardIndex, bool), DataError>>>().into_iter().collect::<Result<Vec<_>, _>>()?;
+    let written = all.par_iter().zip(&done).filter(|(_, (_, kept))| !kept);
+    written.map(|(&(part, shard), (index, _))| read_back(out, part, shard, index)).collect::<Result<(), _>>()?;
+    if read_json::<Manifest>(&path)? != manifest {
+        return Err(changed_meanwhile(&path));
+    }
+    nothing_is_empty(data, out, all.iter().map(|&(part, _)| part).zip(done.iter().map(|(index, _)| index)))?;
     let mut report = PackReport { shards: all.len(), ..PackReport::default() };
-    for shard in done.collect::<Vec<Result<(ShardIndex, bool), DataError>>>() {
-        let (index, kept) = shard?;
+    for (index, kept) in done {
         report.samples += index.classes.len();
         report.kept += usize::from(kept);
         report.bytes += index.offsets.last().copied().unwrap_or(0);
@@ -218,16 +251,14 @@ impl Packer<'_> {
         if self.options.images.on_damaged == OnDamaged::Fail && !index.damaged.is_empty() {
             return None;
         }
-        let mut hasher = blake3::Hasher::new();
-        let length = std::io::copy(&mut File::open(&path).ok()?, &mut hasher).ok()?;
-        (index.blake3 == hasher.finalize().to_hex().as_str() && index.offsets.last() == Some(&length)).then_some(index)
+        index.is_of(&path).ok()?.then_some(index)
     }
 
     fn write(&self, part: usize, shard: usize) -> Result<ShardIndex, DataError> {
         let path = shard_path(self.out, part, shard);
-        let temporary = path.with_extension("bin.tmp");
-        let failed = |path: &Path| DataError::io("write", path);
-        let mut file = BufWriter::with_capacity(1 << 20, File::create(&temporary).map_err(failed(&temporary))?);
+        let failed = || DataError::io("write", &path);
+        let mut whole = AtomicFile::create(&path).map_err(failed())?;
+        let mut file = BufWriter::with_capacity(1 << 20, whole.as_file_mut());
         let mut hasher = blake3::Hasher::new();
         let mut index = ShardIndex { blake3: String::new(), offsets: vec![0], classes: Vec::new(), damaged: Vec::new() };
         let mut length = 0u64;
@@ -241,18 +272,16 @@ impl Packer<'_> {
                 }
                 Err(error) => return Err(error),
             };
-            file.write_all(&bytes).map_err(failed(&temporary))?;
+            file.write_all(&bytes).map_err(failed())?;
             hasher.update(&bytes);
             length += bytes.len() as u64;
             index.offsets.push(length);
             index.classes.push(class as u32);
         }
-        let file = file.into_inner().map_err(|error| failed(&temporary)(error.into_error()))?;
-        file.sync_all().map_err(failed(&temporary))?;
-        std::fs::rename(&temporary, &path).map_err(failed(&path))?;
+        file.into_inner().map_err(|error| failed()(error.into_error()))?;
+        whole.commit().map_err(failed())?;
         index.blake3 = hasher.finalize().to_hex().to_string();
-        let beside = path.with_extension("json");
-        write_whole(&beside, &json(&beside, &index)?)?;
+        write_json(&path.with_extension("json"), &index)?;
         Ok(index)
     }
 
@@ -284,18 +313,48 @@ pub(super) fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T, Da
     serde_json::from_slice(&text).map_err(|error| DataError::unusable(path, error.to_string()))
 }
 
-fn json(path: &Path, value: &impl Serialize) -> Result<Vec<u8>, DataError> {
-    serde_json::to_vec(value).map_err(|error| DataError::unusable(path, error.to_string()))
+fn write_json(path: &Path, value: &impl Serialize) -> Result<(), DataError> {
+    let text = serde_json::to_vec(value).map_err(|error| DataError::unusable(path, error.to_string()))?;
+    write_atomically(path, &text).map_err(DataError::io("write", path))
 }
 
-/// Writes a small file that is complete or absent.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), DataError> {
-    let temporary = path.with_extension("json.tmp");
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)
-    };
-    write().map_err(DataError::io("write", path))
+/// Removes the temporary files that a killed process left, while nobody else writes any.
+fn remove_remains(out: &Path) -> Result<(), DataError> {
+    let is_ours = |name: &str| name.starts_with('.') && name.ends_with(".tmp") && (name.contains(".bin.") || name.contains(".json."));
+    let remains = entries(out)?.into_iter().filter(|path| name(path).is_some_and(|name| is_ours(&name)));
+    remains.into_iter().try_for_each(|path| std::fs::remove_file(&path).map_err(DataError::io("remove", &path)))
+}
+
+/// Reads a shard that was written just now, as a later process will.
+fn read_back(out: &Path, part: usize, shard: usize, index: &ShardIndex) -> Result<(), DataError> {
+    let path = shard_path(out, part, shard);
+    let beside = path.with_extension("json");
+    if read_json::<ShardIndex>(&beside)? != *index {
+        return Err(changed_meanwhile(&beside));
+    }
+    let same = index.is_of(&path).map_err(DataError::io("read", &path))?;
+    if same { Ok(()) } else { Err(changed_meanwhile(&path)) }
+}
+
+fn changed_meanwhile(path: &Path) -> DataError {
+    DataError::unusable(path, "it is not what was written: another process writes to the folder, or the disk is failing; pack again")
+}
+
+/// An error if all images of a part were left out, and a warning for a class.
+fn nothing_is_empty<'a>(data: &ImageData, out: &Path, shards: impl Iterator<Item = (usize, &'a ShardIndex)>) -> Result<(), DataError> {
+    let mut packed = [(); 2].map(|()| BTreeSet::new());
+    shards.for_each(|(part, index)| packed[part].extend(index.classes.iter().map(|&class| class as usize)));
+    for (part, labels) in [&data.train_labels, &data.test_labels].into_iter().enumerate() {
+        let (name, images) = (PARTS[part], labels.len());
+        if packed[part].is_empty() {
+            return Err(DataError::unusable(
+                out,
+                format!("the part `{name}` has no sample, since all of its {images} images were left out"),
+            ));
+        }
+        for class in labels.iter().collect::<BTreeSet<_>>().into_iter().filter(|class| !packed[part].contains(class)) {
+            tracing::warn!("the part `{name}` of {} has no sample of class {class}: all its images were left out", out.display());
+        }
+    }
+    Ok(())
 }

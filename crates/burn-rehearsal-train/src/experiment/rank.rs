@@ -230,7 +230,12 @@ impl<W: Workload> Run<'_, W> {
         loop {
             let end = (epoch.div_ceil(every) * every).min(settings.epochs);
             let loader = self.train_loader(task, indices.clone(), (epoch, step));
+            let before = self.strategy.timer().report().steps;
             let Launched { model, stopped } = self.launch(task, learner, loader, epoch, end)?;
+            // Every rank counts the steps in which any rank had rows.
+            if stopped.is_none() && step == 0 && self.strategy.timer().report().steps == before {
+                return Err(ExperimentError::Data(format!("there is no training sample of task {}, or none that can be used", task + 1)));
+            }
             let at = match stopped {
                 Some(Stopped { epoch: stopped, steps }) => (stopped, if stopped == epoch { step + steps } else { steps }),
                 None => (end + 1, 0),

@@ -2,7 +2,11 @@
 
 use crate::report::write_bytes;
 use burn::module::Module;
-use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot, ModuleStore, PyTorchToBurnAdapter, SafetensorsStore};
+use burn::store::{
+    BurnToPyTorchAdapter, ModuleAdapter, ModuleContext, ModuleSnapshot, ModuleStore, PyTorchToBurnAdapter, SafetensorsStore, bridge,
+    burn_pack,
+};
+use burn::tensor::DType;
 use std::path::{Path, PathBuf};
 
 /// What PyTorch's batch norm counts and nobody reads.
@@ -37,9 +41,30 @@ pub enum WeightsError {
     },
 }
 
+/// Makes floating-point numbers of any width 32-bit ones, which parameters are in every network
+/// here. Burn would keep the width of the file and fail at the first product of two widths.
+#[derive(Debug, Clone)]
+struct SinglePrecision;
+
+impl ModuleAdapter for SinglePrecision {
+    fn adapt(&self, tensor: burn_pack::Tensor, _context: ModuleContext<'_>) -> burn_pack::Tensor {
+        if !tensor.dtype.is_float() || tensor.dtype == DType::F32 {
+            return tensor;
+        }
+        let (name, shape) = (tensor.name.clone(), tensor.shape.clone());
+        bridge::map_data(tensor, name, DType::F32, shape, |data| data.convert_dtype(DType::F32))
+    }
+
+    fn clone_box(&self) -> Box<dyn ModuleAdapter> {
+        Box::new(self.clone())
+    }
+}
+
 /// Replaces all parameters and running statistics of a network by those in a `.safetensors` file with PyTorch's names and layout.
 ///
-/// The file must have a tensor of the right shape for each, and no others than these and PyTorch's `num_batches_tracked`.
+/// The file must have a tensor of the right shape for each, and no others than these and PyTorch's
+/// `num_batches_tracked`. Tensors of `f16`, `bf16` and `f64` are converted to `f32`; those of
+/// integers or truth values are refused where the network has floating-point numbers.
 ///
 /// # Errors
 ///
@@ -49,7 +74,7 @@ pub fn load_safetensors<M: Module>(mut network: M, path: &Path) -> Result<M, Wei
     // Burn's store would also call a missing file a "tensor that was not found".
     std::fs::File::open(path).map_err(|error| unreadable(error.to_string()))?;
     let mut store = SafetensorsStore::from_file(path)
-        .with_from_adapter(PyTorchToBurnAdapter)
+        .with_from_adapter(PyTorchToBurnAdapter.chain(SinglePrecision))
         .skip_enum_variants(true)
         .validate(false)
         .allow_partial(true);

@@ -1,16 +1,17 @@
-//! Files that are complete or absent: written beside their place, then renamed.
+//! Files of a report, in directories that are made for them.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::ReportError;
 
-/// Writes `text` to the file `path`, creating missing directories. Whoever reads `path` finds what was there before or all of `text`, even if
-/// the program is killed in between: the text goes to a temporary file of the same directory, which is then renamed.
+/// Writes `text` to the file `path`, creating missing directories. Readers of `path` find what was
+/// there before or all of `text`, even if the program is killed in between or another process writes
+/// the same file: see [`AtomicFile`](burn_rehearsal::checkpoint::AtomicFile).
 ///
 /// # Errors
-/// [`ReportError::Io`] with the directory or the file. The temporary file is removed, and a file that was at `path` is unchanged.
+/// [`ReportError::Io`] with the directory or the file. A file that was at `path` is unchanged.
 pub fn write_atomically(path: &Path, text: &str) -> Result<(), ReportError> {
     write_bytes(path, text.as_bytes()).map_err(|(action, path, source)| ReportError::Io { action, path, source })
 }
@@ -21,35 +22,7 @@ pub(crate) fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), (&'static str
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory).map_err(|source| ("create the directory", directory.to_path_buf(), source))?;
     }
-    // The process number keeps two runs that write the same report from writing to the same temporary file.
-    let mut name = std::ffi::OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(name);
-
-    let written = write_and_sync(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
-    if written.is_ok() {
-        sync_name(path);
-    }
-    written.map_err(|source| {
-        // Best effort: the error that matters is the first one.
-        let _ = fs::remove_file(&temporary);
-        ("write", path.to_path_buf(), source)
-    })
-}
-
-fn write_and_sync(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(bytes)?;
-    // Without it a crash of the machine may leave the new name on an empty file.
-    file.sync_all()
-}
-
-/// Makes the file's name survive a crash of the machine, where directories can be opened and synchronised.
-fn sync_name(path: &Path) {
-    if let Some(directory) = path.parent().filter(|directory| cfg!(unix) && !directory.as_os_str().is_empty()) {
-        let _ = File::open(directory).and_then(|directory| directory.sync_all());
-    }
+    burn_rehearsal::checkpoint::write_atomically(path, bytes).map_err(|source| ("write", path.to_path_buf(), source))
 }
 
 #[cfg(test)]

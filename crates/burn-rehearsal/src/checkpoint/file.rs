@@ -3,6 +3,7 @@
 //! The digest of a file is BLAKE3 over its header and the digests of its tensors in order: so the tensors of a row can be written side by side, a piece of each at
 //! a time, and still every byte counts.
 
+use super::atomic::AtomicFile;
 use super::error::{CheckpointError, io};
 use super::header::{Dtype, Header};
 use serde::{Deserialize, Serialize};
@@ -38,7 +39,7 @@ struct Place {
 pub(crate) struct FileWriter {
     path: PathBuf,
     name: String,
-    file: File,
+    file: AtomicFile,
     header: Vec<u8>,
     places: Vec<Place>,
     written: Vec<u64>,
@@ -46,7 +47,7 @@ pub(crate) struct FileWriter {
 }
 
 impl FileWriter {
-    /// Creates the file and writes its header; a file of that name is replaced.
+    /// Begins the file and writes its header; [`finish`](Self::finish) replaces a file of that name.
     pub(crate) fn create(
         directory: &Path,
         name: &str,
@@ -61,8 +62,8 @@ impl FileWriter {
         json.resize(json.len().next_multiple_of(8), b' ');
         let mut header = (json.len() as u64).to_le_bytes().to_vec();
         header.append(&mut json);
-        let mut file = File::create(&path).map_err(io("create", &path))?;
-        file.write_all(&header).map_err(io("write", &path))?;
+        let mut file = AtomicFile::create(&path).map_err(io("create", &path))?;
+        file.as_file_mut().write_all(&header).map_err(io("write", &path))?;
         let first = header.len() as u64;
         let places: Vec<_> =
             layout.offsets().map(|(start, end)| Place { start: first + start as u64, len: (end - start) as u64 }).collect();
@@ -78,20 +79,20 @@ impl FileWriter {
             let reason = format!("its tensor {tensor} would be longer than announced");
             return Err(CheckpointError::Damaged { path: self.path.clone(), reason });
         }
-        self.file.seek(SeekFrom::Start(start + at)).map_err(io("write", &self.path))?;
-        self.file.write_all(bytes).map_err(io("write", &self.path))?;
+        let file = self.file.as_file_mut();
+        file.seek(SeekFrom::Start(start + at)).and_then(|_| file.write_all(bytes)).map_err(io("write", &self.path))?;
         self.hashes[tensor].update(bytes);
         self.written[tensor] += bytes.len() as u64;
         Ok(())
     }
 
-    /// Waits until the file is on the disk.
+    /// Waits until the file is on the disk, under its name.
     pub(crate) fn finish(self) -> Result<FileEntry, CheckpointError> {
         if let Some(tensor) = (0..self.places.len()).find(|&tensor| self.written[tensor] != self.places[tensor].len) {
             let reason = format!("its tensor {tensor} is incomplete");
             return Err(CheckpointError::Damaged { path: self.path, reason });
         }
-        self.file.sync_all().map_err(io("write", &self.path))?;
+        self.file.commit().map_err(io("write", &self.path))?;
         let bytes = self.places.last().map_or(self.header.len() as u64, |place| place.start + place.len);
         let digest = digest(&self.header, self.hashes);
         Ok(FileEntry { name: self.name, bytes, digest })

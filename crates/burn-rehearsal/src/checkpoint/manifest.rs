@@ -1,11 +1,12 @@
 //! The file that makes a directory a checkpoint.
 
+use super::atomic::write_atomically;
 use super::error::{CheckpointError, io};
 use super::file::{FileEntry, FileReader};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 
 /// The manifest's name.
@@ -86,15 +87,12 @@ impl Manifest {
     /// [`CheckpointError::Io`], or [`CheckpointError::Damaged`] for a manifest that is too large to be read again; the directory is then what it was.
     pub fn write(&self, directory: &Path) -> Result<(), CheckpointError> {
         let path = directory.join(MANIFEST);
-        let temporary = directory.join(".manifest.tmp");
         let damaged = |reason: String| CheckpointError::Damaged { path: path.clone(), reason };
         let text = serde_json::to_string(self).map_err(|error| damaged(error.to_string()))?;
         if text.len() as u64 > MOST_BYTES {
             return Err(damaged(format!("it would have {} bytes, and at most {MOST_BYTES} are read", text.len())));
         }
-        let mut file = File::create(&temporary).map_err(io("create", &temporary))?;
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(io("write", &temporary))?;
-        std::fs::rename(&temporary, &path).map_err(io("write", &path))?;
+        write_atomically(&path, text.as_bytes()).map_err(io("write", &path))?;
         sync_directory(directory)?;
         directory.parent().map_or(Ok(()), sync_directory)
     }

@@ -11,12 +11,14 @@
 //! [`RehearsalBuffer::checkpoint`](crate::RehearsalBuffer::checkpoint) writes the shards of a buffer, [`begin_checkpoint`](crate::RehearsalBuffer::begin_checkpoint) while
 //! training goes on. [`RehearsalCheckpointing`] does so whenever Burn's learner is saved. The functions here serve programs that keep more.
 
+mod atomic;
 mod error;
 mod file;
 mod header;
 mod manifest;
 mod strategy;
 
+pub use atomic::{AtomicFile, write_atomically};
 pub use error::CheckpointError;
 pub use file::FileEntry;
 pub use manifest::{MANIFEST, Manifest, sync_directory};

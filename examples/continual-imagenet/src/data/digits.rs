@@ -3,7 +3,7 @@
 use crate::error::AppError;
 use burn::data::dataset::InMemDataset;
 use burn_rehearsal_train::data::{Damaged, Image, ImageData, ImageShape};
-use flate2::read::GzDecoder;
+use flate2::read::MultiGzDecoder;
 use std::io::{BufRead, BufReader};
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ pub fn digits(side: usize) -> Result<ImageData, AppError> {
     let damaged = |line: usize, what: &str| AppError::Digits(format!("line {}: {what}", line + 1));
     let (mut train, mut test) = (Vec::new(), Vec::new());
     let mut seen = [0usize; 10];
-    for (number, line) in BufReader::new(GzDecoder::new(DIGITS)).lines().enumerate() {
+    for (number, line) in BufReader::new(MultiGzDecoder::new(DIGITS)).lines().enumerate() {
         let line = line.map_err(|error| damaged(number, &error.to_string()))?;
         let values = line.split(',').map(|value| value.trim().parse::<u8>()).collect::<Result<Vec<_>, _>>();
         let values = values.map_err(|error| damaged(number, &error.to_string()))?;

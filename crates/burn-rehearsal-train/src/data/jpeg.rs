@@ -1,0 +1,290 @@
+//! The structure of a JPEG, read before a decoder sees it.
+//!
+//! Decoders repair what is cut: where the entropy-coded data of a scan end before its blocks do,
+//! they go on with zeros. A [`Survey`] finds most cuts without decoding anything: of a file that was
+//! cut before its last scan, a part of the image is in no scan. It prepares a copy in which no
+//! decoder can miss the others: ones follow the data of the last scan. No Huffman code consists of
+//! ones only (ITU-T T.81, annex C), so that a decoder that reads past the end of the data fails,
+//! and one that does not never sees them.
+//!
+//! One cut stays unseen: of the very last bits of a progressive image, if they are bits without a
+//! code, which refine coefficients. A few coefficients are then wrong in their lowest bit.
+
+use memchr::memchr;
+
+/// One bits behind a scan, in bytes: more than a decoder prefetches, and more than the rest of a
+/// Huffman code, the bits that belong to it, and the next code.
+const GUARD: usize = 16;
+/// Coefficients of a block.
+const COEFFICIENTS: usize = 64;
+/// Pixels along the side of a block.
+const BLOCK: usize = 8;
+/// The most components that a scan can have, and that any decoder here takes.
+const MAX_COMPONENTS: usize = 4;
+/// The bits of a coefficient that no scan has told yet.
+const UNKNOWN: u8 = u8::MAX;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Coding {
+    /// Baseline, or extended sequential, with Huffman codes.
+    #[default]
+    Sequential,
+    /// Progressive with Huffman codes.
+    Progressive,
+    /// Lossless, hierarchical or arithmetic: left to decoders that know it.
+    Other,
+}
+
+/// One component of the frame: a color, or luma or chroma.
+#[derive(Debug)]
+struct Component {
+    id: u8,
+    /// Sampling factors, 1 to 4.
+    horizontal: usize,
+    vertical: usize,
+    /// For every coefficient how many of its lowest bits are still missing.
+    missing: [u8; COEFFICIENTS],
+}
+
+/// What a JPEG says about itself.
+#[derive(Debug, Default)]
+pub(super) struct Survey {
+    pub(super) width: usize,
+    pub(super) height: usize,
+    coding: Coding,
+    components: Vec<Component>,
+    scans: usize,
+    /// Where the entropy-coded data of the last scan end, and how many bytes of ones no decoder
+    /// reads through behind them.
+    guard: (usize, usize),
+    /// Where the file ends: behind its first end marker.
+    end: usize,
+}
+
+impl Survey {
+    /// Reads the structure of a JPEG.
+    ///
+    /// # Errors
+    ///
+    /// In words: the file, a scan or a segment ends too early, scans are missing, or segments
+    /// contradict each other.
+    pub(super) fn of(bytes: &[u8]) -> Result<Self, String> {
+        let mut survey = Self::default();
+        let mut restart_interval = 0;
+        let mut reader = Reader { bytes, at: 2 };
+        loop {
+            match reader.marker()? {
+                0xd9 => break,
+                0xc4 | 0xc8 | 0xcc => drop(reader.segment()?),
+                code @ 0xc0..=0xcf => survey.frame(code, reader.segment()?)?,
+                0xdd => {
+                    let interval = reader.segment()?.first_chunk().ok_or("its restart interval is cut")?;
+                    restart_interval = usize::from(u16::from_be_bytes(*interval));
+                }
+                0xda => {
+                    let header = reader.segment()?;
+                    let data = reader.entropy_coded()?;
+                    survey.scan(header, restart_interval, &data)?;
+                }
+                // Markers without a segment.
+                0x01 | 0xd0..=0xd8 => {}
+                _ => drop(reader.segment()?),
+            }
+        }
+        survey.end = reader.at;
+        let complete = |component: &Component| component.missing.iter().all(|&bits| bits == 0);
+        if survey.components.is_empty() || survey.scans == 0 {
+            return Err("it has no image".into());
+        }
+        if survey.coding != Coding::Other && !survey.components.iter().all(complete) {
+            return Err("it ends too early: scans are missing".into());
+        }
+        Ok(survey)
+    }
+
+    /// A frame header.
+    fn frame(&mut self, code: u8, header: &[u8]) -> Result<(), String> {
+        if !self.components.is_empty() {
+            return Err("it has two frames".into());
+        }
+        let &[_precision, high, low, wide, narrow, count, ref components @ ..] = header else {
+            return Err("its frame header is cut".into());
+        };
+        if components.len() != 3 * usize::from(count) || !(1..=MAX_COMPONENTS).contains(&usize::from(count)) {
+            return Err(format!("its frame header has {} bytes for {count} components", components.len()));
+        }
+        self.coding = match code {
+            0xc0 | 0xc1 => Coding::Sequential,
+            0xc2 => Coding::Progressive,
+            _ => Coding::Other,
+        };
+        (self.height, self.width) = (usize::from(u16::from_be_bytes([high, low])), usize::from(u16::from_be_bytes([wide, narrow])));
+        for component in components.chunks_exact(3) {
+            let (horizontal, vertical) = (usize::from(component[1] >> 4), usize::from(component[1] & 15));
+            if !(1..=4).contains(&horizontal) || !(1..=4).contains(&vertical) {
+                return Err(format!("a component has the sampling factors {horizontal}×{vertical}"));
+            }
+            self.components.push(Component { id: component[0], horizontal, vertical, missing: [UNKNOWN; COEFFICIENTS] });
+        }
+        Ok(())
+    }
+
+    /// The largest sampling factors.
+    fn largest(&self) -> (usize, usize) {
+        let largest = |factor: fn(&Component) -> usize| self.components.iter().map(factor).max().unwrap_or(1);
+        (largest(|component| component.horizontal), largest(|component| component.vertical))
+    }
+
+    /// A scan: its header and its data.
+    fn scan(&mut self, header: &[u8], restart_interval: usize, data: &EntropyCoded) -> Result<(), String> {
+        let cut = || "its scan header is cut".to_owned();
+        let (&count, rest) = header.split_first().ok_or_else(cut)?;
+        let (named, &[first, last, bits]) = rest.split_last_chunk().ok_or_else(cut)?;
+        if named.len() != 2 * usize::from(count) || count == 0 {
+            return Err(cut());
+        }
+        let (refined, missing) = (bits >> 4, bits & 15);
+        let refines = refined > 0 && self.coding == Coding::Progressive;
+        let (h_max, v_max) = self.largest();
+        let (mut mcus, mut blocks) = (self.width.div_ceil(BLOCK * h_max) * self.height.div_ceil(BLOCK * v_max), 0);
+        let range = match self.coding {
+            Coding::Progressive => usize::from(first)..=usize::from(last),
+            _ => 0..=COEFFICIENTS - 1,
+        };
+        for name in named.chunks_exact(2) {
+            let component = self.components.iter_mut().find(|component| component.id == name[0]);
+            let component = component.ok_or_else(|| format!("a scan has the component {}, which the frame lacks", name[0]))?;
+            if count == 1 {
+                // A component alone has only the blocks that it needs.
+                let along = |pixels: usize, factor: usize, largest: usize| (pixels * factor).div_ceil(BLOCK * largest);
+                mcus = along(self.width, component.horizontal, h_max) * along(self.height, component.vertical, v_max);
+                blocks = mcus;
+            } else {
+                blocks += mcus * component.horizontal * component.vertical;
+            }
+            let told = component.missing.get_mut(range.clone()).ok_or("a scan has coefficients that a block lacks")?;
+            if self.coding == Coding::Sequential && told[0] != UNKNOWN {
+                return Err(format!("the component {} is in two scans", component.id));
+            }
+            told.fill(if self.coding == Coding::Progressive { missing } else { 0 });
+        }
+        let mut guard = GUARD;
+        if self.coding != Coding::Other {
+            // A block of a sequential scan has two codes, each of one bit at least. A block of a
+            // progressive scan with means (coefficient 0) has one bit at least.
+            let least = match (self.coding, *range.start()) {
+                (Coding::Sequential, _) => 2 * blocks,
+                (_, 0) => blocks,
+                _ => 0,
+            };
+            if data.bytes.saturating_mul(8) < least {
+                return Err(format!("it ends too early: a scan has {} bytes for {blocks} blocks", data.bytes));
+            }
+            let intervals = mcus.checked_div(restart_interval).map_or(1, |_| mcus.div_ceil(restart_interval));
+            if data.restarts + 1 < intervals {
+                return Err(format!("it ends too early: a scan has {} of {intervals} restart intervals", data.restarts + 1));
+            }
+            // Refinements are bits without a code: up to one per coefficient of a run of blocks.
+            if refines && *range.start() > 0 {
+                guard += blocks.min(if restart_interval > 0 { restart_interval } else { blocks }) * COEFFICIENTS / 8;
+            }
+        }
+        self.scans += 1;
+        self.guard = (data.end, guard);
+        Ok(())
+    }
+
+    /// Whether `zune-jpeg` 0.5 decodes it right: of a sequential image with several scans, and of
+    /// one whose chroma is sampled finer than its luma, it makes something else without an error.
+    pub(super) fn is_usual(&self) -> bool {
+        let (h_max, v_max) = self.largest();
+        let powers = |component: &Component| component.horizontal.is_power_of_two() && component.vertical.is_power_of_two();
+        let sampled = self.components.iter().all(powers);
+        let luma_is_finest = self.components.first().is_some_and(|luma| (luma.horizontal, luma.vertical) == (h_max, v_max));
+        self.components.len() == 1 || (sampled && luma_is_finest && (self.coding != Coding::Sequential || self.scans == 1))
+    }
+
+    /// Whether `jpeg-decoder` 0.3 decodes it right: it scales a component by the largest factor or
+    /// not at all.
+    pub(super) fn is_scaled_plainly(&self) -> bool {
+        let (h_max, v_max) = self.largest();
+        self.components.len() == 3
+            && self
+                .components
+                .iter()
+                .all(|component| [1, h_max].contains(&component.horizontal) && [1, v_max].contains(&component.vertical))
+    }
+
+    /// The image up to its end marker, with ones behind the data of its last scan. `bytes` are those
+    /// that were surveyed.
+    pub(super) fn guarded(&self, bytes: &[u8], copy: &mut Vec<u8>) {
+        let (data, rest) = bytes[..self.end].split_at(self.guard.0);
+        copy.clear();
+        copy.extend_from_slice(data);
+        if self.coding != Coding::Other {
+            copy.extend(std::iter::repeat_n([0xff, 0], self.guard.1).flatten());
+        }
+        copy.extend_from_slice(rest);
+    }
+}
+
+/// The data of a scan.
+struct EntropyCoded {
+    /// Where they end in the file.
+    end: usize,
+    /// Bytes, without those that are stuffed and without markers.
+    bytes: usize,
+    /// Restart markers.
+    restarts: usize,
+}
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    /// The code of the next marker; whatever lies before it is skipped.
+    fn marker(&mut self) -> Result<u8, String> {
+        loop {
+            let rest = self.bytes.get(self.at..).unwrap_or_default();
+            let begin = memchr(0xff, rest).ok_or("it ends too early: it has no end marker")?;
+            let code = rest[begin..].iter().position(|&byte| byte != 0xff).ok_or("it ends too early: it has no end marker")?;
+            self.at += begin + code + 1;
+            match rest[begin + code] {
+                0 => {}
+                code => return Ok(code),
+            }
+        }
+    }
+
+    /// The content of the segment at hand.
+    fn segment(&mut self) -> Result<&'a [u8], String> {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let length = rest.first_chunk().map(|length| usize::from(u16::from_be_bytes(*length)));
+        let content = length.and_then(|length| rest.get(2..length)).ok_or("it ends too early: a segment is cut")?;
+        self.at += 2 + content.len();
+        Ok(content)
+    }
+
+    /// Reads the entropy-coded data at hand up to the next marker that is none of theirs.
+    fn entropy_coded(&mut self) -> Result<EntropyCoded, String> {
+        let mut data = EntropyCoded { end: self.at, bytes: 0, restarts: 0 };
+        loop {
+            let rest = self.bytes.get(data.end..).unwrap_or_default();
+            let begin = memchr(0xff, rest).ok_or("it ends too early: it has no end marker")?;
+            let code = rest[begin..].iter().position(|&byte| byte != 0xff).ok_or("it ends too early: it has no end marker")?;
+            data.bytes += begin;
+            match rest[begin + code] {
+                0 => data.bytes += 1,
+                0xd0..=0xd7 => data.restarts += 1,
+                _ => {
+                    data.end += begin;
+                    self.at = data.end;
+                    return Ok(data);
+                }
+            }
+            data.end += begin + code + 1;
+        }
+    }
+}

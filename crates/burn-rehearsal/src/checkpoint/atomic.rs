@@ -1,0 +1,122 @@
+//! Files that are complete or absent, whoever else writes them.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use tempfile::{Builder, NamedTempFile};
+
+/// A file that gets its name when it is complete.
+///
+/// Until then it is a temporary file of its own in the same directory, so that two processes that
+/// write the same file never write into each other's. Dropping it without
+/// [`commit`](Self::commit) removes it. A killed process leaves it behind, under a name that begins
+/// with a dot and ends with `.tmp`.
+///
+/// ```
+/// use burn_rehearsal::checkpoint::AtomicFile;
+/// use std::io::Write;
+///
+/// # let directory = tempfile::tempdir()?;
+/// let path = directory.path().join("table.csv");
+/// let mut file = AtomicFile::create(&path)?;
+/// file.as_file_mut().write_all(b"task,accuracy\n")?;
+/// assert!(!path.exists());
+/// file.commit()?;
+/// assert_eq!(std::fs::read(&path)?, b"task,accuracy\n");
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct AtomicFile {
+    file: NamedTempFile,
+    path: PathBuf,
+}
+
+impl AtomicFile {
+    /// Begins a file that will be `path`; its directory must exist.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        let mut prefix = std::ffi::OsString::from(".");
+        prefix.push(path.file_name().unwrap_or_default());
+        prefix.push(".");
+        let mut builder = Builder::new();
+        builder.prefix(&prefix).suffix(".tmp");
+        // As for any new file, what others may do with it is the business of the process's mask.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        Ok(Self { file: builder.tempfile_in(directory_of(path))?, path: path.to_path_buf() })
+    }
+
+    /// The file, open for writing.
+    pub fn as_file_mut(&mut self) -> &mut File {
+        self.file.as_file_mut()
+    }
+
+    /// Gives the file its name, in place of a file that has it, once the content is on the disk.
+    ///
+    /// # Errors
+    ///
+    /// What the system says. The temporary file is removed, and a file of that name is unchanged.
+    pub fn commit(self) -> io::Result<()> {
+        // Without it a crash of the machine may leave the new name on an empty file.
+        self.file.as_file().sync_all()?;
+        self.file.persist(&self.path)?;
+        // Makes the name survive a crash too, where directories can be opened and synchronised.
+        if cfg!(unix) {
+            let _ = File::open(directory_of(&self.path)).and_then(|directory| directory.sync_all());
+        }
+        Ok(())
+    }
+}
+
+/// Writes `bytes` to the file `path`: readers find what was there before, or all of it.
+///
+/// # Errors
+///
+/// As [`AtomicFile`]'s.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = AtomicFile::create(path)?;
+    file.as_file_mut().write_all(bytes)?;
+    file.commit()
+}
+
+/// The directory of a file; a bare name is in the current one.
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_writers_of_one_file_do_not_meet_and_leave_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let [mut first, mut second] = [(); 2].map(|()| AtomicFile::create(&path).unwrap());
+        first.as_file_mut().write_all(b"first").unwrap();
+        second.as_file_mut().write_all(b"sec").unwrap();
+        first.as_file_mut().write_all(b", and longer").unwrap();
+        first.commit().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"first, and longer");
+        second.as_file_mut().write_all(b"ond").unwrap();
+        second.commit().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"second");
+        drop(AtomicFile::create(&path).unwrap());
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn others_may_read_it_as_any_new_file() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let [plain, ours] = ["plain", "ours"].map(|name| directory.path().join(name));
+        std::fs::write(&plain, b"").unwrap();
+        write_atomically(&ours, b"").unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode();
+        assert_eq!(mode(&ours), mode(&plain));
+    }
+}
