@@ -7,9 +7,21 @@
 //! Every operation is *collective*: all ranks call the same operations in the same order. A rank that leaves (its handle is
 //! dropped, by a return, an error or a panic) while others wait for it makes their call return
 //! [`CollectiveError::PeerFailed`]; nobody hangs.
+//!
+//! # Deadlocks
+//!
+//! Ranks that wait for each other in *different* operations, of different handles, would wait for ever: a rank reduces gradients, while the other waits until its engine
+//! has exchanged rows. When no rank can move any more, all get [`CollectiveError::Deadlock`], which says which rank waits in which operation for whom: at once among
+//! threads, within six heartbeats (six seconds) over MPI. A slow rank never causes it.
+//!
+//! A rank can move as long as one of its threads can. These are the threads that own one of its handles, and a handle belongs to the thread that used it last: a
+//! duplicate to the thread that made it, the first handle of a rank to nobody until it is used, and then it counts as able to move. Such a thread waits only inside an
+//! operation, or for the answer of a thread that owns a handle itself ([`Collective::answer_requests`]). A thread that waits for anything else (a channel, a lock, another
+//! thread) counts as able to move: then there is no error. When a thread gives a handle to another one, all ranks should do so.
 #![warn(missing_docs)]
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod activity;
 mod call;
 mod check;
 mod error;
@@ -20,10 +32,12 @@ pub mod mpi;
 mod simulated;
 mod solo;
 mod sums;
+mod sync;
 mod threads;
 
+pub use activity::{Answerer, Asked, Asker};
 pub use check::check_word;
-pub use error::CollectiveError;
+pub use error::{CollectiveError, WaitingRank};
 #[cfg(feature = "mpi")]
 pub use mpi::{Mpi, MpiOptions, Reduction, run_mpi};
 #[cfg(feature = "simulated")]
@@ -99,4 +113,17 @@ pub trait Collective: Send {
 
     /// A second handle on the same ranks whose operations are independent of this one's.
     fn duplicate(&mut self) -> Result<Box<dyn Collective>, CollectiveError>;
+
+    /// Names what this handle is for in [`CollectiveError::Deadlock`], in a word. All ranks choose the same. Default: the number of the handle.
+    fn set_purpose(&mut self, purpose: &'static str) {
+        let _ = purpose;
+    }
+
+    /// From now on only a thread that answers requests uses this handle: it counts as able to move while there is a request, and as waiting for the owner of the
+    /// [`Asker`] otherwise. See the chapter on deadlocks above.
+    ///
+    /// The default, for collectives that wrap others, watches nothing.
+    fn answer_requests(&mut self) -> (Asker, Answerer) {
+        Default::default()
+    }
 }

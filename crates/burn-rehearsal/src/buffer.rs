@@ -332,16 +332,15 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     /// As [`rehearse`](Self::rehearse), of the steps so far. Whether the checkpoint came to be is what [`PendingCheckpoint::wait`] tells.
     pub fn begin_checkpoint(&self, directory: impl AsRef<Path>) -> Result<PendingCheckpoint, RehearsalError> {
         let directory = directory.as_ref().to_path_buf();
-        let (ticket, checkpoint) = PendingCheckpoint::new();
         self.lock().guarded(|state| {
             state.drain(&self.shared.config)?;
+            let (ticket, checkpoint) = PendingCheckpoint::new(state.link.another_asker());
             let pending = |parcel: &Parcel| Pending { handles: parcel.handles.clone(), columns: parcel.columns.clone() };
             let pending = state.ready.iter().map(pending).collect();
             state.link.send(Request::Save(directory, pending, ticket))?;
             state.outstanding.push_back(Awaited::Saving);
-            Ok(())
-        })?;
-        Ok(checkpoint)
+            Ok(checkpoint)
+        })
     }
 
     /// Goes on from a [checkpoint](Self::checkpoint): on as many ranks as it was written on, every later step gives the same bits as if there had been no

@@ -54,6 +54,34 @@ fn data_that_are_never_sent_are_missed() {
 }
 
 #[test]
+fn ranks_that_wait_for_each_other_in_different_operations_learn_it() {
+    for size in [2, 3] {
+        let ended = run(size, &["deadlock"]);
+        assert!(!ended.success && ended.time < BOUND, "{ended:?}");
+        let others = if size == 2 { "rank 1" } else { "ranks 1, 2" };
+        let expected = format!(
+            "no rank can go on at step 7: rank 0 waits in all_reduce to the mean of 100 values (operation 11 of the handle `gradients`) for {others}; \
+             rank 1 waits in all_gather of 3 bytes each (operation 10 of the handle `rows`) for rank 0"
+        );
+        for rank in 0..size {
+            assert!(ended.stderr.contains(&format!("rank {rank}: {expected}")), "{ended:?}");
+        }
+    }
+    // Rank 2, or 3, waits for a rank that waits itself.
+    let ended = run(4, &["deadlock-broadcast"]);
+    assert!(!ended.success && ended.time < BOUND, "{ended:?}");
+    assert!(ended.stderr.contains("no rank can go on at step 7: rank 0 waits in barrier (operation 0 of the handle `1`)"), "{ended:?}");
+}
+
+#[test]
+fn slow_ranks_are_no_deadlock() {
+    for scenario in ["deadlock-none", "slow-engine"] {
+        let ended = run(3, &[scenario]);
+        assert!(ended.success, "{scenario}: {ended:?}");
+    }
+}
+
+#[test]
 fn an_operation_may_have_a_limit() {
     fails(2, "stall", &["rank 0: progress limit failed at step 7: barrier does not end: waiting for ranks [1]"]);
 }
@@ -84,7 +112,8 @@ fn a_stopped_rank_is_named_by_those_that_wait_for_it() {
     for scenario in ["signal-exchange", "signal-reduce", "signal-between"] {
         let ended = signalled(scenario, "STOP");
         // Stopped in the middle of queueing a message in shared memory, it leaves the reader deaf to everybody.
-        let named = ["rank 1 failed or left the run at step", "no sign of life from ranks [1, 2]", "no sign of life from ranks [0, 1]"];
+        let named =
+            ["no heartbeat from rank 1 for 3s at step", "no heartbeat from ranks 1, 2 for 3s", "no heartbeat from ranks 0, 1 for 3s"];
         assert!(named.iter().any(|message| ended.stderr.contains(message)), "{scenario}: {ended:?}");
     }
 }

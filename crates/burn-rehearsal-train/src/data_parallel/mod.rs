@@ -159,10 +159,11 @@ impl<M: LearnerModel> DataParallel<M> {
     /// This rank's strategy: it trains on `device` and talks to the other ranks through `collective`, which nobody else uses.
     ///
     /// `rows` tells the number of rows of a training batch, incoming and representatives together.
-    pub fn new<F>(collective: Box<dyn Collective>, device: Device, rows: F) -> Self
+    pub fn new<F>(mut collective: Box<dyn Collective>, device: Device, rows: F) -> Self
     where
         F: Fn(&<M as TrainStep>::Input) -> usize + Send + Sync + 'static,
     {
+        collective.set_purpose("training");
         let device = if device.is_autodiff() { device } else { device.autodiff() };
         Self {
             rank: collective.rank(),

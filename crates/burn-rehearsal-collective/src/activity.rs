@@ -1,0 +1,341 @@
+//! Who could still complete a collective operation, so that a standstill is noticed.
+//!
+//! A [`World`] counts what can move:
+//!
+//! * each thread that owns a claim, unless it is known to wait. A *claim* is a handle, or an [`Asker`]; it belongs to the thread that used it last;
+//! * each first handle of a rank that nobody has used yet, since it is on its way to the thread that will use it;
+//! * each thread that answers requests, from the moment when one is made until the answers to all have been sent. Its handles do not count.
+//!
+//! A thread is known to wait inside an operation that other ranks have not entered, and in [`Asker::wait`]. Everything else counts as moving: user code, locks,
+//! channels, sleeping. So a slow rank is never taken for one that cannot move, and a wait that this module knows nothing of is not noticed. The one exception: a thread gives a
+//! used handle away and then waits, while the receiver computes. That could be mistaken only if another rank used the same handle on the thread that used it before.
+//!
+//! Whoever lets a thread go on counts it again, before that thread wakes up: the last rank that enters an operation, the end of a request. So no operation that can be
+//! completed is under way when the count is 0, and nobody can change that.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::PoisonError;
+
+use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, Ordering, ThreadId, fence, this_thread};
+
+/// The lower half of the count is what can move; the upper half says how often something began to move.
+const BEGAN: u64 = 1 << 32;
+
+type Standstill = dyn Fn(&World) + Send + Sync;
+
+/// The ranks of this process, as far as they can move.
+pub(crate) struct World {
+    count: AtomicU64,
+    /// How many claims each thread owns.
+    owners: Mutex<HashMap<ThreadId, usize>>,
+    /// Called by the thread that was the last to move.
+    standstill: Box<Standstill>,
+}
+
+impl fmt::Debug for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("World").field("movable", &self.movable()).finish_non_exhaustive()
+    }
+}
+
+impl World {
+    pub(crate) fn new(standstill: impl Fn(&Self) + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self { count: AtomicU64::new(0), owners: Mutex::new(HashMap::new()), standstill: Box::new(standstill) })
+    }
+
+    /// What can move.
+    pub(crate) fn movable(&self) -> u64 {
+        self.count.load(Ordering::SeqCst) % BEGAN
+    }
+
+    /// Which standstill this is, if nothing can move; never 0, and another number after something has moved.
+    #[cfg(feature = "mpi")]
+    pub(crate) fn standstill_number(&self) -> Option<u64> {
+        let count = self.count.load(Ordering::SeqCst);
+        (count % BEGAN == 0).then_some((count / BEGAN).max(1))
+    }
+
+    /// So many threads, handles or requests can move again.
+    pub(crate) fn begin(&self, number: usize) {
+        if number > 0 {
+            self.count.fetch_add(BEGAN + number as u64, Ordering::SeqCst);
+        }
+    }
+
+    /// One can move no more; whether it was the last. If so, call [`check`](Self::check) as soon as no lock is held.
+    #[must_use]
+    pub(crate) fn end(&self) -> bool {
+        self.count.fetch_sub(1, Ordering::SeqCst) % BEGAN == 1
+    }
+
+    /// Ends what waits, if nothing can move.
+    pub(crate) fn check(&self) {
+        (self.standstill)(self);
+    }
+
+    /// One can move no more. No lock is held.
+    fn end_and_check(&self) {
+        if self.end() {
+            self.check();
+        }
+    }
+
+    fn owners(&self) -> MutexGuard<'_, HashMap<ThreadId, usize>> {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whose move a claim is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    /// Nobody has used it: it counts by itself.
+    Nobody,
+    /// The thread that used it last.
+    Thread(ThreadId),
+    /// It does not count: whoever answers requests uses it, and they count instead.
+    Uncounted,
+}
+
+/// A means to act in operations.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    world: Arc<World>,
+    owner: Owner,
+}
+
+impl Claim {
+    pub(crate) fn new(world: Arc<World>) -> Self {
+        world.begin(1);
+        Self { world, owner: Owner::Nobody }
+    }
+
+    pub(crate) fn world(&self) -> &Arc<World> {
+        &self.world
+    }
+
+    /// The calling thread uses it now.
+    pub(crate) fn touch(&mut self) {
+        let this = Owner::Thread(this_thread());
+        if self.owner != this && self.owner != Owner::Uncounted {
+            self.give(this);
+        }
+    }
+
+    /// Only the thread that answers the requests of the result uses it from now on.
+    pub(crate) fn answer_requests(&mut self) -> (Asker, Answerer) {
+        // In this order: the asker counts before this claim does not any more.
+        let pair = Asker::new(self.world.clone());
+        self.give(Owner::Uncounted);
+        pair
+    }
+
+    fn give(&mut self, owner: Owner) {
+        // The new owner first: the calling thread can move, and the count must not say otherwise meanwhile.
+        match owner {
+            Owner::Nobody => self.world.begin(1),
+            Owner::Thread(thread) => {
+                let mut owners = self.world.owners();
+                let claims = owners.entry(thread).or_insert(0);
+                *claims += 1;
+                if *claims == 1 {
+                    self.world.begin(1);
+                }
+            }
+            Owner::Uncounted => {}
+        }
+        let last = match std::mem::replace(&mut self.owner, owner) {
+            Owner::Nobody => self.world.end(),
+            Owner::Thread(thread) => {
+                let mut owners = self.world.owners();
+                let claims = owners.get_mut(&thread).map_or(0, |claims| {
+                    *claims -= 1;
+                    *claims
+                });
+                // A thread that is known to wait keeps the claim that it waits with.
+                claims == 0 && owners.remove(&thread).is_some() && self.world.end()
+            }
+            Owner::Uncounted => false,
+        };
+        if last {
+            self.world.check();
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.give(Owner::Uncounted);
+    }
+}
+
+/// What both ends of requests share.
+#[derive(Debug)]
+struct Shared {
+    world: Arc<World>,
+    /// The request whose answer a thread waits for, counted from 1; 0 if none does.
+    awaited: AtomicU64,
+    /// Requests that are not over.
+    requests: AtomicU64,
+    /// The claim of an asker that is gone, until the thread that answers is gone, too.
+    left: Mutex<Option<Claim>>,
+}
+
+impl Shared {
+    /// A thread that waits for the answer to this request goes on; false if none does.
+    fn go_on(&self, request: u64) -> bool {
+        // Answers come in order, so nobody waits for an earlier one any more.
+        self.awaited.compare_exchange(request, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+}
+
+/// The end of a thread that has requests answered by another, which holds a handle: what it asks for, and when it waits for an answer, tells whether its rank can move.
+///
+/// Made by [`Collective::answer_requests`](crate::Collective::answer_requests). The default is that of ranks that are not watched: it does nothing.
+#[derive(Debug, Default)]
+pub struct Asker(Option<Requests>);
+
+#[derive(Debug)]
+struct Requests {
+    claim: Option<Claim>,
+    shared: Arc<Shared>,
+    asked: u64,
+    answered: u64,
+    /// Whether there is an [`Answerer`].
+    served: bool,
+}
+
+impl Asker {
+    fn new(world: Arc<World>) -> (Self, Answerer) {
+        let mut claim = Claim::new(world.clone());
+        claim.touch();
+        let shared = Arc::new(Shared { world, awaited: AtomicU64::new(0), requests: AtomicU64::new(0), left: Mutex::new(None) });
+        let answerer = Answerer(Some(shared.clone()));
+        (Self(Some(Requests { claim: Some(claim), shared, asked: 0, answered: 0, served: true })), answerer)
+    }
+
+    /// An asker of other requests, which are answered in an order of their own.
+    pub fn another(&self) -> Self {
+        let Some(requests) = &self.0 else { return Self(None) };
+        let (mut asker, _) = Self::new(requests.shared.world.clone());
+        if let Some(requests) = &mut asker.0 {
+            requests.served = false;
+        }
+        asker
+    }
+
+    /// A request that is about to be sent; its guard travels with it.
+    pub fn ask(&mut self) -> Asked {
+        let mut asked = self.announce();
+        asked.begin();
+        asked
+    }
+
+    /// Like [`ask`](Self::ask) for a request that counts elsewhere, as other requests and [work](Answerer::work).
+    pub fn announce(&mut self) -> Asked {
+        let Some(requests) = &mut self.0 else { return Asked(None) };
+        requests.touch();
+        requests.asked += 1;
+        let awaited = Some((requests.shared.clone(), requests.asked));
+        Asked(Some(Running { world: requests.shared.world.clone(), awaited, counted: false }))
+    }
+
+    /// Takes the next answer with `poll`, which does not wait, or else with `block`, which waits for it. Call it once for each request, in order.
+    pub fn wait<T>(&mut self, mut poll: impl FnMut() -> Option<T>, block: impl FnOnce() -> T) -> T {
+        let Some(requests) = &mut self.0 else { return poll().unwrap_or_else(block) };
+        requests.answered += 1;
+        if let Some(answer) = poll() {
+            return answer;
+        }
+        requests.touch();
+        let (shared, request) = (&requests.shared, requests.answered);
+        shared.awaited.store(request, Ordering::SeqCst);
+        // Either the answer is seen here, or the guard of the request sees that somebody waits.
+        fence(Ordering::SeqCst);
+        if let Some(answer) = poll() {
+            if !shared.go_on(request) {
+                // The guard has counted this thread, which had not stopped.
+                shared.world.end_and_check();
+            }
+            return answer;
+        }
+        shared.world.end_and_check();
+        let answer = block();
+        if shared.go_on(request) {
+            shared.world.begin(1);
+        }
+        answer
+    }
+}
+
+impl Requests {
+    fn touch(&mut self) {
+        if let Some(claim) = &mut self.claim {
+            claim.touch();
+        }
+    }
+}
+
+impl Drop for Requests {
+    fn drop(&mut self) {
+        // The thread that answers is about to leave, on its own account.
+        if let Some(mut claim) = self.claim.take().filter(|_| self.served) {
+            claim.give(Owner::Nobody);
+            *self.shared.left.lock().unwrap_or_else(PoisonError::into_inner) = Some(claim);
+        }
+    }
+}
+
+/// The end of the thread that answers: dropped by it after its handles, when it answers no more.
+#[derive(Debug, Default)]
+pub struct Answerer(Option<Arc<Shared>>);
+
+impl Answerer {
+    /// Work of that thread to whose end nobody waits with [`Asker::wait`].
+    pub fn work(&self) -> Asked {
+        let Some(shared) = &self.0 else { return Asked(None) };
+        let mut asked = Asked(Some(Running { world: shared.world.clone(), awaited: None, counted: false }));
+        asked.begin();
+        asked
+    }
+}
+
+/// A request that somebody works on. Dropped after its answer was sent, by the thread that answers, or in a panic.
+#[derive(Debug, Default)]
+#[must_use = "the request is over when it is dropped"]
+pub struct Asked(Option<Running>);
+
+#[derive(Debug)]
+struct Running {
+    world: Arc<World>,
+    /// Who may wait for the answer, and the number of the request there.
+    awaited: Option<(Arc<Shared>, u64)>,
+    counted: bool,
+}
+
+impl Asked {
+    /// Somebody works on it from now on. Called by a thread that can move.
+    fn begin(&mut self) {
+        let Some(Running { world, awaited, counted }) = &mut self.0 else { return };
+        *counted = true;
+        world.begin(1);
+        // Who answers counts once, whatever the number of requests.
+        if awaited.as_ref().is_some_and(|(shared, _)| shared.requests.fetch_add(1, Ordering::SeqCst) > 0) {
+            world.end_and_check();
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        fence(Ordering::SeqCst);
+        let goes_on = self.awaited.as_ref().is_some_and(|(shared, number)| shared.go_on(*number));
+        let last = || self.awaited.as_ref().is_none_or(|(shared, _)| shared.requests.fetch_sub(1, Ordering::SeqCst) == 1);
+        match (goes_on, self.counted && last()) {
+            // The asker moves instead of who answered.
+            (true, true) | (false, false) => {}
+            (true, false) => self.world.begin(1),
+            (false, true) => self.world.end_and_check(),
+        }
+    }
+}
