@@ -1,17 +1,22 @@
-//! Who could still complete a collective operation, so that a standstill is noticed.
+//! Detects that no rank can go on.
 //!
-//! A [`World`] counts what can move:
+//! A [`World`] counts what can move in this process:
 //!
-//! * each thread that owns a claim, unless it is known to wait. A *claim* is a handle, or an [`Asker`]; it belongs to the thread that used it last;
-//! * each first handle of a rank that nobody has used yet, since it is on its way to the thread that will use it;
-//! * each thread that answers requests, from the moment when one is made until the answers to all have been sent. Its handles do not count.
+//! * a thread that owns a claim, unless it is known to wait. A *claim* is a handle or an [`Asker`].
+//!   It belongs to the thread that used it last.
+//! * the first handle of a rank before anybody has used it: it is on its way to the thread that
+//!   will.
+//! * a thread that answers requests, from the first request until all answers have been sent. Its
+//!   handles do not count.
 //!
-//! A thread is known to wait inside an operation that other ranks have not entered, and in [`Asker::wait`]. Everything else counts as moving: user code, locks,
-//! channels, sleeping. So a slow rank is never taken for one that cannot move, and a wait that this module knows nothing of is not noticed. The one exception: a thread gives a
-//! used handle away and then waits, while the receiver computes. That could be mistaken only if another rank used the same handle on the thread that used it before.
+//! A thread is known to wait inside an operation that other ranks have not entered, and in
+//! [`Asker::wait`]. In all other code it counts: user code, locks, channels, sleep. So a slow rank
+//! is never reported, and a wait outside of this crate hides a deadlock. One program can be
+//! reported by mistake: a thread gives a used handle away and waits, the receiver computes, and
+//! another rank uses the same handle on the thread that used it before.
 //!
-//! Whoever lets a thread go on counts it again, before that thread wakes up: the last rank that enters an operation, the end of a request. So no operation that can be
-//! completed is under way when the count is 0, and nobody can change that.
+//! The thread that ends a wait counts the waiting thread again, before that thread wakes up. So
+//! when the count is 0, no operation in progress can be completed, and nothing can change that.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,7 +24,8 @@ use std::sync::PoisonError;
 
 use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, Ordering, ThreadId, fence, this_thread};
 
-/// The lower half of the count is what can move; the upper half says how often something began to move.
+/// The lower half of the count is what can move. The upper half counts how often something began to
+/// move.
 const BEGAN: u64 = 1 << 32;
 
 type Standstill = dyn Fn(&World) + Send + Sync;
@@ -49,11 +55,12 @@ impl World {
         self.count.load(Ordering::SeqCst) % BEGAN
     }
 
-    /// Which standstill this is, if nothing can move; never 0, and another number after something has moved.
+    /// The number of the standstill, if nothing can move. Never 0. It changes when something has
+    /// moved.
     #[cfg(feature = "mpi")]
     pub(crate) fn standstill_number(&self) -> Option<u64> {
         let count = self.count.load(Ordering::SeqCst);
-        (count % BEGAN == 0).then_some((count / BEGAN).max(1))
+        count.is_multiple_of(BEGAN).then_some((count / BEGAN).max(1))
     }
 
     /// So many threads, handles or requests can move again.
@@ -63,7 +70,8 @@ impl World {
         }
     }
 
-    /// One can move no more; whether it was the last. If so, call [`check`](Self::check) as soon as no lock is held.
+    /// One can move no more. Returns true if it was the last: then call [`check`](Self::check)
+    /// without holding a lock.
     #[must_use]
     pub(crate) fn end(&self) -> bool {
         self.count.fetch_sub(1, Ordering::SeqCst) % BEGAN == 1
@@ -131,7 +139,7 @@ impl Claim {
     }
 
     fn give(&mut self, owner: Owner) {
-        // The new owner first: the calling thread can move, and the count must not say otherwise meanwhile.
+        // The new owner first, so that the count is not 0 in between: the calling thread can move.
         match owner {
             Owner::Nobody => self.world.begin(1),
             Owner::Thread(thread) => {
@@ -189,9 +197,10 @@ impl Shared {
     }
 }
 
-/// The end of a thread that has requests answered by another, which holds a handle: what it asks for, and when it waits for an answer, tells whether its rank can move.
+/// Held by a thread that sends requests to a thread with a handle, for the detection of deadlocks.
 ///
-/// Made by [`Collective::answer_requests`](crate::Collective::answer_requests). The default is that of ranks that are not watched: it does nothing.
+/// Returned by [`Collective::answer_requests`](crate::Collective::answer_requests). The default
+/// does nothing, for ranks that are not watched.
 #[derive(Debug, Default)]
 pub struct Asker(Option<Requests>);
 
@@ -214,7 +223,7 @@ impl Asker {
         (Self(Some(Requests { claim: Some(claim), shared, asked: 0, answered: 0, served: true })), answerer)
     }
 
-    /// An asker of other requests, which are answered in an order of their own.
+    /// An asker for other requests, which are answered in an order of their own.
     pub fn another(&self) -> Self {
         let Some(requests) = &self.0 else { return Self(None) };
         let (mut asker, _) = Self::new(requests.shared.world.clone());
@@ -224,14 +233,14 @@ impl Asker {
         asker
     }
 
-    /// A request that is about to be sent; its guard travels with it.
+    /// Call it before a request is sent. The guard travels with the request.
     pub fn ask(&mut self) -> Asked {
         let mut asked = self.announce();
         asked.begin();
         asked
     }
 
-    /// Like [`ask`](Self::ask) for a request that counts elsewhere, as other requests and [work](Answerer::work).
+    /// Like [`ask`](Self::ask), for a request that is answered by threads that count already.
     pub fn announce(&mut self) -> Asked {
         let Some(requests) = &mut self.0 else { return Asked(None) };
         requests.touch();
@@ -240,7 +249,8 @@ impl Asker {
         Asked(Some(Running { world: requests.shared.world.clone(), awaited, counted: false }))
     }
 
-    /// Takes the next answer with `poll`, which does not wait, or else with `block`, which waits for it. Call it once for each request, in order.
+    /// Takes the next answer: with `poll` if it is there, otherwise with `block`, which waits for
+    /// it. Call it once per request, in order.
     pub fn wait<T>(&mut self, mut poll: impl FnMut() -> Option<T>, block: impl FnOnce() -> T) -> T {
         let Some(requests) = &mut self.0 else { return poll().unwrap_or_else(block) };
         requests.answered += 1;
@@ -250,7 +260,7 @@ impl Asker {
         requests.touch();
         let (shared, request) = (&requests.shared, requests.answered);
         shared.awaited.store(request, Ordering::SeqCst);
-        // Either the answer is seen here, or the guard of the request sees that somebody waits.
+        // Either this thread sees the answer, or the guard of the request sees this thread wait.
         fence(Ordering::SeqCst);
         if let Some(answer) = poll() {
             if !shared.go_on(request) {
@@ -286,12 +296,12 @@ impl Drop for Requests {
     }
 }
 
-/// The end of the thread that answers: dropped by it after its handles, when it answers no more.
+/// Held by the thread that answers requests. Drop it after the handles of that thread.
 #[derive(Debug, Default)]
 pub struct Answerer(Option<Arc<Shared>>);
 
 impl Answerer {
-    /// Work of that thread to whose end nobody waits with [`Asker::wait`].
+    /// Work of this thread that no [`Asker`] waits for.
     pub fn work(&self) -> Asked {
         let Some(shared) = &self.0 else { return Asked(None) };
         let mut asked = Asked(Some(Running { world: shared.world.clone(), awaited: None, counted: false }));
@@ -300,7 +310,7 @@ impl Answerer {
     }
 }
 
-/// A request that somebody works on. Dropped after its answer was sent, by the thread that answers, or in a panic.
+/// The guard of a request. The thread that answers drops it after it has sent the answer.
 #[derive(Debug, Default)]
 #[must_use = "the request is over when it is dropped"]
 pub struct Asked(Option<Running>);
@@ -319,7 +329,7 @@ impl Asked {
         let Some(Running { world, awaited, counted }) = &mut self.0 else { return };
         *counted = true;
         world.begin(1);
-        // Who answers counts once, whatever the number of requests.
+        // The thread that answers counts once, whatever the number of requests.
         if awaited.as_ref().is_some_and(|(shared, _)| shared.requests.fetch_add(1, Ordering::SeqCst) > 0) {
             world.end_and_check();
         }

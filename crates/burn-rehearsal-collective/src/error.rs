@@ -14,7 +14,8 @@ pub enum CollectiveError {
         /// The training step of the rank that reports it, see [`Collective::set_step`](crate::Collective::set_step).
         step: u64,
     },
-    /// Ranks that this one waited for send no heartbeat any more, although they have not left: they were stopped, or their machines are gone. Over MPI only.
+    /// Ranks that this one waited for have stopped sending heartbeats: their processes were
+    /// stopped, or their machines are gone. Over MPI only.
     #[error("no heartbeat from {} for {limit:?} at step {step}", list(ranks))]
     Silent {
         /// The ranks, in order.
@@ -24,7 +25,7 @@ pub enum CollectiveError {
         /// How long nothing came from them.
         limit: Duration,
     },
-    /// Ranks wait in operations of different handles, and none can go on; all ranks get the same error.
+    /// Ranks wait for each other in operations of different handles. All ranks get the same error.
     #[error("no rank can go on at step {step}: {}", waiting.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Deadlock {
         /// The training step of the rank that reports it.
@@ -70,7 +71,8 @@ pub struct WaitingRank {
     pub call: String,
     /// The number of the operation on its handle, from 0.
     pub operation: u64,
-    /// What the handle is for, see [`Collective::set_purpose`](crate::Collective::set_purpose); its number if nobody has said so.
+    /// What the handle is for, see [`Collective::set_purpose`](crate::Collective::set_purpose);
+    /// otherwise its number.
     pub handle: String,
     /// The ranks that have not called it.
     pub missing: Vec<usize>,

@@ -10,14 +10,18 @@
 //!
 //! # Deadlocks
 //!
-//! Ranks that wait for each other in *different* operations, of different handles, would wait for ever: a rank reduces gradients, while the other waits until its engine
-//! has exchanged rows. When no rank can move any more, all get [`CollectiveError::Deadlock`], which says which rank waits in which operation for whom: at once among
-//! threads, within six heartbeats (six seconds) over MPI. A slow rank never causes it.
+//! Ranks can wait for each other in operations of *different* handles: one rank reduces gradients
+//! while the other waits for its engine, which exchanges rows. When no rank can go on, all ranks
+//! get [`CollectiveError::Deadlock`], which names the operation of each rank and the ranks it waits
+//! for: at once among threads, within six heartbeats (six seconds) over MPI. A slow rank never
+//! causes it.
 //!
-//! A rank can move as long as one of its threads can. These are the threads that own one of its handles, and a handle belongs to the thread that used it last: a
-//! duplicate to the thread that made it, the first handle of a rank to nobody until it is used, and then it counts as able to move. Such a thread waits only inside an
-//! operation, or for the answer of a thread that owns a handle itself ([`Collective::answer_requests`]). A thread that waits for anything else (a channel, a lock, another
-//! thread) counts as able to move: then there is no error. When a thread gives a handle to another one, all ranks should do so.
+//! A rank can go on as long as one of its threads can. These are the threads that own a handle. A
+//! handle belongs to the thread that used it last, and a new duplicate to the thread that made it.
+//! Such a thread waits only inside an operation, or for a thread that answers requests
+//! ([`Collective::answer_requests`]). A thread that waits for anything else (a channel, a lock,
+//! another thread) counts as able to go on: such a deadlock is not detected. When a thread hands a
+//! handle to another thread, all ranks should do so.
 #![warn(missing_docs)]
 #![deny(unsafe_op_in_unsafe_fn)]
 
@@ -114,15 +118,17 @@ pub trait Collective: Send {
     /// A second handle on the same ranks whose operations are independent of this one's.
     fn duplicate(&mut self) -> Result<Box<dyn Collective>, CollectiveError>;
 
-    /// Names what this handle is for in [`CollectiveError::Deadlock`], in a word. All ranks choose the same. Default: the number of the handle.
+    /// Names the purpose of this handle in one word, for [`CollectiveError::Deadlock`]. All ranks
+    /// use the same. Default: the number of the handle.
     fn set_purpose(&mut self, purpose: &'static str) {
         let _ = purpose;
     }
 
-    /// From now on only a thread that answers requests uses this handle: it counts as able to move while there is a request, and as waiting for the owner of the
-    /// [`Asker`] otherwise. See the chapter on deadlocks above.
+    /// Declares that from now on only a thread that answers requests uses this handle, so that a
+    /// deadlock is detected while it waits for requests.
     ///
-    /// The default, for collectives that wrap others, watches nothing.
+    /// The thread that sends requests keeps the [`Asker`], and the thread that answers keeps the
+    /// [`Answerer`]. The default does nothing: it is for collectives that wrap another one.
     fn answer_requests(&mut self) -> (Asker, Answerer) {
         Default::default()
     }

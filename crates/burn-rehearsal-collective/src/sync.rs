@@ -1,4 +1,5 @@
-//! What threads share: the standard library's locks and counters, or loom's, with which a test goes through every order of the threads' turns.
+//! What threads share: the standard library's locks and counters, or loom's, with which a test goes
+//! through every order of the threads' turns.
 
 #[cfg(all(test, loom))]
 pub(crate) use loom::sync::atomic::{AtomicU64, Ordering, fence};

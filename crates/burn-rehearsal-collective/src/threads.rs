@@ -22,7 +22,8 @@
 //!   gate A.
 //! * A gate counts rounds, and a waiting rank first asks whether its own round has passed, then whether there is a failure. So a rank that
 //!   returns and leaves at once does not disturb those who have not yet woken up from the same operation.
-//! * Ranks may wait at the gates A of different handles for each other. The thread that waits last notices that no other can move, and all gates fail ([`deadlock`]).
+//! * Ranks may wait for each other at the gates A of different handles. The last thread that begins
+//!   to wait notices it, and all gates fail ([`deadlock`]).
 
 mod board;
 mod deadlock;

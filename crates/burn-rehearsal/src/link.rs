@@ -93,7 +93,8 @@ impl Link {
         }
     }
 
-    /// For what the engine lets other threads answer. Without a thread of its own it is not watched.
+    /// An asker for what other threads of the engine answer. Of an inline engine, it is not
+    /// watched.
     pub(crate) fn another_asker(&self) -> Asker {
         match self {
             Self::Background(link) => link.asker.another(),
@@ -137,7 +138,8 @@ impl Serve for Engine {
     }
 }
 
-/// Answers requests until nobody can send any more; without a listener, too. The answerer comes before the server, so that it is dropped after the server's handles.
+/// Answers requests until nobody can send any more; without a listener, too. The answerer is an
+/// earlier parameter than the server, so it is dropped after the handles.
 fn serve(inbox: &Inbox, outbox: &SyncSender<Answer>, mut rhythm: Rhythm, _answerer: Answerer, mut server: impl Serve) {
     while let Some(Sent { request, asked }) = server.work(inbox).or_else(|| next(inbox, &rhythm)) {
         let sent = if let Request::Rows(offer) = &request { Some(offer.sent) } else { None };

@@ -30,7 +30,8 @@ pub(super) struct Standstill {
 /// What one rank tells another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Notice {
-    /// The heartbeat: its number, the receiver's last one, and which standstill the sender is in (0: it can move).
+    /// The heartbeat: its number, the receiver's last one, and the sender's standstill (0: it can
+    /// move).
     Alive { beat: u64, echo: u64, standstill: u64 },
     /// Before a heartbeat from a rank in which nothing can move: one of its handles.
     Standstill(Standstill),

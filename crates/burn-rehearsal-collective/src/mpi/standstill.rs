@@ -1,8 +1,11 @@
-//! Whether all ranks wait for each other in different operations, as far as this rank knows.
+//! Detects that all ranks wait for each other in different operations.
 //!
-//! A rank in which nothing can move says so with each heartbeat: the number of its standstill, which is another one as soon as something has moved, and before it, for each
-//! handle, the next operation and the one that it waits in. An operation cannot be completed if it waits for a rank that has not begun it, or for one that itself waits there
-//! in vain. If that is so for all operations of all ranks, and every rank has confirmed its standstill after having heard of this, nobody can have moved in between, and nobody will.
+//! A rank in which nothing can move says so with each heartbeat: the number of its standstill,
+//! which changes when something moves, and for each handle the next operation and the one that it
+//! waits in. An operation cannot be completed if it waits for a rank that has not begun it, or for
+//! one that itself waits there in vain. If this holds for all operations of all ranks, and every
+//! rank then confirms its standstill in answer to a later heartbeat, nothing has moved in between,
+//! and nothing will.
 
 use super::notice::{Handle, Standstill};
 use crate::WaitingRank;
@@ -47,7 +50,8 @@ pub(super) struct Standstills {
     said: Vec<Said>,
     /// This rank's heartbeats so far.
     beat: u64,
-    /// A deadlock that the ranks have yet to confirm: the heartbeat that follows it, and everybody's standstills.
+    /// A deadlock to be confirmed: this rank's next heartbeat at that time, and the standstills of
+    /// all ranks.
     suspicion: Option<(u64, Vec<u64>)>,
 }
 
@@ -96,7 +100,7 @@ impl Standstills {
         self.said[peer].parted = true;
     }
 
-    /// What is so on this rank: the number of its standstill, and its handles. `pending` gives the ranks that the operation of a handle waits for.
+    /// Sets this rank's standstill and handles, each with the ranks that its operation waits for.
     pub(super) fn set_own(&mut self, standstill: Option<u64>, handles: impl Iterator<Item = (Handle, Vec<usize>)>) {
         let Self { rank, said, .. } = self;
         let (rank, said) = (*rank, &mut *said);
@@ -191,7 +195,8 @@ mod tests {
             Self([Standstills::new(0, 2), Standstills::new(1, 2)])
         }
 
-        /// Each rank looks at itself, and sends its heartbeat; whether it is certain of a deadlock before.
+        /// Each rank looks at itself and sends its heartbeat. Returns which ranks are certain of a
+        /// deadlock.
         fn beat(&mut self, standstills: [Option<u64>; 2], handles: [[Handle; 2]; 2]) -> [bool; 2] {
             let mut certain = [false; 2];
             for rank in 0..2 {
@@ -208,7 +213,8 @@ mod tests {
         }
     }
 
-    /// Rank 0 waits in the gradients' operation 4 for rank 1, which waits for rank 0 in the rows' operation 7.
+    /// Rank 0 waits in the gradients' operation 4 for rank 1, which waits for rank 0 in the rows'
+    /// operation 7.
     const CROSSED: fn() -> [[Handle; 2]; 2] =
         || [[handle(GRADIENTS, 5, true), handle(ROWS, 7, false)], [handle(GRADIENTS, 4, false), handle(ROWS, 8, true)]];
 

@@ -8,7 +8,8 @@ use crate::sync::{Arc, Mutex, MutexGuard};
 
 /// The gates of all handles of a world.
 ///
-/// Whoever locks several gates has locked this list before, and nobody locks it while holding a gate.
+/// Whoever locks several gates has locked this list before, and nobody locks it while holding a
+/// gate.
 #[derive(Debug, Default)]
 pub(super) struct Gates {
     gates: Mutex<Numbered>,

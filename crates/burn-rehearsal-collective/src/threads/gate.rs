@@ -66,7 +66,8 @@ impl Gate {
         self.lock().purpose = Some(purpose);
     }
 
-    /// Marks `rank` as gone and wakes whoever waits for it. The first failure is the one that is reported.
+    /// Marks `rank` as gone and wakes whoever waits for it. The first failure is the one that is
+    /// reported.
     pub(super) fn leave(&self, rank: usize, world: &World) {
         let mut state = self.lock();
         state.left += 1;

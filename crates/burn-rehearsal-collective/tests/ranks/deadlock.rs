@@ -1,4 +1,5 @@
-//! Ranks that wait in different operations learn at once that none can go on; ranks that are slow do not.
+//! Ranks that wait in different operations learn at once that none can go on; ranks that are slow
+//! do not.
 
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread;
@@ -255,7 +256,8 @@ fn an_engine_whose_rank_returns_early_is_a_peer_that_has_left() {
     });
 }
 
-/// Rounds and sums of several ranks, waited for up to two steps later, until one rank leaves out a round, if any does.
+/// Rounds and sums of several ranks, waited for up to two steps later, until one rank leaves out a
+/// round, if any does.
 fn random_steps(size: usize, seed: usize, left_out: Option<(usize, usize)>) -> Vec<Result<(), RankFailure<CollectiveError>>> {
     run_threads(size, |mut gradients| {
         let rank = gradients.rank();

@@ -86,7 +86,8 @@ impl Writer {
         let (rows, inbox) = channel();
         let (outbox, room) = channel();
         (0..ROOM).try_for_each(|_| outbox.send(Piece::new())).map_err(|_| RehearsalError::EngineGone)?;
-        // This rank can move while the thread writes. Between two checkpoints nobody uses the handle.
+        // This rank can go on while the thread writes. Between two checkpoints, nobody uses the
+        // handle.
         let (_, answerer) = job.collective.answer_requests();
         let work = answerer.work();
         let thread = std::thread::Builder::new()

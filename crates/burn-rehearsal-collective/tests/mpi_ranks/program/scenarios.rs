@@ -250,7 +250,8 @@ fn deadlock(mut gradients: Mpi, leaves_out: bool) -> Result<(), CollectiveError>
     Ok(())
 }
 
-/// Every rank waits for rank 1, which is slow in all places in which a rank may be, far longer than a deadlock takes to be noticed.
+/// Every rank waits for rank 1, which is slow in all places in which a rank may be, far longer than
+/// a deadlock takes to be noticed.
 fn slow_engine(mut gradients: Mpi) -> Result<(), CollectiveError> {
     let slow = Duration::from_secs(if gradients.rank() == 1 { 6 } else { 0 });
     let mut engine = Engine::new(&mut gradients)?;
