@@ -2,7 +2,7 @@
 //! do not.
 
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use burn_rehearsal_collective::{Asked, Asker, Collective, CollectiveError, RankFailure, ReduceOp, Threads, WaitingRank, run_threads};
@@ -15,8 +15,10 @@ type Answer = Result<(), CollectiveError>;
 /// A thread that gathers when it is asked, as the engine of a buffer does.
 struct Engine {
     asker: Asker,
-    requests: Sender<(Duration, Asked)>,
+    /// `None` when it is dropped.
+    requests: Option<Sender<(Duration, Asked)>>,
     answers: Receiver<Answer>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Engine {
@@ -26,7 +28,7 @@ impl Engine {
         let (asker, answerer) = handle.answer_requests();
         let (requests, inbox) = channel::<(Duration, Asked)>();
         let (outbox, answers) = channel();
-        thread::spawn(move || {
+        let thread = thread::spawn(move || {
             let mut all = vec![0; 3 * handle.size()];
             for (pause, asked) in inbox {
                 thread::sleep(pause);
@@ -37,13 +39,13 @@ impl Engine {
             drop(handle);
             drop(answerer);
         });
-        Ok(Self { asker, requests, answers })
+        Ok(Self { asker, requests: Some(requests), answers, thread: Some(thread) })
     }
 
     /// Asks for a round, on which the engine begins after a pause.
     fn ask(&mut self, pause: Duration) {
         let asked = self.asker.ask();
-        self.requests.send((pause, asked)).unwrap();
+        self.requests.as_ref().unwrap().send((pause, asked)).unwrap();
     }
 
     fn wait(&mut self) -> Answer {
@@ -54,6 +56,14 @@ impl Engine {
             Err(TryRecvError::Disconnected) => panic!("the engine is gone"),
         };
         asker.wait(poll, || answers.recv().unwrap())
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.requests = None;
+        // No thread outlives its test.
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
