@@ -382,6 +382,12 @@ mod tests {
     }
 
     #[test]
+    fn the_rank_of_a_process_is_named_by_whoever_prints_its_error() {
+        let error = AppError::on_own_rank(ExperimentError::Data("the file a.jpg".into()));
+        assert_eq!(error.to_string(), "the file a.jpg");
+    }
+
+    #[test]
     fn a_panic_explains_more_than_those_who_noticed_it() {
         let noticed = RankFailure::Error { rank: 0, error: CollectiveError::PeerFailed { rank: 1, step: 0 }.into() };
         let panic = RankFailure::Panic { rank: 1, message: "index out of bounds".into() };

@@ -315,7 +315,10 @@ impl Service {
             let pending = if call.is_some() { endpoint.pending_ranks() } else { Vec::new() };
             (Handle { group: endpoint.group, next: endpoint.next, call, blocker: None }, pending)
         });
-        watch.standstills.set_own(world.standstill_number(), handles);
+        // A thread that has yet to take its answer is about to move.
+        let answered = endpoints.iter().any(|endpoint| endpoint.answer.is_some());
+        let standstill = world.standstill_number().filter(|_| !answered);
+        watch.standstills.set_own(standstill, handles);
         watch.standstills.is_deadlock()
     }
 

@@ -28,6 +28,12 @@ fn an_error_ends_the_run_and_the_others_name_the_rank_and_the_step() {
 }
 
 #[test]
+fn an_error_that_names_its_rank_is_reported_with_one_name() {
+    let ended = run(2, &["named-error"]);
+    assert!(ended.stderr.lines().any(|line| line == "rank 1: cannot read shard 3"), "{ended:?}");
+}
+
+#[test]
 fn an_invalid_argument_is_reported_where_it_was_made_and_ends_the_others_calls() {
     let invalid = "rank 1: invalid argument: rank 1, broadcast: root 9 is not a rank of a world of 2";
     fails(2, "invalid", &[invalid, "rank 0: rank 1 failed or left the run at step 7"]);

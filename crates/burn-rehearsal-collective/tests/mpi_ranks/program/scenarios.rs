@@ -22,12 +22,13 @@ pub(crate) fn run(scenario: &str, mut ranks: Mpi) -> Outcome {
         "duplicates" => duplicates(ranks)?,
         "panic" if rank == 1 => panic!("row 5 is missing"),
         "error" if rank == 1 => return Err("cannot read shard 3".into()),
+        "named-error" if rank == 1 => return Err("rank 1: cannot read shard 3".into()),
         "invalid" if rank == 1 => return Ok(ranks.broadcast(&mut [], 9)?),
         "leave" if rank == 1 => {
             drop(ranks);
             thread::sleep(Duration::from_secs(20));
         }
-        "panic" | "error" | "invalid" | "leave" => forever(|| ranks.all_reduce(&mut [1.0; 10], ReduceOp::Sum))?,
+        "panic" | "error" | "named-error" | "invalid" | "leave" => forever(|| ranks.all_reduce(&mut [1.0; 10], ReduceOp::Sum))?,
         "calls" if rank == 1 => ranks.barrier()?,
         "calls" => ranks.all_gather(&[1; 5], &mut vec![0; 5 * ranks.size()])?,
         "lengths" => ranks.all_gather(&vec![1; 4 + rank], &mut vec![0; (4 + rank) * ranks.size()])?,
