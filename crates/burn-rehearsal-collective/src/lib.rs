@@ -78,17 +78,28 @@ pub struct Incoming<'a> {
 
 /// One rank's end of a group of ranks that act together.
 ///
-/// All methods but [`rank`](Self::rank), [`size`](Self::size) and [`set_step`](Self::set_step) are collective: they return on a rank
-/// only with the help of all others, and all ranks must call them in the same order with compatible arguments. A handle does one
-/// operation at a time; for independent streams of operations (gradients and rows), [`duplicate`](Self::duplicate) it.
+/// All methods are collective, except [`rank`](Self::rank), [`size`](Self::size),
+/// [`set_step`](Self::set_step), [`set_purpose`](Self::set_purpose) and
+/// [`answer_requests`](Self::answer_requests): they return on a rank only with the help of all
+/// others, and all ranks must call them in the same order with compatible arguments. A handle does
+/// one operation at a time; for independent streams of operations (gradients and rows),
+/// [`duplicate`](Self::duplicate) it.
 ///
 /// # Errors
 ///
-/// Every collective method returns [`CollectiveError::PeerFailed`] when a rank it waits for has left, and
-/// [`CollectiveError::Mismatch`] when the ranks disagree about the operation or its sizes, and
-/// [`CollectiveError::InvalidArgument`] when one rank's argument fits no call (its message says which rank). Among threads both reach
-/// all ranks, and then no data has moved; over MPI the ranks that are not to blame may get `PeerFailed` instead, and may have received
-/// data. [`CollectiveError::Transport`] is a failure of the library below. After an error the handle is poisoned: later calls return the same error.
+/// Every collective method returns
+///
+/// * [`CollectiveError::PeerFailed`] when a rank it waits for has left,
+/// * [`CollectiveError::Silent`] when ranks it waits for send no heartbeat (over MPI),
+/// * [`CollectiveError::Mismatch`] when the ranks disagree about the operation or its sizes,
+/// * [`CollectiveError::InvalidArgument`] when one rank's argument fits no call (its message says
+///   which rank),
+/// * [`CollectiveError::Deadlock`] when no rank can go on,
+/// * [`CollectiveError::Transport`] when the library below fails.
+///
+/// Among threads, a mismatch and an invalid argument reach all ranks, and then no data has moved.
+/// Over MPI the ranks that are not to blame may get `PeerFailed` instead, and may have received
+/// data. After an error the handle is poisoned: later calls return the same error.
 pub trait Collective: Send {
     /// This rank, in `0..size`.
     fn rank(&self) -> usize;
