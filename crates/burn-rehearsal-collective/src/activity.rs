@@ -190,9 +190,21 @@ struct Shared {
 }
 
 impl Shared {
-    /// A thread that waits for the answer to this request goes on; false if none does.
-    fn go_on(&self, request: u64) -> bool {
-        // Answers come in order, so nobody waits for an earlier one any more.
+    /// Counts the thread that waits for the answer to this request, if one does and nobody has
+    /// counted it yet.
+    fn go_on(&self, request: u64) {
+        if self.awaited.load(Ordering::SeqCst) != request {
+            return;
+        }
+        // First: as soon as this is no longer awaited, the thread may stop again.
+        self.world.begin(1);
+        if !self.take_awaited(request) {
+            self.world.end_and_check();
+        }
+    }
+
+    /// Nobody waits for the answer to this request any more; false if nobody did.
+    fn take_awaited(&self, request: u64) -> bool {
         self.awaited.compare_exchange(request, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 }
@@ -263,7 +275,7 @@ impl Asker {
         // Either this thread sees the answer, or the guard of the request sees this thread wait.
         fence(Ordering::SeqCst);
         if let Some(answer) = poll() {
-            if !shared.go_on(request) {
+            if !shared.take_awaited(request) {
                 // The guard has counted this thread, which had not stopped.
                 shared.world.end_and_check();
             }
@@ -271,9 +283,7 @@ impl Asker {
         }
         shared.world.end_and_check();
         let answer = block();
-        if shared.go_on(request) {
-            shared.world.begin(1);
-        }
+        shared.go_on(request);
         answer
     }
 }
@@ -339,13 +349,16 @@ impl Asked {
 impl Drop for Running {
     fn drop(&mut self) {
         fence(Ordering::SeqCst);
-        let goes_on = self.awaited.as_ref().is_some_and(|(shared, number)| shared.go_on(*number));
-        let last = || self.awaited.as_ref().is_none_or(|(shared, _)| shared.requests.fetch_sub(1, Ordering::SeqCst) == 1);
-        match (goes_on, self.counted && last()) {
-            // The asker moves instead of who answered.
-            (true, true) | (false, false) => {}
-            (true, false) => self.world.begin(1),
-            (false, true) => self.world.end_and_check(),
+        // The asker before the thread that answers, so that the count is not 0 in between.
+        let last = match &self.awaited {
+            Some((shared, number)) => {
+                shared.go_on(*number);
+                self.counted && shared.requests.fetch_sub(1, Ordering::SeqCst) == 1
+            }
+            None => self.counted,
+        };
+        if last {
+            self.world.end_and_check();
         }
     }
 }

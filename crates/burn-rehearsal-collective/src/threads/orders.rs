@@ -10,13 +10,14 @@
 use loom::cell::UnsafeCell;
 use loom::model::Builder;
 use loom::sync::Arc as Shared;
+use loom::sync::mpsc::channel;
 use loom::thread;
 
 use super::Threads;
 use super::board::Offer;
 use super::gate::{Entrance, Gate};
 use super::moves::Address;
-use crate::activity::{Answerer, Asker, World};
+use crate::activity::{Answerer, Asked, Asker, Claim, World};
 use crate::call::Call;
 use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp};
@@ -274,5 +275,36 @@ fn a_rank_whose_engine_is_not_asked_or_waits_cannot_go_on() {
         } else {
             assert!(is_deadlock(&first.barrier()));
         }
+    });
+}
+
+#[test]
+fn an_asker_or_its_engine_can_always_go_on() {
+    let mut model = Builder::new();
+    model.preemption_bound = Some(4);
+    model.check(|| {
+        let world = World::new(|_| panic!("the asker or the engine can go on"));
+        let mut handle = Claim::new(world.clone());
+        let (mut asker, answerer) = handle.answer_requests();
+        let (requests, inbox) = channel::<Asked>();
+        let (outbox, answers) = channel();
+        let engine = thread::spawn(move || {
+            // loom's channels do not tell that the other end is gone.
+            for _ in 0..2 {
+                let asked = inbox.recv().unwrap();
+                outbox.send(()).unwrap();
+                drop(asked);
+            }
+            drop(handle);
+            drop(answerer);
+        });
+        for _ in 0..2 {
+            requests.send(asker.ask()).unwrap();
+            asker.wait(|| answers.try_recv().ok(), || answers.recv().unwrap());
+        }
+        // The end of both is not what this is about.
+        world.begin(1);
+        drop((requests, asker));
+        engine.join().unwrap();
     });
 }
