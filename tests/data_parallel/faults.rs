@@ -4,9 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use burn_rehearsal_collective::{CollectiveError, Disturbance, Fault, FaultKind, RankFailure, run_simulated};
-use burn_rehearsal_tests::watchdog;
-use burn_rehearsal_train::data_parallel::DataParallelError;
+use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
+use burn::data::dataset::DatasetError;
+use burn::tensor::Device;
+use burn::train::SupervisedTraining;
+use burn_rehearsal::RehearsalBuffer;
+use burn_rehearsal_collective::{Collective, CollectiveError, Disturbance, Fault, FaultKind, RankFailure, run_simulated};
+use burn_rehearsal_tests::{Mixed, batch, config, fresh, watchdog};
+use burn_rehearsal_train::data_parallel::{DataParallelError, quiet};
 
 use crate::equivalent::steps;
 use crate::harness::*;
@@ -18,7 +23,7 @@ fn learn(size: usize, epochs: usize, disturbance: &Disturbance) -> Vec<Result<Le
     let _watchdog = watchdog();
     let scripts = deal(&steps(), size);
     run_simulated(size, disturbance, |link| {
-        let script = &scripts[burn_rehearsal_collective::Collective::rank(&link)];
+        let script = &scripts[link.rank()];
         let outcome = launch(&Arc::new(strategy_on(Box::new(link))), training(script, Vec::new()).num_epochs(epochs), learner(1));
         let values = outcome.values();
         Ok((outcome.error, values))
@@ -74,5 +79,115 @@ fn a_rank_that_stalls_dies_panics_or_sends_wrong_messages_ends_every_rank_with_a
             Err(RankFailure::Panic { .. }) if kind == FaultKind::Panic => {}
             _ => panic!("{context}: the culprit has no error: {errors:?}"),
         }
+    }
+}
+
+/// When a rank sends its mini-batches through its buffer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Rehearses {
+    /// As a `RehearsalLoader` does: also when it has no rows.
+    Always,
+    /// As in a training step, which does not run without rows.
+    WithRows,
+    Never,
+}
+
+/// A loader that asks the buffer whenever it is asked; before its second mini-batch it may be slow.
+#[derive(Clone)]
+struct Rehearsing {
+    inner: Arc<dyn DataLoader<Batch>>,
+    buffer: RehearsalBuffer<Mixed>,
+    when: Rehearses,
+    pause: Duration,
+}
+
+struct Iter<'a> {
+    inner: Box<dyn DataLoaderIterator<Batch> + 'a>,
+    of: &'a Rehearsing,
+    calls: usize,
+}
+
+impl Iterator for Iter<'_> {
+    type Item = Result<Batch, DatasetError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.inner.next();
+        self.calls += 1;
+        if self.calls == 2 {
+            std::thread::sleep(self.of.pause);
+        }
+        let buffer = &self.of.buffer;
+        let ids = fresh(0, buffer.rank(), self.calls, 4, 3);
+        let asked = match (&next, self.of.when) {
+            (_, Rehearses::Never) | (None, Rehearses::WithRows) => Ok(()),
+            (Some(_), _) => buffer.rehearse(batch(&ids)).map(drop),
+            (None, Rehearses::Always) => buffer.no_rows(),
+        };
+        asked.map_or_else(|error| Some(Err(error.into())), |()| next)
+    }
+}
+
+impl DataLoaderIterator<Batch> for Iter<'_> {
+    fn progress(&self) -> Progress {
+        self.inner.progress()
+    }
+}
+
+impl DataLoader<Batch> for Rehearsing {
+    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<Batch> + 'a> {
+        Box::new(Iter { inner: self.inner.iter(), of: self, calls: 0 })
+    }
+
+    fn num_items(&self) -> usize {
+        self.inner.num_items()
+    }
+
+    fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<Batch>> {
+        Arc::new(Self { inner: self.inner.to_device(device), ..self.clone() })
+    }
+
+    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<Batch>> {
+        Arc::new(Self { inner: self.inner.slice(start, end), ..self.clone() })
+    }
+}
+
+/// Two epochs on `size` ranks with a buffer, of which the last rank rehearses as `last` says; rank
+/// 0 is slow for `pause`.
+fn rehearse(size: usize, last: Rehearses, pause: Duration) -> Vec<Outcome> {
+    let _watchdog = watchdog();
+    // In the last step there is a row less than there are ranks.
+    let scripts = deal(&[rows(1, 2 * size), rows(2, 2 * size), rows(3, 2 * size), rows(4, size - 1)], size);
+    let outcomes = on_ranks(size, |rank, mut link| {
+        let buffer = burn_rehearsal_tests::buffer(&config(30, 4, 3), link.duplicate().unwrap());
+        let when = if rank + 1 == size { last } else { Rehearses::Always };
+        let pause = if rank == 0 { pause } else { Duration::ZERO };
+        let train = Rehearsing { inner: Arc::new(scripts[rank].clone()), buffer, when, pause };
+        let training = SupervisedTraining::new("/nonexistent/never-written", Arc::new(train), Arc::new(Script::new(Vec::new())));
+        launch(&Arc::new(strategy(link)), quiet(training).num_epochs(2), learner(1))
+    });
+    outcomes.into_iter().map(|outcome| outcome.unwrap()).collect()
+}
+
+#[test]
+fn a_rank_without_a_rehearsal_loader_or_whose_step_does_not_run_ends_all_with_who_waits_for_whom() {
+    for size in [2, 3] {
+        for last in [Rehearses::Never, Rehearses::WithRows] {
+            for (rank, outcome) in rehearse(size, last, Duration::ZERO).into_iter().enumerate() {
+                let Some(DataParallelError::Collective(CollectiveError::Deadlock { waiting, .. })) = outcome.error else {
+                    panic!("{size} ranks, {last:?}, rank {rank}: {:?}", outcome.error)
+                };
+                assert!(waiting.iter().any(|wait| wait.rank == size - 1 && wait.handle == "training"), "{waiting:?}");
+                let rounds = || waiting.iter().filter(|wait| wait.handle == "rehearsal");
+                assert!(rounds().count() > 0 && rounds().all(|wait| wait.missing.contains(&(size - 1))), "{waiting:?}");
+                assert!(outcome.result_error.is_some_and(|error| error.contains("no rank can go on")), "rank {rank}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_rank_whose_loader_is_slow_is_waited_for() {
+    for outcome in rehearse(2, Rehearses::Always, Duration::from_secs(3)) {
+        assert_eq!(outcome.error, None);
     }
 }

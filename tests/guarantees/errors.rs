@@ -5,7 +5,7 @@ use burn_rehearsal::error::{BatchError, ConfigError, RehearsalError};
 use burn_rehearsal::{
     BufferStatus, Capacity, Execution, MAX_CLASSES, MAX_LAG, OnRepeat, RehearsalBatch, RehearsalBuffer, RehearsalConfig, SamplingKind,
 };
-use burn_rehearsal_collective::{CollectiveError, Solo, run_threads};
+use burn_rehearsal_collective::{CollectiveError, ReduceOp, Solo, WaitingRank, run_threads};
 use burn_rehearsal_tests::{CLASS, Mixed, batch, buffer, config, device, fresh, watchdog, world};
 
 /// The step at which something goes wrong, on rank [`CULPRIT`].
@@ -400,5 +400,98 @@ fn a_buffer_that_is_never_used_is_dropped_without_a_hang() {
         let config = config(10, 1, 1).with_execution(execution);
         drop(RehearsalBuffer::<Mixed>::new(&config, Box::new(Solo::new())).unwrap());
         world(3, |threads| drop(buffer(&config, threads)));
+    }
+}
+
+/// Which ranks wait in an operation of the handle called so.
+fn waiting<'a>(waiting: &'a [WaitingRank], handle: &str) -> Vec<&'a WaitingRank> {
+    waiting.iter().filter(|wait| wait.handle == handle).collect()
+}
+
+/// The deadlock that an error is.
+fn deadlock(error: RehearsalError) -> Vec<WaitingRank> {
+    let RehearsalError::Collective(CollectiveError::Deadlock { waiting, .. }) = error else { panic!("{error}") };
+    waiting
+}
+
+#[test]
+fn a_rank_that_leaves_out_rounds_but_reduces_gradients_ends_all_with_who_waits_for_whom() {
+    for (size, lag, execution) in [
+        (2, 0, Execution::Background),
+        (2, 1, Execution::Background),
+        (3, 1, Execution::Background),
+        (3, 3, Execution::Background),
+        (2, 0, Execution::Inline),
+        (3, 1, Execution::Inline),
+    ] {
+        let config = config(30, 4, 3).with_lag(lag).with_execution(execution);
+        let errors = world(size, |mut gradients| {
+            let buffer = buffer(&config, gradients.duplicate().unwrap());
+            gradients.set_purpose("gradients");
+            let rank = buffer.rank();
+            let step = |step| -> Result<(), RehearsalError> {
+                if rank != CULPRIT || step < AT {
+                    buffer.rehearse(batch(&fresh(0, rank, step, 4, 3)))?;
+                }
+                Ok(gradients.all_reduce(&mut [1.0; 3], ReduceOp::Mean)?)
+            };
+            // The ranks go on until one waits for a round that the culprit has not begun.
+            (0..AT + 12).map(step).find_map(Result::err).unwrap()
+        });
+        let found = deadlock(errors[0].clone());
+        for error in errors {
+            assert_eq!(deadlock(error), found, "{size} ranks, lag {lag}, {execution:?}");
+        }
+        let (rounds, sums) = (waiting(&found, "rehearsal"), waiting(&found, "gradients"));
+        assert!(!rounds.is_empty() && !sums.is_empty(), "{found:?}");
+        assert!(rounds.iter().all(|wait| wait.rank != CULPRIT && wait.missing.contains(&CULPRIT)), "{found:?}");
+        assert!(sums.iter().any(|wait| wait.rank == CULPRIT), "{found:?}");
+    }
+}
+
+#[test]
+fn a_rank_that_waits_for_a_checkpoint_that_another_does_not_begin_is_no_hang() {
+    let directory = tempfile::tempdir().unwrap();
+    for execution in [Execution::Background, Execution::Inline] {
+        let config = config(30, 4, 3).with_execution(execution);
+        let errors = world(2, |mut gradients| {
+            let buffer = buffer(&config, gradients.duplicate().unwrap());
+            let rank = buffer.rank();
+            buffer.rehearse(batch(&fresh(0, rank, 0, 4, 3))).unwrap();
+            if rank == CULPRIT {
+                return RehearsalError::from(gradients.barrier().unwrap_err());
+            }
+            buffer.begin_checkpoint(directory.path()).and_then(|checkpoint| checkpoint.wait()).unwrap_err()
+        });
+        let found = deadlock(errors[0].clone());
+        assert_eq!(deadlock(errors[1].clone()), found);
+        assert_eq!(found.iter().map(|wait| wait.rank).collect::<Vec<_>>(), [0, 1]);
+    }
+}
+
+#[test]
+fn a_rank_that_is_slow_between_its_steps_is_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    for execution in [Execution::Background, Execution::Inline] {
+        let config = config(30, 4, 3).with_execution(execution);
+        world(2, |mut gradients| {
+            let buffer = buffer(&config, gradients.duplicate().unwrap());
+            let rank = buffer.rank();
+            for step in 0..12 {
+                if rank == CULPRIT && step == 5 {
+                    std::thread::sleep(std::time::Duration::from_secs(3));
+                }
+                buffer.rehearse(batch(&fresh(0, rank, step, 4, 3))).unwrap();
+                if step % 4 == 3 {
+                    // Also after a checkpoint, whose thread waits for the other rank's, or is gone.
+                    let checkpoint = buffer.begin_checkpoint(directory.path()).unwrap();
+                    if step == 7 {
+                        checkpoint.wait().unwrap();
+                    }
+                }
+                gradients.all_reduce(&mut [1.0; 3], ReduceOp::Mean).unwrap();
+            }
+            buffer.report().unwrap().len
+        });
     }
 }

@@ -1,5 +1,8 @@
 //! What can go wrong between ranks.
 
+use std::fmt;
+use std::time::Duration;
+
 /// An error of a collective operation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CollectiveError {
@@ -10,6 +13,25 @@ pub enum CollectiveError {
         rank: usize,
         /// The training step of the rank that reports it, see [`Collective::set_step`](crate::Collective::set_step).
         step: u64,
+    },
+    /// Ranks that this one waited for have stopped sending heartbeats: their processes were
+    /// stopped, or their machines are gone. Over MPI only.
+    #[error("no heartbeat from {} for {limit:?} at step {step}", list(ranks))]
+    Silent {
+        /// The ranks, in order.
+        ranks: Vec<usize>,
+        /// The training step of the rank that reports it.
+        step: u64,
+        /// How long nothing came from them.
+        limit: Duration,
+    },
+    /// Ranks wait for each other in operations of different handles. All ranks get the same error.
+    #[error("no rank can go on at step {step}: {}", waiting.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Deadlock {
+        /// The training step of the rank that reports it.
+        step: u64,
+        /// The operations in which ranks wait, in rank order.
+        waiting: Vec<WaitingRank>,
     },
     /// The ranks called different operations, or the same one with sizes that do not fit together.
     #[error("ranks disagree at step {step}: {reason}")]
@@ -38,4 +60,33 @@ pub enum CollectiveError {
         /// What the library says.
         reason: String,
     },
+}
+
+/// An operation in which a rank waits, in [`CollectiveError::Deadlock`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaitingRank {
+    /// The rank.
+    pub rank: usize,
+    /// What it called, with sizes.
+    pub call: String,
+    /// The number of the operation on its handle, from 0.
+    pub operation: u64,
+    /// What the handle is for, see [`Collective::set_purpose`](crate::Collective::set_purpose);
+    /// otherwise its number.
+    pub handle: String,
+    /// The ranks that have not called it.
+    pub missing: Vec<usize>,
+}
+
+impl fmt::Display for WaitingRank {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rank, call, operation, handle, missing } = self;
+        write!(f, "rank {rank} waits in {call} (operation {operation} of the handle `{handle}`) for {}", list(missing))
+    }
+}
+
+/// "rank 3", "ranks 0, 1, 2".
+fn list(ranks: &[usize]) -> String {
+    let numbers: Vec<_> = ranks.iter().map(ToString::to_string).collect();
+    format!("rank{} {}", if ranks.len() == 1 { "" } else { "s" }, numbers.join(", "))
 }

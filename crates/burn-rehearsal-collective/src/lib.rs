@@ -7,9 +7,25 @@
 //! Every operation is *collective*: all ranks call the same operations in the same order. A rank that leaves (its handle is
 //! dropped, by a return, an error or a panic) while others wait for it makes their call return
 //! [`CollectiveError::PeerFailed`]; nobody hangs.
+//!
+//! # Deadlocks
+//!
+//! Ranks can wait for each other in operations of *different* handles: one rank reduces gradients
+//! while the other waits for its engine, which exchanges rows. When no rank can go on, all ranks
+//! get [`CollectiveError::Deadlock`], which names the operation of each rank and the ranks it waits
+//! for: at once among threads, within six heartbeats (six seconds) over MPI. A slow rank never
+//! causes it.
+//!
+//! A rank can go on as long as one of its threads can. These are the threads that own a handle. A
+//! handle belongs to the thread that used it last, and a new duplicate to the thread that made it.
+//! Such a thread waits only inside an operation, or for a thread that answers requests
+//! ([`Collective::answer_requests`]). A thread that waits for anything else (a channel, a lock,
+//! another thread) counts as able to go on: such a deadlock is not detected. When a thread hands a
+//! handle to another thread, all ranks should do so.
 #![warn(missing_docs)]
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod activity;
 mod call;
 mod check;
 mod error;
@@ -20,10 +36,12 @@ pub mod mpi;
 mod simulated;
 mod solo;
 mod sums;
+mod sync;
 mod threads;
 
+pub use activity::{Answerer, Asked, Asker};
 pub use check::check_word;
-pub use error::CollectiveError;
+pub use error::{CollectiveError, WaitingRank};
 #[cfg(feature = "mpi")]
 pub use mpi::{Mpi, MpiOptions, Reduction, run_mpi};
 #[cfg(feature = "simulated")]
@@ -60,17 +78,28 @@ pub struct Incoming<'a> {
 
 /// One rank's end of a group of ranks that act together.
 ///
-/// All methods but [`rank`](Self::rank), [`size`](Self::size) and [`set_step`](Self::set_step) are collective: they return on a rank
-/// only with the help of all others, and all ranks must call them in the same order with compatible arguments. A handle does one
-/// operation at a time; for independent streams of operations (gradients and rows), [`duplicate`](Self::duplicate) it.
+/// All methods are collective, except [`rank`](Self::rank), [`size`](Self::size),
+/// [`set_step`](Self::set_step), [`set_purpose`](Self::set_purpose) and
+/// [`answer_requests`](Self::answer_requests): they return on a rank only with the help of all
+/// others, and all ranks must call them in the same order with compatible arguments. A handle does
+/// one operation at a time; for independent streams of operations (gradients and rows),
+/// [`duplicate`](Self::duplicate) it.
 ///
 /// # Errors
 ///
-/// Every collective method returns [`CollectiveError::PeerFailed`] when a rank it waits for has left, and
-/// [`CollectiveError::Mismatch`] when the ranks disagree about the operation or its sizes, and
-/// [`CollectiveError::InvalidArgument`] when one rank's argument fits no call (its message says which rank). Among threads both reach
-/// all ranks, and then no data has moved; over MPI the ranks that are not to blame may get `PeerFailed` instead, and may have received
-/// data. [`CollectiveError::Transport`] is a failure of the library below. After an error the handle is poisoned: later calls return the same error.
+/// Every collective method returns
+///
+/// * [`CollectiveError::PeerFailed`] when a rank it waits for has left,
+/// * [`CollectiveError::Silent`] when ranks it waits for send no heartbeat (over MPI),
+/// * [`CollectiveError::Mismatch`] when the ranks disagree about the operation or its sizes,
+/// * [`CollectiveError::InvalidArgument`] when one rank's argument fits no call (its message says
+///   which rank),
+/// * [`CollectiveError::Deadlock`] when no rank can go on,
+/// * [`CollectiveError::Transport`] when the library below fails.
+///
+/// Among threads, a mismatch and an invalid argument reach all ranks, and then no data has moved.
+/// Over MPI the ranks that are not to blame may get `PeerFailed` instead, and may have received
+/// data. After an error the handle is poisoned: later calls return the same error.
 pub trait Collective: Send {
     /// This rank, in `0..size`.
     fn rank(&self) -> usize;
@@ -99,4 +128,19 @@ pub trait Collective: Send {
 
     /// A second handle on the same ranks whose operations are independent of this one's.
     fn duplicate(&mut self) -> Result<Box<dyn Collective>, CollectiveError>;
+
+    /// Names the purpose of this handle in one word, for [`CollectiveError::Deadlock`]. All ranks
+    /// use the same. Default: the number of the handle.
+    fn set_purpose(&mut self, purpose: &'static str) {
+        let _ = purpose;
+    }
+
+    /// Declares that from now on only a thread that answers requests uses this handle, so that a
+    /// deadlock is detected while it waits for requests.
+    ///
+    /// The thread that sends requests keeps the [`Asker`], and the thread that answers keeps the
+    /// [`Answerer`]. The default does nothing: it is for collectives that wrap another one.
+    fn answer_requests(&mut self) -> (Asker, Answerer) {
+        Default::default()
+    }
 }

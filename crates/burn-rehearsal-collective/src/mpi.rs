@@ -8,6 +8,7 @@ mod reduce;
 mod requests;
 mod run;
 mod service;
+mod standstill;
 mod turns;
 mod watch;
 
@@ -19,6 +20,7 @@ use std::time::Duration;
 use self::job::{Answer, Lent, Parcel, Parcels, Work};
 use self::service::{Service, Turn};
 use self::turns::{Pace, Refused, Turns};
+use crate::activity::{Answerer, Asker, Claim};
 use crate::call::Call;
 use crate::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp};
 
@@ -74,6 +76,7 @@ pub struct Mpi {
     /// This handle's number in the service.
     handle: usize,
     turns: Arc<Turns<Service>>,
+    claim: Claim,
     /// The first error, which every later call repeats.
     poison: Option<CollectiveError>,
     /// Empty between operations; kept for their capacity.
@@ -120,22 +123,30 @@ impl Mpi {
         let guard = NoUnwinding;
         let mut pace = Pace::new(work.bytes());
         let mut turn = self.turn(|service| service.start(self.handle, work))?;
+        let mut waits = false;
         let answer = loop {
             match turn {
                 Turn::Answer(answer) => break answer,
                 Turn::Aborting => wait_for_the_end(),
+                Turn::Waiting(_) if !waits => {
+                    waits = true;
+                    // Whether this was the last that could move is seen at the next heartbeat.
+                    let _ = self.claim.world().end();
+                }
                 Turn::Waiting(true) => pace.restart(),
                 Turn::Waiting(false) => pace.pause(),
             }
             // MPI does not end while an operation is in progress.
             turn = self.turn(|service| service.go_on(self.handle)).unwrap_or_else(|| wait_for_the_end());
         };
+        self.claim.world().begin(usize::from(waits));
         drop(guard);
         Some(answer)
     }
 
     /// Has one operation done. All memory lent in it stays borrowed by the caller until then.
     fn call(&mut self, call: Call, data: Lent, result: Lent) -> Result<Option<Self>, CollectiveError> {
+        self.claim.touch();
         let parcels = std::mem::take(&mut self.parcels);
         let outcome = match self.operate(Work { call, step: self.step, data, result, parcels }) {
             Some(Answer { result, mut parcels }) => {
@@ -154,12 +165,15 @@ impl Mpi {
 
     /// Another handle of this rank.
     fn sibling(&self, handle: usize) -> Self {
+        let mut claim = Claim::new(self.claim.world().clone());
+        claim.touch();
         Self {
             rank: self.rank,
             size: self.size,
             step: self.step,
             handle,
             turns: Arc::clone(&self.turns),
+            claim,
             poison: None,
             parcels: Parcels::default(),
         }
@@ -248,6 +262,16 @@ impl Collective for Mpi {
             Some(handle) => Ok(Box::new(handle)),
             None => Err(CollectiveError::Transport { step, call: "MPI_Comm_idup", reason: "no communicator was made".to_owned() }),
         }
+    }
+
+    fn set_purpose(&mut self, purpose: &'static str) {
+        self.claim.touch();
+        // If there is no turn, MPI has ended.
+        let _ = self.turns.take(|service| service.set_purpose(self.handle, purpose));
+    }
+
+    fn answer_requests(&mut self) -> (Asker, Answerer) {
+        self.claim.answer_requests()
     }
 }
 

@@ -22,18 +22,22 @@
 //!   gate A.
 //! * A gate counts rounds, and a waiting rank first asks whether its own round has passed, then whether there is a failure. So a rank that
 //!   returns and leaves at once does not disturb those who have not yet woken up from the same operation.
+//! * Ranks may wait for each other at the gates A of different handles. The last thread that begins
+//!   to wait notices it, and all gates fail ([`deadlock`]).
 
 mod board;
+mod deadlock;
 mod gate;
 mod moves;
 #[cfg(all(test, loom))]
 mod orders;
 mod run;
-mod sync;
 
-use self::gate::{Failure, Gate};
+use self::deadlock::Gates;
+use self::gate::{Entrance, Failure, Gate};
 use self::moves::Address;
-use self::sync::Arc;
+use crate::activity::{Answerer, Asker, Claim, World};
+use crate::sync::Arc;
 use crate::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp};
 
 #[cfg(feature = "simulated")]
@@ -51,6 +55,9 @@ pub use self::run::{RankFailure, run_threads};
 #[derive(Debug)]
 pub struct Threads {
     gate: Arc<Gate>,
+    /// All gates of this world.
+    gates: Arc<Gates>,
+    claim: Claim,
     rank: usize,
     step: u64,
     /// The first error, which every later call repeats.
@@ -70,24 +77,34 @@ impl Threads {
             return Err(CollectiveError::InvalidArgument("a group needs at least 1 rank, not 0".to_owned()));
         }
         let gate = Arc::new(Gate::new(size));
-        Ok((0..size).map(|rank| Self::on(Arc::clone(&gate), rank, 0)).collect())
+        let gates = Arc::new(Gates::default());
+        let watched = gates.clone();
+        let world = World::new(move |world| watched.end_deadlock(world));
+        Ok((0..size).map(|rank| Self::on(gate.clone(), gates.clone(), world.clone(), rank, 0)).collect())
     }
 
-    fn on(gate: Arc<Gate>, rank: usize, step: u64) -> Self {
-        Self { gate, rank, step, poison: None, addresses: Vec::new() }
+    fn on(gate: Arc<Gate>, gates: Arc<Gates>, world: Arc<World>, rank: usize, step: u64) -> Self {
+        gates.add(&gate);
+        Self { gate, gates, claim: Claim::new(world), rank, step, poison: None, addresses: Vec::new() }
     }
 
     /// Runs one operation unless an earlier one failed, and remembers its failure.
-    fn call<T>(&mut self, operation: impl FnOnce(&Gate, usize, &mut Vec<Address>) -> Result<T, Failure>) -> Result<T, CollectiveError> {
+    fn call<T>(
+        &mut self,
+        operation: impl FnOnce(Entrance<'_>, usize, &mut Vec<Address>) -> Result<T, Failure>,
+    ) -> Result<T, CollectiveError> {
         if let Some(error) = &self.poison {
             return Err(error.clone());
         }
-        operation(&self.gate, self.rank, &mut self.addresses).map_err(|failure| {
+        self.claim.touch();
+        let entrance = Entrance { gate: &self.gate, world: self.claim.world() };
+        operation(entrance, self.rank, &mut self.addresses).map_err(|failure| {
             let step = self.step;
             let error = match failure {
                 Failure::Left(rank) => CollectiveError::PeerFailed { rank, step },
                 Failure::Disagreement(reason) => CollectiveError::Mismatch { step, reason },
                 Failure::Invalid(reason) => CollectiveError::InvalidArgument(reason),
+                Failure::Deadlock(waiting) => CollectiveError::Deadlock { step, waiting },
             };
             self.poison.insert(error).clone()
         })
@@ -129,12 +146,23 @@ impl Collective for Threads {
 
     fn duplicate(&mut self) -> Result<Box<dyn Collective>, CollectiveError> {
         let child = self.call(|gate, rank, _| moves::duplicate(gate, rank))?;
-        Ok(Box::new(Self::on(child, self.rank, self.step)))
+        let mut child = Self::on(child, self.gates.clone(), self.claim.world().clone(), self.rank, self.step);
+        child.claim.touch();
+        Ok(Box::new(child))
+    }
+
+    fn set_purpose(&mut self, purpose: &'static str) {
+        self.claim.touch();
+        self.gate.set_purpose(purpose);
+    }
+
+    fn answer_requests(&mut self) -> (Asker, Answerer) {
+        self.claim.answer_requests()
     }
 }
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        self.gate.leave(self.rank);
+        self.gate.leave(self.rank, self.claim.world());
     }
 }

@@ -367,24 +367,24 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     /// As [`rehearse`](Self::rehearse), of the steps so far. Whether the checkpoint came to be is what [`PendingCheckpoint::wait`] tells.
     pub fn begin_checkpoint(&self, directory: impl AsRef<Path>) -> Result<PendingCheckpoint, RehearsalError> {
         let directory = directory.as_ref().to_path_buf();
-        let (ticket, checkpoint) = PendingCheckpoint::new();
         let mut state = self.lock();
         if state.error.is_some() && self.shared.size == 1 {
             // The step that failed has used up its representatives: the engine draws them again.
             state.abandon();
+            let (ticket, checkpoint) = PendingCheckpoint::new(state.link.another_asker());
             state.link.send(Request::Save(directory, None, ticket))?;
             let Response::Saving = state.link.receive()? else { return Err(RehearsalError::EngineGone) };
             return Ok(checkpoint);
         }
         state.guarded(|state| {
             state.drain(&self.shared.config)?;
+            let (ticket, checkpoint) = PendingCheckpoint::new(state.link.another_asker());
             let pending = |parcel: &Parcel| Pending { handles: parcel.handles.clone(), columns: parcel.columns.clone() };
             let pending = state.ready.iter().map(pending).collect();
             state.link.send(Request::Save(directory, Some(pending), ticket))?;
             state.outstanding.push_back(Awaited::Saving);
-            Ok(())
-        })?;
-        Ok(checkpoint)
+            Ok(checkpoint)
+        })
     }
 
     /// Goes on from a [checkpoint](Self::checkpoint): on as many ranks as it was written on, every later step gives the same bits as if there had been no

@@ -5,8 +5,9 @@
 //! wakes up by itself, a little after the next mini-batch is due, and is woken only by a mini-batch that comes late, by any other request, and by
 //! whoever waits for its answer.
 
-use crate::engine::{Engine, Request, Response};
+use crate::engine::{Engine, Inbox, Request, Response, Sent};
 use crate::error::RehearsalError;
+use burn_rehearsal_collective::{Answerer, Asker};
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::Thread;
@@ -28,7 +29,9 @@ pub(crate) enum Link {
 }
 
 pub(crate) struct Background {
-    requests: SyncSender<Request>,
+    /// Tells whether this rank can move, so that ranks that wait for each other notice.
+    asker: Asker,
+    requests: SyncSender<Sent>,
     responses: Receiver<Answer>,
     engine: Thread,
     /// Since it was last asked for.
@@ -42,12 +45,13 @@ impl Link {
     /// # Errors
     ///
     /// [`RehearsalError::Thread`] if no thread can be had.
-    pub(crate) fn background(engine: Engine, name: String, lag: usize) -> Result<Self, RehearsalError> {
+    pub(crate) fn background(mut engine: Engine, name: String, lag: usize) -> Result<Self, RehearsalError> {
         let (requests, inbox) = sync_channel(lag + 3);
         let (outbox, responses) = sync_channel(lag + 3);
-        let serve = move || serve(&inbox, &outbox, Rhythm::default(), engine);
+        let (asker, answerer) = engine.answer_requests();
+        let serve = move || serve(&inbox, &outbox, Rhythm::default(), answerer, engine);
         let thread = std::thread::Builder::new().name(name).spawn(serve).map_err(|error| RehearsalError::Thread(error.to_string()))?;
-        Ok(Self::Background(Background { requests, responses, engine: thread.thread().clone(), waited: Duration::ZERO }))
+        Ok(Self::Background(Background { asker, requests, responses, engine: thread.thread().clone(), waited: Duration::ZERO }))
     }
 
     pub(crate) fn inline(engine: Engine) -> Self {
@@ -58,7 +62,8 @@ impl Link {
         match self {
             Self::Background(link) => {
                 let can_wait = matches!(request, Request::Rows(_));
-                link.requests.send(request).map_err(|_| RehearsalError::EngineGone)?;
+                let asked = link.asker.ask();
+                link.requests.send(Sent { request, asked }).map_err(|_| RehearsalError::EngineGone)?;
                 if !can_wait {
                     link.engine.unpark();
                 }
@@ -70,18 +75,30 @@ impl Link {
 
     pub(crate) fn receive(&mut self) -> Answer {
         match self {
-            Self::Background(link) => match link.responses.try_recv() {
-                Ok(answer) => answer,
-                Err(TryRecvError::Disconnected) => Err(RehearsalError::EngineGone),
-                Err(TryRecvError::Empty) => {
+            Self::Background(Background { asker, responses, engine, waited, .. }) => {
+                let poll = || match responses.try_recv() {
+                    Ok(answer) => Some(answer),
+                    Err(TryRecvError::Disconnected) => Some(Err(RehearsalError::EngineGone)),
+                    Err(TryRecvError::Empty) => None,
+                };
+                asker.wait(poll, || {
                     let started = Instant::now();
-                    link.engine.unpark();
-                    let answer = link.responses.recv();
-                    link.waited += started.elapsed();
+                    engine.unpark();
+                    let answer = responses.recv();
+                    *waited += started.elapsed();
                     answer.map_err(|_| RehearsalError::EngineGone)?
-                }
-            },
+                })
+            }
             Self::Inline { responses, .. } => responses.pop_front().ok_or(RehearsalError::EngineGone)?,
+        }
+    }
+
+    /// An asker for what other threads of the engine answer. Of an inline engine, it is not
+    /// watched.
+    pub(crate) fn another_asker(&self) -> Asker {
+        match self {
+            Self::Background(link) => link.asker.another(),
+            Self::Inline { .. } => Asker::default(),
         }
     }
 
@@ -106,7 +123,7 @@ trait Serve {
     fn answer(&mut self, request: Request) -> Answer;
 
     /// Does what there is to do besides, until a request comes.
-    fn work(&mut self, _inbox: &Receiver<Request>) -> Option<Request> {
+    fn work(&mut self, _inbox: &Inbox) -> Option<Sent> {
         None
     }
 }
@@ -116,14 +133,15 @@ impl Serve for Engine {
         self.handle(request)
     }
 
-    fn work(&mut self, inbox: &Receiver<Request>) -> Option<Request> {
+    fn work(&mut self, inbox: &Inbox) -> Option<Sent> {
         self.write_until_asked(inbox)
     }
 }
 
-/// Answers requests until nobody can send any more; without a listener, too.
-fn serve(inbox: &Receiver<Request>, outbox: &SyncSender<Answer>, mut rhythm: Rhythm, mut server: impl Serve) {
-    while let Some(request) = server.work(inbox).or_else(|| next(inbox, &rhythm)) {
+/// Answers requests until nobody can send any more; without a listener, too. The answerer is an
+/// earlier parameter than the server, so it is dropped after the handles.
+fn serve(inbox: &Inbox, outbox: &SyncSender<Answer>, mut rhythm: Rhythm, _answerer: Answerer, mut server: impl Serve) {
+    while let Some(Sent { request, asked }) = server.work(inbox).or_else(|| next(inbox, &rhythm)) {
         let sent = if let Request::Rows(offer) = &request { Some(offer.sent) } else { None };
         let started = Instant::now();
         let answer = server.answer(request);
@@ -131,11 +149,12 @@ fn serve(inbox: &Receiver<Request>, outbox: &SyncSender<Answer>, mut rhythm: Rhy
             rhythm.beat(sent, started.elapsed());
         }
         let _ = outbox.send(answer);
+        drop(asked);
     }
 }
 
 /// The next request; sleeps as long as there is no hurry, and then until it comes.
-fn next(inbox: &Receiver<Request>, rhythm: &Rhythm) -> Option<Request> {
+fn next(inbox: &Inbox, rhythm: &Rhythm) -> Option<Sent> {
     match inbox.try_recv() {
         Ok(request) => Some(request),
         Err(TryRecvError::Disconnected) => None,
@@ -187,6 +206,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use burn_rehearsal_collective::Asked;
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -237,8 +257,9 @@ mod tests {
             let (requests, inbox) = sync_channel(2);
             let (outbox, responses) = sync_channel(2);
             let rhythm = Rhythm { last: Some(Instant::now()), intervals: [hour; 2], work: MS };
-            let engine = std::thread::spawn(move || serve(&inbox, &outbox, rhythm, AlwaysFailed));
+            let engine = std::thread::spawn(move || serve(&inbox, &outbox, rhythm, Answerer::default(), AlwaysFailed));
             let mut link = Link::Background(Background {
+                asker: Asker::default(),
                 requests: requests.clone(),
                 responses,
                 engine: engine.thread().clone(),
@@ -248,7 +269,7 @@ mod tests {
             std::thread::spawn(move || {
                 // Whether the engine sleeps already or not, it must not sleep on.
                 let answer = if wait {
-                    requests.send(Request::Inspect).unwrap();
+                    requests.send(Sent { request: Request::Inspect, asked: Asked::default() }).unwrap();
                     link.receive()
                 } else {
                     link.send(Request::Inspect).unwrap();

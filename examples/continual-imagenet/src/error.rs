@@ -98,6 +98,9 @@ pub enum AppError {
         /// What happened.
         source: ExperimentError,
     },
+    /// A run on this process's rank: over MPI, the rank is named by whoever prints the error.
+    #[error(transparent)]
+    Own(ExperimentError),
     /// A rank that panicked, could not be started, or told the others why it failed.
     #[error("{0}")]
     RankEnded(String),
@@ -118,6 +121,14 @@ impl AppError {
         match source {
             source @ ExperimentError::NoCheckpoint { .. } => Self::NoCheckpoint { source },
             source => Self::Rank { rank, source },
+        }
+    }
+
+    /// What happened on the rank of this process.
+    pub fn on_own_rank(source: ExperimentError) -> Self {
+        match source {
+            source @ ExperimentError::NoCheckpoint { .. } => Self::NoCheckpoint { source },
+            source => Self::Own(source),
         }
     }
 

@@ -140,7 +140,7 @@ impl Job {
         let rank = |collective| run_rank(images, &settings, echo.clone(), collective, device, &progress);
         let report = match process {
             None => first_report(run_threads(config.ranks, |threads| rank(Box::new(threads)))),
-            Some(process) => rank(process.duplicate()?).map_err(|source| AppError::on_rank(process.rank(), source)),
+            Some(process) => rank(process.duplicate()?).map_err(AppError::on_own_rank),
         };
         progress.finish();
         let report = report?;
@@ -373,10 +373,18 @@ mod tests {
             let own = || ExperimentError::Data("the file a.jpg, which failed".into());
             assert_eq!(shown(vec![echo, own()]), "rank 1: the file a.jpg, which failed");
         }
+        let silent = CollectiveError::Silent { ranks: vec![1], step: 3, limit: std::time::Duration::from_secs(60) };
+        assert_eq!(shown(vec![silent.into(), ExperimentError::Data("a.jpg".into())]), "rank 1: a.jpg");
         for echo in echoes().into_iter().take(4) {
             let told = DataParallelError::RankFailed { rank: 1, step: 3, reason: "a.jpg".into() };
             assert_eq!(shown(vec![echo, told.into()]), "rank 1 failed at step 3: a.jpg");
         }
+    }
+
+    #[test]
+    fn the_rank_of_a_process_is_named_by_whoever_prints_its_error() {
+        let error = AppError::on_own_rank(ExperimentError::Data("the file a.jpg".into()));
+        assert_eq!(error.to_string(), "the file a.jpg");
     }
 
     #[test]

@@ -49,6 +49,8 @@ pub(super) struct Endpoint {
     size: usize,
     /// The same on all ranks, different from that of every other handle.
     pub(super) group: u64,
+    /// What it is for, if its rank has said so.
+    pub(super) purpose: Option<&'static str>,
     children: u64,
     /// The number of the next operation.
     pub(super) next: u64,
@@ -78,6 +80,7 @@ impl Endpoint {
             rank,
             size,
             group,
+            purpose: None,
             children: 0,
             next: 0,
             answer: None,
@@ -207,10 +210,19 @@ impl Endpoint {
         Place { comm: self.comm, rank: self.rank, size: self.size, tag: tag(call, self.next) }
     }
 
-    /// Calls `each` with the ranks that the operation in progress waits for; `None` stands for some rank.
-    pub(super) fn pending(&self, mut each: impl FnMut(Option<usize>)) {
+    /// The ranks that the operation in progress may wait for, in order.
+    pub(super) fn pending_ranks(&self) -> Vec<usize> {
+        let mut pending = Vec::new();
+        let mut each = |peer| match peer {
+            Some(peer) => pending.push(peer),
+            // What involves all ranks waits for any of them.
+            None => pending.extend(others(self.rank, self.size)),
+        };
         self.messages.pending(&mut each);
         self.reduce.requests().for_each(|requests| requests.pending(&mut each));
+        pending.sort_unstable();
+        pending.dedup();
+        pending
     }
 
     /// Gives up the operation in progress; false if MPI still holds the caller's memory.

@@ -4,13 +4,39 @@ use crate::ReduceOp;
 use crate::call::Call;
 
 /// The bytes of a notice on the way.
-pub(super) const BYTES: usize = 48;
+pub(super) const BYTES: usize = 8 * WORDS;
+const WORDS: usize = 8;
+
+/// A handle of a rank in which nothing can move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Handle {
+    pub(super) group: u64,
+    /// The number of its next operation.
+    pub(super) next: u64,
+    /// The operation before it, if the rank waits there.
+    pub(super) call: Option<Call>,
+    /// A rank that has not begun that operation.
+    pub(super) blocker: Option<usize>,
+}
+
+/// What a rank says of a handle when nothing in it can move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Standstill {
+    /// Which standstill of that rank it is.
+    pub(super) number: u64,
+    pub(super) handle: Handle,
+}
 
 /// What one rank tells another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Notice {
-    /// The heartbeat.
-    Alive,
+    /// The heartbeat: its number, the receiver's last one, and the sender's standstill (0: it can
+    /// move).
+    Alive { beat: u64, echo: u64, standstill: u64 },
+    /// Before a heartbeat from a rank in which nothing can move: one of its handles.
+    Standstill(Standstill),
+    /// No rank can go on, and the sender is about to say so to its callers.
+    Deadlock,
     /// The sender has been waiting for the receiver for a while, in operation number `operation` of `group`.
     Waiting { group: u64, operation: u64, call: Call },
     /// The answer, if the sender has finished that operation long ago.
@@ -26,15 +52,20 @@ pub(super) enum Notice {
 impl Notice {
     pub(super) fn encode(self) -> [u8; BYTES] {
         let words = match self {
-            Self::Alive => [0; 6],
+            Self::Alive { beat, echo, standstill } => [0, beat, echo, standstill, 0, 0, 0, 0],
             Self::Waiting { group, operation, call } => {
                 let (code, a, b) = encode_call(call);
-                [1, group, operation, code, a, b]
+                [1, group, operation, code, a, b, 0, 0]
             }
-            Self::Done { group, operation } => [2, group, operation, 0, 0, 0],
-            Self::Left { group, operation } => [3, group, operation, 0, 0, 0],
-            Self::Failed => [4, 0, 0, 0, 0, 0],
-            Self::Goodbye => [5, 0, 0, 0, 0, 0],
+            Self::Done { group, operation } => [2, group, operation, 0, 0, 0, 0, 0],
+            Self::Left { group, operation } => [3, group, operation, 0, 0, 0, 0, 0],
+            Self::Failed => [4, 0, 0, 0, 0, 0, 0, 0],
+            Self::Goodbye => [5, 0, 0, 0, 0, 0, 0, 0],
+            Self::Standstill(Standstill { number, handle: Handle { group, next, call, blocker } }) => {
+                let (code, a, b) = call.map_or((NO_CALL, 0, 0), encode_call);
+                [6, number, group, next, code, a, b, blocker.map_or(u64::MAX, |rank| rank as u64)]
+            }
+            Self::Deadlock => [7, 0, 0, 0, 0, 0, 0, 0],
         };
         let mut bytes = [0; BYTES];
         bytes.chunks_exact_mut(8).zip(words).for_each(|(bytes, word)| bytes.copy_from_slice(&word.to_le_bytes()));
@@ -43,22 +74,32 @@ impl Notice {
 
     /// `None` for what no rank of this version sends.
     pub(super) fn decode(bytes: &[u8; BYTES]) -> Option<Self> {
-        let mut words = [0_u64; 6];
+        let mut words = [0_u64; WORDS];
         for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(8)) {
             *word = u64::from_le_bytes(bytes.try_into().ok()?);
         }
-        let [kind, group, operation, code, a, b] = words;
+        let [kind, group, operation, code, a, b, ..] = words;
         Some(match kind {
-            0 => Self::Alive,
+            0 => Self::Alive { beat: words[1], echo: words[2], standstill: words[3] },
             1 => Self::Waiting { group, operation, call: decode_call(code, a, b)? },
             2 => Self::Done { group, operation },
             3 => Self::Left { group, operation },
             4 => Self::Failed,
             5 => Self::Goodbye,
+            6 => {
+                let [_, number, group, next, code, a, b, blocker] = words;
+                let call = if code == NO_CALL { None } else { Some(decode_call(code, a, b)?) };
+                let blocker = if blocker == u64::MAX { None } else { Some(usize::try_from(blocker).ok()?) };
+                Self::Standstill(Standstill { number, handle: Handle { group, next, call, blocker } })
+            }
+            7 => Self::Deadlock,
             _ => return None,
         })
     }
 }
+
+/// The code of no call.
+const NO_CALL: u64 = u64::MAX;
 
 fn encode_call(call: Call) -> (u64, u64, u64) {
     match call {
@@ -103,13 +144,19 @@ mod tests {
         ];
         let waiting = calls.map(|call| Notice::Waiting { group: u64::MAX, operation: 5, call });
         let others = [
-            Notice::Alive,
+            Notice::Alive { beat: 1, echo: 2, standstill: 3 },
+            Notice::Deadlock,
             Notice::Done { group: 1, operation: 2 },
             Notice::Left { group: 3, operation: 4 },
             Notice::Failed,
             Notice::Goodbye,
         ];
-        for notice in waiting.into_iter().chain(others) {
+        let calls = calls.map(Some).into_iter().chain([None]);
+        let standstill = calls.map(|call| {
+            let handle = Handle { group: 4, next: u64::MAX, call, blocker: call.map(|_| 9) };
+            Notice::Standstill(Standstill { number: 8, handle })
+        });
+        for notice in waiting.into_iter().chain(others).chain(standstill) {
             assert_eq!(Notice::decode(&notice.encode()), Some(notice));
         }
         assert_eq!(Notice::decode(&[9; BYTES]), None);

@@ -15,6 +15,7 @@ use super::service::{End, Service};
 use super::turns::{Refused, Turns};
 use super::{Mpi, MpiOptions};
 use crate::CollectiveError;
+use crate::activity::Claim;
 use crate::launch::{Launch, as_rank};
 
 /// After a failure, the other ranks have so long to say what they were doing.
@@ -89,8 +90,11 @@ pub(super) fn stuck(rank: usize, step: u64) -> ! {
 
 /// Prints a line in one piece: other ranks may complain at the same time, and the launcher mixes what comes in pieces.
 pub(super) fn complain(rank: usize, reason: &str) {
+    let prefix = format!("rank {rank}: ");
+    // An error may say by itself whose it is.
+    let reason = reason.strip_prefix(&prefix).unwrap_or(reason);
     // Nobody can be told that standard error is gone.
-    let _ = std::io::stderr().write_all(format!("rank {rank}: {reason}\n").as_bytes());
+    let _ = std::io::stderr().write_all(format!("{prefix}{reason}\n").as_bytes());
 }
 
 /// The communication thread.
@@ -150,8 +154,9 @@ fn start(options: &MpiOptions) -> Result<(Library, Mpi), CollectiveError> {
     }
     let (service, handle) = Service::new(options).map_err(transport)?;
     let (rank, size) = service.rank_and_size();
+    let claim = Claim::new(service.world.clone());
     let turns = Arc::new(Turns::new(service, options.silence_limit));
-    Ok((library, Mpi { rank, size, step: 0, handle, turns, poison: None, parcels: Parcels::default() }))
+    Ok((library, Mpi { rank, size, step: 0, handle, turns, claim, poison: None, parcels: Parcels::default() }))
 }
 
 fn failure(call: &'static str, reason: String) -> CollectiveError {

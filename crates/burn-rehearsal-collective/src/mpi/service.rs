@@ -8,11 +8,13 @@ use super::MpiOptions;
 use super::calls::{Comm, Fault};
 use super::endpoint::Endpoint;
 use super::job::{Answer, Progress, Work};
-use super::notice::Notice;
+use super::notice::{Handle, Notice};
 use super::run::complain;
 use super::watch::Watch;
 use crate::CollectiveError;
+use crate::activity::World;
 use crate::call::Call;
+use crate::sync::Arc;
 
 /// Between two looks at notices.
 const LOOK: Duration = Duration::from_millis(2);
@@ -30,6 +32,8 @@ pub(super) struct Service {
     size: usize,
     endpoints: Vec<Endpoint>,
     watch: Watch,
+    /// What can move in this process.
+    pub(super) world: Arc<World>,
     last_look: Instant,
     /// When an operation was over.
     last_end: Instant,
@@ -78,6 +82,8 @@ impl Service {
             size,
             endpoints: Vec::new(),
             watch,
+            // Heartbeats say whether anything can move.
+            world: World::new(|_| {}),
             last_look: now,
             last_end: now,
             early: Vec::new(),
@@ -184,6 +190,11 @@ impl Service {
         }
     }
 
+    /// Names what a handle is for.
+    pub(super) fn set_purpose(&mut self, handle: usize, purpose: &'static str) {
+        self.endpoints[handle].purpose = Some(purpose);
+    }
+
     /// The answer to a handle whose operation is over.
     fn complete(&mut self, index: usize) {
         let Some(active) = self.endpoints[index].active.take() else { return };
@@ -232,13 +243,17 @@ impl Service {
             return;
         }
         self.last_look = now;
+        let mut failed = Vec::new();
+        if self.watch.is_beat_due(now) && self.is_deadlock() {
+            self.watch.tell_all(Notice::Deadlock);
+            failed = self.deadlock();
+        }
         let mut heard = Vec::new();
         if let Err(fault) = self.watch.look(now, |peer, notice| heard.push((peer, notice))) {
             complain(self.rank, &format!("{} failed: {}", fault.call, fault.reason));
             self.broken = true;
             return;
         }
-        let mut failed = Vec::new();
         for (peer, notice) in heard {
             self.hear(peer, notice, &mut failed);
         }
@@ -287,8 +302,36 @@ impl Service {
                     }
                 }
             }
-            Notice::Alive | Notice::Failed | Notice::Goodbye => {}
+            Notice::Deadlock => *failed = self.deadlock(),
+            Notice::Alive { .. } | Notice::Standstill(_) | Notice::Failed | Notice::Goodbye => {}
         }
+    }
+
+    /// Looks at this rank, and whether all ranks wait for each other for certain.
+    fn is_deadlock(&mut self) -> bool {
+        let Self { endpoints, watch, world, .. } = self;
+        let handles = endpoints.iter().map(|endpoint| {
+            let call = endpoint.active.as_ref().map(|active| active.work.call);
+            let pending = if call.is_some() { endpoint.pending_ranks() } else { Vec::new() };
+            (Handle { group: endpoint.group, next: endpoint.next, call, blocker: None }, pending)
+        });
+        // A thread that has yet to take its answer is about to move.
+        let answered = endpoints.iter().any(|endpoint| endpoint.answer.is_some());
+        let standstill = world.standstill_number().filter(|_| !answered);
+        watch.standstills.set_own(standstill, handles);
+        watch.standstills.is_deadlock()
+    }
+
+    /// The errors of all operations in progress when no rank can go on.
+    fn deadlock(&self) -> Vec<(usize, CollectiveError)> {
+        let name = |group| {
+            let index = self.endpoints.iter().position(|endpoint| endpoint.group == group);
+            let purpose = index.and_then(|index| self.endpoints[index].purpose);
+            purpose.map(str::to_owned).or_else(|| index.map(|index| index.to_string())).unwrap_or_else(|| "?".to_owned())
+        };
+        let waiting = self.watch.standstills.waiting(name);
+        let active = self.endpoints.iter().enumerate().filter_map(|(index, endpoint)| Some((index, endpoint.active.as_ref()?)));
+        active.map(|(index, active)| (index, CollectiveError::Deadlock { step: active.work.step, waiting: waiting.clone() })).collect()
     }
 
     /// Why the operation of a handle cannot be completed, if that is known.
@@ -303,24 +346,15 @@ impl Service {
         if !(somebody_gone || stalled || tell) {
             return None;
         }
-        let mut pending = Vec::new();
-        endpoint.pending(|peer| match peer {
-            Some(peer) => pending.push(peer),
-            None => pending.extend((0..self.size).filter(|peer| *peer != self.rank)),
-        });
-        pending.sort_unstable();
-        pending.dedup();
+        let pending = endpoint.pending_ranks();
         // One that said why it left explains more than one that is merely silent; the first of several will do.
-        if let Some(&rank) = pending.iter().find(|peer| is_gone(**peer)) {
-            let silent: Vec<_> = pending.iter().copied().filter(|peer| self.watch.is_silent(*peer)).collect();
-            return Some(match silent.len() {
-                0 | 1 => CollectiveError::PeerFailed { rank, step },
-                _ => CollectiveError::Transport {
-                    step,
-                    call: "heartbeat",
-                    reason: format!("no sign of life from ranks {silent:?} for {:?}", self.options.silence_limit),
-                },
-            });
+        let said_so = |peer: &&usize| is_gone(**peer) && !self.watch.is_silent(**peer);
+        if let Some(&rank) = pending.iter().find(said_so) {
+            return Some(CollectiveError::PeerFailed { rank, step });
+        }
+        let silent: Vec<_> = pending.iter().copied().filter(|peer| self.watch.is_silent(*peer)).collect();
+        if !silent.is_empty() {
+            return Some(CollectiveError::Silent { ranks: silent, step, limit: self.options.silence_limit });
         }
         if stalled && !pending.is_empty() {
             let reason = format!("{} does not end: waiting for ranks {pending:?} since {:?}", active.work.call, now - active.since);

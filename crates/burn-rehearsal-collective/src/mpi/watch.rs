@@ -11,6 +11,7 @@ use super::job::Lent;
 use super::notice::{BYTES, Notice};
 use super::reduce::others;
 use super::requests::Requests;
+use super::standstill::Standstills;
 
 /// The notices to and from one peer.
 struct Line {
@@ -41,6 +42,8 @@ pub(super) struct Watch {
     parted: bool,
     last_beat: Instant,
     last_look: Instant,
+    /// Who can move.
+    pub(super) standstills: Standstills,
 }
 
 impl Watch {
@@ -58,7 +61,8 @@ impl Watch {
         };
         let period = (limit / 5).min(Duration::from_secs(1));
         let lines = (0..size).map(|_| line()).collect();
-        let mut watch = Self { comm, lines, rank, limit, period, parted: false, last_beat: now, last_look: now };
+        let standstills = Standstills::new(rank, size);
+        let mut watch = Self { comm, lines, rank, limit, period, parted: false, last_beat: now, last_look: now, standstills };
         for peer in others(rank, size) {
             watch.lines[peer].listen(comm, peer)?;
         }
@@ -69,9 +73,11 @@ impl Watch {
     pub(super) fn look(&mut self, now: Instant, mut hear: impl FnMut(usize, Notice)) -> Result<(), Fault> {
         let pause = now - self.last_look;
         self.last_look = now;
-        let beat = now - self.last_beat >= self.period;
+        let beat = self.is_beat_due(now) && !self.parted;
+        let mut beats = Vec::new();
         if beat {
             self.last_beat = now;
+            beats.extend(self.standstills.beat().map(Notice::Standstill));
         }
         for peer in others(self.rank, self.lines.len()) {
             let line = &mut self.lines[peer];
@@ -82,21 +88,32 @@ impl Watch {
             while !line.goodbye && line.inbox.test()? {
                 line.heard = now;
                 match Notice::decode(&line.received) {
-                    Some(Notice::Goodbye) => line.goodbye = true,
+                    Some(Notice::Goodbye) => {
+                        line.goodbye = true;
+                        self.standstills.hear_goodbye(peer);
+                    }
                     Some(Notice::Failed) => line.failed = true,
-                    Some(Notice::Alive) | None => {}
+                    Some(Notice::Alive { beat, echo, standstill }) => self.standstills.hear_beat(peer, beat, echo, standstill),
+                    Some(Notice::Standstill(said)) => self.standstills.hear_handle(peer, said),
+                    None => {}
                     Some(notice) => hear(peer, notice),
                 }
                 if !line.goodbye {
                     line.listen(self.comm, peer)?;
                 }
             }
-            if beat && !self.parted && line.queue.is_empty() && line.outbox.is_empty() {
-                line.queue.push_back(Notice::Alive);
+            if beat && line.queue.is_empty() && line.outbox.is_empty() {
+                let (beat, echo, standstill) = self.standstills.alive(peer);
+                line.queue.extend(beats.iter().copied().chain([Notice::Alive { beat, echo, standstill }]));
             }
             line.flush(self.comm, peer)?;
         }
         Ok(())
+    }
+
+    /// Whether the next look sends heartbeats.
+    pub(super) fn is_beat_due(&self, now: Instant) -> bool {
+        now - self.last_beat >= self.period
     }
 
     /// Tells one rank, unless this one has said goodbye.

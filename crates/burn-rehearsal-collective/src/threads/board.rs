@@ -4,8 +4,8 @@
 
 use super::gate::{Failure, Gate};
 use super::moves::Address;
-use super::sync::Arc;
 use crate::call::Call;
+use crate::sync::Arc;
 
 /// One rank's call.
 #[derive(Debug)]
@@ -15,11 +15,13 @@ pub(super) struct Offer {
     pub(super) address: Address,
     /// Why no rank could accept the arguments.
     pub(super) complaint: Option<String>,
+    /// Whether it was written for the round whose gate A is still closed.
+    waits: bool,
 }
 
 impl Offer {
     pub(super) fn new(call: Call, address: Address) -> Self {
-        Self { call, address, complaint: None }
+        Self { call, address, complaint: None, waits: true }
     }
 }
 
@@ -46,7 +48,7 @@ pub(super) struct Board {
 impl Board {
     pub(super) fn new(size: usize) -> Self {
         Self {
-            offers: (0..size).map(|_| Offer::new(Call::Barrier, Address::NULL)).collect(),
+            offers: (0..size).map(|_| Offer { waits: false, ..Offer::new(Call::Barrier, Address::NULL) }).collect(),
             parcels: vec![Parcel::default(); size * size],
             child: None,
         }
@@ -86,7 +88,7 @@ impl Board {
                 complain(format!("two incoming messages from rank {peer}"));
             }
         }
-        self.offers[rank] = Offer { call: Call::Exchange, address: Address::NULL, complaint };
+        self.offers[rank] = Offer { complaint, ..Offer::new(Call::Exchange, Address::NULL) };
     }
 
     /// Every rank's address, in rank order.
@@ -141,6 +143,21 @@ impl Board {
         }
         let part = |(call, ranks): &(Call, String)| format!("{call} on rank{} {ranks}", if ranks.contains(',') { "s" } else { "" });
         groups.iter().map(part).collect::<Vec<_>>().join("; ")
+    }
+
+    /// Gate A opens: nobody waits there any more.
+    pub(super) fn open(&mut self) {
+        self.offers.iter_mut().for_each(|offer| offer.waits = false);
+    }
+
+    /// The ranks that wait at gate A, with their calls.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = (usize, Call)> {
+        self.offers.iter().enumerate().filter(|(_, offer)| offer.waits).map(|(rank, offer)| (rank, offer.call))
+    }
+
+    /// The ranks that have not come to gate A.
+    pub(super) fn missing(&self) -> impl Iterator<Item = usize> {
+        self.offers.iter().enumerate().filter(|(_, offer)| !offer.waits).map(|(rank, _)| rank)
     }
 
     /// Ends a round: only the ranks still hold the group that a `duplicate` made.

@@ -6,7 +6,10 @@
 use std::sync::PoisonError;
 
 use super::board::Board;
-use super::sync::{Condvar, Mutex, MutexGuard};
+use crate::WaitingRank;
+use crate::activity::World;
+use crate::call::Call;
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// Why gate A will never open again.
 #[derive(Debug, Clone)]
@@ -17,6 +20,8 @@ pub(super) enum Failure {
     Disagreement(String),
     /// An argument that no rank could accept.
     Invalid(String),
+    /// No rank of the world can move, see [`super::deadlock`].
+    Deadlock(Vec<WaitingRank>),
 }
 
 /// What the handles of one group share.
@@ -29,7 +34,9 @@ pub(super) struct Gate {
 }
 
 #[derive(Debug)]
-struct State {
+pub(super) struct State {
+    /// What the handles are for, if anybody has said so.
+    purpose: Option<&'static str>,
     board: Board,
     /// Ranks that have written on the board for the round whose gate A is still closed.
     arrived: usize,
@@ -40,11 +47,14 @@ struct State {
     /// The last round whose gate B has opened; rounds of [`Gate::pass`] have none.
     passed_b: u64,
     failure: Option<Failure>,
+    /// Handles that are gone.
+    left: usize,
 }
 
 impl Gate {
     pub(super) fn new(size: usize) -> Self {
-        let state = State { board: Board::new(size), arrived: 0, passed_a: 0, finished: 0, passed_b: 0, failure: None };
+        let board = Board::new(size);
+        let state = State { purpose: None, board, arrived: 0, passed_a: 0, finished: 0, passed_b: 0, failure: None, left: 0 };
         Self { size, state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -52,61 +62,29 @@ impl Gate {
         self.size
     }
 
-    /// A rendezvous at which nothing is read: returns as soon as gate A has opened.
-    pub(super) fn pass(&self, write: impl FnOnce(&mut Board)) -> Result<(), Failure> {
-        self.gate_a(write).map(drop)
+    pub(super) fn set_purpose(&self, purpose: &'static str) {
+        self.lock().purpose = Some(purpose);
     }
 
-    /// A rendezvous at which memory is touched: `write` puts this rank's call on the board; behind gate A, `read` takes from it what this
-    /// rank needs. Dropping the guard waits at gate B.
-    ///
-    /// `read` runs, and a guard exists, only if all ranks wrote calls that fit together. As long as one rank has not dropped its guard, no
-    /// rank gets past dropping its own. After an error no rank gets a guard.
-    pub(super) fn meet<V>(&self, write: impl FnOnce(&mut Board), read: impl FnOnce(&Board) -> V) -> Result<(V, GateB<'_>), Failure> {
-        let state = self.gate_a(write)?;
-        let gate_b = GateB { gate: self, round: state.passed_a };
-        // Declared after the guard, hence unlocked before gate B even if `read` panics.
-        let state = state;
-        let view = read(&state.board);
+    /// Marks `rank` as gone and wakes whoever waits for it. The first failure is the one that is
+    /// reported.
+    pub(super) fn leave(&self, rank: usize, world: &World) {
+        let mut state = self.lock();
+        state.left += 1;
+        state.fail(Failure::Left(rank), world);
         drop(state);
-        Ok((view, gate_b))
+        self.changed.notify_all();
     }
 
-    /// Marks `rank` as gone and wakes whoever waits for it. The first failure is the one that is reported.
-    pub(super) fn leave(&self, rank: usize) {
-        let mut state = self.lock();
-        if state.failure.is_none() {
-            state.failure = Some(Failure::Left(rank));
-            self.changed.notify_all();
-        }
+    /// Whether all handles are gone.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.lock().left == self.size
     }
 
-    fn gate_a(&self, write: impl FnOnce(&mut Board)) -> Result<MutexGuard<'_, State>, Failure> {
-        let mut state = self.lock();
-        if let Some(failure) = &state.failure {
-            return Err(failure.clone());
-        }
-        write(&mut state.board);
-        state.arrived += 1;
-        let round = state.passed_a + 1;
-        if state.arrived == self.size {
-            match state.board.agree() {
-                Ok(()) => {
-                    state.arrived = 0;
-                    state.passed_a = round;
-                }
-                Err(failure) => state.failure = Some(failure),
-            }
-            self.changed.notify_all();
-        }
-        // The round first, the failure second: whoever is behind this gate may already have left.
-        while state.passed_a < round {
-            if let Some(failure) = &state.failure {
-                return Err(failure.clone());
-            }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        Ok(state)
+    /// Ends what waits here; `state` is this gate's.
+    pub(super) fn end_waiting(&self, state: &mut State, waiting: &[WaitingRank], world: &World) {
+        state.fail(Failure::Deadlock(waiting.to_vec()), world);
+        self.changed.notify_all();
     }
 
     fn gate_b(&self, round: u64) {
@@ -123,8 +101,102 @@ impl Gate {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Closes gate A for good, unless it is already. Whoever waits there goes on.
+    fn fail(&mut self, failure: Failure, world: &World) {
+        if self.failure.is_none() {
+            world.begin(self.arrived);
+            self.failure = Some(failure);
+        }
+    }
+
+    /// Who waits at gate A, and for whom; the handle is called `handle` if it has no purpose.
+    pub(super) fn waiting(&self, handle: &str) -> Vec<WaitingRank> {
+        if self.failure.is_some() {
+            return Vec::new();
+        }
+        let handle = self.purpose.unwrap_or(handle);
+        let wait = |(rank, call): (usize, Call)| WaitingRank {
+            rank,
+            call: call.to_string(),
+            operation: self.passed_a,
+            handle: handle.to_owned(),
+            missing: self.board.missing().collect(),
+        };
+        self.board.waiting().map(wait).collect()
+    }
+}
+
+/// A gate as a rank that can move in a world comes to it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entrance<'a> {
+    pub(super) gate: &'a Gate,
+    pub(super) world: &'a World,
+}
+
+impl<'a> Entrance<'a> {
+    pub(super) fn size(self) -> usize {
+        self.gate.size
+    }
+
+    /// A rendezvous at which nothing is read: returns as soon as gate A has opened.
+    pub(super) fn pass(self, write: impl FnOnce(&mut Board)) -> Result<(), Failure> {
+        self.gate_a(write).map(drop)
+    }
+
+    /// A rendezvous at which memory is touched: `write` puts this rank's call on the board; behind gate A, `read` takes from it what this
+    /// rank needs. Dropping the guard waits at gate B.
+    ///
+    /// `read` runs, and a guard exists, only if all ranks wrote calls that fit together. As long as one rank has not dropped its guard, no
+    /// rank gets past dropping its own. After an error no rank gets a guard.
+    pub(super) fn meet<V>(self, write: impl FnOnce(&mut Board), read: impl FnOnce(&Board) -> V) -> Result<(V, GateB<'a>), Failure> {
+        let state = self.gate_a(write)?;
+        let gate_b = GateB { gate: self.gate, round: state.passed_a };
+        // Declared after the guard, hence unlocked before gate B even if `read` panics.
+        let state = state;
+        let view = read(&state.board);
+        drop(state);
+        Ok((view, gate_b))
+    }
+
+    fn gate_a(self, write: impl FnOnce(&mut Board)) -> Result<MutexGuard<'a, State>, Failure> {
+        let Self { gate, world } = self;
+        let mut state = gate.lock();
+        if let Some(failure) = &state.failure {
+            return Err(failure.clone());
+        }
+        write(&mut state.board);
+        state.arrived += 1;
+        let round = state.passed_a + 1;
+        if state.arrived == gate.size {
+            world.begin(gate.size - 1);
+            match state.board.agree() {
+                Ok(()) => {
+                    state.board.open();
+                    state.arrived = 0;
+                    state.passed_a = round;
+                }
+                Err(failure) => state.failure = Some(failure),
+            }
+            gate.changed.notify_all();
+        } else if world.end() {
+            drop(state);
+            world.check();
+            state = gate.lock();
+        }
+        // The round first, the failure second: whoever is behind this gate may already have left.
+        while state.passed_a < round {
+            if let Some(failure) = &state.failure {
+                return Err(failure.clone());
+            }
+            state = gate.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        Ok(state)
     }
 }
 

@@ -9,10 +9,10 @@
 use std::ptr;
 
 use super::board::Offer;
-use super::gate::{Failure, Gate};
-use super::sync::Arc;
+use super::gate::{Entrance, Failure, Gate};
 use crate::call::Call;
 use crate::sums::{BLOCK, divide, slice_of};
+use crate::sync::Arc;
 use crate::{Incoming, Outgoing, ReduceOp};
 
 /// The start of a buffer that another rank has published; its length is what the ranks agreed on.
@@ -41,11 +41,11 @@ impl Address {
     }
 }
 
-pub(super) fn barrier(gate: &Gate, rank: usize) -> Result<(), Failure> {
+pub(super) fn barrier(gate: Entrance<'_>, rank: usize) -> Result<(), Failure> {
     gate.pass(|board| board.offer(rank, Offer::new(Call::Barrier, Address::NULL)))
 }
 
-pub(super) fn broadcast(gate: &Gate, rank: usize, data: &mut [u8], root: usize) -> Result<(), Failure> {
+pub(super) fn broadcast(gate: Entrance<'_>, rank: usize, data: &mut [u8], root: usize) -> Result<(), Failure> {
     let len = data.len();
     let address = if rank == root { Address::of(data) } else { Address::NULL };
     let mut offer = Offer::new(Call::Broadcast { root, len }, address);
@@ -61,7 +61,13 @@ pub(super) fn broadcast(gate: &Gate, rank: usize, data: &mut [u8], root: usize) 
     Ok(())
 }
 
-pub(super) fn all_gather(gate: &Gate, rank: usize, addresses: &mut Vec<Address>, send: &[u8], recv: &mut [u8]) -> Result<(), Failure> {
+pub(super) fn all_gather(
+    gate: Entrance<'_>,
+    rank: usize,
+    addresses: &mut Vec<Address>,
+    send: &[u8],
+    recv: &mut [u8],
+) -> Result<(), Failure> {
     let (size, len) = (gate.size(), send.len());
     let mut offer = Offer::new(Call::AllGather { len }, Address::of(send));
     if len.checked_mul(size) != Some(recv.len()) {
@@ -79,7 +85,13 @@ pub(super) fn all_gather(gate: &Gate, rank: usize, addresses: &mut Vec<Address>,
 }
 
 /// Rank i adds up slice i of everybody's buffer and writes the sum back into slice i of everybody's buffer.
-pub(super) fn all_reduce(gate: &Gate, rank: usize, addresses: &mut Vec<Address>, data: &mut [f32], op: ReduceOp) -> Result<(), Failure> {
+pub(super) fn all_reduce(
+    gate: Entrance<'_>,
+    rank: usize,
+    addresses: &mut Vec<Address>,
+    data: &mut [f32],
+    op: ReduceOp,
+) -> Result<(), Failure> {
     let len = data.len();
     // Until gate B, this rank too reaches its buffer only through the published address.
     let address = Address(data.as_mut_ptr().cast());
@@ -121,7 +133,7 @@ unsafe fn reduce_block(buffers: &[Address], start: usize, len: usize, op: Reduce
 }
 
 pub(super) fn exchange(
-    gate: &Gate,
+    gate: Entrance<'_>,
     rank: usize,
     addresses: &mut Vec<Address>,
     outgoing: &[Outgoing<'_>],
@@ -145,7 +157,7 @@ pub(super) fn exchange(
     Ok(())
 }
 
-pub(super) fn duplicate(gate: &Gate, rank: usize) -> Result<Arc<Gate>, Failure> {
+pub(super) fn duplicate(gate: Entrance<'_>, rank: usize) -> Result<Arc<Gate>, Failure> {
     let (child, gate_b) = gate.meet(
         |board| {
             board.child.get_or_insert_with(|| Arc::new(Gate::new(gate.size())));

@@ -10,17 +10,20 @@
 use loom::cell::UnsafeCell;
 use loom::model::Builder;
 use loom::sync::Arc as Shared;
+use loom::sync::mpsc::channel;
 use loom::thread;
 
 use super::Threads;
 use super::board::Offer;
-use super::gate::Gate;
+use super::gate::{Entrance, Gate};
 use super::moves::Address;
-use super::sync::Arc;
+use crate::activity::{Answerer, Asked, Asker, Claim, World};
 use crate::call::Call;
+use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp};
 
-/// Runs `f` on every rank of `size`, in every order, or in those with at most `switches` turns that are cut short.
+/// Runs `f` on every rank of `size`, in every order with at most `switches` turns that are cut
+/// short; with all orders a test takes minutes.
 fn in_every_order(size: usize, switches: Option<usize>, f: impl Fn(Threads) + Send + Sync + Copy + 'static) {
     let mut model = Builder::new();
     model.preemption_bound = switches;
@@ -39,28 +42,31 @@ fn what_lies_before_gate_a_is_seen_behind_it_and_nothing_is_written_before_gate_
     model.preemption_bound = None;
     model.check(|| {
         let gate = Arc::new(Gate::new(2));
+        let world = World::new(|_| {});
+        world.begin(2);
         let lent = Shared::new([UnsafeCell::new(0), UnsafeCell::new(0)]);
-        let rank = |rank: usize, gate: Arc<Gate>, lent: Shared<[UnsafeCell<u32>; 2]>| {
+        let rank = |rank: usize, gate: Arc<Gate>, world: Arc<World>, lent: Shared<[UnsafeCell<u32>; 2]>| {
             for round in 1..=2 {
                 // SAFETY: what this test is about: the other rank is not between the gates. loom fails the test if it is.
                 lent[rank].with_mut(|value| unsafe { *value = round });
                 let offer = |board: &mut super::board::Board| board.offer(rank, Offer::new(Call::Barrier, Address::NULL));
-                let ((), gate_b) = gate.meet(offer, |_| ()).unwrap();
+                let entrance = Entrance { gate: &gate, world: &world };
+                let ((), gate_b) = entrance.meet(offer, |_| ()).unwrap();
                 // SAFETY: as above: its owner does not write now.
                 assert_eq!(lent[1 - rank].with(|value| unsafe { *value }), round);
                 drop(gate_b);
             }
         };
-        let other = (gate.clone(), lent.clone());
-        let thread = thread::spawn(move || rank(1, other.0, other.1));
-        rank(0, gate, lent);
+        let other = (gate.clone(), world.clone(), lent.clone());
+        let thread = thread::spawn(move || rank(1, other.0, other.1, other.2));
+        rank(0, gate, world, lent);
         thread.join().unwrap();
     });
 }
 
 #[test]
 fn operations_give_the_same_results_and_return_only_when_all_are_done() {
-    in_every_order(2, None, |mut ranks| {
+    in_every_order(2, Some(4), |mut ranks| {
         let rank = ranks.rank() as u8;
         // A buffer that is written again at once: who read it late would see that.
         let mut send = [10 + rank];
@@ -72,7 +78,7 @@ fn operations_give_the_same_results_and_return_only_when_all_are_done() {
         send[0] = 99;
         assert_eq!((send, received), ([99], [20, 21]));
     });
-    in_every_order(2, None, |mut ranks| {
+    in_every_order(2, Some(4), |mut ranks| {
         let mut data = [1.0 + ranks.rank() as f32; 3];
         ranks.all_reduce(&mut data, ReduceOp::Sum).unwrap();
         assert_eq!(data, [3.0; 3]);
@@ -80,7 +86,7 @@ fn operations_give_the_same_results_and_return_only_when_all_are_done() {
         ranks.all_reduce(&mut data, ReduceOp::Mean).unwrap();
         assert_eq!(data, [7.0; 3]);
     });
-    in_every_order(2, None, |mut ranks| {
+    in_every_order(2, Some(4), |mut ranks| {
         let (rank, peer) = (ranks.rank() as u8, 1 - ranks.rank());
         let mut received = [0; 2];
         ranks.exchange(&[Outgoing { peer, bytes: &[rank; 2] }], &mut [Incoming { peer, bytes: &mut received }]).unwrap();
@@ -93,7 +99,7 @@ fn operations_give_the_same_results_and_return_only_when_all_are_done() {
 
 #[test]
 fn three_ranks_meet_and_nobody_is_left_behind() {
-    in_every_order(3, Some(3), |mut ranks| {
+    in_every_order(3, Some(2), |mut ranks| {
         let rank = ranks.rank() as u8;
         let mut received = [0; 3];
         ranks.all_gather(&[rank], &mut received).unwrap();
@@ -104,7 +110,7 @@ fn three_ranks_meet_and_nobody_is_left_behind() {
 
 #[test]
 fn a_rank_that_leaves_ends_the_next_operation_of_the_other_and_not_the_last_one() {
-    in_every_order(2, None, |mut ranks| {
+    in_every_order(2, Some(4), |mut ranks| {
         ranks.barrier().unwrap();
         if ranks.rank() == 1 {
             return;
@@ -122,7 +128,7 @@ fn a_rank_that_leaves_ends_the_next_operation_of_the_other_and_not_the_last_one(
 
 #[test]
 fn ranks_that_disagree_are_told_so_in_every_order() {
-    in_every_order(2, None, |mut ranks| {
+    in_every_order(2, Some(4), |mut ranks| {
         let result = match ranks.rank() {
             0 => ranks.barrier(),
             _ => ranks.all_gather(&[1], &mut [0; 2]),
@@ -140,5 +146,165 @@ fn a_duplicate_is_a_group_of_its_own_in_every_order() {
         second.all_gather(&[ranks.rank() as u8], &mut received).unwrap();
         assert_eq!(received, [0, 1]);
         ranks.barrier().unwrap();
+    });
+}
+
+/// Runs `f` on both ranks of two groups of one world.
+fn with_two_handles(switches: Option<usize>, f: impl Fn([Threads; 2]) + Send + Sync + Copy + 'static) {
+    let mut model = Builder::new();
+    model.preemption_bound = switches;
+    model.check(move || {
+        let gate = Arc::new(Gate::new(2));
+        let pair = |ranks: Threads| {
+            let second = Threads::on(gate.clone(), ranks.gates.clone(), ranks.claim.world().clone(), ranks.rank, 0);
+            [ranks, second]
+        };
+        let mut pairs: Vec<_> = Threads::group(2).unwrap().into_iter().map(pair).collect();
+        drop(gate);
+        let other = pairs.pop().unwrap();
+        let other = thread::spawn(move || f(other));
+        f(pairs.remove(0));
+        other.join().unwrap();
+    });
+}
+
+fn is_deadlock(result: &Result<(), CollectiveError>) -> bool {
+    matches!(result, Err(CollectiveError::Deadlock { .. }))
+}
+
+#[test]
+fn ranks_that_wait_for_each_other_in_different_groups_always_learn_it() {
+    with_two_handles(Some(4), |[mut first, mut second]| {
+        // Each rank uses both handles before, so that none is on its way to another thread.
+        first.set_purpose("first");
+        second.set_purpose("second");
+        let result = if first.rank() == 0 { first.barrier() } else { second.barrier() };
+        assert!(is_deadlock(&result), "{result:?}");
+    });
+}
+
+#[test]
+fn ranks_that_can_go_on_never_learn_of_a_deadlock() {
+    with_two_handles(Some(3), |[mut first, mut second]| {
+        first.barrier().unwrap();
+        second.barrier().unwrap();
+        first.barrier().unwrap();
+    });
+    // One thread of rank 1 waits where the other rank comes late.
+    with_two_handles(Some(3), |[mut first, mut second]| {
+        if first.rank() == 0 {
+            second.barrier().unwrap();
+            first.barrier().unwrap();
+        } else {
+            let other = thread::spawn(move || second.barrier().unwrap());
+            first.barrier().unwrap();
+            other.join().unwrap();
+        }
+    });
+}
+
+/// A thread that enters an operation for the asker.
+fn ask(asker: &mut Asker, mut handle: Threads, answerer: Answerer) -> impl FnMut(&mut Asker) -> Result<(), CollectiveError> + use<> {
+    let asked = asker.ask();
+    let answered = Shared::new(AtomicU64::new(0));
+    let answers = answered.clone();
+    let mut engine = Some(thread::spawn(move || {
+        let result = handle.barrier();
+        answers.store(1, Ordering::SeqCst);
+        drop(asked);
+        drop(handle);
+        drop(answerer);
+        result
+    }));
+    move |asker| {
+        let mut engine = engine.take();
+        let mut join = || engine.take().unwrap().join().unwrap();
+        // The answer is there a moment before the request is over.
+        let there = asker.wait(|| (answered.load(Ordering::SeqCst) == 1).then_some(None), || Some(join()));
+        there.unwrap_or_else(join)
+    }
+}
+
+#[test]
+fn a_rank_whose_engine_works_can_go_on() {
+    with_two_handles(Some(2), |[mut first, mut second]| {
+        first.set_purpose("first");
+        if first.rank() == 0 {
+            let (mut asker, answerer) = second.answer_requests();
+            let mut wait = ask(&mut asker, second, answerer);
+            first.barrier().unwrap();
+            wait(&mut asker).unwrap();
+        } else {
+            second.barrier().unwrap();
+            first.barrier().unwrap();
+        }
+    });
+    with_two_handles(Some(2), |[mut first, mut second]| {
+        first.set_purpose("first");
+        if first.rank() == 0 {
+            let (mut asker, answerer) = second.answer_requests();
+            let mut wait = ask(&mut asker, second, answerer);
+            wait(&mut asker).unwrap();
+            first.barrier().unwrap();
+        } else {
+            second.barrier().unwrap();
+            first.barrier().unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_rank_whose_engine_is_not_asked_or_waits_cannot_go_on() {
+    with_two_handles(Some(2), |[mut first, mut second]| {
+        first.set_purpose("first");
+        if first.rank() == 0 {
+            // Nobody asks for anything.
+            let (_asker, _answerer) = second.answer_requests();
+            assert!(is_deadlock(&first.barrier()));
+        } else {
+            assert!(is_deadlock(&second.barrier()));
+        }
+    });
+    with_two_handles(Some(2), |[mut first, mut second]| {
+        first.set_purpose("first");
+        second.set_purpose("second");
+        if first.rank() == 0 {
+            let (mut asker, answerer) = second.answer_requests();
+            let mut wait = ask(&mut asker, second, answerer);
+            assert!(is_deadlock(&wait(&mut asker)));
+        } else {
+            assert!(is_deadlock(&first.barrier()));
+        }
+    });
+}
+
+#[test]
+fn an_asker_or_its_engine_can_always_go_on() {
+    let mut model = Builder::new();
+    model.preemption_bound = Some(4);
+    model.check(|| {
+        let world = World::new(|_| panic!("the asker or the engine can go on"));
+        let mut handle = Claim::new(world.clone());
+        let (mut asker, answerer) = handle.answer_requests();
+        let (requests, inbox) = channel::<Asked>();
+        let (outbox, answers) = channel();
+        let engine = thread::spawn(move || {
+            // loom's channels do not tell that the other end is gone.
+            for _ in 0..2 {
+                let asked = inbox.recv().unwrap();
+                outbox.send(()).unwrap();
+                drop(asked);
+            }
+            drop(handle);
+            drop(answerer);
+        });
+        for _ in 0..2 {
+            requests.send(asker.ask()).unwrap();
+            asker.wait(|| answers.try_recv().ok(), || answers.recv().unwrap());
+        }
+        // The end of both is not what this is about.
+        world.begin(1);
+        drop((requests, asker));
+        engine.join().unwrap();
     });
 }

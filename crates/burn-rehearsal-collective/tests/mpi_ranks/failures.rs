@@ -28,6 +28,12 @@ fn an_error_ends_the_run_and_the_others_name_the_rank_and_the_step() {
 }
 
 #[test]
+fn an_error_that_names_its_rank_is_reported_with_one_name() {
+    let ended = run(2, &["named-error"]);
+    assert!(ended.stderr.lines().any(|line| line == "rank 1: cannot read shard 3"), "{ended:?}");
+}
+
+#[test]
 fn an_invalid_argument_is_reported_where_it_was_made_and_ends_the_others_calls() {
     let invalid = "rank 1: invalid argument: rank 1, broadcast: root 9 is not a rank of a world of 2";
     fails(2, "invalid", &[invalid, "rank 0: rank 1 failed or left the run at step 7"]);
@@ -51,6 +57,34 @@ fn different_lengths_are_named() {
 #[test]
 fn data_that_are_never_sent_are_missed() {
     fails(2, "missing", &["rank 0: ranks disagree at step 7: exchange: rank 1 has finished it, but its data have not come"]);
+}
+
+#[test]
+fn ranks_that_wait_for_each_other_in_different_operations_learn_it() {
+    for size in [2, 3] {
+        let ended = run(size, &["deadlock"]);
+        assert!(!ended.success && ended.time < BOUND, "{ended:?}");
+        let others = if size == 2 { "rank 1" } else { "ranks 1, 2" };
+        let expected = format!(
+            "no rank can go on at step 7: rank 0 waits in all_reduce to the mean of 100 values (operation 11 of the handle `gradients`) for {others}; \
+             rank 1 waits in all_gather of 3 bytes each (operation 10 of the handle `rows`) for rank 0"
+        );
+        for rank in 0..size {
+            assert!(ended.stderr.contains(&format!("rank {rank}: {expected}")), "{ended:?}");
+        }
+    }
+    // Rank 2, or 3, waits for a rank that waits itself.
+    let ended = run(4, &["deadlock-broadcast"]);
+    assert!(!ended.success && ended.time < BOUND, "{ended:?}");
+    assert!(ended.stderr.contains("no rank can go on at step 7: rank 0 waits in barrier (operation 0 of the handle `1`)"), "{ended:?}");
+}
+
+#[test]
+fn slow_ranks_are_no_deadlock() {
+    for scenario in ["deadlock-none", "slow-engine"] {
+        let ended = run(3, &[scenario]);
+        assert!(ended.success, "{scenario}: {ended:?}");
+    }
 }
 
 #[test]
@@ -84,7 +118,8 @@ fn a_stopped_rank_is_named_by_those_that_wait_for_it() {
     for scenario in ["signal-exchange", "signal-reduce", "signal-between"] {
         let ended = signalled(scenario, "STOP");
         // Stopped in the middle of queueing a message in shared memory, it leaves the reader deaf to everybody.
-        let named = ["rank 1 failed or left the run at step", "no sign of life from ranks [1, 2]", "no sign of life from ranks [0, 1]"];
+        let named =
+            ["no heartbeat from rank 1 for 3s at step", "no heartbeat from ranks 1, 2 for 3s", "no heartbeat from ranks 0, 1 for 3s"];
         assert!(named.iter().any(|message| ended.stderr.contains(message)), "{scenario}: {ended:?}");
     }
 }

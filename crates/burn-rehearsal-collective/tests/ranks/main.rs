@@ -1,6 +1,8 @@
-//! The operations on threads and on a single rank: results, failures, disagreements, duplicates and stress.
+//! The operations on threads and on a single rank: results, failures, disagreements, deadlocks,
+//! duplicates and stress.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod deadlock;
 mod disagreements;
 mod duplicates;
 mod failures;

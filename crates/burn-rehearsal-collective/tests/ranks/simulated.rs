@@ -59,7 +59,8 @@ fn names(error: &CollectiveError, rank: usize) -> bool {
     match error {
         CollectiveError::PeerFailed { rank: failed, .. } => *failed == rank,
         CollectiveError::Mismatch { reason, .. } | CollectiveError::Transport { reason, .. } => reason.contains(&format!("rank {rank}")),
-        CollectiveError::InvalidArgument(_) | CollectiveError::Damaged { .. } => false,
+        CollectiveError::Silent { ranks, .. } => ranks.contains(&rank),
+        CollectiveError::InvalidArgument(_) | CollectiveError::Damaged { .. } | CollectiveError::Deadlock { .. } => false,
     }
 }
 

@@ -15,6 +15,12 @@
 //! **Nobody leaves silently.** A rank without rows takes part with weight 0 and runs no model step; a stop that anyone requests ends all ranks after
 //! the same step; a rank that fails says so in its status word and all ranks end with the same error; a rank that panics drops its collective, so that
 //! the others get [`PeerFailed`](burn_rehearsal_collective::CollectiveError::PeerFailed).
+//!
+//! **Nobody waits for ever.** If one rank trains without a rehearsal loader, or rehearses inside a
+//! training step that does not run without rows, the ranks wait for each other in different
+//! operations. All of them end with
+//! [`Deadlock`](burn_rehearsal_collective::CollectiveError::Deadlock), which says who waits in what
+//! for whom.
 
 pub(crate) mod adopt;
 pub(crate) mod agree;
@@ -175,10 +181,11 @@ impl<M: LearnerModel> DataParallel<M> {
     /// This rank's strategy: it trains on `device` and talks to the other ranks through `collective`, which nobody else uses.
     ///
     /// `rows` tells the number of rows of a training batch, incoming and representatives together.
-    pub fn new<F>(collective: Box<dyn Collective>, device: Device, rows: F) -> Self
+    pub fn new<F>(mut collective: Box<dyn Collective>, device: Device, rows: F) -> Self
     where
         F: Fn(&<M as TrainStep>::Input) -> usize + Send + Sync + 'static,
     {
+        collective.set_purpose("training");
         let device = if device.is_autodiff() { device } else { device.autodiff() };
         Self {
             rank: collective.rank(),

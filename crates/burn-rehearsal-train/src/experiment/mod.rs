@@ -231,19 +231,21 @@ pub enum Blame {
 impl ExperimentError {
     /// Who is to blame.
     pub fn blame(&self) -> Blame {
-        match self {
-            Self::DataParallel(DataParallelError::RankFailed { .. }) => Blame::Told,
+        let error = match self {
+            Self::DataParallel(DataParallelError::RankFailed { .. }) => return Blame::Told,
             Self::Rehearsal(RehearsalError::PeerFailed { .. })
             | Self::Evaluate(EvaluateError::Rank(_))
-            | Self::DataParallel(DataParallelError::Evaluate(
-                EvaluateError::Rank(_) | EvaluateError::Collective(CollectiveError::PeerFailed { .. }),
-            ))
+            | Self::DataParallel(DataParallelError::Evaluate(EvaluateError::Rank(_)))
             | Self::Checkpoint(CheckpointError::Rank(_))
-            | Self::Rehearsal(RehearsalError::Checkpoint(CheckpointError::Rank(_)))
-            | Self::Collective(CollectiveError::PeerFailed { .. })
-            | Self::Rehearsal(RehearsalError::Collective(CollectiveError::PeerFailed { .. }))
-            | Self::DataParallel(DataParallelError::Collective(CollectiveError::PeerFailed { .. }))
-            | Self::Evaluate(EvaluateError::Collective(CollectiveError::PeerFailed { .. })) => Blame::Peer,
+            | Self::Rehearsal(RehearsalError::Checkpoint(CheckpointError::Rank(_))) => return Blame::Peer,
+            Self::Collective(error)
+            | Self::Rehearsal(RehearsalError::Collective(error))
+            | Self::DataParallel(DataParallelError::Collective(error) | DataParallelError::Evaluate(EvaluateError::Collective(error)))
+            | Self::Evaluate(EvaluateError::Collective(error)) => error,
+            _ => return Blame::Own,
+        };
+        match error {
+            CollectiveError::PeerFailed { .. } | CollectiveError::Silent { .. } => Blame::Peer,
             _ => Blame::Own,
         }
     }

@@ -54,6 +54,7 @@ pub fn run_rank<W: Workload>(
         return Err(ExperimentError::Settings("the number of epochs and the batch size must be at least 1".into()));
     }
     let started = Instant::now();
+    collective.set_purpose("tasks");
     let timer = if settings.profile { PhaseTimer::profiling() } else { PhaseTimer::new() };
     let buffer = match settings.method {
         Method::Rehearsal => {
@@ -71,7 +72,9 @@ pub fn run_rank<W: Workload>(
     if settings.evaluate_every > 0 {
         let part = |task| part(workload, settings, collective.as_ref(), device, workload.stream().test(task).to_vec());
         let parts = (0..tasks).map(part).collect();
-        strategy = strategy.with_after_epoch(epochs.hook(settings.evaluate_every, settings.epochs, parts, collective.duplicate()?));
+        let mut ranks = collective.duplicate()?;
+        ranks.set_purpose("evaluation");
+        strategy = strategy.with_after_epoch(epochs.hook(settings.evaluate_every, settings.epochs, parts, ranks));
     }
     let interrupter = Interrupter::new();
     observer.interrupter(&interrupter);

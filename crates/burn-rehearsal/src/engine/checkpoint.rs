@@ -12,7 +12,7 @@ use super::rank_file::{self, Contents, RankFile, RankState, at_once};
 use super::reshard::{self, Reshard};
 use super::shard::Shard;
 use super::writer::{Job, Ticket, Writer};
-use super::{Engine, Parcel, Request, Status, header};
+use super::{Engine, Inbox, Parcel, Sent, Status, header};
 use crate::batch::{Column, FieldSpec, Schema};
 use crate::checkpoint::{BUFFER, FileEntry, Manifest};
 use crate::config::Execution;
@@ -23,7 +23,7 @@ use burn::tensor::Device;
 use burn_rehearsal_collective::Collective;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 /// How often a writer whose disk is slower is asked whether it has room.
@@ -74,10 +74,11 @@ struct Loaded {
 impl Engine {
     /// Begins a checkpoint: what is small is copied now, and a thread of its own writes that and the rows, which are handed to it from now on.
     pub(super) fn save(&mut self, directory: PathBuf, pending: Option<Vec<Pending>>, ticket: Ticket) -> Result<(), RehearsalError> {
-        let begun = self.begin_to_write(directory, pending, ticket.clone());
+        let outcome = ticket.outcome.clone();
+        let begun = self.begin_to_write(directory, pending, ticket);
         if let Err(error) = &begun {
             // Whoever began the checkpoint may be gone.
-            let _ = ticket.send(Err(error.clone()));
+            let _ = outcome.send(Err(error.clone()));
         }
         begun
     }
@@ -92,6 +93,7 @@ impl Engine {
             Some(collective) => collective,
             None => self.collective()?.duplicate()?,
         };
+        collective.set_purpose("checkpoint");
         collective.set_step(self.step);
         let drawn = |Parcel { handles, columns, .. }| Pending { handles, columns };
         let pending = match pending {
@@ -112,7 +114,7 @@ impl Engine {
     }
 
     /// Hands rows of a checkpoint that is being written over until a request comes, and all of them if none comes any more.
-    pub(crate) fn write_until_asked(&mut self, requests: &Receiver<Request>) -> Option<Request> {
+    pub(crate) fn write_until_asked(&mut self, requests: &Inbox) -> Option<Sent> {
         while self.writer.as_ref().is_some_and(Writer::wants_rows) {
             let pause = if self.hand_over(false) { Duration::ZERO } else { DISK };
             match requests.recv_timeout(pause) {

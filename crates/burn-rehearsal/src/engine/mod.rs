@@ -38,11 +38,12 @@ use crate::sampling::{Draw, Place, Sampling, Union, sampling};
 use crate::slots::RowHandle;
 use crate::snapshot::Snapshot;
 use burn::tensor::Device;
-use burn_rehearsal_collective::Collective;
+use burn_rehearsal_collective::{Answerer, Asked, Asker, Collective};
 use header::Header;
 use shard::Shard;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::Instant;
 use writer::Writer;
 
@@ -100,6 +101,15 @@ pub(crate) enum Request {
     /// What was saved; collective.
     Restore(PathBuf, Device, &'static [FieldSpec]),
 }
+
+/// A request on its way to an engine of another thread.
+pub(crate) struct Sent {
+    pub(crate) request: Request,
+    /// Dropped when the answer has been sent.
+    pub(crate) asked: Asked,
+}
+
+pub(crate) type Inbox = Receiver<Sent>;
 
 /// The answers to [`Request`].
 pub(crate) enum Response {
@@ -224,7 +234,8 @@ struct Scratch {
 }
 
 impl Engine {
-    pub(crate) fn new(config: RehearsalConfig, collective: Box<dyn Collective>, timings: Arc<Timings>) -> Result<Self, RehearsalError> {
+    pub(crate) fn new(config: RehearsalConfig, mut collective: Box<dyn Collective>, timings: Arc<Timings>) -> Result<Self, RehearsalError> {
+        collective.set_purpose("rehearsal");
         let (rank, size) = (collective.rank(), collective.size());
         config.validate(size)?;
         let with_classes = config.sampling == SamplingKind::ClassBalanced;
@@ -256,6 +267,11 @@ impl Engine {
             },
             config,
         })
+    }
+
+    /// From now on a thread of its own calls this engine, when it is asked.
+    pub(crate) fn answer_requests(&mut self) -> (Asker, Answerer) {
+        self.collective.as_mut().map(|collective| collective.answer_requests()).unwrap_or_default()
     }
 
     /// Answers one request. After an error every later request is answered with the same error.

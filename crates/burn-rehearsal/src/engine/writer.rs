@@ -9,7 +9,7 @@ use super::rank_file::{self, Contents};
 use super::{Saved, header};
 use crate::checkpoint::{BUFFER, FileEntry, Manifest};
 use crate::error::{CheckpointError, RehearsalError};
-use burn_rehearsal_collective::Collective;
+use burn_rehearsal_collective::{Asked, Asker, Collective};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
@@ -23,17 +23,22 @@ const ROOM: usize = 3;
 #[derive(Debug)]
 #[must_use = "only `wait` tells whether the checkpoint came to be"]
 pub struct PendingCheckpoint {
+    asker: Asker,
     outcome: Receiver<Result<Saved, RehearsalError>>,
 }
 
-/// Where what a checkpoint came to is told.
-pub(crate) type Ticket = Sender<Result<Saved, RehearsalError>>;
+/// Receives the outcome of a checkpoint.
+pub(crate) struct Ticket {
+    pub(crate) outcome: Sender<Result<Saved, RehearsalError>>,
+    /// Dropped when the outcome has been sent.
+    _asked: Asked,
+}
 
 impl PendingCheckpoint {
-    /// A checkpoint to come, and where to tell what it came to.
-    pub(crate) fn new() -> (Ticket, Self) {
-        let (ticket, outcome) = channel();
-        (ticket, Self { outcome })
+    /// A checkpoint to come, and what receives its outcome.
+    pub(crate) fn new(mut asker: Asker) -> (Ticket, Self) {
+        let (sender, outcome) = channel();
+        (Ticket { outcome: sender, _asked: asker.announce() }, Self { asker, outcome })
     }
 
     /// Waits until the checkpoint is complete, and on the disk, on all ranks. Not collective, and on any thread; but a rank that waits before it takes its next step
@@ -43,8 +48,13 @@ impl PendingCheckpoint {
     ///
     /// [`RehearsalError::Checkpoint`] on every rank if one could not write: on that rank with what happened, on the others with its number. The buffer goes on
     /// as if nothing had happened. After any other error it may be of no use any more; then its next step that waits for representatives fails, too.
-    pub fn wait(self) -> Result<Saved, RehearsalError> {
-        self.outcome.recv().map_err(|_| RehearsalError::EngineGone)?
+    pub fn wait(mut self) -> Result<Saved, RehearsalError> {
+        let poll = || match self.outcome.try_recv() {
+            Ok(outcome) => Some(outcome),
+            Err(TryRecvError::Disconnected) => Some(Err(RehearsalError::EngineGone)),
+            Err(TryRecvError::Empty) => None,
+        };
+        self.asker.wait(poll, || self.outcome.recv().map_err(|_| RehearsalError::EngineGone)?)
     }
 }
 
@@ -72,10 +82,14 @@ pub(super) struct Job {
 
 impl Writer {
     /// Starts a thread that writes.
-    pub(super) fn start(job: Job) -> Result<Self, RehearsalError> {
+    pub(super) fn start(mut job: Job) -> Result<Self, RehearsalError> {
         let (rows, inbox) = channel();
         let (outbox, room) = channel();
         (0..ROOM).try_for_each(|_| outbox.send(Piece::new())).map_err(|_| RehearsalError::EngineGone)?;
+        // This rank can go on while the thread writes. Between two checkpoints, nobody uses the
+        // handle.
+        let (_, answerer) = job.collective.answer_requests();
+        let work = answerer.work();
         let thread = std::thread::Builder::new()
             .name(format!("rehearsal-{}-disk", job.collective.rank()))
             .spawn(move || {
@@ -84,7 +98,8 @@ impl Writer {
                 // If it failed, nobody needs the rows any more.
                 drop((inbox, outbox));
                 // Whoever began the checkpoint may be gone.
-                let _ = ticket.send(complete(&directory, written, collective.as_mut()));
+                let _ = ticket.outcome.send(complete(&directory, written, collective.as_mut()));
+                drop((ticket, work));
                 collective
             })
             .map_err(|error| RehearsalError::Thread(error.to_string()))?;

@@ -2,10 +2,11 @@
 
 use std::error::Error;
 use std::io::Write;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use burn_rehearsal_collective::{Collective, CollectiveError, Incoming, Mpi, Outgoing, ReduceOp};
+use burn_rehearsal_collective::{Asked, Asker, Collective, CollectiveError, Incoming, Mpi, Outgoing, ReduceOp};
 
 use crate::reference::{Random, bits, check_all_gather, check_all_reduce, check_broadcast, check_exchange, values};
 
@@ -21,12 +22,13 @@ pub(crate) fn run(scenario: &str, mut ranks: Mpi) -> Outcome {
         "duplicates" => duplicates(ranks)?,
         "panic" if rank == 1 => panic!("row 5 is missing"),
         "error" if rank == 1 => return Err("cannot read shard 3".into()),
+        "named-error" if rank == 1 => return Err("rank 1: cannot read shard 3".into()),
         "invalid" if rank == 1 => return Ok(ranks.broadcast(&mut [], 9)?),
         "leave" if rank == 1 => {
             drop(ranks);
             thread::sleep(Duration::from_secs(20));
         }
-        "panic" | "error" | "invalid" | "leave" => forever(|| ranks.all_reduce(&mut [1.0; 10], ReduceOp::Sum))?,
+        "panic" | "error" | "named-error" | "invalid" | "leave" => forever(|| ranks.all_reduce(&mut [1.0; 10], ReduceOp::Sum))?,
         "calls" if rank == 1 => ranks.barrier()?,
         "calls" => ranks.all_gather(&[1; 5], &mut vec![0; 5 * ranks.size()])?,
         "lengths" => ranks.all_gather(&vec![1; 4 + rank], &mut vec![0; (4 + rank) * ranks.size()])?,
@@ -38,6 +40,13 @@ pub(crate) fn run(scenario: &str, mut ranks: Mpi) -> Outcome {
             thread::sleep(Duration::from_secs(if rank == 1 { 5 } else { 0 }));
             ranks.barrier()?;
         }
+        "deadlock" => deadlock(ranks, rank == 0)?,
+        "deadlock-broadcast" => {
+            let mut second = ranks.duplicate()?;
+            if rank == 0 { second.barrier()? } else { ranks.broadcast(&mut [0; 8], 0)? }
+        }
+        "deadlock-none" => deadlock(ranks, false)?,
+        "slow-engine" => slow_engine(ranks)?,
         "signal-exchange" => signalled(&mut ranks, |ranks| ring(ranks, 200_000))?,
         "signal-reduce" => signalled(&mut ranks, |ranks| ranks.all_reduce(&mut vec![1.0; 3_000_000], ReduceOp::Mean))?,
         "signal-between" => signalled(&mut ranks, |ranks| {
@@ -184,6 +193,93 @@ fn duplicates(mut gradients: Mpi) -> Outcome {
     // A handle that outlives the function, as that of a thread which has not yet ended would.
     std::mem::forget(third);
     Ok(())
+}
+
+/// A thread that gathers when it is asked; the sleep is how long it takes for each request.
+struct Engine {
+    asker: Asker,
+    requests: Sender<(Duration, Asked)>,
+    answers: Receiver<Result<(), CollectiveError>>,
+}
+
+impl Engine {
+    fn new(ranks: &mut Mpi) -> Result<Self, CollectiveError> {
+        let mut handle = ranks.duplicate()?;
+        handle.set_purpose("rows");
+        handle.set_step(7);
+        let (asker, answerer) = handle.answer_requests();
+        let (requests, inbox) = channel::<(Duration, Asked)>();
+        let (outbox, answers) = channel();
+        thread::spawn(move || {
+            let mut all = vec![0; 3 * handle.size()];
+            for (pause, asked) in inbox {
+                thread::sleep(pause);
+                let _ = outbox.send(handle.all_gather(&[1; 3], &mut all));
+                drop(asked);
+            }
+            drop(handle);
+            drop(answerer);
+        });
+        Ok(Self { asker, requests, answers })
+    }
+
+    fn ask(&mut self, pause: Duration) {
+        let asked = self.asker.ask();
+        self.requests.send((pause, asked)).unwrap();
+    }
+
+    fn wait(&mut self) -> Result<(), CollectiveError> {
+        let Self { asker, answers, .. } = self;
+        asker.wait(|| answers.try_recv().ok(), || answers.recv().unwrap())
+    }
+}
+
+/// Steps with an engine, as with a buffer; after some, rank 0 `leaves_out` its rounds.
+fn deadlock(mut gradients: Mpi, leaves_out: bool) -> Result<(), CollectiveError> {
+    gradients.set_purpose("gradients");
+    let mut engine = Engine::new(&mut gradients)?;
+    let mut values = vec![1.0; 100];
+    for step in 0..20 {
+        if step >= 10 && leaves_out {
+            gradients.all_reduce(&mut values, ReduceOp::Mean)?;
+            continue;
+        }
+        engine.ask(Duration::ZERO);
+        engine.wait()?;
+        gradients.all_reduce(&mut values, ReduceOp::Mean)?;
+    }
+    Ok(())
+}
+
+/// Every rank waits for rank 1, which is slow in all places in which a rank may be, far longer than
+/// a deadlock takes to be noticed.
+fn slow_engine(mut gradients: Mpi) -> Result<(), CollectiveError> {
+    let slow = Duration::from_secs(if gradients.rank() == 1 { 6 } else { 0 });
+    let mut engine = Engine::new(&mut gradients)?;
+    engine.ask(slow);
+    let mut second = gradients.duplicate()?;
+    if gradients.rank() == 1 {
+        gradients.barrier()?;
+        engine.wait()?;
+    } else {
+        engine.wait()?;
+        gradients.barrier()?;
+    }
+    // A handle on its way to another thread.
+    thread::scope(|scope| {
+        let late = scope.spawn(|| {
+            thread::sleep(slow);
+            second.barrier()
+        });
+        if gradients.rank() == 0 {
+            late.join().unwrap()?;
+            return gradients.barrier();
+        }
+        gradients.barrier()?;
+        late.join().unwrap()
+    })?;
+    thread::sleep(slow);
+    gradients.barrier()
 }
 
 /// Rank 0 expects what rank 1 never sends.

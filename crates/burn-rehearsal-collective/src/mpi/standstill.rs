@@ -1,0 +1,250 @@
+//! Detects that all ranks wait for each other in different operations.
+//!
+//! A rank in which nothing can move says so with each heartbeat: the number of its standstill,
+//! which changes when something moves, and for each handle the next operation and the one that it
+//! waits in. An operation cannot be completed if it waits for a rank that has not begun it, or for
+//! one that itself waits there in vain. If this holds for all operations of all ranks, and every
+//! rank then confirms its standstill in answer to a later heartbeat, nothing has moved in between,
+//! and nothing will.
+
+use super::notice::{Handle, Standstill};
+use crate::WaitingRank;
+
+/// What one rank has said.
+#[derive(Debug, Clone, Default)]
+struct Said {
+    /// The number of its standstill; 0 if it can move.
+    standstill: u64,
+    /// Its handles at that standstill.
+    handles: Vec<Handle>,
+    /// What it has said of its next standstill so far.
+    next: (u64, Vec<Handle>),
+    /// Its last heartbeat.
+    beat: u64,
+    /// This rank's last heartbeat that it had heard by then.
+    echo: u64,
+    /// It has said goodbye.
+    parted: bool,
+}
+
+impl Said {
+    fn handle(&self, group: u64) -> Option<&Handle> {
+        self.handles.iter().find(|handle| handle.group == group)
+    }
+
+    /// Its handle, if it waits in this operation.
+    fn waits(&self, group: u64, operation: u64) -> Option<&Handle> {
+        self.handle(group).filter(|handle| handle.call.is_some() && handle.next.wrapping_sub(1) == operation)
+    }
+
+    /// Whether it has not begun an operation, and cannot. Nothing is known of a rank that can move.
+    fn lacks(&self, group: u64, operation: u64) -> bool {
+        self.standstill != 0 && self.handle(group).is_none_or(|handle| handle.next <= operation)
+    }
+}
+
+/// What all ranks have said.
+#[derive(Debug)]
+pub(super) struct Standstills {
+    rank: usize,
+    said: Vec<Said>,
+    /// This rank's heartbeats so far.
+    beat: u64,
+    /// A deadlock to be confirmed: this rank's next heartbeat at that time, and the standstills of
+    /// all ranks.
+    suspicion: Option<(u64, Vec<u64>)>,
+}
+
+impl Standstills {
+    pub(super) fn new(rank: usize, size: usize) -> Self {
+        Self { rank, said: vec![Said::default(); size], beat: 0, suspicion: None }
+    }
+
+    /// This rank's next heartbeat, as it is for `peer`.
+    pub(super) fn alive(&self, peer: usize) -> (u64, u64, u64) {
+        (self.beat, self.said[peer].beat, self.said[self.rank].standstill)
+    }
+
+    /// This rank is about to send heartbeats; gives what it says of its handles before.
+    pub(super) fn beat(&mut self) -> impl Iterator<Item = Standstill> {
+        self.beat += 1;
+        let own = &self.said[self.rank];
+        let number = own.standstill;
+        own.handles.iter().filter(move |_| number != 0).map(move |handle| Standstill { number, handle: *handle })
+    }
+
+    /// A rank has said something of a handle.
+    pub(super) fn hear_handle(&mut self, peer: usize, Standstill { number, handle }: Standstill) {
+        let (collected, handles) = &mut self.said[peer].next;
+        if *collected != number {
+            handles.clear();
+        }
+        *collected = number;
+        handles.push(handle);
+    }
+
+    /// A heartbeat has come.
+    pub(super) fn hear_beat(&mut self, peer: usize, beat: u64, echo: u64, standstill: u64) {
+        let said = &mut self.said[peer];
+        (said.beat, said.echo, said.standstill) = (beat, echo, standstill);
+        let (number, handles) = std::mem::take(&mut said.next);
+        said.handles = handles;
+        if number != standstill {
+            // Not all of it has come.
+            said.standstill = 0;
+        }
+    }
+
+    /// A rank has said goodbye: it takes part in nothing any more.
+    pub(super) fn hear_goodbye(&mut self, peer: usize) {
+        self.said[peer].parted = true;
+    }
+
+    /// Sets this rank's standstill and handles, each with the ranks that its operation waits for.
+    pub(super) fn set_own(&mut self, standstill: Option<u64>, handles: impl Iterator<Item = (Handle, Vec<usize>)>) {
+        let Self { rank, said, .. } = self;
+        let (rank, said) = (*rank, &mut *said);
+        let handles = handles.map(|(handle, pending)| {
+            let operation = handle.next.wrapping_sub(1);
+            let in_vain = |peer: &usize| {
+                let peer = &said[*peer];
+                peer.lacks(handle.group, operation) || peer.waits(handle.group, operation).is_some_and(|other| other.blocker.is_some())
+            };
+            Handle { blocker: pending.into_iter().find(in_vain), ..handle }
+        });
+        let handles = if standstill.is_some() { handles.collect() } else { Vec::new() };
+        let own = &mut said[rank];
+        own.standstill = standstill.unwrap_or(0);
+        own.handles = handles;
+    }
+
+    /// Whether there is a deadlock for certain.
+    pub(super) fn is_deadlock(&mut self) -> bool {
+        if !self.could_be_deadlock() {
+            self.suspicion = None;
+            return false;
+        }
+        let standstills = || self.said.iter().map(|said| said.standstill);
+        match &self.suspicion {
+            Some((beat, suspected)) if standstills().eq(suspected.iter().copied()) => {
+                let confirmed = |(rank, said): (usize, &Said)| rank == self.rank || said.parted || said.echo >= *beat;
+                self.said.iter().enumerate().all(confirmed)
+            }
+            _ => {
+                self.suspicion = Some((self.beat + 1, standstills().collect()));
+                false
+            }
+        }
+    }
+
+    /// Whether no operation of any rank could be completed if all were still as they have said.
+    fn could_be_deadlock(&self) -> bool {
+        let live = || self.said.iter().filter(|said| !said.parted);
+        let mut waiting = live().flat_map(|said| &said.handles).filter(|handle| handle.call.is_some()).peekable();
+        live().all(|said| said.standstill != 0) && waiting.peek().is_some() && waiting.all(|handle| self.is_blocked(handle))
+    }
+
+    /// Whether the ranks that block the operation of this handle lead to one that has not begun it.
+    fn is_blocked(&self, handle: &Handle) -> bool {
+        let operation = handle.next.wrapping_sub(1);
+        let mut blocker = handle.blocker;
+        for _ in 0..self.said.len() {
+            let Some(said) = blocker.and_then(|blocker| self.said.get(blocker)).filter(|said| !said.parted) else { return false };
+            if said.lacks(handle.group, operation) {
+                return true;
+            }
+            blocker = said.waits(handle.group, operation).and_then(|other| other.blocker);
+        }
+        false
+    }
+
+    /// Who waits in which operation for whom; `name` names the handle of a group.
+    pub(super) fn waiting(&self, name: impl Fn(u64) -> String) -> Vec<WaitingRank> {
+        let mut waiting = Vec::new();
+        for (rank, said) in self.said.iter().enumerate().filter(|(_, said)| !said.parted) {
+            for handle in &said.handles {
+                let Handle { group, next, call: Some(call), .. } = *handle else { continue };
+                let operation = next.wrapping_sub(1);
+                let lacks = |peer: &usize| *peer != rank && self.said[*peer].lacks(group, operation);
+                let missing = (0..self.said.len()).filter(lacks).collect();
+                waiting.push(WaitingRank { rank, call: call.to_string(), operation, handle: name(group), missing });
+            }
+        }
+        waiting
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::call::Call;
+
+    const GRADIENTS: u64 = 1;
+    const ROWS: u64 = 2;
+
+    /// A handle with `next` operations behind it, of which it waits in the last if `waits`.
+    fn handle(group: u64, next: u64, waits: bool) -> Handle {
+        Handle { group, next, call: waits.then_some(Call::Barrier), blocker: None }
+    }
+
+    /// Two ranks; rank 0 waits in the operation 4 of the gradients for rank 1.
+    struct World([Standstills; 2]);
+
+    impl World {
+        fn new() -> Self {
+            Self([Standstills::new(0, 2), Standstills::new(1, 2)])
+        }
+
+        /// Each rank looks at itself and sends its heartbeat. Returns which ranks are certain of a
+        /// deadlock.
+        fn beat(&mut self, standstills: [Option<u64>; 2], handles: [[Handle; 2]; 2]) -> [bool; 2] {
+            let mut certain = [false; 2];
+            for rank in 0..2 {
+                let peer = 1 - rank;
+                let own = handles[rank].into_iter().map(|handle| (handle, if handle.call.is_some() { vec![peer] } else { Vec::new() }));
+                self.0[rank].set_own(standstills[rank], own);
+                certain[rank] = self.0[rank].is_deadlock();
+                let said: Vec<_> = self.0[rank].beat().collect();
+                let (beat, echo, standstill) = self.0[rank].alive(peer);
+                said.into_iter().for_each(|said| self.0[peer].hear_handle(rank, said));
+                self.0[peer].hear_beat(rank, beat, echo, standstill);
+            }
+            certain
+        }
+    }
+
+    /// Rank 0 waits in the gradients' operation 4 for rank 1, which waits for rank 0 in the rows'
+    /// operation 7.
+    const CROSSED: fn() -> [[Handle; 2]; 2] =
+        || [[handle(GRADIENTS, 5, true), handle(ROWS, 7, false)], [handle(GRADIENTS, 4, false), handle(ROWS, 8, true)]];
+
+    #[test]
+    fn ranks_that_wait_for_each_other_are_certain_of_it_after_a_few_heartbeats() {
+        let mut world = World::new();
+        let beats = (1..).find(|_| world.beat([Some(3), Some(9)], CROSSED()) == [true; 2]);
+        assert!(beats.is_some_and(|beats| beats <= 6), "{beats:?}");
+        let waiting = world.0[1].waiting(|group| group.to_string());
+        let words: Vec<_> = waiting.iter().map(ToString::to_string).collect();
+        let expected = [
+            "rank 0 waits in barrier (operation 4 of the handle `1`) for rank 1",
+            "rank 1 waits in barrier (operation 7 of the handle `2`) for rank 0",
+        ];
+        assert_eq!(words, expected);
+        assert_eq!(world.0[0].waiting(|group| group.to_string()), waiting);
+    }
+
+    #[test]
+    fn a_rank_that_can_move_or_has_moved_or_an_operation_that_all_have_begun_is_no_deadlock() {
+        for beats in 0..20 {
+            let mut world = World::new();
+            for beat in 0..beats {
+                assert_eq!(world.beat([None, Some(9)], CROSSED()), [false; 2]);
+                // As if it had moved between two heartbeats.
+                assert_eq!(world.beat([Some(2 * beat + 1), Some(9)], CROSSED()), [false; 2]);
+                assert_eq!(world.beat([Some(2 * beat + 2), Some(9)], CROSSED()), [false; 2]);
+                let begun = [[handle(GRADIENTS, 5, true), handle(ROWS, 8, true)], [handle(GRADIENTS, 4, false), handle(ROWS, 8, true)]];
+                assert_eq!(world.beat([Some(100), Some(9)], begun), [false; 2]);
+            }
+        }
+    }
+}
