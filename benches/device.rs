@@ -13,7 +13,7 @@
 use burn::data::dataloader::batcher::Batcher;
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::tensor::{DType, Device, Tensor};
-use burn_rehearsal::{Capacity, Execution, RehearsalBuffer, RehearsalConfig, StoreKind};
+use burn_rehearsal::{Capacity, Execution, PolicyKind, RehearsalBuffer, RehearsalConfig, StoreKind};
 use burn_rehearsal_benches::{Batch, Image, StackImages, device, fill, head, median, random_images, ratio, verdict};
 use burn_rehearsal_train::device::describe;
 use burn_rehearsal_train::init::{Scheme, keyed_init};
@@ -85,6 +85,8 @@ fn buffer(size: &Size, candidates: usize, representatives: usize, execution: Exe
     let config = RehearsalConfig::new(Capacity::Samples(size.slots))
         .with_candidates(candidates)
         .with_representatives(representatives)
+        // Every candidate is stored: the most work.
+        .with_policy(PolicyKind::RandomReplacement)
         .with_store(StoreKind::Device)
         .with_execution(execution);
     RehearsalBuffer::solo(&config).expect("a buffer")

@@ -16,7 +16,7 @@ use burn::data::dataloader::DataLoader;
 use burn::data::dataset::InMemDataset;
 use burn::tensor::Device;
 use burn_rehearsal::random::{Purpose, Stream};
-use burn_rehearsal::{Capacity, EngineTimings, Execution, RehearsalBuffer, RehearsalConfig, RehearsalLoader, ShardedLoader};
+use burn_rehearsal::{Capacity, EngineTimings, Execution, PolicyKind, RehearsalBuffer, RehearsalConfig, RehearsalLoader, ShardedLoader};
 use burn_rehearsal_benches::{
     Batch, Cpu, FloatBatch, Images, StackImages, Time, fill, head, median, micros, random_batches, random_images, ratio, timed, verdict,
 };
@@ -134,7 +134,12 @@ fn repeat(mut work: impl FnMut(usize)) {
 }
 
 fn config(execution: Execution, capacity: usize) -> RehearsalConfig {
-    RehearsalConfig::new(Capacity::Samples(capacity)).with_candidates(C).with_representatives(R).with_execution(execution)
+    // Every candidate is stored, as in the original engine.
+    RehearsalConfig::new(Capacity::Samples(capacity))
+        .with_candidates(C)
+        .with_representatives(R)
+        .with_policy(PolicyKind::RandomReplacement)
+        .with_execution(execution)
 }
 
 /// The buffer's own step, and where its time goes.

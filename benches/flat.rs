@@ -10,7 +10,7 @@
 
 use burn::tensor::Device;
 use burn_rehearsal::random::{Purpose, Stream};
-use burn_rehearsal::{Capacity, Execution, RehearsalBuffer, RehearsalConfig};
+use burn_rehearsal::{Capacity, Execution, PolicyKind, RehearsalBuffer, RehearsalConfig};
 use burn_rehearsal_benches::{Batch, Images, fill, head, log_slope, median, random_batches, timed};
 use std::hint::black_box;
 
@@ -26,8 +26,11 @@ const POOL: usize = 16;
 type Buffer = RehearsalBuffer<Batch>;
 
 fn buffer(capacity: usize) -> Buffer {
-    let config =
-        RehearsalConfig::new(Capacity::Samples(capacity)).with_candidates(C).with_representatives(R).with_execution(Execution::Inline);
+    let config = RehearsalConfig::new(Capacity::Samples(capacity))
+        .with_candidates(C)
+        .with_representatives(R)
+        .with_policy(PolicyKind::RandomReplacement)
+        .with_execution(Execution::Inline);
     RehearsalBuffer::solo(&config).expect("a buffer")
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_rehearsal::random::{Purpose, Stream};
-use burn_rehearsal::{Capacity, Execution, RehearsalBatch, RehearsalBuffer, RehearsalConfig};
+use burn_rehearsal::{Capacity, Execution, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig};
 use burn_rehearsal_benches::median;
 use burn_rehearsal_collective::launch::{Launch, mpirun};
 use burn_rehearsal_collective::{Collective, Mpi, MpiOptions, ReduceOp, Reduction, run_mpi};
@@ -155,6 +155,8 @@ fn engine(ranks: Mpi, row: usize, messages_only: bool) -> Option<Cost> {
     let config = RehearsalConfig::new(Capacity::Samples(SHARD * size))
         .with_candidates(INSERT)
         .with_representatives(DRAW)
+        // Every candidate is stored: the most work.
+        .with_policy(PolicyKind::RandomReplacement)
         .with_execution(Execution::Inline);
     let buffer: RehearsalBuffer<Rows> = RehearsalBuffer::new(&config, Box::new(ranks)).expect("a buffer");
     let device = Device::flex();

@@ -17,7 +17,7 @@ use burn::data::dataloader::DataLoader;
 use burn::data::dataset::InMemDataset;
 use burn::tensor::Device;
 use burn_rehearsal::{
-    Capacity, EngineTimings, Execution, RehearsalBatch, RehearsalBuffer, RehearsalConfig, RehearsalLoader, ShardedLoader,
+    Capacity, EngineTimings, Execution, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, RehearsalLoader, ShardedLoader,
 };
 use burn_rehearsal_benches::{Batch, Images, StackImages, fill, head, median, micros, random_batches, random_images, timed, verdict};
 use std::hint::black_box;
@@ -156,7 +156,11 @@ fn apart_and_together(batches: &[Batch], computation: Computation, steps: usize)
 
 fn buffer(side: usize, execution: Execution, batches: &[Batch]) -> RehearsalBuffer<Batch> {
     let capacity = Capacity::Samples(SHARD_BYTES / Batch::row_bytes(side));
-    let config = RehearsalConfig::new(capacity).with_candidates(C).with_representatives(R).with_execution(execution);
+    let config = RehearsalConfig::new(capacity)
+        .with_candidates(C)
+        .with_representatives(R)
+        .with_policy(PolicyKind::RandomReplacement)
+        .with_execution(execution);
     let buffer = RehearsalBuffer::solo(&config).expect("a buffer");
     fill(&buffer, batches).expect("a full buffer");
     buffer

@@ -6,7 +6,7 @@
 #![allow(clippy::expect_used)]
 
 use burn::tensor::Device;
-use burn_rehearsal::{Capacity, Execution, RehearsalBuffer, RehearsalConfig, SamplingKind};
+use burn_rehearsal::{Capacity, Execution, PolicyKind, RehearsalBuffer, RehearsalConfig, SamplingKind};
 use burn_rehearsal_benches::{Batch, head, median, micros, random_batches, timed, verdict};
 use burn_rehearsal_collective::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp};
 use std::fs;
@@ -101,6 +101,8 @@ fn start(size: usize, sampling: SamplingKind, batches: &[Batch]) -> (RehearsalBu
     let config = RehearsalConfig::new(Capacity::Samples(SHARD * size))
         .with_candidates(C)
         .with_representatives(R)
+        // Every candidate is stored: the most work.
+        .with_policy(PolicyKind::RandomReplacement)
         .with_sampling(sampling)
         .with_classes(Some(CLASSES))
         .with_execution(Execution::Inline);

@@ -384,7 +384,7 @@ fn stored(shards: &[Vec<Stored>]) -> BTreeMap<i64, (usize, usize)> {
 
 #[test]
 fn another_number_of_ranks_keeps_every_sample_once_within_capacity_and_quotas() {
-    for policy in [PolicyKind::ClassBalanced, PolicyKind::Reservoir, PolicyKind::Fifo] {
+    for policy in [PolicyKind::ClassBalanced, PolicyKind::RandomReplacement, PolicyKind::Reservoir, PolicyKind::Fifo] {
         for (capacity, steps_before) in [(61, 20), (400, 9)] {
             let config = config(capacity, 5, 4).with_policy(policy).with_sampling(SamplingKind::ClassBalanced).with_lag(2);
             let config = config.with_on_repeat(OnRepeat::SkipIfStored);
@@ -413,7 +413,7 @@ fn another_number_of_ranks_keeps_every_sample_once_within_capacity_and_quotas() 
             for shards in [&two, &three] {
                 let sizes: Vec<_> = shards.iter().map(Vec::len).collect();
                 assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1, "{sizes:?}");
-                if policy == PolicyKind::ClassBalanced {
+                if matches!(policy, PolicyKind::ClassBalanced | PolicyKind::RandomReplacement) {
                     for class in 0..4 {
                         let counts: Vec<_> = shards.iter().map(|rows| rows.iter().filter(|row| row.2 == class).count()).collect();
                         assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1, "class {class}: {counts:?}");

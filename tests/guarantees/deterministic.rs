@@ -56,6 +56,7 @@ pub(crate) fn configurations(size: usize) -> Vec<RehearsalConfig> {
         base.clone().with_policy(PolicyKind::Reservoir).with_sampling(SamplingKind::ClassBalanced).with_lag(3),
         base.clone().with_policy(PolicyKind::Fifo).with_sampling(SamplingKind::ExcludeCurrent).with_lag(0),
         base.clone().with_classes(Some(4)).with_sampling(SamplingKind::ExcludeCurrent).with_lag(2).with_on_repeat(OnRepeat::SkipIfStored),
+        base.clone().with_policy(PolicyKind::RandomReplacement).with_candidates(0.5).with_representatives(1.5).with_lag(2),
         base.with_candidate_mode(CandidateMode::Bernoulli).with_start_task(1),
     ]
 }

@@ -47,7 +47,7 @@ fn auto_keeps_a_shard_on_a_device_with_memory_of_its_own_up_to_the_limit() {
 
 #[test]
 fn of_several_candidates_of_a_mini_batch_for_one_slot_the_last_stays() {
-    for policy in [PolicyKind::Fifo, PolicyKind::Reservoir, PolicyKind::ClassBalanced] {
+    for policy in [PolicyKind::Fifo, PolicyKind::Reservoir, PolicyKind::ClassBalanced, PolicyKind::RandomReplacement] {
         for store in [StoreKind::Host, StoreKind::Device] {
             let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(&config(3, 8, 3).with_policy(policy).with_store(store)).unwrap();
             for step in 0..6 {

@@ -9,12 +9,13 @@
 //!
 //! 1. Derive [`RehearsalBatch`] for your mini-batch type: a struct of tensors whose first dimension is the row.
 //! 2. Configure a [`RehearsalBuffer`] with [`RehearsalConfig`]: how much it holds, how many *candidates* each mini-batch offers, how many
-//!    *representatives* are appended to it.
+//!    *representatives* are appended to it. By default all rows are offered, and as many representatives as incoming rows are appended.
 //! 3. Attach it: [`RehearsalBatcher`] around your batcher, for a plain Burn learner in one process; or [`RehearsalLoader`] around your data loader, which is
 //!    exact with any learner that calls `next` once per step, and works on many ranks. [`ShardedLoader`] is a loader whose order is exact too.
 //! 4. Look inside with [`RehearsalBuffer::inspect`], [`report`](RehearsalBuffer::report) and [`snapshot`](RehearsalBuffer::snapshot).
 //!
-//! 5. Keep it: [`RehearsalBuffer::checkpoint`] and [`restore`](RehearsalBuffer::restore), on as many ranks or on others.
+//! 5. Keep it: [`RehearsalBuffer::checkpoint`] and [`restore`](RehearsalBuffer::restore), on as many ranks or on others; with Burn's own checkpoints by
+//!    [`RehearsalCheckpointing`](checkpoint::RehearsalCheckpointing).
 //!
 //! What is drawn is a pure function of (seed, data order, world size): the same bits with threads or processes, in the background or inline.
 //!
@@ -84,6 +85,7 @@
 //!     let training = SupervisedTraining::new(&directory, train, valid).num_epochs(2);
 //! #   let training = training.renderer(Box::new(Quiet)).with_application_logger(None);
 //!     model = training.launch(learner).model.train();
+//!     buffer.check()?; // a batcher cannot return an error: ask for it
 //! }
 //! assert_eq!(buffer.inspect()?.per_class, [4, 4, 4, 4]);
 //! # let _ = std::fs::remove_dir_all(&directory);
@@ -141,7 +143,8 @@
 //! # #[derive(RehearsalBatch, Clone, Debug)]
 //! # struct MyBatch { inputs: Tensor<2>, #[rehearsal(class)] targets: Tensor<1, Int> }
 //!
-//! let config = RehearsalConfig::new(Capacity::Samples(16)).with_candidates(3).with_representatives(5);
+//! // Numbers of rows are counts, or ratios of the incoming rows.
+//! let config = RehearsalConfig::new(Capacity::Samples(16)).with_candidates(3).with_representatives(1.0);
 //! let buffer = RehearsalBuffer::solo(&config)?; // on many ranks: RehearsalBuffer::new(&config, collective)
 //! for task in 0..2 {
 //!     buffer.begin_task(task)?;
@@ -152,7 +155,11 @@
 //!     let learner = Learner::new(model, SgdConfig::new().init(), 0.01);
 //!     let training = SupervisedTraining::new(&directory, train, valid).num_epochs(2);
 //! #   let training = training.renderer(Box::new(Quiet)).with_application_logger(None);
-//!     model = training.launch(learner).model.train();
+//!     let result = training.launch(learner);
+//!     if let Some(error) = result.error {
+//!         return Err(error.to_string().into()); // the buffer's errors end the training
+//!     }
+//!     model = result.model.train();
 //! }
 //! let report = buffer.report()?;
 //! assert_eq!((report.len, report.capacity), (16, 16));

@@ -30,6 +30,19 @@ use std::collections::BTreeMap;
 ///   to rank i), so ranks that are offered fewer rows are over-represented in the union. With
 ///   [`ShardedLoader`](crate::ShardedLoader) the numbers differ by at most one row per epoch.
 ///
+/// # Balance over ranks
+///
+/// In each shard, classes that were offered enough rows differ by at most one row. So do they over the union of all
+/// shards if every shard was offered the same classes, whatever their numbers: class numbers may have gaps, and more
+/// classes may be configured than are present. Two cases are less even, by up to one row per class and shard:
+///
+/// * Classes of earlier tasks cannot regain a row. If the share of such a class grows when the remainder of the deal
+///   moves, it stays a row short in that shard. With [`classes`](crate::RehearsalConfig::classes) configured, this
+///   ends when all of them are present. It never happens in a shard with at least K(K + 1) slots for K classes.
+/// * Shards that were offered different classes have different shares.
+///
+/// # Details
+///
 /// "Offered" means chosen as a candidate. With fewer candidates than rows, a row of a small
 /// mini-batch is more likely to be offered than one of a large mini-batch. With
 /// [`OnRepeat::SkipIfStored`](crate::OnRepeat::SkipIfStored), a row that is stored is not offered again,
