@@ -147,7 +147,7 @@ fn numbers_that_make_no_sense_are_refused_by_name_before_anything_is_written() {
     }
     refused(&["--capacity", "1", "--ranks", "2"], &["`--capacity 1`", "2 ranks"]);
     refused(&["--capacity", "0.2KiB", "--representatives", "8"], &["`--representatives 8`", "`--capacity 0.2KiB`"]);
-    refused(&["--candidates", "half"], &["half", "25%"]);
+    misused(&["--candidates", "half"], &["half", "25%"]);
     refused(&["--representatives", "200000%"], &["--representatives", "at most"]);
     for capacity in ["garbage", "-5", "101%", "10 apples", ""] {
         refused(&["--capacity", capacity], &["--capacity", capacity]);
