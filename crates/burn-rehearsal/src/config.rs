@@ -110,7 +110,7 @@ impl StoreKind {
     }
 }
 
-/// Configuration of a [`RehearsalBuffer`](crate::RehearsalBuffer). All ranks must use the same, but for what never changes a result.
+/// Configuration of a [`RehearsalBuffer`](crate::RehearsalBuffer). All ranks must agree on the fields that can change a result, see [`agreed`](RehearsalConfig::agreed).
 #[derive(Config, Debug, PartialEq)]
 pub struct RehearsalConfig {
     /// |B|, over all ranks.
@@ -198,6 +198,19 @@ impl RehearsalConfig {
             return Err(ConfigError::CandidatesBeyondBatch { candidates: self.candidates, batch_size });
         }
         Ok(())
+    }
+
+    /// The fields that can change a result, by name. All ranks must agree on them: the buffer's first step compares them, and
+    /// [`agree_on`](crate::agreement::agree_on) does so earlier.
+    pub fn agreed(&self) -> serde_json::Map<String, serde_json::Value> {
+        let mut fields = match serde_json::to_value(self) {
+            Ok(serde_json::Value::Object(fields)) => fields,
+            _ => serde_json::Map::new(),
+        };
+        for never in ["execution", "store", "device_limit"] {
+            fields.remove(never);
+        }
+        fields
     }
 
     /// This configuration with everything that never changes a result at its default: equal on all ranks of a run.

@@ -15,14 +15,17 @@ mod error;
 mod file;
 mod header;
 mod manifest;
+mod shared;
 
 pub use error::CheckpointError;
 pub use file::FileEntry;
 pub use manifest::{MANIFEST, Manifest, sync_directory};
+pub use shared::check_shared;
 
 pub(crate) use error::io;
 pub(crate) use file::{FileReader, FileWriter};
 pub(crate) use header::Dtype;
+pub(crate) use shared::Glance;
 
 use std::collections::BTreeMap;
 use std::path::Path;
