@@ -12,7 +12,7 @@ use burn::train::renderer::MetricsRenderer;
 use burn::train::{ClassificationOutput, InferenceStep, Interrupter, TrainOutput, TrainStep};
 use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalConfig};
 use burn_rehearsal_train::data_parallel::{NoRenderer, Precision};
-use burn_rehearsal_train::experiment::{Launch, Observer, Rows, Settings, Workload, run_rank};
+use burn_rehearsal_train::experiment::{Checkpoints, Launch, Observer, Rows, Settings, Workload, run_rank};
 use burn_rehearsal_train::report::RunReport;
 use burn_rehearsal_train::report::schema::Method;
 use burn_rehearsal_train::stream::{ClassIncremental, ClassOrder, TaskStream};
@@ -284,5 +284,80 @@ fn every_task_starts_the_schedule_again_and_its_epochs_are_those_of_its_own_samp
         assert_eq!(seen.len(), expected.len(), "{method}, {keep_optimizer}");
         let far = seen.iter().zip(&expected).position(|(seen, expected)| (f64::from(*seen) - expected).abs() > 1e-4);
         assert_eq!(far, None, "{method}, {keep_optimizer}: {seen:?}, not {expected:?}");
+    }
+}
+
+/// A run on every rank with settings of its own, which fails.
+fn failures(of_rank: impl Fn(usize) -> (Numbers, Settings) + Sync, ranks: usize) -> Vec<String> {
+    let errors = on_ranks(ranks, |rank, link| {
+        let (workload, settings) = of_rank(rank);
+        let run = run_rank(&workload, &settings, serde_json::Value::Null, Box::new(link), &Device::default(), &Unobserved);
+        run.unwrap_err().to_string()
+    });
+    errors.into_iter().map(|error| error.unwrap()).collect()
+}
+
+#[test]
+fn settings_and_data_that_differ_between_ranks_are_named_on_every_rank() {
+    type Change = fn(&mut Settings);
+    let cases: [(Change, &str); 6] = [
+        (|settings| settings.epochs = 2, "epochs is 1 on ranks 0, 2 and 2 on rank 1"),
+        (|settings| settings.batch_size = 2, "batch_size is 4 on ranks 0, 2 and 2 on rank 1"),
+        (|settings| settings.method = Method::Scratch, "method is rehearsal on ranks 0, 2 and scratch on rank 1"),
+        (|settings| settings.milestones = vec![(1.0, 0.5)], "milestones is [] on ranks 0, 2 and [[1.0,0.5]] on rank 1"),
+        (|settings| settings.evaluate_every = 1, "evaluate_every is 0 on ranks 0, 2 and 1 on rank 1"),
+        (|settings| settings.rehearsal.lag = 2, "rehearsal.lag is 1 on ranks 0, 2 and 2 on rank 1"),
+    ];
+    let numbers = || Numbers::new([3; CLASSES], [1; CLASSES]);
+    for (change, words) in cases {
+        let of_rank = |rank| {
+            let mut settings = settings(Method::Rehearsal);
+            if rank == 1 {
+                change(&mut settings);
+            }
+            (numbers(), settings)
+        };
+        failures(of_rank, 3).iter().for_each(|error| assert!(error.contains(words), "{error}"));
+    }
+    for method in [Method::Incremental, Method::Scratch, Method::Rehearsal] {
+        let one_less = |rank| (Numbers::new([3 - usize::from(rank == 1), 3, 3, 3, 3, 3, 3], [1; CLASSES]), settings(method));
+        for error in failures(one_less, 2) {
+            assert!(
+                error.contains("data of rank 1 differs") && error.contains("training samples is 21 on rank 0 and 20 on rank 1"),
+                "{error}"
+            );
+        }
+    }
+    // As many samples, which arrive in another order.
+    let other_tasks = |rank| {
+        let mut numbers = numbers();
+        if rank == 1 {
+            let labels: Vec<_> = numbers.train.iter().map(|(_, class)| *class as usize).collect();
+            let tests: Vec<_> = numbers.test.iter().map(|(_, class)| *class as usize).collect();
+            numbers.stream = ClassIncremental::new(&labels, &tests, CLASSES, 3, ClassOrder::Seeded(4)).unwrap();
+        }
+        (numbers, settings(Method::Incremental))
+    };
+    failures(other_tasks, 2).iter().for_each(|error| assert!(error.contains("the order of arrival is 3 tasks"), "{error}"));
+}
+
+#[test]
+fn a_run_of_the_library_resumes_only_with_the_data_it_began_with() {
+    let directory = tempfile::tempdir().unwrap();
+    let checkpoints = Checkpoints { directory: directory.path().join("checkpoints"), every: None, keep: 1, resume: true };
+    for method in [Method::Incremental, Method::Scratch, Method::Rehearsal] {
+        let kept = Settings { checkpoints: Some(checkpoints.clone()), ..settings(method) };
+        run(&Numbers::new([3; CLASSES], [1; CLASSES]), &kept, 2);
+        let other = |_| (Numbers::new([3, 3, 3, 3, 3, 3, 4], [1; CLASSES]), kept.clone());
+        for (rank, error) in failures(other, 2).iter().enumerate() {
+            assert!(error.contains("the number of training samples was 21 and is 22"), "rank {rank}: {error}");
+        }
+        // Anew, with what is there in the way.
+        run(
+            &Numbers::new([4; CLASSES], [1; CLASSES]),
+            &Settings { checkpoints: Some(Checkpoints { resume: false, ..checkpoints.clone() }), ..kept },
+            2,
+        );
+        std::fs::remove_dir_all(&checkpoints.directory).unwrap();
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::deterministic::configurations;
 use burn::tensor::{Int, Tensor, TensorData};
-use burn_rehearsal::checkpoint::CheckpointError;
+use burn_rehearsal::checkpoint::{CheckpointError, check_shared};
 use burn_rehearsal::error::RehearsalError;
 use burn_rehearsal::random::{Purpose, Stream};
 use burn_rehearsal::{Execution, OnRepeat, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, SamplingKind, StoreKind};
@@ -315,6 +315,51 @@ fn every_flipped_bit_is_detected_and_named() {
         std::fs::write(&path, &good).unwrap();
     }
     restore(directory.path(), &config).unwrap();
+}
+
+#[test]
+fn a_checkpoint_whose_files_are_in_different_directories_is_none() {
+    let directories = [TempDir::new().unwrap(), TempDir::new().unwrap()];
+    let config = config(20, 4, 3);
+    let own = |rank: usize| directories[usize::from(rank == 1)].path();
+    let errors = world(3, |threads| {
+        let buffer = buffer(&config, threads);
+        steps(&buffer, 0..4);
+        let error = buffer.checkpoint(own(buffer.rank())).unwrap_err();
+        steps(&buffer, 4..6);
+        error
+    });
+    let RehearsalError::Checkpoint(CheckpointError::NotShared { path, rank: 1 }) = &errors[0] else { panic!("{errors:?}") };
+    assert!(path.ends_with("rank-00001.safetensors"), "{errors:?}");
+    assert!(errors[1..].iter().all(|error| *error == CheckpointError::Rank(0).into()), "{errors:?}");
+    assert!(!own(0).join("manifest.json").exists());
+    // What is in the place of a rank's file is not always that file.
+    std::fs::write(own(0).join("rank-00001.safetensors"), "an earlier one").unwrap();
+    let error = world(3, |threads| {
+        let buffer = buffer(&config, threads);
+        buffer.checkpoint(own(buffer.rank())).unwrap_err()
+    })
+    .swap_remove(0);
+    assert!(matches!(error, RehearsalError::Checkpoint(CheckpointError::NotShared { rank: 1, .. })), "{error}");
+}
+
+#[test]
+fn directories_that_are_not_shared_are_found_out_before_anything_is_written_there() {
+    let directories = [TempDir::new().unwrap(), TempDir::new().unwrap()];
+    let check = |apart: bool| {
+        world(3, |mut threads| {
+            // It need not be there yet, and may be spelled differently.
+            let path = directories[usize::from(apart && threads.rank() == 2)].path();
+            let path = if threads.rank() == 1 { path.join(".").join("deep/checkpoints") } else { path.join("deep/checkpoints") };
+            check_shared(&path, threads.as_mut())
+        })
+    };
+    assert!(check(false).into_iter().all(|result| result.is_ok()));
+    for error in check(true) {
+        let Err(RehearsalError::Checkpoint(CheckpointError::NotShared { path, rank: 2 })) = error else { panic!("{error:?}") };
+        assert_eq!(path, directories[0].path().join("deep/checkpoints"));
+    }
+    assert!(directories.iter().all(|directory| directory.path().read_dir().unwrap().next().is_none()));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! * [`augment`]: data augmentation on the device, one mini-batch at a time.
 //! * [`stream`]: which samples arrive with which task.
 //! * [`experiment`]: a whole run, with one of the methods of [`report::schema::Method`].
+//! * [`fingerprint`]: whether data is the data that a run began with.
 //! * [`evaluate`], [`metrics`], [`phases`]: what is measured.
 //! * [`report`]: how it is written, compared and drawn.
 //! * [`device`]: devices by name.
@@ -20,6 +21,7 @@ pub mod data_parallel;
 pub mod device;
 pub mod evaluate;
 pub mod experiment;
+pub mod fingerprint;
 pub mod init;
 pub mod lock;
 pub mod metrics;

@@ -1,6 +1,6 @@
 //! A directory that one process writes at a time.
 
-use std::fs::{File, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -43,7 +43,8 @@ impl DirectoryLock {
         let mut tries = 0;
         loop {
             std::fs::create_dir_all(directory)?;
-            let file = match File::create(&path) {
+            // An earlier lock file stays as it is.
+            let file = match OpenOptions::new().write(true).create(true).truncate(false).open(&path) {
                 // Whoever had the directory may have removed it.
                 Err(error) if error.kind() == ErrorKind::NotFound && tries < TRIES => {
                     tries += 1;

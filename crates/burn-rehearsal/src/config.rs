@@ -372,6 +372,19 @@ impl RehearsalConfig {
         }
     }
 
+    /// The fields that can change a result, by name. All ranks must agree on them: the buffer's first step compares them, and
+    /// [`agree_on`](crate::agreement::agree_on) does so earlier.
+    pub fn agreed(&self) -> serde_json::Map<String, serde_json::Value> {
+        let mut fields = match serde_json::to_value(self) {
+            Ok(serde_json::Value::Object(fields)) => fields,
+            _ => serde_json::Map::new(),
+        };
+        for never in ["execution", "store", "device_limit"] {
+            fields.remove(never);
+        }
+        fields
+    }
+
     /// This configuration with everything that never changes a result at its default: equal on all ranks of a run.
     pub(crate) fn for_digest(&self) -> Self {
         self.clone().with_execution(Execution::Inline).with_store(StoreKind::Auto).with_device_limit(0)

@@ -1,5 +1,6 @@
 //! What can go wrong with a mini-batch, a configuration or a peer.
 
+use crate::agreement::Disagreement;
 pub use crate::checkpoint::CheckpointError;
 use crate::config::{MAX_LAG, MAX_RATIO};
 use burn::data::dataset::DatasetError;
@@ -183,6 +184,9 @@ pub enum RehearsalError {
         /// Its reason: `data` (its loader failed) or `batch` (its mini-batch was refused).
         reason: &'static str,
     },
+    /// The ranks were configured differently; the same on every rank.
+    #[error(transparent)]
+    Configuration(#[from] Disagreement),
     /// The ranks do not run the same program.
     #[error("rank {rank} runs another configuration or batch type, or is at another step, than rank {this_rank}: {detail}")]
     Disagreement {

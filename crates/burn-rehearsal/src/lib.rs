@@ -179,6 +179,7 @@
 //! A learner for several ranks is in the crate `burn-rehearsal-train`; the transports between ranks are in `burn-rehearsal-collective`.
 #![warn(missing_docs)]
 
+pub mod agreement;
 pub mod batch;
 mod buffer;
 mod candidates;

@@ -5,7 +5,7 @@ use burn_rehearsal_train::data::{Fit, Format, OnDamaged};
 use burn_rehearsal_train::data_parallel::Precision;
 use burn_rehearsal_train::init::Scheme;
 use burn_rehearsal_train::report::schema::Method;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 use std::fmt;
@@ -42,7 +42,7 @@ pub enum Command {
     #[command(allow_negative_numbers = true, after_long_help = defaults())]
     Train {
         /// How the network goes from task to task.
-        #[arg(long, value_enum)]
+        #[arg(long, value_enum, help_heading = AGREE)]
         method: MethodArg,
         /// How.
         #[command(flatten)]
@@ -67,9 +67,27 @@ pub enum Command {
     Devices,
 }
 
+/// The headings of options in `--help`: what ranks that are processes may do differently. An option belongs to the first unless it says otherwise.
+pub const AGREE: &str = "Options that all ranks must agree on";
+/// Options that change no result.
+pub const DIFFER: &str = "Options that may differ from rank to rank";
+/// Options that only rank 0 uses.
+pub const FIRST: &str = "Options that rank 0 decides";
+
+/// The options of a run under one of these headings, in alphabetical order.
+pub fn options_under(heading: &str) -> Vec<String> {
+    let command = Cli::command();
+    let runs = command.find_subcommand("train").into_iter().flat_map(clap::Command::get_arguments);
+    let mut names: Vec<String> =
+        runs.filter(|option| option.get_help_heading() == Some(heading)).filter_map(|option| Some(option.get_long()?.to_owned())).collect();
+    names.sort();
+    names
+}
+
 /// What can be said on the command line and in a configuration file. Everything is optional.
 #[derive(Debug, Clone, Default, Args, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[command(next_help_heading = AGREE)]
 pub struct Options {
     /// Defaults to start from.
     #[arg(long, value_enum)]
@@ -156,13 +174,13 @@ pub struct Options {
     #[arg(long, value_enum)]
     pub on_repeat: Option<OnRepeatArg>,
     /// Who does the buffer's work; never changes a result.
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, help_heading = DIFFER)]
     pub execution: Option<ExecutionArg>,
     /// Where each rank keeps its part of the buffer; never changes a result.
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, help_heading = DIFFER)]
     pub store: Option<StoreArg>,
     /// The largest part of the buffer that `--store auto` puts on a GPU, per rank.
-    #[arg(long, value_name = "2GiB")]
+    #[arg(long, value_name = "2GiB", help_heading = DIFFER)]
     pub store_limit: Option<String>,
     /// How many steps the representatives lag behind the buffer.
     #[arg(long)]
@@ -201,7 +219,7 @@ pub struct Options {
     #[arg(long, value_enum)]
     pub reduction: Option<ReductionArg>,
     /// Threads per rank that read data.
-    #[arg(long)]
+    #[arg(long, help_heading = DIFFER)]
     pub workers: Option<usize>,
     /// Device of the network.
     #[arg(long, value_name = "flex|wgpu|cuda[:i]")]
@@ -216,26 +234,26 @@ pub struct Options {
     #[arg(long)]
     pub evaluate_every: Option<usize>,
     /// Waits for the device between the phases of a step, so that their times are exact on a GPU too.
-    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", help_heading = DIFFER)]
     pub profile: Option<bool>,
     /// What is shown while a run goes on; `auto` (the default) is a bar on a terminal and lines elsewhere.
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, help_heading = FIRST)]
     pub display: Option<DisplayArg>,
     /// When the run is written down, to go on from there if it is interrupted: after every task, after every N epochs too, or never.
     #[arg(long, value_name = "task|N|never")]
     pub checkpoint_every: Option<String>,
     /// How many checkpoints are kept.
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", help_heading = FIRST)]
     pub checkpoint_keep: Option<usize>,
     /// Begins anew where the directory holds an unfinished run, which would be continued otherwise, or a finished one, which would be left alone.
-    #[arg(long)]
+    #[arg(long, help_heading = FIRST)]
     #[serde(skip)]
     pub fresh: bool,
     /// Directory for reports and figures; `runs/` and the name of the data if nothing is said. If there is a finished run, the next gets `-2`, `-3`, …
-    #[arg(long)]
+    #[arg(long, help_heading = FIRST)]
     pub out: Option<PathBuf>,
     /// A TOML file with any of these options; flags win over it.
-    #[arg(long, value_name = "FILE.toml")]
+    #[arg(long, value_name = "FILE.toml", help_heading = DIFFER)]
     #[serde(skip)]
     pub config: Option<PathBuf>,
 }
@@ -576,4 +594,40 @@ fn text_or_number<'de, D: Deserializer<'de>>(file: D) -> Result<Option<String>, 
     }
 
     file.deserialize_any(Capacity).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the README says of options and ranks.
+    fn listed() -> String {
+        let paragraph = |heading: &str| {
+            let mut text = format!("{heading}:");
+            let mut column = text.len();
+            let options = options_under(heading);
+            for (index, option) in options.iter().enumerate() {
+                let word = format!("`--{option}`{}", if index + 1 == options.len() { "." } else { "," });
+                let breaks = column + 1 + word.len() > 100;
+                column = if breaks { word.len() } else { column + 1 + word.len() };
+                text.push_str(if breaks { "\n" } else { " " });
+                text.push_str(&word);
+            }
+            text
+        };
+        [AGREE, DIFFER, FIRST].map(paragraph).join("\n\n")
+    }
+
+    #[test]
+    fn every_option_of_a_run_says_what_ranks_may_do_and_the_readme_lists_it() {
+        let listed_options: Vec<_> = [AGREE, DIFFER, FIRST].into_iter().flat_map(options_under).collect();
+        for command in Cli::command().get_subcommands().filter(|command| ["compare", "train"].contains(&command.get_name())) {
+            for option in command.get_arguments().filter_map(|option| option.get_long()).filter(|name| !["help", "version"].contains(name))
+            {
+                assert_eq!(listed_options.iter().filter(|listed| *listed == option).count(), 1, "--{option}");
+            }
+        }
+        let readme = include_str!("../README.md");
+        assert!(readme.contains(&listed()), "the README lacks:\n{}", listed());
+    }
 }

@@ -1,11 +1,12 @@
 //! From options to a configuration in which nothing is left open.
 
 use crate::cli::{
-    AugmentArg, CandidateModeArg, ClassOrderArg, CollectiveArg, DisplayArg, ExecutionArg, FitArg, InitArg, ModelArg, NormalizeArg,
-    OnDamagedArg, OnRepeatArg, OptimizerStateArg, Options, PolicyArg, PrecisionArg, Recipe, ReductionArg, SamplingArg, StemArg, StoreArg,
-    StreamArg,
+    AugmentArg, CandidateModeArg, ClassOrderArg, CollectiveArg, DIFFER, DisplayArg, ExecutionArg, FIRST, FitArg, InitArg, ModelArg,
+    NormalizeArg, OnDamagedArg, OnRepeatArg, OptimizerStateArg, Options, PolicyArg, PrecisionArg, Recipe, ReductionArg, SamplingArg,
+    StemArg, StoreArg, StreamArg, options_under,
 };
 use crate::data;
+use crate::device;
 use crate::error::AppError;
 use crate::place;
 use crate::recipes::parse_milestones;
@@ -18,6 +19,7 @@ use burn_rehearsal_train::experiment::{Checkpoints, Settings};
 use burn_rehearsal_train::report::schema::Method;
 use clap::ValueEnum;
 use serde::Serialize;
+use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
 /// The most of what a person can mean; beyond it is a slip of the keyboard that the machine should not have to find out by running out of memory
@@ -399,22 +401,44 @@ impl Config {
         if self.momentum >= 1.0 {
             return Err(AppError::option("momentum", self.momentum, "must be below 1"));
         }
-        self.checkpoints(Method::Rehearsal).map(drop)
+        self.checkpoints(Method::Rehearsal, false).map(drop)
     }
 
-    /// How a run with one method is kept, if it is.
+    /// How a run with one method is kept, if it is, and whether it goes on from what is there.
     ///
     /// # Errors
     ///
     /// [`AppError::Option`] if `checkpoint-every` cannot be understood.
-    pub fn checkpoints(&self, method: Method) -> Result<Option<Checkpoints>, AppError> {
+    pub fn checkpoints(&self, method: Method, resume: bool) -> Result<Option<Checkpoints>, AppError> {
         let every = match (self.checkpoint_every.as_str(), self.checkpoint_every.parse::<usize>()) {
             (NEVER, _) => return Ok(None),
             ("task", _) => None,
             (_, Ok(epochs)) if epochs > 0 => Some(epochs),
             (other, _) => return Err(AppError::option("checkpoint-every", other, "expected `task`, `never`, or a number of epochs")),
         };
-        Ok(Some(Checkpoints { directory: place::checkpoints(&self.out, method), every, keep: self.checkpoint_keep }))
+        Ok(Some(Checkpoints { directory: place::checkpoints(&self.out, method), every, keep: self.checkpoint_keep, resume }))
+    }
+
+    /// The values that all ranks must agree on, by the names of their options.
+    pub fn agreed(&self, methods: &[Method]) -> Map<String, Value> {
+        let mut values = self.values();
+        let may_differ = [DIFFER, FIRST].into_iter().flat_map(options_under);
+        // The data itself is compared, wherever it lies.
+        may_differ.chain(["data", "overridden"].map(String::from)).for_each(|name| drop(values.remove(&name)));
+        values.insert("device".into(), device::kind(&self.device).into());
+        values.insert("method".into(), methods.iter().map(|method| method.as_str()).collect::<Vec<_>>().join(", ").into());
+        values
+            .into_iter()
+            .map(|(name, value)| (if NO_OPTIONS.contains(&name.as_str()) { name } else { format!("--{name}") }, value))
+            .collect()
+    }
+
+    /// All values, by the names of their options.
+    pub fn values(&self) -> Map<String, Value> {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(values)) => values,
+            _ => Map::new(),
+        }
     }
 
     /// The buffer for a training set of `dataset_len` samples in `classes` classes.
@@ -488,7 +512,7 @@ impl Config {
     /// # Errors
     ///
     /// As [`checkpoints`](Self::checkpoints).
-    pub fn settings(&self, method: Method, rehearsal: RehearsalConfig) -> Result<Settings, AppError> {
+    pub fn settings(&self, method: Method, rehearsal: RehearsalConfig, resume: bool) -> Result<Settings, AppError> {
         Ok(Settings {
             method,
             epochs: self.epochs,
@@ -506,7 +530,7 @@ impl Config {
             evaluate_every: self.evaluate_every,
             profile: self.profile,
             network: Some(self.out.join(method.to_string()).join(NETWORK)),
-            checkpoints: self.checkpoints(method)?,
+            checkpoints: self.checkpoints(method, resume)?,
         })
     }
 }
@@ -516,8 +540,7 @@ pub fn defaults() -> String {
     let mut config = Config::digits();
     config.out = PathBuf::from("runs").join(data::name(&config.data));
     // All values are numbers, truth values and plain texts, which JSON and TOML write alike.
-    let fields = serde_json::to_value(config).unwrap_or_default();
-    let options = fields.as_object().into_iter().flatten().filter(|(name, _)| !NO_OPTIONS.contains(&name.as_str()));
+    let options = config.values().into_iter().filter(|(name, _)| !NO_OPTIONS.contains(&name.as_str()));
     options.map(|(name, value)| format!("  {name} = {value}\n")).collect()
 }
 

@@ -3,6 +3,11 @@
 use crate::error::AppError;
 use burn::tensor::Device;
 
+/// The kind of a device: GPUs of one kind are alike, whatever their numbers.
+pub fn kind(name: &str) -> &str {
+    name.split(':').next().unwrap_or(name)
+}
+
 /// The device of one of several processes on a machine: `cuda` without a number is that of the process's number among them.
 ///
 /// `visible` is `CUDA_VISIBLE_DEVICES`: where each process sees only some GPUs, their numbers start at 0 again.

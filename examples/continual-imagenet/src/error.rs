@@ -1,6 +1,6 @@
 //! What the program tells its user when it cannot go on.
 
-use burn_rehearsal::error::{BatchError, ConfigError};
+use burn_rehearsal::error::{BatchError, ConfigError, RehearsalError};
 use burn_rehearsal_collective::CollectiveError;
 use burn_rehearsal_train::data::DataError;
 use burn_rehearsal_train::experiment::ExperimentError;
@@ -28,9 +28,9 @@ pub enum AppError {
     /// A signal before training began.
     #[error("interrupted before training began; nothing was changed")]
     Interrupted,
-    /// An unfinished run with another configuration.
+    /// An unfinished run with another configuration, or on other data.
     #[error(
-        "the directory {} holds an unfinished run that was configured differently: {changed}; go on with the same options, begin anew with `--fresh`, or choose \
+        "the directory {} holds an unfinished run with other options or data: {changed}; go on with the same ones, begin anew with `--fresh`, or choose \
          another `--out`",
         path.display()
     )]
@@ -40,6 +40,15 @@ pub enum AppError {
         /// What differs.
         changed: String,
     },
+    /// An unfinished run on other data.
+    #[error("{source}; go on with the data of before, begin anew with `--fresh`, or choose another `--out`")]
+    ChangedData {
+        /// What differs.
+        source: ExperimentError,
+    },
+    /// Ranks that are processes and were configured differently.
+    #[error(transparent)]
+    Ranks(#[from] RehearsalError),
     /// An unfinished run that cannot be gone on with.
     #[error("{source}; begin anew with `--fresh`, or choose another `--out`")]
     NoCheckpoint {
@@ -120,6 +129,7 @@ impl AppError {
     pub fn on_rank(rank: usize, source: ExperimentError) -> Self {
         match source {
             source @ ExperimentError::NoCheckpoint { .. } => Self::NoCheckpoint { source },
+            source @ ExperimentError::ChangedData(_) => Self::ChangedData { source },
             source => Self::Rank { rank, source },
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Without arguments it compares three ways to learn ten classes two at a time. `continual-imagenet --help` lists the rest.
 #![warn(missing_docs)]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod batch;
 mod cli;
@@ -42,11 +42,16 @@ fn main() -> ExitCode {
     // One process of a run logs. Burn logs every error of a run on every rank; the one that matters is returned and printed below.
     let level = if transport::is_first_process() { "warn,burn_train=off" } else { "error,burn_train=off" };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false)
+        .init();
     match dispatch(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error}");
+            say::complain(&format!("error: {error}"));
             if matches!(error, AppError::Interrupted) { ExitCode::from(stop::INTERRUPTED) } else { ExitCode::FAILURE }
         }
     }

@@ -3,9 +3,12 @@
 //! A directory with a `job.json` holds an unfinished job; the file is written before anything else and removed when all reports and figures are there. A
 //! directory with reports and no `job.json` is finished, and the next job gets a directory of its own beside it.
 
+use crate::cli::{DIFFER, FIRST, options_under};
 use crate::config::{Config, NETWORK};
+use crate::device;
 use crate::error::AppError;
 use burn_rehearsal::checkpoint::MANIFEST;
+use burn_rehearsal_train::fingerprint::Fingerprint;
 use burn_rehearsal_train::lock::DirectoryLock;
 use burn_rehearsal_train::report::schema::{Method, REPORT_FILE};
 use burn_rehearsal_train::report::{RunReport, write_atomically};
@@ -13,6 +16,7 @@ use serde_json::Value;
 use std::fs::DirEntry;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Every epoch, while a run goes on and after it.
 pub const CURVES: &str = "curves.csv";
@@ -20,18 +24,13 @@ pub const CURVES: &str = "curves.csv";
 const JOB: &str = "job.json";
 const CHECKPOINTS: &str = "checkpoints";
 
-/// Options that change no result, so that a job can go on with others.
-const OF_NO_MATTER: [&str; 13] = [
-    "out",
+/// Values in which a job can go on with others, beside those in which ranks may differ.
+const OF_NO_MATTER: [&str; 7] = [
+    // The data itself is compared, wherever it lies.
+    "data",
     // A run that went on so far has met no image for which it matters, or has left it out as it was told then.
     "on-damaged",
-    "execution",
-    "store",
-    "store-limit",
-    "workers",
-    "profile",
     "checkpoint-every",
-    "checkpoint-keep",
     // What the other options say already.
     "overridden",
     "ranks",
@@ -45,10 +44,14 @@ pub struct Place {
     methods: Vec<Method>,
     /// What the job is configured to do.
     config: Value,
+    /// With which data.
+    data: Fingerprint,
     /// The directories that were made for this job, from the inside out.
     made: Vec<PathBuf>,
     /// Whether the job goes on with what is there.
     resumed: bool,
+    /// Whether this process has written anything but the lock.
+    begun: AtomicBool,
     /// Held until the program ends, however it ends.
     lock: DirectoryLock,
 }
@@ -59,12 +62,13 @@ pub fn checkpoints(out: &Path, method: Method) -> PathBuf {
 }
 
 impl Place {
-    /// Finds the directory for a job, makes sure that files can be written there before hours are spent on training, and locks it.
+    /// Finds the directory for a job, makes sure that files can be written there before hours are spent on training, and locks it. Nothing
+    /// else is written or removed before [`begin`](Self::begin).
     ///
     /// # Errors
     ///
     /// [`AppError`] if it cannot be written, another run uses it, or it holds an unfinished job that was configured differently.
-    pub fn claim(config: &Config, methods: &[Method], fresh: bool) -> Result<Self, AppError> {
+    pub fn claim(config: &Config, data: &Fingerprint, methods: &[Method], fresh: bool) -> Result<Self, AppError> {
         let finished = |out: &Path| {
             let is_done = |method: &Method| RunReport::read(&out.join(method.to_string())).is_ok_and(|report| report.complete);
             !out.join(JOB).exists() && methods.iter().any(is_done)
@@ -91,21 +95,34 @@ impl Place {
             break (out, lock);
         };
         let config_now = serde_json::to_value(config).unwrap_or_default();
-        let mut place = Self { out, methods: methods.to_vec(), config: config_now, made, resumed: false, lock };
+        let mut place = Self {
+            out,
+            methods: methods.to_vec(),
+            config: config_now,
+            data: data.clone(),
+            made,
+            resumed: false,
+            begun: AtomicBool::new(false),
+            lock,
+        };
         let settled = place.settle(fresh, config.weights.as_deref());
-        settled.inspect_err(|_| place.unlock())?;
+        settled.inspect_err(|_| place.clean_up())?;
         Ok(place)
     }
 
-    /// Takes over the unfinished job, or begins one that starts from `weights`.
+    /// Looks whether the unfinished job that is there can go on, or whether one that starts from `weights` can begin.
     fn settle(&mut self, fresh: bool, weights: Option<&Path>) -> Result<(), AppError> {
         let path = self.out.join(JOB);
-        let job = serde_json::json!({ "methods": self.methods, "config": self.config });
         if !fresh && path.try_exists().map_err(io("look for", &path))? {
             let text = std::fs::read(&path).map_err(io("read", &path))?;
             let damaged = |error: serde_json::Error| AppError::DamagedJob { path: path.clone(), reason: error.to_string() };
             let before: Value = serde_json::from_slice(&text).map_err(damaged)?;
-            let changed = difference(&before, &job);
+            let mut changed = difference(&before, &self.job());
+            let data = before.get("data").cloned().unwrap_or_default();
+            let data: Fingerprint = serde_json::from_value(data).map_err(damaged)?;
+            // The options that these follow from are among the others.
+            let of_options = ["image size", "fit"];
+            changed.extend(data.differences(&self.data).and_then(|data| data.without(&of_options)).map(|data| data.to_string()));
             if !changed.is_empty() {
                 return Err(AppError::Changed { path: self.out.clone(), changed: changed.join(", ") });
             }
@@ -117,9 +134,7 @@ impl Place {
         if let Some(kept) = all_checkpoints.iter().find(|kept| !fresh && has_manifest(kept)) {
             return Err(AppError::DamagedJob { path, reason: format!("it is missing, but there are checkpoints in {}", kept.display()) });
         }
-        // A report of before must not be taken for this job's, should it be interrupted.
-        let result = |method: &Method| [REPORT_FILE, NETWORK].map(|file| self.out.join(method.to_string()).join(file));
-        let results: Vec<PathBuf> = self.methods.iter().flat_map(result).collect();
+        let results = self.results();
         let same = |weights: &Path, file: &Path| matches!((file.canonicalize(), weights.canonicalize()), (Ok(a), Ok(b)) if a == b);
         if let Some(weights) = weights.filter(|weights| results.iter().any(|file| same(weights, file))) {
             return Err(AppError::option(
@@ -128,6 +143,21 @@ impl Place {
                 "is what this run would replace; copy it, or choose another `--out`",
             ));
         }
+        Ok(())
+    }
+
+    /// Writes down the job, once its start has succeeded; a new one takes the place of what is there. Does nothing when it is called again.
+    ///
+    /// # Errors
+    ///
+    /// [`AppError`] with the file that cannot be written, or removed.
+    pub fn begin(&self) -> Result<(), AppError> {
+        if self.begun.swap(true, Ordering::Relaxed) || self.resumed {
+            return Ok(());
+        }
+        // A report of before must not be taken for this job's, should it be interrupted.
+        let results = self.results();
+        let all_checkpoints: Vec<PathBuf> = self.methods.iter().map(|&method| checkpoints(&self.out, method)).collect();
         let files = results.iter().map(|file| (file, std::fs::remove_file(file)));
         let removed = files.chain(all_checkpoints.iter().map(|directory| (directory, std::fs::remove_dir_all(directory))));
         for (path, removed) in removed {
@@ -136,7 +166,23 @@ impl Place {
                 _ => {}
             }
         }
-        Ok(write_atomically(&path, &format!("{job}\n"))?)
+        Ok(write_atomically(&self.out.join(JOB), &format!("{}\n", self.job()))?)
+    }
+
+    /// What is in the file of the job.
+    fn job(&self) -> Value {
+        serde_json::json!({ "methods": self.methods, "config": self.config, "data": self.data })
+    }
+
+    /// What a finished method leaves.
+    fn results(&self) -> Vec<PathBuf> {
+        let result = |method: &Method| [REPORT_FILE, NETWORK].map(|file| self.out.join(method.to_string()).join(file));
+        self.methods.iter().flat_map(result).collect()
+    }
+
+    /// Whether a method goes on from the checkpoints in the directory; those of an earlier job are removed when this one begins.
+    pub fn resumes(&self) -> bool {
+        self.resumed
     }
 
     /// The directory.
@@ -159,7 +205,11 @@ impl Place {
         // Remains are removed by a job that starts anew; what cannot be removed now does no harm.
         self.methods.iter().for_each(|&method| drop(std::fs::remove_dir_all(checkpoints(&self.out, method))));
         let path = self.out.join(JOB);
-        std::fs::remove_file(&path).map_err(|source| AppError::Io { action: "remove", path, source })
+        match std::fs::remove_file(&path) {
+            // Somebody else has tidied up: the reports are there.
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(io("finish the run: cannot remove", &path)(error)),
+            _ => Ok(()),
+        }
     }
 
     /// Lets others use the directory.
@@ -167,12 +217,13 @@ impl Place {
         self.lock.release();
     }
 
-    /// A job that failed before it had anything to keep leaves nothing behind.
+    /// A job that failed before it had anything to keep leaves nothing behind; one whose start failed leaves everything as it was.
     pub fn clean_up(&self) {
-        let kept = self.methods.iter().any(|&method| {
-            let reported = self.out.join(method.to_string()).join(REPORT_FILE).exists();
-            reported || has_manifest(&checkpoints(&self.out, method))
-        });
+        let kept = !self.begun.load(Ordering::Relaxed)
+            || self.methods.iter().any(|&method| {
+                let reported = self.out.join(method.to_string()).join(REPORT_FILE).exists();
+                reported || has_manifest(&checkpoints(&self.out, method))
+            });
         if !kept {
             let _ = std::fs::remove_file(self.out.join(JOB));
             let _ = std::fs::remove_file(self.out.join(CURVES));
@@ -214,18 +265,18 @@ fn difference(before: &Value, now: &Value) -> Vec<String> {
         }
     };
     compare("methods", before.get("methods"), now.get("methods"));
+    let of_no_matter: Vec<String> =
+        OF_NO_MATTER.map(String::from).into_iter().chain([DIFFER, FIRST].into_iter().flat_map(options_under)).collect();
     let options = |job: &Value| job.get("config").and_then(Value::as_object).cloned().unwrap_or_default();
     let (before, now) = (options(before), options(now));
     for name in now.keys().chain(before.keys().filter(|name| !now.contains_key(*name))) {
-        if !OF_NO_MATTER.contains(&name.as_str()) {
+        if !of_no_matter.contains(name) {
             compare(name, before.get(name), now.get(name));
         }
     }
-    // GPUs of one kind are alike, whatever their numbers.
-    let kind = |options: &serde_json::Map<String, Value>| {
-        options.get("device").and_then(Value::as_str).map(|name| name.split(':').next().map(Value::from))
-    };
-    compare("device", kind(&before).flatten().as_ref(), kind(&now).flatten().as_ref());
+    let kind =
+        |options: &serde_json::Map<String, Value>| options.get("device").and_then(Value::as_str).map(|name| device::kind(name).into());
+    compare("device", kind(&before).as_ref(), kind(&now).as_ref());
     changed
 }
 

@@ -13,6 +13,7 @@ use burn::train::renderer::MetricsRenderer;
 use burn_rehearsal_train::experiment::{Epoch, EpochSink, Launch, Observer, Reading};
 use burn_rehearsal_train::report::CurvesLog;
 use indicatif::{ProgressBar, ProgressStyle};
+use std::error::Error;
 use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -55,6 +56,9 @@ impl Display {
     }
 }
 
+/// What is done before the first file is written; gives the epochs on disk.
+pub type Begin = Box<dyn Fn() -> Result<CurvesLog, AppError> + Send + Sync>;
+
 /// Watches one run.
 pub struct Progress {
     shared: Arc<Shared>,
@@ -68,6 +72,7 @@ pub struct Shared {
     display: Display,
     bar: ProgressBar,
     plan: Plan,
+    begin: Option<Begin>,
     live: Mutex<Live>,
     began: Instant,
     /// When the last line of an epoch was printed.
@@ -77,7 +82,7 @@ pub struct Shared {
     kept: Mutex<Vec<String>>,
 }
 
-/// The epochs on disk; `None` on processes that write none, and after an error.
+/// The epochs on disk; `None` before the run has begun, on processes that write none, and after an error.
 struct Log {
     curves: Option<CurvesLog>,
     /// The last epoch of a task, whose accuracies are still to be measured.
@@ -85,8 +90,8 @@ struct Log {
 }
 
 impl Progress {
-    /// A display of a run. Its epochs go to `curves` as well.
-    pub fn new(plan: Plan, display: Display, curves: Option<CurvesLog>, stop: Stop) -> Self {
+    /// A display of a run, which calls `begin` once the start has succeeded. Its epochs go to the file that it gives.
+    pub fn new(plan: Plan, display: Display, begin: Option<Begin>, stop: Stop) -> Self {
         let bar = if display == Display::Bar { ProgressBar::new(plan.total()) } else { ProgressBar::hidden() };
         // Both lines fit on 80 columns: where training is, and below it the figures.
         let template = format!("{:>12} {{bar:12}} {{prefix}}\n    {{wide_msg}}", plan.method.as_str());
@@ -100,9 +105,10 @@ impl Progress {
             bar,
             live: Mutex::new(Live::new(plan.clone())),
             plan,
+            begin,
             began: Instant::now(),
             last_line: Mutex::default(),
-            log: Mutex::new(Log { curves, pending: None }),
+            log: Mutex::new(Log { curves: None, pending: None }),
             kept: Mutex::default(),
         };
         Self {
@@ -123,6 +129,13 @@ impl Progress {
 }
 
 impl Observer for Progress {
+    fn ready(&self) -> Result<(), Box<dyn Error + Send + Sync>> {
+        if let Some(begin) = &self.shared.begin {
+            lock(&self.shared.log).curves = Some(begin()?);
+        }
+        Ok(())
+    }
+
     fn renderer(&self, launch: &Launch) -> Box<dyn MetricsRenderer> {
         #[cfg(feature = "tui")]
         if let Some(tui) = &self.tui {

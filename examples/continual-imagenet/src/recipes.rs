@@ -241,7 +241,7 @@ mod tests {
     /// What one rank of `world_size` learns with in an epoch of a task, its first step and its last.
     fn rates(config: &Config, world_size: usize, epochs: &[u64]) -> Vec<[f64; 2]> {
         let rehearsal = config.rehearsal(1_000, 10).unwrap();
-        let schedule = config.settings(Method::Rehearsal, rehearsal).unwrap().schedule(world_size, 10).unwrap();
+        let schedule = config.settings(Method::Rehearsal, rehearsal, false).unwrap().schedule(world_size, 10).unwrap();
         epochs.iter().map(|epoch| [schedule.rate_at(10 * epoch), schedule.rate_at(10 * epoch + 9)]).collect()
     }
 

@@ -6,12 +6,13 @@ use crate::device;
 use crate::error::AppError;
 use crate::live::Plan;
 use crate::place::{CURVES, Place};
-use crate::progress::{Display, Progress};
-use crate::say::say;
+use crate::progress::{Begin, Display, Progress};
+use crate::say::{complain, say};
 use crate::stop::{INTERRUPTED, Stop};
 use crate::transport;
 use crate::workload::Images;
 use burn::tensor::Device;
+use burn_rehearsal::agreement::agree_on;
 use burn_rehearsal::{RehearsalConfig, shard_capacity};
 use burn_rehearsal_collective::{Collective, RankFailure, run_threads};
 use burn_rehearsal_train::data_parallel::Precision;
@@ -24,6 +25,7 @@ use burn_rehearsal_train::report::{
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// What the columns of the tables are.
 const LEGEND: &str = "Top-1 accuracy on each task after the last one, their average, and forgetting: fractions of 1.
@@ -36,7 +38,7 @@ struct Job {
     images: Images,
     rehearsal: RehearsalConfig,
     /// The output directory, which belongs to the first process.
-    place: Option<Place>,
+    place: Option<Arc<Place>>,
     stop: Stop,
     display: Display,
     /// How many samples the buffer has room for.
@@ -53,6 +55,10 @@ impl Job {
         mut process: Option<&mut Box<dyn Collective>>,
     ) -> Result<Self, AppError> {
         let first = process.as_ref().is_none_or(|process| process.rank() == 0);
+        // Before anything that a difference would let hang.
+        if let Some(process) = &mut process {
+            agree_on(process.as_mut(), &config.agreed(methods))?;
+        }
         let display = Display::choose(config.display, first)?;
         // Before the data are looked at, which may take long.
         let stop = Stop::listen(first && display != Display::Tui);
@@ -106,12 +112,13 @@ impl Job {
         if stopped {
             return Err(AppError::Interrupted);
         }
-        let place = if first { Some(Place::claim(&config, methods, fresh)?) } else { None };
+        let place = if first { Some(Arc::new(Place::claim(&config, images.fingerprint(), methods, fresh)?)) } else { None };
         if let Some(place) = &place {
             config.out = place.out().to_path_buf();
         }
         if let Some(process) = &mut process {
-            config.out = transport::same_path(&config.out, process.as_mut())?;
+            let out = transport::same_path(&config.out, process.as_mut());
+            config.out = out.inspect_err(|_| place.iter().for_each(|place| place.clean_up()))?;
         }
         if first {
             heading.iter().for_each(|line| say(line));
@@ -123,7 +130,8 @@ impl Job {
     /// `finished` are the runs of which the directory knows already.
     fn run(&self, method: Method, finished: &[RunReport], process: Option<&mut Box<dyn Collective>>) -> Result<RunReport, AppError> {
         let Self { config, device, images, rehearsal, stop, first, .. } = self;
-        let settings = config.settings(method, rehearsal.clone())?;
+        let resumes = self.place.as_ref().is_some_and(|place| place.resumes());
+        let settings = config.settings(method, rehearsal.clone(), resumes)?;
         let echo = serde_json::to_value(config).unwrap_or_default();
         let plan = Plan {
             method,
@@ -135,8 +143,13 @@ impl Job {
         };
         let tasks = plan.images.len();
         let alike: Vec<_> = finished.iter().filter(|report| report.tasks.len() == tasks).cloned().collect();
-        let curves = if *first { Some(CurvesLog::begin(&config.out.join(CURVES), tasks, &alike)?) } else { None };
-        let progress = Progress::new(plan, self.display, curves, stop.clone());
+        let begin = self.place.clone().map(|place| -> Begin {
+            Box::new(move || {
+                place.begin()?;
+                Ok(CurvesLog::begin(&place.out().join(CURVES), tasks, &alike)?)
+            })
+        });
+        let progress = Progress::new(plan, self.display, begin, stop.clone());
         let rank = |collective| run_rank(images, &settings, echo.clone(), collective, device, &progress);
         let report = match process {
             None => first_report(run_threads(config.ranks, |threads| rank(Box::new(threads)))),
@@ -182,7 +195,7 @@ impl Job {
         if self.first {
             say(&format!("\n{LEGEND}\n\n{}", comparison_table(&reports)));
             draw(&[earlier.as_slice(), &reports].concat(), &self.config.out)?;
-            reports.iter().filter_map(diverged).for_each(|warning| eprintln!("{warning}"));
+            reports.iter().filter_map(diverged).for_each(|warning| complain(&warning));
             if let Some(most) = reports.iter().map(|report| report.left_out).max().filter(|&most| most > 0) {
                 say(&format!("images left out because they are damaged: {most}"));
             }
@@ -212,7 +225,7 @@ impl Job {
 
     /// As [`run_all`](Self::run_all); a job that fails before its first report leaves nothing behind.
     fn finish(self, methods: &[Method], process: Option<Box<dyn Collective>>) -> Result<ExitCode, AppError> {
-        self.run_all(methods, process).inspect_err(|_| self.place.iter().for_each(Place::clean_up))
+        self.run_all(methods, process).inspect_err(|_| self.place.iter().for_each(|place| place.clean_up()))
     }
 }
 

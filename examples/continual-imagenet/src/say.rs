@@ -1,6 +1,12 @@
-//! Standard output.
+//! Standard output and standard error.
 
 use std::io::Write;
+
+/// Prints a line on standard error; dropped if that is gone, as with a terminal that was closed.
+pub fn complain(line: &str) {
+    // There is nobody to tell.
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
 
 /// Prints a line.
 ///

@@ -1,5 +1,6 @@
-//! Ctrl-C: the first ends the run after the current step on all ranks, the second ends the program.
+//! Signals: the first ends the run after the current step on all ranks, with a checkpoint; a second one ends the program.
 
+use crate::say::complain;
 use burn::train::Interrupter;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,39 +16,48 @@ pub struct Stop {
 #[derive(Default)]
 struct State {
     requested: bool,
+    /// By somebody who may lose patience.
+    by_person: bool,
     ranks: Vec<Interrupter>,
     before_exit: Option<Box<dyn Fn() + Send>>,
 }
 
 impl Stop {
-    /// Listens to Ctrl-C from now on. Where that is not possible, Ctrl-C ends the program as usual. One process of a run `speaks`.
+    /// Listens to signals from now on. Where that is not possible, they end the program as usual. One process of a run `speaks`.
     pub fn listen(speaks: bool) -> Self {
         let stop = Self::default();
         let handler = stop.clone();
-        let listening = ctrlc::set_handler(move || {
-            if !handler.request() {
+        let listening = signals::listen(move |insists| {
+            if insists && std::mem::replace(&mut handler.lock().by_person, true) {
                 if let Some(before_exit) = &handler.lock().before_exit {
                     before_exit();
                 }
                 std::process::exit(i32::from(INTERRUPTED));
             }
-            if speaks {
-                eprintln!("stopping after this step; once more to stop at once");
+            if handler.end_runs() && speaks {
+                complain("stopping after this step; once more to stop at once");
             }
         });
         if let Err(error) = listening {
-            tracing::warn!(%error, "cannot listen to Ctrl-C");
+            tracing::warn!(%error, "cannot listen to signals");
         }
         stop
     }
 
-    /// Ends the run after the current step; false if that was requested before.
-    pub fn request(&self) -> bool {
+    /// Ends the run after the current step, as the first Ctrl-C does.
+    #[cfg(feature = "tui")]
+    pub fn request(&self) {
+        self.lock().by_person = true;
+        self.end_runs();
+    }
+
+    /// False if that was done before.
+    fn end_runs(&self) -> bool {
         let mut state = self.lock();
         if std::mem::replace(&mut state.requested, true) {
             return false;
         }
-        state.ranks.iter().for_each(|rank| rank.stop(Some("Ctrl-C")));
+        state.ranks.iter().for_each(|rank| rank.stop(Some("a signal")));
         true
     }
 
@@ -55,7 +65,7 @@ impl Stop {
     pub fn add(&self, interrupter: &Interrupter) {
         let mut state = self.lock();
         if state.requested {
-            interrupter.stop(Some("Ctrl-C"));
+            interrupter.stop(Some("a signal"));
         }
         state.ranks.push(interrupter.clone());
     }
@@ -73,5 +83,41 @@ impl Stop {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(unix)]
+mod signals {
+    #![allow(unsafe_code)]
+
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXCPU};
+    use signal_hook::iterator::Signals;
+
+    /// Calls `heard` for every signal, with whether a second such signal is to end the program. Signals that are ignored stay ignored: `nohup` says
+    /// so of SIGHUP, and shells say so of SIGINT to what they run in the background.
+    pub fn listen(heard: impl Fn(bool) + Send + 'static) -> std::io::Result<()> {
+        let signals = [SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXCPU].into_iter().filter(|&signal| !is_ignored(signal));
+        let mut signals = Signals::new(signals)?;
+        let each = move || {
+            for signal in signals.forever() {
+                // Launchers and schedulers may send the others several times, the kernel SIGXCPU once a second.
+                heard([SIGHUP, SIGINT, SIGTERM].contains(&signal));
+            }
+        };
+        std::thread::Builder::new().name("signals".into()).spawn(each).map(drop)
+    }
+
+    fn is_ignored(signal: i32) -> bool {
+        let mut action = std::mem::MaybeUninit::<libc::sigaction>::uninit();
+        // SAFETY: without a new action, `sigaction` only writes the present one to `action`, which is read only if that succeeded.
+        unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) == 0 && action.assume_init().sa_sigaction == libc::SIG_IGN }
+    }
+}
+
+#[cfg(not(unix))]
+mod signals {
+    /// Calls `heard` for every Ctrl-C.
+    pub fn listen(heard: impl Fn(bool) + Send + 'static) -> Result<(), ctrlc::Error> {
+        ctrlc::set_handler(move || heard(true))
     }
 }

@@ -20,6 +20,7 @@ use burn_rehearsal::batch::Schema;
 use burn_rehearsal_train::augment::{Augment, Augmentation};
 use burn_rehearsal_train::data::{Image, ImageData, ImageShape};
 use burn_rehearsal_train::experiment::Workload;
+use burn_rehearsal_train::fingerprint::Fingerprint;
 use burn_rehearsal_train::stream::{ClassIncremental, ClassOrder, InstanceIncremental, StreamError, TaskStream};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
@@ -88,6 +89,11 @@ impl Images {
         Ok(schema?.row_bytes())
     }
 
+    /// Which data it is.
+    pub fn fingerprint(&self) -> &Fingerprint {
+        &self.data.fingerprint
+    }
+
     /// The number of test samples.
     pub fn test_len(&self) -> usize {
         self.data.test_labels.len()
@@ -145,6 +151,10 @@ impl Workload for Images {
 
     fn evaluation(&self) -> Option<Augmentation<ImageBatch>> {
         augmentation(&self.evaluation)
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        self.data.fingerprint.clone()
     }
 
     fn left_out(&self) -> Vec<u64> {

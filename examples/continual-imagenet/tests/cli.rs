@@ -663,10 +663,11 @@ fn a_reader_who_leaves_early_does_not_end_a_run() {
     assert_eq!(report(&directory.path().join("runs/digits/incremental"))["complete"], true);
 }
 
-/// Sends what Ctrl-C sends, by the shell's own `kill`: a small system has no other.
+/// Sends a signal that stops a run as Ctrl-C does, and that nobody who starts these tests ignores; by the shell's own `kill`: a small system has
+/// no other.
 #[cfg(unix)]
 fn interrupt(child: &Child) {
-    assert!(Command::new("sh").args(["-c", "kill -s INT $0", &child.id().to_string()]).status().unwrap().success());
+    assert!(Command::new("sh").args(["-c", "kill -s TERM $0", &child.id().to_string()]).status().unwrap().success());
 }
 
 /// Reads lines until one holds `words`.
@@ -681,7 +682,7 @@ fn read_until(from: &mut impl BufRead, words: &str) {
 
 #[cfg(unix)]
 #[test]
-fn ctrl_c_ends_a_run_with_what_was_done_so_far() {
+fn a_signal_ends_a_run_with_what_was_done_so_far() {
     let directory = TempDir::new().unwrap();
     // Long enough to be still there when the signal comes; the first task is seen to the end.
     for (epochs, first, learned) in [("100000", "buffer:", 0), ("300", "task 1/5  average", 1)] {
@@ -708,7 +709,7 @@ fn ctrl_c_ends_a_run_with_what_was_done_so_far() {
 
 #[cfg(unix)]
 #[test]
-fn a_second_ctrl_c_ends_the_program_at_once() {
+fn a_second_signal_ends_the_program_at_once() {
     let directory = TempDir::new().unwrap();
     image_folder(&directory.path().join("pets"), &["cat", "dog"]);
     // A pipe that nobody writes to is an image that takes forever to read: the step at which the first signal would end the run never comes.

@@ -1,8 +1,12 @@
 //! The program under `mpirun`: the same results as with ranks that are threads, and clear errors.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::path::Path;
-use std::process::{Command, Output};
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use burn_rehearsal_collective::launch;
 use serde_json::Value;
@@ -64,4 +68,314 @@ fn an_error_ends_all_processes_and_names_the_cause() {
     let output = output(mpirun(2).args(["--ranks", "3"]), out.path());
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && stderr.contains("the launcher started 2 processes"), "{stderr}");
+}
+
+/// Far beyond what any of these runs takes: a run that is still there hangs.
+const HANG: Duration = Duration::from_secs(120);
+
+/// A launcher in the background; a test that fails leaves nothing running.
+struct Running {
+    child: Child,
+    _sessions: tempfile::TempDir,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
+            signal("KILL", &format!("-{}", self.child.id()));
+        }
+        let _ = self.child.wait();
+    }
+}
+
+fn start(command: &mut Command) -> Running {
+    let sessions = tempfile::tempdir().unwrap();
+    command.env("TMPDIR", sessions.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // A group of its own, so that all of it can be ended.
+    Running { child: command.process_group(0).spawn().expect("mpirun is installed"), _sessions: sessions }
+}
+
+impl Running {
+    /// Exit code, standard output and standard error.
+    fn finish(mut self) -> (Option<i32>, String, String) {
+        let read = |mut from: Box<dyn Read + Send>| {
+            std::thread::spawn(move || {
+                let mut bytes = Vec::new();
+                let _ = from.read_to_end(&mut bytes);
+                String::from_utf8_lossy(&bytes).into_owned()
+            })
+        };
+        let stdout = self.child.stdout.take().map(|pipe| read(Box::new(pipe)));
+        let stderr = self.child.stderr.take().map(|pipe| read(Box::new(pipe)));
+        let started = Instant::now();
+        let code = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status.code();
+            }
+            assert!(started.elapsed() < HANG, "the run hangs");
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let text = |thread: Option<std::thread::JoinHandle<String>>| thread.map_or_else(String::new, |thread| thread.join().unwrap());
+        (code, text(stdout), text(stderr))
+    }
+
+    /// Reads standard output up to a line with `words`.
+    fn read_until(&mut self, words: &str) {
+        let mut stdout = BufReader::new(self.child.stdout.take().unwrap());
+        let mut line = String::new();
+        while !line.contains(words) {
+            line.clear();
+            assert!(stdout.read_line(&mut line).unwrap() > 0, "the output ended before {words:?}");
+        }
+        // Somebody has to read the rest, or the run would wait for it.
+        std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
+    }
+}
+
+/// By the shell's own `kill`: a small system has no other.
+fn signal(name: &str, process: &str) {
+    let _ = Command::new("sh").args(["-c", "kill -s \"$0\" -- \"$1\"", name, process]).stderr(Stdio::null()).status();
+}
+
+/// The program with arguments of their own for each rank, in directories of their own.
+fn each<S: AsRef<OsStr>>(ranks: &[(&Path, Vec<S>)]) -> Command {
+    let mut command = Command::new(launch::mpirun(1, PROGRAM).get_program());
+    for (name, value) in launch::mpirun(1, PROGRAM).get_envs() {
+        command.env(name, value.unwrap_or_default());
+    }
+    for (number, (directory, arguments)) in ranks.iter().enumerate() {
+        command.args([":"].iter().filter(|_| number > 0)).args(["-n", "1", "-wdir"]).arg(directory).arg(PROGRAM).args(arguments);
+    }
+    command.env("RUST_BACKTRACE", "0");
+    command
+}
+
+/// A run that ends with an error that holds `words`, once from each rank, and leaves nothing at `out`.
+fn refused(command: &mut Command, size: usize, words: &str, out: &Path) {
+    let (code, stdout, stderr) = start(command).finish();
+    assert!(code != Some(0), "{words:?}: {stdout}{stderr}");
+    for rank in 0..size {
+        let says = |line: &str| line.starts_with(&format!("rank {rank}: ")) && line.contains(words);
+        assert!(stderr.lines().any(says), "rank {rank} of {size} does not say {words:?}: {stderr}");
+    }
+    assert!(!out.exists(), "{words:?} left {}", out.display());
+}
+
+/// A small run with every method's options.
+const BASE: [&str; 11] = ["train", "--method", "rehearsal", "--data", "folder:data", "--image-size", "8", "--epochs", "2", "--out", "out"];
+
+#[test]
+fn options_that_all_ranks_must_agree_on_are_named_with_ranks_and_values() {
+    let directory = tempfile::tempdir().unwrap();
+    image_folder(&directory.path().join("data"));
+    let base: Vec<&str> = [&BASE[..], &["--model", "mlp", "--capacity", "12"]].concat();
+    // What rank 1 has instead, and what is said.
+    let cases: [(&[&str], &[&str], &str); 17] = [
+        (&["--tasks", "2"], &["--tasks", "3"], "--tasks is 2 on"),
+        (&["--tasks", "2"], &["--tasks", "2", "--reduction", "fast"], "--reduction is fixed on"),
+        (&["--tasks", "2", "--evaluate-every", "1"], &["--tasks", "2", "--evaluate-every", "2"], "--evaluate-every is 1 on"),
+        (&["--tasks", "2"], &["--tasks", "2", "--batch-size", "4"], "--batch-size is 8 on"),
+        (&["--tasks", "2"], &["--tasks", "2", "--augment", "crop-flip"], "--augment is none on"),
+        (&["--tasks", "2"], &["--tasks", "2", "--stream", "instance"], "--stream is class on"),
+        (&["--tasks", "2"], &["--tasks", "2", "--class-order", "seeded"], "--class-order is fixed on"),
+        (&["--tasks", "2"], &["--tasks", "2", "--learning-rate", "0.5"], "--learning-rate is 0.02 on"),
+        (&["--tasks", "2"], &["--tasks", "2", "--warmup-epochs", "1"], "--warmup-epochs is 0.0 on"),
+        (&["--tasks", "2"], &["--tasks", "2", "--milestones", "1:0.1"], "--milestones is none on"),
+        (&["--tasks", "2"], &["--tasks", "2", "--scale-cap", "2"], "--scale-cap is 1.0 on"),
+        (&["--tasks", "2"], &["--tasks", "2", "--optimizer-state", "keep"], "--optimizer-state is reset on"),
+        (&["--tasks", "2"], &["--tasks", "2", "--init", "xavier"], "--init is kaiming on"),
+        (&["--tasks", "2"], &["--tasks", "2", "--fit", "crop"], "--fit is stretch on"),
+        (&["--tasks", "2"], &["--tasks", "2", "--checkpoint-every", "never"], "--checkpoint-every is task on"),
+        (&["--tasks", "2"], &["--tasks", "2", "--policy", "fifo"], "--policy is class-balanced on"),
+        (&["--tasks", "2"], &["--tasks", "2", "--seed", "1", "--lag", "2"], "--lag is 1 on"),
+    ];
+    for (number, (usual, culprit, words)) in cases.into_iter().enumerate() {
+        let size = 2 + number % 2;
+        let of = |rank: usize| (directory.path(), [&base[..], if rank == 1 { culprit } else { usual }].concat());
+        let ranks: Vec<_> = (0..size).map(of).collect();
+        let words = format!("{words} {}", if size == 2 { "rank 0 and " } else { "ranks 0, 2 and " });
+        refused(&mut each(&ranks), size, &words, &directory.path().join("out"));
+    }
+    let method = |name: &'static str| ["train", "--method", name, "--out", "out"].to_vec();
+    let ranks = [(directory.path(), method("incremental")), (directory.path(), method("scratch"))];
+    refused(&mut each(&ranks), 2, "--method is incremental on rank 0 and scratch on rank 1", &directory.path().join("out"));
+    // What may differ does no harm.
+    let own: [&[&str]; 3] = [&["--workers", "2"], &["--execution", "inline", "--display", "none"], &["--checkpoint-keep", "5"]];
+    let ranks = own.map(|own| (directory.path(), [&base[..], &["--tasks", "2"], own].concat()));
+    let (code, stdout, stderr) = start(&mut each(&ranks)).finish();
+    assert_eq!((code, stderr.as_str()), (Some(0), ""), "{stdout}");
+}
+
+/// Three classes with 6 training and 3 test images each.
+fn image_folder(directory: &Path) {
+    for (part, images) in [("train", 6), ("test", 3)] {
+        for (class, name) in ["cat", "dog", "eel"].iter().enumerate() {
+            let folder = directory.join(part).join(name);
+            std::fs::create_dir_all(&folder).unwrap();
+            for index in 0..images {
+                // The number of bytes depends on the class.
+                let image =
+                    image::RgbImage::from_fn(8, 8, |x, y| image::Rgb([60 * class as u8, (x as usize * class) as u8, (y * index) as u8]));
+                image.save(folder.join(format!("{index}.png"))).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn ranks_with_different_data_are_named_with_what_differs() {
+    type Spoil = fn(&Path);
+    let cases: [(Spoil, &str); 6] = [
+        (
+            |data| std::fs::write(data.join("train/dog/1.png"), "another image").unwrap(),
+            "training images of class \"dog\" on rank 1 are not",
+        ),
+        (
+            |data| {
+                for part in ["train", "test"] {
+                    std::fs::rename(data.join(part).join("cat"), data.join("aside")).unwrap();
+                    std::fs::rename(data.join(part).join("eel"), data.join(part).join("cat")).unwrap();
+                    std::fs::rename(data.join("aside"), data.join(part).join("eel")).unwrap();
+                }
+            },
+            "training images of class \"cat\" on rank 1 are not",
+        ),
+        (
+            |data| {
+                ["train", "test"].iter().for_each(|part| std::fs::rename(data.join(part).join("cat"), data.join(part).join("ant")).unwrap())
+            },
+            "class 0 is \"cat\" on rank 0 and \"ant\" on rank 1",
+        ),
+        (|data| std::fs::remove_file(data.join("test/eel/2.png")).unwrap(), "test images of class \"eel\": 3 on rank 0 and 2 on rank 1"),
+        (
+            |data| std::fs::remove_file(data.join("train/cat/5.png")).unwrap(),
+            "training images of class \"cat\": 6 on rank 0 and 5 on rank 1",
+        ),
+        (
+            |data| std::fs::rename(data.join("train/cat/5.png"), data.join("train/dog/6.png")).unwrap(),
+            "training images of class \"dog\": 6 on rank 0 and 7",
+        ),
+    ];
+    for (number, (spoil, words)) in cases.into_iter().enumerate() {
+        let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        directories.iter().for_each(|directory| image_folder(&directory.path().join("data")));
+        spoil(&directories[1].path().join("data"));
+        let out = directories[0].path().join("out");
+        for method in ["incremental", "scratch", "rehearsal"].into_iter().skip(number % 3).take(1) {
+            let size = 2 + number % 2;
+            let mut arguments: Vec<&OsStr> = BASE.iter().map(OsStr::new).collect();
+            arguments[2] = method.as_ref();
+            arguments.pop();
+            arguments.extend([out.as_os_str(), "--tasks".as_ref(), "3".as_ref(), "--model".as_ref(), "mlp".as_ref()]);
+            arguments.extend(["--capacity", "12"].map(OsStr::new));
+            let ranks: Vec<_> = (0..size).map(|rank| (directories[usize::from(rank == 1)].path(), arguments.clone())).collect();
+            refused(&mut each(&ranks), size, words, &out);
+        }
+    }
+}
+
+#[test]
+fn an_output_directory_that_ranks_do_not_share_is_an_error_at_the_start() {
+    for size in [2, 3] {
+        let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let arguments = ["train", "--method", "rehearsal", "--epochs", "2", "--out", "x"].to_vec();
+        let ranks: Vec<_> = (0..size).map(|rank| (directories[usize::from(rank == 1)].path(), arguments.clone())).collect();
+        for there in [false, true] {
+            if there {
+                // A directory of the same name.
+                std::fs::create_dir(directories[1].path().join("x")).unwrap();
+            }
+            let words = "is not the same on rank 0 and on rank 1: checkpoints need a directory that all ranks share";
+            refused(&mut each(&ranks), size, words, &directories[0].path().join("x"));
+        }
+        assert!(directories[1].path().join("x").read_dir().unwrap().next().is_none());
+    }
+}
+
+/// A run with everything that has a state; its steps are short.
+const LONG: [&str; 9] = ["train", "--method", "rehearsal", "--tasks", "2", "--epochs", "100", "--out", "out"];
+
+fn checkpoints(directory: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(directory.join("out/rehearsal/checkpoints")) else { return Vec::new() };
+    entries.map(|entry| entry.unwrap().path()).filter(|path| path.join("manifest.json").exists()).collect()
+}
+
+/// The lines of the recipe for `mpirun` in the project's README, for this program and without the words for the scheduler.
+fn recipe(launcher: &Command, arguments: &[&str]) -> String {
+    let readme = include_str!("../../../README.md");
+    let block = readme.split("```sh\n").find(|block| block.contains("B:USR1")).unwrap().split("```").next().unwrap();
+    let words: Vec<_> = launcher.get_args().map(|word| word.to_str().unwrap()).chain(arguments.iter().copied()).collect();
+    let own = format!("{} {} &", launcher.get_program().to_str().unwrap(), words.join(" "));
+    let line = |line: &str| if line.starts_with("mpirun ") { own.clone() } else { line.to_owned() };
+    let lines: Vec<_> = block.lines().map(line).collect();
+    assert!(lines.contains(&own));
+    lines.join("\n")
+}
+
+#[test]
+fn the_recipe_for_mpirun_writes_a_checkpoint_and_puts_the_job_back() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::create_dir(directory.path().join("bin")).unwrap();
+    std::fs::write(directory.path().join("bin/scontrol"), "#!/bin/sh\necho \"$@\" >> requeued\n").unwrap();
+    let executable = Command::new("chmod").args(["+x", "bin/scontrol"]).current_dir(directory.path()).status();
+    assert!(executable.unwrap().success());
+    let launcher = launch::mpirun(2, PROGRAM);
+    let path = format!("bin:{}", std::env::var("PATH").unwrap());
+    let job = |arguments: &[&str]| {
+        let mut command = Command::new("bash");
+        command.arg("-c").arg(recipe(&launcher, arguments)).current_dir(directory.path()).env("PATH", &path).env("SLURM_JOB_ID", "7");
+        command.envs(launcher.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        start(&mut command)
+    };
+    let requeued = || std::fs::read_to_string(directory.path().join("requeued")).unwrap_or_default();
+    // Steps of a millisecond, then steps that are slower by orders of magnitude.
+    let slow = ["--model", "resnet18", "--model-width", "8", "--image-size", "32", "--batch-size", "64", "--out", "slow"];
+    for (arguments, checkpoint) in [(LONG.to_vec(), "out"), ([&LONG[..7], &slow].concat(), "slow")] {
+        let before = requeued();
+        let mut running = job(&arguments);
+        running.read_until("buffer:");
+        signal("USR1", &running.child.id().to_string());
+        let (_, _, stderr) = running.finish();
+        assert_eq!(requeued(), format!("{before}requeue 7\n"), "{stderr}");
+        assert!(directory.path().join(checkpoint).join("job.json").exists());
+        assert!(directory.path().join(checkpoint).join("rehearsal/checkpoints/00000001/manifest.json").exists());
+    }
+    let before = requeued();
+    let (code, stdout, stderr) = job(&LONG).finish();
+    assert!(code.is_some() && stdout.contains("goes on with task"), "{stdout}{stderr}");
+    assert!(!directory.path().join("out/job.json").exists(), "{stdout}{stderr}");
+    assert_eq!(requeued(), before);
+}
+
+#[test]
+fn a_signal_to_a_rank_or_to_the_launcher_leaves_a_run_that_can_go_on() {
+    let whole = tempfile::tempdir().unwrap();
+    let (code, ..) = start(launch::mpirun(2, PROGRAM).args(LONG).current_dir(whole.path())).finish();
+    assert_eq!(code, Some(0));
+    let directory = tempfile::tempdir().unwrap();
+    let run = || start(launch::mpirun(2, PROGRAM).args(LONG).current_dir(directory.path()));
+    // The launcher forwards the first two; with the others it ends the ranks, which have a second or two.
+    for (name, forwarded) in [("USR1", true), ("XCPU", true), ("TERM", false), ("HUP", false), ("INT", false)] {
+        let mut running = run();
+        running.read_until(if checkpoints(directory.path()).is_empty() { "buffer:" } else { "goes on" });
+        signal(name, &running.child.id().to_string());
+        let (code, _, stderr) = running.finish();
+        let expected = if forwarded { Some(130) } else { Some(1) };
+        // An ended run is no failure of the launcher's.
+        assert!(code == expected || code == Some(0), "{name}: {code:?}: {stderr}");
+        assert!(!checkpoints(directory.path()).is_empty(), "{name}");
+        if !directory.path().join("out/job.json").exists() {
+            break;
+        }
+    }
+    if directory.path().join("out/job.json").exists() {
+        let (code, stdout, stderr) = run().finish();
+        assert_eq!(code, Some(0), "{stderr}");
+        assert!(stdout.contains("goes on with task"), "{stdout}");
+    }
+    let result = |of: &Path| {
+        let report: Value = serde_json::from_slice(&std::fs::read(of.join("out/rehearsal/report.json")).unwrap()).unwrap();
+        ["accuracy", "complete", "summary"].map(|name| report[name].clone())
+    };
+    assert_eq!(result(directory.path()), result(whole.path()));
 }

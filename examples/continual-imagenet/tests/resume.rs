@@ -4,9 +4,10 @@
 
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tempfile::TempDir;
 
 /// Far beyond what any of these runs takes: a run that is still there hangs.
@@ -44,8 +45,24 @@ impl Drop for Running {
 }
 
 fn start(directory: &Path, arguments: &[&str]) -> Running {
+    start_ignoring(directory, arguments, &[])
+}
+
+/// Starts a program with these signals ignored and all others as they are by default, whatever those who run the tests ignore.
+#[allow(unsafe_code)]
+fn start_ignoring(directory: &Path, arguments: &[&str], ignored: &'static [i32]) -> Running {
     let mut command = Command::new(env!("CARGO_BIN_EXE_continual-imagenet"));
     command.args(arguments).current_dir(directory).env_remove("RUST_LOG").env_remove("RUST_BACKTRACE");
+    let set = move || {
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM, libc::SIGUSR1, libc::SIGXCPU] {
+            let action = if ignored.contains(&signal) { libc::SIG_IGN } else { libc::SIG_DFL };
+            // SAFETY: neither action is a function of this program.
+            unsafe { libc::signal(signal, action) };
+        }
+        Ok(())
+    };
+    // SAFETY: `signal` may be called between `fork` and `exec`, and nothing else is.
+    unsafe { command.pre_exec(set) };
     Running(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
 }
 
@@ -78,6 +95,10 @@ fn succeed(directory: &Path, arguments: &[&str]) -> String {
 
 /// Starts a run, interrupts it once a line with `words` was printed, and sees it end as it should.
 fn interrupted(directory: &Path, arguments: &[&str], words: &str) {
+    interrupted_by(&["INT"], directory, arguments, words);
+}
+
+fn interrupted_by(signals: &[&str], directory: &Path, arguments: &[&str], words: &str) {
     let mut running = start(directory, arguments);
     let mut stdout = BufReader::new(running.0.stdout.take().unwrap());
     let mut line = String::new();
@@ -85,7 +106,7 @@ fn interrupted(directory: &Path, arguments: &[&str], words: &str) {
         line.clear();
         assert!(stdout.read_line(&mut line).unwrap() > 0, "the output ended before {words:?}");
     }
-    signal(&running.0, "INT");
+    signals.iter().for_each(|name| signal(&running.0, name));
     let mut rest = String::new();
     stdout.read_to_string(&mut rest).unwrap();
     let mut stderr = String::new();
@@ -95,7 +116,36 @@ fn interrupted(directory: &Path, arguments: &[&str], words: &str) {
 }
 
 fn signal(child: &Child, name: &str) {
-    assert!(Command::new("sh").args(["-c", "kill -s $0 $1", name, &child.id().to_string()]).status().unwrap().success());
+    let sent = Command::new("sh").args(["-c", "kill -s $0 $1", name, &child.id().to_string()]).stderr(Stdio::null()).status();
+    // A program that has ended meanwhile, and was not waited for, takes it as well.
+    assert!(sent.unwrap().success());
+}
+
+/// Every file below a directory: its contents, and when it was changed.
+fn contents(directory: &Path) -> Vec<(PathBuf, Vec<u8>, SystemTime)> {
+    let mut paths: Vec<_> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let of = |path: PathBuf| match path.is_dir() {
+        true => contents(&path),
+        false => vec![(path.clone(), std::fs::read(&path).unwrap(), path.metadata().unwrap().modified().unwrap())],
+    };
+    paths.into_iter().flat_map(of).collect()
+}
+
+/// A start that fails with all of these words and leaves every file in `out` as it was.
+fn refused(directory: &Path, arguments: &[&str], words: &[&str]) {
+    let out = directory.join("out");
+    let before = contents(&out);
+    let (code, stdout, stderr) = finish(start(directory, arguments));
+    assert_eq!(code, Some(1), "{arguments:?}: {stdout}");
+    let last = stderr.lines().last().unwrap();
+    words.iter().for_each(|word| assert!(last.contains(word), "no {word:?} in: {stderr}"));
+    let now = contents(&out);
+    let names = |files: &[(PathBuf, Vec<u8>, SystemTime)]| files.iter().map(|(path, ..)| path.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&before), names(&now), "{arguments:?}");
+    for (before, now) in before.iter().zip(&now) {
+        assert!(before == now, "{arguments:?} changed {}", now.0.display());
+    }
 }
 
 /// All of a report but times.
@@ -406,4 +456,180 @@ fn a_run_goes_on_with_other_numbers_of_ranks_and_says_so() {
     let report = result(&directory.path().join("out/rehearsal"));
     assert_eq!((&report["world_size"], &report["earlier_world_sizes"]), (&3.into(), &serde_json::json!([4, 2])));
     assert_eq!((&report["buffer"]["len"], &report["complete"]), (&144.into(), &true.into()));
+}
+
+#[test]
+fn signals_of_people_and_schedulers_write_a_checkpoint_and_more_of_the_schedulers_do_no_harm() {
+    let whole = uninterrupted(&RUN);
+    let directory = TempDir::new().unwrap();
+    let all: [&[&str]; 6] =
+        [&["USR1", "USR1", "USR1", "USR1"], &["XCPU", "XCPU", "USR1"], &["HUP"], &["TERM"], &["INT"], &["USR1", "XCPU", "TERM"]];
+    for signals in all {
+        let words = if checkpoints(directory.path()).is_empty() { "buffer:" } else { "goes on" };
+        interrupted_by(signals, directory.path(), &RUN, words);
+        assert!(!checkpoints(directory.path()).is_empty(), "{signals:?}");
+    }
+    succeed(directory.path(), &RUN);
+    assert_eq!(result(&directory.path().join("out/rehearsal")), whole);
+}
+
+#[test]
+fn signals_that_are_ignored_at_the_start_stay_ignored() {
+    let directory = TempDir::new().unwrap();
+    let mut running = start_ignoring(directory.path(), &RUN, &[libc::SIGHUP, libc::SIGINT, libc::SIGTERM, libc::SIGUSR1, libc::SIGXCPU]);
+    let mut stdout = BufReader::new(running.0.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("buffer:") {
+        line.clear();
+        assert!(stdout.read_line(&mut line).unwrap() > 0);
+    }
+    ["HUP", "INT", "TERM", "USR1", "XCPU"].into_iter().for_each(|name| signal(&running.0, name));
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("task 3/3  average") && !rest.contains("not finished"), "{rest}");
+    assert_eq!(running.0.wait().unwrap().code(), Some(0));
+}
+
+/// Makes an image folder of `classes` with 6 training and 3 test images each.
+fn image_folder(directory: &Path, classes: &[&str]) {
+    for (part, images) in [("train", 6), ("test", 3)] {
+        for (class, name) in classes.iter().enumerate() {
+            let folder = directory.join(part).join(name);
+            std::fs::create_dir_all(&folder).unwrap();
+            for index in 0..images {
+                image::RgbImage::from_fn(8, 8, |x, y| image::Rgb([60 * class as u8, (20 * x) as u8, (9 * y + index) as u8]))
+                    .save(folder.join(format!("{index}.png")))
+                    .unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_run_goes_on_only_with_the_data_it_began_with_wherever_that_is() {
+    for method in ["incremental", "scratch", "rehearsal"] {
+        let directory = TempDir::new().unwrap();
+        let at = |path: &str| directory.path().join(path);
+        image_folder(&at("data"), &["cat", "dog", "eel", "fox"]);
+        let mut arguments = vec!["train", "--method", method, "--image-size", "8", "--model", "mlp", "--tasks", "2", "--epochs", "250"];
+        arguments.extend(["--batch-size", "2", "--candidates", "1", "--representatives", "2", "--capacity", "8", "--ranks", "1"]);
+        arguments.extend(["--out", "out"]);
+        let on = |data: &'static str| [&arguments[..], &["--data", data]].concat();
+        interrupted(directory.path(), &on("folder:data"), "task 1/2  average");
+        let rename = |from: &str, to: &str| std::fs::rename(at(from), at(to)).unwrap();
+        let refused = |words: &[&str]| refused(directory.path(), &on("folder:data"), &[words, &["--fresh"]].concat());
+
+        for part in ["train", "test"] {
+            rename(&format!("data/{part}/cat"), &format!("data/{part}/yak"));
+        }
+        refused(&["class 0 was \"cat\" and is \"dog\""]);
+        for part in ["train", "test"] {
+            rename(&format!("data/{part}/yak"), &format!("data/{part}/cat"));
+        }
+        std::fs::copy(at("data/train/dog/0.png"), at("data/train/dog/new.png")).unwrap();
+        refused(&["training images of class \"dog\": 6 were there, 7 are"]);
+        rename("data/train/dog/new.png", "new.png");
+        rename("data/test/eel/1.png", "old.png");
+        refused(&["the test set differs", "class \"eel\": 3 were there, 2 are"]);
+        rename("old.png", "data/test/eel/1.png");
+        rename("data/train/fox/2.png", "old.png");
+        std::fs::write(at("data/train/fox/2.png"), "another image").unwrap();
+        refused(&["training images of class \"fox\" have changed", "names and sizes of files"]);
+        rename("old.png", "data/train/fox/2.png");
+        rename("data/train/fox/2.png", "data/train/fox/9.png");
+        refused(&["training images of class \"fox\" have changed"]);
+        rename("data/train/fox/9.png", "data/train/fox/2.png");
+        let other = [&on("folder:data")[..], &["--fit", "crop"]].concat();
+        self::refused(directory.path(), &other, &["fit was \"stretch\" and is \"crop\""]);
+
+        // Elsewhere, spelled differently, and with other times.
+        assert!(Command::new("cp").args(["-r", "data", "copy"]).current_dir(directory.path()).status().unwrap().success());
+        std::fs::remove_dir_all(at("data")).unwrap();
+        let stdout = succeed(directory.path(), &on("folder:./copy/"));
+        assert!(stdout.contains("goes on with task"), "{stdout}");
+    }
+}
+
+#[test]
+fn a_comparison_goes_on_with_its_next_method_only_on_the_same_data() {
+    let directory = TempDir::new().unwrap();
+    image_folder(&directory.path().join("data"), &["cat", "dog"]);
+    let mut arguments = vec!["compare", "--data", "folder:data", "--image-size", "8", "--tasks", "2", "--epochs", "300", "--out", "out"];
+    arguments.extend([
+        "--model",
+        "mlp",
+        "--batch-size",
+        "2",
+        "--candidates",
+        "1",
+        "--representatives",
+        "1",
+        "--capacity",
+        "4",
+        "--ranks",
+        "1",
+    ]);
+    interrupted(directory.path(), &arguments, "incremental  task 2/2  average");
+    std::fs::remove_file(directory.path().join("data/train/cat/1.png")).unwrap();
+    refused(directory.path(), &arguments, &["training images of class \"cat\": 6 were there, 5 are"]);
+}
+
+#[test]
+fn a_start_that_fails_changes_no_file() {
+    let directory = TempDir::new().unwrap();
+    interrupted(directory.path(), &RUN, "task 2/3  average");
+    let found = checkpoints(directory.path());
+    assert_eq!(found.len(), 2);
+    let learner = |checkpoint: &PathBuf| checkpoint.join("learner.safetensors");
+    refused(directory.path(), &[&RUN[..], &["--seed", "5"]].concat(), &["seed was 42 and is 5"]);
+    refused(directory.path(), &[&RUN[..], &["--weights", "missing.safetensors"]].concat(), &["missing.safetensors"]);
+    // The files of two checkpoints, swapped.
+    let swap = || {
+        std::fs::rename(learner(&found[0]), directory.path().join("swap")).unwrap();
+        std::fs::rename(learner(&found[1]), learner(&found[0])).unwrap();
+        std::fs::rename(directory.path().join("swap"), learner(&found[1])).unwrap();
+    };
+    swap();
+    for ranks in ["1", "2", "3"] {
+        refused(directory.path(), &[&RUN[..], &["--ranks", ranks]].concat(), &["learner.safetensors is damaged", "--fresh"]);
+    }
+    swap();
+    let good = found.iter().map(|checkpoint| std::fs::read(learner(checkpoint)).unwrap()).collect::<Vec<_>>();
+    for (checkpoint, good) in found.iter().zip(&good) {
+        let mut bytes = good.clone();
+        bytes[good.len() / 2] ^= 1;
+        std::fs::write(learner(checkpoint), bytes).unwrap();
+    }
+    refused(directory.path(), &RUN, &["learner.safetensors is damaged"]);
+    // Beginning anew fails as well if it cannot be seen what is there.
+    let out = directory.path().join("out/rehearsal/checkpoints");
+    std::fs::rename(&out, directory.path().join("aside")).unwrap();
+    std::fs::write(&out, "").unwrap();
+    refused(directory.path(), &[&RUN[..], &["--fresh"]].concat(), &["out/rehearsal/checkpoints"]);
+    std::fs::remove_file(&out).unwrap();
+    std::fs::rename(directory.path().join("aside"), &out).unwrap();
+    found.iter().zip(&good).for_each(|(checkpoint, good)| std::fs::write(learner(checkpoint), good).unwrap());
+    assert!(succeed(directory.path(), &RUN).contains("goes on with task"));
+    assert_eq!(result(&directory.path().join("out/rehearsal")), uninterrupted(&RUN));
+}
+
+#[test]
+fn a_run_whose_directory_vanishes_names_what_it_could_not_write() {
+    let directory = TempDir::new().unwrap();
+    let arguments = [&RUN[..], &["--checkpoint-every", "1"]].concat();
+    let mut running = start(directory.path(), &arguments);
+    let mut stdout = BufReader::new(running.0.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("task 1/3") {
+        line.clear();
+        assert!(stdout.read_line(&mut line).unwrap() > 0);
+    }
+    std::fs::rename(directory.path().join("out"), directory.path().join("gone")).unwrap();
+    std::fs::write(directory.path().join("out"), "").unwrap();
+    std::io::copy(&mut stdout, &mut std::io::sink()).unwrap();
+    let mut stderr = String::new();
+    running.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert_eq!(running.0.wait().unwrap().code(), Some(1), "{stderr}");
+    let last = stderr.lines().last().unwrap();
+    assert!(!last.contains("remove") && last.contains("out/rehearsal/checkpoints/"), "{stderr}");
 }

@@ -77,7 +77,12 @@ pub fn open_cifar(directory: &Path, which: Cifar, side: usize) -> Result<ImageDa
         Ok(RawDataset::new(samples, ImageShape::square(3, SIDE), side, directory.to_path_buf()))
     };
     let (train, test) = (open(train)?, open(&[test])?);
+    let kind = match which {
+        Cifar::Ten => "cifar10",
+        Cifar::Hundred => "cifar100",
+    };
     Ok(ImageData {
+        fingerprint: RawDataset::fingerprint(kind, which.classes(), &train, &test),
         train_labels: train.labels(),
         test_labels: test.labels(),
         train: Arc::new(train),

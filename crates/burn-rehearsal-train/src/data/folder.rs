@@ -2,7 +2,7 @@
 
 use super::decode::{CHANNELS, read};
 use super::files::{entries, is_hidden, is_image, subfolders};
-use super::{Damaged, DataError, Image, ImageData, ImageOptions, ImageShape};
+use super::{Damaged, DataError, Image, ImageData, ImageOptions, ImageShape, fingerprint};
 use burn::data::dataset::{Dataset, DatasetError};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -52,7 +52,7 @@ pub fn open_folder(directory: &Path, options: &ImageOptions) -> Result<ImageData
         }
         Ok(files)
     };
-    Ok(data(list(&train)?, list(&test)?, classes.len(), options))
+    data("folder", list(&train)?, list(&test)?, &classes, options)
 }
 
 /// Tiny-ImageNet as it is distributed: `train/CLASS/images/*`, and `val/images/*` with the classes in `val/val_annotations.txt`.
@@ -85,7 +85,7 @@ pub fn open_tiny_imagenet(directory: &Path, options: &ImageOptions) -> Result<Im
         return Err(DataError::unusable(&annotations, "it names no image"));
     }
     tests.sort();
-    Ok(data(files, tests, classes.len(), options))
+    data("tiny-imagenet", files, tests, &classes, options)
 }
 
 fn train_folder(directory: &Path) -> Result<PathBuf, DataError> {
@@ -111,21 +111,23 @@ fn images_of(directory: &Path, class_name: &str, folder: &Path, class: usize, fi
     Ok(())
 }
 
-fn data(train: Vec<Labelled>, test: Vec<Labelled>, classes: usize, options: &ImageOptions) -> ImageData {
+fn data(kind: &str, train: Vec<Labelled>, test: Vec<Labelled>, classes: &[String], options: &ImageOptions) -> Result<ImageData, DataError> {
     let damaged = Damaged::default();
     let part = |files: Vec<Labelled>| {
         let (files, classes): (Vec<_>, Vec<_>) = files.into_iter().unzip();
         FolderDataset { files: Arc::new(files), classes, options: *options, damaged: damaged.clone() }
     };
     let (train, test) = (part(train), part(test));
-    ImageData {
+    let parts = [&train, &test].map(|part| (part.files.as_slice(), part.classes.as_slice()));
+    Ok(ImageData {
+        fingerprint: fingerprint::of_files(kind, classes, parts, options)?,
         train_labels: train.classes.clone(),
         test_labels: test.classes.clone(),
         files: Some([train.files.clone(), test.files.clone()]),
         train: Arc::new(train),
         test: Arc::new(test),
-        classes,
+        classes: classes.len(),
         shape: ImageShape::square(CHANNELS, options.side),
         damaged,
-    }
+    })
 }

@@ -23,6 +23,7 @@ pub fn open_idx(directory: &Path, side: usize) -> Result<ImageData, DataError> {
         return Err(DataError::unusable(directory, format!("the class {class} is in the test part only")));
     }
     Ok(ImageData {
+        fingerprint: RawDataset::fingerprint("mnist", classes, &train, &test),
         train: Arc::new(train),
         train_labels,
         test: Arc::new(test),

@@ -3,8 +3,10 @@
 #![allow(unsafe_code)]
 
 use super::decode::{CHANNELS, decode};
+use super::fingerprint::with_options;
 use super::pack::{Format, MANIFEST, Manifest, PARTS, ShardIndex, VERSION, read_json, shard_path};
-use super::{Damaged, DataError, Image, ImageData, ImageOptions, ImageShape, Pixels, SharedBytes};
+use super::{Damaged, DataError, Fit, Image, ImageData, ImageOptions, ImageShape, Pixels, SharedBytes};
+use crate::fingerprint::{Fingerprint, Split};
 use burn::data::dataset::{Dataset, DatasetError};
 use burn_rehearsal::MAX_CLASSES;
 use memmap2::Mmap;
@@ -24,6 +26,8 @@ struct PackedDataset {
 
 struct Shard {
     path: PathBuf,
+    /// The digest that was written with it.
+    blake3: String,
     bytes: SharedBytes,
     offsets: Vec<u64>,
     classes: Vec<u32>,
@@ -72,6 +76,7 @@ pub fn open_pack(directory: &Path, options: &ImageOptions) -> Result<ImageData, 
     };
     let (train, test) = (open(0)?, open(1)?);
     Ok(ImageData {
+        fingerprint: fingerprint(&manifest, [&train, &test], options),
         train_labels: train.labels(),
         test_labels: test.labels(),
         train: Arc::new(train),
@@ -81,6 +86,26 @@ pub fn open_pack(directory: &Path, options: &ImageOptions) -> Result<ImageData, 
         damaged,
         files: None,
     })
+}
+
+fn fingerprint(manifest: &Manifest, parts: [&PackedDataset; 2], options: &ImageOptions) -> Fingerprint {
+    let covers = "places and lengths in the shards, digests of the shards";
+    let mut data = Fingerprint::builder::<String>("images", covers, vec![None; manifest.classes]);
+    let mut shards = blake3::Hasher::new();
+    for (split, part) in [Split::Train, Split::Test].into_iter().zip(parts) {
+        for &(shard, at) in &part.samples {
+            let Shard { offsets, classes, .. } = &part.shards[shard as usize];
+            let (begin, end) = (offsets[at as usize], offsets[at as usize + 1]);
+            data.add(split, classes[at as usize] as usize, &[&shard.to_le_bytes(), &begin.to_le_bytes(), &end.to_le_bytes()]);
+        }
+        part.shards.iter().for_each(|shard| {
+            shards.update(shard.blake3.as_bytes());
+        });
+    }
+    let shards: String = shards.finalize().to_hex().chars().take(16).collect();
+    // Pixels in a pack are squares already.
+    let fit = if manifest.shape.is_some() { Fit::Stretch } else { options.fit };
+    with_options(data.build(), "pack", options.side, fit).with_option("the digest of the shards", shards)
 }
 
 /// The side of the images in a pack of pixels; `None` if it is no such pack.
@@ -115,7 +140,7 @@ impl Shard {
         // SAFETY: the map is only read, and what is read are bytes, of which every value is valid. That nobody shortens the file meanwhile is what the
         // documentation of `open_pack` asks for; as with any mapped file, doing so ends the process.
         let bytes = unsafe { Mmap::map(&file) }.map_err(DataError::io("map into memory", &path))?;
-        Ok(Self { path, bytes: SharedBytes::new(bytes), offsets: index.offsets, classes: index.classes })
+        Ok(Self { path, blake3: index.blake3, bytes: SharedBytes::new(bytes), offsets: index.offsets, classes: index.classes })
     }
 }
 

@@ -1,6 +1,8 @@
 //! Pixels that are no file any more: scaling them, and putting their channels one after the other.
 
+use super::fingerprint::with_options;
 use super::{DataError, Fit, Image, ImageShape, Pixels, SharedBytes};
+use crate::fingerprint::{Fingerprint, Split};
 use burn::data::dataset::{Dataset, DatasetError};
 use fast_image_resize::images::{Image as Target, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
@@ -80,6 +82,17 @@ impl RawDataset {
 
     pub(super) fn labels(&self) -> Vec<usize> {
         self.samples.iter().map(|(.., class)| *class).collect()
+    }
+
+    /// Which data two parts are; every pixel counts.
+    pub(super) fn fingerprint(kind: &str, classes: usize, train: &Self, test: &Self) -> Fingerprint {
+        let mut data = Fingerprint::builder::<String>("images", "all pixels", vec![None; classes]);
+        for (split, part) in [(Split::Train, train), (Split::Test, test)] {
+            for (bytes, range, class) in &part.samples {
+                data.add(split, *class, &[bytes.get(range.clone()).unwrap_or_default()]);
+            }
+        }
+        with_options(data.build(), kind, train.side, Fit::Stretch)
     }
 
     fn pixels(&self, index: usize) -> Result<(Pixels, usize), DataError> {

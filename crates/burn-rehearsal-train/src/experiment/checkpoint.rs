@@ -9,9 +9,12 @@
 
 use super::ExperimentError;
 use crate::data_parallel::{LossScale, Records, agree};
+use crate::fingerprint::Fingerprint;
 use crate::report::schema::{Accuracy, CheckpointTime, CurvePoint, EpochTime, Method};
 use burn_rehearsal::PendingCheckpoint;
-use burn_rehearsal::checkpoint::{BUFFER, CheckpointError, FileEntry, MANIFEST, Manifest, read_file, sync_directory, write_file};
+use burn_rehearsal::checkpoint::{
+    BUFFER, CheckpointError, FileEntry, MANIFEST, Manifest, check_shared, read_file, sync_directory, write_file,
+};
 use burn_rehearsal::error::RehearsalError;
 use burn_rehearsal_collective::Collective;
 use serde::{Deserialize, Serialize};
@@ -35,6 +38,9 @@ pub struct Checkpoints {
     pub every: Option<usize>,
     /// How many are kept, at least 1; older ones are removed once a new one is complete.
     pub keep: usize,
+    /// Whether the run goes on from what is in the directory; otherwise it begins anew, and what is there is removed once its first
+    /// checkpoint is complete.
+    pub resume: bool,
 }
 
 /// What a run does next.
@@ -52,6 +58,8 @@ pub(super) struct Position {
 pub(super) struct RunState {
     pub(super) method: Method,
     pub(super) seed: u64,
+    /// The data.
+    pub(super) data: Fingerprint,
     pub(super) world_size: usize,
     pub(super) earlier_world_sizes: Vec<usize>,
     pub(super) position: Position,
@@ -109,9 +117,15 @@ pub(super) struct KeptLearner {
 }
 
 impl<'a> Directories<'a> {
-    /// Looks for the newest checkpoint whose every byte is what was written. Collective: rank 0 looks, all read the same.
+    /// Looks for the newest checkpoint whose every byte is what was written, in a directory that all ranks share. Collective: rank 0 looks, all
+    /// read the same. Writes nothing.
     pub(super) fn open(settings: &'a Checkpoints, collective: &mut dyn Collective) -> Result<(Self, Option<Found>), ExperimentError> {
-        let looked = if collective.rank() == 0 { newest(&settings.directory) } else { Ok(Looked::default()) };
+        check_shared(&settings.directory, collective)?;
+        let looked = match collective.rank() {
+            0 if settings.resume => newest(&settings.directory),
+            0 => all_old(&settings.directory),
+            _ => Ok(Looked::default()),
+        };
         let words = match &looked {
             Ok(Looked { next, good, .. }) => [*next, good.unwrap_or(0), u64::from(good.is_some()), 0],
             Err(_) => [0, 0, 0, 1],
@@ -205,7 +219,7 @@ impl Drop for Part {
 }
 
 /// This rank's result if no rank failed; collective.
-fn share<T, E: Into<ExperimentError>>(result: Result<T, E>, collective: &mut dyn Collective) -> Result<T, ExperimentError> {
+pub(super) fn share<T, E: Into<ExperimentError>>(result: Result<T, E>, collective: &mut dyn Collective) -> Result<T, ExperimentError> {
     let all = agree::gather(collective, [u64::from(result.is_err())])?;
     match (result, all.iter().position(|[failed]| *failed != 0)) {
         (Ok(_), Some(rank)) => Err(CheckpointError::Rank(rank).into()),
@@ -241,7 +255,7 @@ struct Looked {
     next: u64,
     /// The newest good one.
     good: Option<u64>,
-    /// Newer ones that are not.
+    /// Those that are to be removed: newer ones that are damaged.
     damaged: Vec<u64>,
 }
 
@@ -275,6 +289,12 @@ fn newest(directory: &Path) -> Result<Looked, ExperimentError> {
         Some(newest) => Err(ExperimentError::NoCheckpoint { directory: directory.to_path_buf(), newest }),
         None => Ok(looked),
     }
+}
+
+/// For a run that begins anew: whatever is there goes when there is something better.
+fn all_old(directory: &Path) -> Result<Looked, ExperimentError> {
+    let damaged = numbers(directory)?;
+    Ok(Looked { next: damaged.last().map_or(1, |last| last + 1), good: None, damaged })
 }
 
 fn is_complete(path: &Path) -> Result<bool, CheckpointError> {

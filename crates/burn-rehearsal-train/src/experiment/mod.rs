@@ -3,6 +3,7 @@
 //! [`run_rank`] is what one rank does; start it on every rank with the same [`Workload`] and [`Settings`]. It trains task after task with
 //! Burn's own `SupervisedTraining` under [`DataParallel`], evaluates on every task's test set after each, and returns a [`RunReport`], the same on all ranks but for times and for curves, which rank 0 keeps.
 
+mod agreement;
 mod checkpoint;
 mod curve;
 mod epochs;
@@ -16,6 +17,7 @@ pub use rank::run_rank;
 use crate::augment::Augmentation;
 use crate::data_parallel::{DataParallelError, Precision};
 use crate::evaluate::EvaluateError;
+use crate::fingerprint::{Differences, Fingerprint};
 use crate::metrics::MetricsError;
 use crate::models::WeightsError;
 use crate::report::schema::Method;
@@ -85,6 +87,12 @@ pub trait Workload: Sync {
     fn evaluation(&self) -> Option<Augmentation<Self::Batch>> {
         None
     }
+    /// Which data it is: a run resumes only on data with this fingerprint, and all ranks must have it. By default no more than the numbers
+    /// of samples. The order in which they arrive is compared in any case.
+    fn fingerprint(&self) -> Fingerprint {
+        let data = Fingerprint::builder::<String>("samples", "their numbers", []).build();
+        data.with_option("the number of training samples", self.train().len()).with_option("the number of test samples", self.test().len())
+    }
     /// The samples that this process had to leave out so far, each by a number that is its own on all ranks.
     fn left_out(&self) -> Vec<u64> {
         Vec::new()
@@ -95,7 +103,8 @@ pub trait Workload: Sync {
     fn optimizer(&self) -> ModuleOptimizer;
 }
 
-/// How a run trains. All ranks must use the same.
+/// How a run trains. All ranks must agree, except on [`workers`](Self::workers), [`profile`](Self::profile), what the [buffer](RehearsalConfig::agreed) may
+/// differ in, and what only rank 0 does: [`network`](Self::network) and [how many checkpoints](Checkpoints::keep) are kept. [`run_rank`] compares them first.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// How the network goes from task to task.
@@ -147,6 +156,14 @@ impl Settings {
 
 /// Who watches a run. The methods are called on rank 0 only, except [`interrupter`](Self::interrupter).
 pub trait Observer: Sync {
+    /// Called once the start has succeeded: all ranks agree, and the checkpoint was read, if there is one. Nothing was written before.
+    ///
+    /// # Errors
+    ///
+    /// Ends the run on all ranks, as [`ExperimentError::Observer`].
+    fn ready(&self) -> Result<(), Box<dyn Error + Send + Sync>> {
+        Ok(())
+    }
     /// Called whenever training begins or goes on; what Burn's training shows itself through. Its metrics are `Loss`, `Accuracy` (top-1 in per cent of a
     /// mini-batch now and then) and, if they are [asked for](Self::buffer_metrics), the buffer's.
     fn renderer(&self, launch: &Launch) -> Box<dyn MetricsRenderer>;
@@ -212,6 +229,20 @@ pub enum ExperimentError {
     /// An accuracy outside 0..=1.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
+    /// The ranks do not have the same data; the same on every rank.
+    #[error("the data of rank {rank} differs: {differences}")]
+    DifferentData {
+        /// The lowest rank whose data is not that of rank 0.
+        rank: usize,
+        /// What differs, in words.
+        differences: String,
+    },
+    /// The checkpoint is of a run on other data.
+    #[error("the run began on other data: {0}")]
+    ChangedData(Differences),
+    /// The observer could not begin.
+    #[error("{0}")]
+    Observer(Box<dyn Error + Send + Sync>),
     /// A setting that makes no sense.
     #[error("{0}")]
     Settings(String),

@@ -3,14 +3,15 @@
 mod outcome;
 mod resume;
 
-use super::checkpoint::{Directories, Found, Position};
+use super::checkpoint::{Directories, Found, Position, share};
 use super::curve::{Live, LossCurve};
 use super::epochs::EpochAccuracies;
 use super::live::Sampled;
-use super::{ExperimentError, Gauges, Launch, Observer, Rows, Settings, Workload};
+use super::{ExperimentError, Gauges, Launch, Observer, Rows, Settings, Workload, agreement};
 use crate::augment::AugmentLoader;
 use crate::data_parallel::{DataParallel, Records, Stopped, agree, quiet};
 use crate::evaluate::evaluate;
+use crate::fingerprint::Fingerprint;
 use crate::metrics::AccuracyMatrix;
 use crate::models::save_safetensors;
 use crate::phases::PhaseTimer;
@@ -50,6 +51,9 @@ pub fn run_rank<W: Workload>(
     device: &Device,
     observer: &dyn Observer,
 ) -> Result<RunReport, ExperimentError> {
+    let data = agreement::with_stream(workload.fingerprint(), workload.stream());
+    // Before anything that a difference would let hang.
+    agreement::compare(settings, &data, collective.as_mut())?;
     if settings.epochs == 0 || settings.batch_size == 0 {
         return Err(ExperimentError::Settings("the number of epochs and the batch size must be at least 1".into()));
     }
@@ -81,6 +85,7 @@ pub fn run_rank<W: Workload>(
     let mut run = Run {
         workload,
         settings,
+        data,
         collective,
         device: device.clone(),
         observer,
@@ -116,6 +121,7 @@ struct Launched<M> {
 struct Run<'a, W: Workload> {
     workload: &'a W,
     settings: &'a Settings,
+    data: Fingerprint,
     /// For evaluations; gradients and rows have their own.
     collective: Box<dyn Collective>,
     device: Device,
@@ -167,8 +173,16 @@ impl<W: Workload> Run<'_, W> {
         let settings = self.settings;
         let mut position = Position { task: 0, within: None };
         match found {
-            Some(found) => position = self.resume(found)?,
+            Some(found) => {
+                let before = found.state.world_size;
+                position = self.resume(found)?;
+                self.ready()?;
+                if self.collective.rank() == 0 {
+                    self.observer.resumed(position.task, position.within, before, &self.completed(position));
+                }
+            }
             None => {
+                self.ready()?;
                 let untrained = self.workload.model(&self.device, settings.seed).valid();
                 let (initial, _) = self.evaluate(&untrained)?;
                 self.accuracy.initial_top1 = Some(initial);
@@ -199,6 +213,12 @@ impl<W: Workload> Run<'_, W> {
             }
         }
         Ok(true)
+    }
+
+    /// The start has succeeded on all ranks: from now on files are written. Collective.
+    fn ready(&mut self) -> Result<(), ExperimentError> {
+        let ready = if self.collective.rank() == 0 { self.observer.ready() } else { Ok(()) };
+        share(ready.map_err(ExperimentError::Observer), self.collective.as_mut())
     }
 
     /// The samples that arrive with `task`.

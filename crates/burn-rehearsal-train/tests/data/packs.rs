@@ -1,9 +1,10 @@
 //! Packs: what is in them, what interrupts them, and who may write them.
 
-use super::{RED, folder, means, options, pixels};
+use super::{RED, folder, means, options, pixels, save};
 use burn_rehearsal_train::data::{
-    DataError, Format, Image, ImageData, ImageOptions, OnDamaged, PackOptions, PackReport, open_folder, open_pack, pack,
+    Cifar, DataError, Format, Image, ImageData, ImageOptions, OnDamaged, PackOptions, PackReport, open_cifar, open_folder, open_pack, pack,
 };
+use image::{Rgb, RgbImage};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -203,4 +204,51 @@ fn a_pack_that_says_what_cannot_be_is_refused_before_memory_is_taken_for_it() {
         let error = open_pack(&out, &options(6)).err().unwrap().to_string();
         assert!(error.contains("pack.json") && error.contains(words), "{error}");
     }
+}
+
+/// What differs between two data sets, in words; empty if nothing does.
+fn differences(before: &ImageData, now: &ImageData) -> String {
+    before.fingerprint.differences(&now.fingerprint).map_or_else(String::new, |differences| differences.to_string())
+}
+
+#[test]
+fn a_copy_of_a_data_set_is_the_same_and_any_change_that_is_compared_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |path: &str| directory.path().join(path);
+    // Folders: names and sizes.
+    folder(&at("first"), 2);
+    folder(&at("second"), 2);
+    let open = |path: &str, side| open_folder(&at(path), &options(side)).unwrap();
+    let first = open("first", 8);
+    assert_eq!(differences(&first, &open("second", 8)), "");
+    assert_eq!(differences(&first, &open("second", 9)), "image size was 8 and is 9");
+    std::fs::rename(at("second/val/b/1.png"), at("second/val/b/2.png")).unwrap();
+    assert!(differences(&first, &open("second", 8)).contains("the test set differs: test images of class \"b\" have changed"));
+    // Packs: what was written of their shards.
+    for (number, source) in ["first", "second"].into_iter().enumerate() {
+        packed(&open(source, 8), Format::Pixels, 8, &at(&format!("pack-{number}"))).unwrap();
+    }
+    let pack = |number: usize| open_pack(&at(&format!("pack-{number}")), &options(8)).unwrap();
+    assert_eq!(differences(&pack(0), &pack(1)), "", "the same pixels under other names");
+    assert!(differences(&first, &pack(0)).contains("the kind of data was folder and is pack"));
+    save(&at("second/train/b/0.png"), RgbImage::from_pixel(8, 8, Rgb([1, 2, 3])));
+    std::fs::remove_dir_all(at("pack-1")).unwrap();
+    packed(&open("second", 8), Format::Pixels, 8, &at("pack-1")).unwrap();
+    assert!(differences(&pack(0), &pack(1)).contains("the digest of the shards was "));
+    // CIFAR: classes and every pixel.
+    let record = |class: u8, value: u8| -> Vec<u8> { [class].into_iter().chain(std::iter::repeat_n(value, 3072)).collect() };
+    std::fs::create_dir(at("cifar")).unwrap();
+    for file in 1..=5 {
+        std::fs::write(at(&format!("cifar/data_batch_{file}.bin")), record(file, 10 * file)).unwrap();
+    }
+    let test = at("cifar/test_batch.bin");
+    std::fs::write(&test, record(9, 1)).unwrap();
+    let cifar = || open_cifar(&at("cifar"), Cifar::Ten, 32).unwrap();
+    let before = cifar();
+    let mut other = record(9, 1);
+    other[3072] ^= 1;
+    std::fs::write(&test, other).unwrap();
+    assert_eq!(differences(&before, &cifar()), "the test set differs: test images of class 9 have changed (compared: all pixels)");
+    std::fs::write(&test, record(8, 1)).unwrap();
+    assert!(differences(&before, &cifar()).contains("test images of class 8: 0 were there, 1 are"));
 }

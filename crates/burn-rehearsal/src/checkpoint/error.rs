@@ -33,6 +33,14 @@ pub enum CheckpointError {
         /// What is supported.
         supported: u64,
     },
+    /// A rank's file or directory is not there for rank 0, or not the other way round.
+    #[error("{} is not the same on rank 0 and on rank {rank}: checkpoints need a directory that all ranks share", path.display())]
+    NotShared {
+        /// The file or directory.
+        path: PathBuf,
+        /// The rank that sees something else than rank 0.
+        rank: usize,
+    },
     /// Another rank could not do its part; that rank's error says why.
     #[error("rank {0} failed with its part of the checkpoint")]
     Rank(usize),

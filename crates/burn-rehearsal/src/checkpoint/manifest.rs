@@ -105,7 +105,8 @@ impl Manifest {
     pub(crate) fn remove(directory: &Path) -> Result<(), CheckpointError> {
         let path = directory.join(MANIFEST);
         match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("remove", &path)(error)),
+            // The one that takes its place is what is lost.
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("write the checkpoint", directory)(error)),
             _ => Ok(()),
         }
     }

@@ -16,17 +16,20 @@ mod error;
 mod file;
 mod header;
 mod manifest;
+mod shared;
 mod strategy;
 
 pub use atomic::{AtomicFile, write_atomically};
 pub use error::CheckpointError;
 pub use file::FileEntry;
 pub use manifest::{MANIFEST, Manifest, sync_directory};
+pub use shared::check_shared;
 pub use strategy::RehearsalCheckpointing;
 
 pub(crate) use error::io;
 pub(crate) use file::{FileReader, FileWriter};
 pub(crate) use header::Dtype;
+pub(crate) use shared::Glance;
 
 use std::collections::BTreeMap;
 use std::path::Path;

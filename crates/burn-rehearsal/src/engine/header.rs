@@ -128,6 +128,12 @@ pub(super) fn all_gather(
     Ok(())
 }
 
+/// Whether ranks have different configurations, and none leaves: then all of them find out what differs.
+pub(super) fn configured_differently(headers: &[Header]) -> bool {
+    let leaves = |header: &Header| matches!(header.status, Status::Failed(_));
+    headers.windows(2).any(|pair| pair[0].config != pair[1].config) && !headers.iter().any(leaves)
+}
+
 /// The same decision on every rank from the same headers: does anybody leave, and do all do the same thing?
 pub(super) fn check(headers: &[Header], this_rank: usize) -> Result<(), RehearsalError> {
     let mine = headers[this_rank];
@@ -191,8 +197,12 @@ pub(super) fn gather_changes(
     Ok(())
 }
 
-/// Messages of different lengths, one per rank.
-pub(super) fn gather_bytes(collective: &mut dyn Collective, mine: &[u8]) -> Result<Vec<Vec<u8>>, RehearsalError> {
+/// Messages of different lengths, one per rank; the same on every rank. Collective.
+///
+/// # Errors
+///
+/// [`RehearsalError::Collective`] if a rank is gone, or a message did not arrive as it was.
+pub fn gather_bytes(collective: &mut dyn Collective, mine: &[u8]) -> Result<Vec<Vec<u8>>, RehearsalError> {
     // A length is believed, and memory taken for it, only if it arrived as it was.
     let about = |message: &[u8]| {
         let words = [message.len() as u64, first_u64(&blake3::hash(message))];

@@ -21,6 +21,7 @@ mod timings;
 mod writer;
 
 pub use checkpoint::{Restored, Saved};
+pub use header::gather_bytes;
 pub use timings::EngineTimings;
 pub use writer::PendingCheckpoint;
 
@@ -29,6 +30,7 @@ pub(crate) use header::{FailCode, Status};
 pub(crate) use timings::Timings;
 pub(crate) use writer::Ticket;
 
+use crate::agreement::agree_on;
 use crate::batch::{Column, FieldSpec, Schema};
 use crate::candidates::Chooser;
 use crate::config::{RehearsalConfig, SamplingKind, StoreKind, shard_capacity};
@@ -384,11 +386,14 @@ impl Engine {
             changes_check: if with_classes { header::check_changes(changes) } else { 0 },
         };
         let step = self.step;
-        let Self { collective, scratch: Scratch { words, headers, .. }, union, ready, rows, timings, .. } = self;
+        let Self { collective, config, scratch: Scratch { words, headers, .. }, union, ready, rows, timings, .. } = self;
         let collective = collective.as_mut().ok_or(RehearsalError::EngineGone)?;
         collective.set_step(step);
         header::all_gather(collective.as_mut(), &mine, words, headers)?;
         self.round += 1;
+        if header::configured_differently(headers) {
+            agree_on(collective.as_mut(), &config.agreed())?;
+        }
         header::check(headers, self.rank)?;
         union.fill.set(headers.iter().map(|header| header.fill));
         timings.stored(headers.iter().map(|header| header.fill).sum());

@@ -1,13 +1,13 @@
 //! The thread that puts a rank's part of a checkpoint on the disk while the engine goes on.
 //!
 //! It gets everything but the rows at the cut, and the rows piece by piece, into memory that goes back and forth: as much as [`ROOM`] pieces are under way. It has a
-//! handle of its own on the ranks, so that the writers agree among themselves: when every rank's file is on the disk rank 0 writes the manifest, and when that is
+//! handle of its own on the ranks, so that the writers agree among themselves: when every rank's file is on the disk rank 0 looks at all of them and writes the manifest, and when that is
 //! there all of them say so. The engines never wait for each other's disks.
 
 use super::cut::Piece;
 use super::rank_file::{self, Contents};
 use super::{Saved, header};
-use crate::checkpoint::{BUFFER, FileEntry, Manifest};
+use crate::checkpoint::{BUFFER, FileEntry, Glance, Manifest};
 use crate::error::{CheckpointError, RehearsalError};
 use burn_rehearsal_collective::{Asked, Asker, Collective};
 use std::path::{Path, PathBuf};
@@ -150,18 +150,26 @@ fn complete(
     collective: &mut dyn Collective,
 ) -> Result<Saved, RehearsalError> {
     let (rank, file) = (collective.rank(), directory.join(rank_file::name(collective.rank())));
-    let own = written.as_ref().map(|entry| serde_json::to_vec(entry).unwrap_or_default()).unwrap_or_default();
+    let written = written.and_then(|entry| Ok((entry, Glance::of(&file)?)));
+    let own = written.as_ref().map(|parts| serde_json::to_vec(parts).unwrap_or_default()).unwrap_or_default();
     let all = header::gather_bytes(collective, &own)?;
-    let entries: Option<Vec<FileEntry>> = all.iter().map(|bytes| serde_json::from_slice(bytes).ok()).collect();
-    let result = match entries {
+    let parts: Option<Vec<(FileEntry, Glance)>> = all.iter().map(|bytes| serde_json::from_slice(bytes).ok()).collect();
+    let result = match parts {
         None => {
             let rank = all.iter().position(Vec::is_empty).unwrap_or(0);
             Err(written.err().unwrap_or(CheckpointError::Rank(rank)))
         }
-        Some(entries) => {
+        Some(parts) => {
+            let (entries, glances): (Vec<FileEntry>, Vec<Glance>) = parts.into_iter().unzip();
             let bytes = entries.iter().map(|entry| entry.bytes).sum();
             let damaged = |error: serde_json::Error| CheckpointError::Damaged { path: directory.to_path_buf(), reason: error.to_string() };
-            let seal = || Manifest::new(BUFFER, entries, &()).map_err(damaged)?.write(directory);
+            let seal = || {
+                // A rank whose directory is another one has written its file where nobody looks for it.
+                for (rank, glance) in glances.iter().enumerate() {
+                    glance.check(&directory.join(rank_file::name(rank)), rank)?;
+                }
+                Manifest::new(BUFFER, entries, &()).map_err(damaged)?.write(directory)
+            };
             let sealed = if rank == 0 { seal() } else { Ok(()) };
             // Nobody says that there is a checkpoint before there is one.
             let all = header::gather_bytes(collective, &[u8::from(sealed.is_ok())])?;

@@ -3,6 +3,7 @@
 use crate::error::AppError;
 use burn::data::dataset::InMemDataset;
 use burn_rehearsal_train::data::{Damaged, Image, ImageData, ImageShape};
+use burn_rehearsal_train::fingerprint::{Fingerprint, Split};
 use flate2::read::MultiGzDecoder;
 use std::io::{BufRead, BufReader};
 use std::sync::Arc;
@@ -33,7 +34,12 @@ pub fn digits(side: usize) -> Result<ImageData, AppError> {
         part.push(Image { pixels: scale(levels, side).into(), class, index: part.len() });
     }
     let labels = |images: &[Image]| images.iter().map(|image| image.class).collect();
+    let mut fingerprint = Fingerprint::builder("images", "all pixels", (0..seen.len()).map(|class| Some(class.to_string())));
+    for (split, images) in [(Split::Train, &train), (Split::Test, &test)] {
+        images.iter().for_each(|image| fingerprint.add(split, image.class, &[&image.pixels]));
+    }
     Ok(ImageData {
+        fingerprint: fingerprint.build().with_option("the kind of data", "digits").with_option("image size", side),
         train_labels: labels(&train),
         test_labels: labels(&test),
         train: Arc::new(InMemDataset::new(train)),

@@ -29,6 +29,9 @@ impl<W: Workload> Run<'_, W> {
             );
             return Err(CheckpointError::Foreign { path: buffer.with_file_name("manifest.json"), reason }.into());
         }
+        if let Some(differences) = state.data.differences(&self.data) {
+            return Err(ExperimentError::ChangedData(differences));
+        }
         let (size, before) = (self.collective.size(), state.world_size);
         let mut position = state.position;
         if let Some(own) = &self.buffer {
@@ -70,14 +73,11 @@ impl<W: Workload> Run<'_, W> {
         self.total_before = state.total_s;
         self.strategy.timer().add_counters(&state.phases);
         self.checkpoints = CheckpointTime { resumed: state.checkpoints.resumed + 1, ..state.checkpoints };
-        if self.collective.rank() == 0 {
-            self.observer.resumed(position.task, position.within, before, &self.completed(position));
-        }
         Ok(position)
     }
 
     /// The epochs that were completed before `position`.
-    fn completed(&self, position: Position) -> Vec<Epoch> {
+    pub(super) fn completed(&self, position: Position) -> Vec<Epoch> {
         let mut epochs: Vec<_> =
             self.curves.iter().zip(&self.epoch_times).map(|(point, &time)| Epoch { point: point.clone(), time }).collect();
         let (points, times) = self.epochs_of(position.task, position.within);
@@ -119,6 +119,7 @@ impl<W: Workload> Run<'_, W> {
         let state = RunState {
             method: self.settings.method,
             seed: self.settings.seed,
+            data: self.data.clone(),
             world_size: self.collective.size(),
             earlier_world_sizes: self.earlier_world_sizes.clone(),
             position,

@@ -1,0 +1,94 @@
+//! What is compared over all ranks before a run begins.
+
+use super::{Checkpoints, ExperimentError, Settings};
+use crate::fingerprint::Fingerprint;
+use crate::report::schema::Method;
+use crate::stream::TaskStream;
+use burn_rehearsal::agreement::{agree_on, gather_bytes};
+use burn_rehearsal_collective::Collective;
+use serde_json::{Map, Value};
+
+/// Compares settings and data over all ranks. Collective.
+///
+/// # Errors
+///
+/// On every rank, naming what differs.
+pub(super) fn compare(settings: &Settings, data: &Fingerprint, collective: &mut dyn Collective) -> Result<(), ExperimentError> {
+    agree_on(collective, &agreed(settings))?;
+    same_data(data, collective)
+}
+
+/// Everything in which ranks may not differ, by name.
+fn agreed(settings: &Settings) -> Map<String, Value> {
+    // A new setting has to be put in one of the two.
+    let Settings {
+        method,
+        epochs,
+        batch_size,
+        rehearsal,
+        learning_rate,
+        warmup_epochs,
+        milestones,
+        scale_cap,
+        keep_optimizer,
+        seed,
+        precision,
+        evaluate_every,
+        checkpoints,
+        workers: _,
+        profile: _,
+        network: _,
+    } = settings;
+    let every =
+        |Checkpoints { every, directory: _, keep: _, resume: _ }: &Checkpoints| every.map_or("task".into(), |every| every.to_string());
+    let values = serde_json::json!({
+        "method": method,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "warmup_epochs": warmup_epochs,
+        "milestones": milestones,
+        "scale_cap": scale_cap,
+        "keep_optimizer": keep_optimizer,
+        "seed": seed,
+        "precision": precision.to_string(),
+        "evaluate_every": evaluate_every,
+        "checkpoints": checkpoints.as_ref().map_or("never".into(), every),
+    });
+    let mut values = if let Value::Object(values) = values { values } else { Map::new() };
+    if *method == Method::Rehearsal {
+        values.extend(rehearsal.agreed().into_iter().map(|(name, value)| (format!("rehearsal.{name}"), value)));
+    }
+    values
+}
+
+/// The data and the order in which it arrives.
+pub(super) fn with_stream(data: Fingerprint, stream: &dyn TaskStream) -> Fingerprint {
+    let mut hash = blake3::Hasher::new();
+    let mut list = |numbers: &[usize]| {
+        hash.update(&(numbers.len() as u64).to_le_bytes());
+        for &number in numbers {
+            hash.update(&(number as u64).to_le_bytes());
+        }
+    };
+    for task in 0..stream.tasks() {
+        [stream.classes(task), stream.train(task), stream.test(task)].into_iter().for_each(&mut list);
+    }
+    let digest: String = hash.finalize().to_hex().chars().take(16).collect();
+    data.with_option("the order of arrival", format!("{} tasks ({digest})", stream.tasks()))
+}
+
+fn same_data(data: &Fingerprint, collective: &mut dyn Collective) -> Result<(), ExperimentError> {
+    let own = serde_json::to_vec(data).unwrap_or_default();
+    // The whole of it travels only if it differs: it may have megabytes.
+    let digests = gather_bytes(collective, blake3::hash(&own).as_bytes())?;
+    let Some(rank) = digests.iter().position(|digest| *digest != digests[0]) else { return Ok(()) };
+    let mut part = |root: usize| -> Result<Fingerprint, ExperimentError> {
+        let mine = if collective.rank() == root { own.as_slice() } else { &[] };
+        let all = gather_bytes(collective, mine)?;
+        serde_json::from_slice(&all[root]).map_err(|error| ExperimentError::Data(error.to_string()))
+    };
+    let (first, other) = (part(0)?, part(rank)?);
+    let differences = first.differences(&other).map_or_else(String::new, |differences| differences.between_ranks(0, rank));
+    Err(ExperimentError::DifferentData { rank, differences })
+}

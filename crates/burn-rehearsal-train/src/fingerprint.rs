@@ -1,0 +1,321 @@
+//! Which data a run began with, in a few bytes per class: a run resumes only on the same data, and all
+//! ranks must have it.
+//!
+//! A [`Fingerprint`] holds the names of the classes in order, and for every class how many samples it has
+//! and a digest of them. It says nothing about the place of the data, so that the same files under another
+//! path have the same fingerprint. Each kind of data decides how thorough its digests are; those of
+//! `data` (feature `images`) are described there.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+
+pub use crate::stream::Split;
+
+/// The largest number of classes that are told apart; of more, only totals are compared. Bounds the
+/// fingerprint to about 2 MiB.
+const MAX_TOLD_APART: usize = 1 << 15;
+/// The largest number of differences that an error lists.
+const MAX_LISTED: usize = 4;
+
+/// What is known of some data; see the [module](self).
+///
+/// ```
+/// use burn_rehearsal_train::fingerprint::{Fingerprint, Split};
+///
+/// let of = |size: u64| {
+///     let mut data = Fingerprint::builder("images", "names and sizes of files", ["cat", "dog"].map(Some));
+///     data.add(Split::Train, 1, &[b"rex.jpg", &size.to_le_bytes()]);
+///     data.add(Split::Test, 0, &[b"tom.jpg", &size.to_le_bytes()]);
+///     data.build()
+/// };
+/// assert_eq!(of(7).differences(&of(7)), None);
+/// let differences = of(7).differences(&of(8)).unwrap().to_string();
+/// assert!(differences.contains("training images of class \"dog\""));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fingerprint {
+    /// What samples are called in messages: `images`.
+    noun: String,
+    /// What the digests cover, in words.
+    covers: String,
+    /// Anything else that says which data it is, by name.
+    options: BTreeMap<String, String>,
+    /// Training and test part as a whole; their digests depend on the order of all samples.
+    parts: [Part; 2],
+    /// One per class; empty if there are too many.
+    classes: Vec<Class>,
+}
+
+/// Some samples.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Part {
+    samples: u64,
+    /// Hexadecimal.
+    digest: String,
+}
+
+/// A class: its name, if it has one, its training samples and its test samples.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Class(Option<String>, Part, Part);
+
+/// What differs between two fingerprints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Differences(Vec<Difference>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Difference {
+    Value { what: String, before: String, now: String },
+    Count { what: String, before: u64, now: u64 },
+    Content { what: String, covers: String },
+}
+
+impl Fingerprint {
+    /// Begins the fingerprint of data with these classes, in order. `noun` is what messages call samples,
+    /// `covers` says in words what of each sample is added.
+    pub fn builder<S: Into<String>>(noun: &str, covers: &str, classes: impl IntoIterator<Item = Option<S>>) -> FingerprintBuilder {
+        let names: Vec<_> = classes.into_iter().map(|name| name.map(Into::into)).collect();
+        let count = names.len();
+        FingerprintBuilder {
+            noun: noun.to_owned(),
+            covers: covers.to_owned(),
+            options: BTreeMap::new(),
+            names,
+            parts: [0, 1].map(|_| (0, blake3::Hasher::new())),
+            classes: [0, 1].map(|_| vec![(0, [0; 32]); count]),
+        }
+    }
+
+    /// With one more thing that says which data it is, such as the size of images.
+    #[must_use]
+    pub fn with_option(mut self, name: &str, value: impl fmt::Display) -> Self {
+        self.options.insert(name.to_owned(), value.to_string());
+        self
+    }
+
+    /// What differs between this and the data of `now`; `None` if nothing does.
+    pub fn differences(&self, now: &Self) -> Option<Differences> {
+        if self == now {
+            return None;
+        }
+        let mut found = Vec::new();
+        let mut value = |what: String, before: Option<String>, now: Option<String>| {
+            if before != now {
+                let text = |value: Option<String>| value.unwrap_or_else(|| "not given".into());
+                found.push(Difference::Value { what, before: text(before), now: text(now) });
+            }
+        };
+        let names = self.options.keys().chain(now.options.keys().filter(|name| !self.options.contains_key(*name)));
+        for name in names {
+            value(name.clone(), self.options.get(name).cloned(), now.options.get(name).cloned());
+        }
+        value("what of the data is compared".into(), Some(self.covers.clone()), Some(now.covers.clone()));
+        let classes = |of: &Self| Some(of.classes.len().to_string());
+        value("the number of classes".into(), classes(self), classes(now));
+        for (number, (before, now)) in self.classes.iter().zip(&now.classes).enumerate() {
+            let name = |class: &Class| Some(class.0.as_ref().map_or_else(|| "nameless".into(), |name| format!("{name:?}")));
+            value(format!("class {number}"), name(before), name(now));
+        }
+        let (mut of_classes, noun) = (false, &now.noun);
+        for split in [Split::Train, Split::Test] {
+            let mut compare = |whose: &str, before: &Part, now: &Part, of_all: bool| {
+                let what = match split {
+                    Split::Train => format!("training {noun}{whose}"),
+                    Split::Test => format!("the test set differs: test {noun}{whose}"),
+                };
+                if before.samples != now.samples {
+                    found.push(Difference::Count { what, before: before.samples, now: now.samples });
+                } else if before.digest != now.digest {
+                    let covers = if of_all { format!("order; {}", self.covers) } else { self.covers.clone() };
+                    found.push(Difference::Content { what, covers });
+                } else {
+                    return false;
+                }
+                true
+            };
+            let part = |class: &Class| match split {
+                Split::Train => class.1.clone(),
+                Split::Test => class.2.clone(),
+            };
+            for (number, (before, now)) in self.classes.iter().zip(&now.classes).enumerate() {
+                let whose = match &now.0 {
+                    Some(name) => format!(" of class {name:?}"),
+                    None => format!(" of class {number}"),
+                };
+                of_classes |= compare(&whose, &part(before), &part(now), false);
+            }
+            // Says nothing new if a class differs already.
+            if !of_classes {
+                compare("", &self.parts[split as usize], &now.parts[split as usize], true);
+            }
+        }
+        if found.is_empty() {
+            found.push(Difference::Content { what: "the data".into(), covers: self.covers.clone() });
+        }
+        Some(Differences(found))
+    }
+}
+
+impl Differences {
+    /// The same without the values of these names, which were compared elsewhere.
+    #[must_use]
+    pub fn without(self, names: &[&str]) -> Option<Self> {
+        let kept = |difference: &Difference| !matches!(difference, Difference::Value { what, .. } if names.contains(&what.as_str()));
+        let kept: Vec<_> = self.0.into_iter().filter(kept).collect();
+        (!kept.is_empty()).then_some(Self(kept))
+    }
+
+    /// In words about two ranks: the first has the data that the comparison was a method of.
+    pub fn between_ranks(&self, first: usize, second: usize) -> String {
+        self.list(|difference| match difference {
+            Difference::Value { what, before, now } => format!("{what} is {before} on rank {first} and {now} on rank {second}"),
+            Difference::Count { what, before, now } => format!("{what}: {before} on rank {first} and {now} on rank {second}"),
+            Difference::Content { what, covers } => format!("{what} on rank {second} are not those of rank {first} (compared: {covers})"),
+        })
+    }
+
+    fn list(&self, words: impl Fn(&Difference) -> String) -> String {
+        let mut list: Vec<_> = self.0.iter().take(MAX_LISTED).map(words).collect();
+        if self.0.len() > MAX_LISTED {
+            list.push(format!("and {} more differences", self.0.len() - MAX_LISTED));
+        }
+        list.join(", ")
+    }
+}
+
+impl fmt::Display for Differences {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.list(|difference| match difference {
+            Difference::Value { what, before, now } => format!("{what} was {before} and is {now}"),
+            Difference::Count { what, before, now } => format!("{what}: {before} were there, {now} are"),
+            Difference::Content { what, covers } => format!("{what} have changed (compared: {covers})"),
+        }))
+    }
+}
+
+/// Makes a [`Fingerprint`] of samples that are added in the order of the data set.
+#[derive(Debug)]
+pub struct FingerprintBuilder {
+    noun: String,
+    covers: String,
+    options: BTreeMap<String, String>,
+    names: Vec<Option<String>>,
+    parts: [(u64, blake3::Hasher); 2],
+    /// The samples of each class so far, and a chain of their digests: a hasher for each would take 2 KiB.
+    classes: [Vec<(u64, [u8; 32])>; 2],
+}
+
+impl FingerprintBuilder {
+    /// Adds the next sample of a split; `facts` are the bytes by which it is known again. A class beyond those
+    /// that there are counts for the whole only.
+    pub fn add(&mut self, split: Split, class: usize, facts: &[&[u8]]) {
+        let mut sample = blake3::Hasher::new();
+        for fact in facts {
+            // With its length, so that bytes cannot move from one to the next unseen.
+            sample.update(&(fact.len() as u64).to_le_bytes()).update(fact);
+        }
+        let sample = sample.finalize();
+        let (samples, whole) = &mut self.parts[split as usize];
+        *samples += 1;
+        whole.update(&(class as u64).to_le_bytes()).update(sample.as_bytes());
+        if let Some((samples, chain)) = self.classes[split as usize].get_mut(class) {
+            *samples += 1;
+            *chain = *blake3::Hasher::new().update(chain).update(sample.as_bytes()).finalize().as_bytes();
+        }
+    }
+
+    /// The fingerprint of what was added.
+    pub fn build(self) -> Fingerprint {
+        let [train, test] = self.classes;
+        let part = |(samples, chain): (u64, [u8; 32])| Part { samples, digest: short(&blake3::Hash::from_bytes(chain)) };
+        let mut parts = self.parts.map(|(samples, whole)| Part { samples, digest: short(&whole.finalize()) });
+        let mut classes: Vec<_> = self
+            .names
+            .into_iter()
+            .zip(train.into_iter().zip(test))
+            .map(|(name, (train, test))| Class(name, part(train), part(test)))
+            .collect();
+        if classes.len() > MAX_TOLD_APART {
+            let names: Vec<_> = classes.iter().map(|class| format!("{:?}", class.0)).collect();
+            let names = blake3::hash(names.join(",").as_bytes());
+            parts.iter_mut().for_each(|part| part.digest.push_str(&short(&names)));
+            classes.clear();
+        }
+        Fingerprint { noun: self.noun, covers: self.covers, options: self.options, parts, classes }
+    }
+}
+
+/// 64 bits are enough against accidents.
+fn short(hash: &blake3::Hash) -> String {
+    hash.to_hex().chars().take(16).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Classes, and samples of a split: class and facts.
+    fn of(classes: &[&str], samples: &[(Split, usize, &str)]) -> Fingerprint {
+        let mut builder = Fingerprint::builder("images", "names", classes.iter().map(|&name| Some(name)));
+        samples.iter().for_each(|&(split, class, fact)| builder.add(split, class, &[fact.as_bytes()]));
+        builder.build()
+    }
+
+    #[test]
+    fn every_kind_of_difference_is_named() {
+        use Split::{Test, Train};
+        let base = of(&["a", "b"], &[(Train, 0, "1"), (Train, 1, "2"), (Test, 0, "3"), (Test, 1, "4")]);
+        let cases = [
+            (of(&["b", "c"], &[(Train, 0, "1"), (Train, 1, "2"), (Test, 0, "3"), (Test, 1, "4")]), "class 0 was \"a\" and is \"b\""),
+            (of(&["a"], &[(Train, 0, "1"), (Train, 0, "2"), (Test, 0, "3")]), "the number of classes was 2 and is 1"),
+            (
+                of(&["a", "b"], &[(Train, 0, "1"), (Train, 1, "2"), (Train, 1, "5"), (Test, 0, "3"), (Test, 1, "4")]),
+                "training images of class \"b\": 1 were there, 2 are",
+            ),
+            (
+                of(&["a", "b"], &[(Train, 0, "1"), (Train, 1, "2"), (Test, 0, "3")]),
+                "the test set differs: test images of class \"b\": 1 were there, 0 are",
+            ),
+            (
+                of(&["a", "b"], &[(Train, 0, "2"), (Train, 1, "1"), (Test, 0, "3"), (Test, 1, "4")]),
+                "training images of class \"a\" have changed (compared: names)",
+            ),
+            (
+                of(&["a", "b"], &[(Train, 1, "2"), (Train, 0, "1"), (Test, 0, "3"), (Test, 1, "4")]),
+                "training images have changed (compared: order; names)",
+            ),
+            (base.clone().with_option("image-size", 32), "image-size was not given and is 32"),
+        ];
+        assert_eq!(base.differences(&base.clone()), None);
+        for (other, words) in cases {
+            let differences = base.differences(&other).unwrap();
+            assert!(differences.to_string().contains(words), "{differences}");
+        }
+        let renamed = of(&["a", "c"], &[(Train, 0, "1"), (Train, 1, "2"), (Test, 0, "3"), (Test, 1, "4")]);
+        let words = base.differences(&renamed).unwrap().between_ranks(0, 2);
+        assert_eq!(words, "class 1 is \"b\" on rank 0 and \"c\" on rank 2");
+        assert_eq!(base.differences(&base.clone().with_option("fit", "crop")).unwrap().without(&["fit"]), None);
+    }
+
+    #[test]
+    fn more_classes_than_are_told_apart_differ_as_a_whole() {
+        let of = |last: &str| {
+            let names = (0..MAX_TOLD_APART).map(|class| Some(class.to_string())).chain([Some(last.to_owned())]);
+            let mut builder = Fingerprint::builder("images", "names", names);
+            builder.add(Split::Train, MAX_TOLD_APART, &[b"1"]);
+            builder.build()
+        };
+        assert!(serde_json::to_string(&of("x")).unwrap().len() < 1000);
+        assert_eq!(of("x").differences(&of("x")), None);
+        assert!(of("x").differences(&of("y")).is_some());
+    }
+
+    #[test]
+    fn a_list_of_differences_has_an_end() {
+        let names = |prefix: &str| (0..20).map(|class| format!("{prefix}{class}")).collect::<Vec<_>>();
+        let of = |prefix: &str| Fingerprint::builder("images", "names", names(prefix).into_iter().map(Some)).build();
+        let words = of("a").differences(&of("b")).unwrap().to_string();
+        assert!(words.ends_with("and 16 more differences"), "{words}");
+    }
+}
