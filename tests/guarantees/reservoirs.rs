@@ -195,3 +195,21 @@ fn a_change_of_the_world_keeps_the_ratio_of_rows_stored_to_rows_offered() {
         counts.iter().zip(expected).map(|(&count, expected): (&u64, f64)| (count as f64 - expected).powi(2) / expected).sum();
     assert!(p_value(statistic, 1.0) > P, "{counts:?}, expected {expected:?}");
 }
+
+#[test]
+fn without_a_class_the_default_is_a_reservoir_bit_for_bit() {
+    for size in [1, 2] {
+        let run = |policy| {
+            let config = RehearsalConfig::new(Capacity::Samples(30)).with_policy(policy).with_seed(4);
+            world(size, |threads| {
+                let buffer: RehearsalBuffer<Plain> = RehearsalBuffer::new(&config, threads).unwrap();
+                for step in 0..40 {
+                    let values = TensorData::new((0..6).map(|row| (6 * step + row) as f32).collect::<Vec<_>>(), [6, 1]);
+                    buffer.rehearse(Plain { task: Tensor::from_data(values, &device()) }).unwrap();
+                }
+                buffer.report().unwrap().contents_digest
+            })
+        };
+        assert_eq!(run(PolicyKind::ClassBalanced), run(PolicyKind::Reservoir), "{size} ranks");
+    }
+}
