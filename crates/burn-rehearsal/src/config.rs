@@ -110,7 +110,8 @@ impl StoreKind {
     }
 }
 
-/// Configuration of a [`RehearsalBuffer`](crate::RehearsalBuffer). All ranks must agree on the fields that can change a result, see [`agreed`](RehearsalConfig::agreed).
+/// Configuration of a [`RehearsalBuffer`](crate::RehearsalBuffer). All ranks must agree on the
+/// fields that can change a result, see [`agreed`](RehearsalConfig::agreed).
 #[derive(Config, Debug, PartialEq)]
 pub struct RehearsalConfig {
     /// |B|, over all ranks.
@@ -200,8 +201,8 @@ impl RehearsalConfig {
         Ok(())
     }
 
-    /// The fields that can change a result, by name. All ranks must agree on them: the buffer's first step compares them, and
-    /// [`agree_on`](crate::agreement::agree_on) does so earlier.
+    /// The fields that can change a result, by name. All ranks must agree on them: the buffer's
+    /// first step compares them, and [`agree_on`](crate::agreement::agree_on) does so earlier.
     pub fn agreed(&self) -> serde_json::Map<String, serde_json::Value> {
         let mut fields = match serde_json::to_value(self) {
             Ok(serde_json::Value::Object(fields)) => fields,
