@@ -1,10 +1,10 @@
-//! Which data a run began with, in a few bytes per class: a run resumes only on the same data, and all
-//! ranks must have it.
+//! Which data a run began with, in a few bytes per class: a run resumes only on the same data, and
+//! all ranks must have it.
 //!
-//! A [`Fingerprint`] holds the names of the classes in order, and for every class how many samples it has
-//! and a digest of them. It says nothing about the place of the data, so that the same files under another
-//! path have the same fingerprint. Each kind of data decides how thorough its digests are; those of
-//! `data` (feature `images`) are described there.
+//! A [`Fingerprint`] holds the names of the classes in order, and for every class how many samples
+//! it has and a digest of them. It says nothing about the place of the data, so that the same files
+//! under another path have the same fingerprint. Each kind of data decides how thorough its digests
+//! are; those of `data` (feature `images`) are described there.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -24,7 +24,8 @@ const MAX_LISTED: usize = 4;
 /// use burn_rehearsal_train::fingerprint::{Fingerprint, Split};
 ///
 /// let of = |size: u64| {
-///     let mut data = Fingerprint::builder("images", "names and sizes of files", ["cat", "dog"].map(Some));
+///     let classes = ["cat", "dog"].map(Some);
+///     let mut data = Fingerprint::builder("images", "names and sizes of files", classes);
 ///     data.add(Split::Train, 1, &[b"rex.jpg", &size.to_le_bytes()]);
 ///     data.add(Split::Test, 0, &[b"tom.jpg", &size.to_le_bytes()]);
 ///     data.build()
@@ -72,8 +73,8 @@ enum Difference {
 }
 
 impl Fingerprint {
-    /// Begins the fingerprint of data with these classes, in order. `noun` is what messages call samples,
-    /// `covers` says in words what of each sample is added.
+    /// Begins the fingerprint of data with these classes, in order. `noun` is what messages call
+    /// samples, `covers` says in words what of each sample is added.
     pub fn builder<S: Into<String>>(noun: &str, covers: &str, classes: impl IntoIterator<Item = Option<S>>) -> FingerprintBuilder {
         let names: Vec<_> = classes.into_iter().map(|name| name.map(Into::into)).collect();
         let count = names.len();
@@ -202,13 +203,14 @@ pub struct FingerprintBuilder {
     options: BTreeMap<String, String>,
     names: Vec<Option<String>>,
     parts: [(u64, blake3::Hasher); 2],
-    /// The samples of each class so far, and a chain of their digests: a hasher for each would take 2 KiB.
+    /// The samples of each class so far, and a chain of their digests: a hasher for each would take
+    /// 2 KiB.
     classes: [Vec<(u64, [u8; 32])>; 2],
 }
 
 impl FingerprintBuilder {
-    /// Adds the next sample of a split; `facts` are the bytes by which it is known again. A class beyond those
-    /// that there are counts for the whole only.
+    /// Adds the next sample of a split; `facts` are the bytes by which it is known again. A class
+    /// beyond those that there are counts for the whole only.
     pub fn add(&mut self, split: Split, class: usize, facts: &[&[u8]]) {
         let mut sample = blake3::Hasher::new();
         for fact in facts {

@@ -1,7 +1,8 @@
 //! What all ranks must agree on before they begin: named values, compared once.
 //!
-//! A rank that trains with another mini-batch size or another number of tasks would hang, or train on
-//! without a word. [`agree_on`] finds out with one small message if nothing differs, and names what does.
+//! A rank that trains with another mini-batch size or another number of tasks would hang, or train
+//! on without a word. [`agree_on`] finds out with one small message if nothing differs, and names
+//! what does.
 
 pub use crate::engine::gather_bytes;
 
@@ -67,7 +68,8 @@ impl fmt::Display for RankList<'_> {
     }
 }
 
-/// Compares these values over all ranks; a name that a rank does not have differs from one that it has. Collective.
+/// Compares these values over all ranks; a name that a rank does not have differs from one that it
+/// has. Collective.
 ///
 /// ```
 /// use burn_rehearsal::agreement::agree_on;
@@ -87,8 +89,8 @@ impl fmt::Display for RankList<'_> {
 ///
 /// # Errors
 ///
-/// [`RehearsalError::Configuration`], the same on every rank, if they differ; [`RehearsalError::Collective`] if a
-/// rank is gone.
+/// [`RehearsalError::Configuration`], the same on every rank, if they differ;
+/// [`RehearsalError::Collective`] if a rank is gone.
 pub fn agree_on(collective: &mut dyn Collective, values: &Map<String, Value>) -> Result<(), RehearsalError> {
     let own = serde_json::to_vec(values).unwrap_or_default();
     // Everybody sees the same digests, so that all ranks continue or none does.

@@ -265,9 +265,8 @@ macro_rules! config {
 }
 
 config! {
-    /// Configuration of a [`RehearsalBuffer`](crate::RehearsalBuffer). All ranks must use the same, except for
-    /// [`execution`](Self::execution), [`store`](Self::store) and [`device_limit`](Self::device_limit), which cannot
-    /// change a result.
+    /// Configuration of a [`RehearsalBuffer`](crate::RehearsalBuffer). All ranks must agree on the fields that can
+    /// change a result, see [`agreed`](Self::agreed).
     ///
     /// # Choosing the numbers of rows
     ///
@@ -372,8 +371,8 @@ impl RehearsalConfig {
         }
     }
 
-    /// The fields that can change a result, by name. All ranks must agree on them: the buffer's first step compares them, and
-    /// [`agree_on`](crate::agreement::agree_on) does so earlier.
+    /// The fields that can change a result, by name. All ranks must agree on them: the buffer's
+    /// first step compares them, and [`agree_on`](crate::agreement::agree_on) does so earlier.
     pub fn agreed(&self) -> serde_json::Map<String, serde_json::Value> {
         let mut fields = match serde_json::to_value(self) {
             Ok(serde_json::Value::Object(fields)) => fields,

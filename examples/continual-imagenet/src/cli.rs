@@ -67,7 +67,8 @@ pub enum Command {
     Devices,
 }
 
-/// The headings of options in `--help`: what ranks that are processes may do differently. An option belongs to the first unless it says otherwise.
+/// The headings of options in `--help`: what ranks that are processes may do differently. An option
+/// belongs to the first unless it says otherwise.
 pub const AGREE: &str = "Options that all ranks must agree on";
 /// Options that change no result.
 pub const DIFFER: &str = "Options that may differ from rank to rank";

@@ -62,8 +62,9 @@ pub fn checkpoints(out: &Path, method: Method) -> PathBuf {
 }
 
 impl Place {
-    /// Finds the directory for a job, makes sure that files can be written there before hours are spent on training, and locks it. Nothing
-    /// else is written or removed before [`begin`](Self::begin).
+    /// Finds the directory for a job, makes sure that files can be written there before hours are
+    /// spent on training, and locks it. Nothing else is written or removed before
+    /// [`begin`](Self::begin).
     ///
     /// # Errors
     ///
@@ -110,7 +111,8 @@ impl Place {
         Ok(place)
     }
 
-    /// Looks whether the unfinished job that is there can go on, or whether one that starts from `weights` can begin.
+    /// Looks whether the unfinished job that is there can go on, or whether one that starts from
+    /// `weights` can begin.
     fn settle(&mut self, fresh: bool, weights: Option<&Path>) -> Result<(), AppError> {
         let path = self.out.join(JOB);
         if !fresh && path.try_exists().map_err(io("look for", &path))? {
@@ -146,7 +148,8 @@ impl Place {
         Ok(())
     }
 
-    /// Writes down the job, once its start has succeeded; a new one takes the place of what is there. Does nothing when it is called again.
+    /// Writes down the job, once its start has succeeded; a new one takes the place of what is
+    /// there. Does nothing when it is called again.
     ///
     /// # Errors
     ///
@@ -180,7 +183,8 @@ impl Place {
         self.methods.iter().flat_map(result).collect()
     }
 
-    /// Whether a method goes on from the checkpoints in the directory; those of an earlier job are removed when this one begins.
+    /// Whether a method goes on from the checkpoints in the directory; those of an earlier job are
+    /// removed when this one begins.
     pub fn resumes(&self) -> bool {
         self.resumed
     }
@@ -217,7 +221,8 @@ impl Place {
         self.lock.release();
     }
 
-    /// A job that failed before it had anything to keep leaves nothing behind; one whose start failed leaves everything as it was.
+    /// A job that failed before it had anything to keep leaves nothing behind; one whose start
+    /// failed leaves everything as it was.
     pub fn clean_up(&self) {
         let kept = !self.begun.load(Ordering::Relaxed)
             || self.methods.iter().any(|&method| {

@@ -82,7 +82,8 @@ pub struct Shared {
     kept: Mutex<Vec<String>>,
 }
 
-/// The epochs on disk; `None` before the run has begun, on processes that write none, and after an error.
+/// The epochs on disk; `None` before the run has begun, on processes that write none, and after an
+/// error.
 struct Log {
     curves: Option<CurvesLog>,
     /// The last epoch of a task, whose accuracies are still to be measured.
@@ -90,7 +91,8 @@ struct Log {
 }
 
 impl Progress {
-    /// A display of a run, which calls `begin` once the start has succeeded. Its epochs go to the file that it gives.
+    /// A display of a run, which calls `begin` once the start has succeeded. Its epochs go to the
+    /// file that it gives.
     pub fn new(plan: Plan, display: Display, begin: Option<Begin>, stop: Stop) -> Self {
         let bar = if display == Display::Bar { ProgressBar::new(plan.total()) } else { ProgressBar::hidden() };
         // Both lines fit on 80 columns: where training is, and below it the figures.

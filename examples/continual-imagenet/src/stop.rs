@@ -1,4 +1,5 @@
-//! Signals: the first ends the run after the current step on all ranks, with a checkpoint; a second one ends the program.
+//! Signals: the first ends the run after the current step on all ranks, with a checkpoint; a second
+//! one ends the program.
 
 use crate::say::complain;
 use burn::train::Interrupter;
@@ -23,7 +24,8 @@ struct State {
 }
 
 impl Stop {
-    /// Listens to signals from now on. Where that is not possible, they end the program as usual. One process of a run `speaks`.
+    /// Listens to signals from now on. Where that is not possible, they end the program as usual.
+    /// One process of a run `speaks`.
     pub fn listen(speaks: bool) -> Self {
         let stop = Self::default();
         let handler = stop.clone();
@@ -93,14 +95,16 @@ mod signals {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXCPU};
     use signal_hook::iterator::Signals;
 
-    /// Calls `heard` for every signal, with whether a second such signal is to end the program. Signals that are ignored stay ignored: `nohup` says
-    /// so of SIGHUP, and shells say so of SIGINT to what they run in the background.
+    /// Calls `heard` for every signal, with whether a second such signal is to end the program.
+    /// Signals that are ignored stay ignored: `nohup` says so of SIGHUP, and shells say so of
+    /// SIGINT to what they run in the background.
     pub fn listen(heard: impl Fn(bool) + Send + 'static) -> std::io::Result<()> {
         let signals = [SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXCPU].into_iter().filter(|&signal| !is_ignored(signal));
         let mut signals = Signals::new(signals)?;
         let each = move || {
             for signal in signals.forever() {
-                // Launchers and schedulers may send the others several times, the kernel SIGXCPU once a second.
+                // Launchers and schedulers may send the others several times, the kernel SIGXCPU
+                // once a second.
                 heard([SIGHUP, SIGINT, SIGTERM].contains(&signal));
             }
         };
@@ -109,7 +113,8 @@ mod signals {
 
     fn is_ignored(signal: i32) -> bool {
         let mut action = std::mem::MaybeUninit::<libc::sigaction>::uninit();
-        // SAFETY: without a new action, `sigaction` only writes the present one to `action`, which is read only if that succeeded.
+        // SAFETY: without a new action, `sigaction` only writes the present one to `action`, which
+        // is read only if that succeeded.
         unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) == 0 && action.assume_init().sa_sigaction == libc::SIG_IGN }
     }
 }

@@ -663,8 +663,8 @@ fn a_reader_who_leaves_early_does_not_end_a_run() {
     assert_eq!(report(&directory.path().join("runs/digits/incremental"))["complete"], true);
 }
 
-/// Sends a signal that stops a run as Ctrl-C does, and that nobody who starts these tests ignores; by the shell's own `kill`: a small system has
-/// no other.
+/// Sends a signal that stops a run as Ctrl-C does, and that nobody who starts these tests ignores;
+/// by the shell's own `kill`: a small system has no other.
 #[cfg(unix)]
 fn interrupt(child: &Child) {
     assert!(Command::new("sh").args(["-c", "kill -s TERM $0", &child.id().to_string()]).status().unwrap().success());

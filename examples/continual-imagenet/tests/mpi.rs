@@ -150,7 +150,8 @@ fn each<S: AsRef<OsStr>>(ranks: &[(&Path, Vec<S>)]) -> Command {
     command
 }
 
-/// A run that ends with an error that holds `words`, once from each rank, and leaves nothing at `out`.
+/// A run that ends with an error that holds `words`, once from each rank, and leaves nothing at
+/// `out`.
 fn refused(command: &mut Command, size: usize, words: &str, out: &Path) {
     let (code, stdout, stderr) = start(command).finish();
     assert!(code != Some(0), "{words:?}: {stdout}{stderr}");
@@ -300,7 +301,8 @@ fn checkpoints(directory: &Path) -> Vec<PathBuf> {
     entries.map(|entry| entry.unwrap().path()).filter(|path| path.join("manifest.json").exists()).collect()
 }
 
-/// The lines of the recipe for `mpirun` in the project's README, for this program and without the words for the scheduler.
+/// The lines of the recipe for `mpirun` in the project's README, for this program and without the
+/// words for the scheduler.
 fn recipe(launcher: &Command, arguments: &[&str]) -> String {
     let readme = include_str!("../../../README.md");
     let block = readme.split("```sh\n").find(|block| block.contains("B:USR1")).unwrap().split("```").next().unwrap();
@@ -354,7 +356,8 @@ fn a_signal_to_a_rank_or_to_the_launcher_leaves_a_run_that_can_go_on() {
     assert_eq!(code, Some(0));
     let directory = tempfile::tempdir().unwrap();
     let run = || start(launch::mpirun(2, PROGRAM).args(LONG).current_dir(directory.path()));
-    // The launcher forwards the first two; with the others it ends the ranks, which have a second or two.
+    // The launcher forwards the first two; with the others it ends the ranks, which have a second
+    // or two.
     for (name, forwarded) in [("USR1", true), ("XCPU", true), ("TERM", false), ("HUP", false), ("INT", false)] {
         let mut running = run();
         running.read_until(if checkpoints(directory.path()).is_empty() { "buffer:" } else { "goes on" });

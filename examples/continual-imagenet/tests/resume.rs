@@ -48,7 +48,8 @@ fn start(directory: &Path, arguments: &[&str]) -> Running {
     start_ignoring(directory, arguments, &[])
 }
 
-/// Starts a program with these signals ignored and all others as they are by default, whatever those who run the tests ignore.
+/// Starts a program with these signals ignored and all others as they are by default, whatever
+/// those who run the tests ignore.
 #[allow(unsafe_code)]
 fn start_ignoring(directory: &Path, arguments: &[&str], ignored: &'static [i32]) -> Running {
     let mut command = Command::new(env!("CARGO_BIN_EXE_continual-imagenet"));

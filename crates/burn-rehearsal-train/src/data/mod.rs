@@ -8,15 +8,17 @@
 //! `get`, that is in the loader's threads. Its rows and its working memory are used again and again by the thread that made them, and packed pixels
 //! are not copied before they are part of a mini-batch.
 //!
-//! A run resumes only on the data that it began with. Its [fingerprint](ImageData::fingerprint) says which that is, whatever its path:
+//! A run resumes only on the data that it began with. Its [fingerprint](ImageData::fingerprint)
+//! says which that is, whatever its path:
 //!
 //! | data | compared of each image | not seen |
 //! |---|---|---|
-//! | folders of files | class, name of the file, its size in bytes | other bytes in a file of the same name and size |
+//! | folders | class, file name, size in bytes | other bytes in a file of the same name and size |
 //! | CIFAR, MNIST (IDX) | class, all pixels | nothing |
-//! | packs | class, place and length, and the digests of the shards that [`pack()`] wrote | a shard that was changed afterwards |
+//! | packs | class, position, length, digests by [`pack()`] | a shard that was changed later |
 //!
-//! The names of classes, their order, the size of images and [`Fit`] belong to it; the times of files do not.
+//! The names of classes, their order, the size of images and [`Fit`] belong to it; the times of
+//! files do not.
 //!
 //! An image that cannot be decoded is an error with its path, or, with [`OnDamaged::Skip`], left out of its mini-batch
 //! ([`SkipSample`](burn_rehearsal::SkipSample)), noted once in the log and counted in [`ImageData::damaged`].
@@ -111,7 +113,8 @@ pub struct ImageData {
     pub classes: usize,
     /// The shape of every image.
     pub shape: ImageShape,
-    /// Which data it is, wherever it lies; see [`fingerprint`](crate::fingerprint) and, for what is compared, the module's documentation.
+    /// Which data it is, wherever it lies; see [`fingerprint`](crate::fingerprint) and, for what is
+    /// compared, the module's documentation.
     pub fingerprint: Fingerprint,
     /// The images that were left out so far, by this process.
     pub damaged: Damaged,

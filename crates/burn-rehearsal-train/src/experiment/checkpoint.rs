@@ -38,8 +38,8 @@ pub struct Checkpoints {
     pub every: Option<usize>,
     /// How many are kept, at least 1; older ones are removed once a new one is complete.
     pub keep: usize,
-    /// Whether the run goes on from what is in the directory; otherwise it begins anew, and what is there is removed once its first
-    /// checkpoint is complete.
+    /// Whether the run goes on from what is in the directory; otherwise it begins anew, and what is
+    /// there is removed once its first checkpoint is complete.
     pub resume: bool,
 }
 
@@ -117,8 +117,8 @@ pub(super) struct KeptLearner {
 }
 
 impl<'a> Directories<'a> {
-    /// Looks for the newest checkpoint whose every byte is what was written, in a directory that all ranks share. Collective: rank 0 looks, all
-    /// read the same. Writes nothing.
+    /// Looks for the newest checkpoint whose every byte is what was written, in a directory that
+    /// all ranks share. Collective: rank 0 looks, all read the same. Writes nothing.
     pub(super) fn open(settings: &'a Checkpoints, collective: &mut dyn Collective) -> Result<(Self, Option<Found>), ExperimentError> {
         check_shared(&settings.directory, collective)?;
         let looked = match collective.rank() {

@@ -87,8 +87,9 @@ pub trait Workload: Sync {
     fn evaluation(&self) -> Option<Augmentation<Self::Batch>> {
         None
     }
-    /// Which data it is: a run resumes only on data with this fingerprint, and all ranks must have it. By default no more than the numbers
-    /// of samples. The order in which they arrive is compared in any case.
+    /// Which data it is: a run resumes only on data with this fingerprint, and all ranks must have
+    /// it. By default no more than the numbers of samples. The order in which they arrive is
+    /// compared in any case.
     fn fingerprint(&self) -> Fingerprint {
         let data = Fingerprint::builder::<String>("samples", "their numbers", []).build();
         data.with_option("the number of training samples", self.train().len()).with_option("the number of test samples", self.test().len())
@@ -103,8 +104,10 @@ pub trait Workload: Sync {
     fn optimizer(&self) -> ModuleOptimizer;
 }
 
-/// How a run trains. All ranks must agree, except on [`workers`](Self::workers), [`profile`](Self::profile), what the [buffer](RehearsalConfig::agreed) may
-/// differ in, and what only rank 0 does: [`network`](Self::network) and [how many checkpoints](Checkpoints::keep) are kept. [`run_rank`] compares them first.
+/// How a run trains. All ranks must agree, except on [`workers`](Self::workers),
+/// [`profile`](Self::profile), what the [buffer](RehearsalConfig::agreed) may differ in, and what
+/// only rank 0 does: [`network`](Self::network) and [how many checkpoints](Checkpoints::keep) are
+/// kept. [`run_rank`] compares them first.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// How the network goes from task to task.
@@ -156,7 +159,8 @@ impl Settings {
 
 /// Who watches a run. The methods are called on rank 0 only, except [`interrupter`](Self::interrupter).
 pub trait Observer: Sync {
-    /// Called once the start has succeeded: all ranks agree, and the checkpoint was read, if there is one. Nothing was written before.
+    /// Called once the start has succeeded: all ranks agree, and the checkpoint was read, if there
+    /// is one. Nothing was written before.
     ///
     /// # Errors
     ///

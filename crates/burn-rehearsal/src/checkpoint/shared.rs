@@ -1,4 +1,5 @@
-//! Whether all ranks see the same files: a checkpoint whose files lie on several machines' own disks is none.
+//! Whether all ranks see the same files: a checkpoint whose files lie on several machines' own
+//! disks is none.
 
 use super::error::{CheckpointError, io};
 use crate::engine::gather_bytes;
@@ -11,19 +12,22 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A network file system may show a new file of another machine a little later: how often to look again, and after how long.
+/// A network file system may show a new file of another machine a little later: how often to look
+/// again, and after how long.
 const TRIES: usize = 20;
 const PAUSE: Duration = Duration::from_millis(100);
 /// How much of the beginning and of the end of a file is compared.
 const END: u64 = 1 << 20;
 
-/// Compares what all ranks see at `directory`, which need not exist yet: rank 0 writes a file with a random name where the directory is or will
-/// be, all ranks look for it, and rank 0 removes it. Ranks may write the path differently. Collective.
+/// Compares what all ranks see at `directory`, which need not exist yet: rank 0 writes a file with
+/// a random name where the directory is or will be, all ranks look for it, and rank 0 removes it.
+/// Ranks may write the path differently. Collective.
 ///
 /// # Errors
 ///
-/// On every rank: [`CheckpointError::NotShared`] with the first rank that does not see the file; on rank 0 [`CheckpointError::Io`] if the file
-/// cannot be written, on the others [`CheckpointError::Rank`]. [`RehearsalError::Collective`] if a rank is gone.
+/// On every rank: [`CheckpointError::NotShared`] with the first rank that does not see the file; on
+/// rank 0 [`CheckpointError::Io`] if the file cannot be written, on the others
+/// [`CheckpointError::Rank`]. [`RehearsalError::Collective`] if a rank is gone.
 pub fn check_shared(directory: &Path, collective: &mut dyn Collective) -> Result<(), RehearsalError> {
     if collective.size() == 1 {
         return Ok(());
@@ -94,7 +98,8 @@ fn appears(path: &Path) -> bool {
 
 /// What its writer and rank 0 compare of a file: its size, and a digest of its first and last MiB.
 ///
-/// The digest of the manifest covers every byte, but to compare it rank 0 would read the files of all ranks.
+/// The digest of the manifest covers every byte, but to compare it rank 0 would read the files of
+/// all ranks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Glance {
     bytes: u64,

@@ -128,7 +128,8 @@ pub(super) fn all_gather(
     Ok(())
 }
 
-/// Whether ranks have different configurations, and none leaves: then all of them find out what differs.
+/// Whether ranks have different configurations, and none leaves: then all of them find out what
+/// differs.
 pub(super) fn configured_differently(headers: &[Header]) -> bool {
     let leaves = |header: &Header| matches!(header.status, Status::Failed(_));
     headers.windows(2).any(|pair| pair[0].config != pair[1].config) && !headers.iter().any(leaves)

@@ -1,8 +1,10 @@
 //! The thread that puts a rank's part of a checkpoint on the disk while the engine goes on.
 //!
-//! It gets everything but the rows at the cut, and the rows piece by piece, into memory that goes back and forth: as much as [`ROOM`] pieces are under way. It has a
-//! handle of its own on the ranks, so that the writers agree among themselves: when every rank's file is on the disk rank 0 looks at all of them and writes the manifest, and when that is
-//! there all of them say so. The engines never wait for each other's disks.
+//! It gets everything but the rows at the cut, and the rows piece by piece, into memory that goes
+//! back and forth: as much as [`ROOM`] pieces are under way. It has a handle of its own on the
+//! ranks, so that the writers agree among themselves: when every rank's file is on the disk rank 0
+//! looks at all of them and writes the manifest, and when that is there all of them say so. The
+//! engines never wait for each other's disks.
 
 use super::cut::Piece;
 use super::rank_file::{self, Contents};
@@ -164,7 +166,8 @@ fn complete(
             let bytes = entries.iter().map(|entry| entry.bytes).sum();
             let damaged = |error: serde_json::Error| CheckpointError::Damaged { path: directory.to_path_buf(), reason: error.to_string() };
             let seal = || {
-                // A rank whose directory is another one has written its file where nobody looks for it.
+                // A rank whose directory is another one has written its file where nobody looks for
+                // it.
                 for (rank, glance) in glances.iter().enumerate() {
                     glance.check(&directory.join(rank_file::name(rank)), rank)?;
                 }
