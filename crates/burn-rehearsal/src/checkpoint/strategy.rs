@@ -12,25 +12,32 @@ use std::sync::Once;
 /// whenever the learner's checkpoint is removed. For one rank.
 ///
 /// The buffer of epoch e is the [checkpoint](crate::checkpoint) in [`path(directory, e)`](Self::path). To resume,
-/// [restore](RehearsalBuffer::restore) it and tell the learner which epoch to start from:
+/// [restore](RehearsalBuffer::restore) it, and pass the epoch to the learner:
 ///
-/// ```no_run
+/// ```
 /// # use burn::data::dataloader::DataLoader;
-/// # use burn::tensor::{Device, Int, Tensor};
-/// # use burn::train::{InferenceStep, SupervisedTraining, TrainStep, checkpoint::KeepLastNCheckpoints};
-/// # use burn_rehearsal::{RehearsalBatch, RehearsalBuffer, checkpoint::RehearsalCheckpointing};
+/// # use burn::tensor::Device;
+/// # use burn::train::{InferenceStep, Learner, LearnerModel, LearningResult, SupervisedTraining, TrainStep};
+/// # use burn::train::checkpoint::KeepLastNCheckpoints;
+/// # use burn_rehearsal::{RehearsalBatch, RehearsalBuffer, checkpoint::RehearsalCheckpointing, error::RehearsalError};
 /// # use std::sync::Arc;
-/// # #[derive(RehearsalBatch, Clone, Debug)] struct MyBatch { inputs: Tensor<2> }
-/// # fn resume(buffer: RehearsalBuffer<MyBatch>, resume_from: Option<usize>, device: Device) -> Result<(), Box<dyn std::error::Error>> {
-/// if let Some(epoch) = resume_from {
-///     buffer.restore(RehearsalCheckpointing::path("runs/buffer", epoch), &device)?;
-///     // … and `training.checkpoint(epoch)` for the learner
+/// fn train<B: RehearsalBatch, M: LearnerModel + TrainStep<Input = B> + InferenceStep<Input = B>>(
+///     learner: Learner<M>,
+///     train: Arc<dyn DataLoader<B>>,
+///     valid: Arc<dyn DataLoader<B>>,
+///     buffer: RehearsalBuffer<B>,
+///     resume_from: Option<usize>,
+/// ) -> Result<LearningResult<M>, RehearsalError> {
+///     let strategy = RehearsalCheckpointing::new(KeepLastNCheckpoints::new(2), buffer.clone(), "runs/buffer");
+///     let mut training = SupervisedTraining::new("runs", train, valid)
+///         .with_default_checkpointers()
+///         .with_checkpointing_strategy(strategy);
+///     if let Some(epoch) = resume_from {
+///         buffer.restore(RehearsalCheckpointing::path("runs/buffer", epoch), &Device::default())?;
+///         training = training.checkpoint(epoch);
+///     }
+///     Ok(training.launch(learner))
 /// }
-/// let strategy = RehearsalCheckpointing::new(KeepLastNCheckpoints::new(2), buffer, "runs/buffer");
-/// // SupervisedTraining::new("runs", train, valid)
-/// //     .with_default_checkpointers()
-/// //     .with_checkpointing_strategy(strategy)
-/// # Ok(()) }
 /// ```
 ///
 /// On several ranks Burn asks its strategy on rank 0 alone, and writing a checkpoint takes all ranks. Call
