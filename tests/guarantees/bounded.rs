@@ -158,10 +158,17 @@ fn the_union_is_even_if_class_numbers_have_gaps_or_more_classes_are_configured_t
         (4, 67, vec![2, 3, 5, 7, 11, 13, 17], None),
         (4, 67, vec![2, 3, 5, 7, 11, 13, 17], Some(18)),
         (8, 101, vec![0, 99], Some(100)),
+        (8, 120, (1..=10).collect(), None),
+        (4, 61, (1..=8).collect(), None),
+        // Some quotas are larger than the shares: up to one row per class and shard.
+        (8, 120, (0..10).collect(), Some(11)),
+        (8, 120, (0..10).collect(), Some(13)),
     ] {
         let rows = union_of(size, &config(capacity, 24, 1).with_classes(known), &classes, 20);
         assert_eq!(rows.iter().sum::<usize>(), capacity);
-        assert!(spread(&rows, rows.len()) <= 1, "{size} ranks, {capacity} slots, configured {known:?}: {rows:?}");
+        let floor = |known: usize| capacity / size / known == capacity / size / classes.len();
+        let bound = if known.is_some_and(|known| known > classes.len() && floor(known)) { size } else { 1 };
+        assert!(spread(&rows, rows.len()) <= bound, "{size} ranks, {capacity} slots, configured {known:?}: {rows:?}");
     }
 }
 

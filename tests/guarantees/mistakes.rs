@@ -11,9 +11,9 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use burn::train::checkpoint::KeepLastNCheckpoints;
 use burn::train::{ClassificationOutput, InferenceStep, Learner, LearningResult, SupervisedTraining, TrainOutput, TrainStep};
 use burn_rehearsal::checkpoint::RehearsalCheckpointing;
-use burn_rehearsal::error::{BatchError, RehearsalError};
+use burn_rehearsal::error::{BatchError, ConfigError, RehearsalError};
 use burn_rehearsal::{
-    Capacity, RehearsalBatch, RehearsalBatcher, RehearsalBuffer, RehearsalConfig, RehearsalLoader, SamplingKind, ShardedLoader,
+    Capacity, RehearsalBatch, RehearsalBatcher, RehearsalBuffer, RehearsalConfig, RehearsalLoader, RowCount, SamplingKind, ShardedLoader,
 };
 use burn_rehearsal_tests::{CLASS, assert_augmented, batch, buffer, config, device, fresh, read, watchdog, world};
 use burn_rehearsal_train::data_parallel::quiet;
@@ -132,6 +132,16 @@ fn a_poisoned_batcher_says_so_once_on_standard_error_and_check_returns_the_error
 }
 
 #[test]
+fn an_error_in_the_last_mini_batch_of_all_is_found_by_check() {
+    let _watchdog = watchdog();
+    let buffer = pairs();
+    let batcher = RehearsalBatcher::new(ToPair, buffer.clone()).unwrap();
+    batcher.batch(vec![(0.0, 0); 4], &device());
+    batcher.batch(vec![(0.0, 2); 4], &device());
+    assert!(matches!(buffer.check(), Err(RehearsalError::Batch(BatchError::ClassRange { class: 2, .. }))));
+}
+
+#[test]
 fn validation_data_in_a_shared_batcher_are_an_error_and_never_stored() {
     let _watchdog = watchdog();
     let buffer = pairs();
@@ -232,10 +242,28 @@ fn a_loader_of_another_rank_than_the_buffer_is_an_error() {
 }
 
 #[test]
+fn buffers_of_ranks_that_rehearse_alone_work_with_sharded_loaders() {
+    world(2, |threads| {
+        let buffer: RehearsalBuffer<Pair> = RehearsalBuffer::solo(&RehearsalConfig::new(Capacity::Samples(8))).unwrap();
+        let loader = RehearsalLoader::new(Arc::new(sharded(4, Some((threads.rank(), 2)))), buffer);
+        assert!(loader.iter().all(|batch| batch.is_ok()));
+    });
+}
+
+#[test]
+fn burns_strategy_for_checkpoints_refuses_a_world_of_two() {
+    world(2, |threads| {
+        let buffer: RehearsalBuffer<Pair> = RehearsalBuffer::new(&RehearsalConfig::new(Capacity::Samples(8)), threads).unwrap();
+        let error = RehearsalCheckpointing::new(KeepLastNCheckpoints::new(1), buffer, "nowhere").err().unwrap();
+        assert_eq!(error, RehearsalError::Config(ConfigError::CheckpointingWorld(2)));
+    });
+}
+
+#[test]
 fn after_a_bad_mini_batch_the_stored_rows_can_be_copied_and_saved_and_training_resumed() {
     let _watchdog = watchdog();
-    for lag in [0, 1, 3] {
-        let config = config(40, 4, 3).with_classes(Some(4)).with_lag(lag).with_seed(3);
+    for (lag, representatives) in [(0, RowCount::Count(3)), (1, RowCount::Ratio(0.75)), (3, RowCount::Count(3))] {
+        let config = config(40, 4, 3).with_representatives(representatives).with_classes(Some(4)).with_lag(lag).with_seed(3);
         let good = |step: usize| batch(&fresh(3, 0, step, 4, 4));
         let alone = || buffer(&config, Box::new(burn_rehearsal_collective::Solo::new()));
         // Found by the handle at once, or by the engine while the step runs.
@@ -318,7 +346,7 @@ fn a_buffer_is_saved_and_removed_with_the_checkpoints_of_burns_learner_and_resto
     let path = |epoch| RehearsalCheckpointing::path(directory.path().join("buffer"), epoch);
     let train = |buffer: &RehearsalBuffer<Pair>, epochs: usize, from: Option<usize>| {
         let train: Loader = Arc::new(RehearsalLoader::new(loader(ToPair, samples(8, Some((3, 1)))), buffer.clone()));
-        let strategy = RehearsalCheckpointing::new(KeepLastNCheckpoints::new(2), buffer.clone(), directory.path().join("buffer"));
+        let strategy = RehearsalCheckpointing::new(KeepLastNCheckpoints::new(2), buffer.clone(), directory.path().join("buffer")).unwrap();
         let training = quiet(SupervisedTraining::new(directory.path(), train, loader(ToPair, samples(4, None))))
             .num_epochs(epochs)
             .with_default_checkpointers()

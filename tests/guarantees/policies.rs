@@ -170,7 +170,8 @@ proptest! {
                 let quotas: Vec<usize> = (0..classes).map(|class| policy.quota(class, capacity)).collect();
                 let alone: Vec<usize> = (0..classes).filter(|&class| offered[class] > 0).map(|class| quotas[class]).collect();
                 let shares: Vec<usize> = (0..classes).map(|class| policy.share(class, capacity)).collect();
-                prop_assert_eq!(quotas.iter().sum::<usize>(), capacity, "quotas are the shard");
+                let reserved = quotas.iter().sum::<usize>();
+                prop_assert!(reserved == capacity || !known && reserved < capacity, "quotas are the shard, if their number is known");
                 prop_assert_eq!(shares.iter().sum::<usize>(), capacity, "shares are the shard");
                 prop_assert!(alone.len() < classes || quotas == shares, "with all classes present both deals are one");
                 let largest = (0..classes).filter(|&class| counts[class] > quotas[class]).map(|class| counts[class]).max();

@@ -13,7 +13,7 @@ thread_local! {
 /// The rank that the calling thread runs and the world size, inside [`run_threads`](crate::run_threads) or
 /// `run_mpi`. `None` on every other thread.
 ///
-/// A library can tell from it that code which is meant for a rank alone runs on each of several ranks.
+/// Lets a library detect that single-rank code runs on several ranks.
 pub fn current_rank() -> Option<(usize, usize)> {
     RANK.get()
 }

@@ -137,9 +137,20 @@ impl Mpi {
                 Turn::Waiting(false) => pace.pause(),
             }
             // MPI does not end while an operation is in progress.
-            turn = self.turn(|service| service.go_on(self.handle)).unwrap_or_else(|| wait_for_the_end());
+            turn = self
+                .turn(|service| {
+                    let turn = service.go_on(self.handle);
+                    // Within the turn: the communication thread must not see the answer taken and this thread still waiting.
+                    if waits && matches!(turn, Turn::Answer(_)) {
+                        self.claim.world().begin(1);
+                    }
+                    turn
+                })
+                .unwrap_or_else(|| wait_for_the_end());
         };
-        self.claim.world().begin(usize::from(waits));
+        if !waits {
+            self.claim.world().begin(0);
+        }
         drop(guard);
         Some(answer)
     }

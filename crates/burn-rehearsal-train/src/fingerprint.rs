@@ -111,19 +111,20 @@ impl Fingerprint {
         for name in names {
             value(name.clone(), self.options.get(name).cloned(), now.options.get(name).cloned());
         }
-        value("what of the data is compared".into(), Some(self.covers.clone()), Some(now.covers.clone()));
+        value("the compared properties".into(), Some(self.covers.clone()), Some(now.covers.clone()));
         let classes = |of: &Self| Some(of.classes.len().to_string());
         value("the number of classes".into(), classes(self), classes(now));
         for (number, (before, now)) in self.classes.iter().zip(&now.classes).enumerate() {
             let name = |class: &Class| Some(class.0.as_ref().map_or_else(|| "nameless".into(), |name| format!("{name:?}")));
             value(format!("class {number}"), name(before), name(now));
         }
-        let (mut of_classes, noun) = (false, &now.noun);
+        let noun = &now.noun;
         for split in [Split::Train, Split::Test] {
+            let mut of_classes = false;
             let mut compare = |whose: &str, before: &Part, now: &Part, of_all: bool| {
                 let what = match split {
                     Split::Train => format!("training {noun}{whose}"),
-                    Split::Test => format!("the test set differs: test {noun}{whose}"),
+                    Split::Test => format!("test {noun}{whose}"),
                 };
                 if before.samples != now.samples {
                     found.push(Difference::Count { what, before: before.samples, now: now.samples });
@@ -172,7 +173,7 @@ impl Differences {
         self.list(|difference| match difference {
             Difference::Value { what, before, now } => format!("{what} is {before} on rank {first} and {now} on rank {second}"),
             Difference::Count { what, before, now } => format!("{what}: {before} on rank {first} and {now} on rank {second}"),
-            Difference::Content { what, covers } => format!("{what} on rank {second} are not those of rank {first} (compared: {covers})"),
+            Difference::Content { what, covers } => format!("{what} differ between rank {first} and rank {second} (compared: {covers})"),
         })
     }
 
@@ -189,7 +190,7 @@ impl fmt::Display for Differences {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.list(|difference| match difference {
             Difference::Value { what, before, now } => format!("{what} was {before} and is {now}"),
-            Difference::Count { what, before, now } => format!("{what}: {before} were there, {now} are"),
+            Difference::Count { what, before, now } => format!("{what}: {before} before, {now} now"),
             Difference::Content { what, covers } => format!("{what} have changed (compared: {covers})"),
         }))
     }
@@ -273,12 +274,9 @@ mod tests {
             (of(&["a"], &[(Train, 0, "1"), (Train, 0, "2"), (Test, 0, "3")]), "the number of classes was 2 and is 1"),
             (
                 of(&["a", "b"], &[(Train, 0, "1"), (Train, 1, "2"), (Train, 1, "5"), (Test, 0, "3"), (Test, 1, "4")]),
-                "training images of class \"b\": 1 were there, 2 are",
+                "training images of class \"b\": 1 before, 2 now",
             ),
-            (
-                of(&["a", "b"], &[(Train, 0, "1"), (Train, 1, "2"), (Test, 0, "3")]),
-                "the test set differs: test images of class \"b\": 1 were there, 0 are",
-            ),
+            (of(&["a", "b"], &[(Train, 0, "1"), (Train, 1, "2"), (Test, 0, "3")]), "test images of class \"b\": 1 before, 0 now"),
             (
                 of(&["a", "b"], &[(Train, 0, "2"), (Train, 1, "1"), (Test, 0, "3"), (Test, 1, "4")]),
                 "training images of class \"a\" have changed (compared: names)",

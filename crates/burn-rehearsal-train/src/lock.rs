@@ -29,6 +29,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub struct DirectoryLock {
     path: PathBuf,
     file: File,
+    exclusive: bool,
 }
 
 impl DirectoryLock {
@@ -40,7 +41,7 @@ impl DirectoryLock {
     /// What the system says: the directory cannot be made or written.
     pub fn acquire(directory: &Path) -> io::Result<Option<Self>> {
         let path = directory.join(LOCK);
-        let mut tries = 0;
+        let (mut tries, mut exclusive) = (0, true);
         loop {
             std::fs::create_dir_all(directory)?;
             // An earlier lock file stays as it is.
@@ -55,7 +56,10 @@ impl DirectoryLock {
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Ok(None),
-                Err(TryLockError::Error(error)) => tracing::warn!(%error, "cannot lock the directory {}", directory.display()),
+                Err(TryLockError::Error(error)) => {
+                    exclusive = false;
+                    tracing::warn!(%error, "cannot lock the directory {}", directory.display());
+                }
             }
             // Whoever had the lock may have ended meanwhile, and taken the file with it.
             if !is_at(&file, &path) {
@@ -67,8 +71,13 @@ impl DirectoryLock {
                 // Some file systems do not say which file is which.
                 tracing::warn!("cannot tell whether the directory {} is locked", directory.display());
             }
-            return Ok(Some(Self { path, file }));
+            return Ok(Some(Self { path, file, exclusive }));
         }
+    }
+
+    /// Whether the directory is locked: false where the file system has no locks.
+    pub fn is_exclusive(&self) -> bool {
+        self.exclusive
     }
 
     /// Removes the file, so that the directory can be removed, while it is locked.

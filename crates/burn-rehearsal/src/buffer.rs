@@ -312,7 +312,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     }
 
     /// A copy of this rank's shard as a Burn [`Dataset`](burn::data::dataset::Dataset). Not collective.
-    /// Works after an error, too: it has the rows of the steps before.
+    /// Also works after an error: it then contains the rows stored before the failed step.
     ///
     /// # Errors
     ///
@@ -364,7 +364,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     ///
     /// # Errors
     ///
-    /// As [`rehearse`](Self::rehearse), of the steps so far. Whether the checkpoint came to be is what [`PendingCheckpoint::wait`] tells.
+    /// As [`rehearse`](Self::rehearse), of the steps so far. [`PendingCheckpoint::wait`] returns the outcome.
     pub fn begin_checkpoint(&self, directory: impl AsRef<Path>) -> Result<PendingCheckpoint, RehearsalError> {
         let directory = directory.as_ref().to_path_buf();
         let mut state = self.lock();
@@ -390,12 +390,12 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     /// Goes on from a [checkpoint](Self::checkpoint): on as many ranks as it was written on, every later step gives the same bits as if there had been no
     /// interruption. Collective, before the first step; `device` is that of the mini-batches to come.
     ///
-    /// On another number of ranks every stored sample is kept, once; shards, quotas and draws are those of the new world. The configuration must be the
-    /// same but for what never changes a result. Loaders and [`begin_task`](Self::begin_task) are the caller's business: the task is the checkpoint's.
+    /// On another number of ranks every stored sample is kept, once; shards, quotas and draws are those of the new world. All options that can
+    /// change a result must be unchanged. Loaders and [`begin_task`](Self::begin_task) are the caller's business: the task is the checkpoint's.
     ///
     /// # Errors
     ///
-    /// [`RehearsalError::Checkpoint`] naming the file that is missing, damaged, or of something else; the buffer is then as empty as before.
+    /// [`RehearsalError::Checkpoint`] naming the file that is missing, damaged, or does not belong to this buffer. The buffer stays empty.
     /// [`RehearsalError::Misuse`] after the first step.
     pub fn restore(&self, directory: impl AsRef<Path>, device: &Device) -> Result<Restored, RehearsalError> {
         let directory = directory.as_ref().to_path_buf();
@@ -438,11 +438,11 @@ impl<B> RehearsalBuffer<B> {
         &self.shared.config
     }
 
-    /// Whether the buffer works; an error poisons it for good.
+    /// Whether the buffer works; an error poisons it for good. See [`check`](Self::check).
     pub fn status(&self) -> BufferStatus {
-        match &self.lock().error {
-            None => BufferStatus::Healthy,
-            Some(error) => BufferStatus::Poisoned(error.clone()),
+        match self.check() {
+            Ok(()) => BufferStatus::Healthy,
+            Err(error) => BufferStatus::Poisoned(error),
         }
     }
 
@@ -456,19 +456,24 @@ impl<B> RehearsalBuffer<B> {
         self.shared.timings.clone()
     }
 
-    /// The error that poisoned the buffer, if any.
+    /// The error that poisoned the buffer, if any. On one rank this waits for the engine, so that an error in the last
+    /// mini-batch is found, too.
     ///
     /// # Errors
     ///
     /// That error.
     pub fn check(&self) -> Result<(), RehearsalError> {
-        self.lock().error.clone().map_or(Ok(()), Err)
+        let mut state = self.lock();
+        match self.shared.size {
+            1 => state.guarded(|state| state.drain(&self.shared.config)),
+            _ => state.error.clone().map_or(Ok(()), Err),
+        }
     }
 
     /// Reports the error that poisoned the buffer on standard error, once, for callers that cannot return it.
     pub(crate) fn report_error(&self, error: &RehearsalError) {
         tracing::error!(%error, "the rehearsal buffer is poisoned; mini-batches pass unchanged");
-        notice(&self.shared.reported, || format!("rehearsal has stopped, and training goes on without it: {error}"));
+        notice(&self.shared.reported, || format!("rehearsal has stopped; training continues without it: {error}"));
     }
 
     /// Marks the one iterator that a handle may serve; false if there is one already.

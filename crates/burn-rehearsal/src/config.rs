@@ -261,6 +261,13 @@ macro_rules! config {
         }
 
         impl Config for $name {}
+
+        /// As JSON, like Burn's configurations.
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&serde_json::to_string_pretty(self).map_err(|_| fmt::Error)?)
+            }
+        }
     };
 }
 
@@ -287,8 +294,8 @@ config! {
         /// Default: as many as incoming rows (a ratio of 1).
         ///
         /// A ratio refers to the mini-batch of the step that draws, which is [`lag`](Self::lag) steps earlier than the
-        /// step that uses the rows, on the same rank. So the first mini-batches of an epoch have as many
-        /// representatives as the last ones of the epoch before imply.
+        /// step that uses the rows, on the same rank. Therefore the first `lag` mini-batches of an epoch use the sizes of
+        /// the last mini-batches of the previous epoch.
         pub representatives: RowCount = RowCount::Ratio(1.0), set by with_representatives(impl Into<RowCount>),
         /// How candidates are chosen. Default: exactly c of them.
         pub candidate_mode: CandidateMode = CandidateMode::Exact, set by with_candidate_mode(CandidateMode),

@@ -97,33 +97,18 @@ mod tests {
         }
     }
 
-    /// χ² over the subsets of `count` of `bound` numbers, of which there are `subsets`.
-    fn chi2_of_subsets(count: usize, bound: u64, subsets: usize, trials: u64) -> f64 {
+    /// χ² of what `key` makes of a draw of `count` of `bound` numbers, of `keys` that are equally likely.
+    fn chi2(count: usize, bound: u64, keys: usize, trials: u64, key: impl Fn(&mut Vec<u64>)) -> f64 {
         let mut distinct = Distinct::default();
         let mut counts = std::collections::BTreeMap::new();
         for step in 0..trials {
             let mut out = Vec::new();
             distinct.draw(&mut Stream::new(9, Purpose::Draw, step, 0), count, bound, &mut out);
-            out.sort_unstable();
+            key(&mut out);
             *counts.entry(out).or_insert(0u32) += 1;
         }
-        assert_eq!(counts.len(), subsets);
-        let expected = trials as f64 / subsets as f64;
-        counts.values().map(|&n| (f64::from(n) - expected).powi(2) / expected).sum()
-    }
-
-    /// χ² of the first `prefix` numbers of a draw, as a sequence, of which there are `sequences`.
-    fn chi2_of_prefixes(prefix: usize, count: usize, bound: u64, sequences: usize, trials: u64) -> f64 {
-        let mut distinct = Distinct::default();
-        let mut counts = std::collections::BTreeMap::new();
-        for step in 0..trials {
-            let mut out = Vec::new();
-            distinct.draw(&mut Stream::new(10, Purpose::Draw, step, 0), count, bound, &mut out);
-            out.truncate(prefix);
-            *counts.entry(out).or_insert(0u32) += 1;
-        }
-        assert_eq!(counts.len(), sequences);
-        let expected = trials as f64 / sequences as f64;
+        assert_eq!(counts.len(), keys);
+        let expected = trials as f64 / keys as f64;
         counts.values().map(|&n| (f64::from(n) - expected).powi(2) / expected).sum()
     }
 
@@ -133,20 +118,20 @@ mod tests {
         for (prefix, count, bound, sequences, critical) in
             [(1, 5, 7, 7, 22.46), (2, 3, 5, 20, 43.82), (3, 3, 4, 24, 49.73), (1, 18, 19, 19, 42.31), (2, 17, 20, 380, 468.7)]
         {
-            let chi2 = chi2_of_prefixes(prefix, count, bound, sequences, 40_000);
+            let chi2 = chi2(count, bound, sequences, 40_000, |out| out.truncate(prefix));
             assert!(chi2 < critical, "{prefix} of {count} of {bound}: χ² is {chi2:.1}; at p = 1e-3 it is {critical}");
         }
     }
 
     #[test]
     fn every_subset_is_equally_likely() {
-        let chi2 = chi2_of_subsets(2, 5, 10, 20_000);
+        let chi2 = chi2(2, 5, 10, 20_000, |out| out.sort_unstable());
         assert!(chi2 < 27.88, "χ² with 9 degrees of freedom is {chi2:.1}; at p = 1e-3 it is 27.88");
     }
 
     #[test]
     fn every_subset_of_many_is_equally_likely() {
-        let chi2 = chi2_of_subsets(18, 19, 19, 20_000);
+        let chi2 = chi2(18, 19, 19, 20_000, |out| out.sort_unstable());
         assert!(chi2 < 42.31, "χ² with 18 degrees of freedom is {chi2:.1}; at p = 1e-3 it is 42.31");
     }
 }

@@ -131,16 +131,16 @@ pub enum ConfigError {
     /// Representatives would be drawn too long before they are used.
     #[error("a lag of {0} steps; it may be {MAX_LAG} at most")]
     Lag(usize),
-    /// A ratio of rows that is negative, too large or no number.
-    #[error("a ratio of {ratio} {name} to incoming rows; it must be in 0..={MAX_RATIO}")]
+    /// A ratio of rows that is negative, too large or NaN.
+    #[error("the ratio of {name} to incoming rows is {ratio}; it must be between 0 and {MAX_RATIO}")]
     Ratio {
         /// `candidates` or `representatives`.
         name: &'static str,
         /// The ratio.
         ratio: f64,
     },
-    /// A text that is no number of rows.
-    #[error("`{0}` is no number of rows: expected a number (14) or a share of the incoming rows (25%)")]
+    /// Text that cannot be parsed as a number of rows.
+    #[error("`{0}` is not a valid number of rows: expected a count (14) or a percentage of the incoming rows (25%)")]
     RowCount(String),
     /// No candidate would ever be offered.
     #[error("0 candidates per step: the buffer would stay empty")]
@@ -157,6 +157,11 @@ pub enum ConfigError {
     /// `skip_if_stored` without a way to know a sample again.
     #[error("`on_repeat = skip_if_stored` needs a field marked `#[rehearsal(id)]`")]
     NoId,
+    /// `RehearsalCheckpointing` in a world of several ranks.
+    #[error(
+        "`RehearsalCheckpointing` works for one rank only, this world has {0}; call `RehearsalBuffer::checkpoint` on every rank after each epoch"
+    )]
+    CheckpointingWorld(usize),
     /// `RehearsalBatcher` in a world of several ranks.
     #[error("`RehearsalBatcher` works for one rank only, this world has {0}; use `RehearsalLoader`")]
     BatcherWorld(usize),
@@ -209,7 +214,7 @@ pub enum RehearsalError {
     /// The operating system refused a thread.
     #[error("cannot start the rehearsal engine's thread: {0}")]
     Thread(String),
-    /// A checkpoint cannot be written or read. The buffer goes on as it was.
+    /// A checkpoint cannot be written or read. The buffer is unchanged and stays usable.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// Memory for the buffer could not be had.
@@ -226,9 +231,14 @@ impl From<RehearsalError> for DatasetError {
     }
 }
 
-/// Says something on standard error, once for each `once`: what neither an error nor a log that may not exist
-/// would show.
+/// Prints a message to standard error once for each `once`. For what no error can report, and a log, which may not
+/// exist, would hide.
 pub(crate) fn notice(once: &Once, message: impl FnOnce() -> String) {
+    once.call_once(|| print_notice(&message()));
+}
+
+/// Prints a message to standard error.
+pub(crate) fn print_notice(message: &str) {
     // Standard error may be closed.
-    once.call_once(|| drop(writeln!(std::io::stderr(), "burn-rehearsal: {}", message())));
+    let _ = writeln!(std::io::stderr(), "burn-rehearsal: {message}");
 }

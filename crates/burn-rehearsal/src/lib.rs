@@ -85,7 +85,7 @@
 //!     let training = SupervisedTraining::new(&directory, train, valid).num_epochs(2);
 //! #   let training = training.renderer(Box::new(Quiet)).with_application_logger(None);
 //!     model = training.launch(learner).model.train();
-//!     buffer.check()?; // a batcher cannot return an error: ask for it
+//!     buffer.check()?; // a batcher cannot return an error, so check for one here
 //! }
 //! assert_eq!(buffer.inspect()?.per_class, [4, 4, 4, 4]);
 //! # let _ = std::fs::remove_dir_all(&directory);

@@ -240,13 +240,13 @@ pub struct Options {
     /// What is shown while a run goes on; `auto` (the default) is a bar on a terminal and lines elsewhere.
     #[arg(long, value_enum, help_heading = FIRST)]
     pub display: Option<DisplayArg>,
-    /// When the run is written down, to go on from there if it is interrupted: after every task, after every N epochs too, or never.
+    /// When to write a checkpoint: after every task, also after every N epochs, or never.
     #[arg(long, value_name = "task|N|never")]
     pub checkpoint_every: Option<String>,
     /// How many checkpoints are kept.
     #[arg(long, value_name = "K", help_heading = FIRST)]
     pub checkpoint_keep: Option<usize>,
-    /// Begins anew where the directory holds an unfinished run, which would be continued otherwise, or a finished one, which would be left alone.
+    /// Start over even if the directory holds an unfinished or a finished run.
     #[arg(long, help_heading = FIRST)]
     #[serde(skip)]
     pub fresh: bool,

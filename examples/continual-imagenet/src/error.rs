@@ -30,7 +30,7 @@ pub enum AppError {
     Interrupted,
     /// An unfinished run with another configuration, or on other data.
     #[error(
-        "the directory {} holds an unfinished run with other options or data: {changed}; go on with the same ones, begin anew with `--fresh`, or choose \
+        "the directory {} holds an unfinished run with other options or data: {changed}; use the same options and data, start over with `--fresh`, or choose \
          another `--out`",
         path.display()
     )]
@@ -41,7 +41,7 @@ pub enum AppError {
         changed: String,
     },
     /// An unfinished run on other data.
-    #[error("{source}; go on with the data of before, begin anew with `--fresh`, or choose another `--out`")]
+    #[error("{source}; resume with the original data, start over with `--fresh`, or choose another `--out`")]
     ChangedData {
         /// What differs.
         source: ExperimentError,
@@ -50,13 +50,13 @@ pub enum AppError {
     #[error(transparent)]
     Ranks(#[from] RehearsalError),
     /// An unfinished run that cannot be gone on with.
-    #[error("{source}; begin anew with `--fresh`, or choose another `--out`")]
+    #[error("{source}; start over with `--fresh`, or choose another `--out`")]
     NoCheckpoint {
         /// Why.
         source: ExperimentError,
     },
     /// The description of an unfinished run, which cannot be understood.
-    #[error("{} is damaged: {reason}; begin anew with `--fresh`, or choose another `--out`", path.display())]
+    #[error("{} is damaged: {reason}; start over with `--fresh`, or choose another `--out`", path.display())]
     DamagedJob {
         /// The file.
         path: PathBuf,
@@ -127,18 +127,20 @@ pub enum AppError {
 impl AppError {
     /// What happened on `rank`.
     pub fn on_rank(rank: usize, source: ExperimentError) -> Self {
-        match source {
-            source @ ExperimentError::NoCheckpoint { .. } => Self::NoCheckpoint { source },
-            source @ ExperimentError::ChangedData(_) => Self::ChangedData { source },
-            source => Self::Rank { rank, source },
-        }
+        Self::of_run(source, |source| Self::Rank { rank, source })
     }
 
     /// What happened on the rank of this process.
     pub fn on_own_rank(source: ExperimentError) -> Self {
+        Self::of_run(source, Self::Own)
+    }
+
+    /// An error with advice, or `other`.
+    fn of_run(source: ExperimentError, other: impl FnOnce(ExperimentError) -> Self) -> Self {
         match source {
             source @ ExperimentError::NoCheckpoint { .. } => Self::NoCheckpoint { source },
-            source => Self::Own(source),
+            source @ ExperimentError::ChangedData(_) => Self::ChangedData { source },
+            source => other(source),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The output directory: whose it is, and what an earlier run left there.
 //!
-//! A directory with a `job.json` holds an unfinished job; the file is written before anything else and removed when all reports and figures are there. A
+//! A directory with a `job.json` holds an unfinished job; the file is written once the results of an earlier job are gone, and removed when all reports and figures are there. A
 //! directory with reports and no `job.json` is finished, and the next job gets a directory of its own beside it.
 
 use crate::cli::{DIFFER, FIRST, options_under};
@@ -142,7 +142,7 @@ impl Place {
             return Err(AppError::option(
                 "weights",
                 weights.display(),
-                "is what this run would replace; copy it, or choose another `--out`",
+                "would be overwritten by this run; copy it, or choose another `--out`",
             ));
         }
         Ok(())

@@ -102,7 +102,7 @@ impl Job {
             ));
         }
         if !config.overridden.is_empty() {
-            heading.push(format!("other than in the recipe: {}", config.overridden.join(", ")));
+            heading.push(format!("overrides of the recipe: {}", config.overridden.join(", ")));
         }
         // Whoever stops a run before it begins wants nothing of what is there to be touched.
         let stopped = match &mut process {
@@ -201,9 +201,9 @@ impl Job {
             }
             say(&format!("reports and figures: {}", self.config.out.display()));
             if !complete && self.config.checkpoint_every == NEVER {
-                say("not finished; without checkpoints the same command begins anew");
+                say("not finished; there are no checkpoints: the same command starts over");
             } else if !complete {
-                say("not finished; the same command goes on from here");
+                say("not finished; run the same command to resume");
             }
         }
         if let Some(place) = &self.place {

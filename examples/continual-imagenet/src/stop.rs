@@ -30,14 +30,19 @@ impl Stop {
         let stop = Self::default();
         let handler = stop.clone();
         let listening = signals::listen(move |insists| {
-            if insists && std::mem::replace(&mut handler.lock().by_person, true) {
+            let again = insists && std::mem::replace(&mut handler.lock().by_person, true);
+            if again {
                 if let Some(before_exit) = &handler.lock().before_exit {
                     before_exit();
                 }
                 std::process::exit(i32::from(INTERRUPTED));
             }
-            if handler.end_runs() && speaks {
-                complain("stopping after this step; once more to stop at once");
+            let first = handler.end_runs();
+            match (insists, first) {
+                _ if !speaks => {}
+                (true, _) => complain("stopping after this step; press Ctrl-C again to stop immediately"),
+                (false, true) => complain("stopping after this step"),
+                (false, false) => {}
             }
         });
         if let Err(error) = listening {

@@ -33,6 +33,12 @@ pub fn choose(
     let wrong = |value: &str, reason: String| AppError::Option { option: "collective", value: value.into(), reason };
     let processes = launch.map_or(1, |launch| launch.size);
     match asked {
+        // Each process would be a run of its own in the same directory.
+        Some(CollectiveArg::Threads) if processes > 1 => {
+            let reason =
+                format!("the launcher started {processes} processes; leave the option out, or start the program without a launcher");
+            return Err(wrong("threads", reason));
+        }
         Some(CollectiveArg::Threads) => return Ok((CollectiveArg::Threads, ranks.unwrap_or(usual))),
         None if processes == 1 => return Ok((CollectiveArg::Threads, ranks.unwrap_or(usual))),
         _ => {}
@@ -127,7 +133,9 @@ mod tests {
     fn ranks_are_threads_unless_a_launcher_started_several_processes() {
         assert_eq!(choose(None, None, 2, None).unwrap(), (CollectiveArg::Threads, 2));
         assert_eq!(choose(None, Some(3), 2, launched(1)).unwrap(), (CollectiveArg::Threads, 3));
-        assert_eq!(choose(Some(CollectiveArg::Threads), None, 2, launched(4)).unwrap(), (CollectiveArg::Threads, 2));
+        assert_eq!(choose(Some(CollectiveArg::Threads), None, 2, launched(1)).unwrap(), (CollectiveArg::Threads, 2));
+        let error = choose(Some(CollectiveArg::Threads), None, 2, launched(4)).unwrap_err().to_string();
+        assert!(error.contains("--collective threads") && error.contains("4 processes"), "{error}");
     }
 
     #[cfg(feature = "mpi")]

@@ -695,7 +695,7 @@ fn a_signal_ends_a_run_with_what_was_done_so_far() {
         let rest = read_all(stdout);
         let code = wait(child);
         let (rest, stderr) = (String::from_utf8(rest.join().unwrap()).unwrap(), String::from_utf8(stderr.join().unwrap()).unwrap());
-        assert_eq!((code, stderr.as_str()), (130, "stopping after this step; once more to stop at once\n"), "{rest}");
+        assert_eq!((code, stderr.as_str()), (130, "stopping after this step; press Ctrl-C again to stop immediately\n"), "{rest}");
         assert!(rest.contains("interrupted") && !rest.contains("scratch"), "{rest}");
         let out = directory.path().join(epochs);
         let report = report(&out.join("incremental"));
@@ -720,8 +720,13 @@ fn a_second_signal_ends_the_program_at_once() {
     let child = &mut running.0;
     let (mut stdout, mut stderr) = (BufReader::new(child.stdout.take().unwrap()), BufReader::new(child.stderr.take().unwrap()));
     read_until(&mut stdout, "folder:pets");
+    // The start is over when the job is written down.
+    while !directory.path().join("out/job.json").exists() {
+        assert!(child.try_wait().unwrap().is_none(), "the run has ended");
+        std::thread::sleep(Duration::from_millis(5));
+    }
     interrupt(child);
-    read_until(&mut stderr, "once more");
+    read_until(&mut stderr, "again");
     interrupt(child);
     assert_eq!(wait(child), 130);
     let mut rest = String::new();

@@ -105,7 +105,7 @@ fn three_methods_learn_from_image_files_and_leave_a_page_for_a_browser() {
     draw(&directory.path().join("digits"));
     let printed = learn(directory.path(), &["compare", "--data", "folder:digits", "--out", "out", "--evaluate-every", "2"]);
     assert!(printed.contains("training images 160, test images 40, classes 4"), "{printed}");
-    assert!(printed.contains("other than in the recipe: image-size, crop-size, model-width, tasks"), "{printed}");
+    assert!(printed.contains("overrides of the recipe: image-size, crop-size, model-width, tasks"), "{printed}");
 
     let out = directory.path().join("out");
     let average = |method: &str| report(&out.join(method))["summary"]["average_top1"].as_f64().unwrap();

@@ -344,7 +344,7 @@ fn the_recipe_for_mpirun_writes_a_checkpoint_and_puts_the_job_back() {
     }
     let before = requeued();
     let (code, stdout, stderr) = job(&LONG).finish();
-    assert!(code.is_some() && stdout.contains("goes on with task"), "{stdout}{stderr}");
+    assert!(code == Some(0) && stdout.contains("goes on with task"), "{stdout}{stderr}");
     assert!(!directory.path().join("out/job.json").exists(), "{stdout}{stderr}");
     assert_eq!(requeued(), before);
 }
@@ -366,10 +366,10 @@ fn a_signal_to_a_rank_or_to_the_launcher_leaves_a_run_that_can_go_on() {
         let expected = if forwarded { Some(130) } else { Some(1) };
         // An ended run is no failure of the launcher's.
         assert!(code == expected || code == Some(0), "{name}: {code:?}: {stderr}");
-        assert!(!checkpoints(directory.path()).is_empty(), "{name}");
         if !directory.path().join("out/job.json").exists() {
             break;
         }
+        assert!(!checkpoints(directory.path()).is_empty(), "{name}");
     }
     if directory.path().join("out/job.json").exists() {
         let (code, stdout, stderr) = run().finish();

@@ -316,7 +316,7 @@ fn a_damaged_checkpoint_is_named_and_the_one_before_it_is_used() {
     }
     let (code, stdout, stderr) = finish(start(copy.path(), &RUN));
     assert_eq!(code, Some(1), "{stdout}");
-    assert!(stderr.contains("manifest.json is damaged") && stderr.contains("begin anew with `--fresh`"), "{stderr}");
+    assert!(stderr.contains("manifest.json is damaged") && stderr.contains("start over with `--fresh`"), "{stderr}");
     succeed(copy.path(), &[&RUN[..], &["--fresh"]].concat());
     assert_eq!(result(&copy.path().join("out/rehearsal")), whole);
 }
@@ -528,10 +528,10 @@ fn a_run_goes_on_only_with_the_data_it_began_with_wherever_that_is() {
             rename(&format!("data/{part}/yak"), &format!("data/{part}/cat"));
         }
         std::fs::copy(at("data/train/dog/0.png"), at("data/train/dog/new.png")).unwrap();
-        refused(&["training images of class \"dog\": 6 were there, 7 are"]);
+        refused(&["training images of class \"dog\": 6 before, 7 now"]);
         rename("data/train/dog/new.png", "new.png");
         rename("data/test/eel/1.png", "old.png");
-        refused(&["the test set differs", "class \"eel\": 3 were there, 2 are"]);
+        refused(&["test images", "class \"eel\": 3 before, 2 now"]);
         rename("old.png", "data/test/eel/1.png");
         rename("data/train/fox/2.png", "old.png");
         std::fs::write(at("data/train/fox/2.png"), "another image").unwrap();
@@ -572,7 +572,7 @@ fn a_comparison_goes_on_with_its_next_method_only_on_the_same_data() {
     ]);
     interrupted(directory.path(), &arguments, "incremental  task 2/2  average");
     std::fs::remove_file(directory.path().join("data/train/cat/1.png")).unwrap();
-    refused(directory.path(), &arguments, &["training images of class \"cat\": 6 were there, 5 are"]);
+    refused(directory.path(), &arguments, &["training images of class \"cat\": 6 before, 5 now"]);
 }
 
 #[test]

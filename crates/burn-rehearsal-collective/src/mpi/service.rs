@@ -302,7 +302,10 @@ impl Service {
                     }
                 }
             }
-            Notice::Deadlock => *failed = self.deadlock(),
+            Notice::Deadlock => {
+                let known: Vec<usize> = failed.iter().map(|(index, _)| *index).collect();
+                failed.extend(self.deadlock().into_iter().filter(|(index, _)| !known.contains(index)));
+            }
             Notice::Alive { .. } | Notice::Standstill(_) | Notice::Failed | Notice::Goodbye => {}
         }
     }
@@ -322,7 +325,7 @@ impl Service {
         watch.standstills.is_deadlock()
     }
 
-    /// The errors of all operations in progress when no rank can go on.
+    /// The errors of all operations in progress when no rank can go on, as far as this rank knows the others.
     fn deadlock(&self) -> Vec<(usize, CollectiveError)> {
         let name = |group| {
             let index = self.endpoints.iter().position(|endpoint| endpoint.group == group);

@@ -106,11 +106,12 @@ impl Standstills {
         let (rank, said) = (*rank, &mut *said);
         let handles = handles.map(|(handle, pending)| {
             let operation = handle.next.wrapping_sub(1);
-            let in_vain = |peer: &usize| {
-                let peer = &said[*peer];
-                peer.lacks(handle.group, operation) || peer.waits(handle.group, operation).is_some_and(|other| other.blocker.is_some())
-            };
-            Handle { blocker: pending.into_iter().find(in_vain), ..handle }
+            // An operation may wait for all other ranks: a rank that has not begun it comes first, since ranks that name
+            // each other would lead nowhere.
+            let lacks = |peer: &usize| said[*peer].lacks(handle.group, operation);
+            let in_vain = |peer: &usize| said[*peer].waits(handle.group, operation).is_some_and(|other| other.blocker.is_some());
+            let blocker = pending.iter().copied().find(lacks).or_else(|| pending.iter().copied().find(in_vain));
+            Handle { blocker, ..handle }
         });
         let handles = if standstill.is_some() { handles.collect() } else { Vec::new() };
         let own = &mut said[rank];
@@ -231,6 +232,32 @@ mod tests {
         ];
         assert_eq!(words, expected);
         assert_eq!(world.0[0].waiting(|group| group.to_string()), waiting);
+    }
+
+    #[test]
+    fn an_operation_that_waits_for_all_other_ranks_is_blocked_by_the_one_that_has_not_begun_it() {
+        let mut ranks: Vec<_> = (0..3).map(|rank| Standstills::new(rank, 3)).collect();
+        let handles = |rank| match rank {
+            2 => [handle(GRADIENTS, 4, false), handle(ROWS, 8, true)],
+            _ => [handle(GRADIENTS, 5, true), handle(ROWS, 7, false)],
+        };
+        let mut beat = || {
+            let mut certain = true;
+            for rank in 0..3 {
+                let others: Vec<usize> = (0..3).filter(|peer| *peer != rank).collect();
+                let own = handles(rank).into_iter().map(|handle| (handle, if handle.call.is_some() { others.clone() } else { Vec::new() }));
+                ranks[rank].set_own(Some(3), own);
+                certain &= ranks[rank].is_deadlock();
+                for peer in others {
+                    let said: Vec<_> = ranks[rank].beat().collect();
+                    let (beat, echo, standstill) = ranks[rank].alive(peer);
+                    said.into_iter().for_each(|said| ranks[peer].hear_handle(rank, said));
+                    ranks[peer].hear_beat(rank, beat, echo, standstill);
+                }
+            }
+            certain
+        };
+        assert!((0..6).any(|_| beat()));
     }
 
     #[test]

@@ -142,13 +142,13 @@ pub fn pack(data: &ImageData, options: &PackOptions, out: &Path, progress: &(dyn
         if there != manifest {
             return Err(DataError::unusable(
                 out,
-                "it has a pack of something else, of files that have changed since, or made with other options; remove it to pack again",
+                "it holds a pack of other data or files, or one made with other options; remove it and pack again",
             ));
         }
     } else {
         write_json(&path, &manifest)?;
     }
-    if lock.is_some() {
+    if lock.is_some_and(|lock| lock.is_exclusive()) {
         remove_remains(out)?;
     }
     let all: Vec<(usize, usize)> = (0..2).flat_map(|part| (0..manifest.shards(part)).map(move |shard| (part, shard))).collect();
@@ -337,7 +337,10 @@ fn read_back(out: &Path, part: usize, shard: usize, index: &ShardIndex) -> Resul
 }
 
 fn changed_meanwhile(path: &Path) -> DataError {
-    DataError::unusable(path, "it is not what was written: another process writes to the folder, or the disk is failing; pack again")
+    DataError::unusable(
+        path,
+        "its contents differ from what was written: another process may be writing to the folder, or the disk may be failing; pack again",
+    )
 }
 
 /// An error if all images of a part were left out, and a warning for a class.

@@ -24,6 +24,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 use burn::train::metric::{AccuracyMetric, LossMetric};
 use burn::train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
+use burn_rehearsal::checkpoint::CheckpointError;
 use burn_rehearsal::{Measure, RehearsalBuffer, RehearsalLoader, RehearsalMetric, ShardedLoader};
 use burn_rehearsal_collective::Collective;
 use std::sync::Arc;
@@ -218,7 +219,12 @@ impl<W: Workload> Run<'_, W> {
     /// The start has succeeded on all ranks: from now on files are written. Collective.
     fn ready(&mut self) -> Result<(), ExperimentError> {
         let ready = if self.collective.rank() == 0 { self.observer.ready() } else { Ok(()) };
-        share(ready.map_err(ExperimentError::Observer), self.collective.as_mut())
+        share(ready.map_err(ExperimentError::Observer), self.collective.as_mut()).map_err(|error| match error {
+            ExperimentError::Checkpoint(CheckpointError::Rank(rank)) => {
+                ExperimentError::Observer(format!("rank {rank} could not begin the run").into())
+            }
+            error => error,
+        })
     }
 
     /// The samples that arrive with `task`.

@@ -223,7 +223,7 @@ fn a_copy_of_a_data_set_is_the_same_and_any_change_that_is_compared_is_named() {
     assert_eq!(differences(&first, &open("second", 8)), "");
     assert_eq!(differences(&first, &open("second", 9)), "image size was 8 and is 9");
     std::fs::rename(at("second/val/b/1.png"), at("second/val/b/2.png")).unwrap();
-    assert!(differences(&first, &open("second", 8)).contains("the test set differs: test images of class \"b\" have changed"));
+    assert!(differences(&first, &open("second", 8)).contains("test images of class \"b\" have changed"));
     // Packs: what was written of their shards.
     for (number, source) in ["first", "second"].into_iter().enumerate() {
         packed(&open(source, 8), Format::Pixels, 8, &at(&format!("pack-{number}"))).unwrap();
@@ -248,7 +248,7 @@ fn a_copy_of_a_data_set_is_the_same_and_any_change_that_is_compared_is_named() {
     let mut other = record(9, 1);
     other[3072] ^= 1;
     std::fs::write(&test, other).unwrap();
-    assert_eq!(differences(&before, &cifar()), "the test set differs: test images of class 9 have changed (compared: all pixels)");
+    assert_eq!(differences(&before, &cifar()), "test images of class 9 have changed (compared: all pixels)");
     std::fs::write(&test, record(8, 1)).unwrap();
-    assert!(differences(&before, &cifar()).contains("test images of class 8: 0 were there, 1 are"));
+    assert!(differences(&before, &cifar()).contains("test images of class 8: 0 before, 1 now"));
 }

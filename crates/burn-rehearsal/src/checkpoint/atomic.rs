@@ -1,11 +1,12 @@
 //! Files that are complete or absent, whoever else writes them.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use tempfile::{Builder, NamedTempFile};
 
-/// A file that gets its name when it is complete.
+/// A file that appears under its final name only when it is complete.
 ///
 /// Until then it is a temporary file of its own in the same directory, so that two processes that
 /// write the same file never write into each other's. Dropping it without
@@ -32,15 +33,13 @@ pub struct AtomicFile {
 }
 
 impl AtomicFile {
-    /// Begins a file that will be `path`; its directory must exist.
+    /// Creates a temporary file that [`commit`](Self::commit) renames to `path`. The directory must exist.
     ///
     /// # Errors
     ///
-    /// What the system says.
+    /// The I/O error of the operating system.
     pub fn create(path: &Path) -> io::Result<Self> {
-        let mut prefix = std::ffi::OsString::from(".");
-        prefix.push(path.file_name().unwrap_or_default());
-        prefix.push(".");
+        let prefix = prefix(path);
         let mut builder = Builder::new();
         builder.prefix(&prefix).suffix(".tmp");
         // As for any new file, what others may do with it is the business of the process's mask.
@@ -54,11 +53,11 @@ impl AtomicFile {
         self.file.as_file_mut()
     }
 
-    /// Gives the file its name, in place of a file that has it, once the content is on the disk.
+    /// Syncs the content to disk, then renames the file to `path`, replacing an existing file.
     ///
     /// # Errors
     ///
-    /// What the system says. The temporary file is removed, and a file of that name is unchanged.
+    /// The I/O error of the operating system. The temporary file is removed, and a file of that name is unchanged.
     pub fn commit(self) -> io::Result<()> {
         // Without it a crash of the machine may leave the new name on an empty file.
         self.file.as_file().sync_all()?;
@@ -69,6 +68,31 @@ impl AtomicFile {
         }
         Ok(())
     }
+}
+
+/// Removes the temporary files of `path` that killed processes left. A process that is writing the file meanwhile gets an error.
+///
+/// # Errors
+///
+/// The I/O error of the operating system.
+pub(crate) fn remove_remains(path: &Path) -> io::Result<()> {
+    let prefix = prefix(path);
+    for entry in std::fs::read_dir(directory_of(path))? {
+        let name = entry?.file_name();
+        let bytes = name.as_encoded_bytes();
+        if bytes.starts_with(prefix.as_encoded_bytes()) && bytes.ends_with(b".tmp") {
+            std::fs::remove_file(directory_of(path).join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// What the names of the temporary files of `path` begin with.
+fn prefix(path: &Path) -> OsString {
+    let mut prefix = OsString::from(".");
+    prefix.push(path.file_name().unwrap_or_default());
+    prefix.push(".");
+    prefix
 }
 
 /// Writes `bytes` to the file `path`: readers find what was there before, or all of it.

@@ -3,7 +3,7 @@
 //! The digest of a file is BLAKE3 over its header and the digests of its tensors in order: so the tensors of a row can be written side by side, a piece of each at
 //! a time, and still every byte counts.
 
-use super::atomic::AtomicFile;
+use super::atomic::{AtomicFile, remove_remains};
 use super::error::{CheckpointError, io};
 use super::header::{Dtype, Header};
 use serde::{Deserialize, Serialize};
@@ -62,6 +62,8 @@ impl FileWriter {
         json.resize(json.len().next_multiple_of(8), b' ');
         let mut header = (json.len() as u64).to_le_bytes().to_vec();
         header.append(&mut json);
+        // Shards are large, and a run that is killed often would fill the disk.
+        remove_remains(&path).map_err(io("clean up", directory))?;
         let mut file = AtomicFile::create(&path).map_err(io("create", &path))?;
         file.as_file_mut().write_all(&header).map_err(io("write", &path))?;
         let first = header.len() as u64;

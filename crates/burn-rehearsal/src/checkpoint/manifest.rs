@@ -13,7 +13,7 @@ use std::path::Path;
 pub const MANIFEST: &str = "manifest.json";
 
 /// The version that is written, and the only one that is read.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 /// The largest manifest that is written, and read.
 const MOST_BYTES: u64 = 64 << 20;
 

@@ -9,7 +9,7 @@
 //! harms that one alone, and old ones can be removed without looking. Since nobody waits for the disk, what that costs is its bandwidth.
 //!
 //! [`RehearsalBuffer::checkpoint`](crate::RehearsalBuffer::checkpoint) writes the shards of a buffer, [`begin_checkpoint`](crate::RehearsalBuffer::begin_checkpoint) while
-//! training goes on. [`RehearsalCheckpointing`] does so whenever Burn's learner is saved. The functions here serve programs that keep more.
+//! training continues. [`RehearsalCheckpointing`] does so whenever Burn's learner is saved. Use the functions in this module to save additional state.
 
 mod atomic;
 mod error;

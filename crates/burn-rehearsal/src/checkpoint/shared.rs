@@ -88,11 +88,16 @@ fn ancestor(directory: &Path, up: usize) -> Option<PathBuf> {
 }
 
 fn appears(path: &Path) -> bool {
+    retry(|| path.exists())
+}
+
+/// Whether `condition` becomes true soon.
+fn retry(condition: impl Fn() -> bool) -> bool {
     (0..TRIES).any(|attempt| {
         if attempt > 0 {
             std::thread::sleep(PAUSE);
         }
-        path.exists()
+        condition()
     })
 }
 
@@ -124,9 +129,8 @@ impl Glance {
 
     /// Whether `path` is the file that `rank` saw.
     pub(crate) fn check(&self, path: &Path, rank: usize) -> Result<(), CheckpointError> {
-        if !appears(path) || Self::of(path)? != *self {
-            return Err(CheckpointError::NotShared { path: path.to_path_buf(), rank });
-        }
-        Ok(())
+        // An earlier file of that name may be seen for a moment on a network file system.
+        let same = retry(|| Self::of(path).is_ok_and(|seen| seen == *self));
+        if same { Ok(()) } else { Err(CheckpointError::NotShared { path: path.to_path_buf(), rank }) }
     }
 }

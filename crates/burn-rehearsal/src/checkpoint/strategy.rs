@@ -2,11 +2,10 @@
 
 use crate::batch::RehearsalBatch;
 use crate::buffer::RehearsalBuffer;
-use crate::error::notice;
+use crate::error::{ConfigError, RehearsalError, print_notice};
 use burn::train::checkpoint::{CheckpointingAction, CheckpointingStrategy};
 use burn::train::metric::store::EventStoreClient;
 use std::path::{Path, PathBuf};
-use std::sync::Once;
 
 /// A [`CheckpointingStrategy`] around another one that saves a buffer whenever the learner is saved, and removes it
 /// whenever the learner's checkpoint is removed. For one rank.
@@ -28,7 +27,7 @@ use std::sync::Once;
 ///     buffer: RehearsalBuffer<B>,
 ///     resume_from: Option<usize>,
 /// ) -> Result<LearningResult<M>, RehearsalError> {
-///     let strategy = RehearsalCheckpointing::new(KeepLastNCheckpoints::new(2), buffer.clone(), "runs/buffer");
+///     let strategy = RehearsalCheckpointing::new(KeepLastNCheckpoints::new(2), buffer.clone(), "runs/buffer")?;
 ///     let mut training = SupervisedTraining::new("runs", train, valid)
 ///         .with_default_checkpointers()
 ///         .with_checkpointing_strategy(strategy);
@@ -40,14 +39,12 @@ use std::sync::Once;
 /// }
 /// ```
 ///
-/// On several ranks Burn asks its strategy on rank 0 alone, and writing a checkpoint takes all ranks. Call
+/// With several ranks, Burn calls its strategy on rank 0 only, but a checkpoint needs all ranks. Call
 /// [`RehearsalBuffer::checkpoint`] on every rank in the hook after each epoch (`DataParallel::with_after_epoch`)
 /// instead.
 ///
-/// # Errors
-///
-/// A strategy cannot return an error. If the buffer cannot be saved, a line on standard error says so, training
-/// goes on, and no older checkpoint is removed.
+/// A strategy cannot return an error. If the buffer cannot be saved, or an error has ended rehearsal, a line on
+/// standard error says so. Training continues, and no older checkpoint is removed.
 pub struct RehearsalCheckpointing<B> {
     inner: Box<dyn CheckpointingStrategy>,
     buffer: RehearsalBuffer<B>,
@@ -56,8 +53,19 @@ pub struct RehearsalCheckpointing<B> {
 
 impl<B: RehearsalBatch> RehearsalCheckpointing<B> {
     /// Saves `buffer` below `directory` when `inner` saves the learner.
-    pub fn new(inner: impl CheckpointingStrategy + 'static, buffer: RehearsalBuffer<B>, directory: impl Into<PathBuf>) -> Self {
-        Self { inner: Box::new(inner), buffer, directory: directory.into() }
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::CheckpointingWorld`] if the buffer belongs to a world of several ranks.
+    pub fn new(
+        inner: impl CheckpointingStrategy + 'static,
+        buffer: RehearsalBuffer<B>,
+        directory: impl Into<PathBuf>,
+    ) -> Result<Self, RehearsalError> {
+        if buffer.size() != 1 {
+            return Err(ConfigError::CheckpointingWorld(buffer.size()).into());
+        }
+        Ok(Self { inner: Box::new(inner), buffer, directory: directory.into() })
     }
 }
 
@@ -71,22 +79,20 @@ impl RehearsalCheckpointing<()> {
 impl<B: RehearsalBatch> CheckpointingStrategy for RehearsalCheckpointing<B> {
     fn checkpointing(&mut self, epoch: usize, collector: &EventStoreClient) -> Vec<CheckpointingAction> {
         let mut actions = self.inner.checkpointing(epoch, collector);
-        let failed = |what: &str, error: &dyn std::fmt::Display| {
-            static NOTICED: Once = Once::new();
-            notice(&NOTICED, || format!("the buffer's checkpoint of epoch {epoch} was not {what}: {error}"));
-        };
-        if actions.contains(&CheckpointingAction::Save)
-            && let Err(error) = self.buffer.checkpoint(RehearsalCheckpointing::path(&self.directory, epoch))
-        {
-            failed("written", &error);
-            actions.retain(|action| matches!(action, CheckpointingAction::Save));
+        let path = |epoch| RehearsalCheckpointing::path(&self.directory, epoch);
+        if actions.contains(&CheckpointingAction::Save) {
+            let saved = self.buffer.check().and_then(|()| self.buffer.checkpoint(path(epoch)));
+            if let Err(error) = saved {
+                print_notice(&format!("could not write the buffer checkpoint of epoch {epoch}: {error}"));
+                actions.retain(|action| matches!(action, CheckpointingAction::Save));
+            }
         }
         for action in &actions {
             if let CheckpointingAction::Delete(old) = action
-                && let Err(error) = std::fs::remove_dir_all(RehearsalCheckpointing::path(&self.directory, *old))
+                && let Err(error) = std::fs::remove_dir_all(path(*old))
                 && error.kind() != std::io::ErrorKind::NotFound
             {
-                failed("removed", &error);
+                print_notice(&format!("could not remove the buffer checkpoint of epoch {old}: {error}"));
             }
         }
         actions

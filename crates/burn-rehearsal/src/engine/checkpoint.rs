@@ -200,6 +200,7 @@ impl Engine {
         let restored = Restored { steps: state.step, task: state.task as usize, world_size };
         (self.step, self.task, self.shard) = (state.step, state.task, shard);
         self.rows[self.rank] = state.rows;
+        self.task_begun = self.task > 0;
         self.draws_digest = *blake3::Hash::from_hex(&state.draws).map_err(|_| RehearsalError::EngineGone)?.as_bytes();
         self.devices = vec![device; schema.as_ref().map_or(0, |schema| schema.stored().count())];
         // All ranks' fills.

@@ -339,12 +339,14 @@ impl Engine {
             None => Shard::new(&self.config, &offer.schema, &self.devices, self.rank, self.size)?,
         };
         shard.begin_task(self.task);
-        self.rows[self.rank] = offer.rows as u64;
         if offer.choose {
             self.chooser.choose(&self.config, self.step, self.rank, offer.rows, &mut offer.parcel.rows);
         }
         let mut rng = Stream::new(self.config.seed, Purpose::Evict, self.step, self.rank as u32);
         let changes = shard.insert(&mut offer.parcel.candidates, &offer.parcel.rows, &mut rng);
+        if changes.is_ok() {
+            self.rows[self.rank] = offer.rows as u64;
+        }
         self.timings.copied(shard.written() * shard.schema().row_bytes());
         self.shard = Some(shard);
         changes

@@ -45,9 +45,11 @@ impl<B: RehearsalBatch> DataLoader<B> for RehearsalLoader<B> {
             Some("a rehearsal loader cannot be sliced over several devices; give every rank a buffer of its own")
         } else if !self.buffer.start_iterating() {
             Some("two iterators of a rehearsal loader are alive at once")
-        } else if shard.is_some_and(|(of, world)| world > 1 && (of, world) != (rank, size)) {
+        } else if size > 1 && shard.is_some_and(|(of, world)| world > 1 && (of, world) != (rank, size)) {
             self.buffer.stop_iterating();
-            Some("the `ShardedLoader` is of another rank or world than the buffer: pass the same to `shard`")
+            Some(
+                "the `ShardedLoader` was built for another rank or world size than the buffer: pass `buffer.rank()` and `buffer.size()` to `shard`",
+            )
         } else {
             None
         };
@@ -56,7 +58,7 @@ impl<B: RehearsalBatch> DataLoader<B> for RehearsalLoader<B> {
             notice(&NOTICED, || {
                 format!(
                     "rank {rank} of {size} reads a `ShardedLoader` without `.shard(rank, size)`: every rank trains on all samples, unless \
-                     its data set is this rank's part alone"
+                     its data set contains only this rank's samples"
                 )
             });
         }

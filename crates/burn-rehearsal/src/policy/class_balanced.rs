@@ -1,7 +1,7 @@
 //! Class-balancing reservoir sampling: Chrysakis and Moens, "Online Continual Learning from
 //! Imbalanced Data" (ICML 2020).
 
-use super::quotas::Quotas;
+use super::quotas::{Quotas, class_of};
 use super::{Placement, Policy};
 use crate::random::Stream;
 use crate::slots::SlotTable;
@@ -33,12 +33,13 @@ use std::collections::BTreeMap;
 /// # Balance over ranks
 ///
 /// In each shard, classes that were offered enough rows differ by at most one row. So do they over the union of all
-/// shards if every shard was offered the same classes, whatever their numbers: class numbers may have gaps, and more
-/// classes may be configured than are present. Two cases are less even, by up to one row per class and shard:
+/// shards if every shard was offered the same classes, whatever their numbers. Three cases can be less even, by up to
+/// one row per class and shard; the first two cannot occur in a shard with at least K(K + 1) slots for K classes:
 ///
 /// * Classes of earlier tasks cannot regain a row. If the share of such a class grows when the remainder of the deal
 ///   moves, it stays a row short in that shard. With [`classes`](crate::RehearsalConfig::classes) configured, this
-///   ends when all of them are present. It never happens in a shard with at least K(K + 1) slots for K classes.
+///   ends when all of them are present.
+/// * While fewer classes are present than configured, the rows that are reserved for a class can exceed its share.
 /// * Shards that were offered different classes have different shares.
 ///
 /// # Details
@@ -115,7 +116,7 @@ fn counters_in(state: &[u64]) -> impl Iterator<Item = (u32, u64)> + '_ {
     let borrowers = state.get(present.saturating_add(2)).copied().unwrap_or(0) as usize;
     let start = present.saturating_add(borrowers.saturating_mul(2)).saturating_add(3);
     let words = state.get(start..).unwrap_or_default();
-    words.chunks_exact(2).filter_map(|pair| Some((u32::try_from(pair[0]).ok()?, pair[1])))
+    words.chunks_exact(2).filter_map(|pair| Some((class_of(pair[0])?, pair[1])))
 }
 
 impl Policy for ClassBalanced {
@@ -128,7 +129,7 @@ impl Policy for ClassBalanced {
         if at >= self.offered.len() {
             self.offered.resize(at + 1, 0);
         }
-        self.offered[at] += 1;
+        self.offered[at] = self.offered[at].saturating_add(1);
     }
 
     fn place(&mut self, class: u32, table: &SlotTable, rng: &mut Stream) -> Placement {
@@ -149,7 +150,7 @@ impl Policy for ClassBalanced {
         let bound = |candidate: usize, held: usize| {
             let class = classes[candidate];
             let before = classes[..candidate].iter().filter(|&&other| other == class).count() as u64;
-            (offered.get(class as usize).copied().unwrap_or(0) + before + 1).max(held as u64)
+            offered.get(class as usize).copied().unwrap_or(0).saturating_add(before + 1).max(held as u64)
         };
         quotas.guess(classes, table, rng, bound, slots);
     }
@@ -166,7 +167,7 @@ impl Policy for ClassBalanced {
         let mut offered = vec![0; table.class_bound()];
         for pair in counters.chunks(2) {
             let &[class, count] = pair else { return None };
-            let class = usize::try_from(class).ok().filter(|&class| class < crate::config::MAX_CLASSES)?;
+            let class = class_of(class)? as usize;
             if class >= offered.len() {
                 offered.resize(class + 1, 0);
             }

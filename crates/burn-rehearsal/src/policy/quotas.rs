@@ -7,8 +7,9 @@
 //! * The *share* of a class is dealt among the classes *present*, in ascending order. A class is
 //!   present once it was offered to this shard, stored or not.
 //! * The *quota* of a class is dealt among the classes 0..K, where K is configured or one more than
-//!   the largest class offered. A row within its class's quota is only replaced by its own class. Slot
-//!   number s < K belongs to class s whatever K is, so no class is lost everywhere while |B| ≥ K.
+//!   the largest class offered; in the latter case it is at most the share, if that is not 0. A row
+//!   within its class's quota is only replaced by its own class. Slot number s < K belongs to class s
+//!   whatever K is, so no class is lost everywhere while |B| ≥ K.
 //!
 //! Quotas that are not used are lent, so that every class holds its share. Loans are taken back from
 //! the class with the most rows, first from one above its share. A share that a class does not use
@@ -17,7 +18,9 @@
 //! # What holds for the union of all shards
 //!
 //! * If all shards were offered the same classes, shares differ by at most one over the union, and
-//!   so do the rows once every class was offered enough of them after the last class appeared.
+//!   so do the rows once every class was offered enough of them after the last class appeared. One
+//!   exception: while fewer classes are present than configured, a quota can be larger than a share.
+//!   Then rows differ by up to one per class and shard, in shards with fewer than K(K + 1) slots.
 //! * In a class-incremental stream, classes of earlier tasks are not offered again and cannot regain
 //!   a row. With K configured and all K present, each of them still holds its quota, which never
 //!   changes: the union differs by at most one. Otherwise a class whose share grows when the
@@ -84,7 +87,12 @@ impl Quotas {
     /// The rows of `class` that only its own candidates replace, in a shard of `capacity` slots.
     pub(super) fn quota(&self, class: usize, capacity: usize) -> usize {
         let classes = self.classes.unwrap_or(self.index.len());
-        if class < classes { self.dealt(class, capacity, classes) } else { 0 }
+        let dealt = if class < classes { self.dealt(class, capacity, classes) } else { 0 };
+        match self.classes {
+            Some(_) => dealt,
+            // The largest class so far says little about the classes to come: it only protects the last row of a class.
+            None => dealt.min(self.share(class, capacity).max(1)),
+        }
     }
 
     /// The rows that `class` holds if all classes present are offered enough.
@@ -205,7 +213,7 @@ impl Quotas {
     /// The classes present in a [`state`](Self::state).
     pub(super) fn present_in(state: &[u64]) -> impl Iterator<Item = u32> + '_ {
         let count = state.first().copied().unwrap_or(0) as usize;
-        state.iter().skip(1).take(count).filter_map(|&class| u32::try_from(class).ok())
+        state.iter().skip(1).take(count).filter_map(|&class| class_of(class))
     }
 
     /// The quotas that have this state with this table, and the words that follow it; `None` if
@@ -215,7 +223,7 @@ impl Quotas {
         let (present, rest) = rest.split_at_checked(usize::try_from(count).ok()?)?;
         let (&[valid, entries], rest) = rest.split_first_chunk::<2>()?;
         let (entries, rest) = rest.split_at_checked(usize::try_from(entries).ok()?.checked_mul(2)?)?;
-        let classes: Vec<u32> = present.iter().filter(|&&class| class < MAX_CLASSES as u64).map(|&class| class as u32).collect();
+        let classes: Vec<u32> = present.iter().filter_map(|&class| class_of(class)).collect();
         let ascending = classes.windows(2).all(|pair| pair[0] < pair[1]);
         if classes.len() != present.len() || !ascending || valid > 1 {
             return None;
@@ -243,6 +251,11 @@ impl Quotas {
         quotas.borrowers = borrowers;
         left.is_empty().then_some((quotas, rest))
     }
+}
+
+/// The class that a word of a state names, if it is in range.
+pub(super) fn class_of(word: u64) -> Option<u32> {
+    u32::try_from(word).ok().filter(|&class| (class as usize) < MAX_CLASSES)
 }
 
 /// The classes above their quota by their level, to find the largest without a search.
