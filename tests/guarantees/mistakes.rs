@@ -268,7 +268,7 @@ fn after_a_bad_mini_batch_the_stored_rows_can_be_copied_and_saved_and_training_r
         let alone = || buffer(&config, Box::new(burn_rehearsal_collective::Solo::new()));
         // Found by the handle at once, or by the engine while the step runs.
         let mut torn = good(6);
-        torn.feature = torn.feature.slice([0..3]);
+        torn.feature = torn.feature.slice(0..3);
         for bad in [torn, batch(&[9 * CLASS])] {
             let buffer = alone();
             (0..6).for_each(|step| drop(buffer.rehearse(good(step)).unwrap()));
