@@ -394,9 +394,9 @@ fn what_is_of_another_version_configuration_or_batch_type_is_refused_with_what_d
     assert!(matches!(&error, RehearsalError::Checkpoint(CheckpointError::Foreign { .. })), "{error}");
     let path = directory.path().join("manifest.json");
     let text = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(&path, text.replacen("\"version\":1", "\"version\":7", 1)).unwrap();
+    std::fs::write(&path, text.replacen("\"version\":2", "\"version\":7", 1)).unwrap();
     let error = refused(directory.path(), &config);
-    assert_eq!(error, CheckpointError::Version { path, found: 7, supported: 1 });
+    assert_eq!(error, CheckpointError::Version { path, found: 7, supported: 2 });
 }
 
 #[test]

@@ -349,7 +349,7 @@ fn a_run_that_began_anew_and_was_interrupted_is_not_the_finished_one_of_before()
     let other = [&RUN[..], &["--seed", "5"]].concat();
     let own = [&other[..], &["--fresh", "--weights", "out/rehearsal/model.safetensors"]].concat();
     let (code, _, stderr) = finish(start(directory.path(), &own));
-    assert!(code == Some(1) && stderr.contains("would replace"), "{stderr}");
+    assert!(code == Some(1) && stderr.contains("would be overwritten"), "{stderr}");
     assert!(directory.path().join("out/rehearsal/model.safetensors").exists());
     interrupted(directory.path(), &[&other[..], &["--fresh"]].concat(), "task 1/3  average");
     assert!(!directory.path().join("out/rehearsal/model.safetensors").exists());

@@ -148,7 +148,7 @@ pub fn pack(data: &ImageData, options: &PackOptions, out: &Path, progress: &(dyn
     } else {
         write_json(&path, &manifest)?;
     }
-    if lock.is_some_and(|lock| lock.is_exclusive()) {
+    if lock.as_ref().is_some_and(DirectoryLock::is_exclusive) {
         remove_remains(out)?;
     }
     let all: Vec<(usize, usize)> = (0..2).flat_map(|part| (0..manifest.shards(part)).map(move |shard| (part, shard))).collect();

@@ -66,7 +66,7 @@ fn packing_again_goes_on_where_it_was_interrupted_and_repairs_what_is_damaged() 
     assert!(error.contains("train-00000.bin"), "{error}");
 
     let error = packed(&data, Format::Original, 6, &out).unwrap_err().to_string();
-    assert!(error.contains("something else"), "{error}");
+    assert!(error.contains("a pack of other data"), "{error}");
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn a_damaged_image_is_found_while_packing() {
     // What was left out of a pack is not in it only because the file is whole now.
     std::fs::copy(source.join("val/a/1.jpg"), &damaged).unwrap();
     let error = packed(&data, Format::Pixels, 6, &out.join("Pixels")).unwrap_err().to_string();
-    assert!(error.contains("something else"), "{error}");
+    assert!(error.contains("a pack of other data"), "{error}");
 }
 
 #[test]
