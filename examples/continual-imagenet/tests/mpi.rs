@@ -229,7 +229,7 @@ fn ranks_with_different_data_are_named_with_what_differs() {
     let cases: [(Spoil, &str); 6] = [
         (
             |data| std::fs::write(data.join("train/dog/1.png"), "another image").unwrap(),
-            "training images of class \"dog\" on rank 1 are not",
+            "training images of class \"dog\" differ between rank 0 and rank 1",
         ),
         (
             |data| {
@@ -239,7 +239,7 @@ fn ranks_with_different_data_are_named_with_what_differs() {
                     std::fs::rename(data.join("aside"), data.join(part).join("eel")).unwrap();
                 }
             },
-            "training images of class \"cat\" on rank 1 are not",
+            "training images of class \"cat\" differ between rank 0 and rank 1",
         ),
         (
             |data| {
