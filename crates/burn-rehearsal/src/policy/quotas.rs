@@ -47,13 +47,41 @@ pub(super) struct Quotas {
     /// `index[class]`: the number of smaller classes present, or [`ABSENT`].
     index: Vec<u32>,
     present: usize,
+    /// The deals of quotas and of shares in a shard of this capacity.
+    deals: Option<(usize, [Deal; 2])>,
     borrowers: Borrowers,
+}
+
+/// How a shard's slots are dealt to classes; holds what takes divisions to compute.
+#[derive(Debug, Clone, Copy)]
+struct Deal {
+    classes: usize,
+    each: usize,
+    remainder: usize,
+    offset: usize,
+}
+
+impl Deal {
+    /// `capacity` slots from `first_slot` on, dealt to `classes` classes.
+    fn new(first_slot: usize, capacity: usize, classes: usize) -> Self {
+        let divisor = classes.max(1);
+        Self { classes, each: capacity / divisor, remainder: capacity % divisor, offset: first_slot % divisor }
+    }
+
+    /// The slots of the class with this index.
+    fn of(&self, index: usize) -> usize {
+        if index >= self.classes {
+            return 0;
+        }
+        let position = if index >= self.offset { index - self.offset } else { index + self.classes - self.offset };
+        self.each + usize::from(position < self.remainder)
+    }
 }
 
 impl Quotas {
     /// Quotas for the shard whose first slot has the global number `first_slot`.
     pub(super) fn new(classes: Option<usize>, first_slot: usize) -> Self {
-        Self { classes, first_slot, index: Vec::new(), present: 0, borrowers: Borrowers::default() }
+        Self { classes, first_slot, index: Vec::new(), present: 0, deals: None, borrowers: Borrowers::default() }
     }
 
     /// Makes these classes present.
@@ -75,19 +103,22 @@ impl Quotas {
                 *index = number as u32;
             }
             self.borrowers.valid = false;
+            self.deals = None;
         }
     }
 
-    /// The number of this shard's `capacity` slots that are dealt to the class with this index among `classes`.
-    fn dealt(&self, index: usize, capacity: usize, classes: usize) -> usize {
-        let position = (index + classes - self.first_slot % classes) % classes;
-        capacity / classes + usize::from(position < capacity % classes)
+    /// The deals of quotas and of shares.
+    fn deals(&self, capacity: usize) -> [Deal; 2] {
+        match self.deals {
+            Some((of, deals)) if of == capacity => deals,
+            _ => [self.classes.unwrap_or(self.index.len()), self.present].map(|classes| Deal::new(self.first_slot, capacity, classes)),
+        }
     }
 
     /// The rows of `class` that only its own candidates replace, in a shard of `capacity` slots.
     pub(super) fn quota(&self, class: usize, capacity: usize) -> usize {
-        let classes = self.classes.unwrap_or(self.index.len());
-        let dealt = if class < classes { self.dealt(class, capacity, classes) } else { 0 };
+        let [quotas, _] = self.deals(capacity);
+        let dealt = quotas.of(class);
         match self.classes {
             Some(_) => dealt,
             // The largest class so far says little about the classes to come: it only protects the last row of a class.
@@ -99,7 +130,10 @@ impl Quotas {
     pub(super) fn share(&self, class: usize, capacity: usize) -> usize {
         match self.index.get(class) {
             None | Some(&ABSENT) => 0,
-            Some(&index) => self.dealt(index as usize, capacity, self.present),
+            Some(&index) => {
+                let [_, shares] = self.deals(capacity);
+                shares.of(index as usize)
+            }
         }
     }
 
@@ -110,6 +144,9 @@ impl Quotas {
 
     /// Finds the classes above their quota after the shares have changed.
     fn refresh(&mut self, table: &SlotTable) {
+        if self.deals.is_none() {
+            self.deals = Some((table.capacity(), self.deals(table.capacity())));
+        }
         if self.borrowers.valid {
             return;
         }
