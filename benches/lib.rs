@@ -21,7 +21,7 @@ use burn::train::{ClassificationOutput, InferenceStep, Interrupter, TrainOutput,
 use burn_rehearsal::RehearsalBatch;
 use burn_rehearsal::random::{Purpose, Stream};
 use burn_rehearsal_train::data_parallel::NoRenderer;
-use burn_rehearsal_train::experiment::{Launch, Observer, Rows, Workload};
+use burn_rehearsal_train::experiment::{LaunchInfo, Observer, Rows, Workload};
 use burn_rehearsal_train::init::{Scheme, keyed_init};
 use burn_rehearsal_train::stream::{ClassIncremental, ClassOrder, StreamError, TaskStream};
 use std::sync::Arc;
@@ -195,7 +195,7 @@ impl Workload for Synthetic {
 pub struct Unobserved;
 
 impl Observer for Unobserved {
-    fn renderer(&self, _launch: &Launch) -> Box<dyn MetricsRenderer> {
+    fn renderer(&self, _launch: &LaunchInfo) -> Box<dyn MetricsRenderer> {
         Box::new(NoRenderer)
     }
 

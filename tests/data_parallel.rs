@@ -23,7 +23,7 @@ use burn::train::checkpoint::{Checkpoint, Checkpointer, CheckpointerError, Check
 use burn::train::metric::store::EventStoreClient;
 use burn::train::{EarlyStoppingStrategy, Interrupter, Learner, SupervisedTraining};
 use burn_rehearsal_collective::{CollectiveError, Solo, Threads};
-use burn_rehearsal_train::data_parallel::{DataParallelError, quiet};
+use burn_rehearsal_train::data_parallel::{DataParallelError, without_renderer};
 use burn_rehearsal_train::evaluate::{Evaluation, evaluate};
 use burn_rehearsal_train::phases::{Phase, PhaseTimer};
 use burn_rehearsal_train::schedule::WarmupSchedule;
@@ -208,7 +208,7 @@ fn quiet_ranks_write_nothing() {
     let outcomes = on_ranks(2, |rank, link| {
         let directory = home.path().join(format!("rank-{rank}"));
         let training = SupervisedTraining::new(&directory, Arc::new(scripts[rank].clone()), Arc::new(Script::new(vec![rows(3, 4)])));
-        let training = quiet(training.metrics((burn::train::metric::LossMetric::new(),)).num_epochs(2));
+        let training = without_renderer(training.metrics((burn::train::metric::LossMetric::new(),)).num_epochs(2));
         launch(&Arc::new(strategy(link)), training, learner(1)).error
     });
     assert!(outcomes.into_iter().all(|outcome| outcome.unwrap().is_none()));

@@ -12,7 +12,7 @@ use burn::train::renderer::MetricsRenderer;
 use burn::train::{ClassificationOutput, InferenceStep, Interrupter, TrainOutput, TrainStep};
 use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalConfig};
 use burn_rehearsal_train::data_parallel::{NoRenderer, Precision};
-use burn_rehearsal_train::experiment::{Checkpoints, Launch, Observer, Rows, Settings, Workload, run_rank};
+use burn_rehearsal_train::experiment::{Checkpoints, LaunchInfo, Observer, Rows, Settings, Workload, run_rank};
 use burn_rehearsal_train::report::RunReport;
 use burn_rehearsal_train::report::schema::Method;
 use burn_rehearsal_train::stream::{ClassIncremental, ClassOrder, TaskStream};
@@ -163,7 +163,7 @@ impl Workload for Numbers {
 struct Unobserved;
 
 impl Observer for Unobserved {
-    fn renderer(&self, _launch: &Launch) -> Box<dyn MetricsRenderer> {
+    fn renderer(&self, _launch: &LaunchInfo) -> Box<dyn MetricsRenderer> {
         Box::new(NoRenderer)
     }
 

@@ -11,7 +11,7 @@ use burn::train::SupervisedTraining;
 use burn_rehearsal::RehearsalBuffer;
 use burn_rehearsal_collective::{Collective, CollectiveError, Disturbance, Fault, FaultKind, RankFailure, run_simulated};
 use burn_rehearsal_tests::{Mixed, batch, config, fresh, watchdog};
-use burn_rehearsal_train::data_parallel::{DataParallelError, quiet};
+use burn_rehearsal_train::data_parallel::{DataParallelError, without_renderer};
 
 use crate::equivalent::steps;
 use crate::harness::*;
@@ -163,7 +163,7 @@ fn rehearse(size: usize, last: Rehearses, pause: Duration) -> Vec<Outcome> {
         let pause = if rank == 0 { pause } else { Duration::ZERO };
         let train = Rehearsing { inner: Arc::new(scripts[rank].clone()), buffer, when, pause };
         let training = SupervisedTraining::new("/nonexistent/never-written", Arc::new(train), Arc::new(Script::new(Vec::new())));
-        launch(&Arc::new(strategy(link)), quiet(training).num_epochs(2), learner(1))
+        launch(&Arc::new(strategy(link)), without_renderer(training).num_epochs(2), learner(1))
     });
     outcomes.into_iter().map(|outcome| outcome.unwrap()).collect()
 }

@@ -18,7 +18,7 @@ use burn::train::{
     TrainingStrategy,
 };
 use burn_rehearsal_collective::{Collective, Threads};
-use burn_rehearsal_train::data_parallel::{DataParallel, DataParallelError, in_f32, quiet, scale_loss};
+use burn_rehearsal_train::data_parallel::{DataParallel, DataParallelError, in_f32, scale_loss, without_renderer};
 use burn_rehearsal_train::init::{Scheme, keyed_init};
 
 pub(crate) const FEATURES: usize = 4;
@@ -262,7 +262,7 @@ impl Outcome {
 
 /// A training that writes nothing.
 pub(crate) fn training(script: &Script, valid: Vec<Vec<Row>>) -> Training {
-    quiet(SupervisedTraining::new("/nonexistent/never-written", Arc::new(script.clone()), Arc::new(Script::new(valid))))
+    without_renderer(SupervisedTraining::new("/nonexistent/never-written", Arc::new(script.clone()), Arc::new(Script::new(valid))))
 }
 
 /// Burn's own strategy.

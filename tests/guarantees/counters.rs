@@ -20,7 +20,7 @@ use burn_rehearsal::{
     StoreKind,
 };
 use burn_rehearsal_tests::{batch_on, buffer, config, fresh, world};
-use burn_rehearsal_train::data_parallel::quiet;
+use burn_rehearsal_train::data_parallel::without_renderer;
 
 const B: usize = 6;
 const C: usize = 3;
@@ -206,8 +206,9 @@ fn burns_metrics_show_what_the_buffer_does() {
     let train = Arc::new(RehearsalLoader::new(Arc::new(loader(&device)), buffer.clone()));
     let values = Values::default();
     let directory = tempfile::tempdir().unwrap();
-    let mut training =
-        quiet(SupervisedTraining::new(directory.path(), train, Arc::new(loader(&device)))).num_epochs(2).with_metric_logger(values.clone());
+    let mut training = without_renderer(SupervisedTraining::new(directory.path(), train, Arc::new(loader(&device))))
+        .num_epochs(2)
+        .with_metric_logger(values.clone());
     for measure in Measure::ALL {
         training = training.metric_train_numeric(RehearsalMetric::new(&buffer, measure));
     }

@@ -16,7 +16,7 @@ use burn_rehearsal::{
     Capacity, RehearsalBatch, RehearsalBatcher, RehearsalBuffer, RehearsalConfig, RehearsalLoader, RowCount, SamplingKind, ShardedLoader,
 };
 use burn_rehearsal_tests::{CLASS, assert_augmented, batch, buffer, config, device, fresh, read, watchdog, world};
-use burn_rehearsal_train::data_parallel::quiet;
+use burn_rehearsal_train::data_parallel::without_renderer;
 use std::process::Command;
 use std::sync::Arc;
 use tempfile::TempDir;
@@ -90,7 +90,7 @@ type Loader = Arc<dyn DataLoader<Pair>>;
 /// Two epochs of Burn's own learner.
 fn learn(train: Loader, valid: Loader) -> LearningResult<Net> {
     let directory = TempDir::new().unwrap();
-    quiet(SupervisedTraining::new(directory.path(), train, valid)).num_epochs(2).launch(Net::learner())
+    without_renderer(SupervisedTraining::new(directory.path(), train, valid)).num_epochs(2).launch(Net::learner())
 }
 
 fn loader(batcher: impl Batcher<(f32, i64), Pair> + 'static, data: InMemDataset<(f32, i64)>) -> Loader {
@@ -347,7 +347,7 @@ fn a_buffer_is_saved_and_removed_with_the_checkpoints_of_burns_learner_and_resto
     let train = |buffer: &RehearsalBuffer<Pair>, epochs: usize, from: Option<usize>| {
         let train: Loader = Arc::new(RehearsalLoader::new(loader(ToPair, samples(8, Some((3, 1)))), buffer.clone()));
         let strategy = RehearsalCheckpointing::new(KeepLastNCheckpoints::new(2), buffer.clone(), directory.path().join("buffer")).unwrap();
-        let training = quiet(SupervisedTraining::new(directory.path(), train, loader(ToPair, samples(4, None))))
+        let training = without_renderer(SupervisedTraining::new(directory.path(), train, loader(ToPair, samples(4, None))))
             .num_epochs(epochs)
             .with_default_checkpointers()
             .with_checkpointing_strategy(strategy);

@@ -1,6 +1,6 @@
 //! What is known of a run while it goes on, and how it is put in words.
 
-use burn_rehearsal_train::experiment::Reading;
+use burn_rehearsal_train::experiment::ProgressSample;
 use burn_rehearsal_train::report::schema::Method;
 use indicatif::FormattedDuration;
 use std::time::{Duration, Instant};
@@ -77,7 +77,7 @@ pub struct Live {
     /// When the rate was last brought up to date, and `done` then.
     rated: Option<(Instant, u64)>,
     /// The sums when the epoch began.
-    start: Reading,
+    start: ProgressSample,
 }
 
 impl Live {
@@ -93,12 +93,12 @@ impl Live {
             earlier_top1: Default::default(),
             rate: None,
             rated: None,
-            start: Reading::default(),
+            start: ProgressSample::default(),
         }
     }
 
     /// An epoch (counted from 1) begins, or goes on.
-    pub fn begin(&mut self, task: usize, epoch: usize, reading: Reading, now: Instant) {
+    pub fn begin(&mut self, task: usize, epoch: usize, reading: ProgressSample, now: Instant) {
         self.earlier_top1 = (self.epoch, self.top1);
         (self.task, self.epoch, self.done) = (task, epoch, 0);
         (self.loss, self.top1, self.start) = (Mean::default(), Mean::default(), reading);
@@ -143,7 +143,7 @@ impl Live {
     }
 
     /// What the epoch has given so far.
-    pub fn figures(&mut self, reading: Reading, now: Instant) -> String {
+    pub fn figures(&mut self, reading: ProgressSample, now: Instant) -> String {
         let rate = self.rate(now);
         figures(self.loss.get(), self.top1.get(), rate, self.start, reading, self.plan.capacity)
     }
@@ -173,7 +173,14 @@ impl Live {
 }
 
 /// Loss, top-1, images/s, the share of the time that waited for data, how full the buffer is, and the share that waited for it.
-pub fn figures(loss: Option<f64>, top1: Option<f64>, rate: Option<f64>, before: Reading, now: Reading, capacity: usize) -> String {
+pub fn figures(
+    loss: Option<f64>,
+    top1: Option<f64>,
+    rate: Option<f64>,
+    before: ProgressSample,
+    now: ProgressSample,
+    capacity: usize,
+) -> String {
     let dash = || "–".to_string();
     let step = now.step.saturating_sub(before.step).as_secs_f64();
     let share = |time: Duration, earlier: Duration| {
@@ -206,7 +213,7 @@ mod tests {
     fn place_rate_and_remaining_time_follow_from_the_images_of_all_ranks() {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         let mut live = Live::new(plan());
-        live.begin(0, 2, Reading::default(), start);
+        live.begin(0, 2, ProgressSample::default(), start);
         assert!(live.place(start).ends_with("step 0/5  ETA –"), "{}", live.place(start));
         // A rank with half of the images: 50 of 100 are behind, and were when this process began.
         live.step(25, 50, start);
@@ -215,14 +222,14 @@ mod tests {
         live.loss(1.0);
         live.loss(2.0);
         live.top1(75.0);
-        let reading = Reading { step: 4 * second, load: second, wait: second / 100, stored: Some(10) };
+        let reading = ProgressSample { step: 4 * second, load: second, wait: second / 100, stored: Some(10) };
         assert_eq!(
             live.figures(reading, start + 2 * second),
             "loss 1.500  top-1 75.0 %  25 images/s  load 25.0 %  buffer 25 %  wait 0.2 %"
         );
         live.begin(0, 3, reading, start + 2 * second);
         assert_eq!((live.top1_of(2), live.top1_of(3)), (Some(75.0), None));
-        let later = Reading { step: 5 * second, load: second, stored: None, ..reading };
+        let later = ProgressSample { step: 5 * second, load: second, stored: None, ..reading };
         assert_eq!(live.figures(later, start + 3 * second), "loss –  top-1 –  25 images/s  load 0.0 %");
     }
 }

@@ -10,7 +10,7 @@ use crate::stop::Stop;
 use crate::tui::Tui;
 use burn::train::Interrupter;
 use burn::train::renderer::MetricsRenderer;
-use burn_rehearsal_train::experiment::{Epoch, EpochSink, Launch, Observer, Reading};
+use burn_rehearsal_train::experiment::{CompletedEpoch, EpochSink, LaunchInfo, Observer, ProgressSample};
 use burn_rehearsal_train::report::CurvesLog;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::error::Error;
@@ -87,7 +87,7 @@ pub struct Shared {
 struct Log {
     curves: Option<CurvesLog>,
     /// The last epoch of a task, whose accuracies are still to be measured.
-    pending: Option<Epoch>,
+    pending: Option<CompletedEpoch>,
 }
 
 impl Progress {
@@ -138,7 +138,7 @@ impl Observer for Progress {
         Ok(())
     }
 
-    fn renderer(&self, launch: &Launch) -> Box<dyn MetricsRenderer> {
+    fn renderer(&self, launch: &LaunchInfo) -> Box<dyn MetricsRenderer> {
         #[cfg(feature = "tui")]
         if let Some(tui) = &self.tui {
             return Box::new(tui.renderer(launch));
@@ -150,12 +150,12 @@ impl Observer for Progress {
         self.shared.display == Display::Tui
     }
 
-    fn epochs(&self, launch: &Launch) -> EpochSink {
-        let (shared, gauges) = (self.shared.clone(), launch.gauges.clone());
-        let mut before = gauges.read();
+    fn epochs(&self, launch: &LaunchInfo) -> EpochSink {
+        let (shared, reader) = (self.shared.clone(), launch.reader.clone());
+        let mut before = reader.read();
         Box::new(move |epoch| {
             shared.keep(epoch);
-            let now = gauges.read();
+            let now = reader.read();
             let earlier = std::mem::replace(&mut before, now);
             let measured = !epoch.point.top1.is_empty();
             let shown = match shared.display {
@@ -180,7 +180,7 @@ impl Observer for Progress {
         })
     }
 
-    fn resumed(&self, task: usize, within: Option<(usize, u64)>, earlier_world_size: usize, epochs: &[Epoch]) {
+    fn resumed(&self, task: usize, within: Option<(usize, u64)>, earlier_world_size: usize, epochs: &[CompletedEpoch]) {
         epochs.iter().for_each(|epoch| self.shared.keep(epoch));
         let tasks = self.shared.plan.images.len();
         let place = match within {
@@ -210,7 +210,7 @@ impl Shared {
     }
 
     /// Shows what training is doing; called a few times a second at most.
-    pub fn show(&self, reading: Reading) {
+    pub fn show(&self, reading: ProgressSample) {
         let now = Instant::now();
         match self.display {
             Display::Bar => {
@@ -260,7 +260,7 @@ impl Shared {
     }
 
     /// Writes an epoch down, or, if its accuracies are still to be measured, keeps it.
-    fn keep(&self, epoch: &Epoch) {
+    fn keep(&self, epoch: &CompletedEpoch) {
         let mut log = lock(&self.log);
         if epoch.point.epoch + 1 == self.plan.epochs && epoch.point.top1.is_empty() {
             log.pending = Some(epoch.clone());
@@ -280,7 +280,7 @@ impl Shared {
 }
 
 impl Log {
-    fn write(&mut self, plan: &Plan, epoch: &Epoch) {
+    fn write(&mut self, plan: &Plan, epoch: &CompletedEpoch) {
         let Some(curves) = &mut self.curves else { return };
         if let Err(error) = curves.append(plan.method, plan.seed, &epoch.point, epoch.time) {
             // The report has the epochs as well; a run is not lost for a log.

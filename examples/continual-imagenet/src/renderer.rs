@@ -5,7 +5,7 @@ use burn::train::LearnerSummary;
 use burn::train::logger::{EvaluationProgressLogger, TrainingProgressLogger};
 use burn::train::metric::{MetricDefinition, MetricId, NumericEntry};
 use burn::train::renderer::{EvaluationName, MetricState, MetricsRenderer, MetricsRendererEvaluation, MetricsRendererTraining};
-use burn_rehearsal_train::experiment::{Gauges, Launch};
+use burn_rehearsal_train::experiment::{LaunchInfo, ProgressReader};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ const REFRESH: Duration = Duration::from_millis(100);
 /// The renderer of a bar and of plain lines.
 pub struct Renderer {
     shared: Arc<Shared>,
-    gauges: Gauges,
+    reader: ProgressReader,
     task: usize,
     /// The last epoch that began, counted from 1.
     epoch: usize,
@@ -27,10 +27,10 @@ pub struct Renderer {
 }
 
 impl Renderer {
-    pub fn new(shared: Arc<Shared>, launch: &Launch) -> Self {
+    pub fn new(shared: Arc<Shared>, launch: &LaunchInfo) -> Self {
         Self {
             shared,
-            gauges: launch.gauges.clone(),
+            reader: launch.reader.clone(),
             task: launch.task,
             epoch: launch.epoch - 1,
             total: None,
@@ -74,7 +74,7 @@ impl TrainingProgressLogger for Renderer {
         }
         self.epoch += 1;
         self.total = Some(items);
-        self.shared.live().begin(self.task, self.epoch, self.gauges.read(), Instant::now());
+        self.shared.live().begin(self.task, self.epoch, self.reader.read(), Instant::now());
     }
 
     fn update_split(&mut self, items: usize) {
@@ -83,7 +83,7 @@ impl TrainingProgressLogger for Renderer {
         self.shared.live().step(items, total, now);
         if self.shown.is_none_or(|shown| now.saturating_duration_since(shown) >= REFRESH) {
             self.shown = Some(now);
-            self.shared.show(self.gauges.read());
+            self.shared.show(self.reader.read());
         }
     }
 

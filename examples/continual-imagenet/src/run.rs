@@ -17,7 +17,7 @@ use burn_rehearsal::{RehearsalConfig, shard_capacity};
 use burn_rehearsal_collective::{Collective, RankFailure, run_threads};
 use burn_rehearsal_train::data_parallel::Precision;
 use burn_rehearsal_train::device::adapter;
-use burn_rehearsal_train::experiment::{Blame, ExperimentError, Workload, run_rank};
+use burn_rehearsal_train::experiment::{ErrorOrigin, ExperimentError, Workload, run_rank};
 use burn_rehearsal_train::report::schema::{Method, REPORT_FILE};
 use burn_rehearsal_train::report::{
     CurvesLog, RunReport, accuracy_svg, comparison_table, curves_csv, html, merged_table, phases_svg, summary_csv, write_atomically,
@@ -344,14 +344,16 @@ fn first_report(results: Vec<Result<RunReport, RankFailure<ExperimentError>>>) -
             Err(failure) => failures.push(failure),
         }
     }
-    let blame = |failure: &RankFailure<ExperimentError>| match failure {
-        RankFailure::Panic { .. } | RankFailure::NotStarted { .. } => Blame::Own,
-        RankFailure::Error { error, .. } => error.blame(),
+    let origin = |failure: &RankFailure<ExperimentError>| match failure {
+        RankFailure::Panic { .. } | RankFailure::NotStarted { .. } => ErrorOrigin::Local,
+        RankFailure::Error { error, .. } => error.origin(),
     };
-    match (failures.into_iter().min_by_key(blame), report) {
+    match (failures.into_iter().min_by_key(origin), report) {
         (None, Some(report)) => Ok(report),
         // It names the rank and its reason.
-        (Some(RankFailure::Error { error, .. }), _) if error.blame() == Blame::Told => Err(AppError::RankEnded(error.to_string())),
+        (Some(RankFailure::Error { error, .. }), _) if error.origin() == ErrorOrigin::Reported => {
+            Err(AppError::RankEnded(error.to_string()))
+        }
         (Some(RankFailure::Error { rank, error }), _) => Err(AppError::on_rank(rank, error)),
         (Some(other), _) => Err(AppError::RankEnded(other.to_string())),
         (None, None) => Err(AppError::RankEnded("no rank was started".into())),

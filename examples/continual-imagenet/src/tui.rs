@@ -7,7 +7,7 @@ use burn::train::metric::MetricDefinition;
 use burn::train::renderer::tui::TuiMetricsRendererWrapper;
 use burn::train::renderer::{EvaluationName, MetricState, MetricsRenderer, MetricsRendererEvaluation, MetricsRendererTraining};
 use burn::train::{Interrupter, LearnerSummary};
-use burn_rehearsal_train::experiment::Launch;
+use burn_rehearsal_train::experiment::LaunchInfo;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -38,7 +38,7 @@ impl Tui {
     }
 
     /// A renderer that shows a launch of Burn's training in the interface.
-    pub fn renderer(&self, launch: &Launch) -> TuiRenderer {
+    pub fn renderer(&self, launch: &LaunchInfo) -> TuiRenderer {
         TuiRenderer {
             interface: self.interface.clone(),
             stop: self.stop.clone(),

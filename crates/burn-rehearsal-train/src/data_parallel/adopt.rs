@@ -34,7 +34,7 @@ pub(crate) fn check_settings<const K: usize>(
 }
 
 /// Makes the learner a copy of rank 0's, whose `recorder` reads it; `params` is the list of its model's parameters.
-pub(super) fn adopt<M: LearnerModel>(
+pub(super) fn copy_from_rank0<M: LearnerModel>(
     learner: &mut Learner<M>,
     params: &[ParamInfo],
     recorder: &mut Option<Recorder<M>>,

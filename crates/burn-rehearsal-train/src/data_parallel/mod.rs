@@ -27,13 +27,13 @@ pub(crate) mod agree;
 mod buckets;
 mod error;
 mod gradients;
+mod headless;
 mod loss_scale;
 mod norm;
 mod params;
 mod precision;
-mod quiet;
 mod recorder;
-mod run;
+mod training_loop;
 
 use std::error::Error;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -48,9 +48,9 @@ use burn::train::{
 use burn_rehearsal_collective::Collective;
 
 pub use self::error::DataParallelError;
+pub use self::headless::{NoMetricLogger, NoRenderer, without_renderer};
 pub use self::loss_scale::{LossScale, scale_loss};
 pub use self::precision::{Precision, compute_type, in_f32};
-pub use self::quiet::{NoMetricLogger, NoRenderer, quiet};
 pub(crate) use self::recorder::LearnerRecord;
 use self::recorder::Recorder;
 use crate::phases::PhaseTimer;
@@ -88,7 +88,7 @@ type Rows<M> = Box<dyn Fn(&<M as TrainStep>::Input) -> usize + Send + Sync>;
 /// # use burn::tensor::{Device, Tensor};
 /// # use burn::train::{InferenceStep, Learner, LearnerModel, SupervisedTraining, TrainStep, TrainingStrategy};
 /// # use burn_rehearsal_collective::Collective;
-/// # use burn_rehearsal_train::data_parallel::{DataParallel, DataParallelError, quiet};
+/// # use burn_rehearsal_train::data_parallel::{DataParallel, DataParallelError, without_renderer};
 /// /// Runs on every rank, on a thread (or in a process) of its own, with that rank's end of the collective and its own loaders.
 /// fn one_rank<M>(
 ///     collective: Box<dyn Collective>,
@@ -104,7 +104,7 @@ type Rows<M> = Box<dyn Fn(&<M as TrainStep>::Input) -> usize + Send + Sync>;
 ///     let training = SupervisedTraining::new("artifacts", train, valid)
 ///         .num_epochs(5)
 ///         .with_training_strategy(TrainingStrategy::Custom(strategy.clone()));
-///     let training = if rank == 0 { training } else { quiet(training) };
+///     let training = if rank == 0 { training } else { without_renderer(training) };
 ///     let result = training.launch(learner);
 ///     strategy.take_error().map_or(Ok(result.model), Err)
 /// }
@@ -118,7 +118,7 @@ type Rows<M> = Box<dyn Fn(&<M as TrainStep>::Input) -> usize + Send + Sync>;
 /// * One rank gives the same bits as Burn's own single-device training.
 /// * With gradient accumulation over k steps, the row-weighted means of the k steps are *summed* (as Burn sums them), with one reduction per update; a
 ///   group that the epoch's end, or a stop, leaves incomplete is applied.
-/// * The metrics of a rank are those of its own rows. Only rank 0's are shown and stored (see [`quiet`]), and only rank 0's checkpointers and early
+/// * The metrics of a rank are those of its own rows. Only rank 0's are shown and stored (see [`without_renderer`]), and only rank 0's checkpointers and early
 ///   stopping are used; its decision holds for all.
 /// * In half precision ([`with_precision`](Self::with_precision)) a step computes with a copy of the network; parameters and optimiser stay in `f32`. In `f16` the
 ///   loss is [scaled](LossScale), and an update whose gradients are not finite is left out on all ranks alike.
@@ -310,7 +310,7 @@ impl<M: LearnerModel> SupervisedLearningStrategy<M> for DataParallel<M> {
         let interrupter = training_components.interrupter.clone();
         // Taken out for the whole run: if the run unwinds, the collective is dropped and the other ranks are told.
         let mut link = lock(&self.link).take();
-        let mut run = run::Run::new(self, training_components, learner, dataloader_train, dataloader_valid);
+        let mut run = training_loop::TrainingLoop::new(self, training_components, learner, dataloader_train, dataloader_valid);
         let result = match &mut link {
             Some(link) => run.run(link, starting_epoch),
             None => Err(DataParallelError::Unavailable),

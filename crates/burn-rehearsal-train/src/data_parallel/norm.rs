@@ -10,7 +10,7 @@ use burn_rehearsal_collective::{Collective, CollectiveError, ReduceOp};
 
 use super::agree;
 use super::error::DataParallelError;
-use super::params::{Place, Role};
+use super::params::{ModulePath, Role};
 
 /// Replaces every running statistic by its mean over all ranks, each rank counting the same.
 pub(crate) fn average<M: Module>(model: &M, collective: &mut dyn Collective) -> Result<(), DataParallelError> {
@@ -80,53 +80,53 @@ pub(crate) fn set<M: Module>(model: &M, values: Vec<f32>) -> Result<(), DataPara
 fn read<M: Module>(model: &M) -> Vec<f32> {
     // Going over to validation writes every pending update into its value; `visit` alone would not see them.
     drop(model.valid());
-    let mut read = Read { place: Place::default(), values: Vec::new() };
+    let mut read = Read { path: ModulePath::default(), values: Vec::new() };
     model.visit(&mut read);
     read.values
 }
 
 fn write<M: Module>(model: &M, values: Vec<f32>) {
     // The mapped clone is dropped: what stays is the change behind the running states that it shares with `model`.
-    drop(model.clone().map(&mut Write { place: Place::default(), values: values.into_iter() }));
+    drop(model.clone().map(&mut Write { path: ModulePath::default(), values: values.into_iter() }));
 }
 
 struct Read {
-    place: Place,
+    path: ModulePath,
     values: Vec<f32>,
 }
 
 impl ModuleVisitor for Read {
     fn enter_module(&mut self, name: &str, container_type: &str) {
-        self.place.enter(name, container_type);
+        self.path.enter(name, container_type);
     }
 
     fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.place.exit();
+        self.path.exit();
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if self.place.role(param) == Role::RunningStatistic {
+        if self.path.role(param) == Role::RunningStatistic {
             self.values.extend(param.val().into_data().convert_dtype(DType::F32).iter::<f32>());
         }
     }
 }
 
 struct Write {
-    place: Place,
+    path: ModulePath,
     values: std::vec::IntoIter<f32>,
 }
 
 impl ModuleMapper for Write {
     fn enter_module(&mut self, name: &str, container_type: &str) {
-        self.place.enter(name, container_type);
+        self.path.enter(name, container_type);
     }
 
     fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.place.exit();
+        self.path.exit();
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        if self.place.role(&param) != Role::RunningStatistic {
+        if self.path.role(&param) != Role::RunningStatistic {
             return param;
         }
         let shape = param.shape();

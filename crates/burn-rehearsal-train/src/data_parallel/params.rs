@@ -32,11 +32,11 @@ pub(crate) struct ParamInfo {
 
 /// Where a visitor or mapper is in the tree of modules.
 #[derive(Debug, Default)]
-pub(crate) struct Place {
+pub(crate) struct ModulePath {
     path: Vec<(String, String)>,
 }
 
-impl Place {
+impl ModulePath {
     pub(crate) fn enter(&mut self, name: &str, container_type: &str) {
         self.path.push((name.to_owned(), container_type.to_owned()));
     }
@@ -78,28 +78,28 @@ pub(crate) fn list<M: Module>(model: &M) -> Vec<ParamInfo> {
 
 #[derive(Default)]
 struct List {
-    place: Place,
+    path: ModulePath,
     params: Vec<ParamInfo>,
 }
 
 impl List {
     fn push(&mut self, role: Role, shape: &[usize], dtype: DType) {
-        self.params.push(ParamInfo { path: self.place.path(), role, shape: shape.to_vec(), dtype });
+        self.params.push(ParamInfo { path: self.path.path(), role, shape: shape.to_vec(), dtype });
     }
 }
 
 impl ModuleVisitor for List {
     fn enter_module(&mut self, name: &str, container_type: &str) {
-        self.place.enter(name, container_type);
+        self.path.enter(name, container_type);
     }
 
     fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.place.exit();
+        self.path.exit();
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let tensor = param.val();
-        self.push(self.place.role(param), tensor.shape().as_slice(), tensor.dtype());
+        self.push(self.path.role(param), tensor.shape().as_slice(), tensor.dtype());
     }
 
     fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
@@ -144,7 +144,7 @@ pub(crate) fn check_equal_values<M: Module>(
     epoch: usize,
     collective: &mut dyn Collective,
 ) -> Result<(), DataParallelError> {
-    let mut digests = Digests { place: Place::default(), statistics, digests: Vec::new() };
+    let mut digests = Digests { path: ModulePath::default(), statistics, digests: Vec::new() };
     model.visit(&mut digests);
     let own: Vec<u8> = digests.digests.iter().flat_map(|(_, digest)| digest.to_le_bytes()).collect();
     if own.is_empty() {
@@ -164,7 +164,7 @@ pub(crate) fn check_equal_values<M: Module>(
 }
 
 struct Digests {
-    place: Place,
+    path: ModulePath,
     statistics: bool,
     /// (path, digest of the bytes) of what is compared.
     digests: Vec<(String, u64)>,
@@ -172,21 +172,21 @@ struct Digests {
 
 impl ModuleVisitor for Digests {
     fn enter_module(&mut self, name: &str, container_type: &str) {
-        self.place.enter(name, container_type);
+        self.path.enter(name, container_type);
     }
 
     fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.place.exit();
+        self.path.exit();
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let compared = match self.place.role(param) {
+        let compared = match self.path.role(param) {
             Role::Trained => true,
             Role::RunningStatistic => self.statistics,
             Role::Other => false,
         };
         if compared {
-            self.digests.push((self.place.path(), fnv1a(param.val().into_data().as_bytes())));
+            self.digests.push((self.path.path(), fnv1a(param.val().into_data().as_bytes())));
         }
     }
 }

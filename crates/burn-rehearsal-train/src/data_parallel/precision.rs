@@ -8,7 +8,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, FloatDType, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::params::Place;
+use super::params::ModulePath;
 
 /// The format of the numbers in a network's forward and backward pass.
 ///
@@ -60,7 +60,7 @@ impl Precision {
 
     /// `model` in this format: a copy with parameters of its own under the same ids, whose batch norms share the statistics of `model`.
     pub(crate) fn lower<M: Module>(self, model: M) -> M {
-        model.map(&mut Lower { place: Place::default(), dtype: self.dtype() })
+        model.map(&mut Lower { path: ModulePath::default(), dtype: self.dtype() })
     }
 }
 
@@ -84,21 +84,21 @@ pub fn in_f32<const D: usize, const E: usize>(input: Tensor<D>, layer: impl FnOn
 }
 
 struct Lower {
-    place: Place,
+    path: ModulePath,
     dtype: FloatDType,
 }
 
 impl ModuleMapper for Lower {
     fn enter_module(&mut self, name: &str, container_type: &str) {
-        self.place.enter(name, container_type);
+        self.path.enter(name, container_type);
     }
 
     fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.place.exit();
+        self.path.exit();
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        if self.place.in_batch_norm() {
+        if self.path.in_batch_norm() {
             return param;
         }
         let dtype = self.dtype;
@@ -112,21 +112,21 @@ impl ModuleMapper for Lower {
 
 #[derive(Default)]
 struct First {
-    place: Place,
+    path: ModulePath,
     dtype: Option<FloatDType>,
 }
 
 impl ModuleVisitor for First {
     fn enter_module(&mut self, name: &str, container_type: &str) {
-        self.place.enter(name, container_type);
+        self.path.enter(name, container_type);
     }
 
     fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.place.exit();
+        self.path.exit();
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if self.dtype.is_none() && !self.place.in_batch_norm() {
+        if self.dtype.is_none() && !self.path.in_batch_norm() {
             self.dtype = Some(param.val().dtype().into());
         }
     }

@@ -1,7 +1,7 @@
 //! Keeps the training loss and the time of every epoch, as Burn's metrics see them, and tells of each epoch that is complete.
 
 use super::epochs::EpochAccuracies;
-use super::{Epoch, EpochSink};
+use super::{CompletedEpoch, EpochSink};
 use crate::report::schema::{CurvePoint, EpochTime};
 use burn::train::Interrupter;
 use burn::train::logger::MetricLogger;
@@ -24,11 +24,11 @@ struct State {
     epochs: BTreeMap<usize, (f64, f64)>,
     /// Seconds of training in each epoch.
     seconds: BTreeMap<usize, f64>,
-    live: Option<Live>,
+    progress: Option<TrainingProgress>,
 }
 
 /// What a launch tells while it runs.
-pub(super) struct Live {
+pub(super) struct TrainingProgress {
     /// The task in hand and the incoming samples of its epochs, over all ranks.
     pub(super) task: usize,
     pub(super) samples: usize,
@@ -61,13 +61,13 @@ impl LossCurve {
         self.lock().epochs.values().map(|(sum, rows)| sum / rows).collect()
     }
 
-    /// From now on tells of complete epochs, until [`quiet`](Self::quiet).
-    pub(super) fn tell(&self, live: Live) {
-        self.lock().live = Some(live);
+    /// From now on reports complete epochs, until [`end_launch`](Self::end_launch).
+    pub(super) fn begin_launch(&self, progress: TrainingProgress) {
+        self.lock().progress = Some(progress);
     }
 
-    pub(super) fn quiet(&self) {
-        self.lock().live = None;
+    pub(super) fn end_launch(&self) {
+        self.lock().progress = None;
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -78,19 +78,19 @@ impl LossCurve {
 impl State {
     /// The last step of `epoch` was logged.
     fn end(&mut self, epoch: usize) {
-        let Some(live) = &mut self.live else { return };
-        let (now, evaluated) = (Instant::now(), live.accuracies.time());
-        let (began, before) = std::mem::replace(&mut live.since, (now, evaluated));
+        let Some(progress) = &mut self.progress else { return };
+        let (now, evaluated) = (Instant::now(), progress.accuracies.time());
+        let (began, before) = std::mem::replace(&mut progress.since, (now, evaluated));
         let seconds = self.seconds.entry(epoch).or_default();
         *seconds += (now - began).saturating_sub(evaluated.saturating_sub(before)).as_secs_f64();
         // A stop ends the epoch before its last step; an epoch that was complete all the same is told by the run's end.
-        if live.interrupter.should_stop() {
+        if progress.interrupter.should_stop() {
             return;
         }
         let loss = self.epochs.get(&epoch).map(|(sum, rows)| sum / rows).filter(|loss| loss.is_finite());
-        (live.sink)(&Epoch {
-            point: CurvePoint { task: live.task, epoch: epoch - 1, train_loss: loss, top1: live.accuracies.after(epoch) },
-            time: EpochTime { train_s: *seconds, samples: live.samples as u64 },
+        (progress.sink)(&CompletedEpoch {
+            point: CurvePoint { task: progress.task, epoch: epoch - 1, train_loss: loss, top1: progress.accuracies.after(epoch) },
+            time: EpochTime { train_s: *seconds, samples: progress.samples as u64 },
         });
     }
 }

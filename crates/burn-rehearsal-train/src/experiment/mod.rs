@@ -7,11 +7,11 @@ mod agreement;
 mod checkpoint;
 mod curve;
 mod epochs;
-mod live;
+mod progress;
 mod rank;
 
 pub use checkpoint::Checkpoints;
-pub use live::{Epoch, EpochSink, Gauges, Launch, Reading};
+pub use progress::{CompletedEpoch, EpochSink, LaunchInfo, ProgressReader, ProgressSample};
 pub use rank::run_rank;
 
 use crate::augment::Augmentation;
@@ -170,20 +170,20 @@ pub trait Observer: Sync {
     }
     /// Called whenever training begins or goes on; what Burn's training shows itself through. Its metrics are `Loss`, `Accuracy` (top-1 in per cent of a
     /// mini-batch now and then) and, if they are [asked for](Self::buffer_metrics), the buffer's.
-    fn renderer(&self, launch: &Launch) -> Box<dyn MetricsRenderer>;
+    fn renderer(&self, launch: &LaunchInfo) -> Box<dyn MetricsRenderer>;
     /// Whether the renderer wants [`RehearsalMetric`](burn_rehearsal::RehearsalMetric)s.
     fn buffer_metrics(&self) -> bool {
         false
     }
     /// Called with every renderer: what it returns takes each epoch that is completed, in order, on a thread of Burn's. An epoch in which the run is stopped
     /// does not count.
-    fn epochs(&self, launch: &Launch) -> EpochSink {
+    fn epochs(&self, launch: &LaunchInfo) -> EpochSink {
         let _ = launch;
         Box::new(|_| {})
     }
     /// The run goes on from a checkpoint: within `task` it has done some epochs (counted from 1, with the steps in the last), or is about to begin it.
     /// `epochs` are those that were completed before.
-    fn resumed(&self, task: usize, within: Option<(usize, u64)>, earlier_world_size: usize, epochs: &[Epoch]) {
+    fn resumed(&self, task: usize, within: Option<(usize, u64)>, earlier_world_size: usize, epochs: &[CompletedEpoch]) {
         let _ = (task, within, earlier_world_size, epochs);
     }
     /// Accuracies on all tasks' test sets after `task`.
@@ -252,36 +252,36 @@ pub enum ExperimentError {
     Settings(String),
 }
 
-/// Who is to blame for an error. When all ranks of a run fail, the least of their errors is the one to show.
+/// Where an error comes from. When all ranks of a run fail, the least of their errors is the one to show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Blame {
-    /// This rank, or all: the error says what happened.
-    Own,
-    /// Another rank, in its own words as far as it could tell them.
-    Told,
-    /// Another rank: the error says which one at most.
+pub enum ErrorOrigin {
+    /// This rank, or all ranks: the error says what happened.
+    Local,
+    /// Another rank, whose own words the error repeats.
+    Reported,
+    /// Another rank: the error says at most which one.
     Peer,
 }
 
 impl ExperimentError {
-    /// Who is to blame.
-    pub fn blame(&self) -> Blame {
+    /// Where the error comes from.
+    pub fn origin(&self) -> ErrorOrigin {
         let error = match self {
-            Self::DataParallel(DataParallelError::RankFailed { .. }) => return Blame::Told,
+            Self::DataParallel(DataParallelError::RankFailed { .. }) => return ErrorOrigin::Reported,
             Self::Rehearsal(RehearsalError::PeerFailed { .. })
             | Self::Evaluate(EvaluateError::Rank(_))
             | Self::DataParallel(DataParallelError::Evaluate(EvaluateError::Rank(_)))
             | Self::Checkpoint(CheckpointError::Rank(_))
-            | Self::Rehearsal(RehearsalError::Checkpoint(CheckpointError::Rank(_))) => return Blame::Peer,
+            | Self::Rehearsal(RehearsalError::Checkpoint(CheckpointError::Rank(_))) => return ErrorOrigin::Peer,
             Self::Collective(error)
             | Self::Rehearsal(RehearsalError::Collective(error))
             | Self::DataParallel(DataParallelError::Collective(error) | DataParallelError::Evaluate(EvaluateError::Collective(error)))
             | Self::Evaluate(EvaluateError::Collective(error)) => error,
-            _ => return Blame::Own,
+            _ => return ErrorOrigin::Local,
         };
         match error {
-            CollectiveError::PeerFailed { .. } | CollectiveError::Silent { .. } => Blame::Peer,
-            _ => Blame::Own,
+            CollectiveError::PeerFailed { .. } | CollectiveError::Silent { .. } => ErrorOrigin::Peer,
+            _ => ErrorOrigin::Local,
         }
     }
 

@@ -4,12 +4,12 @@ mod outcome;
 mod resume;
 
 use super::checkpoint::{Directories, Found, Position, share};
-use super::curve::{Live, LossCurve};
+use super::curve::{LossCurve, TrainingProgress};
 use super::epochs::EpochAccuracies;
-use super::live::Sampled;
-use super::{ExperimentError, Gauges, Launch, Observer, Rows, Settings, Workload, agreement};
+use super::progress::Sampled;
+use super::{ExperimentError, LaunchInfo, Observer, ProgressReader, Rows, Settings, Workload, agreement};
 use crate::augment::AugmentLoader;
-use crate::data_parallel::{DataParallel, Records, Stopped, agree, quiet};
+use crate::data_parallel::{DataParallel, Records, Stopped, agree, without_renderer};
 use crate::evaluate::evaluate;
 use crate::fingerprint::Fingerprint;
 use crate::metrics::AccuracyMatrix;
@@ -336,10 +336,10 @@ impl<W: Workload> Run<'_, W> {
                     training = training.metric_train_numeric(RehearsalMetric::new(buffer, measure));
                 }
             }
-            let gauges = Gauges::new(self.strategy.timer().clone(), self.buffer.clone());
-            let launch = Launch { task, epoch, gauges };
+            let reader = ProgressReader::new(self.strategy.timer().clone(), self.buffer.clone());
+            let launch = LaunchInfo { task, epoch, reader };
             let training = training.renderer(self.observer.renderer(&launch));
-            self.curve.tell(Live {
+            self.curve.begin_launch(TrainingProgress {
                 task,
                 samples: self.indices(task).len(),
                 accuracies: self.epochs.clone(),
@@ -349,11 +349,11 @@ impl<W: Workload> Run<'_, W> {
             });
             training
         } else {
-            quiet(training)
+            without_renderer(training)
         };
         let started = Instant::now();
         let result = training.launch(learner);
-        self.curve.quiet();
+        self.curve.end_launch();
         let measured = self.epochs.take();
         self.train_time += started.elapsed().saturating_sub(measured.time);
         // Burn keeps the first error of this rank, the strategy what all ranks agreed on: the first is nearer to the cause.

@@ -5,7 +5,7 @@ use crate::data_parallel::adopt;
 use crate::experiment::checkpoint::{Directories, Found, KeptLearner, Position, RunState};
 use crate::experiment::curve::LossCurve;
 use crate::experiment::epochs::measured_after;
-use crate::experiment::{Epoch, ExperimentError, Workload};
+use crate::experiment::{CompletedEpoch, ExperimentError, Workload};
 use crate::report::schema::{CheckpointTime, CurvePoint, EpochTime};
 use burn_rehearsal::error::CheckpointError;
 use std::collections::BTreeMap;
@@ -77,12 +77,12 @@ impl<W: Workload> Run<'_, W> {
     }
 
     /// The epochs that were completed before `position`.
-    pub(super) fn completed(&self, position: Position) -> Vec<Epoch> {
+    pub(super) fn completed(&self, position: Position) -> Vec<CompletedEpoch> {
         let mut epochs: Vec<_> =
-            self.curves.iter().zip(&self.epoch_times).map(|(point, &time)| Epoch { point: point.clone(), time }).collect();
+            self.curves.iter().zip(&self.epoch_times).map(|(point, &time)| CompletedEpoch { point: point.clone(), time }).collect();
         let (points, times) = self.epochs_of(position.task, position.within);
         let begun = position.within.map_or(0, |(epoch, _)| epoch - 1);
-        epochs.extend(points.into_iter().zip(times).take(begun).map(|(point, time)| Epoch { point, time }));
+        epochs.extend(points.into_iter().zip(times).take(begun).map(|(point, time)| CompletedEpoch { point, time }));
         epochs
     }
 

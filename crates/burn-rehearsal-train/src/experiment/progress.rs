@@ -11,18 +11,18 @@ use std::time::{Duration, Instant};
 
 /// Training that is about to begin or to go on.
 #[derive(Debug, Clone)]
-pub struct Launch {
+pub struct LaunchInfo {
     /// The task, counted from 0.
     pub task: usize,
     /// The first epoch of the task to come, counted from 1.
     pub epoch: usize,
     /// Where live figures are.
-    pub gauges: Gauges,
+    pub reader: ProgressReader,
 }
 
 /// An epoch that was completed.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Epoch {
+pub struct CompletedEpoch {
     /// What it gave. The accuracies after a task's last epoch are not known yet: they come with [`Observer::evaluated`](super::Observer::evaluated).
     pub point: CurvePoint,
     /// What it took.
@@ -30,24 +30,24 @@ pub struct Epoch {
 }
 
 /// Takes every epoch.
-pub type EpochSink = Box<dyn FnMut(&Epoch) + Send>;
+pub type EpochSink = Box<dyn FnMut(&CompletedEpoch) + Send>;
 
 /// Figures of this rank that may be read at any time; a reading costs a few loads of counters that are kept anyway.
 #[derive(Clone)]
-pub struct Gauges {
+pub struct ProgressReader {
     timer: PhaseTimer,
     buffer: Option<Arc<dyn Fn() -> EngineTimings + Send + Sync>>,
 }
 
-impl fmt::Debug for Gauges {
+impl fmt::Debug for ProgressReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gauges").field("reading", &self.read()).finish()
+        f.debug_struct("ProgressReader").field("sample", &self.read()).finish()
     }
 }
 
 /// Sums so far, of this rank; differences of two readings say what happened in between.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Reading {
+pub struct ProgressSample {
     /// The time of whole training steps.
     pub step: Duration,
     /// The part of it that waited for incoming mini-batches.
@@ -58,18 +58,18 @@ pub struct Reading {
     pub stored: Option<u64>,
 }
 
-impl Gauges {
+impl ProgressReader {
     pub(super) fn new<B: Send + 'static>(timer: PhaseTimer, buffer: Option<RehearsalBuffer<B>>) -> Self {
         let timings = |buffer: RehearsalBuffer<B>| -> Arc<dyn Fn() -> EngineTimings + Send + Sync> { Arc::new(move || buffer.timings()) };
         Self { timer, buffer: buffer.map(timings) }
     }
 
     /// The sums so far.
-    pub fn read(&self) -> Reading {
+    pub fn read(&self) -> ProgressSample {
         let buffer = self.buffer.as_ref().map(|timings| timings());
         // The learner sees one call of `next`; the buffer knows which part of it was its own.
         let (wait, own) = buffer.map_or_else(Default::default, |timings| (timings.wait, timings.wait + timings.assemble));
-        Reading {
+        ProgressSample {
             step: self.timer.steps_total(),
             load: self.timer.total(Phase::Load).saturating_sub(own),
             wait,

@@ -10,7 +10,7 @@ use burn::train::{LearnerModel, LearnerSummary, SupervisedTraining};
 ///
 /// No log file, no metric files, no renderer. Do not call `with_default_checkpointers` on such a training: Burn creates their directory in that
 /// call ([`DataParallel`](super::DataParallel) would not use them on these ranks anyway).
-pub fn quiet<M: LearnerModel>(training: SupervisedTraining<M>) -> SupervisedTraining<M> {
+pub fn without_renderer<M: LearnerModel>(training: SupervisedTraining<M>) -> SupervisedTraining<M> {
     training.with_application_logger(None).renderer(Box::new(NoRenderer)).with_metric_logger(NoMetricLogger)
 }
 

@@ -26,7 +26,7 @@ type TrainIterator<'a, M> = dyn DataLoaderIterator<<M as TrainStep>::Input> + 'a
 /// A batch and its number of rows.
 type Counted<M> = (<M as TrainStep>::Input, usize);
 
-pub(super) struct Run<'a, M: LearnerModel> {
+pub(super) struct TrainingLoop<'a, M: LearnerModel> {
     strategy: &'a DataParallel<M>,
     learner: Learner<M>,
     train: TrainLoader<M>,
@@ -34,7 +34,7 @@ pub(super) struct Run<'a, M: LearnerModel> {
     components: TrainingComponents<M>,
 }
 
-impl<'a, M: LearnerModel> Run<'a, M> {
+impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
     pub(super) fn new(
         strategy: &'a DataParallel<M>,
         mut components: TrainingComponents<M>,
@@ -66,10 +66,10 @@ impl<'a, M: LearnerModel> Run<'a, M> {
         for epoch in starting_epoch..=self.components.num_epochs {
             let start = LearnerEvent::StartSplit { epoch_number: epoch, total_items: self.train.num_items() };
             let sent = self.components.event_processor.process_train(start);
-            self.note(sent);
+            self.record_event_error(sent);
             let stopped = self.train_epoch(link, &mut grads)?;
             let middle = matches!(stopped, Some(Some(_)));
-            self.settle(link, epoch, middle)?;
+            self.sync_statistics(link, epoch, middle)?;
             if stopped.is_none()
                 && let Some(hook) = &self.strategy.after_epoch
             {
@@ -79,7 +79,7 @@ impl<'a, M: LearnerModel> Run<'a, M> {
                 })?;
             }
             let sent = self.components.event_processor.process_train(LearnerEvent::EndSplit(epoch));
-            self.note(sent);
+            self.record_event_error(sent);
             match stopped {
                 None => {}
                 Some(None) => self.stop_at(epoch + 1, 0),
@@ -155,7 +155,7 @@ impl<'a, M: LearnerModel> Run<'a, M> {
         let params = params::list(&self.learner.model());
         if strategy.world_size > 1 {
             let mut recorder = lock(&strategy.recorder);
-            adopt::adopt(&mut self.learner, &params, &mut recorder, &self.components.event_store, &mut *link.collective)?;
+            adopt::copy_from_rank0(&mut self.learner, &params, &mut recorder, &self.components.event_store, &mut *link.collective)?;
         }
         if let Some(statistics) = lock(&strategy.statistics).take() {
             norm::set(&self.learner.model(), statistics)?;
@@ -197,7 +197,7 @@ impl<'a, M: LearnerModel> Run<'a, M> {
             if let Some(output) = output {
                 let item = TrainingItem::new(output, iterator.progress(), Some(iteration), Some(self.learner.lr_current()));
                 let sent = self.components.event_processor.process_train(LearnerEvent::ProcessedItem(item));
-                self.note(sent);
+                self.record_event_error(sent);
             }
             if agreement.total_rows > 0 {
                 tracing::trace!(step = link.step, rows, total = agreement.total_rows, "trained");
@@ -229,7 +229,7 @@ impl<'a, M: LearnerModel> Run<'a, M> {
             }
             None => None,
         };
-        self.border(link.step)?;
+        self.sync_if_profiling(link.step)?;
         timer.add(Phase::Load, started.elapsed().saturating_sub(inside().saturating_sub(before)));
         let rows = batch.as_ref().map_or(0, |(_, rows)| *rows as u64);
         let status = Status { rows, exhausted, ..self.status() };
@@ -246,12 +246,12 @@ impl<'a, M: LearnerModel> Run<'a, M> {
     ) -> Result<<M as TrainStep>::Output, DataParallelError> {
         let started = Instant::now();
         let output = self.train_step(link.step, batch)?;
-        self.border(link.step)?;
+        self.sync_if_profiling(link.step)?;
         self.strategy.timer.add(Phase::ForwardBackward, started.elapsed());
 
         let started = Instant::now();
         grads.add(&self.learner.model(), output.grads, share as f32);
-        self.border(link.step)?;
+        self.sync_if_profiling(link.step)?;
         self.strategy.timer.add(Phase::AllReduce, started.elapsed());
         Ok(output.item)
     }
@@ -277,7 +277,7 @@ impl<'a, M: LearnerModel> Run<'a, M> {
         if scale.is_some() {
             lock(&self.strategy.loss_scale).note(reduced.finite);
         }
-        self.border(link.step)?;
+        self.sync_if_profiling(link.step)?;
         self.strategy.timer.add(Phase::AllReduce, started.elapsed());
 
         let started = Instant::now();
@@ -286,14 +286,14 @@ impl<'a, M: LearnerModel> Run<'a, M> {
         if reduced.finite {
             self.learner.optimizer_step(reduced.grads);
         }
-        self.border(link.step)?;
+        self.sync_if_profiling(link.step)?;
         self.strategy.timer.add(Phase::Optimizer, started.elapsed());
         Ok(())
     }
 
     /// What happens between ranks after the last step of an epoch. If it was stopped in the `middle`, statistics stay each rank's own: whoever goes on from
     /// there averages them when the epoch ends.
-    fn settle(&mut self, link: &mut Link, epoch: usize, middle: bool) -> Result<(), DataParallelError> {
+    fn sync_statistics(&mut self, link: &mut Link, epoch: usize, middle: bool) -> Result<(), DataParallelError> {
         let strategy = self.strategy;
         if strategy.world_size > 1 {
             let model = self.learner.model();
@@ -312,7 +312,7 @@ impl<'a, M: LearnerModel> Run<'a, M> {
     fn validate(&mut self, epoch: usize) {
         let start = LearnerEvent::StartSplit { epoch_number: epoch, total_items: self.valid.num_items() };
         let sent = self.components.event_processor.process_valid(start);
-        self.note(sent);
+        self.record_event_error(sent);
 
         let model = self.learner.model().valid();
         let valid = self.valid.clone();
@@ -330,7 +330,7 @@ impl<'a, M: LearnerModel> Run<'a, M> {
             iteration += 1;
             let item = TrainingItem::new(InferenceStep::step(&model, item), progress, Some(iteration), None);
             let sent = self.components.event_processor.process_valid(LearnerEvent::ProcessedItem(item));
-            self.note(sent);
+            self.record_event_error(sent);
             if self.components.interrupter.should_stop() {
                 break;
             }
@@ -341,7 +341,7 @@ impl<'a, M: LearnerModel> Run<'a, M> {
         if self.components.checkpointer.is_some() || self.components.early_stopping.is_some() {
             sent.push(processor.flush());
         }
-        sent.into_iter().for_each(|sent| self.note(sent));
+        sent.into_iter().for_each(|sent| self.record_event_error(sent));
     }
 
     /// Errors of the checkpointer's own threads come through the interrupter; what is an error here is a thread that is gone.
@@ -394,12 +394,12 @@ impl<'a, M: LearnerModel> Run<'a, M> {
         Status { stop: failed.is_none() && interrupter.should_stop(), failed, ..Status::default() }
     }
 
-    fn note<E: Into<burn::train::TrainingError>>(&self, sent: Result<(), E>) {
+    fn record_event_error<E: Into<burn::train::TrainingError>>(&self, sent: Result<(), E>) {
         self.components.interrupter.fail_on_error(sent);
     }
 
     /// The border between two phases: when profiling, waits until the device has finished the first.
-    fn border(&self, step: u64) -> Result<(), DataParallelError> {
+    fn sync_if_profiling(&self, step: u64) -> Result<(), DataParallelError> {
         if self.strategy.timer.is_profiling() {
             self.strategy.device.sync().map_err(|error| DataParallelError::Device { step, reason: format!("{error:?}") })?;
         }
