@@ -245,7 +245,7 @@ pub fn buffer(config: &RehearsalConfig, ranks: Box<dyn Collective>) -> Rehearsal
 /// Fresh ids for one step of one rank, `rows` of them, of random classes below `classes`.
 #[must_use]
 pub fn fresh(seed: u64, rank: usize, step: usize, rows: usize, classes: u64) -> Vec<i64> {
-    let mut rng = Stream::new(seed, Purpose::Stream, step as u64, rank as u32);
+    let mut rng = Stream::new(seed, Purpose::TaskStream, step as u64, rank as u32);
     (0..rows).map(|row| rng.below(classes) as i64 * CLASS + ((step * 8 + rank) * 64 + row) as i64).collect()
 }
 

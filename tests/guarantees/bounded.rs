@@ -72,7 +72,7 @@ const PER_CLASS: usize = 48;
 fn class_order(order: Order, classes: usize, rank: usize, seed: u64) -> Vec<usize> {
     let mut all: Vec<usize> = (0..classes).collect();
     if order == Order::PerRank {
-        Stream::new(seed, Purpose::Stream, 0, rank as u32).shuffle(&mut all);
+        Stream::new(seed, Purpose::TaskStream, 0, rank as u32).shuffle(&mut all);
     }
     all
 }

@@ -295,7 +295,7 @@ fn every_flipped_bit_is_detected_and_named() {
         let path = directory.path().join(name);
         let good = std::fs::read(&path).unwrap();
         let header = if name.ends_with("json") { good.len() } else { 8 + u64::from_le_bytes(good[..8].try_into().unwrap()) as usize };
-        let mut rng = Stream::new(1, Purpose::Stream, 0, 0);
+        let mut rng = Stream::new(1, Purpose::TaskStream, 0, 0);
         let body = (0..1000).filter(|_| header < good.len()).map(|_| header as u64 + rng.below((good.len() - header) as u64));
         let mut places: Vec<usize> = (0..header).collect();
         places.extend(body.collect::<Vec<_>>().into_iter().map(|place| place as usize));

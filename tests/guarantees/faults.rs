@@ -48,7 +48,7 @@ fn of_every_kind(rng: &mut Stream, size: usize) -> RehearsalConfig {
 #[test]
 fn delays_and_reordering_change_no_bit_in_thousands_of_steps() {
     for seed in 0..12 {
-        let mut rng = Stream::new(seed, Purpose::Stream, 0, 0);
+        let mut rng = Stream::new(seed, Purpose::TaskStream, 0, 0);
         let size = 2 + seed as usize % 4;
         let config = of_every_kind(&mut rng, size);
         let expected = world(size, |threads| live(&buffer(&config, threads), seed, 300).unwrap());
@@ -79,7 +79,7 @@ fn named(error: &RehearsalError) -> Vec<usize> {
 
 /// A life on a network with a fault that follows from `seed`.
 fn survive(seed: u64) {
-    let mut rng = Stream::new(seed, Purpose::Stream, 1, 0);
+    let mut rng = Stream::new(seed, Purpose::TaskStream, 1, 0);
     let size = 2 + rng.below(4) as usize;
     let config = of_every_kind(&mut rng, size);
     let kind = FaultKind::ALL[rng.below(FaultKind::ALL.len() as u64) as usize];

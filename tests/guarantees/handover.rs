@@ -133,7 +133,7 @@ fn end(handle: RehearsalBuffer<Mixed>, how: End) {
 fn ranks_that_end_in_any_way_at_any_moment_leave_no_engine_behind() {
     let _watchdog = watchdog();
     for seed in 0..60 {
-        let mut rng = Stream::new(seed, Purpose::Stream, 2, 0);
+        let mut rng = Stream::new(seed, Purpose::TaskStream, 2, 0);
         let (size, lag) = (1 + rng.below(4) as usize, rng.below(4) as usize);
         let execution = if rng.below(4) == 0 { Execution::Inline } else { Execution::Background };
         let config = config(40, 3, 2).with_classes(Some(5)).with_lag(lag).with_execution(execution);

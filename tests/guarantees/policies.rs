@@ -52,18 +52,18 @@ fn check(table: &SlotTable, model: &[Entry], capacity: usize, ever: &BTreeSet<u3
         assert_eq!(set, by_class.remove(&class).unwrap_or_default());
         assert_eq!(counts.get(class as usize).copied().unwrap_or(0), slots.len());
     }
-    let old: BTreeSet<u32> = (0..table.old()).map(|index| table.old_slot(index).unwrap()).collect();
-    assert_eq!(old.len(), table.old(), "a slot twice among the old ones");
+    let old: BTreeSet<u32> = (0..table.from_earlier_tasks()).map(|index| table.slot_from_earlier_task(index).unwrap()).collect();
+    assert_eq!(old.len(), table.from_earlier_tasks(), "a slot twice among the old ones");
     assert_eq!(old, model.iter().zip(0..).filter(|(entry, _)| entry.old).map(|(_, slot)| slot).collect());
-    assert_eq!(table.old_slot(table.old()), None);
+    assert_eq!(table.slot_from_earlier_task(table.from_earlier_tasks()), None);
     let ids: BTreeSet<i64> = if has_id { model.iter().map(|entry| entry.id).collect() } else { BTreeSet::new() };
     assert_eq!(table.distinct(), has_id.then_some(ids.len()));
     assert_eq!(table.distinct_ids().collect::<BTreeSet<_>>(), ids);
     assert!((0..12).all(|id| table.holds(id) == ids.contains(&id)));
 }
 
-/// The share of replaced slots that were guessed before the step, in `steps` steps of 14 candidates from these classes.
-fn guessed(policy: &mut dyn Policy, classes: std::ops::Range<u32>, steps: u64) -> f64 {
+/// The share of replaced slots that were predicted before the step, in `steps` steps of 14 candidates from these classes.
+fn predicted(policy: &mut dyn Policy, classes: std::ops::Range<u32>, steps: u64) -> f64 {
     const CAPACITY: usize = 2000;
     let mut table = SlotTable::new(CAPACITY, false);
     for n in 0..CAPACITY {
@@ -78,7 +78,7 @@ fn guessed(policy: &mut dyn Policy, classes: std::ops::Range<u32>, steps: u64) -
         let candidates: Vec<u32> = (0..14).map(|_| classes.start + random.below(classes.len() as u64) as u32).collect();
         let mut slots = Vec::new();
         policy.begin(&candidates);
-        policy.guess(&candidates, &table, rng.clone(), &mut slots);
+        policy.predict_slots(&candidates, &table, rng.clone(), &mut slots);
         for &class in &candidates {
             policy.offered(class);
             let Placement::Replace(slot) = policy.place(class, &table, &mut rng) else { continue };
@@ -95,7 +95,7 @@ fn the_slots_that_candidates_will_take_are_guessed_right_as_a_rule() {
     // The classes keep their sizes, or those of a new task take what the others had borrowed, which takes some 14 steps.
     for classes in [Some(20), None] {
         let share = |policy: &dyn Fn() -> Box<dyn Policy>| {
-            let (same, new) = (guessed(&mut *policy(), 0..10, 200), guessed(&mut *policy(), 10..12, 14));
+            let (same, new) = (predicted(&mut *policy(), 0..10, 200), predicted(&mut *policy(), 10..12, 14));
             assert!(same > 0.9 && new > 0.6, "{classes:?}: right: {same:.2} and {new:.2}");
         };
         share(&|| Box::new(ClassBalanced::new(classes, 0)));

@@ -6,8 +6,8 @@
 mod state;
 
 use crate::batch::{RehearsalBatch, Role, Schema};
-use crate::candidates::Chooser;
 use crate::config::{Execution, OnRepeat, RehearsalConfig};
+use crate::distinct::CandidateSelector;
 use crate::engine::{
     BufferReport, Engine, EngineTimings, FailCode, Inspection, Parcel, Pending, PendingCheckpoint, Request, Response, Restored, Resumed,
     Saved, Timings,
@@ -136,7 +136,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
             spare: Vec::new(),
             error: None,
             iterating: false,
-            chooser: Chooser::default(),
+            selector: CandidateSelector::default(),
             incoming: Vec::new(),
             merged: Vec::new(),
         };

@@ -182,10 +182,9 @@
 pub mod agreement;
 pub mod batch;
 mod buffer;
-mod candidates;
 pub mod checkpoint;
 mod config;
-mod draw;
+mod distinct;
 mod engine;
 pub mod error;
 mod link;

@@ -21,9 +21,7 @@ pub enum Purpose {
     /// Augmentation of samples.
     Augment = 6,
     /// The order of classes, or of samples, in a task stream.
-    Stream = 7,
-    /// Dropout masks.
-    Dropout = 8,
+    TaskStream = 7,
 }
 
 /// A sequence of random numbers that depends on nothing but its key.

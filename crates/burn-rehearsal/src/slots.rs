@@ -1,7 +1,7 @@
 //! What a shard knows about its rows without looking at them.
 //!
 //! Invariants: slots `0..len` are occupied, the rest are free; `by_class[c]` holds the slots of class c and a slot's `class_pos` its
-//! place in it; `by_age` is a permutation of the occupied slots whose first `old` entries hold rows of earlier tasks, and `age_pos` is
+//! place in it; `by_task` is a permutation of the occupied slots whose first `from_earlier_tasks` entries hold rows of earlier tasks, and `task_pos` is
 //! its inverse. Every update is O(1), whatever the capacity and the number of classes; what is known of a slot lies together, since slots are
 //! visited at random and each visit would otherwise miss the cache several times.
 
@@ -25,8 +25,8 @@ pub struct SlotTable {
     capacity: usize,
     slots: Vec<Slot>,
     by_class: Vec<Vec<u32>>,
-    by_age: Vec<u32>,
-    old: usize,
+    by_task: Vec<u32>,
+    from_earlier_tasks: usize,
     /// How many rows of each identity are stored; kept only if rows have one.
     ids: Option<HashMap<i64, u32>>,
     /// How many classes have been stored here at some time.
@@ -44,7 +44,7 @@ struct Slot {
     task: u32,
     generation: u32,
     class_pos: u32,
-    age_pos: u32,
+    task_pos: u32,
 }
 
 /// What a checkpoint keeps of a row beside its values.
@@ -55,7 +55,7 @@ pub(crate) struct SlotState {
     pub(crate) task: u32,
     pub(crate) generation: u32,
     pub(crate) class_pos: u32,
-    pub(crate) age_pos: u32,
+    pub(crate) task_pos: u32,
 }
 
 impl SlotTable {
@@ -65,8 +65,8 @@ impl SlotTable {
             capacity,
             slots: Vec::with_capacity(capacity),
             by_class: Vec::new(),
-            by_age: Vec::with_capacity(capacity),
-            old: 0,
+            by_task: Vec::with_capacity(capacity),
+            from_earlier_tasks: 0,
             ids: has_id.then(|| HashMap::with_capacity(capacity)),
             seen: 0,
             current_task: 0,
@@ -94,13 +94,13 @@ impl SlotTable {
     }
 
     /// The number of rows of earlier tasks.
-    pub fn old(&self) -> usize {
-        self.old
+    pub fn from_earlier_tasks(&self) -> usize {
+        self.from_earlier_tasks
     }
 
     /// The slot of the `index`-th row of an earlier task, in an order that any update may change.
-    pub fn old_slot(&self, index: usize) -> Option<u32> {
-        self.by_age[..self.old].get(index).copied()
+    pub fn slot_from_earlier_task(&self, index: usize) -> Option<u32> {
+        self.by_task[..self.from_earlier_tasks].get(index).copied()
     }
 
     /// The slots of the rows of `class`, in an order that any update may change.
@@ -133,12 +133,15 @@ impl SlotTable {
         self.slots[slot as usize].task
     }
 
-    /// Starts fetching most of what [`replace`](Self::replace) will visit for these slots.
-    pub(crate) fn fetch(&self, slots: &[u32]) {
-        let position = |&slot: &u32| self.slots.get(slot as usize).map_or(0, |row| row.age_pos as usize);
-        let leaving = slots.iter().map(position).filter(|&at| at < self.old).fold(0, |sum, at| sum ^ self.by_age[at]);
+    /// Prefetches most of what [`replace`](Self::replace) will visit for these slots.
+    pub(crate) fn prefetch(&self, slots: &[u32]) {
+        let position = |&slot: &u32| self.slots.get(slot as usize).map_or(0, |row| row.task_pos as usize);
+        let leaving = slots.iter().map(position).filter(|&at| at < self.from_earlier_tasks).fold(0, |sum, at| sum ^ self.by_task[at]);
         // The last rows of earlier tasks take the places of those that leave.
-        let moving = self.by_age[self.old.saturating_sub(slots.len())..self.old].iter().map(position).fold(0, |sum, at| sum ^ at);
+        let moving = self.by_task[self.from_earlier_tasks.saturating_sub(slots.len())..self.from_earlier_tasks]
+            .iter()
+            .map(position)
+            .fold(0, |sum, at| sum ^ at);
         std::hint::black_box((leaving, moving));
     }
 
@@ -172,7 +175,7 @@ impl SlotTable {
     pub fn begin_task(&mut self, task: u32) {
         if task != self.current_task {
             self.current_task = task;
-            self.old = self.len();
+            self.from_earlier_tasks = self.len();
         }
     }
 
@@ -185,9 +188,9 @@ impl SlotTable {
     pub fn push(&mut self, class: u32, id: Option<i64>) -> u32 {
         debug_assert!(!self.is_full());
         let slot = self.len() as u32;
-        let (age_pos, class_pos) = (self.by_age.len() as u32, 0);
-        self.by_age.push(slot);
-        self.slots.push(Slot { id: id.unwrap_or(0), class, task: self.current_task, generation: 0, class_pos, age_pos });
+        let (task_pos, class_pos) = (self.by_task.len() as u32, 0);
+        self.by_task.push(slot);
+        self.slots.push(Slot { id: id.unwrap_or(0), class, task: self.current_task, generation: 0, class_pos, task_pos });
         self.link_class(slot, class);
         if let (Some(ids), Some(id)) = (&mut self.ids, id) {
             *ids.entry(id).or_insert(0) += 1;
@@ -207,14 +210,14 @@ impl SlotTable {
         row.class = class;
         row.task = self.current_task;
         row.generation = row.generation.wrapping_add(1);
-        let position = row.age_pos as usize;
-        if position < self.old {
-            self.old -= 1;
-            row.age_pos = self.old as u32;
-            let moved = self.by_age[self.old];
-            self.by_age.swap(position, self.old);
+        let position = row.task_pos as usize;
+        if position < self.from_earlier_tasks {
+            self.from_earlier_tasks -= 1;
+            row.task_pos = self.from_earlier_tasks as u32;
+            let moved = self.by_task[self.from_earlier_tasks];
+            self.by_task.swap(position, self.from_earlier_tasks);
             if moved != slot {
-                self.slots[moved as usize].age_pos = position as u32;
+                self.slots[moved as usize].task_pos = position as u32;
             }
         }
         if let (Some(ids), Some(id)) = (&mut self.ids, id) {
@@ -230,13 +233,13 @@ impl SlotTable {
 
     /// What a checkpoint keeps of each row, in slot order.
     pub(crate) fn rows(&self) -> impl Iterator<Item = SlotState> + '_ {
-        self.slots.iter().map(|&Slot { id, class, task, generation, class_pos, age_pos }| SlotState {
+        self.slots.iter().map(|&Slot { id, class, task, generation, class_pos, task_pos }| SlotState {
             id,
             class,
             task,
             generation,
             class_pos,
-            age_pos,
+            task_pos,
         })
     }
 
@@ -245,15 +248,23 @@ impl SlotTable {
         (0..self.by_class.len() as u32).filter(|&class| self.by_class[class as usize].capacity() > 0).collect()
     }
 
-    /// The table that has `rows`, the first `old` by age of earlier tasks than `current_task`; `seen` are the classes ever stored. `None` if they
-    /// contradict each other.
-    pub(crate) fn of_rows(capacity: usize, has_id: bool, current_task: u32, old: usize, seen: &[u32], rows: &[SlotState]) -> Option<Self> {
-        if rows.len() > capacity || old > rows.len() {
+    /// The table that has these rows, or `None` if they contradict each other. Rows whose `task_pos` is
+    /// below `from_earlier_tasks` belong to earlier tasks than `current_task`; `seen` are the classes
+    /// ever stored.
+    pub(crate) fn of_rows(
+        capacity: usize,
+        has_id: bool,
+        current_task: u32,
+        from_earlier_tasks: usize,
+        seen: &[u32],
+        rows: &[SlotState],
+    ) -> Option<Self> {
+        if rows.len() > capacity || from_earlier_tasks > rows.len() {
             return None;
         }
         let mut table = Self::new(capacity, has_id);
         table.current_task = current_task;
-        table.old = old;
+        table.from_earlier_tasks = from_earlier_tasks;
         let mut members: BTreeMap<u32, usize> = seen.iter().map(|&class| (class, 0)).collect();
         if members.len() != seen.len() || seen.iter().any(|&class| class as usize >= MAX_CLASSES) {
             return None;
@@ -268,17 +279,17 @@ impl SlotTable {
             list.resize(count, u32::MAX);
         }
         table.seen = seen.len();
-        table.by_age.resize(rows.len(), u32::MAX);
+        table.by_task.resize(rows.len(), u32::MAX);
         for (slot, row) in rows.iter().enumerate() {
-            let SlotState { id, class, task, generation, class_pos, age_pos } = *row;
+            let SlotState { id, class, task, generation, class_pos, task_pos } = *row;
             let of_class = table.by_class[class as usize].get_mut(class_pos as usize)?;
-            let of_age = table.by_age.get_mut(age_pos as usize)?;
+            let of_task = table.by_task.get_mut(task_pos as usize)?;
             // Each place is taken once; as there are as many places as rows, all are.
-            if *of_class != u32::MAX || *of_age != u32::MAX {
+            if *of_class != u32::MAX || *of_task != u32::MAX {
                 return None;
             }
-            (*of_class, *of_age) = (slot as u32, slot as u32);
-            table.slots.push(Slot { id, class, task, generation, class_pos, age_pos });
+            (*of_class, *of_task) = (slot as u32, slot as u32);
+            table.slots.push(Slot { id, class, task, generation, class_pos, task_pos });
             if let Some(ids) = &mut table.ids {
                 *ids.entry(id).or_insert(0) += 1;
             }

@@ -122,7 +122,7 @@ fn json_is_a_square_of_numbers_and_nulls_and_comes_back_the_same() {
 
 #[test]
 fn metrics_of_random_matrices_stay_in_their_range_and_forgetting_is_never_less_than_lost_transfer() {
-    let mut random = Stream::new(1, Purpose::Stream, 0, 0);
+    let mut random = Stream::new(1, Purpose::TaskStream, 0, 0);
     for _ in 0..500 {
         let tasks = 2 + random.below(8) as usize;
         let mut run = AccuracyMatrix::new(tasks);

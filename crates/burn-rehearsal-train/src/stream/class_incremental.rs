@@ -55,7 +55,7 @@ impl ClassIncremental {
 
         let mut classes: Vec<usize> = (0..num_classes).collect();
         if let ClassOrder::Seeded(seed) = order {
-            Stream::new(seed, Purpose::Stream, 0, 0).shuffle(&mut classes);
+            Stream::new(seed, Purpose::TaskStream, 0, 0).shuffle(&mut classes);
         }
         let mut built = vec![Task::default(); tasks];
         let mut task_of_class = vec![0; num_classes];

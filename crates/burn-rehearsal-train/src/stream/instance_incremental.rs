@@ -52,7 +52,7 @@ fn permutation(len: usize, seed: u64, split: Split) -> Vec<usize> {
         Split::Test => 2,
     };
     let mut order: Vec<usize> = (0..len).collect();
-    Stream::new(seed, Purpose::Stream, step, 0).shuffle(&mut order);
+    Stream::new(seed, Purpose::TaskStream, step, 0).shuffle(&mut order);
     order
 }
 

@@ -1,8 +1,8 @@
 //! What a handle remembers between two steps, and how it talks to its engine.
 
 use crate::batch::{Column, Kind, Role, Schema, index_tensor, is_host};
-use crate::candidates::Chooser;
 use crate::config::RehearsalConfig;
+use crate::distinct::CandidateSelector;
 use crate::engine::{FailCode, Offer, Parcel, Request, Response};
 use crate::error::RehearsalError;
 use crate::link::Link;
@@ -29,7 +29,7 @@ pub(super) struct State {
     /// Whether an iterator of a `RehearsalLoader` is alive.
     pub(super) iterating: bool,
     /// Of candidates that are selected here.
-    pub(super) chooser: Chooser,
+    pub(super) selector: CandidateSelector,
     /// The columns of the mini-batch in hand, before and after the representatives are appended; empty between steps.
     pub(super) incoming: Vec<Column>,
     pub(super) merged: Vec<Column>,
@@ -144,7 +144,7 @@ impl State {
         if shared {
             parcel.candidates.extend(stored().cloned());
         } else {
-            self.chooser.choose(config, self.step, rank, rows, &mut parcel.rows);
+            self.selector.select(config, self.step, rank, rows, &mut parcel.rows);
             let chosen: Vec<i64> = parcel.rows.iter().map(|&row| i64::from(row)).collect();
             let mut index: Option<Tensor<1, Int>> = None;
             for (column, device) in stored().zip(&parcel.devices).filter(|_| !chosen.is_empty()) {

@@ -173,7 +173,7 @@ impl Engine {
             pending: pending.iter().map(|pending| pending.handles.len()).collect(),
             shard: None,
         };
-        let present = self.union.classes.as_ref().map_or(&[][..], |classes| classes.present());
+        let present = self.counts.classes.as_ref().map_or(&[][..], |classes| classes.present());
         Contents::new(state, self.shard.as_ref(), present, pending)
     }
 
@@ -215,7 +215,7 @@ impl Engine {
 
     /// Every rank learns all ranks' rows per class.
     fn rebuild_classes(&mut self, present: Option<&[u32]>) -> Result<(), RehearsalError> {
-        if self.union.classes.is_none() {
+        if self.counts.classes.is_none() {
             return Ok(());
         }
         let mut own = Vec::new();
@@ -224,7 +224,7 @@ impl Engine {
         }
         let all = header::gather_bytes(self.collective()?.as_mut(), &own)?;
         let per_rank: Vec<Vec<u64>> = all.iter().map(|bytes| header::words_of(bytes).collect()).collect();
-        let classes = self.union.classes.as_mut().ok_or(RehearsalError::EngineGone)?;
+        let classes = self.counts.classes.as_mut().ok_or(RehearsalError::EngineGone)?;
         let rebuilt = classes.rebuild(&per_rank, present);
         rebuilt.ok_or(RehearsalError::Misuse("the class counts of a checkpoint are not those of its shards"))
     }

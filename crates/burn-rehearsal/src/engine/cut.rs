@@ -110,7 +110,7 @@ mod tests {
         let schema = Schema::of(&FIELDS, &columns(&[0], &device)).unwrap();
         let devices = vec![device.clone(); 2];
         for seed in 0..12 {
-            let mut rng = Stream::new(seed, Purpose::Stream, 0, 0);
+            let mut rng = Stream::new(seed, Purpose::TaskStream, 0, 0);
             let mut store: Box<dyn Store> = match seed % 2 {
                 0 => Box::new(HostStore::new(schema.clone(), CAPACITY as usize).unwrap()),
                 _ => Box::new(DeviceStore::new(schema.clone(), CAPACITY as usize, &devices).unwrap()),

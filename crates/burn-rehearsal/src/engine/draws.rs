@@ -63,7 +63,7 @@ impl Engine {
             if active && self.ready[rank] {
                 let mut rng = Stream::new(self.config.seed, Purpose::Draw, step, rank as u32);
                 let representatives = self.config.representatives.of(self.rows[rank] as usize);
-                self.sampling.plan(&self.union, &mut rng, representatives, &mut scratch.draws);
+                self.sampling.plan(&self.counts, &mut rng, representatives, &mut scratch.draws);
             }
             scratch.ends.push(scratch.draws.len());
         }
@@ -82,14 +82,14 @@ impl Engine {
             first = end;
             if rank == self.rank {
                 for &draw in draws {
-                    let place = self.sampling.place(&self.union, draw).ok_or(NOT_STORED)?;
+                    let place = self.sampling.locate(&self.counts, draw).ok_or(NOT_STORED)?;
                     scratch.own.push((place, draw.group));
                 }
                 continue;
             }
             for &draw in draws {
-                let Some(index) = self.sampling.here(&self.union, draw) else { continue };
-                let slot = self.sampling.locate(shard.table(), draw.group, index).ok_or(NOT_STORED)?;
+                let Some(index) = self.sampling.local_index(&self.counts, draw) else { continue };
+                let slot = self.sampling.slot_of(shard.table(), draw.group, index).ok_or(NOT_STORED)?;
                 let message = &mut scratch.outgoing[rank];
                 message.extend_from_slice(&slot.to_le_bytes());
                 message.extend_from_slice(&shard.table().generation(slot).to_le_bytes());
@@ -133,7 +133,7 @@ impl Engine {
         for &(place, group) in own.iter() {
             let owner = place.owner as usize;
             if owner == self.rank {
-                let slot = self.sampling.locate(shard.table(), group, place.index).ok_or(NOT_STORED)?;
+                let slot = self.sampling.slot_of(shard.table(), group, place.index).ok_or(NOT_STORED)?;
                 sources.push(Source::Slot(slot));
                 parcel.handles.push(RowHandle { rank: place.owner, slot, generation: shard.table().generation(slot) });
             } else {

@@ -69,7 +69,7 @@ pub(super) struct Header {
     /// The rows of this rank's last mini-batch.
     pub(super) rows: u64,
     pub(super) fill: u64,
-    pub(super) old: u64,
+    pub(super) from_earlier_tasks: u64,
     /// How many changes of class counts follow.
     pub(super) changes: u64,
     /// The check word of these changes.
@@ -81,17 +81,31 @@ const WORDS: usize = 12;
 
 impl Header {
     fn words(&self) -> [u64; WORDS] {
-        let Self { round, step, config, schema, status, task, rows, fill, old, changes, changes_check } = *self;
-        let mut words = [round, step, config, schema, status.word(), u64::from(task), rows, fill, old, changes, changes_check, 0];
+        let Self { round, step, config, schema, status, task, rows, fill, from_earlier_tasks, changes, changes_check } = *self;
+        let mut words =
+            [round, step, config, schema, status.word(), u64::from(task), rows, fill, from_earlier_tasks, changes, changes_check, 0];
         words[WORDS - 1] = check_word(words[..WORDS - 1].iter().copied());
         words
     }
 
     /// `None` if these are not the words of a header.
     fn of(words: &[u64]) -> Option<Self> {
-        let &[round, step, config, schema, status, task, rows, fill, old, changes, changes_check, check] = words else { return None };
-        let header =
-            Self { round, step, config, schema, status: Status::of(status), task: task as u32, rows, fill, old, changes, changes_check };
+        let &[round, step, config, schema, status, task, rows, fill, from_earlier_tasks, changes, changes_check, check] = words else {
+            return None;
+        };
+        let header = Self {
+            round,
+            step,
+            config,
+            schema,
+            status: Status::of(status),
+            task: task as u32,
+            rows,
+            fill,
+            from_earlier_tasks,
+            changes,
+            changes_check,
+        };
         (check == check_word(words[..WORDS - 1].iter().copied())).then_some(header)
     }
 }

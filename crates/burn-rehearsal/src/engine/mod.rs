@@ -32,11 +32,11 @@ pub(crate) use writer::Ticket;
 
 use crate::agreement::agree_on;
 use crate::batch::{Column, FieldSpec, Schema};
-use crate::candidates::Chooser;
 use crate::config::{RehearsalConfig, SamplingKind, StoreKind, shard_capacity};
+use crate::distinct::CandidateSelector;
 use crate::error::{CheckpointError, RehearsalError};
 use crate::random::{Purpose, Stream};
-use crate::sampling::{Draw, Place, Sampling, Union, sampling};
+use crate::sampling::{Draw, RowLocation, Sampling, ShardCounts, sampling};
 use crate::slots::RowHandle;
 use crate::snapshot::Snapshot;
 use burn::tensor::Device;
@@ -189,10 +189,10 @@ pub(crate) struct Engine {
     rank: usize,
     size: usize,
     shard: Option<Shard>,
-    chooser: Chooser,
+    selector: CandidateSelector,
     /// Where representatives are wanted, as the last mini-batch told.
     devices: Vec<Device>,
-    union: Union,
+    counts: ShardCounts,
     sampling: Box<dyn Sampling>,
     task: u32,
     /// Whether `begin_task` was ever called.
@@ -219,7 +219,7 @@ struct Scratch {
     draws: Vec<Draw>,
     ends: Vec<usize>,
     /// This rank's draws: where they are, and their group.
-    own: Vec<(Place, u32)>,
+    own: Vec<(RowLocation, u32)>,
     /// Everybody's draws as numbers, for the digest.
     drawn: Vec<u64>,
     /// The slots of the rows that others drew here, and for whom each is.
@@ -248,9 +248,9 @@ impl Engine {
             rank,
             size,
             shard: None,
-            chooser: Chooser::default(),
+            selector: CandidateSelector::default(),
             devices: Vec::new(),
-            union: Union::new(rank, size, with_classes),
+            counts: ShardCounts::new(rank, size, with_classes),
             task: 0,
             task_begun: false,
             round: 0,
@@ -340,7 +340,7 @@ impl Engine {
         };
         shard.begin_task(self.task);
         if offer.choose {
-            self.chooser.choose(&self.config, self.step, self.rank, offer.rows, &mut offer.parcel.rows);
+            self.selector.select(&self.config, self.step, self.rank, offer.rows, &mut offer.parcel.rows);
         }
         let mut rng = Stream::new(self.config.seed, Purpose::Evict, self.step, self.rank as u32);
         let changes = shard.insert(&mut offer.parcel.candidates, &offer.parcel.rows, &mut rng);
@@ -373,7 +373,7 @@ impl Engine {
 
     /// Tells every rank this one's state and learns theirs.
     fn gather(&mut self, status: Status, changes: &[(u32, i32)]) -> Result<(), RehearsalError> {
-        let with_classes = self.union.classes.is_some();
+        let with_classes = self.counts.classes.is_some();
         let mine = Header {
             round: self.round,
             step: self.step,
@@ -383,12 +383,12 @@ impl Engine {
             task: self.task,
             rows: self.rows[self.rank],
             fill: self.shard.as_ref().map_or(0, |shard| shard.table().len() as u64),
-            old: self.shard.as_ref().map_or(0, |shard| shard.table().old() as u64),
+            from_earlier_tasks: self.shard.as_ref().map_or(0, |shard| shard.table().from_earlier_tasks() as u64),
             changes: if with_classes { changes.len() as u64 } else { 0 },
             changes_check: if with_classes { header::check_changes(changes) } else { 0 },
         };
         let step = self.step;
-        let Self { collective, config, scratch: Scratch { words, headers, .. }, union, ready, rows, timings, .. } = self;
+        let Self { collective, config, scratch: Scratch { words, headers, .. }, counts, ready, rows, timings, .. } = self;
         let collective = collective.as_mut().ok_or(RehearsalError::EngineGone)?;
         collective.set_step(step);
         header::all_gather(collective.as_mut(), &mine, words, headers)?;
@@ -397,15 +397,15 @@ impl Engine {
             agree_on(collective.as_mut(), &config.agreed())?;
         }
         header::check(headers, self.rank)?;
-        union.fill.set(headers.iter().map(|header| header.fill));
+        counts.fill.set(headers.iter().map(|header| header.fill));
         timings.stored(headers.iter().map(|header| header.fill).sum());
-        union.old.set(headers.iter().map(|header| header.old));
+        counts.from_earlier_tasks.set(headers.iter().map(|header| header.from_earlier_tasks));
         for ((ready, rows), header) in ready.iter_mut().zip(rows.iter_mut()).zip(headers.iter()) {
             *ready = header.schema != 0;
             *rows = header.rows;
         }
         let most = headers.iter().map(|header| header.changes).max().unwrap_or(0);
-        if let Some(classes) = &mut union.classes
+        if let Some(classes) = &mut counts.classes
             && most > 0
         {
             header::gather_changes(collective.as_mut(), changes, headers, most as usize, words, classes)?;

@@ -156,7 +156,7 @@ impl Contents {
             let (table, schema) = (shard.table(), shard.schema());
             state.shard = Some(ShardState {
                 len: table.len(),
-                old: table.old(),
+                old: table.from_earlier_tasks(),
                 current_task: table.current_task(),
                 seen: table.seen(),
                 fields: schema.fields().iter().map(FieldState::of).collect(),
@@ -206,7 +206,7 @@ impl Contents {
             of_slots("task", |row| row.task);
             of_slots("generation", |row| row.generation);
             of_slots("class_pos", |row| row.class_pos);
-            of_slots("age_pos", |row| row.age_pos);
+            of_slots("age_pos", |row| row.task_pos);
             let count = handles.len();
             let mut of_handles = |name: &str, value: fn(&RowHandle) -> u32| {
                 push(format!("pending.{name}"), (Dtype::U32, vec![count]), Some(bytes_of(handles.iter(), |handle| value(handle).to_le())));
@@ -340,10 +340,10 @@ impl RankFile {
 
 fn read_rows(reader: &mut FileReader, len: usize) -> Result<Vec<SlotState>, CheckpointError> {
     let ids = reader.u64s("slot.id")?;
-    let [classes, tasks, generations, class_pos, age_pos] =
+    let [classes, tasks, generations, class_pos, task_pos] =
         ["class", "task", "generation", "class_pos", "age_pos"].map(|name| reader.u32s(&format!("slot.{name}")));
-    let (classes, tasks, generations, class_pos, age_pos) = (classes?, tasks?, generations?, class_pos?, age_pos?);
-    if ids.len() != len || [&classes, &tasks, &generations, &class_pos, &age_pos].iter().any(|list| list.len() != len) {
+    let (classes, tasks, generations, class_pos, task_pos) = (classes?, tasks?, generations?, class_pos?, task_pos?);
+    if ids.len() != len || [&classes, &tasks, &generations, &class_pos, &task_pos].iter().any(|list| list.len() != len) {
         return Err(reader.damaged(format!("its table has not {len} rows")));
     }
     let row = |slot: usize| SlotState {
@@ -352,7 +352,7 @@ fn read_rows(reader: &mut FileReader, len: usize) -> Result<Vec<SlotState>, Chec
         task: tasks[slot],
         generation: generations[slot],
         class_pos: class_pos[slot],
-        age_pos: age_pos[slot],
+        task_pos: task_pos[slot],
     };
     Ok((0..len).map(row).collect())
 }

@@ -31,7 +31,7 @@ struct Sample {
     slot: usize,
     row: SlotState,
     /// Whether it is of an earlier task than the current one.
-    old: bool,
+    from_earlier_task: bool,
 }
 
 /// The shard of `rank` among `size` from the files of all ranks of another world.
@@ -58,10 +58,10 @@ pub(super) fn load(
     let own: Vec<Sample> = order(&files, config.policy).into_iter().skip(rank).step_by(size).collect();
     let current = files.iter().filter_map(|file| file.state.shard.as_ref()).map(|shard| shard.current_task).max().unwrap_or(state.task);
     let policy = policy(&files, config.policy, &own, rank, size);
-    let (rows, old, seen) = renumber(&own);
+    let (rows, from_earlier_tasks, seen) = renumber(&own);
     let path = files[0].reader.path().to_path_buf();
     let has_id = schema.position(crate::batch::Role::Id).is_some();
-    let table = |capacity| SlotTable::of_rows(capacity, has_id, current, old, &seen, &rows);
+    let table = |capacity| SlotTable::of_rows(capacity, has_id, current, from_earlier_tasks, &seen, &rows);
     let load = |store: &mut dyn Store| {
         for (piece, samples) in own.chunks(at_once(&schema)).enumerate() {
             let mut fields = vec![Vec::new(); schema.stored().count()];
@@ -85,7 +85,7 @@ fn order(files: &[RankFile], policy: PolicyKind) -> Vec<Sample> {
         let Some(shard) = &file.state.shard else { continue };
         let oldest = if policy == PolicyKind::Fifo { file.policy.first().map_or(0, |&next| next as usize % shard.len.max(1)) } else { 0 };
         for (slot, &row) in file.rows.iter().enumerate() {
-            let sample = Sample { file: number, slot, row, old: (row.age_pos as usize) < shard.old };
+            let sample = Sample { file: number, slot, row, from_earlier_task: (row.task_pos as usize) < shard.old };
             // In a ring: how many samples are newer.
             let newer = (oldest + 2 * shard.len - 1 - slot) % shard.len;
             let key = if policy == PolicyKind::Fifo { (Reverse(newer), 0) } else { (Reverse(0), row.class) };
@@ -122,17 +122,17 @@ fn policy(files: &[RankFile], kind: PolicyKind, own: &[Sample], rank: usize, siz
 
 /// A new table's rows, how many are of earlier tasks, and the classes among them.
 fn renumber(samples: &[Sample]) -> (Vec<SlotState>, usize, Vec<u32>) {
-    let old = samples.iter().filter(|sample| sample.old).count();
+    let from_earlier_tasks = samples.iter().filter(|sample| sample.from_earlier_task).count();
     let mut classes: BTreeMap<u32, u32> = BTreeMap::new();
-    let (mut next_old, mut next_new) = (0, old as u32);
+    let (mut next_earlier, mut next_current) = (0, from_earlier_tasks as u32);
     let rows = samples.iter().map(|sample| {
         let members = classes.entry(sample.row.class).or_insert(0);
-        let age = if sample.old { &mut next_old } else { &mut next_new };
-        let row = SlotState { generation: 0, class_pos: *members, age_pos: *age, ..sample.row };
+        let position = if sample.from_earlier_task { &mut next_earlier } else { &mut next_current };
+        let row = SlotState { generation: 0, class_pos: *members, task_pos: *position, ..sample.row };
         *members += 1;
-        *age += 1;
+        *position += 1;
         row
     });
     let rows = rows.collect();
-    (rows, old, classes.into_keys().collect())
+    (rows, from_earlier_tasks, classes.into_keys().collect())
 }

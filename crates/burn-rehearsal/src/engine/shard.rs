@@ -4,7 +4,7 @@ use super::cut::{Cut, Piece};
 use crate::batch::{Column, Role, Schema};
 use crate::config::{MAX_CLASSES, OnRepeat, RehearsalConfig, StoreKind, first_slot, shard_capacity};
 use crate::error::{BatchError, RehearsalError};
-use crate::policy::{AHEAD, Placement, Policy, policy};
+use crate::policy::{PREFETCH_DISTANCE, Placement, Policy, policy};
 use crate::random::Stream;
 use crate::slots::{RowHandle, SlotTable};
 use crate::snapshot::{Snapshot, StoredSample};
@@ -28,7 +28,7 @@ pub(super) struct Shard {
     /// The generation of each placement's slot when it was placed.
     generations: Vec<u32>,
     /// The slots that the next candidates will probably take.
-    guessed: Vec<u32>,
+    predicted: Vec<u32>,
     /// Changes of class counts; travels to the round and back.
     changes: Vec<(u32, i32)>,
     /// The rows that a checkpoint still has to write.
@@ -71,7 +71,7 @@ impl Shard {
             candidate_ids: Vec::new(),
             placements: Vec::new(),
             generations: Vec::new(),
-            guessed: Vec::new(),
+            predicted: Vec::new(),
             changes: Vec::new(),
             cut: None,
         })
@@ -154,11 +154,11 @@ impl Shard {
         self.read_classes_and_ids(rows.len())?;
         self.policy.begin(&self.candidate_classes);
         for row in 0..rows.len() {
-            if row.is_multiple_of(AHEAD) && self.table.is_full() {
-                let next = row..rows.len().min(row + AHEAD);
-                self.guessed.clear();
-                self.policy.guess(&self.candidate_classes[next], &self.table, rng.clone(), &mut self.guessed);
-                self.table.fetch(&self.guessed);
+            if row.is_multiple_of(PREFETCH_DISTANCE) && self.table.is_full() {
+                let next = row..rows.len().min(row + PREFETCH_DISTANCE);
+                self.predicted.clear();
+                self.policy.predict_slots(&self.candidate_classes[next], &self.table, rng.clone(), &mut self.predicted);
+                self.table.prefetch(&self.predicted);
             }
             let (class, id) = (self.candidate_classes[row], self.candidate_ids.get(row).copied());
             if self.skip_if_stored && id.is_some_and(|id| self.table.holds(id)) {

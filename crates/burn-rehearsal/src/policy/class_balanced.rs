@@ -145,14 +145,14 @@ impl Policy for ClassBalanced {
         victims.get(number as usize).map_or(Placement::Reject, |&slot| Placement::Replace(slot))
     }
 
-    fn guess(&mut self, classes: &[u32], table: &SlotTable, rng: Stream, slots: &mut Vec<u32>) {
+    fn predict_slots(&mut self, classes: &[u32], table: &SlotTable, rng: Stream, slots: &mut Vec<u32>) {
         let Self { quotas, offered } = self;
         let bound = |candidate: usize, held: usize| {
             let class = classes[candidate];
             let before = classes[..candidate].iter().filter(|&&other| other == class).count() as u64;
             offered.get(class as usize).copied().unwrap_or(0).saturating_add(before + 1).max(held as u64)
         };
-        quotas.guess(classes, table, rng, bound, slots);
+        quotas.predict_slots(classes, table, rng, bound, slots);
     }
 
     fn state(&self) -> Vec<u64> {

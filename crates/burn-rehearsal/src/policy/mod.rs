@@ -35,7 +35,7 @@ pub enum Placement {
 
 /// The number of candidates for which memory is prefetched at once: more than a processor can have
 /// outstanding.
-pub const AHEAD: usize = 32;
+pub const PREFETCH_DISTANCE: usize = 32;
 
 /// Decides which row makes room.
 pub trait Policy: Send {
@@ -48,10 +48,10 @@ pub trait Policy: Send {
     /// Called once for every candidate that meets a full shard; `class` is the candidate's.
     fn place(&mut self, class: u32, table: &SlotTable, rng: &mut Stream) -> Placement;
 
-    /// Adds to `slots` those that candidates of these classes, at most [`AHEAD`], will probably take
+    /// Adds to `slots` those that candidates of these classes, at most [`PREFETCH_DISTANCE`], will probably take
     /// in a full shard; `rng` is a copy of their random stream. These slots are prefetched, so that
     /// the cache misses of several candidates overlap. Decides nothing.
-    fn guess(&mut self, _classes: &[u32], _table: &SlotTable, _rng: Stream, _slots: &mut Vec<u32>) {}
+    fn predict_slots(&mut self, _classes: &[u32], _table: &SlotTable, _rng: Stream, _slots: &mut Vec<u32>) {}
 
     /// Everything besides the table that later decisions depend on.
     fn state(&self) -> Vec<u64>;

@@ -28,7 +28,7 @@
 //!   K(K + 1) slots.
 //! * Shards that were offered different classes differ by up to one row per class and shard.
 
-use super::AHEAD;
+use super::PREFETCH_DISTANCE;
 use crate::config::MAX_CLASSES;
 use crate::random::Stream;
 use crate::slots::SlotTable;
@@ -195,10 +195,10 @@ impl Quotas {
         Some(largest)
     }
 
-    /// Adds to `slots` those that candidates of `classes`, at most [`AHEAD`], will probably take:
+    /// Adds to `slots` those that candidates of `classes`, at most [`PREFETCH_DISTANCE`], will probably take:
     /// a random one of the class that gives way, or of the candidate's own class the row with a
     /// random number below `bound(candidate, held)`, if there is one.
-    pub(super) fn guess(
+    pub(super) fn predict_slots(
         &mut self,
         classes: &[u32],
         table: &SlotTable,
@@ -210,7 +210,7 @@ impl Quotas {
         // Moves past the empty lists once, for all candidates.
         self.borrowers.largest();
         let mut loans = self.borrowers.loans();
-        let mut places: SmallVec<[(usize, usize); AHEAD]> = SmallVec::new();
+        let mut places: SmallVec<[(usize, usize); PREFETCH_DISTANCE]> = SmallVec::new();
         for (candidate, &class) in classes.iter().enumerate() {
             let held = table.of_class(class as usize).len();
             let (victims, rows) = match loans.largest() {
@@ -357,9 +357,9 @@ struct Loans<'a> {
     /// The list of the largest: this many of its classes are left, behind them those that had one row more.
     level: usize,
     left: usize,
-    moved: SmallVec<[u32; AHEAD]>,
+    moved: SmallVec<[u32; PREFETCH_DISTANCE]>,
     /// The classes that belong behind the next two lists: one row is two levels.
-    moving: [SmallVec<[u32; AHEAD]>; 2],
+    moving: [SmallVec<[u32; PREFETCH_DISTANCE]>; 2],
 }
 
 impl Loans<'_> {

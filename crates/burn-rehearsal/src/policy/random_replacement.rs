@@ -47,8 +47,8 @@ impl Policy for RandomReplacement {
         }
     }
 
-    fn guess(&mut self, classes: &[u32], table: &SlotTable, rng: Stream, slots: &mut Vec<u32>) {
-        self.0.guess(classes, table, rng, |_, held| held as u64, slots);
+    fn predict_slots(&mut self, classes: &[u32], table: &SlotTable, rng: Stream, slots: &mut Vec<u32>) {
+        self.0.predict_slots(classes, table, rng, |_, held| held as u64, slots);
     }
 
     fn state(&self) -> Vec<u64> {

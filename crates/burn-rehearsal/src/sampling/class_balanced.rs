@@ -1,14 +1,14 @@
 //! Every stored class with the same probability, then every row of it.
 
-use super::{Draw, Place, Sampling, Union};
-use crate::draw::Distinct;
+use super::{Draw, RowLocation, Sampling, ShardCounts};
+use crate::distinct::DistinctSampler;
 use crate::random::Stream;
 use crate::slots::SlotTable;
 
 /// Each of the r draws picks a class, uniformly among those that still have rows not drawn in this step, and then a row of it, uniformly.
 #[derive(Debug, Default)]
-pub struct ClassBalanced {
-    distinct: Distinct,
+pub struct ClassBalancedSampling {
+    distinct: DistinctSampler,
     numbers: Vec<u64>,
     /// How many draws fell on each class, and then where the next of its numbers is; zero again
     /// after every plan.
@@ -20,9 +20,9 @@ pub struct ClassBalanced {
     alive: Vec<u32>,
 }
 
-impl ClassBalanced {
-    fn pick_classes(&mut self, union: &Union, rng: &mut Stream, count: u64) {
-        let Some(classes) = &union.classes else { return };
+impl ClassBalancedSampling {
+    fn pick_classes(&mut self, counts: &ShardCounts, rng: &mut Stream, count: u64) {
+        let Some(classes) = &counts.classes else { return };
         let mut run_out = false;
         self.alive.clear();
         for _ in 0..count {
@@ -52,12 +52,12 @@ impl ClassBalanced {
     }
 }
 
-impl Sampling for ClassBalanced {
-    fn plan(&mut self, union: &Union, rng: &mut Stream, representatives: usize, draws: &mut Vec<Draw>) {
-        let Some(classes) = &union.classes else { return };
+impl Sampling for ClassBalancedSampling {
+    fn plan(&mut self, counts: &ShardCounts, rng: &mut Stream, representatives: usize, draws: &mut Vec<Draw>) {
+        let Some(classes) = &counts.classes else { return };
         self.touched.clear();
         self.picked.clear();
-        self.pick_classes(union, rng, union.fill.total().min(representatives as u64));
+        self.pick_classes(counts, rng, counts.fill.total().min(representatives as u64));
         self.numbers.clear();
         for &class in &self.touched {
             let count = std::mem::replace(&mut self.drawn[class as usize], self.numbers.len() as u64);
@@ -72,15 +72,15 @@ impl Sampling for ClassBalanced {
         self.touched.iter().for_each(|&class| self.drawn[class as usize] = 0);
     }
 
-    fn place(&self, union: &Union, draw: Draw) -> Option<Place> {
-        union.classes.as_ref()?.place(draw.group, draw.number)
+    fn locate(&self, counts: &ShardCounts, draw: Draw) -> Option<RowLocation> {
+        counts.classes.as_ref()?.locate(draw.group, draw.number)
     }
 
-    fn here(&self, union: &Union, draw: Draw) -> Option<u32> {
-        union.classes.as_ref()?.here(draw.group, draw.number)
+    fn local_index(&self, counts: &ShardCounts, draw: Draw) -> Option<u32> {
+        counts.classes.as_ref()?.local_index(draw.group, draw.number)
     }
 
-    fn locate(&self, table: &SlotTable, group: u32, index: u32) -> Option<u32> {
+    fn slot_of(&self, table: &SlotTable, group: u32, index: u32) -> Option<u32> {
         table.of_class(group as usize).get(index as usize).copied()
     }
 }

@@ -1,18 +1,18 @@
 //! From which rows of the union representatives are drawn.
 //!
-//! Every rank knows [`Union`], a few counters per shard, and computes every rank's draws from it; owners then push the rows. No rank asks
+//! Every rank knows [`ShardCounts`], a few counters per shard, and computes every rank's draws from it; owners then push the rows. No rank asks
 //! another for anything.
 
 mod class_balanced;
 mod exclude_current;
 mod uniform;
 
-pub use class_balanced::ClassBalanced;
-pub use exclude_current::ExcludeCurrent;
-pub use uniform::Uniform;
+pub use class_balanced::ClassBalancedSampling;
+pub use exclude_current::ExcludeCurrentSampling;
+pub use uniform::UniformSampling;
 
 use crate::config::SamplingKind;
-use crate::draw::Distinct;
+use crate::distinct::DistinctSampler;
 use crate::random::Stream;
 use crate::slots::SlotTable;
 use std::cmp::Ordering;
@@ -31,7 +31,7 @@ pub struct Draw {
 
 /// Where a drawn row is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct RowLocation {
     /// The rank that holds the row.
     pub owner: u32,
     /// The row's number within its group in that shard; only the owner knows the slot.
@@ -40,22 +40,22 @@ pub struct Place {
 
 /// What every rank knows about all shards.
 #[derive(Debug)]
-pub struct Union {
+pub struct ShardCounts {
     /// The number of rows of each shard.
-    pub fill: Counts,
+    pub fill: RankCounts,
     /// The number of rows of earlier tasks of each shard.
-    pub old: Counts,
+    pub from_earlier_tasks: RankCounts,
     /// Rows per class and shard, kept only for class-balanced sampling.
     pub classes: Option<ClassCounts>,
 }
 
-impl Union {
+impl ShardCounts {
     /// Empty shards on `world_size` ranks, as `rank` sees them.
     pub fn new(rank: usize, world_size: usize, with_classes: bool) -> Self {
-        let counts = Counts { rank, counts: vec![0; world_size], total: 0, start: 0 };
+        let counts = RankCounts { rank, counts: vec![0; world_size], total: 0, start: 0 };
         Self {
             fill: counts.clone(),
-            old: counts,
+            from_earlier_tasks: counts,
             classes: with_classes.then(|| ClassCounts { rank, world_size, ..ClassCounts::default() }),
         }
     }
@@ -63,7 +63,7 @@ impl Union {
 
 /// The number of eligible rows of each shard.
 #[derive(Debug, Clone)]
-pub struct Counts {
+pub struct RankCounts {
     rank: usize,
     counts: Vec<u64>,
     total: u64,
@@ -71,7 +71,7 @@ pub struct Counts {
     start: u64,
 }
 
-impl Counts {
+impl RankCounts {
     /// Takes over all ranks' counts, in rank order.
     pub fn set(&mut self, counts: impl IntoIterator<Item = u64>) {
         self.total = 0;
@@ -90,23 +90,23 @@ impl Counts {
     }
 
     /// Where row `number` of the union is.
-    fn place(&self, number: u64) -> Option<Place> {
-        place(self.counts.iter().copied(), number)
+    fn locate(&self, number: u64) -> Option<RowLocation> {
+        locate(self.counts.iter().copied(), number)
     }
 
     /// The index of row `number` of the union in this rank's shard, if it is there.
-    fn here(&self, number: u64) -> Option<u32> {
+    fn local_index(&self, number: u64) -> Option<u32> {
         let index = number.checked_sub(self.start)?;
         (index < self.counts[self.rank]).then_some(index as u32)
     }
 }
 
 /// The shard that has row `number` if shards of these sizes are put one after the other.
-fn place(counts: impl Iterator<Item = u64>, number: u64) -> Option<Place> {
+fn locate(counts: impl Iterator<Item = u64>, number: u64) -> Option<RowLocation> {
     let mut index = number;
     for (owner, rows) in counts.enumerate() {
         if index < rows {
-            return Some(Place { owner: owner as u32, index: index as u32 });
+            return Some(RowLocation { owner: owner as u32, index: index as u32 });
         }
         index -= rows;
     }
@@ -168,7 +168,7 @@ impl ClassCounts {
         }
     }
 
-    /// Counts anew: `per_rank` holds every rank's rows per class, and the classes with rows come in the order of `present` if that is given. `None` if it
+    /// Counts again: `per_rank` holds every rank's rows per class, and the classes with rows come in the order of `present` if that is given. `None` if it
     /// names others.
     pub(crate) fn rebuild(&mut self, per_rank: &[Vec<u64>], present: Option<&[u32]>) -> Option<()> {
         let mut counts = Self { rank: self.rank, world_size: self.world_size, ..Self::default() };
@@ -199,13 +199,13 @@ impl ClassCounts {
     }
 
     /// Where row `number` of `class` is.
-    fn place(&self, class: u32, number: u64) -> Option<Place> {
+    fn locate(&self, class: u32, number: u64) -> Option<RowLocation> {
         let at = class as usize * self.world_size;
-        place(self.counts.get(at..at + self.world_size)?.iter().map(|&rows| u64::from(rows)), number)
+        locate(self.counts.get(at..at + self.world_size)?.iter().map(|&rows| u64::from(rows)), number)
     }
 
     /// The index of row `number` of `class` in this rank's shard, if it is there.
-    fn here(&self, class: u32, number: u64) -> Option<u32> {
+    fn local_index(&self, class: u32, number: u64) -> Option<u32> {
         let count = self.classes.get(class as usize)?;
         let index = number.checked_sub(count.start)?;
         (index < u64::from(count.own)).then_some(index as u32)
@@ -220,31 +220,31 @@ impl ClassCounts {
 /// One rule of drawing.
 pub trait Sampling: Send {
     /// Appends the draws of one rank at one step: min(r, eligible rows) distinct ones. Time O(r).
-    fn plan(&mut self, union: &Union, rng: &mut Stream, representatives: usize, draws: &mut Vec<Draw>);
+    fn plan(&mut self, counts: &ShardCounts, rng: &mut Stream, representatives: usize, draws: &mut Vec<Draw>);
 
     /// Where a drawn row is. Time O(world size).
-    fn place(&self, union: &Union, draw: Draw) -> Option<Place>;
+    fn locate(&self, counts: &ShardCounts, draw: Draw) -> Option<RowLocation>;
 
     /// The index of a drawn row within its group in this rank's shard, if it is there. Time O(1).
-    fn here(&self, union: &Union, draw: Draw) -> Option<u32>;
+    fn local_index(&self, counts: &ShardCounts, draw: Draw) -> Option<u32>;
 
     /// The slot of this shard's `index`-th row of `group`.
-    fn locate(&self, table: &SlotTable, group: u32, index: u32) -> Option<u32>;
+    fn slot_of(&self, table: &SlotTable, group: u32, index: u32) -> Option<u32>;
 }
 
 /// The rule of `kind`.
 pub fn sampling(kind: SamplingKind) -> Box<dyn Sampling> {
     match kind {
-        SamplingKind::Uniform => Box::new(Uniform::default()),
-        SamplingKind::ClassBalanced => Box::new(ClassBalanced::default()),
-        SamplingKind::ExcludeCurrent => Box::new(ExcludeCurrent::default()),
+        SamplingKind::Uniform => Box::new(UniformSampling::default()),
+        SamplingKind::ClassBalanced => Box::new(ClassBalancedSampling::default()),
+        SamplingKind::ExcludeCurrent => Box::new(ExcludeCurrentSampling::default()),
     }
 }
 
 /// Draws uniformly over rows that are one group: shared by two rules.
 #[derive(Debug, Default)]
 struct OneGroup {
-    distinct: Distinct,
+    distinct: DistinctSampler,
     numbers: Vec<u64>,
 }
 

@@ -1,27 +1,27 @@
 //! Every stored row of the union with the same probability.
 
-use super::{Draw, OneGroup, Place, Sampling, Union};
+use super::{Draw, OneGroup, RowLocation, Sampling, ShardCounts};
 use crate::random::Stream;
 use crate::slots::SlotTable;
 
 /// Uniform over the union, without replacement within one draw, whatever the fill of the shards.
 #[derive(Debug, Default)]
-pub struct Uniform(OneGroup);
+pub struct UniformSampling(OneGroup);
 
-impl Sampling for Uniform {
-    fn plan(&mut self, union: &Union, rng: &mut Stream, representatives: usize, draws: &mut Vec<Draw>) {
-        self.0.plan(union.fill.total(), rng, representatives, draws);
+impl Sampling for UniformSampling {
+    fn plan(&mut self, counts: &ShardCounts, rng: &mut Stream, representatives: usize, draws: &mut Vec<Draw>) {
+        self.0.plan(counts.fill.total(), rng, representatives, draws);
     }
 
-    fn place(&self, union: &Union, draw: Draw) -> Option<Place> {
-        union.fill.place(draw.number)
+    fn locate(&self, counts: &ShardCounts, draw: Draw) -> Option<RowLocation> {
+        counts.fill.locate(draw.number)
     }
 
-    fn here(&self, union: &Union, draw: Draw) -> Option<u32> {
-        union.fill.here(draw.number)
+    fn local_index(&self, counts: &ShardCounts, draw: Draw) -> Option<u32> {
+        counts.fill.local_index(draw.number)
     }
 
-    fn locate(&self, table: &SlotTable, _group: u32, index: u32) -> Option<u32> {
+    fn slot_of(&self, table: &SlotTable, _group: u32, index: u32) -> Option<u32> {
         ((index as usize) < table.len()).then_some(index)
     }
 }

@@ -102,7 +102,7 @@ fn both_stores_hold_and_give_back_the_same_rows_whatever_the_layout() {
     for images in image_types(&device) {
         // One row a piece, three, all; bytes as they are and packed in words.
         for (piece_bytes, packed) in [(1, false), (110, true), (150, false), (1 << 20, true), (1 << 20, false)] {
-            let mut rng = Stream::new(7, Purpose::Stream, piece_bytes as u64, u32::from(packed));
+            let mut rng = Stream::new(7, Purpose::TaskStream, piece_bytes as u64, u32::from(packed));
             let schema = Schema::of(&FIELDS, &columns(&mut rng, 1, images, &device)).unwrap();
             let devices = vec![device.clone(); FIELDS.len()];
             let mut host = HostStore::new(schema.clone(), CAPACITY).unwrap();
@@ -161,7 +161,7 @@ fn values_that_are_no_bytes_are_refused_alike_and_change_nothing() {
     let device = device();
     for packed in [false, true] {
         for (wrong, first) in [([256, -1], 256), ([-1, 256], -1), ([-300, 0], -300), ([7, i64::from(i32::MAX)], i64::from(i32::MAX))] {
-            let mut rng = Stream::new(1, Purpose::Stream, 0, 0);
+            let mut rng = Stream::new(1, Purpose::TaskStream, 0, 0);
             let mut good = columns(&mut rng, 2, DType::I32, &device);
             let schema = Schema::of(&FIELDS, &good).unwrap();
             let devices = vec![device.clone(); FIELDS.len()];
@@ -188,7 +188,7 @@ fn values_that_are_no_bytes_are_refused_alike_and_change_nothing() {
 fn candidates_are_moved_to_the_store_and_rows_to_where_they_are_wanted() {
     let _alone = alone();
     let (device, host) = (device(), Device::flex());
-    let mut rng = Stream::new(3, Purpose::Stream, 0, 0);
+    let mut rng = Stream::new(3, Purpose::TaskStream, 0, 0);
     // Without the booleans, whose element type differs from device to device: such a mini-batch cannot change its device.
     let mut first = columns(&mut rng, 2, DType::I32, &device);
     first.remove(3);
@@ -207,7 +207,7 @@ fn candidates_are_moved_to_the_store_and_rows_to_where_they_are_wanted() {
 fn a_shard_that_the_device_cannot_hold_is_an_error_that_names_its_bytes_and_the_device_goes_on() {
     let _alone = alone();
     let device = device();
-    let mut rng = Stream::new(9, Purpose::Stream, 0, 0);
+    let mut rng = Stream::new(9, Purpose::TaskStream, 0, 0);
     let first = columns(&mut rng, 3, DType::I32, &device);
     let schema = |fields: &[usize]| {
         let (specs, columns): (Vec<_>, Vec<_>) = fields.iter().map(|&field| (FIELDS[field], first[field].clone())).unzip();
@@ -233,7 +233,7 @@ fn a_write_does_not_copy_the_store() {
     let _alone = alone();
     let device = device();
     let Some(before) = device.memory_pool_usage() else { return };
-    let mut rng = Stream::new(5, Purpose::Stream, 0, 0);
+    let mut rng = Stream::new(5, Purpose::TaskStream, 0, 0);
     let first = columns(&mut rng, 1, supported(&device, DType::U8, DType::I32), &device);
     let capacity = 1 << 20;
     let mut store = DeviceStore::new(Schema::of(&FIELDS, &first).unwrap(), capacity, &vec![device.clone(); 5]).unwrap();

@@ -22,7 +22,7 @@ pub(super) struct Images {
 impl Images {
     /// Values 0..1, some of them equal, so that there are grey pixels too.
     pub(super) fn random(shape: [usize; 4]) -> Self {
-        let mut random = Stream::new(1, Purpose::Stream, 0, 0);
+        let mut random = Stream::new(1, Purpose::TaskStream, 0, 0);
         Self { shape, values: (0..shape.iter().product()).map(|_| random.below(64) as f32 / 63.0).collect() }
     }
 

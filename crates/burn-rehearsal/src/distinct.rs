@@ -1,14 +1,15 @@
-//! Drawing distinct numbers without touching the numbers that are not drawn.
+//! Random choices of distinct numbers, and with them the candidates of a mini-batch.
 
-use crate::random::Stream;
+use crate::config::{CandidateMode, RehearsalConfig, RowCount};
+use crate::random::{Purpose, Stream};
 
 /// Up to this many entries are searched one by one, which is faster than hashing.
 const FEW: u64 = 16;
 
-/// Scratch space for [`Distinct::draw`]: the entries of a permutation that were moved, in a hash table that
+/// Scratch space for [`DistinctSampler::draw`]: the entries of a permutation that were moved, in a hash table that
 /// is emptied in constant time.
 #[derive(Debug, Default)]
-pub(crate) struct Distinct {
+pub(crate) struct DistinctSampler {
     /// The entries that are in use have the current generation. The length is a power of two.
     table: Vec<Entry>,
     generation: u64,
@@ -22,7 +23,7 @@ struct Entry {
     value: u64,
 }
 
-impl Distinct {
+impl DistinctSampler {
     /// Appends min(`count`, `bound`) distinct numbers of `0..bound` to `out`. Every sequence of that length
     /// is equally likely, so every prefix of it is a uniform draw, too.
     ///
@@ -78,14 +79,44 @@ impl Distinct {
     }
 }
 
+/// Selects the rows of a mini-batch that are offered to the buffer. Reuses its memory from step to step.
+#[derive(Debug, Default)]
+pub(crate) struct CandidateSelector {
+    distinct: DistinctSampler,
+    numbers: Vec<u64>,
+}
+
+impl CandidateSelector {
+    /// Fills `chosen` with the candidates of `step` on `rank` among `rows` rows, ascending: a pure
+    /// function of the arguments.
+    pub(crate) fn select(&mut self, config: &RehearsalConfig, step: u64, rank: usize, rows: usize, chosen: &mut Vec<u32>) {
+        let mut rng = Stream::new(config.seed, Purpose::Candidates, step, rank as u32);
+        chosen.clear();
+        match config.candidate_mode {
+            CandidateMode::Exact => {
+                self.numbers.clear();
+                self.distinct.draw(&mut rng, config.candidates.of(rows), rows as u64, &mut self.numbers);
+                chosen.extend(self.numbers.iter().map(|&row| row as u32));
+                chosen.sort_unstable();
+            }
+            CandidateMode::Bernoulli => {
+                let chance = match config.candidates {
+                    RowCount::Count(count) => count as f64 / rows as f64,
+                    RowCount::Ratio(ratio) => ratio,
+                };
+                chosen.extend((0..rows as u32).filter(|_| rng.unit_f64() < chance));
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::Purpose;
 
     #[test]
     fn draws_are_distinct_and_exactly_as_many_as_there_are() {
-        let mut distinct = Distinct::default();
+        let mut distinct = DistinctSampler::default();
         for (count, bound) in [(0, 0), (3, 0), (0, 5), (5, 5), (9, 5), (7, 1000), (600, 700)] {
             let mut out = Vec::new();
             distinct.draw(&mut Stream::new(1, Purpose::Draw, bound, 0), count, bound, &mut out);
@@ -99,7 +130,7 @@ mod tests {
 
     /// χ² of what `key` makes of a draw of `count` of `bound` numbers, of `keys` that are equally likely.
     fn chi2(count: usize, bound: u64, keys: usize, trials: u64, key: impl Fn(&mut Vec<u64>)) -> f64 {
-        let mut distinct = Distinct::default();
+        let mut distinct = DistinctSampler::default();
         let mut counts = std::collections::BTreeMap::new();
         for step in 0..trials {
             let mut out = Vec::new();
