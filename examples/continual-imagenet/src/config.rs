@@ -8,8 +8,8 @@ use crate::cli::{
 use crate::data;
 use crate::device;
 use crate::error::AppError;
-use crate::place;
 use crate::recipes::parse_milestones;
+use crate::run_directory;
 use crate::transport;
 use burn_rehearsal::error::ConfigError;
 use burn_rehearsal::{Capacity, MAX_LAG, MAX_RATIO, RehearsalConfig, RowCount};
@@ -24,12 +24,12 @@ use std::path::{Path, PathBuf};
 
 /// The most of what a person can mean; beyond it is a slip of the keyboard that the machine should not have to find out by running out of memory
 /// or threads.
-const MOST_RANKS: usize = 1024;
-const MOST_WORKERS: usize = 64;
+const MAX_RANKS: usize = 1024;
+const MAX_WORKERS: usize = 64;
 /// Of a mini-batch.
-const MOST_ROWS: usize = 1 << 20;
-const MOST_WIDTH: usize = 1024;
-pub const MOST_PIXELS: usize = 1024;
+const MAX_ROWS: usize = 1 << 20;
+const MAX_WIDTH: usize = 1024;
+pub const MAX_PIXELS: usize = 1024;
 /// Fields of a configuration that are no options.
 const NO_OPTIONS: [&str; 2] = ["overridden", "jpeg-decoder"];
 /// Options that say where or how a run happens and change nothing that a recipe is about.
@@ -40,7 +40,7 @@ pub const NEVER: &str = "never";
 /// The trained network, beside its report.
 pub const NETWORK: &str = "model.safetensors";
 /// The convolutional network halves the image twice.
-const FEWEST_CONV_PIXELS: usize = 4;
+const MIN_CONV_PIXELS: usize = 4;
 
 /// The resolved configuration; echoed into every report.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -353,22 +353,22 @@ impl Config {
             }
         }
         let at_most = [
-            ("ranks", self.ranks, MOST_RANKS),
-            ("workers", self.workers, MOST_WORKERS),
-            ("image-size", self.image_size, MOST_PIXELS),
+            ("ranks", self.ranks, MAX_RANKS),
+            ("workers", self.workers, MAX_WORKERS),
+            ("image-size", self.image_size, MAX_PIXELS),
             ("crop-size", self.crop_size, self.image_size),
-            ("model-width", self.model_width, MOST_WIDTH),
+            ("model-width", self.model_width, MAX_WIDTH),
             ("lag", self.lag, MAX_LAG),
-            ("batch-size", self.batch_size, MOST_ROWS),
-            ("representatives", self.representatives.of(self.batch_size), MOST_ROWS),
+            ("batch-size", self.batch_size, MAX_ROWS),
+            ("representatives", self.representatives.of(self.batch_size), MAX_ROWS),
         ];
         for (option, value, most) in at_most {
             if value > most {
                 return Err(AppError::option(option, value, format!("must be at most {most}")));
             }
         }
-        if self.model == ModelArg::Conv && self.crop_size < FEWEST_CONV_PIXELS {
-            let reason = format!("the convolutional network (`--model conv`) needs at least {FEWEST_CONV_PIXELS} pixels");
+        if self.model == ModelArg::Conv && self.crop_size < MIN_CONV_PIXELS {
+            let reason = format!("the convolutional network (`--model conv`) needs at least {MIN_CONV_PIXELS} pixels");
             let option = if self.crop_size == self.image_size { "image-size" } else { "crop-size" };
             return Err(AppError::option(option, self.crop_size, reason));
         }
@@ -416,7 +416,7 @@ impl Config {
             (_, Ok(epochs)) if epochs > 0 => Some(epochs),
             (other, _) => return Err(AppError::option("checkpoint-every", other, "expected `task`, `never`, or a number of epochs")),
         };
-        Ok(Some(Checkpoints { directory: place::checkpoints(&self.out, method), every, keep: self.checkpoint_keep, resume }))
+        Ok(Some(Checkpoints { directory: run_directory::checkpoints(&self.out, method), every, keep: self.checkpoint_keep, resume }))
     }
 
     /// The values that all ranks must agree on, by the names of their options.

@@ -1,10 +1,10 @@
 //! `pack`: a data set in a few large files.
 
 use crate::cli::PackArgs;
-use crate::config::MOST_PIXELS;
+use crate::config::MAX_PIXELS;
+use crate::console::print_line;
 use crate::data;
 use crate::error::AppError;
-use crate::say::say;
 use burn_rehearsal_train::data::{ImageOptions, PackOptions, pack};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
@@ -13,8 +13,8 @@ use std::process::ExitCode;
 /// Packs, or goes on where an earlier attempt was interrupted.
 pub fn run(args: &PackArgs) -> Result<ExitCode, AppError> {
     let side = args.image_size.or_else(|| data::usual_side(&args.data)).unwrap_or(1);
-    if !(1..=MOST_PIXELS).contains(&side) {
-        return Err(AppError::option("image-size", side, format!("must be at least 1 and at most {MOST_PIXELS}")));
+    if !(1..=MAX_PIXELS).contains(&side) {
+        return Err(AppError::option("image-size", side, format!("must be at least 1 and at most {MAX_PIXELS}")));
     }
     let images = ImageOptions { side, fit: args.fit.into(), on_damaged: args.on_damaged.into() };
     let source = data::open(&args.data, &images)?;
@@ -27,7 +27,7 @@ pub fn run(args: &PackArgs) -> Result<ExitCode, AppError> {
     let packed = pack(&source, &options, &args.out, &|samples| bar.inc(samples as u64));
     bar.finish_and_clear();
     let report = packed?;
-    say(&format!(
+    print_line(&format!(
         "packed: images {}, left out {}, shards {} (there before {}), bytes {}",
         report.samples,
         report.damaged.len(),
@@ -35,7 +35,7 @@ pub fn run(args: &PackArgs) -> Result<ExitCode, AppError> {
         report.kept,
         report.bytes
     ));
-    report.damaged.iter().for_each(|path| say(&format!("left out, damaged: {}", path.display())));
-    say(&format!("pack: {}", args.out.display()));
+    report.damaged.iter().for_each(|path| print_line(&format!("left out, damaged: {}", path.display())));
+    print_line(&format!("pack: {}", args.out.display()));
     Ok(ExitCode::SUCCESS)
 }

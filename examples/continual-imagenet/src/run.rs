@@ -2,12 +2,11 @@
 
 use crate::cli::{CollectiveArg, MethodArg, Options};
 use crate::config::{Config, NEVER};
+use crate::console::{print_error, print_line};
 use crate::device;
 use crate::error::AppError;
-use crate::live::Plan;
-use crate::place::{CURVES, Place};
-use crate::progress::{Begin, Display, Progress};
-use crate::say::{complain, say};
+use crate::progress::{Begin, Display, Progress, RunPlan};
+use crate::run_directory::{CURVES, RunDirectory};
 use crate::stop::{INTERRUPTED, Stop};
 use crate::transport;
 use crate::workload::Images;
@@ -38,7 +37,7 @@ struct Job {
     images: Images,
     rehearsal: RehearsalConfig,
     /// The output directory, which belongs to the first process.
-    place: Option<Arc<Place>>,
+    directory: Option<Arc<RunDirectory>>,
     stop: Stop,
     display: Display,
     /// How many samples the buffer has room for.
@@ -112,28 +111,28 @@ impl Job {
         if stopped {
             return Err(AppError::Interrupted);
         }
-        let place = if first { Some(Arc::new(Place::claim(&config, images.fingerprint(), methods, fresh)?)) } else { None };
-        if let Some(place) = &place {
-            config.out = place.out().to_path_buf();
+        let directory = if first { Some(Arc::new(RunDirectory::claim(&config, images.fingerprint(), methods, fresh)?)) } else { None };
+        if let Some(directory) = &directory {
+            config.out = directory.out().to_path_buf();
         }
         if let Some(process) = &mut process {
             let out = transport::same_path(&config.out, process.as_mut());
-            config.out = out.inspect_err(|_| place.iter().for_each(|place| place.clean_up()))?;
+            config.out = out.inspect_err(|_| directory.iter().for_each(|directory| directory.clean_up()))?;
         }
         if first {
-            heading.iter().for_each(|line| say(line));
+            heading.iter().for_each(|line| print_line(line));
         }
-        Ok(Self { config, device, images, rehearsal, place, stop, display, buffer_len, first })
+        Ok(Self { config, device, images, rehearsal, directory, stop, display, buffer_len, first })
     }
 
     /// Trains with one method on all ranks and writes the report. `process` is this process's rank under MPI; otherwise ranks are threads.
     /// `finished` are the runs of which the directory knows already.
     fn run(&self, method: Method, finished: &[RunReport], process: Option<&mut Box<dyn Collective>>) -> Result<RunReport, AppError> {
         let Self { config, device, images, rehearsal, stop, first, .. } = self;
-        let resumes = self.place.as_ref().is_some_and(|place| place.resumes());
+        let resumes = self.directory.as_ref().is_some_and(|directory| directory.resumes());
         let settings = config.settings(method, rehearsal.clone(), resumes)?;
         let echo = serde_json::to_value(config).unwrap_or_default();
-        let plan = Plan {
+        let plan = RunPlan {
             method,
             seed: config.seed,
             epochs: config.epochs,
@@ -143,10 +142,10 @@ impl Job {
         };
         let tasks = plan.images.len();
         let alike: Vec<_> = finished.iter().filter(|report| report.tasks.len() == tasks).cloned().collect();
-        let begin = self.place.clone().map(|place| -> Begin {
+        let begin = self.directory.clone().map(|directory| -> Begin {
             Box::new(move || {
-                place.begin()?;
-                Ok(CurvesLog::begin(&place.out().join(CURVES), tasks, &alike)?)
+                directory.begin()?;
+                Ok(CurvesLog::begin(&directory.out().join(CURVES), tasks, &alike)?)
             })
         });
         let progress = Progress::new(plan, self.display, begin, stop.clone());
@@ -179,7 +178,7 @@ impl Job {
             if stop && ended > 0 {
                 break;
             }
-            let done = self.place.as_ref().and_then(|place| place.report(method));
+            let done = self.directory.as_ref().and_then(|directory| directory.report(method));
             let skip = match &mut process {
                 None => done.is_some(),
                 Some(process) => transport::any(done.is_some(), process.as_mut())?,
@@ -193,24 +192,24 @@ impl Job {
         }
         let complete = ended == methods.len() && reports.iter().all(|report| report.complete);
         if self.first {
-            say(&format!("\n{LEGEND}\n\n{}", comparison_table(&reports)));
+            print_line(&format!("\n{LEGEND}\n\n{}", comparison_table(&reports)));
             draw(&[earlier.as_slice(), &reports].concat(), &self.config.out)?;
-            reports.iter().filter_map(diverged).for_each(|warning| complain(&warning));
+            reports.iter().filter_map(diverged).for_each(|warning| print_error(&warning));
             if let Some(most) = reports.iter().map(|report| report.left_out).max().filter(|&most| most > 0) {
-                say(&format!("images left out because they are damaged: {most}"));
+                print_line(&format!("images left out because they are damaged: {most}"));
             }
-            say(&format!("reports and figures: {}", self.config.out.display()));
+            print_line(&format!("reports and figures: {}", self.config.out.display()));
             if !complete && self.config.checkpoint_every == NEVER {
-                say("not finished; there are no checkpoints: the same command starts over");
+                print_line("not finished; there are no checkpoints: the same command starts over");
             } else if !complete {
-                say("not finished; run the same command to resume");
+                print_line("not finished; run the same command to resume");
             }
         }
-        if let Some(place) = &self.place {
+        if let Some(directory) = &self.directory {
             if complete {
-                place.finish()?;
+                directory.finish()?;
             }
-            place.unlock();
+            directory.unlock();
         }
         // The same on all processes, whichever was asked; and whoever asked too late got everything, and need not begin again.
         Ok(if complete { ExitCode::SUCCESS } else { ExitCode::from(INTERRUPTED) })
@@ -225,7 +224,7 @@ impl Job {
 
     /// As [`run_all`](Self::run_all); a job that fails before its first report leaves nothing behind.
     fn finish(self, methods: &[Method], process: Option<Box<dyn Collective>>) -> Result<ExitCode, AppError> {
-        self.run_all(methods, process).inspect_err(|_| self.place.iter().for_each(|place| place.clean_up()))
+        self.run_all(methods, process).inspect_err(|_| self.directory.iter().for_each(|directory| directory.clean_up()))
     }
 }
 
@@ -281,15 +280,15 @@ pub fn report(directories: &[PathBuf], out: Option<&Path>) -> Result<ExitCode, A
     let reports = files.iter().map(|file| RunReport::read(file)).collect::<Result<Vec<_>, _>>()?;
     let several_seeds = reports.iter().any(|a| reports.iter().any(|b| a.method == b.method && a.seed != b.seed));
     let table = if several_seeds { merged_table(&reports) } else { comparison_table(&reports) };
-    say(&format!("{LEGEND}\n\n{table}"));
+    print_line(&format!("{LEGEND}\n\n{table}"));
     // Those of several runs are none of theirs.
     let only = || directories.first().filter(|first| directories.len() == 1 && first.is_dir()).map(PathBuf::as_path);
     match out.or_else(only) {
         Some(out) => {
             draw(&reports, out)?;
-            say(&format!("figures: {}", out.display()));
+            print_line(&format!("figures: {}", out.display()));
         }
-        None => say("figures: none; `--out DIR` says where to put them"),
+        None => print_line("figures: none; `--out DIR` says where to put them"),
     }
     Ok(ExitCode::SUCCESS)
 }

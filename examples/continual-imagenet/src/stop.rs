@@ -1,7 +1,7 @@
 //! Signals: the first ends the run after the current step on all ranks, with a checkpoint; a second
 //! one ends the program.
 
-use crate::say::complain;
+use crate::console::print_error;
 use burn::train::Interrupter;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -40,8 +40,8 @@ impl Stop {
             let first = handler.end_runs();
             match (insists, first) {
                 _ if !speaks => {}
-                (true, _) => complain("stopping after this step; press Ctrl-C again to stop immediately"),
-                (false, true) => complain("stopping after this step"),
+                (true, _) => print_error("stopping after this step; press Ctrl-C again to stop immediately"),
+                (false, true) => print_error("stopping after this step"),
                 (false, false) => {}
             }
         });

@@ -1,22 +1,29 @@
 //! What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere, or Burn's terminal interface; and the epochs on disk.
 
-use crate::cli::DisplayArg;
-use crate::error::AppError;
-use crate::live::{Live, Plan, figures};
-use crate::renderer::Renderer;
-use crate::say::say;
-use crate::stop::Stop;
+mod renderer;
+mod status;
 #[cfg(feature = "tui")]
-use crate::tui::Tui;
+mod tui;
+
+pub use status::RunPlan;
+
+use crate::cli::DisplayArg;
+use crate::console::print_line;
+use crate::error::AppError;
+use crate::stop::Stop;
 use burn::train::Interrupter;
 use burn::train::renderer::MetricsRenderer;
 use burn_rehearsal_train::experiment::{CompletedEpoch, EpochSink, LaunchInfo, Observer, ProgressSample};
 use burn_rehearsal_train::report::CurvesLog;
 use indicatif::{ProgressBar, ProgressStyle};
+use renderer::ProgressRenderer;
+use status::{RunStatus, figures};
 use std::error::Error;
 use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+#[cfg(feature = "tui")]
+use tui::Tui;
 
 /// Lines of epochs come no more often.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -71,9 +78,9 @@ pub struct Progress {
 pub struct Shared {
     display: Display,
     bar: ProgressBar,
-    plan: Plan,
+    plan: RunPlan,
     begin: Option<Begin>,
-    live: Mutex<Live>,
+    status: Mutex<RunStatus>,
     began: Instant,
     /// When the last line of an epoch was printed.
     last_line: Mutex<Option<Instant>>,
@@ -93,7 +100,7 @@ struct Log {
 impl Progress {
     /// A display of a run, which calls `begin` once the start has succeeded. Its epochs go to the
     /// file that it gives.
-    pub fn new(plan: Plan, display: Display, begin: Option<Begin>, stop: Stop) -> Self {
+    pub fn new(plan: RunPlan, display: Display, begin: Option<Begin>, stop: Stop) -> Self {
         let bar = if display == Display::Bar { ProgressBar::new(plan.total()) } else { ProgressBar::hidden() };
         // Both lines fit on 80 columns: where training is, and below it the figures.
         let template = format!("{:>12} {{bar:12}} {{prefix}}\n    {{wide_msg}}", plan.method.as_str());
@@ -105,7 +112,7 @@ impl Progress {
         let shared = Shared {
             display,
             bar,
-            live: Mutex::new(Live::new(plan.clone())),
+            status: Mutex::new(RunStatus::new(plan.clone())),
             plan,
             begin,
             began: Instant::now(),
@@ -126,7 +133,7 @@ impl Progress {
         self.shared.bar.finish_and_clear();
         #[cfg(feature = "tui")]
         drop(self.tui);
-        lock(&self.shared.kept).drain(..).for_each(|line| say(&line));
+        lock(&self.shared.kept).drain(..).for_each(|line| print_line(&line));
     }
 }
 
@@ -143,7 +150,7 @@ impl Observer for Progress {
         if let Some(tui) = &self.tui {
             return Box::new(tui.renderer(launch));
         }
-        Box::new(Renderer::new(self.shared.clone(), launch))
+        Box::new(ProgressRenderer::new(self.shared.clone(), launch))
     }
 
     fn buffer_metrics(&self) -> bool {
@@ -166,28 +173,28 @@ impl Observer for Progress {
             if !shown {
                 return;
             }
-            let top1 = lock(&shared.live).top1_of(epoch.point.epoch + 1);
+            let top1 = lock(&shared.status).top1_of(epoch.point.epoch + 1);
             let mut words = figures(epoch.point.train_loss, top1, epoch.time.samples_per_s(), earlier, now, shared.plan.capacity);
             if measured {
                 let seen = epoch.point.top1.iter().take(epoch.point.task + 1);
                 words.push_str(&format!("  per task [{}]", percentages(seen.copied().flatten())));
             }
-            let place = shared.plan.place(epoch.point.task, epoch.point.epoch + 1);
-            let eta = lock(&shared.live).eta(Instant::now());
+            let label = shared.plan.epoch_label(epoch.point.task, epoch.point.epoch + 1);
+            let eta = lock(&shared.status).eta(Instant::now());
             // Whoever asks for an evaluation wants to see it.
             let every = if measured { Duration::ZERO } else { LINE_EVERY };
-            shared.line(every, true, || format!("{place}  {words}  {eta}"));
+            shared.line(every, true, || format!("{label}  {words}  {eta}"));
         })
     }
 
     fn resumed(&self, task: usize, within: Option<(usize, u64)>, earlier_world_size: usize, epochs: &[CompletedEpoch]) {
         epochs.iter().for_each(|epoch| self.shared.keep(epoch));
         let tasks = self.shared.plan.images.len();
-        let place = match within {
+        let label = match within {
             None => format!("task {}/{tasks}", task + 1),
             Some((epoch, steps)) => format!("task {}/{tasks}, epoch {epoch}, after {steps} steps of it", task + 1),
         };
-        self.shared.say(&format!("goes on with {place} (written by {earlier_world_size} ranks)"));
+        self.shared.print(&format!("goes on with {label} (written by {earlier_world_size} ranks)"));
     }
 
     fn evaluated(&self, task: usize, top1: &[f64]) {
@@ -195,7 +202,7 @@ impl Observer for Progress {
         let seen = &top1[..=task];
         let average = seen.iter().sum::<f64>() / seen.len() as f64;
         let (tasks, each) = (self.shared.plan.images.len(), percentages(seen.iter().copied()));
-        self.shared.say(&format!("task {}/{tasks}  average top-1 {:5.1} %  per task [{each}]", task + 1, average * 100.0));
+        self.shared.print(&format!("task {}/{tasks}  average top-1 {:5.1} %  per task [{each}]", task + 1, average * 100.0));
     }
 
     fn interrupter(&self, interrupter: &Interrupter) {
@@ -205,8 +212,8 @@ impl Observer for Progress {
 
 impl Shared {
     /// The state of the run.
-    pub fn live(&self) -> MutexGuard<'_, Live> {
-        lock(&self.live)
+    pub fn status(&self) -> MutexGuard<'_, RunStatus> {
+        lock(&self.status)
     }
 
     /// Shows what training is doing; called a few times a second at most.
@@ -214,19 +221,19 @@ impl Shared {
         let now = Instant::now();
         match self.display {
             Display::Bar => {
-                let mut live = self.live();
-                let (place, figures) = (live.place(now), live.figures(reading, now));
-                self.bar.set_position(live.position());
-                drop(live);
-                self.bar.set_prefix(place);
+                let mut status = self.status();
+                let (label, figures) = (status.label(now), status.figures(reading, now));
+                self.bar.set_position(status.position());
+                drop(status);
+                self.bar.set_prefix(label);
                 self.bar.set_message(figures);
             }
             Display::Plain => {
                 let words = || {
-                    let mut live = self.live();
-                    let (place, figures) = (live.place(now), live.figures(reading, now));
-                    let (place, eta) = place.rsplit_once("  ").unwrap_or((&place, ""));
-                    format!("{place}  {figures}  {eta}")
+                    let mut status = self.status();
+                    let (label, figures) = (status.label(now), status.figures(reading, now));
+                    let (label, eta) = label.rsplit_once("  ").unwrap_or((&label, ""));
+                    format!("{label}  {figures}  {eta}")
                 };
                 self.line(LINE_WITHIN_EVERY, false, words);
             }
@@ -243,18 +250,18 @@ impl Shared {
             None => first || now.saturating_duration_since(self.began) >= every,
         };
         if due {
-            self.say(&words());
+            self.print(&words());
             *last = Some(now);
         }
     }
 
     /// Prints a line about the run, if the run speaks.
-    fn say(&self, words: &str) {
+    fn print(&self, words: &str) {
         let line = format!("{:>12}  {words}", self.plan.method.as_str());
         match self.display {
             Display::None => {}
-            Display::Plain => say(&line),
-            Display::Bar => self.bar.suspend(|| say(&line)),
+            Display::Plain => print_line(&line),
+            Display::Bar => self.bar.suspend(|| print_line(&line)),
             Display::Tui => lock(&self.kept).push(line),
         }
     }
@@ -280,7 +287,7 @@ impl Shared {
 }
 
 impl Log {
-    fn write(&mut self, plan: &Plan, epoch: &CompletedEpoch) {
+    fn write(&mut self, plan: &RunPlan, epoch: &CompletedEpoch) {
         let Some(curves) = &mut self.curves else { return };
         if let Err(error) = curves.append(plan.method, plan.seed, &epoch.point, epoch.time) {
             // The report has the epochs as well; a run is not lost for a log.

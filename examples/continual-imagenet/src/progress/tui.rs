@@ -1,6 +1,6 @@
 //! Burn's terminal interface: one for all tasks of a run, and a terminal that is as before when the run ends, however it ends.
 
-use crate::live::Plan;
+use crate::progress::RunPlan;
 use crate::stop::Stop;
 use burn::train::logger::{EvaluationProgressLogger, TrainingProgressLogger};
 use burn::train::metric::MetricDefinition;
@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// The interface of one run; dropping it restores the terminal.
 pub struct Tui {
     interface: Interface,
-    plan: Plan,
+    plan: RunPlan,
     stop: Stop,
 }
 
@@ -28,7 +28,7 @@ struct Interface {
 
 impl Tui {
     /// Opens the interface.
-    pub fn new(plan: &Plan, stop: Stop) -> Self {
+    pub fn new(plan: &RunPlan, stop: Stop) -> Self {
         let terminal = terminal::Terminal::open();
         let quit = Interrupter::new();
         let inner = TuiMetricsRendererWrapper::new(quit.clone(), None);

@@ -10,7 +10,7 @@ const SMOOTHING: Duration = Duration::from_secs(5);
 
 /// What a run is going to do.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct RunPlan {
     /// How it trains.
     pub method: Method,
     /// The seed.
@@ -25,7 +25,7 @@ pub struct Plan {
     pub capacity: usize,
 }
 
-impl Plan {
+impl RunPlan {
     /// Incoming images of the whole run.
     pub fn total(&self) -> u64 {
         self.images.iter().map(|&images| (images * self.epochs) as u64).sum()
@@ -38,7 +38,7 @@ impl Plan {
     }
 
     /// Task and epoch in words; the epoch is counted from 1.
-    pub fn place(&self, task: usize, epoch: usize) -> String {
+    pub fn epoch_label(&self, task: usize, epoch: usize) -> String {
         format!("task {}/{}  epoch {epoch}/{}", task + 1, self.images.len(), self.epochs)
     }
 }
@@ -59,8 +59,8 @@ impl Mean {
 
 /// The state of a run.
 #[derive(Debug)]
-pub struct Live {
-    plan: Plan,
+pub struct RunStatus {
+    plan: RunPlan,
     /// When training began in this process, and the images that had been trained on before.
     began: Option<(Instant, u64)>,
     task: usize,
@@ -80,8 +80,8 @@ pub struct Live {
     start: ProgressSample,
 }
 
-impl Live {
-    pub fn new(plan: Plan) -> Self {
+impl RunStatus {
+    pub fn new(plan: RunPlan) -> Self {
         Self {
             plan,
             began: None,
@@ -136,10 +136,10 @@ impl Live {
     }
 
     /// Task, epoch and step; the time that is left.
-    pub fn place(&mut self, now: Instant) -> String {
+    pub fn label(&mut self, now: Instant) -> String {
         let steps = self.plan.images[self.task].div_ceil(self.plan.per_step.max(1));
         let step = (self.done as usize).div_ceil(self.plan.per_step.max(1));
-        format!("{}  step {step}/{steps}  {}", self.plan.place(self.task, self.epoch), self.eta(now))
+        format!("{}  step {step}/{steps}  {}", self.plan.epoch_label(self.task, self.epoch), self.eta(now))
     }
 
     /// What the epoch has given so far.
@@ -205,31 +205,31 @@ pub fn figures(
 mod tests {
     use super::*;
 
-    fn plan() -> Plan {
-        Plan { method: Method::Rehearsal, seed: 0, epochs: 3, images: vec![100, 50], per_step: 20, capacity: 40 }
+    fn plan() -> RunPlan {
+        RunPlan { method: Method::Rehearsal, seed: 0, epochs: 3, images: vec![100, 50], per_step: 20, capacity: 40 }
     }
 
     #[test]
-    fn place_rate_and_remaining_time_follow_from_the_images_of_all_ranks() {
+    fn label_rate_and_remaining_time_follow_from_the_images_of_all_ranks() {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
-        let mut live = Live::new(plan());
-        live.begin(0, 2, ProgressSample::default(), start);
-        assert!(live.place(start).ends_with("step 0/5  ETA –"), "{}", live.place(start));
+        let mut status = RunStatus::new(plan());
+        status.begin(0, 2, ProgressSample::default(), start);
+        assert!(status.label(start).ends_with("step 0/5  ETA –"), "{}", status.label(start));
         // A rank with half of the images: 50 of 100 are behind, and were when this process began.
-        live.step(25, 50, start);
-        live.step(50, 50, start + 2 * second);
-        assert_eq!(live.place(start + 2 * second), "task 1/2  epoch 2/3  step 5/5  ETA 00:00:10");
-        live.loss(1.0);
-        live.loss(2.0);
-        live.top1(75.0);
+        status.step(25, 50, start);
+        status.step(50, 50, start + 2 * second);
+        assert_eq!(status.label(start + 2 * second), "task 1/2  epoch 2/3  step 5/5  ETA 00:00:10");
+        status.loss(1.0);
+        status.loss(2.0);
+        status.top1(75.0);
         let reading = ProgressSample { step: 4 * second, load: second, wait: second / 100, stored: Some(10) };
         assert_eq!(
-            live.figures(reading, start + 2 * second),
+            status.figures(reading, start + 2 * second),
             "loss 1.500  top-1 75.0 %  25 images/s  load 25.0 %  buffer 25 %  wait 0.2 %"
         );
-        live.begin(0, 3, reading, start + 2 * second);
-        assert_eq!((live.top1_of(2), live.top1_of(3)), (Some(75.0), None));
+        status.begin(0, 3, reading, start + 2 * second);
+        assert_eq!((status.top1_of(2), status.top1_of(3)), (Some(75.0), None));
         let later = ProgressSample { step: 5 * second, load: second, stored: None, ..reading };
-        assert_eq!(live.figures(later, start + 3 * second), "loss –  top-1 –  25 images/s  load 0.0 %");
+        assert_eq!(status.figures(later, start + 3 * second), "loss –  top-1 –  25 images/s  load 0.0 %");
     }
 }

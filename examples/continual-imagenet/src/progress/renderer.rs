@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 const REFRESH: Duration = Duration::from_millis(100);
 
 /// The renderer of a bar and of plain lines.
-pub struct Renderer {
+pub struct ProgressRenderer {
     shared: Arc<Shared>,
     reader: ProgressReader,
     task: usize,
@@ -26,7 +26,7 @@ pub struct Renderer {
     shown: Option<Instant>,
 }
 
-impl Renderer {
+impl ProgressRenderer {
     pub fn new(shared: Arc<Shared>, launch: &LaunchInfo) -> Self {
         Self {
             shared,
@@ -41,7 +41,7 @@ impl Renderer {
     }
 }
 
-impl MetricsRendererTraining for Renderer {
+impl MetricsRendererTraining for ProgressRenderer {
     fn update_train(&mut self, state: MetricState) {
         let MetricState::Numeric(entry, Some(NumericEntry::Value(value) | NumericEntry::Aggregated { aggregated_value: value, .. })) =
             state
@@ -50,9 +50,9 @@ impl MetricsRendererTraining for Renderer {
         };
         let id = Some(&entry.metric_id);
         if id == self.loss.as_ref() {
-            self.shared.live().loss(value);
+            self.shared.status().loss(value);
         } else if id == self.top1.as_ref() {
-            self.shared.live().top1(value);
+            self.shared.status().top1(value);
         }
     }
 
@@ -63,7 +63,7 @@ impl MetricsRendererTraining for Renderer {
     }
 }
 
-impl TrainingProgressLogger for Renderer {
+impl TrainingProgressLogger for ProgressRenderer {
     fn start(&mut self, _epochs: usize, _first: usize, _items: Option<usize>, _label: Option<&str>) {}
 
     fn update_epoch(&mut self, _epoch: usize) {}
@@ -74,13 +74,13 @@ impl TrainingProgressLogger for Renderer {
         }
         self.epoch += 1;
         self.total = Some(items);
-        self.shared.live().begin(self.task, self.epoch, self.reader.read(), Instant::now());
+        self.shared.status().begin(self.task, self.epoch, self.reader.read(), Instant::now());
     }
 
     fn update_split(&mut self, items: usize) {
         let Some(total) = self.total else { return };
         let now = Instant::now();
-        self.shared.live().step(items, total, now);
+        self.shared.status().step(items, total, now);
         if self.shown.is_none_or(|shown| now.saturating_duration_since(shown) >= REFRESH) {
             self.shown = Some(now);
             self.shared.show(self.reader.read());
@@ -96,7 +96,7 @@ impl TrainingProgressLogger for Renderer {
     fn log_event_training(&mut self, _event: String) {}
 }
 
-impl MetricsRendererEvaluation for Renderer {
+impl MetricsRendererEvaluation for ProgressRenderer {
     fn update_test(&mut self, _name: EvaluationName, _state: MetricState) {}
 
     fn on_test_end(&mut self, _summary: Option<LearnerSummary>) -> Result<(), Box<dyn core::error::Error>> {
@@ -104,7 +104,7 @@ impl MetricsRendererEvaluation for Renderer {
     }
 }
 
-impl EvaluationProgressLogger for Renderer {
+impl EvaluationProgressLogger for ProgressRenderer {
     fn start_global_progress(&mut self, _tests: usize) {}
 
     fn start_test(&mut self, _name: &str, _items: usize) {}
@@ -118,7 +118,7 @@ impl EvaluationProgressLogger for Renderer {
     fn log_event_evaluation(&mut self, _event: String) {}
 }
 
-impl MetricsRenderer for Renderer {
+impl MetricsRenderer for ProgressRenderer {
     fn manual_close(&mut self) {}
 
     fn register_metric(&mut self, definition: MetricDefinition) {

@@ -39,19 +39,19 @@ const OF_NO_MATTER: [&str; 7] = [
 ];
 
 /// An output directory that belongs to this job alone.
-pub struct Place {
+pub struct RunDirectory {
     out: PathBuf,
     methods: Vec<Method>,
     /// What the job is configured to do.
     config: Value,
     /// With which data.
     data: Fingerprint,
-    /// The directories that were made for this job, from the inside out.
-    made: Vec<PathBuf>,
+    /// The directories that were created for this job, from the inside out.
+    created: Vec<PathBuf>,
     /// Whether the job goes on with what is there.
     resumed: bool,
     /// Whether this process has written anything but the lock.
-    begun: AtomicBool,
+    started: AtomicBool,
     /// Held until the program ends, however it ends.
     lock: DirectoryLock,
 }
@@ -61,7 +61,7 @@ pub fn checkpoints(out: &Path, method: Method) -> PathBuf {
     out.join(method.to_string()).join(CHECKPOINTS)
 }
 
-impl Place {
+impl RunDirectory {
     /// Finds the directory for a job, makes sure that files can be written there before hours are
     /// spent on training, and locks it. Nothing else is written or removed before
     /// [`begin`](Self::begin).
@@ -74,7 +74,7 @@ impl Place {
             let is_done = |method: &Method| RunReport::read(&out.join(method.to_string())).is_ok_and(|report| report.complete);
             !out.join(JOB).exists() && methods.iter().any(is_done)
         };
-        let mut made = Vec::new();
+        let mut created = Vec::new();
         let (out, lock) = loop {
             let mut out = config.out.clone();
             let mut number = 1;
@@ -85,7 +85,7 @@ impl Place {
                 out = config.out.with_file_name(name);
             }
             let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
-            made.extend(out.ancestors().take_while(missing).map(Path::to_path_buf));
+            created.extend(out.ancestors().take_while(missing).map(Path::to_path_buf));
             std::fs::create_dir_all(&out).map_err(io("create the directory", &out))?;
             let lock = DirectoryLock::acquire(&out).map_err(io("write to the directory", &out))?;
             let lock = lock.ok_or_else(|| AppError::Taken(out.clone()))?;
@@ -96,24 +96,24 @@ impl Place {
             break (out, lock);
         };
         let config_now = serde_json::to_value(config).unwrap_or_default();
-        let mut place = Self {
+        let mut directory = Self {
             out,
             methods: methods.to_vec(),
             config: config_now,
             data: data.clone(),
-            made,
+            created,
             resumed: false,
-            begun: AtomicBool::new(false),
+            started: AtomicBool::new(false),
             lock,
         };
-        let settled = place.settle(fresh, config.weights.as_deref());
-        settled.inspect_err(|_| place.clean_up())?;
-        Ok(place)
+        let claimed = directory.claim_or_resume(fresh, config.weights.as_deref());
+        claimed.inspect_err(|_| directory.clean_up())?;
+        Ok(directory)
     }
 
     /// Looks whether the unfinished job that is there can go on, or whether one that starts from
     /// `weights` can begin.
-    fn settle(&mut self, fresh: bool, weights: Option<&Path>) -> Result<(), AppError> {
+    fn claim_or_resume(&mut self, fresh: bool, weights: Option<&Path>) -> Result<(), AppError> {
         let path = self.out.join(JOB);
         if !fresh && path.try_exists().map_err(io("look for", &path))? {
             let text = std::fs::read(&path).map_err(io("read", &path))?;
@@ -155,7 +155,7 @@ impl Place {
     ///
     /// [`AppError`] with the file that cannot be written, or removed.
     pub fn begin(&self) -> Result<(), AppError> {
-        if self.begun.swap(true, Ordering::Relaxed) || self.resumed {
+        if self.started.swap(true, Ordering::Relaxed) || self.resumed {
             return Ok(());
         }
         // A report of before must not be taken for this job's, should it be interrupted.
@@ -224,7 +224,7 @@ impl Place {
     /// A job that failed before it had anything to keep leaves nothing behind; one whose start
     /// failed leaves everything as it was.
     pub fn clean_up(&self) {
-        let kept = !self.begun.load(Ordering::Relaxed)
+        let kept = !self.started.load(Ordering::Relaxed)
             || self.methods.iter().any(|&method| {
                 let reported = self.out.join(method.to_string()).join(REPORT_FILE).exists();
                 reported || has_manifest(&checkpoints(&self.out, method))
@@ -239,7 +239,7 @@ impl Place {
         }
         self.unlock();
         // Those that are not empty stay, and so do those above them.
-        self.made.iter().all(|directory| std::fs::remove_dir(directory).is_ok());
+        self.created.iter().all(|directory| std::fs::remove_dir(directory).is_ok());
     }
 }
 

@@ -1,0 +1,60 @@
+//! Continual learning with rehearsal, from the embedded digits up to image folders and many ranks.
+//!
+//! [`main`] is the program: without arguments it compares three methods that learn ten classes two
+//! at a time, and `continual-imagenet --help` lists the options. [`Config`] is what the options
+//! amount to.
+#![warn(missing_docs)]
+#![deny(unsafe_code)]
+
+mod batch;
+mod cli;
+mod config;
+mod console;
+mod data;
+mod device;
+mod error;
+mod model;
+mod pack;
+mod progress;
+mod recipes;
+mod run;
+mod run_directory;
+mod stop;
+mod transform;
+mod transport;
+mod workload;
+
+pub use cli::Options;
+pub use config::Config;
+pub use error::AppError;
+
+use clap::Parser;
+use cli::{Cli, Command};
+use std::process::ExitCode;
+
+/// Runs the program with the arguments of this process.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    console::init_log();
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            console::print_error(&format!("error: {error}"));
+            if matches!(error, AppError::Interrupted) { ExitCode::from(stop::INTERRUPTED) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode, AppError> {
+    match cli.command {
+        Some(Command::Compare { options }) => run::compare(options),
+        None => run::compare(cli.options),
+        Some(Command::Train { method, options }) => run::train(method, options),
+        Some(Command::Pack { options }) => pack::run(&options),
+        Some(Command::Report { directories, out }) => run::report(&directories, out.as_deref()),
+        Some(Command::Devices) => {
+            device::list().iter().for_each(|line| console::print_line(line));
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
