@@ -121,7 +121,7 @@ impl Iterator for Iter<'_> {
         let asked = match (&next, self.of.when) {
             (_, Rehearses::Never) | (None, Rehearses::WithRows) => Ok(()),
             (Some(_), _) => buffer.rehearse(batch(&ids)).map(drop),
-            (None, Rehearses::Always) => buffer.no_rows(),
+            (None, Rehearses::Always) => buffer.skip_step(),
         };
         asked.map_or_else(|error| Some(Err(error.into())), |()| next)
     }

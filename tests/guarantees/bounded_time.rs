@@ -138,7 +138,7 @@ fn a_failure_is_reported_at_once_although_the_engine_is_blocked() {
         buffer.rehearse(batch(&ids(step))).unwrap();
     }
     let error = burn_rehearsal::error::RehearsalError::Data("gone".into());
-    buffer.fail(error.clone());
+    buffer.abort(error.clone());
     assert_eq!(buffer.rehearse(batch(&ids(3))).unwrap_err(), error);
     drop((buffer, tokens));
     assert!(alive.recv().is_err());

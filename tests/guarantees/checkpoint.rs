@@ -27,7 +27,7 @@ fn steps(buffer: &RehearsalBuffer<Mixed>, steps: Range<usize>) -> Vec<Vec<Row>> 
         let rows = [5, 3, 0, 7, 1][(step * 3 + buffer.rank()) % 5];
         let ids = fresh(31, buffer.rank(), step, rows, 2 + step as u64 / 8);
         if rows == 0 {
-            buffer.no_rows().unwrap();
+            buffer.skip_step().unwrap();
             continue;
         }
         let augmented = buffer.rehearse(batch(&ids)).unwrap();
@@ -206,9 +206,9 @@ fn a_rank_that_fails_while_its_checkpoint_is_written_still_hands_over_its_rows()
         (0..10).for_each(|step| drop(buffer.rehearse(Large::of(step, buffer.rank())).unwrap()));
         let pending = buffer.begin_checkpoint(directory.path()).unwrap();
         // As much as can be under way: nobody receives the answers.
-        buffer.no_rows().unwrap();
+        buffer.skip_step().unwrap();
         if buffer.rank() == 1 {
-            buffer.fail(RehearsalError::Misuse("the data ended"));
+            buffer.abort(RehearsalError::Misuse("the data ended"));
         }
         pending.wait().unwrap()
     });

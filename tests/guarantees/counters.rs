@@ -16,8 +16,8 @@ use burn::train::metric::{MetricDefinition, NumericEntry};
 use burn::train::{ClassificationOutput, InferenceStep, Learner, SupervisedTraining, TrainOutput, TrainStep};
 use burn_rehearsal::batch::tensor_with_room;
 use burn_rehearsal::{
-    Execution, Measure, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, RehearsalLoader, RehearsalMetric, ShardedLoader,
-    StoreKind,
+    Execution, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, RehearsalLoader, RehearsalMetric, RehearsalStat,
+    ShardedLoader, StoreKind,
 };
 use burn_rehearsal_tests::{batch_on, buffer, config, fresh, world};
 use burn_rehearsal_train::data_parallel::without_renderer;
@@ -209,14 +209,14 @@ fn burns_metrics_show_what_the_buffer_does() {
     let mut training = without_renderer(SupervisedTraining::new(directory.path(), train, Arc::new(loader(&device))))
         .num_epochs(2)
         .with_metric_logger(values.clone());
-    for measure in Measure::ALL {
+    for measure in RehearsalStat::ALL {
         training = training.metric_train_numeric(RehearsalMetric::new(&buffer, measure));
     }
     let model = Line { linear: LinearConfig::new(2, 2).init(&device) };
     training.launch(Learner::new(model, SgdConfig::new().init(), 0.01));
     let logged = values.0.lock().unwrap();
     let of = |name: &str| logged.values.get(name).unwrap_or_else(|| panic!("{name} is missing: {:?}", logged.values.keys())).clone();
-    assert_eq!(logged.values.len(), Measure::ALL.len());
+    assert_eq!(logged.values.len(), RehearsalStat::ALL.len());
     // Updates may come late and for several steps at once, but all that they say is true of every step after the first few.
     let (staleness, depth) = (of("Rehearsal staleness"), of("Rehearsal queue depth"));
     assert!(staleness.iter().all(|value| (0.0..=1.0).contains(value)) && staleness.last() == Some(&1.0), "{staleness:?}");

@@ -112,7 +112,7 @@ fn until_error(buffer: &RehearsalBuffer<Mixed>, mut make: impl FnMut(usize) -> M
             assert_eq!(buffer.check(), Err(error.clone()));
             for later in [
                 buffer.rehearse(make(0)).err(),
-                buffer.no_rows().err(),
+                buffer.skip_step().err(),
                 buffer.begin_task(1).err(),
                 buffer.inspect().err(),
                 buffer.report().err(),
@@ -295,7 +295,7 @@ fn ranks_with_different_batch_types_or_shapes_disagree_on_every_rank() {
     let late = world(3, |threads| {
         let buffer = buffer(&config(30, 2, 3), threads);
         if buffer.rank() == CULPRIT {
-            (0..4).for_each(|_| buffer.no_rows().unwrap());
+            (0..4).for_each(|_| buffer.skip_step().unwrap());
             return until_error(&buffer, |_| wide(&[1, 2])).1;
         }
         until_error(&buffer, |_| batch(&[1, 2])).1
@@ -352,8 +352,8 @@ fn a_rank_whose_data_fails_tells_the_others_why() {
             for step in 0..AT {
                 buffer.rehearse(batch(&fresh(0, rank, step, 4, 3))).unwrap();
             }
-            buffer.fail(RehearsalError::Data("no such file".into()));
-            buffer.fail(RehearsalError::Data("a later one".into()));
+            buffer.abort(RehearsalError::Data("no such file".into()));
+            buffer.abort(RehearsalError::Data("a later one".into()));
             (AT, buffer.check().unwrap_err())
         });
         assert_eq!(errors[CULPRIT].1, RehearsalError::Data("no such file".into()));

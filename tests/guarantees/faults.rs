@@ -20,7 +20,7 @@ fn live(buffer: &RehearsalBuffer<Mixed>, seed: u64, steps: usize) -> Result<Seen
         }
         let ids = fresh(seed, buffer.rank(), step, [5, 3, 0, 7, 1][(step * 3 + buffer.rank()) % 5], 2 + step as u64 / 40);
         if ids.is_empty() {
-            buffer.no_rows()?;
+            buffer.skip_step()?;
         } else {
             rows.extend(read(&buffer.rehearse(batch(&ids))?).iter().map(|row| row.id));
         }

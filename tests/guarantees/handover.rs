@@ -121,7 +121,7 @@ fn end(handle: RehearsalBuffer<Mixed>, how: End) {
         // Found by the engine, sooner or later.
         End::BadClass => (0..9).find_map(|_| handle.rehearse(wrong_class.clone()).err()).unwrap(),
         End::Data => {
-            handle.fail(RehearsalError::Data("no more".into()));
+            handle.abort(RehearsalError::Data("no more".into()));
             handle.check().unwrap_err()
         }
     };

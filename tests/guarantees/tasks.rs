@@ -114,7 +114,7 @@ fn a_task_may_begin_before_the_first_mini_batch_and_in_an_idle_world() {
             assert!(assert_augmented(&incoming, &buffer.rehearse(batch(&incoming)).unwrap()).is_empty());
         }
         assert!(buffer.snapshot().unwrap().samples().iter().all(|sample| sample.task == 7));
-        (0..2).for_each(|_| buffer.no_rows().unwrap());
+        (0..2).for_each(|_| buffer.skip_step().unwrap());
         buffer.begin_task(8).unwrap();
         let drawn = assert_augmented(&[1], &buffer.rehearse(batch(&[1])).unwrap());
         assert_eq!(drawn.len(), 18, "all rows of the three steps of task 7");

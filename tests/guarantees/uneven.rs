@@ -26,11 +26,11 @@ fn epochs(size: usize, lag: usize, sampling: SamplingKind, idle: usize) -> Run {
                     assert_augmented(&ids, &augmented);
                     batches.push(read(&augmented));
                 } else {
-                    buffer.no_rows().unwrap();
+                    buffer.skip_step().unwrap();
                 }
             }
             for _ in 0..idle {
-                buffer.no_rows().unwrap();
+                buffer.skip_step().unwrap();
             }
         }
         let report = buffer.report().unwrap();
@@ -67,7 +67,7 @@ fn a_rank_without_rows_in_a_step_lets_its_own_representatives_of_that_step_go() 
             for (step, expected) in expected.iter().enumerate() {
                 let ids = data(rank, step);
                 if ids.is_empty() {
-                    buffer.no_rows().unwrap();
+                    buffer.skip_step().unwrap();
                 } else {
                     let drawn = assert_augmented(&ids, &buffer.rehearse(batch(&ids)).unwrap());
                     assert_eq!(drawn, expected[rank], "rank {rank} of {size}, lag {lag}, step {step}");
@@ -85,7 +85,7 @@ fn a_rank_that_never_has_rows_takes_part_and_a_late_one_is_served_once_it_has_ha
             let rank = buffer.rank();
             for step in 0..10 {
                 if rank == 2 || rank == 1 && step < 5 {
-                    buffer.no_rows().unwrap();
+                    buffer.skip_step().unwrap();
                     continue;
                 }
                 let ids = fresh(0, rank, step, 3, 2);
@@ -103,7 +103,7 @@ fn a_rank_that_never_has_rows_takes_part_and_a_late_one_is_served_once_it_has_ha
 fn a_rank_alone_without_rows_does_nothing() {
     world(1, |threads| {
         let buffer = buffer(&config(30, 3, 4), threads);
-        (0..5).for_each(|_| buffer.no_rows().unwrap());
+        (0..5).for_each(|_| buffer.skip_step().unwrap());
         assert_eq!(buffer.inspect().unwrap().steps, 0);
     });
 }

@@ -31,7 +31,7 @@ fn draw_from_frozen(config: &RehearsalConfig, contents: &[Vec<i64>], steps: usiz
         let buffer = buffer(&config, threads);
         let ids = &contents[buffer.rank()];
         let Some(&mine) = ids.first() else {
-            (0..=steps).for_each(|_| buffer.no_rows().unwrap());
+            (0..=steps).for_each(|_| buffer.skip_step().unwrap());
             assert_eq!(buffer.inspect().unwrap().len, 0);
             return Vec::new();
         };

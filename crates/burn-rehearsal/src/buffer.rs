@@ -9,8 +9,8 @@ use crate::batch::{RehearsalBatch, Role, Schema};
 use crate::config::{Execution, OnRepeat, RehearsalConfig};
 use crate::distinct::CandidateSelector;
 use crate::engine::{
-    BufferReport, Engine, EngineTimings, FailCode, Inspection, Parcel, Pending, PendingCheckpoint, Request, Response, Restored, Resumed,
-    Saved, Timings,
+    BufferReport, Engine, EngineTimings, FailCode, Inspection, Parcel, PendingCheckpoint, PendingDraw, Request, Response, Restored,
+    Resumed, Saved, Timings,
 };
 use crate::error::{BatchError, ConfigError, RehearsalError, notice};
 use crate::link::Link;
@@ -146,7 +146,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
 
     /// Offers c rows of `batch` to the buffer and appends r representatives to it: b rows in, b + min(r, eligible) out.
     ///
-    /// This is one step, and collective: every rank calls it (or [`no_rows`](Self::no_rows)) once per step. A rank that has not had a
+    /// This is one step, and collective: every rank calls it (or [`skip_step`](Self::skip_step)) once per step. A rank that has not had a
     /// mini-batch before cannot be sent rows yet, so its first `lag` mini-batches come back as they are.
     ///
     /// # Errors
@@ -184,7 +184,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         let started = Instant::now();
         // What other calls waited for is not this step's.
         state.link.take_waited();
-        state.settle(config)?;
+        state.drain_if_needed(config)?;
         state.incoming.clear();
         state.merged.clear();
         let parts = batch.into_parts(&mut state.incoming).and_then(|rest| {
@@ -202,7 +202,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         let (mut rest, schema, rows) = match parts {
             Ok(parts) => parts,
             Err(error) => {
-                state.leave(FailCode::Batch);
+                state.report_failure(FailCode::Batch);
                 return Err(error.into());
             }
         };
@@ -246,14 +246,14 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     /// # Errors
     ///
     /// As [`rehearse`](Self::rehearse).
-    pub fn no_rows(&self) -> Result<(), RehearsalError> {
+    pub fn skip_step(&self) -> Result<(), RehearsalError> {
         let config = &self.shared.config;
         self.lock().guarded(|state| {
             if self.shared.size == 1 {
                 // Nobody to tell, but what went wrong in the last mini-batch of an epoch is reported with its end.
                 return state.drain(config);
             }
-            state.settle(config)?;
+            state.drain_if_needed(config)?;
             state.link.send(Request::NoRows)?;
             state.outstanding.push_back(Awaited::NoRows);
             Ok(())
@@ -262,10 +262,10 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
 
     /// Tells all ranks that this one cannot go on because its data failed; their current step ends with
     /// [`RehearsalError::PeerFailed`]. The buffer is poisoned.
-    pub fn fail(&self, error: RehearsalError) {
+    pub fn abort(&self, error: RehearsalError) {
         let mut state = self.lock();
         if state.error.is_none() {
-            state.leave(FailCode::Data);
+            state.report_failure(FailCode::Data);
             state.error = Some(error);
         }
     }
@@ -280,7 +280,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     pub fn begin_task(&self, task: usize) -> Result<(), RehearsalError> {
         let config = &self.shared.config;
         self.lock().guarded(|state| {
-            state.settle(config)?;
+            state.drain_if_needed(config)?;
             state.link.send(Request::BeginTask(u32::try_from(task).unwrap_or(u32::MAX)))?;
             state.outstanding.push_back(Awaited::Task);
             Ok(())
@@ -379,7 +379,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         state.guarded(|state| {
             state.drain(&self.shared.config)?;
             let (ticket, checkpoint) = PendingCheckpoint::new(state.link.another_asker());
-            let pending = |parcel: &Parcel| Pending { handles: parcel.handles.clone(), columns: parcel.columns.clone() };
+            let pending = |parcel: &Parcel| PendingDraw { handles: parcel.handles.clone(), columns: parcel.columns.clone() };
             let pending = state.ready.iter().map(pending).collect();
             state.link.send(Request::Save(directory, Some(pending), ticket))?;
             state.outstanding.push_back(Awaited::Saving);

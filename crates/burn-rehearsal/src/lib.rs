@@ -207,6 +207,6 @@ pub use config::{
 };
 pub use engine::{BufferReport, EngineTimings, Inspection, PendingCheckpoint, Restored, Saved};
 pub use loader::{EpochPlan, RehearsalBatcher, RehearsalLoader, ShardedLoader, ShardedLoaderBuilder, SkipSample, WorkerPanic};
-pub use metric::{Measure, RehearsalMetric};
+pub use metric::{RehearsalMetric, RehearsalStat};
 pub use slots::{RowHandle, SlotTable};
 pub use snapshot::{Snapshot, SnapshotBatch, SnapshotBatcher, SnapshotIndexError, StoredSample};

@@ -13,7 +13,7 @@ use crate::engine::{EngineTimings, Timings};
 
 /// A figure of a [`RehearsalBuffer`], on this rank, per step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Measure {
+pub enum RehearsalStat {
     /// Milliseconds that the training thread waits for representatives that are not ready.
     Wait,
     /// Milliseconds in which the training thread chooses candidates and appends representatives.
@@ -36,7 +36,7 @@ pub enum Measure {
     Stored,
 }
 
-impl Measure {
+impl RehearsalStat {
     /// All of them.
     pub const ALL: [Self; 10] = [
         Self::Wait,
@@ -103,7 +103,7 @@ impl Measure {
     }
 }
 
-/// One [`Measure`] of a buffer as a metric of Burn, for any kind of model. A value is the mean per step since the metric was last updated; that of an
+/// One [`RehearsalStat`] of a buffer as a metric of Burn, for any kind of model. A value is the mean per step since the metric was last updated; that of an
 /// epoch, the mean over the epoch's steps.
 ///
 /// Reading it costs a few loads of counters that are kept anyway; a buffer without metrics pays nothing for them. The engine works beside
@@ -113,16 +113,16 @@ impl Measure {
 /// # use burn::train::{LearnerModel, SupervisedTraining};
 /// # use burn_rehearsal::RehearsalBuffer;
 /// # fn with_metrics<M: LearnerModel + 'static, B>(mut training: SupervisedTraining<M>, buffer: &RehearsalBuffer<B>) -> SupervisedTraining<M> {
-/// use burn_rehearsal::{Measure, RehearsalMetric};
+/// use burn_rehearsal::{RehearsalStat, RehearsalMetric};
 ///
-/// for measure in Measure::ALL {
-///     training = training.metric_train_numeric(RehearsalMetric::new(buffer, measure));
+/// for stat in RehearsalStat::ALL {
+///     training = training.metric_train_numeric(RehearsalMetric::new(buffer, stat));
 /// }
 /// # training }
 /// ```
 #[derive(Clone)]
 pub struct RehearsalMetric {
-    measure: Measure,
+    stat: RehearsalStat,
     name: MetricName,
     timings: Arc<Timings>,
     /// When the epoch began, and at the last update.
@@ -133,24 +133,24 @@ pub struct RehearsalMetric {
 
 impl fmt::Debug for RehearsalMetric {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RehearsalMetric").field("measure", &self.measure).finish_non_exhaustive()
+        f.debug_struct("RehearsalMetric").field("stat", &self.stat).finish_non_exhaustive()
     }
 }
 
 impl RehearsalMetric {
     /// A figure of `buffer`, from now on.
-    pub fn new<B>(buffer: &RehearsalBuffer<B>, measure: Measure) -> Self {
+    pub fn new<B>(buffer: &RehearsalBuffer<B>, stat: RehearsalStat) -> Self {
         let timings = buffer.counters();
         let now = timings.read();
-        Self { measure, name: Arc::new(measure.name().to_owned()), timings, start: now, last: now, current: 0.0 }
+        Self { stat, name: Arc::new(stat.name().to_owned()), timings, start: now, last: now, current: 0.0 }
     }
 
     fn entry(&self, value: f64, entry: &NumericEntry) -> SerializedEntry {
-        SerializedEntry::new(format!("{value:.3} {}", self.measure.unit()), entry.serialize())
+        SerializedEntry::new(format!("{value:.3} {}", self.stat.unit()), entry.serialize())
     }
 
     fn epoch(&self) -> f64 {
-        self.measure.mean(&self.start, &self.last)
+        self.stat.mean(&self.start, &self.last)
     }
 }
 
@@ -162,14 +162,14 @@ impl Metric for RehearsalMetric {
     }
 
     fn attributes(&self) -> MetricAttributes {
-        NumericAttributes { unit: Some(self.measure.unit().to_owned()), higher_is_better: self.measure == Measure::Stored }.into()
+        NumericAttributes { unit: Some(self.stat.unit().to_owned()), higher_is_better: self.stat == RehearsalStat::Stored }.into()
     }
 
     fn update(&mut self, (): &(), _metadata: &MetricMetadata) -> Result<SerializedEntry, TensorReadError> {
         let now = self.timings.read();
         // Several updates may come for one step, or one for several.
         if now.steps > self.last.steps {
-            self.current = self.measure.mean(&self.last, &now);
+            self.current = self.stat.mean(&self.last, &now);
             self.last = now;
         }
         Ok(self.entry(self.current, &NumericEntry::Value(self.current)))

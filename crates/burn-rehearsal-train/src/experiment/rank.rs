@@ -25,7 +25,7 @@ use burn::tensor::Device;
 use burn::train::metric::{AccuracyMetric, LossMetric};
 use burn::train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
 use burn_rehearsal::checkpoint::CheckpointError;
-use burn_rehearsal::{Measure, RehearsalBuffer, RehearsalLoader, RehearsalMetric, ShardedLoader};
+use burn_rehearsal::{RehearsalBuffer, RehearsalLoader, RehearsalMetric, RehearsalStat, ShardedLoader};
 use burn_rehearsal_collective::Collective;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -332,7 +332,7 @@ impl<W: Workload> Run<'_, W> {
                 .metric_train_numeric(LossMetric::new())
                 .metric_train_numeric(Sampled::new(AccuracyMetric::new()));
             if let Some(buffer) = self.buffer.as_ref().filter(|_| self.observer.buffer_metrics()) {
-                for measure in Measure::ALL {
+                for measure in RehearsalStat::ALL {
                     training = training.metric_train_numeric(RehearsalMetric::new(buffer, measure));
                 }
             }

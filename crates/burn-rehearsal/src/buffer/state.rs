@@ -95,7 +95,7 @@ impl State {
     }
 
     /// Receives every outstanding response if one of them decides whether a step happened, or what is drawn.
-    pub(super) fn settle(&mut self, config: &RehearsalConfig) -> Result<(), RehearsalError> {
+    pub(super) fn drain_if_needed(&mut self, config: &RehearsalConfig) -> Result<(), RehearsalError> {
         if self.outstanding.iter().any(|awaited| matches!(awaited, Awaited::NoRows | Awaited::Task)) { self.drain(config) } else { Ok(()) }
     }
 
@@ -107,7 +107,7 @@ impl State {
     }
 
     /// Tells the other ranks that this one leaves. Its own error matters more than whether they heard.
-    pub(super) fn leave(&mut self, code: FailCode) {
+    pub(super) fn report_failure(&mut self, code: FailCode) {
         if self.link.send(Request::Failed(code)).is_ok() {
             self.outstanding.push_back(Awaited::Leaving);
         }

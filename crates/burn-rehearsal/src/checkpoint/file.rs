@@ -28,9 +28,9 @@ pub struct FileEntry {
     pub digest: String,
 }
 
-/// Where a tensor is in the file.
+/// The bytes of a tensor in the file.
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct Extent {
     start: u64,
     len: u64,
 }
@@ -41,7 +41,7 @@ pub(crate) struct FileWriter {
     name: String,
     file: AtomicFile,
     header: Vec<u8>,
-    places: Vec<Place>,
+    extents: Vec<Extent>,
     written: Vec<u64>,
     hashes: Vec<blake3::Hasher>,
 }
@@ -67,15 +67,15 @@ impl FileWriter {
         let mut file = AtomicFile::create(&path).map_err(io("create", &path))?;
         file.as_file_mut().write_all(&header).map_err(io("write", &path))?;
         let first = header.len() as u64;
-        let places: Vec<_> =
-            layout.offsets().map(|(start, end)| Place { start: first + start as u64, len: (end - start) as u64 }).collect();
-        let hashes = vec![blake3::Hasher::new(); places.len()];
-        Ok(Self { path, name: name.to_owned(), file, header, written: vec![0; places.len()], places, hashes })
+        let extents: Vec<_> =
+            layout.offsets().map(|(start, end)| Extent { start: first + start as u64, len: (end - start) as u64 }).collect();
+        let hashes = vec![blake3::Hasher::new(); extents.len()];
+        Ok(Self { path, name: name.to_owned(), file, header, written: vec![0; extents.len()], extents, hashes })
     }
 
     /// Writes the next bytes of tensor number `tensor`.
     pub(crate) fn append(&mut self, tensor: usize, bytes: &[u8]) -> Result<(), CheckpointError> {
-        let Place { start, len } = self.places[tensor];
+        let Extent { start, len } = self.extents[tensor];
         let at = self.written[tensor];
         if at + bytes.len() as u64 > len {
             let reason = format!("its tensor {tensor} would be longer than announced");
@@ -90,12 +90,12 @@ impl FileWriter {
 
     /// Waits until the file is on the disk, under its name.
     pub(crate) fn finish(self) -> Result<FileEntry, CheckpointError> {
-        if let Some(tensor) = (0..self.places.len()).find(|&tensor| self.written[tensor] != self.places[tensor].len) {
+        if let Some(tensor) = (0..self.extents.len()).find(|&tensor| self.written[tensor] != self.extents[tensor].len) {
             let reason = format!("its tensor {tensor} is incomplete");
             return Err(CheckpointError::Damaged { path: self.path, reason });
         }
         self.file.commit().map_err(io("write", &self.path))?;
-        let bytes = self.places.last().map_or(self.header.len() as u64, |place| place.start + place.len);
+        let bytes = self.extents.last().map_or(self.header.len() as u64, |extent| extent.start + extent.len);
         let digest = digest(&self.header, self.hashes);
         Ok(FileEntry { name: self.name, bytes, digest })
     }

@@ -10,25 +10,19 @@
 //!
 //! A round in which no rank has rows (the end of an epoch) changes nothing and is not a step.
 
-mod checkpoint;
-mod cut;
 mod draws;
-mod header;
-mod rank_file;
-mod reshard;
+mod persist;
+mod round;
 mod shard;
 mod timings;
-mod writer;
 
-pub use checkpoint::{Restored, Saved};
-pub use header::gather_bytes;
+pub use persist::{PendingCheckpoint, Restored, Saved};
+pub use round::gather_bytes;
 pub use timings::EngineTimings;
-pub use writer::PendingCheckpoint;
 
-pub(crate) use checkpoint::{Pending, Resumed};
-pub(crate) use header::{FailCode, Status};
+pub(crate) use persist::Resumed;
+pub(crate) use round::{FailCode, Status};
 pub(crate) use timings::Timings;
-pub(crate) use writer::Ticket;
 
 use crate::agreement::agree_on;
 use crate::batch::{Column, FieldSpec, Schema};
@@ -41,13 +35,13 @@ use crate::slots::RowHandle;
 use crate::snapshot::Snapshot;
 use burn::tensor::Device;
 use burn_rehearsal_collective::{Answerer, Asked, Asker, Collective};
-use header::Header;
+use persist::{Ticket, Writer};
+use round::RoundHeader;
 use shard::Shard;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
-use writer::Writer;
 
 /// Candidates of one mini-batch.
 pub(crate) struct Offer {
@@ -81,6 +75,13 @@ pub(crate) struct Parcel {
     pub(crate) drawn_at: u64,
 }
 
+/// Representatives of a step to come, as the handle keeps them.
+pub(crate) struct PendingDraw {
+    pub(crate) handles: Vec<RowHandle>,
+    /// One per stored field.
+    pub(crate) columns: Vec<Column>,
+}
+
 /// What a handle asks of its engine. Requests are answered in order.
 pub(crate) enum Request {
     /// A round with candidates.
@@ -99,7 +100,7 @@ pub(crate) enum Request {
     Snapshot,
     /// All shards on disk, and the representatives that this rank's handle keeps; the ticket receives the outcome. Collective.
     /// Without representatives, those of the next steps are drawn now.
-    Save(PathBuf, Option<Vec<Pending>>, Ticket),
+    Save(PathBuf, Option<Vec<PendingDraw>>, Ticket),
     /// What was saved; collective.
     Restore(PathBuf, Device, &'static [FieldSpec]),
 }
@@ -232,7 +233,7 @@ struct Scratch {
     cursor: Vec<usize>,
     /// What the ranks said in the last round, as words and understood.
     words: Vec<u64>,
-    headers: Vec<Header>,
+    headers: Vec<RoundHeader>,
 }
 
 impl Engine {
@@ -242,7 +243,7 @@ impl Engine {
         config.validate(size)?;
         let with_classes = config.sampling == SamplingKind::ClassBalanced;
         Ok(Self {
-            config_digest: header::config_digest(&config, size),
+            config_digest: round::config_digest(&config, size),
             sampling: sampling(config.sampling),
             collective: Some(collective),
             rank,
@@ -374,7 +375,7 @@ impl Engine {
     /// Tells every rank this one's state and learns theirs.
     fn gather(&mut self, status: Status, changes: &[(u32, i32)]) -> Result<(), RehearsalError> {
         let with_classes = self.counts.classes.is_some();
-        let mine = Header {
+        let mine = RoundHeader {
             round: self.round,
             step: self.step,
             config: self.config_digest,
@@ -385,18 +386,18 @@ impl Engine {
             fill: self.shard.as_ref().map_or(0, |shard| shard.table().len() as u64),
             from_earlier_tasks: self.shard.as_ref().map_or(0, |shard| shard.table().from_earlier_tasks() as u64),
             changes: if with_classes { changes.len() as u64 } else { 0 },
-            changes_check: if with_classes { header::check_changes(changes) } else { 0 },
+            changes_check: if with_classes { round::check_changes(changes) } else { 0 },
         };
         let step = self.step;
         let Self { collective, config, scratch: Scratch { words, headers, .. }, counts, ready, rows, timings, .. } = self;
         let collective = collective.as_mut().ok_or(RehearsalError::EngineGone)?;
         collective.set_step(step);
-        header::all_gather(collective.as_mut(), &mine, words, headers)?;
+        round::all_gather(collective.as_mut(), &mine, words, headers)?;
         self.round += 1;
-        if header::configured_differently(headers) {
+        if round::configured_differently(headers) {
             agree_on(collective.as_mut(), &config.agreed())?;
         }
-        header::check(headers, self.rank)?;
+        round::check(headers, self.rank)?;
         counts.fill.set(headers.iter().map(|header| header.fill));
         timings.stored(headers.iter().map(|header| header.fill).sum());
         counts.from_earlier_tasks.set(headers.iter().map(|header| header.from_earlier_tasks));
@@ -408,7 +409,7 @@ impl Engine {
         if let Some(classes) = &mut counts.classes
             && most > 0
         {
-            header::gather_changes(collective.as_mut(), changes, headers, most as usize, words, classes)?;
+            round::gather_changes(collective.as_mut(), changes, headers, most as usize, words, classes)?;
         }
         Ok(())
     }
@@ -465,6 +466,6 @@ impl Engine {
         let ids: Vec<i64> = self.shard.iter().flat_map(|shard| shard.table().distinct_ids()).collect();
         let rank = self.rank;
         let collective = self.collective()?;
-        header::report(collective.as_mut(), rank, &inspection, &contents, &draws, &ids)
+        round::report(collective.as_mut(), rank, &inspection, &contents, &draws, &ids)
     }
 }

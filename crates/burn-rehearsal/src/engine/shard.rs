@@ -1,6 +1,5 @@
 //! One rank's part of the buffer: rows, what is known of them, and the policy that decides who stays.
 
-use super::cut::{Cut, Piece};
 use crate::batch::{Column, Role, Schema};
 use crate::config::{MAX_CLASSES, OnRepeat, RehearsalConfig, StoreKind, first_slot, shard_capacity};
 use crate::error::{BatchError, RehearsalError};
@@ -8,7 +7,7 @@ use crate::policy::{PREFETCH_DISTANCE, Placement, Policy, policy};
 use crate::random::Stream;
 use crate::slots::{RowHandle, SlotTable};
 use crate::snapshot::{Snapshot, StoredSample};
-use crate::store::{self, Store};
+use crate::store::{self, CopyOnWriteSnapshot, RowChunk, Store};
 use burn::tensor::Device;
 
 /// Rows, tables and policy of one rank.
@@ -32,7 +31,7 @@ pub(super) struct Shard {
     /// Changes of class counts; travels to the round and back.
     changes: Vec<(u32, i32)>,
     /// The rows that a checkpoint still has to write.
-    cut: Option<Cut>,
+    unsaved: Option<CopyOnWriteSnapshot>,
 }
 
 impl Shard {
@@ -73,7 +72,7 @@ impl Shard {
             generations: Vec::new(),
             predicted: Vec::new(),
             changes: Vec::new(),
-            cut: None,
+            unsaved: None,
         })
     }
 
@@ -92,21 +91,21 @@ impl Shard {
         Some(load(self.store.as_mut()))
     }
 
-    /// Keeps the rows as they are now, until all of them were [read](Self::read_cut).
-    pub(super) fn cut(&mut self) {
-        self.cut = Some(Cut::new(self.table.len()));
+    /// Keeps the rows as they are now, until [`read_unsaved`](Self::read_unsaved) has read all of them.
+    pub(super) fn begin_saving(&mut self) {
+        self.unsaved = Some(CopyOnWriteSnapshot::new(self.table.len()));
     }
 
-    /// Fills `piece` with the next rows of the cut; whether they were the last.
-    pub(super) fn read_cut(&mut self, piece: &mut Piece) -> Result<bool, RehearsalError> {
-        let Some(cut) = &mut self.cut else { return Ok(true) };
-        cut.take(self.store.as_ref(), piece)?;
-        Ok(cut.is_over())
+    /// Fills `chunk` with the next rows to save; whether they were the last.
+    pub(super) fn read_unsaved(&mut self, chunk: &mut RowChunk) -> Result<bool, RehearsalError> {
+        let Some(unsaved) = &mut self.unsaved else { return Ok(true) };
+        unsaved.take(self.store.as_ref(), chunk)?;
+        Ok(unsaved.is_over())
     }
 
-    /// Nobody wants the rest.
-    pub(super) fn end_cut(&mut self) {
-        self.cut = None;
+    /// Drops the rows that were not read.
+    pub(super) fn end_saving(&mut self) {
+        self.unsaved = None;
     }
 
     /// What the policy has to know to go on.
@@ -184,8 +183,8 @@ impl Shard {
         // Of several candidates for one slot the last stays, and it alone is written.
         let mut generations = self.generations.iter();
         self.placements.retain(|&(_, slot)| generations.next() == Some(&self.table.generation(slot)));
-        if let Some(cut) = &mut self.cut {
-            cut.keep(self.store.as_ref(), &self.placements)?;
+        if let Some(unsaved) = &mut self.unsaved {
+            unsaved.keep(self.store.as_ref(), &self.placements)?;
         }
         self.store.write(&self.placements);
         Ok(changes)

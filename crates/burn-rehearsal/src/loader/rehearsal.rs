@@ -106,13 +106,13 @@ impl<B: RehearsalBatch> Iterator for Iter<'_, B> {
             })),
             Some(Err(error)) => {
                 self.ended = true;
-                self.buffer.fail(RehearsalError::Data(error.to_string()));
+                self.buffer.abort(RehearsalError::Data(error.to_string()));
                 Some(Err(error))
             }
             None => {
                 // An error is reported once, at the step where it is found; afterwards the iterator is just over.
                 let first = !std::mem::replace(&mut self.ended, true);
-                self.buffer.no_rows().err().filter(|_| first).map(|error| Err(error.into()))
+                self.buffer.skip_step().err().filter(|_| first).map(|error| Err(error.into()))
             }
         }
     }

@@ -180,8 +180,8 @@ impl FieldStore {
     fn scatter(&mut self, numbers: &scatter::Numbers) {
         let Some(staged) = self.staged.take() else { return };
         for part in &numbers.parts {
-            let rows = part.rows.as_ref().map_or_else(|| staged.clone(), |rows| staged.select(rows));
-            self.rewrite(part.piece, |piece| piece.scatter(&part.places, rows));
+            let rows = part.sources.as_ref().map_or_else(|| staged.clone(), |rows| staged.select(rows));
+            self.rewrite(part.piece, |piece| piece.scatter(&part.targets, rows));
         }
     }
 

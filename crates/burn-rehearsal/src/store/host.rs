@@ -1,6 +1,7 @@
 //! Rows in host memory: one preallocated slab of bytes per stored field.
 
-use super::memory::{LINE, Memory, gather, touch};
+use super::memory::{Memory, gather, prefetch};
+use super::non_temporal::CACHE_LINE;
 use super::{Source, Store, for_each_byte, for_each_integer, rows};
 use crate::batch::{Column, FieldLayout, HostRows, Schema};
 use crate::error::{BatchError, RehearsalError};
@@ -134,11 +135,11 @@ impl Store for HostStore {
     }
 
     fn assemble(&self, rows: &[Source<'_>], devices: &[Device], columns: &mut Vec<Column>) {
-        // Short fields are asked for before the first is copied, as they are behind a long one as a rule.
-        for slab in self.slabs.iter().filter(|slab| slab.row_bytes <= LINE) {
+        // Short fields usually follow a long one, so they are prefetched before the first field is copied.
+        for slab in self.slabs.iter().filter(|slab| slab.row_bytes <= CACHE_LINE) {
             let slots =
                 rows.iter().filter_map(|row| if let Source::Slot(slot) = row { Some(*slot as usize * slab.row_bytes) } else { None });
-            touch(&slab.bytes, slots);
+            prefetch(&slab.bytes, slots);
         }
         let mut offset = 0;
         for (index, (slab, device)) in self.slabs.iter().zip(devices).enumerate() {

@@ -1,10 +1,9 @@
 //! The memory of a slab, and how rows are copied to it and from it.
 //!
-//! Rows are visited at random, so that with pages of 4 KiB nearly every visit misses the cache of page addresses. Huge pages are asked for
-//! where the system has them. What fits in no core's own cache is written past the caches where the processor can: it need not be fetched first, and does not push out
-//! what the caches hold.
+//! Rows are accessed at random, so with pages of 4 KiB nearly every access misses the TLB. Memory is advised to use
+//! huge pages where the system has them. What does not fit a core's private cache is written with non-temporal stores.
 
-use super::stream;
+use super::non_temporal::{self, CACHE_LINE};
 use memmap2::MmapMut;
 use std::ops::{Deref, DerefMut};
 
@@ -40,10 +39,12 @@ impl DerefMut for Memory {
     }
 }
 
-/// From so many bytes on a slab is written past the caches: it fits in no core's own, and what is written will not be read soon.
+/// Slabs of at least this size are written with non-temporal stores: they do not fit a core's private cache and are
+/// not read again soon.
 const LARGE_SLAB: usize = 8 << 20;
 
-/// From so many bytes on representatives are: though they will be read soon, a core's own cache does not hold them until then.
+/// Draws of at least this size are written with non-temporal stores, although they are read soon: a core's private
+/// cache does not hold them until then.
 const LARGE_DRAW: usize = 4 << 20;
 
 impl Memory {
@@ -60,30 +61,32 @@ pub(super) fn gather<'a>(target: &mut [u8], width: usize, rows: impl Iterator<It
     copy(target, width, rows, large);
 }
 
-fn copy<'a>(target: &mut [u8], width: usize, rows: impl Iterator<Item = (usize, &'a [u8])>, past_caches: bool) {
-    let skew = target.as_ptr().addr() % LINE;
-    if past_caches {
-        in_turn(width, skew, rows, |place, part| stream::copy(&mut target[place..place + part.len()], part));
-        stream::fence();
+fn copy<'a>(target: &mut [u8], width: usize, rows: impl Iterator<Item = (usize, &'a [u8])>, non_temporal_stores: bool) {
+    let skew = target.as_ptr().addr() % CACHE_LINE;
+    if non_temporal_stores {
+        interleave_chunks(width, skew, rows, |place, part| non_temporal::copy(&mut target[place..place + part.len()], part));
+        non_temporal::fence();
     } else {
-        in_turn(width, skew, rows, |place, part| target[place..place + part.len()].copy_from_slice(part));
+        interleave_chunks(width, skew, rows, |place, part| target[place..place + part.len()].copy_from_slice(part));
     }
 }
 
-/// So many rows are copied in turn. The processor fetches each of them ahead, so that it waits for several at once; with a whole row after the other it waits for one.
-const ROWS: usize = 8;
+/// The number of rows that are copied at the same time, chunk by chunk. The hardware prefetches each of them, so that
+/// cache misses of several rows overlap.
+const ROWS_IN_FLIGHT: usize = 8;
 
-/// So many bytes of a row are copied before the next has its turn.
-const TURN: usize = 512;
+/// The bytes of a row that are copied before those of the next row.
+const CHUNK_BYTES: usize = 512;
 
-/// Calls `copy` with every part of every row and the place where it belongs. Parts end where lines of the target do, whose place 0 lies `skew` bytes behind the beginning
-/// of one: a line of which only a part was written past the caches would be put together in memory.
-fn in_turn<'a>(width: usize, skew: usize, mut rows: impl Iterator<Item = (usize, &'a [u8])>, mut copy: impl FnMut(usize, &[u8])) {
-    if width <= TURN {
+/// Calls `copy` with every chunk of every row and its position in the target. Position 0 lies `skew` bytes behind the
+/// beginning of a cache line, and chunks end at cache lines: memory would have to combine a line that was written in
+/// two parts.
+fn interleave_chunks<'a>(width: usize, skew: usize, mut rows: impl Iterator<Item = (usize, &'a [u8])>, mut copy: impl FnMut(usize, &[u8])) {
+    if width <= CHUNK_BYTES {
         return rows.for_each(|(place, row)| copy(place, row));
     }
     loop {
-        let mut group: [(usize, &[u8]); ROWS] = [(0, &[]); ROWS];
+        let mut group: [(usize, &[u8]); ROWS_IN_FLIGHT] = [(0, &[]); ROWS_IN_FLIGHT];
         let mut filled = 0;
         for (entry, row) in group.iter_mut().zip(&mut rows) {
             *entry = row;
@@ -92,10 +95,10 @@ fn in_turn<'a>(width: usize, skew: usize, mut rows: impl Iterator<Item = (usize,
         if filled == 0 {
             return;
         }
-        for end in (TURN..width + LINE + TURN).step_by(TURN) {
+        for end in (CHUNK_BYTES..width + CACHE_LINE + CHUNK_BYTES).step_by(CHUNK_BYTES) {
             for &(place, row) in &group[..filled] {
-                let ahead = (place + skew) % LINE;
-                let part = (end - TURN).saturating_sub(ahead)..(end - ahead).min(width);
+                let ahead = (place + skew) % CACHE_LINE;
+                let part = (end - CHUNK_BYTES).saturating_sub(ahead)..(end - ahead).min(width);
                 if !part.is_empty() {
                     copy(place + part.start, &row[part]);
                 }
@@ -104,12 +107,9 @@ fn in_turn<'a>(width: usize, skew: usize, mut rows: impl Iterator<Item = (usize,
     }
 }
 
-/// The bytes that memory moves at once.
-pub(super) const LINE: usize = 64;
-
-/// Starts fetching rows of at most a line at `places`, so that the misses of several visits overlap. Longer ones need it not: while the processor copies one or several
-/// in turn, it fetches their rest ahead.
-pub(super) fn touch(bytes: &[u8], places: impl Iterator<Item = usize>) {
+/// Prefetches rows of at most one cache line at `places`, so that their misses overlap. Longer rows gain nothing: the
+/// hardware prefetches their rest.
+pub(super) fn prefetch(bytes: &[u8], places: impl Iterator<Item = usize>) {
     let sum = places.filter_map(|place| bytes.get(place)).fold(0u8, |sum, &byte| sum ^ byte);
     std::hint::black_box(sum);
 }
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_written_where_they_belong_whether_past_the_caches_or_not() {
+    fn rows_are_written_where_they_belong_with_and_without_non_temporal_stores() {
         for width in [20_000, 3072, 2352, 784, 520, 512, 80, 16, 24, 7, 1] {
             for len in [1 << 18, LARGE_DRAW, LARGE_SLAB] {
                 let rows = rows(width, len);
@@ -154,10 +154,10 @@ mod tests {
             for width in [513, 520, 2352, 3072, 3073] {
                 let row = vec![0; width];
                 let mut parts = Vec::new();
-                in_turn(width, skew, [(place, row.as_slice())].into_iter(), |place, part| parts.push(place..place + part.len()));
+                interleave_chunks(width, skew, [(place, row.as_slice())].into_iter(), |place, part| parts.push(place..place + part.len()));
                 assert_eq!((parts[0].start, parts[parts.len() - 1].end), (place, place + width));
-                assert!(parts.iter().all(|part| (1..=TURN).contains(&part.len())), "{parts:?}");
-                assert!(parts.windows(2).all(|two| two[0].end == two[1].start && (two[0].end + skew) % LINE == 0), "{parts:?}");
+                assert!(parts.iter().all(|part| (1..=CHUNK_BYTES).contains(&part.len())), "{parts:?}");
+                assert!(parts.windows(2).all(|two| two[0].end == two[1].start && (two[0].end + skew) % CACHE_LINE == 0), "{parts:?}");
             }
         }
     }

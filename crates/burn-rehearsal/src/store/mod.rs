@@ -3,17 +3,19 @@
 //! A store moves rows and knows nothing of classes, policies or draws; those are decided on the host by who owns it. Rows leave a store as columns
 //! for a mini-batch, or as bytes for another rank, a digest or a snapshot: the bytes of a row are the same in every store.
 
+mod copy_on_write;
 mod device;
 mod host;
 mod memory;
+mod non_temporal;
 mod packed;
 mod piece;
 mod rows;
 mod scatter;
-mod stream;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use copy_on_write::{CopyOnWriteSnapshot, RowChunk, rows_per_chunk};
 pub use device::DeviceStore;
 pub use host::HostStore;
 

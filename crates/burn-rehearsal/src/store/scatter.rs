@@ -1,22 +1,22 @@
-//! Where candidates go in a store on a device, as the numbers that one kernel a piece takes.
+//! The slots of candidates in a store on a device, as the index tensors of one kernel per piece.
 
 use crate::batch::index_tensor;
 use burn::tensor::{Device, Int, Tensor};
 use std::collections::BTreeMap;
 
-/// Candidates and their places, piece by piece.
+/// Candidates and their slots, piece by piece.
 #[derive(Debug)]
 pub(super) struct Scatter {
-    pieces: BTreeMap<usize, Places>,
-    /// The number of candidates, also of those without a place.
+    pieces: BTreeMap<usize, Moves>,
+    /// The number of candidates, including those without a slot.
     candidates: usize,
 }
 
-/// `rows[i]` of the candidates goes to row `places[i]` of the piece.
+/// Row `sources[i]` of the candidates goes to row `targets[i]` of the piece.
 #[derive(Debug, Default)]
-struct Places {
-    rows: Vec<i64>,
-    places: Vec<i64>,
+struct Moves {
+    sources: Vec<i64>,
+    targets: Vec<i64>,
 }
 
 /// A [`Scatter`]'s numbers on a device.
@@ -29,19 +29,19 @@ pub(super) struct Numbers {
 pub(super) struct Part {
     pub(super) piece: usize,
     /// Shape `[rows]`; `None` for all candidates in their order.
-    pub(super) rows: Option<Tensor<1, Int>>,
+    pub(super) sources: Option<Tensor<1, Int>>,
     /// Shape `[rows, 1]`.
-    pub(super) places: Tensor<2, Int>,
+    pub(super) targets: Tensor<2, Int>,
 }
 
 impl Scatter {
     /// For (candidate, slot) pairs of `candidates` candidates, no slot twice, where slot s is row s % `piece_rows` of piece s / `piece_rows`.
     pub(super) fn new(placements: &[(u32, u32)], candidates: usize, piece_rows: usize) -> Self {
-        let mut pieces: BTreeMap<usize, Places> = BTreeMap::new();
+        let mut pieces: BTreeMap<usize, Moves> = BTreeMap::new();
         for &(row, slot) in placements {
             let piece = pieces.entry(slot as usize / piece_rows).or_default();
-            piece.rows.push(i64::from(row));
-            piece.places.push((slot as usize % piece_rows) as i64);
+            piece.sources.push(i64::from(row));
+            piece.targets.push((slot as usize % piece_rows) as i64);
         }
         Self { pieces, candidates }
     }
@@ -57,10 +57,10 @@ impl Scatter {
 }
 
 impl Part {
-    fn new(piece: usize, Places { rows, places }: &Places, candidates: usize, device: &Device) -> Self {
-        let all = rows.iter().copied().eq(0..candidates as i64);
-        let rows = (!all).then(|| index_tensor(rows.clone(), device));
-        Self { piece, rows, places: index_tensor(places.clone(), device).reshape([places.len(), 1]) }
+    fn new(piece: usize, Moves { sources, targets }: &Moves, candidates: usize, device: &Device) -> Self {
+        let all = sources.iter().copied().eq(0..candidates as i64);
+        let sources = (!all).then(|| index_tensor(sources.clone(), device));
+        Self { piece, sources, targets: index_tensor(targets.clone(), device).reshape([targets.len(), 1]) }
     }
 }
 
@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn every_piece_has_its_own_candidates_in_their_order() {
         let scatter = Scatter::new(&[(1, 2), (2, 7), (3, 0), (4, 9), (5, 5)], 6, 4);
-        let pieces: Vec<_> = scatter.pieces.iter().map(|(&piece, numbers)| (piece, &numbers.rows[..], &numbers.places[..])).collect();
+        let pieces: Vec<_> = scatter.pieces.iter().map(|(&piece, numbers)| (piece, &numbers.sources[..], &numbers.targets[..])).collect();
         assert_eq!(pieces, [(0, &[1i64, 3][..], &[2i64, 0][..]), (1, &[2, 5], &[3, 1]), (2, &[4], &[1])]);
     }
 }

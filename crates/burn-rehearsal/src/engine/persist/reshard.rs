@@ -4,15 +4,15 @@
 //! same |B|; with the samples sorted by class, each class is spread evenly too, so that quotas hold where they held before. A first-in-first-out buffer is dealt
 //! from the oldest to the newest instead, and each new shard is a ring that begins with its oldest.
 
-use super::checkpoint::build;
-use super::rank_file::{RankFile, RankState, at_once};
-use super::shard::Shard;
+use super::rank_file::{RankFile, RankState};
+use super::restore::ShardRestorer;
 use crate::batch::Schema;
 use crate::config::{PolicyKind, RehearsalConfig, shard_capacity};
+use crate::engine::shard::Shard;
 use crate::error::CheckpointError;
 use crate::policy::{ClassBalanced, RandomReplacement};
 use crate::slots::{SlotState, SlotTable};
-use crate::store::Store;
+use crate::store::{Store, rows_per_chunk};
 use burn::tensor::Device;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -63,18 +63,19 @@ pub(super) fn load(
     let has_id = schema.position(crate::batch::Role::Id).is_some();
     let table = |capacity| SlotTable::of_rows(capacity, has_id, current, from_earlier_tasks, &seen, &rows);
     let load = |store: &mut dyn Store| {
-        for (piece, samples) in own.chunks(at_once(&schema)).enumerate() {
+        for (chunk, samples) in own.chunks(rows_per_chunk(&schema)).enumerate() {
             let mut fields = vec![Vec::new(); schema.stored().count()];
             for sample in samples {
                 for (field, bytes) in schema.stored().zip(&mut fields) {
                     files[sample.file].read(field, sample.slot, 1, bytes)?;
                 }
             }
-            store.load((piece * at_once(&schema)) as u32, samples.len(), &fields);
+            store.load((chunk * rows_per_chunk(&schema)) as u32, samples.len(), &fields);
         }
         Ok(())
     };
-    let shard = build(&path, config, &schema, rank, size, device, table, &policy, load)?;
+    let restorer = ShardRestorer { path: &path, config, schema: &schema, rank, size, device };
+    let shard = restorer.restore(table, &policy, load)?;
     Ok(Reshard { state, shard: Some(shard), schema: Some(schema) })
 }
 

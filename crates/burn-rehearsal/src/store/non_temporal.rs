@@ -1,27 +1,30 @@
-//! Copying past the caches: what is overwritten is not fetched first, and what is written does not push out what the caches hold.
+//! Copies with non-temporal stores: the target is not fetched first, and the caches keep what they hold.
 //!
 //! All unsafe code of this crate.
-#![allow(unsafe_code, reason = "only intrinsics write past the caches")]
+#![allow(unsafe_code, reason = "non-temporal stores need intrinsics")]
+
+/// The bytes of a cache line.
+pub(super) const CACHE_LINE: usize = 64;
 
 #[cfg(target_arch = "x86_64")]
 pub(super) use x86_64::{copy, fence};
 
 #[cfg(target_arch = "x86_64")]
 mod x86_64 {
-    use crate::store::memory::LINE;
+    use super::CACHE_LINE;
     use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_sfence, _mm_stream_si128};
 
-    /// Copies `source` to `target`, which is as long, past the caches if its place and length allow it.
+    /// Copies `source` to `target` of the same length, with non-temporal stores where alignment and length allow it.
     ///
-    /// Until [`fence`] what was copied is not to be read or written again: the caller sees to that.
+    /// The caller must not read or write the target again before it calls [`fence`].
     pub(in crate::store) fn copy(target: &mut [u8], source: &[u8]) {
         const WORD: usize = size_of::<__m128i>();
         let len = target.len();
         let is_of_words = target.as_ptr().cast::<__m128i>().is_aligned() && len.is_multiple_of(WORD);
-        // A part of a line has to be put together with the rest of it. Memory does so for words; for less, the line is better fetched.
-        let begin = if is_of_words { 0 } else { target.as_ptr().align_offset(LINE).min(len) };
-        let end = if is_of_words { len } else { begin + (len - begin) / LINE * LINE };
-        if len < LINE || begin == end {
+        // Memory combines a partly written line with the rest of it, in words. For less than a word, an ordinary store is faster.
+        let begin = if is_of_words { 0 } else { target.as_ptr().align_offset(CACHE_LINE).min(len) };
+        let end = if is_of_words { len } else { begin + (len - begin) / CACHE_LINE * CACHE_LINE };
+        if len < CACHE_LINE || begin == end {
             return target.copy_from_slice(source);
         }
         target[..begin].copy_from_slice(&source[..begin]);
@@ -32,7 +35,7 @@ mod x86_64 {
         }
     }
 
-    /// What was copied is seen by other threads before what is written from now on.
+    /// Orders earlier copies before later stores, as other threads see them.
     pub(in crate::store) fn fence() {
         // SAFETY: all x86-64 processors have SSE.
         unsafe { _mm_sfence() };

@@ -58,7 +58,7 @@ impl Status {
 
 /// One rank's state in a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Header {
+pub(super) struct RoundHeader {
     pub(super) round: u64,
     pub(super) step: u64,
     pub(super) config: u64,
@@ -79,7 +79,7 @@ pub(super) struct Header {
 /// Those of a header, and its check word.
 const WORDS: usize = 12;
 
-impl Header {
+impl RoundHeader {
     fn words(&self) -> [u64; WORDS] {
         let Self { round, step, config, schema, status, task, rows, fill, from_earlier_tasks, changes, changes_check } = *self;
         let mut words =
@@ -128,29 +128,29 @@ pub(super) fn config_digest(config: &RehearsalConfig, size: usize) -> u64 {
 /// Exchanges headers; `words` is scratch space, `headers` is filled with one header per rank.
 pub(super) fn all_gather(
     collective: &mut dyn Collective,
-    mine: &Header,
+    mine: &RoundHeader,
     words: &mut Vec<u64>,
-    headers: &mut Vec<Header>,
+    headers: &mut Vec<RoundHeader>,
 ) -> Result<(), RehearsalError> {
     words.clear();
     words.resize(WORDS * collective.size(), 0);
     collective.all_gather(bytemuck::cast_slice(&mine.words()), bytemuck::cast_slice_mut(words))?;
     headers.clear();
     for (rank, words) in words.chunks_exact(WORDS).enumerate() {
-        headers.push(Header::of(words).ok_or(CollectiveError::Damaged { rank })?);
+        headers.push(RoundHeader::of(words).ok_or(CollectiveError::Damaged { rank })?);
     }
     Ok(())
 }
 
 /// Whether ranks have different configurations, and none leaves: then all of them find out what
 /// differs.
-pub(super) fn configured_differently(headers: &[Header]) -> bool {
-    let leaves = |header: &Header| matches!(header.status, Status::Failed(_));
+pub(super) fn configured_differently(headers: &[RoundHeader]) -> bool {
+    let leaves = |header: &RoundHeader| matches!(header.status, Status::Failed(_));
     headers.windows(2).any(|pair| pair[0].config != pair[1].config) && !headers.iter().any(leaves)
 }
 
 /// The same decision on every rank from the same headers: does anybody leave, and do all do the same thing?
-pub(super) fn check(headers: &[Header], this_rank: usize) -> Result<(), RehearsalError> {
+pub(super) fn check(headers: &[RoundHeader], this_rank: usize) -> Result<(), RehearsalError> {
     let mine = headers[this_rank];
     for (rank, header) in headers.iter().enumerate() {
         if let Status::Failed(code) = header.status
@@ -189,7 +189,7 @@ pub(super) fn check(headers: &[Header], this_rank: usize) -> Result<(), Rehearsa
 pub(super) fn gather_changes(
     collective: &mut dyn Collective,
     mine: &[(u32, i32)],
-    headers: &[Header],
+    headers: &[RoundHeader],
     most: usize,
     words: &mut Vec<u64>,
     classes: &mut ClassCounts,

@@ -4,37 +4,37 @@
 //! Representatives that are pending were drawn from the union as it was up to `lag` steps ago; they are kept as they are. Everything else that a draw or an
 //! eviction depends on is a pure function of (seed, step), the tables, and the policy's state.
 //!
-//! What is small is copied at the cut, by the engine: the training thread goes on at once, and what it asks next is answered after that. The rows are handed to a [writer](super::writer) after it, piece by piece, while there is no request and after each; one that a
+//! What is small is copied at the cut, by the engine: the training thread goes on at once, and what it asks next is answered after that. The rows are handed to a [writer](super::writer) after it, chunk by chunk, while there is no request and after each; one that a
 //! candidate is about to overwrite is [copied](super::cut) first. So the file holds the shard as it was at the cut, and no step waits for a disk. Inline, where the training
 //! thread is the engine's, all rows are handed over at once, and only the disk itself works behind its back.
 
-use super::rank_file::{self, Contents, RankFile, RankState, at_once};
-use super::reshard::{self, Reshard};
+mod rank_file;
+mod reshard;
+mod restore;
+mod writer;
+
+pub use writer::{PendingCheckpoint, Saved};
+
+pub(super) use writer::{Ticket, Writer};
+
 use super::shard::Shard;
-use super::writer::{Job, Ticket, Writer};
-use super::{Engine, Inbox, Parcel, Sent, Status, header};
-use crate::batch::{Column, FieldSpec, Schema};
+use super::{Engine, Inbox, Parcel, PendingDraw, Sent, Status, round};
+use crate::batch::{FieldSpec, Schema};
 use crate::checkpoint::{BUFFER, FileEntry, Manifest};
 use crate::config::Execution;
 use crate::error::{CheckpointError, RehearsalError};
-use crate::slots::{RowHandle, SlotTable};
-use crate::store::Store;
 use burn::tensor::Device;
 use burn_rehearsal_collective::Collective;
+use rank_file::{Contents, RankFile, RankState};
+use reshard::Reshard;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
+use writer::Job;
 
 /// How often a writer whose disk is slower is asked whether it has room.
 const DISK: Duration = Duration::from_millis(1);
-
-/// What [`RehearsalBuffer::checkpoint`](crate::RehearsalBuffer::checkpoint) wrote.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Saved {
-    /// The bytes of all ranks' files.
-    pub bytes: u64,
-}
 
 /// What [`RehearsalBuffer::restore`](crate::RehearsalBuffer::restore) found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,13 +45,6 @@ pub struct Restored {
     pub task: usize,
     /// The number of ranks of that time. If it was another one, the samples were dealt anew, each of them once.
     pub world_size: usize,
-}
-
-/// Representatives of a step to come, as the handle keeps them.
-pub(crate) struct Pending {
-    pub(crate) handles: Vec<RowHandle>,
-    /// One per stored field.
-    pub(crate) columns: Vec<Column>,
 }
 
 /// What the handle needs to go on.
@@ -73,7 +66,7 @@ struct Loaded {
 
 impl Engine {
     /// Begins a checkpoint: what is small is copied now, and a thread of its own writes that and the rows, which are handed to it from now on.
-    pub(super) fn save(&mut self, directory: PathBuf, pending: Option<Vec<Pending>>, ticket: Ticket) -> Result<(), RehearsalError> {
+    pub(super) fn save(&mut self, directory: PathBuf, pending: Option<Vec<PendingDraw>>, ticket: Ticket) -> Result<(), RehearsalError> {
         let outcome = ticket.outcome.clone();
         let begun = self.begin_to_write(directory, pending, ticket);
         if let Err(error) = &begun {
@@ -83,7 +76,7 @@ impl Engine {
         begun
     }
 
-    fn begin_to_write(&mut self, directory: PathBuf, pending: Option<Vec<Pending>>, ticket: Ticket) -> Result<(), RehearsalError> {
+    fn begin_to_write(&mut self, directory: PathBuf, pending: Option<Vec<PendingDraw>>, ticket: Ticket) -> Result<(), RehearsalError> {
         // One after the other: the writers of two would not know which is which, and a directory may be the same.
         let collective = self.finish_writing()?;
         // Before any rank overwrites its file there, an earlier checkpoint in that directory must not be one any more.
@@ -95,7 +88,7 @@ impl Engine {
         };
         collective.set_purpose("checkpoint");
         collective.set_step(self.step);
-        let drawn = |Parcel { handles, columns, .. }| Pending { handles, columns };
+        let drawn = |Parcel { handles, columns, .. }| PendingDraw { handles, columns };
         let pending = match pending {
             Some(pending) => pending,
             None => self.redraw()?.into_iter().map(drawn).collect(),
@@ -103,7 +96,7 @@ impl Engine {
         let contents = self.contents(&pending)?;
         let mut writer = Writer::start(Job { directory, prepared, contents, collective, ticket })?;
         match &mut self.shard {
-            Some(shard) if !shard.table().is_empty() => shard.cut(),
+            Some(shard) if !shard.table().is_empty() => shard.begin_saving(),
             _ => writer.no_more_rows(),
         }
         self.writer = Some(writer);
@@ -126,24 +119,24 @@ impl Engine {
         None
     }
 
-    /// Hands one piece of rows to the writer, when it has room for it; false if it has none.
+    /// Hands one chunk of rows to the writer, when it has room for it; false if it has none.
     fn hand_over(&mut self, wait: bool) -> bool {
         let Some(writer) = &mut self.writer else { return false };
         let Some(shard) = &mut self.shard else {
             writer.no_more_rows();
             return false;
         };
-        let Some(mut piece) = writer.room(wait) else {
+        let Some(mut chunk) = writer.room(wait) else {
             if !writer.wants_rows() {
-                shard.end_cut();
+                shard.end_saving();
             }
             return false;
         };
-        let read = shard.read_cut(&mut piece);
+        let read = shard.read_unsaved(&mut chunk);
         let last = !matches!(read, Ok(false));
-        writer.hand_over(read.map(|_| piece).map_err(|error| error.to_string()), last);
+        writer.hand_over(read.map(|_| chunk).map_err(|error| error.to_string()), last);
         if !writer.wants_rows() {
-            shard.end_cut();
+            shard.end_saving();
         }
         true
     }
@@ -161,7 +154,7 @@ impl Engine {
     }
 
     /// Everything of this rank's file but the rows.
-    fn contents(&self, pending: &[Pending]) -> Result<Contents, RehearsalError> {
+    fn contents(&self, pending: &[PendingDraw]) -> Result<Contents, RehearsalError> {
         let state = RankState {
             rank: self.rank,
             world_size: self.size,
@@ -190,7 +183,7 @@ impl Engine {
         self.gather(Status::Checkpoint, &[])?;
         let device = device.clone().inner();
         let loaded = self.load(directory, &device, fields);
-        let all = header::gather_bytes(self.collective()?.as_mut(), &[u8::from(loaded.is_ok())])?;
+        let all = round::gather_bytes(self.collective()?.as_mut(), &[u8::from(loaded.is_ok())])?;
         let loaded = match (loaded, all.iter().position(|flag| flag != &[1])) {
             (Ok(loaded), None) => loaded,
             (Err(error), _) => return Ok(Err(error)),
@@ -222,8 +215,8 @@ impl Engine {
         for rows in self.shard.iter().flat_map(|shard| shard.table().per_class()) {
             own.extend_from_slice(&(rows as u64).to_le_bytes());
         }
-        let all = header::gather_bytes(self.collective()?.as_mut(), &own)?;
-        let per_rank: Vec<Vec<u64>> = all.iter().map(|bytes| header::words_of(bytes).collect()).collect();
+        let all = round::gather_bytes(self.collective()?.as_mut(), &own)?;
+        let per_rank: Vec<Vec<u64>> = all.iter().map(|bytes| round::words_of(bytes).collect()).collect();
         let classes = self.counts.classes.as_mut().ok_or(RehearsalError::EngineGone)?;
         let rebuilt = classes.rebuild(&per_rank, present);
         rebuilt.ok_or(RehearsalError::Misuse("the class counts of a checkpoint are not those of its shards"))
@@ -233,7 +226,7 @@ impl Engine {
         let manifest = Manifest::read(directory, BUFFER)?;
         let entries = manifest.files();
         let wrong = |reason: &str| CheckpointError::Damaged { path: directory.join(crate::checkpoint::MANIFEST), reason: reason.into() };
-        if entries.is_empty() || entries.iter().enumerate().any(|(rank, entry)| entry.name != rank_file::name(rank)) {
+        if entries.is_empty() || entries.iter().enumerate().any(|(rank, entry)| entry.name != rank_file::file_name(rank)) {
             return Err(wrong("it does not name the file of every rank"));
         }
         let open = |entry: &FileEntry| RankFile::open(directory, entry, &self.config, fields);
@@ -247,60 +240,9 @@ impl Engine {
         if file.state.rank != self.rank || file.state.world_size != self.size || blake3::Hash::from_hex(&file.state.draws).is_err() {
             return Err(file.reader.damaged("it is not the file of this rank"));
         }
-        let shard = restore_shard(&mut file, &self.config, self.rank, self.size, device)?;
+        let shard = restore::same_world(&mut file, &self.config, self.rank, self.size, device)?;
         let pending = file.pending(device)?;
         let RankFile { state, schema, present, .. } = file;
         Ok(Loaded { state, world_size, shard, schema, present, pending })
     }
-}
-
-/// The shard of a file, as it was.
-fn restore_shard(
-    file: &mut RankFile,
-    config: &crate::RehearsalConfig,
-    rank: usize,
-    size: usize,
-    device: &Device,
-) -> Result<Option<Shard>, CheckpointError> {
-    let (Some(state), Some(schema)) = (file.state.shard.clone(), file.schema.clone()) else { return Ok(None) };
-    let (rows, policy, path) = (file.rows.clone(), file.policy.clone(), file.reader.path().to_path_buf());
-    let load = |store: &mut dyn Store| {
-        for first in (0..rows.len()).step_by(at_once(&schema)) {
-            let count = at_once(&schema).min(rows.len() - first);
-            let fields = schema.stored().map(|field| {
-                let mut bytes = Vec::new();
-                file.read(field, first, count, &mut bytes).map(|()| bytes)
-            });
-            store.load(first as u32, count, &fields.collect::<Result<Vec<_>, _>>()?);
-        }
-        Ok(())
-    };
-    let has_id = schema.position(crate::batch::Role::Id).is_some();
-    let table = |capacity| SlotTable::of_rows(capacity, has_id, state.current_task, state.old, &state.seen, &rows);
-    build(&path, config, &schema, rank, size, device, table, &policy, load).map(Some)
-}
-
-/// A new shard with what a checkpoint knows.
-#[expect(clippy::too_many_arguments, reason = "the parts of a shard")]
-pub(super) fn build(
-    path: &Path,
-    config: &crate::RehearsalConfig,
-    schema: &Schema,
-    rank: usize,
-    size: usize,
-    device: &Device,
-    table: impl FnOnce(usize) -> Option<SlotTable>,
-    policy: &[u64],
-    load: impl FnOnce(&mut dyn Store) -> Result<(), CheckpointError>,
-) -> Result<Shard, CheckpointError> {
-    let damaged = |reason: String| CheckpointError::Damaged { path: path.to_path_buf(), reason };
-    let devices = vec![device.clone(); schema.stored().count()];
-    let mut shard = Shard::new(config, schema, &devices, rank, size).map_err(|error| damaged(error.to_string()))?;
-    let inconsistent = || damaged("its table contradicts itself".into());
-    let table = table(shard.table().capacity()).ok_or_else(inconsistent)?;
-    if config.classes.is_some_and(|classes| table.class_bound() > classes) {
-        return Err(damaged("it has a class that is not configured".into()));
-    }
-    shard.restore(table, policy, load).ok_or_else(inconsistent)??;
-    Ok(shard)
 }

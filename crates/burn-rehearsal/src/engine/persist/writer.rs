@@ -1,29 +1,35 @@
 //! The thread that puts a rank's part of a checkpoint on the disk while the engine goes on.
 //!
-//! It gets everything but the rows at the cut, and the rows piece by piece, into memory that goes
-//! back and forth: as much as [`ROOM`] pieces are under way. It has a handle of its own on the
-//! ranks, so that the writers agree among themselves: when every rank's file is on the disk rank 0
-//! looks at all of them and writes the manifest, and when that is there all of them say so. The
-//! engines never wait for each other's disks.
+//! It receives everything except the rows when the checkpoint begins. The rows follow chunk by chunk, in
+//! [`CHUNKS_IN_FLIGHT`] buffers that are reused. The writers have a collective of their own: when every rank's file
+//! is on the disk, rank 0 checks all of them and writes the manifest, and then all ranks report success. The engines
+//! never wait for each other's disks.
 
-use super::cut::Piece;
 use super::rank_file::{self, Contents};
-use super::{Saved, header};
 use crate::checkpoint::{BUFFER, FileEntry, Glance, Manifest};
+use crate::engine::gather_bytes;
 use crate::error::{CheckpointError, RehearsalError};
+use crate::store::RowChunk;
 use burn_rehearsal_collective::{Asked, Asker, Collective};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 
-/// How many pieces are under way at most.
-const ROOM: usize = 3;
+/// How many chunks are under way at most.
+const CHUNKS_IN_FLIGHT: usize = 3;
+
+/// What [`RehearsalBuffer::checkpoint`](crate::RehearsalBuffer::checkpoint) wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Saved {
+    /// The bytes of all ranks' files.
+    pub bytes: u64,
+}
 
 /// A checkpoint of a buffer that is being written; what [`RehearsalBuffer::begin_checkpoint`](crate::RehearsalBuffer::begin_checkpoint) gives.
 ///
 /// Dropping it does not stop the writing. A program that ends meanwhile leaves no checkpoint, or a complete one.
 #[derive(Debug)]
-#[must_use = "only `wait` tells whether the checkpoint came to be"]
+#[must_use = "call `wait` to learn whether the checkpoint was written"]
 pub struct PendingCheckpoint {
     asker: Asker,
     outcome: Receiver<Result<Saved, RehearsalError>>,
@@ -60,15 +66,15 @@ impl PendingCheckpoint {
     }
 }
 
-/// A piece of rows, or why they cannot be read.
-type Rows = Result<Piece, String>;
+/// A chunk of rows, or why they cannot be read.
+type Rows = Result<RowChunk, String>;
 
 /// The engine's end.
-pub(super) struct Writer {
+pub(in crate::engine) struct Writer {
     /// `None` when all rows were handed over.
     rows: Option<Sender<Rows>>,
     /// Pieces whose rows are written.
-    room: Receiver<Piece>,
+    room: Receiver<RowChunk>,
     thread: JoinHandle<Box<dyn Collective>>,
 }
 
@@ -87,7 +93,7 @@ impl Writer {
     pub(super) fn start(mut job: Job) -> Result<Self, RehearsalError> {
         let (rows, inbox) = channel();
         let (outbox, room) = channel();
-        (0..ROOM).try_for_each(|_| outbox.send(Piece::new())).map_err(|_| RehearsalError::EngineGone)?;
+        (0..CHUNKS_IN_FLIGHT).try_for_each(|_| outbox.send(RowChunk::new())).map_err(|_| RehearsalError::EngineGone)?;
         // This rank can go on while the thread writes. Between two checkpoints, nobody uses the
         // handle.
         let (_, answerer) = job.collective.answer_requests();
@@ -113,10 +119,10 @@ impl Writer {
         self.rows.is_some()
     }
 
-    /// Memory for the next piece, if there is some now, or as soon as there is; `None`, too, if the writer has given up.
-    pub(super) fn room(&mut self, wait: bool) -> Option<Piece> {
+    /// Memory for the next chunk, if there is some now, or as soon as there is; `None`, too, if the writer has given up.
+    pub(super) fn room(&mut self, wait: bool) -> Option<RowChunk> {
         match if wait { self.room.recv().map_err(|_| TryRecvError::Disconnected) } else { self.room.try_recv() } {
-            Ok(piece) => Some(piece),
+            Ok(chunk) => Some(chunk),
             Err(TryRecvError::Empty) => None,
             Err(TryRecvError::Disconnected) => {
                 self.rows = None;
@@ -151,10 +157,10 @@ fn complete(
     written: Result<FileEntry, CheckpointError>,
     collective: &mut dyn Collective,
 ) -> Result<Saved, RehearsalError> {
-    let (rank, file) = (collective.rank(), directory.join(rank_file::name(collective.rank())));
+    let (rank, file) = (collective.rank(), directory.join(rank_file::file_name(collective.rank())));
     let written = written.and_then(|entry| Ok((entry, Glance::of(&file)?)));
     let own = written.as_ref().map(|parts| serde_json::to_vec(parts).unwrap_or_default()).unwrap_or_default();
-    let all = header::gather_bytes(collective, &own)?;
+    let all = gather_bytes(collective, &own)?;
     let parts: Option<Vec<(FileEntry, Glance)>> = all.iter().map(|bytes| serde_json::from_slice(bytes).ok()).collect();
     let result = match parts {
         None => {
@@ -169,13 +175,13 @@ fn complete(
                 // A rank whose directory is another one has written its file where nobody looks for
                 // it.
                 for (rank, glance) in glances.iter().enumerate() {
-                    glance.check(&directory.join(rank_file::name(rank)), rank)?;
+                    glance.check(&directory.join(rank_file::file_name(rank)), rank)?;
                 }
                 Manifest::new(BUFFER, entries, &()).map_err(damaged)?.write(directory)
             };
             let sealed = if rank == 0 { seal() } else { Ok(()) };
             // Nobody says that there is a checkpoint before there is one.
-            let all = header::gather_bytes(collective, &[u8::from(sealed.is_ok())])?;
+            let all = gather_bytes(collective, &[u8::from(sealed.is_ok())])?;
             match all.iter().position(|flag| flag != &[1]) {
                 Some(rank) => Err(sealed.err().unwrap_or(CheckpointError::Rank(rank))),
                 None => Ok(Saved { bytes }),

@@ -1,22 +1,17 @@
 //! One rank's part of a checkpoint: its slot table, its policy's state, its pending representatives, and its rows.
 
-use super::Parcel;
-use super::checkpoint::Pending;
-use super::cut::Piece;
-use super::shard::Shard;
 use crate::batch::{Column, FieldLayout, FieldSpec, Kind, Role, Schema};
 use crate::checkpoint::{Dtype, FileEntry, FileReader, FileWriter, io};
 use crate::config::RehearsalConfig;
+use crate::engine::shard::Shard;
+use crate::engine::{Parcel, PendingDraw};
 use crate::error::{CheckpointError, RehearsalError};
 use crate::slots::{RowHandle, SlotState};
-use crate::store;
+use crate::store::{self, RowChunk};
 use burn::tensor::{BoolStore, DType, Device, Shape};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender};
-
-/// About how many bytes of rows are read or written at once: so few that a step that comes meanwhile hardly waits.
-pub(super) const PIECE: usize = 1 << 19;
 
 /// What is known of a rank beside its tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -93,7 +88,7 @@ impl FieldState {
 }
 
 /// The file of `rank`.
-pub(super) fn name(rank: usize) -> String {
+pub(super) fn file_name(rank: usize) -> String {
     format!("rank-{rank:05}.safetensors")
 }
 
@@ -150,7 +145,12 @@ struct ShardContents {
 
 impl Contents {
     /// Copies all but the rows.
-    pub(super) fn new(mut state: RankState, shard: Option<&Shard>, present: &[u32], pending: &[Pending]) -> Result<Self, RehearsalError> {
+    pub(super) fn new(
+        mut state: RankState,
+        shard: Option<&Shard>,
+        present: &[u32],
+        pending: &[PendingDraw],
+    ) -> Result<Self, RehearsalError> {
         let mut contents = None;
         if let Some(shard) = shard {
             let (table, schema) = (shard.table(), shard.schema());
@@ -179,12 +179,12 @@ impl Contents {
         Ok(Self { state, present: present.to_vec(), policy: shard.map(Shard::policy_state).unwrap_or_default(), shard: contents })
     }
 
-    /// Writes a rank's file and waits until it is on the disk. `rows` gives the rows in slot order; pieces that are written go back through `room`.
+    /// Writes a rank's file and waits until it is on the disk. `rows` gives the rows in slot order; chunks that are written go back through `room`.
     pub(super) fn write(
         self,
         directory: &Path,
-        rows: &Receiver<Result<Piece, String>>,
-        room: &Sender<Piece>,
+        rows: &Receiver<Result<RowChunk, String>>,
+        room: &Sender<RowChunk>,
     ) -> Result<FileEntry, CheckpointError> {
         let Self { state, present, policy, shard } = self;
         std::fs::create_dir_all(directory).map_err(io("create the directory", directory))?;
@@ -221,24 +221,19 @@ impl Contents {
             }
             places.into_iter().for_each(|(name, place)| push(name, place, None));
         }
-        let damaged = |reason: String| CheckpointError::Damaged { path: directory.join(name(state.rank)), reason };
+        let damaged = |reason: String| CheckpointError::Damaged { path: directory.join(file_name(state.rank)), reason };
         let about = serde_json::to_string(&state).map_err(|error| damaged(error.to_string()))?;
-        let mut file = FileWriter::create(directory, &name(state.rank), &about, tensors)?;
+        let mut file = FileWriter::create(directory, &file_name(state.rank), &about, tensors)?;
         let first_row = small.len();
         small.iter().enumerate().try_for_each(|(tensor, bytes)| file.append(tensor, bytes))?;
-        for piece in rows {
-            let piece = piece.map_err(damaged)?;
-            piece.iter().enumerate().try_for_each(|(field, bytes)| file.append(first_row + field, bytes))?;
+        for chunk in rows {
+            let chunk = chunk.map_err(damaged)?;
+            chunk.iter().enumerate().try_for_each(|(field, bytes)| file.append(first_row + field, bytes))?;
             // The engine may be gone; what it handed over is written all the same.
-            let _ = room.send(piece);
+            let _ = room.send(chunk);
         }
         file.finish()
     }
-}
-
-/// How many rows are moved at once.
-pub(super) fn at_once(schema: &Schema) -> usize {
-    (PIECE / schema.row_bytes().max(1)).max(1)
 }
 
 /// A rank's file, checked, with everything but the rows in memory.

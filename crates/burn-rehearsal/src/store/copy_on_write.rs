@@ -1,41 +1,50 @@
-//! The rows of a shard as they were at one moment, given out piece by piece while the shard goes on changing.
+//! The rows of a store at one moment, read chunk by chunk while the store changes.
 //!
-//! Invariant: of the rows at the cut, those of slots below `next` were given out; of the others, each is either in the store as it was, or in `kept`. The owner of the
-//! store is the only one who writes to it, so it is enough that it calls [`keep`](Cut::keep) first. In the worst case `kept` grows to the size of the shard.
+//! Invariant: rows of slots below `next` were read. Every other row of the snapshot is unchanged in the store,
+//! or in `kept`. Only the owner of the store writes to it, and it calls [`keep`](CopyOnWriteSnapshot::keep)
+//! before every write. In the worst case `kept` grows to the size of the store.
 
-use super::rank_file::at_once;
+use super::Store;
+use crate::batch::Schema;
 use crate::error::RehearsalError;
-use crate::store::Store;
 use std::collections::HashMap;
 
-/// Rows of consecutive slots: the bytes of each stored field.
-pub(super) type Piece = Vec<Vec<u8>>;
+/// About how many bytes of rows are read or written at once: a step that arrives meanwhile hardly waits.
+pub(crate) const ROW_CHUNK_BYTES: usize = 1 << 19;
 
-/// What is left to give out.
-pub(super) struct Cut {
-    /// The first slot whose row was not given out.
+/// The number of rows that are moved at once.
+pub(crate) fn rows_per_chunk(schema: &Schema) -> usize {
+    (ROW_CHUNK_BYTES / schema.row_bytes().max(1)).max(1)
+}
+
+/// Rows of consecutive slots: the bytes of each stored field.
+pub(crate) type RowChunk = Vec<Vec<u8>>;
+
+/// The rows that are still to be read.
+pub(crate) struct CopyOnWriteSnapshot {
+    /// The first slot whose row was not read.
     next: u32,
-    /// The number of rows at the cut.
+    /// The number of rows of the snapshot.
     end: u32,
-    /// Packed rows, by slot, that were overwritten before they were given out.
+    /// Packed rows, by slot, that were overwritten before they were read.
     kept: HashMap<u32, Vec<u8>>,
-    /// Reused from piece to piece.
+    /// Reused from chunk to chunk.
     slots: Vec<u32>,
 }
 
-impl Cut {
+impl CopyOnWriteSnapshot {
     /// The first `rows` slots, as they are now.
-    pub(super) fn new(rows: usize) -> Self {
+    pub(crate) fn new(rows: usize) -> Self {
         Self { next: 0, end: rows as u32, kept: HashMap::new(), slots: Vec::new() }
     }
 
-    /// Whether every row was given out.
-    pub(super) fn is_over(&self) -> bool {
+    /// Whether every row was read.
+    pub(crate) fn is_over(&self) -> bool {
         self.next == self.end
     }
 
     /// Copies the rows that `placements` (candidate and slot) are about to overwrite, if they are still needed.
-    pub(super) fn keep(&mut self, store: &dyn Store, placements: &[(u32, u32)]) -> Result<(), RehearsalError> {
+    pub(crate) fn keep(&mut self, store: &dyn Store, placements: &[(u32, u32)]) -> Result<(), RehearsalError> {
         let Self { next, end, kept, slots } = self;
         slots.clear();
         slots.extend(placements.iter().map(|&(_, slot)| slot).filter(|slot| (*next..*end).contains(slot) && !kept.contains_key(slot)));
@@ -45,20 +54,20 @@ impl Cut {
         store.read(slots, &mut |index, _, bytes| kept.entry(slots[index]).or_default().extend_from_slice(bytes))
     }
 
-    /// Fills `piece` with the next rows.
-    pub(super) fn take(&mut self, store: &dyn Store, piece: &mut Piece) -> Result<(), RehearsalError> {
+    /// Fills `chunk` with the next rows.
+    pub(crate) fn take(&mut self, store: &dyn Store, chunk: &mut RowChunk) -> Result<(), RehearsalError> {
         let Self { next, end, kept, slots } = self;
-        let last = (*end).min(next.saturating_add(at_once(store.schema()) as u32));
+        let last = (*end).min(next.saturating_add(rows_per_chunk(store.schema()) as u32));
         slots.clear();
         slots.extend(*next..last);
-        piece.resize_with(store.schema().stored().count(), Vec::new);
-        piece.iter_mut().for_each(Vec::clear);
-        store.read(slots, &mut |_, field, bytes| piece[field].extend_from_slice(bytes))?;
+        chunk.resize_with(store.schema().stored().count(), Vec::new);
+        chunk.iter_mut().for_each(Vec::clear);
+        store.read(slots, &mut |_, field, bytes| chunk[field].extend_from_slice(bytes))?;
         let changed = if kept.is_empty() { &[][..] } else { slots.as_slice() };
         for (index, slot) in changed.iter().enumerate() {
             let Some(row) = kept.remove(slot) else { continue };
             let mut rest = row.as_slice();
-            for (field, bytes) in store.schema().stored().zip(piece.iter_mut()) {
+            for (field, bytes) in store.schema().stored().zip(chunk.iter_mut()) {
                 let (own, others) = rest.split_at(field.row_bytes());
                 bytes[index * own.len()..][..own.len()].copy_from_slice(own);
                 rest = others;
@@ -73,8 +82,7 @@ impl Cut {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::batch::{Column, FieldSpec, Kind, Role, Schema};
-    use crate::engine::rank_file::PIECE;
+    use crate::batch::{Column, FieldSpec, Kind, Role};
     use crate::random::{Purpose, Stream};
     use crate::store::{DeviceStore, HostStore};
     use burn::tensor::{DType, Device, Shape, TensorData};
@@ -84,8 +92,8 @@ mod tests {
         FieldSpec { name: "class", role: Role::Class, bytes: false, kind: Kind::Int },
     ];
     const CAPACITY: u64 = 9;
-    /// Two rows a piece.
-    const PIXELS: usize = PIECE / 2 - 100;
+    /// Two rows a chunk.
+    const PIXELS: usize = ROW_CHUNK_BYTES / 2 - 100;
 
     /// Rows whose every byte follows from their number.
     fn columns(numbers: &[u8], device: &Device) -> Vec<Column> {
@@ -105,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_gives_out_the_rows_of_its_beginning_whatever_is_written_meanwhile() {
+    fn a_snapshot_gives_the_rows_of_its_beginning_whatever_is_written_meanwhile() {
         let device = if std::env::var_os("BURN_DEVICE").is_some() { Device::default() } else { Device::flex() };
         let schema = Schema::of(&FIELDS, &columns(&[0], &device)).unwrap();
         let devices = vec![device.clone(); 2];
@@ -117,35 +125,35 @@ mod tests {
             };
             let rows = 1 + rng.below(CAPACITY);
             let mut number = 0;
-            let mut write = |store: &mut dyn Store, cut: Option<&mut Cut>, slots: &[u32]| {
+            let mut write = |store: &mut dyn Store, snapshot: Option<&mut CopyOnWriteSnapshot>, slots: &[u32]| {
                 let numbers: Vec<u8> = slots.iter().map(|_| number_of(&mut number)).collect();
                 let all: Vec<u32> = (0..slots.len() as u32).collect();
                 let placements: Vec<_> = all.iter().copied().zip(slots.iter().copied()).collect();
                 store.stage(&mut columns(&numbers, &device), &all).unwrap();
-                if let Some(cut) = cut {
-                    cut.keep(store, &placements).unwrap();
+                if let Some(snapshot) = snapshot {
+                    snapshot.keep(store, &placements).unwrap();
                 }
                 store.write(&placements);
             };
             write(store.as_mut(), None, &(0..rows as u32).collect::<Vec<_>>());
-            let mut cut = Cut::new(rows as usize);
-            let (mut found, mut piece) = (vec![Vec::new(); 2], Piece::new());
-            while !cut.is_over() {
+            let mut snapshot = CopyOnWriteSnapshot::new(rows as usize);
+            let (mut found, mut chunk) = (vec![Vec::new(); 2], RowChunk::new());
+            while !snapshot.is_over() {
                 if rng.below(3) == 0 {
-                    cut.take(store.as_ref(), &mut piece).unwrap();
-                    found.iter_mut().zip(&piece).for_each(|(found, bytes)| found.extend_from_slice(bytes));
+                    snapshot.take(store.as_ref(), &mut chunk).unwrap();
+                    found.iter_mut().zip(&chunk).for_each(|(found, bytes)| found.extend_from_slice(bytes));
                 } else {
                     // One of them may have been empty.
                     let mut slots: Vec<u32> = (0..CAPACITY as u32).collect();
                     rng.shuffle(&mut slots);
-                    write(store.as_mut(), Some(&mut cut), &slots[..3]);
+                    write(store.as_mut(), Some(&mut snapshot), &slots[..3]);
                 }
             }
             let images: Vec<u8> = (0..rows as u8).flat_map(|number| std::iter::repeat_n(number, PIXELS)).collect();
             assert!(found[0] == images, "seed {seed}");
             let width = found[1].len() / rows as usize;
             assert!(found[1].chunks(width).enumerate().all(|(row, class)| class[0] as usize == row), "seed {seed}");
-            assert!(cut.kept.is_empty(), "seed {seed}");
+            assert!(snapshot.kept.is_empty(), "seed {seed}");
         }
     }
 
