@@ -21,7 +21,7 @@ use burn::train::{ClassificationOutput, InferenceStep, Interrupter, TrainOutput,
 use burn_rehearsal::RehearsalBatch;
 use burn_rehearsal::random::{Purpose, Stream};
 use burn_rehearsal_train::data_parallel::NoRenderer;
-use burn_rehearsal_train::experiment::{LaunchInfo, Observer, Rows, Workload};
+use burn_rehearsal_train::experiment::{LaunchInfo, Observer, Workload};
 use burn_rehearsal_train::init::{Scheme, keyed_init};
 use burn_rehearsal_train::stream::{ClassIncremental, ClassOrder, StreamError, TaskStream};
 use std::sync::Arc;
@@ -56,12 +56,6 @@ pub struct Batch {
     /// `[rows]`
     #[rehearsal(class)]
     pub targets: Tensor<1, Int>,
-}
-
-impl Rows for Batch {
-    fn rows(&self) -> usize {
-        self.images.dims()[0]
-    }
 }
 
 /// Stacks samples.

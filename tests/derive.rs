@@ -112,6 +112,7 @@ fn a_round_trip_keeps_values_shapes_and_element_types() {
 
 #[test]
 fn the_columns_have_the_rows_and_row_shapes_of_the_fields() {
+    assert_eq!(batch(6).rows(), 6);
     let (columns, _) = parts(batch(6));
     let shapes: Vec<_> = columns.iter().map(|column| (column.rows(), column.row_shape().to_vec())).collect();
     let expected: [&[usize]; 8] = [&[3, 4, 5], &[2, 3], &[7], &[2], &[], &[], &[], &[]];

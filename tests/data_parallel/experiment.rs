@@ -12,7 +12,7 @@ use burn::train::renderer::MetricsRenderer;
 use burn::train::{ClassificationOutput, InferenceStep, Interrupter, TrainOutput, TrainStep};
 use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalConfig};
 use burn_rehearsal_train::data_parallel::{NoRenderer, Precision};
-use burn_rehearsal_train::experiment::{Checkpoints, LaunchInfo, Observer, Rows, Settings, Workload, run_rank};
+use burn_rehearsal_train::experiment::{Checkpoints, LaunchInfo, Observer, Settings, Workload, run_rank};
 use burn_rehearsal_train::report::RunReport;
 use burn_rehearsal_train::report::schema::Method;
 use burn_rehearsal_train::stream::{ClassIncremental, ClassOrder, TaskStream};
@@ -33,12 +33,6 @@ struct Batch {
     number: Tensor<1, Int>,
     #[rehearsal(class)]
     class: Tensor<1, Int>,
-}
-
-impl Rows for Batch {
-    fn rows(&self) -> usize {
-        self.class.dims()[0]
-    }
 }
 
 #[derive(Debug, Clone)]

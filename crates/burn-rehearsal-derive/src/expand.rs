@@ -29,6 +29,9 @@ pub(crate) fn implementation(batch: &Batch<'_>) -> TokenStream {
     let bounds = columns.iter().map(|(field, _)| bound(field));
     let names: Vec<_> = columns.iter().map(|(field, _)| name(field)).collect();
     let types: Vec<_> = columns.iter().map(|(field, _)| field.ty).collect();
+    // A valid batch has a stored field.
+    let row_field = columns.iter().map(|(field, _)| field).find(|field| field.word() != Some(Word::Representative));
+    let (row_type, row_ident) = row_field.map(|field| (field.ty, field.ident)).unzip();
     let column_locals: Vec<_> = columns.iter().map(|(_, local)| local).collect();
 
     quote! {
@@ -38,6 +41,10 @@ pub(crate) fn implementation(batch: &Batch<'_>) -> TokenStream {
             type Rest = (#(#rest_types,)*);
 
             const FIELDS: &'static [::burn_rehearsal::batch::FieldSpec] = &[#(#specs),*];
+
+            fn rows(&self) -> usize {
+                <#row_type as ::burn_rehearsal::batch::Field>::rows(&self.#row_ident)
+            }
 
             fn into_parts(
                 self,

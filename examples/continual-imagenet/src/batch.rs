@@ -5,7 +5,6 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_rehearsal::RehearsalBatch;
 use burn_rehearsal::batch::tensor_with_room;
 use burn_rehearsal_train::data::{Image, ImageShape};
-use burn_rehearsal_train::experiment::Rows;
 
 /// A mini-batch of images.
 #[derive(Debug, Clone, RehearsalBatch)]
@@ -29,12 +28,6 @@ impl ImageBatch {
     /// What the network sees: `[rows, channels, height, width]`, values 0..=1.
     pub fn pixels(self) -> Tensor<4> {
         self.augmented.unwrap_or_else(|| self.images.float() / 255.0)
-    }
-}
-
-impl Rows for ImageBatch {
-    fn rows(&self) -> usize {
-        self.images.dims()[0]
     }
 }
 

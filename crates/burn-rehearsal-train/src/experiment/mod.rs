@@ -41,12 +41,6 @@ use crate::data_parallel::DataParallel;
 #[cfg(doc)]
 use crate::report::RunReport;
 
-/// A mini-batch that rehearsal and the learner both know.
-pub trait Rows: RehearsalBatch {
-    /// The number of rows, incoming and representatives together.
-    fn rows(&self) -> usize;
-}
-
 /// A classifier that trains and infers on mini-batches of type `B`.
 pub trait Classifier<B>:
     LearnerModel + TrainStep<Input = B, Output = ClassificationOutput> + InferenceStep<Input = B, Output = ClassificationOutput>
@@ -63,7 +57,7 @@ pub trait Workload: Sync {
     /// One sample as the data set gives it.
     type Item: Clone + Send + Sync + 'static;
     /// One mini-batch.
-    type Batch: Rows;
+    type Batch: RehearsalBatch;
     /// Builds mini-batches.
     type Batcher: Batcher<Self::Item, Self::Batch> + Clone + 'static;
     /// The network.

@@ -7,7 +7,7 @@ use super::checkpoint::{Directories, Found, Position, share};
 use super::curve::{LossCurve, TrainingProgress};
 use super::epochs::EpochAccuracies;
 use super::progress::Sampled;
-use super::{ExperimentError, LaunchInfo, Observer, ProgressReader, Rows, Settings, Workload, agreement};
+use super::{ExperimentError, LaunchInfo, Observer, ProgressReader, Settings, Workload, agreement};
 use crate::augment::AugmentLoader;
 use crate::data_parallel::{DataParallel, Records, Stopped, agree, without_renderer};
 use crate::evaluate::evaluate;
@@ -25,7 +25,7 @@ use burn::tensor::Device;
 use burn::train::metric::{AccuracyMetric, LossMetric};
 use burn::train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
 use burn_rehearsal::checkpoint::CheckpointError;
-use burn_rehearsal::{RehearsalBuffer, RehearsalLoader, RehearsalMetric, RehearsalStat, ShardedLoader};
+use burn_rehearsal::{RehearsalBatch, RehearsalBuffer, RehearsalLoader, RehearsalMetric, RehearsalStat, ShardedLoader};
 use burn_rehearsal_collective::Collective;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -68,7 +68,7 @@ pub fn run_rank<W: Workload>(
         }
         Method::Incremental | Method::Scratch => None,
     };
-    let mut strategy = DataParallel::new(collective.duplicate()?, device.clone(), |batch: &W::Batch| batch.rows())
+    let mut strategy = DataParallel::new(collective.duplicate()?, device.clone(), RehearsalBatch::rows)
         .with_timer(timer)
         .with_precision(settings.precision)
         .with_records(settings.checkpoints.is_some());

@@ -312,6 +312,10 @@ macro_rules! field {
         impl<const D: usize> Field for $ty {
             const KIND: Kind = Kind::$kind;
 
+            fn rows(&self) -> usize {
+                self.dims()[0]
+            }
+
             fn into_column(self, name: &'static str) -> Result<Column, BatchError> {
                 let dims = self.dims();
                 if dims.contains(&0) {

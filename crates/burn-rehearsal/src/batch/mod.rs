@@ -113,6 +113,9 @@ pub trait RehearsalBatch: Send + Sized + 'static {
     /// The tensor fields, in the order of [`into_parts`](Self::into_parts).
     const FIELDS: &'static [FieldSpec];
 
+    /// The number of rows, incoming rows and representatives together.
+    fn rows(&self) -> usize;
+
     /// Takes the mini-batch apart: appends one column per entry of [`FIELDS`](Self::FIELDS) to a list that the caller reuses.
     ///
     /// # Errors
@@ -142,6 +145,9 @@ pub trait RehearsalBatch: Send + Sized + 'static {
 pub trait Field: Sized {
     /// The kind of the tensor.
     const KIND: Kind;
+
+    /// The first dimension.
+    fn rows(&self) -> usize;
 
     /// Erases the rank.
     ///
