@@ -2,6 +2,7 @@
 //!
 //! [`Collective`] is the one small, object-safe trait that the rehearsal engine and the data-parallel learner talk to. [`Solo`]
 //! is a world of one rank; [`Threads`] joins the threads of one process; with the feature `mpi`, `Mpi` joins processes on many machines.
+//! [`Ranks`] runs a function on every rank, as threads or as the processes of a launcher.
 //! The feature `simulated` is for tests: `Simulated` delays and reorders messages, and lets a rank stall, die or send wrong ones.
 //!
 //! Every operation is *collective*: all ranks call the same operations in the same order. A rank that leaves (its handle is
@@ -32,6 +33,7 @@ mod error;
 pub mod launch;
 #[cfg(feature = "mpi")]
 pub mod mpi;
+mod ranks;
 #[cfg(feature = "simulated")]
 mod simulated;
 mod solo;
@@ -43,7 +45,8 @@ pub use activity::{Answerer, Asked, Asker};
 pub use check::check_word;
 pub use error::{CollectiveError, WaitingRank};
 #[cfg(feature = "mpi")]
-pub use mpi::{Mpi, MpiOptions, Reduction, run_mpi};
+pub use mpi::{Mpi, run_mpi};
+pub use ranks::{LaunchError, MpiOptions, Rank, Ranks, Reduction};
 #[cfg(feature = "simulated")]
 pub use simulated::{Disturbance, Fault, FaultKind, Simulated, run_simulated};
 pub use solo::Solo;

@@ -15,54 +15,15 @@ mod watch;
 use std::fmt;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
 use self::job::{Answer, Lent, Parcel, Parcels, Work};
 use self::service::{Service, Turn};
 use self::turns::{Pace, Refused, Turns};
 use crate::activity::{Answerer, Asker, Claim};
 use crate::call::Call;
-use crate::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp};
+use crate::{Collective, CollectiveError, Incoming, MpiOptions, Outgoing, ReduceOp};
 
 pub use self::run::run_mpi;
-
-/// Who adds up floating-point values, and in which order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Reduction {
-    /// In rank order: the same bits in every run, and the same as among threads.
-    #[default]
-    FixedOrder,
-    /// The library's own `MPI_Iallreduce`: for very many ranks. Its order of additions may depend on the number of ranks, their
-    /// places and the library.
-    Fast,
-}
-
-/// How [`run_mpi`] runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MpiOptions {
-    /// The all-reduce. Default: [`Reduction::FixedOrder`].
-    pub reduction: Reduction,
-    /// The world size that the caller expects; another one is an error. Default: any.
-    pub expected_ranks: Option<usize>,
-    /// A rank that has sent no heartbeat for so long counts as failed. Default: 60 s. Slow ranks send heartbeats.
-    pub silence_limit: Duration,
-    /// An operation that takes longer fails, although all ranks are alive. Default: no limit.
-    pub stall_limit: Option<Duration>,
-    /// Longer messages are sent in pieces of so many bytes. Default and maximum: 1 GiB.
-    pub largest_message: usize,
-}
-
-impl Default for MpiOptions {
-    fn default() -> Self {
-        Self {
-            reduction: Reduction::FixedOrder,
-            expected_ranks: None,
-            silence_limit: Duration::from_secs(60),
-            stall_limit: None,
-            largest_message: 1 << 30,
-        }
-    }
-}
 
 /// One rank's handle on an MPI run; see [`run_mpi`].
 ///

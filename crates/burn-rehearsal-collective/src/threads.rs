@@ -40,7 +40,6 @@ use crate::activity::{Answerer, Asker, Claim, World};
 use crate::sync::Arc;
 use crate::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp};
 
-#[cfg(feature = "simulated")]
 pub(crate) use self::run::run_on;
 pub use self::run::{RankFailure, run_threads};
 

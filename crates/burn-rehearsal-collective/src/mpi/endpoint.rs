@@ -8,10 +8,9 @@ use super::calls::{Comm, Fault};
 use super::job::{Answer, Lent, Progress, Work};
 use super::reduce::{Place, Reduce, others};
 use super::requests::Requests;
-use super::{MpiOptions, Reduction};
-use crate::ReduceOp;
 use crate::call::Call;
 use crate::sums::divide;
+use crate::{MpiOptions, ReduceOp, Reduction};
 
 /// After a failure, MPI has so long to let go of the caller's memory.
 const LET_GO: Duration = Duration::from_secs(1);

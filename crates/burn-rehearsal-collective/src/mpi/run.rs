@@ -9,14 +9,14 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
+use super::Mpi;
 use super::calls::Library;
 use super::job::Parcels;
 use super::service::{End, Service};
 use super::turns::{Refused, Turns};
-use super::{Mpi, MpiOptions};
-use crate::CollectiveError;
 use crate::activity::Claim;
 use crate::launch::{Launch, as_rank};
+use crate::{CollectiveError, MpiOptions};
 
 /// After a failure, the other ranks have so long to say what they were doing.
 const GRACE: Duration = Duration::from_secs(2);

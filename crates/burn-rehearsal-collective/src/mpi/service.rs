@@ -4,17 +4,16 @@
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
-use super::MpiOptions;
 use super::calls::{Comm, Fault};
 use super::endpoint::Endpoint;
 use super::job::{Answer, Progress, Work};
 use super::notice::{Handle, Notice};
 use super::run::complain;
 use super::watch::Watch;
-use crate::CollectiveError;
 use crate::activity::World;
 use crate::call::Call;
 use crate::sync::Arc;
+use crate::{CollectiveError, MpiOptions};
 
 /// Between two looks at notices.
 const LOOK: Duration = Duration::from_millis(2);

@@ -6,6 +6,7 @@ mod deadlock;
 mod disagreements;
 mod duplicates;
 mod failures;
+mod launch;
 mod operations;
 mod reference;
 #[cfg(feature = "simulated")]
