@@ -13,7 +13,7 @@
 use burn::data::dataloader::batcher::Batcher;
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::tensor::{DType, Device, Tensor};
-use burn_rehearsal::{Capacity, Execution, PolicyKind, RehearsalBuffer, RehearsalConfig, StoreKind};
+use burn_rehearsal::{Capacity, Execution, PolicyKind, RehearsalBuffer, RehearsalConfig, StorePreference};
 use burn_rehearsal_benches::{Batch, Image, StackImages, device, fill, head, median, random_images, ratio, verdict};
 use burn_rehearsal_train::device::describe;
 use burn_rehearsal_train::init::{Scheme, keyed_init};
@@ -87,7 +87,7 @@ fn buffer(size: &Size, candidates: usize, representatives: usize, execution: Exe
         .with_representatives(representatives)
         // Every candidate is stored: the most work.
         .with_policy(PolicyKind::RandomReplacement)
-        .with_store(StoreKind::Device)
+        .with_store(StorePreference::Device)
         .with_execution(execution);
     RehearsalBuffer::solo(&config).expect("a buffer")
 }

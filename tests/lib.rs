@@ -4,7 +4,7 @@
 
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 use burn_rehearsal::random::{Purpose, Stream};
-use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalBuffer, RehearsalConfig, StoreKind};
+use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalBuffer, RehearsalConfig, StorePreference};
 use burn_rehearsal_collective::{Collective, run_threads};
 use statrs::distribution::{ChiSquared, ContinuousCDF};
 use std::cell::RefCell;
@@ -236,7 +236,7 @@ pub fn config(capacity: usize, candidates: usize, representatives: usize) -> Reh
 #[must_use]
 pub fn buffer(config: &RehearsalConfig, ranks: Box<dyn Collective>) -> RehearsalBuffer<Mixed> {
     let store = match config.store {
-        StoreKind::Auto if (ranks.rank() + ranks.size()) % 2 == 1 => StoreKind::Device,
+        StorePreference::Auto if (ranks.rank() + ranks.size()) % 2 == 1 => StorePreference::Device,
         chosen => chosen,
     };
     RehearsalBuffer::new(&config.clone().with_store(store), ranks).unwrap()

@@ -5,7 +5,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use burn_rehearsal::checkpoint::{CheckpointError, check_shared};
 use burn_rehearsal::error::RehearsalError;
 use burn_rehearsal::random::{Purpose, Stream};
-use burn_rehearsal::{Execution, OnRepeat, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, SamplingKind, StoreKind};
+use burn_rehearsal::{Execution, OnRepeat, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, SamplingKind, StorePreference};
 use burn_rehearsal_collective::{Collective, run_threads};
 use burn_rehearsal_tests::{
     CLASS, Mixed, Row, assert_augmented, batch, buffer, byte_type, config, device, fresh, label_type, read, uniform_p, watchdog, world,
@@ -59,7 +59,7 @@ fn a_restored_buffer_goes_on_bit_for_bit() {
             for cut in [0, 1, 3, 8, 13, 23].into_iter().filter(|cut| size < 3 || (cut + number) % 2 == 1) {
                 let directory = TempDir::new().unwrap();
                 // Another store on each side of the cut.
-                let (before, after) = (config.clone(), config.clone().with_store(StoreKind::Host));
+                let (before, after) = (config.clone(), config.clone().with_store(StorePreference::Host));
                 let first = world(size, |threads| {
                     let buffer = buffer(&before, threads);
                     let batches = steps(&buffer, 0..cut);
@@ -131,9 +131,11 @@ impl Large {
 fn a_checkpoint_is_that_of_its_beginning_although_steps_go_on_while_it_is_written() {
     // Every step overwrites a tenth of the rows.
     let base = config(40, 4, 3).with_policy(PolicyKind::Fifo).with_sampling(SamplingKind::ClassBalanced);
-    for (store, execution) in
-        [(StoreKind::Host, Execution::Background), (StoreKind::Device, Execution::Background), (StoreKind::Host, Execution::Inline)]
-    {
+    for (store, execution) in [
+        (StorePreference::Host, Execution::Background),
+        (StorePreference::Device, Execution::Background),
+        (StorePreference::Host, Execution::Inline),
+    ] {
         let config = base.clone().with_store(store).with_execution(execution);
         for size in [1, 2] {
             let directory = TempDir::new().unwrap();

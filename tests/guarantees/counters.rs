@@ -17,7 +17,7 @@ use burn::train::{ClassificationOutput, InferenceStep, Learner, SupervisedTraini
 use burn_rehearsal::batch::tensor_with_room;
 use burn_rehearsal::{
     Execution, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, RehearsalLoader, RehearsalMetric, RehearsalStat,
-    ShardedLoader, StoreKind,
+    ShardedLoader, StorePreference,
 };
 use burn_rehearsal_tests::{batch_on, buffer, config, fresh, world};
 use burn_rehearsal_train::data_parallel::without_renderer;
@@ -29,7 +29,7 @@ const R: usize = 4;
 const ROW: usize = 28;
 
 fn inline(lag: usize) -> RehearsalConfig {
-    config(40, C, R).with_policy(PolicyKind::Fifo).with_execution(Execution::Inline).with_lag(lag).with_store(StoreKind::Host)
+    config(40, C, R).with_policy(PolicyKind::Fifo).with_execution(Execution::Inline).with_lag(lag).with_store(StorePreference::Host)
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use crate::model::Model;
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 use burn_rehearsal::{
-    CandidateMode, Capacity, Execution, OnRepeat, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, SamplingKind, StoreKind,
+    CandidateMode, Capacity, Execution, OnRepeat, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, SamplingKind,
+    StorePreference,
 };
 use burn_rehearsal_tests::{Mixed, Row, assert_augmented, batch, batch_on, buffer, config, device, fresh, read, world};
 
@@ -66,9 +67,9 @@ pub(crate) fn repetitions_are_bit_identical_inline_or_in_the_background(size: us
         let first = traces(size, &config);
         assert!(first.iter().all(|trace| trace.contents == first[0].contents && trace.draws == first[0].draws), "ranks differ");
         // The first run mixes both stores; the repetitions have one each.
-        let host = config.clone().with_store(StoreKind::Host);
+        let host = config.clone().with_store(StorePreference::Host);
         assert_eq!(first, traces(size, &host), "{size} ranks, configuration {number}: a repetition differs");
-        let inline = config.with_execution(Execution::Inline).with_store(StoreKind::Device);
+        let inline = config.with_execution(Execution::Inline).with_store(StorePreference::Device);
         assert_eq!(first, traces(size, &inline), "{size} ranks, configuration {number}: inline differs from background");
     }
 }
@@ -81,7 +82,7 @@ fn the_same_run_repeated_is_bit_identical_inline_or_in_the_background() {
 #[test]
 fn a_rank_alone_gives_the_same_bits_solo_and_on_threads() {
     for config in configurations(1) {
-        let solo = trace(&RehearsalBuffer::solo(&config.clone().with_store(StoreKind::Host)).unwrap(), 77);
+        let solo = trace(&RehearsalBuffer::solo(&config.clone().with_store(StorePreference::Host)).unwrap(), 77);
         assert_eq!(vec![solo], traces(1, &config));
     }
 }

@@ -5,7 +5,7 @@
 use crate::deterministic::{configurations, trace_on};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_rehearsal::error::{BatchError, RehearsalError};
-use burn_rehearsal::{OnRepeat, PolicyKind, RehearsalBatch, RehearsalBuffer, SamplingKind, StoreKind};
+use burn_rehearsal::{OnRepeat, PolicyKind, RehearsalBatch, RehearsalBuffer, SamplingKind, StoreLocation, StorePreference};
 use burn_rehearsal_tests::{CLASS, Mixed, Row, assert_augmented, batch, buffer, config, device, fresh, label_type, read, uniform_p, world};
 
 #[test]
@@ -14,10 +14,10 @@ fn a_run_on_the_device_is_bit_identical_to_one_on_the_host() {
     for (number, size) in (0..configurations(1).len()).zip([3, 1].into_iter().cycle()) {
         let config = configurations(size).swap_remove(number);
         let run = |store, device: &Device| world(size, |threads| trace_on(&buffer(&config.clone().with_store(store), threads), 5, device));
-        let host = run(StoreKind::Host, &Device::flex());
-        assert_eq!(host, run(StoreKind::Device, &device()), "{size} ranks, configuration {number}");
+        let host = run(StorePreference::Host, &Device::flex());
+        assert_eq!(host, run(StorePreference::Device, &device()), "{size} ranks, configuration {number}");
         if number == 0 {
-            assert_eq!(host, run(StoreKind::Auto, &device()), "host and device mixed");
+            assert_eq!(host, run(StorePreference::Auto, &device()), "host and device mixed");
         }
     }
 }
@@ -29,26 +29,26 @@ fn auto_keeps_a_shard_on_a_device_with_memory_of_its_own_up_to_the_limit() {
     for (limit, fits) in [(20 * row_bytes, true), (20 * row_bytes - 1, false)] {
         let config = config(20, 3, 2).with_device_limit(limit);
         let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(&config).unwrap();
-        assert_eq!(buffer.inspect().unwrap().store, StoreKind::Auto, "nothing is chosen before the first mini-batch");
+        assert_eq!(buffer.inspect().unwrap().store, None, "nothing is chosen before the first mini-batch");
         buffer.rehearse(batch(&[1, 2, 3])).unwrap();
-        let expected = if fits && !is_host { StoreKind::Device } else { StoreKind::Host };
+        let expected = Some(if fits && !is_host { StoreLocation::Device } else { StoreLocation::Host });
         assert_eq!(buffer.inspect().unwrap().store, expected);
         assert_eq!(buffer.report().unwrap().stores, [expected]);
     }
-    for store in [StoreKind::Host, StoreKind::Device] {
+    for (store, location) in [(StorePreference::Host, StoreLocation::Host), (StorePreference::Device, StoreLocation::Device)] {
         let stores = world(3, |threads| {
             let buffer = buffer(&config(20, 3, 2).with_store(store), threads);
             buffer.rehearse(batch(&[1, 2, 3])).unwrap();
             buffer.report().unwrap().stores
         });
-        assert_eq!(stores, vec![vec![store; 3]; 3]);
+        assert_eq!(stores, vec![vec![Some(location); 3]; 3]);
     }
 }
 
 #[test]
 fn of_several_candidates_of_a_mini_batch_for_one_slot_the_last_stays() {
     for policy in [PolicyKind::Fifo, PolicyKind::Reservoir, PolicyKind::ClassBalanced, PolicyKind::RandomReplacement] {
-        for store in [StoreKind::Host, StoreKind::Device] {
+        for store in [StorePreference::Host, StorePreference::Device] {
             let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(&config(3, 8, 3).with_policy(policy).with_store(store)).unwrap();
             for step in 0..6 {
                 let ids = fresh(1, 0, step, 8, 2);
@@ -71,7 +71,7 @@ fn of_several_candidates_of_a_mini_batch_for_one_slot_the_last_stays() {
 fn every_row_of_the_union_has_the_same_probability_of_being_drawn_from_shards_on_the_device() {
     let fills = [2usize, 9, 5];
     let (steps, r) = (150, 3);
-    let config = config(30, 16, r).with_on_repeat(OnRepeat::SkipIfStored).with_store(StoreKind::Device).with_seed(3);
+    let config = config(30, 16, r).with_on_repeat(OnRepeat::SkipIfStored).with_store(StorePreference::Device).with_seed(3);
     let drawn = world(fills.len(), |threads| {
         let buffer = buffer(&config, threads);
         let rank = buffer.rank();
@@ -99,7 +99,7 @@ fn classes_and_bytes_out_of_range_are_named_by_field_and_value() {
         let values = TensorData::new(vec![0, 1, 2, 3, 4, value, 6, 255], [2, 1, 2, 2]);
         Mixed { image: Tensor::<4, Int>::from_data(values, (&device(), DType::I32)), ..batch(&[1, 2]) }
     };
-    for store in [StoreKind::Host, StoreKind::Device] {
+    for store in [StorePreference::Host, StorePreference::Device] {
         let refused = |batch: Mixed| {
             let config = config(10, 2, 1).with_classes(Some(4)).with_lag(0).with_store(store);
             RehearsalBuffer::<Mixed>::solo(&config).unwrap().rehearse(batch).unwrap_err()
@@ -123,7 +123,7 @@ fn floats_come_back_by_their_bits() {
     }
     let bits: Vec<u32> = vec![0, 0x8000_0000, 0x7f80_0000, 0xff80_0000, 0x0080_0000, 0x7f7f_ffff, 0x3f80_0001, 0xbf80_0001];
     let rows: Vec<f32> = bits.iter().map(|&bits| f32::from_bits(bits)).collect();
-    for store in [StoreKind::Host, StoreKind::Device] {
+    for store in [StorePreference::Host, StorePreference::Device] {
         let buffer: RehearsalBuffer<Floats> = RehearsalBuffer::solo(&config(4, 1, 1).with_store(store).with_lag(0)).unwrap();
         let value = Tensor::from_data(TensorData::new(rows.clone(), [1, rows.len()]), (&device(), DType::F32));
         let out = buffer.rehearse(Floats { value }).unwrap().value.into_data();
@@ -137,7 +137,7 @@ fn floats_come_back_by_their_bits() {
 #[test]
 fn rows_of_earlier_tasks_are_drawn_on_an_autodiff_device_and_the_snapshot_holds_whole_rows() {
     let autodiff = device().autodiff();
-    let config = config(30, 4, 6).with_sampling(SamplingKind::ExcludeCurrent).with_store(StoreKind::Device);
+    let config = config(30, 4, 6).with_sampling(SamplingKind::ExcludeCurrent).with_store(StorePreference::Device);
     world(2, |threads| {
         let buffer = buffer(&config, threads);
         for step in 0..8 {

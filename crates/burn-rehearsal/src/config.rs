@@ -1,9 +1,7 @@
 //! How large the buffer is, what enters it, and what is drawn from it.
 
-use crate::batch::is_host;
 use crate::error::ConfigError;
 use burn::config::Config;
-use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -193,10 +191,10 @@ pub enum Execution {
     Inline,
 }
 
-/// Where a rank's shard lives; never changes a result.
+/// Where a rank's shard should live; never changes a result. [`StoreLocation`](crate::StoreLocation) is where it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum StoreKind {
+pub enum StorePreference {
     /// On the training device if that has memory of its own and the shard is no larger than [`RehearsalConfig::device_limit`]; otherwise on the host.
     Auto,
     /// In host memory: candidates and representatives cross the bus.
@@ -208,16 +206,7 @@ pub enum StoreKind {
 /// The default of [`RehearsalConfig::device_limit`], in bytes: a quarter of the memory of a small GPU. Burn 0.22 does not tell how much a device has.
 pub const DEVICE_LIMIT: u64 = 2 << 30;
 
-impl StoreKind {
-    /// `Host` or `Device`, for a shard of `bytes` bytes, the limit of [`Auto`](Self::Auto), and the devices of the mini-batches' fields.
-    pub fn resolve(self, bytes: u64, limit: u64, devices: &[Device]) -> StoreKind {
-        match self {
-            Self::Auto if bytes > limit || devices.iter().any(is_host) => Self::Host,
-            Self::Auto => Self::Device,
-            chosen => chosen,
-        }
-    }
-
+impl StorePreference {
     /// `auto`, `host` or `device`.
     pub fn name(self) -> &'static str {
         match self {
@@ -309,9 +298,9 @@ config! {
         pub lag: usize = 1, set by with_lag(usize),
         /// Who does the work. Default: a thread of its own.
         pub execution: Execution = Execution::Background, set by with_execution(Execution),
-        /// Where each rank's shard lives. Default: [`StoreKind::Auto`].
-        pub store: StoreKind = StoreKind::Auto, set by with_store(StoreKind),
-        /// The most bytes of one rank's shard that [`StoreKind::Auto`] puts on the device. Default:
+        /// Where each rank's shard lives. Default: [`StorePreference::Auto`].
+        pub store: StorePreference = StorePreference::Auto, set by with_store(StorePreference),
+        /// The most bytes of one rank's shard that [`StorePreference::Auto`] puts on the device. Default:
         /// [`DEVICE_LIMIT`].
         pub device_limit: u64 = DEVICE_LIMIT, set by with_device_limit(u64),
         /// The first task whose mini-batches are augmented; candidates are taken from the first task on. Default: 0.
@@ -345,14 +334,14 @@ impl RehearsalConfig {
             if let RowCount::Ratio(ratio) = rows
                 && !(0.0..=MAX_RATIO).contains(&ratio)
             {
-                return Err(ConfigError::Ratio { name, ratio });
+                return Err(ConfigError::Ratio { name, ratio, max: MAX_RATIO });
             }
         }
         if self.candidates.is_zero() {
             return Err(ConfigError::NoCandidates);
         }
         if self.lag > MAX_LAG {
-            return Err(ConfigError::Lag(self.lag));
+            return Err(ConfigError::Lag { lag: self.lag, max: MAX_LAG });
         }
         if let Some(classes) = self.classes
             && !(1..=MAX_CLASSES).contains(&classes)
@@ -393,7 +382,7 @@ impl RehearsalConfig {
 
     /// This configuration with everything that never changes a result at its default: equal on all ranks of a run.
     pub(crate) fn for_digest(&self) -> Self {
-        self.clone().with_execution(Execution::Inline).with_store(StoreKind::Auto).with_device_limit(0)
+        self.clone().with_execution(Execution::Inline).with_store(StorePreference::Auto).with_device_limit(0)
     }
 
     /// |B| in samples, for rows of `row_bytes` bytes.

@@ -2,7 +2,6 @@
 
 use crate::agreement::Disagreement;
 pub use crate::checkpoint::CheckpointError;
-use crate::config::{MAX_LAG, MAX_RATIO};
 use burn::data::dataset::DatasetError;
 use burn_rehearsal_collective::CollectiveError;
 use std::io::Write;
@@ -129,15 +128,22 @@ pub enum ConfigError {
         batch_size: usize,
     },
     /// Representatives would be drawn too long before they are used.
-    #[error("a lag of {0} steps; it may be {MAX_LAG} at most")]
-    Lag(usize),
+    #[error("a lag of {lag} steps; it may be {max} at most")]
+    Lag {
+        /// The lag.
+        lag: usize,
+        /// The largest lag.
+        max: usize,
+    },
     /// A ratio of rows that is negative, too large or NaN.
-    #[error("the ratio of {name} to incoming rows is {ratio}; it must be between 0 and {MAX_RATIO}")]
+    #[error("the ratio of {name} to incoming rows is {ratio}; it must be between 0 and {max}")]
     Ratio {
         /// `candidates` or `representatives`.
         name: &'static str,
         /// The ratio.
         ratio: f64,
+        /// The largest ratio.
+        max: f64,
     },
     /// Text that cannot be parsed as a number of rows.
     #[error("`{0}` is not a valid number of rows: expected a count (14) or a percentage of the incoming rows (25%)")]

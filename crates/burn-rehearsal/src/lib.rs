@@ -174,7 +174,7 @@
 //! * A training step frees its largest tensors and allocates them anew. An allocator that keeps such memory, for example mimalloc, can make the step itself
 //!   a third faster than the system's; a library cannot choose it for you.
 //!
-//! On a GPU, [`StoreKind::Device`] keeps the rows there.
+//! On a GPU, [`StorePreference::Device`] keeps the rows there.
 //!
 //! A learner for several ranks is in the crate `burn-rehearsal-train`; the transports between ranks are in `burn-rehearsal-collective`.
 #![warn(missing_docs)]
@@ -203,10 +203,11 @@ pub use buffer::{BufferStatus, RehearsalBuffer, Rehearsed};
 pub use burn_rehearsal_derive::RehearsalBatch;
 pub use config::{
     CandidateMode, Capacity, DEVICE_LIMIT, Execution, MAX_CLASSES, MAX_LAG, MAX_RATIO, OnRepeat, PolicyKind, RehearsalConfig, RowCount,
-    SamplingKind, StoreKind, first_slot, shard_capacity,
+    SamplingKind, StorePreference, first_slot, shard_capacity,
 };
 pub use engine::{BufferReport, EngineTimings, Inspection, PendingCheckpoint, Restored, Saved};
 pub use loader::{EpochPlan, RehearsalBatcher, RehearsalLoader, ShardedLoader, ShardedLoaderBuilder, SkipSample, WorkerPanic};
 pub use metric::{RehearsalMetric, RehearsalStat};
 pub use slots::{RowHandle, SlotTable};
 pub use snapshot::{Snapshot, SnapshotBatch, SnapshotBatcher, SnapshotIndexError, StoredSample};
+pub use store::StoreLocation;

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use burn_rehearsal::{Capacity, Execution, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, StoreKind};
+use burn_rehearsal::{Capacity, Execution, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, StoreLocation, StorePreference};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
@@ -66,13 +66,13 @@ fn steps(capacity: usize) -> Vec<usize> {
         .with_representatives(3)
         // Every candidate is written.
         .with_policy(PolicyKind::RandomReplacement)
-        .with_store(StoreKind::Device)
+        .with_store(StorePreference::Device)
         .with_execution(Execution::Inline);
     let buffer = RehearsalBuffer::solo(&config).unwrap();
     for step in 0..100 {
         buffer.rehearse(batch(step, &device)).unwrap();
     }
-    assert_eq!(buffer.inspect().unwrap().store, StoreKind::Device);
+    assert_eq!(buffer.inspect().unwrap().store, Some(StoreLocation::Device));
     (0..20)
         .map(|step| {
             let batch = batch(step, &device);

@@ -1,6 +1,6 @@
 //! The command line. The same options can be given in a TOML file; flags win.
 
-use burn_rehearsal::{CandidateMode, Execution, OnRepeat, PolicyKind, RowCount, SamplingKind, StoreKind};
+use burn_rehearsal::{CandidateMode, Execution, OnRepeat, PolicyKind, RowCount, SamplingKind, StorePreference};
 use burn_rehearsal_train::data::{Fit, Format, OnDamaged};
 use burn_rehearsal_train::data_parallel::Precision;
 use burn_rehearsal_train::init::Scheme;
@@ -339,13 +339,13 @@ choices! {
 }
 choices! {
     /// Where the buffer is kept.
-    StoreArg => StoreKind {
+    StoreArg => StorePreference {
         /// On the device of the network if that is a GPU and the buffer is within `--store-limit`; otherwise in host memory.
-        Auto = StoreKind::Auto,
+        Auto = StorePreference::Auto,
         /// In host memory.
-        Host = StoreKind::Host,
+        Host = StorePreference::Host,
         /// On the device of the network.
-        Device = StoreKind::Device,
+        Device = StorePreference::Device,
     }
 }
 choices! {

@@ -494,7 +494,7 @@ impl Config {
                 let reason = format!("more than the {batch_size} samples of a mini-batch (`--batch-size {batch_size}`)");
                 AppError::option("candidates", candidates, reason)
             }
-            ConfigError::Ratio { name, ratio } => {
+            ConfigError::Ratio { name, ratio, .. } => {
                 AppError::option(name, RowCount::Ratio(ratio), format!("must be at most {}", RowCount::Ratio(MAX_RATIO)))
             }
             ConfigError::NoCandidates => AppError::option("candidates", 0, "must be at least 1, or the buffer would stay empty"),

@@ -12,7 +12,7 @@ use crate::transport;
 use crate::workload::Images;
 use burn::tensor::Device;
 use burn_rehearsal::agreement::agree_on;
-use burn_rehearsal::{RehearsalConfig, shard_capacity};
+use burn_rehearsal::{RehearsalConfig, StoreLocation, shard_capacity};
 use burn_rehearsal_collective::{Collective, RankFailure, run_threads};
 use burn_rehearsal_train::data_parallel::Precision;
 use burn_rehearsal_train::device::adapter;
@@ -90,7 +90,7 @@ impl Job {
             buffer_len = samples;
             // As the first rank, whose part is the largest, will choose with its first mini-batch.
             let part = shard_capacity(samples, 0, config.ranks).saturating_mul(row_bytes) as u64;
-            let store = rehearsal.store.resolve(part, rehearsal.device_limit, std::slice::from_ref(&device));
+            let store = StoreLocation::choose(rehearsal.store, part, rehearsal.device_limit, std::slice::from_ref(&device));
             heading.push(format!(
                 "buffer: samples {samples}, bytes {}, store {}; per rank and step: incoming {}, candidates {}, representatives {}",
                 samples.saturating_mul(row_bytes),

@@ -26,13 +26,14 @@ pub(crate) use timings::Timings;
 
 use crate::agreement::agree_on;
 use crate::batch::{Column, FieldSpec, Schema};
-use crate::config::{RehearsalConfig, SamplingKind, StoreKind, shard_capacity};
+use crate::config::{RehearsalConfig, SamplingKind, shard_capacity};
 use crate::distinct::CandidateSelector;
 use crate::error::{CheckpointError, RehearsalError};
 use crate::random::{Purpose, Stream};
 use crate::sampling::{Draw, RowLocation, Sampling, ShardCounts, sampling};
 use crate::slots::RowHandle;
 use crate::snapshot::Snapshot;
+use crate::store::StoreLocation;
 use burn::tensor::Device;
 use burn_rehearsal_collective::{Answerer, Asked, Asker, Collective};
 use persist::{Ticket, Writer};
@@ -148,8 +149,8 @@ pub struct Inspection {
     pub len: usize,
     /// The bytes of this shard's rows, allocated whole at the first mini-batch.
     pub bytes: usize,
-    /// Where this shard lives, `Host` or `Device`; before the first mini-batch, what is configured.
-    pub store: StoreKind,
+    /// Where this shard lives; `None` before the first mini-batch.
+    pub store: Option<StoreLocation>,
     /// Stored rows per class.
     pub per_class: Vec<usize>,
     /// The number of distinct samples stored, if the batch has an `id`.
@@ -169,8 +170,8 @@ pub struct BufferReport {
     pub len: usize,
     /// Bytes of all shards' rows.
     pub bytes: usize,
-    /// Where each rank's shard lives, `Host` or `Device`, in rank order; for a rank that never had rows, what is configured.
-    pub stores: Vec<StoreKind>,
+    /// Where each rank's shard lives, in rank order; `None` for a rank that never had rows.
+    pub stores: Vec<Option<StoreLocation>>,
     /// Stored rows per class.
     pub per_class: Vec<usize>,
     /// Distinct samples stored, if the batch has an `id`.
@@ -444,7 +445,7 @@ impl Engine {
             capacity: table.map_or(shard_capacity(planned, self.rank, self.size), |table| table.capacity()),
             len: table.map_or(0, |table| table.len()),
             bytes: self.shard.as_ref().map_or(0, |shard| shard.store().bytes()),
-            store: self.shard.as_ref().map_or(self.config.store, Shard::store_kind),
+            store: self.shard.as_ref().map(Shard::location),
             per_class: table.map_or_else(Vec::new, |table| table.per_class().collect()),
             distinct: table.and_then(|table| table.distinct()),
             task: self.task as usize,

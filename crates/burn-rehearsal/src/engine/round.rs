@@ -2,9 +2,10 @@
 
 use super::{BufferReport, Inspection};
 use crate::batch::first_u64;
-use crate::config::{RehearsalConfig, StoreKind};
+use crate::config::RehearsalConfig;
 use crate::error::RehearsalError;
 use crate::sampling::ClassCounts;
+use crate::store::StoreLocation;
 use burn_rehearsal_collective::{Collective, CollectiveError, check_word};
 use std::collections::HashSet;
 
@@ -255,7 +256,14 @@ pub(super) fn report(
 ) -> Result<BufferReport, RehearsalError> {
     let mut message = Vec::new();
     let mut word = |value: u64| message.extend_from_slice(&value.to_le_bytes());
-    for value in [mine.capacity, mine.len, mine.bytes, mine.store as usize, usize::from(mine.distinct.is_some()), mine.per_class.len()] {
+    for value in [
+        mine.capacity,
+        mine.len,
+        mine.bytes,
+        mine.store.map_or(0, |store| 1 + store as usize),
+        usize::from(mine.distinct.is_some()),
+        mine.per_class.len(),
+    ] {
         word(value as u64);
     }
     mine.per_class.iter().for_each(|&n| word(n as u64));
@@ -285,7 +293,7 @@ pub(super) fn report(
         report.len += next();
         report.bytes += next();
         let store = next();
-        report.stores.extend([StoreKind::Auto, StoreKind::Host, StoreKind::Device].into_iter().find(|&kind| kind as usize == store));
+        report.stores.push([StoreLocation::Host, StoreLocation::Device].into_iter().find(|&location| 1 + location as usize == store));
         has_ids |= next() != 0;
         let classes = next();
         report.per_class.resize(report.per_class.len().max(classes), 0);

@@ -1,19 +1,19 @@
 //! One rank's part of the buffer: rows, what is known of them, and the policy that decides who stays.
 
 use crate::batch::{Column, Role, Schema};
-use crate::config::{MAX_CLASSES, OnRepeat, RehearsalConfig, StoreKind, first_slot, shard_capacity};
+use crate::config::{MAX_CLASSES, OnRepeat, RehearsalConfig, first_slot, shard_capacity};
 use crate::error::{BatchError, RehearsalError};
 use crate::policy::{PREFETCH_DISTANCE, Placement, Policy, policy};
 use crate::random::Stream;
 use crate::slots::{RowHandle, SlotTable};
 use crate::snapshot::{Snapshot, StoredSample};
-use crate::store::{self, CopyOnWriteSnapshot, RowChunk, Store};
+use crate::store::{self, CopyOnWriteSnapshot, RowChunk, Store, StoreLocation};
 use burn::tensor::Device;
 
 /// Rows, tables and policy of one rank.
 pub(super) struct Shard {
     store: Box<dyn Store>,
-    store_kind: StoreKind,
+    location: StoreLocation,
     table: SlotTable,
     policy: Box<dyn Policy>,
     skip_if_stored: bool,
@@ -48,18 +48,18 @@ impl Shard {
         let capacity = shard_capacity(global, rank, size);
         let id_field = schema.position(Role::Id);
         let bytes = capacity.saturating_mul(row_bytes);
-        let store_kind = config.store.resolve(bytes as u64, config.device_limit, devices);
+        let location = StoreLocation::choose(config.store, bytes as u64, config.device_limit, devices);
         tracing::info!(
             rank,
             samples = capacity,
             bytes,
-            store = store_kind.name(),
+            store = location.name(),
             configured = config.store.name(),
             "allocating this rank's shard of the rehearsal buffer"
         );
         Ok(Self {
-            store: store::create(store_kind, schema, capacity, devices)?,
-            store_kind,
+            store: store::create(location, schema, capacity, devices)?,
+            location,
             table: SlotTable::new(capacity, id_field.is_some()),
             policy: policy(config.policy, config.classes, first_slot(global, rank, size)),
             skip_if_stored: config.on_repeat == OnRepeat::SkipIfStored,
@@ -121,9 +121,8 @@ impl Shard {
         self.store.as_ref()
     }
 
-    /// `Host` or `Device`.
-    pub(super) fn store_kind(&self) -> StoreKind {
-        self.store_kind
+    pub(super) fn location(&self) -> StoreLocation {
+        self.location
     }
 
     pub(super) fn schema(&self) -> &Schema {

@@ -21,8 +21,8 @@ pub use host::HostStore;
 
 pub(crate) use rows::{canonical, row_data, values};
 
-use crate::batch::{Column, Schema};
-use crate::config::StoreKind;
+use crate::batch::{Column, Schema, is_host};
+use crate::config::StorePreference;
 use crate::error::{BatchError, RehearsalError};
 use burn::tensor::{DType, Device};
 
@@ -82,16 +82,49 @@ pub enum Source<'a> {
     Packed(&'a [u8]),
 }
 
-/// A store on the device or, for any other kind, on the host, with room for `capacity` rows; `devices` are those of the first mini-batch, one per
-/// stored field.
+/// Where a rank's shard lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreLocation {
+    /// In host memory.
+    Host,
+    /// On the device of each field.
+    Device,
+}
+
+impl StoreLocation {
+    /// The location of a shard of `bytes` bytes, where `limit` is the limit of [`StorePreference::Auto`] and `devices` are
+    /// those of the mini-batches' fields.
+    pub fn choose(preference: StorePreference, bytes: u64, limit: u64, devices: &[Device]) -> Self {
+        match preference {
+            StorePreference::Auto if bytes > limit || devices.iter().any(is_host) => Self::Host,
+            StorePreference::Host => Self::Host,
+            StorePreference::Auto | StorePreference::Device => Self::Device,
+        }
+    }
+
+    /// `host` or `device`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Device => "device",
+        }
+    }
+}
+
+/// A store with room for `capacity` rows. `devices` are those of the first mini-batch, one per stored field.
 ///
 /// # Errors
 ///
 /// [`RehearsalError::OutOfMemory`] if the memory cannot be had.
-pub(crate) fn create(kind: StoreKind, schema: &Schema, capacity: usize, devices: &[Device]) -> Result<Box<dyn Store>, RehearsalError> {
-    Ok(match kind {
-        StoreKind::Device => Box::new(DeviceStore::new(schema.clone(), capacity, devices)?),
-        StoreKind::Auto | StoreKind::Host => Box::new(HostStore::new(schema.clone(), capacity)?),
+pub(crate) fn create(
+    location: StoreLocation,
+    schema: &Schema,
+    capacity: usize,
+    devices: &[Device],
+) -> Result<Box<dyn Store>, RehearsalError> {
+    Ok(match location {
+        StoreLocation::Device => Box::new(DeviceStore::new(schema.clone(), capacity, devices)?),
+        StoreLocation::Host => Box::new(HostStore::new(schema.clone(), capacity)?),
     })
 }
 

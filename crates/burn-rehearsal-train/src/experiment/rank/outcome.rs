@@ -6,7 +6,7 @@ use crate::experiment::{ExperimentError, Workload};
 use crate::phases::Phase;
 use crate::report::RunReport;
 use crate::report::schema::{BufferReport, PerStep, PrecisionReport, SCHEMA_VERSION, Summary, Time};
-use burn_rehearsal::{EngineTimings, StoreKind};
+use burn_rehearsal::{EngineTimings, StoreLocation};
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
@@ -119,7 +119,7 @@ fn per_step(timings: &EngineTimings) -> PerStep {
 }
 
 /// The names of the stores that the ranks use, each once.
-fn store_names(stores: &[StoreKind]) -> String {
-    let used = [StoreKind::Host, StoreKind::Device].into_iter().filter(|store| stores.contains(store));
-    used.map(StoreKind::name).collect::<Vec<_>>().join(", ")
+fn store_names(stores: &[Option<StoreLocation>]) -> String {
+    let used = [StoreLocation::Host, StoreLocation::Device].into_iter().filter(|store| stores.contains(&Some(*store)));
+    used.map(StoreLocation::name).collect::<Vec<_>>().join(", ")
 }
