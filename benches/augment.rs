@@ -6,7 +6,7 @@
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_rehearsal_benches::median;
-use burn_rehearsal_train::augment::{Augment, ColorJitter, ERASING_RATIO, ERASING_SCALE, RESIZED_CROP_RATIO, RESIZED_CROP_SCALE};
+use burn_rehearsal_vision::augment::{Augment, ColorJitter, ERASING_RATIO, ERASING_SCALE, RESIZED_CROP_RATIO, RESIZED_CROP_SCALE};
 use std::time::Instant;
 
 const TURNS: usize = 21;

@@ -17,7 +17,7 @@ use burn_rehearsal::{Capacity, Execution, PolicyKind, RehearsalBuffer, Rehearsal
 use burn_rehearsal_benches::{Batch, Image, StackImages, device, fill, head, median, random_images, ratio, verdict};
 use burn_rehearsal_train::device::describe;
 use burn_rehearsal_train::init::{Scheme, keyed_init};
-use burn_rehearsal_train::models::{ResNet, ResNetConfig, Stem};
+use burn_rehearsal_vision::models::{ResNet, ResNetConfig, Stem};
 use std::hint::black_box;
 use std::process::Command;
 use std::time::Instant;

@@ -6,7 +6,7 @@
 #![allow(clippy::expect_used)]
 
 use burn_rehearsal_benches::{head, median, ratio};
-use burn_rehearsal_train::data::{Decoder, Fit, Format, ImageOptions, JPEG_DECODER, OnDamaged, PackOptions, open_folder, open_pack, pack};
+use burn_rehearsal_vision::data::{Decoder, Fit, Format, ImageOptions, JPEG_DECODER, OnDamaged, PackOptions, open_folder, open_pack, pack};
 use image::{Rgb, RgbImage};
 use rayon::prelude::*;
 use std::fs;

@@ -2,7 +2,7 @@
 #![no_main]
 
 use burn_rehearsal_fuzz::{folder, write};
-use burn_rehearsal_train::data::{Cifar, open_cifar};
+use burn_rehearsal_vision::data::{Cifar, open_cifar};
 use libfuzzer_sys::fuzz_target;
 use std::sync::LazyLock;
 use tempfile::TempDir;

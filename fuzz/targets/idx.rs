@@ -2,7 +2,7 @@
 #![no_main]
 
 use burn_rehearsal_fuzz::{folder, parts, write};
-use burn_rehearsal_train::data::open_idx;
+use burn_rehearsal_vision::data::open_idx;
 use libfuzzer_sys::fuzz_target;
 use std::sync::LazyLock;
 use tempfile::TempDir;

@@ -1,7 +1,7 @@
 //! JPEG and PNG files.
 #![no_main]
 
-use burn_rehearsal_train::data::{Decoder, Fit};
+use burn_rehearsal_vision::data::{Decoder, Fit};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {

@@ -2,7 +2,7 @@
 #![no_main]
 
 use burn_rehearsal_fuzz::{folder, parts, write};
-use burn_rehearsal_train::data::{Fit, ImageOptions, OnDamaged, open_pack, packed_side};
+use burn_rehearsal_vision::data::{Fit, ImageOptions, OnDamaged, open_pack, packed_side};
 use libfuzzer_sys::fuzz_target;
 use std::sync::LazyLock;
 use tempfile::TempDir;

@@ -4,7 +4,7 @@
 use burn::nn::LinearConfig;
 use burn::tensor::Device;
 use burn_rehearsal_fuzz::{folder, write};
-use burn_rehearsal_train::models::load_safetensors;
+use burn_rehearsal_train::weights::load_safetensors;
 use libfuzzer_sys::fuzz_target;
 use std::sync::LazyLock;
 use tempfile::TempDir;

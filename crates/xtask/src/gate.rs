@@ -209,7 +209,7 @@ fn mpi(workspace: &Workspace, closing: &mut Closing) -> Result<()> {
 }
 
 /// Everything with the feature `turbojpeg`, so that Burn is the one that the steps before have built.
-const WITH_TURBOJPEG: [&str; 4] = ["--workspace", "--locked", "--features", "burn-rehearsal-train/turbojpeg"];
+const WITH_TURBOJPEG: [&str; 4] = ["--workspace", "--locked", "--features", "burn-rehearsal-vision/turbojpeg"];
 
 /// Builds libjpeg-turbo and runs the tests that read JPEG files with it.
 fn turbojpeg(workspace: &Workspace, closing: &mut Closing) -> Result<()> {

@@ -1,10 +1,10 @@
 //! The command line. The same options can be given in a TOML file; flags win.
 
 use burn_rehearsal::{CandidateMode, Execution, OnRepeat, PolicyKind, RowCount, SamplingKind, StorePreference};
-use burn_rehearsal_train::data::{Fit, Format, OnDamaged};
 use burn_rehearsal_train::data_parallel::Precision;
 use burn_rehearsal_train::init::Scheme;
 use burn_rehearsal_train::report::schema::Method;
+use burn_rehearsal_vision::data::{Fit, Format, OnDamaged};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};

@@ -13,10 +13,10 @@ use crate::run_directory;
 use crate::transport;
 use burn_rehearsal::error::ConfigError;
 use burn_rehearsal::{Capacity, MAX_LAG, MAX_RATIO, RehearsalConfig, RowCount};
-use burn_rehearsal_train::augment::{RESIZED_CROP_RATIO, RESIZED_CROP_SCALE};
-use burn_rehearsal_train::data::{ImageOptions, JPEG_DECODER};
 use burn_rehearsal_train::experiment::{Checkpoints, Settings};
 use burn_rehearsal_train::report::schema::Method;
+use burn_rehearsal_vision::augment::{RESIZED_CROP_RATIO, RESIZED_CROP_SCALE};
+use burn_rehearsal_vision::data::{ImageOptions, JPEG_DECODER};
 use clap::ValueEnum;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -330,7 +330,7 @@ impl Config {
             transport::choose(flags.collective.or(file.collective), flags.ranks.or(file.ranks), config.ranks, transport::launch())?;
         config.out = match flags.out.or(file.out) {
             Some(out) => out,
-            None => PathBuf::from("runs").join(data::name(&config.data)),
+            None => PathBuf::from("runs").join(data::source(&config.data)?.name()),
         };
         config.check()?;
         Ok(config)
@@ -538,7 +538,7 @@ impl Config {
 /// The defaults of the main job as lines of TOML.
 pub fn defaults() -> String {
     let mut config = Config::digits();
-    config.out = PathBuf::from("runs").join(data::name(&config.data));
+    config.out = PathBuf::from("runs").join(&config.data);
     // All values are numbers, truth values and plain texts, which JSON and TOML write alike.
     let options = config.values().into_iter().filter(|(name, _)| !NO_OPTIONS.contains(&name.as_str()));
     options.map(|(name, value)| format!("  {name} = {value}\n")).collect()

@@ -2,11 +2,12 @@
 
 use burn_rehearsal::error::{BatchError, ConfigError, RehearsalError};
 use burn_rehearsal_collective::CollectiveError;
-use burn_rehearsal_train::data::DataError;
+use burn_rehearsal_report::FigureError;
 use burn_rehearsal_train::experiment::ExperimentError;
-use burn_rehearsal_train::models::WeightsError;
 use burn_rehearsal_train::report::ReportError;
 use burn_rehearsal_train::stream::StreamError;
+use burn_rehearsal_train::weights::WeightsError;
+use burn_rehearsal_vision::data::DataError;
 use std::path::PathBuf;
 
 /// An error with everything that the user needs to know.
@@ -87,9 +88,6 @@ pub enum AppError {
     /// Weights to start from.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// The embedded data set.
-    #[error("the embedded digits are damaged: {0}")]
-    Digits(String),
     /// The buffer's configuration.
     #[error(transparent)]
     Rehearsal(#[from] ConfigError),
@@ -116,9 +114,12 @@ pub enum AppError {
     /// What joins the ranks.
     #[error(transparent)]
     Collective(#[from] CollectiveError),
-    /// A report or figure.
+    /// A report.
     #[error(transparent)]
     Report(#[from] ReportError),
+    /// A figure.
+    #[error(transparent)]
+    Figure(#[from] FigureError),
     /// No report where one was looked for.
     #[error("no report.json in {} or its subdirectories", .0.display())]
     NoReport(PathBuf),

@@ -6,7 +6,6 @@
 #![warn(missing_docs)]
 #![deny(unsafe_code)]
 
-mod batch;
 mod cli;
 mod config;
 mod console;

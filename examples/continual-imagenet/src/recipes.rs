@@ -91,9 +91,9 @@ impl Config {
         };
         match recipe {
             Recipe::Digits | Recipe::MammothErDigits => {
-                if let Some(side) = data.filter(|data| *data != config.data).and_then(data::usual_side) {
+                if let Some(data) = data.filter(|data| *data != config.data) {
                     config.model = ModelArg::Conv;
-                    config.image_size = side;
+                    config.image_size = data::source(data)?.usual_side();
                 }
                 if let Some(model @ (ModelArg::Resnet18 | ModelArg::Resnet50 | ModelArg::Ghostnet)) = model {
                     config.init = model.init();
@@ -152,9 +152,9 @@ pub fn parse_milestones(text: &str) -> Result<Vec<(f64, f64)>, AppError> {
 mod tests {
     use super::*;
     use crate::transform::transforms;
-    use burn_rehearsal_train::augment::{RESIZED_CROP_RATIO, RESIZED_CROP_SCALE};
-    use burn_rehearsal_train::data::{ImageShape, JPEG_DECODER};
     use burn_rehearsal_train::report::schema::Method;
+    use burn_rehearsal_vision::augment::{RESIZED_CROP_RATIO, RESIZED_CROP_SCALE};
+    use burn_rehearsal_vision::data::{ImageShape, JPEG_DECODER};
     use serde_json::{Value, json};
     use std::collections::BTreeSet;
 

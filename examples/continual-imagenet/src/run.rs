@@ -14,13 +14,12 @@ use burn::tensor::Device;
 use burn_rehearsal::agreement::agree_on;
 use burn_rehearsal::{RehearsalConfig, StoreLocation, shard_capacity};
 use burn_rehearsal_collective::{Collective, RankFailure, run_threads};
+use burn_rehearsal_report::{CurvesLog, accuracy_svg, comparison_table, curves_csv, html, merged_table, phases_svg, summary_csv};
 use burn_rehearsal_train::data_parallel::Precision;
 use burn_rehearsal_train::device::adapter;
 use burn_rehearsal_train::experiment::{ErrorOrigin, ExperimentError, Workload, run_rank};
 use burn_rehearsal_train::report::schema::{Method, REPORT_FILE};
-use burn_rehearsal_train::report::{
-    CurvesLog, RunReport, accuracy_svg, comparison_table, curves_csv, html, merged_table, phases_svg, summary_csv, write_atomically,
-};
+use burn_rehearsal_train::report::{RunReport, write_atomically};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

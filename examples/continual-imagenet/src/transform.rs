@@ -3,8 +3,8 @@
 use crate::cli::{AugmentArg, NormalizeArg};
 use crate::config::Config;
 use crate::error::AppError;
-use burn_rehearsal_train::augment::Augment;
-use burn_rehearsal_train::data::ImageShape;
+use burn_rehearsal_vision::augment::Augment;
+use burn_rehearsal_vision::data::ImageShape;
 
 impl NormalizeArg {
     /// Mean and standard deviation of each channel.

@@ -1,6 +1,5 @@
 //! What the program learns, as the learner sees it.
 
-use crate::batch::{ImageBatch, ImageBatcher};
 use crate::cli::{ClassOrderArg, StreamArg};
 use crate::config::Config;
 use crate::data;
@@ -17,11 +16,13 @@ use burn::optim::{ModuleOptimizer, SgdConfig};
 use burn::tensor::Device;
 use burn_rehearsal::RehearsalBatch;
 use burn_rehearsal::batch::Schema;
-use burn_rehearsal_train::augment::{Augment, Augmentation};
-use burn_rehearsal_train::data::{Image, ImageData, ImageShape};
+use burn_rehearsal_train::augmentation::Augmentation;
 use burn_rehearsal_train::experiment::Workload;
 use burn_rehearsal_train::fingerprint::Fingerprint;
 use burn_rehearsal_train::stream::{ClassIncremental, ClassOrder, InstanceIncremental, StreamError, TaskStream};
+use burn_rehearsal_vision::augment::Augment;
+use burn_rehearsal_vision::data::{Image, ImageData, ImageShape};
+use burn_rehearsal_vision::{ImageBatch, ImageBatcher};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -44,7 +45,7 @@ impl Images {
     ///
     /// [`AppError`] naming what cannot be used.
     pub fn open(config: &Config) -> Result<Self, AppError> {
-        let data = data::open(&config.data, &config.images())?;
+        let data = data::source(&config.data)?.open(&config.images())?;
         let (train, test) = (&data.train_labels, &data.test_labels);
         let order = match config.class_order {
             ClassOrderArg::Fixed => ClassOrder::Fixed,

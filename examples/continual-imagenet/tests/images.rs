@@ -7,7 +7,7 @@
 use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot, SafetensorsStore};
 use burn::tensor::Device;
 use burn_rehearsal_train::init::{Scheme, keyed_init};
-use burn_rehearsal_train::models::{ResNetConfig, Stem};
+use burn_rehearsal_vision::models::{ResNetConfig, Stem};
 use flate2::read::GzDecoder;
 use image::{GrayImage, Luma, RgbImage};
 use serde_json::Value;
@@ -23,7 +23,9 @@ const TEST: usize = 10;
 /// Draws the first samples of the first classes, grey or in colour, JPEG or PNG.
 fn draw(directory: &Path) {
     let mut text = String::new();
-    GzDecoder::new(&include_bytes!("../data/digits.csv.gz")[..]).read_to_string(&mut text).unwrap();
+    GzDecoder::new(&include_bytes!("../../../crates/burn-rehearsal-vision/src/data/digits/digits.csv.gz")[..])
+        .read_to_string(&mut text)
+        .unwrap();
     let mut drawn = [0; CLASSES];
     for line in text.lines() {
         let values: Vec<u8> = line.split(',').map(|value| value.trim().parse().unwrap()).collect();

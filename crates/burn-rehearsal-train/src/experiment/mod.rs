@@ -14,15 +14,15 @@ pub use checkpoint::Checkpoints;
 pub use progress::{CompletedEpoch, EpochSink, LaunchInfo, ProgressReader, ProgressSample};
 pub use rank::run_rank;
 
-use crate::augment::Augmentation;
+use crate::augmentation::Augmentation;
 use crate::data_parallel::{DataParallelError, Precision};
 use crate::evaluate::EvaluateError;
 use crate::fingerprint::{Differences, Fingerprint};
 use crate::metrics::MetricsError;
-use crate::models::WeightsError;
 use crate::report::schema::Method;
 use crate::schedule::{ScheduleError, WarmupSchedule};
 use crate::stream::TaskStream;
+use crate::weights::WeightsError;
 use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataset::Dataset;
 use burn::optim::ModuleOptimizer;
@@ -73,7 +73,7 @@ pub trait Workload: Sync {
     fn batcher(&self) -> Self::Batcher;
     /// What is done to the mini-batches of training after representatives were appended, and before the network sees them; nothing if it is `None`.
     ///
-    /// Its time is part of the phase `load`. See [`AugmentLoader`](crate::augment::AugmentLoader).
+    /// Its time is part of the phase `load`. See [`AugmentLoader`](crate::augmentation::AugmentLoader).
     fn augmentation(&self) -> Option<Augmentation<Self::Batch>> {
         None
     }
@@ -132,7 +132,7 @@ pub struct Settings {
     pub evaluate_every: usize,
     /// Synchronises the device between the phases of a step, so that their times are exact on any device.
     pub profile: bool,
-    /// The file to which the network is written at the end of a run that was not interrupted, as by [`save_safetensors`](crate::models::save_safetensors); `None` for nowhere.
+    /// The file to which the network is written at the end of a run that was not interrupted, as by [`save_safetensors`](crate::weights::save_safetensors); `None` for nowhere.
     pub network: Option<PathBuf>,
     /// Whether, where and how often the run is written down; a run goes on from what it finds there.
     pub checkpoints: Option<Checkpoints>,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-/// Why a report or a figure cannot be read, written or drawn. What concerns a file names its path.
+/// Why a report cannot be read or written; names the file.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ReportError {
@@ -59,21 +59,5 @@ pub enum ReportError {
         path: PathBuf,
         /// The reason.
         source: serde_json::Error,
-    },
-
-    /// A figure of no runs was asked for.
-    #[error("there is no report to draw the figure {figure} of")]
-    NoReports {
-        /// Name of the figure.
-        figure: &'static str,
-    },
-
-    /// The drawing library failed.
-    #[error("cannot draw the figure {figure}: {reason}")]
-    Draw {
-        /// Name of the figure.
-        figure: &'static str,
-        /// What the library said.
-        reason: String,
     },
 }

@@ -28,11 +28,11 @@ pub(crate) fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), (&'static str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::fixtures::ScratchDir;
+    use tempfile::tempdir;
 
     #[test]
     fn a_file_is_replaced_and_nothing_else_stays_in_its_directory() {
-        let directory = ScratchDir::new("replace");
+        let directory = tempdir().unwrap();
         let path = directory.path().join("deep/er/figure.svg");
         write_atomically(&path, "first, and longer").unwrap();
         write_atomically(&path, "second").unwrap();
@@ -42,7 +42,7 @@ mod tests {
 
     #[test]
     fn a_directory_that_cannot_be_written_is_named() {
-        let directory = ScratchDir::new("refuse");
+        let directory = tempdir().unwrap();
         let file = directory.path().join("file");
         write_atomically(&file, "").unwrap();
         let error = write_atomically(&file.join("report.json"), "").unwrap_err();
@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     fn a_failed_replacement_removes_its_temporary_file() {
-        let directory = ScratchDir::new("failed");
+        let directory = tempdir().unwrap();
         // A directory in the place of the file: the rename fails.
         let path = directory.path().join("report.json");
         fs::create_dir_all(path.join("inside")).unwrap();

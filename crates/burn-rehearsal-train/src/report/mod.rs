@@ -1,36 +1,10 @@
-//! What a run leaves behind: `report.json`, the figures and the table made of several of them.
-//!
-//! * [`RunReport`]: one run, versioned, as JSON; the format is described in [`schema`].
-//! * [`groups`]: runs that differ in nothing but the seed belong together; everything below shows groups as mean ± standard deviation.
-//! * [`comparison_table`] and [`merged_table`]: plain text for a terminal.
-//! * [`html()`]: everything in one page for a browser; [`curves_csv`] (which grows with a run in a [`CurvesLog`]) and [`summary_csv`] for other tools.
-//! * [`accuracy_svg`], [`epochs_svg`], [`loss_svg`] and [`phases_svg`]: figures as SVG text. [`write_atomically`] puts them in a file.
+//! What a run leaves behind: its [`RunReport`], versioned, as JSON. The format is described in [`schema`].
 
-mod csv;
-mod curves_log;
 mod error;
 mod files;
-mod html;
-mod layout;
-mod merge;
-mod plot_accuracy;
-mod plot_epochs;
-mod plot_phases;
 pub mod schema;
-mod table;
 
-pub use csv::{curves_csv, summary_csv};
-pub use curves_log::CurvesLog;
 pub use error::ReportError;
 pub use files::write_atomically;
 pub(crate) use files::write_bytes;
-pub use html::html;
-pub use merge::{Group, groups};
-pub use plot_accuracy::accuracy_svg;
-pub use plot_epochs::{epochs_svg, loss_svg};
-pub use plot_phases::phases_svg;
 pub use schema::RunReport;
-pub use table::{comparison_table, merged_table};
-
-#[cfg(test)]
-pub(crate) mod fixtures;

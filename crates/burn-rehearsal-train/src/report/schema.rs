@@ -18,6 +18,9 @@ pub const SCHEMA_VERSION: u64 = 1;
 /// Name of the file of a report in the directory of its run.
 pub const REPORT_FILE: &str = "report.json";
 
+/// A complete report of a run of two tasks, as an example of the format.
+pub const EXAMPLE: &str = include_str!("example.json");
+
 /// One run: how it was configured, what it measured, how long it took.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunReport {

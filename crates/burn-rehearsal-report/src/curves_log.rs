@@ -1,0 +1,84 @@
+//! The epochs of a run on disk while it goes on: one line more after each.
+
+use crate::csv::{curves_csv, curves_head, curves_line};
+use burn_rehearsal_train::report::schema::{CurvePoint, EpochTime, Method, RunReport};
+use burn_rehearsal_train::report::{ReportError, write_atomically};
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// A file that grows to what [`curves_csv`] writes of runs that follow each other.
+///
+/// Who resumes a run begins the log anew and appends what the checkpoint knows: then no epoch is there twice, and none is missing.
+#[derive(Debug)]
+pub struct CurvesLog {
+    path: PathBuf,
+    tasks: usize,
+    /// `None` before the first line of this process.
+    file: Option<File>,
+}
+
+impl CurvesLog {
+    /// A log at `path` of runs of `tasks` tasks, with the epochs of those that are `finished`. Whatever was there before is gone; without an epoch
+    /// there is no file yet.
+    ///
+    /// # Errors
+    /// [`ReportError::Io`] with the file or its directory.
+    pub fn begin(path: &Path, tasks: usize, finished: &[RunReport]) -> Result<Self, ReportError> {
+        if path.exists() || !finished.is_empty() {
+            let text = if finished.is_empty() { curves_head(tasks) } else { curves_csv(finished) };
+            write_atomically(path, &text)?;
+        }
+        Ok(Self { path: path.to_path_buf(), tasks, file: None })
+    }
+
+    /// Adds an epoch. Whoever reads the file finds whole lines.
+    ///
+    /// # Errors
+    /// [`ReportError::Io`] with the file.
+    pub fn append(&mut self, method: Method, seed: u64, point: &CurvePoint, time: EpochTime) -> Result<(), ReportError> {
+        let line = curves_line(method.as_str(), method.as_str(), seed, point, time, self.tasks);
+        self.write(&line).map_err(|source| ReportError::Io { action: "write", path: self.path.clone(), source })
+    }
+
+    fn write(&mut self, line: &str) -> std::io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => {
+                let mut file = OpenOptions::new().create(true).append(true).open(&self.path)?;
+                if file.metadata()?.len() == 0 {
+                    file.write_all(curves_head(self.tasks).as_bytes())?;
+                }
+                self.file.insert(file)
+            }
+        };
+        file.write_all(line.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::report;
+
+    #[test]
+    fn a_log_grows_to_the_file_of_the_finished_runs_and_an_earlier_one_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("curves.csv");
+        let reports: Vec<_> = [Method::Incremental, Method::Rehearsal].map(|method| report(method, 2, 5)).into();
+        let mut log = CurvesLog::begin(&path, 2, &[]).unwrap();
+        assert!(!path.exists());
+        for report in &reports {
+            for (point, time) in report.curves.iter().zip(&report.time.epochs) {
+                log.append(report.method, report.seed, point, *time).unwrap();
+            }
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), curves_csv(&reports));
+        let mut log = CurvesLog::begin(&path, 2, &reports[..1]).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), curves_csv(&reports[..1]));
+        log.append(Method::Rehearsal, 5, &reports[1].curves[0], reports[1].time.epochs[0]).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), curves_csv(&reports));
+        CurvesLog::begin(&path, 2, &[]).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1);
+    }
+}

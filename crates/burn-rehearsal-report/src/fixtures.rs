@@ -1,0 +1,75 @@
+//! Reports made up for tests, and a check that a figure is well-formed.
+
+use burn_rehearsal_train::metrics::AccuracyMatrix;
+use burn_rehearsal_train::report::RunReport;
+use burn_rehearsal_train::report::schema::{Accuracy, EXAMPLE, Method, Summary};
+
+/// A matrix as the methods usually give: `fade` is what a task keeps of its accuracy with every later task.
+pub(crate) fn matrix(tasks: usize, fade: f64, level: f64) -> AccuracyMatrix {
+    let mut matrix = AccuracyMatrix::new(tasks);
+    for row in 0..tasks {
+        let accuracy = |column: usize| if column <= row { level * fade.powi((row - column) as i32) } else { 0.0 };
+        matrix.push_row(&(0..tasks).map(|column| Some(accuracy(column))).collect::<Vec<_>>()).unwrap();
+    }
+    matrix
+}
+
+/// A complete run of `tasks` tasks with two classes each.
+pub(crate) fn report(method: Method, tasks: usize, seed: u64) -> RunReport {
+    let wobble = 1.0 - 0.01 * (seed % 5) as f64;
+    let (fade, level, time) = match method {
+        Method::Incremental => (0.05, 0.99, 10.0),
+        Method::Rehearsal => (0.97, 0.98, 20.0),
+        Method::Scratch => (1.0, 0.985, 60.0),
+    };
+    let accuracy =
+        Accuracy { top1: matrix(tasks, fade, level * wobble), top5: matrix(tasks, 1.0, 1.0), initial_top1: Some(vec![0.1; tasks]) };
+    let mut report: RunReport = serde_json::from_str(EXAMPLE).unwrap();
+    report.config["method"] = serde_json::json!(method);
+    report.config["seed"] = seed.into();
+    report.config["out"] = format!("runs/{seed}").into();
+    report.method = method;
+    report.seed = seed;
+    report.tasks = (0..tasks).map(|task| vec![2 * task, 2 * task + 1]).collect();
+    report.summary = Summary::of(&accuracy);
+    report.accuracy = accuracy;
+    report.time.total_s = time * wobble;
+    report.time.train_s = 0.9 * time * wobble;
+    report.time.phases_ms.insert("forward_backward".into(), time / 10.0);
+    report.curves[0].top1 = vec![Some(0.9); tasks];
+    if method != Method::Rehearsal {
+        report.buffer = None;
+        report.time.phases_ms.retain(|phase, _| !["insert", "plan", "exchange"].contains(&phase.as_str()));
+    }
+    report
+}
+
+/// One run of every method.
+pub(crate) fn three_methods(tasks: usize) -> Vec<RunReport> {
+    [Method::Incremental, Method::Scratch, Method::Rehearsal].into_iter().map(|method| report(method, tasks, 0)).collect()
+}
+
+/// Panics unless every tag of `svg` is closed, in order, and no text holds a bare `<` or `&`.
+pub(crate) fn assert_well_formed(svg: &str) {
+    let mut open: Vec<&str> = Vec::new();
+    let mut rest = svg;
+    while let Some(start) = rest.find('<') {
+        assert!(!rest[..start].contains('>'), "a stray > in {:?}", &rest[..start]);
+        assert!(rest[..start].replace("&amp;", "").replace("&lt;", "").replace("&gt;", "").replace("&quot;", "").find('&').is_none());
+        let end = start + rest[start..].find('>').expect("a tag that does not end");
+        let tag = &rest[start + 1..end];
+        if let Some(name) = tag.strip_prefix('/') {
+            assert_eq!(open.pop(), Some(name), "closed in the wrong order");
+        } else if !tag.ends_with('/') && !tag.starts_with(['?', '!']) {
+            open.push(tag.split_whitespace().next().expect("a tag without a name"));
+        }
+        assert_eq!(tag.matches('"').count() % 2, 0, "an odd number of quotes in <{tag}>");
+        rest = &rest[end + 1..];
+    }
+    assert!(open.is_empty(), "never closed: {open:?}");
+}
+
+/// The contents of all `<text>` elements.
+pub(crate) fn texts(svg: &str) -> Vec<String> {
+    svg.split("<text").skip(1).map(|part| part[part.find('>').unwrap() + 1..part.find("</text>").unwrap()].trim().to_string()).collect()
+}

@@ -1,0 +1,223 @@
+//! Several runs as a table of plain text for a terminal.
+
+use crate::{Group, groups, merge};
+use burn_rehearsal_train::metrics::MeanSd;
+use burn_rehearsal_train::report::RunReport;
+
+/// Tables wider than this are turned if that makes them narrower: a line for each figure instead of a line for each run. In characters.
+const WIDEST: usize = 100;
+
+/// What is printed for a figure that was not measured or is not defined.
+const UNKNOWN: &str = "–";
+
+/// A line for each run: top-1 accuracy on each task after the last one, average accuracy, forgetting (fractions), total time and training
+/// time in seconds, incoming training samples of all ranks per second and, if there is an incremental run, training time relative to it (of several, the one whose configuration is most alike).
+///
+/// Columns are aligned; a table wider than 100 characters has the runs as columns instead if that is narrower. The text ends with a line break; it is empty without
+/// reports.
+pub fn comparison_table(reports: &[RunReport]) -> String {
+    let mut lines = Vec::new();
+    for group in groups(reports) {
+        for &report in &group.reports {
+            let seed = if group.reports.len() > 1 { format!(" seed {}", report.seed) } else { String::new() };
+            let reference = merge::reference(report, reports.iter());
+            lines.push(Line {
+                group: Group { label: format!("{}{seed}", group.label), reports: vec![report] },
+                reference: reference.map(|other| other.time.train_s),
+            });
+        }
+    }
+    table(&lines)
+}
+
+/// As [`comparison_table`], with one line for each group of runs that differ only in the seed: mean ± sample standard deviation over the seeds.
+/// Relative times are ratios of mean times.
+pub fn merged_table(reports: &[RunReport]) -> String {
+    let groups = groups(reports);
+    let mut lines = Vec::new();
+    for group in &groups {
+        let reference = merge::reference_time(group, &groups);
+        lines.push(Line { group: Group { label: group.title(), ..group.clone() }, reference });
+    }
+    table(&lines)
+}
+
+/// The runs behind one line of a table.
+struct Line<'a> {
+    group: Group<'a>,
+    /// Training time of the incremental run to compare with, in seconds.
+    reference: Option<f64>,
+}
+
+fn train_s(group: &Group<'_>) -> Option<MeanSd> {
+    group.mean(|report| Some(report.time.train_s))
+}
+
+/// Top-1 accuracy on `task` after the last task that was learned and evaluated.
+fn last_top1(report: &RunReport, task: usize) -> Option<f64> {
+    let matrix = &report.accuracy.top1;
+    let last = matrix.learned().checked_sub(1)?;
+    if task <= last { matrix.get(last, task) } else { None }
+}
+
+fn table(lines: &[Line<'_>]) -> String {
+    if lines.is_empty() {
+        return String::new();
+    }
+    let tasks = lines.iter().map(|line| line.group.tasks()).max().unwrap_or(0);
+    let relative = lines.iter().any(|line| line.reference.is_some());
+
+    let mut head = vec![String::new()];
+    head.extend((1..=tasks).map(|task| format!("task {task}")));
+    head.extend(["average", "forgetting", "total s", "train s", "images/s"].map(String::from));
+    if relative {
+        head.push("train × incr.".into());
+    }
+    let mut grid = vec![head];
+    for Line { group, reference } in lines {
+        let mark = if group.complete() { "" } else { " *" };
+        let mut cells = vec![format!("{}{mark}", group.label)];
+        cells.extend((0..tasks).map(|task| figure(3, group.mean(|report| last_top1(report, task)))));
+        cells.push(figure(3, group.mean(|report| report.summary.average_top1)));
+        cells.push(figure(3, group.mean(|report| report.summary.forgetting)));
+        cells.push(figure(1, group.mean(|report| Some(report.time.total_s))));
+        cells.push(figure(1, train_s(group)));
+        cells.push(figure(0, group.mean(|report| report.time.samples_per_s)));
+        if relative {
+            let ratio = train_s(group).zip(*reference).map(|(time, reference)| time.mean / reference).filter(|ratio| ratio.is_finite());
+            cells.push(ratio.map_or(UNKNOWN.into(), |ratio| format!("{ratio:.2}")));
+        }
+        grid.push(cells);
+    }
+
+    let mut text = align(&grid);
+    if width(&text) > WIDEST {
+        let turned = align(&transpose(&grid));
+        if width(&turned) < width(&text) {
+            text = turned;
+        }
+    }
+    if lines.iter().any(|line| !line.group.complete()) {
+        text.push_str("* interrupted: what was done so far\n");
+    }
+    text
+}
+
+fn figure(digits: usize, value: Option<MeanSd>) -> String {
+    value.map_or(UNKNOWN.into(), |value| format!("{value:.digits$}"))
+}
+
+fn transpose(grid: &[Vec<String>]) -> Vec<Vec<String>> {
+    let columns = grid.first().map_or(0, Vec::len);
+    (0..columns).map(|column| grid.iter().map(|row| row[column].clone()).collect()).collect()
+}
+
+/// Width of the longest line, in characters.
+fn width(text: &str) -> usize {
+    text.lines().map(|line| line.chars().count()).max().unwrap_or(0)
+}
+
+/// The first column to the left, the others to the right, a rule below the head.
+fn align(grid: &[Vec<String>]) -> String {
+    let widths: Vec<usize> = transpose(grid).iter().map(|column| column.iter().map(|cell| width(cell)).max().unwrap_or(0)).collect();
+    let mut text = String::new();
+    for (index, row) in grid.iter().enumerate() {
+        let cells: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .enumerate()
+            .map(|(column, (cell, &width))| if column == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") })
+            .collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+        if index == 0 {
+            let rule = widths.iter().sum::<usize>() + 2 * (widths.len() - 1);
+            text.push_str(&"─".repeat(rule));
+            text.push('\n');
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{report, three_methods};
+    use burn_rehearsal_train::metrics::AccuracyMatrix;
+    use burn_rehearsal_train::report::schema::{Method, Summary};
+
+    #[test]
+    fn three_methods_of_two_tasks_print_as_this_table() {
+        let expected = [
+            "             task 1  task 2  average  forgetting  total s  train s  images/s  train × incr.",
+            "───────────────────────────────────────────────────────────────────────────────────────────",
+            "incremental   0.050   0.990    0.520       0.941     10.0      9.0      1234           1.00",
+            "rehearsal     0.951   0.980    0.965       0.029     20.0     18.0      1234           2.00",
+            "scratch       0.985   0.985    0.985       0.000     60.0     54.0      1234           6.00",
+        ];
+        let text = comparison_table(&three_methods(2));
+        assert_eq!(text.lines().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn relative_time_needs_an_incremental_run() {
+        let text = comparison_table(&[report(Method::Scratch, 2, 0)]);
+        assert!(!text.contains('×'), "{text}");
+    }
+
+    #[test]
+    fn a_wide_table_is_turned_so_that_tasks_run_downwards() {
+        let text = comparison_table(&three_methods(20));
+        assert!(text.lines().all(|line| line.chars().count() <= WIDEST), "{text}");
+        assert!(text.lines().any(|line| line.starts_with("task 20 ")), "{text}");
+        let aligned: Vec<_> = text.lines().map(|line| line.chars().count()).collect();
+        assert!(aligned.iter().all(|&width| width == aligned[0]), "{text}");
+    }
+
+    #[test]
+    fn seeds_stand_apart_in_one_table_and_are_mean_and_deviation_in_the_other() {
+        let reports: Vec<_> = (0..3).flat_map(|seed| [report(Method::Incremental, 2, seed), report(Method::Rehearsal, 2, seed)]).collect();
+        let apart = comparison_table(&reports);
+        assert!((0..3).all(|seed| apart.contains(&format!("rehearsal seed {seed}"))), "{apart}");
+        assert_eq!(apart.matches("2.00\n").count(), 3, "each against the incremental run of its seed: {apart}");
+        let merged = merged_table(&reports);
+        assert!(merged.contains("rehearsal (3 seeds)") && merged.contains("19.8 ± 0.2"), "{merged}");
+        assert!(!merged.contains("seed 0"), "{merged}");
+    }
+
+    #[test]
+    fn runs_are_compared_with_the_incremental_run_of_their_own_kind() {
+        let mut reports = three_methods(2);
+        reports.extend(three_methods(2));
+        for other in &mut reports[3..] {
+            other.config["data"] = "folder:pets".into();
+            other.time.train_s *= if other.method == Method::Incremental { 10.0 } else { 5.0 };
+        }
+        for text in [comparison_table(&reports), merged_table(&reports)] {
+            let ratio = |line: &str| line.split_whitespace().last().map(str::to_string);
+            let ratios: Vec<_> = text.lines().filter(|line| line.starts_with("rehearsal")).filter_map(ratio).collect();
+            assert_eq!(ratios, ["2.00", "1.00"], "{text}");
+        }
+    }
+
+    #[test]
+    fn an_interrupted_run_is_marked_and_has_dashes_for_what_is_missing() {
+        let mut run = report(Method::Incremental, 2, 0);
+        run.complete = false;
+        run.accuracy.top1 = AccuracyMatrix::new(2);
+        run.accuracy.top1.push_row(&[Some(0.75), Some(0.0)]).unwrap();
+        run.summary = Summary::of(&run.accuracy);
+        let text = comparison_table(&[run]);
+        let line = text.lines().nth(2).unwrap();
+        assert_eq!(
+            line.split_whitespace().collect::<Vec<_>>(),
+            ["incremental", "*", "0.750", "–", "0.750", "–", "10.0", "9.0", "1234", "1.00"]
+        );
+        assert!(text.ends_with("* interrupted: what was done so far\n"));
+    }
+
+    #[test]
+    fn no_reports_are_an_empty_table() {
+        assert_eq!((comparison_table(&[]), merged_table(&[])), (String::new(), String::new()));
+    }
+}

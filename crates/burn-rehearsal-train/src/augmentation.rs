@@ -1,0 +1,137 @@
+//! Augmentation between a loader and the training step.
+
+use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
+use burn::data::dataset::DatasetError;
+use burn::tensor::Device;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What is done to a mini-batch in a step of a rank: `(mini-batch, step, rank)`.
+pub type Augmentation<B> = Arc<dyn Fn(B, u64, usize) -> Result<B, DatasetError> + Send + Sync>;
+
+/// A [`DataLoader`] that augments every mini-batch of another one, on the thread that asks for it.
+///
+/// Put it around a [`RehearsalLoader`](burn_rehearsal::RehearsalLoader), so that representatives are augmented afresh in every step, and around loaders of
+/// training data only. Steps are counted by calls of `next`, whatever they return: Burn's training strategies call it once a step, and behind a
+/// [`DataParallel`](crate::data_parallel::DataParallel) all ranks call it equally often, also with gradient accumulation.
+pub struct AugmentLoader<B> {
+    inner: Arc<dyn DataLoader<B>>,
+    augmentation: Augmentation<B>,
+    rank: usize,
+    /// The number of the next step.
+    step: Arc<AtomicU64>,
+}
+
+impl<B> AugmentLoader<B> {
+    /// Augments the mini-batches of `inner` as those of `rank`.
+    ///
+    /// `step` is the number of the next step and is counted up; share it among the loaders of one training (of its tasks) that come one after another.
+    pub fn new(inner: Arc<dyn DataLoader<B>>, augmentation: Augmentation<B>, rank: usize, step: Arc<AtomicU64>) -> Self {
+        Self { inner, augmentation, rank, step }
+    }
+}
+
+impl<B: 'static> DataLoader<B> for AugmentLoader<B> {
+    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<B> + 'a> {
+        Box::new(Iter { inner: self.inner.iter(), loader: self })
+    }
+
+    fn num_items(&self) -> usize {
+        self.inner.num_items()
+    }
+
+    fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<B>> {
+        Arc::new(Self::new(self.inner.to_device(device), self.augmentation.clone(), self.rank, self.step.clone()))
+    }
+
+    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<B>> {
+        // Slices are consumed at the same time: each counts its own steps, or the numbers would depend on who is faster.
+        let step = Arc::new(AtomicU64::new(self.step.load(Ordering::Relaxed)));
+        Arc::new(Self::new(self.inner.slice(start, end), self.augmentation.clone(), self.rank, step))
+    }
+}
+
+struct Iter<'a, B> {
+    inner: Box<dyn DataLoaderIterator<B> + 'a>,
+    loader: &'a AugmentLoader<B>,
+}
+
+impl<B> Iterator for Iter<'_, B> {
+    type Item = Result<B, DatasetError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let AugmentLoader { augmentation, rank, step, .. } = self.loader;
+        let step = step.fetch_add(1, Ordering::Relaxed);
+        let augment = |batch| augmentation(batch, step, *rank);
+        self.inner.next().map(|item| item.and_then(augment))
+    }
+}
+
+impl<B> DataLoaderIterator<B> for Iter<'_, B> {
+    fn progress(&self) -> Progress {
+        self.inner.progress()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three mini-batches, 10, 11 and 12.
+    #[derive(Clone)]
+    struct Three;
+
+    struct ThreeIter(std::ops::Range<u64>);
+
+    impl Iterator for ThreeIter {
+        type Item = Result<u64, DatasetError>;
+
+        fn next(&mut self) -> Option<Self::Item> {
+            self.0.next().map(Ok)
+        }
+    }
+
+    impl DataLoaderIterator<u64> for ThreeIter {
+        fn progress(&self) -> Progress {
+            Progress::new(0, 3, None)
+        }
+    }
+
+    impl DataLoader<u64> for Three {
+        fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<u64> + 'a> {
+            Box::new(ThreeIter(10..13))
+        }
+
+        fn num_items(&self) -> usize {
+            3
+        }
+
+        fn to_device(&self, _device: &Device) -> Arc<dyn DataLoader<u64>> {
+            Arc::new(self.clone())
+        }
+
+        fn slice(&self, _start: usize, _end: usize) -> Arc<dyn DataLoader<u64>> {
+            Arc::new(self.clone())
+        }
+    }
+
+    #[test]
+    fn steps_are_counted_over_epochs_tasks_and_devices_and_at_the_end_of_the_rows_too() {
+        let note: Augmentation<u64> = Arc::new(|batch, step, rank| Ok(1000 * batch + 10 * step + rank as u64));
+        let step = Arc::new(AtomicU64::new(0));
+        let loader = AugmentLoader::new(Arc::new(Three), note.clone(), 3, step.clone());
+        let epoch = |loader: &dyn DataLoader<u64>| loader.iter().map(|batch| batch.unwrap()).collect::<Vec<_>>();
+        assert_eq!(epoch(&loader), [10_003, 11_013, 12_023]);
+        // The call that found the end was a step for the other ranks.
+        assert_eq!(epoch(&*loader.to_device(&Device::default())), [10_043, 11_053, 12_063]);
+        assert_eq!(epoch(&AugmentLoader::new(Arc::new(Three), note, 3, step)), [10_083, 11_093, 12_103]);
+    }
+
+    #[test]
+    fn an_error_of_the_augmentation_is_one_of_the_loader() {
+        let fail: Augmentation<u64> = Arc::new(|_, _, _| Err(DatasetError::new(std::io::Error::other("no such flip"))));
+        let loader = AugmentLoader::new(Arc::new(Three), fail, 0, Arc::default());
+        let error = loader.iter().next().unwrap().unwrap_err();
+        assert!(error.to_string().contains("no such flip"), "{error}");
+    }
+}

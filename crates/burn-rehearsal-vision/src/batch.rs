@@ -1,0 +1,61 @@
+//! Mini-batches of images.
+
+use crate::data::{Image, ImageShape};
+use burn::data::dataloader::batcher::Batcher;
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn_rehearsal::RehearsalBatch;
+use burn_rehearsal::batch::tensor_with_room;
+
+/// A mini-batch of images.
+#[derive(Debug, Clone, RehearsalBatch)]
+pub struct ImageBatch {
+    /// `[rows, channels, height, width]`, values 0..=255; one byte each where the device has bytes.
+    #[rehearsal(bytes)]
+    pub images: Tensor<4, Int>,
+    /// `[rows]`
+    #[rehearsal(class)]
+    pub targets: Tensor<1, Int>,
+    /// `[rows]`: the number of each sample in its data set.
+    #[rehearsal(id)]
+    pub index: Tensor<1, Int>,
+    /// What the network sees in place of `images` where they were augmented, `[rows, channels, height, width]`, values 0..=1. Never stored: the buffer
+    /// keeps images as they came.
+    #[rehearsal(skip)]
+    pub augmented: Option<Tensor<4>>,
+}
+
+impl ImageBatch {
+    /// What the network sees: `[rows, channels, height, width]`, values 0..=1.
+    pub fn pixels(self) -> Tensor<4> {
+        self.augmented.unwrap_or_else(|| self.images.float() / 255.0)
+    }
+}
+
+/// Stacks images.
+#[derive(Debug, Clone)]
+pub struct ImageBatcher {
+    /// The shape of every image.
+    pub shape: ImageShape,
+    /// For how many representatives a mini-batch has room.
+    pub room: usize,
+}
+
+impl Batcher<Image, ImageBatch> for ImageBatcher {
+    fn batch(&self, items: Vec<Image>, device: &Device) -> ImageBatch {
+        let rows = items.len();
+        let ImageShape { channels, height, width } = self.shape;
+        let mut pixels = Vec::with_capacity((rows + self.room) * self.shape.elements());
+        items.iter().for_each(|image| pixels.extend_from_slice(&image.pixels));
+        let integers = |value: fn(&Image) -> usize| {
+            let values: Vec<i64> = items.iter().map(|image| value(image) as i64).collect();
+            Tensor::from_data(TensorData::new(values, [rows]), device)
+        };
+        let shape = [rows, channels, height, width];
+        let images = if device.supports_dtype(DType::U8) {
+            tensor_with_room(pixels, shape, self.room, device)
+        } else {
+            Tensor::from_data(TensorData::new(pixels, shape), (device, DType::I32))
+        };
+        ImageBatch { images, targets: integers(|image| image.class), index: integers(|image| image.index), augmented: None }
+    }
+}

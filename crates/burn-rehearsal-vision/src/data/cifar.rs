@@ -1,0 +1,103 @@
+//! CIFAR-10 and CIFAR-100 in their binary version (A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009).
+//!
+//! A file is a sequence of records: a byte for the class (CIFAR-100: for the superclass, then for the class), then 1,024 bytes each for red, green
+//! and blue, line by line.
+
+use super::files::read_maybe_gz;
+use super::raw::RawDataset;
+use super::source::Kind;
+use super::{Damaged, DataError, ImageData, ImageOptions, ImageShape, SharedBytes};
+use std::path::Path;
+use std::sync::Arc;
+
+const SIDE: usize = 32;
+const PIXELS: usize = 3 * SIDE * SIDE;
+
+pub(super) const CIFAR10: Kind = kind("cifar10", |directory, options| open_cifar(directory, Cifar::Ten, options.side));
+pub(super) const CIFAR100: Kind = kind("cifar100", |directory, options| open_cifar(directory, Cifar::Hundred, options.side));
+
+const fn kind(name: &'static str, open: fn(&Path, &ImageOptions) -> Result<ImageData, DataError>) -> Kind {
+    Kind { name, layout: Some("the binary files as distributed, maybe with .gz"), usual_side: |_| SIDE, open }
+}
+
+/// Which of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cifar {
+    /// Ten classes.
+    Ten,
+    /// A hundred classes.
+    Hundred,
+}
+
+impl Cifar {
+    fn classes(self) -> usize {
+        match self {
+            Self::Ten => 10,
+            Self::Hundred => 100,
+        }
+    }
+
+    /// Bytes before the pixels; the last of them is the class.
+    fn head(self) -> usize {
+        match self {
+            Self::Ten => 1,
+            Self::Hundred => 2,
+        }
+    }
+
+    fn files(self) -> (&'static [&'static str], &'static str) {
+        match self {
+            Self::Ten => {
+                (&["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"], "test_batch.bin")
+            }
+            Self::Hundred => (&["train.bin"], "test.bin"),
+        }
+    }
+}
+
+/// The files `data_batch_1.bin` … `data_batch_5.bin` and `test_batch.bin` (CIFAR-100: `train.bin` and `test.bin`) in a folder, each maybe with
+/// `.gz` behind its name. All of it is kept in memory.
+///
+/// # Errors
+///
+/// [`DataError`] naming the file and what is wrong with it.
+pub fn open_cifar(directory: &Path, which: Cifar, side: usize) -> Result<ImageData, DataError> {
+    let (train, test) = which.files();
+    let open = |files: &[&str]| -> Result<RawDataset, DataError> {
+        let mut samples = Vec::new();
+        for file in files {
+            let (path, bytes) = read_maybe_gz(directory, file)?;
+            let record = which.head() + PIXELS;
+            if bytes.is_empty() || bytes.len() % record != 0 {
+                let reason = format!("{} bytes are not a whole number of records of {record} bytes", bytes.len());
+                return Err(DataError::unusable(&path, reason));
+            }
+            let bytes = SharedBytes::new(bytes);
+            for start in (0..bytes.len()).step_by(record) {
+                let class = usize::from(bytes[start + which.head() - 1]);
+                if class >= which.classes() {
+                    let reason = format!("record {} has the class {class}, but there are {}", start / record, which.classes());
+                    return Err(DataError::unusable(&path, reason));
+                }
+                samples.push((bytes.clone(), start + which.head()..start + record, class));
+            }
+        }
+        Ok(RawDataset::new(samples, ImageShape::square(3, SIDE), side, directory.to_path_buf()))
+    };
+    let (train, test) = (open(train)?, open(&[test])?);
+    let kind = match which {
+        Cifar::Ten => "cifar10",
+        Cifar::Hundred => "cifar100",
+    };
+    Ok(ImageData {
+        fingerprint: RawDataset::fingerprint(kind, which.classes(), &train, &test),
+        train_labels: train.labels(),
+        test_labels: test.labels(),
+        train: Arc::new(train),
+        test: Arc::new(test),
+        classes: which.classes(),
+        shape: ImageShape::square(3, side),
+        damaged: Damaged::default(),
+        files: None,
+    })
+}

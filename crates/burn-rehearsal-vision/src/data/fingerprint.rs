@@ -1,0 +1,33 @@
+//! Which data it is; what is compared is in the documentation of the parent module.
+
+use super::{DataError, Fit, ImageOptions};
+use burn_rehearsal_train::fingerprint::{Fingerprint, Split};
+use rayon::prelude::*;
+use std::path::PathBuf;
+
+/// Files and their classes, of the training part and of the test part.
+pub(super) type Parts<'a> = [(&'a [PathBuf], &'a [usize]); 2];
+
+/// Of one file for each image. `names` are those of the classes.
+pub(super) fn of_files(kind: &str, names: &[String], parts: Parts<'_>, options: &ImageOptions) -> Result<Fingerprint, DataError> {
+    let mut data = Fingerprint::builder("images", "names and sizes of files", names.iter().map(|name| Some(name.as_str())));
+    for (split, (files, classes)) in [Split::Train, Split::Test].into_iter().zip(parts) {
+        let size = |file: &PathBuf| Ok(std::fs::metadata(file).map_err(DataError::io("look at", file))?.len());
+        // Millions of files, maybe on a network file system.
+        let sizes: Vec<u64> = files.par_iter().map(size).collect::<Result<_, _>>()?;
+        for ((file, &class), size) in files.iter().zip(classes).zip(sizes) {
+            let name = file.file_name().map(|name| name.as_encoded_bytes()).unwrap_or_default();
+            data.add(split, class, &[name, &size.to_le_bytes()]);
+        }
+    }
+    Ok(with_options(data.build(), kind, options.side, options.fit))
+}
+
+/// With what else decides which images the network gets.
+pub(super) fn with_options(data: Fingerprint, kind: &str, side: usize, fit: Fit) -> Fingerprint {
+    let fit = match fit {
+        Fit::Stretch => "stretch",
+        Fit::Crop => "crop",
+    };
+    data.with_option("the kind of data", kind).with_option("image size", side).with_option("fit", fit)
+}

@@ -1,0 +1,79 @@
+//! MNIST and Fashion-MNIST in the format IDX (Y. LeCun, C. Cortes and C. Burges, "The MNIST database of handwritten digits").
+//!
+//! A file starts with 0, 0, the type of its values (8: bytes) and the number of its dimensions, then the dimensions as big-endian `u32`.
+
+use super::files::read_maybe_gz;
+use super::raw::RawDataset;
+use super::source::Kind;
+use super::{Damaged, DataError, ImageData, ImageShape, SharedBytes};
+use std::path::Path;
+use std::sync::Arc;
+
+pub(super) const MNIST: Kind = Kind {
+    name: "mnist",
+    layout: Some("the files as distributed, maybe with .gz; also for Fashion-MNIST"),
+    usual_side: |_| 28,
+    open: |directory, options| open_idx(directory, options.side),
+};
+
+/// The files `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte` and `t10k-labels-idx1-ubyte` in a folder, each
+/// maybe with `.gz` behind its name. There are as many classes as the largest label says. All of it is kept in memory.
+///
+/// # Errors
+///
+/// [`DataError`] naming the file and what is wrong with it.
+pub fn open_idx(directory: &Path, side: usize) -> Result<ImageData, DataError> {
+    let train = part(directory, "train", side)?;
+    let test = part(directory, "t10k", side)?;
+    let (train_labels, test_labels) = (train.labels(), test.labels());
+    let classes = train_labels.iter().max().map_or(0, |last| last + 1);
+    if let Some(class) = test_labels.iter().find(|&&class| class >= classes) {
+        return Err(DataError::unusable(directory, format!("the class {class} is in the test part only")));
+    }
+    Ok(ImageData {
+        fingerprint: RawDataset::fingerprint("mnist", classes, &train, &test),
+        train: Arc::new(train),
+        train_labels,
+        test: Arc::new(test),
+        test_labels,
+        classes,
+        shape: ImageShape::square(1, side),
+        damaged: Damaged::default(),
+        files: None,
+    })
+}
+
+fn part(directory: &Path, name: &str, side: usize) -> Result<RawDataset, DataError> {
+    let (path, images) = read_maybe_gz(directory, &format!("{name}-images-idx3-ubyte"))?;
+    let ([count, height, width], start) = dimensions::<3>(&path, &images)?;
+    let (labels_path, labels) = read_maybe_gz(directory, &format!("{name}-labels-idx1-ubyte"))?;
+    let ([labelled], first) = dimensions::<1>(&labels_path, &labels)?;
+    if labelled != count || count == 0 {
+        return Err(DataError::unusable(&labels_path, format!("it has {labelled} labels for {count} images")));
+    }
+    let images = SharedBytes::new(images);
+    let pixels = height * width;
+    let samples = labels[first..].iter().enumerate().map(|(index, &class)| {
+        let begin = start + index * pixels;
+        (images.clone(), begin..begin + pixels, usize::from(class))
+    });
+    Ok(RawDataset::new(samples.collect(), ImageShape { channels: 1, height, width }, side, path))
+}
+
+/// The dimensions of an IDX file of bytes, and where its values begin; there are as many values as the dimensions say.
+fn dimensions<const D: usize>(path: &Path, bytes: &[u8]) -> Result<([usize; D], usize), DataError> {
+    let wrong = |reason: String| DataError::unusable(path, reason);
+    let begin = 4 + 4 * D;
+    if bytes.len() < begin || bytes[..4] != [0, 0, 8, D as u8] {
+        return Err(wrong(format!("it is not an IDX file of bytes in {D} dimensions")));
+    }
+    let mut dimensions = [0; D];
+    for (dimension, word) in dimensions.iter_mut().zip(bytes[4..begin].chunks_exact(4)) {
+        *dimension = word.iter().fold(0, |value, &byte| value << 8 | usize::from(byte));
+    }
+    let values = dimensions.iter().try_fold(1usize, |product, &dimension| product.checked_mul(dimension));
+    if values != Some(bytes.len() - begin) || dimensions.contains(&0) {
+        return Err(wrong(format!("it should have {dimensions:?} values, and has {}", bytes.len() - begin)));
+    }
+    Ok((dimensions, begin))
+}

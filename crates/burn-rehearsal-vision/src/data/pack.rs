@@ -1,0 +1,363 @@
+//! Writing a data set once into a few large files, so that training does not wait for a million small ones, nor, with pixels, for a decoder.
+//!
+//! ```text
+//! pack.json              what was packed, how, and into how many shards; written first
+//! train-00000.bin        the samples of a shard, one after the other
+//! train-00000.json       where each of them begins, its class, and the digest of the .bin; written last, so that a shard with it is complete
+//! …                      test-00000.bin, test-00000.json, …
+//! ```
+//!
+//! Packing again into the same folder goes on where it was interrupted: a shard that is complete and has its digest is kept, any other is written anew.
+//! One process packs into a folder at a time. At the end, all that was written is read back and
+//! compared with its digest.
+
+use super::files::{entries, name};
+use super::{DataError, Fit, ImageData, ImageOptions, OnDamaged};
+use burn_rehearsal::checkpoint::{AtomicFile, write_atomically};
+use burn_rehearsal_train::lock::DirectoryLock;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{BufWriter, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+/// The version of the format, and the only one that is read.
+pub(super) const VERSION: u32 = 1;
+/// The name of the file that describes a pack.
+pub(super) const MANIFEST: &str = "pack.json";
+/// The parts of a data set, in the names of shards.
+pub(super) const PARTS: [&str; 2] = ["train", "test"];
+/// About how many bytes a shard has.
+const SHARD_BYTES: usize = 64 << 20;
+/// How large an original file is taken to be when samples are spread over shards.
+const TYPICAL_FILE: usize = 64 << 10;
+
+/// What is kept of each image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// Its pixels at the chosen size: nothing is decoded in training.
+    Pixels,
+    /// The file as it is: smaller, and of any size in training, but decoded every time.
+    Original,
+}
+
+/// How a data set is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackOptions {
+    /// What is kept of each image.
+    pub format: Format,
+    /// How images become rows; for [`Format::Original`] it only says which images are damaged.
+    pub images: ImageOptions,
+}
+
+/// What was packed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PackReport {
+    /// Samples in the pack.
+    pub samples: usize,
+    /// Shards, and how many of them were there already.
+    pub shards: usize,
+    /// Shards that were complete before.
+    pub kept: usize,
+    /// Bytes of all shards.
+    pub bytes: u64,
+    /// Images that were left out, in alphabetical order.
+    pub damaged: Vec<PathBuf>,
+}
+
+/// What is in `pack.json`. A pack of anything else has another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Manifest {
+    pub(super) version: u32,
+    pub(super) format: Format,
+    /// `[channels, side, side]` of the rows if they are pixels.
+    pub(super) shape: Option<[usize; 3]>,
+    /// How they were made squares: `stretch` or `crop`.
+    pub(super) fit: Option<String>,
+    pub(super) classes: usize,
+    /// Samples of each part in the source, damaged ones too.
+    pub(super) samples: [usize; 2],
+    /// Samples of the source in one shard; the last shard of a part may have fewer.
+    pub(super) shard_samples: usize,
+    /// Digest of the names and classes of the source.
+    pub(super) source: String,
+}
+
+/// What is in a shard's `.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ShardIndex {
+    /// BLAKE3 of the `.bin`, in hexadecimal.
+    pub(super) blake3: String,
+    /// Where each sample begins in the `.bin`, and its length at the end.
+    pub(super) offsets: Vec<u64>,
+    /// The class of each sample.
+    pub(super) classes: Vec<u32>,
+    /// Images that were left out.
+    pub(super) damaged: Vec<PathBuf>,
+}
+
+impl ShardIndex {
+    /// Whether the `.bin` at `path` has this digest and length.
+    fn is_of(&self, path: &Path) -> std::io::Result<bool> {
+        let mut hasher = blake3::Hasher::new();
+        let length = std::io::copy(&mut File::open(path)?, &mut hasher)?;
+        Ok(self.blake3 == hasher.finalize().to_hex().as_str() && self.offsets.last() == Some(&length))
+    }
+}
+
+impl Manifest {
+    pub(super) fn shards(&self, part: usize) -> usize {
+        self.samples[part].div_ceil(self.shard_samples.max(1))
+    }
+}
+
+/// The `.bin` of a shard; its `.json` has the same name otherwise.
+pub(super) fn shard_path(directory: &Path, part: usize, shard: usize) -> PathBuf {
+    directory.join(format!("{}-{shard:05}.bin", PARTS[part]))
+}
+
+/// Packs `data` into the folder `out`, on all threads of Rayon's pool; `progress` hears of every finished or kept shard's samples.
+///
+/// # Errors
+///
+/// [`DataError`]: an image that is damaged and may not be skipped, a part all of whose images are,
+/// a file that cannot be written, a folder with a pack of something else or into which another
+/// process is packing.
+pub fn pack(data: &ImageData, options: &PackOptions, out: &Path, progress: &(dyn Fn(usize) + Sync)) -> Result<PackReport, DataError> {
+    let manifest = manifest(data, options, out)?;
+    std::fs::create_dir_all(out).map_err(DataError::io("create the folder", out))?;
+    let path = out.join(MANIFEST);
+    let lock = match DirectoryLock::acquire(out) {
+        Ok(Some(lock)) => Some(lock),
+        Ok(None) => return Err(DataError::unusable(out, "another process is packing into it")),
+        // A pack that nobody can write can still be compared with its digests.
+        Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) && path.exists() => None,
+        Err(error) => return Err(DataError::io("write to the folder", out)(error)),
+    };
+    if path.exists() {
+        let there: Manifest = read_json(&path)?;
+        if there != manifest {
+            return Err(DataError::unusable(
+                out,
+                "it holds a pack of other data or files, or one made with other options; remove it and pack again",
+            ));
+        }
+    } else {
+        write_json(&path, &manifest)?;
+    }
+    if lock.as_ref().is_some_and(DirectoryLock::is_exclusive) {
+        remove_remains(out)?;
+    }
+    let all: Vec<(usize, usize)> = (0..2).flat_map(|part| (0..manifest.shards(part)).map(move |shard| (part, shard))).collect();
+    let done = all.par_iter().map(|&(part, shard)| {
+        let packer = Packer { data, options, manifest: &manifest, out };
+        let kept = packer.complete(part, shard);
+        let index = match &kept {
+            Some(index) => index.clone(),
+            None => packer.write(part, shard)?,
+        };
+        progress(packer.range(part, shard).len());
+        Ok((index, kept.is_some()))
+    });
+    let done = done.collect::<Vec<Result<(ShardIndex, bool), DataError>>>().into_iter().collect::<Result<Vec<_>, _>>()?;
+    let written = all.par_iter().zip(&done).filter(|(_, (_, kept))| !kept);
+    written.map(|(&(part, shard), (index, _))| read_back(out, part, shard, index)).collect::<Result<(), _>>()?;
+    if read_json::<Manifest>(&path)? != manifest {
+        return Err(changed_meanwhile(&path));
+    }
+    nothing_is_empty(data, out, all.iter().map(|&(part, _)| part).zip(done.iter().map(|(index, _)| index)))?;
+    let mut report = PackReport { shards: all.len(), ..PackReport::default() };
+    for (index, kept) in done {
+        report.samples += index.classes.len();
+        report.kept += usize::from(kept);
+        report.bytes += index.offsets.last().copied().unwrap_or(0);
+        report.damaged.extend(index.damaged);
+    }
+    report.damaged.sort();
+    Ok(report)
+}
+
+/// The length of every file and when it was written, in nanoseconds since 1970: one that was replaced or repaired is another one.
+fn stamps(data: &ImageData) -> Result<[Vec<(u64, u128)>; 2], DataError> {
+    let stamp = |file: &PathBuf| {
+        let data = std::fs::metadata(file).map_err(DataError::io("look at", file))?;
+        let written = data.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+        Ok((data.len(), written.as_nanos()))
+    };
+    let of_part = |part: usize| data.files.as_ref().map_or(Ok(Vec::new()), |files| files[part].par_iter().map(stamp).collect());
+    Ok([of_part(0)?, of_part(1)?])
+}
+
+fn manifest(data: &ImageData, options: &PackOptions, out: &Path) -> Result<Manifest, DataError> {
+    let samples = [data.train_labels.len(), data.test_labels.len()];
+    let pixels = options.format == Format::Pixels;
+    let shape = data.shape;
+    if !pixels && data.files.is_none() {
+        return Err(DataError::unusable(out, "only image folders can be packed as original files; this data has no file for each image"));
+    }
+    let mut source = blake3::Hasher::new();
+    let stamps = stamps(data)?;
+    for (part, labels) in [&data.train_labels, &data.test_labels].into_iter().enumerate() {
+        source.update(PARTS[part].as_bytes());
+        for (index, class) in labels.iter().enumerate() {
+            // Folder and name say which image it is; where the whole data set lies does not matter.
+            if let Some(files) = &data.files {
+                let file = &files[part][index];
+                for name in file.iter().rev().take(2) {
+                    source.update(name.as_encoded_bytes()).update(b"/");
+                }
+                let (bytes, changed) = stamps[part][index];
+                source.update(&bytes.to_le_bytes()).update(&changed.to_le_bytes());
+            }
+            source.update(&(*class as u64).to_le_bytes());
+        }
+    }
+    Ok(Manifest {
+        version: VERSION,
+        format: options.format,
+        shape: pixels.then_some([shape.channels, shape.height, shape.width]),
+        fit: pixels.then(|| match options.images.fit {
+            Fit::Stretch => "stretch".into(),
+            Fit::Crop => "crop".into(),
+        }),
+        classes: data.classes,
+        samples,
+        shard_samples: (SHARD_BYTES / if pixels { shape.elements().max(1) } else { TYPICAL_FILE }).max(1),
+        source: source.finalize().to_hex().to_string(),
+    })
+}
+
+struct Packer<'a> {
+    data: &'a ImageData,
+    options: &'a PackOptions,
+    manifest: &'a Manifest,
+    out: &'a Path,
+}
+
+impl Packer<'_> {
+    fn range(&self, part: usize, shard: usize) -> std::ops::Range<usize> {
+        let begin = shard * self.manifest.shard_samples;
+        begin..(begin + self.manifest.shard_samples).min(self.manifest.samples[part])
+    }
+
+    /// The index of a shard that is there, and is what it was when it was written.
+    fn complete(&self, part: usize, shard: usize) -> Option<ShardIndex> {
+        let path = shard_path(self.out, part, shard);
+        let index: ShardIndex = read_json(&path.with_extension("json")).ok()?;
+        // What was skipped before may not be skipped now.
+        if self.options.images.on_damaged == OnDamaged::Fail && !index.damaged.is_empty() {
+            return None;
+        }
+        index.is_of(&path).ok()?.then_some(index)
+    }
+
+    fn write(&self, part: usize, shard: usize) -> Result<ShardIndex, DataError> {
+        let path = shard_path(self.out, part, shard);
+        let failed = || DataError::io("write", &path);
+        let mut whole = AtomicFile::create(&path).map_err(failed())?;
+        let mut file = BufWriter::with_capacity(1 << 20, whole.as_file_mut());
+        let mut hasher = blake3::Hasher::new();
+        let mut index = ShardIndex { blake3: String::new(), offsets: vec![0], classes: Vec::new(), damaged: Vec::new() };
+        let mut length = 0u64;
+        for sample in self.range(part, shard) {
+            let (class, bytes) = match self.sample(part, sample) {
+                Ok(sample) => sample,
+                Err(DataError::Image { path, reason }) if self.options.images.on_damaged == OnDamaged::Skip => {
+                    tracing::warn!("left out: the image {} is damaged: {reason}", path.display());
+                    index.damaged.push(path);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            file.write_all(&bytes).map_err(failed())?;
+            hasher.update(&bytes);
+            length += bytes.len() as u64;
+            index.offsets.push(length);
+            index.classes.push(class as u32);
+        }
+        file.into_inner().map_err(|error| failed()(error.into_error()))?;
+        whole.commit().map_err(failed())?;
+        index.blake3 = hasher.finalize().to_hex().to_string();
+        write_json(&path.with_extension("json"), &index)?;
+        Ok(index)
+    }
+
+    /// A sample's class and what is kept of it.
+    fn sample(&self, part: usize, sample: usize) -> Result<(usize, Vec<u8>), DataError> {
+        let labels = [&self.data.train_labels, &self.data.test_labels][part];
+        let images = &self.options.images;
+        if let Some(files) = &self.data.files {
+            let path = &files[part][sample];
+            let kept = match self.options.format {
+                Format::Pixels => super::decode::read(path, images)?.to_vec(),
+                Format::Original => {
+                    let bytes = std::fs::read(path).map_err(DataError::io("read the image", path))?;
+                    // Better found now than in the middle of training.
+                    super::decode::decode(&bytes, path, images)?;
+                    bytes
+                }
+            };
+            return Ok((labels[sample], kept));
+        }
+        let dataset = [&self.data.train, &self.data.test][part];
+        let image = dataset.get(sample).map_err(|error| DataError::unusable(self.out, error.to_string()))?;
+        Ok((image.class, image.pixels.to_vec()))
+    }
+}
+
+pub(super) fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T, DataError> {
+    let text = std::fs::read(path).map_err(DataError::io("read", path))?;
+    serde_json::from_slice(&text).map_err(|error| DataError::unusable(path, error.to_string()))
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> Result<(), DataError> {
+    let text = serde_json::to_vec(value).map_err(|error| DataError::unusable(path, error.to_string()))?;
+    write_atomically(path, &text).map_err(DataError::io("write", path))
+}
+
+/// Removes the temporary files that a killed process left, while nobody else writes any.
+fn remove_remains(out: &Path) -> Result<(), DataError> {
+    let is_ours = |name: &str| name.starts_with('.') && name.ends_with(".tmp") && (name.contains(".bin.") || name.contains(".json."));
+    let remains = entries(out)?.into_iter().filter(|path| name(path).is_some_and(|name| is_ours(&name)));
+    remains.into_iter().try_for_each(|path| std::fs::remove_file(&path).map_err(DataError::io("remove", &path)))
+}
+
+/// Reads a shard that was written just now, as a later process will.
+fn read_back(out: &Path, part: usize, shard: usize, index: &ShardIndex) -> Result<(), DataError> {
+    let path = shard_path(out, part, shard);
+    let beside = path.with_extension("json");
+    if read_json::<ShardIndex>(&beside)? != *index {
+        return Err(changed_meanwhile(&beside));
+    }
+    let same = index.is_of(&path).map_err(DataError::io("read", &path))?;
+    if same { Ok(()) } else { Err(changed_meanwhile(&path)) }
+}
+
+fn changed_meanwhile(path: &Path) -> DataError {
+    DataError::unusable(
+        path,
+        "its contents differ from what was written: another process may be writing to the folder, or the disk may be failing; pack again",
+    )
+}
+
+/// An error if all images of a part were left out, and a warning for a class.
+fn nothing_is_empty<'a>(data: &ImageData, out: &Path, shards: impl Iterator<Item = (usize, &'a ShardIndex)>) -> Result<(), DataError> {
+    let mut packed = [(); 2].map(|()| BTreeSet::new());
+    shards.for_each(|(part, index)| packed[part].extend(index.classes.iter().map(|&class| class as usize)));
+    for (part, labels) in [&data.train_labels, &data.test_labels].into_iter().enumerate() {
+        let (name, images) = (PARTS[part], labels.len());
+        if packed[part].is_empty() {
+            return Err(DataError::unusable(
+                out,
+                format!("the part `{name}` has no sample, since all of its {images} images were left out"),
+            ));
+        }
+        for class in labels.iter().collect::<BTreeSet<_>>().into_iter().filter(|class| !packed[part].contains(class)) {
+            tracing::warn!("the part `{name}` of {} has no sample of class {class}: all its images were left out", out.display());
+        }
+    }
+    Ok(())
+}

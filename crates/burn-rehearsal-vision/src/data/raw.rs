@@ -1,0 +1,128 @@
+//! Pixels that are no file any more: scaling them, and putting their channels one after the other.
+
+use super::fingerprint::with_options;
+use super::{DataError, Fit, Image, ImageShape, Pixels, SharedBytes};
+use burn::data::dataset::{Dataset, DatasetError};
+use burn_rehearsal_train::fingerprint::{Fingerprint, Split};
+use fast_image_resize::images::{Image as Target, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use std::ops::Range;
+use std::path::PathBuf;
+
+/// Pixels that are put in order together.
+const GROUP: usize = 16;
+
+/// Scales images one after the other, in working memory that it keeps: bilinear, with antialiasing where an image becomes smaller.
+#[derive(Default)]
+pub(super) struct Scaler {
+    resizer: Resizer,
+    scaled: Vec<u8>,
+}
+
+impl std::fmt::Debug for Scaler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Scaler")
+    }
+}
+
+impl Scaler {
+    /// Scales `source`, pixel by pixel, to `side` × `side` pixels; where it has that size, it is what comes out.
+    pub(super) fn scale<'a>(&'a mut self, source: &'a [u8], shape: ImageShape, side: usize, fit: Fit) -> Result<&'a [u8], String> {
+        let ImageShape { channels, height, width } = shape;
+        if (width, height) == (side, side) {
+            return Ok(source);
+        }
+        let kind = if channels == 1 { PixelType::U8 } else { PixelType::U8x3 };
+        let words = |error: &dyn std::fmt::Display| error.to_string();
+        let source = ImageRef::new(width as u32, height as u32, source, kind).map_err(|error| words(&error))?;
+        self.scaled.resize(channels * side * side, 0);
+        let mut target = Target::from_slice_u8(side as u32, side as u32, &mut self.scaled, kind).map_err(|error| words(&error))?;
+        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
+        let options = match fit {
+            Fit::Stretch => options,
+            Fit::Crop => options.fit_into_destination(Some((0.5, 0.5))),
+        };
+        self.resizer.resize(&source, &mut target, &options).map_err(|error| words(&error))?;
+        Ok(&self.scaled)
+    }
+}
+
+/// From pixel by pixel, with three channels, to channel by channel.
+pub(super) fn planes(pixels: &[u8], row: &mut [u8]) {
+    let (red, rest) = row.split_at_mut(pixels.len() / 3);
+    let (green, blue) = rest.split_at_mut(pixels.len() / 3);
+    // One pass over all three, in groups of a known length: 0.6 of the time of one pass for each channel.
+    let (groups, last) = pixels.as_chunks::<{ 3 * GROUP }>();
+    let done = groups.len() * GROUP;
+    let targets = red.as_chunks_mut::<GROUP>().0.iter_mut().zip(green.as_chunks_mut::<GROUP>().0).zip(blue.as_chunks_mut::<GROUP>().0);
+    for (group, ((red, green), blue)) in groups.iter().zip(targets) {
+        for at in 0..GROUP {
+            (red[at], green[at], blue[at]) = (group[3 * at], group[3 * at + 1], group[3 * at + 2]);
+        }
+    }
+    for (at, pixel) in last.chunks_exact(3).enumerate() {
+        (red[done + at], green[done + at], blue[done + at]) = (pixel[0], pixel[1], pixel[2]);
+    }
+}
+
+/// Samples of one shape that lie in memory, channel by channel.
+pub(super) struct RawDataset {
+    /// The files that they are from, and the pixels of each sample in one of them.
+    samples: Vec<(SharedBytes, Range<usize>, usize)>,
+    shape: ImageShape,
+    side: usize,
+    path: PathBuf,
+}
+
+impl RawDataset {
+    /// `samples`: bytes, where the pixels of a sample are in them, its class. Images of `shape` are scaled to `side` × `side`.
+    pub(super) fn new(samples: Vec<(SharedBytes, Range<usize>, usize)>, shape: ImageShape, side: usize, path: PathBuf) -> Self {
+        Self { samples, shape, side, path }
+    }
+
+    pub(super) fn labels(&self) -> Vec<usize> {
+        self.samples.iter().map(|(.., class)| *class).collect()
+    }
+
+    /// Which data two parts are; every pixel counts.
+    pub(super) fn fingerprint(kind: &str, classes: usize, train: &Self, test: &Self) -> Fingerprint {
+        let mut data = Fingerprint::builder::<String>("images", "all pixels", vec![None; classes]);
+        for (split, part) in [(Split::Train, train), (Split::Test, test)] {
+            for (bytes, range, class) in &part.samples {
+                data.add(split, *class, &[bytes.get(range.clone()).unwrap_or_default()]);
+            }
+        }
+        with_options(data.build(), kind, train.side, Fit::Stretch)
+    }
+
+    fn pixels(&self, index: usize) -> Result<(Pixels, usize), DataError> {
+        let (bytes, range, class) = &self.samples[index];
+        let short = || DataError::unusable(&self.path, format!("the pixels of sample {index} are not in it"));
+        let pixels = Pixels::part(bytes, range.clone()).ok_or_else(short)?;
+        let ImageShape { channels, height, width } = self.shape;
+        if (height, width) == (self.side, self.side) {
+            return Ok((pixels, *class));
+        }
+        let plane = ImageShape { channels: 1, height, width };
+        let scaled = Pixels::write(channels * self.side * self.side, |row| {
+            let mut scaler = Scaler::default();
+            let targets = row.chunks_exact_mut(self.side * self.side);
+            pixels.chunks_exact(height * width).zip(targets).try_for_each(|(from, to)| {
+                to.copy_from_slice(scaler.scale(from, plane, self.side, Fit::Stretch)?);
+                Ok(())
+            })
+        });
+        scaled.map(|pixels| (pixels, *class)).map_err(|reason: String| DataError::unusable(&self.path, reason))
+    }
+}
+
+impl Dataset<Image> for RawDataset {
+    fn get(&self, index: usize) -> Result<Image, DatasetError> {
+        let (pixels, class) = self.pixels(index).map_err(DatasetError::new)?;
+        Ok(Image { pixels, class, index })
+    }
+
+    fn len(&self) -> usize {
+        self.samples.len()
+    }
+}

@@ -1,0 +1,47 @@
+//! The networks of the continual-learning literature, as Burn modules.
+//!
+//! * [`Mlp`], [`ConvNet`]: small networks.
+//! * [`ResNet`]: ResNet-18 and ResNet-50, with the stem for ImageNet or the one for images of 32 or 64 pixels.
+//! * [`GhostNet`]: a network made cheap by linear copies of its features.
+//!
+//! The fields of the modules have the names of torchvision's (ResNet) and timm's (GhostNet), so that [their weights](burn_rehearsal_train::weights) fit as they are. What comes out for
+//! the same weights is compared with PyTorch's to 1e-4, with running statistics and with those of the mini-batch; see `tests/models.rs`.
+//! Two things differ in training. Burn's batch norm adds the biased variance of a mini-batch to its running variance, PyTorch's the unbiased one
+//! (divided by n − 1 instead of n, for n values of a channel). And there is no dropout before GhostNet's classifier, since Burn draws from a generator that is global to the process.
+//!
+//! Initial values are those of [`keyed_init`](burn_rehearsal_train::init::keyed_init): [`HeNormal`](burn_rehearsal_train::init::Scheme::HeNormal) is what torchvision does for its ResNets,
+//! [`KaimingUniform`](burn_rehearsal_train::init::Scheme::KaimingUniform), PyTorch's default, what timm does for GhostNet.
+
+mod convnet;
+mod ghostnet;
+mod mlp;
+mod resnet;
+
+pub use convnet::{ConvNet, ConvNetConfig};
+pub use ghostnet::{GhostNet, GhostNetConfig};
+pub use mlp::{Mlp, MlpConfig};
+pub use resnet::{Block, ResNet, ResNetConfig, Stem};
+
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::nn::{BatchNorm, BatchNormConfig, PaddingConfig2d};
+use burn::tensor::{Device, Tensor};
+
+/// A square convolution without bias that keeps the size of the image but for its stride.
+fn conv(channels: [usize; 2], kernel: usize, stride: usize, groups: usize, device: &Device) -> Conv2d {
+    let padding = kernel / 2;
+    Conv2dConfig::new(channels, [kernel, kernel])
+        .with_stride([stride, stride])
+        .with_padding(PaddingConfig2d::Explicit(padding, padding, padding, padding))
+        .with_groups(groups)
+        .with_bias(false)
+        .init(device)
+}
+
+fn norm(channels: usize, device: &Device) -> BatchNorm {
+    BatchNormConfig::new(channels).init(device)
+}
+
+/// The mean of every channel: `[rows, channels, height, width]` → `[rows, channels]`.
+fn global_average(features: Tensor<4>) -> Tensor<2> {
+    features.flatten::<3>(2, 3).mean_dim(2).flatten(1, 2)
+}

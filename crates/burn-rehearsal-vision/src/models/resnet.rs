@@ -1,0 +1,190 @@
+//! Residual networks: He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016, arXiv 1512.03385).
+//!
+//! A bottleneck has its stride in the 3×3 convolution, as torchvision's have, not in the first 1×1 as in the paper.
+
+use super::{conv, global_average, norm};
+use burn::module::Module;
+use burn::nn::conv::Conv2d;
+use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
+use burn::nn::{BatchNorm, Linear, LinearConfig, PaddingConfig2d};
+use burn::tensor::activation::relu;
+use burn::tensor::{Device, Tensor};
+use burn_rehearsal_train::data_parallel::in_f32;
+
+/// What a residual block is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Block {
+    /// Two 3×3 convolutions (ResNet-18).
+    Basic,
+    /// 1×1, 3×3 and 1×1; the last has four times the channels (ResNet-50).
+    Bottleneck,
+}
+
+/// What an image meets first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stem {
+    /// 7×7 with stride 2 and 3×3 max-pooling with stride 2: for images of about 224 pixels, which become a quarter of their side.
+    ImageNet,
+    /// 3×3 with stride 1, no pooling: for images of 32 or 64 pixels.
+    Small,
+}
+
+/// What a [`ResNet`] is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResNetConfig {
+    block: Block,
+    /// Blocks of each of the four layers.
+    layers: [usize; 4],
+    width: usize,
+    stem: Stem,
+    channels: usize,
+    classes: usize,
+}
+
+impl ResNetConfig {
+    /// ResNet-18 for colour images and `classes` classes, with the stem for ImageNet.
+    pub fn resnet18(classes: usize) -> Self {
+        Self { block: Block::Basic, layers: [2, 2, 2, 2], width: 64, stem: Stem::ImageNet, channels: 3, classes }
+    }
+
+    /// ResNet-50, likewise.
+    pub fn resnet50(classes: usize) -> Self {
+        Self { block: Block::Bottleneck, layers: [3, 4, 6, 3], ..Self::resnet18(classes) }
+    }
+
+    /// Another stem.
+    pub fn with_stem(self, stem: Stem) -> Self {
+        Self { stem, ..self }
+    }
+
+    /// Another number of channels in the first layer (64); all others are multiples of it. At least 1.
+    pub fn with_width(self, width: usize) -> Self {
+        Self { width: width.max(1), ..self }
+    }
+
+    /// Another number of channels of an image (3). At least 1.
+    pub fn with_channels(self, channels: usize) -> Self {
+        Self { channels: channels.max(1), ..self }
+    }
+
+    /// A network with Burn's initial values; [`keyed_init`](burn_rehearsal_train::init::keyed_init) replaces them.
+    pub fn init(&self, device: &Device) -> ResNet {
+        let Self { block, layers, width, stem, channels, classes } = *self;
+        let (kernel, stride) = match stem {
+            Stem::ImageNet => (7, 2),
+            Stem::Small => (3, 1),
+        };
+        let mut incoming = width;
+        let mut layer = |number: usize| {
+            let inner = width << number;
+            let blocks = (0..layers[number]).map(|index| {
+                let stride = if number > 0 && index == 0 { 2 } else { 1 };
+                let made = Residual::new(block, incoming, inner, stride, device);
+                incoming = inner * block.expansion();
+                made
+            });
+            blocks.collect::<Vec<_>>()
+        };
+        let (layer1, layer2, layer3, layer4) = (layer(0), layer(1), layer(2), layer(3));
+        let pool = MaxPool2dConfig::new([3, 3]).with_strides([2, 2]).with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1));
+        ResNet {
+            conv1: conv([channels, width], kernel, stride, 1, device),
+            bn1: norm(width, device),
+            maxpool: (stem == Stem::ImageNet).then(|| pool.init()),
+            layer1,
+            layer2,
+            layer3,
+            layer4,
+            fc: LinearConfig::new(incoming, classes).init(device),
+        }
+    }
+}
+
+impl Block {
+    /// Channels of a block's output for one of its inner convolution.
+    fn expansion(self) -> usize {
+        match self {
+            Self::Basic => 1,
+            Self::Bottleneck => 4,
+        }
+    }
+}
+
+/// A residual network; see [`ResNetConfig`]. The fields are called as torchvision's.
+#[derive(Module, Debug)]
+pub struct ResNet {
+    conv1: Conv2d,
+    bn1: BatchNorm,
+    maxpool: Option<MaxPool2d>,
+    layer1: Vec<Residual>,
+    layer2: Vec<Residual>,
+    layer3: Vec<Residual>,
+    layer4: Vec<Residual>,
+    fc: Linear,
+}
+
+/// A few convolutions and the way around them.
+#[derive(Module, Debug)]
+struct Residual {
+    conv1: Conv2d,
+    bn1: BatchNorm,
+    conv2: Conv2d,
+    bn2: BatchNorm,
+    /// In a bottleneck.
+    conv3: Option<Conv2d>,
+    bn3: Option<BatchNorm>,
+    /// Where the shape changes.
+    downsample: Option<(Conv2d, BatchNorm)>,
+}
+
+impl Residual {
+    fn new(block: Block, incoming: usize, inner: usize, stride: usize, device: &Device) -> Self {
+        let outgoing = inner * block.expansion();
+        let (conv1, conv2, third) = match block {
+            Block::Basic => (conv([incoming, inner], 3, stride, 1, device), conv([inner, inner], 3, 1, 1, device), None),
+            Block::Bottleneck => {
+                let third = (conv([inner, outgoing], 1, 1, 1, device), norm(outgoing, device));
+                (conv([incoming, inner], 1, 1, 1, device), conv([inner, inner], 3, stride, 1, device), Some(third))
+            }
+        };
+        let (conv3, bn3) = third.unzip();
+        let changes = stride != 1 || incoming != outgoing;
+        Self {
+            conv1,
+            bn1: norm(inner, device),
+            conv2,
+            bn2: norm(inner, device),
+            conv3,
+            bn3,
+            downsample: changes.then(|| (conv([incoming, outgoing], 1, stride, 1, device), norm(outgoing, device))),
+        }
+    }
+
+    fn forward(&self, input: Tensor<4>) -> Tensor<4> {
+        let around = match &self.downsample {
+            Some((conv, norm)) => in_f32(conv.forward(input.clone()), |x| norm.forward(x)),
+            None => input.clone(),
+        };
+        let hidden = relu(in_f32(self.conv1.forward(input), |x| self.bn1.forward(x)));
+        let hidden = in_f32(self.conv2.forward(hidden), |x| self.bn2.forward(x));
+        let hidden = match (&self.conv3, &self.bn3) {
+            (Some(conv), Some(norm)) => in_f32(conv.forward(relu(hidden)), |x| norm.forward(x)),
+            _ => hidden,
+        };
+        relu(hidden + around)
+    }
+}
+
+impl ResNet {
+    /// Class scores: `[rows, channels, height, width]` → `[rows, classes]`.
+    pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+        let hidden = relu(in_f32(self.conv1.forward(images), |x| self.bn1.forward(x)));
+        let hidden = match &self.maxpool {
+            Some(pool) => pool.forward(hidden),
+            None => hidden,
+        };
+        let layers = [&self.layer1, &self.layer2, &self.layer3, &self.layer4];
+        let hidden = layers.into_iter().flatten().fold(hidden, |hidden, block| block.forward(hidden));
+        self.fc.forward(global_average(hidden))
+    }
+}
