@@ -277,7 +277,7 @@ pub(crate) fn strategy(link: Threads) -> DataParallel<Net> {
 
 /// The same, on any transport.
 pub(crate) fn strategy_on(link: Box<dyn Collective>) -> DataParallel<Net> {
-    DataParallel::new(link, Device::default(), Batch::rows)
+    DataParallel::on_collective(link, Batch::rows)
 }
 
 pub(crate) fn launch(strategy: &Arc<DataParallel<Net>>, training: Training, learner: Learner<Net>) -> Outcome {

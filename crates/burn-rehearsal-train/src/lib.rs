@@ -22,6 +22,7 @@ pub mod fingerprint;
 pub mod init;
 pub mod lock;
 pub mod metrics;
+mod origin;
 pub mod phases;
 pub mod report;
 pub mod schedule;

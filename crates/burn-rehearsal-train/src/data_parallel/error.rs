@@ -1,6 +1,8 @@
 //! What can go wrong in a data-parallel run.
 
-use crate::evaluate::EvaluateError;
+use std::error::Error;
+use std::sync::Arc;
+
 use burn_rehearsal_collective::CollectiveError;
 
 use super::Precision;
@@ -18,16 +20,14 @@ pub enum DataParallelError {
         /// That rank's own words (cut after 240 bytes).
         reason: String,
     },
-    /// An evaluation after an epoch failed.
-    #[error(transparent)]
-    Evaluate(#[from] EvaluateError),
     /// The hook after an epoch failed.
-    #[error("after epoch {epoch}: {reason}")]
+    #[error("after epoch {epoch}: {error}")]
     AfterEpoch {
         /// The epoch, counted from 1.
         epoch: usize,
         /// The hook's error.
-        reason: String,
+        #[source]
+        error: HookError,
     },
     /// The ranks are not at the same step: one of them called something the others did not.
     #[error("rank {rank} is at step {theirs}, this rank at step {ours}")]
@@ -107,3 +107,16 @@ pub enum DataParallelError {
     #[error(transparent)]
     Collective(#[from] CollectiveError),
 }
+
+/// The error of a hook after an epoch. Two are equal if they read the same.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error(transparent)]
+pub struct HookError(pub Arc<dyn Error + Send + Sync>);
+
+impl PartialEq for HookError {
+    fn eq(&self, other: &Self) -> bool {
+        self.to_string() == other.to_string()
+    }
+}
+
+impl Eq for HookError {}

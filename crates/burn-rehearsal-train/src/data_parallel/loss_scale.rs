@@ -35,8 +35,8 @@ impl Default for LossScale {
 }
 
 impl LossScale {
-    /// Notes whether the gradients of an update, summed over all ranks, are finite. If not, the update must be left out.
-    pub(crate) fn note(&mut self, finite: bool) {
+    /// Records whether the gradients of an update, summed over all ranks, are finite. If not, the update must be left out.
+    pub(crate) fn record(&mut self, finite: bool) {
         if !finite {
             *self = Self { factor: (self.factor / 2.0).max(LEAST), good: 0, skipped: self.skipped + 1 };
             return;
@@ -86,24 +86,24 @@ mod tests {
     #[test]
     fn the_factor_is_halved_when_gradients_are_not_finite_and_doubled_after_patience() {
         let mut scale = LossScale::default();
-        (0..3).for_each(|_| scale.note(false));
+        (0..3).for_each(|_| scale.record(false));
         assert_eq!(scale, LossScale { factor: 8192.0, good: 0, skipped: 3 });
-        (1..PATIENCE).for_each(|_| scale.note(true));
+        (1..PATIENCE).for_each(|_| scale.record(true));
         assert_eq!(scale, LossScale { factor: 8192.0, good: PATIENCE - 1, skipped: 3 });
-        scale.note(true);
+        scale.record(true);
         assert_eq!(scale, LossScale { factor: 16384.0, good: 0, skipped: 3 });
-        (1..PATIENCE).for_each(|_| scale.note(true));
-        scale.note(false);
-        scale.note(true);
+        (1..PATIENCE).for_each(|_| scale.record(true));
+        scale.record(false);
+        scale.record(true);
         assert_eq!(scale, LossScale { factor: 8192.0, good: 1, skipped: 4 }, "patience starts anew");
     }
 
     #[test]
     fn the_factor_stays_in_its_range() {
         let mut scale = LossScale::default();
-        (0..100).for_each(|_| scale.note(false));
+        (0..100).for_each(|_| scale.record(false));
         assert_eq!(scale.factor, LEAST);
-        (0..100 * PATIENCE).for_each(|_| scale.note(true));
+        (0..100 * PATIENCE).for_each(|_| scale.record(true));
         assert_eq!(scale.factor, LARGEST);
     }
 

@@ -4,7 +4,7 @@
 //! loaders and its own `DataParallel`; what makes them one training is the collective between them:
 //!
 //! ```text
-//! fit: compare settings and models ─► adopt rank 0's parameters, ids, optimiser state, schedule
+//! fit: compare settings and models ─► copy rank 0's parameters, ids, optimiser state, schedule
 //!   epoch:  next() ─► status words (all-gather) ─► forward + backward ─► one flat all-reduce ─► optimiser      … until no rank has a batch
 //!           average batch-norm statistics ─► compare parameter digests ─► validation ─► status words ─► checkpoint ─► status words
 //! ```
@@ -36,7 +36,7 @@ mod recorder;
 mod training_loop;
 
 use std::error::Error;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use burn::data::dataloader::DataLoader;
@@ -44,15 +44,19 @@ use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
 use burn::train::{
     InferenceStep, Learner, LearnerModel, SupervisedLearningStrategy, SupervisedTrainingEventProcessor, TrainStep, TrainingComponents,
+    TrainingStrategy,
 };
-use burn_rehearsal_collective::Collective;
+use burn_rehearsal::RehearsalBatch;
+use burn_rehearsal_collective::{Collective, CollectiveError, Rank};
+use parking_lot::Mutex;
 
-pub use self::error::DataParallelError;
+pub use self::error::{DataParallelError, HookError};
 pub use self::headless::{NoMetricLogger, NoRenderer, without_renderer};
 pub use self::loss_scale::{LossScale, scale_loss};
 pub use self::precision::{Precision, compute_type, in_f32};
 pub(crate) use self::recorder::LearnerRecord;
 use self::recorder::Recorder;
+use self::training_loop::{Ended, TrainingLoop};
 use crate::phases::PhaseTimer;
 
 /// Called by every rank after each epoch that was not stopped, with the network in its validation state and the
@@ -79,36 +83,36 @@ type Rows<M> = Box<dyn Fn(&<M as TrainStep>::Input) -> usize + Send + Sync>;
 
 /// One rank of a data-parallel training, as a Burn learning strategy.
 ///
-/// The same value serves several launches, one after another (the tasks of a stream); [`take_learner`](Self::take_learner) gives the learner, with
-/// optimiser and schedule, from one launch to the next.
+/// The same value serves several launches, one after another (the tasks of a stream).
 ///
 /// ```no_run
 /// # use std::sync::Arc;
 /// # use burn::data::dataloader::DataLoader;
-/// # use burn::tensor::{Device, Tensor};
-/// # use burn::train::{InferenceStep, Learner, LearnerModel, SupervisedTraining, TrainStep, TrainingStrategy};
-/// # use burn_rehearsal_collective::Collective;
-/// # use burn_rehearsal_train::data_parallel::{DataParallel, DataParallelError, without_renderer};
-/// /// Runs on every rank, on a thread (or in a process) of its own, with that rank's end of the collective and its own loaders.
-/// fn one_rank<M>(
-///     collective: Box<dyn Collective>,
+/// # use burn::tensor::Tensor;
+/// # use burn::train::{InferenceStep, Learner, LearnerModel, SupervisedTraining, TrainStep};
+/// # use burn_rehearsal::RehearsalBatch;
+/// # use burn_rehearsal_collective::{CollectiveError, Rank};
+/// # use burn_rehearsal_train::data_parallel::{DataParallel, without_renderer};
+/// /// Runs on every rank, with that rank's own loaders.
+/// fn train<M, B: RehearsalBatch>(
+///     rank: &Rank,
 ///     learner: Learner<M>,
-///     train: Arc<dyn DataLoader<Tensor<2>>>,
-///     valid: Arc<dyn DataLoader<Tensor<2>>>,
-/// ) -> Result<M, DataParallelError>
+///     train: Arc<dyn DataLoader<B>>,
+///     valid: Arc<dyn DataLoader<B>>,
+/// ) -> Result<M, CollectiveError>
 /// where
-///     M: LearnerModel + TrainStep<Input = Tensor<2>> + InferenceStep<Input = Tensor<2>>,
+///     M: LearnerModel + TrainStep<Input = B> + InferenceStep<Input = B> + 'static,
 /// {
-///     let rank = collective.rank();
-///     let strategy = Arc::new(DataParallel::new(collective, Device::default(), |batch: &Tensor<2>| batch.dims()[0]));
 ///     let training = SupervisedTraining::new("artifacts", train, valid)
 ///         .num_epochs(5)
-///         .with_training_strategy(TrainingStrategy::Custom(strategy.clone()));
-///     let training = if rank == 0 { training } else { without_renderer(training) };
-///     let result = training.launch(learner);
-///     strategy.take_error().map_or(Ok(result.model), Err)
+///         .with_training_strategy(DataParallel::new(rank)?.into());
+///     let training = if rank.is_root() { training } else { without_renderer(training) };
+///     Ok(training.launch(learner).model)
 /// }
 /// ```
+///
+/// To keep optimiser and schedule from one launch to the next, and for typed errors, launch with an `Arc` of one strategy
+/// (`TrainingStrategy::Custom(strategy.clone())`) and call [`take_learner`](Self::take_learner) and [`take_error`](Self::take_error).
 ///
 /// # Semantics
 ///
@@ -124,10 +128,6 @@ type Rows<M> = Box<dyn Fn(&<M as TrainStep>::Input) -> usize + Send + Sync>;
 ///   loss is [scaled](LossScale), and an update whose gradients are not finite is left out on all ranks alike.
 /// * A stop requested through any rank's `Interrupter` ends all ranks after the step in which they learn of it.
 pub struct DataParallel<M: LearnerModel> {
-    /// `None` while a run uses it, and for good after a run that failed or panicked.
-    link: Mutex<Option<Link>>,
-    learner: Mutex<Option<Learner<M>>>,
-    error: Mutex<Option<DataParallelError>>,
     rank: usize,
     world_size: usize,
     device: Device,
@@ -136,17 +136,47 @@ pub struct DataParallel<M: LearnerModel> {
     average_statistics: bool,
     check_parameters: bool,
     precision: Precision,
-    loss_scale: Mutex<LossScale>,
     after_epoch: Option<AfterEpoch<M>>,
     keep_records: bool,
-    /// Where the last launch was stopped.
-    stopped: Mutex<Option<Stopped>>,
-    /// Reads rank 0's learner; `None` until it is wanted.
-    recorder: Mutex<Option<Recorder<M>>>,
-    /// The records of the last launch's learner, on rank 0.
-    records: Mutex<Option<Records>>,
-    /// The running statistics that this rank's next launch begins with, if not with rank 0's.
-    statistics: Mutex<Option<Vec<f32>>>,
+    state: Mutex<LaunchState<M>>,
+}
+
+/// What a strategy is doing.
+enum LaunchState<M: LearnerModel> {
+    /// Ready for a launch.
+    Idle(Session<M>),
+    /// Also for good after a launch that panicked.
+    Running,
+    /// A launch has ended, and nobody has taken what it left.
+    Done(Outcome<M>),
+}
+
+/// What a launch takes out of the strategy. Dropping it tells the other ranks that this one has left.
+struct Session<M: LearnerModel> {
+    collective: Box<dyn Collective>,
+    /// Steps since the first launch.
+    step: u64,
+    /// Agreements since the first launch.
+    round: u64,
+    loss_scale: LossScale,
+    /// Reads rank 0's learner; `None` until it is needed.
+    recorder: Option<Recorder<M>>,
+    /// The running statistics that the next launch of this rank begins with; `None` for rank 0's.
+    statistics: Option<Vec<f32>>,
+}
+
+/// What a launch leaves.
+pub(crate) struct Outcome<M: LearnerModel> {
+    /// The learner after its last complete update.
+    pub(crate) learner: Option<Learner<M>>,
+    /// Why the launch ended early.
+    pub(crate) error: Option<DataParallelError>,
+    /// Where the launch was stopped.
+    pub(crate) stopped: Option<Stopped>,
+    /// The records of the learner, on rank 0.
+    pub(crate) records: Option<Records>,
+    /// `None` after an error.
+    session: Option<Session<M>>,
 }
 
 /// What a checkpoint keeps of the learners of all ranks.
@@ -168,89 +198,105 @@ pub(crate) struct Stopped {
     pub(crate) steps: u64,
 }
 
-/// What a run takes out of the strategy: dropping it tells the other ranks that this one has left.
-struct Link {
-    collective: Box<dyn Collective>,
-    /// Steps since the first launch.
-    step: u64,
-    /// Agreements since then.
-    round: u64,
+impl<M: LearnerModel> DataParallel<M>
+where
+    <M as TrainStep>::Input: RehearsalBatch,
+{
+    /// The strategy of `rank`, with a collective of its own.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Rank::collective`]. Collective: all ranks call it.
+    pub fn new(rank: &Rank) -> Result<Self, CollectiveError> {
+        Ok(Self::on_collective(rank.collective()?, RehearsalBatch::rows))
+    }
 }
 
 impl<M: LearnerModel> DataParallel<M> {
-    /// This rank's strategy: it trains on `device` and talks to the other ranks through `collective`, which nobody else uses.
-    ///
-    /// `rows` tells the number of rows of a training batch, incoming and representatives together.
-    pub fn new<F>(mut collective: Box<dyn Collective>, device: Device, rows: F) -> Self
+    /// A strategy on a collective that nothing else uses, for batches of any type: `rows` gives the number of rows of a
+    /// training batch, incoming and representatives together.
+    pub fn on_collective<F>(mut collective: Box<dyn Collective>, rows: F) -> Self
     where
         F: Fn(&<M as TrainStep>::Input) -> usize + Send + Sync + 'static,
     {
         collective.set_purpose("training");
-        let device = if device.is_autodiff() { device } else { device.autodiff() };
         Self {
             rank: collective.rank(),
             world_size: collective.size(),
-            link: Mutex::new(Some(Link { collective, step: 0, round: 0 })),
-            learner: Mutex::default(),
-            error: Mutex::default(),
-            device,
+            device: Device::default().autodiff(),
             rows: Box::new(rows),
             timer: PhaseTimer::new(),
             average_statistics: true,
             check_parameters: true,
             precision: Precision::F32,
-            loss_scale: Mutex::default(),
             after_epoch: None,
             keep_records: false,
-            stopped: Mutex::default(),
-            recorder: Mutex::new(None),
-            records: Mutex::default(),
-            statistics: Mutex::default(),
+            state: Mutex::new(LaunchState::Idle(Session {
+                collective,
+                step: 0,
+                round: 0,
+                loss_scale: LossScale::default(),
+                recorder: None,
+                statistics: None,
+            })),
         }
     }
 
-    /// Records the phases of the steps in `timer`, which others (the loaders) may share.
+    /// Trains on `device` (default: [`Device::default`]).
+    #[must_use]
+    pub fn with_device(mut self, device: Device) -> Self {
+        self.device = if device.is_autodiff() { device } else { device.autodiff() };
+        self
+    }
+
+    /// Records the phases of the steps in `timer`, a clone of which can be read at any time.
+    #[must_use]
     pub fn with_timer(mut self, timer: PhaseTimer) -> Self {
         self.timer = timer;
         self
     }
 
     /// Whether batch-norm running statistics are averaged over the ranks at the end of every epoch (default: yes). All ranks choose the same.
+    #[must_use]
     pub fn with_averaged_statistics(mut self, average: bool) -> Self {
         self.average_statistics = average;
         self
     }
 
     /// Whether all ranks compare their parameters, bit for bit, at the end of every epoch (default: yes). All ranks choose the same.
+    #[must_use]
     pub fn with_parameter_check(mut self, check: bool) -> Self {
         self.check_parameters = check;
         self
     }
 
-    /// The format of the numbers in forward and backward passes (default: [`Precision::F32`]); see there for what the network must do. All ranks choose the
-    /// same. A launch fails with [`DataParallelError::Precision`] if the device does not have it.
+    /// The format of the numbers in forward and backward passes (default: [`Precision::F32`]); see there for what the network must do.
+    /// All ranks choose the same. A launch fails with [`DataParallelError::Precision`] if the device does not have it.
+    #[must_use]
     pub fn with_precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
         self
     }
 
-    /// Goes on with a factor of the loss that an earlier training came to; it matters in [`Precision::F16`] only. All ranks set the same.
+    /// Resumes with the loss scale of an earlier training; it matters in [`Precision::F16`] only. All ranks set the same.
+    #[must_use]
     pub fn with_loss_scale(self, loss_scale: LossScale) -> Self {
-        *lock(&self.loss_scale) = loss_scale;
+        self.set_loss_scale(loss_scale);
         self
     }
 
     /// As [`with_loss_scale`](Self::with_loss_scale), between launches.
     pub(crate) fn set_loss_scale(&self, loss_scale: LossScale) {
-        *lock(&self.loss_scale) = loss_scale;
+        self.with_session(|session| session.loss_scale = loss_scale);
     }
 
-    /// The factor of the loss after the last launch, if the loss is scaled.
+    /// The loss scale after the last launch; `None` if the loss is not scaled, or if the last launch failed.
     pub fn loss_scale(&self) -> Option<LossScale> {
-        (self.precision == Precision::F16).then(|| *lock(&self.loss_scale))
+        self.with_session(|session| session.loss_scale).filter(|_| self.precision.scales_loss())
     }
 
     /// Calls `hook` after every epoch; all ranks have one, or none.
+    #[must_use]
     pub fn with_after_epoch(mut self, hook: AfterEpoch<M>) -> Self {
         self.after_epoch = Some(hook);
         self
@@ -262,19 +308,10 @@ impl<M: LearnerModel> DataParallel<M> {
         self
     }
 
-    /// Where the last launch was stopped, if it was.
-    pub(crate) fn take_stopped(&self) -> Option<Stopped> {
-        lock(&self.stopped).take()
-    }
-
-    /// What a checkpoint keeps of the last launch's learners, on rank 0.
-    pub(crate) fn take_records(&self) -> Option<Records> {
-        lock(&self.records).take()
-    }
-
     /// Begins the next launch with the running statistics of [`Records`]: each rank with its own, or with their mean if there were other ranks.
     pub(crate) fn set_statistics(&self, of_ranks: &[Vec<u8>]) {
-        *lock(&self.statistics) = norm::of_rank(of_ranks, self.rank, self.world_size);
+        let statistics = norm::of_rank(of_ranks, self.rank, self.world_size);
+        self.with_session(|session| session.statistics = statistics);
     }
 
     /// The time of each phase so far.
@@ -284,53 +321,91 @@ impl<M: LearnerModel> DataParallel<M> {
 
     /// The learner as the last launch left it: after its last complete update, also if it ended with an error.
     ///
-    /// To go on with the next task, launch with this learner; restart its schedule with `learner.load_scheduler(…)`, see
+    /// To train on the next task, launch with this learner; restart its schedule with `learner.load_scheduler(…)`, see
     /// [`WarmupSchedule::restart_record`](crate::schedule::WarmupSchedule::restart_record).
     pub fn take_learner(&self) -> Option<Learner<M>> {
-        lock(&self.learner).take()
+        match &mut *self.state.lock() {
+            LaunchState::Done(outcome) => outcome.learner.take(),
+            _ => None,
+        }
     }
 
     /// Why the last launch ended early, if it did: the typed form of what `LearningResult::error` holds.
     pub fn take_error(&self) -> Option<DataParallelError> {
-        lock(&self.error).take()
+        match &mut *self.state.lock() {
+            LaunchState::Done(outcome) => outcome.error.take(),
+            _ => None,
+        }
+    }
+
+    /// Everything that the last launch left.
+    pub(crate) fn take_outcome(&self) -> Option<Outcome<M>> {
+        let mut state = self.state.lock();
+        match std::mem::replace(&mut *state, LaunchState::Running) {
+            LaunchState::Done(mut outcome) => {
+                *state = match outcome.session.take() {
+                    Some(session) => LaunchState::Idle(session),
+                    None => LaunchState::Running,
+                };
+                Some(outcome)
+            }
+            other => {
+                *state = other;
+                None
+            }
+        }
+    }
+
+    /// Between launches, applies `work` to what the next one takes over.
+    fn with_session<T>(&self, work: impl FnOnce(&mut Session<M>) -> T) -> Option<T> {
+        match &mut *self.state.lock() {
+            LaunchState::Idle(session) => Some(work(session)),
+            LaunchState::Done(outcome) => outcome.session.as_mut().map(work),
+            LaunchState::Running => None,
+        }
+    }
+
+    /// Takes the session for a launch; `None` if another launch has it, or an earlier one failed.
+    fn begin_launch(&self) -> Option<Session<M>> {
+        match std::mem::replace(&mut *self.state.lock(), LaunchState::Running) {
+            LaunchState::Idle(session) => Some(session),
+            LaunchState::Done(outcome) => outcome.session,
+            LaunchState::Running => None,
+        }
+    }
+}
+
+impl<M: LearnerModel + 'static> From<DataParallel<M>> for TrainingStrategy<M> {
+    fn from(strategy: DataParallel<M>) -> Self {
+        Self::Custom(Arc::new(strategy))
     }
 }
 
 impl<M: LearnerModel> SupervisedLearningStrategy<M> for DataParallel<M> {
     fn fit(
         &self,
-        training_components: TrainingComponents<M>,
+        components: TrainingComponents<M>,
         learner: Learner<M>,
-        dataloader_train: std::sync::Arc<dyn DataLoader<<M as TrainStep>::Input>>,
-        dataloader_valid: std::sync::Arc<dyn DataLoader<<M as InferenceStep>::Input>>,
+        train: Arc<dyn DataLoader<<M as TrainStep>::Input>>,
+        valid: Arc<dyn DataLoader<<M as InferenceStep>::Input>>,
         starting_epoch: usize,
     ) -> (M, SupervisedTrainingEventProcessor<M>) {
-        *lock(&self.error) = None;
-        *lock(&self.stopped) = None;
-        let interrupter = training_components.interrupter.clone();
-        // Taken out for the whole run: if the run unwinds, the collective is dropped and the other ranks are told.
-        let mut link = lock(&self.link).take();
-        let mut run = training_loop::TrainingLoop::new(self, training_components, learner, dataloader_train, dataloader_valid);
-        let result = match &mut link {
-            Some(link) => run.run(link, starting_epoch),
-            None => Err(DataParallelError::Unavailable),
+        let interrupter = components.interrupter.clone();
+        // A launch that unwinds drops its session, and the other ranks learn of it.
+        let (learner, event_processor, ended) = match self.begin_launch() {
+            Some(session) => TrainingLoop::new(self, session, components, learner, train, valid).run(starting_epoch),
+            None => (learner, components.event_processor, Err(DataParallelError::Unavailable)),
         };
-        match result {
-            Ok(()) => *lock(&self.link) = link,
+        let model = learner.model();
+        let mut outcome = Outcome { learner: Some(learner), error: None, stopped: None, records: None, session: None };
+        match ended {
+            Ok(Ended { session, stopped, records }) => outcome = Outcome { session: Some(session), stopped, records, ..outcome },
             Err(error) => {
-                drop(link);
                 interrupter.fail(DatasetError::new(error.clone()));
-                *lock(&self.error) = Some(error);
+                outcome.error = Some(error);
             }
         }
-        let (learner, event_processor) = run.into_parts();
-        let model = learner.model();
-        *lock(&self.learner) = Some(learner);
+        *self.state.lock() = LaunchState::Done(outcome);
         (model, event_processor)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // These values are replaced as a whole, so a panic elsewhere cannot have left one half-written; but for the recorder, which nobody uses after one.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

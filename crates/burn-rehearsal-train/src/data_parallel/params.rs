@@ -146,7 +146,7 @@ pub(crate) fn check_equal_values<M: Module>(
 ) -> Result<(), DataParallelError> {
     let mut digests = Digests { path: ModulePath::default(), statistics, digests: Vec::new() };
     model.visit(&mut digests);
-    let own: Vec<u8> = digests.digests.iter().flat_map(|(_, digest)| digest.to_le_bytes()).collect();
+    let own: Vec<u8> = digests.digests.iter().flat_map(|(_, digest)| *digest.as_bytes()).collect();
     if own.is_empty() {
         return Ok(());
     }
@@ -155,7 +155,7 @@ pub(crate) fn check_equal_values<M: Module>(
     let mut ranks = all.chunks_exact(own.len());
     let Some(first) = ranks.next() else { return Ok(()) };
     for (rank, other) in ranks.enumerate() {
-        if let Some(index) = first.chunks_exact(8).zip(other.chunks_exact(8)).position(|(a, b)| a != b) {
+        if let Some(index) = first.chunks_exact(blake3::OUT_LEN).zip(other.chunks_exact(blake3::OUT_LEN)).position(|(a, b)| a != b) {
             let parameter = digests.digests[index].0.clone();
             return Err(DataParallelError::ParametersDiffer { rank: rank + 1, parameter, epoch });
         }
@@ -167,7 +167,7 @@ struct Digests {
     path: ModulePath,
     statistics: bool,
     /// (path, digest of the bytes) of what is compared.
-    digests: Vec<(String, u64)>,
+    digests: Vec<(String, blake3::Hash)>,
 }
 
 impl ModuleVisitor for Digests {
@@ -186,30 +186,7 @@ impl ModuleVisitor for Digests {
             Role::Other => false,
         };
         if compared {
-            self.digests.push((self.path.path(), fnv1a(param.val().into_data().as_bytes())));
-        }
-    }
-}
-
-/// FNV-1a with 64 bits over little-endian words of eight bytes: stable between builds (the standard hasher is not), and fast enough
-/// for the parameters of a network once an epoch.
-fn fnv1a(bytes: &[u8]) -> u64 {
-    let words = bytes.chunks(8).map(|chunk| chunk.iter().rev().fold(0u64, |word, byte| word << 8 | u64::from(*byte)));
-    words.fold(0xcbf2_9ce4_8422_2325, |hash, word| (hash ^ word).wrapping_mul(0x0000_0100_0000_01b3))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_digest_sees_every_bit() {
-        let bytes: Vec<u8> = (0..21).collect();
-        let digest = fnv1a(&bytes);
-        for bit in 0..8 * bytes.len() {
-            let mut other = bytes.clone();
-            other[bit / 8] ^= 1 << (bit % 8);
-            assert_ne!(fnv1a(&other), digest, "bit {bit}");
+            self.digests.push((self.path.path(), blake3::hash(param.val().into_data().as_bytes())));
         }
     }
 }

@@ -50,6 +50,11 @@ impl Precision {
         device.supports_dtype(DType::from(self.dtype()))
     }
 
+    /// Whether the loss is multiplied by a [`LossScale`](super::LossScale).
+    pub(super) fn scales_loss(self) -> bool {
+        self == Self::F16
+    }
+
     fn dtype(self) -> FloatDType {
         match self {
             Self::F32 => FloatDType::F32,

@@ -4,21 +4,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::agree::{Agreement, Status, agree};
+use super::error::{DataParallelError, HookError};
+use super::gradients::GradientSync;
+use super::loss_scale::with_factor;
+use super::recorder::Recorder;
+use super::{DataParallel, Precision, Records, Session, Stopped, adopt, norm, params};
+use crate::phases::Phase;
 use burn::data::dataloader::{DataLoader, DataLoaderIterator};
 use burn::train::{
     EventProcessorTraining, InferenceStep, Interrupter, Learner, LearnerEvent, LearnerModel, SupervisedTrainingEventProcessor, TrainOutput,
     TrainStep, TrainingComponents, TrainingItem,
 };
-use burn_rehearsal_collective::Collective;
-
-use super::agree::{Agreement, Status, agree};
-use super::error::DataParallelError;
-use super::gradients::GradientSync;
-use super::loss_scale::with_factor;
-use super::recorder::Recorder;
-use super::{DataParallel, Link, Precision, Records, Stopped, adopt, lock, norm, params};
-use crate::evaluate::EvaluateError;
-use crate::phases::Phase;
 
 type TrainLoader<M> = Arc<dyn DataLoader<<M as TrainStep>::Input>>;
 type ValidLoader<M> = Arc<dyn DataLoader<<M as InferenceStep>::Input>>;
@@ -26,17 +23,27 @@ type TrainIterator<'a, M> = dyn DataLoaderIterator<<M as TrainStep>::Input> + 'a
 /// A batch and its number of rows.
 type Counted<M> = (<M as TrainStep>::Input, usize);
 
+/// One launch on one rank.
 pub(super) struct TrainingLoop<'a, M: LearnerModel> {
     strategy: &'a DataParallel<M>,
+    session: Session<M>,
     learner: Learner<M>,
     train: TrainLoader<M>,
     valid: ValidLoader<M>,
     components: TrainingComponents<M>,
 }
 
+/// How a launch ended that did not fail.
+pub(super) struct Ended<M: LearnerModel> {
+    pub(super) session: Session<M>,
+    pub(super) stopped: Option<Stopped>,
+    pub(super) records: Option<Records>,
+}
+
 impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
     pub(super) fn new(
         strategy: &'a DataParallel<M>,
+        session: Session<M>,
         mut components: TrainingComponents<M>,
         mut learner: Learner<M>,
         train: TrainLoader<M>,
@@ -50,6 +57,7 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         strategy.timer.observe_device(&strategy.device);
         Self {
             strategy,
+            session,
             learner,
             train: train.to_device(&strategy.device),
             valid: valid.to_device(&strategy.device.clone().inner()),
@@ -57,115 +65,106 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         }
     }
 
-    pub(super) fn into_parts(self) -> (Learner<M>, SupervisedTrainingEventProcessor<M>) {
-        (self.learner, self.components.event_processor)
+    /// All epochs from `starting_epoch` on; gives back what a next launch starts from. An error drops the session.
+    pub(super) fn run(
+        mut self,
+        starting_epoch: usize,
+    ) -> (Learner<M>, SupervisedTrainingEventProcessor<M>, Result<Ended<M>, DataParallelError>) {
+        let ended = self.epochs(starting_epoch).and_then(|stopped| Ok((stopped, self.finish()?)));
+        let Self { session, learner, components, .. } = self;
+        let ended = ended.map(|(stopped, records)| Ended { session, stopped, records });
+        (learner, components.event_processor, ended)
     }
 
-    pub(super) fn run(&mut self, link: &mut Link, starting_epoch: usize) -> Result<(), DataParallelError> {
-        let mut grads = self.prepare(link, starting_epoch)?;
+    /// Trains and validates; where it was stopped, if it was.
+    fn epochs(&mut self, starting_epoch: usize) -> Result<Option<Stopped>, DataParallelError> {
+        let mut grads = self.prepare(starting_epoch)?;
         for epoch in starting_epoch..=self.components.num_epochs {
             let start = LearnerEvent::StartSplit { epoch_number: epoch, total_items: self.train.num_items() };
             let sent = self.components.event_processor.process_train(start);
             self.record_event_error(sent);
-            let stopped = self.train_epoch(link, &mut grads)?;
-            let middle = matches!(stopped, Some(Some(_)));
-            self.sync_statistics(link, epoch, middle)?;
+            let stopped = self.train_epoch(epoch, &mut grads)?;
+            self.sync_statistics(epoch, stopped.is_some_and(|stopped| stopped.epoch == epoch))?;
             if stopped.is_none()
                 && let Some(hook) = &self.strategy.after_epoch
             {
-                hook(&self.learner.model().valid(), epoch).map_err(|error| match error.downcast::<EvaluateError>() {
-                    Ok(error) => (*error).into(),
-                    Err(error) => DataParallelError::AfterEpoch { epoch, reason: error.to_string() },
-                })?;
+                hook(&self.learner.model().valid(), epoch)
+                    .map_err(|error| DataParallelError::AfterEpoch { epoch, error: HookError(error.into()) })?;
             }
             let sent = self.components.event_processor.process_train(LearnerEvent::EndSplit(epoch));
             self.record_event_error(sent);
-            match stopped {
-                None => {}
-                Some(None) => self.stop_at(epoch + 1, 0),
-                Some(Some(steps)) => self.stop_at(epoch, steps),
-            }
             if stopped.is_some() {
-                break;
+                return Ok(stopped);
             }
 
             self.validate(epoch);
-            if !self.confirm(link, false, None)? {
-                self.stop_at(epoch + 1, 0);
-                break;
+            let after_this_epoch = Ok(Some(Stopped { epoch: epoch + 1, steps: 0 }));
+            if !self.confirm(false, None)? {
+                return after_this_epoch;
             }
             let saved = self.checkpoint(epoch);
             let early_stop = saved.is_ok() && self.wants_early_stop(epoch);
-            if !self.confirm(link, early_stop, saved.err())? {
-                self.stop_at(epoch + 1, 0);
-                break;
+            if !self.confirm(early_stop, saved.err())? {
+                return after_this_epoch;
             }
         }
-        // Burn writes checkpoints on other threads; dropping the checkpointer waits for them, and their errors are still errors of this run.
+        Ok(None)
+    }
+
+    /// Waits for the last checkpoint, and keeps the learner's records on rank 0 if they are asked for.
+    fn finish(&mut self) -> Result<Option<Records>, DataParallelError> {
+        // Burn writes checkpoints on other threads; dropping the checkpointer waits for them, and their errors are still errors of this launch.
         let checkpointer = self.components.checkpointer.take();
         let closed = unwind_to_error(|| drop(checkpointer), "the last checkpoint could not be written");
-        let kept = self.keep_records(link)?;
-        self.confirm(link, false, closed.err().or(kept.err())).map(drop)
-    }
-
-    fn stop_at(&self, epoch: usize, steps: u64) {
-        *lock(&self.strategy.stopped) = Some(Stopped { epoch, steps });
-    }
-
-    /// Keeps what a checkpoint needs, if one may be written. The inner error is this rank's own.
-    fn keep_records(&self, link: &mut Link) -> Result<Result<(), String>, DataParallelError> {
-        if !self.strategy.keep_records {
-            return Ok(Ok(()));
-        }
-        let started = Instant::now();
-        let statistics = norm::gather(&self.learner.model(), &mut *link.collective)?;
-        if self.strategy.rank != 0 {
-            return Ok(Ok(()));
-        }
-        let mut recorder = lock(&self.strategy.recorder);
-        Ok(match recorder.get_or_insert_with(Recorder::new).take(&self.learner, &self.components.event_store) {
-            Ok(learner) => {
-                *lock(&self.strategy.records) = Some(Records { learner, statistics, time: started.elapsed() });
-                Ok(())
+        let (mut records, mut failed) = (None, closed.err());
+        if self.strategy.keep_records {
+            let started = Instant::now();
+            let statistics = norm::gather(&self.learner.model(), &mut *self.session.collective)?;
+            if self.strategy.rank == 0 {
+                let recorder = self.session.recorder.get_or_insert_with(Recorder::new);
+                match recorder.take(&self.learner, &self.components.event_store) {
+                    Ok(learner) => records = Some(Records { learner, statistics, time: started.elapsed() }),
+                    Err(error) => failed = failed.or(Some(error.to_string())),
+                }
             }
-            Err(error) => Err(error.to_string()),
-        })
+        }
+        self.confirm(false, failed)?;
+        Ok(records)
     }
 
     /// Makes all ranks agree on what they are about to do, and start from the same parameters.
-    fn prepare(&mut self, link: &mut Link, starting_epoch: usize) -> Result<GradientSync<M>, DataParallelError> {
-        let strategy = self.strategy;
-        link.collective.set_step(link.step);
-        let scale = *lock(&strategy.loss_scale);
+    fn prepare(&mut self, starting_epoch: usize) -> Result<GradientSync<M>, DataParallelError> {
+        let Self { strategy, session, .. } = self;
+        session.collective.set_step(session.step);
         let settings = [
-            ("the step", link.step),
+            ("the step", session.step),
             ("the first epoch", starting_epoch as u64),
             ("the number of epochs", self.components.num_epochs as u64),
             ("gradient accumulation", self.components.grad_accumulation.unwrap_or(0) as u64),
             ("averaging batch-norm statistics", u64::from(strategy.average_statistics)),
             ("comparing parameters", u64::from(strategy.check_parameters)),
             ("the precision", strategy.precision as u64),
-            ("the factor of the loss", scale.factor as u64),
-            ("the number of updates with this factor", scale.good.into()),
+            ("the factor of the loss", session.loss_scale.factor as u64),
+            ("the number of updates with this factor", session.loss_scale.good.into()),
         ];
-        adopt::check_settings(settings, &mut *link.collective)?;
+        adopt::check_settings(settings, &mut *session.collective)?;
         if !strategy.precision.is_supported_by(&strategy.device) {
             return Err(DataParallelError::Precision { precision: strategy.precision, device: crate::device::describe(&strategy.device) });
         }
         let params = params::list(&self.learner.model());
         if strategy.world_size > 1 {
-            let mut recorder = lock(&strategy.recorder);
-            adopt::copy_from_rank0(&mut self.learner, &params, &mut recorder, &self.components.event_store, &mut *link.collective)?;
+            let store = &self.components.event_store;
+            adopt::copy_from_rank0(&mut self.learner, &params, &mut session.recorder, store, &mut *session.collective)?;
         }
-        if let Some(statistics) = lock(&strategy.statistics).take() {
+        if let Some(statistics) = session.statistics.take() {
             norm::set(&self.learner.model(), statistics)?;
         }
         let plain = strategy.precision == Precision::F32;
         Ok(GradientSync::new(strategy.world_size, plain, strategy.device.clone().inner(), &params))
     }
 
-    /// Trains until no rank has another batch, or a rank was asked to stop: then it gives the number of steps done, or `None` for all.
-    fn train_epoch(&mut self, link: &mut Link, grads: &mut GradientSync<M>) -> Result<Option<Option<u64>>, DataParallelError> {
+    /// Trains until no rank has another batch, or a rank was asked to stop: then it returns where.
+    fn train_epoch(&mut self, epoch: usize, grads: &mut GradientSync<M>) -> Result<Option<Stopped>, DataParallelError> {
         let group = self.components.grad_accumulation.unwrap_or(1);
         let train = self.train.clone();
         let mut iterator = train.iter();
@@ -175,15 +174,15 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         let mut pending = 0;
         loop {
             let started = Instant::now();
-            link.step += 1;
-            let (batch, agreement) = self.next(link, &mut *iterator)?;
+            self.session.step += 1;
+            let (batch, agreement) = self.next(&mut *iterator)?;
             let rows = batch.as_ref().map_or(0, |(_, rows)| *rows);
             let mut output = None;
             if let Some((batch, rows)) = batch
                 && rows > 0
             {
                 iteration += 1;
-                output = Some(self.forward_backward(link, batch, grads, rows as f64 / agreement.total_rows as f64)?);
+                output = Some(self.forward_backward(batch, grads, rows as f64 / agreement.total_rows as f64)?);
             }
             if agreement.total_rows > 0 {
                 pending += 1;
@@ -192,7 +191,7 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
             let last = agreement.exhausted || agreement.stop.is_some();
             if pending >= group || (last && pending > 0) {
                 pending = 0;
-                self.update(link, grads)?;
+                self.update(grads)?;
             }
             if let Some(output) = output {
                 let item = TrainingItem::new(output, iterator.progress(), Some(iteration), Some(self.learner.lr_current()));
@@ -200,21 +199,19 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
                 self.record_event_error(sent);
             }
             if agreement.total_rows > 0 {
-                tracing::trace!(step = link.step, rows, total = agreement.total_rows, "trained");
+                tracing::trace!(step = self.session.step, rows, total = agreement.total_rows, "trained");
                 self.strategy.timer.add_step(started.elapsed());
             }
             if last {
-                return Ok(agreement.stop.map(|_| (!agreement.exhausted).then_some(steps)));
+                let next = if agreement.exhausted { Stopped { epoch: epoch + 1, steps: 0 } } else { Stopped { epoch, steps } };
+                return Ok(agreement.stop.map(|_| next));
             }
         }
     }
 
-    /// This rank's next batch and its rows, if it has one, and what all ranks say to theirs.
-    fn next(&mut self, link: &mut Link, iterator: &mut TrainIterator<'_, M>) -> Result<(Option<Counted<M>>, Agreement), DataParallelError> {
-        let timer = &self.strategy.timer;
-        // A rehearsal loader reports its own waiting and assembling to the same timer; the rest of the call is loading.
-        let inside = || timer.total(Phase::Wait) + timer.total(Phase::Assemble);
-        let (started, before) = (Instant::now(), inside());
+    /// This rank's next batch and its rows, if it has one, and what all ranks agreed on for this step.
+    fn next(&mut self, iterator: &mut TrainIterator<'_, M>) -> Result<(Option<Counted<M>>, Agreement), DataParallelError> {
+        let started = Instant::now();
         let item = iterator.next();
         let exhausted = item.is_none();
         let batch = match item {
@@ -223,61 +220,64 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
                 Some((batch, rows))
             }
             Some(Err(error)) => {
-                // The status below tells it to the other ranks.
+                // The other ranks learn of it through the status below.
                 self.components.interrupter.fail(error);
                 None
             }
             None => None,
         };
-        self.sync_if_profiling(link.step)?;
-        timer.add(Phase::Load, started.elapsed().saturating_sub(inside().saturating_sub(before)));
+        self.sync_if_profiling()?;
+        self.strategy.timer.add(Phase::Load, started.elapsed());
         let rows = batch.as_ref().map_or(0, |(_, rows)| *rows as u64);
         let status = Status { rows, exhausted, ..self.status() };
-        let agreement = self.agree(link, &status)?;
+        let agreement = self.agree(&status)?;
         Ok((batch, agreement))
     }
 
     fn forward_backward(
         &self,
-        link: &Link,
         batch: <M as TrainStep>::Input,
         grads: &mut GradientSync<M>,
         share: f64,
     ) -> Result<<M as TrainStep>::Output, DataParallelError> {
         let started = Instant::now();
-        let output = self.train_step(link.step, batch)?;
-        self.sync_if_profiling(link.step)?;
+        let output = self.train_step(batch)?;
+        self.sync_if_profiling()?;
         self.strategy.timer.add(Phase::ForwardBackward, started.elapsed());
 
         let started = Instant::now();
         grads.add(&self.learner.model(), output.grads, share as f32);
-        self.sync_if_profiling(link.step)?;
+        self.sync_if_profiling()?;
         self.strategy.timer.add(Phase::AllReduce, started.elapsed());
         Ok(output.item)
     }
 
     /// The network's own step, in the precision of this run.
-    fn train_step(&self, step: u64, batch: <M as TrainStep>::Input) -> Result<TrainOutput<<M as TrainStep>::Output>, DataParallelError> {
+    fn train_step(&self, batch: <M as TrainStep>::Input) -> Result<TrainOutput<<M as TrainStep>::Output>, DataParallelError> {
         let strategy = self.strategy;
         if strategy.precision == Precision::F32 {
             return Ok(self.learner.train_step(batch));
         }
         let model = strategy.precision.lower(self.learner.model());
-        let factor = strategy.loss_scale().map(|scale| scale.factor);
+        let factor = self.loss_factor();
         let (output, scaled) = with_factor(factor.unwrap_or(1.0), || TrainStep::step(&model, batch));
-        if factor.is_some() && !scaled { Err(DataParallelError::LossNotScaled { step }) } else { Ok(output) }
+        if factor.is_some() && !scaled { Err(DataParallelError::LossNotScaled { step: self.session.step }) } else { Ok(output) }
+    }
+
+    /// What the loss is multiplied by, if it is scaled.
+    fn loss_factor(&self) -> Option<f32> {
+        self.strategy.precision.scales_loss().then_some(self.session.loss_scale.factor)
     }
 
     /// Applies the collected gradients of all ranks; also on a rank that has none itself.
-    fn update(&mut self, link: &mut Link, grads: &mut GradientSync<M>) -> Result<(), DataParallelError> {
+    fn update(&mut self, grads: &mut GradientSync<M>) -> Result<(), DataParallelError> {
         let started = Instant::now();
-        let scale = self.strategy.loss_scale();
-        let factor = scale.map(|scale| scale.factor);
-        let reduced = grads.reduce(&self.learner.model(), &mut *link.collective, link.step, factor)?;
-        if scale.is_some() {
-            lock(&self.strategy.loss_scale).note(reduced.finite);
+        let factor = self.loss_factor();
+        let reduced = grads.reduce(&self.learner.model(), &mut *self.session.collective, self.session.step, factor)?;
+        if factor.is_some() {
+            self.session.loss_scale.record(reduced.finite);
         }
-        self.sync_if_profiling(link.step)?;
+        self.sync_if_profiling()?;
         self.strategy.timer.add(Phase::AllReduce, started.elapsed());
 
         let started = Instant::now();
@@ -286,23 +286,23 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         if reduced.finite {
             self.learner.optimizer_step(reduced.grads);
         }
-        self.sync_if_profiling(link.step)?;
+        self.sync_if_profiling()?;
         self.strategy.timer.add(Phase::Optimizer, started.elapsed());
         Ok(())
     }
 
-    /// What happens between ranks after the last step of an epoch. If it was stopped in the `middle`, statistics stay each rank's own: whoever goes on from
-    /// there averages them when the epoch ends.
-    fn sync_statistics(&mut self, link: &mut Link, epoch: usize, middle: bool) -> Result<(), DataParallelError> {
+    /// Averages statistics and compares parameters after an epoch. If it was stopped in the `middle`, statistics stay each rank's own: they are
+    /// averaged when the epoch ends.
+    fn sync_statistics(&mut self, epoch: usize, middle: bool) -> Result<(), DataParallelError> {
         let strategy = self.strategy;
         if strategy.world_size > 1 {
             let model = self.learner.model();
             let average = strategy.average_statistics && !middle;
             if average {
-                norm::average(&model, &mut *link.collective)?;
+                norm::average(&model, &mut *self.session.collective)?;
             }
             if strategy.check_parameters {
-                params::check_equal_values(&model, average, epoch, &mut *link.collective)?;
+                params::check_equal_values(&model, average, epoch, &mut *self.session.collective)?;
             }
         }
         Ok(())
@@ -367,17 +367,17 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
     }
 
     /// Asks all ranks whether they go on: false if one was asked to stop, or if early stopping ends the run.
-    fn confirm(&mut self, link: &mut Link, early_stop: bool, failed: Option<String>) -> Result<bool, DataParallelError> {
+    fn confirm(&mut self, early_stop: bool, failed: Option<String>) -> Result<bool, DataParallelError> {
         let mut status = Status { early_stop, ..self.status() };
         status.failed = status.failed.or(failed);
-        let agreement = self.agree(link, &status)?;
+        let agreement = self.agree(&status)?;
         Ok(agreement.stop.is_none() && !agreement.early_stop)
     }
 
-    fn agree(&self, link: &mut Link, status: &Status) -> Result<Agreement, DataParallelError> {
-        let collective: &mut dyn Collective = &mut *link.collective;
-        let agreement = agree(collective, link.step, link.round, status)?;
-        link.round += 1;
+    fn agree(&mut self, status: &Status) -> Result<Agreement, DataParallelError> {
+        let Session { collective, step, round, .. } = &mut self.session;
+        let agreement = agree(&mut **collective, *step, *round, status)?;
+        *round += 1;
         let interrupter: &Interrupter = &self.components.interrupter;
         if let Some(rank) = agreement.stop
             && !interrupter.should_stop()
@@ -398,10 +398,13 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         self.components.interrupter.fail_on_error(sent);
     }
 
-    /// The border between two phases: when profiling, waits until the device has finished the first.
-    fn sync_if_profiling(&self, step: u64) -> Result<(), DataParallelError> {
+    /// Between two phases: when profiling, waits until the device has finished the first.
+    fn sync_if_profiling(&self) -> Result<(), DataParallelError> {
         if self.strategy.timer.is_profiling() {
-            self.strategy.device.sync().map_err(|error| DataParallelError::Device { step, reason: format!("{error:?}") })?;
+            self.strategy
+                .device
+                .sync()
+                .map_err(|error| DataParallelError::Device { step: self.session.step, reason: format!("{error:?}") })?;
         }
         Ok(())
     }

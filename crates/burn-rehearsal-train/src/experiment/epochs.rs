@@ -5,7 +5,8 @@ use crate::evaluate::{EvaluateError, evaluate};
 use burn::data::dataloader::DataLoader;
 use burn::train::{ClassificationOutput, InferenceStep};
 use burn_rehearsal_collective::Collective;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// One rank's parts of the test sets of all tasks.
@@ -38,11 +39,11 @@ impl EpochAccuracies {
                 return Ok(());
             }
             let started = Instant::now();
-            let mut collective = collective.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut collective = collective.lock();
             let accuracies =
                 parts.iter().map(|part| evaluate(model, &**part, collective.as_mut()).map(|evaluation| evaluation.top1_accuracy()));
             let accuracies = accuracies.collect::<Result<Vec<f64>, EvaluateError>>()?;
-            let mut measured = measured.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut measured = measured.lock();
             measured.top1.push((epoch, accuracies));
             measured.time += started.elapsed();
             Ok(())
@@ -64,7 +65,7 @@ impl EpochAccuracies {
     }
 
     fn lock(&self) -> MutexGuard<'_, Measured> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -10,6 +10,7 @@ mod epochs;
 mod progress;
 mod rank;
 
+pub use crate::origin::ErrorOrigin;
 pub use checkpoint::Checkpoints;
 pub use progress::{CompletedEpoch, EpochSink, LaunchInfo, ProgressReader, ProgressSample};
 pub use rank::run_rank;
@@ -19,6 +20,7 @@ use crate::data_parallel::{DataParallelError, Precision};
 use crate::evaluate::EvaluateError;
 use crate::fingerprint::{Differences, Fingerprint};
 use crate::metrics::MetricsError;
+use crate::origin::Origin;
 use crate::report::schema::Method;
 use crate::schedule::{ScheduleError, WarmupSchedule};
 use crate::stream::TaskStream;
@@ -194,7 +196,7 @@ pub enum ExperimentError {
     Rehearsal(#[from] RehearsalError),
     /// The learner.
     #[error(transparent)]
-    DataParallel(#[from] DataParallelError),
+    DataParallel(DataParallelError),
     /// This rank's data set or loader, in its own words.
     #[error("{0}")]
     Data(String),
@@ -246,35 +248,27 @@ pub enum ExperimentError {
     Settings(String),
 }
 
-/// Where an error comes from. When all ranks of a run fail, the least of their errors is the one to show.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ErrorOrigin {
-    /// This rank, or all ranks: the error says what happened.
-    Local,
-    /// Another rank, whose own words the error repeats.
-    Reported,
-    /// Another rank: the error says at most which one.
-    Peer,
+impl From<DataParallelError> for ExperimentError {
+    fn from(error: DataParallelError) -> Self {
+        match &error {
+            DataParallelError::AfterEpoch { error: hook, .. } => match hook.0.downcast_ref::<EvaluateError>() {
+                Some(error) => Self::Evaluate(error.clone()),
+                None => Self::DataParallel(error),
+            },
+            _ => Self::DataParallel(error),
+        }
+    }
 }
 
 impl ExperimentError {
     /// Where the error comes from.
     pub fn origin(&self) -> ErrorOrigin {
-        let error = match self {
-            Self::DataParallel(DataParallelError::RankFailed { .. }) => return ErrorOrigin::Reported,
-            Self::Rehearsal(RehearsalError::PeerFailed { .. })
-            | Self::Evaluate(EvaluateError::Rank(_))
-            | Self::DataParallel(DataParallelError::Evaluate(EvaluateError::Rank(_)))
-            | Self::Checkpoint(CheckpointError::Rank(_))
-            | Self::Rehearsal(RehearsalError::Checkpoint(CheckpointError::Rank(_))) => return ErrorOrigin::Peer,
-            Self::Collective(error)
-            | Self::Rehearsal(RehearsalError::Collective(error))
-            | Self::DataParallel(DataParallelError::Collective(error) | DataParallelError::Evaluate(EvaluateError::Collective(error)))
-            | Self::Evaluate(EvaluateError::Collective(error)) => error,
-            _ => return ErrorOrigin::Local,
-        };
-        match error {
-            CollectiveError::PeerFailed { .. } | CollectiveError::Silent { .. } => ErrorOrigin::Peer,
+        match self {
+            Self::Rehearsal(error) => error.origin(),
+            Self::DataParallel(error) => error.origin(),
+            Self::Evaluate(error) => error.origin(),
+            Self::Collective(error) => error.origin(),
+            Self::Checkpoint(error) => error.origin(),
             _ => ErrorOrigin::Local,
         }
     }

@@ -9,7 +9,7 @@ use super::epochs::EpochAccuracies;
 use super::progress::Sampled;
 use super::{ExperimentError, LaunchInfo, Observer, ProgressReader, Settings, Workload, agreement};
 use crate::augmentation::AugmentLoader;
-use crate::data_parallel::{DataParallel, Records, Stopped, agree, without_renderer};
+use crate::data_parallel::{DataParallel, Outcome, Records, Stopped, agree, without_renderer};
 use crate::evaluate::evaluate;
 use crate::fingerprint::Fingerprint;
 use crate::metrics::AccuracyMatrix;
@@ -68,7 +68,8 @@ pub fn run_rank<W: Workload>(
         }
         Method::Incremental | Method::Scratch => None,
     };
-    let mut strategy = DataParallel::new(collective.duplicate()?, device.clone(), RehearsalBatch::rows)
+    let mut strategy = DataParallel::on_collective(collective.duplicate()?, RehearsalBatch::rows)
+        .with_device(device.clone())
         .with_timer(timer)
         .with_precision(settings.precision)
         .with_records(settings.checkpoints.is_some());
@@ -360,16 +361,18 @@ impl<W: Workload> Run<'_, W> {
         if let Some(error) = result.error {
             return Err(ExperimentError::of_training(&error));
         }
-        if let Some(error) = self.strategy.take_error() {
+        let Some(Outcome { learner, error, stopped, records, .. }) = self.strategy.take_outcome() else {
+            return Err(ExperimentError::Training("the launch did not train".into()));
+        };
+        if let Some(error) = error {
             return Err(error.into());
         }
         self.measured.extend(measured.top1);
-        self.learner = self.strategy.take_learner();
-        self.records = self.strategy.take_records();
+        (self.learner, self.records) = (learner, records);
         // A stop that comes after the last step is one that some ranks may have seen and others not: all do what the first of them does.
         let seen = agree::gather(self.collective.as_mut(), [u64::from(result.interrupted.is_some())])?;
         let late = seen.iter().any(|[stopped]| *stopped != 0).then_some(Stopped { epoch: end + 1, steps: 0 });
-        Ok(Launched { model: result.model, stopped: self.strategy.take_stopped().or(late) })
+        Ok(Launched { model: result.model, stopped: stopped.or(late) })
     }
 
     /// This rank's mini-batches of a task, from a step of an epoch (counted from 1) on.
