@@ -6,6 +6,8 @@
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::lr_scheduler::{LrScheduler, LrSchedulerRecord};
 use burn::optim::LearningRate;
+use std::fmt;
+use std::str::FromStr;
 
 /// A schedule that makes no sense.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -35,6 +37,68 @@ pub enum ScheduleError {
         /// The step it must come after.
         after: u64,
     },
+    /// Text that cannot be parsed as milestones, and why.
+    #[error("{0}")]
+    Milestones(&'static str),
+}
+
+/// Steps of the learning rate within a task, as epochs and factors: see
+/// [`WarmupSchedule::with_milestones`]. Epochs increase; epochs and factors are above 0.
+///
+/// ```
+/// use burn_rehearsal_train::schedule::Milestones;
+///
+/// let milestones: Milestones = "21:0.5,26:0.05".parse()?;
+/// assert_eq!(milestones.pairs(), [(21.0, 0.5), (26.0, 0.05)]);
+/// assert_eq!(milestones.to_string(), "21:0.5,26:0.05");
+/// assert!("none".parse::<Milestones>()?.pairs().is_empty());
+/// # Ok::<(), burn_rehearsal_train::schedule::ScheduleError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Milestones(Vec<(f64, f64)>);
+
+impl Milestones {
+    /// First epoch (from 0, may be fractional) and factor of the top rate, of each step.
+    pub fn pairs(&self) -> &[(f64, f64)] {
+        &self.0
+    }
+}
+
+/// `epoch:factor,…` or `none`.
+impl FromStr for Milestones {
+    type Err = ScheduleError;
+
+    fn from_str(text: &str) -> Result<Self, ScheduleError> {
+        if text == "none" {
+            return Ok(Self::default());
+        }
+        let mut milestones: Vec<(f64, f64)> = Vec::new();
+        for part in text.split(',') {
+            let pair = part.split_once(':').and_then(|(epoch, factor)| Some((epoch.trim().parse().ok()?, factor.trim().parse().ok()?)));
+            let Some((epoch, factor)) = pair else {
+                return Err(ScheduleError::Milestones("expected epochs and factors (21:0.5,26:0.05), or `none`"));
+            };
+            let usable = |value: f64| value.is_finite() && value > 0.0;
+            if !usable(epoch) || !usable(factor) {
+                return Err(ScheduleError::Milestones("epochs and factors must be above 0"));
+            }
+            if milestones.last().is_some_and(|(last, _)| *last >= epoch) {
+                return Err(ScheduleError::Milestones("epochs must increase"));
+            }
+            milestones.push((epoch, factor));
+        }
+        Ok(Self(milestones))
+    }
+}
+
+impl fmt::Display for Milestones {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("none");
+        }
+        let each: Vec<String> = self.0.iter().map(|(epoch, factor)| format!("{epoch}:{factor}")).collect();
+        f.write_str(&each.join(","))
+    }
 }
 
 /// Linear warm-up from `base` to `base × min(world size, cap)`, then piecewise-constant factors.
@@ -201,6 +265,16 @@ mod tests {
 
         let mut restarted = ModuleLrScheduler::new(other).load_record(first.restart_record());
         assert_eq!(restarted.step().base(), 0.1);
+    }
+
+    #[test]
+    fn milestones_are_epochs_and_factors_or_none() {
+        for text in ["none", "1.5:0.1", "21:0.5,26:0.05,28:0.01"] {
+            assert_eq!(text.parse::<Milestones>().unwrap().to_string(), text);
+        }
+        for wrong in ["", "5", "5:0", "0:1", "5:0.1,5:0.2", "5:x", "nan:1"] {
+            assert!(matches!(wrong.parse::<Milestones>(), Err(ScheduleError::Milestones(_))), "{wrong}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! How large the buffer is, what enters it, and what is drawn from it.
 
+use crate::capacity::Capacity;
 use crate::error::ConfigError;
 use burn::config::Config;
 use serde::{Deserialize, Serialize};
@@ -8,18 +9,6 @@ use std::str::FromStr;
 
 /// The largest number of classes that the tables accept when none is configured.
 pub const MAX_CLASSES: usize = 1 << 20;
-
-/// The global capacity |B| of a buffer: the sum over all ranks' shards.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Capacity {
-    /// A number of samples.
-    Samples(usize),
-    /// As many samples as fit in so many bytes of row data.
-    Bytes(u64),
-    /// A fraction (0..=1) of the data set's samples, rounded down; see [`RehearsalConfig::dataset_len`].
-    Fraction(f64),
-}
 
 /// A number of rows: fixed, or in proportion to the incoming rows of a mini-batch.
 ///

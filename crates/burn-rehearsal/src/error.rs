@@ -148,6 +148,14 @@ pub enum ConfigError {
     /// Text that cannot be parsed as a number of rows.
     #[error("`{0}` is not a valid number of rows: expected a count (14) or a percentage of the incoming rows (25%)")]
     RowCount(String),
+    /// Text that cannot be parsed as a capacity.
+    #[error(
+        "`{0}` is not a valid capacity: expected a number of samples (500), a share of the data set from 0% to 100% (30%), or memory (512MiB)"
+    )]
+    Capacity(String),
+    /// Text that cannot be parsed as an amount of memory.
+    #[error("`{0}` is not a valid amount of memory: expected a number and a unit (2GiB)")]
+    ByteSize(String),
     /// No candidate would ever be offered.
     #[error("0 candidates per step: the buffer would stay empty")]
     NoCandidates,

@@ -182,6 +182,7 @@
 pub mod agreement;
 pub mod batch;
 mod buffer;
+mod capacity;
 pub mod checkpoint;
 mod config;
 mod distinct;
@@ -201,9 +202,10 @@ pub use batch::RehearsalBatch;
 pub use buffer::{BufferStatus, RehearsalBuffer, Rehearsed};
 /// Writes [`RehearsalBatch`] for a struct of tensors.
 pub use burn_rehearsal_derive::RehearsalBatch;
+pub use capacity::{ByteSize, Capacity};
 pub use config::{
-    CandidateMode, Capacity, DEVICE_LIMIT, Execution, MAX_CLASSES, MAX_LAG, MAX_RATIO, OnRepeat, PolicyKind, RehearsalConfig, RowCount,
-    SamplingKind, StorePreference, first_slot, shard_capacity,
+    CandidateMode, DEVICE_LIMIT, Execution, MAX_CLASSES, MAX_LAG, MAX_RATIO, OnRepeat, PolicyKind, RehearsalConfig, RowCount, SamplingKind,
+    StorePreference, first_slot, shard_capacity,
 };
 pub use engine::{BufferReport, EngineTimings, Inspection, PendingCheckpoint, Restored, Saved};
 pub use loader::{EpochPlan, RehearsalBatcher, RehearsalLoader, ShardedLoader, ShardedLoaderBuilder, SkipSample, WorkerPanic};
