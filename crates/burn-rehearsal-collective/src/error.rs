@@ -1,5 +1,6 @@
 //! What can go wrong between ranks.
 
+use std::any::Any;
 use std::fmt;
 use std::time::Duration;
 
@@ -44,7 +45,7 @@ pub enum CollectiveError {
     /// An argument that no rank could accept.
     #[error("invalid argument: {0}")]
     InvalidArgument(String),
-    /// What a rank sent did not arrive as it was; found by whoever uses the collective, see [`check_word`](crate::check_word).
+    /// A message did not arrive as it was sent, according to its [`checksum`](crate::checksum).
     #[error("a message of rank {rank} is damaged")]
     Damaged {
         /// The rank that sent it.
@@ -89,4 +90,17 @@ impl fmt::Display for WaitingRank {
 fn list(ranks: &[usize]) -> String {
     let numbers: Vec<_> = ranks.iter().map(ToString::to_string).collect();
     format!("rank{} {}", if ranks.len() == 1 { "" } else { "s" }, numbers.join(", "))
+}
+
+/// The text of a panic, from the payload that `catch_unwind` or a thread's `join` returns.
+///
+/// ```
+/// use burn_rehearsal_collective::panic_message;
+///
+/// let payload = std::panic::catch_unwind(|| panic!("no more data")).unwrap_err();
+/// assert_eq!(panic_message(payload.as_ref()), "no more data");
+/// ```
+pub fn panic_message(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("(not a text)")
 }

@@ -28,38 +28,30 @@
 
 mod activity;
 mod call;
-mod check;
 mod error;
+mod ext;
 pub mod launch;
 #[cfg(feature = "mpi")]
 pub mod mpi;
 mod ranks;
+mod reduce;
 #[cfg(feature = "simulated")]
 mod simulated;
 mod solo;
-mod sums;
 mod sync;
 mod threads;
 
 pub use activity::{Answerer, Asked, Asker};
-pub use check::check_word;
-pub use error::{CollectiveError, WaitingRank};
+pub use error::{CollectiveError, WaitingRank, panic_message};
+pub use ext::{CollectiveExt, checksum, words_of};
 #[cfg(feature = "mpi")]
 pub use mpi::{Mpi, run_mpi};
 pub use ranks::{LaunchError, MpiOptions, Rank, Ranks, Reduction};
+pub use reduce::{ReduceOp, even_split};
 #[cfg(feature = "simulated")]
 pub use simulated::{Disturbance, Fault, FaultKind, Simulated, run_simulated};
 pub use solo::Solo;
 pub use threads::{RankFailure, Threads, run_threads};
-
-/// How [`Collective::all_reduce`] combines the ranks' values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReduceOp {
-    /// The sum over all ranks, added in rank order.
-    Sum,
-    /// The sum over all ranks divided by the world size.
-    Mean,
-}
 
 /// Bytes for one peer in an [`exchange`](Collective::exchange).
 #[derive(Debug)]

@@ -16,7 +16,7 @@ use std::time::Instant;
 use self::network::{Message, Missing, Network};
 use self::plan::Random;
 use crate::call::Call;
-use crate::sums::divide;
+use crate::reduce::divide;
 use crate::threads::run_on;
 use crate::{Collective, CollectiveError, Incoming, Outgoing, RankFailure, ReduceOp};
 

@@ -6,9 +6,7 @@
 use burn::data::dataloader::DataLoader;
 use burn::tensor::{DType, Tensor, TensorData};
 use burn::train::{ClassificationOutput, InferenceStep};
-use burn_rehearsal_collective::{Collective, CollectiveError};
-
-use crate::data_parallel::agree;
+use burn_rehearsal_collective::{Collective, CollectiveError, CollectiveExt};
 
 /// Why an evaluation failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -94,7 +92,7 @@ where
 {
     let own = count(model, loader);
     let part = own.as_ref().copied().unwrap_or_default();
-    let parts = agree::gather(collective, [u64::from(own.is_err()), part.rows, part.top1, part.top5])?;
+    let parts = collective.gather_words([u64::from(own.is_err()), part.rows, part.top1, part.top5])?;
     // Our own error says more than that some rank failed.
     own?;
     if let Some(rank) = parts.iter().position(|[failed, ..]| *failed != 0) {

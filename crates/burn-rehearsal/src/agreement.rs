@@ -4,10 +4,8 @@
 //! on without a word. [`agree_on`] finds out with one small message if nothing differs, and names
 //! what does.
 
-pub use crate::engine::gather_bytes;
-
 use crate::error::RehearsalError;
-use burn_rehearsal_collective::Collective;
+use burn_rehearsal_collective::{Collective, CollectiveExt};
 use serde_json::{Map, Value};
 use std::fmt;
 
@@ -76,7 +74,7 @@ impl fmt::Display for RankList<'_> {
 /// use burn_rehearsal_collective::run_threads;
 ///
 /// let results = run_threads(3, |mut ranks: burn_rehearsal_collective::Threads| {
-///     use burn_rehearsal_collective::Collective;
+///     use burn_rehearsal_collective::{Collective, CollectiveExt};
 ///     let tasks = if ranks.rank() == 1 { 5 } else { 2 };
 ///     let values = serde_json::json!({ "epochs": 3, "tasks": tasks });
 ///     agree_on(&mut ranks, values.as_object().unwrap()).map_err(|error| error.to_string())
@@ -94,11 +92,11 @@ impl fmt::Display for RankList<'_> {
 pub fn agree_on(collective: &mut dyn Collective, values: &Map<String, Value>) -> Result<(), RehearsalError> {
     let own = serde_json::to_vec(values).unwrap_or_default();
     // Everybody sees the same digests, so that all ranks continue or none does.
-    let digests = gather_bytes(collective, blake3::hash(&own).as_bytes())?;
+    let digests = collective.gather_bytes(blake3::hash(&own).as_bytes())?;
     if digests.windows(2).all(|pair| pair[0] == pair[1]) {
         return Ok(());
     }
-    let all = gather_bytes(collective, &own)?;
+    let all = collective.gather_bytes(&own)?;
     let all: Vec<Map<String, Value>> = all.iter().map(|bytes| serde_json::from_slice(bytes).unwrap_or_default()).collect();
     Err(RehearsalError::Configuration(compare(&all)))
 }

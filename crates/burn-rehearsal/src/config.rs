@@ -3,6 +3,7 @@
 use crate::capacity::Capacity;
 use crate::error::ConfigError;
 use burn::config::Config;
+use burn_rehearsal_collective::even_split;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -414,12 +415,12 @@ impl RehearsalConfig {
 
 /// The part of a global capacity that belongs to `rank`: the first |B| mod N ranks have one slot more.
 pub fn shard_capacity(capacity: usize, rank: usize, world_size: usize) -> usize {
-    capacity / world_size + usize::from(rank < capacity % world_size)
+    even_split(capacity, world_size, rank).len()
 }
 
 /// The global number of the first slot of `rank`'s shard.
 pub fn first_slot(capacity: usize, rank: usize, world_size: usize) -> usize {
-    capacity / world_size * rank + rank.min(capacity % world_size)
+    even_split(capacity, world_size, rank).start
 }
 
 #[cfg(test)]

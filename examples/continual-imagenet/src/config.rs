@@ -13,6 +13,7 @@ use crate::run_directory;
 use crate::transport;
 use burn_rehearsal::error::ConfigError;
 use burn_rehearsal::{Capacity, MAX_LAG, MAX_RATIO, RehearsalConfig, RowCount};
+use burn_rehearsal_collective::launch::Launch;
 use burn_rehearsal_train::experiment::{Checkpoints, Settings};
 use burn_rehearsal_train::report::schema::Method;
 use burn_rehearsal_vision::augment::{RESIZED_CROP_RATIO, RESIZED_CROP_SCALE};
@@ -327,7 +328,7 @@ impl Config {
         config.overridden.extend(config.weights.as_ref().map(|_| "weights".to_owned()));
         config.display = flags.display.or(file.display).unwrap_or_default();
         (config.collective, config.ranks) =
-            transport::choose(flags.collective.or(file.collective), flags.ranks.or(file.ranks), config.ranks, transport::launch())?;
+            transport::choose(flags.collective.or(file.collective), flags.ranks.or(file.ranks), config.ranks, Launch::detect())?;
         config.out = match flags.out.or(file.out) {
             Some(out) => out,
             None => PathBuf::from("runs").join(data::source(&config.data)?.name()),

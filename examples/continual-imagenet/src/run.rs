@@ -13,7 +13,7 @@ use crate::workload::Images;
 use burn::tensor::Device;
 use burn_rehearsal::agreement::agree_on;
 use burn_rehearsal::{RehearsalConfig, StoreLocation, shard_capacity};
-use burn_rehearsal_collective::{Collective, RankFailure, run_threads};
+use burn_rehearsal_collective::{Collective, CollectiveExt, RankFailure, run_threads};
 use burn_rehearsal_report::{CurvesLog, accuracy_svg, comparison_table, curves_csv, html, merged_table, phases_svg, summary_csv};
 use burn_rehearsal_train::data_parallel::Precision;
 use burn_rehearsal_train::device::adapter;
@@ -105,7 +105,7 @@ impl Job {
         // Whoever stops a run before it begins wants nothing of what is there to be touched.
         let stopped = match &mut process {
             None => stop.requested(),
-            Some(process) => transport::any(stop.requested(), process.as_mut())?,
+            Some(process) => process.any(stop.requested())?,
         };
         if stopped {
             return Err(AppError::Interrupted);
@@ -115,8 +115,11 @@ impl Job {
             config.out = directory.out().to_path_buf();
         }
         if let Some(process) = &mut process {
-            let out = transport::same_path(&config.out, process.as_mut());
-            config.out = out.inspect_err(|_| directory.iter().for_each(|directory| directory.clean_up()))?;
+            let out = process.broadcast_bytes(config.out.display().to_string().into_bytes(), 0);
+            let out = out.inspect_err(|_| directory.iter().for_each(|directory| directory.clean_up()))?;
+            if !first {
+                config.out = PathBuf::from(String::from_utf8_lossy(&out).into_owned());
+            }
         }
         if first {
             heading.iter().for_each(|line| print_line(line));
@@ -171,7 +174,7 @@ impl Job {
             // Of several processes, some may have been asked and others not yet.
             let stop = match &mut process {
                 None => self.stop.requested(),
-                Some(process) => transport::any(self.stop.requested(), process.as_mut())?,
+                Some(process) => process.any(self.stop.requested())?,
             };
             // The first is started in any case, and ends after its first step: there is always a report that says how far it went.
             if stop && ended > 0 {
@@ -180,7 +183,7 @@ impl Job {
             let done = self.directory.as_ref().and_then(|directory| directory.report(method));
             let skip = match &mut process {
                 None => done.is_some(),
-                Some(process) => transport::any(done.is_some(), process.as_mut())?,
+                Some(process) => process.any(done.is_some())?,
             };
             if !skip {
                 reports.push(self.run(method, &[earlier.as_slice(), &reports].concat(), process.as_mut())?);
@@ -256,8 +259,8 @@ fn run(options: Options, methods: &[Method]) -> Result<ExitCode, AppError> {
         CollectiveArg::Threads => Job::prepare(config, methods, fresh, None)?.finish(methods, None),
         CollectiveArg::Mpi => {
             config.device = transport::device(&config.device);
-            transport::run_mpi(&config.clone(), |mut process| {
-                Job::prepare(config, methods, fresh, Some(&mut process))?.finish(methods, Some(process))
+            transport::run_process(&config, |mut process| {
+                Job::prepare(config.clone(), methods, fresh, Some(&mut process))?.finish(methods, Some(process))
             })
         }
     }

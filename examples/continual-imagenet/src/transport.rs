@@ -1,21 +1,15 @@
 //! Ranks as processes: whether they are, and what each of them takes of its machine.
 
-use crate::cli::CollectiveArg;
+use crate::cli::{CollectiveArg, ReductionArg};
 use crate::config::Config;
 use crate::device;
 use crate::error::AppError;
 use burn_rehearsal_collective::launch::Launch;
-use burn_rehearsal_collective::{Collective, CollectiveError};
-use std::path::{Path, PathBuf};
-
-/// The launcher that started this process, if one did.
-pub fn launch() -> Option<Launch> {
-    Launch::detect()
-}
+use burn_rehearsal_collective::{Collective, MpiOptions, Ranks, Reduction};
 
 /// Whether this process is the one of the run that speaks.
 pub fn is_first_process() -> bool {
-    launch().is_none_or(|launch| launch.rank.unwrap_or(0) == 0)
+    Launch::detect().is_none_or(|launch| launch.rank.unwrap_or(0) == 0)
 }
 
 /// What joins the ranks and how many there are, from what was `asked` for, the number of `ranks` that was asked for and the number that is
@@ -60,65 +54,25 @@ pub fn choose(
 
 /// The device of this process among those on its machine.
 pub fn device(name: &str) -> String {
-    let local_rank = launch().and_then(|launch| launch.local_rank).unwrap_or(0);
+    let local_rank = Launch::detect().and_then(|launch| launch.local_rank).unwrap_or(0);
     device::of_process(name, local_rank, std::env::var("CUDA_VISIBLE_DEVICES").ok().as_deref())
 }
 
-/// Whether `value` is true on any rank.
-pub fn any(value: bool, ranks: &mut dyn Collective) -> Result<bool, CollectiveError> {
-    let mut all = vec![0; ranks.size()];
-    ranks.all_gather(&[u8::from(value)], &mut all)?;
-    Ok(all.contains(&1))
-}
-
-/// The first process's `path`, on all.
+/// Runs `f` as the rank that this process is.
 ///
 /// # Errors
 ///
-/// [`AppError::Collective`] if the processes cannot talk.
-pub fn same_path(path: &Path, ranks: &mut dyn Collective) -> Result<PathBuf, AppError> {
-    let first = ranks.rank() == 0;
-    let own = if first { path.display().to_string().into_bytes() } else { Vec::new() };
-    let mut length = (own.len() as u64).to_le_bytes();
-    ranks.broadcast(&mut length, 0)?;
-    let mut bytes = if first { own } else { vec![0; u64::from_le_bytes(length) as usize] };
-    ranks.broadcast(&mut bytes, 0)?;
-    Ok(if first { path.to_path_buf() } else { PathBuf::from(String::from_utf8_lossy(&bytes).into_owned()) })
-}
-
-/// Runs `f` as this process's rank.
-#[cfg(feature = "mpi")]
-pub fn run_mpi<T>(config: &Config, f: impl FnOnce(Box<dyn Collective>) -> Result<T, AppError>) -> Result<T, AppError> {
-    use crate::cli::ReductionArg;
-    use burn_rehearsal_collective::{MpiOptions, Reduction};
-
-    share_cores();
+/// [`AppError::Option`] in a program without MPI, which [`choose`] refuses earlier.
+pub fn run_process<T: Send>(config: &Config, f: impl Fn(Box<dyn Collective>) -> Result<T, AppError> + Sync) -> Result<T, AppError> {
     let reduction = match config.reduction {
         ReductionArg::Fixed => Reduction::FixedOrder,
         ReductionArg::Fast => Reduction::Fast,
     };
     let options = MpiOptions { reduction, expected_ranks: Some(config.ranks), ..MpiOptions::default() };
-    Ok(burn_rehearsal_collective::run_mpi(&options, |ranks| f(Box::new(ranks)))?)
-}
-
-/// Runs nothing: [`choose`] does not choose MPI in a program without it.
-#[cfg(not(feature = "mpi"))]
-pub fn run_mpi<T>(config: &Config, _f: impl FnOnce(Box<dyn Collective>) -> Result<T, AppError>) -> Result<T, AppError> {
-    let reason = format!("this program was built without MPI, which {} ranks in {:?} need", config.ranks, config.collective);
-    Err(AppError::Option { option: "collective", value: "mpi".into(), reason })
-}
-
-/// Gives each process of a machine its part of the cores for tensor operations, unless `RAYON_NUM_THREADS` says how many threads.
-#[cfg(feature = "mpi")]
-fn share_cores() {
-    let Some(processes) = launch().and_then(|launch| launch.local_size).filter(|processes| *processes > 1) else { return };
-    if std::env::var_os("RAYON_NUM_THREADS").is_some() {
-        return;
-    }
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    if let Err(error) = rayon::ThreadPoolBuilder::new().num_threads((cores / processes).max(1)).build_global() {
-        tracing::warn!(%error, "cannot share the cores among the ranks of this machine");
-    }
+    let ranks = Ranks::processes().map_err(|error| AppError::option("collective", "mpi", error.to_string()))?;
+    let mut values =
+        ranks.with_mpi_options(options).run(|rank| f(rank.collective()?)).map_err(|failure| AppError::RankEnded(failure.to_string()))?;
+    values.pop().ok_or_else(|| AppError::RankEnded("no rank was started".into()))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::job::{Answer, Lent, Progress, Work};
 use super::reduce::{Place, Reduce, others};
 use super::requests::Requests;
 use crate::call::Call;
-use crate::sums::divide;
+use crate::reduce::divide;
 use crate::{MpiOptions, ReduceOp, Reduction};
 
 /// After a failure, MPI has so long to let go of the caller's memory.

@@ -1,7 +1,7 @@
 //! Short messages between ranks, apart from all data: who is alive, who waits in which operation, who has left.
 
-use crate::ReduceOp;
 use crate::call::Call;
+use crate::{ReduceOp, words_of};
 
 /// The bytes of a notice on the way.
 pub(super) const BYTES: usize = 8 * WORDS;
@@ -74,10 +74,8 @@ impl Notice {
 
     /// `None` for what no rank of this version sends.
     pub(super) fn decode(bytes: &[u8; BYTES]) -> Option<Self> {
-        let mut words = [0_u64; WORDS];
-        for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(8)) {
-            *word = u64::from_le_bytes(bytes.try_into().ok()?);
-        }
+        let mut received = words_of(bytes);
+        let words: [u64; WORDS] = std::array::from_fn(|_| received.next().unwrap_or(0));
         let [kind, group, operation, code, a, b, ..] = words;
         Some(match kind {
             0 => Self::Alive { beat: words[1], echo: words[2], standstill: words[3] },

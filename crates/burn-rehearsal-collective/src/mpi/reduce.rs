@@ -10,8 +10,7 @@ use std::ffi::c_int;
 use super::calls::{Comm, Fault};
 use super::job::{Lent, Progress};
 use super::requests::Requests;
-use crate::ReduceOp;
-use crate::sums::{BLOCK, divide, slice_of};
+use crate::reduce::{BLOCK, ReduceOp, divide, even_split};
 
 /// Values of a bucket (4 MiB).
 const BUCKET: usize = 1 << 20;
@@ -110,8 +109,8 @@ impl Lane {
     /// The bytes of `rank`'s slice of this lane's bucket.
     fn slice(&self, data: Lent, rank: usize, size: usize) -> Lent {
         let bucket = data.part(self.bucket * BUCKET * VALUE, BUCKET * VALUE);
-        let (start, end) = slice_of(rank, size, bucket.len() / VALUE);
-        bucket.part(start * VALUE, (end - start) * VALUE)
+        let slice = even_split(bucket.len() / VALUE, size, rank);
+        bucket.part(slice.start * VALUE, slice.len() * VALUE)
     }
 
     /// Buckets that are under way together have different tags.

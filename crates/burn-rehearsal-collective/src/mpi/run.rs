@@ -1,6 +1,5 @@
 //! The entry of a rank: starting MPI on the communication thread, running the rank's function, and ending together.
 
-use std::any::Any;
 use std::fmt::Display;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,7 +15,7 @@ use super::service::{End, Service};
 use super::turns::{Refused, Turns};
 use crate::activity::Claim;
 use crate::launch::{Launch, as_rank};
-use crate::{CollectiveError, MpiOptions};
+use crate::{CollectiveError, MpiOptions, panic_message};
 
 /// After a failure, the other ranks have so long to say what they were doing.
 const GRACE: Duration = Duration::from_secs(2);
@@ -62,7 +61,7 @@ where
             Ok(value)
         }
         Ok(Err(error)) => end(rank, &error.to_string(), turns, thread.thread()),
-        Err(payload) => end(rank, &format!("panicked: {}", message_of(payload.as_ref())), turns, thread.thread()),
+        Err(payload) => end(rank, &format!("panicked: {}", panic_message(payload.as_ref())), turns, thread.thread()),
     }
 }
 
@@ -161,9 +160,4 @@ fn start(options: &MpiOptions) -> Result<(Library, Mpi), CollectiveError> {
 
 fn failure(call: &'static str, reason: String) -> CollectiveError {
     CollectiveError::Transport { step: 0, call, reason }
-}
-
-fn message_of(payload: &(dyn Any + Send)) -> &str {
-    let text = payload.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("(not a text)")
 }

@@ -11,7 +11,7 @@ use std::ptr;
 use super::board::Offer;
 use super::gate::{Entrance, Failure, Gate};
 use crate::call::Call;
-use crate::sums::{BLOCK, divide, slice_of};
+use crate::reduce::{BLOCK, divide, even_split};
 use crate::sync::Arc;
 use crate::{Incoming, Outgoing, ReduceOp};
 
@@ -97,12 +97,12 @@ pub(super) fn all_reduce(
     let address = Address(data.as_mut_ptr().cast());
     let offer = Offer::new(Call::AllReduce { op, len }, address);
     let (buffers, gate_b) = gate.meet(|board| board.offer(rank, offer), |board| refill(addresses, board.addresses()))?;
-    let (start, end) = slice_of(rank, buffers.len(), len);
-    for block in (start..end).step_by(BLOCK) {
-        // SAFETY: the block lies within `start..end`, and so within each of the buffers, which are alive, long enough
+    let slice = even_split(len, buffers.len(), rank);
+    for block in slice.clone().step_by(BLOCK) {
+        // SAFETY: the block lies within `slice`, and so within each of the buffers, which are alive, long enough
         // and aligned (all of them were `&mut [f32]`). They are different buffers, and the slices of different ranks are
         // disjoint, so no other rank touches these values between the gates.
-        unsafe { reduce_block(buffers, block, BLOCK.min(end - block), op) };
+        unsafe { reduce_block(buffers, block, BLOCK.min(slice.end - block), op) };
     }
     drop(gate_b);
     Ok(())

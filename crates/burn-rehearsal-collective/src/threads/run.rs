@@ -1,10 +1,10 @@
 //! One function on every rank of a group, and what became of each.
 
-use std::any::Any;
 use std::thread;
 
 use super::Threads;
 use crate::launch::as_rank;
+use crate::panic_message;
 
 /// Why a rank of [`run_threads`] has no result.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -104,16 +104,9 @@ where
             Err(error) => Err(RankFailure::NotStarted { rank, message: error.to_string() }),
             Ok(thread) => match thread.join() {
                 Ok(result) => result.map_err(|error| RankFailure::Error { rank, error }),
-                Err(payload) => Err(RankFailure::Panic { rank, message: message_of(payload) }),
+                Err(payload) => Err(RankFailure::Panic { rank, message: panic_message(payload.as_ref()).to_owned() }),
             },
         };
         started.into_iter().enumerate().map(outcome).collect()
     })
-}
-
-fn message_of(payload: Box<dyn Any + Send>) -> String {
-    match payload.downcast::<String>() {
-        Ok(text) => *text,
-        Err(payload) => payload.downcast_ref::<&str>().map_or_else(|| "(not a text)".to_owned(), |text| (*text).to_owned()),
-    }
 }

@@ -5,6 +5,7 @@
 mod deadlock;
 mod disagreements;
 mod duplicates;
+mod ext;
 mod failures;
 mod launch;
 mod operations;

@@ -9,9 +9,8 @@ use burn::store::ModuleRecord;
 use burn::tensor::Bytes;
 use burn::train::metric::store::EventStoreClient;
 use burn::train::{Learner, LearnerModel};
-use burn_rehearsal_collective::Collective;
+use burn_rehearsal_collective::{Collective, CollectiveExt};
 
-use super::agree::{broadcast, gather};
 use super::error::DataParallelError;
 use super::norm;
 use super::recorder::{LearnerRecord, Recorder, record};
@@ -25,7 +24,7 @@ pub(crate) fn check_settings<const K: usize>(
     collective: &mut dyn Collective,
 ) -> Result<(), DataParallelError> {
     let own = settings.map(|(_, value)| value);
-    for (rank, theirs) in gather(collective, own)?.into_iter().enumerate() {
+    for (rank, theirs) in collective.gather_words(own)?.into_iter().enumerate() {
         if let Some(i) = (0..K).find(|i| theirs[*i] != own[*i]) {
             return Err(DataParallelError::DifferentSettings { setting: settings[i].0, rank, ours: own[i], theirs: theirs[i] });
         }
@@ -50,15 +49,15 @@ pub(super) fn copy_from_rank0<M: LearnerModel>(
         Ok(Default::default())
     };
     // A rank 0 that cannot write its records must not leave the others waiting for them.
-    let failed = gather(collective, [u64::from(written.is_err())])?[0][0] != 0;
+    let failed = collective.any(written.is_err())?;
     let [model, optimizer, scheduler] = match written {
         Ok(records) if !failed => records,
         Ok(_) => return Err(DataParallelError::Record("rank 0 could not write its records".to_owned())),
         Err(error) => return Err(error),
     };
-    let model = broadcast(collective, 0, model)?;
-    let optimizer = broadcast(collective, 0, optimizer)?;
-    let scheduler = broadcast(collective, 0, scheduler)?;
+    let model = collective.broadcast_bytes(model, 0)?;
+    let optimizer = collective.broadcast_bytes(optimizer, 0)?;
+    let scheduler = collective.broadcast_bytes(scheduler, 0)?;
 
     let statistics = params.iter().any(|param| param.role == Role::RunningStatistic);
     if statistics {

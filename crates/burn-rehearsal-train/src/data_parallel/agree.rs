@@ -1,6 +1,6 @@
 //! Decisions that all ranks take together: one tiny all-gather of status words, and everybody draws the same conclusion from it.
 
-use burn_rehearsal_collective::{Collective, CollectiveError, check_word};
+use burn_rehearsal_collective::{Collective, CollectiveError, CollectiveExt};
 
 use super::error::DataParallelError;
 
@@ -54,7 +54,7 @@ pub(crate) fn agree(collective: &mut dyn Collective, step: u64, round: u64, stat
     {
         word |= if set { bit } else { 0 };
     }
-    let all = gather(collective, [step, round, status.rows, word])?;
+    let all = collective.gather_words([step, round, status.rows, word])?;
     if let Some((rank, [theirs, ..])) = all.iter().enumerate().find(|(_, [theirs, ..])| *theirs != step) {
         return Err(DataParallelError::OutOfStep { rank, ours: step, theirs: *theirs });
     }
@@ -73,33 +73,12 @@ pub(crate) fn agree(collective: &mut dyn Collective, step: u64, round: u64, stat
     })
 }
 
-/// Everybody's words, in rank order.
-pub(crate) fn gather<const K: usize>(collective: &mut dyn Collective, words: [u64; K]) -> Result<Vec<[u64; K]>, CollectiveError> {
-    let send: Vec<u8> = words.into_iter().chain([check_word(words)]).flat_map(u64::to_le_bytes).collect();
-    let mut received = vec![0; send.len() * collective.size()];
-    collective.all_gather(&send, &mut received)?;
-    let word = |bytes: &[u8]| bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
-    let of_rank = |(rank, bytes): (usize, &[u8])| {
-        let words: [u64; K] = std::array::from_fn(|i| word(&bytes[8 * i..8 * i + 8]));
-        if word(&bytes[8 * K..]) == check_word(words) { Ok(words) } else { Err(CollectiveError::Damaged { rank }) }
-    };
-    received.chunks_exact(8 * (K + 1)).enumerate().map(of_rank).collect()
-}
-
-/// Gives `root`'s bytes, of any length, to everybody.
-pub(crate) fn broadcast(collective: &mut dyn Collective, root: usize, own: Vec<u8>) -> Result<Vec<u8>, CollectiveError> {
-    let length = gather(collective, [own.len() as u64])?[root][0];
-    let mut bytes = if collective.rank() == root { own } else { vec![0; length as usize] };
-    collective.broadcast(&mut bytes, root)?;
-    Ok(bytes)
-}
-
 /// Gives the words of a rank to everybody; cut to [`REASON`] bytes.
 pub(crate) fn share_reason(collective: &mut dyn Collective, root: usize, own: &str) -> Result<String, CollectiveError> {
     let mut end = own.len().min(REASON);
     while !own.is_char_boundary(end) {
         end -= 1;
     }
-    let bytes = broadcast(collective, root, own.as_bytes()[..end].to_vec())?;
+    let bytes = collective.broadcast_bytes(own.as_bytes()[..end].to_vec(), root)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

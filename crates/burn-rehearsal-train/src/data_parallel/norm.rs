@@ -6,9 +6,8 @@
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Tensor, TensorData};
-use burn_rehearsal_collective::{Collective, CollectiveError, ReduceOp};
+use burn_rehearsal_collective::{Collective, CollectiveError, CollectiveExt, ReduceOp};
 
-use super::agree;
 use super::error::DataParallelError;
 use super::params::{ModulePath, Role};
 
@@ -31,8 +30,7 @@ pub(crate) fn check_not_shared<M: Module>(model: &M, collective: &mut dyn Collec
     write(model, vec![mark; count]);
     collective.barrier()?;
     let disturbed = read(model).iter().any(|value| *value != mark);
-    let all = agree::gather(collective, [u64::from(disturbed)])?;
-    match all.iter().position(|[disturbed]| *disturbed != 0) {
+    match collective.first_true(disturbed)? {
         Some(rank) => Err(DataParallelError::SharedRunningStatistics(rank)),
         None => Ok(()),
     }

@@ -2,9 +2,9 @@
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Bool, DType, Int, Tensor};
-use burn_rehearsal_collective::Collective;
+use burn_rehearsal_collective::{Collective, CollectiveExt};
 
-use super::agree::{broadcast, gather, share_reason};
+use super::agree::share_reason;
 use super::error::DataParallelError;
 
 /// What Burn calls the type of a batch norm where it names the containers of parameters.
@@ -116,7 +116,7 @@ impl ModuleVisitor for List {
 /// Makes sure that all ranks have the same parameters as rank 0: paths, roles, shapes and dtypes, in the same order.
 pub(crate) fn check_equal_structure(params: &[ParamInfo], collective: &mut dyn Collective) -> Result<(), DataParallelError> {
     let own: Vec<String> = params.iter().map(|p| format!("{} ({:?}, {:?}, {:?})", p.path, p.role, p.dtype, p.shape)).collect();
-    let first = broadcast(collective, 0, own.join("\n").into_bytes())?;
+    let first = collective.broadcast_bytes(own.join("\n").into_bytes(), 0)?;
     let first = String::from_utf8_lossy(&first).into_owned();
     let difference = match own.iter().map(String::as_str).zip(first.lines()).find(|(ours, theirs)| ours != theirs) {
         Some((ours, theirs)) => Some(format!("it has {ours} where rank 0 has {theirs}")),
@@ -125,8 +125,7 @@ pub(crate) fn check_equal_structure(params: &[ParamInfo], collective: &mut dyn C
         }
         None => None,
     };
-    let differs = gather(collective, [u64::from(difference.is_some())])?;
-    match differs.iter().position(|[differs]| *differs != 0) {
+    match collective.first_true(difference.is_some())? {
         Some(rank) => {
             let detail = share_reason(collective, rank, difference.as_deref().unwrap_or_default())?;
             Err(DataParallelError::DifferentModels { rank, detail })

@@ -16,6 +16,7 @@ use burn::train::{
     EventProcessorTraining, InferenceStep, Interrupter, Learner, LearnerEvent, LearnerModel, SupervisedTrainingEventProcessor, TrainOutput,
     TrainStep, TrainingComponents, TrainingItem,
 };
+use burn_rehearsal_collective::panic_message;
 
 type TrainLoader<M> = Arc<dyn DataLoader<<M as TrainStep>::Input>>;
 type ValidLoader<M> = Arc<dyn DataLoader<<M as InferenceStep>::Input>>;
@@ -412,8 +413,5 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
 
 fn unwind_to_error<T>(work: impl FnOnce() -> T, what: &str) -> Result<T, String> {
     // What the work owns is dropped by the unwinding and not looked at again.
-    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
-        let words = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
-        format!("{what}: {}", words.unwrap_or("Burn's checkpointer panicked"))
-    })
+    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| format!("{what}: {}", panic_message(payload.as_ref())))
 }

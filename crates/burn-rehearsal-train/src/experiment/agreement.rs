@@ -4,8 +4,8 @@ use super::{Checkpoints, ExperimentError, Settings};
 use crate::fingerprint::Fingerprint;
 use crate::report::schema::Method;
 use crate::stream::TaskStream;
-use burn_rehearsal::agreement::{agree_on, gather_bytes};
-use burn_rehearsal_collective::Collective;
+use burn_rehearsal::agreement::agree_on;
+use burn_rehearsal_collective::{Collective, CollectiveExt};
 use serde_json::{Map, Value};
 
 /// Compares settings and data over all ranks. Collective.
@@ -81,12 +81,11 @@ pub(super) fn with_stream(data: Fingerprint, stream: &dyn TaskStream) -> Fingerp
 fn same_data(data: &Fingerprint, collective: &mut dyn Collective) -> Result<(), ExperimentError> {
     let own = serde_json::to_vec(data).unwrap_or_default();
     // The whole of it travels only if it differs: it may have megabytes.
-    let digests = gather_bytes(collective, blake3::hash(&own).as_bytes())?;
+    let digests = collective.gather_bytes(blake3::hash(&own).as_bytes())?;
     let Some(rank) = digests.iter().position(|digest| *digest != digests[0]) else { return Ok(()) };
     let mut part = |root: usize| -> Result<Fingerprint, ExperimentError> {
-        let mine = if collective.rank() == root { own.as_slice() } else { &[] };
-        let all = gather_bytes(collective, mine)?;
-        serde_json::from_slice(&all[root]).map_err(|error| ExperimentError::Data(error.to_string()))
+        let bytes = collective.broadcast_bytes(own.clone(), root)?;
+        serde_json::from_slice(&bytes).map_err(|error| ExperimentError::Data(error.to_string()))
     };
     let (first, other) = (part(0)?, part(rank)?);
     let differences = first.differences(&other).map_or_else(String::new, |differences| differences.between_ranks(0, rank));

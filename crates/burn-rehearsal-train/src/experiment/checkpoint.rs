@@ -8,7 +8,7 @@
 //! must by themselves. A thread of rank 0 does the rest: it waits for the buffer, writes the learner and the manifest, and removes what is older.
 
 use super::ExperimentError;
-use crate::data_parallel::{LossScale, Records, agree};
+use crate::data_parallel::{LossScale, Records};
 use crate::fingerprint::Fingerprint;
 use crate::report::schema::{Accuracy, CheckpointTime, CurvePoint, EpochTime, Method};
 use burn_rehearsal::PendingCheckpoint;
@@ -16,7 +16,7 @@ use burn_rehearsal::checkpoint::{
     BUFFER, CheckpointError, FileEntry, MANIFEST, Manifest, check_shared, read_file, sync_directory, write_file,
 };
 use burn_rehearsal::error::RehearsalError;
-use burn_rehearsal_collective::Collective;
+use burn_rehearsal_collective::{Collective, CollectiveExt};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -130,7 +130,7 @@ impl<'a> Directories<'a> {
             Ok(Looked { next, good, .. }) => [*next, good.unwrap_or(0), u64::from(good.is_some()), 0],
             Err(_) => [0, 0, 0, 1],
         };
-        let [next, number, found, failed] = agree::gather(collective, words)?[0];
+        let [next, number, found, failed] = collective.gather_words(words)?[0];
         let damaged = looked?.damaged;
         if failed != 0 {
             return Err(CheckpointError::Rank(0).into());
@@ -220,8 +220,8 @@ impl Drop for Part {
 
 /// This rank's result if no rank failed; collective.
 pub(super) fn share<T, E: Into<ExperimentError>>(result: Result<T, E>, collective: &mut dyn Collective) -> Result<T, ExperimentError> {
-    let all = agree::gather(collective, [u64::from(result.is_err())])?;
-    match (result, all.iter().position(|[failed]| *failed != 0)) {
+    let failed = collective.first_true(result.is_err())?;
+    match (result, failed) {
         (Ok(_), Some(rank)) => Err(CheckpointError::Rank(rank).into()),
         (result, _) => result.map_err(Into::into),
     }

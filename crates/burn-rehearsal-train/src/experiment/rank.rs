@@ -9,7 +9,7 @@ use super::epochs::EpochAccuracies;
 use super::progress::Sampled;
 use super::{ExperimentError, LaunchInfo, Observer, ProgressReader, Settings, Workload, agreement};
 use crate::augmentation::AugmentLoader;
-use crate::data_parallel::{DataParallel, Outcome, Records, Stopped, agree, without_renderer};
+use crate::data_parallel::{DataParallel, Outcome, Records, Stopped, without_renderer};
 use crate::evaluate::evaluate;
 use crate::fingerprint::Fingerprint;
 use crate::metrics::AccuracyMatrix;
@@ -26,7 +26,7 @@ use burn::train::metric::{AccuracyMetric, LossMetric};
 use burn::train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
 use burn_rehearsal::checkpoint::CheckpointError;
 use burn_rehearsal::{RehearsalBatch, RehearsalBuffer, RehearsalLoader, RehearsalMetric, RehearsalStat, ShardedLoader};
-use burn_rehearsal_collective::Collective;
+use burn_rehearsal_collective::{Collective, CollectiveExt};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
@@ -370,8 +370,8 @@ impl<W: Workload> Run<'_, W> {
         self.measured.extend(measured.top1);
         (self.learner, self.records) = (learner, records);
         // A stop that comes after the last step is one that some ranks may have seen and others not: all do what the first of them does.
-        let seen = agree::gather(self.collective.as_mut(), [u64::from(result.interrupted.is_some())])?;
-        let late = seen.iter().any(|[stopped]| *stopped != 0).then_some(Stopped { epoch: end + 1, steps: 0 });
+        let seen = self.collective.any(result.interrupted.is_some())?;
+        let late = seen.then_some(Stopped { epoch: end + 1, steps: 0 });
         Ok(Launched { model: result.model, stopped: stopped.or(late) })
     }
 

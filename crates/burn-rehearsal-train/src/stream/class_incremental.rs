@@ -2,7 +2,8 @@
 
 use burn_rehearsal::random::{Purpose, Stream};
 
-use super::{Split, StreamError, Task, check_labels, part, task_stream_over_tasks};
+use super::{Split, StreamError, Task, check_labels, task_stream_over_tasks};
+use burn_rehearsal_collective::even_split;
 
 /// The order in which classes appear in a [`ClassIncremental`] stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -60,7 +61,7 @@ impl ClassIncremental {
         let mut built = vec![Task::default(); tasks];
         let mut task_of_class = vec![0; num_classes];
         for (index, task) in built.iter_mut().enumerate() {
-            task.classes = classes[part(num_classes, tasks, index)].to_vec();
+            task.classes = classes[even_split(num_classes, tasks, index)].to_vec();
             for &class in &task.classes {
                 task_of_class[class] = index;
             }

@@ -2,7 +2,8 @@
 
 use burn_rehearsal::random::{Purpose, Stream};
 
-use super::{Split, StreamError, Task, check_labels, part, task_stream_over_tasks};
+use super::{Split, StreamError, Task, check_labels, task_stream_over_tasks};
+use burn_rehearsal_collective::even_split;
 
 /// A stream whose tasks are random parts of the data ("instance-incremental", "domain-incremental without a shift").
 ///
@@ -34,7 +35,7 @@ impl InstanceIncremental {
         }
         let (train, test) = (permutation(train_labels.len(), seed, Split::Train), permutation(test_labels.len(), seed, Split::Test));
         let sorted_part = |order: &[usize], index| {
-            let mut samples = order[part(order.len(), tasks, index)].to_vec();
+            let mut samples = order[even_split(order.len(), tasks, index)].to_vec();
             samples.sort_unstable();
             samples
         };

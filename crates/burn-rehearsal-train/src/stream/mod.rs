@@ -13,8 +13,6 @@ mod class_incremental;
 mod error;
 mod instance_incremental;
 
-use std::ops::Range;
-
 pub use class_incremental::{ClassIncremental, ClassOrder};
 pub use error::{Split, StreamError};
 pub use instance_incremental::InstanceIncremental;
@@ -73,15 +71,6 @@ macro_rules! task_stream_over_tasks {
 }
 use task_stream_over_tasks;
 
-/// Part number `part` of `0..len` cut in `parts` consecutive parts whose lengths differ by at most one, longer ones first.
-///
-/// `parts` must not be 0: the constructors refuse that before they come here.
-fn part(len: usize, parts: usize, part: usize) -> Range<usize> {
-    let (short, longer) = (len / parts, len % parts);
-    let start = part * short + part.min(longer);
-    start..start + short + usize::from(part < longer)
-}
-
 /// Refuses the first label that is not in `0..classes`.
 fn check_labels(split: Split, labels: &[usize], classes: usize) -> Result<(), StreamError> {
     match labels.iter().position(|&label| label >= classes) {
@@ -93,18 +82,6 @@ fn check_labels(split: Split, labels: &[usize], classes: usize) -> Result<(), St
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn parts_cover_the_whole_once_and_differ_by_at_most_one_with_longer_ones_first() {
-        for len in 0..40 {
-            for parts in 1..=12 {
-                let ranges: Vec<_> = (0..parts).map(|index| part(len, parts, index)).collect();
-                assert_eq!(ranges.iter().cloned().flatten().collect::<Vec<_>>(), (0..len).collect::<Vec<_>>());
-                assert!(ranges.windows(2).all(|pair| pair[0].len() >= pair[1].len()), "{ranges:?}");
-                assert!(ranges[0].len() - ranges[parts - 1].len() <= 1, "{ranges:?}");
-            }
-        }
-    }
 
     #[test]
     fn a_task_that_does_not_exist_is_empty_and_everything_so_far_stops_at_the_last_task() {

@@ -2,9 +2,8 @@
 //! disks is none.
 
 use super::error::{CheckpointError, io};
-use crate::engine::gather_bytes;
 use crate::error::RehearsalError;
-use burn_rehearsal_collective::Collective;
+use burn_rehearsal_collective::{Collective, CollectiveExt};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
@@ -37,15 +36,15 @@ pub fn check_shared(directory: &Path, collective: &mut dyn Collective) -> Result
         Some(Ok(token)) => serde_json::to_vec(&(token.up, &token.name, directory.display().to_string())).unwrap_or_default(),
         _ => Vec::new(),
     };
-    let about = gather_bytes(collective, &about)?.swap_remove(0);
+    let about = collective.gather_bytes(&about)?.swap_remove(0);
     let token = token.transpose()?;
     let Ok((up, name, path)) = serde_json::from_slice::<(usize, String, PathBuf)>(&about) else {
         return Err(CheckpointError::Rank(0).into());
     };
     let seen = ancestor(directory, up).is_some_and(|place| appears(&place.join(name)));
-    let all = gather_bytes(collective, &[u8::from(seen)])?;
+    let blind = collective.first_true(!seen)?;
     drop(token);
-    match all.iter().position(|seen| seen != &[1]) {
+    match blind {
         Some(rank) => Err(CheckpointError::NotShared { path, rank }.into()),
         None => Ok(()),
     }

@@ -17,7 +17,6 @@ mod shard;
 mod timings;
 
 pub use persist::{PendingCheckpoint, Restored, Saved};
-pub use round::gather_bytes;
 pub use timings::EngineTimings;
 
 pub(crate) use persist::Resumed;

@@ -6,7 +6,7 @@ use crate::config::RehearsalConfig;
 use crate::error::RehearsalError;
 use crate::sampling::ClassCounts;
 use crate::store::StoreLocation;
-use burn_rehearsal_collective::{Collective, CollectiveError, check_word};
+use burn_rehearsal_collective::{Collective, CollectiveError, CollectiveExt, checksum, words_of};
 use std::collections::HashSet;
 
 /// Why a rank leaves.
@@ -73,11 +73,11 @@ pub(super) struct RoundHeader {
     pub(super) from_earlier_tasks: u64,
     /// How many changes of class counts follow.
     pub(super) changes: u64,
-    /// The check word of these changes.
+    /// The checksum of these changes.
     pub(super) changes_check: u64,
 }
 
-/// Those of a header, and its check word.
+/// Those of a header, and its checksum.
 const WORDS: usize = 12;
 
 impl RoundHeader {
@@ -85,7 +85,7 @@ impl RoundHeader {
         let Self { round, step, config, schema, status, task, rows, fill, from_earlier_tasks, changes, changes_check } = *self;
         let mut words =
             [round, step, config, schema, status.word(), u64::from(task), rows, fill, from_earlier_tasks, changes, changes_check, 0];
-        words[WORDS - 1] = check_word(words[..WORDS - 1].iter().copied());
+        words[WORDS - 1] = checksum(words[..WORDS - 1].iter().copied());
         words
     }
 
@@ -107,7 +107,7 @@ impl RoundHeader {
             changes,
             changes_check,
         };
-        (check == check_word(words[..WORDS - 1].iter().copied())).then_some(header)
+        (check == checksum(words[..WORDS - 1].iter().copied())).then_some(header)
     }
 }
 
@@ -116,9 +116,9 @@ fn change_word(&(class, delta): &(u32, i32)) -> u64 {
     u64::from(class) | u64::from(delta as u32) << 32
 }
 
-/// The check word of a header for these changes.
+/// The checksum in a header for these changes.
 pub(super) fn check_changes(changes: &[(u32, i32)]) -> u64 {
-    check_word(changes.iter().map(change_word))
+    checksum(changes.iter().map(change_word))
 }
 
 /// A number that differs between ranks whose configuration or world size differs in a way that could change a result.
@@ -203,7 +203,7 @@ pub(super) fn gather_changes(
     collective.all_gather(bytemuck::cast_slice(send), bytemuck::cast_slice_mut(all))?;
     for (rank, (header, words)) in headers.iter().zip(all.chunks_exact(most)).enumerate() {
         let words = &words[..header.changes as usize];
-        if check_word(words.iter().copied()) != header.changes_check {
+        if checksum(words.iter().copied()) != header.changes_check {
             return Err(CollectiveError::Damaged { rank }.into());
         }
         for &word in words {
@@ -211,38 +211,6 @@ pub(super) fn gather_changes(
         }
     }
     Ok(())
-}
-
-/// Messages of different lengths, one per rank; the same on every rank. Collective.
-///
-/// # Errors
-///
-/// [`RehearsalError::Collective`] if a rank is gone, or a message did not arrive as it was.
-pub fn gather_bytes(collective: &mut dyn Collective, mine: &[u8]) -> Result<Vec<Vec<u8>>, RehearsalError> {
-    // A length is believed, and memory taken for it, only if it arrived as it was.
-    let about = |message: &[u8]| {
-        let words = [message.len() as u64, first_u64(&blake3::hash(message))];
-        [words[0], words[1], check_word(words)]
-    };
-    let mut abouts = vec![[0u64; 3]; collective.size()];
-    collective.all_gather(bytemuck::bytes_of(&about(mine)), bytemuck::cast_slice_mut(&mut abouts))?;
-    if let Some(rank) = abouts.iter().position(|&[length, digest, check]| check != check_word([length, digest])) {
-        return Err(CollectiveError::Damaged { rank }.into());
-    }
-    let most = abouts.iter().map(|[length, ..]| *length).max().unwrap_or(0) as usize;
-    let mut send = mine.to_vec();
-    send.resize(most, 0);
-    let mut all = vec![0; most * abouts.len()];
-    collective.all_gather(&send, &mut all)?;
-    let message = |(rank, theirs): (usize, &[u64; 3])| {
-        let message = &all[rank * most..rank * most + theirs[0] as usize];
-        if about(message) == *theirs { Ok(message.to_vec()) } else { Err(CollectiveError::Damaged { rank }.into()) }
-    };
-    abouts.iter().enumerate().map(message).collect()
-}
-
-pub(super) fn words_of(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
-    bytes.chunks_exact(8).map(|chunk| chunk.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
 }
 
 /// Sums and joins all ranks' states; the same result on every rank.
@@ -268,9 +236,9 @@ pub(super) fn report(
     }
     mine.per_class.iter().for_each(|&n| word(n as u64));
     ids.iter().for_each(|&id| word(id as u64));
-    let states = gather_bytes(collective, &message)?;
-    let hashes = gather_bytes(collective, contents)?;
-    let all_draws = gather_bytes(collective, draws)?;
+    let states = collective.gather_bytes(&message)?;
+    let hashes = collective.gather_bytes(contents)?;
+    let all_draws = collective.gather_bytes(draws)?;
     if let Some(rank) = all_draws.iter().position(|other| other != draws) {
         return Err(RehearsalError::Disagreement { rank, this_rank, detail: "draws" });
     }

@@ -4,6 +4,7 @@
 //! The last global mini-batch is split so that the parts' sizes differ by at most one; the first ranks get one more, and ranks may get none.
 
 use crate::random::{Purpose, Stream};
+use burn_rehearsal_collective::even_split;
 use std::ops::Range;
 
 /// The order of one epoch on one rank.
@@ -45,9 +46,8 @@ impl EpochPlan {
         let global = self.world_size * self.batch_size;
         let start = (step * global).min(self.order.len());
         let size = global.min(self.order.len() - start);
-        let (each, extra) = (size / self.world_size, size % self.world_size);
-        let begin = start + self.rank * each + self.rank.min(extra);
-        begin..begin + each + usize::from(self.rank < extra)
+        let own = even_split(size, self.world_size, self.rank);
+        start + own.start..start + own.end
     }
 }
 

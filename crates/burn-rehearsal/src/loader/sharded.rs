@@ -9,6 +9,7 @@ use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::data::dataset::transform::PartialDataset;
 use burn::data::dataset::{Dataset, DatasetError};
 use burn::tensor::Device;
+use burn_rehearsal_collective::panic_message;
 use std::cell::Cell;
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -232,14 +233,11 @@ impl<I, B> Reader<I, B> {
             Ok((!items.is_empty()).then(|| self.batcher.batch(items, &self.device)))
         };
         // User code may panic; the state that it leaves behind is not used again, since the epoch ends here.
-        Some(catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|payload| {
-            let message = payload
-                .downcast_ref::<&str>()
-                .map(|message| (*message).to_string())
-                .or_else(|| payload.downcast_ref::<String>().cloned())
-                .unwrap_or_else(|| "no message".into());
-            Err(DatasetError::new(WorkerPanic { step, message }))
-        }))
+        Some(
+            catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|payload| {
+                Err(DatasetError::new(WorkerPanic { step, message: panic_message(payload.as_ref()).to_owned() }))
+            }),
+        )
     }
 }
 

@@ -1,12 +1,12 @@
 //! What is left of a run: its report.
 
 use super::Run;
-use crate::data_parallel::agree;
 use crate::experiment::{ExperimentError, Workload};
 use crate::phases::Phase;
 use crate::report::RunReport;
 use crate::report::schema::{BufferReport, PerStep, PrecisionReport, SCHEMA_VERSION, Summary, Time};
 use burn_rehearsal::{EngineTimings, StoreLocation};
+use burn_rehearsal_collective::{CollectiveExt, words_of};
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
@@ -14,20 +14,9 @@ impl<W: Workload> Run<'_, W> {
     /// The number of different samples that some rank had to leave out.
     fn left_out(&mut self) -> Result<u64, ExperimentError> {
         let own = self.workload.left_out();
-        let counts = agree::gather(self.collective.as_mut(), [own.len() as u64])?;
-        let most = counts.iter().map(|[count]| *count as usize).max().unwrap_or(0);
-        let mut padded = own;
-        // All ranks send the same number of words; those without a sample say nothing new.
-        padded.resize(most, 0);
-        let bytes: Vec<u8> = padded.iter().flat_map(|id| id.to_le_bytes()).collect();
-        let mut all = vec![0; bytes.len() * self.collective.size()];
-        if most > 0 {
-            self.collective.all_gather(&bytes, &mut all)?;
-        }
-        let mut ids: HashSet<&[u8]> = HashSet::new();
-        for (part, [count]) in all.chunks_exact((most * 8).max(1)).zip(&counts) {
-            ids.extend(part.chunks_exact(8).take(*count as usize));
-        }
+        let bytes: Vec<u8> = own.iter().flat_map(|id| id.to_le_bytes()).collect();
+        let all = self.collective.gather_bytes(&bytes)?;
+        let ids: HashSet<u64> = all.iter().flat_map(|bytes| words_of(bytes)).collect();
         Ok(ids.len() as u64)
     }
 

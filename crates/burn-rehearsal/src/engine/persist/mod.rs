@@ -18,13 +18,13 @@ pub use writer::{PendingCheckpoint, Saved};
 pub(super) use writer::{Ticket, Writer};
 
 use super::shard::Shard;
-use super::{Engine, Inbox, Parcel, PendingDraw, Sent, Status, round};
+use super::{Engine, Inbox, Parcel, PendingDraw, Sent, Status};
 use crate::batch::{FieldSpec, Schema};
 use crate::checkpoint::{BUFFER, FileEntry, Manifest};
 use crate::config::Execution;
 use crate::error::{CheckpointError, RehearsalError};
 use burn::tensor::Device;
-use burn_rehearsal_collective::Collective;
+use burn_rehearsal_collective::{Collective, CollectiveExt, words_of};
 use rank_file::{Contents, RankFile, RankState};
 use reshard::Reshard;
 use std::path::{Path, PathBuf};
@@ -183,8 +183,8 @@ impl Engine {
         self.gather(Status::Checkpoint, &[])?;
         let device = device.clone().inner();
         let loaded = self.load(directory, &device, fields);
-        let all = round::gather_bytes(self.collective()?.as_mut(), &[u8::from(loaded.is_ok())])?;
-        let loaded = match (loaded, all.iter().position(|flag| flag != &[1])) {
+        let failed = self.collective()?.first_true(loaded.is_err())?;
+        let loaded = match (loaded, failed) {
             (Ok(loaded), None) => loaded,
             (Err(error), _) => return Ok(Err(error)),
             (Ok(_), Some(rank)) => return Ok(Err(CheckpointError::Rank(rank))),
@@ -215,8 +215,8 @@ impl Engine {
         for rows in self.shard.iter().flat_map(|shard| shard.table().per_class()) {
             own.extend_from_slice(&(rows as u64).to_le_bytes());
         }
-        let all = round::gather_bytes(self.collective()?.as_mut(), &own)?;
-        let per_rank: Vec<Vec<u64>> = all.iter().map(|bytes| round::words_of(bytes).collect()).collect();
+        let all = self.collective()?.gather_bytes(&own)?;
+        let per_rank: Vec<Vec<u64>> = all.iter().map(|bytes| words_of(bytes).collect()).collect();
         let classes = self.counts.classes.as_mut().ok_or(RehearsalError::EngineGone)?;
         let rebuilt = classes.rebuild(&per_rank, present);
         rebuilt.ok_or(RehearsalError::Misuse("the class counts of a checkpoint are not those of its shards"))

@@ -7,10 +7,9 @@
 
 use super::rank_file::{self, Contents};
 use crate::checkpoint::{BUFFER, FileEntry, Glance, Manifest};
-use crate::engine::gather_bytes;
 use crate::error::{CheckpointError, RehearsalError};
 use crate::store::RowChunk;
-use burn_rehearsal_collective::{Asked, Asker, Collective};
+use burn_rehearsal_collective::{Asked, Asker, Collective, CollectiveExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
@@ -160,7 +159,7 @@ fn complete(
     let (rank, file) = (collective.rank(), directory.join(rank_file::file_name(collective.rank())));
     let written = written.and_then(|entry| Ok((entry, Glance::of(&file)?)));
     let own = written.as_ref().map(|parts| serde_json::to_vec(parts).unwrap_or_default()).unwrap_or_default();
-    let all = gather_bytes(collective, &own)?;
+    let all = collective.gather_bytes(&own)?;
     let parts: Option<Vec<(FileEntry, Glance)>> = all.iter().map(|bytes| serde_json::from_slice(bytes).ok()).collect();
     let result = match parts {
         None => {
@@ -181,8 +180,7 @@ fn complete(
             };
             let sealed = if rank == 0 { seal() } else { Ok(()) };
             // Nobody says that there is a checkpoint before there is one.
-            let all = gather_bytes(collective, &[u8::from(sealed.is_ok())])?;
-            match all.iter().position(|flag| flag != &[1]) {
+            match collective.first_true(sealed.is_err())? {
                 Some(rank) => Err(sealed.err().unwrap_or(CheckpointError::Rank(rank))),
                 None => Ok(Saved { bytes }),
             }

@@ -1,0 +1,121 @@
+//! Operations that are made of those of [`Collective`]: messages whose length the others do not know.
+
+use crate::{Collective, CollectiveError};
+
+/// What every [`Collective`] can do besides. All methods are collective.
+///
+/// Flags, words and lengths travel with a [`checksum`]. A message that did not arrive as it was sent
+/// is [`CollectiveError::Damaged`].
+///
+/// ```
+/// use burn_rehearsal_collective::{CollectiveError, CollectiveExt, Ranks};
+///
+/// let all = Ranks::threads(3).run(|rank| {
+///     let mut ranks = rank.collective()?;
+///     assert!(ranks.any(rank.rank() == 2)?);
+///     let name = ranks.broadcast_bytes(format!("run of rank {}", rank.rank()).into_bytes(), 0)?;
+///     assert_eq!(name, b"run of rank 0");
+///     ranks.gather_bytes(&vec![7; rank.rank()])
+/// })?;
+/// assert_eq!(all, [[vec![], vec![7], vec![7, 7]], [vec![], vec![7], vec![7, 7]], [vec![], vec![7], vec![7, 7]]]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub trait CollectiveExt: Collective {
+    /// Whether `value` is true on any rank.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`gather_words`](Self::gather_words).
+    fn any(&mut self, value: bool) -> Result<bool, CollectiveError> {
+        Ok(self.first_true(value)?.is_some())
+    }
+
+    /// The lowest rank on which `value` is true: for a failure that all ranks must learn of.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`gather_words`](Self::gather_words).
+    fn first_true(&mut self, value: bool) -> Result<Option<usize>, CollectiveError> {
+        Ok(self.gather_words([u64::from(value)])?.iter().position(|[value]| *value != 0))
+    }
+
+    /// The words of all ranks, in rank order.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Collective::all_gather`], and [`CollectiveError::Damaged`].
+    fn gather_words<const N: usize>(&mut self, words: [u64; N]) -> Result<Vec<[u64; N]>, CollectiveError> {
+        let send: Vec<u8> = words.into_iter().chain([checksum(words)]).flat_map(u64::to_le_bytes).collect();
+        let mut received = vec![0; send.len() * self.size()];
+        self.all_gather(&send, &mut received)?;
+        let of_rank = |(rank, bytes): (usize, &[u8])| {
+            let mut received = words_of(bytes);
+            let words = std::array::from_fn(|_| received.next().unwrap_or(0));
+            if received.next() == Some(checksum(words)) { Ok(words) } else { Err(CollectiveError::Damaged { rank }) }
+        };
+        received.chunks_exact(send.len()).enumerate().map(of_rank).collect()
+    }
+
+    /// The messages of all ranks, in rank order. Their lengths may differ.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Collective::all_gather`], and [`CollectiveError::Damaged`].
+    fn gather_bytes(&mut self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, CollectiveError> {
+        let about = |message: &[u8]| [message.len() as u64, checksum(words_of(message))];
+        let abouts = self.gather_words(about(bytes))?;
+        let longest = abouts.iter().map(|[length, _]| *length).max().unwrap_or(0) as usize;
+        let mut send = bytes.to_vec();
+        send.resize(longest, 0);
+        let mut all = vec![0; longest * abouts.len()];
+        self.all_gather(&send, &mut all)?;
+        let message = |(rank, theirs): (usize, &[u64; 2])| {
+            let message = &all[rank * longest..][..theirs[0] as usize];
+            if about(message) == *theirs { Ok(message.to_vec()) } else { Err(CollectiveError::Damaged { rank }) }
+        };
+        abouts.iter().enumerate().map(message).collect()
+    }
+
+    /// `root`'s message, on all ranks; the other ranks' `bytes` are ignored.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Collective::broadcast`], and [`CollectiveError::Damaged`] for its length.
+    fn broadcast_bytes(&mut self, bytes: Vec<u8>, root: usize) -> Result<Vec<u8>, CollectiveError> {
+        let lengths = self.gather_words([bytes.len() as u64])?;
+        // A root that does not exist is refused by `broadcast`.
+        let length = lengths.get(root).map_or(0, |[length]| *length as usize);
+        let mut bytes = if self.rank() == root { bytes } else { vec![0; length] };
+        self.broadcast(&mut bytes, root)?;
+        Ok(bytes)
+    }
+}
+
+impl<C: Collective + ?Sized> CollectiveExt for C {}
+
+/// A number that travels with words, so that the receiver can check them: it changes if a single
+/// word changes, or two that are not chosen for it.
+///
+/// This guards against accidents, not against forgers.
+///
+/// ```
+/// use burn_rehearsal_collective::checksum;
+///
+/// assert_ne!(checksum([1, 2, 3]), checksum([1, 2, 7]));
+/// assert_ne!(checksum([1, 2, 3]), checksum([2, 1, 3]));
+/// ```
+pub fn checksum(words: impl IntoIterator<Item = u64>) -> u64 {
+    // Each step is one-to-one in the word and in what came before.
+    words.into_iter().fold(0x243F_6A88_85A3_08D3, |all, word| (all ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29))
+}
+
+/// Bytes as little-endian words; the last word is padded with zeros.
+///
+/// ```
+/// use burn_rehearsal_collective::words_of;
+///
+/// assert_eq!(words_of(&[1, 0, 0, 0, 0, 0, 0, 0, 2]).collect::<Vec<_>>(), [1, 2]);
+/// ```
+pub fn words_of(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    bytes.chunks(8).map(|chunk| chunk.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)))
+}
