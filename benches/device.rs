@@ -89,7 +89,7 @@ fn buffer(size: &Size, candidates: usize, representatives: usize, execution: Exe
         .with_policy(PolicyKind::RandomReplacement)
         .with_store(StorePreference::Device)
         .with_execution(execution);
-    RehearsalBuffer::solo(&config).expect("a buffer")
+    config.init().expect("a buffer")
 }
 
 /// `rows` random images on `device`, in its smallest type that holds a byte.

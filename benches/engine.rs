@@ -245,13 +245,15 @@ fn measure<T: Images>(side: usize) {
     let batches: Vec<T> = random_batches(POOL, B, side, CLASSES, &device);
     let mut series = Series::default();
 
-    let buffer = RehearsalBuffer::solo(&config(Execution::Inline, capacity)).expect("a buffer");
+    let buffer = config(Execution::Inline, capacity).init().expect("a buffer");
     fill(&buffer, &batches).expect("a full buffer");
     let mut reference = Reference::new(row, capacity);
     let dataset = || InMemDataset::new(random_images(POOL * B, row, CLASSES, 9));
-    let sharded = || ShardedLoader::<_, T>::builder(StackImages { side, room: R }, B).shuffle(1).device(device.clone()).build(dataset());
+    let sharded = || {
+        ShardedLoader::<_, T>::builder(StackImages { side, room: R }).batch_size(B).shuffle(1).set_device(device.clone()).build(dataset())
+    };
     let plain = sharded();
-    let rehearsed = RehearsalLoader::new(Arc::new(sharded()), buffer.clone());
+    let rehearsed = RehearsalLoader::new(sharded(), buffer.clone());
     for _ in 0..TURNS {
         ours(&buffer, &batches, &mut series);
         reference.run(&mut series);
@@ -277,7 +279,7 @@ fn measure<T: Images>(side: usize) {
     };
     let inline = cpu(&buffer);
     drop((rehearsed, buffer, reference));
-    let buffer = RehearsalBuffer::solo(&config(Execution::Background, capacity)).expect("a buffer");
+    let buffer = config(Execution::Background, capacity).init().expect("a buffer");
     fill(&buffer, &batches).expect("a full buffer");
     let background = cpu(&buffer);
 

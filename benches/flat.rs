@@ -31,7 +31,7 @@ fn buffer(capacity: usize) -> Buffer {
         .with_representatives(R)
         .with_policy(PolicyKind::RandomReplacement)
         .with_execution(Execution::Inline);
-    RehearsalBuffer::solo(&config).expect("a buffer")
+    config.init().expect("a buffer")
 }
 
 /// A full buffer and the mini-batches that go through it.

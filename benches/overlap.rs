@@ -161,7 +161,7 @@ fn buffer(side: usize, execution: Execution, batches: &[Batch]) -> RehearsalBuff
         .with_representatives(R)
         .with_policy(PolicyKind::RandomReplacement)
         .with_execution(execution);
-    let buffer = RehearsalBuffer::solo(&config).expect("a buffer");
+    let buffer = config.init().expect("a buffer");
     fill(&buffer, batches).expect("a full buffer");
     buffer
 }
@@ -211,8 +211,12 @@ fn main() {
             run(&background, &batches, computation, steps)
         });
         let images = InMemDataset::new(random_images(4 * POOL * B, Batch::row_bytes(side), 100, 9));
-        let sharded = ShardedLoader::<_, Batch>::builder(StackImages { side, room: R }, B).shuffle(1).workers(1).device(device.clone());
-        let loader = RehearsalLoader::new(Arc::new(sharded.build(images)), background.clone());
+        let sharded = ShardedLoader::<_, Batch>::builder(StackImages { side, room: R })
+            .batch_size(B)
+            .shuffle(1)
+            .num_workers(1)
+            .set_device(device.clone());
+        let loader = RehearsalLoader::new(sharded.build(images), background.clone());
         table(&format!("{side}² u8, ShardedLoader"), per_ms, &batches, &inline, |computation, steps| {
             run_behind_loader(&background, &loader, computation, steps)
         });

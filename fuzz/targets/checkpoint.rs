@@ -98,7 +98,7 @@ fn forge(directory: &Path, inputs: &[&[u8]]) -> Option<()> {
 
 /// Restores, and goes on for some steps if that works.
 fn restore(directory: &Path, kind: u8) -> bool {
-    let buffer: RehearsalBuffer<Batch> = RehearsalBuffer::solo(&config(kind)).expect("a buffer");
+    let buffer: RehearsalBuffer<Batch> = config(kind).init().expect("a buffer");
     if buffer.restore(directory, &Device::flex()).is_err() {
         return false;
     }

@@ -215,7 +215,7 @@ fn no_class_is_lost_everywhere_when_a_shard_has_fewer_slots_than_there_are_class
 #[test]
 fn early_classes_use_all_space_and_give_it_back_evenly_as_new_ones_appear() {
     for known in [Some(5), None] {
-        let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(&config(20, 10, 1).with_classes(known)).unwrap();
+        let buffer: RehearsalBuffer<Mixed> = config(20, 10, 1).with_classes(known).init().unwrap();
         for class in 0..5 {
             for step in 0..8 {
                 let ids: Vec<i64> = (0..10).map(|row| class * CLASS + step * 10 + row).collect();
@@ -261,8 +261,7 @@ fn a_class_that_overflows_replaces_its_own_rows_evenly() {
     // Over many runs every slot is overwritten about equally often.
     let mut generations = [0u32; 8];
     for seed in 0..100 {
-        let buffer: RehearsalBuffer<Mixed> =
-            RehearsalBuffer::solo(&config(8, 8, 1).with_policy(PolicyKind::RandomReplacement).with_seed(seed)).unwrap();
+        let buffer: RehearsalBuffer<Mixed> = config(8, 8, 1).with_policy(PolicyKind::RandomReplacement).with_seed(seed).init().unwrap();
         for step in 0..6 {
             buffer.rehearse(batch(&fresh(seed, 0, step, 8, 1))).unwrap();
         }

@@ -147,7 +147,7 @@ fn a_failure_is_reported_at_once_although_the_engine_is_blocked() {
 #[test]
 fn handles_of_one_buffer_may_be_used_from_several_threads() {
     let _watchdog = watchdog();
-    let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(&config(500, 2, 3)).unwrap();
+    let buffer: RehearsalBuffer<Mixed> = config(500, 2, 3).init().unwrap();
     std::thread::scope(|scope| {
         for thread in 0..4 {
             let buffer = buffer.clone();

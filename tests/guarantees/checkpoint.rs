@@ -267,7 +267,7 @@ fn world_of_pending<T: Send>(size: usize, f: impl Fn(Box<dyn Collective>) -> T +
 
 /// A checkpoint of a full buffer of 20 rows of 4 classes, alone.
 fn written(directory: &Path, config: &RehearsalConfig) {
-    let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(config).unwrap();
+    let buffer: RehearsalBuffer<Mixed> = config.init().unwrap();
     for step in 0..12 {
         buffer.rehearse(batch(&fresh(4, 0, step, 6, 4))).unwrap();
     }
@@ -275,7 +275,7 @@ fn written(directory: &Path, config: &RehearsalConfig) {
 }
 
 fn restore(directory: &Path, config: &RehearsalConfig) -> Result<RehearsalBuffer<Mixed>, RehearsalError> {
-    let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(config)?;
+    let buffer: RehearsalBuffer<Mixed> = config.init()?;
     buffer.restore(directory, &device())?;
     Ok(buffer)
 }
@@ -370,7 +370,7 @@ fn a_directory_without_a_manifest_is_no_checkpoint_and_the_buffer_stays_usable()
     let config = config(20, 4, 3);
     written(directory.path(), &config);
     std::fs::remove_file(directory.path().join("manifest.json")).unwrap();
-    let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(&config).unwrap();
+    let buffer: RehearsalBuffer<Mixed> = config.init().unwrap();
     let error = buffer.restore(directory.path(), &device()).unwrap_err();
     assert!(matches!(&error, RehearsalError::Checkpoint(CheckpointError::Io { path, .. }) if path.ends_with("manifest.json")), "{error}");
     assert_eq!(buffer.inspect().unwrap().len, 0);
@@ -391,7 +391,7 @@ fn what_is_of_another_version_configuration_or_batch_type_is_refused_with_what_d
     written(directory.path(), &config);
     let error = refused(directory.path(), &config.clone().with_seed(8).with_policy(PolicyKind::Fifo)).to_string();
     assert!(error.contains("seed was 0 and is 8") && error.contains("policy was") && !error.contains("lag"), "{error}");
-    let other: RehearsalBuffer<Other> = RehearsalBuffer::solo(&config).unwrap();
+    let other: RehearsalBuffer<Other> = config.init().unwrap();
     let error = other.restore(directory.path(), &device()).unwrap_err();
     assert!(matches!(&error, RehearsalError::Checkpoint(CheckpointError::Foreign { .. })), "{error}");
     let path = directory.path().join("manifest.json");

@@ -16,7 +16,7 @@ use burn::train::metric::{MetricDefinition, NumericEntry};
 use burn::train::{ClassificationOutput, InferenceStep, Learner, SupervisedTraining, TrainOutput, TrainStep};
 use burn_rehearsal::batch::tensor_with_room;
 use burn_rehearsal::{
-    Execution, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, RehearsalLoader, RehearsalMetric, RehearsalStat,
+    Execution, PolicyKind, RehearsalBatch, RehearsalConfig, RehearsalLoader, RehearsalMetric, RehearsalStat,
     ShardedLoader, StorePreference,
 };
 use burn_rehearsal_tests::{batch_on, buffer, config, fresh, world};
@@ -34,7 +34,7 @@ fn inline(lag: usize) -> RehearsalConfig {
 
 #[test]
 fn only_candidates_representatives_and_what_they_are_joined_to_are_copied() {
-    let buffer = RehearsalBuffer::solo(&inline(1)).unwrap();
+    let buffer = inline(1).init().unwrap();
     let device = Device::flex();
     // Nothing is drawn for the first step. After it three rows are stored, so that the second draws three.
     let mut copied = 0;
@@ -55,7 +55,7 @@ struct Roomy {
 
 #[test]
 fn incoming_rows_are_not_copied_if_the_mini_batch_has_room() {
-    let buffer = RehearsalBuffer::solo(&inline(1)).unwrap();
+    let buffer = inline(1).init().unwrap();
     let device = Device::flex();
     for step in 0..30 {
         let before = buffer.timings().copied_bytes;
@@ -92,7 +92,7 @@ fn rows_for_other_ranks_are_copied_once_more() {
 #[test]
 fn representatives_are_as_old_as_the_lag_and_as_many_rounds_are_under_way() {
     for lag in 0..4 {
-        let buffer = RehearsalBuffer::solo(&inline(lag)).unwrap();
+        let buffer = inline(lag).init().unwrap();
         for step in 0..20 {
             let before = buffer.timings();
             buffer.rehearse(batch_on(&fresh(1, 0, step, B, 3), &Device::flex())).unwrap();
@@ -199,14 +199,18 @@ impl MetricLogger for Values {
 #[test]
 fn burns_metrics_show_what_the_buffer_does() {
     let device = Device::flex().autodiff();
-    let buffer = RehearsalBuffer::solo(&config(20, C, R).with_execution(Execution::Background)).unwrap();
+    let buffer = config(20, C, R).with_execution(Execution::Background).init().unwrap();
     let loader = |device: &Device| {
-        ShardedLoader::builder(PointBatcher, 5).shuffle(1).device(device.clone()).build(InMemDataset::new((0..100).collect::<Vec<i64>>()))
+        ShardedLoader::builder(PointBatcher)
+            .batch_size(5)
+            .shuffle(1)
+            .set_device(device.clone())
+            .build(InMemDataset::new((0..100).collect::<Vec<i64>>()))
     };
-    let train = Arc::new(RehearsalLoader::new(Arc::new(loader(&device)), buffer.clone()));
+    let train = Arc::new(RehearsalLoader::new(loader(&device), buffer.clone()));
     let values = Values::default();
     let directory = tempfile::tempdir().unwrap();
-    let mut training = without_renderer(SupervisedTraining::new(directory.path(), train, Arc::new(loader(&device))))
+    let mut training = without_renderer(SupervisedTraining::new(directory.path(), train, loader(&device)))
         .num_epochs(2)
         .with_metric_logger(values.clone());
     for measure in RehearsalStat::ALL {

@@ -82,7 +82,7 @@ fn the_same_run_repeated_is_bit_identical_inline_or_in_the_background() {
 #[test]
 fn a_rank_alone_gives_the_same_bits_solo_and_on_threads() {
     for config in configurations(1) {
-        let solo = trace(&RehearsalBuffer::solo(&config.clone().with_store(StorePreference::Host)).unwrap(), 77);
+        let solo = trace(&config.clone().with_store(StorePreference::Host).init().unwrap(), 77);
         assert_eq!(vec![solo], traces(1, &config));
     }
 }
@@ -157,7 +157,7 @@ fn negative_integers_and_signed_zeros_are_stored_by_their_bits() {
         float: Tensor<1>,
     }
     let run = |dtype: DType, zero: f32| {
-        let buffer: RehearsalBuffer<Signed> = RehearsalBuffer::solo(&config(9, 3, 3)).unwrap();
+        let buffer: RehearsalBuffer<Signed> = config(9, 3, 3).init().unwrap();
         for step in 0..4 {
             let value = TensorData::new(vec![-1i64, -128, 127, -step, 0, 5], [3, 2]).convert_dtype(dtype);
             let value = Tensor::from_data(value, (&device(), dtype));

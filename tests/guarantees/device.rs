@@ -28,7 +28,7 @@ fn auto_keeps_a_shard_on_a_device_with_memory_of_its_own_up_to_the_limit() {
     let row_bytes = 4 + 2 * label_type(&device()).size() as u64 + 8;
     for (limit, fits) in [(20 * row_bytes, true), (20 * row_bytes - 1, false)] {
         let config = config(20, 3, 2).with_device_limit(limit);
-        let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(&config).unwrap();
+        let buffer: RehearsalBuffer<Mixed> = config.init().unwrap();
         assert_eq!(buffer.inspect().unwrap().store, None, "nothing is chosen before the first mini-batch");
         buffer.rehearse(batch(&[1, 2, 3])).unwrap();
         let expected = Some(if fits && !is_host { StoreLocation::Device } else { StoreLocation::Host });
@@ -49,7 +49,7 @@ fn auto_keeps_a_shard_on_a_device_with_memory_of_its_own_up_to_the_limit() {
 fn of_several_candidates_of_a_mini_batch_for_one_slot_the_last_stays() {
     for policy in [PolicyKind::Fifo, PolicyKind::Reservoir, PolicyKind::ClassBalanced, PolicyKind::RandomReplacement] {
         for store in [StorePreference::Host, StorePreference::Device] {
-            let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(&config(3, 8, 3).with_policy(policy).with_store(store)).unwrap();
+            let buffer: RehearsalBuffer<Mixed> = config(3, 8, 3).with_policy(policy).with_store(store).init().unwrap();
             for step in 0..6 {
                 let ids = fresh(1, 0, step, 8, 2);
                 buffer.rehearse(batch(&ids)).unwrap();
@@ -102,7 +102,7 @@ fn classes_and_bytes_out_of_range_are_named_by_field_and_value() {
     for store in [StorePreference::Host, StorePreference::Device] {
         let refused = |batch: Mixed| {
             let config = config(10, 2, 1).with_classes(Some(4)).with_lag(0).with_store(store);
-            RehearsalBuffer::<Mixed>::solo(&config).unwrap().rehearse(batch).unwrap_err()
+            config.init::<Mixed>().unwrap().rehearse(batch).unwrap_err()
         };
         for class in [-1, 4] {
             let expected = BatchError::ClassRange { field: "class", class, classes: 4 };
@@ -124,7 +124,7 @@ fn floats_come_back_by_their_bits() {
     let bits: Vec<u32> = vec![0, 0x8000_0000, 0x7f80_0000, 0xff80_0000, 0x0080_0000, 0x7f7f_ffff, 0x3f80_0001, 0xbf80_0001];
     let rows: Vec<f32> = bits.iter().map(|&bits| f32::from_bits(bits)).collect();
     for store in [StorePreference::Host, StorePreference::Device] {
-        let buffer: RehearsalBuffer<Floats> = RehearsalBuffer::solo(&config(4, 1, 1).with_store(store).with_lag(0)).unwrap();
+        let buffer: RehearsalBuffer<Floats> = config(4, 1, 1).with_store(store).with_lag(0).init().unwrap();
         let value = Tensor::from_data(TensorData::new(rows.clone(), [1, rows.len()]), (&device(), DType::F32));
         let out = buffer.rehearse(Floats { value }).unwrap().value.into_data();
         let found: Vec<u32> = out.iter::<f32>().map(f32::to_bits).collect();

@@ -2,9 +2,7 @@
 
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use burn_rehearsal::error::{BatchError, ConfigError, RehearsalError};
-use burn_rehearsal::{
-    BufferStatus, Capacity, Execution, MAX_CLASSES, MAX_LAG, OnRepeat, RehearsalBatch, RehearsalBuffer, RehearsalConfig, SamplingKind,
-};
+use burn_rehearsal::{Capacity, Execution, MAX_CLASSES, MAX_LAG, OnRepeat, RehearsalBatch, RehearsalBuffer, RehearsalConfig, SamplingKind};
 use burn_rehearsal_collective::{CollectiveError, ReduceOp, Solo, WaitingRank, run_threads};
 use burn_rehearsal_tests::{CLASS, Mixed, batch, buffer, config, device, fresh, watchdog, world};
 
@@ -108,7 +106,7 @@ const CASES: [Case; 11] = [
 fn until_error(buffer: &RehearsalBuffer<Mixed>, mut make: impl FnMut(usize) -> Mixed) -> (usize, RehearsalError) {
     for step in 0..AT + 12 {
         if let Err(error) = buffer.rehearse(make(step)) {
-            assert_eq!(buffer.status(), BufferStatus::Poisoned(error.clone()));
+            assert_eq!(buffer.check(), Err(error.clone()));
             assert_eq!(buffer.check(), Err(error.clone()));
             for later in [
                 buffer.rehearse(make(0)).err(),
@@ -121,7 +119,7 @@ fn until_error(buffer: &RehearsalBuffer<Mixed>, mut make: impl FnMut(usize) -> M
             }
             return (step, error);
         }
-        assert_eq!(buffer.status(), BufferStatus::Healthy);
+        assert_eq!(buffer.check(), Ok(()));
     }
     panic!("no error on rank {}", buffer.rank());
 }
@@ -165,7 +163,7 @@ fn a_bad_mini_batch_is_an_error_that_names_field_and_value_there_and_peer_failed
 #[test]
 fn a_bad_first_mini_batch_is_an_error_too() {
     for (number, case) in CASES.iter().enumerate() {
-        let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(&config(50, 4, 3).with_classes(Some(6)).with_lag(0)).unwrap();
+        let buffer: RehearsalBuffer<Mixed> = config(50, 4, 3).with_classes(Some(6)).with_lag(0).init().unwrap();
         let result = buffer.rehearse((case.spoil)(wide(&fresh(0, 0, 0, 4, 6))));
         match result {
             Err(RehearsalError::Batch(error)) => assert!((case.is)(&error), "case {number}: {error}"),
@@ -179,7 +177,7 @@ fn a_bad_first_mini_batch_is_an_error_too() {
 #[test]
 fn without_configured_classes_a_negative_or_absurd_class_is_an_error() {
     for class in [-1, MAX_CLASSES as i64, i64::MAX] {
-        let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(&config(50, 4, 3).with_lag(0)).unwrap();
+        let buffer: RehearsalBuffer<Mixed> = config(50, 4, 3).with_lag(0).init().unwrap();
         let error = buffer.rehearse(with_class(batch(&[1, 2, 3, 4]), class)).unwrap_err();
         assert_eq!(error, RehearsalError::Batch(BatchError::ClassRange { field: "class", class, classes: MAX_CLASSES }));
     }
@@ -194,7 +192,7 @@ fn configurations_that_make_no_sense_are_refused_before_the_first_mini_batch() {
         assert!(says.iter().all(|word| message.contains(word)), "`{message}` does not say {says:?}");
         if size == 1 {
             // A NaN is not equal to itself.
-            let found = RehearsalBuffer::<Mixed>::solo(&config).unwrap_err();
+            let found = config.init::<Mixed>().unwrap_err();
             assert!(matches!(found, RehearsalError::Config(_)) && found.to_string() == message, "{found}");
         }
     };
@@ -226,8 +224,8 @@ struct Plain {
 #[test]
 fn skip_if_stored_without_an_id_is_refused_before_the_first_mini_batch() {
     let config = config(10, 4, 3).with_on_repeat(OnRepeat::SkipIfStored);
-    assert_eq!(RehearsalBuffer::<Plain>::solo(&config).unwrap_err(), RehearsalError::Config(ConfigError::NoId));
-    assert!(RehearsalBuffer::<Mixed>::solo(&config).is_ok());
+    assert_eq!(config.init::<Plain>().unwrap_err(), RehearsalError::Config(ConfigError::NoId));
+    assert!(config.init::<Mixed>().is_ok());
 }
 
 #[test]
@@ -235,7 +233,7 @@ fn a_capacity_in_bytes_that_is_too_small_is_an_error_at_the_first_mini_batch() {
     // A row has 4 + 8 + 8 + 8 bytes.
     for (bytes, says) in [(27, "27 bytes"), (60, "3 representatives per step do not fit in a buffer of 2 samples")] {
         let config = RehearsalConfig { capacity: Capacity::Bytes(bytes), ..config(10, 4, 3).with_lag(0) };
-        let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(&config).unwrap();
+        let buffer: RehearsalBuffer<Mixed> = config.init().unwrap();
         let error = buffer.rehearse(batch(&[1, 2])).unwrap_err();
         assert!(matches!(error, RehearsalError::Config(_)) && error.to_string().contains(says), "{error}");
     }
@@ -384,7 +382,7 @@ fn what_a_rank_submitted_before_it_left_still_counts_for_the_others() {
 #[test]
 fn a_class_that_is_not_offered_is_not_looked_at() {
     // Only candidates are read: reading whole mini-batches back from a device at every step is what the engine is there to avoid.
-    let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(&config(10, 1, 1).with_classes(Some(2)).with_lag(0)).unwrap();
+    let buffer: RehearsalBuffer<Mixed> = config(10, 1, 1).with_classes(Some(2)).with_lag(0).init().unwrap();
     let mut refused = false;
     for step in 0..30 {
         let ids = [step, step + 100, 7 * CLASS + step];

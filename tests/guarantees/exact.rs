@@ -33,7 +33,7 @@ fn exactly_min_c_rows_of_each_mini_batch_are_stored_and_no_row_twice() {
 fn every_row_of_a_mini_batch_is_equally_likely_to_be_a_candidate() {
     for mode in [CandidateMode::Exact, CandidateMode::Bernoulli] {
         let config = config(10_000, 3, 1).with_candidate_mode(mode).with_seed(4).with_execution(Execution::Inline);
-        let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(&config).unwrap();
+        let buffer: RehearsalBuffer<Mixed> = config.init().unwrap();
         let steps = 2000;
         for step in 0..steps {
             buffer.rehearse(batch(&(0..10).map(|row| row * CLASS + step).collect::<Vec<_>>())).unwrap();
@@ -58,7 +58,7 @@ fn every_row_of_a_mini_batch_is_equally_likely_to_be_a_candidate() {
 #[test]
 fn bernoulli_candidates_vary_from_step_to_step_and_a_step_may_have_none() {
     let config = config(10_000, 1, 1).with_candidate_mode(CandidateMode::Bernoulli);
-    let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(&config).unwrap();
+    let buffer: RehearsalBuffer<Mixed> = config.init().unwrap();
     let mut taken = BTreeMap::new();
     let mut before = 0;
     for step in 0..300 {
@@ -108,7 +108,7 @@ fn a_sample_twice_in_one_mini_batch_is_a_repetition_too_and_one_on_two_ranks_cou
 #[test]
 fn a_sample_that_was_evicted_may_be_stored_again_under_skip_if_stored() {
     let config = config(4, 4, 1).with_policy(PolicyKind::Fifo).with_on_repeat(OnRepeat::SkipIfStored);
-    let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(&config).unwrap();
+    let buffer: RehearsalBuffer<Mixed> = config.init().unwrap();
     // In the last mini-batch, 3 and 4 are pushed out by 1 and 2 before their turn comes.
     for (ids, expected) in [([1, 2, 3, 4], [1, 2, 3, 4]), ([1, 2, 5, 6], [5, 6, 3, 4]), ([1, 2, 3, 4], [3, 4, 1, 2])] {
         buffer.rehearse(batch(&ids)).unwrap();
@@ -207,7 +207,7 @@ fn ratios_follow_each_ranks_own_mini_batch_of_the_step_that_draws() {
 
 #[test]
 fn by_default_all_rows_are_offered_and_as_many_are_drawn() {
-    let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(&RehearsalConfig::new(Capacity::Samples(30))).unwrap();
+    let buffer: RehearsalBuffer<Mixed> = RehearsalConfig::new(Capacity::Samples(30)).init().unwrap();
     for step in 0..10usize {
         let ids = fresh(5, 0, step, 6, 3);
         let drawn = assert_augmented(&ids, &buffer.rehearse(batch(&ids)).unwrap());

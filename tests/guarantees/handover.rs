@@ -4,7 +4,7 @@
 
 use burn_rehearsal::error::RehearsalError;
 use burn_rehearsal::random::{Purpose, Stream};
-use burn_rehearsal::{BufferStatus, Execution, RehearsalBuffer};
+use burn_rehearsal::{Execution, RehearsalBuffer};
 use burn_rehearsal_collective::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp, Solo, Threads};
 use burn_rehearsal_tests::{CLASS, Mixed, assert_augmented, batch, buffer, config, fresh, watchdog};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -86,7 +86,7 @@ fn handles_on_many_threads_take_turns_and_the_engine_ends_with_the_last_of_them(
                             0 => drop(handle.inspect().unwrap()),
                             1 => drop(handle.report().unwrap()),
                             2 => handle.begin_task(0).unwrap(),
-                            3 => assert_eq!(handle.status(), BufferStatus::Healthy),
+                            3 => assert_eq!(handle.check(), Ok(())),
                             _ => drop(handle.clone()),
                         }
                     }
@@ -125,7 +125,7 @@ fn end(handle: RehearsalBuffer<Mixed>, how: End) {
             handle.check().unwrap_err()
         }
     };
-    assert_eq!(handle.status(), BufferStatus::Poisoned(error.clone()));
+    assert_eq!(handle.check(), Err(error.clone()));
     assert_eq!(handle.clone().inspect(), Err(error));
 }
 

@@ -5,7 +5,7 @@ use burn::data::dataloader::{DataLoader, DataLoaderBuilder};
 use burn::data::dataset::{Dataset, DatasetError};
 use burn::tensor::{DType, Device, Tensor};
 use burn_rehearsal::error::{BatchError, ConfigError, RehearsalError};
-use burn_rehearsal::{BufferStatus, RehearsalBatcher, RehearsalBuffer, RehearsalLoader, ShardedLoader};
+use burn_rehearsal::{RehearsalBatcher, RehearsalBuffer, RehearsalLoader, ShardedLoader};
 use burn_rehearsal_tests::{Mixed, Row, assert_augmented, batch, batch_on, buffer, config, device, read, watchdog, world};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -55,8 +55,8 @@ impl Batcher<i64, Mixed> for ToMixed {
     }
 }
 
-fn sharded(samples: &Samples, workers: usize) -> ShardedLoader<i64, Mixed> {
-    ShardedLoader::builder(ToMixed, 4).shuffle(3).workers(workers).device(device()).build(samples.clone())
+fn sharded(samples: &Samples, workers: usize) -> Arc<ShardedLoader<i64, Mixed>> {
+    ShardedLoader::builder(ToMixed).batch_size(4).shuffle(3).num_workers(workers).set_device(device()).build(samples.clone())
 }
 
 fn ids(batch: &Mixed) -> Vec<i64> {
@@ -74,7 +74,7 @@ fn a_sharded_loader_delivers_the_same_mini_batches_whatever_the_number_of_worker
     let epochs = |workers| {
         let loader = sharded(&Samples::new(45), workers);
         assert_eq!(loader.num_items(), 45);
-        (0..3).map(|_| epoch(&loader)).collect::<Vec<_>>()
+        (0..3).map(|_| epoch(&*loader)).collect::<Vec<_>>()
     };
     let none = epochs(0);
     assert_eq!(none[0].iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 1]);
@@ -91,8 +91,8 @@ fn a_sharded_loader_delivers_the_same_mini_batches_whatever_the_number_of_worker
 
 #[test]
 fn a_sharded_loader_without_a_seed_keeps_the_order_of_the_data_set() {
-    let loader = ShardedLoader::builder(ToMixed, 3).workers(2).device(device()).build(Samples::new(8));
-    assert_eq!(epoch(&loader), [vec![0, 1, 2], vec![3, 4, 5], vec![6, 7]]);
+    let loader = ShardedLoader::builder(ToMixed).batch_size(3).num_workers(2).set_device(device()).build(Samples::new(8));
+    assert_eq!(epoch(&*loader), [vec![0, 1, 2], vec![3, 4, 5], vec![6, 7]]);
 }
 
 #[test]
@@ -102,12 +102,13 @@ fn the_ranks_of_a_sharded_loader_read_every_sample_once_and_its_progress_ends_co
         let mut all = Vec::new();
         let mut items = 0;
         for rank in 0..size {
-            let loader = ShardedLoader::builder(ToMixed, 4)
+            let loader = ShardedLoader::builder(ToMixed)
+                .batch_size(4)
                 .shuffle(3)
                 .task(2)
-                .shard(rank, size)
-                .workers(workers)
-                .device(device())
+                .shard_of(rank, size)
+                .num_workers(workers)
+                .set_device(device())
                 .build(Samples::new(42));
             items += loader.num_items();
             let mut iterator = loader.iter();
@@ -130,15 +131,16 @@ fn a_start_in_the_middle_gives_the_tail_of_the_full_run_and_reads_nothing_before
     let _watchdog = watchdog();
     let full: Vec<_> = {
         let loader = sharded(&Samples::new(45), 0);
-        (0..3).map(|_| epoch(&loader)).collect()
+        (0..3).map(|_| epoch(&*loader)).collect()
     };
     for workers in [0, 1, 4] {
         for step in [0, 1, 7, 11, 12, 99] {
             let samples = Samples::new(45);
-            let loader = ShardedLoader::builder(ToMixed, 4)
+            let loader = ShardedLoader::builder(ToMixed)
+                .batch_size(4)
                 .shuffle(3)
-                .workers(workers)
-                .device(device())
+                .num_workers(workers)
+                .set_device(device())
                 .start_at(1, step as u64)
                 .build(samples.clone());
             assert_eq!(samples.reads(), 0);
@@ -150,7 +152,7 @@ fn a_start_in_the_middle_gives_the_tail_of_the_full_run_and_reads_nothing_before
             assert!(iterator.progress().is_completed());
             drop(iterator);
             assert_eq!(samples.reads(), tail.concat().len(), "samples before step {step} were read");
-            assert_eq!(epoch(&loader), full[2], "the next epoch starts at its beginning");
+            assert_eq!(epoch(&*loader), full[2], "the next epoch starts at its beginning");
         }
     }
 }
@@ -159,7 +161,8 @@ fn a_start_in_the_middle_gives_the_tail_of_the_full_run_and_reads_nothing_before
 fn an_unreadable_sample_and_a_panic_are_errors_at_their_step_and_the_end_of_the_epoch() {
     let _watchdog = watchdog();
     for workers in [0, 1, 4] {
-        let plain = |samples: Samples| ShardedLoader::builder(ToMixed, 4).workers(workers).device(device()).build(samples);
+        let plain =
+            |samples: Samples| ShardedLoader::builder(ToMixed).batch_size(4).num_workers(workers).set_device(device()).build(samples);
         for (samples, says) in [
             (Samples { damaged: Some(22), ..Samples::new(45) }, "sample 22 is damaged"),
             (Samples { deadly: Some(22), ..Samples::new(45) }, "sample 22 is deadly"),
@@ -229,17 +232,17 @@ fn to_device_builds_there_and_continues_the_same_epochs() {
     let first = moved.iter().next().unwrap().unwrap();
     assert!(first.feature.device().is_autodiff());
     let reference = sharded(&Samples::new(9), 0);
-    assert_eq!(ids(&first), epoch(&reference)[0]);
-    assert_eq!(epoch(&loader), epoch(&reference), "the second epoch");
+    assert_eq!(ids(&first), epoch(&*reference)[0]);
+    assert_eq!(epoch(&*loader), epoch(&*reference), "the second epoch");
 }
 
 fn solo(representatives: usize) -> RehearsalBuffer<Mixed> {
-    RehearsalBuffer::solo(&config(60, 4, representatives)).unwrap()
+    config(60, 4, representatives).init().unwrap()
 }
 
 /// Samples in order, in mini-batches of 4.
 fn in_order(samples: &Samples, workers: usize) -> Arc<dyn DataLoader<Mixed>> {
-    Arc::new(ShardedLoader::builder(ToMixed, 4).workers(workers).device(device()).build(samples.clone()))
+    ShardedLoader::builder(ToMixed).batch_size(4).num_workers(workers).set_device(device()).build(samples.clone())
 }
 
 /// The mini-batches that a buffer makes of the mini-batches 0, 1, …, `steps` − 1 of data set `in_order`, without any loader.
@@ -304,7 +307,7 @@ fn two_iterators_alive_at_once_are_an_error_and_one_after_the_other_are_not() {
     drop(first);
     assert_eq!(loader.iter().map(Result::unwrap).count(), 3);
     assert_eq!(copy.iter().map(Result::unwrap).count(), 3);
-    assert_eq!(loader.buffer().status(), BufferStatus::Healthy);
+    assert_eq!(loader.buffer().check(), Ok(()));
 }
 
 #[test]
@@ -348,8 +351,8 @@ fn an_error_in_the_last_mini_batch_is_reported_at_the_end_of_the_epoch() {
         // The class of sample 0 is 0; the only class allowed is 0, and the last sample is of class 1.
         let config = config(60, 4, 5).with_classes(Some(1)).with_lag(lag);
         let samples = burn::data::dataset::InMemDataset::new(vec![0, 1, 2, 3, 4, 5, burn_rehearsal_tests::CLASS]);
-        let loader = ShardedLoader::builder(ToMixed, 4).device(device()).build(samples);
-        let loader = RehearsalLoader::new(Arc::new(loader), RehearsalBuffer::solo(&config).unwrap());
+        let loader = ShardedLoader::builder(ToMixed).batch_size(4).set_device(device()).build(samples);
+        let loader = RehearsalLoader::new(loader, config.init().unwrap());
         let mut iterator = loader.iter();
         assert!(iterator.next().unwrap().is_ok());
         assert_eq!(iterator.next().unwrap().is_ok(), lag > 0, "the engine finds it while the step runs");
@@ -433,7 +436,7 @@ fn a_poisoned_batcher_passes_mini_batches_unchanged_and_the_error_is_reported_by
     let lengths: Vec<_> = (0..6).map(|step| batcher.batch(vec![step, step + 10, step + 20], &device()).id.dims()[0]).collect();
     assert_eq!(lengths, [3, 6, 8, 3, 3, 3]);
     let expected = RehearsalError::Batch(BatchError::Rows { field: "feature", found: 2, first: "image", expected: 3 });
-    assert_eq!(buffer.status(), BufferStatus::Poisoned(expected.clone()));
+    assert_eq!(buffer.check(), Err(expected.clone()));
     let loader = RehearsalLoader::new(in_order(&Samples::new(12), 0), buffer);
     let mut iterator = loader.iter();
     assert_eq!(iterator.next().unwrap().unwrap_err().to_string(), expected.to_string());

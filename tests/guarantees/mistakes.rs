@@ -82,7 +82,7 @@ fn samples(count: usize, odd: Option<(usize, i64)>) -> InMemDataset<(f32, i64)> 
 }
 
 fn pairs() -> RehearsalBuffer<Pair> {
-    RehearsalBuffer::solo(&RehearsalConfig::new(Capacity::Samples(64)).with_classes(Some(2))).unwrap()
+    RehearsalConfig::new(Capacity::Samples(64)).with_classes(Some(2)).init().unwrap()
 }
 
 type Loader = Arc<dyn DataLoader<Pair>>;
@@ -196,16 +196,16 @@ fn a_full_buffer_that_no_row_is_drawn_from_says_why_once() {
 fn a_buffer_alone_on_each_of_several_ranks_is_pointed_out() {
     if !is_child() {
         let text = output_of("a_buffer_alone_on_each_of_several_ranks_is_pointed_out");
-        return assert_one_line(&text, &["of 2", "`RehearsalBuffer::solo`", "`RehearsalBuffer::new"]);
+        return assert_one_line(&text, &["of 2", "`RehearsalConfig::init`", "`RehearsalConfig::init_on"]);
     }
     drop(pairs());
     world(2, |_| drop(pairs()));
 }
 
-fn sharded(batch_size: usize, shard: Option<(usize, usize)>) -> ShardedLoader<(f32, i64), Pair> {
-    let builder = ShardedLoader::builder(ToPair, batch_size).device(device());
+fn sharded(batch_size: usize, shard: Option<(usize, usize)>) -> Arc<ShardedLoader<(f32, i64), Pair>> {
+    let builder = ShardedLoader::builder(ToPair).batch_size(batch_size).set_device(device());
     let builder = match shard {
-        Some((rank, size)) => builder.shard(rank, size),
+        Some((rank, size)) => builder.shard_of(rank, size),
         None => builder,
     };
     builder.build(samples(8, None))
@@ -215,7 +215,7 @@ fn sharded(batch_size: usize, shard: Option<(usize, usize)>) -> ShardedLoader<(f
 fn a_loader_without_a_shard_on_several_ranks_is_pointed_out() {
     if !is_child() {
         let text = output_of("a_loader_without_a_shard_on_several_ranks_is_pointed_out");
-        return assert_one_line(&text, &["of 2", ".shard(rank, size)"]);
+        return assert_one_line(&text, &["of 2", ".shard(&rank)"]);
     }
     for sharding in [false, true] {
         world(2, |threads| {
@@ -223,7 +223,7 @@ fn a_loader_without_a_shard_on_several_ranks_is_pointed_out() {
             let buffer: RehearsalBuffer<Pair> = RehearsalBuffer::new(&RehearsalConfig::new(Capacity::Samples(8)), threads).unwrap();
             // A loader for validation has no buffer, and may be whole.
             assert_eq!(sharded(4, None).iter().count(), 2);
-            let loader = RehearsalLoader::new(Arc::new(sharded(4, shard)), buffer);
+            let loader = RehearsalLoader::new(sharded(4, shard), buffer);
             assert!(loader.iter().all(|batch| batch.is_ok()));
         });
     }
@@ -234,7 +234,7 @@ fn a_loader_of_another_rank_than_the_buffer_is_an_error() {
     world(2, |threads| {
         let other = (1 - threads.rank(), 2);
         let buffer: RehearsalBuffer<Pair> = RehearsalBuffer::new(&RehearsalConfig::new(Capacity::Samples(8)), threads).unwrap();
-        let loader = RehearsalLoader::new(Arc::new(sharded(4, Some(other))), buffer);
+        let loader = RehearsalLoader::new(sharded(4, Some(other)), buffer);
         let mut iterator = loader.iter();
         assert!(iterator.next().unwrap().unwrap_err().to_string().contains("another rank"));
         assert!(iterator.next().is_none());
@@ -244,8 +244,8 @@ fn a_loader_of_another_rank_than_the_buffer_is_an_error() {
 #[test]
 fn buffers_of_ranks_that_rehearse_alone_work_with_sharded_loaders() {
     world(2, |threads| {
-        let buffer: RehearsalBuffer<Pair> = RehearsalBuffer::solo(&RehearsalConfig::new(Capacity::Samples(8))).unwrap();
-        let loader = RehearsalLoader::new(Arc::new(sharded(4, Some((threads.rank(), 2)))), buffer);
+        let buffer: RehearsalBuffer<Pair> = RehearsalConfig::new(Capacity::Samples(8)).init().unwrap();
+        let loader = RehearsalLoader::new(sharded(4, Some((threads.rank(), 2))), buffer);
         assert!(loader.iter().all(|batch| batch.is_ok()));
     });
 }
@@ -329,8 +329,7 @@ fn sequences(rows: usize, length: usize) -> Sequences {
 
 #[test]
 fn sequences_of_another_length_are_refused_with_the_advice_to_pad_and_skipped_fields_can_be_filled() {
-    let buffer: RehearsalBuffer<Sequences> =
-        RehearsalBuffer::solo(&RehearsalConfig::new(Capacity::Samples(10)).with_representatives(3)).unwrap();
+    let buffer: RehearsalBuffer<Sequences> = RehearsalConfig::new(Capacity::Samples(10)).with_representatives(3).init().unwrap();
     assert_eq!(buffer.rehearse(sequences(2, 5)).unwrap().titles, ["text 0", "text 1"]);
     let second = buffer.rehearse(sequences(1, 5)).unwrap();
     assert_eq!((second.titles, second.source), (vec!["text 0".to_owned(), "replayed".into(), "replayed".into()], "corpus".to_owned()));

@@ -92,7 +92,7 @@ struct Plain {
 /// How many rows of each of 5 tasks are stored after all of them, in 200 slots.
 fn rows_by_task(policy: PolicyKind, seed: u64) -> Vec<u64> {
     let config = RehearsalConfig::new(Capacity::Samples(200)).with_policy(policy).with_seed(seed).with_execution(Execution::Inline);
-    let buffer: RehearsalBuffer<Plain> = RehearsalBuffer::solo(&config).unwrap();
+    let buffer: RehearsalBuffer<Plain> = config.init().unwrap();
     for task in 0..5 {
         buffer.begin_task(task).unwrap();
         for _ in 0..60 {

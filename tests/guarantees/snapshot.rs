@@ -8,7 +8,7 @@ use burn_rehearsal_tests::{CLASS, Mixed, Row, batch, buffer, config, device, fre
 
 #[test]
 fn a_snapshot_is_what_was_inserted_in_slot_order() {
-    let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(&config(7, 5, 2).with_policy(PolicyKind::Fifo)).unwrap();
+    let buffer: RehearsalBuffer<Mixed> = config(7, 5, 2).with_policy(PolicyKind::Fifo).init().unwrap();
     assert!(buffer.snapshot().unwrap().is_empty());
     buffer.rehearse(batch(&[1, CLASS + 2, 3, 4, 5])).unwrap();
     buffer.begin_task(3).unwrap();
@@ -66,7 +66,7 @@ fn a_snapshot_feeds_burns_loader_with_mini_batches_of_the_users_type() {
 
 #[test]
 fn samples_of_another_type_are_an_error_and_no_panic() {
-    let buffer: RehearsalBuffer<Mixed> = RehearsalBuffer::solo(&config(7, 5, 2)).unwrap();
+    let buffer: RehearsalBuffer<Mixed> = config(7, 5, 2).init().unwrap();
     buffer.rehearse(batch(&[1, 2])).unwrap();
     let samples = buffer.snapshot().unwrap().samples().to_vec();
     let batcher = SnapshotBatcher::<Mixed>::default();

@@ -111,7 +111,7 @@ impl Batcher<Image, Vec<usize>> for Numbers {
 }
 
 fn batches(data: &ImageData, size: usize, workers: usize) -> Vec<Vec<usize>> {
-    let loader = ShardedLoader::builder(Numbers, size).workers(workers).build(data.train.clone());
+    let loader = ShardedLoader::builder(Numbers).batch_size(size).num_workers(workers).build(data.train.clone());
     loader.iter().map(|batch| batch.unwrap()).collect()
 }
 

@@ -18,7 +18,7 @@ use crate::slots::RowHandle;
 use crate::snapshot::Snapshot;
 use burn::tensor::Device;
 use burn_rehearsal_collective::launch::current_rank;
-use burn_rehearsal_collective::{Collective, Solo};
+use burn_rehearsal_collective::{Collective, Rank, Solo};
 use state::{Awaited, State};
 use std::collections::VecDeque;
 use std::marker::PhantomData;
@@ -29,13 +29,13 @@ use std::time::Instant;
 /// A rank's rehearsal buffer: a cheap handle (`Clone + Send + Sync`) on the engine that owns the shard.
 ///
 /// ```
-/// use burn_rehearsal::{Capacity, RehearsalBuffer, RehearsalConfig};
+/// use burn_rehearsal::{Capacity, RehearsalConfig};
 /// # use burn::tensor::{Device, Int, Tensor};
 /// # #[derive(burn_rehearsal::RehearsalBatch, Clone)]
 /// # struct Batch { images: Tensor<2>, #[rehearsal(class)] targets: Tensor<1, Int> }
 /// # let device = Device::flex();
 /// let config = RehearsalConfig::new(Capacity::Samples(100)).with_candidates(2).with_representatives(3);
-/// let buffer: RehearsalBuffer<Batch> = RehearsalBuffer::solo(&config)?;
+/// let buffer = config.init::<Batch>()?;
 /// for step in 0..10 {
 ///     # let batch = Batch { images: Tensor::zeros([4, 8], &device), targets: Tensor::full([4], step as i64, &device) };
 ///     let batch = buffer.rehearse(batch)?; // the same rows, and up to 3 that were seen before
@@ -80,37 +80,42 @@ pub struct Rehearsed<B> {
     pub representatives: Vec<RowHandle>,
 }
 
-/// The condition of a buffer.
-#[derive(Debug, Clone, PartialEq)]
-pub enum BufferStatus {
-    /// Everything works.
-    Healthy,
-    /// An error occurred; every further step reports it.
-    Poisoned(RehearsalError),
-}
-
-impl<B: RehearsalBatch> RehearsalBuffer<B> {
-    /// A buffer for one rank alone. Called on several ranks, each gets a buffer that the others do not
-    /// draw from, which a line on standard error points out.
+impl RehearsalConfig {
+    /// A buffer for one rank. On each of several ranks it makes a buffer of its own, from which the other ranks do not
+    /// draw; a line on standard error then points to [`init_on`](Self::init_on).
     ///
     /// # Errors
     ///
-    /// [`RehearsalError::Config`] if the configuration makes no sense.
-    pub fn solo(config: &RehearsalConfig) -> Result<Self, RehearsalError> {
+    /// [`RehearsalError::Config`] if the configuration makes no sense, [`RehearsalError::Thread`] if the engine's thread
+    /// cannot be started.
+    pub fn init<B: RehearsalBatch>(&self) -> Result<RehearsalBuffer<B>, RehearsalError> {
         static NOTICED: Once = Once::new();
         if let Some((rank, size)) = current_rank().filter(|(_, size)| *size > 1) {
             notice(&NOTICED, || {
                 format!(
-                    "rank {rank} of {size} has a buffer of its own (`RehearsalBuffer::solo`): no rank draws from another's rows; \
-                     `RehearsalBuffer::new(&config, collective)` shares them"
+                    "rank {rank} of {size} has a buffer of its own (`RehearsalConfig::init`): no rank draws from another's rows; \
+                     `RehearsalConfig::init_on(&rank)` shares them"
                 )
             });
         }
-        Self::new(config, Box::new(Solo::new()))
+        RehearsalBuffer::new(self, Box::new(Solo::new()))
     }
 
-    /// This rank's end of a buffer that is sharded over the ranks of `collective`. Every rank calls this with the same configuration. The engine
-    /// keeps the handle; give it a [duplicate](Collective::duplicate) if gradients travel over the same ranks.
+    /// This rank's end of a buffer that is sharded over all ranks. Collective: all ranks call it, with the same
+    /// configuration.
+    ///
+    /// # Errors
+    ///
+    /// As [`init`](Self::init), and [`RehearsalError::Collective`] if a rank is gone.
+    pub fn init_on<B: RehearsalBatch>(&self, rank: &Rank) -> Result<RehearsalBuffer<B>, RehearsalError> {
+        RehearsalBuffer::new(self, rank.collective()?)
+    }
+}
+
+impl<B: RehearsalBatch> RehearsalBuffer<B> {
+    /// This rank's end of a buffer that is sharded over the ranks of a transport of your own; otherwise see
+    /// [`RehearsalConfig::init_on`]. All ranks call it, with the same configuration. The engine keeps `collective`: pass a
+    /// [duplicate](Collective::duplicate) if gradients use the same transport.
     ///
     /// # Errors
     ///
@@ -429,21 +434,13 @@ impl<B> RehearsalBuffer<B> {
     }
 
     /// The number of ranks.
-    pub fn size(&self) -> usize {
+    pub fn world_size(&self) -> usize {
         self.shared.size
     }
 
     /// The configuration.
     pub fn config(&self) -> &RehearsalConfig {
         &self.shared.config
-    }
-
-    /// Whether the buffer works; an error poisons it for good. See [`check`](Self::check).
-    pub fn status(&self) -> BufferStatus {
-        match self.check() {
-            Ok(()) => BufferStatus::Healthy,
-            Err(error) => BufferStatus::Poisoned(error),
-        }
     }
 
     /// Where time went so far, on this rank.
@@ -456,7 +453,7 @@ impl<B> RehearsalBuffer<B> {
         self.shared.timings.clone()
     }
 
-    /// The error that poisoned the buffer, if any. On one rank this waits for the engine, so that an error in the last
+    /// Returns the error that poisoned the buffer, if any: after an error every step returns it. On one rank this waits for the engine, so that an error in the last
     /// mini-batch is found, too.
     ///
     /// # Errors

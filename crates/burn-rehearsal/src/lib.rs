@@ -66,7 +66,7 @@
 //! # let mut model = MyModel { linear: LinearConfig::new(1, 4).init(&device) };
 //! # let data = |task: i64| InMemDataset::new((0..20).map(|i| (i as f32, 2 * task + i % 2)).collect::<Vec<Item>>());
 //! use burn::train::{Learner, SupervisedTraining};
-//! use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalBatcher, RehearsalBuffer, RehearsalConfig};
+//! use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalBatcher, RehearsalConfig};
 //!
 //! #[derive(RehearsalBatch, Clone, Debug)]
 //! struct MyBatch {
@@ -75,7 +75,7 @@
 //!     targets: Tensor<1, Int>,
 //! }
 //!
-//! let buffer = RehearsalBuffer::solo(&RehearsalConfig::new(Capacity::Samples(16)))?;
+//! let buffer = RehearsalConfig::new(Capacity::Samples(16)).init()?;
 //! let batcher = RehearsalBatcher::new(MyBatcher, buffer.clone())?; // the one line
 //! for task in 0..2 {
 //!     buffer.begin_task(task)?;
@@ -139,18 +139,18 @@
 //! # let mut model = MyModel { linear: LinearConfig::new(1, 4).init(&device) };
 //! # let data = |task: i64| InMemDataset::new((0..20).map(|i| (i as f32, 2 * task + i % 2)).collect::<Vec<Item>>());
 //! use burn::train::{Learner, SupervisedTraining};
-//! use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalBuffer, RehearsalConfig, RehearsalLoader, ShardedLoader};
+//! use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalConfig, ShardedLoader};
 //! # #[derive(RehearsalBatch, Clone, Debug)]
 //! # struct MyBatch { inputs: Tensor<2>, #[rehearsal(class)] targets: Tensor<1, Int> }
 //!
 //! // Numbers of rows are counts, or ratios of the incoming rows.
 //! let config = RehearsalConfig::new(Capacity::Samples(16)).with_candidates(3).with_representatives(1.0);
-//! let buffer = RehearsalBuffer::solo(&config)?; // on many ranks: RehearsalBuffer::new(&config, collective)
+//! let buffer = config.init()?; // on several ranks: init_on(&rank)
 //! for task in 0..2 {
 //!     buffer.begin_task(task)?;
 //!     // Four threads read, the order of mini-batches does not depend on it.
-//!     let loader = ShardedLoader::builder(MyBatcher, 5).shuffle(7).task(task).workers(4).device(device.clone()).build(data(task as i64));
-//!     let train = Arc::new(RehearsalLoader::new(Arc::new(loader), buffer.clone()));
+//!     let loader = ShardedLoader::builder(MyBatcher).batch_size(5).shuffle(7).task(task).num_workers(4).set_device(device.clone()).build(data(task as i64));
+//!     let train = buffer.attach(loader);
 //!     let valid = DataLoaderBuilder::new(MyBatcher).batch_size(5).build(data(task as i64));
 //!     let learner = Learner::new(model, SgdConfig::new().init(), 0.01);
 //!     let training = SupervisedTraining::new(&directory, train, valid).num_epochs(2);
@@ -199,7 +199,7 @@ mod snapshot;
 mod store;
 
 pub use batch::RehearsalBatch;
-pub use buffer::{BufferStatus, RehearsalBuffer, Rehearsed};
+pub use buffer::{RehearsalBuffer, Rehearsed};
 /// Writes [`RehearsalBatch`] for a struct of tensors.
 pub use burn_rehearsal_derive::RehearsalBatch;
 pub use capacity::{ByteSize, Capacity};

@@ -7,7 +7,7 @@
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_rehearsal::batch::Column;
-use burn_rehearsal::{Capacity, Execution, RehearsalBatch, RehearsalBuffer, RehearsalConfig, SamplingKind};
+use burn_rehearsal::{Capacity, Execution, RehearsalBatch, RehearsalConfig, SamplingKind};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
@@ -78,7 +78,7 @@ fn a_warm_step_allocates_nothing_but_the_mini_batch_that_it_returns() {
             .with_representatives(REPRESENTATIVES)
             .with_sampling(sampling)
             .with_execution(Execution::Inline);
-        let buffer = RehearsalBuffer::solo(&config).unwrap();
+        let buffer = config.init().unwrap();
         for step in 0..200 {
             buffer.rehearse(batch(step, &device)).unwrap();
         }

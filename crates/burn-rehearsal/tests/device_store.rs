@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use burn_rehearsal::{Capacity, Execution, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, StoreLocation, StorePreference};
+use burn_rehearsal::{Capacity, Execution, PolicyKind, RehearsalBatch, RehearsalConfig, StoreLocation, StorePreference};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
@@ -68,7 +68,7 @@ fn steps(capacity: usize) -> Vec<usize> {
         .with_policy(PolicyKind::RandomReplacement)
         .with_store(StorePreference::Device)
         .with_execution(Execution::Inline);
-    let buffer = RehearsalBuffer::solo(&config).unwrap();
+    let buffer = config.init().unwrap();
     for step in 0..100 {
         buffer.rehearse(batch(step, &device)).unwrap();
     }

@@ -25,7 +25,7 @@ use burn::tensor::Device;
 use burn::train::metric::{AccuracyMetric, LossMetric};
 use burn::train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
 use burn_rehearsal::checkpoint::CheckpointError;
-use burn_rehearsal::{RehearsalBatch, RehearsalBuffer, RehearsalLoader, RehearsalMetric, RehearsalStat, ShardedLoader};
+use burn_rehearsal::{RehearsalBatch, RehearsalBuffer, RehearsalMetric, RehearsalStat, ShardedLoader};
 use burn_rehearsal_collective::{Collective, CollectiveExt};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -377,17 +377,18 @@ impl<W: Workload> Run<'_, W> {
 
     /// This rank's mini-batches of a task, from a step of an epoch (counted from 1) on.
     fn train_loader(&self, task: usize, indices: Vec<usize>, (epoch, step): (usize, u64)) -> Arc<dyn DataLoader<W::Batch>> {
-        let loader = ShardedLoader::builder(self.workload.batcher(), self.settings.batch_size)
+        let loader = ShardedLoader::builder(self.workload.batcher())
+            .batch_size(self.settings.batch_size)
             .shuffle(self.settings.seed)
             .task(task)
             .start_at(epoch as u64 - 1, step)
-            .workers(self.settings.workers)
-            .shard(self.collective.rank(), self.collective.size())
-            .device(self.device.clone())
+            .num_workers(self.settings.workers)
+            .shard_of(self.collective.rank(), self.collective.size())
+            .set_device(self.device.clone())
             .build(Selection::<W>::from_indices_unchecked(self.workload.train(), indices));
         let loader: Arc<dyn DataLoader<W::Batch>> = match &self.buffer {
-            Some(buffer) => Arc::new(RehearsalLoader::new(Arc::new(loader), buffer.clone())),
-            None => Arc::new(loader),
+            Some(buffer) => buffer.attach(loader),
+            None => loader,
         };
         match self.workload.augmentation() {
             Some(augmentation) => Arc::new(AugmentLoader::new(loader, augmentation, self.collective.rank(), self.augmented.clone())),
@@ -425,13 +426,14 @@ fn part<W: Workload>(
     device: &Device,
     indices: Vec<usize>,
 ) -> Arc<dyn DataLoader<W::Batch>> {
-    let loader = ShardedLoader::builder(workload.batcher(), EVALUATION_BATCH)
-        .workers(if indices.is_empty() { 0 } else { settings.workers })
-        .shard(collective.rank(), collective.size())
-        .device(device.clone())
+    let loader = ShardedLoader::builder(workload.batcher())
+        .batch_size(EVALUATION_BATCH)
+        .num_workers(if indices.is_empty() { 0 } else { settings.workers })
+        .shard_of(collective.rank(), collective.size())
+        .set_device(device.clone())
         .build(Selection::<W>::from_indices_unchecked(workload.test(), indices));
     match workload.evaluation() {
-        Some(evaluation) => Arc::new(AugmentLoader::new(Arc::new(loader), evaluation, collective.rank(), Arc::default())),
-        None => Arc::new(loader),
+        Some(evaluation) => Arc::new(AugmentLoader::new(loader, evaluation, collective.rank(), Arc::default())),
+        None => loader,
     }
 }

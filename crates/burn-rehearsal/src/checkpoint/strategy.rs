@@ -62,8 +62,8 @@ impl<B: RehearsalBatch> RehearsalCheckpointing<B> {
         buffer: RehearsalBuffer<B>,
         directory: impl Into<PathBuf>,
     ) -> Result<Self, RehearsalError> {
-        if buffer.size() != 1 {
-            return Err(ConfigError::CheckpointingWorld(buffer.size()).into());
+        if buffer.world_size() != 1 {
+            return Err(ConfigError::CheckpointingWorld(buffer.world_size()).into());
         }
         Ok(Self { inner: Box::new(inner), buffer, directory: directory.into() })
     }

@@ -28,8 +28,8 @@ impl<Bt, B: RehearsalBatch + Clone> RehearsalBatcher<Bt, B> {
     ///
     /// [`ConfigError::BatcherWorld`] if the buffer belongs to a world of several ranks.
     pub fn new(inner: Bt, buffer: RehearsalBuffer<B>) -> Result<Self, RehearsalError> {
-        if buffer.size() != 1 {
-            return Err(ConfigError::BatcherWorld(buffer.size()).into());
+        if buffer.world_size() != 1 {
+            return Err(ConfigError::BatcherWorld(buffer.world_size()).into());
         }
         Ok(Self { inner, buffer: Some(buffer) })
     }

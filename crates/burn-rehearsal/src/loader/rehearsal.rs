@@ -23,8 +23,25 @@ pub struct RehearsalLoader<B> {
     sliced: bool,
 }
 
+impl<B: RehearsalBatch> RehearsalBuffer<B> {
+    /// The loader `inner`, with representatives appended to its mini-batches: a [`RehearsalLoader`]. For training data
+    /// only; test data must not enter the buffer.
+    ///
+    /// ```no_run
+    /// # use burn::data::dataloader::DataLoader;
+    /// # use burn_rehearsal::{RehearsalBatch, RehearsalBuffer};
+    /// # use std::sync::Arc;
+    /// # fn attach<B: RehearsalBatch>(loader: Arc<dyn DataLoader<B>>, buffer: &RehearsalBuffer<B>) {
+    /// let train: Arc<dyn DataLoader<B>> = buffer.attach(loader);
+    /// # }
+    /// ```
+    pub fn attach(&self, inner: Arc<dyn DataLoader<B>>) -> Arc<dyn DataLoader<B>> {
+        Arc::new(RehearsalLoader::new(inner, self.clone()))
+    }
+}
+
 impl<B: RehearsalBatch> RehearsalLoader<B> {
-    /// Rehearses the mini-batches of `inner`.
+    /// Rehearses the mini-batches of `inner`; [`RehearsalBuffer::attach`] does the same.
     pub fn new(inner: Arc<dyn DataLoader<B>>, buffer: RehearsalBuffer<B>) -> Self {
         Self { inner, buffer, sliced: false }
     }
@@ -39,7 +56,7 @@ impl<B: RehearsalBatch> DataLoader<B> for RehearsalLoader<B> {
     fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<B> + 'a> {
         take_shard();
         let inner = self.inner.iter();
-        let (rank, size) = (self.buffer.rank(), self.buffer.size());
+        let (rank, size) = (self.buffer.rank(), self.buffer.world_size());
         let shard = take_shard();
         let misuse = if self.sliced {
             Some("a rehearsal loader cannot be sliced over several devices; give every rank a buffer of its own")
@@ -47,9 +64,7 @@ impl<B: RehearsalBatch> DataLoader<B> for RehearsalLoader<B> {
             Some("two iterators of a rehearsal loader are alive at once")
         } else if size > 1 && shard.is_some_and(|(of, world)| world > 1 && (of, world) != (rank, size)) {
             self.buffer.stop_iterating();
-            Some(
-                "the `ShardedLoader` was built for another rank or world size than the buffer: pass `buffer.rank()` and `buffer.size()` to `shard`",
-            )
+            Some("the `ShardedLoader` was built for another rank or world size than the buffer: pass the buffer's rank to `shard`")
         } else {
             None
         };
@@ -57,7 +72,7 @@ impl<B: RehearsalBatch> DataLoader<B> for RehearsalLoader<B> {
             static NOTICED: Once = Once::new();
             notice(&NOTICED, || {
                 format!(
-                    "rank {rank} of {size} reads a `ShardedLoader` without `.shard(rank, size)`: every rank trains on all samples, unless \
+                    "rank {rank} of {size} reads a `ShardedLoader` without `.shard(&rank)`: every rank trains on all samples, unless \
                      its data set contains only this rank's samples"
                 )
             });

@@ -9,7 +9,7 @@ use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::data::dataset::transform::PartialDataset;
 use burn::data::dataset::{Dataset, DatasetError};
 use burn::tensor::Device;
-use burn_rehearsal_collective::panic_message;
+use burn_rehearsal_collective::{Rank, panic_message};
 use std::cell::Cell;
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -69,16 +69,21 @@ pub struct ShardedLoaderBuilder<I, B> {
 }
 
 impl<I: Send + Sync + 'static, B: Send + 'static> ShardedLoader<I, B> {
-    /// A loader that builds mini-batches of `batch_size` rows (at least 1) with `batcher`: on one rank, unshuffled, without workers.
-    pub fn builder(batcher: impl Batcher<I, B> + 'static, batch_size: usize) -> ShardedLoaderBuilder<I, B> {
-        let settings =
-            Settings { batch_size: batch_size.max(1), seed: None, task: 0, workers: 0, rank: 0, world_size: 1, device: Device::default() };
+    /// A loader that builds mini-batches with `batcher`: by default of one row, on one rank, unshuffled, without workers.
+    pub fn builder(batcher: impl Batcher<I, B> + 'static) -> ShardedLoaderBuilder<I, B> {
+        let settings = Settings { batch_size: 1, seed: None, task: 0, workers: 0, rank: 0, world_size: 1, device: Device::default() };
         ShardedLoaderBuilder { settings, batcher: Arc::new(batcher), epoch: 0, first_step: 0 }
     }
 }
 
 impl<I: Send + Sync + 'static, B: Send + 'static> ShardedLoaderBuilder<I, B> {
-    /// Shuffles every epoch.
+    /// The rows of a mini-batch, at least 1; the default. The last mini-batch of an epoch may have fewer.
+    pub fn batch_size(mut self, batch_size: usize) -> Self {
+        self.settings.batch_size = batch_size.max(1);
+        self
+    }
+
+    /// Shuffles every epoch. Default: the order of the data set.
     pub fn shuffle(mut self, seed: u64) -> Self {
         self.settings.seed = Some(seed);
         self
@@ -90,21 +95,26 @@ impl<I: Send + Sync + 'static, B: Send + 'static> ShardedLoaderBuilder<I, B> {
         self
     }
 
-    /// The number of threads that read; 0 reads on the thread that iterates. The result is the same.
-    pub fn workers(mut self, workers: usize) -> Self {
+    /// The number of threads that read. 0, the default, reads on the thread that iterates. The result is the same.
+    pub fn num_workers(mut self, workers: usize) -> Self {
         self.settings.workers = workers;
         self
     }
 
-    /// Reads rank `rank`'s part of the data set in a world of `world_size`.
-    pub fn shard(mut self, rank: usize, world_size: usize) -> Self {
+    /// Reads this rank's part of the data set. Default: all of it.
+    pub fn shard(self, rank: &Rank) -> Self {
+        self.shard_of(rank.rank(), rank.size())
+    }
+
+    /// Reads the part of rank `rank` in a world of `world_size`, for ranks on a transport of your own.
+    pub fn shard_of(mut self, rank: usize, world_size: usize) -> Self {
         self.settings.rank = rank;
         self.settings.world_size = world_size.max(1);
         self
     }
 
-    /// The device that mini-batches are built on.
-    pub fn device(mut self, device: Device) -> Self {
+    /// The device that mini-batches are built on. Default: Burn's default device.
+    pub fn set_device(mut self, device: Device) -> Self {
         self.settings.device = device;
         self
     }
@@ -117,14 +127,14 @@ impl<I: Send + Sync + 'static, B: Send + 'static> ShardedLoaderBuilder<I, B> {
     }
 
     /// The loader over `dataset`.
-    pub fn build(self, dataset: impl Dataset<I> + 'static) -> ShardedLoader<I, B> {
-        ShardedLoader {
+    pub fn build(self, dataset: impl Dataset<I> + 'static) -> Arc<ShardedLoader<I, B>> {
+        Arc::new(ShardedLoader {
             settings: self.settings,
             batcher: self.batcher,
             dataset: Arc::new(dataset),
             epoch: Arc::new(AtomicU64::new(self.epoch)),
             first_step: Arc::new(AtomicU64::new(self.first_step)),
-        }
+        })
     }
 }
 
