@@ -22,7 +22,6 @@ use burn_rehearsal_benches::{
 };
 use std::hint::black_box;
 use std::process::Command;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const B: usize = 56;

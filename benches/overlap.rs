@@ -21,7 +21,6 @@ use burn_rehearsal::{
 };
 use burn_rehearsal_benches::{Batch, Images, StackImages, fill, head, median, micros, random_batches, random_images, timed, verdict};
 use std::hint::black_box;
-use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
