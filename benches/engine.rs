@@ -256,7 +256,7 @@ fn measure<T: Images>(side: usize) {
     for _ in 0..TURNS {
         ours(&buffer, &batches, &mut series);
         reference.run(&mut series);
-        series.add("loader", loader(&plain, |_| ()));
+        series.add("loader", loader(&*plain, |_| ()));
         let mut appends = Vec::new();
         let mut before = buffer.timings().append;
         let with_rehearsal = loader(&rehearsed, |time| {
