@@ -1,73 +1,74 @@
 //! Runs as lines of comma-separated values, for other tools. Tasks and epochs are counted from 1, accuracies are 0..=1, what was not measured is empty, and
 //! lines end with a line feed.
 
-#[cfg(doc)]
-use crate::Group;
-use crate::groups;
-use burn_rehearsal_train::report::schema::{CurvePoint, EpochTime, RunReport};
+use crate::Comparison;
+use burn_rehearsal_train::report::RunReport;
+use burn_rehearsal_train::report::schema::{CurvePoint, EpochTime};
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// Every epoch of every run: `run,method,seed,task,epoch,train_loss,train_s,samples_per_s,task_1,task_2,…`. `run` is the [label](Group::label) of the run's group,
-/// which tells apart runs that were configured differently; `task_i` is the top-1 accuracy on that task after the epoch.
-pub fn curves_csv(reports: &[RunReport]) -> String {
-    let tasks = reports.iter().map(|report| report.tasks.len()).max().unwrap_or(0);
-    let groups = groups(reports);
-    let mut csv = curves_head(tasks);
-    for report in reports {
-        let group = groups.iter().find(|group| group.reports.iter().any(|other| std::ptr::eq(*other, report)));
-        let run = group.map_or_else(|| report.method.to_string(), |group| group.label.clone());
-        for (index, point) in report.curves.iter().enumerate() {
-            let time = report.time.epochs.get(index).copied().unwrap_or_default();
-            csv.push_str(&curves_line(&run, report.method.as_str(), report.seed, point, time, tasks));
+impl Comparison<'_> {
+    /// Every epoch of every run: `run,method,seed,task,epoch,train_loss,train_s,samples_per_s,task_1,task_2,…`.
+    ///
+    /// `run` is the [label](crate::Group::label) of the run's group; `task_i` is the top-1 accuracy on that task after the epoch.
+    pub fn curves_csv(&self) -> String {
+        let tasks = self.tasks();
+        let mut csv = curves_head(tasks);
+        for report in self.reports {
+            let group = self.groups.iter().find(|group| group.reports.iter().any(|other| std::ptr::eq(*other, report)));
+            let run = group.map_or(&report.method, |group| &group.label);
+            for (index, point) in report.curves.iter().enumerate() {
+                let time = report.time.epochs.get(index).copied().unwrap_or_default();
+                csv.push_str(&curves_line(run, &report.method, report.seed, point, time, tasks));
+            }
         }
+        csv
     }
-    csv
+
+    /// The figures of each group as mean and sample standard deviation over the seeds: `run,method,seeds`, and two
+    /// columns for each figure.
+    pub fn summary_csv(&self) -> String {
+        type Figure = (&'static str, fn(&RunReport) -> Option<f64>);
+        let summary: [Figure; 8] = [
+            ("average_top1", |report| report.summary.average_top1),
+            ("average_top5", |report| report.summary.average_top5),
+            ("forgetting", |report| report.summary.forgetting),
+            ("bwt", |report| report.summary.bwt),
+            ("fwt", |report| report.summary.fwt),
+            ("total_s", |report| Some(report.time.total_s)),
+            ("train_s", |report| Some(report.time.train_s)),
+            ("samples_per_s", |report| report.time.samples_per_s),
+        ];
+        let mut csv = String::from("run,method,seeds");
+        summary.iter().for_each(|(name, _)| csv.push_str(&format!(",{name}_mean,{name}_sd")));
+        csv.push('\n');
+        for group in &self.groups {
+            csv.push_str(&format!("{},{},{}", text(&group.label), text(group.method()), group.reports.len()));
+            for (_, figure) in summary {
+                let mean = group.mean(figure);
+                csv.push_str(&format!(",{},{}", cell(mean.map(|mean| mean.mean)), cell(mean.and_then(|mean| mean.sd))));
+            }
+            csv.push('\n');
+        }
+        csv
+    }
 }
 
-pub(super) fn curves_head(tasks: usize) -> String {
+pub(crate) fn curves_head(tasks: usize) -> String {
     let tasks: String = (1..=tasks).map(|task| format!(",task_{task}")).collect();
     format!("run,method,seed,task,epoch,train_loss,train_s,samples_per_s{tasks}\n")
 }
 
-pub(super) fn curves_line(run: &str, method: &str, seed: u64, point: &CurvePoint, time: EpochTime, tasks: usize) -> String {
+pub(crate) fn curves_line(run: &str, method: &str, seed: u64, point: &CurvePoint, time: EpochTime, tasks: usize) -> String {
     let (task, epoch, loss) = (point.task + 1, point.epoch + 1, cell(point.train_loss));
     let seconds = cell(Some(time.train_s).filter(|&seconds| seconds > 0.0));
-    let mut line = format!("{},{method},{seed},{task},{epoch},{loss},{seconds},{}", text(run), cell(time.samples_per_s()));
+    let mut line = format!("{},{},{seed},{task},{epoch},{loss},{seconds},{}", text(run), text(method), cell(time.samples_per_s()));
     for task in 0..tasks {
         // Writing to a string does not fail.
         let _ = write!(line, ",{}", cell(point.top1.get(task).copied().flatten()));
     }
     line.push('\n');
     line
-}
-
-/// The figures of each group of runs that differ only in their seed, as mean and sample standard deviation over the seeds: `run,method,seeds`, and for each
-/// figure two columns.
-pub fn summary_csv(reports: &[RunReport]) -> String {
-    type Figure = (&'static str, fn(&RunReport) -> Option<f64>);
-    let summary: [Figure; 8] = [
-        ("average_top1", |report| report.summary.average_top1),
-        ("average_top5", |report| report.summary.average_top5),
-        ("forgetting", |report| report.summary.forgetting),
-        ("bwt", |report| report.summary.bwt),
-        ("fwt", |report| report.summary.fwt),
-        ("total_s", |report| Some(report.time.total_s)),
-        ("train_s", |report| Some(report.time.train_s)),
-        ("samples_per_s", |report| report.time.samples_per_s),
-    ];
-    let mut csv = String::from("run,method,seeds");
-    summary.iter().for_each(|(name, _)| csv.push_str(&format!(",{name}_mean,{name}_sd")));
-    csv.push('\n');
-    for group in groups(reports) {
-        csv.push_str(&format!("{},{},{}", text(&group.label), group.method(), group.reports.len()));
-        for (_, figure) in summary {
-            let mean = group.mean(figure);
-            csv.push_str(&format!(",{},{}", cell(mean.map(|mean| mean.mean)), cell(mean.and_then(|mean| mean.sd))));
-        }
-        csv.push('\n');
-    }
-    csv
 }
 
 fn cell(value: Option<f64>) -> String {
@@ -82,8 +83,7 @@ fn text(text: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::report;
-    use burn_rehearsal_train::report::schema::Method;
+    use crate::fixtures::{compare, report};
 
     fn points() -> Vec<CurvePoint> {
         vec![
@@ -94,21 +94,21 @@ mod tests {
 
     #[test]
     fn every_epoch_is_a_line_with_as_many_cells_as_the_head() {
-        let mut run = report(Method::Rehearsal, 2, 7);
+        let mut run = report("rehearsal", 2, 7);
         run.curves = points();
         run.time.epochs = vec![EpochTime { train_s: 0.5, samples: 100 }];
-        let csv = curves_csv(&[run]);
+        let csv = compare(&[run]).curves_csv();
         let head = "run,method,seed,task,epoch,train_loss,train_s,samples_per_s,task_1,task_2";
         assert_eq!(csv, format!("{head}\nrehearsal,rehearsal,7,1,1,,0.5,200,,\nrehearsal,rehearsal,7,1,2,0.5,,,0.75,\n"));
     }
 
     #[test]
     fn runs_that_were_configured_differently_are_told_apart_and_seeds_are_merged() {
-        let mut reports: Vec<_> = (0..3).map(|seed| report(Method::Rehearsal, 2, seed)).collect();
-        let mut other = report(Method::Rehearsal, 2, 0);
+        let mut reports: Vec<_> = (0..3).map(|seed| report("rehearsal", 2, seed)).collect();
+        let mut other = report("rehearsal", 2, 0);
         other.config["rehearsal"]["policy"] = "fifo".into();
         reports.push(other);
-        let curves = curves_csv(&reports);
+        let curves = compare(&reports).curves_csv();
         let runs: Vec<_> = curves.lines().skip(1).filter_map(|line| line.split_once(',')).map(|(run, _)| run).collect();
         assert_eq!(
             runs,
@@ -119,7 +119,7 @@ mod tests {
                 "rehearsal policy=fifo"
             ]
         );
-        let summary = summary_csv(&reports);
+        let summary = compare(&reports).summary_csv();
         let lines: Vec<Vec<_>> = summary.lines().map(|line| line.split(',').collect()).collect();
         assert_eq!((lines.len(), lines[1][2], lines[2][2]), (3, "3", "1"));
         let column = lines[0].iter().position(|name| *name == "total_s_mean").unwrap();

@@ -1,13 +1,14 @@
 //! The epochs of a run on disk while it goes on: one line more after each.
 
-use crate::csv::{curves_csv, curves_head, curves_line};
-use burn_rehearsal_train::report::schema::{CurvePoint, EpochTime, Method, RunReport};
+use crate::Comparison;
+use crate::csv::{curves_head, curves_line};
+use burn_rehearsal_train::report::schema::{CurvePoint, EpochTime};
 use burn_rehearsal_train::report::{ReportError, write_atomically};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// A file that grows to what [`curves_csv`] writes of runs that follow each other.
+/// A file that grows to what [`Comparison::curves_csv`] writes of runs that follow each other.
 ///
 /// Who resumes a run begins the log anew and appends what the checkpoint knows: then no epoch is there twice, and none is missing.
 #[derive(Debug)]
@@ -19,14 +20,14 @@ pub struct CurvesLog {
 }
 
 impl CurvesLog {
-    /// A log at `path` of runs of `tasks` tasks, with the epochs of those that are `finished`. Whatever was there before is gone; without an epoch
-    /// there is no file yet.
+    /// A log at `path` of runs of `tasks` tasks, with the epochs of those that are `finished`. An earlier file is replaced; without
+    /// an epoch there is no file yet.
     ///
     /// # Errors
     /// [`ReportError::Io`] with the file or its directory.
-    pub fn begin(path: &Path, tasks: usize, finished: &[RunReport]) -> Result<Self, ReportError> {
-        if path.exists() || !finished.is_empty() {
-            let text = if finished.is_empty() { curves_head(tasks) } else { curves_csv(finished) };
+    pub fn begin(path: &Path, tasks: usize, finished: &Comparison<'_>) -> Result<Self, ReportError> {
+        if path.exists() || !finished.reports.is_empty() {
+            let text = if finished.reports.is_empty() { curves_head(tasks) } else { finished.curves_csv() };
             write_atomically(path, &text)?;
         }
         Ok(Self { path: path.to_path_buf(), tasks, file: None })
@@ -36,8 +37,8 @@ impl CurvesLog {
     ///
     /// # Errors
     /// [`ReportError::Io`] with the file.
-    pub fn append(&mut self, method: Method, seed: u64, point: &CurvePoint, time: EpochTime) -> Result<(), ReportError> {
-        let line = curves_line(method.as_str(), method.as_str(), seed, point, time, self.tasks);
+    pub fn append(&mut self, method: &str, seed: u64, point: &CurvePoint, time: EpochTime) -> Result<(), ReportError> {
+        let line = curves_line(method, method, seed, point, time, self.tasks);
         self.write(&line).map_err(|source| ReportError::Io { action: "write", path: self.path.clone(), source })
     }
 
@@ -59,26 +60,26 @@ impl CurvesLog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::report;
+    use crate::fixtures::{compare, report};
 
     #[test]
     fn a_log_grows_to_the_file_of_the_finished_runs_and_an_earlier_one_is_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("curves.csv");
-        let reports: Vec<_> = [Method::Incremental, Method::Rehearsal].map(|method| report(method, 2, 5)).into();
-        let mut log = CurvesLog::begin(&path, 2, &[]).unwrap();
+        let reports: Vec<_> = ["incremental", "rehearsal"].map(|method| report(method, 2, 5)).into();
+        let mut log = CurvesLog::begin(&path, 2, &compare(&[])).unwrap();
         assert!(!path.exists());
         for report in &reports {
             for (point, time) in report.curves.iter().zip(&report.time.epochs) {
-                log.append(report.method, report.seed, point, *time).unwrap();
+                log.append(&report.method, report.seed, point, *time).unwrap();
             }
         }
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), curves_csv(&reports));
-        let mut log = CurvesLog::begin(&path, 2, &reports[..1]).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), curves_csv(&reports[..1]));
-        log.append(Method::Rehearsal, 5, &reports[1].curves[0], reports[1].time.epochs[0]).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), curves_csv(&reports));
-        CurvesLog::begin(&path, 2, &[]).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), compare(&reports).curves_csv());
+        let mut log = CurvesLog::begin(&path, 2, &compare(&reports[..1])).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), compare(&reports[..1]).curves_csv());
+        log.append("rehearsal", 5, &reports[1].curves[0], reports[1].time.epochs[0]).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), compare(&reports).curves_csv());
+        CurvesLog::begin(&path, 2, &compare(&[])).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1);
     }
 }

@@ -1,6 +1,6 @@
 //! Several runs as a table of plain text for a terminal.
 
-use crate::{Group, groups, merge};
+use crate::{Comparison, Group};
 use burn_rehearsal_train::metrics::MeanSd;
 use burn_rehearsal_train::report::RunReport;
 
@@ -10,36 +10,36 @@ const WIDEST: usize = 100;
 /// What is printed for a figure that was not measured or is not defined.
 const UNKNOWN: &str = "–";
 
-/// A line for each run: top-1 accuracy on each task after the last one, average accuracy, forgetting (fractions), total time and training
-/// time in seconds, incoming training samples of all ranks per second and, if there is an incremental run, training time relative to it (of several, the one whose configuration is most alike).
-///
-/// Columns are aligned; a table wider than 100 characters has the runs as columns instead if that is narrower. The text ends with a line break; it is empty without
-/// reports.
-pub fn comparison_table(reports: &[RunReport]) -> String {
-    let mut lines = Vec::new();
-    for group in groups(reports) {
-        for &report in &group.reports {
-            let seed = if group.reports.len() > 1 { format!(" seed {}", report.seed) } else { String::new() };
-            let reference = merge::reference(report, reports.iter());
-            lines.push(Line {
-                group: Group { label: format!("{}{seed}", group.label), reports: vec![report] },
-                reference: reference.map(|other| other.time.train_s),
-            });
+impl<'a> Comparison<'a> {
+    /// A table with a line for each run.
+    ///
+    /// The columns are top-1 accuracy on each task after the last one, average accuracy, forgetting (fractions), total
+    /// time and training time in seconds, incoming training samples of all ranks per second and, if there is an
+    /// incremental run, training time relative to it (of several, the one whose configuration is most alike).
+    ///
+    /// A table wider than 100 characters has the runs as columns if that is narrower. The text ends with a line
+    /// break; it is empty without reports.
+    pub fn table(&self) -> String {
+        let mut lines = Vec::new();
+        for group in &self.groups {
+            for &report in &group.reports {
+                let seed = if group.reports.len() > 1 { format!(" seed {}", report.seed) } else { String::new() };
+                lines.push(Line {
+                    group: Group { label: format!("{}{seed}", group.label), reports: vec![report] },
+                    reference: self.reference(report).map(|other| other.time.train_s),
+                });
+            }
         }
+        table(&lines)
     }
-    table(&lines)
-}
 
-/// As [`comparison_table`], with one line for each group of runs that differ only in the seed: mean ± sample standard deviation over the seeds.
-/// Relative times are ratios of mean times.
-pub fn merged_table(reports: &[RunReport]) -> String {
-    let groups = groups(reports);
-    let mut lines = Vec::new();
-    for group in &groups {
-        let reference = merge::reference_time(group, &groups);
-        lines.push(Line { group: Group { label: group.title(), ..group.clone() }, reference });
+    /// As [`table`](Self::table), with a line for each group: mean ± sample standard deviation over the seeds. Relative
+    /// times are ratios of mean times.
+    pub fn merged_table(&self) -> String {
+        let line =
+            |group: &Group<'a>| Line { group: Group { label: group.title(), ..group.clone() }, reference: self.reference_time(group) };
+        table(&self.groups.iter().map(line).collect::<Vec<_>>())
     }
-    table(&lines)
 }
 
 /// The runs behind one line of a table.
@@ -142,9 +142,9 @@ fn align(grid: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::{report, three_methods};
+    use crate::fixtures::{compare, report, three_methods};
     use burn_rehearsal_train::metrics::AccuracyMatrix;
-    use burn_rehearsal_train::report::schema::{Method, Summary};
+    use burn_rehearsal_train::report::schema::Summary;
 
     #[test]
     fn three_methods_of_two_tasks_print_as_this_table() {
@@ -155,19 +155,19 @@ mod tests {
             "rehearsal     0.951   0.980    0.965       0.029     20.0     18.0      1234           2.00",
             "scratch       0.985   0.985    0.985       0.000     60.0     54.0      1234           6.00",
         ];
-        let text = comparison_table(&three_methods(2));
+        let text = compare(&three_methods(2)).table();
         assert_eq!(text.lines().collect::<Vec<_>>(), expected);
     }
 
     #[test]
     fn relative_time_needs_an_incremental_run() {
-        let text = comparison_table(&[report(Method::Scratch, 2, 0)]);
+        let text = compare(&[report("scratch", 2, 0)]).table();
         assert!(!text.contains('×'), "{text}");
     }
 
     #[test]
     fn a_wide_table_is_turned_so_that_tasks_run_downwards() {
-        let text = comparison_table(&three_methods(20));
+        let text = compare(&three_methods(20)).table();
         assert!(text.lines().all(|line| line.chars().count() <= WIDEST), "{text}");
         assert!(text.lines().any(|line| line.starts_with("task 20 ")), "{text}");
         let aligned: Vec<_> = text.lines().map(|line| line.chars().count()).collect();
@@ -176,11 +176,11 @@ mod tests {
 
     #[test]
     fn seeds_stand_apart_in_one_table_and_are_mean_and_deviation_in_the_other() {
-        let reports: Vec<_> = (0..3).flat_map(|seed| [report(Method::Incremental, 2, seed), report(Method::Rehearsal, 2, seed)]).collect();
-        let apart = comparison_table(&reports);
+        let reports: Vec<_> = (0..3).flat_map(|seed| [report("incremental", 2, seed), report("rehearsal", 2, seed)]).collect();
+        let apart = compare(&reports).table();
         assert!((0..3).all(|seed| apart.contains(&format!("rehearsal seed {seed}"))), "{apart}");
         assert_eq!(apart.matches("2.00\n").count(), 3, "each against the incremental run of its seed: {apart}");
-        let merged = merged_table(&reports);
+        let merged = compare(&reports).merged_table();
         assert!(merged.contains("rehearsal (3 seeds)") && merged.contains("19.8 ± 0.2"), "{merged}");
         assert!(!merged.contains("seed 0"), "{merged}");
     }
@@ -191,9 +191,9 @@ mod tests {
         reports.extend(three_methods(2));
         for other in &mut reports[3..] {
             other.config["data"] = "folder:pets".into();
-            other.time.train_s *= if other.method == Method::Incremental { 10.0 } else { 5.0 };
+            other.time.train_s *= if other.method == "incremental" { 10.0 } else { 5.0 };
         }
-        for text in [comparison_table(&reports), merged_table(&reports)] {
+        for text in [compare(&reports).table(), compare(&reports).merged_table()] {
             let ratio = |line: &str| line.split_whitespace().last().map(str::to_string);
             let ratios: Vec<_> = text.lines().filter(|line| line.starts_with("rehearsal")).filter_map(ratio).collect();
             assert_eq!(ratios, ["2.00", "1.00"], "{text}");
@@ -202,12 +202,12 @@ mod tests {
 
     #[test]
     fn an_interrupted_run_is_marked_and_has_dashes_for_what_is_missing() {
-        let mut run = report(Method::Incremental, 2, 0);
+        let mut run = report("incremental", 2, 0);
         run.complete = false;
         run.accuracy.top1 = AccuracyMatrix::new(2);
         run.accuracy.top1.push_row(&[Some(0.75), Some(0.0)]).unwrap();
         run.summary = Summary::of(&run.accuracy);
-        let text = comparison_table(&[run]);
+        let text = compare(&[run]).table();
         let line = text.lines().nth(2).unwrap();
         assert_eq!(
             line.split_whitespace().collect::<Vec<_>>(),
@@ -218,6 +218,6 @@ mod tests {
 
     #[test]
     fn no_reports_are_an_empty_table() {
-        assert_eq!((comparison_table(&[]), merged_table(&[])), (String::new(), String::new()));
+        assert_eq!((compare(&[]).table(), compare(&[]).merged_table()), (String::new(), String::new()));
     }
 }

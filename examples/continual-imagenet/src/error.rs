@@ -2,7 +2,6 @@
 
 use burn_rehearsal::error::{BatchError, ConfigError, RehearsalError};
 use burn_rehearsal_collective::CollectiveError;
-use burn_rehearsal_report::FigureError;
 use burn_rehearsal_train::experiment::ExperimentError;
 use burn_rehearsal_train::report::ReportError;
 use burn_rehearsal_train::stream::StreamError;
@@ -114,12 +113,9 @@ pub enum AppError {
     /// What joins the ranks.
     #[error(transparent)]
     Collective(#[from] CollectiveError),
-    /// A report.
+    /// A report or a page made of reports.
     #[error(transparent)]
     Report(#[from] ReportError),
-    /// A figure.
-    #[error(transparent)]
-    Figure(#[from] FigureError),
     /// No report where one was looked for.
     #[error("no report.json in {} or its subdirectories", .0.display())]
     NoReport(PathBuf),

@@ -14,7 +14,7 @@ use burn::tensor::Device;
 use burn_rehearsal::agreement::agree_on;
 use burn_rehearsal::{RehearsalConfig, StoreLocation, shard_capacity};
 use burn_rehearsal_collective::{Collective, CollectiveExt, RankFailure, run_threads};
-use burn_rehearsal_report::{CurvesLog, accuracy_svg, comparison_table, curves_csv, html, merged_table, phases_svg, summary_csv};
+use burn_rehearsal_report::{Comparison, ConfigFields, CurvesLog};
 use burn_rehearsal_train::data_parallel::Precision;
 use burn_rehearsal_train::device::adapter;
 use burn_rehearsal_train::experiment::{ErrorOrigin, ExperimentError, Workload, run_rank};
@@ -28,6 +28,14 @@ use std::sync::Arc;
 /// What the columns of the tables are.
 const LEGEND: &str = "Top-1 accuracy on each task after the last one, their average, and forgetting: fractions of 1.
 Times in seconds; images/s: incoming training images of all ranks; × incr.: training time relative to incremental.";
+
+/// What the fields of the configuration mean when runs are compared.
+const CONFIG_FIELDS: ConfigFields<'_> = ConfigFields {
+    work: &["data", "image-size", "model", "model-width"],
+    neutral: &["out"],
+    changed: Some("overridden"),
+    headline: &["data", "model", "epochs"],
+};
 
 /// Everything that is checked before the first file is written.
 struct Job {
@@ -147,7 +155,7 @@ impl Job {
         let begin = self.directory.clone().map(|directory| -> Begin {
             Box::new(move || {
                 directory.begin()?;
-                Ok(CurvesLog::begin(&directory.out().join(CURVES), tasks, &alike)?)
+                Ok(CurvesLog::begin(&directory.out().join(CURVES), tasks, &Comparison::new(&alike, CONFIG_FIELDS))?)
             })
         });
         let progress = Progress::new(plan, self.display, begin, stop.clone());
@@ -194,7 +202,7 @@ impl Job {
         }
         let complete = ended == methods.len() && reports.iter().all(|report| report.complete);
         if self.first {
-            print_line(&format!("\n{LEGEND}\n\n{}", comparison_table(&reports)));
+            print_line(&format!("\n{LEGEND}\n\n{}", Comparison::new(&reports, CONFIG_FIELDS).table()));
             draw(&[earlier.as_slice(), &reports].concat(), &self.config.out)?;
             reports.iter().filter_map(diverged).for_each(|warning| print_error(&warning));
             if let Some(most) = reports.iter().map(|report| report.left_out).max().filter(|&most| most > 0) {
@@ -280,8 +288,8 @@ pub fn report(directories: &[PathBuf], out: Option<&Path>) -> Result<ExitCode, A
     let mut seen = HashSet::new();
     files.retain(|file| seen.insert(std::fs::canonicalize(file).unwrap_or_else(|_| file.clone())));
     let reports = files.iter().map(|file| RunReport::read(file)).collect::<Result<Vec<_>, _>>()?;
-    let several_seeds = reports.iter().any(|a| reports.iter().any(|b| a.method == b.method && a.seed != b.seed));
-    let table = if several_seeds { merged_table(&reports) } else { comparison_table(&reports) };
+    let comparison = Comparison::new(&reports, CONFIG_FIELDS);
+    let table = if comparison.has_several_seeds() { comparison.merged_table() } else { comparison.table() };
     print_line(&format!("{LEGEND}\n\n{table}"));
     // Those of several runs are none of theirs.
     let only = || directories.first().filter(|first| directories.len() == 1 && first.is_dir()).map(PathBuf::as_path);
@@ -320,16 +328,17 @@ fn find_reports(path: &Path) -> Result<Vec<PathBuf>, AppError> {
 /// A warning if the loss became infinite or not a number: the accuracies are then those of a network that learned nothing.
 fn diverged(report: &RunReport) -> Option<String> {
     let point = report.curves.iter().find(|point| point.train_loss.is_none())?;
-    let (method, task, epoch) = (report.method, point.task + 1, point.epoch + 1);
+    let (method, task, epoch) = (&report.method, point.task + 1, point.epoch + 1);
     Some(format!("warning: {method}: the training loss was not finite in epoch {epoch} of task {task}; try a lower `--learning-rate`"))
 }
 
 fn draw(reports: &[RunReport], out: &Path) -> Result<(), AppError> {
-    write_atomically(&out.join("accuracy.svg"), &accuracy_svg(reports)?)?;
-    write_atomically(&out.join("phases.svg"), &phases_svg(reports)?)?;
-    write_atomically(&out.join("report.html"), &html(reports)?)?;
-    write_atomically(&out.join(CURVES), &curves_csv(reports))?;
-    write_atomically(&out.join("summary.csv"), &summary_csv(reports))?;
+    let comparison = Comparison::new(reports, CONFIG_FIELDS);
+    write_atomically(&out.join("accuracy.svg"), &comparison.accuracy_svg())?;
+    write_atomically(&out.join("phases.svg"), &comparison.phases_svg())?;
+    write_atomically(&out.join("report.html"), &comparison.html())?;
+    write_atomically(&out.join(CURVES), &comparison.curves_csv())?;
+    write_atomically(&out.join("summary.csv"), &comparison.summary_csv())?;
     Ok(())
 }
 

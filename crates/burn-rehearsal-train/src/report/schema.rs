@@ -28,8 +28,8 @@ pub struct RunReport {
     pub schema_version: u64,
     /// Version of the package that made the run.
     pub package_version: String,
-    /// How the network was trained from task to task.
-    pub method: Method,
+    /// The name of the method by which the network was trained from task to task.
+    pub method: String,
     /// The resolved configuration: defaults, file and flags. Any JSON object.
     pub config: serde_json::Value,
     /// The seed that every random choice of the run follows from.

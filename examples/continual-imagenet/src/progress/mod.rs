@@ -289,7 +289,7 @@ impl Shared {
 impl Log {
     fn write(&mut self, plan: &RunPlan, epoch: &CompletedEpoch) {
         let Some(curves) = &mut self.curves else { return };
-        if let Err(error) = curves.append(plan.method, plan.seed, &epoch.point, epoch.time) {
+        if let Err(error) = curves.append(plan.method.as_str(), plan.seed, &epoch.point, epoch.time) {
             // The report has the epochs as well; a run is not lost for a log.
             tracing::warn!(%error, "the log of epochs ends here");
             self.curves = None;

@@ -109,7 +109,6 @@ fn a_damaged_report_is_refused_with_the_name_of_the_file() {
     for (from, to) in [
         ("{", ""),
         ("\"schema_version\": 1,", ""),
-        ("\"rehearsal\"", "\"magic\""),
         ("\"world_size\": 2", "\"world_size\": \"two\""),
         ("\"complete\"", "\"completed\""),
         ("0.95", "95"),

@@ -1,18 +1,10 @@
 //! The figure of accuracies: average accuracy as tasks arrive, and the accuracy matrix of each method.
 
-use plotters::style::RGBColor;
+use crate::canvas::{Align, Canvas, Color, FAINT, GRID, INK, LEGEND_LINE, MARGIN, WHITE, WIDTH, count, text_width, to_pixels};
+use crate::{Comparison, Group};
 
-use crate::layout::{Align, Canvas, FAINT, GRID, INK, count, group_colors, text_width, to_pixels};
-use crate::{FigureError, Group, groups};
-use burn_rehearsal_train::report::RunReport;
-
-const FIGURE: &str = "accuracy";
-/// Width of the figure in pixels, unless there are more tasks than fit.
-const WIDTH: i32 = 1000;
 /// Least width and height of the curves, with axes and legend.
 const CURVES: (i32, i32) = (440, 420);
-const MARGIN: i32 = 16;
-const LEGEND_LINE: i32 = 20;
 /// Above the cells of a heat map: its title and the numbers of the columns.
 const ABOVE: i32 = 42;
 /// Below the cells of a heat map: the gap to the next one.
@@ -20,46 +12,38 @@ const BELOW: i32 = 16;
 /// To the left of the cells of a heat map: the numbers of the rows.
 const BESIDE: i32 = 28;
 
-/// One SVG with, on the left, the average top-1 accuracy over the tasks seen against the number of tasks learned, a line for each method; on the
-/// right, the top-1 accuracy matrix of each method as a heat map with its percentages (row: after task, column: on task; tasks from 1).
-///
-/// Runs that differ only in their seed are shown as their mean; bars on the curves are ± one sample standard deviation. 1000 pixels wide with up to
-/// 20 tasks. Texts are SVG text, in whatever sans-serif font the viewer has.
-///
-/// # Errors
-/// [`FigureError::NoReports`] without reports, [`FigureError::Draw`] if the drawing library fails.
-pub fn accuracy_svg(reports: &[RunReport]) -> Result<String, FigureError> {
-    let groups = groups(reports);
-    if groups.is_empty() {
-        return Err(FigureError::NoReports { figure: FIGURE });
+impl Comparison<'_> {
+    /// The figure of accuracies as SVG.
+    ///
+    /// Left: average top-1 accuracy over the tasks seen, against the number of tasks learned, a line for each
+    /// group. Right: the top-1 accuracy matrix of each group as a heat map with percentages (row: after task,
+    /// column: on task, from 1). Groups of several runs are shown as their mean; bars on the curves are ± one
+    /// sample standard deviation. The figure is 1000 pixels wide with up to 20 tasks.
+    pub fn accuracy_svg(&self) -> String {
+        let maps = Maps::plan(self);
+        let width = WIDTH.max(CURVES.0 + maps.width());
+        let curves_height = CURVES.1 + LEGEND_LINE * count(self.groups.len());
+        let mut canvas = Canvas::new(width, curves_height.max(maps.height()));
+        curves(&mut canvas, self, (width - maps.width(), curves_height));
+        maps.draw(&mut canvas, &self.groups, width - maps.width());
+        canvas.finish()
     }
-    let maps = Maps::plan(&groups);
-    let width = WIDTH.max(CURVES.0 + maps.width());
-    let curves_height = CURVES.1 + LEGEND_LINE * count(groups.len());
-    let height = curves_height.max(maps.height());
-
-    let mut svg = String::new();
-    let canvas = Canvas::new(FIGURE, &mut svg, width, height)?;
-    curves(&canvas, &groups, (width - maps.width(), curves_height))?;
-    maps.draw(&canvas, &groups, width - maps.width())?;
-    canvas.finish()?;
-    Ok(svg)
 }
 
 /// The left part of the figure, `size` pixels from the upper left corner.
-fn curves(canvas: &Canvas<'_>, groups: &[Group<'_>], size: (i32, i32)) -> Result<(), FigureError> {
-    let colors = group_colors(groups);
-    canvas.text("Average top-1 accuracy over the tasks seen (%)", (MARGIN, 20), 14, Align::Start, INK)?;
+fn curves(canvas: &mut Canvas, comparison: &Comparison<'_>, size: (i32, i32)) {
+    let (groups, colors) = (&comparison.groups, comparison.colors());
+    canvas.text("Average top-1 accuracy over the tasks seen (%)", (MARGIN, 20), 14, Align::Start, INK);
     for (index, (group, &color)) in groups.iter().zip(&colors).enumerate() {
         let y = 44 + LEGEND_LINE * count(index);
-        canvas.line(vec![(MARGIN + 4, y), (MARGIN + 34, y)], color, 2)?;
-        canvas.marker((MARGIN + 19, y), index, color)?;
-        canvas.text(&group.title(), (MARGIN + 42, y), 12, Align::Start, INK)?;
+        canvas.line(&[(MARGIN + 4, y), (MARGIN + 34, y)], color, 2);
+        canvas.marker((MARGIN + 19, y), index, color);
+        canvas.text(&group.title(), (MARGIN + 42, y), 12, Align::Start, INK);
     }
 
     let (left, right) = (MARGIN + 34, size.0 - 24);
     let (top, bottom) = (52 + LEGEND_LINE * count(groups.len()), size.1 - 46);
-    let tasks = groups.iter().map(Group::tasks).max().unwrap_or(0);
+    let tasks = comparison.tasks();
     let y = |fraction: f64| to_pixels(f64::from(bottom) - fraction.clamp(0.0, 1.0) * f64::from(bottom - top));
     // Half a step of room on both sides, so that one task stands in the middle and no marker on an axis.
     let step = f64::from(right - left) / tasks.max(1) as f64;
@@ -67,34 +51,34 @@ fn curves(canvas: &Canvas<'_>, groups: &[Group<'_>], size: (i32, i32)) -> Result
 
     for percent in (0..=100).step_by(20) {
         let level = y(f64::from(percent) / 100.0);
-        canvas.line(vec![(left, level), (right, level)], GRID, 1)?;
-        canvas.text(&percent.to_string(), (left - 8, level), 11, Align::End, INK)?;
+        canvas.line(&[(left, level), (right, level)], GRID, 1);
+        canvas.text(&percent.to_string(), (left - 8, level), 11, Align::End, INK);
     }
-    canvas.line(vec![(left, bottom), (right, bottom)], INK, 1)?;
+    canvas.line(&[(left, bottom), (right, bottom)], INK, 1);
     // As many numbers as there is room for.
     let every = (f64::from(text_width("000", 11)) / step).ceil().max(1.0) as usize;
     for task in (0..tasks).filter(|task| (task + 1) % every == 0) {
-        canvas.line(vec![(x(task), bottom), (x(task), bottom + 4)], INK, 1)?;
-        canvas.text(&(task + 1).to_string(), (x(task), bottom + 14), 11, Align::Middle, INK)?;
+        canvas.line(&[(x(task), bottom), (x(task), bottom + 4)], INK, 1);
+        canvas.text(&(task + 1).to_string(), (x(task), bottom + 14), 11, Align::Middle, INK);
     }
-    canvas.text("tasks learned", ((left + right) / 2, bottom + 34), 12, Align::Middle, INK)?;
+    canvas.text("tasks learned", ((left + right) / 2, bottom + 34), 12, Align::Middle, INK);
 
     for (index, (group, &color)) in groups.iter().zip(&colors).enumerate() {
         let averages: Vec<_> =
             (0..tasks).filter_map(|task| Some((task, group.mean(|report| report.accuracy.top1.average_after(task))?))).collect();
-        canvas.line(averages.iter().map(|(task, average)| (x(*task), y(average.mean))).collect(), color, 2)?;
+        let points: Vec<_> = averages.iter().map(|(task, average)| (x(*task), y(average.mean))).collect();
+        canvas.line(&points, color, 2);
         for (task, average) in averages {
             if let Some(sd) = average.sd {
                 let (low, high) = (y(average.mean - sd), y(average.mean + sd));
-                canvas.line(vec![(x(task), low), (x(task), high)], color, 1)?;
+                canvas.line(&[(x(task), low), (x(task), high)], color, 1);
                 for end in [low, high] {
-                    canvas.line(vec![(x(task) - 4, end), (x(task) + 4, end)], color, 1)?;
+                    canvas.line(&[(x(task) - 4, end), (x(task) + 4, end)], color, 1);
                 }
             }
-            canvas.marker((x(task), y(average.mean)), index, color)?;
+            canvas.marker((x(task), y(average.mean)), index, color);
         }
     }
-    Ok(())
 }
 
 /// The places of the heat maps, in rows of equal panels.
@@ -111,13 +95,14 @@ impl Maps {
     /// Above the first row of panels: what the maps show, in two lines.
     const HEAD: i32 = 58;
 
-    fn plan(groups: &[Group<'_>]) -> Self {
-        let tasks = count(groups.iter().map(Group::tasks).max().unwrap_or(0)).max(1);
+    fn plan(comparison: &Comparison<'_>) -> Self {
+        let groups = &comparison.groups;
+        let tasks = count(comparison.tasks()).max(1);
         // Large cells for a few tasks; with many they shrink until "100" still fits.
         let cell = ((240 / tasks).clamp(23, 40), (180 / tasks).clamp(17, 26));
         let title = groups.iter().map(|group| text_width(&group.title(), 12)).max().unwrap_or(0);
         let panel = (BESIDE + (tasks * cell.0).max(title) + MARGIN, ABOVE + tasks * cell.1 + BELOW);
-        let columns = ((WIDTH - CURVES.0) / panel.0).clamp(1, count(groups.len()));
+        let columns = ((WIDTH - CURVES.0) / panel.0).clamp(1, count(groups.len()).max(1));
         Self { cell, panel, columns, rows: (count(groups.len()) + columns - 1) / columns }
     }
 
@@ -130,66 +115,62 @@ impl Maps {
         Self::HEAD + self.rows * self.panel.1
     }
 
-    fn draw(&self, canvas: &Canvas<'_>, groups: &[Group<'_>], left: i32) -> Result<(), FigureError> {
-        canvas.text("Top-1 accuracy on every task (%)", (left, 20), 14, Align::Start, INK)?;
-        canvas.text("row: after this task, column: on this task", (left, 40), 11, Align::Start, FAINT)?;
+    fn draw(&self, canvas: &mut Canvas, groups: &[Group<'_>], left: i32) {
+        canvas.text("Top-1 accuracy on every task (%)", (left, 20), 14, Align::Start, INK);
+        canvas.text("row: after this task, column: on this task", (left, 40), 11, Align::Start, FAINT);
         for (index, group) in groups.iter().enumerate() {
             let index = count(index);
             let corner = (left + index % self.columns * self.panel.0, Self::HEAD + index / self.columns * self.panel.1);
-            self.panel(canvas, group, corner)?;
+            self.panel(canvas, group, corner);
         }
-        Ok(())
     }
 
     /// One heat map, its panel's upper left corner at `corner`.
-    fn panel(&self, canvas: &Canvas<'_>, group: &Group<'_>, corner: (i32, i32)) -> Result<(), FigureError> {
+    fn panel(&self, canvas: &mut Canvas, group: &Group<'_>, corner: (i32, i32)) {
         let (left, top) = (corner.0 + BESIDE, corner.1 + ABOVE);
         let size = if self.cell.0 < 30 { 10 } else { 12 };
-        canvas.text(&group.title(), (left, corner.1 + 10), 12, Align::Start, INK)?;
+        canvas.text(&group.title(), (left, corner.1 + 10), 12, Align::Start, INK);
         for row in 0..group.tasks() {
             let y = top + count(row) * self.cell.1;
             let x = left + count(row) * self.cell.0;
             let number = (row + 1).to_string();
-            canvas.text(&number, (left - 6, y + self.cell.1 / 2), size, Align::End, FAINT)?;
-            canvas.text(&number, (x + self.cell.0 / 2, top - 9), size, Align::Middle, FAINT)?;
+            canvas.text(&number, (left - 6, y + self.cell.1 / 2), size, Align::End, FAINT);
+            canvas.text(&number, (x + self.cell.0 / 2, top - 9), size, Align::Middle, FAINT);
             for column in 0..group.tasks() {
                 let x = left + count(column) * self.cell.0;
                 let accuracy = group.mean(|report| report.accuracy.top1.get(row, column));
                 // A pixel of white between cells.
                 let inside = (self.cell.0 - 1, self.cell.1 - 1);
                 let Some(accuracy) = accuracy else {
-                    canvas.rectangle((x, y), inside, GRID)?;
+                    canvas.rectangle((x, y), inside, GRID);
                     continue;
                 };
                 let (fill, ink) = shade(accuracy.mean);
-                canvas.rectangle((x, y), inside, fill)?;
+                canvas.rectangle((x, y), inside, fill);
                 let center = (x + self.cell.0 / 2, y + self.cell.1 / 2);
-                canvas.text(&format!("{:.0}", 100.0 * accuracy.mean), center, size, Align::Middle, ink)?;
+                canvas.text(&format!("{:.0}", 100.0 * accuracy.mean), center, size, Align::Middle, ink);
             }
         }
-        Ok(())
     }
 }
 
 /// Colour of a cell and of the number in it: one hue from nearly white to dark blue, so that lightness alone tells the value.
-fn shade(fraction: f64) -> (RGBColor, RGBColor) {
+fn shade(fraction: f64) -> (Color, Color) {
     let channel = |from: f64, to: f64| (from + (to - from) * fraction.clamp(0.0, 1.0)).round() as u8;
-    let fill = RGBColor(channel(240.0, 8.0), channel(246.0, 64.0), channel(252.0, 129.0));
-    (fill, if fraction < 0.6 { INK } else { RGBColor(255, 255, 255) })
+    let fill = Color(channel(240.0, 8.0), channel(246.0, 64.0), channel(252.0, 129.0));
+    (fill, if fraction < 0.6 { INK } else { WHITE })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::fixtures::{assert_well_formed, report, texts, three_methods};
+    use crate::fixtures::{assert_well_formed, compare, report, texts, three_methods};
     use burn_rehearsal_train::metrics::AccuracyMatrix;
-    use burn_rehearsal_train::report::schema::Method;
 
     #[test]
     fn the_figure_is_well_formed_and_names_every_method_in_legend_and_map() {
         for tasks in [1, 2, 5, 10, 20, 30] {
-            for reports in [three_methods(tasks), vec![report(Method::Rehearsal, tasks, 0)]] {
-                let svg = accuracy_svg(&reports).unwrap();
+            for reports in [three_methods(tasks), vec![report("rehearsal", tasks, 0)]] {
+                let svg = compare(&reports).accuracy_svg();
                 assert_well_formed(&svg);
                 let texts = texts(&svg);
                 for report in &reports {
@@ -201,11 +182,11 @@ mod tests {
 
     #[test]
     fn a_map_prints_every_percentage_that_was_measured_and_no_other() {
-        let mut run = report(Method::Incremental, 2, 0);
+        let mut run = report("incremental", 2, 0);
         run.accuracy.top1 = AccuracyMatrix::new(2);
         run.accuracy.top1.push_row(&[Some(0.916), Some(0.333)]).unwrap();
         run.accuracy.top1.push_row(&[Some(0.174)]).unwrap();
-        let texts = texts(&accuracy_svg(&[run]).unwrap());
+        let texts = texts(&compare(&[run]).accuracy_svg());
         for (percent, times) in [("92", 1), ("33", 1), ("17", 1), ("0", 1)] {
             assert_eq!(texts.iter().filter(|text| *text == percent).count(), times, "{percent} in {texts:?}");
         }
@@ -213,20 +194,20 @@ mod tests {
 
     #[test]
     fn seeds_are_one_line_and_one_map() {
-        let reports: Vec<_> = (0..3).map(|seed| report(Method::Rehearsal, 2, seed)).collect();
-        let texts = texts(&accuracy_svg(&reports).unwrap());
+        let reports: Vec<_> = (0..3).map(|seed| report("rehearsal", 2, seed)).collect();
+        let texts = texts(&compare(&reports).accuracy_svg());
         assert_eq!(texts.iter().filter(|text| text.contains("rehearsal (3 seeds)")).count(), 2, "{texts:?}");
     }
 
     #[test]
     fn a_run_without_any_measurement_still_gives_a_figure() {
-        let mut run = report(Method::Incremental, 3, 0);
+        let mut run = report("incremental", 3, 0);
         run.accuracy.top1 = AccuracyMatrix::new(3);
-        assert_well_formed(&accuracy_svg(&[run]).unwrap());
+        assert_well_formed(&compare(&[run]).accuracy_svg());
     }
 
     #[test]
-    fn a_figure_of_nothing_is_an_error() {
-        assert!(matches!(accuracy_svg(&[]), Err(FigureError::NoReports { figure: "accuracy" })));
+    fn a_figure_of_nothing_is_empty() {
+        assert_well_formed(&compare(&[]).accuracy_svg());
     }
 }

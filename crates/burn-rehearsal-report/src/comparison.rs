@@ -1,0 +1,255 @@
+//! Runs that belong together: everything the same but the seed.
+
+use burn_rehearsal_train::metrics::{MeanSd, mean_sd};
+use burn_rehearsal_train::report::RunReport;
+use serde_json::Value;
+
+/// The method whose training time the others are compared with.
+const REFERENCE: &str = "incremental";
+
+/// What the fields of [`RunReport::config`] mean, which only the program that made the runs knows. All names are
+/// those of fields at the top of the configuration.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ConfigFields<'a> {
+    /// Fields that define the amount of work: training times are compared only between runs that have them in common.
+    pub work: &'a [&'a str],
+    /// Fields that do not tell runs apart, for example where their results are written.
+    pub neutral: &'a [&'a str],
+    /// The field that lists the names of the fields that users changed, if there is one.
+    pub changed: Option<&'a str>,
+    /// Fields that the head of a page shows if all runs have them in common.
+    pub headline: &'a [&'a str],
+}
+
+/// Some runs side by side, from which tables, files and figures are made.
+///
+/// Runs that differ only in their seed are a [`Group`].
+///
+/// ```
+/// use burn_rehearsal_report::{Comparison, ConfigFields};
+/// use burn_rehearsal_train::report::{RunReport, schema::EXAMPLE};
+///
+/// let reports: Vec<RunReport> = vec![serde_json::from_str(EXAMPLE)?];
+/// let comparison = Comparison::new(&reports, ConfigFields::default());
+/// println!("{}", comparison.table());
+/// assert!(comparison.html().contains("rehearsal"));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Comparison<'a> {
+    pub(crate) reports: &'a [RunReport],
+    pub(crate) fields: ConfigFields<'a>,
+    pub(crate) groups: Vec<Group<'a>>,
+}
+
+/// Runs of one method and one configuration, one for each seed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Group<'a> {
+    /// What to call the group: the method, and what tells it from other groups of the same method if there are any.
+    pub label: String,
+    /// The runs, at least one, in the order in which they were given.
+    pub reports: Vec<&'a RunReport>,
+}
+
+impl Group<'_> {
+    /// The method of all runs of the group.
+    pub fn method(&self) -> &str {
+        // A group is made around its first report; the fallback is never used.
+        self.reports.first().map_or("", |report| &report.method)
+    }
+
+    /// The largest number of tasks; runs of a group have the same number.
+    pub fn tasks(&self) -> usize {
+        self.reports.iter().map(|report| report.tasks.len()).max().unwrap_or(0)
+    }
+
+    /// False if some run was interrupted.
+    pub fn complete(&self) -> bool {
+        self.reports.iter().all(|report| report.complete)
+    }
+
+    /// Mean and spread of a figure over the runs that have it; `None` if no run has it.
+    pub fn mean(&self, figure: impl Fn(&RunReport) -> Option<f64>) -> Option<MeanSd> {
+        let values: Vec<f64> = self.reports.iter().filter_map(|report| figure(report)).collect();
+        mean_sd(&values)
+    }
+
+    /// The label, with the number of runs if there are several: of seeds, if each has its own.
+    pub fn title(&self) -> String {
+        let seeds: std::collections::BTreeSet<u64> = self.reports.iter().map(|report| report.seed).collect();
+        match self.reports.len() {
+            1 => self.label.clone(),
+            runs if runs == seeds.len() => format!("{} ({runs} seeds)", self.label),
+            runs => format!("{} ({runs} runs)", self.label),
+        }
+    }
+}
+
+impl<'a> Comparison<'a> {
+    /// Groups runs by method, number of ranks, device, number of tasks and configuration.
+    ///
+    /// In the configuration, [neutral](ConfigFields::neutral) fields, the list of changed fields and every field
+    /// `seed` do not count. Groups are ordered by the name of their method, then as given.
+    pub fn new(reports: &'a [RunReport], fields: ConfigFields<'a>) -> Self {
+        let mut keyed: Vec<(Key, Group<'_>)> = Vec::new();
+        for report in reports {
+            let key = fields.key(report);
+            match keyed.iter_mut().find(|(other, group)| *other == key && group.method() == report.method) {
+                Some((_, group)) => group.reports.push(report),
+                None => keyed.push((key, Group { label: report.method.clone(), reports: vec![report] })),
+            }
+        }
+        keyed.sort_by(|(_, a), (_, b)| a.method().cmp(b.method()));
+        let labels: Vec<String> = (0..keyed.len()).map(|index| label(index, &keyed)).collect();
+        let groups = keyed.into_iter().zip(labels).map(|((_, group), label)| Group { label, ..group }).collect();
+        Self { reports, fields, groups }
+    }
+
+    /// The groups, in order.
+    pub fn groups(&self) -> &[Group<'a>] {
+        &self.groups
+    }
+
+    /// Whether some method ran with several seeds.
+    pub fn has_several_seeds(&self) -> bool {
+        self.reports.iter().any(|a| self.reports.iter().any(|b| a.method == b.method && a.seed != b.seed))
+    }
+
+    /// The largest number of tasks.
+    pub(crate) fn tasks(&self) -> usize {
+        self.groups.iter().map(Group::tasks).max().unwrap_or(0)
+    }
+
+    /// The incremental run that a run is best compared with. Of those with the same tasks and the same
+    /// [work](ConfigFields::work) it is the one whose configuration has most in common with the run's; of several, the one
+    /// with its seed.
+    pub(crate) fn reference(&self, report: &RunReport) -> Option<&'a RunReport> {
+        let own = self.fields.key(report);
+        let likeness =
+            |other: &&RunReport| (self.fields.key(other).iter().filter(|field| own.contains(field)).count(), other.seed == report.seed);
+        // Times of another amount of work say nothing about rehearsal.
+        let comparable = |other: &&RunReport| {
+            let alike = self.fields.work.iter().all(|field| report.config.get(field) == other.config.get(field));
+            other.method == REFERENCE && other.tasks == report.tasks && alike
+        };
+        // `max_by_key` would take the last of equals.
+        self.groups.iter().flat_map(|group| group.reports.iter().copied()).rev().filter(comparable).max_by_key(likeness)
+    }
+
+    /// The mean training time of the group of incremental runs that a group is best compared with, in seconds.
+    pub(crate) fn reference_time(&self, group: &Group<'_>) -> Option<f64> {
+        let run = group.reports.iter().find_map(|report| self.reference(report))?;
+        let group = self.groups.iter().find(|group| group.reports.iter().any(|&report| std::ptr::eq(report, run)))?;
+        group.mean(|report| Some(report.time.train_s)).map(|time| time.mean)
+    }
+}
+
+/// What must be equal within a group, as (dotted name, value) pairs in a fixed order.
+type Key = Vec<(String, Value)>;
+
+impl ConfigFields<'_> {
+    fn key(&self, report: &RunReport) -> Key {
+        let mut key = vec![
+            ("ranks".to_string(), report.world_size.into()),
+            ("device".to_string(), report.device.as_str().into()),
+            ("tasks".to_string(), report.tasks.len().into()),
+        ];
+        for (name, value) in report.config.as_object().into_iter().flatten() {
+            if name != "seed" && !self.neutral.contains(&name.as_str()) && self.changed != Some(name) {
+                flatten(name, value, &mut key);
+            }
+        }
+        key
+    }
+}
+
+fn flatten(name: &str, value: &Value, key: &mut Key) {
+    match value {
+        Value::Object(fields) => {
+            fields.iter().filter(|(field, _)| *field != "seed").for_each(|(field, value)| flatten(&format!("{name}.{field}"), value, key));
+        }
+        value => key.push((name.to_string(), value.clone())),
+    }
+}
+
+/// The method, and, if another group has the same method, the values in which they differ; if those are too many to print, one that no other group
+/// has and a sign that there are more, or a number.
+fn label(index: usize, keyed: &[(Key, Group<'_>)]) -> String {
+    const LONGEST: usize = 32;
+    const MORE: &str = " …";
+
+    let (key, group) = &keyed[index];
+    let rivals: Vec<_> = keyed.iter().filter(|(_, other)| other.method() == group.method()).collect();
+    if rivals.len() == 1 {
+        return group.label.clone();
+    }
+    let has = |(other, _): &&&(Key, Group<'_>), field: &(String, Value)| other.contains(field);
+    let mut label = group.label.clone();
+    let (mut unique, mut differing) = (None, 0);
+    for field in key {
+        let same = rivals.iter().filter(|rival| has(rival, field)).count();
+        if same == rivals.len() {
+            continue;
+        }
+        differing += 1;
+        let (name, value) = field;
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_string);
+        // The configuration may repeat what stands beside it in the report, under the same name.
+        let part = format!(" {}={value}", name.rsplit('.').next().unwrap_or(name));
+        if same == 1 && unique.is_none() && group.label.chars().count() + part.chars().count() + MORE.chars().count() <= LONGEST {
+            unique = Some(format!("{}{part}", group.label));
+        }
+        if !label.contains(&part) {
+            label.push_str(&part);
+        }
+    }
+    if label != group.label && label.chars().count() <= LONGEST {
+        return label;
+    }
+    // It is not all that differs, and must not look so.
+    let unique = unique.map(|label| if differing > 1 { label + MORE } else { label });
+    let number = rivals.iter().position(|(other, _)| other == key).map_or(0, |position| position + 1);
+    unique.unwrap_or_else(|| format!("{} #{number}", group.label))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{compare, report, three_methods};
+
+    #[test]
+    fn runs_that_differ_in_seed_and_place_only_are_one_group_with_their_mean() {
+        let reports: Vec<_> = (0..3).map(|seed| report("rehearsal", 2, seed)).collect();
+        let comparison = compare(&reports);
+        let groups = comparison.groups();
+        assert_eq!((groups.len(), groups[0].reports.len()), (1, 3));
+        assert_eq!((groups[0].label.as_str(), groups[0].title().as_str()), ("rehearsal", "rehearsal (3 seeds)"));
+        let mean = groups[0].mean(|report| Some(report.time.total_s)).unwrap();
+        assert!((mean.mean - 19.8).abs() < 1e-9 && (mean.sd.unwrap() - 0.2).abs() < 1e-9, "{mean:?}");
+        assert_eq!(groups[0].mean(|_| None), None);
+    }
+
+    #[test]
+    fn methods_come_in_a_fixed_order_and_single_runs_are_called_by_their_method() {
+        let mut reports = three_methods(2);
+        reports.reverse();
+        let titles: Vec<_> = compare(&reports).groups.iter().map(Group::title).collect();
+        assert_eq!(titles, ["incremental", "rehearsal", "scratch"]);
+    }
+
+    #[test]
+    fn groups_of_one_method_are_told_apart_by_what_differs() {
+        let mut reports: Vec<_> = (0..3).map(|_| report("rehearsal", 2, 0)).collect();
+        reports[1].config["rehearsal"]["policy"] = "fifo".into();
+        reports[2].world_size = 4;
+        let labels: Vec<_> = compare(&reports).groups.into_iter().map(|group| group.label).collect();
+        assert_eq!(labels[1], "rehearsal ranks=2 policy=fifo");
+        assert_eq!(labels[0], "rehearsal #1", "ranks=2 policy=class-balanced is too long to print");
+        assert_eq!(labels[2], "rehearsal ranks=4 …", "no other has it, but the policy is not that of all either");
+    }
+
+    #[test]
+    fn no_reports_are_no_groups() {
+        assert!(compare(&[]).groups.is_empty());
+    }
+}

@@ -1,0 +1,259 @@
+//! The figure of phases: where the time of a training step goes.
+
+use crate::canvas::{
+    Align, Canvas, Color, FAINT, GRID, INK, LEGEND_LINE, Legend, MARGIN, Swatch, WHITE, WIDTH, count, grid_step, palette, text_width,
+    to_pixels,
+};
+use crate::{Comparison, Group};
+use std::collections::BTreeSet;
+
+/// Room to the right of the longest bar, for its total.
+const TOTAL: i32 = 150;
+/// Height of a bar of the training thread, of one of the engine, and from one method to the next.
+const BAR: i32 = 26;
+const ENGINE_BAR: i32 = 12;
+
+/// Phases of the training thread in the order of a step, with their colours. Other names follow in alphabetical order.
+const STEP: [(&str, Color); 6] = [
+    ("load", palette::SKY),
+    ("wait", palette::VERMILION),
+    ("assemble", palette::ORANGE),
+    ("forward_backward", palette::BLUE),
+    ("all_reduce", palette::PURPLE),
+    ("optimizer", palette::GREEN),
+];
+
+/// Phases of the engine thread, which runs beside the training thread: they do not add to the time of a step.
+const ENGINE: [(&str, Color); 4] =
+    [("insert", palette::YELLOW), ("plan", palette::BLACK), ("exchange", Color(150, 150, 150)), ("deliver", Color(120, 94, 60))];
+
+/// The whole step, if it was measured; what its phases leave of it is drawn as [`REST`].
+const WHOLE: &str = "step";
+const REST: &str = "rest of the step";
+
+impl Comparison<'_> {
+    /// The mean milliseconds of a training step as an SVG: a horizontal bar for each group, stacked by phase, with
+    /// the total.
+    ///
+    /// The phases of the engine thread (`insert`, `plan`, `exchange`, `deliver`) overlap with the training thread and
+    /// are a thinner bar below. The phase `step` is the whole step: what the other phases leave of it is drawn as
+    /// "rest of the step". Groups of several runs are shown as their mean. If some run did not synchronise the device
+    /// between phases, the figure says so. It is 1000 pixels wide.
+    pub fn phases_svg(&self) -> String {
+        let bars: Vec<Bars> = self.groups.iter().map(Bars::of).collect();
+        let legend = legend(&bars);
+        let note = self.reports.iter().any(|report| !report.time.phases_exact);
+        let left = MARGIN + 12 + bars.iter().map(|bars| text_width(&bars.title, 12)).max().unwrap_or(0);
+        let top = 44 + if note { LEGEND_LINE } else { 0 } + legend.height + 12;
+        let pitch = if bars.iter().any(|bars| !bars.engine.is_empty()) { BAR + ENGINE_BAR + 24 } else { BAR + 18 };
+        let bottom = top + pitch * count(bars.len());
+        let width = WIDTH.max(left + TOTAL + 400);
+        let longest = bars.iter().map(|bars| total(&bars.step).max(total(&bars.engine))).fold(0.0, f64::max);
+        let scale = if longest > 0.0 { f64::from(width - left - TOTAL) / longest } else { 0.0 };
+
+        let mut canvas = Canvas::new(width, bottom + 50);
+        canvas.text("Mean time of a training step by phase (ms)", (MARGIN, 20), 14, Align::Start, INK);
+        if note {
+            let text =
+                "Times of the host, the device was not synchronised between phases: work may be counted in the phase that waits for it.";
+            canvas.text(text, (MARGIN, 40), 11, Align::Start, FAINT);
+        }
+        legend.draw(&mut canvas, top - 12 - legend.height);
+        axis(&mut canvas, (left, top), bottom, scale, longest);
+        for (index, bars) in bars.iter().enumerate() {
+            let y = top + 8 + pitch * count(index);
+            canvas.text(&bars.title, (left - 8, y + BAR / 2), 12, Align::End, INK);
+            if bars.step.is_empty() && bars.engine.is_empty() {
+                canvas.text("not measured", (left + 8, y + BAR / 2), 12, Align::Start, FAINT);
+            }
+            stack(&mut canvas, &bars.step, (left, y), BAR, scale, "");
+            stack(&mut canvas, &bars.engine, (left, y + BAR + 2), ENGINE_BAR, scale, " in the background");
+        }
+        canvas.finish()
+    }
+}
+
+/// A phase of one group: its name and its mean in milliseconds.
+type Phase = (String, f64);
+
+/// The two bars of a group, phases in the order in which they are stacked.
+struct Bars {
+    title: String,
+    step: Vec<Phase>,
+    engine: Vec<Phase>,
+}
+
+impl Bars {
+    fn of(group: &Group<'_>) -> Self {
+        let names: BTreeSet<&String> = group.reports.iter().flat_map(|report| report.time.phases_ms.keys()).collect();
+        let (mut step, mut engine) = (Vec::new(), Vec::new());
+        for name in names {
+            let Some(time) = group.mean(|report| report.time.phases_ms.get(name).copied().filter(|ms| ms.is_finite())) else { continue };
+            let bar = if ENGINE.iter().any(|(known, _)| known == name) { &mut engine } else { &mut step };
+            bar.push((name.clone(), time.mean.max(0.0)));
+        }
+        if let Some(whole) = step.iter().position(|(name, _)| name == WHOLE).map(|index| step.remove(index).1) {
+            let rest = whole - total(&step);
+            // Less than a thousandth is the cost of taking the time.
+            if rest > whole / 1000.0 {
+                step.push((REST.to_string(), rest));
+            }
+        }
+        step.sort_by_key(|(name, _)| order(name));
+        engine.sort_by_key(|(name, _)| order(name));
+        Self { title: group.title(), step, engine }
+    }
+}
+
+/// Where a phase stands in the order of all that are known; those that are not come last, and stay in alphabetical order.
+fn order(name: &str) -> usize {
+    let known = STEP.iter().chain(&ENGINE);
+    known.clone().position(|(other, _)| *other == name).unwrap_or(known.count())
+}
+
+fn color(name: &str) -> Color {
+    STEP.iter().chain(&ENGINE).find(|(known, _)| *known == name).map_or(Color(190, 190, 190), |(_, color)| *color)
+}
+
+fn total(phases: &[Phase]) -> f64 {
+    phases.iter().map(|(_, ms)| ms).sum()
+}
+
+/// Three significant digits or so: phases range from microseconds to seconds.
+fn milliseconds(ms: f64) -> String {
+    let digits = if ms >= 99.95 {
+        0
+    } else if ms >= 9.995 {
+        1
+    } else if ms >= 0.9995 {
+        2
+    } else {
+        3
+    };
+    format!("{ms:.digits$}")
+}
+
+/// One bar from `corner` to the right, its total behind it.
+fn stack(canvas: &mut Canvas, phases: &[Phase], corner: (i32, i32), height: i32, scale: f64, what: &str) {
+    if phases.is_empty() {
+        return;
+    }
+    let (left, y) = corner;
+    let x = |ms: f64| left + to_pixels(ms * scale);
+    let middle = y + height / 2 + 1;
+    let mut before = 0.0;
+    for (name, ms) in phases {
+        let (from, to) = (x(before), x(before + ms));
+        before += ms;
+        if to <= from {
+            continue;
+        }
+        let fill = color(name);
+        canvas.rectangle((from, y), (to - from, height), fill);
+        // The figure goes into its segment where there is room, in the ink that can be read on it.
+        let text = milliseconds(*ms);
+        if height == BAR && to - from > text_width(&text, 11) + 6 {
+            let light = 3 * u32::from(fill.0) + 6 * u32::from(fill.1) + u32::from(fill.2) > 1300;
+            let ink = if light { INK } else { WHITE };
+            canvas.text(&text, ((from + to) / 2, middle), 11, Align::Middle, ink);
+        }
+    }
+    let size = if height == BAR { 12 } else { 10 };
+    canvas.text(&format!("{} ms{what}", milliseconds(before)), (x(before) + 6, middle), size, Align::Start, INK)
+}
+
+/// Grid lines of time, and their numbers below the bars.
+fn axis(canvas: &mut Canvas, corner: (i32, i32), bottom: i32, scale: f64, longest: f64) {
+    let (left, top) = corner;
+    if longest > 0.0 {
+        let step = grid_step(longest, 6.0);
+        let digits = (-step.log10().floor()).max(0.0) as usize;
+        for index in 0..=(longest / step).floor() as i32 {
+            let ms = f64::from(index) * step;
+            let x = left + to_pixels(ms * scale);
+            canvas.line(&[(x, top), (x, bottom)], GRID, 1);
+            canvas.text(&format!("{ms:.digits$}"), (x, bottom + 12), 11, Align::Middle, INK);
+        }
+        canvas.text("ms per training step", (left, bottom + 34), 12, Align::Start, INK);
+    }
+    canvas.line(&[(left, top), (left, bottom)], INK, 1)
+}
+
+/// Which colour is which phase.
+fn legend(bars: &[Bars]) -> Legend {
+    let mut names: Vec<&String> = bars.iter().flat_map(|bars| bars.step.iter().chain(&bars.engine)).map(|(name, _)| name).collect();
+    names.sort_by_key(|name| (order(name), name.as_str()));
+    names.dedup();
+    let engine = |name: &str| if ENGINE.iter().any(|(known, _)| *known == name) { " (engine)" } else { "" };
+    Legend::new(Swatch::Square, names.into_iter().map(|name| (format!("{}{}", name.replace('_', " "), engine(name)), color(name))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{assert_well_formed, compare, report, texts, three_methods};
+
+    #[test]
+    fn the_figure_is_well_formed_and_names_every_method_and_phase_and_total() {
+        let texts = {
+            let svg = compare(&three_methods(5)).phases_svg();
+            assert_well_formed(&svg);
+            texts(&svg)
+        };
+        for expected in
+            ["incremental", "rehearsal", "scratch", "forward backward", "exchange (engine)", "2.02 ms", "0.140 ms in the background"]
+        {
+            assert!(texts.iter().any(|text| text == expected), "{expected} is not in {texts:?}");
+        }
+        assert!(!texts.iter().any(|text| text.contains("synchronised")));
+    }
+
+    #[test]
+    fn a_figure_of_host_times_says_so() {
+        let mut run = report("incremental", 2, 0);
+        run.time.phases_exact = false;
+        let svg = compare(&[run]).phases_svg();
+        assert!(svg.contains("not synchronised"), "{svg}");
+    }
+
+    #[test]
+    fn unknown_phases_and_runs_without_phases_are_drawn_too() {
+        let mut odd = report("incremental", 2, 0);
+        odd.time.phases_ms.insert("rendering <live> & more".into(), 3.0);
+        odd.time.phases_ms.insert("never".into(), f64::NAN);
+        let mut none = report("scratch", 2, 0);
+        none.time.phases_ms.clear();
+        let svg = compare(&[odd, none]).phases_svg();
+        assert_well_formed(&svg);
+        assert!(svg.contains("rendering &lt;live&gt; &amp; more") && svg.contains("not measured") && !svg.contains("never"), "{svg}");
+    }
+
+    #[test]
+    fn the_whole_step_is_no_phase_of_its_own_but_gives_the_rest() {
+        let mut run = report("incremental", 2, 0);
+        run.time.phases_ms = [("step", 4.0), ("wait", 1.0)].map(|(name, ms)| (name.to_string(), ms)).into();
+        let texts = texts(&compare(&[run]).phases_svg());
+        for expected in ["rest of the step", "3.00", "1.00", "4.00 ms"] {
+            assert!(texts.iter().any(|text| text == expected), "{expected} is not in {texts:?}");
+        }
+        assert!(!texts.iter().any(|text| text == "step"), "{texts:?}");
+    }
+
+    #[test]
+    fn only_runs_without_phases_still_give_a_figure() {
+        let mut none = report("scratch", 2, 0);
+        none.time.phases_ms.clear();
+        assert_well_formed(&compare(&[none]).phases_svg());
+    }
+
+    #[test]
+    fn milliseconds_have_about_three_digits() {
+        let texts: Vec<_> = [0.0123, 0.9996, 1.234, 9.996, 12.34, 456.7].into_iter().map(milliseconds).collect();
+        assert_eq!(texts, ["0.012", "1.00", "1.23", "10.0", "12.3", "457"]);
+    }
+
+    #[test]
+    fn a_figure_of_nothing_is_empty() {
+        assert_well_formed(&compare(&[]).phases_svg());
+    }
+}
