@@ -26,6 +26,16 @@ pub(crate) fn as_rank<T>(rank: usize, size: usize, f: impl FnOnce() -> T) -> T {
     result
 }
 
+/// Prints why a rank failed, in one piece: other ranks may print at the same time, and the launcher mixes pieces.
+#[cfg(feature = "mpi")]
+pub(crate) fn print_failure(rank: usize, reason: &str) {
+    let prefix = format!("rank {rank}: ");
+    // The error may name the rank itself.
+    let reason = reason.strip_prefix(&prefix).unwrap_or(reason);
+    // Standard error may be closed.
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{prefix}{reason}\n").as_bytes());
+}
+
 /// The command that starts `program` as `ranks` processes on this machine, for tests and benchmarks: `mpirun`, or what the variable `MPIRUN` names.
 ///
 /// Open MPI takes more ranks than cores then, runs as root, and uses shared memory without attaching to other processes, which containers forbid.

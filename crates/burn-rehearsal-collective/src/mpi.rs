@@ -2,7 +2,7 @@
 
 mod calls;
 mod endpoint;
-mod job;
+
 mod notice;
 mod reduce;
 mod requests;
@@ -11,14 +11,15 @@ mod service;
 mod standstill;
 mod turns;
 mod watch;
+mod work;
 
 use std::fmt;
 use std::sync::Arc;
 use std::thread;
 
-use self::job::{Answer, Lent, Parcel, Parcels, Work};
 use self::service::{Service, Turn};
 use self::turns::{Pace, Refused, Turns};
+use self::work::{Answer, Lent, PeerBuffer, PeerBuffers, Work};
 use crate::activity::{Answerer, Asker, Claim};
 use crate::call::Call;
 use crate::{Collective, CollectiveError, Incoming, MpiOptions, Outgoing, ReduceOp};
@@ -41,7 +42,7 @@ pub struct Mpi {
     /// The first error, which every later call repeats.
     poison: Option<CollectiveError>,
     /// Empty between operations; kept for their capacity.
-    parcels: Parcels,
+    buffers: PeerBuffers,
 }
 
 impl fmt::Debug for Mpi {
@@ -119,12 +120,12 @@ impl Mpi {
     /// Has one operation done. All memory lent in it stays borrowed by the caller until then.
     fn call(&mut self, call: Call, data: Lent, result: Lent) -> Result<Option<Self>, CollectiveError> {
         self.claim.touch();
-        let parcels = std::mem::take(&mut self.parcels);
-        let outcome = match self.operate(Work { call, step: self.step, data, result, parcels }) {
-            Some(Answer { result, mut parcels }) => {
-                parcels.outgoing.clear();
-                parcels.incoming.clear();
-                self.parcels = parcels;
+        let buffers = std::mem::take(&mut self.buffers);
+        let outcome = match self.operate(Work { call, step: self.step, data, result, buffers }) {
+            Some(Answer { result, mut buffers }) => {
+                buffers.outgoing.clear();
+                buffers.incoming.clear();
+                self.buffers = buffers;
                 result
             }
             None => Err(CollectiveError::Transport { step: self.step, call: "MPI", reason: "the run has ended".to_owned() }),
@@ -147,7 +148,7 @@ impl Mpi {
             turns: Arc::clone(&self.turns),
             claim,
             poison: None,
-            parcels: Parcels::default(),
+            buffers: PeerBuffers::default(),
         }
     }
 
@@ -220,10 +221,10 @@ impl Collective for Mpi {
             .peer_problem("outgoing", outgoing.iter().map(|message| message.peer))
             .or_else(|| self.peer_problem("incoming", incoming.iter().map(|message| message.peer)));
         self.check(problem)?;
-        let sends = outgoing.iter().map(|message| Parcel { peer: message.peer, bytes: Lent::read(message.bytes) });
-        self.parcels.outgoing.extend(sends);
-        let receives = incoming.iter_mut().map(|message| Parcel { peer: message.peer, bytes: Lent::write(message.bytes) });
-        self.parcels.incoming.extend(receives);
+        let sends = outgoing.iter().map(|message| PeerBuffer { peer: message.peer, bytes: Lent::read(message.bytes) });
+        self.buffers.outgoing.extend(sends);
+        let receives = incoming.iter_mut().map(|message| PeerBuffer { peer: message.peer, bytes: Lent::write(message.bytes) });
+        self.buffers.incoming.extend(receives);
         self.call(Call::Exchange, Lent::NOTHING, Lent::NOTHING).map(|_| ())
     }
 

@@ -7,8 +7,8 @@
 //! 1. Under the lock, a rank writes on the board what it calls and where its memory is ([`board`]).
 //! 2. **Gate A** opens when all ranks have written. The last to arrive compares what they wrote; if it does not fit together, the
 //!    gate fails. Opening and failing are decided under the lock, hence for all ranks or for none.
-//! 3. Every rank takes the addresses it needs from the board and moves the data, without lock and without a copy in between
-//!    ([`moves`], the only unsafe code).
+//! 3. Every rank takes the addresses it needs from the board and copies the data, without lock and without a copy in between
+//!    ([`copies`], with [`address`] the only unsafe code).
 //! 4. **Gate B** opens when all ranks have moved their data. Only then does anybody return, so a buffer is borrowed for as long as
 //!    somebody can touch it.
 //!
@@ -25,17 +25,19 @@
 //! * Ranks may wait for each other at the gates A of different handles. The last thread that begins
 //!   to wait notices it, and all gates fail ([`deadlock`]).
 
+mod address;
 mod board;
+mod copies;
 mod deadlock;
 mod gate;
-mod moves;
 #[cfg(all(test, loom))]
-mod orders;
+mod loom_tests;
 mod run;
 
+use self::address::Address;
+use self::board::Failure;
 use self::deadlock::Gates;
-use self::gate::{Entrance, Failure, Gate};
-use self::moves::Address;
+use self::gate::{Entrance, Gate};
 use crate::activity::{Answerer, Asker, Claim, World};
 use crate::sync::Arc;
 use crate::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp};
@@ -124,27 +126,27 @@ impl Collective for Threads {
     }
 
     fn barrier(&mut self) -> Result<(), CollectiveError> {
-        self.call(|gate, rank, _| moves::barrier(gate, rank))
+        self.call(|gate, rank, _| copies::barrier(gate, rank))
     }
 
     fn broadcast(&mut self, data: &mut [u8], root: usize) -> Result<(), CollectiveError> {
-        self.call(|gate, rank, _| moves::broadcast(gate, rank, data, root))
+        self.call(|gate, rank, _| copies::broadcast(gate, rank, data, root))
     }
 
     fn all_gather(&mut self, send: &[u8], recv: &mut [u8]) -> Result<(), CollectiveError> {
-        self.call(|gate, rank, addresses| moves::all_gather(gate, rank, addresses, send, recv))
+        self.call(|gate, rank, addresses| copies::all_gather(gate, rank, addresses, send, recv))
     }
 
     fn all_reduce(&mut self, data: &mut [f32], op: ReduceOp) -> Result<(), CollectiveError> {
-        self.call(|gate, rank, addresses| moves::all_reduce(gate, rank, addresses, data, op))
+        self.call(|gate, rank, addresses| copies::all_reduce(gate, rank, addresses, data, op))
     }
 
     fn exchange(&mut self, outgoing: &[Outgoing<'_>], incoming: &mut [Incoming<'_>]) -> Result<(), CollectiveError> {
-        self.call(|gate, rank, addresses| moves::exchange(gate, rank, addresses, outgoing, incoming))
+        self.call(|gate, rank, addresses| copies::exchange(gate, rank, addresses, outgoing, incoming))
     }
 
     fn duplicate(&mut self) -> Result<Box<dyn Collective>, CollectiveError> {
-        let child = self.call(|gate, rank, _| moves::duplicate(gate, rank))?;
+        let child = self.call(|gate, rank, _| gate.duplicate(rank))?;
         let mut child = Self::on(child, self.gates.clone(), self.claim.world().clone(), self.rank, self.step);
         child.claim.touch();
         Ok(Box::new(child))

@@ -174,7 +174,7 @@ fn clippy(workspace: &Workspace) -> Result<()> {
 
 /// Builds the collective with loom's locks, which takes another target directory, and runs the tests that go through all orders of the threads' turns.
 fn loom(workspace: &Workspace, closing: &mut Closing) -> Result<()> {
-    let model = ["test", "--release", "-p", "burn-rehearsal-collective", "--locked", "--lib", "threads::orders"];
+    let model = ["test", "--release", "-p", "burn-rehearsal-collective", "--locked", "--lib", "threads::loom_tests"];
     let mut command = workspace.cargo(Leg::DEFAULT, &model);
     command.env("RUSTFLAGS", "--cfg loom -D warnings").env("CARGO_TARGET_DIR", workspace.target_dir(Leg::DEFAULT).join("loom"));
     tests(command, &mut std::io::stdout(), closing)

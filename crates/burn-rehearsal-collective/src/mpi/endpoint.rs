@@ -5,9 +5,9 @@ use std::ffi::c_int;
 use std::time::{Duration, Instant};
 
 use super::calls::{Comm, Fault};
-use super::job::{Answer, Lent, Progress, Work};
-use super::reduce::{Place, Reduce, others};
+use super::reduce::{Channel, Reduce, others};
 use super::requests::Requests;
+use super::work::{Answer, Lent, Progress, Work};
 use crate::call::Call;
 use crate::reduce::divide;
 use crate::{MpiOptions, ReduceOp, Reduction};
@@ -108,8 +108,8 @@ impl Endpoint {
         let now = Instant::now();
         let Work { call, data, result, .. } = work;
         let mut active = Active { work, stage: Stage::Messages, since: now, told: now, done_elsewhere: 0 };
-        let place = self.place(call);
-        let Place { comm, rank, size, tag } = place;
+        let channel = self.channel(call);
+        let Channel { comm, rank, size, tag } = channel;
         self.next += 1;
         let posted = match call {
             Call::Barrier => others(rank, size).try_for_each(|peer| {
@@ -119,7 +119,7 @@ impl Endpoint {
                     self.messages.send_piece(comm, tag, peer, Lent::NOTHING)
                 }
             }),
-            Call::Broadcast { root, .. } if root == rank => self.pass_on(place, root, data),
+            Call::Broadcast { root, .. } if root == rank => self.pass_on(channel, root, data),
             Call::Broadcast { root, .. } => {
                 active.stage = Stage::Data;
                 // SAFETY: lent (see `Lent`).
@@ -142,11 +142,11 @@ impl Endpoint {
                 self.start_library_sum(data)
             }
             Call::Exchange => {
-                let parcels = &active.work.parcels;
-                // SAFETY: lent, every parcel on its own.
-                let received = parcels.incoming.iter().try_for_each(|p| unsafe { self.messages.receive(comm, tag, p.peer, p.bytes) });
+                let buffers = &active.work.buffers;
+                // SAFETY: lent, every buffer on its own.
+                let received = buffers.incoming.iter().try_for_each(|p| unsafe { self.messages.receive(comm, tag, p.peer, p.bytes) });
                 // SAFETY: as above.
-                received.and_then(|()| parcels.outgoing.iter().try_for_each(|p| unsafe { self.messages.send(comm, tag, p.peer, p.bytes) }))
+                received.and_then(|()| buffers.outgoing.iter().try_for_each(|p| unsafe { self.messages.send(comm, tag, p.peer, p.bytes) }))
             }
             Call::Duplicate => {
                 active.stage = Stage::Communicator;
@@ -166,9 +166,9 @@ impl Endpoint {
         }
         let Some(Active { work, stage, .. }) = &self.active else { return Ok(Progress::Nothing) };
         let (call, data, stage) = (work.call, work.data, *stage);
-        let place = Place { tag: tag(call, self.next - 1), ..self.place(call) };
+        let channel = Channel { tag: tag(call, self.next - 1), ..self.channel(call) };
         if stage == Stage::Buckets {
-            return self.reduce.advance(place);
+            return self.reduce.advance(channel);
         }
         if !self.messages.test()? {
             return Ok(Progress::Nothing);
@@ -178,7 +178,7 @@ impl Endpoint {
                 if let Some(active) = &mut self.active {
                     active.stage = Stage::Messages;
                 }
-                self.pass_on(place, root, data)?;
+                self.pass_on(channel, root, data)?;
                 Ok(if self.messages.test()? { Progress::Over } else { Progress::Moved })
             }
             (Stage::Sum, Call::AllReduce { op: ReduceOp::Mean, len }) => {
@@ -191,7 +191,7 @@ impl Endpoint {
     }
 
     /// Sends a broadcast's data to this rank's children in the binomial tree.
-    fn pass_on(&mut self, Place { comm, rank, size, tag }: Place, root: usize, data: Lent) -> Result<(), Fault> {
+    fn pass_on(&mut self, Channel { comm, rank, size, tag }: Channel, root: usize, data: Lent) -> Result<(), Fault> {
         // SAFETY: lent; nobody writes the data any more.
         children(rank, root, size).try_for_each(|peer| unsafe { self.messages.send(comm, tag, peer, data) })
     }
@@ -205,8 +205,8 @@ impl Endpoint {
         unsafe { self.messages.all_reduce(self.comm, Lent::values(&mut self.copy), data) }
     }
 
-    fn place(&self, call: Call) -> Place {
-        Place { comm: self.comm, rank: self.rank, size: self.size, tag: tag(call, self.next) }
+    fn channel(&self, call: Call) -> Channel {
+        Channel { comm: self.comm, rank: self.rank, size: self.size, tag: tag(call, self.next) }
     }
 
     /// The ranks that the operation in progress may wait for, in order.

@@ -8,8 +8,8 @@
 use std::ffi::c_int;
 
 use super::calls::{Comm, Fault};
-use super::job::{Lent, Progress};
 use super::requests::Requests;
+use super::work::{Lent, Progress};
 use crate::reduce::{BLOCK, ReduceOp, divide, even_split};
 
 /// Values of a bucket (4 MiB).
@@ -47,9 +47,9 @@ pub(super) struct Reduce {
     next: usize,
 }
 
-/// Where an operation takes place.
+/// What carries the messages of an operation.
 #[derive(Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct Channel {
     pub(super) comm: Comm,
     pub(super) rank: usize,
     pub(super) size: usize,
@@ -69,7 +69,7 @@ impl Reduce {
     }
 
     /// Goes on as far as possible.
-    pub(super) fn advance(&mut self, place: Place) -> Result<Progress, Fault> {
+    pub(super) fn advance(&mut self, channel: Channel) -> Result<Progress, Fault> {
         let buckets = (self.data.len() / VALUE).div_ceil(BUCKET);
         let (mut busy, mut moved) = (false, false);
         for lane in &mut self.lanes {
@@ -79,9 +79,9 @@ impl Reduce {
                     Stage::Free => {
                         lane.bucket = self.next;
                         self.next += 1;
-                        lane.scatter(place, self.data)?;
+                        lane.scatter(channel, self.data)?;
                     }
-                    Stage::Parts if lane.requests.test()? => lane.sum(place, self.data, self.op)?,
+                    Stage::Parts if lane.requests.test()? => lane.sum(channel, self.data, self.op)?,
                     Stage::Sums if lane.requests.test()? => lane.stage = Stage::Free,
                     Stage::Parts | Stage::Sums => break,
                 }
@@ -114,13 +114,13 @@ impl Lane {
     }
 
     /// Buckets that are under way together have different tags.
-    fn tag(&self, place: Place) -> c_int {
-        place.tag + 2 * (self.bucket % 128) as c_int
+    fn tag(&self, channel: Channel) -> c_int {
+        channel.tag + 2 * (self.bucket % 128) as c_int
     }
 
-    fn scatter(&mut self, place: Place, data: Lent) -> Result<(), Fault> {
-        let Place { comm, rank, size, .. } = place;
-        let tag = self.tag(place);
+    fn scatter(&mut self, channel: Channel, data: Lent) -> Result<(), Fault> {
+        let Channel { comm, rank, size, .. } = channel;
+        let tag = self.tag(channel);
         let own = self.slice(data, rank, size).len();
         self.parts.resize(own / VALUE * (size - 1), 0.0);
         let parts = Lent::values(&mut self.parts);
@@ -138,9 +138,9 @@ impl Lane {
     }
 
     /// Adds up this rank's slice and begins to gather the others'.
-    fn sum(&mut self, place: Place, data: Lent, op: ReduceOp) -> Result<(), Fault> {
-        let Place { comm, rank, size, .. } = place;
-        let tag = self.tag(place) + 1;
+    fn sum(&mut self, channel: Channel, data: Lent, op: ReduceOp) -> Result<(), Fault> {
+        let Channel { comm, rank, size, .. } = channel;
+        let tag = self.tag(channel) + 1;
         let own = self.slice(data, rank, size);
         // SAFETY: a lent `&mut [f32]`, so it is aligned, and slices are cut at values; no request uses this rank's own slice now.
         let values = unsafe { std::slice::from_raw_parts_mut(own.start().cast::<f32>(), own.len() / VALUE) };

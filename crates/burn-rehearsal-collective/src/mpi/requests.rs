@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use ::mpi::ffi;
 
 use super::calls::{Comm, Fault, byte, check, int, void};
-use super::job::Lent;
+use super::work::Lent;
 
 /// What one request is about.
 #[derive(Debug, Clone, Copy)]

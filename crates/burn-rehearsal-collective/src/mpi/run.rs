@@ -1,7 +1,6 @@
 //! The entry of a rank: starting MPI on the communication thread, running the rank's function, and ending together.
 
 use std::fmt::Display;
-use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -10,11 +9,11 @@ use std::time::Duration;
 
 use super::Mpi;
 use super::calls::Library;
-use super::job::Parcels;
 use super::service::{End, Service};
 use super::turns::{Refused, Turns};
+use super::work::PeerBuffers;
 use crate::activity::Claim;
-use crate::launch::{Launch, as_rank};
+use crate::launch::{Launch, as_rank, print_failure};
 use crate::{CollectiveError, MpiOptions, panic_message};
 
 /// After a failure, the other ranks have so long to say what they were doing.
@@ -67,7 +66,7 @@ where
 
 /// Prints why, and ends the run.
 fn end(rank: usize, reason: &str, turns: Arc<Turns<Service>>, communication: &Thread) -> ! {
-    complain(rank, reason);
+    print_failure(rank, reason);
     // On a thread of its own: the last resort comes even if another one is stuck in its turn. If there is no turn, the run is ending already.
     let communication = communication.clone();
     let _ = thread::Builder::new().spawn(move || {
@@ -82,18 +81,9 @@ fn end(rank: usize, reason: &str, turns: Arc<Turns<Service>>, communication: &Th
 
 /// Ends this process, because a thread has not come back from MPI; the launcher ends the others.
 pub(super) fn stuck(rank: usize, step: u64) -> ! {
-    complain(rank, &format!("MPI failed at step {step}: a call has not returned for as long as a rank may be silent"));
+    print_failure(rank, &format!("MPI failed at step {step}: a call has not returned for as long as a rank may be silent"));
     // Not `exit`, as above.
     std::process::abort()
-}
-
-/// Prints a line in one piece: other ranks may complain at the same time, and the launcher mixes what comes in pieces.
-pub(super) fn complain(rank: usize, reason: &str) {
-    let prefix = format!("rank {rank}: ");
-    // An error may say by itself whose it is.
-    let reason = reason.strip_prefix(&prefix).unwrap_or(reason);
-    // Nobody can be told that standard error is gone.
-    let _ = std::io::stderr().write_all(format!("{prefix}{reason}\n").as_bytes());
 }
 
 /// The communication thread.
@@ -155,7 +145,7 @@ fn start(options: &MpiOptions) -> Result<(Library, Mpi), CollectiveError> {
     let (rank, size) = service.rank_and_size();
     let claim = Claim::new(service.world.clone());
     let turns = Arc::new(Turns::new(service, options.silence_limit));
-    Ok((library, Mpi { rank, size, step: 0, handle, turns, claim, poison: None, parcels: Parcels::default() }))
+    Ok((library, Mpi { rank, size, step: 0, handle, turns, claim, poison: None, buffers: PeerBuffers::default() }))
 }
 
 fn failure(call: &'static str, reason: String) -> CollectiveError {

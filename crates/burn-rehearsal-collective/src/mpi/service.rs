@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use super::calls::{Comm, Fault};
 use super::endpoint::Endpoint;
-use super::job::{Answer, Progress, Work};
 use super::notice::{Handle, Notice};
-use super::run::complain;
 use super::watch::Watch;
+use super::work::{Answer, Progress, Work};
 use crate::activity::World;
 use crate::call::Call;
+use crate::launch::print_failure;
 use crate::sync::Arc;
 use crate::{CollectiveError, MpiOptions};
 
@@ -118,7 +118,7 @@ impl Service {
         }
         if self.watch.has_parted() {
             let error = CollectiveError::Transport { step: work.step, call: "MPI", reason: "the run has ended".to_owned() };
-            return Turn::Answer(Answer { result: Err(error), parcels: work.parcels });
+            return Turn::Answer(Answer { result: Err(error), buffers: work.buffers });
         }
         if let Err(fault) = self.endpoints[handle].start(work) {
             // Reported by `advance`, like every other failure.
@@ -197,7 +197,7 @@ impl Service {
     /// The answer to a handle whose operation is over.
     fn complete(&mut self, index: usize) {
         let Some(active) = self.endpoints[index].active.take() else { return };
-        let Work { call, step, parcels, .. } = active.work;
+        let Work { call, step, buffers, .. } = active.work;
         let result = match call {
             Call::Duplicate => match self.endpoints[index].take_child() {
                 Ok((comm, group)) => Ok(Some(self.handle(comm, group))),
@@ -206,14 +206,14 @@ impl Service {
             _ => Ok(None),
         };
         self.last_end = Instant::now();
-        self.endpoints[index].answer = Some(Answer { result, parcels });
+        self.endpoints[index].answer = Some(Answer { result, buffers });
     }
 
     /// The answer to a handle whose operation cannot be completed. If MPI does not let go of the caller's memory, the process must end.
     fn fail(&mut self, index: usize, error: CollectiveError) {
         let endpoint = &mut self.endpoints[index];
         if !endpoint.abandon() {
-            complain(self.rank, &error.to_string());
+            print_failure(self.rank, &error.to_string());
             self.watch.tell_all(Notice::Failed);
             // Best effort: the run ends in any case.
             let _ = self.watch.look(Instant::now(), |_, _| {});
@@ -222,7 +222,7 @@ impl Service {
         }
         if let Some(active) = endpoint.active.take() {
             // An operation that began but failed is the last one in which this rank took part.
-            endpoint.answer = Some(Answer { result: Err(error), parcels: active.work.parcels });
+            endpoint.answer = Some(Answer { result: Err(error), buffers: active.work.buffers });
         }
         self.close(index);
     }
@@ -249,7 +249,7 @@ impl Service {
         }
         let mut heard = Vec::new();
         if let Err(fault) = self.watch.look(now, |peer, notice| heard.push((peer, notice))) {
-            complain(self.rank, &format!("{} failed: {}", fault.call, fault.reason));
+            print_failure(self.rank, &format!("{} failed: {}", fault.call, fault.reason));
             self.broken = true;
             return;
         }

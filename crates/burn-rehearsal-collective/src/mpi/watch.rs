@@ -7,11 +7,11 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::calls::{Comm, Fault};
-use super::job::Lent;
 use super::notice::{BYTES, Notice};
 use super::reduce::others;
 use super::requests::Requests;
 use super::standstill::Standstills;
+use super::work::Lent;
 
 /// The notices to and from one peer.
 struct Line {

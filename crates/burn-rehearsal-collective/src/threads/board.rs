@@ -2,14 +2,26 @@
 //!
 //! The board is read only behind gate A, when every rank has rewritten its part: what an earlier round left there is never seen.
 
-use super::gate::{Failure, Gate};
-use super::moves::Address;
+use super::address::Address;
+use crate::WaitingRank;
 use crate::call::Call;
-use crate::sync::Arc;
+
+/// Why gate A will never open again.
+#[derive(Debug, Clone)]
+pub(super) enum Failure {
+    /// This rank dropped its handle.
+    Left(usize),
+    /// The ranks called different operations, or with sizes that do not fit together.
+    Disagreement(String),
+    /// An argument that no rank could accept.
+    Invalid(String),
+    /// No rank of the world can move, see [`super::deadlock`].
+    Deadlock(Vec<WaitingRank>),
+}
 
 /// One rank's call.
 #[derive(Debug)]
-pub(super) struct Offer {
+pub(super) struct RankCall {
     pub(super) call: Call,
     /// Of the buffer that others read or write; null where `call` needs none from this rank.
     pub(super) address: Address,
@@ -19,7 +31,7 @@ pub(super) struct Offer {
     waits: bool,
 }
 
-impl Offer {
+impl RankCall {
     pub(super) fn new(call: Call, address: Address) -> Self {
         Self { call, address, complaint: None, waits: true }
     }
@@ -27,7 +39,7 @@ impl Offer {
 
 /// The message of one ordered pair of ranks, as both sides see it.
 #[derive(Debug, Clone, Copy, Default)]
-struct Parcel {
+struct Transfer {
     /// Written by the sender: where, and how many bytes.
     sent: Option<(Address, usize)>,
     /// Written by the receiver: how many bytes.
@@ -38,37 +50,34 @@ struct Parcel {
 #[derive(Debug)]
 pub(super) struct Board {
     /// One for each rank.
-    offers: Vec<Offer>,
+    calls: Vec<RankCall>,
     /// One for each ordered pair of ranks, at `from * size + to`.
-    parcels: Vec<Parcel>,
-    /// The group that a `duplicate` in progress makes.
-    pub(super) child: Option<Arc<Gate>>,
+    transfers: Vec<Transfer>,
 }
 
 impl Board {
     pub(super) fn new(size: usize) -> Self {
         Self {
-            offers: (0..size).map(|_| Offer { waits: false, ..Offer::new(Call::Barrier, Address::NULL) }).collect(),
-            parcels: vec![Parcel::default(); size * size],
-            child: None,
+            calls: (0..size).map(|_| RankCall { waits: false, ..RankCall::new(Call::Barrier, Address::NULL) }).collect(),
+            transfers: vec![Transfer::default(); size * size],
         }
     }
 
-    pub(super) fn offer(&mut self, rank: usize, offer: Offer) {
-        self.offers[rank] = offer;
+    pub(super) fn post(&mut self, rank: usize, call: RankCall) {
+        self.calls[rank] = call;
     }
 
-    /// Like [`offer`](Self::offer) for an exchange, with `(peer, address, bytes)` to send and `(peer, bytes)` to receive.
-    pub(super) fn offer_exchange(
+    /// Like [`post`](Self::post) for an exchange, with `(peer, address, bytes)` to send and `(peer, bytes)` to receive.
+    pub(super) fn post_exchange(
         &mut self,
         rank: usize,
         sends: impl Iterator<Item = (usize, Address, usize)>,
         expects: impl Iterator<Item = (usize, usize)>,
     ) {
-        let size = self.offers.len();
+        let size = self.calls.len();
         for peer in 0..size {
-            self.parcels[rank * size + peer].sent = None;
-            self.parcels[peer * size + rank].expected = None;
+            self.transfers[rank * size + peer].sent = None;
+            self.transfers[peer * size + rank].expected = None;
         }
         let mut complaint = None;
         let mut complain = |problem: String| {
@@ -77,51 +86,51 @@ impl Board {
         for (peer, address, len) in sends {
             if peer >= size || peer == rank {
                 complain(format!("peer {peer} of an outgoing message is not another rank of a world of {size}"));
-            } else if self.parcels[rank * size + peer].sent.replace((address, len)).is_some() {
+            } else if self.transfers[rank * size + peer].sent.replace((address, len)).is_some() {
                 complain(format!("two outgoing messages for rank {peer}"));
             }
         }
         for (peer, len) in expects {
             if peer >= size || peer == rank {
                 complain(format!("peer {peer} of an incoming message is not another rank of a world of {size}"));
-            } else if self.parcels[peer * size + rank].expected.replace(len).is_some() {
+            } else if self.transfers[peer * size + rank].expected.replace(len).is_some() {
                 complain(format!("two incoming messages from rank {peer}"));
             }
         }
-        self.offers[rank] = Offer { complaint, ..Offer::new(Call::Exchange, Address::NULL) };
+        self.calls[rank] = RankCall { complaint, ..RankCall::new(Call::Exchange, Address::NULL) };
     }
 
     /// Every rank's address, in rank order.
     pub(super) fn addresses(&self) -> impl Iterator<Item = Address> {
-        self.offers.iter().map(|offer| offer.address)
+        self.calls.iter().map(|posted| posted.address)
     }
 
     pub(super) fn address(&self, rank: usize) -> Address {
-        self.offers[rank].address
+        self.calls[rank].address
     }
 
     /// Where the message from one rank to another lies; null if there is none.
-    pub(super) fn parcel(&self, from: usize, to: usize) -> Address {
-        self.parcels[from * self.offers.len() + to].sent.map_or(Address::NULL, |(address, _)| address)
+    pub(super) fn transfer(&self, from: usize, to: usize) -> Address {
+        self.transfers[from * self.calls.len() + to].sent.map_or(Address::NULL, |(address, _)| address)
     }
 
     /// Whether the calls of all ranks fit together. Done once a round, by the last rank to arrive, so that all ranks get the same answer.
     pub(super) fn agree(&self) -> Result<(), Failure> {
-        if let Some(complaint) = self.offers.iter().find_map(|offer| offer.complaint.as_ref()) {
+        if let Some(complaint) = self.calls.iter().find_map(|posted| posted.complaint.as_ref()) {
             return Err(Failure::Invalid(complaint.clone()));
         }
-        let call = self.offers[0].call;
-        if self.offers.iter().any(|offer| offer.call != call) {
+        let call = self.calls[0].call;
+        if self.calls.iter().any(|posted| posted.call != call) {
             return Err(Failure::Disagreement(self.who_called_what()));
         }
-        if call == Call::Exchange { self.agree_on_parcels() } else { Ok(()) }
+        if call == Call::Exchange { self.agree_on_transfers() } else { Ok(()) }
     }
 
-    fn agree_on_parcels(&self) -> Result<(), Failure> {
-        let size = self.offers.len();
-        for (pair, parcel) in self.parcels.iter().enumerate() {
+    fn agree_on_transfers(&self) -> Result<(), Failure> {
+        let size = self.calls.len();
+        for (pair, transfer) in self.transfers.iter().enumerate() {
             let (from, to) = (pair / size, pair % size);
-            let reason = match (parcel.sent.map(|(_, len)| len), parcel.expected) {
+            let reason = match (transfer.sent.map(|(_, len)| len), transfer.expected) {
                 (sent, expected) if sent == expected => continue,
                 (Some(sent), Some(expected)) => format!("sends {sent} bytes to rank {to}, which expects {expected}"),
                 (Some(sent), None) => format!("sends {sent} bytes to rank {to}, which expects nothing from it"),
@@ -135,10 +144,10 @@ impl Board {
     /// "barrier on rank 0; exchange on ranks 1, 2".
     fn who_called_what(&self) -> String {
         let mut groups: Vec<(Call, String)> = Vec::new();
-        for (rank, offer) in self.offers.iter().enumerate() {
-            match groups.iter_mut().find(|(call, _)| *call == offer.call) {
+        for (rank, posted) in self.calls.iter().enumerate() {
+            match groups.iter_mut().find(|(call, _)| *call == posted.call) {
                 Some((_, ranks)) => *ranks += &format!(", {rank}"),
-                None => groups.push((offer.call, rank.to_string())),
+                None => groups.push((posted.call, rank.to_string())),
             }
         }
         let part = |(call, ranks): &(Call, String)| format!("{call} on rank{} {ranks}", if ranks.contains(',') { "s" } else { "" });
@@ -147,21 +156,16 @@ impl Board {
 
     /// Gate A opens: nobody waits there any more.
     pub(super) fn open(&mut self) {
-        self.offers.iter_mut().for_each(|offer| offer.waits = false);
+        self.calls.iter_mut().for_each(|posted| posted.waits = false);
     }
 
     /// The ranks that wait at gate A, with their calls.
     pub(super) fn waiting(&self) -> impl Iterator<Item = (usize, Call)> {
-        self.offers.iter().enumerate().filter(|(_, offer)| offer.waits).map(|(rank, offer)| (rank, offer.call))
+        self.calls.iter().enumerate().filter(|(_, posted)| posted.waits).map(|(rank, posted)| (rank, posted.call))
     }
 
     /// The ranks that have not come to gate A.
     pub(super) fn missing(&self) -> impl Iterator<Item = usize> {
-        self.offers.iter().enumerate().filter(|(_, offer)| !offer.waits).map(|(rank, _)| rank)
-    }
-
-    /// Ends a round: only the ranks still hold the group that a `duplicate` made.
-    pub(super) fn close(&mut self) {
-        self.child = None;
+        self.calls.iter().enumerate().filter(|(_, posted)| !posted.waits).map(|(rank, _)| rank)
     }
 }

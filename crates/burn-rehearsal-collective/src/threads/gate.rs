@@ -5,24 +5,12 @@
 
 use std::sync::PoisonError;
 
-use super::board::Board;
+use super::address::Address;
+use super::board::{Board, Failure, RankCall};
 use crate::WaitingRank;
 use crate::activity::World;
 use crate::call::Call;
-use crate::sync::{Condvar, Mutex, MutexGuard};
-
-/// Why gate A will never open again.
-#[derive(Debug, Clone)]
-pub(super) enum Failure {
-    /// This rank dropped its handle.
-    Left(usize),
-    /// The ranks called different operations, or with sizes that do not fit together.
-    Disagreement(String),
-    /// An argument that no rank could accept.
-    Invalid(String),
-    /// No rank of the world can move, see [`super::deadlock`].
-    Deadlock(Vec<WaitingRank>),
-}
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 /// What the handles of one group share.
 #[derive(Debug)]
@@ -38,6 +26,8 @@ pub(super) struct State {
     /// What the handles are for, if anybody has said so.
     purpose: Option<&'static str>,
     board: Board,
+    /// The group that a `duplicate` in progress makes.
+    child: Option<Arc<Gate>>,
     /// Ranks that have written on the board for the round whose gate A is still closed.
     arrived: usize,
     /// Rounds whose gate A has opened.
@@ -54,7 +44,7 @@ pub(super) struct State {
 impl Gate {
     pub(super) fn new(size: usize) -> Self {
         let board = Board::new(size);
-        let state = State { purpose: None, board, arrived: 0, passed_a: 0, finished: 0, passed_b: 0, failure: None, left: 0 };
+        let state = State { purpose: None, board, child: None, arrived: 0, passed_a: 0, finished: 0, passed_b: 0, failure: None, left: 0 };
         Self { size, state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -93,7 +83,8 @@ impl Gate {
         if state.finished == self.size {
             state.finished = 0;
             state.passed_b = round;
-            state.board.close();
+            // Only the ranks still hold the group that a `duplicate` made.
+            state.child = None;
             self.changed.notify_all();
         }
         while state.passed_b < round {
@@ -146,7 +137,7 @@ impl<'a> Entrance<'a> {
 
     /// A rendezvous at which nothing is read: returns as soon as gate A has opened.
     pub(super) fn pass(self, write: impl FnOnce(&mut Board)) -> Result<(), Failure> {
-        self.gate_a(write).map(drop)
+        self.gate_a(|state| write(&mut state.board)).map(drop)
     }
 
     /// A rendezvous at which memory is touched: `write` puts this rank's call on the board; behind gate A, `read` takes from it what this
@@ -155,22 +146,40 @@ impl<'a> Entrance<'a> {
     /// `read` runs, and a guard exists, only if all ranks wrote calls that fit together. As long as one rank has not dropped its guard, no
     /// rank gets past dropping its own. After an error no rank gets a guard.
     pub(super) fn meet<V>(self, write: impl FnOnce(&mut Board), read: impl FnOnce(&Board) -> V) -> Result<(V, GateB<'a>), Failure> {
+        self.rendezvous(|state| write(&mut state.board), |state| read(&state.board))
+    }
+
+    /// A rendezvous at which all ranks get the same new group.
+    pub(super) fn duplicate(self, rank: usize) -> Result<Arc<Gate>, Failure> {
+        let (child, gate_b) = self.rendezvous(
+            |state| {
+                state.child.get_or_insert_with(|| Arc::new(Gate::new(self.size())));
+                state.board.post(rank, RankCall::new(Call::Duplicate, Address::NULL));
+            },
+            |state| state.child.clone(),
+        )?;
+        drop(gate_b);
+        // Never missing: all ranks, this one included, have seen to it that there is one.
+        child.ok_or(Failure::Left(rank))
+    }
+
+    fn rendezvous<V>(self, write: impl FnOnce(&mut State), read: impl FnOnce(&State) -> V) -> Result<(V, GateB<'a>), Failure> {
         let state = self.gate_a(write)?;
         let gate_b = GateB { gate: self.gate, round: state.passed_a };
         // Declared after the guard, hence unlocked before gate B even if `read` panics.
         let state = state;
-        let view = read(&state.board);
+        let view = read(&state);
         drop(state);
         Ok((view, gate_b))
     }
 
-    fn gate_a(self, write: impl FnOnce(&mut Board)) -> Result<MutexGuard<'a, State>, Failure> {
+    fn gate_a(self, write: impl FnOnce(&mut State)) -> Result<MutexGuard<'a, State>, Failure> {
         let Self { gate, world } = self;
         let mut state = gate.lock();
         if let Some(failure) = &state.failure {
             return Err(failure.clone());
         }
-        write(&mut state.board);
+        write(&mut state);
         state.arrived += 1;
         let round = state.passed_a + 1;
         if state.arrived == gate.size {

@@ -53,16 +53,16 @@ impl Lent {
 
 /// The bytes for or from one peer.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Parcel {
+pub(super) struct PeerBuffer {
     pub(super) peer: usize,
     pub(super) bytes: Lent,
 }
 
-/// The parcels of an exchange; the vectors go back to the handle with the answer, so that they are allocated once.
+/// The buffers of an exchange; the vectors go back to the handle with the answer, so that they are allocated once.
 #[derive(Debug, Default)]
-pub(super) struct Parcels {
-    pub(super) outgoing: Vec<Parcel>,
-    pub(super) incoming: Vec<Parcel>,
+pub(super) struct PeerBuffers {
+    pub(super) outgoing: Vec<PeerBuffer>,
+    pub(super) incoming: Vec<PeerBuffer>,
 }
 
 /// One operation of a handle.
@@ -77,14 +77,14 @@ pub(super) struct Work {
     /// Where an all-gather's result goes.
     pub(super) result: Lent,
     /// An exchange's messages.
-    pub(super) parcels: Parcels,
+    pub(super) buffers: PeerBuffers,
 }
 
 impl Work {
     /// The memory lent.
     pub(super) fn bytes(&self) -> usize {
-        let parcels = self.parcels.outgoing.iter().chain(&self.parcels.incoming);
-        self.data.len() + self.result.len() + parcels.map(|parcel| parcel.bytes.len()).sum::<usize>()
+        let buffers = self.buffers.outgoing.iter().chain(&self.buffers.incoming);
+        self.data.len() + self.result.len() + buffers.map(|buffer| buffer.bytes.len()).sum::<usize>()
     }
 }
 
@@ -94,7 +94,7 @@ pub(super) struct Answer {
     /// The number of the new handle after a duplication.
     pub(super) result: Result<Option<usize>, CollectiveError>,
     /// Given back, for the next exchange.
-    pub(super) parcels: Parcels,
+    pub(super) buffers: PeerBuffers,
 }
 
 /// How far an operation has come.

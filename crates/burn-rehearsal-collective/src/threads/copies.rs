@@ -1,4 +1,4 @@
-//! The operations: what each rank publishes, and the data it moves between the gates. All unsafe code of this transport.
+//! The operations: what each rank publishes, and the data it moves between the gates. With `address.rs`, all unsafe code of this transport.
 //!
 //! Three facts carry every SAFETY line below. **Alive:** between the gates all ranks are inside the same operation and hold the
 //! borrows of the buffers they published. **Same length:** gate A opens only when all ranks published equal calls (and, for an
@@ -6,53 +6,25 @@
 //! others, and these before what it does after gate B.
 #![allow(unsafe_code, reason = "ranks read and write each other's buffers between the gates; the protocol is in threads.rs")]
 
-use std::ptr;
-
-use super::board::Offer;
-use super::gate::{Entrance, Failure, Gate};
+use super::address::Address;
+use super::board::{Failure, RankCall};
+use super::gate::Entrance;
 use crate::call::Call;
 use crate::reduce::{BLOCK, divide, even_split};
-use crate::sync::Arc;
 use crate::{Incoming, Outgoing, ReduceOp};
 
-/// The start of a buffer that another rank has published; its length is what the ranks agreed on.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Address(*mut u8);
-
-// SAFETY: an address is a number until one of the unsafe blocks of this module uses it, and each of them argues for itself.
-unsafe impl Send for Address {}
-
-impl Address {
-    pub(super) const NULL: Self = Self(ptr::null_mut());
-
-    /// For others to read.
-    fn of(bytes: &[u8]) -> Self {
-        Self(bytes.as_ptr().cast_mut())
-    }
-
-    /// The published bytes.
-    ///
-    /// # Safety
-    ///
-    /// The buffer behind this address is at least `len` bytes long, alive, and written by nobody, as long as `'a`.
-    unsafe fn bytes<'a>(self, len: usize) -> &'a [u8] {
-        // SAFETY: the caller's promise; addresses come from slices, so they are not null.
-        unsafe { std::slice::from_raw_parts(self.0, len) }
-    }
-}
-
 pub(super) fn barrier(gate: Entrance<'_>, rank: usize) -> Result<(), Failure> {
-    gate.pass(|board| board.offer(rank, Offer::new(Call::Barrier, Address::NULL)))
+    gate.pass(|board| board.post(rank, RankCall::new(Call::Barrier, Address::NULL)))
 }
 
 pub(super) fn broadcast(gate: Entrance<'_>, rank: usize, data: &mut [u8], root: usize) -> Result<(), Failure> {
     let len = data.len();
     let address = if rank == root { Address::of(data) } else { Address::NULL };
-    let mut offer = Offer::new(Call::Broadcast { root, len }, address);
+    let mut posted = RankCall::new(Call::Broadcast { root, len }, address);
     if root >= gate.size() {
-        offer.complaint = Some(format!("rank {rank}, broadcast: root {root} is not a rank of a world of {}", gate.size()));
+        posted.complaint = Some(format!("rank {rank}, broadcast: root {root} is not a rank of a world of {}", gate.size()));
     }
-    let (source, gate_b) = gate.meet(|board| board.offer(rank, offer), |board| board.address(root))?;
+    let (source, gate_b) = gate.meet(|board| board.post(rank, posted), |board| board.address(root))?;
     if rank != root {
         // SAFETY: alive and `len` bytes long (module head); the root itself does not touch its buffer here, and the others only read it.
         data.copy_from_slice(unsafe { source.bytes(len) });
@@ -69,12 +41,12 @@ pub(super) fn all_gather(
     recv: &mut [u8],
 ) -> Result<(), Failure> {
     let (size, len) = (gate.size(), send.len());
-    let mut offer = Offer::new(Call::AllGather { len }, Address::of(send));
+    let mut posted = RankCall::new(Call::AllGather { len }, Address::of(send));
     if len.checked_mul(size) != Some(recv.len()) {
         let problem = format!("recv holds {} bytes, {size} ranks x {len} bytes are sent", recv.len());
-        offer.complaint = Some(format!("rank {rank}, all_gather: {problem}"));
+        posted.complaint = Some(format!("rank {rank}, all_gather: {problem}"));
     }
-    let (sources, gate_b) = gate.meet(|board| board.offer(rank, offer), |board| refill(addresses, board.addresses()))?;
+    let (sources, gate_b) = gate.meet(|board| board.post(rank, posted), |board| refill(addresses, board.addresses()))?;
     // Chunks of no bytes do not exist, not even when there are none.
     for (part, source) in recv.chunks_exact_mut(len.max(1)).zip(sources) {
         // SAFETY: alive and `len` bytes long (module head); its owner lent it shared, so nobody writes it.
@@ -94,9 +66,9 @@ pub(super) fn all_reduce(
 ) -> Result<(), Failure> {
     let len = data.len();
     // Until gate B, this rank too reaches its buffer only through the published address.
-    let address = Address(data.as_mut_ptr().cast());
-    let offer = Offer::new(Call::AllReduce { op, len }, address);
-    let (buffers, gate_b) = gate.meet(|board| board.offer(rank, offer), |board| refill(addresses, board.addresses()))?;
+    let address = Address::of_values(data);
+    let posted = RankCall::new(Call::AllReduce { op, len }, address);
+    let (buffers, gate_b) = gate.meet(|board| board.post(rank, posted), |board| refill(addresses, board.addresses()))?;
     let slice = even_split(len, buffers.len(), rank);
     for block in slice.clone().step_by(BLOCK) {
         // SAFETY: the block lies within `slice`, and so within each of the buffers, which are alive, long enough
@@ -116,7 +88,7 @@ pub(super) fn all_reduce(
 /// len` of any of them during the call.
 unsafe fn reduce_block(buffers: &[Address], start: usize, len: usize, op: ReduceOp) {
     // SAFETY: the caller's promise.
-    let block = |buffer: &Address| unsafe { std::slice::from_raw_parts_mut(buffer.0.cast::<f32>().add(start), len) };
+    let block = |buffer: &Address| unsafe { std::slice::from_raw_parts_mut(buffer.start().cast::<f32>().add(start), len) };
     let Some((first, others)) = buffers.split_first() else { return };
     let sums = block(first);
     for other in others {
@@ -143,31 +115,18 @@ pub(super) fn exchange(
         |board| {
             let sends = outgoing.iter().map(|message| (message.peer, Address::of(message.bytes), message.bytes.len()));
             let expects = incoming.iter().map(|message| (message.peer, message.bytes.len()));
-            board.offer_exchange(rank, sends, expects);
+            board.post_exchange(rank, sends, expects);
         },
-        |board| refill(addresses, incoming.iter().map(|message| board.parcel(message.peer, rank))),
+        |board| refill(addresses, incoming.iter().map(|message| board.transfer(message.peer, rank))),
     )?;
     for (message, source) in incoming.iter_mut().zip(sources) {
         let len = message.bytes.len();
-        // SAFETY: the sender published this parcel with `len` bytes (gate A compared both sides) and is alive (module head); it lent the
+        // SAFETY: the sender published this transfer with `len` bytes (gate A compared both sides) and is alive (module head); it lent the
         // bytes shared, so nobody writes them.
         message.bytes.copy_from_slice(unsafe { source.bytes(len) });
     }
     drop(gate_b);
     Ok(())
-}
-
-pub(super) fn duplicate(gate: Entrance<'_>, rank: usize) -> Result<Arc<Gate>, Failure> {
-    let (child, gate_b) = gate.meet(
-        |board| {
-            board.child.get_or_insert_with(|| Arc::new(Gate::new(gate.size())));
-            board.offer(rank, Offer::new(Call::Duplicate, Address::NULL));
-        },
-        |board| board.child.clone(),
-    )?;
-    drop(gate_b);
-    // Never missing: all ranks, this one included, have seen to it that there is one.
-    child.ok_or(Failure::Left(rank))
 }
 
 /// Replaces the contents of a list that keeps its capacity from one operation to the next.

@@ -14,9 +14,9 @@ use loom::sync::mpsc::channel;
 use loom::thread;
 
 use super::Threads;
-use super::board::Offer;
+use super::address::Address;
+use super::board::{Board, RankCall};
 use super::gate::{Entrance, Gate};
-use super::moves::Address;
 use crate::activity::{Answerer, Asked, Asker, Claim, World};
 use crate::call::Call;
 use crate::sync::{Arc, AtomicU64, Ordering};
@@ -49,9 +49,9 @@ fn what_lies_before_gate_a_is_seen_behind_it_and_nothing_is_written_before_gate_
             for round in 1..=2 {
                 // SAFETY: what this test is about: the other rank is not between the gates. loom fails the test if it is.
                 lent[rank].with_mut(|value| unsafe { *value = round });
-                let offer = |board: &mut super::board::Board| board.offer(rank, Offer::new(Call::Barrier, Address::NULL));
+                let posted = |board: &mut Board| board.post(rank, RankCall::new(Call::Barrier, Address::NULL));
                 let entrance = Entrance { gate: &gate, world: &world };
-                let ((), gate_b) = entrance.meet(offer, |_| ()).unwrap();
+                let ((), gate_b) = entrance.meet(posted, |_| ()).unwrap();
                 // SAFETY: as above: its owner does not write now.
                 assert_eq!(lent[1 - rank].with(|value| unsafe { *value }), round);
                 drop(gate_b);
