@@ -5,8 +5,46 @@
 use burn::tensor::Device;
 #[cfg(feature = "wgpu")]
 use burn::tensor::DeviceKind;
+use burn_rehearsal_collective::Rank;
 #[cfg(feature = "wgpu")]
 use std::sync::OnceLock;
+
+/// The device for a rank, by the features that are compiled in: with `cuda` the GPU of its number among the ranks of its
+/// machine, with `wgpu` the default GPU, otherwise the CPU. Ranks share a GPU if there are fewer of them. A backend without a
+/// usable GPU is skipped. Opens the GPU.
+///
+/// ```
+/// use burn_rehearsal_collective::Rank;
+/// use burn_rehearsal_train::device;
+///
+/// let device = device::for_rank(&Rank::solo());
+/// println!("training on {}", device::describe(&device));
+/// ```
+pub fn for_rank(rank: &Rank) -> Device {
+    #[cfg(feature = "cuda")]
+    if let Some(device) = cuda_for_rank(rank.local_rank()) {
+        return device;
+    }
+    #[cfg(feature = "wgpu")]
+    if let Ok(gpu) = wgpu() {
+        return gpu.device;
+    }
+    let _ = rank;
+    #[cfg(feature = "flex")]
+    return Device::flex();
+    #[cfg(not(feature = "flex"))]
+    Device::default()
+}
+
+/// The GPU of rank `local_rank` of this machine, or of a lower one if there are fewer GPUs; `None` without a GPU.
+#[cfg(feature = "cuda")]
+fn cuda_for_rank(local_rank: usize) -> Option<Device> {
+    let gpu = cuda(local_rank).or_else(|error| match (0..local_rank).take_while(|&index| cuda(index).is_ok()).count() {
+        0 => Err(error),
+        gpus => cuda(local_rank % gpus),
+    });
+    gpu.ok().map(|gpu| gpu.device)
+}
 
 /// What a device is, for people: Burn's name of it and, of a GPU, the adapter's: `Device<…>: llvmpipe (LLVM 15.0.6, 256 bits), Vulkan`.
 ///
@@ -120,6 +158,14 @@ pub fn cuda(index: usize) -> Result<Gpu, NoGpu> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_rank_has_a_device() {
+        let device = for_rank(&Rank::solo());
+        assert!(!describe(&device).is_empty());
+        #[cfg(not(any(feature = "wgpu", feature = "cuda")))]
+        assert_eq!(device, Device::flex());
+    }
 
     #[test]
     fn the_cpu_is_named_and_so_is_the_adapter_of_a_gpu_if_there_is_one() {

@@ -1,10 +1,13 @@
 //! Mini-batches of images.
 
+use crate::augment::Augment;
 use crate::data::{Image, ImageShape};
 use burn::data::dataloader::batcher::Batcher;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_rehearsal::RehearsalBatch;
 use burn_rehearsal::batch::tensor_with_room;
+use burn_rehearsal_train::augmentation::Augmentation;
+use std::sync::Arc;
 
 /// A mini-batch of images.
 #[derive(Debug, Clone, RehearsalBatch)]
@@ -38,6 +41,16 @@ pub struct ImageBatcher {
     pub shape: ImageShape,
     /// For how many representatives a mini-batch has room.
     pub room: usize,
+}
+
+impl Augment {
+    /// The pipeline for mini-batches of an [`experiment`](burn_rehearsal_train::experiment).
+    pub fn into_augmentation(self) -> Augmentation<ImageBatch> {
+        Arc::new(move |batch: ImageBatch, step, rank| {
+            let augmented = self.apply_bytes(batch.images.clone(), step, rank)?;
+            Ok(ImageBatch { augmented: Some(augmented), ..batch })
+        })
+    }
 }
 
 impl Batcher<Image, ImageBatch> for ImageBatcher {

@@ -10,7 +10,8 @@ use crate::workspace::{Leg, Workspace};
 use crate::{prerequisites, process};
 
 /// The packages whose tests depend on the device.
-const PACKAGES: [&str; 4] = ["burn-rehearsal", "burn-rehearsal-train", "burn-rehearsal-tests", "continual-imagenet"];
+const PACKAGES: [&str; 5] =
+    ["burn-rehearsal", "burn-rehearsal-train", "burn-rehearsal-vision", "burn-rehearsal-tests", "continual-imagenet"];
 /// The test targets in them, and the names of those tests. Everything else is tested on the CPU.
 const TESTS: [&str; 8] = ["--lib", "--test", "guarantees", "--test", "device", "--no-fail-fast", "--", "store::tests"];
 /// More names; a test runs if its name contains any.

@@ -441,8 +441,12 @@ pub enum AugmentArg {
     None,
     /// Shifted by up to an eighth of the side, with zeros at the border, and mirrored or not: usual for images of 32 pixels.
     CropFlip,
+    /// As `crop-flip`, then colour jitter, and an erased rectangle in one of four images.
+    CropFlipJitterErase,
     /// A part of 8 % to 100 % of the area, scaled to the whole, and mirrored or not: usual for ImageNet.
     ResizedCropFlip,
+    /// As `resized-crop-flip`, then colour jitter, and an erased rectangle in one of four images.
+    ResizedCropFlipJitterErase,
 }
 
 /// How channels are normalised.

@@ -3,24 +3,22 @@
 use crate::cli::{AugmentArg, NormalizeArg};
 use crate::config::Config;
 use crate::error::AppError;
-use burn_rehearsal_vision::augment::Augment;
+use burn_rehearsal_vision::augment::{Augment, ChannelStatistics, ColorJitter, ERASING_RATIO, ERASING_SCALE};
 use burn_rehearsal_vision::data::ImageShape;
 
-impl NormalizeArg {
-    /// Mean and standard deviation of each channel.
-    fn statistics(self) -> Option<([f32; 3], [f32; 3])> {
-        match self {
-            Self::None => None,
-            Self::Imagenet => Some(([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])),
-            Self::Cifar10 => Some(([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2615])),
-        }
-    }
+/// The colour jitter of `--augment …-jitter-erase`.
+const JITTER: ColorJitter = ColorJitter { brightness: 0.4, contrast: 0.4, saturation: 0.4, hue: 0.1 };
+/// The probability with which it erases a part of an image.
+const ERASING: f64 = 0.25;
 
+impl NormalizeArg {
     fn after(self, augment: Augment) -> Augment {
-        match self.statistics() {
-            None => augment,
-            Some((mean, std)) => augment.normalize(&mean, &std),
-        }
+        let ChannelStatistics { mean, std } = match self {
+            Self::None => return augment,
+            Self::Imagenet => ChannelStatistics::IMAGENET,
+            Self::Cifar10 => ChannelStatistics::CIFAR10,
+        };
+        augment.normalize(&mean, &std)
     }
 }
 
@@ -28,12 +26,23 @@ impl NormalizeArg {
 fn training(config: &Config) -> Option<Augment> {
     let augment = Augment::new(config.seed);
     let crop = config.crop_size;
-    let varied = match config.augment {
+    let (cropped, jitter_erase) = match config.augment {
         AugmentArg::None => return evaluation(config),
-        AugmentArg::CropFlip => augment.random_crop(crop, crop.div_ceil(8)),
-        AugmentArg::ResizedCropFlip => augment.random_resized_crop(crop, range(&config.crop_area), range(&config.crop_ratio)),
+        AugmentArg::CropFlip => (augment.random_crop(crop, crop.div_ceil(8)), false),
+        AugmentArg::CropFlipJitterErase => (augment.random_crop(crop, crop.div_ceil(8)), true),
+        AugmentArg::ResizedCropFlip => (resized_crop(augment, config), false),
+        AugmentArg::ResizedCropFlipJitterErase => (resized_crop(augment, config), true),
     };
-    Some(config.normalize.after(varied.horizontal_flip(0.5)))
+    let flipped = cropped.horizontal_flip(0.5);
+    Some(if jitter_erase {
+        config.normalize.after(flipped.color_jitter(JITTER)).random_erasing(ERASING, ERASING_SCALE, ERASING_RATIO, 0.0)
+    } else {
+        config.normalize.after(flipped)
+    })
+}
+
+fn resized_crop(augment: Augment, config: &Config) -> Augment {
+    augment.random_resized_crop(config.crop_size, range(&config.crop_area), range(&config.crop_ratio))
 }
 
 /// The operations of evaluation, if there are any.
@@ -72,4 +81,28 @@ pub fn transforms(config: &Config, shape: ImageShape) -> Result<[Option<Augment>
             .map_err(|error| AppError::option("image-size", config.image_size, error.to_string()))?;
     }
     Ok(both)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{Device, Int, Tensor};
+
+    #[test]
+    fn jitter_and_erasing_change_images_in_training_only() {
+        let mut config = Config::digits();
+        let shape = ImageShape::square(3, config.image_size);
+        let grey = Tensor::<4, Int>::full([16, 3, config.image_size, config.image_size], 128, &Device::default());
+        let mut different_values = |augment| {
+            config.augment = augment;
+            let [training, evaluation] = transforms(&config, shape).unwrap();
+            assert!(evaluation.is_none());
+            let images = training.unwrap().apply_bytes(grey.clone(), 0, 0).unwrap();
+            let values: std::collections::BTreeSet<u32> = images.into_data().iter::<f32>().map(f32::to_bits).collect();
+            values.len()
+        };
+        assert_eq!(different_values(AugmentArg::ResizedCropFlip), 1);
+        assert!(different_values(AugmentArg::ResizedCropFlipJitterErase) > 16);
+        assert!(different_values(AugmentArg::CropFlipJitterErase) > 16);
+    }
 }

@@ -116,14 +116,6 @@ fn seen(config: &Config, data: &ImageData) -> ImageShape {
     ImageShape::square(data.shape.channels, config.crop_size)
 }
 
-fn augmentation(augment: &Option<Augment>) -> Option<Augmentation<ImageBatch>> {
-    let augment = augment.clone()?;
-    Some(Arc::new(move |batch: ImageBatch, step, rank| {
-        let augmented = augment.apply_bytes(batch.images.clone(), step, rank)?;
-        Ok(ImageBatch { augmented: Some(augmented), ..batch })
-    }))
-}
-
 impl Workload for Images {
     type Item = Image;
     type Batch = ImageBatch;
@@ -147,11 +139,11 @@ impl Workload for Images {
     }
 
     fn augmentation(&self) -> Option<Augmentation<ImageBatch>> {
-        augmentation(&self.training)
+        self.training.clone().map(Augment::into_augmentation)
     }
 
     fn evaluation(&self) -> Option<Augmentation<ImageBatch>> {
-        augmentation(&self.evaluation)
+        self.evaluation.clone().map(Augment::into_augmentation)
     }
 
     fn fingerprint(&self) -> Fingerprint {

@@ -60,6 +60,22 @@ pub const ERASING_SCALE: [f64; 2] = [0.02, 0.33];
 /// The ratio of height to width of what is usually [erased](Augment::random_erasing).
 pub const ERASING_RATIO: [f64; 2] = [0.3, 3.3];
 
+/// Mean and standard deviation of each channel, for [`Augment::normalize`]; values are 0..=1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ChannelStatistics {
+    /// Means of red, green and blue.
+    pub mean: [f32; 3],
+    /// Standard deviations of red, green and blue.
+    pub std: [f32; 3],
+}
+
+impl ChannelStatistics {
+    /// Those of ImageNet's training images.
+    pub const IMAGENET: Self = Self { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
+    /// Those of CIFAR-10's training images.
+    pub const CIFAR10: Self = Self { mean: [0.4914, 0.4822, 0.4465], std: [0.2470, 0.2435, 0.2615] };
+}
+
 /// The size of an image in pixels; a single number is the side of a square, a pair is `[height, width]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {

@@ -15,7 +15,7 @@
 
 use super::jpeg::Survey;
 use super::raw::{Scaler, planes};
-use super::{DataError, ImageOptions, ImageShape, Pixels};
+use super::{CHANNELS, DataError, ImageOptions, ImageShape, MAX_PIXELS, Pixels, check_size};
 use std::cell::RefCell;
 use std::fs::File;
 use std::io::Read;
@@ -25,12 +25,8 @@ use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
-/// The most pixels that an image may say it has, so that a damaged header does not ask for all memory.
-const MOST_PIXELS: usize = 1 << 27;
 /// The longest side of a JPEG.
 const LONGEST_SIDE: usize = 65_535;
-/// All images become red, green and blue.
-pub(super) const CHANNELS: usize = 3;
 
 /// The library that decodes JPEG files: `zune-jpeg`, or `libjpeg-turbo` with the feature `turbojpeg`. Their pixels differ a little, and so do the bits of
 /// what is learned from them.
@@ -154,7 +150,7 @@ impl Decoder {
         let words = |error: zune_jpeg::errors::DecodeErrors| error.to_string().trim_end().to_owned();
         decoder.decode_headers().map_err(words)?;
         let (width, height) = decoder.dimensions().ok_or("it has no size")?;
-        within_bounds(width, height)?;
+        check_size(width, height)?;
         self.decoded.resize(width * height * CHANNELS, 0);
         decoder.decode_into(&mut self.decoded).map_err(words)?;
         Ok((width, height))
@@ -177,11 +173,11 @@ impl Decoder {
     fn png(&mut self, bytes: &[u8]) -> Result<(usize, usize), String> {
         let mut reader = image::ImageReader::with_format(std::io::Cursor::new(bytes), image::ImageFormat::Png);
         let mut limits = image::Limits::default();
-        limits.max_alloc = Some((MOST_PIXELS * 8) as u64);
+        limits.max_alloc = Some((MAX_PIXELS * 8) as u64);
         reader.limits(limits);
         let decoded = reader.decode().map_err(|error| error.to_string())?.into_rgb8();
         let (width, height) = (decoded.width() as usize, decoded.height() as usize);
-        within_bounds(width, height)?;
+        check_size(width, height)?;
         self.decoded.clear();
         self.decoded.extend_from_slice(&decoded);
         Ok((width, height))
@@ -191,13 +187,6 @@ impl Decoder {
 /// The structure of a JPEG whose size is within bounds.
 fn survey(bytes: &[u8]) -> Result<Survey, String> {
     let survey = Survey::of(bytes)?;
-    within_bounds(survey.width, survey.height)?;
+    check_size(survey.width, survey.height)?;
     Ok(survey)
-}
-
-pub(super) fn within_bounds(width: usize, height: usize) -> Result<(), String> {
-    if width == 0 || height == 0 || width.saturating_mul(height) > MOST_PIXELS {
-        return Err(format!("its size would be {width}×{height} pixels"));
-    }
-    Ok(())
 }

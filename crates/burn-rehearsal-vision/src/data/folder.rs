@@ -1,9 +1,9 @@
 //! Folders of JPEG and PNG files.
 
-use super::decode::{CHANNELS, read};
+use super::decode::read;
 use super::files::{entries, is_hidden, is_image, subfolders};
 use super::source::Kind;
-use super::{Damaged, DataError, Image, ImageData, ImageOptions, ImageShape, fingerprint};
+use super::{CHANNELS, Damaged, DataError, Image, ImageData, ImageOptions, ImageShape, fingerprint};
 use burn::data::dataset::{Dataset, DatasetError};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -36,7 +36,7 @@ mod folder;
 mod idx;
 mod jpeg;
 mod pack;
-mod packed;
+mod pack_reader;
 mod pixels;
 mod raw;
 mod source;
@@ -51,7 +51,7 @@ pub use error::DataError;
 pub use folder::{open_folder, open_tiny_imagenet};
 pub use idx::open_idx;
 pub use pack::{Format, PackOptions, PackReport, pack};
-pub use packed::{open_pack, packed_side};
+pub use pack_reader::{open_pack, packed_side};
 pub use pixels::{Pixels, SharedBytes};
 pub use source::{DataSource, UnknownDataSource};
 
@@ -59,6 +59,19 @@ use burn::data::dataset::Dataset;
 use burn_rehearsal_train::fingerprint::Fingerprint;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+/// Decoded images have red, green and blue.
+const CHANNELS: usize = 3;
+/// Maximum number of pixels of an image, so that a damaged header does not request all memory.
+const MAX_PIXELS: usize = 1 << 27;
+
+/// Checks the size that the header of an image declares.
+fn check_size(width: usize, height: usize) -> Result<(), String> {
+    if width == 0 || height == 0 || width.saturating_mul(height) > MAX_PIXELS {
+        return Err(format!("its size would be {width}×{height} pixels"));
+    }
+    Ok(())
+}
 
 /// One image.
 #[derive(Debug, Clone)]

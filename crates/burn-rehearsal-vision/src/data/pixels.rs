@@ -1,4 +1,4 @@
-//! The pixels of one image, wherever they are.
+//! The pixels of one image, owned, recycled or part of a shared file.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -13,13 +13,13 @@ thread_local! {
     static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Places to count in; threads beyond so many share them.
+/// Separate reference counts. Further threads share them.
 const COUNTS: usize = 16;
 
 /// Bytes that many samples share: a file in memory or a mapped one.
 ///
-/// Every thread counts its references in a place of its own: with one count for all, it passes from core to core with each image, which takes longer than
-/// to copy a small one.
+/// Every thread has a reference count of its own. A single count would move from core to core with each image,
+/// which takes longer than copying a small image.
 #[derive(Clone)]
 pub struct SharedBytes(Arc<[Arc<Counted>; COUNTS]>);
 
@@ -37,10 +37,10 @@ impl SharedBytes {
     fn of_this_thread(&self) -> &Arc<Counted> {
         static THREADS: AtomicUsize = AtomicUsize::new(0);
         thread_local! {
-            static PLACE: usize = THREADS.fetch_add(1, Ordering::Relaxed) % COUNTS;
+            static INDEX: usize = THREADS.fetch_add(1, Ordering::Relaxed) % COUNTS;
         }
         // While a thread ends it may have none any more.
-        &self.0[PLACE.try_with(|place| *place).unwrap_or_default()]
+        &self.0[INDEX.try_with(|index| *index).unwrap_or_default()]
     }
 }
 
@@ -60,10 +60,10 @@ impl Counted {
 
 /// The pixels of one image: bytes, channels first.
 #[derive(Clone)]
-pub struct Pixels(Place);
+pub struct Pixels(Storage);
 
 #[derive(Clone)]
-enum Place {
+enum Storage {
     Own(Arc<[u8]>),
     Recycled(Row),
     /// The range lies within the bytes.
@@ -80,14 +80,14 @@ impl Pixels {
         let mut row = Row(SPARE.with_borrow_mut(Vec::pop).unwrap_or_default());
         row.0.resize(len, 0);
         write(&mut row.0)?;
-        Ok(Self(Place::Recycled(row)))
+        Ok(Self(Storage::Recycled(row)))
     }
 
     /// A part of bytes that others share; `None` if it is not within them.
     pub fn part(bytes: &SharedBytes, range: Range<usize>) -> Option<Self> {
         let bytes = bytes.of_this_thread();
         bytes.bytes().get(range.clone())?;
-        Some(Self(Place::Part(bytes.clone(), range)))
+        Some(Self(Storage::Part(bytes.clone(), range)))
     }
 }
 
@@ -96,16 +96,16 @@ impl Deref for Pixels {
 
     fn deref(&self) -> &[u8] {
         match &self.0 {
-            Place::Own(pixels) => pixels,
-            Place::Recycled(row) => &row.0,
-            Place::Part(bytes, range) => bytes.bytes().get(range.clone()).unwrap_or_default(),
+            Storage::Own(pixels) => pixels,
+            Storage::Recycled(row) => &row.0,
+            Storage::Part(bytes, range) => bytes.bytes().get(range.clone()).unwrap_or_default(),
         }
     }
 }
 
 impl From<Vec<u8>> for Pixels {
     fn from(pixels: Vec<u8>) -> Self {
-        Self(Place::Own(pixels.into()))
+        Self(Storage::Own(pixels.into()))
     }
 }
 

@@ -1,13 +1,14 @@
 //! Data sets by name.
 
-use super::{DataError, ImageData, ImageOptions, cifar, digits, folder, idx, packed};
+use super::{DataError, ImageData, ImageOptions, cifar, digits, folder, idx, pack_reader};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// All kinds of data sets. A new one is its own file and a line here.
-static KINDS: [Kind; 7] = [digits::KIND, folder::KIND, folder::TINY_IMAGENET, cifar::CIFAR10, cifar::CIFAR100, idx::MNIST, packed::KIND];
+static KINDS: [Kind; 7] =
+    [digits::KIND, folder::KIND, folder::TINY_IMAGENET, cifar::CIFAR10, cifar::CIFAR100, idx::MNIST, pack_reader::KIND];
 
 /// A kind of data set, as its file describes it.
 pub(super) struct Kind {

@@ -1,6 +1,6 @@
 //! JPEG by libjpeg-turbo (feature `turbojpeg`), which can leave out, while it decodes, detail that a smaller image does not show.
 
-use super::decode::{CHANNELS, within_bounds};
+use super::{CHANNELS, check_size};
 use turbojpeg::{Colorspace, Decompressor, Image, PixelFormat, ScalingFactor};
 
 /// The parts of its size at which an image can be decoded faster than whole. The library knows all eighths, but most of them are no faster.
@@ -25,7 +25,7 @@ impl Turbo {
         if matches!(header.colorspace, Colorspace::CMYK | Colorspace::YCCK) {
             return Ok(None);
         }
-        within_bounds(header.width, header.height)?;
+        check_size(header.width, header.height)?;
         let enough = |scale: &ScalingFactor| scale.scale(header.width).min(scale.scale(header.height)) >= side;
         // Lossless JPEG has no frequencies to leave out.
         let scale = SCALES.into_iter().find(enough).filter(|_| !header.is_lossless).unwrap_or(ScalingFactor::ONE);

@@ -3,6 +3,7 @@
 //! A ghost module computes half of its channels by an ordinary convolution, and the other half from those by a depthwise one.
 
 use super::{conv, global_average, norm};
+use burn::config::Config;
 use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{BatchNorm, Linear, LinearConfig};
@@ -50,30 +51,20 @@ const STAGES: [&[Row]; 9] = [
     &[row(5, 960, 160, false, 1), row(5, 960, 160, true, 1), row(5, 960, 160, false, 1), row(5, 960, 160, true, 1)],
 ];
 
-/// What a [`GhostNet`] is like.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// The configuration of a [`GhostNet`].
+#[derive(Config, Debug)]
 pub struct GhostNetConfig {
-    width: f64,
-    channels: usize,
-    classes: usize,
+    /// Classes.
+    pub classes: usize,
+    /// Multiple of the paper's channels.
+    #[config(default = 0.5)]
+    pub width: f64,
+    /// Channels of an image, at least 1.
+    #[config(default = 3)]
+    pub channels: usize,
 }
 
 impl GhostNetConfig {
-    /// GhostNet 0.5 for colour images and `classes` classes.
-    pub fn new(classes: usize) -> Self {
-        Self { width: 0.5, channels: 3, classes }
-    }
-
-    /// Another multiple of the paper's channels (0.5).
-    pub fn with_width(self, width: f64) -> Self {
-        Self { width, ..self }
-    }
-
-    /// Another number of channels of an image (3). At least 1.
-    pub fn with_channels(self, channels: usize) -> Self {
-        Self { channels: channels.max(1), ..self }
-    }
-
     /// A network with Burn's initial values; [`keyed_init`](burn_rehearsal_train::init::keyed_init) replaces them.
     pub fn init(&self, device: &Device) -> GhostNet {
         let wide = |channels: usize| by_four(channels as f64 * self.width);
@@ -93,7 +84,7 @@ impl GhostNetConfig {
         }
         stages.push(Stage::Widen(vec![Widen { conv: conv([incoming, last], 1, 1, 1, device), bn1: norm(last, device) }]));
         GhostNet {
-            conv_stem: conv([self.channels, stem], 3, 2, 1, device),
+            conv_stem: conv([self.channels.max(1), stem], 3, 2, 1, device),
             bn1: norm(stem, device),
             blocks: stages,
             conv_head: Conv2dConfig::new([last, HEAD], [1, 1]).init(device),

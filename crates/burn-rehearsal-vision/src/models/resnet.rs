@@ -3,6 +3,7 @@
 //! A bottleneck has its stride in the 3×3 convolution, as torchvision's have, not in the first 1×1 as in the paper.
 
 use super::{conv, global_average, norm};
+use burn::config::Config;
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
@@ -10,9 +11,10 @@ use burn::nn::{BatchNorm, Linear, LinearConfig, PaddingConfig2d};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 use burn_rehearsal_train::data_parallel::in_f32;
+use serde::{Deserialize, Serialize};
 
 /// What a residual block is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Block {
     /// Two 3×3 convolutions (ResNet-18).
     Basic,
@@ -21,7 +23,7 @@ pub enum Block {
 }
 
 /// What an image meets first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stem {
     /// 7×7 with stride 2 and 3×3 max-pooling with stride 2: for images of about 224 pixels, which become a quarter of their side.
     ImageNet,
@@ -29,47 +31,41 @@ pub enum Stem {
     Small,
 }
 
-/// What a [`ResNet`] is like.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The configuration of a [`ResNet`].
+#[derive(Config, Debug)]
 pub struct ResNetConfig {
-    block: Block,
+    /// The residual block.
+    pub block: Block,
     /// Blocks of each of the four layers.
-    layers: [usize; 4],
-    width: usize,
-    stem: Stem,
-    channels: usize,
-    classes: usize,
+    pub layers: [usize; 4],
+    /// Classes.
+    pub classes: usize,
+    /// The first layers.
+    #[config(default = "Stem::ImageNet")]
+    pub stem: Stem,
+    /// Channels of the first layer, at least 1. All others are multiples of it.
+    #[config(default = 64)]
+    pub width: usize,
+    /// Channels of an image, at least 1.
+    #[config(default = 3)]
+    pub channels: usize,
 }
 
 impl ResNetConfig {
-    /// ResNet-18 for colour images and `classes` classes, with the stem for ImageNet.
+    /// ResNet-18.
     pub fn resnet18(classes: usize) -> Self {
-        Self { block: Block::Basic, layers: [2, 2, 2, 2], width: 64, stem: Stem::ImageNet, channels: 3, classes }
+        Self::new(Block::Basic, [2, 2, 2, 2], classes)
     }
 
-    /// ResNet-50, likewise.
+    /// ResNet-50.
     pub fn resnet50(classes: usize) -> Self {
-        Self { block: Block::Bottleneck, layers: [3, 4, 6, 3], ..Self::resnet18(classes) }
-    }
-
-    /// Another stem.
-    pub fn with_stem(self, stem: Stem) -> Self {
-        Self { stem, ..self }
-    }
-
-    /// Another number of channels in the first layer (64); all others are multiples of it. At least 1.
-    pub fn with_width(self, width: usize) -> Self {
-        Self { width: width.max(1), ..self }
-    }
-
-    /// Another number of channels of an image (3). At least 1.
-    pub fn with_channels(self, channels: usize) -> Self {
-        Self { channels: channels.max(1), ..self }
+        Self::new(Block::Bottleneck, [3, 4, 6, 3], classes)
     }
 
     /// A network with Burn's initial values; [`keyed_init`](burn_rehearsal_train::init::keyed_init) replaces them.
     pub fn init(&self, device: &Device) -> ResNet {
-        let Self { block, layers, width, stem, channels, classes } = *self;
+        let Self { block, layers, classes, stem, width, channels } = *self;
+        let (width, channels) = (width.max(1), channels.max(1));
         let (kernel, stride) = match stem {
             Stem::ImageNet => (7, 2),
             Stem::Small => (3, 1),

@@ -2,11 +2,11 @@
 
 #![allow(unsafe_code)]
 
-use super::decode::{CHANNELS, decode};
+use super::decode::decode;
 use super::fingerprint::with_options;
 use super::pack::{Format, MANIFEST, Manifest, PARTS, ShardIndex, VERSION, read_json, shard_path};
 use super::source::Kind;
-use super::{Damaged, DataError, Fit, Image, ImageData, ImageOptions, ImageShape, Pixels, SharedBytes};
+use super::{CHANNELS, Damaged, DataError, Fit, Image, ImageData, ImageOptions, ImageShape, Pixels, SharedBytes};
 use burn::data::dataset::{Dataset, DatasetError};
 use burn_rehearsal::MAX_CLASSES;
 use burn_rehearsal_train::fingerprint::{Fingerprint, Split};
