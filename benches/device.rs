@@ -101,6 +101,7 @@ fn batch(rows: usize, size: &Size, device: &Device) -> Batch {
     Batch {
         images: Tensor::from_data(moved(host.images.into_data(), dtype), (device, dtype)),
         targets: Tensor::from_data(moved(host.targets.into_data(), classes), (device, classes)),
+        representatives: 0,
     }
 }
 

@@ -40,7 +40,7 @@ fn full(capacity: usize, side: usize, classes: usize) -> (Buffer, Vec<Batch>) {
     let mut batches = random_batches::<Batch>(POOL, B, side, classes, &Device::flex());
     // As many mini-batches as it takes for every class to come; but no more images, which would be in no cache.
     for (at, targets) in random_batches::<Batch>(4 * classes / B, B, 1, classes, &Device::flex()).into_iter().enumerate() {
-        batches.push(Batch { images: batches[at % POOL].images.clone(), targets: targets.targets });
+        batches.push(Batch { images: batches[at % POOL].images.clone(), targets: targets.targets, representatives: 0 });
     }
     fill(&buffer, &batches).expect("a full buffer");
     (buffer, batches)

@@ -11,18 +11,15 @@ use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataset::{Dataset, InMemDataset};
 use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
-use burn::nn::loss::CrossEntropyLossConfig;
 use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
 use burn::nn::{Linear, LinearConfig, PaddingConfig2d, Relu};
 use burn::optim::{ModuleOptimizer, SgdConfig};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use burn::train::renderer::MetricsRenderer;
-use burn::train::{ClassificationOutput, InferenceStep, Interrupter, TrainOutput, TrainStep};
 use burn_rehearsal::RehearsalBatch;
 use burn_rehearsal::random::{Purpose, Stream};
-use burn_rehearsal_train::data_parallel::NoRenderer;
-use burn_rehearsal_train::experiment::{LaunchInfo, Observer, Workload};
+use burn_rehearsal_train::experiment::Workload;
 use burn_rehearsal_train::init::{Scheme, keyed_init};
+use burn_rehearsal_train::methods::{Classifier, LabelledBatch};
 use burn_rehearsal_train::stream::{ClassIncremental, ClassOrder, StreamError, TaskStream};
 use std::sync::Arc;
 
@@ -56,6 +53,23 @@ pub struct Batch {
     /// `[rows]`
     #[rehearsal(class)]
     pub targets: Tensor<1, Int>,
+    /// The number of representatives.
+    #[rehearsal(skip, fill = count)]
+    pub representatives: usize,
+}
+
+fn count(representatives: &mut usize, appended: usize) {
+    *representatives = appended;
+}
+
+impl LabelledBatch for Batch {
+    fn targets(&self) -> Tensor<1, Int> {
+        self.targets.clone()
+    }
+
+    fn representatives(&self) -> usize {
+        self.representatives
+    }
 }
 
 /// Stacks samples.
@@ -71,6 +85,7 @@ impl Batcher<Sample, Batch> for Stack {
         Batch {
             images: Tensor::from_data(TensorData::new(pixels, [rows, 3, SIDE, SIDE]), (device, bytes)),
             targets: Tensor::from_data(TensorData::new(classes, [rows]), device),
+            representatives: 0,
         }
     }
 }
@@ -97,33 +112,16 @@ impl Net {
         };
         keyed_init(net, seed, Scheme::default())
     }
+}
 
-    fn classify(&self, batch: Batch) -> ClassificationOutput {
+impl Classifier for Net {
+    type Batch = Batch;
+
+    fn forward(&self, batch: Batch) -> Tensor<2> {
         let images = batch.images.float() / 255.0;
         let hidden = self.pool.forward(self.relu.forward(self.first.forward(images)));
         let hidden = self.pool.forward(self.relu.forward(self.second.forward(hidden)));
-        let output = self.output.forward(hidden.flatten(1, 3));
-        let loss = CrossEntropyLossConfig::new().init(&output.device()).forward(output.clone(), batch.targets.clone());
-        ClassificationOutput { loss, output, targets: batch.targets }
-    }
-}
-
-impl TrainStep for Net {
-    type Input = Batch;
-    type Output = ClassificationOutput;
-
-    fn step(&self, batch: Batch) -> TrainOutput<ClassificationOutput> {
-        let output = self.classify(batch);
-        TrainOutput::new(self, output.loss.backward(), output)
-    }
-}
-
-impl InferenceStep for Net {
-    type Input = Batch;
-    type Output = ClassificationOutput;
-
-    fn step(&self, batch: Batch) -> ClassificationOutput {
-        self.classify(batch)
+        self.output.forward(hidden.flatten(1, 3))
     }
 }
 
@@ -183,17 +181,4 @@ impl Workload for Synthetic {
     fn optimizer(&self) -> ModuleOptimizer {
         SgdConfig::new().init()
     }
-}
-
-/// Watches nothing.
-pub struct Unobserved;
-
-impl Observer for Unobserved {
-    fn renderer(&self, _launch: &LaunchInfo) -> Box<dyn MetricsRenderer> {
-        Box::new(NoRenderer)
-    }
-
-    fn evaluated(&self, _task: usize, _top1: &[f64]) {}
-
-    fn interrupter(&self, _interrupter: &Interrupter) {}
 }

@@ -149,7 +149,7 @@ fn apart_and_together(batches: &[Batch], computation: Computation, steps: usize)
     after(computation, steps, |step| {
         let batch = pool[step].take().expect("one for each step");
         batch.into_parts(&mut columns).expect("columns");
-        pool[step] = Some(Batch::from_parts(columns.drain(..), ()).expect("a mini-batch"));
+        pool[step] = Some(Batch::from_parts(columns.drain(..), (0,)).expect("a mini-batch"));
     })
 }
 

@@ -59,7 +59,11 @@ impl Images for Batch {
 
     fn of(images: TensorData, room: usize, classes: Vec<i64>, device: &Device) -> Self {
         let rows = classes.len();
-        Self { images: Tensor::from_data(images, (device, Self::DTYPE)).slice(0..rows), targets: targets(classes, room, device) }
+        Self {
+            images: Tensor::from_data(images, (device, Self::DTYPE)).slice(0..rows),
+            targets: targets(classes, room, device),
+            representatives: 0,
+        }
     }
 }
 

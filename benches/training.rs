@@ -5,11 +5,10 @@
 #![allow(clippy::expect_used)]
 
 use burn_rehearsal::{Capacity, RehearsalConfig};
-use burn_rehearsal_benches::{Synthetic, Unobserved, device, median};
-use burn_rehearsal_collective::Solo;
-use burn_rehearsal_train::data_parallel::Precision;
-use burn_rehearsal_train::experiment::{Settings, run_rank};
-use burn_rehearsal_train::report::schema::Method;
+use burn_rehearsal_benches::{Synthetic, device, median};
+use burn_rehearsal_collective::Rank;
+use burn_rehearsal_train::experiment::{Experiment, Settings};
+use burn_rehearsal_train::methods::{Incremental, MethodRef, Rehearsal};
 
 const B: usize = 56;
 const R: usize = 7;
@@ -17,32 +16,15 @@ const STEPS: usize = 40;
 const TURNS: usize = 7;
 
 fn main() {
-    let seconds = |method, batch_size: usize| {
+    let seconds = |method: MethodRef, batch_size: usize| {
         let workload = Synthetic::new(STEPS * batch_size).expect("enough samples");
         let rehearsal = RehearsalConfig::new(Capacity::Fraction(0.3)).with_dataset_len(Some(STEPS * batch_size)).with_representatives(R);
-        let settings = Settings {
-            method,
-            epochs: 1,
-            batch_size,
-            rehearsal,
-            learning_rate: 0.01,
-            warmup_epochs: 0.0,
-            milestones: Vec::new(),
-            scale_cap: 1.0,
-            keep_optimizer: false,
-            seed: 1,
-            workers: 1,
-            precision: Precision::F32,
-            evaluate_every: 0,
-            profile: false,
-            network: None,
-            checkpoints: None,
-        };
-        let report = run_rank(&workload, &settings, serde_json::Value::Null, Box::new(Solo::new()), &device(), &Unobserved);
+        let settings = Settings::new().with_batch_size(batch_size).with_rehearsal(Some(rehearsal)).with_learning_rate(0.01).with_seed(1);
+        let report = Experiment::new(&workload, method, &settings).with_device(device()).run(&Rank::solo());
         let time = report.expect("a run").time;
         time.phases_ms["step"] / 1e3
     };
-    let runs = [(Method::Incremental, B), (Method::Incremental, B + R), (Method::Rehearsal, B)];
+    let runs = [(&Incremental as MethodRef, B), (&Incremental, B + R), (&Rehearsal, B)];
     let mut times = [Vec::new(), Vec::new(), Vec::new()];
     for turn in 0..TURNS {
         // Every other turn goes backwards, so that a drift of the machine does not favour one of them.

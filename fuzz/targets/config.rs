@@ -2,7 +2,7 @@
 #![no_main]
 
 use burn_rehearsal_fuzz::{folder, write};
-use burn_rehearsal_train::report::schema::Method;
+use burn_rehearsal_train::methods::Rehearsal;
 use continual_imagenet::{Config, Options};
 use libfuzzer_sys::fuzz_target;
 use std::sync::LazyLock;
@@ -18,6 +18,6 @@ fuzz_target!(|input: &[u8]| {
     let _ = config.images();
     if let Ok(rehearsal) = config.rehearsal(1000, 10) {
         let _ = config.buffer_len(&rehearsal, 28);
-        let _ = config.settings(Method::Rehearsal, rehearsal, false);
+        let _ = config.settings(&Rehearsal, rehearsal, false);
     }
 });

@@ -8,13 +8,11 @@ use burn::data::dataset::{Dataset, InMemDataset};
 use burn::module::{Module, Param};
 use burn::optim::{ModuleOptimizer, SgdConfig};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use burn::train::renderer::MetricsRenderer;
-use burn::train::{ClassificationOutput, InferenceStep, Interrupter, TrainOutput, TrainStep};
 use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalConfig};
-use burn_rehearsal_train::data_parallel::{NoRenderer, Precision};
-use burn_rehearsal_train::experiment::{Checkpoints, LaunchInfo, Observer, Settings, Workload, run_rank};
+use burn_rehearsal_collective::Rank;
+use burn_rehearsal_train::experiment::{Checkpoints, Experiment, Settings, Workload};
+use burn_rehearsal_train::methods::{Classifier, Incremental, LabelledBatch, Method, MethodRef, Rehearsal, Scratch};
 use burn_rehearsal_train::report::RunReport;
-use burn_rehearsal_train::report::schema::Method;
 use burn_rehearsal_train::stream::{ClassIncremental, ClassOrder, TaskStream};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,6 +31,16 @@ struct Batch {
     number: Tensor<1, Int>,
     #[rehearsal(class)]
     class: Tensor<1, Int>,
+}
+
+impl LabelledBatch for Batch {
+    fn targets(&self) -> Tensor<1, Int> {
+        self.class.clone()
+    }
+
+    fn representatives(&self) -> usize {
+        0
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -59,7 +67,7 @@ fn integers(tensor: &Tensor<1, Int>) -> Vec<i64> {
 
 impl Probe {
     /// The class of sample n is the (n mod 7)-th of the answers, counted from 0.
-    fn answer(&self, batch: &Batch) -> ClassificationOutput {
+    fn answer(&self, batch: &Batch) -> Tensor<2> {
         let (numbers, classes) = (integers(&batch.number), integers(&batch.class));
         let scores: Vec<f32> = numbers
             .iter()
@@ -75,31 +83,53 @@ impl Probe {
                 })
             })
             .collect();
-        let output = Tensor::from_data(TensorData::new(scores, [numbers.len(), CLASSES]), &batch.class.device());
-        ClassificationOutput::new(self.parameter.val().sum(), output, batch.class.clone())
+        Tensor::from_data(TensorData::new(scores, [numbers.len(), CLASSES]), &batch.class.device())
     }
 }
 
-impl TrainStep for Probe {
-    type Input = Batch;
-    type Output = ClassificationOutput;
+impl Classifier for Probe {
+    type Batch = Batch;
 
-    fn step(&self, batch: Batch) -> TrainOutput<ClassificationOutput> {
-        PARAMETERS.lock().unwrap().entry(self.run).or_default().push(self.parameter.val().into_scalar());
-        let output = self.answer(&batch);
-        TrainOutput::new(self, output.loss.backward(), output)
+    fn forward(&self, batch: Batch) -> Tensor<2> {
+        let parameter = self.parameter.val();
+        if parameter.device().is_autodiff() {
+            PARAMETERS.lock().unwrap().entry(self.run).or_default().push(parameter.clone().into_scalar());
+        } else {
+            EVALUATED.lock().unwrap().entry(self.run).or_default().extend(integers(&batch.number));
+        }
+        self.answer(&batch) + parameter.unsqueeze()
     }
 }
 
-impl InferenceStep for Probe {
-    type Input = Batch;
-    type Output = ClassificationOutput;
+/// A method whose loss is the mean score: the gradient of the probe's parameter is 1.
+#[derive(Debug)]
+struct MeanScore(MethodRef);
 
-    fn step(&self, batch: Batch) -> ClassificationOutput {
-        EVALUATED.lock().unwrap().entry(self.run).or_default().extend(integers(&batch.number));
-        self.answer(&batch)
+impl Method for MeanScore {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn summary(&self) -> &'static str {
+        self.0.summary()
+    }
+
+    fn rehearses(&self) -> bool {
+        self.0.rehearses()
+    }
+
+    fn restarts(&self) -> bool {
+        self.0.restarts()
+    }
+
+    fn loss(&self, logits: Tensor<2>, _targets: Tensor<1, Int>, _representatives: usize) -> Tensor<1> {
+        logits.mean()
     }
 }
+
+const INCREMENTAL: MethodRef = &MeanScore(&Incremental);
+const REHEARSAL: MethodRef = &MeanScore(&Rehearsal);
+const SCRATCH: MethodRef = &MeanScore(&Scratch);
 
 /// Samples that are a number and a class.
 struct Numbers {
@@ -154,44 +184,14 @@ impl Workload for Numbers {
     }
 }
 
-struct Unobserved;
-
-impl Observer for Unobserved {
-    fn renderer(&self, _launch: &LaunchInfo) -> Box<dyn MetricsRenderer> {
-        Box::new(NoRenderer)
-    }
-
-    fn evaluated(&self, _task: usize, _top1: &[f64]) {}
-
-    fn interrupter(&self, _interrupter: &Interrupter) {}
-}
-
-fn settings(method: Method) -> Settings {
-    Settings {
-        method,
-        epochs: 1,
-        batch_size: 4,
-        rehearsal: RehearsalConfig::new(Capacity::Samples(8)).with_candidates(2).with_representatives(2).with_classes(Some(CLASSES)),
-        learning_rate: 0.5,
-        warmup_epochs: 0.0,
-        milestones: Vec::new(),
-        scale_cap: 1.0,
-        keep_optimizer: false,
-        seed: 1,
-        workers: 1,
-        precision: Precision::F32,
-        evaluate_every: 0,
-        profile: false,
-        network: None,
-        checkpoints: None,
-    }
+fn settings() -> Settings {
+    let rehearsal = RehearsalConfig::new(Capacity::Samples(8)).with_candidates(2).with_representatives(2).with_classes(Some(CLASSES));
+    Settings::new().with_batch_size(4).with_rehearsal(Some(rehearsal)).with_learning_rate(0.5).with_seed(1)
 }
 
 /// The reports of all ranks.
-fn run(workload: &Numbers, settings: &Settings, ranks: usize) -> Vec<RunReport> {
-    let reports = on_ranks(ranks, |_, link| {
-        run_rank(workload, settings, serde_json::Value::Null, Box::new(link), &Device::default(), &Unobserved).unwrap()
-    });
+fn run(workload: &Numbers, method: MethodRef, settings: &Settings, ranks: usize) -> Vec<RunReport> {
+    let reports = on_ranks(ranks, |_, link| Experiment::new(workload, method, settings).run(&Rank::new(Box::new(link))).unwrap());
     reports.into_iter().map(|report| report.unwrap()).collect()
 }
 
@@ -206,9 +206,8 @@ fn every_test_sample_of_every_task_is_evaluated_once_whatever_the_number_of_rank
     let expected = |places| of_tasks.iter().map(|range| Some(share(range, places))).collect::<Vec<_>>();
     for ranks in [1, 2, 4, 5] {
         let workload = Numbers::new([5; CLASSES], test);
-        for (rank, report) in
-            run(&workload, &Settings { evaluate_every: 1, epochs: 2, ..settings(Method::Rehearsal) }, ranks).into_iter().enumerate()
-        {
+        let settings = settings().with_evaluate_every(1).with_epochs(2);
+        for (rank, report) in run(&workload, REHEARSAL, &settings, ranks).into_iter().enumerate() {
             for after in 0..3 {
                 assert_eq!(report.accuracy.top1.rows()[after], expected(1), "{ranks} ranks");
                 assert_eq!(report.accuracy.top5.rows()[after], expected(5), "{ranks} ranks");
@@ -229,21 +228,17 @@ fn every_test_sample_of_every_task_is_evaluated_once_whatever_the_number_of_rank
 
 #[test]
 fn every_task_starts_the_schedule_again_and_its_epochs_are_those_of_its_own_samples() {
-    for (method, keep_optimizer) in
-        [(Method::Incremental, false), (Method::Incremental, true), (Method::Rehearsal, true), (Method::Scratch, false)]
-    {
-        let settings = Settings {
-            epochs: 4,
-            warmup_epochs: 1.0,
-            milestones: vec![(2.0, 0.5), (3.0, 0.125)],
-            scale_cap: 64.0,
-            keep_optimizer,
-            ..settings(method)
-        };
+    for (method, keep_optimizer) in [(INCREMENTAL, false), (INCREMENTAL, true), (REHEARSAL, true), (SCRATCH, false)] {
+        let settings = settings()
+            .with_epochs(4)
+            .with_warmup_epochs(1.0)
+            .with_milestones(vec![(2.0, 0.5), (3.0, 0.125)])
+            .with_scale_cap(64.0)
+            .with_keep_optimizer(keep_optimizer);
         // 24, 16 and 16 samples: 3, 2 and 2 steps an epoch for two ranks with 4 rows each.
         let workload = Numbers::new([8; CLASSES], [1; CLASSES]);
-        run(&workload, &settings, 2);
-        let steps: [u64; 3] = if method == Method::Scratch { [3, 5, 7] } else { [3, 2, 2] };
+        run(&workload, method, &settings, 2);
+        let steps: [u64; 3] = if method.restarts() { [3, 5, 7] } else { [3, 2, 2] };
         let rates = steps.iter().flat_map(|&steps| {
             let warm = (0..steps).map(move |step| 0.5 + 0.5 * step as f64 / steps as f64);
             let then = [1.0, 0.5, 0.125].into_iter().flat_map(move |rate| (0..steps).map(move |_| rate));
@@ -260,7 +255,7 @@ fn every_task_starts_the_schedule_again_and_its_epochs_are_those_of_its_own_samp
             .collect();
         for (step, rate) in rates.enumerate() {
             // From scratch, every task starts with a new network.
-            if method == Method::Scratch && ends.contains(&(step as u64)) {
+            if method.restarts() && ends.contains(&(step as u64)) {
                 parameter = 0.0;
             }
             expected.push(parameter);
@@ -282,39 +277,38 @@ fn every_task_starts_the_schedule_again_and_its_epochs_are_those_of_its_own_samp
 }
 
 /// A run on every rank with settings of its own, which fails.
-fn failures(of_rank: impl Fn(usize) -> (Numbers, Settings) + Sync, ranks: usize) -> Vec<String> {
+fn failures(of_rank: impl Fn(usize) -> (Numbers, MethodRef, Settings) + Sync, ranks: usize) -> Vec<String> {
     let errors = on_ranks(ranks, |rank, link| {
-        let (workload, settings) = of_rank(rank);
-        let run = run_rank(&workload, &settings, serde_json::Value::Null, Box::new(link), &Device::default(), &Unobserved);
-        run.unwrap_err().to_string()
+        let (workload, method, settings) = of_rank(rank);
+        Experiment::new(&workload, method, &settings).run(&Rank::new(Box::new(link))).unwrap_err().to_string()
     });
     errors.into_iter().map(|error| error.unwrap()).collect()
 }
 
 #[test]
 fn settings_and_data_that_differ_between_ranks_are_named_on_every_rank() {
-    type Change = fn(&mut Settings);
+    type Change = fn(&mut Settings, &mut MethodRef);
     let cases: [(Change, &str); 6] = [
-        (|settings| settings.epochs = 2, "epochs is 1 on ranks 0, 2 and 2 on rank 1"),
-        (|settings| settings.batch_size = 2, "batch_size is 4 on ranks 0, 2 and 2 on rank 1"),
-        (|settings| settings.method = Method::Scratch, "method is rehearsal on ranks 0, 2 and scratch on rank 1"),
-        (|settings| settings.milestones = vec![(1.0, 0.5)], "milestones is [] on ranks 0, 2 and [[1.0,0.5]] on rank 1"),
-        (|settings| settings.evaluate_every = 1, "evaluate_every is 0 on ranks 0, 2 and 1 on rank 1"),
-        (|settings| settings.rehearsal.lag = 2, "rehearsal.lag is 1 on ranks 0, 2 and 2 on rank 1"),
+        (|settings, _| settings.epochs = 2, "epochs is 1 on ranks 0, 2 and 2 on rank 1"),
+        (|settings, _| settings.batch_size = 2, "batch_size is 4 on ranks 0, 2 and 2 on rank 1"),
+        (|_, method| *method = SCRATCH, "method is rehearsal on ranks 0, 2 and scratch on rank 1"),
+        (|settings, _| settings.milestones = vec![(1.0, 0.5)], "milestones is [] on ranks 0, 2 and [[1.0,0.5]] on rank 1"),
+        (|settings, _| settings.evaluate_every = 1, "evaluate_every is 0 on ranks 0, 2 and 1 on rank 1"),
+        (|settings, _| settings.rehearsal.as_mut().unwrap().lag = 2, "rehearsal.lag is 1 on ranks 0, 2 and 2 on rank 1"),
     ];
     let numbers = || Numbers::new([3; CLASSES], [1; CLASSES]);
     for (change, words) in cases {
         let of_rank = |rank| {
-            let mut settings = settings(Method::Rehearsal);
+            let (mut settings, mut method) = (settings(), REHEARSAL);
             if rank == 1 {
-                change(&mut settings);
+                change(&mut settings, &mut method);
             }
-            (numbers(), settings)
+            (numbers(), method, settings)
         };
         failures(of_rank, 3).iter().for_each(|error| assert!(error.contains(words), "{error}"));
     }
-    for method in [Method::Incremental, Method::Scratch, Method::Rehearsal] {
-        let one_less = |rank| (Numbers::new([3 - usize::from(rank == 1), 3, 3, 3, 3, 3, 3], [1; CLASSES]), settings(method));
+    for method in [INCREMENTAL, SCRATCH, REHEARSAL] {
+        let one_less = |rank| (Numbers::new([3 - usize::from(rank == 1), 3, 3, 3, 3, 3, 3], [1; CLASSES]), method, settings());
         for error in failures(one_less, 2) {
             assert!(
                 error.contains("data of rank 1 differs") && error.contains("training samples is 21 on rank 0 and 20 on rank 1"),
@@ -330,7 +324,7 @@ fn settings_and_data_that_differ_between_ranks_are_named_on_every_rank() {
             let tests: Vec<_> = numbers.test.iter().map(|(_, class)| *class as usize).collect();
             numbers.stream = ClassIncremental::new(&labels, &tests, CLASSES, 3, ClassOrder::Seeded(4)).unwrap();
         }
-        (numbers, settings(Method::Incremental))
+        (numbers, INCREMENTAL, settings())
     };
     failures(other_tasks, 2).iter().for_each(|error| assert!(error.contains("the order of arrival is 3 tasks"), "{error}"));
 }
@@ -339,19 +333,16 @@ fn settings_and_data_that_differ_between_ranks_are_named_on_every_rank() {
 fn a_run_of_the_library_resumes_only_with_the_data_it_began_with() {
     let directory = tempfile::tempdir().unwrap();
     let checkpoints = Checkpoints { directory: directory.path().join("checkpoints"), every: None, keep: 1, resume: true };
-    for method in [Method::Incremental, Method::Scratch, Method::Rehearsal] {
-        let kept = Settings { checkpoints: Some(checkpoints.clone()), ..settings(method) };
-        run(&Numbers::new([3; CLASSES], [1; CLASSES]), &kept, 2);
-        let other = |_| (Numbers::new([3, 3, 3, 3, 3, 3, 4], [1; CLASSES]), kept.clone());
+    for method in [INCREMENTAL, SCRATCH, REHEARSAL] {
+        let kept = settings().with_checkpoints(Some(checkpoints.clone()));
+        run(&Numbers::new([3; CLASSES], [1; CLASSES]), method, &kept, 2);
+        let other = |_| (Numbers::new([3, 3, 3, 3, 3, 3, 4], [1; CLASSES]), method, kept.clone());
         for (rank, error) in failures(other, 2).iter().enumerate() {
             assert!(error.contains("the number of training samples was 21 and is 22"), "rank {rank}: {error}");
         }
         // Anew, with what is there in the way.
-        run(
-            &Numbers::new([4; CLASSES], [1; CLASSES]),
-            &Settings { checkpoints: Some(Checkpoints { resume: false, ..checkpoints.clone() }), ..kept },
-            2,
-        );
+        let anew = kept.with_checkpoints(Some(Checkpoints { resume: false, ..checkpoints.clone() }));
+        run(&Numbers::new([4; CLASSES], [1; CLASSES]), method, &anew, 2);
         std::fs::remove_dir_all(&checkpoints.directory).unwrap();
     }
 }

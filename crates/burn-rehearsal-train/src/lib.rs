@@ -3,7 +3,8 @@
 //! * [`data_parallel`]: a learning strategy for Burn's `SupervisedTraining` that trains one network on many ranks.
 //! * [`augmentation`]: what is done to mini-batches between the loader and the training step.
 //! * [`stream`]: which samples arrive with which task.
-//! * [`experiment`]: a whole run, with one of the methods of [`report::schema::Method`].
+//! * [`methods`]: how a network is trained from task to task.
+//! * [`experiment`]: a whole run with one of them.
 //! * [`fingerprint`]: whether data is the data that a run began with.
 //! * [`evaluate`], [`metrics`], [`phases`]: what is measured.
 //! * [`report`]: how it is written.
@@ -21,6 +22,7 @@ pub mod experiment;
 pub mod fingerprint;
 pub mod init;
 pub mod lock;
+pub mod methods;
 pub mod metrics;
 mod origin;
 pub mod phases;

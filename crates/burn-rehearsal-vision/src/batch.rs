@@ -7,6 +7,7 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_rehearsal::RehearsalBatch;
 use burn_rehearsal::batch::tensor_with_room;
 use burn_rehearsal_train::augmentation::Augmentation;
+use burn_rehearsal_train::methods::LabelledBatch;
 use std::sync::Arc;
 
 /// A mini-batch of images.
@@ -25,6 +26,23 @@ pub struct ImageBatch {
     /// keeps images as they came.
     #[rehearsal(skip)]
     pub augmented: Option<Tensor<4>>,
+    /// How many of the rows, the last ones, are representatives.
+    #[rehearsal(skip, fill = count)]
+    pub representatives: usize,
+}
+
+fn count(representatives: &mut usize, appended: usize) {
+    *representatives = appended;
+}
+
+impl LabelledBatch for ImageBatch {
+    fn targets(&self) -> Tensor<1, Int> {
+        self.targets.clone()
+    }
+
+    fn representatives(&self) -> usize {
+        self.representatives
+    }
 }
 
 impl ImageBatch {
@@ -69,6 +87,12 @@ impl Batcher<Image, ImageBatch> for ImageBatcher {
         } else {
             Tensor::from_data(TensorData::new(pixels, shape), (device, DType::I32))
         };
-        ImageBatch { images, targets: integers(|image| image.class), index: integers(|image| image.index), augmented: None }
+        ImageBatch {
+            images,
+            targets: integers(|image| image.class),
+            index: integers(|image| image.index),
+            augmented: None,
+            representatives: 0,
+        }
     }
 }

@@ -3,8 +3,9 @@
 use burn_rehearsal::{CandidateMode, Execution, OnRepeat, PolicyKind, RowCount, SamplingKind, StorePreference};
 use burn_rehearsal_train::data_parallel::Precision;
 use burn_rehearsal_train::init::Scheme;
-use burn_rehearsal_train::report::schema::Method;
+use burn_rehearsal_train::methods::{self, MethodRef};
 use burn_rehearsal_vision::data::{Fit, Format, OnDamaged};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
@@ -21,6 +22,12 @@ pub struct Cli {
     /// Options of `compare`.
     #[command(flatten)]
     pub options: Options,
+}
+
+/// A built-in method, by name.
+fn method() -> impl TypedValueParser<Value = MethodRef> {
+    let names = methods::ALL.iter().map(|method| PossibleValue::new(method.name()).help(method.summary()));
+    PossibleValuesParser::new(names).try_map(|name| methods::by_name(&name))
 }
 
 /// The end of `--help`.
@@ -42,8 +49,8 @@ pub enum Command {
     #[command(allow_negative_numbers = true, after_long_help = defaults())]
     Train {
         /// How the network goes from task to task.
-        #[arg(long, value_enum, help_heading = AGREE)]
-        method: MethodArg,
+        #[arg(long, value_parser = method(), help_heading = AGREE)]
+        method: MethodRef,
         /// How.
         #[command(flatten)]
         options: Options,
@@ -275,17 +282,6 @@ macro_rules! choices {
     };
 }
 
-choices! {
-    /// A method.
-    MethodArg => Method {
-        /// The current task's data only: forgets.
-        Incremental = Method::Incremental,
-        /// Anew on all data so far: the upper bound.
-        Scratch = Method::Scratch,
-        /// The current task's data and representatives of earlier ones.
-        Rehearsal = Method::Rehearsal,
-    }
-}
 choices! {
     /// A candidate mode.
     CandidateModeArg => CandidateMode {

@@ -15,7 +15,7 @@ use burn_rehearsal::error::ConfigError;
 use burn_rehearsal::{Capacity, MAX_LAG, MAX_RATIO, RehearsalConfig, RowCount};
 use burn_rehearsal_collective::launch::Launch;
 use burn_rehearsal_train::experiment::{Checkpoints, Settings};
-use burn_rehearsal_train::report::schema::Method;
+use burn_rehearsal_train::methods::{MethodRef, Rehearsal};
 use burn_rehearsal_vision::augment::{RESIZED_CROP_RATIO, RESIZED_CROP_SCALE};
 use burn_rehearsal_vision::data::{ImageOptions, JPEG_DECODER};
 use clap::ValueEnum;
@@ -402,7 +402,7 @@ impl Config {
         if self.momentum >= 1.0 {
             return Err(AppError::option("momentum", self.momentum, "must be below 1"));
         }
-        self.checkpoints(Method::Rehearsal, false).map(drop)
+        self.checkpoints(&Rehearsal, false).map(drop)
     }
 
     /// How a run with one method is kept, if it is, and whether it goes on from what is there.
@@ -410,7 +410,7 @@ impl Config {
     /// # Errors
     ///
     /// [`AppError::Option`] if `checkpoint-every` cannot be understood.
-    pub fn checkpoints(&self, method: Method, resume: bool) -> Result<Option<Checkpoints>, AppError> {
+    pub fn checkpoints(&self, method: MethodRef, resume: bool) -> Result<Option<Checkpoints>, AppError> {
         let every = match (self.checkpoint_every.as_str(), self.checkpoint_every.parse::<usize>()) {
             (NEVER, _) => return Ok(None),
             ("task", _) => None,
@@ -421,13 +421,13 @@ impl Config {
     }
 
     /// The values that all ranks must agree on, by the names of their options.
-    pub fn agreed(&self, methods: &[Method]) -> Map<String, Value> {
+    pub fn agreed(&self, methods: &[MethodRef]) -> Map<String, Value> {
         let mut values = self.values();
         let may_differ = [DIFFER, FIRST].into_iter().flat_map(options_under);
         // The data itself is compared, wherever it lies.
         may_differ.chain(["data", "overridden"].map(String::from)).for_each(|name| drop(values.remove(&name)));
         values.insert("device".into(), device::kind(&self.device).into());
-        values.insert("method".into(), methods.iter().map(|method| method.as_str()).collect::<Vec<_>>().join(", ").into());
+        values.insert("method".into(), methods.iter().map(|method| method.name()).collect::<Vec<_>>().join(", ").into());
         values
             .into_iter()
             .map(|(name, value)| (if NO_OPTIONS.contains(&name.as_str()) { name } else { format!("--{name}") }, value))
@@ -513,12 +513,11 @@ impl Config {
     /// # Errors
     ///
     /// As [`checkpoints`](Self::checkpoints).
-    pub fn settings(&self, method: Method, rehearsal: RehearsalConfig, resume: bool) -> Result<Settings, AppError> {
+    pub fn settings(&self, method: MethodRef, rehearsal: RehearsalConfig, resume: bool) -> Result<Settings, AppError> {
         Ok(Settings {
-            method,
             epochs: self.epochs,
             batch_size: self.batch_size,
-            rehearsal,
+            rehearsal: Some(rehearsal),
             learning_rate: self.learning_rate,
             warmup_epochs: self.warmup_epochs,
             // `check` has understood them already.

@@ -3,11 +3,10 @@
 use crate::cli::{ModelArg, StemArg};
 use crate::config::Config;
 use burn::module::Module;
-use burn::nn::loss::CrossEntropyLossConfig;
 use burn::tensor::{Device, FloatDType, Tensor};
-use burn::train::{ClassificationOutput, InferenceStep, TrainOutput, TrainStep};
-use burn_rehearsal_train::data_parallel::{compute_type, scale_loss};
+use burn_rehearsal_train::data_parallel::compute_type;
 use burn_rehearsal_train::init::keyed_init;
+use burn_rehearsal_train::methods::Classifier;
 use burn_rehearsal_train::weights::{WeightsError, load_safetensors};
 use burn_rehearsal_vision::ImageBatch;
 use burn_rehearsal_vision::data::ImageShape;
@@ -67,7 +66,7 @@ impl Network {
     }
 
     /// Class scores: `[rows, channels, height, width]`, values 0..=1, to `[rows, classes]`, in `f32` whatever the network computes in.
-    pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+    pub fn scores(&self, images: Tensor<4>) -> Tensor<2> {
         let images = images.cast(compute_type(self));
         let scores = match self {
             Network::Mlp(mlp) => mlp.forward(images),
@@ -77,31 +76,12 @@ impl Network {
         };
         scores.cast(FloatDType::F32)
     }
-
-    fn classify(&self, batch: ImageBatch) -> ClassificationOutput {
-        let targets = batch.targets.clone();
-        let output = self.forward(batch.pixels());
-        let loss = CrossEntropyLossConfig::new().init(&output.device()).forward(output.clone(), targets.clone());
-        ClassificationOutput { loss, output, targets }
-    }
 }
 
-impl TrainStep for Network {
-    type Input = ImageBatch;
-    type Output = ClassificationOutput;
+impl Classifier for Network {
+    type Batch = ImageBatch;
 
-    fn step(&self, batch: ImageBatch) -> TrainOutput<ClassificationOutput> {
-        let output = self.classify(batch);
-        let gradients = scale_loss(output.loss.clone()).backward();
-        TrainOutput::new(self, gradients, output)
-    }
-}
-
-impl InferenceStep for Network {
-    type Input = ImageBatch;
-    type Output = ClassificationOutput;
-
-    fn step(&self, batch: ImageBatch) -> ClassificationOutput {
-        self.classify(batch)
+    fn forward(&self, batch: ImageBatch) -> Tensor<2> {
+        self.scores(batch.pixels())
     }
 }

@@ -152,7 +152,7 @@ pub fn parse_milestones(text: &str) -> Result<Vec<(f64, f64)>, AppError> {
 mod tests {
     use super::*;
     use crate::transform::transforms;
-    use burn_rehearsal_train::report::schema::Method;
+    use burn_rehearsal_train::methods::Rehearsal;
     use burn_rehearsal_vision::augment::{RESIZED_CROP_RATIO, RESIZED_CROP_SCALE};
     use burn_rehearsal_vision::data::{ImageShape, JPEG_DECODER};
     use serde_json::{Value, json};
@@ -241,7 +241,7 @@ mod tests {
     /// What one rank of `world_size` learns with in an epoch of a task, its first step and its last.
     fn rates(config: &Config, world_size: usize, epochs: &[u64]) -> Vec<[f64; 2]> {
         let rehearsal = config.rehearsal(1_000, 10).unwrap();
-        let schedule = config.settings(Method::Rehearsal, rehearsal, false).unwrap().schedule(world_size, 10).unwrap();
+        let schedule = config.settings(&Rehearsal, rehearsal, false).unwrap().schedule(world_size, 10).unwrap();
         epochs.iter().map(|epoch| [schedule.rate_at(10 * epoch), schedule.rate_at(10 * epoch + 9)]).collect()
     }
 

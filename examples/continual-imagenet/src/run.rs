@@ -1,6 +1,6 @@
 //! Running methods on all ranks, and what is left on disk afterwards.
 
-use crate::cli::{CollectiveArg, MethodArg, Options};
+use crate::cli::{CollectiveArg, Options};
 use crate::config::{Config, NEVER};
 use crate::console::{print_error, print_line};
 use crate::device;
@@ -13,12 +13,13 @@ use crate::workload::Images;
 use burn::tensor::Device;
 use burn_rehearsal::agreement::agree_on;
 use burn_rehearsal::{RehearsalConfig, StoreLocation, shard_capacity};
-use burn_rehearsal_collective::{Collective, CollectiveExt, RankFailure, run_threads};
+use burn_rehearsal_collective::{Collective, CollectiveExt, Rank, RankFailure, run_threads};
 use burn_rehearsal_report::{Comparison, ConfigFields, CurvesLog};
 use burn_rehearsal_train::data_parallel::Precision;
 use burn_rehearsal_train::device::adapter;
-use burn_rehearsal_train::experiment::{ErrorOrigin, ExperimentError, Workload, run_rank};
-use burn_rehearsal_train::report::schema::{Method, REPORT_FILE};
+use burn_rehearsal_train::experiment::{ErrorOrigin, Experiment, ExperimentError, Workload};
+use burn_rehearsal_train::methods::{self, Incremental, MethodRef, Rehearsal, Scratch};
+use burn_rehearsal_train::report::schema::REPORT_FILE;
 use burn_rehearsal_train::report::{RunReport, write_atomically};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -56,7 +57,7 @@ struct Job {
 impl Job {
     fn prepare(
         mut config: Config,
-        methods: &[Method],
+        methods: &[MethodRef],
         fresh: bool,
         mut process: Option<&mut Box<dyn Collective>>,
     ) -> Result<Self, AppError> {
@@ -91,7 +92,7 @@ impl Job {
         )];
         // Other methods do not mind what the buffer would be.
         let mut buffer_len = 0;
-        if methods.contains(&Method::Rehearsal) {
+        if methods.iter().any(|method| method.rehearses()) {
             let row_bytes = images.row_bytes(&device)?;
             let samples = config.buffer_len(&rehearsal, row_bytes)?;
             buffer_len = samples;
@@ -137,7 +138,7 @@ impl Job {
 
     /// Trains with one method on all ranks and writes the report. `process` is this process's rank under MPI; otherwise ranks are threads.
     /// `finished` are the runs of which the directory knows already.
-    fn run(&self, method: Method, finished: &[RunReport], process: Option<&mut Box<dyn Collective>>) -> Result<RunReport, AppError> {
+    fn run(&self, method: MethodRef, finished: &[RunReport], process: Option<&mut Box<dyn Collective>>) -> Result<RunReport, AppError> {
         let Self { config, device, images, rehearsal, stop, first, .. } = self;
         let resumes = self.directory.as_ref().is_some_and(|directory| directory.resumes());
         let settings = config.settings(method, rehearsal.clone(), resumes)?;
@@ -159,7 +160,9 @@ impl Job {
             })
         });
         let progress = Progress::new(plan, self.display, begin, stop.clone());
-        let rank = |collective| run_rank(images, &settings, echo.clone(), collective, device, &progress);
+        let experiment = Experiment::new(images, method, &settings);
+        let experiment = experiment.with_configuration(echo).with_device(device.clone()).with_observer(&progress);
+        let rank = |collective| experiment.run(&Rank::new(collective));
         let report = match process {
             None => first_report(run_threads(config.ranks, |threads| rank(Box::new(threads)))),
             Some(process) => rank(process.duplicate()?).map_err(AppError::on_own_rank),
@@ -173,7 +176,7 @@ impl Job {
     }
 
     /// Runs the methods one after the other until Ctrl-C, and shows what came of it.
-    fn run_all(&self, methods: &[Method], mut process: Option<Box<dyn Collective>>) -> Result<ExitCode, AppError> {
+    fn run_all(&self, methods: &[MethodRef], mut process: Option<Box<dyn Collective>>) -> Result<ExitCode, AppError> {
         let mut reports = Vec::new();
         // Also of those whose report only the first process has: all must come to the same end.
         let mut ended = 0;
@@ -226,24 +229,24 @@ impl Job {
     }
 
     /// What earlier jobs with other methods left in the directory: it belongs on the same page.
-    fn earlier(&self, methods: &[Method]) -> Vec<RunReport> {
-        let others = [Method::Incremental, Method::Rehearsal, Method::Scratch].into_iter().filter(|method| !methods.contains(method));
-        let read = |method: Method| RunReport::read(&self.config.out.join(method.to_string())).ok();
+    fn earlier(&self, methods: &[MethodRef]) -> Vec<RunReport> {
+        let others = methods::ALL.iter().copied().filter(|method| !methods.contains(method));
+        let read = |method: MethodRef| RunReport::read(&self.config.out.join(method.to_string())).ok();
         if self.first { others.filter_map(read).collect() } else { Vec::new() }
     }
 
     /// As [`run_all`](Self::run_all); a job that fails before its first report leaves nothing behind.
-    fn finish(self, methods: &[Method], process: Option<Box<dyn Collective>>) -> Result<ExitCode, AppError> {
+    fn finish(self, methods: &[MethodRef], process: Option<Box<dyn Collective>>) -> Result<ExitCode, AppError> {
         self.run_all(methods, process).inspect_err(|_| self.directory.iter().for_each(|directory| directory.clean_up()))
     }
 }
 
 /// Incoming images of an epoch of each task.
-fn images_per_epoch(images: &Images, method: Method) -> Vec<usize> {
+fn images_per_epoch(images: &Images, method: MethodRef) -> Vec<usize> {
     let stream = images.stream();
     let each = (0..stream.tasks()).map(|task| stream.train(task).len());
     let so_far = |sum: &mut usize, images: usize| {
-        *sum = if method == Method::Scratch { *sum + images } else { images };
+        *sum = if method.restarts() { *sum + images } else { images };
         Some(*sum)
     };
     each.scan(0, so_far).collect()
@@ -251,16 +254,16 @@ fn images_per_epoch(images: &Images, method: Method) -> Vec<usize> {
 
 /// `compare`: the three methods, one after the other.
 pub fn compare(options: Options) -> Result<ExitCode, AppError> {
-    run(options, &[Method::Incremental, Method::Rehearsal, Method::Scratch])
+    run(options, &[&Incremental, &Rehearsal, &Scratch])
 }
 
 /// `train`: one method.
-pub fn train(method: MethodArg, options: Options) -> Result<ExitCode, AppError> {
-    run(options, &[method.into()])
+pub fn train(method: MethodRef, options: Options) -> Result<ExitCode, AppError> {
+    run(options, &[method])
 }
 
 /// Some methods, on ranks that are threads of this process, or processes of which this is one.
-fn run(options: Options, methods: &[Method]) -> Result<ExitCode, AppError> {
+fn run(options: Options, methods: &[MethodRef]) -> Result<ExitCode, AppError> {
     let fresh = options.fresh;
     let mut config = Config::resolve(options)?;
     match config.collective {

@@ -10,7 +10,8 @@ use crate::error::AppError;
 use burn_rehearsal::checkpoint::MANIFEST;
 use burn_rehearsal_train::fingerprint::Fingerprint;
 use burn_rehearsal_train::lock::DirectoryLock;
-use burn_rehearsal_train::report::schema::{Method, REPORT_FILE};
+use burn_rehearsal_train::methods::MethodRef;
+use burn_rehearsal_train::report::schema::REPORT_FILE;
 use burn_rehearsal_train::report::{RunReport, write_atomically};
 use serde_json::Value;
 use std::fs::DirEntry;
@@ -41,7 +42,7 @@ const OF_NO_MATTER: [&str; 7] = [
 /// An output directory that belongs to this job alone.
 pub struct RunDirectory {
     out: PathBuf,
-    methods: Vec<Method>,
+    methods: Vec<MethodRef>,
     /// What the job is configured to do.
     config: Value,
     /// With which data.
@@ -57,7 +58,7 @@ pub struct RunDirectory {
 }
 
 /// Where a method's checkpoints are.
-pub fn checkpoints(out: &Path, method: Method) -> PathBuf {
+pub fn checkpoints(out: &Path, method: MethodRef) -> PathBuf {
     out.join(method.to_string()).join(CHECKPOINTS)
 }
 
@@ -69,9 +70,9 @@ impl RunDirectory {
     /// # Errors
     ///
     /// [`AppError`] if it cannot be written, another run uses it, or it holds an unfinished job that was configured differently.
-    pub fn claim(config: &Config, data: &Fingerprint, methods: &[Method], fresh: bool) -> Result<Self, AppError> {
+    pub fn claim(config: &Config, data: &Fingerprint, methods: &[MethodRef], fresh: bool) -> Result<Self, AppError> {
         let finished = |out: &Path| {
-            let is_done = |method: &Method| RunReport::read(&out.join(method.to_string())).is_ok_and(|report| report.complete);
+            let is_done = |method: &MethodRef| RunReport::read(&out.join(method.to_string())).is_ok_and(|report| report.complete);
             !out.join(JOB).exists() && methods.iter().any(is_done)
         };
         let mut created = Vec::new();
@@ -179,7 +180,7 @@ impl RunDirectory {
 
     /// What a finished method leaves.
     fn results(&self) -> Vec<PathBuf> {
-        let result = |method: &Method| [REPORT_FILE, NETWORK].map(|file| self.out.join(method.to_string()).join(file));
+        let result = |method: &MethodRef| [REPORT_FILE, NETWORK].map(|file| self.out.join(method.to_string()).join(file));
         self.methods.iter().flat_map(result).collect()
     }
 
@@ -195,7 +196,7 @@ impl RunDirectory {
     }
 
     /// The report of a method that the job has finished already.
-    pub fn report(&self, method: Method) -> Option<RunReport> {
+    pub fn report(&self, method: MethodRef) -> Option<RunReport> {
         let report = self.resumed.then(|| RunReport::read(&self.out.join(method.to_string())).ok())?;
         let own = |report: &RunReport| {
             let of = |config: &Value| serde_json::json!({ "config": config });

@@ -83,7 +83,7 @@ impl Images {
         let blank = Image { pixels: vec![0u8; self.data.shape.elements()].into(), class: 0, index: 0 };
         let layout = |batch: ImageBatch| {
             let mut columns = Vec::new();
-            let (_augmented,) = batch.into_parts(&mut columns)?;
+            batch.into_parts(&mut columns)?;
             Schema::of(ImageBatch::FIELDS, &columns)
         };
         let schema = layout(self.batcher().batch(vec![blank], device));

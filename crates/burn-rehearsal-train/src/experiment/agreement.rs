@@ -2,7 +2,7 @@
 
 use super::{Checkpoints, ExperimentError, Settings};
 use crate::fingerprint::Fingerprint;
-use crate::report::schema::Method;
+use crate::methods::MethodRef;
 use crate::stream::TaskStream;
 use burn_rehearsal::agreement::agree_on;
 use burn_rehearsal_collective::{Collective, CollectiveExt};
@@ -13,16 +13,20 @@ use serde_json::{Map, Value};
 /// # Errors
 ///
 /// On every rank, naming what differs.
-pub(super) fn compare(settings: &Settings, data: &Fingerprint, collective: &mut dyn Collective) -> Result<(), ExperimentError> {
-    agree_on(collective, &agreed(settings))?;
+pub(super) fn compare(
+    method: MethodRef,
+    settings: &Settings,
+    data: &Fingerprint,
+    collective: &mut dyn Collective,
+) -> Result<(), ExperimentError> {
+    agree_on(collective, &agreed(method, settings))?;
     same_data(data, collective)
 }
 
 /// Everything in which ranks may not differ, by name.
-fn agreed(settings: &Settings) -> Map<String, Value> {
+fn agreed(method: MethodRef, settings: &Settings) -> Map<String, Value> {
     // A new setting has to be put in one of the two.
     let Settings {
-        method,
         epochs,
         batch_size,
         rehearsal,
@@ -42,7 +46,7 @@ fn agreed(settings: &Settings) -> Map<String, Value> {
     let every =
         |Checkpoints { every, directory: _, keep: _, resume: _ }: &Checkpoints| every.map_or("task".into(), |every| every.to_string());
     let values = serde_json::json!({
-        "method": method,
+        "method": method.name(),
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
@@ -56,7 +60,7 @@ fn agreed(settings: &Settings) -> Map<String, Value> {
         "checkpoints": checkpoints.as_ref().map_or("never".into(), every),
     });
     let mut values = if let Value::Object(values) = values { values } else { Map::new() };
-    if *method == Method::Rehearsal {
+    if let Some(rehearsal) = rehearsal.as_ref().filter(|_| method.rehearses()) {
         values.extend(rehearsal.agreed().into_iter().map(|(name, value)| (format!("rehearsal.{name}"), value)));
     }
     values

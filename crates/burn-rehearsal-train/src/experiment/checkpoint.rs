@@ -10,7 +10,7 @@
 use super::ExperimentError;
 use crate::data_parallel::{LossScale, Records};
 use crate::fingerprint::Fingerprint;
-use crate::report::schema::{Accuracy, CheckpointTime, CurvePoint, EpochTime, Method};
+use crate::report::schema::{Accuracy, CheckpointTime, CurvePoint, EpochTime};
 use burn_rehearsal::PendingCheckpoint;
 use burn_rehearsal::checkpoint::{
     BUFFER, CheckpointError, FileEntry, MANIFEST, Manifest, check_shared, read_file, sync_directory, write_file,
@@ -30,7 +30,7 @@ const LEARNER: &str = "learner.safetensors";
 const PARTS: [&str; 3] = ["model", "optimizer", "schedule"];
 
 /// How a run is kept: it goes on from the newest good checkpoint in the directory, if there is one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoints {
     /// Where checkpoints are, each in a directory of its own with a number for a name; on a file system that all ranks share.
     pub directory: PathBuf,
@@ -56,7 +56,8 @@ pub(super) struct Position {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RunState {
-    pub(super) method: Method,
+    /// The name of the method.
+    pub(super) method: String,
     pub(super) seed: u64,
     /// The data.
     pub(super) data: Fingerprint,

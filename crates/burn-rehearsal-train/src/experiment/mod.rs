@@ -1,6 +1,6 @@
 //! A whole continual-learning run: tasks, a method, evaluation, and the report.
 //!
-//! [`run_rank`] is what one rank does; start it on every rank with the same [`Workload`] and [`Settings`]. It trains task after task with
+//! An [`Experiment`] is a [`Workload`], a [`Method`] and [`Settings`]; every rank runs the same one. It trains task after task with
 //! Burn's own `SupervisedTraining` under [`DataParallel`], evaluates on every task's test set after each, and returns a [`RunReport`], the same on all ranks but for times and for curves, which rank 0 keeps.
 
 mod agreement;
@@ -13,26 +13,26 @@ mod rank;
 pub use crate::origin::ErrorOrigin;
 pub use checkpoint::Checkpoints;
 pub use progress::{CompletedEpoch, EpochSink, LaunchInfo, ProgressReader, ProgressSample};
-pub use rank::run_rank;
 
 use crate::augmentation::Augmentation;
-use crate::data_parallel::{DataParallelError, Precision};
+use crate::data_parallel::{DataParallelError, NoRenderer, Precision};
 use crate::evaluate::EvaluateError;
 use crate::fingerprint::{Differences, Fingerprint};
+use crate::methods::{Classifier, LabelledBatch, MethodRef};
 use crate::metrics::MetricsError;
 use crate::origin::Origin;
-use crate::report::schema::Method;
 use crate::schedule::{ScheduleError, WarmupSchedule};
 use crate::stream::TaskStream;
 use crate::weights::WeightsError;
+use burn::config::Config;
 use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataset::Dataset;
 use burn::optim::ModuleOptimizer;
 use burn::tensor::Device;
 use burn::train::renderer::MetricsRenderer;
-use burn::train::{ClassificationOutput, InferenceStep, Interrupter, LearnerModel, TrainStep, TrainingError};
+use burn::train::{Interrupter, TrainingError};
+use burn_rehearsal::RehearsalConfig;
 use burn_rehearsal::error::{CheckpointError, RehearsalError};
-use burn_rehearsal::{RehearsalBatch, RehearsalConfig};
 use burn_rehearsal_collective::CollectiveError;
 use std::error::Error;
 use std::path::PathBuf;
@@ -41,29 +41,20 @@ use std::sync::Arc;
 #[cfg(doc)]
 use crate::data_parallel::DataParallel;
 #[cfg(doc)]
+use crate::methods::Method;
+#[cfg(doc)]
 use crate::report::RunReport;
-
-/// A classifier that trains and infers on mini-batches of type `B`.
-pub trait Classifier<B>:
-    LearnerModel + TrainStep<Input = B, Output = ClassificationOutput> + InferenceStep<Input = B, Output = ClassificationOutput>
-{
-}
-
-impl<B, M> Classifier<B> for M where
-    M: LearnerModel + TrainStep<Input = B, Output = ClassificationOutput> + InferenceStep<Input = B, Output = ClassificationOutput>
-{
-}
 
 /// What is learned: data, its order of arrival, and the network.
 pub trait Workload: Sync {
     /// One sample as the data set gives it.
     type Item: Clone + Send + Sync + 'static;
     /// One mini-batch.
-    type Batch: RehearsalBatch;
+    type Batch: LabelledBatch;
     /// Builds mini-batches.
     type Batcher: Batcher<Self::Item, Self::Batch> + Clone + 'static;
     /// The network.
-    type Model: Classifier<Self::Batch>;
+    type Model: Classifier<Batch = Self::Batch>;
 
     /// All training samples of all tasks.
     fn train(&self) -> Arc<dyn Dataset<Self::Item>>;
@@ -103,40 +94,51 @@ pub trait Workload: Sync {
 /// How a run trains. All ranks must agree, except on [`workers`](Self::workers),
 /// [`profile`](Self::profile), what the [buffer](RehearsalConfig::agreed) may differ in, and what
 /// only rank 0 does: [`network`](Self::network) and [how many checkpoints](Checkpoints::keep) are
-/// kept. [`run_rank`] compares them first.
-#[derive(Debug, Clone, PartialEq)]
+/// kept. [`Experiment::run`] compares them first.
+#[derive(Config, Debug, PartialEq)]
 pub struct Settings {
-    /// How the network goes from task to task.
-    pub method: Method,
     /// Epochs per task, at least 1.
+    #[config(default = 1)]
     pub epochs: usize,
     /// Incoming rows per rank and step (b), at least 1.
+    #[config(default = 32)]
     pub batch_size: usize,
-    /// The rehearsal buffer; used by [`Method::Rehearsal`] only.
-    pub rehearsal: RehearsalConfig,
+    /// The rehearsal buffer; needed by methods that [rehearse](Method::rehearses), and used by no other.
+    pub rehearsal: Option<RehearsalConfig>,
     /// Base learning rate.
+    #[config(default = 0.1)]
     pub learning_rate: f64,
     /// Epochs of linear warm-up from the base rate to `base × min(world size, scale_cap)`, in every task.
+    #[config(default = 0.0)]
     pub warmup_epochs: f64,
-    /// From which epoch of a task on, counted from 0, the highest rate is multiplied by which factor; see [`WarmupSchedule::with_milestones`].
+    /// From which epoch of a task on (from 0) the top rate is multiplied by which factor; see [`WarmupSchedule::with_milestones`].
+    #[config(default = "Vec::new()")]
     pub milestones: Vec<(f64, f64)>,
     /// The learning rate is multiplied by the world size, but at most by this (1: no scaling).
+    #[config(default = 1.0)]
     pub scale_cap: f64,
-    /// Whether the optimiser's state (momentum) goes on from task to task; otherwise every task starts with a fresh one.
+    /// Whether the optimiser's state (momentum) is kept from task to task; otherwise every task starts with a new one.
+    #[config(default = false)]
     pub keep_optimizer: bool,
     /// The seed of every random choice.
+    #[config(default = 0)]
     pub seed: u64,
     /// Loader threads per rank.
+    #[config(default = 1)]
     pub workers: usize,
     /// The numbers of forward and backward passes.
+    #[config(default = "Precision::F32")]
     pub precision: Precision,
-    /// After every so many epochs of a task all test sets are evaluated as well; 0 for after tasks alone.
+    /// Also evaluate every N epochs (0: after each task only).
+    #[config(default = 0)]
     pub evaluate_every: usize,
     /// Synchronises the device between the phases of a step, so that their times are exact on any device.
+    #[config(default = false)]
     pub profile: bool,
-    /// The file to which the network is written at the end of a run that was not interrupted, as by [`save_safetensors`](crate::weights::save_safetensors); `None` for nowhere.
+    /// The file that the network is written to at the end of a run that was not interrupted, as by
+    /// [`save_safetensors`](crate::weights::save_safetensors).
     pub network: Option<PathBuf>,
-    /// Whether, where and how often the run is written down; a run goes on from what it finds there.
+    /// Whether, where and how often the run writes checkpoints; it resumes from the newest one.
     pub checkpoints: Option<Checkpoints>,
 }
 
@@ -164,9 +166,12 @@ pub trait Observer: Sync {
     fn ready(&self) -> Result<(), Box<dyn Error + Send + Sync>> {
         Ok(())
     }
-    /// Called whenever training begins or goes on; what Burn's training shows itself through. Its metrics are `Loss`, `Accuracy` (top-1 in per cent of a
-    /// mini-batch now and then) and, if they are [asked for](Self::buffer_metrics), the buffer's.
-    fn renderer(&self, launch: &LaunchInfo) -> Box<dyn MetricsRenderer>;
+    /// Called whenever training begins or resumes; Burn's training shows itself through it. Its metrics are `Loss`, `Accuracy` (top-1 in per cent
+    /// of a mini-batch now and then) and, if they are [asked for](Self::buffer_metrics), the buffer's. Default: nothing is shown.
+    fn renderer(&self, launch: &LaunchInfo) -> Box<dyn MetricsRenderer> {
+        let _ = launch;
+        Box::new(NoRenderer)
+    }
     /// Whether the renderer wants [`RehearsalMetric`](burn_rehearsal::RehearsalMetric)s.
     fn buffer_metrics(&self) -> bool {
         false
@@ -183,9 +188,58 @@ pub trait Observer: Sync {
         let _ = (task, within, earlier_world_size, epochs);
     }
     /// Accuracies on all tasks' test sets after `task`.
-    fn evaluated(&self, task: usize, top1: &[f64]);
+    fn evaluated(&self, task: usize, top1: &[f64]) {
+        let _ = (task, top1);
+    }
     /// Called on every rank before it trains: stopping it ends the run on all ranks after the same step.
-    fn interrupter(&self, interrupter: &Interrupter);
+    fn interrupter(&self, interrupter: &Interrupter) {
+        let _ = interrupter;
+    }
+}
+
+/// Observes nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Unobserved;
+
+impl Observer for Unobserved {}
+
+/// A run of one method on one workload. All ranks make the same one and call [`run`](Self::run).
+pub struct Experiment<'a, W: Workload> {
+    workload: &'a W,
+    method: MethodRef,
+    settings: &'a Settings,
+    configuration: serde_json::Value,
+    device: Device,
+    observer: &'a dyn Observer,
+}
+
+impl<'a, W: Workload> Experiment<'a, W> {
+    /// Trains on `workload` with `method`, on Burn's default device.
+    pub fn new(workload: &'a W, method: MethodRef, settings: &'a Settings) -> Self {
+        let (configuration, device) = (serde_json::Value::Null, Device::default());
+        Self { workload, method, settings, configuration, device, observer: &Unobserved }
+    }
+
+    /// What the report says of the configuration (default: nothing). The run does not read it.
+    #[must_use]
+    pub fn with_configuration(mut self, configuration: serde_json::Value) -> Self {
+        self.configuration = configuration;
+        self
+    }
+
+    /// Trains and evaluates on `device`.
+    #[must_use]
+    pub fn with_device(mut self, device: Device) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// Reports progress to `observer` (default: [`Unobserved`]).
+    #[must_use]
+    pub fn with_observer(mut self, observer: &'a dyn Observer) -> Self {
+        self.observer = observer;
+        self
+    }
 }
 
 /// Why a run failed.

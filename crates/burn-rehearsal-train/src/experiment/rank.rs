@@ -7,15 +7,16 @@ use super::checkpoint::{Directories, Found, Position, share};
 use super::curve::{LossCurve, TrainingProgress};
 use super::epochs::EpochAccuracies;
 use super::progress::Sampled;
-use super::{ExperimentError, LaunchInfo, Observer, ProgressReader, Settings, Workload, agreement};
+use super::{Experiment, ExperimentError, LaunchInfo, Observer, ProgressReader, Settings, Workload, agreement};
 use crate::augmentation::AugmentLoader;
 use crate::data_parallel::{DataParallel, Outcome, Records, Stopped, without_renderer};
 use crate::evaluate::evaluate;
 use crate::fingerprint::Fingerprint;
+use crate::methods::{MethodModel, MethodRef};
 use crate::metrics::AccuracyMatrix;
 use crate::phases::PhaseTimer;
 use crate::report::RunReport;
-use crate::report::schema::{Accuracy, CheckpointTime, CurvePoint, EpochTime, Method};
+use crate::report::schema::{Accuracy, CheckpointTime, CurvePoint, EpochTime};
 use crate::weights::save_safetensors;
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::Dataset;
@@ -25,93 +26,93 @@ use burn::tensor::Device;
 use burn::train::metric::{AccuracyMetric, LossMetric};
 use burn::train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
 use burn_rehearsal::checkpoint::CheckpointError;
-use burn_rehearsal::{RehearsalBatch, RehearsalBuffer, RehearsalMetric, RehearsalStat, ShardedLoader};
-use burn_rehearsal_collective::{Collective, CollectiveExt};
+use burn_rehearsal::{RehearsalBuffer, RehearsalMetric, RehearsalStat, ShardedLoader};
+use burn_rehearsal_collective::{Collective, CollectiveExt, Rank};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
+/// The network of a run, under its method.
+type Model<W> = MethodModel<<W as Workload>::Model>;
 type Selection<W> = SelectionDataset<Arc<dyn Dataset<<W as Workload>::Item>>, <W as Workload>::Item>;
 
 /// Rows per step of an evaluation.
 const EVALUATION_BATCH: usize = 256;
 
-/// Runs all tasks on this rank and returns the report, which is the same on all ranks but for times and for curves, which rank 0 keeps.
-///
-/// `config` is the resolved configuration, for the report alone. A run that was stopped through its [`Interrupter`] returns what was done so far,
-/// with `complete: false`.
-///
-/// # Errors
-///
-/// [`ExperimentError`]; if one rank fails, all do.
-pub fn run_rank<W: Workload>(
-    workload: &W,
-    settings: &Settings,
-    config: serde_json::Value,
-    mut collective: Box<dyn Collective>,
-    device: &Device,
-    observer: &dyn Observer,
-) -> Result<RunReport, ExperimentError> {
-    let data = agreement::with_stream(workload.fingerprint(), workload.stream());
-    // Before anything that a difference would let hang.
-    agreement::compare(settings, &data, collective.as_mut())?;
-    if settings.epochs == 0 || settings.batch_size == 0 {
-        return Err(ExperimentError::Settings("the number of epochs and the batch size must be at least 1".into()));
-    }
-    let started = Instant::now();
-    collective.set_purpose("tasks");
-    let timer = if settings.profile { PhaseTimer::profiling() } else { PhaseTimer::new() };
-    let buffer = match settings.method {
-        Method::Rehearsal => {
-            settings.rehearsal.validate_batch_size(settings.batch_size).map_err(burn_rehearsal::error::RehearsalError::from)?;
-            Some(RehearsalBuffer::new(&settings.rehearsal, collective.duplicate()?)?)
+impl<W: Workload> Experiment<'_, W> {
+    /// Runs all tasks on this rank and returns the report, the same on all ranks except for times, and for curves, which only rank 0 keeps.
+    ///
+    /// A run that was stopped through its [`Interrupter`] returns what was done so far, with `complete: false`.
+    ///
+    /// # Errors
+    ///
+    /// [`ExperimentError`]; if one rank fails, all do.
+    pub fn run(&self, rank: &Rank) -> Result<RunReport, ExperimentError> {
+        let Self { workload, method, settings, .. } = *self;
+        let mut collective = rank.collective()?;
+        collective.set_purpose("tasks");
+        let data = agreement::with_stream(workload.fingerprint(), workload.stream());
+        // Before anything that would not return if it differed.
+        agreement::compare(method, settings, &data, collective.as_mut())?;
+        if settings.epochs == 0 || settings.batch_size == 0 {
+            return Err(ExperimentError::Settings("the number of epochs and the batch size must be at least 1".into()));
         }
-        Method::Incremental | Method::Scratch => None,
-    };
-    let mut strategy = DataParallel::on_collective(collective.duplicate()?, RehearsalBatch::rows)
-        .with_device(device.clone())
-        .with_timer(timer)
-        .with_precision(settings.precision)
-        .with_records(settings.checkpoints.is_some());
-    let tasks = workload.stream().tasks();
-    let epochs = EpochAccuracies::default();
-    if settings.evaluate_every > 0 {
-        let part = |task| part(workload, settings, collective.as_ref(), device, workload.stream().test(task).to_vec());
-        let parts = (0..tasks).map(part).collect();
-        let mut ranks = collective.duplicate()?;
-        ranks.set_purpose("evaluation");
-        strategy = strategy.with_after_epoch(epochs.hook(settings.evaluate_every, settings.epochs, parts, ranks));
+        let started = Instant::now();
+        let timer = if settings.profile { PhaseTimer::profiling() } else { PhaseTimer::new() };
+        let buffer = match (&settings.rehearsal, method.rehearses()) {
+            (Some(rehearsal), true) => {
+                rehearsal.validate_batch_size(settings.batch_size).map_err(burn_rehearsal::error::RehearsalError::from)?;
+                Some(rehearsal.init_on(rank)?)
+            }
+            (None, true) => return Err(ExperimentError::Settings(format!("the method {method} needs a rehearsal buffer"))),
+            (_, false) => None,
+        };
+        let mut strategy = DataParallel::new(rank)?
+            .with_device(self.device.clone())
+            .with_timer(timer)
+            .with_precision(settings.precision)
+            .with_records(settings.checkpoints.is_some());
+        let tasks = workload.stream().tasks();
+        let epochs = EpochAccuracies::default();
+        if settings.evaluate_every > 0 {
+            let part = |task| part(workload, settings, collective.as_ref(), &self.device, workload.stream().test(task).to_vec());
+            let parts = (0..tasks).map(part).collect();
+            let mut ranks = rank.collective()?;
+            ranks.set_purpose("evaluation");
+            strategy = strategy.with_after_epoch(epochs.hook(settings.evaluate_every, settings.epochs, parts, ranks));
+        }
+        let interrupter = Interrupter::new();
+        self.observer.interrupter(&interrupter);
+        let mut run = Run {
+            workload,
+            method,
+            settings,
+            data,
+            collective,
+            device: self.device.clone(),
+            observer: self.observer,
+            interrupter,
+            strategy: Arc::new(strategy),
+            buffer,
+            accuracy: Accuracy { top1: AccuracyMatrix::new(tasks), top5: AccuracyMatrix::new(tasks), initial_top1: None },
+            curves: Vec::new(),
+            epoch_times: Vec::new(),
+            epochs,
+            learner: None,
+            augmented: Arc::default(),
+            train_time: Duration::ZERO,
+            samples: 0,
+            curve: LossCurve::default(),
+            measured: Vec::new(),
+            records: None,
+            started,
+            total_before: 0.0,
+            earlier_world_sizes: Vec::new(),
+            checkpoints: CheckpointTime::default(),
+        };
+        let complete = run.tasks()?;
+        run.report(self.configuration.clone(), complete)
     }
-    let interrupter = Interrupter::new();
-    observer.interrupter(&interrupter);
-    let mut run = Run {
-        workload,
-        settings,
-        data,
-        collective,
-        device: device.clone(),
-        observer,
-        interrupter,
-        strategy: Arc::new(strategy),
-        buffer,
-        accuracy: Accuracy { top1: AccuracyMatrix::new(tasks), top5: AccuracyMatrix::new(tasks), initial_top1: None },
-        curves: Vec::new(),
-        epoch_times: Vec::new(),
-        epochs,
-        learner: None,
-        augmented: Arc::default(),
-        train_time: Duration::ZERO,
-        samples: 0,
-        curve: LossCurve::default(),
-        measured: Vec::new(),
-        records: None,
-        started,
-        total_before: 0.0,
-        earlier_world_sizes: Vec::new(),
-        checkpoints: CheckpointTime::default(),
-    };
-    let complete = run.tasks()?;
-    run.report(config, complete)
 }
 
 /// How a launch ended.
@@ -122,6 +123,7 @@ struct Launched<M> {
 
 struct Run<'a, W: Workload> {
     workload: &'a W,
+    method: MethodRef,
     settings: &'a Settings,
     data: Fingerprint,
     /// For evaluations; gradients and rows have their own.
@@ -129,7 +131,7 @@ struct Run<'a, W: Workload> {
     device: Device,
     observer: &'a dyn Observer,
     interrupter: Interrupter,
-    strategy: Arc<DataParallel<W::Model>>,
+    strategy: Arc<DataParallel<Model<W>>>,
     buffer: Option<RehearsalBuffer<W::Batch>>,
     accuracy: Accuracy,
     curves: Vec<CurvePoint>,
@@ -137,7 +139,7 @@ struct Run<'a, W: Workload> {
     epoch_times: Vec<EpochTime>,
     epochs: EpochAccuracies,
     /// What the last task left: parameters, optimiser state, schedule.
-    learner: Option<Learner<W::Model>>,
+    learner: Option<Learner<Model<W>>>,
     /// The number of the next step whose mini-batch is augmented; goes on from task to task.
     augmented: Arc<AtomicU64>,
     train_time: Duration,
@@ -185,7 +187,7 @@ impl<W: Workload> Run<'_, W> {
             }
             None => {
                 self.ready()?;
-                let untrained = self.workload.model(&self.device, settings.seed).valid();
+                let untrained = self.model(&self.device).valid();
                 let (initial, _) = self.evaluate(&untrained)?;
                 self.accuracy.initial_top1 = Some(initial);
             }
@@ -208,7 +210,7 @@ impl<W: Workload> Run<'_, W> {
                 && task + 1 == tasks
                 && self.collective.rank() == 0
             {
-                save_safetensors(&model, path)?;
+                save_safetensors(&model.network, path)?;
             }
             if task + 1 < tasks {
                 self.checkpoint(Position { task: task + 1, within: None }, directories.as_deref_mut())?;
@@ -230,10 +232,13 @@ impl<W: Workload> Run<'_, W> {
 
     /// The samples that arrive with `task`.
     fn indices(&self, task: usize) -> Vec<usize> {
-        match self.settings.method {
-            Method::Scratch => self.workload.stream().train_so_far(task),
-            Method::Incremental | Method::Rehearsal => self.workload.stream().train(task).to_vec(),
-        }
+        let stream = self.workload.stream();
+        if self.method.restarts() { stream.train_so_far(task) } else { stream.train(task).to_vec() }
+    }
+
+    /// A new network under the method.
+    fn model(&self, device: &Device) -> Model<W> {
+        MethodModel::new(self.workload.model(device, self.settings.seed), self.method)
     }
 
     fn steps_per_epoch(&self, incoming: usize) -> usize {
@@ -246,7 +251,7 @@ impl<W: Workload> Run<'_, W> {
         task: usize,
         within: Option<(usize, u64)>,
         mut directories: Option<&mut Directories<'_>>,
-    ) -> Result<Option<W::Model>, ExperimentError> {
+    ) -> Result<Option<Model<W>>, ExperimentError> {
         let settings = self.settings;
         let indices = self.indices(task);
         let incoming = indices.len();
@@ -291,13 +296,12 @@ impl<W: Workload> Run<'_, W> {
     }
 
     /// The learner that a task starts with; the buffer learns of the task.
-    fn begin(&mut self, task: usize, incoming: usize) -> Result<Learner<W::Model>, ExperimentError> {
-        let Settings { method, keep_optimizer, seed, .. } = *self.settings;
+    fn begin(&mut self, task: usize, incoming: usize) -> Result<Learner<Model<W>>, ExperimentError> {
         let schedule = self.settings.schedule(self.collective.size(), self.steps_per_epoch(incoming))?;
         let fresh = |model| Learner::new(model, self.workload.optimizer(), schedule.clone());
-        let learner = match self.learner.take().filter(|_| method != Method::Scratch) {
-            None => fresh(self.workload.model(&self.device.clone().autodiff(), seed)),
-            Some(learner) if !keep_optimizer => fresh(learner.model()),
+        let learner = match self.learner.take().filter(|_| !self.method.restarts()) {
+            None => fresh(self.model(&self.device.clone().autodiff())),
+            Some(learner) if !self.settings.keep_optimizer => fresh(learner.model()),
             Some(mut learner) => {
                 learner.load_scheduler(schedule.restart_record());
                 learner
@@ -313,12 +317,12 @@ impl<W: Workload> Run<'_, W> {
     fn launch(
         &mut self,
         task: usize,
-        learner: Learner<W::Model>,
+        learner: Learner<Model<W>>,
         loader: Arc<dyn DataLoader<W::Batch>>,
         epoch: usize,
         end: usize,
-    ) -> Result<Launched<W::Model>, ExperimentError> {
-        let strategy: TrainingStrategy<W::Model> = TrainingStrategy::Custom(self.strategy.clone());
+    ) -> Result<Launched<Model<W>>, ExperimentError> {
+        let strategy: TrainingStrategy<Model<W>> = TrainingStrategy::Custom(self.strategy.clone());
         // Nothing is written there: no checkpoints, no log and a metric logger of our own.
         let training = SupervisedTraining::new(std::env::temp_dir(), loader, self.part(Vec::new()))
             .num_epochs(end)
@@ -402,7 +406,7 @@ impl<W: Workload> Run<'_, W> {
     }
 
     /// Top-1 and top-5 accuracy on the whole test set of every task.
-    fn evaluate(&mut self, model: &W::Model) -> Result<(Vec<f64>, Vec<f64>), ExperimentError> {
+    fn evaluate(&mut self, model: &Model<W>) -> Result<(Vec<f64>, Vec<f64>), ExperimentError> {
         let stream = self.workload.stream();
         let mut accuracies = (Vec::new(), Vec::new());
         for task in 0..stream.tasks() {

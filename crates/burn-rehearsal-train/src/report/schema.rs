@@ -1,10 +1,8 @@
 #![doc = include_str!("SCHEMA.md")]
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -79,18 +77,6 @@ impl PrecisionReport {
     pub fn of(format: Precision, loss_scale: Option<LossScale>) -> Self {
         Self { format, loss_scale: loss_scale.map(|scale| scale.factor), skipped_updates: loss_scale.map_or(0, |scale| scale.skipped) }
     }
-}
-
-/// How a network is trained from task to task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Method {
-    /// On the data of the current task only: the lower bound.
-    Incremental,
-    /// On the data of the current task and representatives of earlier ones.
-    Rehearsal,
-    /// Re-initialised and trained on all data so far: the upper bound.
-    Scratch,
 }
 
 /// Accuracies on full test sets, fractions in `0..=1`.
@@ -301,37 +287,6 @@ impl RunReport {
             }
             _ => Ok(()),
         }
-    }
-}
-
-impl Method {
-    /// The name in reports and on the command line.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Method::Incremental => "incremental",
-            Method::Rehearsal => "rehearsal",
-            Method::Scratch => "scratch",
-        }
-    }
-}
-
-impl fmt::Display for Method {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.pad(self.as_str())
-    }
-}
-
-/// The text is not the name of a [`Method`].
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown method {0:?}: it is incremental, rehearsal or scratch")]
-pub struct UnknownMethod(pub String);
-
-impl FromStr for Method {
-    type Err = UnknownMethod;
-
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let all = [Method::Incremental, Method::Rehearsal, Method::Scratch];
-        all.into_iter().find(|method| method.as_str() == name).ok_or_else(|| UnknownMethod(name.to_string()))
     }
 }
 

@@ -103,7 +103,7 @@ impl Progress {
     pub fn new(plan: RunPlan, display: Display, begin: Option<Begin>, stop: Stop) -> Self {
         let bar = if display == Display::Bar { ProgressBar::new(plan.total()) } else { ProgressBar::hidden() };
         // Both lines fit on 80 columns: where training is, and below it the figures.
-        let template = format!("{:>12} {{bar:12}} {{prefix}}\n    {{wide_msg}}", plan.method.as_str());
+        let template = format!("{:>12} {{bar:12}} {{prefix}}\n    {{wide_msg}}", plan.method.name());
         if let Ok(style) = ProgressStyle::with_template(&template) {
             bar.set_style(style);
         }
@@ -257,7 +257,7 @@ impl Shared {
 
     /// Prints a line about the run, if the run speaks.
     fn print(&self, words: &str) {
-        let line = format!("{:>12}  {words}", self.plan.method.as_str());
+        let line = format!("{:>12}  {words}", self.plan.method.name());
         match self.display {
             Display::None => {}
             Display::Plain => print_line(&line),
@@ -289,7 +289,7 @@ impl Shared {
 impl Log {
     fn write(&mut self, plan: &RunPlan, epoch: &CompletedEpoch) {
         let Some(curves) = &mut self.curves else { return };
-        if let Err(error) = curves.append(plan.method.as_str(), plan.seed, &epoch.point, epoch.time) {
+        if let Err(error) = curves.append(plan.method.name(), plan.seed, &epoch.point, epoch.time) {
             // The report has the epochs as well; a run is not lost for a log.
             tracing::warn!(%error, "the log of epochs ends here");
             self.curves = None;

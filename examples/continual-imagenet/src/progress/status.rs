@@ -1,7 +1,7 @@
 //! What is known of a run while it goes on, and how it is put in words.
 
 use burn_rehearsal_train::experiment::ProgressSample;
-use burn_rehearsal_train::report::schema::Method;
+use burn_rehearsal_train::methods::MethodRef;
 use indicatif::FormattedDuration;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ const SMOOTHING: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub struct RunPlan {
     /// How it trains.
-    pub method: Method,
+    pub method: MethodRef,
     /// The seed.
     pub seed: u64,
     /// Epochs per task.
@@ -206,7 +206,7 @@ mod tests {
     use super::*;
 
     fn plan() -> RunPlan {
-        RunPlan { method: Method::Rehearsal, seed: 0, epochs: 3, images: vec![100, 50], per_step: 20, capacity: 40 }
+        RunPlan { method: &burn_rehearsal_train::methods::Rehearsal, seed: 0, epochs: 3, images: vec![100, 50], per_step: 20, capacity: 40 }
     }
 
     #[test]

@@ -35,7 +35,7 @@ impl<W: Workload> Run<'_, W> {
         Ok(RunReport {
             schema_version: SCHEMA_VERSION,
             package_version: env!("CARGO_PKG_VERSION").to_string(),
-            method: self.settings.method.to_string(),
+            method: self.method.name().to_owned(),
             config,
             seed: self.settings.seed,
             world_size: self.collective.size(),

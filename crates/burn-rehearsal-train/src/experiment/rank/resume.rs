@@ -18,13 +18,13 @@ impl<W: Workload> Run<'_, W> {
         let Found { state, learner, buffer } = found;
         let settings = self.settings;
         let tasks = self.workload.stream().tasks();
-        if (state.method, state.seed, state.accuracy.top1.tasks()) != (settings.method, settings.seed, tasks) {
+        let method = self.method.name();
+        if (state.method.as_str(), state.seed, state.accuracy.top1.tasks()) != (method, settings.seed, tasks) {
             let reason = format!(
-                "it is of method {}, seed {}, {} tasks; this run is of method {}, seed {}, {tasks} tasks",
+                "it is of method {}, seed {}, {} tasks; this run is of method {method}, seed {}, {tasks} tasks",
                 state.method,
                 state.seed,
                 state.accuracy.top1.tasks(),
-                settings.method,
                 settings.seed
             );
             return Err(CheckpointError::Foreign { path: buffer.with_file_name("manifest.json"), reason }.into());
@@ -48,7 +48,7 @@ impl<W: Workload> Run<'_, W> {
             let schedule = settings.schedule(size, steps_per_epoch)?;
             let (epoch, step) = position.within.unwrap_or((1, 0));
             let schedule = schedule.at_step((epoch as u64 - 1) * steps_per_epoch as u64 + step);
-            let model = self.workload.model(&self.device.clone().autodiff(), settings.seed);
+            let model = self.model(&self.device.clone().autodiff());
             // The rates of a schedule depend on the number of ranks.
             let learner = adopt::read(model, self.workload.optimizer(), &schedule, parts, before == size)?;
             self.learner = Some(learner);
@@ -117,7 +117,7 @@ impl<W: Workload> Run<'_, W> {
         let records = self.records.take();
         let copied = records.as_ref().map_or(Duration::ZERO, |records| records.time);
         let state = RunState {
-            method: self.settings.method,
+            method: self.method.name().to_owned(),
             seed: self.settings.seed,
             data: self.data.clone(),
             world_size: self.collective.size(),

@@ -151,13 +151,3 @@ fn a_report_that_contradicts_itself_is_neither_written_nor_read() {
     let path = edited(&directory, "\"tasks\": [", "\"tasks\": [ [7],");
     assert!(matches!(RunReport::read(&path), Err(ReportError::Inconsistent { .. })));
 }
-
-#[test]
-fn a_method_is_known_by_its_name_and_no_other() {
-    for method in [Method::Incremental, Method::Rehearsal, Method::Scratch] {
-        assert_eq!(method.to_string().parse(), Ok(method));
-        assert_eq!(serde_json::to_value(method).unwrap(), method.as_str());
-    }
-    let error = "Scratch".parse::<Method>().unwrap_err();
-    assert!(error.to_string().contains("\"Scratch\""), "{error}");
-}
