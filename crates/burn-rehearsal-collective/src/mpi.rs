@@ -22,7 +22,7 @@ use self::turns::{Pace, Refused, Turns};
 use self::work::{Answer, Lent, PeerBuffer, PeerBuffers, Work};
 use crate::activity::{Answerer, Asker, Claim};
 use crate::call::Call;
-use crate::{Collective, CollectiveError, Incoming, MpiOptions, Outgoing, ReduceOp};
+use crate::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp};
 
 pub use self::run::run_mpi;
 
