@@ -15,8 +15,9 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_rehearsal::random::{Purpose, Stream};
 use burn_rehearsal::{Capacity, Execution, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig};
 use burn_rehearsal_benches::median;
-use burn_rehearsal_collective::launch::{Launch, mpirun};
+use burn_rehearsal_collective::launch::Launch;
 use burn_rehearsal_collective::{Collective, Mpi, MpiOptions, ReduceOp, Reduction, run_mpi};
+use burn_rehearsal_testing::mpirun;
 use mpi::ffi;
 
 const TURNS: usize = 3;

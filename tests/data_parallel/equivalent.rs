@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::optim::{AdamConfig, ModuleOptimizer};
 use burn::train::Learner;
-use burn_rehearsal_tests::world;
+use burn_rehearsal_testing::world;
 
 use crate::harness::{Net, Row, Training, assert_close, deal, launch, rows, sgd, strategy_on, training, values};
 

@@ -9,8 +9,8 @@ use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
 use burn::train::SupervisedTraining;
 use burn_rehearsal::RehearsalBuffer;
-use burn_rehearsal_collective::{Collective, CollectiveError, Disturbance, Fault, FaultKind, RankFailure, run_simulated};
-use burn_rehearsal_tests::{Mixed, batch, config, fresh, watchdog};
+use burn_rehearsal_collective::{Collective, CollectiveError, RankFailure};
+use burn_rehearsal_testing::{Disturbance, Fault, FaultKind, Mixed, batch, config, fresh, run_simulated, watchdog};
 use burn_rehearsal_train::data_parallel::{DataParallelError, without_renderer};
 
 use crate::equivalent::steps;
@@ -158,7 +158,7 @@ fn rehearse(size: usize, last: Rehearses, pause: Duration) -> Vec<Outcome> {
     // In the last step there is a row less than there are ranks.
     let scripts = deal(&[rows(1, 2 * size), rows(2, 2 * size), rows(3, 2 * size), rows(4, size - 1)], size);
     let outcomes = on_ranks(size, |rank, mut link| {
-        let buffer = burn_rehearsal_tests::buffer(&config(30, 4, 3), link.duplicate().unwrap());
+        let buffer = burn_rehearsal_testing::buffer(&config(30, 4, 3), link.duplicate().unwrap());
         let when = if rank + 1 == size { last } else { Rehearses::Always };
         let pause = if rank == 0 { pause } else { Duration::ZERO };
         let train = Rehearsing { inner: Arc::new(scripts[rank].clone()), buffer, when, pause };

@@ -2,7 +2,7 @@
 
 use burn_rehearsal::random::{Purpose, Stream};
 use burn_rehearsal::{Capacity, Inspection, PolicyKind, RehearsalBuffer, RehearsalConfig, shard_capacity};
-use burn_rehearsal_tests::{CLASS, Mixed, batch, buffer, config, fresh, world};
+use burn_rehearsal_testing::{CLASS, Mixed, batch, buffer, config, fresh, world};
 
 pub(crate) fn never_holds_more_than_its_capacity(size: usize) {
     for (capacity, policy) in
@@ -271,5 +271,5 @@ fn a_class_that_overflows_replaces_its_own_rows_evenly() {
     }
     let counts: Vec<u64> = generations.iter().map(|&n| n.into()).collect();
     assert_eq!(counts.iter().sum::<u64>(), 100 * 40, "every candidate of a full class replaces a row");
-    assert!(burn_rehearsal_tests::uniform_p(&counts, 4000, 1) > 1e-3, "{counts:?}");
+    assert!(burn_rehearsal_testing::uniform_p(&counts, 4000, 1) > 1e-3, "{counts:?}");
 }

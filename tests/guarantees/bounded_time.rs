@@ -2,7 +2,7 @@
 
 use burn_rehearsal::{Execution, RehearsalBuffer};
 use burn_rehearsal_collective::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp, Solo};
-use burn_rehearsal_tests::{Mixed, assert_augmented, batch, config, watchdog};
+use burn_rehearsal_testing::{Mixed, assert_augmented, batch, config, watchdog};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};

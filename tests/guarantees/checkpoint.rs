@@ -7,7 +7,7 @@ use burn_rehearsal::error::RehearsalError;
 use burn_rehearsal::random::{Purpose, Stream};
 use burn_rehearsal::{Execution, OnRepeat, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, SamplingKind, StorePreference};
 use burn_rehearsal_collective::{Collective, run_threads};
-use burn_rehearsal_tests::{
+use burn_rehearsal_testing::{
     CLASS, Mixed, Row, assert_augmented, batch, buffer, byte_type, config, device, fresh, label_type, read, uniform_p, watchdog, world,
 };
 use std::collections::BTreeMap;

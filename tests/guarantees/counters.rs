@@ -18,7 +18,7 @@ use burn_rehearsal::batch::tensor_with_room;
 use burn_rehearsal::{
     Execution, PolicyKind, RehearsalBatch, RehearsalConfig, RehearsalLoader, RehearsalMetric, RehearsalStat, ShardedLoader, StorePreference,
 };
-use burn_rehearsal_tests::{batch_on, buffer, config, fresh, world};
+use burn_rehearsal_testing::{batch_on, buffer, config, fresh, world};
 use burn_rehearsal_train::data_parallel::without_renderer;
 
 const B: usize = 6;

@@ -6,7 +6,7 @@ use burn_rehearsal::{
     CandidateMode, Capacity, Execution, OnRepeat, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, SamplingKind,
     StorePreference,
 };
-use burn_rehearsal_tests::{Mixed, Row, assert_augmented, batch, batch_on, buffer, config, device, fresh, read, world};
+use burn_rehearsal_testing::{Mixed, Row, assert_augmented, batch, batch_on, buffer, config, device, fresh, read, world};
 
 const STEPS: usize = 24;
 

@@ -6,7 +6,9 @@ use crate::deterministic::{configurations, trace_on};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_rehearsal::error::{BatchError, RehearsalError};
 use burn_rehearsal::{OnRepeat, PolicyKind, RehearsalBatch, RehearsalBuffer, SamplingKind, StoreLocation, StorePreference};
-use burn_rehearsal_tests::{CLASS, Mixed, Row, assert_augmented, batch, buffer, config, device, fresh, label_type, read, uniform_p, world};
+use burn_rehearsal_testing::{
+    CLASS, Mixed, Row, assert_augmented, batch, buffer, config, device, fresh, label_type, read, uniform_p, world,
+};
 
 #[test]
 fn a_run_on_the_device_is_bit_identical_to_one_on_the_host() {
@@ -145,7 +147,7 @@ fn rows_of_earlier_tasks_are_drawn_on_an_autodiff_device_and_the_snapshot_holds_
                 buffer.begin_task(step / 4).unwrap();
             }
             let ids: Vec<i64> = fresh(1, buffer.rank(), step, 5, 1).iter().map(|id| id + step as i64 / 4 * CLASS).collect();
-            let out = buffer.rehearse(burn_rehearsal_tests::batch_on(&ids, &autodiff)).unwrap();
+            let out = buffer.rehearse(burn_rehearsal_testing::batch_on(&ids, &autodiff)).unwrap();
             assert!(out.feature.device().is_autodiff());
             let drawn = assert_augmented(&ids, &out);
             assert_eq!(drawn.len(), if step < 4 { 0 } else { 6 });

@@ -4,7 +4,7 @@ use burn::tensor::{DType, Int, Tensor, TensorData};
 use burn_rehearsal::error::{BatchError, ConfigError, RehearsalError};
 use burn_rehearsal::{Capacity, Execution, MAX_CLASSES, MAX_LAG, OnRepeat, RehearsalBatch, RehearsalBuffer, RehearsalConfig, SamplingKind};
 use burn_rehearsal_collective::{CollectiveError, ReduceOp, Solo, WaitingRank, run_threads};
-use burn_rehearsal_tests::{CLASS, Mixed, batch, buffer, config, device, fresh, watchdog, world};
+use burn_rehearsal_testing::{CLASS, Mixed, batch, buffer, config, device, fresh, watchdog, world};
 
 /// The step at which something goes wrong, on rank [`CULPRIT`].
 const AT: usize = 3;

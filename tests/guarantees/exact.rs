@@ -2,7 +2,7 @@
 
 use burn_rehearsal::random::{Purpose, Stream};
 use burn_rehearsal::{CandidateMode, Capacity, Execution, OnRepeat, PolicyKind, RehearsalBuffer, RehearsalConfig};
-use burn_rehearsal_tests::{CLASS, Mixed, assert_augmented, batch, buffer, config, fresh, uniform_p, world};
+use burn_rehearsal_testing::{CLASS, Mixed, assert_augmented, batch, buffer, config, fresh, uniform_p, world};
 use std::collections::BTreeMap;
 
 #[test]

@@ -4,8 +4,8 @@
 use burn_rehearsal::error::RehearsalError;
 use burn_rehearsal::random::{Purpose, Stream};
 use burn_rehearsal::{Execution, OnRepeat, PolicyKind, RehearsalBuffer, RehearsalConfig, SamplingKind};
-use burn_rehearsal_collective::{CollectiveError, Disturbance, Fault, FaultKind, RankFailure, run_simulated};
-use burn_rehearsal_tests::{Mixed, batch, buffer, config, fresh, read, watchdog, world};
+use burn_rehearsal_collective::{CollectiveError, RankFailure};
+use burn_rehearsal_testing::{Disturbance, Fault, FaultKind, Mixed, batch, buffer, config, fresh, read, run_simulated, watchdog, world};
 use std::time::Duration;
 
 /// Everything that a rank saw: the rows of all its mini-batches, and the digests of all reports.

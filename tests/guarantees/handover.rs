@@ -6,7 +6,7 @@ use burn_rehearsal::error::RehearsalError;
 use burn_rehearsal::random::{Purpose, Stream};
 use burn_rehearsal::{Execution, RehearsalBuffer};
 use burn_rehearsal_collective::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp, Solo, Threads};
-use burn_rehearsal_tests::{CLASS, Mixed, assert_augmented, batch, buffer, config, fresh, watchdog};
+use burn_rehearsal_testing::{CLASS, Mixed, assert_augmented, batch, buffer, config, fresh, watchdog};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -115,7 +115,7 @@ fn end(handle: RehearsalBuffer<Mixed>, how: End) {
     let error = match how {
         End::Drop => return,
         End::BadShape => {
-            let wrong = Mixed { feature: burn::tensor::Tensor::zeros([9, 2], &burn_rehearsal_tests::device()), ..wrong_class };
+            let wrong = Mixed { feature: burn::tensor::Tensor::zeros([9, 2], &burn_rehearsal_testing::device()), ..wrong_class };
             handle.rehearse(wrong).unwrap_err()
         }
         // Found by the engine, sooner or later.

@@ -2,7 +2,7 @@
 
 use burn_rehearsal::policy::ClassBalanced;
 use burn_rehearsal::{OnRepeat, PolicyKind, first_slot, shard_capacity};
-use burn_rehearsal_tests::{CLASS, assert_augmented, batch, buffer, config, world};
+use burn_rehearsal_testing::{CLASS, assert_augmented, batch, buffer, config, world};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 

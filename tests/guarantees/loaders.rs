@@ -6,7 +6,7 @@ use burn::data::dataset::{Dataset, DatasetError};
 use burn::tensor::{DType, Device, Tensor};
 use burn_rehearsal::error::{BatchError, ConfigError, RehearsalError};
 use burn_rehearsal::{RehearsalBatcher, RehearsalBuffer, RehearsalLoader, ShardedLoader};
-use burn_rehearsal_tests::{Mixed, Row, assert_augmented, batch, batch_on, buffer, config, device, read, watchdog, world};
+use burn_rehearsal_testing::{Mixed, Row, assert_augmented, batch, batch_on, buffer, config, device, read, watchdog, world};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -350,7 +350,7 @@ fn an_error_in_the_last_mini_batch_is_reported_at_the_end_of_the_epoch() {
     for lag in [0, 1, 3] {
         // The class of sample 0 is 0; the only class allowed is 0, and the last sample is of class 1.
         let config = config(60, 4, 5).with_classes(Some(1)).with_lag(lag);
-        let samples = burn::data::dataset::InMemDataset::new(vec![0, 1, 2, 3, 4, 5, burn_rehearsal_tests::CLASS]);
+        let samples = burn::data::dataset::InMemDataset::new(vec![0, 1, 2, 3, 4, 5, burn_rehearsal_testing::CLASS]);
         let loader = ShardedLoader::builder(ToMixed).batch_size(4).set_device(device()).build(samples);
         let loader = RehearsalLoader::new(loader, config.init().unwrap());
         let mut iterator = loader.iter();

@@ -15,7 +15,7 @@ use burn_rehearsal::error::{BatchError, ConfigError, RehearsalError};
 use burn_rehearsal::{
     Capacity, RehearsalBatch, RehearsalBatcher, RehearsalBuffer, RehearsalConfig, RehearsalLoader, RowCount, SamplingKind, ShardedLoader,
 };
-use burn_rehearsal_tests::{CLASS, assert_augmented, batch, buffer, config, device, fresh, read, watchdog, world};
+use burn_rehearsal_testing::{CLASS, assert_augmented, batch, buffer, config, device, fresh, read, watchdog, world};
 use burn_rehearsal_train::data_parallel::without_renderer;
 use std::process::Command;
 use std::sync::Arc;

@@ -4,7 +4,7 @@ use burn::tensor::{Tensor, TensorData};
 use burn_rehearsal::policy::{ClassBalanced, Placement, Policy};
 use burn_rehearsal::random::{Purpose, Stream};
 use burn_rehearsal::{Capacity, Execution, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, SlotTable};
-use burn_rehearsal_tests::{batch, buffer, config, device, fresh, p_value, uniform_p, world};
+use burn_rehearsal_testing::{batch, buffer, config, device, fresh, p_value, uniform_p, world};
 use std::collections::BTreeMap;
 use tempfile::TempDir;
 

@@ -4,7 +4,7 @@ use burn::data::dataloader::DataLoaderBuilder;
 use burn::data::dataset::Dataset;
 use burn::tensor::{DType, TensorData};
 use burn_rehearsal::{PolicyKind, RehearsalBuffer, SnapshotBatcher};
-use burn_rehearsal_tests::{CLASS, Mixed, Row, batch, buffer, config, device, fresh, read, world};
+use burn_rehearsal_testing::{CLASS, Mixed, Row, batch, buffer, config, device, fresh, read, world};
 
 #[test]
 fn a_snapshot_is_what_was_inserted_in_slot_order() {

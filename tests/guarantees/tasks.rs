@@ -2,7 +2,7 @@
 
 use burn_rehearsal::error::RehearsalError;
 use burn_rehearsal::{Execution, RehearsalBuffer, SamplingKind};
-use burn_rehearsal_tests::{CLASS, assert_augmented, batch, buffer, config, world};
+use burn_rehearsal_testing::{CLASS, assert_augmented, batch, buffer, config, world};
 
 const RANKS: usize = 3;
 

@@ -2,7 +2,7 @@
 
 use crate::model::Model;
 use burn_rehearsal::{PolicyKind, SamplingKind};
-use burn_rehearsal_tests::{Row, assert_augmented, batch, buffer, config, fresh, read, world};
+use burn_rehearsal_testing::{Row, assert_augmented, batch, buffer, config, fresh, read, world};
 
 /// The number of steps of each rank in an epoch: rank 1 ends early, rank 3 has nothing.
 fn steps(rank: usize) -> usize {

@@ -2,7 +2,7 @@
 
 use burn_rehearsal::random::{Purpose, Stream};
 use burn_rehearsal::{OnRepeat, RehearsalConfig, SamplingKind};
-use burn_rehearsal_tests::{CLASS, assert_augmented, batch, buffer, config, p_value, uniform_p, world};
+use burn_rehearsal_testing::{CLASS, assert_augmented, batch, buffer, config, p_value, uniform_p, world};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How many rows each rank of a world stores, of a shard capacity of 40: one row, half full, full, ….
@@ -329,7 +329,7 @@ fn a_draw_while_the_buffer_changes_never_mixes_or_tears_rows() {
         world(size, |threads| {
             let buffer = buffer(&config(9 * size, 5, 6).with_seed(4), threads);
             for step in 0..200 {
-                let ids = burn_rehearsal_tests::fresh(1, buffer.rank(), step, 7, 5);
+                let ids = burn_rehearsal_testing::fresh(1, buffer.rank(), step, 7, 5);
                 let drawn = assert_augmented(&ids, &buffer.rehearse(batch(&ids)).unwrap());
                 assert_eq!(drawn.len(), (step * size * 5).min(6));
                 assert_eq!(drawn.iter().collect::<BTreeSet<_>>().len(), drawn.len());
@@ -351,7 +351,7 @@ fn handles_name_the_row_in_its_generation_as_it_was_when_it_was_drawn() {
                 if step == 10 {
                     buffer.begin_task(1).unwrap();
                 }
-                let ids = burn_rehearsal_tests::fresh(2, buffer.rank(), step, 4, 4);
+                let ids = burn_rehearsal_testing::fresh(2, buffer.rank(), step, 4, 4);
                 let rehearsed = buffer.rehearse_with_handles(batch(&ids)).unwrap();
                 let drawn: Vec<_> = rehearsed.representatives.iter().copied().zip(assert_augmented(&ids, &rehearsed.batch)).collect();
                 assert_eq!(drawn.len(), rehearsed.batch.id.dims()[0] - 4);

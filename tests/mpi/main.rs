@@ -5,7 +5,7 @@
 
 use std::process::Stdio;
 
-use burn_rehearsal_collective::launch::mpirun;
+use burn_rehearsal_testing::mpirun;
 
 /// Runs `topic`, which must succeed without a word on stderr, and must not have forgotten the processes.
 fn holds(topic: &str) {

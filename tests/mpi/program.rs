@@ -20,7 +20,7 @@ mod uniform;
 use std::process::ExitCode;
 
 use burn_rehearsal_collective::{Collective, MpiOptions, run_mpi};
-use burn_rehearsal_tests::on_processes;
+use burn_rehearsal_testing::on_processes;
 
 fn main() -> ExitCode {
     let topic = std::env::args().nth(1).unwrap_or_default();

@@ -6,23 +6,31 @@ use crate::ReduceOp;
 
 /// The part of a call that must be equal on all ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Call {
+pub enum Call {
+    /// A barrier.
     Barrier,
-    /// `len` in bytes.
+    /// A broadcast.
     Broadcast {
+        /// The sending rank.
         root: usize,
+        /// In bytes.
         len: usize,
     },
-    /// `len` in bytes of one rank's `send`.
+    /// An all-gather.
     AllGather {
+        /// Of one rank's `send`, in bytes.
         len: usize,
     },
-    /// `len` in values.
+    /// An all-reduce.
     AllReduce {
+        /// Sum or mean.
         op: ReduceOp,
+        /// In values.
         len: usize,
     },
+    /// An exchange.
     Exchange,
+    /// A duplication of the handle.
     Duplicate,
 }
 

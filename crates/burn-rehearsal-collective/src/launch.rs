@@ -3,8 +3,6 @@
 //! Nothing here needs MPI: a program can tell whether it should use it, and which of the machine's devices and cores are its own.
 
 use std::cell::Cell;
-use std::ffi::OsStr;
-use std::process::Command;
 
 thread_local! {
     static RANK: Cell<Option<(usize, usize)>> = const { Cell::new(None) };
@@ -34,24 +32,6 @@ pub(crate) fn print_failure(rank: usize, reason: &str) {
     let reason = reason.strip_prefix(&prefix).unwrap_or(reason);
     // Standard error may be closed.
     let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{prefix}{reason}\n").as_bytes());
-}
-
-/// The command that starts `program` as `ranks` processes on this machine, for tests and benchmarks: `mpirun`, or what the variable `MPIRUN` names.
-///
-/// Open MPI takes more ranks than cores then, runs as root, and uses shared memory without attaching to other processes, which containers forbid.
-/// Other MPIs ignore its variables.
-pub fn mpirun(ranks: usize, program: impl AsRef<OsStr>) -> Command {
-    let mut command = Command::new(std::env::var_os("MPIRUN").unwrap_or_else(|| "mpirun".into()));
-    command.args(["-n", &ranks.to_string()]).arg(program);
-    command.envs([
-        ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
-        ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
-        ("OMPI_MCA_rmaps_base_oversubscribe", "1"),
-        ("OMPI_MCA_hwloc_base_binding_policy", "none"),
-        ("OMPI_MCA_btl", "self,vader"),
-        ("OMPI_MCA_btl_vader_single_copy_mechanism", "none"),
-    ]);
-    command
 }
 
 /// How a launcher started this process.

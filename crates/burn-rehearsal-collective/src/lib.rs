@@ -3,7 +3,6 @@
 //! [`Collective`] is the one small, object-safe trait that the rehearsal engine and the data-parallel learner talk to. [`Solo`]
 //! is a world of one rank; [`Threads`] joins the threads of one process; with the feature `mpi`, `Mpi` joins processes on many machines.
 //! [`Ranks`] runs a function on every rank, as threads or as the processes of a launcher.
-//! The feature `simulated` is for tests: `Simulated` delays and reorders messages, and lets a rank stall, die or send wrong ones.
 //!
 //! Every operation is *collective*: all ranks call the same operations in the same order. A rank that leaves (its handle is
 //! dropped, by a return, an error or a panic) while others wait for it makes their call return
@@ -35,11 +34,13 @@ pub mod launch;
 pub mod mpi;
 mod ranks;
 mod reduce;
-#[cfg(feature = "simulated")]
-mod simulated;
 mod solo;
 mod sync;
 mod threads;
+
+// For the simulated network of the tests.
+#[doc(hidden)]
+pub use call::Call;
 
 pub use activity::{Answerer, Asked, Asker};
 pub use error::{CollectiveError, WaitingRank, panic_message};
@@ -48,10 +49,8 @@ pub use ext::{CollectiveExt, checksum, words_of};
 pub use mpi::{Mpi, run_mpi};
 pub use ranks::{LaunchError, MpiOptions, Rank, Ranks, Reduction};
 pub use reduce::{ReduceOp, even_split};
-#[cfg(feature = "simulated")]
-pub use simulated::{Disturbance, Fault, FaultKind, Simulated, run_simulated};
 pub use solo::Solo;
-pub use threads::{RankFailure, Threads, run_threads};
+pub use threads::{RankFailure, Threads, run_on, run_threads};
 
 /// Bytes for one peer in an [`exchange`](Collective::exchange).
 #[derive(Debug)]

@@ -42,8 +42,7 @@ use crate::activity::{Answerer, Asker, Claim, World};
 use crate::sync::Arc;
 use crate::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp};
 
-pub(crate) use self::run::run_on;
-pub use self::run::{RankFailure, run_threads};
+pub use self::run::{RankFailure, run_on, run_threads};
 
 /// One rank's handle on a group of threads of this process.
 ///

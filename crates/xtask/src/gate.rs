@@ -181,9 +181,11 @@ fn loom(workspace: &Workspace, closing: &mut Closing) -> Result<()> {
 }
 
 /// What has the feature `mpi`; the benchmarks are compiled, but not run.
-const WITH_MPI: [&str; 11] = [
+const WITH_MPI: [&str; 13] = [
     "-p",
     "burn-rehearsal-collective",
+    "-p",
+    "burn-rehearsal-testing",
     "-p",
     "burn-rehearsal-tests",
     "-p",

@@ -24,7 +24,7 @@ pub(crate) fn miri(workspace: &Workspace, filter: Option<&str>) -> Result<()> {
     if !process::succeeds(&mut cargo(&["--version"])) {
         return Err(Error::Missing(format!("Miri is not installed: {INSTALL}")));
     }
-    let tests = ["test", "-p", "burn-rehearsal-collective", "--features", "simulated", "--locked", "--lib", "--test", "ranks", "--"];
+    let tests = ["test", "-p", "burn-rehearsal-collective", "--locked", "--lib", "--test", "ranks", "--"];
     // Tests look at the clock; and they expect that the same operations give the same bits, which Miri does not grant on its own.
     process::run(cargo(&tests).args(filter).env("MIRIFLAGS", "-Zmiri-disable-isolation -Zmiri-deterministic-floats"))
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use burn_rehearsal_collective::launch;
+use burn_rehearsal_testing as testing;
 use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_continual-imagenet");
@@ -16,7 +16,7 @@ const RUN: [&str; 5] = ["train", "--method", "rehearsal", "--epochs", "2"];
 
 /// The program on `size` processes.
 fn mpirun(size: usize) -> Command {
-    let mut command = launch::mpirun(size, PROGRAM);
+    let mut command = testing::mpirun(size, PROGRAM);
     command.args(RUN).env("RUST_BACKTRACE", "0");
     command
 }
@@ -139,8 +139,8 @@ fn signal(name: &str, process: &str) {
 
 /// The program with arguments of their own for each rank, in directories of their own.
 fn each<S: AsRef<OsStr>>(ranks: &[(&Path, Vec<S>)]) -> Command {
-    let mut command = Command::new(launch::mpirun(1, PROGRAM).get_program());
-    for (name, value) in launch::mpirun(1, PROGRAM).get_envs() {
+    let mut command = Command::new(testing::mpirun(1, PROGRAM).get_program());
+    for (name, value) in testing::mpirun(1, PROGRAM).get_envs() {
         command.env(name, value.unwrap_or_default());
     }
     for (number, (directory, arguments)) in ranks.iter().enumerate() {
@@ -321,7 +321,7 @@ fn the_recipe_for_mpirun_writes_a_checkpoint_and_puts_the_job_back() {
     std::fs::write(directory.path().join("bin/scontrol"), "#!/bin/sh\necho \"$@\" >> requeued\n").unwrap();
     let executable = Command::new("chmod").args(["+x", "bin/scontrol"]).current_dir(directory.path()).status();
     assert!(executable.unwrap().success());
-    let launcher = launch::mpirun(2, PROGRAM);
+    let launcher = testing::mpirun(2, PROGRAM);
     let path = format!("bin:{}", std::env::var("PATH").unwrap());
     let job = |arguments: &[&str]| {
         let mut command = Command::new("bash");
@@ -352,10 +352,10 @@ fn the_recipe_for_mpirun_writes_a_checkpoint_and_puts_the_job_back() {
 #[test]
 fn a_signal_to_a_rank_or_to_the_launcher_leaves_a_run_that_can_go_on() {
     let whole = tempfile::tempdir().unwrap();
-    let (code, ..) = start(launch::mpirun(2, PROGRAM).args(LONG).current_dir(whole.path())).finish();
+    let (code, ..) = start(testing::mpirun(2, PROGRAM).args(LONG).current_dir(whole.path())).finish();
     assert_eq!(code, Some(0));
     let directory = tempfile::tempdir().unwrap();
-    let run = || start(launch::mpirun(2, PROGRAM).args(LONG).current_dir(directory.path()));
+    let run = || start(testing::mpirun(2, PROGRAM).args(LONG).current_dir(directory.path()));
     // The launcher forwards the first two; with the others it ends the ranks, which have a second
     // or two.
     for (name, forwarded) in [("USR1", true), ("XCPU", true), ("TERM", false), ("HUP", false), ("INT", false)] {

@@ -82,8 +82,8 @@ where
     run_on(Threads::group(size).unwrap_or_default(), f)
 }
 
-/// [`run_threads`] on these handles.
-pub(crate) fn run_on<H, T, E, F>(handles: Vec<H>, f: F) -> Vec<Result<T, RankFailure<E>>>
+/// [`run_threads`] for a transport of your own: each rank gets one of `handles`, in rank order.
+pub fn run_on<H, T, E, F>(handles: Vec<H>, f: F) -> Vec<Result<T, RankFailure<E>>>
 where
     H: Send,
     T: Send,

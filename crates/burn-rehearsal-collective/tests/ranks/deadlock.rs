@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use burn_rehearsal_collective::{Asked, Asker, Collective, CollectiveError, RankFailure, ReduceOp, Threads, WaitingRank, run_threads};
 
-use crate::reference::{Random, some};
-use crate::watchdog::guarded;
+use burn_rehearsal_testing::reference::some;
+use burn_rehearsal_testing::{Random, guarded};
 
 type Answer = Result<(), CollectiveError>;
 

@@ -2,7 +2,7 @@
 
 use burn_rehearsal_collective::{Collective, CollectiveError, Incoming, Outgoing, RankFailure, ReduceOp, Threads, run_threads};
 
-use crate::watchdog::guarded;
+use burn_rehearsal_testing::guarded;
 
 /// The one error that all of three ranks return, twice.
 fn common_error(operation: impl Fn(&mut Threads) -> Result<(), CollectiveError> + Sync + Send + 'static) -> CollectiveError {

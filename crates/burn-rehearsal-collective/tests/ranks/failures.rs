@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use burn_rehearsal_collective::{Collective, CollectiveError, Incoming, Outgoing, RankFailure, ReduceOp, Threads, run_threads};
 
-use crate::reference::{check_all_gather, some};
-use crate::watchdog::guarded;
+use burn_rehearsal_testing::guarded;
+use burn_rehearsal_testing::reference::{check_all_gather, some};
 
 type Operation = fn(&mut dyn Collective) -> Result<(), CollectiveError>;
 

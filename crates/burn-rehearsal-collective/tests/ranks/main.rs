@@ -9,9 +9,6 @@ mod ext;
 mod failures;
 mod launch;
 mod operations;
-mod reference;
-#[cfg(feature = "simulated")]
 mod simulated;
 mod solo;
 mod stress;
-mod watchdog;

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use burn_rehearsal_collective::{Collective, CollectiveError, RankFailure, ReduceOp, Solo, Threads, run_threads};
 
-use crate::reference::{SIZES, bits, check_all_gather, check_all_reduce, check_broadcast, check_exchange, some, values};
-use crate::watchdog::guarded;
+use burn_rehearsal_testing::guarded;
+use burn_rehearsal_testing::reference::{SIZES, bits, check_all_gather, check_all_reduce, check_broadcast, check_exchange, some, values};
 
 /// Runs `check` alone and on groups of threads of all sizes.
 fn everywhere(check: impl Fn(&mut dyn Collective) -> Result<(), CollectiveError> + Send + Sync + 'static) {

@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use burn_rehearsal_collective::{
-    Collective, CollectiveError, Disturbance, Fault, FaultKind, Incoming, Outgoing, RankFailure, Simulated, run_simulated,
-};
+use burn_rehearsal_collective::{Collective, CollectiveError, Incoming, Outgoing, RankFailure};
 
-use crate::reference::{Random, some};
 use crate::stress::operation;
-use crate::watchdog::guarded;
+use burn_rehearsal_testing::reference::some;
+use burn_rehearsal_testing::{Disturbance, Fault, FaultKind, Random, Simulated, guarded, run_simulated};
 
 #[test]
 fn thousands_of_disturbed_operations_agree_with_the_reference() {

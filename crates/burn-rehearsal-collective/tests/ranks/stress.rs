@@ -4,8 +4,8 @@ use std::thread;
 
 use burn_rehearsal_collective::{Collective, CollectiveError, RankFailure, ReduceOp, run_threads};
 
-use crate::reference::{Random, SIZES, check_all_gather, check_all_reduce, check_broadcast, check_exchange, some};
-use crate::watchdog::guarded;
+use burn_rehearsal_testing::reference::{SIZES, check_all_gather, check_all_reduce, check_broadcast, check_exchange, some};
+use burn_rehearsal_testing::{Random, guarded};
 
 /// Operation `step` of the plan `seed`: all ranks draw the same one.
 pub(crate) fn operation(ranks: &mut dyn Collective, seed: usize, step: usize) -> Result<(), CollectiveError> {

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::call::Call;
+use burn_rehearsal_collective::Call;
 
 /// What one rank sends another in one operation.
 #[derive(Debug, Clone)]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::Random;
+
 /// How a network disturbs the ranks that are connected by it.
 ///
 /// Everything but the moment at which the operating system lets a thread run follows from these values: the order in which a rank's messages leave
@@ -14,6 +16,16 @@ pub struct Disturbance {
     pub delay: Duration,
     /// What goes wrong, if anything does.
     pub fault: Option<Fault>,
+}
+
+impl Disturbance {
+    /// The delay of a message; mostly none.
+    pub(super) fn draw_delay(&self, random: &mut Random) -> Duration {
+        match random.below(8) {
+            0 => self.delay.mul_f64(random.below(1 << 20) as f64 / (1 << 20) as f64),
+            _ => Duration::ZERO,
+        }
+    }
 }
 
 /// One thing that goes wrong on one rank.
@@ -51,46 +63,4 @@ pub enum FaultKind {
 impl FaultKind {
     /// All kinds.
     pub const ALL: [Self; 7] = [Self::Stall, Self::Die, Self::Panic, Self::Length, Self::Operation, Self::Stale, Self::Corrupt];
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014), from any number of keys.
-pub(super) struct Random(u64);
-
-impl Random {
-    pub(super) fn new(keys: &[u64]) -> Self {
-        let mut random = Self(0);
-        for key in keys {
-            random.0 ^= key;
-            random.0 = random.next();
-        }
-        random
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `bound`, which is not 0; the bias is far below what a test could see.
-    pub(super) fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
-    /// Fisher and Yates.
-    pub(super) fn shuffle<T>(&mut self, items: &mut [T]) {
-        for last in (1..items.len()).rev() {
-            items.swap(last, self.below(last + 1));
-        }
-    }
-
-    /// Mostly none.
-    pub(super) fn delay(&mut self, longest: Duration) -> Duration {
-        match self.below(8) {
-            0 => longest.mul_f64(self.below(1 << 20) as f64 / (1 << 20) as f64),
-            _ => Duration::ZERO,
-        }
-    }
 }

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use burn_rehearsal_collective::launch::mpirun;
+use burn_rehearsal_testing::mpirun;
 
 /// What a run left.
 #[derive(Debug)]

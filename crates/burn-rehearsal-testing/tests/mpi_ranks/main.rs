@@ -3,7 +3,4 @@
 
 mod failures;
 mod launcher;
-#[path = "../ranks/reference.rs"]
-#[allow(dead_code)]
-mod reference;
 mod results;

@@ -1,9 +1,6 @@
 //! One rank of the tests in `tests/mpi_ranks`: `mpi-ranks SCENARIO`, started by `mpirun`. Rank 0 prints what the tests look at.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "../../ranks/reference.rs"]
-#[allow(dead_code)]
-mod reference;
 mod scenarios;
 
 use std::process::ExitCode;

@@ -1,82 +1,12 @@
-//! What the cross-crate tests share: a mini-batch whose rows prove that they are whole, worlds of ranks that cannot hang a test run, and
-//! the χ² test of guarantee 4.1.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+//! Mini-batches whose rows prove that they are whole, buffers of them, and χ² tests of what is drawn.
 
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 use burn_rehearsal::random::{Purpose, Stream};
 use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalBuffer, RehearsalConfig, StorePreference};
-use burn_rehearsal_collective::{Collective, run_threads};
+use burn_rehearsal_collective::Collective;
 use statrs::distribution::{ChiSquared, ContinuousCDF};
-use std::cell::RefCell;
-use std::convert::Infallible;
-use std::fmt::Debug;
 use std::io::Write;
 use std::sync::Once;
-use std::sync::mpsc::{Sender, channel};
-use std::time::Duration;
-
-/// How long a test may take before the whole run is ended: far more than any test needs, even on a busy machine. A GPU that is simulated on the CPU, and
-/// first compiles every kernel, is slower by far.
-fn patience() -> Duration {
-    Duration::from_secs(if std::env::var_os("BURN_DEVICE").is_some() { 900 } else { 120 })
-}
-
-/// Ends the process, loudly, if it is not dropped in time: a hang must not look like a slow test.
-#[derive(Debug)]
-pub struct Watchdog(#[allow(dead_code, reason = "its drop is the signal")] Sender<()>);
-
-/// Watches the current test until the returned guard is dropped.
-#[must_use]
-pub fn watchdog() -> Watchdog {
-    let (alive, watch) = channel::<()>();
-    let name = std::thread::current().name().unwrap_or("a test").to_string();
-    std::thread::spawn(move || {
-        let patience = patience();
-        if watch.recv_timeout(patience) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-            // Not `eprintln!`, whose output the test harness would capture and never show.
-            let _ = writeln!(std::io::stderr(), "\n*** `{name}` hangs: it has not ended within {patience:?}; ending the test run ***\n");
-            std::process::abort();
-        }
-    });
-    Watchdog(alive)
-}
-
-thread_local! {
-    /// This process's rank of an MPI run, if it is one, and how many worlds it took part in.
-    static PROCESS: RefCell<Option<(Box<dyn Collective>, usize)>> = const { RefCell::new(None) };
-}
-
-/// Runs `scenario` with every [`world`] of as many ranks as `process` has being one of processes, too; gives their number.
-pub fn on_processes(process: Box<dyn Collective>, scenario: impl FnOnce()) -> usize {
-    PROCESS.set(Some((process, 0)));
-    scenario();
-    PROCESS.take().map_or(0, |(_, worlds)| worlds)
-}
-
-/// A handle of its own for one world of `size` processes, if that is what this is.
-fn process(size: usize) -> Option<Box<dyn Collective>> {
-    PROCESS.with_borrow_mut(|process| {
-        let (process, worlds) = process.as_mut().filter(|(process, _)| process.size() == size)?;
-        *worlds += 1;
-        Some(process.duplicate().unwrap())
-    })
-}
-
-/// Runs `f` on `size` thread ranks, under a [`watchdog`], and gives the results in rank order. A rank's panic fails the test.
-///
-/// A process of an MPI run of `size` ranks (see [`on_processes`]) does the same as its rank of that run, which must give what the thread gave.
-pub fn world<T: Send + PartialEq + Debug>(size: usize, f: impl Fn(Box<dyn Collective>) -> T + Sync) -> Vec<T> {
-    let _watchdog = watchdog();
-    let results: Vec<T> = run_threads(size, |threads| Ok::<T, Infallible>(f(Box::new(threads))))
-        .into_iter()
-        .map(|result| result.unwrap_or_else(|failure| panic!("{failure}")))
-        .collect();
-    if let Some(process) = process(size) {
-        let rank = process.rank();
-        assert_eq!(f(process), results[rank], "rank {rank} of {size}: left the process, right the thread");
-    }
-    results
-}
 
 /// Ids carry their class: the class of an id is its millions.
 pub const CLASS: i64 = 1_000_000;

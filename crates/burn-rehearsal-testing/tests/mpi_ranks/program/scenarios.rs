@@ -7,8 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use burn_rehearsal_collective::{Asked, Asker, Collective, CollectiveError, Incoming, Mpi, Outgoing, ReduceOp};
-
-use crate::reference::{Random, bits, check_all_gather, check_all_reduce, check_broadcast, check_exchange, values};
+use burn_rehearsal_testing::Random;
+use burn_rehearsal_testing::reference::{bits, check_all_gather, check_all_reduce, check_broadcast, check_exchange, values};
 
 type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 

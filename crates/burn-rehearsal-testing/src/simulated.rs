@@ -1,7 +1,7 @@
 //! Ranks that are threads of one process and send each other messages through a network that misbehaves as it is told: for tests of what runs on a
 //! [`Collective`].
 //!
-//! Unlike [`Threads`](crate::Threads), whose ranks meet in every operation and fail together, these are as independent as processes: a rank sends its messages and
+//! Unlike [`Threads`](burn_rehearsal_collective::Threads), whose ranks meet in every operation and fail together, these are as independent as processes: a rank sends its messages and
 //! goes on as soon as it has those that it needs, so one rank may be operations ahead of another, may fail in an operation that others have finished, and
 //! may be gone when some of its peers have got its message and others have not.
 
@@ -14,11 +14,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use self::network::{Message, Missing, Network};
-use self::plan::Random;
-use crate::call::Call;
-use crate::reduce::divide;
-use crate::threads::run_on;
-use crate::{Collective, CollectiveError, Incoming, Outgoing, RankFailure, ReduceOp};
+use burn_rehearsal_collective::{Call, Collective, CollectiveError, Incoming, Outgoing, RankFailure, ReduceOp, run_on};
+
+use crate::Random;
 
 pub use self::plan::{Disturbance, Fault, FaultKind};
 
@@ -27,10 +25,11 @@ const NETWORK: &str = "the simulated network";
 
 /// One rank's handle on a network that disturbs its ranks, for tests.
 ///
-/// Without a fault every operation gives the bits that it gives on [`Threads`](crate::Threads), whatever the delays.
+/// Without a fault every operation gives the bits that it gives on [`Threads`](burn_rehearsal_collective::Threads), whatever the delays.
 ///
 /// ```
-/// use burn_rehearsal_collective::{Collective, CollectiveError, Disturbance, Fault, FaultKind, run_simulated};
+/// use burn_rehearsal_collective::Collective;
+/// use burn_rehearsal_testing::{Disturbance, Fault, FaultKind, run_simulated};
 ///
 /// let fault = Fault { rank: 1, handle: 0, operation: 2, kind: FaultKind::Die };
 /// let results = run_simulated(3, &Disturbance { seed: 7, fault: Some(fault), ..Disturbance::default() }, |mut ranks| {
@@ -58,7 +57,7 @@ pub struct Simulated {
     last: HashMap<usize, Vec<u8>>,
 }
 
-/// Runs `f` on `size` ranks that are joined by a network with this disturbance. Threads and results are those of [`run_threads`](crate::run_threads).
+/// Runs `f` on `size` ranks that are joined by a network with this disturbance. Threads and results are those of [`run_threads`](burn_rehearsal_collective::run_threads).
 pub fn run_simulated<T, E, F>(size: usize, disturbance: &Disturbance, f: F) -> Vec<Result<T, RankFailure<E>>>
 where
     T: Send,
@@ -93,8 +92,8 @@ impl Simulated {
     }
 
     /// Numbers that are this rank's in this operation alone; `use_` tells what for.
-    fn random(&self, use_: u64) -> Random {
-        Random::new(&[self.plan.seed, self.channel as u64, self.rank as u64, self.operation, use_])
+    fn random(&self, use_: usize) -> Random {
+        Random::new(&[self.plan.seed as usize, self.channel, self.rank, self.operation as usize, use_])
     }
 
     /// One operation: sends what there is, then waits for what comes; lengths are those of the buffers.
@@ -150,7 +149,7 @@ impl Simulated {
         let wrong = if random.below(2) == 0 { 1 } else { order.len() };
         let now = Instant::now();
         for (index, &&(peer, bytes)) in order.iter().enumerate() {
-            let due = now + random.delay(self.plan.delay);
+            let due = now + self.plan.draw_delay(&mut random);
             let mut message = Message { call, operation: self.operation, bytes: bytes.to_vec(), due };
             if index < wrong {
                 self.spoil(fault, &mut message, &mut random);
@@ -283,7 +282,7 @@ impl Collective for Simulated {
             data.iter_mut().zip(values(other)).for_each(|(sum, value)| *sum += value);
         }
         if op == ReduceOp::Mean {
-            divide(data, self.size);
+            data.iter_mut().for_each(|sum| *sum /= self.size as f32);
         }
         Ok(())
     }

@@ -1,9 +1,9 @@
 //! What the operations give.
 
 use burn_rehearsal_collective::{Collective, CollectiveError, ReduceOp, Threads, run_threads};
+use burn_rehearsal_testing::reference::{bits, values};
 
 use crate::launcher::run;
-use crate::reference::{bits, values};
 
 const SIZES: [usize; 4] = [1, 2, 3, 4];
 

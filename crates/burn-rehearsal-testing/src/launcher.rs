@@ -1,0 +1,23 @@
+//! Starting a program as several processes.
+
+use std::ffi::OsStr;
+use std::process::Command;
+
+/// The command that starts `program` as `ranks` processes on this machine. The launcher is `mpirun`,
+/// or the program that the variable `MPIRUN` names.
+///
+/// Variables allow Open MPI to start more ranks than cores, to run as root, and to use shared memory
+/// without attaching to other processes, which containers forbid. Other MPIs ignore them.
+pub fn mpirun(ranks: usize, program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(std::env::var_os("MPIRUN").unwrap_or_else(|| "mpirun".into()));
+    command.args(["-n", &ranks.to_string()]).arg(program);
+    command.envs([
+        ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
+        ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
+        ("OMPI_MCA_rmaps_base_oversubscribe", "1"),
+        ("OMPI_MCA_hwloc_base_binding_policy", "none"),
+        ("OMPI_MCA_btl", "self,vader"),
+        ("OMPI_MCA_btl_vader_single_copy_mechanism", "none"),
+    ]);
+    command
+}

@@ -1,0 +1,30 @@
+//! The harness of the workspace's tests. Not published.
+//!
+//! * [`Simulated`] joins thread ranks by a network with seeded delays and typed faults.
+//! * [`mpirun`] starts a program as several processes.
+//! * [`watchdog`] and [`guarded`] turn a hang into a failed test run.
+//! * [`reference`] has plain answers to compare the operations of a collective with.
+//! * With the feature `fixtures`: mini-batches whose rows prove that they are whole, worlds of ranks,
+//!   and χ² tests of uniform draws.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[cfg(feature = "fixtures")]
+mod fixtures;
+mod launcher;
+mod random;
+pub mod reference;
+mod simulated;
+mod watchdog;
+#[cfg(feature = "fixtures")]
+mod world;
+
+#[cfg(feature = "fixtures")]
+pub use fixtures::{
+    CLASS, Mixed, Row, assert_augmented, batch, batch_on, buffer, byte_type, config, device, fresh, label_type, p_value, read, uniform_p,
+};
+pub use launcher::mpirun;
+pub use random::Random;
+pub use simulated::{Disturbance, Fault, FaultKind, Simulated, run_simulated};
+pub use watchdog::{Watchdog, guarded, watchdog};
+#[cfg(feature = "fixtures")]
+pub use world::{on_processes, world};
