@@ -9,6 +9,8 @@ mod bounded_time;
 mod checkpoint;
 #[path = "guarantees/counters.rs"]
 mod counters;
+#[path = "guarantees/custom.rs"]
+mod custom;
 #[path = "guarantees/deterministic.rs"]
 mod deterministic;
 #[path = "guarantees/device.rs"]
@@ -29,8 +31,6 @@ mod loaders;
 mod mistakes;
 #[path = "guarantees/model.rs"]
 mod model;
-#[path = "guarantees/policies.rs"]
-mod policies;
 #[path = "guarantees/reservoirs.rs"]
 mod reservoirs;
 #[path = "guarantees/snapshot.rs"]

@@ -38,8 +38,8 @@ fn batch(step: usize) -> Batch {
 }
 
 fn config(kind: u8) -> RehearsalConfig {
-    let policy = [PolicyKind::ClassBalanced, PolicyKind::RandomReplacement, PolicyKind::Reservoir, PolicyKind::Fifo][kind as usize % 4];
-    let sampling = [SamplingKind::Uniform, SamplingKind::ClassBalanced, SamplingKind::ExcludeCurrent][kind as usize / 4 % 3];
+    let policy = PolicyKind::ALL[kind as usize % PolicyKind::ALL.len()];
+    let sampling = SamplingKind::ALL[kind as usize / PolicyKind::ALL.len() % SamplingKind::ALL.len()];
     let on_repeat = if kind % 2 == 0 { OnRepeat::KeepBoth } else { OnRepeat::SkipIfStored };
     RehearsalConfig::new(Capacity::Samples(9))
         .with_candidates(2)

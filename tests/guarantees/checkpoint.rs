@@ -431,7 +431,7 @@ fn stored(shards: &[Vec<Stored>]) -> BTreeMap<i64, (usize, usize)> {
 
 #[test]
 fn another_number_of_ranks_keeps_every_sample_once_within_capacity_and_quotas() {
-    for policy in [PolicyKind::ClassBalanced, PolicyKind::RandomReplacement, PolicyKind::Reservoir, PolicyKind::Fifo] {
+    for &policy in PolicyKind::ALL {
         for (capacity, steps_before) in [(61, 20), (400, 9)] {
             let config = config(capacity, 5, 4).with_policy(policy).with_sampling(SamplingKind::ClassBalanced).with_lag(2);
             let config = config.with_on_repeat(OnRepeat::SkipIfStored);

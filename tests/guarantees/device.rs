@@ -49,7 +49,7 @@ fn auto_keeps_a_shard_on_a_device_with_memory_of_its_own_up_to_the_limit() {
 
 #[test]
 fn of_several_candidates_of_a_mini_batch_for_one_slot_the_last_stays() {
-    for policy in [PolicyKind::Fifo, PolicyKind::Reservoir, PolicyKind::ClassBalanced, PolicyKind::RandomReplacement] {
+    for &policy in PolicyKind::ALL {
         for store in [StorePreference::Host, StorePreference::Device] {
             let buffer: RehearsalBuffer<Mixed> = config(3, 8, 3).with_policy(policy).with_store(store).init().unwrap();
             for step in 0..6 {

@@ -35,8 +35,8 @@ fn live(buffer: &RehearsalBuffer<Mixed>, seed: u64, steps: usize) -> Result<Seen
 /// A configuration of every kind, by number.
 fn of_every_kind(rng: &mut Stream, size: usize) -> RehearsalConfig {
     let mut one_of = |count: usize| rng.below(count as u64) as usize;
-    let policy = [PolicyKind::ClassBalanced, PolicyKind::RandomReplacement, PolicyKind::Reservoir, PolicyKind::Fifo][one_of(4)];
-    let sampling = [SamplingKind::Uniform, SamplingKind::ClassBalanced, SamplingKind::ExcludeCurrent][one_of(3)];
+    let policy = PolicyKind::ALL[one_of(PolicyKind::ALL.len())];
+    let sampling = SamplingKind::ALL[one_of(SamplingKind::ALL.len())];
     config(8 * size + one_of(9), 3, 4)
         .with_policy(policy)
         .with_sampling(sampling)

@@ -1,7 +1,7 @@
 //! Whole buffers against a plain model, after every step of random lives: tasks that come and go, samples that come again, classes that appear late.
 
-use burn_rehearsal::policy::ClassBalanced;
-use burn_rehearsal::{OnRepeat, PolicyKind, first_slot, shard_capacity};
+use burn_rehearsal::policy::{ClassBalanced, Policy, ShardInfo};
+use burn_rehearsal::{OnRepeat, PolicyKind};
 use burn_rehearsal_testing::{CLASS, assert_augmented, batch, buffer, config, world};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -30,9 +30,7 @@ struct Stored {
 struct Shard {
     policy: PolicyKind,
     skip: bool,
-    capacity: usize,
-    /// The global number of the first slot.
-    first: usize,
+    info: ShardInfo,
     rows: Vec<Stored>,
     /// The oldest slot of a full ring.
     oldest: usize,
@@ -41,7 +39,7 @@ struct Shard {
 impl Shard {
     /// Compares what a shard holds after `offered` in `task` with what it held before, and remembers it.
     fn check(&mut self, offered: &[i64], task: usize, now: Vec<Stored>) {
-        assert!(now.len() <= self.capacity, "more than its capacity");
+        assert!(now.len() <= self.info.capacity, "more than its capacity");
         let candidates: Vec<Stored> = offered.iter().map(|&id| Stored { id, class: (id / CLASS) as usize, task }).collect();
         let holds = |rows: &[Stored], id: i64| rows.iter().any(|row| row.id == id);
         if self.skip {
@@ -53,9 +51,7 @@ impl Shard {
         assert!(now.len() >= self.rows.len(), "a row vanished");
         match self.policy {
             PolicyKind::Fifo => assert_eq!(now, self.first_in_first_out(&candidates)),
-            PolicyKind::Reservoir | PolicyKind::ClassBalanced | PolicyKind::RandomReplacement => {
-                self.fills_before_it_replaces(&candidates, &now)
-            }
+            _ => self.fills_before_it_replaces(&candidates, &now),
         }
         if matches!(self.policy, PolicyKind::ClassBalanced | PolicyKind::RandomReplacement) {
             self.keeps_quotas(&candidates, &now);
@@ -70,11 +66,11 @@ impl Shard {
             if self.skip && rows.iter().any(|row| row.id == candidate.id) {
                 continue;
             }
-            if rows.len() < self.capacity {
+            if rows.len() < self.info.capacity {
                 rows.push(*candidate);
             } else {
                 rows[self.oldest] = *candidate;
-                self.oldest = (self.oldest + 1) % self.capacity;
+                self.oldest = (self.oldest + 1) % self.info.capacity;
             }
         }
         rows
@@ -84,22 +80,23 @@ impl Shard {
     fn fills_before_it_replaces(&self, candidates: &[Stored], now: &[Stored]) {
         let mut expected = self.rows.clone();
         for candidate in candidates {
-            if expected.len() < self.capacity && !(self.skip && expected.iter().any(|row| row.id == candidate.id)) {
+            if expected.len() < self.info.capacity && !(self.skip && expected.iter().any(|row| row.id == candidate.id)) {
                 expected.push(*candidate);
             }
         }
         assert_eq!(now.len(), expected.len());
-        if expected.len() < self.capacity {
+        if expected.len() < self.info.capacity {
             assert_eq!(now, expected, "nothing gives way while there is room");
         }
     }
 
     /// A class that holds less than its quota loses nothing, and what is lent is given back to whoever comes for it.
     fn keeps_quotas(&self, candidates: &[Stored], now: &[Stored]) {
-        let quotas = ClassBalanced::new(Some(CLASSES), self.first);
+        let mut quotas = ClassBalanced::default();
+        quotas.start(&self.info);
         let count = |rows: &[Stored], class: usize| rows.iter().filter(|row| row.class == class).count();
         for class in 0..CLASSES {
-            let quota = quotas.quota(class, self.capacity);
+            let quota = quotas.quota(class, self.info.capacity);
             let mut new: Vec<i64> = candidates.iter().filter(|row| row.class == class).map(|row| row.id).collect();
             if self.skip {
                 new.retain(|id| !self.rows.iter().any(|row| row.id == *id));
@@ -113,8 +110,8 @@ impl Shard {
                 new.len()
             );
         }
-        let spread: Vec<usize> = (0..CLASSES).map(|class| quotas.quota(class, self.capacity)).collect();
-        assert!(spread.iter().sum::<usize>() == self.capacity && spread.iter().max().unwrap() - spread.iter().min().unwrap() <= 1);
+        let spread: Vec<usize> = (0..CLASSES).map(|class| quotas.quota(class, self.info.capacity)).collect();
+        assert!(spread.iter().sum::<usize>() == self.info.capacity && spread.iter().max().unwrap() - spread.iter().min().unwrap() <= 1);
     }
 }
 
@@ -124,14 +121,7 @@ fn live(policy: PolicyKind, skip: bool, ranks: usize, capacity: usize, steps: &[
     let config = config(capacity, 6, 4).with_policy(policy).with_on_repeat(on_repeat).with_classes(Some(CLASSES)).with_lag(0);
     world(ranks, |threads| {
         let (rank, size) = (threads.rank(), threads.size());
-        let mut model = Shard {
-            policy,
-            skip,
-            capacity: shard_capacity(capacity, rank, size),
-            first: first_slot(capacity, rank, size),
-            rows: Vec::new(),
-            oldest: 0,
-        };
+        let mut model = Shard { policy, skip, info: ShardInfo::new(capacity, rank, size, Some(CLASSES)), rows: Vec::new(), oldest: 0 };
         let buffer = buffer(&config, threads);
         for (task, rows) in steps {
             buffer.begin_task(*task).unwrap();
@@ -152,12 +142,7 @@ proptest! {
 
     #[test]
     fn every_policy_keeps_to_its_model_on_any_number_of_ranks(
-        policy in prop_oneof![
-            Just(PolicyKind::ClassBalanced),
-            Just(PolicyKind::RandomReplacement),
-            Just(PolicyKind::Reservoir),
-            Just(PolicyKind::Fifo)
-        ],
+        policy in proptest::sample::select(PolicyKind::ALL),
         skip: bool,
         capacity in 4usize..26,
         (ranks, steps) in (1usize..4).prop_flat_map(|ranks| (Just(ranks), lives(ranks))),

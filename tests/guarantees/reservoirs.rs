@@ -1,86 +1,11 @@
 //! What the class-balanced policy keeps: a uniform subset of what each class was offered.
 
 use burn::tensor::{Tensor, TensorData};
-use burn_rehearsal::policy::{ClassBalanced, Placement, Policy};
-use burn_rehearsal::random::{Purpose, Stream};
-use burn_rehearsal::{Capacity, Execution, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, SlotTable};
+use burn_rehearsal::{Capacity, Execution, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig};
 use burn_rehearsal_testing::{batch, buffer, config, device, fresh, p_value, uniform_p, world};
-use std::collections::BTreeMap;
 use tempfile::TempDir;
 
 const P: f64 = 1e-3;
-
-/// The ids of each class that a shard of `capacity` slots holds after these (class, id) were offered.
-fn stored(seed: u64, capacity: usize, offered: impl IntoIterator<Item = (u32, i64)>) -> BTreeMap<u32, Vec<i64>> {
-    let mut policy = ClassBalanced::new(None, 0);
-    let mut table = SlotTable::new(capacity, true);
-    for (step, (class, id)) in offered.into_iter().enumerate() {
-        let mut rng = Stream::new(seed, Purpose::Evict, step as u64, 0);
-        policy.begin(&[class]);
-        policy.offered(class);
-        if !table.is_full() {
-            table.push(class, Some(id));
-        } else if let Placement::Replace(slot) = policy.place(class, &table, &mut rng) {
-            table.replace(slot, class, Some(id));
-        }
-    }
-    let mut ids: BTreeMap<u32, Vec<i64>> = BTreeMap::new();
-    for slot in 0..table.len() as u32 {
-        ids.entry(table.class(slot)).or_default().extend(table.id(slot));
-    }
-    ids.values_mut().for_each(|ids| ids.sort_unstable());
-    ids
-}
-
-fn binomial(n: u64, k: u64) -> u64 {
-    (0..k).fold(1, |product, i| product * (n - i) / (i + 1))
-}
-
-/// Fails unless every subset of `held` of the rows 0..offered of `class` occurs equally often over seeds: single rows, pairs and all.
-fn assert_every_subset(stream: impl Fn() -> Vec<(u32, i64)>, capacity: usize, class: u32, offered: u64, held: u64) {
-    let subsets = binomial(offered, held);
-    let trials = 60 * subsets;
-    let mut counts: BTreeMap<Vec<i64>, u64> = BTreeMap::new();
-    for seed in 0..trials {
-        let ids = stored(seed, capacity, stream()).remove(&class).unwrap();
-        assert_eq!(ids.len() as u64, held, "class {class}");
-        *counts.entry(ids).or_default() += 1;
-    }
-    let statistic: f64 =
-        (counts.values().map(|&n| (n as f64 - 60.0).powi(2) / 60.0).sum::<f64>()) + (subsets - counts.len() as u64) as f64 * 60.0;
-    let p = p_value(statistic, subsets as f64 - 1.0);
-    assert!(p > P, "class {class}: p = {p:e} over {subsets} subsets: {counts:?}");
-}
-
-fn rows(class: u32, ids: std::ops::Range<i64>) -> Vec<(u32, i64)> {
-    ids.map(|id| (class, id)).collect()
-}
-
-#[test]
-fn a_class_that_fills_its_share_keeps_a_uniform_subset_of_what_it_was_offered() {
-    // One class alone is a plain reservoir.
-    assert_every_subset(|| rows(0, 0..7), 3, 0, 7, 3);
-    // Two classes in turn: three slots each.
-    let in_turn = || (0..7).flat_map(|id| [(0, id), (1, id)]).collect::<Vec<_>>();
-    assert_every_subset(in_turn, 6, 0, 7, 3);
-    assert_every_subset(in_turn, 6, 1, 7, 3);
-}
-
-#[test]
-fn a_class_that_shrinks_for_a_late_one_stays_uniform_and_so_is_the_late_one() {
-    let late = || [rows(0, 0..9), rows(4, 0..7)].concat();
-    assert_every_subset(late, 6, 0, 9, 3);
-    assert_every_subset(late, 6, 4, 7, 3);
-}
-
-#[test]
-fn loans_that_are_taken_back_leave_uniform_subsets() {
-    // Class 1 has a single row at first, and its two other slots are lent.
-    let stream = || [rows(1, 0..1), rows(0, 0..6), rows(2, 0..6), rows(1, 1..6), rows(0, 6..8)].concat();
-    assert_every_subset(stream, 6, 0, 8, 2);
-    assert_every_subset(stream, 6, 1, 6, 2);
-    assert_every_subset(stream, 6, 2, 6, 2);
-}
 
 /// A mini-batch without a class.
 #[derive(RehearsalBatch)]

@@ -6,14 +6,15 @@
 mod state;
 
 use crate::batch::{RehearsalBatch, Role, Schema};
+use crate::candidates::CandidateSelector;
 use crate::config::{Execution, OnRepeat, RehearsalConfig};
-use crate::distinct::CandidateSelector;
 use crate::engine::{
     BufferReport, Engine, EngineTimings, FailCode, Inspection, Parcel, PendingCheckpoint, PendingDraw, Request, Response, Restored,
     Resumed, Saved, Timings,
 };
 use crate::error::{BatchError, ConfigError, RehearsalError, notice};
 use crate::link::Link;
+use crate::rules::CustomRules;
 use crate::slots::RowHandle;
 use crate::snapshot::Snapshot;
 use burn::tensor::Device;
@@ -108,7 +109,18 @@ impl RehearsalConfig {
     ///
     /// As [`init`](Self::init), and [`RehearsalError::Collective`] if a rank is gone.
     pub fn init_on<B: RehearsalBatch>(&self, rank: &Rank) -> Result<RehearsalBuffer<B>, RehearsalError> {
-        RehearsalBuffer::new(self, rank.collective()?)
+        self.init_with(rank, CustomRules::default())
+    }
+
+    /// As [`init_on`](Self::init_on), with the user's own policy or sampling rule in place of those that this
+    /// configuration names. Collective: all ranks pass rules of the same names and parameters.
+    ///
+    /// # Errors
+    ///
+    /// As [`init_on`](Self::init_on). Ranks with different rules get [`RehearsalError::Configuration`] at the
+    /// first step.
+    pub fn init_with<B: RehearsalBatch>(&self, rank: &Rank, rules: CustomRules) -> Result<RehearsalBuffer<B>, RehearsalError> {
+        RehearsalBuffer::with_rules(self, rules, rank.collective()?)
     }
 }
 
@@ -121,12 +133,16 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     ///
     /// [`RehearsalError::Config`] if the configuration makes no sense, [`RehearsalError::Thread`] if no thread can be had.
     pub fn new(config: &RehearsalConfig, collective: Box<dyn Collective>) -> Result<Self, RehearsalError> {
+        Self::with_rules(config, CustomRules::default(), collective)
+    }
+
+    fn with_rules(config: &RehearsalConfig, rules: CustomRules, collective: Box<dyn Collective>) -> Result<Self, RehearsalError> {
         let timings = Arc::new(Timings::default());
         let (rank, size) = (collective.rank(), collective.size());
         if config.on_repeat == OnRepeat::SkipIfStored && !B::FIELDS.iter().any(|field| field.role == Role::Id) {
             return Err(ConfigError::NoId.into());
         }
-        let engine = Engine::new(config.clone(), collective, timings.clone())?;
+        let engine = Engine::new(config.clone(), rules, collective, timings.clone())?;
         let link = match config.execution {
             Execution::Inline => Link::inline(engine),
             Execution::Background => Link::background(engine, format!("rehearsal-{rank}"), config.lag)?,

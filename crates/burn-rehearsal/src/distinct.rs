@@ -1,16 +1,25 @@
-//! Random choices of distinct numbers, and with them the candidates of a mini-batch.
+//! Drawing distinct numbers in time that does not depend on their range.
 
-use crate::config::{CandidateMode, RehearsalConfig, RowCount};
-use crate::random::{Purpose, Stream};
+use crate::random::Stream;
 
 /// Up to this many entries are searched one by one, which is faster than hashing.
 const FEW: u64 = 16;
 
-/// Scratch space for [`DistinctSampler::draw`]: the entries of a permutation that were moved, in a hash table that
-/// is emptied in constant time.
-#[derive(Debug, Default)]
-pub(crate) struct DistinctSampler {
-    /// The entries that are in use have the current generation. The length is a power of two.
+/// Draws distinct numbers; reuses its memory from draw to draw.
+///
+/// ```
+/// use burn_rehearsal::random::{Purpose, Stream};
+/// use burn_rehearsal::sampling::DistinctSampler;
+///
+/// let mut rng = Stream::new(7, Purpose::Draw, 0, 0);
+/// let mut numbers = Vec::new();
+/// DistinctSampler::default().draw(&mut rng, 3, 1_000_000, &mut numbers);
+/// assert_eq!(numbers.len(), 3);
+/// ```
+#[derive(Debug, Default, Clone)]
+pub struct DistinctSampler {
+    /// The entries of a permutation that were moved, in a hash table that is emptied in constant time: entries
+    /// in use have the current generation. The length is a power of two.
     table: Vec<Entry>,
     generation: u64,
 }
@@ -25,11 +34,11 @@ struct Entry {
 
 impl DistinctSampler {
     /// Appends min(`count`, `bound`) distinct numbers of `0..bound` to `out`. Every sequence of that length
-    /// is equally likely, so every prefix of it is a uniform draw, too.
+    /// is equally likely, so every prefix of it is a uniform draw too.
     ///
     /// The first steps of a Fisher–Yates shuffle of `0..bound` that only remembers what was moved: time
     /// O(count), whatever the bound.
-    pub(crate) fn draw(&mut self, rng: &mut Stream, count: usize, bound: u64, out: &mut Vec<u64>) {
+    pub fn draw(&mut self, rng: &mut Stream, count: usize, bound: u64, out: &mut Vec<u64>) {
         let count = (count as u64).min(bound);
         if count <= FEW {
             let mut moved = [(0, 0); FEW as usize];
@@ -79,40 +88,10 @@ impl DistinctSampler {
     }
 }
 
-/// Selects the rows of a mini-batch that are offered to the buffer. Reuses its memory from step to step.
-#[derive(Debug, Default)]
-pub(crate) struct CandidateSelector {
-    distinct: DistinctSampler,
-    numbers: Vec<u64>,
-}
-
-impl CandidateSelector {
-    /// Fills `chosen` with the candidates of `step` on `rank` among `rows` rows, ascending: a pure
-    /// function of the arguments.
-    pub(crate) fn select(&mut self, config: &RehearsalConfig, step: u64, rank: usize, rows: usize, chosen: &mut Vec<u32>) {
-        let mut rng = Stream::new(config.seed, Purpose::Candidates, step, rank as u32);
-        chosen.clear();
-        match config.candidate_mode {
-            CandidateMode::Exact => {
-                self.numbers.clear();
-                self.distinct.draw(&mut rng, config.candidates.of(rows), rows as u64, &mut self.numbers);
-                chosen.extend(self.numbers.iter().map(|&row| row as u32));
-                chosen.sort_unstable();
-            }
-            CandidateMode::Bernoulli => {
-                let chance = match config.candidates {
-                    RowCount::Count(count) => count as f64 / rows as f64,
-                    RowCount::Ratio(ratio) => ratio,
-                };
-                chosen.extend((0..rows as u32).filter(|_| rng.unit_f64() < chance));
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::Purpose;
 
     #[test]
     fn draws_are_distinct_and_exactly_as_many_as_there_are() {

@@ -156,6 +156,16 @@ pub enum ConfigError {
     /// Text that cannot be parsed as an amount of memory.
     #[error("`{0}` is not a valid amount of memory: expected a number and a unit (2GiB)")]
     ByteSize(String),
+    /// A name that no built-in rule has.
+    #[error("there is no {what} `{name}`; expected one of {names}")]
+    UnknownName {
+        /// What the name should name: `policy` or `sampling rule`.
+        what: &'static str,
+        /// The name.
+        name: String,
+        /// The names that there are.
+        names: String,
+    },
     /// No candidate would ever be offered.
     #[error("0 candidates per step: the buffer would stay empty")]
     NoCandidates,

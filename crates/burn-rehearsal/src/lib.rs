@@ -182,6 +182,7 @@
 pub mod agreement;
 pub mod batch;
 mod buffer;
+mod candidates;
 mod capacity;
 pub mod checkpoint;
 mod config;
@@ -193,6 +194,9 @@ mod loader;
 mod metric;
 pub mod policy;
 pub mod random;
+mod registry;
+mod row_count;
+mod rules;
 pub mod sampling;
 mod slots;
 mod snapshot;
@@ -203,13 +207,14 @@ pub use buffer::{RehearsalBuffer, Rehearsed};
 /// Writes [`RehearsalBatch`] for a struct of tensors.
 pub use burn_rehearsal_derive::RehearsalBatch;
 pub use capacity::{ByteSize, Capacity};
-pub use config::{
-    CandidateMode, DEVICE_LIMIT, Execution, MAX_CLASSES, MAX_LAG, MAX_RATIO, OnRepeat, PolicyKind, RehearsalConfig, RowCount, SamplingKind,
-    StorePreference, first_slot, shard_capacity,
-};
+pub use config::{CandidateMode, DEVICE_LIMIT, Execution, MAX_LAG, MAX_RATIO, OnRepeat, RehearsalConfig, StorePreference};
 pub use engine::{BufferReport, EngineTimings, Inspection, PendingCheckpoint, Restored, Saved};
 pub use loader::{EpochPlan, RehearsalBatcher, RehearsalLoader, ShardedLoader, ShardedLoaderBuilder, SkipSample, WorkerPanic};
 pub use metric::{RehearsalMetric, RehearsalStat};
-pub use slots::{RowHandle, SlotTable};
+pub use policy::PolicyKind;
+pub use row_count::RowCount;
+pub use rules::CustomRules;
+pub use sampling::SamplingKind;
+pub use slots::{MAX_CLASSES, RowHandle, SlotTable, shard_capacity};
 pub use snapshot::{Snapshot, SnapshotBatch, SnapshotBatcher, SnapshotIndexError, StoredSample};
 pub use store::StoreLocation;

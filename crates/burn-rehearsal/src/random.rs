@@ -88,7 +88,7 @@ impl Stream {
 
     /// As [`below`](Self::below), from half as many random bits.
     #[inline]
-    pub fn below_u32(&mut self, bound: u32) -> u32 {
+    pub(crate) fn below_u32(&mut self, bound: u32) -> u32 {
         if bound == 0 {
             return 0;
         }

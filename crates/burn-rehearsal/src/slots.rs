@@ -1,25 +1,73 @@
 //! What a shard knows about its rows without looking at them.
 //!
-//! Invariants: slots `0..len` are occupied, the rest are free; `by_class[c]` holds the slots of class c and a slot's `class_pos` its
-//! place in it; `by_task` is a permutation of the occupied slots whose first `from_earlier_tasks` entries hold rows of earlier tasks, and `task_pos` is
-//! its inverse. Every update is O(1), whatever the capacity and the number of classes; what is known of a slot lies together, since slots are
-//! visited at random and each visit would otherwise miss the cache several times.
+//! Invariants of [`SlotTable`]: slots `0..len` are occupied, the rest are free. `by_class[c]` lists the
+//! slots of class c, and the `class_pos` of a slot is its index in that list. `by_task` is a permutation
+//! of the occupied slots whose first `from_earlier_tasks` entries hold rows of earlier tasks, and
+//! `task_pos` is its inverse. Every update is O(1), whatever the capacity and the number of classes. The
+//! fields of a slot are stored together: slots are visited at random, so each visit costs one cache miss.
 
-use crate::config::MAX_CLASSES;
+use burn_rehearsal_collective::even_split;
 use std::collections::{BTreeMap, HashMap};
+
+/// The largest number of classes that the tables accept when none is configured.
+pub const MAX_CLASSES: usize = 1 << 20;
+
+/// The part of a global capacity that belongs to `rank`: the first |B| mod N ranks have one slot more.
+pub fn shard_capacity(capacity: usize, rank: usize, world_size: usize) -> usize {
+    even_split(capacity, world_size, rank).len()
+}
+
+/// The size of a shard, and its position among the shards of all ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShardInfo {
+    /// The rank that owns the shard.
+    pub rank: usize,
+    /// The number of ranks.
+    pub world_size: usize,
+    /// The slots of this shard.
+    pub capacity: usize,
+    /// The slots of the shards before this one. If all |B| slots are numbered from rank 0 on, this is the
+    /// number of the first slot of this shard.
+    pub first_slot: usize,
+    /// The [configured number of classes](crate::RehearsalConfig::classes).
+    pub classes: Option<usize>,
+}
+
+impl ShardInfo {
+    /// The shard of `rank` in a buffer of `global_capacity` samples.
+    ///
+    /// ```
+    /// use burn_rehearsal::policy::ShardInfo;
+    ///
+    /// let shard = ShardInfo::new(11, 1, 3, None);
+    /// assert_eq!((shard.capacity, shard.first_slot), (4, 4));
+    /// ```
+    pub fn new(global_capacity: usize, rank: usize, world_size: usize, classes: Option<usize>) -> Self {
+        let slots = even_split(global_capacity, world_size, rank);
+        Self { rank, world_size, capacity: slots.len(), first_slot: slots.start, classes }
+    }
+
+    /// The part of `total` that falls to this shard if it is divided as evenly as possible.
+    pub fn part_of(&self, total: u64) -> u64 {
+        shard_capacity(total as usize, self.rank, self.world_size) as u64
+    }
+}
 
 /// Names one stored row for as long as it is stored: a slot that is written again has another generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RowHandle {
     /// The rank whose shard holds the row.
     pub rank: u32,
-    /// The row's place in the shard.
+    /// The row's slot in the shard.
     pub slot: u32,
     /// How often the slot was written before.
     pub generation: u32,
 }
 
-/// Class, task, identity and generation of every row of a shard.
+/// Class, task, identity and generation of every row of a shard: what a [`Policy`](crate::policy::Policy)
+/// and a [`Sampling`](crate::sampling::Sampling) rule know about the stored rows.
+///
+/// Methods that take a slot panic if it is free.
 #[derive(Debug)]
 pub struct SlotTable {
     capacity: usize,
@@ -47,7 +95,7 @@ struct Slot {
     task_pos: u32,
 }
 
-/// What a checkpoint keeps of a row beside its values.
+/// What a checkpoint keeps of a row, apart from its values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SlotState {
     pub(crate) id: i64,
@@ -60,7 +108,7 @@ pub(crate) struct SlotState {
 
 impl SlotTable {
     /// An empty table for `capacity` rows.
-    pub fn new(capacity: usize, has_id: bool) -> Self {
+    pub(crate) fn new(capacity: usize, has_id: bool) -> Self {
         Self {
             capacity,
             slots: Vec::with_capacity(capacity),
@@ -172,7 +220,7 @@ impl SlotTable {
     }
 
     /// Makes `task` the current one: all rows stored so far belong to earlier tasks, unless it was current already.
-    pub fn begin_task(&mut self, task: u32) {
+    pub(crate) fn begin_task(&mut self, task: u32) {
         if task != self.current_task {
             self.current_task = task;
             self.from_earlier_tasks = self.len();
@@ -185,7 +233,7 @@ impl SlotTable {
     }
 
     /// Stores a row in the first free slot and returns the slot. The caller makes sure that there is one.
-    pub fn push(&mut self, class: u32, id: Option<i64>) -> u32 {
+    pub(crate) fn push(&mut self, class: u32, id: Option<i64>) -> u32 {
         debug_assert!(!self.is_full());
         let slot = self.len() as u32;
         let (task_pos, class_pos) = (self.by_task.len() as u32, 0);
@@ -199,7 +247,7 @@ impl SlotTable {
     }
 
     /// Overwrites the row in `slot`.
-    pub fn replace(&mut self, slot: u32, class: u32, id: Option<i64>) {
+    pub(crate) fn replace(&mut self, slot: u32, class: u32, id: Option<i64>) {
         let at = slot as usize;
         if self.slots[at].class != class {
             self.unlink_class(slot);
@@ -284,7 +332,7 @@ impl SlotTable {
             let SlotState { id, class, task, generation, class_pos, task_pos } = *row;
             let of_class = table.by_class[class as usize].get_mut(class_pos as usize)?;
             let of_task = table.by_task.get_mut(task_pos as usize)?;
-            // Each place is taken once; as there are as many places as rows, all are.
+            // Each position is taken once. There are as many positions as rows, so all are taken.
             if *of_class != u32::MAX || *of_task != u32::MAX {
                 return None;
             }
@@ -320,3 +368,6 @@ impl SlotTable {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

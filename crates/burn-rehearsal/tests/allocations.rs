@@ -72,7 +72,7 @@ fn reference(batch: Batch, columns: &mut Vec<Column>, merged: &mut Vec<Column>, 
 #[test]
 fn a_warm_step_allocates_nothing_but_the_mini_batch_that_it_returns() {
     let device = Device::flex();
-    for sampling in [SamplingKind::Uniform, SamplingKind::ClassBalanced, SamplingKind::ExcludeCurrent] {
+    for &sampling in SamplingKind::ALL {
         let config = RehearsalConfig::new(Capacity::Samples(40))
             .with_candidates(CANDIDATES)
             .with_representatives(REPRESENTATIVES)

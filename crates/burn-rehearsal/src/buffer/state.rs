@@ -1,8 +1,8 @@
 //! What a handle remembers between two steps, and how it talks to its engine.
 
 use crate::batch::{Column, Kind, Role, Schema, index_tensor, is_host};
+use crate::candidates::CandidateSelector;
 use crate::config::RehearsalConfig;
-use crate::distinct::CandidateSelector;
 use crate::engine::{FailCode, Offer, Parcel, Request, Response};
 use crate::error::RehearsalError;
 use crate::link::Link;

@@ -3,7 +3,8 @@
 use super::{Engine, Parcel, Scratch};
 use crate::error::{RehearsalError, notice};
 use crate::random::{Purpose, Stream};
-use crate::slots::RowHandle;
+use crate::sampling::Sampling;
+use crate::slots::{RowHandle, SlotTable};
 use crate::store::Source;
 use burn_rehearsal_collective::{Incoming, Outgoing};
 use smallvec::SmallVec;
@@ -39,11 +40,12 @@ impl Engine {
         static NOTICED: Once = Once::new();
         let full = self.shard.as_ref().is_some_and(|shard| shard.table().is_full());
         if full && !self.task_begun && self.scratch.draws.is_empty() && self.config.representatives.of(1) > 0 {
+            let reason = match self.config.start_task {
+                0 if self.sampling.depends_on_task() => format!("the sampling rule `{}` depends on the task", self.sampling.name()),
+                0 => return,
+                task => format!("mini-batches are augmented from task {task} on"),
+            };
             notice(&NOTICED, || {
-                let reason = match self.config.start_task {
-                    0 => "`SamplingKind::ExcludeCurrent` draws rows of earlier tasks only".to_owned(),
-                    task => format!("mini-batches are augmented from task {task} on"),
-                };
                 format!("the buffer is full and no row was drawn: {reason}, and no task was begun (`RehearsalBuffer::begin_task`)")
             });
         }
@@ -82,14 +84,15 @@ impl Engine {
             first = end;
             if rank == self.rank {
                 for &draw in draws {
-                    let place = self.sampling.locate(&self.counts, draw).ok_or(NOT_STORED)?;
+                    let place = self.sampling.locate(&self.counts, draw).filter(|place| (place.owner as usize) < self.size);
+                    let place = place.ok_or(NOT_STORED)?;
                     scratch.own.push((place, draw.group));
                 }
                 continue;
             }
             for &draw in draws {
                 let Some(index) = self.sampling.local_index(&self.counts, draw) else { continue };
-                let slot = self.sampling.slot_of(shard.table(), draw.group, index).ok_or(NOT_STORED)?;
+                let slot = stored_slot(self.sampling.as_ref(), shard.table(), draw.group, index)?;
                 let message = &mut scratch.outgoing[rank];
                 message.extend_from_slice(&slot.to_le_bytes());
                 message.extend_from_slice(&shard.table().generation(slot).to_le_bytes());
@@ -133,7 +136,7 @@ impl Engine {
         for &(place, group) in own.iter() {
             let owner = place.owner as usize;
             if owner == self.rank {
-                let slot = self.sampling.slot_of(shard.table(), group, place.index).ok_or(NOT_STORED)?;
+                let slot = stored_slot(self.sampling.as_ref(), shard.table(), group, place.index)?;
                 sources.push(Source::Slot(slot));
                 parcel.handles.push(RowHandle { rank: place.owner, slot, generation: shard.table().generation(slot) });
             } else {
@@ -151,6 +154,11 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// The slot of a drawn row of this rank's shard.
+fn stored_slot(sampling: &dyn Sampling, table: &SlotTable, group: u32, index: u32) -> Result<u32, RehearsalError> {
+    sampling.slot_of(table, group, index).filter(|&slot| (slot as usize) < table.len()).ok_or(NOT_STORED)
 }
 
 fn read_u32(bytes: &[u8]) -> u32 {

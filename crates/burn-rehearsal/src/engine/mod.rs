@@ -25,12 +25,13 @@ pub(crate) use timings::Timings;
 
 use crate::agreement::agree_on;
 use crate::batch::{Column, FieldSpec, Schema};
-use crate::config::{RehearsalConfig, SamplingKind, shard_capacity};
-use crate::distinct::CandidateSelector;
+use crate::candidates::CandidateSelector;
+use crate::config::RehearsalConfig;
 use crate::error::{CheckpointError, RehearsalError};
 use crate::random::{Purpose, Stream};
-use crate::sampling::{Draw, RowLocation, Sampling, ShardCounts, sampling};
-use crate::slots::RowHandle;
+use crate::rules::{CustomRules, policy_name, sampling_name};
+use crate::sampling::{Draw, RowLocation, Sampling, ShardCounts};
+use crate::slots::{RowHandle, shard_capacity};
 use crate::snapshot::Snapshot;
 use crate::store::StoreLocation;
 use burn::tensor::Device;
@@ -163,6 +164,10 @@ pub struct Inspection {
 /// The state of all shards together; equal on all ranks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BufferReport {
+    /// The name of the policy and its parameters, if it has any.
+    pub policy: String,
+    /// The name of the sampling rule and its parameters, if it has any.
+    pub sampling: String,
     /// |B|, in samples.
     pub capacity: usize,
     /// Rows stored.
@@ -184,6 +189,7 @@ pub struct BufferReport {
 /// The single-threaded state machine behind a buffer handle.
 pub(crate) struct Engine {
     config: RehearsalConfig,
+    rules: CustomRules,
     config_digest: u64,
     /// Dropped at the first error, so that no other rank waits for this one.
     collective: Option<Box<dyn Collective>>,
@@ -237,21 +243,26 @@ struct Scratch {
 }
 
 impl Engine {
-    pub(crate) fn new(config: RehearsalConfig, mut collective: Box<dyn Collective>, timings: Arc<Timings>) -> Result<Self, RehearsalError> {
+    pub(crate) fn new(
+        config: RehearsalConfig,
+        rules: CustomRules,
+        mut collective: Box<dyn Collective>,
+        timings: Arc<Timings>,
+    ) -> Result<Self, RehearsalError> {
         collective.set_purpose("rehearsal");
         let (rank, size) = (collective.rank(), collective.size());
         config.validate(size)?;
-        let with_classes = config.sampling == SamplingKind::ClassBalanced;
+        let sampling = rules.sampling(&config);
         Ok(Self {
-            config_digest: round::config_digest(&config, size),
-            sampling: sampling(config.sampling),
+            config_digest: round::config_digest(&rules.agreed(&config), size),
             collective: Some(collective),
             rank,
             size,
             shard: None,
             selector: CandidateSelector::default(),
             devices: Vec::new(),
-            counts: ShardCounts::new(rank, size, with_classes),
+            counts: ShardCounts::new(rank, size, sampling.needs_class_counts()),
+            sampling,
             task: 0,
             task_begun: false,
             round: 0,
@@ -269,6 +280,7 @@ impl Engine {
                 ..Scratch::default()
             },
             config,
+            rules,
         })
     }
 
@@ -337,7 +349,7 @@ impl Engine {
         std::mem::swap(&mut self.devices, &mut offer.parcel.devices);
         let mut shard = match self.shard.take() {
             Some(shard) => shard,
-            None => Shard::new(&self.config, &offer.schema, &self.devices, self.rank, self.size)?,
+            None => Shard::new(&self.config, &self.rules, &offer.schema, &self.devices, self.rank, self.size)?,
         };
         shard.begin_task(self.task);
         if offer.choose {
@@ -389,13 +401,13 @@ impl Engine {
             changes_check: if with_classes { round::check_changes(changes) } else { 0 },
         };
         let step = self.step;
-        let Self { collective, config, scratch: Scratch { words, headers, .. }, counts, ready, rows, timings, .. } = self;
+        let Self { collective, config, rules, scratch: Scratch { words, headers, .. }, counts, ready, rows, timings, .. } = self;
         let collective = collective.as_mut().ok_or(RehearsalError::EngineGone)?;
         collective.set_step(step);
         round::all_gather(collective.as_mut(), &mine, words, headers)?;
         self.round += 1;
         if round::configured_differently(headers) {
-            agree_on(collective.as_mut(), &config.agreed())?;
+            agree_on(collective.as_mut(), &rules.agreed(config))?;
         }
         round::check(headers, self.rank)?;
         counts.fill.set(headers.iter().map(|header| header.fill));
@@ -424,7 +436,7 @@ impl Engine {
         self.gather(Status::Task, &[])?;
         let start = self.config.start_task as u32;
         let crossed = (before >= start) != (task >= start);
-        if before == task || !(crossed || self.config.sampling == SamplingKind::ExcludeCurrent) {
+        if before == task || !(crossed || self.sampling.depends_on_task()) {
             return Ok(Response::Redrawn(None));
         }
         self.redraw().map(|all| Response::Redrawn(Some(all)))
@@ -465,7 +477,8 @@ impl Engine {
         let contents = self.shard.as_ref().map_or_else(|| Ok(*blake3::hash(&[]).as_bytes()), Shard::digest)?;
         let ids: Vec<i64> = self.shard.iter().flat_map(|shard| shard.table().distinct_ids()).collect();
         let rank = self.rank;
+        let rules = [policy_name(self.rules.policy(&self.config).as_ref()), sampling_name(self.sampling.as_ref())];
         let collective = self.collective()?;
-        round::report(collective.as_mut(), rank, &inspection, &contents, &draws, &ids)
+        round::report(collective.as_mut(), rank, &inspection, &contents, &draws, &ids, rules)
     }
 }

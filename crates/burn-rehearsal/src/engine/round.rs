@@ -2,11 +2,11 @@
 
 use super::{BufferReport, Inspection};
 use crate::batch::first_u64;
-use crate::config::RehearsalConfig;
 use crate::error::RehearsalError;
 use crate::sampling::ClassCounts;
 use crate::store::StoreLocation;
 use burn_rehearsal_collective::{Collective, CollectiveError, CollectiveExt, checksum, words_of};
+use serde_json::{Map, Value};
 use std::collections::HashSet;
 
 /// Why a rank leaves.
@@ -122,8 +122,8 @@ pub(super) fn check_changes(changes: &[(u32, i32)]) -> u64 {
 }
 
 /// A number that differs between ranks whose configuration or world size differs in a way that could change a result.
-pub(super) fn config_digest(config: &RehearsalConfig, size: usize) -> u64 {
-    first_u64(&blake3::hash(format!("{size} {:?}", config.for_digest()).as_bytes()))
+pub(super) fn config_digest(agreed: &Map<String, Value>, size: usize) -> u64 {
+    first_u64(&blake3::hash(format!("{size} {agreed:?}").as_bytes()))
 }
 
 /// Exchanges headers; `words` is scratch space, `headers` is filled with one header per rank.
@@ -221,6 +221,7 @@ pub(super) fn report(
     contents: &[u8; 32],
     draws: &[u8; 32],
     ids: &[i64],
+    [policy, sampling]: [String; 2],
 ) -> Result<BufferReport, RehearsalError> {
     let mut message = Vec::new();
     let mut word = |value: u64| message.extend_from_slice(&value.to_le_bytes());
@@ -243,6 +244,8 @@ pub(super) fn report(
         return Err(RehearsalError::Disagreement { rank, this_rank, detail: "draws" });
     }
     let mut report = BufferReport {
+        policy,
+        sampling,
         capacity: 0,
         len: 0,
         bytes: 0,

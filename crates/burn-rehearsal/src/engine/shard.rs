@@ -1,11 +1,12 @@
 //! One rank's part of the buffer: rows, what is known of them, and the policy that decides who stays.
 
 use crate::batch::{Column, Role, Schema};
-use crate::config::{MAX_CLASSES, OnRepeat, RehearsalConfig, first_slot, shard_capacity};
+use crate::config::{OnRepeat, RehearsalConfig};
 use crate::error::{BatchError, RehearsalError};
-use crate::policy::{PREFETCH_DISTANCE, Placement, Policy, policy};
+use crate::policy::{PREFETCH_DISTANCE, Placement, Policy, ShardInfo, StateError};
 use crate::random::Stream;
-use crate::slots::{RowHandle, SlotTable};
+use crate::rules::CustomRules;
+use crate::slots::{MAX_CLASSES, RowHandle, SlotTable};
 use crate::snapshot::{Snapshot, StoredSample};
 use crate::store::{self, CopyOnWriteSnapshot, RowChunk, Store, StoreLocation};
 use burn::tensor::Device;
@@ -38,14 +39,17 @@ impl Shard {
     /// `devices` are those of the stored fields of the first mini-batch.
     pub(super) fn new(
         config: &RehearsalConfig,
+        rules: &CustomRules,
         schema: &Schema,
         devices: &[Device],
         rank: usize,
         size: usize,
     ) -> Result<Self, RehearsalError> {
         let row_bytes = schema.row_bytes();
-        let global = config.capacity_in_samples(row_bytes, size)?;
-        let capacity = shard_capacity(global, rank, size);
+        let info = ShardInfo::new(config.capacity_in_samples(row_bytes, size)?, rank, size, config.classes);
+        let capacity = info.capacity;
+        let mut policy = rules.policy(config);
+        policy.start(&info);
         let id_field = schema.position(Role::Id);
         let bytes = capacity.saturating_mul(row_bytes);
         let location = StoreLocation::choose(config.store, bytes as u64, config.device_limit, devices);
@@ -61,7 +65,7 @@ impl Shard {
             store: store::create(location, schema, capacity, devices)?,
             location,
             table: SlotTable::new(capacity, id_field.is_some()),
-            policy: policy(config.policy, config.classes, first_slot(global, rank, size)),
+            policy,
             skip_if_stored: config.on_repeat == OnRepeat::SkipIfStored,
             classes: config.classes,
             class_field: schema.position(Role::Class),
@@ -76,19 +80,12 @@ impl Shard {
         })
     }
 
-    /// Takes over what a checkpoint knows: the table, the policy's state, and the rows, which `load` writes to the store. `None` if they do not fit together.
-    pub(super) fn restore<E>(
-        &mut self,
-        table: SlotTable,
-        policy: &[u64],
-        load: impl FnOnce(&mut dyn Store) -> Result<(), E>,
-    ) -> Option<Result<(), E>> {
-        if table.capacity() != self.table.capacity() {
-            return None;
-        }
+    /// Takes over the table and the policy's state of a checkpoint. The caller writes the rows to the store
+    /// that is returned.
+    pub(super) fn restore(&mut self, table: SlotTable, policy: &[u64]) -> Result<&mut dyn Store, StateError> {
         self.policy.restore(policy, &table)?;
         self.table = table;
-        Some(load(self.store.as_mut()))
+        Ok(self.store.as_mut())
     }
 
     /// Keeps the rows as they are now, until [`read_unsaved`](Self::read_unsaved) has read all of them.
@@ -151,6 +148,7 @@ impl Shard {
         self.store.stage(columns, rows)?;
         self.read_classes_and_ids(rows.len())?;
         self.policy.begin(&self.candidate_classes);
+        let mut misplaced = false;
         for row in 0..rows.len() {
             if row.is_multiple_of(PREFETCH_DISTANCE) && self.table.is_full() {
                 let next = row..rows.len().min(row + PREFETCH_DISTANCE);
@@ -168,6 +166,10 @@ impl Shard {
                 self.table.push(class, id)
             } else {
                 let Placement::Replace(slot) = self.policy.place(class, &self.table, rng) else { continue };
+                if slot as usize >= self.table.len() {
+                    misplaced = true;
+                    break;
+                }
                 let before = self.table.class(slot);
                 if before != class {
                     changes.push((before, -1));
@@ -186,6 +188,9 @@ impl Shard {
             unsaved.keep(self.store.as_ref(), &self.placements)?;
         }
         self.store.write(&self.placements);
+        if misplaced {
+            return Err(RehearsalError::Misuse("the policy replaces a row in a slot that does not exist"));
+        }
         Ok(changes)
     }
 

@@ -2,7 +2,7 @@
 //! Imbalanced Data" (ICML 2020).
 
 use super::quotas::{Quotas, class_of};
-use super::{Placement, Policy};
+use super::{Placement, Policy, SavedShard, ShardInfo, StateError};
 use crate::random::Stream;
 use crate::slots::SlotTable;
 use std::collections::BTreeMap;
@@ -32,9 +32,10 @@ use std::collections::BTreeMap;
 ///
 /// # Balance over ranks
 ///
-/// In each shard, classes that were offered enough rows differ by at most one row. So do they over the union of all
-/// shards if every shard was offered the same classes, whatever their numbers. Three cases can be less even, by up to
-/// one row per class and shard; the first two cannot occur in a shard with at least K(K + 1) slots for K classes:
+/// In each shard, classes that were offered enough rows differ by at most one row. The same holds for
+/// the union of all shards if every shard was offered the same classes, whatever their numbers. Three
+/// cases can be less even, by up to one row per class and shard. The first two cannot occur in a shard
+/// with at least K(K + 1) slots for K classes:
 ///
 /// * Classes of earlier tasks cannot regain a row. If the share of such a class grows when the remainder of the deal
 ///   moves, it stays a row short in that shard. With [`classes`](crate::RehearsalConfig::classes) configured, this
@@ -49,7 +50,7 @@ use std::collections::BTreeMap;
 /// [`OnRepeat::SkipIfStored`](crate::OnRepeat::SkipIfStored), a row that is stored is not offered again,
 /// and one that was rejected is. A class without a slot in a shard, because there are more classes
 /// than slots, is not stored there unless another class lends it a slot.
-#[derive(Debug)]
+#[derive(Debug, Default, Clone)]
 pub struct ClassBalanced {
     quotas: Quotas,
     /// The candidates of each class so far.
@@ -57,12 +58,6 @@ pub struct ClassBalanced {
 }
 
 impl ClassBalanced {
-    /// The policy of the shard whose first slot has the global number `first_slot`, for this number of classes if
-    /// it is known.
-    pub fn new(classes: Option<usize>, first_slot: usize) -> Self {
-        Self { quotas: Quotas::new(classes, first_slot), offered: Vec::new() }
-    }
-
     /// The rows of `class` that only its own candidates replace, in a shard of `capacity` slots.
     pub fn quota(&self, class: usize, capacity: usize) -> usize {
         self.quotas.quota(class, capacity)
@@ -76,38 +71,6 @@ impl ClassBalanced {
     fn offered_of(&self, class: u32) -> u64 {
         self.offered.get(class as usize).copied().unwrap_or(0)
     }
-
-    /// The state of a new shard that holds `held` rows of each class, from the states of all shards
-    /// of another world and the rows of each class that they held together. The ratio of rows held
-    /// to rows offered stays the same: n′ = max(m′, ⌈n·m′/m⌉).
-    pub(crate) fn merge<'a>(
-        states: impl Iterator<Item = &'a [u64]>,
-        before: &BTreeMap<u32, u64>,
-        held: &BTreeMap<u32, u64>,
-        world_size: usize,
-    ) -> Vec<u64> {
-        let mut offered: BTreeMap<u32, u64> = BTreeMap::new();
-        for state in states {
-            for class in Quotas::present_in(state) {
-                offered.entry(class).or_default();
-            }
-            for (class, count) in counters_in(state) {
-                let sum = offered.entry(class).or_default();
-                *sum = sum.saturating_add(count);
-            }
-        }
-        let mut state = Quotas::fresh_state(&offered.keys().copied().collect());
-        for (class, all) in offered {
-            let (own, rows) = (held.get(&class).copied().unwrap_or(0), before.get(&class).copied().unwrap_or(0));
-            let scaled = match rows {
-                // No row to keep the ratio of: the candidates are dealt evenly.
-                0 => all.div_ceil(world_size as u64),
-                rows => u64::try_from((u128::from(all) * u128::from(own)).div_ceil(u128::from(rows))).unwrap_or(u64::MAX),
-            };
-            state.extend([u64::from(class), scaled.max(own)]);
-        }
-        state
-    }
 }
 
 /// The counters at the end of a state: class and candidates.
@@ -120,6 +83,14 @@ fn counters_in(state: &[u64]) -> impl Iterator<Item = (u32, u64)> + '_ {
 }
 
 impl Policy for ClassBalanced {
+    fn name(&self) -> &'static str {
+        "class-balanced"
+    }
+
+    fn start(&mut self, shard: &ShardInfo) {
+        self.quotas = Quotas::new(shard);
+    }
+
     fn begin(&mut self, classes: &[u32]) {
         self.quotas.see(classes);
     }
@@ -162,21 +133,47 @@ impl Policy for ClassBalanced {
         state
     }
 
-    fn restore(&mut self, state: &[u64], table: &SlotTable) -> Option<()> {
+    fn restore(&mut self, state: &[u64], table: &SlotTable) -> Result<(), StateError> {
         let (quotas, counters) = self.quotas.restored(state, table)?;
         let mut offered = vec![0; table.class_bound()];
         for pair in counters.chunks(2) {
-            let &[class, count] = pair else { return None };
-            let class = class_of(class)? as usize;
+            let &[class, count] = pair else { return Err(StateError::new("it ends too early")) };
+            let class = class_of(class).ok_or_else(|| StateError::new(format!("there is no class {class}")))? as usize;
             if class >= offered.len() {
                 offered.resize(class + 1, 0);
             }
             offered[class] = count;
         }
-        if table.per_class().zip(&offered).any(|(rows, &offered)| (rows as u64) > offered) {
-            return None;
+        if let Some(class) = table.per_class().zip(&offered).position(|(rows, &offered)| rows as u64 > offered) {
+            return Err(StateError::new(format!("more rows of class {class} are stored than were offered")));
         }
         *self = Self { quotas, offered };
-        Some(())
+        Ok(())
+    }
+
+    /// The ratio of rows held to rows offered stays the same for every class: n′ = max(m′, ⌈n·m′/m⌉).
+    fn merge(&self, saved: &[SavedShard<'_>], table: &SlotTable, shard: &ShardInfo) -> Vec<u64> {
+        let mut offered: BTreeMap<u32, u64> = BTreeMap::new();
+        for SavedShard { state, .. } in saved {
+            for class in Quotas::present_in(state) {
+                offered.entry(class).or_default();
+            }
+            for (class, count) in counters_in(state) {
+                let sum = offered.entry(class).or_default();
+                *sum = sum.saturating_add(count);
+            }
+        }
+        let mut state = Quotas::fresh_state(&offered.keys().copied().collect());
+        for (class, all) in offered {
+            let rows = |table: &SlotTable| table.of_class(class as usize).len() as u64;
+            let (own, before) = (rows(table), saved.iter().map(|shard| rows(shard.table)).sum::<u64>());
+            let scaled = match before {
+                // No row to keep the ratio of: the candidates are dealt evenly.
+                0 => all.div_ceil(shard.world_size as u64),
+                before => u64::try_from((u128::from(all) * u128::from(own)).div_ceil(u128::from(before))).unwrap_or(u64::MAX),
+            };
+            state.extend([u64::from(class), scaled.max(own)]);
+        }
+        state
     }
 }

@@ -28,10 +28,9 @@
 //!   K(K + 1) slots.
 //! * Shards that were offered different classes differ by up to one row per class and shard.
 
-use super::PREFETCH_DISTANCE;
-use crate::config::MAX_CLASSES;
+use super::{PREFETCH_DISTANCE, ShardInfo, StateError};
 use crate::random::Stream;
-use crate::slots::SlotTable;
+use crate::slots::{MAX_CLASSES, SlotTable};
 use smallvec::SmallVec;
 use std::collections::BTreeSet;
 
@@ -39,7 +38,7 @@ use std::collections::BTreeSet;
 const ABSENT: u32 = u32::MAX;
 
 /// The quotas of one shard, and the classes above theirs.
-#[derive(Debug)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Quotas {
     /// The configured K.
     classes: Option<usize>,
@@ -79,9 +78,9 @@ impl Deal {
 }
 
 impl Quotas {
-    /// Quotas for the shard whose first slot has the global number `first_slot`.
-    pub(super) fn new(classes: Option<usize>, first_slot: usize) -> Self {
-        Self { classes, first_slot, index: Vec::new(), present: 0, deals: None, borrowers: Borrowers::default() }
+    /// Quotas of a shard to which nothing was offered yet.
+    pub(super) fn new(shard: &ShardInfo) -> Self {
+        Self { classes: shard.classes, first_slot: shard.first_slot, ..Self::default() }
     }
 
     /// Makes these classes present.
@@ -242,7 +241,7 @@ impl Quotas {
 
     /// The state of a shard that is built anew from rows of these classes present.
     pub(super) fn fresh_state(present: &BTreeSet<u32>) -> Vec<u64> {
-        let mut quotas = Self::new(None, 0);
+        let mut quotas = Self::default();
         quotas.see(&present.iter().copied().collect::<Vec<_>>());
         quotas.state()
     }
@@ -253,40 +252,44 @@ impl Quotas {
         state.iter().skip(1).take(count).filter_map(|&class| class_of(class))
     }
 
-    /// The quotas that have this state with this table, and the words that follow it; `None` if
-    /// they contradict each other.
-    pub(super) fn restored<'a>(&self, state: &'a [u64], table: &SlotTable) -> Option<(Self, &'a [u64])> {
-        let (&count, rest) = state.split_first()?;
-        let (present, rest) = rest.split_at_checked(usize::try_from(count).ok()?)?;
-        let (&[valid, entries], rest) = rest.split_first_chunk::<2>()?;
-        let (entries, rest) = rest.split_at_checked(usize::try_from(entries).ok()?.checked_mul(2)?)?;
+    /// The quotas that have this state with this table, and the words that follow it.
+    pub(super) fn restored<'a>(&self, state: &'a [u64], table: &SlotTable) -> Result<(Self, &'a [u64]), StateError> {
+        let parts = || {
+            let (&count, rest) = state.split_first()?;
+            let (present, rest) = rest.split_at_checked(usize::try_from(count).ok()?)?;
+            let (&[valid, entries], rest) = rest.split_first_chunk::<2>()?;
+            let (entries, rest) = rest.split_at_checked(usize::try_from(entries).ok()?.checked_mul(2)?)?;
+            Some((present, valid, entries.as_chunks::<2>().0, rest))
+        };
+        let (present, valid, entries, rest) = parts().ok_or_else(|| StateError::new("it ends too early"))?;
         let classes: Vec<u32> = present.iter().filter_map(|&class| class_of(class)).collect();
         let ascending = classes.windows(2).all(|pair| pair[0] < pair[1]);
         if classes.len() != present.len() || !ascending || valid > 1 {
-            return None;
+            return Err(StateError::new("its list of classes is not a list of classes"));
         }
-        let mut quotas = Self::new(self.classes, self.first_slot);
+        let mut quotas = Self { classes: self.classes, first_slot: self.first_slot, ..Self::default() };
         quotas.see(&classes);
         let known = |class: usize| quotas.index.get(class).is_some_and(|&index| index != ABSENT);
-        if table.per_class().enumerate().any(|(class, rows)| rows > 0 && !known(class)) {
-            return None;
+        if let Some(class) = table.per_class().enumerate().position(|(class, rows)| rows > 0 && !known(class)) {
+            return Err(StateError::new(format!("rows of class {class} are stored, but it was never offered")));
         }
         let mut borrowers = Borrowers { valid: valid == 1, ..Borrowers::default() };
-        let mut left: BTreeSet<u32> = BTreeSet::new();
+        let mut left: BTreeSet<u64> = BTreeSet::new();
         if borrowers.valid {
             let above = |&(class, rows): &(usize, usize)| rows > quotas.quota(class, table.capacity());
-            left = table.per_class().enumerate().filter(above).map(|(class, _)| class as u32).collect();
+            left = table.per_class().enumerate().filter(above).map(|(class, _)| class as u64).collect();
         }
-        for entry in entries.chunks(2) {
-            let &[rows, class] = entry else { return None };
-            let class = u32::try_from(class).ok()?;
+        for &[rows, class] in entries {
             if !left.remove(&class) || table.of_class(class as usize).len() as u64 != rows {
-                return None;
+                return Err(StateError::new(format!("class {class} has not {rows} rows, or not more than its quota")));
             }
-            borrowers.insert(class, quotas.level(class, rows as usize, table.capacity()));
+            borrowers.insert(class as u32, quotas.level(class as u32, rows as usize, table.capacity()));
+        }
+        if let Some(class) = left.first() {
+            return Err(StateError::new(format!("class {class} has more rows than its quota and is not listed")));
         }
         quotas.borrowers = borrowers;
-        left.is_empty().then_some((quotas, rest))
+        Ok((quotas, rest))
     }
 }
 
@@ -298,7 +301,7 @@ pub(super) fn class_of(word: u64) -> Option<u32> {
 /// The classes above their quota by their level, to find the largest without a search.
 ///
 /// A full shard only changes by what [`Quotas::grow`] decides, which keeps this in O(1).
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct Borrowers {
     /// Whether this was collected for the present shares.
     valid: bool,

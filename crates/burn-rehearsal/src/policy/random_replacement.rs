@@ -2,7 +2,7 @@
 //! Distributed Rehearsal Buffers" (CCGrid 2024).
 
 use super::quotas::Quotas;
-use super::{Placement, Policy};
+use super::{Placement, Policy, SavedShard, ShardInfo, StateError};
 use crate::random::Stream;
 use crate::slots::SlotTable;
 use std::collections::BTreeSet;
@@ -18,23 +18,18 @@ use std::collections::BTreeSet;
 ///   epoch. Rows of a class that is not offered any more stay.
 /// * Domain-incremental streams, and batches without a class field: **forgets**. Practically only rows
 ///   of the last task remain. Use [`ClassBalanced`](super::ClassBalanced) there.
-#[derive(Debug)]
+#[derive(Debug, Default, Clone)]
 pub struct RandomReplacement(Quotas);
 
-impl RandomReplacement {
-    /// The policy of the shard whose first slot has the global number `first_slot`, for this number of classes if
-    /// it is known.
-    pub fn new(classes: Option<usize>, first_slot: usize) -> Self {
-        Self(Quotas::new(classes, first_slot))
-    }
-
-    /// The state of a new shard from the states of all shards of another world.
-    pub(crate) fn merge<'a>(states: impl Iterator<Item = &'a [u64]>) -> Vec<u64> {
-        Quotas::fresh_state(&states.flat_map(Quotas::present_in).collect::<BTreeSet<_>>())
-    }
-}
-
 impl Policy for RandomReplacement {
+    fn name(&self) -> &'static str {
+        "random-replacement"
+    }
+
+    fn start(&mut self, shard: &ShardInfo) {
+        self.0 = Quotas::new(shard);
+    }
+
     fn begin(&mut self, classes: &[u32]) {
         self.0.see(classes);
     }
@@ -55,12 +50,16 @@ impl Policy for RandomReplacement {
         self.0.state()
     }
 
-    fn restore(&mut self, state: &[u64], table: &SlotTable) -> Option<()> {
+    fn restore(&mut self, state: &[u64], table: &SlotTable) -> Result<(), StateError> {
         let (quotas, rest) = self.0.restored(state, table)?;
         if !rest.is_empty() {
-            return None;
+            return Err(StateError::length(state, state.len() - rest.len()));
         }
         self.0 = quotas;
-        Some(())
+        Ok(())
+    }
+
+    fn merge(&self, saved: &[SavedShard<'_>], _table: &SlotTable, _shard: &ShardInfo) -> Vec<u64> {
+        Quotas::fresh_state(&saved.iter().flat_map(|shard| Quotas::present_in(shard.state)).collect::<BTreeSet<_>>())
     }
 }

@@ -1,6 +1,6 @@
 //! Reservoir sampling: Vitter, "Random Sampling with a Reservoir" (ACM TOMS 1985), algorithm R.
 
-use super::{Placement, Policy};
+use super::{Placement, Policy, SavedShard, ShardInfo, StateError};
 use crate::random::Stream;
 use crate::slots::SlotTable;
 
@@ -10,12 +10,16 @@ use crate::slots::SlotTable;
 ///
 /// A uniform sample of all rows offered to each shard, in every kind of stream. Classes have the
 /// shares that they have in the stream so far.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Reservoir {
     offered: u64,
 }
 
 impl Policy for Reservoir {
+    fn name(&self) -> &'static str {
+        "reservoir"
+    }
+
     fn offered(&mut self, _class: u32) {
         self.offered += 1;
     }
@@ -29,12 +33,18 @@ impl Policy for Reservoir {
         vec![self.offered]
     }
 
-    fn restore(&mut self, state: &[u64], table: &SlotTable) -> Option<()> {
-        let &[offered] = state else { return None };
+    fn restore(&mut self, state: &[u64], table: &SlotTable) -> Result<(), StateError> {
+        let &[offered] = state else { return Err(StateError::length(state, 1)) };
         if offered < table.len() as u64 {
-            return None;
+            return Err(StateError::new(format!("{} rows are stored of {offered} that were offered", table.len())));
         }
         self.offered = offered;
-        Some(())
+        Ok(())
+    }
+
+    /// As if the rows offered so far had been dealt like those that are stored.
+    fn merge(&self, saved: &[SavedShard<'_>], _table: &SlotTable, shard: &ShardInfo) -> Vec<u64> {
+        let offered = saved.iter().filter_map(|shard| shard.state.first().copied()).fold(0, u64::saturating_add);
+        vec![shard.part_of(offered)]
     }
 }

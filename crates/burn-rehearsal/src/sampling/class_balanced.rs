@@ -1,12 +1,12 @@
 //! Every stored class with the same probability, then every row of it.
 
-use super::{Draw, RowLocation, Sampling, ShardCounts};
-use crate::distinct::DistinctSampler;
+use super::{DistinctSampler, Draw, RowLocation, Sampling, ShardCounts};
 use crate::random::Stream;
 use crate::slots::SlotTable;
 
-/// Each of the r draws picks a class, uniformly among those that still have rows not drawn in this step, and then a row of it, uniformly.
-#[derive(Debug, Default)]
+/// Each of the r draws picks a class, uniformly among those that still have rows not drawn in this step,
+/// and then a row of it, uniformly.
+#[derive(Debug, Default, Clone)]
 pub struct ClassBalancedSampling {
     distinct: DistinctSampler,
     numbers: Vec<u64>,
@@ -28,8 +28,8 @@ impl ClassBalancedSampling {
         for _ in 0..count {
             loop {
                 let pool: &[u32] = if run_out { &self.alive } else { classes.present() };
-                let place = rng.below_u32(pool.len() as u32) as usize;
-                let class = pool[place];
+                let position = rng.below_u32(pool.len() as u32) as usize;
+                let class = pool[position];
                 if self.drawn.len() <= class as usize {
                     self.drawn.resize(class as usize + 1, 0);
                 }
@@ -46,13 +46,21 @@ impl ClassBalancedSampling {
                     run_out = true;
                     self.alive.extend_from_slice(classes.present());
                 }
-                self.alive.swap_remove(place);
+                self.alive.swap_remove(position);
             }
         }
     }
 }
 
 impl Sampling for ClassBalancedSampling {
+    fn name(&self) -> &'static str {
+        "class-balanced"
+    }
+
+    fn needs_class_counts(&self) -> bool {
+        true
+    }
+
     fn plan(&mut self, counts: &ShardCounts, rng: &mut Stream, representatives: usize, draws: &mut Vec<Draw>) {
         let Some(classes) = &counts.classes else { return };
         self.touched.clear();

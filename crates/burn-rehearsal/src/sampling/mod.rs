@@ -1,31 +1,97 @@
-//! From which rows of the union representatives are drawn.
+//! Which stored rows are drawn as representatives: one file per rule, or per family of rules.
 //!
-//! Every rank knows [`ShardCounts`], a few counters per shard, and computes every rank's draws from it; owners then push the rows. No rank asks
-//! another for anything.
+//! Every rank knows [`ShardCounts`], a few counters per shard, and computes the draws of *every* rank from
+//! them. The owners of the drawn rows then send them. No rank sends a request.
+//!
+//! # Your own rule
+//!
+//! Implement [`Sampling`] and pass a value to
+//! [`RehearsalConfig::init_with`](crate::RehearsalConfig::init_with). This one draws one half of the rows
+//! that the configuration asks for, uniformly:
+//!
+//! ```
+//! use burn_rehearsal::random::Stream;
+//! use burn_rehearsal::sampling::{DistinctSampler, Draw, RowLocation, Sampling, ShardCounts};
+//! use burn_rehearsal::{Capacity, CustomRules, RehearsalConfig, SlotTable};
+//! use burn_rehearsal_collective::Rank;
+//! # use burn::tensor::{Device, Tensor};
+//! # #[derive(burn_rehearsal::RehearsalBatch)]
+//! # struct Batch { inputs: Tensor<2> }
+//!
+//! #[derive(Clone, Default)]
+//! struct Half {
+//!     distinct: DistinctSampler,
+//!     numbers: Vec<u64>,
+//! }
+//!
+//! impl Sampling for Half {
+//!     fn name(&self) -> &'static str {
+//!         "half"
+//!     }
+//!
+//!     fn plan(&mut self, counts: &ShardCounts, rng: &mut Stream, representatives: usize, draws: &mut Vec<Draw>) {
+//!         self.numbers.clear();
+//!         self.distinct.draw(rng, representatives / 2, counts.fill.total(), &mut self.numbers);
+//!         draws.extend(self.numbers.iter().map(|&number| Draw { group: 0, number }));
+//!     }
+//!
+//!     fn locate(&self, counts: &ShardCounts, draw: Draw) -> Option<RowLocation> {
+//!         counts.fill.locate(draw.number)
+//!     }
+//!
+//!     fn local_index(&self, counts: &ShardCounts, draw: Draw) -> Option<u32> {
+//!         counts.fill.local_index(draw.number)
+//!     }
+//!
+//!     fn slot_of(&self, _table: &SlotTable, _group: u32, index: u32) -> Option<u32> {
+//!         Some(index) // the rows of a shard are in the slots 0..len
+//!     }
+//! }
+//!
+//! let rules = CustomRules::default().with_sampling(Half::default());
+//! let config = RehearsalConfig::new(Capacity::Samples(8)).with_representatives(4);
+//! let buffer = config.init_with::<Batch>(&Rank::solo(), rules)?;
+//! # let device = Device::flex();
+//! # buffer.rehearse(Batch { inputs: Tensor::zeros([4, 2], &device) })?;
+//! let batch = buffer.rehearse(Batch { inputs: Tensor::zeros([4, 2], &device) })?;
+//! assert_eq!(batch.inputs.dims()[0], 4 + 2);
+//! # Ok::<(), burn_rehearsal::error::RehearsalError>(())
+//! ```
 
 mod class_balanced;
-mod exclude_current;
+mod counts;
 mod uniform;
 
-pub use class_balanced::ClassBalancedSampling;
-pub use exclude_current::ExcludeCurrentSampling;
-pub use uniform::UniformSampling;
+pub use crate::distinct::DistinctSampler;
+pub use counts::{ClassCounts, RankCounts, ShardCounts};
 
-use crate::config::SamplingKind;
-use crate::distinct::DistinctSampler;
 use crate::random::Stream;
+use crate::registry::registry;
 use crate::slots::SlotTable;
-use std::cmp::Ordering;
 
-/// A drawn row, by its number among the rows of a group in the whole union: those of rank 0 come first, then those of rank 1, and so on.
+registry! {
+    /// Which stored rows are drawn as representatives, and with which probabilities.
+    pub enum SamplingKind: "sampling rule", dyn Sampling {
+        /// Every stored row of all ranks with the same probability.
+        Uniform => uniform::UniformSampling,
+        /// Every stored class with the same probability, then every row of it.
+        ClassBalanced => class_balanced::ClassBalancedSampling,
+        /// Every stored row of earlier tasks with the same probability.
+        ExcludeCurrent => uniform::ExcludeCurrentSampling,
+    }
+}
+
+/// A drawn row, by its number among the rows of a group in all shards: those of rank 0 come first, then
+/// those of rank 1, and so on.
 ///
-/// Planning only yields numbers. Whose row it is has to be found for this rank's own draws alone; of all others it is enough to see whether
-/// they fall on this rank's rows. So planning for all N ranks takes time in proportion to the draws.
+/// A plan consists of numbers only. Each rank then [locates](Sampling::locate) its own draws; of the draws
+/// of others it finds out which fall [on its own shard](Sampling::local_index). Planning for all N ranks
+/// therefore takes time in proportion to the number of draws.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Draw {
     /// The group: the class for class-balanced sampling, otherwise 0.
     pub group: u32,
-    /// The row's number within the group.
+    /// The row's number within the group, below 2³² if the rule has several groups.
     pub number: u64,
 }
 
@@ -34,224 +100,47 @@ pub struct Draw {
 pub struct RowLocation {
     /// The rank that holds the row.
     pub owner: u32,
-    /// The row's number within its group in that shard; only the owner knows the slot.
+    /// The row's number within its group in that shard. Only the owner knows the [slot](Sampling::slot_of).
     pub index: u32,
 }
 
-/// What every rank knows about all shards.
-#[derive(Debug)]
-pub struct ShardCounts {
-    /// The number of rows of each shard.
-    pub fill: RankCounts,
-    /// The number of rows of earlier tasks of each shard.
-    pub from_earlier_tasks: RankCounts,
-    /// Rows per class and shard, kept only for class-balanced sampling.
-    pub classes: Option<ClassCounts>,
-}
-
-impl ShardCounts {
-    /// Empty shards on `world_size` ranks, as `rank` sees them.
-    pub fn new(rank: usize, world_size: usize, with_classes: bool) -> Self {
-        let counts = RankCounts { rank, counts: vec![0; world_size], total: 0, start: 0 };
-        Self {
-            fill: counts.clone(),
-            from_earlier_tasks: counts,
-            classes: with_classes.then(|| ClassCounts { rank, world_size, ..ClassCounts::default() }),
-        }
-    }
-}
-
-/// The number of eligible rows of each shard.
-#[derive(Debug, Clone)]
-pub struct RankCounts {
-    rank: usize,
-    counts: Vec<u64>,
-    total: u64,
-    /// The rows of the ranks before this one.
-    start: u64,
-}
-
-impl RankCounts {
-    /// Takes over all ranks' counts, in rank order.
-    pub fn set(&mut self, counts: impl IntoIterator<Item = u64>) {
-        self.total = 0;
-        for (rank, (count, new)) in self.counts.iter_mut().zip(counts).enumerate() {
-            *count = new;
-            if rank == self.rank {
-                self.start = self.total;
-            }
-            self.total += new;
-        }
-    }
-
-    /// The number of rows of all shards.
-    pub fn total(&self) -> u64 {
-        self.total
-    }
-
-    /// Where row `number` of the union is.
-    fn locate(&self, number: u64) -> Option<RowLocation> {
-        locate(self.counts.iter().copied(), number)
-    }
-
-    /// The index of row `number` of the union in this rank's shard, if it is there.
-    fn local_index(&self, number: u64) -> Option<u32> {
-        let index = number.checked_sub(self.start)?;
-        (index < self.counts[self.rank]).then_some(index as u32)
-    }
-}
-
-/// The shard that has row `number` if shards of these sizes are put one after the other.
-fn locate(counts: impl Iterator<Item = u64>, number: u64) -> Option<RowLocation> {
-    let mut index = number;
-    for (owner, rows) in counts.enumerate() {
-        if index < rows {
-            return Some(RowLocation { owner: owner as u32, index: index as u32 });
-        }
-        index -= rows;
-    }
-    None
-}
-
-/// How many rows of each class each shard holds.
-#[derive(Debug, Default)]
-pub struct ClassCounts {
-    rank: usize,
-    world_size: usize,
-    /// `counts[class * world_size + rank]`: read only for this rank's own draws, since everybody's would miss the cache.
-    counts: Vec<u32>,
-    classes: Vec<ClassCount>,
-    /// Classes with rows, in an order that is a pure function of the changes, hence equal on all ranks.
-    present: Vec<u32>,
-}
-
-/// What is asked of a class at every draw of any rank.
-#[derive(Debug, Clone)]
-struct ClassCount {
-    /// The rows in all shards.
-    total: u64,
-    /// The rows on the ranks before this one.
-    start: u64,
-    /// The rows in this rank's shard.
-    own: u32,
-    /// The place in `present`; `u32::MAX` if absent.
-    place: u32,
-}
-
-impl ClassCounts {
-    /// Adds `delta` rows of `class` to the shard of `rank`.
-    pub fn change(&mut self, rank: usize, class: u32, delta: i32) {
-        let at = class as usize;
-        if at >= self.classes.len() {
-            self.counts.resize((at + 1) * self.world_size, 0);
-            self.classes.resize(at + 1, ClassCount { total: 0, start: 0, own: 0, place: u32::MAX });
-        }
-        let rows = &mut self.counts[at * self.world_size + rank];
-        *rows = rows.saturating_add_signed(delta);
-        let count = &mut self.classes[at];
-        match rank.cmp(&self.rank) {
-            Ordering::Less => count.start = count.start.saturating_add_signed(i64::from(delta)),
-            Ordering::Equal => count.own = *rows,
-            Ordering::Greater => {}
-        }
-        let before = count.total;
-        count.total = before.saturating_add_signed(i64::from(delta));
-        if before == 0 && count.total > 0 {
-            count.place = self.present.len() as u32;
-            self.present.push(class);
-        } else if before > 0 && count.total == 0 {
-            let hole = std::mem::replace(&mut count.place, u32::MAX);
-            self.present.swap_remove(hole as usize);
-            if let Some(&moved) = self.present.get(hole as usize) {
-                self.classes[moved as usize].place = hole;
-            }
-        }
-    }
-
-    /// Counts again: `per_rank` holds every rank's rows per class, and the classes with rows come in the order of `present` if that is given. `None` if it
-    /// names others.
-    pub(crate) fn rebuild(&mut self, per_rank: &[Vec<u64>], present: Option<&[u32]>) -> Option<()> {
-        let mut counts = Self { rank: self.rank, world_size: self.world_size, ..Self::default() };
-        for (rank, per_class) in per_rank.iter().enumerate() {
-            for (class, &rows) in per_class.iter().enumerate().filter(|&(_, &rows)| rows > 0) {
-                counts.change(rank, u32::try_from(class).ok()?, i32::try_from(rows).ok()?);
-            }
-        }
-        counts.present.sort_unstable();
-        if let Some(present) = present {
-            let mut sorted = present.to_vec();
-            sorted.sort_unstable();
-            if sorted != counts.present {
-                return None;
-            }
-            counts.present = present.to_vec();
-        }
-        for (place, &class) in counts.present.iter().enumerate() {
-            counts.classes[class as usize].place = place as u32;
-        }
-        *self = counts;
-        Some(())
-    }
-
-    /// The number of rows of `class` in all shards.
-    pub fn total(&self, class: u32) -> u64 {
-        self.classes.get(class as usize).map_or(0, |count| count.total)
-    }
-
-    /// Where row `number` of `class` is.
-    fn locate(&self, class: u32, number: u64) -> Option<RowLocation> {
-        let at = class as usize * self.world_size;
-        locate(self.counts.get(at..at + self.world_size)?.iter().map(|&rows| u64::from(rows)), number)
-    }
-
-    /// The index of row `number` of `class` in this rank's shard, if it is there.
-    fn local_index(&self, class: u32, number: u64) -> Option<u32> {
-        let count = self.classes.get(class as usize)?;
-        let index = number.checked_sub(count.start)?;
-        (index < u64::from(count.own)).then_some(index as u32)
-    }
-
-    /// The classes that have rows.
-    pub fn present(&self) -> &[u32] {
-        &self.present
-    }
-}
-
-/// One rule of drawing.
+/// Decides which rows of all shards are drawn.
+///
+/// Every rank has its own value and calls it for the draws of all ranks, with the same arguments. Results
+/// must be a function of the arguments alone: a value keeps nothing from one step to the next but memory
+/// that it reuses. Otherwise ranks disagree, or a run that resumes from a checkpoint draws other rows.
 pub trait Sampling: Send {
-    /// Appends the draws of one rank at one step: min(r, eligible rows) distinct ones. Time O(r).
+    /// The name in reports, errors and checkpoints, in kebab case.
+    fn name(&self) -> &'static str;
+
+    /// The parameters as text, for example `"n=3"`. All ranks must have the same parameters, and a
+    /// checkpoint can only be restored with those that it was written with. Default: no parameters.
+    fn parameters(&self) -> String {
+        String::new()
+    }
+
+    /// Whether the rule reads [`ShardCounts::classes`]. Ranks then exchange the changes of their class
+    /// counts at every step. Default: no.
+    fn needs_class_counts(&self) -> bool {
+        false
+    }
+
+    /// Whether the rule reads [`ShardCounts::from_earlier_tasks`]. Representatives that are prepared for
+    /// the next steps are then drawn again when a task begins. Default: no.
+    fn depends_on_task(&self) -> bool {
+        false
+    }
+
+    /// Appends the draws of one rank at one step: distinct rows, at most `representatives`. Time O(r).
     fn plan(&mut self, counts: &ShardCounts, rng: &mut Stream, representatives: usize, draws: &mut Vec<Draw>);
 
     /// Where a drawn row is. Time O(world size).
     fn locate(&self, counts: &ShardCounts, draw: Draw) -> Option<RowLocation>;
 
-    /// The index of a drawn row within its group in this rank's shard, if it is there. Time O(1).
+    /// The index of a drawn row within its group in this rank's shard, if it is there. Agrees with
+    /// [`locate`](Self::locate). Time O(1).
     fn local_index(&self, counts: &ShardCounts, draw: Draw) -> Option<u32>;
 
     /// The slot of this shard's `index`-th row of `group`.
     fn slot_of(&self, table: &SlotTable, group: u32, index: u32) -> Option<u32>;
-}
-
-/// The rule of `kind`.
-pub fn sampling(kind: SamplingKind) -> Box<dyn Sampling> {
-    match kind {
-        SamplingKind::Uniform => Box::new(UniformSampling::default()),
-        SamplingKind::ClassBalanced => Box::new(ClassBalancedSampling::default()),
-        SamplingKind::ExcludeCurrent => Box::new(ExcludeCurrentSampling::default()),
-    }
-}
-
-/// Draws uniformly over rows that are one group: shared by two rules.
-#[derive(Debug, Default)]
-struct OneGroup {
-    distinct: DistinctSampler,
-    numbers: Vec<u64>,
-}
-
-impl OneGroup {
-    fn plan(&mut self, total: u64, rng: &mut Stream, representatives: usize, draws: &mut Vec<Draw>) {
-        self.numbers.clear();
-        self.distinct.draw(rng, representatives, total, &mut self.numbers);
-        draws.extend(self.numbers.iter().map(|&number| Draw { group: 0, number }));
-    }
 }

@@ -162,7 +162,7 @@ impl Engine {
             task: self.task,
             rows: self.rows[self.rank],
             draws: blake3::Hash::from_bytes(self.draws_digest).to_hex().to_string(),
-            config: rank_file::config_value(&self.config),
+            config: rank_file::config_value(&self.config, &self.rules),
             pending: pending.iter().map(|pending| pending.handles.len()).collect(),
             shard: None,
         };
@@ -229,18 +229,18 @@ impl Engine {
         if entries.is_empty() || entries.iter().enumerate().any(|(rank, entry)| entry.name != rank_file::file_name(rank)) {
             return Err(wrong("it does not name the file of every rank"));
         }
-        let open = |entry: &FileEntry| RankFile::open(directory, entry, &self.config, fields);
+        let open = |entry: &FileEntry| RankFile::open(directory, entry, &self.config, &self.rules, fields);
         let world_size = entries.len();
         if world_size != self.size {
             let files = entries.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-            let Reshard { state, shard, schema } = reshard::load(files, &self.config, self.rank, self.size, device)?;
+            let Reshard { state, shard, schema } = reshard::load(files, &self.config, &self.rules, self.rank, self.size, device)?;
             return Ok(Loaded { state, world_size, shard, schema, present: Vec::new(), pending: Vec::new() });
         }
         let mut file = open(&entries[self.rank])?;
         if file.state.rank != self.rank || file.state.world_size != self.size || blake3::Hash::from_hex(&file.state.draws).is_err() {
             return Err(file.reader.damaged("it is not the file of this rank"));
         }
-        let shard = restore::same_world(&mut file, &self.config, self.rank, self.size, device)?;
+        let shard = restore::same_world(&mut file, &self.config, &self.rules, self.rank, self.size, device)?;
         let pending = file.pending(device)?;
         let RankFile { state, schema, present, .. } = file;
         Ok(Loaded { state, world_size, shard, schema, present, pending })

@@ -6,6 +6,7 @@ use crate::config::RehearsalConfig;
 use crate::engine::shard::Shard;
 use crate::engine::{Parcel, PendingDraw};
 use crate::error::{CheckpointError, RehearsalError};
+use crate::rules::CustomRules;
 use crate::slots::{RowHandle, SlotState};
 use crate::store::{self, RowChunk};
 use burn::tensor::{BoolStore, DType, Device, Shape};
@@ -247,11 +248,12 @@ pub(super) struct RankFile {
 }
 
 impl RankFile {
-    /// Opens the file of `entry`, which must be of a buffer with the configuration `config` for mini-batches of `specs`.
+    /// Opens the file of `entry`, which must be of a buffer with this configuration and these rules for mini-batches of `specs`.
     pub(super) fn open(
         directory: &Path,
         entry: &FileEntry,
         config: &RehearsalConfig,
+        rules: &CustomRules,
         specs: &'static [FieldSpec],
     ) -> Result<Self, CheckpointError> {
         let mut reader = FileReader::open(directory, entry)?;
@@ -260,7 +262,7 @@ impl RankFile {
             return Err(reader.damaged(format!("no run has done {} steps", state.step)));
         }
         let foreign = |reason: String| CheckpointError::Foreign { path: directory.join(&entry.name), reason };
-        if let Some(reason) = difference(&state.config, &config_value(config)) {
+        if let Some(reason) = difference(&state.config, &config_value(config, rules)) {
             return Err(foreign(reason));
         }
         if state.pending.len() > config.lag {
@@ -371,8 +373,12 @@ fn layout(fields: &[FieldState], specs: &'static [FieldSpec]) -> Result<Schema, 
 }
 
 /// All of a configuration that could change a result.
-pub(super) fn config_value(config: &RehearsalConfig) -> serde_json::Value {
-    serde_json::to_value(config.for_digest()).unwrap_or_default()
+pub(super) fn config_value(config: &RehearsalConfig, rules: &CustomRules) -> serde_json::Value {
+    let mut value = serde_json::to_value(config.for_digest()).unwrap_or_default();
+    if let Some(fields) = value.as_object_mut() {
+        rules.name_in(fields);
+    }
+    value
 }
 
 /// What differs between two configurations, in words.

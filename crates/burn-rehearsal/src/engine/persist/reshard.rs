@@ -1,20 +1,20 @@
 //! A checkpoint of another number of ranks: every stored sample goes to one of the new shards, exactly once.
 //!
-//! All samples are put in one order and dealt to the new ranks in turn. Shards then differ by at most one sample and fit, since their capacities sum to the
-//! same |B|; with the samples sorted by class, each class is spread evenly too, so that quotas hold where they held before. A first-in-first-out buffer is dealt
-//! from the oldest to the newest instead, and each new shard is a ring that begins with its oldest.
+//! All samples are sorted by the [key](crate::policy::Policy::order_key) that the policy gives them and dealt to the new ranks in turn.
+//! New shards then differ by at most one sample and fit, since their capacities have the sum |B|. The policy
+//! [merges](crate::policy::Policy::merge) the states of the old shards into the state of each new one.
 
 use super::rank_file::{RankFile, RankState};
 use super::restore::ShardRestorer;
-use crate::batch::Schema;
-use crate::config::{PolicyKind, RehearsalConfig, shard_capacity};
+use crate::batch::{Role, Schema};
+use crate::config::RehearsalConfig;
 use crate::engine::shard::Shard;
 use crate::error::CheckpointError;
-use crate::policy::{ClassBalanced, RandomReplacement};
+use crate::policy::{Policy, SavedShard, ShardInfo};
+use crate::rules::CustomRules;
 use crate::slots::{SlotState, SlotTable};
 use crate::store::{Store, rows_per_chunk};
 use burn::tensor::Device;
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 /// One rank's part of a checkpoint that was dealt anew.
@@ -38,6 +38,7 @@ struct Sample {
 pub(super) fn load(
     mut files: Vec<RankFile>,
     config: &RehearsalConfig,
+    rules: &CustomRules,
     rank: usize,
     size: usize,
     device: &Device,
@@ -55,13 +56,8 @@ pub(super) fn load(
     }
     state.rows = files.iter().map(|file| file.state.rows).max().unwrap_or(0);
     let Some(schema) = files.iter().find_map(|file| file.schema.clone()) else { return Ok(Reshard { state, shard: None, schema: None }) };
-    let own: Vec<Sample> = order(&files, config.policy).into_iter().skip(rank).step_by(size).collect();
-    let current = files.iter().filter_map(|file| file.state.shard.as_ref()).map(|shard| shard.current_task).max().unwrap_or(state.task);
-    let policy = policy(&files, config.policy, &own, rank, size);
-    let (rows, from_earlier_tasks, seen) = renumber(&own);
+    let (own, table, policy) = deal(&files, &schema, config, rules, rank, size)?;
     let path = files[0].reader.path().to_path_buf();
-    let has_id = schema.position(crate::batch::Role::Id).is_some();
-    let table = |capacity| SlotTable::of_rows(capacity, has_id, current, from_earlier_tasks, &seen, &rows);
     let load = |store: &mut dyn Store| {
         for (chunk, samples) in own.chunks(rows_per_chunk(&schema)).enumerate() {
             let mut fields = vec![Vec::new(); schema.stored().count()];
@@ -74,51 +70,59 @@ pub(super) fn load(
         }
         Ok(())
     };
-    let restorer = ShardRestorer { path: &path, config, schema: &schema, rank, size, device };
-    let shard = restorer.restore(table, &policy, load)?;
+    let restorer = ShardRestorer { path: &path, config, rules, schema: &schema, rank, size, device };
+    let shard = restorer.restore(|_| Some(table), &policy, load)?;
     Ok(Reshard { state, shard: Some(shard), schema: Some(schema) })
 }
 
-/// All samples in the order in which they are dealt.
-fn order(files: &[RankFile], policy: PolicyKind) -> Vec<Sample> {
-    let mut keyed = Vec::new();
+/// The samples of the new shard of `rank`, its table and the state of its policy.
+fn deal(
+    files: &[RankFile],
+    schema: &Schema,
+    config: &RehearsalConfig,
+    rules: &CustomRules,
+    rank: usize,
+    size: usize,
+) -> Result<(Vec<Sample>, SlotTable, Vec<u64>), CheckpointError> {
+    let has_id = schema.position(Role::Id).is_some();
+    let info = |file: &RankFile, rank, size| match config.capacity_in_samples(schema.row_bytes(), size) {
+        Ok(samples) => Ok(ShardInfo::new(samples, rank, size, config.classes)),
+        Err(error) => Err(file.reader.damaged(error.to_string())),
+    };
+    let inconsistent = |file: &RankFile| file.reader.damaged("its table contradicts itself");
+    let mut tables = Vec::new();
     for (number, file) in files.iter().enumerate() {
         let Some(shard) = &file.state.shard else { continue };
-        let oldest = if policy == PolicyKind::Fifo { file.policy.first().map_or(0, |&next| next as usize % shard.len.max(1)) } else { 0 };
-        for (slot, &row) in file.rows.iter().enumerate() {
-            let sample = Sample { file: number, slot, row, from_earlier_task: (row.task_pos as usize) < shard.old };
-            // In a ring: how many samples are newer.
-            let newer = (oldest + 2 * shard.len - 1 - slot) % shard.len;
-            let key = if policy == PolicyKind::Fifo { (Reverse(newer), 0) } else { (Reverse(0), row.class) };
-            keyed.push((key, sample));
+        let capacity = info(file, number, files.len())?.capacity;
+        let table = SlotTable::of_rows(capacity, has_id, shard.current_task, shard.old, &shard.seen, &file.rows);
+        tables.push((number, table.ok_or_else(|| inconsistent(file))?));
+    }
+    let saved: Vec<_> = tables.iter().map(|(file, table)| SavedShard { table, state: &files[*file].policy }).collect();
+    let mut policy = rules.policy(config);
+    let shard = info(&files[0], rank, size)?;
+    policy.start(&shard);
+    let all = order(policy.as_ref(), tables.iter().map(|(file, _)| *file).zip(&saved));
+    let own: Vec<_> = all.into_iter().skip(rank).step_by(size).collect();
+    let current = tables.iter().map(|(_, table)| table.current_task()).max().unwrap_or(files[0].state.task);
+    let (rows, from_earlier_tasks, seen) = renumber(&own);
+    let table = SlotTable::of_rows(shard.capacity, has_id, current, from_earlier_tasks, &seen, &rows);
+    let table = table.ok_or_else(|| inconsistent(&files[0]))?;
+    let state = policy.merge(&saved, &table, &shard);
+    Ok((own, table, state))
+}
+
+/// All samples in the order in which they are dealt.
+fn order<'a>(policy: &dyn Policy, saved: impl Iterator<Item = (usize, &'a SavedShard<'a>)>) -> Vec<Sample> {
+    let mut keyed = Vec::new();
+    for (file, shard) in saved {
+        for (slot, row) in shard.table.rows().enumerate() {
+            let from_earlier_task = (row.task_pos as usize) < shard.table.from_earlier_tasks();
+            keyed.push((policy.order_key(shard, slot as u32), Sample { file, slot, row, from_earlier_task }));
         }
     }
     // A stable sort: by rank and slot where the keys are equal.
     keyed.sort_by_key(|(key, _)| *key);
     keyed.into_iter().map(|(_, sample)| sample).collect()
-}
-
-/// The state of the policy of a new shard that holds `own`.
-fn policy(files: &[RankFile], kind: PolicyKind, own: &[Sample], rank: usize, size: usize) -> Vec<u64> {
-    let states = || files.iter().map(|file| file.policy.as_slice());
-    let count = |rows: &mut dyn Iterator<Item = &SlotState>| {
-        let mut counts: BTreeMap<u32, u64> = BTreeMap::new();
-        rows.for_each(|row| *counts.entry(row.class).or_default() += 1);
-        counts
-    };
-    match kind {
-        PolicyKind::ClassBalanced => {
-            let before = count(&mut files.iter().flat_map(|file| &file.rows));
-            ClassBalanced::merge(states(), &before, &count(&mut own.iter().map(|sample| &sample.row)), size)
-        }
-        PolicyKind::RandomReplacement => RandomReplacement::merge(states()),
-        // As if the samples offered so far had been dealt like those that are stored.
-        PolicyKind::Reservoir => {
-            let offered = states().filter_map(|state| state.first().copied()).fold(0, u64::saturating_add);
-            vec![shard_capacity(offered as usize, rank, size) as u64]
-        }
-        PolicyKind::Fifo => vec![0],
-    }
 }
 
 /// A new table's rows, how many are of earlier tasks, and the classes among them.

@@ -5,6 +5,7 @@ use crate::batch::{Role, Schema};
 use crate::config::RehearsalConfig;
 use crate::engine::shard::Shard;
 use crate::error::CheckpointError;
+use crate::rules::CustomRules;
 use crate::slots::SlotTable;
 use crate::store::{Store, rows_per_chunk};
 use burn::tensor::Device;
@@ -14,6 +15,7 @@ use std::path::Path;
 pub(super) struct ShardRestorer<'a> {
     pub(super) path: &'a Path,
     pub(super) config: &'a RehearsalConfig,
+    pub(super) rules: &'a CustomRules,
     pub(super) schema: &'a Schema,
     pub(super) rank: usize,
     pub(super) size: usize,
@@ -30,14 +32,13 @@ impl ShardRestorer<'_> {
     ) -> Result<Shard, CheckpointError> {
         let damaged = |reason: String| CheckpointError::Damaged { path: self.path.to_path_buf(), reason };
         let devices = vec![self.device.clone(); self.schema.stored().count()];
-        let shard = Shard::new(self.config, self.schema, &devices, self.rank, self.size);
+        let shard = Shard::new(self.config, self.rules, self.schema, &devices, self.rank, self.size);
         let mut shard = shard.map_err(|error| damaged(error.to_string()))?;
-        let inconsistent = || damaged("its table contradicts itself".into());
-        let table = table(shard.table().capacity()).ok_or_else(inconsistent)?;
+        let table = table(shard.table().capacity()).ok_or_else(|| damaged("its table contradicts itself".into()))?;
         if self.config.classes.is_some_and(|classes| table.class_bound() > classes) {
             return Err(damaged("it has a class that is not configured".into()));
         }
-        shard.restore(table, policy, load).ok_or_else(inconsistent)??;
+        load(shard.restore(table, policy).map_err(|error| damaged(format!("the state of its policy is wrong: {error}")))?)?;
         Ok(shard)
     }
 }
@@ -46,6 +47,7 @@ impl ShardRestorer<'_> {
 pub(super) fn same_world(
     file: &mut RankFile,
     config: &RehearsalConfig,
+    rules: &CustomRules,
     rank: usize,
     size: usize,
     device: &Device,
@@ -66,5 +68,5 @@ pub(super) fn same_world(
     };
     let has_id = schema.position(Role::Id).is_some();
     let table = |capacity| SlotTable::of_rows(capacity, has_id, state.current_task, state.old, &state.seen, &rows);
-    ShardRestorer { path: &path, config, schema: &schema, rank, size, device }.restore(table, &policy, load).map(Some)
+    ShardRestorer { path: &path, config, rules, schema: &schema, rank, size, device }.restore(table, &policy, load).map(Some)
 }

@@ -1,65 +1,18 @@
-//! Slot tables and policies against a plain model, operation by operation.
+//! Policies against plain models, candidate by candidate.
+#![allow(clippy::unwrap_used)]
 
-use burn_rehearsal::policy::{ClassBalanced, Fifo, Placement, Policy, RandomReplacement, Reservoir};
-use burn_rehearsal::random::{Purpose, Stream};
-use burn_rehearsal::{SlotTable, first_slot, shard_capacity};
+use super::*;
+use crate::random::Purpose;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
-use std::collections::{BTreeMap, BTreeSet};
+use statrs::distribution::{ChiSquared, ContinuousCDF};
+use std::collections::BTreeMap;
 
-#[derive(Debug, Clone)]
-enum Operation {
-    /// Push if there is room, else replace the slot with this number (modulo the capacity).
-    Store {
-        slot: usize,
-        class: u32,
-        id: i64,
-    },
-    BeginTask(u32),
-}
-
-fn operations() -> impl Strategy<Value = Vec<Operation>> {
-    let store = (0usize..64, 0u32..7, 0i64..12).prop_map(|(slot, class, id)| Operation::Store { slot, class, id });
-    proptest::collection::vec(prop_oneof![8 => store, 1 => (0u32..4).prop_map(Operation::BeginTask)], 1..120)
-}
-
-#[derive(Debug, Clone, PartialEq)]
-struct Entry {
-    class: u32,
-    id: i64,
-    task: u32,
-    generation: u32,
-    old: bool,
-}
-
-fn check(table: &SlotTable, model: &[Entry], capacity: usize, ever: &BTreeSet<u32>, has_id: bool) {
-    assert_eq!((table.len(), table.is_empty(), table.is_full()), (model.len(), model.is_empty(), model.len() == capacity));
-    let mut by_class = BTreeMap::<u32, BTreeSet<u32>>::new();
-    for (slot, entry) in model.iter().enumerate() {
-        let at = slot as u32;
-        assert_eq!((table.class(at), table.task(at), table.generation(at)), (entry.class, entry.task, entry.generation));
-        assert_eq!(table.id(at), has_id.then_some(entry.id));
-        by_class.entry(entry.class).or_default().insert(at);
-    }
-    let bound = ever.last().map_or(0, |class| *class as usize + 1);
-    assert_eq!((table.class_bound(), table.classes_seen()), (bound, ever.len()));
-    let counts: Vec<usize> = table.per_class().collect();
-    assert_eq!(counts.len(), bound);
-    for class in 0..bound as u32 + 2 {
-        let slots = table.of_class(class as usize);
-        let set: BTreeSet<u32> = slots.iter().copied().collect();
-        assert_eq!(set.len(), slots.len(), "a slot twice in a class");
-        assert_eq!(set, by_class.remove(&class).unwrap_or_default());
-        assert_eq!(counts.get(class as usize).copied().unwrap_or(0), slots.len());
-    }
-    let old: BTreeSet<u32> = (0..table.from_earlier_tasks()).map(|index| table.slot_from_earlier_task(index).unwrap()).collect();
-    assert_eq!(old.len(), table.from_earlier_tasks(), "a slot twice among the old ones");
-    assert_eq!(old, model.iter().zip(0..).filter(|(entry, _)| entry.old).map(|(_, slot)| slot).collect());
-    assert_eq!(table.slot_from_earlier_task(table.from_earlier_tasks()), None);
-    let ids: BTreeSet<i64> = if has_id { model.iter().map(|entry| entry.id).collect() } else { BTreeSet::new() };
-    assert_eq!(table.distinct(), has_id.then_some(ids.len()));
-    assert_eq!(table.distinct_ids().collect::<BTreeSet<_>>(), ids);
-    assert!((0..12).all(|id| table.holds(id) == ids.contains(&id)));
+/// The policy of a shard with this first slot, for this number of classes.
+fn started<P: Policy + Default>(classes: Option<usize>, first_slot: usize) -> P {
+    let mut policy = P::default();
+    policy.start(&ShardInfo { rank: 0, world_size: 1, capacity: 0, first_slot, classes });
+    policy
 }
 
 /// The share of replaced slots that were predicted before the step, in `steps` steps of 14 candidates from these classes.
@@ -98,45 +51,85 @@ fn the_slots_that_candidates_will_take_are_guessed_right_as_a_rule() {
             let (same, new) = (predicted(&mut *policy(), 0..10, 200), predicted(&mut *policy(), 10..12, 14));
             assert!(same > 0.9 && new > 0.6, "{classes:?}: right: {same:.2} and {new:.2}");
         };
-        share(&|| Box::new(ClassBalanced::new(classes, 0)));
-        share(&|| Box::new(RandomReplacement::new(classes, 0)));
+        share(&|| Box::new(started::<ClassBalanced>(classes, 0)));
+        share(&|| Box::new(started::<RandomReplacement>(classes, 0)));
     }
+}
+
+/// The ids of each class that a shard of `capacity` slots holds after these (class, id) were offered.
+fn stored(seed: u64, capacity: usize, offered: impl IntoIterator<Item = (u32, i64)>) -> BTreeMap<u32, Vec<i64>> {
+    let mut policy: ClassBalanced = started(None, 0);
+    let mut table = SlotTable::new(capacity, true);
+    for (step, (class, id)) in offered.into_iter().enumerate() {
+        let mut rng = Stream::new(seed, Purpose::Evict, step as u64, 0);
+        policy.begin(&[class]);
+        policy.offered(class);
+        if !table.is_full() {
+            table.push(class, Some(id));
+        } else if let Placement::Replace(slot) = policy.place(class, &table, &mut rng) {
+            table.replace(slot, class, Some(id));
+        }
+    }
+    let mut ids: BTreeMap<u32, Vec<i64>> = BTreeMap::new();
+    for slot in 0..table.len() as u32 {
+        ids.entry(table.class(slot)).or_default().extend(table.id(slot));
+    }
+    ids.values_mut().for_each(|ids| ids.sort_unstable());
+    ids
+}
+
+fn binomial(n: u64, k: u64) -> u64 {
+    (0..k).fold(1, |product, i| product * (n - i) / (i + 1))
+}
+
+/// Fails unless every subset of `held` of the rows 0..offered of `class` occurs equally often over seeds: single rows, pairs and all.
+fn assert_every_subset(stream: impl Fn() -> Vec<(u32, i64)>, capacity: usize, class: u32, offered: u64, held: u64) {
+    let subsets = binomial(offered, held);
+    let trials = 60 * subsets;
+    let mut counts: BTreeMap<Vec<i64>, u64> = BTreeMap::new();
+    for seed in 0..trials {
+        let ids = stored(seed, capacity, stream()).remove(&class).unwrap();
+        assert_eq!(ids.len() as u64, held, "class {class}");
+        *counts.entry(ids).or_default() += 1;
+    }
+    let statistic: f64 =
+        (counts.values().map(|&n| (n as f64 - 60.0).powi(2) / 60.0).sum::<f64>()) + (subsets - counts.len() as u64) as f64 * 60.0;
+    let p = ChiSquared::new(subsets as f64 - 1.0).unwrap().sf(statistic);
+    assert!(p > 1e-3, "class {class}: p = {p:e} over {subsets} subsets: {counts:?}");
+}
+
+fn rows(class: u32, ids: std::ops::Range<i64>) -> Vec<(u32, i64)> {
+    ids.map(|id| (class, id)).collect()
+}
+
+#[test]
+fn a_class_that_fills_its_share_keeps_a_uniform_subset_of_what_it_was_offered() {
+    // One class alone is a plain reservoir.
+    assert_every_subset(|| rows(0, 0..7), 3, 0, 7, 3);
+    // Two classes in turn: three slots each.
+    let in_turn = || (0..7).flat_map(|id| [(0, id), (1, id)]).collect::<Vec<_>>();
+    assert_every_subset(in_turn, 6, 0, 7, 3);
+    assert_every_subset(in_turn, 6, 1, 7, 3);
+}
+
+#[test]
+fn a_class_that_shrinks_for_a_late_one_stays_uniform_and_so_is_the_late_one() {
+    let late = || [rows(0, 0..9), rows(4, 0..7)].concat();
+    assert_every_subset(late, 6, 0, 9, 3);
+    assert_every_subset(late, 6, 4, 7, 3);
+}
+
+#[test]
+fn loans_that_are_taken_back_leave_uniform_subsets() {
+    // Class 1 has a single row at first, and its two other slots are lent.
+    let stream = || [rows(1, 0..1), rows(0, 0..6), rows(2, 0..6), rows(1, 1..6), rows(0, 6..8)].concat();
+    assert_every_subset(stream, 6, 0, 8, 2);
+    assert_every_subset(stream, 6, 1, 6, 2);
+    assert_every_subset(stream, 6, 2, 6, 2);
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, rng_seed: RngSeed::Fixed(45), ..ProptestConfig::default() })]
-
-    #[test]
-    fn a_slot_table_agrees_with_a_vector_after_every_operation(capacity in 1usize..10, has_id: bool, operations in operations()) {
-        let mut table = SlotTable::new(capacity, has_id);
-        let mut model: Vec<Entry> = Vec::new();
-        let (mut current, mut ever) = (0, BTreeSet::new());
-        for operation in operations {
-            match operation {
-                Operation::BeginTask(task) => {
-                    table.begin_task(task);
-                    if task != current {
-                        current = task;
-                        model.iter_mut().for_each(|entry| entry.old = true);
-                    }
-                }
-                Operation::Store { slot, class, id } => {
-                    ever.insert(class);
-                    let given = has_id.then_some(id);
-                    if model.len() < capacity {
-                        prop_assert_eq!(table.push(class, given) as usize, model.len());
-                        model.push(Entry { class, id, task: current, generation: 0, old: false });
-                    } else {
-                        let slot = slot % capacity;
-                        table.replace(slot as u32, class, given);
-                        let generation = model[slot].generation + 1;
-                        model[slot] = Entry { class, id, task: current, generation, old: false };
-                    }
-                }
-            }
-            check(&table, &model, capacity, &ever, has_id);
-        }
-    }
 
     #[test]
     fn a_class_grows_at_the_expense_of_the_largest_above_its_quota_and_otherwise_replaces_its_own_rows(
@@ -149,7 +142,7 @@ proptest! {
     ) {
         let configured = known.then_some(classes);
         // Both policies have the same quotas: this one decides, and the other must agree on them.
-        let (mut policy, mut random) = (ClassBalanced::new(configured, first), RandomReplacement::new(configured, first));
+        let (mut policy, mut random): (ClassBalanced, RandomReplacement) = (started(configured, first), started(configured, first));
         let (mut table, mut other) = (SlotTable::new(capacity, false), SlotTable::new(capacity, false));
         let mut rng = Stream::new(seed, Purpose::Evict, 0, 0);
         let mut offered = vec![0usize; classes];
@@ -228,10 +221,12 @@ proptest! {
         let mut quotas = vec![0; configured];
         let mut shares = vec![0; configured];
         for rank in 0..size {
-            prop_assert_eq!(first_slot(capacity, rank, size), next);
-            let shard = shard_capacity(capacity, rank, size);
+            let info = ShardInfo::new(capacity, rank, size, Some(configured));
+            let shard = info.capacity;
+            prop_assert_eq!(info.first_slot, next);
             next += shard;
-            let mut policy = ClassBalanced::new(Some(configured), first_slot(capacity, rank, size));
+            let mut policy = ClassBalanced::default();
+            policy.start(&info);
             policy.begin(&present.iter().copied().collect::<Vec<_>>());
             let add = |totals: &mut Vec<usize>, of: &dyn Fn(usize) -> usize| {
                 let own: Vec<usize> = (0..configured).map(of).collect();
@@ -257,10 +252,10 @@ proptest! {
     }
 
     #[test]
-    fn fifo_replaces_the_oldest_and_a_reservoir_any_slot_or_none(capacity in 1usize..12, rows in 1usize..60, seed: u64) {
+    fn fifo_replaces_the_oldest_lifo_the_newest_and_a_reservoir_any_slot_or_none(capacity in 1usize..12, rows in 1usize..60, seed: u64) {
         let mut rng = Stream::new(seed, Purpose::Evict, 0, 0);
         let (mut fifo, mut reservoir) = (Fifo::default(), Reservoir::default());
-        let mut table = SlotTable::new(capacity, true);
+        let (mut table, mut stack) = (SlotTable::new(capacity, true), SlotTable::new(capacity, true));
         let mut kept = Vec::new();
         for row in 0..rows as i64 {
             fifo.offered(0);
@@ -268,8 +263,12 @@ proptest! {
             kept.push(row);
             if !table.is_full() {
                 table.push(0, Some(row));
+                stack.push(0, Some(row));
                 continue;
             }
+            let Placement::Replace(top) = Lifo.place(0, &stack, &mut rng) else { return Err(TestCaseError::fail("a LIFO refuses nothing")) };
+            prop_assert_eq!(stack.id(top), Some(row - 1));
+            stack.replace(top, 0, Some(row));
             let oldest = kept.remove(0);
             match reservoir.place(0, &table, &mut rng) {
                 Placement::Replace(slot) => prop_assert!((slot as usize) < capacity),

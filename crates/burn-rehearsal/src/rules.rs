@@ -1,0 +1,79 @@
+//! The policy and the sampling rule of a buffer: built-in ones by name, or values of the user's own types.
+
+use crate::config::RehearsalConfig;
+use crate::policy::Policy;
+use crate::sampling::Sampling;
+use serde_json::{Map, Value};
+use std::fmt;
+use std::sync::Arc;
+
+/// Rules written by the user, in place of those that [`RehearsalConfig`] names.
+///
+/// All ranks must use rules of the same name and parameters, which stand in errors, reports and
+/// checkpoints in place of the built-in names. See [`policy`](crate::policy) and
+/// [`sampling`](crate::sampling) for examples.
+#[derive(Clone, Default)]
+pub struct CustomRules {
+    policy: Option<Arc<dyn Fn() -> Box<dyn Policy> + Send + Sync>>,
+    sampling: Option<Arc<dyn Fn() -> Box<dyn Sampling> + Send + Sync>>,
+}
+
+impl CustomRules {
+    /// Uses this policy; it is cloned for every shard that is created.
+    pub fn with_policy(mut self, policy: impl Policy + Clone + Sync + 'static) -> Self {
+        self.policy = Some(Arc::new(move || Box::new(policy.clone())));
+        self
+    }
+
+    /// Uses this sampling rule; it is cloned for every rank.
+    pub fn with_sampling(mut self, sampling: impl Sampling + Clone + Sync + 'static) -> Self {
+        self.sampling = Some(Arc::new(move || Box::new(sampling.clone())));
+        self
+    }
+
+    /// As [`RehearsalConfig::agreed`], with the names and parameters of these rules.
+    pub fn agreed(&self, config: &RehearsalConfig) -> Map<String, Value> {
+        let mut fields = config.agreed();
+        self.name_in(&mut fields);
+        fields
+    }
+
+    /// Replaces the built-in rules among the fields of a configuration.
+    pub(crate) fn name_in(&self, fields: &mut Map<String, Value>) {
+        let mut name = |field: &str, rule: Option<String>| {
+            fields.extend(rule.map(|rule| (field.to_owned(), Value::String(format!("custom:{rule}")))));
+        };
+        name("policy", self.policy.as_ref().map(|make| policy_name(make().as_ref())));
+        name("sampling", self.sampling.as_ref().map(|make| sampling_name(make().as_ref())));
+    }
+
+    pub(crate) fn policy(&self, config: &RehearsalConfig) -> Box<dyn Policy> {
+        self.policy.as_ref().map_or_else(|| config.policy.init(), |make| make())
+    }
+
+    pub(crate) fn sampling(&self, config: &RehearsalConfig) -> Box<dyn Sampling> {
+        self.sampling.as_ref().map_or_else(|| config.sampling.init(), |make| make())
+    }
+}
+
+impl fmt::Debug for CustomRules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut fields = Map::new();
+        self.name_in(&mut fields);
+        f.debug_tuple("CustomRules").field(&fields).finish()
+    }
+}
+
+/// `name`, or `name(parameters)`.
+pub(crate) fn policy_name(policy: &dyn Policy) -> String {
+    full_name(policy.name(), &policy.parameters())
+}
+
+/// `name`, or `name(parameters)`.
+pub(crate) fn sampling_name(sampling: &dyn Sampling) -> String {
+    full_name(sampling.name(), &sampling.parameters())
+}
+
+fn full_name(name: &str, parameters: &str) -> String {
+    if parameters.is_empty() { name.to_owned() } else { format!("{name}({parameters})") }
+}
