@@ -22,6 +22,7 @@
 //! ([`Collective::answer_requests`]). A thread that waits for anything else (a channel, a lock,
 //! another thread) counts as able to go on: such a deadlock is not detected. When a thread hands a
 //! handle to another thread, all ranks should do so.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs)]
 #![deny(unsafe_op_in_unsafe_fn)]
 

@@ -12,6 +12,7 @@
 //! * [`weights`]: parameters from and for PyTorch.
 //! * [`lock`]: directories that one process writes at a time.
 //! * [`schedule`], [`init`]: learning rates and initial parameters that depend on nothing but their configuration.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs)]
 
 pub mod augmentation;

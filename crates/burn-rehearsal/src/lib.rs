@@ -177,6 +177,7 @@
 //! On a GPU, [`StorePreference::Device`] keeps the rows there.
 //!
 //! A learner for several ranks is in the crate `burn-rehearsal-train`; the transports between ranks are in `burn-rehearsal-collective`.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs)]
 
 pub mod agreement;
