@@ -1,16 +1,15 @@
-//! The handle through which everybody talks to a rank's engine.
+//! The handle on a rank's engine.
 //!
-//! Requests and responses travel in order over a [`Link`]. The handle keeps the representatives that are
-//! pending: they belong to it and not to an iterator, so they survive the end of an epoch, an early break and a validation.
+//! Requests and answers travel in order over a [`Link`]. The handle keeps the pending representatives. They belong to it
+//! and not to an iterator, so they survive the end of an epoch, an early break and a validation.
 
 mod state;
 
 use crate::batch::{RehearsalBatch, Role, Schema};
 use crate::candidates::CandidateSelector;
-use crate::config::{Execution, OnRepeat, RehearsalConfig};
+use crate::config::{OnRepeat, RehearsalConfig};
 use crate::engine::{
-    BufferReport, Engine, EngineTimings, FailCode, Inspection, Parcel, PendingCheckpoint, PendingDraw, Request, Response, Restored,
-    Resumed, Saved, Timings,
+    BufferReport, Delivery, EngineTimings, FailCode, Inspection, PendingCheckpoint, Reply, Request, Restored, Resumed, Saved, Timings,
 };
 use crate::error::{BatchError, ConfigError, RehearsalError, notice};
 use crate::link::Link;
@@ -25,7 +24,7 @@ use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A rank's rehearsal buffer: a cheap handle (`Clone + Send + Sync`) on the engine that owns the shard.
 ///
@@ -79,6 +78,19 @@ pub struct Rehearsed<B> {
     pub batch: B,
     /// Where each representative is stored, in the order of the appended rows.
     pub representatives: Vec<RowHandle>,
+}
+
+/// The representatives that were appended to a mini-batch.
+struct Appended {
+    delivery: Option<Delivery>,
+    /// The rounds that were under way before.
+    queued: usize,
+    /// How long the training thread waited for them.
+    waited: Duration,
+    /// The bytes that were copied.
+    copied: usize,
+    /// When it was done.
+    at: Instant,
 }
 
 impl RehearsalConfig {
@@ -142,11 +154,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         if config.on_repeat == OnRepeat::SkipIfStored && !B::FIELDS.iter().any(|field| field.role == Role::Id) {
             return Err(ConfigError::NoId.into());
         }
-        let engine = Engine::new(config.clone(), rules, collective, timings.clone())?;
-        let link = match config.execution {
-            Execution::Inline => Link::inline(engine),
-            Execution::Background => Link::background(engine, format!("rehearsal-{rank}"), config.lag)?,
-        };
+        let link = Link::new(config, rules, collective, timings.clone())?;
         let state = State {
             link,
             schema: None,
@@ -178,8 +186,8 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     pub fn rehearse(&self, batch: B) -> Result<B, RehearsalError> {
         let mut state = self.lock();
         state.guarded(|state| {
-            let (batch, parcel) = self.step(state, batch)?;
-            state.recycle(parcel);
+            let (batch, delivery) = self.step(state, batch)?;
+            state.recycle(delivery);
             Ok(batch)
         })
     }
@@ -192,73 +200,70 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     pub fn rehearse_with_handles(&self, batch: B) -> Result<Rehearsed<B>, RehearsalError> {
         let mut state = self.lock();
         state.guarded(|state| {
-            let (batch, mut parcel) = self.step(state, batch)?;
-            let representatives = parcel.as_mut().map(|parcel| std::mem::take(&mut parcel.handles)).unwrap_or_default();
-            state.recycle(parcel);
+            let (batch, mut delivery) = self.step(state, batch)?;
+            let representatives = delivery.as_mut().map(|delivery| std::mem::take(&mut delivery.handles)).unwrap_or_default();
+            state.recycle(delivery);
             Ok(Rehearsed { batch, representatives })
         })
     }
 
-    /// One step; the parcel that is returned still names the representatives' places.
-    fn step(&self, state: &mut State, batch: B) -> Result<(B, Option<Parcel>), RehearsalError> {
-        let config = &self.shared.config;
+    /// One step; the delivery that is returned still names where the representatives are stored.
+    fn step(&self, state: &mut State, batch: B) -> Result<(B, Option<Delivery>), RehearsalError> {
+        let Shared { config, rank, timings, .. } = &*self.shared;
         let started = Instant::now();
         // What other calls waited for is not this step's.
         state.link.take_waited();
         state.drain_if_needed(config)?;
-        state.incoming.clear();
-        state.merged.clear();
-        let parts = batch.into_parts(&mut state.incoming).and_then(|rest| {
-            let schema = match &state.schema {
-                Some(schema) => schema.clone(),
-                None => Arc::new(Schema::of(B::FIELDS, &state.incoming)?),
-            };
-            let rows = schema.check(&state.incoming)?;
-            let autodiff = state.incoming.iter().any(|column| column.device().is_autodiff());
-            if *state.autodiff.get_or_insert(autodiff) != autodiff {
-                return Err(BatchError::Autodiff { autodiff });
-            }
-            Ok((rest, schema, rows))
-        });
-        let (mut rest, schema, rows) = match parts {
-            Ok(parts) => parts,
-            Err(error) => {
-                state.report_failure(FailCode::Batch);
-                return Err(error.into());
-            }
+        let (mut rest, schema, rows) = self.take_apart(state, batch).inspect_err(|_| state.report_failure(FailCode::Batch))?;
+        let (appended, offered) = if config.lag == 0 {
+            // The representatives of a step depend on its own candidates.
+            let offered = state.offer(config, *rank, &schema, rows, Instant::now())?;
+            (self.append(state, &schema, rows)?, offered)
+        } else {
+            // Burn copies a tensor that is shared before it is written, and offered columns are shared with the engine.
+            let appended = self.append(state, &schema, rows)?;
+            let offered = state.offer(config, *rank, &schema, rows, appended.at)?;
+            (appended, offered)
         };
-        state.schema.get_or_insert_with(|| schema.clone());
-        // What is offered is shared with the engine, and Burn copies what is shared before it is written: so representatives are appended first.
-        // Only without a lag do they depend on the offer.
-        let mut copied = 0;
-        if config.lag == 0 {
-            copied += state.offer(config, self.shared.rank, &schema, rows, Instant::now())?;
-        }
-        let queued = state.outstanding.iter().filter(|awaited| matches!(awaited, Awaited::Rows | Awaited::NoRows)).count();
-        let timings = &self.shared.timings;
-        let mut parcel = None;
-        if state.step >= config.lag as u64 {
-            while state.ready.is_empty() {
-                state.collect(config)?;
-            }
-            parcel = state.ready.pop_front();
-        }
-        let waited = state.link.take_waited();
-        timings.wait(waited);
-        let before_append = Instant::now();
-        copied += state.merge(&schema, rows, parcel.as_mut())?;
-        let appended = timings.append(before_append);
-        if config.lag > 0 {
-            copied += state.offer(config, self.shared.rank, &schema, rows, appended)?;
-        }
+        let Appended { delivery, queued, waited, copied, .. } = appended;
         state.step += 1;
-        B::fill(&mut rest, parcel.as_ref().map_or(0, |parcel| parcel.handles.len()));
+        let drawn = delivery.as_ref().filter(|delivery| !delivery.handles.is_empty());
+        B::fill(&mut rest, drawn.map_or(0, |delivery| delivery.handles.len()));
         let batch = B::from_parts(state.merged.drain(..), rest)?;
         timings.assemble(started.elapsed().saturating_sub(waited));
-        let drawn = parcel.as_ref().filter(|parcel| !parcel.handles.is_empty());
-        timings.step(queued, drawn.map_or(0, |parcel| (state.step - 1).saturating_sub(parcel.drawn_at)));
-        timings.copied(copied);
-        Ok((batch, parcel))
+        timings.step(queued, drawn.map_or(0, |delivery| (state.step - 1).saturating_sub(delivery.drawn_at)));
+        timings.copied(copied + offered);
+        Ok((batch, delivery))
+    }
+
+    /// Fills `state.incoming` with the columns of `batch`, and checks them against the first mini-batch.
+    fn take_apart(&self, state: &mut State, batch: B) -> Result<(B::Rest, Arc<Schema>, usize), BatchError> {
+        state.incoming.clear();
+        state.merged.clear();
+        let rest = batch.into_parts(&mut state.incoming)?;
+        let schema = match &state.schema {
+            Some(schema) => schema.clone(),
+            None => Arc::new(Schema::of(B::FIELDS, &state.incoming)?),
+        };
+        let rows = schema.check(&state.incoming)?;
+        let autodiff = state.incoming.iter().any(|column| column.device().is_autodiff());
+        if *state.autodiff.get_or_insert(autodiff) != autodiff {
+            return Err(BatchError::Autodiff { autodiff });
+        }
+        state.schema.get_or_insert_with(|| schema.clone());
+        Ok((rest, schema, rows))
+    }
+
+    /// Waits for the representatives of this step, and appends them to the incoming rows.
+    fn append(&self, state: &mut State, schema: &Schema, rows: usize) -> Result<Appended, RehearsalError> {
+        let Shared { config, timings, .. } = &*self.shared;
+        let queued = state.rounds_under_way();
+        let delivery = state.next_delivery(config)?;
+        let waited = state.link.take_waited();
+        timings.wait(waited);
+        let started = Instant::now();
+        let copied = state.merge(schema, rows, delivery.as_ref())?;
+        Ok(Appended { delivery, queued, waited, copied, at: timings.append(started) })
     }
 
     /// Takes part in a step for which this rank has no rows, so that the others can go on. Collective, like [`rehearse`](Self::rehearse).
@@ -275,8 +280,8 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
                 return state.drain(config);
             }
             state.drain_if_needed(config)?;
-            state.link.send(Request::NoRows)?;
-            state.outstanding.push_back(Awaited::NoRows);
+            state.link.send(Request::SkipStep)?;
+            state.outstanding.push_back(Awaited::SkippedStep);
             Ok(())
         })
     }
@@ -302,8 +307,9 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         let config = &self.shared.config;
         self.lock().guarded(|state| {
             state.drain_if_needed(config)?;
-            state.link.send(Request::BeginTask(u32::try_from(task).unwrap_or(u32::MAX)))?;
-            state.outstanding.push_back(Awaited::Task);
+            let (reply, answer) = Reply::channel();
+            state.link.send(Request::BeginTask(u32::try_from(task).unwrap_or(u32::MAX), reply))?;
+            state.outstanding.push_back(Awaited::Task(answer));
             Ok(())
         })
     }
@@ -314,10 +320,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     ///
     /// As [`rehearse`](Self::rehearse).
     pub fn inspect(&self) -> Result<Inspection, RehearsalError> {
-        match self.ask(Request::Inspect)? {
-            Response::Inspection(inspection) => Ok(inspection),
-            _ => Err(RehearsalError::EngineGone),
-        }
+        self.ask(Request::Inspect)
     }
 
     /// The state of all shards, with digests of contents and draws; equal on all ranks. Collective.
@@ -326,10 +329,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     ///
     /// As [`rehearse`](Self::rehearse), and [`RehearsalError::Disagreement`] if the ranks' draws differ.
     pub fn report(&self) -> Result<BufferReport, RehearsalError> {
-        match self.ask(Request::Report)? {
-            Response::Report(report) => Ok(report),
-            _ => Err(RehearsalError::EngineGone),
-        }
+        self.ask(Request::Report)
     }
 
     /// A copy of this rank's shard as a Burn [`Dataset`](burn::data::dataset::Dataset). Not collective.
@@ -345,13 +345,9 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
             let _ = state.guarded(|state| state.drain(&self.shared.config));
         }
         if state.error.is_some() {
-            state.abandon();
+            state.abandon(&self.shared.config);
         }
-        state.link.send(Request::Snapshot)?;
-        match state.link.receive()? {
-            Response::Snapshot(snapshot) => Ok(snapshot),
-            _ => Err(RehearsalError::EngineGone),
-        }
+        state.link.ask(Request::Snapshot)
     }
 
     /// Writes all shards to `directory`, which becomes a [checkpoint](crate::checkpoint): complete, or none. Returns when everything is on the disk; the same as
@@ -391,19 +387,18 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         let mut state = self.lock();
         if state.error.is_some() && self.shared.size == 1 {
             // The step that failed has used up its representatives: the engine draws them again.
-            state.abandon();
+            state.abandon(&self.shared.config);
             let (ticket, checkpoint) = PendingCheckpoint::new(state.link.another_asker());
-            state.link.send(Request::Save(directory, None, ticket))?;
-            let Response::Saving = state.link.receive()? else { return Err(RehearsalError::EngineGone) };
+            state.link.ask(|reply| Request::Save(directory, None, ticket, reply))?;
             return Ok(checkpoint);
         }
         state.guarded(|state| {
             state.drain(&self.shared.config)?;
             let (ticket, checkpoint) = PendingCheckpoint::new(state.link.another_asker());
-            let pending = |parcel: &Parcel| PendingDraw { handles: parcel.handles.clone(), columns: parcel.columns.clone() };
-            let pending = state.ready.iter().map(pending).collect();
-            state.link.send(Request::Save(directory, Some(pending), ticket))?;
-            state.outstanding.push_back(Awaited::Saving);
+            let pending = state.ready.iter().map(Delivery::share).collect();
+            let (reply, answer) = Reply::channel();
+            state.link.send(Request::Save(directory, Some(pending), ticket, reply))?;
+            state.outstanding.push_back(Awaited::Done(answer));
             Ok(checkpoint)
         })
     }
@@ -421,12 +416,10 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     pub fn restore(&self, directory: impl AsRef<Path>, device: &Device) -> Result<Restored, RehearsalError> {
         let directory = directory.as_ref().to_path_buf();
         let mut state = self.lock();
-        let response = state.guarded(|state| {
+        let resumed = state.guarded(|state| {
             state.drain(&self.shared.config)?;
-            state.link.send(Request::Restore(directory, device.clone(), B::FIELDS))?;
-            state.link.receive()
+            state.link.ask(|reply| Request::Restore(directory, device.clone(), B::FIELDS, reply))
         })?;
-        let Response::Restored(resumed) = response else { return Err(RehearsalError::EngineGone) };
         let Resumed { restored, schema, pending } = resumed?;
         state.step = restored.steps;
         state.schema = schema;
@@ -434,11 +427,10 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         Ok(restored)
     }
 
-    fn ask(&self, request: Request) -> Result<Response, RehearsalError> {
+    fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, RehearsalError> {
         self.lock().guarded(|state| {
             state.drain(&self.shared.config)?;
-            state.link.send(request)?;
-            state.link.receive()
+            state.link.ask(request)
         })
     }
 }

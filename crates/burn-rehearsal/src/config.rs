@@ -234,6 +234,14 @@ impl RehearsalConfig {
         self.clone().with_execution(Execution::Inline).with_store(StorePreference::Auto).with_device_limit(0)
     }
 
+    /// |B| in samples if the size of a row does not matter; `None` for [`Capacity::Bytes`].
+    pub(crate) fn capacity_before_rows(&self, world_size: usize) -> Option<usize> {
+        match self.capacity {
+            Capacity::Bytes(_) => None,
+            Capacity::Samples(_) | Capacity::Fraction(_) => self.capacity_in_samples(1, world_size).ok(),
+        }
+    }
+
     /// |B| in samples, for rows of `row_bytes` bytes.
     ///
     /// # Errors

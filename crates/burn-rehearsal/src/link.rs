@@ -5,108 +5,131 @@
 //! wakes up by itself, a little after the next mini-batch is due, and is woken only by a mini-batch that comes late, by any other request, and by
 //! whoever waits for its answer.
 
-use crate::engine::{Engine, Inbox, Request, Response, Sent};
+use crate::config::{Execution, RehearsalConfig};
+use crate::engine::{Answer, Engine, Inbox, MAX_IN_FLIGHT, Reply, Request, Round, Sent, Timings};
 use crate::error::RehearsalError;
-use burn_rehearsal_collective::{Answerer, Asker};
-use std::collections::VecDeque;
+use crate::rules::CustomRules;
+use burn_rehearsal_collective::{Answerer, Asker, Collective};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-type Answer = Result<Response, RehearsalError>;
-
-/// A handle's end. Requests are answered in order.
-pub(crate) enum Link {
-    /// The engine has a thread of its own.
-    Background(Background),
-    /// The engine works when it is asked.
-    Inline {
-        /// The engine.
-        engine: Box<Engine>,
-        /// Its answers.
-        responses: VecDeque<Answer>,
-    },
+/// A handle's end of the way to its engine. Requests are answered in order, and answers must be received in that order.
+pub(crate) struct Link {
+    engine: EngineEnd,
+    /// The answers to rounds.
+    rounds: Receiver<Answer<Round>>,
 }
 
-pub(crate) struct Background {
+enum EngineEnd {
+    /// The engine has a thread of its own.
+    Background(Background),
+    /// The engine works on the thread that asks.
+    Inline(Box<Engine>),
+}
+
+struct Background {
     /// Tells whether this rank can move, so that ranks that wait for each other notice.
     asker: Asker,
     requests: SyncSender<Sent>,
-    responses: Receiver<Answer>,
-    engine: Thread,
+    thread: Thread,
     /// Since it was last asked for.
     waited: Duration,
 }
 
 impl Link {
-    /// An engine in a thread of this name. At most the beginning of a checkpoint, `lag` rounds, one more or the beginning of a task, and the reason to leave are under
-    /// way, so neither side ever blocks on a full channel.
+    /// Starts an engine, in a thread of its own if that is configured.
     ///
     /// # Errors
     ///
-    /// [`RehearsalError::Thread`] if no thread can be had.
-    pub(crate) fn background(mut engine: Engine, name: String, lag: usize) -> Result<Self, RehearsalError> {
-        let (requests, inbox) = sync_channel(lag + 3);
-        let (outbox, responses) = sync_channel(lag + 3);
+    /// [`RehearsalError::Config`] if the configuration makes no sense, [`RehearsalError::Thread`] if the thread cannot be
+    /// started.
+    pub(crate) fn new(
+        config: &RehearsalConfig,
+        rules: CustomRules,
+        collective: Box<dyn Collective>,
+        timings: Arc<Timings>,
+    ) -> Result<Self, RehearsalError> {
+        let name = format!("rehearsal-{}", collective.rank());
+        let (mut engine, rounds) = Engine::new(config.clone(), rules, collective, timings)?;
+        if config.execution == Execution::Inline {
+            return Ok(Self { engine: EngineEnd::Inline(Box::new(engine)), rounds });
+        }
+        let (requests, inbox) = sync_channel(config.lag + MAX_IN_FLIGHT);
         let (asker, answerer) = engine.answer_requests();
-        let serve = move || serve(&inbox, &outbox, Rhythm::default(), answerer, engine);
+        let serve = move || serve(&inbox, Rhythm::default(), answerer, engine);
         let thread = std::thread::Builder::new().name(name).spawn(serve).map_err(|error| RehearsalError::Thread(error.to_string()))?;
-        Ok(Self::Background(Background { asker, requests, responses, engine: thread.thread().clone(), waited: Duration::ZERO }))
-    }
-
-    pub(crate) fn inline(engine: Engine) -> Self {
-        Self::Inline { engine: Box::new(engine), responses: VecDeque::new() }
+        let background = Background { asker, requests, thread: thread.thread().clone(), waited: Duration::ZERO };
+        Ok(Self { engine: EngineEnd::Background(background), rounds })
     }
 
     pub(crate) fn send(&mut self, request: Request) -> Result<(), RehearsalError> {
-        match self {
-            Self::Background(link) => {
+        match &mut self.engine {
+            EngineEnd::Background(link) => {
                 let can_wait = matches!(request, Request::Rows(_));
                 let asked = link.asker.ask();
                 link.requests.send(Sent { request, asked }).map_err(|_| RehearsalError::EngineGone)?;
                 if !can_wait {
-                    link.engine.unpark();
+                    link.thread.unpark();
                 }
             }
-            Self::Inline { engine, responses } => responses.push_back(engine.handle(request)),
+            EngineEnd::Inline(engine) => engine.handle(request),
         }
         Ok(())
     }
 
-    pub(crate) fn receive(&mut self) -> Answer {
-        match self {
-            Self::Background(Background { asker, responses, engine, waited, .. }) => {
-                let poll = || match responses.try_recv() {
-                    Ok(answer) => Some(answer),
-                    Err(TryRecvError::Disconnected) => Some(Err(RehearsalError::EngineGone)),
-                    Err(TryRecvError::Empty) => None,
-                };
-                asker.wait(poll, || {
-                    let started = Instant::now();
-                    engine.unpark();
-                    let answer = responses.recv();
-                    *waited += started.elapsed();
-                    answer.map_err(|_| RehearsalError::EngineGone)?
-                })
-            }
-            Self::Inline { responses, .. } => responses.pop_front().ok_or(RehearsalError::EngineGone)?,
-        }
+    /// The outcome of the oldest round that was not received.
+    pub(crate) fn round(&mut self) -> Answer<Round> {
+        self.engine.receive(&self.rounds)
+    }
+
+    /// The answer to a request that was sent.
+    pub(crate) fn receive<T>(&mut self, answer: &Receiver<Answer<T>>) -> Answer<T> {
+        self.engine.receive(answer)
+    }
+
+    /// Sends a request and waits for its answer.
+    pub(crate) fn ask<T>(&mut self, request: impl FnOnce(Reply<T>) -> Request) -> Answer<T> {
+        let (reply, answer) = Reply::channel();
+        self.send(request(reply))?;
+        self.receive(&answer)
     }
 
     /// An asker for what other threads of the engine answer. Of an inline engine, it is not
     /// watched.
     pub(crate) fn another_asker(&self) -> Asker {
-        match self {
-            Self::Background(link) => link.asker.another(),
-            Self::Inline { .. } => Asker::default(),
+        match &self.engine {
+            EngineEnd::Background(link) => link.asker.another(),
+            EngineEnd::Inline(_) => Asker::default(),
         }
     }
 
-    /// How long [`receive`](Self::receive) has waited for answers that were not there since this was last called. An answer that is there costs no look at the clock.
+    /// The time spent waiting for answers since this was last called. An answer that is there costs no look at the clock.
     pub(crate) fn take_waited(&mut self) -> Duration {
+        match &mut self.engine {
+            EngineEnd::Background(link) => std::mem::take(&mut link.waited),
+            EngineEnd::Inline(_) => Duration::ZERO,
+        }
+    }
+}
+
+impl EngineEnd {
+    fn receive<T>(&mut self, answers: &Receiver<Answer<T>>) -> Answer<T> {
+        let poll = || match answers.try_recv() {
+            Ok(answer) => Some(answer),
+            Err(TryRecvError::Disconnected) => Some(Err(RehearsalError::EngineGone)),
+            Err(TryRecvError::Empty) => None,
+        };
         match self {
-            Self::Background(link) => std::mem::take(&mut link.waited),
-            Self::Inline { .. } => Duration::ZERO,
+            Self::Background(Background { asker, thread, waited, .. }) => asker.wait(poll, || {
+                let started = Instant::now();
+                thread.unpark();
+                let answer = answers.recv();
+                *waited += started.elapsed();
+                answer.map_err(|_| RehearsalError::EngineGone)?
+            }),
+            Self::Inline(_) => poll().unwrap_or(Err(RehearsalError::EngineGone)),
         }
     }
 }
@@ -114,41 +137,20 @@ impl Link {
 impl Drop for Background {
     fn drop(&mut self) {
         // The other ranks count on every round that this one has submitted, and a last one may tell them why it leaves.
-        self.engine.unpark();
+        self.thread.unpark();
     }
 }
 
-/// What answers requests.
-trait Serve {
-    fn answer(&mut self, request: Request) -> Answer;
-
-    /// Does what there is to do besides, until a request comes.
-    fn work(&mut self, _inbox: &Inbox) -> Option<Sent> {
-        None
-    }
-}
-
-impl Serve for Engine {
-    fn answer(&mut self, request: Request) -> Answer {
-        self.handle(request)
-    }
-
-    fn work(&mut self, inbox: &Inbox) -> Option<Sent> {
-        self.write_until_asked(inbox)
-    }
-}
-
-/// Answers requests until nobody can send any more; without a listener, too. The answerer is an
-/// earlier parameter than the server, so it is dropped after the handles.
-fn serve(inbox: &Inbox, outbox: &SyncSender<Answer>, mut rhythm: Rhythm, _answerer: Answerer, mut server: impl Serve) {
-    while let Some(Sent { request, asked }) = server.work(inbox).or_else(|| next(inbox, &rhythm)) {
-        let sent = if let Request::Rows(offer) = &request { Some(offer.sent) } else { None };
+/// Answers requests until no handle is left. The answerer is an earlier parameter than the engine, so it is dropped after
+/// the engine's collectives.
+fn serve(inbox: &Inbox, mut rhythm: Rhythm, _answerer: Answerer, mut engine: Engine) {
+    while let Some(Sent { request, asked }) = engine.write_until_asked(inbox).or_else(|| next(inbox, &rhythm)) {
+        let sent = if let Request::Rows(batch) = &request { Some(batch.sent) } else { None };
         let started = Instant::now();
-        let answer = server.answer(request);
+        engine.handle(request);
         if let Some(sent) = sent {
             rhythm.beat(sent, started.elapsed());
         }
-        let _ = outbox.send(answer);
         drop(asked);
     }
 }
@@ -206,17 +208,10 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use burn_rehearsal_collective::Asked;
+    use crate::capacity::Capacity;
+    use burn_rehearsal_collective::{Asked, Solo};
 
     const MS: Duration = Duration::from_millis(1);
-
-    struct AlwaysFailed;
-
-    impl Serve for AlwaysFailed {
-        fn answer(&mut self, _request: Request) -> Answer {
-            Ok(Response::Failed)
-        }
-    }
 
     /// The rhythm after mini-batches at these milliseconds.
     fn after(start: Instant, milliseconds: &[u32], work: Duration) -> Rhythm {
@@ -254,33 +249,30 @@ mod tests {
     fn a_request_that_cannot_wait_wakes_a_sleeping_engine_and_so_does_who_waits_for_its_answer() {
         let hour = Duration::from_secs(3600);
         for wait in [false, true] {
+            let config = RehearsalConfig::new(Capacity::Samples(1));
+            let (engine, rounds) = Engine::new(config, CustomRules::default(), Box::new(Solo::new()), Arc::default()).unwrap();
             let (requests, inbox) = sync_channel(2);
-            let (outbox, responses) = sync_channel(2);
             let rhythm = Rhythm { last: Some(Instant::now()), intervals: [hour; 2], work: MS };
-            let engine = std::thread::spawn(move || serve(&inbox, &outbox, rhythm, Answerer::default(), AlwaysFailed));
-            let mut link = Link::Background(Background {
-                asker: Asker::default(),
-                requests: requests.clone(),
-                responses,
-                engine: engine.thread().clone(),
-                waited: Duration::ZERO,
-            });
+            let thread = std::thread::spawn(move || serve(&inbox, rhythm, Answerer::default(), engine));
+            let background =
+                Background { asker: Asker::default(), requests: requests.clone(), thread: thread.thread().clone(), waited: Duration::ZERO };
+            let mut link = Link { engine: EngineEnd::Background(background), rounds };
             let (done, answered) = sync_channel(1);
             std::thread::spawn(move || {
                 // Whether the engine sleeps already or not, it must not sleep on.
+                let (reply, answer) = Reply::channel();
                 let answer = if wait {
-                    requests.send(Sent { request: Request::Inspect, asked: Asked::default() }).unwrap();
-                    link.receive()
+                    requests.send(Sent { request: Request::Inspect(reply), asked: Asked::default() }).unwrap();
+                    link.receive(&answer)
                 } else {
-                    link.send(Request::Inspect).unwrap();
-                    let Link::Background(link) = &link else { unreachable!() };
-                    link.responses.recv().unwrap()
+                    link.send(Request::Inspect(reply)).unwrap();
+                    answer.recv().unwrap()
                 };
                 drop((link, requests));
                 done.send(answer).unwrap();
             });
-            assert!(matches!(answered.recv_timeout(Duration::from_secs(60)), Ok(Ok(Response::Failed))), "waiting: {wait}");
-            engine.join().unwrap();
+            assert!(matches!(answered.recv_timeout(Duration::from_secs(60)), Ok(Ok(_))), "waiting: {wait}");
+            thread.join().unwrap();
         }
     }
 }

@@ -3,12 +3,13 @@
 use crate::batch::{Column, Kind, Role, Schema, index_tensor, is_host};
 use crate::candidates::CandidateSelector;
 use crate::config::RehearsalConfig;
-use crate::engine::{FailCode, Offer, Parcel, Request, Response};
+use crate::engine::{Answer, CandidateBatch, Delivery, FailCode, Reply, Request, Round};
 use crate::error::RehearsalError;
 use crate::link::Link;
 use burn::tensor::{Int, Shape, Tensor, TensorData};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
 /// What the training side remembers between steps.
@@ -19,12 +20,12 @@ pub(super) struct State {
     pub(super) autodiff: Option<bool>,
     /// Steps done by this handle: rounds in which some rank had rows.
     pub(super) step: u64,
-    /// The requests whose responses are still to come.
+    /// The answers that are still to come, in order.
     pub(super) outstanding: VecDeque<Awaited>,
     /// Representatives of the next steps, in order. The first belongs to step max(step, lag).
-    pub(super) ready: VecDeque<Parcel>,
-    /// Parcels that came back and were unpacked.
-    pub(super) spare: Vec<Parcel>,
+    pub(super) ready: VecDeque<Delivery>,
+    /// Deliveries that were used.
+    pub(super) spare: Vec<Delivery>,
     pub(super) error: Option<RehearsalError>,
     /// Whether an iterator of a `RehearsalLoader` is alive.
     pub(super) iterating: bool,
@@ -35,19 +36,16 @@ pub(super) struct State {
     pub(super) merged: Vec<Column>,
 }
 
-/// What a response is still to come to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// An answer that is still to come.
 pub(super) enum Awaited {
     /// A round with rows of this rank.
     Rows,
-    /// A round in which it had none.
-    NoRows,
-    /// The beginning of a checkpoint.
-    Saving,
-    /// The beginning of a task.
-    Task,
-    /// The last round of a rank that leaves.
-    Leaving,
+    /// A round in which it has none.
+    SkippedStep,
+    /// The beginning of a task: the pending representatives, if they were drawn again.
+    Task(Receiver<Answer<Option<Vec<Delivery>>>>),
+    /// The beginning of a checkpoint, or the last round of a rank that leaves.
+    Done(Receiver<Answer<()>>),
 }
 
 impl State {
@@ -63,40 +61,65 @@ impl State {
         result
     }
 
-    /// Receives the oldest outstanding response.
+    /// Receives the oldest outstanding answer.
     pub(super) fn collect(&mut self, config: &RehearsalConfig) -> Result<(), RehearsalError> {
-        let Some(awaited) = self.outstanding.pop_front() else { return Err(RehearsalError::EngineGone) };
-        let (counted, representatives) = match (awaited, self.link.receive()?) {
-            (Awaited::Saving, Response::Saving) | (Awaited::Task, Response::Redrawn(None)) => return Ok(()),
-            (Awaited::Task, Response::Redrawn(Some(pending))) => {
-                self.ready = pending.into();
-                return Ok(());
+        match self.outstanding.pop_front().ok_or(RehearsalError::EngineGone)? {
+            Awaited::Rows => {
+                if let Round::Step(delivery) = self.link.round()? {
+                    self.ready.push_back(delivery);
+                }
             }
-            (Awaited::Rows | Awaited::NoRows, Response::Round { counted, representatives }) => (counted, representatives),
-            _ => return Err(RehearsalError::EngineGone),
-        };
-        self.ready.extend(representatives);
-        if counted && awaited == Awaited::NoRows {
-            // The others used this step's representatives; this rank had nothing to train on and lets its own go.
-            if self.step >= config.lag as u64 {
-                let parcel = self.ready.pop_front();
-                self.recycle(parcel);
+            Awaited::SkippedStep => {
+                if let Round::Step(delivery) = self.link.round()? {
+                    self.ready.push_back(delivery);
+                    // The others used this step's representatives. This rank has no mini-batch for its own.
+                    if self.step >= config.lag as u64 {
+                        let unused = self.ready.pop_front();
+                        self.recycle(unused);
+                    }
+                    self.step += 1;
+                }
             }
-            self.step += 1;
+            Awaited::Task(answer) => {
+                if let Some(pending) = self.link.receive(&answer)? {
+                    self.ready = pending.into();
+                }
+            }
+            Awaited::Done(answer) => self.link.receive(&answer)?,
         }
         Ok(())
     }
 
-    /// Keeps an unpacked parcel for the next offer. There is never use for more than one in each direction.
-    pub(super) fn recycle(&mut self, parcel: Option<Parcel>) {
+    /// The representatives of this step; `None` in the first `lag` steps.
+    pub(super) fn next_delivery(&mut self, config: &RehearsalConfig) -> Result<Option<Delivery>, RehearsalError> {
+        if self.step < config.lag as u64 {
+            return Ok(None);
+        }
+        while self.ready.is_empty() {
+            self.collect(config)?;
+        }
+        Ok(self.ready.pop_front())
+    }
+
+    /// The number of rounds that the engine has not answered.
+    pub(super) fn rounds_under_way(&self) -> usize {
+        self.outstanding.iter().filter(|awaited| matches!(awaited, Awaited::Rows | Awaited::SkippedStep)).count()
+    }
+
+    /// Keeps a delivery that was used for the next offer. There is never use for more than one in each direction.
+    pub(super) fn recycle(&mut self, delivery: Option<Delivery>) {
         if self.spare.len() < 2 {
-            self.spare.extend(parcel);
+            self.spare.extend(delivery);
         }
     }
 
-    /// Receives every outstanding response if one of them decides whether a step happened, or what is drawn.
+    /// Receives every outstanding answer if one of them decides whether a step happened, or what is drawn.
     pub(super) fn drain_if_needed(&mut self, config: &RehearsalConfig) -> Result<(), RehearsalError> {
-        if self.outstanding.iter().any(|awaited| matches!(awaited, Awaited::NoRows | Awaited::Task)) { self.drain(config) } else { Ok(()) }
+        if self.outstanding.iter().any(|awaited| matches!(awaited, Awaited::SkippedStep | Awaited::Task(_))) {
+            self.drain(config)
+        } else {
+            Ok(())
+        }
     }
 
     pub(super) fn drain(&mut self, config: &RehearsalConfig) -> Result<(), RehearsalError> {
@@ -106,17 +129,18 @@ impl State {
         Ok(())
     }
 
-    /// Tells the other ranks that this one leaves. Its own error matters more than whether they heard.
+    /// Tells the other ranks that this one leaves. Whether they hear it does not matter to its own error.
     pub(super) fn report_failure(&mut self, code: FailCode) {
-        if self.link.send(Request::Failed(code)).is_ok() {
-            self.outstanding.push_back(Awaited::Leaving);
+        let (reply, answer) = Reply::channel();
+        if self.link.send(Request::Leave(code, reply)).is_ok() {
+            self.outstanding.push_back(Awaited::Done(answer));
         }
     }
 
-    /// Receives every outstanding response after an error; none of them matters any more.
-    pub(super) fn abandon(&mut self) {
-        while self.outstanding.pop_front().is_some() {
-            let _ = self.link.receive();
+    /// Receives every outstanding answer after an error and ignores it.
+    pub(super) fn abandon(&mut self, config: &RehearsalConfig) {
+        while !self.outstanding.is_empty() {
+            let _ = self.collect(config);
         }
         self.ready.clear();
     }
@@ -130,45 +154,44 @@ impl State {
         rows: usize,
         sent: Instant,
     ) -> Result<usize, RehearsalError> {
-        let mut parcel = self.spare.pop().unwrap_or_default();
-        parcel.candidates.clear();
-        parcel.devices.clear();
-        parcel.rows.clear();
+        let mut recycled = self.spare.pop().unwrap_or_default();
+        let mut lists = std::mem::take(&mut recycled.lists);
+        lists.columns.clear();
+        lists.devices.clear();
+        lists.selected.clear();
         let columns = if self.merged.is_empty() { &self.incoming } else { &self.merged };
         let stored = || schema.fields().iter().zip(columns).filter(|(field, _)| field.is_stored()).map(|(_, column)| column);
-        parcel.devices.extend(stored().map(|column| column.device().inner()));
-        // In host memory the engine chooses the candidates and copies them from where they are; on a device they are copied there, before anybody can
-        // overwrite them.
-        let shared = parcel.devices.iter().all(is_host);
+        lists.devices.extend(stored().map(|column| column.device().inner()));
+        // In host memory the engine selects the candidates and copies them from the mini-batch. On a device they are
+        // copied here, before the mini-batch can be overwritten.
+        let select = lists.devices.iter().all(is_host);
         let mut copied = 0;
-        if shared {
-            parcel.candidates.extend(stored().cloned());
+        if select {
+            lists.columns.extend(stored().cloned());
         } else {
-            self.selector.select(config, self.step, rank, rows, &mut parcel.rows);
-            let chosen: Vec<i64> = parcel.rows.iter().map(|&row| i64::from(row)).collect();
+            self.selector.select(config, self.step, rank, rows, &mut lists.selected);
+            let chosen: Vec<i64> = lists.selected.iter().map(|&row| i64::from(row)).collect();
             let mut index: Option<Tensor<1, Int>> = None;
-            for (column, device) in stored().zip(&parcel.devices).filter(|_| !chosen.is_empty()) {
+            for (column, device) in stored().zip(&lists.devices).filter(|_| !chosen.is_empty()) {
                 // One upload serves all fields, unless a field lives on another device.
                 let uploaded = index.take().filter(|index| index.device() == *device);
                 let uploaded = uploaded.unwrap_or_else(|| index_tensor(chosen.clone(), device));
-                parcel.candidates.push(column.select(&uploaded));
+                lists.columns.push(column.select(&uploaded));
                 index = Some(uploaded);
             }
             copied = chosen.len() * schema.stored().map(|field| field.elements() * field.dtype.size()).sum::<usize>();
-            parcel.rows.clear();
-            parcel.rows.extend(0..chosen.len() as u32);
+            lists.selected.clear();
+            lists.selected.extend(0..chosen.len() as u32);
         }
-        self.link.send(Request::Rows(Offer { schema: schema.clone(), parcel, rows, choose: shared, sent }))?;
+        self.link.send(Request::Rows(CandidateBatch { schema: schema.clone(), rows, lists, select, sent, recycled }))?;
         self.outstanding.push_back(Awaited::Rows);
         Ok(copied)
     }
 
     /// Appends the representatives to the incoming columns and fills the `representative` field; the bytes that were copied.
-    pub(super) fn merge(&mut self, schema: &Schema, rows: usize, parcel: Option<&mut Parcel>) -> Result<usize, RehearsalError> {
-        let mut none = Parcel::default();
-        let Parcel { columns: drawn, handles, .. } = parcel.unwrap_or(&mut none);
-        let extra = handles.len();
-        let mut drawn = drawn.iter();
+    pub(super) fn merge(&mut self, schema: &Schema, rows: usize, delivery: Option<&Delivery>) -> Result<usize, RehearsalError> {
+        let extra = delivery.map_or(0, |delivery| delivery.handles.len());
+        let mut drawn = delivery.into_iter().flat_map(|delivery| &delivery.columns);
         self.merged.clear();
         let mut bytes = 0;
         for (field, mut column) in schema.fields().iter().zip(self.incoming.drain(..)) {

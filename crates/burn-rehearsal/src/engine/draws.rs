@@ -1,6 +1,6 @@
 //! Everybody's draws for one step, and the rows that they move: steps 3 to 5 of a round.
 
-use super::{Engine, Parcel, Scratch};
+use super::{Delivery, Engine, Scratch};
 use crate::error::{RehearsalError, notice};
 use crate::random::{Purpose, Stream};
 use crate::sampling::Sampling;
@@ -19,7 +19,7 @@ const HANDLE: usize = 8;
 
 impl Engine {
     /// Plans everybody's draws for `step`, moves the rows, builds this rank's columns.
-    pub(super) fn draw_for(&mut self, step: u64, mut parcel: Parcel, started: Instant) -> Result<Parcel, RehearsalError> {
+    pub(super) fn draw_for(&mut self, step: u64, mut delivery: Delivery, started: Instant) -> Result<Delivery, RehearsalError> {
         self.plan(step)?;
         self.notice_unused();
         let mut started = self.timings.plan(started);
@@ -27,12 +27,12 @@ impl Engine {
             self.exchange()?;
             started = self.timings.exchange(started);
         }
-        self.assemble(&mut parcel)?;
+        self.assemble(&mut delivery)?;
         self.timings.deliver(started);
         let width = self.shard.as_ref().map_or(0, |shard| shard.schema().row_bytes());
-        self.timings.copied((self.scratch.pushed.len() + parcel.handles.len()) * width);
-        parcel.drawn_at = self.step.saturating_sub(1);
-        Ok(parcel)
+        self.timings.copied((self.scratch.pushed.len() + delivery.handles.len()) * width);
+        delivery.drawn_at = self.step.saturating_sub(1);
+        Ok(delivery)
     }
 
     /// Says so if a full buffer is of no use because no task was begun.
@@ -123,10 +123,10 @@ impl Engine {
         Ok(())
     }
 
-    fn assemble(&mut self, parcel: &mut Parcel) -> Result<(), RehearsalError> {
-        parcel.handles.clear();
+    fn assemble(&mut self, delivery: &mut Delivery) -> Result<(), RehearsalError> {
+        delivery.handles.clear();
         let Some(shard) = &self.shard else {
-            parcel.columns.clear();
+            delivery.columns.clear();
             return Ok(());
         };
         let width = shard.schema().row_bytes();
@@ -138,19 +138,19 @@ impl Engine {
             if owner == self.rank {
                 let slot = stored_slot(self.sampling.as_ref(), shard.table(), group, place.index)?;
                 sources.push(Source::Slot(slot));
-                parcel.handles.push(RowHandle { rank: place.owner, slot, generation: shard.table().generation(slot) });
+                delivery.handles.push(RowHandle { rank: place.owner, slot, generation: shard.table().generation(slot) });
             } else {
                 let (handles, rows) = incoming[owner].split_at(incoming[owner].len() / (HANDLE + width) * HANDLE);
                 let (handle, row) = (&handles[cursor[owner] * HANDLE..][..HANDLE], &rows[cursor[owner] * width..][..width]);
                 cursor[owner] += 1;
-                parcel.handles.push(RowHandle { rank: place.owner, slot: read_u32(&handle[..4]), generation: read_u32(&handle[4..]) });
+                delivery.handles.push(RowHandle { rank: place.owner, slot: read_u32(&handle[..4]), generation: read_u32(&handle[4..]) });
                 sources.push(Source::Packed(row));
             }
         }
         if sources.is_empty() {
-            parcel.columns.clear();
+            delivery.columns.clear();
         } else {
-            shard.store().assemble(&sources, &self.devices, &mut parcel.columns);
+            shard.store().assemble(&sources, &self.devices, &mut delivery.columns);
         }
         Ok(())
     }

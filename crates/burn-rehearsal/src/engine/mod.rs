@@ -11,200 +11,64 @@
 //! A round in which no rank has rows (the end of an epoch) changes nothing and is not a step.
 
 mod draws;
+mod messages;
 mod persist;
+mod report;
 mod round;
 mod shard;
 mod timings;
 
 pub use persist::{PendingCheckpoint, Restored, Saved};
+pub use report::{BufferReport, Inspection};
 pub use timings::EngineTimings;
 
+pub(crate) use messages::{Answer, CandidateBatch, CandidateLists, Delivery, Inbox, Reply, Request, Round, Sent};
 pub(crate) use persist::Resumed;
-pub(crate) use round::{FailCode, Status};
+pub(crate) use round::FailCode;
 pub(crate) use timings::Timings;
 
 use crate::agreement::agree_on;
-use crate::batch::{Column, FieldSpec, Schema};
+use crate::batch::Schema;
 use crate::candidates::CandidateSelector;
 use crate::config::RehearsalConfig;
-use crate::error::{CheckpointError, RehearsalError};
+use crate::error::RehearsalError;
 use crate::random::{Purpose, Stream};
-use crate::rules::{CustomRules, policy_name, sampling_name};
+use crate::rules::CustomRules;
 use crate::sampling::{Draw, RowLocation, Sampling, ShardCounts};
-use crate::slots::{RowHandle, shard_capacity};
-use crate::snapshot::Snapshot;
-use crate::store::StoreLocation;
 use burn::tensor::Device;
-use burn_rehearsal_collective::{Answerer, Asked, Asker, Collective};
-use persist::{Ticket, Writer};
-use round::RoundHeader;
+use burn_rehearsal_collective::{Answerer, Asker, Collective};
+use persist::Writer;
+use round::{RoundHeader, Status};
 use shard::Shard;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Instant;
 
-/// Candidates of one mini-batch.
-pub(crate) struct Offer {
-    /// The layout of the mini-batch.
-    pub(crate) schema: Arc<Schema>,
-    /// What travels with it.
-    pub(crate) parcel: Parcel,
-    /// The number of incoming rows, the first ones of the columns.
-    pub(crate) rows: usize,
-    /// Whether the candidates are still to be chosen among them; otherwise the parcel names them.
-    pub(crate) choose: bool,
-    /// When it was sent.
-    pub(crate) sent: Instant,
-}
-
-/// Lists that travel from the handle to the engine, come back with the round's representatives, and are used again: so that neither side
-/// allocates them at every step.
-#[derive(Default)]
-pub(crate) struct Parcel {
-    /// To the engine: one column per stored field, with the candidates among its rows. Empty on the way back.
-    pub(crate) candidates: Vec<Column>,
-    /// Which rows of the columns are the candidates.
-    pub(crate) rows: Vec<u32>,
-    /// To the engine: where representatives are wanted, one device per stored field.
-    pub(crate) devices: Vec<Device>,
-    /// To the handle: one column per stored field; empty if no row was drawn. Back to the engine, which uses their memory again.
-    pub(crate) columns: Vec<Column>,
-    /// To the handle: where each representative is stored.
-    pub(crate) handles: Vec<RowHandle>,
-    /// To the handle: the last step whose candidates could be drawn.
-    pub(crate) drawn_at: u64,
-}
-
-/// Representatives of a step to come, as the handle keeps them.
-pub(crate) struct PendingDraw {
-    pub(crate) handles: Vec<RowHandle>,
-    /// One per stored field.
-    pub(crate) columns: Vec<Column>,
-}
-
-/// What a handle asks of its engine. Requests are answered in order.
-pub(crate) enum Request {
-    /// A round with candidates.
-    Rows(Offer),
-    /// A round of a rank that has no rows at this step.
-    NoRows,
-    /// A last round that tells the others why this rank leaves.
-    Failed(FailCode),
-    /// A new task, at the same step on all ranks.
-    BeginTask(u32),
-    /// This shard's state.
-    Inspect,
-    /// The state of all shards; collective.
-    Report,
-    /// A copy of this shard.
-    Snapshot,
-    /// All shards on disk, and the representatives that this rank's handle keeps; the ticket receives the outcome. Collective.
-    /// Without representatives, those of the next steps are drawn now.
-    Save(PathBuf, Option<Vec<PendingDraw>>, Ticket),
-    /// What was saved; collective.
-    Restore(PathBuf, Device, &'static [FieldSpec]),
-}
-
-/// A request on its way to an engine of another thread.
-pub(crate) struct Sent {
-    pub(crate) request: Request,
-    /// Dropped when the answer has been sent.
-    pub(crate) asked: Asked,
-}
-
-pub(crate) type Inbox = Receiver<Sent>;
-
-/// The answers to [`Request`].
-pub(crate) enum Response {
-    /// To `Rows` and `NoRows`.
-    Round {
-        /// Whether any rank had rows, so that the round was a step.
-        counted: bool,
-        /// The representatives of the step that is `lag` steps later.
-        representatives: Option<Parcel>,
-    },
-    /// To `BeginTask`: the representatives of all pending steps, in order, if they had to be drawn again.
-    Redrawn(Option<Vec<Parcel>>),
-    /// To `Inspect`.
-    Inspection(Inspection),
-    /// To `Report`.
-    Report(BufferReport),
-    /// To `Snapshot`.
-    Snapshot(Snapshot),
-    /// To `Save`: what is small has been copied.
-    Saving,
-    /// To `Restore`. The engine goes on if it failed.
-    Restored(Result<Resumed, CheckpointError>),
-    /// To `Failed`.
-    Failed,
-}
-
-/// The state of one rank's shard.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Inspection {
-    /// The slots of this shard; 0 before the first mini-batch if the capacity was given in bytes.
-    pub capacity: usize,
-    /// The rows stored in this shard.
-    pub len: usize,
-    /// The bytes of this shard's rows, allocated whole at the first mini-batch.
-    pub bytes: usize,
-    /// Where this shard lives; `None` before the first mini-batch.
-    pub store: Option<StoreLocation>,
-    /// Stored rows per class.
-    pub per_class: Vec<usize>,
-    /// The number of distinct samples stored, if the batch has an `id`.
-    pub distinct: Option<usize>,
-    /// The current task.
-    pub task: usize,
-    /// Steps done.
-    pub steps: u64,
-}
-
-/// The state of all shards together; equal on all ranks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BufferReport {
-    /// The name of the policy and its parameters, if it has any.
-    pub policy: String,
-    /// The name of the sampling rule and its parameters, if it has any.
-    pub sampling: String,
-    /// |B|, in samples.
-    pub capacity: usize,
-    /// Rows stored.
-    pub len: usize,
-    /// Bytes of all shards' rows.
-    pub bytes: usize,
-    /// Where each rank's shard lives, in rank order; `None` for a rank that never had rows.
-    pub stores: Vec<Option<StoreLocation>>,
-    /// Stored rows per class.
-    pub per_class: Vec<usize>,
-    /// Distinct samples stored, if the batch has an `id`.
-    pub distinct: Option<usize>,
-    /// Digest of all stored rows in canonical form, in (rank, slot) order; hexadecimal.
-    pub contents_digest: String,
-    /// Digest of all draws so far; hexadecimal.
-    pub draws_digest: String,
-}
+/// The requests that can be under way besides `lag` rounds: one more round or the beginning of a task, the beginning of a
+/// checkpoint, and the reason to leave. Channels of this size never block.
+pub(crate) const MAX_IN_FLIGHT: usize = 3;
 
 /// The single-threaded state machine behind a buffer handle.
 pub(crate) struct Engine {
     config: RehearsalConfig,
     rules: CustomRules,
     config_digest: u64,
+    /// The answers to rounds.
+    rounds: SyncSender<Answer<Round>>,
     /// Dropped at the first error, so that no other rank waits for this one.
     collective: Option<Box<dyn Collective>>,
     rank: usize,
     size: usize,
     shard: Option<Shard>,
     selector: CandidateSelector,
-    /// Where representatives are wanted, as the last mini-batch told.
+    /// Where representatives are wanted: the devices of the last mini-batch.
     devices: Vec<Device>,
     counts: ShardCounts,
     sampling: Box<dyn Sampling>,
     task: u32,
     /// Whether `begin_task` was ever called.
     task_begun: bool,
-    round: u64,
+    rounds_done: u64,
     step: u64,
     /// The ranks that know the layout of a row and can receive some.
     ready: Vec<bool>,
@@ -243,18 +107,21 @@ struct Scratch {
 }
 
 impl Engine {
+    /// The engine, and where its answers to rounds arrive.
     pub(crate) fn new(
         config: RehearsalConfig,
         rules: CustomRules,
         mut collective: Box<dyn Collective>,
         timings: Arc<Timings>,
-    ) -> Result<Self, RehearsalError> {
+    ) -> Result<(Self, Receiver<Answer<Round>>), RehearsalError> {
         collective.set_purpose("rehearsal");
         let (rank, size) = (collective.rank(), collective.size());
         config.validate(size)?;
+        let (rounds, answers) = sync_channel(config.lag + MAX_IN_FLIGHT);
         let sampling = rules.sampling(&config);
-        Ok(Self {
+        let engine = Self {
             config_digest: round::config_digest(&rules.agreed(&config), size),
+            rounds,
             collective: Some(collective),
             rank,
             size,
@@ -265,7 +132,7 @@ impl Engine {
             sampling,
             task: 0,
             task_begun: false,
-            round: 0,
+            rounds_done: 0,
             step: 0,
             ready: vec![false; size],
             rows: vec![0; size],
@@ -281,7 +148,8 @@ impl Engine {
             },
             config,
             rules,
-        })
+        };
+        Ok((engine, answers))
     }
 
     /// From now on a thread of its own calls this engine, when it is asked.
@@ -289,27 +157,50 @@ impl Engine {
         self.collective.as_mut().map(|collective| collective.answer_requests()).unwrap_or_default()
     }
 
-    /// Answers one request. After an error every later request is answered with the same error.
-    pub(crate) fn handle(&mut self, request: Request) -> Result<Response, RehearsalError> {
-        if let Some(error) = &self.failure {
-            // What needs no other rank still works.
-            match request {
-                Request::Snapshot => {}
-                Request::Save(..) if self.size == 1 => {}
-                _ => return Err(error.clone()),
+    /// Answers one request. After an error, requests that need other ranks are answered with the same error.
+    pub(crate) fn handle(&mut self, request: Request) {
+        match request {
+            Request::Rows(batch) => {
+                let round = self.guarded(|engine| engine.insert_and_draw(batch));
+                self.answer_round(round);
+            }
+            Request::SkipStep => {
+                let round = self.guarded(|engine| engine.round(Status::NoRows, &[], Delivery::default(), Instant::now()));
+                self.answer_round(round);
+            }
+            Request::Leave(code, reply) => reply.send(self.guarded(|engine| engine.leave(code))),
+            Request::BeginTask(task, reply) => reply.send(self.guarded(|engine| engine.begin_task(task))),
+            Request::Inspect(reply) => reply.send(self.guarded(|engine| Ok(engine.inspect()))),
+            Request::Report(reply) => reply.send(self.guarded(Self::report)),
+            Request::Snapshot(reply) => reply.send(self.recorded(|engine| engine.snapshot())),
+            Request::Save(directory, pending, ticket, reply) if self.size == 1 => {
+                reply.send(self.recorded(|engine| engine.save(directory, pending, ticket)));
+            }
+            Request::Save(directory, pending, ticket, reply) => {
+                reply.send(self.guarded(|engine| engine.save(directory, pending, ticket)));
+            }
+            Request::Restore(directory, device, fields, reply) => {
+                reply.send(self.guarded(|engine| engine.restore(&directory, &device, fields)));
             }
         }
-        let result = match request {
-            Request::Rows(offer) => self.rows(offer),
-            Request::NoRows => self.turn(Status::NoRows, &[], Parcel::default(), Instant::now()),
-            Request::Failed(code) => self.turn(Status::Failed(code), &[], Parcel::default(), Instant::now()).map(|_| Response::Failed),
-            Request::BeginTask(task) => self.begin_task(task),
-            Request::Inspect => Ok(Response::Inspection(self.inspect())),
-            Request::Report => self.report().map(Response::Report),
-            Request::Snapshot => self.snapshot().map(Response::Snapshot),
-            Request::Save(directory, pending, ticket) => self.save(directory, pending, ticket).map(|()| Response::Saving),
-            Request::Restore(directory, device, fields) => self.restore(&directory, &device, fields).map(Response::Restored),
-        };
+    }
+
+    fn answer_round(&self, round: Answer<Round>) {
+        // The handle may be gone.
+        let _ = self.rounds.send(round);
+    }
+
+    /// Runs `work` unless the engine has failed.
+    fn guarded<T>(&mut self, work: impl FnOnce(&mut Self) -> Answer<T>) -> Answer<T> {
+        match &self.failure {
+            Some(error) => Err(error.clone()),
+            None => self.recorded(work),
+        }
+    }
+
+    /// Runs `work`, and fails with its error.
+    fn recorded<T>(&mut self, work: impl FnOnce(&mut Self) -> Answer<T>) -> Answer<T> {
+        let result = work(self);
         if let Err(error) = &result
             && self.failure.is_none()
         {
@@ -325,70 +216,77 @@ impl Engine {
         self.collective.as_mut().ok_or(RehearsalError::EngineGone)
     }
 
-    fn rows(&mut self, mut offer: Offer) -> Result<Response, RehearsalError> {
+    /// A round with candidates.
+    fn insert_and_draw(&mut self, batch: CandidateBatch) -> Result<Round, RehearsalError> {
         let started = Instant::now();
-        let inserted = self.insert(&mut offer);
+        let CandidateBatch { schema, rows, mut lists, select, recycled, .. } = batch;
+        let inserted = self.insert(&schema, rows, select, &mut lists);
         let started = self.timings.insert(started);
-        match inserted {
-            Ok(changes) => {
-                let response = self.turn(Status::Rows, &changes, offer.parcel, started);
-                if let Some(shard) = &mut self.shard {
-                    shard.recycle(changes);
-                }
-                response
-            }
+        let changes = match inserted {
+            Ok(changes) => changes,
             Err(error) => {
-                // The others must learn why this rank leaves; whether they listen does not change this rank's error.
-                let _ = self.turn(Status::Failed(FailCode::Batch), &[], Parcel::default(), started);
-                Err(error)
+                // The others must learn why this rank leaves. Whether they do does not change this rank's error.
+                let _ = self.leave(FailCode::Batch);
+                return Err(error);
             }
+        };
+        let round = self.round(Status::Rows, &changes, Delivery { lists, ..recycled }, started);
+        if let Some(shard) = &mut self.shard {
+            shard.recycle(changes);
         }
+        round
     }
 
-    fn insert(&mut self, offer: &mut Offer) -> Result<Vec<(u32, i32)>, RehearsalError> {
-        std::mem::swap(&mut self.devices, &mut offer.parcel.devices);
+    fn insert(
+        &mut self,
+        schema: &Schema,
+        rows: usize,
+        select: bool,
+        lists: &mut CandidateLists,
+    ) -> Result<Vec<(u32, i32)>, RehearsalError> {
+        std::mem::swap(&mut self.devices, &mut lists.devices);
         let mut shard = match self.shard.take() {
             Some(shard) => shard,
-            None => Shard::new(&self.config, &self.rules, &offer.schema, &self.devices, self.rank, self.size)?,
+            None => Shard::new(&self.config, &self.rules, schema, &self.devices, self.rank, self.size)?,
         };
         shard.begin_task(self.task);
-        if offer.choose {
-            self.selector.select(&self.config, self.step, self.rank, offer.rows, &mut offer.parcel.rows);
+        if select {
+            self.selector.select(&self.config, self.step, self.rank, rows, &mut lists.selected);
         }
         let mut rng = Stream::new(self.config.seed, Purpose::Evict, self.step, self.rank as u32);
-        let changes = shard.insert(&mut offer.parcel.candidates, &offer.parcel.rows, &mut rng);
+        let changes = shard.insert(&mut lists.columns, &lists.selected, &mut rng);
         if changes.is_ok() {
-            self.rows[self.rank] = offer.rows as u64;
+            self.rows[self.rank] = rows as u64;
         }
         self.timings.copied(shard.written() * shard.schema().row_bytes());
         self.shard = Some(shard);
         changes
     }
 
-    /// Steps 2 to 5 of a round, from `started` on: each part's end is the beginning of the next, since reading the clock takes time, too.
-    fn turn(&mut self, status: Status, changes: &[(u32, i32)], parcel: Parcel, started: Instant) -> Result<Response, RehearsalError> {
-        if matches!(status, Status::Failed(_)) {
-            // The others may take long to come to this round, or wait for a checkpoint that lacks this rank's rows.
-            self.hand_over_all();
-        }
-        self.gather(status, changes)?;
-        let started = self.timings.exchange(started);
-        if matches!(status, Status::Failed(_)) {
-            return Ok(Response::Failed);
-        }
-        if !self.scratch.headers.iter().any(|header| header.status == Status::Rows) {
-            return Ok(Response::Round { counted: false, representatives: None });
-        }
-        self.step += 1;
-        let representatives = self.draw_for(self.step - 1 + self.config.lag as u64, parcel, started)?;
-        Ok(Response::Round { counted: true, representatives: Some(representatives) })
+    /// A last round, in which this rank reports why it leaves.
+    fn leave(&mut self, code: FailCode) -> Result<(), RehearsalError> {
+        // The others may take long to reach this round, or wait for a checkpoint that lacks this rank's rows.
+        self.hand_over_all();
+        self.gather(Status::Failed(code), &[])
     }
 
-    /// Tells every rank this one's state and learns theirs.
+    /// Steps 2 to 5 of a round, from `started` on. The end of each part is the beginning of the next, since reading the
+    /// clock takes time, too. The representatives are written to `delivery`.
+    fn round(&mut self, status: Status, changes: &[(u32, i32)], delivery: Delivery, started: Instant) -> Result<Round, RehearsalError> {
+        self.gather(status, changes)?;
+        let started = self.timings.exchange(started);
+        if !self.scratch.headers.iter().any(|header| header.status == Status::Rows) {
+            return Ok(Round::NoStep);
+        }
+        self.step += 1;
+        self.draw_for(self.step - 1 + self.config.lag as u64, delivery, started).map(Round::Step)
+    }
+
+    /// Exchanges the states of all ranks.
     fn gather(&mut self, status: Status, changes: &[(u32, i32)]) -> Result<(), RehearsalError> {
         let with_classes = self.counts.classes.is_some();
         let mine = RoundHeader {
-            round: self.round,
+            round: self.rounds_done,
             step: self.step,
             config: self.config_digest,
             schema: self.shard.as_ref().map_or(0, |shard| shard.schema().digest()),
@@ -405,7 +303,7 @@ impl Engine {
         let collective = collective.as_mut().ok_or(RehearsalError::EngineGone)?;
         collective.set_step(step);
         round::all_gather(collective.as_mut(), &mine, words, headers)?;
-        self.round += 1;
+        self.rounds_done += 1;
         if round::configured_differently(headers) {
             agree_on(collective.as_mut(), &rules.agreed(config))?;
         }
@@ -426,7 +324,7 @@ impl Engine {
         Ok(())
     }
 
-    fn begin_task(&mut self, task: u32) -> Result<Response, RehearsalError> {
+    fn begin_task(&mut self, task: u32) -> Result<Option<Vec<Delivery>>, RehearsalError> {
         let before = self.task;
         self.task = task;
         self.task_begun = true;
@@ -437,48 +335,15 @@ impl Engine {
         let start = self.config.start_task as u32;
         let crossed = (before >= start) != (task >= start);
         if before == task || !(crossed || self.sampling.depends_on_task()) {
-            return Ok(Response::Redrawn(None));
+            return Ok(None);
         }
-        self.redraw().map(|all| Response::Redrawn(Some(all)))
+        self.redraw().map(Some)
     }
 
     /// The representatives of the steps to come that are drawn already, drawn again from the union as it is now.
-    fn redraw(&mut self) -> Result<Vec<Parcel>, RehearsalError> {
+    fn redraw(&mut self) -> Result<Vec<Delivery>, RehearsalError> {
         let lag = self.config.lag as u64;
         let steps = self.step.max(lag)..if self.step == 0 { lag } else { self.step + lag };
-        steps.map(|step| self.draw_for(step, Parcel::default(), Instant::now())).collect()
-    }
-
-    fn inspect(&self) -> Inspection {
-        let planned = self.config.capacity_in_samples(usize::MAX, self.size).unwrap_or(0);
-        let table = self.shard.as_ref().map(Shard::table);
-        Inspection {
-            capacity: table.map_or(shard_capacity(planned, self.rank, self.size), |table| table.capacity()),
-            len: table.map_or(0, |table| table.len()),
-            bytes: self.shard.as_ref().map_or(0, |shard| shard.store().bytes()),
-            store: self.shard.as_ref().map(Shard::location),
-            per_class: table.map_or_else(Vec::new, |table| table.per_class().collect()),
-            distinct: table.and_then(|table| table.distinct()),
-            task: self.task as usize,
-            steps: self.step,
-        }
-    }
-
-    fn snapshot(&self) -> Result<Snapshot, RehearsalError> {
-        match &self.shard {
-            Some(shard) => shard.snapshot(self.rank as u32),
-            None => Ok(Snapshot::default()),
-        }
-    }
-
-    fn report(&mut self) -> Result<BufferReport, RehearsalError> {
-        let inspection = self.inspect();
-        let draws = self.draws_digest;
-        let contents = self.shard.as_ref().map_or_else(|| Ok(*blake3::hash(&[]).as_bytes()), Shard::digest)?;
-        let ids: Vec<i64> = self.shard.iter().flat_map(|shard| shard.table().distinct_ids()).collect();
-        let rank = self.rank;
-        let rules = [policy_name(self.rules.policy(&self.config).as_ref()), sampling_name(self.sampling.as_ref())];
-        let collective = self.collective()?;
-        round::report(collective.as_mut(), rank, &inspection, &contents, &draws, &ids, rules)
+        steps.map(|step| self.draw_for(step, Delivery::default(), Instant::now())).collect()
     }
 }

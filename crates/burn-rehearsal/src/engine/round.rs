@@ -1,13 +1,10 @@
-//! What the engines tell each other in every round.
+//! The message that the engines exchange in every round.
 
-use super::{BufferReport, Inspection};
 use crate::batch::first_u64;
 use crate::error::RehearsalError;
 use crate::sampling::ClassCounts;
-use crate::store::StoreLocation;
-use burn_rehearsal_collective::{Collective, CollectiveError, CollectiveExt, checksum, words_of};
+use burn_rehearsal_collective::{Collective, CollectiveError, checksum};
 use serde_json::{Map, Value};
-use std::collections::HashSet;
 
 /// Why a rank leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,66 +208,4 @@ pub(super) fn gather_changes(
         }
     }
     Ok(())
-}
-
-/// Sums and joins all ranks' states; the same result on every rank.
-pub(super) fn report(
-    collective: &mut dyn Collective,
-    this_rank: usize,
-    mine: &Inspection,
-    contents: &[u8; 32],
-    draws: &[u8; 32],
-    ids: &[i64],
-    [policy, sampling]: [String; 2],
-) -> Result<BufferReport, RehearsalError> {
-    let mut message = Vec::new();
-    let mut word = |value: u64| message.extend_from_slice(&value.to_le_bytes());
-    for value in [
-        mine.capacity,
-        mine.len,
-        mine.bytes,
-        mine.store.map_or(0, |store| 1 + store as usize),
-        usize::from(mine.distinct.is_some()),
-        mine.per_class.len(),
-    ] {
-        word(value as u64);
-    }
-    mine.per_class.iter().for_each(|&n| word(n as u64));
-    ids.iter().for_each(|&id| word(id as u64));
-    let states = collective.gather_bytes(&message)?;
-    let hashes = collective.gather_bytes(contents)?;
-    let all_draws = collective.gather_bytes(draws)?;
-    if let Some(rank) = all_draws.iter().position(|other| other != draws) {
-        return Err(RehearsalError::Disagreement { rank, this_rank, detail: "draws" });
-    }
-    let mut report = BufferReport {
-        policy,
-        sampling,
-        capacity: 0,
-        len: 0,
-        bytes: 0,
-        stores: Vec::new(),
-        per_class: Vec::new(),
-        distinct: None,
-        contents_digest: blake3::hash(&hashes.concat()).to_hex().to_string(),
-        draws_digest: blake3::Hash::from_bytes(*draws).to_hex().to_string(),
-    };
-    let mut distinct = HashSet::new();
-    let mut has_ids = false;
-    for state in &states {
-        let mut words = words_of(state);
-        let mut next = || words.next().unwrap_or(0) as usize;
-        report.capacity += next();
-        report.len += next();
-        report.bytes += next();
-        let store = next();
-        report.stores.push([StoreLocation::Host, StoreLocation::Device].into_iter().find(|&location| 1 + location as usize == store));
-        has_ids |= next() != 0;
-        let classes = next();
-        report.per_class.resize(report.per_class.len().max(classes), 0);
-        (0..classes).for_each(|class| report.per_class[class] += next());
-        distinct.extend(words);
-    }
-    report.distinct = has_ids.then_some(distinct.len());
-    Ok(report)
 }

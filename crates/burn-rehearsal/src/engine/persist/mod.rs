@@ -18,7 +18,7 @@ pub use writer::{PendingCheckpoint, Saved};
 pub(super) use writer::{Ticket, Writer};
 
 use super::shard::Shard;
-use super::{Engine, Inbox, Parcel, PendingDraw, Sent, Status};
+use super::{Delivery, Engine, Inbox, Sent, Status};
 use crate::batch::{FieldSpec, Schema};
 use crate::checkpoint::{BUFFER, FileEntry, Manifest};
 use crate::config::Execution;
@@ -51,7 +51,7 @@ pub struct Restored {
 pub(crate) struct Resumed {
     pub(crate) restored: Restored,
     pub(crate) schema: Option<Arc<Schema>>,
-    pub(crate) pending: Vec<Parcel>,
+    pub(crate) pending: Vec<Delivery>,
 }
 
 /// What this rank read, before any rank relies on it.
@@ -61,12 +61,12 @@ struct Loaded {
     shard: Option<Shard>,
     schema: Option<Schema>,
     present: Vec<u32>,
-    pending: Vec<Parcel>,
+    pending: Vec<Delivery>,
 }
 
 impl Engine {
     /// Begins a checkpoint: what is small is copied now, and a thread of its own writes that and the rows, which are handed to it from now on.
-    pub(super) fn save(&mut self, directory: PathBuf, pending: Option<Vec<PendingDraw>>, ticket: Ticket) -> Result<(), RehearsalError> {
+    pub(super) fn save(&mut self, directory: PathBuf, pending: Option<Vec<Delivery>>, ticket: Ticket) -> Result<(), RehearsalError> {
         let outcome = ticket.outcome.clone();
         let begun = self.begin_to_write(directory, pending, ticket);
         if let Err(error) = &begun {
@@ -76,7 +76,7 @@ impl Engine {
         begun
     }
 
-    fn begin_to_write(&mut self, directory: PathBuf, pending: Option<Vec<PendingDraw>>, ticket: Ticket) -> Result<(), RehearsalError> {
+    fn begin_to_write(&mut self, directory: PathBuf, pending: Option<Vec<Delivery>>, ticket: Ticket) -> Result<(), RehearsalError> {
         // One after the other: the writers of two would not know which is which, and a directory may be the same.
         let collective = self.finish_writing()?;
         // Before any rank overwrites its file there, an earlier checkpoint in that directory must not be one any more.
@@ -88,11 +88,7 @@ impl Engine {
         };
         collective.set_purpose("checkpoint");
         collective.set_step(self.step);
-        let drawn = |Parcel { handles, columns, .. }| PendingDraw { handles, columns };
-        let pending = match pending {
-            Some(pending) => pending,
-            None => self.redraw()?.into_iter().map(drawn).collect(),
-        };
+        let pending = pending.map_or_else(|| self.redraw(), Ok)?;
         let contents = self.contents(&pending)?;
         let mut writer = Writer::start(Job { directory, prepared, contents, collective, ticket })?;
         match &mut self.shard {
@@ -154,7 +150,7 @@ impl Engine {
     }
 
     /// Everything of this rank's file but the rows.
-    fn contents(&self, pending: &[PendingDraw]) -> Result<Contents, RehearsalError> {
+    fn contents(&self, pending: &[Delivery]) -> Result<Contents, RehearsalError> {
         let state = RankState {
             rank: self.rank,
             world_size: self.size,

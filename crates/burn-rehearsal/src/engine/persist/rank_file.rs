@@ -3,8 +3,8 @@
 use crate::batch::{Column, FieldLayout, FieldSpec, Kind, Role, Schema};
 use crate::checkpoint::{Dtype, FileEntry, FileReader, FileWriter, io};
 use crate::config::RehearsalConfig;
+use crate::engine::Delivery;
 use crate::engine::shard::Shard;
-use crate::engine::{Parcel, PendingDraw};
 use crate::error::{CheckpointError, RehearsalError};
 use crate::rules::CustomRules;
 use crate::slots::{RowHandle, SlotState};
@@ -146,12 +146,7 @@ struct ShardContents {
 
 impl Contents {
     /// Copies all but the rows.
-    pub(super) fn new(
-        mut state: RankState,
-        shard: Option<&Shard>,
-        present: &[u32],
-        pending: &[PendingDraw],
-    ) -> Result<Self, RehearsalError> {
+    pub(super) fn new(mut state: RankState, shard: Option<&Shard>, present: &[u32], pending: &[Delivery]) -> Result<Self, RehearsalError> {
         let mut contents = None;
         if let Some(shard) = shard {
             let (table, schema) = (shard.table(), shard.schema());
@@ -304,12 +299,12 @@ impl RankFile {
     }
 
     /// The representatives that were pending, on `device`; they are those of the last steps.
-    pub(super) fn pending(&mut self, device: &Device) -> Result<Vec<Parcel>, CheckpointError> {
+    pub(super) fn pending(&mut self, device: &Device) -> Result<Vec<Delivery>, CheckpointError> {
         let counts = self.state.pending.clone();
         let drawn_at = |number: usize| self.state.step.saturating_sub((counts.len() - number) as u64);
-        let empty = |number| Parcel { drawn_at: drawn_at(number), ..Parcel::default() };
-        let mut parcels: Vec<Parcel> = (0..counts.len()).map(empty).collect();
-        let Some(schema) = self.schema.clone() else { return Ok(parcels) };
+        let empty = |number| Delivery { drawn_at: drawn_at(number), ..Delivery::default() };
+        let mut deliveries: Vec<Delivery> = (0..counts.len()).map(empty).collect();
+        let Some(schema) = self.schema.clone() else { return Ok(deliveries) };
         let [ranks, slots, generations] = ["rank", "slot", "generation"].map(|name| self.reader.u32s(&format!("pending.{name}")));
         let handles: Vec<_> = ranks?
             .into_iter()
@@ -318,20 +313,20 @@ impl RankFile {
             .map(|((rank, slot), generation)| RowHandle { rank, slot, generation })
             .collect();
         let mut first = 0;
-        for (parcel, &count) in parcels.iter_mut().zip(&counts) {
+        for (delivery, &count) in deliveries.iter_mut().zip(&counts) {
             let own = handles.get(first..first + count).ok_or_else(|| self.reader.damaged("its pending rows are fewer than announced"))?;
-            parcel.handles = own.to_vec();
+            delivery.handles = own.to_vec();
             for field in schema.stored().filter(|_| count > 0) {
                 let mut bytes = Vec::new();
                 let (name, width) = (format!("pending.field.{}", field.spec.name), field.row_bytes());
                 self.reader.read(&name, first * width, count * width, &mut bytes)?;
                 self.check_bools(field, &bytes)?;
                 let data = store::values(field, bytes, [count, field.elements()]);
-                parcel.columns.push(Column::from_data(data, field.spec.kind, field.row_shape.clone(), device));
+                delivery.columns.push(Column::from_data(data, field.spec.kind, field.row_shape.clone(), device));
             }
             first += count;
         }
-        Ok(parcels)
+        Ok(deliveries)
     }
 }
 

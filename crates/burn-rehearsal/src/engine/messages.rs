@@ -1,0 +1,126 @@
+//! The messages between a buffer's handle and its engine.
+//!
+//! Requests are answered in order. The answers to rounds share one channel that lives as long as the engine, so that a
+//! warm step allocates nothing. Every other request carries a [`Reply`] of its own type.
+
+use super::persist::{Resumed, Ticket};
+use super::report::{BufferReport, Inspection};
+use super::round::FailCode;
+use crate::batch::{Column, FieldSpec, Schema};
+use crate::error::{CheckpointError, RehearsalError};
+use crate::slots::RowHandle;
+use crate::snapshot::Snapshot;
+use burn::tensor::Device;
+use burn_rehearsal_collective::Asked;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Instant;
+
+/// An answer, or the error that ended the engine's work.
+pub(crate) type Answer<T> = Result<T, RehearsalError>;
+
+/// The candidates of one mini-batch.
+pub(crate) struct CandidateBatch {
+    /// The layout of the mini-batch.
+    pub(crate) schema: Arc<Schema>,
+    /// The number of incoming rows, the first ones of the columns.
+    pub(crate) rows: usize,
+    /// The columns, with the candidates among their rows.
+    pub(crate) lists: CandidateLists,
+    /// Whether the engine selects the candidates among the incoming rows; otherwise `lists` names them.
+    pub(crate) select: bool,
+    /// When it was sent.
+    pub(crate) sent: Instant,
+    /// An earlier delivery that was used: the engine overwrites its memory.
+    pub(crate) recycled: Delivery,
+}
+
+/// The lists of a [`CandidateBatch`]. They come back empty with the delivery, to be filled again.
+#[derive(Default)]
+pub(crate) struct CandidateLists {
+    /// One column per stored field.
+    pub(crate) columns: Vec<Column>,
+    /// The rows of the columns that are candidates.
+    pub(crate) selected: Vec<u32>,
+    /// Where representatives are wanted, one device per stored field.
+    pub(crate) devices: Vec<Device>,
+}
+
+/// The representatives of one step.
+#[derive(Default)]
+pub(crate) struct Delivery {
+    /// One column per stored field; empty if no row was drawn.
+    pub(crate) columns: Vec<Column>,
+    /// Where each representative is stored.
+    pub(crate) handles: Vec<RowHandle>,
+    /// The last step whose candidates could be drawn.
+    pub(crate) drawn_at: u64,
+    /// The lists of the candidates that were inserted before the draw.
+    pub(crate) lists: CandidateLists,
+}
+
+impl Delivery {
+    /// The same representatives, sharing their memory.
+    pub(crate) fn share(&self) -> Self {
+        let Self { columns, handles, drawn_at, .. } = self;
+        Self { columns: columns.clone(), handles: handles.clone(), drawn_at: *drawn_at, lists: CandidateLists::default() }
+    }
+}
+
+/// The outcome of a round.
+pub(crate) enum Round {
+    /// The representatives of the step that is `lag` steps later.
+    Step(Delivery),
+    /// No rank had rows, so the round was no step.
+    NoStep,
+}
+
+/// What a handle asks of its engine.
+pub(crate) enum Request {
+    /// A round with candidates. Answered with a [`Round`].
+    Rows(CandidateBatch),
+    /// A round of a rank that has no rows at this step. Answered with a [`Round`].
+    SkipStep,
+    /// A last round in which this rank reports why it leaves.
+    Leave(FailCode, Reply<()>),
+    /// A new task, at the same step on all ranks. The answer holds the representatives of all pending steps, in order, if
+    /// they had to be drawn again.
+    BeginTask(u32, Reply<Option<Vec<Delivery>>>),
+    /// This shard's state.
+    Inspect(Reply<Inspection>),
+    /// The state of all shards; collective.
+    Report(Reply<BufferReport>),
+    /// A copy of this shard.
+    Snapshot(Reply<Snapshot>),
+    /// Writes all shards and this rank's pending representatives, which are drawn again if there are none; collective.
+    /// Answered when everything except the rows has been copied. The outcome is sent through the ticket.
+    Save(PathBuf, Option<Vec<Delivery>>, Ticket, Reply<()>),
+    /// Reads a checkpoint; collective. The engine goes on if it failed.
+    Restore(PathBuf, Device, &'static [FieldSpec], Reply<Result<Resumed, CheckpointError>>),
+}
+
+/// Where the answer to one request goes.
+pub(crate) struct Reply<T>(SyncSender<Answer<T>>);
+
+impl<T> Reply<T> {
+    /// The two ends for one answer.
+    pub(crate) fn channel() -> (Self, Receiver<Answer<T>>) {
+        let (sender, receiver) = sync_channel(1);
+        (Self(sender), receiver)
+    }
+
+    pub(super) fn send(self, answer: Answer<T>) {
+        // The handle may be gone.
+        let _ = self.0.send(answer);
+    }
+}
+
+/// A request on its way to an engine in another thread.
+pub(crate) struct Sent {
+    pub(crate) request: Request,
+    /// Dropped when the answer has been sent.
+    pub(crate) asked: Asked,
+}
+
+pub(crate) type Inbox = Receiver<Sent>;

@@ -1,0 +1,140 @@
+//! The state of one shard, and of all shards together.
+
+use super::Engine;
+use super::shard::Shard;
+use crate::error::RehearsalError;
+use crate::rules::{policy_name, sampling_name};
+use crate::slots::shard_capacity;
+use crate::snapshot::Snapshot;
+use crate::store::StoreLocation;
+use burn_rehearsal_collective::{CollectiveExt, words_of};
+use std::collections::HashSet;
+
+/// The state of one rank's shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inspection {
+    /// The slots of this shard; 0 before the first mini-batch if the capacity was given in bytes.
+    pub capacity: usize,
+    /// The rows stored in this shard.
+    pub len: usize,
+    /// The bytes of this shard's rows, allocated whole at the first mini-batch.
+    pub bytes: usize,
+    /// Where this shard lives; `None` before the first mini-batch.
+    pub store: Option<StoreLocation>,
+    /// Stored rows per class.
+    pub per_class: Vec<usize>,
+    /// The number of distinct samples stored, if the batch has an `id`.
+    pub distinct: Option<usize>,
+    /// The current task.
+    pub task: usize,
+    /// Steps done.
+    pub steps: u64,
+}
+
+/// The state of all shards together; equal on all ranks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BufferReport {
+    /// The name of the policy and its parameters, if it has any.
+    pub policy: String,
+    /// The name of the sampling rule and its parameters, if it has any.
+    pub sampling: String,
+    /// |B|, in samples.
+    pub capacity: usize,
+    /// Rows stored.
+    pub len: usize,
+    /// Bytes of all shards' rows.
+    pub bytes: usize,
+    /// Where each rank's shard lives, in rank order; `None` for a rank that never had rows.
+    pub stores: Vec<Option<StoreLocation>>,
+    /// Stored rows per class.
+    pub per_class: Vec<usize>,
+    /// Distinct samples stored, if the batch has an `id`.
+    pub distinct: Option<usize>,
+    /// Digest of all stored rows in canonical form, in (rank, slot) order; hexadecimal.
+    pub contents_digest: String,
+    /// Digest of all draws so far; hexadecimal.
+    pub draws_digest: String,
+}
+
+impl Engine {
+    pub(super) fn inspect(&self) -> Inspection {
+        let planned = self.config.capacity_before_rows(self.size).unwrap_or(0);
+        let table = self.shard.as_ref().map(Shard::table);
+        Inspection {
+            capacity: table.map_or(shard_capacity(planned, self.rank, self.size), |table| table.capacity()),
+            len: table.map_or(0, |table| table.len()),
+            bytes: self.shard.as_ref().map_or(0, |shard| shard.store().bytes()),
+            store: self.shard.as_ref().map(Shard::location),
+            per_class: table.map_or_else(Vec::new, |table| table.per_class().collect()),
+            distinct: table.and_then(|table| table.distinct()),
+            task: self.task as usize,
+            steps: self.step,
+        }
+    }
+
+    pub(super) fn snapshot(&self) -> Result<Snapshot, RehearsalError> {
+        match &self.shard {
+            Some(shard) => shard.snapshot(self.rank as u32),
+            None => Ok(Snapshot::default()),
+        }
+    }
+
+    /// Sums and joins all ranks' states; the same result on every rank.
+    pub(super) fn report(&mut self) -> Result<BufferReport, RehearsalError> {
+        let mine = self.inspect();
+        let (this_rank, draws) = (self.rank, self.draws_digest);
+        let contents = self.shard.as_ref().map_or_else(|| Ok(*blake3::hash(&[]).as_bytes()), Shard::digest)?;
+        let ids: Vec<i64> = self.shard.iter().flat_map(|shard| shard.table().distinct_ids()).collect();
+        let collective = self.collective()?;
+        let mut message = Vec::new();
+        let mut word = |value: u64| message.extend_from_slice(&value.to_le_bytes());
+        for value in [
+            mine.capacity,
+            mine.len,
+            mine.bytes,
+            mine.store.map_or(0, |store| 1 + store as usize),
+            usize::from(mine.distinct.is_some()),
+            mine.per_class.len(),
+        ] {
+            word(value as u64);
+        }
+        mine.per_class.iter().for_each(|&n| word(n as u64));
+        ids.iter().for_each(|&id| word(id as u64));
+        let states = collective.gather_bytes(&message)?;
+        let hashes = collective.gather_bytes(&contents)?;
+        let all_draws = collective.gather_bytes(&draws)?;
+        if let Some(rank) = all_draws.iter().position(|other| *other != draws) {
+            return Err(RehearsalError::Disagreement { rank, this_rank, detail: "draws" });
+        }
+        let mut report = BufferReport {
+            policy: policy_name(self.rules.policy(&self.config).as_ref()),
+            sampling: sampling_name(self.sampling.as_ref()),
+            capacity: 0,
+            len: 0,
+            bytes: 0,
+            stores: Vec::new(),
+            per_class: Vec::new(),
+            distinct: None,
+            contents_digest: blake3::hash(&hashes.concat()).to_hex().to_string(),
+            draws_digest: blake3::Hash::from_bytes(draws).to_hex().to_string(),
+        };
+        let mut distinct = HashSet::new();
+        let mut has_ids = false;
+        for state in &states {
+            let mut words = words_of(state);
+            let mut next = || words.next().unwrap_or(0) as usize;
+            report.capacity += next();
+            report.len += next();
+            report.bytes += next();
+            let store = next();
+            report.stores.push([StoreLocation::Host, StoreLocation::Device].into_iter().find(|&location| 1 + location as usize == store));
+            has_ids |= next() != 0;
+            let classes = next();
+            report.per_class.resize(report.per_class.len().max(classes), 0);
+            (0..classes).for_each(|class| report.per_class[class] += next());
+            distinct.extend(words);
+        }
+        report.distinct = has_ids.then_some(distinct.len());
+        Ok(report)
+    }
+}
