@@ -24,6 +24,7 @@ use burn::train::metric::store::EventStoreClient;
 use burn::train::{EarlyStoppingStrategy, Interrupter, Learner, SupervisedTraining};
 use burn_rehearsal_collective::{CollectiveError, Solo, Threads};
 use burn_rehearsal_train::data_parallel::{DataParallelError, without_renderer};
+use burn_rehearsal_train::epoch::Epoch;
 use burn_rehearsal_train::evaluate::{Evaluation, evaluate};
 use burn_rehearsal_train::phases::{Phase, PhaseTimer};
 use burn_rehearsal_train::schedule::WarmupSchedule;
@@ -283,7 +284,7 @@ fn ranks_whose_parameters_drift_apart_are_told_so() {
     });
     for outcome in outcomes {
         let error = outcome.unwrap();
-        assert!(matches!(&error, Some(DataParallelError::ParametersDiffer { rank: 1, epoch: 1, .. })), "{error:?}");
+        assert!(matches!(&error, Some(DataParallelError::ParametersDiffer { rank: 1, epoch: Epoch::FIRST, .. })), "{error:?}");
     }
 }
 

@@ -60,7 +60,7 @@ pub(crate) fn curves_head(tasks: usize) -> String {
 }
 
 pub(crate) fn curves_line(run: &str, method: &str, seed: u64, point: &CurvePoint, time: EpochTime, tasks: usize) -> String {
-    let (task, epoch, loss) = (point.task + 1, point.epoch + 1, cell(point.train_loss));
+    let (task, epoch, loss) = (point.task + 1, point.epoch, cell(point.train_loss));
     let seconds = cell(Some(time.train_s).filter(|&seconds| seconds > 0.0));
     let mut line = format!("{},{},{seed},{task},{epoch},{loss},{seconds},{}", text(run), text(method), cell(time.samples_per_s()));
     for task in 0..tasks {
@@ -84,11 +84,12 @@ fn text(text: &str) -> Cow<'_, str> {
 mod tests {
     use super::*;
     use crate::fixtures::{compare, report};
+    use burn_rehearsal_train::epoch::Epoch;
 
     fn points() -> Vec<CurvePoint> {
         vec![
-            CurvePoint { task: 0, epoch: 0, train_loss: None, top1: Vec::new() },
-            CurvePoint { task: 0, epoch: 1, train_loss: Some(0.5), top1: vec![Some(0.75), None] },
+            CurvePoint { task: 0, epoch: Epoch::FIRST, train_loss: None, top1: Vec::new() },
+            CurvePoint { task: 0, epoch: Epoch::FIRST.next(), train_loss: Some(0.5), top1: vec![Some(0.75), None] },
         ]
     }
 

@@ -156,13 +156,14 @@ fn line(group: &Group<'_>, value: &dyn Fn(&CurvePoint) -> Option<f64>) -> Line {
 mod tests {
     use super::*;
     use crate::fixtures::{assert_well_formed, compare, three_methods};
+    use burn_rehearsal_train::epoch::Epoch;
 
     fn with(points: &[(usize, Option<f64>, &[f64])]) -> Vec<burn_rehearsal_train::report::RunReport> {
         let mut reports = three_methods(2);
         for report in &mut reports {
             let point = |(epoch, (task, loss, top1)): (usize, &(usize, Option<f64>, &[f64]))| CurvePoint {
                 task: *task,
-                epoch: epoch % 2,
+                epoch: Epoch::from_index(epoch % 2),
                 train_loss: *loss,
                 top1: top1.iter().copied().map(Some).collect(),
             };

@@ -216,6 +216,7 @@ pub(crate) fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use crate::fixtures::{compare, report, three_methods};
+    use burn_rehearsal_train::epoch::Epoch;
     use burn_rehearsal_train::report::schema::CurvePoint;
 
     #[test]
@@ -243,7 +244,12 @@ mod tests {
     fn accuracies_after_every_epoch_are_in_the_page_where_they_were_measured() {
         let mut reports = three_methods(2);
         for report in &mut reports {
-            let point = |epoch, top1| CurvePoint { task: 0, epoch, train_loss: Some(1.0), top1: vec![Some(top1), Some(0.0)] };
+            let point = |epoch, top1| CurvePoint {
+                task: 0,
+                epoch: Epoch::from_index(epoch),
+                train_loss: Some(1.0),
+                top1: vec![Some(top1), Some(0.0)],
+            };
             report.curves = vec![point(0, 0.5), point(1, 0.9)];
         }
         let page = compare(&reports).html();

@@ -5,6 +5,7 @@
 //! * [`stream`]: which samples arrive with which task.
 //! * [`methods`]: how a network is trained from task to task.
 //! * [`experiment`]: a whole run with one of them.
+//! * [`epoch`]: epochs, counted from 1 and from 0.
 //! * [`fingerprint`]: whether data is the data that a run began with.
 //! * [`evaluate`], [`metrics`], [`phases`]: what is measured.
 //! * [`report`]: how it is written.
@@ -18,6 +19,7 @@
 pub mod augmentation;
 pub mod data_parallel;
 pub mod device;
+pub mod epoch;
 pub mod evaluate;
 pub mod experiment;
 pub mod fingerprint;

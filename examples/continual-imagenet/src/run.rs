@@ -331,7 +331,7 @@ fn find_reports(path: &Path) -> Result<Vec<PathBuf>, AppError> {
 /// A warning if the loss became infinite or not a number: the accuracies are then those of a network that learned nothing.
 fn diverged(report: &RunReport) -> Option<String> {
     let point = report.curves.iter().find(|point| point.train_loss.is_none())?;
-    let (method, task, epoch) = (&report.method, point.task + 1, point.epoch + 1);
+    let (method, task, epoch) = (&report.method, point.task + 1, point.epoch);
     Some(format!("warning: {method}: the training loss was not finite in epoch {epoch} of task {task}; try a lower `--learning-rate`"))
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use burn_rehearsal_collective::CollectiveError;
 
 use super::Precision;
+use crate::epoch::Epoch;
 
 /// Why a data-parallel run ended before its last epoch.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,8 +24,8 @@ pub enum DataParallelError {
     /// The hook after an epoch failed.
     #[error("after epoch {epoch}: {error}")]
     AfterEpoch {
-        /// The epoch, counted from 1.
-        epoch: usize,
+        /// The epoch.
+        epoch: Epoch,
         /// The hook's error.
         #[source]
         error: HookError,
@@ -73,7 +74,7 @@ pub enum DataParallelError {
         /// The path of the first parameter that differs.
         parameter: String,
         /// The epoch after which it was found.
-        epoch: usize,
+        epoch: Epoch,
     },
     /// A device operation failed on this rank.
     #[error("the device failed at step {step}: {reason}")]

@@ -57,10 +57,11 @@ pub use self::precision::{Precision, compute_type, in_f32};
 pub(crate) use self::recorder::LearnerRecord;
 use self::recorder::Recorder;
 use self::training_loop::{Ended, TrainingLoop};
+use crate::epoch::Epoch;
 use crate::phases::PhaseTimer;
 
 /// Called by every rank after each epoch that was not stopped, with the network in its validation state and the
-/// epoch, counted from 1. All ranks call it, so it may be collective: it can evaluate (on a collective of its own),
+/// epoch. All ranks call it, so it may be collective: it can evaluate (on a collective of its own),
 /// or write a checkpoint of the buffer:
 ///
 /// ```
@@ -70,14 +71,14 @@ use crate::phases::PhaseTimer;
 /// # #[derive(RehearsalBatch)] struct MyBatch { inputs: Tensor<2> }
 /// fn save_buffer<M>(buffer: RehearsalBuffer<MyBatch>) -> AfterEpoch<M> {
 ///     Box::new(move |_, epoch| {
-///         buffer.checkpoint(RehearsalCheckpointing::path("runs/buffer", epoch))?;
+///         buffer.checkpoint(RehearsalCheckpointing::path("runs/buffer", epoch.number()))?;
 ///         Ok(())
 ///     })
 /// }
 /// ```
 ///
 /// Its error ends the run.
-pub type AfterEpoch<M> = Box<dyn Fn(&M, usize) -> Result<(), Box<dyn Error + Send + Sync>> + Send + Sync>;
+pub type AfterEpoch<M> = Box<dyn Fn(&M, Epoch) -> Result<(), Box<dyn Error + Send + Sync>> + Send + Sync>;
 
 type Rows<M> = Box<dyn Fn(&<M as TrainStep>::Input) -> usize + Send + Sync>;
 
@@ -192,8 +193,8 @@ pub(crate) struct Records {
 /// What a launch that was stopped would have done next; the same on all ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stopped {
-    /// The epoch, counted from 1; beyond the last if nothing was left.
-    pub(crate) epoch: usize,
+    /// The epoch; beyond the last if nothing was left.
+    pub(crate) epoch: Epoch,
     /// The steps of this epoch that this launch has done.
     pub(crate) steps: u64,
 }
@@ -393,7 +394,7 @@ impl<M: LearnerModel> SupervisedLearningStrategy<M> for DataParallel<M> {
         let interrupter = components.interrupter.clone();
         // A launch that unwinds drops its session, and the other ranks learn of it.
         let (learner, event_processor, ended) = match self.begin_launch() {
-            Some(session) => TrainingLoop::new(self, session, components, learner, train, valid).run(starting_epoch),
+            Some(session) => TrainingLoop::new(self, session, components, learner, train, valid).run(Epoch::from_number(starting_epoch)),
             None => (learner, components.event_processor, Err(DataParallelError::Unavailable)),
         };
         let model = learner.model();

@@ -6,6 +6,7 @@ use burn_rehearsal_collective::{Collective, CollectiveExt};
 
 use super::agree::share_reason;
 use super::error::DataParallelError;
+use crate::epoch::Epoch;
 
 /// What Burn calls the type of a batch norm where it names the containers of parameters.
 const BATCH_NORM: &str = "Struct:BatchNorm";
@@ -140,7 +141,7 @@ pub(crate) fn check_equal_structure(params: &[ParamInfo], collective: &mut dyn C
 pub(crate) fn check_equal_values<M: Module>(
     model: &M,
     statistics: bool,
-    epoch: usize,
+    epoch: Epoch,
     collective: &mut dyn Collective,
 ) -> Result<(), DataParallelError> {
     let mut digests = Digests { path: ModulePath::default(), statistics, digests: Vec::new() };

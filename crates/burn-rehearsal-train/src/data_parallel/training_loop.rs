@@ -10,6 +10,7 @@ use super::gradients::GradientSync;
 use super::loss_scale::with_factor;
 use super::recorder::Recorder;
 use super::{DataParallel, Precision, Records, Session, Stopped, adopt, norm, params};
+use crate::epoch::Epoch;
 use crate::phases::Phase;
 use burn::data::dataloader::{DataLoader, DataLoaderIterator};
 use burn::train::{
@@ -69,7 +70,7 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
     /// All epochs from `starting_epoch` on; gives back what a next launch starts from. An error drops the session.
     pub(super) fn run(
         mut self,
-        starting_epoch: usize,
+        starting_epoch: Epoch,
     ) -> (Learner<M>, SupervisedTrainingEventProcessor<M>, Result<Ended<M>, DataParallelError>) {
         let ended = self.epochs(starting_epoch).and_then(|stopped| Ok((stopped, self.finish()?)));
         let Self { session, learner, components, .. } = self;
@@ -78,10 +79,10 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
     }
 
     /// Trains and validates; where it was stopped, if it was.
-    fn epochs(&mut self, starting_epoch: usize) -> Result<Option<Stopped>, DataParallelError> {
+    fn epochs(&mut self, starting_epoch: Epoch) -> Result<Option<Stopped>, DataParallelError> {
         let mut grads = self.prepare(starting_epoch)?;
-        for epoch in starting_epoch..=self.components.num_epochs {
-            let start = LearnerEvent::StartSplit { epoch_number: epoch, total_items: self.train.num_items() };
+        for epoch in (starting_epoch.number()..=self.components.num_epochs).map(Epoch::from_number) {
+            let start = LearnerEvent::StartSplit { epoch_number: epoch.number(), total_items: self.train.num_items() };
             let sent = self.components.event_processor.process_train(start);
             self.record_event_error(sent);
             let stopped = self.train_epoch(epoch, &mut grads)?;
@@ -92,14 +93,14 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
                 hook(&self.learner.model().valid(), epoch)
                     .map_err(|error| DataParallelError::AfterEpoch { epoch, error: HookError(error.into()) })?;
             }
-            let sent = self.components.event_processor.process_train(LearnerEvent::EndSplit(epoch));
+            let sent = self.components.event_processor.process_train(LearnerEvent::EndSplit(epoch.number()));
             self.record_event_error(sent);
             if stopped.is_some() {
                 return Ok(stopped);
             }
 
             self.validate(epoch);
-            let after_this_epoch = Ok(Some(Stopped { epoch: epoch + 1, steps: 0 }));
+            let after_this_epoch = Ok(Some(Stopped { epoch: epoch.next(), steps: 0 }));
             if !self.confirm(false, None)? {
                 return after_this_epoch;
             }
@@ -134,12 +135,12 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
     }
 
     /// Makes all ranks agree on what they are about to do, and start from the same parameters.
-    fn prepare(&mut self, starting_epoch: usize) -> Result<GradientSync<M>, DataParallelError> {
+    fn prepare(&mut self, starting_epoch: Epoch) -> Result<GradientSync<M>, DataParallelError> {
         let Self { strategy, session, .. } = self;
         session.collective.set_step(session.step);
         let settings = [
             ("the step", session.step),
-            ("the first epoch", starting_epoch as u64),
+            ("the first epoch", starting_epoch.number() as u64),
             ("the number of epochs", self.components.num_epochs as u64),
             ("gradient accumulation", self.components.grad_accumulation.unwrap_or(0) as u64),
             ("averaging batch-norm statistics", u64::from(strategy.average_statistics)),
@@ -165,7 +166,7 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
     }
 
     /// Trains until no rank has another batch, or a rank was asked to stop: then it returns where.
-    fn train_epoch(&mut self, epoch: usize, grads: &mut GradientSync<M>) -> Result<Option<Stopped>, DataParallelError> {
+    fn train_epoch(&mut self, epoch: Epoch, grads: &mut GradientSync<M>) -> Result<Option<Stopped>, DataParallelError> {
         let group = self.components.grad_accumulation.unwrap_or(1);
         let train = self.train.clone();
         let mut iterator = train.iter();
@@ -204,7 +205,7 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
                 self.strategy.timer.add_step(started.elapsed());
             }
             if last {
-                let next = if agreement.exhausted { Stopped { epoch: epoch + 1, steps: 0 } } else { Stopped { epoch, steps } };
+                let next = if agreement.exhausted { Stopped { epoch: epoch.next(), steps: 0 } } else { Stopped { epoch, steps } };
                 return Ok(agreement.stop.map(|_| next));
             }
         }
@@ -294,7 +295,7 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
 
     /// Averages statistics and compares parameters after an epoch. If it was stopped in the `middle`, statistics stay each rank's own: they are
     /// averaged when the epoch ends.
-    fn sync_statistics(&mut self, epoch: usize, middle: bool) -> Result<(), DataParallelError> {
+    fn sync_statistics(&mut self, epoch: Epoch, middle: bool) -> Result<(), DataParallelError> {
         let strategy = self.strategy;
         if strategy.world_size > 1 {
             let model = self.learner.model();
@@ -310,8 +311,8 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
     }
 
     /// Burn's validation epoch over this rank's part; nothing collective happens in it.
-    fn validate(&mut self, epoch: usize) {
-        let start = LearnerEvent::StartSplit { epoch_number: epoch, total_items: self.valid.num_items() };
+    fn validate(&mut self, epoch: Epoch) {
+        let start = LearnerEvent::StartSplit { epoch_number: epoch.number(), total_items: self.valid.num_items() };
         let sent = self.components.event_processor.process_valid(start);
         self.record_event_error(sent);
 
@@ -338,7 +339,10 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         }
 
         let processor = &mut self.components.event_processor;
-        let mut sent = vec![processor.process_valid(LearnerEvent::EndSplit(epoch)), processor.process_train(LearnerEvent::EndEpoch(epoch))];
+        let mut sent = vec![
+            processor.process_valid(LearnerEvent::EndSplit(epoch.number())),
+            processor.process_train(LearnerEvent::EndEpoch(epoch.number())),
+        ];
         if self.components.checkpointer.is_some() || self.components.early_stopping.is_some() {
             sent.push(processor.flush());
         }
@@ -346,10 +350,10 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
     }
 
     /// Errors of the checkpointer's own threads come through the interrupter; what is an error here is a thread that is gone.
-    fn checkpoint(&mut self, epoch: usize) -> Result<(), String> {
+    fn checkpoint(&mut self, epoch: Epoch) -> Result<(), String> {
         let Some(mut checkpointer) = self.components.checkpointer.take() else { return Ok(()) };
         let (learner, store) = (&self.learner, &self.components.event_store);
-        match unwind_to_error(|| checkpointer.checkpoint(learner, epoch, store), "a checkpoint could not be written") {
+        match unwind_to_error(|| checkpointer.checkpoint(learner, epoch.number(), store), "a checkpoint could not be written") {
             Ok(()) => {
                 self.components.checkpointer = Some(checkpointer);
                 Ok(())
@@ -362,9 +366,9 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         }
     }
 
-    fn wants_early_stop(&mut self, epoch: usize) -> bool {
+    fn wants_early_stop(&mut self, epoch: Epoch) -> bool {
         let store = &self.components.event_store;
-        self.components.early_stopping.as_mut().is_some_and(|early_stopping| early_stopping.should_stop(epoch, store))
+        self.components.early_stopping.as_mut().is_some_and(|early_stopping| early_stopping.should_stop(epoch.number(), store))
     }
 
     /// Asks all ranks whether they go on: false if one was asked to stop, or if early stopping ends the run.

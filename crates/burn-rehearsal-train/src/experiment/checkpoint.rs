@@ -9,6 +9,7 @@
 
 use super::ExperimentError;
 use crate::data_parallel::{LossScale, Records};
+use crate::epoch::Epoch;
 use crate::fingerprint::Fingerprint;
 use crate::report::schema::{Accuracy, CheckpointTime, CurvePoint, EpochTime};
 use burn_rehearsal::PendingCheckpoint;
@@ -48,8 +49,8 @@ pub struct Checkpoints {
 #[serde(deny_unknown_fields)]
 pub(super) struct Position {
     pub(super) task: usize,
-    /// Within the task: the epoch, counted from 1, and the steps done in it. `None` before the task has begun.
-    pub(super) within: Option<(usize, u64)>,
+    /// Within the task: the epoch and the steps done in it. `None` before the task has begun.
+    pub(super) within: Option<(Epoch, u64)>,
 }
 
 /// What is known of a run beside its learner and its buffer.
@@ -67,15 +68,15 @@ pub(super) struct RunState {
     pub(super) accuracy: Accuracy,
     pub(super) curves: Vec<CurvePoint>,
     /// Sums of losses and rows of the task's epochs so far, by their bits: a loss may be infinite.
-    pub(super) losses: BTreeMap<usize, [u64; 2]>,
+    pub(super) losses: BTreeMap<Epoch, [u64; 2]>,
     /// Seconds of the task's epochs so far.
     #[serde(default)]
-    pub(super) seconds: BTreeMap<usize, f64>,
+    pub(super) seconds: BTreeMap<Epoch, f64>,
     /// What the epochs behind `curves` took.
     #[serde(default)]
     pub(super) epoch_times: Vec<EpochTime>,
     /// Accuracies within the task: the epoch and top-1 on every task.
-    pub(super) measured: Vec<(usize, Vec<f64>)>,
+    pub(super) measured: Vec<(Epoch, Vec<f64>)>,
     /// What the loss is multiplied by, where it is.
     pub(super) loss_scale: Option<LossScale>,
     /// The number of the next step whose mini-batch is augmented.

@@ -2,6 +2,7 @@
 
 use super::epochs::EpochAccuracies;
 use super::{CompletedEpoch, EpochSink};
+use crate::epoch::Epoch;
 use crate::report::schema::{CurvePoint, EpochTime};
 use burn::train::Interrupter;
 use burn::train::logger::MetricLogger;
@@ -21,10 +22,10 @@ pub(super) struct LossCurve {
 #[derive(Default)]
 struct State {
     loss: Option<MetricId>,
-    /// Sum of losses weighted by rows, and rows, per epoch (counted from 1).
-    epochs: BTreeMap<usize, (f64, f64)>,
+    /// Sum of losses weighted by rows, and rows, per epoch.
+    epochs: BTreeMap<Epoch, (f64, f64)>,
     /// Seconds of training in each epoch.
-    seconds: BTreeMap<usize, f64>,
+    seconds: BTreeMap<Epoch, f64>,
     progress: Option<TrainingProgress>,
 }
 
@@ -42,18 +43,18 @@ pub(super) struct TrainingProgress {
 
 impl LossCurve {
     /// A curve that goes on from the [`sums`](Self::sums) and [`seconds`](Self::seconds) of another.
-    pub(super) fn of_sums(sums: &BTreeMap<usize, [u64; 2]>, seconds: BTreeMap<usize, f64>) -> Self {
+    pub(super) fn of_sums(sums: &BTreeMap<Epoch, [u64; 2]>, seconds: BTreeMap<Epoch, f64>) -> Self {
         let epochs = sums.iter().map(|(&epoch, &[sum, rows])| (epoch, (f64::from_bits(sum), f64::from_bits(rows)))).collect();
         Self { state: Arc::new(Mutex::new(State { epochs, seconds, ..State::default() })) }
     }
 
     /// What the means are made of, by its bits.
-    pub(super) fn sums(&self) -> BTreeMap<usize, [u64; 2]> {
+    pub(super) fn sums(&self) -> BTreeMap<Epoch, [u64; 2]> {
         self.lock().epochs.iter().map(|(&epoch, &(sum, rows))| (epoch, [sum.to_bits(), rows.to_bits()])).collect()
     }
 
-    /// Seconds of training in each epoch, counted from 1.
-    pub(super) fn seconds(&self) -> BTreeMap<usize, f64> {
+    /// Seconds of training in each epoch.
+    pub(super) fn seconds(&self) -> BTreeMap<Epoch, f64> {
         self.lock().seconds.clone()
     }
 
@@ -78,7 +79,7 @@ impl LossCurve {
 
 impl State {
     /// The last step of `epoch` was logged.
-    fn end(&mut self, epoch: usize) {
+    fn end(&mut self, epoch: Epoch) {
         let Some(progress) = &mut self.progress else { return };
         let (now, evaluated) = (Instant::now(), progress.accuracies.time());
         let (began, before) = std::mem::replace(&mut progress.since, (now, evaluated));
@@ -90,7 +91,7 @@ impl State {
         }
         let loss = self.epochs.get(&epoch).map(|(sum, rows)| sum / rows).filter(|loss| loss.is_finite());
         (progress.sink)(&CompletedEpoch {
-            point: CurvePoint { task: progress.task, epoch: epoch - 1, train_loss: loss, top1: progress.accuracies.after(epoch) },
+            point: CurvePoint { task: progress.task, epoch, train_loss: loss, top1: progress.accuracies.after(epoch) },
             time: EpochTime { train_s: *seconds, samples: progress.samples as u64 },
         });
     }
@@ -109,7 +110,7 @@ impl MetricLogger for LossCurve {
                 Some(NumericEntry::Final(_)) | None => continue,
             };
             if state.loss.as_ref() == Some(&metric.entry.metric_id) {
-                let (sum, total) = state.epochs.entry(epoch).or_insert((0.0, 0.0));
+                let (sum, total) = state.epochs.entry(Epoch::from_number(epoch)).or_insert((0.0, 0.0));
                 *sum += value * rows;
                 *total += rows;
             }
@@ -128,7 +129,7 @@ impl MetricLogger for LossCurve {
 
     fn log_epoch_summary(&mut self, summary: EpochSummary) {
         if summary.split == Split::Train {
-            self.lock().end(summary.epoch_number);
+            self.lock().end(Epoch::from_number(summary.epoch_number));
         }
     }
 }

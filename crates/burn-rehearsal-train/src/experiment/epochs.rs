@@ -1,6 +1,7 @@
 //! Accuracies in the middle of a task, every so many epochs.
 
 use crate::data_parallel::AfterEpoch;
+use crate::epoch::Epoch;
 use crate::evaluate::{EvaluateError, evaluate};
 use burn::data::dataloader::DataLoader;
 use burn::train::{ClassificationOutput, InferenceStep};
@@ -15,8 +16,8 @@ pub(super) type Parts<B> = Vec<Arc<dyn DataLoader<B>>>;
 /// What was measured since it was last taken.
 #[derive(Default)]
 pub(super) struct Measured {
-    /// (epoch of the task, counted from 1; top-1 accuracy on every task), in order.
-    pub(super) top1: Vec<(usize, Vec<f64>)>,
+    /// (epoch of the task; top-1 accuracy on every task), in order.
+    pub(super) top1: Vec<(Epoch, Vec<f64>)>,
     /// How long it took.
     pub(super) time: Duration,
 }
@@ -35,7 +36,7 @@ impl EpochAccuracies {
     {
         let (measured, collective) = (self.0.clone(), Mutex::new(collective));
         Box::new(move |model, epoch| {
-            if every == 0 || !epoch.is_multiple_of(every) || epoch == epochs {
+            if every == 0 || !epoch.number().is_multiple_of(every) || epoch.number() == epochs {
                 return Ok(());
             }
             let started = Instant::now();
@@ -59,8 +60,8 @@ impl EpochAccuracies {
         self.lock().time
     }
 
-    /// The accuracies after `epoch`, counted from 1; empty if they were not measured since the last [`take`](Self::take).
-    pub(super) fn after(&self, epoch: usize) -> Vec<Option<f64>> {
+    /// The accuracies after `epoch`; empty if they were not measured since the last [`take`](Self::take).
+    pub(super) fn after(&self, epoch: Epoch) -> Vec<Option<f64>> {
         measured_after(&self.lock().top1, epoch)
     }
 
@@ -69,8 +70,8 @@ impl EpochAccuracies {
     }
 }
 
-/// The accuracies after `epoch`, counted from 1; empty if they were not measured.
-pub(super) fn measured_after(measured: &[(usize, Vec<f64>)], epoch: usize) -> Vec<Option<f64>> {
+/// The accuracies after `epoch`; empty if they were not measured.
+pub(super) fn measured_after(measured: &[(Epoch, Vec<f64>)], epoch: Epoch) -> Vec<Option<f64>> {
     let found = measured.iter().find(|(of, _)| *of == epoch);
     found.map(|(_, top1)| top1.iter().copied().map(Some).collect()).unwrap_or_default()
 }

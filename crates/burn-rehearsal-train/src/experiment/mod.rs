@@ -16,6 +16,7 @@ pub use progress::{CompletedEpoch, EpochSink, LaunchInfo, ProgressReader, Progre
 
 use crate::augmentation::Augmentation;
 use crate::data_parallel::{DataParallelError, NoRenderer, Precision};
+use crate::epoch::Epoch;
 use crate::evaluate::EvaluateError;
 use crate::fingerprint::{Differences, Fingerprint};
 use crate::methods::{Classifier, LabelledBatch, MethodRef};
@@ -182,9 +183,9 @@ pub trait Observer: Sync {
         let _ = launch;
         Box::new(|_| {})
     }
-    /// The run goes on from a checkpoint: within `task` it has done some epochs (counted from 1, with the steps in the last), or is about to begin it.
+    /// The run goes on from a checkpoint: within `task` it is in an epoch of which it has done some steps, or is about to begin it.
     /// `epochs` are those that were completed before.
-    fn resumed(&self, task: usize, within: Option<(usize, u64)>, earlier_world_size: usize, epochs: &[CompletedEpoch]) {
+    fn resumed(&self, task: usize, within: Option<(Epoch, u64)>, earlier_world_size: usize, epochs: &[CompletedEpoch]) {
         let _ = (task, within, earlier_world_size, epochs);
     }
     /// Accuracies on all tasks' test sets after `task`.

@@ -1,5 +1,6 @@
 //! What a run tells while it goes on: live figures, and each epoch as it is completed.
 
+use crate::epoch::Epoch;
 use crate::phases::{Phase, PhaseTimer};
 use crate::report::schema::{CurvePoint, EpochTime};
 use burn::tensor::TensorReadError;
@@ -14,8 +15,8 @@ use std::time::{Duration, Instant};
 pub struct LaunchInfo {
     /// The task, counted from 0.
     pub task: usize,
-    /// The first epoch of the task to come, counted from 1.
-    pub epoch: usize,
+    /// The first epoch of the task to come.
+    pub epoch: Epoch,
     /// Where live figures are.
     pub reader: ProgressReader,
 }

@@ -10,6 +10,7 @@ use super::progress::Sampled;
 use super::{Experiment, ExperimentError, LaunchInfo, Observer, ProgressReader, Settings, Workload, agreement};
 use crate::augmentation::AugmentLoader;
 use crate::data_parallel::{DataParallel, Outcome, Records, Stopped, without_renderer};
+use crate::epoch::Epoch;
 use crate::evaluate::evaluate;
 use crate::fingerprint::Fingerprint;
 use crate::methods::{MethodModel, MethodRef};
@@ -147,8 +148,8 @@ struct Run<'a, W: Workload> {
     samples: u64,
     /// The losses of the task in hand.
     curve: LossCurve,
-    /// Accuracies in the middle of that task: the epoch, counted from 1, and top-1 on every task.
-    measured: Vec<(usize, Vec<f64>)>,
+    /// Accuracies in the middle of that task: the epoch and top-1 on every task.
+    measured: Vec<(Epoch, Vec<f64>)>,
     /// The learner as the last launch left it; on rank 0, and only if there are checkpoints.
     records: Option<Records>,
     started: Instant,
@@ -249,7 +250,7 @@ impl<W: Workload> Run<'_, W> {
     fn learn(
         &mut self,
         task: usize,
-        within: Option<(usize, u64)>,
+        within: Option<(Epoch, u64)>,
         mut directories: Option<&mut Directories<'_>>,
     ) -> Result<Option<Model<W>>, ExperimentError> {
         let settings = self.settings;
@@ -260,10 +261,10 @@ impl<W: Workload> Run<'_, W> {
             Some(_) => self.learner.take().ok_or_else(no_learner)?,
             None => self.begin(task, incoming)?,
         };
-        let (mut epoch, mut step) = within.unwrap_or((1, 0));
+        let (mut epoch, mut step) = within.unwrap_or((Epoch::FIRST, 0));
         let every = settings.checkpoints.as_ref().and_then(|checkpoints| checkpoints.every).unwrap_or(settings.epochs).max(1);
         loop {
-            let end = (epoch.div_ceil(every) * every).min(settings.epochs);
+            let end = Epoch::from_number((epoch.number().div_ceil(every) * every).min(settings.epochs));
             let loader = self.train_loader(task, indices.clone(), (epoch, step));
             let before = self.strategy.timer().report().steps;
             let Launched { model, stopped } = self.launch(task, learner, loader, epoch, end)?;
@@ -273,12 +274,12 @@ impl<W: Workload> Run<'_, W> {
             }
             let at = match stopped {
                 Some(Stopped { epoch: stopped, steps }) => (stopped, if stopped == epoch { step + steps } else { steps }),
-                None => (end + 1, 0),
+                None => (end.next(), 0),
             };
-            if stopped.is_some() || end < settings.epochs {
+            if stopped.is_some() || end.number() < settings.epochs {
                 self.checkpoint(Position { task, within: Some(at) }, directories.as_deref_mut())?;
             }
-            if stopped.is_none() && end < settings.epochs {
+            if stopped.is_none() && end.number() < settings.epochs {
                 (epoch, step) = at;
                 learner = self.learner.take().ok_or_else(no_learner)?;
                 continue;
@@ -319,17 +320,17 @@ impl<W: Workload> Run<'_, W> {
         task: usize,
         learner: Learner<Model<W>>,
         loader: Arc<dyn DataLoader<W::Batch>>,
-        epoch: usize,
-        end: usize,
+        epoch: Epoch,
+        end: Epoch,
     ) -> Result<Launched<Model<W>>, ExperimentError> {
         let strategy: TrainingStrategy<Model<W>> = TrainingStrategy::Custom(self.strategy.clone());
         // Nothing is written there: no checkpoints, no log and a metric logger of our own.
         let training = SupervisedTraining::new(std::env::temp_dir(), loader, self.part(Vec::new()))
-            .num_epochs(end)
+            .num_epochs(end.number())
             .with_interrupter(self.interrupter.clone())
             .with_training_strategy(strategy);
-        // Without a checkpointer, no more than the number of the first epoch.
-        let training = if epoch > 1 { training.checkpoint(epoch - 1) } else { training };
+        // Without a checkpointer, no more than the number of epochs that are behind.
+        let training = if epoch > Epoch::FIRST { training.checkpoint(epoch.index()) } else { training };
         let training = if self.collective.rank() == 0 {
             let mut training = training
                 .with_application_logger(None)
@@ -375,17 +376,17 @@ impl<W: Workload> Run<'_, W> {
         (self.learner, self.records) = (learner, records);
         // A stop that comes after the last step is one that some ranks may have seen and others not: all do what the first of them does.
         let seen = self.collective.any(result.interrupted.is_some())?;
-        let late = seen.then_some(Stopped { epoch: end + 1, steps: 0 });
+        let late = seen.then_some(Stopped { epoch: end.next(), steps: 0 });
         Ok(Launched { model: result.model, stopped: stopped.or(late) })
     }
 
-    /// This rank's mini-batches of a task, from a step of an epoch (counted from 1) on.
-    fn train_loader(&self, task: usize, indices: Vec<usize>, (epoch, step): (usize, u64)) -> Arc<dyn DataLoader<W::Batch>> {
+    /// This rank's mini-batches of a task, from a step of an epoch on.
+    fn train_loader(&self, task: usize, indices: Vec<usize>, (epoch, step): (Epoch, u64)) -> Arc<dyn DataLoader<W::Batch>> {
         let loader = ShardedLoader::builder(self.workload.batcher())
             .batch_size(self.settings.batch_size)
             .shuffle(self.settings.seed)
             .task(task)
-            .start_at(epoch as u64 - 1, step)
+            .start_at(epoch.index() as u64, step)
             .num_workers(self.settings.workers)
             .shard_of(self.collective.rank(), self.collective.size())
             .set_device(self.device.clone())

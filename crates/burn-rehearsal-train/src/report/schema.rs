@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::{ReportError, write_atomically};
 use crate::data_parallel::{LossScale, Precision};
+use crate::epoch::{Epoch, as_index};
 use crate::metrics::AccuracyMatrix;
 
 /// The version of the format that this program writes, and the only one it reads.
@@ -179,8 +180,9 @@ pub struct CheckpointTime {
 pub struct CurvePoint {
     /// The task, counted from 0.
     pub task: usize,
-    /// The epoch within the task, counted from 0.
-    pub epoch: usize,
+    /// The epoch within the task; the file has its index.
+    #[serde(with = "as_index")]
+    pub epoch: Epoch,
     /// Mean training loss of the epoch; `None` if it is not finite (which JSON cannot hold).
     pub train_loss: Option<f64>,
     /// Top-1 accuracy on each task after the epoch, fractions; empty if it was not measured.

@@ -14,6 +14,7 @@ use crate::stop::Stop;
 use burn::train::Interrupter;
 use burn::train::renderer::MetricsRenderer;
 use burn_rehearsal_report::CurvesLog;
+use burn_rehearsal_train::epoch::Epoch;
 use burn_rehearsal_train::experiment::{CompletedEpoch, EpochSink, LaunchInfo, Observer, ProgressSample};
 use indicatif::{ProgressBar, ProgressStyle};
 use renderer::ProgressRenderer;
@@ -173,13 +174,13 @@ impl Observer for Progress {
             if !shown {
                 return;
             }
-            let top1 = lock(&shared.status).top1_of(epoch.point.epoch + 1);
+            let top1 = lock(&shared.status).top1_of(epoch.point.epoch);
             let mut words = figures(epoch.point.train_loss, top1, epoch.time.samples_per_s(), earlier, now, shared.plan.capacity);
             if measured {
                 let seen = epoch.point.top1.iter().take(epoch.point.task + 1);
                 words.push_str(&format!("  per task [{}]", percentages(seen.copied().flatten())));
             }
-            let label = shared.plan.epoch_label(epoch.point.task, epoch.point.epoch + 1);
+            let label = shared.plan.epoch_label(epoch.point.task, epoch.point.epoch);
             let eta = lock(&shared.status).eta(Instant::now());
             // Whoever asks for an evaluation wants to see it.
             let every = if measured { Duration::ZERO } else { LINE_EVERY };
@@ -187,7 +188,7 @@ impl Observer for Progress {
         })
     }
 
-    fn resumed(&self, task: usize, within: Option<(usize, u64)>, earlier_world_size: usize, epochs: &[CompletedEpoch]) {
+    fn resumed(&self, task: usize, within: Option<(Epoch, u64)>, earlier_world_size: usize, epochs: &[CompletedEpoch]) {
         epochs.iter().for_each(|epoch| self.shared.keep(epoch));
         let tasks = self.shared.plan.images.len();
         let label = match within {
@@ -269,7 +270,7 @@ impl Shared {
     /// Writes an epoch down, or, if its accuracies are still to be measured, keeps it.
     fn keep(&self, epoch: &CompletedEpoch) {
         let mut log = lock(&self.log);
-        if epoch.point.epoch + 1 == self.plan.epochs && epoch.point.top1.is_empty() {
+        if epoch.point.epoch.number() == self.plan.epochs && epoch.point.top1.is_empty() {
             log.pending = Some(epoch.clone());
         } else {
             log.write(&self.plan, epoch);

@@ -5,6 +5,7 @@ use burn::train::LearnerSummary;
 use burn::train::logger::{EvaluationProgressLogger, TrainingProgressLogger};
 use burn::train::metric::{MetricDefinition, MetricId, NumericEntry};
 use burn::train::renderer::{EvaluationName, MetricState, MetricsRenderer, MetricsRendererEvaluation, MetricsRendererTraining};
+use burn_rehearsal_train::epoch::Epoch;
 use burn_rehearsal_train::experiment::{LaunchInfo, ProgressReader};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,8 +18,8 @@ pub struct ProgressRenderer {
     shared: Arc<Shared>,
     reader: ProgressReader,
     task: usize,
-    /// The last epoch that began, counted from 1.
-    epoch: usize,
+    /// The epoch that begins next.
+    next: Epoch,
     /// This rank's incoming images in an epoch; `None` outside of training.
     total: Option<usize>,
     loss: Option<MetricId>,
@@ -32,7 +33,7 @@ impl ProgressRenderer {
             shared,
             reader: launch.reader.clone(),
             task: launch.task,
-            epoch: launch.epoch - 1,
+            next: launch.epoch,
             total: None,
             loss: None,
             top1: None,
@@ -72,9 +73,10 @@ impl TrainingProgressLogger for ProgressRenderer {
         if split != "train" {
             return;
         }
-        self.epoch += 1;
+        let epoch = self.next;
+        self.next = epoch.next();
         self.total = Some(items);
-        self.shared.status().begin(self.task, self.epoch, self.reader.read(), Instant::now());
+        self.shared.status().begin(self.task, epoch, self.reader.read(), Instant::now());
     }
 
     fn update_split(&mut self, items: usize) {

@@ -1,5 +1,6 @@
 //! What is known of a run while it goes on, and how it is put in words.
 
+use burn_rehearsal_train::epoch::Epoch;
 use burn_rehearsal_train::experiment::ProgressSample;
 use burn_rehearsal_train::methods::MethodRef;
 use indicatif::FormattedDuration;
@@ -31,14 +32,14 @@ impl RunPlan {
         self.images.iter().map(|&images| (images * self.epochs) as u64).sum()
     }
 
-    /// Incoming images before an epoch (counted from 1) of a task.
-    fn before(&self, task: usize, epoch: usize) -> u64 {
+    /// Incoming images before an epoch of a task.
+    fn before(&self, task: usize, epoch: Epoch) -> u64 {
         let tasks: usize = self.images[..task].iter().map(|images| images * self.epochs).sum();
-        (tasks + (epoch - 1) * self.images[task]) as u64
+        (tasks + epoch.index() * self.images[task]) as u64
     }
 
-    /// Task and epoch in words; the epoch is counted from 1.
-    pub fn epoch_label(&self, task: usize, epoch: usize) -> String {
+    /// Task and epoch in words.
+    pub fn epoch_label(&self, task: usize, epoch: Epoch) -> String {
         format!("task {}/{}  epoch {epoch}/{}", task + 1, self.images.len(), self.epochs)
     }
 }
@@ -64,14 +65,13 @@ pub struct RunStatus {
     /// When training began in this process, and the images that had been trained on before.
     began: Option<(Instant, u64)>,
     task: usize,
-    /// Counted from 1.
-    epoch: usize,
+    epoch: Epoch,
     /// Incoming images of the epoch so far, over all ranks.
     done: u64,
     loss: Mean,
     top1: Mean,
     /// The top-1 accuracy of the epoch before: its line is written while the next has begun.
-    earlier_top1: (usize, Mean),
+    earlier_top1: (Epoch, Mean),
     /// Images per second.
     rate: Option<f64>,
     /// When the rate was last brought up to date, and `done` then.
@@ -86,19 +86,19 @@ impl RunStatus {
             plan,
             began: None,
             task: 0,
-            epoch: 1,
+            epoch: Epoch::FIRST,
             done: 0,
             loss: Mean::default(),
             top1: Mean::default(),
-            earlier_top1: Default::default(),
+            earlier_top1: (Epoch::FIRST, Mean::default()),
             rate: None,
             rated: None,
             start: ProgressSample::default(),
         }
     }
 
-    /// An epoch (counted from 1) begins, or goes on.
-    pub fn begin(&mut self, task: usize, epoch: usize, reading: ProgressSample, now: Instant) {
+    /// An epoch begins or resumes.
+    pub fn begin(&mut self, task: usize, epoch: Epoch, reading: ProgressSample, now: Instant) {
         self.earlier_top1 = (self.epoch, self.top1);
         (self.task, self.epoch, self.done) = (task, epoch, 0);
         (self.loss, self.top1, self.start) = (Mean::default(), Mean::default(), reading);
@@ -131,7 +131,7 @@ impl RunStatus {
     }
 
     /// The top-1 accuracy in training of an epoch, in per cent.
-    pub fn top1_of(&self, epoch: usize) -> Option<f64> {
+    pub fn top1_of(&self, epoch: Epoch) -> Option<f64> {
         if epoch == self.epoch { self.top1.get() } else { Some(self.earlier_top1.1).filter(|_| self.earlier_top1.0 == epoch)?.get() }
     }
 
@@ -213,7 +213,7 @@ mod tests {
     fn label_rate_and_remaining_time_follow_from_the_images_of_all_ranks() {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         let mut status = RunStatus::new(plan());
-        status.begin(0, 2, ProgressSample::default(), start);
+        status.begin(0, Epoch::from_number(2), ProgressSample::default(), start);
         assert!(status.label(start).ends_with("step 0/5  ETA –"), "{}", status.label(start));
         // A rank with half of the images: 50 of 100 are behind, and were when this process began.
         status.step(25, 50, start);
@@ -227,8 +227,8 @@ mod tests {
             status.figures(reading, start + 2 * second),
             "loss 1.500  top-1 75.0 %  25 images/s  load 25.0 %  buffer 25 %  wait 0.2 %"
         );
-        status.begin(0, 3, reading, start + 2 * second);
-        assert_eq!((status.top1_of(2), status.top1_of(3)), (Some(75.0), None));
+        status.begin(0, Epoch::from_number(3), reading, start + 2 * second);
+        assert_eq!((status.top1_of(Epoch::from_number(2)), status.top1_of(Epoch::from_number(3))), (Some(75.0), None));
         let later = ProgressSample { step: 5 * second, load: second, stored: None, ..reading };
         assert_eq!(status.figures(later, start + 3 * second), "loss –  top-1 –  25 images/s  load 0.0 %");
     }

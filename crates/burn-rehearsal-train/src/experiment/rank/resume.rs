@@ -2,6 +2,7 @@
 
 use super::Run;
 use crate::data_parallel::adopt;
+use crate::epoch::Epoch;
 use crate::experiment::checkpoint::{Directories, Found, KeptLearner, Position, RunState};
 use crate::experiment::curve::LossCurve;
 use crate::experiment::epochs::measured_after;
@@ -46,8 +47,8 @@ impl<W: Workload> Run<'_, W> {
         }
         if let Some(KeptLearner { parts, statistics }) = learner {
             let schedule = settings.schedule(size, steps_per_epoch)?;
-            let (epoch, step) = position.within.unwrap_or((1, 0));
-            let schedule = schedule.at_step((epoch as u64 - 1) * steps_per_epoch as u64 + step);
+            let (epoch, step) = position.within.unwrap_or((Epoch::FIRST, 0));
+            let schedule = schedule.at_step(epoch.index() as u64 * steps_per_epoch as u64 + step);
             let model = self.model(&self.device.clone().autodiff());
             // The rates of a schedule depend on the number of ranks.
             let learner = adopt::read(model, self.workload.optimizer(), &schedule, parts, before == size)?;
@@ -81,30 +82,31 @@ impl<W: Workload> Run<'_, W> {
         let mut epochs: Vec<_> =
             self.curves.iter().zip(&self.epoch_times).map(|(point, &time)| CompletedEpoch { point: point.clone(), time }).collect();
         let (points, times) = self.epochs_of(position.task, position.within);
-        let begun = position.within.map_or(0, |(epoch, _)| epoch - 1);
+        let begun = position.within.map_or(0, |(epoch, _)| epoch.index());
         epochs.extend(points.into_iter().zip(times).take(begun).map(|(point, time)| CompletedEpoch { point, time }));
         epochs
     }
 
-    /// What is known of the epochs of the task in hand, of which the last may be incomplete: `at` (its number, counted from 1, and the steps done) comes next.
-    pub(super) fn epochs_of(&self, task: usize, at: Option<(usize, u64)>) -> (Vec<CurvePoint>, Vec<EpochTime>) {
+    /// What is known of the epochs of the task in hand, of which the last may be incomplete: `at` (the epoch and the steps done in it) comes next.
+    pub(super) fn epochs_of(&self, task: usize, at: Option<(Epoch, u64)>) -> (Vec<CurvePoint>, Vec<EpochTime>) {
         let incoming = self.indices(task).len();
         let per_step = (self.settings.batch_size * self.collective.size()) as u64;
         let seconds = self.curve.seconds();
         let losses = self.curve.means().into_iter().enumerate();
         losses
-            .map(|(epoch, loss)| {
+            .map(|(index, loss)| {
+                let epoch = Epoch::from_index(index);
                 let samples = match at {
-                    Some((next, steps)) if next == epoch + 1 => (steps * per_step).min(incoming as u64),
+                    Some((next, steps)) if next == epoch => (steps * per_step).min(incoming as u64),
                     _ => incoming as u64,
                 };
                 let point = CurvePoint {
                     task,
                     epoch,
                     train_loss: Some(loss).filter(|loss| loss.is_finite()),
-                    top1: measured_after(&self.measured, epoch + 1),
+                    top1: measured_after(&self.measured, epoch),
                 };
-                (point, EpochTime { train_s: seconds.get(&(epoch + 1)).copied().unwrap_or_default(), samples })
+                (point, EpochTime { train_s: seconds.get(&epoch).copied().unwrap_or_default(), samples })
             })
             .unzip()
     }

@@ -57,7 +57,8 @@ fn a_run_interrupted_before_its_first_evaluation_round_trips_without_nan() {
     run.summary = Summary::of(&run.accuracy);
     run.time.samples_per_s = Some(f64::NAN);
     run.time.phases_ms.insert("never".into(), f64::NAN);
-    run.curves = vec![CurvePoint { task: 0, epoch: 0, train_loss: Some(f64::INFINITY), top1: vec![Some(f64::NAN)] }];
+    run.curves =
+        vec![CurvePoint { task: 0, epoch: crate::epoch::Epoch::FIRST, train_loss: Some(f64::INFINITY), top1: vec![Some(f64::NAN)] }];
     let path = run.write(directory.path()).unwrap();
 
     let back = RunReport::read(&path).unwrap();
