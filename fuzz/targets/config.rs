@@ -3,7 +3,7 @@
 
 use burn_rehearsal_fuzz::{folder, write};
 use burn_rehearsal_train::methods::Rehearsal;
-use continual_imagenet::{Config, Options};
+use continual_imagenet::Config;
 use libfuzzer_sys::fuzz_target;
 use std::sync::LazyLock;
 use tempfile::TempDir;
@@ -12,12 +12,10 @@ static FOLDER: LazyLock<TempDir> = LazyLock::new(folder);
 
 fuzz_target!(|input: &[u8]| {
     let path = write(FOLDER.path(), "run.toml", input);
-    let flags = Options { config: Some(path), ..Options::default() };
-    let Ok(config) = Config::resolve(flags) else { return };
+    let Ok(config) = Config::from_arguments(["--config".as_ref(), path.as_os_str()]) else { return };
     // What the program makes of it before it looks at any data.
     let _ = config.images();
-    if let Ok(rehearsal) = config.rehearsal(1000, 10) {
-        let _ = config.buffer_len(&rehearsal, 28);
-        let _ = config.settings(&Rehearsal, rehearsal, false);
-    }
+    let rehearsal = config.rehearsal(1000, 10);
+    let _ = config.buffer_len(&rehearsal, 28);
+    let _ = config.settings(&Rehearsal, rehearsal, false);
 });

@@ -1,27 +1,28 @@
 //! The command line. The same options can be given in a TOML file; flags win.
 
-use burn_rehearsal::{CandidateMode, Execution, OnRepeat, PolicyKind, RowCount, SamplingKind, StorePreference};
+use crate::config::{AGREE, Flags};
+use burn_rehearsal::{CandidateMode, Execution, OnRepeat, PolicyKind, SamplingKind, StorePreference};
 use burn_rehearsal_train::data_parallel::Precision;
 use burn_rehearsal_train::init::Scheme;
 use burn_rehearsal_train::methods::{self, MethodRef};
-use burn_rehearsal_vision::data::{Fit, Format, OnDamaged};
+use burn_rehearsal_vision::data::{DataSource, Fit, Format, OnDamaged};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
-use serde::de::{self, Deserializer, Visitor};
-use std::fmt;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// Continual learning with rehearsal: learn classes task by task without forgetting them.
 #[derive(Debug, Parser)]
 #[command(version, about, args_conflicts_with_subcommands = true, allow_negative_numbers = true, after_long_help = defaults())]
 pub struct Cli {
-    /// What to do; `compare` if nothing is said.
+    /// What to do. Defaults to `compare`.
     #[command(subcommand)]
     pub command: Option<Command>,
     /// Options of `compare`.
     #[command(flatten)]
-    pub options: Options,
+    pub options: Flags,
 }
 
 /// A built-in method, by name.
@@ -43,227 +44,35 @@ pub enum Command {
     Compare {
         /// How.
         #[command(flatten)]
-        options: Options,
+        options: Flags,
     },
     /// Train with one method.
     #[command(allow_negative_numbers = true, after_long_help = defaults())]
     Train {
-        /// How the network goes from task to task.
+        /// How the network is trained from task to task.
         #[arg(long, value_parser = method(), help_heading = AGREE)]
         method: MethodRef,
         /// How.
         #[command(flatten)]
-        options: Options,
+        options: Flags,
     },
-    /// Write a data set once into a few large files that training reads with `--data pack:DIR`.
+    /// Write a data set into a few large files, for training with `--data pack:DIR`.
     Pack {
         /// What, how and where.
         #[command(flatten)]
         options: PackArgs,
     },
-    /// Print a table of finished runs and draw them together.
+    /// Print a table of finished runs and draw their figures.
     Report {
         /// Directories that hold a `report.json`, or whose subdirectories do.
         #[arg(required = true)]
         directories: Vec<PathBuf>,
-        /// Directory for the figures; if only one directory is given, that one unless something else is said.
+        /// Directory for the figures. Defaults to the directory of the reports, if there is only one.
         #[arg(long)]
         out: Option<PathBuf>,
     },
-    /// List the devices that this program was built for and finds here.
+    /// List the devices that this program was built for.
     Devices,
-}
-
-/// The headings of options in `--help`: what ranks that are processes may do differently. An option
-/// belongs to the first unless it says otherwise.
-pub const AGREE: &str = "Options that all ranks must agree on";
-/// Options that change no result.
-pub const DIFFER: &str = "Options that may differ from rank to rank";
-/// Options that only rank 0 uses.
-pub const FIRST: &str = "Options that rank 0 decides";
-
-/// The options of a run under one of these headings, in alphabetical order.
-pub fn options_under(heading: &str) -> Vec<String> {
-    let command = Cli::command();
-    let runs = command.find_subcommand("train").into_iter().flat_map(clap::Command::get_arguments);
-    let mut names: Vec<String> =
-        runs.filter(|option| option.get_help_heading() == Some(heading)).filter_map(|option| Some(option.get_long()?.to_owned())).collect();
-    names.sort();
-    names
-}
-
-/// What can be said on the command line and in a configuration file. Everything is optional.
-#[derive(Debug, Clone, Default, Args, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-#[command(next_help_heading = AGREE)]
-pub struct Options {
-    /// Defaults to start from.
-    #[arg(long, value_enum)]
-    pub recipe: Option<Recipe>,
-    /// `digits` (embedded), `folder:DIR` with DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg (or val instead of test; PNG as well),
-    /// `tiny-imagenet:DIR`, `cifar10:DIR` and `cifar100:DIR` (binary version), `mnist:DIR` (IDX files, Fashion-MNIST too), or `pack:DIR`.
-    #[arg(long, value_name = "digits|KIND:DIR")]
-    pub data: Option<String>,
-    /// Side of the square images that samples are scaled to, and kept in the buffer, in pixels; if nothing is said, what is usual for the data.
-    #[arg(long)]
-    pub image_size: Option<usize>,
-    /// Side of the part of them that the network sees; all of it if nothing is said.
-    #[arg(long)]
-    pub crop_size: Option<usize>,
-    /// How an image that is no square becomes one.
-    #[arg(long, value_enum)]
-    pub fit: Option<FitArg>,
-    /// What happens to an image that cannot be decoded.
-    #[arg(long, value_enum)]
-    pub on_damaged: Option<OnDamagedArg>,
-    /// The network; `conv` for other data than the digits if nothing is said.
-    #[arg(long, value_enum)]
-    pub model: Option<ModelArg>,
-    /// Channels of a residual network's first layer; no other network takes it.
-    #[arg(long)]
-    pub model_width: Option<usize>,
-    /// What an image meets first in a residual network; no other network takes it.
-    #[arg(long, value_enum)]
-    pub stem: Option<StemArg>,
-    /// Weights to start from: a `.safetensors` file with the names of torchvision's (ResNet) or timm's (GhostNet) networks.
-    #[arg(long, value_name = "FILE.safetensors")]
-    pub weights: Option<PathBuf>,
-    /// How the network is initialised.
-    #[arg(long, value_enum)]
-    pub init: Option<InitArg>,
-    /// How images are varied in training, anew in every step, those from the buffer too.
-    #[arg(long, value_enum)]
-    pub augment: Option<AugmentArg>,
-    /// Share of the area that a random resized crop shows.
-    #[arg(long, num_args = 2, value_names = ["LOW", "HIGH"])]
-    pub crop_area: Option<Vec<f64>>,
-    /// Ratio of width to height of a random resized crop.
-    #[arg(long, num_args = 2, value_names = ["LOW", "HIGH"])]
-    pub crop_ratio: Option<Vec<f64>>,
-    /// What is subtracted from each channel, and by what it is divided.
-    #[arg(long, value_enum)]
-    pub normalize: Option<NormalizeArg>,
-    /// How samples are spread over tasks.
-    #[arg(long, value_enum)]
-    pub stream: Option<StreamArg>,
-    /// Number of tasks.
-    #[arg(long)]
-    pub tasks: Option<usize>,
-    /// Order in which classes arrive.
-    #[arg(long, value_enum)]
-    pub class_order: Option<ClassOrderArg>,
-    /// Epochs per task.
-    #[arg(long)]
-    pub epochs: Option<usize>,
-    /// Incoming samples per rank and step (b).
-    #[arg(long)]
-    pub batch_size: Option<usize>,
-    /// Samples of each mini-batch that are offered to the buffer (c): a number, or a share of the mini-batch.
-    #[arg(long, value_name = "N|25%")]
-    pub candidates: Option<RowCount>,
-    /// How candidates are chosen.
-    #[arg(long, value_enum)]
-    pub candidate_mode: Option<CandidateModeArg>,
-    /// Samples drawn from the buffer and appended to each mini-batch (r): a number, or in proportion to the
-    /// mini-batch, which may be more than 100%.
-    #[arg(long, value_name = "N|100%")]
-    pub representatives: Option<RowCount>,
-    /// Size of the buffer over all ranks: a share of the training set, a number of samples, or memory.
-    #[arg(long, value_name = "30%|N|512MiB")]
-    #[serde(default, deserialize_with = "text_or_number")]
-    pub capacity: Option<String>,
-    /// Which stored sample makes room for a new one.
-    #[arg(long, value_enum)]
-    pub policy: Option<PolicyArg>,
-    /// From which stored samples representatives are drawn.
-    #[arg(long, value_enum)]
-    pub sampling: Option<SamplingArg>,
-    /// What happens to a sample that is offered again in a later epoch.
-    #[arg(long, value_enum)]
-    pub on_repeat: Option<OnRepeatArg>,
-    /// Who does the buffer's work; never changes a result.
-    #[arg(long, value_enum, help_heading = DIFFER)]
-    pub execution: Option<ExecutionArg>,
-    /// Where each rank keeps its part of the buffer; never changes a result.
-    #[arg(long, value_enum, help_heading = DIFFER)]
-    pub store: Option<StoreArg>,
-    /// The largest part of the buffer that `--store auto` puts on a GPU, per rank.
-    #[arg(long, value_name = "2GiB", help_heading = DIFFER)]
-    pub store_limit: Option<String>,
-    /// How many steps the representatives lag behind the buffer.
-    #[arg(long)]
-    pub lag: Option<usize>,
-    /// First task (from 0) whose mini-batches are augmented with representatives.
-    #[arg(long)]
-    pub start_task: Option<usize>,
-    /// Base learning rate.
-    #[arg(long)]
-    pub learning_rate: Option<f64>,
-    /// Momentum of SGD; 0 for none.
-    #[arg(long)]
-    pub momentum: Option<f64>,
-    /// Weight decay (L2 penalty).
-    #[arg(long)]
-    pub weight_decay: Option<f64>,
-    /// Epochs of linear warm-up at the start of every task, from the base rate to that of all ranks together (see `--scale-cap`).
-    #[arg(long)]
-    pub warmup_epochs: Option<f64>,
-    /// From which epoch of a task on (counted from 0) the learning rate is multiplied by what, relative to its highest; `none` for never.
-    #[arg(long, value_name = "21:0.5,26:0.05")]
-    pub milestones: Option<String>,
-    /// The learning rate grows with the number of ranks, at most by this factor; 1 for not at all.
-    #[arg(long)]
-    pub scale_cap: Option<f64>,
-    /// What happens to the optimiser's state between tasks.
-    #[arg(long, value_enum)]
-    pub optimizer_state: Option<OptimizerStateArg>,
-    /// Data-parallel ranks, as threads of this process; under `mpirun` or `srun`, the launcher says how many there are.
-    #[arg(long)]
-    pub ranks: Option<usize>,
-    /// What joins the ranks; if nothing is said, `mpi` where `mpirun` or `srun` started several processes, otherwise `threads`.
-    #[arg(long, value_enum)]
-    pub collective: Option<CollectiveArg>,
-    /// Who adds up gradients under MPI.
-    #[arg(long, value_enum)]
-    pub reduction: Option<ReductionArg>,
-    /// Threads per rank that read data.
-    #[arg(long, help_heading = DIFFER)]
-    pub workers: Option<usize>,
-    /// Device of the network.
-    #[arg(long, value_name = "flex|wgpu|cuda[:i]")]
-    pub device: Option<String>,
-    /// Numbers that the network computes with; its parameters, and the buffer, stay what they are.
-    #[arg(long, value_enum)]
-    pub precision: Option<PrecisionArg>,
-    /// Seed of every random choice.
-    #[arg(long)]
-    pub seed: Option<u64>,
-    /// Evaluates after every so many epochs within a task as well; 0 for after tasks alone.
-    #[arg(long)]
-    pub evaluate_every: Option<usize>,
-    /// Waits for the device between the phases of a step, so that their times are exact on a GPU too.
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", help_heading = DIFFER)]
-    pub profile: Option<bool>,
-    /// What is shown while a run goes on; `auto` (the default) is a bar on a terminal and lines elsewhere.
-    #[arg(long, value_enum, help_heading = FIRST)]
-    pub display: Option<DisplayArg>,
-    /// When to write a checkpoint: after every task, also after every N epochs, or never.
-    #[arg(long, value_name = "task|N|never")]
-    pub checkpoint_every: Option<String>,
-    /// How many checkpoints are kept.
-    #[arg(long, value_name = "K", help_heading = FIRST)]
-    pub checkpoint_keep: Option<usize>,
-    /// Start over even if the directory holds an unfinished or a finished run.
-    #[arg(long, help_heading = FIRST)]
-    #[serde(skip)]
-    pub fresh: bool,
-    /// Directory for reports and figures; `runs/` and the name of the data if nothing is said. If there is a finished run, the next gets `-2`, `-3`, …
-    #[arg(long, help_heading = FIRST)]
-    pub out: Option<PathBuf>,
-    /// A TOML file with any of these options; flags win over it.
-    #[arg(long, value_name = "FILE.toml", help_heading = DIFFER)]
-    #[serde(skip)]
-    pub config: Option<PathBuf>,
 }
 
 /// Declares an enum of option values and what each stands for.
@@ -537,36 +346,46 @@ pub enum ReductionArg {
     Fast,
 }
 
-/// Sets of defaults.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Recipe {
-    /// The main job: 5 tasks of 2 classes on 2 ranks, a buffer of 10 %.
-    Digits,
-    /// Experience replay as in Mammoth: digits at 28×28, 5 epochs, mini-batches of 10 + 10, plain SGD, a reservoir of 200, one rank.
-    MammothErDigits,
-    /// Experience replay as in Mammoth: CIFAR-10 in 5 tasks of 2 classes, ResNet-18, 50 epochs, mini-batches of 32 + 32, plain SGD, a reservoir of 200.
-    MammothErCifar10,
-    /// ImageNet in 4 tasks of 250 classes, as published at CCGrid 2024: 30 epochs, 56 + 7 samples per rank, a buffer of 30 %.
-    Ccgrid24,
+/// When checkpoints are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckpointInterval {
+    /// After every task.
+    Task,
+    /// After every task, and every so many epochs.
+    Epochs(NonZeroUsize),
+    /// Never.
+    Never,
+}
+
+/// `task`, a number of epochs, or `never`.
+impl FromStr for CheckpointInterval {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "task" => Ok(Self::Task),
+            "never" => Ok(Self::Never),
+            epochs => epochs.parse().map(Self::Epochs).map_err(|_| "expected `task`, `never`, or a number of epochs"),
+        }
+    }
 }
 
 /// Options of `pack`.
 #[derive(Debug, Clone, Args)]
 pub struct PackArgs {
-    /// What is packed; as in `train`.
+    /// The data set to pack; as in `train`.
     #[arg(long, value_name = "KIND:DIR")]
-    pub data: String,
+    pub data: DataSource,
     /// The folder for the pack.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// What is kept of each image.
+    /// What the pack stores of each image.
     #[arg(long, value_enum, default_value = "pixels")]
     pub format: FormatArg,
-    /// Side of the square images, in pixels; if nothing is said, what is usual for the data.
+    /// Side of the square images, in pixels. Defaults to the usual side for the data.
     #[arg(long)]
     pub image_size: Option<usize>,
-    /// How an image that is no square becomes one.
+    /// How images become square.
     #[arg(long, value_enum, default_value = "stretch")]
     pub fit: FitArg,
     /// What happens to an image that cannot be decoded.
@@ -574,32 +393,21 @@ pub struct PackArgs {
     pub on_damaged: OnDamagedArg,
 }
 
-/// A capacity in a file: text, or a number without quotes.
-fn text_or_number<'de, D: Deserializer<'de>>(file: D) -> Result<Option<String>, D::Error> {
-    struct Capacity;
-
-    impl Visitor<'_> for Capacity {
-        type Value = String;
-
-        fn expecting(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
-            text.write_str("a number of samples, a share (\"30%\") or memory (\"512MiB\")")
-        }
-
-        fn visit_i64<E: de::Error>(self, number: i64) -> Result<String, E> {
-            Ok(number.to_string())
-        }
-
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<String, E> {
-            Ok(text.to_owned())
-        }
-    }
-
-    file.deserialize_any(Capacity).map(Some)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{DIFFER, FIRST};
+    use clap::CommandFactory;
+
+    /// The options of a run under one of these headings, in alphabetical order.
+    fn options_under(heading: &str) -> Vec<String> {
+        let command = Cli::command();
+        let options = command.find_subcommand("train").into_iter().flat_map(clap::Command::get_arguments);
+        let under = options.filter(|option| option.get_help_heading() == Some(heading));
+        let mut names: Vec<String> = under.filter_map(|option| Some(option.get_long()?.to_owned())).collect();
+        names.sort();
+        names
+    }
 
     /// What the README says of options and ranks.
     fn listed() -> String {

@@ -2,81 +2,108 @@
 
 use crate::error::AppError;
 use burn::tensor::Device;
+use std::fmt;
+use std::str::FromStr;
 
-/// The kind of a device: GPUs of one kind are alike, whatever their numbers.
-pub fn kind(name: &str) -> &str {
-    name.split(':').next().unwrap_or(name)
+/// A device as it is written. Any program can name all of them; each is opened only by a program
+/// that was built with its backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceName {
+    /// The CPU.
+    Flex,
+    /// The default GPU of Vulkan, Metal or DirectX.
+    Wgpu,
+    /// An NVIDIA GPU by its number. The default is 0, or the process's number on its machine.
+    Cuda(Option<usize>),
 }
 
-/// The device of one of several processes on a machine: `cuda` without a number is that of the process's number among them.
-///
-/// `visible` is `CUDA_VISIBLE_DEVICES`: where each process sees only some GPUs, their numbers start at 0 again.
-pub fn of_process(name: &str, local_rank: usize, visible: Option<&str>) -> String {
-    let count = visible.map_or(0, |list| list.split(',').filter(|device| !device.trim().is_empty()).count());
-    match name {
-        "cuda" if count > 0 => format!("cuda:{}", local_rank % count),
-        "cuda" => format!("cuda:{local_rank}"),
-        other => other.to_owned(),
-    }
-}
+/// All backends, and whether this program was built with them.
+const BACKENDS: [(&str, bool); 3] = [("flex", cfg!(feature = "flex")), ("wgpu", cfg!(feature = "wgpu")), ("cuda", cfg!(feature = "cuda"))];
 
-/// The device that `--device` names.
-///
-/// # Errors
-///
-/// [`AppError::Option`] if the name is unknown or the program was built without that backend.
-pub fn parse(name: &str) -> Result<Device, AppError> {
-    let wrong = |reason: &str| AppError::Option { option: "device", value: name.into(), reason: reason.into() };
-    let (kind, index) = match name.split_once(':') {
-        Some((kind, index)) => (kind, Some(index.parse::<usize>().map_err(|_| wrong("the part after `:` is the number of a device"))?)),
-        None => (name, None),
-    };
-    match (kind, index) {
-        #[cfg(feature = "flex")]
-        ("flex", None) => Ok(Device::flex()),
-        #[cfg(feature = "wgpu")]
-        ("wgpu", None) => burn_rehearsal_train::device::wgpu().map(|gpu| gpu.device).map_err(|error| wrong(&error.to_string())),
-        #[cfg(feature = "cuda")]
-        ("cuda", index) => {
-            burn_rehearsal_train::device::cuda(index.unwrap_or(0)).map(|gpu| gpu.device).map_err(|error| wrong(&error.to_string()))
+impl FromStr for DeviceName {
+    type Err = &'static str;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name.split_once(':') {
+            None if name == "flex" => Ok(Self::Flex),
+            None if name == "wgpu" => Ok(Self::Wgpu),
+            None if name == "cuda" => Ok(Self::Cuda(None)),
+            Some(("cuda", index)) => match index.parse() {
+                Ok(index) => Ok(Self::Cuda(Some(index))),
+                Err(_) => Err("the part after `:` is the number of a device"),
+            },
+            _ => Err("expected `flex`, `wgpu`, `cuda` or `cuda:i`"),
         }
-        (kind, _) if ["flex", "wgpu", "cuda"].contains(&kind) && !backends().contains(&kind) => {
-            Err(wrong(&format!("this program was built without `{kind}`; build it with `--features {kind}`")))
-        }
-        _ => Err(wrong("expected `flex`, `wgpu`, `cuda` or `cuda:i`")),
     }
 }
 
-/// The backends that this program was built with.
-fn backends() -> Vec<&'static str> {
-    let mut backends = Vec::new();
-    if cfg!(feature = "flex") {
-        backends.push("flex");
+impl fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind())?;
+        if let Self::Cuda(Some(index)) = self { write!(f, ":{index}") } else { Ok(()) }
     }
-    if cfg!(feature = "wgpu") {
-        backends.push("wgpu");
+}
+
+impl DeviceName {
+    /// The kind: devices of one kind give the same results.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Flex => "flex",
+            Self::Wgpu => "wgpu",
+            Self::Cuda(_) => "cuda",
+        }
     }
-    if cfg!(feature = "cuda") {
-        backends.push("cuda");
+
+    /// The device of one of several processes on a machine: `cuda` without a number is the GPU with
+    /// the process's number.
+    ///
+    /// `visible` is `CUDA_VISIBLE_DEVICES`: the GPUs that a process sees are numbered from 0.
+    pub fn of_process(self, local_rank: usize, visible: Option<&str>) -> Self {
+        let count = visible.map_or(0, |list| list.split(',').filter(|device| !device.trim().is_empty()).count());
+        match self {
+            Self::Cuda(None) => Self::Cuda(Some(local_rank.checked_rem(count).unwrap_or(local_rank))),
+            other => other,
+        }
     }
-    backends
+
+    /// Opens the device.
+    ///
+    /// # Errors
+    ///
+    /// [`AppError::Option`] if the program was built without the backend, or there is no such device.
+    pub fn open(self) -> Result<Device, AppError> {
+        match self {
+            #[cfg(feature = "flex")]
+            Self::Flex => Ok(Device::flex()),
+            #[cfg(feature = "wgpu")]
+            Self::Wgpu => burn_rehearsal_train::device::wgpu()
+                .map(|gpu| gpu.device)
+                .map_err(|error| AppError::option("device", self, error.to_string())),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(index) => burn_rehearsal_train::device::cuda(index.unwrap_or(0))
+                .map(|gpu| gpu.device)
+                .map_err(|error| AppError::option("device", self, error.to_string())),
+            #[allow(unreachable_patterns, reason = "if all backends are built in")]
+            other => {
+                let kind = other.kind();
+                let reason = format!("this program was built without `{kind}`; build it with `--features {kind}`");
+                Err(AppError::option("device", self, reason))
+            }
+        }
+    }
 }
 
 /// One line for each backend.
 pub fn list() -> Vec<String> {
-    let describe = |name: &&str| match *name {
-        "flex" => {
-            let cores = std::thread::available_parallelism().map_or(1, usize::from);
-            format!("flex      CPU, {cores} threads")
-        }
-        "wgpu" => "wgpu      the default GPU of Vulkan, Metal or DirectX".to_string(),
-        _ => "cuda[:i]  NVIDIA GPU number i".to_string(),
+    let describe = |(name, built_in): (&str, bool)| match name {
+        _ if !built_in => format!("{name:<9} not built in (--features {name})"),
+        "flex" => format!("flex      CPU, {} threads", std::thread::available_parallelism().map_or(1, usize::from)),
+        "wgpu" => "wgpu      the default GPU of Vulkan, Metal or DirectX".to_owned(),
+        _ => "cuda[:i]  NVIDIA GPU number i".to_owned(),
     };
-    let mut lines: Vec<_> = backends().iter().map(describe).collect();
-    for missing in ["flex", "wgpu", "cuda"].iter().filter(|name| !backends().contains(name)) {
-        lines.push(format!("{missing:<9} not built in (--features {missing})"));
-    }
-    lines
+    let mut backends = BACKENDS;
+    backends.sort_by_key(|(_, built_in)| !built_in);
+    backends.map(describe).into()
 }
 
 #[cfg(test)]
@@ -85,10 +112,11 @@ mod tests {
 
     #[test]
     fn processes_of_a_machine_share_its_gpus_unless_a_number_is_named() {
-        assert_eq!(of_process("cuda", 3, None), "cuda:3");
-        assert_eq!(of_process("cuda", 3, Some("4,5")), "cuda:1");
-        assert_eq!(of_process("cuda", 3, Some("7")), "cuda:0");
-        assert_eq!(of_process("cuda:1", 3, None), "cuda:1");
-        assert_eq!(of_process("flex", 3, None), "flex");
+        let of_process = |name: &str, visible| name.parse::<DeviceName>().unwrap().of_process(3, visible).to_string();
+        assert_eq!(of_process("cuda", None), "cuda:3");
+        assert_eq!(of_process("cuda", Some("4,5")), "cuda:1");
+        assert_eq!(of_process("cuda", Some("7")), "cuda:0");
+        assert_eq!(of_process("cuda:1", None), "cuda:1");
+        assert_eq!(of_process("flex", None), "flex");
     }
 }

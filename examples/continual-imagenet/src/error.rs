@@ -71,6 +71,12 @@ pub enum AppError {
         /// Where and why.
         reason: String,
     },
+    /// Arguments that cannot be understood.
+    #[error(transparent)]
+    Arguments(#[from] clap::Error),
+    /// Values that are no configuration.
+    #[error("the configuration is not valid: {0}")]
+    Values(String),
     /// An option's value.
     #[error("`--{option} {value}`: {reason}")]
     Option {
@@ -139,6 +145,11 @@ impl AppError {
             source @ ExperimentError::ChangedData(_) => Self::ChangedData { source },
             source => other(source),
         }
+    }
+
+    /// Values that are no configuration, and why.
+    pub fn values(reason: impl ToString) -> Self {
+        Self::Values(reason.to_string())
     }
 
     /// A value of an option that cannot be used.

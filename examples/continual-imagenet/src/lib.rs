@@ -9,13 +9,11 @@
 mod cli;
 mod config;
 mod console;
-mod data;
 mod device;
 mod error;
 mod model;
 mod pack;
 mod progress;
-mod recipes;
 mod run;
 mod run_directory;
 mod stop;
@@ -23,7 +21,6 @@ mod transform;
 mod transport;
 mod workload;
 
-pub use cli::Options;
 pub use config::Config;
 pub use error::AppError;
 
@@ -46,9 +43,9 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<ExitCode, AppError> {
     match cli.command {
-        Some(Command::Compare { options }) => run::compare(options),
-        None => run::compare(cli.options),
-        Some(Command::Train { method, options }) => run::train(method, options),
+        Some(Command::Compare { options }) => run::compare(&options),
+        None => run::compare(&cli.options),
+        Some(Command::Train { method, options }) => run::train(method, &options),
         Some(Command::Pack { options }) => pack::run(&options),
         Some(Command::Report { directories, out }) => run::report(&directories, out.as_deref()),
         Some(Command::Devices) => {

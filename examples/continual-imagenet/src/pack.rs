@@ -3,7 +3,6 @@
 use crate::cli::PackArgs;
 use crate::config::MAX_PIXELS;
 use crate::console::print_line;
-use crate::data;
 use crate::error::AppError;
 use burn_rehearsal_vision::data::{ImageOptions, PackOptions, pack};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -12,13 +11,12 @@ use std::process::ExitCode;
 
 /// Packs, or goes on where an earlier attempt was interrupted.
 pub fn run(args: &PackArgs) -> Result<ExitCode, AppError> {
-    let source = data::source(&args.data)?;
-    let side = args.image_size.unwrap_or_else(|| source.usual_side());
+    let side = args.image_size.unwrap_or_else(|| args.data.usual_side());
     if !(1..=MAX_PIXELS).contains(&side) {
         return Err(AppError::option("image-size", side, format!("must be at least 1 and at most {MAX_PIXELS}")));
     }
     let images = ImageOptions { side, fit: args.fit.into(), on_damaged: args.on_damaged.into() };
-    let source = source.open(&images)?;
+    let source = args.data.open(&images)?;
     let samples = source.train_labels.len() + source.test_labels.len();
     let bar = if std::io::stderr().is_terminal() { ProgressBar::new(samples as u64) } else { ProgressBar::hidden() };
     if let Ok(style) = ProgressStyle::with_template("packing {bar:24} {human_pos}/{human_len} images  {per_sec}  {elapsed} (ETA {eta})") {

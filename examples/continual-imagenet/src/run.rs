@@ -1,9 +1,8 @@
 //! Running methods on all ranks, and what is left on disk afterwards.
 
-use crate::cli::{CollectiveArg, Options};
-use crate::config::{Config, NEVER};
+use crate::cli::{CheckpointInterval, CollectiveArg};
+use crate::config::{Config, Flags};
 use crate::console::{print_error, print_line};
-use crate::device;
 use crate::error::AppError;
 use crate::progress::{Begin, Display, Progress, RunPlan};
 use crate::run_directory::{CURVES, RunDirectory};
@@ -21,6 +20,7 @@ use burn_rehearsal_train::experiment::{ErrorOrigin, Experiment, ExperimentError,
 use burn_rehearsal_train::methods::{self, Incremental, MethodRef, Rehearsal, Scratch};
 use burn_rehearsal_train::report::schema::REPORT_FILE;
 use burn_rehearsal_train::report::{RunReport, write_atomically};
+use serde_json::Value;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -55,12 +55,7 @@ struct Job {
 }
 
 impl Job {
-    fn prepare(
-        mut config: Config,
-        methods: &[MethodRef],
-        fresh: bool,
-        mut process: Option<&mut Box<dyn Collective>>,
-    ) -> Result<Self, AppError> {
+    fn prepare(mut config: Config, methods: &[MethodRef], mut process: Option<&mut Box<dyn Collective>>) -> Result<Self, AppError> {
         let first = process.as_ref().is_none_or(|process| process.rank() == 0);
         // Before anything that a difference would let hang.
         if let Some(process) = &mut process {
@@ -69,7 +64,7 @@ impl Job {
         let display = Display::choose(config.display, first)?;
         // Before the data are looked at, which may take long.
         let stop = Stop::listen(first && display != Display::Tui);
-        let device = device::parse(&config.device)?;
+        let device = config.device.open()?;
         if !Precision::from(config.precision).is_supported_by(&device) {
             return Err(AppError::option(
                 "precision",
@@ -78,7 +73,7 @@ impl Job {
             ));
         }
         let images = Images::open(&config)?;
-        let rehearsal = config.rehearsal(images.train_len(), images.classes())?;
+        let rehearsal = config.rehearsal(images.train_len(), images.classes());
         let mut heading = vec![format!(
             "{}: training images {}, test images {}, classes {}; tasks {}, epochs {} per task, ranks {}, device {}",
             config.data,
@@ -88,7 +83,7 @@ impl Job {
             config.tasks,
             config.epochs,
             config.ranks,
-            adapter(&device).map_or_else(|| config.device.clone(), |adapter| format!("{} ({adapter})", config.device))
+            adapter(&device).map_or_else(|| config.device.to_string(), |adapter| format!("{} ({adapter})", config.device))
         )];
         // Other methods do not mind what the buffer would be.
         let mut buffer_len = 0;
@@ -119,7 +114,7 @@ impl Job {
         if stopped {
             return Err(AppError::Interrupted);
         }
-        let directory = if first { Some(Arc::new(RunDirectory::claim(&config, images.fingerprint(), methods, fresh)?)) } else { None };
+        let directory = if first { Some(Arc::new(RunDirectory::claim(&config, images.fingerprint(), methods)?)) } else { None };
         if let Some(directory) = &directory {
             config.out = directory.out().to_path_buf();
         }
@@ -141,8 +136,8 @@ impl Job {
     fn run(&self, method: MethodRef, finished: &[RunReport], process: Option<&mut Box<dyn Collective>>) -> Result<RunReport, AppError> {
         let Self { config, device, images, rehearsal, stop, first, .. } = self;
         let resumes = self.directory.as_ref().is_some_and(|directory| directory.resumes());
-        let settings = config.settings(method, rehearsal.clone(), resumes)?;
-        let echo = serde_json::to_value(config).unwrap_or_default();
+        let settings = config.settings(method, rehearsal.clone(), resumes);
+        let echo = Value::Object(config.values());
         let plan = RunPlan {
             method,
             seed: config.seed,
@@ -212,7 +207,7 @@ impl Job {
                 print_line(&format!("images left out because they are damaged: {most}"));
             }
             print_line(&format!("reports and figures: {}", self.config.out.display()));
-            if !complete && self.config.checkpoint_every == NEVER {
+            if !complete && *self.config.checkpoint_every == CheckpointInterval::Never {
                 print_line("not finished; there are no checkpoints: the same command starts over");
             } else if !complete {
                 print_line("not finished; run the same command to resume");
@@ -253,25 +248,24 @@ fn images_per_epoch(images: &Images, method: MethodRef) -> Vec<usize> {
 }
 
 /// `compare`: the three methods, one after the other.
-pub fn compare(options: Options) -> Result<ExitCode, AppError> {
-    run(options, &[&Incremental, &Rehearsal, &Scratch])
+pub fn compare(flags: &Flags) -> Result<ExitCode, AppError> {
+    run(flags, &[&Incremental, &Rehearsal, &Scratch])
 }
 
 /// `train`: one method.
-pub fn train(method: MethodRef, options: Options) -> Result<ExitCode, AppError> {
-    run(options, &[method])
+pub fn train(method: MethodRef, flags: &Flags) -> Result<ExitCode, AppError> {
+    run(flags, &[method])
 }
 
 /// Some methods, on ranks that are threads of this process, or processes of which this is one.
-fn run(options: Options, methods: &[MethodRef]) -> Result<ExitCode, AppError> {
-    let fresh = options.fresh;
-    let mut config = Config::resolve(options)?;
+fn run(flags: &Flags, methods: &[MethodRef]) -> Result<ExitCode, AppError> {
+    let mut config = Config::resolve(flags)?;
     match config.collective {
-        CollectiveArg::Threads => Job::prepare(config, methods, fresh, None)?.finish(methods, None),
+        CollectiveArg::Threads => Job::prepare(config, methods, None)?.finish(methods, None),
         CollectiveArg::Mpi => {
-            config.device = transport::device(&config.device);
+            config.device = transport::device(*config.device).into();
             transport::run_process(&config, |mut process| {
-                Job::prepare(config.clone(), methods, fresh, Some(&mut process))?.finish(methods, Some(process))
+                Job::prepare(config.clone(), methods, Some(&mut process))?.finish(methods, Some(process))
             })
         }
     }

@@ -3,9 +3,7 @@
 //! A directory with a `job.json` holds an unfinished job; the file is written once the results of an earlier job are gone, and removed when all reports and figures are there. A
 //! directory with reports and no `job.json` is finished, and the next job gets a directory of its own beside it.
 
-use crate::cli::{DIFFER, FIRST, options_under};
-use crate::config::{Config, NETWORK};
-use crate::device;
+use crate::config::{Config, NETWORK, fixed_values};
 use crate::error::AppError;
 use burn_rehearsal::checkpoint::MANIFEST;
 use burn_rehearsal_train::fingerprint::Fingerprint;
@@ -24,20 +22,6 @@ pub const CURVES: &str = "curves.csv";
 
 const JOB: &str = "job.json";
 const CHECKPOINTS: &str = "checkpoints";
-
-/// Values in which a job can go on with others, beside those in which ranks may differ.
-const OF_NO_MATTER: [&str; 7] = [
-    // The data itself is compared, wherever it lies.
-    "data",
-    // A run that went on so far has met no image for which it matters, or has left it out as it was told then.
-    "on-damaged",
-    "checkpoint-every",
-    // What the other options say already.
-    "overridden",
-    "ranks",
-    "collective",
-    "device",
-];
 
 /// An output directory that belongs to this job alone.
 pub struct RunDirectory {
@@ -70,11 +54,12 @@ impl RunDirectory {
     /// # Errors
     ///
     /// [`AppError`] if it cannot be written, another run uses it, or it holds an unfinished job that was configured differently.
-    pub fn claim(config: &Config, data: &Fingerprint, methods: &[MethodRef], fresh: bool) -> Result<Self, AppError> {
+    pub fn claim(config: &Config, data: &Fingerprint, methods: &[MethodRef]) -> Result<Self, AppError> {
         let finished = |out: &Path| {
             let is_done = |method: &MethodRef| RunReport::read(&out.join(method.to_string())).is_ok_and(|report| report.complete);
             !out.join(JOB).exists() && methods.iter().any(is_done)
         };
+        let fresh = config.fresh;
         let mut created = Vec::new();
         let (out, lock) = loop {
             let mut out = config.out.clone();
@@ -96,11 +81,10 @@ impl RunDirectory {
             }
             break (out, lock);
         };
-        let config_now = serde_json::to_value(config).unwrap_or_default();
         let mut directory = Self {
             out,
             methods: methods.to_vec(),
-            config: config_now,
+            config: Value::Object(config.values()),
             data: data.clone(),
             created,
             resumed: false,
@@ -271,18 +255,11 @@ fn difference(before: &Value, now: &Value) -> Vec<String> {
         }
     };
     compare("methods", before.get("methods"), now.get("methods"));
-    let of_no_matter: Vec<String> =
-        OF_NO_MATTER.map(String::from).into_iter().chain([DIFFER, FIRST].into_iter().flat_map(options_under)).collect();
-    let options = |job: &Value| job.get("config").and_then(Value::as_object).cloned().unwrap_or_default();
+    let options = |job: &Value| fixed_values(job.get("config").unwrap_or_default());
     let (before, now) = (options(before), options(now));
     for name in now.keys().chain(before.keys().filter(|name| !now.contains_key(*name))) {
-        if !of_no_matter.contains(name) {
-            compare(name, before.get(name), now.get(name));
-        }
+        compare(name, before.get(name), now.get(name));
     }
-    let kind =
-        |options: &serde_json::Map<String, Value>| options.get("device").and_then(Value::as_str).map(|name| device::kind(name).into());
-    compare("device", kind(&before).as_ref(), kind(&now).as_ref());
     changed
 }
 

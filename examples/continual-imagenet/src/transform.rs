@@ -23,15 +23,15 @@ impl NormalizeArg {
 }
 
 /// The operations of training, if there are any.
-fn training(config: &Config) -> Option<Augment> {
+fn training(config: &Config, [area, ratio]: [[f64; 2]; 2]) -> Option<Augment> {
     let augment = Augment::new(config.seed);
     let crop = config.crop_size;
     let (cropped, jitter_erase) = match config.augment {
         AugmentArg::None => return evaluation(config),
         AugmentArg::CropFlip => (augment.random_crop(crop, crop.div_ceil(8)), false),
         AugmentArg::CropFlipJitterErase => (augment.random_crop(crop, crop.div_ceil(8)), true),
-        AugmentArg::ResizedCropFlip => (resized_crop(augment, config), false),
-        AugmentArg::ResizedCropFlipJitterErase => (resized_crop(augment, config), true),
+        AugmentArg::ResizedCropFlip => (augment.random_resized_crop(crop, area, ratio), false),
+        AugmentArg::ResizedCropFlipJitterErase => (augment.random_resized_crop(crop, area, ratio), true),
     };
     let flipped = cropped.horizontal_flip(0.5);
     Some(if jitter_erase {
@@ -39,10 +39,6 @@ fn training(config: &Config) -> Option<Augment> {
     } else {
         config.normalize.after(flipped)
     })
-}
-
-fn resized_crop(augment: Augment, config: &Config) -> Augment {
-    augment.random_resized_crop(config.crop_size, range(&config.crop_area), range(&config.crop_ratio))
 }
 
 /// The operations of evaluation, if there are any.
@@ -55,21 +51,13 @@ fn evaluation(config: &Config) -> Option<Augment> {
     Some(config.normalize.after(if cropped { augment.center_crop(config.crop_size) } else { augment }))
 }
 
-fn range(values: &[f64]) -> [f64; 2] {
-    match values {
-        [low, high] => [*low, *high],
-        // `Config` has checked that there are two.
-        _ => [1.0, 1.0],
-    }
-}
-
 /// The operations of training and of evaluation on images of `shape`, where there are any.
 ///
 /// # Errors
 ///
 /// [`AppError::Option`] if they make no sense, or not for these images.
 pub fn transforms(config: &Config, shape: ImageShape) -> Result<[Option<Augment>; 2], AppError> {
-    let both = [training(config), evaluation(config)];
+    let both = [training(config, config.crop_ranges()?), evaluation(config)];
     for augment in both.iter().flatten() {
         let ImageShape { channels, height, width } = shape;
         if channels != 3 && config.normalize != NormalizeArg::None {
@@ -90,7 +78,7 @@ mod tests {
 
     #[test]
     fn jitter_and_erasing_change_images_in_training_only() {
-        let mut config = Config::digits();
+        let mut config = Config::default();
         let shape = ImageShape::square(3, config.image_size);
         let grey = Tensor::<4, Int>::full([16, 3, config.image_size, config.image_size], 128, &Device::default());
         let mut different_values = |augment| {

@@ -2,7 +2,7 @@
 
 use crate::cli::{CollectiveArg, ReductionArg};
 use crate::config::Config;
-use crate::device;
+use crate::device::DeviceName;
 use crate::error::AppError;
 use burn_rehearsal_collective::launch::Launch;
 use burn_rehearsal_collective::{Collective, MpiOptions, Ranks, Reduction};
@@ -53,9 +53,9 @@ pub fn choose(
 }
 
 /// The device of this process among those on its machine.
-pub fn device(name: &str) -> String {
+pub fn device(name: DeviceName) -> DeviceName {
     let local_rank = Launch::detect().and_then(|launch| launch.local_rank).unwrap_or(0);
-    device::of_process(name, local_rank, std::env::var("CUDA_VISIBLE_DEVICES").ok().as_deref())
+    name.of_process(local_rank, std::env::var("CUDA_VISIBLE_DEVICES").ok().as_deref())
 }
 
 /// Runs `f` as the rank that this process is.

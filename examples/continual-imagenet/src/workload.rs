@@ -2,8 +2,6 @@
 
 use crate::cli::{ClassOrderArg, StreamArg};
 use crate::config::Config;
-use crate::data;
-use crate::device;
 use crate::error::AppError;
 use crate::model::Network;
 use crate::transform::transforms;
@@ -45,7 +43,7 @@ impl Images {
     ///
     /// [`AppError`] naming what cannot be used.
     pub fn open(config: &Config) -> Result<Self, AppError> {
-        let data = data::source(&config.data)?.open(&config.images())?;
+        let data = config.data.open(&config.images())?;
         let (train, test) = (&data.train_labels, &data.test_labels);
         let order = match config.class_order {
             ClassOrderArg::Fixed => ClassOrder::Fixed,
@@ -67,7 +65,7 @@ impl Images {
         let pretrained = match &config.weights {
             None => None,
             Some(path) => {
-                let device = device::parse(&config.device)?.autodiff();
+                let device = config.device.open()?.autodiff();
                 Some(Network::new(config, seen(config, &data), data.classes, &device, config.seed).load(path)?)
             }
         };

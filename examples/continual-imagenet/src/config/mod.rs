@@ -1,0 +1,369 @@
+//! The configuration of a run.
+
+mod as_written;
+mod check;
+mod recipe;
+mod resolve;
+
+pub use as_written::AsWritten;
+pub use recipe::Recipe;
+pub use resolve::Flags;
+
+use crate::cli::{
+    AugmentArg, CandidateModeArg, CheckpointInterval, ClassOrderArg, CollectiveArg, DisplayArg, ExecutionArg, FitArg, InitArg, ModelArg,
+    NormalizeArg, OnDamagedArg, OnRepeatArg, OptimizerStateArg, PolicyArg, PrecisionArg, ReductionArg, SamplingArg, StemArg, StoreArg,
+    StreamArg,
+};
+use crate::device::DeviceName;
+use crate::run_directory;
+use burn_rehearsal::{ByteSize, Capacity, RehearsalConfig, RowCount};
+use burn_rehearsal_train::experiment::{Checkpoints, Settings};
+use burn_rehearsal_train::methods::MethodRef;
+use burn_rehearsal_train::schedule::Milestones;
+use burn_rehearsal_vision::augment::{RESIZED_CROP_RATIO, RESIZED_CROP_SCALE};
+use burn_rehearsal_vision::data::{DataSource, ImageOptions, JPEG_DECODER};
+use clap::{ArgAction, ArgGroup, Args, Command};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+/// The largest side of an image, in pixels.
+pub const MAX_PIXELS: usize = 1024;
+/// The file of the trained network, next to its report.
+pub const NETWORK: &str = "model.safetensors";
+
+/// The headings of options in `--help` say what ranks that are processes may do differently.
+pub const AGREE: &str = "Options that all ranks must agree on";
+/// Options that cannot change a result.
+pub const DIFFER: &str = "Options that may differ from rank to rank";
+/// Options that only rank 0 uses.
+pub const FIRST: &str = "Options that rank 0 decides";
+
+/// Group of the options under [`AGREE`] that no recipe prescribes.
+const OUTSIDE_RECIPES: &str = "outside-recipes";
+/// Group of the options under [`AGREE`] that may change when a run resumes.
+const MAY_CHANGE: &str = "may-change";
+/// Group of the options of which ranks and runs compare what they refer to, not the text.
+const BY_CONTENT: &str = "by-content";
+
+/// What the options, the configuration file and the recipe amount to.
+///
+/// This is the one declaration of all options of a run: a field's documentation is its help, its
+/// type parses and prints it, and its attributes say the default, which ranks must agree on it (the
+/// heading) and the groups to which it belongs. A new option is a field, its use, and a test.
+#[derive(Debug, Clone, PartialEq, Args, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[command(next_help_heading = AGREE)]
+#[command(group = tag(OUTSIDE_RECIPES), group = tag(MAY_CHANGE), group = tag(BY_CONTENT))]
+pub struct Config {
+    /// The set of defaults.
+    #[arg(long, value_enum, default_value_t = Recipe::Digits, group = OUTSIDE_RECIPES)]
+    pub recipe: Recipe,
+    /// The data set.
+    #[arg(long, value_name = "digits|KIND:DIR", default_value = "digits", groups = [OUTSIDE_RECIPES, MAY_CHANGE, BY_CONTENT])]
+    #[arg(long_help = data_help())]
+    pub data: DataSource,
+    /// Side in pixels of the square images that samples are scaled to and stored as. Defaults to the usual side for the data.
+    #[arg(long, default_value_t = 8, hide_default_value = true)]
+    pub image_size: usize,
+    /// Side in pixels of the crop that the network sees. Defaults to the whole image.
+    #[arg(long, default_value_t = 8, hide_default_value = true)]
+    pub crop_size: usize,
+    /// How images become square.
+    #[arg(long, value_enum, default_value_t = FitArg::Stretch)]
+    pub fit: FitArg,
+    /// What happens to an image that cannot be decoded.
+    #[arg(long, value_enum, default_value_t = OnDamagedArg::Fail, group = MAY_CHANGE)]
+    pub on_damaged: OnDamagedArg,
+    /// The network. Defaults to `conv`, except for the digits.
+    #[arg(long, value_enum, default_value_t = ModelArg::Mlp, hide_default_value = true)]
+    pub model: ModelArg,
+    /// Channels of the first layer of a residual network.
+    #[arg(long, default_value_t = 64)]
+    pub model_width: usize,
+    /// First layers of a residual network.
+    #[arg(long, value_enum, default_value_t = StemArg::Auto)]
+    pub stem: StemArg,
+    /// Pretrained weights: a `.safetensors` file with the parameter names of torchvision (ResNet) or timm (GhostNet).
+    #[arg(long, value_name = "FILE.safetensors")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights: Option<PathBuf>,
+    /// Initialization of the network. Defaults to that of the reference implementation.
+    #[arg(long, value_enum, default_value_t = InitArg::Kaiming, hide_default_value = true)]
+    pub init: InitArg,
+    /// Augmentation of training images, new in every step, including those from the buffer.
+    #[arg(long, value_enum, default_value_t = AugmentArg::None)]
+    pub augment: AugmentArg,
+    /// Area of a random resized crop, as fractions of the image.
+    #[arg(long, num_args = 2, value_names = ["LOW", "HIGH"], default_values_t = RESIZED_CROP_SCALE)]
+    pub crop_area: Vec<f64>,
+    /// Aspect ratio (width to height) of a random resized crop.
+    #[arg(long, num_args = 2, value_names = ["LOW", "HIGH"], default_values_t = RESIZED_CROP_RATIO)]
+    pub crop_ratio: Vec<f64>,
+    /// Mean and standard deviation by which channels are normalized.
+    #[arg(long, value_enum, default_value_t = NormalizeArg::None)]
+    pub normalize: NormalizeArg,
+    /// How samples are distributed over tasks.
+    #[arg(long, value_enum, default_value_t = StreamArg::Class)]
+    pub stream: StreamArg,
+    /// Number of tasks.
+    #[arg(long, default_value_t = 5)]
+    pub tasks: usize,
+    /// Order in which classes arrive.
+    #[arg(long, value_enum, default_value_t = ClassOrderArg::Fixed)]
+    pub class_order: ClassOrderArg,
+    /// Epochs per task.
+    #[arg(long, default_value_t = 30)]
+    pub epochs: usize,
+    /// Incoming samples per rank and step (b).
+    #[arg(long, default_value_t = 8)]
+    pub batch_size: usize,
+    /// Samples of each mini-batch that are offered to the buffer (c): a count, or a percentage of the mini-batch.
+    #[arg(long, value_name = "N|25%", default_value = "100%")]
+    pub candidates: RowCount,
+    /// How candidates are chosen.
+    #[arg(long, value_enum, default_value_t = CandidateModeArg::Exact)]
+    pub candidate_mode: CandidateModeArg,
+    /// Samples drawn from the buffer and appended to each mini-batch (r): a count, or a percentage of the mini-batch, which may exceed 100%.
+    #[arg(long, value_name = "N|100%", default_value = "100%")]
+    pub representatives: RowCount,
+    /// Size of the buffer over all ranks (|B|): a percentage of the training set, a number of samples, or memory.
+    #[arg(long, value_name = "30%|N|512MiB", default_value = "10%")]
+    pub capacity: AsWritten<Capacity>,
+    /// Which stored sample a new one replaces in a full buffer.
+    #[arg(long, value_enum, default_value_t = PolicyArg::ClassBalanced)]
+    pub policy: PolicyArg,
+    /// From which stored samples representatives are drawn.
+    #[arg(long, value_enum, default_value_t = SamplingArg::Uniform)]
+    pub sampling: SamplingArg,
+    /// What happens to a sample that is offered again in a later epoch.
+    #[arg(long, value_enum, default_value_t = OnRepeatArg::KeepBoth)]
+    pub on_repeat: OnRepeatArg,
+    /// Which thread does the buffer's work. Results do not depend on it.
+    #[arg(long, value_enum, default_value_t = ExecutionArg::Background, help_heading = DIFFER)]
+    pub execution: ExecutionArg,
+    /// Where each rank stores its shard of the buffer. Results do not depend on it.
+    #[arg(long, value_enum, default_value_t = StoreArg::Auto, help_heading = DIFFER)]
+    pub store: StoreArg,
+    /// Largest shard that `--store auto` puts on a GPU.
+    #[arg(long, value_name = "2GiB", default_value = "2GiB", help_heading = DIFFER)]
+    pub store_limit: AsWritten<ByteSize>,
+    /// Steps by which representatives lag behind the buffer.
+    #[arg(long, default_value_t = 1)]
+    pub lag: usize,
+    /// First task (from 0) whose mini-batches are augmented with representatives.
+    #[arg(long, default_value_t = 0)]
+    pub start_task: usize,
+    /// Base learning rate.
+    #[arg(long, default_value_t = 0.02)]
+    pub learning_rate: f64,
+    /// Momentum of SGD (0: none).
+    #[arg(long, default_value_t = 0.9)]
+    pub momentum: f64,
+    /// Weight decay (L2 penalty).
+    #[arg(long, default_value_t = 0.0)]
+    pub weight_decay: f64,
+    /// Epochs of linear warm-up at the start of every task, from the base rate to the peak rate of all ranks (see `--scale-cap`).
+    #[arg(long, default_value_t = 0.0)]
+    pub warmup_epochs: f64,
+    /// Learning-rate steps, `epoch:factor,…` (epochs from 0, factors of the peak rate); `none` for constant.
+    #[arg(long, value_name = "21:0.5,26:0.05", default_value = "none")]
+    pub milestones: AsWritten<Milestones>,
+    /// Largest factor by which the learning rate grows with the number of ranks (1: no scaling).
+    #[arg(long, default_value_t = 1.0)]
+    pub scale_cap: f64,
+    /// What happens to the optimizer's state between tasks.
+    #[arg(long, value_enum, default_value_t = OptimizerStateArg::Reset)]
+    pub optimizer_state: OptimizerStateArg,
+    /// Data-parallel ranks as threads of this process. `mpirun` and `srun` decide the number of processes.
+    #[arg(long, default_value_t = 2, group = MAY_CHANGE)]
+    pub ranks: usize,
+    /// What connects the ranks. Defaults to `mpi` if a launcher started several processes, otherwise to `threads`.
+    #[arg(long, value_enum, default_value_t = CollectiveArg::Threads, hide_default_value = true, groups = [OUTSIDE_RECIPES, MAY_CHANGE])]
+    pub collective: CollectiveArg,
+    /// Order in which MPI sums gradients.
+    #[arg(long, value_enum, default_value_t = ReductionArg::Fixed)]
+    pub reduction: ReductionArg,
+    /// Loader threads per rank.
+    #[arg(long, default_value_t = 1, help_heading = DIFFER)]
+    pub workers: usize,
+    /// Device of the network.
+    #[arg(long, value_name = "flex|wgpu|cuda[:i]", default_value = "flex", groups = [OUTSIDE_RECIPES, BY_CONTENT])]
+    pub device: AsWritten<DeviceName>,
+    /// Number format of the forward and backward passes. Parameters and the buffer keep theirs.
+    #[arg(long, value_enum, default_value_t = PrecisionArg::F32)]
+    pub precision: PrecisionArg,
+    /// Seed of every random choice.
+    #[arg(long, default_value_t = 42, group = OUTSIDE_RECIPES)]
+    pub seed: u64,
+    /// Also evaluate every N epochs of a task (0: after each task only).
+    #[arg(long, value_name = "N", default_value_t = 0, group = OUTSIDE_RECIPES)]
+    pub evaluate_every: usize,
+    /// Synchronize the device between the phases of a step, for exact times on a GPU.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", default_value_t = false, action = ArgAction::Set, help_heading = DIFFER)]
+    pub profile: bool,
+    /// Display of progress.
+    #[arg(long, value_enum, default_value_t = DisplayArg::Auto, help_heading = FIRST)]
+    #[serde(skip_serializing)]
+    pub display: DisplayArg,
+    /// When to write checkpoints: after every task, also every N epochs, or never.
+    #[arg(long, value_name = "task|N|never", default_value = "task", groups = [OUTSIDE_RECIPES, MAY_CHANGE])]
+    pub checkpoint_every: AsWritten<CheckpointInterval>,
+    /// Number of checkpoints to keep.
+    #[arg(long, value_name = "K", default_value_t = 2, help_heading = FIRST)]
+    pub checkpoint_keep: usize,
+    /// Start over, even if the directory holds an unfinished or finished run.
+    #[arg(long, help_heading = FIRST)]
+    #[serde(skip)]
+    pub fresh: bool,
+    /// Directory for reports and figures. Defaults to `runs/` and the name of the data; `-2`, `-3`, … is appended if it holds a finished run.
+    #[arg(long, default_value = "runs", hide_default_value = true, help_heading = FIRST)]
+    pub out: PathBuf,
+    /// TOML file with any of these options. Flags take precedence.
+    #[arg(long, value_name = "FILE.toml", help_heading = DIFFER)]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Options of the recipe that the run overrides. Reported; not an option.
+    #[arg(skip)]
+    #[serde(skip)]
+    pub overridden: Vec<String>,
+}
+
+/// A group that only marks options.
+fn tag(name: &'static str) -> ArgGroup {
+    ArgGroup::new(name).multiple(true)
+}
+
+/// The help of `--data`.
+fn data_help() -> String {
+    let kinds = DataSource::choices().map(|(name, layout)| match layout {
+        None => format!("\n- {name}: embedded in the program"),
+        Some(layout) => format!("\n- {name}: {layout}"),
+    });
+    format!("The data set:{}", kinds.collect::<String>())
+}
+
+/// A command line with these options and nothing else.
+fn command() -> Command {
+    Config::augment_args(Command::new("continual-imagenet"))
+}
+
+/// The names of the options under these headings and in these groups, in the order of declaration.
+fn tagged(tags: &[&str]) -> Vec<String> {
+    let mut command = command();
+    command.build();
+    let groups = command.get_groups().filter(|group| tags.contains(&group.get_id().as_str()));
+    let grouped: HashSet<_> = groups.flat_map(ArgGroup::get_args).collect();
+    let chosen = command
+        .get_arguments()
+        .filter(|option| grouped.contains(option.get_id()) || option.get_help_heading().is_some_and(|heading| tags.contains(&heading)));
+    chosen.filter_map(|option| option.get_long().map(str::to_owned)).collect()
+}
+
+/// The values that two runs have in common if their results are the same, out of all `values`:
+/// without options with these `tags`, and of a device only its kind. The data sets themselves are
+/// compared elsewhere.
+fn comparable(mut values: Map<String, Value>, tags: &[&str]) -> Map<String, Value> {
+    let device = values.get("device").and_then(Value::as_str).and_then(|name| name.parse::<DeviceName>().ok());
+    tagged(&[tags, &[DIFFER, FIRST, BY_CONTENT]].concat()).iter().chain([&"overridden".to_owned()]).for_each(|name| {
+        values.remove(name);
+    });
+    values.extend(device.map(|device| ("device".to_owned(), device.kind().into())));
+    values
+}
+
+/// The values of a stored configuration that must be the same when its run resumes.
+pub fn fixed_values(config: &Value) -> Map<String, Value> {
+    comparable(config.as_object().cloned().unwrap_or_default(), &[MAY_CHANGE])
+}
+
+impl Config {
+    /// All values that a report shows, by name: those of the options, and what else results depend on.
+    pub fn values(&self) -> Map<String, Value> {
+        let mut values = self.options();
+        values.insert("overridden".into(), self.overridden.clone().into());
+        values.insert("jpeg-decoder".into(), JPEG_DECODER.into());
+        values
+    }
+
+    /// The values of the options, by name.
+    fn options(&self) -> Map<String, Value> {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(values)) => values,
+            _ => Map::new(),
+        }
+    }
+
+    /// The values that all ranks must agree on, by the names of their options.
+    pub fn agreed(&self, methods: &[MethodRef]) -> Map<String, Value> {
+        let methods: Vec<_> = methods.iter().map(|method| method.name()).collect();
+        let options = comparable(self.options(), &[]).into_iter().chain([("method".to_owned(), methods.join(", ").into())]);
+        let mut agreed: Map<String, Value> = options.map(|(name, value)| (format!("--{name}"), value)).collect();
+        agreed.insert("jpeg-decoder".into(), JPEG_DECODER.into());
+        agreed
+    }
+
+    /// Whether and how a run with one method is stored, and whether it continues from what is there.
+    fn checkpoints(&self, method: MethodRef, resume: bool) -> Option<Checkpoints> {
+        let every = match *self.checkpoint_every {
+            CheckpointInterval::Never => return None,
+            CheckpointInterval::Task => None,
+            CheckpointInterval::Epochs(epochs) => Some(epochs.get()),
+        };
+        Some(Checkpoints { directory: run_directory::checkpoints(&self.out, method), every, keep: self.checkpoint_keep, resume })
+    }
+
+    /// The buffer for a training set of `dataset_len` samples in `classes` classes.
+    pub fn rehearsal(&self, dataset_len: usize, classes: usize) -> RehearsalConfig {
+        RehearsalConfig::new(*self.capacity)
+            .with_candidates(self.candidates)
+            .with_representatives(self.representatives)
+            .with_candidate_mode(self.candidate_mode.into())
+            .with_policy(self.policy.into())
+            .with_sampling(self.sampling.into())
+            .with_on_repeat(self.on_repeat.into())
+            .with_execution(self.execution.into())
+            .with_store(self.store.into())
+            .with_device_limit(self.store_limit.0)
+            .with_lag(self.lag)
+            .with_start_task(self.start_task)
+            .with_seed(self.seed)
+            .with_classes(Some(classes))
+            .with_dataset_len(Some(dataset_len))
+    }
+
+    /// How images become rows.
+    pub fn images(&self) -> ImageOptions {
+        ImageOptions { side: self.image_size, fit: self.fit.into(), on_damaged: self.on_damaged.into() }
+    }
+
+    /// The settings of a run.
+    pub fn settings(&self, method: MethodRef, rehearsal: RehearsalConfig, resume: bool) -> Settings {
+        Settings {
+            epochs: self.epochs,
+            batch_size: self.batch_size,
+            rehearsal: Some(rehearsal),
+            learning_rate: self.learning_rate,
+            warmup_epochs: self.warmup_epochs,
+            milestones: self.milestones.pairs().to_vec(),
+            scale_cap: self.scale_cap,
+            keep_optimizer: self.optimizer_state.into(),
+            seed: self.seed,
+            workers: self.workers,
+            precision: self.precision.into(),
+            evaluate_every: self.evaluate_every,
+            profile: self.profile,
+            network: Some(self.out.join(method.to_string()).join(NETWORK)),
+            checkpoints: self.checkpoints(method, resume),
+        }
+    }
+}
+
+/// The defaults as lines of TOML.
+pub fn defaults() -> String {
+    let mut config = Config::default();
+    config.out = PathBuf::from("runs").join(config.data.name());
+    // All values are numbers, truth values and plain texts, which JSON and TOML write alike.
+    config.options().into_iter().map(|(name, value)| format!("  {name} = {value}\n")).collect()
+}

@@ -1,0 +1,219 @@
+//! From flags, a file and a recipe to a configuration: flags win over the file, the file over the
+//! recipe, and the recipe over the defaults.
+
+use super::recipe::RecipeText;
+use super::{AGREE, Config, OUTSIDE_RECIPES, command, tagged};
+use crate::cli::{ModelArg, StemArg};
+use crate::error::AppError;
+use crate::transport;
+use burn_rehearsal_collective::launch::Launch;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, Command, FromArgMatches, ValueEnum};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use toml::Table;
+
+/// The options that were given on the command line, without defaults.
+#[derive(Debug, Clone)]
+pub struct Flags(ArgMatches);
+
+impl FromArgMatches for Flags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut given = matches.clone();
+        for id in matches.ids().filter(|id| matches.value_source(id.as_str()) == Some(ValueSource::DefaultValue)) {
+            // An identifier of these matches is known to them.
+            let _ = given.try_clear_id(id.as_str());
+        }
+        Ok(Self(given))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        Self::from_arg_matches(matches).map(|flags| *self = flags)
+    }
+}
+
+impl Args for Flags {
+    fn augment_args(command: Command) -> Command {
+        Config::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Config::augment_args_for_update(command)
+    }
+}
+
+impl Flags {
+    fn contains(&self, option: &str) -> bool {
+        self.0.contains_id(&option.replace('-', "_"))
+    }
+
+    /// The options in the file that `--config` names, if it is given.
+    fn file(&self) -> Result<Table, AppError> {
+        let Some(path) = self.0.get_one::<PathBuf>("config") else { return Ok(Table::new()) };
+        let text = std::fs::read_to_string(path).map_err(|source| AppError::Io { action: "read", path: path.clone(), source })?;
+        // The values are read first: only then errors in them come with a line.
+        toml::from_str::<Config>(&text).and_then(|_| toml::from_str(&text)).map_err(|error| not_valid(path, &text, &error))
+    }
+}
+
+/// What is wrong with a configuration file, and where, in one line.
+fn not_valid(path: &Path, text: &str, error: &toml::de::Error) -> AppError {
+    let line = error.span().map(|span| 1 + text.bytes().take(span.start).filter(|&byte| byte == b'\n').count());
+    let line = line.map(|line| format!("line {line}: ")).unwrap_or_default();
+    AppError::ConfigFile { path: path.to_path_buf(), reason: format!("{line}{}", error.message()) }
+}
+
+/// The defaults that the attributes of the fields declare.
+impl Default for Config {
+    fn default() -> Self {
+        let matches = command().get_matches_from(["continual-imagenet"]);
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+}
+
+impl Config {
+    /// The configuration that these arguments ask for, as after `continual-imagenet train`.
+    ///
+    /// # Errors
+    ///
+    /// [`AppError`] with the option and what is wrong with its value.
+    pub fn from_arguments<A: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = A>) -> Result<Self, AppError> {
+        let command = command().no_binary_name(true).allow_negative_numbers(true);
+        Self::resolve(&Flags::from_arg_matches(&command.try_get_matches_from(arguments)?)?)
+    }
+
+    /// Adds the configuration file, the recipe and the defaults to the flags, and checks the result.
+    ///
+    /// # Errors
+    ///
+    /// [`AppError`] with the file or option and what is wrong with it.
+    pub fn resolve(flags: &Flags) -> Result<Self, AppError> {
+        let file = flags.file()?;
+        let given = |option: &str| flags.contains(option) || file.contains_key(option);
+        let asked = Self::default().with(&file)?.with_flags(flags)?;
+        let defaults = asked.recipe_defaults(given)?;
+        let mut config = defaults.with(&file)?.with_flags(flags)?;
+
+        let (values, before, outside) = (config.options(), defaults.options(), tagged(&[OUTSIDE_RECIPES]));
+        let overridden = tagged(&[AGREE]).into_iter().filter(|name| !outside.contains(name) && values.get(name) != before.get(name));
+        config.overridden = overridden.collect();
+
+        if !matches!(config.model, ModelArg::Resnet18 | ModelArg::Resnet50) {
+            // A file with all options may repeat the defaults, and `auto` asks for nothing.
+            let reason = "only residual networks take it (`--model resnet18` or `resnet50`)";
+            if config.model_width != defaults.model_width {
+                return Err(AppError::option("model-width", config.model_width, reason));
+            }
+            if config.stem != defaults.stem && config.stem != StemArg::Auto {
+                let stem = config.stem.to_possible_value();
+                return Err(AppError::option("stem", stem.as_ref().map_or("", |stem| stem.get_name()), reason));
+            }
+        }
+        let collective = given("collective").then_some(config.collective);
+        let ranks = given("ranks").then_some(config.ranks);
+        (config.collective, config.ranks) = transport::choose(collective, ranks, defaults.ranks, Launch::detect())?;
+        if !given("out") {
+            config.out = PathBuf::from("runs").join(config.data.name());
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The recipe's values, and those that follow from it, the data, the network and the size of
+    /// images where they are `given`.
+    fn recipe_defaults(&self, given: impl Fn(&str) -> bool) -> Result<Self, AppError> {
+        let recipe = RecipeText::of(self.recipe)?;
+        if recipe.needs_data && !given("data") {
+            let name = self.recipe.to_possible_value();
+            return Err(AppError::option("recipe", name.as_ref().map_or("", |name| name.get_name()), "needs `--data`"));
+        }
+        let mut defaults = Self::default().with(&recipe.options)?;
+        let (image_size, crop_size) = (defaults.image_size, defaults.crop_size);
+        if !recipe.needs_data && self.data != defaults.data {
+            defaults.model = ModelArg::Conv;
+            defaults.image_size = self.data.usual_side();
+        }
+        let model = if given("model") { self.model } else { defaults.model };
+        if recipe.any_model {
+            defaults.model = model;
+        }
+        if !recipe.options.contains_key("init") {
+            defaults.init = model.init();
+        }
+        let defaults = defaults.with(&recipe.of_model(model))?;
+        // The network sees the same part of the image.
+        let side = if given("image-size") { self.image_size } else { defaults.image_size };
+        Ok(Self { recipe: self.recipe, crop_size: crop_size.saturating_mul(side).div_ceil(image_size), ..defaults })
+    }
+
+    /// This configuration with the options of a file or a recipe.
+    pub(super) fn with(&self, options: &Table) -> Result<Self, AppError> {
+        let mut values = Table::try_from(self).map_err(AppError::values)?;
+        values.extend(options.clone());
+        values.try_into().map_err(AppError::values)
+    }
+
+    fn with_flags(mut self, flags: &Flags) -> Result<Self, AppError> {
+        self.update_from_arg_matches(&flags.0)?;
+        Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::PolicyArg;
+
+    /// A configuration from a file with this text, and more arguments.
+    fn with_file(text: &str, more: &[&str]) -> Result<Config, AppError> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::from_arguments([&["--config", path.to_str().unwrap()], more].concat())
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_the_recipe() {
+        let config = with_file("epochs = 3\nbatch-size = 20\npolicy = \"fifo\"\n", &["--epochs", "7"]).unwrap();
+        assert_eq!((config.epochs, config.batch_size, config.policy, config.tasks), (7, 20, PolicyArg::Fifo, 5));
+        // Also where the flag repeats a default.
+        assert_eq!(with_file("epochs = 3\nprofile = true\n", &["--epochs", "30"]).unwrap().epochs, 30);
+    }
+
+    #[test]
+    fn a_text_in_a_file_may_be_a_number_without_quotes() {
+        for (text, capacity) in [("capacity = 100", "100"), ("capacity = \"100\"", "100"), ("capacity = \"7%\"", "7%")] {
+            assert_eq!(with_file(text, &[]).unwrap().capacity.to_string(), capacity);
+        }
+        for wrong in ["capacity = true", "capacity = 1.5", "\ncapacity = \"many\""] {
+            let message = with_file(wrong, &[]).unwrap_err().to_string();
+            assert!(message.contains("line ") && message.contains("512MiB"), "{message}");
+        }
+    }
+
+    #[test]
+    fn what_only_residual_networks_have_is_refused_for_others_and_left_to_recipes() {
+        let width_and_stem = ["--model-width", "4", "--stem", "small"];
+        assert_eq!(Config::from_arguments([&["--model", "resnet18"], &width_and_stem[..]].concat()).unwrap().model_width, 4);
+        for only in width_and_stem.chunks(2) {
+            for model in [&[][..], &["--model", "conv"], &["--model", "ghostnet"]] {
+                let message = Config::from_arguments([only, model].concat()).unwrap_err().to_string();
+                assert!(message.contains(only[0]) && message.contains("resnet18"), "{message}");
+            }
+        }
+        let repeated = Config::from_arguments(["--model-width", "64", "--stem", "auto"]).unwrap();
+        assert_eq!(repeated.model, ModelArg::Mlp, "the defaults may be repeated");
+        for (asked, stem) in [(&[][..], StemArg::Small), (&["--stem", "auto"], StemArg::Auto)] {
+            let recipe = ["--recipe", "mammoth-er-cifar10", "--model", "conv", "--data", "folder:images"];
+            assert_eq!(Config::from_arguments([&recipe, asked].concat()).unwrap().stem, stem);
+        }
+    }
+
+    #[test]
+    fn a_configuration_file_with_an_unknown_key_is_refused_by_name() {
+        for text in ["epoch = 3\n", "overridden = []\n", "fresh = true\n"] {
+            let message = with_file(text, &[]).unwrap_err().to_string();
+            assert!(message.contains(text.split(' ').next().unwrap()) && message.contains("run.toml"), "{message}");
+        }
+    }
+}
