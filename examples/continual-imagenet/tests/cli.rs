@@ -150,7 +150,7 @@ fn numbers_that_make_no_sense_are_refused_by_name_before_anything_is_written() {
     misused(&["--candidates", "half"], &["half", "25%"]);
     refused(&["--representatives", "200000%"], &["--representatives", "at most"]);
     for capacity in ["garbage", "-5", "101%", "10 apples", ""] {
-        refused(&["--capacity", capacity], &["--capacity", capacity]);
+        misused(&["--capacity", capacity], &["--capacity", &format!("'{capacity}'"), "512MiB"]);
     }
     refused(&["--tasks", "11"], &["`--tasks 11`", "10 classes"]);
     refused(&["--stream", "instance", "--tasks", "2000"], &["`--tasks 2000`", "samples"]);
@@ -181,10 +181,13 @@ fn numbers_that_make_no_sense_are_refused_by_name_before_anything_is_written() {
 
 #[test]
 fn unknown_values_and_flags_are_refused_by_name() {
-    refused(&["--data", "cifar"], &["`--data cifar`", "`folder:DIR`"]);
-    refused(&["--data", "folder:"], &["`--data folder:`"]);
-    refused(&["--device", "abacus"], &["`--device abacus`", "`flex`"]);
-    refused(&["--device", "cuda:x"], &["`--device cuda:x`", "number"]);
+    misused(&["--data", "cifar"], &["'cifar'", "--data", "`folder:DIR`"]);
+    misused(&["--data", "folder:"], &["'folder:'", "--data"]);
+    misused(&["--device", "abacus"], &["'abacus'", "--device", "`flex`"]);
+    misused(&["--device", "cuda:x"], &["'cuda:x'", "--device", "number"]);
+    misused(&["--milestones", "5:0.1,5:0.2"], &["'5:0.1,5:0.2'", "--milestones", "increase"]);
+    misused(&["--checkpoint-every", "0"], &["'0'", "--checkpoint-every", "`never`"]);
+    misused(&["--store-limit", "2"], &["'2'", "--store-limit", "2GiB"]);
     if !cfg!(feature = "cuda") {
         refused(&["--device", "cuda"], &["`--device cuda`", "--features cuda"]);
     }
@@ -296,6 +299,7 @@ fn a_configuration_file_that_cannot_be_used_is_refused_with_its_name_and_line() 
         ("\n\nepochs = \"many\"\n", ["line 3", "many"]),
         ("policy = \"nonsense\"\n", ["line 1", "`nonsense`"]),
         ("epochs = -3\n", ["line 1", "-3"]),
+        ("\ncapacity = \"many\"\n", ["line 2", "512MiB"]),
     ] {
         std::fs::write(&path, text).unwrap();
         refused(&["--config", &file], &[&[file.as_str()], &words[..]].concat());
