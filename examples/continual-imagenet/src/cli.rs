@@ -1,7 +1,7 @@
 //! The command line. The same options can be given in a TOML file; flags win.
 
 use crate::config::{AGREE, Flags};
-use burn_rehearsal::{CandidateMode, Execution, OnRepeat, PolicyKind, SamplingKind, StorePreference};
+use burn_rehearsal::{CandidateMode, Execution, OnRepeat, StorePreference};
 use burn_rehearsal_train::data_parallel::Precision;
 use burn_rehearsal_train::init::Scheme;
 use burn_rehearsal_train::methods::{self, MethodRef};
@@ -98,30 +98,6 @@ choices! {
         Exact = CandidateMode::Exact,
         /// Each sample with probability c/b.
         Bernoulli = CandidateMode::Bernoulli,
-    }
-}
-choices! {
-    /// A policy.
-    PolicyArg => PolicyKind {
-        /// Equal shares for all classes, and every sample of a class with equal chance.
-        ClassBalanced = PolicyKind::ClassBalanced,
-        /// Equal shares for all classes; a new sample always replaces a random one.
-        RandomReplacement = PolicyKind::RandomReplacement,
-        /// Every sample seen so far with equal chance.
-        Reservoir = PolicyKind::Reservoir,
-        /// The oldest makes room.
-        Fifo = PolicyKind::Fifo,
-    }
-}
-choices! {
-    /// A rule of sampling.
-    SamplingArg => SamplingKind {
-        /// All stored samples alike.
-        Uniform = SamplingKind::Uniform,
-        /// All stored classes alike.
-        ClassBalanced = SamplingKind::ClassBalanced,
-        /// All stored samples of earlier tasks alike.
-        ExcludeCurrent = SamplingKind::ExcludeCurrent,
     }
 }
 choices! {

@@ -11,22 +11,24 @@ pub use resolve::Flags;
 
 use crate::cli::{
     AugmentArg, CandidateModeArg, CheckpointInterval, ClassOrderArg, CollectiveArg, DisplayArg, ExecutionArg, FitArg, InitArg, ModelArg,
-    NormalizeArg, OnDamagedArg, OnRepeatArg, OptimizerStateArg, PolicyArg, PrecisionArg, ReductionArg, SamplingArg, StemArg, StoreArg,
-    StreamArg,
+    NormalizeArg, OnDamagedArg, OnRepeatArg, OptimizerStateArg, PrecisionArg, ReductionArg, StemArg, StoreArg, StreamArg,
 };
 use crate::device::DeviceName;
 use crate::run_directory;
-use burn_rehearsal::{ByteSize, Capacity, RehearsalConfig, RowCount};
+use burn_rehearsal::error::ConfigError;
+use burn_rehearsal::{ByteSize, Capacity, PolicyKind, RehearsalConfig, RowCount, SamplingKind};
 use burn_rehearsal_train::experiment::{Checkpoints, Settings};
 use burn_rehearsal_train::methods::MethodRef;
 use burn_rehearsal_train::schedule::Milestones;
 use burn_rehearsal_vision::augment::{RESIZED_CROP_RATIO, RESIZED_CROP_SCALE};
 use burn_rehearsal_vision::data::{DataSource, ImageOptions, JPEG_DECODER};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, ArgGroup, Args, Command};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// The largest side of an image, in pixels.
 pub const MAX_PIXELS: usize = 1024;
@@ -132,11 +134,11 @@ pub struct Config {
     #[arg(long, value_name = "30%|N|512MiB", default_value = "10%")]
     pub capacity: AsWritten<Capacity>,
     /// Which stored sample a new one replaces in a full buffer.
-    #[arg(long, value_enum, default_value_t = PolicyArg::ClassBalanced)]
-    pub policy: PolicyArg,
+    #[arg(long, default_value = "class-balanced", value_parser = registered(PolicyKind::ALL, PolicyKind::name, PolicyKind::summary))]
+    pub policy: AsWritten<PolicyKind>,
     /// From which stored samples representatives are drawn.
-    #[arg(long, value_enum, default_value_t = SamplingArg::Uniform)]
-    pub sampling: SamplingArg,
+    #[arg(long, default_value = "uniform", value_parser = registered(SamplingKind::ALL, SamplingKind::name, SamplingKind::summary))]
+    pub sampling: AsWritten<SamplingKind>,
     /// What happens to a sample that is offered again in a later epoch.
     #[arg(long, value_enum, default_value_t = OnRepeatArg::KeepBoth)]
     pub on_repeat: OnRepeatArg,
@@ -235,6 +237,15 @@ fn tag(name: &'static str) -> ArgGroup {
     ArgGroup::new(name).multiple(true)
 }
 
+/// A parser of the names of built-in rules, with their summaries for the help.
+fn registered<T>(all: &[T], name: fn(T) -> &'static str, summary: fn(T) -> &'static str) -> impl TypedValueParser<Value = AsWritten<T>>
+where
+    T: FromStr<Err = ConfigError> + Copy + Send + Sync + 'static,
+{
+    let values = all.iter().map(|&rule| PossibleValue::new(name(rule)).help(summary(rule)));
+    PossibleValuesParser::new(values.collect::<Vec<_>>()).try_map(|name| name.parse())
+}
+
 /// The help of `--data`.
 fn data_help() -> String {
     let kinds = DataSource::choices().map(|(name, layout)| match layout {
@@ -320,8 +331,8 @@ impl Config {
             .with_candidates(self.candidates)
             .with_representatives(self.representatives)
             .with_candidate_mode(self.candidate_mode.into())
-            .with_policy(self.policy.into())
-            .with_sampling(self.sampling.into())
+            .with_policy(*self.policy)
+            .with_sampling(*self.sampling)
             .with_on_repeat(self.on_repeat.into())
             .with_execution(self.execution.into())
             .with_store(self.store.into())
