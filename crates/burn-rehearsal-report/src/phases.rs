@@ -5,6 +5,7 @@ use crate::canvas::{
     to_pixels,
 };
 use crate::{Comparison, Group};
+use burn_rehearsal_train::phases::Phase;
 use std::collections::BTreeSet;
 
 /// Room to the right of the longest bar, for its total.
@@ -12,20 +13,6 @@ const TOTAL: i32 = 150;
 /// Height of a bar of the training thread, of one of the engine, and from one method to the next.
 const BAR: i32 = 26;
 const ENGINE_BAR: i32 = 12;
-
-/// Phases of the training thread in the order of a step, with their colours. Other names follow in alphabetical order.
-const STEP: [(&str, Color); 6] = [
-    ("load", palette::SKY),
-    ("wait", palette::VERMILION),
-    ("assemble", palette::ORANGE),
-    ("forward_backward", palette::BLUE),
-    ("all_reduce", palette::PURPLE),
-    ("optimizer", palette::GREEN),
-];
-
-/// Phases of the engine thread, which runs beside the training thread: they do not add to the time of a step.
-const ENGINE: [(&str, Color); 4] =
-    [("insert", palette::YELLOW), ("plan", palette::BLACK), ("exchange", Color(150, 150, 150)), ("deliver", Color(120, 94, 60))];
 
 /// The whole step, if it was measured; what its phases leave of it is drawn as [`REST`].
 const WHOLE: &str = "step";
@@ -74,13 +61,13 @@ impl Comparison<'_> {
 }
 
 /// A phase of one group: its name and its mean in milliseconds.
-type Phase = (String, f64);
+type Mean = (String, f64);
 
 /// The two bars of a group, phases in the order in which they are stacked.
 struct Bars {
     title: String,
-    step: Vec<Phase>,
-    engine: Vec<Phase>,
+    step: Vec<Mean>,
+    engine: Vec<Mean>,
 }
 
 impl Bars {
@@ -89,7 +76,7 @@ impl Bars {
         let (mut step, mut engine) = (Vec::new(), Vec::new());
         for name in names {
             let Some(time) = group.mean(|report| report.time.phases_ms.get(name).copied().filter(|ms| ms.is_finite())) else { continue };
-            let bar = if ENGINE.iter().any(|(known, _)| known == name) { &mut engine } else { &mut step };
+            let bar = if is_background(name) { &mut engine } else { &mut step };
             bar.push((name.clone(), time.mean.max(0.0)));
         }
         if let Some(whole) = step.iter().position(|(name, _)| name == WHOLE).map(|index| step.remove(index).1) {
@@ -107,15 +94,30 @@ impl Bars {
 
 /// Where a phase stands in the order of all that are known; those that are not come last, and stay in alphabetical order.
 fn order(name: &str) -> usize {
-    let known = STEP.iter().chain(&ENGINE);
-    known.clone().position(|(other, _)| *other == name).unwrap_or(known.count())
+    Phase::from_name(name).map_or(Phase::ALL.len(), |phase| phase as usize)
+}
+
+fn is_background(name: &str) -> bool {
+    Phase::from_name(name).is_some_and(Phase::is_background)
 }
 
 fn color(name: &str) -> Color {
-    STEP.iter().chain(&ENGINE).find(|(known, _)| *known == name).map_or(Color(190, 190, 190), |(_, color)| *color)
+    match Phase::from_name(name) {
+        Some(Phase::Load) => palette::SKY,
+        Some(Phase::Wait) => palette::VERMILION,
+        Some(Phase::Assemble) => palette::ORANGE,
+        Some(Phase::ForwardBackward) => palette::BLUE,
+        Some(Phase::AllReduce) => palette::PURPLE,
+        Some(Phase::Optimizer) => palette::GREEN,
+        Some(Phase::Insert) => palette::YELLOW,
+        Some(Phase::Plan) => palette::BLACK,
+        Some(Phase::Exchange) => Color(150, 150, 150),
+        Some(Phase::Deliver) => Color(120, 94, 60),
+        None => Color(190, 190, 190),
+    }
 }
 
-fn total(phases: &[Phase]) -> f64 {
+fn total(phases: &[Mean]) -> f64 {
     phases.iter().map(|(_, ms)| ms).sum()
 }
 
@@ -134,7 +136,7 @@ fn milliseconds(ms: f64) -> String {
 }
 
 /// One bar from `corner` to the right, its total behind it.
-fn stack(canvas: &mut Canvas, phases: &[Phase], corner: (i32, i32), height: i32, scale: f64, what: &str) {
+fn stack(canvas: &mut Canvas, phases: &[Mean], corner: (i32, i32), height: i32, scale: f64, what: &str) {
     if phases.is_empty() {
         return;
     }
@@ -184,7 +186,7 @@ fn legend(bars: &[Bars]) -> Legend {
     let mut names: Vec<&String> = bars.iter().flat_map(|bars| bars.step.iter().chain(&bars.engine)).map(|(name, _)| name).collect();
     names.sort_by_key(|name| (order(name), name.as_str()));
     names.dedup();
-    let engine = |name: &str| if ENGINE.iter().any(|(known, _)| *known == name) { " (engine)" } else { "" };
+    let engine = |name: &str| if is_background(name) { " (engine)" } else { "" };
     Legend::new(Swatch::Square, names.into_iter().map(|name| (format!("{}{}", name.replace('_', " "), engine(name)), color(name))))
 }
 

@@ -1,19 +1,20 @@
 //! Where the time of a training step goes.
 //!
-//! A [`PhaseTimer`] is a cheap handle that the learner, the loaders and whoever else works on a step add their durations to. On devices
-//! that only enqueue (every GPU) the host's time per phase says little: such a report is not [`exact`](PhaseReport::exact) unless the timer
-//! was made with [`PhaseTimer::profiling`], which makes the learner wait for the device at every border between two phases.
+//! A [`PhaseTimer`] is a cheap handle that the learner adds durations to; a buffer keeps the times of its own phases
+//! ([`EngineTimings`]), and a [`PhaseReport`] has both. On devices that only enqueue (every GPU) the host's time per phase says little: such
+//! a report is not [`exact`](PhaseReport::exact) unless the timer was made with [`PhaseTimer::profiling`], which makes the learner wait for
+//! the device between two phases.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use burn::tensor::Device;
-use serde::{Deserialize, Serialize};
+use burn_rehearsal::EngineTimings;
 
 /// A part of a training step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Phase {
     /// Waiting for the next incoming mini-batch (without the two phases below).
     Load,
@@ -27,11 +28,33 @@ pub enum Phase {
     AllReduce,
     /// The learning-rate schedule and the optimiser.
     Optimizer,
+    /// Engine thread: writing candidates to the shard.
+    Insert,
+    /// Engine thread: computing all ranks' draws.
+    Plan,
+    /// Engine thread: waiting for other ranks and moving rows between them.
+    Exchange,
+    /// Engine thread: building the representatives' columns.
+    Deliver,
 }
 
+/// The first phases are those of the training thread.
+const OF_TRAINING: usize = 6;
+
 impl Phase {
-    /// All phases, in the order of a step.
-    pub const ALL: [Self; 6] = [Self::Load, Self::Wait, Self::Assemble, Self::ForwardBackward, Self::AllReduce, Self::Optimizer];
+    /// All phases: those of the training thread in the order of a step, then those of the engine thread.
+    pub const ALL: [Self; 10] = [
+        Self::Load,
+        Self::Wait,
+        Self::Assemble,
+        Self::ForwardBackward,
+        Self::AllReduce,
+        Self::Optimizer,
+        Self::Insert,
+        Self::Plan,
+        Self::Exchange,
+        Self::Deliver,
+    ];
 
     /// The phase's name in reports.
     pub fn name(self) -> &'static str {
@@ -42,52 +65,82 @@ impl Phase {
             Self::ForwardBackward => "forward_backward",
             Self::AllReduce => "all_reduce",
             Self::Optimizer => "optimizer",
+            Self::Insert => "insert",
+            Self::Plan => "plan",
+            Self::Exchange => "exchange",
+            Self::Deliver => "deliver",
+        }
+    }
+
+    /// The phase with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|phase| phase.name() == name)
+    }
+
+    /// Whether the engine thread does it while the training thread trains: it does not add to the time of a step.
+    pub fn is_background(self) -> bool {
+        self as usize >= OF_TRAINING
+    }
+
+    /// Whether its time means something on devices that only enqueue.
+    fn is_host_time(self) -> bool {
+        matches!(self, Self::Load | Self::Wait) || self.is_background()
+    }
+
+    /// The time that a buffer has spent in the phase.
+    fn in_buffer(self, timings: &EngineTimings) -> Duration {
+        match self {
+            Self::Load | Self::ForwardBackward | Self::AllReduce | Self::Optimizer => Duration::ZERO,
+            Self::Wait => timings.wait,
+            Self::Assemble => timings.assemble,
+            Self::Insert => timings.insert,
+            Self::Plan => timings.plan,
+            Self::Exchange => timings.exchange,
+            Self::Deliver => timings.deliver,
+        }
+    }
+
+    /// The time of the phase in all, from the learner's time and the time `in_buffer`. The learner sees one call of `next`; the buffer knows
+    /// which part of it was its own.
+    fn combine(self, learner: f64, in_buffer: impl Fn(Self) -> f64) -> f64 {
+        match self {
+            Self::Load => (learner - in_buffer(Self::Wait) - in_buffer(Self::Assemble)).max(0.0),
+            _ => learner + in_buffer(self),
         }
     }
 }
 
 /// Mean times per step, in milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct PhaseReport {
     /// How many steps were measured.
     pub steps: u64,
     /// Mean time of a whole step.
     pub step_ms: f64,
-    /// Mean time in [`Phase::Load`].
-    pub load_ms: f64,
-    /// Mean time in [`Phase::Wait`].
-    pub wait_ms: f64,
-    /// Mean time in [`Phase::Assemble`].
-    pub assemble_ms: f64,
-    /// Mean time in [`Phase::ForwardBackward`].
-    pub forward_backward_ms: f64,
-    /// Mean time in [`Phase::AllReduce`].
-    pub all_reduce_ms: f64,
-    /// Mean time in [`Phase::Optimizer`].
-    pub optimizer_ms: f64,
-    /// Whether each phase contains exactly its own work. If false (a device that only enqueues, not profiled), only `step_ms`, `load_ms`
-    /// and `wait_ms` mean something.
+    /// Whether each phase contains exactly its own work. If false (a device that only enqueues, not profiled), the phases between `wait` and the
+    /// end of the step are not reported.
     pub exact: bool,
+    /// In the order of [`Phase::ALL`]; `None` if it was not measured.
+    phases: [Option<f64>; 10],
 }
 
 impl PhaseReport {
-    /// The mean time of one phase per step, in milliseconds.
-    pub fn ms(&self, phase: Phase) -> f64 {
-        match phase {
-            Phase::Load => self.load_ms,
-            Phase::Wait => self.wait_ms,
-            Phase::Assemble => self.assemble_ms,
-            Phase::ForwardBackward => self.forward_backward_ms,
-            Phase::AllReduce => self.all_reduce_ms,
-            Phase::Optimizer => self.optimizer_ms,
-        }
+    /// The mean time of a phase per step, in milliseconds; `None` if it was not measured.
+    pub fn ms(&self, phase: Phase) -> Option<f64> {
+        self.phases[phase as usize]
+    }
+
+    /// All means by name; the whole step is `step`.
+    pub fn by_name(&self) -> BTreeMap<String, f64> {
+        let phases = Phase::ALL.into_iter().filter_map(|phase| Some((phase.name().to_owned(), self.ms(phase)?)));
+        phases.chain([("step".to_owned(), self.step_ms)]).collect()
     }
 }
 
 #[derive(Debug, Default)]
 struct Counters {
-    /// Nanoseconds per phase, indexed as [`Phase::ALL`].
-    phases: [AtomicU64; 6],
+    /// Nanoseconds per phase of the training thread, indexed as [`Phase::ALL`].
+    phases: [AtomicU64; OF_TRAINING],
     steps: AtomicU64,
     step_nanos: AtomicU64,
     profiling: bool,
@@ -116,20 +169,33 @@ impl PhaseTimer {
         self.counters.profiling
     }
 
-    /// Adds time that was spent in a phase.
+    /// Adds time that the training thread spent in a phase; those of the engine thread are the buffer's to measure.
     pub fn add(&self, phase: Phase, duration: Duration) {
-        self.counters.phases[phase as usize].fetch_add(nanos(duration), Ordering::Relaxed);
+        if let Some(counter) = self.counters.phases.get(phase as usize) {
+            counter.fetch_add(nanos(duration), Ordering::Relaxed);
+        }
     }
 
-    /// The time in a phase so far.
-    pub fn total(&self, phase: Phase) -> Duration {
-        Duration::from_nanos(self.counters.phases[phase as usize].load(Ordering::Relaxed))
+    /// The time in a phase so far, with what a buffer says.
+    pub fn total(&self, phase: Phase, buffer: Option<&EngineTimings>) -> Duration {
+        let in_buffer = |phase: Phase| buffer.map_or(0.0, |timings| phase.in_buffer(timings).as_secs_f64());
+        Duration::from_secs_f64(phase.combine(self.learner(phase).as_secs_f64(), in_buffer))
+    }
+
+    /// The time that was [added](Self::add).
+    fn learner(&self, phase: Phase) -> Duration {
+        Duration::from_nanos(self.counters.phases.get(phase as usize).map_or(0, |counter| counter.load(Ordering::Relaxed)))
     }
 
     /// Counts one step and its whole duration.
     pub fn add_step(&self, duration: Duration) {
         self.counters.step_nanos.fetch_add(nanos(duration), Ordering::Relaxed);
         self.counters.steps.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The number of steps so far.
+    pub fn steps(&self) -> u64 {
+        self.counters.steps.load(Ordering::Relaxed)
     }
 
     /// The time of all steps so far.
@@ -151,7 +217,7 @@ impl PhaseTimer {
         }
     }
 
-    /// Tells the timer which device is measured; flex computes before it returns, so its phases are exact without profiling.
+    /// Sets the device that is measured; flex computes before it returns, so its phases are exact without profiling.
     pub(crate) fn observe_device(&self, device: &Device) {
         self.counters.exact.store(self.counters.profiling || is_synchronous(device), Ordering::Relaxed);
     }
@@ -165,22 +231,16 @@ impl PhaseTimer {
         self.counters.step_nanos.store(0, Ordering::Relaxed);
     }
 
-    /// Means per step since the start or the last [`reset`](Self::reset); all zero before the first step.
-    pub fn report(&self) -> PhaseReport {
-        let steps = self.counters.steps.load(Ordering::Relaxed);
-        let mean = |nanos: u64| if steps == 0 { 0.0 } else { nanos as f64 / steps as f64 / 1e6 };
-        let phase = |phase: Phase| mean(self.counters.phases[phase as usize].load(Ordering::Relaxed));
-        PhaseReport {
-            steps,
-            step_ms: mean(self.counters.step_nanos.load(Ordering::Relaxed)),
-            load_ms: phase(Phase::Load),
-            wait_ms: phase(Phase::Wait),
-            assemble_ms: phase(Phase::Assemble),
-            forward_backward_ms: phase(Phase::ForwardBackward),
-            all_reduce_ms: phase(Phase::AllReduce),
-            optimizer_ms: phase(Phase::Optimizer),
-            exact: self.counters.exact.load(Ordering::Relaxed),
-        }
+    /// Means per step since the start or the last [`reset`](Self::reset), with what a buffer says; all zero before the first step.
+    pub fn report(&self, buffer: Option<&EngineTimings>) -> PhaseReport {
+        let (steps, exact) = (self.steps(), self.counters.exact.load(Ordering::Relaxed));
+        let mean = |time: Duration, steps: u64| if steps == 0 { 0.0 } else { time.as_nanos() as f64 / steps as f64 / 1e6 };
+        let in_buffer = |phase: Phase| buffer.map_or(0.0, |timings| mean(phase.in_buffer(timings), timings.steps));
+        let phases = Phase::ALL.map(|phase| {
+            let measured = (exact || phase.is_host_time()) && (buffer.is_some() || !phase.is_background());
+            measured.then(|| phase.combine(mean(self.learner(phase), steps), in_buffer))
+        });
+        PhaseReport { steps, step_ms: mean(self.steps_total(), steps), exact, phases }
     }
 }
 
@@ -211,21 +271,37 @@ mod tests {
         other.add(Phase::Optimizer, Duration::from_millis(2));
         timer.add_step(Duration::from_millis(6));
         other.add_step(Duration::from_millis(4));
-        let report = timer.report();
+        timer.observe_device(&Device::default());
+        let report = timer.report(None);
         assert_eq!((report.steps, report.step_ms), (2, 5.0));
-        assert_eq!((report.ms(Phase::Load), report.ms(Phase::Optimizer), report.ms(Phase::Wait)), (2.0, 1.0, 0.0));
+        assert_eq!((report.ms(Phase::Load), report.ms(Phase::Wait), report.ms(Phase::Insert)), (Some(2.0), Some(0.0), None));
+        assert_eq!(report.ms(Phase::Optimizer), cfg!(feature = "flex").then_some(1.0));
         timer.reset();
-        assert_eq!(other.report(), PhaseReport { exact: report.exact, ..PhaseReport::default() });
+        assert_eq!((other.report(None).steps, other.report(None).ms(Phase::Load)), (0, Some(0.0)));
+    }
+
+    #[test]
+    fn the_buffers_part_of_loading_is_not_counted_twice() {
+        let timer = PhaseTimer::profiling();
+        timer.observe_device(&Device::default());
+        timer.add(Phase::Load, Duration::from_millis(20));
+        (0..2).for_each(|_| timer.add_step(Duration::from_millis(30)));
+        let millis = Duration::from_millis;
+        let timings = EngineTimings { wait: millis(2), assemble: millis(4), plan: millis(6), steps: 2, ..EngineTimings::default() };
+        let report = timer.report(Some(&timings));
+        let expected = [("load", 7.0), ("wait", 1.0), ("assemble", 2.0), ("plan", 3.0), ("insert", 0.0), ("step", 30.0)];
+        expected.iter().for_each(|(name, ms)| assert_eq!(report.by_name()[*name], *ms, "{name}"));
+        assert_eq!(timer.total(Phase::Load, Some(&timings)), millis(14));
     }
 
     #[test]
     fn a_report_is_exact_on_flex_or_when_profiling() {
         let timer = PhaseTimer::new();
-        assert!(!timer.report().exact, "no device seen yet");
+        assert!(!timer.report(None).exact, "no device seen yet");
         timer.observe_device(&Device::default().autodiff());
-        assert_eq!(timer.report().exact, cfg!(feature = "flex"));
+        assert_eq!(timer.report(None).exact, cfg!(feature = "flex"));
         let timer = PhaseTimer::profiling();
         timer.observe_device(&Device::default());
-        assert!(timer.report().exact && timer.is_profiling());
+        assert!(timer.report(None).exact && timer.is_profiling());
     }
 }

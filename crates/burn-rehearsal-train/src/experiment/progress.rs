@@ -68,12 +68,10 @@ impl ProgressReader {
     /// The sums so far.
     pub fn read(&self) -> ProgressSample {
         let buffer = self.buffer.as_ref().map(|timings| timings());
-        // The learner sees one call of `next`; the buffer knows which part of it was its own.
-        let (wait, own) = buffer.map_or_else(Default::default, |timings| (timings.wait, timings.wait + timings.assemble));
         ProgressSample {
             step: self.timer.steps_total(),
-            load: self.timer.total(Phase::Load).saturating_sub(own),
-            wait,
+            load: self.timer.total(Phase::Load, buffer.as_ref()),
+            wait: self.timer.total(Phase::Wait, buffer.as_ref()),
             stored: buffer.map(|timings| timings.stored),
         }
     }

@@ -266,10 +266,10 @@ impl<W: Workload> Run<'_, W> {
         loop {
             let end = Epoch::from_number((epoch.number().div_ceil(every) * every).min(settings.epochs));
             let loader = self.train_loader(task, indices.clone(), (epoch, step));
-            let before = self.strategy.timer().report().steps;
+            let before = self.strategy.timer().steps();
             let Launched { model, stopped } = self.launch(task, learner, loader, epoch, end)?;
             // Every rank counts the steps in which any rank had rows.
-            if stopped.is_none() && step == 0 && self.strategy.timer().report().steps == before {
+            if stopped.is_none() && step == 0 && self.strategy.timer().steps() == before {
                 return Err(ExperimentError::Data(format!("there is no training sample of task {}, or none that can be used", task + 1)));
             }
             let at = match stopped {

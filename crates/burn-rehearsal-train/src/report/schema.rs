@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use burn_rehearsal::{EngineTimings, StoreLocation};
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::{ReportError, write_atomically};
@@ -214,6 +215,24 @@ pub struct BufferReport {
     pub draws_digest: String,
 }
 
+impl BufferReport {
+    /// The report of a buffer, with what it did on this rank.
+    pub fn of(report: burn_rehearsal::BufferReport, timings: &EngineTimings) -> Self {
+        let used = [StoreLocation::Host, StoreLocation::Device].into_iter().filter(|store| report.stores.contains(&Some(*store)));
+        Self {
+            capacity: report.capacity as u64,
+            len: report.len as u64,
+            bytes: report.bytes as u64,
+            store: used.map(StoreLocation::name).collect::<Vec<_>>().join(", "),
+            per_class: report.per_class.iter().map(|&rows| rows as u64).collect(),
+            distinct: report.distinct.map(|ids| ids as u64),
+            per_step: Some(PerStep::of(timings)),
+            contents_digest: report.contents_digest,
+            draws_digest: report.draws_digest,
+        }
+    }
+}
+
 /// What a rank's buffer did, on average per step.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct PerStep {
@@ -223,6 +242,14 @@ pub struct PerStep {
     pub staleness: f64,
     /// Bytes of rows copied by the engine and the training thread.
     pub copied_bytes: f64,
+}
+
+impl PerStep {
+    /// The means over the steps so far.
+    pub fn of(timings: &EngineTimings) -> Self {
+        let mean = |sum: u64| sum as f64 / timings.steps.max(1) as f64;
+        Self { queue_depth: mean(timings.queued), staleness: mean(timings.staleness), copied_bytes: mean(timings.copied_bytes) }
+    }
 }
 
 impl RunReport {

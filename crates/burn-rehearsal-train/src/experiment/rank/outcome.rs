@@ -2,13 +2,11 @@
 
 use super::Run;
 use crate::experiment::{ExperimentError, Workload};
-use crate::phases::Phase;
 use crate::report::RunReport;
-use crate::report::schema::{BufferReport, PerStep, PrecisionReport, SCHEMA_VERSION, Summary, Time};
-use burn_rehearsal::{EngineTimings, StoreLocation};
+use crate::report::schema::{BufferReport, PrecisionReport, SCHEMA_VERSION, Summary, Time};
+use burn_rehearsal::RehearsalBuffer;
 use burn_rehearsal_collective::{CollectiveExt, words_of};
-use std::collections::{BTreeMap, HashSet};
-use std::time::Duration;
+use std::collections::HashSet;
 
 impl<W: Workload> Run<'_, W> {
     /// The number of different samples that some rank had to leave out.
@@ -24,12 +22,13 @@ impl<W: Workload> Run<'_, W> {
     pub(super) fn report(mut self, config: serde_json::Value, complete: bool) -> Result<RunReport, ExperimentError> {
         let left_out = self.left_out()?;
         let buffer = match &self.buffer {
-            Some(buffer) => Some((buffer.report()?, per_step(&buffer.timings()))),
+            Some(buffer) => Some(BufferReport::of(buffer.report()?, &buffer.timings())),
             None => None,
         };
         let stream = self.workload.stream();
         let train_s = self.train_time.as_secs_f64();
-        let phases = self.strategy.timer().report();
+        let timings = self.buffer.as_ref().map(RehearsalBuffer::timings);
+        let phases = self.strategy.timer().report(timings.as_ref());
         // A run that was stopped within a task has trained on a part of it.
         let samples = self.samples.max(self.epoch_times.iter().map(|epoch| epoch.samples).sum());
         Ok(RunReport {
@@ -49,7 +48,7 @@ impl<W: Workload> Run<'_, W> {
                 total_s: self.total_s(),
                 train_s,
                 samples_per_s: (train_s > 0.0 && samples > 0).then(|| samples as f64 / train_s),
-                phases_ms: self.phases(),
+                phases_ms: phases.by_name(),
                 phases_exact: phases.exact,
                 steps: phases.steps,
                 checkpoints: (self.checkpoints.written + self.checkpoints.resumed > 0).then_some(self.checkpoints),
@@ -58,57 +57,7 @@ impl<W: Workload> Run<'_, W> {
             precision: PrecisionReport::of(self.settings.precision, self.strategy.loss_scale()),
             accuracy: self.accuracy,
             curves: self.curves,
-            buffer: buffer.map(|(buffer, per_step)| BufferReport {
-                capacity: buffer.capacity as u64,
-                len: buffer.len as u64,
-                bytes: buffer.bytes as u64,
-                store: store_names(&buffer.stores),
-                per_class: buffer.per_class.iter().map(|&rows| rows as u64).collect(),
-                distinct: buffer.distinct.map(|ids| ids as u64),
-                per_step: Some(per_step),
-                contents_digest: buffer.contents_digest,
-                draws_digest: buffer.draws_digest,
-            }),
+            buffer,
         })
     }
-
-    /// Mean milliseconds per step: the learner's phases and, apart from them, the engine's.
-    fn phases(&self) -> BTreeMap<String, f64> {
-        let report = self.strategy.timer().report();
-        let mut phases = BTreeMap::from([("step".to_string(), report.step_ms)]);
-        for phase in Phase::ALL {
-            // Where calls only enqueue, only what the host waits for means something.
-            if report.exact || matches!(phase, Phase::Load | Phase::Wait) {
-                phases.insert(phase.name().to_string(), report.ms(phase));
-            }
-        }
-        let Some(buffer) = &self.buffer else { return phases };
-        let timings = buffer.timings();
-        let steps = timings.steps.max(1) as f64;
-        let ms = |time: Duration| time.as_secs_f64() * 1e3 / steps;
-        // The learner sees one call of `next`; the buffer knows which part of it was its own.
-        let (wait, assemble) = (ms(timings.wait), ms(timings.assemble));
-        phases.insert(Phase::Wait.name().to_string(), wait);
-        phases.insert("load".to_string(), (report.load_ms - wait - assemble).max(0.0));
-        if report.exact {
-            phases.insert(Phase::Assemble.name().to_string(), assemble);
-        }
-        for (name, time) in
-            [("insert", timings.insert), ("plan", timings.plan), ("exchange", timings.exchange), ("deliver", timings.deliver)]
-        {
-            phases.insert(name.to_string(), ms(time));
-        }
-        phases
-    }
-}
-
-fn per_step(timings: &EngineTimings) -> PerStep {
-    let mean = |sum: u64| sum as f64 / timings.steps.max(1) as f64;
-    PerStep { queue_depth: mean(timings.queued), staleness: mean(timings.staleness), copied_bytes: mean(timings.copied_bytes) }
-}
-
-/// The names of the stores that the ranks use, each once.
-fn store_names(stores: &[Option<StoreLocation>]) -> String {
-    let used = [StoreLocation::Host, StoreLocation::Device].into_iter().filter(|store| stores.contains(&Some(*store)));
-    used.map(StoreLocation::name).collect::<Vec<_>>().join(", ")
 }
