@@ -14,7 +14,6 @@ use burn::train::logger::MetricLogger;
 use burn::train::metric::store::{EpochSummary, MetricsUpdate, Split};
 use burn::train::metric::{MetricDefinition, NumericEntry};
 use burn::train::{ClassificationOutput, InferenceStep, Learner, SupervisedTraining, TrainOutput, TrainStep};
-use burn_rehearsal::batch::tensor_with_room;
 use burn_rehearsal::{
     Execution, PolicyKind, RehearsalBatch, RehearsalConfig, RehearsalLoader, RehearsalMetric, RehearsalStat, ShardedLoader, StorePreference,
 };
@@ -32,7 +31,7 @@ fn inline(lag: usize) -> RehearsalConfig {
 }
 
 #[test]
-fn only_candidates_representatives_and_what_they_are_joined_to_are_copied() {
+fn only_candidates_and_representatives_are_copied() {
     let buffer = inline(1).init().unwrap();
     let device = Device::flex();
     // Nothing is drawn for the first step. After it three rows are stored, so that the second draws three.
@@ -40,28 +39,22 @@ fn only_candidates_representatives_and_what_they_are_joined_to_are_copied() {
     for step in 0..30 {
         buffer.rehearse(batch_on(&fresh(1, 0, step, B, 3), &device)).unwrap();
         let drawn = |step: usize| R.min(C * step);
-        let appended = if step == 0 { 0 } else { B + drawn(step) };
-        copied += ROW * (C + drawn(step + 1) + appended);
+        copied += ROW * (C + drawn(step + 1) + drawn(step));
         assert_eq!(buffer.timings().copied_bytes, copied as u64, "step {step}");
     }
 }
 
-#[derive(RehearsalBatch, Clone, Debug)]
-struct Roomy {
-    /// `[rows, 10]`
-    pixels: Tensor<2, Int>,
-}
-
 #[test]
-fn incoming_rows_are_not_copied_if_the_mini_batch_has_room() {
+fn incoming_rows_are_copied_if_their_memory_has_another_owner() {
     let buffer = inline(1).init().unwrap();
-    let device = Device::flex();
     for step in 0..30 {
         let before = buffer.timings().copied_bytes;
-        let pixels = tensor_with_room(vec![step as u8; B * 10], [B, 10], R, &device);
-        buffer.rehearse(Roomy { pixels }).unwrap();
+        let batch = batch_on(&fresh(1, 0, step, B, 3), &Device::flex());
+        let owner = (step % 2 == 1).then(|| batch.clone());
+        buffer.rehearse(batch).unwrap();
+        let rows = C + R + R + if owner.is_some() { B } else { 0 };
         if step >= 2 {
-            assert_eq!(buffer.timings().copied_bytes - before, 10 * (C + R + R) as u64, "step {step}");
+            assert_eq!(buffer.timings().copied_bytes - before, (ROW * rows) as u64, "step {step}");
         }
     }
 }
@@ -76,7 +69,7 @@ fn rows_for_other_ranks_are_copied_once_more() {
             let (mut own, mut remote) = (0, 0);
             for step in 0..20 {
                 let handles = buffer.rehearse_with_handles(batch_on(&fresh(1, rank, step, B, 3), &Device::flex())).unwrap().representatives;
-                own += C + handles.len() + B + handles.len();
+                own += C + handles.len() + handles.len();
                 remote += handles.iter().filter(|handle| handle.rank as usize != rank).count();
             }
             (buffer.timings().copied_bytes, own, remote)

@@ -40,17 +40,14 @@ fn every_row_of_a_mini_batch_is_equally_likely_to_be_a_candidate() {
         }
         let counts: Vec<u64> = buffer.inspect().unwrap().per_class.iter().map(|&n| n as u64).collect();
         let total: u64 = counts.iter().sum();
-        match mode {
-            CandidateMode::Exact => {
-                assert_eq!(total, 3 * steps as u64);
-                assert!(uniform_p(&counts, steps as u64, 3) > 1e-3, "{counts:?}");
-            }
-            CandidateMode::Bernoulli => {
-                // 20,000 trials of probability 0.3.
-                let z = (total as f64 - 6000.0) / (20_000.0f64 * 0.3 * 0.7).sqrt();
-                assert!(z.abs() < 3.5, "{total} candidates where 6000 are expected: z = {z:.1}");
-                assert!(uniform_p(&counts, total, 1) > 1e-3, "{counts:?}");
-            }
+        if mode == CandidateMode::Exact {
+            assert_eq!(total, 3 * steps as u64);
+            assert!(uniform_p(&counts, steps as u64, 3) > 1e-3, "{counts:?}");
+        } else {
+            // 20,000 trials of probability 0.3.
+            let z = (total as f64 - 6000.0) / (20_000.0f64 * 0.3 * 0.7).sqrt();
+            assert!(z.abs() < 3.5, "{total} candidates where 6000 are expected: z = {z:.1}");
+            assert!(uniform_p(&counts, total, 1) > 1e-3, "{counts:?}");
         }
     }
 }

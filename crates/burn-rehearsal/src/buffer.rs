@@ -19,11 +19,12 @@ use crate::snapshot::Snapshot;
 use burn::tensor::Device;
 use burn_rehearsal_collective::launch::current_rank;
 use burn_rehearsal_collective::{Collective, Rank, Solo};
+use parking_lot::{Mutex, MutexGuard};
 use state::{Awaited, State};
 use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 /// A rank's rehearsal buffer: a cheap handle (`Clone + Send + Sync`) on the engine that owns the shard.
@@ -446,6 +447,30 @@ impl<B> RehearsalBuffer<B> {
         self.shared.size
     }
 
+    /// The number of stored rows, of all ranks together, after the steps so far. Waits for this rank's engine, as
+    /// [`inspect`](RehearsalBuffer::inspect) does; not collective.
+    ///
+    /// After an error it is the number before the step that failed.
+    pub fn len(&self) -> usize {
+        // The next step returns the error.
+        let _ = self.lock().guarded(|state| state.drain(&self.shared.config));
+        self.shared.timings.read().stored as usize
+    }
+
+    /// Whether no row is stored, on any rank; see [`len`](Self::len).
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The number of rows that all ranks together can store. `None` before the first mini-batch if the capacity is
+    /// configured in bytes.
+    pub fn capacity(&self) -> Option<usize> {
+        let Shared { config, size, .. } = &*self.shared;
+        let state = self.lock();
+        let schema = state.schema.as_ref();
+        schema.map_or_else(|| config.capacity_before_rows(*size), |schema| config.capacity_in_samples(schema.row_bytes(), *size).ok())
+    }
+
     /// The configuration.
     pub fn config(&self) -> &RehearsalConfig {
         &self.shared.config
@@ -491,7 +516,7 @@ impl<B> RehearsalBuffer<B> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic inside leaves at worst a request without its response, which the next receive turns into an error.
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+        // A panic inside leaves at worst a request without its answer, which the next receive turns into an error.
+        self.shared.state.lock()
     }
 }

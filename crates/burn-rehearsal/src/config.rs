@@ -13,6 +13,7 @@ use std::fmt;
 /// Which rows of a mini-batch are offered to the buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum CandidateMode {
     /// Exactly min(c, rows) rows, every subset equally likely.
     Exact,
@@ -23,6 +24,7 @@ pub enum CandidateMode {
 /// What happens when a sample that is stored already is offered again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum OnRepeat {
     /// It may be stored twice, as in Bouvier et al. 2024.
     KeepBoth,
@@ -33,6 +35,7 @@ pub enum OnRepeat {
 /// Who does the engine's work; never changes a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Execution {
     /// A thread of its own, while the training step runs.
     Background,
@@ -43,6 +46,7 @@ pub enum Execution {
 /// Where a rank's shard should live; never changes a result. [`StoreLocation`](crate::StoreLocation) is where it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum StorePreference {
     /// On the training device if that has memory of its own and the shard is no larger than [`RehearsalConfig::device_limit`]; otherwise on the host.
     Auto,
@@ -52,8 +56,9 @@ pub enum StorePreference {
     Device,
 }
 
-/// The default of [`RehearsalConfig::device_limit`], in bytes: a quarter of the memory of a small GPU. Burn 0.22 does not tell how much a device has.
-pub const DEVICE_LIMIT: u64 = 2 << 30;
+/// The default of [`RehearsalConfig::device_limit`], in bytes: a quarter of the memory of a small GPU. Burn 0.22 does not
+/// report how much memory a device has.
+const DEVICE_LIMIT: u64 = 2 << 30;
 
 impl StorePreference {
     /// `auto`, `host` or `device`.
@@ -149,8 +154,7 @@ config! {
         pub execution: Execution = Execution::Background, set by with_execution(Execution),
         /// Where each rank's shard lives. Default: [`StorePreference::Auto`].
         pub store: StorePreference = StorePreference::Auto, set by with_store(StorePreference),
-        /// The most bytes of one rank's shard that [`StorePreference::Auto`] puts on the device. Default:
-        /// [`DEVICE_LIMIT`].
+        /// The most bytes of one rank's shard that [`StorePreference::Auto`] puts on the device. Default: 2 GiB.
         pub device_limit: u64 = DEVICE_LIMIT, set by with_device_limit(u64),
         /// The first task whose mini-batches are augmented; candidates are taken from the first task on. Default: 0.
         pub start_task: usize = 0, set by with_start_task(usize),

@@ -9,6 +9,7 @@ use std::sync::Once;
 
 /// A mini-batch that the buffer cannot take.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum BatchError {
     /// A tensor has no element.
     #[error("field `{field}` is empty: its shape is {shape:?}")]
@@ -99,6 +100,7 @@ pub enum BatchError {
 
 /// A configuration that makes no sense.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConfigError {
     /// The capacity is zero samples.
     #[error("the capacity {0} is less than one sample")]
@@ -193,6 +195,7 @@ pub enum ConfigError {
 
 /// An error of the rehearsal buffer.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum RehearsalError {
     /// The configuration makes no sense.
     #[error(transparent)]

@@ -13,6 +13,7 @@ use crate::engine::{EngineTimings, Timings};
 
 /// A figure of a [`RehearsalBuffer`], on this rank, per step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RehearsalStat {
     /// Milliseconds that the training thread waits for representatives that are not ready.
     Wait,

@@ -233,18 +233,14 @@ fn name(number: u64) -> String {
     format!("{number:08}")
 }
 
-fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> CheckpointError {
-    move |error| CheckpointError::Io { action, path: path.to_path_buf(), reason: error.to_string() }
-}
-
 /// The numbers of all checkpoints, complete or not, ascending.
 fn numbers(directory: &Path) -> Result<Vec<u64>, CheckpointError> {
     let entries = match std::fs::read_dir(directory) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(io("read the directory", directory))?,
+        entries => entries.map_err(CheckpointError::io("read the directory", directory))?,
     };
     let names = entries.map(|entry| entry.map(|entry| entry.file_name())).collect::<Result<Vec<_>, _>>();
-    let names = names.map_err(io("read the directory", directory))?;
+    let names = names.map_err(CheckpointError::io("read the directory", directory))?;
     let mut numbers: Vec<u64> = names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect();
     numbers.sort_unstable();
     Ok(numbers)
@@ -304,7 +300,7 @@ fn is_complete(path: &Path) -> Result<bool, CheckpointError> {
     match manifest.try_exists() {
         // A file among the directories.
         Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => Ok(false),
-        there => there.map_err(io("look for", &manifest)),
+        there => there.map_err(CheckpointError::io("look for", &manifest)),
     }
 }
 
@@ -355,8 +351,8 @@ fn remove(directory: &Path) -> Result<(), CheckpointError> {
         _ => Ok(()),
     };
     let manifest = directory.join(MANIFEST);
-    missing_is_fine(std::fs::remove_file(&manifest)).map_err(io("remove", &manifest))?;
-    missing_is_fine(std::fs::remove_dir_all(directory)).map_err(io("remove", directory))
+    missing_is_fine(std::fs::remove_file(&manifest)).map_err(CheckpointError::io("remove", &manifest))?;
+    missing_is_fine(std::fs::remove_dir_all(directory)).map_err(CheckpointError::io("remove", directory))
 }
 
 /// What rank 0's thread does; gives the bytes of the whole checkpoint. What is left of one that could not be completed is removed.
@@ -380,7 +376,7 @@ fn write(
 }
 
 fn write_learner(directory: &Path, records: Option<Records>) -> Result<Vec<FileEntry>, ExperimentError> {
-    std::fs::create_dir_all(directory).map_err(io("create the directory", directory))?;
+    std::fs::create_dir_all(directory).map_err(CheckpointError::io("create the directory", directory))?;
     let Some(Records { learner, statistics, .. }) = records else { return Ok(Vec::new()) };
     let learner = learner.into_bytes()?;
     let statistics: Vec<_> = statistics.iter().enumerate().map(|(rank, values)| (statistics_of(rank), values)).collect();

@@ -141,7 +141,7 @@ impl Column {
         Column::of_values(values, self.row_shape.clone())
     }
 
-    /// Appends the rows of `other`, in place if there is [room](super::tensor_with_room). They must have the same kind, element type, row shape and device.
+    /// Appends the rows of `other`, in place if their memory has no other owner. They must have the same kind, element type, row shape and device.
     ///
     /// # Errors
     ///

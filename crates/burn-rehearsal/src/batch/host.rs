@@ -24,8 +24,9 @@ pub fn is_host(device: &Device) -> bool {
 
 /// A tensor of `shape` from its values, with room for `room` more rows behind them where the device's memory is the host's.
 ///
-/// A batcher that builds its mini-batches so, with room for r rows, saves the buffer from copying the b incoming rows: the representatives are
-/// written into the room. The element type is that of the values. On other devices this is [`Tensor::from_data`].
+/// A batcher does not need it: the buffer enlarges the memory of a mini-batch when it appends the representatives. With
+/// room for r rows the allocator has nothing to do. The element type is that of the values. On other devices this is
+/// [`Tensor::from_data`].
 ///
 /// # Panics
 ///
@@ -190,29 +191,61 @@ mod flex {
             Self { strategy: device.gradient_checkpointing_strategy().or(self.strategy), ..self }
         }
 
-        /// Appends `tail`, and says how many rows that copied: in the rows' own memory, if that has room and belongs to nobody else, otherwise all rows to new memory.
-        /// `None`, and nothing happens, if the two are not of one type and width.
+        /// Appends `tail`, and returns how many rows that copied. Memory that has no other owner is written
+        /// where it has room, and grows otherwise; else all rows are copied to new memory. `None`, and nothing
+        /// happens, if the two differ in type or width.
         pub(crate) fn append(&mut self, tail: &Self) -> Option<usize> {
             if (self.kind, self.dtype, self.elements) != (tail.kind, tail.dtype, tail.elements) {
                 return None;
             }
             let more = tail.bytes();
             let end = self.place().end;
-            // Memory that others share in another way is copied by being asked for, so this comes first.
-            let room = if self.memory.len() >= end + more.len() { Arc::get_mut(&mut self.memory) } else { None };
-            let copied = match room.and_then(|memory| memory.get_mut(end..end + more.len())) {
-                Some(room) => {
-                    room.copy_from_slice(more);
-                    tail.rows
-                }
-                None => {
-                    self.memory = Arc::new(joined([self.bytes(), more], self.dtype)?);
-                    self.start = 0;
-                    self.rows + tail.rows
-                }
+            let in_place = write_room(&mut self.memory, end, more) || self.memory.len() == end && grow(&mut self.memory, more, self.dtype);
+            let copied = if in_place {
+                tail.rows
+            } else {
+                self.memory = Arc::new(joined([self.bytes(), more], self.dtype)?);
+                self.start = 0;
+                self.rows + tail.rows
             };
             self.rows += tail.rows;
             Some(copied)
+        }
+    }
+
+    /// Writes `more` at `end` of memory without another owner, if there is room; whether it did.
+    fn write_room(memory: &mut Arc<Bytes>, end: usize, more: &[u8]) -> bool {
+        // Memory that is shared in another way is copied when it is written, so room comes first.
+        let room = if memory.len() >= end + more.len() { Arc::get_mut(memory) } else { None };
+        room.and_then(|memory| memory.get_mut(end..end + more.len())).map(|room| room.copy_from_slice(more)).is_some()
+    }
+
+    /// Appends `more` to memory without another owner, as a `Vec` does: in its spare capacity, or after the allocator has
+    /// enlarged it, which copies the rows before only if they cannot stay where they are. Returns false, and nothing
+    /// happens, if the memory is not a `Vec` of such values.
+    fn grow(memory: &mut Arc<Bytes>, more: &[u8], dtype: DType) -> bool {
+        fn of<E: Element + bytemuck::Pod>(memory: &mut Bytes, more: &[u8]) -> bool {
+            let Ok(more) = bytemuck::try_cast_slice(more) else { return false };
+            match std::mem::replace(memory, Bytes::from_elems(Vec::<E>::new())).try_into_vec::<E>() {
+                Ok(mut values) => {
+                    values.reserve_exact(more.len());
+                    values.extend_from_slice(more);
+                    *memory = Bytes::from_elems(values);
+                    true
+                }
+                Err(unchanged) => {
+                    *memory = unchanged;
+                    false
+                }
+            }
+        }
+        let Some(memory) = Arc::get_mut(memory) else { return false };
+        match dtype.size() {
+            1 => of::<u8>(memory, more),
+            2 => of::<u16>(memory, more),
+            4 => of::<u32>(memory, more),
+            8 => of::<u64>(memory, more),
+            _ => false,
         }
     }
 

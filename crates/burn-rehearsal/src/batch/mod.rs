@@ -21,6 +21,7 @@ use burn::tensor::{Bool, Int, Tensor};
 
 /// What a field of a mini-batch means to the buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Role {
     /// Stored and drawn like the rest; no further meaning.
     Data,

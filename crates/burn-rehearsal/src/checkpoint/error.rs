@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// What is wrong with a checkpoint, and in which file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum CheckpointError {
     /// The system refused: no space, no permission, no such file.
     #[error("cannot {action} {}: {reason}", path.display())]
@@ -54,7 +55,9 @@ pub enum CheckpointError {
     },
 }
 
-/// A failure of the system with `path`.
-pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> CheckpointError {
-    move |error| CheckpointError::Io { action, path: path.to_path_buf(), reason: error.to_string() }
+impl CheckpointError {
+    /// Makes an [`Io`](Self::Io) error of a failure of the system: `cannot {action} {path}: …`.
+    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        move |error| Self::Io { action, path: path.to_path_buf(), reason: error.to_string() }
+    }
 }

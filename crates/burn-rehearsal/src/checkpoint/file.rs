@@ -4,15 +4,19 @@
 //! a time, and still every byte counts.
 
 use super::atomic::{AtomicFile, remove_remains};
-use super::error::{CheckpointError, io};
-use super::header::{Dtype, Header};
+use super::error::CheckpointError;
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+/// The key of the text that belongs to a file.
+const ABOUT: &str = "burn-rehearsal";
 /// The largest header that is read: far more than any of ours.
-const MOST_HEADER: u64 = 64 << 20;
+const MAX_HEADER: u64 = 64 << 20;
 /// How much is read at once.
 const PIECE: usize = 1 << 20;
 
@@ -56,19 +60,26 @@ impl FileWriter {
     ) -> Result<Self, CheckpointError> {
         let path = directory.join(name);
         let wrong = |reason: String| CheckpointError::Damaged { path: path.clone(), reason };
-        let layout = Header::new(about, tensors);
-        let mut json = layout.to_json().map_err(wrong)?;
+        let mut end = 0;
+        let info = |(name, dtype, shape): (String, Dtype, Vec<usize>)| {
+            let start = end;
+            end += shape.iter().product::<usize>() * dtype.bitsize() / 8;
+            (name, TensorInfo { dtype, shape, data_offsets: (start, end) })
+        };
+        let text = HashMap::from([(ABOUT.to_owned(), about.to_owned())]);
+        let layout = Metadata::new(Some(text), tensors.into_iter().map(info).collect()).map_err(|error| wrong(error.to_string()))?;
+        let mut json = serde_json::to_vec(&layout).map_err(|error| wrong(error.to_string()))?;
         // The format asks for data that begin at a multiple of eight bytes.
         json.resize(json.len().next_multiple_of(8), b' ');
         let mut header = (json.len() as u64).to_le_bytes().to_vec();
         header.append(&mut json);
         // Shards are large, and a run that is killed often would fill the disk.
-        remove_remains(&path).map_err(io("clean up", directory))?;
-        let mut file = AtomicFile::create(&path).map_err(io("create", &path))?;
-        file.as_file_mut().write_all(&header).map_err(io("write", &path))?;
+        remove_remains(&path).map_err(CheckpointError::io("clean up", directory))?;
+        let mut file = AtomicFile::create(&path).map_err(CheckpointError::io("create", &path))?;
+        file.as_file_mut().write_all(&header).map_err(CheckpointError::io("write", &path))?;
         let first = header.len() as u64;
         let extents: Vec<_> =
-            layout.offsets().map(|(start, end)| Extent { start: first + start as u64, len: (end - start) as u64 }).collect();
+            offsets(&layout).map(|(start, end)| Extent { start: first + start as u64, len: (end - start) as u64 }).collect();
         let hashes = vec![blake3::Hasher::new(); extents.len()];
         Ok(Self { path, name: name.to_owned(), file, header, written: vec![0; extents.len()], extents, hashes })
     }
@@ -82,7 +93,7 @@ impl FileWriter {
             return Err(CheckpointError::Damaged { path: self.path.clone(), reason });
         }
         let file = self.file.as_file_mut();
-        file.seek(SeekFrom::Start(start + at)).and_then(|_| file.write_all(bytes)).map_err(io("write", &self.path))?;
+        file.seek(SeekFrom::Start(start + at)).and_then(|_| file.write_all(bytes)).map_err(CheckpointError::io("write", &self.path))?;
         self.hashes[tensor].update(bytes);
         self.written[tensor] += bytes.len() as u64;
         Ok(())
@@ -94,11 +105,16 @@ impl FileWriter {
             let reason = format!("its tensor {tensor} is incomplete");
             return Err(CheckpointError::Damaged { path: self.path, reason });
         }
-        self.file.commit().map_err(io("write", &self.path))?;
+        self.file.commit().map_err(CheckpointError::io("write", &self.path))?;
         let bytes = self.extents.last().map_or(self.header.len() as u64, |extent| extent.start + extent.len);
         let digest = digest(&self.header, self.hashes);
         Ok(FileEntry { name: self.name, bytes, digest })
     }
+}
+
+/// Where each tensor begins and ends, from the first byte after the header, in this order.
+fn offsets(layout: &Metadata) -> impl Iterator<Item = (usize, usize)> {
+    layout.offset_keys().into_iter().filter_map(|name| layout.info(&name).map(|tensor| tensor.data_offsets))
 }
 
 fn digest(header: &[u8], tensors: Vec<blake3::Hasher>) -> String {
@@ -115,7 +131,8 @@ fn digest(header: &[u8], tensors: Vec<blake3::Hasher>) -> String {
 pub(crate) struct FileReader {
     path: PathBuf,
     file: File,
-    layout: Header,
+    about: String,
+    layout: Metadata,
     /// Where the tensors begin.
     first: u64,
 }
@@ -129,32 +146,34 @@ impl FileReader {
         if entry.name.is_empty() || Path::new(&entry.name).file_name() != Some(std::ffi::OsStr::new(&entry.name)) {
             return Err(damaged(format!("{:?} is no name of a file", entry.name)));
         }
-        let mut file = File::open(&path).map_err(io("open", &path))?;
-        let bytes = file.metadata().map_err(io("read", &path))?.len();
+        let mut file = File::open(&path).map_err(CheckpointError::io("open", &path))?;
+        let bytes = file.metadata().map_err(CheckpointError::io("read", &path))?.len();
         if bytes != entry.bytes {
             return Err(damaged(format!("it has {bytes} bytes, the manifest says {}", entry.bytes)));
         }
         let mut length = [0; 8];
-        file.read_exact(&mut length).map_err(io("read", &path))?;
+        file.read_exact(&mut length).map_err(CheckpointError::io("read", &path))?;
         let length = u64::from_le_bytes(length);
-        if length > MOST_HEADER || length > bytes.saturating_sub(8) {
+        if length > MAX_HEADER || length > bytes.saturating_sub(8) {
             return Err(damaged(format!("its header of {length} bytes does not fit")));
         }
         let mut header = vec![0; length as usize];
-        file.read_exact(&mut header).map_err(io("read", &path))?;
-        let layout = Header::of_json(&header).map_err(|reason| damaged(format!("its header: {reason}")))?;
+        file.read_exact(&mut header).map_err(CheckpointError::io("read", &path))?;
+        let layout: Metadata = serde_json::from_slice(&header).map_err(|reason| damaged(format!("its header: {reason}")))?;
+        let about = layout.metadata().as_ref().and_then(|texts| texts.get(ABOUT)).cloned();
+        let about = about.ok_or_else(|| damaged("its header: no text of this program".into()))?;
         let first = 8 + length;
         if first.checked_add(layout.data_len() as u64) != Some(bytes) {
             return Err(damaged(format!("its tensors have {} bytes, the file has room for {}", layout.data_len(), bytes - first)));
         }
         let mut hashes = Vec::new();
         let mut piece = vec![0; PIECE];
-        for (start, end) in layout.offsets() {
+        for (start, end) in offsets(&layout) {
             let mut hash = blake3::Hasher::new();
             let mut left = end - start;
             while left > 0 {
                 let now = &mut piece[..left.min(PIECE)];
-                file.read_exact(now).map_err(io("read", &path))?;
+                file.read_exact(now).map_err(CheckpointError::io("read", &path))?;
                 hash.update(now);
                 left -= now.len();
             }
@@ -165,7 +184,7 @@ impl FileReader {
         if digest(&all, hashes) != entry.digest {
             return Err(damaged("its digest is not that of the manifest".into()));
         }
-        Ok(Self { path, file, layout, first })
+        Ok(Self { path, file, about, layout, first })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -174,12 +193,12 @@ impl FileReader {
 
     /// The text that was written with the tensors.
     pub(crate) fn about(&self) -> &str {
-        self.layout.about()
+        &self.about
     }
 
     /// The tensors' names, in order.
     pub(crate) fn names(&self) -> Vec<String> {
-        self.layout.names()
+        self.layout.offset_keys()
     }
 
     /// The error that this file's contents make no sense.
@@ -188,7 +207,7 @@ impl FileReader {
     }
 
     fn offsets(&self, name: &str) -> Result<(usize, usize), CheckpointError> {
-        self.layout.offsets_of(name).ok_or_else(|| self.damaged(format!("it has no tensor {name:?}")))
+        self.layout.info(name).map(|tensor| tensor.data_offsets).ok_or_else(|| self.damaged(format!("it has no tensor {name:?}")))
     }
 
     /// The bytes of tensor `name`.
@@ -204,8 +223,8 @@ impl FileReader {
         }
         let before = out.len();
         out.resize(before + len, 0);
-        self.file.seek(SeekFrom::Start(self.first + (start + at) as u64)).map_err(io("read", &self.path))?;
-        self.file.read_exact(&mut out[before..]).map_err(io("read", &self.path))
+        self.file.seek(SeekFrom::Start(self.first + (start + at) as u64)).map_err(CheckpointError::io("read", &self.path))?;
+        self.file.read_exact(&mut out[before..]).map_err(CheckpointError::io("read", &self.path))
     }
 
     /// All bytes of tensor `name`.

@@ -1,7 +1,7 @@
 //! The file that makes a directory a checkpoint.
 
 use super::atomic::write_atomically;
-use super::error::{CheckpointError, io};
+use super::error::CheckpointError;
 use super::file::{FileEntry, FileReader};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -92,7 +92,7 @@ impl Manifest {
         if text.len() as u64 > MOST_BYTES {
             return Err(damaged(format!("it would have {} bytes, and at most {MOST_BYTES} are read", text.len())));
         }
-        write_atomically(&path, text.as_bytes()).map_err(io("write", &path))?;
+        write_atomically(&path, text.as_bytes()).map_err(CheckpointError::io("write", &path))?;
         sync_directory(directory)?;
         directory.parent().map_or(Ok(()), sync_directory)
     }
@@ -106,7 +106,9 @@ impl Manifest {
         let path = directory.join(MANIFEST);
         match std::fs::remove_file(&path) {
             // The one that takes its place is what is lost.
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("write the checkpoint", directory)(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(CheckpointError::io("write the checkpoint", directory)(error))
+            }
             _ => Ok(()),
         }
     }
@@ -119,9 +121,9 @@ impl Manifest {
     pub fn read(directory: &Path, kind: &str) -> Result<Self, CheckpointError> {
         let path = directory.join(MANIFEST);
         let damaged = |reason: String| CheckpointError::Damaged { path: path.clone(), reason };
-        let file = File::open(&path).map_err(io("open", &path))?;
+        let file = File::open(&path).map_err(CheckpointError::io("open", &path))?;
         let mut text = Vec::new();
-        file.take(MOST_BYTES + 1).read_to_end(&mut text).map_err(io("read", &path))?;
+        file.take(MOST_BYTES + 1).read_to_end(&mut text).map_err(CheckpointError::io("read", &path))?;
         if text.len() as u64 > MOST_BYTES {
             return Err(damaged(format!("it has more than {MOST_BYTES} bytes")));
         }
@@ -160,7 +162,7 @@ impl Manifest {
 /// [`CheckpointError::Io`].
 pub fn sync_directory(path: &Path) -> Result<(), CheckpointError> {
     if cfg!(unix) && !path.as_os_str().is_empty() {
-        File::open(path).and_then(|directory| directory.sync_all()).map_err(io("write", path))?;
+        File::open(path).and_then(|directory| directory.sync_all()).map_err(CheckpointError::io("write", path))?;
     }
     Ok(())
 }

@@ -14,7 +14,6 @@
 mod atomic;
 mod error;
 mod file;
-mod header;
 mod manifest;
 mod shared;
 mod strategy;
@@ -26,11 +25,10 @@ pub use manifest::{MANIFEST, Manifest, sync_directory};
 pub use shared::check_shared;
 pub use strategy::RehearsalCheckpointing;
 
-pub(crate) use error::io;
 pub(crate) use file::{FileReader, FileWriter};
-pub(crate) use header::Dtype;
 pub(crate) use shared::Glance;
 
+use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::path::Path;
 

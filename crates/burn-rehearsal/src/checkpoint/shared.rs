@@ -1,7 +1,7 @@
 //! Whether all ranks see the same files: a checkpoint whose files lie on several machines' own
 //! disks is none.
 
-use super::error::{CheckpointError, io};
+use super::error::CheckpointError;
 use crate::error::RehearsalError;
 use burn_rehearsal_collective::{Collective, CollectiveExt};
 use serde::{Deserialize, Serialize};
@@ -68,7 +68,7 @@ impl Token {
         };
         let name = format!(".shared-{:016x}", RandomState::new().hash_one(std::process::id()));
         let path = place.join(&name);
-        OpenOptions::new().write(true).create_new(true).open(&path).map_err(io("write to the directory", &place))?;
+        OpenOptions::new().write(true).create_new(true).open(&path).map_err(CheckpointError::io("write to the directory", &place))?;
         Ok(Self { path, name, up })
     }
 }
@@ -123,7 +123,7 @@ impl Glance {
             }
             Ok(Self { bytes, digest: *hash.finalize().as_bytes() })
         };
-        look().map_err(io("read", path))
+        look().map_err(CheckpointError::io("read", path))
     }
 
     /// Whether `path` is the file that `rank` saw.

@@ -100,7 +100,7 @@ pub struct EngineTimings {
     /// Mini-batches that went through the buffer.
     pub steps: u64,
     /// Bytes of rows copied by the engine and by the training thread: candidates into the shard, rows for other ranks into messages,
-    /// representatives out of the shard, and those behind the incoming rows, which are copied too if the mini-batch has no room.
+    /// representatives out of the shard and behind the incoming rows. Incoming rows are copied too if their memory has another owner.
     pub copied_bytes: u64,
     /// Rounds that were under way at each step, summed: the depth of the engine's queue.
     pub queued: u64,

@@ -6,6 +6,5 @@ mod rehearsal;
 mod sharded;
 
 pub use batcher::RehearsalBatcher;
-pub use order::EpochPlan;
 pub use rehearsal::RehearsalLoader;
-pub use sharded::{ShardedLoader, ShardedLoaderBuilder, SkipSample, WorkerPanic};
+pub use sharded::{ShardedLoader, ShardedLoaderBuilder, SkipSample};

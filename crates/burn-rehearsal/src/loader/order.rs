@@ -9,7 +9,7 @@ use std::ops::Range;
 
 /// The order of one epoch on one rank.
 #[derive(Debug, Clone)]
-pub struct EpochPlan {
+pub(super) struct EpochPlan {
     /// Sample numbers of all ranks, in the order of this epoch.
     order: Vec<u32>,
     rank: usize,
@@ -19,7 +19,7 @@ pub struct EpochPlan {
 
 impl EpochPlan {
     /// The plan for `samples` samples; with a `seed` they are shuffled anew for each (task, epoch).
-    pub fn new(samples: usize, seed: Option<u64>, task: u32, epoch: u64, rank: usize, world_size: usize, batch_size: usize) -> Self {
+    pub(super) fn new(samples: usize, seed: Option<u64>, task: u32, epoch: u64, rank: usize, world_size: usize, batch_size: usize) -> Self {
         let mut order: Vec<u32> = (0..samples as u32).collect();
         if let Some(seed) = seed {
             Stream::new(seed, Purpose::Shuffle, epoch, task).shuffle(&mut order);
@@ -28,17 +28,17 @@ impl EpochPlan {
     }
 
     /// The number of steps of the epoch: the same on all ranks, even if this one has no row in the last.
-    pub fn steps(&self) -> usize {
+    pub(super) fn steps(&self) -> usize {
         self.order.len().div_ceil(self.world_size * self.batch_size)
     }
 
     /// The samples that this rank reads at `step`; empty if it has none.
-    pub fn batch(&self, step: usize) -> &[u32] {
+    pub(super) fn batch(&self, step: usize) -> &[u32] {
         &self.order[self.range(step)]
     }
 
     /// The number of samples that this rank reads in the whole epoch.
-    pub fn rows(&self) -> usize {
+    pub(super) fn rows(&self) -> usize {
         (0..self.steps()).map(|step| self.range(step).len()).sum()
     }
 

@@ -203,11 +203,11 @@ struct Reader<I, B> {
 /// A panic while a mini-batch was read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("reading the mini-batch of step {step} panicked: {message}")]
-pub struct WorkerPanic {
+struct WorkerPanic {
     /// The step within the epoch.
-    pub step: usize,
+    step: usize,
     /// The panic's message.
-    pub message: String,
+    message: String,
 }
 
 /// What a data set answers for a sample that is to be left out, in [`DatasetError::new`]: an image that is damaged, say.

@@ -84,6 +84,7 @@ pub enum Source<'a> {
 
 /// Where a rank's shard lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum StoreLocation {
     /// In host memory.
     Host,

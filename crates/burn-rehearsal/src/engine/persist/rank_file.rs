@@ -1,7 +1,7 @@
 //! One rank's part of a checkpoint: its slot table, its policy's state, its pending representatives, and its rows.
 
 use crate::batch::{Column, FieldLayout, FieldSpec, Kind, Role, Schema};
-use crate::checkpoint::{Dtype, FileEntry, FileReader, FileWriter, io};
+use crate::checkpoint::{FileEntry, FileReader, FileWriter};
 use crate::config::RehearsalConfig;
 use crate::engine::Delivery;
 use crate::engine::shard::Shard;
@@ -10,6 +10,7 @@ use crate::rules::CustomRules;
 use crate::slots::{RowHandle, SlotState};
 use crate::store::{self, RowChunk};
 use burn::tensor::{BoolStore, DType, Device, Shape};
+use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender};
@@ -101,7 +102,7 @@ fn tensor(field: &FieldLayout, rows: usize) -> (Dtype, Vec<usize>) {
         DType::F64 => Dtype::F64,
         DType::F32 => Dtype::F32,
         DType::F16 => Dtype::F16,
-        DType::BF16 => Dtype::Bf16,
+        DType::BF16 => Dtype::BF16,
         DType::I64 => Dtype::I64,
         DType::I32 => Dtype::I32,
         DType::I16 => Dtype::I16,
@@ -110,7 +111,7 @@ fn tensor(field: &FieldLayout, rows: usize) -> (Dtype, Vec<usize>) {
         DType::U32 => Dtype::U32,
         DType::U16 => Dtype::U16,
         DType::U8 => Dtype::U8,
-        DType::Bool(BoolStore::Native) => Dtype::Bool,
+        DType::Bool(BoolStore::Native) => Dtype::BOOL,
         // What the format has no name for is kept as bytes.
         other => {
             shape.push(other.size());
@@ -183,7 +184,7 @@ impl Contents {
         room: &Sender<RowChunk>,
     ) -> Result<FileEntry, CheckpointError> {
         let Self { state, present, policy, shard } = self;
-        std::fs::create_dir_all(directory).map_err(io("create the directory", directory))?;
+        std::fs::create_dir_all(directory).map_err(CheckpointError::io("create the directory", directory))?;
         let mut tensors = Vec::new();
         let mut small: Vec<Vec<u8>> = Vec::new();
         let mut push = |name: String, (dtype, shape): (Dtype, Vec<usize>), bytes: Option<Vec<u8>>| {
