@@ -48,7 +48,7 @@ pub use error::{CollectiveError, WaitingRank, panic_message};
 pub use ext::{CollectiveExt, checksum, words_of};
 #[cfg(feature = "mpi")]
 pub use mpi::{Mpi, run_mpi};
-pub use ranks::{LaunchError, MpiOptions, Rank, Ranks, Reduction};
+pub use ranks::{LaunchError, MpiOptions, Rank, Ranks, Reduction, RunError};
 pub use reduce::{ReduceOp, even_split};
 pub use solo::Solo;
 pub use threads::{RankFailure, Threads, run_on, run_threads};

@@ -127,6 +127,9 @@ impl fmt::Debug for Rank {
     }
 }
 
+/// An error of any type.
+type BoxedError = Box<dyn Error + Send + Sync>;
+
 /// Why the ranks of a run cannot be started.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -206,29 +209,24 @@ impl Ranks {
     ///
     /// # Errors
     ///
-    /// The failure that explains the others: an error or panic of a rank rather than a
-    /// [`PeerFailed`](CollectiveError::PeerFailed) of a rank that waited for it, and the lowest rank
-    /// among equals. A process of several does not return after an error of `f`: it prints the error
-    /// and ends the whole run with exit code 1.
-    pub fn run<T, E, F>(&self, f: F) -> Result<Vec<T>, RankFailure<Box<dyn Error + Send + Sync>>>
+    /// The failures of all ranks, if any failed. A process of several does not return after an error
+    /// of `f`: it prints the error and ends the whole run with exit code 1.
+    pub fn run<T, E, F>(&self, f: F) -> Result<Vec<T>, RunError>
     where
         T: Send,
-        E: Into<Box<dyn Error + Send + Sync>> + Send,
+        E: Into<BoxedError> + Send,
         F: Fn(Rank) -> Result<T, E> + Sync,
     {
         let f = |rank: Rank| f(rank).map_err(Into::into);
         match self.threads {
             // A group of 0 ranks is the only one that cannot be made.
-            Some(size) => values_or_cause(run_on(Threads::group(size).unwrap_or_default(), |threads| f(Rank::new(Box::new(threads))))),
-            None => self.run_process(f).map(|value| vec![value]),
+            Some(size) => values(run_on(Threads::group(size).unwrap_or_default(), |threads| f(Rank::new(Box::new(threads))))),
+            None => values(vec![self.run_process(f)]),
         }
     }
 
     #[cfg(feature = "mpi")]
-    fn run_process<T>(
-        &self,
-        f: impl Fn(Rank) -> Result<T, Box<dyn Error + Send + Sync>>,
-    ) -> Result<T, RankFailure<Box<dyn Error + Send + Sync>>> {
+    fn run_process<T>(&self, f: impl Fn(Rank) -> Result<T, BoxedError>) -> Result<T, RankFailure<BoxedError>> {
         let launch = Launch::detect();
         share_cores(launch);
         let local = |number: fn(Launch) -> Option<usize>| launch.and_then(number);
@@ -242,7 +240,7 @@ impl Ranks {
     }
 
     #[cfg(not(feature = "mpi"))]
-    fn run_process<T, F>(&self, _: F) -> Result<T, RankFailure<Box<dyn Error + Send + Sync>>> {
+    fn run_process<T, F>(&self, _: F) -> Result<T, RankFailure<BoxedError>> {
         // Not reached: `processes` has refused.
         let message = LaunchError::WithoutMpi { processes: 1 }.to_string();
         Err(RankFailure::NotStarted { rank: 0, message })
@@ -262,10 +260,8 @@ fn share_cores(launch: Option<Launch>) {
     }
 }
 
-/// All values, or the failure that explains the others.
-fn values_or_cause<T>(
-    results: Vec<Result<T, RankFailure<Box<dyn Error + Send + Sync>>>>,
-) -> Result<Vec<T>, RankFailure<Box<dyn Error + Send + Sync>>> {
+/// The values of all ranks, or the failures.
+fn values<T>(results: Vec<Result<T, RankFailure<BoxedError>>>) -> Result<Vec<T>, RunError> {
     let (mut values, mut failures) = (Vec::new(), Vec::new());
     for result in results {
         match result {
@@ -273,14 +269,52 @@ fn values_or_cause<T>(
             Err(failure) => failures.push(failure),
         }
     }
-    match failures.into_iter().min_by_key(|failure| matches!(failure, RankFailure::Error { error, .. } if blames_a_peer(error.as_ref()))) {
-        Some(failure) => Err(failure),
-        None => Ok(values),
+    failures.sort_by_key(is_echo);
+    if failures.is_empty() { Ok(values) } else { Err(RunError { failures }) }
+}
+
+/// Why some ranks of [`Ranks::run`] have no value.
+///
+/// Displayed are the different failures, one per line. A rank whose error or one of its sources is
+/// [`PeerFailed`](CollectiveError::PeerFailed) or [`Silent`](CollectiveError::Silent) only noticed the
+/// failure of another; it is displayed only if no other failure is known.
+#[derive(Debug)]
+pub struct RunError {
+    /// Never empty; those that only noticed another failure come last.
+    failures: Vec<RankFailure<BoxedError>>,
+}
+
+impl RunError {
+    /// The failures of all ranks that failed. The first is the best explanation of the others.
+    pub fn failures(&self) -> &[RankFailure<BoxedError>] {
+        &self.failures
     }
 }
 
-/// Whether an error, or one of its sources, says only that another rank is gone.
-fn blames_a_peer(error: &(dyn Error + 'static)) -> bool {
+impl Error for RunError {}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Errors that all ranks agree on differ only in the rank that returns them.
+        let mut shown: Vec<String> = Vec::new();
+        for (index, failure) in self.failures.iter().enumerate() {
+            let reason = match failure {
+                RankFailure::Error { error, .. } => error.to_string(),
+                RankFailure::Panic { message, .. } | RankFailure::NotStarted { message, .. } => message.clone(),
+            };
+            if index == 0 || !is_echo(failure) && !shown.contains(&reason) {
+                write!(f, "{}{failure}", if index == 0 { "" } else { "\n" })?;
+                shown.push(reason);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a rank failed only because another one is gone.
+fn is_echo(failure: &RankFailure<BoxedError>) -> bool {
+    let RankFailure::Error { error, .. } = failure else { return false };
+    let error: &(dyn Error + 'static) = error.as_ref();
     std::iter::successors(Some(error), |&error| error.source())
         .filter_map(|error| error.downcast_ref())
         .any(|error| matches!(error, CollectiveError::PeerFailed { .. } | CollectiveError::Silent { .. }))

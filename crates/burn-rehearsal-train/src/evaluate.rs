@@ -37,7 +37,7 @@ pub enum EvaluateError {
     #[error("the evaluation failed on rank {0}")]
     Rank(usize),
     /// The ranks could not exchange their counts.
-    #[error(transparent)]
+    #[error("{0}")]
     Collective(#[from] CollectiveError),
 }
 

@@ -204,7 +204,7 @@ pub enum RehearsalError {
     #[error(transparent)]
     Batch(#[from] BatchError),
     /// The transport between the ranks failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Collective(#[from] CollectiveError),
     /// Another rank reported that it cannot go on.
     #[error("rank {rank} failed at step {step} ({reason})")]

@@ -61,8 +61,12 @@ fn the_rank_that_failed_by_itself_is_shown_and_not_those_that_waited_for_it() {
 }
 
 #[test]
-fn the_lowest_rank_is_shown_among_equals() {
-    let failure = Ranks::threads(3).run(|rank| Err::<(), _>(format!("disk {} is full", rank.rank()))).unwrap_err();
-    assert!(matches!(failure, RankFailure::Error { rank: 0, .. }));
-    assert_eq!(failure.to_string(), "rank 0 failed: disk 0 is full");
+fn different_failures_are_all_shown_and_equal_ones_once() {
+    let different = shown(|rank| Err(format!("disk {} is full", rank.rank() / 2)));
+    assert_eq!(different, "rank 0 failed: disk 0 is full\nrank 2 failed: disk 1 is full");
+    let agreed = Ranks::threads(3).run(|_| Err::<(), _>("the ranks were configured differently")).unwrap_err();
+    assert_eq!(agreed.to_string(), "rank 0 failed: the ranks were configured differently");
+    assert_eq!(agreed.failures().iter().map(RankFailure::rank).collect::<Vec<_>>(), [0, 1, 2]);
+    let gone = shown(|rank| if rank.rank() == 0 { Ok(()) } else { rank.collective().map(drop) });
+    assert_eq!(gone, "rank 1 failed: rank 0 failed or left the run at step 0");
 }

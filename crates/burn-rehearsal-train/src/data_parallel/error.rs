@@ -105,7 +105,7 @@ pub enum DataParallelError {
     #[error("this strategy is in use, or an earlier run with it failed: make a new one on new collectives")]
     Unavailable,
     /// The ranks could not communicate.
-    #[error(transparent)]
+    #[error("{0}")]
     Collective(#[from] CollectiveError),
 }
 

@@ -265,7 +265,7 @@ pub enum ExperimentError {
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
     /// The transport.
-    #[error(transparent)]
+    #[error("{0}")]
     Collective(#[from] CollectiveError),
     /// A checkpoint.
     #[error(transparent)]
