@@ -124,13 +124,14 @@ pub fn wgpu() -> Result<Gpu, NoGpu> {
 #[cfg(feature = "cuda")]
 pub fn cuda(index: usize) -> Result<Gpu, NoGpu> {
     use burn::tensor::Tensor;
+    use parking_lot::Mutex;
     use std::collections::BTreeMap;
     use std::panic::{PanicHookInfo, set_hook, take_hook};
-    use std::sync::{Arc, Mutex, PoisonError};
+    use std::sync::Arc;
 
     // Held until the hook is what it was: two threads that change it at once would not restore it.
     static OPENED: Mutex<BTreeMap<usize, Result<Gpu, NoGpu>>> = Mutex::new(BTreeMap::new());
-    let mut known = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut known = OPENED.lock();
     if let Some(known) = known.get(&index) {
         return known.clone();
     }
@@ -139,7 +140,7 @@ pub fn cuda(index: usize) -> Result<Gpu, NoGpu> {
     let (before, listener) = (take_hook(), heard.clone());
     set_hook(Box::new(move |info: &PanicHookInfo<'_>| {
         // The first is that of the driver; whoever waited for it panics in turn.
-        listener.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| info.payload_as_str().unwrap_or_default().to_owned());
+        listener.lock().get_or_insert_with(|| info.payload_as_str().unwrap_or_default().to_owned());
     }));
     let opened = std::panic::catch_unwind(|| Tensor::<1>::ones([1], &device).try_into_data().is_ok());
     set_hook(before);
@@ -147,7 +148,7 @@ pub fn cuda(index: usize) -> Result<Gpu, NoGpu> {
         let name = device.identity().map_or_else(|| "a GPU without a name".to_owned(), |identity| identity.name);
         Ok(Gpu { device, name })
     } else {
-        let reason = heard.lock().unwrap_or_else(PoisonError::into_inner).take().filter(|reason| !reason.is_empty());
+        let reason = heard.lock().take().filter(|reason| !reason.is_empty());
         // What follows are the names of all files that were looked for.
         Err(NoGpu(reason.as_deref().and_then(|reason| reason.split(" - ").next()).unwrap_or("it does not compute").to_owned()))
     };

@@ -2,6 +2,7 @@
 //!
 //! * [`data_parallel`]: a learning strategy for Burn's `SupervisedTraining` that trains one network on many ranks.
 //! * [`augmentation`]: what is done to mini-batches between the loader and the training step.
+//! * [`compat`]: what changes between versions of Burn, and views of a training.
 //! * [`stream`]: which samples arrive with which task.
 //! * [`methods`]: how a network is trained from task to task.
 //! * [`experiment`]: a whole run with one of them.
@@ -17,6 +18,7 @@
 #![warn(missing_docs)]
 
 pub mod augmentation;
+pub mod compat;
 pub mod data_parallel;
 pub mod device;
 pub mod epoch;

@@ -3,7 +3,8 @@
 
 use crate::console::print_error;
 use burn::train::Interrupter;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::Arc;
 
 /// Exit code of a program that SIGINT ended.
 pub const INTERRUPTED: u8 = 130;
@@ -89,7 +90,7 @@ impl Stop {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

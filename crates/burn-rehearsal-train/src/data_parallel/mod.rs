@@ -51,7 +51,7 @@ use burn_rehearsal_collective::{Collective, CollectiveError, Rank};
 use parking_lot::Mutex;
 
 pub use self::error::{DataParallelError, HookError};
-pub use self::headless::{NoMetricLogger, NoRenderer, without_renderer};
+pub use self::headless::{NoMetricLogger, NoView, without_renderer};
 pub use self::loss_scale::{LossScale, scale_loss};
 pub use self::precision::{Precision, compute_type, in_f32};
 pub(crate) use self::recorder::LearnerRecord;

@@ -10,6 +10,7 @@ use super::gradients::GradientSync;
 use super::loss_scale::with_factor;
 use super::recorder::Recorder;
 use super::{DataParallel, Precision, Records, Session, Stopped, adopt, norm, params};
+use crate::compat::{end_epoch, end_split, start_split};
 use crate::epoch::Epoch;
 use crate::phases::Phase;
 use burn::data::dataloader::{DataLoader, DataLoaderIterator};
@@ -82,8 +83,7 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
     fn epochs(&mut self, starting_epoch: Epoch) -> Result<Option<Stopped>, DataParallelError> {
         let mut grads = self.prepare(starting_epoch)?;
         for epoch in (starting_epoch.number()..=self.components.num_epochs).map(Epoch::from_number) {
-            let start = LearnerEvent::StartSplit { epoch_number: epoch.number(), total_items: self.train.num_items() };
-            let sent = self.components.event_processor.process_train(start);
+            let sent = self.components.event_processor.process_train(start_split(epoch, self.train.num_items()));
             self.record_event_error(sent);
             let stopped = self.train_epoch(epoch, &mut grads)?;
             self.sync_statistics(epoch, stopped.is_some_and(|stopped| stopped.epoch == epoch))?;
@@ -93,7 +93,7 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
                 hook(&self.learner.model().valid(), epoch)
                     .map_err(|error| DataParallelError::AfterEpoch { epoch, error: HookError(error.into()) })?;
             }
-            let sent = self.components.event_processor.process_train(LearnerEvent::EndSplit(epoch.number()));
+            let sent = self.components.event_processor.process_train(end_split(epoch));
             self.record_event_error(sent);
             if stopped.is_some() {
                 return Ok(stopped);
@@ -312,8 +312,7 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
 
     /// Burn's validation epoch over this rank's part; nothing collective happens in it.
     fn validate(&mut self, epoch: Epoch) {
-        let start = LearnerEvent::StartSplit { epoch_number: epoch.number(), total_items: self.valid.num_items() };
-        let sent = self.components.event_processor.process_valid(start);
+        let sent = self.components.event_processor.process_valid(start_split(epoch, self.valid.num_items()));
         self.record_event_error(sent);
 
         let model = self.learner.model().valid();
@@ -339,10 +338,7 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         }
 
         let processor = &mut self.components.event_processor;
-        let mut sent = vec![
-            processor.process_valid(LearnerEvent::EndSplit(epoch.number())),
-            processor.process_train(LearnerEvent::EndEpoch(epoch.number())),
-        ];
+        let mut sent = vec![processor.process_valid(end_split(epoch)), processor.process_train(end_epoch(epoch))];
         if self.components.checkpointer.is_some() || self.components.early_stopping.is_some() {
             sent.push(processor.flush());
         }

@@ -15,7 +15,8 @@ pub use checkpoint::Checkpoints;
 pub use progress::{CompletedEpoch, EpochSink, LaunchInfo, ProgressReader, ProgressSample};
 
 use crate::augmentation::Augmentation;
-use crate::data_parallel::{DataParallelError, NoRenderer, Precision};
+use crate::compat::Renderer;
+use crate::data_parallel::{DataParallelError, NoView, Precision};
 use crate::epoch::Epoch;
 use crate::evaluate::EvaluateError;
 use crate::fingerprint::{Differences, Fingerprint};
@@ -171,7 +172,7 @@ pub trait Observer: Sync {
     /// of a mini-batch now and then) and, if they are [asked for](Self::buffer_metrics), the buffer's. Default: nothing is shown.
     fn renderer(&self, launch: &LaunchInfo) -> Box<dyn MetricsRenderer> {
         let _ = launch;
-        Box::new(NoRenderer)
+        Box::new(Renderer(NoView))
     }
     /// Whether the renderer wants [`RehearsalMetric`](burn_rehearsal::RehearsalMetric)s.
     fn buffer_metrics(&self) -> bool {

@@ -14,14 +14,16 @@ use crate::stop::Stop;
 use burn::train::Interrupter;
 use burn::train::renderer::MetricsRenderer;
 use burn_rehearsal_report::CurvesLog;
+use burn_rehearsal_train::compat::Renderer;
 use burn_rehearsal_train::epoch::Epoch;
 use burn_rehearsal_train::experiment::{CompletedEpoch, EpochSink, LaunchInfo, Observer, ProgressSample};
 use indicatif::{ProgressBar, ProgressStyle};
+use parking_lot::{Mutex, MutexGuard};
 use renderer::ProgressRenderer;
 use status::{RunStatus, figures};
 use std::error::Error;
 use std::io::IsTerminal;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 #[cfg(feature = "tui")]
 use tui::Tui;
@@ -134,14 +136,14 @@ impl Progress {
         self.shared.bar.finish_and_clear();
         #[cfg(feature = "tui")]
         drop(self.tui);
-        lock(&self.shared.kept).drain(..).for_each(|line| print_line(&line));
+        self.shared.kept.lock().drain(..).for_each(|line| print_line(&line));
     }
 }
 
 impl Observer for Progress {
     fn ready(&self) -> Result<(), Box<dyn Error + Send + Sync>> {
         if let Some(begin) = &self.shared.begin {
-            lock(&self.shared.log).curves = Some(begin()?);
+            self.shared.log.lock().curves = Some(begin()?);
         }
         Ok(())
     }
@@ -149,9 +151,9 @@ impl Observer for Progress {
     fn renderer(&self, launch: &LaunchInfo) -> Box<dyn MetricsRenderer> {
         #[cfg(feature = "tui")]
         if let Some(tui) = &self.tui {
-            return Box::new(tui.renderer(launch));
+            return Box::new(Renderer(tui.renderer(launch)));
         }
-        Box::new(ProgressRenderer::new(self.shared.clone(), launch))
+        Box::new(Renderer(ProgressRenderer::new(self.shared.clone(), launch)))
     }
 
     fn buffer_metrics(&self) -> bool {
@@ -174,14 +176,14 @@ impl Observer for Progress {
             if !shown {
                 return;
             }
-            let top1 = lock(&shared.status).top1_of(epoch.point.epoch);
+            let top1 = shared.status.lock().top1_of(epoch.point.epoch);
             let mut words = figures(epoch.point.train_loss, top1, epoch.time.samples_per_s(), earlier, now, shared.plan.capacity);
             if measured {
                 let seen = epoch.point.top1.iter().take(epoch.point.task + 1);
                 words.push_str(&format!("  per task [{}]", percentages(seen.copied().flatten())));
             }
             let label = shared.plan.epoch_label(epoch.point.task, epoch.point.epoch);
-            let eta = lock(&shared.status).eta(Instant::now());
+            let eta = shared.status.lock().eta(Instant::now());
             // Whoever asks for an evaluation wants to see it.
             let every = if measured { Duration::ZERO } else { LINE_EVERY };
             shared.line(every, true, || format!("{label}  {words}  {eta}"));
@@ -214,7 +216,7 @@ impl Observer for Progress {
 impl Shared {
     /// The state of the run.
     pub fn status(&self) -> MutexGuard<'_, RunStatus> {
-        lock(&self.status)
+        self.status.lock()
     }
 
     /// Shows what training is doing; called a few times a second at most.
@@ -244,7 +246,7 @@ impl Shared {
 
     /// Prints a line unless the last one came less than `every` ago; the first one comes at once if `first` says so, and `every` after the beginning otherwise.
     fn line(&self, every: Duration, first: bool, words: impl FnOnce() -> String) {
-        let mut last = lock(&self.last_line);
+        let mut last = self.last_line.lock();
         let now = Instant::now();
         let due = match *last {
             Some(last) => now.saturating_duration_since(last) >= every,
@@ -263,13 +265,13 @@ impl Shared {
             Display::None => {}
             Display::Plain => print_line(&line),
             Display::Bar => self.bar.suspend(|| print_line(&line)),
-            Display::Tui => lock(&self.kept).push(line),
+            Display::Tui => self.kept.lock().push(line),
         }
     }
 
     /// Writes an epoch down, or, if its accuracies are still to be measured, keeps it.
     fn keep(&self, epoch: &CompletedEpoch) {
-        let mut log = lock(&self.log);
+        let mut log = self.log.lock();
         if epoch.point.epoch.number() == self.plan.epochs && epoch.point.top1.is_empty() {
             log.pending = Some(epoch.clone());
         } else {
@@ -279,7 +281,7 @@ impl Shared {
 
     /// Writes down the task's last epoch.
     fn keep_evaluated(&self, top1: &[f64]) {
-        let mut log = lock(&self.log);
+        let mut log = self.log.lock();
         if let Some(mut epoch) = log.pending.take() {
             epoch.point.top1 = top1.iter().copied().map(Some).collect();
             log.write(&self.plan, &epoch);
@@ -301,8 +303,4 @@ impl Log {
 /// Fractions as percentages side by side.
 fn percentages(fractions: impl Iterator<Item = f64>) -> String {
     fractions.map(|fraction| format!("{:5.1}", fraction * 100.0)).collect::<Vec<_>>().join(" ")
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,10 +1,9 @@
 //! Feeds the display with what Burn's training tells, on a thread of Burn's, and never more often than somebody can read.
 
 use crate::progress::Shared;
-use burn::train::LearnerSummary;
-use burn::train::logger::{EvaluationProgressLogger, TrainingProgressLogger};
 use burn::train::metric::{MetricDefinition, MetricId, NumericEntry};
-use burn::train::renderer::{EvaluationName, MetricState, MetricsRenderer, MetricsRendererEvaluation, MetricsRendererTraining};
+use burn::train::renderer::MetricState;
+use burn_rehearsal_train::compat::TrainingView;
 use burn_rehearsal_train::epoch::Epoch;
 use burn_rehearsal_train::experiment::{LaunchInfo, ProgressReader};
 use std::sync::Arc;
@@ -42,33 +41,7 @@ impl ProgressRenderer {
     }
 }
 
-impl MetricsRendererTraining for ProgressRenderer {
-    fn update_train(&mut self, state: MetricState) {
-        let MetricState::Numeric(entry, Some(NumericEntry::Value(value) | NumericEntry::Aggregated { aggregated_value: value, .. })) =
-            state
-        else {
-            return;
-        };
-        let id = Some(&entry.metric_id);
-        if id == self.loss.as_ref() {
-            self.shared.status().loss(value);
-        } else if id == self.top1.as_ref() {
-            self.shared.status().top1(value);
-        }
-    }
-
-    fn update_valid(&mut self, _state: MetricState) {}
-
-    fn on_train_end(&mut self, _summary: Option<LearnerSummary>) -> Result<(), Box<dyn core::error::Error>> {
-        Ok(())
-    }
-}
-
-impl TrainingProgressLogger for ProgressRenderer {
-    fn start(&mut self, _epochs: usize, _first: usize, _items: Option<usize>, _label: Option<&str>) {}
-
-    fn update_epoch(&mut self, _epoch: usize) {}
-
+impl TrainingView for ProgressRenderer {
     fn start_split(&mut self, split: &str, items: usize) {
         if split != "train" {
             return;
@@ -93,41 +66,25 @@ impl TrainingProgressLogger for ProgressRenderer {
         self.total = None;
     }
 
-    fn end(&mut self) {}
-
-    fn log_event_training(&mut self, _event: String) {}
-}
-
-impl MetricsRendererEvaluation for ProgressRenderer {
-    fn update_test(&mut self, _name: EvaluationName, _state: MetricState) {}
-
-    fn on_test_end(&mut self, _summary: Option<LearnerSummary>) -> Result<(), Box<dyn core::error::Error>> {
-        Ok(())
-    }
-}
-
-impl EvaluationProgressLogger for ProgressRenderer {
-    fn start_global_progress(&mut self, _tests: usize) {}
-
-    fn start_test(&mut self, _name: &str, _items: usize) {}
-
-    fn update_test_progress(&mut self, _items: usize) {}
-
-    fn end_test(&mut self) {}
-
-    fn end_global_progress(&mut self) {}
-
-    fn log_event_evaluation(&mut self, _event: String) {}
-}
-
-impl MetricsRenderer for ProgressRenderer {
-    fn manual_close(&mut self) {}
-
     fn register_metric(&mut self, definition: MetricDefinition) {
         match definition.name.as_str() {
             "Loss" => self.loss = Some(definition.metric_id),
             "Accuracy" => self.top1 = Some(definition.metric_id),
             _ => {}
+        }
+    }
+
+    fn update_train(&mut self, state: MetricState) {
+        let MetricState::Numeric(entry, Some(NumericEntry::Value(value) | NumericEntry::Aggregated { aggregated_value: value, .. })) =
+            state
+        else {
+            return;
+        };
+        let id = Some(&entry.metric_id);
+        if id == self.loss.as_ref() {
+            self.shared.status().loss(value);
+        } else if id == self.top1.as_ref() {
+            self.shared.status().top1(value);
         }
     }
 }

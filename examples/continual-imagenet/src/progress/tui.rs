@@ -2,14 +2,17 @@
 
 use crate::progress::RunPlan;
 use crate::stop::Stop;
-use burn::train::logger::{EvaluationProgressLogger, TrainingProgressLogger};
+use burn::train::Interrupter;
+use burn::train::logger::TrainingProgressLogger;
 use burn::train::metric::MetricDefinition;
 use burn::train::renderer::tui::TuiMetricsRendererWrapper;
-use burn::train::renderer::{EvaluationName, MetricState, MetricsRenderer, MetricsRendererEvaluation, MetricsRendererTraining};
-use burn::train::{Interrupter, LearnerSummary};
+use burn::train::renderer::{MetricState, MetricsRenderer, MetricsRendererTraining};
+use burn_rehearsal_train::compat::TrainingView;
+use burn_rehearsal_train::epoch::Epoch;
 use burn_rehearsal_train::experiment::LaunchInfo;
+use parking_lot::Mutex;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// The interface of one run; dropping it restores the terminal.
 pub struct Tui {
@@ -51,7 +54,7 @@ impl Tui {
 
 impl Drop for Tui {
     fn drop(&mut self) {
-        let inner = self.interface.inner.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let inner = self.interface.inner.lock().take();
         // After "kill" was chosen in its menu it panics once more, with the terminal restored; the run's own error says it all.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(inner)));
         self.stop.before_exit(|| {});
@@ -70,7 +73,7 @@ pub struct TuiRenderer {
 
 impl TuiRenderer {
     fn with(&self, show: impl FnOnce(&mut TuiMetricsRendererWrapper)) {
-        if let Some(inner) = &mut *self.interface.inner.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(inner) = &mut *self.interface.inner.lock() {
             show(inner);
         }
         if self.interface.quit.should_stop() {
@@ -79,27 +82,9 @@ impl TuiRenderer {
     }
 }
 
-impl MetricsRendererTraining for TuiRenderer {
-    fn update_train(&mut self, state: MetricState) {
-        self.with(|inner| inner.update_train(state));
-    }
-
-    fn update_valid(&mut self, state: MetricState) {
-        self.with(|inner| inner.update_valid(state));
-    }
-
-    fn on_train_end(&mut self, _summary: Option<LearnerSummary>) -> Result<(), Box<dyn core::error::Error>> {
-        Ok(())
-    }
-}
-
-impl TrainingProgressLogger for TuiRenderer {
-    fn start(&mut self, _epochs: usize, first: usize, items: Option<usize>, _label: Option<&str>) {
-        self.with(|inner| inner.start(self.epochs, self.before + first, items, Some(&self.label)));
-    }
-
-    fn update_epoch(&mut self, epoch: usize) {
-        self.with(|inner| inner.update_epoch(self.before + epoch));
+impl TrainingView for TuiRenderer {
+    fn start(&mut self, first: Epoch, items: Option<usize>) {
+        self.with(|inner| inner.start(self.epochs, self.before + first.number(), items, Some(&self.label)));
     }
 
     fn start_split(&mut self, split: &str, items: usize) {
@@ -114,40 +99,24 @@ impl TrainingProgressLogger for TuiRenderer {
         self.with(TrainingProgressLogger::end_split);
     }
 
-    fn end(&mut self) {}
-
-    fn log_event_training(&mut self, event: String) {
-        self.with(|inner| inner.log_event_training(event));
+    fn end_epoch(&mut self, epoch: Epoch) {
+        self.with(|inner| inner.update_epoch(self.before + epoch.number()));
     }
-}
-
-impl MetricsRendererEvaluation for TuiRenderer {
-    fn update_test(&mut self, _name: EvaluationName, _state: MetricState) {}
-
-    fn on_test_end(&mut self, _summary: Option<LearnerSummary>) -> Result<(), Box<dyn core::error::Error>> {
-        Ok(())
-    }
-}
-
-impl EvaluationProgressLogger for TuiRenderer {
-    fn start_global_progress(&mut self, _tests: usize) {}
-
-    fn start_test(&mut self, _name: &str, _items: usize) {}
-
-    fn update_test_progress(&mut self, _items: usize) {}
-
-    fn end_test(&mut self) {}
-
-    fn end_global_progress(&mut self) {}
-
-    fn log_event_evaluation(&mut self, _event: String) {}
-}
-
-impl MetricsRenderer for TuiRenderer {
-    fn manual_close(&mut self) {}
 
     fn register_metric(&mut self, definition: MetricDefinition) {
         self.with(|inner| inner.register_metric(definition));
+    }
+
+    fn update_train(&mut self, state: MetricState) {
+        self.with(|inner| inner.update_train(state));
+    }
+
+    fn update_valid(&mut self, state: MetricState) {
+        self.with(|inner| inner.update_valid(state));
+    }
+
+    fn event(&mut self, event: String) {
+        self.with(|inner| inner.log_event_training(event));
     }
 }
 
