@@ -117,7 +117,7 @@ impl Net {
 impl Classifier for Net {
     type Batch = Batch;
 
-    fn forward(&self, batch: Batch) -> Tensor<2> {
+    fn logits(&self, batch: Batch) -> Tensor<2> {
         let images = batch.images.float() / 255.0;
         let hidden = self.pool.forward(self.relu.forward(self.first.forward(images)));
         let hidden = self.pool.forward(self.relu.forward(self.second.forward(hidden)));

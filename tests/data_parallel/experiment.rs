@@ -90,7 +90,7 @@ impl Probe {
 impl Classifier for Probe {
     type Batch = Batch;
 
-    fn forward(&self, batch: Batch) -> Tensor<2> {
+    fn logits(&self, batch: Batch) -> Tensor<2> {
         let parameter = self.parameter.val();
         if parameter.device().is_autodiff() {
             PARAMETERS.lock().unwrap().entry(self.run).or_default().push(parameter.clone().into_scalar());

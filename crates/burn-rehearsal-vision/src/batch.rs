@@ -2,12 +2,14 @@
 
 use crate::augment::Augment;
 use crate::data::{Image, ImageShape};
+use crate::models::{ConvNet, GhostNet, Mlp, ResNet};
 use burn::data::dataloader::batcher::Batcher;
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 use burn_rehearsal::RehearsalBatch;
 use burn_rehearsal::batch::tensor_with_room;
 use burn_rehearsal_train::augmentation::Augmentation;
-use burn_rehearsal_train::methods::LabelledBatch;
+use burn_rehearsal_train::data_parallel::compute_type;
+use burn_rehearsal_train::methods::{Classifier, LabelledBatch};
 use std::sync::Arc;
 
 /// A mini-batch of images.
@@ -44,6 +46,20 @@ impl LabelledBatch for ImageBatch {
         self.representatives
     }
 }
+
+macro_rules! classify_images {
+    ($($network:ty),*) => {$(
+        impl Classifier for $network {
+            type Batch = ImageBatch;
+
+            fn logits(&self, batch: ImageBatch) -> Tensor<2> {
+                self.forward(batch.pixels().cast(compute_type(self))).cast(FloatDType::F32)
+            }
+        }
+    )*};
+}
+
+classify_images!(Mlp, ConvNet, ResNet, GhostNet);
 
 impl ImageBatch {
     /// What the network sees: `[rows, channels, height, width]`, values 0..=1.

@@ -3,8 +3,7 @@
 use crate::cli::{ModelArg, StemArg};
 use crate::config::Config;
 use burn::module::Module;
-use burn::tensor::{Device, FloatDType, Tensor};
-use burn_rehearsal_train::data_parallel::compute_type;
+use burn::tensor::{Device, Tensor};
 use burn_rehearsal_train::init::keyed_init;
 use burn_rehearsal_train::methods::Classifier;
 use burn_rehearsal_train::weights::{WeightsError, load_safetensors};
@@ -64,24 +63,17 @@ impl Network {
             Network::GhostNet(network) => Network::GhostNet(load_safetensors(network, path)?),
         })
     }
-
-    /// Class scores: `[rows, channels, height, width]`, values 0..=1, to `[rows, classes]`, in `f32` whatever the network computes in.
-    pub fn scores(&self, images: Tensor<4>) -> Tensor<2> {
-        let images = images.cast(compute_type(self));
-        let scores = match self {
-            Network::Mlp(mlp) => mlp.forward(images),
-            Network::Conv(conv) => conv.forward(images),
-            Network::ResNet(network) => network.forward(images),
-            Network::GhostNet(network) => network.forward(images),
-        };
-        scores.cast(FloatDType::F32)
-    }
 }
 
 impl Classifier for Network {
     type Batch = ImageBatch;
 
-    fn forward(&self, batch: ImageBatch) -> Tensor<2> {
-        self.scores(batch.pixels())
+    fn logits(&self, batch: ImageBatch) -> Tensor<2> {
+        match self {
+            Network::Mlp(network) => network.logits(batch),
+            Network::Conv(network) => network.logits(batch),
+            Network::ResNet(network) => network.logits(batch),
+            Network::GhostNet(network) => network.logits(batch),
+        }
     }
 }

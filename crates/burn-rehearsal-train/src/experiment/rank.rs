@@ -18,10 +18,9 @@ use crate::metrics::AccuracyMatrix;
 use crate::phases::PhaseTimer;
 use crate::report::RunReport;
 use crate::report::schema::{Accuracy, CheckpointTime, CurvePoint, EpochTime};
+use crate::stream::select;
 use crate::weights::save_safetensors;
 use burn::data::dataloader::DataLoader;
-use burn::data::dataset::Dataset;
-use burn::data::dataset::transform::SelectionDataset;
 use burn::module::Module;
 use burn::tensor::Device;
 use burn::train::metric::{AccuracyMetric, LossMetric};
@@ -35,7 +34,6 @@ use std::time::{Duration, Instant};
 
 /// The network of a run, under its method.
 type Model<W> = MethodModel<<W as Workload>::Model>;
-type Selection<W> = SelectionDataset<Arc<dyn Dataset<<W as Workload>::Item>>, <W as Workload>::Item>;
 
 /// Rows per step of an evaluation.
 const EVALUATION_BATCH: usize = 256;
@@ -390,7 +388,7 @@ impl<W: Workload> Run<'_, W> {
             .num_workers(self.settings.workers)
             .shard_of(self.collective.rank(), self.collective.size())
             .set_device(self.device.clone())
-            .build(Selection::<W>::from_indices_unchecked(self.workload.train(), indices));
+            .build(select(&self.workload.train(), &indices));
         let loader: Arc<dyn DataLoader<W::Batch>> = match &self.buffer {
             Some(buffer) => buffer.attach(loader),
             None => loader,
@@ -436,7 +434,7 @@ fn part<W: Workload>(
         .num_workers(if indices.is_empty() { 0 } else { settings.workers })
         .shard_of(collective.rank(), collective.size())
         .set_device(device.clone())
-        .build(Selection::<W>::from_indices_unchecked(workload.test(), indices));
+        .build(select(&workload.test(), &indices));
     match workload.evaluation() {
         Some(evaluation) => Arc::new(AugmentLoader::new(loader, evaluation, collective.rank(), Arc::default())),
         None => loader,

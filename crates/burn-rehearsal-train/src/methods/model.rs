@@ -39,8 +39,8 @@ pub trait Classifier: Module + ModuleDisplay + 'static {
     /// Its mini-batches.
     type Batch: LabelledBatch;
 
-    /// The scores (logits) of every row, `[rows, classes]`, in `f32` whatever the network computes in.
-    fn forward(&self, batch: Self::Batch) -> Tensor<2>;
+    /// The logits of every row, `[rows, classes]`, in `f32` whatever the network computes in.
+    fn logits(&self, batch: Self::Batch) -> Tensor<2>;
 }
 
 /// A network and the method whose loss it trains with; works with Burn's learner and with
@@ -66,7 +66,7 @@ impl<N: Classifier> TrainStep for MethodModel<N> {
 
     fn step(&self, batch: N::Batch) -> TrainOutput<ClassificationOutput> {
         let (targets, representatives) = (batch.targets(), batch.representatives());
-        let output = self.network.forward(batch);
+        let output = self.network.logits(batch);
         let loss = self.method.loss(output.clone(), targets.clone(), representatives);
         let gradients = scale_loss(loss.clone()).backward();
         TrainOutput::new(self, gradients, ClassificationOutput { loss, output, targets })
@@ -79,7 +79,7 @@ impl<N: Classifier> InferenceStep for MethodModel<N> {
 
     fn step(&self, batch: N::Batch) -> ClassificationOutput {
         let targets = batch.targets();
-        let output = self.network.forward(batch);
+        let output = self.network.logits(batch);
         ClassificationOutput { loss: cross_entropy(output.clone(), targets.clone()), output, targets }
     }
 }

@@ -13,6 +13,10 @@ mod class_incremental;
 mod error;
 mod instance_incremental;
 
+use burn::data::dataset::Dataset;
+use burn::data::dataset::transform::SelectionDataset;
+use std::sync::Arc;
+
 pub use class_incremental::{ClassIncremental, ClassOrder};
 pub use error::{Split, StreamError};
 pub use instance_incremental::InstanceIncremental;
@@ -38,6 +42,23 @@ pub trait TaskStream: Send + Sync {
         (0..self.tasks().min(task.saturating_add(1))).flat_map(|earlier| self.train(earlier).iter().copied()).collect()
     }
 }
+
+/// The samples of a data set at these indices, in this order.
+///
+/// ```
+/// use burn::data::dataset::{Dataset, InMemDataset};
+/// use burn_rehearsal_train::stream::select;
+/// use std::sync::Arc;
+///
+/// let letters: Arc<dyn Dataset<char>> = Arc::new(InMemDataset::new(vec!['a', 'b', 'c']));
+/// assert_eq!(select(&letters, &[2, 0]).iter().collect::<String>(), "ca");
+/// ```
+pub fn select<I: Clone + Send + Sync + 'static>(dataset: &Arc<dyn Dataset<I>>, indices: &[usize]) -> Selection<I> {
+    SelectionDataset::from_indices_unchecked(dataset.clone(), indices.to_vec())
+}
+
+/// Some samples of a data set.
+pub type Selection<I> = SelectionDataset<Arc<dyn Dataset<I>>, I>;
 
 /// What one task consists of.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

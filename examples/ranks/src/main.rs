@@ -1,0 +1,58 @@
+//! The digits on four ranks that share one buffer: `cargo run -p ranks`. With the feature `mpi` of `burn-rehearsal-collective`, the same
+//! program runs under `mpirun`.
+
+use burn::module::Module;
+use burn::optim::SgdConfig;
+use burn::train::{Learner, SupervisedTraining};
+use burn_rehearsal::{Capacity, RehearsalConfig, ShardedLoader};
+use burn_rehearsal_collective::{Rank, Ranks};
+use burn_rehearsal_train::data_parallel::{DataParallel, without_renderer};
+use burn_rehearsal_train::device;
+use burn_rehearsal_train::evaluate::evaluate;
+use burn_rehearsal_train::init::{Scheme, keyed_init};
+use burn_rehearsal_train::methods::{MethodModel, Rehearsal};
+use burn_rehearsal_train::stream::{ClassIncremental, ClassOrder, TaskStream, select};
+use burn_rehearsal_vision::data::{ImageData, open_digits};
+use burn_rehearsal_vision::{ImageBatch, ImageBatcher, models::MlpConfig};
+use std::error::Error;
+
+const SEED: u64 = 1;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let data = open_digits(8)?;
+    let stream = ClassIncremental::new(&data.train_labels, &data.test_labels, data.classes, 5, ClassOrder::Fixed)?;
+    Ranks::from_env_or_threads(4)?.run(|rank| learn(&rank, &data, &stream))?;
+    Ok(())
+}
+
+/// What every rank does: its part of each mini-batch, of the buffer and of the test set.
+fn learn(rank: &Rank, data: &ImageData, stream: &ClassIncremental) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let device = device::for_rank(rank);
+    let loader = |batch_size| {
+        let batcher = ImageBatcher { shape: data.shape, room: 0 };
+        ShardedLoader::builder(batcher).shard(rank).batch_size(batch_size).set_device(device.clone())
+    };
+    let buffer = RehearsalConfig::new(Capacity::Samples(200)).init_on::<ImageBatch>(rank)?;
+    let network = MlpConfig::new(data.shape.elements(), data.classes).init(&device.clone().autodiff());
+    let mut model = MethodModel::new(keyed_init(network, SEED, Scheme::default()), &Rehearsal);
+    let mut collective = rank.collective()?;
+    for task in 0..stream.tasks() {
+        buffer.begin_task(task)?;
+        let train = select(&data.train, stream.train(task));
+        let train = buffer.attach(loader(4).shuffle(SEED).task(task).build(train));
+        let valid = loader(256).build(data.test.clone());
+        let training = SupervisedTraining::new("runs/ranks", train, valid.clone())
+            .with_training_strategy(DataParallel::new(rank)?.with_device(device.clone()).into())
+            .num_epochs(10);
+        let result = without_renderer(training).launch(Learner::new(model, SgdConfig::new().init(), 0.1));
+        if let Some(error) = result.error {
+            return Err(error.into());
+        }
+        let accuracy = evaluate(&result.model, &*valid, collective.as_mut())?.top1_accuracy();
+        if rank.is_root() {
+            println!("task {}: accuracy on all ten digits {accuracy:.3}", task + 1);
+        }
+        model = result.model.train();
+    }
+    Ok(())
+}
