@@ -1,8 +1,27 @@
 //! Collective operations between the ranks of a data-parallel run.
 //!
-//! [`Collective`] is the one small, object-safe trait that the rehearsal engine and the data-parallel learner talk to. [`Solo`]
-//! is a world of one rank; [`Threads`] joins the threads of one process; with the feature `mpi`, `Mpi` joins processes on many machines.
-//! [`Ranks`] runs a function on every rank, as threads or as the processes of a launcher.
+//! [`Ranks`] runs a function on every rank, as threads of this process or as the processes of a
+//! launcher. The function gets a [`Rank`], and everything that communicates takes a handle of its own
+//! from it:
+//!
+//! ```
+//! use burn_rehearsal_collective::{CollectiveError, CollectiveExt, Ranks, ReduceOp};
+//!
+//! Ranks::from_env_or_threads(4)?.run(|rank| {
+//!     let mut ranks = rank.collective()?;
+//!     let mut gradients = vec![rank.rank() as f32; 3];
+//!     ranks.all_reduce(&mut gradients, ReduceOp::Mean)?;
+//!     assert_eq!(gradients, [1.5; 3]);
+//!     assert!(ranks.any(rank.is_root())?);
+//!     Ok::<_, CollectiveError>(())
+//! })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! [`Collective`] is the one small, object-safe trait that the rehearsal engine and the data-parallel
+//! learner use; [`CollectiveExt`] adds messages of any length. [`Solo`] is a world of one rank,
+//! [`Threads`] joins the threads of one process, and with the feature `mpi`, `Mpi` joins processes on
+//! many machines.
 //!
 //! Every operation is *collective*: all ranks call the same operations in the same order. A rank that leaves (its handle is
 //! dropped, by a return, an error or a panic) while others wait for it makes their call return
