@@ -1,8 +1,22 @@
 //! Randomness as a pure function of what it is for.
 //!
-//! Burn's own generator is global to the process, so no result of this project depends on it. A [`Stream`] is a counter-based generator
-//! (Philox4x32-10; Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011) keyed by a seed, a [`Purpose`], a step and a rank:
-//! every rank can recompute every other rank's numbers, in any order, without a message.
+//! The generator of Burn is global to the process, so no result of this project depends on it. A [`Stream`]
+//! is a counter-based generator (Philox4x32-10; Salmon et al., "Parallel Random Numbers: As Easy as 1, 2,
+//! 3", SC 2011) keyed by a seed, a [`Purpose`], a step and a rank. Every rank can compute the numbers of
+//! every other rank, in any order, without a message.
+//!
+//! A stream implements [`rand_core::Rng`], so it works with the distributions of `rand` and its relatives:
+//!
+//! ```
+//! use burn_rehearsal::random::{Purpose, Stream};
+//! use rand::RngExt;
+//!
+//! let mut stream = Stream::new(42, Purpose::Augment, 0, 0);
+//! let angle: f64 = stream.random_range(-10.0..10.0);
+//! assert!((-10.0..10.0).contains(&angle));
+//! ```
+
+use std::convert::Infallible;
 
 /// What random numbers are used for; streams of different purposes are independent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,14 +49,15 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// The stream of `seed` for one purpose at one step (or epoch, task, …) on one rank (or row, layer, …).
+    /// The stream of `seed` for one purpose, at one step (or epoch, task, …), on one rank (or row, layer, …).
     pub fn new(seed: u64, purpose: Purpose, step: u64, rank: u32) -> Self {
-        // Purposes are told apart in the key, so that the whole counter is free for step, rank and block number.
+        // The purpose is part of the key, so the whole counter is free for step, rank and block number.
         let key = splitmix64(seed ^ splitmix64(purpose as u64));
         Self { key: [key as u32, (key >> 32) as u32], counter: [0, rank, step as u32, (step >> 32) as u32], block: [0; 4], used: 4 }
     }
 
-    /// As [`new`](Self::new), for one row of a mini-batch: what it gives does not depend on how many rows there are or what they use up.
+    /// As [`new`](Self::new), for one row of a mini-batch. The numbers depend neither on the other rows nor on
+    /// how many numbers those use.
     ///
     /// The streams of different rows, and that of `new`, are independent.
     pub fn for_row(seed: u64, purpose: Purpose, step: u64, rank: u32, row: u64) -> Self {
@@ -70,7 +85,8 @@ impl Stream {
 
     /// A number in `0..bound`, each equally likely; 0 if `bound` is 0.
     ///
-    /// Lemire, "Fast Random Integer Generation in an Interval" (2019): a multiplication, and a rejection only where it is needed for exactness.
+    /// Lemire, "Fast Random Integer Generation in an Interval" (2019): one multiplication, and a rejection
+    /// only where exactness needs it.
     #[inline]
     pub fn below(&mut self, bound: u64) -> u64 {
         if bound == 0 {
@@ -79,7 +95,7 @@ impl Stream {
         loop {
             let product = u128::from(self.next_u64()) * u128::from(bound);
             let rest = product as u64;
-            // The division is slow, and what it gives is less than the bound.
+            // The division is slow, and its result is less than the bound.
             if rest >= bound || rest >= bound.wrapping_neg() % bound {
                 return (product >> 64) as u64;
             }
@@ -117,6 +133,22 @@ impl Stream {
             let other = self.below(last as u64 + 1) as usize;
             values.swap(last, other);
         }
+    }
+}
+
+impl rand_core::TryRng for Stream {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        Ok(self.next_u32())
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        Ok(self.next_u64())
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
+        rand_core::utils::fill_bytes_via_next_word(bytes, || self.try_next_u32())
     }
 }
 
@@ -158,6 +190,17 @@ mod tests {
         let words: Vec<u32> = (0..20).map(|_| stream.next_u32()).collect();
         let blocks: Vec<u32> = (0..5).flat_map(|block| philox4x32_10([block, counter[1], counter[2], counter[3]], key)).collect();
         assert_eq!(words, blocks);
+    }
+
+    #[test]
+    fn a_stream_gives_the_traits_of_rand_the_same_numbers() {
+        let new = || Stream::new(4, Purpose::Draw, 5, 6);
+        let (mut own, mut other, mut bytes) = (new(), new(), [0; 10]);
+        assert_eq!(rand_core::Rng::next_u32(&mut other), own.next_u32());
+        assert_eq!(rand_core::Rng::next_u64(&mut other), own.next_u64());
+        rand_core::Rng::fill_bytes(&mut other, &mut bytes);
+        let words: Vec<u8> = (0..3).flat_map(|_| own.next_u32().to_le_bytes()).collect();
+        assert_eq!(bytes, words[..10]);
     }
 
     #[test]
