@@ -1,4 +1,5 @@
-//! A policy and a sampling rule of a user's own: they decide, they are kept in checkpoints, and ranks that disagree about them find out.
+//! A policy and a sampling rule of a user's own: they decide, they are kept in checkpoints, and
+//! ranks that disagree about them find out.
 
 use burn_rehearsal::error::RehearsalError;
 use burn_rehearsal::policy::{Placement, Policy, SavedShard, ShardInfo, StateError};
@@ -182,7 +183,8 @@ fn rules_of_the_users_own_decide_what_is_stored_and_drawn() {
     }
 }
 
-/// A part of a run on `size` ranks, between two checkpoints; gives what each rank drew, and its end.
+/// A part of a run on `size` ranks, between two checkpoints; gives what each rank drew, and its
+/// end.
 #[allow(clippy::type_complexity)]
 fn part(size: usize, from: Option<&Path>, to: Option<&Path>, range: Range<usize>) -> (Vec<Vec<Vec<i64>>>, Vec<(Vec<i64>, String, String)>) {
     let config = config(43, ROWS, DRAWN).with_lag(2);
@@ -229,7 +231,8 @@ fn a_policy_of_the_users_own_says_how_its_rows_are_dealt_to_other_ranks() {
     let (drawn, again) = part(4, Some(second), None, 12..24);
     assert!(drawn.iter().flatten().flatten().all(|id| id / CLASS % 2 == 1));
     assert_eq!(ids(&again).len(), 43);
-    // 72 rows were offered to each of 4 ranks, so another 72 of this rank's own replace every third.
+    // 72 rows were offered to each of 4 ranks, so another 72 of this rank's own replace every
+    // third.
     let replaced = ids(&again).difference(&ids(&four)).count();
     assert!(replaced > 4 * 8, "{replaced} rows were replaced");
 }

@@ -5,7 +5,8 @@ use crate::distinct::DistinctSampler;
 use crate::random::{Purpose, Stream};
 use crate::row_count::RowCount;
 
-/// Selects the rows of a mini-batch that are offered to the buffer. Reuses its memory from step to step.
+/// Selects the rows of a mini-batch that are offered to the buffer. Reuses its memory from step to
+/// step.
 #[derive(Debug, Default)]
 pub(crate) struct CandidateSelector {
     distinct: DistinctSampler,

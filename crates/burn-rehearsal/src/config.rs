@@ -43,21 +43,24 @@ pub enum Execution {
     Inline,
 }
 
-/// Where a rank's shard should live; never changes a result. [`StoreLocation`](crate::StoreLocation) is where it is.
+/// Where a rank's shard should live; never changes a result.
+/// [`StoreLocation`](crate::StoreLocation) is where it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum StorePreference {
-    /// On the training device if that has memory of its own and the shard is no larger than [`RehearsalConfig::device_limit`]; otherwise on the host.
+    /// On the training device if that has memory of its own and the shard is no larger than
+    /// [`RehearsalConfig::device_limit`]; otherwise on the host.
     Auto,
     /// In host memory: candidates and representatives cross the bus.
     Host,
-    /// On the device of the first mini-batch (each field on its own): only classes, identities and rows for other ranks cross the bus.
+    /// On the device of the first mini-batch (each field on its own): only classes, identities and
+    /// rows for other ranks cross the bus.
     Device,
 }
 
-/// The default of [`RehearsalConfig::device_limit`], in bytes: a quarter of the memory of a small GPU. Burn 0.22 does not
-/// report how much memory a device has.
+/// The default of [`RehearsalConfig::device_limit`], in bytes: a quarter of the memory of a small
+/// GPU. Burn 0.22 does not report how much memory a device has.
 const DEVICE_LIMIT: u64 = 2 << 30;
 
 impl StorePreference {
@@ -115,56 +118,67 @@ macro_rules! config {
 }
 
 config! {
-    /// Configuration of a [`RehearsalBuffer`](crate::RehearsalBuffer). All ranks must agree on the fields that can
-    /// change a result, see [`agreed`](Self::agreed).
+    /// Configuration of a [`RehearsalBuffer`](crate::RehearsalBuffer). All ranks must agree on the
+    /// fields that can change a result, see [`agreed`](Self::agreed).
     ///
     /// # Choosing the numbers of rows
     ///
-    /// * `capacity`: as much as fits; a few per cent of the data are usually enough to remember most of it.
-    /// * `representatives`: the default, as many as incoming rows, doubles the rows of a step and is what
-    ///   most published methods use. Fewer are faster and remember less: with 7 for 32 incoming rows, a network can
-    ///   forget almost as much as without a buffer. Small ratios suit long training on large batches, as in
-    ///   Bouvier et al. 2024 (7 for 56).
-    /// * `candidates`: the default offers every incoming row, which [`PolicyKind::ClassBalanced`] and
-    ///   [`PolicyKind::Reservoir`] turn into a uniform sample at little cost. With
-    ///   [`PolicyKind::RandomReplacement`] or [`PolicyKind::Fifo`], fewer candidates keep rows for longer.
+    /// * `capacity`: as much as fits; a few per cent of the data are usually enough to remember
+    ///   most of it.
+    /// * `representatives`: the default, as many as incoming rows, doubles the rows of a step and
+    ///   is what most published methods use. Fewer are faster and remember less: with 7 for 32
+    ///   incoming rows, a network can forget almost as much as without a buffer. Small ratios suit
+    ///   long training on large batches, as in Bouvier et al. 2024 (7 for 56).
+    /// * `candidates`: the default offers every incoming row, which [`PolicyKind::ClassBalanced`]
+    ///   and [`PolicyKind::Reservoir`] turn into a uniform sample at little cost. With
+    ///   [`PolicyKind::RandomReplacement`] or [`PolicyKind::Fifo`], fewer candidates keep rows for
+    ///   longer.
     pub struct RehearsalConfig {
         /// |B|, over all ranks.
         pub capacity: Capacity,
-        /// c: how many rows of each mini-batch are offered to the buffer. Default: all of them (a ratio of 1).
+        /// c: how many rows of each mini-batch are offered to the buffer. Default: all of them (a
+        /// ratio of 1).
         pub candidates: RowCount = RowCount::Ratio(1.0), set by with_candidates(impl Into<RowCount>),
-        /// r: how many representatives are appended to each mini-batch; as many as are stored, if those are fewer.
-        /// Default: as many as incoming rows (a ratio of 1).
+        /// r: how many representatives are appended to each mini-batch; as many as are stored, if
+        /// those are fewer. Default: as many as incoming rows (a ratio of 1).
         ///
-        /// A ratio refers to the mini-batch of the step that draws, which is [`lag`](Self::lag) steps earlier than the
-        /// step that uses the rows, on the same rank. Therefore the first `lag` mini-batches of an epoch use the sizes of
-        /// the last mini-batches of the previous epoch.
+        /// A ratio refers to the mini-batch of the step that draws, which is [`lag`](Self::lag)
+        /// steps earlier than the step that uses the rows, on the same rank. Therefore the first
+        /// `lag` mini-batches of an epoch use the sizes of the last mini-batches of the previous
+        /// epoch.
         pub representatives: RowCount = RowCount::Ratio(1.0), set by with_representatives(impl Into<RowCount>),
         /// How candidates are chosen. Default: exactly c of them.
         pub candidate_mode: CandidateMode = CandidateMode::Exact, set by with_candidate_mode(CandidateMode),
-        /// Which row makes room. Default: class-balanced.
+        /// Which row of a full shard makes room for a candidate. Default: class-balanced. See
+        /// [`init_with`](Self::init_with) for a policy of your own.
         pub policy: PolicyKind = PolicyKind::ClassBalanced, set by with_policy(PolicyKind),
-        /// What is drawn. Default: all stored rows alike.
+        /// Which stored rows are drawn. Default: all with the same probability. See
+        /// [`init_with`](Self::init_with) for a rule of your own.
         pub sampling: SamplingKind = SamplingKind::Uniform, set by with_sampling(SamplingKind),
         /// Seed of every random choice. Default: 0.
         pub seed: u64 = 0, set by with_seed(u64),
-        /// The representatives of step t are drawn after the candidates of step t − lag were inserted. Default: 1.
+        /// The representatives of step t are drawn after the candidates of step t − lag were
+        /// inserted. Default: 1.
         pub lag: usize = 1, set by with_lag(usize),
         /// Who does the work. Default: a thread of its own.
         pub execution: Execution = Execution::Background, set by with_execution(Execution),
         /// Where each rank's shard lives. Default: [`StorePreference::Auto`].
         pub store: StorePreference = StorePreference::Auto, set by with_store(StorePreference),
-        /// The most bytes of one rank's shard that [`StorePreference::Auto`] puts on the device. Default: 2 GiB.
+        /// The most bytes of one rank's shard that [`StorePreference::Auto`] puts on the device.
+        /// Default: 2 GiB.
         pub device_limit: u64 = DEVICE_LIMIT, set by with_device_limit(u64),
-        /// The first task whose mini-batches are augmented; candidates are taken from the first task on. Default: 0.
+        /// The first task whose mini-batches are augmented; candidates are taken from the first
+        /// task on. Default: 0.
         pub start_task: usize = 0, set by with_start_task(usize),
         /// What happens to a sample that is offered again. Default: it may be stored twice.
         pub on_repeat: OnRepeat = OnRepeat::KeepBoth, set by with_on_repeat(OnRepeat),
-        /// The number of classes, if it is known. With it, class quotas are fixed from the start, so that all classes of
-        /// a class-incremental stream end with equally many rows, and a class beyond it is an error; without it,
-        /// quotas follow the classes offered so far. Default: unknown.
+        /// The number of classes, if it is known. With it, class quotas are fixed from the start,
+        /// so that all classes of a class-incremental stream end with equally many rows, and a
+        /// class beyond it is an error; without it, quotas follow the classes offered so far.
+        /// Default: unknown.
         pub classes: Option<usize> = None, set by with_classes(Option<usize>),
-        /// The number of samples of the whole data set, for [`Capacity::Fraction`]. Default: unknown.
+        /// The number of samples of the whole data set, for [`Capacity::Fraction`]. Default:
+        /// unknown.
         pub dataset_len: Option<usize> = None, set by with_dataset_len(Option<usize>),
     }
 }
@@ -233,7 +247,8 @@ impl RehearsalConfig {
         fields
     }
 
-    /// This configuration with everything that never changes a result at its default: equal on all ranks of a run.
+    /// This configuration with everything that never changes a result at its default: equal on all
+    /// ranks of a run.
     pub(crate) fn for_digest(&self) -> Self {
         self.clone().with_execution(Execution::Inline).with_store(StorePreference::Auto).with_device_limit(0)
     }
@@ -257,8 +272,8 @@ impl RehearsalConfig {
             Capacity::Bytes(bytes) => usize::try_from(bytes / row_bytes.max(1) as u64).unwrap_or(usize::MAX),
             Capacity::Fraction(fraction) => match self.dataset_len {
                 Some(len) if (0.0..=1.0).contains(&fraction) => {
-                    // In binary 0.29 × 100 is less than 29. Both numbers were rounded once: a product
-                    // this near to a whole number is meant to be one.
+                    // In binary 0.29 × 100 is less than 29. Both numbers were rounded once: a
+                    // product this near to a whole number is meant to be one.
                     let (exact, nearest) = (len as f64 * fraction, (len as f64 * fraction).round());
                     if (exact - nearest).abs() <= 4.0 * f64::EPSILON * nearest { nearest as usize } else { exact as usize }
                 }

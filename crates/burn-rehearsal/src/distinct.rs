@@ -18,8 +18,8 @@ const FEW: u64 = 16;
 /// ```
 #[derive(Debug, Default, Clone)]
 pub struct DistinctSampler {
-    /// The entries of a permutation that were moved, in a hash table that is emptied in constant time: entries
-    /// in use have the current generation. The length is a power of two.
+    /// The entries of a permutation that were moved, in a hash table that is emptied in constant
+    /// time: entries in use have the current generation. The length is a power of two.
     table: Vec<Entry>,
     generation: u64,
 }
@@ -33,11 +33,11 @@ struct Entry {
 }
 
 impl DistinctSampler {
-    /// Appends min(`count`, `bound`) distinct numbers of `0..bound` to `out`. Every sequence of that length
-    /// is equally likely, so every prefix of it is a uniform draw too.
+    /// Appends min(`count`, `bound`) distinct numbers of `0..bound` to `out`. Every sequence of
+    /// that length is equally likely, so every prefix of it is a uniform draw too.
     ///
-    /// The first steps of a Fisher–Yates shuffle of `0..bound` that only remembers what was moved: time
-    /// O(count), whatever the bound.
+    /// The first steps of a Fisher–Yates shuffle of `0..bound` that only remembers what was moved:
+    /// time O(count), whatever the bound.
     pub fn draw(&mut self, rng: &mut Stream, count: usize, bound: u64, out: &mut Vec<u64>) {
         let count = (count as u64).min(bound);
         if count <= FEW {
@@ -107,7 +107,8 @@ mod tests {
         }
     }
 
-    /// χ² of what `key` makes of a draw of `count` of `bound` numbers, of `keys` that are equally likely.
+    /// χ² of what `key` makes of a draw of `count` of `bound` numbers, of `keys` that are equally
+    /// likely.
     fn chi2(count: usize, bound: u64, keys: usize, trials: u64, key: impl Fn(&mut Vec<u64>)) -> f64 {
         let mut distinct = DistinctSampler::default();
         let mut counts = std::collections::BTreeMap::new();

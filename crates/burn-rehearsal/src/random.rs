@@ -1,11 +1,12 @@
 //! Randomness as a pure function of what it is for.
 //!
-//! The generator of Burn is global to the process, so no result of this project depends on it. A [`Stream`]
-//! is a counter-based generator (Philox4x32-10; Salmon et al., "Parallel Random Numbers: As Easy as 1, 2,
-//! 3", SC 2011) keyed by a seed, a [`Purpose`], a step and a rank. Every rank can compute the numbers of
-//! every other rank, in any order, without a message.
+//! The generator of Burn is global to the process, so no result of this project depends on it. A
+//! [`Stream`] is a counter-based generator (Philox4x32-10; Salmon et al., "Parallel Random Numbers:
+//! As Easy as 1, 2, 3", SC 2011) keyed by a seed, a [`Purpose`], a step and a rank. Every rank can
+//! compute the numbers of every other rank, in any order, without a message.
 //!
-//! A stream implements [`rand_core::Rng`], so it works with the distributions of `rand` and its relatives:
+//! A stream implements [`rand_core::Rng`], so it works with the distributions of `rand` and its
+//! relatives:
 //!
 //! ```
 //! use burn_rehearsal::random::{Purpose, Stream};
@@ -49,15 +50,17 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// The stream of `seed` for one purpose, at one step (or epoch, task, …), on one rank (or row, layer, …).
+    /// The stream of `seed` for one purpose, at one step (or epoch, task, …), on one rank (or row,
+    /// layer, …).
     pub fn new(seed: u64, purpose: Purpose, step: u64, rank: u32) -> Self {
-        // The purpose is part of the key, so the whole counter is free for step, rank and block number.
+        // The purpose is part of the key, so the whole counter is free for step, rank and block
+        // number.
         let key = splitmix64(seed ^ splitmix64(purpose as u64));
         Self { key: [key as u32, (key >> 32) as u32], counter: [0, rank, step as u32, (step >> 32) as u32], block: [0; 4], used: 4 }
     }
 
-    /// As [`new`](Self::new), for one row of a mini-batch. The numbers depend neither on the other rows nor on
-    /// how many numbers those use.
+    /// As [`new`](Self::new), for one row of a mini-batch. The numbers depend neither on the other
+    /// rows nor on how many numbers those use.
     ///
     /// The streams of different rows, and that of `new`, are independent.
     pub fn for_row(seed: u64, purpose: Purpose, step: u64, rank: u32, row: u64) -> Self {
@@ -85,8 +88,8 @@ impl Stream {
 
     /// A number in `0..bound`, each equally likely; 0 if `bound` is 0.
     ///
-    /// Lemire, "Fast Random Integer Generation in an Interval" (2019): one multiplication, and a rejection
-    /// only where exactness needs it.
+    /// Lemire, "Fast Random Integer Generation in an Interval" (2019): one multiplication, and a
+    /// rejection only where exactness needs it.
     #[inline]
     pub fn below(&mut self, bound: u64) -> u64 {
         if bound == 0 {

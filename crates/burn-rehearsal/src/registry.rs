@@ -1,7 +1,8 @@
 //! The built-in rules of one kind, registered with one line each.
 
-/// Declares an enum with one variant for each built-in rule. A rule is a type that implements the trait
-/// and `Default`; the enum's names are those of the rules, its summaries the documentation of the lines.
+/// Declares an enum with one variant for each built-in rule. A rule is a type that implements the
+/// trait and `Default`; the enum's names are those of the rules, its summaries the documentation of
+/// the lines.
 macro_rules! registry {
     (
         $(#[$meta:meta])*

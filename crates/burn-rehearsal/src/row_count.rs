@@ -15,7 +15,8 @@ use std::str::FromStr;
 /// assert_eq!((config.candidates.of(56), config.representatives.of(56)), (14, 32));
 /// ```
 ///
-/// As text, and in configuration files, a count is a number (`14`) and a ratio a percentage (`"25%"`).
+/// As text, and in configuration files, a count is a number (`14`) and a ratio a percentage
+/// (`"25%"`).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(into = "NumberOrText", try_from = "NumberOrText")]
 pub enum RowCount {

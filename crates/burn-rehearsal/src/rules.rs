@@ -1,4 +1,5 @@
-//! The policy and the sampling rule of a buffer: built-in ones by name, or values of the user's own types.
+//! The policy and the sampling rule of a buffer: built-in ones by name, or values of the user's own
+//! types.
 
 use crate::config::RehearsalConfig;
 use crate::policy::Policy;

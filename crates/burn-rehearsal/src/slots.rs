@@ -1,10 +1,11 @@
 //! What a shard knows about its rows without looking at them.
 //!
-//! Invariants of [`SlotTable`]: slots `0..len` are occupied, the rest are free. `by_class[c]` lists the
-//! slots of class c, and the `class_pos` of a slot is its index in that list. `by_task` is a permutation
-//! of the occupied slots whose first `from_earlier_tasks` entries hold rows of earlier tasks, and
-//! `task_pos` is its inverse. Every update is O(1), whatever the capacity and the number of classes. The
-//! fields of a slot are stored together: slots are visited at random, so each visit costs one cache miss.
+//! Invariants of [`SlotTable`]: slots `0..len` are occupied, the rest are free. `by_class[c]` lists
+//! the slots of class c, and the `class_pos` of a slot is its index in that list. `by_task` is a
+//! permutation of the occupied slots whose first `from_earlier_tasks` entries hold rows of earlier
+//! tasks, and `task_pos` is its inverse. Every update is O(1), whatever the capacity and the number
+//! of classes. The fields of a slot are stored together: slots are visited at random, so each visit
+//! costs one cache miss.
 
 use burn_rehearsal_collective::even_split;
 use std::collections::{BTreeMap, HashMap};
@@ -12,7 +13,8 @@ use std::collections::{BTreeMap, HashMap};
 /// The largest number of classes that the tables accept when none is configured.
 pub const MAX_CLASSES: usize = 1 << 20;
 
-/// The part of a global capacity that belongs to `rank`: the first |B| mod N ranks have one slot more.
+/// The part of a global capacity that belongs to `rank`: the first |B| mod N ranks have one slot
+/// more.
 pub fn shard_capacity(capacity: usize, rank: usize, world_size: usize) -> usize {
     even_split(capacity, world_size, rank).len()
 }
@@ -26,8 +28,8 @@ pub struct ShardInfo {
     pub world_size: usize,
     /// The slots of this shard.
     pub capacity: usize,
-    /// The slots of the shards before this one. If all |B| slots are numbered from rank 0 on, this is the
-    /// number of the first slot of this shard.
+    /// The slots of the shards before this one. If all |B| slots are numbered from rank 0 on, this
+    /// is the number of the first slot of this shard.
     pub first_slot: usize,
     /// The [configured number of classes](crate::RehearsalConfig::classes).
     pub classes: Option<usize>,
@@ -53,7 +55,8 @@ impl ShardInfo {
     }
 }
 
-/// Names one stored row for as long as it is stored: a slot that is written again has another generation.
+/// Names one stored row for as long as it is stored: a slot that is written again has another
+/// generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RowHandle {
     /// The rank whose shard holds the row.
@@ -64,8 +67,9 @@ pub struct RowHandle {
     pub generation: u32,
 }
 
-/// Class, task, identity and generation of every row of a shard: what a [`Policy`](crate::policy::Policy)
-/// and a [`Sampling`](crate::sampling::Sampling) rule know about the stored rows.
+/// Class, task, identity and generation of every row of a shard: what a
+/// [`Policy`](crate::policy::Policy) and a [`Sampling`](crate::sampling::Sampling) rule know about
+/// the stored rows.
 ///
 /// Methods that take a slot panic if it is free.
 #[derive(Debug)]
@@ -219,7 +223,8 @@ impl SlotTable {
         self.ids.iter().flat_map(|ids| ids.keys().copied())
     }
 
-    /// Makes `task` the current one: all rows stored so far belong to earlier tasks, unless it was current already.
+    /// Makes `task` the current one: all rows stored so far belong to earlier tasks, unless it was
+    /// current already.
     pub(crate) fn begin_task(&mut self, task: u32) {
         if task != self.current_task {
             self.current_task = task;
@@ -232,7 +237,8 @@ impl SlotTable {
         self.current_task
     }
 
-    /// Stores a row in the first free slot and returns the slot. The caller makes sure that there is one.
+    /// Stores a row in the first free slot and returns the slot. The caller makes sure that there
+    /// is one.
     pub(crate) fn push(&mut self, class: u32, id: Option<i64>) -> u32 {
         debug_assert!(!self.is_full());
         let slot = self.len() as u32;
@@ -296,9 +302,9 @@ impl SlotTable {
         (0..self.by_class.len() as u32).filter(|&class| self.by_class[class as usize].capacity() > 0).collect()
     }
 
-    /// The table that has these rows, or `None` if they contradict each other. Rows whose `task_pos` is
-    /// below `from_earlier_tasks` belong to earlier tasks than `current_task`; `seen` are the classes
-    /// ever stored.
+    /// The table that has these rows, or `None` if they contradict each other. Rows whose
+    /// `task_pos` is below `from_earlier_tasks` belong to earlier tasks than `current_task`; `seen`
+    /// are the classes ever stored.
     pub(crate) fn of_rows(
         capacity: usize,
         has_id: bool,

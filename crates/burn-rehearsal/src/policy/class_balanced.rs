@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 
 /// Equal shares for all classes, and a reservoir within each class. The default.
 ///
-/// A class grows into free slots, and into slots of classes above their quota. Otherwise a candidate
-/// is accepted with probability *held* / *offered*: the rows of its class in this shard, loans
-/// included, over the candidates of its class so far, this one included. It then replaces a random
-/// row of its class.
+/// A class grows into free slots, and into slots of classes above their quota. Otherwise a
+/// candidate is accepted with probability *held* / *offered*: the rows of its class in this shard,
+/// loans included, over the candidates of its class so far, this one included. It then replaces a
+/// random row of its class.
 ///
 /// # What it keeps
 ///
@@ -23,33 +23,35 @@ use std::collections::BTreeMap;
 /// remainder of the deal, and after a change of the world size.
 ///
 /// * Class-incremental streams: equal shares for all classes seen so far.
-/// * Domain-incremental streams, and batches without a class field: a plain reservoir, in which every
-///   row of every task has the same chance.
+/// * Domain-incremental streams, and batches without a class field: a plain reservoir, in which
+///   every row of every task has the same chance.
 /// * Several ranks: each shard is a sample of what its own rank was offered. A row that rank i was
-///   offered is stored with probability (slots of its class in shard i) / (rows of its class offered
-///   to rank i), so ranks that are offered fewer rows are over-represented in the union. With
-///   [`ShardedLoader`](crate::ShardedLoader) the numbers differ by at most one row per epoch.
+///   offered is stored with probability (slots of its class in shard i) / (rows of its class
+///   offered to rank i), so ranks that are offered fewer rows are over-represented in the union.
+///   With [`ShardedLoader`](crate::ShardedLoader) the numbers differ by at most one row per epoch.
 ///
 /// # Balance over ranks
 ///
-/// In each shard, classes that were offered enough rows differ by at most one row. The same holds for
-/// the union of all shards if every shard was offered the same classes, whatever their numbers. Three
-/// cases can be less even, by up to one row per class and shard. The first two cannot occur in a shard
-/// with at least K(K + 1) slots for K classes:
+/// In each shard, classes that were offered enough rows differ by at most one row. The same holds
+/// for the union of all shards if every shard was offered the same classes, whatever their numbers.
+/// Three cases can be less even, by up to one row per class and shard. The first two cannot occur
+/// in a shard with at least K(K + 1) slots for K classes:
 ///
-/// * Classes of earlier tasks cannot regain a row. If the share of such a class grows when the remainder of the deal
-///   moves, it stays a row short in that shard. With [`classes`](crate::RehearsalConfig::classes) configured, this
-///   ends when all of them are present.
-/// * While fewer classes are present than configured, the rows that are reserved for a class can exceed its share.
+/// * Classes of earlier tasks cannot regain a row. If the share of such a class grows when the
+///   remainder of the deal moves, it stays a row short in that shard. With
+///   [`classes`](crate::RehearsalConfig::classes) configured, this ends when all of them are
+///   present.
+/// * While fewer classes are present than configured, the rows that are reserved for a class can
+///   exceed its share.
 /// * Shards that were offered different classes have different shares.
 ///
 /// # Details
 ///
 /// "Offered" means chosen as a candidate. With fewer candidates than rows, a row of a small
 /// mini-batch is more likely to be offered than one of a large mini-batch. With
-/// [`OnRepeat::SkipIfStored`](crate::OnRepeat::SkipIfStored), a row that is stored is not offered again,
-/// and one that was rejected is. A class without a slot in a shard, because there are more classes
-/// than slots, is not stored there unless another class lends it a slot.
+/// [`OnRepeat::SkipIfStored`](crate::OnRepeat::SkipIfStored), a row that is stored is not offered
+/// again, and one that was rejected is. A class without a slot in a shard, because there are more
+/// classes than slots, is not stored there unless another class lends it a slot.
 #[derive(Debug, Default, Clone)]
 pub struct ClassBalanced {
     quotas: Quotas,
@@ -63,7 +65,8 @@ impl ClassBalanced {
         self.quotas.quota(class, capacity)
     }
 
-    /// The rows that `class` holds in a shard of `capacity` slots if all classes offered so far have enough rows.
+    /// The rows that `class` holds in a shard of `capacity` slots if all classes offered so far
+    /// have enough rows.
     pub fn share(&self, class: usize, capacity: usize) -> usize {
         self.quotas.share(class, capacity)
     }
@@ -151,7 +154,8 @@ impl Policy for ClassBalanced {
         Ok(())
     }
 
-    /// The ratio of rows held to rows offered stays the same for every class: n′ = max(m′, ⌈n·m′/m⌉).
+    /// The ratio of rows held to rows offered stays the same for every class: n′ = max(m′,
+    /// ⌈n·m′/m⌉).
     fn merge(&self, saved: &[SavedShard<'_>], table: &SlotTable, shard: &ShardInfo) -> Vec<u64> {
         let mut offered: BTreeMap<u32, u64> = BTreeMap::new();
         for SavedShard { state, .. } in saved {

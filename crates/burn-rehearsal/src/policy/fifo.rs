@@ -39,7 +39,8 @@ impl Policy for Fifo {
         Ok(())
     }
 
-    /// From the oldest row to the newest, so that each new shard is a ring that begins with its oldest row.
+    /// From the oldest row to the newest, so that each new shard is a ring that begins with its
+    /// oldest row.
     fn order_key(&self, shard: &SavedShard<'_>, slot: u32) -> u64 {
         let len = shard.table.len() as u64;
         let oldest = shard.state.first().map_or(0, |next| next % len);

@@ -8,8 +8,8 @@ use crate::slots::SlotTable;
 ///
 /// # What it keeps
 ///
-/// The first rows offered to each shard, whatever their class, and the last one: later tasks leave no
-/// trace in a full shard. A baseline for streams whose first samples matter most.
+/// The first rows offered to each shard, whatever their class, and the last one: later tasks leave
+/// no trace in a full shard. A baseline for streams whose first samples matter most.
 #[derive(Debug, Default, Clone)]
 pub struct Lifo;
 

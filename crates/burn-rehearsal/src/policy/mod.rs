@@ -13,8 +13,8 @@
 //! # Your own policy
 //!
 //! Implement [`Policy`] and pass a value to
-//! [`RehearsalConfig::init_with`](crate::RehearsalConfig::init_with). This one replaces any row, but only
-//! with every n-th candidate:
+//! [`RehearsalConfig::init_with`](crate::RehearsalConfig::init_with). This one replaces any row,
+//! but only with every n-th candidate:
 //!
 //! ```
 //! use burn_rehearsal::policy::{Placement, Policy, SavedShard, ShardInfo, StateError};
@@ -93,7 +93,8 @@ registry! {
     pub enum PolicyKind: "policy", dyn Policy {
         /// Equal shares for all classes, and a uniform sample of the rows of each class.
         ClassBalanced => class_balanced::ClassBalanced,
-        /// Equal shares for all classes; every candidate replaces a random row (Bouvier et al. 2024).
+        /// Equal shares for all classes; every candidate replaces a random row (Bouvier et al.
+        /// 2024).
         RandomReplacement => random_replacement::RandomReplacement,
         /// A uniform sample of all rows offered so far (Vitter 1985, algorithm R).
         Reservoir => reservoir::Reservoir,
@@ -139,15 +140,15 @@ pub struct SavedShard<'a> {
     pub state: &'a [u64],
 }
 
-/// The number of candidates whose memory is prefetched together: more than a processor has outstanding
-/// cache misses.
+/// The number of candidates whose memory is prefetched together: more than a processor has
+/// outstanding cache misses.
 pub const PREFETCH_DISTANCE: usize = 32;
 
 /// Decides which row of a full shard makes room for a candidate.
 ///
-/// Each shard has its own value, which is called in the order of the methods here. Decisions must be a
-/// function of the arguments and of [`state`](Self::state) alone: then a run that resumes from a
-/// checkpoint gives the same bits as one that was not interrupted.
+/// Each shard has its own value, which is called in the order of the methods here. Decisions must
+/// be a function of the arguments and of [`state`](Self::state) alone: then a run that resumes from
+/// a checkpoint gives the same bits as one that was not interrupted.
 pub trait Policy: Send {
     /// The name in reports, errors and checkpoints, in kebab case.
     fn name(&self) -> &'static str;
@@ -165,7 +166,8 @@ pub trait Policy: Send {
     /// without a class field have class 0.
     fn begin(&mut self, _classes: &[u32]) {}
 
-    /// Called once for every candidate that is offered, stored or not, before [`place`](Self::place).
+    /// Called once for every candidate that is offered, stored or not, before
+    /// [`place`](Self::place).
     fn offered(&mut self, _class: u32) {}
 
     /// Called once for every candidate that meets a full shard; `class` is the candidate's, `rng` a
@@ -173,8 +175,9 @@ pub trait Policy: Send {
     fn place(&mut self, class: u32, table: &SlotTable, rng: &mut Stream) -> Placement;
 
     /// Adds to `slots` those that candidates of these classes, at most [`PREFETCH_DISTANCE`], will
-    /// probably take in a full shard; `rng` is a copy of their random stream. These slots are prefetched,
-    /// so that the cache misses of several candidates overlap. Decides nothing. Default: none.
+    /// probably take in a full shard; `rng` is a copy of their random stream. These slots are
+    /// prefetched, so that the cache misses of several candidates overlap. Decides nothing.
+    /// Default: none.
     fn predict_slots(&mut self, _classes: &[u32], _table: &SlotTable, _rng: Stream, _slots: &mut Vec<u32>) {}
 
     /// Everything besides the table that later decisions depend on. Checkpoints store it.
@@ -184,18 +187,20 @@ pub trait Policy: Send {
     ///
     /// # Errors
     ///
-    /// [`StateError`], with no change, if the two do not fit together: the state is read from a file.
+    /// [`StateError`], with no change, if the two do not fit together: the state is read from a
+    /// file.
     fn restore(&mut self, state: &[u64], table: &SlotTable) -> Result<(), StateError>;
 
-    /// Orders the rows of a checkpoint that was written on another number of ranks. All rows are sorted
-    /// by this key, then by rank and slot, and dealt to the new shards in turn, which store them in that
-    /// order. Default: by class, so that every class is spread evenly over the shards.
+    /// Orders the rows of a checkpoint that was written on another number of ranks. All rows are
+    /// sorted by this key, then by rank and slot, and dealt to the new shards in turn, which store
+    /// them in that order. Default: by class, so that every class is spread evenly over the shards.
     fn order_key(&self, shard: &SavedShard<'_>, slot: u32) -> u64 {
         u64::from(shard.table.class(slot))
     }
 
-    /// The [`state`](Self::state) of the new shard `shard` that holds the rows of `table`, made from all
-    /// shards of the checkpoint, `saved`. Shards of ranks that never had rows are left out.
+    /// The [`state`](Self::state) of the new shard `shard` that holds the rows of `table`, made
+    /// from all shards of the checkpoint, `saved`. Shards of ranks that never had rows are left
+    /// out.
     ///
     /// Each saved state was written by this policy, but may be damaged. The result is checked by
     /// [`restore`](Self::restore).

@@ -1,29 +1,30 @@
 //! Class quotas with lending: which class gives a slot to a candidate.
 //!
 //! The |B| global slots are dealt round-robin to K classes: slot number s belongs to the class with
-//! index s mod K. A shard owns consecutive slot numbers, so its shares differ by at most one, and so
-//! do the sums over all shards. There are two deals:
+//! index s mod K. A shard owns consecutive slot numbers, so its shares differ by at most one, and
+//! so do the sums over all shards. There are two deals:
 //!
 //! * The *share* of a class is dealt among the classes *present*, in ascending order. A class is
 //!   present once it was offered to this shard, stored or not.
 //! * The *quota* of a class is dealt among the classes 0..K, where K is configured or one more than
 //!   the largest class offered; in the latter case it is at most the share, if that is not 0. A row
-//!   within its class's quota is only replaced by its own class. Slot number s < K belongs to class s
-//!   whatever K is, so no class is lost everywhere while |B| ≥ K.
+//!   within its class's quota is only replaced by its own class. Slot number s < K belongs to class
+//!   s whatever K is, so no class is lost everywhere while |B| ≥ K.
 //!
-//! Quotas that are not used are lent, so that every class holds its share. Loans are taken back from
-//! the class with the most rows, first from one above its share. A share that a class does not use
-//! is lent, too.
+//! Quotas that are not used are lent, so that every class holds its share. Loans are taken back
+//! from the class with the most rows, first from one above its share. A share that a class does not
+//! use is lent, too.
 //!
 //! # What holds for the union of all shards
 //!
 //! * If all shards were offered the same classes, shares differ by at most one over the union, and
 //!   so do the rows once every class was offered enough of them after the last class appeared. One
-//!   exception: while fewer classes are present than configured, a quota can be larger than a share.
-//!   Then rows differ by up to one per class and shard, in shards with fewer than K(K + 1) slots.
-//! * In a class-incremental stream, classes of earlier tasks are not offered again and cannot regain
-//!   a row. With K configured and all K present, each of them still holds its quota, which never
-//!   changes: the union differs by at most one. Otherwise a class whose share grows when the
+//!   exception: while fewer classes are present than configured, a quota can be larger than a
+//!   share. Then rows differ by up to one per class and shard, in shards with fewer than K(K + 1)
+//!   slots.
+//! * In a class-incremental stream, classes of earlier tasks are not offered again and cannot
+//!   regain a row. With K configured and all K present, each of them still holds its quota, which
+//!   never changes: the union differs by at most one. Otherwise a class whose share grows when the
 //!   remainder moves on stays one row short per shard. Shares never grow in a shard with at least
 //!   K(K + 1) slots.
 //! * Shards that were offered different classes differ by up to one row per class and shard.
@@ -120,7 +121,8 @@ impl Quotas {
         let dealt = quotas.of(class);
         match self.classes {
             Some(_) => dealt,
-            // The largest class so far says little about the classes to come: it only protects the last row of a class.
+            // The largest class so far says little about the classes to come: it only protects the
+            // last row of a class.
             None => dealt.min(self.share(class, capacity).max(1)),
         }
     }
@@ -136,7 +138,8 @@ impl Quotas {
         }
     }
 
-    /// The order in which borrowers give rows: by their rows, and of equally many first those above their share.
+    /// The order in which borrowers give rows: by their rows, and of equally many first those above
+    /// their share.
     fn level(&self, class: u32, rows: usize, capacity: usize) -> usize {
         2 * rows + usize::from(rows > self.share(class as usize, capacity))
     }
@@ -159,8 +162,9 @@ impl Quotas {
         self.borrowers = borrowers;
     }
 
-    /// Whether the borrower `largest` at `level` gives a row to `class`, which holds `held`: because that is below its
-    /// quota, has fewer rows even after it got one more, or is the one of the two that should have one more.
+    /// Whether the borrower `largest` at `level` gives a row to `class`, which holds `held`:
+    /// because that is below its quota, has fewer rows even after it got one more, or is the one of
+    /// the two that should have one more.
     fn gives_way(&self, largest: u32, level: usize, class: u32, held: usize, capacity: usize) -> bool {
         let (rows, above_share) = (level / 2, level % 2 == 1);
         largest != class
@@ -194,9 +198,9 @@ impl Quotas {
         Some(largest)
     }
 
-    /// Adds to `slots` those that candidates of `classes`, at most [`PREFETCH_DISTANCE`], will probably take:
-    /// a random one of the class that gives way, or of the candidate's own class the row with a
-    /// random number below `bound(candidate, held)`, if there is one.
+    /// Adds to `slots` those that candidates of `classes`, at most [`PREFETCH_DISTANCE`], will
+    /// probably take: a random one of the class that gives way, or of the candidate's own class the
+    /// row with a random number below `bound(candidate, held)`, if there is one.
     pub(super) fn predict_slots(
         &mut self,
         classes: &[u32],
@@ -341,8 +345,8 @@ impl Borrowers {
         Loans { by_level: &self.by_level, level: self.most, left, moved: SmallVec::new(), moving: Default::default() }
     }
 
-    /// A class at the highest level, and that level. Rows only leave the largest, so the search downwards is
-    /// paid for by evictions.
+    /// A class at the highest level, and that level. Rows only leave the largest, so the search
+    /// downwards is paid for by evictions.
     fn largest(&mut self) -> Option<(u32, usize)> {
         loop {
             match self.by_level.get(self.most).and_then(|list| list.last()) {
@@ -354,10 +358,12 @@ impl Borrowers {
     }
 }
 
-/// [`Borrowers`] about as they would be after some rows were taken from the largest, without changing them.
+/// [`Borrowers`] about as they would be after some rows were taken from the largest, without
+/// changing them.
 struct Loans<'a> {
     by_level: &'a [Vec<u32>],
-    /// The list of the largest: this many of its classes are left, behind them those that had one row more.
+    /// The list of the largest: this many of its classes are left, behind them those that had one
+    /// row more.
     level: usize,
     left: usize,
     moved: SmallVec<[u32; PREFETCH_DISTANCE]>,

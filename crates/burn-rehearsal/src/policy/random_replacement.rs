@@ -14,10 +14,10 @@ use std::collections::BTreeSet;
 /// Quotas and loans are those of [`ClassBalanced`](super::ClassBalanced). Once a class holds its
 /// share, every candidate of it is stored, so older rows of the class decay exponentially.
 ///
-/// * Class-incremental streams: equal shares for all classes, within a class mostly rows of its last
-///   epoch. Rows of a class that is not offered any more stay.
-/// * Domain-incremental streams, and batches without a class field: **forgets**. Practically only rows
-///   of the last task remain. Use [`ClassBalanced`](super::ClassBalanced) there.
+/// * Class-incremental streams: equal shares for all classes, within a class mostly rows of its
+///   last epoch. Rows of a class that is not offered any more stay.
+/// * Domain-incremental streams, and batches without a class field: **forgets**. Practically only
+///   rows of the last task remain. Use [`ClassBalanced`](super::ClassBalanced) there.
 #[derive(Debug, Default, Clone)]
 pub struct RandomReplacement(Quotas);
 

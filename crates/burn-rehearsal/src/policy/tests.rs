@@ -15,7 +15,8 @@ fn started<P: Policy + Default>(classes: Option<usize>, first_slot: usize) -> P 
     policy
 }
 
-/// The share of replaced slots that were predicted before the step, in `steps` steps of 14 candidates from these classes.
+/// The share of replaced slots that were predicted before the step, in `steps` steps of 14
+/// candidates from these classes.
 fn predicted(policy: &mut dyn Policy, classes: std::ops::Range<u32>, steps: u64) -> f64 {
     const CAPACITY: usize = 2000;
     let mut table = SlotTable::new(CAPACITY, false);
@@ -44,19 +45,21 @@ fn predicted(policy: &mut dyn Policy, classes: std::ops::Range<u32>, steps: u64)
 }
 
 #[test]
-fn the_slots_that_candidates_will_take_are_guessed_right_as_a_rule() {
-    // The classes keep their sizes, or those of a new task take what the others had borrowed, which takes some 14 steps.
+fn most_of_the_slots_that_candidates_take_are_predicted() {
+    // The classes keep their sizes, or those of a new task take what the others had borrowed, which
+    // takes some 14 steps.
     for classes in [Some(20), None] {
         let share = |policy: &dyn Fn() -> Box<dyn Policy>| {
             let (same, new) = (predicted(&mut *policy(), 0..10, 200), predicted(&mut *policy(), 10..12, 14));
-            assert!(same > 0.9 && new > 0.6, "{classes:?}: right: {same:.2} and {new:.2}");
+            assert!(same > 0.9 && new > 0.6, "{classes:?}: predicted {same:.2} and {new:.2}");
         };
         share(&|| Box::new(started::<ClassBalanced>(classes, 0)));
         share(&|| Box::new(started::<RandomReplacement>(classes, 0)));
     }
 }
 
-/// The ids of each class that a shard of `capacity` slots holds after these (class, id) were offered.
+/// The ids of each class that a shard of `capacity` slots holds after these (class, id) were
+/// offered.
 fn stored(seed: u64, capacity: usize, offered: impl IntoIterator<Item = (u32, i64)>) -> BTreeMap<u32, Vec<i64>> {
     let mut policy: ClassBalanced = started(None, 0);
     let mut table = SlotTable::new(capacity, true);
@@ -82,7 +85,8 @@ fn binomial(n: u64, k: u64) -> u64 {
     (0..k).fold(1, |product, i| product * (n - i) / (i + 1))
 }
 
-/// Fails unless every subset of `held` of the rows 0..offered of `class` occurs equally often over seeds: single rows, pairs and all.
+/// Fails unless every subset of `held` of the rows 0..offered of `class` occurs equally often over
+/// seeds: single rows, pairs and all.
 fn assert_every_subset(stream: impl Fn() -> Vec<(u32, i64)>, capacity: usize, class: u32, offered: u64, held: u64) {
     let subsets = binomial(offered, held);
     let trials = 60 * subsets;
@@ -201,7 +205,8 @@ proptest! {
                 }
             }
         }
-        // A class that was offered at least its quota holds it, if the quotas were the same all along.
+        // A class that was offered at least its quota holds it, if the quotas were the same all
+        // along.
         if known && table.is_full() {
             for (class, &offered) in offered.iter().enumerate() {
                 prop_assert!(table.of_class(class).len() >= policy.quota(class, capacity).min(offered));

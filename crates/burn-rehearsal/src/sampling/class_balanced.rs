@@ -4,8 +4,8 @@ use super::{DistinctSampler, Draw, RowLocation, Sampling, ShardCounts};
 use crate::random::Stream;
 use crate::slots::SlotTable;
 
-/// Each of the r draws picks a class, uniformly among those that still have rows not drawn in this step,
-/// and then a row of it, uniformly.
+/// Each of the r draws picks a class, uniformly among those that still have rows not drawn in this
+/// step, and then a row of it, uniformly.
 #[derive(Debug, Default, Clone)]
 pub struct ClassBalancedSampling {
     distinct: DistinctSampler,

@@ -10,7 +10,8 @@ pub struct ShardCounts {
     pub fill: RankCounts,
     /// The number of rows of earlier tasks of each shard.
     pub from_earlier_tasks: RankCounts,
-    /// Rows per class and shard, kept if the rule [needs them](super::Sampling::needs_class_counts).
+    /// Rows per class and shard, kept if the rule [needs
+    /// them](super::Sampling::needs_class_counts).
     pub classes: Option<ClassCounts>,
 }
 
@@ -83,11 +84,12 @@ fn locate(counts: impl Iterator<Item = u64>, number: u64) -> Option<RowLocation>
 pub struct ClassCounts {
     rank: usize,
     world_size: usize,
-    /// `counts[class * world_size + rank]`. Read for this rank's own draws only: each access misses the
-    /// cache.
+    /// `counts[class * world_size + rank]`. Read for this rank's own draws only: each access misses
+    /// the cache.
     counts: Vec<u32>,
     classes: Vec<ClassCount>,
-    /// Classes with rows, in an order that is a function of the changes and therefore equal on all ranks.
+    /// Classes with rows, in an order that is a function of the changes and therefore equal on all
+    /// ranks.
     present: Vec<u32>,
 }
 
@@ -134,8 +136,8 @@ impl ClassCounts {
         }
     }
 
-    /// Counts again. `per_rank` holds every rank's rows per class; the classes with rows come in the order
-    /// of `present` if that is given. `None` if it names other classes.
+    /// Counts again. `per_rank` holds every rank's rows per class; the classes with rows come in
+    /// the order of `present` if that is given. `None` if it names other classes.
     pub(crate) fn rebuild(&mut self, per_rank: &[Vec<u64>], present: Option<&[u32]>) -> Option<()> {
         let mut counts = Self { rank: self.rank, world_size: self.world_size, ..Self::default() };
         for (rank, per_class) in per_rank.iter().enumerate() {

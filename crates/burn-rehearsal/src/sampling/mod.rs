@@ -1,13 +1,13 @@
 //! Which stored rows are drawn as representatives: one file per rule, or per family of rules.
 //!
-//! Every rank knows [`ShardCounts`], a few counters per shard, and computes the draws of *every* rank from
-//! them. The owners of the drawn rows then send them. No rank sends a request.
+//! Every rank knows [`ShardCounts`], a few counters per shard, and computes the draws of *every*
+//! rank from them. The owners of the drawn rows then send them. No rank sends a request.
 //!
 //! # Your own rule
 //!
 //! Implement [`Sampling`] and pass a value to
-//! [`RehearsalConfig::init_with`](crate::RehearsalConfig::init_with). This one draws one half of the rows
-//! that the configuration asks for, uniformly:
+//! [`RehearsalConfig::init_with`](crate::RehearsalConfig::init_with). This one draws one half of
+//! the rows that the configuration asks for, uniformly:
 //!
 //! ```
 //! use burn_rehearsal::random::Stream;
@@ -81,12 +81,12 @@ registry! {
     }
 }
 
-/// A drawn row, by its number among the rows of a group in all shards: those of rank 0 come first, then
-/// those of rank 1, and so on.
+/// A drawn row, by its number among the rows of a group in all shards: those of rank 0 come first,
+/// then those of rank 1, and so on.
 ///
-/// A plan consists of numbers only. Each rank then [locates](Sampling::locate) its own draws; of the draws
-/// of others it finds out which fall [on its own shard](Sampling::local_index). Planning for all N ranks
-/// therefore takes time in proportion to the number of draws.
+/// A plan consists of numbers only. Each rank then [locates](Sampling::locate) its own draws; of
+/// the draws of others it finds out which fall [on its own shard](Sampling::local_index). Planning
+/// for all N ranks therefore takes time in proportion to the number of draws.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Draw {
     /// The group: the class for class-balanced sampling, otherwise 0.
@@ -100,15 +100,17 @@ pub struct Draw {
 pub struct RowLocation {
     /// The rank that holds the row.
     pub owner: u32,
-    /// The row's number within its group in that shard. Only the owner knows the [slot](Sampling::slot_of).
+    /// The row's number within its group in that shard. Only the owner knows the
+    /// [slot](Sampling::slot_of).
     pub index: u32,
 }
 
 /// Decides which rows of all shards are drawn.
 ///
-/// Every rank has its own value and calls it for the draws of all ranks, with the same arguments. Results
-/// must be a function of the arguments alone: a value keeps nothing from one step to the next but memory
-/// that it reuses. Otherwise ranks disagree, or a run that resumes from a checkpoint draws other rows.
+/// Every rank has its own value and calls it for the draws of all ranks, with the same arguments.
+/// Results must be a function of the arguments alone: a value keeps nothing from one step to the
+/// next but memory that it reuses. Otherwise ranks disagree, or a run that resumes from a
+/// checkpoint draws other rows.
 pub trait Sampling: Send {
     /// The name in reports, errors and checkpoints, in kebab case.
     fn name(&self) -> &'static str;
@@ -119,19 +121,20 @@ pub trait Sampling: Send {
         String::new()
     }
 
-    /// Whether the rule reads [`ShardCounts::classes`]. Ranks then exchange the changes of their class
-    /// counts at every step. Default: no.
+    /// Whether the rule reads [`ShardCounts::classes`]. Ranks then exchange the changes of their
+    /// class counts at every step. Default: no.
     fn needs_class_counts(&self) -> bool {
         false
     }
 
-    /// Whether the rule reads [`ShardCounts::from_earlier_tasks`]. Representatives that are prepared for
-    /// the next steps are then drawn again when a task begins. Default: no.
+    /// Whether the rule reads [`ShardCounts::from_earlier_tasks`]. Representatives that are
+    /// prepared for the next steps are then drawn again when a task begins. Default: no.
     fn depends_on_task(&self) -> bool {
         false
     }
 
-    /// Appends the draws of one rank at one step: distinct rows, at most `representatives`. Time O(r).
+    /// Appends the draws of one rank at one step: distinct rows, at most `representatives`. Time
+    /// O(r).
     fn plan(&mut self, counts: &ShardCounts, rng: &mut Stream, representatives: usize, draws: &mut Vec<Draw>);
 
     /// Where a drawn row is. Time O(world size).

@@ -4,8 +4,8 @@ use super::{DistinctSampler, Draw, RowLocation, Sampling, ShardCounts};
 use crate::random::Stream;
 use crate::slots::SlotTable;
 
-/// Uniform over all rows of all ranks, without replacement within one draw, whatever the fill of the
-/// shards. The default.
+/// Uniform over all rows of all ranks, without replacement within one draw, whatever the fill of
+/// the shards. The default.
 #[derive(Debug, Default, Clone)]
 pub struct UniformSampling(OneGroup);
 
@@ -31,8 +31,8 @@ impl Sampling for UniformSampling {
     }
 }
 
-/// Uniform over the rows that were stored before the current task began. Draws nothing before the second
-/// task.
+/// Uniform over the rows that were stored before the current task began. Draws nothing before the
+/// second task.
 #[derive(Debug, Default, Clone)]
 pub struct ExcludeCurrentSampling(OneGroup);
 
