@@ -11,7 +11,7 @@ use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn_rehearsal_train::init::{Scheme, keyed_init};
 use burn_rehearsal_train::weights::{WeightsError, load_safetensors, save_safetensors};
-use burn_rehearsal_vision::models::{GhostNet, GhostNetConfig, MlpConfig, ResNet, ResNetConfig, Stem};
+use burn_rehearsal_vision::models::{GhostNet, GhostNetConfig, Network, NetworkConfig, NetworkKind, ResNet, ResNetConfig, Stem};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use std::path::Path;
@@ -241,7 +241,8 @@ fn the_mlp_answers_as_pytorchs_with_the_same_weights() {
     let path = directory.path().join("mlp.safetensors");
     safetensors::serialize_to_file(views, None, &path).unwrap();
 
-    let network = load_safetensors(MlpConfig::new(784, 10).init(&device), &path).unwrap();
+    let network = NetworkConfig::new(NetworkKind::Mlp, [1, 28, 28], 10).init(&device);
+    let Network::Mlp(network) = load_safetensors(network, &path).unwrap() else { panic!("not an MLP") };
     let images: Vec<f32> = wave(0.0, 2 * 784, 1.0).chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
     let images = Tensor::<4>::from_data(burn::tensor::TensorData::new(images, [2, 1, 28, 28]), &device);
     let scores: Vec<f32> = network.forward(images).into_data().try_into_vec().unwrap();

@@ -6,6 +6,7 @@ use burn_rehearsal_train::data_parallel::Precision;
 use burn_rehearsal_train::init::Scheme;
 use burn_rehearsal_train::methods::{self, MethodRef};
 use burn_rehearsal_vision::data::{DataSource, Fit, Format, OnDamaged};
+use burn_rehearsal_vision::models::Stem;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
@@ -151,6 +152,18 @@ choices! {
         HeNormal = Scheme::HeNormal,
     }
 }
+
+impl InitArg {
+    /// The choice of these initial values.
+    pub fn of(scheme: Scheme) -> Self {
+        match scheme {
+            Scheme::KaimingUniform => Self::Kaiming,
+            Scheme::XavierUniform => Self::Xavier,
+            Scheme::HeNormal => Self::HeNormal,
+        }
+    }
+}
+
 choices! {
     /// How an image becomes a square.
     FitArg => Fit {
@@ -185,32 +198,6 @@ choices! {
         Keep = true,
         /// Every task starts with a fresh optimiser.
         Reset = false,
-    }
-}
-
-/// A network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ModelArg {
-    /// Two hidden layers of 100 units, the continual-learning literature's network for small images.
-    Mlp,
-    /// A small convolutional network.
-    Conv,
-    /// ResNet-18.
-    Resnet18,
-    /// ResNet-50.
-    Resnet50,
-    /// GhostNet 0.5.
-    Ghostnet,
-}
-
-impl ModelArg {
-    /// The initial values of the reference implementation, torchvision's or timm's.
-    pub fn init(self) -> InitArg {
-        match self {
-            Self::Mlp | Self::Conv | Self::Ghostnet => InitArg::Kaiming,
-            Self::Resnet18 | Self::Resnet50 => InitArg::HeNormal,
-        }
     }
 }
 
@@ -253,16 +240,16 @@ impl NormalizeArg {
     }
 }
 
-/// What an image meets first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum StemArg {
-    /// `small` up to 64 pixels, `imagenet` above.
-    Auto,
-    /// A 7×7 convolution with stride 2, then max-pooling with stride 2.
-    Imagenet,
-    /// A 3×3 convolution with stride 1.
-    Small,
+choices! {
+    /// The first layers of a residual network.
+    StemArg => Option<Stem> {
+        /// `small` up to 64 pixels, `imagenet` above.
+        Auto = None,
+        /// A 7×7 convolution with stride 2, then max-pooling with stride 2.
+        Imagenet = Some(Stem::ImageNet),
+        /// A 3×3 convolution with stride 1.
+        Small = Some(Stem::Small),
+    }
 }
 
 /// How samples are spread over tasks.

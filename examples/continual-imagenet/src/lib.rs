@@ -11,7 +11,6 @@ mod config;
 mod console;
 mod device;
 mod error;
-mod model;
 mod pack;
 mod progress;
 mod run;

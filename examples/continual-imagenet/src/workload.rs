@@ -3,7 +3,6 @@
 use crate::cli::{ClassOrderArg, StreamArg};
 use crate::config::Config;
 use crate::error::AppError;
-use crate::model::Network;
 use crate::transform::transforms;
 use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataset::Dataset;
@@ -17,9 +16,12 @@ use burn_rehearsal::batch::Schema;
 use burn_rehearsal_train::augmentation::Augmentation;
 use burn_rehearsal_train::experiment::Workload;
 use burn_rehearsal_train::fingerprint::Fingerprint;
+use burn_rehearsal_train::init::keyed_init;
 use burn_rehearsal_train::stream::{ClassIncremental, ClassOrder, InstanceIncremental, StreamError, TaskStream};
+use burn_rehearsal_train::weights::load_safetensors;
 use burn_rehearsal_vision::augment::Augment;
-use burn_rehearsal_vision::data::{Image, ImageData, ImageShape};
+use burn_rehearsal_vision::data::{Image, ImageData};
+use burn_rehearsal_vision::models::{Network, NetworkConfig};
 use burn_rehearsal_vision::{ImageBatch, ImageBatcher};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
@@ -66,7 +68,7 @@ impl Images {
             None => None,
             Some(path) => {
                 let device = config.device.open()?.autodiff();
-                Some(Network::new(config, seen(config, &data), data.classes, &device, config.seed).load(path)?)
+                Some(load_safetensors(network(config, &data).init(&device), path)?)
             }
         };
         Ok(Self { config: config.clone(), data, stream, training, evaluation, pretrained })
@@ -109,9 +111,10 @@ impl Images {
     }
 }
 
-/// The shape of what the network sees.
-fn seen(config: &Config, data: &ImageData) -> ImageShape {
-    ImageShape::square(data.shape.channels, config.crop_size)
+/// The network for the images as it sees them.
+fn network(config: &Config, data: &ImageData) -> NetworkConfig {
+    let shape = [data.shape.channels, config.crop_size, config.crop_size];
+    NetworkConfig::new(config.model, shape, data.classes).with_stem(config.stem.into()).with_width(config.model_width)
 }
 
 impl Workload for Images {
@@ -162,7 +165,7 @@ impl Workload for Images {
             // Clones share their running statistics; the way through inference makes new ones.
             Some(network) if device.is_autodiff() => network.valid().train().fork(device),
             Some(network) => network.valid().fork(device),
-            None => Network::new(&self.config, seen(&self.config, &self.data), self.data.classes, device, seed),
+            None => keyed_init(network(&self.config, &self.data).init(device), seed, self.config.init.into()),
         }
     }
 

@@ -3,6 +3,7 @@
 //! * [`Mlp`], [`ConvNet`]: small networks.
 //! * [`ResNet`]: ResNet-18 and ResNet-50, with the stem for ImageNet or the one for images of 32 or 64 pixels.
 //! * [`GhostNet`]: a network made cheap by linear copies of its features.
+//! * `Network`: any of them, by name (feature `images`).
 //!
 //! The fields of the modules have the names of torchvision's (ResNet) and timm's (GhostNet), so that [their weights](burn_rehearsal_train::weights) fit as they are. What comes out for
 //! the same weights is compared with PyTorch's to 1e-4, with running statistics and with those of the mini-batch; see `tests/models.rs`.
@@ -15,11 +16,15 @@
 mod convnet;
 mod ghostnet;
 mod mlp;
+#[cfg(feature = "images")]
+mod network;
 mod resnet;
 
 pub use convnet::{ConvNet, ConvNetConfig};
 pub use ghostnet::{GhostNet, GhostNetConfig};
 pub use mlp::{Mlp, MlpConfig};
+#[cfg(feature = "images")]
+pub use network::{Network, NetworkConfig, NetworkKind, UnknownNetwork};
 pub use resnet::{Block, ResNet, ResNetConfig, Stem};
 
 use burn::nn::conv::{Conv2d, Conv2dConfig};

@@ -1,10 +1,10 @@
 //! Values that make no sense, in words of the options.
 
 use super::{Config, MAX_PIXELS};
-use crate::cli::ModelArg;
 use crate::error::AppError;
 use burn_rehearsal::error::ConfigError;
 use burn_rehearsal::{MAX_LAG, MAX_RATIO, RehearsalConfig, RowCount};
+use burn_rehearsal_vision::models::NetworkKind;
 
 // Larger numbers are typing errors, which should not exhaust memory or threads.
 const MAX_RANKS: usize = 1024;
@@ -48,7 +48,7 @@ impl Config {
                 return Err(AppError::option(option, value, format!("must be at most {most}")));
             }
         }
-        if self.model == ModelArg::Conv && self.crop_size < MIN_CONV_PIXELS {
+        if self.model == NetworkKind::Conv && self.crop_size < MIN_CONV_PIXELS {
             let reason = format!("the convolutional network (`--model conv`) needs at least {MIN_CONV_PIXELS} pixels");
             let option = if self.crop_size == self.image_size { "image-size" } else { "crop-size" };
             return Err(AppError::option(option, self.crop_size, reason));

@@ -10,7 +10,7 @@ pub use recipe::Recipe;
 pub use resolve::Flags;
 
 use crate::cli::{
-    AugmentArg, CandidateModeArg, CheckpointInterval, ClassOrderArg, CollectiveArg, DisplayArg, ExecutionArg, FitArg, InitArg, ModelArg,
+    AugmentArg, CandidateModeArg, CheckpointInterval, ClassOrderArg, CollectiveArg, DisplayArg, ExecutionArg, FitArg, InitArg,
     NormalizeArg, OnDamagedArg, OnRepeatArg, OptimizerStateArg, PrecisionArg, ReductionArg, StemArg, StoreArg, StreamArg,
 };
 use crate::device::DeviceName;
@@ -22,6 +22,7 @@ use burn_rehearsal_train::methods::MethodRef;
 use burn_rehearsal_train::schedule::Milestones;
 use burn_rehearsal_vision::augment::{RESIZED_CROP_RATIO, RESIZED_CROP_SCALE};
 use burn_rehearsal_vision::data::{DataSource, ImageOptions, JPEG_DECODER};
+use burn_rehearsal_vision::models::NetworkKind;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, ArgGroup, Args, Command};
 use serde::{Deserialize, Serialize};
@@ -79,8 +80,8 @@ pub struct Config {
     #[arg(long, value_enum, default_value_t = OnDamagedArg::Fail, group = MAY_CHANGE)]
     pub on_damaged: OnDamagedArg,
     /// The network. Defaults to `conv`, except for the digits.
-    #[arg(long, value_enum, default_value_t = ModelArg::Mlp, hide_default_value = true)]
-    pub model: ModelArg,
+    #[arg(long, default_value = "mlp", hide_default_value = true, value_parser = network())]
+    pub model: NetworkKind,
     /// Channels of the first layer of a residual network.
     #[arg(long, default_value_t = 64)]
     pub model_width: usize,
@@ -243,6 +244,12 @@ where
     T: FromStr<Err = ConfigError> + Copy + Send + Sync + 'static,
 {
     let values = all.iter().map(|&rule| PossibleValue::new(name(rule)).help(summary(rule)));
+    PossibleValuesParser::new(values.collect::<Vec<_>>()).try_map(|name| name.parse())
+}
+
+/// A parser of the names of networks, with their summaries for the help.
+fn network() -> impl TypedValueParser<Value = NetworkKind> {
+    let values = NetworkKind::ALL.iter().map(|kind| PossibleValue::new(kind.name()).help(kind.summary()));
     PossibleValuesParser::new(values.collect::<Vec<_>>()).try_map(|name| name.parse())
 }
 

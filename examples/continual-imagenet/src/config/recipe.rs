@@ -1,7 +1,7 @@
 //! Published experiments as sets of defaults.
 
-use crate::cli::ModelArg;
 use crate::error::AppError;
+use burn_rehearsal_vision::models::NetworkKind;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use toml::Table;
@@ -57,8 +57,8 @@ impl RecipeText {
     }
 
     /// The further options for a network.
-    pub fn of_model(&self, model: ModelArg) -> Table {
-        let table = model.to_possible_value().and_then(|name| self.models.get(name.get_name())?.as_table().cloned());
+    pub fn of_model(&self, model: NetworkKind) -> Table {
+        let table = self.models.get(model.name()).and_then(|table| table.as_table().cloned());
         table.unwrap_or_default()
     }
 }

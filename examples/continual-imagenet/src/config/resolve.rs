@@ -3,10 +3,11 @@
 
 use super::recipe::RecipeText;
 use super::{AGREE, Config, OUTSIDE_RECIPES, command, tagged};
-use crate::cli::{ModelArg, StemArg};
+use crate::cli::{InitArg, StemArg};
 use crate::error::AppError;
 use crate::transport;
 use burn_rehearsal_collective::launch::Launch;
+use burn_rehearsal_vision::models::NetworkKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches, ValueEnum};
 use std::ffi::OsString;
@@ -98,7 +99,7 @@ impl Config {
         let overridden = tagged(&[AGREE]).into_iter().filter(|name| !outside.contains(name) && values.get(name) != before.get(name));
         config.overridden = overridden.collect();
 
-        if !matches!(config.model, ModelArg::Resnet18 | ModelArg::Resnet50) {
+        if !matches!(config.model, NetworkKind::Resnet18 | NetworkKind::Resnet50) {
             // A file with all options may repeat the defaults, and `auto` asks for nothing.
             let reason = "only residual networks take it (`--model resnet18` or `resnet50`)";
             if config.model_width != defaults.model_width {
@@ -130,7 +131,7 @@ impl Config {
         let mut defaults = Self::default().with(&recipe.options)?;
         let (image_size, crop_size) = (defaults.image_size, defaults.crop_size);
         if !recipe.needs_data && self.data != defaults.data {
-            defaults.model = ModelArg::Conv;
+            defaults.model = NetworkKind::Conv;
             defaults.image_size = self.data.usual_side();
         }
         let model = if given("model") { self.model } else { defaults.model };
@@ -138,7 +139,7 @@ impl Config {
             defaults.model = model;
         }
         if !recipe.options.contains_key("init") {
-            defaults.init = model.init();
+            defaults.init = InitArg::of(model.scheme());
         }
         let defaults = defaults.with(&recipe.of_model(model))?;
         // The network sees the same part of the image.
@@ -201,7 +202,7 @@ mod tests {
             }
         }
         let repeated = Config::from_arguments(["--model-width", "64", "--stem", "auto"]).unwrap();
-        assert_eq!(repeated.model, ModelArg::Mlp, "the defaults may be repeated");
+        assert_eq!(repeated.model, NetworkKind::Mlp, "the defaults may be repeated");
         for (asked, stem) in [(&[][..], StemArg::Small), (&["--stem", "auto"], StemArg::Auto)] {
             let recipe = ["--recipe", "mammoth-er-cifar10", "--model", "conv", "--data", "folder:images"];
             assert_eq!(Config::from_arguments([&recipe, asked].concat()).unwrap().stem, stem);
