@@ -68,7 +68,7 @@ pub enum Command {
         /// Directories that hold a `report.json`, or whose subdirectories do.
         #[arg(required = true)]
         directories: Vec<PathBuf>,
-        /// Directory for the figures. Defaults to the directory of the reports, if there is only one.
+        /// Directory for the figures. Defaults to the directory of the reports, if there is one.
         #[arg(long)]
         out: Option<PathBuf>,
     },
@@ -111,18 +111,19 @@ choices! {
     }
 }
 choices! {
-    /// Who does the work.
+    /// Which thread does the buffer's work.
     ExecutionArg => Execution {
-        /// A thread of its own.
+        /// A separate thread.
         Background = Execution::Background,
         /// The training thread.
         Inline = Execution::Inline,
     }
 }
 choices! {
-    /// Where the buffer is kept.
+    /// Where the buffer is stored.
     StoreArg => StorePreference {
-        /// On the device of the network if that is a GPU and the buffer is within `--store-limit`; otherwise in host memory.
+        /// On the network's device if it is a GPU and the shard is within `--store-limit`; otherwise
+        /// in host memory.
         Auto = StorePreference::Auto,
         /// In host memory.
         Host = StorePreference::Host,
@@ -131,7 +132,7 @@ choices! {
     }
 }
 choices! {
-    /// Numbers that a network computes with.
+    /// Number formats.
     PrecisionArg => Precision {
         /// 32 bits.
         F32 = Precision::F32,
@@ -142,19 +143,20 @@ choices! {
     }
 }
 choices! {
-    /// How a network is initialised.
+    /// Initialization of a network.
     InitArg => Scheme {
         /// PyTorch's default: ±1/√fan_in.
         Kaiming = Scheme::KaimingUniform,
         /// Glorot's: ±√(6/(fan_in + fan_out)), biases zero.
         Xavier = Scheme::XavierUniform,
-        /// He's for convolutions, normal with variance 2/fan_out; otherwise as `kaiming`: torchvision's residual networks.
+        /// He's for convolutions, normal with variance 2/fan_out; otherwise as `kaiming`. The
+        /// initialization of torchvision's residual networks.
         HeNormal = Scheme::HeNormal,
     }
 }
 
 impl InitArg {
-    /// The choice of these initial values.
+    /// The choice that stands for `scheme`.
     pub fn of(scheme: Scheme) -> Self {
         match scheme {
             Scheme::KaimingUniform => Self::Kaiming,
@@ -165,11 +167,11 @@ impl InitArg {
 }
 
 choices! {
-    /// How an image becomes a square.
+    /// How images become square.
     FitArg => Fit {
         /// Both sides are scaled to the same length.
         Stretch = Fit::Stretch,
-        /// The shorter side is scaled, and the middle cut out.
+        /// The shorter side is scaled, and the center is kept.
         Crop = Fit::Crop,
     }
 }
@@ -178,59 +180,60 @@ choices! {
     OnDamagedArg => OnDamaged {
         /// The run ends.
         Fail = OnDamaged::Fail,
-        /// They are left out, noted and counted.
+        /// The image is left out, logged and counted.
         Skip = OnDamaged::Skip,
     }
 }
 choices! {
-    /// What a pack keeps of images.
+    /// What a pack stores of images.
     FormatArg => Format {
-        /// Their pixels at `--image-size`.
+        /// Pixels at `--image-size`.
         Pixels = Format::Pixels,
-        /// Their files as they are.
+        /// The original files.
         Original = Format::Original,
     }
 }
 choices! {
-    /// What happens to the optimiser's state between tasks.
+    /// What happens to the optimizer's state between tasks.
     OptimizerStateArg => bool {
         /// It is kept.
         Keep = true,
-        /// Every task starts with a fresh optimiser.
+        /// Every task starts with a fresh optimizer.
         Reset = false,
     }
 }
 
-/// How images are varied.
+/// Augmentation of training images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AugmentArg {
-    /// Not at all.
+    /// None.
     None,
-    /// Shifted by up to an eighth of the side, with zeros at the border, and mirrored or not: usual for images of 32 pixels.
+    /// Random shifts by up to an eighth of the side, zero-padded, and horizontal flips. Usual for
+    /// images of 32 pixels.
     CropFlip,
-    /// As `crop-flip`, then colour jitter, and an erased rectangle in one of four images.
+    /// As `crop-flip`, then color jitter, and an erased rectangle in one of four images.
     CropFlipJitterErase,
-    /// A part of 8 % to 100 % of the area, scaled to the whole, and mirrored or not: usual for ImageNet.
+    /// Random resized crops (see `--crop-area`) and horizontal flips. Usual for ImageNet.
     ResizedCropFlip,
-    /// As `resized-crop-flip`, then colour jitter, and an erased rectangle in one of four images.
+    /// As `resized-crop-flip`, then color jitter, and an erased rectangle in one of four images.
     ResizedCropFlipJitterErase,
 }
 
-/// How channels are normalised.
+/// How channels are normalized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NormalizeArg {
-    /// Not at all: values 0..=1.
+    /// Values stay in 0..=1.
     None,
-    /// By the mean and standard deviation of ImageNet.
+    /// Mean and standard deviation of ImageNet.
     Imagenet,
-    /// By those of CIFAR-10.
+    /// Mean and standard deviation of CIFAR-10.
     Cifar10,
 }
 
 impl NormalizeArg {
-    /// As it is written.
+    /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -252,7 +255,7 @@ choices! {
     }
 }
 
-/// How samples are spread over tasks.
+/// How samples are distributed over tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StreamArg {
@@ -272,40 +275,41 @@ pub enum ClassOrderArg {
     Seeded,
 }
 
-/// What is shown while a run goes on.
+/// Display of progress.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DisplayArg {
     /// `bar` on a terminal, `plain` elsewhere.
     #[default]
     Auto,
-    /// A bar with figures, on standard error; without a terminal, `plain`.
+    /// A bar with figures on standard error; `plain` without a terminal.
     Bar,
-    /// A line for an epoch, every five seconds at most.
+    /// A line per epoch, at most every five seconds.
     Plain,
-    /// Burn's terminal interface, if it was built in (`--features tui`): plots of the loss, of top-1, and of what the buffer does.
+    /// Burn's terminal interface (build with `--features tui`): plots of the loss, top-1 accuracy,
+    /// and the buffer.
     Tui,
-    /// Nothing but the results.
+    /// The results only.
     None,
 }
 
-/// What joins the ranks.
+/// What connects the ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CollectiveArg {
-    /// They are threads of one process.
+    /// Ranks are threads of one process.
     Threads,
-    /// They are processes of an MPI run.
+    /// Ranks are processes of an MPI run.
     Mpi,
 }
 
-/// Who adds up gradients under MPI.
+/// Order in which MPI sums gradients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ReductionArg {
-    /// We do, in rank order: the same bits in every run, and as with threads.
+    /// Rank order: the same bits in every run, and as with threads.
     Fixed,
-    /// The MPI library, in its own order.
+    /// The order of the MPI library.
     Fast,
 }
 
@@ -314,7 +318,7 @@ pub enum ReductionArg {
 pub enum CheckpointInterval {
     /// After every task.
     Task,
-    /// After every task, and every so many epochs.
+    /// After every task, and every N epochs of a task.
     Epochs(NonZeroUsize),
     /// Never.
     Never,

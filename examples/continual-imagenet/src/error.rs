@@ -1,4 +1,4 @@
-//! What the program tells its user when it cannot go on.
+//! Errors of the program, in words for its users.
 
 use burn_rehearsal::error::{BatchError, ConfigError, RehearsalError};
 use burn_rehearsal_collective::CollectiveError;
@@ -110,10 +110,10 @@ pub enum AppError {
         /// What happened.
         source: ExperimentError,
     },
-    /// A run on this process's rank: over MPI, the rank is named by whoever prints the error.
+    /// A run on this process's rank. MPI names the rank when it prints the error.
     #[error(transparent)]
     Own(ExperimentError),
-    /// A rank that panicked, could not be started, or told the others why it failed.
+    /// A rank that panicked, could not be started, or reported to the others why it failed.
     #[error("{0}")]
     RankEnded(String),
     /// What joins the ranks.

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-/// Packs, or goes on where an earlier attempt was interrupted.
+/// Packs a data set, or continues an interrupted pack.
 pub fn run(args: &PackArgs) -> Result<ExitCode, AppError> {
     let side = args.image_size.unwrap_or_else(|| args.data.usual_side());
     if !(1..=MAX_PIXELS).contains(&side) {

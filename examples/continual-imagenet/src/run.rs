@@ -106,7 +106,7 @@ impl Job {
         if !config.overridden.is_empty() {
             heading.push(format!("overrides of the recipe: {}", config.overridden.join(", ")));
         }
-        // Whoever stops a run before it begins wants nothing of what is there to be touched.
+        // A run that is stopped before it starts changes nothing.
         let stopped = match &mut process {
             None => stop.requested(),
             Some(process) => process.any(stop.requested())?,
@@ -131,8 +131,8 @@ impl Job {
         Ok(Self { config, device, images, rehearsal, directory, stop, display, buffer_len, first })
     }
 
-    /// Trains with one method on all ranks and writes the report. `process` is this process's rank under MPI; otherwise ranks are threads.
-    /// `finished` are the runs of which the directory knows already.
+    /// Trains with one method on all ranks and writes the report. `process` is this process's rank
+    /// under MPI; otherwise ranks are threads. `finished` are the earlier runs in the directory.
     fn run(&self, method: MethodRef, finished: &[RunReport], process: Option<&mut Box<dyn Collective>>) -> Result<RunReport, AppError> {
         let Self { config, device, images, rehearsal, stop, first, .. } = self;
         let resumes = self.directory.as_ref().is_some_and(|directory| directory.resumes());
@@ -182,7 +182,8 @@ impl Job {
                 None => self.stop.requested(),
                 Some(process) => process.any(self.stop.requested())?,
             };
-            // The first is started in any case, and ends after its first step: there is always a report that says how far it went.
+            // The first is always started, and stops after its first step: its report says how far it
+            // got.
             if stop && ended > 0 {
                 break;
             }
@@ -219,7 +220,7 @@ impl Job {
             }
             directory.unlock();
         }
-        // The same on all processes, whichever was asked; and whoever asked too late got everything, and need not begin again.
+        // The same on all processes. A stop that came after the last step changes nothing.
         Ok(if complete { ExitCode::SUCCESS } else { ExitCode::from(INTERRUPTED) })
     }
 
@@ -230,7 +231,7 @@ impl Job {
         if self.first { others.filter_map(read).collect() } else { Vec::new() }
     }
 
-    /// As [`run_all`](Self::run_all); a job that fails before its first report leaves nothing behind.
+    /// As [`run_all`](Self::run_all). A job that fails before its first report leaves nothing behind.
     fn finish(self, methods: &[MethodRef], process: Option<Box<dyn Collective>>) -> Result<ExitCode, AppError> {
         self.run_all(methods, process).inspect_err(|_| self.directory.iter().for_each(|directory| directory.clean_up()))
     }
@@ -322,7 +323,7 @@ fn find_reports(path: &Path) -> Result<Vec<PathBuf>, AppError> {
     Ok(found)
 }
 
-/// A warning if the loss became infinite or not a number: the accuracies are then those of a network that learned nothing.
+/// A warning if the loss became infinite or NaN: the network has then learned nothing.
 fn diverged(report: &RunReport) -> Option<String> {
     let point = report.curves.iter().find(|point| point.train_loss.is_none())?;
     let (method, task, epoch) = (&report.method, point.task + 1, point.epoch);
@@ -339,7 +340,8 @@ fn draw(reports: &[RunReport], out: &Path) -> Result<(), AppError> {
     Ok(())
 }
 
-/// Rank 0's report, or the failure that explains the others: that of a rank that failed by itself rather than that of a rank that heard of it.
+/// Rank 0's report, or the failure that explains the others: a rank's own failure rather than a
+/// report of it.
 fn first_report(results: Vec<Result<RunReport, RankFailure<ExperimentError>>>) -> Result<RunReport, AppError> {
     let mut report = None;
     let mut failures = Vec::new();

@@ -1,7 +1,8 @@
-//! The output directory: whose it is, and what an earlier run left there.
+//! The output directory of a job, and the results of earlier jobs in it.
 //!
-//! A directory with a `job.json` holds an unfinished job; the file is written once the results of an earlier job are gone, and removed when all reports and figures are there. A
-//! directory with reports and no `job.json` is finished, and the next job gets a directory of its own beside it.
+//! A directory with a `job.json` holds an unfinished job. The file is written after the results of an
+//! earlier job are removed, and is removed when all reports and figures are written. A directory with
+//! reports and no `job.json` is finished, and the next job gets a new directory next to it.
 
 use crate::config::{Config, NETWORK, fixed_values};
 use crate::error::AppError;
@@ -17,7 +18,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Every epoch, while a run goes on and after it.
+/// The log of epochs.
 pub const CURVES: &str = "curves.csv";
 
 const JOB: &str = "job.json";
@@ -33,11 +34,11 @@ pub struct RunDirectory {
     data: Fingerprint,
     /// The directories that were created for this job, from the inside out.
     created: Vec<PathBuf>,
-    /// Whether the job goes on with what is there.
+    /// Whether the job resumes the one in the directory.
     resumed: bool,
     /// Whether this process has written anything but the lock.
     started: AtomicBool,
-    /// Held until the program ends, however it ends.
+    /// Held until the program ends.
     lock: DirectoryLock,
 }
 
@@ -53,7 +54,8 @@ impl RunDirectory {
     ///
     /// # Errors
     ///
-    /// [`AppError`] if it cannot be written, another run uses it, or it holds an unfinished job that was configured differently.
+    /// [`AppError`] if it cannot be written, another run uses it, or it holds an unfinished job with
+    /// another configuration.
     pub fn claim(config: &Config, data: &Fingerprint, methods: &[MethodRef]) -> Result<Self, AppError> {
         let finished = |out: &Path| {
             let is_done = |method: &MethodRef| RunReport::read(&out.join(method.to_string())).is_ok_and(|report| report.complete);
@@ -75,7 +77,7 @@ impl RunDirectory {
             std::fs::create_dir_all(&out).map_err(io("create the directory", &out))?;
             let lock = DirectoryLock::acquire(&out).map_err(io("write to the directory", &out))?;
             let lock = lock.ok_or_else(|| AppError::Taken(out.clone()))?;
-            // Whoever had the lock may have left a finished job.
+            // The previous owner of the lock may have finished a job.
             if !fresh && finished(&out) {
                 continue;
             }
@@ -96,8 +98,8 @@ impl RunDirectory {
         Ok(directory)
     }
 
-    /// Looks whether the unfinished job that is there can go on, or whether one that starts from
-    /// `weights` can begin.
+    /// Checks whether the unfinished job in the directory can resume, or whether a job that starts
+    /// from `weights` can start.
     fn claim_or_resume(&mut self, fresh: bool, weights: Option<&Path>) -> Result<(), AppError> {
         let path = self.out.join(JOB);
         if !fresh && path.try_exists().map_err(io("look for", &path))? {
@@ -107,7 +109,7 @@ impl RunDirectory {
             let mut changed = difference(&before, &self.job());
             let data = before.get("data").cloned().unwrap_or_default();
             let data: Fingerprint = serde_json::from_value(data).map_err(damaged)?;
-            // The options that these follow from are among the others.
+            // These follow from options, which are compared above.
             let of_options = ["image size", "fit"];
             changed.extend(data.differences(&self.data).and_then(|data| data.without(&of_options)).map(|data| data.to_string()));
             if !changed.is_empty() {
@@ -117,7 +119,7 @@ impl RunDirectory {
             return Ok(());
         }
         let all_checkpoints: Vec<PathBuf> = self.methods.iter().map(|&method| checkpoints(&self.out, method)).collect();
-        // Hours of work, whatever happened to the file that says whose.
+        // Checkpoints are hours of work, even without the file of their job.
         if let Some(kept) = all_checkpoints.iter().find(|kept| !fresh && has_manifest(kept)) {
             return Err(AppError::DamagedJob { path, reason: format!("it is missing, but there are checkpoints in {}", kept.display()) });
         }
@@ -133,8 +135,8 @@ impl RunDirectory {
         Ok(())
     }
 
-    /// Writes down the job, once its start has succeeded; a new one takes the place of what is
-    /// there. Does nothing when it is called again.
+    /// Writes the file of the job, after its start has succeeded. A new job removes the results of an
+    /// earlier one. Does nothing when it is called again.
     ///
     /// # Errors
     ///
@@ -143,7 +145,7 @@ impl RunDirectory {
         if self.started.swap(true, Ordering::Relaxed) || self.resumed {
             return Ok(());
         }
-        // A report of before must not be taken for this job's, should it be interrupted.
+        // If this job is interrupted, an earlier report must not be taken for its own.
         let results = self.results();
         let all_checkpoints: Vec<PathBuf> = self.methods.iter().map(|&method| checkpoints(&self.out, method)).collect();
         let files = results.iter().map(|file| (file, std::fs::remove_file(file)));
@@ -157,19 +159,19 @@ impl RunDirectory {
         Ok(write_atomically(&self.out.join(JOB), &format!("{}\n", self.job()))?)
     }
 
-    /// What is in the file of the job.
+    /// The content of the file of the job.
     fn job(&self) -> Value {
         serde_json::json!({ "methods": self.methods, "config": self.config, "data": self.data })
     }
 
-    /// What a finished method leaves.
+    /// The results of finished methods.
     fn results(&self) -> Vec<PathBuf> {
         let result = |method: &MethodRef| [REPORT_FILE, NETWORK].map(|file| self.out.join(method.to_string()).join(file));
         self.methods.iter().flat_map(result).collect()
     }
 
-    /// Whether a method goes on from the checkpoints in the directory; those of an earlier job are
-    /// removed when this one begins.
+    /// Whether methods resume from the checkpoints in the directory. Those of an earlier job are
+    /// removed when this one starts.
     pub fn resumes(&self) -> bool {
         self.resumed
     }
@@ -189,13 +191,13 @@ impl RunDirectory {
         report.filter(own)
     }
 
-    /// Everything is there: what was kept for the case of an interruption goes.
+    /// Removes what only an unfinished job needs.
     pub fn finish(&self) -> Result<(), AppError> {
-        // Remains are removed by a job that starts anew; what cannot be removed now does no harm.
+        // The next new job removes what cannot be removed now.
         self.methods.iter().for_each(|&method| drop(std::fs::remove_dir_all(checkpoints(&self.out, method))));
         let path = self.out.join(JOB);
         match std::fs::remove_file(&path) {
-            // Somebody else has tidied up: the reports are there.
+            // It may be gone already: the reports are there.
             Err(error) if error.kind() != ErrorKind::NotFound => Err(io("finish the run: cannot remove", &path)(error)),
             _ => Ok(()),
         }
@@ -206,8 +208,8 @@ impl RunDirectory {
         self.lock.release();
     }
 
-    /// A job that failed before it had anything to keep leaves nothing behind; one whose start
-    /// failed leaves everything as it was.
+    /// Cleans up after a failure: a job without a report or checkpoint leaves nothing behind, and one
+    /// whose start failed leaves everything as it was.
     pub fn clean_up(&self) {
         let kept = !self.started.load(Ordering::Relaxed)
             || self.methods.iter().any(|&method| {
@@ -223,7 +225,7 @@ impl RunDirectory {
             }
         }
         self.unlock();
-        // Those that are not empty stay, and so do those above them.
+        // Directories that are not empty stay, with their parents.
         self.created.iter().all(|directory| std::fs::remove_dir(directory).is_ok());
     }
 }
@@ -233,7 +235,7 @@ fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> AppEr
     move |source| AppError::Io { action, path, source }
 }
 
-/// Whether a directory holds checkpoints; what cannot be seen is taken for one.
+/// Whether a directory holds checkpoints; assumed if it cannot be read.
 fn has_manifest(directory: &Path) -> bool {
     let is_one = |entry: std::io::Result<DirEntry>| match entry.and_then(|entry| entry.path().join(MANIFEST).try_exists()) {
         Err(error) => error.kind() != ErrorKind::NotADirectory,

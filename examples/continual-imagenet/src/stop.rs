@@ -18,7 +18,7 @@ pub struct Stop {
 #[derive(Default)]
 struct State {
     requested: bool,
-    /// By somebody who may lose patience.
+    /// By a signal that a second one follows if a user loses patience.
     by_person: bool,
     ranks: Vec<Interrupter>,
     before_exit: Option<Box<dyn Fn() + Send>>,
@@ -78,13 +78,13 @@ impl Stop {
         state.ranks.push(interrupter.clone());
     }
 
-    /// What is done before the program ends at once, in the place of what was to be done so far.
+    /// Sets what is called before the program ends at once.
     #[cfg(feature = "tui")]
     pub fn before_exit(&self, restore: impl Fn() + Send + 'static) {
         self.lock().before_exit = Some(Box::new(restore));
     }
 
-    /// Whether somebody asked to stop.
+    /// Whether a stop was requested.
     pub fn requested(&self) -> bool {
         self.lock().requested
     }

@@ -1,4 +1,4 @@
-//! What is done to images on the device: in training, anew in every step, and in evaluation, always the same.
+//! Operations on images on the device: random in training, fixed in evaluation.
 
 use crate::cli::{AugmentArg, NormalizeArg};
 use crate::config::Config;

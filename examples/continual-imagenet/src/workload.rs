@@ -74,7 +74,7 @@ impl Images {
         Ok(Self { config: config.clone(), data, stream, training, evaluation, pretrained })
     }
 
-    /// The bytes of one sample in a buffer beside a network on `device`.
+    /// The bytes of one sample in the buffer of a network on `device`.
     ///
     /// # Errors
     ///

@@ -344,7 +344,7 @@ fn the_recipe_for_mpirun_writes_a_checkpoint_and_puts_the_job_back() {
     }
     let before = requeued();
     let (code, stdout, stderr) = job(&LONG).finish();
-    assert!(code == Some(0) && stdout.contains("goes on with task"), "{stdout}{stderr}");
+    assert!(code == Some(0) && stdout.contains("resumes with task"), "{stdout}{stderr}");
     assert!(!directory.path().join("out/job.json").exists(), "{stdout}{stderr}");
     assert_eq!(requeued(), before);
 }
@@ -374,7 +374,7 @@ fn a_signal_to_a_rank_or_to_the_launcher_leaves_a_run_that_can_go_on() {
     if directory.path().join("out/job.json").exists() {
         let (code, stdout, stderr) = run().finish();
         assert_eq!(code, Some(0), "{stderr}");
-        assert!(stdout.contains("goes on with task"), "{stdout}");
+        assert!(stdout.contains("resumes with task"), "{stdout}");
     }
     let result = |of: &Path| {
         let report: Value = serde_json::from_slice(&std::fs::read(of.join("out/rehearsal/report.json")).unwrap()).unwrap();

@@ -250,7 +250,7 @@ fn an_interrupted_run_goes_on_in_the_middle_of_an_epoch_with_the_same_bits() {
         }
         // Who does the work, and where it is shown, does not matter.
         let stdout = succeed(directory.path(), &[&arguments[..], &["--workers", "3", "--execution", "inline"]].concat());
-        assert!(stdout.contains("goes on with task"), "{stdout}");
+        assert!(stdout.contains("resumes with task"), "{stdout}");
         let mut report = result(&directory.path().join("out/rehearsal"));
         for option in ["workers", "execution"] {
             report["config"][option] = whole["config"][option].clone();
@@ -307,7 +307,7 @@ fn a_damaged_checkpoint_is_named_and_the_one_before_it_is_used() {
     assert!(Command::new("cp").arg("-r").arg(directory.path().join("out")).arg(copy.path()).status().unwrap().success());
     let (code, stdout, stderr) = finish(start(directory.path(), &RUN));
     assert_eq!(code, Some(0), "{stderr}");
-    assert!(stdout.contains("goes on with task"), "{stdout}");
+    assert!(stdout.contains("resumes with task"), "{stdout}");
     assert!(stderr.contains("buffer/rank-00001.safetensors is damaged") || stderr.contains("learner.safetensors is damaged"), "{stderr}");
     assert_eq!(result(&directory.path().join("out/rehearsal")), whole);
     // Without a good one there is nothing to go on from: better an error than a silent beginning.
@@ -354,7 +354,7 @@ fn a_run_that_began_anew_and_was_interrupted_is_not_the_finished_one_of_before()
     interrupted(directory.path(), &[&other[..], &["--fresh"]].concat(), "task 1/3  average");
     assert!(!directory.path().join("out/rehearsal/model.safetensors").exists());
     let stdout = succeed(directory.path(), &other);
-    assert!(stdout.contains("goes on with task"), "{stdout}");
+    assert!(stdout.contains("resumes with task"), "{stdout}");
     assert_eq!(result(&directory.path().join("out/rehearsal")), uninterrupted(&other));
 }
 
@@ -395,7 +395,7 @@ fn a_run_that_cannot_write_a_checkpoint_ends_with_its_file_and_goes_on_from_the_
     let mut running = start(directory.path(), &RUN);
     let mut stdout = BufReader::new(running.0.stdout.take().unwrap());
     let mut line = String::new();
-    while !line.contains("goes on") {
+    while !line.contains("resumes with") {
         line.clear();
         assert!(stdout.read_line(&mut line).unwrap() > 0);
     }
@@ -411,7 +411,7 @@ fn a_run_that_cannot_write_a_checkpoint_ends_with_its_file_and_goes_on_from_the_
     assert_eq!(checkpoints(directory.path()), before);
     assert!(!next.exists(), "what it had begun to write is left");
     let stdout = succeed(directory.path(), &RUN);
-    assert!(stdout.contains("goes on with task"), "{stdout}");
+    assert!(stdout.contains("resumes with task"), "{stdout}");
     assert_eq!(result(&directory.path().join("out/rehearsal")), uninterrupted(&RUN));
 }
 
@@ -547,7 +547,7 @@ fn a_run_goes_on_only_with_the_data_it_began_with_wherever_that_is() {
         assert!(Command::new("cp").args(["-r", "data", "copy"]).current_dir(directory.path()).status().unwrap().success());
         std::fs::remove_dir_all(at("data")).unwrap();
         let stdout = succeed(directory.path(), &on("folder:./copy/"));
-        assert!(stdout.contains("goes on with task"), "{stdout}");
+        assert!(stdout.contains("resumes with task"), "{stdout}");
     }
 }
 
@@ -610,7 +610,7 @@ fn a_start_that_fails_changes_no_file() {
     std::fs::remove_file(&out).unwrap();
     std::fs::rename(directory.path().join("aside"), &out).unwrap();
     found.iter().zip(&good).for_each(|(checkpoint, good)| std::fs::write(learner(checkpoint), good).unwrap());
-    assert!(succeed(directory.path(), &RUN).contains("goes on with task"));
+    assert!(succeed(directory.path(), &RUN).contains("resumes with task"));
     assert_eq!(result(&directory.path().join("out/rehearsal")), uninterrupted(&RUN));
 }
 

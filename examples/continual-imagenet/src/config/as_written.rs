@@ -28,7 +28,7 @@ impl<T> PartialEq for AsWritten<T> {
     }
 }
 
-/// A value that nobody wrote.
+/// A computed value.
 impl<T: fmt::Display> From<T> for AsWritten<T> {
     fn from(value: T) -> Self {
         Self { text: value.to_string(), value }

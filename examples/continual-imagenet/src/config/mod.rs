@@ -15,7 +15,6 @@ use crate::cli::{
 };
 use crate::device::DeviceName;
 use crate::run_directory;
-use burn_rehearsal::error::ConfigError;
 use burn_rehearsal::{ByteSize, Capacity, PolicyKind, RehearsalConfig, RowCount, SamplingKind};
 use burn_rehearsal_train::experiment::{Checkpoints, Settings};
 use burn_rehearsal_train::methods::MethodRef;
@@ -67,7 +66,8 @@ pub struct Config {
     #[arg(long, value_name = "digits|KIND:DIR", default_value = "digits", groups = [OUTSIDE_RECIPES, MAY_CHANGE, BY_CONTENT])]
     #[arg(long_help = data_help())]
     pub data: DataSource,
-    /// Side in pixels of the square images that samples are scaled to and stored as. Defaults to the usual side for the data.
+    /// Side in pixels of the square images that samples are scaled to and stored as. Defaults to the
+    /// usual side for the data.
     #[arg(long, default_value_t = 8, hide_default_value = true)]
     pub image_size: usize,
     /// Side in pixels of the crop that the network sees. Defaults to the whole image.
@@ -80,7 +80,7 @@ pub struct Config {
     #[arg(long, value_enum, default_value_t = OnDamagedArg::Fail, group = MAY_CHANGE)]
     pub on_damaged: OnDamagedArg,
     /// The network. Defaults to `conv`, except for the digits.
-    #[arg(long, default_value = "mlp", hide_default_value = true, value_parser = network())]
+    #[arg(long, default_value = "mlp", hide_default_value = true, value_parser = registered::<NetworkKind, _>(NetworkKind::ALL, NetworkKind::name, NetworkKind::summary))]
     pub model: NetworkKind,
     /// Channels of the first layer of a residual network.
     #[arg(long, default_value_t = 64)]
@@ -88,7 +88,8 @@ pub struct Config {
     /// First layers of a residual network.
     #[arg(long, value_enum, default_value_t = StemArg::Auto)]
     pub stem: StemArg,
-    /// Pretrained weights: a `.safetensors` file with the parameter names of torchvision (ResNet) or timm (GhostNet).
+    /// Pretrained weights: a `.safetensors` file with the parameter names of torchvision (ResNet) or
+    /// timm (GhostNet).
     #[arg(long, value_name = "FILE.safetensors")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weights: Option<PathBuf>,
@@ -122,23 +123,26 @@ pub struct Config {
     /// Incoming samples per rank and step (b).
     #[arg(long, default_value_t = 8)]
     pub batch_size: usize,
-    /// Samples of each mini-batch that are offered to the buffer (c): a count, or a percentage of the mini-batch.
+    /// Samples of each mini-batch that are offered to the buffer (c): a count, or a percentage of the
+    /// mini-batch.
     #[arg(long, value_name = "N|25%", default_value = "100%")]
     pub candidates: RowCount,
     /// How candidates are chosen.
     #[arg(long, value_enum, default_value_t = CandidateModeArg::Exact)]
     pub candidate_mode: CandidateModeArg,
-    /// Samples drawn from the buffer and appended to each mini-batch (r): a count, or a percentage of the mini-batch, which may exceed 100%.
+    /// Samples drawn from the buffer and appended to each mini-batch (r): a count, or a percentage of
+    /// the mini-batch, which may exceed 100%.
     #[arg(long, value_name = "N|100%", default_value = "100%")]
     pub representatives: RowCount,
-    /// Size of the buffer over all ranks (|B|): a percentage of the training set, a number of samples, or memory.
+    /// Size of the buffer over all ranks (|B|): a percentage of the training set, a number of samples,
+    /// or memory.
     #[arg(long, value_name = "30%|N|512MiB", default_value = "10%")]
     pub capacity: AsWritten<Capacity>,
     /// Which stored sample a new one replaces in a full buffer.
-    #[arg(long, default_value = "class-balanced", value_parser = registered(PolicyKind::ALL, PolicyKind::name, PolicyKind::summary))]
+    #[arg(long, default_value = "class-balanced", value_parser = registered::<AsWritten<PolicyKind>, _>(PolicyKind::ALL, PolicyKind::name, PolicyKind::summary))]
     pub policy: AsWritten<PolicyKind>,
     /// From which stored samples representatives are drawn.
-    #[arg(long, default_value = "uniform", value_parser = registered(SamplingKind::ALL, SamplingKind::name, SamplingKind::summary))]
+    #[arg(long, default_value = "uniform", value_parser = registered::<AsWritten<SamplingKind>, _>(SamplingKind::ALL, SamplingKind::name, SamplingKind::summary))]
     pub sampling: AsWritten<SamplingKind>,
     /// What happens to a sample that is offered again in a later epoch.
     #[arg(long, value_enum, default_value_t = OnRepeatArg::KeepBoth)]
@@ -167,10 +171,12 @@ pub struct Config {
     /// Weight decay (L2 penalty).
     #[arg(long, default_value_t = 0.0)]
     pub weight_decay: f64,
-    /// Epochs of linear warm-up at the start of every task, from the base rate to the peak rate of all ranks (see `--scale-cap`).
+    /// Epochs of linear warm-up at the start of every task, from the base rate to the peak rate (see
+    /// `--scale-cap`).
     #[arg(long, default_value_t = 0.0)]
     pub warmup_epochs: f64,
-    /// Learning-rate steps, `epoch:factor,…` (epochs from 0, factors of the peak rate); `none` for constant.
+    /// Learning-rate steps, `epoch:factor,…` (epochs from 0, factors of the peak rate); `none` for
+    /// constant.
     #[arg(long, value_name = "21:0.5,26:0.05", default_value = "none")]
     pub milestones: AsWritten<Milestones>,
     /// Largest factor by which the learning rate grows with the number of ranks (1: no scaling).
@@ -179,10 +185,12 @@ pub struct Config {
     /// What happens to the optimizer's state between tasks.
     #[arg(long, value_enum, default_value_t = OptimizerStateArg::Reset)]
     pub optimizer_state: OptimizerStateArg,
-    /// Data-parallel ranks as threads of this process. `mpirun` and `srun` decide the number of processes.
+    /// Data-parallel ranks as threads of this process. `mpirun` and `srun` decide the number of
+    /// processes.
     #[arg(long, default_value_t = 2, group = MAY_CHANGE)]
     pub ranks: usize,
-    /// What connects the ranks. Defaults to `mpi` if a launcher started several processes, otherwise to `threads`.
+    /// What connects the ranks. Defaults to `mpi` if a launcher started several processes, otherwise
+    /// to `threads`.
     #[arg(long, value_enum, default_value_t = CollectiveArg::Threads, hide_default_value = true, groups = [OUTSIDE_RECIPES, MAY_CHANGE])]
     pub collective: CollectiveArg,
     /// Order in which MPI sums gradients.
@@ -220,7 +228,8 @@ pub struct Config {
     #[arg(long, help_heading = FIRST)]
     #[serde(skip)]
     pub fresh: bool,
-    /// Directory for reports and figures. Defaults to `runs/` and the name of the data; `-2`, `-3`, … is appended if it holds a finished run.
+    /// Directory for reports and figures. Defaults to `runs/` and the name of the data; `-2`, `-3`, …
+    /// is appended if it holds a finished run.
     #[arg(long, default_value = "runs", hide_default_value = true, help_heading = FIRST)]
     pub out: PathBuf,
     /// TOML file with any of these options. Flags take precedence.
@@ -238,19 +247,17 @@ fn tag(name: &'static str) -> ArgGroup {
     ArgGroup::new(name).multiple(true)
 }
 
-/// A parser of the names of built-in rules, with their summaries for the help.
-fn registered<T>(all: &[T], name: fn(T) -> &'static str, summary: fn(T) -> &'static str) -> impl TypedValueParser<Value = AsWritten<T>>
+/// A parser of the names in a registry, with their summaries for the help. `V` is the field's type.
+fn registered<V, T: Copy>(
+    all: &[T],
+    name: fn(T) -> &'static str,
+    summary: fn(T) -> &'static str,
+) -> impl TypedValueParser<Value = V> + use<V, T>
 where
-    T: FromStr<Err = ConfigError> + Copy + Send + Sync + 'static,
+    V: FromStr<Err: std::error::Error + Send + Sync> + Clone + Send + Sync + 'static,
 {
-    let values = all.iter().map(|&rule| PossibleValue::new(name(rule)).help(summary(rule)));
-    PossibleValuesParser::new(values.collect::<Vec<_>>()).try_map(|name| name.parse())
-}
-
-/// A parser of the names of networks, with their summaries for the help.
-fn network() -> impl TypedValueParser<Value = NetworkKind> {
-    let values = NetworkKind::ALL.iter().map(|kind| PossibleValue::new(kind.name()).help(kind.summary()));
-    PossibleValuesParser::new(values.collect::<Vec<_>>()).try_map(|name| name.parse())
+    let values = all.iter().map(|&entry| PossibleValue::new(name(entry)).help(summary(entry)));
+    PossibleValuesParser::new(values.collect::<Vec<_>>()).try_map(|name| name.parse::<V>())
 }
 
 /// The help of `--data`.
@@ -297,7 +304,8 @@ pub fn fixed_values(config: &Value) -> Map<String, Value> {
 }
 
 impl Config {
-    /// All values that a report shows, by name: those of the options, and what else results depend on.
+    /// All values that a report shows, by name: those of the options, and the others that results
+    /// depend on.
     pub fn values(&self) -> Map<String, Value> {
         let mut values = self.options();
         values.insert("overridden".into(), self.overridden.clone().into());
@@ -322,7 +330,7 @@ impl Config {
         agreed
     }
 
-    /// Whether and how a run with one method is stored, and whether it continues from what is there.
+    /// Whether and how a run with one method writes checkpoints, and whether it resumes from them.
     fn checkpoints(&self, method: MethodRef, resume: bool) -> Option<Checkpoints> {
         let every = match *self.checkpoint_every {
             CheckpointInterval::Never => return None,

@@ -12,11 +12,14 @@ use toml::Table;
 pub enum Recipe {
     /// The main job: 5 tasks of 2 classes on 2 ranks, a buffer of 10 %.
     Digits,
-    /// Experience replay as in Mammoth: digits at 28×28, 5 epochs, mini-batches of 10 + 10, plain SGD, a reservoir of 200, one rank.
+    /// Experience replay as in Mammoth: digits at 28×28, 5 epochs, mini-batches of 10 + 10, plain SGD,
+    /// a reservoir of 200, one rank.
     MammothErDigits,
-    /// Experience replay as in Mammoth: CIFAR-10 in 5 tasks of 2 classes, ResNet-18, 50 epochs, mini-batches of 32 + 32, plain SGD, a reservoir of 200.
+    /// Experience replay as in Mammoth: CIFAR-10 in 5 tasks of 2 classes, ResNet-18, 50 epochs,
+    /// mini-batches of 32 + 32, plain SGD, a reservoir of 200.
     MammothErCifar10,
-    /// ImageNet in 4 tasks of 250 classes, as published at CCGrid 2024: 30 epochs, 56 + 7 samples per rank, a buffer of 30 %.
+    /// ImageNet in 4 tasks of 250 classes, as published at CCGrid 2024: 30 epochs, 56 + 7 samples per
+    /// rank, a buffer of 30 %.
     Ccgrid24,
 }
 
@@ -147,7 +150,7 @@ mod tests {
         }
     }
 
-    /// What one rank of `world_size` learns with in an epoch of a task, its first step and its last.
+    /// Learning rates of `world_size` ranks in the first and last step of these epochs of a task.
     fn rates(config: &Config, world_size: usize, epochs: &[u64]) -> Vec<[f64; 2]> {
         let settings = config.settings(&Rehearsal, config.rehearsal(1_000, 10), false);
         let schedule = settings.schedule(world_size, 10).unwrap();

@@ -52,7 +52,7 @@ impl Flags {
     fn file(&self) -> Result<Table, AppError> {
         let Some(path) = self.0.get_one::<PathBuf>("config") else { return Ok(Table::new()) };
         let text = std::fs::read_to_string(path).map_err(|source| AppError::Io { action: "read", path: path.clone(), source })?;
-        // The values are read first: only then errors in them come with a line.
+        // Values are read from the text: errors then have a line.
         toml::from_str::<Config>(&text).and_then(|_| toml::from_str(&text)).map_err(|error| not_valid(path, &text, &error))
     }
 }
@@ -83,7 +83,7 @@ impl Config {
         Self::resolve(&Flags::from_arg_matches(&command.try_get_matches_from(arguments)?)?)
     }
 
-    /// Adds the configuration file, the recipe and the defaults to the flags, and checks the result.
+    /// Adds the configuration file, the recipe and the defaults to the flags, and checks the values.
     ///
     /// # Errors
     ///

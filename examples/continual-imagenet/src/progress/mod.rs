@@ -1,4 +1,5 @@
-//! What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere, or Burn's terminal interface; and the epochs on disk.
+//! Progress of a run: a bar on a terminal, plain lines elsewhere, or Burn's terminal interface. Also
+//! writes the log of epochs.
 
 mod renderer;
 mod status;
@@ -51,7 +52,7 @@ impl Display {
     ///
     /// # Errors
     ///
-    /// [`AppError::Option`] if there is no terminal for the terminal interface, or if it was not built in.
+    /// [`AppError::Option`] if the terminal interface has no terminal, or was not built in.
     pub fn choose(asked: DisplayArg, speaks: bool) -> Result<Self, AppError> {
         let wrong = |reason: &str| Err(AppError::option("display", "tui", reason));
         match asked {
@@ -66,7 +67,7 @@ impl Display {
     }
 }
 
-/// What is done before the first file is written; gives the epochs on disk.
+/// Called before the first file is written. Returns the log of epochs.
 pub type Begin = Box<dyn Fn() -> Result<CurvesLog, AppError> + Send + Sync>;
 
 /// Watches one run.
@@ -92,7 +93,7 @@ pub struct Shared {
     kept: Mutex<Vec<String>>,
 }
 
-/// The epochs on disk; `None` before the run has begun, on processes that write none, and after an
+/// The log of epochs; `None` before the run has started, on processes without a log, and after an
 /// error.
 struct Log {
     curves: Option<CurvesLog>,
@@ -184,7 +185,7 @@ impl Observer for Progress {
             }
             let label = shared.plan.epoch_label(epoch.point.task, epoch.point.epoch);
             let eta = shared.status.lock().eta(Instant::now());
-            // Whoever asks for an evaluation wants to see it.
+            // Evaluations that were asked for are always shown.
             let every = if measured { Duration::ZERO } else { LINE_EVERY };
             shared.line(every, true, || format!("{label}  {words}  {eta}"));
         })
@@ -197,7 +198,7 @@ impl Observer for Progress {
             None => format!("task {}/{tasks}", task + 1),
             Some((epoch, steps)) => format!("task {}/{tasks}, epoch {epoch}, after {steps} steps of it", task + 1),
         };
-        self.shared.print(&format!("goes on with {label} (written by {earlier_world_size} ranks)"));
+        self.shared.print(&format!("resumes with {label} (written by {earlier_world_size} ranks)"));
     }
 
     fn evaluated(&self, task: usize, top1: &[f64]) {
@@ -244,7 +245,8 @@ impl Shared {
         }
     }
 
-    /// Prints a line unless the last one came less than `every` ago; the first one comes at once if `first` says so, and `every` after the beginning otherwise.
+    /// Prints a line unless the last one was printed less than `every` ago. The first one is printed
+    /// at once if `first` is true, otherwise `every` after the start.
     fn line(&self, every: Duration, first: bool, words: impl FnOnce() -> String) {
         let mut last = self.last_line.lock();
         let now = Instant::now();
@@ -269,7 +271,7 @@ impl Shared {
         }
     }
 
-    /// Writes an epoch down, or, if its accuracies are still to be measured, keeps it.
+    /// Logs an epoch, or keeps it until its accuracies are measured.
     fn keep(&self, epoch: &CompletedEpoch) {
         let mut log = self.log.lock();
         if epoch.point.epoch.number() == self.plan.epochs && epoch.point.top1.is_empty() {
@@ -279,7 +281,7 @@ impl Shared {
         }
     }
 
-    /// Writes down the task's last epoch.
+    /// Logs the task's last epoch with its accuracies.
     fn keep_evaluated(&self, top1: &[f64]) {
         let mut log = self.log.lock();
         if let Some(mut epoch) = log.pending.take() {

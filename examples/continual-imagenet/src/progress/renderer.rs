@@ -1,4 +1,4 @@
-//! Feeds the display with what Burn's training tells, on a thread of Burn's, and never more often than somebody can read.
+//! Updates the display from the events of Burn's training, on Burn's thread, a few times a second.
 
 use crate::progress::Shared;
 use burn::train::metric::{MetricDefinition, MetricId, NumericEntry};

@@ -1,4 +1,4 @@
-//! What is known of a run while it goes on, and how it is put in words.
+//! The state of a running run, and its description.
 
 use burn_rehearsal_train::epoch::Epoch;
 use burn_rehearsal_train::experiment::ProgressSample;
@@ -70,7 +70,7 @@ pub struct RunStatus {
     done: u64,
     loss: Mean,
     top1: Mean,
-    /// The top-1 accuracy of the epoch before: its line is written while the next has begun.
+    /// The top-1 accuracy of the previous epoch, whose line is printed after the next has started.
     earlier_top1: (Epoch, Mean),
     /// Images per second.
     rate: Option<f64>,
@@ -119,7 +119,7 @@ impl RunStatus {
     pub fn step(&mut self, items: usize, total: usize, now: Instant) {
         self.done = (self.plan.images[self.task] * items / total.max(1)) as u64;
         if self.began.is_none() {
-            // The first step is where a resumed epoch goes on.
+            // A resumed epoch starts at its first step in this process.
             self.began = Some((now, self.position()));
             self.rated = Some((now, self.done));
         }
@@ -172,7 +172,8 @@ impl RunStatus {
     }
 }
 
-/// Loss, top-1, images/s, the share of the time that waited for data, how full the buffer is, and the share that waited for it.
+/// Loss, top-1, images/s, the share of time spent waiting for data, the fill of the buffer, and the
+/// share of time spent waiting for it.
 pub fn figures(
     loss: Option<f64>,
     top1: Option<f64>,

@@ -1,4 +1,5 @@
-//! Burn's terminal interface: one for all tasks of a run, and a terminal that is as before when the run ends, however it ends.
+//! Burn's terminal interface: one for all tasks of a run. It restores the terminal however the run
+//! ends.
 
 use crate::progress::RunPlan;
 use crate::stop::Stop;
@@ -25,7 +26,8 @@ pub struct Tui {
 #[derive(Clone)]
 struct Interface {
     inner: Arc<Mutex<Option<TuiMetricsRendererWrapper>>>,
-    /// Stopped by the interface's own menu. Not a rank's: Burn resets it at the end of every training.
+    /// Stopped by the interface's menu. Separate from the ranks' interrupters, which Burn resets at
+    /// the end of every training.
     quit: Interrupter,
 }
 
@@ -55,7 +57,8 @@ impl Tui {
 impl Drop for Tui {
     fn drop(&mut self) {
         let inner = self.interface.inner.lock().take();
-        // After "kill" was chosen in its menu it panics once more, with the terminal restored; the run's own error says it all.
+        // After "kill" was chosen in its menu it panics once more, with the terminal restored. The
+        // run's own error is the one to show.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(inner)));
         self.stop.before_exit(|| {});
     }
@@ -139,8 +142,9 @@ mod terminal {
             Self(file.and_then(|file| tcgetattr(&file).ok().map(|settings| (file, settings))))
         }
 
-        /// Ctrl-C is to be a signal as in every other display. The interface makes it a key, on a thread of its own and some time after it was asked to open;
-        /// the keys that stop or quit a program stay keys, as the terminal would be left as it is then.
+        /// Makes Ctrl-C a signal, as in every other display. The interface makes it a key, on its own
+        /// thread some time after it was opened. The keys that suspend or quit a program stay keys,
+        /// since they would leave the terminal in raw mode.
         pub fn keep_signals(&self) {
             let Some((file, _)) = &self.0 else { return };
             for _ in 0..100 {
@@ -161,7 +165,7 @@ mod terminal {
 
         /// For a program that ends at once.
         pub fn restore(&self) {
-            // There is nobody to tell.
+            // The terminal is gone if this fails.
             let _ = crossterm::execute!(std::io::stdout(), DisableMouseCapture, LeaveAlternateScreen, Show);
             if let Some((file, settings)) = &self.0 {
                 let _ = tcsetattr(file, OptionalActions::Now, settings);
