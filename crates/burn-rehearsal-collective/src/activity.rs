@@ -1,10 +1,10 @@
-//! Detects that no rank can go on.
+//! Detects that no rank can proceed.
 //!
 //! A [`World`] counts what can move in this process:
 //!
 //! * a thread that owns a claim, unless it is known to wait. A *claim* is a handle or an [`Asker`].
 //!   It belongs to the thread that used it last.
-//! * the first handle of a rank before anybody has used it: it is on its way to the thread that
+//! * the first handle of a rank before its first use: it is on its way to the thread that
 //!   will.
 //! * a thread that answers requests, from the first request until all answers have been sent. Its
 //!   handles do not count.
@@ -63,7 +63,7 @@ impl World {
         count.is_multiple_of(BEGAN).then_some((count / BEGAN).max(1))
     }
 
-    /// So many threads, handles or requests can move again.
+    /// `number` more threads, handles or requests can move.
     pub(crate) fn begin(&self, number: usize) {
         if number > 0 {
             self.count.fetch_add(BEGAN + number as u64, Ordering::SeqCst);
@@ -97,11 +97,11 @@ impl World {
 /// Whose move a claim is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Owner {
-    /// Nobody has used it: it counts by itself.
-    Nobody,
+    /// Not used yet: it counts by itself.
+    Unused,
     /// The thread that used it last.
     Thread(ThreadId),
-    /// It does not count: whoever answers requests uses it, and they count instead.
+    /// It does not count: the thread that answers requests uses it, and requests count instead.
     Uncounted,
 }
 
@@ -115,7 +115,7 @@ pub(crate) struct Claim {
 impl Claim {
     pub(crate) fn new(world: Arc<World>) -> Self {
         world.begin(1);
-        Self { world, owner: Owner::Nobody }
+        Self { world, owner: Owner::Unused }
     }
 
     pub(crate) fn world(&self) -> &Arc<World> {
@@ -141,7 +141,7 @@ impl Claim {
     fn give(&mut self, owner: Owner) {
         // The new owner first, so that the count is not 0 in between: the calling thread can move.
         match owner {
-            Owner::Nobody => self.world.begin(1),
+            Owner::Unused => self.world.begin(1),
             Owner::Thread(thread) => {
                 let mut owners = self.world.owners();
                 let claims = owners.entry(thread).or_insert(0);
@@ -153,7 +153,7 @@ impl Claim {
             Owner::Uncounted => {}
         }
         let last = match std::mem::replace(&mut self.owner, owner) {
-            Owner::Nobody => self.world.end(),
+            Owner::Unused => self.world.end(),
             Owner::Thread(thread) => {
                 let mut owners = self.world.owners();
                 let claims = owners.get_mut(&thread).map_or(0, |claims| {
@@ -190,7 +190,7 @@ struct Shared {
 }
 
 impl Shared {
-    /// Counts the thread that waits for the answer to this request, if one does and nobody has
+    /// Counts the thread that waits for the answer to this request, if one does and it has not been
     /// counted it yet.
     fn go_on(&self, request: u64) {
         if self.awaited.load(Ordering::SeqCst) != request {
@@ -203,7 +203,7 @@ impl Shared {
         }
     }
 
-    /// Nobody waits for the answer to this request any more; false if nobody did.
+    /// No thread waits for the answer to this request any more; false if none did.
     fn take_awaited(&self, request: u64) -> bool {
         self.awaited.compare_exchange(request, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
@@ -300,7 +300,7 @@ impl Drop for Requests {
     fn drop(&mut self) {
         // The thread that answers is about to leave, on its own account.
         if let Some(mut claim) = self.claim.take().filter(|_| self.served) {
-            claim.give(Owner::Nobody);
+            claim.give(Owner::Unused);
             *self.shared.left.lock().unwrap_or_else(PoisonError::into_inner) = Some(claim);
         }
     }

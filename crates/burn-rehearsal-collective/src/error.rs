@@ -12,7 +12,8 @@ pub enum CollectiveError {
     PeerFailed {
         /// The rank that is gone.
         rank: usize,
-        /// The training step of the rank that reports it, see [`Collective::set_step`](crate::Collective::set_step).
+        /// The training step of the rank that reports it, see
+        /// [`Collective::set_step`](crate::Collective::set_step).
         step: u64,
     },
     /// Ranks that this one waited for have stopped sending heartbeats: their processes were

@@ -1,11 +1,12 @@
-//! Operations that are made of those of [`Collective`]: messages whose length the others do not know.
+//! Operations that are made of those of [`Collective`]: messages whose length the others do not
+//! know.
 
 use crate::{Collective, CollectiveError};
 
 /// What every [`Collective`] can do besides. All methods are collective.
 ///
-/// Flags, words and lengths travel with a [`checksum`]. A message that did not arrive as it was sent
-/// is [`CollectiveError::Damaged`].
+/// Flags, words and lengths travel with a [`checksum`]. A message that did not arrive as it was
+/// sent is [`CollectiveError::Damaged`].
 ///
 /// ```
 /// use burn_rehearsal_collective::{CollectiveError, CollectiveExt, Ranks};

@@ -1,6 +1,8 @@
-//! What the environment says about the launcher (`mpirun`, `mpiexec`, `srun`) that started this process.
+//! What the environment says about the launcher (`mpirun`, `mpiexec`, `srun`) that started this
+//! process.
 //!
-//! Nothing here needs MPI: a program can tell whether it should use it, and which of the machine's devices and cores are its own.
+//! Nothing here needs MPI: a program can find out whether to use it, and which of the machine's
+//! devices and cores are its own.
 
 use std::cell::Cell;
 
@@ -8,8 +10,8 @@ thread_local! {
     static RANK: Cell<Option<(usize, usize)>> = const { Cell::new(None) };
 }
 
-/// The rank that the calling thread runs and the world size, inside [`run_threads`](crate::run_threads) or
-/// `run_mpi`. `None` on every other thread.
+/// The rank that the calling thread runs and the world size, inside
+/// [`run_threads`](crate::run_threads) or `run_mpi`. `None` on every other thread.
 ///
 /// Lets a library detect that single-rank code runs on several ranks.
 pub fn current_rank() -> Option<(usize, usize)> {
@@ -24,7 +26,8 @@ pub(crate) fn as_rank<T>(rank: usize, size: usize, f: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Prints why a rank failed, in one piece: other ranks may print at the same time, and the launcher mixes pieces.
+/// Prints why a rank failed, in one piece: other ranks may print at the same time, and the launcher
+/// mixes pieces.
 #[cfg(feature = "mpi")]
 pub(crate) fn print_failure(rank: usize, reason: &str) {
     let prefix = format!("rank {rank}: ");
@@ -39,11 +42,12 @@ pub(crate) fn print_failure(rank: usize, reason: &str) {
 pub struct Launch {
     /// The number of processes that the launcher started.
     pub size: usize,
-    /// This process among all of them, from 0, if the launcher tells. MPI may number them differently.
+    /// This process among all of them, from 0, if the launcher says so. MPI may number them
+    /// differently.
     pub rank: Option<usize>,
-    /// This process among those on the same machine, from 0; if the launcher tells.
+    /// This process among those on the same machine, from 0; if the launcher says so.
     pub local_rank: Option<usize>,
-    /// The number of processes on the same machine, if the launcher tells.
+    /// The number of processes on the same machine, if the launcher says so.
     pub local_size: Option<usize>,
 }
 
@@ -53,14 +57,16 @@ impl Launch {
         Self::from_variables(|name| std::env::var(name).ok())
     }
 
-    /// Open MPI's and Hydra's variables come first: their launchers may themselves have been started by SLURM.
+    /// Open MPI's and Hydra's variables come first: their launchers may themselves have been
+    /// started by SLURM.
     fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Option<Self> {
         let number = |name: &str| variable(name).and_then(|value| value.trim().parse::<usize>().ok());
         if let Some(size) = number("OMPI_COMM_WORLD_SIZE") {
             let (local_rank, local_size) = (number("OMPI_COMM_WORLD_LOCAL_RANK"), number("OMPI_COMM_WORLD_LOCAL_SIZE"));
             return Some(Self { size, rank: number("OMPI_COMM_WORLD_RANK"), local_rank, local_size });
         }
-        // A batch script itself has SLURM_NTASKS too; only what `srun` starts has a step with tasks.
+        // A batch script itself has SLURM_NTASKS too; only what `srun` starts has a step with
+        // tasks.
         let slurm = number("SLURM_STEP_NUM_TASKS");
         if let Some(size) = number("PMI_SIZE").or(slurm) {
             let tasks_per_node = || variable("SLURM_STEP_TASKS_PER_NODE").and_then(|value| first_number(&value));

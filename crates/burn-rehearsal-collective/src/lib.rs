@@ -1,8 +1,8 @@
 //! Collective operations between the ranks of a data-parallel run.
 //!
 //! [`Ranks`] runs a function on every rank, as threads of this process or as the processes of a
-//! launcher. The function gets a [`Rank`], and everything that communicates takes a handle of its own
-//! from it:
+//! launcher. The function gets a [`Rank`], and everything that communicates takes a handle of its
+//! own from it:
 //!
 //! ```
 //! use burn_rehearsal_collective::{CollectiveError, CollectiveExt, Ranks, ReduceOp};
@@ -18,29 +18,29 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! [`Collective`] is the one small, object-safe trait that the rehearsal engine and the data-parallel
-//! learner use; [`CollectiveExt`] adds messages of any length. [`Solo`] is a world of one rank,
-//! [`Threads`] joins the threads of one process, and with the feature `mpi`, `Mpi` joins processes on
-//! many machines.
+//! [`Collective`] is the one small, object-safe trait that the rehearsal engine and the
+//! data-parallel learner use; [`CollectiveExt`] adds messages of any length. [`Solo`] is a world of
+//! one rank, [`Threads`] joins the threads of one process, and with the feature `mpi`, `Mpi` joins
+//! processes on many machines.
 //!
-//! Every operation is *collective*: all ranks call the same operations in the same order. A rank that leaves (its handle is
-//! dropped, by a return, an error or a panic) while others wait for it makes their call return
-//! [`CollectiveError::PeerFailed`]; nobody hangs.
+//! Every operation is *collective*: all ranks call the same operations in the same order. A rank
+//! that leaves (its handle is dropped, by a return, an error or a panic) while others wait for it
+//! makes their call return [`CollectiveError::PeerFailed`]; no rank hangs.
 //!
 //! # Deadlocks
 //!
 //! Ranks can wait for each other in operations of *different* handles: one rank reduces gradients
-//! while the other waits for its engine, which exchanges rows. When no rank can go on, all ranks
+//! while the other waits for its engine, which exchanges rows. When no rank can proceed, all ranks
 //! get [`CollectiveError::Deadlock`], which names the operation of each rank and the ranks it waits
 //! for: at once among threads, within six heartbeats (six seconds) over MPI. A slow rank never
 //! causes it.
 //!
-//! A rank can go on as long as one of its threads can. These are the threads that own a handle. A
+//! A rank can proceed as long as one of its threads can. These are the threads that own a handle. A
 //! handle belongs to the thread that used it last, and a new duplicate to the thread that made it.
 //! Such a thread waits only inside an operation, or for a thread that answers requests
 //! ([`Collective::answer_requests`]). A thread that waits for anything else (a channel, a lock,
-//! another thread) counts as able to go on: such a deadlock is not detected. When a thread hands a
-//! handle to another thread, all ranks should do so.
+//! another thread) counts as able to proceed: such a deadlock is not detected. When a thread hands
+//! a handle to another thread, all ranks should do so.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs)]
 #![deny(unsafe_op_in_unsafe_fn)]
@@ -108,7 +108,7 @@ pub struct Incoming<'a> {
 /// * [`CollectiveError::Mismatch`] when the ranks disagree about the operation or its sizes,
 /// * [`CollectiveError::InvalidArgument`] when one rank's argument fits no call (its message says
 ///   which rank),
-/// * [`CollectiveError::Deadlock`] when no rank can go on,
+/// * [`CollectiveError::Deadlock`] when no rank can proceed,
 /// * [`CollectiveError::Transport`] when the library below fails.
 ///
 /// Among threads, a mismatch and an invalid argument reach all ranks, and then no data has moved.
@@ -130,14 +130,17 @@ pub trait Collective: Send {
     /// Copies `root`'s `data` into everybody's `data`; all lengths (in bytes) are equal.
     fn broadcast(&mut self, data: &mut [u8], root: usize) -> Result<(), CollectiveError>;
 
-    /// Concatenates every rank's `send` in rank order into `recv`, whose length is `size * send.len()`.
+    /// Concatenates every rank's `send` in rank order into `recv`, whose length is `size *
+    /// send.len()`.
     fn all_gather(&mut self, send: &[u8], recv: &mut [u8]) -> Result<(), CollectiveError>;
 
-    /// Replaces `data` by its combination over all ranks, in rank order, so that the bits do not depend on timing or transport.
+    /// Replaces `data` by its combination over all ranks, in rank order, so that the bits do not
+    /// depend on timing or transport.
     fn all_reduce(&mut self, data: &mut [f32], op: ReduceOp) -> Result<(), CollectiveError>;
 
-    /// Sends bytes to some peers and receives bytes from some: at most one message per ordered pair, of a length both sides know.
-    /// Every rank calls it, with empty lists if it has nothing to move.
+    /// Sends bytes to some peers and receives bytes from some: at most one message per ordered
+    /// pair, of a length both sides know. Every rank calls it, with empty lists if it has nothing
+    /// to move.
     fn exchange(&mut self, outgoing: &[Outgoing<'_>], incoming: &mut [Incoming<'_>]) -> Result<(), CollectiveError>;
 
     /// A second handle on the same ranks whose operations are independent of this one's.

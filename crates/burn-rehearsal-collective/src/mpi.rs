@@ -28,8 +28,9 @@ pub use self::run::run_mpi;
 
 /// One rank's handle on an MPI run; see [`run_mpi`].
 ///
-/// Data go directly from one rank's buffers into another's, where the MPI library does so. Handles may be used by different threads at the
-/// same time, and none waits for another's operations. Dropping a handle tells the other ranks, as everywhere; its communicator is kept
+/// Data go directly from one rank's buffers into another's, where the MPI library does so. Handles
+/// may be used by different threads at the same time, and none waits for another's operations.
+/// Dropping a handle is visible to the other ranks, as on every transport; its communicator is kept
 /// until the end of the run.
 pub struct Mpi {
     rank: usize,
@@ -58,7 +59,8 @@ impl fmt::Debug for Mpi {
     }
 }
 
-/// Ends the process if it is dropped by a panic: the caller's memory, which MPI may still write, must not be freed by unwinding.
+/// Ends the process if it is dropped by a panic: the caller's memory, which MPI may still write,
+/// must not be freed by unwinding.
 struct NoUnwinding;
 
 impl Drop for NoUnwinding {
@@ -70,7 +72,8 @@ impl Drop for NoUnwinding {
 }
 
 impl Mpi {
-    /// Takes a turn at calling MPI; `None` when MPI has ended. If a thread is stuck in MPI, this process ends, and the launcher ends the others.
+    /// Takes a turn at calling MPI; `None` when MPI has ended. If a thread is stuck in MPI, this
+    /// process ends, and the launcher ends the others.
     fn turn<R>(&self, turn: impl FnOnce(&mut Service) -> R) -> Option<R> {
         match self.turns.take(turn) {
             Ok(result) => Some(result),
@@ -101,8 +104,9 @@ impl Mpi {
             // MPI does not end while an operation is in progress.
             turn = self
                 .turn(|service| {
-                    let turn = service.go_on(self.handle);
-                    // Within the turn: the communication thread must not see the answer taken and this thread still waiting.
+                    let turn = service.advance(self.handle);
+                    // Within the turn: the communication thread must not see the answer taken and
+                    // this thread still waiting.
                     if waits && matches!(turn, Turn::Answer(_)) {
                         self.claim.world().begin(1);
                     }
@@ -152,7 +156,8 @@ impl Mpi {
         }
     }
 
-    /// Repeats the first error, or refuses what no rank could accept; the others learn that this rank has left.
+    /// Repeats the first error, or refuses what no rank could accept; the others learn that this
+    /// rank has left.
     fn check(&mut self, problem: Option<String>) -> Result<(), CollectiveError> {
         if let Some(problem) = problem.filter(|_| self.poison.is_none()) {
             self.turn(|service| service.close(self.handle));
@@ -255,7 +260,8 @@ impl Drop for Mpi {
     }
 }
 
-/// Never returns: the communication thread is about to end this process, and the caller's memory must stay as it is.
+/// Never returns: the communication thread is about to end this process, and the caller's memory
+/// must stay as it is.
 fn wait_for_the_end() -> ! {
     loop {
         thread::park();

@@ -15,8 +15,8 @@ pub enum Reduction {
     /// In rank order: the same bits in every run, and the same as among threads.
     #[default]
     FixedOrder,
-    /// The library's own `MPI_Iallreduce`, for large worlds. Its order of additions may depend on the
-    /// number of ranks, their placement and the library.
+    /// The library's own `MPI_Iallreduce`, for large worlds. Its order of additions may depend on
+    /// the number of ranks, their placement and the library.
     Fast,
 }
 
@@ -51,7 +51,8 @@ impl Default for MpiOptions {
 /// One rank of a run: its number, and the means to reach the others.
 ///
 /// [`Ranks::run`] passes it to the function that it runs on every rank. Everything that works on
-/// several ranks takes a `&Rank` and communicates over a [`collective`](Self::collective) of its own.
+/// several ranks takes a `&Rank` and communicates over a [`collective`](Self::collective) of its
+/// own.
 ///
 /// ```
 /// use burn_rehearsal_collective::Rank;
@@ -202,15 +203,15 @@ impl Ranks {
 
     /// Runs `f` on every rank of this process and returns the values in rank order.
     ///
-    /// Among threads, these are all ranks; each is a thread named `rank-0`, `rank-1`, …, and `f` may
-    /// borrow from the caller. Under a launcher there is one rank per process: it runs on the calling
-    /// thread, and rayon's global pool, which computes tensor operations on the CPU, gets this rank's
-    /// share of the cores unless `RAYON_NUM_THREADS` is set.
+    /// Among threads, these are all ranks; each is a thread named `rank-0`, `rank-1`, …, and `f`
+    /// may borrow from the caller. Under a launcher there is one rank per process: it runs on the
+    /// calling thread, and rayon's global pool, which computes tensor operations on the CPU, gets
+    /// this rank's share of the cores unless `RAYON_NUM_THREADS` is set.
     ///
     /// # Errors
     ///
-    /// The failures of all ranks, if any failed. A process of several does not return after an error
-    /// of `f`: it prints the error and ends the whole run with exit code 1.
+    /// The failures of all ranks, if any failed. A process of several does not return after an
+    /// error of `f`: it prints the error and ends the whole run with exit code 1.
     pub fn run<T, E, F>(&self, f: F) -> Result<Vec<T>, RunError>
     where
         T: Send,
@@ -276,8 +277,8 @@ fn values<T>(results: Vec<Result<T, RankFailure<BoxedError>>>) -> Result<Vec<T>,
 /// Why some ranks of [`Ranks::run`] have no value.
 ///
 /// Displayed are the different failures, one per line. A rank whose error or one of its sources is
-/// [`PeerFailed`](CollectiveError::PeerFailed) or [`Silent`](CollectiveError::Silent) only noticed the
-/// failure of another; it is displayed only if no other failure is known.
+/// [`PeerFailed`](CollectiveError::PeerFailed) or [`Silent`](CollectiveError::Silent) only noticed
+/// the failure of another; it is displayed only if no other failure is known.
 #[derive(Debug)]
 pub struct RunError {
     /// Never empty; those that only noticed another failure come last.

@@ -1,4 +1,5 @@
-//! Sums, and the split of work into even parts: alike on all transports, so that they give the same bits.
+//! Sums, and the split of work into even parts: alike on all transports, so that they give the same
+//! bits.
 
 use std::ops::Range;
 
@@ -11,14 +12,16 @@ pub enum ReduceOp {
     Mean,
 }
 
-/// Values that are summed at a time: the sums and one rank's summands stay in the first-level cache.
+/// Values that are summed at a time: the sums and one rank's summands stay in the first-level
+/// cache.
 pub(crate) const BLOCK: usize = 2048;
 
 /// Divides every value by `size`.
 pub(crate) fn divide(values: &mut [f32], size: usize) {
     let divisor = size as f32;
     if size.is_power_of_two() {
-        // The inverse is exact, so the product has the bits of the quotient, in a fraction of the time.
+        // The inverse is exact, so the product has the bits of the quotient, in a fraction of the
+        // time.
         values.iter_mut().for_each(|value| *value *= 1.0 / divisor);
     } else {
         values.iter_mut().for_each(|value| *value /= divisor);

@@ -1,11 +1,12 @@
-//! A world of one rank. Nothing moves and nobody waits, but the argument checks are those of every other world, so that a
-//! program which runs alone does not fail for the first time on two ranks.
+//! A world of one rank. Nothing moves and no rank waits, but the argument checks are those of every
+//! other world, so that a program which runs alone does not fail for the first time on two ranks.
 
 use crate::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp};
 
 /// A world of one rank: every operation is local.
 ///
-/// Lengths, roots and peers are checked as in a larger world, and a mistake poisons the handle as there.
+/// Lengths, roots and peers are checked as in a larger world, and a mistake poisons the handle as
+/// there.
 ///
 /// ```
 /// use burn_rehearsal_collective::{Collective, ReduceOp, Solo};
@@ -28,7 +29,8 @@ impl Solo {
         Self::default()
     }
 
-    /// Keeps the first error for all later calls; `check` tells why the arguments cannot be accepted.
+    /// Keeps the first error for all later calls; `check` says why the arguments cannot be
+    /// accepted.
     fn call(&mut self, check: impl FnOnce() -> Result<(), String>) -> Result<(), CollectiveError> {
         if self.poison.is_none() {
             self.poison = check().err().map(CollectiveError::InvalidArgument);

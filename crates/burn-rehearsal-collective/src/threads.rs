@@ -5,23 +5,26 @@
 //! Every operation is one *rendezvous* at a [`Gate`], which all handles of a group share:
 //!
 //! 1. Under the lock, a rank writes on the board what it calls and where its memory is ([`board`]).
-//! 2. **Gate A** opens when all ranks have written. The last to arrive compares what they wrote; if it does not fit together, the
-//!    gate fails. Opening and failing are decided under the lock, hence for all ranks or for none.
-//! 3. Every rank takes the addresses it needs from the board and copies the data, without lock and without a copy in between
-//!    ([`copies`], with [`address`] the only unsafe code).
-//! 4. **Gate B** opens when all ranks have moved their data. Only then does anybody return, so a buffer is borrowed for as long as
-//!    somebody can touch it.
+//! 2. **Gate A** opens when all ranks have written. The last to arrive compares what they wrote; if
+//!    it does not fit together, the gate fails. Opening and failing are decided under the lock, so
+//!    for all ranks or for none.
+//! 3. Every rank takes the addresses it needs from the board and moves the data, without lock and
+//!    without a copy in between ([`copies`], with [`address`] the only unsafe code).
+//! 4. **Gate B** opens when all ranks have moved their data. Only then does any rank return, so a
+//!    buffer is borrowed for as long as another rank can touch it.
 //!
-//! # Why nobody hangs, and why no address outlives its buffer
+//! # Why no rank hangs, and why no address outlives its buffer
 //!
-//! * Operations take `&mut self`, so a rank can leave (drop its handle) only outside an operation. Whoever passed gate A is inside one,
-//!   and so are all others: gate B cannot fail, and nothing between the gates returns early. All sizes were compared before gate A opened;
-//!   were there a panic all the same, the unwinding rank would still wait at gate B.
-//! * A failure is final: once a rank has left, or the ranks disagreed, no gate A of the group opens any more, and whoever waits
-//!   there or comes later gets the error. What it wrote on the board is never looked at again, for the board is read only behind
-//!   gate A.
-//! * A gate counts rounds, and a waiting rank first asks whether its own round has passed, then whether there is a failure. So a rank that
-//!   returns and leaves at once does not disturb those who have not yet woken up from the same operation.
+//! * Operations take `&mut self`, so a rank can leave (drop its handle) only outside an operation.
+//!   A rank that passed gate A is inside one, and so are all others: gate B cannot fail, and
+//!   nothing between the gates returns early. All sizes were compared before gate A opened; were
+//!   there a panic all the same, the unwinding rank would still wait at gate B.
+//! * A failure is final: once a rank has left, or the ranks disagreed, no gate A of the group opens
+//!   any more, and a rank that waits there or comes later gets the error. What it wrote on the
+//!   board is never looked at again, for the board is read only behind gate A.
+//! * A gate counts rounds, and a waiting rank first asks whether its own round has passed, then
+//!   whether there is a failure. So a rank that returns and leaves at once does not disturb those
+//!   who have not yet woken up from the same operation.
 //! * Ranks may wait for each other at the gates A of different handles. The last thread that begins
 //!   to wait notices it, and all gates fail ([`deadlock`]).
 
@@ -46,12 +49,14 @@ pub use self::run::{RankFailure, run_on, run_threads};
 
 /// One rank's handle on a group of threads of this process.
 ///
-/// Data goes directly from one rank's buffers into another's. [`all_reduce`](Collective::all_reduce) adds in rank order, `((x0 +
-/// x1) + x2) + …`, on exactly one rank for each value: the bits are the same on every rank and in every run. Once warm, no
-/// operation but [`duplicate`](Collective::duplicate) allocates. Waiting ranks sleep, so that there may be more ranks than cores.
+/// Data goes directly from one rank's buffers into another's.
+/// [`all_reduce`](Collective::all_reduce) adds in rank order, `((x0 + x1) + x2) + …`, on exactly
+/// one rank for each value: the bits are the same on every rank and in every run. Once warm, no
+/// operation but [`duplicate`](Collective::duplicate) allocates. Waiting ranks sleep, so that there
+/// may be more ranks than cores.
 ///
-/// Dropping a handle tells the others that the rank has left; after the last operation of all ranks nobody minds. See
-/// [`run_threads`] for an example.
+/// Dropping a handle is visible to the others as the rank leaving; after the last operation this
+/// has no effect. See [`run_threads`] for an example.
 #[derive(Debug)]
 pub struct Threads {
     gate: Arc<Gate>,
@@ -67,7 +72,8 @@ pub struct Threads {
 }
 
 impl Threads {
-    /// The handles of a new group of `size` ranks, in rank order; each is meant for a thread of its own.
+    /// The handles of a new group of `size` ranks, in rank order; each is meant for a thread of its
+    /// own.
     ///
     /// # Errors
     ///

@@ -1,4 +1,5 @@
-//! Once warm, the operations allocate nothing. A binary of its own, because it counts every allocation of the process.
+//! Once warm, the operations allocate nothing. A binary of its own, because it counts every
+//! allocation of the process.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(unsafe_code, reason = "an allocator can only be wrapped with unsafe code")]
 

@@ -1,4 +1,5 @@
-//! Mini-batches whose rows prove that they are whole, buffers of them, and χ² tests of what is drawn.
+//! Mini-batches whose rows prove that they are whole, buffers of them, and χ² tests of what is
+//! drawn.
 
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 use burn_rehearsal::random::{Purpose, Stream};
@@ -33,7 +34,8 @@ pub fn label_type(device: &Device) -> DType {
     if device.supports_dtype(DType::I64) { DType::I64 } else { DType::I32 }
 }
 
-/// A mini-batch with every role, all fields of a row functions of its id: a torn or mixed row cannot pass for a whole one.
+/// A mini-batch with every role, all fields of a row functions of its id: a torn or mixed row
+/// cannot pass for a whole one.
 #[derive(RehearsalBatch, Clone, Debug)]
 pub struct Mixed {
     /// `[rows, 1, 2, 2]`
@@ -96,7 +98,8 @@ impl Row {
     }
 }
 
-/// A mini-batch of the samples `ids` on [`device`], with u8 images and i64 labels if it has those types.
+/// A mini-batch of the samples `ids` on [`device`], with u8 images and i64 labels if it has those
+/// types.
 #[must_use]
 pub fn batch(ids: &[i64]) -> Mixed {
     batch_on(ids, &device())
@@ -140,7 +143,8 @@ pub fn read(batch: &Mixed) -> Vec<Row> {
         .collect()
 }
 
-/// Fails unless `augmented` is the rows `incoming`, in order, followed by whole, distinct, flagged representatives; returns their ids.
+/// Fails unless `augmented` is the rows `incoming`, in order, followed by whole, distinct, flagged
+/// representatives; returns their ids.
 #[track_caller]
 pub fn assert_augmented(incoming: &[i64], augmented: &Mixed) -> Vec<i64> {
     let rows = read(augmented);
@@ -161,8 +165,9 @@ pub fn config(capacity: usize, candidates: usize, representatives: usize) -> Reh
 
 /// This rank's buffer of [`Mixed`] rows.
 ///
-/// Unless the configuration says where shards live, every other rank keeps its own on the device, and so does a rank alone: whatever is tested on
-/// several ranks holds for both stores and for worlds in which they are mixed.
+/// Unless the configuration says where shards live, every other rank keeps its own on the device,
+/// and so does a rank alone: whatever is tested on several ranks holds for both stores and for
+/// worlds in which they are mixed.
 #[must_use]
 pub fn buffer(config: &RehearsalConfig, ranks: Box<dyn Collective>) -> RehearsalBuffer<Mixed> {
     let store = match config.store {
@@ -179,11 +184,11 @@ pub fn fresh(seed: u64, rank: usize, step: usize, rows: usize, classes: u64) -> 
     (0..rows).map(|row| rng.below(classes) as i64 * CLASS + ((step * 8 + rank) * 64 + row) as i64).collect()
 }
 
-/// The probability that a uniform sampler deviates at least as much as `counts`: how often each row was drawn in `trials` draws of `drawn`
-/// distinct rows each.
+/// The probability that a uniform sampler deviates at least as much as `counts`: how often each row
+/// was drawn in `trials` draws of `drawn` distinct rows each.
 ///
-/// Within one draw the rows are drawn without replacement, which makes the counts vary less: the statistic is scaled by (n−1)/(n−r) and is then
-/// asymptotically χ² with n−1 degrees of freedom.
+/// Within one draw the rows are drawn without replacement, which makes the counts vary less: the
+/// statistic is scaled by (n−1)/(n−r) and is then asymptotically χ² with n−1 degrees of freedom.
 #[must_use]
 pub fn uniform_p(counts: &[u64], trials: u64, drawn: u64) -> f64 {
     let n = counts.len() as f64;

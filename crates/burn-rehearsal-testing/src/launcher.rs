@@ -3,11 +3,11 @@
 use std::ffi::OsStr;
 use std::process::Command;
 
-/// The command that starts `program` as `ranks` processes on this machine. The launcher is `mpirun`,
-/// or the program that the variable `MPIRUN` names.
+/// The command that starts `program` as `ranks` processes on this machine. The launcher is
+/// `mpirun`, or the program that the variable `MPIRUN` names.
 ///
-/// Variables allow Open MPI to start more ranks than cores, to run as root, and to use shared memory
-/// without attaching to other processes, which containers forbid. Other MPIs ignore them.
+/// Variables allow Open MPI to start more ranks than cores, to run as root, and to use shared
+/// memory without attaching to other processes, which containers forbid. Other MPIs ignore them.
 pub fn mpirun(ranks: usize, program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(std::env::var_os("MPIRUN").unwrap_or_else(|| "mpirun".into()));
     command.args(["-n", &ranks.to_string()]).arg(program);

@@ -4,8 +4,8 @@
 //! * [`mpirun`] starts a program as several processes.
 //! * [`watchdog`] and [`guarded`] turn a hang into a failed test run.
 //! * [`reference`] has plain answers to compare the operations of a collective with.
-//! * With the feature `fixtures`: mini-batches whose rows prove that they are whole, worlds of ranks,
-//!   and χ² tests of uniform draws.
+//! * With the feature `fixtures`: mini-batches whose rows prove that they are whole, worlds of
+//!   ranks, and χ² tests of uniform draws.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[cfg(feature = "fixtures")]

@@ -7,7 +7,8 @@ use crate::Random;
 /// World sizes that tests go through.
 pub const SIZES: [usize; 5] = [1, 2, 3, 4, 8];
 
-/// A number of repetitions, or the length of a buffer: less in Miri, which is a thousand times slower.
+/// A number of repetitions, or the length of a buffer: less in Miri, which is a thousand times
+/// slower.
 #[must_use]
 pub const fn some(count: usize) -> usize {
     if cfg!(miri) { count.div_ceil(50) } else { count }
@@ -84,7 +85,8 @@ pub fn check_broadcast(ranks: &mut dyn Collective, key: usize, len: usize, root:
     Ok(())
 }
 
-/// One exchange in which `len(from, to)` tells who sends how much, in an order of messages that differs between the ranks.
+/// One exchange in which `len(from, to)` is the number of bytes to send, if any, in an order of
+/// messages that differs between the ranks.
 ///
 /// # Errors
 ///

@@ -1,9 +1,11 @@
-//! Ranks that are threads of one process and send each other messages through a network that misbehaves as it is told: for tests of what runs on a
-//! [`Collective`].
+//! Ranks that are threads of one process and send each other messages through a network with seeded
+//! faults: for tests of what runs on a [`Collective`].
 //!
-//! Unlike [`Threads`](burn_rehearsal_collective::Threads), whose ranks meet in every operation and fail together, these are as independent as processes: a rank sends its messages and
-//! goes on as soon as it has those that it needs, so one rank may be operations ahead of another, may fail in an operation that others have finished, and
-//! may be gone when some of its peers have got its message and others have not.
+//! Unlike [`Threads`](burn_rehearsal_collective::Threads), whose ranks meet in every operation and
+//! fail together, these are as independent as processes: a rank sends its messages and goes on as
+//! soon as it has those that it needs, so one rank may be operations ahead of another, may fail in
+//! an operation that others have finished, and may be gone when some of its peers have got its
+//! message and others have not.
 
 mod network;
 mod plan;
@@ -25,7 +27,8 @@ const NETWORK: &str = "the simulated network";
 
 /// One rank's handle on a network that disturbs its ranks, for tests.
 ///
-/// Without a fault every operation gives the bits that it gives on [`Threads`](burn_rehearsal_collective::Threads), whatever the delays.
+/// Without a fault every operation gives the bits that it gives on
+/// [`Threads`](burn_rehearsal_collective::Threads), whatever the delays.
 ///
 /// ```
 /// use burn_rehearsal_collective::Collective;
@@ -38,7 +41,7 @@ const NETWORK: &str = "the simulated network";
 ///         ranks.barrier()
 ///     })
 /// });
-/// assert!(results.iter().all(Result::is_err)); // nobody hangs, nobody goes on alone
+/// assert!(results.iter().all(Result::is_err)); // no rank hangs, and none continues alone
 /// ```
 #[derive(Debug)]
 pub struct Simulated {
@@ -57,7 +60,8 @@ pub struct Simulated {
     last: HashMap<usize, Vec<u8>>,
 }
 
-/// Runs `f` on `size` ranks that are joined by a network with this disturbance. Threads and results are those of [`run_threads`](burn_rehearsal_collective::run_threads).
+/// Runs `f` on `size` ranks that are joined by a network with this disturbance. Threads and results
+/// are those of [`run_threads`](burn_rehearsal_collective::run_threads).
 pub fn run_simulated<T, E, F>(size: usize, disturbance: &Disturbance, f: F) -> Vec<Result<T, RankFailure<E>>>
 where
     T: Send,
@@ -69,7 +73,8 @@ where
 }
 
 impl Simulated {
-    /// The handles of a new group of `size` ranks, in rank order; each is meant for a thread of its own.
+    /// The handles of a new group of `size` ranks, in rank order; each is meant for a thread of its
+    /// own.
     ///
     /// # Errors
     ///
@@ -91,12 +96,13 @@ impl Simulated {
         (0..self.size).filter(move |peer| *peer != rank)
     }
 
-    /// Numbers that are this rank's in this operation alone; `use_` tells what for.
-    fn random(&self, use_: usize) -> Random {
-        Random::new(&[self.plan.seed as usize, self.channel, self.rank, self.operation as usize, use_])
+    /// Numbers that are this rank's in this operation alone; `purpose` separates several uses.
+    fn random(&self, purpose: usize) -> Random {
+        Random::new(&[self.plan.seed as usize, self.channel, self.rank, self.operation as usize, purpose])
     }
 
-    /// One operation: sends what there is, then waits for what comes; lengths are those of the buffers.
+    /// One operation: sends what there is, then waits for what comes; lengths are those of the
+    /// buffers.
     fn operate(&mut self, call: Call, sends: &[(usize, &[u8])], receives: &mut [(usize, &mut [u8])]) -> Result<(), CollectiveError> {
         if let Some(error) = &self.poison {
             return Err(error.clone());
@@ -164,11 +170,11 @@ impl Simulated {
         match fault {
             Some(FaultKind::Stall) => self.network.stop(self.rank),
             Some(FaultKind::Die) => self.network.die(self.rank),
-            // Not `panic!`: nobody has to be told, it is on purpose.
-            Some(FaultKind::Panic) => resume_unwind(Box::new("this rank panics, as it was told")),
+            // Not `panic!`: no message is needed, it is on purpose.
+            Some(FaultKind::Panic) => resume_unwind(Box::new("this rank panics on purpose")),
             _ => return Ok(()),
         }
-        Err(self.transport("this rank ends here, as it was told".to_owned()))
+        Err(self.transport("this rank ends here on purpose".to_owned()))
     }
 
     fn spoil(&self, fault: Option<FaultKind>, message: &mut Message, random: &mut Random) {
@@ -198,7 +204,7 @@ impl Simulated {
             let message = self.network.receive(self.channel, peer, self.rank).map_err(|missing| match missing {
                 Missing::Left => CollectiveError::PeerFailed { rank: peer, step },
                 Missing::Silent => self.transport(format!("no sign of life from rank {peer}")),
-                Missing::Stopped => self.transport("this rank ends here, as it was told".to_owned()),
+                Missing::Stopped => self.transport("this rank ends here on purpose".to_owned()),
             })?;
             let mismatch = |reason: String| CollectiveError::Mismatch { step, reason };
             if (message.call, message.operation) != (call, self.operation) {

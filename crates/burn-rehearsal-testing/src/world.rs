@@ -13,7 +13,8 @@ thread_local! {
     static PROCESS: RefCell<Option<(Box<dyn Collective>, usize)>> = const { RefCell::new(None) };
 }
 
-/// Runs `scenario` with every [`world`] of as many ranks as `process` has being one of processes, too; gives their number.
+/// Runs `scenario` with every [`world`] of as many ranks as `process` has being one of processes,
+/// too; gives their number.
 pub fn on_processes(process: Box<dyn Collective>, scenario: impl FnOnce()) -> usize {
     PROCESS.set(Some((process, 0)));
     scenario();
@@ -29,9 +30,11 @@ fn process(size: usize) -> Option<Box<dyn Collective>> {
     })
 }
 
-/// Runs `f` on `size` thread ranks, under a [`watchdog`], and gives the results in rank order. A rank's panic fails the test.
+/// Runs `f` on `size` thread ranks, under a [`watchdog`], and gives the results in rank order. A
+/// rank's panic fails the test.
 ///
-/// A process of an MPI run of `size` ranks (see [`on_processes`]) does the same as its rank of that run, which must give what the thread gave.
+/// A process of an MPI run of `size` ranks (see [`on_processes`]) does the same as its rank of that
+/// run, which must give what the thread gave.
 pub fn world<T: Send + PartialEq + Debug>(size: usize, f: impl Fn(Box<dyn Collective>) -> T + Sync) -> Vec<T> {
     let _watchdog = watchdog();
     let results: Vec<T> = run_threads(size, |threads| Ok::<T, Infallible>(f(Box::new(threads))))

@@ -1,6 +1,8 @@
-//! The calls of MPI that are used, with return codes instead of aborts. With [`requests`](super::requests), all `ffi` of the crate.
+//! The calls of MPI that are used, with return codes instead of aborts. With
+//! [`requests`](super::requests), all `ffi` of the crate.
 //!
-//! MPI is initialised with `MPI_THREAD_SERIALIZED`: every thread may call it, but no two at a time. See [`turns`](super::turns).
+//! MPI is initialised with `MPI_THREAD_SERIALIZED`: every thread may call it, but no two at a time.
+//! See [`turns`](super::turns).
 #![allow(unsafe_code, reason = "MPI is a C library")]
 
 use std::ffi::{c_char, c_int, c_void};
@@ -42,7 +44,8 @@ fn text(code: c_int) -> String {
     if done == 0 { String::from_utf8_lossy(&buffer[..len]).into_owned() } else { format!("error code {code}") }
 }
 
-/// A running MPI. Dropping it ends MPI on all ranks together; after a failure, [`abort`](Self::abort) instead.
+/// A running MPI. Dropping it ends MPI on all ranks together; after a failure,
+/// [`abort`](Self::abort) instead.
 pub(super) struct Library(Universe);
 
 impl Library {
@@ -59,7 +62,8 @@ impl Library {
         Ok(library)
     }
 
-    /// Ends all ranks with exit code 1. MPI is not finalised, for that would wait for ranks that are gone.
+    /// Ends all ranks with exit code 1. MPI is not finalised, for that would wait for ranks that
+    /// are gone.
     pub(super) fn abort(self) {
         // SAFETY: MPI is running; the call ends this process.
         unsafe { ffi::MPI_Abort(Comm::world().0, 1) };
@@ -90,7 +94,8 @@ impl Comm {
         check("MPI_Comm_set_errhandler", unsafe { ffi::MPI_Comm_set_errhandler(self.0, ffi::RSMPI_ERRORS_RETURN) })
     }
 
-    /// A communicator of the same ranks, made while all of them wait here: for the start of the run only.
+    /// A communicator of the same ranks, made while all of them wait here: for the start of the run
+    /// only.
     pub(super) fn duplicate_now(self) -> Result<Self, Fault> {
         let mut new = Self::none();
         // SAFETY: a living communicator, and room for another.

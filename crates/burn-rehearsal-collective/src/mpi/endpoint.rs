@@ -35,8 +35,8 @@ pub(super) struct Active {
     pub(super) work: Work,
     stage: Stage,
     pub(super) since: Instant,
-    /// When the ranks that are waited for were told so.
-    pub(super) told: Instant,
+    /// When the ranks that are waited for were last notified.
+    pub(super) notified: Instant,
     /// How often a rank that is waited for has answered that it has finished this operation.
     pub(super) done_elsewhere: u32,
 }
@@ -67,7 +67,7 @@ pub(super) struct Endpoint {
     pub(super) fault: Option<Fault>,
     /// For each rank, the number of the first operation in which it takes no part.
     pub(super) left: Vec<u64>,
-    /// Whether the handle is gone, or has failed: the others have been told.
+    /// Whether the handle is gone, or has failed: the others have been notified.
     pub(super) closed: bool,
 }
 
@@ -107,7 +107,7 @@ impl Endpoint {
     pub(super) fn start(&mut self, work: Work) -> Result<(), Fault> {
         let now = Instant::now();
         let Work { call, data, result, .. } = work;
-        let mut active = Active { work, stage: Stage::Messages, since: now, told: now, done_elsewhere: 0 };
+        let mut active = Active { work, stage: Stage::Messages, since: now, notified: now, done_elsewhere: 0 };
         let channel = self.channel(call);
         let Channel { comm, rank, size, tag } = channel;
         self.next += 1;
@@ -150,7 +150,8 @@ impl Endpoint {
             }
             Call::Duplicate => {
                 active.stage = Stage::Communicator;
-                // SAFETY: boxed, and an endpoint with an unfinished duplication is never dropped before the process ends.
+                // SAFETY: boxed, and an endpoint with an unfinished duplication is never dropped
+                // before the process ends.
                 unsafe { self.messages.duplicate(comm, &mut self.child) }
             }
         };
@@ -159,7 +160,7 @@ impl Endpoint {
         posted
     }
 
-    /// Goes on with the operation in progress, if there is one.
+    /// Advances the operation in progress, if there is one.
     pub(super) fn advance(&mut self) -> Result<Progress, Fault> {
         if let Some(fault) = self.fault.take() {
             return Err(fault);
@@ -192,7 +193,7 @@ impl Endpoint {
 
     /// Sends a broadcast's data to this rank's children in the binomial tree.
     fn pass_on(&mut self, Channel { comm, rank, size, tag }: Channel, root: usize, data: Lent) -> Result<(), Fault> {
-        // SAFETY: lent; nobody writes the data any more.
+        // SAFETY: lent; the data are not written any more.
         children(rank, root, size).try_for_each(|peer| unsafe { self.messages.send(comm, tag, peer, data) })
     }
 
@@ -231,8 +232,9 @@ impl Endpoint {
     }
 }
 
-/// The first of the 256 tags of an operation. Different calls have different tags, so that they never receive each other's data; neither
-/// do operations that follow each other. All tags fit into the 15 bits that every MPI has.
+/// The first of the 256 tags of an operation. Different calls have different tags, so that they
+/// never receive each other's data; neither do operations that follow each other. All tags fit into
+/// the 15 bits that every MPI has.
 fn tag(call: Call, operation: u64) -> c_int {
     let kind = match call {
         Call::Barrier | Call::Duplicate => 0,
@@ -245,7 +247,8 @@ fn tag(call: Call, operation: u64) -> c_int {
     kind << 12 | ((operation % 16) as c_int) << 8
 }
 
-/// From whom a rank other than the root gets a broadcast: its number relative to the root, without the lowest bit.
+/// From whom a rank other than the root gets a broadcast: its number relative to the root, without
+/// the lowest bit.
 fn parent(rank: usize, root: usize, size: usize) -> usize {
     let relative = (rank + size - root) % size;
     ((relative & (relative.wrapping_sub(1))) + root) % size

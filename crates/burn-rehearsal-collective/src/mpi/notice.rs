@@ -1,4 +1,5 @@
-//! Short messages between ranks, apart from all data: who is alive, who waits in which operation, who has left.
+//! Short messages between ranks, apart from all data: who is alive, who waits in which operation,
+//! who has left.
 
 use crate::call::Call;
 use crate::{ReduceOp, words_of};
@@ -27,7 +28,7 @@ pub(super) struct Standstill {
     pub(super) handle: Handle,
 }
 
-/// What one rank tells another.
+/// A message from one rank to another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Notice {
     /// The heartbeat: its number, the receiver's last one, and the sender's standstill (0: it can
@@ -35,9 +36,10 @@ pub(super) enum Notice {
     Alive { beat: u64, echo: u64, standstill: u64 },
     /// Before a heartbeat from a rank in which nothing can move: one of its handles.
     Standstill(Standstill),
-    /// No rank can go on, and the sender is about to say so to its callers.
+    /// No rank can proceed, and the sender is about to return that error to its callers.
     Deadlock,
-    /// The sender has been waiting for the receiver for a while, in operation number `operation` of `group`.
+    /// The sender has been waiting for the receiver for a while, in operation number `operation` of
+    /// `group`.
     Waiting { group: u64, operation: u64, call: Call },
     /// The answer, if the sender has finished that operation long ago.
     Done { group: u64, operation: u64 },

@@ -1,8 +1,9 @@
-//! The all-reduce in a fixed order: the same additions as among threads, hence the same bits.
+//! The all-reduce in a fixed order: the same additions as among threads, so the same bits.
 //!
-//! The values are cut into buckets of 4 MiB. In each bucket, every rank sends every other its slice, adds up the parts of its own slice
-//! in rank order, and sends the sums to all. Each value crosses the network twice, whatever the number of ranks. A few buckets are
-//! under way at a time, so that one is summed while others travel.
+//! The values are cut into buckets of 4 MiB. In each bucket, every rank sends every other its
+//! slice, adds up the parts of its own slice in rank order, and sends the sums to all. Each value
+//! crosses the network twice, whatever the number of ranks. A few buckets are under way at a time,
+//! so that one is summed while others travel.
 #![allow(unsafe_code, reason = "values of a lent buffer are read and written between messages")]
 
 use std::ffi::c_int;
@@ -68,7 +69,7 @@ impl Reduce {
         (self.data, self.op, self.next) = (data, op, 0);
     }
 
-    /// Goes on as far as possible.
+    /// Advances as far as possible.
     pub(super) fn advance(&mut self, channel: Channel) -> Result<Progress, Fault> {
         let buckets = (self.data.len() / VALUE).div_ceil(BUCKET);
         let (mut busy, mut moved) = (false, false);
@@ -127,11 +128,13 @@ impl Lane {
         self.stage = Stage::Parts;
         for peer in others(rank, size) {
             let part = parts.part((peer - usize::from(peer > rank)) * own, own);
-            // SAFETY: nobody touches `parts` until the requests are complete (`sum`); after a failure the lane is abandoned or leaked.
+            // SAFETY: `parts` is not touched until the requests are complete (`sum`); after a
+            // failure the lane is abandoned or leaked.
             unsafe { self.requests.receive(comm, tag, peer, part)? };
         }
         for peer in others(rank, size) {
-            // SAFETY: a lent buffer; this slice is written only after these sends are complete (`sum`).
+            // SAFETY: a lent buffer; this slice is written only after these sends are complete
+            // (`sum`).
             unsafe { self.requests.send(comm, tag, peer, self.slice(data, peer, size))? };
         }
         Ok(())
@@ -142,28 +145,33 @@ impl Lane {
         let Channel { comm, rank, size, .. } = channel;
         let tag = self.tag(channel) + 1;
         let own = self.slice(data, rank, size);
-        // SAFETY: a lent `&mut [f32]`, so it is aligned, and slices are cut at values; no request uses this rank's own slice now.
+        // SAFETY: a lent `&mut [f32]`, so it is aligned, and slices are cut at values; no request
+        // uses this rank's own slice now.
         let values = unsafe { std::slice::from_raw_parts_mut(own.start().cast::<f32>(), own.len() / VALUE) };
         sum_in_rank_order(values, &self.parts, rank, size, op);
         self.stage = Stage::Sums;
         for peer in others(rank, size) {
-            // SAFETY: a lent buffer; the slices of different ranks are disjoint, and this lane's sends from it are complete.
+            // SAFETY: a lent buffer; the slices of different ranks are disjoint, and this lane's
+            // sends from it are complete.
             unsafe { self.requests.receive(comm, tag, peer, self.slice(data, peer, size))? };
         }
         for peer in others(rank, size) {
-            // SAFETY: a lent buffer; nobody writes this rank's own slice until the operation is over.
+            // SAFETY: a lent buffer; this rank's own slice is not written until the operation is
+            // over.
             unsafe { self.requests.send(comm, tag, peer, own)? };
         }
         Ok(())
     }
 }
 
-/// All ranks but `rank`, the next one first, so that not all of them send to the same rank at the same time.
+/// All ranks but `rank`, the next one first, so that not all of them send to the same rank at the
+/// same time.
 pub(super) fn others(rank: usize, size: usize) -> impl Iterator<Item = usize> {
     (1..size).map(move |distance| (rank + distance) % size)
 }
 
-/// Replaces `own`, the values of `rank`, by `((x0 + x1) + x2) + …`, where `parts` holds those of all other ranks in rank order.
+/// Replaces `own`, the values of `rank`, by `((x0 + x1) + x2) + …`, where `parts` holds those of
+/// all other ranks in rank order.
 fn sum_in_rank_order(own: &mut [f32], parts: &[f32], rank: usize, size: usize, op: ReduceOp) {
     let len = own.len();
     let mut sums = [0.0; BLOCK];

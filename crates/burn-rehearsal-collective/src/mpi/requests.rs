@@ -1,6 +1,8 @@
-//! Messages under way: posting them, asking whether they have arrived, and giving up on them. MPI never blocks here.
+//! Messages under way: posting them, asking whether they have arrived, and giving up on them. MPI
+//! never blocks here.
 //!
-//! Messages longer than the limit go in several pieces with the same tag; MPI keeps their order, and both sides cut alike.
+//! Messages longer than the limit go in several pieces with the same tag; MPI keeps their order,
+//! and both sides cut alike.
 #![allow(unsafe_code, reason = "MPI is a C library")]
 
 use std::ffi::c_int;
@@ -20,7 +22,8 @@ struct Message {
     expected: Option<usize>,
 }
 
-/// A set of requests that are waited for together. Vectors keep their capacity from one operation to the next.
+/// A set of requests that are waited for together. Vectors keep their capacity from one operation
+/// to the next.
 pub(super) struct Requests {
     requests: Vec<ffi::MPI_Request>,
     statuses: Vec<ffi::MPI_Status>,
@@ -38,7 +41,8 @@ impl Requests {
     ///
     /// # Safety
     ///
-    /// The memory is alive and nobody writes it until [`test`](Self::test) returns true or [`abandon`](Self::abandon) does.
+    /// The memory is alive and not written until [`test`](Self::test) returns true or
+    /// [`abandon`](Self::abandon) does.
     pub(super) unsafe fn send(&mut self, comm: Comm, tag: c_int, peer: usize, bytes: Lent) -> Result<(), Fault> {
         for start in (0..bytes.len()).step_by(self.limit) {
             // SAFETY: the caller's promise.
@@ -54,7 +58,8 @@ impl Requests {
     /// As for [`send`](Self::send); the memory is not longer than the limit.
     pub(super) unsafe fn send_piece(&mut self, comm: Comm, tag: c_int, peer: usize, piece: Lent) -> Result<(), Fault> {
         let mut request = null();
-        // SAFETY: the caller's promise keeps the memory; the communicator is alive, and the request is writable.
+        // SAFETY: the caller's promise keeps the memory; the communicator is alive, and the request
+        // is writable.
         let code = unsafe { ffi::MPI_Isend(void(piece.start()), int(piece.len()), byte(), int(peer), tag, comm.0, &mut request) };
         check("MPI_Isend", code)?;
         self.push(request, Message { peer: Some(peer), expected: None });
@@ -65,7 +70,7 @@ impl Requests {
     ///
     /// # Safety
     ///
-    /// As for [`send`](Self::send), and nobody reads the memory either.
+    /// As for [`send`](Self::send), and the memory is not read either.
     pub(super) unsafe fn receive(&mut self, comm: Comm, tag: c_int, peer: usize, bytes: Lent) -> Result<(), Fault> {
         for start in (0..bytes.len()).step_by(self.limit) {
             // SAFETY: the caller's promise.
@@ -81,25 +86,29 @@ impl Requests {
     /// As for [`receive`](Self::receive); the memory is not longer than the limit.
     pub(super) unsafe fn receive_piece(&mut self, comm: Comm, tag: c_int, peer: usize, piece: Lent) -> Result<(), Fault> {
         let mut request = null();
-        // SAFETY: the caller's promise keeps the memory; the communicator is alive, and the request is writable.
+        // SAFETY: the caller's promise keeps the memory; the communicator is alive, and the request
+        // is writable.
         let code = unsafe { ffi::MPI_Irecv(void(piece.start()), int(piece.len()), byte(), int(peer), tag, comm.0, &mut request) };
         check("MPI_Irecv", code)?;
         self.push(request, Message { peer: Some(peer), expected: Some(piece.len()) });
         Ok(())
     }
 
-    /// Sums `count` values of all ranks with the library's own algorithm, whose order of additions is its own affair.
+    /// Sums `count` values of all ranks with the library's own algorithm, whose order of additions
+    /// is its own affair.
     ///
     /// # Safety
     ///
-    /// As for [`send`](Self::send) and [`receive`](Self::receive); both memories hold `count` values, and they are different.
+    /// As for [`send`](Self::send) and [`receive`](Self::receive); both memories hold `count`
+    /// values, and they are different.
     pub(super) unsafe fn all_reduce(&mut self, comm: Comm, send: Lent, receive: Lent) -> Result<(), Fault> {
         let step = (self.limit / size_of::<f32>()).max(1) * size_of::<f32>();
         for start in (0..send.len()).step_by(step) {
             let (send, receive) = (send.part(start, step), receive.part(start, step));
             let count = int(send.len() / size_of::<f32>());
             let mut request = null();
-            // SAFETY: the caller's promise keeps both memories, which hold `count` values; the rest are constants of the library.
+            // SAFETY: the caller's promise keeps both memories, which hold `count` values; the rest
+            // are constants of the library.
             let code = unsafe {
                 let (float, sum) = (ffi::RSMPI_FLOAT, ffi::RSMPI_SUM);
                 ffi::MPI_Iallreduce(void(send.start()), void(receive.start()), count, float, sum, comm.0, &mut request)
@@ -110,7 +119,8 @@ impl Requests {
         Ok(())
     }
 
-    /// Makes a communicator of the same ranks; `new` is valid once [`test`](Self::test) returns true.
+    /// Makes a communicator of the same ranks; `new` is valid once [`test`](Self::test) returns
+    /// true.
     ///
     /// # Safety
     ///
@@ -133,7 +143,7 @@ impl Requests {
         self.requests.is_empty()
     }
 
-    /// Lets MPI work, and tells whether all requests are complete; if so, the set is empty again.
+    /// Lets MPI work, and returns whether all requests are complete; if so, the set is empty again.
     pub(super) fn test(&mut self) -> Result<bool, Fault> {
         if self.requests.is_empty() {
             return Ok(true);
@@ -184,7 +194,8 @@ impl Requests {
         Ok(())
     }
 
-    /// Calls `each` with the peer of every request that is not complete (twice, if there are two); `None` stands for some rank.
+    /// Calls `each` with the peer of every request that is not complete (twice, if there are two);
+    /// `None` stands for some rank.
     pub(super) fn pending(&self, mut each: impl FnMut(Option<usize>)) {
         for (request, message) in self.requests.iter().zip(&self.messages) {
             let (mut done, mut status) = (0, empty_status());
@@ -196,10 +207,12 @@ impl Requests {
         }
     }
 
-    /// Gives up: true if MPI has let go of all memory within `limit`. Otherwise it must stay as it is for ever.
+    /// Gives up: true if MPI has let go of all memory within `limit`. Otherwise it must stay as it
+    /// is for ever.
     pub(super) fn abandon(&mut self, limit: Duration) -> bool {
         for (request, message) in self.requests.iter_mut().zip(&self.messages) {
-            // Only receives can be cancelled everywhere; a send completes when it is received, or has been copied already.
+            // Only receives can be cancelled everywhere; a send completes when it is received, or
+            // has been copied already.
             if message.expected.is_some() && *request != null() {
                 // SAFETY: a request of ours that is not complete yet.
                 unsafe { ffi::MPI_Cancel(request) };

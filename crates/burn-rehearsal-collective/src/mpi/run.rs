@@ -1,4 +1,5 @@
-//! The entry of a rank: starting MPI on the communication thread, running the rank's function, and ending together.
+//! The entry of a rank: starting MPI on the communication thread, running the rank's function, and
+//! ending together.
 
 use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,19 +22,22 @@ const GRACE: Duration = Duration::from_secs(2);
 /// If the communication thread has not ended the run by then, this process ends itself.
 const LAST_RESORT: Duration = Duration::from_secs(5);
 
-/// Runs `f` as this process's rank of an MPI run, on the calling thread, and ends MPI when all ranks have finished.
+/// Runs `f` as this process's rank of an MPI run, on the calling thread, and ends MPI when all
+/// ranks have finished.
 ///
-/// Call it once per process. MPI is initialised with `MPI_THREAD_SERIALIZED` on a thread of its own, which keeps in touch with the other ranks
-/// while this one computes; a thread that uses a handle calls MPI itself.
+/// Call it once per process. MPI is initialised with `MPI_THREAD_SERIALIZED` on a thread of its
+/// own, which keeps in touch with the other ranks while this one computes; a thread that uses a
+/// handle calls MPI itself.
 ///
-/// If `f` fails or panics, this function does not return: it prints the error, tells the other ranks, whose operations then fail, and ends the
-/// whole run within a few seconds with exit code 1 (`MPI_Abort`). So does a rank whose operation failed in such a way that MPI keeps its
+/// If `f` fails or panics, this function does not return: it prints the error and notifies the
+/// other ranks, whose operations then fail, and ends the whole run within a few seconds with exit
+/// code 1 (`MPI_Abort`). So does a rank whose operation failed in such a way that MPI keeps its
 /// memory.
 ///
 /// # Errors
 ///
-/// [`CollectiveError::Transport`] if MPI cannot be started, or if the launcher is not of the same MPI as this program: such a
-/// launcher starts N worlds of one rank each.
+/// [`CollectiveError::Transport`] if MPI cannot be started, or if the launcher is not of the same
+/// MPI as this program: such a launcher starts N worlds of one rank each.
 pub fn run_mpi<T, E, F>(options: &MpiOptions, f: F) -> Result<T, CollectiveError>
 where
     E: Display,
@@ -50,9 +54,9 @@ where
     // Whatever `f` leaves half done is not looked at again: the process ends.
     match catch_unwind(AssertUnwindSafe(|| as_rank(rank, size, || f(handle)))) {
         Ok(Ok(value)) => {
-            let (told, all_finished) = sync_channel(1);
+            let (notify, all_finished) = sync_channel(1);
             let lost = |reason: String| failure("the end of the run", reason);
-            turns.take(|service| service.finish(told)).map_err(|refused| lost(format!("MPI is gone ({refused:?})")))?;
+            turns.take(|service| service.finish(notify)).map_err(|refused| lost(format!("MPI is gone ({refused:?})")))?;
             thread.thread().unpark();
             all_finished.recv().map_err(|error| lost(error.to_string()))??;
             // It has only to return.
@@ -67,15 +71,16 @@ where
 /// Prints why, and ends the run.
 fn end(rank: usize, reason: &str, turns: Arc<Turns<Service>>, communication: &Thread) -> ! {
     print_failure(rank, reason);
-    // On a thread of its own: the last resort comes even if another one is stuck in its turn. If there is no turn, the run is ending already.
+    // On a thread of its own: the last resort comes even if another one is stuck in its turn. If
+    // there is no turn, the run is ending already.
     let communication = communication.clone();
     let _ = thread::Builder::new().spawn(move || {
         let _ = turns.take(|service| service.give_up(GRACE));
         communication.unpark();
     });
     thread::sleep(GRACE + LAST_RESORT);
-    // The launcher sees that this process has failed, and ends the others. Not `exit`: it would run handlers of the library, which may wait
-    // for the thread that is stuck.
+    // The launcher sees that this process has failed, and ends the others. Not `exit`: it would run
+    // handlers of the library, which may wait for the thread that is stuck.
     std::process::abort()
 }
 
@@ -99,11 +104,11 @@ fn communicate(options: &MpiOptions, started: &SyncSender<Result<Mpi, Collective
     // The receiver waits for it.
     let _ = started.send(Ok(handle));
     match catch_unwind(AssertUnwindSafe(|| attend(rank, &turns))) {
-        Ok(End::Clean(told)) => {
+        Ok(End::Clean(notify)) => {
             // No handle can ask for anything any more before MPI is gone.
             let ended = turns.end();
             drop(library);
-            let _ = told.send(ended.map(|_| ()).map_err(|refused| failure("the end of the run", format!("{refused:?}"))));
+            let _ = notify.send(ended.map(|_| ()).map_err(|refused| failure("the end of the run", format!("{refused:?}"))));
         }
         // Handles may be waiting, and their memory belongs to MPI: nothing is dropped.
         Ok(End::Abort) | Err(_) => {
@@ -113,7 +118,8 @@ fn communicate(options: &MpiOptions, started: &SyncSender<Result<Mpi, Collective
     }
 }
 
-/// Looks after the run, between the turns of others, until all ranks have finished or the run must be aborted.
+/// Looks after the run, between the turns of others, until all ranks have finished or the run must
+/// be aborted.
 fn attend(rank: usize, turns: &Turns<Service>) -> End {
     loop {
         match turns.take(|service| (service.attend(), service.pause())) {

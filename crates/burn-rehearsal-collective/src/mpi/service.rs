@@ -1,4 +1,5 @@
-//! What the threads of a rank do with MPI when it is their turn: each handle goes on with its own operation, and whoever comes by looks after the rest.
+//! What the threads of a rank do with MPI when it is their turn: each handle advances its own
+//! operation, and every turn looks after the rest.
 #![allow(unsafe_code, reason = "MPI's handles are pointers, which the compiler does not let pass from thread to thread")]
 
 use std::sync::mpsc::SyncSender;
@@ -17,11 +18,13 @@ use crate::{CollectiveError, MpiOptions};
 
 /// Between two looks at notices.
 const LOOK: Duration = Duration::from_millis(2);
-/// For so long after an operation MPI may hold messages that it has accepted but not yet put on the wire.
+/// For so long after an operation MPI may hold messages that it has accepted but not yet put on the
+/// wire.
 const LINGER: Duration = Duration::from_millis(40);
-/// A rank that waits for longer tells the ranks that it waits for, again and again.
-const TELL: Duration = Duration::from_secs(1);
-/// If a rank answers so often that it has long finished the operation, its data will not come any more.
+/// A rank that waits for longer notifies the ranks that it waits for, again at this interval.
+const NOTIFY: Duration = Duration::from_secs(1);
+/// If a rank answers so often that it has long finished the operation, its data will not come any
+/// more.
 const ANSWERS: u32 = 5;
 
 /// Everything that the threads of this rank share.
@@ -38,21 +41,23 @@ pub(super) struct Service {
     last_end: Instant,
     /// Told by `Left` about groups that this rank does not have yet.
     early: Vec<(usize, u64, u64)>,
-    /// Set when this rank has finished: whom to tell when all have.
+    /// Set when this rank has finished: the channel to notify when all have.
     finish: Option<SyncSender<Result<(), CollectiveError>>>,
     /// Set when this rank has failed: when the run is ended.
     deadline: Option<Instant>,
-    /// MPI keeps a caller's memory, or does not work any more: nobody may call it again, but for ending the run.
+    /// MPI keeps a caller's memory, or does not work any more: it may be called again only to end
+    /// the run.
     broken: bool,
 }
 
-// SAFETY: what keeps it from being `Send` are communicators and requests, which are pointers in some libraries. MPI is initialised with
-// `MPI_THREAD_SERIALIZED`, so they belong to no thread; `Turns` sees to it that no two threads use them at a time.
+// SAFETY: what keeps it from being `Send` are communicators and requests, which are pointers in
+// some libraries. MPI is initialised with `MPI_THREAD_SERIALIZED`, so they belong to no thread;
+// `Turns` sees to it that no two threads use them at a time.
 unsafe impl Send for Service {}
 
 /// How a service ends.
 pub(super) enum End {
-    /// All ranks have finished; MPI may be finalised. The channel is told afterwards.
+    /// All ranks have finished; MPI may be finalised. The channel is notified afterwards.
     Clean(SyncSender<Result<(), CollectiveError>>),
     /// The run must be aborted.
     Abort,
@@ -64,7 +69,7 @@ pub(super) enum Turn {
     Answer(Answer),
     /// Its operation is in progress; whether it has moved.
     Waiting(bool),
-    /// The run is being ended, and MPI has the caller's memory: the caller must not go on.
+    /// The run is being ended, and MPI has the caller's memory: the caller must not continue.
     Aborting,
 }
 
@@ -111,7 +116,7 @@ impl Service {
         self.endpoints.len() - 1
     }
 
-    /// Begins an operation of a handle that has none in progress, and goes on with it.
+    /// Begins an operation of a handle that has none in progress, and advances it.
     pub(super) fn start(&mut self, handle: usize, work: Work) -> Turn {
         if self.broken {
             return Turn::Aborting;
@@ -124,11 +129,11 @@ impl Service {
             // Reported by `advance`, like every other failure.
             self.endpoints[handle].fault = Some(fault);
         }
-        self.go_on(handle)
+        self.advance(handle)
     }
 
-    /// Goes on with a handle's operation, and with what concerns all.
-    pub(super) fn go_on(&mut self, handle: usize) -> Turn {
+    /// Advances a handle's operation, and what concerns all.
+    pub(super) fn advance(&mut self, handle: usize) -> Turn {
         let mut moved = false;
         if !self.broken {
             match self.endpoints[handle].advance() {
@@ -152,7 +157,7 @@ impl Service {
         let now = Instant::now();
         self.look(now);
         if self.broken || self.deadline.is_some_and(|deadline| now >= deadline) {
-            // Nobody else may call MPI from now on.
+            // No other thread may call MPI from now on.
             self.broken = true;
             return Some(End::Abort);
         }
@@ -164,20 +169,21 @@ impl Service {
         self.finish.take_if(|_| self.watch.is_done()).map(End::Clean)
     }
 
-    /// How long the communication thread may sleep. Operations in progress are their callers' business.
+    /// How long the communication thread may sleep. Operations in progress are their callers'
+    /// business.
     pub(super) fn pause(&self) -> Duration {
         let soon = self.finish.is_some() || self.deadline.is_some() || self.last_end.elapsed() < LINGER;
         if soon { LOOK / 2 } else { 10 * LOOK }
     }
 
-    /// This rank's function has finished: `told` learns when all have.
-    pub(super) fn finish(&mut self, told: SyncSender<Result<(), CollectiveError>>) {
-        self.finish = Some(told);
+    /// This rank's function has finished: `notify` receives a value when all have.
+    pub(super) fn finish(&mut self, notify: SyncSender<Result<(), CollectiveError>>) {
+        self.finish = Some(notify);
     }
 
-    /// This rank's function has failed: tells the others, and ends the run after `grace`.
+    /// This rank's function has failed: notifies the others, and ends the run after `grace`.
     pub(super) fn give_up(&mut self, grace: Duration) {
-        self.watch.tell_all(Notice::Failed);
+        self.watch.notify_all(Notice::Failed);
         self.deadline = Some(Instant::now() + grace);
     }
 
@@ -185,7 +191,7 @@ impl Service {
     pub(super) fn close(&mut self, handle: usize) {
         let endpoint = &mut self.endpoints[handle];
         if !std::mem::replace(&mut endpoint.closed, true) {
-            self.watch.tell_all(Notice::Left { group: endpoint.group, operation: endpoint.next });
+            self.watch.notify_all(Notice::Left { group: endpoint.group, operation: endpoint.next });
         }
     }
 
@@ -209,12 +215,13 @@ impl Service {
         self.endpoints[index].answer = Some(Answer { result, buffers });
     }
 
-    /// The answer to a handle whose operation cannot be completed. If MPI does not let go of the caller's memory, the process must end.
+    /// The answer to a handle whose operation cannot be completed. If MPI does not let go of the
+    /// caller's memory, the process must end.
     fn fail(&mut self, index: usize, error: CollectiveError) {
         let endpoint = &mut self.endpoints[index];
         if !endpoint.abandon() {
             print_failure(self.rank, &error.to_string());
-            self.watch.tell_all(Notice::Failed);
+            self.watch.notify_all(Notice::Failed);
             // Best effort: the run ends in any case.
             let _ = self.watch.look(Instant::now(), |_, _| {});
             self.broken = true;
@@ -236,7 +243,8 @@ impl Service {
         }
     }
 
-    /// From time to time: receives notices, sends heartbeats, and looks whether somebody waits in vain.
+    /// From time to time: receives notices, sends heartbeats, and looks whether an operation waits
+    /// in vain.
     fn look(&mut self, now: Instant) {
         if self.broken || now.saturating_duration_since(self.last_look) < LOOK {
             return;
@@ -244,7 +252,7 @@ impl Service {
         self.last_look = now;
         let mut failed = Vec::new();
         if self.watch.is_beat_due(now) && self.is_deadlock() {
-            self.watch.tell_all(Notice::Deadlock);
+            self.watch.notify_all(Notice::Deadlock);
             failed = self.deadlock();
         }
         let mut heard = Vec::new();
@@ -280,12 +288,12 @@ impl Service {
                 let endpoint = &self.endpoints[index];
                 let active = endpoint.active.as_ref().filter(|_| endpoint.next == operation + 1);
                 if active.is_none() && endpoint.next > operation {
-                    self.watch.tell(peer, Notice::Done { group, operation });
+                    self.watch.notify(peer, Notice::Done { group, operation });
                 }
                 if let Some(active) = active.filter(|active| active.work.call != call) {
                     let reason = format!("{} on rank {}; {call} on rank {peer}", active.work.call, self.rank);
                     // The other rank finds out in the same way.
-                    self.watch.tell(peer, Notice::Waiting { group, operation, call: active.work.call });
+                    self.watch.notify(peer, Notice::Waiting { group, operation, call: active.work.call });
                     failed.push((index, CollectiveError::Mismatch { step: active.work.step, reason }));
                 }
             }
@@ -324,7 +332,8 @@ impl Service {
         watch.standstills.is_deadlock()
     }
 
-    /// The errors of all operations in progress when no rank can go on, as far as this rank knows the others.
+    /// The errors of all operations in progress when no rank can proceed, as far as this rank knows
+    /// the others.
     fn deadlock(&self) -> Vec<(usize, CollectiveError)> {
         let name = |group| {
             let index = self.endpoints.iter().position(|endpoint| endpoint.group == group);
@@ -342,14 +351,15 @@ impl Service {
         let active = endpoint.active.as_ref()?;
         let (operation, step) = (endpoint.next - 1, active.work.step);
         let is_gone = |peer: usize| self.watch.is_gone(peer) || endpoint.left[peer] <= operation;
-        let somebody_gone = self.watch.gone().next().is_some() || endpoint.left.iter().any(|left| *left <= operation);
+        let some_gone = self.watch.gone().next().is_some() || endpoint.left.iter().any(|left| *left <= operation);
         let stalled = self.options.stall_limit.is_some_and(|limit| now - active.since > limit);
-        let tell = now - active.told >= TELL;
-        if !(somebody_gone || stalled || tell) {
+        let notify = now - active.notified >= NOTIFY;
+        if !(some_gone || stalled || notify) {
             return None;
         }
         let pending = endpoint.pending_ranks();
-        // One that said why it left explains more than one that is merely silent; the first of several will do.
+        // One that said why it left explains more than one that is merely silent; the first of
+        // several will do.
         let said_so = |peer: &&usize| is_gone(**peer) && !self.watch.is_silent(**peer);
         if let Some(&rank) = pending.iter().find(said_so) {
             return Some(CollectiveError::PeerFailed { rank, step });
@@ -362,13 +372,13 @@ impl Service {
             let reason = format!("{} does not end: waiting for ranks {pending:?} since {:?}", active.work.call, now - active.since);
             return Some(CollectiveError::Transport { step, call: "progress limit", reason });
         }
-        if tell {
+        if notify {
             let notice = Notice::Waiting { group: endpoint.group, operation, call: active.work.call };
             for peer in pending {
-                self.watch.tell(peer, notice);
+                self.watch.notify(peer, notice);
             }
             if let Some(active) = &mut self.endpoints[index].active {
-                active.told = now;
+                active.notified = now;
             }
         }
         None

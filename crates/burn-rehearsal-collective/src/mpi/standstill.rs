@@ -106,8 +106,8 @@ impl Standstills {
         let (rank, said) = (*rank, &mut *said);
         let handles = handles.map(|(handle, pending)| {
             let operation = handle.next.wrapping_sub(1);
-            // An operation may wait for all other ranks: a rank that has not begun it comes first, since ranks that name
-            // each other would lead nowhere.
+            // An operation may wait for all other ranks: a rank that has not begun it comes first,
+            // since ranks that name each other would lead nowhere.
             let lacks = |peer: &usize| said[*peer].lacks(handle.group, operation);
             let in_vain = |peer: &usize| said[*peer].waits(handle.group, operation).is_some_and(|other| other.blocker.is_some());
             let blocker = pending.iter().copied().find(lacks).or_else(|| pending.iter().copied().find(in_vain));

@@ -1,15 +1,18 @@
-//! One thread at a time calls MPI: whoever wants something of it takes a turn, and lets go between two looks.
+//! One thread at a time calls MPI: a thread that needs it takes a turn, and lets go between two
+//! looks.
 //!
-//! A lock that nobody waits for inside: a turn takes microseconds, and a thread that cannot have it tries again. So a thread that never comes back
-//! from its turn is noticed by the others. MPI promises that its non-blocking calls return, but Open MPI's shared memory does not keep that
-//! promise when another process is stopped in the middle of writing to it.
+//! A lock without waiting inside: a turn takes microseconds, and a thread that cannot have it tries
+//! again. So a thread that never comes back from its turn is noticed by the others. MPI promises
+//! that its non-blocking calls return, but Open MPI's shared memory does not keep that promise when
+//! another process is stopped in the middle of writing to it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Trying: spin, then yield, then sleep. Waiting for messages is done in the same way, with more patience for many bytes.
+/// Trying: spin, then yield, then sleep. Waiting for messages is done in the same way, with more
+/// patience for many bytes.
 const SPIN: Duration = Duration::from_micros(20);
 const YIELD: Duration = Duration::from_millis(1);
 const SLEEP: Duration = Duration::from_micros(100);
@@ -46,7 +49,7 @@ impl<T> Turns<T> {
         self.lock(|state| state.as_mut().map(turn).ok_or(Refused::Over))?
     }
 
-    /// Ends it: nobody gets a turn any more.
+    /// Ends it: no thread gets a turn any more.
     pub(super) fn end(&self) -> Result<Option<T>, Refused> {
         self.lock(Option::take)
     }
@@ -67,7 +70,8 @@ impl<T> Turns<T> {
                 waiting.get_or_insert_with(|| Waiting { pace: Pace::new(0), seen: taken, last: Instant::now(), waited: Duration::ZERO });
             waiting.pace.pause();
             let now = Instant::now();
-            // A process that was itself stopped finds one long pause, which says nothing about the others.
+            // A process that was itself stopped finds one long pause, which says nothing about the
+            // others.
             let paused = (now - waiting.last).min(self.limit / 20);
             waiting.waited = if taken == waiting.seen { waiting.waited + paused } else { Duration::ZERO };
             (waiting.seen, waiting.last) = (taken, now);
@@ -97,7 +101,8 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// For `bytes` that are under way: they move only while somebody calls MPI, so that sleeping makes them late.
+    /// For `bytes` that are under way: they move only while a thread calls MPI, so that sleeping
+    /// makes them late.
     pub(super) fn new(bytes: usize) -> Self {
         Self { since: Instant::now(), patience: YIELD + Duration::from_nanos(2 * bytes as u64) }
     }

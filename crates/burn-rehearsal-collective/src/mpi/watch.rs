@@ -1,6 +1,7 @@
 //! Who is alive: heartbeats and other notices, on a communicator of their own.
 //!
-//! A rank whose process is stopped sends no heartbeat; one that is merely slow does, for its communication thread computes nothing.
+//! A rank whose process is stopped sends no heartbeat; one that is merely slow does, for its
+//! communication thread computes nothing.
 #![allow(unsafe_code, reason = "the buffers of notices are lent to MPI")]
 
 use std::collections::VecDeque;
@@ -38,7 +39,7 @@ pub(super) struct Watch {
     limit: Duration,
     /// Between two heartbeats.
     period: Duration,
-    /// This rank has said goodbye: nobody may be told anything more.
+    /// This rank has said goodbye: no notice may be sent any more.
     parted: bool,
     last_beat: Instant,
     last_look: Instant,
@@ -117,15 +118,15 @@ impl Watch {
     }
 
     /// Tells one rank, unless this one has said goodbye.
-    pub(super) fn tell(&mut self, peer: usize, notice: Notice) {
+    pub(super) fn notify(&mut self, peer: usize, notice: Notice) {
         if !self.parted {
             self.lines[peer].queue.push_back(notice);
         }
     }
 
     /// Tells all other ranks.
-    pub(super) fn tell_all(&mut self, notice: Notice) {
-        others(self.rank, self.lines.len()).for_each(|peer| self.tell(peer, notice));
+    pub(super) fn notify_all(&mut self, notice: Notice) {
+        others(self.rank, self.lines.len()).for_each(|peer| self.notify(peer, notice));
     }
 
     /// Whether nothing came from `peer` for longer than the limit.
@@ -145,7 +146,7 @@ impl Watch {
 
     /// Tells all others that nothing more will come from this rank.
     pub(super) fn part(&mut self) {
-        self.tell_all(Notice::Goodbye);
+        self.notify_all(Notice::Goodbye);
         self.parted = true;
     }
 
@@ -163,7 +164,8 @@ impl Watch {
 
 impl Line {
     fn listen(&mut self, comm: Comm, peer: usize) -> Result<(), Fault> {
-        // SAFETY: the buffer is ours and read only after the request is complete; a watch is dropped after `Goodbye`, or leaked.
+        // SAFETY: the buffer is ours and read only after the request is complete; a watch is
+        // dropped after `Goodbye`, or leaked.
         unsafe { self.inbox.receive(comm, 0, peer, Lent::write(&mut *self.received)) }
     }
 
@@ -171,7 +173,8 @@ impl Line {
         while self.outbox.test()? {
             let Some(notice) = self.queue.pop_front() else { break };
             *self.sent = notice.encode();
-            // SAFETY: the buffer is ours and written only after the request is complete; see `listen`.
+            // SAFETY: the buffer is ours and written only after the request is complete; see
+            // `listen`.
             unsafe { self.outbox.send(comm, 0, peer, Lent::read(&*self.sent))? };
         }
         Ok(())

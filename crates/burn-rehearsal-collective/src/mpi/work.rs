@@ -6,15 +6,17 @@ use crate::call::Call;
 
 /// The memory of a caller, lent to MPI.
 ///
-/// A handle that has started [`Work`] with a `Lent` keeps the borrow and does not return until the answer is there, which is only when MPI has let
-/// go of the memory; otherwise the process ends. So the memory is alive, and nobody else uses it, for as long as MPI may touch it.
+/// A handle that has started [`Work`] with a `Lent` keeps the borrow and does not return until the
+/// answer is there, which is only when MPI has let go of the memory; otherwise the process ends. So
+/// the memory is alive, and nothing else uses it, for as long as MPI may touch it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lent {
     start: *mut u8,
     len: usize,
 }
 
-// SAFETY: the memory outlives its use, by whichever thread calls MPI, and the owner does not touch it meanwhile (see the type).
+// SAFETY: the memory outlives its use, by whichever thread calls MPI, and the owner does not touch
+// it meanwhile (see the type).
 unsafe impl Send for Lent {}
 
 impl Lent {
@@ -46,7 +48,8 @@ impl Lent {
     /// `len` bytes from `start` on, as far as there are any.
     pub(super) fn part(self, start: usize, len: usize) -> Self {
         let start = start.min(self.len);
-        // SAFETY: `start` is at most the length, so the result points into the same memory or to its end.
+        // SAFETY: `start` is at most the length, so the result points into the same memory or to
+        // its end.
         Self { start: unsafe { self.start.add(start) }, len: len.min(self.len - start) }
     }
 }
@@ -58,7 +61,8 @@ pub(super) struct PeerBuffer {
     pub(super) bytes: Lent,
 }
 
-/// The buffers of an exchange; the vectors go back to the handle with the answer, so that they are allocated once.
+/// The buffers of an exchange; the vectors go back to the handle with the answer, so that they are
+/// allocated once.
 #[derive(Debug, Default)]
 pub(super) struct PeerBuffers {
     pub(super) outgoing: Vec<PeerBuffer>,

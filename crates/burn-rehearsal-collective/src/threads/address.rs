@@ -31,7 +31,8 @@ impl Address {
     ///
     /// # Safety
     ///
-    /// The buffer behind this address is at least `len` bytes long, alive, and written by nobody, as long as `'a`.
+    /// The buffer behind this address is at least `len` bytes long, alive, and not written, as long
+    /// as `'a`.
     pub(super) unsafe fn bytes<'a>(self, len: usize) -> &'a [u8] {
         // SAFETY: the caller's promise; addresses come from slices, so they are not null.
         unsafe { std::slice::from_raw_parts(self.0, len) }

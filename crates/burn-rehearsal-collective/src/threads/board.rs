@@ -1,6 +1,7 @@
 //! What the ranks write for each other before gate A, and the check that it fits together.
 //!
-//! The board is read only behind gate A, when every rank has rewritten its part: what an earlier round left there is never seen.
+//! The board is read only behind gate A, when every rank has rewritten its part: what an earlier
+//! round left there is never seen.
 
 use super::address::Address;
 use crate::WaitingRank;
@@ -67,7 +68,8 @@ impl Board {
         self.calls[rank] = call;
     }
 
-    /// Like [`post`](Self::post) for an exchange, with `(peer, address, bytes)` to send and `(peer, bytes)` to receive.
+    /// Like [`post`](Self::post) for an exchange, with `(peer, address, bytes)` to send and `(peer,
+    /// bytes)` to receive.
     pub(super) fn post_exchange(
         &mut self,
         rank: usize,
@@ -114,7 +116,8 @@ impl Board {
         self.transfers[from * self.calls.len() + to].sent.map_or(Address::NULL, |(address, _)| address)
     }
 
-    /// Whether the calls of all ranks fit together. Done once a round, by the last rank to arrive, so that all ranks get the same answer.
+    /// Whether the calls of all ranks fit together. Done once a round, by the last rank to arrive,
+    /// so that all ranks get the same answer.
     pub(super) fn agree(&self) -> Result<(), Failure> {
         if let Some(complaint) = self.calls.iter().find_map(|posted| posted.complaint.as_ref()) {
             return Err(Failure::Invalid(complaint.clone()));
@@ -154,7 +157,7 @@ impl Board {
         groups.iter().map(part).collect::<Vec<_>>().join("; ")
     }
 
-    /// Gate A opens: nobody waits there any more.
+    /// Gate A opens: no rank waits there any more.
     pub(super) fn open(&mut self) {
         self.calls.iter_mut().for_each(|posted| posted.waits = false);
     }

@@ -1,9 +1,11 @@
-//! The operations: what each rank publishes, and the data it moves between the gates. With `address.rs`, all unsafe code of this transport.
+//! The operations: what each rank publishes, and the data it moves between the gates. With
+//! `address.rs`, all unsafe code of this transport.
 //!
-//! Three facts carry every SAFETY line below. **Alive:** between the gates all ranks are inside the same operation and hold the
-//! borrows of the buffers they published. **Same length:** gate A opens only when all ranks published equal calls (and, for an
-//! exchange, equal lengths for each pair). **Ordered:** the lock orders what a rank did before gate A before the accesses of
-//! others, and these before what it does after gate B.
+//! Three facts carry every SAFETY line below. **Alive:** between the gates all ranks are inside the
+//! same operation and hold the borrows of the buffers they published. **Same length:** gate A opens
+//! only when all ranks published equal calls (and, for an exchange, equal lengths for each pair).
+//! **Ordered:** the lock orders what a rank did before gate A before the accesses of others, and
+//! these before what it does after gate B.
 #![allow(unsafe_code, reason = "ranks read and write each other's buffers between the gates; the protocol is in threads.rs")]
 
 use super::address::Address;
@@ -26,7 +28,8 @@ pub(super) fn broadcast(gate: Entrance<'_>, rank: usize, data: &mut [u8], root: 
     }
     let (source, gate_b) = gate.meet(|board| board.post(rank, posted), |board| board.address(root))?;
     if rank != root {
-        // SAFETY: alive and `len` bytes long (module head); the root itself does not touch its buffer here, and the others only read it.
+        // SAFETY: alive and `len` bytes long (module head); the root itself does not touch its
+        // buffer here, and the others only read it.
         data.copy_from_slice(unsafe { source.bytes(len) });
     }
     drop(gate_b);
@@ -49,14 +52,16 @@ pub(super) fn all_gather(
     let (sources, gate_b) = gate.meet(|board| board.post(rank, posted), |board| refill(addresses, board.addresses()))?;
     // Chunks of no bytes do not exist, not even when there are none.
     for (part, source) in recv.chunks_exact_mut(len.max(1)).zip(sources) {
-        // SAFETY: alive and `len` bytes long (module head); its owner lent it shared, so nobody writes it.
+        // SAFETY: alive and `len` bytes long (module head); its owner lent it shared, so it is not
+        // written.
         part.copy_from_slice(unsafe { source.bytes(len) });
     }
     drop(gate_b);
     Ok(())
 }
 
-/// Rank i adds up slice i of everybody's buffer and writes the sum back into slice i of everybody's buffer.
+/// Rank i adds up slice i of everybody's buffer and writes the sum back into slice i of everybody's
+/// buffer.
 pub(super) fn all_reduce(
     gate: Entrance<'_>,
     rank: usize,
@@ -71,21 +76,23 @@ pub(super) fn all_reduce(
     let (buffers, gate_b) = gate.meet(|board| board.post(rank, posted), |board| refill(addresses, board.addresses()))?;
     let slice = even_split(len, buffers.len(), rank);
     for block in slice.clone().step_by(BLOCK) {
-        // SAFETY: the block lies within `slice`, and so within each of the buffers, which are alive, long enough
-        // and aligned (all of them were `&mut [f32]`). They are different buffers, and the slices of different ranks are
-        // disjoint, so no other rank touches these values between the gates.
+        // SAFETY: the block lies within `slice`, and so within each of the buffers, which are
+        // alive, long enough and aligned (all of them were `&mut [f32]`). They are different
+        // buffers, and the slices of different ranks are disjoint, so no other rank touches these
+        // values between the gates.
         unsafe { reduce_block(buffers, block, BLOCK.min(slice.end - block), op) };
     }
     drop(gate_b);
     Ok(())
 }
 
-/// Adds up the values `start..start + len` of all buffers in rank order, in the first buffer, and copies the result into the others.
+/// Adds up the values `start..start + len` of all buffers in rank order, in the first buffer, and
+/// copies the result into the others.
 ///
 /// # Safety
 ///
-/// Each address is that of another living array of `f32` that reaches to `start + len`, and nobody else accesses `start..start +
-/// len` of any of them during the call.
+/// Each address is that of another living array of `f32` that reaches to `start + len`, and no
+/// other thread accesses `start..start + len` of any of them during the call.
 unsafe fn reduce_block(buffers: &[Address], start: usize, len: usize, op: ReduceOp) {
     // SAFETY: the caller's promise.
     let block = |buffer: &Address| unsafe { std::slice::from_raw_parts_mut(buffer.start().cast::<f32>().add(start), len) };
@@ -121,8 +128,8 @@ pub(super) fn exchange(
     )?;
     for (message, source) in incoming.iter_mut().zip(sources) {
         let len = message.bytes.len();
-        // SAFETY: the sender published this transfer with `len` bytes (gate A compared both sides) and is alive (module head); it lent the
-        // bytes shared, so nobody writes them.
+        // SAFETY: the sender published this transfer with `len` bytes (gate A compared both sides)
+        // and is alive (module head); it lent the bytes shared, so they are not written.
         message.bytes.copy_from_slice(unsafe { source.bytes(len) });
     }
     drop(gate_b);

@@ -8,8 +8,8 @@ use crate::sync::{Arc, Mutex, MutexGuard};
 
 /// The gates of all handles of a world.
 ///
-/// Whoever locks several gates has locked this list before, and nobody locks it while holding a
-/// gate.
+/// A thread that locks several gates has locked this list before, and no thread locks it while
+/// holding a gate.
 #[derive(Debug, Default)]
 pub(super) struct Gates {
     gates: Mutex<Numbered>,
@@ -35,10 +35,10 @@ impl Gates {
         gates.next += 1;
     }
 
-    /// If nothing can move, all gates fail, and whoever waits at one gets the reason.
+    /// If nothing can move, all gates fail, and the ranks that wait at one get the reason.
     pub(super) fn end_deadlock(&self, world: &World) {
         let gates = self.lock();
-        // With all gates locked, nobody enters or leaves an operation.
+        // With all gates locked, no rank enters or leaves an operation.
         let mut states: Vec<_> = gates.list.iter().map(|(number, gate)| (number, gate, gate.lock())).collect();
         if world.movable() > 0 {
             return;

@@ -1,7 +1,7 @@
 //! The rendezvous: two gates in one lock.
 //!
-//! Invariants, all under the lock: `passed_b <= passed_a`; no rank is more than one round ahead of another; `failure`, once set,
-//! stays, and then `passed_a` never changes again.
+//! Invariants, all under the lock: `passed_b <= passed_a`; no rank is more than one round ahead of
+//! another; `failure`, once set, stays, and then `passed_a` never changes again.
 
 use std::sync::PoisonError;
 
@@ -23,7 +23,7 @@ pub(super) struct Gate {
 
 #[derive(Debug)]
 pub(super) struct State {
-    /// What the handles are for, if anybody has said so.
+    /// The purpose of the handles, if set.
     purpose: Option<&'static str>,
     board: Board,
     /// The group that a `duplicate` in progress makes.
@@ -56,8 +56,8 @@ impl Gate {
         self.lock().purpose = Some(purpose);
     }
 
-    /// Marks `rank` as gone and wakes whoever waits for it. The first failure is the one that is
-    /// reported.
+    /// Marks `rank` as gone and wakes the ranks that wait for it. The first failure is the one that
+    /// is reported.
     pub(super) fn leave(&self, rank: usize, world: &World) {
         let mut state = self.lock();
         state.left += 1;
@@ -98,7 +98,7 @@ impl Gate {
 }
 
 impl State {
-    /// Closes gate A for good, unless it is already. Whoever waits there goes on.
+    /// Closes gate A for good, unless it is already. The ranks that wait there return.
     fn fail(&mut self, failure: Failure, world: &World) {
         if self.failure.is_none() {
             world.begin(self.arrived);
@@ -140,11 +140,12 @@ impl<'a> Entrance<'a> {
         self.gate_a(|state| write(&mut state.board)).map(drop)
     }
 
-    /// A rendezvous at which memory is touched: `write` puts this rank's call on the board; behind gate A, `read` takes from it what this
-    /// rank needs. Dropping the guard waits at gate B.
+    /// A rendezvous at which memory is touched: `write` puts this rank's call on the board; behind
+    /// gate A, `read` takes from it what this rank needs. Dropping the guard waits at gate B.
     ///
-    /// `read` runs, and a guard exists, only if all ranks wrote calls that fit together. As long as one rank has not dropped its guard, no
-    /// rank gets past dropping its own. After an error no rank gets a guard.
+    /// `read` runs, and a guard exists, only if all ranks wrote calls that fit together. As long as
+    /// one rank has not dropped its guard, no rank gets past dropping its own. After an error no
+    /// rank gets a guard.
     pub(super) fn meet<V>(self, write: impl FnOnce(&mut Board), read: impl FnOnce(&Board) -> V) -> Result<(V, GateB<'a>), Failure> {
         self.rendezvous(|state| write(&mut state.board), |state| read(&state.board))
     }
@@ -166,7 +167,7 @@ impl<'a> Entrance<'a> {
     fn rendezvous<V>(self, write: impl FnOnce(&mut State), read: impl FnOnce(&State) -> V) -> Result<(V, GateB<'a>), Failure> {
         let state = self.gate_a(write)?;
         let gate_b = GateB { gate: self.gate, round: state.passed_a };
-        // Declared after the guard, hence unlocked before gate B even if `read` panics.
+        // Declared after the guard, so unlocked before gate B even if `read` panics.
         let state = state;
         let view = read(&state);
         drop(state);
@@ -198,7 +199,7 @@ impl<'a> Entrance<'a> {
             world.check();
             state = gate.lock();
         }
-        // The round first, the failure second: whoever is behind this gate may already have left.
+        // The round first, the failure second: a rank behind this gate may already have left.
         while state.passed_a < round {
             if let Some(failure) = &state.failure {
                 return Err(failure.clone());
@@ -209,9 +210,11 @@ impl<'a> Entrance<'a> {
     }
 }
 
-/// Waits at gate B when dropped: not even a panic between the gates ends the borrow of a buffer that others may touch.
+/// Waits at gate B when dropped: not even a panic between the gates ends the borrow of a buffer
+/// that others may touch.
 ///
-/// A leaked guard keeps all other ranks waiting, which is safe, but this rank would return early: never leak it.
+/// A leaked guard keeps all other ranks waiting, which is safe, but this rank would return early:
+/// never leak it.
 #[must_use = "dropping it early ends the operation for this rank"]
 pub(super) struct GateB<'a> {
     gate: &'a Gate,

@@ -1,7 +1,9 @@
-//! The gates and the operations in every order in which the threads can take their turns, as far as loom goes through them.
+//! The gates and the operations in every order in which the threads can take their turns, as far as
+//! loom goes through them.
 //!
-//! loom fails a test whose threads wait for each other forever. It sees accesses to its own cells, not those to the buffers that ranks lend each other: a first
-//! test has such cells in their place, the others look at what comes out.
+//! loom fails a test whose threads wait for each other forever. It sees accesses to its own cells,
+//! not those to the buffers that ranks lend each other: a first test has such cells in their place,
+//! the others look at what comes out.
 //!
 //! `cargo xtask test --only loom` runs these tests.
 #![allow(clippy::unwrap_used)]
@@ -47,7 +49,8 @@ fn what_lies_before_gate_a_is_seen_behind_it_and_nothing_is_written_before_gate_
         let lent = Shared::new([UnsafeCell::new(0), UnsafeCell::new(0)]);
         let rank = |rank: usize, gate: Arc<Gate>, world: Arc<World>, lent: Shared<[UnsafeCell<u32>; 2]>| {
             for round in 1..=2 {
-                // SAFETY: what this test is about: the other rank is not between the gates. loom fails the test if it is.
+                // SAFETY: what this test is about: the other rank is not between the gates. loom
+                // fails the test if it is.
                 lent[rank].with_mut(|value| unsafe { *value = round });
                 let posted = |board: &mut Board| board.post(rank, RankCall::new(Call::Barrier, Address::NULL));
                 let entrance = Entrance { gate: &gate, world: &world };

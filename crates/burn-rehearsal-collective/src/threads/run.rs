@@ -46,12 +46,12 @@ impl<E> RankFailure<E> {
 
 /// Runs `f` on `size` ranks, each a thread named `rank-0`, `rank-1`, …, and waits for all of them.
 ///
-/// Each rank owns its handle. When it returns, fails or panics, the handle is dropped, and the ranks that wait for it get
-/// [`PeerFailed`](crate::CollectiveError::PeerFailed): one failure ends the whole run. `f` may borrow from the caller. No panic of a rank
-/// leaves this function.
+/// Each rank owns its handle. When it returns, fails or panics, the handle is dropped, and the
+/// ranks that wait for it get [`PeerFailed`](crate::CollectiveError::PeerFailed): one failure ends
+/// the whole run. `f` may borrow from the caller. No panic of a rank leaves this function.
 ///
-/// The results are in rank order, one for each rank, hence none for a `size` of 0. After a failure, look at all of them: the
-/// first one is often just a rank that waited for the culprit.
+/// The results are in rank order, one for each rank, so none for a `size` of 0. After a failure,
+/// look at all of them: the first one is often just a rank that waited for the culprit.
 ///
 /// ```
 /// use burn_rehearsal_collective::{Collective, CollectiveError, ReduceOp, run_threads};

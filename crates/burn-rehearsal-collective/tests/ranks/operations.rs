@@ -148,7 +148,8 @@ fn nobody_returns_from_an_all_reduce_before_all_slices_are_written() {
     guarded(|| {
         let results = run_threads(4, |mut ranks| {
             for round in 0..some(500) {
-                // Fresh memory each time: who returned early would have freed what others still write to.
+                // Fresh memory each time: who returned early would have freed what others still
+                // write to.
                 let mut data = vec![round as f32; 257];
                 ranks.all_reduce(&mut data, ReduceOp::Sum)?;
                 assert!(data.iter().all(|value| *value == 4.0 * round as f32));

@@ -57,7 +57,8 @@ struct State {
 }
 
 impl State {
-    /// Whether a rank sends nothing more on a channel. One that never got there, because it had left the channel from which this one was made, never will.
+    /// Whether a rank sends nothing more on a channel. One that never got there, because it had
+    /// left the channel from which this one was made, never will.
     fn is_gone(&self, channel: usize, rank: usize) -> bool {
         let parent = self.parents[channel];
         let never_came = || parent != channel && !self.handles.contains(&(channel, rank)) && self.is_gone(parent, rank);
@@ -135,7 +136,8 @@ impl Network {
         child
     }
 
-    /// The rank sends nothing more on this channel, because its handle has failed or, if it is `dropped`, is gone.
+    /// The rank sends nothing more on this channel, because its handle has failed or, if it is
+    /// `dropped`, is gone.
     pub(super) fn leave(&self, channel: usize, rank: usize, dropped: bool) {
         let mut state = self.lock();
         state.left.insert((channel, rank));

@@ -1,4 +1,5 @@
-//! Ranks that fail, leave, disagree, or are killed: everybody ends in time, with an error that names what happened.
+//! Ranks that fail, leave, disagree, or are killed: everybody ends in time, with an error that
+//! names what happened.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -117,7 +118,8 @@ fn a_killed_rank_ends_the_run() {
 fn a_stopped_rank_is_named_by_those_that_wait_for_it() {
     for scenario in ["signal-exchange", "signal-reduce", "signal-between"] {
         let ended = signalled(scenario, "STOP");
-        // Stopped in the middle of queueing a message in shared memory, it leaves the reader deaf to everybody.
+        // Stopped in the middle of queueing a message in shared memory, it leaves the reader deaf
+        // to everybody.
         let named =
             ["no heartbeat from rank 1 for 3s at step", "no heartbeat from ranks 1, 2 for 3s", "no heartbeat from ranks 0, 1 for 3s"];
         assert!(named.iter().any(|message| ended.stderr.contains(message)), "{scenario}: {ended:?}");

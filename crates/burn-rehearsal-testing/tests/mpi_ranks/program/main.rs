@@ -1,4 +1,5 @@
-//! One rank of the tests in `tests/mpi_ranks`: `mpi-ranks SCENARIO`, started by `mpirun`. Rank 0 prints what the tests look at.
+//! One rank of the tests in `tests/mpi_ranks`: `mpi-ranks SCENARIO`, started by `mpirun`. Rank 0
+//! prints what the tests look at.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod scenarios;

@@ -165,8 +165,8 @@ fn time(ranks: &mut Mpi) -> Result<(), CollectiveError> {
     Ok(())
 }
 
-/// Two handles, each used by a thread of its own, that start their operations in opposite order on different ranks; and a third one,
-/// made meanwhile from the first.
+/// Two handles, each used by a thread of its own, that start their operations in opposite order on
+/// different ranks; and a third one, made meanwhile from the first.
 fn duplicates(mut gradients: Mpi) -> Outcome {
     let mut rows = gradients.duplicate()?;
     let engine = thread::spawn(move || -> Result<Box<dyn Collective>, CollectiveError> {
