@@ -31,7 +31,7 @@ impl EveryNth {
 
     /// The slot that candidate number `offered` replaces in a full shard.
     fn slot(n: u64, offered: u64, len: usize) -> Option<usize> {
-        (offered % n == 0).then_some((offered / n) as usize % len)
+        offered.is_multiple_of(n).then_some((offered / n) as usize % len)
     }
 }
 

@@ -178,7 +178,7 @@ fn loops_without_autodiff_may_train_without_it_throughout() {
 fn a_full_buffer_that_no_row_is_drawn_from_says_why_once() {
     if !is_child() {
         let text = output_of("a_full_buffer_that_no_row_is_drawn_from_says_why_once");
-        return assert_one_line(&text, &["ExcludeCurrent", "begin_task"]);
+        return assert_one_line(&text, &["exclude-current", "begin_task"]);
     }
     for begin in [true, false] {
         let buffer = buffer(&config(8, 4, 2).with_sampling(SamplingKind::ExcludeCurrent), Box::new(burn_rehearsal_collective::Solo::new()));

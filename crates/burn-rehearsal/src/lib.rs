@@ -99,6 +99,11 @@
 //! [`restore`](RehearsalBuffer::restore) keep them, also for another number of ranks;
 //! [`RehearsalCheckpointing`](checkpoint::RehearsalCheckpointing) does so with Burn's checkpoints.
 //!
+//! # Rules
+//!
+//! A [`policy`] decides which rows stay, a [`sampling`] rule which are drawn. [`PolicyKind`] and
+//! [`SamplingKind`] name the built-in ones; [`RehearsalConfig::init_with`] takes your own.
+//!
 //! # Speed
 //!
 //! On the CPU, candidates are copied once, by the engine's thread, from the mini-batch's own memory.
