@@ -3,7 +3,7 @@
 //! * [`Simulated`] joins thread ranks by a network with seeded delays and typed faults.
 //! * [`mpirun`] starts a program as several processes.
 //! * [`watchdog`] and [`guarded`] turn a hang into a failed test run.
-//! * [`reference`] has plain answers to compare the operations of a collective with.
+//! * [`mod@reference`] has plain answers to compare the operations of a collective with.
 //! * With the feature `fixtures`: mini-batches whose rows prove that they are whole, worlds of
 //!   ranks, and χ² tests of uniform draws.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
