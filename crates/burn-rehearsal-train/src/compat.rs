@@ -1,6 +1,7 @@
 //! What changes between versions of Burn: the events of a training and the loggers of its progress.
 //!
-//! Burn 0.23 changes the fields of the events and the signatures of the loggers. They appear in this file only.
+//! Burn 0.23 changes the fields of the events and the signatures of the loggers. They appear in
+//! this file only.
 
 use crate::epoch::Epoch;
 use burn::train::LearnerEvent;

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::num::NonZeroUsize;
 
-/// An epoch of a task. Burn, checkpoints and messages number epochs from 1; reports and schedules index them from 0.
+/// An epoch of a task. Burn, checkpoints and messages number epochs from 1; reports and schedules
+/// index them from 0.
 ///
 /// It is displayed and serialised as its number.
 ///

@@ -1,7 +1,7 @@
 //! Exact top-1 and top-5 accuracy over ranks.
 //!
-//! Every rank evaluates its own part of a test set; what is summed are counts, so that nothing depends on how the set was split, no row is
-//! dropped and none counts twice.
+//! Every rank evaluates its own part of a test set; what is summed are counts, so that nothing
+//! depends on how the set was split, no row is dropped and none counts twice.
 
 use burn::data::dataloader::DataLoader;
 use burn::tensor::{DType, Tensor, TensorData};
@@ -48,7 +48,8 @@ pub struct Evaluation {
     pub rows: u64,
     /// Samples whose class has the highest output.
     pub top1: u64,
-    /// Samples whose class is among the five highest outputs (all samples, if there are at most five classes).
+    /// Samples whose class is among the five highest outputs (all samples, if there are at most
+    /// five classes).
     pub top5: u64,
 }
 
@@ -58,7 +59,8 @@ impl Evaluation {
         fraction(self.top1, self.rows)
     }
 
-    /// The fraction of samples with their class among the five highest outputs, 0..=1; 0 without samples.
+    /// The fraction of samples with their class among the five highest outputs, 0..=1; 0 without
+    /// samples.
     pub fn top5_accuracy(&self) -> f64 {
         fraction(self.top5, self.rows)
     }
@@ -76,15 +78,18 @@ impl Evaluation {
     }
 }
 
-/// Evaluates this rank's part of a test set and sums the counts over all ranks; all ranks get the same result.
+/// Evaluates this rank's part of a test set and sums the counts over all ranks; all ranks get the
+/// same result.
 ///
-/// `model` is in its validation state ([`Module::valid`](burn::module::Module::valid)). Collective: every rank calls it, with an empty loader if it has
-/// no part. Outputs are compared on the host, so that ties are broken the same way (lower class first) on every device; an output that is
-/// not a number is never correct.
+/// `model` is in its validation state ([`Module::valid`](burn::module::Module::valid)). Collective:
+/// every rank calls it, with an empty loader if it has no part. Outputs are compared on the host,
+/// so that ties are broken the same way (lower class first) on every device; an output that is not
+/// a number is never correct.
 ///
 /// # Errors
 ///
-/// A loader that fails, targets that do not fit the output, a rank that failed or left: on every rank, after all have finished their part.
+/// A loader that fails, targets that do not fit the output, a rank that failed or left: on every
+/// rank, after all have finished their part.
 pub fn evaluate<M, I>(model: &M, loader: &dyn DataLoader<I>, collective: &mut dyn Collective) -> Result<Evaluation, EvaluateError>
 where
     M: InferenceStep<Input = I, Output = ClassificationOutput>,

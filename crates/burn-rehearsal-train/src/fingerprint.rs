@@ -12,8 +12,8 @@ use std::fmt;
 
 pub use crate::stream::Split;
 
-/// The largest number of classes that are told apart; of more, only totals are compared. Bounds the
-/// fingerprint to about 2 MiB.
+/// The largest number of classes that are compared one by one; of more, only totals are compared.
+/// Bounds the fingerprint to about 2 MiB.
 const MAX_TOLD_APART: usize = 1 << 15;
 /// The largest number of differences that an error lists.
 const MAX_LISTED: usize = 4;

@@ -1,10 +1,12 @@
 //! Metrics of continual learning, from the accuracies measured after every task.
 //!
-//! Everything is computed from the [`AccuracyMatrix`] `a`: `a[i][j]` is the accuracy on the test set of task `j` once task `i` has been learned.
-//! `T` below is the number of tasks learned so far; indices count from 0, so the last row is `a[T-1]`.
+//! Everything is computed from the [`AccuracyMatrix`] `a`: `a[i][j]` is the accuracy on the test
+//! set of task `j` once task `i` has been learned. `T` below is the number of tasks learned so far;
+//! indices count from 0, so the last row is `a[T-1]`.
 //!
-//! Sources: Lopez-Paz & Ranzato, "Gradient Episodic Memory for Continual Learning" (NeurIPS 2017, arXiv 1706.08840) for average accuracy,
-//! backward and forward transfer; Chaudhry et al., "Riemannian Walk for Incremental Learning" (ECCV 2018, arXiv 1801.10112) for forgetting.
+//! Sources: Lopez-Paz & Ranzato, "Gradient Episodic Memory for Continual Learning" (NeurIPS 2017,
+//! arXiv 1706.08840) for average accuracy, backward and forward transfer; Chaudhry et al.,
+//! "Riemannian Walk for Incremental Learning" (ECCV 2018, arXiv 1801.10112) for forgetting.
 
 use std::fmt;
 
@@ -45,14 +47,17 @@ pub enum MetricsError {
     },
 }
 
-/// Accuracies on the test sets of all tasks (columns) after every task (rows), as fractions in `0..=1`. Shape `[tasks, tasks]`.
+/// Accuracies on the test sets of all tasks (columns) after every task (rows), as fractions in
+/// `0..=1`. Shape `[tasks, tasks]`.
 ///
-/// Rows are pushed as tasks are learned. What was not measured is `None`, never NaN: entries of tasks that do not exist yet, of an evaluation
-/// that was skipped or interrupted, and all rows that have not been pushed. Entries above the diagonal, on tasks still to come, are welcome:
-/// forward transfer needs them.
+/// Rows are pushed as tasks are learned. What was not measured is `None`, never NaN: entries of
+/// tasks that do not exist yet, of an evaluation that was skipped or interrupted, and all rows that
+/// have not been pushed. Entries above the diagonal, on tasks still to come, are welcome: forward
+/// transfer needs them.
 ///
-/// A row `i` counts as *complete* once its entries `0..=i` are measured. All metrics look at the tasks up to the last complete row, so that an
-/// interrupted run gives the metrics of the tasks that it finished.
+/// A row `i` counts as *complete* once its entries `0..=i` are measured. All metrics look at the
+/// tasks up to the last complete row, so that an interrupted run gives the metrics of the tasks
+/// that it finished.
 ///
 /// As JSON: an array of `tasks` arrays of `tasks` numbers or nulls.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -70,12 +75,12 @@ impl AccuracyMatrix {
         Self { cells: vec![vec![None; tasks]; tasks], pushed: 0 }
     }
 
-    /// Adds the accuracies measured after the next task. A shorter row stands for entries not measured, and so does a value that is NaN (the
-    /// accuracy on no sample).
+    /// Adds the accuracies measured after the next task. A shorter row stands for entries not
+    /// measured, and so does a value that is NaN (the accuracy on no sample).
     ///
     /// # Errors
-    /// [`MetricsError`] if all rows are there, if the row has more than `tasks` entries, or if a value is outside `0..=1`. The matrix is
-    /// unchanged then.
+    /// [`MetricsError`] if all rows are there, if the row has more than `tasks` entries, or if a
+    /// value is outside `0..=1`. The matrix is unchanged then.
     pub fn push_row(&mut self, row: &[Option<f64>]) -> Result<(), MetricsError> {
         let tasks = self.tasks();
         let index = self.pushed;
@@ -107,33 +112,40 @@ impl AccuracyMatrix {
         &self.cells
     }
 
-    /// `a[after][on]`: the accuracy on the test set of task `on` after task `after`; `None` if it was not measured or does not exist.
+    /// `a[after][on]`: the accuracy on the test set of task `on` after task `after`; `None` if it
+    /// was not measured or does not exist.
     pub fn get(&self, after: usize, on: usize) -> Option<f64> {
         *self.cells.get(after)?.get(on)?
     }
 
-    /// Number of tasks learned and fully evaluated, `T` in all equations: one more than the last complete row, 0 if there is none.
+    /// Number of tasks learned and fully evaluated, `T` in all equations: one more than the last
+    /// complete row, 0 if there is none.
     pub fn learned(&self) -> usize {
         (0..self.tasks()).rev().find(|&row| self.cells[row][..=row].iter().all(Option::is_some)).map_or(0, |row| row + 1)
     }
 
-    /// Average accuracy, a fraction: `A = 1/T · Σ_{j<T} a[T-1][j]`, the mean over the tasks seen so far of the last complete row.
+    /// Average accuracy, a fraction: `A = 1/T · Σ_{j<T} a[T-1][j]`, the mean over the tasks seen so
+    /// far of the last complete row.
     ///
     /// `None` if no row is complete. Lopez-Paz & Ranzato 2017 (there "ACC").
     pub fn average(&self) -> Option<f64> {
         self.average_after(self.learned().checked_sub(1)?)
     }
 
-    /// Average accuracy after task `row` over the tasks seen until then: `1/(row+1) · Σ_{j≤row} a[row][j]`; `None` if one was not measured.
+    /// Average accuracy after task `row` over the tasks seen until then: `1/(row+1) · Σ_{j≤row}
+    /// a[row][j]`; `None` if one was not measured.
     pub fn average_after(&self, row: usize) -> Option<f64> {
         mean((0..=row).map(|column| self.get(row, column)))
     }
 
-    /// Forgetting, a fraction in `-1..=1`, less is better: `F = 1/(T-1) · Σ_{j<T-1} ( max_{j≤i<T-1} a[i][j] − a[T-1][j] )`.
+    /// Forgetting, a fraction in `-1..=1`, less is better: `F = 1/(T-1) · Σ_{j<T-1} ( max_{j≤i<T-1}
+    /// a[i][j] − a[T-1][j] )`.
     ///
-    /// How far each earlier task fell below its best accuracy so far; negative if the last task improved the earlier ones. Rows in which a task
-    /// was not measured do not take part in its maximum. `None` with fewer than two tasks, or if some task has no earlier measurement.
-    /// Chaudhry et al. 2018, equation 3, with the maximum taken from row `j` on: before, task `j` had not been learned.
+    /// How far each earlier task fell below its best accuracy so far; negative if the last task
+    /// improved the earlier ones. Rows in which a task was not measured do not take part in its
+    /// maximum. `None` with fewer than two tasks, or if some task has no earlier measurement.
+    /// Chaudhry et al. 2018, equation 3, with the maximum taken from row `j` on: before, task `j`
+    /// had not been learned.
     pub fn forgetting(&self) -> Option<f64> {
         let last = self.learned().checked_sub(1)?;
         mean((0..last).map(|task| {
@@ -142,20 +154,25 @@ impl AccuracyMatrix {
         }))
     }
 
-    /// Backward transfer, a fraction in `-1..=1`, more is better: `BWT = 1/(T-1) · Σ_{j<T-1} ( a[T-1][j] − a[j][j] )`.
+    /// Backward transfer, a fraction in `-1..=1`, more is better: `BWT = 1/(T-1) · Σ_{j<T-1} (
+    /// a[T-1][j] − a[j][j] )`.
     ///
-    /// What learning later tasks did to earlier ones, against the accuracy right after they were learned. `None` with fewer than two tasks, or if
-    /// a diagonal entry was not measured. Lopez-Paz & Ranzato 2017, equation 3.
+    /// What learning later tasks did to earlier ones, against the accuracy right after they were
+    /// learned. `None` with fewer than two tasks, or if a diagonal entry was not measured.
+    /// Lopez-Paz & Ranzato 2017, equation 3.
     pub fn backward_transfer(&self) -> Option<f64> {
         let last = self.learned().checked_sub(1)?;
         mean((0..last).map(|task| Some(self.get(last, task)? - self.get(task, task)?)))
     }
 
-    /// Forward transfer, a fraction in `-1..=1`, more is better: `FWT = 1/(T-1) · Σ_{1≤j<T} ( a[j-1][j] − b[j] )`.
+    /// Forward transfer, a fraction in `-1..=1`, more is better: `FWT = 1/(T-1) · Σ_{1≤j<T} (
+    /// a[j-1][j] − b[j] )`.
     ///
-    /// What the network knows of a task before it has seen it, against `baseline[j]`, the accuracy of the randomly initialised network on task
-    /// `j`. `None` with fewer than two tasks, if an entry above the diagonal was not measured, or if the baseline is shorter than `T` or not
-    /// finite. Lopez-Paz & Ranzato 2017, equation 4. In class-incremental learning it is about `-b`: a class never seen is never predicted.
+    /// What the network knows of a task before it has seen it, against `baseline[j]`, the accuracy
+    /// of the randomly initialised network on task `j`. `None` with fewer than two tasks, if an
+    /// entry above the diagonal was not measured, or if the baseline is shorter than `T` or not
+    /// finite. Lopez-Paz & Ranzato 2017, equation 4. In class-incremental learning it is about
+    /// `-b`: a class never seen is never predicted.
     pub fn forward_transfer(&self, baseline: &[f64]) -> Option<f64> {
         mean((1..self.learned()).map(|task| {
             let before = baseline.get(task).copied().filter(|value| value.is_finite())?;
@@ -166,7 +183,8 @@ impl AccuracyMatrix {
 
 impl PartialEq for AccuracyMatrix {
     fn eq(&self, other: &Self) -> bool {
-        // Rows without a measurement at the end are the same whether they were pushed or not: JSON does not tell them apart either.
+        // Rows without a measurement at the end are the same whether they were pushed or not: JSON
+        // does not tell them apart either.
         self.cells == other.cells
     }
 }
@@ -221,7 +239,8 @@ pub fn mean_sd(values: &[f64]) -> Option<MeanSd> {
 }
 
 impl fmt::Display for MeanSd {
-    /// `0.912 ± 0.010`, or `0.912` for one value; the format's precision, 3 by default, applies to both.
+    /// `0.912 ± 0.010`, or `0.912` for one value; the format's precision, 3 by default, applies to
+    /// both.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = formatter.precision().unwrap_or(3);
         write!(formatter, "{:.digits$}", self.mean)?;

@@ -5,7 +5,8 @@ use crate::evaluate::EvaluateError;
 use burn_rehearsal::error::{CheckpointError, RehearsalError};
 use burn_rehearsal_collective::CollectiveError;
 
-/// Where an error comes from. If all ranks of a run fail, the lowest of their origins has the error to show.
+/// Where an error comes from. If all ranks of a run fail, the lowest of their origins has the error
+/// to show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ErrorOrigin {
     /// This rank, or all ranks: the error says what happened.

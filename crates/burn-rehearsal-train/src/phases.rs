@@ -1,9 +1,10 @@
 //! Where the time of a training step goes.
 //!
-//! A [`PhaseTimer`] is a cheap handle that the learner adds durations to; a buffer keeps the times of its own phases
-//! ([`EngineTimings`]), and a [`PhaseReport`] has both. On devices that only enqueue (every GPU) the host's time per phase says little: such
-//! a report is not [`exact`](PhaseReport::exact) unless the timer was made with [`PhaseTimer::profiling`], which makes the learner wait for
-//! the device between two phases.
+//! A [`PhaseTimer`] is a cheap handle that the learner adds durations to; a buffer keeps the times
+//! of its own phases ([`EngineTimings`]), and a [`PhaseReport`] has both. On devices that only
+//! enqueue (every GPU) the host's time per phase says little: such a report is not
+//! [`exact`](PhaseReport::exact) unless the timer was made with [`PhaseTimer::profiling`], which
+//! makes the learner wait for the device between two phases.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,7 +43,8 @@ pub enum Phase {
 const OF_TRAINING: usize = 6;
 
 impl Phase {
-    /// All phases: those of the training thread in the order of a step, then those of the engine thread.
+    /// All phases: those of the training thread in the order of a step, then those of the engine
+    /// thread.
     pub const ALL: [Self; 10] = [
         Self::Load,
         Self::Wait,
@@ -77,7 +79,8 @@ impl Phase {
         Self::ALL.into_iter().find(|phase| phase.name() == name)
     }
 
-    /// Whether the engine thread does it while the training thread trains: it does not add to the time of a step.
+    /// Whether the engine thread does it while the training thread trains: it does not add to the
+    /// time of a step.
     pub fn is_background(self) -> bool {
         self as usize >= OF_TRAINING
     }
@@ -100,8 +103,8 @@ impl Phase {
         }
     }
 
-    /// The time of the phase in all, from the learner's time and the time `in_buffer`. The learner sees one call of `next`; the buffer knows
-    /// which part of it was its own.
+    /// The time of the phase in all, from the learner's time and the time `in_buffer`. The learner
+    /// sees one call of `next`; the buffer knows which part of it was its own.
     fn combine(self, learner: f64, in_buffer: impl Fn(Self) -> f64) -> f64 {
         match self {
             Self::Load => (learner - in_buffer(Self::Wait) - in_buffer(Self::Assemble)).max(0.0),
@@ -117,8 +120,8 @@ pub struct PhaseReport {
     pub steps: u64,
     /// Mean time of a whole step.
     pub step_ms: f64,
-    /// Whether each phase contains exactly its own work. If false (a device that only enqueues, not profiled), the phases between `wait` and the
-    /// end of the step are not reported.
+    /// Whether each phase contains exactly its own work. If false (a device that only enqueues, not
+    /// profiled), the phases between `wait` and the end of the step are not reported.
     pub exact: bool,
     /// In the order of [`Phase::ALL`]; `None` if it was not measured.
     phases: [Option<f64>; 10],
@@ -159,7 +162,8 @@ impl PhaseTimer {
         Self::default()
     }
 
-    /// A timer that makes the learner synchronise the device at every border between phases: exact on any device, and slower.
+    /// A timer that makes the learner synchronise the device at every border between phases: exact
+    /// on any device, and slower.
     pub fn profiling() -> Self {
         Self { counters: Arc::new(Counters { profiling: true, ..Counters::default() }) }
     }
@@ -169,7 +173,8 @@ impl PhaseTimer {
         self.counters.profiling
     }
 
-    /// Adds time that the training thread spent in a phase; those of the engine thread are the buffer's to measure.
+    /// Adds time that the training thread spent in a phase; those of the engine thread are the
+    /// buffer's to measure.
     pub fn add(&self, phase: Phase, duration: Duration) {
         if let Some(counter) = self.counters.phases.get(phase as usize) {
             counter.fetch_add(nanos(duration), Ordering::Relaxed);
@@ -217,7 +222,8 @@ impl PhaseTimer {
         }
     }
 
-    /// Sets the device that is measured; flex computes before it returns, so its phases are exact without profiling.
+    /// Sets the device that is measured; flex computes before it returns, so its phases are exact
+    /// without profiling.
     pub(crate) fn observe_device(&self, device: &Device) {
         self.counters.exact.store(self.counters.profiling || is_synchronous(device), Ordering::Relaxed);
     }
@@ -231,7 +237,8 @@ impl PhaseTimer {
         self.counters.step_nanos.store(0, Ordering::Relaxed);
     }
 
-    /// Means per step since the start or the last [`reset`](Self::reset), with what a buffer says; all zero before the first step.
+    /// Means per step since the start or the last [`reset`](Self::reset), with what a buffer says;
+    /// all zero before the first step.
     pub fn report(&self, buffer: Option<&EngineTimings>) -> PhaseReport {
         let (steps, exact) = (self.steps(), self.counters.exact.load(Ordering::Relaxed));
         let mean = |time: Duration, steps: u64| if steps == 0 { 0.0 } else { time.as_nanos() as f64 / steps as f64 / 1e6 };

@@ -1,7 +1,8 @@
 //! The learning-rate schedule of a task: linear warm-up with world-size scaling, then steps.
 //!
-//! With N ranks a step sees N times as many rows, and the learning rate is scaled with them, up to a cap, after a gradual warm-up (Goyal et
-//! al., "Accurate, Large Minibatch SGD", arXiv 1706.02677). The schedule starts again with every task.
+//! With N ranks a step sees N times as many rows, and the learning rate is scaled with them, up to
+//! a cap, after a gradual warm-up (Goyal et al., "Accurate, Large Minibatch SGD", arXiv
+//! 1706.02677). The schedule starts again with every task.
 
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::lr_scheduler::{LrScheduler, LrSchedulerRecord};
@@ -103,11 +104,13 @@ impl fmt::Display for Milestones {
 
 /// Linear warm-up from `base` to `base × min(world size, cap)`, then piecewise-constant factors.
 ///
-/// The rate of step s (counted from 0) is, with a warm-up of w steps, `base + (top − base) · s / w` for s < w and `top · f(s)` from there
-/// on, where `f` is the factor of the last milestone at or before s (1 before the first).
+/// The rate of step s (counted from 0) is, with a warm-up of w steps, `base + (top − base) · s / w`
+/// for s < w and `top · f(s)` from there on, where `f` is the factor of the last milestone at or
+/// before s (1 before the first).
 ///
-/// Its record holds all of it, not only the step, so that loading a record replaces the schedule wholly; that is how a new task restarts it in a
-/// [`Learner`](burn::train::Learner): `learner.load_scheduler(schedule.restart_record())`.
+/// Its record holds all of it, not only the step, so that loading a record replaces the schedule
+/// wholly; that is how a new task restarts it in a [`Learner`](burn::train::Learner):
+/// `learner.load_scheduler(schedule.restart_record())`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WarmupSchedule {
     base: f64,
@@ -119,7 +122,8 @@ pub struct WarmupSchedule {
 }
 
 impl WarmupSchedule {
-    /// A schedule for `world_size` ranks that reaches `base × min(world_size, cap)` after `warmup` steps (0: at once).
+    /// A schedule for `world_size` ranks that reaches `base × min(world_size, cap)` after `warmup`
+    /// steps (0: at once).
     ///
     /// # Errors
     ///
@@ -137,11 +141,13 @@ impl WarmupSchedule {
         Ok(Self { base, top: base * (world_size as f64).min(cap), warmup, milestones: Vec::new(), step: 0 })
     }
 
-    /// Multiplies the rate by `factor` from each given step on, relative to the top rate (factors do not accumulate).
+    /// Multiplies the rate by `factor` from each given step on, relative to the top rate (factors
+    /// do not accumulate).
     ///
     /// # Errors
     ///
-    /// A factor that is not positive and finite, steps that do not increase or lie inside the warm-up.
+    /// A factor that is not positive and finite, steps that do not increase or lie inside the
+    /// warm-up.
     pub fn with_milestones(mut self, milestones: &[(u64, f64)]) -> Result<Self, ScheduleError> {
         let mut after = None;
         for &(step, factor) in milestones {
@@ -177,9 +183,11 @@ impl WarmupSchedule {
         self.top * factor
     }
 
-    /// A record that puts this schedule, from its first step, into any [`Learner`](burn::train::Learner) that was made with a `WarmupSchedule`.
+    /// A record that puts this schedule, from its first step, into any
+    /// [`Learner`](burn::train::Learner) that was made with a `WarmupSchedule`.
     pub fn restart_record(&self) -> LrSchedulerRecord {
-        // The learner keeps its schedulers in groups; going through Burn's own type leaves the layout of that record to Burn.
+        // The learner keeps its schedulers in groups; going through Burn's own type leaves the
+        // layout of that record to Burn.
         ModuleLrScheduler::new(Self { step: 0, ..self.clone() }).to_record()
     }
 
@@ -218,7 +226,8 @@ impl LrScheduler for WarmupSchedule {
         record
     }
 
-    /// Replaces the whole schedule. A record that is not one of a `WarmupSchedule` changes nothing (Burn's signature has no error).
+    /// Replaces the whole schedule. A record that is not one of a `WarmupSchedule` changes nothing
+    /// (Burn's signature has no error).
     fn load_record(&mut self, record: LrSchedulerRecord) {
         match Self::from_record(&record) {
             Some(schedule) => *self = schedule,

@@ -1,5 +1,5 @@
-//! The digits on four ranks that share one buffer: `cargo run -p ranks`. With the feature `mpi` of `burn-rehearsal-collective`, the same
-//! program runs under `mpirun`.
+//! The digits on four ranks that share one buffer: `cargo run -p ranks`. With the feature `mpi` of
+//! `burn-rehearsal-collective`, the same program runs under `mpirun`.
 
 use burn::module::Module;
 use burn::optim::SgdConfig;

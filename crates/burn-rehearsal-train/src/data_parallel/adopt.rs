@@ -1,7 +1,9 @@
-//! At the start of a run every rank becomes a copy of rank 0: parameters, parameter ids, optimiser state and schedule.
+//! At the start of a run every rank becomes a copy of rank 0: parameters, parameter ids, optimiser
+//! state and schedule.
 //!
-//! Ids matter because optimiser records are keyed by them: with rank 0's ids everywhere, a record that rank 0 wrote fits every rank. Because
-//! the state comes along, it is enough that rank 0 restores a checkpoint.
+//! Ids matter because optimiser records are keyed by them: with rank 0's ids everywhere, a record
+//! that rank 0 wrote fits every rank. Because the state comes along, it is enough that rank 0
+//! restores a checkpoint.
 
 use burn::lr_scheduler::LrSchedulerRecord;
 use burn::optim::{ModuleOptimizer, OptimizerRecord};
@@ -32,7 +34,8 @@ pub(crate) fn check_settings<const K: usize>(
     Ok(())
 }
 
-/// Makes the learner a copy of rank 0's, whose `recorder` reads it; `params` is the list of its model's parameters.
+/// Makes the learner a copy of rank 0's, whose `recorder` reads it; `params` is the list of its
+/// model's parameters.
 pub(super) fn copy_from_rank0<M: LearnerModel>(
     learner: &mut Learner<M>,
     params: &[ParamInfo],
@@ -74,7 +77,8 @@ pub(super) fn copy_from_rank0<M: LearnerModel>(
     Ok(())
 }
 
-/// Puts the bytes of a [`LearnerRecord`] in a learner of the same network and optimiser, which goes on with its own schedule or begins with `schedule`.
+/// Puts the bytes of a [`LearnerRecord`] in a learner of the same network and optimiser. It keeps
+/// its own schedule or starts with `schedule`.
 pub(crate) fn read<M: LearnerModel>(
     model: M,
     optimizer: ModuleOptimizer,

@@ -1,4 +1,5 @@
-//! Decisions that all ranks take together: one tiny all-gather of status words, and everybody draws the same conclusion from it.
+//! Decisions that all ranks take together: one tiny all-gather of status words, and everybody draws
+//! the same conclusion from it.
 
 use burn_rehearsal_collective::{Collective, CollectiveError, CollectiveExt};
 
@@ -9,7 +10,7 @@ const STOP: u64 = 2;
 const FAILED: u64 = 4;
 const EARLY_STOP: u64 = 8;
 
-/// Longest reason of a failure that is told to the other ranks, in bytes.
+/// Longest reason of a failure that the other ranks receive, in bytes.
 const REASON: usize = 240;
 
 /// What one rank has to say.
@@ -23,7 +24,7 @@ pub(crate) struct Status {
     pub(crate) stop: bool,
     /// Early stopping (rank 0's decision) ends the run as planned.
     pub(crate) early_stop: bool,
-    /// This rank cannot go on.
+    /// This rank cannot continue.
     pub(crate) failed: Option<String>,
 }
 
@@ -40,12 +41,13 @@ pub(crate) struct Agreement {
     pub(crate) early_stop: bool,
 }
 
-/// Exchanges the ranks' statuses at `step`, in the agreement number `round`: there are steps with several.
+/// Exchanges the ranks' statuses at `step`, in the agreement number `round`: there are steps with
+/// several.
 ///
 /// # Errors
 ///
-/// On every rank: [`DataParallelError::RankFailed`] if any rank failed, [`DataParallelError::OutOfStep`] if one is at another step, and whatever
-/// the collective returns.
+/// On every rank: [`DataParallelError::RankFailed`] if any rank failed,
+/// [`DataParallelError::OutOfStep`] if one is at another step, and whatever the collective returns.
 pub(crate) fn agree(collective: &mut dyn Collective, step: u64, round: u64, status: &Status) -> Result<Agreement, DataParallelError> {
     collective.set_step(step);
     let mut word = 0;

@@ -1,7 +1,8 @@
 //! One flat tensor summed over all ranks, bucket by bucket.
 //!
-//! Reading from a device and moving data between ranks use different wires: while one bucket is summed, the next one is read. The buckets are the same on
-//! all ranks, whatever their devices, and do not change the result: every value is summed on its own, in rank order.
+//! Reading from a device and moving data between ranks use different wires: while one bucket is
+//! summed, the next one is read. The buckets are the same on all ranks, whatever their devices, and
+//! do not change the result: every value is summed on its own, in rank order.
 
 use std::sync::mpsc::sync_channel;
 

@@ -11,7 +11,8 @@ use crate::epoch::Epoch;
 /// Why a data-parallel run ended before its last epoch.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DataParallelError {
-    /// A rank could not go on: its loader, a metric, or a checkpoint failed. All ranks return the same error.
+    /// A rank could not continue: its loader, a metric, or a checkpoint failed. All ranks return
+    /// the same error.
     #[error("rank {rank} failed at step {step}: {reason}")]
     RankFailed {
         /// The lowest rank that failed.
@@ -60,7 +61,8 @@ pub enum DataParallelError {
         /// The first difference, as that rank saw it.
         detail: String,
     },
-    /// Several ranks of this process share the running statistics of one batch norm: clones of a Burn model do.
+    /// Several ranks of this process share the running statistics of one batch norm: clones of a
+    /// Burn model do.
     #[error(
         "rank {0} shares batch-norm running statistics with another rank: Burn's clones of a model share them, so build the model once per rank \
          (or use model.valid().train())"

@@ -1,11 +1,13 @@
 //! The mean gradient over all rows of all ranks, through one flat buffer.
 //!
-//! The buffer holds every trained parameter's gradient in visit order, followed by one flag per parameter: whether any rank has a gradient for it.
-//! It is built on the device (one `cat`), read and summed bucket by bucket, and uploaded once. A rank's part is scaled by its share of the rows *before* the sum, so
-//! that a share of 1 leaves the bits alone and half-precision gradients cannot overflow; the sum is in `f32` whatever the model's type.
+//! The buffer holds every trained parameter's gradient in visit order, followed by one flag per
+//! parameter: whether any rank has a gradient for it. It is built on the device (one `cat`), read
+//! and summed bucket by bucket, and uploaded once. A rank's part is scaled by its share of the rows
+//! *before* the sum, so that a share of 1 leaves the bits alone and half-precision gradients cannot
+//! overflow; the sum is in `f32` whatever the model's type.
 //!
-//! One rank alone needs none of this: its gradients are Burn's own, unless they come in another precision than the parameters; then they are flattened too,
-//! and stay on the device.
+//! One rank alone needs none of this: its gradients are Burn's own, unless they come in another
+//! precision than the parameters; then they are flattened too, and stay on the device.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{GradientsAccumulator, GradientsParams};
@@ -28,7 +30,8 @@ pub(crate) struct GradientSync<M> {
     params: usize,
     /// Elements of all trained parameters together.
     elements: usize,
-    /// One rank only: gradients are left as they are, so that the result is Burn's own, bit for bit.
+    /// One rank only: gradients are left as they are, so that the result is Burn's own, bit for
+    /// bit.
     local: GradientsAccumulator<M>,
     /// The flat buffer of the micro-batches so far; `None` if this rank had no rows yet.
     flat: Option<Tensor<1>>,
@@ -39,7 +42,8 @@ pub(crate) struct GradientSync<M> {
 /// The gradients of an update.
 pub(crate) struct Reduced {
     pub(crate) grads: GradientsParams,
-    /// Whether all values are finite: the same on all ranks. Only looked for where the loss is scaled.
+    /// Whether all values are finite: the same on all ranks. Only looked for where the loss is
+    /// scaled.
     pub(crate) finite: bool,
 }
 
@@ -59,7 +63,8 @@ impl<M: Module> GradientSync<M> {
         }
     }
 
-    /// Adds the gradients of this rank's micro-batch, which has `share` (0..=1) of the rows of all ranks' micro-batches together.
+    /// Adds the gradients of this rank's micro-batch, which has `share` (0..=1) of the rows of all
+    /// ranks' micro-batches together.
     pub(crate) fn add(&mut self, model: &M, mut grads: GradientsParams, share: f32) {
         if self.alone && self.plain {
             self.local.accumulate(model, grads);
@@ -89,10 +94,12 @@ impl<M: Module> GradientSync<M> {
         });
     }
 
-    /// The gradients of the update: over the micro-batches added since the last call, the sum of the row-weighted means over all ranks.
+    /// The gradients of the update: over the micro-batches added since the last call, the sum of
+    /// the row-weighted means over all ranks.
     ///
-    /// Collective if there is more than one rank. A parameter without gradient on every rank has none in the result. If the loss was multiplied by a
-    /// `factor`, a power of two, the gradients are divided by it.
+    /// Collective if there is more than one rank. A parameter without gradient on every rank has
+    /// none in the result. If the loss was multiplied by a `factor`, a power of two, the gradients
+    /// are divided by it.
     pub(crate) fn reduce(
         &mut self,
         model: &M,
@@ -196,7 +203,8 @@ mod tests {
     use burn::nn::{Linear, LinearConfig};
     use burn_rehearsal_collective::run_threads;
 
-    /// The gradient of the bias, 1e-9 for each of two rows, as the network computes it in `f16` from a loss that is multiplied by `factor`.
+    /// The gradient of the bias, 1e-9 for each of two rows, as the network computes it in `f16`
+    /// from a loss that is multiplied by `factor`.
     fn gradient(factor: f32, ranks: usize) -> Vec<f32> {
         let results = run_threads(ranks, |mut collective| {
             let device = Device::flex().autodiff();

@@ -7,10 +7,12 @@ use burn::train::{LearnerModel, SupervisedTraining};
 
 use crate::compat::{Renderer, TrainingView};
 
-/// Takes everything from a training that writes files or to the terminal: for the ranks other than 0.
+/// Takes everything from a training that writes files or to the terminal: for the ranks other than
+/// 0.
 ///
-/// No log file, no metric files, no renderer. Do not call `with_default_checkpointers` on such a training: Burn creates their directory in that
-/// call ([`DataParallel`](super::DataParallel) would not use them on these ranks anyway).
+/// No log file, no metric files, no renderer. Do not call `with_default_checkpointers` on such a
+/// training: Burn creates their directory in that call ([`DataParallel`](super::DataParallel) would
+/// not use them on these ranks anyway).
 pub fn without_renderer<M: LearnerModel>(training: SupervisedTraining<M>) -> SupervisedTraining<M> {
     training.with_application_logger(None).renderer(Box::new(Renderer(NoView))).with_metric_logger(NoMetricLogger)
 }
@@ -21,9 +23,11 @@ pub struct NoView;
 
 impl TrainingView for NoView {}
 
-/// A metric logger that keeps nothing; registering one keeps Burn from creating its own, which writes files.
+/// A metric logger that keeps nothing; registering one keeps Burn from creating its own, which
+/// writes files.
 ///
-/// Early stopping and metric-based checkpointing read from the logger: use it only where neither is used.
+/// Early stopping and metric-based checkpointing read from the logger: use it only where neither is
+/// used.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoMetricLogger;
 

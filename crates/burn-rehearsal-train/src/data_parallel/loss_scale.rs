@@ -1,8 +1,10 @@
 //! Scaling the loss, so that gradients in `f16` neither vanish nor overflow.
 //!
-//! Small gradients are below the least number of `f16`. The loss is multiplied by a large factor before the backward pass, and with it every gradient; the sum
-//! over ranks is divided by it in `f32`. The factor is sought while training: too large a one shows as gradients that are not finite, and then
-//! nobody's parameters are changed in that step (Micikevicius et al., arXiv 1710.03740, §3.2; the numbers are PyTorch's).
+//! Small gradients are below the least number of `f16`. The loss is multiplied by a large factor
+//! before the backward pass, and with it every gradient; the sum over ranks is divided by it in
+//! `f32`. The factor is sought while training: too large a one shows as gradients that are not
+//! finite, and then no rank changes its parameters in that step (Micikevicius et al., arXiv
+//! 1710.03740, §3.2; the numbers are PyTorch's).
 
 use std::cell::Cell;
 
@@ -11,13 +13,14 @@ use serde::{Deserialize, Serialize};
 
 /// The first factor.
 const FIRST: f32 = 65_536.0;
-/// The factor is doubled after so many updates in a row whose gradients were finite.
+/// The factor is doubled after this number of consecutive updates with finite gradients.
 const PATIENCE: u32 = 2_000;
 /// The range of the factor. All values are powers of two, so that scaling rounds nothing.
 const LEAST: f32 = 1.0;
 const LARGEST: f32 = 16_777_216.0;
 
-/// The factor of the loss, and how it came about. The same on all ranks, since they see the same sums.
+/// The factor of the loss, and how it came about. The same on all ranks, since they see the same
+/// sums.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LossScale {
     /// What losses are multiplied by.
@@ -35,7 +38,8 @@ impl Default for LossScale {
 }
 
 impl LossScale {
-    /// Records whether the gradients of an update, summed over all ranks, are finite. If not, the update must be left out.
+    /// Records whether the gradients of an update, summed over all ranks, are finite. If not, the
+    /// update must be left out.
     pub(crate) fn record(&mut self, finite: bool) {
         if !finite {
             *self = Self { factor: (self.factor / 2.0).max(LEAST), good: 0, skipped: self.skipped + 1 };
@@ -53,8 +57,10 @@ thread_local! {
     static STEP: Cell<(f32, bool)> = const { Cell::new((1.0, false)) };
 }
 
-/// The loss to call `backward` on: `loss` times the factor that the current step asks for, which is 1 unless a [`DataParallel`](super::DataParallel) on this
-/// thread trains in [`Precision::F16`](super::Precision::F16). `loss` should be in `f32`; report the loss itself, not this one.
+/// The loss to call `backward` on: `loss` times the factor that the current step asks for, which is
+/// 1 unless a [`DataParallel`](super::DataParallel) on this thread trains in
+/// [`Precision::F16`](super::Precision::F16). `loss` should be in `f32`; report the loss itself,
+/// not this one.
 #[must_use]
 pub fn scale_loss(loss: Tensor<1>) -> Tensor<1> {
     let (factor, _) = STEP.get();
@@ -62,7 +68,8 @@ pub fn scale_loss(loss: Tensor<1>) -> Tensor<1> {
     if factor == 1.0 { loss } else { loss.mul_scalar(factor) }
 }
 
-/// Runs a step in which [`scale_loss`] multiplies by `factor`; also tells whether the step called it.
+/// Runs a step in which [`scale_loss`] multiplies by `factor`; also returns whether the step called
+/// it.
 pub(crate) fn with_factor<T>(factor: f32, step: impl FnOnce() -> T) -> (T, bool) {
     struct Reset;
     impl Drop for Reset {

@@ -1,7 +1,8 @@
 //! Data-parallel training over any [`Collective`].
 //!
-//! [`DataParallel`] is a Burn learning strategy. Every rank runs Burn's own `SupervisedTraining` on its own thread (or process), with its own
-//! loaders and its own `DataParallel`; what makes them one training is the collective between them:
+//! [`DataParallel`] is a Burn learning strategy. Every rank runs Burn's own `SupervisedTraining` on
+//! its own thread (or process), with its own loaders and its own `DataParallel`; what makes them
+//! one training is the collective between them:
 //!
 //! ```text
 //! fit: compare settings and models ─► copy rank 0's parameters, ids, optimiser state, schedule
@@ -9,12 +10,14 @@
 //!           average batch-norm statistics ─► compare parameter digests ─► validation ─► status words ─► checkpoint ─► status words
 //! ```
 //!
-//! **Every rank calls `next()` in every step of the epoch**, also after its iterator has returned `None`, until no rank has a batch: behind a
-//! rehearsal loader that call is itself collective. An iterator of a training loader must therefore be fused: after `None` it keeps returning `None`.
+//! **Every rank calls `next()` in every step of the epoch**, also after its iterator has returned
+//! `None`, until no rank has a batch: behind a rehearsal loader that call is itself collective. An
+//! iterator of a training loader must therefore be fused: after `None` it keeps returning `None`.
 //!
-//! **Nobody leaves silently.** A rank without rows takes part with weight 0 and runs no model step; a stop that anyone requests ends all ranks after
-//! the same step; a rank that fails says so in its status word and all ranks end with the same error; a rank that panics drops its collective, so that
-//! the others get [`PeerFailed`](burn_rehearsal_collective::CollectiveError::PeerFailed).
+//! **Nobody leaves silently.** A rank without rows takes part with weight 0 and runs no model step;
+//! a stop that anyone requests ends all ranks after the same step; a rank that fails says so in its
+//! status word and all ranks end with the same error; a rank that panics drops its collective, so
+//! that the others get [`PeerFailed`](burn_rehearsal_collective::CollectiveError::PeerFailed).
 //!
 //! **Nobody waits for ever.** If one rank trains without a rehearsal loader, or rehearses inside a
 //! training step that does not run without rows, the ranks wait for each other in different
@@ -60,9 +63,9 @@ use self::training_loop::{Ended, TrainingLoop};
 use crate::epoch::Epoch;
 use crate::phases::PhaseTimer;
 
-/// Called by every rank after each epoch that was not stopped, with the network in its validation state and the
-/// epoch. All ranks call it, so it may be collective: it can evaluate (on a collective of its own),
-/// or write a checkpoint of the buffer:
+/// Called by every rank after each epoch that was not stopped, with the network in its validation
+/// state and the epoch. All ranks call it, so it may be collective: it can evaluate (on a
+/// collective of its own), or write a checkpoint of the buffer:
 ///
 /// ```
 /// # use burn::tensor::Tensor;
@@ -112,22 +115,29 @@ type Rows<M> = Box<dyn Fn(&<M as TrainStep>::Input) -> usize + Send + Sync>;
 /// }
 /// ```
 ///
-/// To keep optimiser and schedule from one launch to the next, and for typed errors, launch with an `Arc` of one strategy
-/// (`TrainingStrategy::Custom(strategy.clone())`) and call [`take_learner`](Self::take_learner) and [`take_error`](Self::take_error).
+/// To keep optimiser and schedule from one launch to the next, and for typed errors, launch with an
+/// `Arc` of one strategy (`TrainingStrategy::Custom(strategy.clone())`) and call
+/// [`take_learner`](Self::take_learner) and [`take_error`](Self::take_error).
 ///
 /// # Semantics
 ///
-/// * Gradients are means over the rows of all ranks, `Σ rowsᵢ·gᵢ / Σ rowsᵢ`: for a loss that is a mean over rows and a network without batch
-///   statistics, N ranks compute what one rank with all the rows would (up to rounding). A parameter without gradient on one rank counts as zeros
-///   there; one without gradient on every rank is not touched by the optimiser. The reduction is in `f32`.
+/// * Gradients are means over the rows of all ranks, `Σ rowsᵢ·gᵢ / Σ rowsᵢ`: for a loss that is a
+///   mean over rows and a network without batch statistics, N ranks compute what one rank with all
+///   the rows would (up to rounding). A parameter without gradient on one rank counts as zeros
+///   there; one without gradient on every rank is not touched by the optimiser. The reduction is in
+///   `f32`.
 /// * One rank gives the same bits as Burn's own single-device training.
-/// * With gradient accumulation over k steps, the row-weighted means of the k steps are *summed* (as Burn sums them), with one reduction per update; a
-///   group that the epoch's end, or a stop, leaves incomplete is applied.
-/// * The metrics of a rank are those of its own rows. Only rank 0's are shown and stored (see [`without_renderer`]), and only rank 0's checkpointers and early
-///   stopping are used; its decision holds for all.
-/// * In half precision ([`with_precision`](Self::with_precision)) a step computes with a copy of the network; parameters and optimiser stay in `f32`. In `f16` the
-///   loss is [scaled](LossScale), and an update whose gradients are not finite is left out on all ranks alike.
-/// * A stop requested through any rank's `Interrupter` ends all ranks after the step in which they learn of it.
+/// * With gradient accumulation over k steps, the row-weighted means of the k steps are *summed*
+///   (as Burn sums them), with one reduction per update; a group that the epoch's end, or a stop,
+///   leaves incomplete is applied.
+/// * The metrics of a rank are those of its own rows. Only rank 0's are shown and stored (see
+///   [`without_renderer`]), and only rank 0's checkpointers and early stopping are used; its
+///   decision holds for all.
+/// * In half precision ([`with_precision`](Self::with_precision)) a step computes with a copy of
+///   the network; parameters and optimiser stay in `f32`. In `f16` the loss is [scaled](LossScale),
+///   and an update whose gradients are not finite is left out on all ranks alike.
+/// * A stop requested through any rank's `Interrupter` ends all ranks after the step in which they
+///   learn of it.
 pub struct DataParallel<M: LearnerModel> {
     rank: usize,
     world_size: usize,
@@ -148,11 +158,11 @@ enum LaunchState<M: LearnerModel> {
     Idle(Session<M>),
     /// Also for good after a launch that panicked.
     Running,
-    /// A launch has ended, and nobody has taken what it left.
+    /// A launch has ended, and its outcome was not taken yet.
     Done(Outcome<M>),
 }
 
-/// What a launch takes out of the strategy. Dropping it tells the other ranks that this one has left.
+/// What a launch takes out of the strategy. The other ranks notice when it is dropped.
 struct Session<M: LearnerModel> {
     collective: Box<dyn Collective>,
     /// Steps since the first launch.
@@ -182,7 +192,8 @@ pub(crate) struct Outcome<M: LearnerModel> {
 
 /// What a checkpoint keeps of the learners of all ranks.
 pub(crate) struct Records {
-    /// Parameters, optimiser and schedule, which are the same on all ranks; with rank 0's running statistics.
+    /// Parameters, optimiser and schedule, which are the same on all ranks; with rank 0's running
+    /// statistics.
     pub(crate) learner: LearnerRecord,
     /// Each rank's running statistics, as bytes; none if they are the same on all.
     pub(crate) statistics: Vec<Vec<u8>>,
@@ -214,8 +225,8 @@ where
 }
 
 impl<M: LearnerModel> DataParallel<M> {
-    /// A strategy on a collective that nothing else uses, for batches of any type: `rows` gives the number of rows of a
-    /// training batch, incoming and representatives together.
+    /// A strategy on a collective that nothing else uses, for batches of any type: `rows` gives the
+    /// number of rows of a training batch, incoming and representatives together.
     pub fn on_collective<F>(mut collective: Box<dyn Collective>, rows: F) -> Self
     where
         F: Fn(&<M as TrainStep>::Input) -> usize + Send + Sync + 'static,
@@ -257,29 +268,33 @@ impl<M: LearnerModel> DataParallel<M> {
         self
     }
 
-    /// Whether batch-norm running statistics are averaged over the ranks at the end of every epoch (default: yes). All ranks choose the same.
+    /// Whether batch-norm running statistics are averaged over the ranks at the end of every epoch
+    /// (default: yes). All ranks choose the same.
     #[must_use]
     pub fn with_averaged_statistics(mut self, average: bool) -> Self {
         self.average_statistics = average;
         self
     }
 
-    /// Whether all ranks compare their parameters, bit for bit, at the end of every epoch (default: yes). All ranks choose the same.
+    /// Whether all ranks compare their parameters, bit for bit, at the end of every epoch (default:
+    /// yes). All ranks choose the same.
     #[must_use]
     pub fn with_parameter_check(mut self, check: bool) -> Self {
         self.check_parameters = check;
         self
     }
 
-    /// The format of the numbers in forward and backward passes (default: [`Precision::F32`]); see there for what the network must do.
-    /// All ranks choose the same. A launch fails with [`DataParallelError::Precision`] if the device does not have it.
+    /// The format of the numbers in forward and backward passes (default: [`Precision::F32`]); see
+    /// there for what the network must do. All ranks choose the same. A launch fails with
+    /// [`DataParallelError::Precision`] if the device does not have it.
     #[must_use]
     pub fn with_precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
         self
     }
 
-    /// Resumes with the loss scale of an earlier training; it matters in [`Precision::F16`] only. All ranks set the same.
+    /// Resumes with the loss scale of an earlier training; it matters in [`Precision::F16`] only.
+    /// All ranks set the same.
     #[must_use]
     pub fn with_loss_scale(self, loss_scale: LossScale) -> Self {
         self.set_loss_scale(loss_scale);
@@ -291,7 +306,8 @@ impl<M: LearnerModel> DataParallel<M> {
         self.with_session(|session| session.loss_scale = loss_scale);
     }
 
-    /// The loss scale after the last launch; `None` if the loss is not scaled, or if the last launch failed.
+    /// The loss scale after the last launch; `None` if the loss is not scaled, or if the last
+    /// launch failed.
     pub fn loss_scale(&self) -> Option<LossScale> {
         self.with_session(|session| session.loss_scale).filter(|_| self.precision.scales_loss())
     }
@@ -303,13 +319,15 @@ impl<M: LearnerModel> DataParallel<M> {
         self
     }
 
-    /// Whether each launch ends with the records of its learner, on rank 0: what a checkpoint needs.
+    /// Whether each launch ends with the records of its learner, on rank 0: what a checkpoint
+    /// needs.
     pub(crate) fn with_records(mut self, keep: bool) -> Self {
         self.keep_records = keep;
         self
     }
 
-    /// Begins the next launch with the running statistics of [`Records`]: each rank with its own, or with their mean if there were other ranks.
+    /// Begins the next launch with the running statistics of [`Records`]: each rank with its own,
+    /// or with their mean if there were other ranks.
     pub(crate) fn set_statistics(&self, of_ranks: &[Vec<u8>]) {
         let statistics = norm::of_rank(of_ranks, self.rank, self.world_size);
         self.with_session(|session| session.statistics = statistics);
@@ -320,9 +338,11 @@ impl<M: LearnerModel> DataParallel<M> {
         &self.timer
     }
 
-    /// The learner as the last launch left it: after its last complete update, also if it ended with an error.
+    /// The learner as the last launch left it: after its last complete update, also if it ended
+    /// with an error.
     ///
-    /// To train on the next task, launch with this learner; restart its schedule with `learner.load_scheduler(…)`, see
+    /// To train on the next task, launch with this learner; restart its schedule with
+    /// `learner.load_scheduler(…)`, see
     /// [`WarmupSchedule::restart_record`](crate::schedule::WarmupSchedule::restart_record).
     pub fn take_learner(&self) -> Option<Learner<M>> {
         match &mut *self.state.lock() {
@@ -331,7 +351,8 @@ impl<M: LearnerModel> DataParallel<M> {
         }
     }
 
-    /// Why the last launch ended early, if it did: the typed form of what `LearningResult::error` holds.
+    /// Why the last launch ended early, if it did: the typed form of what `LearningResult::error`
+    /// holds.
     pub fn take_error(&self) -> Option<DataParallelError> {
         match &mut *self.state.lock() {
             LaunchState::Done(outcome) => outcome.error.take(),

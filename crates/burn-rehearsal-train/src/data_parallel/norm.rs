@@ -1,8 +1,9 @@
 //! Batch-norm running statistics: averaged over the ranks, and never shared between them.
 //!
-//! Burn keeps a running mean or variance in a `RunningState`: one value behind an `Arc`, with the last update of each thread still pending beside it.
-//! Mapping a module changes that value in place, for every clone of the module; so statistics can be set through a clone of the learner's
-//! model, and ranks in one process that were given clones of one model would disturb each other.
+//! Burn keeps a running mean or variance in a `RunningState`: one value behind an `Arc`, with the
+//! last update of each thread still pending. Mapping a module changes that value in place, for
+//! every clone of the module; so statistics can be set through a clone of the learner's model, and
+//! ranks in one process that were given clones of one model would disturb each other.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Tensor, TensorData};
@@ -21,7 +22,8 @@ pub(crate) fn average<M: Module>(model: &M, collective: &mut dyn Collective) -> 
     Ok(())
 }
 
-/// Finds ranks that share their running statistics. Leaves nonsense in them: the caller sets them afterwards.
+/// Finds ranks that share their running statistics. Leaves nonsense in them: the caller sets them
+/// afterwards.
 pub(crate) fn check_not_shared<M: Module>(model: &M, collective: &mut dyn Collective) -> Result<(), DataParallelError> {
     let count = read(model).len();
     // Nobody writes before everybody has read.
@@ -48,7 +50,8 @@ pub(crate) fn gather<M: Module>(model: &M, collective: &mut dyn Collective) -> R
     Ok(if ranks.iter().all(|rank| *rank == ranks[0]) { Vec::new() } else { ranks })
 }
 
-/// Those of `rank` among what [`gather`] gave, or their mean if it was of another number of ranks; `None` if rank 0's are everybody's.
+/// Those of `rank` among what [`gather`] gave, or their mean if it was of another number of ranks;
+/// `None` if rank 0's are everybody's.
 pub(crate) fn of_rank(all: &[Vec<u8>], rank: usize, size: usize) -> Option<Vec<f32>> {
     let values = |bytes: &[u8]| bytes.as_chunks::<4>().0.iter().map(|&value| f32::from_le_bytes(value)).collect::<Vec<_>>();
     if all.len() == size {
@@ -76,7 +79,8 @@ pub(crate) fn set<M: Module>(model: &M, values: Vec<f32>) -> Result<(), DataPara
 }
 
 fn read<M: Module>(model: &M) -> Vec<f32> {
-    // Going over to validation writes every pending update into its value; `visit` alone would not see them.
+    // Going over to validation writes every pending update into its value; `visit` alone would not
+    // see them.
     drop(model.valid());
     let mut read = Read { path: ModulePath::default(), values: Vec::new() };
     model.visit(&mut read);
@@ -84,7 +88,8 @@ fn read<M: Module>(model: &M) -> Vec<f32> {
 }
 
 fn write<M: Module>(model: &M, values: Vec<f32>) {
-    // The mapped clone is dropped: what stays is the change behind the running states that it shares with `model`.
+    // The mapped clone is dropped: what stays is the change behind the running states that it
+    // shares with `model`.
     drop(model.clone().map(&mut Write { path: ModulePath::default(), values: values.into_iter() }));
 }
 

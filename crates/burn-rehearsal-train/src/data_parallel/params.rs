@@ -1,4 +1,5 @@
-//! A model's parameters as a list in visit order, which is the same on all ranks; ids are not (Burn draws them at random).
+//! A model's parameters as a list in visit order, which is the same on all ranks; ids are not (Burn
+//! draws them at random).
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Bool, DType, Int, Tensor};
@@ -57,8 +58,8 @@ impl ModulePath {
 
     /// The role of the float parameter here.
     ///
-    /// Burn shows a module's running state as a plain float parameter without gradient; what tells it from a frozen weight is the
-    /// field of the batch norm that holds it.
+    /// Burn shows a module's running state as a plain float parameter without gradient; what
+    /// distinguishes it from a frozen weight is the field of the batch norm that holds it.
     pub(crate) fn role<const D: usize>(&self, param: &Param<Tensor<D>>) -> Role {
         if param.is_require_grad() {
             return Role::Trained;
@@ -114,7 +115,8 @@ impl ModuleVisitor for List {
     }
 }
 
-/// Makes sure that all ranks have the same parameters as rank 0: paths, roles, shapes and dtypes, in the same order.
+/// Makes sure that all ranks have the same parameters as rank 0: paths, roles, shapes and dtypes,
+/// in the same order.
 pub(crate) fn check_equal_structure(params: &[ParamInfo], collective: &mut dyn Collective) -> Result<(), DataParallelError> {
     let own: Vec<String> = params.iter().map(|p| format!("{} ({:?}, {:?}, {:?})", p.path, p.role, p.dtype, p.shape)).collect();
     let first = collective.broadcast_bytes(own.join("\n").into_bytes(), 0)?;
@@ -137,7 +139,8 @@ pub(crate) fn check_equal_structure(params: &[ParamInfo], collective: &mut dyn C
 
 /// Compares the parameters that must be equal on all ranks, bit for bit.
 ///
-/// Trained parameters always are; running statistics only if they were averaged. Others are never changed and not compared.
+/// Trained parameters always are; running statistics only if they were averaged. Others are never
+/// changed and not compared.
 pub(crate) fn check_equal_values<M: Module>(
     model: &M,
     statistics: bool,

@@ -1,8 +1,9 @@
 //! Forward and backward passes in half precision, over parameters that stay in `f32`.
 //!
-//! In every step a copy of the network is made whose parameters are in the lower format; its gradients are summed over the ranks and applied to the `f32`
-//! parameters in `f32`. So nothing that accumulates over steps is ever rounded to half precision (Micikevicius et al., "Mixed Precision Training", ICLR 2018,
-//! arXiv 1710.03740, §3.1).
+//! In every step a copy of the network is made whose parameters are in the lower format; its
+//! gradients are summed over the ranks and applied to the `f32` parameters in `f32`. So nothing
+//! that accumulates over steps is ever rounded to half precision (Micikevicius et al., "Mixed
+//! Precision Training", ICLR 2018, arXiv 1710.03740, §3.1).
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, FloatDType, Tensor};
@@ -12,15 +13,18 @@ use super::params::ModulePath;
 
 /// The format of the numbers in a network's forward and backward pass.
 ///
-/// Parameters, optimiser state, checkpoints, evaluation, the sum of gradients over ranks and the rehearsal buffer are what they are in `f32`.
+/// Parameters, optimiser state, checkpoints, evaluation, the sum of gradients over ranks and the
+/// rehearsal buffer are what they are in `f32`.
 ///
 /// # What a network must do
 ///
 /// With anything but `F32`, its [`TrainStep`](burn::train::TrainStep)
 ///
-/// * casts its input to the format of its parameters, which [`compute_type`] tells: Burn computes with tensors of equal formats only;
+/// * casts its input to the format of its parameters, [`compute_type`]: Burn computes with tensors
+///   of equal formats only;
 /// * calls its batch norms through [`in_f32`], since their parameters and statistics stay in `f32`;
-/// * casts its output to `f32` before the loss, and calls `backward` on [`scale_loss(loss)`](super::scale_loss).
+/// * casts its output to `f32` before the loss, and calls `backward` on
+///   [`scale_loss(loss)`](super::scale_loss).
 ///
 /// None of this changes a bit in `F32`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -31,7 +35,8 @@ pub enum Precision {
     F32,
     /// 16 bits with the range of `F32`: 8 bits of exponent, 8 significant ones.
     Bf16,
-    /// 16 bits, IEEE 754: 5 bits of exponent, 11 significant ones. The loss is [scaled](super::LossScale), so that small gradients do not vanish.
+    /// 16 bits, IEEE 754: 5 bits of exponent, 11 significant ones. The loss is
+    /// [scaled](super::LossScale), so that small gradients do not vanish.
     F16,
 }
 
@@ -63,7 +68,8 @@ impl Precision {
         }
     }
 
-    /// `model` in this format: a copy with parameters of its own under the same ids, whose batch norms share the statistics of `model`.
+    /// `model` in this format: a copy with parameters of its own under the same ids, whose batch
+    /// norms share the statistics of `model`.
     pub(crate) fn lower<M: Module>(self, model: M) -> M {
         model.map(&mut Lower { path: ModulePath::default(), dtype: self.dtype() })
     }
@@ -75,14 +81,16 @@ impl std::fmt::Display for Precision {
     }
 }
 
-/// The format that a network computes in: that of its first float parameter outside of batch norms; `F32` without one.
+/// The format that a network computes in: that of its first float parameter outside of batch norms;
+/// `F32` without one.
 pub fn compute_type<M: Module>(model: &M) -> FloatDType {
     let mut first = First::default();
     model.visit(&mut first);
     first.dtype.unwrap_or(FloatDType::F32)
 }
 
-/// Calls a layer that stays in `f32` within a network that may not: `in_f32(x, |x| norm.forward(x))`.
+/// Calls a layer that stays in `f32` within a network that may not: `in_f32(x, |x|
+/// norm.forward(x))`.
 pub fn in_f32<const D: usize, const E: usize>(input: Tensor<D>, layer: impl FnOnce(Tensor<D>) -> Tensor<E>) -> Tensor<E> {
     let dtype = FloatDType::from(input.dtype());
     layer(input.cast(FloatDType::F32)).cast(dtype)
@@ -107,7 +115,8 @@ impl ModuleMapper for Lower {
             return param;
         }
         let dtype = self.dtype;
-        // A leaf of its own: gradients come in the lower format and are keyed by the parameter's id.
+        // A leaf of its own: gradients come in the lower format and are keyed by the parameter's
+        // id.
         param.map(|tensor| {
             let trained = tensor.is_require_grad();
             tensor.set_require_grad(false).cast(dtype).set_require_grad(trained)

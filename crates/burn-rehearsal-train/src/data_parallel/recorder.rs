@@ -1,6 +1,7 @@
 //! What a learner is, taken out of it.
 //!
-//! A learner keeps its optimiser and its schedule private and hands them only to checkpointers, so this is a checkpoint into memory.
+//! A learner keeps its optimiser and its schedule private and hands them only to checkpointers, so
+//! this is a checkpoint into memory.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -13,7 +14,8 @@ use burn::train::{Learner, LearnerModel, LearningCheckpointer};
 
 use super::error::DataParallelError;
 
-/// A learner's parameters, optimiser and schedule at one moment. The parameters' ids are among them, so that the three fit together.
+/// A learner's parameters, optimiser and schedule at one moment. The parameters' ids are among
+/// them, so that the three fit together.
 pub(crate) struct LearnerRecord {
     model: ModuleRecord,
     optimizer: OptimizerRecord,
@@ -35,7 +37,8 @@ pub(super) fn record(error: impl std::fmt::Display) -> DataParallelError {
     DataParallelError::Record(error.to_string())
 }
 
-/// Takes records of learners. Burn's checkpointers are threads; they live as long as this, since starting them takes longer than a step of a small network.
+/// Takes records of learners. Burn's checkpointers are threads; they live as long as this, since
+/// starting them takes longer than a step of a small network.
 pub(super) struct Recorder<M: LearnerModel> {
     checkpointer: LearningCheckpointer<M>,
     model: Receiver<ModuleRecord>,

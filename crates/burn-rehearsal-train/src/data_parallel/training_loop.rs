@@ -1,4 +1,5 @@
-//! One launch on one rank: the epochs, in the order of Burn's single-device strategy, with the other ranks' consent at every turn.
+//! One launch on one rank: the epochs, in the order of Burn's single-device strategy, with the
+//! other ranks' consent at every turn.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -68,7 +69,8 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         }
     }
 
-    /// All epochs from `starting_epoch` on; gives back what a next launch starts from. An error drops the session.
+    /// All epochs from `starting_epoch` on; gives back what a next launch starts from. An error
+    /// drops the session.
     pub(super) fn run(
         mut self,
         starting_epoch: Epoch,
@@ -113,9 +115,11 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         Ok(None)
     }
 
-    /// Waits for the last checkpoint, and keeps the learner's records on rank 0 if they are asked for.
+    /// Waits for the last checkpoint, and keeps the learner's records on rank 0 if they are asked
+    /// for.
     fn finish(&mut self) -> Result<Option<Records>, DataParallelError> {
-        // Burn writes checkpoints on other threads; dropping the checkpointer waits for them, and their errors are still errors of this launch.
+        // Burn writes checkpoints on other threads; dropping the checkpointer waits for them, and
+        // their errors are still errors of this launch.
         let checkpointer = self.components.checkpointer.take();
         let closed = unwind_to_error(|| drop(checkpointer), "the last checkpoint could not be written");
         let (mut records, mut failed) = (None, closed.err());
@@ -211,7 +215,8 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         }
     }
 
-    /// This rank's next batch and its rows, if it has one, and what all ranks agreed on for this step.
+    /// This rank's next batch and its rows, if it has one, and what all ranks agreed on for this
+    /// step.
     fn next(&mut self, iterator: &mut TrainIterator<'_, M>) -> Result<(Option<Counted<M>>, Agreement), DataParallelError> {
         let started = Instant::now();
         let item = iterator.next();
@@ -293,8 +298,8 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         Ok(())
     }
 
-    /// Averages statistics and compares parameters after an epoch. If it was stopped in the `middle`, statistics stay each rank's own: they are
-    /// averaged when the epoch ends.
+    /// Averages statistics and compares parameters after an epoch. If it was stopped in the
+    /// `middle`, statistics stay each rank's own: they are averaged when the epoch ends.
     fn sync_statistics(&mut self, epoch: Epoch, middle: bool) -> Result<(), DataParallelError> {
         let strategy = self.strategy;
         if strategy.world_size > 1 {
@@ -345,7 +350,8 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         sent.into_iter().for_each(|sent| self.record_event_error(sent));
     }
 
-    /// Errors of the checkpointer's own threads come through the interrupter; what is an error here is a thread that is gone.
+    /// Errors of the checkpointer's own threads come through the interrupter; what is an error here
+    /// is a thread that is gone.
     fn checkpoint(&mut self, epoch: Epoch) -> Result<(), String> {
         let Some(mut checkpointer) = self.components.checkpointer.take() else { return Ok(()) };
         let (learner, store) = (&self.learner, &self.components.event_store);
@@ -355,7 +361,8 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
                 Ok(())
             }
             Err(error) => {
-                // Dropping it would panic once for every thread that is gone, and a second panic while unwinding aborts the process.
+                // Dropping it would panic once for every thread that is gone, and a second panic
+                // while unwinding aborts the process.
                 std::mem::forget(checkpointer);
                 Err(error)
             }
@@ -367,7 +374,8 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         self.components.early_stopping.as_mut().is_some_and(|early_stopping| early_stopping.should_stop(epoch.number(), store))
     }
 
-    /// Asks all ranks whether they go on: false if one was asked to stop, or if early stopping ends the run.
+    /// Asks all ranks whether they continue: false if one was asked to stop, or if early stopping
+    /// ends the run.
     fn confirm(&mut self, early_stop: bool, failed: Option<String>) -> Result<bool, DataParallelError> {
         let mut status = Status { early_stop, ..self.status() };
         status.failed = status.failed.or(failed);

@@ -1,11 +1,17 @@
 //! A whole run on disk: where it is, what it learned, what it measured, and its buffer.
 //!
-//! The cut lies between two steps, after an update. A checkpoint is a numbered directory with `learner.safetensors` (parameters, optimiser, schedule; the same on
-//! all ranks, written by rank 0), a directory `buffer` (see [`RehearsalBuffer::begin_checkpoint`](burn_rehearsal::RehearsalBuffer::begin_checkpoint)) and, written last, a
-//! manifest with everything else. Data order, candidates, draws, evictions and augmentation are pure functions of the seed and of positions, so that no other random state exists.
+//! The cut lies between two steps, after an update. A checkpoint is a numbered directory with
+//! `learner.safetensors` (parameters, optimiser, schedule; the same on all ranks, written by rank
+//! 0), a directory `buffer` (see
+//! [`RehearsalBuffer::begin_checkpoint`](burn_rehearsal::RehearsalBuffer::begin_checkpoint)) and,
+//! written last, a manifest with everything else. Data order, candidates, draws, evictions and
+//! augmentation are pure functions of the seed and of positions, so that no other random state
+//! exists.
 //!
-//! Training waits until the learner as it is at the cut is in memory, and for a checkpoint that is not complete when the next one begins; the buffer's engines copy what they
-//! must by themselves. A thread of rank 0 does the rest: it waits for the buffer, writes the learner and the manifest, and removes what is older.
+//! Training waits until the learner as it is at the cut is in memory, and for a checkpoint that is
+//! not complete when the next one begins; the buffer's engines copy what they must by themselves. A
+//! thread of rank 0 does the rest: it waits for the buffer, writes the learner and the manifest,
+//! and removes what is older.
 
 use super::ExperimentError;
 use crate::data_parallel::{LossScale, Records};
@@ -30,16 +36,19 @@ const LEARNER: &str = "learner.safetensors";
 /// The parts of a learner, in the order of its records.
 const PARTS: [&str; 3] = ["model", "optimizer", "schedule"];
 
-/// How a run is kept: it goes on from the newest good checkpoint in the directory, if there is one.
+/// How a run is checkpointed. It resumes from the newest good checkpoint in the directory, if there
+/// is one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoints {
-    /// Where checkpoints are, each in a directory of its own with a number for a name; on a file system that all ranks share.
+    /// Where checkpoints are, each in a directory of its own with a number for a name; on a file
+    /// system that all ranks share.
     pub directory: PathBuf,
-    /// After how many epochs of a task one is written, too; `None` for after tasks only. A run that is stopped always writes one.
+    /// After how many epochs of a task one is written, too; `None` for after tasks only. A run that
+    /// is stopped always writes one.
     pub every: Option<usize>,
     /// How many are kept, at least 1; older ones are removed once a new one is complete.
     pub keep: usize,
-    /// Whether the run goes on from what is in the directory; otherwise it begins anew, and what is
+    /// Whether the run resumes from what is in the directory; otherwise it starts anew, and what is
     /// there is removed once its first checkpoint is complete.
     pub resume: bool,
 }
@@ -53,7 +62,7 @@ pub(super) struct Position {
     pub(super) within: Option<(Epoch, u64)>,
 }
 
-/// What is known of a run beside its learner and its buffer.
+/// The state of a run without its learner and its buffer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RunState {
@@ -86,7 +95,8 @@ pub(super) struct RunState {
     pub(super) train_s: f64,
     pub(super) phases: Vec<u64>,
     pub(super) checkpoints: CheckpointTime,
-    /// The digest of the manifest of the buffer's checkpoint, which belongs to this state and to no other; `None` if there is no buffer. Whoever writes the state fills it in.
+    /// The digest of the manifest of the buffer's checkpoint, which belongs to this state and to no
+    /// other; `None` if there is no buffer. It is filled in when the state is written.
     pub(super) buffer: Option<String>,
 }
 
@@ -141,7 +151,8 @@ impl<'a> Directories<'a> {
         Ok((Self { settings, next, pending: None, damaged }, share(found, collective)?))
     }
 
-    /// Begins the next checkpoint when the one before is [finished](Self::finish); `buffer` begins the buffer's in the directory it is given. Collective.
+    /// Begins the next checkpoint when the one before is [finished](Self::finish); `buffer` begins
+    /// the buffer's in the directory it is given. Collective.
     pub(super) fn begin(
         &mut self,
         state: RunState,
@@ -151,7 +162,7 @@ impl<'a> Directories<'a> {
     ) -> Result<(), ExperimentError> {
         let begun = Instant::now();
         let directory = self.settings.directory.join(name(self.next));
-        // The directory is a new one; whoever writes there first makes it.
+        // The directory is new; the first to write there creates it.
         let buffer = buffer(&directory.join("buffer"))?;
         let (keep, damaged) = (self.settings.keep, self.damaged.clone());
         let part = if collective.rank() == 0 {
@@ -172,7 +183,8 @@ impl<'a> Directories<'a> {
         Ok(())
     }
 
-    /// Waits until the checkpoint in hand is complete, if there is one; what it came to is known to rank 0. Collective.
+    /// Waits until the checkpoint in hand is complete, if there is one; what it came to is known to
+    /// rank 0. Collective.
     pub(super) fn finish(&mut self, collective: &mut dyn Collective) -> Result<Option<Written>, ExperimentError> {
         let Some(mut pending) = self.pending.take() else { return Ok(None) };
         share(pending.wait(), collective)
@@ -187,7 +199,8 @@ pub(super) struct Written {
     pub(super) time: Duration,
 }
 
-/// This rank's part of a checkpoint that is being written. A run that fails waits for it, too, when this is dropped.
+/// This rank's part of a checkpoint that is being written. A run that fails waits for it, too, when
+/// this is dropped.
 enum Part {
     First(std::io::Result<Option<JoinHandle<Result<Written, ExperimentError>>>>),
     Other(Option<PendingCheckpoint>),
@@ -212,9 +225,10 @@ impl Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        // After a panic this rank's engine, and with it everybody's, may wait for steps that do not come before the buffer is dropped, which comes later.
+        // After a panic this rank's engine, and with it everybody's, may wait for steps that do not
+        // come before the buffer is dropped, which comes later.
         if !std::thread::panicking() {
-            // An error that nobody asked for anymore: there is one already.
+            // Not needed any more: there is an error already.
             let _ = self.wait();
         }
     }
@@ -257,7 +271,8 @@ struct Looked {
     damaged: Vec<u64>,
 }
 
-/// An error if there are some but none is good, or if it cannot be seen whether there are: a run that began anew would take their place.
+/// An error if there are some but none is good, or if it cannot be seen whether there are: a run
+/// that began anew would take their place.
 fn newest(directory: &Path) -> Result<Looked, ExperimentError> {
     let numbers = numbers(directory)?;
     let mut looked = Looked { next: numbers.last().map_or(1, |last| last + 1), ..Looked::default() };
@@ -355,16 +370,18 @@ fn remove(directory: &Path) -> Result<(), CheckpointError> {
     missing_is_fine(std::fs::remove_dir_all(directory)).map_err(CheckpointError::io("remove", directory))
 }
 
-/// What rank 0's thread does; gives the bytes of the whole checkpoint. What is left of one that could not be completed is removed.
+/// What rank 0's thread does; gives the bytes of the whole checkpoint. What is left of one that
+/// could not be completed is removed.
 fn write(
     directory: &Path,
     mut state: RunState,
     records: Option<Records>,
     buffer: Option<PendingCheckpoint>,
 ) -> Result<u64, ExperimentError> {
-    // The buffer comes first: its engines answer to the next step or task once they have begun, and need the processors for that.
+    // The buffer comes first: its engines answer to the next step or task once they have begun, and
+    // need the processors for that.
     let saved = buffer.map(PendingCheckpoint::wait).transpose();
-    // From here on nobody else writes to the directory.
+    // From here on no other thread writes to the directory.
     let written = saved.map_err(ExperimentError::from).and_then(|saved| {
         if saved.is_some() {
             state.buffer = Some(Manifest::read(&directory.join("buffer"), BUFFER)?.digest().to_owned());
@@ -395,7 +412,8 @@ fn seal(directory: &Path, files: Vec<FileEntry>, state: &RunState) -> Result<u64
     let damaged = |error: serde_json::Error| CheckpointError::Damaged { path: directory.to_path_buf(), reason: error.to_string() };
     let manifest = Manifest::new(RUN, files, state).map_err(damaged)?;
     manifest.write(directory)?;
-    // The first checkpoint of a run makes the directories above it, too; those that are not its own need not be readable.
+    // The first checkpoint of a run makes the directories above it, too; those that are not its own
+    // need not be readable.
     directory.ancestors().skip(2).take(2).for_each(|above| drop(sync_directory(above)));
     Ok(manifest.bytes())
 }

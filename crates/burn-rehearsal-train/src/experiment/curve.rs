@@ -1,4 +1,5 @@
-//! Keeps the training loss and the time of every epoch, as Burn's metrics see them, and tells of each epoch that is complete.
+//! Keeps the training loss and the time of every epoch, as Burn's metrics see them, and reports
+//! each complete epoch.
 
 use super::epochs::EpochAccuracies;
 use super::{CompletedEpoch, EpochSink};
@@ -29,7 +30,7 @@ struct State {
     progress: Option<TrainingProgress>,
 }
 
-/// What a launch tells while it runs.
+/// What a launch reports while it runs.
 pub(super) struct TrainingProgress {
     /// The task in hand and the incoming samples of its epochs, over all ranks.
     pub(super) task: usize,
@@ -42,7 +43,7 @@ pub(super) struct TrainingProgress {
 }
 
 impl LossCurve {
-    /// A curve that goes on from the [`sums`](Self::sums) and [`seconds`](Self::seconds) of another.
+    /// A curve that continues the [`sums`](Self::sums) and [`seconds`](Self::seconds) of another.
     pub(super) fn of_sums(sums: &BTreeMap<Epoch, [u64; 2]>, seconds: BTreeMap<Epoch, f64>) -> Self {
         let epochs = sums.iter().map(|(&epoch, &[sum, rows])| (epoch, (f64::from_bits(sum), f64::from_bits(rows)))).collect();
         Self { state: Arc::new(Mutex::new(State { epochs, seconds, ..State::default() })) }
@@ -85,7 +86,8 @@ impl State {
         let (began, before) = std::mem::replace(&mut progress.since, (now, evaluated));
         let seconds = self.seconds.entry(epoch).or_default();
         *seconds += (now - began).saturating_sub(evaluated.saturating_sub(before)).as_secs_f64();
-        // A stop ends the epoch before its last step; an epoch that was complete all the same is told by the run's end.
+        // A stop ends the epoch before its last step; an epoch that was complete all the same is
+        // reported at the end of the run.
         if progress.interrupter.should_stop() {
             return;
         }

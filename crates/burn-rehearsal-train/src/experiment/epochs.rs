@@ -1,4 +1,4 @@
-//! Accuracies in the middle of a task, every so many epochs.
+//! Accuracies in the middle of a task, every N epochs.
 
 use crate::data_parallel::AfterEpoch;
 use crate::epoch::Epoch;
@@ -27,8 +27,8 @@ pub(super) struct Measured {
 pub(super) struct EpochAccuracies(Arc<Mutex<Measured>>);
 
 impl EpochAccuracies {
-    /// What the learner calls after every epoch: evaluates on `parts` after every `every`-th epoch but the last of a task's `epochs`. Nobody else uses
-    /// `collective`.
+    /// What the learner calls after every epoch: evaluates on `parts` after every `every`-th epoch
+    /// but the last of a task's `epochs`. Nobody else uses `collective`.
     pub(super) fn hook<M, B>(&self, every: usize, epochs: usize, parts: Parts<B>, collective: Box<dyn Collective>) -> AfterEpoch<M>
     where
         M: InferenceStep<Input = B, Output = ClassificationOutput>,
@@ -60,7 +60,8 @@ impl EpochAccuracies {
         self.lock().time
     }
 
-    /// The accuracies after `epoch`; empty if they were not measured since the last [`take`](Self::take).
+    /// The accuracies after `epoch`; empty if they were not measured since the last
+    /// [`take`](Self::take).
     pub(super) fn after(&self, epoch: Epoch) -> Vec<Option<f64>> {
         measured_after(&self.lock().top1, epoch)
     }

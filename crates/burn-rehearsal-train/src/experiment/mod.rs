@@ -1,7 +1,9 @@
 //! A whole continual-learning run: tasks, a method, evaluation, and the report.
 //!
-//! An [`Experiment`] is a [`Workload`], a [`Method`] and [`Settings`]; every rank runs the same one. It trains task after task with
-//! Burn's own `SupervisedTraining` under [`DataParallel`], evaluates on every task's test set after each, and returns a [`RunReport`], the same on all ranks but for times and for curves, which rank 0 keeps.
+//! An [`Experiment`] is a [`Workload`], a [`Method`] and [`Settings`]; every rank runs the same
+//! one. It trains task after task with Burn's own `SupervisedTraining` under [`DataParallel`],
+//! evaluates on every task's test set after each, and returns a [`RunReport`], the same on all
+//! ranks except for times, and for curves, which only rank 0 keeps.
 
 mod agreement;
 mod checkpoint;
@@ -66,13 +68,16 @@ pub trait Workload: Sync {
     fn stream(&self) -> &dyn TaskStream;
     /// The batcher of training and evaluation.
     fn batcher(&self) -> Self::Batcher;
-    /// What is done to the mini-batches of training after representatives were appended, and before the network sees them; nothing if it is `None`.
+    /// What is done to the mini-batches of training after representatives were appended, and before
+    /// the network sees them; nothing if it is `None`.
     ///
-    /// Its time is part of the phase `load`. See [`AugmentLoader`](crate::augmentation::AugmentLoader).
+    /// Its time is part of the phase `load`. See
+    /// [`AugmentLoader`](crate::augmentation::AugmentLoader).
     fn augmentation(&self) -> Option<Augmentation<Self::Batch>> {
         None
     }
-    /// What is done to the mini-batches of evaluation before the network sees them; nothing if it is `None`.
+    /// What is done to the mini-batches of evaluation before the network sees them; nothing if it
+    /// is `None`.
     fn evaluation(&self) -> Option<Augmentation<Self::Batch>> {
         None
     }
@@ -83,7 +88,8 @@ pub trait Workload: Sync {
         let data = Fingerprint::builder::<String>("samples", "their numbers", []).build();
         data.with_option("the number of training samples", self.train().len()).with_option("the number of test samples", self.test().len())
     }
-    /// The samples that this process had to leave out so far, each by a number that is its own on all ranks.
+    /// The samples that this process had to leave out so far, each by a number that is its own on
+    /// all ranks.
     fn left_out(&self) -> Vec<u64> {
         Vec::new()
     }
@@ -105,21 +111,25 @@ pub struct Settings {
     /// Incoming rows per rank and step (b), at least 1.
     #[config(default = 32)]
     pub batch_size: usize,
-    /// The rehearsal buffer; needed by methods that [rehearse](Method::rehearses), and used by no other.
+    /// The rehearsal buffer; needed by methods that [rehearse](Method::rehearses), and used by no
+    /// other.
     pub rehearsal: Option<RehearsalConfig>,
     /// Base learning rate.
     #[config(default = 0.1)]
     pub learning_rate: f64,
-    /// Epochs of linear warm-up from the base rate to `base × min(world size, scale_cap)`, in every task.
+    /// Epochs of linear warm-up from the base rate to `base × min(world size, scale_cap)`, in every
+    /// task.
     #[config(default = 0.0)]
     pub warmup_epochs: f64,
-    /// From which epoch of a task on (from 0) the top rate is multiplied by which factor; see [`WarmupSchedule::with_milestones`].
+    /// From which epoch of a task on (from 0) the top rate is multiplied by which factor; see
+    /// [`WarmupSchedule::with_milestones`].
     #[config(default = "Vec::new()")]
     pub milestones: Vec<(f64, f64)>,
     /// The learning rate is multiplied by the world size, but at most by this (1: no scaling).
     #[config(default = 1.0)]
     pub scale_cap: f64,
-    /// Whether the optimiser's state (momentum) is kept from task to task; otherwise every task starts with a new one.
+    /// Whether the optimiser's state (momentum) is kept from task to task; otherwise every task
+    /// starts with a new one.
     #[config(default = false)]
     pub keep_optimizer: bool,
     /// The seed of every random choice.
@@ -134,7 +144,8 @@ pub struct Settings {
     /// Also evaluate every N epochs (0: after each task only).
     #[config(default = 0)]
     pub evaluate_every: usize,
-    /// Synchronises the device between the phases of a step, so that their times are exact on any device.
+    /// Synchronises the device between the phases of a step, so that their times are exact on any
+    /// device.
     #[config(default = false)]
     pub profile: bool,
     /// The file that the network is written to at the end of a run that was not interrupted, as by
@@ -145,7 +156,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The learning rates of one task on `world_size` ranks; every task begins with the first of them.
+    /// The learning rates of one task on `world_size` ranks; every task begins with the first of
+    /// them.
     ///
     /// # Errors
     ///
@@ -157,7 +169,8 @@ impl Settings {
     }
 }
 
-/// Who watches a run. The methods are called on rank 0 only, except [`interrupter`](Self::interrupter).
+/// Who watches a run. The methods are called on rank 0 only, except
+/// [`interrupter`](Self::interrupter).
 pub trait Observer: Sync {
     /// Called once the start has succeeded: all ranks agree, and the checkpoint was read, if there
     /// is one. Nothing was written before.
@@ -168,8 +181,9 @@ pub trait Observer: Sync {
     fn ready(&self) -> Result<(), Box<dyn Error + Send + Sync>> {
         Ok(())
     }
-    /// Called whenever training begins or resumes; Burn's training shows itself through it. Its metrics are `Loss`, `Accuracy` (top-1 in per cent
-    /// of a mini-batch now and then) and, if they are [asked for](Self::buffer_metrics), the buffer's. Default: nothing is shown.
+    /// Called whenever training begins or resumes; Burn's training shows itself through it. Its
+    /// metrics are `Loss`, `Accuracy` (top-1 in per cent of a mini-batch now and then) and, if they
+    /// are [asked for](Self::buffer_metrics), the buffer's. Default: nothing is shown.
     fn renderer(&self, launch: &LaunchInfo) -> Box<dyn MetricsRenderer> {
         let _ = launch;
         Box::new(Renderer(NoView))
@@ -178,14 +192,14 @@ pub trait Observer: Sync {
     fn buffer_metrics(&self) -> bool {
         false
     }
-    /// Called with every renderer: what it returns takes each epoch that is completed, in order, on a thread of Burn's. An epoch in which the run is stopped
-    /// does not count.
+    /// Called with every renderer: what it returns takes each epoch that is completed, in order, on
+    /// a thread of Burn's. An epoch in which the run is stopped does not count.
     fn epochs(&self, launch: &LaunchInfo) -> EpochSink {
         let _ = launch;
         Box::new(|_| {})
     }
-    /// The run goes on from a checkpoint: within `task` it is in an epoch of which it has done some steps, or is about to begin it.
-    /// `epochs` are those that were completed before.
+    /// The run resumes from a checkpoint: within `task` it is in an epoch of which it has done some
+    /// steps, or is about to begin it. `epochs` are those that were completed before.
     fn resumed(&self, task: usize, within: Option<(Epoch, u64)>, earlier_world_size: usize, epochs: &[CompletedEpoch]) {
         let _ = (task, within, earlier_world_size, epochs);
     }
@@ -193,7 +207,8 @@ pub trait Observer: Sync {
     fn evaluated(&self, task: usize, top1: &[f64]) {
         let _ = (task, top1);
     }
-    /// Called on every rank before it trains: stopping it ends the run on all ranks after the same step.
+    /// Called on every rank before it trains: stopping it ends the run on all ranks after the same
+    /// step.
     fn interrupter(&self, interrupter: &Interrupter) {
         let _ = interrupter;
     }
@@ -271,7 +286,7 @@ pub enum ExperimentError {
     /// A checkpoint.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// There are checkpoints, but none that a run could go on from.
+    /// There are checkpoints, but none that a run can resume from.
     #[error("no checkpoint in {} can be used; the newest: {newest}", directory.display())]
     NoCheckpoint {
         /// Where they are.

@@ -1,4 +1,4 @@
-//! What a run tells while it goes on: live figures, and each epoch as it is completed.
+//! What a run reports while it runs: live figures, and each epoch as it is completed.
 
 use crate::epoch::Epoch;
 use crate::phases::{Phase, PhaseTimer};
@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Training that is about to begin or to go on.
+/// Training that is about to begin or to resume.
 #[derive(Debug, Clone)]
 pub struct LaunchInfo {
     /// The task, counted from 0.
@@ -24,7 +24,8 @@ pub struct LaunchInfo {
 /// An epoch that was completed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CompletedEpoch {
-    /// What it gave. The accuracies after a task's last epoch are not known yet: they come with [`Observer::evaluated`](super::Observer::evaluated).
+    /// What it gave. The accuracies after a task's last epoch are not known yet: they come with
+    /// [`Observer::evaluated`](super::Observer::evaluated).
     pub point: CurvePoint,
     /// What it took.
     pub time: EpochTime,
@@ -33,7 +34,8 @@ pub struct CompletedEpoch {
 /// Takes every epoch.
 pub type EpochSink = Box<dyn FnMut(&CompletedEpoch) + Send>;
 
-/// Figures of this rank that may be read at any time; a reading costs a few loads of counters that are kept anyway.
+/// Figures of this rank that may be read at any time; a reading costs a few loads of counters that
+/// are kept anyway.
 #[derive(Clone)]
 pub struct ProgressReader {
     timer: PhaseTimer,
@@ -77,8 +79,8 @@ impl ProgressReader {
     }
 }
 
-/// A metric that looks at so few mini-batches that it takes no more than a small part of the time, [`SHARE`]. In between it has no value, and reads nothing
-/// from the device.
+/// A metric that looks at so few mini-batches that it takes no more than a small part of the time,
+/// [`SHARE`]. In between it has no value, and reads nothing from the device.
 #[derive(Clone)]
 pub(super) struct Sampled<M> {
     metric: M,

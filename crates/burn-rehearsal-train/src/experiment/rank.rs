@@ -39,9 +39,11 @@ type Model<W> = MethodModel<<W as Workload>::Model>;
 const EVALUATION_BATCH: usize = 256;
 
 impl<W: Workload> Experiment<'_, W> {
-    /// Runs all tasks on this rank and returns the report, the same on all ranks except for times, and for curves, which only rank 0 keeps.
+    /// Runs all tasks on this rank and returns the report, the same on all ranks except for times,
+    /// and for curves, which only rank 0 keeps.
     ///
-    /// A run that was stopped through its [`Interrupter`] returns what was done so far, with `complete: false`.
+    /// A run that was stopped through its [`Interrupter`] returns what was done so far, with
+    /// `complete: false`.
     ///
     /// # Errors
     ///
@@ -139,7 +141,7 @@ struct Run<'a, W: Workload> {
     epochs: EpochAccuracies,
     /// What the last task left: parameters, optimiser state, schedule.
     learner: Option<Learner<Model<W>>>,
-    /// The number of the next step whose mini-batch is augmented; goes on from task to task.
+    /// The number of the next step whose mini-batch is augmented; it is not reset between tasks.
     augmented: Arc<AtomicU64>,
     train_time: Duration,
     /// Incoming rows trained on so far, over all ranks.
@@ -151,7 +153,7 @@ struct Run<'a, W: Workload> {
     /// The learner as the last launch left it; on rank 0, and only if there are checkpoints.
     records: Option<Records>,
     started: Instant,
-    /// The run's time before it went on from a checkpoint, in seconds.
+    /// The run's time before it resumed from a checkpoint, in seconds.
     total_before: f64,
     earlier_world_sizes: Vec<usize>,
     checkpoints: CheckpointTime,
@@ -244,7 +246,8 @@ impl<W: Workload> Run<'_, W> {
         incoming.div_ceil(self.settings.batch_size * self.collective.size())
     }
 
-    /// Trains on one task, or on what is left of it from `within` on; `None` if the run was stopped meanwhile.
+    /// Trains on one task, or on what is left of it from `within` on; `None` if the run was stopped
+    /// meanwhile.
     fn learn(
         &mut self,
         task: usize,
@@ -360,7 +363,8 @@ impl<W: Workload> Run<'_, W> {
         self.curve.end_launch();
         let measured = self.epochs.take();
         self.train_time += started.elapsed().saturating_sub(measured.time);
-        // Burn keeps the first error of this rank, the strategy what all ranks agreed on: the first is nearer to the cause.
+        // Burn keeps the first error of this rank, the strategy what all ranks agreed on: the first
+        // is nearer to the cause.
         if let Some(error) = result.error {
             return Err(ExperimentError::of_training(&error));
         }
@@ -372,7 +376,8 @@ impl<W: Workload> Run<'_, W> {
         }
         self.measured.extend(measured.top1);
         (self.learner, self.records) = (learner, records);
-        // A stop that comes after the last step is one that some ranks may have seen and others not: all do what the first of them does.
+        // A stop that comes after the last step is one that some ranks may have seen and others
+        // not: all do what the first of them does.
         let seen = self.collective.any(result.interrupted.is_some())?;
         let late = seen.then_some(Stopped { epoch: end.next(), steps: 0 });
         Ok(Launched { model: result.model, stopped: stopped.or(late) })

@@ -4,15 +4,16 @@ use burn::tensor::{Int, Tensor};
 /// The score of a class that a row does not see: its probability is 0.
 const UNSEEN: f32 = -1e9;
 
-/// Experience Replay with Asymmetric Cross-Entropy (Caccia et al., "New Insights on Reducing Abrupt Representation Change in
-/// Online Continual Learning", ICLR 2022, arXiv 2104.05025, equation 5).
+/// Experience Replay with Asymmetric Cross-Entropy (Caccia et al., "New Insights on Reducing Abrupt
+/// Representation Change in Online Continual Learning", ICLR 2022, arXiv 2104.05025, equation 5).
 ///
-/// The cross entropy of incoming rows sees only the classes of the incoming rows, so that new classes do not push away
-/// the representations of earlier ones; that of representatives sees all classes. On several ranks, a rank's incoming
-/// rows see the classes of that rank's mini-batch.
+/// The cross entropy of incoming rows sees only the classes of the incoming rows, so that new
+/// classes do not push away the representations of earlier ones; that of representatives sees all
+/// classes. On several ranks, a rank's incoming rows see the classes of that rank's mini-batch.
 ///
-/// The paper adds the means over incoming rows and over representatives. Here the loss is the mean over all rows; with as
-/// many representatives as incoming rows it is half of the paper's, which twice the learning rate makes up for.
+/// The paper adds the means over incoming rows and over representatives. Here the loss is the mean
+/// over all rows; with as many representatives as incoming rows it is half of the paper's, which
+/// twice the learning rate makes up for.
 #[derive(Debug, Clone, Copy)]
 pub struct ErAce;
 
@@ -73,7 +74,8 @@ mod tests {
         // Two incoming rows of classes 0 and 2, one representative of class 1.
         let expected = row(scores[0], 0, [0, 2].into_iter()) + row(scores[1], 2, [0, 2].into_iter()) + row(scores[2], 1, 0..CLASSES);
         assert!((loss([0, 2, 1], 1) - expected / 3.0).abs() < 1e-6);
-        // A class that only representatives have is not seen by incoming rows; a mini-batch of one class has no loss of its own.
+        // A class that only representatives have is not seen by incoming rows; a mini-batch of one
+        // class has no loss of its own.
         let expected = row(scores[1], 1, 0..CLASSES) + row(scores[2], 3, 0..CLASSES);
         assert!((loss([0, 1, 3], 2) - expected / 3.0).abs() < 1e-6);
     }

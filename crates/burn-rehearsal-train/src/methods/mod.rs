@@ -1,7 +1,7 @@
 //! How a network is trained from task to task.
 //!
-//! A [`Method`] says which data a network trains on and with which loss; [`MethodModel`] puts it around the network.
-//! To add a method, write its file and name it in the list of this module.
+//! A [`Method`] says which data a network trains on and with which loss; [`MethodModel`] puts it
+//! around the network. To add a method, write its file and name it in the list of this module.
 //!
 //! ```
 //! use burn_rehearsal_train::methods;
@@ -39,7 +39,8 @@ methods! {
     er_ace::ErAce,
 }
 
-/// How a network is trained from task to task. The methods of this module need no state; your own may have options.
+/// How a network is trained from task to task. The methods of this module need no state; your own
+/// may have options.
 ///
 /// ```
 /// use burn::tensor::{Int, Tensor};
@@ -82,15 +83,17 @@ pub trait Method: fmt::Debug + Send + Sync {
         false
     }
 
-    /// Whether every task starts with a new network and trains on the data of all tasks so far. Default: no.
+    /// Whether every task starts with a new network and trains on the data of all tasks so far.
+    /// Default: no.
     fn restarts(&self) -> bool {
         false
     }
 
     /// The loss of a mini-batch, shape `[1]`. Default: [`cross_entropy`].
     ///
-    /// `logits` are the network's scores, `[rows, classes]`; `targets` the classes, `[rows]`. The last `representatives`
-    /// rows come from the buffer. The loss must be a mean over rows: ranks are weighted by their rows.
+    /// `logits` are the network's scores, `[rows, classes]`; `targets` the classes, `[rows]`. The
+    /// last `representatives` rows come from the buffer. The loss must be a mean over rows: ranks
+    /// are weighted by their rows.
     fn loss(&self, logits: Tensor<2>, targets: Tensor<1, Int>, representatives: usize) -> Tensor<1> {
         let _ = representatives;
         cross_entropy(logits, targets)
@@ -143,7 +146,8 @@ impl fmt::Display for UnknownMethod {
 
 impl std::error::Error for UnknownMethod {}
 
-/// The mean over rows of the cross entropy between the softmax of `logits`, `[rows, classes]`, and `targets`, `[rows]`.
+/// The mean over rows of the cross entropy between the softmax of `logits`, `[rows, classes]`, and
+/// `targets`, `[rows]`.
 pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
     CrossEntropyLossConfig::new().init(&logits.device()).forward(logits, targets)
 }

@@ -1,4 +1,5 @@
-//! New classes with every task: the classes are cut in consecutive groups, a sample follows its class.
+//! New classes with every task: the classes are cut in consecutive groups, a sample follows its
+//! class.
 
 use burn_rehearsal::random::{Purpose, Stream};
 
@@ -15,9 +16,11 @@ pub enum ClassOrder {
     Seeded(u64),
 }
 
-/// A stream whose tasks have disjoint classes ("class-incremental": van de Ven & Tolias, "Three scenarios for continual learning", 2019).
+/// A stream whose tasks have disjoint classes ("class-incremental": van de Ven & Tolias, "Three
+/// scenarios for continual learning", 2019).
 ///
-/// The class order is cut in consecutive groups; when classes cannot be shared out evenly, the first tasks get one more.
+/// The class order is cut in consecutive groups; when classes cannot be shared out evenly, the
+/// first tasks get one more.
 ///
 /// ```
 /// # use burn_rehearsal_train::stream::{ClassIncremental, ClassOrder, TaskStream};
@@ -33,11 +36,13 @@ pub struct ClassIncremental {
 }
 
 impl ClassIncremental {
-    /// Cuts `num_classes` classes in `tasks` groups; `train_labels[i]` and `test_labels[i]` are the classes of sample `i` of each split.
+    /// Cuts `num_classes` classes in `tasks` groups; `train_labels[i]` and `test_labels[i]` are the
+    /// classes of sample `i` of each split.
     ///
     /// # Errors
-    /// [`StreamError`] if there are no tasks, more tasks than classes, a label outside `0..num_classes`, or a task without a training or test
-    /// sample. A class without samples is accepted as long as its task has others.
+    /// [`StreamError`] if there are no tasks, more tasks than classes, a label outside
+    /// `0..num_classes`, or a task without a training or test sample. A class without samples is
+    /// accepted as long as its task has others.
     pub fn new(
         train_labels: &[usize],
         test_labels: &[usize],

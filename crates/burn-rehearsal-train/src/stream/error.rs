@@ -22,7 +22,8 @@ impl fmt::Display for Split {
     }
 }
 
-/// Why a task stream cannot be built. Every variant names the value that is wrong; tasks count from 0.
+/// Why a task stream cannot be built. Every variant names the value that is wrong; tasks count from
+/// 0.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum StreamError {

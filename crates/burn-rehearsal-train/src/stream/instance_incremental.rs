@@ -5,24 +5,28 @@ use burn_rehearsal::random::{Purpose, Stream};
 use super::{Split, StreamError, Task, check_labels, task_stream_over_tasks};
 use burn_rehearsal_collective::even_split;
 
-/// A stream whose tasks are random parts of the data ("instance-incremental", "domain-incremental without a shift").
+/// A stream whose tasks are random parts of the data ("instance-incremental", "domain-incremental
+/// without a shift").
 ///
-/// Training samples and test samples are permuted, each with its own generator keyed by the seed, and cut in parts whose sizes differ by at
-/// most one, larger ones first. So the test set of a task is a part of the whole test set, too: the mean of a row of the accuracy matrix is the
-/// accuracy on the whole test set (exactly so when the parts are equal).
+/// Training samples and test samples are permuted, each with its own generator keyed by the seed,
+/// and cut in parts whose sizes differ by at most one, larger ones first. So the test set of a task
+/// is a part of the whole test set, too: the mean of a row of the accuracy matrix is the accuracy
+/// on the whole test set (exactly so when the parts are equal).
 ///
-/// [`classes`](super::TaskStream::classes) of every task are all the classes. The partition is not stratified: a class with few samples can be
-/// missing in some part by chance.
+/// [`classes`](super::TaskStream::classes) of every task are all the classes. The partition is not
+/// stratified: a class with few samples can be missing in some part by chance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstanceIncremental {
     tasks: Vec<Task>,
 }
 
 impl InstanceIncremental {
-    /// Cuts the samples in `tasks` random parts; `train_labels[i]` and `test_labels[i]` are the classes of sample `i` of each split.
+    /// Cuts the samples in `tasks` random parts; `train_labels[i]` and `test_labels[i]` are the
+    /// classes of sample `i` of each split.
     ///
     /// # Errors
-    /// [`StreamError`] if there are no tasks, more tasks than training or test samples, or a label outside `0..num_classes`.
+    /// [`StreamError`] if there are no tasks, more tasks than training or test samples, or a label
+    /// outside `0..num_classes`.
     pub fn new(train_labels: &[usize], test_labels: &[usize], num_classes: usize, tasks: usize, seed: u64) -> Result<Self, StreamError> {
         if tasks == 0 {
             return Err(StreamError::NoTasks);
@@ -46,7 +50,8 @@ impl InstanceIncremental {
     }
 }
 
-/// A permutation of `0..len`; step 0 of the purpose belongs to the order of classes, 1 and 2 to the two splits.
+/// A permutation of `0..len`; step 0 of the purpose belongs to the order of classes, 1 and 2 to the
+/// two splits.
 fn permutation(len: usize, seed: u64, split: Split) -> Vec<usize> {
     let step = match split {
         Split::Train => 1,

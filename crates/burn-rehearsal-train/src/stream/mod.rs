@@ -1,8 +1,9 @@
 //! Task streams: which samples of a labelled data set arrive with which task.
 //!
-//! A stream holds indices only, so it serves any data set whose labels are known: `train(t)` and `test(t)` index the data sets whose labels
-//! were given to the constructor. Every sample belongs to exactly one task. Within a task the indices ascend; the order of training is the
-//! loader's business.
+//! A stream holds indices only, so it serves any data set whose labels are known: `train(t)` and
+//! `test(t)` index the data sets whose labels were given to the constructor. Every sample belongs
+//! to exactly one task. Within a task the indices ascend; the order of training is the loader's
+//! business.
 //!
 //! * [`ClassIncremental`]: every task brings new classes.
 //! * [`InstanceIncremental`]: every task brings new samples of the same classes.
@@ -23,7 +24,8 @@ pub use instance_incremental::InstanceIncremental;
 
 /// A sequence of tasks over the indices of a labelled training set and a labelled test set.
 ///
-/// Tasks are counted from 0. A task that does not exist has no samples and no classes: the slices are empty, nothing panics.
+/// Tasks are counted from 0. A task that does not exist has no samples and no classes: the slices
+/// are empty, nothing panics.
 pub trait TaskStream: Send + Sync {
     /// Number of tasks, at least 1.
     fn tasks(&self) -> usize;
@@ -31,13 +33,15 @@ pub trait TaskStream: Send + Sync {
     /// Indices of the training samples that arrive with `task`, ascending.
     fn train(&self, task: usize) -> &[usize];
 
-    /// Indices of the test samples of `task`, ascending. They belong to column `task` of the accuracy matrix.
+    /// Indices of the test samples of `task`, ascending. They belong to column `task` of the
+    /// accuracy matrix.
     fn test(&self, task: usize) -> &[usize];
 
     /// The classes that `task` draws its samples from, in the order of the stream.
     fn classes(&self, task: usize) -> &[usize];
 
-    /// Indices of all training samples of tasks `0..=task`, task by task: what training *from scratch* uses after `task`.
+    /// Indices of all training samples of tasks `0..=task`, task by task: what training *from
+    /// scratch* uses after `task`.
     fn train_so_far(&self, task: usize) -> Vec<usize> {
         (0..self.tasks().min(task.saturating_add(1))).flat_map(|earlier| self.train(earlier).iter().copied()).collect()
     }

@@ -18,7 +18,7 @@ impl<W: Workload> Run<'_, W> {
         Ok(ids.len() as u64)
     }
 
-    /// The report of this run, the same on all ranks but for times and curves. Collective.
+    /// The report of this run, the same on all ranks except for times and curves. Collective.
     pub(super) fn report(mut self, config: serde_json::Value, complete: bool) -> Result<RunReport, ExperimentError> {
         let left_out = self.left_out()?;
         let buffer = match &self.buffer {

@@ -1,4 +1,4 @@
-//! Going on from a checkpoint, and writing one down.
+//! Resuming from a checkpoint, and writing one.
 
 use super::Run;
 use crate::data_parallel::adopt;
@@ -42,7 +42,8 @@ impl<W: Workload> Run<'_, W> {
         if let Some((_, step)) = &mut position.within
             && before != size
         {
-            // As many samples of the epoch's order are behind as then, rounded down to whole steps: none is left out.
+            // As many samples of the epoch's order are behind as then, rounded down to whole steps:
+            // none is left out.
             *step = *step * before as u64 / size as u64;
         }
         if let Some(KeptLearner { parts, statistics }) = learner {
@@ -87,7 +88,8 @@ impl<W: Workload> Run<'_, W> {
         epochs
     }
 
-    /// What is known of the epochs of the task in hand, of which the last may be incomplete: `at` (the epoch and the steps done in it) comes next.
+    /// What is known of the epochs of the task in hand, of which the last may be incomplete: `at`
+    /// (the epoch and the steps done in it) comes next.
     pub(super) fn epochs_of(&self, task: usize, at: Option<(Epoch, u64)>) -> (Vec<CurvePoint>, Vec<EpochTime>) {
         let incoming = self.indices(task).len();
         let per_step = (self.settings.batch_size * self.collective.size()) as u64;
@@ -111,7 +113,8 @@ impl<W: Workload> Run<'_, W> {
             .unzip()
     }
 
-    /// Begins to write the run down, if that is asked for, and waits for the time before. Collective.
+    /// Begins to write the run down, if that is asked for, and waits for the time before.
+    /// Collective.
     pub(super) fn checkpoint(&mut self, position: Position, mut directories: Option<&mut Directories<'_>>) -> Result<(), ExperimentError> {
         self.finish_checkpoint(directories.as_deref_mut())?;
         let Some(directories) = directories else { return Ok(()) };
