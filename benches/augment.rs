@@ -1,7 +1,8 @@
-//! What does augmentation cost per image?
+//! The cost of augmentation per image.
 //!
-//! Mini-batches of 64 images of 3×32×32 and of 16 images of 3×224×224 bytes on the default device (`BURN_DEVICE` chooses another). All pipelines in turn,
-//! medians over the turns. The first line is what a step without augmentation does too.
+//! Mini-batches of 64 images of 3×32×32 and of 16 images of 3×224×224 bytes on the default device
+//! (`BURN_DEVICE` chooses another). All pipelines alternate; times are medians over the turns. The
+//! first line is what a step without augmentation does too.
 #![allow(clippy::expect_used)]
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};

@@ -1,8 +1,11 @@
 //! How fast do images come from disk?
 //!
-//! Decoding: the files of an image folder, on all cores, by the JPEG decoder's library alone (from memory, and with reading the file), and by ours: reading,
-//! decoding, scaling to one size, channels first. With the feature `turbojpeg`, library and ours are libjpeg-turbo, the pure one beside them. Packed: reading mini-batches from a pack of pixels, against copying as many bytes in memory.
-//! All in turn, medians over the turns. `IMAGES=DIR` names a folder with `train/CLASS/*.jpg` and `test/CLASS/*.jpg`; without it some are made.
+//! Decoding: the files of an image folder, on all cores, by the JPEG decoder's library alone (from
+//! memory, and with reading the file), and by ours: reading, decoding, scaling to one size,
+//! channels first. With the feature `turbojpeg`, library and ours are libjpeg-turbo, the pure one
+//! beside them. Packed: reading mini-batches from a pack of pixels, against copying as many bytes
+//! in memory. All in turn, medians over the turns. `IMAGES=DIR` names a folder with
+//! `train/CLASS/*.jpg` and `test/CLASS/*.jpg`; without it some are made.
 #![allow(clippy::expect_used)]
 
 use burn_rehearsal_benches::{head, median, ratio};
@@ -19,7 +22,7 @@ use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
 const TURNS: usize = 9;
-/// At most so many images a turn.
+/// Maximum number of images per turn.
 const IMAGES: usize = 4_000;
 const BATCH: usize = 56;
 

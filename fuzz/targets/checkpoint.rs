@@ -1,6 +1,8 @@
-//! The files of a buffer's checkpoint, of one rank and of two, with digests that are right: what a forger could do.
+//! The files of a buffer's checkpoint, of one rank and of two, with digests that are right: what a
+//! forger could do.
 //!
-//! An input is, for each file, the JSON of its header, a byte 0, and its data. The length of the header, digests and the manifest are made to fit.
+//! An input is, for each file, the JSON of its header, a byte 0, and its data. The length of the
+//! header, digests and the manifest are made to fit.
 #![no_main]
 
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
@@ -50,7 +52,8 @@ fn config(kind: u8) -> RehearsalConfig {
         .with_execution(burn_rehearsal::Execution::Inline)
 }
 
-/// The offsets of a file's tensors, in order, and the file's bytes; `None` if not even the header makes sense.
+/// The offsets of a file's tensors, in order, and the file's bytes; `None` if not even the header
+/// makes sense.
 fn file(input: &[u8]) -> Option<(Vec<(usize, usize)>, Vec<u8>)> {
     let at = input.iter().position(|&byte| byte == 0)?;
     let (json, data) = (&input[..at], &input[at + 1..]);
@@ -121,7 +124,8 @@ fn as_input(bytes: &[u8]) -> Vec<u8> {
     [header.trim_ascii_end(), &[0], data].concat()
 }
 
-/// Writes the seeds to the folder that `SEEDS` names, and sees that this target still knows how digests are made.
+/// Writes the seeds to the folder that `SEEDS` names, and sees that this target still knows how
+/// digests are made.
 static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
     let folder = folder();
     let seeds = std::env::var_os("SEEDS");

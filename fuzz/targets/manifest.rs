@@ -1,4 +1,5 @@
-//! Manifests of checkpoints: any bytes, and any files of any checkpoint with a digest that is right.
+//! Manifests of checkpoints: any bytes, and any files of any checkpoint with a digest that is
+//! right.
 #![no_main]
 
 use burn_rehearsal::checkpoint::{FileEntry, MANIFEST, Manifest, read_file, write_file};

@@ -1,4 +1,5 @@
-//! A pack of one training and one test shard: `pack.json`, the index of the training shard, its samples.
+//! A pack of one training and one test shard: `pack.json`, the index of the training shard, its
+//! samples.
 #![no_main]
 
 use burn_rehearsal_fuzz::{folder, parts, write};

@@ -1,4 +1,5 @@
-//! The figure of accuracies: average accuracy as tasks arrive, and the accuracy matrix of each method.
+//! The figure of accuracies: average accuracy as tasks arrive, and the accuracy matrix of each
+//! method.
 
 use crate::canvas::{Align, Canvas, Color, FAINT, GRID, INK, LEGEND_LINE, MARGIN, WHITE, WIDTH, count, text_width, to_pixels};
 use crate::{Comparison, Group};
@@ -15,10 +16,11 @@ const BESIDE: i32 = 28;
 impl Comparison<'_> {
     /// The figure of accuracies as SVG.
     ///
-    /// Left: average top-1 accuracy over the tasks seen, against the number of tasks learned, a line for each
-    /// group. Right: the top-1 accuracy matrix of each group as a heat map with percentages (row: after task,
-    /// column: on task, from 1). Groups of several runs are shown as their mean; bars on the curves are ± one
-    /// sample standard deviation. The figure is 1000 pixels wide with up to 20 tasks.
+    /// Left: average top-1 accuracy over the tasks seen, against the number of tasks learned, a
+    /// line for each group. Right: the top-1 accuracy matrix of each group as a heat map with
+    /// percentages (row: after task, column: on task, from 1). Groups of several runs are shown as
+    /// their mean; bars on the curves are ± one sample standard deviation. The figure is 1000
+    /// pixels wide with up to 20 tasks.
     pub fn accuracy_svg(&self) -> String {
         let maps = Maps::plan(self);
         let width = WIDTH.max(CURVES.0 + maps.width());
@@ -45,7 +47,8 @@ fn curves(canvas: &mut Canvas, comparison: &Comparison<'_>, size: (i32, i32)) {
     let (top, bottom) = (52 + LEGEND_LINE * count(groups.len()), size.1 - 46);
     let tasks = comparison.tasks();
     let y = |fraction: f64| to_pixels(f64::from(bottom) - fraction.clamp(0.0, 1.0) * f64::from(bottom - top));
-    // Half a step of room on both sides, so that one task stands in the middle and no marker on an axis.
+    // Half a step of room on both sides, so that one task stands in the middle and no marker on an
+    // axis.
     let step = f64::from(right - left) / tasks.max(1) as f64;
     let x = |task: usize| to_pixels(f64::from(left) + (task as f64 + 0.5) * step);
 
@@ -154,7 +157,8 @@ impl Maps {
     }
 }
 
-/// Colour of a cell and of the number in it: one hue from nearly white to dark blue, so that lightness alone tells the value.
+/// Colour of a cell and of the number in it: one hue from nearly white to dark blue, so that
+/// lightness alone shows the value.
 fn shade(fraction: f64) -> (Color, Color) {
     let channel = |from: f64, to: f64| (from + (to - from) * fraction.clamp(0.0, 1.0)).round() as u8;
     let fill = Color(channel(240.0, 8.0), channel(246.0, 64.0), channel(252.0, 129.0));

@@ -1,5 +1,5 @@
-//! What the figures share: an SVG canvas in pixels, colours, legends, and an estimate of how wide a
-//! text will be.
+//! Shared parts of the figures: an SVG canvas in pixels, colours, legends, and an estimate of the
+//! width of a text.
 //!
 //! Texts are SVG text in the viewer's sans-serif font, whose exact width is unknown. All room is
 //! therefore made for [`text_width`], which errs on the wide side.
@@ -33,8 +33,8 @@ pub(crate) const MARGIN: i32 = 16;
 /// Height of a line of a legend.
 pub(crate) const LEGEND_LINE: i32 = 20;
 
-/// The eight colours of Okabe & Ito, "Color Universal Design" (2008), which can be distinguished with any
-/// colour vision. Black is a dark grey here.
+/// The eight colours of Okabe & Ito, "Color Universal Design" (2008), which can be distinguished
+/// with any colour vision. Black is a dark grey here.
 pub(crate) mod palette {
     use super::Color;
 
@@ -174,9 +174,11 @@ impl Legend {
     }
 }
 
-/// An upper estimate of the width in pixels of a text `size` pixels high in a common sans-serif font.
+/// An upper estimate of the width in pixels of a text `size` pixels high in a common sans-serif
+/// font.
 pub(crate) fn text_width(text: &str, size: i32) -> i32 {
-    // DejaVu Sans, one of the widest, has 0.60 em per character in English words; figures have 0.64.
+    // DejaVu Sans, one of the widest, has 0.60 em per character in English words; figures have
+    // 0.64.
     to_pixels(text.chars().count() as f64 * f64::from(size) * 0.64)
 }
 
@@ -185,14 +187,14 @@ pub(crate) fn to_pixels(value: f64) -> i32 {
     value.round() as i32
 }
 
-/// A small count as pixels or a factor of pixels; figures with more than two thousand million items do not occur.
+/// A count as a number of pixels; saturates.
 pub(crate) fn count(items: usize) -> i32 {
     i32::try_from(items).unwrap_or(i32::MAX)
 }
 
 impl Comparison<'_> {
-    /// A colour for each group. The first group of a built-in method has the colour of the method in all figures; others
-    /// have the remaining colours.
+    /// A colour for each group. The first group of a built-in method has the colour of the method
+    /// in all figures; others have the remaining colours.
     pub(crate) fn colors(&self) -> Vec<Color> {
         let mut others = [palette::ORANGE, palette::PURPLE, palette::SKY, palette::BLACK].into_iter().cycle();
         let color = |(index, group): (usize, &Group<'_>)| {
@@ -209,7 +211,8 @@ impl Comparison<'_> {
     }
 }
 
-/// A round distance of grid lines (1, 2 or 5 times a power of ten) such that about `lines` of them reach `maximum`.
+/// A round distance of grid lines (1, 2 or 5 times a power of ten) such that about `lines` of them
+/// reach `maximum`.
 pub(crate) fn grid_step(maximum: f64, lines: f64) -> f64 {
     let rough = (maximum / lines).max(f64::MIN_POSITIVE);
     let power = 10f64.powf(rough.log10().floor());

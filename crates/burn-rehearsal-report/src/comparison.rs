@@ -7,11 +7,12 @@ use serde_json::Value;
 /// The method whose training time the others are compared with.
 const REFERENCE: &str = "incremental";
 
-/// What the fields of [`RunReport::config`] mean, which only the program that made the runs knows. All names are
-/// those of fields at the top of the configuration.
+/// The meaning of fields of [`RunReport::config`], which only the program that made the runs knows.
+/// All names are those of top-level fields.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ConfigFields<'a> {
-    /// Fields that define the amount of work: training times are compared only between runs that have them in common.
+    /// Fields that define the amount of work: training times are compared only between runs that
+    /// have them in common.
     pub work: &'a [&'a str],
     /// Fields that do not tell runs apart, for example where their results are written.
     pub neutral: &'a [&'a str],
@@ -45,7 +46,7 @@ pub struct Comparison<'a> {
 /// Runs of one method and one configuration, one for each seed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Group<'a> {
-    /// What to call the group: the method, and what tells it from other groups of the same method if there are any.
+    /// The method, and how the group differs from other groups of the same method if there are any.
     pub label: String,
     /// The runs, at least one, in the order in which they were given.
     pub reports: Vec<&'a RunReport>,
@@ -88,8 +89,9 @@ impl Group<'_> {
 impl<'a> Comparison<'a> {
     /// Groups runs by method, number of ranks, device, number of tasks and configuration.
     ///
-    /// In the configuration, [neutral](ConfigFields::neutral) fields, the list of changed fields and every field
-    /// `seed` do not count. Groups are ordered by the name of their method, then as given.
+    /// In the configuration, [neutral](ConfigFields::neutral) fields, the list of changed fields
+    /// and every field `seed` do not count. Groups are ordered by the name of their method, then as
+    /// given.
     pub fn new(reports: &'a [RunReport], fields: ConfigFields<'a>) -> Self {
         let mut keyed: Vec<(Key, Group<'_>)> = Vec::new();
         for report in reports {
@@ -120,9 +122,9 @@ impl<'a> Comparison<'a> {
         self.groups.iter().map(Group::tasks).max().unwrap_or(0)
     }
 
-    /// The incremental run that a run is best compared with. Of those with the same tasks and the same
-    /// [work](ConfigFields::work) it is the one whose configuration has most in common with the run's; of several, the one
-    /// with its seed.
+    /// The incremental run that a run is best compared with. Of those with the same tasks and the
+    /// same [work](ConfigFields::work) it is the one whose configuration has most in common with
+    /// the run's; of several, the one with its seed.
     pub(crate) fn reference(&self, report: &RunReport) -> Option<&'a RunReport> {
         let own = self.fields.key(report);
         let likeness =
@@ -136,7 +138,8 @@ impl<'a> Comparison<'a> {
         self.groups.iter().flat_map(|group| group.reports.iter().copied()).rev().filter(comparable).max_by_key(likeness)
     }
 
-    /// The mean training time of the group of incremental runs that a group is best compared with, in seconds.
+    /// The mean training time of the group of incremental runs that a group is best compared with,
+    /// in seconds.
     pub(crate) fn reference_time(&self, group: &Group<'_>) -> Option<f64> {
         let run = group.reports.iter().find_map(|report| self.reference(report))?;
         let group = self.groups.iter().find(|group| group.reports.iter().any(|&report| std::ptr::eq(report, run)))?;
@@ -172,8 +175,8 @@ fn flatten(name: &str, value: &Value, key: &mut Key) {
     }
 }
 
-/// The method, and, if another group has the same method, the values in which they differ; if those are too many to print, one that no other group
-/// has and a sign that there are more, or a number.
+/// The method, with the values that differ if other groups have the same method. If they are too
+/// long to print: one value that no other group has, marked as incomplete, or a number.
 fn label(index: usize, keyed: &[(Key, Group<'_>)]) -> String {
     const LONGEST: usize = 32;
     const MORE: &str = " …";
@@ -194,7 +197,7 @@ fn label(index: usize, keyed: &[(Key, Group<'_>)]) -> String {
         differing += 1;
         let (name, value) = field;
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_string);
-        // The configuration may repeat what stands beside it in the report, under the same name.
+        // The configuration may repeat other fields of the report under the same name.
         let part = format!(" {}={value}", name.rsplit('.').next().unwrap_or(name));
         if same == 1 && unique.is_none() && group.label.chars().count() + part.chars().count() + MORE.chars().count() <= LONGEST {
             unique = Some(format!("{}{part}", group.label));

@@ -1,5 +1,5 @@
-//! Runs as lines of comma-separated values, for other tools. Tasks and epochs are counted from 1, accuracies are 0..=1, what was not measured is empty, and
-//! lines end with a line feed.
+//! Runs as lines of comma-separated values, for other tools. Tasks and epochs are counted from 1,
+//! accuracies are 0..=1, what was not measured is empty, and lines end with a line feed.
 
 use crate::Comparison;
 use burn_rehearsal_train::report::RunReport;
@@ -8,9 +8,11 @@ use std::borrow::Cow;
 use std::fmt::Write;
 
 impl Comparison<'_> {
-    /// Every epoch of every run: `run,method,seed,task,epoch,train_loss,train_s,samples_per_s,task_1,task_2,…`.
+    /// Every epoch of every run:
+    /// `run,method,seed,task,epoch,train_loss,train_s,samples_per_s,task_1,task_2,…`.
     ///
-    /// `run` is the [label](crate::Group::label) of the run's group; `task_i` is the top-1 accuracy on that task after the epoch.
+    /// `run` is the [label](crate::Group::label) of the run's group; `task_i` is the top-1 accuracy
+    /// on that task after the epoch.
     pub fn curves_csv(&self) -> String {
         let tasks = self.tasks();
         let mut csv = curves_head(tasks);
@@ -25,8 +27,8 @@ impl Comparison<'_> {
         csv
     }
 
-    /// The figures of each group as mean and sample standard deviation over the seeds: `run,method,seeds`, and two
-    /// columns for each figure.
+    /// The figures of each group as mean and sample standard deviation over the seeds:
+    /// `run,method,seeds`, and two columns for each figure.
     pub fn summary_csv(&self) -> String {
         type Figure = (&'static str, fn(&RunReport) -> Option<f64>);
         let summary: [Figure; 8] = [

@@ -1,4 +1,4 @@
-//! The epochs of a run on disk while it goes on: one line more after each.
+//! The epochs of a run in a file that grows by one line after each.
 
 use crate::Comparison;
 use crate::csv::{curves_head, curves_line};
@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 /// A file that grows to what [`Comparison::curves_csv`] writes of runs that follow each other.
 ///
-/// Who resumes a run begins the log anew and appends what the checkpoint knows: then no epoch is there twice, and none is missing.
+/// A resumed run begins the log again and appends the epochs that its checkpoint knows, so that no
+/// epoch is duplicated or missing.
 #[derive(Debug)]
 pub struct CurvesLog {
     path: PathBuf,
@@ -20,8 +21,8 @@ pub struct CurvesLog {
 }
 
 impl CurvesLog {
-    /// A log at `path` of runs of `tasks` tasks, with the epochs of those that are `finished`. An earlier file is replaced; without
-    /// an epoch there is no file yet.
+    /// A log at `path` of runs of `tasks` tasks, with the epochs of those that are `finished`. An
+    /// earlier file is replaced; without an epoch there is no file yet.
     ///
     /// # Errors
     /// [`ReportError::Io`] with the file or its directory.
@@ -33,7 +34,7 @@ impl CurvesLog {
         Ok(Self { path: path.to_path_buf(), tasks, file: None })
     }
 
-    /// Adds an epoch. Whoever reads the file finds whole lines.
+    /// Appends an epoch. Readers of the file find complete lines.
     ///
     /// # Errors
     /// [`ReportError::Io`] with the file.

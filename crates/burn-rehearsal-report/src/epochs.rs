@@ -4,16 +4,18 @@ use crate::canvas::{Align, Canvas, Color, FAINT, GRID, INK, Legend, MARGIN, Swat
 use crate::{Comparison, Group};
 use burn_rehearsal_train::report::schema::CurvePoint;
 
-/// Left of the axes, for their numbers; above them, for the title; below them, for numbers and name.
+/// Left of the axes, for their numbers; above them, for the title; below them, for numbers and
+/// name.
 const BESIDE: i32 = 44;
 const ABOVE: i32 = 40;
 const BELOW: i32 = 50;
 
 impl Comparison<'_> {
-    /// The mean training loss of every epoch as an SVG: a line for each group, and the borders between tasks.
+    /// The mean training loss of every epoch as an SVG: a line for each group, and the borders
+    /// between tasks.
     ///
-    /// An epoch whose loss was not finite is a gap. Groups of several runs are shown as their mean. The figure is
-    /// 1000 pixels wide.
+    /// An epoch whose loss was not finite is a gap. Groups of several runs are shown as their mean.
+    /// The figure is 1000 pixels wide.
     pub fn loss_svg(&self) -> String {
         let lines = self.lines(&|point| point.train_loss);
         let highest = lines.iter().flatten().flatten().fold(0.0, |highest: f64, &loss| highest.max(loss));
@@ -22,10 +24,11 @@ impl Comparison<'_> {
         self.epochs_figure(300, &[Panel { title: "Mean training loss of each epoch", lines, step, ceiling, unit: 1.0, gaps: true }])
     }
 
-    /// Top-1 accuracy after every epoch in which it was measured, as an SVG with a line for each group.
+    /// Top-1 accuracy after every epoch in which it was measured, as an SVG with a line for each
+    /// group.
     ///
-    /// Left: the average over the tasks seen so far; right: the first task. Groups of several runs are shown as
-    /// their mean. The figure is 1000 pixels wide.
+    /// Left: the average over the tasks seen so far; right: the first task. Groups of several runs
+    /// are shown as their mean. The figure is 1000 pixels wide.
     pub fn epochs_svg(&self) -> String {
         let panel = |title, lines| Panel { title, lines, step: 0.2, ceiling: 1.0, unit: 100.0, gaps: false };
         let seen = self.lines(&|point| {
@@ -83,7 +86,7 @@ struct Panel {
     /// From one line of the grid to the next, and the highest.
     step: f64,
     ceiling: f64,
-    /// What a value is multiplied by to be written.
+    /// Factor of the values that are written on the axis.
     unit: f64,
     /// Whether a missing value interrupts a line.
     gaps: bool,
@@ -136,7 +139,8 @@ impl Panel {
     }
 }
 
-/// What is drawn in one go, as (epoch, value): missing values are `gaps`, or are left out.
+/// The parts of a line that are drawn without interruption, as (epoch, value). Missing values are
+/// `gaps`, or are left out.
 fn parts(line: &Line, gaps: bool) -> Vec<Vec<(usize, f64)>> {
     let points: Vec<_> = line.iter().enumerate().map(|(epoch, value)| value.map(|value| (epoch, value))).collect();
     let parts: Vec<Vec<_>> = match gaps {

@@ -6,7 +6,8 @@ use burn_rehearsal_train::report::schema::{Accuracy, EXAMPLE, Summary};
 
 use crate::{Comparison, ConfigFields};
 
-/// A matrix as the methods usually give: `fade` is what a task keeps of its accuracy with every later task.
+/// A matrix as the methods usually give: `fade` is what a task keeps of its accuracy with every
+/// later task.
 pub(crate) fn matrix(tasks: usize, fade: f64, level: f64) -> AccuracyMatrix {
     let mut matrix = AccuracyMatrix::new(tasks);
     for row in 0..tasks {

@@ -28,11 +28,11 @@ svg { width: 100%; min-width: 820px; height: auto; background: white; border-rad
 ";
 
 impl Comparison<'_> {
-    /// One page for a browser: the methods side by side, accuracies, losses, where the time of a step goes, the
-    /// buffer, and the configuration with what was changed.
+    /// One page for a browser: the methods side by side, accuracies, losses, where the time of a
+    /// step goes, the buffer, and the configuration with what was changed.
     ///
-    /// Groups of several runs are shown as mean ± sample standard deviation. The page refers to no other file and runs
-    /// no script.
+    /// Groups of several runs are shown as mean ± sample standard deviation. The page refers to no
+    /// other file and runs no script.
     pub fn html(&self) -> String {
         let mut page = String::from("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
         page.push_str(
@@ -103,7 +103,7 @@ impl Comparison<'_> {
         table(&rows)
     }
 
-    /// What a reader must know to interpret the table.
+    /// Notes on how to read the table.
     fn notes(&self) -> String {
         let mut notes = vec![
             "Averages over the tasks learned, after the last of them. images/s: incoming training images of all ranks, without those from the buffer, per second of training."

@@ -1,14 +1,14 @@
 //! Tables, figures and pages made of [`RunReport`]s.
 //!
-//! A [`Comparison`] puts runs side by side. Runs that differ only in their seed belong to one [`Group`] and are shown as
-//! mean ± standard deviation.
+//! A [`Comparison`] puts runs side by side. Runs that differ only in their seed belong to one
+//! [`Group`] and are shown as mean ± standard deviation.
 //!
 //! * [`Comparison::table`], [`Comparison::merged_table`]: plain text for a terminal.
 //! * [`Comparison::html`]: everything in one page for a browser.
-//! * [`Comparison::curves_csv`], [`Comparison::summary_csv`]: comma-separated values for other tools. A [`CurvesLog`] grows
-//!   with a run.
-//! * [`Comparison::accuracy_svg`], [`Comparison::epochs_svg`], [`Comparison::loss_svg`], [`Comparison::phases_svg`]: figures
-//!   as SVG text.
+//! * [`Comparison::curves_csv`], [`Comparison::summary_csv`]: comma-separated values for other
+//!   tools. A [`CurvesLog`] grows with a run.
+//! * [`Comparison::accuracy_svg`], [`Comparison::epochs_svg`], [`Comparison::loss_svg`],
+//!   [`Comparison::phases_svg`]: figures as SVG text.
 #![warn(missing_docs)]
 
 mod accuracy;

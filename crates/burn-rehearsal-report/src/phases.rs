@@ -19,13 +19,14 @@ const WHOLE: &str = "step";
 const REST: &str = "rest of the step";
 
 impl Comparison<'_> {
-    /// The mean milliseconds of a training step as an SVG: a horizontal bar for each group, stacked by phase, with
-    /// the total.
+    /// The mean milliseconds of a training step as an SVG: a horizontal bar for each group, stacked
+    /// by phase, with the total.
     ///
-    /// The phases of the engine thread (`insert`, `plan`, `exchange`, `deliver`) overlap with the training thread and
-    /// are a thinner bar below. The phase `step` is the whole step: what the other phases leave of it is drawn as
-    /// "rest of the step". Groups of several runs are shown as their mean. If some run did not synchronise the device
-    /// between phases, the figure says so. It is 1000 pixels wide.
+    /// The phases of the engine thread (`insert`, `plan`, `exchange`, `deliver`) overlap with the
+    /// training thread and are a thinner bar below. The phase `step` is the whole step: what the
+    /// other phases leave of it is drawn as "rest of the step". Groups of several runs are shown as
+    /// their mean. If some run did not synchronise the device between phases, the figure says so.
+    /// It is 1000 pixels wide.
     pub fn phases_svg(&self) -> String {
         let bars: Vec<Bars> = self.groups.iter().map(Bars::of).collect();
         let legend = legend(&bars);
@@ -92,7 +93,8 @@ impl Bars {
     }
 }
 
-/// Where a phase stands in the order of all that are known; those that are not come last, and stay in alphabetical order.
+/// The rank of a phase among the known ones; unknown phases come last and stay in alphabetical
+/// order.
 fn order(name: &str) -> usize {
     Phase::from_name(name).map_or(Phase::ALL.len(), |phase| phase as usize)
 }

@@ -4,21 +4,22 @@ use crate::{Comparison, Group};
 use burn_rehearsal_train::metrics::MeanSd;
 use burn_rehearsal_train::report::RunReport;
 
-/// Tables wider than this are turned if that makes them narrower: a line for each figure instead of a line for each run. In characters.
+/// Wider tables, in characters, are transposed if that makes them narrower.
 const WIDEST: usize = 100;
 
-/// What is printed for a figure that was not measured or is not defined.
+/// Printed for a figure that was not measured or is not defined.
 const UNKNOWN: &str = "–";
 
 impl<'a> Comparison<'a> {
     /// A table with a line for each run.
     ///
-    /// The columns are top-1 accuracy on each task after the last one, average accuracy, forgetting (fractions), total
-    /// time and training time in seconds, incoming training samples of all ranks per second and, if there is an
-    /// incremental run, training time relative to it (of several, the one whose configuration is most alike).
+    /// The columns are top-1 accuracy on each task after the last one, average accuracy, forgetting
+    /// (fractions), total time and training time in seconds, incoming training samples of all ranks
+    /// per second and, if there is an incremental run, training time relative to it (of several,
+    /// the one whose configuration is most alike).
     ///
-    /// A table wider than 100 characters has the runs as columns if that is narrower. The text ends with a line
-    /// break; it is empty without reports.
+    /// A table wider than 100 characters has the runs as columns if that is narrower. The text ends
+    /// with a line break; it is empty without reports.
     pub fn table(&self) -> String {
         let mut lines = Vec::new();
         for group in &self.groups {
@@ -33,8 +34,8 @@ impl<'a> Comparison<'a> {
         table(&lines)
     }
 
-    /// As [`table`](Self::table), with a line for each group: mean ± sample standard deviation over the seeds. Relative
-    /// times are ratios of mean times.
+    /// As [`table`](Self::table), with a line for each group: mean ± sample standard deviation over
+    /// the seeds. Relative times are ratios of mean times.
     pub fn merged_table(&self) -> String {
         let line =
             |group: &Group<'a>| Line { group: Group { label: group.title(), ..group.clone() }, reference: self.reference_time(group) };

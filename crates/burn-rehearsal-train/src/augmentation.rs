@@ -6,14 +6,16 @@ use burn::tensor::Device;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What is done to a mini-batch in a step of a rank: `(mini-batch, step, rank)`.
+/// A transformation of mini-batches: `(mini-batch, step, rank)`.
 pub type Augmentation<B> = Arc<dyn Fn(B, u64, usize) -> Result<B, DatasetError> + Send + Sync>;
 
 /// A [`DataLoader`] that augments every mini-batch of another one, on the thread that asks for it.
 ///
-/// Put it around a [`RehearsalLoader`](burn_rehearsal::RehearsalLoader), so that representatives are augmented afresh in every step, and around loaders of
-/// training data only. Steps are counted by calls of `next`, whatever they return: Burn's training strategies call it once a step, and behind a
-/// [`DataParallel`](crate::data_parallel::DataParallel) all ranks call it equally often, also with gradient accumulation.
+/// Put it around a [`RehearsalLoader`](burn_rehearsal::RehearsalLoader), so that representatives
+/// are augmented afresh in every step, and around loaders of training data only. Steps are counted
+/// by calls of `next`, whatever they return: Burn's training strategies call it once a step, and
+/// behind a [`DataParallel`](crate::data_parallel::DataParallel) all ranks call it equally often,
+/// also with gradient accumulation.
 pub struct AugmentLoader<B> {
     inner: Arc<dyn DataLoader<B>>,
     augmentation: Augmentation<B>,
@@ -25,7 +27,8 @@ pub struct AugmentLoader<B> {
 impl<B> AugmentLoader<B> {
     /// Augments the mini-batches of `inner` as those of `rank`.
     ///
-    /// `step` is the number of the next step and is counted up; share it among the loaders of one training (of its tasks) that come one after another.
+    /// `step` is the number of the next step and is counted up; share it among the loaders of one
+    /// training (of its tasks) that come one after another.
     pub fn new(inner: Arc<dyn DataLoader<B>>, augmentation: Augmentation<B>, rank: usize, step: Arc<AtomicU64>) -> Self {
         Self { inner, augmentation, rank, step }
     }
@@ -45,7 +48,8 @@ impl<B: 'static> DataLoader<B> for AugmentLoader<B> {
     }
 
     fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<B>> {
-        // Slices are consumed at the same time: each counts its own steps, or the numbers would depend on who is faster.
+        // Slices are consumed at the same time: each counts its own steps, or the numbers would
+        // depend on who is faster.
         let step = Arc::new(AtomicU64::new(self.step.load(Ordering::Relaxed)));
         Arc::new(Self::new(self.inner.slice(start, end), self.augmentation.clone(), self.rank, step))
     }

@@ -1,6 +1,7 @@
 //! Devices by name, and GPUs through wgpu with an error where there is none.
 //!
-//! Burn opens a GPU when a tensor is first made on it, and panics if it cannot. Opened here first, it can be refused in words.
+//! Burn opens a GPU when a tensor is first made on it, and panics if it cannot. Opened here first,
+//! it can be refused in words.
 
 use burn::tensor::Device;
 #[cfg(feature = "wgpu")]
@@ -9,9 +10,9 @@ use burn_rehearsal_collective::Rank;
 #[cfg(feature = "wgpu")]
 use std::sync::OnceLock;
 
-/// The device for a rank, by the features that are compiled in: with `cuda` the GPU of its number among the ranks of its
-/// machine, with `wgpu` the default GPU, otherwise the CPU. Ranks share a GPU if there are fewer of them. A backend without a
-/// usable GPU is skipped. Opens the GPU.
+/// The device for a rank, by the features that are compiled in: with `cuda` the GPU of its number
+/// among the ranks of its machine, with `wgpu` the default GPU, otherwise the CPU. Ranks share a
+/// GPU if there are fewer of them. A backend without a usable GPU is skipped. Opens the GPU.
 ///
 /// ```
 /// use burn_rehearsal_collective::Rank;
@@ -36,7 +37,8 @@ pub fn for_rank(rank: &Rank) -> Device {
     Device::default()
 }
 
-/// The GPU of rank `local_rank` of this machine, or of a lower one if there are fewer GPUs; `None` without a GPU.
+/// The GPU of rank `local_rank` of this machine, or of a lower one if there are fewer GPUs; `None`
+/// without a GPU.
 #[cfg(feature = "cuda")]
 fn cuda_for_rank(local_rank: usize) -> Option<Device> {
     let gpu = cuda(local_rank).or_else(|error| match (0..local_rank).take_while(|&index| cuda(index).is_ok()).count() {
@@ -46,7 +48,8 @@ fn cuda_for_rank(local_rank: usize) -> Option<Device> {
     gpu.ok().map(|gpu| gpu.device)
 }
 
-/// What a device is, for people: Burn's name of it and, of a GPU, the adapter's: `Device<…>: llvmpipe (LLVM 15.0.6, 256 bits), Vulkan`.
+/// A readable description of a device: Burn's name and, for a GPU, the adapter's:
+/// `Device<…>: llvmpipe (LLVM 15.0.6, 256 bits), Vulkan`.
 ///
 /// Opens the device.
 pub fn describe(device: &Device) -> String {
@@ -79,7 +82,8 @@ pub fn adapter(_device: &Device) -> Option<String> {
 pub struct Gpu {
     /// Burn's device.
     pub device: Device,
-    /// What its driver calls it; through wgpu also the graphics interface: `llvmpipe (LLVM 15.0.6, 256 bits), Vulkan`.
+    /// What its driver calls it; through wgpu also the graphics interface:
+    /// `llvmpipe (LLVM 15.0.6, 256 bits), Vulkan`.
     pub name: String,
 }
 
@@ -115,8 +119,8 @@ pub fn wgpu() -> Result<Gpu, NoGpu> {
 
 /// The NVIDIA GPU number `index`, which is opened.
 ///
-/// Burn knows no other way to ask than to open it, which panics if there is none. That panic is heard and not shown; nor are those of other threads meanwhile. The same answer in
-/// every call.
+/// Burn knows no other way to ask than to open it, which panics if there is none. That panic is
+/// heard and not shown; nor are those of other threads meanwhile. The same answer in every call.
 ///
 /// # Errors
 ///
@@ -139,7 +143,7 @@ pub fn cuda(index: usize) -> Result<Gpu, NoGpu> {
     let heard = Arc::new(Mutex::new(None));
     let (before, listener) = (take_hook(), heard.clone());
     set_hook(Box::new(move |info: &PanicHookInfo<'_>| {
-        // The first is that of the driver; whoever waited for it panics in turn.
+        // The first panic is that of the driver; threads that waited for it panic afterwards.
         listener.lock().get_or_insert_with(|| info.payload_as_str().unwrap_or_default().to_owned());
     }));
     let opened = std::panic::catch_unwind(|| Tensor::<1>::ones([1], &device).try_into_data().is_ok());

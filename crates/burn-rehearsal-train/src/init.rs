@@ -1,8 +1,9 @@
 //! Initial parameters as a pure function of a seed.
 //!
-//! Burn initialises from a generator that is global to the process, so that the same program gives other parameters when anything else
-//! draws from it. [`keyed_init`] overwrites what a model was built with by values from the project's counter-based generator: the same on every
-//! rank, in every process and on every device.
+//! Burn initialises from a generator that is global to the process, so that the same program gives
+//! other parameters when anything else draws from it. [`keyed_init`] overwrites what a model was
+//! built with by values from the project's counter-based generator: the same on every rank, in
+//! every process and on every device.
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Tensor, TensorData};
@@ -11,23 +12,27 @@ use burn_rehearsal::random::{Purpose, Stream};
 /// The distribution of initial weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Scheme {
-    /// Weights and biases uniform in ±1/√fan_in: PyTorch's default for linear and convolutional layers (He et al., "Delving Deep into Rectifiers",
-    /// arXiv 1502.01852, with a = √5).
+    /// Weights and biases uniform in ±1/√fan_in: PyTorch's default for linear and convolutional
+    /// layers (He et al., "Delving Deep into Rectifiers", arXiv 1502.01852, with a = √5).
     #[default]
     KaimingUniform,
-    /// Weights uniform in ±√(6 / (fan_in + fan_out)), biases zero (Glorot and Bengio, "Understanding the difficulty of training deep
-    /// feedforward neural networks", AISTATS 2010).
+    /// Weights uniform in ±√(6 / (fan_in + fan_out)), biases zero (Glorot and Bengio,
+    /// "Understanding the difficulty of training deep feedforward neural networks", AISTATS 2010).
     XavierUniform,
-    /// Convolutions normal with variance 2 / fan_out, everything else as [`KaimingUniform`](Self::KaimingUniform): torchvision's ResNets (He et
-    /// al., arXiv 1502.01852). fan_out is the first dimension times the product of all but the first two.
+    /// Convolutions normal with variance 2 / fan_out, everything else as
+    /// [`KaimingUniform`](Self::KaimingUniform): torchvision's ResNets (He et al., arXiv
+    /// 1502.01852). fan_out is the first dimension times the product of all but the first two.
     HeNormal,
 }
 
-/// Overwrites a model's weights and biases with values that depend on nothing but `seed` and the order of its parameters.
+/// Overwrites a model's weights and biases with values that depend on nothing but `seed` and the
+/// order of its parameters.
 ///
-/// This concerns every float parameter called `weight` with at least two dimensions, and the `bias` beside it. fan_in is the first dimension in a
-/// [`Linear`](burn::nn::Linear) (`[d_in, d_out]`) and the product of all but the first elsewhere (convolutions: `[out, in / groups, k…]`).
-/// Everything else (norms, running statistics, biases without such a weight) keeps its value. Parameter ids and gradient settings are kept.
+/// This concerns every float parameter called `weight` with at least two dimensions, and the `bias`
+/// next to it. fan_in is the first dimension in a [`Linear`](burn::nn::Linear) (`[d_in, d_out]`)
+/// and the product of all but the first elsewhere (convolutions: `[out, in / groups, k…]`).
+/// Everything else (norms, running statistics, biases without such a weight) keeps its value.
+/// Parameter ids and gradient settings are kept.
 pub fn keyed_init<M: Module>(model: M, seed: u64, scheme: Scheme) -> M {
     model.map(&mut KeyedInit { seed, scheme, parameter: 0, path: Vec::new(), last_weight: None })
 }
@@ -39,11 +44,12 @@ struct KeyedInit {
     parameter: u64,
     /// (name, type of its container) from the root to the current field.
     path: Vec<(String, String)>,
-    /// The module of the last initialised weight, and how its bias is drawn; a bias is visited after the weight beside it.
+    /// The module of the last initialised weight, and how its bias is drawn; a bias is visited
+    /// after the weight next to it.
     last_weight: Option<(Vec<String>, Distribution)>,
 }
 
-/// What a parameter's values are drawn from.
+/// The distribution of a parameter's values.
 #[derive(Debug, Clone, Copy)]
 enum Distribution {
     /// Between minus and plus this.
@@ -57,7 +63,8 @@ impl Distribution {
         match self {
             Self::Uniform(bound) => (2.0 * stream.unit_f32() - 1.0) * bound,
             Self::Normal(deviation) => {
-                // Box and Muller's transform of two uniform values, of which the first must not be 0.
+                // Box and Muller's transform of two uniform values, of which the first must not be
+                // 0.
                 let (radius, angle) = (1.0 - stream.unit_f64(), stream.unit_f64());
                 (deviation * (-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * angle).cos()) as f32
             }
@@ -121,7 +128,8 @@ impl ModuleMapper for KeyedInit {
         let data = TensorData::new(values, shape);
         param.map(|old| {
             let new = Tensor::from_data(data, (&old.device(), old.dtype()));
-            // A plain device cannot track gradients; the parameter remembers by itself that it is to be trained.
+            // A plain device cannot track gradients; the parameter remembers by itself that it is
+            // to be trained.
             if old.is_require_grad() { new.require_grad() } else { new }
         })
     }

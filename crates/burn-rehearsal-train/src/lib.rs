@@ -1,6 +1,7 @@
 //! Data-parallel continual learning for Burn, on top of [`burn_rehearsal`].
 //!
-//! * [`data_parallel`]: a learning strategy for Burn's `SupervisedTraining` that trains one network on many ranks.
+//! * [`data_parallel`]: a learning strategy for Burn's `SupervisedTraining` that trains one network
+//!   on many ranks.
 //! * [`augmentation`]: what is done to mini-batches between the loader and the training step.
 //! * [`compat`]: what changes between versions of Burn, and views of a training.
 //! * [`stream`]: which samples arrive with which task.
@@ -13,7 +14,8 @@
 //! * [`device`]: devices by name.
 //! * [`weights`]: parameters from and for PyTorch.
 //! * [`lock`]: directories that one process writes at a time.
-//! * [`schedule`], [`init`]: learning rates and initial parameters that depend on nothing but their configuration.
+//! * [`schedule`], [`init`]: learning rates and initial parameters that depend on nothing but their
+//!   configuration.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs)]
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// The file that is locked.
 const LOCK: &str = ".lock";
-/// How often to look again when another process ends in the same moment, and after how long.
+/// Number of retries while another process releases the lock, and the pause between them.
 const TRIES: usize = 50;
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -38,7 +38,7 @@ impl DirectoryLock {
     ///
     /// # Errors
     ///
-    /// What the system says: the directory cannot be made or written.
+    /// The error of the operating system if the directory cannot be created or written.
     pub fn acquire(directory: &Path) -> io::Result<Option<Self>> {
         let path = directory.join(LOCK);
         let (mut tries, mut exclusive) = (0, true);
@@ -46,7 +46,7 @@ impl DirectoryLock {
             std::fs::create_dir_all(directory)?;
             // An earlier lock file stays as it is.
             let file = match OpenOptions::new().write(true).create(true).truncate(false).open(&path) {
-                // Whoever had the directory may have removed it.
+                // The previous owner may have removed the directory.
                 Err(error) if error.kind() == ErrorKind::NotFound && tries < TRIES => {
                     tries += 1;
                     continue;
@@ -61,7 +61,7 @@ impl DirectoryLock {
                     tracing::warn!(%error, "cannot lock the directory {}", directory.display());
                 }
             }
-            // Whoever had the lock may have ended meanwhile, and taken the file with it.
+            // The previous owner may have ended meanwhile and removed the file.
             if !is_at(&file, &path) {
                 if tries < TRIES {
                     tries += 1;
@@ -82,7 +82,7 @@ impl DirectoryLock {
 
     /// Removes the file, so that the directory can be removed, while it is locked.
     pub fn release(&self) {
-        // Where an open file's name cannot be told from another's, the file stays.
+        // The file stays if an open file cannot be identified with a path.
         if cfg!(unix) && is_at(&self.file, &self.path) {
             let _ = std::fs::remove_file(&self.path);
         }
@@ -103,7 +103,7 @@ fn is_at(file: &File, path: &Path) -> bool {
         let names = |data: std::fs::Metadata| (data.dev(), data.ino());
         matches!((file.metadata().map(names), path.metadata().map(names)), (Ok(open), Ok(there)) if open == there)
     }
-    // Elsewhere nobody removes the file.
+    // On other systems the file is never removed.
     #[cfg(not(unix))]
     {
         let _ = (file, path);

@@ -9,7 +9,7 @@ use burn::store::{
 use burn::tensor::DType;
 use std::path::{Path, PathBuf};
 
-/// What PyTorch's batch norm counts and nobody reads.
+/// A counter of PyTorch's batch norm that has no counterpart in Burn.
 const COUNTER: &str = "num_batches_tracked";
 
 /// Why weights could not be loaded or saved.
@@ -20,7 +20,7 @@ pub enum WeightsError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// In the words of who tried.
+        /// The error message.
         reason: String,
     },
     /// The file cannot be written.
@@ -28,7 +28,7 @@ pub enum WeightsError {
     Unwritable {
         /// The file.
         path: PathBuf,
-        /// In the words of who tried.
+        /// The error message.
         reason: String,
     },
     /// The file has weights of another network.
@@ -41,7 +41,8 @@ pub enum WeightsError {
     },
 }
 
-/// Makes floating-point numbers of any width 32-bit ones, which parameters of a network are. Burn would keep the width of the file and fail at the first product of two widths.
+/// Makes floating-point numbers of any width 32-bit ones, which parameters of a network are. Burn
+/// would keep the width of the file and fail at the first product of two widths.
 #[derive(Debug, Clone)]
 struct SinglePrecision;
 
@@ -59,7 +60,8 @@ impl ModuleAdapter for SinglePrecision {
     }
 }
 
-/// Replaces all parameters and running statistics of a network by those in a `.safetensors` file with PyTorch's names and layout.
+/// Replaces all parameters and running statistics of a network by those in a `.safetensors` file
+/// with PyTorch's names and layout.
 ///
 /// The file must have a tensor of the right shape for each, and no others than these and PyTorch's
 /// `num_batches_tracked`. Tensors of `f16`, `bf16` and `f64` are converted to `f32`; those of
@@ -91,8 +93,10 @@ pub fn load_safetensors<M: Module>(mut network: M, path: &Path) -> Result<M, Wei
     }
 }
 
-/// Writes all parameters and running statistics of a network to a `.safetensors` file that [`load_safetensors`] and PyTorch read: the names are those of the network's
-/// fields, which for those of `burn-rehearsal-vision` are torchvision's and timm's. Whoever reads `path` finds what was there before, or the whole file.
+/// Writes all parameters and running statistics of a network to a `.safetensors` file that
+/// [`load_safetensors`] and PyTorch read: the names are those of the network's fields, which for
+/// those of `burn-rehearsal-vision` are torchvision's and timm's. Readers of `path` find the
+/// earlier file or the complete new one.
 ///
 /// # Errors
 ///

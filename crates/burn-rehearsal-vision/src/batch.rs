@@ -24,8 +24,8 @@ pub struct ImageBatch {
     /// `[rows]`: the number of each sample in its data set.
     #[rehearsal(id)]
     pub index: Tensor<1, Int>,
-    /// What the network sees in place of `images` where they were augmented, `[rows, channels, height, width]`, values 0..=1. Never stored: the buffer
-    /// keeps images as they came.
+    /// The augmented images, `[rows, channels, height, width]`, values 0..=1, which the network
+    /// sees instead of `images`. The buffer stores `images`.
     #[rehearsal(skip)]
     pub augmented: Option<Tensor<4>>,
     /// How many of the rows, the last ones, are representatives.
@@ -62,7 +62,7 @@ macro_rules! classify_images {
 classify_images!(Mlp, ConvNet, ResNet, GhostNet);
 
 impl ImageBatch {
-    /// What the network sees: `[rows, channels, height, width]`, values 0..=1.
+    /// The input of the network: `[rows, channels, height, width]`, values 0..=1.
     pub fn pixels(self) -> Tensor<4> {
         self.augmented.unwrap_or_else(|| self.images.float() / 255.0)
     }

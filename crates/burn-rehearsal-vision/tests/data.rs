@@ -234,7 +234,7 @@ fn mnist_is_read_from_idx_files_packed_or_not() {
     assert_eq!(&*data.train.get(1).unwrap().pixels, &[5, 6, 7, 8]);
     assert_eq!(&*data.test.get(0).unwrap().pixels, &[9; 4]);
 
-    // What is compressed in two pieces is read to its end.
+    // A file that was compressed in two parts is read to its end.
     let pieces = idx(&[1, 2, 2], &[6, 7, 8, 9]);
     let member = |bytes: &[u8]| {
         let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());

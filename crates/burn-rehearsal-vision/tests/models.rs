@@ -1,8 +1,10 @@
 //! The networks answer as torchvision's and timm's do with the same weights.
 //!
-//! `models/reference.py` computes every weight from its PyTorch name and position, and prints the answers of PyTorch's networks, which are
-//! committed as `models/reference.json`. Here the same weights are computed, written to a file as PyTorch would (its names, its layout), and loaded.
-//! Since a weight depends on its name and shape, a network with another name or shape somewhere answers something else.
+//! `models/reference.py` computes every weight from its PyTorch name and position, and prints the
+//! answers of PyTorch's networks, which are committed as `models/reference.json`. Here the same
+//! weights are computed, written to a file as PyTorch would (its names, its layout), and loaded.
+//! Since a weight depends on its name and shape, a network with another name or shape somewhere
+//! answers something else.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -19,7 +21,8 @@ use std::path::Path;
 const CLASSES: usize = 10;
 const ROWS: usize = 2;
 
-/// Values in -0.5..0.5 that follow from the name: FNV-1a of its bytes, then Murmur's finaliser of each index.
+/// Values in -0.5..0.5 that follow from the name: FNV-1a of its bytes, then Murmur's finaliser of
+/// each index.
 fn hashed(name: &str, count: usize) -> impl Iterator<Item = f64> {
     let seed = name.bytes().fold(0x811c_9dc5u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     (0..count as u32).map(move |index| {
@@ -219,7 +222,9 @@ fn wave(offset: f64, count: usize, scale: f64) -> Vec<u8> {
     (0..count).flat_map(|i| (((0.37 * i as f64 + offset).sin() * scale) as f32).to_le_bytes()).collect()
 }
 
-/// The expected scores are those of PyTorch 2.15: `Linear(784, 100), ReLU, Linear(100, 100), ReLU, Linear(100, 10)` with the same weights and images.
+/// The expected scores are those of PyTorch 2.15:
+/// `Linear(784, 100), ReLU, Linear(100, 100), ReLU, Linear(100, 10)` with the same weights and
+/// images.
 #[test]
 fn the_mlp_answers_as_pytorchs_with_the_same_weights() {
     const HIDDEN: usize = 100;

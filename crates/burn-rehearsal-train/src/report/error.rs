@@ -1,4 +1,4 @@
-//! What can go wrong between a run and its report on disk.
+//! Errors of reading and writing reports.
 
 use std::io;
 use std::path::PathBuf;
@@ -25,7 +25,7 @@ pub enum ReportError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong, with line and column.
+        /// The reason, with line and column.
         source: serde_json::Error,
     },
 

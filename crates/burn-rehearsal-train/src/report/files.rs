@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use super::ReportError;
 
 /// Writes `text` to the file `path`, creating missing directories. Readers of `path` find what was
-/// there before or all of `text`, even if the program is killed in between or another process writes
-/// the same file: see [`AtomicFile`](burn_rehearsal::checkpoint::AtomicFile).
+/// there before or all of `text`, even if the program is killed in between or another process
+/// writes the same file: see [`AtomicFile`](burn_rehearsal::checkpoint::AtomicFile).
 ///
 /// # Errors
 /// [`ReportError::Io`] with the directory or the file. A file that was at `path` is unchanged.
@@ -16,7 +16,8 @@ pub fn write_atomically(path: &Path, text: &str) -> Result<(), ReportError> {
     write_bytes(path, text.as_bytes()).map_err(|(action, path, source)| ReportError::Io { action, path, source })
 }
 
-/// As [`write_atomically`], for whatever bytes; the error says what was tried, with which path, and why it failed.
+/// As [`write_atomically`], for whatever bytes; the error says what was tried, with which path, and
+/// why it failed.
 pub(crate) fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), (&'static str, PathBuf, io::Error)> {
     // `parent` of a bare file name is the empty path, which `create_dir_all` accepts.
     if let Some(directory) = path.parent() {

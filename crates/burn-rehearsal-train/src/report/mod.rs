@@ -1,4 +1,4 @@
-//! What a run leaves behind: its [`RunReport`], versioned, as JSON. The format is described in [`schema`].
+//! The [`RunReport`] of a run, as versioned JSON. The format is described in [`schema`].
 
 mod error;
 mod files;

@@ -28,7 +28,7 @@ pub struct RunReport {
     pub schema_version: u64,
     /// Version of the package that made the run.
     pub package_version: String,
-    /// The name of the method by which the network was trained from task to task.
+    /// The name of the method that trained the network from task to task.
     pub method: String,
     /// The resolved configuration: defaults, file and flags. Any JSON object.
     pub config: serde_json::Value,
@@ -36,7 +36,8 @@ pub struct RunReport {
     pub seed: u64,
     /// Number of data-parallel ranks, at least 1.
     pub world_size: usize,
-    /// The numbers of ranks that the run had before it went on with `world_size` of them, in order; empty for a run that always had the same.
+    /// The world sizes of the run before it was resumed with `world_size` ranks, in order; empty if
+    /// the world size never changed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub earlier_world_sizes: Vec<usize>,
     /// The device that was trained on, in words.
@@ -48,14 +49,14 @@ pub struct RunReport {
     pub complete: bool,
     /// The classes of each task, in the order of the stream; its length is the number of tasks.
     pub tasks: Vec<Vec<usize>>,
-    /// Number of different images that were left out because they are damaged; 0 in reports from before that was possible.
+    /// Number of different images that were left out because they are damaged; 0 in older reports.
     #[serde(default)]
     pub left_out: u64,
     /// Accuracies after every task.
     pub accuracy: Accuracy,
     /// Figures computed from `accuracy`.
     pub summary: Summary,
-    /// Where the time went.
+    /// Times of the run.
     pub time: Time,
     /// Losses, and accuracies where measured, after every epoch, in order.
     pub curves: Vec<CurvePoint>,
@@ -68,7 +69,7 @@ pub struct RunReport {
 pub struct PrecisionReport {
     /// The format.
     pub format: Precision,
-    /// What the loss was multiplied by at the end; `None` if it was not scaled.
+    /// The final factor of the loss; `None` if it was not scaled.
     pub loss_scale: Option<f32>,
     /// Updates that were left out because gradients were not finite.
     pub skipped_updates: u64,
@@ -92,7 +93,8 @@ pub struct Accuracy {
     pub initial_top1: Option<Vec<f64>>,
 }
 
-/// The usual figures of continual learning, `None` where undefined; see [`AccuracyMatrix`] for the equations.
+/// The usual figures of continual learning, `None` where undefined; see [`AccuracyMatrix`] for the
+/// equations.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// Average top-1 accuracy over the tasks learned, after the last of them; a fraction.
@@ -120,31 +122,34 @@ impl Summary {
     }
 }
 
-/// Where the time went.
+/// Times of the run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Time {
     /// Wall-clock time of the run with evaluation, in seconds.
     pub total_s: f64,
     /// Wall-clock time of training alone, in seconds.
     pub train_s: f64,
-    /// Incoming training samples (representatives not counted) of all ranks per second of `train_s`; `None` if nothing was trained.
+    /// Incoming training samples (representatives not counted) of all ranks per second of
+    /// `train_s`; `None` if nothing was trained.
     pub samples_per_s: Option<f64>,
-    /// Mean time of each phase of a training step, in milliseconds, by name. A value that is not finite is left out when written.
+    /// Mean time of each phase of a training step, in milliseconds, by name. A value that is not
+    /// finite is left out when written.
     #[serde(serialize_with = "finite_values")]
     pub phases_ms: BTreeMap<String, f64>,
-    /// True if the device was synchronised between phases; false if the times are those of the host, which may only have enqueued work.
+    /// True if the device was synchronised between phases; false if the times are those of the
+    /// host, which may only have enqueued work.
     pub phases_exact: bool,
     /// Number of training steps that the means are over (per rank, not summed over ranks).
     pub steps: u64,
-    /// What checkpoints cost; `None` if none was written.
+    /// The cost of checkpoints; `None` if none was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoints: Option<CheckpointTime>,
-    /// What each epoch took, in the order of [`RunReport::curves`]; empty in reports from before that was kept.
+    /// The time of each epoch, in the order of [`RunReport::curves`]; empty in older reports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub epochs: Vec<EpochTime>,
 }
 
-/// What an epoch took.
+/// The time of an epoch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct EpochTime {
     /// Wall-clock time of its training, in seconds.
@@ -160,18 +165,19 @@ impl EpochTime {
     }
 }
 
-/// What checkpoints cost.
+/// The cost of checkpoints.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct CheckpointTime {
     /// How many were written.
     pub written: u64,
-    /// How often the run went on from one.
+    /// How often the run was resumed.
     pub resumed: u64,
     /// The size of the last, in bytes.
     pub bytes: u64,
     /// The time that training waited for all of them, in seconds.
     pub total_s: f64,
-    /// The time from the cut until they were complete, all of them together, in seconds: training went on meanwhile.
+    /// The total time in seconds from the snapshots until the checkpoints were complete, during
+    /// which training continued.
     #[serde(default)]
     pub background_s: f64,
 }
@@ -199,19 +205,23 @@ pub struct BufferReport {
     pub len: u64,
     /// Memory reserved for the rows, in bytes.
     pub bytes: u64,
-    /// Where the ranks keep their rows: `host`, `device`, or `host, device` if not all alike; empty in reports from before there was a choice.
+    /// The location of the rows: `host`, `device`, or `host, device` if ranks differ; empty in
+    /// older reports.
     #[serde(default)]
     pub store: String,
     /// Number of stored samples of each class; the index is the class.
     pub per_class: Vec<u64>,
-    /// Number of different source samples among those stored; `None` if the samples carry no identity.
+    /// Number of different source samples among those stored; `None` if the samples carry no
+    /// identity.
     pub distinct: Option<u64>,
-    /// What the buffer did at a step, on rank 0; `None` in reports from before that was counted.
+    /// The work of the buffer per step, on rank 0; `None` in older reports.
     #[serde(default)]
     pub per_step: Option<PerStep>,
-    /// Digest of the stored rows in (rank, slot) order, in hexadecimal. Equal digests: the same contents, bit for bit.
+    /// Digest of the stored rows in (rank, slot) order, in hexadecimal. Equal digests: the same
+    /// contents, bit for bit.
     pub contents_digest: String,
-    /// Digest of all draws of the run, in hexadecimal. Equal digests: the same representatives at every step.
+    /// Digest of all draws of the run, in hexadecimal. Equal digests: the same representatives at
+    /// every step.
     pub draws_digest: String,
 }
 
@@ -233,7 +243,7 @@ impl BufferReport {
     }
 }
 
-/// What a rank's buffer did, on average per step.
+/// The work of a rank's buffer, on average per step.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct PerStep {
     /// Rounds of the engine under way when a mini-batch arrived.
@@ -253,8 +263,8 @@ impl PerStep {
 }
 
 impl RunReport {
-    /// Writes the report to `report.json` in `directory`, which is created if it is missing, and returns the path. The file is complete or
-    /// absent, see [`write_atomically`].
+    /// Writes the report to `report.json` in `directory`, which is created if it is missing, and
+    /// returns the path. The file is complete or absent, see [`write_atomically`].
     ///
     /// # Errors
     /// [`ReportError`] if fields contradict each other, or if the file cannot be written.
@@ -270,7 +280,8 @@ impl RunReport {
     /// Reads a report; `path` is the file, or the directory of the run.
     ///
     /// # Errors
-    /// [`ReportError`] with the path if the file cannot be read, is no report, has another [`SCHEMA_VERSION`], or contradicts itself.
+    /// [`ReportError`] with the path if the file cannot be read, is no report, has another
+    /// [`SCHEMA_VERSION`], or contradicts itself.
     pub fn read(path: &Path) -> Result<Self, ReportError> {
         #[derive(Deserialize)]
         struct Versioned {
@@ -280,7 +291,8 @@ impl RunReport {
         let path = if path.is_dir() { path.join(REPORT_FILE) } else { path.to_path_buf() };
         let json = fs::read_to_string(&path).map_err(|source| ReportError::Io { action: "read", path: path.clone(), source })?;
         let damaged = |source| ReportError::Damaged { path: path.clone(), source };
-        // The version first: a report of another version would only be reported as lacking some field.
+        // The version first: a report of another version would only be reported as lacking some
+        // field.
         let found = serde_json::from_str::<Versioned>(&json).map_err(damaged)?.schema_version;
         if found != SCHEMA_VERSION {
             return Err(ReportError::Version { path, found, supported: SCHEMA_VERSION });
@@ -319,7 +331,8 @@ impl RunReport {
     }
 }
 
-/// A mean over no step is NaN; JSON would hold a null in its place that cannot be read back as a number.
+/// A mean over no step is NaN; JSON would hold a null in its place that cannot be read back as a
+/// number.
 fn finite_values<S: Serializer>(values: &BTreeMap<String, f64>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(values.iter().filter(|(_, value)| value.is_finite()))
 }

@@ -1,7 +1,9 @@
-//! Where the pixels along one axis of an image come from.
+//! The source of the pixels along one axis of an image.
 //!
-//! Crop, flip, resize and their combinations treat the two axes of an image apart. For one sample and one axis, all of them are a short table: each output
-//! position is one input position (crop, flip), or a mixture of two (bilinear). Tables are made and combined on the host; only they are uploaded.
+//! Crop, flip, resize and their combinations treat the two axes of an image apart. For one sample
+//! and one axis, all of them are a short table: each output position is one input position (crop,
+//! flip), or a mixture of two (bilinear). Tables are made and combined on the host; only they are
+//! uploaded.
 
 /// A contribution to an output position.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -22,7 +24,8 @@ pub(super) struct Axis {
 }
 
 impl Axis {
-    /// `size` positions from `start` on of an axis of `len` (at least 1) positions; zeros outside of it.
+    /// `size` positions from `start` on of an axis of `len` (at least 1) positions; zeros outside
+    /// of it.
     pub(super) fn window(len: usize, start: i64, size: usize) -> Self {
         let tap = |position: i64| match usize::try_from(position) {
             Ok(index) if index < len => Tap { index, weight: 1.0 },
@@ -41,10 +44,12 @@ impl Axis {
         Self { near: (0..len).rev().map(|index| Tap { index, weight: 1.0 }).collect(), far: None }
     }
 
-    /// The `len` (at least 1) positions from `start` on, scaled to `size` positions by linear interpolation between the centres of pixels.
+    /// The `len` (at least 1) positions from `start` on, scaled to `size` positions by linear
+    /// interpolation between the centres of pixels.
     ///
-    /// Output position o looks at `(o + ½) · len / size − ½`, not before the first and not behind the last position of the `len`: what PyTorch calls
-    /// `align_corners=False`, without antialiasing.
+    /// Output position o looks at `(o + ½) · len / size − ½`, not before the first and not behind
+    /// the last position of the `len`: what PyTorch calls `align_corners=False`, without
+    /// antialiasing.
     pub(super) fn linear(start: usize, len: usize, size: usize) -> Self {
         let scale = len as f64 / size as f64;
         let position = |output: usize| ((output as f64 + 0.5) * scale - 0.5).max(0.0);
@@ -73,7 +78,8 @@ impl Axis {
         self.far.is_none() && self.len() == len && self.near.iter().enumerate().all(|(at, tap)| *tap == Tap { index: at, weight: 1.0 })
     }
 
-    /// This table and then `next` as one, unless both are mixtures: a mixture of mixtures has more than two contributions.
+    /// This table and then `next` as one, unless both are mixtures: a mixture of mixtures has more
+    /// than two contributions.
     pub(super) fn then(&self, next: &Self) -> Option<Self> {
         let through = |inner: &[Tap], outer: &[Tap]| -> Vec<Tap> {
             let look_up = |tap: &Tap| Tap { index: inner[tap.index].index, weight: inner[tap.index].weight * tap.weight };
@@ -88,7 +94,8 @@ impl Axis {
     }
 }
 
-/// The tables of a mini-batch, one pair per sample; along each axis all are of the same length and kind.
+/// The tables of a mini-batch, one pair per sample; along each axis all are of the same length and
+/// kind.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Axes {
     pub(super) vertical: Vec<Axis>,

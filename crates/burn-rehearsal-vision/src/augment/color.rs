@@ -1,6 +1,7 @@
 //! Brightness, contrast, saturation, hue, and normalisation.
 //!
-//! The definitions are those of torchvision's functional operations on float images with values 0..=1; results are clamped to 0..=1.
+//! The definitions are those of torchvision's functional operations on float images with values
+//! 0..=1; results are clamped to 0..=1.
 
 use super::error::AugmentError;
 use super::geometry::between;
@@ -12,9 +13,10 @@ pub(super) const GREY: [f32; 3] = [0.2989, 0.587, 0.114];
 
 /// How much colours may change; 0 leaves a property alone.
 ///
-/// Brightness, contrast and saturation are multiplied by a factor that is uniform in `[max(0, 1 − x), 1 + x]`; the hue is turned by a part of the
-/// colour circle that is uniform in `[−x, x]`, x at most 0.5. Contrast moves an image away from its mean grey, saturation each pixel away from
-/// its own grey. Images with one channel have neither saturation nor hue.
+/// Brightness, contrast and saturation are multiplied by a factor that is uniform in
+/// `[max(0, 1 − x), 1 + x]`; the hue is turned by a part of the colour circle that is uniform in
+/// `[−x, x]`, x at most 0.5. Contrast moves an image away from its mean grey, saturation each pixel
+/// away from its own grey. Images with one channel have neither saturation nor hue.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct ColorJitter {
     /// At least 0.
@@ -51,7 +53,8 @@ impl ColorJitter {
         [factors[0], factors[1], factors[2], hue]
     }
 
-    /// Changes colours: `[rows, 1 or 3, height, width]`, one random stream per row. `order` is a permutation of 0..4.
+    /// Changes colours: `[rows, 1 or 3, height, width]`, one random stream per row. `order` is a
+    /// permutation of 0..4.
     pub(super) fn apply(&self, images: Tensor<4>, order: [usize; 4], random: &mut [Stream]) -> Tensor<4> {
         let factors: Vec<[f32; 4]> = random.iter_mut().map(|random| self.draw(random)).collect();
         let (device, dtype, [rows, channels, ..]) = (images.device(), images.dtype(), images.dims());
@@ -75,7 +78,8 @@ impl ColorJitter {
     }
 }
 
-/// The order in which a step applies brightness (0), contrast (1), saturation (2) and hue (3); each of the 24 equally likely.
+/// The order in which a step applies brightness (0), contrast (1), saturation (2) and hue (3); each
+/// of the 24 equally likely.
 pub(super) fn order(random: &mut Stream) -> [usize; 4] {
     let mut order = [0, 1, 2, 3];
     random.shuffle(&mut order);
@@ -109,8 +113,9 @@ fn channels(images: &Tensor<4>) -> [Tensor<4>; 3] {
 
 /// Turns the hue of `[rows, 3, height, width]` by `[rows, 1, 1, 1]` parts of the circle.
 ///
-/// From RGB to the hexagon of hues and back (Smith, "Color Gamut Transform Pairs", SIGGRAPH 1978). On the way back, a channel is the largest value less
-/// the part of the chroma that its distance on the hexagon, `k`, takes away, which needs no cases.
+/// From RGB to the hexagon of hues and back (Smith, "Color Gamut Transform Pairs", SIGGRAPH 1978).
+/// On the way back, a channel is the largest value less the part of the chroma that its distance on
+/// the hexagon, `k`, takes away, which needs no cases.
 fn turn_hue(images: Tensor<4>, turn: Tensor<4>) -> Tensor<4> {
     let [red, green, blue] = channels(&images);
     let largest = images.clone().max_dim(1);
@@ -122,7 +127,8 @@ fn turn_hue(images: Tensor<4>, turn: Tensor<4>) -> Tensor<4> {
         .mask_where(is_green, (blue.clone() - red) / divisor.clone() + 2.0)
         .mask_where(is_red, (green - blue) / divisor);
     let hue = hue + turn * 6.0;
-    // The hue lies in −4..=8; the offsets are 5, 3 and 1 on the hexagon and a full turn, so that the remainder is of a positive number.
+    // The hue lies in −4..=8; the offsets are 5, 3 and 1 on the hexagon and a full turn, so that
+    // the remainder is of a positive number.
     let channel = |offset: f32| {
         let k = (hue.clone() + offset).remainder_scalar(6.0);
         let away = k.clone().min_pair(k.neg() + 4.0).clamp(0.0, 1.0);

@@ -25,8 +25,9 @@ impl Erase {
         Ok(())
     }
 
-    /// What is erased of an image, as torchvision's `RandomErasing` draws it: smaller than the image in both directions, or nothing after ten
-    /// rectangles that are not. The ratio is that of height to width.
+    /// The erased rectangle, as torchvision's `RandomErasing` draws it: smaller than the
+    /// image in both directions, or nothing after ten rectangles that are not. The ratio is that of
+    /// height to width.
     pub(super) fn draw(&self, image: Size, random: &mut Stream) -> Option<Window> {
         if random.unit_f64() >= self.probability {
             return None;
@@ -42,7 +43,8 @@ impl Erase {
         None
     }
 
-    /// Erases a rectangle, or nothing, of each image: `[rows, channels, height, width]`, one random stream per row.
+    /// Erases a rectangle, or nothing, of each image: `[rows, channels, height, width]`, one random
+    /// stream per row.
     pub(super) fn apply(&self, images: Tensor<4>, random: &mut [Stream]) -> Tensor<4> {
         let [rows, _, height, width] = images.dims();
         let windows: Vec<Option<Window>> = random.iter_mut().map(|random| self.draw(Size { height, width }, random)).collect();

@@ -1,4 +1,4 @@
-//! What can be wrong with a pipeline or with the images given to it.
+//! Errors of a pipeline or of the images given to it.
 
 use super::Size;
 use burn::data::dataset::DatasetError;
@@ -9,7 +9,7 @@ pub enum AugmentError {
     /// An image, or what an operation would make of it, without a pixel.
     #[error("{operation}: an image of {height}×{width} pixels has nothing in it")]
     Empty {
-        /// Who complains.
+        /// The operation.
         operation: &'static str,
         /// Pixels.
         height: usize,
@@ -61,7 +61,7 @@ pub enum AugmentError {
     /// An operation on another number of channels.
     #[error("{operation}: made for {expected} channels, but the images have {found}")]
     Channels {
-        /// Who complains.
+        /// The operation.
         operation: &'static str,
         /// In words.
         expected: String,

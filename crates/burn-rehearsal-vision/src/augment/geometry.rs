@@ -54,7 +54,8 @@ impl Geometry {
         }
     }
 
-    /// The tables of images of `from` pixels, one random stream per sample. What is drawn was [checked](Self::check).
+    /// The tables of images of `from` pixels, one random stream per sample. The parameters must
+    /// have passed [`check`](Self::check).
     pub(super) fn draw(&self, from: Size, random: &mut [Stream]) -> Axes {
         let (vertical, horizontal) = random.iter_mut().map(|random| self.axes(from, random)).unzip();
         Axes { vertical, horizontal }
@@ -91,10 +92,11 @@ pub(super) fn random_crop(image: Size, size: Size, padding: usize, random: &mut 
     Window { top: start(height, size.height), left: start(width, size.width), size }
 }
 
-/// A rectangle with a share `scale` of the image's area (uniform) and a ratio of width to height (uniform in its logarithm), anywhere in the image.
+/// A rectangle with a share `scale` of the image's area (uniform) and a ratio of width to height
+/// (uniform in its logarithm), anywhere in the image.
 ///
-/// As torchvision's `RandomResizedCrop.get_params`: after ten rectangles that do not fit, the largest one in the middle whose ratio is allowed; it
-/// has at least one pixel.
+/// As torchvision's `RandomResizedCrop.get_params`: after ten rectangles that do not fit, the
+/// largest one in the middle whose ratio is allowed; it has at least one pixel.
 pub(super) fn resized_crop(image: Size, scale: [f64; 2], ratio: [f64; 2], random: &mut Stream) -> Window {
     for _ in 0..TRIES {
         let (area, ratio) = (between(scale, random) * image.area(), between(ratio.map(f64::ln), random).exp());
@@ -115,7 +117,8 @@ pub(super) fn resized_crop(image: Size, scale: [f64; 2], ratio: [f64; 2], random
     Window { top: ((image.height - size.height) / 2) as i64, left: ((image.width - size.width) / 2) as i64, size }
 }
 
-/// The middle of an image, with zeros around it where the image is smaller; halves of a pixel are rounded as torchvision does.
+/// The middle of an image, with zeros around it where the image is smaller; halves of a pixel are
+/// rounded as torchvision does.
 pub(super) fn center_crop(image: Size, size: Size) -> Window {
     let start = |len: usize, size: usize| match len.checked_sub(size) {
         Some(room) => (room as f64 / 2.0).round_ties_even() as i64,

@@ -1,7 +1,8 @@
 //! Data augmentation on the device that the images live on, one mini-batch at a time.
 //!
-//! An [`Augment`] is a pipeline of the operations that users of torchvision know. It treats every row by itself, with random
-//! parameters of its own, but all rows of a mini-batch in the same few kernels:
+//! An [`Augment`] is a pipeline of the operations that users of torchvision know. It treats every
+//! row by itself, with random parameters of its own, but all rows of a mini-batch in the same few
+//! kernels:
 //!
 //! ```
 //! use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -19,17 +20,22 @@
 //! # Ok::<(), burn_rehearsal_vision::augment::AugmentError>(())
 //! ```
 //!
-//! **Where to call it.** On mini-batches that already hold the representatives, so that a stored sample looks different each time it is replayed
-//! and the buffer keeps the original: around the training loader ([`AugmentLoader`](burn_rehearsal_train::augmentation::AugmentLoader); what [`experiment`](burn_rehearsal_train::experiment) does), or at the
-//! start of a `TrainStep`. In a batcher it works as well, but then the buffer stores augmented samples. For evaluation, make a second pipeline of
-//! [`resize`](Augment::resize), [`center_crop`](Augment::center_crop) and [`normalize`](Augment::normalize), which draw nothing.
+//! **Where to call it.** On mini-batches that already hold the representatives, so that a stored
+//! sample looks different each time it is replayed and the buffer keeps the original: around the
+//! training loader ([`AugmentLoader`](burn_rehearsal_train::augmentation::AugmentLoader); what
+//! [`experiment`](burn_rehearsal_train::experiment) does), or at the start of a `TrainStep`. In a
+//! batcher it works as well, but then the buffer stores augmented samples. For evaluation, make a
+//! second pipeline of [`resize`](Augment::resize), [`center_crop`](Augment::center_crop) and
+//! [`normalize`](Augment::normalize), which draw nothing.
 //!
-//! **Randomness.** What happens to a row depends on (seed, step, rank, row) and the row's own content, not on the size of the mini-batch, other
-//! rows or Burn's generator, which is global to the process. Parameters are drawn on the host, from the project's [counter-based
-//! generator](burn_rehearsal::random), and uploaded as small tables. The one thing that is drawn for a whole step is the order of the parts of
-//! the colour jitter.
+//! **Randomness.** The augmentation of a row depends on (seed, step, rank, row) and the content of
+//! the row. It does not depend on the size of the mini-batch, other rows, or Burn's generator,
+//! which is global to the process. Parameters are drawn on the host, from the project's
+//! [counter-based generator](burn_rehearsal::random), and uploaded as small tables. Only the order
+//! of the parts of the colour jitter is drawn once per step.
 //!
-//! **Adjacent crops, flips and resizes** are combined on the host and sample the images once. What lies outside an image is 0; pixels must be finite.
+//! **Adjacent crops, flips and resizes** are combined on the host and sample the images once.
+//! Pixels outside an image are 0; pixels must be finite.
 
 mod axis;
 mod color;
@@ -51,9 +57,11 @@ use burn::tensor::{Int, Tensor};
 use burn_rehearsal::random::{Purpose, Stream};
 use std::fmt;
 
-/// The share of an image's area that a [random resized crop](Augment::random_resized_crop) usually shows.
+/// The share of an image's area that a [random resized crop](Augment::random_resized_crop) usually
+/// shows.
 pub const RESIZED_CROP_SCALE: [f64; 2] = [0.08, 1.0];
-/// The ratio of width to height that a [random resized crop](Augment::random_resized_crop) usually has.
+/// The ratio of width to height that a [random resized crop](Augment::random_resized_crop) usually
+/// has.
 pub const RESIZED_CROP_RATIO: [f64; 2] = [3.0 / 4.0, 4.0 / 3.0];
 /// The share of an image's area that is usually [erased](Augment::random_erasing).
 pub const ERASING_SCALE: [f64; 2] = [0.02, 0.33];
@@ -76,7 +84,8 @@ impl ChannelStatistics {
     pub const CIFAR10: Self = Self { mean: [0.4914, 0.4822, 0.4465], std: [0.2470, 0.2435, 0.2615] };
 }
 
-/// The size of an image in pixels; a single number is the side of a square, a pair is `[height, width]`.
+/// The size of an image in pixels; a single number is the side of a square, a pair is
+/// `[height, width]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {
     /// Lines.
@@ -112,7 +121,8 @@ impl fmt::Display for Size {
 
 /// A pipeline of operations on mini-batches of images, in the order in which they were added.
 ///
-/// Adding an operation checks nothing; [`output_shape`](Self::output_shape) checks all of them, and so does every application.
+/// Adding an operation checks nothing; [`output_shape`](Self::output_shape) checks all of them, and
+/// so does every application.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Augment {
     seed: u64,
@@ -133,17 +143,19 @@ impl Augment {
         Self { seed, operations: Vec::new() }
     }
 
-    /// Cuts a rectangle of `size` out of the image with `padding` zeros on each side, each place equally likely: `RandomCrop(size, padding)`.
+    /// Cuts a rectangle of `size` out of the image with `padding` zeros on each side, each place
+    /// equally likely: `RandomCrop(size, padding)`.
     pub fn random_crop(self, size: impl Into<Size>, padding: usize) -> Self {
         self.geometry(Geometry::RandomCrop { size: size.into(), padding })
     }
 
-    /// Cuts out a rectangle with a share `scale` of the area (uniform) and a `ratio` of width to height (uniform in its logarithm), and scales it
-    /// to `size`: `RandomResizedCrop(size, scale, ratio, antialias=False)`. torchvision's defaults are [`RESIZED_CROP_SCALE`] and
-    /// [`RESIZED_CROP_RATIO`].
+    /// Cuts out a rectangle with a share `scale` of the area (uniform) and a `ratio` of width to
+    /// height (uniform in its logarithm), and scales it to `size`:
+    /// `RandomResizedCrop(size, scale, ratio, antialias=False)`. torchvision's defaults are
+    /// [`RESIZED_CROP_SCALE`] and [`RESIZED_CROP_RATIO`].
     ///
-    /// Bilinear with `align_corners=False`. After ten rectangles that do not fit in the image, it is the largest one in the middle with an
-    /// allowed ratio.
+    /// Bilinear with `align_corners=False`. After ten rectangles that do not fit in the image, it
+    /// is the largest one in the middle with an allowed ratio.
     pub fn random_resized_crop(self, size: impl Into<Size>, scale: [f64; 2], ratio: [f64; 2]) -> Self {
         self.geometry(Geometry::ResizedCrop { size: size.into(), scale, ratio })
     }
@@ -163,7 +175,8 @@ impl Augment {
         self.geometry(Geometry::Resize { size: size.into() })
     }
 
-    /// Changes brightness, contrast, saturation and hue of images with values 0..=1, in an order that is drawn for each step.
+    /// Changes brightness, contrast, saturation and hue of images with values 0..=1, in an order
+    /// that is drawn for each step.
     pub fn color_jitter(self, jitter: ColorJitter) -> Self {
         self.with(Operation::Jitter(jitter))
     }
@@ -173,8 +186,9 @@ impl Augment {
         self.with(Operation::Normalize(Normalize { mean: mean.to_vec(), std: std.to_vec() }))
     }
 
-    /// With `probability`, sets all channels of a random rectangle to `value`; its area is a share `scale` of the image's (uniform), its ratio of
-    /// height to width is in `ratio` (uniform in its logarithm). torchvision's defaults are [`ERASING_SCALE`] and [`ERASING_RATIO`].
+    /// With `probability`, sets all channels of a random rectangle to `value`; its area is a share
+    /// `scale` of the image's (uniform), its ratio of height to width is in `ratio` (uniform in its
+    /// logarithm). torchvision's defaults are [`ERASING_SCALE`] and [`ERASING_RATIO`].
     pub fn random_erasing(self, probability: f64, scale: [f64; 2], ratio: [f64; 2], value: f32) -> Self {
         self.with(Operation::Erase(Erase { probability, scale, ratio, value }))
     }
@@ -218,8 +232,9 @@ impl Augment {
         self.apply(images.float() / 255.0, step, rank)
     }
 
-    /// Augments the images that `rank` trains on in `step`: `[rows, channels, height, width]` → `[rows, …]` as
-    /// [`output_shape`](Self::output_shape) says, on the same device and of the same type.
+    /// Augments the images that `rank` trains on in `step`: `[rows, channels, height, width]` →
+    /// `[rows, …]` as [`output_shape`](Self::output_shape) says, on the same device and of the same
+    /// type.
     ///
     /// # Errors
     ///

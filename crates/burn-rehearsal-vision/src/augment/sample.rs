@@ -1,19 +1,24 @@
 //! The tables of [`Axes`] applied to images on their device.
 //!
-//! Vertically, whole lines are selected; horizontally, the same columns are gathered in every line of a sample: two kernels for a crop, four and their
-//! weights for a bilinear one, whatever the number of rows. Selecting and gathering are exact on every device. One matrix per sample and axis would
-//! do the same with batched multiplications, but such matrices are almost empty, and GPUs may round the factors of `f32` products to TF32.
+//! Vertically, whole lines are selected; horizontally, the same columns are gathered in every line
+//! of a sample: two kernels for a crop, four and their weights for a bilinear one, whatever the
+//! number of rows. Selecting and gathering are exact on every device. One matrix per sample and
+//! axis would do the same with batched multiplications, but such matrices are almost empty, and
+//! GPUs may round the factors of `f32` products to TF32.
 //!
-//! Measured on the CPU (flex, two busy cores, best of 12), µs per image of 3×32² / 3×224² without weights: line select 0.4 / 30, column gather
-//! 5 / 500; matrices 12 / 6,800; gather in four dimensions 38 / 4,600; `grid_sample_2d` (nearest) 49 / 4,900. What is fast in flex is the gather in
-//! two dimensions.
+//! Measured on the CPU (flex, two busy cores, best of 12), µs per image of 3×32² / 3×224² without
+//! weights: line select 0.4 / 30, column gather 5 / 500; matrices 12 / 6,800; gather in four
+//! dimensions 38 / 4,600; `grid_sample_2d` (nearest) 49 / 4,900. Fast in flex is the gather
+//! in two dimensions.
 
 use super::axis::{Axes, Axis, Tap};
 use burn::tensor::{Int, Tensor, TensorData};
 
-/// `[rows, channels, height, width]` → `[rows, channels, vertical, horizontal]`; there is at least one row and one table for each.
+/// `[rows, channels, height, width]` → `[rows, channels, vertical, horizontal]`; there is at least
+/// one row and one table for each.
 pub(super) fn sample(images: Tensor<4>, axes: &Axes) -> Tensor<4> {
-    // Vertically first: it is cheaper, and there are fewer lines to gather in when a large image becomes small.
+    // Vertically first: it is cheaper, and there are fewer lines to gather in when a large image
+    // becomes small.
     horizontally(vertically(images, &axes.vertical), &axes.horizontal)
 }
 
@@ -56,7 +61,8 @@ fn horizontally(images: Tensor<4>, axes: &[Axis]) -> Tensor<4> {
     })
 }
 
-/// The sum of the near and, if there are any, the far contributions, as `contribution` computes them from each sample's taps.
+/// The sum of the near and, if there are any, the far contributions, as `contribution` computes
+/// them from each sample's taps.
 fn mix(axes: &[Axis], contribution: impl Fn(&[&[Tap]]) -> Tensor<4>) -> Tensor<4> {
     let near: Vec<&[Tap]> = axes.iter().map(|axis| axis.near.as_slice()).collect();
     let far: Vec<&[Tap]> = axes.iter().filter_map(|axis| axis.far.as_deref()).collect();

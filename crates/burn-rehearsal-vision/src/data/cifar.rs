@@ -1,7 +1,8 @@
-//! CIFAR-10 and CIFAR-100 in their binary version (A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009).
+//! CIFAR-10 and CIFAR-100 in their binary version (A. Krizhevsky, "Learning Multiple Layers of
+//! Features from Tiny Images", 2009).
 //!
-//! A file is a sequence of records: a byte for the class (CIFAR-100: for the superclass, then for the class), then 1,024 bytes each for red, green
-//! and blue, line by line.
+//! A file is a sequence of records: a byte for the class (CIFAR-100: for the superclass, then for
+//! the class), then 1,024 bytes each for red, green and blue, line by line.
 
 use super::files::read_maybe_gz;
 use super::raw::RawDataset;
@@ -55,8 +56,8 @@ impl Cifar {
     }
 }
 
-/// The files `data_batch_1.bin` … `data_batch_5.bin` and `test_batch.bin` (CIFAR-100: `train.bin` and `test.bin`) in a folder, each maybe with
-/// `.gz` behind its name. All of it is kept in memory.
+/// The files `data_batch_1.bin` … `data_batch_5.bin` and `test_batch.bin` (CIFAR-100: `train.bin`
+/// and `test.bin`) in a folder, each maybe with `.gz` behind its name. All of it is kept in memory.
 ///
 /// # Errors
 ///

@@ -3,11 +3,12 @@
 use super::DataError;
 use burn::data::dataset::DatasetError;
 use burn_rehearsal::SkipSample;
+use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-/// What happens to an image that cannot be decoded.
+/// How to handle an image that cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnDamaged {
     /// The run ends with its path.
@@ -26,15 +27,15 @@ pub struct Damaged {
 impl Damaged {
     /// Their paths, in alphabetical order.
     pub fn paths(&self) -> Vec<PathBuf> {
-        self.paths.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        self.paths.lock().iter().cloned().collect()
     }
 
-    /// The error of a data set's `get`: it ends the run, or asks the loader to leave the sample out. A file that cannot be read at all always
-    /// ends the run: the disk may be gone.
+    /// The error of a data set's `get`: it ends the run, or asks the loader to leave the sample
+    /// out. A file that cannot be read at all always ends the run: the disk may be gone.
     pub(super) fn error(&self, error: DataError, on_damaged: OnDamaged) -> DatasetError {
         match (&error, on_damaged) {
             (DataError::Image { path, .. }, OnDamaged::Skip) => {
-                if self.paths.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone()) {
+                if self.paths.lock().insert(path.clone()) {
                     tracing::warn!("left out: {error}");
                 }
                 DatasetError::new(SkipSample)

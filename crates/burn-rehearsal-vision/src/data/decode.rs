@@ -1,7 +1,8 @@
 //! From the bytes of a JPEG or PNG file to a row of pixels.
 //!
-//! What a file is is seen from its first bytes, not from its name. Grey, CMYK and YCCK images, and PNG of any depth, become red, green and blue; an
-//! image with alpha loses it; the orientation in EXIF is not followed, as the usual loaders of ImageNet do not.
+//! The format is recognised by the first bytes of the file, not by its name. Grey, CMYK and YCCK
+//! images, and PNG of any depth, are converted to red, green and blue. An alpha channel is dropped.
+//! The orientation in EXIF is ignored, as in the usual loaders of ImageNet.
 //!
 //! A JPEG is decoded strictly: one that ends too early is damaged, not grey from there on, even if
 //! an end marker was put behind it. An image whose data are too few for its size is damaged before
@@ -26,10 +27,10 @@ use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
 /// The longest side of a JPEG.
-const LONGEST_SIDE: usize = 65_535;
+const MAX_SIDE: usize = 65_535;
 
-/// The library that decodes JPEG files: `zune-jpeg`, or `libjpeg-turbo` with the feature `turbojpeg`. Their pixels differ a little, and so do the bits of
-/// what is learned from them.
+/// The library that decodes JPEG files: `zune-jpeg`, or `libjpeg-turbo` with the feature
+/// `turbojpeg`. Their pixels differ a little, and so do the bits of what is learned from them.
 pub const JPEG_DECODER: &str = if cfg!(feature = "turbojpeg") { "libjpeg-turbo" } else { "zune-jpeg" };
 
 /// How an image that is no square becomes one.
@@ -38,7 +39,8 @@ pub enum Fit {
     /// Both sides are scaled to the same length.
     #[default]
     Stretch,
-    /// The shorter side is scaled; what is too much of the longer one is cut off at both ends: `Resize(side)` and `CenterCrop(side)`.
+    /// The shorter side is scaled; what is too much of the longer one is cut off at both ends:
+    /// `Resize(side)` and `CenterCrop(side)`.
     Crop,
 }
 
@@ -94,7 +96,7 @@ impl Decoder {
     ///
     /// # Errors
     ///
-    /// What is wrong with it, in the decoder's words.
+    /// The message of the decoder.
     pub fn decode(&mut self, bytes: &[u8], side: usize, fit: Fit) -> Result<Pixels, String> {
         let (width, height) = match bytes {
             [0xff, 0xd8, ..] => self.jpeg(bytes, side)?,
@@ -142,8 +144,8 @@ impl Decoder {
         }
         let options = DecoderOptions::default()
             .set_strict_mode(true)
-            .set_max_width(LONGEST_SIDE)
-            .set_max_height(LONGEST_SIDE)
+            .set_max_width(MAX_SIDE)
+            .set_max_height(MAX_SIDE)
             .jpeg_set_out_colorspace(ColorSpace::RGB);
         let mut decoder = JpegDecoder::new_with_options(ZCursor::new(self.guarded.as_slice()), options);
         // Some of the library's messages end a line.

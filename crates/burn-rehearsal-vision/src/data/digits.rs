@@ -19,8 +19,8 @@ const TEST_EVERY: usize = 5;
 
 pub(super) const KIND: Kind = Kind { name: NAME, layout: None, usual_side: |_| SIDE, open: |_, options| open_digits(options.side) };
 
-/// The 1,797 digits of 8 × 8 pixels of E. Alpaydin and C. Kaynak (1998), scaled to `side` × `side` pixels
-/// (bilinear interpolation); four fifths of each class are for training.
+/// The 1,797 digits of 8 × 8 pixels of E. Alpaydin and C. Kaynak (1998), scaled to `side` × `side`
+/// pixels (bilinear interpolation); four fifths of each class are for training.
 ///
 /// # Errors
 ///
@@ -60,7 +60,8 @@ pub fn open_digits(side: usize) -> Result<ImageData, DataError> {
     })
 }
 
-/// Grey levels 0..=16 of 8×8 pixels to bytes of `side` × `side` pixels; pixel centres are aligned as image libraries do.
+/// Grey levels 0..=16 of 8×8 pixels to bytes of `side` × `side` pixels; pixel centres are aligned
+/// as image libraries do.
 fn scale(levels: &[u8], side: usize) -> Vec<u8> {
     let along = |pixel: usize| {
         let position = ((pixel as f32 + 0.5) * SIDE as f32 / side as f32 - 0.5).clamp(0.0, (SIDE - 1) as f32);

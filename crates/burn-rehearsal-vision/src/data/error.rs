@@ -1,4 +1,4 @@
-//! What can be wrong with data on disk.
+//! Errors of data on disk.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ pub enum DataError {
         action: &'static str,
         /// With what.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// An image that cannot be decoded.
@@ -29,7 +29,7 @@ pub enum DataError {
     Unusable {
         /// Where.
         path: PathBuf,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
 }

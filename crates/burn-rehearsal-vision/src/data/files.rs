@@ -6,8 +6,8 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
-/// The most bytes that a file is unpacked to: several times what any of the published ones has.
-const MOST_UNPACKED: u64 = 4 << 30;
+/// Maximum size in bytes of an unpacked file: several times that of any published one.
+const MAX_UNPACKED: u64 = 4 << 30;
 
 /// The entries of a folder in alphabetical order.
 pub(super) fn entries(directory: &Path) -> Result<Vec<PathBuf>, DataError> {
@@ -19,10 +19,11 @@ pub(super) fn entries(directory: &Path) -> Result<Vec<PathBuf>, DataError> {
     read().map_err(DataError::io("read the folder", directory))
 }
 
-/// The names of the folders in a folder, in alphabetical order; hidden ones (`.ipynb_checkpoints`) are no classes.
+/// The names of the folders in a folder, in alphabetical order; hidden ones (`.ipynb_checkpoints`)
+/// are no classes.
 pub(super) fn subfolders(directory: &Path) -> Result<Vec<String>, DataError> {
     let folders = entries(directory)?.into_iter().filter(|path| path.is_dir() && !is_hidden(path));
-    // A class that is left out because nobody can read its name would not be missed.
+    // A class with an unreadable name must not be left out silently.
     folders.map(|path| name(&path).ok_or_else(|| DataError::unusable(&path, "the folder's name is not in UTF-8"))).collect()
 }
 
@@ -51,13 +52,13 @@ pub(super) fn read_maybe_gz(directory: &Path, file: &str) -> Result<(PathBuf, Ve
     let open = File::open(&path).map_err(DataError::io("read", &path))?;
     let unpacks = path.extension().is_some_and(|extension| extension == "gz");
     let read = if unpacks {
-        MultiGzDecoder::new(BufReader::new(open)).take(MOST_UNPACKED + 1).read_to_end(&mut bytes)
+        MultiGzDecoder::new(BufReader::new(open)).take(MAX_UNPACKED + 1).read_to_end(&mut bytes)
     } else {
         BufReader::new(open).read_to_end(&mut bytes)
     };
     read.map_err(DataError::io("read", &path))?;
-    if unpacks && bytes.len() as u64 > MOST_UNPACKED {
-        return Err(DataError::unusable(&path, format!("it has more than {MOST_UNPACKED} bytes when it is unpacked")));
+    if unpacks && bytes.len() as u64 > MAX_UNPACKED {
+        return Err(DataError::unusable(&path, format!("it has more than {MAX_UNPACKED} bytes when it is unpacked")));
     }
     Ok((path, bytes))
 }

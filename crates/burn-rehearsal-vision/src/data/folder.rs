@@ -41,7 +41,8 @@ pub(super) const KIND: Kind = Kind {
 pub(super) const TINY_IMAGENET: Kind =
     Kind { name: "tiny-imagenet", layout: Some("the files as distributed"), usual_side: |_| 64, open: open_tiny_imagenet };
 
-/// The images in `train/CLASS/*` and `test/CLASS/*` (or `val/CLASS/*`); classes are the subfolders of `train` in alphabetical order.
+/// The images in `train/CLASS/*` and `test/CLASS/*` (or `val/CLASS/*`); classes are the subfolders
+/// of `train` in alphabetical order.
 ///
 /// # Errors
 ///
@@ -66,7 +67,8 @@ pub fn open_folder(directory: &Path, options: &ImageOptions) -> Result<ImageData
     data("folder", list(&train)?, list(&test)?, &classes, options)
 }
 
-/// Tiny-ImageNet as it is distributed: `train/CLASS/images/*`, and `val/images/*` with the classes in `val/val_annotations.txt`.
+/// Tiny-ImageNet as it is distributed: `train/CLASS/images/*`, and `val/images/*` with the classes
+/// in `val/val_annotations.txt`.
 ///
 /// # Errors
 ///

@@ -1,6 +1,8 @@
-//! MNIST and Fashion-MNIST in the format IDX (Y. LeCun, C. Cortes and C. Burges, "The MNIST database of handwritten digits").
+//! MNIST and Fashion-MNIST in the format IDX (Y. LeCun, C. Cortes and C. Burges, "The MNIST
+//! database of handwritten digits").
 //!
-//! A file starts with 0, 0, the type of its values (8: bytes) and the number of its dimensions, then the dimensions as big-endian `u32`.
+//! A file starts with 0, 0, the type of its values (8: bytes) and the number of its dimensions,
+//! then the dimensions as big-endian `u32`.
 
 use super::files::read_maybe_gz;
 use super::raw::RawDataset;
@@ -16,8 +18,9 @@ pub(super) const MNIST: Kind = Kind {
     open: |directory, options| open_idx(directory, options.side),
 };
 
-/// The files `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte` and `t10k-labels-idx1-ubyte` in a folder, each
-/// maybe with `.gz` behind its name. There are as many classes as the largest label says. All of it is kept in memory.
+/// The files `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte` and
+/// `t10k-labels-idx1-ubyte` in a folder, each maybe with `.gz` behind its name. There are as many
+/// classes as the largest label says. All of it is kept in memory.
 ///
 /// # Errors
 ///
@@ -60,7 +63,8 @@ fn part(directory: &Path, name: &str, side: usize) -> Result<RawDataset, DataErr
     Ok(RawDataset::new(samples.collect(), ImageShape { channels: 1, height, width }, side, path))
 }
 
-/// The dimensions of an IDX file of bytes, and where its values begin; there are as many values as the dimensions say.
+/// The dimensions of an IDX file of bytes, and where its values begin; there are as many values as
+/// the dimensions say.
 fn dimensions<const D: usize>(path: &Path, bytes: &[u8]) -> Result<([usize; D], usize), DataError> {
     let wrong = |reason: String| DataError::unusable(path, reason);
     let begin = 4 + 4 * D;

@@ -1,8 +1,8 @@
 //! The structure of a JPEG, read before a decoder sees it.
 //!
 //! Decoders repair what is cut: where the entropy-coded data of a scan end before its blocks do,
-//! they go on with zeros. A [`Survey`] finds most cuts without decoding anything: of a file that was
-//! cut before its last scan, a part of the image is in no scan. It prepares a copy in which no
+//! they go on with zeros. A [`Survey`] finds most cuts without decoding anything: of a file that
+//! was cut before its last scan, a part of the image is in no scan. It prepares a copy in which no
 //! decoder can miss the others: ones follow the data of the last scan. No Huffman code consists of
 //! ones only (ITU-T T.81, annex C), so that a decoder that reads past the end of the data fails,
 //! and one that does not never sees them.
@@ -21,7 +21,7 @@ const COEFFICIENTS: usize = 64;
 const BLOCK: usize = 8;
 /// The most components that a scan can have, and that any decoder here takes.
 const MAX_COMPONENTS: usize = 4;
-/// The bits of a coefficient that no scan has told yet.
+/// Marks a coefficient that no scan has coded yet.
 const UNKNOWN: u8 = u8::MAX;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -46,7 +46,7 @@ struct Component {
     missing: [u8; COEFFICIENTS],
 }
 
-/// What a JPEG says about itself.
+/// The structure that a JPEG declares.
 #[derive(Debug, Default)]
 pub(super) struct Survey {
     pub(super) width: usize,
@@ -54,10 +54,10 @@ pub(super) struct Survey {
     coding: Coding,
     components: Vec<Component>,
     scans: usize,
-    /// Where the entropy-coded data of the last scan end, and how many bytes of ones no decoder
-    /// reads through behind them.
+    /// The end of the entropy-coded data of the last scan, and the number of bytes of ones behind
+    /// it that no decoder reads through.
     guard: (usize, usize),
-    /// Where the file ends: behind its first end marker.
+    /// The end of the file: behind its first end marker.
     end: usize,
 }
 
@@ -215,8 +215,8 @@ impl Survey {
                 .all(|component| [1, h_max].contains(&component.horizontal) && [1, v_max].contains(&component.vertical))
     }
 
-    /// The image up to its end marker, with ones behind the data of its last scan. `bytes` are those
-    /// that were surveyed.
+    /// The image up to its end marker, with ones behind the data of its last scan. `bytes` are
+    /// those that were surveyed.
     pub(super) fn guarded(&self, bytes: &[u8], copy: &mut Vec<u8>) {
         let (data, rest) = bytes[..self.end].split_at(self.guard.0);
         copy.clear();
@@ -230,7 +230,7 @@ impl Survey {
 
 /// The data of a scan.
 struct EntropyCoded {
-    /// Where they end in the file.
+    /// Their end in the file.
     end: usize,
     /// Bytes, without those that are stuffed and without markers.
     bytes: usize,

@@ -2,12 +2,15 @@
 //!
 //! * [`DataSource`]: any of the following by its name.
 //! * [`open_digits`]: a small data set that is part of the crate.
-//! * [`open_folder`], [`open_tiny_imagenet`]: JPEG and PNG files, one folder per class, decoded when they are asked for.
-//! * [`open_cifar`], [`open_idx`]: CIFAR-10, CIFAR-100, MNIST and Fashion-MNIST in the files in which they are published.
+//! * [`open_folder`], [`open_tiny_imagenet`]: JPEG and PNG files, one folder per class, decoded
+//!   when they are asked for.
+//! * [`open_cifar`], [`open_idx`]: CIFAR-10, CIFAR-100, MNIST and Fashion-MNIST in the files in
+//!   which they are published.
 //! * [`pack()`] writes any of them once into memory-mapped shards, and [`open_pack`] reads those.
 //!
-//! All give the same thing, [`ImageData`]: two data sets of [`Image`]s of one shape, whose pixels are bytes, channels first. Decoding happens in
-//! `get`, that is in the loader's threads. Its rows and its working memory are used again and again by the thread that made them, and packed pixels
+//! All give the same thing, [`ImageData`]: two data sets of [`Image`]s of one shape, whose pixels
+//! are bytes, channels first. Decoding happens in `get`, that is in the loader's threads. Its rows
+//! and its working memory are used again and again by the thread that made them, and packed pixels
 //! are not copied before they are part of a mini-batch.
 //!
 //! A run resumes only on the data that it began with. Its [fingerprint](ImageData::fingerprint)
@@ -22,8 +25,9 @@
 //! The names of classes, their order, the size of images and [`Fit`] belong to it; the times of
 //! files do not.
 //!
-//! An image that cannot be decoded is an error with its path, or, with [`OnDamaged::Skip`], left out of its mini-batch
-//! ([`SkipSample`](burn_rehearsal::SkipSample)), noted once in the log and counted in [`ImageData::damaged`].
+//! An image that cannot be decoded is an error with its path, or, with [`OnDamaged::Skip`], left
+//! out of its mini-batch ([`SkipSample`](burn_rehearsal::SkipSample)), noted once in the log and
+//! counted in [`ImageData::damaged`].
 
 mod cifar;
 mod damaged;
@@ -114,7 +118,7 @@ pub struct ImageOptions {
     pub side: usize,
     /// How an image that is no square becomes one.
     pub fit: Fit,
-    /// What happens to an image that cannot be decoded.
+    /// How to handle an image that cannot be decoded.
     pub on_damaged: OnDamaged,
 }
 
@@ -132,8 +136,8 @@ pub struct ImageData {
     pub classes: usize,
     /// The shape of every image.
     pub shape: ImageShape,
-    /// Which data it is, wherever it lies; see [`fingerprint`](burn_rehearsal_train::fingerprint) and, for what is
-    /// compared, the module's documentation.
+    /// Which data it is, wherever it lies; see [`fingerprint`](burn_rehearsal_train::fingerprint)
+    /// and, for what is compared, the module's documentation.
     pub fingerprint: Fingerprint,
     /// The images that were left out so far, by this process.
     pub damaged: Damaged,

@@ -1,4 +1,5 @@
-//! Writing a data set once into a few large files, so that training does not wait for a million small ones, nor, with pixels, for a decoder.
+//! Writing a data set once into a few large files, so that training does not wait for a million
+//! small ones, nor, with pixels, for a decoder.
 //!
 //! ```text
 //! pack.json              what was packed, how, and into how many shards; written first
@@ -7,9 +8,9 @@
 //! …                      test-00000.bin, test-00000.json, …
 //! ```
 //!
-//! Packing again into the same folder goes on where it was interrupted: a shard that is complete and has its digest is kept, any other is written anew.
-//! One process packs into a folder at a time. At the end, all that was written is read back and
-//! compared with its digest.
+//! Packing again into the same folder resumes an interrupted attempt: a complete shard that matches
+//! its digest is kept, any other is written again. One process packs into a folder at a time. At
+//! the end, all that was written is read back and compared with its digest.
 
 use super::files::{entries, name};
 use super::{DataError, Fit, ImageData, ImageOptions, OnDamaged};
@@ -29,12 +30,12 @@ pub(super) const VERSION: u32 = 1;
 pub(super) const MANIFEST: &str = "pack.json";
 /// The parts of a data set, in the names of shards.
 pub(super) const PARTS: [&str; 2] = ["train", "test"];
-/// About how many bytes a shard has.
+/// Approximate size of a shard in bytes.
 const SHARD_BYTES: usize = 64 << 20;
-/// How large an original file is taken to be when samples are spread over shards.
+/// Assumed size in bytes of an original file when samples are spread over shards.
 const TYPICAL_FILE: usize = 64 << 10;
 
-/// What is kept of each image.
+/// The stored form of each image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
@@ -47,7 +48,7 @@ pub enum Format {
 /// How a data set is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PackOptions {
-    /// What is kept of each image.
+    /// The stored form of each image.
     pub format: Format,
     /// How images become rows; for [`Format::Original`] it only says which images are damaged.
     pub images: ImageOptions,
@@ -68,7 +69,7 @@ pub struct PackReport {
     pub damaged: Vec<PathBuf>,
 }
 
-/// What is in `pack.json`. A pack of anything else has another one.
+/// The contents of `pack.json`. They differ between packs of different data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Manifest {
     pub(super) version: u32,
@@ -86,12 +87,12 @@ pub(super) struct Manifest {
     pub(super) source: String,
 }
 
-/// What is in a shard's `.json`.
+/// The contents of a shard's `.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ShardIndex {
     /// BLAKE3 of the `.bin`, in hexadecimal.
     pub(super) blake3: String,
-    /// Where each sample begins in the `.bin`, and its length at the end.
+    /// The offset of each sample in the `.bin`, and at the end the length of the `.bin`.
     pub(super) offsets: Vec<u64>,
     /// The class of each sample.
     pub(super) classes: Vec<u32>,
@@ -119,7 +120,8 @@ pub(super) fn shard_path(directory: &Path, part: usize, shard: usize) -> PathBuf
     directory.join(format!("{}-{shard:05}.bin", PARTS[part]))
 }
 
-/// Packs `data` into the folder `out`, on all threads of Rayon's pool; `progress` hears of every finished or kept shard's samples.
+/// Packs `data` into the folder `out`, on all threads of Rayon's pool; `progress` hears of every
+/// finished or kept shard's samples.
 ///
 /// # Errors
 ///
@@ -133,7 +135,7 @@ pub fn pack(data: &ImageData, options: &PackOptions, out: &Path, progress: &(dyn
     let lock = match DirectoryLock::acquire(out) {
         Ok(Some(lock)) => Some(lock),
         Ok(None) => return Err(DataError::unusable(out, "another process is packing into it")),
-        // A pack that nobody can write can still be compared with its digests.
+        // A read-only pack can still be compared with its digests.
         Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) && path.exists() => None,
         Err(error) => return Err(DataError::io("write to the folder", out)(error)),
     };
@@ -180,7 +182,8 @@ pub fn pack(data: &ImageData, options: &PackOptions, out: &Path, progress: &(dyn
     Ok(report)
 }
 
-/// The length of every file and when it was written, in nanoseconds since 1970: one that was replaced or repaired is another one.
+/// The length of every file and when it was written, in nanoseconds since 1970: one that was
+/// replaced or repaired is another one.
 fn stamps(data: &ImageData) -> Result<[Vec<(u64, u128)>; 2], DataError> {
     let stamp = |file: &PathBuf| {
         let data = std::fs::metadata(file).map_err(DataError::io("look at", file))?;
@@ -318,7 +321,7 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<(), DataError> {
     write_atomically(path, &text).map_err(DataError::io("write", path))
 }
 
-/// Removes the temporary files that a killed process left, while nobody else writes any.
+/// Removes the temporary files of a killed process. The folder must be locked.
 fn remove_remains(out: &Path) -> Result<(), DataError> {
     let is_ours = |name: &str| name.starts_with('.') && name.ends_with(".tmp") && (name.contains(".bin.") || name.contains(".json."));
     let remains = entries(out)?.into_iter().filter(|path| name(path).is_some_and(|name| is_ours(&name)));

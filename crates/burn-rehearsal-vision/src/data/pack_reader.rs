@@ -1,4 +1,5 @@
-//! Reading what [`pack`](super::pack()) wrote: shards mapped into memory, so that the system reads ahead and keeps what fits.
+//! Reading what [`pack`](super::pack()) wrote: shards mapped into memory, so that the system reads
+//! ahead and keeps what fits.
 
 #![allow(unsafe_code)]
 
@@ -41,13 +42,15 @@ pub(super) const KIND: Kind = Kind {
     open: open_pack,
 };
 
-/// The pack in a folder. Where it has pixels, they must have the size that `options` ask for.
+/// The pack in a folder. A pack of pixels must have the size that `options` require.
 ///
-/// Files are not to be changed while they are read; digests are compared when the same data is packed again, not here.
+/// Files are not to be changed while they are read; digests are compared when the same data is
+/// packed again, not here.
 ///
 /// # Errors
 ///
-/// [`DataError`] naming the file and what is wrong with it: an unfinished pack, a shard that is too short.
+/// [`DataError`] naming the file and what is wrong with it: an unfinished pack, a shard that is too
+/// short.
 pub fn open_pack(directory: &Path, options: &ImageOptions) -> Result<ImageData, DataError> {
     let path = directory.join(MANIFEST);
     let manifest: Manifest = read_json(&path)?;
@@ -145,8 +148,9 @@ impl Shard {
         if let Some(class) = index.classes.iter().find(|&&class| class as usize >= manifest.classes) {
             return Err(wrong(format!("a sample has the class {class}, but there are {}", manifest.classes)));
         }
-        // SAFETY: the map is only read, and what is read are bytes, of which every value is valid. That nobody shortens the file meanwhile is what the
-        // documentation of `open_pack` asks for; as with any mapped file, doing so ends the process.
+        // SAFETY: the map is only read, and what is read are bytes, of which every value is valid.
+        // The documentation of `open_pack` requires that the file is not shortened meanwhile; as
+        // with any mapped file, that would end the process.
         let bytes = unsafe { Mmap::map(&file) }.map_err(DataError::io("map into memory", &path))?;
         Ok(Self { path, blake3: index.blake3, bytes: SharedBytes::new(bytes), offsets: index.offsets, classes: index.classes })
     }

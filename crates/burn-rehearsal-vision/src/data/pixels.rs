@@ -18,8 +18,8 @@ const COUNTS: usize = 16;
 
 /// Bytes that many samples share: a file in memory or a mapped one.
 ///
-/// Every thread has a reference count of its own. A single count would move from core to core with each image,
-/// which takes longer than copying a small image.
+/// Every thread has a reference count of its own. A single count would move from core to core with
+/// each image, which takes longer than copying a small image.
 #[derive(Clone)]
 pub struct SharedBytes(Arc<[Arc<Counted>; COUNTS]>);
 
@@ -71,7 +71,8 @@ enum Storage {
 }
 
 impl Pixels {
-    /// `len` pixels that `write` writes, in memory that was another row of this thread before, if it has one to spare: `write` finds anything in it.
+    /// `len` pixels that `write` writes, in memory that was another row of this thread before, if
+    /// it has one to spare: `write` finds anything in it.
     ///
     /// # Errors
     ///

@@ -12,7 +12,8 @@ use std::path::PathBuf;
 /// Pixels that are put in order together.
 const GROUP: usize = 16;
 
-/// Scales images one after the other, in working memory that it keeps: bilinear, with antialiasing where an image becomes smaller.
+/// Scales images one after the other, in working memory that it keeps: bilinear, with antialiasing
+/// where an image becomes smaller.
 #[derive(Default)]
 pub(super) struct Scaler {
     resizer: Resizer,
@@ -26,7 +27,8 @@ impl std::fmt::Debug for Scaler {
 }
 
 impl Scaler {
-    /// Scales `source`, pixel by pixel, to `side` × `side` pixels; where it has that size, it is what comes out.
+    /// Scales `source`, pixel by pixel, to `side` × `side` pixels; where it has that size, it is
+    /// what comes out.
     pub(super) fn scale<'a>(&'a mut self, source: &'a [u8], shape: ImageShape, side: usize, fit: Fit) -> Result<&'a [u8], String> {
         let ImageShape { channels, height, width } = shape;
         if (width, height) == (side, side) {
@@ -51,7 +53,8 @@ impl Scaler {
 pub(super) fn planes(pixels: &[u8], row: &mut [u8]) {
     let (red, rest) = row.split_at_mut(pixels.len() / 3);
     let (green, blue) = rest.split_at_mut(pixels.len() / 3);
-    // One pass over all three, in groups of a known length: 0.6 of the time of one pass for each channel.
+    // One pass over all three, in groups of a known length: 0.6 of the time of one pass for each
+    // channel.
     let (groups, last) = pixels.as_chunks::<{ 3 * GROUP }>();
     let done = groups.len() * GROUP;
     let targets = red.as_chunks_mut::<GROUP>().0.iter_mut().zip(green.as_chunks_mut::<GROUP>().0).zip(blue.as_chunks_mut::<GROUP>().0);
@@ -75,7 +78,8 @@ pub(super) struct RawDataset {
 }
 
 impl RawDataset {
-    /// `samples`: bytes, where the pixels of a sample are in them, its class. Images of `shape` are scaled to `side` × `side`.
+    /// `samples`: bytes, where the pixels of a sample are in them, its class. Images of `shape` are
+    /// scaled to `side` × `side`.
     pub(super) fn new(samples: Vec<(SharedBytes, Range<usize>, usize)>, shape: ImageShape, side: usize, path: PathBuf) -> Self {
         Self { samples, shape, side, path }
     }

@@ -66,7 +66,8 @@ impl DataSource {
         path.file_name().map_or_else(|| self.kind.name.into(), PathBuf::from)
     }
 
-    /// What can be written, and the files that it stands for (`None` for embedded data), in a fixed order.
+    /// The accepted names, and the files that each expects (`None` for embedded data), in a fixed
+    /// order.
     pub fn choices() -> impl Iterator<Item = (String, Option<&'static str>)> {
         KINDS.iter().map(|kind| (kind.pattern(), kind.layout))
     }

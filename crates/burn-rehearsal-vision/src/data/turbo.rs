@@ -1,9 +1,11 @@
-//! JPEG by libjpeg-turbo (feature `turbojpeg`), which can leave out, while it decodes, detail that a smaller image does not show.
+//! JPEG by libjpeg-turbo (feature `turbojpeg`), which can leave out, while it decodes, detail that
+//! a smaller image does not show.
 
 use super::{CHANNELS, check_size};
 use turbojpeg::{Colorspace, Decompressor, Image, PixelFormat, ScalingFactor};
 
-/// The parts of its size at which an image can be decoded faster than whole. The library knows all eighths, but most of them are no faster.
+/// The parts of its size at which an image can be decoded faster than whole. The library knows all
+/// eighths, but most of them are no faster.
 const SCALES: [ScalingFactor; 4] = [ScalingFactor::ONE_EIGHTH, ScalingFactor::ONE_QUARTER, ScalingFactor::ONE_HALF, ScalingFactor::ONE];
 
 /// Decodes one image after the other.
@@ -11,8 +13,9 @@ const SCALES: [ScalingFactor; 4] = [ScalingFactor::ONE_EIGHTH, ScalingFactor::ON
 pub(super) struct Turbo(Option<Decompressor>);
 
 impl Turbo {
-    /// Decodes an image, pixel by pixel, to `decoded`, at the least part of its size at which both sides still have `side` pixels; returns width and height.
-    /// `None` for one with four channels: the library does not make red, green and blue of those.
+    /// Decodes an image, pixel by pixel, to `decoded`, at the least part of its size at which both
+    /// sides still have `side` pixels; returns width and height. `None` for one with four channels:
+    /// the library does not make red, green and blue of those.
     ///
     /// Whatever the library would only warn of, such as an end that comes too early, is an error.
     pub(super) fn decode(&mut self, bytes: &[u8], side: usize, decoded: &mut Vec<u8>) -> Result<Option<(usize, usize)>, String> {
@@ -84,7 +87,8 @@ mod tests {
             let turbo = decoder.decode(&bytes, side, fit).unwrap();
             let size = decoder.pure_jpeg(&bytes).unwrap();
             let (mean, most) = differences(&turbo, &decoder.row(size, side, fit).unwrap());
-            // A part of a side is rounded up to whole pixels: up to an eighth of a pixel of 19 is another place in the image.
+            // A part of a side is rounded up to whole pixels: up to an eighth of a pixel of 19 is
+            // another place in the image.
             assert!(mean < 3.0 && most < 16, "side {side}, {fit:?}: {mean} {most}");
         }
     }

@@ -16,7 +16,8 @@ pub struct ConvNetConfig {
     pub classes: usize,
 }
 
-/// Two 3×3 convolutions with 32 and 64 channels, each followed by ReLU and 2×2 max-pooling, and a linear layer.
+/// Two 3×3 convolutions with 32 and 64 channels, each followed by ReLU and 2×2 max-pooling, and a
+/// linear layer.
 #[derive(Module, Debug)]
 pub struct ConvNet {
     first: Conv2d,
@@ -27,7 +28,8 @@ pub struct ConvNet {
 }
 
 impl ConvNetConfig {
-    /// A network with Burn's initial values; [`keyed_init`](burn_rehearsal_train::init::keyed_init) replaces them.
+    /// A network with Burn's initial values; [`keyed_init`](burn_rehearsal_train::init::keyed_init)
+    /// replaces them.
     pub fn init(&self, device: &Device) -> ConvNet {
         let conv = |from, to| Conv2dConfig::new([from, to], [3, 3]).with_padding(PaddingConfig2d::Same).init(device);
         let [channels, height, width] = self.shape;

@@ -1,6 +1,8 @@
-//! GhostNet: Han et al., "GhostNet: More Features from Cheap Operations" (CVPR 2020, arXiv 1911.11907).
+//! GhostNet: Han et al., "GhostNet: More Features from Cheap Operations" (CVPR 2020, arXiv
+//! 1911.11907).
 //!
-//! A ghost module computes half of its channels by an ordinary convolution, and the other half from those by a depthwise one.
+//! A ghost module computes half of its channels by an ordinary convolution, and the other half from
+//! those by a depthwise one.
 
 use super::{conv, global_average, norm};
 use burn::config::Config;
@@ -65,7 +67,8 @@ pub struct GhostNetConfig {
 }
 
 impl GhostNetConfig {
-    /// A network with Burn's initial values; [`keyed_init`](burn_rehearsal_train::init::keyed_init) replaces them.
+    /// A network with Burn's initial values; [`keyed_init`](burn_rehearsal_train::init::keyed_init)
+    /// replaces them.
     pub fn init(&self, device: &Device) -> GhostNet {
         let wide = |channels: usize| by_four(channels as f64 * self.width);
         let stem = wide(STEM);
@@ -93,7 +96,8 @@ impl GhostNetConfig {
     }
 }
 
-/// The multiple of four next to `channels`, or the one above if that would take away more than a tenth.
+/// The multiple of four next to `channels`, or the one above if that would take away more than a
+/// tenth.
 fn by_four(channels: f64) -> usize {
     let nearest = 4 * (((channels + 2.0) / 4.0) as usize).max(1);
     if (nearest as f64) < 0.9 * channels { nearest + 4 } else { nearest }
@@ -141,7 +145,7 @@ struct Bottleneck {
     bn_dw: Option<BatchNorm>,
     se: Option<Excite>,
     ghost2: Ghost,
-    /// Where the shape changes: a depthwise convolution, then a 1×1.
+    /// The shortcut if the shape changes: a depthwise convolution, then a 1×1.
     shortcut: Option<(Conv2d, BatchNorm, Conv2d, BatchNorm)>,
 }
 

@@ -27,7 +27,8 @@ pub struct Mlp {
 }
 
 impl MlpConfig {
-    /// A network with Burn's initial values; [`keyed_init`](burn_rehearsal_train::init::keyed_init) replaces them.
+    /// A network with Burn's initial values; [`keyed_init`](burn_rehearsal_train::init::keyed_init)
+    /// replaces them.
     pub fn init(&self, device: &Device) -> Mlp {
         Mlp {
             first: LinearConfig::new(self.inputs, self.hidden).init(device),

@@ -1,17 +1,23 @@
 //! The networks of the continual-learning literature, as Burn modules.
 //!
 //! * [`Mlp`], [`ConvNet`]: small networks.
-//! * [`ResNet`]: ResNet-18 and ResNet-50, with the stem for ImageNet or the one for images of 32 or 64 pixels.
+//! * [`ResNet`]: ResNet-18 and ResNet-50, with the stem for ImageNet or the one for images of 32 or
+//!   64 pixels.
 //! * [`GhostNet`]: a network made cheap by linear copies of its features.
 //! * `Network`: any of them, by name (feature `images`).
 //!
-//! The fields of the modules have the names of torchvision's (ResNet) and timm's (GhostNet), so that [their weights](burn_rehearsal_train::weights) fit as they are. What comes out for
-//! the same weights is compared with PyTorch's to 1e-4, with running statistics and with those of the mini-batch; see `tests/models.rs`.
-//! Two things differ in training. Burn's batch norm adds the biased variance of a mini-batch to its running variance, PyTorch's the unbiased one
-//! (divided by n − 1 instead of n, for n values of a channel). And there is no dropout before GhostNet's classifier, since Burn draws from a generator that is global to the process.
+//! The fields of the modules have the names of torchvision's (ResNet) and timm's (GhostNet), so
+//! that [their weights](burn_rehearsal_train::weights) fit as they are. What comes out for the same
+//! weights is compared with PyTorch's to 1e-4, with running statistics and with those of the
+//! mini-batch; see `tests/models.rs`. Two things differ in training. Burn's batch norm adds the
+//! biased variance of a mini-batch to its running variance, PyTorch's the unbiased one (divided by
+//! n − 1 instead of n, for n values of a channel). And there is no dropout before GhostNet's
+//! classifier, since Burn draws from a generator that is global to the process.
 //!
-//! Initial values are those of [`keyed_init`](burn_rehearsal_train::init::keyed_init): [`HeNormal`](burn_rehearsal_train::init::Scheme::HeNormal) is what torchvision does for its ResNets,
-//! [`KaimingUniform`](burn_rehearsal_train::init::Scheme::KaimingUniform), PyTorch's default, what timm does for GhostNet.
+//! Initial values are those of [`keyed_init`](burn_rehearsal_train::init::keyed_init):
+//! [`HeNormal`](burn_rehearsal_train::init::Scheme::HeNormal) is what torchvision does for its
+//! ResNets, [`KaimingUniform`](burn_rehearsal_train::init::Scheme::KaimingUniform), PyTorch's
+//! default, what timm does for GhostNet.
 
 mod convnet;
 mod ghostnet;
@@ -31,7 +37,7 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{BatchNorm, BatchNormConfig, PaddingConfig2d};
 use burn::tensor::{Device, Tensor};
 
-/// A square convolution without bias that keeps the size of the image but for its stride.
+/// A square convolution without bias. With stride 1 it keeps the size of the image.
 fn conv(channels: [usize; 2], kernel: usize, stride: usize, groups: usize, device: &Device) -> Conv2d {
     let padding = kernel / 2;
     Conv2dConfig::new(channels, [kernel, kernel])

@@ -14,8 +14,8 @@ use std::str::FromStr;
 /// The largest side in pixels for which [`Stem::Small`] is the default.
 const SMALL: usize = 64;
 
-/// Declares the networks. A line has the summary, the kind, the name, the module, the initial values of the
-/// reference implementation, and how a [`NetworkConfig`] configures it.
+/// Declares the networks. A line has the summary, the kind, the name, the module, the initial
+/// values of the reference implementation, and how a [`NetworkConfig`] configures it.
 macro_rules! networks {
     ($($(#[doc = $summary:literal])+ $Kind:ident = $name:literal: $Network:ty, $scheme:ident, |$config:ident| $configure:expr;)+) => {
         /// A network of this crate.
@@ -61,7 +61,8 @@ macro_rules! networks {
         }
 
         impl NetworkConfig {
-            /// A network with Burn's initial values; [`keyed_init`](burn_rehearsal_train::init::keyed_init) replaces them.
+            /// A network with Burn's initial values;
+            /// [`keyed_init`](burn_rehearsal_train::init::keyed_init) replaces them.
             pub fn init(&self, device: &Device) -> Network {
                 match self.kind {
                     $(NetworkKind::$Kind => {
@@ -106,7 +107,8 @@ pub struct NetworkConfig {
     pub shape: [usize; 3],
     /// Classes.
     pub classes: usize,
-    /// The first layers of a ResNet. Defaults to [`Stem::Small`] for images of up to 64 pixels, [`Stem::ImageNet`] above.
+    /// The first layers of a ResNet. Defaults to [`Stem::Small`] for images of up to 64 pixels,
+    /// [`Stem::ImageNet`] above.
     pub stem: Option<Stem>,
     /// Channels of the first layer of a ResNet.
     #[config(default = 64)]

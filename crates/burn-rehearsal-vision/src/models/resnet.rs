@@ -1,6 +1,8 @@
-//! Residual networks: He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016, arXiv 1512.03385).
+//! Residual networks: He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016, arXiv
+//! 1512.03385).
 //!
-//! A bottleneck has its stride in the 3×3 convolution, as torchvision's have, not in the first 1×1 as in the paper.
+//! A bottleneck has its stride in the 3×3 convolution, as torchvision's have, not in the first 1×1
+//! as in the paper.
 
 use super::{conv, global_average, norm};
 use burn::config::Config;
@@ -13,7 +15,7 @@ use burn::tensor::{Device, Tensor};
 use burn_rehearsal_train::data_parallel::in_f32;
 use serde::{Deserialize, Serialize};
 
-/// What a residual block is made of.
+/// The kind of residual block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Block {
     /// Two 3×3 convolutions (ResNet-18).
@@ -22,10 +24,11 @@ pub enum Block {
     Bottleneck,
 }
 
-/// What an image meets first.
+/// The first layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stem {
-    /// 7×7 with stride 2 and 3×3 max-pooling with stride 2: for images of about 224 pixels, which become a quarter of their side.
+    /// 7×7 with stride 2 and 3×3 max-pooling with stride 2: for images of about 224 pixels, which
+    /// become a quarter of their side.
     ImageNet,
     /// 3×3 with stride 1, no pooling: for images of 32 or 64 pixels.
     Small,
@@ -62,7 +65,8 @@ impl ResNetConfig {
         Self::new(Block::Bottleneck, [3, 4, 6, 3], classes)
     }
 
-    /// A network with Burn's initial values; [`keyed_init`](burn_rehearsal_train::init::keyed_init) replaces them.
+    /// A network with Burn's initial values; [`keyed_init`](burn_rehearsal_train::init::keyed_init)
+    /// replaces them.
     pub fn init(&self, device: &Device) -> ResNet {
         let Self { block, layers, classes, stem, width, channels } = *self;
         let (width, channels) = (width.max(1), channels.max(1));
@@ -129,7 +133,7 @@ struct Residual {
     /// In a bottleneck.
     conv3: Option<Conv2d>,
     bn3: Option<BatchNorm>,
-    /// Where the shape changes.
+    /// The shortcut if the shape changes.
     downsample: Option<(Conv2d, BatchNorm)>,
 }
 

@@ -16,7 +16,8 @@ fn edited(directory: &TempDir, from: &str, to: &str) -> PathBuf {
     path
 }
 
-/// Equal, but for the last bit of a number: serde_json reads decimals exactly only with its feature `float_roundtrip`.
+/// Equal except for the last bit of a number: serde_json reads decimals exactly only with its
+/// feature `float_roundtrip`.
 #[track_caller]
 fn assert_same(found: &RunReport, expected: &RunReport) {
     fn rounded(value: &mut serde_json::Value) {

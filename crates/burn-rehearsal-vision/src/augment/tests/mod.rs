@@ -1,4 +1,5 @@
-//! Every operation against a plain reference, pixel by pixel on the host, on the default device (`BURN_DEVICE` chooses another).
+//! Every operation against a plain reference, pixel by pixel on the host, on the default device
+//! (`BURN_DEVICE` chooses another).
 
 mod colors;
 mod distributions;

@@ -4,7 +4,8 @@ use super::super::axis::Axis;
 use super::super::geometry::{Window, center_crop, random_crop, resized_crop};
 use super::*;
 
-/// One pixel of `window`, scaled to `size`, by the textbook: the four neighbours of the position, weighted by nearness.
+/// One pixel of `window`, scaled to `size`, by the textbook: the four neighbours of the position,
+/// weighted by nearness.
 fn bilinear(images: &Images, [row, channel]: [usize; 2], window: Window, size: Size, y: i64, x: i64) -> f32 {
     let position = |output: i64, len: usize, size: usize| {
         let position = ((output as f64 + 0.5) * len as f64 / size as f64 - 0.5).max(0.0);
