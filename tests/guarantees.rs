@@ -31,6 +31,8 @@ mod loaders;
 mod mistakes;
 #[path = "guarantees/model.rs"]
 mod model;
+#[path = "guarantees/outside_steps.rs"]
+mod outside_steps;
 #[path = "guarantees/reservoirs.rs"]
 mod reservoirs;
 #[path = "guarantees/snapshot.rs"]

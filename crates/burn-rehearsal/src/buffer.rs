@@ -3,6 +3,7 @@
 //! Requests and answers travel in order over a [`Link`]. The handle keeps the pending representatives. They belong to it
 //! and not to an iterator, so they survive the end of an epoch, an early break and a validation.
 
+mod outside;
 mod state;
 
 use crate::batch::{RehearsalBatch, Role, Schema};
@@ -215,7 +216,8 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         // What other calls waited for is not this step's.
         state.link.take_waited();
         state.drain_if_needed(config)?;
-        let (mut rest, schema, rows) = self.take_apart(state, batch).inspect_err(|_| state.report_failure(FailCode::Batch))?;
+        let parts = self.take_apart(state, batch).and_then(|parts| state.check_autodiff().map(|()| parts));
+        let (mut rest, schema, rows) = parts.inspect_err(|_| state.report_failure(FailCode::Batch))?;
         let (appended, offered) = if config.lag == 0 {
             // The representatives of a step depend on its own candidates.
             let offered = state.offer(config, *rank, &schema, rows, Instant::now())?;
@@ -247,10 +249,6 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
             None => Arc::new(Schema::of(B::FIELDS, &state.incoming)?),
         };
         let rows = schema.check(&state.incoming)?;
-        let autodiff = state.incoming.iter().any(|column| column.device().is_autodiff());
-        if *state.autodiff.get_or_insert(autodiff) != autodiff {
-            return Err(BatchError::Autodiff { autodiff });
-        }
         state.schema.get_or_insert_with(|| schema.clone());
         Ok((rest, schema, rows))
     }

@@ -37,6 +37,10 @@ pub enum Purpose {
     Augment = 6,
     /// The order of classes, or of samples, in a task stream.
     TaskStream = 7,
+    /// Which stored rows make room for new ones outside of a step.
+    Fill = 8,
+    /// Which stored rows are drawn outside of a step.
+    Sample = 9,
 }
 
 /// A sequence of random numbers that depends on nothing but its key.

@@ -1,10 +1,10 @@
 //! A copy of what is stored, as a Burn data set.
 
-use crate::batch::{Column, Kind, RehearsalBatch, Role};
+use crate::batch::{Column, RehearsalBatch, Role};
 use crate::slots::RowHandle;
 use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataset::{Dataset, DatasetError};
-use burn::tensor::{Device, Shape, TensorData};
+use burn::tensor::{BoolStore, DType, Device, TensorData};
 use std::marker::PhantomData;
 use std::sync::Arc;
 
@@ -86,7 +86,7 @@ impl<B: RehearsalBatch<Rest: Default>> SnapshotBatcher<B> {
             .iter()
             .map(|spec| {
                 if spec.role == Role::Representative {
-                    return Ok(Column::from_data(TensorData::new(vec![true; rows], [rows, 1]), Kind::Bool, Shape::new([]), device));
+                    return Ok(Column::flags(vec![true; rows], DType::Bool(BoolStore::Native), device));
                 }
                 let missing = || crate::error::BatchError::ColumnType { field: spec.name };
                 let mut bytes = Vec::new();

@@ -196,6 +196,12 @@ impl Column {
         Column::of_values(values, row_shape)
     }
 
+    /// One boolean per row, of this element type.
+    pub(crate) fn flags(flags: Vec<bool>, dtype: DType, device: &Device) -> Column {
+        let rows = flags.len();
+        Column::from_data(TensorData::new(flags, [rows, 1]).convert_dtype(dtype), Kind::Bool, Shape::new([]), device)
+    }
+
     /// The column of these values, whose rows have the shape `row_shape` of as many elements.
     pub(crate) fn of_values(values: Values, row_shape: Shape) -> Column {
         Column { data: Data::Tensor(Box::new(values)), row_shape }

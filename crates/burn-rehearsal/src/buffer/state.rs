@@ -1,12 +1,12 @@
 //! What a handle remembers between two steps, and how it talks to its engine.
 
-use crate::batch::{Column, Kind, Role, Schema, index_tensor, is_host};
+use crate::batch::{Column, Role, Schema, index_tensor, is_host};
 use crate::candidates::CandidateSelector;
 use crate::config::RehearsalConfig;
-use crate::engine::{Answer, CandidateBatch, Delivery, FailCode, Reply, Request, Round};
-use crate::error::RehearsalError;
+use crate::engine::{Answer, CandidateBatch, CandidateLists, Delivery, FailCode, Reply, Request, Round};
+use crate::error::{BatchError, RehearsalError};
 use crate::link::Link;
-use burn::tensor::{Int, Shape, Tensor, TensorData};
+use burn::tensor::{Int, Tensor};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -129,6 +129,23 @@ impl State {
         Ok(())
     }
 
+    /// Refuses to mix mini-batches with and without autodiff.
+    pub(super) fn check_autodiff(&mut self) -> Result<(), BatchError> {
+        let autodiff = self.incoming.iter().any(|column| column.device().is_autodiff());
+        if *self.autodiff.get_or_insert(autodiff) == autodiff { Ok(()) } else { Err(BatchError::Autodiff { autodiff }) }
+    }
+
+    /// Offers all `rows` rows of the mini-batch in hand outside of a step.
+    pub(super) fn fill(&mut self, schema: &Arc<Schema>, rows: usize) -> Result<(), RehearsalError> {
+        let stored = schema.fields().iter().zip(self.incoming.drain(..)).filter(|(field, _)| field.is_stored());
+        let columns: Vec<_> = stored.map(|(_, column)| column).collect();
+        let devices = columns.iter().map(|column| column.device().inner()).collect();
+        let lists = CandidateLists { columns, selected: (0..rows as u32).collect(), devices };
+        let (schema, recycled) = (schema.clone(), Delivery::default());
+        let batch = CandidateBatch { schema, rows, lists, select: false, sent: Instant::now(), recycled };
+        self.link.ask(|reply| Request::Fill(batch, reply))
+    }
+
     /// Tells the other ranks that this one leaves. Whether they hear it does not matter to its own error.
     pub(super) fn report_failure(&mut self, code: FailCode) {
         let (reply, answer) = Reply::channel();
@@ -198,8 +215,7 @@ impl State {
             self.merged.push(if field.spec.role == Role::Representative {
                 let mut flags = vec![false; rows];
                 flags.resize(rows + extra, true);
-                let data = TensorData::new(flags, [rows + extra, 1]).convert_dtype(field.dtype);
-                Column::from_data(data, Kind::Bool, Shape::new([]), &column.device())
+                Column::flags(flags, field.dtype, &column.device())
             } else if let Some(tail) = drawn.next() {
                 bytes += column.append_counting(tail, field.spec.name)? * field.elements() * field.dtype.size();
                 column

@@ -19,9 +19,20 @@ const HANDLE: usize = 8;
 
 impl Engine {
     /// Plans everybody's draws for `step`, moves the rows, builds this rank's columns.
-    pub(super) fn draw_for(&mut self, step: u64, mut delivery: Delivery, started: Instant) -> Result<Delivery, RehearsalError> {
-        self.plan(step)?;
+    pub(super) fn draw_for(&mut self, step: u64, delivery: Delivery, started: Instant) -> Result<Delivery, RehearsalError> {
+        let Self { config, ready, rows, scratch, .. } = self;
+        let active = self.task as usize >= config.start_task;
+        let wanted = |(&rows, &ready): (&u64, &bool)| if active && ready { config.representatives.of(rows as usize) } else { 0 };
+        scratch.wanted.clear();
+        scratch.wanted.extend(rows.iter().zip(ready.iter()).map(wanted));
+        self.plan(Purpose::Draw, step)?;
+        self.digest_draws(step);
         self.notice_unused();
+        self.deliver(delivery, started)
+    }
+
+    /// Moves the rows of planned draws, and builds this rank's columns.
+    pub(super) fn deliver(&mut self, mut delivery: Delivery, started: Instant) -> Result<Delivery, RehearsalError> {
         let mut started = self.timings.plan(started);
         if self.size > 1 {
             self.exchange()?;
@@ -51,8 +62,9 @@ impl Engine {
         }
     }
 
-    /// Fills `scratch.own` with this rank's draws, `scratch.pushed` with the rows that others drew here, and begins the messages to them.
-    fn plan(&mut self, step: u64) -> Result<(), RehearsalError> {
+    /// Plans the draws that `scratch.wanted` asks for. Fills `scratch.own` with this rank's draws and `scratch.pushed` with
+    /// the rows that others drew here, and begins the messages to them.
+    pub(super) fn plan(&mut self, purpose: Purpose, key: u64) -> Result<(), RehearsalError> {
         let scratch = &mut self.scratch;
         scratch.own.clear();
         scratch.draws.clear();
@@ -60,23 +72,13 @@ impl Engine {
         scratch.pushed.clear();
         scratch.peers.clear();
         scratch.outgoing.iter_mut().for_each(Vec::clear);
-        let active = self.task as usize >= self.config.start_task;
-        for rank in 0..self.size {
-            if active && self.ready[rank] {
-                let mut rng = Stream::new(self.config.seed, Purpose::Draw, step, rank as u32);
-                let representatives = self.config.representatives.of(self.rows[rank] as usize);
-                self.sampling.plan(&self.counts, &mut rng, representatives, &mut scratch.draws);
+        for (rank, &rows) in scratch.wanted.iter().enumerate() {
+            if rows > 0 {
+                let mut rng = Stream::new(self.config.seed, purpose, key, rank as u32);
+                self.sampling.plan(&self.counts, &mut rng, rows, &mut scratch.draws);
             }
             scratch.ends.push(scratch.draws.len());
         }
-        scratch.drawn.clear();
-        scratch.drawn.push(step.to_le());
-        scratch.drawn.extend(scratch.ends.iter().map(|&end| (end as u64).to_le()));
-        // One word a draw, since hashing takes a good part of the time with very many ranks: a class has fewer than 2³² rows, and without classes the group is 0.
-        scratch.drawn.extend(scratch.draws.iter().map(|draw| (draw.number ^ u64::from(draw.group) << 32).to_le()));
-        let mut hash = blake3::Hasher::new();
-        hash.update(&self.draws_digest).update(bytemuck::cast_slice(&scratch.drawn));
-        self.draws_digest = *hash.finalize().as_bytes();
         let Some(shard) = &self.shard else { return Ok(()) };
         let mut first = 0;
         for (rank, &end) in scratch.ends.iter().enumerate() {
@@ -101,6 +103,19 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Adds the draws of `step` to the digest of all draws.
+    fn digest_draws(&mut self, step: u64) {
+        let scratch = &mut self.scratch;
+        scratch.drawn.clear();
+        scratch.drawn.push(step.to_le());
+        scratch.drawn.extend(scratch.ends.iter().map(|&end| (end as u64).to_le()));
+        // One word a draw, since hashing takes a good part of the time with very many ranks: a class has fewer than 2³² rows, and without classes the group is 0.
+        scratch.drawn.extend(scratch.draws.iter().map(|draw| (draw.number ^ u64::from(draw.group) << 32).to_le()));
+        let mut hash = blake3::Hasher::new();
+        hash.update(&self.draws_digest).update(bytemuck::cast_slice(&scratch.drawn));
+        self.draws_digest = *hash.finalize().as_bytes();
     }
 
     fn exchange(&mut self) -> Result<(), RehearsalError> {

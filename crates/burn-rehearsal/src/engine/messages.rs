@@ -87,6 +87,12 @@ pub(crate) enum Request {
     /// A new task, at the same step on all ranks. The answer holds the representatives of all pending steps, in order, if
     /// they had to be drawn again.
     BeginTask(u32, Reply<Option<Vec<Delivery>>>),
+    /// Inserts all rows of a mini-batch outside of a step.
+    Fill(CandidateBatch, Reply<()>),
+    /// All ranks learn how full the shards are after [`Fill`](Self::Fill); collective.
+    EndFill(Reply<()>),
+    /// Draws rows outside of a step; collective.
+    Sample(usize, Reply<Delivery>),
     /// This shard's state.
     Inspect(Reply<Inspection>),
     /// The state of all shards; collective.

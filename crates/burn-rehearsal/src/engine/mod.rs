@@ -12,6 +12,7 @@
 
 mod draws;
 mod messages;
+mod outside;
 mod persist;
 mod report;
 mod round;
@@ -76,6 +77,11 @@ pub(crate) struct Engine {
     rows: Vec<u64>,
     /// Digest of the digest before and the draws since: unlike the state of a hasher it can be kept in a checkpoint.
     draws_digest: [u8; 32],
+    /// Mini-batches inserted and draws made outside of steps: the keys of their random numbers.
+    fills: u64,
+    samples: u64,
+    /// Changes of class counts that the other ranks do not know yet.
+    filled: Vec<(u32, i32)>,
     failure: Option<RehearsalError>,
     timings: Arc<Timings>,
     /// Writes the last checkpoint, or has written it.
@@ -86,6 +92,8 @@ pub(crate) struct Engine {
 /// Buffers that are reused from round to round.
 #[derive(Default)]
 struct Scratch {
+    /// How many rows each rank draws.
+    wanted: Vec<usize>,
     /// Everybody's draws, and how many of them are those of the ranks up to each.
     draws: Vec<Draw>,
     ends: Vec<usize>,
@@ -137,6 +145,9 @@ impl Engine {
             ready: vec![false; size],
             rows: vec![0; size],
             draws_digest: [0; 32],
+            fills: 0,
+            samples: 0,
+            filled: Vec::new(),
             failure: None,
             timings,
             writer: None,
@@ -170,6 +181,9 @@ impl Engine {
             }
             Request::Leave(code, reply) => reply.send(self.guarded(|engine| engine.leave(code))),
             Request::BeginTask(task, reply) => reply.send(self.guarded(|engine| engine.begin_task(task))),
+            Request::Fill(batch, reply) => reply.send(self.guarded(|engine| engine.fill(batch))),
+            Request::EndFill(reply) => reply.send(self.guarded(Self::end_fill)),
+            Request::Sample(rows, reply) => reply.send(self.guarded(|engine| engine.sample(rows))),
             Request::Inspect(reply) => reply.send(self.guarded(|engine| Ok(engine.inspect()))),
             Request::Report(reply) => reply.send(self.guarded(Self::report)),
             Request::Snapshot(reply) => reply.send(self.recorded(|engine| engine.snapshot())),
@@ -220,7 +234,11 @@ impl Engine {
     fn insert_and_draw(&mut self, batch: CandidateBatch) -> Result<Round, RehearsalError> {
         let started = Instant::now();
         let CandidateBatch { schema, rows, mut lists, select, recycled, .. } = batch;
-        let inserted = self.insert(&schema, rows, select, &mut lists);
+        if select {
+            self.selector.select(&self.config, self.step, self.rank, rows, &mut lists.selected);
+        }
+        let mut rng = Stream::new(self.config.seed, Purpose::Evict, self.step, self.rank as u32);
+        let inserted = self.insert(&schema, &mut lists, &mut rng);
         let started = self.timings.insert(started);
         let changes = match inserted {
             Ok(changes) => changes,
@@ -230,6 +248,7 @@ impl Engine {
                 return Err(error);
             }
         };
+        self.rows[self.rank] = rows as u64;
         let round = self.round(Status::Rows, &changes, Delivery { lists, ..recycled }, started);
         if let Some(shard) = &mut self.shard {
             shard.recycle(changes);
@@ -237,27 +256,14 @@ impl Engine {
         round
     }
 
-    fn insert(
-        &mut self,
-        schema: &Schema,
-        rows: usize,
-        select: bool,
-        lists: &mut CandidateLists,
-    ) -> Result<Vec<(u32, i32)>, RehearsalError> {
+    fn insert(&mut self, schema: &Schema, lists: &mut CandidateLists, rng: &mut Stream) -> Result<Vec<(u32, i32)>, RehearsalError> {
         std::mem::swap(&mut self.devices, &mut lists.devices);
         let mut shard = match self.shard.take() {
             Some(shard) => shard,
             None => Shard::new(&self.config, &self.rules, schema, &self.devices, self.rank, self.size)?,
         };
         shard.begin_task(self.task);
-        if select {
-            self.selector.select(&self.config, self.step, self.rank, rows, &mut lists.selected);
-        }
-        let mut rng = Stream::new(self.config.seed, Purpose::Evict, self.step, self.rank as u32);
-        let changes = shard.insert(&mut lists.columns, &lists.selected, &mut rng);
-        if changes.is_ok() {
-            self.rows[self.rank] = rows as u64;
-        }
+        let changes = shard.insert(&mut lists.columns, &lists.selected, rng);
         self.timings.copied(shard.written() * shard.schema().row_bytes());
         self.shard = Some(shard);
         changes

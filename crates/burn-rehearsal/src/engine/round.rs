@@ -26,6 +26,10 @@ pub(crate) enum Status {
     Task,
     /// It writes or reads a checkpoint.
     Checkpoint,
+    /// It has filled its shard outside of a step.
+    Fill,
+    /// It draws rows outside of a step.
+    Sample,
     /// It leaves.
     Failed(FailCode),
 }
@@ -39,6 +43,8 @@ impl Status {
             Status::Failed(FailCode::Data) => 3,
             Status::Failed(FailCode::Batch) => 4,
             Status::Checkpoint => 5,
+            Status::Fill => 6,
+            Status::Sample => 7,
         }
     }
 
@@ -49,6 +55,8 @@ impl Status {
             2 => Status::Task,
             3 => Status::Failed(FailCode::Data),
             5 => Status::Checkpoint,
+            6 => Status::Fill,
+            7 => Status::Sample,
             _ => Status::Failed(FailCode::Batch),
         }
     }
@@ -165,16 +173,21 @@ pub(super) fn check(headers: &[RoundHeader], this_rank: usize) -> Result<(), Reh
         return Ok(());
     }
     for (rank, header) in headers.iter().enumerate() {
+        let differs = |status| (header.status == status) != (mine.status == status);
         let detail = if header.config != mine.config {
             "configuration or world size"
         } else if header.round != mine.round || header.step != mine.step {
             "step"
         } else if header.schema != mine.schema && header.schema != 0 && mine.schema != 0 {
             "shapes or element types of the mini-batch"
-        } else if (header.status == Status::Task) != (mine.status == Status::Task) || header.task != mine.task {
+        } else if differs(Status::Task) || header.task != mine.task {
             "task"
-        } else if (header.status == Status::Checkpoint) != (mine.status == Status::Checkpoint) {
+        } else if differs(Status::Checkpoint) {
             "checkpoint"
+        } else if differs(Status::Fill) {
+            "fill"
+        } else if differs(Status::Sample) {
+            "sample"
         } else {
             continue;
         };

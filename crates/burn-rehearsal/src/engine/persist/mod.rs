@@ -157,6 +157,8 @@ impl Engine {
             step: self.step,
             task: self.task,
             rows: self.rows[self.rank],
+            fills: self.fills,
+            samples: self.samples,
             draws: blake3::Hash::from_bytes(self.draws_digest).to_hex().to_string(),
             config: rank_file::config_value(&self.config, &self.rules),
             pending: pending.iter().map(|pending| pending.handles.len()).collect(),
@@ -189,6 +191,7 @@ impl Engine {
         let restored = Restored { steps: state.step, task: state.task as usize, world_size };
         (self.step, self.task, self.shard) = (state.step, state.task, shard);
         self.rows[self.rank] = state.rows;
+        (self.fills, self.samples) = (state.fills, state.samples);
         self.task_begun = self.task > 0;
         self.draws_digest = *blake3::Hash::from_hex(&state.draws).map_err(|_| RehearsalError::EngineGone)?.as_bytes();
         self.devices = vec![device; schema.as_ref().map_or(0, |schema| schema.stored().count())];

@@ -25,6 +25,11 @@ pub(super) struct RankState {
     pub(super) task: u32,
     /// The rows of this rank's last mini-batch.
     pub(super) rows: u64,
+    /// Mini-batches inserted by this rank, and draws made by all, outside of steps.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) fills: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) samples: u64,
     /// The digest of all draws, hexadecimal.
     pub(super) draws: String,
     /// All of the configuration that could change a result.
@@ -33,6 +38,10 @@ pub(super) struct RankState {
     pub(super) pending: Vec<usize>,
     /// `None` for a rank that never had rows, and has no representatives either.
     pub(super) shard: Option<ShardState>,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -48,8 +48,9 @@ pub(super) fn load(
     let world_size = files.len();
     let mut state = files[0].state.clone();
     for (number, file) in files.iter().enumerate() {
-        let RankState { rank, world_size: of, step, task, draws, .. } = &file.state;
-        let same = (*step, *task, draws) == (state.step, state.task, &state.draws) && blake3::Hash::from_hex(draws).is_ok();
+        let RankState { rank, world_size: of, step, task, samples, draws, .. } = &file.state;
+        let same = (*step, *task, *samples, draws) == (state.step, state.task, state.samples, &state.draws)
+            && blake3::Hash::from_hex(draws).is_ok();
         let digests = |file: &RankFile| file.schema.as_ref().map(Schema::digest);
         let first = files.iter().find_map(digests);
         if *rank != number || *of != world_size || !same || digests(file).is_some_and(|digest| Some(digest) != first) {
@@ -57,6 +58,7 @@ pub(super) fn load(
         }
     }
     state.rows = files.iter().map(|file| file.state.rows).max().unwrap_or(0);
+    state.fills = files.iter().map(|file| file.state.fills).max().unwrap_or(0);
     let Some(schema) = files.iter().find_map(|file| file.schema.clone()) else { return Ok(Reshard { state, shard: None, schema: None }) };
     let (own, table, policy) = deal(&files, &schema, config, rules, rank, size)?;
     let path = files[0].reader.path().to_path_buf();

@@ -1,0 +1,148 @@
+//! Filling the buffer and drawing from it outside of training steps.
+
+use burn::data::dataset::DatasetError;
+use burn_rehearsal::error::RehearsalError;
+use burn_rehearsal::{Capacity, RehearsalBuffer, RehearsalConfig, SamplingKind};
+use burn_rehearsal_testing::{Mixed, Row, batch, buffer, config, device, fresh, read, uniform_p, world};
+
+/// The ids of some mini-batches of a rank: none of rank 1, and of the others different numbers.
+fn mini_batches(rank: usize) -> Vec<Vec<i64>> {
+    let count = [3, 0, 5, 2][rank];
+    (0..count).map(|step| fresh(7, rank, step, 4, 3)).collect()
+}
+
+fn fill(buffer: &RehearsalBuffer<Mixed>, batches: &[Vec<i64>]) -> usize {
+    buffer.fill(batches.iter().map(|ids| Ok(batch(ids)))).unwrap()
+}
+
+/// The ids of `rows` rows that are drawn, each of them whole.
+fn sample(buffer: &RehearsalBuffer<Mixed>, rows: usize) -> Vec<i64> {
+    let drawn = buffer.sample(rows).unwrap().map(|drawn| read(&drawn)).unwrap_or_default();
+    drawn.iter().for_each(|row: &Row| {
+        row.assert_whole();
+        assert!(row.replayed);
+    });
+    drawn.iter().map(|row| row.id).collect()
+}
+
+#[test]
+fn all_rows_are_offered_and_all_ranks_know_what_is_stored() {
+    for size in [1, 2, 3, 4] {
+        for sampling in [SamplingKind::Uniform, SamplingKind::ClassBalanced] {
+            world(size, |threads| {
+                let buffer = buffer(&config(100, 2, 4).with_sampling(sampling), threads);
+                assert!(buffer.is_empty());
+                let rows = fill(&buffer, &mini_batches(buffer.rank()));
+                assert_eq!(rows, 4 * mini_batches(buffer.rank()).len());
+                let all: Vec<i64> = (0..size).flat_map(mini_batches).flatten().collect();
+                assert_eq!((buffer.len(), buffer.capacity(), buffer.inspect().unwrap().steps), (all.len(), Some(100), 0));
+                // The first mini-batch inserts, the second is augmented with rows of all shards.
+                for step in 0..2 {
+                    buffer.rehearse(batch(&fresh(8, buffer.rank(), step, 4, 3))).unwrap();
+                }
+                let drawn = sample(&buffer, 1000);
+                assert!(all.iter().all(|id| drawn.contains(id)), "{drawn:?}");
+                assert_eq!(drawn.len(), buffer.report().unwrap().len);
+            });
+        }
+    }
+}
+
+#[test]
+fn a_shard_that_is_filled_beyond_its_capacity_keeps_a_uniform_sample() {
+    let (offered, capacity, runs) = (40, 8, 400);
+    let mut counts = vec![0; offered];
+    for seed in 0..runs {
+        let buffer = config(capacity, 1, 1).with_seed(seed).init().unwrap();
+        let ids: Vec<i64> = (0..offered as i64).collect();
+        fill(&buffer, &ids.chunks(5).map(<[i64]>::to_vec).collect::<Vec<_>>());
+        assert_eq!(buffer.len(), capacity);
+        buffer.snapshot().unwrap().samples().iter().for_each(|sample| counts[sample.id.unwrap() as usize] += 1);
+    }
+    assert!(uniform_p(&counts, runs, capacity as u64) > 1e-3, "{counts:?}");
+}
+
+#[test]
+fn draws_outside_of_steps_are_distinct_and_uniform_over_all_shards() {
+    world(3, |threads| {
+        let buffer = buffer(&config(60, 1, 1), threads);
+        let own: Vec<i64> = (0..[9, 1, 5][buffer.rank()]).map(|row| 3 * row + buffer.rank() as i64).collect();
+        fill(&buffer, &[own]);
+        buffer.rehearse(batch(&fresh(9, buffer.rank(), 0, 2, 3))).unwrap();
+        let stored = buffer.len();
+        let (rows, trials) = ([4, 0, 3][buffer.rank()], 600);
+        let mut counts = std::collections::BTreeMap::new();
+        for _ in 0..trials {
+            let mut drawn = sample(&buffer, rows);
+            assert_eq!(drawn.len(), rows);
+            drawn.iter().for_each(|id| *counts.entry(*id).or_insert(0) += 1);
+            drawn.sort_unstable();
+            drawn.dedup();
+            assert_eq!(drawn.len(), rows, "a row is drawn twice");
+        }
+        if rows > 0 {
+            let counts: Vec<u64> = counts.into_values().collect();
+            assert_eq!(counts.len(), stored);
+            assert!(uniform_p(&counts, trials, rows as u64) > 1e-3, "{counts:?}");
+        }
+    });
+}
+
+/// Ten steps, with `samples` draws after each of them: all rows that steps got, and the digest of the draws.
+fn run(size: usize, samples: usize) -> Vec<(Vec<Row>, String)> {
+    world(size, |threads| {
+        let buffer = buffer(&config(20, 2, 5).with_seed(3), threads);
+        let mut rows = Vec::new();
+        for step in 0..10 {
+            rows.extend(read(&buffer.rehearse(batch(&fresh(2, buffer.rank(), step, 4, 3))).unwrap()));
+            (0..samples).for_each(|_| drop(buffer.sample(3 + buffer.rank()).unwrap()));
+        }
+        (rows, buffer.report().unwrap().draws_digest)
+    })
+}
+
+#[test]
+fn the_draws_of_steps_do_not_depend_on_draws_outside_of_them() {
+    for size in [1, 3] {
+        assert_eq!(run(size, 0), run(size, 2));
+    }
+}
+
+#[test]
+fn filling_and_drawing_go_on_after_a_checkpoint_as_if_there_had_been_none() {
+    for size in [1, 3] {
+        let directory = tempfile::tempdir().unwrap();
+        let before = world(size, |threads| {
+            let buffer = buffer(&config(12, 2, 5), threads);
+            fill(&buffer, &mini_batches(buffer.rank()));
+            buffer.rehearse(batch(&fresh(1, buffer.rank(), 0, 3, 3))).unwrap();
+            sample(&buffer, 4);
+            buffer.checkpoint(directory.path()).unwrap();
+            fill(&buffer, &mini_batches(buffer.rank()));
+            (sample(&buffer, 4), buffer.report().unwrap())
+        });
+        let after = world(size, |threads| {
+            let buffer = buffer(&config(12, 2, 5), threads);
+            buffer.restore(directory.path(), &device()).unwrap();
+            fill(&buffer, &mini_batches(buffer.rank()));
+            (sample(&buffer, 4), buffer.report().unwrap())
+        });
+        assert_eq!(before, after, "{size} ranks");
+    }
+}
+
+#[test]
+fn an_error_while_a_rank_fills_its_shard_reaches_all_ranks() {
+    let errors = world(2, |threads| {
+        let rank = threads.rank();
+        let buffer = buffer(&RehearsalConfig::new(Capacity::Samples(10)), threads);
+        let error = if rank == 0 {
+            buffer.fill([Err(DatasetError::new(std::io::Error::other("no such file")))]).unwrap_err()
+        } else {
+            buffer.fill([Ok(batch(&[1, 2]))]).unwrap_err()
+        };
+        assert_eq!(buffer.check(), Err(error.clone()));
+        matches!((rank, error), (0, RehearsalError::Data(_)) | (1, RehearsalError::PeerFailed { rank: 0, reason: "data", .. }))
+    });
+    assert_eq!(errors, [true; 2]);
+}
