@@ -45,7 +45,8 @@ impl Word {
         matches!(self, Word::Class | Word::Id | Word::Representative)
     }
 
-    /// Why a field cannot have both words. No two go together: every word decides alone what the field is.
+    /// Why a field cannot have both words. No two go together: every word decides alone what the
+    /// field is.
     fn contradiction(self, other: Word) -> &'static str {
         match (self, other) {
             (Word::Skip, _) | (_, Word::Skip) => "a skipped field is neither stored nor replayed",
@@ -85,7 +86,8 @@ pub(crate) struct Mark {
 /// The option of `skip`.
 const FILL: &str = "fill";
 
-/// One entry of the list in `#[rehearsal(...)]`. Wider than what is allowed, so that a wrong entry does not hide the next one.
+/// One entry of the list in `#[rehearsal(...)]`. Wider than what is allowed, so that a wrong entry
+/// does not hide the next one.
 enum Entry {
     Meta(Box<Meta>),
     Literal(Lit),
@@ -140,7 +142,8 @@ pub(crate) fn is_ours(attribute: &Attribute) -> bool {
     attribute.path().is_ident("rehearsal")
 }
 
-/// Reads what the attributes of one field say; `None` is a plain tensor field. Mistakes go to `errors`.
+/// Reads what the attributes of one field say; `None` is a plain tensor field. Mistakes go to
+/// `errors`.
 pub(crate) fn read(attributes: &[Attribute], errors: &mut Errors) -> Option<Mark> {
     let mut first: Option<Mark> = None;
     let mut fill = None;

@@ -1,8 +1,8 @@
 //! Writes the implementation.
 //!
-//! Paths are absolute and locals have unlikely names, so that nothing in the user's scope is picked up by accident. The
-//! tokens of a field's type are used as they are: the compiler then reports a wrong type at the type, and, since every use is the same
-//! `<Type as Field>`, once.
+//! Paths are absolute and locals have unlikely names, so that nothing in the user's scope is picked
+//! up by accident. The tokens of a field's type are used as they are: the compiler then reports a
+//! wrong type at the type, and, since every use is the same `<Type as Field>`, once.
 
 use crate::attributes::Word;
 use crate::input::{Batch, Field};
@@ -96,8 +96,8 @@ fn fill(rest: &[&Field<'_>]) -> TokenStream {
     }
 }
 
-/// The local variable that holds a field. Hygiene does not stop a pattern from meaning a constant of the same name in the user's scope:
-/// hence neither the field's own name nor a likely one.
+/// The local variable that holds a field. Hygiene does not stop a pattern from meaning a constant
+/// of the same name in the user's scope, so it has neither the field's own name nor a likely one.
 fn local(index: usize) -> Ident {
     format_ident!("__field_{index}", span = Span::mixed_site())
 }
@@ -127,7 +127,8 @@ fn spec(field: &Field<'_>) -> TokenStream {
     }
 }
 
-/// A call that compiles only if the field's type suits its word. The compiler reports it at the type and names the word as the reason.
+/// A call that compiles only if the field's type suits its word. The compiler reports it at the
+/// type and names the word as the reason.
 fn bound(field: &Field<'_>) -> TokenStream {
     let Some(mark) = &field.mark else { return TokenStream::new() };
     let required = match mark.word {

@@ -26,7 +26,8 @@ impl Field<'_> {
     }
 }
 
-/// A struct that can be a mini-batch: named fields, at least one of them stored, no two of the same role.
+/// A struct that can be a mini-batch: named fields, at least one of them stored, no two of the same
+/// role.
 pub(crate) struct Batch<'a> {
     /// The struct's name.
     pub(crate) ident: &'a Ident,
@@ -55,7 +56,8 @@ impl<'a> Batch<'a> {
             }
         };
         check_roles(&fields, &mut errors);
-        // With a mistake elsewhere the fields may not be what they seem, so that this one would only confuse.
+        // With a mistake elsewhere the fields may not be what they seem, so that this one would
+        // only confuse.
         if errors.is_empty() && !fields.iter().any(|field| field.is_column() && field.word() != Some(Word::Representative)) {
             errors.push(Error::new_spanned(
                 &input.ident,

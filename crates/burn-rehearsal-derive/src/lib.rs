@@ -1,7 +1,9 @@
-//! `#[derive(RehearsalBatch)]`: see [the macro](macro@RehearsalBatch). Depend on `burn-rehearsal`, which re-exports it.
+//! `#[derive(RehearsalBatch)]`: see [the macro](macro@RehearsalBatch). Depend on `burn-rehearsal`,
+//! which re-exports it.
 //!
-//! `input` reads the struct and collects every mistake in it, `attributes` reads `#[rehearsal(...)]` on one field, `expand`
-//! writes the implementation. Mistakes in types cannot be seen here: `expand` writes bounds that the compiler checks.
+//! `input` reads the struct and collects every mistake in it, `attributes` reads
+//! `#[rehearsal(...)]` on one field, `expand` writes the implementation. Mistakes in types cannot
+//! be seen here: `expand` writes bounds that the compiler checks.
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
@@ -13,7 +15,8 @@ mod input;
 use proc_macro::TokenStream;
 use syn::{DeriveInput, Error, parse_macro_input};
 
-/// Implements `burn_rehearsal::RehearsalBatch` for a struct with named fields, each a Burn tensor whose first dimension is the row.
+/// Implements `burn_rehearsal::RehearsalBatch` for a struct with named fields, each a Burn tensor
+/// whose first dimension is the row.
 ///
 /// | Attribute of a field          | Meaning                                                                 | Type of the field    |
 /// |-------------------------------|-------------------------------------------------------------------------|----------------------|
@@ -26,10 +29,12 @@ use syn::{DeriveInput, Error, parse_macro_input};
 ///
 /// A field takes one of these words. At least one field must be stored.
 ///
-/// `RehearsalBatch::Rest` is the tuple of the types of the `skip` fields, in order. These types must therefore be as visible as the
-/// struct: a `pub struct` cannot skip a field of a private type.
+/// `RehearsalBatch::Rest` is the tuple of the types of the `skip` fields, in order. These types
+/// must therefore be as visible as the struct: a `pub struct` cannot skip a field of a private
+/// type.
 ///
-/// Generic parameters are passed through with their bounds; none are added. The trait asks for `Send + 'static`.
+/// Generic parameters are passed through with their bounds; none are added. The trait asks for
+/// `Send + 'static`.
 ///
 /// # Example
 ///

@@ -1,7 +1,8 @@
 //! The handle on a rank's engine.
 //!
-//! Requests and answers travel in order over a [`Link`]. The handle keeps the pending representatives. They belong to it
-//! and not to an iterator, so they survive the end of an epoch, an early break and a validation.
+//! Requests and answers travel in order over a [`Link`]. The handle keeps the pending
+//! representatives. They belong to it and not to an iterator, so they survive the end of an epoch,
+//! an early break and a validation.
 
 mod outside;
 mod state;
@@ -28,7 +29,8 @@ use std::path::Path;
 use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
-/// A rank's rehearsal buffer: a cheap handle (`Clone + Send + Sync`) on the engine that owns the shard.
+/// A rank's rehearsal buffer: a cheap handle (`Clone + Send + Sync`) on the engine that owns the
+/// shard.
 ///
 /// ```
 /// use burn_rehearsal::{Capacity, RehearsalConfig};
@@ -96,13 +98,13 @@ struct Appended {
 }
 
 impl RehearsalConfig {
-    /// A buffer for one rank. On each of several ranks it makes a buffer of its own, from which the other ranks do not
-    /// draw; a line on standard error then points to [`init_on`](Self::init_on).
+    /// A buffer for one rank. On each of several ranks it makes a buffer of its own, from which the
+    /// other ranks do not draw; a line on standard error then points to [`init_on`](Self::init_on).
     ///
     /// # Errors
     ///
-    /// [`RehearsalError::Config`] if the configuration makes no sense, [`RehearsalError::Thread`] if the engine's thread
-    /// cannot be started.
+    /// [`RehearsalError::Config`] if the configuration makes no sense, [`RehearsalError::Thread`]
+    /// if the engine's thread cannot be started.
     pub fn init<B: RehearsalBatch>(&self) -> Result<RehearsalBuffer<B>, RehearsalError> {
         static NOTICED: Once = Once::new();
         if let Some((rank, size)) = current_rank().filter(|(_, size)| *size > 1) {
@@ -116,8 +118,8 @@ impl RehearsalConfig {
         RehearsalBuffer::new(self, Box::new(Solo::new()))
     }
 
-    /// This rank's end of a buffer that is sharded over all ranks. Collective: all ranks call it, with the same
-    /// configuration.
+    /// This rank's end of a buffer that is sharded over all ranks. Collective: all ranks call it,
+    /// with the same configuration.
     ///
     /// # Errors
     ///
@@ -126,26 +128,29 @@ impl RehearsalConfig {
         self.init_with(rank, CustomRules::default())
     }
 
-    /// As [`init_on`](Self::init_on), with the user's own policy or sampling rule in place of those that this
-    /// configuration names. Collective: all ranks pass rules of the same names and parameters.
+    /// As [`init_on`](Self::init_on), with the user's own policy or sampling rule in place of those
+    /// that this configuration names. Collective: all ranks pass rules of the same names and
+    /// parameters.
     ///
     /// # Errors
     ///
-    /// As [`init_on`](Self::init_on). Ranks with different rules get [`RehearsalError::Configuration`] at the
-    /// first step.
+    /// As [`init_on`](Self::init_on). Ranks with different rules get
+    /// [`RehearsalError::Configuration`] at the first step.
     pub fn init_with<B: RehearsalBatch>(&self, rank: &Rank, rules: CustomRules) -> Result<RehearsalBuffer<B>, RehearsalError> {
         RehearsalBuffer::with_rules(self, rules, rank.collective()?)
     }
 }
 
 impl<B: RehearsalBatch> RehearsalBuffer<B> {
-    /// This rank's end of a buffer that is sharded over the ranks of a transport of your own; otherwise see
-    /// [`RehearsalConfig::init_on`]. All ranks call it, with the same configuration. The engine keeps `collective`: pass a
-    /// [duplicate](Collective::duplicate) if gradients use the same transport.
+    /// This rank's end of a buffer that is sharded over the ranks of a transport of your own;
+    /// otherwise see [`RehearsalConfig::init_on`]. All ranks call it, with the same configuration.
+    /// The engine keeps `collective`: pass a [duplicate](Collective::duplicate) if gradients use
+    /// the same transport.
     ///
     /// # Errors
     ///
-    /// [`RehearsalError::Config`] if the configuration makes no sense, [`RehearsalError::Thread`] if no thread can be had.
+    /// [`RehearsalError::Config`] if the configuration makes no sense, [`RehearsalError::Thread`]
+    /// if no thread can be had.
     pub fn new(config: &RehearsalConfig, collective: Box<dyn Collective>) -> Result<Self, RehearsalError> {
         Self::with_rules(config, CustomRules::default(), collective)
     }
@@ -175,16 +180,18 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         Ok(Self { shared: Arc::new(shared), batch: PhantomData })
     }
 
-    /// Offers c rows of `batch` to the buffer and appends r representatives to it: b rows in, b + min(r, eligible) out.
+    /// Offers c rows of `batch` to the buffer and appends r representatives to it: b rows in, b +
+    /// min(r, eligible) out.
     ///
-    /// This is one step, and collective: every rank calls it (or [`skip_step`](Self::skip_step)) once per step. A rank that has not had a
-    /// mini-batch before cannot be sent rows yet, so its first `lag` mini-batches come back as they are.
+    /// This is one step, and collective: every rank calls it (or [`skip_step`](Self::skip_step))
+    /// once per step. The first `lag` mini-batches of a rank return unchanged.
     ///
     /// # Errors
     ///
-    /// [`RehearsalError`]; the buffer is poisoned from then on. Shapes and element types are checked at once; what only the engine sees (the classes and
-    /// byte values of candidates) is reported `lag` calls later, or by the next call that asks the engine. On an error of this rank's own mini-batch
-    /// the other ranks get [`RehearsalError::PeerFailed`] with the same step number, at their first call that waits for that step.
+    /// [`RehearsalError`]; the buffer is poisoned from then on. Shapes and element types are
+    /// checked at once. Classes and byte values of candidates are checked by the engine: their
+    /// errors are returned `lag` calls later, or by the next call that waits for the engine. The
+    /// other ranks get [`RehearsalError::PeerFailed`] with the same step number.
     pub fn rehearse(&self, batch: B) -> Result<B, RehearsalError> {
         let mut state = self.lock();
         state.guarded(|state| {
@@ -223,7 +230,8 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
             let offered = state.offer(config, *rank, &schema, rows, Instant::now())?;
             (self.append(state, &schema, rows)?, offered)
         } else {
-            // Burn copies a tensor that is shared before it is written, and offered columns are shared with the engine.
+            // Burn copies a tensor that is shared before it is written, and offered columns are
+            // shared with the engine.
             let appended = self.append(state, &schema, rows)?;
             let offered = state.offer(config, *rank, &schema, rows, appended.at)?;
             (appended, offered)
@@ -239,7 +247,8 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         Ok((batch, delivery))
     }
 
-    /// Fills `state.incoming` with the columns of `batch`, and checks them against the first mini-batch.
+    /// Fills `state.incoming` with the columns of `batch`, and checks them against the first
+    /// mini-batch.
     fn take_apart(&self, state: &mut State, batch: B) -> Result<(B::Rest, Arc<Schema>, usize), BatchError> {
         state.incoming.clear();
         state.merged.clear();
@@ -265,8 +274,9 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         Ok(Appended { delivery, queued, waited, copied, at: timings.append(started) })
     }
 
-    /// Takes part in a step for which this rank has no rows, so that the others can go on. Collective, like [`rehearse`](Self::rehearse).
-    /// A step for which no rank has rows is no step: nothing is inserted, drawn or used up.
+    /// Takes part in a step for which this rank has no rows. Collective, like
+    /// [`rehearse`](Self::rehearse). A step for which no rank has rows is no step: nothing is
+    /// inserted, drawn or used up.
     ///
     /// # Errors
     ///
@@ -275,7 +285,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         let config = &self.shared.config;
         self.lock().guarded(|state| {
             if self.shared.size == 1 {
-                // Nobody to tell, but what went wrong in the last mini-batch of an epoch is reported with its end.
+                // An error in the last mini-batch of an epoch is reported at its end.
                 return state.drain(config);
             }
             state.drain_if_needed(config)?;
@@ -285,8 +295,8 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         })
     }
 
-    /// Tells all ranks that this one cannot go on because its data failed; their current step ends with
-    /// [`RehearsalError::PeerFailed`]. The buffer is poisoned.
+    /// Tells all ranks that this one cannot go on because its data failed; their current step ends
+    /// with [`RehearsalError::PeerFailed`]. The buffer is poisoned.
     pub fn abort(&self, error: RehearsalError) {
         let mut state = self.lock();
         if state.error.is_none() {
@@ -295,13 +305,15 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         }
     }
 
-    /// Begins task `task`: rows stored from now on belong to it. Collective: all ranks call it at the same step. Representatives that are pending
-    /// are drawn again from the union as it is now if the rule of sampling depends on the task. Returns without waiting for the engine or for other ranks.
+    /// Begins task `task`: rows stored from now on belong to it. Collective: all ranks call it at
+    /// the same step. If the sampling rule depends on the task, pending representatives are drawn
+    /// again. Returns without waiting for the engine or for other ranks.
     ///
     /// # Errors
     ///
-    /// As [`rehearse`](Self::rehearse), of what was before. [`RehearsalError::Disagreement`], if the ranks are at different steps or begin different tasks, comes from the
-    /// next call.
+    /// As [`rehearse`](Self::rehearse), of earlier steps. The next call returns
+    /// [`RehearsalError::Disagreement`] if the ranks are at different steps or begin different
+    /// tasks.
     pub fn begin_task(&self, task: usize) -> Result<(), RehearsalError> {
         let config = &self.shared.config;
         self.lock().guarded(|state| {
@@ -326,13 +338,15 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     ///
     /// # Errors
     ///
-    /// As [`rehearse`](Self::rehearse), and [`RehearsalError::Disagreement`] if the ranks' draws differ.
+    /// As [`rehearse`](Self::rehearse), and [`RehearsalError::Disagreement`] if the ranks' draws
+    /// differ.
     pub fn report(&self) -> Result<BufferReport, RehearsalError> {
         self.ask(Request::Report)
     }
 
-    /// A copy of this rank's shard as a Burn [`Dataset`](burn::data::dataset::Dataset). Not collective.
-    /// Also works after an error: it then contains the rows stored before the failed step.
+    /// A copy of this rank's shard as a Burn [`Dataset`](burn::data::dataset::Dataset). Not
+    /// collective. Also works after an error: it then contains the rows stored before the failed
+    /// step.
     ///
     /// # Errors
     ///
@@ -340,7 +354,8 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     pub fn snapshot(&self) -> Result<Snapshot, RehearsalError> {
         let mut state = self.lock();
         if state.error.is_none() {
-            // An error that is found here poisons the buffer, and what is stored is returned all the same.
+            // An error that is found here poisons the buffer, and what is stored is returned all
+            // the same.
             let _ = state.guarded(|state| state.drain(&self.shared.config));
         }
         if state.error.is_some() {
@@ -349,15 +364,19 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         state.link.ask(Request::Snapshot)
     }
 
-    /// Writes all shards to `directory`, which becomes a [checkpoint](crate::checkpoint): complete, or none. Returns when everything is on the disk; the same as
-    /// [`begin_checkpoint`](Self::begin_checkpoint) and [`wait`](PendingCheckpoint::wait). Collective.
+    /// Writes all shards to `directory`, which becomes a [checkpoint](crate::checkpoint) that is
+    /// complete or absent. Returns when everything is on the disk:
+    /// [`begin_checkpoint`](Self::begin_checkpoint) and [`wait`](PendingCheckpoint::wait) in one
+    /// call. Collective.
     ///
-    /// After an error of a single process, for example in a mini-batch, the checkpoint holds the buffer as it was
-    /// before the step that failed. On several ranks nothing can be written then, since the other ranks have left.
+    /// After an error of a single process, for example in a mini-batch, the checkpoint holds the
+    /// buffer as it was before the step that failed. On several ranks nothing can be written then,
+    /// since the other ranks have left.
     ///
     /// # Errors
     ///
-    /// [`RehearsalError::Checkpoint`] if a rank cannot write; the buffer goes on as before. Otherwise as [`rehearse`](Self::rehearse).
+    /// [`RehearsalError::Checkpoint`] if a rank cannot write; the buffer stays usable. Otherwise as
+    /// [`rehearse`](Self::rehearse).
     pub fn checkpoint(&self, directory: impl AsRef<Path>) -> Result<Saved, RehearsalError> {
         let saved = self.begin_checkpoint(directory)?.wait();
         // An error that is not the checkpoint's alone is known now, and not only at the next step.
@@ -368,19 +387,25 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         saved
     }
 
-    /// Begins to write all shards to `directory`, and returns as soon as the steps so far are done, without waiting until other ranks begin it, too, or for a disk. Steps go
-    /// on while it is written, and it holds the buffer as it is now. Collective: all
-    /// ranks call it between the same two steps, with the same directory, on a file system that they share. A checkpoint that was there before is one no
-    /// more; keep it until this one is complete by giving each a directory of its own.
+    /// Begins to write all shards to `directory`. Returns when the steps so far are done, without
+    /// waiting for other ranks or for a disk. The checkpoint holds the buffer as it is now, while
+    /// steps continue.
     ///
-    /// It holds everything that later steps depend on: the rows and their handles, the tables, the policies' states, and the representatives that are pending.
-    /// The engine waits for the one before, copies all but the rows before it answers to the next step, and hands the rows to a thread that writes, a piece at a time
-    /// between steps; a row that a step overwrites before its turn is copied first, so that while a checkpoint is written up to a shard's bytes more are in use,
-    /// and a few of them as a rule. Nothing of all this changes a result. With [`Execution::Inline`] this call hands over all rows, since nobody else could.
+    /// Collective: all ranks call it between the same two steps, with the same directory, on a file
+    /// system that they share. An earlier checkpoint in that directory is removed. Use a directory
+    /// per checkpoint to keep it until this one is complete.
+    ///
+    /// The checkpoint holds everything that later steps depend on: rows and their handles, tables,
+    /// the policies' states, and pending representatives. The engine finishes an earlier checkpoint
+    /// first. Then it copies everything except the rows, and passes the rows to a writer thread
+    /// between steps. A row that a step overwrites before its turn is copied, which takes at most
+    /// the shard's bytes, and usually a few rows. Results do not depend on it. With
+    /// [`Execution::Inline`](crate::Execution::Inline) this call passes all rows.
     ///
     /// # Errors
     ///
-    /// As [`rehearse`](Self::rehearse), of the steps so far. [`PendingCheckpoint::wait`] returns the outcome.
+    /// As [`rehearse`](Self::rehearse), of the steps so far. [`PendingCheckpoint::wait`] returns
+    /// the outcome.
     pub fn begin_checkpoint(&self, directory: impl AsRef<Path>) -> Result<PendingCheckpoint, RehearsalError> {
         let directory = directory.as_ref().to_path_buf();
         let mut state = self.lock();
@@ -402,16 +427,18 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         })
     }
 
-    /// Goes on from a [checkpoint](Self::checkpoint): on as many ranks as it was written on, every later step gives the same bits as if there had been no
-    /// interruption. Collective, before the first step; `device` is that of the mini-batches to come.
+    /// Resumes from a [checkpoint](Self::checkpoint). On the same number of ranks, every later step
+    /// gives the same bits as without the interruption. On another number, every stored sample is
+    /// kept once, and shards, quotas and draws are those of the new world size. Collective, before
+    /// the first step. `device` is the device of the mini-batches to come.
     ///
-    /// On another number of ranks every stored sample is kept, once; shards, quotas and draws are those of the new world. All options that can
-    /// change a result must be unchanged. Loaders and [`begin_task`](Self::begin_task) are the caller's business: the task is the checkpoint's.
+    /// All options that can change a result must be unchanged. The task is that of the checkpoint;
+    /// the caller restores the position of its loaders.
     ///
     /// # Errors
     ///
-    /// [`RehearsalError::Checkpoint`] naming the file that is missing, damaged, or does not belong to this buffer. The buffer stays empty.
-    /// [`RehearsalError::Misuse`] after the first step.
+    /// [`RehearsalError::Checkpoint`] naming the file that is missing, damaged, or does not belong
+    /// to this buffer. The buffer stays empty. [`RehearsalError::Misuse`] after the first step.
     pub fn restore(&self, directory: impl AsRef<Path>, device: &Device) -> Result<Restored, RehearsalError> {
         let directory = directory.as_ref().to_path_buf();
         let mut state = self.lock();
@@ -445,8 +472,8 @@ impl<B> RehearsalBuffer<B> {
         self.shared.size
     }
 
-    /// The number of stored rows, of all ranks together, after the steps so far. Waits for this rank's engine, as
-    /// [`inspect`](RehearsalBuffer::inspect) does; not collective.
+    /// The number of stored rows, of all ranks together, after the steps so far. Waits for this
+    /// rank's engine, as [`inspect`](RehearsalBuffer::inspect) does; not collective.
     ///
     /// After an error it is the number before the step that failed.
     pub fn len(&self) -> usize {
@@ -460,8 +487,8 @@ impl<B> RehearsalBuffer<B> {
         self.len() == 0
     }
 
-    /// The number of rows that all ranks together can store. `None` before the first mini-batch if the capacity is
-    /// configured in bytes.
+    /// The number of rows that all ranks together can store. `None` before the first mini-batch if
+    /// the capacity is configured in bytes.
     pub fn capacity(&self) -> Option<usize> {
         let Shared { config, size, .. } = &*self.shared;
         let state = self.lock();
@@ -484,8 +511,8 @@ impl<B> RehearsalBuffer<B> {
         self.shared.timings.clone()
     }
 
-    /// Returns the error that poisoned the buffer, if any: after an error every step returns it. On one rank this waits for the engine, so that an error in the last
-    /// mini-batch is found, too.
+    /// Returns the error that poisoned the buffer, if any: after an error every step returns it. On
+    /// one rank this waits for the engine, so that an error in the last mini-batch is found, too.
     ///
     /// # Errors
     ///
@@ -498,7 +525,8 @@ impl<B> RehearsalBuffer<B> {
         }
     }
 
-    /// Reports the error that poisoned the buffer on standard error, once, for callers that cannot return it.
+    /// Reports the error that poisoned the buffer on standard error, once, for callers that cannot
+    /// return it.
     pub(crate) fn report_error(&self, error: &RehearsalError) {
         tracing::error!(%error, "the rehearsal buffer is poisoned; mini-batches pass unchanged");
         notice(&self.shared.reported, || format!("rehearsal has stopped; training continues without it: {error}"));
@@ -514,7 +542,8 @@ impl<B> RehearsalBuffer<B> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic inside leaves at worst a request without its answer, which the next receive turns into an error.
+        // A panic inside leaves at worst a request without its answer, which the next receive turns
+        // into an error.
         self.shared.state.lock()
     }
 }

@@ -19,7 +19,8 @@ pub enum BatchError {
         /// The tensor's shape.
         shape: Vec<usize>,
     },
-    /// A column is not of the type that the batch declares for it, its rows are not of the size that their shape says, or a tensor is not what its device says.
+    /// A column is not of the type that the batch declares for it, its rows are not of the size
+    /// that their shape says, or a tensor is not what its device says.
     #[error("field `{field}` is missing, or of another kind, rank or size than the batch type declares")]
     ColumnType {
         /// The field's name.
@@ -50,8 +51,8 @@ pub enum BatchError {
         /// Shape and element type of a row in this one.
         found: String,
     },
-    /// Mini-batches with and without autodiff are mixed. Burn's learner validates without autodiff, so this
-    /// usually means that validation data reached the buffer.
+    /// Mini-batches with and without autodiff are mixed. Burn's learner validates without autodiff,
+    /// so this usually means that validation data reached the buffer.
     #[error(
         "mini-batches were on {} and this one is on {}: validation data must not enter the buffer; give the validation loader the \
          batcher without the buffer (`RehearsalBatcher::valid`) or a loader of its own",
@@ -258,8 +259,8 @@ impl From<RehearsalError> for DatasetError {
     }
 }
 
-/// Prints a message to standard error once for each `once`. For what no error can report, and a log, which may not
-/// exist, would hide.
+/// Prints a message to standard error once for each `once`. For what no error can report, and a
+/// log, which may not exist, would hide.
 pub(crate) fn notice(once: &Once, message: impl FnOnce() -> String) {
     once.call_once(|| print_notice(&message()));
 }

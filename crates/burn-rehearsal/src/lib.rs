@@ -1,15 +1,16 @@
 //! Asynchronous, distributed rehearsal buffer for continual learning with [Burn](burn).
 //!
-//! A network that is trained only on new data forgets the old. *Rehearsal* (experience replay) keeps a
-//! bounded sample of past data and mixes some of it into every mini-batch. This crate does so behind the
-//! training step: every rank of a data-parallel run owns a shard of the buffer, updates it in the
-//! background, and draws *representatives* (replayed samples) uniformly from the union of all shards.
-//! See Bouvier et al., "Efficient Data-Parallel Continual Learning with Asynchronous Distributed Rehearsal
-//! Buffers", CCGrid 2024, arXiv 2406.03285.
+//! A network that is trained only on new data forgets the old. *Rehearsal* (experience replay)
+//! keeps a bounded sample of past data and mixes some of it into every mini-batch. This crate does
+//! so behind the training step: every rank of a data-parallel run owns a shard of the buffer,
+//! updates it in the background, and draws *representatives* (replayed samples) uniformly from the
+//! union of all shards. See Bouvier et al., "Efficient Data-Parallel Continual Learning with
+//! Asynchronous Distributed Rehearsal Buffers", CCGrid 2024, arXiv 2406.03285.
 //!
 //! # Quick start
 //!
-//! 1. Derive [`RehearsalBatch`] for your mini-batch: a struct of tensors whose first dimension is the row.
+//! 1. Derive [`RehearsalBatch`] for your mini-batch: a struct of tensors whose first dimension is
+//!    the row.
 //! 2. Make a [`RehearsalBuffer`] with [`RehearsalConfig`]. By default all rows of a mini-batch are
 //!    *candidates* for the buffer, and as many representatives are appended to it.
 //! 3. [Attach](RehearsalBuffer::attach) it to your training loader.
@@ -53,14 +54,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! `train` is a Burn `DataLoader`: pass it to `SupervisedTraining::new`. Give the validation loader no buffer.
-//! Where only a batcher can be changed, wrap it in a [`RehearsalBatcher`].
+//! `train` is a Burn `DataLoader`: pass it to `SupervisedTraining::new`. Give the validation loader
+//! no buffer. Where only a batcher can be changed, wrap it in a [`RehearsalBatcher`].
 //!
 //! # Several ranks
 //!
-//! [`RehearsalConfig::init_on`] shards the buffer over all ranks. [`ShardedLoader`] reads each rank's part of
-//! the data in an exact order. A learner for several ranks, `DataParallel`, is in the crate
-//! `burn-rehearsal-train`.
+//! [`RehearsalConfig::init_on`] shards the buffer over all ranks. [`ShardedLoader`] reads each
+//! rank's part of the data in an exact order. A learner for several ranks, `DataParallel`, is in
+//! the crate `burn-rehearsal-train`.
 //!
 //! ```
 //! use burn_rehearsal::{Capacity, RehearsalConfig, ShardedLoader};
@@ -91,8 +92,8 @@
 //!
 //! # Results
 //!
-//! All draws are a pure function of (seed, data order, world size): the same bits on threads and processes, on
-//! the host and on a device, in the background and inline.
+//! All draws are a pure function of (seed, data order, world size): the same bits on threads and
+//! processes, on the host and on a device, in the background and inline.
 //!
 //! [`RehearsalBuffer::inspect`], [`report`](RehearsalBuffer::report) and
 //! [`snapshot`](RehearsalBuffer::snapshot) show the contents. [`RehearsalBuffer::checkpoint`] and
@@ -106,10 +107,11 @@
 //!
 //! # Speed
 //!
-//! On the CPU, candidates are copied once, by the engine's thread, from the mini-batch's own memory.
-//! Representatives are appended to that memory if it has no other owner: do not keep clones of the tensors that
-//! a batcher returns. An allocator that keeps freed memory, for example mimalloc, can make a training step a
-//! third faster than the system's. On a GPU, [`StorePreference::Device`] keeps the rows in its memory.
+//! On the CPU, candidates are copied once, by the engine's thread, from the mini-batch's own
+//! memory. Representatives are appended to that memory if it has no other owner: do not keep clones
+//! of the tensors that a batcher returns. An allocator that keeps freed memory, for example
+//! mimalloc, can make a training step a third faster than the system's. On a GPU,
+//! [`StorePreference::Device`] keeps the rows in its memory.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs)]
 

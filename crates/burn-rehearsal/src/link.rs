@@ -1,9 +1,9 @@
 //! The way from a handle to its engine and back: a thread of its own, or a call.
 //!
-//! An engine without work sleeps, and to wake it would cost the training thread more than all else that it does for the buffer: a system call, and an
-//! interrupt of another core. Nor is there any hurry, since what the engine prepares is wanted a step later. So an engine in the background
-//! wakes up by itself, a little after the next mini-batch is due, and is woken only by a mini-batch that comes late, by any other request, and by
-//! whoever waits for its answer.
+//! Waking a sleeping engine costs the training thread a system call, more than everything else that
+//! it does for the buffer. The engine's work is needed one step later, so a background engine wakes
+//! up by itself, a little after the next mini-batch is due. It is woken by a mini-batch that is
+//! late, by any other request, and by a thread that waits for its answer.
 
 use crate::config::{Execution, RehearsalConfig};
 use crate::engine::{Answer, Engine, Inbox, MAX_IN_FLIGHT, Reply, Request, Round, Sent, Timings};
@@ -15,7 +15,8 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-/// A handle's end of the way to its engine. Requests are answered in order, and answers must be received in that order.
+/// A handle's end of the way to its engine. Requests are answered in order, and answers must be
+/// received in that order.
 pub(crate) struct Link {
     engine: EngineEnd,
     /// The answers to rounds.
@@ -43,8 +44,8 @@ impl Link {
     ///
     /// # Errors
     ///
-    /// [`RehearsalError::Config`] if the configuration makes no sense, [`RehearsalError::Thread`] if the thread cannot be
-    /// started.
+    /// [`RehearsalError::Config`] if the configuration makes no sense, [`RehearsalError::Thread`]
+    /// if the thread cannot be started.
     pub(crate) fn new(
         config: &RehearsalConfig,
         rules: CustomRules,
@@ -105,7 +106,8 @@ impl Link {
         }
     }
 
-    /// The time spent waiting for answers since this was last called. An answer that is there costs no look at the clock.
+    /// The time spent waiting for answers since this was last called. An answer that is there costs
+    /// no look at the clock.
     pub(crate) fn take_waited(&mut self) -> Duration {
         match &mut self.engine {
             EngineEnd::Background(link) => std::mem::take(&mut link.waited),
@@ -136,13 +138,14 @@ impl EngineEnd {
 
 impl Drop for Background {
     fn drop(&mut self) {
-        // The other ranks count on every round that this one has submitted, and a last one may tell them why it leaves.
+        // The other ranks wait for every round that this one has submitted. The last one may report
+        // why it leaves.
         self.thread.unpark();
     }
 }
 
-/// Answers requests until no handle is left. The answerer is an earlier parameter than the engine, so it is dropped after
-/// the engine's collectives.
+/// Answers requests until no handle is left. The answerer is an earlier parameter than the engine,
+/// so it is dropped after the engine's collectives.
 fn serve(inbox: &Inbox, mut rhythm: Rhythm, _answerer: Answerer, mut engine: Engine) {
     while let Some(Sent { request, asked }) = engine.write_until_asked(inbox).or_else(|| next(inbox, &rhythm)) {
         let sent = if let Request::Rows(batch) = &request { Some(batch.sent) } else { None };
@@ -155,7 +158,7 @@ fn serve(inbox: &Inbox, mut rhythm: Rhythm, _answerer: Answerer, mut engine: Eng
     }
 }
 
-/// The next request; sleeps as long as there is no hurry, and then until it comes.
+/// The next request. Sleeps while a mini-batch is not due, and then until a request arrives.
 fn next(inbox: &Inbox, rhythm: &Rhythm) -> Option<Sent> {
     match inbox.try_recv() {
         Ok(request) => Some(request),
@@ -169,7 +172,7 @@ fn next(inbox: &Inbox, rhythm: &Rhythm) -> Option<Sent> {
     }
 }
 
-/// When mini-batches come.
+/// When mini-batches arrive.
 #[derive(Debug, Default)]
 struct Rhythm {
     /// When the last one was sent.
@@ -184,7 +187,7 @@ impl Rhythm {
     /// Shorter sleeps are too inexact.
     const SHORTEST: Duration = Duration::from_micros(500);
 
-    /// A mini-batch was sent at `at` and meant so much work.
+    /// A mini-batch was sent at `at` and kept the engine busy for `work`.
     fn beat(&mut self, at: Instant, work: Duration) {
         if let Some(last) = self.last.replace(at) {
             self.intervals = [self.intervals[1], at.saturating_duration_since(last)];
@@ -192,8 +195,9 @@ impl Rhythm {
         self.work = work;
     }
 
-    /// How long to sleep: until a quarter of an interval after the next one is due, so that it is there in spite of a step that is a little longer than
-    /// others. `None` if there is no rhythm, or if the rest of the interval could be too short for the work.
+    /// How long to sleep: until a quarter of an interval after the next one is due, so that it is
+    /// there in spite of a step that is a little longer than others. `None` if there is no rhythm,
+    /// or if the rest of the interval could be too short for the work.
     fn pause(&self, now: Instant) -> Option<Duration> {
         let interval = self.intervals[0].min(self.intervals[1]);
         if interval < Self::SHORTEST || self.work > interval / 4 {

@@ -1,4 +1,5 @@
-//! What the buffer does, as metrics of Burn: register them with a learner, and they reach its renderer and its logs.
+//! What the buffer does, as metrics of Burn: register them with a learner, and they reach its
+//! renderer and its logs.
 
 use std::fmt;
 use std::sync::Arc;
@@ -104,11 +105,13 @@ impl RehearsalStat {
     }
 }
 
-/// One [`RehearsalStat`] of a buffer as a metric of Burn, for any kind of model. A value is the mean per step since the metric was last updated; that of an
-/// epoch, the mean over the epoch's steps.
+/// One [`RehearsalStat`] of a buffer as a metric of Burn, for any kind of model. A value is the
+/// mean per step since the metric was last updated; that of an epoch, the mean over the epoch's
+/// steps.
 ///
-/// Reading it costs a few loads of counters that are kept anyway; a buffer without metrics pays nothing for them. The engine works beside
-/// the training thread, so its times are those of the steps that it has just done, not of the one that is being reported.
+/// Reading it costs a few loads of counters that are kept anyway; a buffer without metrics pays
+/// nothing for them. The engine works beside the training thread, so its times are those of the
+/// steps that it has just done, not of the one that is being reported.
 ///
 /// ```no_run
 /// # use burn::train::{LearnerModel, SupervisedTraining};

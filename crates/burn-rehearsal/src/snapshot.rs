@@ -19,7 +19,8 @@ pub struct StoredSample {
     pub task: usize,
     /// Which sample it is, if the batch has an `id`.
     pub id: Option<i64>,
-    /// The stored fields in the order of the batch type, each of the shape and element type of one row.
+    /// The stored fields in the order of the batch type, each of the shape and element type of one
+    /// row.
     pub fields: Vec<TensorData>,
 }
 
@@ -62,8 +63,8 @@ impl Dataset<StoredSample> for Snapshot {
     }
 }
 
-/// Builds mini-batches of the user's type from stored rows. Fields marked `skip` take their default value, the `representative` field is
-/// `true`.
+/// Builds mini-batches of the user's type from stored rows. Fields marked `skip` take their default
+/// value, the `representative` field is `true`.
 #[derive(Debug, Clone, Copy)]
 pub struct SnapshotBatcher<B>(PhantomData<fn() -> B>);
 
@@ -105,7 +106,8 @@ impl<B: RehearsalBatch<Rest: Default>> SnapshotBatcher<B> {
     }
 }
 
-/// What Burn's infallible [`Batcher`] gives for stored rows: a mini-batch, or the reason why there is none.
+/// What Burn's infallible [`Batcher`] gives for stored rows: a mini-batch, or the reason why there
+/// is none.
 pub type SnapshotBatch<B> = Result<B, crate::error::BatchError>;
 
 impl<B: RehearsalBatch<Rest: Default>> Batcher<StoredSample, SnapshotBatch<B>> for SnapshotBatcher<B> {

@@ -1,7 +1,8 @@
 //! Once warm, a step in host memory allocates the mini-batch that it returns and nothing else.
 //!
-//! The reference only does that: it takes a mini-batch apart, appends rows that are there, and puts it together. What the buffer allocates beyond it is
-//! counted. The engine runs inline, so that one thread's counter sees everything.
+//! The reference only does that: it takes a mini-batch apart, appends rows that are there, and puts
+//! it together. What the buffer allocates beyond it is counted. The engine runs inline, so that one
+//! thread's counter sees everything.
 #![allow(unsafe_code, reason = "a global allocator is an unsafe trait")]
 #![allow(clippy::unwrap_used)]
 
@@ -17,7 +18,8 @@ thread_local! {
 
 struct Counting;
 
-// SAFETY: every call is passed on to the system's allocator unchanged; counting in a constant-initialised thread local allocates nothing.
+// SAFETY: every call is passed on to the system's allocator unchanged; counting in a
+// constant-initialised thread local allocates nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         COUNT.with(|count| count.set(count.get() + 1));

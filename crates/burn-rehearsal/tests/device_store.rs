@@ -1,4 +1,5 @@
-//! A write to a store on the device copies the rows that are written and not the store: what is allocated does not grow with the capacity.
+//! A write to a store on the device copies the rows that are written and not the store: what is
+//! allocated does not grow with the capacity.
 #![allow(unsafe_code, reason = "a global allocator is an unsafe trait")]
 #![allow(clippy::unwrap_used)]
 
@@ -13,7 +14,8 @@ thread_local! {
 
 struct Counting;
 
-// SAFETY: every call is passed on to the system's allocator unchanged; counting in a constant-initialised thread local allocates nothing.
+// SAFETY: every call is passed on to the system's allocator unchanged; counting in a
+// constant-initialised thread local allocates nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         BYTES.with(|bytes| bytes.set(bytes.get() + layout.size()));
@@ -58,7 +60,8 @@ fn batch(step: usize, device: &Device) -> Batch {
     }
 }
 
-/// The bytes allocated in each of the last steps of a run, all on this thread; the shard is full by then if `capacity` is small.
+/// The bytes allocated in each of the last steps of a run, all on this thread; the shard is full by
+/// then if `capacity` is small.
 fn steps(capacity: usize) -> Vec<usize> {
     let device = Device::flex();
     let config = RehearsalConfig::new(Capacity::Samples(capacity))
@@ -85,7 +88,8 @@ fn steps(capacity: usize) -> Vec<usize> {
 fn what_a_step_allocates_does_not_grow_with_the_capacity() {
     let most = |steps: Vec<usize>| steps.into_iter().max().unwrap_or(0);
     let row_bytes = WIDTH * 5 + 8;
-    // Full after a few steps: slots are overwritten here and there. Or never full: slots are written one after the other.
+    // Full after a few steps: slots are overwritten here and there. Or never full: slots are
+    // written one after the other.
     let (small, medium, large) = (most(steps(64)), most(steps(200)), most(steps(40_000)));
     assert!(medium <= small + row_bytes && large <= small + row_bytes, "{small}, {medium} and {large} bytes");
     // All of it is less than a copy of the smallest field of the large store.
@@ -102,5 +106,5 @@ fn a_tensor_that_is_shared_would_be_copied_whole() {
     assert!(alone >= size, "a clone is alive: {alone} bytes");
     let mut owned = Some(tensor);
     let alone = allocated(|| owned = owned.take().map(|tensor| tensor.slice_assign(5..6, row())));
-    assert!(alone < size / 100, "nobody else holds it: {alone} bytes");
+    assert!(alone < size / 100, "no other owner: {alone} bytes");
 }

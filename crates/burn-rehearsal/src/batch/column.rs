@@ -42,8 +42,9 @@ pub struct Column {
     row_shape: Shape,
 }
 
-/// Where a column's values are. What lies in host memory is kept as that memory: a Burn tensor is some hundred bytes of shapes and strides, and
-/// to take one apart, reshape, clone or build it takes longer than all else that is done to the rows of small mini-batches.
+/// Where a column's values are. What lies in host memory is kept as that memory: a Burn tensor is
+/// some hundred bytes of shapes and strides, and to take one apart, reshape, clone or build it
+/// takes longer than all else that is done to the rows of small mini-batches.
 #[derive(Debug, Clone)]
 enum Data {
     Host(HostRows),
@@ -122,7 +123,8 @@ impl Column {
         if let Data::Host(rows) = &self.data { Some(rows) } else { None }
     }
 
-    /// The memory of a column in host memory, if it holds nothing else and nobody else has it, to be written again.
+    /// The memory of a column in host memory, if it holds nothing else and has no other owner, to
+    /// be written again.
     pub(crate) fn memory_mut(&mut self) -> Option<&mut [u8]> {
         match &mut self.data {
             Data::Host(rows) => rows.memory_mut(),
@@ -141,7 +143,8 @@ impl Column {
         Column::of_values(values, self.row_shape.clone())
     }
 
-    /// Appends the rows of `other`, in place if their memory has no other owner. They must have the same kind, element type, row shape and device.
+    /// Appends the rows of `other`, in place if their memory has no other owner. They must have the
+    /// same kind, element type, row shape and device.
     ///
     /// # Errors
     ///
@@ -150,8 +153,9 @@ impl Column {
         self.append_counting(&other, field).map(|_| self)
     }
 
-    /// As [`append`](Self::append), to this column, and says how many rows that copied: all, or only those of `other`, which need not have the autodiff association of
-    /// the device. After an error the column is as it was.
+    /// As [`append`](Self::append), to this column, and says how many rows that copied: all, or
+    /// only those of `other`, which need not have the autodiff association of the device. After an
+    /// error the column is as it was.
     pub(crate) fn append_counting(&mut self, other: &Column, field: &'static str) -> Result<usize, BatchError> {
         if let Data::Host(rows) = &mut self.data {
             let copied = match &other.data {
@@ -207,7 +211,8 @@ impl Column {
         Column { data: Data::Tensor(Box::new(values)), row_shape }
     }
 
-    /// The rows of `parts` one after the other, which must be alike but for their number; `None` for no part.
+    /// The rows of `parts` one after the other, which may differ only in their number; `None`
+    /// for no part.
     pub(crate) fn concat(mut parts: Vec<Column>) -> Option<Column> {
         if parts.len() < 2 {
             return parts.pop();
@@ -295,7 +300,8 @@ impl Values {
     }
 }
 
-/// The rows that `index` names. Burn 0.22's flex takes a selection of booleans for integers from then on; written into booleans they are right again.
+/// The rows that `index` names. Burn 0.22's flex takes a selection of booleans for integers from
+/// then on; written into booleans they are right again.
 fn select_bools(values: Tensor<2, Bool>, index: Tensor<1, Int>) -> Tensor<2, Bool> {
     let (device, dtype) = (values.device(), values.dtype());
     let selected = values.select(0, index);

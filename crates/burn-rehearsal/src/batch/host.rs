@@ -1,7 +1,8 @@
-//! What the CPU backend allows beyond Burn's own operations: its rows are in host memory, so they can be read where they are, and a mini-batch
-//! whose memory has room can grow in place.
+//! What the CPU backend allows beyond Burn's own operations: its rows are in host memory, so they
+//! can be read where they are, and a mini-batch whose memory has room can grow in place.
 //!
-//! On every other device, and without the feature `flex`, the functions here decline and Burn's operations do the work.
+//! On every other device, and without the feature `flex`, the functions here decline and Burn's
+//! operations do the work.
 
 #[cfg(feature = "flex")]
 pub(crate) use flex::HostRows;
@@ -11,7 +12,8 @@ pub(crate) use none::HostRows;
 use burn::tensor::kind::Basic;
 use burn::tensor::{Device, Element, Tensor, TensorData};
 
-/// Whether the memory of `device` is the host's. Burn compares devices without their autodiff association.
+/// Whether the memory of `device` is the host's. Burn compares devices without their autodiff
+/// association.
 pub fn is_host(device: &Device) -> bool {
     #[cfg(feature = "flex")]
     return *device == Device::flex();
@@ -22,11 +24,12 @@ pub fn is_host(device: &Device) -> bool {
     }
 }
 
-/// A tensor of `shape` from its values, with room for `room` more rows behind them where the device's memory is the host's.
+/// A tensor of `shape` from its values, with room for `room` more rows behind them where the
+/// device's memory is the host's.
 ///
-/// A batcher does not need it: the buffer enlarges the memory of a mini-batch when it appends the representatives. With
-/// room for r rows the allocator has nothing to do. The element type is that of the values. On other devices this is
-/// [`Tensor::from_data`].
+/// A batcher does not need it: the buffer enlarges the memory of a mini-batch when it appends the
+/// representatives. With room for r rows the allocator has nothing to do. The element type is that
+/// of the values. On other devices this is [`Tensor::from_data`].
 ///
 /// # Panics
 ///
@@ -67,7 +70,8 @@ mod flex {
     use std::ops::Range;
     use std::sync::Arc;
 
-    /// The values of a column, one row after the other in memory that is shared with the tensors it came from.
+    /// The values of a column, one row after the other in memory that is shared with the tensors it
+    /// came from.
     #[derive(Debug, Clone)]
     pub(crate) struct HostRows {
         memory: Arc<Bytes>,
@@ -93,8 +97,8 @@ mod flex {
             is_of_kind && super::is_host(device)
         }
 
-        /// The rows of a tensor that [can be held](Self::can_hold) and to which no gradient leads, copied if they do not lie one after the other; `None` if it is not
-        /// what its device says.
+        /// The rows of a tensor that [can be held](Self::can_hold) and to which no gradient leads,
+        /// copied if they do not lie one after the other; `None` if it is not what its device says.
         pub(crate) fn take<const D: usize, K>(tensor: Tensor<D, K>, kind: Kind, device: &Device) -> Option<Self>
         where
             K: Basic + Autodiff + BackendPrimitive<Flex, Primitive = FlexTensor>,
@@ -108,7 +112,8 @@ mod flex {
             Some(Self { memory: tensor.data_arc(), start, rows, elements, dtype, kind, strategy: device.gradient_checkpointing_strategy() })
         }
 
-        /// The rows of `data`, shape `[rows, elements]` without a 0, if they can be held; otherwise the data.
+        /// The rows of `data`, shape `[rows, elements]` without a 0, if they can be held; otherwise
+        /// the data.
         pub(crate) fn from_data(data: TensorData, elements: usize, kind: Kind, device: &Device) -> Result<Self, TensorData> {
             let rows = match data.shape().as_slice() {
                 &[rows, width] if rows * width > 0 && width == elements => rows,
@@ -148,7 +153,7 @@ mod flex {
             }
         }
 
-        /// The memory, if it holds nothing else and nobody else has it.
+        /// The memory, if it holds nothing else and has no other owner.
         pub(crate) fn memory_mut(&mut self) -> Option<&mut [u8]> {
             if self.place() == (0..self.memory.len()) { Arc::get_mut(&mut self.memory).map(|memory| &mut **memory) } else { None }
         }
@@ -191,9 +196,9 @@ mod flex {
             Self { strategy: device.gradient_checkpointing_strategy().or(self.strategy), ..self }
         }
 
-        /// Appends `tail`, and returns how many rows that copied. Memory that has no other owner is written
-        /// where it has room, and grows otherwise; else all rows are copied to new memory. `None`, and nothing
-        /// happens, if the two differ in type or width.
+        /// Appends `tail`, and returns how many rows that copied. Memory that has no other owner is
+        /// written where it has room, and grows otherwise; else all rows are copied to new memory.
+        /// `None`, and nothing happens, if the two differ in type or width.
         pub(crate) fn append(&mut self, tail: &Self) -> Option<usize> {
             if (self.kind, self.dtype, self.elements) != (tail.kind, tail.dtype, tail.elements) {
                 return None;
@@ -220,9 +225,10 @@ mod flex {
         room.and_then(|memory| memory.get_mut(end..end + more.len())).map(|room| room.copy_from_slice(more)).is_some()
     }
 
-    /// Appends `more` to memory without another owner, as a `Vec` does: in its spare capacity, or after the allocator has
-    /// enlarged it, which copies the rows before only if they cannot stay where they are. Returns false, and nothing
-    /// happens, if the memory is not a `Vec` of such values.
+    /// Appends `more` to memory without another owner, as a `Vec` does: in its spare capacity, or
+    /// after the allocator has enlarged it, which copies the rows before only if they cannot stay
+    /// where they are. Returns false, and nothing happens, if the memory is not a `Vec` of such
+    /// values.
     fn grow(memory: &mut Arc<Bytes>, more: &[u8], dtype: DType) -> bool {
         fn of<E: Element + bytemuck::Pod>(memory: &mut Bytes, more: &[u8]) -> bool {
             let Ok(more) = bytemuck::try_cast_slice(more) else { return false };

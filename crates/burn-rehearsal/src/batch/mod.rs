@@ -1,7 +1,8 @@
 //! What a user's mini-batch looks like to the buffer: a row-aligned list of columns.
 //!
-//! [`RehearsalBatch`] turns any struct of tensors into [`Column`]s and back; `#[derive(RehearsalBatch)]` writes it. Everything below
-//! the trait works on columns, so the engine knows nothing of the user's type.
+//! [`RehearsalBatch`] turns any struct of tensors into [`Column`]s and back;
+//! `#[derive(RehearsalBatch)]` writes it. Everything below the trait works on columns, so the
+//! engine knows nothing of the user's type.
 
 mod column;
 mod host;
@@ -89,8 +90,9 @@ pub struct FieldSpec {
 ///
 /// # Skipped fields
 ///
-/// Fields marked `skip` are neither stored nor replayed: they keep the value of the incoming mini-batch. If such
-/// a field has one entry per row, it has none for the representatives, unless a function adds them:
+/// Fields marked `skip` are neither stored nor replayed: they keep the value of the incoming
+/// mini-batch. If such a field has one entry per row, it has none for the representatives, unless a
+/// function adds them:
 ///
 /// ```
 /// # use burn::tensor::{Int, Tensor};
@@ -117,15 +119,17 @@ pub trait RehearsalBatch: Send + Sized + 'static {
     /// The number of rows, incoming rows and representatives together.
     fn rows(&self) -> usize;
 
-    /// Takes the mini-batch apart: appends one column per entry of [`FIELDS`](Self::FIELDS) to a list that the caller reuses.
+    /// Takes the mini-batch apart: appends one column per entry of [`FIELDS`](Self::FIELDS) to a
+    /// list that the caller reuses.
     ///
     /// # Errors
     ///
-    /// [`BatchError::EmptyField`] if a tensor has no element, [`BatchError::ColumnType`] if one is not what its device says; `columns` then holds the fields before it.
+    /// [`BatchError::EmptyField`] if a tensor has no element, [`BatchError::ColumnType`] if one is
+    /// not what its device says; `columns` then holds the fields before it.
     fn into_parts(self, columns: &mut Vec<Column>) -> Result<Self::Rest, BatchError>;
 
-    /// Adds entries for `representatives` more rows to the fields that have one entry per row but are not tensors.
-    /// The default does nothing.
+    /// Adds entries for `representatives` more rows to the fields that have one entry per row but
+    /// are not tensors. The default does nothing.
     fn fill(_rest: &mut Self::Rest, _representatives: usize) {}
 
     /// Puts a mini-batch together again.
@@ -136,7 +140,8 @@ pub trait RehearsalBatch: Send + Sized + 'static {
     fn from_parts(columns: impl Iterator<Item = Column>, rest: Self::Rest) -> Result<Self, BatchError>;
 }
 
-/// A tensor type that can be a field of a [`RehearsalBatch`]; implemented for tensors of any rank and kind.
+/// A tensor type that can be a field of a [`RehearsalBatch`]; implemented for tensors of any rank
+/// and kind.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a column of a rehearsal batch",
     note = "a field must be a Burn `Tensor<D>`, `Tensor<D, Int>` or `Tensor<D, Bool>` whose first dimension is the row",
@@ -154,14 +159,16 @@ pub trait Field: Sized {
     ///
     /// # Errors
     ///
-    /// [`BatchError::EmptyField`] if the tensor has no element, [`BatchError::ColumnType`] if it is not what its device says.
+    /// [`BatchError::EmptyField`] if the tensor has no element, [`BatchError::ColumnType`] if it is
+    /// not what its device says.
     fn into_column(self, name: &'static str) -> Result<Column, BatchError>;
 
     /// Restores the rank.
     ///
     /// # Errors
     ///
-    /// [`BatchError::ColumnType`] if the column is of another kind or rank, or its rows have not as many elements as its shape says.
+    /// [`BatchError::ColumnType`] if the column is of another kind or rank, or its rows have not as
+    /// many elements as its shape says.
     fn from_column(column: Column, name: &'static str) -> Result<Self, BatchError>;
 }
 

@@ -116,7 +116,8 @@ impl Schema {
         self.stored().position(|field| field.spec.role == role)
     }
 
-    /// A digest that is equal on all ranks that run the same batch type on the same shapes; never 0.
+    /// A digest that is equal on all ranks that run the same batch type on the same shapes; never
+    /// 0.
     pub fn digest(&self) -> u64 {
         self.digest
     }

@@ -8,13 +8,14 @@ use burn::data::dataset::DatasetError;
 use burn::tensor::{BoolStore, DType};
 
 impl<B: RehearsalBatch> RehearsalBuffer<B> {
-    /// Offers all rows of `batches` to the buffer without drawing any, for example before training starts.
-    /// Returns the number of rows offered by this rank. `batches` is what the `iter` of a `DataLoader` returns,
-    /// of a loader without the buffer.
+    /// Offers all rows of `batches` to the buffer without drawing any, for example before training
+    /// starts. Returns the number of rows offered by this rank. `batches` is what the `iter` of a
+    /// `DataLoader` returns, of a loader without the buffer.
     ///
-    /// Collective: all ranks call it at the same step. Each rank fills its own shard, with any number of
-    /// mini-batches or none. Rows belong to the current task. A call is no step: representatives that are
-    /// pending stay as they are, so the next `lag` mini-batches get no row of this call.
+    /// Collective: all ranks call it at the same step. Each rank fills its own shard, with any
+    /// number of mini-batches or none. Rows belong to the current task. A call is no step:
+    /// representatives that are pending stay as they are, so the next `lag` mini-batches get no row
+    /// of this call.
     ///
     /// # Errors
     ///
@@ -53,12 +54,14 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         Ok(offered)
     }
 
-    /// Draws `rows` stored rows (or all, if fewer are stored) of the union of all shards with the configured
-    /// sampling rule. `None` if no row can be drawn, or if this rank has had no mini-batch yet.
+    /// Draws `rows` stored rows (or all, if fewer are stored) of the union of all shards with the
+    /// configured sampling rule. `None` if no row can be drawn, or if this rank has had no
+    /// mini-batch yet.
     ///
-    /// Collective: all ranks call it at the same step, each with its own number of rows. Draws have random
-    /// numbers of their own, so the draws of steps are the same with and without calls of this method. Fields
-    /// marked `skip` take their default value, the `representative` field is `true`.
+    /// Collective: all ranks call it at the same step, each with its own number of rows. Draws have
+    /// random numbers of their own, so the draws of steps are the same with and without calls of
+    /// this method. Fields marked `skip` take their default value, the `representative` field is
+    /// `true`.
     ///
     /// # Errors
     ///

@@ -31,7 +31,8 @@ pub(super) struct State {
     pub(super) iterating: bool,
     /// Of candidates that are selected here.
     pub(super) selector: CandidateSelector,
-    /// The columns of the mini-batch in hand, before and after the representatives are appended; empty between steps.
+    /// The columns of the mini-batch in hand, before and after the representatives are appended;
+    /// empty between steps.
     pub(super) incoming: Vec<Column>,
     pub(super) merged: Vec<Column>,
 }
@@ -72,7 +73,8 @@ impl State {
             Awaited::SkippedStep => {
                 if let Round::Step(delivery) = self.link.round()? {
                     self.ready.push_back(delivery);
-                    // The others used this step's representatives. This rank has no mini-batch for its own.
+                    // The others used this step's representatives. This rank has no mini-batch for
+                    // its own.
                     if self.step >= config.lag as u64 {
                         let unused = self.ready.pop_front();
                         self.recycle(unused);
@@ -106,14 +108,16 @@ impl State {
         self.outstanding.iter().filter(|awaited| matches!(awaited, Awaited::Rows | Awaited::SkippedStep)).count()
     }
 
-    /// Keeps a delivery that was used for the next offer. There is never use for more than one in each direction.
+    /// Keeps a delivery that was used for the next offer. There is never use for more than one in
+    /// each direction.
     pub(super) fn recycle(&mut self, delivery: Option<Delivery>) {
         if self.spare.len() < 2 {
             self.spare.extend(delivery);
         }
     }
 
-    /// Receives every outstanding answer if one of them decides whether a step happened, or what is drawn.
+    /// Receives every outstanding answer if one of them decides whether a step happened, or what is
+    /// drawn.
     pub(super) fn drain_if_needed(&mut self, config: &RehearsalConfig) -> Result<(), RehearsalError> {
         if self.outstanding.iter().any(|awaited| matches!(awaited, Awaited::SkippedStep | Awaited::Task(_))) {
             self.drain(config)
@@ -146,7 +150,8 @@ impl State {
         self.link.ask(|reply| Request::Fill(batch, reply))
     }
 
-    /// Tells the other ranks that this one leaves. Whether they hear it does not matter to its own error.
+    /// Tells the other ranks that this one leaves. Whether they hear it does not matter to its own
+    /// error.
     pub(super) fn report_failure(&mut self, code: FailCode) {
         let (reply, answer) = Reply::channel();
         if self.link.send(Request::Leave(code, reply)).is_ok() {
@@ -162,7 +167,8 @@ impl State {
         self.ready.clear();
     }
 
-    /// Offers the first `rows` rows of the mini-batch in hand to the engine, at the time `sent`; the bytes that were copied.
+    /// Offers the first `rows` rows of the mini-batch in hand to the engine, at the time `sent`;
+    /// the bytes that were copied.
     pub(super) fn offer(
         &mut self,
         config: &RehearsalConfig,
@@ -179,8 +185,8 @@ impl State {
         let columns = if self.merged.is_empty() { &self.incoming } else { &self.merged };
         let stored = || schema.fields().iter().zip(columns).filter(|(field, _)| field.is_stored()).map(|(_, column)| column);
         lists.devices.extend(stored().map(|column| column.device().inner()));
-        // In host memory the engine selects the candidates and copies them from the mini-batch. On a device they are
-        // copied here, before the mini-batch can be overwritten.
+        // In host memory the engine selects the candidates and copies them from the mini-batch. On
+        // a device they are copied here, before the mini-batch can be overwritten.
         let select = lists.devices.iter().all(is_host);
         let mut copied = 0;
         if select {
@@ -205,7 +211,8 @@ impl State {
         Ok(copied)
     }
 
-    /// Appends the representatives to the incoming columns and fills the `representative` field; the bytes that were copied.
+    /// Appends the representatives to the incoming columns and fills the `representative` field;
+    /// the bytes that were copied.
     pub(super) fn merge(&mut self, schema: &Schema, rows: usize, delivery: Option<&Delivery>) -> Result<usize, RehearsalError> {
         let extra = delivery.map_or(0, |delivery| delivery.handles.len());
         let mut drawn = delivery.into_iter().flat_map(|delivery| &delivery.columns);

@@ -1,4 +1,4 @@
-//! Files that are complete or absent, whoever else writes them.
+//! Files that are complete or absent, also with several writers.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -33,7 +33,8 @@ pub struct AtomicFile {
 }
 
 impl AtomicFile {
-    /// Creates a temporary file that [`commit`](Self::commit) renames to `path`. The directory must exist.
+    /// Creates a temporary file that [`commit`](Self::commit) renames to `path`. The directory must
+    /// exist.
     ///
     /// # Errors
     ///
@@ -57,7 +58,8 @@ impl AtomicFile {
     ///
     /// # Errors
     ///
-    /// The I/O error of the operating system. The temporary file is removed, and a file of that name is unchanged.
+    /// The I/O error of the operating system. The temporary file is removed, and a file of that
+    /// name is unchanged.
     pub fn commit(self) -> io::Result<()> {
         // Without it a crash of the machine may leave the new name on an empty file.
         self.file.as_file().sync_all()?;
@@ -70,7 +72,8 @@ impl AtomicFile {
     }
 }
 
-/// Removes the temporary files of `path` that killed processes left. A process that is writing the file meanwhile gets an error.
+/// Removes the temporary files of `path` that killed processes left. A process that is writing the
+/// file meanwhile gets an error.
 ///
 /// # Errors
 ///

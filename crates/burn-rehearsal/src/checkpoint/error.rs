@@ -45,7 +45,8 @@ pub enum CheckpointError {
     /// Another rank could not do its part; that rank's error says why.
     #[error("rank {0} failed with its part of the checkpoint")]
     Rank(usize),
-    /// The checkpoint is whole, but one of something else: another batch type, another configuration.
+    /// The checkpoint is whole, but one of something else: another batch type, another
+    /// configuration.
     #[error("{} is the checkpoint of something else: {reason}", path.display())]
     Foreign {
         /// The file.

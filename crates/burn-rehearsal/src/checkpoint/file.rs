@@ -1,7 +1,8 @@
 //! One safetensors file, written and read in pieces.
 //!
-//! The digest of a file is BLAKE3 over its header and the digests of its tensors in order: so the tensors of a row can be written side by side, a piece of each at
-//! a time, and still every byte counts.
+//! The digest of a file is BLAKE3 over its header and the digests of its tensors in order: so the
+//! tensors of a row can be written side by side, a piece of each at a time, and still every byte
+//! counts.
 
 use super::atomic::{AtomicFile, remove_remains};
 use super::error::CheckpointError;
@@ -51,7 +52,8 @@ pub(crate) struct FileWriter {
 }
 
 impl FileWriter {
-    /// Begins the file and writes its header; [`finish`](Self::finish) replaces a file of that name.
+    /// Begins the file and writes its header; [`finish`](Self::finish) replaces a file of that
+    /// name.
     pub(crate) fn create(
         directory: &Path,
         name: &str,

@@ -26,7 +26,8 @@ pub struct Manifest {
     kind: String,
     /// The files, all in the manifest's directory.
     files: Vec<FileEntry>,
-    /// Anything that its writer wants to know again, as the text of a JSON of its own: a tree of a stranger's values would take forty times the memory.
+    /// Anything that its writer wants to know again, as the text of a JSON of its own: a tree of a
+    /// stranger's values would take forty times the memory.
     state: String,
     /// BLAKE3 of the manifest with this field empty.
     digest: String,
@@ -70,7 +71,8 @@ impl Manifest {
         serde_json::from_str(&self.state)
     }
 
-    /// BLAKE3 of all that the manifest says, hence of every byte of its checkpoint, in hexadecimal digits.
+    /// BLAKE3 of the manifest, which covers every byte of its checkpoint, in hexadecimal
+    /// digits.
     pub fn digest(&self) -> &str {
         &self.digest
     }
@@ -80,11 +82,13 @@ impl Manifest {
         self.files.iter().map(|file| file.bytes).sum()
     }
 
-    /// Makes `directory`, whose files are complete and synchronised, a checkpoint: atomically, and on the disk when this returns.
+    /// Makes `directory`, whose files are complete and synchronised, a checkpoint: atomically, and
+    /// on the disk when this returns.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Io`], or [`CheckpointError::Damaged`] for a manifest that is too large to be read again; the directory is then what it was.
+    /// [`CheckpointError::Io`], or [`CheckpointError::Damaged`] for a manifest that is too large to
+    /// be read again; the directory is then what it was.
     pub fn write(&self, directory: &Path) -> Result<(), CheckpointError> {
         let path = directory.join(MANIFEST);
         let damaged = |reason: String| CheckpointError::Damaged { path: path.clone(), reason };
@@ -117,7 +121,8 @@ impl Manifest {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError`] if there is none, or it is damaged, of another version, or of another kind.
+    /// [`CheckpointError`] if there is none, or it is damaged, of another version, or of another
+    /// kind.
     pub fn read(directory: &Path, kind: &str) -> Result<Self, CheckpointError> {
         let path = directory.join(MANIFEST);
         let damaged = |reason: String| CheckpointError::Damaged { path: path.clone(), reason };
@@ -135,7 +140,8 @@ impl Manifest {
             .and_then(Self::with_digest)
             .and_then(|manifest| Ok((serde_json::to_string(&manifest)?, manifest)));
         let (canonical, manifest) = read.map_err(|error| damaged(error.to_string()))?;
-        // There is one way to write a manifest: whatever differs in a single bit is not what was written.
+        // There is one way to write a manifest: whatever differs in a single bit is not what was
+        // written.
         if canonical.as_bytes() != text {
             return Err(damaged("its digest is not its own".into()));
         }
@@ -155,7 +161,8 @@ impl Manifest {
     }
 }
 
-/// Makes the names in a directory survive a crash of the machine, where directories can be synchronised.
+/// Makes the names in a directory survive a crash of the machine, where directories can be
+/// synchronised.
 ///
 /// # Errors
 ///

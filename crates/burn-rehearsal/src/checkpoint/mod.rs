@@ -1,15 +1,18 @@
 //! Checkpoints on disk: directories that are complete or do not exist.
 //!
-//! A checkpoint is a directory of [safetensors](https://github.com/huggingface/safetensors) files and a `manifest.json` that names each of them with its size and
-//! its BLAKE3 digest. The manifest is written last, to a temporary file that is synchronised and then renamed: without it the directory is no checkpoint, and
-//! with it everything is there. Whoever reads one checks every byte, allocates no more than a few times what the files are long, and reports what is wrong with the name of the
-//! file; nothing in a file is ever run.
+//! A checkpoint is a directory of [safetensors](https://github.com/huggingface/safetensors) files
+//! and a `manifest.json` that names each of them with its size and its BLAKE3 digest. The manifest
+//! is written last and atomically, so a directory with a manifest is complete. A reader checks
+//! every byte, allocates a few times the files' size at most, and names the file in every error.
+//! Nothing in a file is executed.
 //!
-//! Every checkpoint is whole: it writes rows again that have not changed since the one before, so that no checkpoint depends on the files of another, damage to one
-//! harms that one alone, and old ones can be removed without looking. Since nobody waits for the disk, what that costs is its bandwidth.
+//! Every checkpoint is whole, including rows that have not changed since the previous one. Damage
+//! to one does not affect another, and old ones can be removed.
 //!
-//! [`RehearsalBuffer::checkpoint`](crate::RehearsalBuffer::checkpoint) writes the shards of a buffer, [`begin_checkpoint`](crate::RehearsalBuffer::begin_checkpoint) while
-//! training continues. [`RehearsalCheckpointing`] does so whenever Burn's learner is saved. Use the functions in this module to save additional state.
+//! [`RehearsalBuffer::checkpoint`](crate::RehearsalBuffer::checkpoint) writes the shards of a
+//! buffer, [`begin_checkpoint`](crate::RehearsalBuffer::begin_checkpoint) does so while training
+//! continues, and [`RehearsalCheckpointing`] whenever Burn's learner is saved. Use the functions in
+//! this module to save additional state.
 
 mod atomic;
 mod error;
@@ -32,7 +35,8 @@ use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// The kind of the checkpoints that [`RehearsalBuffer::checkpoint`](crate::RehearsalBuffer::checkpoint) writes.
+/// The kind of the checkpoints that
+/// [`RehearsalBuffer::checkpoint`](crate::RehearsalBuffer::checkpoint) writes.
 pub const BUFFER: &str = "rehearsal buffer";
 
 /// Writes named bytes to a file and synchronises it. `about` is any text that belongs to them.

@@ -7,11 +7,12 @@ use burn::train::checkpoint::{CheckpointingAction, CheckpointingStrategy};
 use burn::train::metric::store::EventStoreClient;
 use std::path::{Path, PathBuf};
 
-/// A [`CheckpointingStrategy`] around another one that saves a buffer whenever the learner is saved, and removes it
-/// whenever the learner's checkpoint is removed. For one rank.
+/// A [`CheckpointingStrategy`] around another one that saves a buffer whenever the learner is
+/// saved, and removes it whenever the learner's checkpoint is removed. For one rank.
 ///
-/// The buffer of epoch e is the [checkpoint](crate::checkpoint) in [`path(directory, e)`](Self::path). To resume,
-/// [restore](RehearsalBuffer::restore) it, and pass the epoch to the learner:
+/// The buffer of epoch e is the [checkpoint](crate::checkpoint) in [`path(directory,
+/// e)`](Self::path). To resume, [restore](RehearsalBuffer::restore) it, and pass the epoch to the
+/// learner:
 ///
 /// ```
 /// # use burn::data::dataloader::DataLoader;
@@ -39,12 +40,13 @@ use std::path::{Path, PathBuf};
 /// }
 /// ```
 ///
-/// With several ranks, Burn calls its strategy on rank 0 only, but a checkpoint needs all ranks. Call
-/// [`RehearsalBuffer::checkpoint`] on every rank in the hook after each epoch (`DataParallel::with_after_epoch`)
-/// instead.
+/// With several ranks, Burn calls its strategy on rank 0 only, but a checkpoint needs all ranks.
+/// Call [`RehearsalBuffer::checkpoint`] on every rank in the hook after each epoch
+/// (`DataParallel::with_after_epoch`) instead.
 ///
-/// A strategy cannot return an error. If the buffer cannot be saved, or an error has ended rehearsal, a line on
-/// standard error says so. Training continues, and no older checkpoint is removed.
+/// A strategy cannot return an error. If the buffer cannot be saved, or an error has ended
+/// rehearsal, a line on standard error says so. Training continues, and no older checkpoint is
+/// removed.
 pub struct RehearsalCheckpointing<B> {
     inner: Box<dyn CheckpointingStrategy>,
     buffer: RehearsalBuffer<B>,

@@ -62,8 +62,8 @@ impl Engine {
         }
     }
 
-    /// Plans the draws that `scratch.wanted` asks for. Fills `scratch.own` with this rank's draws and `scratch.pushed` with
-    /// the rows that others drew here, and begins the messages to them.
+    /// Plans the draws that `scratch.wanted` asks for. Fills `scratch.own` with this rank's draws
+    /// and `scratch.pushed` with the rows that others drew here, and begins the messages to them.
     pub(super) fn plan(&mut self, purpose: Purpose, key: u64) -> Result<(), RehearsalError> {
         let scratch = &mut self.scratch;
         scratch.own.clear();
@@ -111,7 +111,8 @@ impl Engine {
         scratch.drawn.clear();
         scratch.drawn.push(step.to_le());
         scratch.drawn.extend(scratch.ends.iter().map(|&end| (end as u64).to_le()));
-        // One word a draw, since hashing takes a good part of the time with very many ranks: a class has fewer than 2³² rows, and without classes the group is 0.
+        // One word a draw, since hashing takes a good part of the time with very many ranks: a
+        // class has fewer than 2³² rows, and without classes the group is 0.
         scratch.drawn.extend(scratch.draws.iter().map(|draw| (draw.number ^ u64::from(draw.group) << 32).to_le()));
         let mut hash = blake3::Hasher::new();
         hash.update(&self.draws_digest).update(bytemuck::cast_slice(&scratch.drawn));

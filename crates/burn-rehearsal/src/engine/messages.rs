@@ -1,7 +1,8 @@
 //! The messages between a buffer's handle and its engine.
 //!
-//! Requests are answered in order. The answers to rounds share one channel that lives as long as the engine, so that a
-//! warm step allocates nothing. Every other request carries a [`Reply`] of its own type.
+//! Requests are answered in order. The answers to rounds share one channel that lives as long as
+//! the engine, so that a warm step allocates nothing. Every other request carries a [`Reply`] of
+//! its own type.
 
 use super::persist::{Resumed, Ticket};
 use super::report::{BufferReport, Inspection};
@@ -28,7 +29,8 @@ pub(crate) struct CandidateBatch {
     pub(crate) rows: usize,
     /// The columns, with the candidates among their rows.
     pub(crate) lists: CandidateLists,
-    /// Whether the engine selects the candidates among the incoming rows; otherwise `lists` names them.
+    /// Whether the engine selects the candidates among the incoming rows; otherwise `lists` names
+    /// them.
     pub(crate) select: bool,
     /// When it was sent.
     pub(crate) sent: Instant,
@@ -84,8 +86,8 @@ pub(crate) enum Request {
     SkipStep,
     /// A last round in which this rank reports why it leaves.
     Leave(FailCode, Reply<()>),
-    /// A new task, at the same step on all ranks. The answer holds the representatives of all pending steps, in order, if
-    /// they had to be drawn again.
+    /// A new task, at the same step on all ranks. The answer holds the representatives of all
+    /// pending steps, in order, if they had to be drawn again.
     BeginTask(u32, Reply<Option<Vec<Delivery>>>),
     /// Inserts all rows of a mini-batch outside of a step.
     Fill(CandidateBatch, Reply<()>),
@@ -99,10 +101,11 @@ pub(crate) enum Request {
     Report(Reply<BufferReport>),
     /// A copy of this shard.
     Snapshot(Reply<Snapshot>),
-    /// Writes all shards and this rank's pending representatives, which are drawn again if there are none; collective.
-    /// Answered when everything except the rows has been copied. The outcome is sent through the ticket.
+    /// Writes all shards and this rank's pending representatives, which are drawn again if there
+    /// are none; collective. Answered when everything except the rows has been copied. The outcome
+    /// is sent through the ticket.
     Save(PathBuf, Option<Vec<Delivery>>, Ticket, Reply<()>),
-    /// Reads a checkpoint; collective. The engine goes on if it failed.
+    /// Reads a checkpoint; collective. The engine stays usable if it fails.
     Restore(PathBuf, Device, &'static [FieldSpec], Reply<Result<Resumed, CheckpointError>>),
 }
 

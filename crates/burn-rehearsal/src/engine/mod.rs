@@ -3,8 +3,10 @@
 //! A *round* is one collective turn of all engines. In a round every engine
 //!
 //! 1. writes this rank's candidates to its shard,
-//! 2. all-gathers a fixed header (round, digests, status, fill) and, for class-balanced sampling, the changes of class counts,
-//! 3. computes the draws of *every* rank for step t + lag from the same numbers, hence equally everywhere,
+//! 2. all-gathers a fixed header (round, digests, status, fill) and, for class-balanced sampling,
+//!    the changes of class counts,
+//! 3. computes the draws of *every* rank for step t + lag from the same numbers, so all ranks
+//!    agree,
 //! 4. pushes the rows that others drew from its shard and receives those it drew from theirs,
 //! 5. builds the columns of its representatives.
 //!
@@ -45,8 +47,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Instant;
 
-/// The requests that can be under way besides `lag` rounds: one more round or the beginning of a task, the beginning of a
-/// checkpoint, and the reason to leave. Channels of this size never block.
+/// The requests that can be under way besides `lag` rounds: one more round or the beginning of a
+/// task, the beginning of a checkpoint, and the reason to leave. Channels of this size never block.
 pub(crate) const MAX_IN_FLIGHT: usize = 3;
 
 /// The single-threaded state machine behind a buffer handle.
@@ -75,7 +77,8 @@ pub(crate) struct Engine {
     ready: Vec<bool>,
     /// The rows of each rank's last mini-batch, to which ratios refer.
     rows: Vec<u64>,
-    /// Digest of the digest before and the draws since: unlike the state of a hasher it can be kept in a checkpoint.
+    /// Digest of the digest before and the draws since: unlike the state of a hasher it can be kept
+    /// in a checkpoint.
     draws_digest: [u8; 32],
     /// Mini-batches inserted and draws made outside of steps: the keys of their random numbers.
     fills: u64,
@@ -168,7 +171,8 @@ impl Engine {
         self.collective.as_mut().map(|collective| collective.answer_requests()).unwrap_or_default()
     }
 
-    /// Answers one request. After an error, requests that need other ranks are answered with the same error.
+    /// Answers one request. After an error, requests that need other ranks are answered with the
+    /// same error.
     pub(crate) fn handle(&mut self, request: Request) {
         match request {
             Request::Rows(batch) => {
@@ -243,7 +247,8 @@ impl Engine {
         let changes = match inserted {
             Ok(changes) => changes,
             Err(error) => {
-                // The others must learn why this rank leaves. Whether they do does not change this rank's error.
+                // The others must learn why this rank leaves. Whether they do does not change this
+                // rank's error.
                 let _ = self.leave(FailCode::Batch);
                 return Err(error);
             }
@@ -271,13 +276,15 @@ impl Engine {
 
     /// A last round, in which this rank reports why it leaves.
     fn leave(&mut self, code: FailCode) -> Result<(), RehearsalError> {
-        // The others may take long to reach this round, or wait for a checkpoint that lacks this rank's rows.
+        // The others may take long to reach this round, or wait for a checkpoint that lacks this
+        // rank's rows.
         self.hand_over_all();
         self.gather(Status::Failed(code), &[])
     }
 
-    /// Steps 2 to 5 of a round, from `started` on. The end of each part is the beginning of the next, since reading the
-    /// clock takes time, too. The representatives are written to `delivery`.
+    /// Steps 2 to 5 of a round, from `started` on. The end of each part is the beginning of the
+    /// next, since reading the clock takes time, too. The representatives are written to
+    /// `delivery`.
     fn round(&mut self, status: Status, changes: &[(u32, i32)], delivery: Delivery, started: Instant) -> Result<Round, RehearsalError> {
         self.gather(status, changes)?;
         let started = self.timings.exchange(started);
@@ -346,7 +353,8 @@ impl Engine {
         self.redraw().map(Some)
     }
 
-    /// The representatives of the steps to come that are drawn already, drawn again from the union as it is now.
+    /// The representatives of the steps to come that are drawn already, drawn again from the union
+    /// as it is now.
     fn redraw(&mut self) -> Result<Vec<Delivery>, RehearsalError> {
         let lag = self.config.lag as u64;
         let steps = self.step.max(lag)..if self.step == 0 { lag } else { self.step + lag };

@@ -126,7 +126,8 @@ pub(super) fn check_changes(changes: &[(u32, i32)]) -> u64 {
     checksum(changes.iter().map(change_word))
 }
 
-/// A number that differs between ranks whose configuration or world size differs in a way that could change a result.
+/// A number that differs between ranks whose configuration or world size differs in a way that
+/// could change a result.
 pub(super) fn config_digest(agreed: &Map<String, Value>, size: usize) -> u64 {
     first_u64(&blake3::hash(format!("{size} {agreed:?}").as_bytes()))
 }
@@ -155,7 +156,8 @@ pub(super) fn configured_differently(headers: &[RoundHeader]) -> bool {
     headers.windows(2).any(|pair| pair[0].config != pair[1].config) && !headers.iter().any(leaves)
 }
 
-/// The same decision on every rank from the same headers: does anybody leave, and do all do the same thing?
+/// The same decision on every rank from the same headers: does a rank leave, and do all ranks do
+/// the same?
 pub(super) fn check(headers: &[RoundHeader], this_rank: usize) -> Result<(), RehearsalError> {
     let mine = headers[this_rank];
     for (rank, header) in headers.iter().enumerate() {

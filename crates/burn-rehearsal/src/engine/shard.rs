@@ -1,4 +1,5 @@
-//! One rank's part of the buffer: rows, what is known of them, and the policy that decides who stays.
+//! One rank's part of the buffer: rows, what is known of them, and the policy that decides who
+//! stays.
 
 use crate::batch::{Column, Role, Schema};
 use crate::config::{OnRepeat, RehearsalConfig};
@@ -80,15 +81,16 @@ impl Shard {
         })
     }
 
-    /// Takes over the table and the policy's state of a checkpoint. The caller writes the rows to the store
-    /// that is returned.
+    /// Takes over the table and the policy's state of a checkpoint. The caller writes the rows to
+    /// the store that is returned.
     pub(super) fn restore(&mut self, table: SlotTable, policy: &[u64]) -> Result<&mut dyn Store, StateError> {
         self.policy.restore(policy, &table)?;
         self.table = table;
         Ok(self.store.as_mut())
     }
 
-    /// Keeps the rows as they are now, until [`read_unsaved`](Self::read_unsaved) has read all of them.
+    /// Keeps the rows as they are now, until [`read_unsaved`](Self::read_unsaved) has read all of
+    /// them.
     pub(super) fn begin_saving(&mut self) {
         self.unsaved = Some(CopyOnWriteSnapshot::new(self.table.len()));
     }
@@ -130,12 +132,14 @@ impl Shard {
         self.table.begin_task(task);
     }
 
-    /// Takes back the list that [`insert`](Self::insert) gave out, so that it is not allocated again.
+    /// Takes back the list that [`insert`](Self::insert) gave out, so that it is not allocated
+    /// again.
     pub(super) fn recycle(&mut self, changes: Vec<(u32, i32)>) {
         self.changes = changes;
     }
 
-    /// Offers the rows `rows` of `columns` to the policy and stores those it accepts. Empties `columns`; returns the changes of class counts.
+    /// Offers the rows `rows` of `columns` to the policy and stores those it accepts. Empties
+    /// `columns`; returns the changes of class counts.
     pub(super) fn insert(&mut self, columns: &mut Vec<Column>, rows: &[u32], rng: &mut Stream) -> Result<Vec<(u32, i32)>, RehearsalError> {
         let mut changes = std::mem::take(&mut self.changes);
         changes.clear();

@@ -1,9 +1,10 @@
-//! Where the engine's time goes, and what it does in it: counters that anybody may read while it runs.
+//! Time and work of an engine: counters that any thread may read while it runs.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Nanoseconds spent so far in each part of the work, and counts. Relaxed atomics: the numbers are for reports, nothing is ordered by them.
+/// Nanoseconds spent so far in each part of the work, and counts. Relaxed atomics: the numbers are
+/// for reports, nothing is ordered by them.
 #[derive(Debug, Default)]
 pub(crate) struct Timings {
     insert: AtomicU64,
@@ -22,7 +23,8 @@ pub(crate) struct Timings {
 
 macro_rules! record {
     ($($name:ident),*) => {$(
-        /// This part of the work began at `since` and is done; gives the time now, when the next part begins.
+        /// This part of the work began at `since` and is done; gives the time now, when the next
+        /// part begins.
         pub(crate) fn $name(&self, since: Instant) -> Instant {
             let now = Instant::now();
             self.$name.fetch_add(now.saturating_duration_since(since).as_nanos() as u64, Ordering::Relaxed);
@@ -44,19 +46,20 @@ impl Timings {
         self.assemble.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
     }
 
-    /// A step that found `queued` rounds under way, with representatives that were drawn `staleness` steps before.
+    /// A step that found `queued` rounds under way, with representatives that were drawn
+    /// `staleness` steps before.
     pub(crate) fn step(&self, queued: usize, staleness: u64) {
         self.steps.fetch_add(1, Ordering::Relaxed);
         self.queued.fetch_add(queued as u64, Ordering::Relaxed);
         self.staleness.fetch_add(staleness, Ordering::Relaxed);
     }
 
-    /// Rows of so many bytes altogether were copied.
+    /// Rows of `bytes` bytes in total were copied.
     pub(crate) fn copied(&self, bytes: usize) {
         self.copied.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// All ranks together store so many rows.
+    /// All ranks together store `rows` rows.
     pub(crate) fn stored(&self, rows: u64) {
         self.stored.store(rows, Ordering::Relaxed);
     }
@@ -80,7 +83,8 @@ impl Timings {
     }
 }
 
-/// Time spent and work done so far by one rank's buffer, summed over steps, and how full all shards are.
+/// Time spent and work done so far by one rank's buffer, summed over steps, and how full all shards
+/// are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EngineTimings {
     /// Engine: reading candidates and writing them to the shard.
@@ -91,21 +95,25 @@ pub struct EngineTimings {
     pub exchange: Duration,
     /// Engine: building the representatives' columns on the training device.
     pub deliver: Duration,
-    /// Training thread: waiting for representatives that are not ready; nothing in a step for which they are.
+    /// Training thread: waiting for representatives that are not ready; nothing in a step for which
+    /// they are.
     pub wait: Duration,
-    /// Training thread: all that it does for a step but wait: taking the mini-batch apart, appending representatives, offering candidates, putting it together.
+    /// Training thread: all that it does for a step but wait: taking the mini-batch apart,
+    /// appending representatives, offering candidates, putting it together.
     pub assemble: Duration,
     /// Training thread: the part of `assemble` that appends the representatives.
     pub append: Duration,
     /// Mini-batches that went through the buffer.
     pub steps: u64,
-    /// Bytes of rows copied by the engine and by the training thread: candidates into the shard, rows for other ranks into messages,
-    /// representatives out of the shard and behind the incoming rows. Incoming rows are copied too if their memory has another owner.
+    /// Bytes of rows copied by the engine and by the training thread: candidates into the shard,
+    /// rows for other ranks into messages, representatives out of the shard and behind the incoming
+    /// rows. Incoming rows are copied too if their memory has another owner.
     pub copied_bytes: u64,
     /// Rounds that were under way at each step, summed: the depth of the engine's queue.
     pub queued: u64,
-    /// For each step with representatives, how many steps before they were drawn, summed; `lag` per step, less after a change of task.
+    /// For each step with representatives, how many steps before they were drawn, summed; `lag` per
+    /// step, less after a change of task.
     pub staleness: u64,
-    /// Rows that all ranks together stored when they last told each other; no sum.
+    /// Rows that all ranks together stored at the last round; not a sum over steps.
     pub stored: u64,
 }

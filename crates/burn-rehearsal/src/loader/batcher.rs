@@ -8,12 +8,13 @@ use burn::tensor::Device;
 
 /// A [`Batcher`] that sends every mini-batch of another one through a [`RehearsalBuffer`].
 ///
-/// The order of steps is the order in which the loader calls `batch`: exact with 0 or 1 loader workers, the order of arrival with more. A loader
-/// with a worker prepares mini-batches ahead of the training step, so their representatives are that much older.
+/// The order of steps is the order in which the loader calls `batch`: exact with 0 or 1 loader
+/// workers, the order of arrival with more. A loader with a worker prepares mini-batches ahead of
+/// the training step, so their representatives are that much older.
 ///
-/// `batch` cannot return an error. If one occurs, the buffer is poisoned, this and all later mini-batches pass
-/// unchanged, and a line on standard error says so. Call [`RehearsalBuffer::check`] after training: it returns the
-/// error.
+/// `batch` cannot return an error. If one occurs, the buffer is poisoned, this and all later
+/// mini-batches pass unchanged, and a line on standard error says so. Call
+/// [`RehearsalBuffer::check`] after training: it returns the error.
 #[derive(Clone)]
 pub struct RehearsalBatcher<Bt, B> {
     inner: Bt,

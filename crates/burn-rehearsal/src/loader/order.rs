@@ -1,7 +1,9 @@
-//! Which samples a rank reads at which step: a pure function of (seed, task, epoch, rank, world size).
+//! Which samples a rank reads at which step: a pure function of (seed, task, epoch, rank, world
+//! size).
 //!
-//! All ranks permute the same indices and cut them into global mini-batches of `world_size * batch_size`; rank i takes the i-th part of each.
-//! The last global mini-batch is split so that the parts' sizes differ by at most one; the first ranks get one more, and ranks may get none.
+//! All ranks permute the same indices and cut them into global mini-batches of `world_size *
+//! batch_size`; rank i takes the i-th part of each. The last global mini-batch is split so that the
+//! parts' sizes differ by at most one; the first ranks get one more, and ranks may get none.
 
 use crate::random::{Purpose, Stream};
 use burn_rehearsal_collective::even_split;
@@ -27,7 +29,8 @@ impl EpochPlan {
         Self { order, rank, world_size, batch_size }
     }
 
-    /// The number of steps of the epoch: the same on all ranks, even if this one has no row in the last.
+    /// The number of steps of the epoch: the same on all ranks, even if this one has no row in the
+    /// last.
     pub(super) fn steps(&self) -> usize {
         self.order.len().div_ceil(self.world_size * self.batch_size)
     }

@@ -11,12 +11,14 @@ use std::sync::{Arc, Once};
 
 /// A [`DataLoader`] that sends every mini-batch of another one through a [`RehearsalBuffer`].
 ///
-/// Burn's training strategies call `next` exactly once per training step on the training thread, so one call is one step of the buffer. In a
-/// world of several ranks, `next` is collective: all ranks call it equally often, also after it has returned `None` (it then
-/// keeps returning `None`, and tells the others that this rank has no rows). A learner for several ranks therefore ends its
+/// Burn's training strategies call `next` exactly once per training step on the training thread, so
+/// one call is one step of the buffer. In a world of several ranks, `next` is collective: all ranks
+/// call it equally often, also after it has returned `None` (it then keeps returning `None`, and
+/// tells the others that this rank has no rows). A learner for several ranks therefore ends its
 /// epoch when *all* ranks are out of rows. On one rank this is the usual end of an iterator.
 ///
-/// The loader belongs to training; give the validation loader no buffer, and test data never enters it.
+/// The loader belongs to training; give the validation loader no buffer, and test data never enters
+/// it.
 pub struct RehearsalLoader<B> {
     inner: Arc<dyn DataLoader<B>>,
     buffer: RehearsalBuffer<B>,
@@ -24,8 +26,8 @@ pub struct RehearsalLoader<B> {
 }
 
 impl<B: RehearsalBatch> RehearsalBuffer<B> {
-    /// The loader `inner`, with representatives appended to its mini-batches: a [`RehearsalLoader`]. For training data
-    /// only; test data must not enter the buffer.
+    /// The loader `inner`, with representatives appended to its mini-batches: a
+    /// [`RehearsalLoader`]. For training data only; test data must not enter the buffer.
     ///
     /// ```no_run
     /// # use burn::data::dataloader::DataLoader;
@@ -125,7 +127,8 @@ impl<B: RehearsalBatch> Iterator for Iter<'_, B> {
                 Some(Err(error))
             }
             None => {
-                // An error is reported once, at the step where it is found; afterwards the iterator is just over.
+                // An error is reported once, at the step where it is found; afterwards the iterator
+                // is just over.
                 let first = !std::mem::replace(&mut self.ended, true);
                 self.buffer.skip_step().err().filter(|_| first).map(|error| Err(error.into()))
             }

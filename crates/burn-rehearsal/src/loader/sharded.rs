@@ -1,7 +1,8 @@
 //! A data loader whose order is exact, whatever the number of workers.
 //!
-//! Burn's multi-thread loader delivers in the order of arrival. This one lets k workers read in parallel but delivers in the order of steps:
-//! worker w reads the steps w, w + k, w + 2k, … into a channel of its own, and the iterator takes from the channels in turn.
+//! Burn's multi-thread loader delivers in the order of arrival. This one lets k workers read in
+//! parallel but delivers in the order of steps: worker w reads the steps w, w + k, w + 2k, … into a
+//! channel of its own, and the iterator reads the channels round robin.
 
 use super::order::EpochPlan;
 use burn::data::dataloader::batcher::Batcher;
@@ -23,8 +24,9 @@ thread_local! {
     static SHARD: Cell<Option<(usize, usize)>> = const { Cell::new(None) };
 }
 
-/// Rank and world size of the [`ShardedLoader`] whose iterator was made last on this thread, since this was last
-/// called. A loader around others learns from it which shard it reads, whatever lies between.
+/// Rank and world size of the [`ShardedLoader`] whose iterator was made last on this thread, since
+/// this was last called. A loader around others learns from it which shard it reads, whatever lies
+/// between.
 pub(super) fn take_shard() -> Option<(usize, usize)> {
     SHARD.take()
 }
@@ -34,11 +36,16 @@ const AHEAD: usize = 4;
 
 /// One rank's loader over its part of a data set, with an exact order.
 ///
-/// * The order depends on (seed, task, epoch, rank, world size) alone: every call of `iter` is the next epoch.
-/// * k workers read in parallel, at most four mini-batches ahead (k, if there are more), and deliver in order.
-/// * The last mini-batches of an epoch differ by at most one row between ranks; a rank without a row has one mini-batch less.
-/// * A data set's error, or a worker's panic, is an `Err` at the step where it happened, and the end of the epoch.
-/// * A sample whose error is [`SkipSample`] is left out of its mini-batch; a mini-batch without any sample left is left out.
+/// * The order depends on (seed, task, epoch, rank, world size) alone: every call of `iter` is the
+///   next epoch.
+/// * k workers read in parallel, at most four mini-batches ahead (k, if there are more), and
+///   deliver in order.
+/// * The last mini-batches of an epoch differ by at most one row between ranks; a rank without a
+///   row has one mini-batch less.
+/// * A data set's error, or a worker's panic, is an `Err` at the step where it happened, and the
+///   end of the epoch.
+/// * A sample whose error is [`SkipSample`] is left out of its mini-batch; a mini-batch without any
+///   sample left is left out.
 pub struct ShardedLoader<I, B> {
     settings: Settings,
     batcher: Arc<dyn Batcher<I, B>>,
@@ -69,7 +76,8 @@ pub struct ShardedLoaderBuilder<I, B> {
 }
 
 impl<I: Send + Sync + 'static, B: Send + 'static> ShardedLoader<I, B> {
-    /// A loader that builds mini-batches with `batcher`: by default of one row, on one rank, unshuffled, without workers.
+    /// A loader that builds mini-batches with `batcher`: by default of one row, on one rank,
+    /// unshuffled, without workers.
     pub fn builder(batcher: impl Batcher<I, B> + 'static) -> ShardedLoaderBuilder<I, B> {
         let settings = Settings { batch_size: 1, seed: None, task: 0, workers: 0, rank: 0, world_size: 1, device: Device::default() };
         ShardedLoaderBuilder { settings, batcher: Arc::new(batcher), epoch: 0, first_step: 0 }
@@ -77,7 +85,8 @@ impl<I: Send + Sync + 'static, B: Send + 'static> ShardedLoader<I, B> {
 }
 
 impl<I: Send + Sync + 'static, B: Send + 'static> ShardedLoaderBuilder<I, B> {
-    /// The rows of a mini-batch, at least 1; the default. The last mini-batch of an epoch may have fewer.
+    /// The rows of a mini-batch, at least 1; the default. The last mini-batch of an epoch may have
+    /// fewer.
     pub fn batch_size(mut self, batch_size: usize) -> Self {
         self.settings.batch_size = batch_size.max(1);
         self
@@ -95,7 +104,8 @@ impl<I: Send + Sync + 'static, B: Send + 'static> ShardedLoaderBuilder<I, B> {
         self
     }
 
-    /// The number of threads that read. 0, the default, reads on the thread that iterates. The result is the same.
+    /// The number of threads that read. 0, the default, reads on the thread that iterates. The
+    /// result is the same.
     pub fn num_workers(mut self, workers: usize) -> Self {
         self.settings.workers = workers;
         self
@@ -106,7 +116,8 @@ impl<I: Send + Sync + 'static, B: Send + 'static> ShardedLoaderBuilder<I, B> {
         self.shard_of(rank.rank(), rank.size())
     }
 
-    /// Reads the part of rank `rank` in a world of `world_size`, for ranks on a transport of your own.
+    /// Reads the part of rank `rank` in a world of `world_size`, for ranks on a transport of your
+    /// own.
     pub fn shard_of(mut self, rank: usize, world_size: usize) -> Self {
         self.settings.rank = rank;
         self.settings.world_size = world_size.max(1);
@@ -185,7 +196,8 @@ impl<I: Send + Sync + Clone + 'static, B: Send + 'static> DataLoader<B> for Shar
 
     fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<B>> {
         let part = PartialDataset::new(self.dataset.clone(), start, end);
-        // Another data set, hence epochs of its own: the slices' orders must not depend on who is read first.
+        // Another data set has epochs of its own: the slices' orders must not depend on who is
+        // read first.
         let own = |counter: &AtomicU64| Arc::new(AtomicU64::new(counter.load(Ordering::Relaxed)));
         let whole = self.with(Arc::new(part), self.settings.device.clone());
         Arc::new(Self { epoch: own(&self.epoch), first_step: own(&self.first_step), ..whole })
@@ -210,7 +222,8 @@ struct WorkerPanic {
     message: String,
 }
 
-/// What a data set answers for a sample that is to be left out, in [`DatasetError::new`]: an image that is damaged, say.
+/// What a data set answers for a sample that is to be left out, in [`DatasetError::new`]: an image
+/// that is damaged, say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the sample is to be left out")]
 pub struct SkipSample;
@@ -232,7 +245,8 @@ impl<I, B> Reader<I, B> {
         }
     }
 
-    /// The mini-batch of `step`, or `Ok(None)` if none of its samples is left; `None` if this rank has no row.
+    /// The mini-batch of `step`, or `Ok(None)` if none of its samples is left; `None` if this rank
+    /// has no row.
     fn read(&self, step: usize) -> Option<Result<Option<B>, DatasetError>> {
         let indices = self.plan.batch(step);
         if indices.is_empty() {
@@ -242,7 +256,8 @@ impl<I, B> Reader<I, B> {
             let items = self.items(indices)?;
             Ok((!items.is_empty()).then(|| self.batcher.batch(items, &self.device)))
         };
-        // User code may panic; the state that it leaves behind is not used again, since the epoch ends here.
+        // User code may panic; the state that it leaves behind is not used again, since the epoch
+        // ends here.
         Some(
             catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|payload| {
                 Err(DatasetError::new(WorkerPanic { step, message: panic_message(payload.as_ref()).to_owned() }))

@@ -1,15 +1,17 @@
 //! The rows of a store at one moment, read chunk by chunk while the store changes.
 //!
-//! Invariant: rows of slots below `next` were read. Every other row of the snapshot is unchanged in the store,
-//! or in `kept`. Only the owner of the store writes to it, and it calls [`keep`](CopyOnWriteSnapshot::keep)
-//! before every write. In the worst case `kept` grows to the size of the store.
+//! Invariant: rows of slots below `next` were read. Every other row of the snapshot is unchanged in
+//! the store, or in `kept`. Only the owner of the store writes to it, and it calls
+//! [`keep`](CopyOnWriteSnapshot::keep) before every write. In the worst case `kept` grows to the
+//! size of the store.
 
 use super::Store;
 use crate::batch::Schema;
 use crate::error::RehearsalError;
 use std::collections::HashMap;
 
-/// About how many bytes of rows are read or written at once: a step that arrives meanwhile hardly waits.
+/// About how many bytes of rows are read or written at once: a step that arrives meanwhile hardly
+/// waits.
 pub(crate) const ROW_CHUNK_BYTES: usize = 1 << 19;
 
 /// The number of rows that are moved at once.
@@ -43,7 +45,8 @@ impl CopyOnWriteSnapshot {
         self.next == self.end
     }
 
-    /// Copies the rows that `placements` (candidate and slot) are about to overwrite, if they are still needed.
+    /// Copies the rows that `placements` (candidate and slot) are about to overwrite, if they are
+    /// still needed.
     pub(crate) fn keep(&mut self, store: &dyn Store, placements: &[(u32, u32)]) -> Result<(), RehearsalError> {
         let Self { next, end, kept, slots } = self;
         slots.clear();

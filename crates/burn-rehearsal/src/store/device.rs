@@ -1,8 +1,10 @@
-//! Rows on the training device: Burn tensors that are written by `slice_assign` or `scatter_nd` and drawn by `select`.
+//! Rows on the training device: Burn tensors that are written by `slice_assign` or `scatter_nd` and
+//! drawn by `select`.
 //!
-//! Invariant: nobody else ever holds one of these tensors, since Burn copies a shared tensor whole when it is written. Whatever leaves the store is a
-//! copy of some rows. Only classes, identities, two numbers that tell whether the bytes are bytes, and rows for other ranks are read by the host, all
-//! on the thread that owns the store.
+//! Invariant: these tensors have no other owner, since Burn copies a shared tensor whole
+//! when it is written. Whatever leaves the store is a copy of some rows. Only classes, identities,
+//! two numbers that tell whether the bytes are bytes, and rows for other ranks are read by the
+//! host, all on the thread that owns the store.
 
 use super::packed::{self, Packing};
 use super::piece::Piece;
@@ -14,18 +16,21 @@ use burn::tensor::{DType, Device, Int, Shape, Tensor, TensorData};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// The most bytes of one tensor where the interface limits them: half of what every WebGPU device can bind. A shard that is larger is split into pieces of
-/// equally many rows.
+/// The most bytes of one tensor where the interface limits them: half of what every WebGPU device
+/// can bind. A shard that is larger is split into pieces of equally many rows.
 const WEBGPU_PIECE_BYTES: usize = 64 << 20;
-/// The most elsewhere: positions fit in 32 bits, with which kernels calculate faster. Every piece costs a kernel per write and draw.
+/// The most elsewhere: positions fit in 32 bits, with which kernels calculate faster. Every piece
+/// costs a kernel per write and draw.
 const PIECE_BYTES: usize = 2 << 30;
 /// The most bytes that are read from a device at once.
 const READ_BYTES: usize = 64 << 20;
 
-/// Up to so many runs of neighbouring rows, a kernel for each takes less time than the numbers that tell one kernel where all of them go.
+/// Up to this many runs of neighbouring rows, a kernel for each takes less time than the numbers
+/// that tell one kernel where all of them go.
 const FEW_RUNS: usize = 2;
 
-/// The most bytes of a piece on `devices`: WebGPU's shading language is the one without an 8-bit type.
+/// The most bytes of a piece on `devices`: WebGPU's shading language is the one without an 8-bit
+/// type.
 fn piece_bytes(devices: &[Device]) -> usize {
     if devices.iter().all(|device| device.supports_dtype(DType::U8)) { PIECE_BYTES } else { WEBGPU_PIECE_BYTES }
 }
@@ -77,7 +82,8 @@ impl DeviceStore {
         Self::with_layout(schema, capacity, devices, piece_bytes(devices), false)
     }
 
-    /// As [`new`](Self::new), with pieces of at most `piece_bytes`; `packed` packs bytes also where the device has an 8-bit type.
+    /// As [`new`](Self::new), with pieces of at most `piece_bytes`; `packed` packs bytes also where
+    /// the device has an 8-bit type.
     pub(super) fn with_layout(
         schema: Schema,
         capacity: usize,
@@ -116,8 +122,8 @@ impl FieldStore {
         if self.packing.is_some() { packed::WORD } else { self.field.stored }
     }
 
-    /// Whether rows for many places are best written at once. In host memory they are not: a copy a row is as fast as memory, Burn's scattering is not.
-    /// Burn scatters no booleans.
+    /// Whether rows for many places are best written at once. In host memory they are not: a copy a
+    /// row is as fast as memory, Burn's scattering is not. Burn scatters no booleans.
     fn scatters(&self) -> bool {
         !is_host(&self.device) && self.field.spec.kind != Kind::Bool
     }
@@ -140,7 +146,8 @@ impl FieldStore {
             let there = self.device.sync().is_ok() && pieces.iter().flatten().all(Piece::is_there);
             there.then_some(pieces)
         };
-        // Where a device refuses memory, some of Burn's backends panic. What the panic leaves behind is dropped here.
+        // Where a device refuses memory, some of Burn's backends panic. What the panic leaves
+        // behind is dropped here.
         self.pieces = catch_unwind(AssertUnwindSafe(zeros)).ok().flatten().ok_or(RehearsalError::OutOfMemory { bytes })?;
         Ok(())
     }
@@ -185,7 +192,8 @@ impl FieldStore {
         }
     }
 
-    /// Puts what `write` makes of a piece in its place. Taken out, so that the tensor has this one owner while it is written.
+    /// Puts what `write` makes of a piece in its place. Taken out, so that the tensor has this one
+    /// owner while it is written.
     fn rewrite(&mut self, piece: usize, write: impl FnOnce(Piece) -> Piece) {
         if let Some(slot) = self.pieces.get_mut(piece)
             && let Some(piece) = slot.take()
@@ -205,7 +213,8 @@ impl FieldStore {
         Column::from_data(data, self.field.spec.kind, Shape::new([self.columns()]), &self.device)
     }
 
-    /// Copies of the rows of `gather`, in its order, in the stored form; `packed[i]` are the bytes of this field of the i-th row that is not here.
+    /// Copies of the rows of `gather`, in its order, in the stored form; `packed[i]` are the bytes
+    /// of this field of the i-th row that is not here.
     fn gather<'a>(&self, gather: &Gather, index: &Index, packed: impl Iterator<Item = &'a [u8]>) -> Option<Column> {
         let pieces = gather.pieces.keys().zip(&index.pieces);
         let mut parts: Vec<_> = pieces.filter_map(|(&piece, rows)| Some(self.pieces.get(piece)?.as_ref()?.select(rows))).collect();
@@ -237,7 +246,8 @@ struct Gather {
     pieces: BTreeMap<usize, Vec<i64>>,
     /// How many rows come from elsewhere; they follow those of the pieces.
     packed: usize,
-    /// The i-th row of the result is row `order[i]` of the parts one after the other; empty if that is i.
+    /// The i-th row of the result is row `order[i]` of the parts one after the other; empty if that
+    /// is i.
     order: Vec<i64>,
 }
 
@@ -273,7 +283,8 @@ impl Gather {
         Self { pieces, packed, order }
     }
 
-    /// The numbers on `device`; `last` is what the field before used, and serves again unless it lives elsewhere.
+    /// The numbers on `device`; `last` is what the field before used, and serves again unless it
+    /// lives elsewhere.
     fn on<'a>(&self, device: &Device, last: &'a mut Option<Index>) -> &'a Index {
         let upload = |rows: &Vec<i64>| index_tensor(rows.clone(), device);
         let usable = last.take().filter(|index| index.device == *device);

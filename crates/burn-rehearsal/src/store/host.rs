@@ -67,7 +67,8 @@ impl Slab {
         &self.bytes[start..start + self.row_bytes]
     }
 
-    /// Fills `narrowed` if the candidates are not of the stored element type, checking that their values are bytes.
+    /// Fills `narrowed` if the candidates are not of the stored element type, checking that their
+    /// values are bytes.
     fn narrow(&mut self, rows: &[u32]) -> Result<(), BatchError> {
         self.narrowed.clear();
         let Self { narrowed, field, staged, .. } = self;
@@ -135,7 +136,8 @@ impl Store for HostStore {
     }
 
     fn assemble(&self, rows: &[Source<'_>], devices: &[Device], columns: &mut Vec<Column>) {
-        // Short fields usually follow a long one, so they are prefetched before the first field is copied.
+        // Short fields usually follow a long one, so they are prefetched before the first field is
+        // copied.
         for slab in self.slabs.iter().filter(|slab| slab.row_bytes <= CACHE_LINE) {
             let slots =
                 rows.iter().filter_map(|row| if let Source::Slot(slot) = row { Some(*slot as usize * slab.row_bytes) } else { None });

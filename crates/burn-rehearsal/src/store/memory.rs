@@ -1,7 +1,8 @@
 //! The memory of a slab, and how rows are copied to it and from it.
 //!
-//! Rows are accessed at random, so with pages of 4 KiB nearly every access misses the TLB. Memory is advised to use
-//! huge pages where the system has them. What does not fit a core's private cache is written with non-temporal stores.
+//! Rows are accessed at random, so with pages of 4 KiB nearly every access misses the TLB. Memory
+//! is advised to use huge pages where the system has them. What does not fit a core's private cache
+//! is written with non-temporal stores.
 
 use super::non_temporal::{self, CACHE_LINE};
 use memmap2::MmapMut;
@@ -39,12 +40,12 @@ impl DerefMut for Memory {
     }
 }
 
-/// Slabs of at least this size are written with non-temporal stores: they do not fit a core's private cache and are
-/// not read again soon.
+/// Slabs of at least this size are written with non-temporal stores: they do not fit a core's
+/// private cache and are not read again soon.
 const LARGE_SLAB: usize = 8 << 20;
 
-/// Draws of at least this size are written with non-temporal stores, although they are read soon: a core's private
-/// cache does not hold them until then.
+/// Draws of at least this size are written with non-temporal stores, although they are read soon: a
+/// core's private cache does not hold them until then.
 const LARGE_DRAW: usize = 4 << 20;
 
 impl Memory {
@@ -71,16 +72,16 @@ fn copy<'a>(target: &mut [u8], width: usize, rows: impl Iterator<Item = (usize, 
     }
 }
 
-/// The number of rows that are copied at the same time, chunk by chunk. The hardware prefetches each of them, so that
-/// cache misses of several rows overlap.
+/// The number of rows that are copied at the same time, chunk by chunk. The hardware prefetches
+/// each of them, so that cache misses of several rows overlap.
 const ROWS_IN_FLIGHT: usize = 8;
 
 /// The bytes of a row that are copied before those of the next row.
 const CHUNK_BYTES: usize = 512;
 
-/// Calls `copy` with every chunk of every row and its position in the target. Position 0 lies `skew` bytes behind the
-/// beginning of a cache line, and chunks end at cache lines: memory would have to combine a line that was written in
-/// two parts.
+/// Calls `copy` with every chunk of every row and its position in the target. Position 0 lies
+/// `skew` bytes behind the beginning of a cache line, and chunks end at cache lines: memory would
+/// have to combine a line that was written in two parts.
 fn interleave_chunks<'a>(width: usize, skew: usize, mut rows: impl Iterator<Item = (usize, &'a [u8])>, mut copy: impl FnMut(usize, &[u8])) {
     if width <= CHUNK_BYTES {
         return rows.for_each(|(place, row)| copy(place, row));
@@ -107,8 +108,8 @@ fn interleave_chunks<'a>(width: usize, skew: usize, mut rows: impl Iterator<Item
     }
 }
 
-/// Prefetches rows of at most one cache line at `places`, so that their misses overlap. Longer rows gain nothing: the
-/// hardware prefetches their rest.
+/// Prefetches rows of at most one cache line at `places`, so that their misses overlap. Longer rows
+/// gain nothing: the hardware prefetches their rest.
 pub(super) fn prefetch(bytes: &[u8], places: impl Iterator<Item = usize>) {
     let sum = places.filter_map(|place| bytes.get(place)).fold(0u8, |sum, &byte| sum ^ byte);
     std::hint::black_box(sum);
@@ -120,7 +121,8 @@ mod tests {
 
     use super::*;
 
-    /// Up to 15 rows of `width` bytes, none of them 0, in any order of places, and the last at the end of `len` bytes. No two parts of a row are alike.
+    /// Up to 15 rows of `width` bytes, none of them 0, in any order of places, and the last at the
+    /// end of `len` bytes. No two parts of a row are alike.
     fn rows(width: usize, len: usize) -> Vec<(usize, Vec<u8>)> {
         let last = len / width - 1;
         let places = (0..14).map(|n| n * 5 % 14).filter(|&n| n < last).chain([last]);

@@ -1,7 +1,8 @@
 //! Where rows live.
 //!
-//! A store moves rows and knows nothing of classes, policies or draws; those are decided on the host by who owns it. Rows leave a store as columns
-//! for a mini-batch, or as bytes for another rank, a digest or a snapshot: the bytes of a row are the same in every store.
+//! A store moves rows and knows nothing of classes, policies or draws; those are decided on the
+//! host by who owns it. Rows leave a store as columns for a mini-batch, or as bytes for another
+//! rank, a digest or a snapshot: the bytes of a row are the same in every store.
 
 mod copy_on_write;
 mod device;
@@ -28,41 +29,48 @@ use burn::tensor::{DType, Device};
 
 /// The rows of one shard. Slots are chosen by the caller; a store only moves rows.
 ///
-/// Rows are written in two steps, so that the caller can look at classes and identities before it chooses slots: [`stage`](Self::stage), then
-/// [`write`](Self::write).
+/// Rows are written in two steps, so that the caller can look at classes and identities before it
+/// chooses slots: [`stage`](Self::stage), then [`write`](Self::write).
 pub trait Store: Send {
-    /// Takes the candidates: the rows `rows` of the columns, of which there is one per stored field in schema order; `columns` is left empty.
+    /// Takes the candidates: the rows `rows` of the columns, of which there is one per stored field
+    /// in schema order; `columns` is left empty.
     ///
     /// What is shared with the caller is only read, and let go by [`write`](Self::write).
     ///
     /// # Errors
     ///
-    /// [`RehearsalError::Batch`] if a value cannot be stored or a device fails. What is stored is as it was.
+    /// [`RehearsalError::Batch`] if a value cannot be stored or a device fails. What is stored is
+    /// as it was.
     fn stage(&mut self, columns: &mut Vec<Column>, rows: &[u32]) -> Result<(), RehearsalError>;
 
-    /// Calls `visit` with the value of each staged candidate in a field whose role is class or id, given by its position among the stored fields.
+    /// Calls `visit` with the value of each staged candidate in a field whose role is class or id,
+    /// given by its position among the stored fields.
     ///
     /// # Errors
     ///
     /// The first error of `visit`.
     fn staged(&self, field: usize, visit: &mut dyn FnMut(i64) -> Result<(), BatchError>) -> Result<(), BatchError>;
 
-    /// Writes the `n`-th staged candidate to `slot`, for every pair `(n, slot)`, and lets all of them go. No slot is there twice.
+    /// Writes the `n`-th staged candidate to `slot`, for every pair `(n, slot)`, and lets all of
+    /// them go. No slot is there twice.
     fn write(&mut self, placements: &[(u32, u32)]);
 
-    /// Fills `columns` with columns of `rows.len()` rows (at least one) in this order, on `devices` (one per stored field), in the mini-batches'
-    /// element types. The columns that it holds, if any, are of an earlier call: their memory may be used again.
+    /// Fills `columns` with columns of `rows.len()` rows (at least one) in this order, on `devices`
+    /// (one per stored field), in the mini-batches' element types. The columns that it holds, if
+    /// any, are of an earlier call: their memory may be used again.
     fn assemble(&self, rows: &[Source<'_>], devices: &[Device], columns: &mut Vec<Column>);
 
-    /// Calls `sink(index, field, bytes)` for every stored field of every slot: `index` counts the slots, and the fields of a row come in order before
-    /// those of the next row. The bytes are those of a packed row, see [`Source::Packed`].
+    /// Calls `sink(index, field, bytes)` for every stored field of every slot: `index` counts the
+    /// slots, and the fields of a row come in order before those of the next row. The bytes are
+    /// those of a packed row, see [`Source::Packed`].
     ///
     /// # Errors
     ///
     /// [`RehearsalError::Batch`] if a device fails.
     fn read(&self, slots: &[u32], sink: &mut dyn FnMut(usize, usize, &[u8])) -> Result<(), RehearsalError>;
 
-    /// Overwrites `rows` slots from `first` on: `fields` holds the bytes of each stored field, row after row, as [`read`](Self::read) gives them.
+    /// Overwrites `rows` slots from `first` on: `fields` holds the bytes of each stored field, row
+    /// after row, as [`read`](Self::read) gives them.
     fn load(&mut self, first: u32, rows: usize, fields: &[Vec<u8>]);
 
     /// The layout of the rows.
@@ -77,7 +85,8 @@ pub trait Store: Send {
 pub enum Source<'a> {
     /// In a slot of this store.
     Slot(u32),
-    /// In a message: the row's fields one after the other, each [`row_bytes`](crate::batch::FieldLayout::row_bytes) long in its
+    /// In a message: the row's fields one after the other, each
+    /// [`row_bytes`](crate::batch::FieldLayout::row_bytes) long in its
     /// [`stored`](crate::batch::FieldLayout::stored) element type.
     Packed(&'a [u8]),
 }
@@ -93,8 +102,8 @@ pub enum StoreLocation {
 }
 
 impl StoreLocation {
-    /// The location of a shard of `bytes` bytes, where `limit` is the limit of [`StorePreference::Auto`] and `devices` are
-    /// those of the mini-batches' fields.
+    /// The location of a shard of `bytes` bytes, where `limit` is the limit of
+    /// [`StorePreference::Auto`] and `devices` are those of the mini-batches' fields.
     pub fn choose(preference: StorePreference, bytes: u64, limit: u64, devices: &[Device]) -> Self {
         match preference {
             StorePreference::Auto if bytes > limit || devices.iter().any(is_host) => Self::Host,
@@ -112,7 +121,8 @@ impl StoreLocation {
     }
 }
 
-/// A store with room for `capacity` rows. `devices` are those of the first mini-batch, one per stored field.
+/// A store with room for `capacity` rows. `devices` are those of the first mini-batch, one per
+/// stored field.
 ///
 /// # Errors
 ///

@@ -1,4 +1,5 @@
-//! Copies with non-temporal stores: the target is not fetched first, and the caches keep what they hold.
+//! Copies with non-temporal stores: the target is not fetched first, and the caches keep what they
+//! hold.
 //!
 //! All unsafe code of this crate.
 #![allow(unsafe_code, reason = "non-temporal stores need intrinsics")]
@@ -14,14 +15,16 @@ mod x86_64 {
     use super::CACHE_LINE;
     use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_sfence, _mm_stream_si128};
 
-    /// Copies `source` to `target` of the same length, with non-temporal stores where alignment and length allow it.
+    /// Copies `source` to `target` of the same length, with non-temporal stores where alignment and
+    /// length allow it.
     ///
     /// The caller must not read or write the target again before it calls [`fence`].
     pub(in crate::store) fn copy(target: &mut [u8], source: &[u8]) {
         const WORD: usize = size_of::<__m128i>();
         let len = target.len();
         let is_of_words = target.as_ptr().cast::<__m128i>().is_aligned() && len.is_multiple_of(WORD);
-        // Memory combines a partly written line with the rest of it, in words. For less than a word, an ordinary store is faster.
+        // Memory combines a partly written line with the rest of it, in words. For less than a
+        // word, an ordinary store is faster.
         let begin = if is_of_words { 0 } else { target.as_ptr().align_offset(CACHE_LINE).min(len) };
         let end = if is_of_words { len } else { begin + (len - begin) / CACHE_LINE * CACHE_LINE };
         if len < CACHE_LINE || begin == end {
@@ -30,7 +33,8 @@ mod x86_64 {
         target[..begin].copy_from_slice(&source[..begin]);
         target[end..].copy_from_slice(&source[end..]);
         for (word, source) in target[begin..end].chunks_exact_mut(WORD).zip(source[begin..end].chunks_exact(WORD)) {
-            // SAFETY: both are of WORD bytes, and `word` is aligned: the first is, and the others follow it. All x86-64 processors have SSE2.
+            // SAFETY: both are of WORD bytes, and `word` is aligned: the first is, and the others
+            // follow it. All x86-64 processors have SSE2.
             unsafe { _mm_stream_si128(word.as_mut_ptr().cast(), _mm_loadu_si128(source.as_ptr().cast())) };
         }
     }

@@ -1,6 +1,8 @@
-//! Bytes on a device without an 8-bit type: four to a 32-bit integer, the first in the lowest bits, the last word of a row padded with zeros.
+//! Bytes on a device without an 8-bit type: four to a 32-bit integer, the first in the lowest bits,
+//! the last word of a row padded with zeros.
 //!
-//! That is how the same bytes lie in the memory of a little-endian machine, so rows come from and go to the host without being repacked.
+//! That is how the same bytes lie in the memory of a little-endian machine, so rows come from and
+//! go to the host without being repacked.
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 

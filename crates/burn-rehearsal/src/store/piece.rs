@@ -1,7 +1,8 @@
 //! One tensor of a store on a device.
 //!
-//! It has one dimension, rows one after the other: some backends (CUDA) pad the last dimension of every other tensor, and a store would be larger than
-//! it says. Seen as `[rows, elements]` it is the same memory.
+//! It has one dimension, rows one after the other: some backends (CUDA) pad the last dimension of
+//! every other tensor, and a store would be larger than it says. Seen as `[rows, elements]` it is
+//! the same memory.
 
 use crate::batch::{Column, Kind, Values};
 use burn::tensor::{Bool, DType, Device, IndexingUpdateOp, Int, Shape, Tensor};
@@ -35,8 +36,8 @@ impl Piece {
         Self { values, rows, elements }
     }
 
-    /// Whether the last value is what [`zeros`](Self::zeros) says. Some devices take an order for memory that they do not have, and it shows only in what
-    /// is read.
+    /// Whether the last value is what [`zeros`](Self::zeros) says. Some devices take an order for
+    /// memory that they do not have, and it shows only in what is read.
     pub(super) fn is_there(&self) -> bool {
         let Some(last) = (self.rows * self.elements).checked_sub(1) else { return true };
         let last = last..last + 1;
@@ -48,8 +49,9 @@ impl Piece {
         data.is_ok_and(|data| data.as_bytes().iter().all(|&byte| byte == 0))
     }
 
-    /// Overwrites the rows from `at` on with the rows `rows` of `source`, a column of the same kind, element type, width and device.
-    /// In place, if nobody else holds this piece: Burn copies a tensor on write only if it is shared.
+    /// Overwrites the rows from `at` on with the rows `rows` of `source`, a column of the same
+    /// kind, element type, width and device. In place, if this piece has no other owner: Burn
+    /// copies a tensor on write only if it is shared.
     pub(super) fn write(self, at: usize, source: &Column, rows: Range<usize>) -> Self {
         let Self { values, rows: capacity, elements } = self;
         let (to, len) = (at * elements..(at + rows.len()) * elements, rows.len() * elements);
@@ -63,8 +65,8 @@ impl Piece {
         Self { values, rows: capacity, elements }
     }
 
-    /// Overwrites the rows that `places` (shape `[rows, 1]`, no number twice) names with those of `source`, as [`write`](Self::write) does. Booleans are left
-    /// alone: Burn cannot scatter them.
+    /// Overwrites the rows that `places` (shape `[rows, 1]`, no number twice) names with those of
+    /// `source`, as [`write`](Self::write) does. Booleans are left alone: Burn cannot scatter them.
     pub(super) fn scatter(self, places: &Tensor<2, Int>, source: Column) -> Self {
         let Self { values, rows, elements } = self;
         let (two, one) = ([rows, elements], [rows * elements]);

@@ -14,7 +14,8 @@ pub(super) fn values_in_place(field: &FieldLayout, bytes: Bytes, shape: impl Int
     if field.dtype == field.stored { data } else { data.convert_dtype(field.dtype) }
 }
 
-/// `len` bytes, aligned for elements of the type `dtype`. A `Vec<u8>` is not, and would be copied on its way into a tensor.
+/// `len` bytes, aligned for elements of the type `dtype`. A `Vec<u8>` is not, and would be copied
+/// on its way into a tensor.
 pub(super) fn aligned(len: usize, dtype: DType) -> Bytes {
     match dtype.size() {
         1 => Bytes::from_elems(vec![0u8; len]),
@@ -29,7 +30,8 @@ pub(crate) fn row_data(field: &FieldLayout, bytes: &[u8]) -> TensorData {
     values(field, bytes.to_vec(), field.row_shape.clone())
 }
 
-/// Feeds the canonical form of a field's stored bytes to `sink`: integers as i64 little-endian, booleans as one byte, floats by their bits.
+/// Feeds the canonical form of a field's stored bytes to `sink`: integers as i64 little-endian,
+/// booleans as one byte, floats by their bits.
 pub(crate) fn canonical(field: &FieldLayout, bytes: &[u8], mut sink: impl FnMut(&[u8])) {
     let stored = field.stored;
     if stored.is_float() || stored == DType::I64 {

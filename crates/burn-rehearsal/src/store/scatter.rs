@@ -35,7 +35,8 @@ pub(super) struct Part {
 }
 
 impl Scatter {
-    /// For (candidate, slot) pairs of `candidates` candidates, no slot twice, where slot s is row s % `piece_rows` of piece s / `piece_rows`.
+    /// For (candidate, slot) pairs of `candidates` candidates, no slot twice, where slot s is row s
+    /// % `piece_rows` of piece s / `piece_rows`.
     pub(super) fn new(placements: &[(u32, u32)], candidates: usize, piece_rows: usize) -> Self {
         let mut pieces: BTreeMap<usize, Moves> = BTreeMap::new();
         for &(row, slot) in placements {
@@ -46,7 +47,8 @@ impl Scatter {
         Self { pieces, candidates }
     }
 
-    /// The numbers on `device`; `last` is what the field before used, and serves again unless it lives elsewhere.
+    /// The numbers on `device`; `last` is what the field before used, and serves again unless it
+    /// lives elsewhere.
     pub(super) fn on<'a>(&self, device: &Device, last: &'a mut Option<Numbers>) -> &'a Numbers {
         let usable = last.take().filter(|numbers| numbers.device == *device);
         last.insert(usable.unwrap_or_else(|| Numbers {

@@ -1,4 +1,5 @@
-//! Both stores hold the same rows and give them back alike, whatever the layout on the device. `BURN_DEVICE` chooses the device.
+//! Both stores hold the same rows and give them back alike, whatever the layout on the device.
+//! `BURN_DEVICE` chooses the device.
 #![allow(clippy::unwrap_used)]
 
 use super::{DeviceStore, HostStore, Source, Store};
@@ -124,7 +125,8 @@ fn both_stores_hold_and_give_back_the_same_rows_whatever_the_layout() {
                 for field in [1, 4] {
                     assert_eq!(staged(&host, field), staged(&on_device, field));
                 }
-                // Every other round, neighbours go to neighbouring slots as they do while a shard fills up.
+                // Every other round, neighbours go to neighbouring slots as they do while a shard
+                // fills up.
                 let mut slots: Vec<u32> = (0..CAPACITY as u32).collect();
                 if round % 2 == 0 {
                     slots.rotate_left(rng.below((CAPACITY - rows) as u64 + 1) as usize)
@@ -189,7 +191,8 @@ fn candidates_are_moved_to_the_store_and_rows_to_where_they_are_wanted() {
     let _alone = alone();
     let (device, host) = (device(), Device::flex());
     let mut rng = Stream::new(3, Purpose::TaskStream, 0, 0);
-    // Without the booleans, whose element type differs from device to device: such a mini-batch cannot change its device.
+    // Without the booleans, whose element type differs from device to device: such a mini-batch
+    // cannot change its device.
     let mut first = columns(&mut rng, 2, DType::I32, &device);
     first.remove(3);
     let fields = [FIELDS[0], FIELDS[1], FIELDS[2], FIELDS[4]];
@@ -213,7 +216,8 @@ fn a_shard_that_the_device_cannot_hold_is_an_error_that_names_its_bytes_and_the_
         let (specs, columns): (Vec<_>, Vec<_>) = fields.iter().map(|&field| (FIELDS[field], first[field].clone())).unzip();
         Schema::of(&specs, &columns).unwrap()
     };
-    // Rows of 8 bytes: 1 TiB in one piece, more than any device has; host memory of that size might be promised, but not half of the address space.
+    // Rows of 8 bytes: 1 TiB in one piece, more than any device has; host memory of that size might
+    // be promised, but not half of the address space.
     let capacity = if crate::batch::is_host(&device) { 1 << 60 } else { 1 << 37 };
     let refused = DeviceStore::with_layout(schema(&[2]), capacity, std::slice::from_ref(&device), capacity * 8, false);
     assert!(matches!(refused, Err(RehearsalError::OutOfMemory { bytes }) if bytes == capacity * 8), "{refused:?}");

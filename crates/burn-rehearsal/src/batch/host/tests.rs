@@ -57,7 +57,7 @@ fn without_enough_room_or_with_another_owner_the_rows_are_copied_and_the_owner_s
 }
 
 #[test]
-fn the_memory_of_a_column_is_used_again_unless_somebody_else_has_it() {
+fn the_memory_of_a_column_is_used_again_unless_it_has_another_owner() {
     let device = Device::flex();
     let mut values = column(2, 0, &device);
     let place = memory(&values);

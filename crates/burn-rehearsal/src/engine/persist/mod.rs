@@ -1,12 +1,19 @@
-//! The shards on disk, and back.
+//! Shards on disk, and their way back.
 //!
-//! The cut lies between two steps: a checkpoint is a request like any other, so every engine has inserted and drawn for the same steps when it comes to it.
-//! Representatives that are pending were drawn from the union as it was up to `lag` steps ago; they are kept as they are. Everything else that a draw or an
-//! eviction depends on is a pure function of (seed, step), the tables, and the policy's state.
+//! A checkpoint is a request like any other, so all engines have inserted and drawn for the same
+//! steps when they reach it. Pending representatives were drawn from the union as it was up to
+//! `lag` steps ago. They are saved as they are. Everything else that a draw or an eviction depends
+//! on is a pure function of (seed, step), the tables, and the policy's state.
 //!
-//! What is small is copied at the cut, by the engine: the training thread goes on at once, and what it asks next is answered after that. The rows are handed to a [writer](super::writer) after it, chunk by chunk, while there is no request and after each; one that a
-//! candidate is about to overwrite is [copied](super::cut) first. So the file holds the shard as it was at the cut, and no step waits for a disk. Inline, where the training
-//! thread is the engine's, all rows are handed over at once, and only the disk itself works behind its back.
+//! 1. The engine copies everything except the rows, and answers. The training thread continues.
+//! 2. Between requests, and while there is none, the engine passes the rows to a [writer] thread,
+//!    chunk by chunk. A row that a candidate overwrites before its turn is copied first
+//!    ([`CopyOnWriteSnapshot`](crate::store::CopyOnWriteSnapshot)), so the file holds the shard as
+//!    it was at step 1.
+//! 3. The writers of all ranks agree that all files are complete, and rank 0 writes the manifest.
+//!
+//! No step waits for a disk. An inline engine passes all rows at once; only the disk works in the
+//! background.
 
 mod rank_file;
 mod reshard;
@@ -33,21 +40,22 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 use writer::Job;
 
-/// How often a writer whose disk is slower is asked whether it has room.
-const DISK: Duration = Duration::from_millis(1);
+/// How often the engine asks a writer that has no room whether it has some.
+const DISK_PAUSE: Duration = Duration::from_millis(1);
 
 /// What [`RehearsalBuffer::restore`](crate::RehearsalBuffer::restore) found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Restored {
     /// Steps done when the checkpoint was written.
     pub steps: u64,
-    /// The task of that time.
+    /// The task at that time.
     pub task: usize,
-    /// The number of ranks of that time. If it was another one, the samples were dealt anew, each of them once.
+    /// The number of ranks at that time. If it differs, every sample was assigned to one of the
+    /// present ranks.
     pub world_size: usize,
 }
 
-/// What the handle needs to go on.
+/// What the handle needs to continue.
 pub(crate) struct Resumed {
     pub(crate) restored: Restored,
     pub(crate) schema: Option<Arc<Schema>>,
@@ -65,21 +73,23 @@ struct Loaded {
 }
 
 impl Engine {
-    /// Begins a checkpoint: what is small is copied now, and a thread of its own writes that and the rows, which are handed to it from now on.
+    /// Begins a checkpoint: copies everything except the rows, and starts a thread that writes it
+    /// and the rows.
     pub(super) fn save(&mut self, directory: PathBuf, pending: Option<Vec<Delivery>>, ticket: Ticket) -> Result<(), RehearsalError> {
         let outcome = ticket.outcome.clone();
         let begun = self.begin_to_write(directory, pending, ticket);
         if let Err(error) = &begun {
-            // Whoever began the checkpoint may be gone.
+            // The handle may be gone.
             let _ = outcome.send(Err(error.clone()));
         }
         begun
     }
 
     fn begin_to_write(&mut self, directory: PathBuf, pending: Option<Vec<Delivery>>, ticket: Ticket) -> Result<(), RehearsalError> {
-        // One after the other: the writers of two would not know which is which, and a directory may be the same.
+        // One checkpoint at a time: two may use the same directory, and the writers share a
+        // collective.
         let collective = self.finish_writing()?;
-        // Before any rank overwrites its file there, an earlier checkpoint in that directory must not be one any more.
+        // An earlier checkpoint in that directory ends before any rank overwrites its file.
         let prepared = if self.rank == 0 { Manifest::remove(&directory) } else { Ok(()) };
         self.gather(Status::Checkpoint, &[])?;
         let mut collective = match collective {
@@ -102,10 +112,11 @@ impl Engine {
         Ok(())
     }
 
-    /// Hands rows of a checkpoint that is being written over until a request comes, and all of them if none comes any more.
+    /// Passes rows to the writer until a request arrives, or all of them if there is no handle any
+    /// more.
     pub(crate) fn write_until_asked(&mut self, requests: &Inbox) -> Option<Sent> {
         while self.writer.as_ref().is_some_and(Writer::wants_rows) {
-            let pause = if self.hand_over(false) { Duration::ZERO } else { DISK };
+            let pause = if self.hand_over(false) { Duration::ZERO } else { DISK_PAUSE };
             match requests.recv_timeout(pause) {
                 Ok(request) => return Some(request),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -115,7 +126,7 @@ impl Engine {
         None
     }
 
-    /// Hands one chunk of rows to the writer, when it has room for it; false if it has none.
+    /// Passes one chunk of rows to the writer; false if it has no room.
     fn hand_over(&mut self, wait: bool) -> bool {
         let Some(writer) = &mut self.writer else { return false };
         let Some(shard) = &mut self.shard else {
@@ -143,13 +154,14 @@ impl Engine {
         }
     }
 
-    /// Waits until the checkpoint in hand is complete, or has failed; gives the writers' handle on the ranks, if there has been a checkpoint before.
+    /// Waits until the checkpoint in hand is complete or has failed. Returns the writers'
+    /// collective, if there has been a checkpoint.
     fn finish_writing(&mut self) -> Result<Option<Box<dyn Collective>>, RehearsalError> {
         self.hand_over_all();
         self.writer.take().map(Writer::join).transpose()
     }
 
-    /// Everything of this rank's file but the rows.
+    /// Everything in this rank's file except the rows.
     fn contents(&self, pending: &[Delivery]) -> Result<Contents, RehearsalError> {
         let state = RankState {
             rank: self.rank,

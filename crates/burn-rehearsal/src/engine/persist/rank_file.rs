@@ -1,4 +1,5 @@
-//! One rank's part of a checkpoint: its slot table, its policy's state, its pending representatives, and its rows.
+//! One rank's part of a checkpoint: its slot table, its policy's state, its pending
+//! representatives, and its rows.
 
 use crate::batch::{Column, FieldLayout, FieldSpec, Kind, Role, Schema};
 use crate::checkpoint::{FileEntry, FileReader, FileWriter};
@@ -136,7 +137,7 @@ fn bytes_of<T: bytemuck::NoUninit, I>(values: impl ExactSizeIterator<Item = I>, 
     bytes
 }
 
-/// What a rank's file holds, but for the rows, as it was at the cut.
+/// Everything in a rank's file except the rows, as it was when the checkpoint began.
 pub(super) struct Contents {
     state: RankState,
     /// The classes that rows were seen of, and the policy's state.
@@ -185,7 +186,8 @@ impl Contents {
         Ok(Self { state, present: present.to_vec(), policy: shard.map(Shard::policy_state).unwrap_or_default(), shard: contents })
     }
 
-    /// Writes a rank's file and waits until it is on the disk. `rows` gives the rows in slot order; chunks that are written go back through `room`.
+    /// Writes a rank's file and waits until it is on the disk. `rows` gives the rows in slot order;
+    /// chunks that are written go back through `room`.
     pub(super) fn write(
         self,
         directory: &Path,
@@ -253,7 +255,8 @@ pub(super) struct RankFile {
 }
 
 impl RankFile {
-    /// Opens the file of `entry`, which must be of a buffer with this configuration and these rules for mini-batches of `specs`.
+    /// Opens the file of `entry`, which must be of a buffer with this configuration and these rules
+    /// for mini-batches of `specs`.
     pub(super) fn open(
         directory: &Path,
         entry: &FileEntry,

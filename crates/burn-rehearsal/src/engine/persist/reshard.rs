@@ -2,9 +2,9 @@
 //! exactly once.
 //!
 //! All samples are sorted by the [key](crate::policy::Policy::order_key) that the policy gives them
-//! and dealt to the new ranks in turn. New shards then differ by at most one sample and fit, since
-//! their capacities have the sum |B|. The policy [merges](crate::policy::Policy::merge) the states
-//! of the old shards into the state of each new one.
+//! and dealt to the new ranks one by one. New shards then differ by at most one sample and fit,
+//! since their capacities have the sum |B|. The policy [merges](crate::policy::Policy::merge) the
+//! states of the old shards into the state of each new one.
 
 use super::rank_file::{RankFile, RankState};
 use super::restore::ShardRestorer;

@@ -23,7 +23,8 @@ pub(super) struct ShardRestorer<'a> {
 }
 
 impl ShardRestorer<'_> {
-    /// A shard with this policy state, the table that `table` makes for its capacity, and the rows that `load` writes.
+    /// A shard with this policy state, the table that `table` makes for its capacity, and the rows
+    /// that `load` writes.
     pub(super) fn restore(
         &self,
         table: impl FnOnce(usize) -> Option<SlotTable>,

@@ -1,9 +1,9 @@
-//! The thread that puts a rank's part of a checkpoint on the disk while the engine goes on.
+//! The thread that writes a rank's part of a checkpoint while the engine works.
 //!
-//! It receives everything except the rows when the checkpoint begins. The rows follow chunk by chunk, in
-//! [`CHUNKS_IN_FLIGHT`] buffers that are reused. The writers have a collective of their own: when every rank's file
-//! is on the disk, rank 0 checks all of them and writes the manifest, and then all ranks report success. The engines
-//! never wait for each other's disks.
+//! It receives everything except the rows when the checkpoint begins. The rows follow chunk by
+//! chunk, in [`CHUNKS_IN_FLIGHT`] buffers that are reused. The writers have a collective of their
+//! own: when every rank's file is on the disk, rank 0 checks all of them and writes the manifest,
+//! and then all ranks report success. The engines never wait for each other's disks.
 
 use super::rank_file::{self, Contents};
 use crate::checkpoint::{BUFFER, FileEntry, Glance, Manifest};
@@ -24,9 +24,11 @@ pub struct Saved {
     pub bytes: u64,
 }
 
-/// A checkpoint of a buffer that is being written; what [`RehearsalBuffer::begin_checkpoint`](crate::RehearsalBuffer::begin_checkpoint) gives.
+/// A checkpoint that is being written, see
+/// [`RehearsalBuffer::begin_checkpoint`](crate::RehearsalBuffer::begin_checkpoint).
 ///
-/// Dropping it does not stop the writing. A program that ends meanwhile leaves no checkpoint, or a complete one.
+/// Dropping it does not stop the writing. A program that ends before leaves a complete checkpoint
+/// or none.
 #[derive(Debug)]
 #[must_use = "call `wait` to learn whether the checkpoint was written"]
 pub struct PendingCheckpoint {
@@ -48,13 +50,15 @@ impl PendingCheckpoint {
         (Ticket { outcome: sender, _asked: asker.announce() }, Self { asker, outcome })
     }
 
-    /// Waits until the checkpoint is complete, and on the disk, on all ranks. Not collective, and on any thread; but a rank that waits before it takes its next step
-    /// waits for ever if others have gone on: engines hand over rows between steps, and a step needs all ranks.
+    /// Waits until the checkpoint of all ranks is complete and on the disk. Not collective; any
+    /// thread may call it. All ranks must call it before or after the same step: a rank that waits
+    /// before a step that others have begun waits forever.
     ///
     /// # Errors
     ///
-    /// [`RehearsalError::Checkpoint`] on every rank if one could not write: on that rank with what happened, on the others with its number. The buffer goes on
-    /// as if nothing had happened. After any other error it may be of no use any more; then its next step that waits for representatives fails, too.
+    /// [`RehearsalError::Checkpoint`] on every rank if one could not write: with the reason on that
+    /// rank, with its number on the others. The buffer stays usable. After any other error, later
+    /// steps may fail too.
     pub fn wait(mut self) -> Result<Saved, RehearsalError> {
         let poll = || match self.outcome.try_recv() {
             Ok(outcome) => Some(outcome),
@@ -93,8 +97,8 @@ impl Writer {
         let (rows, inbox) = channel();
         let (outbox, room) = channel();
         (0..CHUNKS_IN_FLIGHT).try_for_each(|_| outbox.send(RowChunk::new())).map_err(|_| RehearsalError::EngineGone)?;
-        // This rank can go on while the thread writes. Between two checkpoints, nobody uses the
-        // handle.
+        // This rank can proceed while the thread writes. Between checkpoints the collective is not
+        // used.
         let (_, answerer) = job.collective.answer_requests();
         let work = answerer.work();
         let thread = std::thread::Builder::new()
@@ -102,9 +106,9 @@ impl Writer {
             .spawn(move || {
                 let Job { directory, prepared, contents, mut collective, ticket } = job;
                 let written = prepared.and_then(|()| contents.write(&directory, &inbox, &outbox));
-                // If it failed, nobody needs the rows any more.
+                // After a failure the rows are not needed.
                 drop((inbox, outbox));
-                // Whoever began the checkpoint may be gone.
+                // The handle may be gone.
                 let _ = ticket.outcome.send(complete(&directory, written, collective.as_mut()));
                 drop((ticket, work));
                 collective
@@ -118,7 +122,8 @@ impl Writer {
         self.rows.is_some()
     }
 
-    /// Memory for the next chunk, if there is some now, or as soon as there is; `None`, too, if the writer has given up.
+    /// Memory for the next chunk, if there is some now, or as soon as there is; `None`, too, if the
+    /// writer has given up.
     pub(super) fn room(&mut self, wait: bool) -> Option<RowChunk> {
         match if wait { self.room.recv().map_err(|_| TryRecvError::Disconnected) } else { self.room.try_recv() } {
             Ok(chunk) => Some(chunk),
@@ -143,7 +148,8 @@ impl Writer {
         self.rows = None;
     }
 
-    /// Waits for the thread; gives back its handle on the ranks. All rows must have been handed over.
+    /// Waits for the thread; gives back its handle on the ranks. All rows must have been handed
+    /// over.
     pub(super) fn join(self) -> Result<Box<dyn Collective>, RehearsalError> {
         drop(self.rows);
         self.thread.join().map_err(|_| RehearsalError::EngineGone)
@@ -171,8 +177,7 @@ fn complete(
             let bytes = entries.iter().map(|entry| entry.bytes).sum();
             let damaged = |error: serde_json::Error| CheckpointError::Damaged { path: directory.to_path_buf(), reason: error.to_string() };
             let seal = || {
-                // A rank whose directory is another one has written its file where nobody looks for
-                // it.
+                // A rank with a different directory has written its file elsewhere.
                 for (rank, glance) in glances.iter().enumerate() {
                     glance.check(&directory.join(rank_file::file_name(rank)), rank)?;
                 }
