@@ -1,6 +1,7 @@
 //! The program under `mpirun`: the same results as with ranks that are threads, and clear errors.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
@@ -350,35 +351,130 @@ fn the_recipe_for_mpirun_writes_a_checkpoint_and_puts_the_job_back() {
 }
 
 #[test]
-fn a_signal_to_a_rank_or_to_the_launcher_leaves_a_run_that_can_go_on() {
+fn a_run_that_was_interrupted_ends_with_the_results_of_one_that_was_not() {
     let whole = tempfile::tempdir().unwrap();
     let (code, ..) = start(testing::mpirun(2, PROGRAM).args(LONG).current_dir(whole.path())).finish();
     assert_eq!(code, Some(0));
     let directory = tempfile::tempdir().unwrap();
     let run = || start(testing::mpirun(2, PROGRAM).args(LONG).current_dir(directory.path()));
-    // The launcher forwards the first two; with the others it ends the ranks, which have a second
-    // or two.
-    for (name, forwarded) in [("USR1", true), ("XCPU", true), ("TERM", false), ("HUP", false), ("INT", false)] {
-        let mut running = run();
-        running.read_until(if checkpoints(directory.path()).is_empty() { "buffer:" } else { "goes on" });
-        signal(name, &running.child.id().to_string());
-        let (code, _, stderr) = running.finish();
-        let expected = if forwarded { Some(130) } else { Some(1) };
-        // An ended run is no failure of the launcher's.
-        assert!(code == expected || code == Some(0), "{name}: {code:?}: {stderr}");
-        if !directory.path().join("out/job.json").exists() {
-            break;
-        }
-        assert!(!checkpoints(directory.path()).is_empty(), "{name}");
-    }
-    if directory.path().join("out/job.json").exists() {
-        let (code, stdout, stderr) = run().finish();
-        assert_eq!(code, Some(0), "{stderr}");
-        assert!(stdout.contains("resumes with task"), "{stdout}");
-    }
+    let mut running = run();
+    running.read_until("buffer:");
+    signal("USR1", &running.child.id().to_string());
+    let (code, _, stderr) = running.finish();
+    assert_eq!(code, Some(130), "{stderr}");
+    let (code, stdout, stderr) = run().finish();
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stdout.contains("resumes with task"), "{stdout}");
     let result = |of: &Path| {
         let report: Value = serde_json::from_slice(&std::fs::read(of.join("out/rehearsal/report.json")).unwrap()).unwrap();
         ["accuracy", "complete", "summary"].map(|name| report[name].clone())
     };
     assert_eq!(result(directory.path()), result(whole.path()));
+}
+
+/// What befalls a run under `mpirun`.
+#[derive(Debug, Clone, Copy)]
+enum Event {
+    /// A signal to the launcher.
+    Launcher(&'static str),
+    /// A signal to rank 1's process.
+    Rank(&'static str),
+}
+
+/// The processes of the ranks that a launcher started, directly or through a proxy.
+fn ranks_of(launcher: u32) -> Vec<u32> {
+    let parents: HashMap<u32, (u32, String)> = std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| {
+            let process: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+            let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+            Some((process, (rest.split_whitespace().nth(1)?.parse().ok()?, name.to_owned())))
+        })
+        .collect();
+    let ancestors = |process: u32| std::iter::successors(Some(process), |process| parents.get(process).map(|(parent, _)| *parent));
+    let is_rank = |process: &u32| parents[process].1.starts_with("continual-imag") && ancestors(*process).any(|of| of == launcher);
+    let mut ranks: Vec<u32> = parents.keys().copied().filter(is_rank).collect();
+    ranks.sort_unstable();
+    ranks
+}
+
+fn is_alive(process: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{process}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+/// Waits for `condition`.
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < HANG, "{what} takes too long");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Starts the run in `directory` again and again, until each of `events` has befallen it.
+fn survives(directory: &Path, arguments: &[&str], events: &[Event]) {
+    let mut resumed = false;
+    for &event in events {
+        let mut running = start(testing::mpirun(2, PROGRAM).args(arguments).current_dir(directory));
+        running.read_until(if resumed { "resumes with task" } else { "buffer:" });
+        resumed = true;
+        // In the middle of training, with a complete checkpoint and perhaps another in progress.
+        let before = checkpoints(directory);
+        until("a checkpoint", || checkpoints(directory).iter().any(|path| !before.contains(path)));
+        let launcher = running.child.id();
+        let ranks = ranks_of(launcher);
+        assert_eq!(ranks.len(), 2);
+        let (name, process) = match event {
+            Event::Launcher(name) => (name, launcher),
+            Event::Rank(name) => (name, ranks[1]),
+        };
+        signal(name, &process.to_string());
+        if name == "STOP" {
+            // A process that is stopped for a while is slow, and nothing else.
+            std::thread::sleep(Duration::from_secs(2));
+            signal("CONT", &process.to_string());
+            let before = checkpoints(directory);
+            until("a checkpoint after a stop", || checkpoints(directory).iter().any(|path| !before.contains(path)));
+            signal("USR1", &launcher.to_string());
+        }
+        let (code, stdout, stderr) = running.finish();
+        match event {
+            // Forwarded by the launcher, or sent to a rank: the run finishes its step and writes a checkpoint.
+            Event::Launcher("USR1" | "XCPU" | "STOP") | Event::Rank("TERM" | "STOP") => assert_eq!(code, Some(130), "{event:?}: {stderr}"),
+            Event::Launcher("KILL") => assert_eq!(code, None, "{event:?}"),
+            _ => assert!(code.is_some_and(|code| code != 0), "{event:?}: {code:?} {stdout}{stderr}"),
+        }
+        until("the end of the ranks", || !ranks.iter().any(|&rank| is_alive(rank)));
+        assert!(!checkpoints(directory).is_empty(), "{event:?}");
+    }
+    let mut running = start(testing::mpirun(2, PROGRAM).args(arguments).current_dir(directory));
+    running.read_until("resumes with task");
+}
+
+#[test]
+fn signals_kills_and_stops_with_short_steps_leave_a_run_that_can_be_resumed() {
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = [&LONG[..5], &["--epochs", "1000000", "--checkpoint-every", "100", "--out", "out"]].concat();
+    let signals = ["USR1", "XCPU", "TERM", "INT", "HUP", "KILL", "STOP"].map(Event::Launcher);
+    survives(directory.path(), &arguments, &[&signals[..], &["TERM", "KILL", "STOP"].map(Event::Rank)].concat());
+}
+
+#[test]
+fn signals_kills_and_stops_with_steps_of_seconds_leave_a_run_that_can_be_resumed() {
+    let directory = tempfile::tempdir().unwrap();
+    image_folder(&directory.path().join("data"));
+    // One step per epoch, longer than the launcher's grace of two seconds.
+    let slow = ["--data", "folder:data", "--image-size", "224", "--model", "resnet18", "--capacity", "12", "--checkpoint-every", "1"];
+    let arguments = [&["train", "--method", "rehearsal", "--tasks", "3", "--epochs", "1000000", "--out", "out"], &slow[..]].concat();
+    let events = [
+        Event::Launcher("USR1"),
+        Event::Launcher("TERM"),
+        Event::Launcher("INT"),
+        Event::Launcher("HUP"),
+        Event::Launcher("KILL"),
+        Event::Rank("KILL"),
+        Event::Rank("STOP"),
+    ];
+    survives(directory.path(), &arguments, &events);
 }

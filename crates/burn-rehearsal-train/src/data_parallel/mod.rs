@@ -153,6 +153,7 @@ pub struct DataParallel<M: LearnerModel> {
 }
 
 /// What a strategy is doing.
+#[expect(clippy::large_enum_variant, reason = "there is one value per strategy")]
 enum LaunchState<M: LearnerModel> {
     /// Ready for a launch.
     Idle(Session<M>),
