@@ -276,7 +276,7 @@ mod tests {
         let before = job(json!({ "epochs": 2, "workers": 1, "ranks": 4, "out": "a", "device": "cuda:0" }));
         assert!(difference(&before, &job(json!({ "epochs": 2, "workers": 3, "ranks": 2, "out": "b", "device": "cuda:1" }))).is_empty());
         let other = difference(&before, &job(json!({ "epochs": 3, "workers": 1, "ranks": 4, "out": "a", "device": "flex" })));
-        assert_eq!(other, ["epochs was 2 and is 3", "device was \"cuda\" and is \"flex\""]);
+        assert_eq!(other, ["device was \"cuda\" and is \"flex\"", "epochs was 2 and is 3"]);
         let methods = difference(&before, &json!({ "methods": ["scratch"], "config": before["config"] }));
         assert_eq!(methods, ["methods was [\"rehearsal\"] and is [\"scratch\"]"]);
     }

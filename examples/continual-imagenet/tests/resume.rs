@@ -244,7 +244,7 @@ fn an_interrupted_run_goes_on_in_the_middle_of_an_epoch_with_the_same_bits() {
         let arguments = [&RUN[..], more].concat();
         let whole = uninterrupted(&arguments);
         let directory = TempDir::new().unwrap();
-        for words in ["buffer:", "goes on", "task 2/3  average"] {
+        for words in ["buffer:", "resumes with", "task 2/3  average"] {
             interrupted(directory.path(), &arguments, words);
             assert!((1..=2).contains(&checkpoints(directory.path()).len()));
         }
@@ -277,7 +277,7 @@ fn running_statistics_stay_each_ranks_own_where_an_epoch_is_interrupted() {
     let whole = uninterrupted(&arguments);
     let directory = TempDir::new().unwrap();
     let mut found = false;
-    for words in ["buffer:", "goes on", "goes on"] {
+    for words in ["buffer:", "resumes with", "resumes with"] {
         interrupted(directory.path(), &arguments, words);
         let (steps, header) = newest(directory.path());
         // In the middle of an epoch the two ranks' differ; at its end they have been averaged.
@@ -333,7 +333,7 @@ fn a_checkpoint_without_its_own_buffer_is_none_and_takes_no_place_of_a_good_one(
         if !missing {
             assert!(Command::new("cp").arg("-r").arg(found[0].join("buffer")).arg(&found[1]).status().unwrap().success());
         }
-        interrupted(directory.path(), &RUN, "goes on");
+        interrupted(directory.path(), &RUN, "resumes with");
         let left = checkpoints(directory.path());
         // Of those that were there only the good one may be left.
         assert!(left.len() == 2 && !left.contains(&found[1]), "{left:?}");
@@ -466,7 +466,7 @@ fn signals_of_people_and_schedulers_write_a_checkpoint_and_more_of_the_scheduler
     let all: [&[&str]; 6] =
         [&["USR1", "USR1", "USR1", "USR1"], &["XCPU", "XCPU", "USR1"], &["HUP"], &["TERM"], &["INT"], &["USR1", "XCPU", "TERM"]];
     for signals in all {
-        let words = if checkpoints(directory.path()).is_empty() { "buffer:" } else { "goes on" };
+        let words = if checkpoints(directory.path()).is_empty() { "buffer:" } else { "resumes with" };
         interrupted_by(signals, directory.path(), &RUN, words);
         assert!(!checkpoints(directory.path()).is_empty(), "{signals:?}");
     }
