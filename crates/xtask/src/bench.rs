@@ -10,14 +10,14 @@ const MPI: &str = "mpi";
 
 /// Runs the benchmark `name`, or all; that over MPI is left out, loudly, where there is no MPI, unless it was asked for.
 pub(crate) fn bench(workspace: &Workspace, name: Option<&str>) -> Result<()> {
-    let run = |leg, arguments: &[&str]| {
-        process::run(workspace.cargo(leg, &["bench", "-p", "burn-rehearsal-benches", "--locked"]).args(arguments))
+    let run = |arguments: &[&str]| {
+        process::run(workspace.cargo(Leg::DEFAULT, &["bench", "-p", "burn-rehearsal-benches", "--locked"]).args(arguments))
     };
     match name {
-        Some(name) if name != MPI => return run(Leg::DEFAULT, &["--bench", name]),
+        Some(name) if name != MPI => return run(&["--bench", name]),
         Some(_) => prerequisites::ensure(&prerequisites::MPI_TOOLS)?,
         None => {
-            run(Leg::DEFAULT, &[])?;
+            run(&[])?;
             match prerequisites::ensure(&prerequisites::MPI_TOOLS) {
                 Err(Error::Missing(missing)) => {
                     println!("*** {MPI} SKIPPED: {missing}");
@@ -27,5 +27,5 @@ pub(crate) fn bench(workspace: &Workspace, name: Option<&str>) -> Result<()> {
             }
         }
     }
-    run(Leg::MPI, &["--features", MPI, "--bench", MPI])
+    run(&["--features", MPI, "--bench", MPI])
 }

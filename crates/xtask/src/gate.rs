@@ -180,34 +180,26 @@ fn loom(workspace: &Workspace, closing: &mut Closing) -> Result<()> {
     tests(command, &mut std::io::stdout(), closing)
 }
 
-/// What has the feature `mpi`; the benchmarks are compiled, but not run.
-const WITH_MPI: [&str; 13] = [
-    "-p",
-    "burn-rehearsal-collective",
-    "-p",
-    "burn-rehearsal-testing",
-    "-p",
-    "burn-rehearsal-tests",
-    "-p",
-    "continual-imagenet",
-    "-p",
-    "burn-rehearsal-benches",
-    "--features",
-    "mpi",
+/// Everything with the feature `mpi`, so that Burn is the one that the steps before have built.
+const WITH_MPI: [&str; 4] = [
+    "--workspace",
     "--locked",
+    "--features",
+    "burn-rehearsal-testing/mpi,burn-rehearsal-tests/mpi,continual-imagenet/mpi,burn-rehearsal-benches/mpi",
 ];
 
-/// Builds the feature `mpi` and runs what needs it: real processes, more than there are cores if need be.
+/// Builds the feature `mpi` and runs what needs it: real processes, if need be more than there are
+/// cores. The benchmarks are compiled, but not run.
 fn mpi(workspace: &Workspace, closing: &mut Closing) -> Result<()> {
     prerequisites::ensure(&prerequisites::MPI_TOOLS)?;
-    let cargo = |arguments: &[&str]| with(workspace.cargo(Leg::MPI, arguments), &WITH_MPI);
-    process::run(cargo(&["clippy", "--all-targets"]).args(["--", "-D", "warnings"]))?;
+    let cargo = |arguments: &[&str]| workspace.cargo(Leg::DEFAULT, arguments);
+    process::run(with(cargo(&["clippy", "--all-targets"]), &WITH_MPI).args(["--", "-D", "warnings"]))?;
     let collective = ["-p", "burn-rehearsal-collective", "--features", "mpi", "--locked"];
-    process::run(with(workspace.cargo(Leg::MPI, &["doc", "--no-deps"]), &collective).env("RUSTDOCFLAGS", "-D warnings"))?;
-    // Unit tests, and those that start `mpirun`; the others are in the step before.
-    let started = cargo(&["test", "--no-fail-fast", "--lib", "--bin", "continual-imagenet", "--test", "mpi*"]);
-    tests(started, &mut std::io::stdout(), closing)?;
-    tests(with(workspace.cargo(Leg::MPI, &["test", "--doc"]), &collective), &mut std::io::stdout(), closing)
+    process::run(with(cargo(&["doc", "--no-deps"]), &collective).env("RUSTDOCFLAGS", "-D warnings"))?;
+    tests(with(cargo(&["test", "--no-fail-fast", "--test", "mpi*"]), &WITH_MPI), &mut std::io::stdout(), closing)?;
+    // The collective does not depend on Burn, so nothing else is built for its own tests.
+    tests(with(cargo(&["test", "--lib"]), &collective), &mut std::io::stdout(), closing)?;
+    tests(with(cargo(&["test", "--doc"]), &collective), &mut std::io::stdout(), closing)
 }
 
 /// Everything with the feature `turbojpeg`, so that Burn is the one that the steps before have built.
@@ -245,7 +237,7 @@ pub(crate) fn tests(mut command: Command, output: &mut impl Write, closing: &mut
 
 /// Runs the main job once, as a user would, and holds it to the published thresholds.
 fn main_job(workspace: &Workspace) -> Result<()> {
-    let program = main_job::build(workspace)?;
+    let program = main_job::build(workspace, &[])?;
     let out = tempfile::tempdir().map_err(|source| Error::File { path: std::env::temp_dir(), source })?;
     process::run(&mut main_job::compare(&program, None, out.path()))?;
     let averages = main_job::read_averages(out.path())?;

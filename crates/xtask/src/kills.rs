@@ -55,8 +55,7 @@ enum Fate {
 pub(crate) fn kills(workspace: &Workspace, plan: &Plan) -> Result<()> {
     let program = match &plan.program {
         Some(program) => program.clone(),
-        None if plan.launcher.is_some() => main_job::build_leg(workspace, Leg::MPI)?,
-        None => main_job::build(workspace)?,
+        None => main_job::build(workspace, if plan.launcher.is_some() { &["--features", "mpi"] } else { &[] })?,
     };
     let folder = workspace.target_dir(Leg::DEFAULT).join("kills");
     match std::fs::remove_dir_all(&folder) {

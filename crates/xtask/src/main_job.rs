@@ -112,17 +112,11 @@ pub(crate) fn require(checks: &[Check]) -> Result<()> {
     if missed.is_empty() { Ok(()) } else { Err(Error::Thresholds(missed)) }
 }
 
-/// Builds the program in release mode and returns its path.
-pub(crate) fn build(workspace: &Workspace) -> Result<PathBuf> {
-    build_leg(workspace, Leg::DEFAULT)
-}
-
-/// The same, with or without MPI.
-pub(crate) fn build_leg(workspace: &Workspace, leg: Leg) -> Result<PathBuf> {
-    let features: &[&str] = if leg.mpi.is_some() { &["--features", "mpi"] } else { &[] };
-    process::run(workspace.cargo(leg, &["build", "--release", "-p", PROGRAM, "--locked"]).args(features))?;
+/// Builds the program in release mode, with more arguments of cargo, and returns its path.
+pub(crate) fn build(workspace: &Workspace, arguments: &[&str]) -> Result<PathBuf> {
+    process::run(workspace.cargo(Leg::DEFAULT, &["build", "--release", "-p", PROGRAM, "--locked"]).args(arguments))?;
     let program = format!("{PROGRAM}{}", std::env::consts::EXE_SUFFIX);
-    Ok(workspace.target_dir(leg).join("release").join(program))
+    Ok(workspace.target_dir(Leg::DEFAULT).join("release").join(program))
 }
 
 /// The command that compares the methods and writes its reports under `out`; without `seed`, with the program's own.

@@ -16,7 +16,7 @@ use crate::{process, recipe};
 pub(crate) fn validate(workspace: &Workspace, seeds: Range<u64>) -> Result<()> {
     let folder = workspace.target_dir(Leg::DEFAULT).join("validate");
     remove(&folder)?;
-    let program = main_job::build(workspace)?;
+    let program = main_job::build(workspace, &[])?;
     let mut runs = Vec::new();
     for seed in seeds.clone() {
         let out = folder.join(format!("seed-{seed}"));

@@ -1,4 +1,4 @@
-//! Where things are: the root of the workspace, and one target directory for each feature set and MPI.
+//! Where things are: the root of the workspace, and one target directory for each backend.
 
 use std::path::{Path, PathBuf};
 
@@ -6,35 +6,28 @@ use cargo_metadata::MetadataCommand;
 
 use crate::error::Result;
 
-/// What is built together. Another backend or MPI rebuilds most of Burn, hence a target directory for each.
+/// What is built together. Another backend rebuilds most of Burn, so each has a target directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Leg {
     /// The backend feature of our crates, or `none`.
     pub(crate) backend: &'static str,
-    /// The MPI library that the collective is linked with, if any.
-    pub(crate) mpi: Option<&'static str>,
 }
 
 impl Leg {
     /// What every crate builds by default.
-    pub(crate) const DEFAULT: Self = Self { backend: "flex", mpi: None };
-    /// The default with ranks as processes.
-    pub(crate) const MPI: Self = Self { backend: "flex", mpi: Some("openmpi") };
-
+    pub(crate) const DEFAULT: Self = Self { backend: "flex" };
     /// No backend at all, as a library for users who bring theirs.
-    pub(crate) const NONE: Self = Self { backend: "none", mpi: None };
+    pub(crate) const NONE: Self = Self { backend: "none" };
     /// GPUs of all makers, or none, through wgpu.
-    pub(crate) const WGPU: Self = Self { backend: "wgpu", mpi: None };
+    pub(crate) const WGPU: Self = Self { backend: "wgpu" };
     /// NVIDIA GPUs.
-    pub(crate) const CUDA: Self = Self { backend: "cuda", mpi: None };
+    pub(crate) const CUDA: Self = Self { backend: "cuda" };
 
     /// The target directory of this leg: `base` itself for the default one, a folder in it for every other.
     pub(crate) fn target_dir(self, base: &Path) -> PathBuf {
-        match (self.backend, self.mpi) {
-            ("flex", None) => base.to_owned(),
-            ("flex", Some(mpi)) => base.join(format!("mpi-{mpi}")),
-            (backend, None) => base.join(backend),
-            (backend, Some(mpi)) => base.join(format!("{backend}-mpi-{mpi}")),
+        match self.backend {
+            "flex" => base.to_owned(),
+            backend => base.join(backend),
         }
     }
 }
@@ -78,11 +71,8 @@ mod tests {
 
     #[test]
     fn every_leg_has_a_target_directory_of_its_own() {
-        let named = |backend, mpi| Leg { backend, mpi }.target_dir(Path::new("target"));
         assert_eq!(Leg::DEFAULT.target_dir(Path::new("target")), Path::new("target"));
         assert_eq!(Leg::NONE.target_dir(Path::new("target")), Path::new("target/none"));
-        assert_eq!(named("wgpu", None), Path::new("target/wgpu"));
-        assert_eq!(named("flex", Some("openmpi")), Path::new("target/mpi-openmpi"));
-        assert_eq!(named("wgpu", Some("mpich")), Path::new("target/wgpu-mpi-mpich"));
+        assert_eq!(Leg::WGPU.target_dir(Path::new("target")), Path::new("target/wgpu"));
     }
 }

@@ -12,8 +12,8 @@ pub fn is_first_process() -> bool {
     Launch::detect().is_none_or(|launch| launch.rank.unwrap_or(0) == 0)
 }
 
-/// What joins the ranks and how many there are, from what was `asked` for, the number of `ranks` that was asked for and the number that is
-/// usual otherwise.
+/// What connects the ranks and how many there are. `asked` and `ranks` are the options, `usual` is the
+/// default number of ranks, and `with_mpi` says whether the program was built with MPI.
 ///
 /// # Errors
 ///
@@ -23,6 +23,7 @@ pub fn choose(
     ranks: Option<usize>,
     usual: usize,
     launch: Option<Launch>,
+    with_mpi: bool,
 ) -> Result<(CollectiveArg, usize), AppError> {
     let wrong = |value: &str, reason: String| AppError::Option { option: "collective", value: value.into(), reason };
     let processes = launch.map_or(1, |launch| launch.size);
@@ -37,7 +38,7 @@ pub fn choose(
         None if processes == 1 => return Ok((CollectiveArg::Threads, ranks.unwrap_or(usual))),
         _ => {}
     }
-    if !cfg!(feature = "mpi") {
+    if !with_mpi {
         let reason = format!(
             "{processes} ranks were asked for as processes, but this program was built without MPI; build it with `--features mpi`"
         );
@@ -85,26 +86,24 @@ mod tests {
 
     #[test]
     fn ranks_are_threads_unless_a_launcher_started_several_processes() {
-        assert_eq!(choose(None, None, 2, None).unwrap(), (CollectiveArg::Threads, 2));
-        assert_eq!(choose(None, Some(3), 2, launched(1)).unwrap(), (CollectiveArg::Threads, 3));
-        assert_eq!(choose(Some(CollectiveArg::Threads), None, 2, launched(1)).unwrap(), (CollectiveArg::Threads, 2));
-        let error = choose(Some(CollectiveArg::Threads), None, 2, launched(4)).unwrap_err().to_string();
+        assert_eq!(choose(None, None, 2, None, true).unwrap(), (CollectiveArg::Threads, 2));
+        assert_eq!(choose(None, Some(3), 2, launched(1), true).unwrap(), (CollectiveArg::Threads, 3));
+        assert_eq!(choose(Some(CollectiveArg::Threads), None, 2, launched(1), true).unwrap(), (CollectiveArg::Threads, 2));
+        let error = choose(Some(CollectiveArg::Threads), None, 2, launched(4), true).unwrap_err().to_string();
         assert!(error.contains("--collective threads") && error.contains("4 processes"), "{error}");
     }
 
-    #[cfg(feature = "mpi")]
     #[test]
     fn the_launcher_says_how_many_processes_there_are() {
-        assert_eq!(choose(None, None, 2, launched(4)).unwrap(), (CollectiveArg::Mpi, 4));
-        assert_eq!(choose(Some(CollectiveArg::Mpi), None, 2, None).unwrap(), (CollectiveArg::Mpi, 1));
-        let error = choose(None, Some(3), 2, launched(4)).unwrap_err().to_string();
+        assert_eq!(choose(None, None, 2, launched(4), true).unwrap(), (CollectiveArg::Mpi, 4));
+        assert_eq!(choose(Some(CollectiveArg::Mpi), None, 2, None, true).unwrap(), (CollectiveArg::Mpi, 1));
+        let error = choose(None, Some(3), 2, launched(4), true).unwrap_err().to_string();
         assert!(error.contains("4 processes") && error.contains("--ranks 3"), "{error}");
     }
 
-    #[cfg(not(feature = "mpi"))]
     #[test]
     fn a_program_without_mpi_says_so_when_a_launcher_starts_it() {
-        let error = choose(None, None, 2, launched(4)).unwrap_err().to_string();
+        let error = choose(None, None, 2, launched(4), false).unwrap_err().to_string();
         assert!(error.contains("--features mpi"), "{error}");
     }
 }

@@ -112,7 +112,7 @@ impl Config {
         }
         let collective = given("collective").then_some(config.collective);
         let ranks = given("ranks").then_some(config.ranks);
-        (config.collective, config.ranks) = transport::choose(collective, ranks, defaults.ranks, Launch::detect())?;
+        (config.collective, config.ranks) = transport::choose(collective, ranks, defaults.ranks, Launch::detect(), cfg!(feature = "mpi"))?;
         if !given("out") {
             config.out = PathBuf::from("runs").join(config.data.name());
         }
