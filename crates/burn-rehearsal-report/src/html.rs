@@ -231,7 +231,7 @@ mod tests {
         }
         // Accuracies within tasks were not measured.
         assert_eq!(page.matches("<svg").count(), 3);
-        assert!(page.contains("tasks 2 · epochs 5 per task · ranks 2 · device flex · seed 0") && page.contains("<td>1234</td>"), "{page}");
+        assert!(page.contains("epochs 5 · tasks 2 · ranks 2 · device flex · seed 0") && page.contains("<td>1234</td>"), "{page}");
         assert!(page.contains("<tr class=\"changed\"><td>epochs</td><td>5</td></tr>"));
         assert!(!page.contains("<script") && !page.contains("<link") && !page.contains("src="));
         for tag in ["table", "tr", "td", "th", "div", "h2", "svg", "p"] {
