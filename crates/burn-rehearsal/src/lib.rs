@@ -152,5 +152,5 @@ pub use row_count::RowCount;
 pub use rules::CustomRules;
 pub use sampling::SamplingKind;
 pub use slots::{MAX_CLASSES, RowHandle, SlotTable, shard_capacity};
-pub use snapshot::{Snapshot, SnapshotBatch, SnapshotBatcher, SnapshotIndexError, StoredSample};
+pub use snapshot::{Snapshot, SnapshotBatch, SnapshotBatcher, StoredSample};
 pub use store::StoreLocation;

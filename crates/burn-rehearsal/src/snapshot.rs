@@ -46,11 +46,11 @@ impl Snapshot {
 /// An index past the end of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("sample {index} of a snapshot of {len}")]
-pub struct SnapshotIndexError {
+struct SnapshotIndexError {
     /// The index.
-    pub index: usize,
+    index: usize,
     /// The number of samples.
-    pub len: usize,
+    len: usize,
 }
 
 impl Dataset<StoredSample> for Snapshot {

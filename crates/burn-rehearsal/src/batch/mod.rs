@@ -8,13 +8,15 @@ mod column;
 mod host;
 mod schema;
 
-pub use column::{Column, Values};
+pub use column::Column;
+#[doc(hidden)]
+pub use column::Values;
 pub use host::{is_host, tensor_with_room};
-
-pub(crate) use host::HostRows;
+#[doc(hidden)]
 pub use schema::{FieldLayout, Schema};
 
 pub(crate) use column::index_tensor;
+pub(crate) use host::HostRows;
 pub(crate) use schema::first_u64;
 
 use crate::error::BatchError;
