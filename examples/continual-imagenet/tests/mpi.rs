@@ -74,6 +74,9 @@ fn an_error_ends_all_processes_and_names_the_cause() {
 /// Far beyond what any of these runs takes: a run that is still there hangs.
 const HANG: Duration = Duration::from_secs(120);
 
+/// The longest time that a run may take to be refused: three seconds alone, more on a busy machine.
+const REFUSAL: Duration = Duration::from_secs(30);
+
 /// A launcher in the background; a test that fails leaves nothing running.
 struct Running {
     child: Child,
@@ -154,8 +157,9 @@ fn each<S: AsRef<OsStr>>(ranks: &[(&Path, Vec<S>)]) -> Command {
 /// A run that ends with an error that holds `words`, once from each rank, and leaves nothing at
 /// `out`.
 fn refused(command: &mut Command, size: usize, words: &str, out: &Path) {
+    let started = Instant::now();
     let (code, stdout, stderr) = start(command).finish();
-    assert!(code != Some(0), "{words:?}: {stdout}{stderr}");
+    assert!(code != Some(0) && started.elapsed() < REFUSAL, "{words:?}: {stdout}{stderr}");
     for rank in 0..size {
         let says = |line: &str| line.starts_with(&format!("rank {rank}: ")) && line.contains(words);
         assert!(stderr.lines().any(says), "rank {rank} of {size} does not say {words:?}: {stderr}");
@@ -465,7 +469,7 @@ fn signals_kills_and_stops_with_steps_of_seconds_leave_a_run_that_can_be_resumed
     let directory = tempfile::tempdir().unwrap();
     image_folder(&directory.path().join("data"));
     // One step per epoch, longer than the launcher's grace of two seconds.
-    let slow = ["--data", "folder:data", "--image-size", "224", "--model", "resnet18", "--capacity", "12", "--checkpoint-every", "1"];
+    let slow = ["--data", "folder:data", "--image-size", "160", "--model", "resnet18", "--capacity", "12", "--checkpoint-every", "1"];
     let arguments = [&["train", "--method", "rehearsal", "--tasks", "3", "--epochs", "1000000", "--out", "out"], &slow[..]].concat();
     let events = [
         Event::Launcher("USR1"),
