@@ -3,7 +3,7 @@
 use burn::data::dataset::DatasetError;
 use burn_rehearsal::error::RehearsalError;
 use burn_rehearsal::{Capacity, RehearsalBuffer, RehearsalConfig, SamplingKind};
-use burn_rehearsal_testing::{Mixed, Row, batch, buffer, config, device, fresh, read, uniform_p, world};
+use burn_rehearsal_testing::{CLASS, Mixed, Row, batch, buffer, config, device, fresh, read, uniform_p, world};
 
 /// The ids of some mini-batches of a rank: none of rank 1, and of the others different numbers.
 fn mini_batches(rank: usize) -> Vec<Vec<i64>> {
@@ -145,4 +145,19 @@ fn an_error_while_a_rank_fills_its_shard_reaches_all_ranks() {
         matches!((rank, error), (0, RehearsalError::Data(_)) | (1, RehearsalError::PeerFailed { rank: 0, reason: "data", .. }))
     });
     assert_eq!(errors, [true; 2]);
+}
+
+#[test]
+fn a_fill_that_fails_leaves_a_buffer_whose_checkpoint_can_be_restored() {
+    let config = config(4, 4, 4).with_sampling(SamplingKind::ClassBalanced);
+    let buffer = config.init().unwrap();
+    buffer.rehearse(batch(&[1, 2])).unwrap();
+    // A new class, and then an error.
+    let batches = [Ok(batch(&[CLASS + 1, CLASS + 2, CLASS + 3])), Err(DatasetError::new(RehearsalError::EngineGone))];
+    buffer.fill(batches).unwrap_err();
+    let directory = tempfile::tempdir().unwrap();
+    buffer.checkpoint(directory.path()).unwrap();
+    let restored = config.init::<Mixed>().unwrap();
+    restored.restore(directory.path(), &device()).unwrap();
+    assert_eq!(sample(&restored, 10).len(), 4);
 }

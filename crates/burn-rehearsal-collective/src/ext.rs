@@ -5,8 +5,8 @@ use crate::{Collective, CollectiveError};
 
 /// What every [`Collective`] can do besides. All methods are collective.
 ///
-/// Flags, words and lengths travel with a [`checksum`]. A message that did not arrive as it was
-/// sent is [`CollectiveError::Damaged`].
+/// Flags, words, lengths and gathered messages travel with a [`checksum`]. What did not arrive as it
+/// was sent is [`CollectiveError::Damaged`]. Of broadcast messages, only the length is checked.
 ///
 /// ```
 /// use burn_rehearsal_collective::{CollectiveError, CollectiveExt, Ranks};

@@ -164,7 +164,7 @@ pub struct Ranks {
 }
 
 impl Ranks {
-    /// `size` ranks as threads of this process.
+    /// `size` ranks as threads of this process; none run if it is 0.
     pub fn threads(size: usize) -> Self {
         Self { threads: Some(size), mpi: MpiOptions::default() }
     }

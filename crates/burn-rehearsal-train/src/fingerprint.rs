@@ -4,7 +4,7 @@
 //! A [`Fingerprint`] holds the names of the classes in order, and for every class how many samples
 //! it has and a digest of them. It says nothing about the place of the data, so that the same files
 //! under another path have the same fingerprint. Each kind of data decides how thorough its digests
-//! are; those of `data` (feature `images`) are described there.
+//! are; those of image data are described in `burn-rehearsal-vision`.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -327,6 +327,18 @@ fn the_same_command_gives_the_same_bits_whoever_does_the_work() {
 }
 
 #[test]
+fn er_ace_learns_and_is_not_plain_rehearsal() {
+    let directory = TempDir::new().unwrap();
+    succeed(directory.path(), &["train", "--method", "er-ace", "--epochs", "2", "--out", "out"]);
+    let asymmetric = result(&report(&directory.path().join("out/er-ace")));
+    let rehearsal = rehearse(&[]);
+    assert_ne!(asymmetric["accuracy"], rehearsal["accuracy"]);
+    // Replayed rows are masked like incoming rows if their number is lost: earlier tasks are then forgotten.
+    let average = |of: &Value| of["summary"]["average_top1"].as_f64().unwrap();
+    assert!(average(&asymmetric) > 0.5 * average(&rehearsal), "{}", asymmetric["summary"]);
+}
+
+#[test]
 fn augmentation_is_repeatable_and_changes_what_is_learned_but_not_what_is_stored() {
     for ranks in ["1", "2"] {
         let of = |more: &[&str]| rehearse(&[&["--ranks", ranks], more].concat());

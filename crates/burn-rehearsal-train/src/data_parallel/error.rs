@@ -1,6 +1,7 @@
 //! What can go wrong in a data-parallel run.
 
 use std::error::Error;
+use std::fmt;
 use std::sync::Arc;
 
 use burn_rehearsal_collective::CollectiveError;
@@ -112,9 +113,21 @@ pub enum DataParallelError {
 }
 
 /// The error of a hook after an epoch. Two are equal if they read the same.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error(transparent)]
+#[derive(Debug, Clone)]
 pub struct HookError(pub Arc<dyn Error + Send + Sync>);
+
+impl fmt::Display for HookError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for HookError {
+    /// The error itself, so that its type can be found.
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.0)
+    }
+}
 
 impl PartialEq for HookError {
     fn eq(&self, other: &Self) -> bool {

@@ -46,7 +46,7 @@ fn agreed(method: MethodRef, settings: &Settings) -> Map<String, Value> {
     let every =
         |Checkpoints { every, directory: _, keep: _, resume: _ }: &Checkpoints| every.map_or("task".into(), |every| every.to_string());
     let values = serde_json::json!({
-        "method": method.name(),
+        "method": method.full_name(),
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,

@@ -66,7 +66,7 @@ pub(super) struct Position {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RunState {
-    /// The name of the method.
+    /// The name of the method, with its options.
     pub(super) method: String,
     pub(super) seed: u64,
     /// The data.

@@ -57,6 +57,10 @@ methods! {
 ///         "cautious"
 ///     }
 ///
+///     fn parameters(&self) -> String {
+///         format!("weight={}", self.weight)
+///     }
+///
 ///     fn summary(&self) -> &'static str {
 ///         "rehearsal with a penalty on large scores"
 ///     }
@@ -74,6 +78,12 @@ methods! {
 pub trait Method: fmt::Debug + Send + Sync {
     /// The name in configurations and reports, in kebab case.
     fn name(&self) -> &'static str;
+
+    /// The options of the method as text, for example `"weight=0.1"`. All ranks must have the same,
+    /// and a run resumes only with those that it began with. Default: no options.
+    fn parameters(&self) -> String {
+        String::new()
+    }
 
     /// What the method does, in a line.
     fn summary(&self) -> &'static str;
@@ -100,10 +110,18 @@ pub trait Method: fmt::Debug + Send + Sync {
     }
 }
 
-/// Methods are equal if they have the same name.
+impl dyn Method {
+    /// The name, with the options in parentheses if there are any.
+    pub(crate) fn full_name(&self) -> String {
+        let parameters = self.parameters();
+        if parameters.is_empty() { self.name().to_owned() } else { format!("{}({parameters})", self.name()) }
+    }
+}
+
+/// Methods are equal if they have the same name and options.
 impl PartialEq for dyn Method {
     fn eq(&self, other: &Self) -> bool {
-        self.name() == other.name()
+        self.full_name() == other.full_name()
     }
 }
 

@@ -44,8 +44,8 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
             let batch = batch.map_err(|error| RehearsalError::Data(error.to_string()));
             let batch = batch.inspect_err(|error| self.abort(error.clone()))?;
             offered += self.lock().guarded(|state| {
-                let parts = self.take_apart(state, batch).inspect_err(|_| state.report_failure(FailCode::Batch));
-                let (_, schema, rows) = parts?;
+                let parts = self.take_apart(state, batch).and_then(|parts| state.check_autodiff().map(|()| parts));
+                let (_, schema, rows) = parts.inspect_err(|_| state.report_failure(FailCode::Batch))?;
                 state.fill(&schema, rows)?;
                 Ok(rows)
             })?;

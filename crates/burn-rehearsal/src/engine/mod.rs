@@ -295,8 +295,12 @@ impl Engine {
         self.draw_for(self.step - 1 + self.config.lag as u64, delivery, started).map(Round::Step)
     }
 
-    /// Exchanges the states of all ranks.
+    /// Exchanges the states of all ranks, with these changes of class counts and those of rows that
+    /// were filled in since the last round.
     fn gather(&mut self, status: Status, changes: &[(u32, i32)]) -> Result<(), RehearsalError> {
+        let filled = std::mem::take(&mut self.filled);
+        let joined = if filled.is_empty() { filled } else { [&filled, changes].concat() };
+        let changes = if joined.is_empty() { changes } else { &joined };
         let with_classes = self.counts.classes.is_some();
         let mine = RoundHeader {
             round: self.rounds_done,

@@ -8,8 +8,8 @@ use burn_rehearsal_collective::CollectiveExt;
 use std::time::Instant;
 
 impl Engine {
-    /// Offers all rows of a mini-batch to this rank's shard. The other ranks learn of it by
-    /// [`end_fill`](Self::end_fill).
+    /// Offers all rows of a mini-batch to this rank's shard. The other ranks learn of it in
+    /// the next round.
     pub(super) fn fill(&mut self, batch: CandidateBatch) -> Result<(), RehearsalError> {
         let CandidateBatch { schema, mut lists, .. } = batch;
         let mut rng = Stream::new(self.config.seed, Purpose::Fill, self.fills, self.rank as u32);
@@ -26,8 +26,7 @@ impl Engine {
 
     /// All ranks have filled their shards. Collective.
     pub(super) fn end_fill(&mut self) -> Result<(), RehearsalError> {
-        let changes = std::mem::take(&mut self.filled);
-        self.gather(Status::Fill, &changes)
+        self.gather(Status::Fill, &[])
     }
 
     /// Draws `rows` rows for this rank. Collective.

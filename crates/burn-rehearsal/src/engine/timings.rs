@@ -107,7 +107,8 @@ pub struct EngineTimings {
     pub steps: u64,
     /// Bytes of rows copied by the engine and by the training thread: candidates into the shard,
     /// rows for other ranks into messages, representatives out of the shard and behind the incoming
-    /// rows. Incoming rows are copied too if their memory has another owner.
+    /// rows. Incoming rows count if their memory has another owner, and not if the allocator moves
+    /// them when their memory grows.
     pub copied_bytes: u64,
     /// Rounds that were under way at each step, summed: the depth of the engine's queue.
     pub queued: u64,

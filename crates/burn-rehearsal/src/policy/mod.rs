@@ -146,8 +146,7 @@ pub const PREFETCH_DISTANCE: usize = 32;
 
 /// Decides which row of a full shard makes room for a candidate.
 ///
-/// Each shard has its own value, which is called in the order of the methods here. Decisions must
-/// be a function of the arguments and of [`state`](Self::state) alone: then a run that resumes from
+/// Each shard has its own value. Decisions must be a function of the arguments and of [`state`](Self::state) alone: then a run that resumes from
 /// a checkpoint gives the same bits as one that was not interrupted.
 pub trait Policy: Send {
     /// The name in reports, errors and checkpoints, in kebab case.
@@ -159,11 +158,11 @@ pub trait Policy: Send {
         String::new()
     }
 
-    /// Called once, before anything else, with the size and the position of the shard.
+    /// Called once, before the first candidate, with the size and the position of the shard.
     fn start(&mut self, _shard: &ShardInfo) {}
 
-    /// Called once per step with the classes of all candidates, before any of them is placed. Rows
-    /// without a class field have class 0.
+    /// Called for every mini-batch with the classes of its candidates, before any of them is placed.
+    /// Rows without a class field have class 0.
     fn begin(&mut self, _classes: &[u32]) {}
 
     /// Called once for every candidate that is offered, stored or not, before
@@ -171,7 +170,7 @@ pub trait Policy: Send {
     fn offered(&mut self, _class: u32) {}
 
     /// Called once for every candidate that meets a full shard; `class` is the candidate's, `rng` a
-    /// stream of this rank and step.
+    /// stream of this rank and mini-batch.
     fn place(&mut self, class: u32, table: &SlotTable, rng: &mut Stream) -> Placement;
 
     /// Adds to `slots` those that candidates of these classes, at most [`PREFETCH_DISTANCE`], will

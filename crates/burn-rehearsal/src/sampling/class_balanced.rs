@@ -28,6 +28,10 @@ impl ClassBalancedSampling {
         for _ in 0..count {
             loop {
                 let pool: &[u32] = if run_out { &self.alive } else { classes.present() };
+                // Only counts that contradict the fill of the shards.
+                if pool.is_empty() {
+                    return;
+                }
                 let position = rng.below_u32(pool.len() as u32) as usize;
                 let class = pool[position];
                 if self.drawn.len() <= class as usize {

@@ -83,6 +83,10 @@ impl Visitor<'_> for Scalar {
         Ok(value.to_string())
     }
 
+    fn visit_u64<E>(self, value: u64) -> Result<String, E> {
+        Ok(value.to_string())
+    }
+
     fn visit_f64<E>(self, value: f64) -> Result<String, E> {
         Ok(value.to_string())
     }

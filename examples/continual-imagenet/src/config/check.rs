@@ -18,6 +18,12 @@ const MIN_CONV_PIXELS: usize = 4;
 impl Config {
     /// Checks the values that can be checked without the data.
     pub(super) fn check(&self) -> Result<(), AppError> {
+        // Reports and checkpoints hold the options as JSON, which has Unicode text only.
+        for (option, path) in [("out", Some(&self.out)), ("weights", self.weights.as_ref())] {
+            if let Some(path) = path.filter(|path| path.to_str().is_none()) {
+                return Err(AppError::option(option, path.display(), "the path is not valid Unicode"));
+            }
+        }
         let at_least_one = [
             ("tasks", self.tasks),
             ("epochs", self.epochs),

@@ -19,8 +19,8 @@ impl<W: Workload> Run<'_, W> {
         let Found { state, learner, buffer } = found;
         let settings = self.settings;
         let tasks = self.workload.stream().tasks();
-        let method = self.method.name();
-        if (state.method.as_str(), state.seed, state.accuracy.top1.tasks()) != (method, settings.seed, tasks) {
+        let method = self.method.full_name();
+        if (state.method.as_str(), state.seed, state.accuracy.top1.tasks()) != (method.as_str(), settings.seed, tasks) {
             let reason = format!(
                 "it is of method {}, seed {}, {} tasks; this run is of method {method}, seed {}, {tasks} tasks",
                 state.method,
@@ -122,7 +122,7 @@ impl<W: Workload> Run<'_, W> {
         let records = self.records.take();
         let copied = records.as_ref().map_or(Duration::ZERO, |records| records.time);
         let state = RunState {
-            method: self.method.name().to_owned(),
+            method: self.method.full_name(),
             seed: self.settings.seed,
             data: self.data.clone(),
             world_size: self.collective.size(),
