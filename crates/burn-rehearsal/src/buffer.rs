@@ -295,7 +295,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         })
     }
 
-    /// Tells all ranks that this one cannot go on because its data failed; their current step ends
+    /// Reports to all ranks that this one failed because of its data; their current step ends
     /// with [`RehearsalError::PeerFailed`]. The buffer is poisoned.
     pub fn abort(&self, error: RehearsalError) {
         let mut state = self.lock();

@@ -14,7 +14,7 @@
 //! `None`, until no rank has a batch: behind a rehearsal loader that call is itself collective. An
 //! iterator of a training loader must therefore be fused: after `None` it keeps returning `None`.
 //!
-//! **Nobody leaves silently.** A rank without rows takes part with weight 0 and runs no model step;
+//! **No rank leaves silently.** A rank without rows takes part with weight 0 and runs no model step;
 //! a stop that anyone requests ends all ranks after the same step; a rank that fails says so in its
 //! status word and all ranks end with the same error; a rank that panics drops its collective, so
 //! that the others get [`PeerFailed`](burn_rehearsal_collective::CollectiveError::PeerFailed).

@@ -150,7 +150,7 @@ impl State {
         self.link.ask(|reply| Request::Fill(batch, reply))
     }
 
-    /// Tells the other ranks that this one leaves. Whether they hear it does not matter to its own
+    /// Reports to the other ranks that this one leaves. Delivery does not matter for its own
     /// error.
     pub(super) fn report_failure(&mut self, code: FailCode) {
         let (reply, answer) = Reply::channel();
