@@ -195,8 +195,7 @@ fn options_that_all_ranks_must_agree_on_are_named_with_ranks_and_values() {
         (&["--tasks", "2"], &["--tasks", "2", "--policy", "fifo"], "--policy is class-balanced on"),
         (&["--tasks", "2"], &["--tasks", "2", "--seed", "1", "--lag", "2"], "--lag is 1 on"),
     ];
-    for (number, (usual, culprit, words)) in cases.into_iter().enumerate() {
-        let size = 2 + number % 2;
+    for ((usual, culprit, words), size) in cases.into_iter().flat_map(|case| [(case, 2), (case, 3)]) {
         let of = |rank: usize| (directory.path(), [&base[..], if rank == 1 { culprit } else { usual }].concat());
         let ranks: Vec<_> = (0..size).map(of).collect();
         let words = format!("{words} {}", if size == 2 { "rank 0 and " } else { "ranks 0, 2 and " });
