@@ -1,13 +1,16 @@
 //! How close are the threads' collective operations to what the memory can do?
 //!
-//! All-reduce of n ranks reads and writes every rank's values at least once. The reference is a plain copy of as many bytes by as many threads,
-//! between the same barriers, in turn with it; a triad (a = b + s·c) is shown as the usual measure of the machine. The exchange of rows is compared with
-//! copies of the same bytes from the thread's own memory between two barriers: nobody may read a row before it is there, nor write it before
-//! it was read.
+//! All-reduce of n ranks reads and writes every rank's values at least once. The reference is a
+//! plain copy of as many bytes by as many threads, between the same barriers, in turn with it; a
+//! triad (a = b + s·c) is shown as the usual measure of the machine. The exchange of rows is
+//! compared with copies of the same bytes from the thread's own memory between two barriers: nobody
+//! may read a row before it is there, nor write it before it was read.
 #![allow(clippy::expect_used)]
 
 use burn_rehearsal_benches::{head, median, ratio};
-use burn_rehearsal_collective::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp, Threads, run_threads};
+use burn_rehearsal_collective::{
+    Collective, CollectiveError, Incoming, Outgoing, ReduceOp, Threads, run_threads,
+};
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -16,7 +19,10 @@ const TURNS: usize = 9;
 const ROWS: usize = 7;
 
 /// Seconds from a barrier until `work` is done on all ranks.
-fn together(ranks: &mut Threads, work: impl FnOnce(&mut Threads) -> Result<(), CollectiveError>) -> Result<f64, CollectiveError> {
+fn together(
+    ranks: &mut Threads,
+    work: impl FnOnce(&mut Threads) -> Result<(), CollectiveError>,
+) -> Result<f64, CollectiveError> {
     ranks.barrier()?;
     let started = Instant::now();
     work(ranks)?;
@@ -25,7 +31,9 @@ fn together(ranks: &mut Threads, work: impl FnOnce(&mut Threads) -> Result<(), C
 }
 
 /// What the first rank measured: `[turn]` of each thing.
-fn first(results: Vec<Result<Vec<Vec<f64>>, burn_rehearsal_collective::RankFailure<CollectiveError>>>) -> Vec<Vec<f64>> {
+fn first(
+    results: Vec<Result<Vec<Vec<f64>>, burn_rehearsal_collective::RankFailure<CollectiveError>>>,
+) -> Vec<Vec<f64>> {
     results.into_iter().map(|result| result.expect("a rank")).next().expect("the first rank")
 }
 
@@ -37,7 +45,8 @@ fn all_reduce(ranks: usize, millions: usize) {
         let mut a = vec![0f32; len];
         let mut times = vec![Vec::new(); 3];
         for _ in 0..TURNS {
-            times[0].push(together(&mut ranks, |ranks| ranks.all_reduce(&mut values, ReduceOp::Mean))?);
+            times[0]
+                .push(together(&mut ranks, |ranks| ranks.all_reduce(&mut values, ReduceOp::Mean))?);
             times[1].push(together(&mut ranks, |_| {
                 a.copy_from_slice(&b);
                 Ok(())
@@ -75,10 +84,17 @@ fn exchange(ranks: usize, row: usize, steps: usize) {
         for _ in 0..TURNS {
             times[0].push(together(&mut ranks, |ranks| {
                 for _ in 0..steps {
-                    let outgoing: Vec<_> =
-                        peers.iter().zip(mine.chunks_exact(length)).map(|(&peer, bytes)| Outgoing { peer, bytes }).collect();
+                    let outgoing: Vec<_> = peers
+                        .iter()
+                        .zip(mine.chunks_exact(length))
+                        .map(|(&peer, bytes)| Outgoing { peer, bytes })
+                        .collect();
                     let parts = theirs.chunks_exact_mut(length);
-                    let mut incoming: Vec<_> = peers.iter().zip(parts).map(|(&peer, bytes)| Incoming { peer, bytes }).collect();
+                    let mut incoming: Vec<_> = peers
+                        .iter()
+                        .zip(parts)
+                        .map(|(&peer, bytes)| Incoming { peer, bytes })
+                        .collect();
                     ranks.exchange(&outgoing, &mut incoming)?;
                 }
                 Ok(())
@@ -92,7 +108,8 @@ fn exchange(ranks: usize, row: usize, steps: usize) {
                 }
                 Ok(())
             })?);
-            times[2].push(together(&mut ranks, |ranks| (0..steps).try_for_each(|_| ranks.barrier()))?);
+            times[2]
+                .push(together(&mut ranks, |ranks| (0..steps).try_for_each(|_| ranks.barrier()))?);
         }
         Ok::<_, CollectiveError>(times)
     }));

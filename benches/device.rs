@@ -1,20 +1,28 @@
 //! What does a buffer in a device's memory cost there, beside the network's own step?
 //!
-//! * `step`: choose, store, draw and append, against forward and backward of the network on the same b + r rows, in turn, both until the device has done
-//!   them (target: 5 %). In training they overlap. The share of a step that the training thread then waits for the engine (target: 1 %).
-//! * `bandwidth`: a step that stores 512 rows and draws 512, against an elementwise copy of as many bytes; the appending, timed alone in the same turn, aside
-//!   (target: half of the copy's bandwidth).
-//! * The same draws and writes by PyTorch (`index_select`, `index_copy_`) in a process of its own, if `python3` has it.
+//! * `step`: choose, store, draw and append, against forward and backward of the network on the
+//!   same b + r rows, in turn, both until the device has done them (target: 5 %). In training they
+//!   overlap. The share of a step that the training thread then waits for the engine (target: 1 %).
+//! * `bandwidth`: a step that stores 512 rows and draws 512, against an elementwise copy of as many
+//!   bytes; the appending, timed alone in the same turn, aside (target: half of the copy's
+//!   bandwidth).
+//! * The same draws and writes by PyTorch (`index_select`, `index_copy_`) in a process of its own,
+//!   if `python3` has it.
 //!
-//! On a GPU (`BURN_DEVICE=cuda` or `wgpu`, built with that feature): 20,000 slots of 3×224×224 bytes and ResNet-50. On the CPU, where neither fits, 3×32×32
-//! and a narrow ResNet-18: that shows that everything works, not what a GPU would take. `SIDE` and `SLOTS` change the size.
+//! On a GPU (`BURN_DEVICE=cuda` or `wgpu`, built with that feature): 20,000 slots of 3×224×224
+//! bytes and ResNet-50. On the CPU, where neither fits, 3×32×32 and a narrow ResNet-18: that shows
+//! that everything works, not what a GPU would take. `SIDE` and `SLOTS` change the size.
 #![allow(clippy::expect_used)]
 
 use burn::data::dataloader::batcher::Batcher;
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::tensor::{DType, Device, Tensor};
-use burn_rehearsal::{Capacity, Execution, PolicyKind, RehearsalBuffer, RehearsalConfig, StorePreference};
-use burn_rehearsal_benches::{Batch, Image, StackImages, device, fill, head, median, random_images, ratio, verdict};
+use burn_rehearsal::{
+    Capacity, Execution, PolicyKind, RehearsalBuffer, RehearsalConfig, StorePreference,
+};
+use burn_rehearsal_benches::{
+    Batch, Image, StackImages, device, fill, head, median, random_images, ratio, verdict,
+};
 use burn_rehearsal_train::device::describe;
 use burn_rehearsal_train::init::{Scheme, keyed_init};
 use burn_rehearsal_vision::models::{ResNet, ResNetConfig, Stem};
@@ -42,13 +50,25 @@ struct Size {
 
 impl Size {
     fn on(device: &Device) -> Self {
-        let number = |name: &str, or: usize| std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(or);
+        let number = |name: &str, or: usize| {
+            std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(or)
+        };
         if *device == Device::flex() || !on_a_card(device) {
             let network = ResNetConfig::resnet18(CLASSES).with_stem(Stem::Small).with_width(8);
-            Self { side: number("SIDE", 32), slots: number("SLOTS", 2_000), network, name: "ResNet-18, 8 channels" }
+            Self {
+                side: number("SIDE", 32),
+                slots: number("SLOTS", 2_000),
+                network,
+                name: "ResNet-18, 8 channels",
+            }
         } else {
             let network = ResNetConfig::resnet50(CLASSES);
-            Self { side: number("SIDE", 224), slots: number("SLOTS", 20_000), network, name: "ResNet-50" }
+            Self {
+                side: number("SIDE", 224),
+                slots: number("SLOTS", 20_000),
+                network,
+                name: "ResNet-50",
+            }
         }
     }
 
@@ -81,7 +101,12 @@ fn timed<T>(device: &Device, work: impl FnOnce() -> T) -> (f64, T) {
     (started.elapsed().as_secs_f64() * 1e3, value)
 }
 
-fn buffer(size: &Size, candidates: usize, representatives: usize, execution: Execution) -> RehearsalBuffer<Batch> {
+fn buffer(
+    size: &Size,
+    candidates: usize,
+    representatives: usize,
+    execution: Execution,
+) -> RehearsalBuffer<Batch> {
     let config = RehearsalConfig::new(Capacity::Samples(size.slots))
         .with_candidates(candidates)
         .with_representatives(representatives)
@@ -94,7 +119,8 @@ fn buffer(size: &Size, candidates: usize, representatives: usize, execution: Exe
 
 /// `rows` random images on `device`, in its smallest type that holds a byte.
 fn batch(rows: usize, size: &Size, device: &Device) -> Batch {
-    let host: Batch = StackImages { side: size.side, room: 0 }.batch(images(rows, size), &Device::flex());
+    let host: Batch =
+        StackImages { side: size.side, room: 0 }.batch(images(rows, size), &Device::flex());
     let dtype = if device.supports_dtype(DType::U8) { DType::U8 } else { DType::I32 };
     let moved = |tensor: burn::tensor::TensorData, dtype| tensor.convert_dtype(dtype);
     let classes = if device.supports_dtype(DType::I64) { DType::I64 } else { DType::I32 };
@@ -129,7 +155,8 @@ fn step(size: &Size, device: &Device) {
     let (mut ours, mut learning) = (Vec::new(), Vec::new());
     // The first turn compiles kernels and chooses among them.
     for turn in 0..=TURNS {
-        let (rehearse, merged) = timed(device, || inline.rehearse(incoming.clone()).expect("a step"));
+        let (rehearse, merged) =
+            timed(device, || inline.rehearse(incoming.clone()).expect("a step"));
         let (learn, ()) = timed(device, || learn(&network, &merged, &training));
         if turn > 0 {
             ours.push(rehearse);
@@ -152,7 +179,9 @@ fn step(size: &Size, device: &Device) {
     let mut waited = background.timings().wait;
     let (mut waits, mut steps) = (Vec::new(), Vec::new());
     for _ in 0..STEPS {
-        let (step, ()) = timed(device, || learn(&network, &background.rehearse(incoming.clone()).expect("a step"), &training));
+        let (step, ()) = timed(device, || {
+            learn(&network, &background.rehearse(incoming.clone()).expect("a step"), &training)
+        });
         let now = background.timings().wait;
         waits.push((now - waited).as_secs_f64() * 1e3);
         steps.push(step);
@@ -178,9 +207,12 @@ fn bandwidth(size: &Size, device: &Device) {
     let source = Tensor::<1>::ones([bytes / 4], device);
     let (mut ours, mut copies) = (Vec::new(), Vec::new());
     for turn in 0..=TURNS {
-        let (rehearse, merged) = timed(device, || inline.rehearse(incoming.clone()).expect("a step"));
+        let (rehearse, merged) =
+            timed(device, || inline.rehearse(incoming.clone()).expect("a step"));
         drop(merged);
-        let (append, merged) = timed(device, || Tensor::cat(vec![incoming.images.clone(), incoming.images.clone()], 0));
+        let (append, merged) = timed(device, || {
+            Tensor::cat(vec![incoming.images.clone(), incoming.images.clone()], 0)
+        });
         drop(merged);
         let (copy, _) = timed(device, || black_box(source.clone().mul_scalar(1.0)));
         if turn > 0 {
@@ -225,11 +257,17 @@ for candidates, representatives in ((14, 7), (512, 512)):
 
 fn pytorch(size: &Size, device: &Device) {
     let on = if on_a_card(device) { "cuda" } else { "cpu" };
-    let arguments = [on.to_owned(), size.slots.to_string(), size.row_bytes().to_string(), TURNS.to_string()];
+    let arguments =
+        [on.to_owned(), size.slots.to_string(), size.row_bytes().to_string(), TURNS.to_string()];
     match Command::new("python3").args(["-c", PYTORCH]).args(arguments).output() {
-        Ok(output) if output.status.success() => print!("{}", String::from_utf8_lossy(&output.stdout)),
+        Ok(output) if output.status.success() => {
+            print!("{}", String::from_utf8_lossy(&output.stdout))
+        }
         Ok(output) => {
-            println!("PyTorch: not measured ({})", String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or("no reason given"))
+            println!(
+                "PyTorch: not measured ({})",
+                String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or("no reason given")
+            )
         }
         Err(error) => println!("PyTorch: not measured (python3: {error})"),
     }
@@ -238,7 +276,13 @@ fn pytorch(size: &Size, device: &Device) {
 fn main() {
     let device = device();
     let size = Size::on(&device);
-    head(&format!("device: {}, {} slots of 3×{}×{} bytes, b = {B}, c = {C}, r = {R}", describe(&device), size.slots, size.side, size.side));
+    head(&format!(
+        "device: {}, {} slots of 3×{}×{} bytes, b = {B}, c = {C}, r = {R}",
+        describe(&device),
+        size.slots,
+        size.side,
+        size.side
+    ));
     step(&size, &device);
     bandwidth(&size, &device);
     pytorch(&size, &device);

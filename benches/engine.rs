@@ -1,24 +1,33 @@
 //! What does one step of the buffer cost, against the copies that no design can avoid?
 //!
-//! One rank, shard full. A step chooses and stores 14 of 56 incoming rows, draws 7 and appends them. It is split in
+//! One rank, shard full. A step chooses and stores 14 of 56 incoming rows, draws 7 and appends
+//! them. It is split in
 //!
-//! * (a) choose, store, draw and deliver: everything but the last copy. Reference: plain copies of 14 rows of a mini-batch to random slots of a
-//!   slab as large as the shard, and of 7 random slots to a recycled buffer;
-//! * (b) the mini-batch of 63 rows. Through a foreign loader its rows are copied behind one another; reference: one copy of 63 rows into a recycled
-//!   buffer. `ShardedLoader` decodes into memory with room for 63 rows, so that only the 7 drawn rows are copied.
+//! * (a) choose, store, draw and deliver: everything but the last copy. Reference: plain copies of
+//!   14 rows of a mini-batch to random slots of a slab as large as the shard, and of 7 random slots
+//!   to a recycled buffer;
+//! * (b) the mini-batch of 63 rows. Through a foreign loader its rows are copied behind one
+//!   another; reference: one copy of 63 rows into a recycled buffer. `ShardedLoader` decodes into
+//!   memory with room for 63 rows, so that only the 7 drawn rows are copied.
 //!
-//! Times are medians of single steps, without the time during which the thread had lost its core; ratios are medians over the turns. The engine runs
-//! inline, so that one thread does all the work. Then the processor time of both threads in the background. `SIDES=32,64` leaves out the other sizes.
-//! Where `python3` (or the program that `PYTHON` names) has torchrl, its step is measured in the same run.
+//! Times are medians of single steps, without the time during which the thread had lost its core;
+//! ratios are medians over the turns. The engine runs inline, so that one thread does all the work.
+//! Then the processor time of both threads in the background. `SIDES=32,64` leaves out the other
+//! sizes. Where `python3` (or the program that `PYTHON` names) has torchrl, its step is measured in
+//! the same run.
 #![allow(clippy::expect_used)]
 
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::InMemDataset;
 use burn::tensor::Device;
 use burn_rehearsal::random::{Purpose, Stream};
-use burn_rehearsal::{Capacity, EngineTimings, Execution, PolicyKind, RehearsalBuffer, RehearsalConfig, RehearsalLoader, ShardedLoader};
+use burn_rehearsal::{
+    Capacity, EngineTimings, Execution, PolicyKind, RehearsalBuffer, RehearsalConfig,
+    RehearsalLoader, ShardedLoader,
+};
 use burn_rehearsal_benches::{
-    Batch, Cpu, FloatBatch, Images, StackImages, Time, fill, head, median, micros, random_batches, random_images, ratio, timed, verdict,
+    Batch, Cpu, FloatBatch, Images, StackImages, Time, fill, head, median, micros, random_batches,
+    random_images, ratio, timed, verdict,
 };
 use std::hint::black_box;
 use std::process::Command;
@@ -36,8 +45,9 @@ const SHARD_BYTES: usize = 256 << 20;
 /// How long each of the things compared runs in one turn, about.
 const TURN: Duration = Duration::from_millis(60);
 
-/// Microseconds per step of other systems that do the same (draw 7, store 14, build 63 rows), measured on two cores at another time, perhaps when memory was faster:
-/// name, side, element type, time, and by how much this one is to be faster.
+/// Microseconds per step of other systems that do the same (draw 7, store 14, build 63 rows),
+/// measured on two cores at another time, perhaps when memory was faster: name, side, element type,
+/// time, and by how much this one is to be faster.
 const PEERS: [(&str, usize, &str, f64, f64); 10] = [
     ("torchrl", 32, "u8", 177.0, 10.0),
     ("torchrl", 64, "u8", 272.0, 10.0),
@@ -51,7 +61,8 @@ const PEERS: [(&str, usize, &str, f64, f64); 10] = [
     ("original engine, core operations", 224, "f32", 2430.0, 3.0),
 ];
 
-/// The step of torchrl, if `python3` (or `PYTHON`) has it: what a user would write. Arguments: side, element type, rows in the shard, milliseconds.
+/// The step of torchrl, if `python3` (or `PYTHON`) has it: what a user would write. Arguments:
+/// side, element type, rows in the shard, milliseconds.
 const TORCHRL: &str = r#"
 import statistics, sys, time
 import torch
@@ -81,12 +92,22 @@ print(f"{torch.__version__} {statistics.median(times)}")
 fn torchrl(side: usize, element: &str, capacity: usize) -> Result<(String, f64), String> {
     let python = std::env::var_os("PYTHON").unwrap_or_else(|| "python3".into());
     let milliseconds = (TURNS as u128 * TURN.as_millis()).to_string();
-    let arguments = ["-c", TORCHRL, &side.to_string(), element, &capacity.to_string(), &milliseconds].map(str::to_owned);
-    let output = Command::new(python).args(arguments).output().map_err(|error| error.to_string())?;
+    let arguments =
+        ["-c", TORCHRL, &side.to_string(), element, &capacity.to_string(), &milliseconds]
+            .map(str::to_owned);
+    let output =
+        Command::new(python).args(arguments).output().map_err(|error| error.to_string())?;
     // What torchrl logs stands before it.
-    let text = String::from_utf8_lossy(&output.stdout).lines().last().unwrap_or_default().to_owned();
+    let text =
+        String::from_utf8_lossy(&output.stdout).lines().last().unwrap_or_default().to_owned();
     let time = text.split_whitespace().nth(1).and_then(|time| time.parse().ok());
-    let reason = || String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or("no reason given").to_owned();
+    let reason = || {
+        String::from_utf8_lossy(&output.stderr)
+            .lines()
+            .last()
+            .unwrap_or("no reason given")
+            .to_owned()
+    };
     Ok((text.split_whitespace().next().unwrap_or_default().to_owned(), time.ok_or_else(reason)?))
 }
 
@@ -143,7 +164,8 @@ fn config(execution: Execution, capacity: usize) -> RehearsalConfig {
 
 /// The buffer's own step, and where its time goes.
 fn ours<T: Images>(buffer: &RehearsalBuffer<T>, batches: &[T], series: &mut Series) {
-    let parts = ["step", "drop", "(a)", "(b)", "choose", "insert", "plan", "exchange", "deliver", "append"];
+    let parts =
+        ["step", "drop", "(a)", "(b)", "choose", "insert", "plan", "exchange", "deliver", "append"];
     let mut samples = vec![Vec::new(); parts.len()];
     let mut before = buffer.timings();
     repeat(|step| {
@@ -152,12 +174,27 @@ fn ours<T: Images>(buffer: &RehearsalBuffer<T>, batches: &[T], series: &mut Seri
         let (step, drop) = (time.wall, timed(|| drop(black_box(merged))).0.wall);
         let after = buffer.timings();
         let part = |of: fn(&EngineTimings) -> Duration| micros(of(&after) - of(&before));
-        let [insert, plan, exchange, deliver] = [part(|t| t.insert), part(|t| t.plan), part(|t| t.exchange), part(|t| t.deliver)];
+        let [insert, plan, exchange, deliver] =
+            [part(|t| t.insert), part(|t| t.plan), part(|t| t.exchange), part(|t| t.deliver)];
         let append = part(|t| t.append);
         // Inline, the engine's work is a part of what the training thread does around it.
         let choose = part(|t| t.assemble) - append - insert - plan - exchange - deliver;
-        let values = [step, drop, step - append, append + drop, choose, insert, plan, exchange, deliver, append];
-        samples.iter_mut().zip(values).for_each(|(samples, value)| samples.push(value * time.running()));
+        let values = [
+            step,
+            drop,
+            step - append,
+            append + drop,
+            choose,
+            insert,
+            plan,
+            exchange,
+            deliver,
+            append,
+        ];
+        samples
+            .iter_mut()
+            .zip(values)
+            .for_each(|(samples, value)| samples.push(value * time.running()));
         before = after;
     });
     parts.iter().zip(samples).for_each(|(name, samples)| series.add(name, samples));
@@ -175,8 +212,12 @@ struct Reference {
 
 impl Reference {
     fn new(row: usize, capacity: usize) -> Self {
-        let batches =
-            (0..POOL).map(|seed| random_images(B, row, CLASSES, seed as u64).iter().flat_map(|image| image.bytes.to_vec()).collect());
+        let batches = (0..POOL).map(|seed| {
+            random_images(B, row, CLASSES, seed as u64)
+                .iter()
+                .flat_map(|image| image.bytes.to_vec())
+                .collect()
+        });
         Self {
             row,
             slab: vec![1; row * capacity],
@@ -206,7 +247,8 @@ impl Reference {
                 black_box(&*drawn);
             });
             few.push(copies.wall * copies.running());
-            // In the same turn, as in a step: what the copies before left in the caches is what this one finds there.
+            // In the same turn, as in a step: what the copies before left in the caches is what
+            // this one finds there.
             let (copy, ()) = timed(|| {
                 let (incoming, tail) = merged.split_at_mut(B * row);
                 incoming.copy_from_slice(batch);
@@ -249,7 +291,11 @@ fn measure<T: Images>(side: usize) {
     let mut reference = Reference::new(row, capacity);
     let dataset = || InMemDataset::new(random_images(POOL * B, row, CLASSES, 9));
     let sharded = || {
-        ShardedLoader::<_, T>::builder(StackImages { side, room: R }).batch_size(B).shuffle(1).set_device(device.clone()).build(dataset())
+        ShardedLoader::<_, T>::builder(StackImages { side, room: R })
+            .batch_size(B)
+            .shuffle(1)
+            .set_device(device.clone())
+            .build(dataset())
     };
     let plain = sharded();
     let rehearsed = RehearsalLoader::new(sharded(), buffer.clone());
@@ -283,7 +329,11 @@ fn measure<T: Images>(side: usize) {
     let background = cpu(&buffer);
 
     let us = |name: &str| series.median(name);
-    println!("\n{side}² {}: rows of {:.1} KiB, {capacity} in the shard; µs per step", T::NAME, row as f64 / 1024.0);
+    println!(
+        "\n{side}² {}: rows of {:.1} KiB, {capacity} in the shard; µs per step",
+        T::NAME,
+        row as f64 / 1024.0
+    );
     println!(
         "  (a) {:9.1}  = choose {:.1} + insert {:.1} + plan {:.1} + exchange {:.1} + deliver {:.1} + rest {:.1}",
         us("(a)"),
@@ -294,16 +344,32 @@ fn measure<T: Images>(side: usize) {
         us("deliver"),
         us("(a)") - ["choose", "insert", "plan", "exchange", "deliver"].map(us).iter().sum::<f64>()
     );
-    let limit = if T::ELEMENT == 1 { [(32, 10.0), (64, 25.0)].iter().find(|(of, _)| *of == side) } else { None };
+    let limit = if T::ELEMENT == 1 {
+        [(32, 10.0), (64, 25.0)].iter().find(|(of, _)| *of == side)
+    } else {
+        None
+    };
     match limit {
         Some((_, limit)) => println!("      target ≤ {limit} µs: {}", verdict(us("(a)") <= *limit)),
-        None if side == 224 => println!("      target ≤ 1.25 × copies: {}", verdict(series.ratio("(a)", "copies") <= 1.25)),
+        None if side == 224 => println!(
+            "      target ≤ 1.25 × copies: {}",
+            verdict(series.ratio("(a)", "copies") <= 1.25)
+        ),
         None => {}
     }
-    println!("      copies of {C} + {R} rows {:.1}; ratio {:.2}", us("copies"), series.ratio("(a)", "copies"));
+    println!(
+        "      copies of {C} + {R} rows {:.1}; ratio {:.2}",
+        us("copies"),
+        series.ratio("(a)", "copies")
+    );
     println!("  (b) {:9.1}  = append {:.1} + drop {:.1}", us("(b)"), us("append"), us("drop"));
     let of_one = series.ratio("(b)", "one copy");
-    println!("      one copy of {} rows {:.1}; ratio {of_one:.2}, target ≤ 1.25: {}", B + R, us("one copy"), verdict(of_one <= 1.25));
+    println!(
+        "      one copy of {} rows {:.1}; ratio {of_one:.2}, target ≤ 1.25: {}",
+        B + R,
+        us("one copy"),
+        verdict(of_one <= 1.25)
+    );
     println!(
         "      ShardedLoader alone {:.1}, with rehearsal {:.1}, of which append {:.1}; (loader + append) / one copy {:.2}",
         us("loader"),
@@ -312,10 +378,15 @@ fn measure<T: Images>(side: usize) {
         (us("loader") + us("append behind loader")) / us("one copy")
     );
     let whole = us("(a)") + us("append behind loader");
-    println!("  (a) + (b) {:.1} through a foreign loader, {whole:.1} with ShardedLoader", us("(a)") + us("(b)"));
+    println!(
+        "  (a) + (b) {:.1} through a foreign loader, {whole:.1} with ShardedLoader",
+        us("(a)") + us("(b)")
+    );
     // A system that makes these copies with `memcpy`, row after row, and does nothing else.
     let bare = us("copies") + us("one copy") * R as f64 / (B + R) as f64;
-    for &(name, _, _, time, factor) in PEERS.iter().filter(|peer| peer.1 == side && peer.2 == T::NAME) {
+    for &(name, _, _, time, factor) in
+        PEERS.iter().filter(|peer| peer.1 == side && peer.2 == T::NAME)
+    {
         let met = verdict(time / whole >= factor);
         println!(
             "      {name} {time}: (a) + (b) is {:.1} × faster, target {factor}: {met}; bare copies {:.1} ×",
@@ -324,17 +395,32 @@ fn measure<T: Images>(side: usize) {
         );
     }
     match torchrl(side, T::NAME, capacity) {
-        Ok((version, time)) => println!("      torchrl now, PyTorch {version}, {time:.0}: (a) + (b) is {:.1} × faster", time / whole),
+        Ok((version, time)) => println!(
+            "      torchrl now, PyTorch {version}, {time:.0}: (a) + (b) is {:.1} × faster",
+            time / whole
+        ),
         Err(reason) => println!("      torchrl now: not measured ({reason})"),
     }
-    println!("  inline:     {:9.1} per step, CPU of the training thread {:.1}, of others {:.1}", inline.0, inline.1, inline.2);
-    println!("  background: {:9.1} per step, CPU of the training thread {:.1}, of others {:.1}", background.0, background.1, background.2);
+    println!(
+        "  inline:     {:9.1} per step, CPU of the training thread {:.1}, of others {:.1}",
+        inline.0, inline.1, inline.2
+    );
+    println!(
+        "  background: {:9.1} per step, CPU of the training thread {:.1}, of others {:.1}",
+        background.0, background.1, background.2
+    );
 }
 
 fn main() {
-    head(&format!("engine: one step, b = {B}, c = {C}, r = {R}, one rank, shards of {} MiB, {TURNS} turns", SHARD_BYTES >> 20));
+    head(&format!(
+        "engine: one step, b = {B}, c = {C}, r = {R}, one rank, shards of {} MiB, {TURNS} turns",
+        SHARD_BYTES >> 20
+    ));
     let sides = std::env::var("SIDES").ok();
-    for side in [32, 64, 224].into_iter().filter(|side| sides.as_ref().is_none_or(|sides| sides.contains(&side.to_string()))) {
+    for side in [32, 64, 224]
+        .into_iter()
+        .filter(|side| sides.as_ref().is_none_or(|sides| sides.contains(&side.to_string())))
+    {
         measure::<Batch>(side);
         measure::<FloatBatch>(side);
     }

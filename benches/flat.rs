@@ -1,11 +1,12 @@
 //! Does the time of a step depend on the capacity, the number of classes, or the steps done?
 //!
-//! One rank, rows of 3×32×32 bytes, c = 14, r = 7, b = 56, engine inline, shard full. On each axis the least-squares slope of log
-//! time over log x, with its standard error: 0 is flat, 1 is linear. Times are medians of single steps, of several turns that visit the values of
-//! an axis in turn.
+//! One rank, rows of 3×32×32 bytes, c = 14, r = 7, b = 56, engine inline, shard full. On each axis
+//! the least-squares slope of log time over log x, with its standard error: 0 is flat, 1 is linear.
+//! Times are medians of single steps, of several turns that visit the values of an axis in turn.
 //!
-//! Larger shards miss the caches more often, and so do bare copies: the copies of 14 + 7 rows to and from random places of a slab as large are the
-//! reference of the first axis. Its largest shards, and the axis of steps, have rows of 3×8×8 bytes, which need less memory and time.
+//! Larger shards miss the caches more often, and so do bare copies: the copies of 14 + 7 rows to
+//! and from random places of a slab as large are the reference of the first axis. Its largest
+//! shards, and the axis of steps, have rows of 3×8×8 bytes, which need less memory and time.
 #![allow(clippy::expect_used)]
 
 use burn::tensor::Device;
@@ -38,9 +39,17 @@ fn buffer(capacity: usize) -> Buffer {
 fn full(capacity: usize, side: usize, classes: usize) -> (Buffer, Vec<Batch>) {
     let buffer = buffer(capacity);
     let mut batches = random_batches::<Batch>(POOL, B, side, classes, &Device::flex());
-    // As many mini-batches as it takes for every class to come; but no more images, which would be in no cache.
-    for (at, targets) in random_batches::<Batch>(4 * classes / B, B, 1, classes, &Device::flex()).into_iter().enumerate() {
-        batches.push(Batch { images: batches[at % POOL].images.clone(), targets: targets.targets, representatives: 0 });
+    // As many mini-batches as it takes for every class to come; but no more images, which would be
+    // in no cache.
+    for (at, targets) in random_batches::<Batch>(4 * classes / B, B, 1, classes, &Device::flex())
+        .into_iter()
+        .enumerate()
+    {
+        batches.push(Batch {
+            images: batches[at % POOL].images.clone(),
+            targets: targets.targets,
+            representatives: 0,
+        });
     }
     fill(&buffer, &batches).expect("a full buffer");
     (buffer, batches)
@@ -99,7 +108,8 @@ fn capacity_axis(side: usize, capacities: &[usize]) {
     // One slab serves all sizes.
     let mut slab = vec![1u8; row * capacities.iter().max().expect("a capacity")];
     let mut random = Stream::new(1, Purpose::Evict, 0, 0);
-    let (mut ours, mut reference) = (vec![Vec::new(); capacities.len()], vec![Vec::new(); capacities.len()]);
+    let (mut ours, mut reference) =
+        (vec![Vec::new(); capacities.len()], vec![Vec::new(); capacities.len()]);
     for _ in 0..TURNS {
         for (at, (buffer, batches)) in buffers.iter().enumerate() {
             ours[at].push(steps(buffer, batches, STEPS));
@@ -107,7 +117,8 @@ fn capacity_axis(side: usize, capacities: &[usize]) {
         }
     }
     let (ours, reference) = (medians(capacities, ours), medians(capacities, reference));
-    let rest: Vec<_> = ours.iter().zip(&reference).map(|(ours, copies)| (ours.0, ours.1 - copies.1)).collect();
+    let rest: Vec<_> =
+        ours.iter().zip(&reference).map(|(ours, copies)| (ours.0, ours.1 - copies.1)).collect();
     axis(&format!("capacity, rows of {row} bytes"), &ours);
     axis("  the copies alone", &reference);
     axis("  the step without the copies", &rest);
@@ -141,7 +152,9 @@ fn steps_axis(most: usize) {
 }
 
 fn main() {
-    head(&format!("flat: one step, c = {C}, r = {R}, b = {B}, u8, one rank, engine inline, {TURNS} turns of {STEPS} steps"));
+    head(&format!(
+        "flat: one step, c = {C}, r = {R}, b = {B}, u8, one rank, engine inline, {TURNS} turns of {STEPS} steps"
+    ));
     capacity_axis(SIDE, &[1_000, 3_000, 10_000, 30_000, 100_000, 300_000]);
     capacity_axis(SMALL_SIDE, &[1_000, 10_000, 100_000, 1_000_000]);
     classes_axis(&[10, 100, 1_000, 10_000]);

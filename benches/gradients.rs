@@ -1,8 +1,10 @@
 //! How do gradients best travel between a device and the host?
 //!
-//! As the learner does it: one tensor of all gradients made on the device, one read, one upload, and views of it. Against it: a read and an upload for every
-//! parameter, and the mixed ways. The gradients of ResNet-18 for images of 32×32 (11.2 M values in 62 tensors) and of the digits network (17 thousand in 6), on the
-//! default device (`BURN_DEVICE` chooses another); in the end every way has subtracted them from the parameters. In turn, medians over the turns.
+//! As the learner does it: one tensor of all gradients made on the device, one read, one upload,
+//! and views of it. Against it: a read and an upload for every parameter, and the mixed ways. The
+//! gradients of ResNet-18 for images of 32×32 (11.2 M values in 62 tensors) and of the digits
+//! network (17 thousand in 6), on the default device (`BURN_DEVICE` chooses another); in the end
+//! every way has subtracted them from the parameters. In turn, medians over the turns.
 #![allow(clippy::expect_used)]
 
 use burn::tensor::{Device, Tensor, TensorData};
@@ -11,7 +13,8 @@ use std::time::Instant;
 
 const TURNS: usize = 11;
 
-/// The number of values of each parameter of ResNet-18 with ten classes: convolutions, scales and shifts of batch norms, the classifier.
+/// The number of values of each parameter of ResNet-18 with ten classes: convolutions, scales and
+/// shifts of batch norms, the classifier.
 fn resnet18() -> Vec<usize> {
     let conv = |from: usize, to: usize, side: usize| vec![from * to * side * side, to, to];
     let mut sizes = conv(3, 64, 3);
@@ -86,9 +89,17 @@ const WAYS: [(&str, Read, Upload); 4] = [
 
 fn main() {
     let device = Device::default();
-    println!("gradients on {}: ms, medians of {TURNS} turns", burn_rehearsal_train::device::describe(&device));
+    println!(
+        "gradients on {}: ms, medians of {TURNS} turns",
+        burn_rehearsal_train::device::describe(&device)
+    );
     for (network, sizes) in [("digits", digits()), ("ResNet-18", resnet18())] {
-        let tensors = || sizes.iter().map(|&size| upload((0..size).map(|at| at as f32).collect(), &device)).collect::<Tensors>();
+        let tensors = || {
+            sizes
+                .iter()
+                .map(|&size| upload((0..size).map(|at| at as f32).collect(), &device))
+                .collect::<Tensors>()
+        };
         let (gradients, mut parameters) = (tensors(), tensors());
         let mut times = WAYS.map(|_| [Vec::new(), Vec::new()]);
         for _ in 0..TURNS {
@@ -99,7 +110,11 @@ fn main() {
                 times[0].push(started.elapsed().as_secs_f64() * 1e3);
                 let started = Instant::now();
                 let reduced = upload(values, &sizes, &device);
-                parameters = parameters.into_iter().zip(reduced).map(|(parameter, gradient)| parameter - gradient).collect();
+                parameters = parameters
+                    .into_iter()
+                    .zip(reduced)
+                    .map(|(parameter, gradient)| parameter - gradient)
+                    .collect();
                 device.sync().expect("a device that works");
                 times[1].push(started.elapsed().as_secs_f64() * 1e3);
             }

@@ -9,7 +9,10 @@
 #![allow(clippy::expect_used)]
 
 use burn_rehearsal_benches::{head, median, ratio};
-use burn_rehearsal_vision::data::{Decoder, Fit, Format, ImageOptions, JPEG_DECODER, OnDamaged, PackOptions, open_folder, open_pack, pack};
+use burn_rehearsal_vision::data::{
+    Decoder, Fit, Format, ImageOptions, JPEG_DECODER, OnDamaged, PackOptions, open_folder,
+    open_pack, pack,
+};
 use image::{Rgb, RgbImage};
 use rayon::prelude::*;
 use std::fs;
@@ -55,12 +58,20 @@ fn make(directory: &Path, name: &str, (width, height): (u32, u32), count: u32) -
             fs::create_dir_all(&place).expect("a folder");
             for number in 0..count / 2 / if part == "test" { 10 } else { 1 } {
                 let image = RgbImage::from_fn(width, height, |x, y| {
-                    let noise = (x.wrapping_mul(2_654_435_761) ^ y.wrapping_mul(40_503) ^ number) >> 27;
-                    let wave = |scale: f32| (127.0 + 100.0 * ((x + number) as f32 / scale).sin() * (y as f32 / scale).cos()) as u8;
+                    let noise =
+                        (x.wrapping_mul(2_654_435_761) ^ y.wrapping_mul(40_503) ^ number) >> 27;
+                    let wave = |scale: f32| {
+                        (127.0
+                            + 100.0
+                                * ((x + number) as f32 / scale).sin()
+                                * (y as f32 / scale).cos()) as u8
+                    };
                     Rgb([wave(9.0), wave(21.0).wrapping_add(noise as u8), wave(47.0)])
                 });
                 let file = fs::File::create(place.join(format!("{number}.jpg"))).expect("a file");
-                image::codecs::jpeg::JpegEncoder::new_with_quality(file, 90).encode_image(&image).expect("a JPEG");
+                image::codecs::jpeg::JpegEncoder::new_with_quality(file, 90)
+                    .encode_image(&image)
+                    .expect("a JPEG");
             }
         }
     }
@@ -69,7 +80,8 @@ fn make(directory: &Path, name: &str, (width, height): (u32, u32), count: u32) -
 
 /// The library alone, into memory that is used again: zune-jpeg.
 fn pure(bytes: &[u8], row: &mut Vec<u8>) {
-    let options = DecoderOptions::default().set_strict_mode(true).jpeg_set_out_colorspace(ColorSpace::RGB);
+    let options =
+        DecoderOptions::default().set_strict_mode(true).jpeg_set_out_colorspace(ColorSpace::RGB);
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
     if decoder.decode_headers().is_err() {
         return;
@@ -92,7 +104,8 @@ fn library(bytes: &[u8], row: &mut Vec<u8>) {
         let Ok(header) = decoder.read_header(bytes) else { return };
         let (width, height, pitch) = (header.width, header.height, 3 * header.width);
         row.resize(pitch * height, 0);
-        let image = Image { pixels: row.as_mut_slice(), width, pitch, height, format: PixelFormat::RGB };
+        let image =
+            Image { pixels: row.as_mut_slice(), width, pitch, height, format: PixelFormat::RGB };
         let _ = black_box(decoder.decompress(bytes, image));
     });
 }
@@ -106,27 +119,35 @@ fn seconds(work: impl FnOnce()) -> f64 {
 fn decoding(name: &str, folder: &Path, options: &ImageOptions) {
     let data = open_folder(folder, options).expect("an image folder");
     let files = data.files.expect("files")[0].clone();
-    let jpeg = |path: &&PathBuf| path.extension().is_some_and(|extension| !extension.eq_ignore_ascii_case("png"));
+    let jpeg = |path: &&PathBuf| {
+        path.extension().is_some_and(|extension| !extension.eq_ignore_ascii_case("png"))
+    };
     let files: Vec<&PathBuf> = files.iter().filter(jpeg).take(IMAGES).collect();
     let bytes: Vec<Vec<u8>> = files.iter().map(|path| fs::read(path).expect("a file")).collect();
     let mut times = [const { Vec::new() }; 5];
     for _ in 0..TURNS {
         if cfg!(feature = "turbojpeg") {
-            times[4].push(seconds(|| bytes.par_iter().for_each_init(Vec::new, |row, bytes| pure(bytes, row))));
+            times[4].push(seconds(|| {
+                bytes.par_iter().for_each_init(Vec::new, |row, bytes| pure(bytes, row))
+            }));
         }
-        times[0].push(seconds(|| bytes.par_iter().for_each_init(Vec::new, |row, bytes| library(bytes, row))));
+        times[0].push(seconds(|| {
+            bytes.par_iter().for_each_init(Vec::new, |row, bytes| library(bytes, row))
+        }));
         times[1].push(seconds(|| {
-            files.par_iter().for_each_init(Vec::new, |row, path| library(&fs::read(path).expect("a file"), row));
+            files.par_iter().for_each_init(Vec::new, |row, path| {
+                library(&fs::read(path).expect("a file"), row)
+            });
         }));
         times[2].push(seconds(|| {
-            bytes
-                .par_iter()
-                .for_each_init(Decoder::default, |decoder, bytes| drop(black_box(decoder.decode(bytes, options.side, options.fit))));
+            bytes.par_iter().for_each_init(Decoder::default, |decoder, bytes| {
+                drop(black_box(decoder.decode(bytes, options.side, options.fit)))
+            });
         }));
         times[3].push(seconds(|| {
-            files
-                .par_iter()
-                .for_each_init(Decoder::default, |decoder, path| drop(black_box(decoder.read(path, options.side, options.fit))));
+            files.par_iter().for_each_init(Decoder::default, |decoder, path| {
+                drop(black_box(decoder.read(path, options.side, options.fit)))
+            });
         }));
     }
     let rate = |at: usize| files.len() as f64 / median(times[at].clone());
@@ -141,7 +162,11 @@ fn decoding(name: &str, folder: &Path, options: &ImageOptions) {
     }
     println!("  library, from memory          {:10.0}", rate(0));
     println!("  library, from files           {:10.0}", rate(1));
-    println!("  ours, from memory             {:10.0}  {:.2} × library from memory (target 0.8)", rate(2), ratio(&times[0], &times[2]));
+    println!(
+        "  ours, from memory             {:10.0}  {:.2} × library from memory (target 0.8)",
+        rate(2),
+        ratio(&times[0], &times[2])
+    );
     println!(
         "  ours, from files              {:10.0}  {:.2} × library from files, {:.2} × library from memory",
         rate(3),
@@ -153,7 +178,8 @@ fn decoding(name: &str, folder: &Path, options: &ImageOptions) {
 fn packed(name: &str, folder: &Path, options: &ImageOptions, out: &Path) {
     let data = open_folder(folder, options).expect("an image folder");
     let _ = fs::remove_dir_all(out);
-    pack(&data, &PackOptions { format: Format::Pixels, images: *options }, out, &|_| {}).expect("a pack");
+    pack(&data, &PackOptions { format: Format::Pixels, images: *options }, out, &|_| {})
+        .expect("a pack");
     let read = open_pack(out, options).expect("a pack");
     let row = read.shape.elements();
     let samples = read.train.len().min(IMAGES);
@@ -172,13 +198,21 @@ fn packed(name: &str, folder: &Path, options: &ImageOptions, out: &Path) {
         times[1].push(seconds(|| {
             order.par_chunks(BATCH).for_each_init(Vec::new, |batch: &mut Vec<u8>, part| {
                 batch.clear();
-                part.iter().for_each(|&at| batch.extend_from_slice(&read.train.get(at).expect("a sample").pixels));
+                part.iter().for_each(|&at| {
+                    batch.extend_from_slice(&read.train.get(at).expect("a sample").pixels)
+                });
                 black_box(&batch);
             });
         }));
     }
     let rate = |at: usize| (samples * row) as f64 / median(times[at].clone()) / 1e9;
-    println!("packed, {name}: {samples} samples of {row} bytes, mini-batches of {BATCH}, random order; GB/s");
+    println!(
+        "packed, {name}: {samples} samples of {row} bytes, mini-batches of {BATCH}, random order; GB/s"
+    );
     println!("  copied in memory              {:10.2}", rate(0));
-    println!("  from the pack, in page cache  {:10.2}  {:.2} × (target 0.5)", rate(1), ratio(&times[0], &times[1]));
+    println!(
+        "  from the pack, in page cache  {:10.2}  {:.2} × (target 0.5)",
+        rate(1),
+        ratio(&times[0], &times[1])
+    );
 }

@@ -1,4 +1,5 @@
-//! Shared parts of the benchmarks: a synthetic image workload to train on, mini-batches of any size, and measuring.
+//! Shared parts of the benchmarks: a synthetic image workload to train on, mini-batches of any
+//! size, and measuring.
 #![warn(missing_docs)]
 
 mod measure;
@@ -32,7 +33,8 @@ pub const SIDE: usize = 32;
 /// The number of classes; two a task.
 pub const CLASSES: usize = 4;
 
-/// The device that is measured: flex, or what `BURN_DEVICE` names if this was built with its feature.
+/// The device that is measured: flex, or what `BURN_DEVICE` names if this was built with its
+/// feature.
 pub fn device() -> Device {
     if std::env::var_os("BURN_DEVICE").is_some() { Device::default() } else { Device::flex() }
 }
@@ -83,7 +85,10 @@ impl Batcher<Sample, Batch> for Stack {
         let bytes = if device.supports_dtype(DType::U8) { DType::U8 } else { DType::I32 };
         let classes: Vec<i64> = items.iter().map(|item| item.class as i64).collect();
         Batch {
-            images: Tensor::from_data(TensorData::new(pixels, [rows, 3, SIDE, SIDE]), (device, bytes)),
+            images: Tensor::from_data(
+                TensorData::new(pixels, [rows, 3, SIDE, SIDE]),
+                (device, bytes),
+            ),
             targets: Tensor::from_data(TensorData::new(classes, [rows]), device),
             representatives: 0,
         }
@@ -102,7 +107,9 @@ pub struct Net {
 
 impl Net {
     fn new(device: &Device, seed: u64) -> Self {
-        let conv = |from, to| Conv2dConfig::new([from, to], [3, 3]).with_padding(PaddingConfig2d::Same).init(device);
+        let conv = |from, to| {
+            Conv2dConfig::new([from, to], [3, 3]).with_padding(PaddingConfig2d::Same).init(device)
+        };
         let net = Self {
             first: conv(3, 16),
             second: conv(16, 32),
@@ -142,13 +149,27 @@ impl Synthetic {
         let images = |count: usize, seed| -> Vec<Sample> {
             let mut random = Stream::new(seed, Purpose::Augment, 0, 0);
             (0..count)
-                .map(|i| Sample { pixels: (0..3 * SIDE * SIDE).map(|_| random.next_u32() as u8).collect(), class: i % CLASSES })
+                .map(|i| Sample {
+                    pixels: (0..3 * SIDE * SIDE).map(|_| random.next_u32() as u8).collect(),
+                    class: i % CLASSES,
+                })
                 .collect()
         };
         let (train, test) = (images(samples, 1), images(CLASSES, 2));
-        let labels = |samples: &[Sample]| samples.iter().map(|sample| sample.class).collect::<Vec<_>>();
-        let stream = ClassIncremental::new(&labels(&train), &labels(&test), CLASSES, CLASSES / 2, ClassOrder::Fixed)?;
-        Ok(Self { train: Arc::new(InMemDataset::new(train)), test: Arc::new(InMemDataset::new(test)), stream })
+        let labels =
+            |samples: &[Sample]| samples.iter().map(|sample| sample.class).collect::<Vec<_>>();
+        let stream = ClassIncremental::new(
+            &labels(&train),
+            &labels(&test),
+            CLASSES,
+            CLASSES / 2,
+            ClassOrder::Fixed,
+        )?;
+        Ok(Self {
+            train: Arc::new(InMemDataset::new(train)),
+            test: Arc::new(InMemDataset::new(test)),
+            stream,
+        })
     }
 }
 

@@ -24,8 +24,9 @@ pub struct Time {
 }
 
 impl Time {
-    /// The share of the time that the thread ran. Less than 1 if another program took its core away; then a part of the time that the thread
-    /// took by the clock on the wall is worth less by this factor, on average.
+    /// The share of the time that the thread ran. Less than 1 if another program took its core
+    /// away; then a part of the time that the thread took by the clock on the wall is worth less by
+    /// this factor, on average.
     pub fn running(self) -> f64 {
         if self.wall <= 1.03 * self.cpu + 1.0 { 1.0 } else { self.cpu / self.wall }
     }

@@ -1,8 +1,9 @@
 //! What do our operations cost over MPI, compared with the bare calls that move the same bytes?
 //!
-//! Started by hand, the program runs itself under `mpirun`, again and again: each turn does every variant once, so that a drift of the machine
-//! favours none. A variant is one `mpirun`, since a process can be a rank of ours or make MPI calls of its own, not both. Printed are
-//! medians over the turns of rank 0's median, and medians of the ratios within a turn.
+//! Started by hand, the program runs itself under `mpirun`, again and again: each turn does every
+//! variant once, so that a drift of the machine favours none. A variant is one `mpirun`, since a
+//! process can be a rank of ours or make MPI calls of its own, not both. Printed are medians over
+//! the turns of rank 0's median, and medians of the ratios within a turn.
 #![allow(clippy::expect_used)]
 #![allow(unsafe_code, reason = "the bare calls are those of a C library")]
 
@@ -13,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_rehearsal::random::{Purpose, Stream};
-use burn_rehearsal::{Capacity, Execution, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig};
+use burn_rehearsal::{
+    Capacity, Execution, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig,
+};
 use burn_rehearsal_benches::median;
 use burn_rehearsal_collective::launch::Launch;
 use burn_rehearsal_collective::{Collective, Mpi, MpiOptions, ReduceOp, Reduction, run_mpi};
@@ -38,9 +41,12 @@ fn steps(row: usize) -> usize {
 const REDUCTIONS: usize = 5;
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let arguments: Vec<String> =
+        std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        [variant, size] if Launch::detect().is_some() => rank(variant, size.parse().expect("a number")),
+        [variant, size] if Launch::detect().is_some() => {
+            rank(variant, size.parse().expect("a number"))
+        }
         _ => compare(),
     }
 }
@@ -55,11 +61,16 @@ struct Cost {
 /// Runs all variants in turn and prints the comparisons.
 fn compare() {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    println!("mpi, {TURNS} turns, {cores} cores, load {}", fs::read_to_string("/proc/loadavg").unwrap_or_default().trim());
+    println!(
+        "mpi, {TURNS} turns, {cores} cores, load {}",
+        fs::read_to_string("/proc/loadavg").unwrap_or_default().trim()
+    );
     for ranks in [2, 4] {
         println!("{ranks} ranks");
         if ranks > cores {
-            println!("  more ranks than cores: time by the clock is mostly that of waiting for a core; compare processor time");
+            println!(
+                "  more ranks than cores: time by the clock is mostly that of waiting for a core; compare processor time"
+            );
         }
         for row in [3 << 10, 12 << 10, 150 << 10] {
             let title = format!("store {INSERT}, draw {DRAW} rows of {} KiB", row >> 10);
@@ -85,7 +96,15 @@ fn table(ranks: usize, title: &str, size: usize, variants: &[&str]) {
     let reference = costs[variants.len() - 1].clone();
     for (variant, costs) in variants.iter().zip(&costs) {
         let of = |value: fn(&Cost) -> f64| median(costs.iter().map(value).collect());
-        let ratio = |value: fn(&Cost) -> f64| median(costs.iter().zip(&reference).map(|(ours, bare)| value(ours) / value(bare)).collect());
+        let ratio = |value: fn(&Cost) -> f64| {
+            median(
+                costs
+                    .iter()
+                    .zip(&reference)
+                    .map(|(ours, bare)| value(ours) / value(bare))
+                    .collect(),
+            )
+        };
         println!(
             "    {variant:<16} {:>10.1} µs, {:>5.2} x bare; processor {:>10.1} µs, {:>5.2} x bare",
             of(|cost| cost.clock),
@@ -101,16 +120,25 @@ fn launch(ranks: usize, variant: &str, size: usize) -> Cost {
     let mut command = mpirun(ranks, std::env::current_exe().expect("a path"));
     let output = command.args([variant, &size.to_string()]).output().expect("mpirun is installed");
     let stdout = String::from_utf8_lossy(&output.stdout);
-    let numbers: Vec<f64> = stdout.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-    assert!(output.status.success() && numbers.len() == 2, "{variant}: {}{stdout}", String::from_utf8_lossy(&output.stderr));
+    let numbers: Vec<f64> =
+        stdout.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    assert!(
+        output.status.success() && numbers.len() == 2,
+        "{variant}: {}{stdout}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     Cost { clock: numbers[0], processor: numbers[1] }
 }
 
 /// One process of a variant.
 fn rank(variant: &str, size: usize) {
-    let options =
-        MpiOptions { reduction: if variant == "fast" { Reduction::Fast } else { Reduction::FixedOrder }, ..MpiOptions::default() };
-    let ours = |work: fn(Mpi, usize) -> Option<Cost>| run_mpi(&options, |ranks| Ok::<_, Infallible>(work(ranks, size))).expect("a run");
+    let options = MpiOptions {
+        reduction: if variant == "fast" { Reduction::Fast } else { Reduction::FixedOrder },
+        ..MpiOptions::default()
+    };
+    let ours = |work: fn(Mpi, usize) -> Option<Cost>| {
+        run_mpi(&options, |ranks| Ok::<_, Infallible>(work(ranks, size))).expect("a run")
+    };
     let cost = match variant {
         "engine" => ours(|ranks, row| engine(ranks, row, false)),
         "engine-messages" => ours(|ranks, row| engine(ranks, row, true)),
@@ -124,7 +152,8 @@ fn rank(variant: &str, size: usize) {
     }
 }
 
-/// The median time of `work`, which returns how long it took, and the mean processor time of all threads of this process.
+/// The median time of `work`, which returns how long it took, and the mean processor time of all
+/// threads of this process.
 fn measure(rounds: usize, mut work: impl FnMut(usize) -> Duration) -> Cost {
     let warm_up = rounds / 5 + 1;
     (0..warm_up).for_each(|round| {
@@ -138,8 +167,13 @@ fn measure(rounds: usize, mut work: impl FnMut(usize) -> Duration) -> Cost {
 /// Microseconds that the threads of this process have run so far; 0 where that is not known.
 fn processor_time() -> f64 {
     let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-    let run = |text: String| text.split_whitespace().next().and_then(|nanoseconds| nanoseconds.parse::<f64>().ok());
-    tasks.filter_map(|task| fs::read_to_string(task.path().join("schedstat")).ok().and_then(run)).sum::<f64>() / 1e3
+    let run = |text: String| {
+        text.split_whitespace().next().and_then(|nanoseconds| nanoseconds.parse::<f64>().ok())
+    };
+    tasks
+        .filter_map(|task| fs::read_to_string(task.path().join("schedstat")).ok().and_then(run))
+        .sum::<f64>()
+        / 1e3
 }
 
 /// Rows of bytes, nothing else.
@@ -159,14 +193,21 @@ fn engine(ranks: Mpi, row: usize, messages_only: bool) -> Option<Cost> {
         // Every candidate is stored: the most work.
         .with_policy(PolicyKind::RandomReplacement)
         .with_execution(Execution::Inline);
-    let buffer: RehearsalBuffer<Rows> = RehearsalBuffer::new(&config, Box::new(ranks)).expect("a buffer");
+    let buffer: RehearsalBuffer<Rows> =
+        RehearsalBuffer::new(&config, Box::new(ranks)).expect("a buffer");
     let device = Device::flex();
     let bytes = vec![rank as u8; INSERT * row];
-    let batch = Rows { bytes: Tensor::from_data(TensorData::new(bytes, [INSERT, row]), (&device, DType::U8)) };
+    let batch = Rows {
+        bytes: Tensor::from_data(TensorData::new(bytes, [INSERT, row]), (&device, DType::U8)),
+    };
     (0..=SHARD / INSERT).for_each(|_| drop(buffer.rehearse(batch.clone()).expect("a step")));
     let so_far = || {
         let timings = buffer.timings();
-        if messages_only { timings.exchange } else { timings.insert + timings.plan + timings.exchange + timings.deliver }
+        if messages_only {
+            timings.exchange
+        } else {
+            timings.insert + timings.plan + timings.exchange + timings.deliver
+        }
     };
     let cost = measure(steps(row), |_| {
         let before = so_far();
@@ -207,7 +248,8 @@ fn bare(work: impl FnOnce(&Bare) -> Cost) -> Option<Cost> {
 }
 
 impl Bare {
-    /// How many rows each rank draws from each at a step: as random as ours, and known to all without a message.
+    /// How many rows each rank draws from each at a step: as random as ours, and known to all
+    /// without a message.
     fn draws(&self, step: usize) -> Vec<Vec<usize>> {
         let of = |rank: usize| {
             let mut random = Stream::new(1, Purpose::Draw, step as u64, rank as u32);
@@ -218,16 +260,19 @@ impl Bare {
         (0..self.size).map(of).collect()
     }
 
-    /// A small all-gather, then the rows that others draw here and those drawn from them; with the copies into and out of the store, or without.
+    /// A small all-gather, then the rows that others draw here and those drawn from them; with the
+    /// copies into and out of the store, or without.
     fn step(&self, row: usize, copies: bool) -> Cost {
         let (header, mut headers) = ([0_u8; HEADER], vec![0_u8; HEADER * self.size]);
-        let (incoming, mut store, mut result) = (vec![1_u8; INSERT * row], vec![0_u8; SHARD * row], vec![0_u8; DRAW * row]);
+        let (incoming, mut store, mut result) =
+            (vec![1_u8; INSERT * row], vec![0_u8; SHARD * row], vec![0_u8; DRAW * row]);
         let buffers = || vec![vec![0_u8; DRAW * row]; self.size];
         let (mut outgoing, mut received) = (buffers(), buffers());
         let mut augmented = vec![0_u8; (INSERT + DRAW) * row];
         let mut requests = Vec::new();
         measure(steps(row), |step| {
-            // What ours does between two steps, untimed as there: the rows drawn are appended to those that came.
+            // What ours does between two steps, untimed as there: the rows drawn are appended to
+            // those that came.
             let (came, drawn) = augmented.split_at_mut(INSERT * row);
             came.copy_from_slice(&incoming);
             drawn.copy_from_slice(&result);
@@ -240,19 +285,22 @@ impl Bare {
             // SAFETY: `header` has as many bytes as are sent, `headers` as many for each rank.
             unsafe {
                 let (byte, world) = (ffi::RSMPI_UINT8_T, ffi::RSMPI_COMM_WORLD);
-                let (from, to) = (header.as_ptr().cast::<c_void>(), headers.as_mut_ptr().cast::<c_void>());
+                let (from, to) =
+                    (header.as_ptr().cast::<c_void>(), headers.as_mut_ptr().cast::<c_void>());
                 ffi::MPI_Allgather(from, HEADER as c_int, byte, to, HEADER as c_int, byte, world);
             }
             requests.clear();
             for peer in (0..self.size).filter(|peer| *peer != self.rank) {
                 let (to_us, to_them) = (draws[self.rank][peer] * row, draws[peer][self.rank] * row);
                 if copies {
-                    for (at, message) in outgoing[peer][..to_them].chunks_exact_mut(row).enumerate() {
+                    for (at, message) in outgoing[peer][..to_them].chunks_exact_mut(row).enumerate()
+                    {
                         let slot = (step + 31 * at) % SHARD;
                         message.copy_from_slice(&store[slot * row..][..row]);
                     }
                 }
-                // SAFETY: both buffers are longer than their messages, and are left alone until all requests are complete.
+                // SAFETY: both buffers are longer than their messages, and are left alone until all
+                // requests are complete.
                 unsafe {
                     let (byte, world) = (ffi::RSMPI_UINT8_T, ffi::RSMPI_COMM_WORLD);
                     let mut request = ffi::RSMPI_REQUEST_NULL;
@@ -260,18 +308,36 @@ impl Bare {
                     ffi::MPI_Irecv(to, to_us as c_int, byte, peer as c_int, 0, world, &mut request);
                     requests.push(request);
                     let from = outgoing[peer].as_ptr().cast::<c_void>();
-                    ffi::MPI_Isend(from, to_them as c_int, byte, peer as c_int, 0, world, &mut request);
+                    ffi::MPI_Isend(
+                        from,
+                        to_them as c_int,
+                        byte,
+                        peer as c_int,
+                        0,
+                        world,
+                        &mut request,
+                    );
                     requests.push(request);
                 }
             }
             // SAFETY: that many requests of ours; nobody asks for their statuses.
-            unsafe { ffi::MPI_Waitall(requests.len() as c_int, requests.as_mut_ptr(), ffi::RSMPI_STATUSES_IGNORE) };
+            unsafe {
+                ffi::MPI_Waitall(
+                    requests.len() as c_int,
+                    requests.as_mut_ptr(),
+                    ffi::RSMPI_STATUSES_IGNORE,
+                )
+            };
             if copies {
                 let mut rows = result.chunks_exact_mut(row);
                 for peer in 0..self.size {
                     for at in 0..draws[self.rank][peer] {
                         let own = (step + 17 * at) % SHARD;
-                        let source = if peer == self.rank { &store[own * row..][..row] } else { &received[peer][at * row..][..row] };
+                        let source = if peer == self.rank {
+                            &store[own * row..][..row]
+                        } else {
+                            &received[peer][at * row..][..row]
+                        };
                         rows.next().into_iter().for_each(|row| row.copy_from_slice(source));
                     }
                 }
@@ -289,8 +355,16 @@ impl Bare {
             let started = Instant::now();
             // SAFETY: both buffers hold that many values, and they are different.
             unsafe {
-                let (from, to) = (data.as_ptr().cast::<c_void>(), sums.as_mut_ptr().cast::<c_void>());
-                ffi::MPI_Allreduce(from, to, values as c_int, ffi::RSMPI_FLOAT, ffi::RSMPI_SUM, ffi::RSMPI_COMM_WORLD);
+                let (from, to) =
+                    (data.as_ptr().cast::<c_void>(), sums.as_mut_ptr().cast::<c_void>());
+                ffi::MPI_Allreduce(
+                    from,
+                    to,
+                    values as c_int,
+                    ffi::RSMPI_FLOAT,
+                    ffi::RSMPI_SUM,
+                    ffi::RSMPI_COMM_WORLD,
+                );
             }
             started.elapsed()
         })

@@ -1,25 +1,35 @@
 //! How much time does the training thread lose to a buffer that works in the background?
 //!
-//! The step's computation sleeps (as a thread does that waits for an accelerator) or keeps all cores busy. *All* is what the call of the buffer takes on
-//! the training thread, blocked or working, but for appending the representatives; *parts* is taking a mini-batch apart into its columns and putting it
-//! together again, without a buffer, in turn with the steps. *Lost* is all but the parts, that is without the assembly of the mini-batch: handing candidates over and
-//! waiting for representatives. *Hidden* is the share of the engine's time during which the training thread did not wait for it. Medians over the
-//! steps; a busy machine wakes the engine late, hence the mean of the wait, too.
+//! The step's computation sleeps (as a thread does that waits for an accelerator) or keeps all
+//! cores busy. *All* is what the call of the buffer takes on the training thread, blocked or
+//! working, but for appending the representatives; *parts* is taking a mini-batch apart into its
+//! columns and putting it together again, without a buffer, in turn with the steps. *Lost* is all
+//! but the parts, that is without the assembly of the mini-batch: handing candidates over and
+//! waiting for representatives. *Hidden* is the share of the engine's time during which the
+//! training thread did not wait for it. Medians over the steps; a busy machine wakes the engine
+//! late, hence the mean of the wait, too.
 //!
-//! Mini-batches come as from a foreign loader, so that appending copies all their rows, which leaves the caches of the training thread without anything else
-//! if the rows are large; and from `ShardedLoader`, with room, so that it copies those of the representatives. There the buffer's own counters say what its part is.
+//! Mini-batches come as from a foreign loader, so that appending copies all their rows, which
+//! leaves the caches of the training thread without anything else if the rows are large; and from
+//! `ShardedLoader`, with room, so that it copies those of the representatives. There the buffer's
+//! own counters say what its part is.
 //!
-//! References, after the same computation, hence with the same cold caches: the same work inline, which is what would be lost without a thread, and waking a
-//! thread that sleeps, by a message through a channel.
+//! References, after the same computation, hence with the same cold caches: the same work inline,
+//! which is what would be lost without a thread, and waking a thread that sleeps, by a message
+//! through a channel.
 #![allow(clippy::expect_used)]
 
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::InMemDataset;
 use burn::tensor::Device;
 use burn_rehearsal::{
-    Capacity, EngineTimings, Execution, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, RehearsalLoader, ShardedLoader,
+    Capacity, EngineTimings, Execution, PolicyKind, RehearsalBatch, RehearsalBuffer,
+    RehearsalConfig, RehearsalLoader, ShardedLoader,
 };
-use burn_rehearsal_benches::{Batch, Images, StackImages, fill, head, median, micros, random_batches, random_images, timed, verdict};
+use burn_rehearsal_benches::{
+    Batch, Images, StackImages, fill, head, median, micros, random_batches, random_images, timed,
+    verdict,
+};
 use std::hint::black_box;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
@@ -77,7 +87,12 @@ fn engine(timings: &EngineTimings) -> Duration {
     timings.insert + timings.plan + timings.exchange + timings.deliver
 }
 
-fn run(buffer: &RehearsalBuffer<Batch>, batches: &[Batch], computation: Computation, steps: usize) -> Lost {
+fn run(
+    buffer: &RehearsalBuffer<Batch>,
+    batches: &[Batch],
+    computation: Computation,
+    steps: usize,
+) -> Lost {
     let (mut all, mut waits, mut engines) = (Vec::new(), Vec::new(), Vec::new());
     let mut before = buffer.timings();
     for step in 0..steps {
@@ -94,11 +109,21 @@ fn run(buffer: &RehearsalBuffer<Batch>, batches: &[Batch], computation: Computat
         engines.push(micros(engine(&after) - engine(&before)));
         before = after;
     }
-    Lost { mean_wait: mean(&waits), all: median(all), mean_engine: mean(&engines), engine: median(engines) }
+    Lost {
+        mean_wait: mean(&waits),
+        all: median(all),
+        mean_engine: mean(&engines),
+        engine: median(engines),
+    }
 }
 
 /// The same behind `ShardedLoader`, whose own time does not count.
-fn run_behind_loader(buffer: &RehearsalBuffer<Batch>, loader: &dyn DataLoader<Batch>, computation: Computation, steps: usize) -> Lost {
+fn run_behind_loader(
+    buffer: &RehearsalBuffer<Batch>,
+    loader: &dyn DataLoader<Batch>,
+    computation: Computation,
+    steps: usize,
+) -> Lost {
     let (mut all, mut waits, mut engines) = (Vec::new(), Vec::new(), Vec::new());
     let mut before = buffer.timings();
     while all.len() < steps {
@@ -108,13 +133,22 @@ fn run_behind_loader(buffer: &RehearsalBuffer<Batch>, loader: &dyn DataLoader<Ba
             let Some(batch) = batches.next() else { break };
             black_box(batch.expect("a mini-batch"));
             let after = buffer.timings();
-            all.push(micros(after.assemble - before.assemble + after.wait - before.wait - (after.append - before.append)));
+            all.push(micros(
+                after.assemble - before.assemble + after.wait
+                    - before.wait
+                    - (after.append - before.append),
+            ));
             waits.push(micros(after.wait - before.wait));
             engines.push(micros(engine(&after) - engine(&before)));
             before = after;
         }
     }
-    Lost { mean_wait: mean(&waits), all: median(all), mean_engine: mean(&engines), engine: median(engines) }
+    Lost {
+        mean_wait: mean(&waits),
+        all: median(all),
+        mean_engine: mean(&engines),
+        engine: median(engines),
+    }
 }
 
 fn mean(values: &[f64]) -> f64 {
@@ -145,7 +179,8 @@ fn wake(computation: Computation, steps: usize) -> f64 {
 /// What every buffer does with a mini-batch, whatever it adds to it.
 fn apart_and_together(batches: &[Batch], computation: Computation, steps: usize) -> f64 {
     let mut columns = Vec::new();
-    let mut pool: Vec<Option<Batch>> = (0..steps).map(|step| Some(batches[step % POOL].clone())).collect();
+    let mut pool: Vec<Option<Batch>> =
+        (0..steps).map(|step| Some(batches[step % POOL].clone())).collect();
     after(computation, steps, |step| {
         let batch = pool[step].take().expect("one for each step");
         batch.into_parts(&mut columns).expect("columns");
@@ -166,7 +201,13 @@ fn buffer(side: usize, execution: Execution, batches: &[Batch]) -> RehearsalBuff
 }
 
 /// One table: what [`run`] or [`run_behind_loader`] says after each computation.
-fn table(title: &str, per_ms: f64, batches: &[Batch], inline: &RehearsalBuffer<Batch>, ours: impl Fn(Computation, usize) -> Lost) {
+fn table(
+    title: &str,
+    per_ms: f64,
+    batches: &[Batch],
+    inline: &RehearsalBuffer<Batch>,
+    ours: impl Fn(Computation, usize) -> Lost,
+) {
     println!("\n{title}; µs per step");
     println!(
         "  {:<22} {:>7} {:>7} {:>7} {:>10} {:>8} {:>10} {:>7} {:>9}",
@@ -177,7 +218,11 @@ fn table(title: &str, per_ms: f64, batches: &[Batch], inline: &RehearsalBuffer<B
         let sleep = Computation::Sleep(Duration::from_millis(milliseconds));
         let busy = Computation::Busy((per_ms * milliseconds as f64) as u64);
         for (name, computation) in [("sleeping", sleep), ("on all cores", busy)] {
-            let turns: Vec<_> = (0..TURNS).map(|_| (ours(computation, steps), apart_and_together(batches, computation, steps))).collect();
+            let turns: Vec<_> = (0..TURNS)
+                .map(|_| {
+                    (ours(computation, steps), apart_and_together(batches, computation, steps))
+                })
+                .collect();
             let of = |part: &dyn Fn(&(Lost, f64)) -> f64| median(turns.iter().map(part).collect());
             let lost = of(&|(ours, parts)| ours.all - parts);
             let hidden = 1.0 - of(&|(ours, _)| ours.mean_wait / ours.mean_engine);
@@ -199,16 +244,23 @@ fn table(title: &str, per_ms: f64, batches: &[Batch], inline: &RehearsalBuffer<B
 }
 
 fn main() {
-    head(&format!("overlap: b = {B}, c = {C}, r = {R}, u8, one rank, shards of {} MiB", SHARD_BYTES >> 20));
+    head(&format!(
+        "overlap: b = {B}, c = {C}, r = {R}, u8, one rank, shards of {} MiB",
+        SHARD_BYTES >> 20
+    ));
     let per_ms = rounds_per_ms();
     let device = Device::flex();
     for side in [64, 224] {
         let batches: Vec<Batch> = random_batches(POOL, B, side, 100, &device);
         let inline = buffer(side, Execution::Inline, &batches);
         let background = buffer(side, Execution::Background, &batches);
-        table(&format!("{side}² u8, a foreign loader"), per_ms, &batches, &inline, |computation, steps| {
-            run(&background, &batches, computation, steps)
-        });
+        table(
+            &format!("{side}² u8, a foreign loader"),
+            per_ms,
+            &batches,
+            &inline,
+            |computation, steps| run(&background, &batches, computation, steps),
+        );
         let images = InMemDataset::new(random_images(4 * POOL * B, Batch::row_bytes(side), 100, 9));
         let sharded = ShardedLoader::<_, Batch>::builder(StackImages { side, room: R })
             .batch_size(B)
@@ -216,9 +268,13 @@ fn main() {
             .num_workers(1)
             .set_device(device.clone());
         let loader = RehearsalLoader::new(sharded.build(images), background.clone());
-        table(&format!("{side}² u8, ShardedLoader"), per_ms, &batches, &inline, |computation, steps| {
-            run_behind_loader(&background, &loader, computation, steps)
-        });
+        table(
+            &format!("{side}² u8, ShardedLoader"),
+            per_ms,
+            &batches,
+            &inline,
+            |computation, steps| run_behind_loader(&background, &loader, computation, steps),
+        );
     }
     println!("\ntargets: lost ≤ 5 µs, hidden ≥ 99 %");
 }

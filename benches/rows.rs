@@ -75,7 +75,10 @@ impl Images for FloatBatch {
 
     fn of(images: TensorData, room: usize, classes: Vec<i64>, device: &Device) -> Self {
         let rows = classes.len();
-        Self { images: Tensor::from_data(images, (device, Self::DTYPE)).slice(0..rows), targets: targets(classes, room, device) }
+        Self {
+            images: Tensor::from_data(images, (device, Self::DTYPE)).slice(0..rows),
+            targets: targets(classes, room, device),
+        }
     }
 }
 
@@ -104,13 +107,27 @@ pub fn random_images(count: usize, row_bytes: usize, classes: usize, seed: u64) 
     let mut random = Stream::new(seed, Purpose::Augment, 0, 0);
     // Random bytes need not differ from image to image; the memory must.
     let noise: Vec<u8> = (0..row_bytes).map(|_| random.next_u32() as u8).collect();
-    (0..count).map(|_| Image { bytes: noise.clone().into(), class: random.below(classes as u64) as usize }).collect()
+    (0..count)
+        .map(|_| Image {
+            bytes: noise.clone().into(),
+            class: random.below(classes as u64) as usize,
+        })
+        .collect()
 }
 
 /// `count` mini-batches of `rows` random images each.
-pub fn random_batches<B: Images>(count: usize, rows: usize, side: usize, classes: usize, device: &Device) -> Vec<B> {
+pub fn random_batches<B: Images>(
+    count: usize,
+    rows: usize,
+    side: usize,
+    classes: usize,
+    device: &Device,
+) -> Vec<B> {
     (0..count)
-        .map(|seed| StackImages { side, room: 0 }.batch(random_images(rows, B::row_bytes(side), classes, seed as u64), device))
+        .map(|seed| {
+            StackImages { side, room: 0 }
+                .batch(random_images(rows, B::row_bytes(side), classes, seed as u64), device)
+        })
         .collect()
 }
 
@@ -119,7 +136,10 @@ pub fn random_batches<B: Images>(count: usize, rows: usize, side: usize, classes
 /// # Errors
 ///
 /// As [`RehearsalBuffer::rehearse`].
-pub fn fill<B: Images>(buffer: &RehearsalBuffer<B>, batches: &[B]) -> Result<(), burn_rehearsal::error::RehearsalError> {
+pub fn fill<B: Images>(
+    buffer: &RehearsalBuffer<B>,
+    batches: &[B],
+) -> Result<(), burn_rehearsal::error::RehearsalError> {
     loop {
         for _ in 0..256 {
             for batch in batches {

@@ -1,12 +1,15 @@
 //! What does a rank do per step in a world of thousands?
 //!
-//! One rank is real; the others are its mirror images: a [`Collective`] that answers for them with this rank's own words (the same fill, the same
-//! changes of class counts) and sends rows of zeros. So the engine's real code plans for the whole world, in one thread. Then a model of the
-//! network says what that means for a step of training.
+//! One rank is real; the others are its mirror images: a [`Collective`] that answers for them with
+//! this rank's own words (the same fill, the same changes of class counts) and sends rows of zeros.
+//! So the engine's real code plans for the whole world, in one thread. Then a model of the network
+//! says what that means for a step of training.
 #![allow(clippy::expect_used)]
 
 use burn::tensor::Device;
-use burn_rehearsal::{Capacity, Execution, PolicyKind, RehearsalBuffer, RehearsalConfig, SamplingKind};
+use burn_rehearsal::{
+    Capacity, Execution, PolicyKind, RehearsalBuffer, RehearsalConfig, SamplingKind,
+};
 use burn_rehearsal_benches::{Batch, head, median, micros, random_batches, timed, verdict};
 use burn_rehearsal_collective::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp};
 use std::fs;
@@ -22,7 +25,8 @@ const SIDE: usize = 8;
 const CLASSES: usize = 1000;
 const SHARD: usize = 500;
 const WORLDS: [usize; 7] = [2, 8, 32, 128, 512, 1024, 4096];
-const KINDS: [SamplingKind; 3] = [SamplingKind::Uniform, SamplingKind::ExcludeCurrent, SamplingKind::ClassBalanced];
+const KINDS: [SamplingKind; 3] =
+    [SamplingKind::Uniform, SamplingKind::ExcludeCurrent, SamplingKind::ClassBalanced];
 const TARGET_US: f64 = 200.0;
 /// How long each world is measured.
 const TIME: Duration = Duration::from_millis(400);
@@ -38,7 +42,8 @@ struct Traffic {
 impl Traffic {
     /// Messages and bytes of rows sent, bytes of headers received.
     fn read(&self) -> [f64; 3] {
-        [&self.messages, &self.bytes, &self.gathered].map(|counter| counter.load(Ordering::Relaxed) as f64)
+        [&self.messages, &self.bytes, &self.gathered]
+            .map(|counter| counter.load(Ordering::Relaxed) as f64)
     }
 }
 
@@ -77,9 +82,16 @@ impl Collective for Mirrors {
         Ok(())
     }
 
-    fn exchange(&mut self, outgoing: &[Outgoing<'_>], _incoming: &mut [Incoming<'_>]) -> Result<(), CollectiveError> {
+    fn exchange(
+        &mut self,
+        outgoing: &[Outgoing<'_>],
+        _incoming: &mut [Incoming<'_>],
+    ) -> Result<(), CollectiveError> {
         self.traffic.messages.fetch_add(outgoing.len() as u64, Ordering::Relaxed);
-        self.traffic.bytes.fetch_add(outgoing.iter().map(|message| message.bytes.len() as u64).sum(), Ordering::Relaxed);
+        self.traffic.bytes.fetch_add(
+            outgoing.iter().map(|message| message.bytes.len() as u64).sum(),
+            Ordering::Relaxed,
+        );
         Ok(())
     }
 
@@ -96,7 +108,11 @@ fn resident() -> f64 {
 }
 
 /// The real rank of a world, after its shard has become full.
-fn start(size: usize, sampling: SamplingKind, batches: &[Batch]) -> (RehearsalBuffer<Batch>, Arc<Traffic>) {
+fn start(
+    size: usize,
+    sampling: SamplingKind,
+    batches: &[Batch],
+) -> (RehearsalBuffer<Batch>, Arc<Traffic>) {
     let traffic = Arc::new(Traffic::default());
     let config = RehearsalConfig::new(Capacity::Samples(SHARD * size))
         .with_candidates(C)
@@ -106,7 +122,9 @@ fn start(size: usize, sampling: SamplingKind, batches: &[Batch]) -> (RehearsalBu
         .with_sampling(sampling)
         .with_classes(Some(CLASSES))
         .with_execution(Execution::Inline);
-    let buffer = RehearsalBuffer::new(&config, Box::new(Mirrors { size, traffic: traffic.clone() })).expect("a buffer");
+    let buffer =
+        RehearsalBuffer::new(&config, Box::new(Mirrors { size, traffic: traffic.clone() }))
+            .expect("a buffer");
     (0..2 * SHARD / C).for_each(|at| step(&buffer, batches, at));
     (buffer, traffic)
 }
@@ -130,7 +148,9 @@ fn world(size: usize, sampling: SamplingKind, batches: &[Batch]) -> f64 {
         let (now, after) = (buffer.timings(), traffic.read());
         plans.push(micros(now.plan - last.plan) * time.running());
         gathers.push(micros(now.exchange - last.exchange) * time.running());
-        sent.iter_mut().zip(after.iter().zip(before)).for_each(|(sum, (after, before))| *sum += after - before);
+        sent.iter_mut()
+            .zip(after.iter().zip(before))
+            .for_each(|(sum, (after, before))| *sum += after - before);
     }
     let [messages, bytes, gathered] = sent.map(|sum| sum / plans.len() as f64);
     let plan = median(plans);
@@ -149,7 +169,10 @@ fn world(size: usize, sampling: SamplingKind, batches: &[Batch]) -> f64 {
 fn memory(size: usize, sampling: SamplingKind) -> f64 {
     let kind = KINDS.iter().position(|kind| *kind == sampling).unwrap_or(0);
     let measure = || -> Option<f64> {
-        let output = Command::new(std::env::current_exe().ok()?).args(["memory", &kind.to_string(), &size.to_string()]).output().ok()?;
+        let output = Command::new(std::env::current_exe().ok()?)
+            .args(["memory", &kind.to_string(), &size.to_string()])
+            .output()
+            .ok()?;
         String::from_utf8(output.stdout).ok()?.trim().parse().ok()
     };
     measure().unwrap_or(f64::NAN)
@@ -179,23 +202,27 @@ struct Network {
     beta: f64,
 }
 
-/// InfiniBand HDR: 200 Gb/s, of which about 23 GB/s reach a program, and about 1.5 µs between two MPI programs. Ten-gigabit Ethernet: 1.15 GB/s,
-/// about 25 µs over TCP.
-const NETWORKS: [Network; 2] =
-    [Network { name: "InfiniBand HDR", alpha: 1.5e-6, beta: 1.0 / 23e9 }, Network { name: "10 GbE", alpha: 25e-6, beta: 1.0 / 1.15e9 }];
+/// InfiniBand HDR: 200 Gb/s, of which about 23 GB/s reach a program, and about 1.5 µs between two
+/// MPI programs. Ten-gigabit Ethernet: 1.15 GB/s, about 25 µs over TCP.
+const NETWORKS: [Network; 2] = [
+    Network { name: "InfiniBand HDR", alpha: 1.5e-6, beta: 1.0 / 23e9 },
+    Network { name: "10 GbE", alpha: 25e-6, beta: 1.0 / 1.15e9 },
+];
 /// ResNet-50's parameters, in bytes of f32.
 const GRADIENT_BYTES: f64 = 25.6e6 * 4.0;
 const ROW_BYTES: f64 = 150.0 * 1024.0;
 /// Words of 8 bytes that every rank tells the others in every step.
 const HEADER_BYTES: f64 = 72.0;
-/// Images per second that one accelerator trains ResNet-50 with; a fast one, so little time to hide anything in.
+/// Images per second that one accelerator trains ResNet-50 with; a fast one, so little time to hide
+/// anything in.
 const IMAGES_PER_SECOND: f64 = 800.0;
 /// Bytes per second of copying rows in memory by one core.
 const COPY_RATE: f64 = 10e9;
 
-/// The engine's step: an all-gather by doubling, the plan, pushing r rows and receiving r, copying c + 3 r rows in memory (store, pack, unpack, deliver). The
-/// gradients' step: a reduce-scatter and an all-gather, each of which moves (N - 1)/N of the bytes. While a rank computes, its engine works; while
-/// gradients travel, rows compete with them for the wire.
+/// The engine's step: an all-gather by doubling, the plan, pushing r rows and receiving r, copying
+/// c + 3 r rows in memory (store, pack, unpack, deliver). The gradients' step: a reduce-scatter and
+/// an all-gather, each of which moves (N - 1)/N of the bytes. While a rank computes, its engine
+/// works; while gradients travel, rows compete with them for the wire.
 fn model(ranks: usize, plan: f64) {
     let n = ranks as f64;
     let computation = (B + R) as f64 / IMAGES_PER_SECOND;

@@ -1,13 +1,19 @@
-//! A long life: do memory and the time of a step stay what they are over a million steps and a thousand tasks?
+//! A long life: do memory and the time of a step stay what they are over a million steps and a
+//! thousand tasks?
 //!
-//! `soak [STEPS [RANKS]]`: three buffers one after the other, each with another policy and another rule of sampling, on thread ranks whose engines work in the
-//! background. Every task brings two of 100 classes, and samples come again after a while. The memory at the end is compared with that after the first tenth,
-//! when all classes have been seen. Then a young buffer takes turns with the old one, task by task, over the same mini-batches: how much longer does a step of the old one
-//! take, in processor time of the whole process? A comparison with the beginning would also measure how the machine's speed has changed meanwhile.
+//! `soak [STEPS [RANKS]]`: three buffers one after the other, each with another policy and another
+//! rule of sampling, on thread ranks whose engines work in the background. Every task brings two of
+//! 100 classes, and samples come again after a while. The memory at the end is compared with that
+//! after the first tenth, when all classes have been seen. Then a young buffer takes turns with the
+//! old one, task by task, over the same mini-batches: how much longer does a step of the old one
+//! take, in processor time of the whole process? A comparison with the beginning would also measure
+//! how the machine's speed has changed meanwhile.
 #![allow(clippy::expect_used, reason = "a step that fails ends the soak")]
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use burn_rehearsal::{Capacity, OnRepeat, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, SamplingKind};
+use burn_rehearsal::{
+    Capacity, OnRepeat, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, SamplingKind,
+};
 use burn_rehearsal_benches::{Cpu, head, median, micros, ratio, verdict};
 use burn_rehearsal_collective::{Collective, run_threads};
 use std::hint::black_box;
@@ -41,7 +47,8 @@ struct Batch {
     ids: Tensor<1, Int>,
 }
 
-/// The mini-batch of one step: bytes that follow from the step, two classes that follow from the task.
+/// The mini-batch of one step: bytes that follow from the step, two classes that follow from the
+/// task.
 fn batch(images: &Tensor<4, Int>, rank: usize, task: usize, step: usize, device: &Device) -> Batch {
     let ints = |value: &dyn Fn(usize) -> usize| {
         let values: Vec<i64> = (0..B).map(|row| value(row) as i64).collect();
@@ -67,7 +74,13 @@ struct Mark {
 /// The process's memory in MiB, where the system tells.
 fn resident() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let kib: f64 = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().trim_end_matches(" kB").parse().ok()?;
+    let kib: f64 = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .ok()?;
     Some(kib / 1024.0)
 }
 
@@ -88,10 +101,19 @@ impl Rank {
     fn new(config: &RehearsalConfig, ranks: Box<dyn Collective>, per_task: usize) -> Self {
         let rank = ranks.rank();
         let pool = (0..16).map(|seed| {
-            let bytes: Vec<u8> = (0..B * 3 * SIDE * SIDE).map(|at| (at * 31 + seed * 7 + rank) as u8).collect();
-            Tensor::from_data(TensorData::new(bytes, [B, 3, SIDE, SIDE]), (&Device::flex(), DType::U8))
+            let bytes: Vec<u8> =
+                (0..B * 3 * SIDE * SIDE).map(|at| (at * 31 + seed * 7 + rank) as u8).collect();
+            Tensor::from_data(
+                TensorData::new(bytes, [B, 3, SIDE, SIDE]),
+                (&Device::flex(), DType::U8),
+            )
         });
-        Self { rank, pool: pool.collect(), per_task, buffer: RehearsalBuffer::new(config, ranks).expect("a buffer") }
+        Self {
+            rank,
+            pool: pool.collect(),
+            per_task,
+            buffer: RehearsalBuffer::new(config, ranks).expect("a buffer"),
+        }
     }
 
     /// Lives through one task.
@@ -99,11 +121,16 @@ impl Rank {
         let (cpu, wall) = (process_time(), Instant::now());
         self.buffer.begin_task(task).expect("a task");
         for step in task * self.per_task..(task + 1) * self.per_task {
-            let incoming = batch(&self.pool[step % self.pool.len()], self.rank, task, step, &Device::flex());
+            let incoming =
+                batch(&self.pool[step % self.pool.len()], self.rank, task, step, &Device::flex());
             black_box(self.buffer.rehearse(incoming).expect("a step"));
         }
         let per_step = |time: f64| time / self.per_task as f64;
-        Mark { cpu: per_step(process_time() - cpu), wall: per_step(micros(wall.elapsed())), resident: resident() }
+        Mark {
+            cpu: per_step(process_time() - cpu),
+            wall: per_step(micros(wall.elapsed())),
+            resident: resident(),
+        }
     }
 
     /// Its shard must be full.
@@ -126,7 +153,8 @@ fn live(config: &RehearsalConfig, mut ranks: Box<dyn Collective>, per_task: usiz
     let old = Rank::new(config, ranks, per_task);
     let alone = (0..TASKS).map(|task| old.task(task)).collect();
     let young = Rank::new(config, others, per_task);
-    let mut compared: Vec<[Mark; 2]> = (TASKS..TASKS + YOUTH + COMPARED).map(|task| [old.task(task), young.task(task)]).collect();
+    let mut compared: Vec<[Mark; 2]> =
+        (TASKS..TASKS + YOUTH + COMPARED).map(|task| [old.task(task), young.task(task)]).collect();
     old.end();
     young.end();
     compared.drain(..YOUTH);
@@ -139,14 +167,18 @@ fn most(marks: &[Mark]) -> Option<f64> {
 }
 
 fn soak(name: &str, config: &RehearsalConfig, ranks: usize, per_task: usize) -> bool {
-    let lives = run_threads(ranks, |threads| Ok::<_, std::convert::Infallible>(live(config, Box::new(threads), per_task)));
+    let lives = run_threads(ranks, |threads| {
+        Ok::<_, std::convert::Infallible>(live(config, Box::new(threads), per_task))
+    });
     let Some(Ok(Life { alone, compared })) = lives.into_iter().next() else { return false };
     println!(
         "\n{name}: {ranks} ranks, {} steps each, {TASKS} tasks, then {} tasks beside a young buffer",
         TASKS * per_task,
         YOUTH + COMPARED
     );
-    let of = |which: usize, time: fn(&Mark) -> f64| compared.iter().map(|marks| time(&marks[which])).collect::<Vec<f64>>();
+    let of = |which: usize, time: fn(&Mark) -> f64| {
+        compared.iter().map(|marks| time(&marks[which])).collect::<Vec<f64>>()
+    };
     let (old, young) = (of(0, |mark| mark.cpu), of(1, |mark| mark.cpu));
     let slower = ratio(&old, &young);
     println!(
@@ -155,11 +187,19 @@ fn soak(name: &str, config: &RehearsalConfig, ranks: usize, per_task: usize) -> 
         median(young),
         verdict(slower <= SLOWER)
     );
-    println!("  by the clock: {:.1} and {:.1} µs", median(of(0, |mark| mark.wall)), median(of(1, |mark| mark.wall)));
+    println!(
+        "  by the clock: {:.1} and {:.1} µs",
+        median(of(0, |mark| mark.wall)),
+        median(of(1, |mark| mark.wall))
+    );
     let tenth = TASKS / 10;
     let (first, last) = (&alone[..tenth], &alone[TASKS - tenth..]);
     let time = |marks: &[Mark]| median(marks.iter().map(|mark| mark.cpu).collect());
-    println!("  processor time per step, first and last tenth: {:.1} and {:.1} µs", time(first), time(last));
+    println!(
+        "  processor time per step, first and last tenth: {:.1} and {:.1} µs",
+        time(first),
+        time(last)
+    );
     let grown = match (most(&first[tenth - 1..]), most(last)) {
         (Some(then), Some(now)) => {
             println!(
@@ -190,8 +230,13 @@ fn main() -> ExitCode {
         );
         return ExitCode::FAILURE;
     }
-    head(&format!("soak: b = {B}, c = {C}, r = {R}, |B| = {CAPACITY}, rows of {} bytes, {CLASSES} classes", 3 * SIDE * SIDE));
-    let base = RehearsalConfig::new(Capacity::Samples(CAPACITY)).with_candidates(C).with_representatives(R);
+    head(&format!(
+        "soak: b = {B}, c = {C}, r = {R}, |B| = {CAPACITY}, rows of {} bytes, {CLASSES} classes",
+        3 * SIDE * SIDE
+    ));
+    let base = RehearsalConfig::new(Capacity::Samples(CAPACITY))
+        .with_candidates(C)
+        .with_representatives(R);
     let buffers = [
         ("class-balanced, uniform sampling", base.clone()),
         (
@@ -207,6 +252,7 @@ fn main() -> ExitCode {
         ),
     ];
     // All of them, also when the first grows.
-    let flat = buffers.iter().filter(|(name, config)| soak(name, config, ranks, steps / TASKS)).count();
+    let flat =
+        buffers.iter().filter(|(name, config)| soak(name, config, ranks, steps / TASKS)).count();
     if flat == buffers.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

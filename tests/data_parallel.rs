@@ -19,7 +19,9 @@ use std::time::Duration;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::{ModuleOptimizer, SgdConfig};
 use burn::tensor::{DType, Device, Tensor};
-use burn::train::checkpoint::{Checkpoint, Checkpointer, CheckpointerError, CheckpointingAction, CheckpointingStrategy};
+use burn::train::checkpoint::{
+    Checkpoint, Checkpointer, CheckpointerError, CheckpointingAction, CheckpointingStrategy,
+};
 use burn::train::metric::store::EventStoreClient;
 use burn::train::{EarlyStoppingStrategy, Interrupter, Learner, SupervisedTraining};
 use burn_rehearsal_collective::{CollectiveError, Solo, Threads};
@@ -55,8 +57,15 @@ fn one_rank_is_burns_single_device_training_bit_for_bit() {
 #[test]
 fn a_parameter_without_gradient_on_one_rank_counts_as_zeros_there() {
     // Rank 0's rows use the extra branch, rank 1's do not.
-    let steps: Vec<Vec<Row>> =
-        (0..4).map(|step| rows(step, 8).into_iter().enumerate().map(|(i, row)| Row { extra: i < 4, ..row }).collect()).collect();
+    let steps: Vec<Vec<Row>> = (0..4)
+        .map(|step| {
+            rows(step, 8)
+                .into_iter()
+                .enumerate()
+                .map(|(i, row)| Row { extra: i < 4, ..row })
+                .collect()
+        })
+        .collect();
     let reference = train(&deal(&steps, 1), |_| learner(1), two_epochs).remove(0);
     let outcomes = train(&deal(&steps, 2), |_| learner(1), two_epochs);
     assert_close(&outcomes[0].values(), &reference.values(), 1e-5);
@@ -67,7 +76,9 @@ fn a_parameter_without_gradient_on_one_rank_counts_as_zeros_there() {
 #[test]
 fn a_parameter_without_gradient_on_every_rank_is_not_touched_by_weight_decay() {
     let decaying = |_| {
-        let optimizer = SgdConfig::new().with_weight_decay(Some(burn::optim::decay::WeightDecayConfig::new(0.5))).init();
+        let optimizer = SgdConfig::new()
+            .with_weight_decay(Some(burn::optim::decay::WeightDecayConfig::new(0.5)))
+            .init();
         Learner::new(Net::new(1, false), optimizer, 0.1)
     };
     let outcomes = train(&deal(&steps(), 2), decaying, two_epochs);
@@ -83,7 +94,9 @@ struct Halve;
 
 impl ModuleMapper for Halve {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        param.map(|tensor| Tensor::from_data(tensor.to_data(), (&tensor.device(), DType::F16)).require_grad())
+        param.map(|tensor| {
+            Tensor::from_data(tensor.to_data(), (&tensor.device(), DType::F16)).require_grad()
+        })
     }
 }
 
@@ -106,7 +119,11 @@ fn ranks_that_start_differently_continue_as_rank_0() {
     let outcomes = train(&deal(&steps(), 2), |rank| learner(1 + rank as u64), two_epochs);
     for outcome in &outcomes {
         assert_eq!(outcome.values(), reference.values());
-        assert_eq!(ids(&outcome.model), ids(&outcomes[0].model), "optimiser records of rank 0 fit everywhere");
+        assert_eq!(
+            ids(&outcome.model),
+            ids(&outcomes[0].model),
+            "optimiser records of rank 0 fit everywhere"
+        );
     }
 }
 
@@ -118,7 +135,8 @@ fn a_second_launch_goes_on_with_the_optimizer_of_the_first() {
             let strategy = Arc::new(strategy(link));
             let schedule = WarmupSchedule::new(0.05, 2, 2.0, 3).unwrap();
             let learner = Learner::new(Net::new(1, false), sgd(), schedule.clone());
-            let mut learner = launch(&strategy, training(&scripts[rank], Vec::new()), learner).learner.unwrap();
+            let mut learner =
+                launch(&strategy, training(&scripts[rank], Vec::new()), learner).learner.unwrap();
             learner.load_scheduler(schedule.restart_record());
             launch(&strategy, training(&scripts[rank], Vec::new()), learner)
         });
@@ -131,7 +149,11 @@ fn a_second_launch_goes_on_with_the_optimizer_of_the_first() {
 fn an_optimizer_state_that_only_rank_0_has_is_adopted_by_all() {
     let scripts = deal(&steps(), 1);
     let trained = || train(&scripts, |_| learner(1), two_epochs).remove(0).learner.unwrap();
-    let outcomes = train(&deal(&steps(), 2), |rank| if rank == 0 { trained() } else { learner(2) }, two_epochs);
+    let outcomes = train(
+        &deal(&steps(), 2),
+        |rank| if rank == 0 { trained() } else { learner(2) },
+        two_epochs,
+    );
     assert_eq!((&outcomes[0].error, &outcomes[1].error), (&None, &None));
     let reference = train(&scripts, |_| trained(), two_epochs).remove(0);
     assert_close(&outcomes[1].values(), &reference.values(), 1e-5);
@@ -161,8 +183,12 @@ fn a_stop_on_one_rank_ends_all_after_the_same_step() {
 fn every_rank_asks_its_loader_equally_often() {
     let scripts = deal(&steps(), 4);
     train(&scripts, |_| learner(1), |_, training| training);
-    let calls: Vec<usize> = scripts.iter().map(|script| script.calls.load(Ordering::Relaxed)).collect();
-    assert_eq!(calls, [7; 4], "six steps and the one that finds no rows, also on ranks that have five batches");
+    let calls: Vec<usize> =
+        scripts.iter().map(|script| script.calls.load(Ordering::Relaxed)).collect();
+    assert_eq!(
+        calls, [7; 4],
+        "six steps and the one that finds no rows, also on ranks that have five batches"
+    );
 }
 
 #[test]
@@ -170,11 +196,26 @@ fn a_loader_error_on_one_rank_is_an_error_on_all() {
     let mut scripts = deal(&steps(), 3);
     scripts[2] = scripts[2].clone().with_incident(3, Incident::Fail);
     let outcomes = train(&scripts, |_| learner(1), two_epochs);
-    let expected = DataParallelError::RankFailed { rank: 2, step: 4, reason: "Dataset error: sample 17 is unreadable".to_owned() };
+    let expected = DataParallelError::RankFailed {
+        rank: 2,
+        step: 4,
+        reason: "Dataset error: sample 17 is unreadable".to_owned(),
+    };
     for outcome in &outcomes {
         assert_eq!(outcome.error.as_ref(), Some(&expected));
-        assert!(outcome.result_error.as_ref().is_some_and(|error| error.contains("sample 17 is unreadable")), "{:?}", outcome.result_error);
-        assert_eq!(outcome.values(), outcomes[0].values(), "what was learned before is the same everywhere");
+        assert!(
+            outcome
+                .result_error
+                .as_ref()
+                .is_some_and(|error| error.contains("sample 17 is unreadable")),
+            "{:?}",
+            outcome.result_error
+        );
+        assert_eq!(
+            outcome.values(),
+            outcomes[0].values(),
+            "what was learned before is the same everywhere"
+        );
     }
 }
 
@@ -194,11 +235,16 @@ fn a_panic_in_the_model_of_one_rank_is_an_error_on_the_others() {
     let mut steps = steps();
     steps[2][0].y = -1;
     let scripts = deal(&steps, 3);
-    let outcomes = on_ranks(3, |rank, link| launch(&Arc::new(strategy(link)), training(&scripts[rank], Vec::new()), learner(1)).error);
+    let outcomes = on_ranks(3, |rank, link| {
+        launch(&Arc::new(strategy(link)), training(&scripts[rank], Vec::new()), learner(1)).error
+    });
     assert!(outcomes[0].is_err(), "rank 0 had the bad sample");
     for outcome in &outcomes[1..] {
         let error = outcome.as_ref().unwrap().clone();
-        assert_eq!(error, Some(DataParallelError::Collective(CollectiveError::PeerFailed { rank: 0, step: 3 })));
+        assert_eq!(
+            error,
+            Some(DataParallelError::Collective(CollectiveError::PeerFailed { rank: 0, step: 3 }))
+        );
     }
 }
 
@@ -208,8 +254,14 @@ fn quiet_ranks_write_nothing() {
     let scripts = deal(&steps(), 2);
     let outcomes = on_ranks(2, |rank, link| {
         let directory = home.path().join(format!("rank-{rank}"));
-        let training = SupervisedTraining::new(&directory, Arc::new(scripts[rank].clone()), Arc::new(Script::new(vec![rows(3, 4)])));
-        let training = without_renderer(training.metrics((burn::train::metric::LossMetric::new(),)).num_epochs(2));
+        let training = SupervisedTraining::new(
+            &directory,
+            Arc::new(scripts[rank].clone()),
+            Arc::new(Script::new(vec![rows(3, 4)])),
+        );
+        let training = without_renderer(
+            training.metrics((burn::train::metric::LossMetric::new(),)).num_epochs(2),
+        );
         launch(&Arc::new(strategy(link)), training, learner(1)).error
     });
     assert!(outcomes.into_iter().all(|outcome| outcome.unwrap().is_none()));
@@ -218,7 +270,8 @@ fn quiet_ranks_write_nothing() {
 
 #[test]
 fn batch_norm_statistics_are_averaged_over_ranks_unless_told_otherwise() {
-    // The rows of a step go to rank 0 and rank 1 in halves; a learning rate of 0 leaves the statistics as the only thing that changes.
+    // The rows of a step go to rank 0 and rank 1 in halves; a learning rate of 0 leaves the
+    // statistics as the only thing that changes.
     let scripts = deal(&[rows(1, 8), rows(2, 8)], 2);
     let statistics = |average: bool| {
         let outcomes = on_ranks(2, |rank, link| {
@@ -232,7 +285,8 @@ fn batch_norm_statistics_are_averaged_over_ranks_unless_told_otherwise() {
                 let outcome = outcome.unwrap();
                 assert_eq!(outcome.error, None);
                 let norm = outcome.model.norm.unwrap();
-                [norm.running_mean.value(), norm.running_var.value()].map(|value| value.into_data().try_into_vec::<f32>().unwrap())
+                [norm.running_mean.value(), norm.running_var.value()]
+                    .map(|value| value.into_data().try_into_vec::<f32>().unwrap())
             })
             .collect::<Vec<_>>()
     };
@@ -252,39 +306,74 @@ fn clones_that_share_batch_norm_statistics_are_refused() {
     let net = Net::new(1, true);
     let outcomes = train(&deal(&steps(), 2), |_| Learner::new(net.clone(), sgd(), 0.1), two_epochs);
     for outcome in outcomes {
-        assert!(matches!(outcome.error, Some(DataParallelError::SharedRunningStatistics(_))), "{:?}", outcome.error);
+        assert!(
+            matches!(outcome.error, Some(DataParallelError::SharedRunningStatistics(_))),
+            "{:?}",
+            outcome.error
+        );
     }
     let separate = |_| Learner::new(net.valid().train(), sgd(), 0.1);
-    assert!(train(&deal(&steps(), 2), separate, two_epochs).iter().all(|outcome| outcome.error.is_none()));
+    assert!(
+        train(&deal(&steps(), 2), separate, two_epochs)
+            .iter()
+            .all(|outcome| outcome.error.is_none())
+    );
 }
 
 #[test]
 fn ranks_that_disagree_are_told_so() {
-    let outcomes = train(&deal(&steps(), 2), |rank| Learner::new(Net::new(1, rank == 1), sgd(), 0.1), two_epochs);
+    let outcomes = train(
+        &deal(&steps(), 2),
+        |rank| Learner::new(Net::new(1, rank == 1), sgd(), 0.1),
+        two_epochs,
+    );
     for outcome in &outcomes {
-        let Some(DataParallelError::DifferentModels { rank: 1, detail }) = &outcome.error else { panic!("{:?}", outcome.error) };
-        assert!(detail.starts_with("it has norm.gamma") && detail.contains("where rank 0 has output.weight"), "{detail}");
+        let Some(DataParallelError::DifferentModels { rank: 1, detail }) = &outcome.error else {
+            panic!("{:?}", outcome.error)
+        };
+        assert!(
+            detail.starts_with("it has norm.gamma")
+                && detail.contains("where rank 0 has output.weight"),
+            "{detail}"
+        );
     }
-    let outcomes = train(&deal(&steps(), 2), |_| learner(1), |rank, training| training.num_epochs(2 + rank));
+    let outcomes =
+        train(&deal(&steps(), 2), |_| learner(1), |rank, training| training.num_epochs(2 + rank));
     assert_eq!(
         outcomes[0].error,
-        Some(DataParallelError::DifferentSettings { setting: "the number of epochs", rank: 1, ours: 2, theirs: 3 })
+        Some(DataParallelError::DifferentSettings {
+            setting: "the number of epochs",
+            rank: 1,
+            ours: 2,
+            theirs: 3
+        })
     );
 }
 
 #[test]
 fn ranks_whose_parameters_drift_apart_are_told_so() {
-    // Every rank multiplies its learning rate by its own factor, which no setting shows: it happens inside the model.
+    // Every rank multiplies its learning rate by its own factor, which no setting shows: it happens
+    // inside the model.
     let outcomes = on_ranks(2, |rank, link| {
         let strategy = Arc::new(strategy(link));
         let scripts = deal(&steps(), 2);
         let interfere = rank == 1;
-        launch(&strategy, training(&scripts[rank], Vec::new()).num_epochs(3), Learner::new(Net::new(1, false), drifting(interfere), 0.1))
-            .error
+        launch(
+            &strategy,
+            training(&scripts[rank], Vec::new()).num_epochs(3),
+            Learner::new(Net::new(1, false), drifting(interfere), 0.1),
+        )
+        .error
     });
     for outcome in outcomes {
         let error = outcome.unwrap();
-        assert!(matches!(&error, Some(DataParallelError::ParametersDiffer { rank: 1, epoch: Epoch::FIRST, .. })), "{error:?}");
+        assert!(
+            matches!(
+                &error,
+                Some(DataParallelError::ParametersDiffer { rank: 1, epoch: Epoch::FIRST, .. })
+            ),
+            "{error:?}"
+        );
     }
 }
 
@@ -306,7 +395,9 @@ impl EarlyStoppingStrategy for StopAfter {
 fn early_stopping_of_rank_0_ends_all_and_is_no_interruption() {
     let scripts = deal(&steps(), 2);
     // Rank 1 would stop at once, but only rank 0 decides.
-    let configure = |rank: usize, training: Training| training.num_epochs(5).early_stopping(StopAfter(if rank == 0 { 2 } else { 1 }));
+    let configure = |rank: usize, training: Training| {
+        training.num_epochs(5).early_stopping(StopAfter(if rank == 0 { 2 } else { 1 }))
+    };
     let outcomes = train(&scripts, |_| learner(1), configure);
     for (outcome, script) in outcomes.iter().zip(&scripts) {
         assert_eq!((&outcome.error, &outcome.interrupted), (&None, &None));
@@ -342,7 +433,11 @@ impl<R: Checkpoint> Checkpointer<R> for Disk {
 struct Always;
 
 impl CheckpointingStrategy for Always {
-    fn checkpointing(&mut self, _epoch: usize, _store: &EventStoreClient) -> Vec<CheckpointingAction> {
+    fn checkpointing(
+        &mut self,
+        _epoch: usize,
+        _store: &EventStoreClient,
+    ) -> Vec<CheckpointingAction> {
         vec![CheckpointingAction::Save]
     }
 }
@@ -356,7 +451,9 @@ fn a_checkpoint_that_cannot_be_written_is_an_error_on_all_ranks() {
             training.with_custom_checkpointers(disk, Disk::Fine, Disk::Fine)
         };
         for outcome in train(&deal(&steps(), 2), |_| learner(1), configure) {
-            let Some(DataParallelError::RankFailed { rank: 0, reason, .. }) = &outcome.error else { panic!("{:?}", outcome.error) };
+            let Some(DataParallelError::RankFailed { rank: 0, reason, .. }) = &outcome.error else {
+                panic!("{:?}", outcome.error)
+            };
             assert!(reason.contains("heckpoint"), "{reason}");
             assert!(outcome.result_error.is_some());
         }
@@ -398,12 +495,17 @@ fn an_evaluation_that_fails_on_one_rank_fails_on_all() {
 #[test]
 fn the_phases_of_a_step_are_timed() {
     let timer = PhaseTimer::new();
-    let strategy = Arc::new(strategy(Threads::group(1).unwrap().remove(0)).with_timer(timer.clone()));
+    let strategy =
+        Arc::new(strategy(Threads::group(1).unwrap().remove(0)).with_timer(timer.clone()));
     timer.add(Phase::Wait, Duration::from_millis(6));
     launch(&strategy, training(&deal(&steps(), 1)[0], Vec::new()), learner(1));
     let report = timer.report(None);
     assert_eq!((report.steps, report.ms(Phase::Wait)), (6, Some(1.0)));
-    let parts: f64 = Phase::ALL.iter().filter(|phase| **phase != Phase::Wait).filter_map(|phase| report.ms(*phase)).sum();
+    let parts: f64 = Phase::ALL
+        .iter()
+        .filter(|phase| **phase != Phase::Wait)
+        .filter_map(|phase| report.ms(*phase))
+        .sum();
     assert!(report.step_ms >= 0.99 * parts, "{report:?}");
     assert_eq!(report.exact, Device::default() == Device::flex());
     for phase in [Phase::Load, Phase::ForwardBackward, Phase::Optimizer] {

@@ -6,8 +6,8 @@ use burn_rehearsal::RehearsalBatch;
 use burn_rehearsal::batch::{Column, FieldSpec, Kind, Role};
 use burn_rehearsal::error::BatchError;
 
-// The cases that must compile are modules of this test, not trybuild cases: one of those would make trybuild generate code for all
-// of Burn, where the cases that must fail only need `cargo check`.
+// The cases that must compile are modules of this test, not trybuild cases: one of those would make
+// trybuild generate code for all of Burn, where the cases that must fail only need `cargo check`.
 #[path = "derive/pass_generic.rs"]
 mod pass_generic;
 #[path = "derive/pass_hostile_scope.rs"]
@@ -48,8 +48,14 @@ fn batch(rows: usize) -> Batch {
     Batch {
         images: bytes([rows, 3, 4, 5], &device),
         note: "kept".to_string(),
-        signal: Tensor::from_data(TensorData::new(float(rows * 6), [rows, 2, 3]), (&device, DType::F32)),
-        features: Tensor::from_data(TensorData::new(float(rows * 7), [rows, 7]), (&device, DType::F64)),
+        signal: Tensor::from_data(
+            TensorData::new(float(rows * 6), [rows, 2, 3]),
+            (&device, DType::F32),
+        ),
+        features: Tensor::from_data(
+            TensorData::new(float(rows * 7), [rows, 7]),
+            (&device, DType::F64),
+        ),
         mask: Tensor::from_data(TensorData::new(flags(rows * 2), [rows, 2]), &device),
         targets: bytes([rows], &device).cast(DType::I32),
         index: Tensor::from_data(TensorData::new(long(rows), [rows]), (&device, DType::I64)),
@@ -114,10 +120,14 @@ fn a_round_trip_keeps_values_shapes_and_element_types() {
 fn the_columns_have_the_rows_and_row_shapes_of_the_fields() {
     assert_eq!(batch(6).rows(), 6);
     let (columns, _) = parts(batch(6));
-    let shapes: Vec<_> = columns.iter().map(|column| (column.rows(), column.row_shape().to_vec())).collect();
+    let shapes: Vec<_> =
+        columns.iter().map(|column| (column.rows(), column.row_shape().to_vec())).collect();
     let expected: [&[usize]; 8] = [&[3, 4, 5], &[2, 3], &[7], &[2], &[], &[], &[], &[]];
     assert_eq!(shapes, expected.map(|shape| (6, shape.to_vec())));
-    assert_eq!(columns.iter().map(Column::kind).collect::<Vec<_>>(), Batch::FIELDS.iter().map(|field| field.kind).collect::<Vec<_>>());
+    assert_eq!(
+        columns.iter().map(Column::kind).collect::<Vec<_>>(),
+        Batch::FIELDS.iter().map(|field| field.kind).collect::<Vec<_>>()
+    );
 }
 
 #[test]
@@ -131,12 +141,17 @@ fn skipped_fields_pass_through_as_a_tuple() {
 #[test]
 fn a_tensor_with_zero_rows_is_an_error_that_names_the_field() {
     let empty = Batch { features: Tensor::zeros([0, 7], &Device::flex()), ..batch(2) };
-    assert_eq!(empty.into_parts(&mut Vec::new()).unwrap_err(), BatchError::EmptyField { field: "features", shape: vec![0, 7] });
+    assert_eq!(
+        empty.into_parts(&mut Vec::new()).unwrap_err(),
+        BatchError::EmptyField { field: "features", shape: vec![0, 7] }
+    );
 }
 
 #[test]
 fn columns_of_another_type_are_an_error_that_names_the_field() {
-    let error = |columns: Vec<Column>| Batch::from_parts(columns.into_iter(), (String::new(), 0)).unwrap_err();
+    let error = |columns: Vec<Column>| {
+        Batch::from_parts(columns.into_iter(), (String::new(), 0)).unwrap_err()
+    };
     let (columns, _) = parts(batch(2));
     let mut swapped = columns.clone();
     swapped.swap(1, 2);
@@ -166,7 +181,8 @@ fn a_field_named_by_a_keyword_goes_by_its_plain_name() {
     assert_eq!(names, ["type", "columns", "Pixels"]);
 }
 
-/// Each `derive/fail_*.rs` must be refused with the messages in its `.stderr`. To accept new messages: `TRYBUILD=overwrite`, then read them.
+/// Each `derive/fail_*.rs` must be refused with the messages in its `.stderr`. To accept new
+/// messages: `TRYBUILD=overwrite`, then read them.
 #[test]
 fn mistakes_are_reported_where_they_are() {
     trybuild::TestCases::new().compile_fail("derive/fail_*.rs");

@@ -6,7 +6,9 @@ use burn::optim::{AdamConfig, ModuleOptimizer};
 use burn::train::Learner;
 use burn_rehearsal_testing::world;
 
-use crate::harness::{Net, Row, Training, assert_close, deal, launch, rows, sgd, strategy_on, training, values};
+use crate::harness::{
+    Net, Row, Training, assert_close, deal, launch, rows, sgd, strategy_on, training, values,
+};
 
 /// Five steps of 12 rows and a last one of 2: with three or four ranks, some have no row in it.
 pub(crate) fn steps() -> Vec<Vec<Row>> {
@@ -24,7 +26,13 @@ pub(crate) fn many_ranks_learn_what_one_rank_learns(ranks: usize) {
     equal_to_one_rank(ranks, sgd, 0.1, two_epochs, 1e-5);
     equal_to_one_rank(ranks, || AdamConfig::new().init(), 0.01, two_epochs, 1e-4);
     // Six steps an epoch in groups of four: the second group of each epoch has two steps.
-    equal_to_one_rank(ranks, sgd, 0.02, |_, training| training.num_epochs(2).grads_accumulation(4), 1e-5);
+    equal_to_one_rank(
+        ranks,
+        sgd,
+        0.02,
+        |_, training| training.num_epochs(2).grads_accumulation(4),
+        1e-5,
+    );
 }
 
 fn equal_to_one_rank(
@@ -40,14 +48,21 @@ fn equal_to_one_rank(
         world(ranks, |link| {
             let rank = link.rank();
             let learner = Learner::new(Net::new(1, false), optimizer(), lr);
-            let outcome = launch(&Arc::new(strategy_on(link)), configure(rank, training(&scripts[rank], Vec::new())), learner);
+            let outcome = launch(
+                &Arc::new(strategy_on(link)),
+                configure(rank, training(&scripts[rank], Vec::new())),
+                learner,
+            );
             assert_eq!(outcome.error, None);
             outcome.values()
         })
     };
     let reference = learned(1).remove(0);
     let start = values(&Net::new(1, false));
-    assert!(start[0].1.iter().zip(&reference[0].1).any(|(a, b)| (a - b).abs() > 100.0 * tolerance), "it learns something");
+    assert!(
+        start[0].1.iter().zip(&reference[0].1).any(|(a, b)| (a - b).abs() > 100.0 * tolerance),
+        "it learns something"
+    );
     let outcomes = learned(ranks);
     for outcome in &outcomes {
         assert_eq!(outcome, &outcomes[0], "all ranks have the same bits");

@@ -1,6 +1,7 @@
 //! Whole runs of several tasks: what is evaluated, and with which learning rate a step is made.
 //!
-//! The network has one parameter, whose gradient is 1, so that it says with which rate it was trained; what it answers depends on the sample's number.
+//! The network has one parameter, whose gradient is 1, so that it says with which rate it was
+//! trained; what it answers depends on the sample's number.
 
 use super::harness::on_ranks;
 use burn::data::dataloader::batcher::Batcher;
@@ -11,7 +12,9 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalConfig};
 use burn_rehearsal_collective::Rank;
 use burn_rehearsal_train::experiment::{Checkpoints, Experiment, Settings, Workload};
-use burn_rehearsal_train::methods::{Classifier, Incremental, LabelledBatch, Method, MethodRef, Rehearsal, Scratch};
+use burn_rehearsal_train::methods::{
+    Classifier, Incremental, LabelledBatch, Method, MethodRef, Rehearsal, Scratch,
+};
 use burn_rehearsal_train::report::RunReport;
 use burn_rehearsal_train::stream::{ClassIncremental, ClassOrder, TaskStream};
 use std::collections::BTreeMap;
@@ -20,7 +23,8 @@ use std::sync::{Arc, Mutex};
 
 const CLASSES: usize = 7;
 
-/// What the networks of all runs saw, by the run's number: the numbers of evaluated samples, and the parameter at each step on each rank.
+/// What the networks of all runs saw, by the run's number: the numbers of evaluated samples, and
+/// the parameter at each step on each rank.
 static EVALUATED: Mutex<BTreeMap<usize, Vec<i64>>> = Mutex::new(BTreeMap::new());
 static PARAMETERS: Mutex<BTreeMap<usize, Vec<f32>>> = Mutex::new(BTreeMap::new());
 static RUNS: AtomicUsize = AtomicUsize::new(0);
@@ -93,7 +97,12 @@ impl Classifier for Probe {
     fn logits(&self, batch: Batch) -> Tensor<2> {
         let parameter = self.parameter.val();
         if parameter.device().is_autodiff() {
-            PARAMETERS.lock().unwrap().entry(self.run).or_default().push(parameter.clone().into_scalar());
+            PARAMETERS
+                .lock()
+                .unwrap()
+                .entry(self.run)
+                .or_default()
+                .push(parameter.clone().into_scalar());
         } else {
             EVALUATED.lock().unwrap().entry(self.run).or_default().extend(integers(&batch.number));
         }
@@ -122,7 +131,12 @@ impl Method for MeanScore {
         self.0.restarts()
     }
 
-    fn loss(&self, logits: Tensor<2>, _targets: Tensor<1, Int>, _representatives: usize) -> Tensor<1> {
+    fn loss(
+        &self,
+        logits: Tensor<2>,
+        _targets: Tensor<1, Int>,
+        _representatives: usize,
+    ) -> Tensor<1> {
         logits.mean()
     }
 }
@@ -143,12 +157,19 @@ impl Numbers {
     /// `train` and `test`: how many samples every class has. Three tasks, of 3, 2 and 2 classes.
     fn new(train: [usize; CLASSES], test: [usize; CLASSES]) -> Self {
         let samples = |counts: [usize; CLASSES]| -> Vec<(i64, i64)> {
-            let classes = counts.into_iter().enumerate().flat_map(|(class, count)| std::iter::repeat_n(class as i64, count));
+            let classes = counts
+                .into_iter()
+                .enumerate()
+                .flat_map(|(class, count)| std::iter::repeat_n(class as i64, count));
             classes.enumerate().map(|(number, class)| (number as i64, class)).collect()
         };
         let (train, test) = (samples(train), samples(test));
-        let labels = |samples: &[(i64, i64)]| samples.iter().map(|(_, class)| *class as usize).collect::<Vec<_>>();
-        let stream = ClassIncremental::new(&labels(&train), &labels(&test), CLASSES, 3, ClassOrder::Fixed).unwrap();
+        let labels = |samples: &[(i64, i64)]| {
+            samples.iter().map(|(_, class)| *class as usize).collect::<Vec<_>>()
+        };
+        let stream =
+            ClassIncremental::new(&labels(&train), &labels(&test), CLASSES, 3, ClassOrder::Fixed)
+                .unwrap();
         Self { train, test, stream, run: RUNS.fetch_add(1, Ordering::Relaxed) }
     }
 }
@@ -185,25 +206,36 @@ impl Workload for Numbers {
 }
 
 fn settings() -> Settings {
-    let rehearsal = RehearsalConfig::new(Capacity::Samples(8)).with_candidates(2).with_representatives(2).with_classes(Some(CLASSES));
-    Settings::new().with_batch_size(4).with_rehearsal(Some(rehearsal)).with_learning_rate(0.5).with_seed(1)
+    let rehearsal = RehearsalConfig::new(Capacity::Samples(8))
+        .with_candidates(2)
+        .with_representatives(2)
+        .with_classes(Some(CLASSES));
+    Settings::new()
+        .with_batch_size(4)
+        .with_rehearsal(Some(rehearsal))
+        .with_learning_rate(0.5)
+        .with_seed(1)
 }
 
 /// The reports of all ranks.
 fn run(workload: &Numbers, method: MethodRef, settings: &Settings, ranks: usize) -> Vec<RunReport> {
-    let reports = on_ranks(ranks, |_, link| Experiment::new(workload, method, settings).run(&Rank::new(Box::new(link))).unwrap());
+    let reports = on_ranks(ranks, |_, link| {
+        Experiment::new(workload, method, settings).run(&Rank::new(Box::new(link))).unwrap()
+    });
     reports.into_iter().map(|report| report.unwrap()).collect()
 }
 
 #[test]
 fn every_test_sample_of_every_task_is_evaluated_once_whatever_the_number_of_ranks() {
-    // The tasks have 601 (more than one mini-batch on each rank), 2 and 3 test samples: fewer than there are ranks.
+    // The tasks have 601 (more than one mini-batch on each rank), 2 and 3 test samples: fewer than
+    // there are ranks.
     let test = [300, 1, 300, 1, 1, 2, 1];
     let of_tasks = [0..601, 601..603, 603..606];
     let share = |range: &std::ops::Range<usize>, places: usize| {
         range.clone().filter(|number| number % CLASSES < places).count() as f64 / range.len() as f64
     };
-    let expected = |places| of_tasks.iter().map(|range| Some(share(range, places))).collect::<Vec<_>>();
+    let expected =
+        |places| of_tasks.iter().map(|range| Some(share(range, places))).collect::<Vec<_>>();
     for ranks in [1, 2, 4, 5] {
         let workload = Numbers::new([5; CLASSES], test);
         let settings = settings().with_evaluate_every(1).with_epochs(2);
@@ -212,23 +244,31 @@ fn every_test_sample_of_every_task_is_evaluated_once_whatever_the_number_of_rank
                 assert_eq!(report.accuracy.top1.rows()[after], expected(1), "{ranks} ranks");
                 assert_eq!(report.accuracy.top5.rows()[after], expected(5), "{ranks} ranks");
             }
-            assert_eq!(report.accuracy.initial_top1.unwrap(), expected(1).into_iter().flatten().collect::<Vec<_>>());
+            assert_eq!(
+                report.accuracy.initial_top1.unwrap(),
+                expected(1).into_iter().flatten().collect::<Vec<_>>()
+            );
             // Within a task, too; rank 0 keeps the curves.
             assert!(
-                report.curves.len() == if rank == 0 { 6 } else { 0 } && report.curves.iter().all(|point| point.top1 == expected(1)),
+                report.curves.len() == if rank == 0 { 6 } else { 0 }
+                    && report.curves.iter().all(|point| point.top1 == expected(1)),
                 "{:?}",
                 report.curves
             );
         }
         let mut times = vec![0; 606];
-        EVALUATED.lock().unwrap()[&workload.run].iter().for_each(|&number| times[number as usize] += 1);
+        EVALUATED.lock().unwrap()[&workload.run]
+            .iter()
+            .for_each(|&number| times[number as usize] += 1);
         assert_eq!(times, [7; 606], "before the first task, and twice in each, on {ranks} ranks");
     }
 }
 
 #[test]
 fn every_task_starts_the_schedule_again_and_its_epochs_are_those_of_its_own_samples() {
-    for (method, keep_optimizer) in [(INCREMENTAL, false), (INCREMENTAL, true), (REHEARSAL, true), (SCRATCH, false)] {
+    for (method, keep_optimizer) in
+        [(INCREMENTAL, false), (INCREMENTAL, true), (REHEARSAL, true), (SCRATCH, false)]
+    {
         let settings = settings()
             .with_epochs(4)
             .with_warmup_epochs(1.0)
@@ -241,7 +281,8 @@ fn every_task_starts_the_schedule_again_and_its_epochs_are_those_of_its_own_samp
         let steps: [u64; 3] = if method.restarts() { [3, 5, 7] } else { [3, 2, 2] };
         let rates = steps.iter().flat_map(|&steps| {
             let warm = (0..steps).map(move |step| 0.5 + 0.5 * step as f64 / steps as f64);
-            let then = [1.0, 0.5, 0.125].into_iter().flat_map(move |rate| (0..steps).map(move |_| rate));
+            let then =
+                [1.0, 0.5, 0.125].into_iter().flat_map(move |rate| (0..steps).map(move |_| rate));
             warm.chain(then)
         });
         let mut expected = Vec::new();
@@ -271,16 +312,25 @@ fn every_task_starts_the_schedule_again_and_its_epochs_are_those_of_its_own_samp
             })
             .collect();
         assert_eq!(seen.len(), expected.len(), "{method}, {keep_optimizer}");
-        let far = seen.iter().zip(&expected).position(|(seen, expected)| (f64::from(*seen) - expected).abs() > 1e-4);
+        let far = seen
+            .iter()
+            .zip(&expected)
+            .position(|(seen, expected)| (f64::from(*seen) - expected).abs() > 1e-4);
         assert_eq!(far, None, "{method}, {keep_optimizer}: {seen:?}, not {expected:?}");
     }
 }
 
 /// A run on every rank with settings of its own, which fails.
-fn failures(of_rank: impl Fn(usize) -> (Numbers, MethodRef, Settings) + Sync, ranks: usize) -> Vec<String> {
+fn failures(
+    of_rank: impl Fn(usize) -> (Numbers, MethodRef, Settings) + Sync,
+    ranks: usize,
+) -> Vec<String> {
     let errors = on_ranks(ranks, |rank, link| {
         let (workload, method, settings) = of_rank(rank);
-        Experiment::new(&workload, method, &settings).run(&Rank::new(Box::new(link))).unwrap_err().to_string()
+        Experiment::new(&workload, method, &settings)
+            .run(&Rank::new(Box::new(link)))
+            .unwrap_err()
+            .to_string()
     });
     errors.into_iter().map(|error| error.unwrap()).collect()
 }
@@ -292,9 +342,18 @@ fn settings_and_data_that_differ_between_ranks_are_named_on_every_rank() {
         (|settings, _| settings.epochs = 2, "epochs is 1 on ranks 0, 2 and 2 on rank 1"),
         (|settings, _| settings.batch_size = 2, "batch_size is 4 on ranks 0, 2 and 2 on rank 1"),
         (|_, method| *method = SCRATCH, "method is rehearsal on ranks 0, 2 and scratch on rank 1"),
-        (|settings, _| settings.milestones = vec![(1.0, 0.5)], "milestones is [] on ranks 0, 2 and [[1.0,0.5]] on rank 1"),
-        (|settings, _| settings.evaluate_every = 1, "evaluate_every is 0 on ranks 0, 2 and 1 on rank 1"),
-        (|settings, _| settings.rehearsal.as_mut().unwrap().lag = 2, "rehearsal.lag is 1 on ranks 0, 2 and 2 on rank 1"),
+        (
+            |settings, _| settings.milestones = vec![(1.0, 0.5)],
+            "milestones is [] on ranks 0, 2 and [[1.0,0.5]] on rank 1",
+        ),
+        (
+            |settings, _| settings.evaluate_every = 1,
+            "evaluate_every is 0 on ranks 0, 2 and 1 on rank 1",
+        ),
+        (
+            |settings, _| settings.rehearsal.as_mut().unwrap().lag = 2,
+            "rehearsal.lag is 1 on ranks 0, 2 and 2 on rank 1",
+        ),
     ];
     let numbers = || Numbers::new([3; CLASSES], [1; CLASSES]);
     for (change, words) in cases {
@@ -308,10 +367,17 @@ fn settings_and_data_that_differ_between_ranks_are_named_on_every_rank() {
         failures(of_rank, 3).iter().for_each(|error| assert!(error.contains(words), "{error}"));
     }
     for method in [INCREMENTAL, SCRATCH, REHEARSAL] {
-        let one_less = |rank| (Numbers::new([3 - usize::from(rank == 1), 3, 3, 3, 3, 3, 3], [1; CLASSES]), method, settings());
+        let one_less = |rank| {
+            (
+                Numbers::new([3 - usize::from(rank == 1), 3, 3, 3, 3, 3, 3], [1; CLASSES]),
+                method,
+                settings(),
+            )
+        };
         for error in failures(one_less, 2) {
             assert!(
-                error.contains("data of rank 1 differs") && error.contains("training samples is 21 on rank 0 and 20 on rank 1"),
+                error.contains("data of rank 1 differs")
+                    && error.contains("training samples is 21 on rank 0 and 20 on rank 1"),
                 "{error}"
             );
         }
@@ -322,26 +388,38 @@ fn settings_and_data_that_differ_between_ranks_are_named_on_every_rank() {
         if rank == 1 {
             let labels: Vec<_> = numbers.train.iter().map(|(_, class)| *class as usize).collect();
             let tests: Vec<_> = numbers.test.iter().map(|(_, class)| *class as usize).collect();
-            numbers.stream = ClassIncremental::new(&labels, &tests, CLASSES, 3, ClassOrder::Seeded(4)).unwrap();
+            numbers.stream =
+                ClassIncremental::new(&labels, &tests, CLASSES, 3, ClassOrder::Seeded(4)).unwrap();
         }
         (numbers, INCREMENTAL, settings())
     };
-    failures(other_tasks, 2).iter().for_each(|error| assert!(error.contains("the order of arrival is 3 tasks"), "{error}"));
+    failures(other_tasks, 2)
+        .iter()
+        .for_each(|error| assert!(error.contains("the order of arrival is 3 tasks"), "{error}"));
 }
 
 #[test]
 fn a_run_of_the_library_resumes_only_with_the_data_it_began_with() {
     let directory = tempfile::tempdir().unwrap();
-    let checkpoints = Checkpoints { directory: directory.path().join("checkpoints"), every: None, keep: 1, resume: true };
+    let checkpoints = Checkpoints {
+        directory: directory.path().join("checkpoints"),
+        every: None,
+        keep: 1,
+        resume: true,
+    };
     for method in [INCREMENTAL, SCRATCH, REHEARSAL] {
         let kept = settings().with_checkpoints(Some(checkpoints.clone()));
         run(&Numbers::new([3; CLASSES], [1; CLASSES]), method, &kept, 2);
         let other = |_| (Numbers::new([3, 3, 3, 3, 3, 3, 4], [1; CLASSES]), method, kept.clone());
         for (rank, error) in failures(other, 2).iter().enumerate() {
-            assert!(error.contains("the number of training samples was 21 and is 22"), "rank {rank}: {error}");
+            assert!(
+                error.contains("the number of training samples was 21 and is 22"),
+                "rank {rank}: {error}"
+            );
         }
         // Anew, with what is there in the way.
-        let anew = kept.with_checkpoints(Some(Checkpoints { resume: false, ..checkpoints.clone() }));
+        let anew =
+            kept.with_checkpoints(Some(Checkpoints { resume: false, ..checkpoints.clone() }));
         run(&Numbers::new([4; CLASSES], [1; CLASSES]), method, &anew, 2);
         std::fs::remove_dir_all(&checkpoints.directory).unwrap();
     }

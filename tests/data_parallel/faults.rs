@@ -1,5 +1,6 @@
-//! The learner on a network that disturbs its ranks: delays and reordering change no bit, and whatever else happens ends on every rank with an error that says
-//! what and where. A failure names the seed that repeats it.
+//! The learner on a network that disturbs its ranks: delays and reordering change no bit, and
+//! whatever else happens ends on every rank with an error that says what and where. A failure names
+//! the seed that repeats it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,9 @@ use burn::tensor::Device;
 use burn::train::SupervisedTraining;
 use burn_rehearsal::RehearsalBuffer;
 use burn_rehearsal_collective::{Collective, CollectiveError, RankFailure};
-use burn_rehearsal_testing::{Disturbance, Fault, FaultKind, Mixed, batch, config, fresh, run_simulated, watchdog};
+use burn_rehearsal_testing::{
+    Disturbance, Fault, FaultKind, Mixed, batch, config, fresh, run_simulated, watchdog,
+};
 use burn_rehearsal_train::data_parallel::{DataParallelError, without_renderer};
 
 use crate::equivalent::steps;
@@ -19,12 +22,20 @@ use crate::harness::*;
 type Learned = (Option<DataParallelError>, Vec<(String, Vec<f32>)>);
 
 /// One launch of `epochs` epochs on every rank of a network.
-fn learn(size: usize, epochs: usize, disturbance: &Disturbance) -> Vec<Result<Learned, RankFailure<()>>> {
+fn learn(
+    size: usize,
+    epochs: usize,
+    disturbance: &Disturbance,
+) -> Vec<Result<Learned, RankFailure<()>>> {
     let _watchdog = watchdog();
     let scripts = deal(&steps(), size);
     run_simulated(size, disturbance, |link| {
         let script = &scripts[link.rank()];
-        let outcome = launch(&Arc::new(strategy_on(Box::new(link))), training(script, Vec::new()).num_epochs(epochs), learner(1));
+        let outcome = launch(
+            &Arc::new(strategy_on(Box::new(link))),
+            training(script, Vec::new()).num_epochs(epochs),
+            learner(1),
+        );
         let values = outcome.values();
         Ok((outcome.error, values))
     })
@@ -34,10 +45,13 @@ fn learn(size: usize, epochs: usize, disturbance: &Disturbance) -> Vec<Result<Le
 fn delays_and_reordering_change_no_bit_of_what_is_learned() {
     const EPOCHS: usize = 25;
     for size in [2, 3, 5] {
-        let outcomes = train(&deal(&steps(), size), |_| learner(1), |_, training| training.num_epochs(EPOCHS));
+        let outcomes =
+            train(&deal(&steps(), size), |_| learner(1), |_, training| training.num_epochs(EPOCHS));
         for seed in 0..2 {
             let disturbance = Disturbance { seed, delay: Duration::from_micros(60), fault: None };
-            for (disturbed, expected) in learn(size, EPOCHS, &disturbance).into_iter().zip(&outcomes) {
+            for (disturbed, expected) in
+                learn(size, EPOCHS, &disturbance).into_iter().zip(&outcomes)
+            {
                 assert_eq!(disturbed, Ok((None, expected.values())), "seed {seed}, {size} ranks");
             }
         }
@@ -48,31 +62,51 @@ fn delays_and_reordering_change_no_bit_of_what_is_learned() {
 fn named(error: &DataParallelError) -> Vec<usize> {
     use DataParallelError as E;
     match error {
-        E::RankFailed { rank, .. } | E::OutOfStep { rank, .. } | E::DifferentSettings { rank, .. } => vec![*rank],
+        E::RankFailed { rank, .. }
+        | E::OutOfStep { rank, .. }
+        | E::DifferentSettings { rank, .. } => vec![*rank],
         // These say who differs from rank 0.
         E::DifferentModels { rank, .. } | E::ParametersDiffer { rank, .. } => vec![*rank, 0],
-        E::Collective(CollectiveError::PeerFailed { rank, .. } | CollectiveError::Damaged { rank }) => vec![*rank],
-        E::Collective(CollectiveError::Mismatch { reason, .. } | CollectiveError::Transport { reason, .. }) => {
+        E::Collective(
+            CollectiveError::PeerFailed { rank, .. } | CollectiveError::Damaged { rank },
+        ) => vec![*rank],
+        E::Collective(
+            CollectiveError::Mismatch { reason, .. } | CollectiveError::Transport { reason, .. },
+        ) => {
             let words = reason.split("rank ").skip(1);
-            words.filter_map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()).collect()
+            words
+                .filter_map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok())
+                .collect()
         }
         _ => Vec::new(),
     }
 }
 
 #[test]
-fn a_rank_that_stalls_dies_panics_or_sends_wrong_messages_ends_every_rank_with_an_error_that_names_another() {
+fn a_rank_that_stalls_dies_panics_or_sends_wrong_messages_ends_every_rank_with_an_error_that_names_another()
+ {
     for seed in 0..70_u64 {
         let size = 2 + seed as usize % 4;
         let kind = FaultKind::ALL[seed as usize % 7];
-        let fault = Fault { rank: (seed as usize / 3) % size, handle: 0, operation: (seed * 13) % 40, kind };
-        let disturbance = Disturbance { seed, delay: Duration::from_micros(20), fault: Some(fault) };
+        let fault = Fault {
+            rank: (seed as usize / 3) % size,
+            handle: 0,
+            operation: (seed * 13) % 40,
+            kind,
+        };
+        let disturbance =
+            Disturbance { seed, delay: Duration::from_micros(20), fault: Some(fault) };
         let ends = learn(size, 4, &disturbance);
         let context = format!("seed {seed}, {size} ranks, {fault:?}");
         let errors: Vec<_> = ends.iter().map(|end| end.as_ref().map(|(error, _)| error)).collect();
         for (rank, end) in errors.iter().enumerate().filter(|(rank, _)| *rank != fault.rank) {
-            let Ok(Some(error)) = end else { panic!("{context}: rank {rank} has no error: {errors:?}") };
-            assert!(named(error).iter().any(|named| *named != rank), "{context}: rank {rank} names no other: {errors:?}");
+            let Ok(Some(error)) = end else {
+                panic!("{context}: rank {rank} has no error: {errors:?}")
+            };
+            assert!(
+                named(error).iter().any(|named| *named != rank),
+                "{context}: rank {rank} names no other: {errors:?}"
+            );
         }
         match errors[fault.rank] {
             Ok(Some(_)) => {}
@@ -156,13 +190,18 @@ impl DataLoader<Batch> for Rehearsing {
 fn rehearse(size: usize, last: Rehearses, pause: Duration) -> Vec<Outcome> {
     let _watchdog = watchdog();
     // In the last step there is a row less than there are ranks.
-    let scripts = deal(&[rows(1, 2 * size), rows(2, 2 * size), rows(3, 2 * size), rows(4, size - 1)], size);
+    let scripts =
+        deal(&[rows(1, 2 * size), rows(2, 2 * size), rows(3, 2 * size), rows(4, size - 1)], size);
     let outcomes = on_ranks(size, |rank, mut link| {
         let buffer = burn_rehearsal_testing::buffer(&config(30, 4, 3), link.duplicate().unwrap());
         let when = if rank + 1 == size { last } else { Rehearses::Always };
         let pause = if rank == 0 { pause } else { Duration::ZERO };
         let train = Rehearsing { inner: Arc::new(scripts[rank].clone()), buffer, when, pause };
-        let training = SupervisedTraining::new("/nonexistent/never-written", Arc::new(train), Arc::new(Script::new(Vec::new())));
+        let training = SupervisedTraining::new(
+            "/nonexistent/never-written",
+            Arc::new(train),
+            Arc::new(Script::new(Vec::new())),
+        );
         launch(&Arc::new(strategy(link)), without_renderer(training).num_epochs(2), learner(1))
     });
     outcomes.into_iter().map(|outcome| outcome.unwrap()).collect()
@@ -173,13 +212,25 @@ fn a_rank_without_a_rehearsal_loader_or_whose_step_does_not_run_ends_all_with_wh
     for size in [2, 3] {
         for last in [Rehearses::Never, Rehearses::WithRows] {
             for (rank, outcome) in rehearse(size, last, Duration::ZERO).into_iter().enumerate() {
-                let Some(DataParallelError::Collective(CollectiveError::Deadlock { waiting, .. })) = outcome.error else {
+                let Some(DataParallelError::Collective(CollectiveError::Deadlock {
+                    waiting, ..
+                })) = outcome.error
+                else {
                     panic!("{size} ranks, {last:?}, rank {rank}: {:?}", outcome.error)
                 };
-                assert!(waiting.iter().any(|wait| wait.rank == size - 1 && wait.handle == "training"), "{waiting:?}");
+                assert!(
+                    waiting.iter().any(|wait| wait.rank == size - 1 && wait.handle == "training"),
+                    "{waiting:?}"
+                );
                 let rounds = || waiting.iter().filter(|wait| wait.handle == "rehearsal");
-                assert!(rounds().count() > 0 && rounds().all(|wait| wait.missing.contains(&(size - 1))), "{waiting:?}");
-                assert!(outcome.result_error.is_some_and(|error| error.contains("no rank can go on")), "rank {rank}");
+                assert!(
+                    rounds().count() > 0 && rounds().all(|wait| wait.missing.contains(&(size - 1))),
+                    "{waiting:?}"
+                );
+                assert!(
+                    outcome.result_error.is_some_and(|error| error.contains("no rank can go on")),
+                    "rank {rank}"
+                );
             }
         }
     }

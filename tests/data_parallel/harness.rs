@@ -14,11 +14,13 @@ use burn::optim::{ModuleOptimizer, SgdConfig};
 use burn::tensor::activation::relu;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn::train::{
-    ClassificationOutput, InferenceStep, Interrupter, Interruption, Learner, LearningResult, SupervisedTraining, TrainOutput, TrainStep,
-    TrainingStrategy,
+    ClassificationOutput, InferenceStep, Interrupter, Interruption, Learner, LearningResult,
+    SupervisedTraining, TrainOutput, TrainStep, TrainingStrategy,
 };
 use burn_rehearsal_collective::{Collective, Threads};
-use burn_rehearsal_train::data_parallel::{DataParallel, DataParallelError, in_f32, scale_loss, without_renderer};
+use burn_rehearsal_train::data_parallel::{
+    DataParallel, DataParallelError, in_f32, scale_loss, without_renderer,
+};
 use burn_rehearsal_train::init::{Scheme, keyed_init};
 
 pub(crate) const FEATURES: usize = 4;
@@ -64,7 +66,10 @@ impl Batch {
         Self {
             x: Tensor::from_data(TensorData::new(x, [n, FEATURES]), device),
             y: Tensor::from_data(TensorData::new(y, [n]), device),
-            extra: rows.iter().any(|row| row.extra).then(|| Tensor::from_data(TensorData::new(extra, [n, 1]), device)),
+            extra: rows
+                .iter()
+                .any(|row| row.extra)
+                .then(|| Tensor::from_data(TensorData::new(extra, [n, 1]), device)),
         }
     }
 
@@ -110,7 +115,9 @@ impl Net {
             output = output + self.extra.forward(x) * mask;
         }
         let output = output.cast(DType::F32);
-        let loss = CrossEntropyLossConfig::new().init(&output.device()).forward(output.clone(), batch.y.clone());
+        let loss = CrossEntropyLossConfig::new()
+            .init(&output.device())
+            .forward(output.clone(), batch.y.clone());
         ClassificationOutput::new(loss, output, batch.y)
     }
 }
@@ -191,7 +198,9 @@ impl Iterator for ScriptIterator<'_> {
         self.next += 1;
         match incident {
             Some((_, Incident::Fail)) => return Some(Err(DatasetError::new(Unreadable))),
-            Some((_, Incident::Stop(interrupter))) => interrupter.stop(Some("the test asked for it")),
+            Some((_, Incident::Stop(interrupter))) => {
+                interrupter.stop(Some("the test asked for it"))
+            }
             None => {}
         }
         Some(Ok(Batch::new(rows, &self.script.device)))
@@ -222,12 +231,14 @@ impl DataLoader<Batch> for Script {
     }
 }
 
-/// Rows of every step, dealt to `ranks`: sizes differ by at most one, ranks without a row in the last step have one batch less.
+/// Rows of every step, dealt to `ranks`: sizes differ by at most one, ranks without a row in the
+/// last step have one batch less.
 pub(crate) fn deal(steps: &[Vec<Row>], ranks: usize) -> Vec<Script> {
     (0..ranks)
         .map(|rank| {
             let part = |rows: &Vec<Row>| {
-                let start = |rank: usize| rank * (rows.len() / ranks) + rank.min(rows.len() % ranks);
+                let start =
+                    |rank: usize| rank * (rows.len() / ranks) + rank.min(rows.len() % ranks);
                 rows[start(rank)..start(rank + 1)].to_vec()
             };
             Script::new(steps.iter().map(part).filter(|rows| !rows.is_empty()).collect())
@@ -262,7 +273,11 @@ impl Outcome {
 
 /// A training that writes nothing.
 pub(crate) fn training(script: &Script, valid: Vec<Vec<Row>>) -> Training {
-    without_renderer(SupervisedTraining::new("/nonexistent/never-written", Arc::new(script.clone()), Arc::new(Script::new(valid))))
+    without_renderer(SupervisedTraining::new(
+        "/nonexistent/never-written",
+        Arc::new(script.clone()),
+        Arc::new(Script::new(valid)),
+    ))
 }
 
 /// Burn's own strategy.
@@ -280,7 +295,11 @@ pub(crate) fn strategy_on(link: Box<dyn Collective>) -> DataParallel<Net> {
     DataParallel::on_collective(link, Batch::rows)
 }
 
-pub(crate) fn launch(strategy: &Arc<DataParallel<Net>>, training: Training, learner: Learner<Net>) -> Outcome {
+pub(crate) fn launch(
+    strategy: &Arc<DataParallel<Net>>,
+    training: Training,
+    learner: Learner<Net>,
+) -> Outcome {
     let training = training.with_training_strategy(TrainingStrategy::Custom(strategy.clone()));
     let LearningResult { model, error, interrupted, .. } = training.launch(learner);
     Outcome {
@@ -292,12 +311,20 @@ pub(crate) fn launch(strategy: &Arc<DataParallel<Net>>, training: Training, lear
     }
 }
 
-/// Runs `work` on `ranks` threads, each with its end of a collective; panics of a rank are given as `Err`.
-pub(crate) fn on_ranks<T: Send>(ranks: usize, work: impl Fn(usize, Threads) -> T + Sync) -> Vec<thread::Result<T>> {
+/// Runs `work` on `ranks` threads, each with its end of a collective; panics of a rank are given as
+/// `Err`.
+pub(crate) fn on_ranks<T: Send>(
+    ranks: usize,
+    work: impl Fn(usize, Threads) -> T + Sync,
+) -> Vec<thread::Result<T>> {
     let links = Threads::group(ranks).unwrap();
     thread::scope(|scope| {
         let work = &work;
-        let handles: Vec<_> = links.into_iter().enumerate().map(|(rank, link)| scope.spawn(move || work(rank, link))).collect();
+        let handles: Vec<_> = links
+            .into_iter()
+            .enumerate()
+            .map(|(rank, link)| scope.spawn(move || work(rank, link)))
+            .collect();
         handles.into_iter().map(|handle| handle.join()).collect()
     })
 }
@@ -309,7 +336,11 @@ pub(crate) fn train(
     configure: impl Fn(usize, Training) -> Training + Sync,
 ) -> Vec<Outcome> {
     let outcomes = on_ranks(scripts.len(), |rank, link| {
-        launch(&Arc::new(strategy(link)), configure(rank, training(&scripts[rank], Vec::new())), learner(rank))
+        launch(
+            &Arc::new(strategy(link)),
+            configure(rank, training(&scripts[rank], Vec::new())),
+            learner(rank),
+        )
     });
     outcomes.into_iter().map(|outcome| outcome.unwrap()).collect()
 }
@@ -343,7 +374,11 @@ impl ModuleVisitor for Values {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.found.push((self.path.join("."), param.id, param.val().into_data().convert::<f32>().try_into_vec().unwrap()));
+        self.found.push((
+            self.path.join("."),
+            param.id,
+            param.val().into_data().convert::<f32>().try_into_vec().unwrap(),
+        ));
     }
 }
 

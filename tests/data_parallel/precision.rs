@@ -11,11 +11,20 @@ use crate::equivalent::{steps, two_epochs};
 use crate::harness::*;
 
 /// One launch on every script's rank, and the factor of the loss afterwards.
-fn train_in(precision: Precision, scripts: &[Script], scale: f32, net: impl Fn() -> Net + Sync) -> Vec<(Outcome, Option<LossScale>)> {
+fn train_in(
+    precision: Precision,
+    scripts: &[Script],
+    scale: f32,
+    net: impl Fn() -> Net + Sync,
+) -> Vec<(Outcome, Option<LossScale>)> {
     let ranks = on_ranks(scripts.len(), |rank, link| {
         let scale = LossScale { factor: scale, ..LossScale::default() };
         let strategy = Arc::new(strategy(link).with_precision(precision).with_loss_scale(scale));
-        let outcome = launch(&strategy, two_epochs(rank, training(&scripts[rank], Vec::new())), Learner::new(net(), sgd(), 0.1));
+        let outcome = launch(
+            &strategy,
+            two_epochs(rank, training(&scripts[rank], Vec::new())),
+            Learner::new(net(), sgd(), 0.1),
+        );
         (outcome, strategy.loss_scale())
     });
     ranks.into_iter().map(|rank| rank.unwrap()).collect()
@@ -23,7 +32,12 @@ fn train_in(precision: Precision, scripts: &[Script], scale: f32, net: impl Fn()
 
 /// The sum of the differences of all parameters.
 fn distance(a: &Net, b: &Net) -> f32 {
-    values(a).iter().zip(&values(b)).flat_map(|((_, a), (_, b))| a.iter().zip(b)).map(|(a, b)| (a - b).abs()).sum()
+    values(a)
+        .iter()
+        .zip(&values(b))
+        .flat_map(|((_, a), (_, b))| a.iter().zip(b))
+        .map(|(a, b)| (a - b).abs())
+        .sum()
 }
 
 #[test]
@@ -43,10 +57,20 @@ fn half_precision_learns_what_f32_learns_up_to_rounding_and_keeps_its_parameters
                     assert_eq!(outcome.error, None, "{precision}");
                     let off = distance(&outcome.model, &reference[0].0.model);
                     assert!(off > 0.0, "{precision} was not used");
-                    assert!(off < share * way, "{precision}, {ranks} ranks, batch norm {norm}: {off} off after a way of {way}");
-                    assert_eq!(outcome.values(), outcomes[0].0.values(), "all ranks have the same bits");
+                    assert!(
+                        off < share * way,
+                        "{precision}, {ranks} ranks, batch norm {norm}: {off} off after a way of {way}"
+                    );
+                    assert_eq!(
+                        outcome.values(),
+                        outcomes[0].0.values(),
+                        "all ranks have the same bits"
+                    );
                     assert_eq!(outcome.model.hidden.weight.val().dtype(), DType::F32);
-                    assert_eq!(scale.map(|scale| (scale.factor, scale.skipped)), (precision == Precision::F16).then_some((1024.0, 0)));
+                    assert_eq!(
+                        scale.map(|scale| (scale.factor, scale.skipped)),
+                        (precision == Precision::F16).then_some((1024.0, 0))
+                    );
                 }
             }
         }
@@ -61,7 +85,9 @@ fn an_update_whose_gradients_are_not_finite_is_left_out_on_all_ranks_and_halves_
         let mut bad = rows(20, 12);
         bad[11].x[0] = 1e6;
         let with_bad: Vec<Vec<Row>> = std::iter::once(bad).chain(good.clone()).collect();
-        let learned = |steps: &[Vec<Row>], factor: f32| train_in(Precision::F16, &deal(steps, ranks), factor, || Net::new(1, false));
+        let learned = |steps: &[Vec<Row>], factor: f32| {
+            train_in(Precision::F16, &deal(steps, ranks), factor, || Net::new(1, false))
+        };
         let outcomes = learned(&with_bad, 4096.0);
         for (outcome, scale) in &outcomes {
             assert_eq!(outcome.error, None);
@@ -72,17 +98,28 @@ fn an_update_whose_gradients_are_not_finite_is_left_out_on_all_ranks_and_halves_
         }
         let without = learned(&good, 1024.0);
         assert_close(&outcomes[0].0.values(), &without[0].0.values(), 0.01);
-        assert!(outcomes[0].0.values().iter().all(|(_, values)| values.iter().all(|value| value.is_finite())));
+        assert!(
+            outcomes[0]
+                .0
+                .values()
+                .iter()
+                .all(|(_, values)| values.iter().all(|value| value.is_finite()))
+        );
     }
 }
 
 #[test]
 fn a_network_that_does_not_scale_its_loss_is_refused_in_f16_and_no_other_precision() {
     let forgetful = || Net { scales: false, ..Net::new(1, false) };
-    for (precision, refused) in [(Precision::F16, true), (Precision::Bf16, false), (Precision::F32, false)] {
+    for (precision, refused) in
+        [(Precision::F16, true), (Precision::Bf16, false), (Precision::F32, false)]
+    {
         for (outcome, _) in train_in(precision, &deal(&steps(), 2), 1.0, forgetful) {
             match outcome.error {
-                Some(error) => assert!(refused && error == DataParallelError::LossNotScaled { step: 1 }, "{precision}: {error}"),
+                Some(error) => assert!(
+                    refused && error == DataParallelError::LossNotScaled { step: 1 },
+                    "{precision}: {error}"
+                ),
                 None => assert!(!refused, "{precision}"),
             }
         }
@@ -94,11 +131,19 @@ fn ranks_that_choose_different_precisions_are_told_so() {
     let script = deal(&steps(), 2);
     let ranks = on_ranks(2, |rank, link| {
         let precision = [Precision::F32, Precision::Bf16][rank];
-        launch(&Arc::new(strategy(link).with_precision(precision)), training(&script[rank], Vec::new()), learner(1)).error
+        launch(
+            &Arc::new(strategy(link).with_precision(precision)),
+            training(&script[rank], Vec::new()),
+            learner(1),
+        )
+        .error
     });
     for error in ranks {
         let error = error.unwrap().unwrap();
-        assert!(matches!(error, DataParallelError::DifferentSettings { setting: "the precision", .. }), "{error}");
+        assert!(
+            matches!(error, DataParallelError::DifferentSettings { setting: "the precision", .. }),
+            "{error}"
+        );
     }
 }
 
@@ -106,7 +151,10 @@ fn ranks_that_choose_different_precisions_are_told_so() {
 fn a_parameter_that_is_not_trained_is_cast_as_well() {
     let frozen = || {
         let mut net = Net::new(1, false);
-        net.hidden.weight = Param::initialized(net.hidden.weight.id, net.hidden.weight.val().set_require_grad(false));
+        net.hidden.weight = Param::initialized(
+            net.hidden.weight.id,
+            net.hidden.weight.val().set_require_grad(false),
+        );
         net
     };
     let before = values(&frozen());

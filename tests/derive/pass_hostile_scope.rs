@@ -1,5 +1,13 @@
 //! What the derive writes does not depend on names in the user's scope, and warns of nothing even where everything is denied.
-#![deny(warnings, missing_docs, unused_qualifications, unused_lifetimes, single_use_lifetimes, clippy::pedantic, clippy::nursery)]
+#![deny(
+    warnings,
+    missing_docs,
+    unused_qualifications,
+    unused_lifetimes,
+    single_use_lifetimes,
+    clippy::pedantic,
+    clippy::nursery
+)]
 #![allow(unreachable_pub)] // it is a module of a test here
 
 mod hostile {

@@ -1,13 +1,19 @@
-//! Guarantee 4.2: capacity is global and never exceeded, class quotas are even, unused quota is lent and given back.
+//! Guarantee 4.2: capacity is global and never exceeded, class quotas are even, unused quota is
+//! lent and given back.
 
 use burn_rehearsal::random::{Purpose, Stream};
-use burn_rehearsal::{Capacity, Inspection, PolicyKind, RehearsalBuffer, RehearsalConfig, shard_capacity};
+use burn_rehearsal::{
+    Capacity, Inspection, PolicyKind, RehearsalBuffer, RehearsalConfig, shard_capacity,
+};
 use burn_rehearsal_testing::{CLASS, Mixed, batch, buffer, config, fresh, world};
 
 pub(crate) fn never_holds_more_than_its_capacity(size: usize) {
-    for (capacity, policy) in
-        [(size, PolicyKind::ClassBalanced), (17, PolicyKind::Reservoir), (26, PolicyKind::Fifo), (19, PolicyKind::ClassBalanced)]
-    {
+    for (capacity, policy) in [
+        (size, PolicyKind::ClassBalanced),
+        (17, PolicyKind::Reservoir),
+        (26, PolicyKind::Fifo),
+        (19, PolicyKind::ClassBalanced),
+    ] {
         let config = config(capacity, 5, 1).with_policy(policy);
         let capacities = world(size, |threads| {
             let buffer = buffer(&config, threads);
@@ -20,12 +26,21 @@ pub(crate) fn never_holds_more_than_its_capacity(size: usize) {
                 assert_eq!(inspection.per_class.iter().sum::<usize>(), inspection.len);
                 let report = buffer.report().unwrap();
                 assert!(report.len <= capacity && report.capacity == capacity, "{report:?}");
-                assert_eq!(report.bytes, capacity * 28, "all memory is there from the first mini-batch on, and never more");
+                assert_eq!(
+                    report.bytes,
+                    capacity * 28,
+                    "all memory is there from the first mini-batch on, and never more"
+                );
             }
-            assert_eq!(buffer.report().unwrap().len, capacity, "a buffer that has seen enough is full");
+            assert_eq!(
+                buffer.report().unwrap().len,
+                capacity,
+                "a buffer that has seen enough is full"
+            );
             buffer.inspect().unwrap().capacity
         });
-        let expected: Vec<_> = (0..size).map(|rank| capacity / size + usize::from(rank < capacity % size)).collect();
+        let expected: Vec<_> =
+            (0..size).map(|rank| capacity / size + usize::from(rank < capacity % size)).collect();
         assert_eq!(capacities, expected, "|B| mod N slots go to the first ranks");
     }
 }
@@ -39,19 +54,31 @@ fn no_shard_and_no_world_ever_holds_more_than_its_capacity() {
 fn a_capacity_in_bytes_or_as_a_fraction_is_as_many_whole_rows_as_fit() {
     // A row has 4 bytes of image, 8 of class, 8 of id and 8 of features.
     let base = config(1, 4, 1);
-    for (capacity, samples) in [(Capacity::Bytes(10 * 28 + 27), 10), (Capacity::Bytes(11 * 28), 11), (Capacity::Fraction(0.25), 10)] {
+    for (capacity, samples) in [
+        (Capacity::Bytes(10 * 28 + 27), 10),
+        (Capacity::Bytes(11 * 28), 11),
+        (Capacity::Fraction(0.25), 10),
+    ] {
         let config = RehearsalConfig { capacity, ..base.clone().with_dataset_len(Some(43)) };
         let shards = world(3, |threads| {
             let buffer = buffer(&config, threads);
             let before = buffer.inspect().unwrap();
             assert_eq!((before.len, before.bytes), (0, 0));
-            (0..6).for_each(|step| drop(buffer.rehearse(batch(&fresh(0, buffer.rank(), step, 4, 2))).unwrap()));
+            (0..6).for_each(|step| {
+                drop(buffer.rehearse(batch(&fresh(0, buffer.rank(), step, 4, 2))).unwrap())
+            });
             let report = buffer.report().unwrap();
-            assert_eq!((report.capacity, report.len, report.bytes), (samples, samples, samples * 28));
+            assert_eq!(
+                (report.capacity, report.len, report.bytes),
+                (samples, samples, samples * 28)
+            );
             buffer.inspect().unwrap()
         });
         for (rank, shard) in shards.iter().enumerate() {
-            assert_eq!((shard.capacity, shard.bytes), (shard_capacity(samples, rank, 3), shard.capacity * 28));
+            assert_eq!(
+                (shard.capacity, shard.bytes),
+                (shard_capacity(samples, rank, 3), shard.capacity * 28)
+            );
         }
     }
 }
@@ -78,7 +105,13 @@ fn class_order(order: Order, classes: usize, rank: usize, seed: u64) -> Vec<usiz
 }
 
 /// Feeds every class to every rank and gives the shards.
-fn feed(size: usize, config: &RehearsalConfig, classes: usize, order: Order, seed: u64) -> Vec<Inspection> {
+fn feed(
+    size: usize,
+    config: &RehearsalConfig,
+    classes: usize,
+    order: Order,
+    seed: u64,
+) -> Vec<Inspection> {
     world(size, |threads| {
         let buffer = buffer(&config.clone().with_seed(seed), threads);
         feed_one(&buffer, classes, order, seed);
@@ -109,19 +142,38 @@ fn spread(counts: &[usize], classes: usize) -> usize {
 
 fn union(shards: &[Inspection]) -> Vec<usize> {
     let classes = shards.iter().map(|shard| shard.per_class.len()).max().unwrap_or(0);
-    (0..classes).map(|class| shards.iter().map(|shard| shard.per_class.get(class).copied().unwrap_or(0)).sum()).collect()
+    (0..classes)
+        .map(|class| {
+            shards.iter().map(|shard| shard.per_class.get(class).copied().unwrap_or(0)).sum()
+        })
+        .collect()
 }
 
 pub(crate) fn class_quotas_are_even(size: usize, capacity: usize, classes: usize) {
     for order in [Order::Incremental, Order::Mixed, Order::PerRank] {
         for known in [Some(classes), None] {
-            let shards = feed(size, &config(capacity, 24, 1).with_classes(known), classes, order, 4);
-            let context = || format!("{order:?}, {classes} classes (configured: {known:?}), {capacity} slots, {size} ranks: {shards:?}");
+            let shards =
+                feed(size, &config(capacity, 24, 1).with_classes(known), classes, order, 4);
+            let context = || {
+                format!(
+                    "{order:?}, {classes} classes (configured: {known:?}), {capacity} slots, {size} ranks: {shards:?}"
+                )
+            };
             assert!(shards.iter().all(|shard| shard.len == shard.capacity), "{}", context());
-            assert!(shards.iter().all(|shard| spread(&shard.per_class, classes) <= 1), "{}", context());
-            // Without configured classes, rows of a class that is over cannot be called back when the remainder moves on.
+            assert!(
+                shards.iter().all(|shard| spread(&shard.per_class, classes) <= 1),
+                "{}",
+                context()
+            );
+            // Without configured classes, rows of a class that is over cannot be called back when
+            // the remainder moves on.
             if known.is_some() || order == Order::Mixed {
-                assert!(spread(&union(&shards), classes) <= 1, "{} {:?}", context(), union(&shards));
+                assert!(
+                    spread(&union(&shards), classes) <= 1,
+                    "{} {:?}",
+                    context(),
+                    union(&shards)
+                );
             }
         }
     }
@@ -129,7 +181,9 @@ pub(crate) fn class_quotas_are_even(size: usize, capacity: usize, classes: usize
 
 #[test]
 fn with_enough_samples_of_every_class_quotas_differ_by_at_most_one_in_each_shard_and_globally() {
-    for (size, capacity, classes) in [(1, 45, 7), (2, 45, 7), (3, 100, 11), (4, 61, 6), (8, 101, 5), (3, 30, 10), (4, 10, 4)] {
+    for (size, capacity, classes) in
+        [(1, 45, 7), (2, 45, 7), (3, 100, 11), (4, 61, 6), (8, 101, 5), (3, 30, 10), (4, 10, 4)]
+    {
         class_quotas_are_even(size, capacity, classes);
     }
 }
@@ -140,7 +194,10 @@ fn union_of(size: usize, config: &RehearsalConfig, classes: &[i64], steps: usize
         let buffer = buffer(config, threads);
         for step in 0..steps {
             let ids = fresh(9, buffer.rank(), step, 24, classes.len() as u64);
-            let ids: Vec<i64> = ids.into_iter().map(|id| classes[(id / CLASS) as usize] * CLASS + id % CLASS).collect();
+            let ids: Vec<i64> = ids
+                .into_iter()
+                .map(|id| classes[(id / CLASS) as usize] * CLASS + id % CLASS)
+                .collect();
             buffer.rehearse(batch(&ids)).unwrap();
         }
         buffer.inspect().unwrap()
@@ -167,8 +224,12 @@ fn the_union_is_even_if_class_numbers_have_gaps_or_more_classes_are_configured_t
         let rows = union_of(size, &config(capacity, 24, 1).with_classes(known), &classes, 20);
         assert_eq!(rows.iter().sum::<usize>(), capacity);
         let floor = |known: usize| capacity / size / known == capacity / size / classes.len();
-        let bound = if known.is_some_and(|known| known > classes.len() && floor(known)) { size } else { 1 };
-        assert!(spread(&rows, rows.len()) <= bound, "{size} ranks, {capacity} slots, configured {known:?}: {rows:?}");
+        let bound =
+            if known.is_some_and(|known| known > classes.len() && floor(known)) { size } else { 1 };
+        assert!(
+            spread(&rows, rows.len()) <= bound,
+            "{size} ranks, {capacity} slots, configured {known:?}: {rows:?}"
+        );
     }
 }
 
@@ -181,7 +242,11 @@ fn the_union_is_even_after_every_task_while_configured_classes_are_still_to_come
         let after_task = |task: i64| {
             for step in 0..8 {
                 let ids = fresh(task as u64, buffer.rank(), step, 24, 2);
-                buffer.rehearse(batch(&ids.into_iter().map(|id| id + 2 * task * CLASS).collect::<Vec<_>>())).unwrap();
+                buffer
+                    .rehearse(batch(
+                        &ids.into_iter().map(|id| id + 2 * task * CLASS).collect::<Vec<_>>(),
+                    ))
+                    .unwrap();
             }
             buffer.inspect().unwrap()
         };
@@ -198,15 +263,30 @@ fn the_union_is_even_after_every_task_while_configured_classes_are_still_to_come
 
 #[test]
 fn no_class_is_lost_everywhere_when_a_shard_has_fewer_slots_than_there_are_classes() {
-    for (size, capacity, classes) in [(2, 9, 8), (2, 10, 10), (3, 10, 10), (4, 13, 10), (4, 20, 10), (8, 16, 16), (8, 17, 12)] {
+    for (size, capacity, classes) in
+        [(2, 9, 8), (2, 10, 10), (3, 10, 10), (4, 13, 10), (4, 20, 10), (8, 16, 16), (8, 17, 12)]
+    {
         assert!(capacity / size < classes && classes <= capacity);
         for order in [Order::Incremental, Order::PerRank, Order::Mixed] {
-            // Slot number s < K belongs to class s for every K, so this holds while the number of classes is still growing, too.
+            // Slot number s < K belongs to class s for every K, so this holds while the number of
+            // classes is still growing, too.
             for (seed, known) in [(0, Some(classes)), (1, Some(classes)), (2, None), (3, None)] {
-                let held = union(&feed(size, &config(capacity, 24, 1).with_classes(known), classes, order, seed));
-                assert!(held.len() == classes && held.iter().all(|&rows| rows > 0), "{order:?}, {size} ranks, seed {seed}: {held:?}");
+                let held = union(&feed(
+                    size,
+                    &config(capacity, 24, 1).with_classes(known),
+                    classes,
+                    order,
+                    seed,
+                ));
+                assert!(
+                    held.len() == classes && held.iter().all(|&rows| rows > 0),
+                    "{order:?}, {size} ranks, seed {seed}: {held:?}"
+                );
                 let even = known.is_some() || order == Order::Mixed;
-                assert!(!even || spread(&held, classes) <= 1, "{order:?}, {size} ranks, seed {seed}: {held:?}");
+                assert!(
+                    !even || spread(&held, classes) <= 1,
+                    "{order:?}, {size} ranks, seed {seed}: {held:?}"
+                );
             }
         }
     }
@@ -221,11 +301,18 @@ fn early_classes_use_all_space_and_give_it_back_evenly_as_new_ones_appear() {
                 let ids: Vec<i64> = (0..10).map(|row| class * CLASS + step * 10 + row).collect();
                 buffer.rehearse(batch(&ids)).unwrap();
                 let inspection = buffer.inspect().unwrap();
-                assert_eq!(inspection.len, if class == 0 { 10 * (step as usize + 1) } else { 20 }.min(20), "all space is used");
+                assert_eq!(
+                    inspection.len,
+                    if class == 0 { 10 * (step as usize + 1) } else { 20 }.min(20),
+                    "all space is used"
+                );
             }
             let seen = class as usize + 1;
             let held = buffer.inspect().unwrap().per_class;
-            assert!(held.len() == seen && spread(&held, seen) <= 1, "after class {class} of {known:?}: {held:?}");
+            assert!(
+                held.len() == seen && spread(&held, seen) <= 1,
+                "after class {class} of {known:?}: {held:?}"
+            );
         }
         assert_eq!(buffer.inspect().unwrap().per_class, [4; 5]);
     }
@@ -239,7 +326,9 @@ fn a_rare_class_keeps_every_row_within_its_quota_and_the_others_share_what_it_le
             let rank = buffer.rank() as i64;
             // Class 1 has three rows per rank, early; class 3 has two, late.
             for step in 0..60i64 {
-                let mut ids: Vec<i64> = (0..10).map(|row| 2 * (row % 2) * CLASS + rank * 10_000 + step * 20 + row).collect();
+                let mut ids: Vec<i64> = (0..10)
+                    .map(|row| 2 * (row % 2) * CLASS + rank * 10_000 + step * 20 + row)
+                    .collect();
                 if step < 3 {
                     ids.push(CLASS + rank * 100 + step);
                 } else if step >= 58 {
@@ -251,7 +340,10 @@ fn a_rare_class_keeps_every_row_within_its_quota_and_the_others_share_what_it_le
         });
         for shard in shards {
             assert_eq!((shard.per_class[1], shard.per_class[3]), (3, 2), "{shard:?}");
-            assert!(shard.per_class[0].abs_diff(shard.per_class[2]) <= 1 && shard.len == 40, "{shard:?}");
+            assert!(
+                shard.per_class[0].abs_diff(shard.per_class[2]) <= 1 && shard.len == 40,
+                "{shard:?}"
+            );
         }
     }
 }
@@ -261,7 +353,11 @@ fn a_class_that_overflows_replaces_its_own_rows_evenly() {
     // Over many runs every slot is overwritten about equally often.
     let mut generations = [0u32; 8];
     for seed in 0..100 {
-        let buffer: RehearsalBuffer<Mixed> = config(8, 8, 1).with_policy(PolicyKind::RandomReplacement).with_seed(seed).init().unwrap();
+        let buffer: RehearsalBuffer<Mixed> = config(8, 8, 1)
+            .with_policy(PolicyKind::RandomReplacement)
+            .with_seed(seed)
+            .init()
+            .unwrap();
         for step in 0..6 {
             buffer.rehearse(batch(&fresh(seed, 0, step, 8, 1))).unwrap();
         }
@@ -270,6 +366,10 @@ fn a_class_that_overflows_replaces_its_own_rows_evenly() {
         }
     }
     let counts: Vec<u64> = generations.iter().map(|&n| n.into()).collect();
-    assert_eq!(counts.iter().sum::<u64>(), 100 * 40, "every candidate of a full class replaces a row");
+    assert_eq!(
+        counts.iter().sum::<u64>(),
+        100 * 40,
+        "every candidate of a full class replaces a row"
+    );
     assert!(burn_rehearsal_testing::uniform_p(&counts, 4000, 1) > 1e-3, "{counts:?}");
 }

@@ -1,4 +1,5 @@
-//! Guarantee 4.5: queues are bounded, and the training thread waits only if the engine is later than one training step.
+//! Guarantee 4.5: queues are bounded, and the training thread waits only if the engine is later
+//! than one training step.
 
 use burn_rehearsal::{Execution, RehearsalBuffer};
 use burn_rehearsal_collective::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp, Solo};
@@ -8,7 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-/// A world of one whose all-gather waits for a token of the test; without a sender of tokens it goes on freely.
+/// A world of one whose all-gather waits for a token of the test; without a sender of tokens it
+/// goes on freely.
 struct Gated {
     inner: Solo,
     tokens: Receiver<()>,
@@ -51,7 +53,11 @@ impl Collective for Gated {
         self.inner.all_reduce(data, op)
     }
 
-    fn exchange(&mut self, outgoing: &[Outgoing<'_>], incoming: &mut [Incoming<'_>]) -> Result<(), CollectiveError> {
+    fn exchange(
+        &mut self,
+        outgoing: &[Outgoing<'_>],
+        incoming: &mut [Incoming<'_>],
+    ) -> Result<(), CollectiveError> {
         self.inner.exchange(outgoing, incoming)
     }
 
@@ -72,9 +78,21 @@ fn bench(lag: usize) -> Bench {
     let (tokens, gate) = channel();
     let (_alive, alive) = channel();
     let (begun, passed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let collective = Gated { inner: Solo::new(), tokens: gate, begun: begun.clone(), passed: passed.clone(), _alive };
+    let collective = Gated {
+        inner: Solo::new(),
+        tokens: gate,
+        begun: begun.clone(),
+        passed: passed.clone(),
+        _alive,
+    };
     let config = config(50, 2, 3).with_lag(lag).with_execution(Execution::Background);
-    Bench { buffer: RehearsalBuffer::new(&config, Box::new(collective)).unwrap(), tokens, begun, passed, alive }
+    Bench {
+        buffer: RehearsalBuffer::new(&config, Box::new(collective)).unwrap(),
+        tokens,
+        begun,
+        passed,
+        alive,
+    }
 }
 
 fn ids(step: usize) -> Vec<i64> {
@@ -82,7 +100,8 @@ fn ids(step: usize) -> Vec<i64> {
 }
 
 #[test]
-fn training_runs_at_most_lag_steps_ahead_of_a_blocked_engine_then_waits_and_goes_on_when_it_is_released() {
+fn training_runs_at_most_lag_steps_ahead_of_a_blocked_engine_then_waits_and_goes_on_when_it_is_released()
+ {
     let _watchdog = watchdog();
     for lag in [0, 1, 2, 5] {
         let Bench { buffer, tokens, begun, passed, .. } = bench(lag);
@@ -91,10 +110,17 @@ fn training_runs_at_most_lag_steps_ahead_of_a_blocked_engine_then_waits_and_goes
             let (buffer, passed) = (buffer.clone(), passed.clone());
             move || {
                 for step in 0..20 {
-                    let drawn = assert_augmented(&ids(step), &buffer.rehearse(batch(&ids(step))).unwrap());
+                    let drawn =
+                        assert_augmented(&ids(step), &buffer.rehearse(batch(&ids(step))).unwrap());
                     let rounds = passed.load(Ordering::SeqCst);
-                    assert!(rounds + lag > step, "step {step} has ended after {rounds} rounds with lag {lag}");
-                    assert_eq!(drawn.len(), if step < lag { 0 } else { (2 * (step + 1 - lag)).min(3) });
+                    assert!(
+                        rounds + lag > step,
+                        "step {step} has ended after {rounds} rounds with lag {lag}"
+                    );
+                    assert_eq!(
+                        drawn.len(),
+                        if step < lag { 0 } else { (2 * (step + 1 - lag)).min(3) }
+                    );
                     done.send(step).unwrap();
                 }
             }
@@ -102,18 +128,27 @@ fn training_runs_at_most_lag_steps_ahead_of_a_blocked_engine_then_waits_and_goes
         // The first `lag` steps need nothing of the engine: they end although it is blocked.
         (0..lag).for_each(|step| assert_eq!(steps.recv(), Ok(step)));
         for step in lag..20 {
-            // The next one waits. (A wrong one is caught for certain by the assertion in the training thread.)
-            assert_eq!(steps.recv_timeout(Duration::from_millis(2)), Err(RecvTimeoutError::Timeout), "lag {lag}");
+            // The next one waits. (A wrong one is caught for certain by the assertion in the
+            // training thread.)
+            assert_eq!(
+                steps.recv_timeout(Duration::from_millis(2)),
+                Err(RecvTimeoutError::Timeout),
+                "lag {lag}"
+            );
             tokens.send(()).unwrap();
             assert_eq!(steps.recv(), Ok(step), "one round lets exactly one step through");
         }
         training.join().unwrap();
-        assert!(begun.load(Ordering::SeqCst) <= 20 - lag + 1, "the engine is in at most one round at a time");
+        assert!(
+            begun.load(Ordering::SeqCst) <= 20 - lag + 1,
+            "the engine is in at most one round at a time"
+        );
     }
 }
 
 #[test]
-fn dropping_a_buffer_whose_engine_is_blocked_does_not_wait_and_the_engine_ends_when_it_is_released() {
+fn dropping_a_buffer_whose_engine_is_blocked_does_not_wait_and_the_engine_ends_when_it_is_released()
+{
     let _watchdog = watchdog();
     for lag in [1, 3] {
         let Bench { buffer, tokens, begun, alive, .. } = bench(lag);
@@ -124,7 +159,11 @@ fn dropping_a_buffer_whose_engine_is_blocked_does_not_wait_and_the_engine_ends_w
             std::thread::yield_now();
         }
         drop(buffer);
-        assert_eq!(alive.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty), "the engine is still in its round");
+        assert_eq!(
+            alive.try_recv(),
+            Err(std::sync::mpsc::TryRecvError::Empty),
+            "the engine is still in its round"
+        );
         drop(tokens);
         assert!(alive.recv().is_err(), "the engine and its collective are gone");
     }
@@ -153,7 +192,10 @@ fn handles_of_one_buffer_may_be_used_from_several_threads() {
             let buffer = buffer.clone();
             scope.spawn(move || {
                 for step in 0..25 {
-                    assert_augmented(&ids(thread * 1000 + step), &buffer.rehearse(batch(&ids(thread * 1000 + step))).unwrap());
+                    assert_augmented(
+                        &ids(thread * 1000 + step),
+                        &buffer.rehearse(batch(&ids(thread * 1000 + step))).unwrap(),
+                    );
                     buffer.inspect().unwrap();
                 }
             });

@@ -1,14 +1,19 @@
-//! Guarantee 4.8: a checkpoint is complete or absent; a buffer goes on from it bit for bit, and on another number of ranks keeps every sample once.
+//! Guarantee 4.8: a checkpoint is complete or absent; a buffer goes on from it bit for bit, and on
+//! another number of ranks keeps every sample once.
 
 use crate::deterministic::configurations;
 use burn::tensor::{Int, Tensor, TensorData};
 use burn_rehearsal::checkpoint::{CheckpointError, check_shared};
 use burn_rehearsal::error::RehearsalError;
 use burn_rehearsal::random::{Purpose, Stream};
-use burn_rehearsal::{Execution, OnRepeat, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, SamplingKind, StorePreference};
+use burn_rehearsal::{
+    Execution, OnRepeat, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig,
+    SamplingKind, StorePreference,
+};
 use burn_rehearsal_collective::{Collective, run_threads};
 use burn_rehearsal_testing::{
-    CLASS, Mixed, Row, assert_augmented, batch, buffer, byte_type, config, device, fresh, label_type, read, uniform_p, watchdog, world,
+    CLASS, Mixed, Row, assert_augmented, batch, buffer, byte_type, config, device, fresh,
+    label_type, read, uniform_p, watchdog, world,
 };
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -17,7 +22,8 @@ use tempfile::TempDir;
 
 const STEPS: usize = 24;
 
-/// Some steps of a run with three tasks, mini-batches of different sizes, and steps without rows; gives the augmented mini-batches.
+/// Some steps of a run with three tasks, mini-batches of different sizes, and steps without rows;
+/// gives the augmented mini-batches.
 fn steps(buffer: &RehearsalBuffer<Mixed>, steps: Range<usize>) -> Vec<Vec<Row>> {
     let mut batches = Vec::new();
     for step in steps {
@@ -44,7 +50,11 @@ type Stored = (u32, u32, usize, usize, Option<i64>);
 fn end(buffer: &RehearsalBuffer<Mixed>) -> (String, String, Vec<Stored>) {
     let report = buffer.report().unwrap();
     let snapshot = buffer.snapshot().unwrap();
-    let rows = snapshot.samples().iter().map(|s| (s.handle.slot, s.handle.generation, s.class, s.task, s.id)).collect();
+    let rows = snapshot
+        .samples()
+        .iter()
+        .map(|s| (s.handle.slot, s.handle.generation, s.class, s.task, s.id))
+        .collect();
     (report.contents_digest, report.draws_digest, rows)
 }
 
@@ -56,10 +66,13 @@ fn a_restored_buffer_goes_on_bit_for_bit() {
                 let buffer = buffer(&config, threads);
                 (steps(&buffer, 0..STEPS), end(&buffer))
             });
-            for cut in [0, 1, 3, 8, 13, 23].into_iter().filter(|cut| size < 3 || (cut + number) % 2 == 1) {
+            for cut in
+                [0, 1, 3, 8, 13, 23].into_iter().filter(|cut| size < 3 || (cut + number) % 2 == 1)
+            {
                 let directory = TempDir::new().unwrap();
                 // Another store on each side of the cut.
-                let (before, after) = (config.clone(), config.clone().with_store(StorePreference::Host));
+                let (before, after) =
+                    (config.clone(), config.clone().with_store(StorePreference::Host));
                 let first = world(size, |threads| {
                     let buffer = buffer(&before, threads);
                     let batches = steps(&buffer, 0..cut);
@@ -72,10 +85,19 @@ fn a_restored_buffer_goes_on_bit_for_bit() {
                     assert_eq!(restored.world_size, size);
                     (steps(&buffer, cut..STEPS), end(&buffer))
                 });
-                for (rank, ((batches, end), (first, (rest, rest_end)))) in whole.iter().zip(first.iter().zip(&rest)).enumerate() {
+                for (rank, ((batches, end), (first, (rest, rest_end)))) in
+                    whole.iter().zip(first.iter().zip(&rest)).enumerate()
+                {
                     let joined: Vec<_> = first.iter().chain(rest).collect();
-                    assert_eq!(batches.iter().collect::<Vec<_>>(), joined, "rank {rank} of {size}, configuration {number}, cut at {cut}");
-                    assert_eq!(end, rest_end, "rank {rank} of {size}, configuration {number}, cut at {cut}");
+                    assert_eq!(
+                        batches.iter().collect::<Vec<_>>(),
+                        joined,
+                        "rank {rank} of {size}, configuration {number}, cut at {cut}"
+                    );
+                    assert_eq!(
+                        end, rest_end,
+                        "rank {rank} of {size}, configuration {number}, cut at {cut}"
+                    );
                 }
             }
         }
@@ -103,7 +125,8 @@ fn writing_a_checkpoint_changes_nothing() {
     }
 }
 
-/// A mini-batch of rows that are so large that a shard takes many pieces: every value is the row's number.
+/// A mini-batch of rows that are so large that a shard takes many pieces: every value is the row's
+/// number.
 #[derive(RehearsalBatch, Clone, Debug)]
 struct Large {
     #[rehearsal(bytes)]
@@ -118,11 +141,18 @@ impl Large {
     fn of(step: usize, rank: usize) -> Self {
         let rows: Vec<i64> = (0..4).map(|row| (step * 8 + rank * 4 + row) as i64).collect();
         let (bytes, labels) = (byte_type(&device()), label_type(&device()));
-        let images: Vec<u8> = rows.iter().flat_map(|&row| std::iter::repeat_n(row as u8, Self::PIXELS)).collect();
+        let images: Vec<u8> =
+            rows.iter().flat_map(|&row| std::iter::repeat_n(row as u8, Self::PIXELS)).collect();
         let classes: Vec<i64> = rows.iter().map(|row| row % 3).collect();
         Self {
-            image: Tensor::from_data(TensorData::new(images, [4, Self::PIXELS]).convert_dtype(bytes), (&device(), bytes)),
-            class: Tensor::from_data(TensorData::new(classes, [4]).convert_dtype(labels), (&device(), labels)),
+            image: Tensor::from_data(
+                TensorData::new(images, [4, Self::PIXELS]).convert_dtype(bytes),
+                (&device(), bytes),
+            ),
+            class: Tensor::from_data(
+                TensorData::new(classes, [4]).convert_dtype(labels),
+                (&device(), labels),
+            ),
         }
     }
 }
@@ -130,7 +160,8 @@ impl Large {
 #[test]
 fn a_checkpoint_is_that_of_its_beginning_although_steps_go_on_while_it_is_written() {
     // Every step overwrites a tenth of the rows.
-    let base = config(40, 4, 3).with_policy(PolicyKind::Fifo).with_sampling(SamplingKind::ClassBalanced);
+    let base =
+        config(40, 4, 3).with_policy(PolicyKind::Fifo).with_sampling(SamplingKind::ClassBalanced);
     for (store, execution) in [
         (StorePreference::Host, Execution::Background),
         (StorePreference::Device, Execution::Background),
@@ -145,9 +176,12 @@ fn a_checkpoint_is_that_of_its_beginning_although_steps_go_on_while_it_is_writte
                 (report.contents_digest, report.draws_digest)
             };
             let run = |buffer: &RehearsalBuffer<Large>, steps: Range<usize>| {
-                steps.for_each(|step| drop(buffer.rehearse(Large::of(step, buffer.rank())).unwrap()));
+                steps.for_each(|step| {
+                    drop(buffer.rehearse(Large::of(step, buffer.rank())).unwrap())
+                });
             };
-            // Some of them begin while the one before is not complete; nobody waits for the last but one.
+            // Some of them begin while the one before is not complete; nobody waits for the last
+            // but one.
             let whole = world(size, |threads| {
                 let buffer = RehearsalBuffer::<Large>::new(&config, threads).unwrap();
                 let mut last = None;
@@ -261,7 +295,8 @@ fn a_checkpoint_that_was_begun_is_completed_after_the_buffer_is_gone_and_replace
 /// As [`world`], for what cannot be compared.
 fn world_of_pending<T: Send>(size: usize, f: impl Fn(Box<dyn Collective>) -> T + Sync) -> Vec<T> {
     let _watchdog = watchdog();
-    let results = run_threads(size, |threads| Ok::<T, std::convert::Infallible>(f(Box::new(threads))));
+    let results =
+        run_threads(size, |threads| Ok::<T, std::convert::Infallible>(f(Box::new(threads))));
     results.into_iter().map(|result| result.unwrap_or_else(|failure| panic!("{failure}"))).collect()
 }
 
@@ -274,7 +309,10 @@ fn written(directory: &Path, config: &RehearsalConfig) {
     buffer.checkpoint(directory).unwrap();
 }
 
-fn restore(directory: &Path, config: &RehearsalConfig) -> Result<RehearsalBuffer<Mixed>, RehearsalError> {
+fn restore(
+    directory: &Path,
+    config: &RehearsalConfig,
+) -> Result<RehearsalBuffer<Mixed>, RehearsalError> {
     let buffer: RehearsalBuffer<Mixed> = config.init()?;
     buffer.restore(directory, &device())?;
     Ok(buffer)
@@ -296,9 +334,15 @@ fn every_flipped_bit_is_detected_and_named() {
     for name in ["rank-00000.safetensors", "manifest.json"] {
         let path = directory.path().join(name);
         let good = std::fs::read(&path).unwrap();
-        let header = if name.ends_with("json") { good.len() } else { 8 + u64::from_le_bytes(good[..8].try_into().unwrap()) as usize };
+        let header = if name.ends_with("json") {
+            good.len()
+        } else {
+            8 + u64::from_le_bytes(good[..8].try_into().unwrap()) as usize
+        };
         let mut rng = Stream::new(1, Purpose::TaskStream, 0, 0);
-        let body = (0..1000).filter(|_| header < good.len()).map(|_| header as u64 + rng.below((good.len() - header) as u64));
+        let body = (0..1000)
+            .filter(|_| header < good.len())
+            .map(|_| header as u64 + rng.below((good.len() - header) as u64));
         let mut places: Vec<usize> = (0..header).collect();
         places.extend(body.collect::<Vec<_>>().into_iter().map(|place| place as usize));
         for place in places {
@@ -310,7 +354,10 @@ fn every_flipped_bit_is_detected_and_named() {
         }
         for length in [0, 1, 7, 8, 9, good.len() / 2, good.len() - 1] {
             std::fs::write(&path, &good[..length]).unwrap();
-            assert!(refused(directory.path(), &config).to_string().contains(name), "{length} bytes of {name}");
+            assert!(
+                refused(directory.path(), &config).to_string().contains(name),
+                "{length} bytes of {name}"
+            );
         }
         std::fs::write(&path, [&good[..], b"\0"].concat()).unwrap();
         assert!(refused(directory.path(), &config).to_string().contains(name), "a longer {name}");
@@ -331,9 +378,15 @@ fn a_checkpoint_whose_files_are_in_different_directories_is_none() {
         steps(&buffer, 4..6);
         error
     });
-    let RehearsalError::Checkpoint(CheckpointError::NotShared { path, rank: 1 }) = &errors[0] else { panic!("{errors:?}") };
+    let RehearsalError::Checkpoint(CheckpointError::NotShared { path, rank: 1 }) = &errors[0]
+    else {
+        panic!("{errors:?}")
+    };
     assert!(path.ends_with("rank-00001.safetensors"), "{errors:?}");
-    assert!(errors[1..].iter().all(|error| *error == CheckpointError::Rank(0).into()), "{errors:?}");
+    assert!(
+        errors[1..].iter().all(|error| *error == CheckpointError::Rank(0).into()),
+        "{errors:?}"
+    );
     assert!(!own(0).join("manifest.json").exists());
     // What is in the place of a rank's file is not always that file.
     std::fs::write(own(0).join("rank-00001.safetensors"), "an earlier one").unwrap();
@@ -342,7 +395,10 @@ fn a_checkpoint_whose_files_are_in_different_directories_is_none() {
         buffer.checkpoint(own(buffer.rank())).unwrap_err()
     })
     .swap_remove(0);
-    assert!(matches!(error, RehearsalError::Checkpoint(CheckpointError::NotShared { rank: 1, .. })), "{error}");
+    assert!(
+        matches!(error, RehearsalError::Checkpoint(CheckpointError::NotShared { rank: 1, .. })),
+        "{error}"
+    );
 }
 
 #[test]
@@ -352,16 +408,25 @@ fn directories_that_are_not_shared_are_found_out_before_anything_is_written_ther
         world(3, |mut threads| {
             // It need not be there yet, and may be spelled differently.
             let path = directories[usize::from(apart && threads.rank() == 2)].path();
-            let path = if threads.rank() == 1 { path.join(".").join("deep/checkpoints") } else { path.join("deep/checkpoints") };
+            let path = if threads.rank() == 1 {
+                path.join(".").join("deep/checkpoints")
+            } else {
+                path.join("deep/checkpoints")
+            };
             check_shared(&path, threads.as_mut())
         })
     };
     assert!(check(false).into_iter().all(|result| result.is_ok()));
     for error in check(true) {
-        let Err(RehearsalError::Checkpoint(CheckpointError::NotShared { path, rank: 2 })) = error else { panic!("{error:?}") };
+        let Err(RehearsalError::Checkpoint(CheckpointError::NotShared { path, rank: 2 })) = error
+        else {
+            panic!("{error:?}")
+        };
         assert_eq!(path, directories[0].path().join("deep/checkpoints"));
     }
-    assert!(directories.iter().all(|directory| directory.path().read_dir().unwrap().next().is_none()));
+    assert!(
+        directories.iter().all(|directory| directory.path().read_dir().unwrap().next().is_none())
+    );
 }
 
 #[test]
@@ -372,7 +437,10 @@ fn a_directory_without_a_manifest_is_no_checkpoint_and_the_buffer_stays_usable()
     std::fs::remove_file(directory.path().join("manifest.json")).unwrap();
     let buffer: RehearsalBuffer<Mixed> = config.init().unwrap();
     let error = buffer.restore(directory.path(), &device()).unwrap_err();
-    assert!(matches!(&error, RehearsalError::Checkpoint(CheckpointError::Io { path, .. }) if path.ends_with("manifest.json")), "{error}");
+    assert!(
+        matches!(&error, RehearsalError::Checkpoint(CheckpointError::Io { path, .. }) if path.ends_with("manifest.json")),
+        "{error}"
+    );
     assert_eq!(buffer.inspect().unwrap().len, 0);
     buffer.rehearse(batch(&[1, 2, 3])).unwrap();
     assert!(matches!(buffer.restore(directory.path(), &device()), Err(RehearsalError::Misuse(_))));
@@ -389,11 +457,21 @@ fn what_is_of_another_version_configuration_or_batch_type_is_refused_with_what_d
     let directory = TempDir::new().unwrap();
     let config = config(20, 4, 3);
     written(directory.path(), &config);
-    let error = refused(directory.path(), &config.clone().with_seed(8).with_policy(PolicyKind::Fifo)).to_string();
-    assert!(error.contains("seed was 0 and is 8") && error.contains("policy was") && !error.contains("lag"), "{error}");
+    let error =
+        refused(directory.path(), &config.clone().with_seed(8).with_policy(PolicyKind::Fifo))
+            .to_string();
+    assert!(
+        error.contains("seed was 0 and is 8")
+            && error.contains("policy was")
+            && !error.contains("lag"),
+        "{error}"
+    );
     let other: RehearsalBuffer<Other> = config.init().unwrap();
     let error = other.restore(directory.path(), &device()).unwrap_err();
-    assert!(matches!(&error, RehearsalError::Checkpoint(CheckpointError::Foreign { .. })), "{error}");
+    assert!(
+        matches!(&error, RehearsalError::Checkpoint(CheckpointError::Foreign { .. })),
+        "{error}"
+    );
     let path = directory.path().join("manifest.json");
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, text.replacen("\"version\":2", "\"version\":7", 1)).unwrap();
@@ -409,10 +487,16 @@ fn where_nothing_can_be_written_the_error_names_it_on_all_ranks_and_the_buffer_g
         let buffer = buffer(&config(30, 4, 3), threads);
         steps(&buffer, 0..4);
         // Rank 1 alone cannot write.
-        let place = if buffer.rank() == 1 { directory.path().join("file/below") } else { directory.path().join("good") };
+        let place = if buffer.rank() == 1 {
+            directory.path().join("file/below")
+        } else {
+            directory.path().join("good")
+        };
         let error = buffer.checkpoint(&place).unwrap_err();
         match (buffer.rank(), error) {
-            (1, RehearsalError::Checkpoint(CheckpointError::Io { path, .. })) => assert!(path.ends_with("file/below"), "{path:?}"),
+            (1, RehearsalError::Checkpoint(CheckpointError::Io { path, .. })) => {
+                assert!(path.ends_with("file/below"), "{path:?}")
+            }
             (_, error) => assert_eq!(error, CheckpointError::Rank(1).into()),
         }
         steps(&buffer, 4..9);
@@ -433,7 +517,10 @@ fn stored(shards: &[Vec<Stored>]) -> BTreeMap<i64, (usize, usize)> {
 fn another_number_of_ranks_keeps_every_sample_once_within_capacity_and_quotas() {
     for &policy in PolicyKind::ALL {
         for (capacity, steps_before) in [(61, 20), (400, 9)] {
-            let config = config(capacity, 5, 4).with_policy(policy).with_sampling(SamplingKind::ClassBalanced).with_lag(2);
+            let config = config(capacity, 5, 4)
+                .with_policy(policy)
+                .with_sampling(SamplingKind::ClassBalanced)
+                .with_lag(2);
             let config = config.with_on_repeat(OnRepeat::SkipIfStored);
             let directories = [TempDir::new().unwrap(), TempDir::new().unwrap()];
             let shards = |threads, from: Option<&Path>, to: Option<&Path>, range: Range<usize>| {
@@ -453,22 +540,36 @@ fn another_number_of_ranks_keeps_every_sample_once_within_capacity_and_quotas() 
             };
             let (first, second) = (directories[0].path(), directories[1].path());
             let four = world(4, |threads| shards(threads, None, Some(first), 0..steps_before));
-            let two = world(2, |threads| shards(threads, Some(first), Some(second), steps_before..steps_before));
-            let three = world(3, |threads| shards(threads, Some(second), None, steps_before..steps_before));
+            let two = world(2, |threads| {
+                shards(threads, Some(first), Some(second), steps_before..steps_before)
+            });
+            let three =
+                world(3, |threads| shards(threads, Some(second), None, steps_before..steps_before));
             assert_eq!(stored(&four), stored(&two), "{policy:?}");
             assert_eq!(stored(&four), stored(&three), "{policy:?}");
             for shards in [&two, &three] {
                 let sizes: Vec<_> = shards.iter().map(Vec::len).collect();
-                assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1, "{sizes:?}");
+                assert!(
+                    sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1,
+                    "{sizes:?}"
+                );
                 if matches!(policy, PolicyKind::ClassBalanced | PolicyKind::RandomReplacement) {
                     for class in 0..4 {
-                        let counts: Vec<_> = shards.iter().map(|rows| rows.iter().filter(|row| row.2 == class).count()).collect();
-                        assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1, "class {class}: {counts:?}");
+                        let counts: Vec<_> = shards
+                            .iter()
+                            .map(|rows| rows.iter().filter(|row| row.2 == class).count())
+                            .collect();
+                        assert!(
+                            counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1,
+                            "class {class}: {counts:?}"
+                        );
                     }
                 }
             }
             // It goes on, within the same capacity.
-            let later = world(3, |threads| shards(threads, Some(second), None, steps_before..steps_before + 30));
+            let later = world(3, |threads| {
+                shards(threads, Some(second), None, steps_before..steps_before + 30)
+            });
             assert!(stored(&later).len() <= capacity);
         }
     }

@@ -14,9 +14,12 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn::train::logger::MetricLogger;
 use burn::train::metric::store::{EpochSummary, MetricsUpdate, Split};
 use burn::train::metric::{MetricDefinition, NumericEntry};
-use burn::train::{ClassificationOutput, InferenceStep, Learner, SupervisedTraining, TrainOutput, TrainStep};
+use burn::train::{
+    ClassificationOutput, InferenceStep, Learner, SupervisedTraining, TrainOutput, TrainStep,
+};
 use burn_rehearsal::{
-    Execution, PolicyKind, RehearsalBatch, RehearsalConfig, RehearsalLoader, RehearsalMetric, RehearsalStat, ShardedLoader, StorePreference,
+    Execution, PolicyKind, RehearsalBatch, RehearsalConfig, RehearsalLoader, RehearsalMetric,
+    RehearsalStat, ShardedLoader, StorePreference,
 };
 use burn_rehearsal_testing::{batch_on, buffer, config, fresh, world};
 use burn_rehearsal_train::data_parallel::without_renderer;
@@ -28,7 +31,11 @@ const R: usize = 4;
 const ROW: usize = 28;
 
 fn inline(lag: usize) -> RehearsalConfig {
-    config(40, C, R).with_policy(PolicyKind::Fifo).with_execution(Execution::Inline).with_lag(lag).with_store(StorePreference::Host)
+    config(40, C, R)
+        .with_policy(PolicyKind::Fifo)
+        .with_execution(Execution::Inline)
+        .with_lag(lag)
+        .with_store(StorePreference::Host)
 }
 
 #[test]
@@ -70,7 +77,10 @@ fn rows_for_other_ranks_are_copied_once_more() {
             let buffer = buffer(&inline(0), ranks);
             let (mut own, mut remote) = (0, 0);
             for step in 0..20 {
-                let handles = buffer.rehearse_with_handles(batch_on(&fresh(1, rank, step, B, 3), &Device::flex())).unwrap().representatives;
+                let handles = buffer
+                    .rehearse_with_handles(batch_on(&fresh(1, rank, step, B, 3), &Device::flex()))
+                    .unwrap()
+                    .representatives;
                 own += C + handles.len() + handles.len();
                 remote += handles.iter().filter(|handle| handle.rank as usize != rank).count();
             }
@@ -91,7 +101,8 @@ fn representatives_are_as_old_as_the_lag_and_as_many_rounds_are_under_way() {
             let before = buffer.timings();
             buffer.rehearse(batch_on(&fresh(1, 0, step, B, 3), &Device::flex())).unwrap();
             let after = buffer.timings();
-            let expected = if step < lag.max(1) { (step.min(lag), None) } else { (lag, Some(lag as u64)) };
+            let expected =
+                if step < lag.max(1) { (step.min(lag), None) } else { (lag, Some(lag as u64)) };
             // Without a lag the round of the step itself is done when its representatives are
             // wanted.
             let queued = if lag == 0 { 1 } else { expected.0 as u64 };
@@ -135,7 +146,9 @@ struct Line {
 impl Line {
     fn classify(&self, batch: Points) -> ClassificationOutput {
         let output = self.linear.forward(batch.x);
-        let loss = CrossEntropyLossConfig::new().init(&output.device()).forward(output.clone(), batch.y.clone());
+        let loss = CrossEntropyLossConfig::new()
+            .init(&output.device())
+            .forward(output.clone(), batch.y.clone());
         ClassificationOutput::new(loss, output, batch.y)
     }
 }
@@ -175,17 +188,29 @@ impl MetricLogger for Values {
         let Logged { names, values } = &mut *self.0.lock().unwrap();
         for metric in update.entries_numeric {
             if let Some(NumericEntry::Value(value)) = metric.numeric_entry {
-                values.entry(names[&format!("{:?}", metric.entry.metric_id)].clone()).or_default().push(value);
+                values
+                    .entry(names[&format!("{:?}", metric.entry.metric_id)].clone())
+                    .or_default()
+                    .push(value);
             }
         }
     }
 
-    fn read_numeric(&mut self, _name: &str, _epoch: usize, _split: &Split) -> Result<Vec<NumericEntry>, String> {
+    fn read_numeric(
+        &mut self,
+        _name: &str,
+        _epoch: usize,
+        _split: &Split,
+    ) -> Result<Vec<NumericEntry>, String> {
         Ok(Vec::new())
     }
 
     fn log_metric_definition(&mut self, definition: MetricDefinition) {
-        self.0.lock().unwrap().names.insert(format!("{:?}", definition.metric_id), definition.name.to_string());
+        self.0
+            .lock()
+            .unwrap()
+            .names
+            .insert(format!("{:?}", definition.metric_id), definition.name.to_string());
     }
 
     fn log_epoch_summary(&mut self, _summary: EpochSummary) {}
@@ -205,22 +230,35 @@ fn burns_metrics_show_what_the_buffer_does() {
     let train = Arc::new(RehearsalLoader::new(loader(&device), buffer.clone()));
     let values = Values::default();
     let directory = tempfile::tempdir().unwrap();
-    let mut training = without_renderer(SupervisedTraining::new(directory.path(), train, loader(&device)))
-        .num_epochs(2)
-        .with_metric_logger(values.clone());
+    let mut training =
+        without_renderer(SupervisedTraining::new(directory.path(), train, loader(&device)))
+            .num_epochs(2)
+            .with_metric_logger(values.clone());
     for measure in RehearsalStat::ALL {
         training = training.metric_train_numeric(RehearsalMetric::new(&buffer, measure));
     }
     let model = Line { linear: LinearConfig::new(2, 2).init(&device) };
     training.launch(Learner::new(model, SgdConfig::new().init(), 0.01));
     let logged = values.0.lock().unwrap();
-    let of = |name: &str| logged.values.get(name).unwrap_or_else(|| panic!("{name} is missing: {:?}", logged.values.keys())).clone();
+    let of = |name: &str| {
+        logged
+            .values
+            .get(name)
+            .unwrap_or_else(|| panic!("{name} is missing: {:?}", logged.values.keys()))
+            .clone()
+    };
     assert_eq!(logged.values.len(), RehearsalStat::ALL.len());
     // Updates may come late and for several steps at once, but all that they say is true of every
     // step after the first few.
     let (staleness, depth) = (of("Rehearsal staleness"), of("Rehearsal queue depth"));
-    assert!(staleness.iter().all(|value| (0.0..=1.0).contains(value)) && staleness.last() == Some(&1.0), "{staleness:?}");
-    assert!(depth.iter().all(|value| (0.0..=1.0).contains(value)) && depth.last() == Some(&1.0), "{depth:?}");
+    assert!(
+        staleness.iter().all(|value| (0.0..=1.0).contains(value)) && staleness.last() == Some(&1.0),
+        "{staleness:?}"
+    );
+    assert!(
+        depth.iter().all(|value| (0.0..=1.0).contains(value)) && depth.last() == Some(&1.0),
+        "{depth:?}"
+    );
     let copied = *of("Rehearsal copied").last().unwrap();
     // Two fields of 8 bytes; c + r + r rows. A background engine may be a step ahead or behind when
     // it is read.

@@ -45,7 +45,10 @@ impl Policy for EveryNth {
     }
 
     fn start(&mut self, shard: &ShardInfo) {
-        assert!(self.offered == 0 && self.info.is_none(), "a value is started once, before anything is offered");
+        assert!(
+            self.offered == 0 && self.info.is_none(),
+            "a value is started once, before anything is offered"
+        );
         self.info = Some(*shard);
     }
 
@@ -55,7 +58,8 @@ impl Policy for EveryNth {
 
     fn place(&mut self, _class: u32, table: &SlotTable, _rng: &mut Stream) -> Placement {
         assert_eq!(self.info.map(|info| info.capacity), Some(table.capacity()));
-        Self::slot(self.n, self.offered, table.len()).map_or(Placement::Reject, |slot| Placement::Replace(slot as u32))
+        Self::slot(self.n, self.offered, table.len())
+            .map_or(Placement::Reject, |slot| Placement::Replace(slot as u32))
     }
 
     fn state(&self) -> Vec<u64> {
@@ -98,11 +102,22 @@ impl Sampling for OddClasses {
         true
     }
 
-    fn plan(&mut self, counts: &ShardCounts, rng: &mut Stream, representatives: usize, draws: &mut Vec<Draw>) {
+    fn plan(
+        &mut self,
+        counts: &ShardCounts,
+        rng: &mut Stream,
+        representatives: usize,
+        draws: &mut Vec<Draw>,
+    ) {
         let classes = counts.classes.as_ref().unwrap();
         let odd = || classes.present().iter().filter(|class| **class % 2 == 1);
         self.numbers.clear();
-        self.distinct.draw(rng, representatives, odd().map(|&class| classes.total(class)).sum(), &mut self.numbers);
+        self.distinct.draw(
+            rng,
+            representatives,
+            odd().map(|&class| classes.total(class)).sum(),
+            &mut self.numbers,
+        );
         draws.extend(self.numbers.iter().map(|&drawn| {
             let mut number = drawn;
             for &group in odd() {
@@ -132,7 +147,11 @@ fn custom() -> CustomRules {
     CustomRules::default().with_policy(EveryNth::new(3)).with_sampling(OddClasses::default())
 }
 
-fn buffer_with(config: &RehearsalConfig, collective: Box<dyn Collective>, rules: CustomRules) -> RehearsalBuffer<Mixed> {
+fn buffer_with(
+    config: &RehearsalConfig,
+    collective: Box<dyn Collective>,
+    rules: CustomRules,
+) -> RehearsalBuffer<Mixed> {
     config.init_with(&Rank::new(collective), rules).unwrap()
 }
 
@@ -148,9 +167,16 @@ fn steps(buffer: &RehearsalBuffer<Mixed>, steps: Range<usize>) -> Vec<Vec<i64>> 
 /// The ids in slot order, and the digests.
 fn end(buffer: &RehearsalBuffer<Mixed>) -> (Vec<i64>, String, String) {
     let report = buffer.report().unwrap();
-    assert_eq!((report.policy.as_str(), report.sampling.as_str()), ("every-nth(n=3)", "odd-classes"));
+    assert_eq!(
+        (report.policy.as_str(), report.sampling.as_str()),
+        ("every-nth(n=3)", "odd-classes")
+    );
     let snapshot = buffer.snapshot().unwrap();
-    (snapshot.samples().iter().map(|sample| sample.id.unwrap()).collect(), report.contents_digest, report.draws_digest)
+    (
+        snapshot.samples().iter().map(|sample| sample.id.unwrap()).collect(),
+        report.contents_digest,
+        report.draws_digest,
+    )
 }
 
 #[test]
@@ -174,7 +200,10 @@ fn rules_of_the_users_own_decide_what_is_stored_and_drawn() {
                 let per_class = buffer.report().unwrap().per_class;
                 let odd: usize = per_class.iter().skip(1).step_by(2).sum();
                 assert_eq!(drawn.len(), odd.min(DRAWN));
-                assert!(drawn.iter().all(|id| id / CLASS % 2 == 1), "a row of an even class: {drawn:?}");
+                assert!(
+                    drawn.iter().all(|id| id / CLASS % 2 == 1),
+                    "a row of an even class: {drawn:?}"
+                );
                 assert_eq!(end(&buffer).0, model);
             }
             model
@@ -186,7 +215,12 @@ fn rules_of_the_users_own_decide_what_is_stored_and_drawn() {
 /// A part of a run on `size` ranks, between two checkpoints; gives what each rank drew, and its
 /// end.
 #[allow(clippy::type_complexity)]
-fn part(size: usize, from: Option<&Path>, to: Option<&Path>, range: Range<usize>) -> (Vec<Vec<Vec<i64>>>, Vec<(Vec<i64>, String, String)>) {
+fn part(
+    size: usize,
+    from: Option<&Path>,
+    to: Option<&Path>,
+    range: Range<usize>,
+) -> (Vec<Vec<Vec<i64>>>, Vec<(Vec<i64>, String, String)>) {
     let config = config(43, ROWS, DRAWN).with_lag(2);
     let ranks = world(size, |collective| {
         let buffer = buffer_with(&config, collective, custom());
@@ -219,14 +253,20 @@ fn a_checkpoint_keeps_what_rules_of_the_users_own_need() {
 fn a_policy_of_the_users_own_says_how_its_rows_are_dealt_to_other_ranks() {
     let directories = [(); 2].map(|()| TempDir::new().unwrap());
     let [first, second] = [0, 1].map(|at| directories[at].path());
-    let ids = |ends: &[(Vec<i64>, String, String)]| ends.iter().flat_map(|(ids, ..)| ids.clone()).collect::<BTreeSet<_>>();
+    let ids = |ends: &[(Vec<i64>, String, String)]| {
+        ends.iter().flat_map(|(ids, ..)| ids.clone()).collect::<BTreeSet<_>>()
+    };
     let (_, four) = part(4, None, Some(first), 0..12);
     let (_, three) = part(3, Some(first), Some(second), 12..12);
     assert_eq!(ids(&four).len(), 43);
     assert_eq!(ids(&three), ids(&four));
     let sorted: Vec<i64> = ids(&four).into_iter().rev().collect();
     for (rank, (shard, ..)) in three.iter().enumerate() {
-        assert_eq!(shard, &sorted.iter().copied().skip(rank).step_by(3).collect::<Vec<_>>(), "dealt in turn, the largest ids first");
+        assert_eq!(
+            shard,
+            &sorted.iter().copied().skip(rank).step_by(3).collect::<Vec<_>>(),
+            "dealt in turn, the largest ids first"
+        );
     }
     let (drawn, again) = part(4, Some(second), None, 12..24);
     assert!(drawn.iter().flatten().flatten().all(|id| id / CLASS % 2 == 1));
@@ -245,17 +285,31 @@ fn ranks_with_different_rules_of_their_own_disagree_on_every_rank() {
             CustomRules::default().with_policy(EveryNth::new(4)),
             "policy is custom:every-nth(n=3) on ranks 0, 2 and custom:every-nth(n=4) on rank 1",
         ),
-        (CustomRules::default(), "policy is custom:every-nth(n=3) on ranks 0, 2 and class_balanced on rank 1"),
-        (base().with_sampling(OddClasses::default()), "sampling is uniform on ranks 0, 2 and custom:odd-classes on rank 1"),
+        (
+            CustomRules::default(),
+            "policy is custom:every-nth(n=3) on ranks 0, 2 and class_balanced on rank 1",
+        ),
+        (
+            base().with_sampling(OddClasses::default()),
+            "sampling is uniform on ranks 0, 2 and custom:odd-classes on rank 1",
+        ),
     ];
     for (other, words) in others {
         let errors = world(3, |collective| {
             let rules = if collective.rank() == 1 { other.clone() } else { base() };
             let buffer = buffer_with(&config(30, ROWS, DRAWN), collective, rules);
-            (0..9).find_map(|step| buffer.rehearse(batch(&fresh(0, buffer.rank(), step, ROWS, 4))).err()).unwrap()
+            (0..9)
+                .find_map(|step| {
+                    buffer.rehearse(batch(&fresh(0, buffer.rank(), step, ROWS, 4))).err()
+                })
+                .unwrap()
         });
         for error in errors {
-            assert!(matches!(error, RehearsalError::Configuration(_)) && error.to_string().ends_with(words), "{error}");
+            assert!(
+                matches!(error, RehearsalError::Configuration(_))
+                    && error.to_string().ends_with(words),
+                "{error}"
+            );
         }
     }
 }
@@ -269,9 +323,14 @@ fn a_checkpoint_of_another_rule_is_refused_by_name() {
     let buffer = solo(rules(3));
     steps(&buffer, 0..4);
     buffer.checkpoint(directory.path()).unwrap();
-    for (other, is) in [(rules(4), "custom:every-nth(n=4)"), (CustomRules::default(), "class_balanced")] {
+    for (other, is) in
+        [(rules(4), "custom:every-nth(n=4)"), (CustomRules::default(), "class_balanced")]
+    {
         let error = solo(other).restore(directory.path(), &device()).unwrap_err().to_string();
-        assert!(error.ends_with(&format!("policy was \"custom:every-nth(n=3)\" and is \"{is}\"")), "{error}");
+        assert!(
+            error.ends_with(&format!("policy was \"custom:every-nth(n=3)\" and is \"{is}\"")),
+            "{error}"
+        );
     }
     assert_eq!(solo(rules(3)).restore(directory.path(), &device()).unwrap().steps, 4);
 }
@@ -311,7 +370,13 @@ impl Sampling for Nowhere {
         "nowhere"
     }
 
-    fn plan(&mut self, _counts: &ShardCounts, _rng: &mut Stream, _representatives: usize, draws: &mut Vec<Draw>) {
+    fn plan(
+        &mut self,
+        _counts: &ShardCounts,
+        _rng: &mut Stream,
+        _representatives: usize,
+        draws: &mut Vec<Draw>,
+    ) {
         draws.push(Draw { group: 0, number: 0 });
     }
 
@@ -330,14 +395,23 @@ impl Sampling for Nowhere {
 
 #[test]
 fn a_rule_that_names_a_row_that_does_not_exist_is_an_error_and_no_panic() {
-    let nowhere = |owner, index| CustomRules::default().with_sampling(Nowhere(RowLocation { owner, index }));
+    let nowhere =
+        |owner, index| CustomRules::default().with_sampling(Nowhere(RowLocation { owner, index }));
     for (rules, words) in [
-        (CustomRules::default().with_policy(Beyond), "the policy replaces a row in a slot that does not exist"),
+        (
+            CustomRules::default().with_policy(Beyond),
+            "the policy replaces a row in a slot that does not exist",
+        ),
         (nowhere(0, 99), "a draw names a row that is not stored"),
         (nowhere(1, 0), "a draw names a row that is not stored"),
     ] {
         let buffer = config(8, ROWS, DRAWN).init_with::<Mixed>(&Rank::solo(), rules).unwrap();
-        let error = (0..9).find_map(|step| buffer.rehearse(batch(&fresh(0, 0, step, ROWS, 4))).err()).unwrap();
-        assert!(matches!(error, RehearsalError::Misuse(_)) && error.to_string().contains(words), "{error}");
+        let error = (0..9)
+            .find_map(|step| buffer.rehearse(batch(&fresh(0, 0, step, ROWS, 4))).err())
+            .unwrap();
+        assert!(
+            matches!(error, RehearsalError::Misuse(_)) && error.to_string().contains(words),
+            "{error}"
+        );
     }
 }

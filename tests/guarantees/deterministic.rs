@@ -3,10 +3,12 @@
 use crate::model::Model;
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 use burn_rehearsal::{
-    CandidateMode, Capacity, Execution, OnRepeat, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, SamplingKind,
-    StorePreference,
+    CandidateMode, Capacity, Execution, OnRepeat, PolicyKind, RehearsalBatch, RehearsalBuffer,
+    RehearsalConfig, SamplingKind, StorePreference,
 };
-use burn_rehearsal_testing::{Mixed, Row, assert_augmented, batch, batch_on, buffer, config, device, fresh, read, world};
+use burn_rehearsal_testing::{
+    Mixed, Row, assert_augmented, batch, batch_on, buffer, config, device, fresh, read, world,
+};
 
 const STEPS: usize = 24;
 
@@ -49,15 +51,30 @@ fn traces(size: usize, config: &RehearsalConfig) -> Vec<Trace> {
     world(size, |threads| trace(&buffer(config, threads), 77))
 }
 
-/// One configuration per rule, with every policy, sampling, candidate mode and several lags among them.
+/// One configuration per rule, with every policy, sampling, candidate mode and several lags among
+/// them.
 pub(crate) fn configurations(size: usize) -> Vec<RehearsalConfig> {
     let base = config(12 * size + size / 2, 3, 5).with_seed(9);
     vec![
         base.clone(),
-        base.clone().with_policy(PolicyKind::Reservoir).with_sampling(SamplingKind::ClassBalanced).with_lag(3),
-        base.clone().with_policy(PolicyKind::Fifo).with_sampling(SamplingKind::ExcludeCurrent).with_lag(0),
-        base.clone().with_classes(Some(4)).with_sampling(SamplingKind::ExcludeCurrent).with_lag(2).with_on_repeat(OnRepeat::SkipIfStored),
-        base.clone().with_policy(PolicyKind::RandomReplacement).with_candidates(0.5).with_representatives(1.5).with_lag(2),
+        base.clone()
+            .with_policy(PolicyKind::Reservoir)
+            .with_sampling(SamplingKind::ClassBalanced)
+            .with_lag(3),
+        base.clone()
+            .with_policy(PolicyKind::Fifo)
+            .with_sampling(SamplingKind::ExcludeCurrent)
+            .with_lag(0),
+        base.clone()
+            .with_classes(Some(4))
+            .with_sampling(SamplingKind::ExcludeCurrent)
+            .with_lag(2)
+            .with_on_repeat(OnRepeat::SkipIfStored),
+        base.clone()
+            .with_policy(PolicyKind::RandomReplacement)
+            .with_candidates(0.5)
+            .with_representatives(1.5)
+            .with_lag(2),
         base.with_candidate_mode(CandidateMode::Bernoulli).with_start_task(1),
     ]
 }
@@ -65,12 +82,25 @@ pub(crate) fn configurations(size: usize) -> Vec<RehearsalConfig> {
 pub(crate) fn repetitions_are_bit_identical_inline_or_in_the_background(size: usize) {
     for (number, config) in configurations(size).into_iter().enumerate() {
         let first = traces(size, &config);
-        assert!(first.iter().all(|trace| trace.contents == first[0].contents && trace.draws == first[0].draws), "ranks differ");
+        assert!(
+            first
+                .iter()
+                .all(|trace| trace.contents == first[0].contents && trace.draws == first[0].draws),
+            "ranks differ"
+        );
         // The first run mixes both stores; the repetitions have one each.
         let host = config.clone().with_store(StorePreference::Host);
-        assert_eq!(first, traces(size, &host), "{size} ranks, configuration {number}: a repetition differs");
+        assert_eq!(
+            first,
+            traces(size, &host),
+            "{size} ranks, configuration {number}: a repetition differs"
+        );
         let inline = config.with_execution(Execution::Inline).with_store(StorePreference::Device);
-        assert_eq!(first, traces(size, &inline), "{size} ranks, configuration {number}: inline differs from background");
+        assert_eq!(
+            first,
+            traces(size, &inline),
+            "{size} ranks, configuration {number}: inline differs from background"
+        );
     }
 }
 
@@ -92,10 +122,17 @@ fn another_seed_or_other_data_give_another_run() {
     let base = config(30, 3, 5);
     let first = traces(2, &base.clone().with_seed(1));
     let other = traces(2, &base.clone().with_seed(2));
-    assert!(first[0].contents != other[0].contents && first[0].draws != other[0].draws && first[0].batches != other[0].batches);
+    assert!(
+        first[0].contents != other[0].contents
+            && first[0].draws != other[0].draws
+            && first[0].batches != other[0].batches
+    );
     let data = world(2, |threads| trace(&buffer(&base.clone().with_seed(1), threads), 78));
     assert_ne!(first[0].contents, data[0].contents);
-    assert_eq!(first[0].draws, data[0].draws, "with the same fills, draws do not depend on the data");
+    assert_eq!(
+        first[0].draws, data[0].draws,
+        "with the same fills, draws do not depend on the data"
+    );
 }
 
 #[derive(RehearsalBatch, Clone, Debug)]
@@ -112,9 +149,19 @@ struct Ints {
 
 fn ints(step: i64, dtype: DType) -> Ints {
     let device = device();
-    let of = |values: Vec<i64>| Tensor::<1, Int>::from_data(TensorData::new(values, [4]).convert_dtype(dtype), (&device, dtype));
+    let of = |values: Vec<i64>| {
+        Tensor::<1, Int>::from_data(
+            TensorData::new(values, [4]).convert_dtype(dtype),
+            (&device, dtype),
+        )
+    };
     let all: Vec<i64> = (0..16).map(|i| (step * 7 + i * 5) % 120).collect();
-    let block = || Tensor::<1, Int>::from_data(TensorData::new(all.clone(), [16]).convert_dtype(dtype), (&device, dtype));
+    let block = || {
+        Tensor::<1, Int>::from_data(
+            TensorData::new(all.clone(), [16]).convert_dtype(dtype),
+            (&device, dtype),
+        )
+    };
     Ints {
         image: block().reshape([4, 2, 2]),
         class: of((0..4).map(|i| (i + step) % 3).collect()),
@@ -132,13 +179,26 @@ fn digests_do_not_depend_on_the_integer_type_of_the_mini_batches_which_comes_bac
             .map(|dtype| {
                 world(2, |threads| {
                     let config = config(20, 3, 6).with_on_repeat(on_repeat);
-                    let buffer: RehearsalBuffer<Ints> = RehearsalBuffer::new(&config, threads).unwrap();
+                    let buffer: RehearsalBuffer<Ints> =
+                        RehearsalBuffer::new(&config, threads).unwrap();
                     for step in 0..20 {
-                        let out = buffer.rehearse(ints(step + 50 * buffer.rank() as i64, dtype)).unwrap();
-                        assert_eq!([out.image.dtype(), out.class.dtype(), out.id.dtype(), out.value.dtype()], [dtype; 4]);
+                        let out =
+                            buffer.rehearse(ints(step + 50 * buffer.rank() as i64, dtype)).unwrap();
+                        assert_eq!(
+                            [
+                                out.image.dtype(),
+                                out.class.dtype(),
+                                out.id.dtype(),
+                                out.value.dtype()
+                            ],
+                            [dtype; 4]
+                        );
                         let images: Vec<i64> = out.image.into_data().iter::<i64>().collect();
                         let values: Vec<i64> = out.value.into_data().iter::<i64>().collect();
-                        assert_eq!(images, values, "{dtype:?}: both fields hold the same numbers, one is stored as bytes");
+                        assert_eq!(
+                            images, values,
+                            "{dtype:?}: both fields hold the same numbers, one is stored as bytes"
+                        );
                     }
                     let report = buffer.report().unwrap();
                     (report.contents_digest, report.draws_digest, report.per_class, report.distinct)
@@ -159,11 +219,20 @@ fn negative_integers_and_signed_zeros_are_stored_by_their_bits() {
     let run = |dtype: DType, zero: f32| {
         let buffer: RehearsalBuffer<Signed> = config(9, 3, 3).init().unwrap();
         for step in 0..4 {
-            let value = TensorData::new(vec![-1i64, -128, 127, -step, 0, 5], [3, 2]).convert_dtype(dtype);
+            let value =
+                TensorData::new(vec![-1i64, -128, 127, -step, 0, 5], [3, 2]).convert_dtype(dtype);
             let value = Tensor::from_data(value, (&device(), dtype));
-            let out = buffer.rehearse(Signed { value, float: Tensor::from_floats([zero, 1.0, f32::MAX], &device()) }).unwrap();
+            let out = buffer
+                .rehearse(Signed {
+                    value,
+                    float: Tensor::from_floats([zero, 1.0, f32::MAX], &device()),
+                })
+                .unwrap();
             let rows: Vec<i64> = out.value.into_data().iter::<i64>().collect();
-            assert!(rows.chunks(2).all(|row| row == [-1, -128] || row[0] == 127 || row == [0, 5]), "{rows:?}");
+            assert!(
+                rows.chunks(2).all(|row| row == [-1, -128] || row[0] == 127 || row == [0, 5]),
+                "{rows:?}"
+            );
             assert_eq!(out.float.dims(), [rows.len() / 2]);
         }
         buffer.report().unwrap().contents_digest
@@ -176,17 +245,28 @@ fn negative_integers_and_signed_zeros_are_stored_by_their_bits() {
 
 /// The number of rows of each rank at a step; some have none, and sometimes nobody has.
 fn uneven(size: usize, step: usize) -> Vec<usize> {
-    (0..size).map(|rank| if step % 7 == 5 { 0 } else { [4, 0, 6, 1, 3][(step + 2 * rank) % 5] }).collect()
+    (0..size)
+        .map(|rank| if step % 7 == 5 { 0 } else { [4, 0, 6, 1, 3][(step + 2 * rank) % 5] })
+        .collect()
 }
 
 pub(crate) fn draws_lag_behind_the_contents(size: usize) {
     for lag in [0, 1, 3] {
         for execution in [Execution::Background, Execution::Inline] {
-            let config = config(7 * size + 1, 3, 4).with_policy(PolicyKind::Fifo).with_lag(lag).with_seed(5).with_execution(execution);
+            let config = config(7 * size + 1, 3, 4)
+                .with_policy(PolicyKind::Fifo)
+                .with_lag(lag)
+                .with_seed(5)
+                .with_execution(execution);
             let mut model = Model::new(size, 7 * size + 1, 3, 4, 5, lag as u64);
             let data = |rank: usize, step: usize| fresh(3, rank, step, uneven(size, step)[rank], 4);
-            let expected: Vec<_> = (0..40).map(|step| model.step(&(0..size).map(|rank| data(rank, step)).collect::<Vec<_>>())).collect();
-            assert!(expected[..lag].iter().flatten().all(Vec::is_empty), "the first {lag} steps have no representatives");
+            let expected: Vec<_> = (0..40)
+                .map(|step| model.step(&(0..size).map(|rank| data(rank, step)).collect::<Vec<_>>()))
+                .collect();
+            assert!(
+                expected[..lag].iter().flatten().all(Vec::is_empty),
+                "the first {lag} steps have no representatives"
+            );
             let shards = world(size, |threads| {
                 let buffer = buffer(&config, threads);
                 let rank = buffer.rank();
@@ -196,10 +276,19 @@ pub(crate) fn draws_lag_behind_the_contents(size: usize) {
                         buffer.skip_step().unwrap();
                     } else {
                         let drawn = assert_augmented(&ids, &buffer.rehearse(batch(&ids)).unwrap());
-                        assert_eq!(drawn, expected[rank], "lag {lag}, step {step}, rank {rank} of {size}");
+                        assert_eq!(
+                            drawn, expected[rank],
+                            "lag {lag}, step {step}, rank {rank} of {size}"
+                        );
                     }
                 }
-                buffer.snapshot().unwrap().samples().iter().map(|sample| sample.id.unwrap()).collect::<Vec<_>>()
+                buffer
+                    .snapshot()
+                    .unwrap()
+                    .samples()
+                    .iter()
+                    .map(|sample| sample.id.unwrap())
+                    .collect::<Vec<_>>()
             });
             assert_eq!(shards, model.shards, "lag {lag}, {size} ranks");
         }
@@ -222,7 +311,8 @@ fn with_r_as_large_as_the_buffer_the_representatives_are_exactly_what_was_stored
                 let mut drawn = assert_augmented(&ids, &buffer.rehearse(batch(&ids)).unwrap());
                 drawn.sort_unstable();
                 let stored = if step < lag { 0..0 } else { 0..step - lag + 1 };
-                let mut expected: Vec<i64> = stored.flat_map(|step| [of(0, step), of(1, step)].concat()).collect();
+                let mut expected: Vec<i64> =
+                    stored.flat_map(|step| [of(0, step), of(1, step)].concat()).collect();
                 expected.sort_unstable();
                 assert_eq!(drawn, expected, "lag {lag}, step {step}");
             }

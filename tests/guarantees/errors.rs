@@ -1,8 +1,12 @@
-//! Guarantee 4.9: a typed error that names the thing and the value, on every rank that is alive, and no hang.
+//! Guarantee 4.9: a typed error that names the thing and the value, on every rank that is alive,
+//! and no hang.
 
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use burn_rehearsal::error::{BatchError, ConfigError, RehearsalError};
-use burn_rehearsal::{Capacity, Execution, MAX_CLASSES, MAX_LAG, OnRepeat, RehearsalBatch, RehearsalBuffer, RehearsalConfig, SamplingKind};
+use burn_rehearsal::{
+    Capacity, Execution, MAX_CLASSES, MAX_LAG, OnRepeat, RehearsalBatch, RehearsalBuffer,
+    RehearsalConfig, SamplingKind,
+};
 use burn_rehearsal_collective::{CollectiveError, ReduceOp, Solo, WaitingRank, run_threads};
 use burn_rehearsal_testing::{CLASS, Mixed, batch, buffer, config, device, fresh, watchdog, world};
 
@@ -21,7 +25,13 @@ fn images(values: [i64; 16]) -> Tensor<4, Int> {
 }
 
 fn with_class(batch: Mixed, class: i64) -> Mixed {
-    Mixed { class: Tensor::from_data(TensorData::new(vec![0, class, 1, 2], [4]), (&device(), DType::I64)), ..batch }
+    Mixed {
+        class: Tensor::from_data(
+            TensorData::new(vec![0, class, 1, 2], [4]),
+            (&device(), DType::I64),
+        ),
+        ..batch
+    }
 }
 
 struct Case {
@@ -36,7 +46,12 @@ struct Case {
 const CASES: [Case; 11] = [
     Case {
         spoil: |batch| Mixed { feature: Tensor::zeros([5, 2], &device()), ..batch },
-        is: |error| matches!(error, BatchError::Rows { field: "feature", found: 5, first: "image", expected: 4 }),
+        is: |error| {
+            matches!(
+                error,
+                BatchError::Rows { field: "feature", found: 5, first: "image", expected: 4 }
+            )
+        },
         says: &["`feature`", "5 rows", "`image`", "4"],
         by_engine: false,
     },
@@ -71,39 +86,59 @@ const CASES: [Case; 11] = [
         by_engine: false,
     },
     Case {
-        spoil: |batch| Mixed { feature: Tensor::from_data(TensorData::new(Vec::<f32>::new(), [0, 2]), (&device(), DType::F32)), ..batch },
+        spoil: |batch| Mixed {
+            feature: Tensor::from_data(
+                TensorData::new(Vec::<f32>::new(), [0, 2]),
+                (&device(), DType::F32),
+            ),
+            ..batch
+        },
         is: |error| matches!(error, BatchError::EmptyField { field: "feature", shape } if shape[..] == [0, 2]),
         says: &["`feature`", "[0, 2]"],
         by_engine: false,
     },
     Case {
         spoil: |batch| with_class(batch, -1),
-        is: |error| matches!(error, BatchError::ClassRange { field: "class", class: -1, classes: 6 }),
+        is: |error| {
+            matches!(error, BatchError::ClassRange { field: "class", class: -1, classes: 6 })
+        },
         says: &["`class`", "-1", "0..6"],
         by_engine: true,
     },
     Case {
         spoil: |batch| with_class(batch, 6),
-        is: |error| matches!(error, BatchError::ClassRange { field: "class", class: 6, classes: 6 }),
+        is: |error| {
+            matches!(error, BatchError::ClassRange { field: "class", class: 6, classes: 6 })
+        },
         says: &["`class`", "6", "0..6"],
         by_engine: true,
     },
     Case {
-        spoil: |batch| Mixed { image: images([0, 1, 2, 3, 4, 5, -1, 7, 8, 9, 10, 11, 12, 13, 14, 15]), ..batch },
+        spoil: |batch| Mixed {
+            image: images([0, 1, 2, 3, 4, 5, -1, 7, 8, 9, 10, 11, 12, 13, 14, 15]),
+            ..batch
+        },
         is: |error| matches!(error, BatchError::ByteRange { field: "image", value: -1 }),
         says: &["`image`", "-1", "0..=255"],
         by_engine: true,
     },
     Case {
-        spoil: |batch| Mixed { image: images([255, 1, 2, 3, 4, 5, 0, 7, 8, 9, 10, 11, 12, 13, 14, 256]), ..batch },
+        spoil: |batch| Mixed {
+            image: images([255, 1, 2, 3, 4, 5, 0, 7, 8, 9, 10, 11, 12, 13, 14, 256]),
+            ..batch
+        },
         is: |error| matches!(error, BatchError::ByteRange { field: "image", value: 256 }),
         says: &["`image`", "256", "0..=255"],
         by_engine: true,
     },
 ];
 
-/// Runs until the first error, which every rank must find; returns the step and the error. The buffer must then be poisoned.
-fn until_error(buffer: &RehearsalBuffer<Mixed>, mut make: impl FnMut(usize) -> Mixed) -> (usize, RehearsalError) {
+/// Runs until the first error, which every rank must find; returns the step and the error. The
+/// buffer must then be poisoned.
+fn until_error(
+    buffer: &RehearsalBuffer<Mixed>,
+    mut make: impl FnMut(usize) -> Mixed,
+) -> (usize, RehearsalError) {
     for step in 0..AT + 12 {
         if let Err(error) = buffer.rehearse(make(step)) {
             assert_eq!(buffer.check(), Err(error.clone()));
@@ -127,10 +162,14 @@ fn until_error(buffer: &RehearsalBuffer<Mixed>, mut make: impl FnMut(usize) -> M
 #[test]
 fn a_bad_mini_batch_is_an_error_that_names_field_and_value_there_and_peer_failed_everywhere_else() {
     for (number, case) in CASES.iter().enumerate() {
-        for (size, lag, execution) in
-            [(3, 1, Execution::Background), (3, 0, Execution::Background), (2, 1, Execution::Inline), (4, 3, Execution::Background)]
-        {
-            let config = config(50, 4, 3).with_classes(Some(6)).with_lag(lag).with_execution(execution);
+        for (size, lag, execution) in [
+            (3, 1, Execution::Background),
+            (3, 0, Execution::Background),
+            (2, 1, Execution::Inline),
+            (4, 3, Execution::Background),
+        ] {
+            let config =
+                config(50, 4, 3).with_classes(Some(6)).with_lag(lag).with_execution(execution);
             let outcomes = world(size, |threads| {
                 let buffer = buffer(&config, threads);
                 let rank = buffer.rank();
@@ -139,17 +178,25 @@ fn a_bad_mini_batch_is_an_error_that_names_field_and_value_there_and_peer_failed
                     if rank == CULPRIT && step == AT { (case.spoil)(batch) } else { batch }
                 })
             });
-            let context = format!("case {number} on {size} ranks, lag {lag}, {execution:?}: {outcomes:?}");
+            let context =
+                format!("case {number} on {size} ranks, lag {lag}, {execution:?}: {outcomes:?}");
             for (rank, (step, error)) in outcomes.iter().enumerate() {
                 match error {
                     RehearsalError::Batch(error) if rank == CULPRIT => {
                         assert!((case.is)(error), "{context}");
                         let message = error.to_string();
-                        assert!(case.says.iter().all(|word| message.contains(word)), "`{message}` does not say {:?}", case.says);
-                        // What the shapes tell is found at once; what the values tell, when the engine has read them.
+                        assert!(
+                            case.says.iter().all(|word| message.contains(word)),
+                            "`{message}` does not say {:?}",
+                            case.says
+                        );
+                        // What the shapes tell is found at once; what the values tell, when the
+                        // engine has read them.
                         assert_eq!(*step, if case.by_engine { AT + lag } else { AT }, "{context}");
                     }
-                    RehearsalError::PeerFailed { rank: CULPRIT, step: failed, reason: "batch" } if rank != CULPRIT => {
+                    RehearsalError::PeerFailed { rank: CULPRIT, step: failed, reason: "batch" }
+                        if rank != CULPRIT =>
+                    {
                         assert_eq!(*failed, AT as u64, "{context}");
                         assert_eq!(*step, AT + lag, "{context}");
                     }
@@ -163,10 +210,13 @@ fn a_bad_mini_batch_is_an_error_that_names_field_and_value_there_and_peer_failed
 #[test]
 fn a_bad_first_mini_batch_is_an_error_too() {
     for (number, case) in CASES.iter().enumerate() {
-        let buffer: RehearsalBuffer<Mixed> = config(50, 4, 3).with_classes(Some(6)).with_lag(0).init().unwrap();
+        let buffer: RehearsalBuffer<Mixed> =
+            config(50, 4, 3).with_classes(Some(6)).with_lag(0).init().unwrap();
         let result = buffer.rehearse((case.spoil)(wide(&fresh(0, 0, 0, 4, 6))));
         match result {
-            Err(RehearsalError::Batch(error)) => assert!((case.is)(&error), "case {number}: {error}"),
+            Err(RehearsalError::Batch(error)) => {
+                assert!((case.is)(&error), "case {number}: {error}")
+            }
             // A first mini-batch has nothing to differ from: these are good ones.
             Ok(_) => assert!((2..=5).contains(&number), "case {number}"),
             Err(error) => panic!("case {number}: {error}"),
@@ -179,7 +229,14 @@ fn without_configured_classes_a_negative_or_absurd_class_is_an_error() {
     for class in [-1, MAX_CLASSES as i64, i64::MAX] {
         let buffer: RehearsalBuffer<Mixed> = config(50, 4, 3).with_lag(0).init().unwrap();
         let error = buffer.rehearse(with_class(batch(&[1, 2, 3, 4]), class)).unwrap_err();
-        assert_eq!(error, RehearsalError::Batch(BatchError::ClassRange { field: "class", class, classes: MAX_CLASSES }));
+        assert_eq!(
+            error,
+            RehearsalError::Batch(BatchError::ClassRange {
+                field: "class",
+                class,
+                classes: MAX_CLASSES
+            })
+        );
     }
 }
 
@@ -189,11 +246,17 @@ fn configurations_that_make_no_sense_are_refused_before_the_first_mini_batch() {
     let refused = |config: RehearsalConfig, size: usize, says: &[&str]| {
         let error = config.validate(size).unwrap_err();
         let message = error.to_string();
-        assert!(says.iter().all(|word| message.contains(word)), "`{message}` does not say {says:?}");
+        assert!(
+            says.iter().all(|word| message.contains(word)),
+            "`{message}` does not say {says:?}"
+        );
         if size == 1 {
             // A NaN is not equal to itself.
             let found = config.init::<Mixed>().unwrap_err();
-            assert!(matches!(found, RehearsalError::Config(_)) && found.to_string() == message, "{found}");
+            assert!(
+                matches!(found, RehearsalError::Config(_)) && found.to_string() == message,
+                "{found}"
+            );
         }
     };
     refused(good().with_representatives(11), 1, &["11 representatives", "10 samples"]);
@@ -207,13 +270,24 @@ fn configurations_that_make_no_sense_are_refused_before_the_first_mini_batch() {
     refused(with(Capacity::Bytes(0)), 1, &["0 bytes"]);
     refused(with(Capacity::Fraction(0.5)), 1, &["0.5", "size of the data set"]);
     for fraction in [-0.1, 1.1, f64::NAN, f64::INFINITY] {
-        refused(with(Capacity::Fraction(fraction)).with_dataset_len(Some(100)), 1, &[&fraction.to_string()]);
+        refused(
+            with(Capacity::Fraction(fraction)).with_dataset_len(Some(100)),
+            1,
+            &[&fraction.to_string()],
+        );
     }
     refused(with(Capacity::Fraction(0.001)).with_dataset_len(Some(100)), 1, &["0.001"]);
-    refused(with(Capacity::Fraction(0.02)).with_dataset_len(Some(100)), 1, &["3 representatives", "2 samples"]);
+    refused(
+        with(Capacity::Fraction(0.02)).with_dataset_len(Some(100)),
+        1,
+        &["3 representatives", "2 samples"],
+    );
     assert_eq!(good().validate(10), Ok(()));
     assert_eq!(good().validate_batch_size(4), Ok(()));
-    assert_eq!(good().validate_batch_size(3), Err(ConfigError::CandidatesBeyondBatch { candidates: 4, batch_size: 3 }));
+    assert_eq!(
+        good().validate_batch_size(3),
+        Err(ConfigError::CandidatesBeyondBatch { candidates: 4, batch_size: 3 })
+    );
 }
 
 #[derive(RehearsalBatch, Clone, Debug)]
@@ -231,11 +305,17 @@ fn skip_if_stored_without_an_id_is_refused_before_the_first_mini_batch() {
 #[test]
 fn a_capacity_in_bytes_that_is_too_small_is_an_error_at_the_first_mini_batch() {
     // A row has 4 + 8 + 8 + 8 bytes.
-    for (bytes, says) in [(27, "27 bytes"), (60, "3 representatives per step do not fit in a buffer of 2 samples")] {
-        let config = RehearsalConfig { capacity: Capacity::Bytes(bytes), ..config(10, 4, 3).with_lag(0) };
+    for (bytes, says) in
+        [(27, "27 bytes"), (60, "3 representatives per step do not fit in a buffer of 2 samples")]
+    {
+        let config =
+            RehearsalConfig { capacity: Capacity::Bytes(bytes), ..config(10, 4, 3).with_lag(0) };
         let buffer: RehearsalBuffer<Mixed> = config.init().unwrap();
         let error = buffer.rehearse(batch(&[1, 2])).unwrap_err();
-        assert!(matches!(error, RehearsalError::Config(_)) && error.to_string().contains(says), "{error}");
+        assert!(
+            matches!(error, RehearsalError::Config(_)) && error.to_string().contains(says),
+            "{error}"
+        );
     }
     let config = RehearsalConfig { capacity: Capacity::Bytes(60), ..config(10, 4, 1).with_lag(0) };
     for error in world(3, |threads| buffer(&config, threads).rehearse(batch(&[1])).unwrap_err()) {
@@ -248,7 +328,10 @@ fn ranks_with_different_configurations_disagree_on_every_rank() {
     let base = config(30, 4, 3);
     let others = [
         (base.clone().with_seed(1), "seed is "),
-        (base.clone().with_representatives(4), "representatives is 3 on ranks 0, 2 and 4 on rank 1"),
+        (
+            base.clone().with_representatives(4),
+            "representatives is 3 on ranks 0, 2 and 4 on rank 1",
+        ),
         (base.clone().with_candidates(3), "candidates is "),
         (base.clone().with_sampling(SamplingKind::ClassBalanced), "sampling is uniform on "),
         (base.clone().with_lag(2), "lag is "),
@@ -271,13 +354,16 @@ fn ranks_with_different_configurations_disagree_on_every_rank() {
 
 #[test]
 fn ranks_with_different_batch_types_or_shapes_disagree_on_every_rank() {
-    let is_disagreement =
-        |error: &RehearsalError| matches!(error, RehearsalError::Disagreement { detail, .. } if detail.contains("shapes"));
+    let is_disagreement = |error: &RehearsalError| matches!(error, RehearsalError::Disagreement { detail, .. } if detail.contains("shapes"));
     let types = world(3, |threads| {
         let config = config(30, 2, 3);
         if threads.rank() == CULPRIT {
             let buffer: RehearsalBuffer<Plain> = RehearsalBuffer::new(&config, threads).unwrap();
-            (0..9).find_map(|_| buffer.rehearse(Plain { value: Tensor::zeros([2, 2], &device()) }).err()).unwrap()
+            (0..9)
+                .find_map(|_| {
+                    buffer.rehearse(Plain { value: Tensor::zeros([2, 2], &device()) }).err()
+                })
+                .unwrap()
         } else {
             until_error(&buffer(&config, threads), |_| batch(&[1, 2])).1
         }
@@ -286,7 +372,11 @@ fn ranks_with_different_batch_types_or_shapes_disagree_on_every_rank() {
     let shapes = world(3, |threads| {
         let buffer = buffer(&config(30, 2, 3), threads);
         let features = if buffer.rank() == CULPRIT { 3 } else { 2 };
-        until_error(&buffer, |_| Mixed { feature: Tensor::zeros([2, features], &device()), ..batch(&[1, 2]) }).1
+        until_error(&buffer, |_| Mixed {
+            feature: Tensor::zeros([2, features], &device()),
+            ..batch(&[1, 2])
+        })
+        .1
     });
     assert!(shapes.iter().all(is_disagreement), "{shapes:?}");
     // A rank whose first rows come late is found out then.
@@ -304,7 +394,8 @@ fn ranks_with_different_batch_types_or_shapes_disagree_on_every_rank() {
 /// An error that says which rank left, whoever says it.
 fn names_the_culprit(error: &RehearsalError) -> bool {
     match error {
-        RehearsalError::PeerFailed { rank, .. } | RehearsalError::Collective(CollectiveError::PeerFailed { rank, .. }) => *rank == CULPRIT,
+        RehearsalError::PeerFailed { rank, .. }
+        | RehearsalError::Collective(CollectiveError::PeerFailed { rank, .. }) => *rank == CULPRIT,
         _ => false,
     }
 }
@@ -312,14 +403,21 @@ fn names_the_culprit(error: &RehearsalError) -> bool {
 #[test]
 fn a_rank_that_panics_or_leaves_ends_the_run_of_all_others_with_its_name() {
     let _watchdog = watchdog();
-    for (lag, execution) in [(0, Execution::Background), (1, Execution::Background), (3, Execution::Background), (1, Execution::Inline)] {
+    for (lag, execution) in [
+        (0, Execution::Background),
+        (1, Execution::Background),
+        (3, Execution::Background),
+        (1, Execution::Inline),
+    ] {
         for panics in [true, false] {
             let config = config(30, 4, 3).with_lag(lag).with_execution(execution);
             let outcomes = run_threads(4, |threads| {
                 let buffer = buffer(&config, Box::new(threads));
                 let rank = buffer.rank();
                 if rank != CULPRIT {
-                    return Ok(Some(until_error(&buffer, |step| batch(&fresh(0, rank, step, 4, 3)))));
+                    return Ok(Some(until_error(&buffer, |step| {
+                        batch(&fresh(0, rank, step, 4, 3))
+                    })));
                 }
                 for step in 0..AT {
                     buffer.rehearse(batch(&fresh(0, rank, step, 4, 3)))?;
@@ -327,10 +425,15 @@ fn a_rank_that_panics_or_leaves_ends_the_run_of_all_others_with_its_name() {
                 assert!(!panics, "this rank is meant to fail");
                 Ok::<_, RehearsalError>(None)
             });
-            for (rank, outcome) in outcomes.into_iter().enumerate().filter(|(rank, _)| *rank != CULPRIT) {
+            for (rank, outcome) in
+                outcomes.into_iter().enumerate().filter(|(rank, _)| *rank != CULPRIT)
+            {
                 // What it has submitted counts: nobody fails before the step at which it left.
                 match outcome {
-                    Ok(Some((step, error))) => assert!(step == AT + lag && names_the_culprit(&error), "lag {lag}, step {step}: {error}"),
+                    Ok(Some((step, error))) => assert!(
+                        step == AT + lag && names_the_culprit(&error),
+                        "lag {lag}, step {step}: {error}"
+                    ),
                     other => panic!("rank {rank}: {other:?}"),
                 }
             }
@@ -356,14 +459,21 @@ fn a_rank_whose_data_fails_tells_the_others_why() {
         });
         assert_eq!(errors[CULPRIT].1, RehearsalError::Data("no such file".into()));
         for rank in [0, 2] {
-            assert_eq!(errors[rank], (AT + lag, RehearsalError::PeerFailed { rank: CULPRIT, step: AT as u64, reason: "data" }));
+            assert_eq!(
+                errors[rank],
+                (
+                    AT + lag,
+                    RehearsalError::PeerFailed { rank: CULPRIT, step: AT as u64, reason: "data" }
+                )
+            );
         }
     }
 }
 
 #[test]
 fn what_a_rank_submitted_before_it_left_still_counts_for_the_others() {
-    // Rank 0 drops its buffer right after its last step, when rounds of it are still under way; the others look at their buffers later.
+    // Rank 0 drops its buffer right after its last step, when rounds of it are still under way; the
+    // others look at their buffers later.
     for lag in [0, 1, 3] {
         for _ in 0..20 {
             let lengths = world(3, |threads| {
@@ -381,8 +491,10 @@ fn what_a_rank_submitted_before_it_left_still_counts_for_the_others() {
 
 #[test]
 fn a_class_that_is_not_offered_is_not_looked_at() {
-    // Only candidates are read: reading whole mini-batches back from a device at every step is what the engine is there to avoid.
-    let buffer: RehearsalBuffer<Mixed> = config(10, 1, 1).with_classes(Some(2)).with_lag(0).init().unwrap();
+    // Only candidates are read: reading whole mini-batches back from a device at every step is what
+    // the engine is there to avoid.
+    let buffer: RehearsalBuffer<Mixed> =
+        config(10, 1, 1).with_classes(Some(2)).with_lag(0).init().unwrap();
     let mut refused = false;
     for step in 0..30 {
         let ids = [step, step + 100, 7 * CLASS + step];
@@ -408,7 +520,9 @@ fn waiting<'a>(waiting: &'a [WaitingRank], handle: &str) -> Vec<&'a WaitingRank>
 
 /// The deadlock that an error is.
 fn deadlock(error: RehearsalError) -> Vec<WaitingRank> {
-    let RehearsalError::Collective(CollectiveError::Deadlock { waiting, .. }) = error else { panic!("{error}") };
+    let RehearsalError::Collective(CollectiveError::Deadlock { waiting, .. }) = error else {
+        panic!("{error}")
+    };
     waiting
 }
 
@@ -442,7 +556,10 @@ fn a_rank_that_leaves_out_rounds_but_reduces_gradients_ends_all_with_who_waits_f
         }
         let (rounds, sums) = (waiting(&found, "rehearsal"), waiting(&found, "gradients"));
         assert!(!rounds.is_empty() && !sums.is_empty(), "{found:?}");
-        assert!(rounds.iter().all(|wait| wait.rank != CULPRIT && wait.missing.contains(&CULPRIT)), "{found:?}");
+        assert!(
+            rounds.iter().all(|wait| wait.rank != CULPRIT && wait.missing.contains(&CULPRIT)),
+            "{found:?}"
+        );
         assert!(sums.iter().any(|wait| wait.rank == CULPRIT), "{found:?}");
     }
 }
@@ -459,7 +576,10 @@ fn a_rank_that_waits_for_a_checkpoint_that_another_does_not_begin_is_no_hang() {
             if rank == CULPRIT {
                 return RehearsalError::from(gradients.barrier().unwrap_err());
             }
-            buffer.begin_checkpoint(directory.path()).and_then(|checkpoint| checkpoint.wait()).unwrap_err()
+            buffer
+                .begin_checkpoint(directory.path())
+                .and_then(|checkpoint| checkpoint.wait())
+                .unwrap_err()
         });
         let found = deadlock(errors[0].clone());
         assert_eq!(deadlock(errors[1].clone()), found);

@@ -1,8 +1,13 @@
-//! Guarantee 4.3: exactly min(c, rows) candidates of each mini-batch, and what a repeated sample means.
+//! Guarantee 4.3: exactly min(c, rows) candidates of each mini-batch, and what a repeated sample
+//! means.
 
 use burn_rehearsal::random::{Purpose, Stream};
-use burn_rehearsal::{CandidateMode, Capacity, Execution, OnRepeat, PolicyKind, RehearsalBuffer, RehearsalConfig};
-use burn_rehearsal_testing::{CLASS, Mixed, assert_augmented, batch, buffer, config, fresh, uniform_p, world};
+use burn_rehearsal::{
+    CandidateMode, Capacity, Execution, OnRepeat, PolicyKind, RehearsalBuffer, RehearsalConfig,
+};
+use burn_rehearsal_testing::{
+    CLASS, Mixed, assert_augmented, batch, buffer, config, fresh, uniform_p, world,
+};
 use std::collections::BTreeMap;
 
 #[test]
@@ -20,7 +25,13 @@ fn exactly_min_c_rows_of_each_mini_batch_are_stored_and_no_row_twice() {
                 expected += rows.min(4);
                 assert_eq!(buffer.inspect().unwrap().len, expected, "step {step}");
             }
-            let mut stored: Vec<i64> = buffer.snapshot().unwrap().samples().iter().filter_map(|sample| sample.id).collect();
+            let mut stored: Vec<i64> = buffer
+                .snapshot()
+                .unwrap()
+                .samples()
+                .iter()
+                .filter_map(|sample| sample.id)
+                .collect();
             assert!(stored.iter().all(|id| offered.contains(id)));
             stored.sort_unstable();
             stored.dedup();
@@ -32,13 +43,19 @@ fn exactly_min_c_rows_of_each_mini_batch_are_stored_and_no_row_twice() {
 #[test]
 fn every_row_of_a_mini_batch_is_equally_likely_to_be_a_candidate() {
     for mode in [CandidateMode::Exact, CandidateMode::Bernoulli] {
-        let config = config(10_000, 3, 1).with_candidate_mode(mode).with_seed(4).with_execution(Execution::Inline);
+        let config = config(10_000, 3, 1)
+            .with_candidate_mode(mode)
+            .with_seed(4)
+            .with_execution(Execution::Inline);
         let buffer: RehearsalBuffer<Mixed> = config.init().unwrap();
         let steps = 2000;
         for step in 0..steps {
-            buffer.rehearse(batch(&(0..10).map(|row| row * CLASS + step).collect::<Vec<_>>())).unwrap();
+            buffer
+                .rehearse(batch(&(0..10).map(|row| row * CLASS + step).collect::<Vec<_>>()))
+                .unwrap();
         }
-        let counts: Vec<u64> = buffer.inspect().unwrap().per_class.iter().map(|&n| n as u64).collect();
+        let counts: Vec<u64> =
+            buffer.inspect().unwrap().per_class.iter().map(|&n| n as u64).collect();
         let total: u64 = counts.iter().sum();
         if mode == CandidateMode::Exact {
             assert_eq!(total, 3 * steps as u64);
@@ -77,7 +94,11 @@ fn over_several_epochs_keep_both_stores_a_sample_again_and_skip_if_stored_does_n
                 let rank = buffer.rank() as i64;
                 for _ in 0..5 {
                     for step in 0..6 {
-                        buffer.rehearse(batch(&(0..5).map(|row| rank * 100 + step * 5 + row).collect::<Vec<_>>())).unwrap();
+                        buffer
+                            .rehearse(batch(
+                                &(0..5).map(|row| rank * 100 + step * 5 + row).collect::<Vec<_>>(),
+                            ))
+                            .unwrap();
                     }
                 }
                 let inspection = buffer.inspect().unwrap();
@@ -90,7 +111,8 @@ fn over_several_epochs_keep_both_stores_a_sample_again_and_skip_if_stored_does_n
 }
 
 #[test]
-fn a_sample_twice_in_one_mini_batch_is_a_repetition_too_and_one_on_two_ranks_counts_once_in_the_union() {
+fn a_sample_twice_in_one_mini_batch_is_a_repetition_too_and_one_on_two_ranks_counts_once_in_the_union()
+ {
     let skip = config(100, 6, 2).with_on_repeat(OnRepeat::SkipIfStored);
     for report in world(2, |threads| {
         let buffer = buffer(&skip, threads);
@@ -104,12 +126,16 @@ fn a_sample_twice_in_one_mini_batch_is_a_repetition_too_and_one_on_two_ranks_cou
 
 #[test]
 fn a_sample_that_was_evicted_may_be_stored_again_under_skip_if_stored() {
-    let config = config(4, 4, 1).with_policy(PolicyKind::Fifo).with_on_repeat(OnRepeat::SkipIfStored);
+    let config =
+        config(4, 4, 1).with_policy(PolicyKind::Fifo).with_on_repeat(OnRepeat::SkipIfStored);
     let buffer: RehearsalBuffer<Mixed> = config.init().unwrap();
     // In the last mini-batch, 3 and 4 are pushed out by 1 and 2 before their turn comes.
-    for (ids, expected) in [([1, 2, 3, 4], [1, 2, 3, 4]), ([1, 2, 5, 6], [5, 6, 3, 4]), ([1, 2, 3, 4], [3, 4, 1, 2])] {
+    for (ids, expected) in
+        [([1, 2, 3, 4], [1, 2, 3, 4]), ([1, 2, 5, 6], [5, 6, 3, 4]), ([1, 2, 3, 4], [3, 4, 1, 2])]
+    {
         buffer.rehearse(batch(&ids)).unwrap();
-        let stored: Vec<i64> = buffer.snapshot().unwrap().samples().iter().filter_map(|sample| sample.id).collect();
+        let stored: Vec<i64> =
+            buffer.snapshot().unwrap().samples().iter().filter_map(|sample| sample.id).collect();
         assert_eq!(stored, expected, "after {ids:?}");
     }
 }
@@ -118,13 +144,24 @@ fn a_sample_that_was_evicted_may_be_stored_again_under_skip_if_stored() {
 fn reservoir_counts(rank: usize, size: usize, seeds: u64) -> Vec<u64> {
     let mut counts = vec![0; 40];
     for seed in 0..seeds {
-        let config = config(8 * size, 4, 1).with_policy(PolicyKind::Reservoir).with_seed(seed).with_execution(Execution::Inline);
+        let config = config(8 * size, 4, 1)
+            .with_policy(PolicyKind::Reservoir)
+            .with_seed(seed)
+            .with_execution(Execution::Inline);
         let stored = world(size, |threads| {
             let buffer = buffer(&config, threads);
             for step in 0..10 {
-                buffer.rehearse(batch(&(0..4).map(|row| step * 4 + row).collect::<Vec<_>>())).unwrap();
+                buffer
+                    .rehearse(batch(&(0..4).map(|row| step * 4 + row).collect::<Vec<_>>()))
+                    .unwrap();
             }
-            buffer.snapshot().unwrap().samples().iter().filter_map(|sample| sample.id).collect::<Vec<_>>()
+            buffer
+                .snapshot()
+                .unwrap()
+                .samples()
+                .iter()
+                .filter_map(|sample| sample.id)
+                .collect::<Vec<_>>()
         });
         assert_eq!(stored[rank].len(), 8);
         stored[rank].iter().for_each(|&id| counts[id as usize] += 1);
@@ -165,7 +202,13 @@ fn a_fifo_holds_exactly_the_newest_rows_of_each_shard() {
                 let ids = fresh(2, buffer.rank(), step, 1 + (step + buffer.rank()) % 4, 5);
                 buffer.rehearse(batch(&ids)).unwrap();
                 offered.extend(ids);
-                let mut stored: Vec<i64> = buffer.snapshot().unwrap().samples().iter().filter_map(|sample| sample.id).collect();
+                let mut stored: Vec<i64> = buffer
+                    .snapshot()
+                    .unwrap()
+                    .samples()
+                    .iter()
+                    .filter_map(|sample| sample.id)
+                    .collect();
                 let capacity = buffer.inspect().unwrap().capacity;
                 let mut newest = offered[offered.len().saturating_sub(capacity)..].to_vec();
                 stored.sort_unstable();
@@ -179,7 +222,10 @@ fn a_fifo_holds_exactly_the_newest_rows_of_each_shard() {
 #[test]
 fn ratios_follow_each_ranks_own_mini_batch_of_the_step_that_draws() {
     for (lag, size) in [(0, 1), (1, 1), (1, 3), (2, 2)] {
-        let config = RehearsalConfig::new(Capacity::Samples(500)).with_candidates(0.5).with_representatives(1.5).with_lag(lag);
+        let config = RehearsalConfig::new(Capacity::Samples(500))
+            .with_candidates(0.5)
+            .with_representatives(1.5)
+            .with_lag(lag);
         world(size, |threads| {
             let buffer = buffer(&config, threads);
             let rank = buffer.rank();
@@ -204,7 +250,8 @@ fn ratios_follow_each_ranks_own_mini_batch_of_the_step_that_draws() {
 
 #[test]
 fn by_default_all_rows_are_offered_and_as_many_are_drawn() {
-    let buffer: RehearsalBuffer<Mixed> = RehearsalConfig::new(Capacity::Samples(30)).init().unwrap();
+    let buffer: RehearsalBuffer<Mixed> =
+        RehearsalConfig::new(Capacity::Samples(30)).init().unwrap();
     for step in 0..10usize {
         let ids = fresh(5, 0, step, 6, 3);
         let drawn = assert_augmented(&ids, &buffer.rehearse(batch(&ids)).unwrap());

@@ -1,11 +1,17 @@
-//! Guarantees 4.4 and 4.9 on a network that disturbs the engines: delays and reordering change no bit, and whatever else happens ends on every rank with an error
-//! that says what and where. A failure names the seed that repeats it.
+//! Guarantees 4.4 and 4.9 on a network that disturbs the engines: delays and reordering change no
+//! bit, and whatever else happens ends on every rank with an error that says what and where. A
+//! failure names the seed that repeats it.
 
 use burn_rehearsal::error::RehearsalError;
 use burn_rehearsal::random::{Purpose, Stream};
-use burn_rehearsal::{Execution, OnRepeat, PolicyKind, RehearsalBuffer, RehearsalConfig, SamplingKind};
+use burn_rehearsal::{
+    Execution, OnRepeat, PolicyKind, RehearsalBuffer, RehearsalConfig, SamplingKind,
+};
 use burn_rehearsal_collective::{CollectiveError, RankFailure};
-use burn_rehearsal_testing::{Disturbance, Fault, FaultKind, Mixed, batch, buffer, config, fresh, read, run_simulated, watchdog, world};
+use burn_rehearsal_testing::{
+    Disturbance, Fault, FaultKind, Mixed, batch, buffer, config, fresh, read, run_simulated,
+    watchdog, world,
+};
 use std::time::Duration;
 
 /// Everything that a rank saw: the rows of all its mini-batches, and the digests of all reports.
@@ -18,7 +24,13 @@ fn live(buffer: &RehearsalBuffer<Mixed>, seed: u64, steps: usize) -> Result<Seen
         if step % 40 == 0 {
             buffer.begin_task(step / 40)?;
         }
-        let ids = fresh(seed, buffer.rank(), step, [5, 3, 0, 7, 1][(step * 3 + buffer.rank()) % 5], 2 + step as u64 / 40);
+        let ids = fresh(
+            seed,
+            buffer.rank(),
+            step,
+            [5, 3, 0, 7, 1][(step * 3 + buffer.rank()) % 5],
+            2 + step as u64 / 40,
+        );
         if ids.is_empty() {
             buffer.skip_step()?;
         } else {
@@ -42,7 +54,9 @@ fn of_every_kind(rng: &mut Stream, size: usize) -> RehearsalConfig {
         .with_sampling(sampling)
         .with_lag(one_of(4))
         .with_on_repeat([OnRepeat::KeepBoth, OnRepeat::SkipIfStored][one_of(2)])
-        .with_execution([Execution::Background, Execution::Background, Execution::Inline][one_of(3)])
+        .with_execution(
+            [Execution::Background, Execution::Background, Execution::Inline][one_of(3)],
+        )
 }
 
 #[test]
@@ -54,9 +68,15 @@ fn delays_and_reordering_change_no_bit_in_thousands_of_steps() {
         let expected = world(size, |threads| live(&buffer(&config, threads), seed, 300).unwrap());
         let _watchdog = watchdog();
         let disturbance = Disturbance { seed, delay: Duration::from_micros(60), fault: None };
-        let disturbed = run_simulated(size, &disturbance, |ranks| live(&buffer(&config, Box::new(ranks)), seed, 300));
+        let disturbed = run_simulated(size, &disturbance, |ranks| {
+            live(&buffer(&config, Box::new(ranks)), seed, 300)
+        });
         for (rank, (disturbed, expected)) in disturbed.into_iter().zip(expected).enumerate() {
-            assert_eq!(disturbed, Ok(expected), "seed {seed}: rank {rank} of {size} saw something else");
+            assert_eq!(
+                disturbed,
+                Ok(expected),
+                "seed {seed}: rank {rank} of {size} saw something else"
+            );
         }
     }
 }
@@ -65,14 +85,20 @@ fn delays_and_reordering_change_no_bit_in_thousands_of_steps() {
 fn named(error: &RehearsalError) -> Vec<usize> {
     let of_words = |reason: &str| {
         let words = reason.split("rank ").skip(1);
-        words.filter_map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()).collect()
+        words
+            .filter_map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok())
+            .collect()
     };
     match error {
-        RehearsalError::PeerFailed { rank, .. } | RehearsalError::Disagreement { rank, .. } => vec![*rank],
-        RehearsalError::Collective(CollectiveError::PeerFailed { rank, .. } | CollectiveError::Damaged { rank }) => vec![*rank],
-        RehearsalError::Collective(CollectiveError::Mismatch { reason, .. } | CollectiveError::Transport { reason, .. }) => {
-            of_words(reason)
+        RehearsalError::PeerFailed { rank, .. } | RehearsalError::Disagreement { rank, .. } => {
+            vec![*rank]
         }
+        RehearsalError::Collective(
+            CollectiveError::PeerFailed { rank, .. } | CollectiveError::Damaged { rank },
+        ) => vec![*rank],
+        RehearsalError::Collective(
+            CollectiveError::Mismatch { reason, .. } | CollectiveError::Transport { reason, .. },
+        ) => of_words(reason),
         _ => Vec::new(),
     }
 }
@@ -83,27 +109,39 @@ fn survive(seed: u64) {
     let size = 2 + rng.below(4) as usize;
     let config = of_every_kind(&mut rng, size);
     let kind = FaultKind::ALL[rng.below(FaultKind::ALL.len() as u64) as usize];
-    let fault = Fault { rank: rng.below(size as u64) as usize, handle: 0, operation: rng.below(90), kind };
+    let fault =
+        Fault { rank: rng.below(size as u64) as usize, handle: 0, operation: rng.below(90), kind };
     let context = format!("seed {seed}, {size} ranks, {fault:?}");
     let _watchdog = watchdog();
     let disturbance = Disturbance { seed, delay: Duration::from_micros(20), fault: Some(fault) };
-    let ends = run_simulated(size, &disturbance, |ranks| live(&buffer(&config, Box::new(ranks)), seed, 75));
+    let ends = run_simulated(size, &disturbance, |ranks| {
+        live(&buffer(&config, Box::new(ranks)), seed, 75)
+    });
     if matches!(kind, FaultKind::Corrupt | FaultKind::Stale) && ends.iter().all(Result::is_ok) {
         // It may have hit what only fills a message up.
         let expected = world(size, |threads| live(&buffer(&config, threads), seed, 75).unwrap());
-        return assert_eq!(ends.into_iter().map(Result::unwrap).collect::<Vec<_>>(), expected, "{context}: nobody noticed");
+        return assert_eq!(
+            ends.into_iter().map(Result::unwrap).collect::<Vec<_>>(),
+            expected,
+            "{context}: nobody noticed"
+        );
     }
     let mut culprit_is_named = false;
     for (rank, end) in ends.iter().enumerate() {
         let error = match end {
             Err(RankFailure::Error { error, .. }) => error,
             // With an engine that has no thread of its own.
-            Err(RankFailure::Panic { .. }) if (rank, FaultKind::Panic) == (fault.rank, kind) => continue,
+            Err(RankFailure::Panic { .. }) if (rank, FaultKind::Panic) == (fault.rank, kind) => {
+                continue;
+            }
             _ => panic!("{context}: rank {rank} has no error"),
         };
         if rank != fault.rank {
             let named = named(error);
-            assert!(named.iter().any(|named| *named != rank), "{context}: rank {rank} names no other: {error}");
+            assert!(
+                named.iter().any(|named| *named != rank),
+                "{context}: rank {rank} names no other: {error}"
+            );
             culprit_is_named |= named.contains(&fault.rank);
         }
     }
@@ -111,7 +149,8 @@ fn survive(seed: u64) {
 }
 
 #[test]
-fn a_rank_that_stalls_dies_panics_or_sends_wrong_messages_ends_every_rank_with_an_error_that_names_it() {
+fn a_rank_that_stalls_dies_panics_or_sends_wrong_messages_ends_every_rank_with_an_error_that_names_it()
+ {
     // `FAULT_SEED=17` repeats one that failed.
     match std::env::var("FAULT_SEED").ok().and_then(|seed| seed.parse().ok()) {
         Some(seed) => survive(seed),

@@ -1,12 +1,18 @@
-//! The hand-over between handles and engine. It consists of the standard library's bounded channels, one lock, and an engine that parks for a limited time: all waiting
-//! without a limit is the channels' own, and a wake-up that were lost would cost time and no progress. So no interleaving of our own is left to model: it is stressed instead,
-//! with handles on many threads, and with ends at any moment.
+//! The hand-over between handles and engine. It consists of the standard library's bounded
+//! channels, one lock, and an engine that parks for a limited time: all waiting without a limit is
+//! the channels' own, and a wake-up that were lost would cost time and no progress. So no
+//! interleaving of our own is left to model: it is stressed instead, with handles on many threads,
+//! and with ends at any moment.
 
 use burn_rehearsal::error::RehearsalError;
 use burn_rehearsal::random::{Purpose, Stream};
 use burn_rehearsal::{Execution, RehearsalBuffer};
-use burn_rehearsal_collective::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp, Solo, Threads};
-use burn_rehearsal_testing::{CLASS, Mixed, assert_augmented, batch, buffer, config, fresh, watchdog};
+use burn_rehearsal_collective::{
+    Collective, CollectiveError, Incoming, Outgoing, ReduceOp, Solo, Threads,
+};
+use burn_rehearsal_testing::{
+    CLASS, Mixed, assert_augmented, batch, buffer, config, fresh, watchdog,
+};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -52,7 +58,11 @@ impl Collective for Told {
         self.ranks.all_reduce(data, op)
     }
 
-    fn exchange(&mut self, outgoing: &[Outgoing<'_>], incoming: &mut [Incoming<'_>]) -> Result<(), CollectiveError> {
+    fn exchange(
+        &mut self,
+        outgoing: &[Outgoing<'_>],
+        incoming: &mut [Incoming<'_>],
+    ) -> Result<(), CollectiveError> {
         self.ranks.exchange(outgoing, incoming)
     }
 
@@ -64,7 +74,8 @@ impl Collective for Told {
 /// Waits until the engine is gone; the sender is dropped with it.
 fn assert_ends(told: &Receiver<()>, context: &str) {
     assert!(
-        told.recv_timeout(Duration::from_secs(60)).is_err_and(|error| error == std::sync::mpsc::RecvTimeoutError::Disconnected),
+        told.recv_timeout(Duration::from_secs(60))
+            .is_err_and(|error| error == std::sync::mpsc::RecvTimeoutError::Disconnected),
         "{context}"
     );
 }
@@ -95,7 +106,10 @@ fn handles_on_many_threads_take_turns_and_the_engine_ends_with_the_last_of_them(
         });
         let inspection = shared.inspect().unwrap();
         assert_eq!((inspection.steps, inspection.len), (200, 400));
-        assert!(told.try_recv().is_err_and(|error| error == std::sync::mpsc::TryRecvError::Empty), "the engine lives as long as a handle");
+        assert!(
+            told.try_recv().is_err_and(|error| error == std::sync::mpsc::TryRecvError::Empty),
+            "the engine lives as long as a handle"
+        );
         drop(shared);
         assert_ends(&told, "the engine outlives its handles");
     }
@@ -115,7 +129,10 @@ fn end(handle: RehearsalBuffer<Mixed>, how: End) {
     let error = match how {
         End::Drop => return,
         End::BadShape => {
-            let wrong = Mixed { feature: burn::tensor::Tensor::zeros([9, 2], &burn_rehearsal_testing::device()), ..wrong_class };
+            let wrong = Mixed {
+                feature: burn::tensor::Tensor::zeros([9, 2], &burn_rehearsal_testing::device()),
+                ..wrong_class
+            };
             handle.rehearse(wrong).unwrap_err()
         }
         // Found by the engine, sooner or later.
@@ -141,16 +158,21 @@ fn ranks_that_end_in_any_way_at_any_moment_leave_no_engine_behind() {
         let context = format!("seed {seed}: {size} ranks, lag {lag}, {execution:?}");
         std::thread::scope(|scope| {
             for (rank, (ranks, told)) in ranks.into_iter().enumerate() {
-                let how = [End::Drop, End::BadShape, End::BadClass, End::Data][rng.below(4) as usize];
+                let how =
+                    [End::Drop, End::BadShape, End::BadClass, End::Data][rng.below(4) as usize];
                 let steps = rng.below(12) as usize;
                 let (config, context) = (&config, &context);
                 scope.spawn(move || {
                     let handle = buffer(config, ranks);
                     // Others may have ended before.
-                    let lived = (0..steps).try_for_each(|step| handle.rehearse(batch(&fresh(seed, rank, step, 4, 5))).map(drop));
+                    let lived = (0..steps).try_for_each(|step| {
+                        handle.rehearse(batch(&fresh(seed, rank, step, 4, 5))).map(drop)
+                    });
                     match lived {
                         Ok(()) => end(handle, how),
-                        Err(error) => assert!(size > 1 && handle.check() == Err(error), "{context}"),
+                        Err(error) => {
+                            assert!(size > 1 && handle.check() == Err(error), "{context}")
+                        }
                     }
                     assert_ends(&told, context);
                 });

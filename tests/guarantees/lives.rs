@@ -1,4 +1,5 @@
-//! Whole buffers against a plain model, after every step of random lives: tasks that come and go, samples that come again, classes that appear late.
+//! Whole buffers against a plain model, after every step of random lives: tasks that come and go,
+//! samples that come again, classes that appear late.
 
 use burn_rehearsal::policy::{ClassBalanced, Policy, ShardInfo};
 use burn_rehearsal::{OnRepeat, PolicyKind};
@@ -12,7 +13,8 @@ const CLASSES: usize = 5;
 type Step = (usize, Vec<Vec<(i64, i64)>>);
 
 fn lives(ranks: usize) -> impl Strategy<Value = Vec<Step>> {
-    // Few samples, so that many come again; ids of different ranks differ, as those of parts of a data set do.
+    // Few samples, so that many come again; ids of different ranks differ, as those of parts of a
+    // data set do.
     let rows = || proptest::collection::vec((0..CLASSES as i64, 0..7i64), 1..6);
     let step = (0..3usize, proptest::collection::vec(rows(), ranks));
     proptest::collection::vec(step, 1..25)
@@ -37,16 +39,24 @@ struct Shard {
 }
 
 impl Shard {
-    /// Compares what a shard holds after `offered` in `task` with what it held before, and remembers it.
+    /// Compares what a shard holds after `offered` in `task` with what it held before, and
+    /// remembers it.
     fn check(&mut self, offered: &[i64], task: usize, now: Vec<Stored>) {
         assert!(now.len() <= self.info.capacity, "more than its capacity");
-        let candidates: Vec<Stored> = offered.iter().map(|&id| Stored { id, class: (id / CLASS) as usize, task }).collect();
+        let candidates: Vec<Stored> =
+            offered.iter().map(|&id| Stored { id, class: (id / CLASS) as usize, task }).collect();
         let holds = |rows: &[Stored], id: i64| rows.iter().any(|row| row.id == id);
         if self.skip {
-            assert!(now.iter().enumerate().all(|(slot, row)| !holds(&now[..slot], row.id)), "a sample is stored twice: {now:?}");
+            assert!(
+                now.iter().enumerate().all(|(slot, row)| !holds(&now[..slot], row.id)),
+                "a sample is stored twice: {now:?}"
+            );
         }
         for (slot, row) in now.iter().enumerate() {
-            assert!(self.rows.get(slot) == Some(row) || candidates.contains(row), "{row:?} comes from nowhere");
+            assert!(
+                self.rows.get(slot) == Some(row) || candidates.contains(row),
+                "{row:?} comes from nowhere"
+            );
         }
         assert!(now.len() >= self.rows.len(), "a row vanished");
         match self.policy {
@@ -80,7 +90,9 @@ impl Shard {
     fn fills_before_it_replaces(&self, candidates: &[Stored], now: &[Stored]) {
         let mut expected = self.rows.clone();
         for candidate in candidates {
-            if expected.len() < self.info.capacity && !(self.skip && expected.iter().any(|row| row.id == candidate.id)) {
+            if expected.len() < self.info.capacity
+                && !(self.skip && expected.iter().any(|row| row.id == candidate.id))
+            {
                 expected.push(*candidate);
             }
         }
@@ -90,14 +102,17 @@ impl Shard {
         }
     }
 
-    /// A class that holds less than its quota loses nothing, and what is lent is given back to whoever comes for it.
+    /// A class that holds less than its quota loses nothing, and what is lent is given back to
+    /// whoever comes for it.
     fn keeps_quotas(&self, candidates: &[Stored], now: &[Stored]) {
         let mut quotas = ClassBalanced::default();
         quotas.start(&self.info);
-        let count = |rows: &[Stored], class: usize| rows.iter().filter(|row| row.class == class).count();
+        let count =
+            |rows: &[Stored], class: usize| rows.iter().filter(|row| row.class == class).count();
         for class in 0..CLASSES {
             let quota = quotas.quota(class, self.info.capacity);
-            let mut new: Vec<i64> = candidates.iter().filter(|row| row.class == class).map(|row| row.id).collect();
+            let mut new: Vec<i64> =
+                candidates.iter().filter(|row| row.class == class).map(|row| row.id).collect();
             if self.skip {
                 new.retain(|id| !self.rows.iter().any(|row| row.id == *id));
                 new.sort_unstable();
@@ -110,28 +125,49 @@ impl Shard {
                 new.len()
             );
         }
-        let spread: Vec<usize> = (0..CLASSES).map(|class| quotas.quota(class, self.info.capacity)).collect();
-        assert!(spread.iter().sum::<usize>() == self.info.capacity && spread.iter().max().unwrap() - spread.iter().min().unwrap() <= 1);
+        let spread: Vec<usize> =
+            (0..CLASSES).map(|class| quotas.quota(class, self.info.capacity)).collect();
+        assert!(
+            spread.iter().sum::<usize>() == self.info.capacity
+                && spread.iter().max().unwrap() - spread.iter().min().unwrap() <= 1
+        );
     }
 }
 
 fn live(policy: PolicyKind, skip: bool, ranks: usize, capacity: usize, steps: &[Step]) {
     let on_repeat = if skip { OnRepeat::SkipIfStored } else { OnRepeat::KeepBoth };
     // Every row is a candidate, and what is drawn is what was just inserted.
-    let config = config(capacity, 6, 4).with_policy(policy).with_on_repeat(on_repeat).with_classes(Some(CLASSES)).with_lag(0);
+    let config = config(capacity, 6, 4)
+        .with_policy(policy)
+        .with_on_repeat(on_repeat)
+        .with_classes(Some(CLASSES))
+        .with_lag(0);
     world(ranks, |threads| {
         let (rank, size) = (threads.rank(), threads.size());
-        let mut model = Shard { policy, skip, info: ShardInfo::new(capacity, rank, size, Some(CLASSES)), rows: Vec::new(), oldest: 0 };
+        let mut model = Shard {
+            policy,
+            skip,
+            info: ShardInfo::new(capacity, rank, size, Some(CLASSES)),
+            rows: Vec::new(),
+            oldest: 0,
+        };
         let buffer = buffer(&config, threads);
         for (task, rows) in steps {
             buffer.begin_task(*task).unwrap();
-            let ids: Vec<i64> = rows[rank].iter().map(|(class, sample)| class * CLASS + rank as i64 * 10 + sample).collect();
+            let ids: Vec<i64> = rows[rank]
+                .iter()
+                .map(|(class, sample)| class * CLASS + rank as i64 * 10 + sample)
+                .collect();
             let drawn = assert_augmented(&ids, &buffer.rehearse(batch(&ids)).unwrap());
             let report = buffer.report().unwrap();
             assert!(report.len <= capacity && report.capacity == capacity);
             assert_eq!(drawn.len(), report.len.min(4), "exactly min(r, stored) are drawn");
             let snapshot = buffer.snapshot().unwrap();
-            let stored = snapshot.samples().iter().map(|row| Stored { id: row.id.unwrap(), class: row.class, task: row.task });
+            let stored = snapshot.samples().iter().map(|row| Stored {
+                id: row.id.unwrap(),
+                class: row.class,
+                task: row.task,
+            });
             model.check(&ids, *task, stored.collect());
         }
     });

@@ -6,7 +6,9 @@ use burn::data::dataset::{Dataset, DatasetError};
 use burn::tensor::{DType, Device, Tensor};
 use burn_rehearsal::error::{BatchError, ConfigError, RehearsalError};
 use burn_rehearsal::{RehearsalBatcher, RehearsalBuffer, RehearsalLoader, ShardedLoader};
-use burn_rehearsal_testing::{Mixed, Row, assert_augmented, batch, batch_on, buffer, config, device, read, watchdog, world};
+use burn_rehearsal_testing::{
+    Mixed, Row, assert_augmented, batch, batch_on, buffer, config, device, read, watchdog, world,
+};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -34,7 +36,11 @@ impl Dataset<i64> for Samples {
         self.read.fetch_add(1, Ordering::SeqCst);
         let id = index as i64;
         assert!(self.deadly != Some(id), "sample {id} is deadly");
-        if self.damaged == Some(id) { Err(DatasetError::new(std::io::Error::other(format!("sample {id} is damaged")))) } else { Ok(id) }
+        if self.damaged == Some(id) {
+            Err(DatasetError::new(std::io::Error::other(format!("sample {id} is damaged"))))
+        } else {
+            Ok(id)
+        }
     }
 
     fn len(&self) -> usize {
@@ -42,7 +48,8 @@ impl Dataset<i64> for Samples {
     }
 }
 
-/// Builds whole rows; slower for some mini-batches than for others, so that workers overtake each other.
+/// Builds whole rows; slower for some mini-batches than for others, so that workers overtake each
+/// other.
 #[derive(Clone)]
 struct ToMixed;
 
@@ -56,7 +63,12 @@ impl Batcher<i64, Mixed> for ToMixed {
 }
 
 fn sharded(samples: &Samples, workers: usize) -> Arc<ShardedLoader<i64, Mixed>> {
-    ShardedLoader::builder(ToMixed).batch_size(4).shuffle(3).num_workers(workers).set_device(device()).build(samples.clone())
+    ShardedLoader::builder(ToMixed)
+        .batch_size(4)
+        .shuffle(3)
+        .num_workers(workers)
+        .set_device(device())
+        .build(samples.clone())
 }
 
 fn ids(batch: &Mixed) -> Vec<i64> {
@@ -77,7 +89,10 @@ fn a_sharded_loader_delivers_the_same_mini_batches_whatever_the_number_of_worker
         (0..3).map(|_| epoch(&*loader)).collect::<Vec<_>>()
     };
     let none = epochs(0);
-    assert_eq!(none[0].iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 1]);
+    assert_eq!(
+        none[0].iter().map(Vec::len).collect::<Vec<_>>(),
+        [4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 1]
+    );
     assert!(none[0] != none[1] && none[1] != none[2], "every epoch has an order of its own");
     for epoch in &none {
         let mut all = epoch.concat();
@@ -91,7 +106,11 @@ fn a_sharded_loader_delivers_the_same_mini_batches_whatever_the_number_of_worker
 
 #[test]
 fn a_sharded_loader_without_a_seed_keeps_the_order_of_the_data_set() {
-    let loader = ShardedLoader::builder(ToMixed).batch_size(3).num_workers(2).set_device(device()).build(Samples::new(8));
+    let loader = ShardedLoader::builder(ToMixed)
+        .batch_size(3)
+        .num_workers(2)
+        .set_device(device())
+        .build(Samples::new(8));
     assert_eq!(epoch(&*loader), [vec![0, 1, 2], vec![3, 4, 5], vec![6, 7]]);
 }
 
@@ -118,7 +137,10 @@ fn the_ranks_of_a_sharded_loader_read_every_sample_once_and_its_progress_ends_co
                 read += batch.len();
                 all.extend(batch);
             }
-            assert_eq!((iterator.progress().items_processed, iterator.progress().items_total), (read, loader.num_items()));
+            assert_eq!(
+                (iterator.progress().items_processed, iterator.progress().items_total),
+                (read, loader.num_items())
+            );
             assert!(iterator.next().is_none());
         }
         all.sort_unstable();
@@ -151,7 +173,11 @@ fn a_start_in_the_middle_gives_the_tail_of_the_full_run_and_reads_nothing_before
             assert_eq!(batches, tail, "step {step}");
             assert!(iterator.progress().is_completed());
             drop(iterator);
-            assert_eq!(samples.reads(), tail.concat().len(), "samples before step {step} were read");
+            assert_eq!(
+                samples.reads(),
+                tail.concat().len(),
+                "samples before step {step} were read"
+            );
             assert_eq!(epoch(&*loader), full[2], "the next epoch starts at its beginning");
         }
     }
@@ -161,20 +187,31 @@ fn a_start_in_the_middle_gives_the_tail_of_the_full_run_and_reads_nothing_before
 fn an_unreadable_sample_and_a_panic_are_errors_at_their_step_and_the_end_of_the_epoch() {
     let _watchdog = watchdog();
     for workers in [0, 1, 4] {
-        let plain =
-            |samples: Samples| ShardedLoader::builder(ToMixed).batch_size(4).num_workers(workers).set_device(device()).build(samples);
+        let plain = |samples: Samples| {
+            ShardedLoader::builder(ToMixed)
+                .batch_size(4)
+                .num_workers(workers)
+                .set_device(device())
+                .build(samples)
+        };
         for (samples, says) in [
             (Samples { damaged: Some(22), ..Samples::new(45) }, "sample 22 is damaged"),
             (Samples { deadly: Some(22), ..Samples::new(45) }, "sample 22 is deadly"),
             // A later step fails too; the first one counts.
-            (Samples { deadly: Some(22), damaged: Some(26), ..Samples::new(45) }, "sample 22 is deadly"),
+            (
+                Samples { deadly: Some(22), damaged: Some(26), ..Samples::new(45) },
+                "sample 22 is deadly",
+            ),
             (Samples { damaged: Some(0), ..Samples::new(45) }, "sample 0 is damaged"),
         ] {
             let step = if samples.damaged == Some(0) { 0 } else { 5 };
             let loader = plain(samples);
             let mut iterator = loader.iter();
             for before in 0..step {
-                assert_eq!(ids(&iterator.next().unwrap().unwrap()), (before * 4..before * 4 + 4).collect::<Vec<_>>());
+                assert_eq!(
+                    ids(&iterator.next().unwrap().unwrap()),
+                    (before * 4..before * 4 + 4).collect::<Vec<_>>()
+                );
             }
             let error = iterator.next().unwrap().unwrap_err();
             assert!(error.to_string().contains(says), "{workers} workers: {error}");
@@ -194,7 +231,10 @@ fn an_iterator_dropped_early_leaves_no_worker_behind() {
             (0..taken).for_each(|_| drop(iterator.next().unwrap().unwrap()));
             drop(iterator);
             let reads = samples.reads();
-            assert!(reads <= (taken + 4) * 4, "{workers} workers read {reads} samples for {taken} mini-batches: more than 4 ahead");
+            assert!(
+                reads <= (taken + 4) * 4,
+                "{workers} workers read {reads} samples for {taken} mini-batches: more than 4 ahead"
+            );
             assert_eq!(Arc::strong_count(&samples.read), 2, "a worker still holds the data set");
         }
     }
@@ -221,7 +261,11 @@ fn slices_of_a_sharded_loader_have_epochs_of_their_own() {
         assert_eq!(all, (0..11).collect::<Vec<_>>());
         epochs
     };
-    assert_eq!(parts(false), parts(true), "the order of one slice depends on whether another one is read");
+    assert_eq!(
+        parts(false),
+        parts(true),
+        "the order of one slice depends on whether another one is read"
+    );
 }
 
 #[test]
@@ -242,13 +286,21 @@ fn solo(representatives: usize) -> RehearsalBuffer<Mixed> {
 
 /// Samples in order, in mini-batches of 4.
 fn in_order(samples: &Samples, workers: usize) -> Arc<dyn DataLoader<Mixed>> {
-    ShardedLoader::builder(ToMixed).batch_size(4).num_workers(workers).set_device(device()).build(samples.clone())
+    ShardedLoader::builder(ToMixed)
+        .batch_size(4)
+        .num_workers(workers)
+        .set_device(device())
+        .build(samples.clone())
 }
 
-/// The mini-batches that a buffer makes of the mini-batches 0, 1, …, `steps` − 1 of data set `in_order`, without any loader.
+/// The mini-batches that a buffer makes of the mini-batches 0, 1, …, `steps` − 1 of data set
+/// `in_order`, without any loader.
 fn by_hand(buffer: &RehearsalBuffer<Mixed>, len: usize, epochs: usize) -> Vec<Vec<Row>> {
     let all: Vec<i64> = (0..len as i64).collect();
-    (0..epochs).flat_map(|_| all.chunks(4).collect::<Vec<_>>()).map(|ids| read(&buffer.rehearse(batch(ids)).unwrap())).collect()
+    (0..epochs)
+        .flat_map(|_| all.chunks(4).collect::<Vec<_>>())
+        .map(|ids| read(&buffer.rehearse(batch(ids)).unwrap()))
+        .collect()
 }
 
 #[test]
@@ -268,7 +320,10 @@ fn a_rehearsal_loader_is_one_step_per_next_with_any_number_of_workers() {
             }
             assert!(iterator.progress().is_completed());
         }
-        assert_eq!(batches, expected, "{workers} workers: pending representatives must survive the end of an epoch");
+        assert_eq!(
+            batches, expected,
+            "{workers} workers: pending representatives must survive the end of an epoch"
+        );
         assert_eq!(loader.buffer().inspect().unwrap().steps, 18);
     }
 }
@@ -281,9 +336,16 @@ fn pending_representatives_survive_an_early_break_and_a_validation_in_between() 
         let valid = in_order(&Samples::new(12), workers);
         let by_hand = solo(5);
         for taken in [3, 1, 2, 0, 4] {
-            let batches: Vec<_> = loader.iter().take(taken).map(|batch| read(&batch.unwrap())).collect();
+            let batches: Vec<_> =
+                loader.iter().take(taken).map(|batch| read(&batch.unwrap())).collect();
             let expected: Vec<_> = (0..taken as i64)
-                .map(|step| read(&by_hand.rehearse(batch(&(step * 4..step * 4 + 4).collect::<Vec<_>>())).unwrap()))
+                .map(|step| {
+                    read(
+                        &by_hand
+                            .rehearse(batch(&(step * 4..step * 4 + 4).collect::<Vec<_>>()))
+                            .unwrap(),
+                    )
+                })
                 .collect();
             assert_eq!(batches, expected);
             assert_eq!(epoch(valid.as_ref()).concat().len(), 12, "validation data pass unchanged");
@@ -327,7 +389,10 @@ fn a_loader_error_on_one_of_three_ranks_ends_the_epoch_of_all_with_an_error() {
         let outcomes = world(3, |threads| {
             let buffer = buffer(&config(60, 4, 3), threads);
             let damaged = (buffer.rank() == 1).then_some(9);
-            let loader = RehearsalLoader::new(in_order(&Samples { damaged, ..Samples::new(40) }, workers), buffer);
+            let loader = RehearsalLoader::new(
+                in_order(&Samples { damaged, ..Samples::new(40) }, workers),
+                buffer,
+            );
             let mut iterator = loader.iter();
             let batches = iterator.by_ref().take_while(Result::is_ok).count();
             // `take_while` has swallowed the error; a poisoned loader is over.
@@ -336,8 +401,12 @@ fn a_loader_error_on_one_of_three_ranks_ends_the_epoch_of_all_with_an_error() {
         });
         for (rank, (batches, error)) in outcomes.into_iter().enumerate() {
             match error {
-                RehearsalError::Data(message) if rank == 1 => assert!(batches == 2 && message.contains("sample 9 is damaged")),
-                RehearsalError::PeerFailed { rank: 1, step: 2, reason: "data" } if rank != 1 => assert_eq!(batches, 3),
+                RehearsalError::Data(message) if rank == 1 => {
+                    assert!(batches == 2 && message.contains("sample 9 is damaged"))
+                }
+                RehearsalError::PeerFailed { rank: 1, step: 2, reason: "data" } if rank != 1 => {
+                    assert_eq!(batches, 3)
+                }
                 error => panic!("rank {rank} after {batches}: {error}"),
             }
         }
@@ -348,14 +417,28 @@ fn a_loader_error_on_one_of_three_ranks_ends_the_epoch_of_all_with_an_error() {
 fn an_error_in_the_last_mini_batch_is_reported_at_the_end_of_the_epoch() {
     let _watchdog = watchdog();
     for lag in [0, 1, 3] {
-        // The class of sample 0 is 0; the only class allowed is 0, and the last sample is of class 1.
+        // The class of sample 0 is 0; the only class allowed is 0, and the last sample is of class
+        // 1.
         let config = config(60, 4, 5).with_classes(Some(1)).with_lag(lag);
-        let samples = burn::data::dataset::InMemDataset::new(vec![0, 1, 2, 3, 4, 5, burn_rehearsal_testing::CLASS]);
-        let loader = ShardedLoader::builder(ToMixed).batch_size(4).set_device(device()).build(samples);
+        let samples = burn::data::dataset::InMemDataset::new(vec![
+            0,
+            1,
+            2,
+            3,
+            4,
+            5,
+            burn_rehearsal_testing::CLASS,
+        ]);
+        let loader =
+            ShardedLoader::builder(ToMixed).batch_size(4).set_device(device()).build(samples);
         let loader = RehearsalLoader::new(loader, config.init().unwrap());
         let mut iterator = loader.iter();
         assert!(iterator.next().unwrap().is_ok());
-        assert_eq!(iterator.next().unwrap().is_ok(), lag > 0, "the engine finds it while the step runs");
+        assert_eq!(
+            iterator.next().unwrap().is_ok(),
+            lag > 0,
+            "the engine finds it while the step runs"
+        );
         if lag > 0 {
             let error = iterator.next().unwrap().unwrap_err().to_string();
             assert!(error.contains("class 1"), "{error}");
@@ -368,11 +451,13 @@ fn an_error_in_the_last_mini_batch_is_reported_at_the_end_of_the_epoch() {
 fn ranks_that_run_out_of_rows_keep_answering_none_until_all_have() {
     let totals = world(3, |threads| {
         let buffer = buffer(&config(60, 4, 3), threads);
-        let loader = RehearsalLoader::new(in_order(&Samples::new([40, 13, 0][buffer.rank()]), 1), buffer);
+        let loader =
+            RehearsalLoader::new(in_order(&Samples::new([40, 13, 0][buffer.rank()]), 1), buffer);
         for _ in 0..2 {
             let mut iterator = loader.iter();
             // Ten steps, in which some rank has rows, and one in which nobody has.
-            let batches: Vec<_> = (0..11).filter_map(|_| iterator.next()).map(Result::unwrap).collect();
+            let batches: Vec<_> =
+                (0..11).filter_map(|_| iterator.next()).map(Result::unwrap).collect();
             assert_eq!(batches.len(), [10, 4, 0][loader.buffer().rank()]);
         }
         let inspection = loader.buffer().inspect().unwrap();
@@ -388,9 +473,18 @@ fn burns_loader_with_a_rehearsal_batcher_gives_the_exact_order_with_zero_or_one_
     let expected = by_hand(&solo(5), 22, 3);
     for workers in [0, 1] {
         let batcher = RehearsalBatcher::new(ToMixed, solo(5)).unwrap();
-        let loader = DataLoaderBuilder::new(batcher).batch_size(4).num_workers(workers).set_device(device()).build(Samples::new(22));
-        let batches: Vec<_> = (0..3).flat_map(|_| loader.iter().map(|batch| batch.unwrap()).collect::<Vec<_>>()).collect();
-        assert!(batches.iter().all(|batch| batch.image.dtype() == DType::U8), "images must stay u8");
+        let loader = DataLoaderBuilder::new(batcher)
+            .batch_size(4)
+            .num_workers(workers)
+            .set_device(device())
+            .build(Samples::new(22));
+        let batches: Vec<_> = (0..3)
+            .flat_map(|_| loader.iter().map(|batch| batch.unwrap()).collect::<Vec<_>>())
+            .collect();
+        assert!(
+            batches.iter().all(|batch| batch.image.dtype() == DType::U8),
+            "images must stay u8"
+        );
         assert_eq!(batches.iter().map(read).collect::<Vec<_>>(), expected, "{workers} workers");
     }
 }
@@ -407,7 +501,11 @@ fn the_view_for_validation_passes_data_untouched_and_stores_none() {
         assert!(assert_augmented(&items(), &valid.batch(items(), &device())).is_empty());
     }
     assert_eq!(buffer.report().unwrap(), before);
-    assert_eq!(assert_augmented(&items(), &batcher.batch(items(), &device())).len(), 4, "training goes on where it was");
+    assert_eq!(
+        assert_augmented(&items(), &batcher.batch(items(), &device())).len(),
+        4,
+        "training goes on where it was"
+    );
 }
 
 #[test]
@@ -425,17 +523,29 @@ struct Spoiling(Arc<AtomicUsize>);
 impl Batcher<i64, Mixed> for Spoiling {
     fn batch(&self, items: Vec<i64>, device: &Device) -> Mixed {
         let batch = batch_on(&items, device);
-        if self.0.fetch_add(1, Ordering::SeqCst) == 3 { Mixed { feature: batch.feature.slice(0..2), ..batch } } else { batch }
+        if self.0.fetch_add(1, Ordering::SeqCst) == 3 {
+            Mixed { feature: batch.feature.slice(0..2), ..batch }
+        } else {
+            batch
+        }
     }
 }
 
 #[test]
-fn a_poisoned_batcher_passes_mini_batches_unchanged_and_the_error_is_reported_by_status_and_by_a_loader() {
+fn a_poisoned_batcher_passes_mini_batches_unchanged_and_the_error_is_reported_by_status_and_by_a_loader()
+ {
     let buffer = solo(5);
     let batcher = RehearsalBatcher::new(Spoiling(Arc::default()), buffer.clone()).unwrap();
-    let lengths: Vec<_> = (0..6).map(|step| batcher.batch(vec![step, step + 10, step + 20], &device()).id.dims()[0]).collect();
+    let lengths: Vec<_> = (0..6)
+        .map(|step| batcher.batch(vec![step, step + 10, step + 20], &device()).id.dims()[0])
+        .collect();
     assert_eq!(lengths, [3, 6, 8, 3, 3, 3]);
-    let expected = RehearsalError::Batch(BatchError::Rows { field: "feature", found: 2, first: "image", expected: 3 });
+    let expected = RehearsalError::Batch(BatchError::Rows {
+        field: "feature",
+        found: 2,
+        first: "image",
+        expected: 3,
+    });
     assert_eq!(buffer.check(), Err(expected.clone()));
     let loader = RehearsalLoader::new(in_order(&Samples::new(12), 0), buffer);
     let mut iterator = loader.iter();
@@ -456,7 +566,10 @@ fn a_mini_batch_on_an_autodiff_device_comes_back_there_and_gradients_flow_throug
         assert!(out.feature.device().is_autodiff());
         let devices = [out.image.device(), out.class.device(), out.id.device()];
         let expected = batch_on(&ids, &autodiff);
-        assert_eq!(devices, [expected.image.device(), expected.class.device(), expected.id.device()]);
+        assert_eq!(
+            devices,
+            [expected.image.device(), expected.class.device(), expected.id.device()]
+        );
         // d/dw Σ (rows · w) is the sum of all rows; d/drow is w, for the incoming rows.
         let weight = Tensor::<2>::from_data([[2.0f32], [3.0]], &autodiff).require_grad();
         let gradients = out.feature.clone().matmul(weight.clone()).sum().backward();
@@ -464,8 +577,12 @@ fn a_mini_batch_on_an_autodiff_device_comes_back_there_and_gradients_flow_throug
         assert_eq!(of_rows, [2.0, 3.0].repeat(4));
         let of_weight = weight.grad(&gradients).unwrap().into_data().try_to_vec::<f32>().unwrap();
         let features: Vec<f32> = out.feature.inner().into_data().try_to_vec().unwrap();
-        let sums: Vec<f32> = (0..2).map(|column| features.iter().skip(column).step_by(2).sum()).collect();
-        assert!(of_weight.iter().zip(&sums).all(|(a, b)| (a - b).abs() < 1e-3), "{of_weight:?} {sums:?}");
+        let sums: Vec<f32> =
+            (0..2).map(|column| features.iter().skip(column).step_by(2).sum()).collect();
+        assert!(
+            of_weight.iter().zip(&sums).all(|(a, b)| (a - b).abs() < 1e-3),
+            "{of_weight:?} {sums:?}"
+        );
     }
     // A mini-batch without autodiff is validation data, as a rule.
     let error = buffer.rehearse(batch(&[100, 101])).unwrap_err();
@@ -479,10 +596,14 @@ fn a_mini_batch_on_an_autodiff_device_comes_back_there_and_gradients_flow_throug
 fn images_stay_u8_through_batcher_and_loader() {
     let samples = Samples::new(12);
     let batcher = RehearsalBatcher::new(ToMixed, solo(2)).unwrap();
-    let burn = DataLoaderBuilder::new(batcher).batch_size(4).set_device(device()).build(samples.clone());
+    let burn =
+        DataLoaderBuilder::new(batcher).batch_size(4).set_device(device()).build(samples.clone());
     let ours = RehearsalLoader::new(in_order(&samples, 0), solo(2));
     for batch in burn.iter().chain(ours.iter()) {
         let batch = batch.unwrap();
-        assert_eq!((batch.image.dtype(), batch.class.dtype(), batch.feature.dtype()), (DType::U8, DType::I64, DType::F32));
+        assert_eq!(
+            (batch.image.dtype(), batch.class.dtype(), batch.feature.dtype()),
+            (DType::U8, DType::I64, DType::F32)
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! What users get wrong, with Burn's own learner and with custom loops: each mistake is seen, and costs no stored row.
+//! What users get wrong, with Burn's own learner and with custom loops: each mistake is seen, and
+//! costs no stored row.
 
 use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataloader::{DataLoader, DataLoaderBuilder};
@@ -9,13 +10,19 @@ use burn::nn::{Linear, LinearConfig};
 use burn::optim::SgdConfig;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use burn::train::checkpoint::KeepLastNCheckpoints;
-use burn::train::{ClassificationOutput, InferenceStep, Learner, LearningResult, SupervisedTraining, TrainOutput, TrainStep};
+use burn::train::{
+    ClassificationOutput, InferenceStep, Learner, LearningResult, SupervisedTraining, TrainOutput,
+    TrainStep,
+};
 use burn_rehearsal::checkpoint::RehearsalCheckpointing;
 use burn_rehearsal::error::{BatchError, ConfigError, RehearsalError};
 use burn_rehearsal::{
-    Capacity, RehearsalBatch, RehearsalBatcher, RehearsalBuffer, RehearsalConfig, RehearsalLoader, RowCount, SamplingKind, ShardedLoader,
+    Capacity, RehearsalBatch, RehearsalBatcher, RehearsalBuffer, RehearsalConfig, RehearsalLoader,
+    RowCount, SamplingKind, ShardedLoader,
 };
-use burn_rehearsal_testing::{CLASS, assert_augmented, batch, buffer, config, device, fresh, read, watchdog, world};
+use burn_rehearsal_testing::{
+    CLASS, assert_augmented, batch, buffer, config, device, fresh, read, watchdog, world,
+};
 use burn_rehearsal_train::data_parallel::without_renderer;
 use std::process::Command;
 use std::sync::Arc;
@@ -35,7 +42,10 @@ impl Batcher<(f32, i64), Pair> for ToPair {
     fn batch(&self, items: Vec<(f32, i64)>, device: &Device) -> Pair {
         let rows = items.len();
         let (x, y): (Vec<f32>, Vec<i64>) = items.into_iter().unzip();
-        Pair { x: Tensor::from_data(TensorData::new(x, [rows, 1]), device), y: Tensor::from_data(TensorData::new(y, [rows]), device) }
+        Pair {
+            x: Tensor::from_data(TensorData::new(x, [rows, 1]), device),
+            y: Tensor::from_data(TensorData::new(y, [rows]), device),
+        }
     }
 }
 
@@ -52,7 +62,9 @@ impl Net {
 
     fn classify(&self, batch: Pair) -> ClassificationOutput {
         let output = self.linear.forward(batch.x);
-        let loss = CrossEntropyLossConfig::new().init(&output.device()).forward(output.clone(), batch.y.clone());
+        let loss = CrossEntropyLossConfig::new()
+            .init(&output.device())
+            .forward(output.clone(), batch.y.clone());
         ClassificationOutput::new(loss, output, batch.y)
     }
 }
@@ -78,7 +90,11 @@ impl InferenceStep for Net {
 
 /// Samples of class 0; `odd` has another class.
 fn samples(count: usize, odd: Option<(usize, i64)>) -> InMemDataset<(f32, i64)> {
-    InMemDataset::new((0..count).map(|i| (i as f32, odd.filter(|(at, _)| *at == i).map_or(0, |(_, class)| class))).collect())
+    InMemDataset::new(
+        (0..count)
+            .map(|i| (i as f32, odd.filter(|(at, _)| *at == i).map_or(0, |(_, class)| class)))
+            .collect(),
+    )
 }
 
 fn pairs() -> RehearsalBuffer<Pair> {
@@ -90,10 +106,15 @@ type Loader = Arc<dyn DataLoader<Pair>>;
 /// Two epochs of Burn's own learner.
 fn learn(train: Loader, valid: Loader) -> LearningResult<Net> {
     let directory = TempDir::new().unwrap();
-    without_renderer(SupervisedTraining::new(directory.path(), train, valid)).num_epochs(2).launch(Net::learner())
+    without_renderer(SupervisedTraining::new(directory.path(), train, valid))
+        .num_epochs(2)
+        .launch(Net::learner())
 }
 
-fn loader(batcher: impl Batcher<(f32, i64), Pair> + 'static, data: InMemDataset<(f32, i64)>) -> Loader {
+fn loader(
+    batcher: impl Batcher<(f32, i64), Pair> + 'static,
+    data: InMemDataset<(f32, i64)>,
+) -> Loader {
     DataLoaderBuilder::new(batcher).batch_size(4).build(data)
 }
 
@@ -105,7 +126,11 @@ fn is_child() -> bool {
 /// What the test `name` of this module prints to standard error in a process of its own.
 fn output_of(name: &str) -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    let output = command.args(["--exact", &format!("mistakes::{name}"), "--nocapture"]).env("MISTAKE", "1").output().unwrap();
+    let output = command
+        .args(["--exact", &format!("mistakes::{name}"), "--nocapture"])
+        .env("MISTAKE", "1")
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stderr).unwrap()
 }
@@ -114,21 +139,32 @@ fn output_of(name: &str) -> String {
 #[track_caller]
 fn assert_one_line(text: &str, parts: &[&str]) {
     let ours: Vec<_> = text.lines().filter(|line| line.starts_with("burn-rehearsal: ")).collect();
-    assert!(ours.len() == 1 && parts.iter().all(|part| ours[0].contains(part)), "{parts:?} in {text}");
+    assert!(
+        ours.len() == 1 && parts.iter().all(|part| ours[0].contains(part)),
+        "{parts:?} in {text}"
+    );
 }
 
 #[test]
 fn a_poisoned_batcher_says_so_once_on_standard_error_and_check_returns_the_error() {
     if !is_child() {
-        let text = output_of("a_poisoned_batcher_says_so_once_on_standard_error_and_check_returns_the_error");
+        let text = output_of(
+            "a_poisoned_batcher_says_so_once_on_standard_error_and_check_returns_the_error",
+        );
         return assert_one_line(&text, &["rehearsal has stopped", "class 2", "0..2"]);
     }
     let buffer = pairs();
     let batcher = RehearsalBatcher::new(ToPair, buffer.clone()).unwrap();
     // The network knows a class more than the buffer.
-    let result = learn(loader(batcher.clone(), samples(16, Some((5, 2)))), loader(batcher.valid(), samples(4, None)));
+    let result = learn(
+        loader(batcher.clone(), samples(16, Some((5, 2)))),
+        loader(batcher.valid(), samples(4, None)),
+    );
     assert!(result.error.is_none(), "a batcher cannot return an error");
-    assert!(matches!(buffer.check(), Err(RehearsalError::Batch(BatchError::ClassRange { class: 2, .. }))));
+    assert!(matches!(
+        buffer.check(),
+        Err(RehearsalError::Batch(BatchError::ClassRange { class: 2, .. }))
+    ));
 }
 
 #[test]
@@ -138,7 +174,10 @@ fn an_error_in_the_last_mini_batch_of_all_is_found_by_check() {
     let batcher = RehearsalBatcher::new(ToPair, buffer.clone()).unwrap();
     batcher.batch(vec![(0.0, 0); 4], &device());
     batcher.batch(vec![(0.0, 2); 4], &device());
-    assert!(matches!(buffer.check(), Err(RehearsalError::Batch(BatchError::ClassRange { class: 2, .. }))));
+    assert!(matches!(
+        buffer.check(),
+        Err(RehearsalError::Batch(BatchError::ClassRange { class: 2, .. }))
+    ));
 }
 
 #[test]
@@ -148,7 +187,10 @@ fn validation_data_in_a_shared_batcher_are_an_error_and_never_stored() {
     let batcher = RehearsalBatcher::new(ToPair, buffer.clone()).unwrap();
     let valid = InMemDataset::new((0..4).map(|i| (1000.0 + i as f32, 1)).collect());
     learn(loader(batcher.clone(), samples(8, None)), loader(batcher, valid));
-    assert_eq!(buffer.check(), Err(RehearsalError::Batch(BatchError::Autodiff { autodiff: false })));
+    assert_eq!(
+        buffer.check(),
+        Err(RehearsalError::Batch(BatchError::Autodiff { autodiff: false }))
+    );
     let stored = buffer.snapshot().unwrap();
     assert_eq!(stored.samples().len(), 8);
     assert!(stored.samples().iter().all(|sample| sample.class == 0), "a validation row is stored");
@@ -158,7 +200,8 @@ fn validation_data_in_a_shared_batcher_are_an_error_and_never_stored() {
 fn validation_data_in_a_shared_loader_end_the_training_with_the_reason() {
     let _watchdog = watchdog();
     let buffer = pairs();
-    let shared: Loader = Arc::new(RehearsalLoader::new(loader(ToPair, samples(8, None)), buffer.clone()));
+    let shared: Loader =
+        Arc::new(RehearsalLoader::new(loader(ToPair, samples(8, None)), buffer.clone()));
     let result = learn(shared.clone(), shared);
     let error = result.error.expect("an error").to_string();
     assert!(error.contains("validation"), "{error}");
@@ -181,12 +224,17 @@ fn a_full_buffer_that_no_row_is_drawn_from_says_why_once() {
         return assert_one_line(&text, &["exclude-current", "begin_task"]);
     }
     for begin in [true, false] {
-        let buffer = buffer(&config(8, 4, 2).with_sampling(SamplingKind::ExcludeCurrent), Box::new(burn_rehearsal_collective::Solo::new()));
+        let buffer = buffer(
+            &config(8, 4, 2).with_sampling(SamplingKind::ExcludeCurrent),
+            Box::new(burn_rehearsal_collective::Solo::new()),
+        );
         if begin {
             buffer.begin_task(0).unwrap();
         }
         for step in 0..5 {
-            assert!(assert_augmented(&[step], &buffer.rehearse(batch(&[step])).unwrap()).is_empty());
+            assert!(
+                assert_augmented(&[step], &buffer.rehearse(batch(&[step])).unwrap()).is_empty()
+            );
             buffer.rehearse(batch(&fresh(0, 0, step as usize, 4, 2))).unwrap();
         }
     }
@@ -196,13 +244,19 @@ fn a_full_buffer_that_no_row_is_drawn_from_says_why_once() {
 fn a_buffer_alone_on_each_of_several_ranks_is_pointed_out() {
     if !is_child() {
         let text = output_of("a_buffer_alone_on_each_of_several_ranks_is_pointed_out");
-        return assert_one_line(&text, &["of 2", "`RehearsalConfig::init`", "`RehearsalConfig::init_on"]);
+        return assert_one_line(
+            &text,
+            &["of 2", "`RehearsalConfig::init`", "`RehearsalConfig::init_on"],
+        );
     }
     drop(pairs());
     world(2, |_| drop(pairs()));
 }
 
-fn sharded(batch_size: usize, shard: Option<(usize, usize)>) -> Arc<ShardedLoader<(f32, i64), Pair>> {
+fn sharded(
+    batch_size: usize,
+    shard: Option<(usize, usize)>,
+) -> Arc<ShardedLoader<(f32, i64), Pair>> {
     let builder = ShardedLoader::builder(ToPair).batch_size(batch_size).set_device(device());
     let builder = match shard {
         Some((rank, size)) => builder.shard_of(rank, size),
@@ -220,7 +274,8 @@ fn a_loader_without_a_shard_on_several_ranks_is_pointed_out() {
     for sharding in [false, true] {
         world(2, |threads| {
             let shard = sharding.then(|| (threads.rank(), threads.size()));
-            let buffer: RehearsalBuffer<Pair> = RehearsalBuffer::new(&RehearsalConfig::new(Capacity::Samples(8)), threads).unwrap();
+            let buffer: RehearsalBuffer<Pair> =
+                RehearsalBuffer::new(&RehearsalConfig::new(Capacity::Samples(8)), threads).unwrap();
             // A loader for validation has no buffer, and may be whole.
             assert_eq!(sharded(4, None).iter().count(), 2);
             let loader = RehearsalLoader::new(sharded(4, shard), buffer);
@@ -233,7 +288,8 @@ fn a_loader_without_a_shard_on_several_ranks_is_pointed_out() {
 fn a_loader_of_another_rank_than_the_buffer_is_an_error() {
     world(2, |threads| {
         let other = (1 - threads.rank(), 2);
-        let buffer: RehearsalBuffer<Pair> = RehearsalBuffer::new(&RehearsalConfig::new(Capacity::Samples(8)), threads).unwrap();
+        let buffer: RehearsalBuffer<Pair> =
+            RehearsalBuffer::new(&RehearsalConfig::new(Capacity::Samples(8)), threads).unwrap();
         let loader = RehearsalLoader::new(sharded(4, Some(other)), buffer);
         let mut iterator = loader.iter();
         assert!(iterator.next().unwrap().unwrap_err().to_string().contains("another rank"));
@@ -244,7 +300,8 @@ fn a_loader_of_another_rank_than_the_buffer_is_an_error() {
 #[test]
 fn buffers_of_ranks_that_rehearse_alone_work_with_sharded_loaders() {
     world(2, |threads| {
-        let buffer: RehearsalBuffer<Pair> = RehearsalConfig::new(Capacity::Samples(8)).init().unwrap();
+        let buffer: RehearsalBuffer<Pair> =
+            RehearsalConfig::new(Capacity::Samples(8)).init().unwrap();
         let loader = RehearsalLoader::new(sharded(4, Some((threads.rank(), 2))), buffer);
         assert!(loader.iter().all(|batch| batch.is_ok()));
     });
@@ -253,8 +310,11 @@ fn buffers_of_ranks_that_rehearse_alone_work_with_sharded_loaders() {
 #[test]
 fn burns_strategy_for_checkpoints_refuses_a_world_of_two() {
     world(2, |threads| {
-        let buffer: RehearsalBuffer<Pair> = RehearsalBuffer::new(&RehearsalConfig::new(Capacity::Samples(8)), threads).unwrap();
-        let error = RehearsalCheckpointing::new(KeepLastNCheckpoints::new(1), buffer, "nowhere").err().unwrap();
+        let buffer: RehearsalBuffer<Pair> =
+            RehearsalBuffer::new(&RehearsalConfig::new(Capacity::Samples(8)), threads).unwrap();
+        let error = RehearsalCheckpointing::new(KeepLastNCheckpoints::new(1), buffer, "nowhere")
+            .err()
+            .unwrap();
         assert_eq!(error, RehearsalError::Config(ConfigError::CheckpointingWorld(2)));
     });
 }
@@ -262,8 +322,14 @@ fn burns_strategy_for_checkpoints_refuses_a_world_of_two() {
 #[test]
 fn after_a_bad_mini_batch_the_stored_rows_can_be_copied_and_saved_and_training_resumed() {
     let _watchdog = watchdog();
-    for (lag, representatives) in [(0, RowCount::Count(3)), (1, RowCount::Ratio(0.75)), (3, RowCount::Count(3))] {
-        let config = config(40, 4, 3).with_representatives(representatives).with_classes(Some(4)).with_lag(lag).with_seed(3);
+    for (lag, representatives) in
+        [(0, RowCount::Count(3)), (1, RowCount::Ratio(0.75)), (3, RowCount::Count(3))]
+    {
+        let config = config(40, 4, 3)
+            .with_representatives(representatives)
+            .with_classes(Some(4))
+            .with_lag(lag)
+            .with_seed(3);
         let good = |step: usize| batch(&fresh(3, 0, step, 4, 4));
         let alone = || buffer(&config, Box::new(burn_rehearsal_collective::Solo::new()));
         // Found by the handle at once, or by the engine while the step runs.
@@ -273,9 +339,14 @@ fn after_a_bad_mini_batch_the_stored_rows_can_be_copied_and_saved_and_training_r
             let buffer = alone();
             (0..6).for_each(|step| drop(buffer.rehearse(good(step)).unwrap()));
             let expected = buffer.snapshot().unwrap();
-            let error = (0..=lag + 1).find_map(|_| buffer.rehearse(bad.clone()).err()).expect("an error");
+            let error =
+                (0..=lag + 1).find_map(|_| buffer.rehearse(bad.clone()).err()).expect("an error");
             assert_eq!(buffer.check(), Err(error.clone()));
-            assert_eq!(buffer.snapshot().unwrap().samples(), expected.samples(), "lag {lag}: {error}");
+            assert_eq!(
+                buffer.snapshot().unwrap().samples(),
+                expected.samples(),
+                "lag {lag}: {error}"
+            );
             let directory = TempDir::new().unwrap();
             buffer.checkpoint(directory.path()).unwrap();
             assert_eq!(buffer.rehearse(good(7)).err(), Some(error), "the buffer stays poisoned");
@@ -299,12 +370,16 @@ fn after_a_bad_mini_batch_every_rank_can_copy_its_rows() {
         let rank = buffer.rank();
         (0..5).for_each(|step| drop(buffer.rehearse(batch(&fresh(3, rank, step, 4, 4))).unwrap()));
         let expected = buffer.snapshot().unwrap();
-        let bad = |step| if rank == 1 { batch(&[9 * CLASS]) } else { batch(&fresh(3, rank, step, 1, 4)) };
+        let bad =
+            |step| if rank == 1 { batch(&[9 * CLASS]) } else { batch(&fresh(3, rank, step, 1, 4)) };
         (5..9).find_map(|step| buffer.rehearse(bad(step)).err()).expect("an error");
         let stored = buffer.snapshot().unwrap();
         // The others may have stored their own rows of the step that failed.
         assert!(stored.samples().starts_with(expected.samples()), "rank {rank}");
-        assert!(buffer.checkpoint(TempDir::new().unwrap().path()).is_err(), "the other ranks have left");
+        assert!(
+            buffer.checkpoint(TempDir::new().unwrap().path()).is_err(),
+            "the other ranks have left"
+        );
     });
 }
 
@@ -323,16 +398,28 @@ fn untitled(titles: &mut Vec<String>, representatives: usize) {
 }
 
 fn sequences(rows: usize, length: usize) -> Sequences {
-    let tokens = Tensor::from_data(TensorData::new(vec![1i32; rows * length], [rows, length]), (&device(), burn::tensor::DType::I32));
-    Sequences { tokens, titles: (0..rows).map(|row| format!("text {row}")).collect(), source: "corpus".into() }
+    let tokens = Tensor::from_data(
+        TensorData::new(vec![1i32; rows * length], [rows, length]),
+        (&device(), burn::tensor::DType::I32),
+    );
+    Sequences {
+        tokens,
+        titles: (0..rows).map(|row| format!("text {row}")).collect(),
+        source: "corpus".into(),
+    }
 }
 
 #[test]
-fn sequences_of_another_length_are_refused_with_the_advice_to_pad_and_skipped_fields_can_be_filled() {
-    let buffer: RehearsalBuffer<Sequences> = RehearsalConfig::new(Capacity::Samples(10)).with_representatives(3).init().unwrap();
+fn sequences_of_another_length_are_refused_with_the_advice_to_pad_and_skipped_fields_can_be_filled()
+{
+    let buffer: RehearsalBuffer<Sequences> =
+        RehearsalConfig::new(Capacity::Samples(10)).with_representatives(3).init().unwrap();
     assert_eq!(buffer.rehearse(sequences(2, 5)).unwrap().titles, ["text 0", "text 1"]);
     let second = buffer.rehearse(sequences(1, 5)).unwrap();
-    assert_eq!((second.titles, second.source), (vec!["text 0".to_owned(), "replayed".into(), "replayed".into()], "corpus".to_owned()));
+    assert_eq!(
+        (second.titles, second.source),
+        (vec!["text 0".to_owned(), "replayed".into(), "replayed".into()], "corpus".to_owned())
+    );
     assert_eq!(second.tokens.dims(), [3, 5]);
     let error = buffer.rehearse(sequences(2, 6)).unwrap_err().to_string();
     assert!(error.contains("tokens") && error.contains("pad"), "{error}");
@@ -344,12 +431,24 @@ fn a_buffer_is_saved_and_removed_with_the_checkpoints_of_burns_learner_and_resto
     let directory = TempDir::new().unwrap();
     let path = |epoch| RehearsalCheckpointing::path(directory.path().join("buffer"), epoch);
     let train = |buffer: &RehearsalBuffer<Pair>, epochs: usize, from: Option<usize>| {
-        let train: Loader = Arc::new(RehearsalLoader::new(loader(ToPair, samples(8, Some((3, 1)))), buffer.clone()));
-        let strategy = RehearsalCheckpointing::new(KeepLastNCheckpoints::new(2), buffer.clone(), directory.path().join("buffer")).unwrap();
-        let training = without_renderer(SupervisedTraining::new(directory.path(), train, loader(ToPair, samples(4, None))))
-            .num_epochs(epochs)
-            .with_default_checkpointers()
-            .with_checkpointing_strategy(strategy);
+        let train: Loader = Arc::new(RehearsalLoader::new(
+            loader(ToPair, samples(8, Some((3, 1)))),
+            buffer.clone(),
+        ));
+        let strategy = RehearsalCheckpointing::new(
+            KeepLastNCheckpoints::new(2),
+            buffer.clone(),
+            directory.path().join("buffer"),
+        )
+        .unwrap();
+        let training = without_renderer(SupervisedTraining::new(
+            directory.path(),
+            train,
+            loader(ToPair, samples(4, None)),
+        ))
+        .num_epochs(epochs)
+        .with_default_checkpointers()
+        .with_checkpointing_strategy(strategy);
         let training = match from {
             Some(epoch) => training.checkpoint(epoch),
             None => training,

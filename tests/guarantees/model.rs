@@ -1,4 +1,5 @@
-//! A plain model of the whole buffer, FIFO and uniform: vectors, no threads, no messages, no queues but `pending`.
+//! A plain model of the whole buffer, FIFO and uniform: vectors, no threads, no messages, no queues
+//! but `pending`.
 
 use burn_rehearsal::random::{Purpose, Stream};
 use burn_rehearsal::shard_capacity;
@@ -20,7 +21,8 @@ pub(crate) struct Model {
     pending: Vec<VecDeque<Vec<i64>>>,
 }
 
-/// The first min(`count`, `bound`) numbers of a random permutation (Fisher–Yates), without any cleverness.
+/// The first min(`count`, `bound`) numbers of a random permutation (Fisher–Yates), without any
+/// cleverness.
 fn distinct(rng: &mut Stream, count: usize, bound: usize) -> Vec<usize> {
     let mut numbers: Vec<usize> = (0..bound).collect();
     let count = count.min(bound);
@@ -32,7 +34,14 @@ fn distinct(rng: &mut Stream, count: usize, bound: usize) -> Vec<usize> {
 }
 
 impl Model {
-    pub(crate) fn new(size: usize, capacity: usize, candidates: usize, representatives: usize, seed: u64, lag: u64) -> Self {
+    pub(crate) fn new(
+        size: usize,
+        capacity: usize,
+        candidates: usize,
+        representatives: usize,
+        seed: u64,
+        lag: u64,
+    ) -> Self {
         Self {
             candidates,
             representatives,
@@ -57,7 +66,8 @@ impl Model {
         }
     }
 
-    /// One step on all ranks: the incoming ids of each, none for a rank without rows. Returns the ids of each rank's representatives.
+    /// One step on all ranks: the incoming ids of each, none for a rank without rows. Returns the
+    /// ids of each rank's representatives.
     pub(crate) fn step(&mut self, incoming: &[Vec<i64>]) -> Vec<Vec<i64>> {
         if incoming.iter().all(Vec::is_empty) {
             return vec![Vec::new(); incoming.len()];
@@ -73,7 +83,9 @@ impl Model {
         for (rank, pending) in self.pending.iter_mut().enumerate() {
             let mut rng = Stream::new(self.seed, Purpose::Draw, self.step + self.lag, rank as u32);
             let count = if self.known[rank] { self.representatives } else { 0 };
-            pending.push_back(distinct(&mut rng, count, union.len()).into_iter().map(|row| union[row]).collect());
+            pending.push_back(
+                distinct(&mut rng, count, union.len()).into_iter().map(|row| union[row]).collect(),
+            );
         }
         self.step += 1;
         let due = self.step > self.lag;

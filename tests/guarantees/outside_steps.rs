@@ -3,7 +3,9 @@
 use burn::data::dataset::DatasetError;
 use burn_rehearsal::error::RehearsalError;
 use burn_rehearsal::{Capacity, RehearsalBuffer, RehearsalConfig, SamplingKind};
-use burn_rehearsal_testing::{CLASS, Mixed, Row, batch, buffer, config, device, fresh, read, uniform_p, world};
+use burn_rehearsal_testing::{
+    CLASS, Mixed, Row, batch, buffer, config, device, fresh, read, uniform_p, world,
+};
 
 /// The ids of some mini-batches of a rank: none of rank 1, and of the others different numbers.
 fn mini_batches(rank: usize) -> Vec<Vec<i64>> {
@@ -35,7 +37,10 @@ fn all_rows_are_offered_and_all_ranks_know_what_is_stored() {
                 let rows = fill(&buffer, &mini_batches(buffer.rank()));
                 assert_eq!(rows, 4 * mini_batches(buffer.rank()).len());
                 let all: Vec<i64> = (0..size).flat_map(mini_batches).flatten().collect();
-                assert_eq!((buffer.len(), buffer.capacity(), buffer.inspect().unwrap().steps), (all.len(), Some(100), 0));
+                assert_eq!(
+                    (buffer.len(), buffer.capacity(), buffer.inspect().unwrap().steps),
+                    (all.len(), Some(100), 0)
+                );
                 // The first mini-batch inserts, the second is augmented with rows of all shards.
                 for step in 0..2 {
                     buffer.rehearse(batch(&fresh(8, buffer.rank(), step, 4, 3))).unwrap();
@@ -57,7 +62,12 @@ fn a_shard_that_is_filled_beyond_its_capacity_keeps_a_uniform_sample() {
         let ids: Vec<i64> = (0..offered as i64).collect();
         fill(&buffer, &ids.chunks(5).map(<[i64]>::to_vec).collect::<Vec<_>>());
         assert_eq!(buffer.len(), capacity);
-        buffer.snapshot().unwrap().samples().iter().for_each(|sample| counts[sample.id.unwrap() as usize] += 1);
+        buffer
+            .snapshot()
+            .unwrap()
+            .samples()
+            .iter()
+            .for_each(|sample| counts[sample.id.unwrap() as usize] += 1);
     }
     assert!(uniform_p(&counts, runs, capacity as u64) > 1e-3, "{counts:?}");
 }
@@ -66,7 +76,8 @@ fn a_shard_that_is_filled_beyond_its_capacity_keeps_a_uniform_sample() {
 fn draws_outside_of_steps_are_distinct_and_uniform_over_all_shards() {
     world(3, |threads| {
         let buffer = buffer(&config(60, 1, 1), threads);
-        let own: Vec<i64> = (0..[9, 1, 5][buffer.rank()]).map(|row| 3 * row + buffer.rank() as i64).collect();
+        let own: Vec<i64> =
+            (0..[9, 1, 5][buffer.rank()]).map(|row| 3 * row + buffer.rank() as i64).collect();
         fill(&buffer, &[own]);
         buffer.rehearse(batch(&fresh(9, buffer.rank(), 0, 2, 3))).unwrap();
         let stored = buffer.len();
@@ -88,13 +99,16 @@ fn draws_outside_of_steps_are_distinct_and_uniform_over_all_shards() {
     });
 }
 
-/// Ten steps, with `samples` draws after each of them: all rows that steps got, and the digest of the draws.
+/// Ten steps, with `samples` draws after each of them: all rows that steps got, and the digest of
+/// the draws.
 fn run(size: usize, samples: usize) -> Vec<(Vec<Row>, String)> {
     world(size, |threads| {
         let buffer = buffer(&config(20, 2, 5).with_seed(3), threads);
         let mut rows = Vec::new();
         for step in 0..10 {
-            rows.extend(read(&buffer.rehearse(batch(&fresh(2, buffer.rank(), step, 4, 3))).unwrap()));
+            rows.extend(read(
+                &buffer.rehearse(batch(&fresh(2, buffer.rank(), step, 4, 3))).unwrap(),
+            ));
             (0..samples).for_each(|_| drop(buffer.sample(3 + buffer.rank()).unwrap()));
         }
         (rows, buffer.report().unwrap().draws_digest)
@@ -137,12 +151,18 @@ fn an_error_while_a_rank_fills_its_shard_reaches_all_ranks() {
         let rank = threads.rank();
         let buffer = buffer(&RehearsalConfig::new(Capacity::Samples(10)), threads);
         let error = if rank == 0 {
-            buffer.fill([Err(DatasetError::new(std::io::Error::other("no such file")))]).unwrap_err()
+            buffer
+                .fill([Err(DatasetError::new(std::io::Error::other("no such file")))])
+                .unwrap_err()
         } else {
             buffer.fill([Ok(batch(&[1, 2]))]).unwrap_err()
         };
         assert_eq!(buffer.check(), Err(error.clone()));
-        matches!((rank, error), (0, RehearsalError::Data(_)) | (1, RehearsalError::PeerFailed { rank: 0, reason: "data", .. }))
+        matches!(
+            (rank, error),
+            (0, RehearsalError::Data(_))
+                | (1, RehearsalError::PeerFailed { rank: 0, reason: "data", .. })
+        )
     });
     assert_eq!(errors, [true; 2]);
 }
@@ -153,7 +173,10 @@ fn a_fill_that_fails_leaves_a_buffer_whose_checkpoint_can_be_restored() {
     let buffer = config.init().unwrap();
     buffer.rehearse(batch(&[1, 2])).unwrap();
     // A new class, and then an error.
-    let batches = [Ok(batch(&[CLASS + 1, CLASS + 2, CLASS + 3])), Err(DatasetError::new(RehearsalError::EngineGone))];
+    let batches = [
+        Ok(batch(&[CLASS + 1, CLASS + 2, CLASS + 3])),
+        Err(DatasetError::new(RehearsalError::EngineGone)),
+    ];
     buffer.fill(batches).unwrap_err();
     let directory = tempfile::tempdir().unwrap();
     buffer.checkpoint(directory.path()).unwrap();

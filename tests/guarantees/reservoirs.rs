@@ -1,7 +1,9 @@
 //! What the class-balanced policy keeps: a uniform subset of what each class was offered.
 
 use burn::tensor::{Tensor, TensorData};
-use burn_rehearsal::{Capacity, Execution, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig};
+use burn_rehearsal::{
+    Capacity, Execution, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig,
+};
 use burn_rehearsal_testing::{batch, buffer, config, device, fresh, p_value, uniform_p, world};
 use tempfile::TempDir;
 
@@ -16,7 +18,10 @@ struct Plain {
 
 /// How many rows of each of 5 tasks are stored after all of them, in 200 slots.
 fn rows_by_task(policy: PolicyKind, seed: u64) -> Vec<u64> {
-    let config = RehearsalConfig::new(Capacity::Samples(200)).with_policy(policy).with_seed(seed).with_execution(Execution::Inline);
+    let config = RehearsalConfig::new(Capacity::Samples(200))
+        .with_policy(policy)
+        .with_seed(seed)
+        .with_execution(Execution::Inline);
     let buffer: RehearsalBuffer<Plain> = config.init().unwrap();
     for task in 0..5 {
         buffer.begin_task(task).unwrap();
@@ -34,7 +39,10 @@ fn rows_by_task(policy: PolicyKind, seed: u64) -> Vec<u64> {
 fn without_a_class_the_default_keeps_all_tasks_alike_and_random_replacement_only_the_last() {
     let mut counts = vec![0; 5];
     for seed in 0..5 {
-        rows_by_task(PolicyKind::ClassBalanced, seed).iter().zip(&mut counts).for_each(|(rows, count)| *count += rows);
+        rows_by_task(PolicyKind::ClassBalanced, seed)
+            .iter()
+            .zip(&mut counts)
+            .for_each(|(rows, count)| *count += rows);
     }
     // Rows are stored without replacement, which only makes the counts vary less.
     assert!(uniform_p(&counts, 1000, 1) > P, "{counts:?}");
@@ -53,10 +61,18 @@ fn the_same_classes_in_every_task_are_kept_from_all_tasks_alike_on_several_ranks
                 for task in 0..4 {
                     buffer.begin_task(task).unwrap();
                     for step in 0..60 {
-                        buffer.rehearse(batch(&fresh(seed, buffer.rank(), 100 * task + step, 8, 5))).unwrap();
+                        buffer
+                            .rehearse(batch(&fresh(seed, buffer.rank(), 100 * task + step, 8, 5)))
+                            .unwrap();
                     }
                 }
-                buffer.snapshot().unwrap().samples().iter().map(|sample| sample.task).collect::<Vec<_>>()
+                buffer
+                    .snapshot()
+                    .unwrap()
+                    .samples()
+                    .iter()
+                    .map(|sample| sample.task)
+                    .collect::<Vec<_>>()
             });
             shards.iter().flatten().for_each(|&task| counts[task] += 1);
         }
@@ -66,7 +82,8 @@ fn the_same_classes_in_every_task_are_kept_from_all_tasks_alike_on_several_ranks
 
 #[test]
 fn ranks_that_are_offered_fewer_rows_are_over_represented_by_the_ratio_of_the_rows() {
-    // Rank 0 is offered 160 rows and rank 1 80, for 20 slots each: of the first 40 rows of either, an eighth and a quarter stay.
+    // Rank 0 is offered 160 rows and rank 1 80, for 20 slots each: of the first 40 rows of either,
+    // an eighth and a quarter stay.
     const SEEDS: u64 = 60;
     let mut stored = [0u64; 2];
     for seed in 0..SEEDS {
@@ -78,7 +95,11 @@ fn ranks_that_are_offered_fewer_rows_are_over_represented_by_the_ratio_of_the_ro
             }
             let step = |id: i64| id / 64 / 8;
             let snapshot = buffer.snapshot().unwrap();
-            snapshot.samples().iter().filter(|sample| step(sample.id.unwrap()) < 40 / rows as i64).count() as u64
+            snapshot
+                .samples()
+                .iter()
+                .filter(|sample| step(sample.id.unwrap()) < 40 / rows as i64)
+                .count() as u64
         });
         stored.iter_mut().zip(shards).for_each(|(all, count)| *all += count);
     }
@@ -97,14 +118,24 @@ fn a_change_of_the_world_keeps_the_ratio_of_rows_stored_to_rows_offered() {
         let (directory, config) = (TempDir::new().unwrap(), config(40, 10, 1).with_seed(seed));
         world(4, |threads| {
             let buffer = buffer(&config, threads);
-            (0..10).for_each(|step| drop(buffer.rehearse(batch(&fresh(seed, buffer.rank(), step, 10, 1))).unwrap()));
+            (0..10).for_each(|step| {
+                drop(buffer.rehearse(batch(&fresh(seed, buffer.rank(), step, 10, 1))).unwrap())
+            });
             buffer.checkpoint(directory.path()).unwrap();
         });
         let shards = world(3, |threads| {
             let buffer = buffer(&config, threads);
             buffer.restore(directory.path(), &device()).unwrap();
-            (10..23).for_each(|step| drop(buffer.rehearse(batch(&fresh(seed, buffer.rank(), step, 10, 1))).unwrap()));
-            buffer.snapshot().unwrap().samples().iter().map(|sample| (sample.id.unwrap() / 64 / 8) < 10).collect::<Vec<_>>()
+            (10..23).for_each(|step| {
+                drop(buffer.rehearse(batch(&fresh(seed, buffer.rank(), step, 10, 1))).unwrap())
+            });
+            buffer
+                .snapshot()
+                .unwrap()
+                .samples()
+                .iter()
+                .map(|sample| (sample.id.unwrap() / 64 / 8) < 10)
+                .collect::<Vec<_>>()
         });
         for rows in &shards {
             rows.iter().for_each(|&early| counts[usize::from(early)] += 1);
@@ -114,8 +145,11 @@ fn a_change_of_the_world_keeps_the_ratio_of_rows_stored_to_rows_offered() {
             expected[0] += slots * 130.0 / (before + 130.0);
         }
     }
-    let statistic: f64 =
-        counts.iter().zip(expected).map(|(&count, expected): (&u64, f64)| (count as f64 - expected).powi(2) / expected).sum();
+    let statistic: f64 = counts
+        .iter()
+        .zip(expected)
+        .map(|(&count, expected): (&u64, f64)| (count as f64 - expected).powi(2) / expected)
+        .sum();
     assert!(p_value(statistic, 1.0) > P, "{counts:?}, expected {expected:?}");
 }
 
@@ -123,11 +157,16 @@ fn a_change_of_the_world_keeps_the_ratio_of_rows_stored_to_rows_offered() {
 fn without_a_class_the_default_is_a_reservoir_bit_for_bit() {
     for size in [1, 2] {
         let run = |policy| {
-            let config = RehearsalConfig::new(Capacity::Samples(30)).with_policy(policy).with_seed(4);
+            let config =
+                RehearsalConfig::new(Capacity::Samples(30)).with_policy(policy).with_seed(4);
             world(size, |threads| {
-                let buffer: RehearsalBuffer<Plain> = RehearsalBuffer::new(&config, threads).unwrap();
+                let buffer: RehearsalBuffer<Plain> =
+                    RehearsalBuffer::new(&config, threads).unwrap();
                 for step in 0..40 {
-                    let values = TensorData::new((0..6).map(|row| (6 * step + row) as f32).collect::<Vec<_>>(), [6, 1]);
+                    let values = TensorData::new(
+                        (0..6).map(|row| (6 * step + row) as f32).collect::<Vec<_>>(),
+                        [6, 1],
+                    );
                     buffer.rehearse(Plain { task: Tensor::from_data(values, &device()) }).unwrap();
                 }
                 buffer.report().unwrap().contents_digest

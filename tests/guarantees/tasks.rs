@@ -18,15 +18,23 @@ fn sorted(mut ids: Vec<i64>) -> Vec<i64> {
 
 /// Everything that all ranks offered in tasks of `per_task` steps during the given steps.
 fn offered(per_task: usize, steps: std::ops::Range<usize>) -> Vec<i64> {
-    sorted(steps.flat_map(|step| (0..RANKS).flat_map(move |rank| ids(step / per_task, rank, step))).collect())
+    sorted(
+        steps
+            .flat_map(|step| (0..RANKS).flat_map(move |rank| ids(step / per_task, rank, step)))
+            .collect(),
+    )
 }
 
-/// With r as large as the buffer the representatives of a step are exactly the rows that could be drawn.
+/// With r as large as the buffer the representatives of a step are exactly the rows that could be
+/// drawn.
 #[test]
 fn under_exclude_current_pending_representatives_are_drawn_again_when_a_task_begins() {
     for execution in [Execution::Background, Execution::Inline] {
         for lag in [0, 1, 3] {
-            let config = config(600, 2, 600).with_sampling(SamplingKind::ExcludeCurrent).with_lag(lag).with_execution(execution);
+            let config = config(600, 2, 600)
+                .with_sampling(SamplingKind::ExcludeCurrent)
+                .with_lag(lag)
+                .with_execution(execution);
             world(RANKS, |threads| {
                 let buffer = buffer(&config, threads);
                 for step in 0..15 {
@@ -35,8 +43,12 @@ fn under_exclude_current_pending_representatives_are_drawn_again_when_a_task_beg
                         buffer.begin_task(task).unwrap();
                     }
                     let incoming = ids(task, buffer.rank(), step);
-                    let drawn = sorted(assert_augmented(&incoming, &buffer.rehearse(batch(&incoming)).unwrap()));
-                    // All rows of all earlier tasks at once, also those that came in the last `lag` steps before this task began.
+                    let drawn = sorted(assert_augmented(
+                        &incoming,
+                        &buffer.rehearse(batch(&incoming)).unwrap(),
+                    ));
+                    // All rows of all earlier tasks at once, also those that came in the last `lag`
+                    // steps before this task began.
                     let expected = if step < lag { Vec::new() } else { offered(5, 0..task * 5) };
                     assert_eq!(drawn, expected, "lag {lag}, step {step}");
                 }
@@ -56,7 +68,10 @@ fn pending_representatives_are_drawn_again_when_the_start_task_begins() {
                     buffer.begin_task(step / 5).unwrap();
                 }
                 let incoming = ids(step / 5, buffer.rank(), step);
-                let drawn = sorted(assert_augmented(&incoming, &buffer.rehearse(batch(&incoming)).unwrap()));
+                let drawn = sorted(assert_augmented(
+                    &incoming,
+                    &buffer.rehearse(batch(&incoming)).unwrap(),
+                ));
                 // The first steps of task 1 see the union as it was when the task began, or newer.
                 let until = if step < 5 { 0 } else { (step + 1 - lag).max(5) };
                 assert_eq!(drawn, offered(5, 0..until), "lag {lag}, step {step}");
@@ -95,7 +110,8 @@ fn beginning_the_current_task_again_changes_nothing() {
         for step in 0..9 {
             buffer.begin_task(step / 3).unwrap();
             let incoming = ids(step / 3, buffer.rank(), step);
-            let drawn = sorted(assert_augmented(&incoming, &buffer.rehearse(batch(&incoming)).unwrap()));
+            let drawn =
+                sorted(assert_augmented(&incoming, &buffer.rehearse(batch(&incoming)).unwrap()));
             assert_eq!(drawn, offered(3, 0..step / 3 * 3));
             assert_eq!(buffer.inspect().unwrap().task, step / 3);
         }
@@ -111,7 +127,9 @@ fn a_task_may_begin_before_the_first_mini_batch_and_in_an_idle_world() {
         buffer.begin_task(7).unwrap();
         for step in 0..3 {
             let incoming = ids(7, buffer.rank(), step);
-            assert!(assert_augmented(&incoming, &buffer.rehearse(batch(&incoming)).unwrap()).is_empty());
+            assert!(
+                assert_augmented(&incoming, &buffer.rehearse(batch(&incoming)).unwrap()).is_empty()
+            );
         }
         assert!(buffer.snapshot().unwrap().samples().iter().all(|sample| sample.task == 7));
         (0..2).for_each(|_| buffer.skip_step().unwrap());
@@ -127,9 +145,15 @@ fn ranks_that_begin_different_tasks_or_one_at_another_step_disagree_on_every_ran
     for lag in [0, 1, 3] {
         for execution in [Execution::Background, Execution::Inline] {
             let config = config(60, 2, 6).with_lag(lag).with_execution(execution);
-            let step = |buffer: &RehearsalBuffer<_>, step| buffer.rehearse(batch(&ids(0, buffer.rank(), step))).map(drop);
+            let step = |buffer: &RehearsalBuffer<_>, step| {
+                buffer.rehearse(batch(&ids(0, buffer.rank(), step))).map(drop)
+            };
             // What the others do is known at the next call.
-            let begin = |buffer: &_, task| RehearsalBuffer::begin_task(buffer, task).and_then(|()| step(buffer, 3)).unwrap_err();
+            let begin = |buffer: &_, task| {
+                RehearsalBuffer::begin_task(buffer, task)
+                    .and_then(|()| step(buffer, 3))
+                    .unwrap_err()
+            };
             let different = world(RANKS, |threads| {
                 let buffer = buffer(&config, threads);
                 (0..3).try_for_each(|number| step(&buffer, number)).unwrap();
@@ -138,12 +162,20 @@ fn ranks_that_begin_different_tasks_or_one_at_another_step_disagree_on_every_ran
             let early = world(RANKS, |threads| {
                 let buffer = buffer(&config, threads);
                 (0..3).try_for_each(|number| step(&buffer, number)).unwrap();
-                if buffer.rank() == 1 { begin(&buffer, 1) } else { (3..20).find_map(|number| step(&buffer, number).err()).unwrap() }
+                if buffer.rank() == 1 {
+                    begin(&buffer, 1)
+                } else {
+                    (3..20).find_map(|number| step(&buffer, number).err()).unwrap()
+                }
             });
             let late = world(RANKS, |threads| {
                 let buffer = buffer(&config, threads);
                 (0..3).try_for_each(|number| step(&buffer, number)).unwrap();
-                if buffer.rank() == 1 { (3..20).find_map(|number| step(&buffer, number).err()).unwrap() } else { begin(&buffer, 1) }
+                if buffer.rank() == 1 {
+                    (3..20).find_map(|number| step(&buffer, number).err()).unwrap()
+                } else {
+                    begin(&buffer, 1)
+                }
             });
             for errors in [different, early, late] {
                 for (rank, error) in errors.iter().enumerate() {

@@ -14,7 +14,10 @@ type Run = Vec<(Vec<Vec<Row>>, String, String, u64)>;
 /// Three epochs, each followed by `idle` rounds in which nobody has rows.
 fn epochs(size: usize, lag: usize, sampling: SamplingKind, idle: usize) -> Run {
     world(size, |threads| {
-        let buffer = buffer(&config(9 * size, 3, 5).with_lag(lag).with_sampling(sampling).with_seed(6), threads);
+        let buffer = buffer(
+            &config(9 * size, 3, 5).with_lag(lag).with_sampling(sampling).with_seed(6),
+            threads,
+        );
         let rank = buffer.rank();
         let mut batches = Vec::new();
         for epoch in 0..3 {
@@ -43,9 +46,14 @@ fn epochs(size: usize, lag: usize, sampling: SamplingKind, idle: usize) -> Run {
 fn a_round_in_which_nobody_has_rows_changes_nothing() {
     for size in [1, 2, 3, 4, 8] {
         for lag in [0, 1, 3] {
-            let sampling = [SamplingKind::Uniform, SamplingKind::ClassBalanced, SamplingKind::ExcludeCurrent][(size + lag) % 3];
+            let sampling =
+                [SamplingKind::Uniform, SamplingKind::ClassBalanced, SamplingKind::ExcludeCurrent]
+                    [(size + lag) % 3];
             let none = epochs(size, lag, sampling, 0);
-            assert!(none.iter().all(|run| run.3 == 18), "18 rounds in which somebody had rows are 18 steps");
+            assert!(
+                none.iter().all(|run| run.3 == 18),
+                "18 rounds in which somebody had rows are 18 steps"
+            );
             assert_eq!(none, epochs(size, lag, sampling, 1), "{size} ranks, lag {lag}");
             assert_eq!(none, epochs(size, lag, sampling, 3), "{size} ranks, lag {lag}");
         }
@@ -54,13 +62,19 @@ fn a_round_in_which_nobody_has_rows_changes_nothing() {
 
 #[test]
 fn a_rank_without_rows_in_a_step_lets_its_own_representatives_of_that_step_go() {
-    // The model computes every rank's representatives for every step; a rank that had no rows at a step never sees those of that step.
+    // The model computes every rank's representatives for every step; a rank that had no rows at a
+    // step never sees those of that step.
     for (size, lag) in [(2, 1), (3, 1), (3, 3), (4, 0), (8, 1)] {
-        let rows = |rank: usize, step: usize| if step % 6 < steps(rank) && (step + rank) % 5 != 2 { 1 + (step + rank) % 4 } else { 0 };
+        let rows = |rank: usize, step: usize| {
+            if step % 6 < steps(rank) && (step + rank) % 5 != 2 { 1 + (step + rank) % 4 } else { 0 }
+        };
         let data = |rank: usize, step: usize| fresh(1, rank, step, rows(rank, step), 3);
         let mut model = Model::new(size, 6 * size, 2, 4, 3, lag as u64);
-        let expected: Vec<_> = (0..30).map(|step| model.step(&(0..size).map(|rank| data(rank, step)).collect::<Vec<_>>())).collect();
-        let config = config(6 * size, 2, 4).with_policy(PolicyKind::Fifo).with_seed(3).with_lag(lag);
+        let expected: Vec<_> = (0..30)
+            .map(|step| model.step(&(0..size).map(|rank| data(rank, step)).collect::<Vec<_>>()))
+            .collect();
+        let config =
+            config(6 * size, 2, 4).with_policy(PolicyKind::Fifo).with_seed(3).with_lag(lag);
         world(size, |threads| {
             let buffer = buffer(&config, threads);
             let rank = buffer.rank();
@@ -70,7 +84,10 @@ fn a_rank_without_rows_in_a_step_lets_its_own_representatives_of_that_step_go() 
                     buffer.skip_step().unwrap();
                 } else {
                     let drawn = assert_augmented(&ids, &buffer.rehearse(batch(&ids)).unwrap());
-                    assert_eq!(drawn, expected[rank], "rank {rank} of {size}, lag {lag}, step {step}");
+                    assert_eq!(
+                        drawn, expected[rank],
+                        "rank {rank} of {size}, lag {lag}, step {step}"
+                    );
                 }
             }
         });
@@ -78,7 +95,8 @@ fn a_rank_without_rows_in_a_step_lets_its_own_representatives_of_that_step_go() 
 }
 
 #[test]
-fn a_rank_that_never_has_rows_takes_part_and_a_late_one_is_served_once_it_has_had_rows_for_lag_steps() {
+fn a_rank_that_never_has_rows_takes_part_and_a_late_one_is_served_once_it_has_had_rows_for_lag_steps()
+ {
     for lag in [0, 1, 2] {
         world(3, |threads| {
             let buffer = buffer(&config(300, 3, 4).with_lag(lag), threads);
@@ -91,7 +109,11 @@ fn a_rank_that_never_has_rows_takes_part_and_a_late_one_is_served_once_it_has_ha
                 let ids = fresh(0, rank, step, 3, 2);
                 let drawn = assert_augmented(&ids, &buffer.rehearse(batch(&ids)).unwrap());
                 let served = step >= lag && (rank == 0 || step >= 5 + lag);
-                assert_eq!(drawn.len(), if !served { 0 } else { (3 * (step + 1 - lag)).min(4) }, "rank {rank}, lag {lag}, step {step}");
+                assert_eq!(
+                    drawn.len(),
+                    if !served { 0 } else { (3 * (step + 1 - lag)).min(4) },
+                    "rank {rank}, lag {lag}, step {step}"
+                );
             }
             let report = buffer.report().unwrap();
             assert_eq!((report.len, buffer.inspect().unwrap().len), (45, [30, 15, 0][rank]));

@@ -2,10 +2,13 @@
 
 use burn_rehearsal::random::{Purpose, Stream};
 use burn_rehearsal::{OnRepeat, RehearsalConfig, SamplingKind};
-use burn_rehearsal_testing::{CLASS, assert_augmented, batch, buffer, config, p_value, uniform_p, world};
+use burn_rehearsal_testing::{
+    CLASS, assert_augmented, batch, buffer, config, p_value, uniform_p, world,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How many rows each rank of a world stores, of a shard capacity of 40: one row, half full, full, ….
+/// How many rows each rank of a world stores, of a shard capacity of 40: one row, half full, full,
+/// ….
 const FILLS: [usize; 8] = [1, 20, 40, 7, 33, 2, 40, 13];
 const SHARD: usize = 40;
 const P: f64 = 1e-3;
@@ -22,10 +25,17 @@ type Places = Vec<(u32, u32)>;
 /// What one rank drew at each step.
 type Drawn = Vec<Places>;
 
-/// Fills shards with `contents`, freezes them, and draws `steps` times on every rank that stores something.
+/// Fills shards with `contents`, freezes them, and draws `steps` times on every rank that stores
+/// something.
 ///
-/// The contents stay as they are because every later mini-batch is a row that its rank has stored already.
-fn draw_from_frozen(config: &RehearsalConfig, contents: &[Vec<i64>], steps: usize, expected: usize) -> Vec<Drawn> {
+/// The contents stay as they are because every later mini-batch is a row that its rank has stored
+/// already.
+fn draw_from_frozen(
+    config: &RehearsalConfig,
+    contents: &[Vec<i64>],
+    steps: usize,
+    expected: usize,
+) -> Vec<Drawn> {
     let config = config.clone().with_on_repeat(OnRepeat::SkipIfStored);
     world(contents.len(), |threads| {
         let buffer = buffer(&config, threads);
@@ -41,12 +51,32 @@ fn draw_from_frozen(config: &RehearsalConfig, contents: &[Vec<i64>], steps: usiz
             .map(|step| {
                 let rehearsed = buffer.rehearse_with_handles(batch(&[mine])).unwrap();
                 let ids = assert_augmented(&[mine], &rehearsed.batch);
-                assert_eq!(ids.len(), expected, "step {step} has another number of representatives than min(r, total)");
-                let places: Vec<_> = rehearsed.representatives.iter().map(|handle| (handle.rank, handle.slot)).collect();
-                assert_eq!(places.iter().collect::<BTreeSet<_>>().len(), expected, "a row twice in one draw");
+                assert_eq!(
+                    ids.len(),
+                    expected,
+                    "step {step} has another number of representatives than min(r, total)"
+                );
+                let places: Vec<_> = rehearsed
+                    .representatives
+                    .iter()
+                    .map(|handle| (handle.rank, handle.slot))
+                    .collect();
+                assert_eq!(
+                    places.iter().collect::<BTreeSet<_>>().len(),
+                    expected,
+                    "a row twice in one draw"
+                );
                 for (handle, id) in rehearsed.representatives.iter().zip(ids) {
-                    assert_eq!(*at.entry(*handle).or_insert(id), id, "a handle names two rows of frozen contents");
-                    assert_eq!(contents[handle.rank as usize].iter().find(|&&stored| stored == id), Some(&id), "not stored on that rank");
+                    assert_eq!(
+                        *at.entry(*handle).or_insert(id),
+                        id,
+                        "a handle names two rows of frozen contents"
+                    );
+                    assert_eq!(
+                        contents[handle.rank as usize].iter().find(|&&stored| stored == id),
+                        Some(&id),
+                        "not stored on that rank"
+                    );
                 }
                 places
             })
@@ -54,7 +84,10 @@ fn draw_from_frozen(config: &RehearsalConfig, contents: &[Vec<i64>], steps: usiz
         let snapshot = buffer.snapshot().unwrap();
         assert_eq!(snapshot.samples().len(), ids.len(), "the contents were meant to stay frozen");
         for sample in snapshot.samples() {
-            assert!(at.get(&sample.handle).is_none_or(|&id| sample.id == Some(id)), "a handle does not lead to its row");
+            assert!(
+                at.get(&sample.handle).is_none_or(|&id| sample.id == Some(id)),
+                "a handle does not lead to its row"
+            );
         }
         drawn
     })
@@ -62,7 +95,8 @@ fn draw_from_frozen(config: &RehearsalConfig, contents: &[Vec<i64>], steps: usiz
 
 /// How often each of the rows of shards with these `fills` occurs.
 fn count<'a>(fills: &[usize], draws: impl Iterator<Item = &'a (u32, u32)>) -> Vec<u64> {
-    let starts: Vec<usize> = fills.iter().scan(0, |end, fill| Some(std::mem::replace(end, *end + fill))).collect();
+    let starts: Vec<usize> =
+        fills.iter().scan(0, |end, fill| Some(std::mem::replace(end, *end + fill))).collect();
     let mut counts = vec![0; fills.iter().sum()];
     draws.for_each(|&(rank, slot)| counts[starts[rank as usize] + slot as usize] += 1);
     counts
@@ -75,9 +109,19 @@ fn fills_of(size: usize) -> Vec<usize> {
 pub(crate) fn uniform_in_world(size: usize, steps: usize) {
     let (fills, r) = (fills_of(size), 7);
     let total: usize = fills.iter().sum();
-    let contents: Vec<_> = fills.iter().enumerate().map(|(rank, &fill)| stored_ids(rank, fill)).collect();
-    let drawn = draw_from_frozen(&config(SHARD * size, 64, r).with_seed(11), &contents, steps, r.min(total));
-    let pooled = uniform_p(&count(&fills, drawn.iter().flatten().flatten()), (steps * size) as u64, r as u64);
+    let contents: Vec<_> =
+        fills.iter().enumerate().map(|(rank, &fill)| stored_ids(rank, fill)).collect();
+    let drawn = draw_from_frozen(
+        &config(SHARD * size, 64, r).with_seed(11),
+        &contents,
+        steps,
+        r.min(total),
+    );
+    let pooled = uniform_p(
+        &count(&fills, drawn.iter().flatten().flatten()),
+        (steps * size) as u64,
+        r as u64,
+    );
     assert!(pooled > P, "{size} ranks: p = {pooled:e}");
     for (rank, drawn) in drawn.iter().enumerate() {
         let p = uniform_p(&count(&fills, drawn.iter().flatten()), steps as u64, r as u64);
@@ -113,7 +157,8 @@ fn draws_are_uniform_over_eight_unequally_filled_ranks() {
 #[test]
 fn draws_are_uniform_while_one_shard_is_empty() {
     let fills = [12, 0, 30];
-    let contents: Vec<_> = fills.iter().enumerate().map(|(rank, &fill)| stored_ids(rank, fill)).collect();
+    let contents: Vec<_> =
+        fills.iter().enumerate().map(|(rank, &fill)| stored_ids(rank, fill)).collect();
     let drawn = draw_from_frozen(&config(120, 64, 5).with_seed(3), &contents, 1500, 5);
     assert!(drawn[1].is_empty());
     let p = uniform_p(&count(&fills, drawn.iter().flatten().flatten()), 3000, 5);
@@ -124,7 +169,8 @@ fn draws_are_uniform_while_one_shard_is_empty() {
 fn fewer_stored_rows_than_r_are_drawn_all_and_once() {
     for fills in [vec![4], vec![1, 3], vec![1, 0, 2, 1]] {
         let total = fills.iter().sum();
-        let contents: Vec<_> = fills.iter().enumerate().map(|(rank, &fill)| stored_ids(rank, fill)).collect();
+        let contents: Vec<_> =
+            fills.iter().enumerate().map(|(rank, &fill)| stored_ids(rank, fill)).collect();
         for drawn in draw_from_frozen(&config(40, 64, 9), &contents, 30, total).iter().flatten() {
             assert_eq!(drawn.iter().collect::<BTreeSet<_>>().len(), total);
         }
@@ -132,18 +178,28 @@ fn fewer_stored_rows_than_r_are_drawn_all_and_once() {
 }
 
 /// The number of rows that two draws of r out of n have in common is hypergeometric.
-fn assert_independent<'a>(pairs: impl ExactSizeIterator<Item = (&'a Places, &'a Places)>, n: f64, r: f64) {
+fn assert_independent<'a>(
+    pairs: impl ExactSizeIterator<Item = (&'a Places, &'a Places)>,
+    n: f64,
+    r: f64,
+) {
     let trials = pairs.len() as f64;
-    let common: usize = pairs.map(|(a, b)| a.iter().filter(|place| b.contains(place)).count()).sum();
+    let common: usize =
+        pairs.map(|(a, b)| a.iter().filter(|place| b.contains(place)).count()).sum();
     let (mean, variance) = (r * r / n, r * (r / n) * (1.0 - r / n) * (n - r) / (n - 1.0));
     let z = (common as f64 - trials * mean) / (trials * variance).sqrt();
-    assert!(z.abs() < 4.0, "{common} rows in common where {:.1} are expected: z = {z:.1}", trials * mean);
+    assert!(
+        z.abs() < 4.0,
+        "{common} rows in common where {:.1} are expected: z = {z:.1}",
+        trials * mean
+    );
 }
 
 #[test]
 fn draws_of_different_ranks_and_of_consecutive_steps_are_independent() {
     let fills = [9, 20, 3];
-    let contents: Vec<_> = fills.iter().enumerate().map(|(rank, &fill)| stored_ids(rank, fill)).collect();
+    let contents: Vec<_> =
+        fills.iter().enumerate().map(|(rank, &fill)| stored_ids(rank, fill)).collect();
     let drawn = draw_from_frozen(&config(120, 64, 6).with_seed(21), &contents, 1500, 6);
     for (a, b) in [(0, 1), (1, 2), (0, 2)] {
         assert_independent(drawn[a].iter().zip(&drawn[b]), 32.0, 6.0);
@@ -153,12 +209,14 @@ fn draws_of_different_ranks_and_of_consecutive_steps_are_independent() {
     }
 }
 
-/// As the original implementation draws: a rank, then a virtual slot of its capacity, folded by modulo onto the rows that it has.
+/// As the original implementation draws: a rank, then a virtual slot of its capacity, folded by
+/// modulo onto the rows that it has.
 fn folded(fills: &[usize], r: usize, rng: &mut Stream) -> Vec<(u32, u32)> {
     let mut drawn = BTreeSet::new();
     while drawn.len() < r {
         let virtual_slot = rng.below((SHARD * fills.len()) as u64) as usize;
-        let (rank, slot) = (virtual_slot / SHARD, virtual_slot % SHARD % fills[virtual_slot / SHARD]);
+        let (rank, slot) =
+            (virtual_slot / SHARD, virtual_slot % SHARD % fills[virtual_slot / SHARD]);
         drawn.insert((rank as u32, slot as u32));
     }
     drawn.into_iter().collect()
@@ -166,7 +224,11 @@ fn folded(fills: &[usize], r: usize, rng: &mut Stream) -> Vec<(u32, u32)> {
 
 /// Uniform but for the rows of rank 0, which are rejected every fifth time.
 fn slightly_biased(fills: &[usize], r: usize, rng: &mut Stream) -> Vec<(u32, u32)> {
-    let rows: Vec<_> = fills.iter().enumerate().flat_map(|(rank, &fill)| (0..fill).map(move |slot| (rank as u32, slot as u32))).collect();
+    let rows: Vec<_> = fills
+        .iter()
+        .enumerate()
+        .flat_map(|(rank, &fill)| (0..fill).map(move |slot| (rank as u32, slot as u32)))
+        .collect();
     let mut drawn = BTreeSet::new();
     while drawn.len() < r {
         let row = rows[rng.below(rows.len() as u64) as usize];
@@ -179,7 +241,11 @@ fn slightly_biased(fills: &[usize], r: usize, rng: &mut Stream) -> Vec<(u32, u32
 
 /// Never draws the first slot of a shard.
 fn without_slot_0(fills: &[usize], r: usize, rng: &mut Stream) -> Vec<(u32, u32)> {
-    let rows: Vec<_> = fills.iter().enumerate().flat_map(|(rank, &fill)| (1..fill).map(move |slot| (rank as u32, slot as u32))).collect();
+    let rows: Vec<_> = fills
+        .iter()
+        .enumerate()
+        .flat_map(|(rank, &fill)| (1..fill).map(move |slot| (rank as u32, slot as u32)))
+        .collect();
     let mut drawn = BTreeSet::new();
     while drawn.len() < r {
         drawn.insert(rows[rng.below(rows.len() as u64) as usize]);
@@ -205,8 +271,11 @@ fn the_test_of_uniformity_rejects_samplers_that_are_biased() {
     // And it accepts a sampler that is uniform.
     let mut rng = Stream::new(5, Purpose::Draw, 0, 0);
     let draw = |rng: &mut Stream| {
-        let mut rows: Vec<(u32, u32)> =
-            [5u32, 20, 40].iter().zip(0..).flat_map(|(&fill, rank)| (0..fill).map(move |slot| (rank, slot))).collect();
+        let mut rows: Vec<(u32, u32)> = [5u32, 20, 40]
+            .iter()
+            .zip(0..)
+            .flat_map(|(&fill, rank)| (0..fill).map(move |slot| (rank, slot)))
+            .collect();
         rng.shuffle(&mut rows);
         rows[..4].to_vec()
     };
@@ -229,7 +298,12 @@ fn imbalanced(sizes: &[usize], ranks: usize) -> Vec<Vec<i64>> {
 
 /// The class and row number of each place: contents are stored in the order in which they came.
 fn ids_of(contents: &[Vec<i64>], drawn: &[Drawn]) -> Vec<i64> {
-    drawn.iter().flatten().flatten().map(|&(rank, slot)| contents[rank as usize][slot as usize]).collect()
+    drawn
+        .iter()
+        .flatten()
+        .flatten()
+        .map(|&(rank, slot)| contents[rank as usize][slot as usize])
+        .collect()
 }
 
 pub(crate) fn class_balanced_in_world(size: usize, steps: usize) {
@@ -244,7 +318,9 @@ pub(crate) fn class_balanced_in_world(size: usize, steps: usize) {
     assert!(p > P, "{size} ranks: classes {per_class:?}, p = {p:e}");
     for (class, &rows) in sizes.iter().enumerate() {
         let mut counts = vec![0u64; rows];
-        ids.iter().filter(|&&id| id / CLASS == class as i64).for_each(|id| counts[(id % CLASS) as usize] += 1);
+        ids.iter()
+            .filter(|&&id| id / CLASS == class as i64)
+            .for_each(|id| counts[(id % CLASS) as usize] += 1);
         let p = uniform_p(&counts, per_class[class], 1);
         assert!(p > P, "{size} ranks: rows of class {class}: p = {p:e}");
     }
@@ -264,9 +340,15 @@ fn class_balanced_draws_go_on_when_a_small_class_has_run_out() {
     let config = config(200, 120, 9).with_sampling(SamplingKind::ClassBalanced);
     let drawn = draw_from_frozen(&config, &contents, 400, 9);
     let ids = ids_of(&contents, &drawn);
-    let share = |class: i64| ids.iter().filter(|&&id| id / CLASS == class).count() as f64 / (2.0 * 400.0);
+    let share =
+        |class: i64| ids.iter().filter(|&&id| id / CLASS == class).count() as f64 / (2.0 * 400.0);
     assert!(share(0) <= 2.0 && share(1) <= 3.0, "more rows than there are");
-    assert!(share(0) > 1.7 && share(1) > 2.0, "small classes are drawn almost whole: {} and {}", share(0), share(1));
+    assert!(
+        share(0) > 1.7 && share(1) > 2.0,
+        "small classes are drawn almost whole: {} and {}",
+        share(0),
+        share(1)
+    );
     // All rows, when r is at least as many.
     let all = draw_from_frozen(&config.with_representatives(60), &contents, 20, 25);
     assert!(all.iter().flatten().all(|places| places.iter().collect::<BTreeSet<_>>().len() == 25));
@@ -276,17 +358,25 @@ fn class_balanced_draws_go_on_when_a_small_class_has_run_out() {
 fn rows_of_the_current_task_are_never_drawn_and_the_others_uniformly() {
     let old = [3usize, 17, 9];
     let (steps, r) = (1500, 5);
-    let config = config(120, 64, r).with_sampling(SamplingKind::ExcludeCurrent).with_on_repeat(OnRepeat::SkipIfStored).with_seed(8);
+    let config = config(120, 64, r)
+        .with_sampling(SamplingKind::ExcludeCurrent)
+        .with_on_repeat(OnRepeat::SkipIfStored)
+        .with_seed(8);
     let drawn = world(3, |threads| {
         let buffer = buffer(&config, threads);
         let rank = buffer.rank();
         let before = stored_ids(rank, old[rank]);
         for _ in 0..3 {
             let augmented = buffer.rehearse(batch(&before)).unwrap();
-            assert!(assert_augmented(&before, &augmented).is_empty(), "all rows are of the current task");
+            assert!(
+                assert_augmented(&before, &augmented).is_empty(),
+                "all rows are of the current task"
+            );
         }
         buffer.begin_task(1).unwrap();
-        let now: Vec<i64> = (0..20 - 5 * rank as i64).map(|row| 5 * CLASS + rank as i64 * 1000 + 500 + row).collect();
+        let now: Vec<i64> = (0..20 - 5 * rank as i64)
+            .map(|row| 5 * CLASS + rank as i64 * 1000 + 500 + row)
+            .collect();
         let mine = now[0];
         (0..steps)
             .map(|step| {
@@ -294,8 +384,15 @@ fn rows_of_the_current_task_are_never_drawn_and_the_others_uniformly() {
                 let rehearsed = buffer.rehearse_with_handles(batch(incoming)).unwrap();
                 let ids = assert_augmented(incoming, &rehearsed.batch);
                 assert_eq!(ids.len(), r);
-                assert!(ids.iter().all(|id| id / CLASS != 5), "a row of the current task at step {step}");
-                rehearsed.representatives.iter().map(|handle| (handle.rank, handle.slot)).collect::<Vec<_>>()
+                assert!(
+                    ids.iter().all(|id| id / CLASS != 5),
+                    "a row of the current task at step {step}"
+                );
+                rehearsed
+                    .representatives
+                    .iter()
+                    .map(|handle| (handle.rank, handle.slot))
+                    .collect::<Vec<_>>()
             })
             .collect::<Drawn>()
     });
@@ -314,8 +411,13 @@ fn mini_batches_before_the_start_task_are_stored_but_not_augmented() {
                 for _ in 0..3 {
                     let ids = [(buffer.rank() * 100 + step) as i64];
                     let drawn = assert_augmented(&ids, &buffer.rehearse(batch(&ids)).unwrap());
-                    // The representatives of step t come from the t·size rows of the steps before it.
-                    assert_eq!(drawn.len(), if task < 2 { 0 } else { (step * size).min(6) }, "task {task}, step {step}");
+                    // The representatives of step t come from the t·size rows of the steps before
+                    // it.
+                    assert_eq!(
+                        drawn.len(),
+                        if task < 2 { 0 } else { (step * size).min(6) },
+                        "task {task}, step {step}"
+                    );
                     step += 1;
                 }
             }
@@ -333,7 +435,10 @@ fn a_draw_while_the_buffer_changes_never_mixes_or_tears_rows() {
                 let drawn = assert_augmented(&ids, &buffer.rehearse(batch(&ids)).unwrap());
                 assert_eq!(drawn.len(), (step * size * 5).min(6));
                 assert_eq!(drawn.iter().collect::<BTreeSet<_>>().len(), drawn.len());
-                assert!(!drawn.iter().any(|id| ids.contains(id)), "with a lag, no row of this mini-batch can be drawn");
+                assert!(
+                    !drawn.iter().any(|id| ids.contains(id)),
+                    "with a lag, no row of this mini-batch can be drawn"
+                );
             }
         });
     }
@@ -341,11 +446,15 @@ fn a_draw_while_the_buffer_changes_never_mixes_or_tears_rows() {
 
 #[test]
 fn handles_name_the_row_in_its_generation_as_it_was_when_it_was_drawn() {
-    for (size, lag, sampling) in [(1, 1, SamplingKind::Uniform), (3, 0, SamplingKind::ClassBalanced), (3, 2, SamplingKind::ExcludeCurrent)]
-    {
+    for (size, lag, sampling) in [
+        (1, 1, SamplingKind::Uniform),
+        (3, 0, SamplingKind::ClassBalanced),
+        (3, 2, SamplingKind::ExcludeCurrent),
+    ] {
         let steps = 40;
         let histories = world(size, |threads| {
-            let buffer = buffer(&config(6 * size, 3, 5).with_lag(lag).with_sampling(sampling), threads);
+            let buffer =
+                buffer(&config(6 * size, 3, 5).with_lag(lag).with_sampling(sampling), threads);
             let mut history = Vec::new();
             for step in 0..steps {
                 if step == 10 {
@@ -353,10 +462,20 @@ fn handles_name_the_row_in_its_generation_as_it_was_when_it_was_drawn() {
                 }
                 let ids = burn_rehearsal_testing::fresh(2, buffer.rank(), step, 4, 4);
                 let rehearsed = buffer.rehearse_with_handles(batch(&ids)).unwrap();
-                let drawn: Vec<_> = rehearsed.representatives.iter().copied().zip(assert_augmented(&ids, &rehearsed.batch)).collect();
+                let drawn: Vec<_> = rehearsed
+                    .representatives
+                    .iter()
+                    .copied()
+                    .zip(assert_augmented(&ids, &rehearsed.batch))
+                    .collect();
                 assert_eq!(drawn.len(), rehearsed.batch.id.dims()[0] - 4);
-                let stored: BTreeMap<_, _> =
-                    buffer.snapshot().unwrap().samples().iter().map(|sample| (sample.handle, sample.id.unwrap())).collect();
+                let stored: BTreeMap<_, _> = buffer
+                    .snapshot()
+                    .unwrap()
+                    .samples()
+                    .iter()
+                    .map(|sample| (sample.handle, sample.id.unwrap()))
+                    .collect();
                 history.push((drawn, stored));
             }
             history
@@ -364,13 +483,20 @@ fn handles_name_the_row_in_its_generation_as_it_was_when_it_was_drawn() {
         let mut checked = 0;
         for (step, (drawn, _)) in histories.iter().flat_map(|history| history.iter().enumerate()) {
             for (handle, id) in drawn {
-                // Representatives that are drawn again when a task begins are of that moment: after step 9.
+                // Representatives that are drawn again when a task begins are of that moment: after
+                // step 9.
                 let moment = if (10..10 + lag).contains(&step) { 9 } else { step - lag };
-                assert_eq!(histories[handle.rank as usize][moment].1.get(handle), Some(id), "step {step}, lag {lag}");
+                assert_eq!(
+                    histories[handle.rank as usize][moment].1.get(handle),
+                    Some(id),
+                    "step {step}, lag {lag}"
+                );
                 checked += 1;
             }
         }
-        assert!(checked > 0 && histories[0][steps - 1].1.keys().any(|handle| handle.generation > 2));
+        assert!(
+            checked > 0 && histories[0][steps - 1].1.keys().any(|handle| handle.generation > 2)
+        );
     }
 }
 

@@ -1,6 +1,7 @@
 //! One rank of the guarantees under MPI: `mpi-guarantees TOPIC`, started by `mpirun`.
 //!
-//! The topics are those of the thread ranks: the same functions, whose worlds are now worlds of processes as well.
+//! The topics are those of the thread ranks: the same functions, whose worlds are now worlds of
+//! processes as well.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(dead_code, unused_imports, reason = "what only the other tests of these files use")]
 

@@ -47,7 +47,11 @@ impl fmt::Debug for World {
 
 impl World {
     pub(crate) fn new(standstill: impl Fn(&Self) + Send + Sync + 'static) -> Arc<Self> {
-        Arc::new(Self { count: AtomicU64::new(0), owners: Mutex::new(HashMap::new()), standstill: Box::new(standstill) })
+        Arc::new(Self {
+            count: AtomicU64::new(0),
+            owners: Mutex::new(HashMap::new()),
+            standstill: Box::new(standstill),
+        })
     }
 
     /// What can move.
@@ -230,9 +234,23 @@ impl Asker {
     fn new(world: Arc<World>) -> (Self, Answerer) {
         let mut claim = Claim::new(world.clone());
         claim.touch();
-        let shared = Arc::new(Shared { world, awaited: AtomicU64::new(0), requests: AtomicU64::new(0), left: Mutex::new(None) });
+        let shared = Arc::new(Shared {
+            world,
+            awaited: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            left: Mutex::new(None),
+        });
         let answerer = Answerer(Some(shared.clone()));
-        (Self(Some(Requests { claim: Some(claim), shared, asked: 0, answered: 0, served: true })), answerer)
+        (
+            Self(Some(Requests {
+                claim: Some(claim),
+                shared,
+                asked: 0,
+                answered: 0,
+                served: true,
+            })),
+            answerer,
+        )
     }
 
     /// An asker for other requests, which are answered in an order of their own.
@@ -314,7 +332,8 @@ impl Answerer {
     /// Work of this thread that no [`Asker`] waits for.
     pub fn work(&self) -> Asked {
         let Some(shared) = &self.0 else { return Asked(None) };
-        let mut asked = Asked(Some(Running { world: shared.world.clone(), awaited: None, counted: false }));
+        let mut asked =
+            Asked(Some(Running { world: shared.world.clone(), awaited: None, counted: false }));
         asked.begin();
         asked
     }
@@ -340,7 +359,10 @@ impl Asked {
         *counted = true;
         world.begin(1);
         // The thread that answers counts once, whatever the number of requests.
-        if awaited.as_ref().is_some_and(|(shared, _)| shared.requests.fetch_add(1, Ordering::SeqCst) > 0) {
+        if awaited
+            .as_ref()
+            .is_some_and(|(shared, _)| shared.requests.fetch_add(1, Ordering::SeqCst) > 0)
+        {
             world.end_and_check();
         }
     }

@@ -40,8 +40,12 @@ impl fmt::Display for Call {
             Self::Barrier => write!(f, "barrier"),
             Self::Broadcast { root, len } => write!(f, "broadcast of {len} bytes from rank {root}"),
             Self::AllGather { len } => write!(f, "all_gather of {len} bytes each"),
-            Self::AllReduce { op: ReduceOp::Sum, len } => write!(f, "all_reduce to the sum of {len} values"),
-            Self::AllReduce { op: ReduceOp::Mean, len } => write!(f, "all_reduce to the mean of {len} values"),
+            Self::AllReduce { op: ReduceOp::Sum, len } => {
+                write!(f, "all_reduce to the sum of {len} values")
+            }
+            Self::AllReduce { op: ReduceOp::Mean, len } => {
+                write!(f, "all_reduce to the mean of {len} values")
+            }
             Self::Exchange => write!(f, "exchange"),
             Self::Duplicate => write!(f, "duplicate"),
         }

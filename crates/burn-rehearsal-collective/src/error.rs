@@ -83,7 +83,11 @@ pub struct WaitingRank {
 impl fmt::Display for WaitingRank {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { rank, call, operation, handle, missing } = self;
-        write!(f, "rank {rank} waits in {call} (operation {operation} of the handle `{handle}`) for {}", list(missing))
+        write!(
+            f,
+            "rank {rank} waits in {call} (operation {operation} of the handle `{handle}`) for {}",
+            list(missing)
+        )
     }
 }
 

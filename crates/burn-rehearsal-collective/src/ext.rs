@@ -5,8 +5,8 @@ use crate::{Collective, CollectiveError};
 
 /// What every [`Collective`] can do besides. All methods are collective.
 ///
-/// Flags, words, lengths and gathered messages travel with a [`checksum`]. What did not arrive as it
-/// was sent is [`CollectiveError::Damaged`]. Of broadcast messages, only the length is checked.
+/// Flags, words, lengths and gathered messages travel with a [`checksum`]. What did not arrive as
+/// it was sent is [`CollectiveError::Damaged`]. Of broadcast messages, only the length is checked.
 ///
 /// ```
 /// use burn_rehearsal_collective::{CollectiveError, CollectiveExt, Ranks};
@@ -45,14 +45,22 @@ pub trait CollectiveExt: Collective {
     /// # Errors
     ///
     /// Those of [`Collective::all_gather`], and [`CollectiveError::Damaged`].
-    fn gather_words<const N: usize>(&mut self, words: [u64; N]) -> Result<Vec<[u64; N]>, CollectiveError> {
-        let send: Vec<u8> = words.into_iter().chain([checksum(words)]).flat_map(u64::to_le_bytes).collect();
+    fn gather_words<const N: usize>(
+        &mut self,
+        words: [u64; N],
+    ) -> Result<Vec<[u64; N]>, CollectiveError> {
+        let send: Vec<u8> =
+            words.into_iter().chain([checksum(words)]).flat_map(u64::to_le_bytes).collect();
         let mut received = vec![0; send.len() * self.size()];
         self.all_gather(&send, &mut received)?;
         let of_rank = |(rank, bytes): (usize, &[u8])| {
             let mut received = words_of(bytes);
             let words = std::array::from_fn(|_| received.next().unwrap_or(0));
-            if received.next() == Some(checksum(words)) { Ok(words) } else { Err(CollectiveError::Damaged { rank }) }
+            if received.next() == Some(checksum(words)) {
+                Ok(words)
+            } else {
+                Err(CollectiveError::Damaged { rank })
+            }
         };
         received.chunks_exact(send.len()).enumerate().map(of_rank).collect()
     }
@@ -72,7 +80,11 @@ pub trait CollectiveExt: Collective {
         self.all_gather(&send, &mut all)?;
         let message = |(rank, theirs): (usize, &[u64; 2])| {
             let message = &all[rank * longest..][..theirs[0] as usize];
-            if about(message) == *theirs { Ok(message.to_vec()) } else { Err(CollectiveError::Damaged { rank }) }
+            if about(message) == *theirs {
+                Ok(message.to_vec())
+            } else {
+                Err(CollectiveError::Damaged { rank })
+            }
         };
         abouts.iter().enumerate().map(message).collect()
     }
@@ -107,7 +119,9 @@ impl<C: Collective + ?Sized> CollectiveExt for C {}
 /// ```
 pub fn checksum(words: impl IntoIterator<Item = u64>) -> u64 {
     // Each step is one-to-one in the word and in what came before.
-    words.into_iter().fold(0x243F_6A88_85A3_08D3, |all, word| (all ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29))
+    words.into_iter().fold(0x243F_6A88_85A3_08D3, |all, word| {
+        (all ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29)
+    })
 }
 
 /// Bytes as little-endian words; the last word is padded with zeros.
@@ -118,5 +132,7 @@ pub fn checksum(words: impl IntoIterator<Item = u64>) -> u64 {
 /// assert_eq!(words_of(&[1, 0, 0, 0, 0, 0, 0, 0, 2]).collect::<Vec<_>>(), [1, 2]);
 /// ```
 pub fn words_of(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
-    bytes.chunks(8).map(|chunk| chunk.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)))
+    bytes
+        .chunks(8)
+        .map(|chunk| chunk.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)))
 }

@@ -34,7 +34,8 @@ pub(crate) fn print_failure(rank: usize, reason: &str) {
     // The error may name the rank itself.
     let reason = reason.strip_prefix(&prefix).unwrap_or(reason);
     // Standard error may be closed.
-    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{prefix}{reason}\n").as_bytes());
+    let _ =
+        std::io::Write::write_all(&mut std::io::stderr(), format!("{prefix}{reason}\n").as_bytes());
 }
 
 /// How a launcher started this process.
@@ -60,18 +61,28 @@ impl Launch {
     /// Open MPI's and Hydra's variables come first: their launchers may themselves have been
     /// started by SLURM.
     fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Option<Self> {
-        let number = |name: &str| variable(name).and_then(|value| value.trim().parse::<usize>().ok());
+        let number =
+            |name: &str| variable(name).and_then(|value| value.trim().parse::<usize>().ok());
         if let Some(size) = number("OMPI_COMM_WORLD_SIZE") {
-            let (local_rank, local_size) = (number("OMPI_COMM_WORLD_LOCAL_RANK"), number("OMPI_COMM_WORLD_LOCAL_SIZE"));
-            return Some(Self { size, rank: number("OMPI_COMM_WORLD_RANK"), local_rank, local_size });
+            let (local_rank, local_size) =
+                (number("OMPI_COMM_WORLD_LOCAL_RANK"), number("OMPI_COMM_WORLD_LOCAL_SIZE"));
+            return Some(Self {
+                size,
+                rank: number("OMPI_COMM_WORLD_RANK"),
+                local_rank,
+                local_size,
+            });
         }
         // A batch script itself has SLURM_NTASKS too; only what `srun` starts has a step with
         // tasks.
         let slurm = number("SLURM_STEP_NUM_TASKS");
         if let Some(size) = number("PMI_SIZE").or(slurm) {
-            let tasks_per_node = || variable("SLURM_STEP_TASKS_PER_NODE").and_then(|value| first_number(&value));
-            let local_rank = number("MPI_LOCALRANKID").or_else(|| slurm.and_then(|_| number("SLURM_LOCALID")));
-            let local_size = number("MPI_LOCALNRANKS").or_else(|| slurm.and_then(|_| tasks_per_node()));
+            let tasks_per_node =
+                || variable("SLURM_STEP_TASKS_PER_NODE").and_then(|value| first_number(&value));
+            let local_rank =
+                number("MPI_LOCALRANKID").or_else(|| slurm.and_then(|_| number("SLURM_LOCALID")));
+            let local_size =
+                number("MPI_LOCALNRANKS").or_else(|| slurm.and_then(|_| tasks_per_node()));
             let rank = number("PMI_RANK").or_else(|| slurm.and_then(|_| number("SLURM_PROCID")));
             return Some(Self { size, rank, local_rank, local_size });
         }
@@ -90,12 +101,15 @@ mod tests {
     use super::*;
 
     fn detect(variables: &[(&str, &str)]) -> Option<Launch> {
-        Launch::from_variables(|name| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+        Launch::from_variables(|name| {
+            variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+        })
     }
 
     #[test]
     fn every_launcher_is_recognised_by_its_own_variables() {
-        let expected = Some(Launch { size: 8, rank: Some(5), local_rank: Some(1), local_size: Some(4) });
+        let expected =
+            Some(Launch { size: 8, rank: Some(5), local_rank: Some(1), local_size: Some(4) });
         let open_mpi = [
             ("OMPI_COMM_WORLD_SIZE", "8"),
             ("OMPI_COMM_WORLD_RANK", "5"),
@@ -103,8 +117,21 @@ mod tests {
             ("OMPI_COMM_WORLD_LOCAL_SIZE", "4"),
         ];
         assert_eq!(detect(&open_mpi), expected);
-        assert_eq!(detect(&[("PMI_SIZE", "8"), ("PMI_RANK", "5"), ("MPI_LOCALRANKID", "1"), ("MPI_LOCALNRANKS", "4")]), expected);
-        let slurm = [("SLURM_STEP_NUM_TASKS", "8"), ("SLURM_PROCID", "5"), ("SLURM_LOCALID", "1"), ("SLURM_STEP_TASKS_PER_NODE", "4(x2)")];
+        assert_eq!(
+            detect(&[
+                ("PMI_SIZE", "8"),
+                ("PMI_RANK", "5"),
+                ("MPI_LOCALRANKID", "1"),
+                ("MPI_LOCALNRANKS", "4")
+            ]),
+            expected
+        );
+        let slurm = [
+            ("SLURM_STEP_NUM_TASKS", "8"),
+            ("SLURM_PROCID", "5"),
+            ("SLURM_LOCALID", "1"),
+            ("SLURM_STEP_TASKS_PER_NODE", "4(x2)"),
+        ];
         assert_eq!(detect(&slurm), expected);
     }
 

@@ -141,7 +141,11 @@ pub trait Collective: Send {
     /// Sends bytes to some peers and receives bytes from some: at most one message per ordered
     /// pair, of a length both sides know. Every rank calls it, with empty lists if it has nothing
     /// to move.
-    fn exchange(&mut self, outgoing: &[Outgoing<'_>], incoming: &mut [Incoming<'_>]) -> Result<(), CollectiveError>;
+    fn exchange(
+        &mut self,
+        outgoing: &[Outgoing<'_>],
+        incoming: &mut [Incoming<'_>],
+    ) -> Result<(), CollectiveError>;
 
     /// A second handle on the same ranks whose operations are independent of this one's.
     fn duplicate(&mut self) -> Result<Box<dyn Collective>, CollectiveError>;

@@ -122,7 +122,12 @@ impl Mpi {
     }
 
     /// Has one operation done. All memory lent in it stays borrowed by the caller until then.
-    fn call(&mut self, call: Call, data: Lent, result: Lent) -> Result<Option<Self>, CollectiveError> {
+    fn call(
+        &mut self,
+        call: Call,
+        data: Lent,
+        result: Lent,
+    ) -> Result<Option<Self>, CollectiveError> {
         self.claim.touch();
         let buffers = std::mem::take(&mut self.buffers);
         let outcome = match self.operate(Work { call, step: self.step, data, result, buffers }) {
@@ -132,7 +137,11 @@ impl Mpi {
                 self.buffers = buffers;
                 result
             }
-            None => Err(CollectiveError::Transport { step: self.step, call: "MPI", reason: "the run has ended".to_owned() }),
+            None => Err(CollectiveError::Transport {
+                step: self.step,
+                call: "MPI",
+                reason: "the run has ended".to_owned(),
+            }),
         };
         match outcome {
             Ok(child) => Ok(child.map(|handle| self.sibling(handle))),
@@ -161,18 +170,25 @@ impl Mpi {
     fn check(&mut self, problem: Option<String>) -> Result<(), CollectiveError> {
         if let Some(problem) = problem.filter(|_| self.poison.is_none()) {
             self.turn(|service| service.close(self.handle));
-            self.poison = Some(CollectiveError::InvalidArgument(format!("rank {}, {problem}", self.rank)));
+            self.poison =
+                Some(CollectiveError::InvalidArgument(format!("rank {}, {problem}", self.rank)));
         }
         self.poison.clone().map_or(Ok(()), Err)
     }
 
     /// Why no rank could accept these peers.
-    fn peer_problem(&self, direction: &str, peers: impl Iterator<Item = usize> + Clone) -> Option<String> {
+    fn peer_problem(
+        &self,
+        direction: &str,
+        peers: impl Iterator<Item = usize> + Clone,
+    ) -> Option<String> {
         let (rank, size) = (self.rank, self.size);
         let mut rest = peers;
         while let Some(peer) = rest.next() {
             if peer >= size || peer == rank {
-                return Some(format!("exchange: peer {peer} of an {direction} message is not another rank of a world of {size}"));
+                return Some(format!(
+                    "exchange: peer {peer} of an {direction} message is not another rank of a world of {size}"
+                ));
             }
             if rest.clone().any(|other| other == peer) {
                 return Some(format!("exchange: two {direction} messages with rank {peer}"));
@@ -202,7 +218,10 @@ impl Collective for Mpi {
 
     fn broadcast(&mut self, data: &mut [u8], root: usize) -> Result<(), CollectiveError> {
         let size = self.size;
-        self.check((root >= size).then(|| format!("broadcast: root {root} is not a rank of a world of {size}")))?;
+        self.check(
+            (root >= size)
+                .then(|| format!("broadcast: root {root} is not a rank of a world of {size}")),
+        )?;
         let len = data.len();
         self.call(Call::Broadcast { root, len }, Lent::write(data), Lent::NOTHING).map(|_| ())
     }
@@ -210,7 +229,12 @@ impl Collective for Mpi {
     fn all_gather(&mut self, send: &[u8], recv: &mut [u8]) -> Result<(), CollectiveError> {
         let (rank, size, len) = (self.rank, self.size, send.len());
         let wrong = len.checked_mul(size) != Some(recv.len());
-        self.check(wrong.then(|| format!("all_gather: recv holds {} bytes, {size} ranks x {len} bytes are sent", recv.len())))?;
+        self.check(wrong.then(|| {
+            format!(
+                "all_gather: recv holds {} bytes, {size} ranks x {len} bytes are sent",
+                recv.len()
+            )
+        }))?;
         recv[rank * len..][..len].copy_from_slice(send);
         self.call(Call::AllGather { len }, Lent::read(send), Lent::write(recv)).map(|_| ())
     }
@@ -221,14 +245,22 @@ impl Collective for Mpi {
         self.call(Call::AllReduce { op, len }, Lent::values(data), Lent::NOTHING).map(|_| ())
     }
 
-    fn exchange(&mut self, outgoing: &[Outgoing<'_>], incoming: &mut [Incoming<'_>]) -> Result<(), CollectiveError> {
+    fn exchange(
+        &mut self,
+        outgoing: &[Outgoing<'_>],
+        incoming: &mut [Incoming<'_>],
+    ) -> Result<(), CollectiveError> {
         let problem = self
             .peer_problem("outgoing", outgoing.iter().map(|message| message.peer))
             .or_else(|| self.peer_problem("incoming", incoming.iter().map(|message| message.peer)));
         self.check(problem)?;
-        let sends = outgoing.iter().map(|message| PeerBuffer { peer: message.peer, bytes: Lent::read(message.bytes) });
+        let sends = outgoing
+            .iter()
+            .map(|message| PeerBuffer { peer: message.peer, bytes: Lent::read(message.bytes) });
         self.buffers.outgoing.extend(sends);
-        let receives = incoming.iter_mut().map(|message| PeerBuffer { peer: message.peer, bytes: Lent::write(message.bytes) });
+        let receives = incoming
+            .iter_mut()
+            .map(|message| PeerBuffer { peer: message.peer, bytes: Lent::write(message.bytes) });
         self.buffers.incoming.extend(receives);
         self.call(Call::Exchange, Lent::NOTHING, Lent::NOTHING).map(|_| ())
     }
@@ -238,7 +270,11 @@ impl Collective for Mpi {
         let step = self.step;
         match self.call(Call::Duplicate, Lent::NOTHING, Lent::NOTHING)? {
             Some(handle) => Ok(Box::new(handle)),
-            None => Err(CollectiveError::Transport { step, call: "MPI_Comm_idup", reason: "no communicator was made".to_owned() }),
+            None => Err(CollectiveError::Transport {
+                step,
+                call: "MPI_Comm_idup",
+                reason: "no communicator was made".to_owned(),
+            }),
         }
     }
 

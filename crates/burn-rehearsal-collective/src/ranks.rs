@@ -123,7 +123,10 @@ impl fmt::Debug for Rank {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { rank, size, local_rank, local_size, .. } = self;
         let mut out = f.debug_struct("Rank");
-        out.field("rank", rank).field("size", size).field("local_rank", local_rank).field("local_size", local_size);
+        out.field("rank", rank)
+            .field("size", size)
+            .field("local_rank", local_rank)
+            .field("local_size", local_size);
         out.finish_non_exhaustive()
     }
 }
@@ -136,7 +139,9 @@ type BoxedError = Box<dyn Error + Send + Sync>;
 #[non_exhaustive]
 pub enum LaunchError {
     /// Ranks as processes need MPI.
-    #[error("{processes} ranks as processes need MPI, but this program was built without the feature `mpi`")]
+    #[error(
+        "{processes} ranks as processes need MPI, but this program was built without the feature `mpi`"
+    )]
     WithoutMpi {
         /// The number of processes that the launcher started.
         processes: usize,
@@ -221,13 +226,18 @@ impl Ranks {
         let f = |rank: Rank| f(rank).map_err(Into::into);
         match self.threads {
             // A group of 0 ranks is the only one that cannot be made.
-            Some(size) => values(run_on(Threads::group(size).unwrap_or_default(), |threads| f(Rank::new(Box::new(threads))))),
+            Some(size) => values(run_on(Threads::group(size).unwrap_or_default(), |threads| {
+                f(Rank::new(Box::new(threads)))
+            })),
             None => values(vec![self.run_process(f)]),
         }
     }
 
     #[cfg(feature = "mpi")]
-    fn run_process<T>(&self, f: impl Fn(Rank) -> Result<T, BoxedError>) -> Result<T, RankFailure<BoxedError>> {
+    fn run_process<T>(
+        &self,
+        f: impl Fn(Rank) -> Result<T, BoxedError>,
+    ) -> Result<T, RankFailure<BoxedError>> {
         let launch = Launch::detect();
         share_cores(launch);
         let local = |number: fn(Launch) -> Option<usize>| launch.and_then(number);
@@ -237,7 +247,8 @@ impl Ranks {
             f(Rank { local_rank, local_size, ..Rank::new(Box::new(ranks)) })
         };
         let rank = local(|launch| launch.rank).unwrap_or(0);
-        crate::run_mpi(&self.mpi, run).map_err(|error| RankFailure::NotStarted { rank, message: error.to_string() })
+        crate::run_mpi(&self.mpi, run)
+            .map_err(|error| RankFailure::NotStarted { rank, message: error.to_string() })
     }
 
     #[cfg(not(feature = "mpi"))]
@@ -251,12 +262,18 @@ impl Ranks {
 /// Gives this process its share of the machine's cores for tensor operations on the CPU.
 #[cfg(feature = "mpi")]
 fn share_cores(launch: Option<Launch>) {
-    let Some(processes) = launch.and_then(|launch| launch.local_size).filter(|processes| *processes > 1) else { return };
+    let Some(processes) =
+        launch.and_then(|launch| launch.local_size).filter(|processes| *processes > 1)
+    else {
+        return;
+    };
     if std::env::var_os("RAYON_NUM_THREADS").is_some() {
         return;
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    if let Err(error) = rayon::ThreadPoolBuilder::new().num_threads((cores / processes).max(1)).build_global() {
+    if let Err(error) =
+        rayon::ThreadPoolBuilder::new().num_threads((cores / processes).max(1)).build_global()
+    {
         tracing::warn!(%error, "cannot share the cores among the ranks of this machine");
     }
 }
@@ -301,7 +318,9 @@ impl fmt::Display for RunError {
         for (index, failure) in self.failures.iter().enumerate() {
             let reason = match failure {
                 RankFailure::Error { error, .. } => error.to_string(),
-                RankFailure::Panic { message, .. } | RankFailure::NotStarted { message, .. } => message.clone(),
+                RankFailure::Panic { message, .. } | RankFailure::NotStarted { message, .. } => {
+                    message.clone()
+                }
             };
             if index == 0 || !is_echo(failure) && !shown.contains(&reason) {
                 write!(f, "{}{failure}", if index == 0 { "" } else { "\n" })?;
@@ -318,5 +337,7 @@ fn is_echo(failure: &RankFailure<BoxedError>) -> bool {
     let error: &(dyn Error + 'static) = error.as_ref();
     std::iter::successors(Some(error), |&error| error.source())
         .filter_map(|error| error.downcast_ref())
-        .any(|error| matches!(error, CollectiveError::PeerFailed { .. } | CollectiveError::Silent { .. }))
+        .any(|error| {
+            matches!(error, CollectiveError::PeerFailed { .. } | CollectiveError::Silent { .. })
+        })
 }

@@ -53,8 +53,12 @@ mod tests {
     fn parts_cover_the_whole_once_and_differ_by_at_most_one_with_longer_ones_first() {
         for len in 0..40 {
             for parts in 1..=12 {
-                let ranges: Vec<_> = (0..parts).map(|index| even_split(len, parts, index)).collect();
-                assert_eq!(ranges.iter().cloned().flatten().collect::<Vec<_>>(), (0..len).collect::<Vec<_>>());
+                let ranges: Vec<_> =
+                    (0..parts).map(|index| even_split(len, parts, index)).collect();
+                assert_eq!(
+                    ranges.iter().cloned().flatten().collect::<Vec<_>>(),
+                    (0..len).collect::<Vec<_>>()
+                );
                 assert!(ranges.windows(2).all(|pair| pair[0].len() >= pair[1].len()), "{ranges:?}");
                 assert!(ranges[0].len() - ranges[parts - 1].len() <= 1, "{ranges:?}");
                 assert!(even_split(len, parts, parts).is_empty());

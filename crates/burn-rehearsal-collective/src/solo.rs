@@ -65,7 +65,11 @@ impl Collective for Solo {
     fn all_gather(&mut self, send: &[u8], recv: &mut [u8]) -> Result<(), CollectiveError> {
         self.call(|| {
             if recv.len() != send.len() {
-                return Err(format!("all_gather: recv holds {} bytes, 1 rank x {} bytes are sent", recv.len(), send.len()));
+                return Err(format!(
+                    "all_gather: recv holds {} bytes, 1 rank x {} bytes are sent",
+                    recv.len(),
+                    send.len()
+                ));
             }
             recv.copy_from_slice(send);
             Ok(())
@@ -76,8 +80,15 @@ impl Collective for Solo {
         self.call(|| Ok(()))
     }
 
-    fn exchange(&mut self, outgoing: &[Outgoing<'_>], incoming: &mut [Incoming<'_>]) -> Result<(), CollectiveError> {
-        let peer = outgoing.first().map(|message| message.peer).or_else(|| incoming.first().map(|message| message.peer));
+    fn exchange(
+        &mut self,
+        outgoing: &[Outgoing<'_>],
+        incoming: &mut [Incoming<'_>],
+    ) -> Result<(), CollectiveError> {
+        let peer = outgoing
+            .first()
+            .map(|message| message.peer)
+            .or_else(|| incoming.first().map(|message| message.peer));
         self.call(|| match peer {
             None => Ok(()),
             Some(peer) => Err(format!("exchange: peer {peer} is not another rank of a world of 1")),

@@ -80,18 +80,30 @@ impl Threads {
     /// [`CollectiveError::InvalidArgument`] when `size` is 0.
     pub fn group(size: usize) -> Result<Vec<Self>, CollectiveError> {
         if size == 0 {
-            return Err(CollectiveError::InvalidArgument("a group needs at least 1 rank, not 0".to_owned()));
+            return Err(CollectiveError::InvalidArgument(
+                "a group needs at least 1 rank, not 0".to_owned(),
+            ));
         }
         let gate = Arc::new(Gate::new(size));
         let gates = Arc::new(Gates::default());
         let watched = gates.clone();
         let world = World::new(move |world| watched.end_deadlock(world));
-        Ok((0..size).map(|rank| Self::on(gate.clone(), gates.clone(), world.clone(), rank, 0)).collect())
+        Ok((0..size)
+            .map(|rank| Self::on(gate.clone(), gates.clone(), world.clone(), rank, 0))
+            .collect())
     }
 
     fn on(gate: Arc<Gate>, gates: Arc<Gates>, world: Arc<World>, rank: usize, step: u64) -> Self {
         gates.add(&gate);
-        Self { gate, gates, claim: Claim::new(world), rank, step, poison: None, addresses: Vec::new() }
+        Self {
+            gate,
+            gates,
+            claim: Claim::new(world),
+            rank,
+            step,
+            poison: None,
+            addresses: Vec::new(),
+        }
     }
 
     /// Runs one operation unless an earlier one failed, and remembers its failure.
@@ -146,13 +158,20 @@ impl Collective for Threads {
         self.call(|gate, rank, addresses| copies::all_reduce(gate, rank, addresses, data, op))
     }
 
-    fn exchange(&mut self, outgoing: &[Outgoing<'_>], incoming: &mut [Incoming<'_>]) -> Result<(), CollectiveError> {
-        self.call(|gate, rank, addresses| copies::exchange(gate, rank, addresses, outgoing, incoming))
+    fn exchange(
+        &mut self,
+        outgoing: &[Outgoing<'_>],
+        incoming: &mut [Incoming<'_>],
+    ) -> Result<(), CollectiveError> {
+        self.call(|gate, rank, addresses| {
+            copies::exchange(gate, rank, addresses, outgoing, incoming)
+        })
     }
 
     fn duplicate(&mut self) -> Result<Box<dyn Collective>, CollectiveError> {
         let child = self.call(|gate, rank, _| gate.duplicate(rank))?;
-        let mut child = Self::on(child, self.gates.clone(), self.claim.world().clone(), self.rank, self.step);
+        let mut child =
+            Self::on(child, self.gates.clone(), self.claim.world().clone(), self.rank, self.step);
         child.claim.touch();
         Ok(Box::new(child))
     }

@@ -6,7 +6,9 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use burn_rehearsal_collective::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp, run_threads};
+use burn_rehearsal_collective::{
+    Collective, CollectiveError, Incoming, Outgoing, ReduceOp, run_threads,
+};
 
 thread_local! {
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
@@ -50,7 +52,10 @@ fn warm_operations_allocate_nothing() {
                 ranks.broadcast(&mut gathered, 0)?;
                 if size > 1 {
                     let outgoing = [Outgoing { peer: (rank + 1) % size, bytes: &sent }];
-                    ranks.exchange(&outgoing, &mut [Incoming { peer: (rank + size - 1) % size, bytes: &mut received }])?;
+                    ranks.exchange(
+                        &outgoing,
+                        &mut [Incoming { peer: (rank + size - 1) % size, bytes: &mut received }],
+                    )?;
                 }
             }
             Ok::<_, CollectiveError>(ALLOCATIONS.get() - before)

@@ -50,21 +50,35 @@ impl Word {
     fn contradiction(self, other: Word) -> &'static str {
         match (self, other) {
             (Word::Skip, _) | (_, Word::Skip) => "a skipped field is neither stored nor replayed",
-            (Word::Representative, _) | (_, Word::Representative) => "a `representative` field is boolean and filled by the buffer",
-            (Word::Bytes, _) | (_, Word::Bytes) => "classes and identities are not limited to a byte",
+            (Word::Representative, _) | (_, Word::Representative) => {
+                "a `representative` field is boolean and filled by the buffer"
+            }
+            (Word::Bytes, _) | (_, Word::Bytes) => {
+                "classes and identities are not limited to a byte"
+            }
             _ => "a field has one role",
         }
     }
 
     /// Reads the word from a path.
     fn read(path: &Path) -> Result<Word, Error> {
-        let found = path.segments.iter().map(|segment| segment.ident.to_string()).collect::<Vec<_>>().join("::");
+        let found = path
+            .segments
+            .iter()
+            .map(|segment| segment.ident.to_string())
+            .collect::<Vec<_>>()
+            .join("::");
         let known = Word::ALL.into_iter().find(|word| path.is_ident(word.name()));
         known.ok_or_else(|| {
-            let closest = Word::ALL.into_iter().map(|word| (distance(&found.to_lowercase(), word.name()), word)).min_by_key(|(d, _)| *d);
+            let closest = Word::ALL
+                .into_iter()
+                .map(|word| (distance(&found.to_lowercase(), word.name()), word))
+                .min_by_key(|(d, _)| *d);
             let hint = match closest {
                 // Up to one wrong letter in three is a slip of the pen; more is another word.
-                Some((d, word)) if d <= (word.name().len() / 3).max(1) => format!(", did you mean `{}`? Known", word.name()),
+                Some((d, word)) if d <= (word.name().len() / 3).max(1) => {
+                    format!(", did you mean `{}`? Known", word.name())
+                }
                 _ => ": known".to_string(),
             };
             Error::new_spanned(path, format!("unknown attribute `{found}`{hint} are {KNOWN}"))
@@ -95,7 +109,11 @@ enum Entry {
 
 impl Parse for Entry {
     fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
-        if input.peek(Lit) { input.parse().map(Entry::Literal) } else { input.parse().map(|meta| Entry::Meta(Box::new(meta))) }
+        if input.peek(Lit) {
+            input.parse().map(Entry::Literal)
+        } else {
+            input.parse().map(|meta| Entry::Meta(Box::new(meta)))
+        }
     }
 }
 
@@ -121,7 +139,10 @@ impl Entry {
     fn mark(&self) -> Result<Mark, Error> {
         let (path, excess) = match self {
             Entry::Literal(literal) => {
-                return Err(Error::new_spanned(literal, format!("expected a word without quotes: known are {KNOWN}")));
+                return Err(Error::new_spanned(
+                    literal,
+                    format!("expected a word without quotes: known are {KNOWN}"),
+                ));
             }
             Entry::Meta(meta) => match &**meta {
                 Meta::Path(path) => (path, None),
@@ -131,7 +152,10 @@ impl Entry {
         };
         let word = Word::read(path)?;
         match excess {
-            Some((span, what)) => Err(Error::new(span, format!("`{0}` takes no {what}: write `#[rehearsal({0})]`", word.name()))),
+            Some((span, what)) => Err(Error::new(
+                span,
+                format!("`{0}` takes no {what}: write `#[rehearsal({0})]`", word.name()),
+            )),
             None => Ok(Mark { word, span: path.span(), fill: None }),
         }
     }
@@ -151,7 +175,9 @@ pub(crate) fn read(attributes: &[Attribute], errors: &mut Errors) -> Option<Mark
         for entry in entries(attribute, errors) {
             match entry.fill() {
                 Some(Err(error)) => errors.push(error),
-                Some(Ok(path)) if fill.is_some() => errors.push(Error::new_spanned(path, "`fill` is given twice")),
+                Some(Ok(path)) if fill.is_some() => {
+                    errors.push(Error::new_spanned(path, "`fill` is given twice"))
+                }
                 Some(Ok(path)) => fill = Some(path),
                 None => match (entry.mark(), &first) {
                     (Err(error), _) => errors.push(error),
@@ -163,9 +189,10 @@ pub(crate) fn read(attributes: &[Attribute], errors: &mut Errors) -> Option<Mark
     }
     match (&mut first, fill) {
         (Some(mark), Some(path)) if mark.word == Word::Skip => mark.fill = Some(path),
-        (_, Some(path)) => {
-            errors.push(Error::new_spanned(path, "`fill` belongs to a skipped field: `#[rehearsal(skip, fill = function)]`"))
-        }
+        (_, Some(path)) => errors.push(Error::new_spanned(
+            path,
+            "`fill` belongs to a skipped field: `#[rehearsal(skip, fill = function)]`",
+        )),
         (_, None) => {}
     }
     first
@@ -179,7 +206,10 @@ fn entries(attribute: &Attribute, errors: &mut Errors) -> Vec<Entry> {
     };
     match parsed {
         Ok(entries) if entries.is_empty() => {
-            errors.push(Error::new_spanned(&attribute.meta, format!("expected `#[rehearsal(WORD)]`: known words are {KNOWN}")));
+            errors.push(Error::new_spanned(
+                &attribute.meta,
+                format!("expected `#[rehearsal(WORD)]`: known words are {KNOWN}"),
+            ));
             Vec::new()
         }
         Ok(entries) => entries.into_iter().collect(),
@@ -234,10 +264,16 @@ mod tests {
 
     #[test]
     fn every_word_is_read_and_other_attributes_are_left_alone() {
-        assert_eq!(read_all(&[parse_quote!(#[serde(skip)]), parse_quote!(#[doc = "class"])]), Ok(None));
+        assert_eq!(
+            read_all(&[parse_quote!(#[serde(skip)]), parse_quote!(#[doc = "class"])]),
+            Ok(None)
+        );
         assert_eq!(read_all(&[parse_quote!(#[rehearsal(class)])]), Ok(Some(Word::Class)));
         assert_eq!(read_all(&[parse_quote!(#[rehearsal(id,)])]), Ok(Some(Word::Id)));
-        assert_eq!(read_all(&[parse_quote!(#[rehearsal(representative)])]), Ok(Some(Word::Representative)));
+        assert_eq!(
+            read_all(&[parse_quote!(#[rehearsal(representative)])]),
+            Ok(Some(Word::Representative))
+        );
         assert_eq!(read_all(&[parse_quote!(#[rehearsal(bytes)])]), Ok(Some(Word::Bytes)));
         assert_eq!(read_all(&[parse_quote!(#[rehearsal(skip)])]), Ok(Some(Word::Skip)));
     }
@@ -245,14 +281,22 @@ mod tests {
     #[test]
     fn an_unknown_word_lists_the_known_ones_and_suggests_the_closest() {
         let message = |attribute| read_all(&[attribute]).unwrap_err().join("|");
-        assert_eq!(message(parse_quote!(#[rehearsal(label)])), format!("unknown attribute `label`: known are {KNOWN}"));
+        assert_eq!(
+            message(parse_quote!(#[rehearsal(label)])),
+            format!("unknown attribute `label`: known are {KNOWN}")
+        );
         assert_eq!(
             message(parse_quote!(#[rehearsal(Class)])),
             format!("unknown attribute `Class`, did you mean `class`? Known are {KNOWN}")
         );
-        assert!(message(parse_quote!(#[rehearsal(representitive)])).contains("did you mean `representative`?"));
+        assert!(
+            message(parse_quote!(#[rehearsal(representitive)]))
+                .contains("did you mean `representative`?")
+        );
         assert!(message(parse_quote!(#[rehearsal(type)])).contains("found keyword `type`"));
-        assert!(message(parse_quote!(#[rehearsal(burn::id)])).contains("unknown attribute `burn::id`"));
+        assert!(
+            message(parse_quote!(#[rehearsal(burn::id)])).contains("unknown attribute `burn::id`")
+        );
         assert!(message(parse_quote!(#[rehearsal("class")])).contains("without quotes"));
     }
 
@@ -273,7 +317,10 @@ mod tests {
         let fill = |attribute| {
             let mut errors = Errors::default();
             let mark = read(&[attribute], &mut errors);
-            errors.or(mark).map_err(|error| error.to_string()).map(|mark| mark.and_then(|mark| mark.fill).is_some())
+            errors
+                .or(mark)
+                .map_err(|error| error.to_string())
+                .map(|mark| mark.and_then(|mark| mark.fill).is_some())
         };
         assert_eq!(fill(parse_quote!(#[rehearsal(skip, fill = module::function)])), Ok(true));
         assert_eq!(fill(parse_quote!(#[rehearsal(fill = function, skip)])), Ok(true));
@@ -288,13 +335,24 @@ mod tests {
         for attribute in wrong {
             assert!(fill(attribute).unwrap_err().contains("`#[rehearsal(skip, fill = function)]`"));
         }
-        assert!(fill(parse_quote!(#[rehearsal(skip, fill = a, fill = b)])).unwrap_err().contains("given twice"));
+        assert!(
+            fill(parse_quote!(#[rehearsal(skip, fill = a, fill = b)]))
+                .unwrap_err()
+                .contains("given twice")
+        );
     }
 
     #[test]
     fn an_attribute_without_a_word_is_a_mistake() {
-        for attribute in [parse_quote!(#[rehearsal]), parse_quote!(#[rehearsal()]), parse_quote!(#[rehearsal = "class"])] {
-            assert_eq!(read_all(&[attribute]).unwrap_err(), [format!("expected `#[rehearsal(WORD)]`: known words are {KNOWN}")]);
+        for attribute in [
+            parse_quote!(#[rehearsal]),
+            parse_quote!(#[rehearsal()]),
+            parse_quote!(#[rehearsal = "class"]),
+        ] {
+            assert_eq!(
+                read_all(&[attribute]).unwrap_err(),
+                [format!("expected `#[rehearsal(WORD)]`: known words are {KNOWN}")]
+            );
         }
     }
 
@@ -304,8 +362,14 @@ mod tests {
             for b in Word::ALL {
                 let [x, y] = [a, b].map(|word| syn::Ident::new(word.name(), Span::call_site()));
                 let list = read_all(&[parse_quote!(#[rehearsal(#x, #y)])]).unwrap_err();
-                let two = read_all(&[parse_quote!(#[rehearsal(#x)]), parse_quote!(#[rehearsal(#y)])]).unwrap_err();
-                let start = if a == b { format!("`{x}` is given twice") } else { format!("`{y}` contradicts `{x}`: ") };
+                let two =
+                    read_all(&[parse_quote!(#[rehearsal(#x)]), parse_quote!(#[rehearsal(#y)])])
+                        .unwrap_err();
+                let start = if a == b {
+                    format!("`{x}` is given twice")
+                } else {
+                    format!("`{y}` contradicts `{x}`: ")
+                };
                 assert!(list.len() == 1 && list[0].starts_with(&start), "{list:?}");
                 assert_eq!(list, two);
             }
@@ -314,13 +378,20 @@ mod tests {
 
     #[test]
     fn all_mistakes_of_a_field_are_reported() {
-        let found = read_all(&[parse_quote!(#[rehearsal(class = 3, clas)]), parse_quote!(#[rehearsal(id, skip)])]).unwrap_err();
+        let found = read_all(&[
+            parse_quote!(#[rehearsal(class = 3, clas)]),
+            parse_quote!(#[rehearsal(id, skip)]),
+        ])
+        .unwrap_err();
         assert_eq!(found.len(), 3, "{found:?}");
     }
 
     #[test]
     fn the_distance_counts_single_letters() {
-        assert_eq!(["class", "clas", "glass", "", "id"].map(|a| distance(a, "class")), [0, 1, 1, 5, 5]);
+        assert_eq!(
+            ["class", "clas", "glass", "", "id"].map(|a| distance(a, "class")),
+            [0, 1, 1, 5, 5]
+        );
         assert_eq!(distance("representative", ""), 14);
     }
 }

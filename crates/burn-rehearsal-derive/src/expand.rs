@@ -16,8 +16,10 @@ pub(crate) fn implementation(batch: &Batch<'_>) -> TokenStream {
     let ident = batch.ident;
     let (impl_generics, ty_generics, where_clause) = batch.generics.split_for_impl();
 
-    let numbered: Vec<_> = batch.fields.iter().enumerate().map(|(index, field)| (field, local(index))).collect();
-    let (columns, rest): (Vec<_>, Vec<_>) = numbered.iter().partition(|(field, _)| field.is_column());
+    let numbered: Vec<_> =
+        batch.fields.iter().enumerate().map(|(index, field)| (field, local(index))).collect();
+    let (columns, rest): (Vec<_>, Vec<_>) =
+        numbered.iter().partition(|(field, _)| field.is_column());
     let idents: Vec<_> = numbered.iter().map(|(field, _)| field.ident).collect();
     let locals: Vec<_> = numbered.iter().map(|(_, local)| local).collect();
     let rest_types: Vec<_> = rest.iter().map(|(field, _)| field.ty).collect();
@@ -30,7 +32,10 @@ pub(crate) fn implementation(batch: &Batch<'_>) -> TokenStream {
     let names: Vec<_> = columns.iter().map(|(field, _)| name(field)).collect();
     let types: Vec<_> = columns.iter().map(|(field, _)| field.ty).collect();
     // A valid batch has a stored field.
-    let row_field = columns.iter().map(|(field, _)| field).find(|field| field.word() != Some(Word::Representative));
+    let row_field = columns
+        .iter()
+        .map(|(field, _)| field)
+        .find(|field| field.word() != Some(Word::Representative));
     let (row_type, row_ident) = row_field.map(|field| (field.ty, field.ident)).unzip();
     let column_locals: Vec<_> = columns.iter().map(|(_, local)| local).collect();
 

@@ -46,19 +46,30 @@ impl<'a> Batch<'a> {
     pub(crate) fn read(input: &'a DeriveInput) -> Result<Self, Error> {
         let mut errors = Errors::default();
         for attribute in input.attrs.iter().filter(|attribute| attributes::is_ours(attribute)) {
-            errors.push(Error::new_spanned(attribute, "`#[rehearsal(...)]` belongs on a field, not on the type"));
+            errors.push(Error::new_spanned(
+                attribute,
+                "`#[rehearsal(...)]` belongs on a field, not on the type",
+            ));
         }
         let fields = match named(input) {
             Ok(named) => read_fields(named, &mut errors),
             Err(error) => {
                 errors.push(error);
-                return errors.or(Vec::new()).map(|fields| Batch { ident: &input.ident, generics: &input.generics, fields });
+                return errors.or(Vec::new()).map(|fields| Batch {
+                    ident: &input.ident,
+                    generics: &input.generics,
+                    fields,
+                });
             }
         };
         check_roles(&fields, &mut errors);
         // With a mistake elsewhere the fields may not be what they seem, so that this one would
         // only confuse.
-        if errors.is_empty() && !fields.iter().any(|field| field.is_column() && field.word() != Some(Word::Representative)) {
+        if errors.is_empty()
+            && !fields
+                .iter()
+                .any(|field| field.is_column() && field.word() != Some(Word::Representative))
+        {
             errors.push(Error::new_spanned(
                 &input.ident,
                 format!(
@@ -73,7 +84,12 @@ impl<'a> Batch<'a> {
 
 /// The fields of a struct with named fields; anything else is a mistake.
 fn named(input: &DeriveInput) -> Result<&FieldsNamed, Error> {
-    let message = |what| format!("`RehearsalBatch` needs a struct with named fields, one for each tensor: `{}` is {what}", input.ident);
+    let message = |what| {
+        format!(
+            "`RehearsalBatch` needs a struct with named fields, one for each tensor: `{}` is {what}",
+            input.ident
+        )
+    };
     match &input.data {
         Data::Struct(data) => match &data.fields {
             Fields::Named(fields) => Ok(fields),
@@ -98,9 +114,17 @@ fn read_fields<'a>(fields: &'a FieldsNamed, errors: &mut Errors) -> Vec<Field<'a
 fn check_roles(fields: &[Field<'_>], errors: &mut Errors) {
     for (index, field) in fields.iter().enumerate() {
         let Some(mark) = field.mark.as_ref().filter(|mark| mark.word.is_unique()) else { continue };
-        if let Some(first) = fields[..index].iter().find(|earlier| earlier.word() == Some(mark.word)) {
+        if let Some(first) =
+            fields[..index].iter().find(|earlier| earlier.word() == Some(mark.word))
+        {
             let word = mark.word.name();
-            errors.push(Error::new(mark.span, format!("a batch has at most one `{word}` field, and `{}` already is it", first.ident)));
+            errors.push(Error::new(
+                mark.span,
+                format!(
+                    "a batch has at most one `{word}` field, and `{}` already is it",
+                    first.ident
+                ),
+            ));
         }
     }
 }
@@ -128,14 +152,20 @@ mod tests {
             }
         };
         let batch = Batch::read(&input).ok().unwrap();
-        let fields: Vec<_> = batch.fields.iter().map(|field| (field.ident.to_string(), field.word(), field.is_column())).collect();
-        let expected = [("x", None, true), ("note", Some(Word::Skip), false), ("y", Some(Word::Class), true)];
+        let fields: Vec<_> = batch
+            .fields
+            .iter()
+            .map(|field| (field.ident.to_string(), field.word(), field.is_column()))
+            .collect();
+        let expected =
+            [("x", None, true), ("note", Some(Word::Skip), false), ("y", Some(Word::Class), true)];
         assert_eq!(fields, expected.map(|(name, word, column)| (name.to_string(), word, column)));
     }
 
     #[test]
     fn only_a_struct_with_named_fields_will_do() {
-        let start = "`RehearsalBatch` needs a struct with named fields, one for each tensor: `B` is ";
+        let start =
+            "`RehearsalBatch` needs a struct with named fields, one for each tensor: `B` is ";
         assert_eq!(
             mistakes(&parse_quote!(
                 enum B {
@@ -179,7 +209,10 @@ mod tests {
             ),
         ] {
             let found = mistakes(&input);
-            assert!(found.len() == 1 && found[0].starts_with("`B` has nothing to store"), "{found:?}");
+            assert!(
+                found.len() == 1 && found[0].starts_with("`B` has nothing to store"),
+                "{found:?}"
+            );
         }
     }
 

@@ -62,5 +62,8 @@ use syn::{DeriveInput, Error, parse_macro_input};
 #[proc_macro_derive(RehearsalBatch, attributes(rehearsal))]
 pub fn rehearsal_batch(input: TokenStream) -> TokenStream {
     let input = parse_macro_input!(input as DeriveInput);
-    input::Batch::read(&input).map(|batch| expand::implementation(&batch)).unwrap_or_else(Error::into_compile_error).into()
+    input::Batch::read(&input)
+        .map(|batch| expand::implementation(&batch))
+        .unwrap_or_else(Error::into_compile_error)
+        .into()
 }

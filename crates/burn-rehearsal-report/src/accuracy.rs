@@ -1,7 +1,10 @@
 //! The figure of accuracies: average accuracy as tasks arrive, and the accuracy matrix of each
 //! method.
 
-use crate::canvas::{Align, Canvas, Color, FAINT, GRID, INK, LEGEND_LINE, MARGIN, WHITE, WIDTH, count, text_width, to_pixels};
+use crate::canvas::{
+    Align, Canvas, Color, FAINT, GRID, INK, LEGEND_LINE, MARGIN, WHITE, WIDTH, count, text_width,
+    to_pixels,
+};
 use crate::{Comparison, Group};
 
 /// Least width and height of the curves, with axes and legend.
@@ -35,7 +38,13 @@ impl Comparison<'_> {
 /// The left part of the figure, `size` pixels from the upper left corner.
 fn curves(canvas: &mut Canvas, comparison: &Comparison<'_>, size: (i32, i32)) {
     let (groups, colors) = (&comparison.groups, comparison.colors());
-    canvas.text("Average top-1 accuracy over the tasks seen (%)", (MARGIN, 20), 14, Align::Start, INK);
+    canvas.text(
+        "Average top-1 accuracy over the tasks seen (%)",
+        (MARGIN, 20),
+        14,
+        Align::Start,
+        INK,
+    );
     for (index, (group, &color)) in groups.iter().zip(&colors).enumerate() {
         let y = 44 + LEGEND_LINE * count(index);
         canvas.line(&[(MARGIN + 4, y), (MARGIN + 34, y)], color, 2);
@@ -46,7 +55,9 @@ fn curves(canvas: &mut Canvas, comparison: &Comparison<'_>, size: (i32, i32)) {
     let (left, right) = (MARGIN + 34, size.0 - 24);
     let (top, bottom) = (52 + LEGEND_LINE * count(groups.len()), size.1 - 46);
     let tasks = comparison.tasks();
-    let y = |fraction: f64| to_pixels(f64::from(bottom) - fraction.clamp(0.0, 1.0) * f64::from(bottom - top));
+    let y = |fraction: f64| {
+        to_pixels(f64::from(bottom) - fraction.clamp(0.0, 1.0) * f64::from(bottom - top))
+    };
     // Half a step of room on both sides, so that one task stands in the middle and no marker on an
     // axis.
     let step = f64::from(right - left) / tasks.max(1) as f64;
@@ -67,9 +78,13 @@ fn curves(canvas: &mut Canvas, comparison: &Comparison<'_>, size: (i32, i32)) {
     canvas.text("tasks learned", ((left + right) / 2, bottom + 34), 12, Align::Middle, INK);
 
     for (index, (group, &color)) in groups.iter().zip(&colors).enumerate() {
-        let averages: Vec<_> =
-            (0..tasks).filter_map(|task| Some((task, group.mean(|report| report.accuracy.top1.average_after(task))?))).collect();
-        let points: Vec<_> = averages.iter().map(|(task, average)| (x(*task), y(average.mean))).collect();
+        let averages: Vec<_> = (0..tasks)
+            .filter_map(|task| {
+                Some((task, group.mean(|report| report.accuracy.top1.average_after(task))?))
+            })
+            .collect();
+        let points: Vec<_> =
+            averages.iter().map(|(task, average)| (x(*task), y(average.mean))).collect();
         canvas.line(&points, color, 2);
         for (task, average) in averages {
             if let Some(sd) = average.sd {
@@ -120,10 +135,19 @@ impl Maps {
 
     fn draw(&self, canvas: &mut Canvas, groups: &[Group<'_>], left: i32) {
         canvas.text("Top-1 accuracy on every task (%)", (left, 20), 14, Align::Start, INK);
-        canvas.text("row: after this task, column: on this task", (left, 40), 11, Align::Start, FAINT);
+        canvas.text(
+            "row: after this task, column: on this task",
+            (left, 40),
+            11,
+            Align::Start,
+            FAINT,
+        );
         for (index, group) in groups.iter().enumerate() {
             let index = count(index);
-            let corner = (left + index % self.columns * self.panel.0, Self::HEAD + index / self.columns * self.panel.1);
+            let corner = (
+                left + index % self.columns * self.panel.0,
+                Self::HEAD + index / self.columns * self.panel.1,
+            );
             self.panel(canvas, group, corner);
         }
     }
@@ -151,7 +175,13 @@ impl Maps {
                 let (fill, ink) = shade(accuracy.mean);
                 canvas.rectangle((x, y), inside, fill);
                 let center = (x + self.cell.0 / 2, y + self.cell.1 / 2);
-                canvas.text(&format!("{:.0}", 100.0 * accuracy.mean), center, size, Align::Middle, ink);
+                canvas.text(
+                    &format!("{:.0}", 100.0 * accuracy.mean),
+                    center,
+                    size,
+                    Align::Middle,
+                    ink,
+                );
             }
         }
     }
@@ -160,7 +190,8 @@ impl Maps {
 /// Colour of a cell and of the number in it: one hue from nearly white to dark blue, so that
 /// lightness alone shows the value.
 fn shade(fraction: f64) -> (Color, Color) {
-    let channel = |from: f64, to: f64| (from + (to - from) * fraction.clamp(0.0, 1.0)).round() as u8;
+    let channel =
+        |from: f64, to: f64| (from + (to - from) * fraction.clamp(0.0, 1.0)).round() as u8;
     let fill = Color(channel(240.0, 8.0), channel(246.0, 64.0), channel(252.0, 129.0));
     (fill, if fraction < 0.6 { INK } else { WHITE })
 }
@@ -178,7 +209,11 @@ mod tests {
                 assert_well_formed(&svg);
                 let texts = texts(&svg);
                 for report in &reports {
-                    assert_eq!(texts.iter().filter(|text| **text == report.method.as_str()).count(), 2, "{texts:?}");
+                    assert_eq!(
+                        texts.iter().filter(|text| **text == report.method.as_str()).count(),
+                        2,
+                        "{texts:?}"
+                    );
                 }
             }
         }
@@ -192,7 +227,11 @@ mod tests {
         run.accuracy.top1.push_row(&[Some(0.174)]).unwrap();
         let texts = texts(&compare(&[run]).accuracy_svg());
         for (percent, times) in [("92", 1), ("33", 1), ("17", 1), ("0", 1)] {
-            assert_eq!(texts.iter().filter(|text| *text == percent).count(), times, "{percent} in {texts:?}");
+            assert_eq!(
+                texts.iter().filter(|text| *text == percent).count(),
+                times,
+                "{percent} in {texts:?}"
+            );
         }
     }
 
@@ -200,7 +239,11 @@ mod tests {
     fn seeds_are_one_line_and_one_map() {
         let reports: Vec<_> = (0..3).map(|seed| report("rehearsal", 2, seed)).collect();
         let texts = texts(&compare(&reports).accuracy_svg());
-        assert_eq!(texts.iter().filter(|text| text.contains("rehearsal (3 seeds)")).count(), 2, "{texts:?}");
+        assert_eq!(
+            texts.iter().filter(|text| text.contains("rehearsal (3 seeds)")).count(),
+            2,
+            "{texts:?}"
+        );
     }
 
     #[test]

@@ -66,7 +66,8 @@ pub(crate) struct Canvas {
 
 impl Canvas {
     pub(crate) fn new(width: i32, height: i32) -> Self {
-        let head = format!("<svg width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\"");
+        let head =
+            format!("<svg width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\"");
         let mut canvas = Self { svg: format!("{head} xmlns=\"http://www.w3.org/2000/svg\">\n") };
         canvas.rectangle((0, 0), (width, height), WHITE);
         canvas
@@ -78,8 +79,15 @@ impl Canvas {
     }
 
     /// A filled rectangle.
-    pub(crate) fn rectangle(&mut self, (x, y): (i32, i32), (width, height): (i32, i32), color: Color) {
-        self.element(format_args!("<rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" fill=\"{color}\"/>"));
+    pub(crate) fn rectangle(
+        &mut self,
+        (x, y): (i32, i32),
+        (width, height): (i32, i32),
+        color: Color,
+    ) {
+        self.element(format_args!(
+            "<rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" fill=\"{color}\"/>"
+        ));
     }
 
     /// A polyline, `width` pixels thick.
@@ -91,7 +99,11 @@ impl Canvas {
     /// A filled marker. `shape` is any number; there are four shapes.
     pub(crate) fn marker(&mut self, (x, y): (i32, i32), shape: usize, color: Color) {
         let polygon = match shape % 4 {
-            0 => return self.element(format_args!("<circle cx=\"{x}\" cy=\"{y}\" r=\"5\" fill=\"{color}\"/>")),
+            0 => {
+                return self.element(format_args!(
+                    "<circle cx=\"{x}\" cy=\"{y}\" r=\"5\" fill=\"{color}\"/>"
+                ));
+            }
             1 => coordinates(&[(x - 5, y - 5), (x + 5, y - 5), (x + 5, y + 5), (x - 5, y + 5)]),
             2 => coordinates(&[(x, y - 6), (x + 6, y + 5), (x - 6, y + 5)]),
             _ => coordinates(&[(x, y - 7), (x + 7, y), (x, y + 7), (x - 7, y)]),
@@ -100,14 +112,26 @@ impl Canvas {
     }
 
     /// One line of text, `size` pixels high.
-    pub(crate) fn text(&mut self, text: &str, (x, y): (i32, i32), size: i32, align: Align, color: Color) {
+    pub(crate) fn text(
+        &mut self,
+        text: &str,
+        (x, y): (i32, i32),
+        size: i32,
+        align: Align,
+        color: Color,
+    ) {
         let anchor = match align {
             Align::Start => "start",
             Align::Middle => "middle",
             Align::End => "end",
         };
-        let font = format_args!("font-family=\"sans-serif\" font-size=\"{size}\" text-anchor=\"{anchor}\"");
-        self.element(format_args!("<text x=\"{x}\" y=\"{y}\" dy=\"0.5ex\" {font} fill=\"{color}\">\n{}\n</text>", escape(text)));
+        let font = format_args!(
+            "font-family=\"sans-serif\" font-size=\"{size}\" text-anchor=\"{anchor}\""
+        );
+        self.element(format_args!(
+            "<text x=\"{x}\" y=\"{y}\" dy=\"0.5ex\" {font} fill=\"{color}\">\n{}\n</text>",
+            escape(text)
+        ));
     }
 
     /// The complete SVG.
@@ -196,9 +220,11 @@ impl Comparison<'_> {
     /// A colour for each group. The first group of a built-in method has the colour of the method
     /// in all figures; others have the remaining colours.
     pub(crate) fn colors(&self) -> Vec<Color> {
-        let mut others = [palette::ORANGE, palette::PURPLE, palette::SKY, palette::BLACK].into_iter().cycle();
+        let mut others =
+            [palette::ORANGE, palette::PURPLE, palette::SKY, palette::BLACK].into_iter().cycle();
         let color = |(index, group): (usize, &Group<'_>)| {
-            let first = self.groups[..index].iter().all(|earlier| earlier.method() != group.method());
+            let first =
+                self.groups[..index].iter().all(|earlier| earlier.method() != group.method());
             let of_method = match group.method() {
                 "incremental" => Some(palette::VERMILION),
                 "rehearsal" => Some(palette::BLUE),
@@ -216,7 +242,11 @@ impl Comparison<'_> {
 pub(crate) fn grid_step(maximum: f64, lines: f64) -> f64 {
     let rough = (maximum / lines).max(f64::MIN_POSITIVE);
     let power = 10f64.powf(rough.log10().floor());
-    [1.0, 2.0, 5.0, 10.0].into_iter().map(|factor| factor * power).find(|&step| step >= rough).unwrap_or(rough)
+    [1.0, 2.0, 5.0, 10.0]
+        .into_iter()
+        .map(|factor| factor * power)
+        .find(|&step| step >= rough)
+        .unwrap_or(rough)
 }
 
 #[cfg(test)]
@@ -225,8 +255,13 @@ mod tests {
 
     #[test]
     fn grid_steps_are_round_and_neither_too_many_nor_too_few() {
-        for (maximum, step) in [(1.0, 0.2), (10.0, 2.0), (12.3, 5.0), (0.07, 0.02), (480.0, 100.0)] {
-            assert!((grid_step(maximum, 5.0) - step).abs() < 1e-12, "{maximum}: {}", grid_step(maximum, 5.0));
+        for (maximum, step) in [(1.0, 0.2), (10.0, 2.0), (12.3, 5.0), (0.07, 0.02), (480.0, 100.0)]
+        {
+            assert!(
+                (grid_step(maximum, 5.0) - step).abs() < 1e-12,
+                "{maximum}: {}",
+                grid_step(maximum, 5.0)
+            );
         }
         assert!(grid_step(0.0, 5.0) > 0.0);
     }
@@ -236,7 +271,12 @@ mod tests {
         let mut canvas = Canvas::new(100, 50);
         canvas.text("a < b & c", (10, 10), 12, Align::Middle, INK);
         let svg = canvas.finish();
-        assert!(svg.contains("<text") && svg.contains("font-size=\"12\"") && svg.contains("a &lt; b &amp; c"), "{svg}");
+        assert!(
+            svg.contains("<text")
+                && svg.contains("font-size=\"12\"")
+                && svg.contains("a &lt; b &amp; c"),
+            "{svg}"
+        );
         crate::fixtures::assert_well_formed(&svg);
     }
 }

@@ -77,7 +77,8 @@ impl Group<'_> {
 
     /// The label, with the number of runs if there are several: of seeds, if each has its own.
     pub fn title(&self) -> String {
-        let seeds: std::collections::BTreeSet<u64> = self.reports.iter().map(|report| report.seed).collect();
+        let seeds: std::collections::BTreeSet<u64> =
+            self.reports.iter().map(|report| report.seed).collect();
         match self.reports.len() {
             1 => self.label.clone(),
             runs if runs == seeds.len() => format!("{} ({runs} seeds)", self.label),
@@ -96,14 +97,23 @@ impl<'a> Comparison<'a> {
         let mut keyed: Vec<(Key, Group<'_>)> = Vec::new();
         for report in reports {
             let key = fields.key(report);
-            match keyed.iter_mut().find(|(other, group)| *other == key && group.method() == report.method) {
+            match keyed
+                .iter_mut()
+                .find(|(other, group)| *other == key && group.method() == report.method)
+            {
                 Some((_, group)) => group.reports.push(report),
-                None => keyed.push((key, Group { label: report.method.clone(), reports: vec![report] })),
+                None => {
+                    keyed.push((key, Group { label: report.method.clone(), reports: vec![report] }))
+                }
             }
         }
         keyed.sort_by(|(_, a), (_, b)| a.method().cmp(b.method()));
         let labels: Vec<String> = (0..keyed.len()).map(|index| label(index, &keyed)).collect();
-        let groups = keyed.into_iter().zip(labels).map(|((_, group), label)| Group { label, ..group }).collect();
+        let groups = keyed
+            .into_iter()
+            .zip(labels)
+            .map(|((_, group), label)| Group { label, ..group })
+            .collect();
         Self { reports, fields, groups }
     }
 
@@ -114,7 +124,9 @@ impl<'a> Comparison<'a> {
 
     /// Whether some method ran with several seeds.
     pub fn has_several_seeds(&self) -> bool {
-        self.reports.iter().any(|a| self.reports.iter().any(|b| a.method == b.method && a.seed != b.seed))
+        self.reports
+            .iter()
+            .any(|a| self.reports.iter().any(|b| a.method == b.method && a.seed != b.seed))
     }
 
     /// The largest number of tasks.
@@ -127,22 +139,38 @@ impl<'a> Comparison<'a> {
     /// the run's; of several, the one with its seed.
     pub(crate) fn reference(&self, report: &RunReport) -> Option<&'a RunReport> {
         let own = self.fields.key(report);
-        let likeness =
-            |other: &&RunReport| (self.fields.key(other).iter().filter(|field| own.contains(field)).count(), other.seed == report.seed);
+        let likeness = |other: &&RunReport| {
+            (
+                self.fields.key(other).iter().filter(|field| own.contains(field)).count(),
+                other.seed == report.seed,
+            )
+        };
         // Times of another amount of work say nothing about rehearsal.
         let comparable = |other: &&RunReport| {
-            let alike = self.fields.work.iter().all(|field| report.config.get(field) == other.config.get(field));
+            let alike = self
+                .fields
+                .work
+                .iter()
+                .all(|field| report.config.get(field) == other.config.get(field));
             other.method == REFERENCE && other.tasks == report.tasks && alike
         };
         // `max_by_key` would take the last of equals.
-        self.groups.iter().flat_map(|group| group.reports.iter().copied()).rev().filter(comparable).max_by_key(likeness)
+        self.groups
+            .iter()
+            .flat_map(|group| group.reports.iter().copied())
+            .rev()
+            .filter(comparable)
+            .max_by_key(likeness)
     }
 
     /// The mean training time of the group of incremental runs that a group is best compared with,
     /// in seconds.
     pub(crate) fn reference_time(&self, group: &Group<'_>) -> Option<f64> {
         let run = group.reports.iter().find_map(|report| self.reference(report))?;
-        let group = self.groups.iter().find(|group| group.reports.iter().any(|&report| std::ptr::eq(report, run)))?;
+        let group = self
+            .groups
+            .iter()
+            .find(|group| group.reports.iter().any(|&report| std::ptr::eq(report, run)))?;
         group.mean(|report| Some(report.time.train_s)).map(|time| time.mean)
     }
 }
@@ -158,7 +186,10 @@ impl ConfigFields<'_> {
             ("tasks".to_string(), report.tasks.len().into()),
         ];
         for (name, value) in report.config.as_object().into_iter().flatten() {
-            if name != "seed" && !self.neutral.contains(&name.as_str()) && self.changed != Some(name) {
+            if name != "seed"
+                && !self.neutral.contains(&name.as_str())
+                && self.changed != Some(name)
+            {
                 flatten(name, value, &mut key);
             }
         }
@@ -169,7 +200,10 @@ impl ConfigFields<'_> {
 fn flatten(name: &str, value: &Value, key: &mut Key) {
     match value {
         Value::Object(fields) => {
-            fields.iter().filter(|(field, _)| *field != "seed").for_each(|(field, value)| flatten(&format!("{name}.{field}"), value, key));
+            fields
+                .iter()
+                .filter(|(field, _)| *field != "seed")
+                .for_each(|(field, value)| flatten(&format!("{name}.{field}"), value, key));
         }
         value => key.push((name.to_string(), value.clone())),
     }
@@ -182,7 +216,8 @@ fn label(index: usize, keyed: &[(Key, Group<'_>)]) -> String {
     const MORE: &str = " …";
 
     let (key, group) = &keyed[index];
-    let rivals: Vec<_> = keyed.iter().filter(|(_, other)| other.method() == group.method()).collect();
+    let rivals: Vec<_> =
+        keyed.iter().filter(|(_, other)| other.method() == group.method()).collect();
     if rivals.len() == 1 {
         return group.label.clone();
     }
@@ -199,7 +234,10 @@ fn label(index: usize, keyed: &[(Key, Group<'_>)]) -> String {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_string);
         // The configuration may repeat other fields of the report under the same name.
         let part = format!(" {}={value}", name.rsplit('.').next().unwrap_or(name));
-        if same == 1 && unique.is_none() && group.label.chars().count() + part.chars().count() + MORE.chars().count() <= LONGEST {
+        if same == 1
+            && unique.is_none()
+            && group.label.chars().count() + part.chars().count() + MORE.chars().count() <= LONGEST
+        {
             unique = Some(format!("{}{part}", group.label));
         }
         if !label.contains(&part) {
@@ -211,7 +249,8 @@ fn label(index: usize, keyed: &[(Key, Group<'_>)]) -> String {
     }
     // It is not all that differs, and must not look so.
     let unique = unique.map(|label| if differing > 1 { label + MORE } else { label });
-    let number = rivals.iter().position(|(other, _)| other == key).map_or(0, |position| position + 1);
+    let number =
+        rivals.iter().position(|(other, _)| other == key).map_or(0, |position| position + 1);
     unique.unwrap_or_else(|| format!("{} #{number}", group.label))
 }
 
@@ -226,9 +265,15 @@ mod tests {
         let comparison = compare(&reports);
         let groups = comparison.groups();
         assert_eq!((groups.len(), groups[0].reports.len()), (1, 3));
-        assert_eq!((groups[0].label.as_str(), groups[0].title().as_str()), ("rehearsal", "rehearsal (3 seeds)"));
+        assert_eq!(
+            (groups[0].label.as_str(), groups[0].title().as_str()),
+            ("rehearsal", "rehearsal (3 seeds)")
+        );
         let mean = groups[0].mean(|report| Some(report.time.total_s)).unwrap();
-        assert!((mean.mean - 19.8).abs() < 1e-9 && (mean.sd.unwrap() - 0.2).abs() < 1e-9, "{mean:?}");
+        assert!(
+            (mean.mean - 19.8).abs() < 1e-9 && (mean.sd.unwrap() - 0.2).abs() < 1e-9,
+            "{mean:?}"
+        );
         assert_eq!(groups[0].mean(|_| None), None);
     }
 
@@ -245,10 +290,14 @@ mod tests {
         let mut reports: Vec<_> = (0..3).map(|_| report("rehearsal", 2, 0)).collect();
         reports[1].config["rehearsal"]["policy"] = "fifo".into();
         reports[2].world_size = 4;
-        let labels: Vec<_> = compare(&reports).groups.into_iter().map(|group| group.label).collect();
+        let labels: Vec<_> =
+            compare(&reports).groups.into_iter().map(|group| group.label).collect();
         assert_eq!(labels[1], "rehearsal ranks=2 policy=fifo");
         assert_eq!(labels[0], "rehearsal #1", "ranks=2 policy=class-balanced is too long to print");
-        assert_eq!(labels[2], "rehearsal ranks=4 …", "no other has it, but the policy is not that of all either");
+        assert_eq!(
+            labels[2], "rehearsal ranks=4 …",
+            "no other has it, but the policy is not that of all either"
+        );
     }
 
     #[test]

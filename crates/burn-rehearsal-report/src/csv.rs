@@ -17,7 +17,10 @@ impl Comparison<'_> {
         let tasks = self.tasks();
         let mut csv = curves_head(tasks);
         for report in self.reports {
-            let group = self.groups.iter().find(|group| group.reports.iter().any(|other| std::ptr::eq(*other, report)));
+            let group = self
+                .groups
+                .iter()
+                .find(|group| group.reports.iter().any(|other| std::ptr::eq(*other, report)));
             let run = group.map_or(&report.method, |group| &group.label);
             for (index, point) in report.curves.iter().enumerate() {
                 let time = report.time.epochs.get(index).copied().unwrap_or_default();
@@ -45,10 +48,19 @@ impl Comparison<'_> {
         summary.iter().for_each(|(name, _)| csv.push_str(&format!(",{name}_mean,{name}_sd")));
         csv.push('\n');
         for group in &self.groups {
-            csv.push_str(&format!("{},{},{}", text(&group.label), text(group.method()), group.reports.len()));
+            csv.push_str(&format!(
+                "{},{},{}",
+                text(&group.label),
+                text(group.method()),
+                group.reports.len()
+            ));
             for (_, figure) in summary {
                 let mean = group.mean(figure);
-                csv.push_str(&format!(",{},{}", cell(mean.map(|mean| mean.mean)), cell(mean.and_then(|mean| mean.sd))));
+                csv.push_str(&format!(
+                    ",{},{}",
+                    cell(mean.map(|mean| mean.mean)),
+                    cell(mean.and_then(|mean| mean.sd))
+                ));
             }
             csv.push('\n');
         }
@@ -61,10 +73,22 @@ pub(crate) fn curves_head(tasks: usize) -> String {
     format!("run,method,seed,task,epoch,train_loss,train_s,samples_per_s{tasks}\n")
 }
 
-pub(crate) fn curves_line(run: &str, method: &str, seed: u64, point: &CurvePoint, time: EpochTime, tasks: usize) -> String {
+pub(crate) fn curves_line(
+    run: &str,
+    method: &str,
+    seed: u64,
+    point: &CurvePoint,
+    time: EpochTime,
+    tasks: usize,
+) -> String {
     let (task, epoch, loss) = (point.task + 1, point.epoch, cell(point.train_loss));
     let seconds = cell(Some(time.train_s).filter(|&seconds| seconds > 0.0));
-    let mut line = format!("{},{},{seed},{task},{epoch},{loss},{seconds},{}", text(run), text(method), cell(time.samples_per_s()));
+    let mut line = format!(
+        "{},{},{seed},{task},{epoch},{loss},{seconds},{}",
+        text(run),
+        text(method),
+        cell(time.samples_per_s())
+    );
     for task in 0..tasks {
         // Writing to a string does not fail.
         let _ = write!(line, ",{}", cell(point.top1.get(task).copied().flatten()));
@@ -79,7 +103,11 @@ fn cell(value: Option<f64>) -> String {
 
 /// Quoted where RFC 4180 asks for it.
 fn text(text: &str) -> Cow<'_, str> {
-    if text.contains(['"', ',', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")).into() } else { text.into() }
+    if text.contains(['"', ',', '\n', '\r']) {
+        format!("\"{}\"", text.replace('"', "\"\"")).into()
+    } else {
+        text.into()
+    }
 }
 
 #[cfg(test)]
@@ -91,7 +119,12 @@ mod tests {
     fn points() -> Vec<CurvePoint> {
         vec![
             CurvePoint { task: 0, epoch: Epoch::FIRST, train_loss: None, top1: Vec::new() },
-            CurvePoint { task: 0, epoch: Epoch::FIRST.next(), train_loss: Some(0.5), top1: vec![Some(0.75), None] },
+            CurvePoint {
+                task: 0,
+                epoch: Epoch::FIRST.next(),
+                train_loss: Some(0.5),
+                top1: vec![Some(0.75), None],
+            },
         ]
     }
 
@@ -102,7 +135,12 @@ mod tests {
         run.time.epochs = vec![EpochTime { train_s: 0.5, samples: 100 }];
         let csv = compare(&[run]).curves_csv();
         let head = "run,method,seed,task,epoch,train_loss,train_s,samples_per_s,task_1,task_2";
-        assert_eq!(csv, format!("{head}\nrehearsal,rehearsal,7,1,1,,0.5,200,,\nrehearsal,rehearsal,7,1,2,0.5,,,0.75,\n"));
+        assert_eq!(
+            csv,
+            format!(
+                "{head}\nrehearsal,rehearsal,7,1,1,,0.5,200,,\nrehearsal,rehearsal,7,1,2,0.5,,,0.75,\n"
+            )
+        );
     }
 
     #[test]
@@ -112,7 +150,12 @@ mod tests {
         other.config["rehearsal"]["policy"] = "fifo".into();
         reports.push(other);
         let curves = compare(&reports).curves_csv();
-        let runs: Vec<_> = curves.lines().skip(1).filter_map(|line| line.split_once(',')).map(|(run, _)| run).collect();
+        let runs: Vec<_> = curves
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split_once(','))
+            .map(|(run, _)| run)
+            .collect();
         assert_eq!(
             runs,
             [
@@ -128,7 +171,10 @@ mod tests {
         let column = lines[0].iter().position(|name| *name == "total_s_mean").unwrap();
         assert_eq!(lines[0][column + 1], "total_s_sd");
         let number = |line: usize, column: usize| lines[line][column].parse::<f64>().unwrap();
-        assert!((number(1, column) - 19.8).abs() < 1e-9 && (number(1, column + 1) - 0.2).abs() < 1e-9, "{summary}");
+        assert!(
+            (number(1, column) - 19.8).abs() < 1e-9 && (number(1, column + 1) - 0.2).abs() < 1e-9,
+            "{summary}"
+        );
         assert_eq!((number(2, column), lines[2][column + 1]), (20.0, ""));
         assert!(lines.iter().all(|line| line.len() == lines[0].len()));
     }

@@ -26,9 +26,17 @@ impl CurvesLog {
     ///
     /// # Errors
     /// [`ReportError::Io`] with the file or its directory.
-    pub fn begin(path: &Path, tasks: usize, finished: &Comparison<'_>) -> Result<Self, ReportError> {
+    pub fn begin(
+        path: &Path,
+        tasks: usize,
+        finished: &Comparison<'_>,
+    ) -> Result<Self, ReportError> {
         if path.exists() || !finished.reports.is_empty() {
-            let text = if finished.reports.is_empty() { curves_head(tasks) } else { finished.curves_csv() };
+            let text = if finished.reports.is_empty() {
+                curves_head(tasks)
+            } else {
+                finished.curves_csv()
+            };
             write_atomically(path, &text)?;
         }
         Ok(Self { path: path.to_path_buf(), tasks, file: None })
@@ -38,9 +46,19 @@ impl CurvesLog {
     ///
     /// # Errors
     /// [`ReportError::Io`] with the file.
-    pub fn append(&mut self, method: &str, seed: u64, point: &CurvePoint, time: EpochTime) -> Result<(), ReportError> {
+    pub fn append(
+        &mut self,
+        method: &str,
+        seed: u64,
+        point: &CurvePoint,
+        time: EpochTime,
+    ) -> Result<(), ReportError> {
         let line = curves_line(method, method, seed, point, time, self.tasks);
-        self.write(&line).map_err(|source| ReportError::Io { action: "write", path: self.path.clone(), source })
+        self.write(&line).map_err(|source| ReportError::Io {
+            action: "write",
+            path: self.path.clone(),
+            source,
+        })
     }
 
     fn write(&mut self, line: &str) -> std::io::Result<()> {
@@ -67,7 +85,8 @@ mod tests {
     fn a_log_grows_to_the_file_of_the_finished_runs_and_an_earlier_one_is_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("curves.csv");
-        let reports: Vec<_> = ["incremental", "rehearsal"].map(|method| report(method, 2, 5)).into();
+        let reports: Vec<_> =
+            ["incremental", "rehearsal"].map(|method| report(method, 2, 5)).into();
         let mut log = CurvesLog::begin(&path, 2, &compare(&[])).unwrap();
         assert!(!path.exists());
         for report in &reports {

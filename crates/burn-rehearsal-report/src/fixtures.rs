@@ -11,8 +11,12 @@ use crate::{Comparison, ConfigFields};
 pub(crate) fn matrix(tasks: usize, fade: f64, level: f64) -> AccuracyMatrix {
     let mut matrix = AccuracyMatrix::new(tasks);
     for row in 0..tasks {
-        let accuracy = |column: usize| if column <= row { level * fade.powi((row - column) as i32) } else { 0.0 };
-        matrix.push_row(&(0..tasks).map(|column| Some(accuracy(column))).collect::<Vec<_>>()).unwrap();
+        let accuracy = |column: usize| {
+            if column <= row { level * fade.powi((row - column) as i32) } else { 0.0 }
+        };
+        matrix
+            .push_row(&(0..tasks).map(|column| Some(accuracy(column))).collect::<Vec<_>>())
+            .unwrap();
     }
     matrix
 }
@@ -25,8 +29,11 @@ pub(crate) fn report(method: &str, tasks: usize, seed: u64) -> RunReport {
         "rehearsal" => (0.97, 0.98, 20.0),
         _ => (1.0, 0.985, 60.0),
     };
-    let accuracy =
-        Accuracy { top1: matrix(tasks, fade, level * wobble), top5: matrix(tasks, 1.0, 1.0), initial_top1: Some(vec![0.1; tasks]) };
+    let accuracy = Accuracy {
+        top1: matrix(tasks, fade, level * wobble),
+        top5: matrix(tasks, 1.0, 1.0),
+        initial_top1: Some(vec![0.1; tasks]),
+    };
     let mut report: RunReport = serde_json::from_str(EXAMPLE).unwrap();
     report.config["method"] = serde_json::json!(method);
     report.config["seed"] = seed.into();
@@ -42,20 +49,31 @@ pub(crate) fn report(method: &str, tasks: usize, seed: u64) -> RunReport {
     report.curves[0].top1 = vec![Some(0.9); tasks];
     if method != "rehearsal" {
         report.buffer = None;
-        report.time.phases_ms.retain(|phase, _| !["insert", "plan", "exchange"].contains(&phase.as_str()));
+        report
+            .time
+            .phases_ms
+            .retain(|phase, _| !["insert", "plan", "exchange"].contains(&phase.as_str()));
     }
     report
 }
 
 /// Runs of a program whose configuration has these fields.
 pub(crate) fn compare(reports: &[RunReport]) -> Comparison<'_> {
-    let fields = ConfigFields { work: &["data"], neutral: &["out"], changed: Some("overridden"), headline: &["data", "epochs"] };
+    let fields = ConfigFields {
+        work: &["data"],
+        neutral: &["out"],
+        changed: Some("overridden"),
+        headline: &["data", "epochs"],
+    };
     Comparison::new(reports, fields)
 }
 
 /// One run of every method.
 pub(crate) fn three_methods(tasks: usize) -> Vec<RunReport> {
-    ["incremental", "scratch", "rehearsal"].into_iter().map(|method| report(method, tasks, 0)).collect()
+    ["incremental", "scratch", "rehearsal"]
+        .into_iter()
+        .map(|method| report(method, tasks, 0))
+        .collect()
 }
 
 /// Panics unless every tag of `svg` is closed, in order, and no text holds a bare `<` or `&`.
@@ -64,7 +82,15 @@ pub(crate) fn assert_well_formed(svg: &str) {
     let mut rest = svg;
     while let Some(start) = rest.find('<') {
         assert!(!rest[..start].contains('>'), "a stray > in {:?}", &rest[..start]);
-        assert!(rest[..start].replace("&amp;", "").replace("&lt;", "").replace("&gt;", "").replace("&quot;", "").find('&').is_none());
+        assert!(
+            rest[..start]
+                .replace("&amp;", "")
+                .replace("&lt;", "")
+                .replace("&gt;", "")
+                .replace("&quot;", "")
+                .find('&')
+                .is_none()
+        );
         let end = start + rest[start..].find('>').expect("a tag that does not end");
         let tag = &rest[start + 1..end];
         if let Some(name) = tag.strip_prefix('/') {
@@ -80,5 +106,10 @@ pub(crate) fn assert_well_formed(svg: &str) {
 
 /// The contents of all `<text>` elements.
 pub(crate) fn texts(svg: &str) -> Vec<String> {
-    svg.split("<text").skip(1).map(|part| part[part.find('>').unwrap() + 1..part.find("</text>").unwrap()].trim().to_string()).collect()
+    svg.split("<text")
+        .skip(1)
+        .map(|part| {
+            part[part.find('>').unwrap() + 1..part.find("</text>").unwrap()].trim().to_string()
+        })
+        .collect()
 }

@@ -34,7 +34,8 @@ impl Comparison<'_> {
     /// Groups of several runs are shown as mean ± sample standard deviation. The page refers to no
     /// other file and runs no script.
     pub fn html(&self) -> String {
-        let mut page = String::from("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
+        let mut page =
+            String::from("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
         page.push_str(
             "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>Continual learning</title>\n<style>",
         );
@@ -66,8 +67,12 @@ impl Comparison<'_> {
             let [value] = &distinct(self.reports.iter().filter_map(of))[..] else { return None };
             Some(format!("{name} {value}"))
         };
-        let mut facts: Vec<_> =
-            self.fields.headline.iter().map(|&name| common(name, &|report| report.config.get(name).map(shown))).collect();
+        let mut facts: Vec<_> = self
+            .fields
+            .headline
+            .iter()
+            .map(|&name| common(name, &|report| report.config.get(name).map(shown)))
+            .collect();
         facts.push(common("tasks", &|report| Some(report.tasks.len().to_string())));
         facts.push(common("ranks", &|report| Some(report.world_size.to_string())));
         facts.push(common("device", &|report| Some(report.device.clone())));
@@ -80,14 +85,31 @@ impl Comparison<'_> {
 
     /// A line for each group.
     fn methods(&self) -> String {
-        let head = ["", "top-1 %", "top-5 %", "forgetting %", "backward transfer %", "total s", "training s", "× incremental", "images/s"];
+        let head = [
+            "",
+            "top-1 %",
+            "top-5 %",
+            "forgetting %",
+            "backward transfer %",
+            "total s",
+            "training s",
+            "× incremental",
+            "images/s",
+        ];
         let mut rows = vec![head.map(String::from).to_vec()];
         for group in &self.groups {
             let percent = |value: Option<MeanSd>| {
-                number(value.map(|value| MeanSd { mean: value.mean * 100.0, sd: value.sd.map(|sd| sd * 100.0), ..value }))
+                number(value.map(|value| MeanSd {
+                    mean: value.mean * 100.0,
+                    sd: value.sd.map(|sd| sd * 100.0),
+                    ..value
+                }))
             };
             let train = group.mean(|report| Some(report.time.train_s));
-            let ratio = train.zip(self.reference_time(group)).map(|(ours, theirs)| ours.mean / theirs).filter(|ratio| ratio.is_finite());
+            let ratio = train
+                .zip(self.reference_time(group))
+                .map(|(ours, theirs)| ours.mean / theirs)
+                .filter(|ratio| ratio.is_finite());
             rows.push(vec![
                 group.title(),
                 percent(group.mean(|report| report.summary.average_top1)),
@@ -97,7 +119,9 @@ impl Comparison<'_> {
                 number(group.mean(|report| Some(report.time.total_s))),
                 number(train),
                 ratio.map_or("–".into(), |ratio| format!("{ratio:.2}")),
-                group.mean(|report| report.time.samples_per_s).map_or("–".into(), |rate| format!("{rate:.0}")),
+                group
+                    .mean(|report| report.time.samples_per_s)
+                    .map_or("–".into(), |rate| format!("{rate:.0}")),
             ]);
         }
         table(&rows)
@@ -113,18 +137,26 @@ impl Comparison<'_> {
             notes.push("Several seeds: mean ± sample standard deviation. Runs that were configured differently are apart.".into());
         }
         if self.reports.iter().any(|report| !report.complete) {
-            notes.push("A run was interrupted: its figures are those of what was done so far.".into());
+            notes.push(
+                "A run was interrupted: its figures are those of what was done so far.".into(),
+            );
         }
-        if let Some(most) = self.reports.iter().map(|report| report.left_out).max().filter(|&most| most > 0) {
+        if let Some(most) =
+            self.reports.iter().map(|report| report.left_out).max().filter(|&most| most > 0)
+        {
             notes.push(format!("Images left out because they are damaged: {most}."));
         }
         notes.iter().map(|note| format!("<p class=\"note\">{}</p>\n", escape(note))).collect()
     }
 
     fn buffers(&self) -> String {
-        let mut rows = vec![["", "samples", "of", "bytes", "different", "store"].map(String::from).to_vec()];
+        let mut rows =
+            vec![["", "samples", "of", "bytes", "different", "store"].map(String::from).to_vec()];
         for group in &self.groups {
-            let Some(buffer) = group.reports.iter().find_map(|report| report.buffer.as_ref()) else { continue };
+            let Some(buffer) = group.reports.iter().find_map(|report| report.buffer.as_ref())
+            else {
+                continue;
+            };
             rows.push(vec![
                 group.title(),
                 buffer.len.to_string(),
@@ -141,7 +173,11 @@ impl Comparison<'_> {
     fn configuration(&self) -> String {
         let configs = || self.reports.iter().filter_map(|report| report.config.as_object());
         let changed: Vec<&str> = self.fields.changed.map_or_else(Vec::new, |changed| {
-            configs().filter_map(|config| config.get(changed)?.as_array()).flatten().filter_map(Value::as_str).collect()
+            configs()
+                .filter_map(|config| config.get(changed)?.as_array())
+                .flatten()
+                .filter_map(Value::as_str)
+                .collect()
         });
         let mut html = String::from("<table class=\"settings\">\n");
         for name in distinct(configs().flat_map(|config| config.keys())) {
@@ -149,7 +185,11 @@ impl Comparison<'_> {
                 continue;
             }
             let mut values: Vec<(String, Vec<&str>)> = Vec::new();
-            for (group, report) in self.groups.iter().flat_map(|group| group.reports.iter().map(move |report| (group, report))) {
+            for (group, report) in self
+                .groups
+                .iter()
+                .flat_map(|group| group.reports.iter().map(move |report| (group, report)))
+            {
                 let Some(value) = report.config.get(name).map(shown) else { continue };
                 match values.iter_mut().find(|(other, _)| *other == value) {
                     Some((_, labels)) if labels.contains(&group.label.as_str()) => {}
@@ -163,14 +203,29 @@ impl Comparison<'_> {
                 && values.iter().all(|(_, labels)| labels.len() < self.groups.len())
                 && name != "seed"
                 && !self.fields.neutral.contains(&name.as_str());
-            let shown =
-                |(value, labels): &(String, Vec<&str>)| if apart { format!("{value} ({})", labels.join(", ")) } else { value.clone() };
-            let values = values.iter().map(shown).collect::<Vec<_>>().join(if apart { "; " } else { ", " });
+            let shown = |(value, labels): &(String, Vec<&str>)| {
+                if apart { format!("{value} ({})", labels.join(", ")) } else { value.clone() }
+            };
+            let values =
+                values.iter().map(shown).collect::<Vec<_>>().join(if apart { "; " } else { ", " });
             let class = if changed.contains(&name.as_str()) { " class=\"changed\"" } else { "" };
-            let _ = writeln!(html, "<tr{class}><td>{}</td><td>{}</td></tr>", escape(name), escape(&values));
+            let _ = writeln!(
+                html,
+                "<tr{class}><td>{}</td><td>{}</td></tr>",
+                escape(name),
+                escape(&values)
+            );
         }
-        let machines = distinct(self.reports.iter().map(|report| format!("{}, ranks {}", report.device, report.world_size)));
-        let _ = write!(html, "<tr><td>trained on</td><td>{}</td></tr>\n</table>\n", escape(&machines.join("; ")));
+        let machines = distinct(
+            self.reports
+                .iter()
+                .map(|report| format!("{}, ranks {}", report.device, report.world_size)),
+        );
+        let _ = write!(
+            html,
+            "<tr><td>trained on</td><td>{}</td></tr>\n</table>\n",
+            escape(&machines.join("; "))
+        );
         html
     }
 }
@@ -184,10 +239,12 @@ fn distinct<T: Ord>(values: impl Iterator<Item = T>) -> Vec<T> {
 fn shown(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
-        Value::Number(number) if number.is_f64() => number.as_f64().map_or_else(String::new, |number| {
-            let rounded = format!("{number:.4}").parse().unwrap_or(number);
-            if rounded == 0.0 { number.to_string() } else { f64::to_string(&rounded) }
-        }),
+        Value::Number(number) if number.is_f64() => {
+            number.as_f64().map_or_else(String::new, |number| {
+                let rounded = format!("{number:.4}").parse().unwrap_or(number);
+                if rounded == 0.0 { number.to_string() } else { f64::to_string(&rounded) }
+            })
+        }
         Value::Array(values) => values.iter().map(shown).collect::<Vec<_>>().join(", "),
         other => other.to_string(),
     }
@@ -202,7 +259,8 @@ fn table(rows: &[Vec<String>]) -> String {
     let mut html = String::from("<table>\n");
     for (index, row) in rows.iter().enumerate() {
         let tag = if index == 0 { "th" } else { "td" };
-        let cells: String = row.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect();
+        let cells: String =
+            row.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect();
         let _ = writeln!(html, "<tr>{cells}</tr>");
     }
     html.push_str("</table>\n");
@@ -226,16 +284,28 @@ mod tests {
         reports[1].config["overridden"] = serde_json::json!(["epochs"]);
         reports[1].config["data"] = "folder:<b>&".into();
         let page = compare(&reports).html();
-        for text in ["incremental", "rehearsal", "scratch", "96.5", "left out because they are damaged: 3", "folder:&lt;b&gt;&amp;"] {
+        for text in [
+            "incremental",
+            "rehearsal",
+            "scratch",
+            "96.5",
+            "left out because they are damaged: 3",
+            "folder:&lt;b&gt;&amp;",
+        ] {
             assert!(page.contains(text), "{text}");
         }
         // Accuracies within tasks were not measured.
         assert_eq!(page.matches("<svg").count(), 3);
-        assert!(page.contains("epochs 5 · tasks 2 · ranks 2 · device flex · seed 0") && page.contains("<td>1234</td>"), "{page}");
+        assert!(
+            page.contains("epochs 5 · tasks 2 · ranks 2 · device flex · seed 0")
+                && page.contains("<td>1234</td>"),
+            "{page}"
+        );
         assert!(page.contains("<tr class=\"changed\"><td>epochs</td><td>5</td></tr>"));
         assert!(!page.contains("<script") && !page.contains("<link") && !page.contains("src="));
         for tag in ["table", "tr", "td", "th", "div", "h2", "svg", "p"] {
-            let opened = page.matches(&format!("<{tag}>")).count() + page.matches(&format!("<{tag} ")).count();
+            let opened = page.matches(&format!("<{tag}>")).count()
+                + page.matches(&format!("<{tag} ")).count();
             assert_eq!(opened, page.matches(&format!("</{tag}>")).count(), "{tag}");
         }
     }
@@ -253,7 +323,10 @@ mod tests {
             report.curves = vec![point(0, 0.5), point(1, 0.9)];
         }
         let page = compare(&reports).html();
-        assert!(page.contains("Accuracy within tasks") && page.matches("<svg").count() == 4, "{page}");
+        assert!(
+            page.contains("Accuracy within tasks") && page.matches("<svg").count() == 4,
+            "{page}"
+        );
     }
 
     #[test]
@@ -264,11 +337,25 @@ mod tests {
             run.config["area"] = serde_json::json!([0.75, 4.0 / 3.0]);
         }
         let page = compare(&reports).html();
-        for text in ["rehearsal policy=fifo (2 seeds)", "rehearsal policy=reservoir (2 seeds)", "Several seeds", "4 seeds"] {
+        for text in [
+            "rehearsal policy=fifo (2 seeds)",
+            "rehearsal policy=reservoir (2 seeds)",
+            "Several seeds",
+            "4 seeds",
+        ] {
             assert!(page.contains(text), "{text}");
         }
-        assert!(page.contains("<td>fifo (rehearsal policy=fifo); reservoir (rehearsal policy=reservoir)</td>"), "{page}");
-        assert!(page.contains("<td>area</td><td>0.75, 1.3333</td>") && page.contains("<td>seed</td><td>0, 1, 2, 3</td>"), "{page}");
+        assert!(
+            page.contains(
+                "<td>fifo (rehearsal policy=fifo); reservoir (rehearsal policy=reservoir)</td>"
+            ),
+            "{page}"
+        );
+        assert!(
+            page.contains("<td>area</td><td>0.75, 1.3333</td>")
+                && page.contains("<td>seed</td><td>0, 1, 2, 3</td>"),
+            "{page}"
+        );
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The figure of phases: where the time of a training step goes.
 
 use crate::canvas::{
-    Align, Canvas, Color, FAINT, GRID, INK, LEGEND_LINE, Legend, MARGIN, Swatch, WHITE, WIDTH, count, grid_step, palette, text_width,
-    to_pixels,
+    Align, Canvas, Color, FAINT, GRID, INK, LEGEND_LINE, Legend, MARGIN, Swatch, WHITE, WIDTH,
+    count, grid_step, palette, text_width, to_pixels,
 };
 use crate::{Comparison, Group};
 use burn_rehearsal_train::phases::Phase;
@@ -31,19 +31,30 @@ impl Comparison<'_> {
         let bars: Vec<Bars> = self.groups.iter().map(Bars::of).collect();
         let legend = legend(&bars);
         let note = self.reports.iter().any(|report| !report.time.phases_exact);
-        let left = MARGIN + 12 + bars.iter().map(|bars| text_width(&bars.title, 12)).max().unwrap_or(0);
+        let left =
+            MARGIN + 12 + bars.iter().map(|bars| text_width(&bars.title, 12)).max().unwrap_or(0);
         let top = 44 + if note { LEGEND_LINE } else { 0 } + legend.height + 12;
-        let pitch = if bars.iter().any(|bars| !bars.engine.is_empty()) { BAR + ENGINE_BAR + 24 } else { BAR + 18 };
+        let pitch = if bars.iter().any(|bars| !bars.engine.is_empty()) {
+            BAR + ENGINE_BAR + 24
+        } else {
+            BAR + 18
+        };
         let bottom = top + pitch * count(bars.len());
         let width = WIDTH.max(left + TOTAL + 400);
-        let longest = bars.iter().map(|bars| total(&bars.step).max(total(&bars.engine))).fold(0.0, f64::max);
+        let longest =
+            bars.iter().map(|bars| total(&bars.step).max(total(&bars.engine))).fold(0.0, f64::max);
         let scale = if longest > 0.0 { f64::from(width - left - TOTAL) / longest } else { 0.0 };
 
         let mut canvas = Canvas::new(width, bottom + 50);
-        canvas.text("Mean time of a training step by phase (ms)", (MARGIN, 20), 14, Align::Start, INK);
+        canvas.text(
+            "Mean time of a training step by phase (ms)",
+            (MARGIN, 20),
+            14,
+            Align::Start,
+            INK,
+        );
         if note {
-            let text =
-                "Times of the host, the device was not synchronised between phases: work may be counted in the phase that waits for it.";
+            let text = "Times of the host, the device was not synchronised between phases: work may be counted in the phase that waits for it.";
             canvas.text(text, (MARGIN, 40), 11, Align::Start, FAINT);
         }
         legend.draw(&mut canvas, top - 12 - legend.height);
@@ -55,7 +66,14 @@ impl Comparison<'_> {
                 canvas.text("not measured", (left + 8, y + BAR / 2), 12, Align::Start, FAINT);
             }
             stack(&mut canvas, &bars.step, (left, y), BAR, scale, "");
-            stack(&mut canvas, &bars.engine, (left, y + BAR + 2), ENGINE_BAR, scale, " in the background");
+            stack(
+                &mut canvas,
+                &bars.engine,
+                (left, y + BAR + 2),
+                ENGINE_BAR,
+                scale,
+                " in the background",
+            );
         }
         canvas.finish()
     }
@@ -73,14 +91,21 @@ struct Bars {
 
 impl Bars {
     fn of(group: &Group<'_>) -> Self {
-        let names: BTreeSet<&String> = group.reports.iter().flat_map(|report| report.time.phases_ms.keys()).collect();
+        let names: BTreeSet<&String> =
+            group.reports.iter().flat_map(|report| report.time.phases_ms.keys()).collect();
         let (mut step, mut engine) = (Vec::new(), Vec::new());
         for name in names {
-            let Some(time) = group.mean(|report| report.time.phases_ms.get(name).copied().filter(|ms| ms.is_finite())) else { continue };
+            let Some(time) = group.mean(|report| {
+                report.time.phases_ms.get(name).copied().filter(|ms| ms.is_finite())
+            }) else {
+                continue;
+            };
             let bar = if is_background(name) { &mut engine } else { &mut step };
             bar.push((name.clone(), time.mean.max(0.0)));
         }
-        if let Some(whole) = step.iter().position(|(name, _)| name == WHOLE).map(|index| step.remove(index).1) {
+        if let Some(whole) =
+            step.iter().position(|(name, _)| name == WHOLE).map(|index| step.remove(index).1)
+        {
             let rest = whole - total(&step);
             // Less than a thousandth is the cost of taking the time.
             if rest > whole / 1000.0 {
@@ -138,7 +163,14 @@ fn milliseconds(ms: f64) -> String {
 }
 
 /// One bar from `corner` to the right, its total behind it.
-fn stack(canvas: &mut Canvas, phases: &[Mean], corner: (i32, i32), height: i32, scale: f64, what: &str) {
+fn stack(
+    canvas: &mut Canvas,
+    phases: &[Mean],
+    corner: (i32, i32),
+    height: i32,
+    scale: f64,
+    what: &str,
+) {
     if phases.is_empty() {
         return;
     }
@@ -163,7 +195,13 @@ fn stack(canvas: &mut Canvas, phases: &[Mean], corner: (i32, i32), height: i32, 
         }
     }
     let size = if height == BAR { 12 } else { 10 };
-    canvas.text(&format!("{} ms{what}", milliseconds(before)), (x(before) + 6, middle), size, Align::Start, INK)
+    canvas.text(
+        &format!("{} ms{what}", milliseconds(before)),
+        (x(before) + 6, middle),
+        size,
+        Align::Start,
+        INK,
+    )
 }
 
 /// Grid lines of time, and their numbers below the bars.
@@ -185,11 +223,20 @@ fn axis(canvas: &mut Canvas, corner: (i32, i32), bottom: i32, scale: f64, longes
 
 /// Which colour is which phase.
 fn legend(bars: &[Bars]) -> Legend {
-    let mut names: Vec<&String> = bars.iter().flat_map(|bars| bars.step.iter().chain(&bars.engine)).map(|(name, _)| name).collect();
+    let mut names: Vec<&String> = bars
+        .iter()
+        .flat_map(|bars| bars.step.iter().chain(&bars.engine))
+        .map(|(name, _)| name)
+        .collect();
     names.sort_by_key(|name| (order(name), name.as_str()));
     names.dedup();
     let engine = |name: &str| if is_background(name) { " (engine)" } else { "" };
-    Legend::new(Swatch::Square, names.into_iter().map(|name| (format!("{}{}", name.replace('_', " "), engine(name)), color(name))))
+    Legend::new(
+        Swatch::Square,
+        names
+            .into_iter()
+            .map(|name| (format!("{}{}", name.replace('_', " "), engine(name)), color(name))),
+    )
 }
 
 #[cfg(test)]
@@ -204,9 +251,15 @@ mod tests {
             assert_well_formed(&svg);
             texts(&svg)
         };
-        for expected in
-            ["incremental", "rehearsal", "scratch", "forward backward", "exchange (engine)", "2.02 ms", "0.140 ms in the background"]
-        {
+        for expected in [
+            "incremental",
+            "rehearsal",
+            "scratch",
+            "forward backward",
+            "exchange (engine)",
+            "2.02 ms",
+            "0.140 ms in the background",
+        ] {
             assert!(texts.iter().any(|text| text == expected), "{expected} is not in {texts:?}");
         }
         assert!(!texts.iter().any(|text| text.contains("synchronised")));
@@ -229,13 +282,19 @@ mod tests {
         none.time.phases_ms.clear();
         let svg = compare(&[odd, none]).phases_svg();
         assert_well_formed(&svg);
-        assert!(svg.contains("rendering &lt;live&gt; &amp; more") && svg.contains("not measured") && !svg.contains("never"), "{svg}");
+        assert!(
+            svg.contains("rendering &lt;live&gt; &amp; more")
+                && svg.contains("not measured")
+                && !svg.contains("never"),
+            "{svg}"
+        );
     }
 
     #[test]
     fn the_whole_step_is_no_phase_of_its_own_but_gives_the_rest() {
         let mut run = report("incremental", 2, 0);
-        run.time.phases_ms = [("step", 4.0), ("wait", 1.0)].map(|(name, ms)| (name.to_string(), ms)).into();
+        run.time.phases_ms =
+            [("step", 4.0), ("wait", 1.0)].map(|(name, ms)| (name.to_string(), ms)).into();
         let texts = texts(&compare(&[run]).phases_svg());
         for expected in ["rest of the step", "3.00", "1.00", "4.00 ms"] {
             assert!(texts.iter().any(|text| text == expected), "{expected} is not in {texts:?}");
@@ -252,7 +311,8 @@ mod tests {
 
     #[test]
     fn milliseconds_have_about_three_digits() {
-        let texts: Vec<_> = [0.0123, 0.9996, 1.234, 9.996, 12.34, 456.7].into_iter().map(milliseconds).collect();
+        let texts: Vec<_> =
+            [0.0123, 0.9996, 1.234, 9.996, 12.34, 456.7].into_iter().map(milliseconds).collect();
         assert_eq!(texts, ["0.012", "1.00", "1.23", "10.0", "12.3", "457"]);
     }
 

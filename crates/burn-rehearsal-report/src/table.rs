@@ -24,7 +24,11 @@ impl<'a> Comparison<'a> {
         let mut lines = Vec::new();
         for group in &self.groups {
             for &report in &group.reports {
-                let seed = if group.reports.len() > 1 { format!(" seed {}", report.seed) } else { String::new() };
+                let seed = if group.reports.len() > 1 {
+                    format!(" seed {}", report.seed)
+                } else {
+                    String::new()
+                };
                 lines.push(Line {
                     group: Group { label: format!("{}{seed}", group.label), reports: vec![report] },
                     reference: self.reference(report).map(|other| other.time.train_s),
@@ -37,8 +41,10 @@ impl<'a> Comparison<'a> {
     /// As [`table`](Self::table), with a line for each group: mean ± sample standard deviation over
     /// the seeds. Relative times are ratios of mean times.
     pub fn merged_table(&self) -> String {
-        let line =
-            |group: &Group<'a>| Line { group: Group { label: group.title(), ..group.clone() }, reference: self.reference_time(group) };
+        let line = |group: &Group<'a>| Line {
+            group: Group { label: group.title(), ..group.clone() },
+            reference: self.reference_time(group),
+        };
         table(&self.groups.iter().map(line).collect::<Vec<_>>())
     }
 }
@@ -78,14 +84,18 @@ fn table(lines: &[Line<'_>]) -> String {
     for Line { group, reference } in lines {
         let mark = if group.complete() { "" } else { " *" };
         let mut cells = vec![format!("{}{mark}", group.label)];
-        cells.extend((0..tasks).map(|task| figure(3, group.mean(|report| last_top1(report, task)))));
+        cells
+            .extend((0..tasks).map(|task| figure(3, group.mean(|report| last_top1(report, task)))));
         cells.push(figure(3, group.mean(|report| report.summary.average_top1)));
         cells.push(figure(3, group.mean(|report| report.summary.forgetting)));
         cells.push(figure(1, group.mean(|report| Some(report.time.total_s))));
         cells.push(figure(1, train_s(group)));
         cells.push(figure(0, group.mean(|report| report.time.samples_per_s)));
         if relative {
-            let ratio = train_s(group).zip(*reference).map(|(time, reference)| time.mean / reference).filter(|ratio| ratio.is_finite());
+            let ratio = train_s(group)
+                .zip(*reference)
+                .map(|(time, reference)| time.mean / reference)
+                .filter(|ratio| ratio.is_finite());
             cells.push(ratio.map_or(UNKNOWN.into(), |ratio| format!("{ratio:.2}")));
         }
         grid.push(cells);
@@ -120,15 +130,20 @@ fn width(text: &str) -> usize {
 
 /// The first column to the left, the others to the right, a rule below the head.
 fn align(grid: &[Vec<String>]) -> String {
-    let widths: Vec<usize> = transpose(grid).iter().map(|column| column.iter().map(|cell| width(cell)).max().unwrap_or(0)).collect();
+    let widths: Vec<usize> = transpose(grid)
+        .iter()
+        .map(|column| column.iter().map(|cell| width(cell)).max().unwrap_or(0))
+        .collect();
     let mut text = String::new();
     for (index, row) in grid.iter().enumerate() {
-        let cells: Vec<String> = row
-            .iter()
-            .zip(&widths)
-            .enumerate()
-            .map(|(column, (cell, &width))| if column == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") })
-            .collect();
+        let cells: Vec<String> =
+            row.iter()
+                .zip(&widths)
+                .enumerate()
+                .map(|(column, (cell, &width))| {
+                    if column == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+                })
+                .collect();
         text.push_str(cells.join("  ").trim_end());
         text.push('\n');
         if index == 0 {
@@ -177,12 +192,21 @@ mod tests {
 
     #[test]
     fn seeds_stand_apart_in_one_table_and_are_mean_and_deviation_in_the_other() {
-        let reports: Vec<_> = (0..3).flat_map(|seed| [report("incremental", 2, seed), report("rehearsal", 2, seed)]).collect();
+        let reports: Vec<_> = (0..3)
+            .flat_map(|seed| [report("incremental", 2, seed), report("rehearsal", 2, seed)])
+            .collect();
         let apart = compare(&reports).table();
         assert!((0..3).all(|seed| apart.contains(&format!("rehearsal seed {seed}"))), "{apart}");
-        assert_eq!(apart.matches("2.00\n").count(), 3, "each against the incremental run of its seed: {apart}");
+        assert_eq!(
+            apart.matches("2.00\n").count(),
+            3,
+            "each against the incremental run of its seed: {apart}"
+        );
         let merged = compare(&reports).merged_table();
-        assert!(merged.contains("rehearsal (3 seeds)") && merged.contains("19.8 ± 0.2"), "{merged}");
+        assert!(
+            merged.contains("rehearsal (3 seeds)") && merged.contains("19.8 ± 0.2"),
+            "{merged}"
+        );
         assert!(!merged.contains("seed 0"), "{merged}");
     }
 
@@ -196,7 +220,11 @@ mod tests {
         }
         for text in [compare(&reports).table(), compare(&reports).merged_table()] {
             let ratio = |line: &str| line.split_whitespace().last().map(str::to_string);
-            let ratios: Vec<_> = text.lines().filter(|line| line.starts_with("rehearsal")).filter_map(ratio).collect();
+            let ratios: Vec<_> = text
+                .lines()
+                .filter(|line| line.starts_with("rehearsal"))
+                .filter_map(ratio)
+                .collect();
             assert_eq!(ratios, ["2.00", "1.00"], "{text}");
         }
     }
@@ -219,6 +247,9 @@ mod tests {
 
     #[test]
     fn no_reports_are_an_empty_table() {
-        assert_eq!((compare(&[]).table(), compare(&[]).merged_table()), (String::new(), String::new()));
+        assert_eq!(
+            (compare(&[]).table(), compare(&[]).merged_table()),
+            (String::new(), String::new())
+        );
     }
 }

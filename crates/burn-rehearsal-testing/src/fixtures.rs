@@ -15,10 +15,17 @@ pub const CLASS: i64 = 1_000_000;
 /// The device of all tests: flex, or what `BURN_DEVICE` names if this was built with its feature.
 #[must_use]
 pub fn device() -> Device {
-    let device = if std::env::var_os("BURN_DEVICE").is_some() { Device::default() } else { Device::flex() };
+    let device =
+        if std::env::var_os("BURN_DEVICE").is_some() { Device::default() } else { Device::flex() };
     static SAID: Once = Once::new();
     // Not `println!`, whose output the test harness would capture and show only if the test fails.
-    SAID.call_once(|| drop(writeln!(std::io::stdout(), "device of these tests: {}", burn_rehearsal_train::device::describe(&device))));
+    SAID.call_once(|| {
+        drop(writeln!(
+            std::io::stdout(),
+            "device of these tests: {}",
+            burn_rehearsal_train::device::describe(&device)
+        ))
+    });
     device
 }
 
@@ -94,7 +101,11 @@ impl Row {
     /// Fails unless all fields of this row belong to its id.
     #[track_caller]
     pub fn assert_whole(&self) {
-        assert_eq!(Row { replayed: false, ..self.clone() }, Row::of(self.id), "a torn or mixed row");
+        assert_eq!(
+            Row { replayed: false, ..self.clone() },
+            Row::of(self.id),
+            "a torn or mixed row"
+        );
     }
 }
 
@@ -110,11 +121,19 @@ pub fn batch(ids: &[i64]) -> Mixed {
 pub fn batch_on(ids: &[i64], device: &Device) -> Mixed {
     let n = ids.len();
     let (bytes, labels) = (byte_type(device), label_type(device));
-    let ints = |values: Vec<i64>| Tensor::<1, Int>::from_data(TensorData::new(values, [n]).convert_dtype(labels), (device, labels));
+    let ints = |values: Vec<i64>| {
+        Tensor::<1, Int>::from_data(
+            TensorData::new(values, [n]).convert_dtype(labels),
+            (device, labels),
+        )
+    };
     let images: Vec<u8> = ids.iter().flat_map(|&id| image_of(id)).collect();
     let features: Vec<f32> = ids.iter().flat_map(|&id| feature_of(id)).collect();
     Mixed {
-        image: Tensor::from_data(TensorData::new(images, [n, 1, 2, 2]).convert_dtype(bytes), (device, bytes)),
+        image: Tensor::from_data(
+            TensorData::new(images, [n, 1, 2, 2]).convert_dtype(bytes),
+            (device, bytes),
+        ),
         class: ints(ids.iter().map(|id| id / CLASS).collect()),
         id: ints(ids.to_vec()),
         feature: Tensor::from_data(TensorData::new(features, [n, 2]), (device, DType::F32)),
@@ -131,7 +150,10 @@ pub fn read(batch: &Mixed) -> Vec<Row> {
     let features: Vec<f32> = batch.feature.clone().into_data().iter::<f32>().collect();
     let flags: Vec<bool> = batch.replayed.clone().into_data().iter::<bool>().collect();
     assert!(classes.len() == ids.len() && flags.len() == ids.len(), "fields of different lengths");
-    assert!(images.len() == 4 * ids.len() && features.len() == 2 * ids.len(), "fields of different lengths");
+    assert!(
+        images.len() == 4 * ids.len() && features.len() == 2 * ids.len(),
+        "fields of different lengths"
+    );
     (0..ids.len())
         .map(|row| Row {
             id: ids[row],
@@ -150,7 +172,11 @@ pub fn assert_augmented(incoming: &[i64], augmented: &Mixed) -> Vec<i64> {
     let rows = read(augmented);
     let expected: Vec<Row> = incoming.iter().map(|&id| Row::of(id)).collect();
     assert_eq!(rows[..incoming.len()], expected, "the incoming rows changed");
-    assert_eq!(augmented.image.dtype(), byte_type(&augmented.image.device()), "images must stay what they were");
+    assert_eq!(
+        augmented.image.dtype(),
+        byte_type(&augmented.image.device()),
+        "images must stay what they were"
+    );
     let drawn = &rows[incoming.len()..];
     drawn.iter().for_each(Row::assert_whole);
     assert!(drawn.iter().all(|row| row.replayed), "a representative is not flagged");
@@ -160,7 +186,9 @@ pub fn assert_augmented(incoming: &[i64], augmented: &Mixed) -> Vec<i64> {
 /// A configuration with |B|, c and r.
 #[must_use]
 pub fn config(capacity: usize, candidates: usize, representatives: usize) -> RehearsalConfig {
-    RehearsalConfig::new(Capacity::Samples(capacity)).with_candidates(candidates).with_representatives(representatives)
+    RehearsalConfig::new(Capacity::Samples(capacity))
+        .with_candidates(candidates)
+        .with_representatives(representatives)
 }
 
 /// This rank's buffer of [`Mixed`] rows.
@@ -181,7 +209,9 @@ pub fn buffer(config: &RehearsalConfig, ranks: Box<dyn Collective>) -> Rehearsal
 #[must_use]
 pub fn fresh(seed: u64, rank: usize, step: usize, rows: usize, classes: u64) -> Vec<i64> {
     let mut rng = Stream::new(seed, Purpose::TaskStream, step as u64, rank as u32);
-    (0..rows).map(|row| rng.below(classes) as i64 * CLASS + ((step * 8 + rank) * 64 + row) as i64).collect()
+    (0..rows)
+        .map(|row| rng.below(classes) as i64 * CLASS + ((step * 8 + rank) * 64 + row) as i64)
+        .collect()
 }
 
 /// The probability that a uniform sampler deviates at least as much as `counts`: how often each row
@@ -192,11 +222,16 @@ pub fn fresh(seed: u64, rank: usize, step: usize, rows: usize, classes: u64) -> 
 #[must_use]
 pub fn uniform_p(counts: &[u64], trials: u64, drawn: u64) -> f64 {
     let n = counts.len() as f64;
-    assert_eq!(counts.iter().sum::<u64>(), trials * drawn, "the counts are not those of {trials} draws of {drawn}");
+    assert_eq!(
+        counts.iter().sum::<u64>(),
+        trials * drawn,
+        "the counts are not those of {trials} draws of {drawn}"
+    );
     assert!(counts.len() > drawn as usize, "with r = n there is nothing to test");
     let expected = (trials * drawn) as f64 / n;
     assert!(expected >= 5.0, "too few draws for a χ² test");
-    let statistic: f64 = counts.iter().map(|&count| (count as f64 - expected).powi(2) / expected).sum();
+    let statistic: f64 =
+        counts.iter().map(|&count| (count as f64 - expected).powi(2) / expected).sum();
     p_value(statistic * (n - 1.0) / (n - drawn as f64), n - 1.0)
 }
 

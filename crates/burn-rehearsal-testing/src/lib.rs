@@ -20,7 +20,8 @@ mod world;
 
 #[cfg(feature = "fixtures")]
 pub use fixtures::{
-    CLASS, Mixed, Row, assert_augmented, batch, batch_on, buffer, byte_type, config, device, fresh, label_type, p_value, read, uniform_p,
+    CLASS, Mixed, Row, assert_augmented, batch, batch_on, buffer, byte_type, config, device, fresh,
+    label_type, p_value, read, uniform_p,
 };
 pub use launcher::mpirun;
 pub use random::Random;

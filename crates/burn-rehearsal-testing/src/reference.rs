@@ -43,7 +43,12 @@ pub fn bits(values: &[f32]) -> Vec<u32> {
 /// # Errors
 ///
 /// Those of the operation.
-pub fn check_all_reduce(ranks: &mut dyn Collective, key: usize, len: usize, op: ReduceOp) -> Result<(), CollectiveError> {
+pub fn check_all_reduce(
+    ranks: &mut dyn Collective,
+    key: usize,
+    len: usize,
+    op: ReduceOp,
+) -> Result<(), CollectiveError> {
     let (rank, size) = (ranks.rank(), ranks.size());
     let mut expected = values(&[key, 0], len);
     for peer in 1..size {
@@ -65,7 +70,11 @@ pub fn check_all_reduce(ranks: &mut dyn Collective, key: usize, len: usize, op: 
 /// # Errors
 ///
 /// Those of the operation.
-pub fn check_all_gather(ranks: &mut dyn Collective, key: usize, len: usize) -> Result<(), CollectiveError> {
+pub fn check_all_gather(
+    ranks: &mut dyn Collective,
+    key: usize,
+    len: usize,
+) -> Result<(), CollectiveError> {
     let expected: Vec<u8> = (0..ranks.size()).flat_map(|peer| bytes(&[key, peer], len)).collect();
     let mut recv = vec![0; expected.len()];
     ranks.all_gather(&bytes(&[key, ranks.rank()], len), &mut recv)?;
@@ -78,7 +87,12 @@ pub fn check_all_gather(ranks: &mut dyn Collective, key: usize, len: usize) -> R
 /// # Errors
 ///
 /// Those of the operation.
-pub fn check_broadcast(ranks: &mut dyn Collective, key: usize, len: usize, root: usize) -> Result<(), CollectiveError> {
+pub fn check_broadcast(
+    ranks: &mut dyn Collective,
+    key: usize,
+    len: usize,
+    root: usize,
+) -> Result<(), CollectiveError> {
     let mut data = bytes(&[key, ranks.rank()], len);
     ranks.broadcast(&mut data, root)?;
     assert_eq!(data, bytes(&[key, root], len));
@@ -91,13 +105,26 @@ pub fn check_broadcast(ranks: &mut dyn Collective, key: usize, len: usize, root:
 /// # Errors
 ///
 /// Those of the operation.
-pub fn check_exchange(ranks: &mut dyn Collective, key: usize, len: impl Fn(usize, usize) -> Option<usize>) -> Result<(), CollectiveError> {
+pub fn check_exchange(
+    ranks: &mut dyn Collective,
+    key: usize,
+    len: impl Fn(usize, usize) -> Option<usize>,
+) -> Result<(), CollectiveError> {
     let (rank, size) = (ranks.rank(), ranks.size());
     let peers: Vec<usize> = (1..size).map(|distance| (rank + distance) % size).collect();
-    let sent: Vec<_> = peers.iter().filter_map(|&to| len(rank, to).map(|count| (to, bytes(&[key, rank, to], count)))).collect();
-    let mut received: Vec<_> = peers.iter().rev().filter_map(|&from| len(from, rank).map(|count| (from, vec![0; count]))).collect();
-    let outgoing: Vec<_> = sent.iter().map(|(peer, bytes)| Outgoing { peer: *peer, bytes }).collect();
-    let mut incoming: Vec<_> = received.iter_mut().map(|(peer, bytes)| Incoming { peer: *peer, bytes }).collect();
+    let sent: Vec<_> = peers
+        .iter()
+        .filter_map(|&to| len(rank, to).map(|count| (to, bytes(&[key, rank, to], count))))
+        .collect();
+    let mut received: Vec<_> = peers
+        .iter()
+        .rev()
+        .filter_map(|&from| len(from, rank).map(|count| (from, vec![0; count])))
+        .collect();
+    let outgoing: Vec<_> =
+        sent.iter().map(|(peer, bytes)| Outgoing { peer: *peer, bytes }).collect();
+    let mut incoming: Vec<_> =
+        received.iter_mut().map(|(peer, bytes)| Incoming { peer: *peer, bytes }).collect();
     ranks.exchange(&outgoing, &mut incoming)?;
     for (from, received) in received {
         assert_eq!(received, bytes(&[key, from, rank], received.len()), "from {from} to {rank}");

@@ -16,7 +16,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use self::network::{Message, Missing, Network};
-use burn_rehearsal_collective::{Call, Collective, CollectiveError, Incoming, Outgoing, RankFailure, ReduceOp, run_on};
+use burn_rehearsal_collective::{
+    Call, Collective, CollectiveError, Incoming, Outgoing, RankFailure, ReduceOp, run_on,
+};
 
 use crate::Random;
 
@@ -62,7 +64,11 @@ pub struct Simulated {
 
 /// Runs `f` on `size` ranks that are joined by a network with this disturbance. Threads and results
 /// are those of [`run_threads`](burn_rehearsal_collective::run_threads).
-pub fn run_simulated<T, E, F>(size: usize, disturbance: &Disturbance, f: F) -> Vec<Result<T, RankFailure<E>>>
+pub fn run_simulated<T, E, F>(
+    size: usize,
+    disturbance: &Disturbance,
+    f: F,
+) -> Vec<Result<T, RankFailure<E>>>
 where
     T: Send,
     E: Send,
@@ -81,14 +87,36 @@ impl Simulated {
     /// [`CollectiveError::InvalidArgument`] when `size` is 0.
     pub fn group(size: usize, disturbance: &Disturbance) -> Result<Vec<Self>, CollectiveError> {
         if size == 0 {
-            return Err(CollectiveError::InvalidArgument("a group needs at least 1 rank, not 0".to_owned()));
+            return Err(CollectiveError::InvalidArgument(
+                "a group needs at least 1 rank, not 0".to_owned(),
+            ));
         }
         let network = Arc::new(Network::new(size));
-        Ok((0..size).map(|rank| Self::on(network.clone(), size, *disturbance, 0, rank, 0)).collect())
+        Ok((0..size)
+            .map(|rank| Self::on(network.clone(), size, *disturbance, 0, rank, 0))
+            .collect())
     }
 
-    fn on(network: Arc<Network>, size: usize, plan: Disturbance, channel: usize, rank: usize, step: u64) -> Self {
-        Self { network, size, plan, channel, rank, step, operation: 0, poison: None, faulty: false, last: HashMap::new() }
+    fn on(
+        network: Arc<Network>,
+        size: usize,
+        plan: Disturbance,
+        channel: usize,
+        rank: usize,
+        step: u64,
+    ) -> Self {
+        Self {
+            network,
+            size,
+            plan,
+            channel,
+            rank,
+            step,
+            operation: 0,
+            poison: None,
+            faulty: false,
+            last: HashMap::new(),
+        }
     }
 
     fn peers(&self) -> impl Iterator<Item = usize> + use<> {
@@ -98,12 +126,23 @@ impl Simulated {
 
     /// Numbers that are this rank's in this operation alone; `purpose` separates several uses.
     fn random(&self, purpose: usize) -> Random {
-        Random::new(&[self.plan.seed as usize, self.channel, self.rank, self.operation as usize, purpose])
+        Random::new(&[
+            self.plan.seed as usize,
+            self.channel,
+            self.rank,
+            self.operation as usize,
+            purpose,
+        ])
     }
 
     /// One operation: sends what there is, then waits for what comes; lengths are those of the
     /// buffers.
-    fn operate(&mut self, call: Call, sends: &[(usize, &[u8])], receives: &mut [(usize, &mut [u8])]) -> Result<(), CollectiveError> {
+    fn operate(
+        &mut self,
+        call: Call,
+        sends: &[(usize, &[u8])],
+        receives: &mut [(usize, &mut [u8])],
+    ) -> Result<(), CollectiveError> {
         if let Some(error) = &self.poison {
             return Err(error.clone());
         }
@@ -121,7 +160,10 @@ impl Simulated {
     fn check(&mut self, complaint: Option<String>) -> Result<(), CollectiveError> {
         match (&self.poison, complaint) {
             (Some(error), _) => Err(error.clone()),
-            (None, Some(complaint)) => Err(self.fail(CollectiveError::InvalidArgument(format!("rank {}, {complaint}", self.rank)))),
+            (None, Some(complaint)) => Err(self.fail(CollectiveError::InvalidArgument(format!(
+                "rank {}, {complaint}",
+                self.rank
+            )))),
             (None, None) => Ok(()),
         }
     }
@@ -133,10 +175,16 @@ impl Simulated {
             let possible = match fault.kind {
                 FaultKind::Stall | FaultKind::Die | FaultKind::Panic => true,
                 FaultKind::Length | FaultKind::Operation => !sends.is_empty(),
-                FaultKind::Stale => gathers && self.last.get(&sends[0].1.len()).is_some_and(|last| last != sends[0].1),
+                FaultKind::Stale => {
+                    gathers
+                        && self.last.get(&sends[0].1.len()).is_some_and(|last| last != sends[0].1)
+                }
                 FaultKind::Corrupt => gathers,
             };
-            (fault.rank, fault.handle) == (self.rank, self.channel) && fault.operation <= self.operation && !self.faulty && possible
+            (fault.rank, fault.handle) == (self.rank, self.channel)
+                && fault.operation <= self.operation
+                && !self.faulty
+                && possible
         })?;
         self.faulty = true;
         Some(fault.kind)
@@ -156,7 +204,8 @@ impl Simulated {
         let now = Instant::now();
         for (index, &&(peer, bytes)) in order.iter().enumerate() {
             let due = now + self.plan.draw_delay(&mut random);
-            let mut message = Message { call, operation: self.operation, bytes: bytes.to_vec(), due };
+            let mut message =
+                Message { call, operation: self.operation, bytes: bytes.to_vec(), due };
             if index < wrong {
                 self.spoil(fault, &mut message, &mut random);
             }
@@ -179,9 +228,13 @@ impl Simulated {
 
     fn spoil(&self, fault: Option<FaultKind>, message: &mut Message, random: &mut Random) {
         match fault {
-            Some(FaultKind::Length) if random.below(2) == 0 && !message.bytes.is_empty() => drop(message.bytes.pop()),
+            Some(FaultKind::Length) if random.below(2) == 0 && !message.bytes.is_empty() => {
+                drop(message.bytes.pop())
+            }
             Some(FaultKind::Length) => message.bytes.push(0),
-            Some(FaultKind::Operation) => message.operation = message.operation.wrapping_add(1 + random.below(3) as u64),
+            Some(FaultKind::Operation) => {
+                message.operation = message.operation.wrapping_add(1 + random.below(3) as u64)
+            }
             Some(FaultKind::Stale) => {
                 if let Some(last) = self.last.get(&message.bytes.len()) {
                     message.bytes.clone_from(last);
@@ -195,17 +248,23 @@ impl Simulated {
         }
     }
 
-    fn receive(&mut self, call: Call, receives: &mut [(usize, &mut [u8])]) -> Result<(), CollectiveError> {
+    fn receive(
+        &mut self,
+        call: Call,
+        receives: &mut [(usize, &mut [u8])],
+    ) -> Result<(), CollectiveError> {
         let mut order: Vec<_> = receives.iter_mut().collect();
         self.random(1).shuffle(&mut order);
         let step = self.step;
         for (peer, bytes) in order {
             let peer = *peer;
-            let message = self.network.receive(self.channel, peer, self.rank).map_err(|missing| match missing {
-                Missing::Left => CollectiveError::PeerFailed { rank: peer, step },
-                Missing::Silent => self.transport(format!("no sign of life from rank {peer}")),
-                Missing::Stopped => self.transport("this rank ends here on purpose".to_owned()),
-            })?;
+            let message = self.network.receive(self.channel, peer, self.rank).map_err(
+                |missing| match missing {
+                    Missing::Left => CollectiveError::PeerFailed { rank: peer, step },
+                    Missing::Silent => self.transport(format!("no sign of life from rank {peer}")),
+                    Missing::Stopped => self.transport("this rank ends here on purpose".to_owned()),
+                },
+            )?;
             let mismatch = |reason: String| CollectiveError::Mismatch { step, reason };
             if (message.call, message.operation) != (call, self.operation) {
                 let (theirs, ours) = (message.operation, self.operation);
@@ -216,7 +275,10 @@ impl Simulated {
             }
             if message.bytes.len() != bytes.len() {
                 let (found, expected) = (message.bytes.len(), bytes.len());
-                return Err(mismatch(format!("{call}: rank {peer} sends {found} bytes to rank {}, which expects {expected}", self.rank)));
+                return Err(mismatch(format!(
+                    "{call}: rank {peer} sends {found} bytes to rank {}, which expects {expected}",
+                    self.rank
+                )));
             }
             bytes.copy_from_slice(&message.bytes);
         }
@@ -228,7 +290,12 @@ impl Simulated {
     }
 
     /// Everybody's bytes at every peer.
-    fn all_to_all(&mut self, call: Call, send: &[u8], mut room: Vec<(usize, &mut [u8])>) -> Result<(), CollectiveError> {
+    fn all_to_all(
+        &mut self,
+        call: Call,
+        send: &[u8],
+        mut room: Vec<(usize, &mut [u8])>,
+    ) -> Result<(), CollectiveError> {
         let sends: Vec<_> = self.peers().map(|peer| (peer, send)).collect();
         self.operate(call, &sends, &mut room)
     }
@@ -254,7 +321,10 @@ impl Collective for Simulated {
 
     fn broadcast(&mut self, data: &mut [u8], root: usize) -> Result<(), CollectiveError> {
         let size = self.size;
-        self.check((root >= size).then(|| format!("broadcast: root {root} is not a rank of a world of {size}")))?;
+        self.check(
+            (root >= size)
+                .then(|| format!("broadcast: root {root} is not a rank of a world of {size}")),
+        )?;
         let call = Call::Broadcast { root, len: data.len() };
         if self.rank == root {
             let sends: Vec<_> = self.peers().map(|peer| (peer, &*data)).collect();
@@ -266,7 +336,12 @@ impl Collective for Simulated {
     fn all_gather(&mut self, send: &[u8], recv: &mut [u8]) -> Result<(), CollectiveError> {
         let (size, len) = (self.size, send.len());
         let fits = len.checked_mul(size) == Some(recv.len());
-        self.check((!fits).then(|| format!("all_gather: recv holds {} bytes, {size} ranks x {len} bytes are sent", recv.len())))?;
+        self.check((!fits).then(|| {
+            format!(
+                "all_gather: recv holds {} bytes, {size} ranks x {len} bytes are sent",
+                recv.len()
+            )
+        }))?;
         let mut parts: Vec<(usize, &mut [u8])> = match len {
             0 => (0..size).map(|rank| (rank, &mut [][..])).collect(),
             _ => recv.chunks_exact_mut(len).enumerate().collect(),
@@ -279,10 +354,22 @@ impl Collective for Simulated {
     fn all_reduce(&mut self, data: &mut [f32], op: ReduceOp) -> Result<(), CollectiveError> {
         let send: Vec<u8> = data.iter().flat_map(|value| value.to_le_bytes()).collect();
         let mut received = vec![vec![0; send.len()]; self.size];
-        let room = received.iter_mut().map(Vec::as_mut_slice).enumerate().filter(|(peer, _)| *peer != self.rank).collect();
+        let room = received
+            .iter_mut()
+            .map(Vec::as_mut_slice)
+            .enumerate()
+            .filter(|(peer, _)| *peer != self.rank)
+            .collect();
         self.all_to_all(Call::AllReduce { op, len: data.len() }, &send, room)?;
         received[self.rank] = send;
-        let values = |bytes: &Vec<u8>| bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect::<Vec<_>>();
+        let values = |bytes: &Vec<u8>| {
+            bytes
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .map(|bytes| f32::from_le_bytes(*bytes))
+                .collect::<Vec<_>>()
+        };
         data.copy_from_slice(&values(&received[0]));
         for other in &received[1..] {
             data.iter_mut().zip(values(other)).for_each(|(sum, value)| *sum += value);
@@ -293,20 +380,33 @@ impl Collective for Simulated {
         Ok(())
     }
 
-    fn exchange(&mut self, outgoing: &[Outgoing<'_>], incoming: &mut [Incoming<'_>]) -> Result<(), CollectiveError> {
+    fn exchange(
+        &mut self,
+        outgoing: &[Outgoing<'_>],
+        incoming: &mut [Incoming<'_>],
+    ) -> Result<(), CollectiveError> {
         let (rank, size) = (self.rank, self.size);
         let complaint = |kind: &str, peers: Vec<usize>| {
             let strange = peers.iter().find(|peer| **peer >= size || **peer == rank);
-            let twice = || peers.iter().enumerate().find(|(index, peer)| peers[..*index].contains(peer));
+            let twice =
+                || peers.iter().enumerate().find(|(index, peer)| peers[..*index].contains(peer));
             match strange {
-                Some(peer) => Some(format!("exchange: peer {peer} of an {kind} message is not another rank of a world of {size}")),
-                None => twice().map(|(_, peer)| format!("exchange: two {kind} messages for the pair with rank {peer}")),
+                Some(peer) => Some(format!(
+                    "exchange: peer {peer} of an {kind} message is not another rank of a world of {size}"
+                )),
+                None => twice().map(|(_, peer)| {
+                    format!("exchange: two {kind} messages for the pair with rank {peer}")
+                }),
             }
         };
-        let outgoing_complaint = complaint("outgoing", outgoing.iter().map(|message| message.peer).collect());
-        self.check(outgoing_complaint.or_else(|| complaint("incoming", incoming.iter().map(|message| message.peer).collect())))?;
+        let outgoing_complaint =
+            complaint("outgoing", outgoing.iter().map(|message| message.peer).collect());
+        self.check(outgoing_complaint.or_else(|| {
+            complaint("incoming", incoming.iter().map(|message| message.peer).collect())
+        }))?;
         let sends: Vec<_> = outgoing.iter().map(|message| (message.peer, message.bytes)).collect();
-        let mut receives: Vec<_> = incoming.iter_mut().map(|message| (message.peer, &mut *message.bytes)).collect();
+        let mut receives: Vec<_> =
+            incoming.iter_mut().map(|message| (message.peer, &mut *message.bytes)).collect();
         self.operate(Call::Exchange, &sends, &mut receives)
     }
 
@@ -315,7 +415,14 @@ impl Collective for Simulated {
         let room = self.peers().map(|peer| (peer, &mut [][..])).collect();
         self.all_to_all(Call::Duplicate, &[], room)?;
         let child = self.network.child(self.channel, operation, self.rank);
-        Ok(Box::new(Self::on(self.network.clone(), self.size, self.plan, child, self.rank, self.step)))
+        Ok(Box::new(Self::on(
+            self.network.clone(),
+            self.size,
+            self.plan,
+            child,
+            self.rank,
+            self.step,
+        )))
     }
 }
 

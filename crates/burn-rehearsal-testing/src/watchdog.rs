@@ -27,7 +27,10 @@ pub fn watchdog() -> Watchdog {
         let patience = patience();
         if watch.recv_timeout(patience) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
             // Not `eprintln!`, whose output the test harness would capture and never show.
-            let _ = writeln!(std::io::stderr(), "\n*** `{name}` hangs: it has not ended within {patience:?}; ending the test run ***\n");
+            let _ = writeln!(
+                std::io::stderr(),
+                "\n*** `{name}` hangs: it has not ended within {patience:?}; ending the test run ***\n"
+            );
             std::process::abort();
         }
     });

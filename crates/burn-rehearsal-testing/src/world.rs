@@ -35,7 +35,10 @@ fn process(size: usize) -> Option<Box<dyn Collective>> {
 ///
 /// A process of an MPI run of `size` ranks (see [`on_processes`]) does the same as its rank of that
 /// run, which must give what the thread gave.
-pub fn world<T: Send + PartialEq + Debug>(size: usize, f: impl Fn(Box<dyn Collective>) -> T + Sync) -> Vec<T> {
+pub fn world<T: Send + PartialEq + Debug>(
+    size: usize,
+    f: impl Fn(Box<dyn Collective>) -> T + Sync,
+) -> Vec<T> {
     let _watchdog = watchdog();
     let results: Vec<T> = run_threads(size, |threads| Ok::<T, Infallible>(f(Box::new(threads))))
         .into_iter()
@@ -43,7 +46,11 @@ pub fn world<T: Send + PartialEq + Debug>(size: usize, f: impl Fn(Box<dyn Collec
         .collect();
     if let Some(process) = process(size) {
         let rank = process.rank();
-        assert_eq!(f(process), results[rank], "rank {rank} of {size}: left the process, right the thread");
+        assert_eq!(
+            f(process),
+            results[rank],
+            "rank {rank} of {size}: left the process, right the thread"
+        );
     }
     results
 }

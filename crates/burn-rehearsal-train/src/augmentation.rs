@@ -29,7 +29,12 @@ impl<B> AugmentLoader<B> {
     ///
     /// `step` is the number of the next step and is counted up; share it among the loaders of one
     /// training (of its tasks) that come one after another.
-    pub fn new(inner: Arc<dyn DataLoader<B>>, augmentation: Augmentation<B>, rank: usize, step: Arc<AtomicU64>) -> Self {
+    pub fn new(
+        inner: Arc<dyn DataLoader<B>>,
+        augmentation: Augmentation<B>,
+        rank: usize,
+        step: Arc<AtomicU64>,
+    ) -> Self {
         Self { inner, augmentation, rank, step }
     }
 }
@@ -44,14 +49,24 @@ impl<B: 'static> DataLoader<B> for AugmentLoader<B> {
     }
 
     fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<B>> {
-        Arc::new(Self::new(self.inner.to_device(device), self.augmentation.clone(), self.rank, self.step.clone()))
+        Arc::new(Self::new(
+            self.inner.to_device(device),
+            self.augmentation.clone(),
+            self.rank,
+            self.step.clone(),
+        ))
     }
 
     fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<B>> {
         // Slices are consumed at the same time: each counts its own steps, or the numbers would
         // depend on who is faster.
         let step = Arc::new(AtomicU64::new(self.step.load(Ordering::Relaxed)));
-        Arc::new(Self::new(self.inner.slice(start, end), self.augmentation.clone(), self.rank, step))
+        Arc::new(Self::new(
+            self.inner.slice(start, end),
+            self.augmentation.clone(),
+            self.rank,
+            step,
+        ))
     }
 }
 
@@ -121,19 +136,26 @@ mod tests {
 
     #[test]
     fn steps_are_counted_over_epochs_tasks_and_devices_and_at_the_end_of_the_rows_too() {
-        let note: Augmentation<u64> = Arc::new(|batch, step, rank| Ok(1000 * batch + 10 * step + rank as u64));
+        let note: Augmentation<u64> =
+            Arc::new(|batch, step, rank| Ok(1000 * batch + 10 * step + rank as u64));
         let step = Arc::new(AtomicU64::new(0));
         let loader = AugmentLoader::new(Arc::new(Three), note.clone(), 3, step.clone());
-        let epoch = |loader: &dyn DataLoader<u64>| loader.iter().map(|batch| batch.unwrap()).collect::<Vec<_>>();
+        let epoch = |loader: &dyn DataLoader<u64>| {
+            loader.iter().map(|batch| batch.unwrap()).collect::<Vec<_>>()
+        };
         assert_eq!(epoch(&loader), [10_003, 11_013, 12_023]);
         // The call that found the end was a step for the other ranks.
         assert_eq!(epoch(&*loader.to_device(&Device::default())), [10_043, 11_053, 12_063]);
-        assert_eq!(epoch(&AugmentLoader::new(Arc::new(Three), note, 3, step)), [10_083, 11_093, 12_103]);
+        assert_eq!(
+            epoch(&AugmentLoader::new(Arc::new(Three), note, 3, step)),
+            [10_083, 11_093, 12_103]
+        );
     }
 
     #[test]
     fn an_error_of_the_augmentation_is_one_of_the_loader() {
-        let fail: Augmentation<u64> = Arc::new(|_, _, _| Err(DatasetError::new(std::io::Error::other("no such flip"))));
+        let fail: Augmentation<u64> =
+            Arc::new(|_, _, _| Err(DatasetError::new(std::io::Error::other("no such flip"))));
         let loader = AugmentLoader::new(Arc::new(Three), fail, 0, Arc::default());
         let error = loader.iter().next().unwrap().unwrap_err();
         assert!(error.to_string().contains("no such flip"), "{error}");

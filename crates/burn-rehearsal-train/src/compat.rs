@@ -8,7 +8,10 @@ use burn::train::LearnerEvent;
 use burn::train::LearnerSummary;
 use burn::train::logger::{EvaluationProgressLogger, TrainingProgressLogger};
 use burn::train::metric::MetricDefinition;
-use burn::train::renderer::{EvaluationName, MetricState, MetricsRenderer, MetricsRendererEvaluation, MetricsRendererTraining};
+use burn::train::renderer::{
+    EvaluationName, MetricState, MetricsRenderer, MetricsRendererEvaluation,
+    MetricsRendererTraining,
+};
 
 pub(crate) fn start_split<T>(epoch: Epoch, items: usize) -> LearnerEvent<T> {
     LearnerEvent::StartSplit { epoch_number: epoch.number(), total_items: items }
@@ -81,7 +84,10 @@ impl<V: TrainingView> MetricsRendererTraining for Renderer<V> {
         self.0.update_valid(state);
     }
 
-    fn on_train_end(&mut self, _summary: Option<LearnerSummary>) -> Result<(), Box<dyn core::error::Error>> {
+    fn on_train_end(
+        &mut self,
+        _summary: Option<LearnerSummary>,
+    ) -> Result<(), Box<dyn core::error::Error>> {
         Ok(())
     }
 }
@@ -117,7 +123,10 @@ impl<V: TrainingView> TrainingProgressLogger for Renderer<V> {
 impl<V: TrainingView> MetricsRendererEvaluation for Renderer<V> {
     fn update_test(&mut self, _name: EvaluationName, _state: MetricState) {}
 
-    fn on_test_end(&mut self, _summary: Option<LearnerSummary>) -> Result<(), Box<dyn core::error::Error>> {
+    fn on_test_end(
+        &mut self,
+        _summary: Option<LearnerSummary>,
+    ) -> Result<(), Box<dyn core::error::Error>> {
         Ok(())
     }
 }

@@ -41,9 +41,11 @@ pub fn for_rank(rank: &Rank) -> Device {
 /// without a GPU.
 #[cfg(feature = "cuda")]
 fn cuda_for_rank(local_rank: usize) -> Option<Device> {
-    let gpu = cuda(local_rank).or_else(|error| match (0..local_rank).take_while(|&index| cuda(index).is_ok()).count() {
-        0 => Err(error),
-        gpus => cuda(local_rank % gpus),
+    let gpu = cuda(local_rank).or_else(|error| {
+        match (0..local_rank).take_while(|&index| cuda(index).is_ok()).count() {
+            0 => Err(error),
+            gpus => cuda(local_rank % gpus),
+        }
     });
     gpu.ok().map(|gpu| gpu.device)
 }
@@ -109,7 +111,9 @@ pub fn wgpu() -> Result<Gpu, NoGpu> {
         // Someone made a tensor there before.
         Err(burn::tensor::wgpu::WgpuInitError::Registration { .. }) => {
             let device = Device::wgpu(DeviceKind::DefaultDevice);
-            let name = device.identity().map_or_else(|| "an adapter without a name".to_owned(), |identity| identity.name);
+            let name = device
+                .identity()
+                .map_or_else(|| "an adapter without a name".to_owned(), |identity| identity.name);
             Ok(Gpu { device, name })
         }
         Err(error) => Err(NoGpu(error.to_string())),
@@ -146,15 +150,24 @@ pub fn cuda(index: usize) -> Result<Gpu, NoGpu> {
         // The first panic is that of the driver; threads that waited for it panic afterwards.
         listener.lock().get_or_insert_with(|| info.payload_as_str().unwrap_or_default().to_owned());
     }));
-    let opened = std::panic::catch_unwind(|| Tensor::<1>::ones([1], &device).try_into_data().is_ok());
+    let opened =
+        std::panic::catch_unwind(|| Tensor::<1>::ones([1], &device).try_into_data().is_ok());
     set_hook(before);
     let gpu = if matches!(opened, Ok(true)) {
-        let name = device.identity().map_or_else(|| "a GPU without a name".to_owned(), |identity| identity.name);
+        let name = device
+            .identity()
+            .map_or_else(|| "a GPU without a name".to_owned(), |identity| identity.name);
         Ok(Gpu { device, name })
     } else {
         let reason = heard.lock().take().filter(|reason| !reason.is_empty());
         // What follows are the names of all files that were looked for.
-        Err(NoGpu(reason.as_deref().and_then(|reason| reason.split(" - ").next()).unwrap_or("it does not compute").to_owned()))
+        Err(NoGpu(
+            reason
+                .as_deref()
+                .and_then(|reason| reason.split(" - ").next())
+                .unwrap_or("it does not compute")
+                .to_owned(),
+        ))
     };
     known.insert(index, gpu.clone());
     gpu

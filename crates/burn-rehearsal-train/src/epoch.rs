@@ -62,11 +62,16 @@ pub(crate) mod as_index {
     use super::Epoch;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    pub(crate) fn serialize<S: Serializer>(epoch: &Epoch, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(
+        epoch: &Epoch,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         epoch.index().serialize(serializer)
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Epoch, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Epoch, D::Error> {
         usize::deserialize(deserializer).map(Epoch::from_index)
     }
 }

@@ -72,7 +72,11 @@ impl Evaluation {
             return;
         }
         // The class's place among all outputs; of equal outputs the lower class index comes first.
-        let better = scores.iter().enumerate().filter(|&(other, value)| *value > score || (*value == score && other < class)).count();
+        let better = scores
+            .iter()
+            .enumerate()
+            .filter(|&(other, value)| *value > score || (*value == score && other < class))
+            .count();
         self.top1 += u64::from(better < 1);
         self.top5 += u64::from(better < 5);
     }
@@ -90,14 +94,19 @@ impl Evaluation {
 ///
 /// A loader that fails, targets that do not fit the output, a rank that failed or left: on every
 /// rank, after all have finished their part.
-pub fn evaluate<M, I>(model: &M, loader: &dyn DataLoader<I>, collective: &mut dyn Collective) -> Result<Evaluation, EvaluateError>
+pub fn evaluate<M, I>(
+    model: &M,
+    loader: &dyn DataLoader<I>,
+    collective: &mut dyn Collective,
+) -> Result<Evaluation, EvaluateError>
 where
     M: InferenceStep<Input = I, Output = ClassificationOutput>,
     I: Send + 'static,
 {
     let own = count(model, loader);
     let part = own.as_ref().copied().unwrap_or_default();
-    let parts = collective.gather_words([u64::from(own.is_err()), part.rows, part.top1, part.top5])?;
+    let parts =
+        collective.gather_words([u64::from(own.is_err()), part.rows, part.top1, part.top5])?;
     // Our own error says more than that some rank failed.
     own?;
     if let Some(rank) = parts.iter().position(|[failed, ..]| *failed != 0) {
@@ -120,14 +129,23 @@ where
         let item = item.map_err(|error| EvaluateError::Loader(error.to_string()))?;
         let output = model.step(item);
         let [predictions, classes] = output.output.dims();
-        let scores: Vec<f32> = read(output.output)?.convert_dtype(DType::F32).try_into_vec().map_err(unreadable)?;
-        let targets: Vec<i64> =
-            output.targets.try_into_data().map_err(unreadable)?.convert_dtype(DType::I64).try_into_vec().map_err(unreadable)?;
+        let scores: Vec<f32> =
+            read(output.output)?.convert_dtype(DType::F32).try_into_vec().map_err(unreadable)?;
+        let targets: Vec<i64> = output
+            .targets
+            .try_into_data()
+            .map_err(unreadable)?
+            .convert_dtype(DType::I64)
+            .try_into_vec()
+            .map_err(unreadable)?;
         if targets.len() != predictions {
             return Err(EvaluateError::Rows { predictions, targets: targets.len() });
         }
         for (row, class) in targets.into_iter().enumerate() {
-            let index = usize::try_from(class).ok().filter(|index| *index < classes).ok_or(EvaluateError::Class { class, classes })?;
+            let index = usize::try_from(class)
+                .ok()
+                .filter(|index| *index < classes)
+                .ok_or(EvaluateError::Class { class, classes })?;
             evaluation.add_row(&scores[row * classes..][..classes], index);
         }
     }
@@ -170,7 +188,10 @@ mod tests {
             evaluation.add_row(&[5.0, 4.0, 3.0, 2.0, 1.0, 0.0], class);
         }
         assert_eq!(evaluation, Evaluation { rows: 6, top1: 1, top5: 5 });
-        assert_eq!((evaluation.top1_accuracy(), evaluation.top5_accuracy()), (1.0 / 6.0, 5.0 / 6.0));
+        assert_eq!(
+            (evaluation.top1_accuracy(), evaluation.top5_accuracy()),
+            (1.0 / 6.0, 5.0 / 6.0)
+        );
         assert_eq!(Evaluation::default().top1_accuracy(), 0.0);
     }
 }

@@ -75,7 +75,11 @@ enum Difference {
 impl Fingerprint {
     /// Begins the fingerprint of data with these classes, in order. `noun` is what messages call
     /// samples, `covers` says in words what of each sample is added.
-    pub fn builder<S: Into<String>>(noun: &str, covers: &str, classes: impl IntoIterator<Item = Option<S>>) -> FingerprintBuilder {
+    pub fn builder<S: Into<String>>(
+        noun: &str,
+        covers: &str,
+        classes: impl IntoIterator<Item = Option<S>>,
+    ) -> FingerprintBuilder {
         let names: Vec<_> = classes.into_iter().map(|name| name.map(Into::into)).collect();
         let count = names.len();
         FingerprintBuilder {
@@ -107,15 +111,24 @@ impl Fingerprint {
                 found.push(Difference::Value { what, before: text(before), now: text(now) });
             }
         };
-        let names = self.options.keys().chain(now.options.keys().filter(|name| !self.options.contains_key(*name)));
+        let names = self
+            .options
+            .keys()
+            .chain(now.options.keys().filter(|name| !self.options.contains_key(*name)));
         for name in names {
             value(name.clone(), self.options.get(name).cloned(), now.options.get(name).cloned());
         }
-        value("the compared properties".into(), Some(self.covers.clone()), Some(now.covers.clone()));
+        value(
+            "the compared properties".into(),
+            Some(self.covers.clone()),
+            Some(now.covers.clone()),
+        );
         let classes = |of: &Self| Some(of.classes.len().to_string());
         value("the number of classes".into(), classes(self), classes(now));
         for (number, (before, now)) in self.classes.iter().zip(&now.classes).enumerate() {
-            let name = |class: &Class| Some(class.0.as_ref().map_or_else(|| "nameless".into(), |name| format!("{name:?}")));
+            let name = |class: &Class| {
+                Some(class.0.as_ref().map_or_else(|| "nameless".into(), |name| format!("{name:?}")))
+            };
             value(format!("class {number}"), name(before), name(now));
         }
         let noun = &now.noun;
@@ -127,9 +140,17 @@ impl Fingerprint {
                     Split::Test => format!("test {noun}{whose}"),
                 };
                 if before.samples != now.samples {
-                    found.push(Difference::Count { what, before: before.samples, now: now.samples });
+                    found.push(Difference::Count {
+                        what,
+                        before: before.samples,
+                        now: now.samples,
+                    });
                 } else if before.digest != now.digest {
-                    let covers = if of_all { format!("order; {}", self.covers) } else { self.covers.clone() };
+                    let covers = if of_all {
+                        format!("order; {}", self.covers)
+                    } else {
+                        self.covers.clone()
+                    };
                     found.push(Difference::Content { what, covers });
                 } else {
                     return false;
@@ -153,7 +174,8 @@ impl Fingerprint {
             }
         }
         if found.is_empty() {
-            found.push(Difference::Content { what: "the data".into(), covers: self.covers.clone() });
+            found
+                .push(Difference::Content { what: "the data".into(), covers: self.covers.clone() });
         }
         Some(Differences(found))
     }
@@ -171,9 +193,15 @@ impl Differences {
     /// In words about two ranks: the first has the data that the comparison was a method of.
     pub fn between_ranks(&self, first: usize, second: usize) -> String {
         self.list(|difference| match difference {
-            Difference::Value { what, before, now } => format!("{what} is {before} on rank {first} and {now} on rank {second}"),
-            Difference::Count { what, before, now } => format!("{what}: {before} on rank {first} and {now} on rank {second}"),
-            Difference::Content { what, covers } => format!("{what} differ between rank {first} and rank {second} (compared: {covers})"),
+            Difference::Value { what, before, now } => {
+                format!("{what} is {before} on rank {first} and {now} on rank {second}")
+            }
+            Difference::Count { what, before, now } => {
+                format!("{what}: {before} on rank {first} and {now} on rank {second}")
+            }
+            Difference::Content { what, covers } => {
+                format!("{what} differ between rank {first} and rank {second} (compared: {covers})")
+            }
         })
     }
 
@@ -190,8 +218,12 @@ impl fmt::Display for Differences {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.list(|difference| match difference {
             Difference::Value { what, before, now } => format!("{what} was {before} and is {now}"),
-            Difference::Count { what, before, now } => format!("{what}: {before} before, {now} now"),
-            Difference::Content { what, covers } => format!("{what} have changed (compared: {covers})"),
+            Difference::Count { what, before, now } => {
+                format!("{what}: {before} before, {now} now")
+            }
+            Difference::Content { what, covers } => {
+                format!("{what} have changed (compared: {covers})")
+            }
         }))
     }
 }
@@ -224,15 +256,23 @@ impl FingerprintBuilder {
         whole.update(&(class as u64).to_le_bytes()).update(sample.as_bytes());
         if let Some((samples, chain)) = self.classes[split as usize].get_mut(class) {
             *samples += 1;
-            *chain = *blake3::Hasher::new().update(chain).update(sample.as_bytes()).finalize().as_bytes();
+            *chain = *blake3::Hasher::new()
+                .update(chain)
+                .update(sample.as_bytes())
+                .finalize()
+                .as_bytes();
         }
     }
 
     /// The fingerprint of what was added.
     pub fn build(self) -> Fingerprint {
         let [train, test] = self.classes;
-        let part = |(samples, chain): (u64, [u8; 32])| Part { samples, digest: short(&blake3::Hash::from_bytes(chain)) };
-        let mut parts = self.parts.map(|(samples, whole)| Part { samples, digest: short(&whole.finalize()) });
+        let part = |(samples, chain): (u64, [u8; 32])| Part {
+            samples,
+            digest: short(&blake3::Hash::from_bytes(chain)),
+        };
+        let mut parts =
+            self.parts.map(|(samples, whole)| Part { samples, digest: short(&whole.finalize()) });
         let mut classes: Vec<_> = self
             .names
             .into_iter()
@@ -260,29 +300,60 @@ mod tests {
 
     /// Classes, and samples of a split: class and facts.
     fn of(classes: &[&str], samples: &[(Split, usize, &str)]) -> Fingerprint {
-        let mut builder = Fingerprint::builder("images", "names", classes.iter().map(|&name| Some(name)));
-        samples.iter().for_each(|&(split, class, fact)| builder.add(split, class, &[fact.as_bytes()]));
+        let mut builder =
+            Fingerprint::builder("images", "names", classes.iter().map(|&name| Some(name)));
+        samples
+            .iter()
+            .for_each(|&(split, class, fact)| builder.add(split, class, &[fact.as_bytes()]));
         builder.build()
     }
 
     #[test]
     fn every_kind_of_difference_is_named() {
         use Split::{Test, Train};
-        let base = of(&["a", "b"], &[(Train, 0, "1"), (Train, 1, "2"), (Test, 0, "3"), (Test, 1, "4")]);
+        let base =
+            of(&["a", "b"], &[(Train, 0, "1"), (Train, 1, "2"), (Test, 0, "3"), (Test, 1, "4")]);
         let cases = [
-            (of(&["b", "c"], &[(Train, 0, "1"), (Train, 1, "2"), (Test, 0, "3"), (Test, 1, "4")]), "class 0 was \"a\" and is \"b\""),
-            (of(&["a"], &[(Train, 0, "1"), (Train, 0, "2"), (Test, 0, "3")]), "the number of classes was 2 and is 1"),
             (
-                of(&["a", "b"], &[(Train, 0, "1"), (Train, 1, "2"), (Train, 1, "5"), (Test, 0, "3"), (Test, 1, "4")]),
+                of(
+                    &["b", "c"],
+                    &[(Train, 0, "1"), (Train, 1, "2"), (Test, 0, "3"), (Test, 1, "4")],
+                ),
+                "class 0 was \"a\" and is \"b\"",
+            ),
+            (
+                of(&["a"], &[(Train, 0, "1"), (Train, 0, "2"), (Test, 0, "3")]),
+                "the number of classes was 2 and is 1",
+            ),
+            (
+                of(
+                    &["a", "b"],
+                    &[
+                        (Train, 0, "1"),
+                        (Train, 1, "2"),
+                        (Train, 1, "5"),
+                        (Test, 0, "3"),
+                        (Test, 1, "4"),
+                    ],
+                ),
                 "training images of class \"b\": 1 before, 2 now",
             ),
-            (of(&["a", "b"], &[(Train, 0, "1"), (Train, 1, "2"), (Test, 0, "3")]), "test images of class \"b\": 1 before, 0 now"),
             (
-                of(&["a", "b"], &[(Train, 0, "2"), (Train, 1, "1"), (Test, 0, "3"), (Test, 1, "4")]),
+                of(&["a", "b"], &[(Train, 0, "1"), (Train, 1, "2"), (Test, 0, "3")]),
+                "test images of class \"b\": 1 before, 0 now",
+            ),
+            (
+                of(
+                    &["a", "b"],
+                    &[(Train, 0, "2"), (Train, 1, "1"), (Test, 0, "3"), (Test, 1, "4")],
+                ),
                 "training images of class \"a\" have changed (compared: names)",
             ),
             (
-                of(&["a", "b"], &[(Train, 1, "2"), (Train, 0, "1"), (Test, 0, "3"), (Test, 1, "4")]),
+                of(
+                    &["a", "b"],
+                    &[(Train, 1, "2"), (Train, 0, "1"), (Test, 0, "3"), (Test, 1, "4")],
+                ),
                 "training images have changed (compared: order; names)",
             ),
             (base.clone().with_option("image-size", 32), "image-size was not given and is 32"),
@@ -292,16 +363,22 @@ mod tests {
             let differences = base.differences(&other).unwrap();
             assert!(differences.to_string().contains(words), "{differences}");
         }
-        let renamed = of(&["a", "c"], &[(Train, 0, "1"), (Train, 1, "2"), (Test, 0, "3"), (Test, 1, "4")]);
+        let renamed =
+            of(&["a", "c"], &[(Train, 0, "1"), (Train, 1, "2"), (Test, 0, "3"), (Test, 1, "4")]);
         let words = base.differences(&renamed).unwrap().between_ranks(0, 2);
         assert_eq!(words, "class 1 is \"b\" on rank 0 and \"c\" on rank 2");
-        assert_eq!(base.differences(&base.clone().with_option("fit", "crop")).unwrap().without(&["fit"]), None);
+        assert_eq!(
+            base.differences(&base.clone().with_option("fit", "crop")).unwrap().without(&["fit"]),
+            None
+        );
     }
 
     #[test]
     fn more_classes_than_are_told_apart_differ_as_a_whole() {
         let of = |last: &str| {
-            let names = (0..MAX_TOLD_APART).map(|class| Some(class.to_string())).chain([Some(last.to_owned())]);
+            let names = (0..MAX_TOLD_APART)
+                .map(|class| Some(class.to_string()))
+                .chain([Some(last.to_owned())]);
             let mut builder = Fingerprint::builder("images", "names", names);
             builder.add(Split::Train, MAX_TOLD_APART, &[b"1"]);
             builder.build()
@@ -313,8 +390,11 @@ mod tests {
 
     #[test]
     fn a_list_of_differences_has_an_end() {
-        let names = |prefix: &str| (0..20).map(|class| format!("{prefix}{class}")).collect::<Vec<_>>();
-        let of = |prefix: &str| Fingerprint::builder("images", "names", names(prefix).into_iter().map(Some)).build();
+        let names =
+            |prefix: &str| (0..20).map(|class| format!("{prefix}{class}")).collect::<Vec<_>>();
+        let of = |prefix: &str| {
+            Fingerprint::builder("images", "names", names(prefix).into_iter().map(Some)).build()
+        };
         let words = of("a").differences(&of("b")).unwrap().to_string();
         assert!(words.ends_with("and 16 more differences"), "{words}");
     }

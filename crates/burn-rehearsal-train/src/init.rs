@@ -66,7 +66,8 @@ impl Distribution {
                 // Box and Muller's transform of two uniform values, of which the first must not be
                 // 0.
                 let (radius, angle) = (1.0 - stream.unit_f64(), stream.unit_f64());
-                (deviation * (-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * angle).cos()) as f32
+                (deviation * (-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * angle).cos())
+                    as f32
             }
         }
     }
@@ -90,7 +91,9 @@ impl KeyedInit {
                 };
                 let of_fan_in = Distribution::Uniform((1.0 / (fan_in.max(1) as f64).sqrt()) as f32);
                 let (weight, bias) = match self.scheme {
-                    Scheme::HeNormal if !linear => (Distribution::Normal((2.0 / fan_out.max(1) as f64).sqrt()), of_fan_in),
+                    Scheme::HeNormal if !linear => {
+                        (Distribution::Normal((2.0 / fan_out.max(1) as f64).sqrt()), of_fan_in)
+                    }
                     Scheme::KaimingUniform | Scheme::HeNormal => (of_fan_in, of_fan_in),
                     Scheme::XavierUniform => {
                         let bound = (6.0 / (fan_in + fan_out).max(1) as f64).sqrt() as f32;
@@ -102,7 +105,10 @@ impl KeyedInit {
             }
             "bias" => {
                 let module = self.module();
-                self.last_weight.as_ref().filter(|(owner, _)| *owner == module).map(|(_, bias)| *bias)
+                self.last_weight
+                    .as_ref()
+                    .filter(|(owner, _)| *owner == module)
+                    .map(|(_, bias)| *bias)
             }
             _ => None,
         }
@@ -124,7 +130,8 @@ impl ModuleMapper for KeyedInit {
         let shape = param.lazy_shape();
         let Some(distribution) = self.distribution(shape.as_slice()) else { return param };
         let mut stream = Stream::new(self.seed, Purpose::Init, parameter, 0);
-        let values = (0..shape.num_elements()).map(|_| distribution.draw(&mut stream)).collect::<Vec<f32>>();
+        let values =
+            (0..shape.num_elements()).map(|_| distribution.draw(&mut stream)).collect::<Vec<f32>>();
         let data = TensorData::new(values, shape);
         param.map(|old| {
             let new = Tensor::from_data(data, (&old.device(), old.dtype()));
@@ -156,7 +163,10 @@ mod tests {
             conv: Conv2dConfig::new([3, 5], [3, 3]).init(device),
             norm: BatchNormConfig::new(5).init(device),
             linear: LinearConfig::new(64, 16).init(device),
-            heads: vec![LinearConfig::new(4, 2).init(device), LinearConfig::new(4, 2).with_bias(false).init(device)],
+            heads: vec![
+                LinearConfig::new(4, 2).init(device),
+                LinearConfig::new(4, 2).with_bias(false).init(device),
+            ],
         }
     }
 
@@ -217,12 +227,17 @@ mod tests {
     #[test]
     fn he_draws_convolutions_from_a_normal_distribution_and_the_rest_as_pytorch_does() {
         let device = Device::default();
-        let conv = keyed_init(Conv2dConfig::new([32, 64], [3, 3]).init(&device), 1, Scheme::HeNormal);
+        let conv =
+            keyed_init(Conv2dConfig::new([32, 64], [3, 3]).init(&device), 1, Scheme::HeNormal);
         let weights = values(conv.weight.val());
         let deviation = (2.0f64 / (64.0 * 9.0)).sqrt();
-        let within =
-            |times: f64| weights.iter().filter(|&&value| f64::from(value).abs() < times * deviation).count() as f64 / weights.len() as f64;
-        let mean = weights.iter().map(|&value| f64::from(value)).sum::<f64>() / weights.len() as f64;
+        let within = |times: f64| {
+            weights.iter().filter(|&&value| f64::from(value).abs() < times * deviation).count()
+                as f64
+                / weights.len() as f64
+        };
+        let mean =
+            weights.iter().map(|&value| f64::from(value)).sum::<f64>() / weights.len() as f64;
         assert!(mean.abs() < 4.0 * deviation / (weights.len() as f64).sqrt(), "{mean}");
         // 18,432 values: four standard errors are at most 0.015.
         for (times, share) in [(0.5, 0.3829), (1.0, 0.6827), (2.0, 0.9545)] {
@@ -231,6 +246,9 @@ mod tests {
         let uniform = keyed_init(net(&device), 1, Scheme::KaimingUniform);
         let he = keyed_init(net(&device), 1, Scheme::HeNormal);
         assert_eq!(values(he.linear.weight.val()), values(uniform.linear.weight.val()));
-        assert_eq!(values(he.linear.bias.unwrap().val()), values(uniform.linear.bias.unwrap().val()));
+        assert_eq!(
+            values(he.linear.bias.unwrap().val()),
+            values(uniform.linear.bias.unwrap().val())
+        );
     }
 }

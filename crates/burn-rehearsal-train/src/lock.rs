@@ -45,7 +45,8 @@ impl DirectoryLock {
         loop {
             std::fs::create_dir_all(directory)?;
             // An earlier lock file stays as it is.
-            let file = match OpenOptions::new().write(true).create(true).truncate(false).open(&path) {
+            let file = match OpenOptions::new().write(true).create(true).truncate(false).open(&path)
+            {
                 // The previous owner may have removed the directory.
                 Err(error) if error.kind() == ErrorKind::NotFound && tries < TRIES => {
                     tries += 1;
@@ -69,7 +70,10 @@ impl DirectoryLock {
                     continue;
                 }
                 // Some file systems do not say which file is which.
-                tracing::warn!("cannot tell whether the directory {} is locked", directory.display());
+                tracing::warn!(
+                    "cannot tell whether the directory {} is locked",
+                    directory.display()
+                );
             }
             return Ok(Some(Self { path, file, exclusive }));
         }

@@ -121,7 +121,10 @@ impl AccuracyMatrix {
     /// Number of tasks learned and fully evaluated, `T` in all equations: one more than the last
     /// complete row, 0 if there is none.
     pub fn learned(&self) -> usize {
-        (0..self.tasks()).rev().find(|&row| self.cells[row][..=row].iter().all(Option::is_some)).map_or(0, |row| row + 1)
+        (0..self.tasks())
+            .rev()
+            .find(|&row| self.cells[row][..=row].iter().all(Option::is_some))
+            .map_or(0, |row| row + 1)
     }
 
     /// Average accuracy, a fraction: `A = 1/T · Σ_{j<T} a[T-1][j]`, the mean over the tasks seen so
@@ -207,7 +210,8 @@ impl TryFrom<Vec<Vec<Option<f64>>>> for AccuracyMatrix {
             }
             matrix.push_row(row)?;
         }
-        matrix.pushed = rows.iter().rposition(|row| row.iter().any(Option::is_some)).map_or(0, |last| last + 1);
+        matrix.pushed =
+            rows.iter().rposition(|row| row.iter().any(Option::is_some)).map_or(0, |last| last + 1);
         Ok(matrix)
     }
 }

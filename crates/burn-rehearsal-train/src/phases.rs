@@ -93,7 +93,9 @@ impl Phase {
     /// The time that a buffer has spent in the phase.
     fn in_buffer(self, timings: &EngineTimings) -> Duration {
         match self {
-            Self::Load | Self::ForwardBackward | Self::AllReduce | Self::Optimizer => Duration::ZERO,
+            Self::Load | Self::ForwardBackward | Self::AllReduce | Self::Optimizer => {
+                Duration::ZERO
+            }
             Self::Wait => timings.wait,
             Self::Assemble => timings.assemble,
             Self::Insert => timings.insert,
@@ -135,7 +137,9 @@ impl PhaseReport {
 
     /// All means by name; the whole step is `step`.
     pub fn by_name(&self) -> BTreeMap<String, f64> {
-        let phases = Phase::ALL.into_iter().filter_map(|phase| Some((phase.name().to_owned(), self.ms(phase)?)));
+        let phases = Phase::ALL
+            .into_iter()
+            .filter_map(|phase| Some((phase.name().to_owned(), self.ms(phase)?)));
         phases.chain([("step".to_owned(), self.step_ms)]).collect()
     }
 }
@@ -183,13 +187,19 @@ impl PhaseTimer {
 
     /// The time in a phase so far, with what a buffer says.
     pub fn total(&self, phase: Phase, buffer: Option<&EngineTimings>) -> Duration {
-        let in_buffer = |phase: Phase| buffer.map_or(0.0, |timings| phase.in_buffer(timings).as_secs_f64());
+        let in_buffer =
+            |phase: Phase| buffer.map_or(0.0, |timings| phase.in_buffer(timings).as_secs_f64());
         Duration::from_secs_f64(phase.combine(self.learner(phase).as_secs_f64(), in_buffer))
     }
 
     /// The time that was [added](Self::add).
     fn learner(&self, phase: Phase) -> Duration {
-        Duration::from_nanos(self.counters.phases.get(phase as usize).map_or(0, |counter| counter.load(Ordering::Relaxed)))
+        Duration::from_nanos(
+            self.counters
+                .phases
+                .get(phase as usize)
+                .map_or(0, |counter| counter.load(Ordering::Relaxed)),
+        )
     }
 
     /// Counts one step and its whole duration.
@@ -211,7 +221,11 @@ impl PhaseTimer {
     /// All counters, for a checkpoint.
     pub(crate) fn counters(&self) -> Vec<u64> {
         let Counters { phases, steps, step_nanos, .. } = &*self.counters;
-        phases.iter().chain([steps, step_nanos]).map(|counter| counter.load(Ordering::Relaxed)).collect()
+        phases
+            .iter()
+            .chain([steps, step_nanos])
+            .map(|counter| counter.load(Ordering::Relaxed))
+            .collect()
     }
 
     /// Adds the counters of a checkpoint.
@@ -225,7 +239,9 @@ impl PhaseTimer {
     /// Sets the device that is measured; flex computes before it returns, so its phases are exact
     /// without profiling.
     pub(crate) fn observe_device(&self, device: &Device) {
-        self.counters.exact.store(self.counters.profiling || is_synchronous(device), Ordering::Relaxed);
+        self.counters
+            .exact
+            .store(self.counters.profiling || is_synchronous(device), Ordering::Relaxed);
     }
 
     /// Starts again from zero, for example at the start of a task.
@@ -241,10 +257,15 @@ impl PhaseTimer {
     /// all zero before the first step.
     pub fn report(&self, buffer: Option<&EngineTimings>) -> PhaseReport {
         let (steps, exact) = (self.steps(), self.counters.exact.load(Ordering::Relaxed));
-        let mean = |time: Duration, steps: u64| if steps == 0 { 0.0 } else { time.as_nanos() as f64 / steps as f64 / 1e6 };
-        let in_buffer = |phase: Phase| buffer.map_or(0.0, |timings| mean(phase.in_buffer(timings), timings.steps));
+        let mean = |time: Duration, steps: u64| {
+            if steps == 0 { 0.0 } else { time.as_nanos() as f64 / steps as f64 / 1e6 }
+        };
+        let in_buffer = |phase: Phase| {
+            buffer.map_or(0.0, |timings| mean(phase.in_buffer(timings), timings.steps))
+        };
         let phases = Phase::ALL.map(|phase| {
-            let measured = (exact || phase.is_host_time()) && (buffer.is_some() || !phase.is_background());
+            let measured =
+                (exact || phase.is_host_time()) && (buffer.is_some() || !phase.is_background());
             measured.then(|| phase.combine(mean(self.learner(phase), steps), in_buffer))
         });
         PhaseReport { steps, step_ms: mean(self.steps_total(), steps), exact, phases }
@@ -281,7 +302,10 @@ mod tests {
         timer.observe_device(&Device::default());
         let report = timer.report(None);
         assert_eq!((report.steps, report.step_ms), (2, 5.0));
-        assert_eq!((report.ms(Phase::Load), report.ms(Phase::Wait), report.ms(Phase::Insert)), (Some(2.0), Some(0.0), None));
+        assert_eq!(
+            (report.ms(Phase::Load), report.ms(Phase::Wait), report.ms(Phase::Insert)),
+            (Some(2.0), Some(0.0), None)
+        );
         assert_eq!(report.ms(Phase::Optimizer), cfg!(feature = "flex").then_some(1.0));
         timer.reset();
         assert_eq!((other.report(None).steps, other.report(None).ms(Phase::Load)), (0, Some(0.0)));
@@ -294,9 +318,22 @@ mod tests {
         timer.add(Phase::Load, Duration::from_millis(20));
         (0..2).for_each(|_| timer.add_step(Duration::from_millis(30)));
         let millis = Duration::from_millis;
-        let timings = EngineTimings { wait: millis(2), assemble: millis(4), plan: millis(6), steps: 2, ..EngineTimings::default() };
+        let timings = EngineTimings {
+            wait: millis(2),
+            assemble: millis(4),
+            plan: millis(6),
+            steps: 2,
+            ..EngineTimings::default()
+        };
         let report = timer.report(Some(&timings));
-        let expected = [("load", 7.0), ("wait", 1.0), ("assemble", 2.0), ("plan", 3.0), ("insert", 0.0), ("step", 30.0)];
+        let expected = [
+            ("load", 7.0),
+            ("wait", 1.0),
+            ("assemble", 2.0),
+            ("plan", 3.0),
+            ("insert", 0.0),
+            ("step", 30.0),
+        ];
         expected.iter().for_each(|(name, ms)| assert_eq!(report.by_name()[*name], *ms, "{name}"));
         assert_eq!(timer.total(Phase::Load, Some(&timings)), millis(14));
     }

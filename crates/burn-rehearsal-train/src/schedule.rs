@@ -23,7 +23,9 @@ pub enum ScheduleError {
     #[error("the cap on learning-rate scaling must be at least 1, not {0}")]
     Cap(f64),
     /// A factor is not a positive, finite number.
-    #[error("the learning-rate factor from step {step} on must be positive and finite, not {factor}")]
+    #[error(
+        "the learning-rate factor from step {step} on must be positive and finite, not {factor}"
+    )]
     Factor {
         /// The step of the offending milestone.
         step: u64,
@@ -75,9 +77,13 @@ impl FromStr for Milestones {
         }
         let mut milestones: Vec<(f64, f64)> = Vec::new();
         for part in text.split(',') {
-            let pair = part.split_once(':').and_then(|(epoch, factor)| Some((epoch.trim().parse().ok()?, factor.trim().parse().ok()?)));
+            let pair = part.split_once(':').and_then(|(epoch, factor)| {
+                Some((epoch.trim().parse().ok()?, factor.trim().parse().ok()?))
+            });
             let Some((epoch, factor)) = pair else {
-                return Err(ScheduleError::Milestones("expected epochs and factors (21:0.5,26:0.05), or `none`"));
+                return Err(ScheduleError::Milestones(
+                    "expected epochs and factors (21:0.5,26:0.05), or `none`",
+                ));
             };
             let usable = |value: f64| value.is_finite() && value > 0.0;
             if !usable(epoch) || !usable(factor) {
@@ -97,7 +103,8 @@ impl fmt::Display for Milestones {
         if self.0.is_empty() {
             return f.write_str("none");
         }
-        let each: Vec<String> = self.0.iter().map(|(epoch, factor)| format!("{epoch}:{factor}")).collect();
+        let each: Vec<String> =
+            self.0.iter().map(|(epoch, factor)| format!("{epoch}:{factor}")).collect();
         f.write_str(&each.join(","))
     }
 }
@@ -128,7 +135,12 @@ impl WarmupSchedule {
     /// # Errors
     ///
     /// A base rate that is not positive and finite, a world size of 0, a cap below 1.
-    pub fn new(base: LearningRate, world_size: usize, cap: f64, warmup: u64) -> Result<Self, ScheduleError> {
+    pub fn new(
+        base: LearningRate,
+        world_size: usize,
+        cap: f64,
+        warmup: u64,
+    ) -> Result<Self, ScheduleError> {
         if !base.is_finite() || base <= 0.0 {
             return Err(ScheduleError::BaseRate(base));
         }
@@ -138,7 +150,13 @@ impl WarmupSchedule {
         if cap.is_nan() || cap < 1.0 {
             return Err(ScheduleError::Cap(cap));
         }
-        Ok(Self { base, top: base * (world_size as f64).min(cap), warmup, milestones: Vec::new(), step: 0 })
+        Ok(Self {
+            base,
+            top: base * (world_size as f64).min(cap),
+            warmup,
+            milestones: Vec::new(),
+            step: 0,
+        })
     }
 
     /// Multiplies the rate by `factor` from each given step on, relative to the top rate (factors
@@ -155,7 +173,10 @@ impl WarmupSchedule {
                 return Err(ScheduleError::Factor { step, factor });
             }
             if step < self.warmup {
-                return Err(ScheduleError::MilestoneOrder { step, after: self.warmup.saturating_sub(1) });
+                return Err(ScheduleError::MilestoneOrder {
+                    step,
+                    after: self.warmup.saturating_sub(1),
+                });
             }
             if let Some(after) = after
                 && step <= after
@@ -179,7 +200,12 @@ impl WarmupSchedule {
         if step < self.warmup {
             return self.base + (self.top - self.base) * (step as f64 / self.warmup as f64);
         }
-        let factor = self.milestones.iter().rev().find(|(from, _)| *from <= step).map_or(1.0, |(_, factor)| *factor);
+        let factor = self
+            .milestones
+            .iter()
+            .rev()
+            .find(|(from, _)| *from <= step)
+            .map_or(1.0, |(_, factor)| *factor);
         self.top * factor
     }
 
@@ -194,7 +220,12 @@ impl WarmupSchedule {
     fn from_record(record: &LrSchedulerRecord) -> Option<Self> {
         let count: u64 = record.scalar("milestones")?;
         let milestones = (0..count)
-            .map(|i| Some((record.scalar(&format!("milestone_{i}_step"))?, record.scalar(&format!("milestone_{i}_factor"))?)))
+            .map(|i| {
+                Some((
+                    record.scalar(&format!("milestone_{i}_step"))?,
+                    record.scalar(&format!("milestone_{i}_factor"))?,
+                ))
+            })
             .collect::<Option<Vec<(u64, f64)>>>()?;
         Some(Self {
             base: record.scalar("base")?,
@@ -221,7 +252,9 @@ impl LrScheduler for WarmupSchedule {
             .with_scalar("step", self.step)
             .with_scalar("milestones", self.milestones.len() as u64);
         for (i, (step, factor)) in self.milestones.iter().enumerate() {
-            record = record.with_scalar(&format!("milestone_{i}_step"), *step).with_scalar(&format!("milestone_{i}_factor"), *factor);
+            record = record
+                .with_scalar(&format!("milestone_{i}_step"), *step)
+                .with_scalar(&format!("milestone_{i}_factor"), *factor);
         }
         record
     }
@@ -231,7 +264,9 @@ impl LrScheduler for WarmupSchedule {
     fn load_record(&mut self, record: LrSchedulerRecord) {
         match Self::from_record(&record) {
             Some(schedule) => *self = schedule,
-            None => tracing::warn!("ignored a learning-rate record that is not one of a WarmupSchedule"),
+            None => {
+                tracing::warn!("ignored a learning-rate record that is not one of a WarmupSchedule")
+            }
         }
     }
 }
@@ -241,7 +276,10 @@ mod tests {
     use super::*;
 
     fn schedule() -> WarmupSchedule {
-        WarmupSchedule::new(0.1, 8, 4.0, 4).unwrap().with_milestones(&[(6, 0.5), (8, 0.05)]).unwrap()
+        WarmupSchedule::new(0.1, 8, 4.0, 4)
+            .unwrap()
+            .with_milestones(&[(6, 0.5), (8, 0.05)])
+            .unwrap()
     }
 
     #[test]
@@ -282,7 +320,10 @@ mod tests {
             assert_eq!(text.parse::<Milestones>().unwrap().to_string(), text);
         }
         for wrong in ["", "5", "5:0", "0:1", "5:0.1,5:0.2", "5:x", "nan:1"] {
-            assert!(matches!(wrong.parse::<Milestones>(), Err(ScheduleError::Milestones(_))), "{wrong}");
+            assert!(
+                matches!(wrong.parse::<Milestones>(), Err(ScheduleError::Milestones(_))),
+                "{wrong}"
+            );
         }
     }
 
@@ -292,8 +333,17 @@ mod tests {
         assert_eq!(WarmupSchedule::new(0.1, 0, 1.0, 0), Err(ScheduleError::WorldSize));
         assert_eq!(WarmupSchedule::new(0.1, 1, 0.5, 0), Err(ScheduleError::Cap(0.5)));
         let base = WarmupSchedule::new(0.1, 1, 1.0, 4).unwrap();
-        assert_eq!(base.clone().with_milestones(&[(3, 0.5)]), Err(ScheduleError::MilestoneOrder { step: 3, after: 3 }));
-        assert_eq!(base.clone().with_milestones(&[(5, 0.5), (5, 0.1)]), Err(ScheduleError::MilestoneOrder { step: 5, after: 5 }));
-        assert_eq!(base.with_milestones(&[(5, -1.0)]), Err(ScheduleError::Factor { step: 5, factor: -1.0 }));
+        assert_eq!(
+            base.clone().with_milestones(&[(3, 0.5)]),
+            Err(ScheduleError::MilestoneOrder { step: 3, after: 3 })
+        );
+        assert_eq!(
+            base.clone().with_milestones(&[(5, 0.5), (5, 0.1)]),
+            Err(ScheduleError::MilestoneOrder { step: 5, after: 5 })
+        );
+        assert_eq!(
+            base.with_milestones(&[(5, -1.0)]),
+            Err(ScheduleError::Factor { step: 5, factor: -1.0 })
+        );
     }
 }

@@ -3,8 +3,8 @@
 use crate::report::write_bytes;
 use burn::module::Module;
 use burn::store::{
-    BurnToPyTorchAdapter, ModuleAdapter, ModuleContext, ModuleSnapshot, ModuleStore, PyTorchToBurnAdapter, SafetensorsStore, bridge,
-    burn_pack,
+    BurnToPyTorchAdapter, ModuleAdapter, ModuleContext, ModuleSnapshot, ModuleStore,
+    PyTorchToBurnAdapter, SafetensorsStore, bridge, burn_pack,
 };
 use burn::tensor::DType;
 use std::path::{Path, PathBuf};
@@ -103,7 +103,9 @@ pub fn load_safetensors<M: Module>(mut network: M, path: &Path) -> Result<M, Wei
 /// [`WeightsError::Unwritable`] with the file.
 pub fn save_safetensors<M: Module>(network: &M, path: &Path) -> Result<(), WeightsError> {
     let unwritable = |reason: String| WeightsError::Unwritable { path: path.to_path_buf(), reason };
-    let mut store = SafetensorsStore::from_bytes(None).with_to_adapter(BurnToPyTorchAdapter).skip_enum_variants(true);
+    let mut store = SafetensorsStore::from_bytes(None)
+        .with_to_adapter(BurnToPyTorchAdapter)
+        .skip_enum_variants(true);
     network.save_into(&mut store).map_err(|error| unwritable(error.to_string()))?;
     let bytes = store.get_bytes().map_err(|error| unwritable(error.to_string()))?;
     write_bytes(path, &bytes).map_err(|(_, _, error)| unwritable(error.to_string()))

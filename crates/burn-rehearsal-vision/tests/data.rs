@@ -14,7 +14,8 @@ use burn::data::dataloader::batcher::Batcher;
 use burn::tensor::Device;
 use burn_rehearsal::ShardedLoader;
 use burn_rehearsal_vision::data::{
-    Cifar, DataError, Fit, Image, ImageData, ImageOptions, OnDamaged, open_cifar, open_folder, open_idx, open_tiny_imagenet,
+    Cifar, DataError, Fit, Image, ImageData, ImageOptions, OnDamaged, open_cifar, open_folder,
+    open_idx, open_tiny_imagenet,
 };
 use image::{DynamicImage, GrayImage, ImageFormat, Luma, Rgb, RgbImage};
 use std::io::Write;
@@ -36,8 +37,14 @@ fn save(path: &Path, image: impl Into<DynamicImage>) {
 fn folder(directory: &Path, count: usize) {
     for part in ["train", "val"] {
         for number in 0..count {
-            save(&directory.join(format!("{part}/b/{number}.png")), RgbImage::from_pixel(8, 8, Rgb(RED)));
-            save(&directory.join(format!("{part}/a/{number}.jpg")), GrayImage::from_pixel(8, 8, Luma([10 + number as u8])));
+            save(
+                &directory.join(format!("{part}/b/{number}.png")),
+                RgbImage::from_pixel(8, 8, Rgb(RED)),
+            );
+            save(
+                &directory.join(format!("{part}/a/{number}.jpg")),
+                GrayImage::from_pixel(8, 8, Luma([10 + number as u8])),
+            );
         }
     }
 }
@@ -46,7 +53,8 @@ fn folder(directory: &Path, count: usize) {
 fn means(image: &Image) -> [u8; 3] {
     let plane = image.pixels.len() / 3;
     [0, 1, 2].map(|channel| {
-        let sum: usize = image.pixels[channel * plane..][..plane].iter().map(|&value| usize::from(value)).sum();
+        let sum: usize =
+            image.pixels[channel * plane..][..plane].iter().map(|&value| usize::from(value)).sum();
         (sum / plane) as u8
     })
 }
@@ -65,8 +73,15 @@ fn a_folder_has_its_classes_in_alphabetical_order_and_every_kind_of_file_becomes
     folder(directory.path(), 2);
     let train = directory.path().join("train/c");
     std::fs::create_dir_all(&train).unwrap();
-    std::fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/cmyk.jpg"), train.join("0.JPEG")).unwrap();
-    save(&train.join("1.png"), DynamicImage::ImageLuma16(image::ImageBuffer::from_pixel(5, 9, Luma([0x8000u16]))));
+    std::fs::copy(
+        concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/cmyk.jpg"),
+        train.join("0.JPEG"),
+    )
+    .unwrap();
+    save(
+        &train.join("1.png"),
+        DynamicImage::ImageLuma16(image::ImageBuffer::from_pixel(5, 9, Luma([0x8000u16]))),
+    );
     save(&train.join("2.png"), image::RgbaImage::from_pixel(7, 7, image::Rgba([1, 2, 3, 0])));
     // A JPEG that is called PNG is a JPEG.
     save(&train.join("3.jpg"), RgbImage::from_pixel(20, 10, Rgb([90, 90, 90])));
@@ -75,16 +90,35 @@ fn a_folder_has_its_classes_in_alphabetical_order_and_every_kind_of_file_becomes
 
     let data = open_folder(directory.path(), &options(16)).unwrap();
     assert_eq!((data.classes, data.shape.elements()), (3, 3 * 16 * 16));
-    assert_eq!((data.train_labels.clone(), data.test_labels.clone()), (vec![0, 0, 1, 1, 2, 2, 2, 2], vec![0, 0, 1, 1, 2]));
+    assert_eq!(
+        (data.train_labels.clone(), data.test_labels.clone()),
+        (vec![0, 0, 1, 1, 2, 2, 2, 2], vec![0, 0, 1, 1, 2])
+    );
     let image = |index| data.train.get(index).unwrap();
     assert_eq!((image(1).class, image(1).index, image(1).pixels.len()), (0, 1, 768));
-    assert!(near(&image(0), [10; 3], 1) && near(&image(1), [11; 3], 1) && near(&image(2), RED, 0), "{:?}", means(&image(1)));
+    assert!(
+        near(&image(0), [10; 3], 1) && near(&image(1), [11; 3], 1) && near(&image(2), RED, 0),
+        "{:?}",
+        means(&image(1))
+    );
     // Cyan on the left; on the right yellow at half brightness.
     let cmyk = image(4).pixels;
     let at = |channel: usize, x: usize| cmyk[channel * 256 + 3 * 16 + x];
-    assert!(at(0, 2) < 10 && at(1, 2) > 245 && at(2, 2) > 245, "{:?}", [at(0, 2), at(1, 2), at(2, 2)]);
-    assert!(at(0, 13).abs_diff(127) < 10 && at(1, 13).abs_diff(127) < 10 && at(2, 13) < 10, "{:?}", [at(0, 13), at(1, 13), at(2, 13)]);
-    assert!(near(&image(5), [128; 3], 1) && near(&image(6), [1, 2, 3], 0) && near(&image(7), [90; 3], 1));
+    assert!(
+        at(0, 2) < 10 && at(1, 2) > 245 && at(2, 2) > 245,
+        "{:?}",
+        [at(0, 2), at(1, 2), at(2, 2)]
+    );
+    assert!(
+        at(0, 13).abs_diff(127) < 10 && at(1, 13).abs_diff(127) < 10 && at(2, 13) < 10,
+        "{:?}",
+        [at(0, 13), at(1, 13), at(2, 13)]
+    );
+    assert!(
+        near(&image(5), [128; 3], 1)
+            && near(&image(6), [1, 2, 3], 0)
+            && near(&image(7), [90; 3], 1)
+    );
 }
 
 #[test]
@@ -92,10 +126,18 @@ fn an_image_is_stretched_to_a_square_or_its_middle_is_cut_out() {
     let directory = tempfile::tempdir().unwrap();
     folder(directory.path(), 1);
     // Green, and red in the outer quarters.
-    let wide = RgbImage::from_fn(32, 16, |x, _| if (8..24).contains(&x) { Rgb([0, 255, 0]) } else { Rgb([255, 0, 0]) });
+    let wide = RgbImage::from_fn(32, 16, |x, _| {
+        if (8..24).contains(&x) { Rgb([0, 255, 0]) } else { Rgb([255, 0, 0]) }
+    });
     save(&directory.path().join("train/a/0.png"), wide);
     std::fs::remove_file(directory.path().join("train/a/0.jpg")).unwrap();
-    let first = |fit| open_folder(directory.path(), &ImageOptions { fit, ..options(16) }).unwrap().train.get(0).unwrap();
+    let first = |fit| {
+        open_folder(directory.path(), &ImageOptions { fit, ..options(16) })
+            .unwrap()
+            .train
+            .get(0)
+            .unwrap()
+    };
     assert!(near(&first(Fit::Stretch), [127, 127, 0], 4), "{:?}", means(&first(Fit::Stretch)));
     assert_eq!(means(&first(Fit::Crop)), [0, 255, 0]);
 }
@@ -111,7 +153,10 @@ impl Batcher<Image, Vec<usize>> for Numbers {
 }
 
 fn batches(data: &ImageData, size: usize, workers: usize) -> Vec<Vec<usize>> {
-    let loader = ShardedLoader::builder(Numbers).batch_size(size).num_workers(workers).build(data.train.clone());
+    let loader = ShardedLoader::builder(Numbers)
+        .batch_size(size)
+        .num_workers(workers)
+        .build(data.train.clone());
     loader.iter().map(|batch| batch.unwrap()).collect()
 }
 
@@ -130,10 +175,16 @@ fn a_damaged_image_ends_the_run_with_its_path_or_is_left_out_and_counted() {
     assert!(error.contains(damaged.to_str().unwrap()), "{error}");
     assert!(strict.damaged.paths().is_empty());
 
-    let lenient = open_folder(directory.path(), &ImageOptions { on_damaged: OnDamaged::Skip, ..options(8) }).unwrap();
+    let lenient =
+        open_folder(directory.path(), &ImageOptions { on_damaged: OnDamaged::Skip, ..options(8) })
+            .unwrap();
     for workers in [0, 2] {
         assert_eq!(batches(&lenient, 2, workers), [vec![0], vec![2, 3], vec![4, 5]]);
-        assert_eq!(batches(&lenient, 1, workers), [[0], [2], [3], [4], [5]], "a mini-batch without a sample is none");
+        assert_eq!(
+            batches(&lenient, 1, workers),
+            [[0], [2], [3], [4], [5]],
+            "a mini-batch without a sample is none"
+        );
     }
     assert_eq!(lenient.damaged.paths(), std::slice::from_ref(&damaged));
 
@@ -171,13 +222,23 @@ fn tiny_imagenet_has_its_test_classes_in_a_file() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path();
     for (class, value) in [("n01", 10), ("n02", 20)] {
-        save(&root.join(format!("train/{class}/images/{class}_0.png")), GrayImage::from_pixel(64, 64, Luma([value])));
-        save(&root.join(format!("val/images/val_{value}.png")), GrayImage::from_pixel(64, 64, Luma([value + 1])));
+        save(
+            &root.join(format!("train/{class}/images/{class}_0.png")),
+            GrayImage::from_pixel(64, 64, Luma([value])),
+        );
+        save(
+            &root.join(format!("val/images/val_{value}.png")),
+            GrayImage::from_pixel(64, 64, Luma([value + 1])),
+        );
     }
     let annotations = root.join("val/val_annotations.txt");
-    std::fs::write(&annotations, "val_20.png\tn02\t0\t0\t1\t1\nval_10.png\tn01\t0\t0\t1\t1\n").unwrap();
+    std::fs::write(&annotations, "val_20.png\tn02\t0\t0\t1\t1\nval_10.png\tn01\t0\t0\t1\t1\n")
+        .unwrap();
     let data = open_tiny_imagenet(root, &options(64)).unwrap();
-    assert_eq!((data.classes, data.train_labels.clone(), data.test_labels.clone()), (2, vec![0, 1], vec![0, 1]));
+    assert_eq!(
+        (data.classes, data.train_labels.clone(), data.test_labels.clone()),
+        (2, vec![0, 1], vec![0, 1])
+    );
     assert!(near(&data.test.get(1).unwrap(), [21; 3], 0));
     std::fs::write(&annotations, "val_20.png\tn09\n").unwrap();
     let error = open_tiny_imagenet(root, &options(64)).err().unwrap().to_string();
@@ -188,7 +249,8 @@ fn tiny_imagenet_has_its_test_classes_in_a_file() {
 fn cifar_is_read_from_its_binary_files() {
     let directory = tempfile::tempdir().unwrap();
     let write = |file: &str, head: &[u8], value: u8| {
-        let record: Vec<u8> = head.iter().copied().chain((0..3072).map(|at| value + (at / 1024) as u8)).collect();
+        let record: Vec<u8> =
+            head.iter().copied().chain((0..3072).map(|at| value + (at / 1024) as u8)).collect();
         std::fs::write(directory.path().join(file), record).unwrap();
     };
     for file in 1..=5 {
@@ -196,16 +258,25 @@ fn cifar_is_read_from_its_binary_files() {
     }
     write("test_batch.bin", &[9], 100);
     let data = open_cifar(directory.path(), Cifar::Ten, 32).unwrap();
-    assert_eq!((data.classes, data.train_labels.clone(), data.test_labels.clone()), (10, vec![1, 2, 3, 4, 5], vec![9]));
+    assert_eq!(
+        (data.classes, data.train_labels.clone(), data.test_labels.clone()),
+        (10, vec![1, 2, 3, 4, 5], vec![9])
+    );
     assert_eq!(means(&data.train.get(3).unwrap()), [40, 41, 42]);
     let large = open_cifar(directory.path(), Cifar::Ten, 40).unwrap();
-    assert_eq!((large.shape.elements(), means(&large.train.get(3).unwrap())), (3 * 40 * 40, [40, 41, 42]));
+    assert_eq!(
+        (large.shape.elements(), means(&large.train.get(3).unwrap())),
+        (3 * 40 * 40, [40, 41, 42])
+    );
 
     // In CIFAR-100 the superclass comes before the class.
     write("train.bin", &[3, 77], 5);
     write("test.bin", &[3, 12], 6);
     let hundred = open_cifar(directory.path(), Cifar::Hundred, 32).unwrap();
-    assert_eq!((hundred.train_labels, hundred.test_labels, hundred.classes), (vec![77], vec![12], 100));
+    assert_eq!(
+        (hundred.train_labels, hundred.test_labels, hundred.classes),
+        (vec![77], vec![12], 100)
+    );
 
     write("data_batch_3.bin", &[10], 0);
     let error = open_cifar(directory.path(), Cifar::Ten, 32).err().unwrap().to_string();
@@ -220,9 +291,13 @@ fn mnist_is_read_from_idx_files_packed_or_not() {
     let directory = tempfile::tempdir().unwrap();
     let idx = |dimensions: &[u32], values: &[u8]| -> Vec<u8> {
         let head = [0, 0, 8, dimensions.len() as u8];
-        head.into_iter().chain(dimensions.iter().flat_map(|size| size.to_be_bytes())).chain(values.iter().copied()).collect()
+        head.into_iter()
+            .chain(dimensions.iter().flat_map(|size| size.to_be_bytes()))
+            .chain(values.iter().copied())
+            .collect()
     };
-    let write = |file: &str, bytes: &[u8]| std::fs::write(directory.path().join(file), bytes).unwrap();
+    let write =
+        |file: &str, bytes: &[u8]| std::fs::write(directory.path().join(file), bytes).unwrap();
     write("train-images-idx3-ubyte", &idx(&[2, 2, 2], &[1, 2, 3, 4, 5, 6, 7, 8]));
     write("train-labels-idx1-ubyte", &idx(&[2], &[1, 0]));
     let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -249,7 +324,9 @@ fn mnist_is_read_from_idx_files_packed_or_not() {
     assert!(error.contains("train-labels-idx1-ubyte") && error.contains("[3]"), "{error}");
     std::fs::remove_file(directory.path().join("t10k-images-idx3-ubyte.gz")).unwrap();
     write("train-labels-idx1-ubyte", &idx(&[2], &[1, 0]));
-    assert!(matches!(open_idx(directory.path(), 2), Err(DataError::Io { path, .. }) if path.ends_with("t10k-images-idx3-ubyte")));
+    assert!(
+        matches!(open_idx(directory.path(), 2), Err(DataError::Io { path, .. }) if path.ends_with("t10k-images-idx3-ubyte"))
+    );
 }
 
 #[cfg(unix)]
@@ -260,7 +337,9 @@ fn a_class_whose_name_cannot_be_read_is_not_left_out() {
     folder(directory.path(), 1);
     let name = std::ffi::OsStr::from_bytes(b"caf\xe9");
     // Some file systems take no such names.
-    if std::fs::rename(directory.path().join("train/a"), directory.path().join("train").join(name)).is_ok() {
+    if std::fs::rename(directory.path().join("train/a"), directory.path().join("train").join(name))
+        .is_ok()
+    {
         let error = open_folder(directory.path(), &options(6)).err().unwrap().to_string();
         assert!(error.contains("UTF-8"), "{error}");
     }

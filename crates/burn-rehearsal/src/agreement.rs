@@ -41,8 +41,13 @@ impl std::error::Error for Disagreement {}
 impl fmt::Display for Disagreement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the ranks were configured differently: ")?;
-        for (index, Difference { name, values }) in self.differences.iter().take(MAX_LISTED).enumerate() {
-            let values: Vec<_> = values.iter().map(|(value, ranks)| format!("{value} on {}", RankList(ranks))).collect();
+        for (index, Difference { name, values }) in
+            self.differences.iter().take(MAX_LISTED).enumerate()
+        {
+            let values: Vec<_> = values
+                .iter()
+                .map(|(value, ranks)| format!("{value} on {}", RankList(ranks)))
+                .collect();
             write!(f, "{}{name} is {}", if index > 0 { ", " } else { "" }, values.join(" and "))?;
         }
         match self.differences.len().saturating_sub(MAX_LISTED) {
@@ -89,7 +94,10 @@ impl fmt::Display for RankList<'_> {
 ///
 /// [`RehearsalError::Configuration`], the same on every rank, if they differ;
 /// [`RehearsalError::Collective`] if a rank is gone.
-pub fn agree_on(collective: &mut dyn Collective, values: &Map<String, Value>) -> Result<(), RehearsalError> {
+pub fn agree_on(
+    collective: &mut dyn Collective,
+    values: &Map<String, Value>,
+) -> Result<(), RehearsalError> {
     let own = serde_json::to_vec(values).unwrap_or_default();
     // Everybody sees the same digests, so that all ranks continue or none does.
     let digests = collective.gather_bytes(blake3::hash(&own).as_bytes())?;
@@ -97,7 +105,8 @@ pub fn agree_on(collective: &mut dyn Collective, values: &Map<String, Value>) ->
         return Ok(());
     }
     let all = collective.gather_bytes(&own)?;
-    let all: Vec<Map<String, Value>> = all.iter().map(|bytes| serde_json::from_slice(bytes).unwrap_or_default()).collect();
+    let all: Vec<Map<String, Value>> =
+        all.iter().map(|bytes| serde_json::from_slice(bytes).unwrap_or_default()).collect();
     Err(RehearsalError::Configuration(compare(&all)))
 }
 
@@ -142,16 +151,25 @@ mod tests {
     use serde_json::json;
 
     fn words(all: &[Value]) -> String {
-        let maps: Vec<_> = all.iter().map(|value| value.as_object().cloned().unwrap_or_default()).collect();
+        let maps: Vec<_> =
+            all.iter().map(|value| value.as_object().cloned().unwrap_or_default()).collect();
         compare(&maps).to_string()
     }
 
     #[test]
     fn names_ranks_and_values_are_listed_up_to_a_limit() {
-        let one = words(&[json!({ "a": 1, "b": "x" }), json!({ "a": 1, "b": "y" }), json!({ "a": 1 })]);
-        assert_eq!(one, "the ranks were configured differently: b is x on rank 0 and y on rank 1 and not given on rank 2");
+        let one =
+            words(&[json!({ "a": 1, "b": "x" }), json!({ "a": 1, "b": "y" }), json!({ "a": 1 })]);
+        assert_eq!(
+            one,
+            "the ranks were configured differently: b is x on rank 0 and y on rank 1 and not given on rank 2"
+        );
         let many: Vec<_> = (0..9).map(|rank| json!({ "a": rank == 8 })).collect();
-        assert!(words(&many).ends_with("a is false on ranks 0, 1, 2, 3 and 4 more and true on rank 8"), "{}", words(&many));
+        assert!(
+            words(&many).ends_with("a is false on ranks 0, 1, 2, 3 and 4 more and true on rank 8"),
+            "{}",
+            words(&many)
+        );
         let all = json!({ "a": 1, "b": 1, "c": 1, "d": 1, "e": 1, "f": 1 });
         assert!(words(&[all, json!({})]).ends_with(", and 2 more differences"));
         let long = words(&[json!({ "a": "é".repeat(999) }), json!({})]);

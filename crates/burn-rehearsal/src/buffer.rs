@@ -11,7 +11,8 @@ use crate::batch::{RehearsalBatch, Role, Schema};
 use crate::candidates::CandidateSelector;
 use crate::config::{OnRepeat, RehearsalConfig};
 use crate::engine::{
-    BufferReport, Delivery, EngineTimings, FailCode, Inspection, PendingCheckpoint, Reply, Request, Restored, Resumed, Saved, Timings,
+    BufferReport, Delivery, EngineTimings, FailCode, Inspection, PendingCheckpoint, Reply, Request,
+    Restored, Resumed, Saved, Timings,
 };
 use crate::error::{BatchError, ConfigError, RehearsalError, notice};
 use crate::link::Link;
@@ -61,7 +62,10 @@ impl<B> Clone for RehearsalBuffer<B> {
 
 impl<B> std::fmt::Debug for RehearsalBuffer<B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RehearsalBuffer").field("rank", &self.shared.rank).field("size", &self.shared.size).finish_non_exhaustive()
+        f.debug_struct("RehearsalBuffer")
+            .field("rank", &self.shared.rank)
+            .field("size", &self.shared.size)
+            .finish_non_exhaustive()
     }
 }
 
@@ -124,7 +128,10 @@ impl RehearsalConfig {
     /// # Errors
     ///
     /// As [`init`](Self::init), and [`RehearsalError::Collective`] if a rank is gone.
-    pub fn init_on<B: RehearsalBatch>(&self, rank: &Rank) -> Result<RehearsalBuffer<B>, RehearsalError> {
+    pub fn init_on<B: RehearsalBatch>(
+        &self,
+        rank: &Rank,
+    ) -> Result<RehearsalBuffer<B>, RehearsalError> {
         self.init_with(rank, CustomRules::default())
     }
 
@@ -136,7 +143,11 @@ impl RehearsalConfig {
     ///
     /// As [`init_on`](Self::init_on). Ranks with different rules get
     /// [`RehearsalError::Configuration`] at the first step.
-    pub fn init_with<B: RehearsalBatch>(&self, rank: &Rank, rules: CustomRules) -> Result<RehearsalBuffer<B>, RehearsalError> {
+    pub fn init_with<B: RehearsalBatch>(
+        &self,
+        rank: &Rank,
+        rules: CustomRules,
+    ) -> Result<RehearsalBuffer<B>, RehearsalError> {
         RehearsalBuffer::with_rules(self, rules, rank.collective()?)
     }
 }
@@ -151,14 +162,23 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     ///
     /// [`RehearsalError::Config`] if the configuration makes no sense, [`RehearsalError::Thread`]
     /// if no thread can be had.
-    pub fn new(config: &RehearsalConfig, collective: Box<dyn Collective>) -> Result<Self, RehearsalError> {
+    pub fn new(
+        config: &RehearsalConfig,
+        collective: Box<dyn Collective>,
+    ) -> Result<Self, RehearsalError> {
         Self::with_rules(config, CustomRules::default(), collective)
     }
 
-    fn with_rules(config: &RehearsalConfig, rules: CustomRules, collective: Box<dyn Collective>) -> Result<Self, RehearsalError> {
+    fn with_rules(
+        config: &RehearsalConfig,
+        rules: CustomRules,
+        collective: Box<dyn Collective>,
+    ) -> Result<Self, RehearsalError> {
         let timings = Arc::new(Timings::default());
         let (rank, size) = (collective.rank(), collective.size());
-        if config.on_repeat == OnRepeat::SkipIfStored && !B::FIELDS.iter().any(|field| field.role == Role::Id) {
+        if config.on_repeat == OnRepeat::SkipIfStored
+            && !B::FIELDS.iter().any(|field| field.role == Role::Id)
+        {
             return Err(ConfigError::NoId.into());
         }
         let link = Link::new(config, rules, collective, timings.clone())?;
@@ -176,7 +196,14 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
             incoming: Vec::new(),
             merged: Vec::new(),
         };
-        let shared = Shared { config: config.clone(), rank, size, timings, reported: Once::new(), state: Mutex::new(state) };
+        let shared = Shared {
+            config: config.clone(),
+            rank,
+            size,
+            timings,
+            reported: Once::new(),
+            state: Mutex::new(state),
+        };
         Ok(Self { shared: Arc::new(shared), batch: PhantomData })
     }
 
@@ -210,7 +237,10 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         let mut state = self.lock();
         state.guarded(|state| {
             let (batch, mut delivery) = self.step(state, batch)?;
-            let representatives = delivery.as_mut().map(|delivery| std::mem::take(&mut delivery.handles)).unwrap_or_default();
+            let representatives = delivery
+                .as_mut()
+                .map(|delivery| std::mem::take(&mut delivery.handles))
+                .unwrap_or_default();
             state.recycle(delivery);
             Ok(Rehearsed { batch, representatives })
         })
@@ -223,8 +253,10 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         // What other calls waited for is not this step's.
         state.link.take_waited();
         state.drain_if_needed(config)?;
-        let parts = self.take_apart(state, batch).and_then(|parts| state.check_autodiff().map(|()| parts));
-        let (mut rest, schema, rows) = parts.inspect_err(|_| state.report_failure(FailCode::Batch))?;
+        let parts =
+            self.take_apart(state, batch).and_then(|parts| state.check_autodiff().map(|()| parts));
+        let (mut rest, schema, rows) =
+            parts.inspect_err(|_| state.report_failure(FailCode::Batch))?;
         let (appended, offered) = if config.lag == 0 {
             // The representatives of a step depend on its own candidates.
             let offered = state.offer(config, *rank, &schema, rows, Instant::now())?;
@@ -242,14 +274,21 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         B::fill(&mut rest, drawn.map_or(0, |delivery| delivery.handles.len()));
         let batch = B::from_parts(state.merged.drain(..), rest)?;
         timings.assemble(started.elapsed().saturating_sub(waited));
-        timings.step(queued, drawn.map_or(0, |delivery| (state.step - 1).saturating_sub(delivery.drawn_at)));
+        timings.step(
+            queued,
+            drawn.map_or(0, |delivery| (state.step - 1).saturating_sub(delivery.drawn_at)),
+        );
         timings.copied(copied + offered);
         Ok((batch, delivery))
     }
 
     /// Fills `state.incoming` with the columns of `batch`, and checks them against the first
     /// mini-batch.
-    fn take_apart(&self, state: &mut State, batch: B) -> Result<(B::Rest, Arc<Schema>, usize), BatchError> {
+    fn take_apart(
+        &self,
+        state: &mut State,
+        batch: B,
+    ) -> Result<(B::Rest, Arc<Schema>, usize), BatchError> {
         state.incoming.clear();
         state.merged.clear();
         let rest = batch.into_parts(&mut state.incoming)?;
@@ -263,7 +302,12 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     }
 
     /// Waits for the representatives of this step, and appends them to the incoming rows.
-    fn append(&self, state: &mut State, schema: &Schema, rows: usize) -> Result<Appended, RehearsalError> {
+    fn append(
+        &self,
+        state: &mut State,
+        schema: &Schema,
+        rows: usize,
+    ) -> Result<Appended, RehearsalError> {
         let Shared { config, timings, .. } = &*self.shared;
         let queued = state.rounds_under_way();
         let delivery = state.next_delivery(config)?;
@@ -406,7 +450,10 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     ///
     /// As [`rehearse`](Self::rehearse), of the steps so far. [`PendingCheckpoint::wait`] returns
     /// the outcome.
-    pub fn begin_checkpoint(&self, directory: impl AsRef<Path>) -> Result<PendingCheckpoint, RehearsalError> {
+    pub fn begin_checkpoint(
+        &self,
+        directory: impl AsRef<Path>,
+    ) -> Result<PendingCheckpoint, RehearsalError> {
         let directory = directory.as_ref().to_path_buf();
         let mut state = self.lock();
         if state.error.is_some() && self.shared.size == 1 {
@@ -439,7 +486,11 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     ///
     /// [`RehearsalError::Checkpoint`] naming the file that is missing, damaged, or does not belong
     /// to this buffer. The buffer stays empty. [`RehearsalError::Misuse`] after the first step.
-    pub fn restore(&self, directory: impl AsRef<Path>, device: &Device) -> Result<Restored, RehearsalError> {
+    pub fn restore(
+        &self,
+        directory: impl AsRef<Path>,
+        device: &Device,
+    ) -> Result<Restored, RehearsalError> {
         let directory = directory.as_ref().to_path_buf();
         let mut state = self.lock();
         let resumed = state.guarded(|state| {
@@ -493,7 +544,10 @@ impl<B> RehearsalBuffer<B> {
         let Shared { config, size, .. } = &*self.shared;
         let state = self.lock();
         let schema = state.schema.as_ref();
-        schema.map_or_else(|| config.capacity_before_rows(*size), |schema| config.capacity_in_samples(schema.row_bytes(), *size).ok())
+        schema.map_or_else(
+            || config.capacity_before_rows(*size),
+            |schema| config.capacity_in_samples(schema.row_bytes(), *size).ok(),
+        )
     }
 
     /// The configuration.
@@ -529,7 +583,9 @@ impl<B> RehearsalBuffer<B> {
     /// return it.
     pub(crate) fn report_error(&self, error: &RehearsalError) {
         tracing::error!(%error, "the rehearsal buffer is poisoned; mini-batches pass unchanged");
-        notice(&self.shared.reported, || format!("rehearsal has stopped; training continues without it: {error}"));
+        notice(&self.shared.reported, || {
+            format!("rehearsal has stopped; training continues without it: {error}")
+        });
     }
 
     /// Marks the one iterator that a handle may serve; false if there is one already.

@@ -16,13 +16,25 @@ pub(crate) struct CandidateSelector {
 impl CandidateSelector {
     /// Fills `chosen` with the candidates of `step` on `rank` among `rows` rows, ascending: a pure
     /// function of the arguments.
-    pub(crate) fn select(&mut self, config: &RehearsalConfig, step: u64, rank: usize, rows: usize, chosen: &mut Vec<u32>) {
+    pub(crate) fn select(
+        &mut self,
+        config: &RehearsalConfig,
+        step: u64,
+        rank: usize,
+        rows: usize,
+        chosen: &mut Vec<u32>,
+    ) {
         let mut rng = Stream::new(config.seed, Purpose::Candidates, step, rank as u32);
         chosen.clear();
         match config.candidate_mode {
             CandidateMode::Exact => {
                 self.numbers.clear();
-                self.distinct.draw(&mut rng, config.candidates.of(rows), rows as u64, &mut self.numbers);
+                self.distinct.draw(
+                    &mut rng,
+                    config.candidates.of(rows),
+                    rows as u64,
+                    &mut self.numbers,
+                );
                 chosen.extend(self.numbers.iter().map(|&row| row as u32));
                 chosen.sort_unstable();
             }

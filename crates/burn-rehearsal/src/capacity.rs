@@ -34,9 +34,16 @@ impl FromStr for Capacity {
         let wrong = || ConfigError::Capacity(text.to_owned());
         if let Some(percent) = text.strip_suffix('%') {
             let percent: f64 = percent.trim().parse().map_err(|_| wrong())?;
-            return if (0.0..=100.0).contains(&percent) { Ok(Self::Fraction(percent / 100.0)) } else { Err(wrong()) };
+            return if (0.0..=100.0).contains(&percent) {
+                Ok(Self::Fraction(percent / 100.0))
+            } else {
+                Err(wrong())
+            };
         }
-        text.parse().map(|ByteSize(bytes)| Self::Bytes(bytes)).or_else(|_| text.parse().map(Self::Samples)).map_err(|_| wrong())
+        text.parse()
+            .map(|ByteSize(bytes)| Self::Bytes(bytes))
+            .or_else(|_| text.parse().map(Self::Samples))
+            .map_err(|_| wrong())
     }
 }
 
@@ -67,9 +74,13 @@ impl FromStr for ByteSize {
     type Err = ConfigError;
 
     fn from_str(text: &str) -> Result<Self, ConfigError> {
-        let amount = UNITS.into_iter().find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?.trim().parse::<f64>().ok()?, bytes)));
+        let amount = UNITS.into_iter().find_map(|(unit, bytes)| {
+            Some((text.strip_suffix(unit)?.trim().parse::<f64>().ok()?, bytes))
+        });
         match amount {
-            Some((number, bytes)) if number.is_finite() && number >= 0.0 => Ok(Self((number * bytes as f64) as u64)),
+            Some((number, bytes)) if number.is_finite() && number >= 0.0 => {
+                Ok(Self((number * bytes as f64) as u64))
+            }
             _ => Err(ConfigError::ByteSize(text.to_owned())),
         }
     }
@@ -78,7 +89,10 @@ impl FromStr for ByteSize {
 /// In the largest unit of which there is a whole number.
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (unit, bytes) = UNITS.into_iter().find(|(_, bytes)| self.0 > 0 && self.0.is_multiple_of(*bytes)).unwrap_or(("B", 1));
+        let (unit, bytes) = UNITS
+            .into_iter()
+            .find(|(_, bytes)| self.0 > 0 && self.0.is_multiple_of(*bytes))
+            .unwrap_or(("B", 1));
         write!(f, "{}{unit}", self.0 / bytes)
     }
 }
@@ -100,7 +114,13 @@ mod tests {
             config.with_representatives(0).with_dataset_len(Some(len)).capacity_in_samples(1, 1)
         };
         for len in [100, 101, 999, 1437, 50_000, 60_000, 1_281_167, 14_197_122, 1_000_000_007] {
-            (1..=100).for_each(|percent| assert_eq!(samples(percent, len).unwrap(), len * percent / 100, "{percent}% of {len}"));
+            (1..=100).for_each(|percent| {
+                assert_eq!(
+                    samples(percent, len).unwrap(),
+                    len * percent / 100,
+                    "{percent}% of {len}"
+                )
+            });
         }
         for wrong in ["", "many", "-3", "101%", "-1%", "%", "5 apples", "NaNMiB", "MiB"] {
             assert_eq!(wrong.parse::<Capacity>(), Err(ConfigError::Capacity(wrong.into())));
@@ -113,8 +133,11 @@ mod tests {
         for wrong in ["", "2", "10%", "-1GiB", "twoGiB", "1KB", "infB"] {
             assert_eq!(wrong.parse::<ByteSize>(), Err(ConfigError::ByteSize(wrong.into())));
         }
-        let texts = [0, 7, 1_500_000_000, 1 << 40, 3 << 20, 2_000].map(|bytes| ByteSize(bytes).to_string());
+        let texts =
+            [0, 7, 1_500_000_000, 1 << 40, 3 << 20, 2_000].map(|bytes| ByteSize(bytes).to_string());
         assert_eq!(texts, ["0B", "7B", "1500MB", "1TiB", "3MiB", "2kB"]);
-        texts.iter().for_each(|text| assert_eq!(text.parse::<ByteSize>().unwrap().to_string(), *text));
+        texts
+            .iter()
+            .for_each(|text| assert_eq!(text.parse::<ByteSize>().unwrap().to_string(), *text));
     }
 }

@@ -197,7 +197,9 @@ impl RehearsalConfig {
     ///
     /// [`ConfigError`] naming the value that makes no sense.
     pub fn validate(&self, world_size: usize) -> Result<(), ConfigError> {
-        for (name, rows) in [("candidates", self.candidates), ("representatives", self.representatives)] {
+        for (name, rows) in
+            [("candidates", self.candidates), ("representatives", self.representatives)]
+        {
             if let RowCount::Ratio(ratio) = rows
                 && !(0.0..=MAX_RATIO).contains(&ratio)
             {
@@ -218,7 +220,9 @@ impl RehearsalConfig {
         match self.capacity {
             Capacity::Bytes(0) => Err(ConfigError::NoCapacity("of 0 bytes".into())),
             Capacity::Bytes(_) => Ok(()),
-            Capacity::Samples(_) | Capacity::Fraction(_) => self.capacity_in_samples(1, world_size).map(|_| ()),
+            Capacity::Samples(_) | Capacity::Fraction(_) => {
+                self.capacity_in_samples(1, world_size).map(|_| ())
+            }
         }
     }
 
@@ -229,7 +233,9 @@ impl RehearsalConfig {
     /// [`ConfigError::CandidatesBeyondBatch`] if c > b.
     pub fn validate_batch_size(&self, batch_size: usize) -> Result<(), ConfigError> {
         match self.candidates {
-            RowCount::Count(candidates) if candidates > batch_size => Err(ConfigError::CandidatesBeyondBatch { candidates, batch_size }),
+            RowCount::Count(candidates) if candidates > batch_size => {
+                Err(ConfigError::CandidatesBeyondBatch { candidates, batch_size })
+            }
             _ => Ok(()),
         }
     }
@@ -250,14 +256,19 @@ impl RehearsalConfig {
     /// This configuration with everything that never changes a result at its default: equal on all
     /// ranks of a run.
     pub(crate) fn for_digest(&self) -> Self {
-        self.clone().with_execution(Execution::Inline).with_store(StorePreference::Auto).with_device_limit(0)
+        self.clone()
+            .with_execution(Execution::Inline)
+            .with_store(StorePreference::Auto)
+            .with_device_limit(0)
     }
 
     /// |B| in samples if the size of a row does not matter; `None` for [`Capacity::Bytes`].
     pub(crate) fn capacity_before_rows(&self, world_size: usize) -> Option<usize> {
         match self.capacity {
             Capacity::Bytes(_) => None,
-            Capacity::Samples(_) | Capacity::Fraction(_) => self.capacity_in_samples(1, world_size).ok(),
+            Capacity::Samples(_) | Capacity::Fraction(_) => {
+                self.capacity_in_samples(1, world_size).ok()
+            }
         }
     }
 
@@ -266,16 +277,26 @@ impl RehearsalConfig {
     /// # Errors
     ///
     /// [`ConfigError`] if it is zero, smaller than the world or than r, or cannot be known.
-    pub fn capacity_in_samples(&self, row_bytes: usize, world_size: usize) -> Result<usize, ConfigError> {
+    pub fn capacity_in_samples(
+        &self,
+        row_bytes: usize,
+        world_size: usize,
+    ) -> Result<usize, ConfigError> {
         let capacity = match self.capacity {
             Capacity::Samples(samples) => samples,
-            Capacity::Bytes(bytes) => usize::try_from(bytes / row_bytes.max(1) as u64).unwrap_or(usize::MAX),
+            Capacity::Bytes(bytes) => {
+                usize::try_from(bytes / row_bytes.max(1) as u64).unwrap_or(usize::MAX)
+            }
             Capacity::Fraction(fraction) => match self.dataset_len {
                 Some(len) if (0.0..=1.0).contains(&fraction) => {
                     // In binary 0.29 × 100 is less than 29. Both numbers were rounded once: a
                     // product this near to a whole number is meant to be one.
                     let (exact, nearest) = (len as f64 * fraction, (len as f64 * fraction).round());
-                    if (exact - nearest).abs() <= 4.0 * f64::EPSILON * nearest { nearest as usize } else { exact as usize }
+                    if (exact - nearest).abs() <= 4.0 * f64::EPSILON * nearest {
+                        nearest as usize
+                    } else {
+                        exact as usize
+                    }
                 }
                 _ => return Err(ConfigError::Fraction { fraction }),
             },
@@ -306,7 +327,14 @@ mod tests {
 
     #[test]
     fn a_configuration_is_what_was_saved() {
-        let config = RehearsalConfig::new(Capacity::Fraction(0.3)).with_candidates(0.25).with_representatives(7).with_classes(Some(10));
-        assert_eq!(serde_json::from_str::<RehearsalConfig>(&serde_json::to_string(&config).unwrap()).unwrap(), config);
+        let config = RehearsalConfig::new(Capacity::Fraction(0.3))
+            .with_candidates(0.25)
+            .with_representatives(7)
+            .with_classes(Some(10));
+        assert_eq!(
+            serde_json::from_str::<RehearsalConfig>(&serde_json::to_string(&config).unwrap())
+                .unwrap(),
+            config
+        );
     }
 }

@@ -45,7 +45,13 @@ impl DistinctSampler {
             for step in 0..count {
                 let position = step + rng.below(bound - step);
                 let entries = &mut moved[..=step as usize];
-                let find = |wanted| entries[..step as usize].iter().rev().find(|entry| entry.0 == wanted).map_or(wanted, |entry| entry.1);
+                let find = |wanted| {
+                    entries[..step as usize]
+                        .iter()
+                        .rev()
+                        .find(|entry| entry.0 == wanted)
+                        .map_or(wanted, |entry| entry.1)
+                };
                 let (drawn, first) = (find(position), find(step));
                 out.push(drawn);
                 entries[step as usize] = (position, first);
@@ -83,7 +89,10 @@ impl DistinctSampler {
     /// Puts `value` at `position` and returns what was there.
     fn replace(&mut self, position: u64, value: u64) -> u64 {
         let at = self.find(position);
-        let before = std::mem::replace(&mut self.table[at], Entry { generation: self.generation, position, value });
+        let before = std::mem::replace(
+            &mut self.table[at],
+            Entry { generation: self.generation, position, value },
+        );
         if before.generation == self.generation { before.value } else { position }
     }
 }
@@ -103,13 +112,23 @@ mod tests {
             assert!(out.iter().all(|&v| v < bound));
             out.sort_unstable();
             out.dedup();
-            assert_eq!(out.len() as u64, (count as u64).min(bound), "{count} of {bound} repeat a number");
+            assert_eq!(
+                out.len() as u64,
+                (count as u64).min(bound),
+                "{count} of {bound} repeat a number"
+            );
         }
     }
 
     /// χ² of what `key` makes of a draw of `count` of `bound` numbers, of `keys` that are equally
     /// likely.
-    fn chi2(count: usize, bound: u64, keys: usize, trials: u64, key: impl Fn(&mut Vec<u64>)) -> f64 {
+    fn chi2(
+        count: usize,
+        bound: u64,
+        keys: usize,
+        trials: u64,
+        key: impl Fn(&mut Vec<u64>),
+    ) -> f64 {
         let mut distinct = DistinctSampler::default();
         let mut counts = std::collections::BTreeMap::new();
         for step in 0..trials {
@@ -126,11 +145,18 @@ mod tests {
     #[test]
     fn every_prefix_is_a_uniform_sequence() {
         // Critical values at p = 1e-3, by degrees of freedom.
-        for (prefix, count, bound, sequences, critical) in
-            [(1, 5, 7, 7, 22.46), (2, 3, 5, 20, 43.82), (3, 3, 4, 24, 49.73), (1, 18, 19, 19, 42.31), (2, 17, 20, 380, 468.7)]
-        {
+        for (prefix, count, bound, sequences, critical) in [
+            (1, 5, 7, 7, 22.46),
+            (2, 3, 5, 20, 43.82),
+            (3, 3, 4, 24, 49.73),
+            (1, 18, 19, 19, 42.31),
+            (2, 17, 20, 380, 468.7),
+        ] {
             let chi2 = chi2(count, bound, sequences, 40_000, |out| out.truncate(prefix));
-            assert!(chi2 < critical, "{prefix} of {count} of {bound}: χ² is {chi2:.1}; at p = 1e-3 it is {critical}");
+            assert!(
+                chi2 < critical,
+                "{prefix} of {count} of {bound}: χ² is {chi2:.1}; at p = 1e-3 it is {critical}"
+            );
         }
     }
 
@@ -143,6 +169,9 @@ mod tests {
     #[test]
     fn every_subset_of_many_is_equally_likely() {
         let chi2 = chi2(18, 19, 19, 20_000, |out| out.sort_unstable());
-        assert!(chi2 < 42.31, "χ² with 18 degrees of freedom is {chi2:.1}; at p = 1e-3 it is 42.31");
+        assert!(
+            chi2 < 42.31,
+            "χ² with 18 degrees of freedom is {chi2:.1}; at p = 1e-3 it is 42.31"
+        );
     }
 }

@@ -21,7 +21,9 @@ pub enum BatchError {
     },
     /// A column is not of the type that the batch declares for it, its rows are not of the size
     /// that their shape says, or a tensor is not what its device says.
-    #[error("field `{field}` is missing, or of another kind, rank or size than the batch type declares")]
+    #[error(
+        "field `{field}` is missing, or of another kind, rank or size than the batch type declares"
+    )]
     ColumnType {
         /// The field's name.
         field: &'static str,
@@ -107,7 +109,9 @@ pub enum ConfigError {
     #[error("the capacity {0} is less than one sample")]
     NoCapacity(String),
     /// Some rank would have no room at all.
-    #[error("a capacity of {capacity} samples is smaller than the world size {world_size}: every rank needs room for one")]
+    #[error(
+        "a capacity of {capacity} samples is smaller than the world size {world_size}: every rank needs room for one"
+    )]
     CapacityBelowWorld {
         /// The global capacity, in samples.
         capacity: usize,
@@ -115,7 +119,9 @@ pub enum ConfigError {
         world_size: usize,
     },
     /// More representatives than can ever be stored.
-    #[error("{representatives} representatives per step do not fit in a buffer of {capacity} samples")]
+    #[error(
+        "{representatives} representatives per step do not fit in a buffer of {capacity} samples"
+    )]
     RepresentativesBeyondCapacity {
         /// r.
         representatives: usize,
@@ -149,7 +155,9 @@ pub enum ConfigError {
         max: f64,
     },
     /// Text that cannot be parsed as a number of rows.
-    #[error("`{0}` is not a valid number of rows: expected a count (14) or a percentage of the incoming rows (25%)")]
+    #[error(
+        "`{0}` is not a valid number of rows: expected a count (14) or a percentage of the incoming rows (25%)"
+    )]
     RowCount(String),
     /// Text that cannot be parsed as a capacity.
     #[error(
@@ -173,7 +181,9 @@ pub enum ConfigError {
     #[error("0 candidates per step: the buffer would stay empty")]
     NoCandidates,
     /// A fraction of a data set whose size was not given, or a fraction outside 0..=1.
-    #[error("a capacity of {fraction} of the data set needs a fraction in 0..=1 and the size of the data set (`with_dataset_len`)")]
+    #[error(
+        "a capacity of {fraction} of the data set needs a fraction in 0..=1 and the size of the data set (`with_dataset_len`)"
+    )]
     Fraction {
         /// The fraction.
         fraction: f64,
@@ -190,7 +200,9 @@ pub enum ConfigError {
     )]
     CheckpointingWorld(usize),
     /// `RehearsalBatcher` in a world of several ranks.
-    #[error("`RehearsalBatcher` works for one rank only, this world has {0}; use `RehearsalLoader`")]
+    #[error(
+        "`RehearsalBatcher` works for one rank only, this world has {0}; use `RehearsalLoader`"
+    )]
     BatcherWorld(usize),
 }
 
@@ -221,7 +233,9 @@ pub enum RehearsalError {
     #[error(transparent)]
     Configuration(#[from] Disagreement),
     /// The ranks do not run the same program.
-    #[error("rank {rank} runs another configuration or batch type, or is at another step, than rank {this_rank}: {detail}")]
+    #[error(
+        "rank {rank} runs another configuration or batch type, or is at another step, than rank {this_rank}: {detail}"
+    )]
     Disagreement {
         /// The rank that differs.
         rank: usize,

@@ -143,9 +143,13 @@ pub use buffer::{RehearsalBuffer, Rehearsed};
 /// Writes [`RehearsalBatch`] for a struct of tensors.
 pub use burn_rehearsal_derive::RehearsalBatch;
 pub use capacity::{ByteSize, Capacity};
-pub use config::{CandidateMode, Execution, MAX_LAG, MAX_RATIO, OnRepeat, RehearsalConfig, StorePreference};
+pub use config::{
+    CandidateMode, Execution, MAX_LAG, MAX_RATIO, OnRepeat, RehearsalConfig, StorePreference,
+};
 pub use engine::{BufferReport, EngineTimings, Inspection, PendingCheckpoint, Restored, Saved};
-pub use loader::{RehearsalBatcher, RehearsalLoader, ShardedLoader, ShardedLoaderBuilder, SkipSample};
+pub use loader::{
+    RehearsalBatcher, RehearsalLoader, ShardedLoader, ShardedLoaderBuilder, SkipSample,
+};
 pub use metric::{RehearsalMetric, RehearsalStat};
 pub use policy::PolicyKind;
 pub use row_count::RowCount;

@@ -60,8 +60,12 @@ impl Link {
         let (requests, inbox) = sync_channel(config.lag + MAX_IN_FLIGHT);
         let (asker, answerer) = engine.answer_requests();
         let serve = move || serve(&inbox, Rhythm::default(), answerer, engine);
-        let thread = std::thread::Builder::new().name(name).spawn(serve).map_err(|error| RehearsalError::Thread(error.to_string()))?;
-        let background = Background { asker, requests, thread: thread.thread().clone(), waited: Duration::ZERO };
+        let thread = std::thread::Builder::new()
+            .name(name)
+            .spawn(serve)
+            .map_err(|error| RehearsalError::Thread(error.to_string()))?;
+        let background =
+            Background { asker, requests, thread: thread.thread().clone(), waited: Duration::ZERO };
         Ok(Self { engine: EngineEnd::Background(background), rounds })
     }
 
@@ -70,7 +74,9 @@ impl Link {
             EngineEnd::Background(link) => {
                 let can_wait = matches!(request, Request::Rows(_));
                 let asked = link.asker.ask();
-                link.requests.send(Sent { request, asked }).map_err(|_| RehearsalError::EngineGone)?;
+                link.requests
+                    .send(Sent { request, asked })
+                    .map_err(|_| RehearsalError::EngineGone)?;
                 if !can_wait {
                     link.thread.unpark();
                 }
@@ -147,7 +153,9 @@ impl Drop for Background {
 /// Answers requests until no handle is left. The answerer is an earlier parameter than the engine,
 /// so it is dropped after the engine's collectives.
 fn serve(inbox: &Inbox, mut rhythm: Rhythm, _answerer: Answerer, mut engine: Engine) {
-    while let Some(Sent { request, asked }) = engine.write_until_asked(inbox).or_else(|| next(inbox, &rhythm)) {
+    while let Some(Sent { request, asked }) =
+        engine.write_until_asked(inbox).or_else(|| next(inbox, &rhythm))
+    {
         let sent = if let Request::Rows(batch) = &request { Some(batch.sent) } else { None };
         let started = Instant::now();
         engine.handle(request);
@@ -236,7 +244,10 @@ mod tests {
     fn one_long_step_does_not_change_the_rhythm() {
         let start = Instant::now();
         assert_eq!(after(start, &[0, 20, 40, 1040], MS).pause(start + 1041 * MS), Some(24 * MS));
-        assert_eq!(after(start, &[0, 20, 40, 1040, 2040], MS).pause(start + 2041 * MS), Some(1249 * MS));
+        assert_eq!(
+            after(start, &[0, 20, 40, 1040, 2040], MS).pause(start + 2041 * MS),
+            Some(1249 * MS)
+        );
     }
 
     #[test]
@@ -254,19 +265,28 @@ mod tests {
         let hour = Duration::from_secs(3600);
         for wait in [false, true] {
             let config = RehearsalConfig::new(Capacity::Samples(1));
-            let (engine, rounds) = Engine::new(config, CustomRules::default(), Box::new(Solo::new()), Arc::default()).unwrap();
+            let (engine, rounds) =
+                Engine::new(config, CustomRules::default(), Box::new(Solo::new()), Arc::default())
+                    .unwrap();
             let (requests, inbox) = sync_channel(2);
             let rhythm = Rhythm { last: Some(Instant::now()), intervals: [hour; 2], work: MS };
-            let thread = std::thread::spawn(move || serve(&inbox, rhythm, Answerer::default(), engine));
-            let background =
-                Background { asker: Asker::default(), requests: requests.clone(), thread: thread.thread().clone(), waited: Duration::ZERO };
+            let thread =
+                std::thread::spawn(move || serve(&inbox, rhythm, Answerer::default(), engine));
+            let background = Background {
+                asker: Asker::default(),
+                requests: requests.clone(),
+                thread: thread.thread().clone(),
+                waited: Duration::ZERO,
+            };
             let mut link = Link { engine: EngineEnd::Background(background), rounds };
             let (done, answered) = sync_channel(1);
             std::thread::spawn(move || {
                 // Whether the engine sleeps already or not, it must not sleep on.
                 let (reply, answer) = Reply::channel();
                 let answer = if wait {
-                    requests.send(Sent { request: Request::Inspect(reply), asked: Asked::default() }).unwrap();
+                    requests
+                        .send(Sent { request: Request::Inspect(reply), asked: Asked::default() })
+                        .unwrap();
                     link.receive(&answer)
                 } else {
                     link.send(Request::Inspect(reply)).unwrap();
@@ -275,7 +295,10 @@ mod tests {
                 drop((link, requests));
                 done.send(answer).unwrap();
             });
-            assert!(matches!(answered.recv_timeout(Duration::from_secs(60)), Ok(Ok(_))), "waiting: {wait}");
+            assert!(
+                matches!(answered.recv_timeout(Duration::from_secs(60)), Ok(Ok(_))),
+                "waiting: {wait}"
+            );
             thread.join().unwrap();
         }
     }

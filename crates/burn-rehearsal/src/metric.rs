@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use burn::tensor::TensorReadError;
 use burn::train::metric::{
-    Metric, MetricAttributes, MetricMetadata, MetricName, Numeric, NumericAttributes, NumericEntry, SerializedEntry,
+    Metric, MetricAttributes, MetricMetadata, MetricName, Numeric, NumericAttributes, NumericEntry,
+    SerializedEntry,
 };
 
 use crate::buffer::RehearsalBuffer;
@@ -146,7 +147,14 @@ impl RehearsalMetric {
     pub fn new<B>(buffer: &RehearsalBuffer<B>, stat: RehearsalStat) -> Self {
         let timings = buffer.counters();
         let now = timings.read();
-        Self { stat, name: Arc::new(stat.name().to_owned()), timings, start: now, last: now, current: 0.0 }
+        Self {
+            stat,
+            name: Arc::new(stat.name().to_owned()),
+            timings,
+            start: now,
+            last: now,
+            current: 0.0,
+        }
     }
 
     fn entry(&self, value: f64, entry: &NumericEntry) -> SerializedEntry {
@@ -166,10 +174,18 @@ impl Metric for RehearsalMetric {
     }
 
     fn attributes(&self) -> MetricAttributes {
-        NumericAttributes { unit: Some(self.stat.unit().to_owned()), higher_is_better: self.stat == RehearsalStat::Stored }.into()
+        NumericAttributes {
+            unit: Some(self.stat.unit().to_owned()),
+            higher_is_better: self.stat == RehearsalStat::Stored,
+        }
+        .into()
     }
 
-    fn update(&mut self, (): &(), _metadata: &MetricMetadata) -> Result<SerializedEntry, TensorReadError> {
+    fn update(
+        &mut self,
+        (): &(),
+        _metadata: &MetricMetadata,
+    ) -> Result<SerializedEntry, TensorReadError> {
         let now = self.timings.read();
         // Several updates may come for one step, or one for several.
         if now.steps > self.last.steps {

@@ -60,7 +60,12 @@ impl Stream {
         // The purpose is part of the key, so the whole counter is free for step, rank and block
         // number.
         let key = splitmix64(seed ^ splitmix64(purpose as u64));
-        Self { key: [key as u32, (key >> 32) as u32], counter: [0, rank, step as u32, (step >> 32) as u32], block: [0; 4], used: 4 }
+        Self {
+            key: [key as u32, (key >> 32) as u32],
+            counter: [0, rank, step as u32, (step >> 32) as u32],
+            block: [0; 4],
+            used: 4,
+        }
     }
 
     /// As [`new`](Self::new), for one row of a mini-batch. The numbers depend neither on the other
@@ -170,7 +175,12 @@ fn philox4x32_10(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     for _ in 0..10 {
         let low = u64::from(counter[0]) * 0xd251_1f53;
         let high = u64::from(counter[2]) * 0xcd9e_8d57;
-        counter = [(high >> 32) as u32 ^ counter[1] ^ key[0], high as u32, (low >> 32) as u32 ^ counter[3] ^ key[1], low as u32];
+        counter = [
+            (high >> 32) as u32 ^ counter[1] ^ key[0],
+            high as u32,
+            (low >> 32) as u32 ^ counter[3] ^ key[1],
+            low as u32,
+        ];
         key = [key[0].wrapping_add(0x9e37_79b9), key[1].wrapping_add(0xbb67_ae85)];
     }
     counter
@@ -182,10 +192,19 @@ mod tests {
 
     #[test]
     fn philox_gives_the_published_known_answers() {
-        assert_eq!(philox4x32_10([0; 4], [0; 2]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
-        assert_eq!(philox4x32_10([u32::MAX; 4], [u32::MAX; 2]), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
         assert_eq!(
-            philox4x32_10([0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344], [0xa409_3822, 0x299f_31d0]),
+            philox4x32_10([0; 4], [0; 2]),
+            [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]
+        );
+        assert_eq!(
+            philox4x32_10([u32::MAX; 4], [u32::MAX; 2]),
+            [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]
+        );
+        assert_eq!(
+            philox4x32_10(
+                [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344],
+                [0xa409_3822, 0x299f_31d0]
+            ),
             [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]
         );
     }
@@ -195,7 +214,9 @@ mod tests {
         let mut stream = Stream::new(4, Purpose::Draw, 5, 6);
         let (key, counter) = (stream.key, stream.counter);
         let words: Vec<u32> = (0..20).map(|_| stream.next_u32()).collect();
-        let blocks: Vec<u32> = (0..5).flat_map(|block| philox4x32_10([block, counter[1], counter[2], counter[3]], key)).collect();
+        let blocks: Vec<u32> = (0..5)
+            .flat_map(|block| philox4x32_10([block, counter[1], counter[2], counter[3]], key))
+            .collect();
         assert_eq!(words, blocks);
     }
 
@@ -248,10 +269,22 @@ mod tests {
 
     #[test]
     fn below_is_uniform_over_a_bound_that_is_no_power_of_two() {
-        let seven = [chi2::<7>(|stream| stream.below(7) as usize), chi2::<7>(|stream| stream.below_u32(7) as usize)];
-        assert!(seven.iter().all(|&chi2| chi2 < 22.46), "χ² with 6 degrees of freedom is {seven:.1?}; at p = 1e-3 it is 22.46");
+        let seven = [
+            chi2::<7>(|stream| stream.below(7) as usize),
+            chi2::<7>(|stream| stream.below_u32(7) as usize),
+        ];
+        assert!(
+            seven.iter().all(|&chi2| chi2 < 22.46),
+            "χ² with 6 degrees of freedom is {seven:.1?}; at p = 1e-3 it is 22.46"
+        );
         // Without rejection every third number would come up twice as often as the others.
-        let three = [chi2::<3>(|stream| (stream.below(3 << 62) % 3) as usize), chi2::<3>(|stream| stream.below_u32(3 << 30) as usize % 3)];
-        assert!(three.iter().all(|&chi2| chi2 < 13.82), "χ² with 2 degrees of freedom is {three:.1?}; at p = 1e-3 it is 13.82");
+        let three = [
+            chi2::<3>(|stream| (stream.below(3 << 62) % 3) as usize),
+            chi2::<3>(|stream| stream.below_u32(3 << 30) as usize % 3),
+        ];
+        assert!(
+            three.iter().all(|&chi2| chi2 < 13.82),
+            "χ² with 2 degrees of freedom is {three:.1?}; at p = 1e-3 it is 13.82"
+        );
     }
 }

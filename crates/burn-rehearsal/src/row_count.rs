@@ -32,7 +32,9 @@ impl RowCount {
     pub fn of(self, incoming: usize) -> usize {
         match self {
             Self::Count(count) => count,
-            Self::Ratio(ratio) if ratio > 0.0 && incoming > 0 => ((ratio * incoming as f64).round() as usize).max(1),
+            Self::Ratio(ratio) if ratio > 0.0 && incoming > 0 => {
+                ((ratio * incoming as f64).round() as usize).max(1)
+            }
             Self::Ratio(_) => 0,
         }
     }
@@ -107,7 +109,9 @@ impl FromStr for RowCount {
 
     fn from_str(text: &str) -> Result<Self, ConfigError> {
         let wrong = || ConfigError::RowCount(text.to_owned());
-        let Some(percent) = text.strip_suffix('%') else { return text.parse().map(Self::Count).map_err(|_| wrong()) };
+        let Some(percent) = text.strip_suffix('%') else {
+            return text.parse().map(Self::Count).map_err(|_| wrong());
+        };
         let percent = percent.trim();
         if percent.is_empty() || percent.contains(|c: char| !c.is_ascii_digit() && c != '.') {
             return Err(wrong());
@@ -134,13 +138,23 @@ mod tests {
 
     #[test]
     fn row_counts_are_read_as_they_are_written() {
-        let values = [RowCount::Count(0), RowCount::Count(14), RowCount::Ratio(1.0), RowCount::Ratio(1.0 / 3.0), RowCount::Ratio(2.5)];
+        let values = [
+            RowCount::Count(0),
+            RowCount::Count(14),
+            RowCount::Ratio(1.0),
+            RowCount::Ratio(1.0 / 3.0),
+            RowCount::Ratio(2.5),
+        ];
         let percent = (0..=100).map(|percent| RowCount::Ratio(f64::from(percent) / 100.0));
         for rows in values.into_iter().chain(percent) {
             assert_eq!(rows.to_string().parse(), Ok(rows));
-            assert_eq!(serde_json::from_str::<RowCount>(&serde_json::to_string(&rows).unwrap()).unwrap(), rows);
+            assert_eq!(
+                serde_json::from_str::<RowCount>(&serde_json::to_string(&rows).unwrap()).unwrap(),
+                rows
+            );
         }
-        let texts = [RowCount::Count(14), RowCount::Ratio(0.29), RowCount::Ratio(0.125)].map(|rows| serde_json::to_string(&rows).unwrap());
+        let texts = [RowCount::Count(14), RowCount::Ratio(0.29), RowCount::Ratio(0.125)]
+            .map(|rows| serde_json::to_string(&rows).unwrap());
         assert_eq!(texts, ["14", "\"29%\"", "\"12.5%\""]);
         for wrong in ["", "x", "-1", "1.5", "-1%", "nan%", "inf%", "%"] {
             assert_eq!(wrong.parse::<RowCount>(), Err(ConfigError::RowCount(wrong.into())));

@@ -42,7 +42,9 @@ impl CustomRules {
     /// Replaces the built-in rules among the fields of a configuration.
     pub(crate) fn name_in(&self, fields: &mut Map<String, Value>) {
         let mut name = |field: &str, rule: Option<String>| {
-            fields.extend(rule.map(|rule| (field.to_owned(), Value::String(format!("custom:{rule}")))));
+            fields.extend(
+                rule.map(|rule| (field.to_owned(), Value::String(format!("custom:{rule}")))),
+            );
         };
         name("policy", self.policy.as_ref().map(|make| policy_name(make().as_ref())));
         name("sampling", self.sampling.as_ref().map(|make| sampling_name(make().as_ref())));

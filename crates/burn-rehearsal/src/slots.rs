@@ -44,7 +44,12 @@ impl ShardInfo {
     /// let shard = ShardInfo::new(11, 1, 3, None);
     /// assert_eq!((shard.capacity, shard.first_slot), (4, 4));
     /// ```
-    pub fn new(global_capacity: usize, rank: usize, world_size: usize, classes: Option<usize>) -> Self {
+    pub fn new(
+        global_capacity: usize,
+        rank: usize,
+        world_size: usize,
+        classes: Option<usize>,
+    ) -> Self {
         let slots = even_split(global_capacity, world_size, rank);
         Self { rank, world_size, capacity: slots.len(), first_slot: slots.start, classes }
     }
@@ -187,10 +192,16 @@ impl SlotTable {
 
     /// Prefetches most of what [`replace`](Self::replace) will visit for these slots.
     pub(crate) fn prefetch(&self, slots: &[u32]) {
-        let position = |&slot: &u32| self.slots.get(slot as usize).map_or(0, |row| row.task_pos as usize);
-        let leaving = slots.iter().map(position).filter(|&at| at < self.from_earlier_tasks).fold(0, |sum, at| sum ^ self.by_task[at]);
+        let position =
+            |&slot: &u32| self.slots.get(slot as usize).map_or(0, |row| row.task_pos as usize);
+        let leaving = slots
+            .iter()
+            .map(position)
+            .filter(|&at| at < self.from_earlier_tasks)
+            .fold(0, |sum, at| sum ^ self.by_task[at]);
         // The last rows of earlier tasks take the places of those that leave.
-        let moving = self.by_task[self.from_earlier_tasks.saturating_sub(slots.len())..self.from_earlier_tasks]
+        let moving = self.by_task
+            [self.from_earlier_tasks.saturating_sub(slots.len())..self.from_earlier_tasks]
             .iter()
             .map(position)
             .fold(0, |sum, at| sum ^ at);
@@ -244,7 +255,14 @@ impl SlotTable {
         let slot = self.len() as u32;
         let (task_pos, class_pos) = (self.by_task.len() as u32, 0);
         self.by_task.push(slot);
-        self.slots.push(Slot { id: id.unwrap_or(0), class, task: self.current_task, generation: 0, class_pos, task_pos });
+        self.slots.push(Slot {
+            id: id.unwrap_or(0),
+            class,
+            task: self.current_task,
+            generation: 0,
+            class_pos,
+            task_pos,
+        });
         self.link_class(slot, class);
         if let (Some(ids), Some(id)) = (&mut self.ids, id) {
             *ids.entry(id).or_insert(0) += 1;
@@ -287,19 +305,16 @@ impl SlotTable {
 
     /// What a checkpoint keeps of each row, in slot order.
     pub(crate) fn rows(&self) -> impl Iterator<Item = SlotState> + '_ {
-        self.slots.iter().map(|&Slot { id, class, task, generation, class_pos, task_pos }| SlotState {
-            id,
-            class,
-            task,
-            generation,
-            class_pos,
-            task_pos,
+        self.slots.iter().map(|&Slot { id, class, task, generation, class_pos, task_pos }| {
+            SlotState { id, class, task, generation, class_pos, task_pos }
         })
     }
 
     /// The classes ever stored here, ascending.
     pub(crate) fn seen(&self) -> Vec<u32> {
-        (0..self.by_class.len() as u32).filter(|&class| self.by_class[class as usize].capacity() > 0).collect()
+        (0..self.by_class.len() as u32)
+            .filter(|&class| self.by_class[class as usize].capacity() > 0)
+            .collect()
     }
 
     /// The table that has these rows, or `None` if they contradict each other. Rows whose
@@ -326,7 +341,9 @@ impl SlotTable {
         for row in rows {
             *members.get_mut(&row.class)? += 1;
         }
-        table.by_class.resize_with(seen.iter().max().map_or(0, |&class| class as usize + 1), Vec::new);
+        table
+            .by_class
+            .resize_with(seen.iter().max().map_or(0, |&class| class as usize + 1), Vec::new);
         for (&class, &count) in &members {
             let list = &mut table.by_class[class as usize];
             list.reserve(count.max(1));

@@ -55,7 +55,10 @@ struct SnapshotIndexError {
 
 impl Dataset<StoredSample> for Snapshot {
     fn get(&self, index: usize) -> Result<StoredSample, DatasetError> {
-        self.samples.get(index).cloned().ok_or_else(|| DatasetError::new(SnapshotIndexError { index, len: self.samples.len() }))
+        self.samples
+            .get(index)
+            .cloned()
+            .ok_or_else(|| DatasetError::new(SnapshotIndexError { index, len: self.samples.len() }))
     }
 
     fn len(&self) -> usize {
@@ -80,25 +83,39 @@ impl<B: RehearsalBatch<Rest: Default>> SnapshotBatcher<B> {
     /// # Errors
     ///
     /// [`BatchError`](crate::error::BatchError) if the samples are those of another batch type.
-    pub fn try_batch(&self, samples: &[StoredSample], device: &Device) -> Result<B, crate::error::BatchError> {
+    pub fn try_batch(
+        &self,
+        samples: &[StoredSample],
+        device: &Device,
+    ) -> Result<B, crate::error::BatchError> {
         let rows = samples.len();
         let mut stored = 0;
         let columns = B::FIELDS
             .iter()
             .map(|spec| {
                 if spec.role == Role::Representative {
-                    return Ok(Column::flags(vec![true; rows], DType::Bool(BoolStore::Native), device));
+                    return Ok(Column::flags(
+                        vec![true; rows],
+                        DType::Bool(BoolStore::Native),
+                        device,
+                    ));
                 }
                 let missing = || crate::error::BatchError::ColumnType { field: spec.name };
                 let mut bytes = Vec::new();
                 for sample in samples {
-                    bytes.extend_from_slice(sample.fields.get(stored).ok_or_else(missing)?.as_bytes());
+                    bytes.extend_from_slice(
+                        sample.fields.get(stored).ok_or_else(missing)?.as_bytes(),
+                    );
                 }
-                let first = samples.first().and_then(|sample| sample.fields.get(stored)).ok_or_else(missing)?;
+                let first = samples
+                    .first()
+                    .and_then(|sample| sample.fields.get(stored))
+                    .ok_or_else(missing)?;
                 stored += 1;
                 let row_shape = first.shape().clone();
                 let elements = row_shape.num_elements();
-                let data = TensorData::try_from_bytes_vec(bytes, [rows, elements], first.dtype()).map_err(|_| missing())?;
+                let data = TensorData::try_from_bytes_vec(bytes, [rows, elements], first.dtype())
+                    .map_err(|_| missing())?;
                 Ok(Column::from_data(data, spec.kind, row_shape, device))
             })
             .collect::<Result<Vec<_>, _>>()?;
@@ -110,7 +127,9 @@ impl<B: RehearsalBatch<Rest: Default>> SnapshotBatcher<B> {
 /// is none.
 pub type SnapshotBatch<B> = Result<B, crate::error::BatchError>;
 
-impl<B: RehearsalBatch<Rest: Default>> Batcher<StoredSample, SnapshotBatch<B>> for SnapshotBatcher<B> {
+impl<B: RehearsalBatch<Rest: Default>> Batcher<StoredSample, SnapshotBatch<B>>
+    for SnapshotBatcher<B>
+{
     fn batch(&self, items: Vec<StoredSample>, device: &Device) -> SnapshotBatch<B> {
         self.try_batch(&items, device)
     }

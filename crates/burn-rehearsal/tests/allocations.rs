@@ -57,13 +57,21 @@ struct Batch {
 fn batch(step: usize, device: &Device) -> Batch {
     let classes: Vec<i64> = (0..ROWS).map(|row| ((step + row) % 5) as i64).collect();
     Batch {
-        features: Tensor::from_data(TensorData::new(vec![step as f32; ROWS * WIDTH], [ROWS, WIDTH]), device),
+        features: Tensor::from_data(
+            TensorData::new(vec![step as f32; ROWS * WIDTH], [ROWS, WIDTH]),
+            device,
+        ),
         class: Tensor::from_data(TensorData::new(classes, [ROWS]), (device, DType::I64)),
     }
 }
 
 /// What one step must do, without any buffer.
-fn reference(batch: Batch, columns: &mut Vec<Column>, merged: &mut Vec<Column>, drawn: &[Column]) -> Batch {
+fn reference(
+    batch: Batch,
+    columns: &mut Vec<Column>,
+    merged: &mut Vec<Column>,
+    drawn: &[Column],
+) -> Batch {
     batch.into_parts(columns).unwrap();
     for (column, tail) in columns.drain(..).zip(drawn) {
         merged.push(column.append(tail.clone(), "field").unwrap());
@@ -88,15 +96,22 @@ fn a_warm_step_allocates_nothing_but_the_mini_batch_that_it_returns() {
         for step in 0..200 {
             buffer.rehearse(batch(step, &device)).unwrap();
         }
-        let (mut columns, mut merged, mut drawn) = (Vec::with_capacity(2), Vec::with_capacity(2), Vec::new());
+        let (mut columns, mut merged, mut drawn) =
+            (Vec::with_capacity(2), Vec::with_capacity(2), Vec::new());
         let rows = batch(0, &device);
-        let rows = Batch { features: rows.features.slice(0..REPRESENTATIVES), class: rows.class.slice(0..REPRESENTATIVES) };
+        let rows = Batch {
+            features: rows.features.slice(0..REPRESENTATIVES),
+            class: rows.class.slice(0..REPRESENTATIVES),
+        };
         rows.into_parts(&mut drawn).unwrap();
         for step in 0..50 {
             let (ours, theirs) = (batch(step, &device), batch(step, &device));
             let needed = allocations(|| drop(reference(theirs, &mut columns, &mut merged, &drawn)));
             let used = allocations(|| drop(buffer.rehearse(ours).unwrap()));
-            assert!(used <= needed, "{sampling:?}, step {step}: {used} allocations, the mini-batch alone needs {needed}");
+            assert!(
+                used <= needed,
+                "{sampling:?}, step {step}: {used} allocations, the mini-batch alone needs {needed}"
+            );
         }
     }
 }

@@ -4,7 +4,10 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use burn_rehearsal::{Capacity, Execution, PolicyKind, RehearsalBatch, RehearsalConfig, StoreLocation, StorePreference};
+use burn_rehearsal::{
+    Capacity, Execution, PolicyKind, RehearsalBatch, RehearsalConfig, StoreLocation,
+    StorePreference,
+};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
@@ -54,7 +57,10 @@ fn batch(step: usize, device: &Device) -> Batch {
     let rows = 8;
     let classes: Vec<i64> = (0..rows).map(|row| (step + row) as i64 % 5).collect();
     Batch {
-        image: Tensor::from_data(TensorData::new(vec![step as u8; rows * WIDTH], [rows, WIDTH]), (device, DType::U8)),
+        image: Tensor::from_data(
+            TensorData::new(vec![step as u8; rows * WIDTH], [rows, WIDTH]),
+            (device, DType::U8),
+        ),
         feature: Tensor::full([rows, WIDTH], step as f32, device),
         class: Tensor::from_data(TensorData::new(classes, [rows]), (device, DType::I64)),
     }
@@ -91,7 +97,10 @@ fn what_a_step_allocates_does_not_grow_with_the_capacity() {
     // Full after a few steps: slots are overwritten here and there. Or never full: slots are
     // written one after the other.
     let (small, medium, large) = (most(steps(64)), most(steps(200)), most(steps(40_000)));
-    assert!(medium <= small + row_bytes && large <= small + row_bytes, "{small}, {medium} and {large} bytes");
+    assert!(
+        medium <= small + row_bytes && large <= small + row_bytes,
+        "{small}, {medium} and {large} bytes"
+    );
     // All of it is less than a copy of the smallest field of the large store.
     assert!(large < 40_000 * 8 / 4, "{large} bytes");
 }

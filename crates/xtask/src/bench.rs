@@ -8,10 +8,15 @@ use crate::workspace::{Leg, Workspace};
 /// The benchmark that needs an MPI; it starts `mpirun` itself.
 const MPI: &str = "mpi";
 
-/// Runs the benchmark `name`, or all; that over MPI is left out, loudly, where there is no MPI, unless it was asked for.
+/// Runs the benchmark `name`, or all; that over MPI is left out, loudly, where there is no MPI,
+/// unless it was asked for.
 pub(crate) fn bench(workspace: &Workspace, name: Option<&str>) -> Result<()> {
     let run = |arguments: &[&str]| {
-        process::run(workspace.cargo(Leg::DEFAULT, &["bench", "-p", "burn-rehearsal-benches", "--locked"]).args(arguments))
+        process::run(
+            workspace
+                .cargo(Leg::DEFAULT, &["bench", "-p", "burn-rehearsal-benches", "--locked"])
+                .args(arguments),
+        )
     };
     match name {
         Some(name) if name != MPI => return run(&["--bench", name]),

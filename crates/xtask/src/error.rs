@@ -36,7 +36,8 @@ pub(crate) enum Error {
     /// `cargo metadata` failed, or what it printed is not what we know.
     #[error("cargo metadata: {0}")]
     Metadata(#[from] cargo_metadata::Error),
-    /// Something that the gate needs is not installed; the text names it and says how to install it.
+    /// Something that the gate needs is not installed; the text names it and says how to install
+    /// it.
     #[error("{0}")]
     Missing(String),
     /// What cannot be done on this machine.

@@ -30,21 +30,25 @@ pub(crate) enum Step {
     Tests,
     /// The model tests of what thread ranks meet in, in every order of their turns (loom).
     Loom,
-    /// Clippy, docs and tests with the feature `mpi`, ranks as processes under `mpirun`; skipped, loudly, where there is no MPI.
+    /// Clippy, docs and tests with the feature `mpi`, ranks as processes under `mpirun`; skipped,
+    /// loudly, where there is no MPI.
     Mpi,
-    /// Clippy, and the tests of images, with the feature `turbojpeg`; skipped, loudly, where libjpeg-turbo cannot be built.
+    /// Clippy, and the tests of images, with the feature `turbojpeg`; skipped, loudly, where
+    /// libjpeg-turbo cannot be built.
     Turbojpeg,
-    /// Clippy with the features `cuda` and `tui`: whether everything compiles for CUDA, which needs no GPU, and the terminal interface.
+    /// Clippy with the features `cuda` and `tui`: whether everything compiles for CUDA, which needs
+    /// no GPU, and the terminal interface.
     Cuda,
-    /// The tests of the device, and a short training run, on a GPU through wgpu, or on one that a Vulkan driver simulates; skipped, loudly, where there is
-    /// none.
+    /// The tests of the device, and a short training run, on a GPU through wgpu, or on one that a
+    /// Vulkan driver simulates; skipped, loudly, where there is none.
     Wgpu,
     /// The main job with its default arguments, against the published thresholds.
     MainJob,
 }
 
 impl Step {
-    /// Whether it is no failure if what the step needs is not installed: people may go on without MPI, CMake or Vulkan; CI, and who asks for the step, may not.
+    /// Whether it is no failure if what the step needs is not installed: people may go on without
+    /// MPI, CMake or Vulkan; CI, and who asks for the step, may not.
     fn may_be_skipped(self, only: Option<Self>, in_ci: bool) -> bool {
         matches!(self, Self::Mpi | Self::Turbojpeg | Self::Wgpu) && only.is_none() && !in_ci
     }
@@ -110,7 +114,8 @@ impl Closing {
     }
 }
 
-/// Runs all steps, or the one that is asked for; the output ends with the tests' closing lines and their total.
+/// Runs all steps, or the one that is asked for; the output ends with the tests' closing lines and
+/// their total.
 pub(crate) fn test(workspace: &Workspace, only: Option<Step>) -> Result<()> {
     let mut closing = Closing::default();
     let mut outcomes = Vec::new();
@@ -131,7 +136,9 @@ pub(crate) fn test(workspace: &Workspace, only: Option<Step>) -> Result<()> {
         say(&format!("<== {step} {verdict} in {:.1} s", time.as_secs_f64()));
         outcomes.push(Outcome { step, time, verdict });
         if let Err(error) = &result {
-            eprintln!("\n{step} failed: {error}\nto run this step alone: cargo xtask test --only {step}");
+            eprintln!(
+                "\n{step} failed: {error}\nto run this step alone: cargo xtask test --only {step}"
+            );
             break;
         }
     }
@@ -140,7 +147,11 @@ pub(crate) fn test(workspace: &Workspace, only: Option<Step>) -> Result<()> {
     skipped.iter().for_each(|skipped| say(&format!("{skipped}\n")));
     closing.devices.iter().for_each(|device| say(&format!("tests ran on {device}")));
     if !closing.lines.is_empty() {
-        say(&format!("the closing lines of all test binaries, and their sum:\n{}\n{}", closing.lines.join("\n"), closing.totals));
+        say(&format!(
+            "the closing lines of all test binaries, and their sum:\n{}\n{}",
+            closing.lines.join("\n"),
+            closing.totals
+        ));
     }
     // The reason is printed already, so that the total can be the last line.
     result.map_err(|_| Error::Told)
@@ -154,8 +165,15 @@ fn run(step: Step, workspace: &Workspace, closing: &mut Closing) -> Result<()> {
         Step::Format => process::run(&mut cargo(&["fmt", "--all", "--", "--check"])),
         Step::Licences => licences::check(),
         Step::Clippy => clippy(workspace),
-        Step::Docs => process::run(cargo(&["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings")),
-        Step::Tests => tests(cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]), &mut std::io::stdout(), closing),
+        Step::Docs => process::run(
+            cargo(&["doc", "--workspace", "--no-deps", "--locked"])
+                .env("RUSTDOCFLAGS", "-D warnings"),
+        ),
+        Step::Tests => tests(
+            cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]),
+            &mut std::io::stdout(),
+            closing,
+        ),
         Step::Loom => loom(workspace, closing),
         Step::Mpi => mpi(workspace, closing),
         Step::Turbojpeg => turbojpeg(workspace, closing),
@@ -165,18 +183,34 @@ fn run(step: Step, workspace: &Workspace, closing: &mut Closing) -> Result<()> {
     }
 }
 
-/// Everything as it is built by default, and the library without the CPU backend, where some of its code is another.
+/// Everything as it is built by default, and the library without the CPU backend, where some of its
+/// code is another.
 fn clippy(workspace: &Workspace) -> Result<()> {
-    let run = |leg, of: &[&str]| process::run(workspace.cargo(leg, &["clippy", "--locked"]).args(of).args(["--", "-D", "warnings"]));
+    let run = |leg, of: &[&str]| {
+        process::run(
+            workspace.cargo(leg, &["clippy", "--locked"]).args(of).args(["--", "-D", "warnings"]),
+        )
+    };
     run(Leg::DEFAULT, &["--workspace", "--all-targets"])?;
     run(Leg::NONE, &["-p", "burn-rehearsal", "--no-default-features"])
 }
 
-/// Builds the collective with loom's locks, which takes another target directory, and runs the tests that go through all orders of the threads' turns.
+/// Builds the collective with loom's locks, which takes another target directory, and runs the
+/// tests that go through all orders of the threads' turns.
 fn loom(workspace: &Workspace, closing: &mut Closing) -> Result<()> {
-    let model = ["test", "--release", "-p", "burn-rehearsal-collective", "--locked", "--lib", "threads::loom_tests"];
+    let model = [
+        "test",
+        "--release",
+        "-p",
+        "burn-rehearsal-collective",
+        "--locked",
+        "--lib",
+        "threads::loom_tests",
+    ];
     let mut command = workspace.cargo(Leg::DEFAULT, &model);
-    command.env("RUSTFLAGS", "--cfg loom -D warnings").env("CARGO_TARGET_DIR", workspace.target_dir(Leg::DEFAULT).join("loom"));
+    command
+        .env("RUSTFLAGS", "--cfg loom -D warnings")
+        .env("CARGO_TARGET_DIR", workspace.target_dir(Leg::DEFAULT).join("loom"));
     tests(command, &mut std::io::stdout(), closing)
 }
 
@@ -193,22 +227,33 @@ const WITH_MPI: [&str; 4] = [
 fn mpi(workspace: &Workspace, closing: &mut Closing) -> Result<()> {
     prerequisites::ensure(&prerequisites::MPI_TOOLS)?;
     let cargo = |arguments: &[&str]| workspace.cargo(Leg::DEFAULT, arguments);
-    process::run(with(cargo(&["clippy", "--all-targets"]), &WITH_MPI).args(["--", "-D", "warnings"]))?;
+    process::run(
+        with(cargo(&["clippy", "--all-targets"]), &WITH_MPI).args(["--", "-D", "warnings"]),
+    )?;
     let collective = ["-p", "burn-rehearsal-collective", "--features", "mpi", "--locked"];
-    process::run(with(cargo(&["doc", "--no-deps"]), &collective).env("RUSTDOCFLAGS", "-D warnings"))?;
-    tests(with(cargo(&["test", "--no-fail-fast", "--test", "mpi*"]), &WITH_MPI), &mut std::io::stdout(), closing)?;
+    process::run(
+        with(cargo(&["doc", "--no-deps"]), &collective).env("RUSTDOCFLAGS", "-D warnings"),
+    )?;
+    tests(
+        with(cargo(&["test", "--no-fail-fast", "--test", "mpi*"]), &WITH_MPI),
+        &mut std::io::stdout(),
+        closing,
+    )?;
     // The collective does not depend on Burn, so nothing else is built for its own tests.
     tests(with(cargo(&["test", "--lib"]), &collective), &mut std::io::stdout(), closing)?;
     tests(with(cargo(&["test", "--doc"]), &collective), &mut std::io::stdout(), closing)
 }
 
-/// Everything with the feature `turbojpeg`, so that Burn is the one that the steps before have built.
-const WITH_TURBOJPEG: [&str; 4] = ["--workspace", "--locked", "--features", "burn-rehearsal-vision/turbojpeg"];
+/// Everything with the feature `turbojpeg`, so that Burn is the one that the steps before have
+/// built.
+const WITH_TURBOJPEG: [&str; 4] =
+    ["--workspace", "--locked", "--features", "burn-rehearsal-vision/turbojpeg"];
 
 /// Builds libjpeg-turbo and runs the tests that read JPEG files with it.
 fn turbojpeg(workspace: &Workspace, closing: &mut Closing) -> Result<()> {
     prerequisites::ensure(&prerequisites::TURBOJPEG_TOOLS)?;
-    let cargo = |arguments: &[&str]| with(workspace.cargo(Leg::DEFAULT, arguments), &WITH_TURBOJPEG);
+    let cargo =
+        |arguments: &[&str]| with(workspace.cargo(Leg::DEFAULT, arguments), &WITH_TURBOJPEG);
     process::run(cargo(&["clippy", "--all-targets"]).args(["--", "-D", "warnings"]))?;
     tests(cargo(&["test", "--test", "data"]), &mut std::io::stdout(), closing)?;
     tests(with(cargo(&["test", "--lib"]), &["--", "data::turbo"]), &mut std::io::stdout(), closing)
@@ -221,7 +266,11 @@ fn with(mut command: Command, arguments: &[&str]) -> Command {
 }
 
 /// Runs the tests and keeps their closing lines, also when some fail.
-pub(crate) fn tests(mut command: Command, output: &mut impl Write, closing: &mut Closing) -> Result<()> {
+pub(crate) fn tests(
+    mut command: Command,
+    output: &mut impl Write,
+    closing: &mut Closing,
+) -> Result<()> {
     let status = process::run_listening(&mut command, output, |line| {
         if let Some(counts) = Totals::parse(line) {
             closing.totals.add(counts);
@@ -238,7 +287,8 @@ pub(crate) fn tests(mut command: Command, output: &mut impl Write, closing: &mut
 /// Runs the main job once, as a user would, and holds it to the published thresholds.
 fn main_job(workspace: &Workspace) -> Result<()> {
     let program = main_job::build(workspace, &[])?;
-    let out = tempfile::tempdir().map_err(|source| Error::File { path: std::env::temp_dir(), source })?;
+    let out =
+        tempfile::tempdir().map_err(|source| Error::File { path: std::env::temp_dir(), source })?;
     process::run(&mut main_job::compare(&program, None, out.path()))?;
     let averages = main_job::read_averages(out.path())?;
     for check in averages.method_checks() {
@@ -251,7 +301,8 @@ fn main_job(workspace: &Workspace) -> Result<()> {
 fn table(outcomes: &[Outcome]) -> String {
     let mut lines = vec![format!("\n{:<14}{:>10}", "step", "time")];
     for Outcome { step, time, verdict } in outcomes {
-        let verdict = if *verdict == Verdict::Passed { String::new() } else { format!("  {verdict}") };
+        let verdict =
+            if *verdict == Verdict::Passed { String::new() } else { format!("  {verdict}") };
         lines.push(format!("{:<14}{:>8.1} s{verdict}", step.to_string(), time.as_secs_f64()));
     }
     let total: Duration = outcomes.iter().map(|outcome| outcome.time).sum();
@@ -273,9 +324,17 @@ mod tests {
     #[test]
     fn the_table_has_a_line_for_each_step_and_one_for_all() {
         let outcomes = [
-            Outcome { step: Step::Format, time: Duration::from_millis(1540), verdict: Verdict::Passed },
+            Outcome {
+                step: Step::Format,
+                time: Duration::from_millis(1540),
+                verdict: Verdict::Passed,
+            },
             Outcome { step: Step::Mpi, time: Duration::ZERO, verdict: Verdict::Skipped },
-            Outcome { step: Step::MainJob, time: Duration::from_secs(60), verdict: Verdict::Failed },
+            Outcome {
+                step: Step::MainJob,
+                time: Duration::from_secs(60),
+                verdict: Verdict::Failed,
+            },
         ];
         let expected = "\nstep                time\nformat             1.5 s\nmpi                0.0 s  SKIPPED\nmain-job          60.0 s  FAILED\n\
                         all               61.5 s\n";
@@ -283,9 +342,11 @@ mod tests {
     }
 
     #[test]
-    fn the_steps_mpi_and_wgpu_are_skipped_where_they_cannot_run_but_not_in_ci_and_not_if_they_were_asked_for() {
+    fn the_steps_mpi_and_wgpu_are_skipped_where_they_cannot_run_but_not_in_ci_and_not_if_they_were_asked_for()
+     {
         let skipped = |step: Step, only: Option<Step>, in_ci: bool| {
-            Verdict::of(&Err(Error::Missing("mpirun".to_owned())), step.may_be_skipped(only, in_ci)) == Verdict::Skipped
+            Verdict::of(&Err(Error::Missing("mpirun".to_owned())), step.may_be_skipped(only, in_ci))
+                == Verdict::Skipped
         };
         for step in [Step::Mpi, Step::Wgpu] {
             assert!(skipped(step, None, false));
@@ -304,21 +365,38 @@ mod tests {
             command
         };
         let line = |passed: u32, failed: u32| {
-            format!("test result: ok. {passed} passed; {failed} failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s")
+            format!(
+                "test result: ok. {passed} passed; {failed} failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s"
+            )
         };
 
         let mut closing = Closing::default();
-        let script = format!("echo 'test x ... {DEVICE}a GPU'; echo '{}'; echo '{}'; echo '{DEVICE}a GPU'", line(2, 0), line(1, 0));
+        let script = format!(
+            "echo 'test x ... {DEVICE}a GPU'; echo '{}'; echo '{}'; echo '{DEVICE}a GPU'",
+            line(2, 0),
+            line(1, 0)
+        );
         assert!(tests(shell(&script), &mut Vec::new(), &mut closing).is_ok());
         assert_eq!(closing.devices.iter().collect::<Vec<_>>(), ["a GPU"]);
-        assert_eq!((closing.totals.to_string().as_str(), closing.lines.len()), ("3 passed, 0 failed, 0 skipped", 2));
+        assert_eq!(
+            (closing.totals.to_string().as_str(), closing.lines.len()),
+            ("3 passed, 0 failed, 0 skipped", 2)
+        );
 
         let mut closing = Closing::default();
-        let failed = tests(shell(&format!("echo '{}'; exit 101", line(2, 1))), &mut Vec::new(), &mut closing);
+        let failed = tests(
+            shell(&format!("echo '{}'; exit 101", line(2, 1))),
+            &mut Vec::new(),
+            &mut closing,
+        );
         assert!(matches!(failed, Err(Error::Failed { .. })));
         assert_eq!(closing.totals.to_string(), "2 passed, 1 failed, 0 skipped");
 
-        let empty = tests(shell(&format!("echo '{}'", line(0, 0))), &mut Vec::new(), &mut Closing::default());
+        let empty = tests(
+            shell(&format!("echo '{}'", line(0, 0))),
+            &mut Vec::new(),
+            &mut Closing::default(),
+        );
         assert!(matches!(empty, Err(Error::NoTests(_))));
     }
 }

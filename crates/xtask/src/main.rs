@@ -1,9 +1,11 @@
 //! `cargo xtask`: the project's own commands.
 //!
 //! * `cargo xtask test` is the one gate, the same for people and for CI.
-//! * `cargo xtask validate` repeats the main job over several seeds and holds the means to the published thresholds.
+//! * `cargo xtask validate` repeats the main job over several seeds and holds the means to the
+//!   published thresholds.
 //! * `cargo xtask kills` kills runs at random moments and sees that they resume bit for bit.
-//! * `cargo xtask soak` runs buffers for a million steps and sees that neither memory nor the time of a step grows.
+//! * `cargo xtask soak` runs buffers for a million steps and sees that neither memory nor the time
+//!   of a step grows.
 //! * `cargo xtask miri` runs the tests of our own unsafe code in Miri.
 //! * `cargo xtask bench` runs the benchmarks.
 //! * `cargo xtask gpu` runs the device's tests and the benchmarks on this machine's NVIDIA GPU.
@@ -58,7 +60,8 @@ enum Task {
         #[arg(long, value_name = "SEED", default_value_t = 11)]
         first: u64,
     },
-    /// Kill runs of the digits at random moments, resume them, and compare what comes out with a run that was left alone
+    /// Kill runs of the digits at random moments, resume them, and compare what comes out with a
+    /// run that was left alone
     Kills {
         /// How many kills
         #[arg(long, value_name = "N", default_value_t = 50)]
@@ -69,7 +72,8 @@ enum Task {
         /// Data-parallel ranks
         #[arg(long, value_name = "N", default_value_t = 2)]
         ranks: usize,
-        /// Start ranks as processes with this launcher, for example `mpirun`; every other kill hits one rank then, the others the whole job
+        /// Start ranks as processes with this launcher, for example `mpirun`; every other kill hits
+        /// one rank then, the others the whole job
         #[arg(long, value_name = "PROGRAM")]
         launcher: Option<String>,
         /// This program instead of one that is built now
@@ -95,7 +99,8 @@ enum Task {
         /// Only this one
         name: Option<String>,
     },
-    /// Run the tests of the device and the benchmarks on this machine's NVIDIA GPU, and add the figures to benches/RESULTS.md
+    /// Run the tests of the device and the benchmarks on this machine's NVIDIA GPU, and add the
+    /// figures to benches/RESULTS.md
     Gpu,
 }
 
@@ -115,7 +120,9 @@ fn run(task: Task) -> Result<()> {
     let workspace = Workspace::find()?;
     match task {
         Task::Test { only } => gate::test(&workspace, only),
-        Task::Validate { seeds, first } => validate::validate(&workspace, first..first.saturating_add(seeds)),
+        Task::Validate { seeds, first } => {
+            validate::validate(&workspace, first..first.saturating_add(seeds))
+        }
         Task::Kills { times, seed, ranks, launcher, program } => {
             kills::kills(&workspace, &kills::Plan { times, seed, ranks, launcher, program })
         }

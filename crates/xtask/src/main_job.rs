@@ -1,4 +1,5 @@
-//! The main job: `continual-imagenet compare` on the embedded data set, its reports, and the thresholds that we publish.
+//! The main job: `continual-imagenet compare` on the embedded data set, its reports, and the
+//! thresholds that we publish.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -108,18 +109,25 @@ impl fmt::Display for Limit {
 /// An error that names every check of `checks` that does not hold.
 pub(crate) fn require(checks: &[Check]) -> Result<()> {
     let missed = checks.iter().filter(|check| !check.holds());
-    let missed: Vec<_> = missed.map(|Check { name, value, limit }| format!("{name} is {value:.4}, must be {limit}")).collect();
+    let missed: Vec<_> = missed
+        .map(|Check { name, value, limit }| format!("{name} is {value:.4}, must be {limit}"))
+        .collect();
     if missed.is_empty() { Ok(()) } else { Err(Error::Thresholds(missed)) }
 }
 
 /// Builds the program in release mode, with more arguments of cargo, and returns its path.
 pub(crate) fn build(workspace: &Workspace, arguments: &[&str]) -> Result<PathBuf> {
-    process::run(workspace.cargo(Leg::DEFAULT, &["build", "--release", "-p", PROGRAM, "--locked"]).args(arguments))?;
+    process::run(
+        workspace
+            .cargo(Leg::DEFAULT, &["build", "--release", "-p", PROGRAM, "--locked"])
+            .args(arguments),
+    )?;
     let program = format!("{PROGRAM}{}", std::env::consts::EXE_SUFFIX);
     Ok(workspace.target_dir(Leg::DEFAULT).join("release").join(program))
 }
 
-/// The command that compares the methods and writes its reports under `out`; without `seed`, with the program's own.
+/// The command that compares the methods and writes its reports under `out`; without `seed`, with
+/// the program's own.
 pub(crate) fn compare(program: &Path, seed: Option<u64>, out: &Path) -> Command {
     let mut command = Command::new(program);
     command.arg("compare").arg("--out").arg(out).stdin(Stdio::null());
@@ -131,20 +139,29 @@ pub(crate) fn compare(program: &Path, seed: Option<u64>, out: &Path) -> Command 
 
 /// The average top-1 of the three reports under `out`.
 pub(crate) fn read_averages(out: &Path) -> Result<Averages> {
-    let [incremental, scratch, rehearsal] = METHODS.map(|method| read_average(&out.join(method).join("report.json"), method));
+    let [incremental, scratch, rehearsal] =
+        METHODS.map(|method| read_average(&out.join(method).join("report.json"), method));
     Ok(Averages { incremental: incremental?, scratch: scratch?, rehearsal: rehearsal? })
 }
 
 /// The average top-1 of one report, which must be that of `method`.
 pub(crate) fn read_average(path: &Path, method: &str) -> Result<f64> {
     let wrong = |reason: String| Error::Report { path: path.to_owned(), reason };
-    let text = std::fs::read_to_string(path).map_err(|source| Error::File { path: path.to_owned(), source })?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| Error::File { path: path.to_owned(), source })?;
     let report: Report = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
     if report.method != method {
-        return Err(wrong(format!("is the report of method {:?}, expected {method:?}", report.method)));
+        return Err(wrong(format!(
+            "is the report of method {:?}, expected {method:?}",
+            report.method
+        )));
     }
     let average = report.summary.average_top1;
-    if (0.0..=1.0).contains(&average) { Ok(average) } else { Err(wrong(format!("summary.average_top1 is {average}, expected 0..=1"))) }
+    if (0.0..=1.0).contains(&average) {
+        Ok(average)
+    } else {
+        Err(wrong(format!("summary.average_top1 is {average}, expected 0..=1")))
+    }
 }
 
 #[cfg(test)]
@@ -186,7 +203,9 @@ mod tests {
         for (method, average) in METHODS.into_iter().zip(GOOD.in_order()) {
             let folder = out.path().join(method);
             std::fs::create_dir(&folder).unwrap();
-            let report = format!(r#"{{"schema": 1, "method": "{method}", "summary": {{"average_top1": {average}, "bwt": null}}}}"#);
+            let report = format!(
+                r#"{{"schema": 1, "method": "{method}", "summary": {{"average_top1": {average}, "bwt": null}}}}"#
+            );
             std::fs::write(folder.join("report.json"), report).unwrap();
         }
         assert_eq!(read_averages(out.path()).unwrap(), GOOD);
@@ -201,8 +220,14 @@ mod tests {
         for (report, reason) in [
             ("{", "EOF"),
             (r#"{"method": "scratch", "summary": {}}"#, "average_top1"),
-            (r#"{"method": "rehearsal", "summary": {"average_top1": 0.9}}"#, r#"method "rehearsal", expected "scratch""#),
-            (r#"{"method": "scratch", "summary": {"average_top1": 97.0}}"#, "is 97, expected 0..=1"),
+            (
+                r#"{"method": "rehearsal", "summary": {"average_top1": 0.9}}"#,
+                r#"method "rehearsal", expected "scratch""#,
+            ),
+            (
+                r#"{"method": "scratch", "summary": {"average_top1": 97.0}}"#,
+                "is 97, expected 0..=1",
+            ),
         ] {
             std::fs::write(&path, report).unwrap();
             assert!(message().contains(reason), "{}", message());

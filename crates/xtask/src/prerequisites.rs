@@ -1,7 +1,8 @@
 //! What must be installed before the gate can start, and how to install it.
 //!
-//! Every missing thing is named at once, with the command that installs it. Only where it is asked for (`CI=true`), allowed
-//! (root) and known how (Debian or Ubuntu), the Debian packages are installed here.
+//! Every missing thing is named at once, with the command that installs it. Only where it is asked
+//! for (`CI=true`), allowed (root) and known how (Debian or Ubuntu), the Debian packages are
+//! installed here.
 
 use std::process::Command;
 
@@ -30,19 +31,44 @@ pub(crate) struct Tool {
 
 /// The tools of the default leg.
 pub(crate) const TOOLS: [Tool; 3] = [
-    Tool { what: "a C linker `cc`", probe: &["cc", "--version"], remedy: Remedy::Debian(&["gcc", "libc6-dev"]) },
-    Tool { what: "`cargo fmt`", probe: &["cargo", "fmt", "--version"], remedy: Remedy::Rustup("rustfmt") },
-    Tool { what: "`cargo clippy`", probe: &["cargo", "clippy", "--version"], remedy: Remedy::Rustup("clippy") },
+    Tool {
+        what: "a C linker `cc`",
+        probe: &["cc", "--version"],
+        remedy: Remedy::Debian(&["gcc", "libc6-dev"]),
+    },
+    Tool {
+        what: "`cargo fmt`",
+        probe: &["cargo", "fmt", "--version"],
+        remedy: Remedy::Rustup("rustfmt"),
+    },
+    Tool {
+        what: "`cargo clippy`",
+        probe: &["cargo", "clippy", "--version"],
+        remedy: Remedy::Rustup("clippy"),
+    },
 ];
 
 /// What the MPI leg needs besides.
 pub(crate) const MPI_TOOLS: [Tool; 3] = [
-    Tool { what: "an MPI with headers (`mpicc`)", probe: &["mpicc", "--version"], remedy: Remedy::Debian(&["libopenmpi-dev"]) },
-    Tool { what: "MPI's launcher `mpirun`", probe: &["mpirun", "--version"], remedy: Remedy::Debian(&["openmpi-bin"]) },
-    Tool { what: "libclang, which reads MPI's headers", probe: &["sh", "-c", FIND_LIBCLANG], remedy: Remedy::Debian(&["libclang-dev"]) },
+    Tool {
+        what: "an MPI with headers (`mpicc`)",
+        probe: &["mpicc", "--version"],
+        remedy: Remedy::Debian(&["libopenmpi-dev"]),
+    },
+    Tool {
+        what: "MPI's launcher `mpirun`",
+        probe: &["mpirun", "--version"],
+        remedy: Remedy::Debian(&["openmpi-bin"]),
+    },
+    Tool {
+        what: "libclang, which reads MPI's headers",
+        probe: &["sh", "-c", FIND_LIBCLANG],
+        remedy: Remedy::Debian(&["libclang-dev"]),
+    },
 ];
 
-/// Succeeds if libclang is where bindgen looks for it, and compiler headers for it (`stddef.h`) are there as well.
+/// Succeeds if libclang is where bindgen looks for it, and compiler headers for it (`stddef.h`) are
+/// there as well.
 const FIND_LIBCLANG: &str = "{ test -n \"$LIBCLANG_PATH\" || ldconfig -p | grep -q libclang || ls /usr/lib/llvm-*/lib/libclang*.so*; } \
                              && { command -v clang || ls /usr/lib/llvm-*/lib/clang/*/include/stddef.h; }";
 
@@ -54,10 +80,14 @@ pub(crate) const TURBOJPEG_TOOLS: [Tool; 3] = [
 ];
 
 /// What the wgpu leg needs besides: any GPU's driver will do, Mesa's runs on the CPU.
-pub(crate) const WGPU_TOOLS: [Tool; 1] =
-    [Tool { what: "a Vulkan driver", probe: &["sh", "-c", FIND_VULKAN], remedy: Remedy::Debian(&["mesa-vulkan-drivers", "libvulkan1"]) }];
+pub(crate) const WGPU_TOOLS: [Tool; 1] = [Tool {
+    what: "a Vulkan driver",
+    probe: &["sh", "-c", FIND_VULKAN],
+    remedy: Remedy::Debian(&["mesa-vulkan-drivers", "libvulkan1"]),
+}];
 
-/// Succeeds if Vulkan's loader and some driver are there, or if the system has graphics of its own (Metal, DirectX).
+/// Succeeds if Vulkan's loader and some driver are there, or if the system has graphics of its own
+/// (Metal, DirectX).
 const FIND_VULKAN: &str = "test \"$(uname)\" != Linux || { { ldconfig -p || /sbin/ldconfig -p; } | grep -q libvulkan.so.1 \
                            && { test -n \"$VK_DRIVER_FILES$VK_ICD_FILENAMES\" || ls /usr/share/vulkan/icd.d/*.json || ls /etc/vulkan/icd.d/*.json; }; }";
 
@@ -88,7 +118,8 @@ fn is_there(tool: &Tool) -> bool {
 
 /// The Debian packages of `tools`.
 fn debian_packages(tools: &[Tool]) -> Vec<&'static str> {
-    let packages = |tool: &Tool| if let Remedy::Debian(packages) = tool.remedy { packages } else { &[] };
+    let packages =
+        |tool: &Tool| if let Remedy::Debian(packages) = tool.remedy { packages } else { &[] };
     tools.iter().flat_map(packages).copied().collect()
 }
 
@@ -97,7 +128,9 @@ fn message(missing: &[Tool]) -> String {
     let mut lines = vec!["the gate needs what is not installed here:".to_owned()];
     for Tool { what, remedy, .. } in missing {
         lines.push(match remedy {
-            Remedy::Debian(packages) => format!("  {what}: on Debian or Ubuntu, apt-get install {}", packages.join(" ")),
+            Remedy::Debian(packages) => {
+                format!("  {what}: on Debian or Ubuntu, apt-get install {}", packages.join(" "))
+            }
             Remedy::Rustup(component) => format!("  {what}: rustup component add {component}"),
         });
     }
@@ -111,12 +144,14 @@ pub(crate) fn in_ci() -> bool {
 
 /// Whether we are asked, allowed and able to install Debian packages.
 fn may_install() -> bool {
-    let user = Command::new("id").arg("-u").output().map(|output| output.stdout).unwrap_or_default();
+    let user =
+        Command::new("id").arg("-u").output().map(|output| output.stdout).unwrap_or_default();
     let os_release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
     installs(in_ci(), &String::from_utf8_lossy(&user), &os_release)
 }
 
-/// The rule of [`may_install`]: it is CI, the user is 0, and the system is Debian, Ubuntu or like them.
+/// The rule of [`may_install`]: it is CI, the user is 0, and the system is Debian, Ubuntu or like
+/// them.
 fn installs(ci: bool, user: &str, os_release: &str) -> bool {
     let debian = os_release
         .lines()
@@ -131,7 +166,10 @@ fn install(packages: &[&str]) -> Result<()> {
     println!("installing {}", packages.join(" "));
     process::run(Command::new("apt-get").arg("update"))?;
     let mut command = Command::new("apt-get");
-    command.args(["install", "-y", "--no-install-recommends"]).args(packages).env("DEBIAN_FRONTEND", "noninteractive");
+    command
+        .args(["install", "-y", "--no-install-recommends"])
+        .args(packages)
+        .env("DEBIAN_FRONTEND", "noninteractive");
     process::run(&mut command)
 }
 
@@ -158,7 +196,8 @@ mod tests {
 
     #[test]
     fn a_tool_whose_probe_cannot_be_started_is_missing() {
-        let tool = Tool { what: "x", probe: &["no-such-program-anywhere"], remedy: Remedy::Rustup("x") };
+        let tool =
+            Tool { what: "x", probe: &["no-such-program-anywhere"], remedy: Remedy::Rustup("x") };
         assert!(!is_there(&tool));
     }
 

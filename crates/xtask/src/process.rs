@@ -1,4 +1,5 @@
-//! Running other programs: showing a command as one would type it, running it, and listening to what it prints.
+//! Running other programs: showing a command as one would type it, running it, and listening to
+//! what it prints.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
@@ -20,21 +21,32 @@ where
 
 /// Runs `command` with its output going where ours goes; anything but success is an error.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
-    let status = command.status().map_err(|source| Error::Start { command: shown(command), source })?;
+    let status =
+        command.status().map_err(|source| Error::Start { command: shown(command), source })?;
     check(command, status)
 }
 
-/// Runs `command`, passes on each line of its standard output to `output`, unchanged and as it comes, and shows it to `listen`.
+/// Runs `command`, passes on each line of its standard output to `output`, unchanged and as it
+/// comes, and shows it to `listen`.
 ///
-/// The caller decides what the exit status means (see [`check`]), so that lines of a failed run are not lost.
-pub(crate) fn run_listening(command: &mut Command, output: &mut impl Write, mut listen: impl FnMut(&str)) -> Result<ExitStatus> {
+/// The caller decides what the exit status means (see [`check`]), so that lines of a failed run are
+/// not lost.
+pub(crate) fn run_listening(
+    command: &mut Command,
+    output: &mut impl Write,
+    mut listen: impl FnMut(&str),
+) -> Result<ExitStatus> {
     let failed = |command: &Command, source| Error::Start { command: shown(command), source };
-    let mut child = command.stdout(Stdio::piped()).spawn().map_err(|source| failed(command, source))?;
+    let mut child =
+        command.stdout(Stdio::piped()).spawn().map_err(|source| failed(command, source))?;
     if let Some(lines) = child.stdout.take() {
         let mut lines = BufReader::new(lines);
         let mut line = Vec::new();
         while lines.read_until(b'\n', &mut line).map_err(|source| failed(command, source))? > 0 {
-            output.write_all(&line).and_then(|()| output.flush()).map_err(|source| failed(command, source))?;
+            output
+                .write_all(&line)
+                .and_then(|()| output.flush())
+                .map_err(|source| failed(command, source))?;
             listen(&String::from_utf8_lossy(&line));
             line.clear();
         }
@@ -49,7 +61,11 @@ pub(crate) fn check(command: &Command, status: ExitStatus) -> Result<()> {
 
 /// Whether `command` can be started and succeeds; its output is thrown away.
 pub(crate) fn succeeds(command: &mut Command) -> bool {
-    command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
 }
 
 /// `command` as one would type it in a shell: variables, program, arguments.
@@ -72,7 +88,11 @@ pub(crate) fn shown(command: &Command) -> String {
 fn quoted(word: &OsStr) -> String {
     let word = word.to_string_lossy();
     let plain = |c: char| c.is_alphanumeric() || "-_=./:,+@%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) { word.into_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+    if !word.is_empty() && word.chars().all(plain) {
+        word.into_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 #[cfg(test)]
@@ -95,7 +115,8 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", "echo one; printf two; exit 3"]);
         let mut output = Vec::new();
-        let status = run_listening(&mut command, &mut output, |line| heard.push(line.to_owned())).unwrap();
+        let status =
+            run_listening(&mut command, &mut output, |line| heard.push(line.to_owned())).unwrap();
         assert_eq!(output, b"one\ntwo");
         assert_eq!(heard, ["one\n", "two"]);
         assert_eq!(status.code(), Some(3));

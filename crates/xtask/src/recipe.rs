@@ -1,7 +1,9 @@
-//! The recipe `mammoth-er-digits` beside the published figures of another library's reservoir, over several seeds.
+//! The recipe `mammoth-er-digits` beside the published figures of another library's reservoir, over
+//! several seeds.
 //!
-//! Mammoth (Buzzega et al., "Dark Experience for General Continual Learning", NeurIPS 2020, and its repository) with ER and a reservoir, on the same
-//! digits at 28 × 28 pixels with the same network, mini-batches and epochs: average top-1 in per cent over 10 seeds.
+//! Mammoth (Buzzega et al., "Dark Experience for General Continual Learning", NeurIPS 2020, and its
+//! repository) with ER and a reservoir, on the same digits at 28 × 28 pixels with the same network,
+//! mini-batches and epochs: average top-1 in per cent over 10 seeds.
 
 use std::ops::Range;
 use std::path::Path;
@@ -13,7 +15,8 @@ use crate::process;
 use crate::validate::mean_and_sd;
 
 /// Capacity, and the reference's mean ± standard deviation over [`REFERENCE_SEEDS`] seeds.
-const REFERENCE: [(u32, f64, f64); 3] = [(50, 0.836, 0.066), (100, 0.890, 0.028), (200, 0.916, 0.027)];
+const REFERENCE: [(u32, f64, f64); 3] =
+    [(50, 0.836, 0.066), (100, 0.890, 0.028), (200, 0.916, 0.027)];
 /// How many runs the reference's figures are over.
 const REFERENCE_SEEDS: f64 = 10.0;
 
@@ -31,7 +34,8 @@ impl Sample {
         Self { mean, sd: sd.unwrap_or(0.0), runs: values.len() as f64 }
     }
 
-    /// Whether this mean is not below the other by more than two standard errors of their difference.
+    /// Whether this mean is not below the other by more than two standard errors of their
+    /// difference.
     fn keeps_up_with(&self, other: &Sample) -> bool {
         let error = (self.sd.powi(2) / self.runs + other.sd.powi(2) / other.runs).sqrt();
         self.mean >= other.mean - 2.0 * error
@@ -41,7 +45,8 @@ impl Sample {
 /// Runs the recipe with both policies and all capacities, and prints a Markdown table.
 pub(crate) fn validate(program: &Path, seeds: Range<u64>, folder: &Path) -> Result<()> {
     let mut lines = vec![
-        "| samples stored | Mammoth, reservoir | reservoir | class-balanced (default) | holds |".to_owned(),
+        "| samples stored | Mammoth, reservoir | reservoir | class-balanced (default) | holds |"
+            .to_owned(),
         "| --- | --- | --- | --- | --- |".to_owned(),
     ];
     let mut missed = Vec::new();
@@ -51,25 +56,51 @@ pub(crate) fn validate(program: &Path, seeds: Range<u64>, folder: &Path) -> Resu
         let balanced = runs(program, &seeds, folder, capacity, "class-balanced")?;
         let holds = reservoir.keeps_up_with(&reference) && balanced.keeps_up_with(&reservoir);
         if !holds {
-            missed.push(format!("mammoth-er-digits with {capacity} samples: {:.4} and {:.4}", reservoir.mean, balanced.mean));
+            missed.push(format!(
+                "mammoth-er-digits with {capacity} samples: {:.4} and {:.4}",
+                reservoir.mean, balanced.mean
+            ));
         }
-        let cell = |sample: Sample| format!("{:.1} ± {:.1}", sample.mean * 100.0, sample.sd * 100.0);
+        let cell =
+            |sample: Sample| format!("{:.1} ± {:.1}", sample.mean * 100.0, sample.sd * 100.0);
         let verdict = if holds { "yes" } else { "**no**" };
-        lines.push(format!("| {capacity} | {} | {} | {} | {verdict} |", cell(reference), cell(reservoir), cell(balanced)));
+        lines.push(format!(
+            "| {capacity} | {} | {} | {} | {verdict} |",
+            cell(reference),
+            cell(reservoir),
+            cell(balanced)
+        ));
     }
     println!("\n{}", lines.join("\n"));
     if missed.is_empty() { Ok(()) } else { Err(Error::Thresholds(missed)) }
 }
 
-fn runs(program: &Path, seeds: &Range<u64>, folder: &Path, capacity: u32, policy: &str) -> Result<Sample> {
+fn runs(
+    program: &Path,
+    seeds: &Range<u64>,
+    folder: &Path,
+    capacity: u32,
+    policy: &str,
+) -> Result<Sample> {
     let mut averages = Vec::new();
     for seed in seeds.clone() {
         let out = folder.join(format!("mammoth-{capacity}-{policy}-{seed}"));
         let mut command = Command::new(program);
-        command.args(["train", "--method", "rehearsal", "--recipe", "mammoth-er-digits", "--policy", policy]);
-        command.args(["--capacity", &capacity.to_string(), "--seed", &seed.to_string(), "--out"]).arg(&out);
+        command.args([
+            "train",
+            "--method",
+            "rehearsal",
+            "--recipe",
+            "mammoth-er-digits",
+            "--policy",
+            policy,
+        ]);
+        command
+            .args(["--capacity", &capacity.to_string(), "--seed", &seed.to_string(), "--out"])
+            .arg(&out);
         process::run(command.stdin(Stdio::null()).stdout(Stdio::null()))?;
-        averages.push(main_job::read_average(&out.join("rehearsal").join("report.json"), "rehearsal")?);
+        averages
+            .push(main_job::read_average(&out.join("rehearsal").join("report.json"), "rehearsal")?);
     }
     Ok(Sample::of(&averages))
 }

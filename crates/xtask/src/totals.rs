@@ -1,4 +1,5 @@
-//! The closing lines of cargo's test runner (`test result: ok. 3 passed; 0 failed; …`), summed over all test binaries.
+//! The closing lines of cargo's test runner (`test result: ok. 3 passed; 0 failed; …`), summed over
+//! all test binaries.
 
 use std::fmt;
 
@@ -11,12 +12,15 @@ pub(crate) struct Totals {
 }
 
 impl Totals {
-    /// Reads one line of output, as printed; `None` unless it is a closing line. Ignored and filtered tests are skipped ones.
+    /// Reads one line of output, as printed; `None` unless it is a closing line. Ignored and
+    /// filtered tests are skipped ones.
     pub(crate) fn parse(line: &str) -> Option<Self> {
         let line = without_colours(line);
         let counts = line.trim().strip_prefix("test result: ")?;
         let counts = counts.strip_prefix("ok. ").or_else(|| counts.strip_prefix("FAILED. "))?;
-        let count = |what: &str| counts.split("; ").find_map(|part| part.strip_suffix(what)?.trim().parse::<u64>().ok());
+        let count = |what: &str| {
+            counts.split("; ").find_map(|part| part.strip_suffix(what)?.trim().parse::<u64>().ok())
+        };
         let skipped = count(" ignored")? + count(" filtered out").unwrap_or(0);
         Some(Self { passed: count(" passed")?, failed: count(" failed")?, skipped })
     }
@@ -46,7 +50,12 @@ fn without_colours(line: &str) -> String {
     let mut pieces = line.split("\u{1b}[");
     let mut plain = pieces.next().unwrap_or_default().to_owned();
     for piece in pieces {
-        plain.push_str(piece.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').get(1..).unwrap_or_default());
+        plain.push_str(
+            piece
+                .trim_start_matches(|c: char| c.is_ascii_digit() || c == ';')
+                .get(1..)
+                .unwrap_or_default(),
+        );
     }
     plain
 }
@@ -66,7 +75,8 @@ mod tests {
             Doc-tests burn_rehearsal\n\
             test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s\n";
         let mut totals = Totals::default();
-        let lines = output.lines().filter_map(Totals::parse).map(|counts| totals.add(counts)).count();
+        let lines =
+            output.lines().filter_map(Totals::parse).map(|counts| totals.add(counts)).count();
         assert_eq!(lines, 3);
         assert_eq!(totals.to_string(), "44 passed, 2 failed, 5 skipped");
     }
@@ -80,9 +90,13 @@ mod tests {
 
     #[test]
     fn other_lines_do_not_count() {
-        for line in
-            ["", "test it ... ok", "12 passed, 0 failed", "test result: pending", "test result: ok. many passed; 0 failed; 0 ignored"]
-        {
+        for line in [
+            "",
+            "test it ... ok",
+            "12 passed, 0 failed",
+            "test result: pending",
+            "test result: ok. many passed; 0 failed; 0 ignored",
+        ] {
             assert_eq!(Totals::parse(line), None, "{line}");
         }
     }

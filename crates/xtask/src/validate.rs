@@ -1,5 +1,5 @@
-//! The published figures: the main job and the recipe `mammoth-er-digits` over several seeds, mean ± standard deviation, and whether the
-//! thresholds hold.
+//! The published figures: the main job and the recipe `mammoth-er-digits` over several seeds, mean
+//! ± standard deviation, and whether the thresholds hold.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -10,7 +10,8 @@ use crate::main_job::{self, Averages, METHODS};
 use crate::workspace::{Leg, Workspace};
 use crate::{process, recipe};
 
-/// Runs the main job and the recipe with the `seeds` and prints Markdown tables; progress goes to standard error.
+/// Runs the main job and the recipe with the `seeds` and prints Markdown tables; progress goes to
+/// standard error.
 ///
 /// The reports stay in `validate/seed-N` of the target directory until the next call.
 pub(crate) fn validate(workspace: &Workspace, seeds: Range<u64>) -> Result<()> {
@@ -20,11 +21,14 @@ pub(crate) fn validate(workspace: &Workspace, seeds: Range<u64>) -> Result<()> {
     let mut runs = Vec::new();
     for seed in seeds.clone() {
         let out = folder.join(format!("seed-{seed}"));
-        std::fs::create_dir_all(&out).map_err(|source| Error::File { path: out.clone(), source })?;
+        std::fs::create_dir_all(&out)
+            .map_err(|source| Error::File { path: out.clone(), source })?;
         process::run(main_job::compare(&program, Some(seed), &out).stdout(Stdio::null()))?;
         let averages = main_job::read_averages(&out)?;
         let [incremental, scratch, rehearsal] = averages.in_order();
-        eprintln!("seed {seed} of {seeds:?}: incremental {incremental:.4}, scratch {scratch:.4}, rehearsal {rehearsal:.4}");
+        eprintln!(
+            "seed {seed} of {seeds:?}: incremental {incremental:.4}, scratch {scratch:.4}, rehearsal {rehearsal:.4}"
+        );
         runs.push(averages);
     }
     let mean = mean_averages(&runs);
@@ -37,15 +41,22 @@ pub(crate) fn validate(workspace: &Workspace, seeds: Range<u64>) -> Result<()> {
 /// Removes a folder that may not be there.
 fn remove(folder: &PathBuf) -> Result<()> {
     match std::fs::remove_dir_all(folder) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(Error::File { path: folder.clone(), source }),
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::File { path: folder.clone(), source })
+        }
         _ => Ok(()),
     }
 }
 
 /// The mean of each method over all runs.
 fn mean_averages(runs: &[Averages]) -> Averages {
-    let mean_of = |value: fn(&Averages) -> f64| mean_and_sd(&Vec::from_iter(runs.iter().map(value))).0;
-    Averages { incremental: mean_of(|run| run.incremental), scratch: mean_of(|run| run.scratch), rehearsal: mean_of(|run| run.rehearsal) }
+    let mean_of =
+        |value: fn(&Averages) -> f64| mean_and_sd(&Vec::from_iter(runs.iter().map(value))).0;
+    Averages {
+        incremental: mean_of(|run| run.incremental),
+        scratch: mean_of(|run| run.scratch),
+        rehearsal: mean_of(|run| run.rehearsal),
+    }
 }
 
 /// Mean and sample standard deviation (of n − 1); the latter is `None` for a single value.
@@ -56,14 +67,21 @@ pub(crate) fn mean_and_sd(values: &[f64]) -> (f64, Option<f64>) {
     (mean, (values.len() > 1).then(|| (squares / (count - 1.0)).sqrt()))
 }
 
-/// The results as a Markdown table. The gap closed is that of the means, its deviation that of the single runs.
+/// The results as a Markdown table. The gap closed is that of the means, its deviation that of the
+/// single runs.
 fn table(runs: &[Averages], mean: &Averages) -> String {
     let seeds = if runs.len() == 1 { "1 seed".to_owned() } else { format!("{} seeds", runs.len()) };
-    let mut lines = vec![format!("| Average top-1, {seeds} | mean ± sd | threshold | holds |"), "| --- | --- | --- | --- |".to_owned()];
+    let mut lines = vec![
+        format!("| Average top-1, {seeds} | mean ± sd | threshold | holds |"),
+        "| --- | --- | --- | --- |".to_owned(),
+    ];
     let mut row = |check: main_job::Check, values: Vec<f64>| {
         let sd = mean_and_sd(&values).1.map_or_else(|| "–".to_owned(), |sd| format!("{sd:.4}"));
         let holds = if check.holds() { "yes" } else { "**no**" };
-        lines.push(format!("| {} | {:.4} ± {sd} | {} | {holds} |", check.name, check.value, check.limit));
+        lines.push(format!(
+            "| {} | {:.4} ± {sd} | {} | {holds} |",
+            check.name, check.value, check.limit
+        ));
     };
     for (index, check) in mean.method_checks().into_iter().enumerate() {
         debug_assert_eq!(check.name, METHODS[index]);

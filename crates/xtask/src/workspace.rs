@@ -23,7 +23,8 @@ impl Leg {
     /// NVIDIA GPUs.
     pub(crate) const CUDA: Self = Self { backend: "cuda" };
 
-    /// The target directory of this leg: `base` itself for the default one, a folder in it for every other.
+    /// The target directory of this leg: `base` itself for the default one, a folder in it for
+    /// every other.
     pub(crate) fn target_dir(self, base: &Path) -> PathBuf {
         match self.backend {
             "flex" => base.to_owned(),

@@ -28,7 +28,8 @@ pub struct Cli {
 
 /// A built-in method, by name.
 fn method() -> impl TypedValueParser<Value = MethodRef> {
-    let names = methods::ALL.iter().map(|method| PossibleValue::new(method.name()).help(method.summary()));
+    let names =
+        methods::ALL.iter().map(|method| PossibleValue::new(method.name()).help(method.summary()));
     PossibleValuesParser::new(names).try_map(|name| methods::by_name(&name))
 }
 
@@ -122,8 +123,8 @@ choices! {
 choices! {
     /// Where the buffer is stored.
     StoreArg => StorePreference {
-        /// On the network's device if it is a GPU and the shard is within `--store-limit`; otherwise
-        /// in host memory.
+        /// On the network's device if it is a GPU and the shard is within `--store-limit`;
+        /// otherwise in host memory.
         Auto = StorePreference::Auto,
         /// In host memory.
         Host = StorePreference::Host,
@@ -332,7 +333,10 @@ impl FromStr for CheckpointInterval {
         match text {
             "task" => Ok(Self::Task),
             "never" => Ok(Self::Never),
-            epochs => epochs.parse().map(Self::Epochs).map_err(|_| "expected `task`, `never`, or a number of epochs"),
+            epochs => epochs
+                .parse()
+                .map(Self::Epochs)
+                .map_err(|_| "expected `task`, `never`, or a number of epochs"),
         }
     }
 }
@@ -369,9 +373,11 @@ mod tests {
     /// The options of a run under one of these headings, in alphabetical order.
     fn options_under(heading: &str) -> Vec<String> {
         let command = Cli::command();
-        let options = command.find_subcommand("train").into_iter().flat_map(clap::Command::get_arguments);
+        let options =
+            command.find_subcommand("train").into_iter().flat_map(clap::Command::get_arguments);
         let under = options.filter(|option| option.get_help_heading() == Some(heading));
-        let mut names: Vec<String> = under.filter_map(|option| Some(option.get_long()?.to_owned())).collect();
+        let mut names: Vec<String> =
+            under.filter_map(|option| Some(option.get_long()?.to_owned())).collect();
         names.sort();
         names
     }
@@ -383,7 +389,8 @@ mod tests {
             let mut column = text.len();
             let options = options_under(heading);
             for (index, option) in options.iter().enumerate() {
-                let word = format!("`--{option}`{}", if index + 1 == options.len() { "." } else { "," });
+                let word =
+                    format!("`--{option}`{}", if index + 1 == options.len() { "." } else { "," });
                 let breaks = column + 1 + word.len() > 100;
                 column = if breaks { word.len() } else { column + 1 + word.len() };
                 text.push_str(if breaks { "\n" } else { " " });
@@ -396,11 +403,22 @@ mod tests {
 
     #[test]
     fn every_option_of_a_run_says_what_ranks_may_do_and_the_readme_lists_it() {
-        let listed_options: Vec<_> = [AGREE, DIFFER, FIRST].into_iter().flat_map(options_under).collect();
-        for command in Cli::command().get_subcommands().filter(|command| ["compare", "train"].contains(&command.get_name())) {
-            for option in command.get_arguments().filter_map(|option| option.get_long()).filter(|name| !["help", "version"].contains(name))
+        let listed_options: Vec<_> =
+            [AGREE, DIFFER, FIRST].into_iter().flat_map(options_under).collect();
+        for command in Cli::command()
+            .get_subcommands()
+            .filter(|command| ["compare", "train"].contains(&command.get_name()))
+        {
+            for option in command
+                .get_arguments()
+                .filter_map(|option| option.get_long())
+                .filter(|name| !["help", "version"].contains(name))
             {
-                assert_eq!(listed_options.iter().filter(|listed| *listed == option).count(), 1, "--{option}");
+                assert_eq!(
+                    listed_options.iter().filter(|listed| *listed == option).count(),
+                    1,
+                    "--{option}"
+                );
             }
         }
         let readme = include_str!("../README.md");

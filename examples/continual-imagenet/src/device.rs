@@ -18,7 +18,11 @@ pub enum DeviceName {
 }
 
 /// All backends, and whether this program was built with them.
-const BACKENDS: [(&str, bool); 3] = [("flex", cfg!(feature = "flex")), ("wgpu", cfg!(feature = "wgpu")), ("cuda", cfg!(feature = "cuda"))];
+const BACKENDS: [(&str, bool); 3] = [
+    ("flex", cfg!(feature = "flex")),
+    ("wgpu", cfg!(feature = "wgpu")),
+    ("cuda", cfg!(feature = "cuda")),
+];
 
 impl FromStr for DeviceName {
     type Err = &'static str;
@@ -59,9 +63,12 @@ impl DeviceName {
     ///
     /// `visible` is `CUDA_VISIBLE_DEVICES`: the GPUs that a process sees are numbered from 0.
     pub fn of_process(self, local_rank: usize, visible: Option<&str>) -> Self {
-        let count = visible.map_or(0, |list| list.split(',').filter(|device| !device.trim().is_empty()).count());
+        let count = visible
+            .map_or(0, |list| list.split(',').filter(|device| !device.trim().is_empty()).count());
         match self {
-            Self::Cuda(None) => Self::Cuda(Some(local_rank.checked_rem(count).unwrap_or(local_rank))),
+            Self::Cuda(None) => {
+                Self::Cuda(Some(local_rank.checked_rem(count).unwrap_or(local_rank)))
+            }
             other => other,
         }
     }
@@ -70,7 +77,8 @@ impl DeviceName {
     ///
     /// # Errors
     ///
-    /// [`AppError::Option`] if the program was built without the backend, or there is no such device.
+    /// [`AppError::Option`] if the program was built without the backend, or there is no such
+    /// device.
     pub fn open(self) -> Result<Device, AppError> {
         match self {
             #[cfg(feature = "flex")]
@@ -86,7 +94,9 @@ impl DeviceName {
             #[allow(unreachable_patterns, reason = "if all backends are built in")]
             other => {
                 let kind = other.kind();
-                let reason = format!("this program was built without `{kind}`; build it with `--features {kind}`");
+                let reason = format!(
+                    "this program was built without `{kind}`; build it with `--features {kind}`"
+                );
                 Err(AppError::option("device", self, reason))
             }
         }
@@ -97,7 +107,10 @@ impl DeviceName {
 pub fn list() -> Vec<String> {
     let describe = |(name, built_in): (&str, bool)| match name {
         _ if !built_in => format!("{name:<9} not built in (--features {name})"),
-        "flex" => format!("flex      CPU, {} threads", std::thread::available_parallelism().map_or(1, usize::from)),
+        "flex" => format!(
+            "flex      CPU, {} threads",
+            std::thread::available_parallelism().map_or(1, usize::from)
+        ),
         "wgpu" => "wgpu      the default GPU of Vulkan, Metal or DirectX".to_owned(),
         _ => "cuda[:i]  NVIDIA GPU number i".to_owned(),
     };
@@ -112,7 +125,9 @@ mod tests {
 
     #[test]
     fn processes_of_a_machine_share_its_gpus_unless_a_number_is_named() {
-        let of_process = |name: &str, visible| name.parse::<DeviceName>().unwrap().of_process(3, visible).to_string();
+        let of_process = |name: &str, visible| {
+            name.parse::<DeviceName>().unwrap().of_process(3, visible).to_string()
+        };
         assert_eq!(of_process("cuda", None), "cuda:3");
         assert_eq!(of_process("cuda", Some("4,5")), "cuda:1");
         assert_eq!(of_process("cuda", Some("7")), "cuda:0");

@@ -41,7 +41,9 @@ pub enum AppError {
         changed: String,
     },
     /// An unfinished run on other data.
-    #[error("{source}; resume with the original data, start over with `--fresh`, or choose another `--out`")]
+    #[error(
+        "{source}; resume with the original data, start over with `--fresh`, or choose another `--out`"
+    )]
     ChangedData {
         /// What differs.
         source: ExperimentError,

@@ -35,7 +35,11 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             console::print_error(&format!("error: {error}"));
-            if matches!(error, AppError::Interrupted) { ExitCode::from(stop::INTERRUPTED) } else { ExitCode::FAILURE }
+            if matches!(error, AppError::Interrupted) {
+                ExitCode::from(stop::INTERRUPTED)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }

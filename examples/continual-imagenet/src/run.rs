@@ -55,7 +55,11 @@ struct Job {
 }
 
 impl Job {
-    fn prepare(mut config: Config, methods: &[MethodRef], mut process: Option<&mut Box<dyn Collective>>) -> Result<Self, AppError> {
+    fn prepare(
+        mut config: Config,
+        methods: &[MethodRef],
+        mut process: Option<&mut Box<dyn Collective>>,
+    ) -> Result<Self, AppError> {
         let first = process.as_ref().is_none_or(|process| process.rank() == 0);
         // Before anything that a difference would let hang.
         if let Some(process) = &mut process {
@@ -83,7 +87,10 @@ impl Job {
             config.tasks,
             config.epochs,
             config.ranks,
-            adapter(&device).map_or_else(|| config.device.to_string(), |adapter| format!("{} ({adapter})", config.device))
+            adapter(&device).map_or_else(
+                || config.device.to_string(),
+                |adapter| format!("{} ({adapter})", config.device)
+            )
         )];
         // Other methods do not mind what the buffer would be.
         let mut buffer_len = 0;
@@ -93,7 +100,12 @@ impl Job {
             buffer_len = samples;
             // As the first rank, whose part is the largest, will choose with its first mini-batch.
             let part = shard_capacity(samples, 0, config.ranks).saturating_mul(row_bytes) as u64;
-            let store = StoreLocation::choose(rehearsal.store, part, rehearsal.device_limit, std::slice::from_ref(&device));
+            let store = StoreLocation::choose(
+                rehearsal.store,
+                part,
+                rehearsal.device_limit,
+                std::slice::from_ref(&device),
+            );
             heading.push(format!(
                 "buffer: samples {samples}, bytes {}, store {}; per rank and step: incoming {}, candidates {}, representatives {}",
                 samples.saturating_mul(row_bytes),
@@ -114,13 +126,18 @@ impl Job {
         if stopped {
             return Err(AppError::Interrupted);
         }
-        let directory = if first { Some(Arc::new(RunDirectory::claim(&config, images.fingerprint(), methods)?)) } else { None };
+        let directory = if first {
+            Some(Arc::new(RunDirectory::claim(&config, images.fingerprint(), methods)?))
+        } else {
+            None
+        };
         if let Some(directory) = &directory {
             config.out = directory.out().to_path_buf();
         }
         if let Some(process) = &mut process {
             let out = process.broadcast_bytes(config.out.display().to_string().into_bytes(), 0);
-            let out = out.inspect_err(|_| directory.iter().for_each(|directory| directory.clean_up()))?;
+            let out =
+                out.inspect_err(|_| directory.iter().for_each(|directory| directory.clean_up()))?;
             if !first {
                 config.out = PathBuf::from(String::from_utf8_lossy(&out).into_owned());
             }
@@ -133,7 +150,12 @@ impl Job {
 
     /// Trains with one method on all ranks and writes the report. `process` is this process's rank
     /// under MPI; otherwise ranks are threads. `finished` are the earlier runs in the directory.
-    fn run(&self, method: MethodRef, finished: &[RunReport], process: Option<&mut Box<dyn Collective>>) -> Result<RunReport, AppError> {
+    fn run(
+        &self,
+        method: MethodRef,
+        finished: &[RunReport],
+        process: Option<&mut Box<dyn Collective>>,
+    ) -> Result<RunReport, AppError> {
         let Self { config, device, images, rehearsal, stop, first, .. } = self;
         let resumes = self.directory.as_ref().is_some_and(|directory| directory.resumes());
         let settings = config.settings(method, rehearsal.clone(), resumes);
@@ -147,16 +169,24 @@ impl Job {
             capacity: self.buffer_len,
         };
         let tasks = plan.images.len();
-        let alike: Vec<_> = finished.iter().filter(|report| report.tasks.len() == tasks).cloned().collect();
+        let alike: Vec<_> =
+            finished.iter().filter(|report| report.tasks.len() == tasks).cloned().collect();
         let begin = self.directory.clone().map(|directory| -> Begin {
             Box::new(move || {
                 directory.begin()?;
-                Ok(CurvesLog::begin(&directory.out().join(CURVES), tasks, &Comparison::new(&alike, CONFIG_FIELDS))?)
+                Ok(CurvesLog::begin(
+                    &directory.out().join(CURVES),
+                    tasks,
+                    &Comparison::new(&alike, CONFIG_FIELDS),
+                )?)
             })
         });
         let progress = Progress::new(plan, self.display, begin, stop.clone());
         let experiment = Experiment::new(images, method, &settings);
-        let experiment = experiment.with_configuration(echo).with_device(device.clone()).with_observer(&progress);
+        let experiment = experiment
+            .with_configuration(echo)
+            .with_device(device.clone())
+            .with_observer(&progress);
         let rank = |collective| experiment.run(&Rank::new(collective));
         let report = match process {
             None => first_report(run_threads(config.ranks, |threads| rank(Box::new(threads)))),
@@ -171,7 +201,11 @@ impl Job {
     }
 
     /// Runs the methods one after the other until Ctrl-C, and shows what came of it.
-    fn run_all(&self, methods: &[MethodRef], mut process: Option<Box<dyn Collective>>) -> Result<ExitCode, AppError> {
+    fn run_all(
+        &self,
+        methods: &[MethodRef],
+        mut process: Option<Box<dyn Collective>>,
+    ) -> Result<ExitCode, AppError> {
         let mut reports = Vec::new();
         // Also of those whose report only the first process has: all must come to the same end.
         let mut ended = 0;
@@ -182,8 +216,8 @@ impl Job {
                 None => self.stop.requested(),
                 Some(process) => process.any(self.stop.requested())?,
             };
-            // The first is always started, and stops after its first step: its report says how far it
-            // got.
+            // The first is always started, and stops after its first step: its report says how far
+            // it got.
             if stop && ended > 0 {
                 break;
             }
@@ -193,7 +227,11 @@ impl Job {
                 Some(process) => process.any(done.is_some())?,
             };
             if !skip {
-                reports.push(self.run(method, &[earlier.as_slice(), &reports].concat(), process.as_mut())?);
+                reports.push(self.run(
+                    method,
+                    &[earlier.as_slice(), &reports].concat(),
+                    process.as_mut(),
+                )?);
             } else if let Some(done) = done {
                 reports.push(done);
             }
@@ -201,10 +239,15 @@ impl Job {
         }
         let complete = ended == methods.len() && reports.iter().all(|report| report.complete);
         if self.first {
-            print_line(&format!("\n{LEGEND}\n\n{}", Comparison::new(&reports, CONFIG_FIELDS).table()));
+            print_line(&format!(
+                "\n{LEGEND}\n\n{}",
+                Comparison::new(&reports, CONFIG_FIELDS).table()
+            ));
             draw(&[earlier.as_slice(), &reports].concat(), &self.config.out)?;
             reports.iter().filter_map(diverged).for_each(|warning| print_error(&warning));
-            if let Some(most) = reports.iter().map(|report| report.left_out).max().filter(|&most| most > 0) {
+            if let Some(most) =
+                reports.iter().map(|report| report.left_out).max().filter(|&most| most > 0)
+            {
                 print_line(&format!("images left out because they are damaged: {most}"));
             }
             print_line(&format!("reports and figures: {}", self.config.out.display()));
@@ -227,13 +270,20 @@ impl Job {
     /// What earlier jobs with other methods left in the directory: it belongs on the same page.
     fn earlier(&self, methods: &[MethodRef]) -> Vec<RunReport> {
         let others = methods::ALL.iter().copied().filter(|method| !methods.contains(method));
-        let read = |method: MethodRef| RunReport::read(&self.config.out.join(method.to_string())).ok();
+        let read =
+            |method: MethodRef| RunReport::read(&self.config.out.join(method.to_string())).ok();
         if self.first { others.filter_map(read).collect() } else { Vec::new() }
     }
 
-    /// As [`run_all`](Self::run_all). A job that fails before its first report leaves nothing behind.
-    fn finish(self, methods: &[MethodRef], process: Option<Box<dyn Collective>>) -> Result<ExitCode, AppError> {
-        self.run_all(methods, process).inspect_err(|_| self.directory.iter().for_each(|directory| directory.clean_up()))
+    /// As [`run_all`](Self::run_all). A job that fails before its first report leaves nothing
+    /// behind.
+    fn finish(
+        self,
+        methods: &[MethodRef],
+        process: Option<Box<dyn Collective>>,
+    ) -> Result<ExitCode, AppError> {
+        self.run_all(methods, process)
+            .inspect_err(|_| self.directory.iter().for_each(|directory| directory.clean_up()))
     }
 }
 
@@ -266,7 +316,8 @@ fn run(flags: &Flags, methods: &[MethodRef]) -> Result<ExitCode, AppError> {
         CollectiveArg::Mpi => {
             config.device = transport::device(*config.device).into();
             transport::run_process(&config, |mut process| {
-                Job::prepare(config.clone(), methods, Some(&mut process))?.finish(methods, Some(process))
+                Job::prepare(config.clone(), methods, Some(&mut process))?
+                    .finish(methods, Some(process))
             })
         }
     }
@@ -287,10 +338,16 @@ pub fn report(directories: &[PathBuf], out: Option<&Path>) -> Result<ExitCode, A
     files.retain(|file| seen.insert(std::fs::canonicalize(file).unwrap_or_else(|_| file.clone())));
     let reports = files.iter().map(|file| RunReport::read(file)).collect::<Result<Vec<_>, _>>()?;
     let comparison = Comparison::new(&reports, CONFIG_FIELDS);
-    let table = if comparison.has_several_seeds() { comparison.merged_table() } else { comparison.table() };
+    let table =
+        if comparison.has_several_seeds() { comparison.merged_table() } else { comparison.table() };
     print_line(&format!("{LEGEND}\n\n{table}"));
     // Those of several runs are none of theirs.
-    let only = || directories.first().filter(|first| directories.len() == 1 && first.is_dir()).map(PathBuf::as_path);
+    let only = || {
+        directories
+            .first()
+            .filter(|first| directories.len() == 1 && first.is_dir())
+            .map(PathBuf::as_path)
+    };
     match out.or_else(only) {
         Some(out) => {
             draw(&reports, out)?;
@@ -311,7 +368,11 @@ fn find_reports(path: &Path) -> Result<Vec<PathBuf>, AppError> {
         if levels == 0 {
             return Ok(());
         }
-        let mut below: Vec<_> = std::fs::read_dir(directory)?.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+        let mut below: Vec<_> = std::fs::read_dir(directory)?
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.is_dir())
+            .collect();
         below.sort();
         below.iter().try_for_each(|path| search(path, levels - 1, found))
     }
@@ -319,7 +380,11 @@ fn find_reports(path: &Path) -> Result<Vec<PathBuf>, AppError> {
         return Ok(vec![path.to_path_buf()]);
     }
     let mut found = Vec::new();
-    search(path, 2, &mut found).map_err(|source| AppError::Io { action: "read the directory", path: path.to_path_buf(), source })?;
+    search(path, 2, &mut found).map_err(|source| AppError::Io {
+        action: "read the directory",
+        path: path.to_path_buf(),
+        source,
+    })?;
     Ok(found)
 }
 
@@ -327,7 +392,9 @@ fn find_reports(path: &Path) -> Result<Vec<PathBuf>, AppError> {
 fn diverged(report: &RunReport) -> Option<String> {
     let point = report.curves.iter().find(|point| point.train_loss.is_none())?;
     let (method, task, epoch) = (&report.method, point.task + 1, point.epoch);
-    Some(format!("warning: {method}: the training loss was not finite in epoch {epoch} of task {task}; try a lower `--learning-rate`"))
+    Some(format!(
+        "warning: {method}: the training loss was not finite in epoch {epoch} of task {task}; try a lower `--learning-rate`"
+    ))
 }
 
 fn draw(reports: &[RunReport], out: &Path) -> Result<(), AppError> {
@@ -342,7 +409,9 @@ fn draw(reports: &[RunReport], out: &Path) -> Result<(), AppError> {
 
 /// Rank 0's report, or the failure that explains the others: a rank's own failure rather than a
 /// report of it.
-fn first_report(results: Vec<Result<RunReport, RankFailure<ExperimentError>>>) -> Result<RunReport, AppError> {
+fn first_report(
+    results: Vec<Result<RunReport, RankFailure<ExperimentError>>>,
+) -> Result<RunReport, AppError> {
     let mut report = None;
     let mut failures = Vec::new();
     for result in results {
@@ -378,7 +447,10 @@ mod tests {
     use burn_rehearsal_train::evaluate::EvaluateError;
 
     fn shown(errors: Vec<ExperimentError>) -> String {
-        let failures = errors.into_iter().enumerate().map(|(rank, error)| Err(RankFailure::Error { rank, error }));
+        let failures = errors
+            .into_iter()
+            .enumerate()
+            .map(|(rank, error)| Err(RankFailure::Error { rank, error }));
         first_report(failures.collect()).unwrap_err().to_string()
     }
 
@@ -390,15 +462,27 @@ mod tests {
                 RehearsalError::PeerFailed { rank: 1, step: 3, reason: "data" }.into(),
                 DataParallelError::from(CollectiveError::PeerFailed { rank: 1, step: 3 }).into(),
                 EvaluateError::Rank(1).into(),
-                DataParallelError::RankFailed { rank: 0, step: 3, reason: "rank 1 failed at step 3 (data)".into() }.into(),
+                DataParallelError::RankFailed {
+                    rank: 0,
+                    step: 3,
+                    reason: "rank 1 failed at step 3 (data)".into(),
+                }
+                .into(),
             ]
         };
         for echo in echoes() {
             let own = || ExperimentError::Data("the file a.jpg, which failed".into());
             assert_eq!(shown(vec![echo, own()]), "rank 1: the file a.jpg, which failed");
         }
-        let silent = CollectiveError::Silent { ranks: vec![1], step: 3, limit: std::time::Duration::from_secs(60) };
-        assert_eq!(shown(vec![silent.into(), ExperimentError::Data("a.jpg".into())]), "rank 1: a.jpg");
+        let silent = CollectiveError::Silent {
+            ranks: vec![1],
+            step: 3,
+            limit: std::time::Duration::from_secs(60),
+        };
+        assert_eq!(
+            shown(vec![silent.into(), ExperimentError::Data("a.jpg".into())]),
+            "rank 1: a.jpg"
+        );
         for echo in echoes().into_iter().take(4) {
             let told = DataParallelError::RankFailed { rank: 1, step: 3, reason: "a.jpg".into() };
             assert_eq!(shown(vec![echo, told.into()]), "rank 1 failed at step 3: a.jpg");
@@ -413,8 +497,14 @@ mod tests {
 
     #[test]
     fn a_panic_explains_more_than_those_who_noticed_it() {
-        let noticed = RankFailure::Error { rank: 0, error: CollectiveError::PeerFailed { rank: 1, step: 0 }.into() };
+        let noticed = RankFailure::Error {
+            rank: 0,
+            error: CollectiveError::PeerFailed { rank: 1, step: 0 }.into(),
+        };
         let panic = RankFailure::Panic { rank: 1, message: "index out of bounds".into() };
-        assert_eq!(first_report(vec![Err(noticed), Err(panic)]).unwrap_err().to_string(), "rank 1 panicked: index out of bounds");
+        assert_eq!(
+            first_report(vec![Err(noticed), Err(panic)]).unwrap_err().to_string(),
+            "rank 1 panicked: index out of bounds"
+        );
     }
 }

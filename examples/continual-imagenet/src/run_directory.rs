@@ -1,8 +1,8 @@
 //! The output directory of a job, and the results of earlier jobs in it.
 //!
-//! A directory with a `job.json` holds an unfinished job. The file is written after the results of an
-//! earlier job are removed, and is removed when all reports and figures are written. A directory with
-//! reports and no `job.json` is finished, and the next job gets a new directory next to it.
+//! A directory with a `job.json` holds an unfinished job. The file is written after the results of
+//! an earlier job are removed, and is removed when all reports and figures are written. A directory
+//! with reports and no `job.json` is finished, and the next job gets a new directory next to it.
 
 use crate::config::{Config, NETWORK, fixed_values};
 use crate::error::AppError;
@@ -54,11 +54,17 @@ impl RunDirectory {
     ///
     /// # Errors
     ///
-    /// [`AppError`] if it cannot be written, another run uses it, or it holds an unfinished job with
-    /// another configuration.
-    pub fn claim(config: &Config, data: &Fingerprint, methods: &[MethodRef]) -> Result<Self, AppError> {
+    /// [`AppError`] if it cannot be written, another run uses it, or it holds an unfinished job
+    /// with another configuration.
+    pub fn claim(
+        config: &Config,
+        data: &Fingerprint,
+        methods: &[MethodRef],
+    ) -> Result<Self, AppError> {
         let finished = |out: &Path| {
-            let is_done = |method: &MethodRef| RunReport::read(&out.join(method.to_string())).is_ok_and(|report| report.complete);
+            let is_done = |method: &MethodRef| {
+                RunReport::read(&out.join(method.to_string())).is_ok_and(|report| report.complete)
+            };
             !out.join(JOB).exists() && methods.iter().any(is_done)
         };
         let fresh = config.fresh;
@@ -104,28 +110,44 @@ impl RunDirectory {
         let path = self.out.join(JOB);
         if !fresh && path.try_exists().map_err(io("look for", &path))? {
             let text = std::fs::read(&path).map_err(io("read", &path))?;
-            let damaged = |error: serde_json::Error| AppError::DamagedJob { path: path.clone(), reason: error.to_string() };
+            let damaged = |error: serde_json::Error| AppError::DamagedJob {
+                path: path.clone(),
+                reason: error.to_string(),
+            };
             let before: Value = serde_json::from_slice(&text).map_err(damaged)?;
             let mut changed = difference(&before, &self.job());
             let data = before.get("data").cloned().unwrap_or_default();
             let data: Fingerprint = serde_json::from_value(data).map_err(damaged)?;
             // These follow from options, which are compared above.
             let of_options = ["image size", "fit"];
-            changed.extend(data.differences(&self.data).and_then(|data| data.without(&of_options)).map(|data| data.to_string()));
+            changed.extend(
+                data.differences(&self.data)
+                    .and_then(|data| data.without(&of_options))
+                    .map(|data| data.to_string()),
+            );
             if !changed.is_empty() {
-                return Err(AppError::Changed { path: self.out.clone(), changed: changed.join(", ") });
+                return Err(AppError::Changed {
+                    path: self.out.clone(),
+                    changed: changed.join(", "),
+                });
             }
             self.resumed = true;
             return Ok(());
         }
-        let all_checkpoints: Vec<PathBuf> = self.methods.iter().map(|&method| checkpoints(&self.out, method)).collect();
+        let all_checkpoints: Vec<PathBuf> =
+            self.methods.iter().map(|&method| checkpoints(&self.out, method)).collect();
         // Checkpoints are hours of work, even without the file of their job.
         if let Some(kept) = all_checkpoints.iter().find(|kept| !fresh && has_manifest(kept)) {
-            return Err(AppError::DamagedJob { path, reason: format!("it is missing, but there are checkpoints in {}", kept.display()) });
+            return Err(AppError::DamagedJob {
+                path,
+                reason: format!("it is missing, but there are checkpoints in {}", kept.display()),
+            });
         }
         let results = self.results();
         let same = |weights: &Path, file: &Path| matches!((file.canonicalize(), weights.canonicalize()), (Ok(a), Ok(b)) if a == b);
-        if let Some(weights) = weights.filter(|weights| results.iter().any(|file| same(weights, file))) {
+        if let Some(weights) =
+            weights.filter(|weights| results.iter().any(|file| same(weights, file)))
+        {
             return Err(AppError::option(
                 "weights",
                 weights.display(),
@@ -135,8 +157,8 @@ impl RunDirectory {
         Ok(())
     }
 
-    /// Writes the file of the job, after its start has succeeded. A new job removes the results of an
-    /// earlier one. Does nothing when it is called again.
+    /// Writes the file of the job, after its start has succeeded. A new job removes the results of
+    /// an earlier one. Does nothing when it is called again.
     ///
     /// # Errors
     ///
@@ -147,12 +169,17 @@ impl RunDirectory {
         }
         // If this job is interrupted, an earlier report must not be taken for its own.
         let results = self.results();
-        let all_checkpoints: Vec<PathBuf> = self.methods.iter().map(|&method| checkpoints(&self.out, method)).collect();
+        let all_checkpoints: Vec<PathBuf> =
+            self.methods.iter().map(|&method| checkpoints(&self.out, method)).collect();
         let files = results.iter().map(|file| (file, std::fs::remove_file(file)));
-        let removed = files.chain(all_checkpoints.iter().map(|directory| (directory, std::fs::remove_dir_all(directory))));
+        let removed = files.chain(
+            all_checkpoints.iter().map(|directory| (directory, std::fs::remove_dir_all(directory))),
+        );
         for (path, removed) in removed {
             match removed {
-                Err(source) if source.kind() != ErrorKind::NotFound => return Err(io("remove", path)(source)),
+                Err(source) if source.kind() != ErrorKind::NotFound => {
+                    return Err(io("remove", path)(source));
+                }
                 _ => {}
             }
         }
@@ -166,7 +193,9 @@ impl RunDirectory {
 
     /// The results of finished methods.
     fn results(&self) -> Vec<PathBuf> {
-        let result = |method: &MethodRef| [REPORT_FILE, NETWORK].map(|file| self.out.join(method.to_string()).join(file));
+        let result = |method: &MethodRef| {
+            [REPORT_FILE, NETWORK].map(|file| self.out.join(method.to_string()).join(file))
+        };
         self.methods.iter().flat_map(result).collect()
     }
 
@@ -183,7 +212,8 @@ impl RunDirectory {
 
     /// The report of a method that the job has finished already.
     pub fn report(&self, method: MethodRef) -> Option<RunReport> {
-        let report = self.resumed.then(|| RunReport::read(&self.out.join(method.to_string())).ok())?;
+        let report =
+            self.resumed.then(|| RunReport::read(&self.out.join(method.to_string())).ok())?;
         let own = |report: &RunReport| {
             let of = |config: &Value| serde_json::json!({ "config": config });
             report.complete && difference(&of(&report.config), &of(&self.config)).is_empty()
@@ -194,11 +224,15 @@ impl RunDirectory {
     /// Removes what only an unfinished job needs.
     pub fn finish(&self) -> Result<(), AppError> {
         // The next new job removes what cannot be removed now.
-        self.methods.iter().for_each(|&method| drop(std::fs::remove_dir_all(checkpoints(&self.out, method))));
+        self.methods
+            .iter()
+            .for_each(|&method| drop(std::fs::remove_dir_all(checkpoints(&self.out, method))));
         let path = self.out.join(JOB);
         match std::fs::remove_file(&path) {
             // It may be gone already: the reports are there.
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(io("finish the run: cannot remove", &path)(error)),
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(io("finish the run: cannot remove", &path)(error))
+            }
             _ => Ok(()),
         }
     }
@@ -208,8 +242,8 @@ impl RunDirectory {
         self.lock.release();
     }
 
-    /// Cleans up after a failure: a job without a report or checkpoint leaves nothing behind, and one
-    /// whose start failed leaves everything as it was.
+    /// Cleans up after a failure: a job without a report or checkpoint leaves nothing behind, and
+    /// one whose start failed leaves everything as it was.
     pub fn clean_up(&self) {
         let kept = !self.started.load(Ordering::Relaxed)
             || self.methods.iter().any(|&method| {
@@ -237,7 +271,9 @@ fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> AppEr
 
 /// Whether a directory holds checkpoints; assumed if it cannot be read.
 fn has_manifest(directory: &Path) -> bool {
-    let is_one = |entry: std::io::Result<DirEntry>| match entry.and_then(|entry| entry.path().join(MANIFEST).try_exists()) {
+    let is_one = |entry: std::io::Result<DirEntry>| match entry
+        .and_then(|entry| entry.path().join(MANIFEST).try_exists())
+    {
         Err(error) => error.kind() != ErrorKind::NotADirectory,
         Ok(there) => there,
     };
@@ -251,7 +287,8 @@ fn has_manifest(directory: &Path) -> bool {
 fn difference(before: &Value, now: &Value) -> Vec<String> {
     let mut changed = Vec::new();
     let mut compare = |name: &str, before: Option<&Value>, now: Option<&Value>| {
-        let text = |value: Option<&Value>| value.map_or_else(|| "nothing".to_owned(), ToString::to_string);
+        let text =
+            |value: Option<&Value>| value.map_or_else(|| "nothing".to_owned(), ToString::to_string);
         if before != now {
             changed.push(format!("{name} was {} and is {}", text(before), text(now)));
         }
@@ -273,11 +310,24 @@ mod tests {
     #[test]
     fn what_changes_no_result_is_no_difference_and_the_rest_is_named() {
         let job = |config: Value| json!({ "methods": ["rehearsal"], "config": config });
-        let before = job(json!({ "epochs": 2, "workers": 1, "ranks": 4, "out": "a", "device": "cuda:0" }));
-        assert!(difference(&before, &job(json!({ "epochs": 2, "workers": 3, "ranks": 2, "out": "b", "device": "cuda:1" }))).is_empty());
-        let other = difference(&before, &job(json!({ "epochs": 3, "workers": 1, "ranks": 4, "out": "a", "device": "flex" })));
+        let before =
+            job(json!({ "epochs": 2, "workers": 1, "ranks": 4, "out": "a", "device": "cuda:0" }));
+        assert!(
+            difference(
+                &before,
+                &job(
+                    json!({ "epochs": 2, "workers": 3, "ranks": 2, "out": "b", "device": "cuda:1" })
+                )
+            )
+            .is_empty()
+        );
+        let other = difference(
+            &before,
+            &job(json!({ "epochs": 3, "workers": 1, "ranks": 4, "out": "a", "device": "flex" })),
+        );
         assert_eq!(other, ["device was \"cuda\" and is \"flex\"", "epochs was 2 and is 3"]);
-        let methods = difference(&before, &json!({ "methods": ["scratch"], "config": before["config"] }));
+        let methods =
+            difference(&before, &json!({ "methods": ["scratch"], "config": before["config"] }));
         assert_eq!(methods, ["methods was [\"rehearsal\"] and is [\"scratch\"]"]);
     }
 }

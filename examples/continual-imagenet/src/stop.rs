@@ -41,7 +41,9 @@ impl Stop {
             let first = handler.end_runs();
             match (insists, first) {
                 _ if !speaks => {}
-                (true, _) => print_error("stopping after this step; press Ctrl-C again to stop immediately"),
+                (true, _) => {
+                    print_error("stopping after this step; press Ctrl-C again to stop immediately")
+                }
                 (false, true) => print_error("stopping after this step"),
                 (false, false) => {}
             }
@@ -105,7 +107,9 @@ mod signals {
     /// Signals that are ignored stay ignored: `nohup` says so of SIGHUP, and shells say so of
     /// SIGINT to what they run in the background.
     pub fn listen(heard: impl Fn(bool) + Send + 'static) -> std::io::Result<()> {
-        let signals = [SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXCPU].into_iter().filter(|&signal| !is_ignored(signal));
+        let signals = [SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXCPU]
+            .into_iter()
+            .filter(|&signal| !is_ignored(signal));
         let mut signals = Signals::new(signals)?;
         let each = move || {
             for signal in signals.forever() {
@@ -121,7 +125,10 @@ mod signals {
         let mut action = std::mem::MaybeUninit::<libc::sigaction>::uninit();
         // SAFETY: without a new action, `sigaction` only writes the present one to `action`, which
         // is read only if that succeeded.
-        unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) == 0 && action.assume_init().sa_sigaction == libc::SIG_IGN }
+        unsafe {
+            libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) == 0
+                && action.assume_init().sa_sigaction == libc::SIG_IGN
+        }
     }
 }
 

@@ -3,11 +3,14 @@
 use crate::cli::{AugmentArg, NormalizeArg};
 use crate::config::Config;
 use crate::error::AppError;
-use burn_rehearsal_vision::augment::{Augment, ChannelStatistics, ColorJitter, ERASING_RATIO, ERASING_SCALE};
+use burn_rehearsal_vision::augment::{
+    Augment, ChannelStatistics, ColorJitter, ERASING_RATIO, ERASING_SCALE,
+};
 use burn_rehearsal_vision::data::ImageShape;
 
 /// The colour jitter of `--augment …-jitter-erase`.
-const JITTER: ColorJitter = ColorJitter { brightness: 0.4, contrast: 0.4, saturation: 0.4, hue: 0.1 };
+const JITTER: ColorJitter =
+    ColorJitter { brightness: 0.4, contrast: 0.4, saturation: 0.4, hue: 0.1 };
 /// The probability with which it erases a part of an image.
 const ERASING: f64 = 0.25;
 
@@ -31,11 +34,18 @@ fn training(config: &Config, [area, ratio]: [[f64; 2]; 2]) -> Option<Augment> {
         AugmentArg::CropFlip => (augment.random_crop(crop, crop.div_ceil(8)), false),
         AugmentArg::CropFlipJitterErase => (augment.random_crop(crop, crop.div_ceil(8)), true),
         AugmentArg::ResizedCropFlip => (augment.random_resized_crop(crop, area, ratio), false),
-        AugmentArg::ResizedCropFlipJitterErase => (augment.random_resized_crop(crop, area, ratio), true),
+        AugmentArg::ResizedCropFlipJitterErase => {
+            (augment.random_resized_crop(crop, area, ratio), true)
+        }
     };
     let flipped = cropped.horizontal_flip(0.5);
     Some(if jitter_erase {
-        config.normalize.after(flipped.color_jitter(JITTER)).random_erasing(ERASING, ERASING_SCALE, ERASING_RATIO, 0.0)
+        config.normalize.after(flipped.color_jitter(JITTER)).random_erasing(
+            ERASING,
+            ERASING_SCALE,
+            ERASING_RATIO,
+            0.0,
+        )
     } else {
         config.normalize.after(flipped)
     })
@@ -48,7 +58,11 @@ fn evaluation(config: &Config) -> Option<Augment> {
         return None;
     }
     let augment = Augment::new(config.seed);
-    Some(config.normalize.after(if cropped { augment.center_crop(config.crop_size) } else { augment }))
+    Some(config.normalize.after(if cropped {
+        augment.center_crop(config.crop_size)
+    } else {
+        augment
+    }))
 }
 
 /// The operations of training and of evaluation on images of `shape`, where there are any.
@@ -64,9 +78,9 @@ pub fn transforms(config: &Config, shape: ImageShape) -> Result<[Option<Augment>
             let reason = format!("is for images of 3 channels, these have {channels}");
             return Err(AppError::option("normalize", config.normalize.name(), reason));
         }
-        augment
-            .output_shape([channels, height, width])
-            .map_err(|error| AppError::option("image-size", config.image_size, error.to_string()))?;
+        augment.output_shape([channels, height, width]).map_err(|error| {
+            AppError::option("image-size", config.image_size, error.to_string())
+        })?;
     }
     Ok(both)
 }
@@ -80,13 +94,18 @@ mod tests {
     fn jitter_and_erasing_change_images_in_training_only() {
         let mut config = Config::default();
         let shape = ImageShape::square(3, config.image_size);
-        let grey = Tensor::<4, Int>::full([16, 3, config.image_size, config.image_size], 128, &Device::default());
+        let grey = Tensor::<4, Int>::full(
+            [16, 3, config.image_size, config.image_size],
+            128,
+            &Device::default(),
+        );
         let mut different_values = |augment| {
             config.augment = augment;
             let [training, evaluation] = transforms(&config, shape).unwrap();
             assert!(evaluation.is_none());
             let images = training.unwrap().apply_bytes(grey.clone(), 0, 0).unwrap();
-            let values: std::collections::BTreeSet<u32> = images.into_data().iter::<f32>().map(f32::to_bits).collect();
+            let values: std::collections::BTreeSet<u32> =
+                images.into_data().iter::<f32>().map(f32::to_bits).collect();
             values.len()
         };
         assert_eq!(different_values(AugmentArg::ResizedCropFlip), 1);

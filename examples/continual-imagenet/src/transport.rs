@@ -12,12 +12,13 @@ pub fn is_first_process() -> bool {
     Launch::detect().is_none_or(|launch| launch.rank.unwrap_or(0) == 0)
 }
 
-/// What connects the ranks and how many there are. `asked` and `ranks` are the options, `usual` is the
-/// default number of ranks, and `with_mpi` says whether the program was built with MPI.
+/// What connects the ranks and how many there are. `asked` and `ranks` are the options, `usual` is
+/// the default number of ranks, and `with_mpi` says whether the program was built with MPI.
 ///
 /// # Errors
 ///
-/// [`AppError::Option`] if MPI is needed but not built in, or if the launcher started another number of processes.
+/// [`AppError::Option`] if MPI is needed but not built in, or if the launcher started another
+/// number of processes.
 pub fn choose(
     asked: Option<CollectiveArg>,
     ranks: Option<usize>,
@@ -25,16 +26,23 @@ pub fn choose(
     launch: Option<Launch>,
     with_mpi: bool,
 ) -> Result<(CollectiveArg, usize), AppError> {
-    let wrong = |value: &str, reason: String| AppError::Option { option: "collective", value: value.into(), reason };
+    let wrong = |value: &str, reason: String| AppError::Option {
+        option: "collective",
+        value: value.into(),
+        reason,
+    };
     let processes = launch.map_or(1, |launch| launch.size);
     match asked {
         // Each process would be a run of its own in the same directory.
         Some(CollectiveArg::Threads) if processes > 1 => {
-            let reason =
-                format!("the launcher started {processes} processes; leave the option out, or start the program without a launcher");
+            let reason = format!(
+                "the launcher started {processes} processes; leave the option out, or start the program without a launcher"
+            );
             return Err(wrong("threads", reason));
         }
-        Some(CollectiveArg::Threads) => return Ok((CollectiveArg::Threads, ranks.unwrap_or(usual))),
+        Some(CollectiveArg::Threads) => {
+            return Ok((CollectiveArg::Threads, ranks.unwrap_or(usual)));
+        }
         None if processes == 1 => return Ok((CollectiveArg::Threads, ranks.unwrap_or(usual))),
         _ => {}
     }
@@ -46,7 +54,9 @@ pub fn choose(
     }
     match ranks {
         Some(ranks) if ranks != processes => {
-            let reason = format!("the launcher started {processes} processes, so `--ranks {ranks}` is not possible");
+            let reason = format!(
+                "the launcher started {processes} processes, so `--ranks {ranks}` is not possible"
+            );
             Err(wrong("mpi", reason))
         }
         _ => Ok((CollectiveArg::Mpi, processes)),
@@ -64,15 +74,22 @@ pub fn device(name: DeviceName) -> DeviceName {
 /// # Errors
 ///
 /// [`AppError::Option`] in a program without MPI, which [`choose`] refuses earlier.
-pub fn run_process<T: Send>(config: &Config, f: impl Fn(Box<dyn Collective>) -> Result<T, AppError> + Sync) -> Result<T, AppError> {
+pub fn run_process<T: Send>(
+    config: &Config,
+    f: impl Fn(Box<dyn Collective>) -> Result<T, AppError> + Sync,
+) -> Result<T, AppError> {
     let reduction = match config.reduction {
         ReductionArg::Fixed => Reduction::FixedOrder,
         ReductionArg::Fast => Reduction::Fast,
     };
-    let options = MpiOptions { reduction, expected_ranks: Some(config.ranks), ..MpiOptions::default() };
-    let ranks = Ranks::processes().map_err(|error| AppError::option("collective", "mpi", error.to_string()))?;
-    let mut values =
-        ranks.with_mpi_options(options).run(|rank| f(rank.collective()?)).map_err(|failure| AppError::RankEnded(failure.to_string()))?;
+    let options =
+        MpiOptions { reduction, expected_ranks: Some(config.ranks), ..MpiOptions::default() };
+    let ranks = Ranks::processes()
+        .map_err(|error| AppError::option("collective", "mpi", error.to_string()))?;
+    let mut values = ranks
+        .with_mpi_options(options)
+        .run(|rank| f(rank.collective()?))
+        .map_err(|failure| AppError::RankEnded(failure.to_string()))?;
     values.pop().ok_or_else(|| AppError::RankEnded("no rank was started".into()))
 }
 
@@ -87,16 +104,27 @@ mod tests {
     #[test]
     fn ranks_are_threads_unless_a_launcher_started_several_processes() {
         assert_eq!(choose(None, None, 2, None, true).unwrap(), (CollectiveArg::Threads, 2));
-        assert_eq!(choose(None, Some(3), 2, launched(1), true).unwrap(), (CollectiveArg::Threads, 3));
-        assert_eq!(choose(Some(CollectiveArg::Threads), None, 2, launched(1), true).unwrap(), (CollectiveArg::Threads, 2));
-        let error = choose(Some(CollectiveArg::Threads), None, 2, launched(4), true).unwrap_err().to_string();
+        assert_eq!(
+            choose(None, Some(3), 2, launched(1), true).unwrap(),
+            (CollectiveArg::Threads, 3)
+        );
+        assert_eq!(
+            choose(Some(CollectiveArg::Threads), None, 2, launched(1), true).unwrap(),
+            (CollectiveArg::Threads, 2)
+        );
+        let error = choose(Some(CollectiveArg::Threads), None, 2, launched(4), true)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("--collective threads") && error.contains("4 processes"), "{error}");
     }
 
     #[test]
     fn the_launcher_says_how_many_processes_there_are() {
         assert_eq!(choose(None, None, 2, launched(4), true).unwrap(), (CollectiveArg::Mpi, 4));
-        assert_eq!(choose(Some(CollectiveArg::Mpi), None, 2, None, true).unwrap(), (CollectiveArg::Mpi, 1));
+        assert_eq!(
+            choose(Some(CollectiveArg::Mpi), None, 2, None, true).unwrap(),
+            (CollectiveArg::Mpi, 1)
+        );
         let error = choose(None, Some(3), 2, launched(4), true).unwrap_err().to_string();
         assert!(error.contains("4 processes") && error.contains("--ranks 3"), "{error}");
     }

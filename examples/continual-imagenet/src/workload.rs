@@ -17,7 +17,9 @@ use burn_rehearsal_train::augmentation::Augmentation;
 use burn_rehearsal_train::experiment::Workload;
 use burn_rehearsal_train::fingerprint::Fingerprint;
 use burn_rehearsal_train::init::keyed_init;
-use burn_rehearsal_train::stream::{ClassIncremental, ClassOrder, InstanceIncremental, StreamError, TaskStream};
+use burn_rehearsal_train::stream::{
+    ClassIncremental, ClassOrder, InstanceIncremental, StreamError, TaskStream,
+};
 use burn_rehearsal_train::weights::load_safetensors;
 use burn_rehearsal_vision::augment::Augment;
 use burn_rehearsal_vision::data::{Image, ImageData};
@@ -58,10 +60,14 @@ impl Images {
             other => AppError::Stream(other),
         };
         let stream: Box<dyn TaskStream> = match config.stream {
-            StreamArg::Class => Box::new(ClassIncremental::new(train, test, data.classes, config.tasks, order).map_err(in_words)?),
-            StreamArg::Instance => {
-                Box::new(InstanceIncremental::new(train, test, data.classes, config.tasks, config.seed).map_err(in_words)?)
-            }
+            StreamArg::Class => Box::new(
+                ClassIncremental::new(train, test, data.classes, config.tasks, order)
+                    .map_err(in_words)?,
+            ),
+            StreamArg::Instance => Box::new(
+                InstanceIncremental::new(train, test, data.classes, config.tasks, config.seed)
+                    .map_err(in_words)?,
+            ),
         };
         let [training, evaluation] = transforms(config, data.shape)?;
         let pretrained = match &config.weights {
@@ -80,7 +86,8 @@ impl Images {
     ///
     /// [`AppError::Sample`] if it cannot be stored.
     pub fn row_bytes(&self, device: &Device) -> Result<usize, AppError> {
-        let blank = Image { pixels: vec![0u8; self.data.shape.elements()].into(), class: 0, index: 0 };
+        let blank =
+            Image { pixels: vec![0u8; self.data.shape.elements()].into(), class: 0, index: 0 };
         let layout = |batch: ImageBatch| {
             let mut columns = Vec::new();
             batch.into_parts(&mut columns)?;
@@ -114,7 +121,9 @@ impl Images {
 /// The network for the images as it sees them.
 fn network(config: &Config, data: &ImageData) -> NetworkConfig {
     let shape = [data.shape.channels, config.crop_size, config.crop_size];
-    NetworkConfig::new(config.model, shape, data.classes).with_stem(config.stem.into()).with_width(config.model_width)
+    NetworkConfig::new(config.model, shape, data.classes)
+        .with_stem(config.stem.into())
+        .with_width(config.model_width)
 }
 
 impl Workload for Images {
@@ -136,7 +145,10 @@ impl Workload for Images {
     }
 
     fn batcher(&self) -> ImageBatcher {
-        ImageBatcher { shape: self.data.shape, room: self.config.representatives.of(self.config.batch_size) }
+        ImageBatcher {
+            shape: self.data.shape,
+            room: self.config.representatives.of(self.config.batch_size),
+        }
     }
 
     fn augmentation(&self) -> Option<Augmentation<ImageBatch>> {
@@ -165,17 +177,24 @@ impl Workload for Images {
             // Clones share their running statistics; the way through inference makes new ones.
             Some(network) if device.is_autodiff() => network.valid().train().fork(device),
             Some(network) => network.valid().fork(device),
-            None => keyed_init(network(&self.config, &self.data).init(device), seed, self.config.init.into()),
+            None => keyed_init(
+                network(&self.config, &self.data).init(device),
+                seed,
+                self.config.init.into(),
+            ),
         }
     }
 
     fn optimizer(&self) -> ModuleOptimizer {
         let mut sgd = SgdConfig::new();
         if self.config.momentum > 0.0 {
-            sgd = sgd.with_momentum(Some(MomentumConfig::new().with_momentum(self.config.momentum).with_dampening(0.0)));
+            sgd = sgd.with_momentum(Some(
+                MomentumConfig::new().with_momentum(self.config.momentum).with_dampening(0.0),
+            ));
         }
         if self.config.weight_decay > 0.0 {
-            sgd = sgd.with_weight_decay(Some(WeightDecayConfig::new(self.config.weight_decay as f32)));
+            sgd = sgd
+                .with_weight_decay(Some(WeightDecayConfig::new(self.config.weight_decay as f32)));
         }
         sgd.init()
     }

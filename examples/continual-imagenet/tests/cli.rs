@@ -17,7 +17,11 @@ const SMALL: [&str; 4] = ["--tasks", "2", "--epochs", "2"];
 
 fn program(directory: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_continual-imagenet"));
-    command.args(arguments).current_dir(directory).env_remove("RUST_LOG").env_remove("RUST_BACKTRACE");
+    command
+        .args(arguments)
+        .current_dir(directory)
+        .env_remove("RUST_LOG")
+        .env_remove("RUST_BACKTRACE");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -65,16 +69,24 @@ struct Ended {
 
 fn run(directory: &Path, arguments: &[&str]) -> Ended {
     let mut child = program(directory, arguments).spawn().unwrap();
-    let (stdout, stderr) = (read_all(child.stdout.take().unwrap()), read_all(child.stderr.take().unwrap()));
+    let (stdout, stderr) =
+        (read_all(child.stdout.take().unwrap()), read_all(child.stderr.take().unwrap()));
     let code = wait(&mut child);
-    let text = |reader: std::thread::JoinHandle<Vec<u8>>| String::from_utf8(reader.join().unwrap()).unwrap();
+    let text = |reader: std::thread::JoinHandle<Vec<u8>>| {
+        String::from_utf8(reader.join().unwrap()).unwrap()
+    };
     Ended { code, stdout: text(stdout), stderr: text(stderr) }
 }
 
 /// Runs to a good end and returns what was printed.
 fn succeed(directory: &Path, arguments: &[&str]) -> String {
     let ended = run(directory, arguments);
-    assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{arguments:?} printed {}", ended.stdout);
+    assert_eq!(
+        (ended.code, ended.stderr.as_str()),
+        (0, ""),
+        "{arguments:?} printed {}",
+        ended.stdout
+    );
     ended.stdout
 }
 
@@ -85,14 +97,17 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     paths.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
-/// Runs `arguments` with an output directory of its own and expects one line of complaint that holds all of `words`, and nothing on disk.
+/// Runs `arguments` with an output directory of its own and expects one line of complaint that
+/// holds all of `words`, and nothing on disk.
 fn refused(arguments: &[&str], words: &[&str]) {
     let directory = TempDir::new().unwrap();
     let ended = run(directory.path(), &[arguments, &["--out", "deep/out"]].concat());
     assert_eq!(ended.code, 1, "{arguments:?}: {}{}", ended.stdout, ended.stderr);
     assert_eq!(ended.stderr.lines().count(), 1, "{arguments:?}: {}", ended.stderr);
     assert!(ended.stderr.starts_with("error: "), "{arguments:?}: {}", ended.stderr);
-    words.iter().for_each(|word| assert!(ended.stderr.contains(word), "{arguments:?}: no {word:?} in: {}", ended.stderr));
+    words.iter().for_each(|word| {
+        assert!(ended.stderr.contains(word), "{arguments:?}: no {word:?} in: {}", ended.stderr)
+    });
     let left = std::fs::read_dir(directory.path()).unwrap().count();
     assert_eq!(left, 0, "{arguments:?} left something: {:?}", files(directory.path()));
 }
@@ -102,7 +117,9 @@ fn misused(arguments: &[&str], words: &[&str]) {
     let directory = TempDir::new().unwrap();
     let ended = run(directory.path(), arguments);
     assert_eq!((ended.code, ended.stdout.as_str()), (2, ""), "{arguments:?}: {}", ended.stderr);
-    words.iter().for_each(|word| assert!(ended.stderr.contains(word), "{arguments:?}: no {word:?} in: {}", ended.stderr));
+    words.iter().for_each(|word| {
+        assert!(ended.stderr.contains(word), "{arguments:?}: no {word:?} in: {}", ended.stderr)
+    });
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "{arguments:?}");
 }
 
@@ -113,8 +130,17 @@ fn image_folder(directory: &Path, classes: &[&str]) {
             let folder = directory.join(part).join(name);
             std::fs::create_dir_all(&folder).unwrap();
             for index in 0..images {
-                let image = image::RgbImage::from_fn(10, 8, |x, y| image::Rgb([60 * class as u8, (20 * x) as u8, (9 * y + index) as u8]));
-                image.save(folder.join(format!("{index}.{}", if index % 2 == 0 { "jpg" } else { "png" }))).unwrap();
+                let image = image::RgbImage::from_fn(10, 8, |x, y| {
+                    image::Rgb([60 * class as u8, (20 * x) as u8, (9 * y + index) as u8])
+                });
+                image
+                    .save(
+                        folder.join(format!(
+                            "{index}.{}",
+                            if index % 2 == 0 { "jpg" } else { "png" }
+                        )),
+                    )
+                    .unwrap();
             }
         }
     }
@@ -127,7 +153,11 @@ fn report(path: &Path) -> Value {
 /// What two equal runs have in common bit for bit: all but times and what was asked for.
 fn result(report: &Value) -> Value {
     let fields = ["method", "seed", "complete", "tasks", "accuracy", "summary", "curves", "buffer"];
-    fields.iter().map(|&field| (field.to_string(), report[field].clone())).collect::<serde_json::Map<_, _>>().into()
+    fields
+        .iter()
+        .map(|&field| (field.to_string(), report[field].clone()))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 fn rehearse(arguments: &[&str]) -> Value {
@@ -139,14 +169,20 @@ fn rehearse(arguments: &[&str]) -> Value {
 
 #[test]
 fn numbers_that_make_no_sense_are_refused_by_name_before_anything_is_written() {
-    refused(&["--representatives", "145"], &["`--representatives 145`", "144 samples", "`--capacity 10%`"]);
+    refused(
+        &["--representatives", "145"],
+        &["`--representatives 145`", "144 samples", "`--capacity 10%`"],
+    );
     refused(&["--candidates", "9"], &["`--candidates 9`", "`--batch-size 8`"]);
     refused(&["--candidates", "0"], &["`--candidates 0`", "at least 1"]);
     for capacity in ["0", "0%", "0.01%", "0MiB", "10e-6MiB"] {
         refused(&["--capacity", capacity], &["--capacity", capacity, "single sample"]);
     }
     refused(&["--capacity", "1", "--ranks", "2"], &["`--capacity 1`", "2 ranks"]);
-    refused(&["--capacity", "0.2KiB", "--representatives", "8"], &["`--representatives 8`", "`--capacity 0.2KiB`"]);
+    refused(
+        &["--capacity", "0.2KiB", "--representatives", "8"],
+        &["`--representatives 8`", "`--capacity 0.2KiB`"],
+    );
     misused(&["--candidates", "half"], &["half", "25%"]);
     refused(&["--representatives", "200000%"], &["--representatives", "at most"]);
     for capacity in ["garbage", "-5", "101%", "10 apples", ""] {
@@ -165,7 +201,10 @@ fn numbers_that_make_no_sense_are_refused_by_name_before_anything_is_written() {
     }
     for numbers in [["NaN", "1"], ["0", "0"], ["0.5", "1.5"]] {
         let [low, high] = numbers;
-        refused(&["--augment", "resized-crop-flip", "--crop-area", low, high], &["--crop-area", "above 0"]);
+        refused(
+            &["--augment", "resized-crop-flip", "--crop-area", low, high],
+            &["--crop-area", "above 0"],
+        );
     }
     refused(&["--model", "conv", "--crop-size", "3"], &["`--crop-size 3`", "at least 4"]);
     for rate in ["-1", "0", "NaN", "inf"] {
@@ -194,9 +233,23 @@ fn unknown_values_and_flags_are_refused_by_name() {
     if !cfg!(feature = "wgpu") {
         refused(&["--device", "wgpu"], &["`--device wgpu`", "--features wgpu"]);
     }
-    let options = ["policy", "sampling", "execution", "candidate-mode", "on-repeat", "stream", "class-order", "model", "recipe", "augment"];
+    let options = [
+        "policy",
+        "sampling",
+        "execution",
+        "candidate-mode",
+        "on-repeat",
+        "stream",
+        "class-order",
+        "model",
+        "recipe",
+        "augment",
+    ];
     for option in options {
-        misused(&[&format!("--{option}"), "nonsense"], &["'nonsense'", &format!("--{option}"), "possible values"]);
+        misused(
+            &[&format!("--{option}"), "nonsense"],
+            &["'nonsense'", &format!("--{option}"), "possible values"],
+        );
     }
     misused(&["train"], &["--method"]);
     misused(&["train", "--method", "memory"], &["'memory'", "rehearsal"]);
@@ -248,7 +301,13 @@ fn an_output_directory_that_cannot_be_written_is_refused_by_name_before_training
     for out in ["taken", "taken/below"] {
         let ended = run(directory.path(), &["--out", out]);
         assert_eq!((ended.code, ended.stdout.as_str()), (1, ""), "{out}");
-        assert!(ended.stderr.starts_with("error: ") && ended.stderr.contains(out) && ended.stderr.lines().count() == 1, "{}", ended.stderr);
+        assert!(
+            ended.stderr.starts_with("error: ")
+                && ended.stderr.contains(out)
+                && ended.stderr.lines().count() == 1,
+            "{}",
+            ended.stderr
+        );
     }
     assert_eq!(std::fs::read_to_string(directory.path().join("taken")).unwrap(), "mine");
 }
@@ -263,7 +322,20 @@ fn an_image_that_cannot_be_read_ends_all_ranks_with_its_path() {
         std::fs::write(&damaged, "no image").unwrap();
         let data = format!("folder:{}", folder.display());
         let path = damaged.display().to_string();
-        let base = ["--data", &data, "--tasks", "2", "--epochs", "1", "--batch-size", "4", "--capacity", "4", "--representatives", "2"];
+        let base = [
+            "--data",
+            &data,
+            "--tasks",
+            "2",
+            "--epochs",
+            "1",
+            "--batch-size",
+            "4",
+            "--capacity",
+            "4",
+            "--representatives",
+            "2",
+        ];
         for ranks in ["1", "2", "4"] {
             // Without lag the ranks hear of it in the exchange of rows, before the learner does.
             for lag in ["0", "1"] {
@@ -279,9 +351,21 @@ fn an_image_that_cannot_be_read_ends_all_ranks_with_its_path() {
 fn failed(arguments: &[&str], path: &str) {
     let directory = TempDir::new().unwrap();
     // Otherwise the tasks before the failure would be kept.
-    let ended = run(directory.path(), &[arguments, &["--out", "deep/out", "--checkpoint-every", "never"]].concat());
-    assert_eq!((ended.code, ended.stderr.lines().count()), (1, 1), "{arguments:?}: {}", ended.stderr);
-    assert!(ended.stderr.starts_with("error: ") && ended.stderr.contains(path), "{arguments:?}: no {path} in: {}", ended.stderr);
+    let ended = run(
+        directory.path(),
+        &[arguments, &["--out", "deep/out", "--checkpoint-every", "never"]].concat(),
+    );
+    assert_eq!(
+        (ended.code, ended.stderr.lines().count()),
+        (1, 1),
+        "{arguments:?}: {}",
+        ended.stderr
+    );
+    assert!(
+        ended.stderr.starts_with("error: ") && ended.stderr.contains(path),
+        "{arguments:?}: no {path} in: {}",
+        ended.stderr
+    );
     assert_eq!(files(directory.path()), Vec::<PathBuf>::new(), "{arguments:?}");
     assert!(!directory.path().join("deep").exists(), "{arguments:?}");
 }
@@ -313,10 +397,19 @@ fn the_same_command_gives_the_same_bits_whoever_does_the_work() {
     for ranks in ["1", "2", "4"] {
         let first = rehearse(&["--ranks", ranks]);
         for digest in ["contents_digest", "draws_digest"] {
-            assert!(first["buffer"][digest].as_str().is_some_and(|text| text.len() >= 16), "{}", first["buffer"]);
+            assert!(
+                first["buffer"][digest].as_str().is_some_and(|text| text.len() >= 16),
+                "{}",
+                first["buffer"]
+            );
         }
-        for more in [&[][..], &["--execution", "inline"], &["--workers", "0"], &["--workers", "4"]] {
-            assert_eq!(rehearse(&[&["--ranks", ranks], more].concat()), first, "{ranks} ranks, {more:?}");
+        for more in [&[][..], &["--execution", "inline"], &["--workers", "0"], &["--workers", "4"]]
+        {
+            assert_eq!(
+                rehearse(&[&["--ranks", ranks], more].concat()),
+                first,
+                "{ranks} ranks, {more:?}"
+            );
         }
         let other = rehearse(&["--ranks", ranks, "--seed", "43"]);
         for digest in ["contents_digest", "draws_digest"] {
@@ -333,7 +426,8 @@ fn er_ace_learns_and_is_not_plain_rehearsal() {
     let asymmetric = result(&report(&directory.path().join("out/er-ace")));
     let rehearsal = rehearse(&[]);
     assert_ne!(asymmetric["accuracy"], rehearsal["accuracy"]);
-    // Replayed rows are masked like incoming rows if their number is lost: earlier tasks are then forgotten.
+    // Replayed rows are masked like incoming rows if their number is lost: earlier tasks are then
+    // forgotten.
     let average = |of: &Value| of["summary"]["average_top1"].as_f64().unwrap();
     assert!(average(&asymmetric) > 0.5 * average(&rehearsal), "{}", asymmetric["summary"]);
 }
@@ -345,8 +439,12 @@ fn augmentation_is_repeatable_and_changes_what_is_learned_but_not_what_is_stored
         let plain = of(&[]);
         assert_eq!(of(&["--augment", "none"]), plain);
         let crop = of(&["--augment", "crop-flip"]);
-        // Whoever decodes and whoever exchanges rows: the mini-batch of a step is the same, and so is what is done to it.
-        assert_eq!(of(&["--augment", "crop-flip", "--workers", "4", "--execution", "inline"]), crop);
+        // Whoever decodes and whoever exchanges rows: the mini-batch of a step is the same, and so
+        // is what is done to it.
+        assert_eq!(
+            of(&["--augment", "crop-flip", "--workers", "4", "--execution", "inline"]),
+            crop
+        );
         let resized = of(&["--augment", "resized-crop-flip"]);
         assert_ne!(resized["curves"], crop["curves"]);
         for augmented in [&crop, &resized] {
@@ -362,7 +460,9 @@ fn augmentation_is_repeatable_and_changes_what_is_learned_but_not_what_is_stored
 fn augmentation_never_touches_an_evaluation_and_is_part_of_the_report() {
     let directory = TempDir::new().unwrap();
     std::fs::write(directory.path().join("run.toml"), "augment = \"resized-crop-flip\"\n").unwrap();
-    let small = [&["train", "--method", "incremental", "--fresh", "--config", "run.toml"], &SMALL[..]].concat();
+    let small =
+        [&["train", "--method", "incremental", "--fresh", "--config", "run.toml"], &SMALL[..]]
+            .concat();
     let runs = [&[][..], &["--augment", "crop-flip"], &["--augment", "none"]].map(|flags| {
         succeed(directory.path(), &[&small, flags].concat());
         report(&directory.path().join("runs/digits/incremental"))
@@ -379,34 +479,62 @@ fn augmentation_never_touches_an_evaluation_and_is_part_of_the_report() {
 fn a_comparison_prints_plain_lines_and_a_table_and_leaves_reports_with_every_field() {
     let directory = TempDir::new().unwrap();
     let stdout = succeed(directory.path(), &SMALL);
-    assert!(stdout.chars().all(|character| character == '\n' || !character.is_control()), "{stdout:?}");
-    for words in ["task 1/2", "task 2/2", "average", "forgetting", "× incr.", "bytes 10368", "runs/digits"] {
+    assert!(
+        stdout.chars().all(|character| character == '\n' || !character.is_control()),
+        "{stdout:?}"
+    );
+    for words in
+        ["task 1/2", "task 2/2", "average", "forgetting", "× incr.", "bytes 10368", "runs/digits"]
+    {
         assert!(stdout.contains(words), "no {words:?} in {stdout}");
     }
     let out = directory.path().join("runs/digits");
     for method in ["incremental", "rehearsal", "scratch"] {
         assert!(stdout.contains(method));
         let report = report(&out.join(method));
-        assert_eq!((&report["method"], &report["world_size"], &report["complete"]), (&method.into(), &2.into(), &true.into()));
-        assert_eq!((&report["config"]["tasks"], &report["config"]["policy"]), (&2.into(), &"class-balanced".into()));
+        assert_eq!(
+            (&report["method"], &report["world_size"], &report["complete"]),
+            (&method.into(), &2.into(), &true.into())
+        );
+        assert_eq!(
+            (&report["config"]["tasks"], &report["config"]["policy"]),
+            (&2.into(), &"class-balanced".into())
+        );
         for name in ["top1", "top5"] {
             let matrix = report["accuracy"][name].as_array().unwrap();
-            assert!(matrix.len() == 2 && matrix.iter().all(|row| row.as_array().unwrap().len() == 2), "{matrix:?}");
+            assert!(
+                matrix.len() == 2 && matrix.iter().all(|row| row.as_array().unwrap().len() == 2),
+                "{matrix:?}"
+            );
         }
         for name in ["average_top1", "average_top5", "forgetting", "bwt", "fwt"] {
             assert!(report["summary"][name].is_number(), "{name}: {}", report["summary"]);
         }
-        assert!(report["time"]["total_s"].is_number() && report["time"]["samples_per_s"].is_number());
+        assert!(
+            report["time"]["total_s"].is_number() && report["time"]["samples_per_s"].is_number()
+        );
         assert!(report["time"]["phases_ms"]["forward_backward"].is_number(), "{}", report["time"]);
         let buffer = &report["buffer"];
         if method != "rehearsal" {
             assert!(buffer.is_null());
             continue;
         }
-        assert_eq!((&buffer["capacity"], &buffer["len"], &buffer["bytes"]), (&144.into(), &144.into(), &10368.into()), "{buffer}");
-        let per_class: Vec<u64> = buffer["per_class"].as_array().unwrap().iter().map(|rows| rows.as_u64().unwrap()).collect();
+        assert_eq!(
+            (&buffer["capacity"], &buffer["len"], &buffer["bytes"]),
+            (&144.into(), &144.into(), &10368.into()),
+            "{buffer}"
+        );
+        let per_class: Vec<u64> = buffer["per_class"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|rows| rows.as_u64().unwrap())
+            .collect();
         assert_eq!((per_class.len(), per_class.iter().sum::<u64>()), (10, 144));
-        assert!(buffer["distinct"].as_u64().is_some_and(|distinct| (1..=144).contains(&distinct)), "{buffer}");
+        assert!(
+            buffer["distinct"].as_u64().is_some_and(|distinct| (1..=144).contains(&distinct)),
+            "{buffer}"
+        );
     }
     assert_figures(&out);
     // For each method its report and its network, and five files for all.
@@ -417,7 +545,8 @@ fn a_comparison_prints_plain_lines_and_a_table_and_leaves_reports_with_every_fie
 fn a_trained_network_is_kept_and_can_be_begun_with_and_later_methods_join_its_page() {
     let directory = TempDir::new().unwrap();
     let train = |method: &str, more: &[&str]| {
-        let command = ["train", "--method", method, "--tasks", "2", "--epochs", "1", "--out", "out"];
+        let command =
+            ["train", "--method", method, "--tasks", "2", "--epochs", "1", "--out", "out"];
         succeed(directory.path(), &[&command[..], more].concat());
     };
     train("rehearsal", &[]);
@@ -426,7 +555,10 @@ fn a_trained_network_is_kept_and_can_be_begun_with_and_later_methods_join_its_pa
     let network = out.join("rehearsal/model.safetensors");
     train("incremental", &["--weights", network.to_str().unwrap()]);
     let second = report(&out.join("incremental"));
-    assert_eq!(second["accuracy"]["initial_top1"], first["accuracy"]["top1"][1], "it begins as the other ended");
+    assert_eq!(
+        second["accuracy"]["initial_top1"], first["accuracy"]["top1"][1],
+        "it begins as the other ended"
+    );
     for page in ["report.html", "summary.csv", "curves.csv"] {
         let text = std::fs::read_to_string(out.join(page)).unwrap();
         assert!(text.contains("incremental") && text.contains("rehearsal"), "{page}: {text}");
@@ -446,7 +578,10 @@ fn over_a_pipe_progress_is_plain_lines_with_everything_that_a_person_wants_to_kn
     let command = ["train", "--method", "rehearsal", "--out", "out"];
     let arguments = [&command[..], &SMALL[..], &["--evaluate-every", "1"]].concat();
     let stdout = succeed(directory.path(), &arguments);
-    let line = stdout.lines().find(|line| line.contains("epoch 1/2")).unwrap_or_else(|| panic!("no epoch in {stdout}"));
+    let line = stdout
+        .lines()
+        .find(|line| line.contains("epoch 1/2"))
+        .unwrap_or_else(|| panic!("no epoch in {stdout}"));
     for words in [
         "rehearsal  task 1/2  epoch 1/2  loss ",
         "  top-1 ",
@@ -458,24 +593,49 @@ fn over_a_pipe_progress_is_plain_lines_with_everything_that_a_person_wants_to_kn
     ] {
         assert!(line.contains(words), "no {words:?} in {line:?}");
     }
-    let figure = |before: &str| line.split_once(before).unwrap().1.split_whitespace().next().unwrap().parse::<f64>().unwrap();
-    assert!(figure("loss ") > 0.0 && figure("top-1 ") <= 100.0 && figure("wait ") < 100.0, "{line}");
-    assert!(line.split_once(" images/s").unwrap().0.rsplit(' ').next().unwrap().parse::<f64>().unwrap() > 0.0, "{line}");
-    // A line for an epoch comes every five seconds at most, whatever the number of epochs, but for those in which accuracies were measured.
+    let figure = |before: &str| {
+        line.split_once(before)
+            .unwrap()
+            .1
+            .split_whitespace()
+            .next()
+            .unwrap()
+            .parse::<f64>()
+            .unwrap()
+    };
+    assert!(
+        figure("loss ") > 0.0 && figure("top-1 ") <= 100.0 && figure("wait ") < 100.0,
+        "{line}"
+    );
+    assert!(
+        line.split_once(" images/s").unwrap().0.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+            > 0.0,
+        "{line}"
+    );
+    // A line for an epoch comes every five seconds at most, whatever the number of epochs, but for
+    // those in which accuracies were measured.
     for (out, every, fewest, most) in [("out-2", "0", 1, 8), ("out-3", "10", 6, 14)] {
-        let many = [&command[..], &["--tasks", "2", "--epochs", "40", "--evaluate-every", every]].concat();
-        let (lines, rows) = (succeed(directory.path(), &many), rows(&directory.path().join(out).join("curves.csv")));
+        let many =
+            [&command[..], &["--tasks", "2", "--epochs", "40", "--evaluate-every", every]].concat();
+        let (lines, rows) = (
+            succeed(directory.path(), &many),
+            rows(&directory.path().join(out).join("curves.csv")),
+        );
         assert!((fewest..=most).contains(&lines.matches("  epoch ").count()), "{lines}");
         assert_eq!(rows.len(), 80);
     }
     let quiet = succeed(directory.path(), &[&arguments[..], &["--display", "none"]].concat());
-    assert!(!quiet.contains("task 1/2") && quiet.contains("average") && quiet.contains("images/s"), "{quiet}");
+    assert!(
+        !quiet.contains("task 1/2") && quiet.contains("average") && quiet.contains("images/s"),
+        "{quiet}"
+    );
 }
 
 /// The rows of a CSV file behind its head, which must be as long.
 fn rows(path: &Path) -> Vec<Vec<String>> {
     let text = std::fs::read_to_string(path).unwrap();
-    let mut lines = text.lines().map(|line| line.split(',').map(str::to_string).collect::<Vec<_>>());
+    let mut lines =
+        text.lines().map(|line| line.split(',').map(str::to_string).collect::<Vec<_>>());
     let head = lines.next().unwrap();
     lines.inspect(|row| assert_eq!(row.len(), head.len(), "{text}")).collect()
 }
@@ -483,23 +643,51 @@ fn rows(path: &Path) -> Vec<Vec<String>> {
 #[test]
 fn accuracies_within_tasks_are_in_the_report_the_table_and_the_page() {
     let directory = TempDir::new().unwrap();
-    let arguments = ["train", "--method", "rehearsal", "--tasks", "2", "--epochs", "4", "--evaluate-every", "2", "--out", "out"];
+    let arguments = [
+        "train",
+        "--method",
+        "rehearsal",
+        "--tasks",
+        "2",
+        "--epochs",
+        "4",
+        "--evaluate-every",
+        "2",
+        "--out",
+        "out",
+    ];
     succeed(directory.path(), &arguments);
     let out = directory.path().join("out");
     let report = report(&out.join("rehearsal"));
-    let (curves, epochs) = (report["curves"].as_array().unwrap(), report["time"]["epochs"].as_array().unwrap());
+    let (curves, epochs) =
+        (report["curves"].as_array().unwrap(), report["time"]["epochs"].as_array().unwrap());
     assert_eq!((curves.len(), epochs.len()), (8, 8));
     let (mut seconds, mut images) = (0.0, 0);
-    for (row, (point, time)) in rows(&out.join("curves.csv")).iter().zip(curves.iter().zip(epochs)) {
+    for (row, (point, time)) in rows(&out.join("curves.csv")).iter().zip(curves.iter().zip(epochs))
+    {
         let number = |cell: usize| row[cell].parse::<f64>().unwrap();
-        assert_eq!((row[0].as_str(), row[1].as_str(), row[2].as_str()), ("rehearsal", "rehearsal", "42"));
-        let (task, epoch) = (point["task"].as_f64().unwrap() + 1.0, point["epoch"].as_f64().unwrap() + 1.0);
-        assert_eq!((number(3), number(4), number(5)), (task, epoch, point["train_loss"].as_f64().unwrap()));
+        assert_eq!(
+            (row[0].as_str(), row[1].as_str(), row[2].as_str()),
+            ("rehearsal", "rehearsal", "42")
+        );
+        let (task, epoch) =
+            (point["task"].as_f64().unwrap() + 1.0, point["epoch"].as_f64().unwrap() + 1.0);
+        assert_eq!(
+            (number(3), number(4), number(5)),
+            (task, epoch, point["train_loss"].as_f64().unwrap())
+        );
         assert_eq!(number(6), time["train_s"].as_f64().unwrap());
         let measured = epoch % 2.0 == 0.0;
-        assert_eq!((!row[8].is_empty(), point["top1"].as_array().unwrap().len()), (measured, if measured { 2 } else { 0 }), "{row:?}");
+        assert_eq!(
+            (!row[8].is_empty(), point["top1"].as_array().unwrap().len()),
+            (measured, if measured { 2 } else { 0 }),
+            "{row:?}"
+        );
         if measured {
-            assert_eq!((number(8), number(9)), (point["top1"][0].as_f64().unwrap(), point["top1"][1].as_f64().unwrap()));
+            assert_eq!(
+                (number(8), number(9)),
+                (point["top1"][0].as_f64().unwrap(), point["top1"][1].as_f64().unwrap())
+            );
         }
         seconds += number(6);
         images += time["samples"].as_u64().unwrap();
@@ -507,18 +695,33 @@ fn accuracies_within_tasks_are_in_the_report_the_table_and_the_page() {
     assert_eq!(images, 4 * 1442);
     let time = &report["time"];
     assert!(seconds > 0.0 && seconds <= time["train_s"].as_f64().unwrap(), "{seconds}, {time}");
-    assert!((time["samples_per_s"].as_f64().unwrap() - images as f64 / time["train_s"].as_f64().unwrap()).abs() < 1e-3, "{time}");
+    assert!(
+        (time["samples_per_s"].as_f64().unwrap()
+            - images as f64 / time["train_s"].as_f64().unwrap())
+        .abs()
+            < 1e-3,
+        "{time}"
+    );
     let page = std::fs::read_to_string(out.join("report.html")).unwrap();
-    assert!(page.contains("Accuracy within tasks") && page.contains("images/s") && !page.contains("<script"), "{page}");
+    assert!(
+        page.contains("Accuracy within tasks")
+            && page.contains("images/s")
+            && !page.contains("<script"),
+        "{page}"
+    );
     let last = format!("{:.0}", 100.0 * report["accuracy"]["top1"][1][0].as_f64().unwrap());
-    assert!(page.split("Top-1 accuracy on every task").nth(1).unwrap().contains(&format!("\n{last}\n")), "no {last} in the matrix");
+    assert!(
+        page.split("Top-1 accuracy on every task").nth(1).unwrap().contains(&format!("\n{last}\n")),
+        "no {last} in the matrix"
+    );
 }
 
 #[cfg(unix)]
 #[test]
 fn curves_can_be_read_while_a_run_goes_on() {
     let directory = TempDir::new().unwrap();
-    let arguments = ["train", "--method", "incremental", "--tasks", "2", "--epochs", "3000", "--out", "out"];
+    let arguments =
+        ["train", "--method", "incremental", "--tasks", "2", "--epochs", "3000", "--out", "out"];
     let mut running = Running(program(directory.path(), &arguments).spawn().unwrap());
     let path = directory.path().join("out/curves.csv");
     let started = Instant::now();
@@ -528,7 +731,12 @@ fn curves_can_be_read_while_a_run_goes_on() {
     }
     assert!(!directory.path().join("out/incremental/report.json").exists());
     let rows = rows(&path);
-    assert!(rows.iter().enumerate().all(|(index, row)| row[4] == (index % 3000 + 1).to_string() && !row[5].is_empty()), "{rows:?}");
+    assert!(
+        rows.iter()
+            .enumerate()
+            .all(|(index, row)| row[4] == (index % 3000 + 1).to_string() && !row[5].is_empty()),
+        "{rows:?}"
+    );
     interrupt(&running.0);
     drop(running.0.stdout.take());
     drop(running.0.stderr.take());
@@ -547,18 +755,30 @@ fn a_folder_of_images_is_learned_and_names_its_runs() {
     let directory = TempDir::new().unwrap();
     image_folder(&directory.path().join("pets"), &["cat", "dog", "eel", "fox"]);
     let small = ["--tasks", "2", "--epochs", "1", "--capacity", "8", "--image-size", "8"];
-    succeed(directory.path(), &[&["train", "--method", "rehearsal", "--data", "folder:pets/"], &small[..]].concat());
+    succeed(
+        directory.path(),
+        &[&["train", "--method", "rehearsal", "--data", "folder:pets/"], &small[..]].concat(),
+    );
     let report = report(&directory.path().join("runs/pets/rehearsal"));
-    assert_eq!((&report["config"]["model"], &report["tasks"]), (&"conv".into(), &serde_json::json!([[0, 1], [2, 3]])));
+    assert_eq!(
+        (&report["config"]["model"], &report["tasks"]),
+        (&"conv".into(), &serde_json::json!([[0, 1], [2, 3]]))
+    );
     // A folder that goes by no name of its own.
-    succeed(&directory.path().join("pets"), &[&["train", "--method", "scratch", "--data", "folder:."], &small[..]].concat());
+    succeed(
+        &directory.path().join("pets"),
+        &[&["train", "--method", "scratch", "--data", "folder:."], &small[..]].concat(),
+    );
     assert!(directory.path().join("pets/runs/pets/scratch/report.json").is_file());
 }
 
 #[test]
 fn the_buffer_is_of_no_concern_to_methods_without_one() {
     let directory = TempDir::new().unwrap();
-    succeed(directory.path(), &[&["train", "--method", "incremental", "--capacity", "1"], &SMALL[..]].concat());
+    succeed(
+        directory.path(),
+        &[&["train", "--method", "incremental", "--capacity", "1"], &SMALL[..]].concat(),
+    );
 }
 
 #[test]
@@ -566,7 +786,10 @@ fn a_configuration_file_is_honoured_and_flags_win() {
     let directory = TempDir::new().unwrap();
     let text = "tasks = 5\nepochs = 1\npolicy = \"fifo\"\ncapacity = \"50\"\nout = \"from-file\"\nlearning-rate = 0.05\n";
     std::fs::write(directory.path().join("run.toml"), text).unwrap();
-    succeed(directory.path(), &["train", "--method", "rehearsal", "--config", "run.toml", "--tasks", "2", "--seed", "7"]);
+    succeed(
+        directory.path(),
+        &["train", "--method", "rehearsal", "--config", "run.toml", "--tasks", "2", "--seed", "7"],
+    );
     let report = report(&directory.path().join("from-file/rehearsal"));
     let config = &report["config"];
     let expected = serde_json::json!({
@@ -574,7 +797,11 @@ fn a_configuration_file_is_honoured_and_flags_win() {
         "epochs": 1, "policy": "fifo", "capacity": "50", "learning-rate": 0.05, "out": "from-file",
         "batch-size": 8, "recipe": "digits",
     });
-    expected.as_object().unwrap().iter().for_each(|(name, value)| assert_eq!(config[name], *value, "{name}"));
+    expected
+        .as_object()
+        .unwrap()
+        .iter()
+        .for_each(|(name, value)| assert_eq!(config[name], *value, "{name}"));
     assert_eq!((&report["buffer"]["capacity"], &report["seed"]), (&50.into(), &7.into()));
 }
 
@@ -582,28 +809,37 @@ fn a_configuration_file_is_honoured_and_flags_win() {
 fn the_defaults_in_the_help_are_a_configuration_file() {
     let directory = TempDir::new().unwrap();
     let help = succeed(directory.path(), &["train", "--help"]);
-    let defaults = help.split_once("Defaults, as a file for `--config` would have them:\n").unwrap().1;
+    let defaults =
+        help.split_once("Defaults, as a file for `--config` would have them:\n").unwrap().1;
     std::fs::write(directory.path().join("run.toml"), defaults).unwrap();
     let small = [&["train", "--method", "incremental", "--fresh"], &SMALL[..]].concat();
     succeed(directory.path(), &[&small, &["--config", "run.toml"][..]].concat());
     let first = report(&directory.path().join("runs/digits/incremental"));
     succeed(directory.path(), &small);
-    assert_eq!(report(&directory.path().join("runs/digits/incremental"))["config"], first["config"]);
+    assert_eq!(
+        report(&directory.path().join("runs/digits/incremental"))["config"],
+        first["config"]
+    );
 }
 
 #[test]
 fn a_report_prints_the_table_again_and_draws_the_figures_again() {
     let directory = TempDir::new().unwrap();
     let stdout = succeed(directory.path(), &[&SMALL[..], &["--out", "out"]].concat());
-    let figures = ["out/accuracy.svg", "out/phases.svg"].map(|figure| directory.path().join(figure));
+    let figures =
+        ["out/accuracy.svg", "out/phases.svg"].map(|figure| directory.path().join(figure));
     let drawn = figures.clone().map(|figure| std::fs::read_to_string(figure).unwrap());
     figures.iter().for_each(|figure| std::fs::remove_file(figure).unwrap());
     let again = succeed(directory.path(), &["report", "out"]);
     let table = again.split("figures:").next().unwrap();
-    assert!(table.contains("rehearsal") && stdout.contains(table), "{again}\n--- is not in ---\n{stdout}");
+    assert!(
+        table.contains("rehearsal") && stdout.contains(table),
+        "{again}\n--- is not in ---\n{stdout}"
+    );
     assert_eq!(figures.clone().map(|figure| std::fs::read_to_string(figure).unwrap()), drawn);
     // A run counts once, however often it is named.
-    let twice = succeed(directory.path(), &["report", "out", "out/rehearsal", "--out", "elsewhere"]);
+    let twice =
+        succeed(directory.path(), &["report", "out", "out/rehearsal", "--out", "elsewhere"]);
     assert_eq!(twice.split("figures:").next().unwrap(), table);
     assert_figures(&directory.path().join("elsewhere"));
     assert!(!directory.path().join("out/rehearsal/accuracy.svg").exists());
@@ -614,14 +850,32 @@ fn a_report_of_several_seeds_is_their_mean_and_deviation() {
     let directory = TempDir::new().unwrap();
     for seed in ["1", "2", "3"] {
         let out = format!("seeds/{seed}");
-        succeed(directory.path(), &[&["train", "--method", "incremental", "--seed", seed, "--out", &out], &SMALL[..]].concat());
+        succeed(
+            directory.path(),
+            &[&["train", "--method", "incremental", "--seed", seed, "--out", &out], &SMALL[..]]
+                .concat(),
+        );
     }
     let table = succeed(directory.path(), &["report", "seeds"]);
     assert!(table.contains("incremental (3 seeds)") && table.contains('±'), "{table}");
     // Another configuration is another line, in every form.
     succeed(
         directory.path(),
-        &[&["train", "--method", "incremental", "--seed", "1", "--momentum", "0", "--out", "seeds/4"], &SMALL[..]].concat(),
+        &[
+            &[
+                "train",
+                "--method",
+                "incremental",
+                "--seed",
+                "1",
+                "--momentum",
+                "0",
+                "--out",
+                "seeds/4",
+            ],
+            &SMALL[..],
+        ]
+        .concat(),
     );
     let table = succeed(directory.path(), &["report", "seeds"]);
     let seeds = directory.path().join("seeds");
@@ -632,7 +886,11 @@ fn a_report_of_several_seeds_is_their_mean_and_deviation() {
         let row = summary.iter().find(|row| row[0] == label).unwrap();
         assert!(row[2] == runs && row[4].is_empty() == (runs == "1"), "{row:?}");
         assert_eq!(
-            rows(&seeds.join("curves.csv")).iter().filter(|row| row[0] == label).count().to_string(),
+            rows(&seeds.join("curves.csv"))
+                .iter()
+                .filter(|row| row[0] == label)
+                .count()
+                .to_string(),
             (runs.parse::<usize>().unwrap() * 4).to_string()
         );
     }
@@ -645,9 +903,16 @@ fn reports_that_are_not_there_or_damaged_are_refused_by_name() {
     std::fs::create_dir(directory.path().join("empty")).unwrap();
     std::fs::create_dir(directory.path().join("damaged")).unwrap();
     std::fs::write(directory.path().join("damaged/report.json"), "{").unwrap();
-    for (name, words) in [("missing", "No such file"), ("empty", "no report.json"), ("damaged", "not a run report")] {
+    for (name, words) in
+        [("missing", "No such file"), ("empty", "no report.json"), ("damaged", "not a run report")]
+    {
         let ended = run(directory.path(), &["report", name]);
-        assert_eq!((ended.code, ended.stdout.as_str(), ended.stderr.lines().count()), (1, "", 1), "{name}: {}", ended.stderr);
+        assert_eq!(
+            (ended.code, ended.stdout.as_str(), ended.stderr.lines().count()),
+            (1, "", 1),
+            "{name}: {}",
+            ended.stderr
+        );
         assert!(ended.stderr.contains(name) && ended.stderr.contains(words), "{}", ended.stderr);
     }
     assert_eq!(files(directory.path()).len(), 1);
@@ -663,15 +928,26 @@ fn devices_are_listed_whether_they_are_built_in_or_not() {
 #[test]
 fn a_loss_that_is_not_finite_is_pointed_out() {
     let directory = TempDir::new().unwrap();
-    let ended = run(directory.path(), &[&["train", "--method", "incremental", "--learning-rate", "1e10"], &SMALL[..]].concat());
+    let ended = run(
+        directory.path(),
+        &[&["train", "--method", "incremental", "--learning-rate", "1e10"], &SMALL[..]].concat(),
+    );
     assert_eq!(ended.code, 0);
-    assert!(ended.stderr.starts_with("warning: incremental: ") && ended.stderr.contains("--learning-rate"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.starts_with("warning: incremental: ")
+            && ended.stderr.contains("--learning-rate"),
+        "{}",
+        ended.stderr
+    );
 }
 
 #[test]
 fn a_reader_who_leaves_early_does_not_end_a_run() {
     let directory = TempDir::new().unwrap();
-    let mut child = program(directory.path(), &[&["train", "--method", "incremental"], &SMALL[..]].concat()).spawn().unwrap();
+    let mut child =
+        program(directory.path(), &[&["train", "--method", "incremental"], &SMALL[..]].concat())
+            .spawn()
+            .unwrap();
     drop(child.stdout.take());
     let stderr = read_all(child.stderr.take().unwrap());
     let code = wait(&mut child);
@@ -683,7 +959,13 @@ fn a_reader_who_leaves_early_does_not_end_a_run() {
 /// by the shell's own `kill`: a small system has no other.
 #[cfg(unix)]
 fn interrupt(child: &Child) {
-    assert!(Command::new("sh").args(["-c", "kill -s TERM $0", &child.id().to_string()]).status().unwrap().success());
+    assert!(
+        Command::new("sh")
+            .args(["-c", "kill -s TERM $0", &child.id().to_string()])
+            .status()
+            .unwrap()
+            .success()
+    );
 }
 
 /// Reads lines until one holds `words`.
@@ -702,7 +984,9 @@ fn a_signal_ends_a_run_with_what_was_done_so_far() {
     let directory = TempDir::new().unwrap();
     // Long enough to be still there when the signal comes; the first task is seen to the end.
     for (epochs, first, learned) in [("100000", "buffer:", 0), ("300", "task 1/5  average", 1)] {
-        let mut running = Running(program(directory.path(), &["--epochs", epochs, "--out", epochs]).spawn().unwrap());
+        let mut running = Running(
+            program(directory.path(), &["--epochs", epochs, "--out", epochs]).spawn().unwrap(),
+        );
         let child = &mut running.0;
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let stderr = read_all(child.stderr.take().unwrap());
@@ -710,13 +994,25 @@ fn a_signal_ends_a_run_with_what_was_done_so_far() {
         interrupt(child);
         let rest = read_all(stdout);
         let code = wait(child);
-        let (rest, stderr) = (String::from_utf8(rest.join().unwrap()).unwrap(), String::from_utf8(stderr.join().unwrap()).unwrap());
-        assert_eq!((code, stderr.as_str()), (130, "stopping after this step; press Ctrl-C again to stop immediately\n"), "{rest}");
+        let (rest, stderr) = (
+            String::from_utf8(rest.join().unwrap()).unwrap(),
+            String::from_utf8(stderr.join().unwrap()).unwrap(),
+        );
+        assert_eq!(
+            (code, stderr.as_str()),
+            (130, "stopping after this step; press Ctrl-C again to stop immediately\n"),
+            "{rest}"
+        );
         assert!(rest.contains("interrupted") && !rest.contains("scratch"), "{rest}");
         let out = directory.path().join(epochs);
         let report = report(&out.join("incremental"));
         assert_eq!(report["complete"], false);
-        let measured = report["accuracy"]["top1"].as_array().unwrap().iter().filter(|row| row[0].is_number()).count();
+        let measured = report["accuracy"]["top1"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|row| row[0].is_number())
+            .count();
         assert!(measured >= learned && measured < 5, "{}", report["accuracy"]["top1"]);
         assert_figures(&out);
         assert!(!out.join("scratch").exists());
@@ -728,13 +1024,29 @@ fn a_signal_ends_a_run_with_what_was_done_so_far() {
 fn a_second_signal_ends_the_program_at_once() {
     let directory = TempDir::new().unwrap();
     image_folder(&directory.path().join("pets"), &["cat", "dog"]);
-    // A pipe that nobody writes to is an image that takes forever to read: the step at which the first signal would end the run never comes.
+    // A pipe that nobody writes to is an image that takes forever to read: the step at which the
+    // first signal would end the run never comes.
     let pipe = directory.path().join("pets/train/cat/forever.jpg");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    let arguments = ["train", "--method", "incremental", "--data", "folder:pets", "--tasks", "1", "--epochs", "1", "--out", "out"];
+    let arguments = [
+        "train",
+        "--method",
+        "incremental",
+        "--data",
+        "folder:pets",
+        "--tasks",
+        "1",
+        "--epochs",
+        "1",
+        "--out",
+        "out",
+    ];
     let mut running = Running(program(directory.path(), &arguments).spawn().unwrap());
     let child = &mut running.0;
-    let (mut stdout, mut stderr) = (BufReader::new(child.stdout.take().unwrap()), BufReader::new(child.stderr.take().unwrap()));
+    let (mut stdout, mut stderr) = (
+        BufReader::new(child.stdout.take().unwrap()),
+        BufReader::new(child.stderr.take().unwrap()),
+    );
     read_until(&mut stdout, "folder:pets");
     // The start is over when the job is written down.
     while !directory.path().join("out/job.json").exists() {
@@ -749,5 +1061,8 @@ fn a_second_signal_ends_the_program_at_once() {
     stderr.read_to_string(&mut rest).unwrap();
     assert_eq!(rest, "");
     let left = files(&directory.path().join("out"));
-    assert!(left.iter().all(|path| path.ends_with("job.json") || path.ends_with(".lock")), "{left:?}");
+    assert!(
+        left.iter().all(|path| path.ends_with("job.json") || path.ends_with(".lock")),
+        "{left:?}"
+    );
 }

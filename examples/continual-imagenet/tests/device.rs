@@ -1,4 +1,5 @@
-//! A short training run with the buffer on the device: `BURN_DEVICE` chooses it, flex is the default.
+//! A short training run with the buffer on the device: `BURN_DEVICE` chooses it, flex is the
+//! default.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -7,16 +8,28 @@ use std::path::Path;
 use std::process::Command;
 
 /// Trains on the digits and returns the report, or what is said against it.
-fn try_train(device: &str, store: &str, arguments: &[&str], directory: &Path) -> Result<Value, String> {
+fn try_train(
+    device: &str,
+    store: &str,
+    arguments: &[&str],
+    directory: &Path,
+) -> Result<Value, String> {
     let out = directory.join(format!("{device}-{store}{}", arguments.concat()));
     let mut command = Command::new(env!("CARGO_BIN_EXE_continual-imagenet"));
-    command.args(["train", "--method", "rehearsal", "--device", device, "--store", store]).args(arguments).arg("--out");
+    command
+        .args(["train", "--method", "rehearsal", "--device", device, "--store", store])
+        .args(arguments)
+        .arg("--out");
     let output = command.arg(&out).output().unwrap();
     if !output.status.success() {
         return Err(String::from_utf8_lossy(&output.stderr).into_owned());
     }
-    assert!(String::from_utf8_lossy(&output.stdout).contains(&format!("store {store};")), "the choice is said before training");
-    Ok(serde_json::from_str(&std::fs::read_to_string(out.join("rehearsal/report.json")).unwrap()).unwrap())
+    assert!(
+        String::from_utf8_lossy(&output.stdout).contains(&format!("store {store};")),
+        "the choice is said before training"
+    );
+    Ok(serde_json::from_str(&std::fs::read_to_string(out.join("rehearsal/report.json")).unwrap())
+        .unwrap())
 }
 
 fn train(device: &str, store: &str, directory: &Path) -> Value {
@@ -32,14 +45,19 @@ fn average(report: &Value) -> f64 {
 }
 
 #[test]
-fn training_with_the_buffer_on_the_device_stores_and_draws_the_same_samples_and_learns_as_well_as_on_the_host() {
+fn training_with_the_buffer_on_the_device_stores_and_draws_the_same_samples_and_learns_as_well_as_on_the_host()
+ {
     let device = device();
     let directory = tempfile::tempdir().unwrap();
-    let (host, on_device) = (train("flex", "host", directory.path()), train(&device, "device", directory.path()));
+    let (host, on_device) =
+        (train("flex", "host", directory.path()), train(&device, "device", directory.path()));
     for field in ["capacity", "len", "per_class", "distinct", "contents_digest", "draws_digest"] {
         assert_eq!(host["buffer"][field], on_device["buffer"][field], "buffer.{field}");
     }
-    assert_eq!((&host["buffer"]["store"], &on_device["buffer"]["store"]), (&"host".into(), &"device".into()));
+    assert_eq!(
+        (&host["buffer"]["store"], &on_device["buffer"]["store"]),
+        (&"host".into(), &"device".into())
+    );
     let (host, on_device) = (average(&host), average(&on_device));
     println!("average top-1: {host:.4} on flex, {on_device:.4} on {device}");
     // Other kernels may round differently; two epochs are few, but far from chance, which is 0.1.
@@ -59,7 +77,10 @@ fn half_precision_learns_on_the_device_or_is_refused_by_name() {
                 assert!(average(&report) > 0.3, "{}, when chance is 0.1", average(&report));
             }
             // Flex has both.
-            Err(refused) => assert!(device != "flex" && refused.contains("--precision") && refused.contains(precision), "{refused}"),
+            Err(refused) => assert!(
+                device != "flex" && refused.contains("--precision") && refused.contains(precision),
+                "{refused}"
+            ),
         }
     }
 }

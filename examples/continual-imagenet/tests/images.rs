@@ -1,4 +1,5 @@
-//! The whole way of an image in a few seconds: file → decode → augment → train → evaluate → page for a browser; and the same from a pack.
+//! The whole way of an image in a few seconds: file → decode → augment → train → evaluate → page
+//! for a browser; and the same from a pack.
 //!
 //! The images are the embedded digits, drawn as small JPEG and PNG files.
 
@@ -23,9 +24,11 @@ const TEST: usize = 10;
 /// Draws the first samples of the first classes, grey or in colour, JPEG or PNG.
 fn draw(directory: &Path) {
     let mut text = String::new();
-    GzDecoder::new(&include_bytes!("../../../crates/burn-rehearsal-vision/src/data/digits/digits.csv.gz")[..])
-        .read_to_string(&mut text)
-        .unwrap();
+    GzDecoder::new(
+        &include_bytes!("../../../crates/burn-rehearsal-vision/src/data/digits/digits.csv.gz")[..],
+    )
+    .read_to_string(&mut text)
+    .unwrap();
     let mut drawn = [0; CLASSES];
     for line in text.lines() {
         let values: Vec<u8> = line.split(',').map(|value| value.trim().parse().unwrap()).collect();
@@ -34,12 +37,19 @@ fn draw(directory: &Path) {
         if *number < TRAIN + TEST {
             let folder = directory.join(part).join(format!("digit-{}", values[64]));
             std::fs::create_dir_all(&folder).unwrap();
-            let level = |x: u32, y: u32| (u16::from(values[(y / 2 * 8 + x / 2) as usize]) * 255 / 16) as u8;
+            let level =
+                |x: u32, y: u32| (u16::from(values[(y / 2 * 8 + x / 2) as usize]) * 255 / 16) as u8;
             let name = |kind: &str| folder.join(format!("{number:03}.{kind}"));
             match *number % 3 {
-                0 => GrayImage::from_fn(16, 16, |x, y| Luma([level(x, y)])).save(name("png")).unwrap(),
-                1 => GrayImage::from_fn(16, 16, |x, y| Luma([level(x, y)])).save(name("jpg")).unwrap(),
-                _ => RgbImage::from_fn(16, 16, |x, y| image::Rgb([level(x, y); 3])).save(name("jpeg")).unwrap(),
+                0 => GrayImage::from_fn(16, 16, |x, y| Luma([level(x, y)]))
+                    .save(name("png"))
+                    .unwrap(),
+                1 => GrayImage::from_fn(16, 16, |x, y| Luma([level(x, y)]))
+                    .save(name("jpg"))
+                    .unwrap(),
+                _ => RgbImage::from_fn(16, 16, |x, y| image::Rgb([level(x, y); 3]))
+                    .save(name("jpeg"))
+                    .unwrap(),
             }
         }
         *number += 1;
@@ -105,23 +115,39 @@ fn learn(directory: &Path, arguments: &[&str]) -> String {
 fn three_methods_learn_from_image_files_and_leave_a_page_for_a_browser() {
     let directory = TempDir::new().unwrap();
     draw(&directory.path().join("digits"));
-    let printed = learn(directory.path(), &["compare", "--data", "folder:digits", "--out", "out", "--evaluate-every", "2"]);
+    let printed = learn(
+        directory.path(),
+        &["compare", "--data", "folder:digits", "--out", "out", "--evaluate-every", "2"],
+    );
     assert!(printed.contains("training images 160, test images 40, classes 4"), "{printed}");
-    assert!(printed.contains("overrides of the recipe: image-size, crop-size, model-width, tasks"), "{printed}");
+    assert!(
+        printed.contains("overrides of the recipe: image-size, crop-size, model-width, tasks"),
+        "{printed}"
+    );
 
     let out = directory.path().join("out");
-    let average = |method: &str| report(&out.join(method))["summary"]["average_top1"].as_f64().unwrap();
+    let average =
+        |method: &str| report(&out.join(method))["summary"]["average_top1"].as_f64().unwrap();
     let (lower, ours, upper) = (average("incremental"), average("rehearsal"), average("scratch"));
     assert!(lower < ours && lower < upper, "{lower} {ours} {upper}");
 
     // Of the four epochs of a task, the second was asked for and the last ends the task.
     let measured = |point: &Value| !point["top1"].as_array().unwrap().is_empty();
     let curves = report(&out.join("rehearsal"))["curves"].clone();
-    assert_eq!(curves.as_array().unwrap().iter().map(measured).collect::<Vec<_>>(), [false, true, false, true].repeat(2));
+    assert_eq!(
+        curves.as_array().unwrap().iter().map(measured).collect::<Vec<_>>(),
+        [false, true, false, true].repeat(2)
+    );
 
     let page = std::fs::read_to_string(out.join("report.html")).unwrap();
     assert_eq!(page.matches("<svg").count(), 4);
-    for text in ["incremental", "rehearsal", "scratch", "mammoth-er-cifar10", "<tr class=\"changed\"><td>epochs</td><td>4</td></tr>"] {
+    for text in [
+        "incremental",
+        "rehearsal",
+        "scratch",
+        "mammoth-er-cifar10",
+        "<tr class=\"changed\"><td>epochs</td><td>4</td></tr>",
+    ] {
         assert!(page.contains(text), "no {text} in the page");
     }
     let csv = std::fs::read_to_string(out.join("curves.csv")).unwrap();
@@ -141,8 +167,20 @@ fn a_pack_is_learned_bit_for_bit_like_its_folder_and_damaged_images_are_counted(
     };
     let from_files = learned("folder:digits", "out", &[]);
     for format in ["pixels", "original"] {
-        let printed =
-            succeed(directory.path(), &["pack", "--data", "folder:digits", "--out", format, "--image-size", "16", "--format", format]);
+        let printed = succeed(
+            directory.path(),
+            &[
+                "pack",
+                "--data",
+                "folder:digits",
+                "--out",
+                format,
+                "--image-size",
+                "16",
+                "--format",
+                format,
+            ],
+        );
         assert!(printed.contains("images 200, left out 0, shards 2 (there before 0)"), "{printed}");
         assert_eq!(learned(&format!("pack:{format}"), "packed", &[]), from_files, "{format}");
     }
@@ -150,7 +188,8 @@ fn a_pack_is_learned_bit_for_bit_like_its_folder_and_damaged_images_are_counted(
     let damaged: PathBuf = digits.join("train/digit-1/001.jpg");
     let bytes = std::fs::read(&damaged).unwrap();
     std::fs::write(&damaged, &bytes[..bytes.len() - 40]).unwrap();
-    let arguments = [&method[..], &["--data", "folder:digits", "--out", "skip", "--on-damaged"]].concat();
+    let arguments =
+        [&method[..], &["--data", "folder:digits", "--out", "skip", "--on-damaged"]].concat();
     let (code, _, stderr) = run(directory.path(), &[&arguments[..], &["fail"], &RUN].concat());
     assert_eq!(code, 1);
     assert!(stderr.contains("digits/train/digit-1/001.jpg"), "{stderr}");
@@ -159,8 +198,14 @@ fn a_pack_is_learned_bit_for_bit_like_its_folder_and_damaged_images_are_counted(
     assert!(stdout.contains("images left out because they are damaged: 1"), "{stdout}");
     assert_eq!(stderr.matches("digits/train/digit-1/001.jpg").count(), 1, "noted once: {stderr}");
     assert_eq!(report(&directory.path().join("skip/rehearsal"))["left_out"], 1);
-    let printed = succeed_with_warning(directory.path(), &["pack", "--data", "folder:digits", "--out", "skipping", "--on-damaged", "skip"]);
-    assert!(printed.contains("images 199, left out 1") && printed.contains("digit-1/001.jpg"), "{printed}");
+    let printed = succeed_with_warning(
+        directory.path(),
+        &["pack", "--data", "folder:digits", "--out", "skipping", "--on-damaged", "skip"],
+    );
+    assert!(
+        printed.contains("images 199, left out 1") && printed.contains("digit-1/001.jpg"),
+        "{printed}"
+    );
 
     // Where nothing is left, there is nothing to pack and nothing to learn.
     for class in 0..CLASSES {
@@ -168,11 +213,20 @@ fn a_pack_is_learned_bit_for_bit_like_its_folder_and_damaged_images_are_counted(
             std::fs::write(entry.unwrap().path(), "no image").unwrap();
         }
     }
-    let (code, _, stderr) = run(directory.path(), &["pack", "--data", "folder:digits", "--out", "none", "--on-damaged", "skip"]);
-    assert!(code == 1 && stderr.contains("none cannot be used: the part `train` has no sample"), "{stderr}");
+    let (code, _, stderr) = run(
+        directory.path(),
+        &["pack", "--data", "folder:digits", "--out", "none", "--on-damaged", "skip"],
+    );
+    assert!(
+        code == 1 && stderr.contains("none cannot be used: the part `train` has no sample"),
+        "{stderr}"
+    );
     for more in [&["--out", "nothing", "--ranks", "1"][..], &["--out", "nothing", "--ranks", "2"]] {
-        let (code, _, stderr) =
-            run(directory.path(), &[&method[..], &["--data", "folder:digits", "--on-damaged", "skip"], more, &RUN].concat());
+        let (code, _, stderr) = run(
+            directory.path(),
+            &[&method[..], &["--data", "folder:digits", "--on-damaged", "skip"], more, &RUN]
+                .concat(),
+        );
         assert!(code == 1 && stderr.contains("no training sample of task 1"), "{stderr}");
     }
 }
@@ -181,12 +235,27 @@ fn a_pack_is_learned_bit_for_bit_like_its_folder_and_damaged_images_are_counted(
 fn pretrained_weights_are_what_every_rank_starts_from() {
     let directory = TempDir::new().unwrap();
     draw(&directory.path().join("digits"));
-    let network = ResNetConfig::resnet18(CLASSES).with_stem(Stem::Small).with_width(4).init(&Device::default());
+    let network = ResNetConfig::resnet18(CLASSES)
+        .with_stem(Stem::Small)
+        .with_width(4)
+        .init(&Device::default());
     let network = keyed_init(network, 9, Scheme::HeNormal);
-    let mut store = SafetensorsStore::from_file(directory.path().join("w.safetensors")).with_to_adapter(BurnToPyTorchAdapter);
+    let mut store = SafetensorsStore::from_file(directory.path().join("w.safetensors"))
+        .with_to_adapter(BurnToPyTorchAdapter);
     network.save_into(&mut store).unwrap();
     let untrained = |more: &[&str]| {
-        let base = ["train", "--method", "incremental", "--data", "folder:digits", "--out", "out", "--fresh", "--ranks", "2"];
+        let base = [
+            "train",
+            "--method",
+            "incremental",
+            "--data",
+            "folder:digits",
+            "--out",
+            "out",
+            "--fresh",
+            "--ranks",
+            "2",
+        ];
         learn(directory.path(), &[&base[..], more].concat());
         report(&directory.path().join("out/incremental"))["accuracy"]["initial_top1"].clone()
     };
@@ -196,10 +265,19 @@ fn pretrained_weights_are_what_every_rank_starts_from() {
     assert!(seeds.iter().any(|other| *other != loaded), "{loaded} {seeds:?}");
     let (code, _, stderr) = run(
         directory.path(),
-        &[&["train", "--method", "scratch", "--data", "folder:digits"], &RUN[..], &["--model", "resnet50", "--weights", "w.safetensors"]]
-            .concat(),
+        &[
+            &["train", "--method", "scratch", "--data", "folder:digits"],
+            &RUN[..],
+            &["--model", "resnet50", "--weights", "w.safetensors"],
+        ]
+        .concat(),
     );
-    assert!(code == 1 && stderr.contains("w.safetensors") && stderr.contains("not those of this network"), "{stderr}");
+    assert!(
+        code == 1
+            && stderr.contains("w.safetensors")
+            && stderr.contains("not those of this network"),
+        "{stderr}"
+    );
 }
 
 fn succeed_with_warning(directory: &Path, arguments: &[&str]) -> String {

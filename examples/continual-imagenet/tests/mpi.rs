@@ -23,16 +23,25 @@ fn mpirun(size: usize) -> Command {
 }
 
 fn output(command: &mut Command, out: &Path) -> Output {
-    // Launchers that begin at the same time and share a folder for their sessions trip over each other when one of them makes it.
+    // Launchers that begin at the same time and share a folder for their sessions trip over each
+    // other when one of them makes it.
     let sessions = tempfile::tempdir().unwrap();
-    command.arg("--out").arg(out).env("TMPDIR", sessions.path()).output().expect("mpirun is installed")
+    command
+        .arg("--out")
+        .arg(out)
+        .env("TMPDIR", sessions.path())
+        .output()
+        .expect("mpirun is installed")
 }
 
 /// The report of a run that succeeded without a word on stderr.
 fn report(command: &mut Command) -> (Value, String) {
     let out = tempfile::tempdir().unwrap();
     let output = output(command, out.path());
-    assert_eq!((output.status.success(), String::from_utf8_lossy(&output.stderr).as_ref()), (true, ""));
+    assert_eq!(
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).as_ref()),
+        (true, "")
+    );
     let report = std::fs::read(out.path().join("rehearsal/report.json")).unwrap();
     (serde_json::from_slice(&report).unwrap(), String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -40,7 +49,8 @@ fn report(command: &mut Command) -> (Value, String) {
 #[test]
 fn processes_give_the_results_of_threads_bit_for_bit() {
     for size in [2, 3, 4] {
-        let (threads, _) = report(Command::new(PROGRAM).args(RUN).args(["--ranks", &size.to_string()]));
+        let (threads, _) =
+            report(Command::new(PROGRAM).args(RUN).args(["--ranks", &size.to_string()]));
         let (processes, stdout) = report(&mut mpirun(size));
         assert_eq!(processes["world_size"], size);
         assert_eq!(processes["config"]["collective"], "mpi");
@@ -49,9 +59,16 @@ fn processes_give_the_results_of_threads_bit_for_bit() {
         }
         for digest in ["contents_digest", "draws_digest"] {
             assert!(processes["buffer"][digest].is_string());
-            assert_eq!(processes["buffer"][digest], threads["buffer"][digest], "{digest}, {size} ranks");
+            assert_eq!(
+                processes["buffer"][digest], threads["buffer"][digest],
+                "{digest}, {size} ranks"
+            );
         }
-        assert_eq!(stdout.matches("task 5/5  average").count(), 1, "one process shows progress:\n{stdout}");
+        assert_eq!(
+            stdout.matches("task 5/5  average").count(),
+            1,
+            "one process shows progress:\n{stdout}"
+        );
         assert_eq!(stdout.matches("reports and figures").count(), 1, "{stdout}");
     }
 }
@@ -68,7 +85,10 @@ fn an_error_ends_all_processes_and_names_the_cause() {
     let out = tempfile::tempdir().unwrap();
     let output = output(mpirun(2).args(["--ranks", "3"]), out.path());
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && stderr.contains("the launcher started 2 processes"), "{stderr}");
+    assert!(
+        !output.status.success() && stderr.contains("the launcher started 2 processes"),
+        "{stderr}"
+    );
 }
 
 /// Far beyond what any of these runs takes: a run that is still there hangs.
@@ -94,9 +114,16 @@ impl Drop for Running {
 
 fn start(command: &mut Command) -> Running {
     let sessions = tempfile::tempdir().unwrap();
-    command.env("TMPDIR", sessions.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .env("TMPDIR", sessions.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     // A group of its own, so that all of it can be ended.
-    Running { child: command.process_group(0).spawn().expect("mpirun is installed"), _sessions: sessions }
+    Running {
+        child: command.process_group(0).spawn().expect("mpirun is installed"),
+        _sessions: sessions,
+    }
 }
 
 impl Running {
@@ -119,7 +146,9 @@ impl Running {
             assert!(started.elapsed() < HANG, "the run hangs");
             std::thread::sleep(Duration::from_millis(5));
         };
-        let text = |thread: Option<std::thread::JoinHandle<String>>| thread.map_or_else(String::new, |thread| thread.join().unwrap());
+        let text = |thread: Option<std::thread::JoinHandle<String>>| {
+            thread.map_or_else(String::new, |thread| thread.join().unwrap())
+        };
         (code, text(stdout), text(stderr))
     }
 
@@ -138,7 +167,10 @@ impl Running {
 
 /// By the shell's own `kill`: a small system has no other.
 fn signal(name: &str, process: &str) {
-    let _ = Command::new("sh").args(["-c", "kill -s \"$0\" -- \"$1\"", name, process]).stderr(Stdio::null()).status();
+    let _ = Command::new("sh")
+        .args(["-c", "kill -s \"$0\" -- \"$1\"", name, process])
+        .stderr(Stdio::null())
+        .status();
 }
 
 /// The program with arguments of their own for each rank, in directories of their own.
@@ -148,7 +180,12 @@ fn each<S: AsRef<OsStr>>(ranks: &[(&Path, Vec<S>)]) -> Command {
         command.env(name, value.unwrap_or_default());
     }
     for (number, (directory, arguments)) in ranks.iter().enumerate() {
-        command.args([":"].iter().filter(|_| number > 0)).args(["-n", "1", "-wdir"]).arg(directory).arg(PROGRAM).args(arguments);
+        command
+            .args([":"].iter().filter(|_| number > 0))
+            .args(["-n", "1", "-wdir"])
+            .arg(directory)
+            .arg(PROGRAM)
+            .args(arguments);
     }
     command.env("RUST_BACKTRACE", "0");
     command
@@ -168,7 +205,19 @@ fn refused(command: &mut Command, size: usize, words: &str, out: &Path) {
 }
 
 /// A small run with every method's options.
-const BASE: [&str; 11] = ["train", "--method", "rehearsal", "--data", "folder:data", "--image-size", "8", "--epochs", "2", "--out", "out"];
+const BASE: [&str; 11] = [
+    "train",
+    "--method",
+    "rehearsal",
+    "--data",
+    "folder:data",
+    "--image-size",
+    "8",
+    "--epochs",
+    "2",
+    "--out",
+    "out",
+];
 
 #[test]
 fn options_that_all_ranks_must_agree_on_are_named_with_ranks_and_values() {
@@ -179,33 +228,66 @@ fn options_that_all_ranks_must_agree_on_are_named_with_ranks_and_values() {
     let cases: [(&[&str], &[&str], &str); 17] = [
         (&["--tasks", "2"], &["--tasks", "3"], "--tasks is 2 on"),
         (&["--tasks", "2"], &["--tasks", "2", "--reduction", "fast"], "--reduction is fixed on"),
-        (&["--tasks", "2", "--evaluate-every", "1"], &["--tasks", "2", "--evaluate-every", "2"], "--evaluate-every is 1 on"),
+        (
+            &["--tasks", "2", "--evaluate-every", "1"],
+            &["--tasks", "2", "--evaluate-every", "2"],
+            "--evaluate-every is 1 on",
+        ),
         (&["--tasks", "2"], &["--tasks", "2", "--batch-size", "4"], "--batch-size is 8 on"),
         (&["--tasks", "2"], &["--tasks", "2", "--augment", "crop-flip"], "--augment is none on"),
         (&["--tasks", "2"], &["--tasks", "2", "--stream", "instance"], "--stream is class on"),
-        (&["--tasks", "2"], &["--tasks", "2", "--class-order", "seeded"], "--class-order is fixed on"),
-        (&["--tasks", "2"], &["--tasks", "2", "--learning-rate", "0.5"], "--learning-rate is 0.02 on"),
+        (
+            &["--tasks", "2"],
+            &["--tasks", "2", "--class-order", "seeded"],
+            "--class-order is fixed on",
+        ),
+        (
+            &["--tasks", "2"],
+            &["--tasks", "2", "--learning-rate", "0.5"],
+            "--learning-rate is 0.02 on",
+        ),
         (&["--tasks", "2"], &["--tasks", "2", "--warmup-epochs", "1"], "--warmup-epochs is 0.0 on"),
         (&["--tasks", "2"], &["--tasks", "2", "--milestones", "1:0.1"], "--milestones is none on"),
         (&["--tasks", "2"], &["--tasks", "2", "--scale-cap", "2"], "--scale-cap is 1.0 on"),
-        (&["--tasks", "2"], &["--tasks", "2", "--optimizer-state", "keep"], "--optimizer-state is reset on"),
+        (
+            &["--tasks", "2"],
+            &["--tasks", "2", "--optimizer-state", "keep"],
+            "--optimizer-state is reset on",
+        ),
         (&["--tasks", "2"], &["--tasks", "2", "--init", "xavier"], "--init is kaiming on"),
         (&["--tasks", "2"], &["--tasks", "2", "--fit", "crop"], "--fit is stretch on"),
-        (&["--tasks", "2"], &["--tasks", "2", "--checkpoint-every", "never"], "--checkpoint-every is task on"),
+        (
+            &["--tasks", "2"],
+            &["--tasks", "2", "--checkpoint-every", "never"],
+            "--checkpoint-every is task on",
+        ),
         (&["--tasks", "2"], &["--tasks", "2", "--policy", "fifo"], "--policy is class-balanced on"),
         (&["--tasks", "2"], &["--tasks", "2", "--seed", "1", "--lag", "2"], "--lag is 1 on"),
     ];
-    for ((usual, culprit, words), size) in cases.into_iter().flat_map(|case| [(case, 2), (case, 3)]) {
-        let of = |rank: usize| (directory.path(), [&base[..], if rank == 1 { culprit } else { usual }].concat());
+    for ((usual, culprit, words), size) in cases.into_iter().flat_map(|case| [(case, 2), (case, 3)])
+    {
+        let of = |rank: usize| {
+            (directory.path(), [&base[..], if rank == 1 { culprit } else { usual }].concat())
+        };
         let ranks: Vec<_> = (0..size).map(of).collect();
-        let words = format!("{words} {}", if size == 2 { "rank 0 and " } else { "ranks 0, 2 and " });
+        let words =
+            format!("{words} {}", if size == 2 { "rank 0 and " } else { "ranks 0, 2 and " });
         refused(&mut each(&ranks), size, &words, &directory.path().join("out"));
     }
     let method = |name: &'static str| ["train", "--method", name, "--out", "out"].to_vec();
     let ranks = [(directory.path(), method("incremental")), (directory.path(), method("scratch"))];
-    refused(&mut each(&ranks), 2, "--method is incremental on rank 0 and scratch on rank 1", &directory.path().join("out"));
+    refused(
+        &mut each(&ranks),
+        2,
+        "--method is incremental on rank 0 and scratch on rank 1",
+        &directory.path().join("out"),
+    );
     // What may differ does no harm.
-    let own: [&[&str]; 3] = [&["--workers", "2"], &["--execution", "inline", "--display", "none"], &["--checkpoint-keep", "5"]];
+    let own: [&[&str]; 3] = [
+        &["--workers", "2"],
+        &["--execution", "inline", "--display", "none"],
+        &["--checkpoint-keep", "5"],
+    ];
     let ranks = own.map(|own| (directory.path(), [&base[..], &["--tasks", "2"], own].concat()));
     let (code, stdout, stderr) = start(&mut each(&ranks)).finish();
     assert_eq!((code, stderr.as_str()), (Some(0), ""), "{stdout}");
@@ -219,8 +301,9 @@ fn image_folder(directory: &Path) {
             std::fs::create_dir_all(&folder).unwrap();
             for index in 0..images {
                 // The number of bytes depends on the class.
-                let image =
-                    image::RgbImage::from_fn(8, 8, |x, y| image::Rgb([60 * class as u8, (x as usize * class) as u8, (y * index) as u8]));
+                let image = image::RgbImage::from_fn(8, 8, |x, y| {
+                    image::Rgb([60 * class as u8, (x as usize * class) as u8, (y * index) as u8])
+                });
                 image.save(folder.join(format!("{index}.png"))).unwrap();
             }
         }
@@ -239,7 +322,8 @@ fn ranks_with_different_data_are_named_with_what_differs() {
             |data| {
                 for part in ["train", "test"] {
                     std::fs::rename(data.join(part).join("cat"), data.join("aside")).unwrap();
-                    std::fs::rename(data.join(part).join("eel"), data.join(part).join("cat")).unwrap();
+                    std::fs::rename(data.join(part).join("eel"), data.join(part).join("cat"))
+                        .unwrap();
                     std::fs::rename(data.join("aside"), data.join(part).join("eel")).unwrap();
                 }
             },
@@ -247,32 +331,52 @@ fn ranks_with_different_data_are_named_with_what_differs() {
         ),
         (
             |data| {
-                ["train", "test"].iter().for_each(|part| std::fs::rename(data.join(part).join("cat"), data.join(part).join("ant")).unwrap())
+                ["train", "test"].iter().for_each(|part| {
+                    std::fs::rename(data.join(part).join("cat"), data.join(part).join("ant"))
+                        .unwrap()
+                })
             },
             "class 0 is \"cat\" on rank 0 and \"ant\" on rank 1",
         ),
-        (|data| std::fs::remove_file(data.join("test/eel/2.png")).unwrap(), "test images of class \"eel\": 3 on rank 0 and 2 on rank 1"),
+        (
+            |data| std::fs::remove_file(data.join("test/eel/2.png")).unwrap(),
+            "test images of class \"eel\": 3 on rank 0 and 2 on rank 1",
+        ),
         (
             |data| std::fs::remove_file(data.join("train/cat/5.png")).unwrap(),
             "training images of class \"cat\": 6 on rank 0 and 5 on rank 1",
         ),
         (
-            |data| std::fs::rename(data.join("train/cat/5.png"), data.join("train/dog/6.png")).unwrap(),
+            |data| {
+                std::fs::rename(data.join("train/cat/5.png"), data.join("train/dog/6.png")).unwrap()
+            },
             "training images of class \"dog\": 6 on rank 0 and 7",
         ),
     ];
-    for (number, ((spoil, words), size)) in cases.into_iter().flat_map(|case| [(case, 2), (case, 3)]).enumerate() {
+    for (number, ((spoil, words), size)) in
+        cases.into_iter().flat_map(|case| [(case, 2), (case, 3)]).enumerate()
+    {
         let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         directories.iter().for_each(|directory| image_folder(&directory.path().join("data")));
         spoil(&directories[1].path().join("data"));
         let out = directories[0].path().join("out");
-        for method in ["incremental", "scratch", "rehearsal"].into_iter().skip(number / 2 % 3).take(1) {
+        for method in
+            ["incremental", "scratch", "rehearsal"].into_iter().skip(number / 2 % 3).take(1)
+        {
             let mut arguments: Vec<&OsStr> = BASE.iter().map(OsStr::new).collect();
             arguments[2] = method.as_ref();
             arguments.pop();
-            arguments.extend([out.as_os_str(), "--tasks".as_ref(), "3".as_ref(), "--model".as_ref(), "mlp".as_ref()]);
+            arguments.extend([
+                out.as_os_str(),
+                "--tasks".as_ref(),
+                "3".as_ref(),
+                "--model".as_ref(),
+                "mlp".as_ref(),
+            ]);
             arguments.extend(["--capacity", "12"].map(OsStr::new));
-            let ranks: Vec<_> = (0..size).map(|rank| (directories[usize::from(rank == 1)].path(), arguments.clone())).collect();
+            let ranks: Vec<_> = (0..size)
+                .map(|rank| (directories[usize::from(rank == 1)].path(), arguments.clone()))
+                .collect();
             refused(&mut each(&ranks), size, words, &out);
         }
     }
@@ -283,7 +387,9 @@ fn an_output_directory_that_ranks_do_not_share_is_an_error_at_the_start() {
     for size in [2, 3] {
         let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let arguments = ["train", "--method", "rehearsal", "--epochs", "2", "--out", "x"].to_vec();
-        let ranks: Vec<_> = (0..size).map(|rank| (directories[usize::from(rank == 1)].path(), arguments.clone())).collect();
+        let ranks: Vec<_> = (0..size)
+            .map(|rank| (directories[usize::from(rank == 1)].path(), arguments.clone()))
+            .collect();
         for there in [false, true] {
             if there {
                 // A directory of the same name.
@@ -297,19 +403,35 @@ fn an_output_directory_that_ranks_do_not_share_is_an_error_at_the_start() {
 }
 
 /// A run with everything that has a state; its steps are short.
-const LONG: [&str; 9] = ["train", "--method", "rehearsal", "--tasks", "2", "--epochs", "100", "--out", "out"];
+const LONG: [&str; 9] =
+    ["train", "--method", "rehearsal", "--tasks", "2", "--epochs", "100", "--out", "out"];
 
 fn checkpoints(directory: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(directory.join("out/rehearsal/checkpoints")) else { return Vec::new() };
-    entries.map(|entry| entry.unwrap().path()).filter(|path| path.join("manifest.json").exists()).collect()
+    let Ok(entries) = std::fs::read_dir(directory.join("out/rehearsal/checkpoints")) else {
+        return Vec::new();
+    };
+    entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.join("manifest.json").exists())
+        .collect()
 }
 
 /// The lines of the recipe for `mpirun` in the project's README, for this program and without the
 /// words for the scheduler.
 fn recipe(launcher: &Command, arguments: &[&str]) -> String {
     let readme = include_str!("../../../README.md");
-    let block = readme.split("```sh\n").find(|block| block.contains("B:USR1")).unwrap().split("```").next().unwrap();
-    let words: Vec<_> = launcher.get_args().map(|word| word.to_str().unwrap()).chain(arguments.iter().copied()).collect();
+    let block = readme
+        .split("```sh\n")
+        .find(|block| block.contains("B:USR1"))
+        .unwrap()
+        .split("```")
+        .next()
+        .unwrap();
+    let words: Vec<_> = launcher
+        .get_args()
+        .map(|word| word.to_str().unwrap())
+        .chain(arguments.iter().copied())
+        .collect();
     let own = format!("{} {} &", launcher.get_program().to_str().unwrap(), words.join(" "));
     let line = |line: &str| if line.starts_with("mpirun ") { own.clone() } else { line.to_owned() };
     let lines: Vec<_> = block.lines().map(line).collect();
@@ -321,21 +443,41 @@ fn recipe(launcher: &Command, arguments: &[&str]) -> String {
 fn the_recipe_for_mpirun_writes_a_checkpoint_and_puts_the_job_back() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::create_dir(directory.path().join("bin")).unwrap();
-    std::fs::write(directory.path().join("bin/scontrol"), "#!/bin/sh\necho \"$@\" >> requeued\n").unwrap();
-    let executable = Command::new("chmod").args(["+x", "bin/scontrol"]).current_dir(directory.path()).status();
+    std::fs::write(directory.path().join("bin/scontrol"), "#!/bin/sh\necho \"$@\" >> requeued\n")
+        .unwrap();
+    let executable =
+        Command::new("chmod").args(["+x", "bin/scontrol"]).current_dir(directory.path()).status();
     assert!(executable.unwrap().success());
     let launcher = testing::mpirun(2, PROGRAM);
     let path = format!("bin:{}", std::env::var("PATH").unwrap());
     let job = |arguments: &[&str]| {
         let mut command = Command::new("bash");
-        command.arg("-c").arg(recipe(&launcher, arguments)).current_dir(directory.path()).env("PATH", &path).env("SLURM_JOB_ID", "7");
+        command
+            .arg("-c")
+            .arg(recipe(&launcher, arguments))
+            .current_dir(directory.path())
+            .env("PATH", &path)
+            .env("SLURM_JOB_ID", "7");
         command.envs(launcher.get_envs().filter_map(|(name, value)| Some((name, value?))));
         start(&mut command)
     };
-    let requeued = || std::fs::read_to_string(directory.path().join("requeued")).unwrap_or_default();
+    let requeued =
+        || std::fs::read_to_string(directory.path().join("requeued")).unwrap_or_default();
     // Steps of a millisecond, then steps that are slower by orders of magnitude.
-    let slow = ["--model", "resnet18", "--model-width", "8", "--image-size", "32", "--batch-size", "64", "--out", "slow"];
-    for (arguments, checkpoint) in [(LONG.to_vec(), "out"), ([&LONG[..7], &slow].concat(), "slow")] {
+    let slow = [
+        "--model",
+        "resnet18",
+        "--model-width",
+        "8",
+        "--image-size",
+        "32",
+        "--batch-size",
+        "64",
+        "--out",
+        "slow",
+    ];
+    for (arguments, checkpoint) in [(LONG.to_vec(), "out"), ([&LONG[..7], &slow].concat(), "slow")]
+    {
         let before = requeued();
         let mut running = job(&arguments);
         running.read_until("buffer:");
@@ -343,7 +485,13 @@ fn the_recipe_for_mpirun_writes_a_checkpoint_and_puts_the_job_back() {
         let (_, _, stderr) = running.finish();
         assert_eq!(requeued(), format!("{before}requeue 7\n"), "{stderr}");
         assert!(directory.path().join(checkpoint).join("job.json").exists());
-        assert!(directory.path().join(checkpoint).join("rehearsal/checkpoints/00000001/manifest.json").exists());
+        assert!(
+            directory
+                .path()
+                .join(checkpoint)
+                .join("rehearsal/checkpoints/00000001/manifest.json")
+                .exists()
+        );
     }
     let before = requeued();
     let (code, stdout, stderr) = job(&LONG).finish();
@@ -355,7 +503,8 @@ fn the_recipe_for_mpirun_writes_a_checkpoint_and_puts_the_job_back() {
 #[test]
 fn a_run_that_was_interrupted_ends_with_the_results_of_one_that_was_not() {
     let whole = tempfile::tempdir().unwrap();
-    let (code, ..) = start(testing::mpirun(2, PROGRAM).args(LONG).current_dir(whole.path())).finish();
+    let (code, ..) =
+        start(testing::mpirun(2, PROGRAM).args(LONG).current_dir(whole.path())).finish();
     assert_eq!(code, Some(0));
     let directory = tempfile::tempdir().unwrap();
     let run = || start(testing::mpirun(2, PROGRAM).args(LONG).current_dir(directory.path()));
@@ -368,7 +517,9 @@ fn a_run_that_was_interrupted_ends_with_the_results_of_one_that_was_not() {
     assert_eq!(code, Some(0), "{stderr}");
     assert!(stdout.contains("resumes with task"), "{stdout}");
     let result = |of: &Path| {
-        let report: Value = serde_json::from_slice(&std::fs::read(of.join("out/rehearsal/report.json")).unwrap()).unwrap();
+        let report: Value =
+            serde_json::from_slice(&std::fs::read(of.join("out/rehearsal/report.json")).unwrap())
+                .unwrap();
         ["accuracy", "complete", "summary"].map(|name| report[name].clone())
     };
     assert_eq!(result(directory.path()), result(whole.path()));
@@ -394,15 +545,23 @@ fn ranks_of(launcher: u32) -> Vec<u32> {
             Some((process, (rest.split_whitespace().nth(1)?.parse().ok()?, name.to_owned())))
         })
         .collect();
-    let ancestors = |process: u32| std::iter::successors(Some(process), |process| parents.get(process).map(|(parent, _)| *parent));
-    let is_rank = |process: &u32| parents[process].1.starts_with("continual-imag") && ancestors(*process).any(|of| of == launcher);
+    let ancestors = |process: u32| {
+        std::iter::successors(Some(process), |process| {
+            parents.get(process).map(|(parent, _)| *parent)
+        })
+    };
+    let is_rank = |process: &u32| {
+        parents[process].1.starts_with("continual-imag")
+            && ancestors(*process).any(|of| of == launcher)
+    };
     let mut ranks: Vec<u32> = parents.keys().copied().filter(is_rank).collect();
     ranks.sort_unstable();
     ranks
 }
 
 fn is_alive(process: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{process}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+    std::fs::read_to_string(format!("/proc/{process}/stat"))
+        .is_ok_and(|stat| !stat.contains(") Z "))
 }
 
 /// Waits for `condition`.
@@ -437,15 +596,22 @@ fn survives(directory: &Path, arguments: &[&str], events: &[Event]) {
             std::thread::sleep(Duration::from_secs(2));
             signal("CONT", &process.to_string());
             let before = checkpoints(directory);
-            until("a checkpoint after a stop", || checkpoints(directory).iter().any(|path| !before.contains(path)));
+            until("a checkpoint after a stop", || {
+                checkpoints(directory).iter().any(|path| !before.contains(path))
+            });
             signal("USR1", &launcher.to_string());
         }
         let (code, stdout, stderr) = running.finish();
         match event {
-            // Forwarded by the launcher, or sent to a rank: the run finishes its step and writes a checkpoint.
-            Event::Launcher("USR1" | "XCPU" | "STOP") | Event::Rank("TERM" | "STOP") => assert_eq!(code, Some(130), "{event:?}: {stderr}"),
+            // Forwarded by the launcher, or sent to a rank: the run finishes its step and writes a
+            // checkpoint.
+            Event::Launcher("USR1" | "XCPU" | "STOP") | Event::Rank("TERM" | "STOP") => {
+                assert_eq!(code, Some(130), "{event:?}: {stderr}")
+            }
             Event::Launcher("KILL") => assert_eq!(code, None, "{event:?}"),
-            _ => assert!(code.is_some_and(|code| code != 0), "{event:?}: {code:?} {stdout}{stderr}"),
+            _ => {
+                assert!(code.is_some_and(|code| code != 0), "{event:?}: {code:?} {stdout}{stderr}")
+            }
         }
         until("the end of the ranks", || !ranks.iter().any(|&rank| is_alive(rank)));
         assert!(!checkpoints(directory).is_empty(), "{event:?}");
@@ -457,9 +623,15 @@ fn survives(directory: &Path, arguments: &[&str], events: &[Event]) {
 #[test]
 fn signals_kills_and_stops_with_short_steps_leave_a_run_that_can_be_resumed() {
     let directory = tempfile::tempdir().unwrap();
-    let arguments = [&LONG[..5], &["--epochs", "1000000", "--checkpoint-every", "100", "--out", "out"]].concat();
+    let arguments =
+        [&LONG[..5], &["--epochs", "1000000", "--checkpoint-every", "100", "--out", "out"]]
+            .concat();
     let signals = ["USR1", "XCPU", "TERM", "INT", "HUP", "KILL", "STOP"].map(Event::Launcher);
-    survives(directory.path(), &arguments, &[&signals[..], &["TERM", "KILL", "STOP"].map(Event::Rank)].concat());
+    survives(
+        directory.path(),
+        &arguments,
+        &[&signals[..], &["TERM", "KILL", "STOP"].map(Event::Rank)].concat(),
+    );
 }
 
 #[test]
@@ -467,8 +639,23 @@ fn signals_kills_and_stops_with_steps_of_seconds_leave_a_run_that_can_be_resumed
     let directory = tempfile::tempdir().unwrap();
     image_folder(&directory.path().join("data"));
     // One step per epoch, longer than the launcher's grace of two seconds.
-    let slow = ["--data", "folder:data", "--image-size", "160", "--model", "resnet18", "--capacity", "12", "--checkpoint-every", "1"];
-    let arguments = [&["train", "--method", "rehearsal", "--tasks", "3", "--epochs", "1000000", "--out", "out"], &slow[..]].concat();
+    let slow = [
+        "--data",
+        "folder:data",
+        "--image-size",
+        "160",
+        "--model",
+        "resnet18",
+        "--capacity",
+        "12",
+        "--checkpoint-every",
+        "1",
+    ];
+    let arguments = [
+        &["train", "--method", "rehearsal", "--tasks", "3", "--epochs", "1000000", "--out", "out"],
+        &slow[..],
+    ]
+    .concat();
     let events = [
         Event::Launcher("USR1"),
         Event::Launcher("TERM"),

@@ -1,4 +1,5 @@
-//! A run that is killed or interrupted goes on from where it was, and ends with the bits of one that never stopped.
+//! A run that is killed or interrupted goes on from where it was, and ends with the bits of one
+//! that never stopped.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -13,7 +14,8 @@ use tempfile::TempDir;
 /// Far beyond what any of these runs takes: a run that is still there hangs.
 const HANG: Duration = Duration::from_secs(300);
 
-/// A small run with everything that has a state: a buffer, momentum that is kept, a schedule, augmentation.
+/// A small run with everything that has a state: a buffer, momentum that is kept, a schedule,
+/// augmentation.
 const RUN: [&str; 17] = [
     "train",
     "--method",
@@ -53,7 +55,11 @@ fn start(directory: &Path, arguments: &[&str]) -> Running {
 #[allow(unsafe_code)]
 fn start_ignoring(directory: &Path, arguments: &[&str], ignored: &'static [i32]) -> Running {
     let mut command = Command::new(env!("CARGO_BIN_EXE_continual-imagenet"));
-    command.args(arguments).current_dir(directory).env_remove("RUST_LOG").env_remove("RUST_BACKTRACE");
+    command
+        .args(arguments)
+        .current_dir(directory)
+        .env_remove("RUST_LOG")
+        .env_remove("RUST_BACKTRACE");
     let set = move || {
         for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM, libc::SIGUSR1, libc::SIGXCPU] {
             let action = if ignored.contains(&signal) { libc::SIG_IGN } else { libc::SIG_DFL };
@@ -64,7 +70,9 @@ fn start_ignoring(directory: &Path, arguments: &[&str], ignored: &'static [i32])
     };
     // SAFETY: `signal` may be called between `fork` and `exec`, and nothing else is.
     unsafe { command.pre_exec(set) };
-    Running(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+    Running(
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap(),
+    )
 }
 
 /// Exit code, standard output and standard error.
@@ -76,7 +84,10 @@ fn finish(mut running: Running) -> (Option<i32>, String, String) {
             text
         })
     };
-    let (stdout, stderr) = (read(Box::new(running.0.stdout.take().unwrap())), read(Box::new(running.0.stderr.take().unwrap())));
+    let (stdout, stderr) = (
+        read(Box::new(running.0.stdout.take().unwrap())),
+        read(Box::new(running.0.stderr.take().unwrap())),
+    );
     let started = Instant::now();
     let code = loop {
         if let Some(status) = running.0.try_wait().unwrap() {
@@ -117,18 +128,26 @@ fn interrupted_by(signals: &[&str], directory: &Path, arguments: &[&str], words:
 }
 
 fn signal(child: &Child, name: &str) {
-    let sent = Command::new("sh").args(["-c", "kill -s $0 $1", name, &child.id().to_string()]).stderr(Stdio::null()).status();
+    let sent = Command::new("sh")
+        .args(["-c", "kill -s $0 $1", name, &child.id().to_string()])
+        .stderr(Stdio::null())
+        .status();
     // A program that has ended meanwhile, and was not waited for, takes it as well.
     assert!(sent.unwrap().success());
 }
 
 /// Every file below a directory: its contents, and when it was changed.
 fn contents(directory: &Path) -> Vec<(PathBuf, Vec<u8>, SystemTime)> {
-    let mut paths: Vec<_> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut paths: Vec<_> =
+        std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     let of = |path: PathBuf| match path.is_dir() {
         true => contents(&path),
-        false => vec![(path.clone(), std::fs::read(&path).unwrap(), path.metadata().unwrap().modified().unwrap())],
+        false => vec![(
+            path.clone(),
+            std::fs::read(&path).unwrap(),
+            path.metadata().unwrap().modified().unwrap(),
+        )],
     };
     paths.into_iter().flat_map(of).collect()
 }
@@ -142,7 +161,9 @@ fn refused(directory: &Path, arguments: &[&str], words: &[&str]) {
     let last = stderr.lines().last().unwrap();
     words.iter().for_each(|word| assert!(last.contains(word), "no {word:?} in: {stderr}"));
     let now = contents(&out);
-    let names = |files: &[(PathBuf, Vec<u8>, SystemTime)]| files.iter().map(|(path, ..)| path.clone()).collect::<Vec<_>>();
+    let names = |files: &[(PathBuf, Vec<u8>, SystemTime)]| {
+        files.iter().map(|(path, ..)| path.clone()).collect::<Vec<_>>()
+    };
     assert_eq!(names(&before), names(&now), "{arguments:?}");
     for (before, now) in before.iter().zip(&now) {
         assert!(before == now, "{arguments:?} changed {}", now.0.display());
@@ -151,7 +172,8 @@ fn refused(directory: &Path, arguments: &[&str], words: &[&str]) {
 
 /// All of a report but times.
 fn result(path: &Path) -> Value {
-    let mut report: Value = serde_json::from_slice(&std::fs::read(path.join("report.json")).unwrap()).unwrap();
+    let mut report: Value =
+        serde_json::from_slice(&std::fs::read(path.join("report.json")).unwrap()).unwrap();
     report.as_object_mut().unwrap().remove("time").unwrap();
     // Counted since the run last went on.
     report["buffer"].as_object_mut().unwrap().remove("per_step").unwrap();
@@ -162,10 +184,20 @@ fn uninterrupted(arguments: &[&str]) -> Value {
     let directory = TempDir::new().unwrap();
     succeed(directory.path(), arguments);
     let out = directory.path().join("out");
-    let left: Vec<_> = std::fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let left: Vec<_> = std::fs::read_dir(&out)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     assert!(
-        left.iter()
-            .all(|name| ["accuracy.svg", "curves.csv", "phases.svg", "rehearsal", "report.html", "summary.csv"].contains(&name.as_str())),
+        left.iter().all(|name| [
+            "accuracy.svg",
+            "curves.csv",
+            "phases.svg",
+            "rehearsal",
+            "report.html",
+            "summary.csv"
+        ]
+        .contains(&name.as_str())),
         "{left:?}"
     );
     assert!(!out.join("rehearsal/checkpoints").exists());
@@ -174,8 +206,13 @@ fn uninterrupted(arguments: &[&str]) -> Value {
 
 /// The complete checkpoints, oldest first.
 fn checkpoints(directory: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(directory.join("out/rehearsal/checkpoints")) else { return Vec::new() };
-    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).filter(|path| path.join("manifest.json").exists()).collect();
+    let Ok(entries) = std::fs::read_dir(directory.join("out/rehearsal/checkpoints")) else {
+        return Vec::new();
+    };
+    let mut paths: Vec<_> = entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.join("manifest.json").exists())
+        .collect();
     paths.sort();
     paths
 }
@@ -194,11 +231,15 @@ fn a_run_that_is_killed_at_any_moment_ends_with_the_same_report() {
         std::thread::sleep(Duration::from_millis((state >> 33) % longest.max(1)));
         let _ = running.0.kill();
         running.0.wait().unwrap();
-        if !directory.path().join("out/job.json").exists() && directory.path().join("out/rehearsal/report.json").exists() {
+        if !directory.path().join("out/job.json").exists()
+            && directory.path().join("out/rehearsal/report.json").exists()
+        {
             break;
         }
     }
-    if directory.path().join("out/job.json").exists() || !directory.path().join("out/rehearsal/report.json").exists() {
+    if directory.path().join("out/job.json").exists()
+        || !directory.path().join("out/rehearsal/report.json").exists()
+    {
         succeed(directory.path(), &arguments);
     }
     assert_eq!(result(&directory.path().join("out/rehearsal")), whole);
@@ -211,7 +252,11 @@ fn epochs(directory: &Path) -> Vec<(usize, usize)> {
     let cells = text.lines().next().unwrap().split(',').count();
     let row = |line: &str| {
         let row: Vec<_> = line.split(',').collect();
-        assert!(row.len() == cells && row[5..8].iter().all(|cell| cell.parse::<f64>().is_ok_and(|value| value > 0.0)), "{line}");
+        assert!(
+            row.len() == cells
+                && row[5..8].iter().all(|cell| cell.parse::<f64>().is_ok_and(|value| value > 0.0)),
+            "{line}"
+        );
         (row[3].parse().unwrap(), row[4].parse().unwrap())
     };
     text.lines().skip(1).map(row).collect()
@@ -225,7 +270,9 @@ fn the_epochs_on_disk_are_complete_and_there_once_after_kills_and_interruptions(
     for (index, seen) in [3, 30, 60].into_iter().enumerate() {
         let running = start(directory.path(), &arguments);
         let started = Instant::now();
-        while !std::fs::read_to_string(directory.path().join("out/curves.csv")).is_ok_and(|text| text.lines().count() > seen) {
+        while !std::fs::read_to_string(directory.path().join("out/curves.csv"))
+            .is_ok_and(|text| text.lines().count() > seen)
+        {
             assert!(started.elapsed() < HANG);
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -240,7 +287,10 @@ fn the_epochs_on_disk_are_complete_and_there_once_after_kills_and_interruptions(
 
 #[test]
 fn an_interrupted_run_goes_on_in_the_middle_of_an_epoch_with_the_same_bits() {
-    for more in [&["--ranks", "1"][..], &["--ranks", "3", "--lag", "2", "--policy", "reservoir", "--sampling", "class-balanced"]] {
+    for more in [
+        &["--ranks", "1"][..],
+        &["--ranks", "3", "--lag", "2", "--policy", "reservoir", "--sampling", "class-balanced"],
+    ] {
         let arguments = [&RUN[..], more].concat();
         let whole = uninterrupted(&arguments);
         let directory = TempDir::new().unwrap();
@@ -249,7 +299,10 @@ fn an_interrupted_run_goes_on_in_the_middle_of_an_epoch_with_the_same_bits() {
             assert!((1..=2).contains(&checkpoints(directory.path()).len()));
         }
         // Who does the work, and where it is shown, does not matter.
-        let stdout = succeed(directory.path(), &[&arguments[..], &["--workers", "3", "--execution", "inline"]].concat());
+        let stdout = succeed(
+            directory.path(),
+            &[&arguments[..], &["--workers", "3", "--execution", "inline"]].concat(),
+        );
         assert!(stdout.contains("resumes with task"), "{stdout}");
         let mut report = result(&directory.path().join("out/rehearsal"));
         for option in ["workers", "execution"] {
@@ -262,7 +315,8 @@ fn an_interrupted_run_goes_on_in_the_middle_of_an_epoch_with_the_same_bits() {
 /// Of the newest checkpoint: the steps done in its epoch, and the header of the learner's file.
 fn newest(directory: &Path) -> (u64, String) {
     let path = checkpoints(directory).pop().unwrap();
-    let manifest: Value = serde_json::from_slice(&std::fs::read(path.join("manifest.json")).unwrap()).unwrap();
+    let manifest: Value =
+        serde_json::from_slice(&std::fs::read(path.join("manifest.json")).unwrap()).unwrap();
     let bytes = std::fs::read(path.join("learner.safetensors")).unwrap_or_default();
     let length = bytes.first_chunk().map_or(0, |&length| u64::from_le_bytes(length) as usize);
     let state: Value = serde_json::from_str(manifest["state"].as_str().unwrap()).unwrap();
@@ -272,7 +326,19 @@ fn newest(directory: &Path) -> (u64, String) {
 
 #[test]
 fn running_statistics_stay_each_ranks_own_where_an_epoch_is_interrupted() {
-    let mut arguments = vec!["train", "--method", "rehearsal", "--tasks", "2", "--epochs", "3", "--ranks", "2", "--out", "out"];
+    let mut arguments = vec![
+        "train",
+        "--method",
+        "rehearsal",
+        "--tasks",
+        "2",
+        "--epochs",
+        "3",
+        "--ranks",
+        "2",
+        "--out",
+        "out",
+    ];
     arguments.extend(["--model", "resnet18", "--model-width", "2"]);
     let whole = uninterrupted(&arguments);
     let directory = TempDir::new().unwrap();
@@ -304,11 +370,23 @@ fn a_damaged_checkpoint_is_named_and_the_one_before_it_is_used() {
         std::fs::write(&path, bytes).unwrap();
     }
     let copy = TempDir::new().unwrap();
-    assert!(Command::new("cp").arg("-r").arg(directory.path().join("out")).arg(copy.path()).status().unwrap().success());
+    assert!(
+        Command::new("cp")
+            .arg("-r")
+            .arg(directory.path().join("out"))
+            .arg(copy.path())
+            .status()
+            .unwrap()
+            .success()
+    );
     let (code, stdout, stderr) = finish(start(directory.path(), &RUN));
     assert_eq!(code, Some(0), "{stderr}");
     assert!(stdout.contains("resumes with task"), "{stdout}");
-    assert!(stderr.contains("buffer/rank-00001.safetensors is damaged") || stderr.contains("learner.safetensors is damaged"), "{stderr}");
+    assert!(
+        stderr.contains("buffer/rank-00001.safetensors is damaged")
+            || stderr.contains("learner.safetensors is damaged"),
+        "{stderr}"
+    );
     assert_eq!(result(&directory.path().join("out/rehearsal")), whole);
     // Without a good one there is nothing to go on from: better an error than a silent beginning.
     for path in checkpoints(copy.path()) {
@@ -316,7 +394,10 @@ fn a_damaged_checkpoint_is_named_and_the_one_before_it_is_used() {
     }
     let (code, stdout, stderr) = finish(start(copy.path(), &RUN));
     assert_eq!(code, Some(1), "{stdout}");
-    assert!(stderr.contains("manifest.json is damaged") && stderr.contains("start over with `--fresh`"), "{stderr}");
+    assert!(
+        stderr.contains("manifest.json is damaged") && stderr.contains("start over with `--fresh`"),
+        "{stderr}"
+    );
     succeed(copy.path(), &[&RUN[..], &["--fresh"]].concat());
     assert_eq!(result(&copy.path().join("out/rehearsal")), whole);
 }
@@ -331,14 +412,26 @@ fn a_checkpoint_without_its_own_buffer_is_none_and_takes_no_place_of_a_good_one(
         assert_eq!(found.len(), 2);
         std::fs::remove_dir_all(found[1].join("buffer")).unwrap();
         if !missing {
-            assert!(Command::new("cp").arg("-r").arg(found[0].join("buffer")).arg(&found[1]).status().unwrap().success());
+            assert!(
+                Command::new("cp")
+                    .arg("-r")
+                    .arg(found[0].join("buffer"))
+                    .arg(&found[1])
+                    .status()
+                    .unwrap()
+                    .success()
+            );
         }
         interrupted(directory.path(), &RUN, "resumes with");
         let left = checkpoints(directory.path());
         // Of those that were there only the good one may be left.
         assert!(left.len() == 2 && !left.contains(&found[1]), "{left:?}");
         succeed(directory.path(), &RUN);
-        assert_eq!(result(&directory.path().join("out/rehearsal")), whole, "the buffer is missing: {missing}");
+        assert_eq!(
+            result(&directory.path().join("out/rehearsal")),
+            whole,
+            "the buffer is missing: {missing}"
+        );
     }
 }
 
@@ -364,7 +457,9 @@ fn whoever_interrupts_a_run_that_has_everything_is_told_so() {
     let running = start(directory.path(), &RUN);
     let report = directory.path().join("out/rehearsal/report.json");
     let started = Instant::now();
-    while !std::fs::read_to_string(&report).is_ok_and(|text| text.contains("\"complete\": true") || text.contains("\"complete\":true")) {
+    while !std::fs::read_to_string(&report)
+        .is_ok_and(|text| text.contains("\"complete\": true") || text.contains("\"complete\":true"))
+    {
         assert!(started.elapsed() < HANG);
         std::thread::yield_now();
     }
@@ -381,7 +476,12 @@ fn checkpoints_whose_job_is_lost_are_not_thrown_away() {
     std::fs::remove_file(directory.path().join("out/job.json")).unwrap();
     let (code, _, stderr) = finish(start(directory.path(), &RUN));
     assert_eq!((code, stderr.lines().count()), (Some(1), 1), "{stderr}");
-    assert!(stderr.contains("job.json") && stderr.contains("there are checkpoints in") && stderr.contains("--fresh"), "{stderr}");
+    assert!(
+        stderr.contains("job.json")
+            && stderr.contains("there are checkpoints in")
+            && stderr.contains("--fresh"),
+        "{stderr}"
+    );
     assert!(!checkpoints(directory.path()).is_empty());
 }
 
@@ -390,7 +490,8 @@ fn a_run_that_cannot_write_a_checkpoint_ends_with_its_file_and_goes_on_from_the_
     let directory = TempDir::new().unwrap();
     interrupted(directory.path(), &RUN, "task 1/3");
     let before = checkpoints(directory.path());
-    let number: usize = before.last().unwrap().file_name().unwrap().to_str().unwrap().parse().unwrap();
+    let number: usize =
+        before.last().unwrap().file_name().unwrap().to_str().unwrap().parse().unwrap();
     let next = directory.path().join(format!("out/rehearsal/checkpoints/{:08}", number + 1));
     let mut running = start(directory.path(), &RUN);
     let mut stdout = BufReader::new(running.0.stdout.take().unwrap());
@@ -419,9 +520,16 @@ fn a_run_that_cannot_write_a_checkpoint_ends_with_its_file_and_goes_on_from_the_
 fn another_configuration_is_refused_with_what_changed_and_a_finished_run_is_left_alone() {
     let directory = TempDir::new().unwrap();
     interrupted(directory.path(), &RUN, "buffer:");
-    let (code, _, stderr) = finish(start(directory.path(), &[&RUN[..], &["--batch-size", "9", "--seed", "5"]].concat()));
+    let (code, _, stderr) = finish(start(
+        directory.path(),
+        &[&RUN[..], &["--batch-size", "9", "--seed", "5"]].concat(),
+    ));
     assert_eq!((code, stderr.lines().count()), (Some(1), 1), "{stderr}");
-    assert!(stderr.contains("batch-size was 8 and is 9, seed was 42 and is 5") && stderr.contains("--fresh"), "{stderr}");
+    assert!(
+        stderr.contains("batch-size was 8 and is 9, seed was 42 and is 5")
+            && stderr.contains("--fresh"),
+        "{stderr}"
+    );
     succeed(directory.path(), &RUN);
     let first = result(&directory.path().join("out/rehearsal"));
     assert!(succeed(directory.path(), &RUN).contains("out-2"));
@@ -455,7 +563,10 @@ fn a_run_goes_on_with_other_numbers_of_ranks_and_says_so() {
     let stdout = succeed(directory.path(), &ranks("3"));
     assert!(stdout.contains("written by 2 ranks"), "{stdout}");
     let report = result(&directory.path().join("out/rehearsal"));
-    assert_eq!((&report["world_size"], &report["earlier_world_sizes"]), (&3.into(), &serde_json::json!([4, 2])));
+    assert_eq!(
+        (&report["world_size"], &report["earlier_world_sizes"]),
+        (&3.into(), &serde_json::json!([4, 2]))
+    );
     assert_eq!((&report["buffer"]["len"], &report["complete"]), (&144.into(), &true.into()));
 }
 
@@ -463,10 +574,17 @@ fn a_run_goes_on_with_other_numbers_of_ranks_and_says_so() {
 fn signals_of_people_and_schedulers_write_a_checkpoint_and_more_of_the_schedulers_do_no_harm() {
     let whole = uninterrupted(&RUN);
     let directory = TempDir::new().unwrap();
-    let all: [&[&str]; 6] =
-        [&["USR1", "USR1", "USR1", "USR1"], &["XCPU", "XCPU", "USR1"], &["HUP"], &["TERM"], &["INT"], &["USR1", "XCPU", "TERM"]];
+    let all: [&[&str]; 6] = [
+        &["USR1", "USR1", "USR1", "USR1"],
+        &["XCPU", "XCPU", "USR1"],
+        &["HUP"],
+        &["TERM"],
+        &["INT"],
+        &["USR1", "XCPU", "TERM"],
+    ];
     for signals in all {
-        let words = if checkpoints(directory.path()).is_empty() { "buffer:" } else { "resumes with" };
+        let words =
+            if checkpoints(directory.path()).is_empty() { "buffer:" } else { "resumes with" };
         interrupted_by(signals, directory.path(), &RUN, words);
         assert!(!checkpoints(directory.path()).is_empty(), "{signals:?}");
     }
@@ -477,7 +595,11 @@ fn signals_of_people_and_schedulers_write_a_checkpoint_and_more_of_the_scheduler
 #[test]
 fn signals_that_are_ignored_at_the_start_stay_ignored() {
     let directory = TempDir::new().unwrap();
-    let mut running = start_ignoring(directory.path(), &RUN, &[libc::SIGHUP, libc::SIGINT, libc::SIGTERM, libc::SIGUSR1, libc::SIGXCPU]);
+    let mut running = start_ignoring(
+        directory.path(),
+        &RUN,
+        &[libc::SIGHUP, libc::SIGINT, libc::SIGTERM, libc::SIGUSR1, libc::SIGXCPU],
+    );
     let mut stdout = BufReader::new(running.0.stdout.take().unwrap());
     let mut line = String::new();
     while !line.contains("buffer:") {
@@ -498,9 +620,11 @@ fn image_folder(directory: &Path, classes: &[&str]) {
             let folder = directory.join(part).join(name);
             std::fs::create_dir_all(&folder).unwrap();
             for index in 0..images {
-                image::RgbImage::from_fn(8, 8, |x, y| image::Rgb([60 * class as u8, (20 * x) as u8, (9 * y + index) as u8]))
-                    .save(folder.join(format!("{index}.png")))
-                    .unwrap();
+                image::RgbImage::from_fn(8, 8, |x, y| {
+                    image::Rgb([60 * class as u8, (20 * x) as u8, (9 * y + index) as u8])
+                })
+                .save(folder.join(format!("{index}.png")))
+                .unwrap();
             }
         }
     }
@@ -512,13 +636,38 @@ fn a_run_goes_on_only_with_the_data_it_began_with_wherever_that_is() {
         let directory = TempDir::new().unwrap();
         let at = |path: &str| directory.path().join(path);
         image_folder(&at("data"), &["cat", "dog", "eel", "fox"]);
-        let mut arguments = vec!["train", "--method", method, "--image-size", "8", "--model", "mlp", "--tasks", "2", "--epochs", "250"];
-        arguments.extend(["--batch-size", "2", "--candidates", "1", "--representatives", "2", "--capacity", "8", "--ranks", "1"]);
+        let mut arguments = vec![
+            "train",
+            "--method",
+            method,
+            "--image-size",
+            "8",
+            "--model",
+            "mlp",
+            "--tasks",
+            "2",
+            "--epochs",
+            "250",
+        ];
+        arguments.extend([
+            "--batch-size",
+            "2",
+            "--candidates",
+            "1",
+            "--representatives",
+            "2",
+            "--capacity",
+            "8",
+            "--ranks",
+            "1",
+        ]);
         arguments.extend(["--out", "out"]);
         let on = |data: &'static str| [&arguments[..], &["--data", data]].concat();
         interrupted(directory.path(), &on("folder:data"), "task 1/2  average");
         let rename = |from: &str, to: &str| std::fs::rename(at(from), at(to)).unwrap();
-        let refused = |words: &[&str]| refused(directory.path(), &on("folder:data"), &[words, &["--fresh"]].concat());
+        let refused = |words: &[&str]| {
+            refused(directory.path(), &on("folder:data"), &[words, &["--fresh"]].concat())
+        };
 
         for part in ["train", "test"] {
             rename(&format!("data/{part}/cat"), &format!("data/{part}/yak"));
@@ -544,7 +693,14 @@ fn a_run_goes_on_only_with_the_data_it_began_with_wherever_that_is() {
         self::refused(directory.path(), &other, &["fit was \"stretch\" and is \"crop\""]);
 
         // Elsewhere, spelled differently, and with other times.
-        assert!(Command::new("cp").args(["-r", "data", "copy"]).current_dir(directory.path()).status().unwrap().success());
+        assert!(
+            Command::new("cp")
+                .args(["-r", "data", "copy"])
+                .current_dir(directory.path())
+                .status()
+                .unwrap()
+                .success()
+        );
         std::fs::remove_dir_all(at("data")).unwrap();
         let stdout = succeed(directory.path(), &on("folder:./copy/"));
         assert!(stdout.contains("resumes with task"), "{stdout}");
@@ -555,7 +711,19 @@ fn a_run_goes_on_only_with_the_data_it_began_with_wherever_that_is() {
 fn a_comparison_goes_on_with_its_next_method_only_on_the_same_data() {
     let directory = TempDir::new().unwrap();
     image_folder(&directory.path().join("data"), &["cat", "dog"]);
-    let mut arguments = vec!["compare", "--data", "folder:data", "--image-size", "8", "--tasks", "2", "--epochs", "300", "--out", "out"];
+    let mut arguments = vec![
+        "compare",
+        "--data",
+        "folder:data",
+        "--image-size",
+        "8",
+        "--tasks",
+        "2",
+        "--epochs",
+        "300",
+        "--out",
+        "out",
+    ];
     arguments.extend([
         "--model",
         "mlp",
@@ -583,7 +751,11 @@ fn a_start_that_fails_changes_no_file() {
     assert_eq!(found.len(), 2);
     let learner = |checkpoint: &PathBuf| checkpoint.join("learner.safetensors");
     refused(directory.path(), &[&RUN[..], &["--seed", "5"]].concat(), &["seed was 42 and is 5"]);
-    refused(directory.path(), &[&RUN[..], &["--weights", "missing.safetensors"]].concat(), &["missing.safetensors"]);
+    refused(
+        directory.path(),
+        &[&RUN[..], &["--weights", "missing.safetensors"]].concat(),
+        &["missing.safetensors"],
+    );
     // The files of two checkpoints, swapped.
     let swap = || {
         std::fs::rename(learner(&found[0]), directory.path().join("swap")).unwrap();
@@ -592,10 +764,17 @@ fn a_start_that_fails_changes_no_file() {
     };
     swap();
     for ranks in ["1", "2", "3"] {
-        refused(directory.path(), &[&RUN[..], &["--ranks", ranks]].concat(), &["learner.safetensors is damaged", "--fresh"]);
+        refused(
+            directory.path(),
+            &[&RUN[..], &["--ranks", ranks]].concat(),
+            &["learner.safetensors is damaged", "--fresh"],
+        );
     }
     swap();
-    let good = found.iter().map(|checkpoint| std::fs::read(learner(checkpoint)).unwrap()).collect::<Vec<_>>();
+    let good = found
+        .iter()
+        .map(|checkpoint| std::fs::read(learner(checkpoint)).unwrap())
+        .collect::<Vec<_>>();
     for (checkpoint, good) in found.iter().zip(&good) {
         let mut bytes = good.clone();
         bytes[good.len() / 2] ^= 1;
@@ -609,7 +788,10 @@ fn a_start_that_fails_changes_no_file() {
     refused(directory.path(), &[&RUN[..], &["--fresh"]].concat(), &["out/rehearsal/checkpoints"]);
     std::fs::remove_file(&out).unwrap();
     std::fs::rename(directory.path().join("aside"), &out).unwrap();
-    found.iter().zip(&good).for_each(|(checkpoint, good)| std::fs::write(learner(checkpoint), good).unwrap());
+    found
+        .iter()
+        .zip(&good)
+        .for_each(|(checkpoint, good)| std::fs::write(learner(checkpoint), good).unwrap());
     assert!(succeed(directory.path(), &RUN).contains("resumes with task"));
     assert_eq!(result(&directory.path().join("out/rehearsal")), uninterrupted(&RUN));
 }

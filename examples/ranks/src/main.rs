@@ -20,20 +20,34 @@ const SEED: u64 = 1;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let data = open_digits(8)?;
-    let stream = ClassIncremental::new(&data.train_labels, &data.test_labels, data.classes, 5, ClassOrder::Fixed)?;
+    let stream = ClassIncremental::new(
+        &data.train_labels,
+        &data.test_labels,
+        data.classes,
+        5,
+        ClassOrder::Fixed,
+    )?;
     Ranks::from_env_or_threads(4)?.run(|rank| learn(&rank, &data, &stream))?;
     Ok(())
 }
 
 /// What every rank does: its part of each mini-batch, of the buffer and of the test set.
-fn learn(rank: &Rank, data: &ImageData, stream: &ClassIncremental) -> Result<(), Box<dyn Error + Send + Sync>> {
+fn learn(
+    rank: &Rank,
+    data: &ImageData,
+    stream: &ClassIncremental,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
     let device = device::for_rank(rank);
     let loader = |batch_size| {
         let batcher = ImageBatcher { shape: data.shape, room: 0 };
-        ShardedLoader::builder(batcher).shard(rank).batch_size(batch_size).set_device(device.clone())
+        ShardedLoader::builder(batcher)
+            .shard(rank)
+            .batch_size(batch_size)
+            .set_device(device.clone())
     };
     let buffer = RehearsalConfig::new(Capacity::Samples(200)).init_on::<ImageBatch>(rank)?;
-    let network = MlpConfig::new(data.shape.elements(), data.classes).init(&device.clone().autodiff());
+    let network =
+        MlpConfig::new(data.shape.elements(), data.classes).init(&device.clone().autodiff());
     let mut model = MethodModel::new(keyed_init(network, SEED, Scheme::default()), &Rehearsal);
     let mut collective = rank.collective()?;
     for task in 0..stream.tasks() {
@@ -44,7 +58,8 @@ fn learn(rank: &Rank, data: &ImageData, stream: &ClassIncremental) -> Result<(),
         let training = SupervisedTraining::new("runs/ranks", train, valid.clone())
             .with_training_strategy(DataParallel::new(rank)?.with_device(device.clone()).into())
             .num_epochs(10);
-        let result = without_renderer(training).launch(Learner::new(model, SgdConfig::new().init(), 0.1));
+        let result =
+            without_renderer(training).launch(Learner::new(model, SgdConfig::new().init(), 0.1));
         if let Some(error) = result.error {
             return Err(error.into());
         }

@@ -24,7 +24,11 @@ pub(super) struct Fault {
 
 /// Turns a return code into a result.
 pub(super) fn check(call: &'static str, code: c_int) -> Result<(), Fault> {
-    if code == 0 { Ok(()) } else { Err(Fault { call, reason: text(code), size: class(code) == ffi::MPI_ERR_TRUNCATE as c_int }) }
+    if code == 0 {
+        Ok(())
+    } else {
+        Err(Fault { call, reason: text(code), size: class(code) == ffi::MPI_ERR_TRUNCATE as c_int })
+    }
 }
 
 fn class(code: c_int) -> c_int {
@@ -39,9 +43,14 @@ fn text(code: c_int) -> String {
     let mut buffer = [0_u8; 4096];
     let mut len = 0;
     // SAFETY: the buffer is larger than any library's longest message.
-    let done = unsafe { ffi::MPI_Error_string(code, buffer.as_mut_ptr().cast::<c_char>(), &mut len) };
+    let done =
+        unsafe { ffi::MPI_Error_string(code, buffer.as_mut_ptr().cast::<c_char>(), &mut len) };
     let len = usize::try_from(len).unwrap_or(0).min(buffer.len());
-    if done == 0 { String::from_utf8_lossy(&buffer[..len]).into_owned() } else { format!("error code {code}") }
+    if done == 0 {
+        String::from_utf8_lossy(&buffer[..len]).into_owned()
+    } else {
+        format!("error code {code}")
+    }
 }
 
 /// A running MPI. Dropping it ends MPI on all ranks together; after a failure,
@@ -51,12 +60,18 @@ pub(super) struct Library(Universe);
 impl Library {
     /// Starts MPI on this thread, which must also end it.
     pub(super) fn start() -> Result<Self, Fault> {
-        let fault = |reason: &str| Fault { call: "MPI_Init_thread", reason: reason.to_owned(), size: false };
-        let (universe, provided) =
-            initialize_with_threading(Threading::Serialized).ok_or_else(|| fault("MPI has been started in this process before"))?;
+        let fault = |reason: &str| Fault {
+            call: "MPI_Init_thread",
+            reason: reason.to_owned(),
+            size: false,
+        };
+        let (universe, provided) = initialize_with_threading(Threading::Serialized)
+            .ok_or_else(|| fault("MPI has been started in this process before"))?;
         let library = Self(universe);
         if provided < Threading::Serialized {
-            return Err(fault("the MPI library does not support calls of several threads, one at a time (MPI_THREAD_SERIALIZED)"));
+            return Err(fault(
+                "the MPI library does not support calls of several threads, one at a time (MPI_THREAD_SERIALIZED)",
+            ));
         }
         Comm::world().return_errors()?;
         Ok(library)
@@ -91,7 +106,9 @@ impl Comm {
     /// Errors of this communicator are return codes from now on.
     pub(super) fn return_errors(self) -> Result<(), Fault> {
         // SAFETY: a living communicator and a constant.
-        check("MPI_Comm_set_errhandler", unsafe { ffi::MPI_Comm_set_errhandler(self.0, ffi::RSMPI_ERRORS_RETURN) })
+        check("MPI_Comm_set_errhandler", unsafe {
+            ffi::MPI_Comm_set_errhandler(self.0, ffi::RSMPI_ERRORS_RETURN)
+        })
     }
 
     /// A communicator of the same ranks, made while all of them wait here: for the start of the run

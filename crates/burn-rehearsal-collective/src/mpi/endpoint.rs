@@ -72,7 +72,12 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(super) fn new(comm: Comm, (rank, size): (usize, usize), group: u64, options: &MpiOptions) -> Self {
+    pub(super) fn new(
+        comm: Comm,
+        (rank, size): (usize, usize),
+        group: u64,
+        options: &MpiOptions,
+    ) -> Self {
         let limit = options.largest_message;
         Self {
             comm,
@@ -107,54 +112,62 @@ impl Endpoint {
     pub(super) fn start(&mut self, work: Work) -> Result<(), Fault> {
         let now = Instant::now();
         let Work { call, data, result, .. } = work;
-        let mut active = Active { work, stage: Stage::Messages, since: now, notified: now, done_elsewhere: 0 };
+        let mut active =
+            Active { work, stage: Stage::Messages, since: now, notified: now, done_elsewhere: 0 };
         let channel = self.channel(call);
         let Channel { comm, rank, size, tag } = channel;
         self.next += 1;
-        let posted = match call {
-            Call::Barrier => others(rank, size).try_for_each(|peer| {
-                // SAFETY: no memory is involved.
-                unsafe {
-                    self.messages.receive_piece(comm, tag, peer, Lent::NOTHING)?;
-                    self.messages.send_piece(comm, tag, peer, Lent::NOTHING)
+        let posted =
+            match call {
+                Call::Barrier => others(rank, size).try_for_each(|peer| {
+                    // SAFETY: no memory is involved.
+                    unsafe {
+                        self.messages.receive_piece(comm, tag, peer, Lent::NOTHING)?;
+                        self.messages.send_piece(comm, tag, peer, Lent::NOTHING)
+                    }
+                }),
+                Call::Broadcast { root, .. } if root == rank => self.pass_on(channel, root, data),
+                Call::Broadcast { root, .. } => {
+                    active.stage = Stage::Data;
+                    // SAFETY: lent (see `Lent`).
+                    unsafe { self.messages.receive(comm, tag, parent(rank, root, size), data) }
                 }
-            }),
-            Call::Broadcast { root, .. } if root == rank => self.pass_on(channel, root, data),
-            Call::Broadcast { root, .. } => {
-                active.stage = Stage::Data;
-                // SAFETY: lent (see `Lent`).
-                unsafe { self.messages.receive(comm, tag, parent(rank, root, size), data) }
-            }
-            Call::AllGather { len } => others(rank, size).try_for_each(|peer| {
-                // SAFETY: lent; each peer's part of the result is another.
-                unsafe {
-                    self.messages.receive(comm, tag, peer, result.part(peer * len, len))?;
-                    self.messages.send(comm, tag, peer, data)
+                Call::AllGather { len } => others(rank, size).try_for_each(|peer| {
+                    // SAFETY: lent; each peer's part of the result is another.
+                    unsafe {
+                        self.messages.receive(comm, tag, peer, result.part(peer * len, len))?;
+                        self.messages.send(comm, tag, peer, data)
+                    }
+                }),
+                Call::AllReduce { op, .. } if self.reduction == Reduction::FixedOrder => {
+                    active.stage = Stage::Buckets;
+                    self.reduce.start(data, op);
+                    Ok(())
                 }
-            }),
-            Call::AllReduce { op, .. } if self.reduction == Reduction::FixedOrder => {
-                active.stage = Stage::Buckets;
-                self.reduce.start(data, op);
-                Ok(())
-            }
-            Call::AllReduce { .. } => {
-                active.stage = Stage::Sum;
-                self.start_library_sum(data)
-            }
-            Call::Exchange => {
-                let buffers = &active.work.buffers;
-                // SAFETY: lent, every buffer on its own.
-                let received = buffers.incoming.iter().try_for_each(|p| unsafe { self.messages.receive(comm, tag, p.peer, p.bytes) });
-                // SAFETY: as above.
-                received.and_then(|()| buffers.outgoing.iter().try_for_each(|p| unsafe { self.messages.send(comm, tag, p.peer, p.bytes) }))
-            }
-            Call::Duplicate => {
-                active.stage = Stage::Communicator;
-                // SAFETY: boxed, and an endpoint with an unfinished duplication is never dropped
-                // before the process ends.
-                unsafe { self.messages.duplicate(comm, &mut self.child) }
-            }
-        };
+                Call::AllReduce { .. } => {
+                    active.stage = Stage::Sum;
+                    self.start_library_sum(data)
+                }
+                Call::Exchange => {
+                    let buffers = &active.work.buffers;
+                    // SAFETY: lent, every buffer on its own.
+                    let received = buffers.incoming.iter().try_for_each(|p| unsafe {
+                        self.messages.receive(comm, tag, p.peer, p.bytes)
+                    });
+                    // SAFETY: as above.
+                    received.and_then(|()| {
+                        buffers.outgoing.iter().try_for_each(|p| unsafe {
+                            self.messages.send(comm, tag, p.peer, p.bytes)
+                        })
+                    })
+                }
+                Call::Duplicate => {
+                    active.stage = Stage::Communicator;
+                    // SAFETY: boxed, and an endpoint with an unfinished duplication is never dropped
+                    // before the process ends.
+                    unsafe { self.messages.duplicate(comm, &mut self.child) }
+                }
+            };
         // Also after a failure, so that what has been posted is given up in an orderly way.
         self.active = Some(active);
         posted
@@ -184,7 +197,10 @@ impl Endpoint {
             }
             (Stage::Sum, Call::AllReduce { op: ReduceOp::Mean, len }) => {
                 // SAFETY: a lent `&mut [f32]` of `len` values that MPI has finished with.
-                divide(unsafe { std::slice::from_raw_parts_mut(data.start().cast::<f32>(), len) }, self.size);
+                divide(
+                    unsafe { std::slice::from_raw_parts_mut(data.start().cast::<f32>(), len) },
+                    self.size,
+                );
                 Ok(Progress::Over)
             }
             _ => Ok(Progress::Over),
@@ -192,14 +208,22 @@ impl Endpoint {
     }
 
     /// Sends a broadcast's data to this rank's children in the binomial tree.
-    fn pass_on(&mut self, Channel { comm, rank, size, tag }: Channel, root: usize, data: Lent) -> Result<(), Fault> {
+    fn pass_on(
+        &mut self,
+        Channel { comm, rank, size, tag }: Channel,
+        root: usize,
+        data: Lent,
+    ) -> Result<(), Fault> {
         // SAFETY: lent; the data are not written any more.
-        children(rank, root, size).try_for_each(|peer| unsafe { self.messages.send(comm, tag, peer, data) })
+        children(rank, root, size)
+            .try_for_each(|peer| unsafe { self.messages.send(comm, tag, peer, data) })
     }
 
     fn start_library_sum(&mut self, data: Lent) -> Result<(), Fault> {
         // SAFETY: a lent `&mut [f32]`.
-        let values = unsafe { std::slice::from_raw_parts(data.start().cast::<f32>(), data.len() / size_of::<f32>()) };
+        let values = unsafe {
+            std::slice::from_raw_parts(data.start().cast::<f32>(), data.len() / size_of::<f32>())
+        };
         self.copy.clear();
         self.copy.extend_from_slice(values);
         // SAFETY: lent, and a copy that is touched only by the next operation.
@@ -257,8 +281,13 @@ fn parent(rank: usize, root: usize, size: usize) -> usize {
 /// To whom a rank passes a broadcast on, those with the most descendants first.
 fn children(rank: usize, root: usize, size: usize) -> impl Iterator<Item = usize> {
     let relative = (rank + size - root) % size;
-    let bits = if relative == 0 { usize::BITS - size.leading_zeros() } else { relative.trailing_zeros() };
-    (0..bits).rev().map(move |bit| relative + (1 << bit)).filter(move |child| *child < size).map(move |child| (child + root) % size)
+    let bits =
+        if relative == 0 { usize::BITS - size.leading_zeros() } else { relative.trailing_zeros() };
+    (0..bits)
+        .rev()
+        .map(move |bit| relative + (1 << bit))
+        .filter(move |child| *child < size)
+        .map(move |child| (child + root) % size)
 }
 
 /// The same on all ranks, for they duplicate a handle equally often (SplitMix64's finaliser).
@@ -284,7 +313,10 @@ mod tests {
                         assert_eq!(parent(child, root, size), rank);
                     }
                 }
-                assert!((0..size).all(|rank| parents[rank].is_none() == (rank == root)), "{size} ranks, root {root}: {parents:?}");
+                assert!(
+                    (0..size).all(|rank| parents[rank].is_none() == (rank == root)),
+                    "{size} ranks, root {root}: {parents:?}"
+                );
             }
         }
     }

@@ -63,14 +63,20 @@ impl Notice {
             Self::Left { group, operation } => [3, group, operation, 0, 0, 0, 0, 0],
             Self::Failed => [4, 0, 0, 0, 0, 0, 0, 0],
             Self::Goodbye => [5, 0, 0, 0, 0, 0, 0, 0],
-            Self::Standstill(Standstill { number, handle: Handle { group, next, call, blocker } }) => {
+            Self::Standstill(Standstill {
+                number,
+                handle: Handle { group, next, call, blocker },
+            }) => {
                 let (code, a, b) = call.map_or((NO_CALL, 0, 0), encode_call);
                 [6, number, group, next, code, a, b, blocker.map_or(u64::MAX, |rank| rank as u64)]
             }
             Self::Deadlock => [7, 0, 0, 0, 0, 0, 0, 0],
         };
         let mut bytes = [0; BYTES];
-        bytes.chunks_exact_mut(8).zip(words).for_each(|(bytes, word)| bytes.copy_from_slice(&word.to_le_bytes()));
+        bytes
+            .chunks_exact_mut(8)
+            .zip(words)
+            .for_each(|(bytes, word)| bytes.copy_from_slice(&word.to_le_bytes()));
         bytes
     }
 
@@ -89,8 +95,12 @@ impl Notice {
             6 => {
                 let [_, number, group, next, code, a, b, blocker] = words;
                 let call = if code == NO_CALL { None } else { Some(decode_call(code, a, b)?) };
-                let blocker = if blocker == u64::MAX { None } else { Some(usize::try_from(blocker).ok()?) };
-                Self::Standstill(Standstill { number, handle: Handle { group, next, call, blocker } })
+                let blocker =
+                    if blocker == u64::MAX { None } else { Some(usize::try_from(blocker).ok()?) };
+                Self::Standstill(Standstill {
+                    number,
+                    handle: Handle { group, next, call, blocker },
+                })
             }
             7 => Self::Deadlock,
             _ => return None,

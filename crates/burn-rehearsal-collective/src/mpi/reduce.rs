@@ -60,8 +60,18 @@ pub(super) struct Channel {
 
 impl Reduce {
     pub(super) fn new(limit: usize) -> Self {
-        let lane = || Lane { stage: Stage::Free, requests: Requests::new(limit), parts: Vec::new(), bucket: 0 };
-        Self { lanes: (0..LANES).map(|_| lane()).collect(), data: Lent::NOTHING, op: ReduceOp::Sum, next: 0 }
+        let lane = || Lane {
+            stage: Stage::Free,
+            requests: Requests::new(limit),
+            parts: Vec::new(),
+            bucket: 0,
+        };
+        Self {
+            lanes: (0..LANES).map(|_| lane()).collect(),
+            data: Lent::NOTHING,
+            op: ReduceOp::Sum,
+            next: 0,
+        }
     }
 
     /// Begins with the values `data`, which no lane uses any more.
@@ -82,7 +92,9 @@ impl Reduce {
                         self.next += 1;
                         lane.scatter(channel, self.data)?;
                     }
-                    Stage::Parts if lane.requests.test()? => lane.sum(channel, self.data, self.op)?,
+                    Stage::Parts if lane.requests.test()? => {
+                        lane.sum(channel, self.data, self.op)?
+                    }
                     Stage::Sums if lane.requests.test()? => lane.stage = Stage::Free,
                     Stage::Parts | Stage::Sums => break,
                 }
@@ -147,7 +159,8 @@ impl Lane {
         let own = self.slice(data, rank, size);
         // SAFETY: a lent `&mut [f32]`, so it is aligned, and slices are cut at values; no request
         // uses this rank's own slice now.
-        let values = unsafe { std::slice::from_raw_parts_mut(own.start().cast::<f32>(), own.len() / VALUE) };
+        let values =
+            unsafe { std::slice::from_raw_parts_mut(own.start().cast::<f32>(), own.len() / VALUE) };
         sum_in_rank_order(values, &self.parts, rank, size, op);
         self.stage = Stage::Sums;
         for peer in others(rank, size) {
@@ -182,7 +195,9 @@ fn sum_in_rank_order(own: &mut [f32], parts: &[f32], rank: usize, size: usize, o
             let values = match peer.cmp(&rank) {
                 std::cmp::Ordering::Equal => &own[start..end],
                 std::cmp::Ordering::Less => &parts[peer * len + start..peer * len + end],
-                std::cmp::Ordering::Greater => &parts[(peer - 1) * len + start..(peer - 1) * len + end],
+                std::cmp::Ordering::Greater => {
+                    &parts[(peer - 1) * len + start..(peer - 1) * len + end]
+                }
             };
             if peer == 0 {
                 sums.copy_from_slice(values);
@@ -207,7 +222,10 @@ mod tests {
         let inputs = [1e8_f32, 1.0, -1e8];
         for rank in 0..3 {
             let mut own = vec![inputs[rank]; BLOCK + 3];
-            let parts: Vec<f32> = (0..3).filter(|peer| *peer != rank).flat_map(|peer| vec![inputs[peer]; BLOCK + 3]).collect();
+            let parts: Vec<f32> = (0..3)
+                .filter(|peer| *peer != rank)
+                .flat_map(|peer| vec![inputs[peer]; BLOCK + 3])
+                .collect();
             sum_in_rank_order(&mut own, &parts, rank, 3, ReduceOp::Sum);
             assert!(own.iter().all(|sum| *sum == 0.0));
         }

@@ -34,7 +34,12 @@ pub(super) struct Requests {
 
 impl Requests {
     pub(super) fn new(limit: usize) -> Self {
-        Self { requests: Vec::new(), statuses: Vec::new(), messages: Vec::new(), limit: limit.clamp(1, 1 << 30) }
+        Self {
+            requests: Vec::new(),
+            statuses: Vec::new(),
+            messages: Vec::new(),
+            limit: limit.clamp(1, 1 << 30),
+        }
     }
 
     /// Sends `bytes` to `peer`; nothing if there are none.
@@ -43,7 +48,13 @@ impl Requests {
     ///
     /// The memory is alive and not written until [`test`](Self::test) returns true or
     /// [`abandon`](Self::abandon) does.
-    pub(super) unsafe fn send(&mut self, comm: Comm, tag: c_int, peer: usize, bytes: Lent) -> Result<(), Fault> {
+    pub(super) unsafe fn send(
+        &mut self,
+        comm: Comm,
+        tag: c_int,
+        peer: usize,
+        bytes: Lent,
+    ) -> Result<(), Fault> {
         for start in (0..bytes.len()).step_by(self.limit) {
             // SAFETY: the caller's promise.
             unsafe { self.send_piece(comm, tag, peer, bytes.part(start, self.limit))? };
@@ -56,11 +67,27 @@ impl Requests {
     /// # Safety
     ///
     /// As for [`send`](Self::send); the memory is not longer than the limit.
-    pub(super) unsafe fn send_piece(&mut self, comm: Comm, tag: c_int, peer: usize, piece: Lent) -> Result<(), Fault> {
+    pub(super) unsafe fn send_piece(
+        &mut self,
+        comm: Comm,
+        tag: c_int,
+        peer: usize,
+        piece: Lent,
+    ) -> Result<(), Fault> {
         let mut request = null();
         // SAFETY: the caller's promise keeps the memory; the communicator is alive, and the request
         // is writable.
-        let code = unsafe { ffi::MPI_Isend(void(piece.start()), int(piece.len()), byte(), int(peer), tag, comm.0, &mut request) };
+        let code = unsafe {
+            ffi::MPI_Isend(
+                void(piece.start()),
+                int(piece.len()),
+                byte(),
+                int(peer),
+                tag,
+                comm.0,
+                &mut request,
+            )
+        };
         check("MPI_Isend", code)?;
         self.push(request, Message { peer: Some(peer), expected: None });
         Ok(())
@@ -71,7 +98,13 @@ impl Requests {
     /// # Safety
     ///
     /// As for [`send`](Self::send), and the memory is not read either.
-    pub(super) unsafe fn receive(&mut self, comm: Comm, tag: c_int, peer: usize, bytes: Lent) -> Result<(), Fault> {
+    pub(super) unsafe fn receive(
+        &mut self,
+        comm: Comm,
+        tag: c_int,
+        peer: usize,
+        bytes: Lent,
+    ) -> Result<(), Fault> {
         for start in (0..bytes.len()).step_by(self.limit) {
             // SAFETY: the caller's promise.
             unsafe { self.receive_piece(comm, tag, peer, bytes.part(start, self.limit))? };
@@ -84,11 +117,27 @@ impl Requests {
     /// # Safety
     ///
     /// As for [`receive`](Self::receive); the memory is not longer than the limit.
-    pub(super) unsafe fn receive_piece(&mut self, comm: Comm, tag: c_int, peer: usize, piece: Lent) -> Result<(), Fault> {
+    pub(super) unsafe fn receive_piece(
+        &mut self,
+        comm: Comm,
+        tag: c_int,
+        peer: usize,
+        piece: Lent,
+    ) -> Result<(), Fault> {
         let mut request = null();
         // SAFETY: the caller's promise keeps the memory; the communicator is alive, and the request
         // is writable.
-        let code = unsafe { ffi::MPI_Irecv(void(piece.start()), int(piece.len()), byte(), int(peer), tag, comm.0, &mut request) };
+        let code = unsafe {
+            ffi::MPI_Irecv(
+                void(piece.start()),
+                int(piece.len()),
+                byte(),
+                int(peer),
+                tag,
+                comm.0,
+                &mut request,
+            )
+        };
         check("MPI_Irecv", code)?;
         self.push(request, Message { peer: Some(peer), expected: Some(piece.len()) });
         Ok(())
@@ -101,7 +150,12 @@ impl Requests {
     ///
     /// As for [`send`](Self::send) and [`receive`](Self::receive); both memories hold `count`
     /// values, and they are different.
-    pub(super) unsafe fn all_reduce(&mut self, comm: Comm, send: Lent, receive: Lent) -> Result<(), Fault> {
+    pub(super) unsafe fn all_reduce(
+        &mut self,
+        comm: Comm,
+        send: Lent,
+        receive: Lent,
+    ) -> Result<(), Fault> {
         let step = (self.limit / size_of::<f32>()).max(1) * size_of::<f32>();
         for start in (0..send.len()).step_by(step) {
             let (send, receive) = (send.part(start, step), receive.part(start, step));
@@ -111,7 +165,15 @@ impl Requests {
             // are constants of the library.
             let code = unsafe {
                 let (float, sum) = (ffi::RSMPI_FLOAT, ffi::RSMPI_SUM);
-                ffi::MPI_Iallreduce(void(send.start()), void(receive.start()), count, float, sum, comm.0, &mut request)
+                ffi::MPI_Iallreduce(
+                    void(send.start()),
+                    void(receive.start()),
+                    count,
+                    float,
+                    sum,
+                    comm.0,
+                    &mut request,
+                )
             };
             check("MPI_Iallreduce", code)?;
             self.push(request, Message { peer: None, expected: None });
@@ -150,7 +212,14 @@ impl Requests {
         }
         let mut done = 0;
         // SAFETY: both vectors have that many elements, and the requests are ours.
-        let code = unsafe { ffi::MPI_Testall(int(self.requests.len()), self.requests.as_mut_ptr(), &mut done, self.statuses.as_mut_ptr()) };
+        let code = unsafe {
+            ffi::MPI_Testall(
+                int(self.requests.len()),
+                self.requests.as_mut_ptr(),
+                &mut done,
+                self.statuses.as_mut_ptr(),
+            )
+        };
         if code != 0 {
             return Err(self.culprit(code));
         }
@@ -164,15 +233,22 @@ impl Requests {
 
     /// The message that an error of `MPI_Testall` is about.
     fn culprit(&self, code: c_int) -> Fault {
-        let failed = |status: &ffi::MPI_Status| status.MPI_ERROR != 0 && status.MPI_ERROR != ffi::MPI_ERR_PENDING as c_int;
-        let found = self.statuses.iter().zip(&self.messages).find(|(status, _)| failed(status));
-        let mut fault = match check("MPI_Testall", found.map_or(code, |(status, _)| status.MPI_ERROR)) {
-            Err(fault) => fault,
-            Ok(()) => Fault { call: "MPI_Testall", reason: format!("error code {code}"), size: false },
+        let failed = |status: &ffi::MPI_Status| {
+            status.MPI_ERROR != 0 && status.MPI_ERROR != ffi::MPI_ERR_PENDING as c_int
         };
+        let found = self.statuses.iter().zip(&self.messages).find(|(status, _)| failed(status));
+        let mut fault =
+            match check("MPI_Testall", found.map_or(code, |(status, _)| status.MPI_ERROR)) {
+                Err(fault) => fault,
+                Ok(()) => {
+                    Fault { call: "MPI_Testall", reason: format!("error code {code}"), size: false }
+                }
+            };
         if let Some((_, Message { peer: Some(peer), expected })) = found {
             fault.reason = match (fault.size, expected) {
-                (true, Some(expected)) => format!("rank {peer} sends more than the {expected} bytes that are expected from it"),
+                (true, Some(expected)) => format!(
+                    "rank {peer} sends more than the {expected} bytes that are expected from it"
+                ),
                 _ => format!("rank {peer}: {}", fault.reason),
             };
         }
@@ -187,7 +263,9 @@ impl Requests {
             // SAFETY: the status of a completed receive.
             check("MPI_Get_count", unsafe { ffi::MPI_Get_count(status, byte(), &mut count) })?;
             if usize::try_from(count) != Ok(expected) {
-                let reason = format!("rank {peer} sends {count} bytes where {expected} are expected from it");
+                let reason = format!(
+                    "rank {peer} sends {count} bytes where {expected} are expected from it"
+                );
                 return Err(Fault { call: "MPI_Testall", reason, size: true });
             }
         }

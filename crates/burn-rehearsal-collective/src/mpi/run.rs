@@ -49,14 +49,18 @@ where
         .name("mpi".to_owned())
         .spawn(move || communicate(&own, &started))
         .map_err(|error| failure("the start of a thread", error.to_string()))?;
-    let handle = start.recv().unwrap_or_else(|_| Err(failure("MPI_Init_thread", "the communication thread ended".to_owned())))?;
+    let handle = start.recv().unwrap_or_else(|_| {
+        Err(failure("MPI_Init_thread", "the communication thread ended".to_owned()))
+    })?;
     let (rank, size, turns) = (handle.rank, handle.size, Arc::clone(&handle.turns));
     // Whatever `f` leaves half done is not looked at again: the process ends.
     match catch_unwind(AssertUnwindSafe(|| as_rank(rank, size, || f(handle)))) {
         Ok(Ok(value)) => {
             let (notify, all_finished) = sync_channel(1);
             let lost = |reason: String| failure("the end of the run", reason);
-            turns.take(|service| service.finish(notify)).map_err(|refused| lost(format!("MPI is gone ({refused:?})")))?;
+            turns
+                .take(|service| service.finish(notify))
+                .map_err(|refused| lost(format!("MPI is gone ({refused:?})")))?;
             thread.thread().unpark();
             all_finished.recv().map_err(|error| lost(error.to_string()))??;
             // It has only to return.
@@ -64,7 +68,12 @@ where
             Ok(value)
         }
         Ok(Err(error)) => end(rank, &error.to_string(), turns, thread.thread()),
-        Err(payload) => end(rank, &format!("panicked: {}", panic_message(payload.as_ref())), turns, thread.thread()),
+        Err(payload) => end(
+            rank,
+            &format!("panicked: {}", panic_message(payload.as_ref())),
+            turns,
+            thread.thread(),
+        ),
     }
 }
 
@@ -86,7 +95,12 @@ fn end(rank: usize, reason: &str, turns: Arc<Turns<Service>>, communication: &Th
 
 /// Ends this process, because a thread has not come back from MPI; the launcher ends the others.
 pub(super) fn stuck(rank: usize, step: u64) -> ! {
-    print_failure(rank, &format!("MPI failed at step {step}: a call has not returned for as long as a rank may be silent"));
+    print_failure(
+        rank,
+        &format!(
+            "MPI failed at step {step}: a call has not returned for as long as a rank may be silent"
+        ),
+    );
     // Not `exit`, as above.
     std::process::abort()
 }
@@ -108,7 +122,11 @@ fn communicate(options: &MpiOptions, started: &SyncSender<Result<Mpi, Collective
             // No handle can ask for anything any more before MPI is gone.
             let ended = turns.end();
             drop(library);
-            let _ = notify.send(ended.map(|_| ()).map_err(|refused| failure("the end of the run", format!("{refused:?}"))));
+            let _ = notify.send(
+                ended
+                    .map(|_| ())
+                    .map_err(|refused| failure("the end of the run", format!("{refused:?}"))),
+            );
         }
         // Handles may be waiting, and their memory belongs to MPI: nothing is dropped.
         Ok(End::Abort) | Err(_) => {
@@ -145,13 +163,28 @@ fn start(options: &MpiOptions) -> Result<(Library, Mpi), CollectiveError> {
         return Err(failure("MPI_Comm_size", reason));
     }
     if let Some(expected) = options.expected_ranks.filter(|expected| *expected != size) {
-        return Err(failure("MPI_Comm_size", format!("{expected} ranks were asked for, but {size} were started")));
+        return Err(failure(
+            "MPI_Comm_size",
+            format!("{expected} ranks were asked for, but {size} were started"),
+        ));
     }
     let (service, handle) = Service::new(options).map_err(transport)?;
     let (rank, size) = service.rank_and_size();
     let claim = Claim::new(service.world.clone());
     let turns = Arc::new(Turns::new(service, options.silence_limit));
-    Ok((library, Mpi { rank, size, step: 0, handle, turns, claim, poison: None, buffers: PeerBuffers::default() }))
+    Ok((
+        library,
+        Mpi {
+            rank,
+            size,
+            step: 0,
+            handle,
+            turns,
+            claim,
+            poison: None,
+            buffers: PeerBuffers::default(),
+        },
+    ))
 }
 
 fn failure(call: &'static str, reason: String) -> CollectiveError {

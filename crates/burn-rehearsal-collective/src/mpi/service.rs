@@ -1,6 +1,9 @@
 //! What the threads of a rank do with MPI when it is their turn: each handle advances its own
 //! operation, and every turn looks after the rest.
-#![allow(unsafe_code, reason = "MPI's handles are pointers, which the compiler does not let pass from thread to thread")]
+#![allow(
+    unsafe_code,
+    reason = "MPI's handles are pointers, which the compiler does not let pass from thread to thread"
+)]
 
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
@@ -122,7 +125,11 @@ impl Service {
             return Turn::Aborting;
         }
         if self.watch.has_parted() {
-            let error = CollectiveError::Transport { step: work.step, call: "MPI", reason: "the run has ended".to_owned() };
+            let error = CollectiveError::Transport {
+                step: work.step,
+                call: "MPI",
+                reason: "the run has ended".to_owned(),
+            };
             return Turn::Answer(Answer { result: Err(error), buffers: work.buffers });
         }
         if let Err(fault) = self.endpoints[handle].start(work) {
@@ -172,7 +179,8 @@ impl Service {
     /// How long the communication thread may sleep. Operations in progress are their callers'
     /// business.
     pub(super) fn pause(&self) -> Duration {
-        let soon = self.finish.is_some() || self.deadline.is_some() || self.last_end.elapsed() < LINGER;
+        let soon =
+            self.finish.is_some() || self.deadline.is_some() || self.last_end.elapsed() < LINGER;
         if soon { LOOK / 2 } else { 10 * LOOK }
     }
 
@@ -207,7 +215,9 @@ impl Service {
         let result = match call {
             Call::Duplicate => match self.endpoints[index].take_child() {
                 Ok((comm, group)) => Ok(Some(self.handle(comm, group))),
-                Err(Fault { call, reason, .. }) => Err(CollectiveError::Transport { step, call, reason }),
+                Err(Fault { call, reason, .. }) => {
+                    Err(CollectiveError::Transport { step, call, reason })
+                }
             },
             _ => Ok(None),
         };
@@ -238,7 +248,10 @@ impl Service {
         let active = self.endpoints[index].active.as_ref();
         let step = active.map_or(0, |active| active.work.step);
         match (fault.size, active) {
-            (true, Some(active)) => CollectiveError::Mismatch { step, reason: format!("{}: {}", active.work.call, fault.reason) },
+            (true, Some(active)) => CollectiveError::Mismatch {
+                step,
+                reason: format!("{}: {}", active.work.call, fault.reason),
+            },
             _ => CollectiveError::Transport { step, call: fault.call, reason: fault.reason },
         }
     }
@@ -291,10 +304,17 @@ impl Service {
                     self.watch.notify(peer, Notice::Done { group, operation });
                 }
                 if let Some(active) = active.filter(|active| active.work.call != call) {
-                    let reason = format!("{} on rank {}; {call} on rank {peer}", active.work.call, self.rank);
+                    let reason = format!(
+                        "{} on rank {}; {call} on rank {peer}",
+                        active.work.call, self.rank
+                    );
                     // The other rank finds out in the same way.
-                    self.watch.notify(peer, Notice::Waiting { group, operation, call: active.work.call });
-                    failed.push((index, CollectiveError::Mismatch { step: active.work.step, reason }));
+                    self.watch
+                        .notify(peer, Notice::Waiting { group, operation, call: active.work.call });
+                    failed.push((
+                        index,
+                        CollectiveError::Mismatch { step: active.work.step, reason },
+                    ));
                 }
             }
             Notice::Done { group, operation } => {
@@ -304,14 +324,22 @@ impl Service {
                 if let Some(active) = endpoint.active.as_mut().filter(|_| next == operation + 1) {
                     active.done_elsewhere += 1;
                     if active.done_elsewhere >= ANSWERS {
-                        let reason = format!("{}: rank {peer} has finished it, but its data have not come", active.work.call);
-                        failed.push((index, CollectiveError::Mismatch { step: active.work.step, reason }));
+                        let reason = format!(
+                            "{}: rank {peer} has finished it, but its data have not come",
+                            active.work.call
+                        );
+                        failed.push((
+                            index,
+                            CollectiveError::Mismatch { step: active.work.step, reason },
+                        ));
                     }
                 }
             }
             Notice::Deadlock => {
                 let known: Vec<usize> = failed.iter().map(|(index, _)| *index).collect();
-                failed.extend(self.deadlock().into_iter().filter(|(index, _)| !known.contains(index)));
+                failed.extend(
+                    self.deadlock().into_iter().filter(|(index, _)| !known.contains(index)),
+                );
             }
             Notice::Alive { .. } | Notice::Standstill(_) | Notice::Failed | Notice::Goodbye => {}
         }
@@ -338,11 +366,25 @@ impl Service {
         let name = |group| {
             let index = self.endpoints.iter().position(|endpoint| endpoint.group == group);
             let purpose = index.and_then(|index| self.endpoints[index].purpose);
-            purpose.map(str::to_owned).or_else(|| index.map(|index| index.to_string())).unwrap_or_else(|| "?".to_owned())
+            purpose
+                .map(str::to_owned)
+                .or_else(|| index.map(|index| index.to_string()))
+                .unwrap_or_else(|| "?".to_owned())
         };
         let waiting = self.watch.standstills.waiting(name);
-        let active = self.endpoints.iter().enumerate().filter_map(|(index, endpoint)| Some((index, endpoint.active.as_ref()?)));
-        active.map(|(index, active)| (index, CollectiveError::Deadlock { step: active.work.step, waiting: waiting.clone() })).collect()
+        let active = self
+            .endpoints
+            .iter()
+            .enumerate()
+            .filter_map(|(index, endpoint)| Some((index, endpoint.active.as_ref()?)));
+        active
+            .map(|(index, active)| {
+                (
+                    index,
+                    CollectiveError::Deadlock { step: active.work.step, waiting: waiting.clone() },
+                )
+            })
+            .collect()
     }
 
     /// Why the operation of a handle cannot be completed, if that is known.
@@ -351,7 +393,8 @@ impl Service {
         let active = endpoint.active.as_ref()?;
         let (operation, step) = (endpoint.next - 1, active.work.step);
         let is_gone = |peer: usize| self.watch.is_gone(peer) || endpoint.left[peer] <= operation;
-        let some_gone = self.watch.gone().next().is_some() || endpoint.left.iter().any(|left| *left <= operation);
+        let some_gone = self.watch.gone().next().is_some()
+            || endpoint.left.iter().any(|left| *left <= operation);
         let stalled = self.options.stall_limit.is_some_and(|limit| now - active.since > limit);
         let notify = now - active.notified >= NOTIFY;
         if !(some_gone || stalled || notify) {
@@ -364,16 +407,26 @@ impl Service {
         if let Some(&rank) = pending.iter().find(said_so) {
             return Some(CollectiveError::PeerFailed { rank, step });
         }
-        let silent: Vec<_> = pending.iter().copied().filter(|peer| self.watch.is_silent(*peer)).collect();
+        let silent: Vec<_> =
+            pending.iter().copied().filter(|peer| self.watch.is_silent(*peer)).collect();
         if !silent.is_empty() {
-            return Some(CollectiveError::Silent { ranks: silent, step, limit: self.options.silence_limit });
+            return Some(CollectiveError::Silent {
+                ranks: silent,
+                step,
+                limit: self.options.silence_limit,
+            });
         }
         if stalled && !pending.is_empty() {
-            let reason = format!("{} does not end: waiting for ranks {pending:?} since {:?}", active.work.call, now - active.since);
+            let reason = format!(
+                "{} does not end: waiting for ranks {pending:?} since {:?}",
+                active.work.call,
+                now - active.since
+            );
             return Some(CollectiveError::Transport { step, call: "progress limit", reason });
         }
         if notify {
-            let notice = Notice::Waiting { group: endpoint.group, operation, call: active.work.call };
+            let notice =
+                Notice::Waiting { group: endpoint.group, operation, call: active.work.call };
             for peer in pending {
                 self.watch.notify(peer, notice);
             }

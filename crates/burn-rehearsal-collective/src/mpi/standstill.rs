@@ -34,7 +34,8 @@ impl Said {
 
     /// Its handle, if it waits in this operation.
     fn waits(&self, group: u64, operation: u64) -> Option<&Handle> {
-        self.handle(group).filter(|handle| handle.call.is_some() && handle.next.wrapping_sub(1) == operation)
+        self.handle(group)
+            .filter(|handle| handle.call.is_some() && handle.next.wrapping_sub(1) == operation)
     }
 
     /// Whether it has not begun an operation, and cannot. Nothing is known of a rank that can move.
@@ -70,7 +71,10 @@ impl Standstills {
         self.beat += 1;
         let own = &self.said[self.rank];
         let number = own.standstill;
-        own.handles.iter().filter(move |_| number != 0).map(move |handle| Standstill { number, handle: *handle })
+        own.handles
+            .iter()
+            .filter(move |_| number != 0)
+            .map(move |handle| Standstill { number, handle: *handle })
     }
 
     /// A rank has said something of a handle.
@@ -101,7 +105,11 @@ impl Standstills {
     }
 
     /// Sets this rank's standstill and handles, each with the ranks that its operation waits for.
-    pub(super) fn set_own(&mut self, standstill: Option<u64>, handles: impl Iterator<Item = (Handle, Vec<usize>)>) {
+    pub(super) fn set_own(
+        &mut self,
+        standstill: Option<u64>,
+        handles: impl Iterator<Item = (Handle, Vec<usize>)>,
+    ) {
         let Self { rank, said, .. } = self;
         let (rank, said) = (*rank, &mut *said);
         let handles = handles.map(|(handle, pending)| {
@@ -109,8 +117,16 @@ impl Standstills {
             // An operation may wait for all other ranks: a rank that has not begun it comes first,
             // since ranks that name each other would lead nowhere.
             let lacks = |peer: &usize| said[*peer].lacks(handle.group, operation);
-            let in_vain = |peer: &usize| said[*peer].waits(handle.group, operation).is_some_and(|other| other.blocker.is_some());
-            let blocker = pending.iter().copied().find(lacks).or_else(|| pending.iter().copied().find(in_vain));
+            let in_vain = |peer: &usize| {
+                said[*peer]
+                    .waits(handle.group, operation)
+                    .is_some_and(|other| other.blocker.is_some())
+            };
+            let blocker = pending
+                .iter()
+                .copied()
+                .find(lacks)
+                .or_else(|| pending.iter().copied().find(in_vain));
             Handle { blocker, ..handle }
         });
         let handles = if standstill.is_some() { handles.collect() } else { Vec::new() };
@@ -128,7 +144,9 @@ impl Standstills {
         let standstills = || self.said.iter().map(|said| said.standstill);
         match &self.suspicion {
             Some((beat, suspected)) if standstills().eq(suspected.iter().copied()) => {
-                let confirmed = |(rank, said): (usize, &Said)| rank == self.rank || said.parted || said.echo >= *beat;
+                let confirmed = |(rank, said): (usize, &Said)| {
+                    rank == self.rank || said.parted || said.echo >= *beat
+                };
                 self.said.iter().enumerate().all(confirmed)
             }
             _ => {
@@ -141,8 +159,11 @@ impl Standstills {
     /// Whether no operation of any rank could be completed if all were still as they have said.
     fn could_be_deadlock(&self) -> bool {
         let live = || self.said.iter().filter(|said| !said.parted);
-        let mut waiting = live().flat_map(|said| &said.handles).filter(|handle| handle.call.is_some()).peekable();
-        live().all(|said| said.standstill != 0) && waiting.peek().is_some() && waiting.all(|handle| self.is_blocked(handle))
+        let mut waiting =
+            live().flat_map(|said| &said.handles).filter(|handle| handle.call.is_some()).peekable();
+        live().all(|said| said.standstill != 0)
+            && waiting.peek().is_some()
+            && waiting.all(|handle| self.is_blocked(handle))
     }
 
     /// Whether the ranks that block the operation of this handle lead to one that has not begun it.
@@ -150,7 +171,11 @@ impl Standstills {
         let operation = handle.next.wrapping_sub(1);
         let mut blocker = handle.blocker;
         for _ in 0..self.said.len() {
-            let Some(said) = blocker.and_then(|blocker| self.said.get(blocker)).filter(|said| !said.parted) else { return false };
+            let Some(said) =
+                blocker.and_then(|blocker| self.said.get(blocker)).filter(|said| !said.parted)
+            else {
+                return false;
+            };
             if said.lacks(handle.group, operation) {
                 return true;
             }
@@ -166,9 +191,16 @@ impl Standstills {
             for handle in &said.handles {
                 let Handle { group, next, call: Some(call), .. } = *handle else { continue };
                 let operation = next.wrapping_sub(1);
-                let lacks = |peer: &usize| *peer != rank && self.said[*peer].lacks(group, operation);
+                let lacks =
+                    |peer: &usize| *peer != rank && self.said[*peer].lacks(group, operation);
                 let missing = (0..self.said.len()).filter(lacks).collect();
-                waiting.push(WaitingRank { rank, call: call.to_string(), operation, handle: name(group), missing });
+                waiting.push(WaitingRank {
+                    rank,
+                    call: call.to_string(),
+                    operation,
+                    handle: name(group),
+                    missing,
+                });
             }
         }
         waiting
@@ -202,7 +234,9 @@ mod tests {
             let mut certain = [false; 2];
             for rank in 0..2 {
                 let peer = 1 - rank;
-                let own = handles[rank].into_iter().map(|handle| (handle, if handle.call.is_some() { vec![peer] } else { Vec::new() }));
+                let own = handles[rank].into_iter().map(|handle| {
+                    (handle, if handle.call.is_some() { vec![peer] } else { Vec::new() })
+                });
                 self.0[rank].set_own(standstills[rank], own);
                 certain[rank] = self.0[rank].is_deadlock();
                 let said: Vec<_> = self.0[rank].beat().collect();
@@ -216,8 +250,12 @@ mod tests {
 
     /// Rank 0 waits in the gradients' operation 4 for rank 1, which waits for rank 0 in the rows'
     /// operation 7.
-    const CROSSED: fn() -> [[Handle; 2]; 2] =
-        || [[handle(GRADIENTS, 5, true), handle(ROWS, 7, false)], [handle(GRADIENTS, 4, false), handle(ROWS, 8, true)]];
+    const CROSSED: fn() -> [[Handle; 2]; 2] = || {
+        [
+            [handle(GRADIENTS, 5, true), handle(ROWS, 7, false)],
+            [handle(GRADIENTS, 4, false), handle(ROWS, 8, true)],
+        ]
+    };
 
     #[test]
     fn ranks_that_wait_for_each_other_are_certain_of_it_after_a_few_heartbeats() {
@@ -245,7 +283,9 @@ mod tests {
             let mut certain = true;
             for rank in 0..3 {
                 let others: Vec<usize> = (0..3).filter(|peer| *peer != rank).collect();
-                let own = handles(rank).into_iter().map(|handle| (handle, if handle.call.is_some() { others.clone() } else { Vec::new() }));
+                let own = handles(rank).into_iter().map(|handle| {
+                    (handle, if handle.call.is_some() { others.clone() } else { Vec::new() })
+                });
                 ranks[rank].set_own(Some(3), own);
                 certain &= ranks[rank].is_deadlock();
                 for peer in others {
@@ -269,7 +309,10 @@ mod tests {
                 // As if it had moved between two heartbeats.
                 assert_eq!(world.beat([Some(2 * beat + 1), Some(9)], CROSSED()), [false; 2]);
                 assert_eq!(world.beat([Some(2 * beat + 2), Some(9)], CROSSED()), [false; 2]);
-                let begun = [[handle(GRADIENTS, 5, true), handle(ROWS, 8, true)], [handle(GRADIENTS, 4, false), handle(ROWS, 8, true)]];
+                let begun = [
+                    [handle(GRADIENTS, 5, true), handle(ROWS, 8, true)],
+                    [handle(GRADIENTS, 4, false), handle(ROWS, 8, true)],
+                ];
                 assert_eq!(world.beat([Some(100), Some(9)], begun), [false; 2]);
             }
         }

@@ -66,14 +66,19 @@ impl<T> Turns<T> {
                 Err(TryLockError::WouldBlock) => {}
             }
             let taken = self.taken.load(Ordering::Relaxed);
-            let waiting =
-                waiting.get_or_insert_with(|| Waiting { pace: Pace::new(0), seen: taken, last: Instant::now(), waited: Duration::ZERO });
+            let waiting = waiting.get_or_insert_with(|| Waiting {
+                pace: Pace::new(0),
+                seen: taken,
+                last: Instant::now(),
+                waited: Duration::ZERO,
+            });
             waiting.pace.pause();
             let now = Instant::now();
             // A process that was itself stopped finds one long pause, which says nothing about the
             // others.
             let paused = (now - waiting.last).min(self.limit / 20);
-            waiting.waited = if taken == waiting.seen { waiting.waited + paused } else { Duration::ZERO };
+            waiting.waited =
+                if taken == waiting.seen { waiting.waited + paused } else { Duration::ZERO };
             (waiting.seen, waiting.last) = (taken, now);
             if waiting.waited > self.limit {
                 return Err(Refused::Stuck);
@@ -133,7 +138,9 @@ mod tests {
         let turns = Turns::new(0, Duration::from_secs(60));
         thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| (0..10_000).for_each(|_| assert_eq!(turns.take(|count| *count += 1), Ok(()))));
+                scope.spawn(|| {
+                    (0..10_000).for_each(|_| assert_eq!(turns.take(|count| *count += 1), Ok(())))
+                });
             }
         });
         assert_eq!(turns.end(), Ok(Some(40_000)));
@@ -165,7 +172,11 @@ mod tests {
     fn long_waits_for_turns_that_do_end_are_no_alarm() {
         let turns = Turns::new((), Duration::from_millis(200));
         thread::scope(|scope| {
-            let long = || (0..20).for_each(|_| turns.take(|()| thread::sleep(Duration::from_millis(40))).unwrap());
+            let long = || {
+                (0..20).for_each(|_| {
+                    turns.take(|()| thread::sleep(Duration::from_millis(40))).unwrap()
+                })
+            };
             (0..3).for_each(|_| {
                 scope.spawn(long);
             });
@@ -175,7 +186,8 @@ mod tests {
     #[test]
     fn after_a_panic_in_a_turn_nobody_gets_one() {
         let turns = Turns::new((), Duration::from_secs(60));
-        let panicked = thread::scope(|scope| scope.spawn(|| turns.take(|()| panic!("for the test"))).join());
+        let panicked =
+            thread::scope(|scope| scope.spawn(|| turns.take(|()| panic!("for the test"))).join());
         assert!(panicked.is_err());
         assert_eq!(turns.take(|()| ()), Err(Refused::Broken));
     }

@@ -48,7 +48,12 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(comm: Comm, rank: usize, size: usize, limit: Duration) -> Result<Self, Fault> {
+    pub(super) fn new(
+        comm: Comm,
+        rank: usize,
+        size: usize,
+        limit: Duration,
+    ) -> Result<Self, Fault> {
         let now = Instant::now();
         let line = || Line {
             inbox: Requests::new(BYTES),
@@ -63,7 +68,17 @@ impl Watch {
         let period = (limit / 5).min(Duration::from_secs(1));
         let lines = (0..size).map(|_| line()).collect();
         let standstills = Standstills::new(rank, size);
-        let mut watch = Self { comm, lines, rank, limit, period, parted: false, last_beat: now, last_look: now, standstills };
+        let mut watch = Self {
+            comm,
+            lines,
+            rank,
+            limit,
+            period,
+            parted: false,
+            last_beat: now,
+            last_look: now,
+            standstills,
+        };
         for peer in others(rank, size) {
             watch.lines[peer].listen(comm, peer)?;
         }
@@ -71,7 +86,11 @@ impl Watch {
     }
 
     /// Receives and sends what there is; `hear` gets every notice that is not for the watch alone.
-    pub(super) fn look(&mut self, now: Instant, mut hear: impl FnMut(usize, Notice)) -> Result<(), Fault> {
+    pub(super) fn look(
+        &mut self,
+        now: Instant,
+        mut hear: impl FnMut(usize, Notice),
+    ) -> Result<(), Fault> {
         let pause = now - self.last_look;
         self.last_look = now;
         let beat = self.is_beat_due(now) && !self.parted;
@@ -94,7 +113,9 @@ impl Watch {
                         self.standstills.hear_goodbye(peer);
                     }
                     Some(Notice::Failed) => line.failed = true,
-                    Some(Notice::Alive { beat, echo, standstill }) => self.standstills.hear_beat(peer, beat, echo, standstill),
+                    Some(Notice::Alive { beat, echo, standstill }) => {
+                        self.standstills.hear_beat(peer, beat, echo, standstill)
+                    }
                     Some(Notice::Standstill(said)) => self.standstills.hear_handle(peer, said),
                     None => {}
                     Some(notice) => hear(peer, notice),
@@ -105,7 +126,11 @@ impl Watch {
             }
             if beat && line.queue.is_empty() && line.outbox.is_empty() {
                 let (beat, echo, standstill) = self.standstills.alive(peer);
-                line.queue.extend(beats.iter().copied().chain([Notice::Alive { beat, echo, standstill }]));
+                line.queue.extend(beats.iter().copied().chain([Notice::Alive {
+                    beat,
+                    echo,
+                    standstill,
+                }]));
             }
             line.flush(self.comm, peer)?;
         }
@@ -131,7 +156,8 @@ impl Watch {
 
     /// Whether nothing came from `peer` for longer than the limit.
     pub(super) fn is_silent(&self, peer: usize) -> bool {
-        !self.lines[peer].goodbye && self.last_look.saturating_duration_since(self.lines[peer].heard) > self.limit
+        !self.lines[peer].goodbye
+            && self.last_look.saturating_duration_since(self.lines[peer].heard) > self.limit
     }
 
     /// Whether a wait for `peer` is in vain.

@@ -88,7 +88,9 @@ impl Work {
     /// The memory lent.
     pub(super) fn bytes(&self) -> usize {
         let buffers = self.buffers.outgoing.iter().chain(&self.buffers.incoming);
-        self.data.len() + self.result.len() + buffers.map(|buffer| buffer.bytes.len()).sum::<usize>()
+        self.data.len()
+            + self.result.len()
+            + buffers.map(|buffer| buffer.bytes.len()).sum::<usize>()
     }
 }
 

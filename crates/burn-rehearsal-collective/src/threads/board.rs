@@ -59,7 +59,9 @@ pub(super) struct Board {
 impl Board {
     pub(super) fn new(size: usize) -> Self {
         Self {
-            calls: (0..size).map(|_| RankCall { waits: false, ..RankCall::new(Call::Barrier, Address::NULL) }).collect(),
+            calls: (0..size)
+                .map(|_| RankCall { waits: false, ..RankCall::new(Call::Barrier, Address::NULL) })
+                .collect(),
             transfers: vec![Transfer::default(); size * size],
         }
     }
@@ -87,14 +89,18 @@ impl Board {
         };
         for (peer, address, len) in sends {
             if peer >= size || peer == rank {
-                complain(format!("peer {peer} of an outgoing message is not another rank of a world of {size}"));
+                complain(format!(
+                    "peer {peer} of an outgoing message is not another rank of a world of {size}"
+                ));
             } else if self.transfers[rank * size + peer].sent.replace((address, len)).is_some() {
                 complain(format!("two outgoing messages for rank {peer}"));
             }
         }
         for (peer, len) in expects {
             if peer >= size || peer == rank {
-                complain(format!("peer {peer} of an incoming message is not another rank of a world of {size}"));
+                complain(format!(
+                    "peer {peer} of an incoming message is not another rank of a world of {size}"
+                ));
             } else if self.transfers[peer * size + rank].expected.replace(len).is_some() {
                 complain(format!("two incoming messages from rank {peer}"));
             }
@@ -113,7 +119,9 @@ impl Board {
 
     /// Where the message from one rank to another lies; null if there is none.
     pub(super) fn transfer(&self, from: usize, to: usize) -> Address {
-        self.transfers[from * self.calls.len() + to].sent.map_or(Address::NULL, |(address, _)| address)
+        self.transfers[from * self.calls.len() + to]
+            .sent
+            .map_or(Address::NULL, |(address, _)| address)
     }
 
     /// Whether the calls of all ranks fit together. Done once a round, by the last rank to arrive,
@@ -135,9 +143,16 @@ impl Board {
             let (from, to) = (pair / size, pair % size);
             let reason = match (transfer.sent.map(|(_, len)| len), transfer.expected) {
                 (sent, expected) if sent == expected => continue,
-                (Some(sent), Some(expected)) => format!("sends {sent} bytes to rank {to}, which expects {expected}"),
-                (Some(sent), None) => format!("sends {sent} bytes to rank {to}, which expects nothing from it"),
-                (None, expected) => format!("sends nothing to rank {to}, which expects {} bytes", expected.unwrap_or(0)),
+                (Some(sent), Some(expected)) => {
+                    format!("sends {sent} bytes to rank {to}, which expects {expected}")
+                }
+                (Some(sent), None) => {
+                    format!("sends {sent} bytes to rank {to}, which expects nothing from it")
+                }
+                (None, expected) => format!(
+                    "sends nothing to rank {to}, which expects {} bytes",
+                    expected.unwrap_or(0)
+                ),
             };
             return Err(Failure::Disagreement(format!("exchange: rank {from} {reason}")));
         }
@@ -153,7 +168,9 @@ impl Board {
                 None => groups.push((posted.call, rank.to_string())),
             }
         }
-        let part = |(call, ranks): &(Call, String)| format!("{call} on rank{} {ranks}", if ranks.contains(',') { "s" } else { "" });
+        let part = |(call, ranks): &(Call, String)| {
+            format!("{call} on rank{} {ranks}", if ranks.contains(',') { "s" } else { "" })
+        };
         groups.iter().map(part).collect::<Vec<_>>().join("; ")
     }
 
@@ -164,7 +181,11 @@ impl Board {
 
     /// The ranks that wait at gate A, with their calls.
     pub(super) fn waiting(&self) -> impl Iterator<Item = (usize, Call)> {
-        self.calls.iter().enumerate().filter(|(_, posted)| posted.waits).map(|(rank, posted)| (rank, posted.call))
+        self.calls
+            .iter()
+            .enumerate()
+            .filter(|(_, posted)| posted.waits)
+            .map(|(rank, posted)| (rank, posted.call))
     }
 
     /// The ranks that have not come to gate A.

@@ -6,7 +6,10 @@
 //! only when all ranks published equal calls (and, for an exchange, equal lengths for each pair).
 //! **Ordered:** the lock orders what a rank did before gate A before the accesses of others, and
 //! these before what it does after gate B.
-#![allow(unsafe_code, reason = "ranks read and write each other's buffers between the gates; the protocol is in threads.rs")]
+#![allow(
+    unsafe_code,
+    reason = "ranks read and write each other's buffers between the gates; the protocol is in threads.rs"
+)]
 
 use super::address::Address;
 use super::board::{Failure, RankCall};
@@ -19,14 +22,23 @@ pub(super) fn barrier(gate: Entrance<'_>, rank: usize) -> Result<(), Failure> {
     gate.pass(|board| board.post(rank, RankCall::new(Call::Barrier, Address::NULL)))
 }
 
-pub(super) fn broadcast(gate: Entrance<'_>, rank: usize, data: &mut [u8], root: usize) -> Result<(), Failure> {
+pub(super) fn broadcast(
+    gate: Entrance<'_>,
+    rank: usize,
+    data: &mut [u8],
+    root: usize,
+) -> Result<(), Failure> {
     let len = data.len();
     let address = if rank == root { Address::of(data) } else { Address::NULL };
     let mut posted = RankCall::new(Call::Broadcast { root, len }, address);
     if root >= gate.size() {
-        posted.complaint = Some(format!("rank {rank}, broadcast: root {root} is not a rank of a world of {}", gate.size()));
+        posted.complaint = Some(format!(
+            "rank {rank}, broadcast: root {root} is not a rank of a world of {}",
+            gate.size()
+        ));
     }
-    let (source, gate_b) = gate.meet(|board| board.post(rank, posted), |board| board.address(root))?;
+    let (source, gate_b) =
+        gate.meet(|board| board.post(rank, posted), |board| board.address(root))?;
     if rank != root {
         // SAFETY: alive and `len` bytes long (module head); the root itself does not touch its
         // buffer here, and the others only read it.
@@ -46,10 +58,12 @@ pub(super) fn all_gather(
     let (size, len) = (gate.size(), send.len());
     let mut posted = RankCall::new(Call::AllGather { len }, Address::of(send));
     if len.checked_mul(size) != Some(recv.len()) {
-        let problem = format!("recv holds {} bytes, {size} ranks x {len} bytes are sent", recv.len());
+        let problem =
+            format!("recv holds {} bytes, {size} ranks x {len} bytes are sent", recv.len());
         posted.complaint = Some(format!("rank {rank}, all_gather: {problem}"));
     }
-    let (sources, gate_b) = gate.meet(|board| board.post(rank, posted), |board| refill(addresses, board.addresses()))?;
+    let (sources, gate_b) =
+        gate.meet(|board| board.post(rank, posted), |board| refill(addresses, board.addresses()))?;
     // Chunks of no bytes do not exist, not even when there are none.
     for (part, source) in recv.chunks_exact_mut(len.max(1)).zip(sources) {
         // SAFETY: alive and `len` bytes long (module head); its owner lent it shared, so it is not
@@ -73,7 +87,8 @@ pub(super) fn all_reduce(
     // Until gate B, this rank too reaches its buffer only through the published address.
     let address = Address::of_values(data);
     let posted = RankCall::new(Call::AllReduce { op, len }, address);
-    let (buffers, gate_b) = gate.meet(|board| board.post(rank, posted), |board| refill(addresses, board.addresses()))?;
+    let (buffers, gate_b) =
+        gate.meet(|board| board.post(rank, posted), |board| refill(addresses, board.addresses()))?;
     let slice = even_split(len, buffers.len(), rank);
     for block in slice.clone().step_by(BLOCK) {
         // SAFETY: the block lies within `slice`, and so within each of the buffers, which are
@@ -95,7 +110,9 @@ pub(super) fn all_reduce(
 /// other thread accesses `start..start + len` of any of them during the call.
 unsafe fn reduce_block(buffers: &[Address], start: usize, len: usize, op: ReduceOp) {
     // SAFETY: the caller's promise.
-    let block = |buffer: &Address| unsafe { std::slice::from_raw_parts_mut(buffer.start().cast::<f32>().add(start), len) };
+    let block = |buffer: &Address| unsafe {
+        std::slice::from_raw_parts_mut(buffer.start().cast::<f32>().add(start), len)
+    };
     let Some((first, others)) = buffers.split_first() else { return };
     let sums = block(first);
     for other in others {
@@ -120,11 +137,15 @@ pub(super) fn exchange(
 ) -> Result<(), Failure> {
     let (sources, gate_b) = gate.meet(
         |board| {
-            let sends = outgoing.iter().map(|message| (message.peer, Address::of(message.bytes), message.bytes.len()));
+            let sends = outgoing
+                .iter()
+                .map(|message| (message.peer, Address::of(message.bytes), message.bytes.len()));
             let expects = incoming.iter().map(|message| (message.peer, message.bytes.len()));
             board.post_exchange(rank, sends, expects);
         },
-        |board| refill(addresses, incoming.iter().map(|message| board.transfer(message.peer, rank))),
+        |board| {
+            refill(addresses, incoming.iter().map(|message| board.transfer(message.peer, rank)))
+        },
     )?;
     for (message, source) in incoming.iter_mut().zip(sources) {
         let len = message.bytes.len();

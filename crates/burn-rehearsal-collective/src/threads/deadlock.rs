@@ -39,11 +39,15 @@ impl Gates {
     pub(super) fn end_deadlock(&self, world: &World) {
         let gates = self.lock();
         // With all gates locked, no rank enters or leaves an operation.
-        let mut states: Vec<_> = gates.list.iter().map(|(number, gate)| (number, gate, gate.lock())).collect();
+        let mut states: Vec<_> =
+            gates.list.iter().map(|(number, gate)| (number, gate, gate.lock())).collect();
         if world.movable() > 0 {
             return;
         }
-        let mut waiting: Vec<_> = states.iter().flat_map(|(number, _, state)| state.waiting(&number.to_string())).collect();
+        let mut waiting: Vec<_> = states
+            .iter()
+            .flat_map(|(number, _, state)| state.waiting(&number.to_string()))
+            .collect();
         if waiting.is_empty() {
             // Everybody has left.
             return;

@@ -44,7 +44,17 @@ pub(super) struct State {
 impl Gate {
     pub(super) fn new(size: usize) -> Self {
         let board = Board::new(size);
-        let state = State { purpose: None, board, child: None, arrived: 0, passed_a: 0, finished: 0, passed_b: 0, failure: None, left: 0 };
+        let state = State {
+            purpose: None,
+            board,
+            child: None,
+            arrived: 0,
+            passed_a: 0,
+            finished: 0,
+            passed_b: 0,
+            failure: None,
+            left: 0,
+        };
         Self { size, state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -146,7 +156,11 @@ impl<'a> Entrance<'a> {
     /// `read` runs, and a guard exists, only if all ranks wrote calls that fit together. As long as
     /// one rank has not dropped its guard, no rank gets past dropping its own. After an error no
     /// rank gets a guard.
-    pub(super) fn meet<V>(self, write: impl FnOnce(&mut Board), read: impl FnOnce(&Board) -> V) -> Result<(V, GateB<'a>), Failure> {
+    pub(super) fn meet<V>(
+        self,
+        write: impl FnOnce(&mut Board),
+        read: impl FnOnce(&Board) -> V,
+    ) -> Result<(V, GateB<'a>), Failure> {
         self.rendezvous(|state| write(&mut state.board), |state| read(&state.board))
     }
 
@@ -164,7 +178,11 @@ impl<'a> Entrance<'a> {
         child.ok_or(Failure::Left(rank))
     }
 
-    fn rendezvous<V>(self, write: impl FnOnce(&mut State), read: impl FnOnce(&State) -> V) -> Result<(V, GateB<'a>), Failure> {
+    fn rendezvous<V>(
+        self,
+        write: impl FnOnce(&mut State),
+        read: impl FnOnce(&State) -> V,
+    ) -> Result<(V, GateB<'a>), Failure> {
         let state = self.gate_a(write)?;
         let gate_b = GateB { gate: self.gate, round: state.passed_a };
         // Declared after the guard, so unlocked before gate B even if `read` panics.

@@ -26,13 +26,18 @@ use crate::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp};
 
 /// Runs `f` on every rank of `size`, in every order with at most `switches` turns that are cut
 /// short; with all orders a test takes minutes.
-fn in_every_order(size: usize, switches: Option<usize>, f: impl Fn(Threads) + Send + Sync + Copy + 'static) {
+fn in_every_order(
+    size: usize,
+    switches: Option<usize>,
+    f: impl Fn(Threads) + Send + Sync + Copy + 'static,
+) {
     let mut model = Builder::new();
     model.preemption_bound = switches;
     model.check(move || {
         let mut group = Threads::group(size).unwrap();
         let first = group.remove(0);
-        let others: Vec<_> = group.into_iter().map(|ranks| thread::spawn(move || f(ranks))).collect();
+        let others: Vec<_> =
+            group.into_iter().map(|ranks| thread::spawn(move || f(ranks))).collect();
         f(first);
         others.into_iter().for_each(|rank| rank.join().unwrap());
     });
@@ -47,12 +52,17 @@ fn what_lies_before_gate_a_is_seen_behind_it_and_nothing_is_written_before_gate_
         let world = World::new(|_| {});
         world.begin(2);
         let lent = Shared::new([UnsafeCell::new(0), UnsafeCell::new(0)]);
-        let rank = |rank: usize, gate: Arc<Gate>, world: Arc<World>, lent: Shared<[UnsafeCell<u32>; 2]>| {
+        let rank = |rank: usize,
+                    gate: Arc<Gate>,
+                    world: Arc<World>,
+                    lent: Shared<[UnsafeCell<u32>; 2]>| {
             for round in 1..=2 {
                 // SAFETY: what this test is about: the other rank is not between the gates. loom
                 // fails the test if it is.
                 lent[rank].with_mut(|value| unsafe { *value = round });
-                let posted = |board: &mut Board| board.post(rank, RankCall::new(Call::Barrier, Address::NULL));
+                let posted = |board: &mut Board| {
+                    board.post(rank, RankCall::new(Call::Barrier, Address::NULL))
+                };
                 let entrance = Entrance { gate: &gate, world: &world };
                 let ((), gate_b) = entrance.meet(posted, |_| ()).unwrap();
                 // SAFETY: as above: its owner does not write now.
@@ -92,7 +102,12 @@ fn operations_give_the_same_results_and_return_only_when_all_are_done() {
     in_every_order(2, Some(4), |mut ranks| {
         let (rank, peer) = (ranks.rank() as u8, 1 - ranks.rank());
         let mut received = [0; 2];
-        ranks.exchange(&[Outgoing { peer, bytes: &[rank; 2] }], &mut [Incoming { peer, bytes: &mut received }]).unwrap();
+        ranks
+            .exchange(
+                &[Outgoing { peer, bytes: &[rank; 2] }],
+                &mut [Incoming { peer, bytes: &mut received }],
+            )
+            .unwrap();
         assert_eq!(received, [peer as u8; 2]);
         let mut root = [rank];
         ranks.broadcast(&mut root, 1).unwrap();
@@ -118,7 +133,10 @@ fn a_rank_that_leaves_ends_the_next_operation_of_the_other_and_not_the_last_one(
         if ranks.rank() == 1 {
             return;
         }
-        assert_eq!(ranks.all_gather(&[1], &mut [0; 2]), Err(CollectiveError::PeerFailed { rank: 1, step: 0 }));
+        assert_eq!(
+            ranks.all_gather(&[1], &mut [0; 2]),
+            Err(CollectiveError::PeerFailed { rank: 1, step: 0 })
+        );
     });
     in_every_order(3, Some(3), |mut ranks| {
         if ranks.rank() == 1 {
@@ -153,13 +171,22 @@ fn a_duplicate_is_a_group_of_its_own_in_every_order() {
 }
 
 /// Runs `f` on both ranks of two groups of one world.
-fn with_two_handles(switches: Option<usize>, f: impl Fn([Threads; 2]) + Send + Sync + Copy + 'static) {
+fn with_two_handles(
+    switches: Option<usize>,
+    f: impl Fn([Threads; 2]) + Send + Sync + Copy + 'static,
+) {
     let mut model = Builder::new();
     model.preemption_bound = switches;
     model.check(move || {
         let gate = Arc::new(Gate::new(2));
         let pair = |ranks: Threads| {
-            let second = Threads::on(gate.clone(), ranks.gates.clone(), ranks.claim.world().clone(), ranks.rank, 0);
+            let second = Threads::on(
+                gate.clone(),
+                ranks.gates.clone(),
+                ranks.claim.world().clone(),
+                ranks.rank,
+                0,
+            );
             [ranks, second]
         };
         let mut pairs: Vec<_> = Threads::group(2).unwrap().into_iter().map(pair).collect();
@@ -207,7 +234,11 @@ fn ranks_that_can_go_on_never_learn_of_a_deadlock() {
 }
 
 /// A thread that enters an operation for the asker.
-fn ask(asker: &mut Asker, mut handle: Threads, answerer: Answerer) -> impl FnMut(&mut Asker) -> Result<(), CollectiveError> + use<> {
+fn ask(
+    asker: &mut Asker,
+    mut handle: Threads,
+    answerer: Answerer,
+) -> impl FnMut(&mut Asker) -> Result<(), CollectiveError> + use<> {
     let asked = asker.ask();
     let answered = Shared::new(AtomicU64::new(0));
     let answers = answered.clone();
@@ -223,7 +254,8 @@ fn ask(asker: &mut Asker, mut handle: Threads, answerer: Answerer) -> impl FnMut
         let mut engine = engine.take();
         let mut join = || engine.take().unwrap().join().unwrap();
         // The answer is there a moment before the request is over.
-        let there = asker.wait(|| (answered.load(Ordering::SeqCst) == 1).then_some(None), || Some(join()));
+        let there =
+            asker.wait(|| (answered.load(Ordering::SeqCst) == 1).then_some(None), || Some(join()));
         there.unwrap_or_else(join)
     }
 }

@@ -39,7 +39,9 @@ impl<E> RankFailure<E> {
     /// The rank that has no result.
     pub fn rank(&self) -> usize {
         match self {
-            Self::Error { rank, .. } | Self::Panic { rank, .. } | Self::NotStarted { rank, .. } => *rank,
+            Self::Error { rank, .. } | Self::Panic { rank, .. } | Self::NotStarted { rank, .. } => {
+                *rank
+            }
         }
     }
 }
@@ -97,14 +99,22 @@ where
             .into_iter()
             .enumerate()
             .map(|(rank, handle)| {
-                thread::Builder::new().name(format!("rank-{rank}")).spawn_scoped(scope, move || as_rank(rank, size, || f(handle)))
+                thread::Builder::new()
+                    .name(format!("rank-{rank}"))
+                    .spawn_scoped(scope, move || as_rank(rank, size, || f(handle)))
             })
             .collect();
-        let outcome = |(rank, started): (usize, std::io::Result<thread::ScopedJoinHandle<'_, Result<T, E>>>)| match started {
+        let outcome = |(rank, started): (
+            usize,
+            std::io::Result<thread::ScopedJoinHandle<'_, Result<T, E>>>,
+        )| match started {
             Err(error) => Err(RankFailure::NotStarted { rank, message: error.to_string() }),
             Ok(thread) => match thread.join() {
                 Ok(result) => result.map_err(|error| RankFailure::Error { rank, error }),
-                Err(payload) => Err(RankFailure::Panic { rank, message: panic_message(payload.as_ref()).to_owned() }),
+                Err(payload) => Err(RankFailure::Panic {
+                    rank,
+                    message: panic_message(payload.as_ref()).to_owned(),
+                }),
             },
         };
         started.into_iter().enumerate().map(outcome).collect()

@@ -5,7 +5,10 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use burn_rehearsal_collective::{Asked, Asker, Collective, CollectiveError, RankFailure, ReduceOp, Threads, WaitingRank, run_threads};
+use burn_rehearsal_collective::{
+    Asked, Asker, Collective, CollectiveError, RankFailure, ReduceOp, Threads, WaitingRank,
+    run_threads,
+};
 
 use burn_rehearsal_testing::reference::some;
 use burn_rehearsal_testing::{Random, guarded};
@@ -71,7 +74,10 @@ impl Drop for Engine {
 fn deadlock(results: Vec<Result<(), RankFailure<CollectiveError>>>) -> Vec<WaitingRank> {
     let mut found = None;
     for (rank, result) in results.into_iter().enumerate() {
-        let Err(RankFailure::Error { error: CollectiveError::Deadlock { waiting, step: 4 }, .. }) = result else {
+        let Err(RankFailure::Error {
+            error: CollectiveError::Deadlock { waiting, step: 4 }, ..
+        }) = result
+        else {
             panic!("rank {rank}: {result:?}")
         };
         assert_eq!(*found.get_or_insert_with(|| waiting.clone()), waiting, "rank {rank}");
@@ -134,7 +140,11 @@ fn a_rank_whose_engine_waits_for_an_engine_that_nobody_asks_learns_it_too() {
                 Ok(())
             });
             for (rank, result) in results.into_iter().enumerate() {
-                let Err(RankFailure::Error { error: CollectiveError::Deadlock { waiting, .. }, .. }) = result else {
+                let Err(RankFailure::Error {
+                    error: CollectiveError::Deadlock { waiting, .. },
+                    ..
+                }) = result
+                else {
                     panic!("rank {rank}: {result:?}")
                 };
                 let reduces = waiting.iter().find(|wait| wait.rank == culprit).unwrap();
@@ -143,7 +153,11 @@ fn a_rank_whose_engine_waits_for_an_engine_that_nobody_asks_learns_it_too() {
                     ("gradients", &(0..size).filter(|rank| *rank != culprit).collect())
                 );
                 let gathers: Vec<_> = waiting.iter().filter(|wait| wait.handle == "rows").collect();
-                assert_eq!(gathers.iter().map(|wait| wait.rank).collect::<Vec<_>>(), reduces.missing, "{waiting:?}");
+                assert_eq!(
+                    gathers.iter().map(|wait| wait.rank).collect::<Vec<_>>(),
+                    reduces.missing,
+                    "{waiting:?}"
+                );
                 assert!(gathers.iter().all(|wait| wait.missing == [culprit]), "{waiting:?}");
             }
         }
@@ -169,7 +183,8 @@ fn every_later_operation_on_any_handle_repeats_it() {
         let results = run_threads(2, |mut ranks| {
             let mut second = ranks.duplicate()?;
             let mut third = ranks.duplicate()?;
-            let error = if ranks.rank() == 0 { ranks.barrier() } else { second.barrier() }.unwrap_err();
+            let error =
+                if ranks.rank() == 0 { ranks.barrier() } else { second.barrier() }.unwrap_err();
             assert!(matches!(error, CollectiveError::Deadlock { .. }), "{error}");
             for handle in [&mut third, &mut second] {
                 assert_eq!(handle.barrier(), Err(error.clone()));
@@ -268,7 +283,11 @@ fn an_engine_whose_rank_returns_early_is_a_peer_that_has_left() {
 
 /// Rounds and sums of several ranks, waited for up to two steps later, until one rank leaves out a
 /// round, if any does.
-fn random_steps(size: usize, seed: usize, left_out: Option<(usize, usize)>) -> Vec<Result<(), RankFailure<CollectiveError>>> {
+fn random_steps(
+    size: usize,
+    seed: usize,
+    left_out: Option<(usize, usize)>,
+) -> Vec<Result<(), RankFailure<CollectiveError>>> {
     run_threads(size, |mut gradients| {
         let rank = gradients.rank();
         let mut random = Random::new(&[seed, rank]);
@@ -304,9 +323,18 @@ fn thousands_of_steps_with_engines_are_no_deadlock_until_a_rank_leaves_one_out()
             let results = random_steps(size, seed, Some((culprit, some(30))));
             for (rank, result) in results.iter().enumerate() {
                 // The culprit runs to its end if the others never wait for its last round.
-                let deadlock = matches!(result, Err(RankFailure::Error { error: CollectiveError::Deadlock { .. }, .. }));
-                let left = matches!(result, Err(RankFailure::Error { error: CollectiveError::PeerFailed { .. }, .. }));
-                assert!(deadlock || (rank == culprit && result.is_ok()) || (rank != culprit && left), "seed {seed}: {results:?}");
+                let deadlock = matches!(
+                    result,
+                    Err(RankFailure::Error { error: CollectiveError::Deadlock { .. }, .. })
+                );
+                let left = matches!(
+                    result,
+                    Err(RankFailure::Error { error: CollectiveError::PeerFailed { .. }, .. })
+                );
+                assert!(
+                    deadlock || (rank == culprit && result.is_ok()) || (rank != culprit && left),
+                    "seed {seed}: {results:?}"
+                );
             }
         }
     });

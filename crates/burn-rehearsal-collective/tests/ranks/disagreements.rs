@@ -1,11 +1,15 @@
 //! Calls that do not fit together fail on all ranks, with the same words.
 
-use burn_rehearsal_collective::{Collective, CollectiveError, Incoming, Outgoing, RankFailure, ReduceOp, Threads, run_threads};
+use burn_rehearsal_collective::{
+    Collective, CollectiveError, Incoming, Outgoing, RankFailure, ReduceOp, Threads, run_threads,
+};
 
 use burn_rehearsal_testing::guarded;
 
 /// The one error that all of three ranks return, twice.
-fn common_error(operation: impl Fn(&mut Threads) -> Result<(), CollectiveError> + Sync + Send + 'static) -> CollectiveError {
+fn common_error(
+    operation: impl Fn(&mut Threads) -> Result<(), CollectiveError> + Sync + Send + 'static,
+) -> CollectiveError {
     guarded(move || {
         let results = run_threads(3, |mut ranks| {
             ranks.set_step(4);
@@ -39,38 +43,77 @@ fn different_operations_are_named_with_their_ranks() {
         1 => ranks.all_reduce(&mut [0.0; 6], ReduceOp::Mean),
         _ => ranks.barrier(),
     });
-    assert_eq!(error, mismatch("barrier on ranks 0, 2; all_reduce to the mean of 6 values on rank 1"));
+    assert_eq!(
+        error,
+        mismatch("barrier on ranks 0, 2; all_reduce to the mean of 6 values on rank 1")
+    );
     let error = common_error(|ranks| match ranks.rank() {
         0 => ranks.exchange(&[], &mut []),
         1 => ranks.duplicate().map(drop),
         _ => ranks.broadcast(&mut [0; 2], 1),
     });
-    assert_eq!(error, mismatch("exchange on rank 0; duplicate on rank 1; broadcast of 2 bytes from rank 1 on rank 2"));
+    assert_eq!(
+        error,
+        mismatch(
+            "exchange on rank 0; duplicate on rank 1; broadcast of 2 bytes from rank 1 on rank 2"
+        )
+    );
 }
 
 #[test]
 fn different_lengths_roots_and_reductions_are_named_with_their_ranks() {
-    let error = common_error(|ranks| ranks.all_reduce(&mut vec![0.0; 10 + ranks.rank() / 2], ReduceOp::Sum));
-    assert_eq!(error, mismatch("all_reduce to the sum of 10 values on ranks 0, 1; all_reduce to the sum of 11 values on rank 2"));
-    let error = common_error(|ranks| ranks.all_reduce(&mut [0.0], if ranks.rank() == 0 { ReduceOp::Sum } else { ReduceOp::Mean }));
-    assert_eq!(error, mismatch("all_reduce to the sum of 1 values on rank 0; all_reduce to the mean of 1 values on ranks 1, 2"));
+    let error = common_error(|ranks| {
+        ranks.all_reduce(&mut vec![0.0; 10 + ranks.rank() / 2], ReduceOp::Sum)
+    });
+    assert_eq!(
+        error,
+        mismatch(
+            "all_reduce to the sum of 10 values on ranks 0, 1; all_reduce to the sum of 11 values on rank 2"
+        )
+    );
+    let error = common_error(|ranks| {
+        ranks.all_reduce(&mut [0.0], if ranks.rank() == 0 { ReduceOp::Sum } else { ReduceOp::Mean })
+    });
+    assert_eq!(
+        error,
+        mismatch(
+            "all_reduce to the sum of 1 values on rank 0; all_reduce to the mean of 1 values on ranks 1, 2"
+        )
+    );
     let error = common_error(|ranks| {
         let len = ranks.rank().max(1);
         ranks.all_gather(&vec![0; len], &mut vec![0; 3 * len])
     });
-    assert_eq!(error, mismatch("all_gather of 1 bytes each on ranks 0, 1; all_gather of 2 bytes each on rank 2"));
+    assert_eq!(
+        error,
+        mismatch("all_gather of 1 bytes each on ranks 0, 1; all_gather of 2 bytes each on rank 2")
+    );
     let error = common_error(|ranks| ranks.broadcast(&mut vec![0; ranks.rank().min(1)], 0));
-    assert_eq!(error, mismatch("broadcast of 0 bytes from rank 0 on rank 0; broadcast of 1 bytes from rank 0 on ranks 1, 2"));
+    assert_eq!(
+        error,
+        mismatch(
+            "broadcast of 0 bytes from rank 0 on rank 0; broadcast of 1 bytes from rank 0 on ranks 1, 2"
+        )
+    );
     let error = common_error(|ranks| ranks.broadcast(&mut [0], ranks.rank() / 2));
-    assert_eq!(error, mismatch("broadcast of 1 bytes from rank 0 on ranks 0, 1; broadcast of 1 bytes from rank 1 on rank 2"));
+    assert_eq!(
+        error,
+        mismatch(
+            "broadcast of 1 bytes from rank 0 on ranks 0, 1; broadcast of 1 bytes from rank 1 on rank 2"
+        )
+    );
 }
 
 #[test]
 fn arguments_that_no_rank_could_accept_fail_everywhere() {
-    let error = common_error(|ranks| ranks.broadcast(&mut [0], if ranks.rank() == 1 { 3 } else { 0 }));
+    let error =
+        common_error(|ranks| ranks.broadcast(&mut [0], if ranks.rank() == 1 { 3 } else { 0 }));
     assert_eq!(error, invalid("rank 1, broadcast: root 3 is not a rank of a world of 3"));
     let error = common_error(|ranks| ranks.all_gather(&[0; 2], &mut vec![0; 6 + ranks.rank()]));
-    assert_eq!(error, invalid("rank 1, all_gather: recv holds 7 bytes, 3 ranks x 2 bytes are sent"));
+    assert_eq!(
+        error,
+        invalid("rank 1, all_gather: recv holds 7 bytes, 3 ranks x 2 bytes are sent")
+    );
 }
 
 /// What one rank puts into an exchange: `(peer, bytes)` to send and to receive.
@@ -80,7 +123,8 @@ fn exchange_error(lists: [Lists; 3]) -> CollectiveError {
     common_error(move |ranks| {
         let (sends, expects) = lists[ranks.rank()];
         let room: &mut [u8] = &mut [0; 100];
-        let outgoing: Vec<_> = sends.iter().map(|&(peer, len)| Outgoing { peer, bytes: &[0; 100][..len] }).collect();
+        let outgoing: Vec<_> =
+            sends.iter().map(|&(peer, len)| Outgoing { peer, bytes: &[0; 100][..len] }).collect();
         let mut rest = room;
         let mut incoming = Vec::new();
         for &(peer, len) in expects {
@@ -95,30 +139,59 @@ fn exchange_error(lists: [Lists; 3]) -> CollectiveError {
 #[test]
 fn messages_that_only_one_side_knows_fail_everywhere() {
     let error = exchange_error([(&[(1, 8)], &[]), (&[], &[]), (&[], &[])]);
-    assert_eq!(error, mismatch("exchange: rank 0 sends 8 bytes to rank 1, which expects nothing from it"));
+    assert_eq!(
+        error,
+        mismatch("exchange: rank 0 sends 8 bytes to rank 1, which expects nothing from it")
+    );
     let error = exchange_error([(&[], &[]), (&[], &[(2, 8)]), (&[], &[])]);
     assert_eq!(error, mismatch("exchange: rank 2 sends nothing to rank 1, which expects 8 bytes"));
     let error = exchange_error([(&[(1, 8)], &[]), (&[], &[(0, 9)]), (&[], &[])]);
     assert_eq!(error, mismatch("exchange: rank 0 sends 8 bytes to rank 1, which expects 9"));
     // Even a message of no bytes has two sides.
     let error = exchange_error([(&[], &[]), (&[], &[]), (&[(0, 0)], &[])]);
-    assert_eq!(error, mismatch("exchange: rank 2 sends 0 bytes to rank 0, which expects nothing from it"));
+    assert_eq!(
+        error,
+        mismatch("exchange: rank 2 sends 0 bytes to rank 0, which expects nothing from it")
+    );
     // The right number of messages, but from the wrong rank.
     let error = exchange_error([(&[(1, 8)], &[]), (&[], &[(2, 8)]), (&[], &[])]);
-    assert_eq!(error, mismatch("exchange: rank 0 sends 8 bytes to rank 1, which expects nothing from it"));
+    assert_eq!(
+        error,
+        mismatch("exchange: rank 0 sends 8 bytes to rank 1, which expects nothing from it")
+    );
 }
 
 #[test]
 fn peers_that_cannot_be_fail_everywhere() {
     let error = exchange_error([(&[], &[]), (&[(1, 8)], &[]), (&[], &[])]);
-    assert_eq!(error, invalid("rank 1, exchange: peer 1 of an outgoing message is not another rank of a world of 3"));
+    assert_eq!(
+        error,
+        invalid(
+            "rank 1, exchange: peer 1 of an outgoing message is not another rank of a world of 3"
+        )
+    );
     let error = exchange_error([(&[], &[(0, 8)]), (&[], &[]), (&[], &[])]);
-    assert_eq!(error, invalid("rank 0, exchange: peer 0 of an incoming message is not another rank of a world of 3"));
+    assert_eq!(
+        error,
+        invalid(
+            "rank 0, exchange: peer 0 of an incoming message is not another rank of a world of 3"
+        )
+    );
     let error = exchange_error([(&[], &[]), (&[], &[]), (&[(3, 8)], &[])]);
-    assert_eq!(error, invalid("rank 2, exchange: peer 3 of an outgoing message is not another rank of a world of 3"));
+    assert_eq!(
+        error,
+        invalid(
+            "rank 2, exchange: peer 3 of an outgoing message is not another rank of a world of 3"
+        )
+    );
     let error = exchange_error([(&[], &[]), (&[], &[]), (&[], &[(usize::MAX, 8)])]);
     let peer = usize::MAX;
-    assert_eq!(error, invalid(&format!("rank 2, exchange: peer {peer} of an incoming message is not another rank of a world of 3")));
+    assert_eq!(
+        error,
+        invalid(&format!(
+            "rank 2, exchange: peer {peer} of an incoming message is not another rank of a world of 3"
+        ))
+    );
 }
 
 #[test]

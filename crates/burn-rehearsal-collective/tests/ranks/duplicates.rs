@@ -5,7 +5,9 @@ use std::thread;
 use burn_rehearsal_collective::{Collective, CollectiveError, ReduceOp, Solo, run_threads};
 
 use burn_rehearsal_testing::guarded;
-use burn_rehearsal_testing::reference::{SIZES, check_all_gather, check_all_reduce, check_exchange, some};
+use burn_rehearsal_testing::reference::{
+    SIZES, check_all_gather, check_all_reduce, check_exchange, some,
+};
 
 #[test]
 fn a_duplicate_has_the_same_rank_and_size() {

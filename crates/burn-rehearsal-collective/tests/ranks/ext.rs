@@ -1,6 +1,8 @@
 //! What every collective can do besides: flags, words and messages of any length.
 
-use burn_rehearsal_collective::{Collective, CollectiveError, CollectiveExt, Incoming, Outgoing, Ranks, ReduceOp, Solo};
+use burn_rehearsal_collective::{
+    Collective, CollectiveError, CollectiveExt, Incoming, Outgoing, Ranks, ReduceOp, Solo,
+};
 
 #[test]
 fn messages_of_any_length_arrive_in_rank_order() {
@@ -9,7 +11,10 @@ fn messages_of_any_length_arrive_in_rank_order() {
         let expected: Vec<_> = (0..size).map(message).collect();
         let gathered = Ranks::threads(size).run(|rank| {
             let mut ranks = rank.collective()?;
-            assert_eq!(ranks.gather_words([rank.rank() as u64, 7])?, (0..size as u64).map(|rank| [rank, 7]).collect::<Vec<_>>());
+            assert_eq!(
+                ranks.gather_words([rank.rank() as u64, 7])?,
+                (0..size as u64).map(|rank| [rank, 7]).collect::<Vec<_>>()
+            );
             assert_eq!(ranks.broadcast_bytes(message(rank.rank()), size - 1)?, message(size - 1));
             assert!(ranks.gather_bytes(&[])?.iter().all(Vec::is_empty));
             ranks.gather_bytes(&message(rank.rank()))
@@ -22,14 +27,21 @@ fn messages_of_any_length_arrive_in_rank_order() {
 fn flags_name_the_lowest_rank() {
     let found = Ranks::threads(4).run(|rank| {
         let mut ranks = rank.collective()?;
-        Ok::<_, CollectiveError>((ranks.first_true(rank.rank() > 1)?, ranks.any(rank.rank() == 3)?, ranks.any(false)?))
+        Ok::<_, CollectiveError>((
+            ranks.first_true(rank.rank() > 1)?,
+            ranks.any(rank.rank() == 3)?,
+            ranks.any(false)?,
+        ))
     });
     assert_eq!(found.unwrap(), [(Some(2), true, false); 4]);
 }
 
 #[test]
 fn a_root_that_does_not_exist_is_refused() {
-    assert!(matches!(Solo::new().broadcast_bytes(vec![1], 1), Err(CollectiveError::InvalidArgument(_))));
+    assert!(matches!(
+        Solo::new().broadcast_bytes(vec![1], 1),
+        Err(CollectiveError::InvalidArgument(_))
+    ));
 }
 
 /// Rank 0 of two ranks, whose peer sends the same as rank 0; one bit of one message is flipped.
@@ -73,7 +85,11 @@ impl Collective for Echo {
         Ok(())
     }
 
-    fn exchange(&mut self, _: &[Outgoing<'_>], _: &mut [Incoming<'_>]) -> Result<(), CollectiveError> {
+    fn exchange(
+        &mut self,
+        _: &[Outgoing<'_>],
+        _: &mut [Incoming<'_>],
+    ) -> Result<(), CollectiveError> {
         Ok(())
     }
 

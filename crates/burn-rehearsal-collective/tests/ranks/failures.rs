@@ -4,7 +4,9 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
-use burn_rehearsal_collective::{Collective, CollectiveError, Incoming, Outgoing, RankFailure, ReduceOp, Threads, run_threads};
+use burn_rehearsal_collective::{
+    Collective, CollectiveError, Incoming, Outgoing, RankFailure, ReduceOp, Threads, run_threads,
+};
 
 use burn_rehearsal_testing::guarded;
 use burn_rehearsal_testing::reference::{check_all_gather, some};
@@ -20,7 +22,10 @@ const OPERATIONS: [Operation; 6] = [
     |ranks| {
         let (rank, size) = (ranks.rank(), ranks.size());
         let outgoing = [Outgoing { peer: (rank + 1) % size, bytes: &[1; 4] }];
-        ranks.exchange(&outgoing, &mut [Incoming { peer: (rank + size - 1) % size, bytes: &mut [0; 4] }])
+        ranks.exchange(
+            &outgoing,
+            &mut [Incoming { peer: (rank + size - 1) % size, bytes: &mut [0; 4] }],
+        )
     },
     |ranks| ranks.duplicate().map(drop),
 ];
@@ -56,7 +61,11 @@ fn leave(size: usize, culprit: usize, exit: Exit, late: bool, operation: Operati
     for (rank, result) in results.into_iter().enumerate() {
         if rank != culprit {
             let error = CollectiveError::PeerFailed { rank: culprit, step: 8 };
-            assert_eq!(result, Err(RankFailure::Error { rank, error }), "{exit:?} of {culprit} of {size}");
+            assert_eq!(
+                result,
+                Err(RankFailure::Error { rank, error }),
+                "{exit:?} of {culprit} of {size}"
+            );
         } else {
             assert_eq!(result.is_ok(), exit == Exit::Drop);
             assert_eq!(matches!(result, Err(RankFailure::Panic { .. })), exit == Exit::Panic);
@@ -67,7 +76,9 @@ fn leave(size: usize, culprit: usize, exit: Exit, late: bool, operation: Operati
 fn leave_every_operation(exit: Exit) {
     guarded(move || {
         for operation in OPERATIONS {
-            for (size, culprit) in [(2, 0), (2, 1), (3, 1), (4, 3), (8, 5)].into_iter().take(some(100)) {
+            for (size, culprit) in
+                [(2, 0), (2, 1), (3, 1), (4, 3), (8, 5)].into_iter().take(some(100))
+            {
                 for late in [false, true] {
                     leave(size, culprit, exit, late, operation);
                 }
@@ -96,7 +107,8 @@ fn ranks_that_wait_already_are_woken_when_one_leaves() {
     guarded(|| {
         let mut group = Threads::group(3).unwrap();
         let last = group.pop();
-        let waiting: Vec<_> = group.into_iter().map(|mut ranks| thread::spawn(move || ranks.barrier())).collect();
+        let waiting: Vec<_> =
+            group.into_iter().map(|mut ranks| thread::spawn(move || ranks.barrier())).collect();
         thread::sleep(Duration::from_millis(20));
         drop(last);
         for rank in waiting {
@@ -120,7 +132,10 @@ fn a_rank_that_keeps_its_handle_after_an_error_holds_up_nobody() {
         assert_eq!(results.iter().filter(|result| result.is_err()).count(), 3);
         let mut kept = kept.into_inner().unwrap();
         for ranks in &mut kept {
-            assert_eq!(ranks.all_reduce(&mut [0.0], ReduceOp::Sum), Err(CollectiveError::PeerFailed { rank: 2, step: 0 }));
+            assert_eq!(
+                ranks.all_reduce(&mut [0.0], ReduceOp::Sum),
+                Err(CollectiveError::PeerFailed { rank: 2, step: 0 })
+            );
         }
     });
 }
@@ -160,7 +175,10 @@ fn a_rank_that_leaves_after_an_operation_spoils_only_the_next_one() {
             });
             for (rank, result) in results.into_iter().enumerate() {
                 let error = CollectiveError::PeerFailed { rank: leaver, step: 0 };
-                assert_eq!(result, if rank == leaver { Ok(()) } else { Err(RankFailure::Error { rank, error }) });
+                assert_eq!(
+                    result,
+                    if rank == leaver { Ok(()) } else { Err(RankFailure::Error { rank, error }) }
+                );
             }
         }
     });

@@ -15,7 +15,9 @@ enum AppError {
     Wrapped(#[source] CollectiveError),
 }
 
-fn shown<E: Into<Box<dyn Error + Send + Sync>> + Send>(f: impl Fn(Rank) -> Result<(), E> + Sync) -> String {
+fn shown<E: Into<Box<dyn Error + Send + Sync>> + Send>(
+    f: impl Fn(Rank) -> Result<(), E> + Sync,
+) -> String {
     Ranks::threads(3).run(f).unwrap_err().to_string()
 }
 
@@ -26,7 +28,10 @@ fn values_are_in_rank_order_and_each_collective_is_independent() {
         let mut sum = [rank.rank() as f32];
         gradients.all_reduce(&mut sum, ReduceOp::Sum)?;
         rows.barrier()?;
-        assert_eq!((rank.local_rank(), rank.local_size(), rank.is_root()), (rank.rank(), rank.size(), rank.rank() == 0));
+        assert_eq!(
+            (rank.local_rank(), rank.local_size(), rank.is_root()),
+            (rank.rank(), rank.size(), rank.rank() == 0)
+        );
         Ok::<_, CollectiveError>((rank.rank(), sum[0]))
     });
     assert_eq!(values.unwrap(), [(0, 3.0), (1, 3.0), (2, 3.0)]);
@@ -35,14 +40,18 @@ fn values_are_in_rank_order_and_each_collective_is_independent() {
 
 #[test]
 fn a_rank_can_be_shared_by_threads() {
-    let values = Ranks::threads(2)
-        .run(|rank| std::thread::scope(|scope| scope.spawn(|| rank.collective()?.barrier()).join().unwrap()).map(|()| rank.size()));
+    let values = Ranks::threads(2).run(|rank| {
+        std::thread::scope(|scope| scope.spawn(|| rank.collective()?.barrier()).join().unwrap())
+            .map(|()| rank.size())
+    });
     assert_eq!(values.unwrap(), [2, 2]);
 }
 
 #[test]
 fn the_rank_that_failed_by_itself_is_shown_and_not_those_that_waited_for_it() {
-    let plain = shown(|rank| if rank.rank() == 1 { Err(AppError::Data) } else { Ok(rank.collective()?.barrier()?) });
+    let plain = shown(|rank| {
+        if rank.rank() == 1 { Err(AppError::Data) } else { Ok(rank.collective()?.barrier()?) }
+    });
     assert_eq!(plain, "rank 1 failed: no more data");
     let wrapped = shown(|rank| match rank.rank() {
         2 => Err(AppError::Data),
@@ -56,7 +65,12 @@ fn the_rank_that_failed_by_itself_is_shown_and_not_those_that_waited_for_it() {
         }
     });
     assert_eq!(boxed, "rank 1 failed: no more data");
-    let panic = shown(|rank| if rank.rank() == 2 { panic!("no more data") } else { rank.collective().map(drop) });
+    let panic =
+        shown(
+            |rank| {
+                if rank.rank() == 2 { panic!("no more data") } else { rank.collective().map(drop) }
+            },
+        );
     assert_eq!(panic, "rank 2 panicked: no more data");
 }
 
@@ -64,7 +78,9 @@ fn the_rank_that_failed_by_itself_is_shown_and_not_those_that_waited_for_it() {
 fn different_failures_are_all_shown_and_equal_ones_once() {
     let different = shown(|rank| Err(format!("disk {} is full", rank.rank() / 2)));
     assert_eq!(different, "rank 0 failed: disk 0 is full\nrank 2 failed: disk 1 is full");
-    let agreed = Ranks::threads(3).run(|_| Err::<(), _>("the ranks were configured differently")).unwrap_err();
+    let agreed = Ranks::threads(3)
+        .run(|_| Err::<(), _>("the ranks were configured differently"))
+        .unwrap_err();
     assert_eq!(agreed.to_string(), "rank 0 failed: the ranks were configured differently");
     assert_eq!(agreed.failures().iter().map(RankFailure::rank).collect::<Vec<_>>(), [0, 1, 2]);
     let gone = shown(|rank| if rank.rank() == 0 { Ok(()) } else { rank.collective().map(drop) });

@@ -3,13 +3,19 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use burn_rehearsal_collective::{Collective, CollectiveError, RankFailure, ReduceOp, Solo, Threads, run_threads};
+use burn_rehearsal_collective::{
+    Collective, CollectiveError, RankFailure, ReduceOp, Solo, Threads, run_threads,
+};
 
 use burn_rehearsal_testing::guarded;
-use burn_rehearsal_testing::reference::{SIZES, bits, check_all_gather, check_all_reduce, check_broadcast, check_exchange, some, values};
+use burn_rehearsal_testing::reference::{
+    SIZES, bits, check_all_gather, check_all_reduce, check_broadcast, check_exchange, some, values,
+};
 
 /// Runs `check` alone and on groups of threads of all sizes.
-fn everywhere(check: impl Fn(&mut dyn Collective) -> Result<(), CollectiveError> + Send + Sync + 'static) {
+fn everywhere(
+    check: impl Fn(&mut dyn Collective) -> Result<(), CollectiveError> + Send + Sync + 'static,
+) {
     guarded(move || {
         check(&mut Solo::new()).unwrap();
         for size in SIZES {
@@ -24,7 +30,10 @@ fn everywhere(check: impl Fn(&mut dyn Collective) -> Result<(), CollectiveError>
 fn handles_know_their_rank_and_the_size() {
     for size in SIZES {
         let group = Threads::group(size).unwrap();
-        assert_eq!(group.iter().map(Collective::rank).collect::<Vec<_>>(), (0..size).collect::<Vec<_>>());
+        assert_eq!(
+            group.iter().map(Collective::rank).collect::<Vec<_>>(),
+            (0..size).collect::<Vec<_>>()
+        );
         assert!(group.iter().all(|handle| handle.size() == size));
     }
     assert!(matches!(Threads::group(0), Err(CollectiveError::InvalidArgument(_))));
@@ -34,7 +43,17 @@ fn handles_know_their_rank_and_the_size() {
 fn all_reduce_adds_in_rank_order_whatever_the_length() {
     everywhere(|ranks| {
         let size = ranks.size();
-        for len in [0, 1, size - 1, size, size + 1, 7, some(1000), some(4095 * size + 3), some(2 * 4096 * size + 1)] {
+        for len in [
+            0,
+            1,
+            size - 1,
+            size,
+            size + 1,
+            7,
+            some(1000),
+            some(4095 * size + 3),
+            some(2 * 4096 * size + 1),
+        ] {
             check_all_reduce(ranks, len, len, ReduceOp::Sum)?;
             check_all_reduce(ranks, len, len, ReduceOp::Mean)?;
         }
@@ -82,7 +101,8 @@ fn all_reduce_gives_the_same_bits_on_every_rank_and_in_every_run() {
 #[test]
 fn all_reduce_keeps_infinities_and_nan() {
     everywhere(|ranks| {
-        let mut data = if ranks.rank() == 0 { [f32::INFINITY, f32::NAN, -0.0] } else { [1.0, 1.0, -0.0] };
+        let mut data =
+            if ranks.rank() == 0 { [f32::INFINITY, f32::NAN, -0.0] } else { [1.0, 1.0, -0.0] };
         ranks.all_reduce(&mut data, ReduceOp::Sum)?;
         assert!(data[0] == f32::INFINITY && data[1].is_nan());
         assert_eq!(data[2].to_bits(), (-0.0_f32).to_bits());

@@ -6,15 +6,19 @@ use burn_rehearsal_collective::{Collective, CollectiveError, Incoming, Outgoing,
 
 use crate::stress::operation;
 use burn_rehearsal_testing::reference::some;
-use burn_rehearsal_testing::{Disturbance, Fault, FaultKind, Random, Simulated, guarded, run_simulated};
+use burn_rehearsal_testing::{
+    Disturbance, Fault, FaultKind, Random, Simulated, guarded, run_simulated,
+};
 
 #[test]
 fn thousands_of_disturbed_operations_agree_with_the_reference() {
     guarded(|| {
         for size in [1, 2, 3, 5] {
-            let disturbance = Disturbance { seed: size as u64, delay: Duration::from_micros(50), fault: None };
-            let results =
-                run_simulated(size, &disturbance, |mut ranks| (0..some(600)).try_for_each(|step| operation(&mut ranks, size, step)));
+            let disturbance =
+                Disturbance { seed: size as u64, delay: Duration::from_micros(50), fault: None };
+            let results = run_simulated(size, &disturbance, |mut ranks| {
+                (0..some(600)).try_for_each(|step| operation(&mut ranks, size, step))
+            });
             assert!(results.iter().all(Result::is_ok), "{results:?}");
         }
     });
@@ -26,7 +30,9 @@ fn ranks_do_not_wait_for_those_that_only_listen() {
         let results = run_simulated(2, &Disturbance::default(), |mut ranks| {
             if ranks.rank() == 0 {
                 // Rank 1 takes part in nothing before this rank has returned from all.
-                return (0..5).try_for_each(|step| ranks.broadcast(&mut [step], 0)).map(|()| Vec::new());
+                return (0..5)
+                    .try_for_each(|step| ranks.broadcast(&mut [step], 0))
+                    .map(|()| Vec::new());
             }
             std::thread::sleep(Duration::from_millis(5));
             let mut heard = Vec::new();
@@ -43,7 +49,8 @@ fn ranks_do_not_wait_for_those_that_only_listen() {
 
 /// Everybody's end of a run in which `fault` happens; [`operation`]s are the same on all ranks.
 fn ends(size: usize, fault: Fault, seed: usize) -> Vec<Result<(), RankFailure<CollectiveError>>> {
-    let disturbance = Disturbance { seed: seed as u64, delay: Duration::from_micros(20), fault: Some(fault) };
+    let disturbance =
+        Disturbance { seed: seed as u64, delay: Duration::from_micros(20), fault: Some(fault) };
     run_simulated(size, &disturbance, |mut ranks| {
         (0..60).try_for_each(|step| {
             ranks.set_step(step as u64);
@@ -56,9 +63,13 @@ fn ends(size: usize, fault: Fault, seed: usize) -> Vec<Result<(), RankFailure<Co
 fn names(error: &CollectiveError, rank: usize) -> bool {
     match error {
         CollectiveError::PeerFailed { rank: failed, .. } => *failed == rank,
-        CollectiveError::Mismatch { reason, .. } | CollectiveError::Transport { reason, .. } => reason.contains(&format!("rank {rank}")),
+        CollectiveError::Mismatch { reason, .. } | CollectiveError::Transport { reason, .. } => {
+            reason.contains(&format!("rank {rank}"))
+        }
         CollectiveError::Silent { ranks, .. } => ranks.contains(&rank),
-        CollectiveError::InvalidArgument(_) | CollectiveError::Damaged { .. } | CollectiveError::Deadlock { .. } => false,
+        CollectiveError::InvalidArgument(_)
+        | CollectiveError::Damaged { .. }
+        | CollectiveError::Deadlock { .. } => false,
     }
 }
 
@@ -68,17 +79,38 @@ fn every_fault_that_can_be_seen_ends_every_rank_with_an_error_and_somebody_names
         for seed in 0..some(200) {
             let mut random = Random::new(&[seed, 1]);
             let size = 2 + random.below(4);
-            let kind = [FaultKind::Stall, FaultKind::Die, FaultKind::Panic, FaultKind::Length, FaultKind::Operation][random.below(5)];
-            let fault = Fault { rank: random.below(size), handle: 0, operation: random.below(40) as u64, kind };
+            let kind = [
+                FaultKind::Stall,
+                FaultKind::Die,
+                FaultKind::Panic,
+                FaultKind::Length,
+                FaultKind::Operation,
+            ][random.below(5)];
+            let fault = Fault {
+                rank: random.below(size),
+                handle: 0,
+                operation: random.below(40) as u64,
+                kind,
+            };
             let results = ends(size, fault, seed);
             let mut named = false;
-            for (rank, result) in results.iter().enumerate().filter(|(rank, _)| *rank != fault.rank) {
-                let Err(RankFailure::Error { error, .. }) = result else { panic!("seed {seed}, {fault:?}: {results:?}") };
-                assert!((0..size).any(|other| other != rank && names(error, other)), "seed {seed}, {fault:?}: {results:?}");
+            for (rank, result) in results.iter().enumerate().filter(|(rank, _)| *rank != fault.rank)
+            {
+                let Err(RankFailure::Error { error, .. }) = result else {
+                    panic!("seed {seed}, {fault:?}: {results:?}")
+                };
+                assert!(
+                    (0..size).any(|other| other != rank && names(error, other)),
+                    "seed {seed}, {fault:?}: {results:?}"
+                );
                 named |= names(error, fault.rank);
             }
             assert!(named, "seed {seed}, {fault:?}: {results:?}");
-            assert_eq!(matches!(results[fault.rank], Err(RankFailure::Panic { .. })), kind == FaultKind::Panic, "seed {seed}: {results:?}");
+            assert_eq!(
+                matches!(results[fault.rank], Err(RankFailure::Panic { .. })),
+                kind == FaultKind::Panic,
+                "seed {seed}: {results:?}"
+            );
         }
     });
 }
@@ -89,22 +121,30 @@ fn a_fault_happens_at_its_operation_on_its_handle_and_repeats_with_its_seed() {
         for kind in [FaultKind::Die, FaultKind::Length, FaultKind::Operation] {
             let run = |handle: usize| {
                 let fault = Fault { rank: 1, handle, operation: 3, kind };
-                run_simulated(3, &Disturbance { seed: 5, fault: Some(fault), ..Disturbance::default() }, |mut ranks| {
-                    let mut second = ranks.duplicate()?;
-                    for step in 0..20 {
-                        let ranks: &mut dyn Collective = if step % 2 == 0 { &mut ranks } else { &mut *second };
-                        ranks.set_step(step);
-                        ranks.all_gather(&[7], &mut [0; 3])?;
-                    }
-                    Ok::<_, CollectiveError>(())
-                })
+                run_simulated(
+                    3,
+                    &Disturbance { seed: 5, fault: Some(fault), ..Disturbance::default() },
+                    |mut ranks| {
+                        let mut second = ranks.duplicate()?;
+                        for step in 0..20 {
+                            let ranks: &mut dyn Collective =
+                                if step % 2 == 0 { &mut ranks } else { &mut *second };
+                            ranks.set_step(step);
+                            ranks.all_gather(&[7], &mut [0; 3])?;
+                        }
+                        Ok::<_, CollectiveError>(())
+                    },
+                )
             };
             // The first handle's operation 0 was to duplicate it.
             for (handle, step) in [(0, 4), (1, 7)] {
                 let results = run(handle);
                 assert_eq!(results, run(handle), "{kind:?}");
                 let told = |rank: usize| results[rank].as_ref().unwrap_err().to_string();
-                assert!((0..3).any(|rank| told(rank).contains(&format!("step {step}"))), "{kind:?}: {results:?}");
+                assert!(
+                    (0..3).any(|rank| told(rank).contains(&format!("step {step}"))),
+                    "{kind:?}: {results:?}"
+                );
             }
         }
     });
@@ -117,24 +157,33 @@ fn wrong_contents_arrive_at_one_peer_or_at_all_and_are_not_the_networks_business
         for seed in 0..40 {
             for kind in [FaultKind::Corrupt, FaultKind::Stale] {
                 let fault = Fault { rank: 0, handle: 0, operation: 2, kind };
-                let results = run_simulated(3, &Disturbance { seed, fault: Some(fault), ..Disturbance::default() }, |mut ranks| {
-                    let mut wrong = Vec::new();
-                    for step in 0..6_u8 {
-                        let mut received = [0; 3];
-                        ranks.all_gather(&[10 * step + ranks.rank() as u8], &mut received)?;
-                        if received != [10 * step, 10 * step + 1, 10 * step + 2] {
-                            wrong.push((step, received[0]));
+                let results = run_simulated(
+                    3,
+                    &Disturbance { seed, fault: Some(fault), ..Disturbance::default() },
+                    |mut ranks| {
+                        let mut wrong = Vec::new();
+                        for step in 0..6_u8 {
+                            let mut received = [0; 3];
+                            ranks.all_gather(&[10 * step + ranks.rank() as u8], &mut received)?;
+                            if received != [10 * step, 10 * step + 1, 10 * step + 2] {
+                                wrong.push((step, received[0]));
+                            }
                         }
-                    }
-                    Ok::<_, CollectiveError>(wrong)
-                });
+                        Ok::<_, CollectiveError>(wrong)
+                    },
+                );
                 let wrong: Vec<_> = results.into_iter().map(Result::unwrap).collect();
                 assert!(wrong[0].is_empty(), "the rank to blame sees nothing of it");
                 let seen: Vec<_> = wrong.concat();
                 assert!(seen.iter().all(|(step, _)| *step == 2), "{seen:?}");
                 match kind {
-                    FaultKind::Stale => assert!(seen.iter().all(|(_, value)| *value == 10), "{seen:?}"),
-                    _ => assert!(seen.iter().all(|(_, value)| (value ^ 20_u8).count_ones() == 1), "{seen:?}"),
+                    FaultKind::Stale => {
+                        assert!(seen.iter().all(|(_, value)| *value == 10), "{seen:?}")
+                    }
+                    _ => assert!(
+                        seen.iter().all(|(_, value)| (value ^ 20_u8).count_ones() == 1),
+                        "{seen:?}"
+                    ),
                 }
                 *[&mut one, &mut all][seen.len() - 1] += 1;
             }
@@ -152,7 +201,12 @@ fn arguments_that_no_rank_could_accept_are_refused_where_they_are_made() {
             |ranks| ranks.all_gather(&[0; 2], &mut [0; 7]),
             |ranks| ranks.exchange(&[Outgoing { peer: 1, bytes: &[1] }], &mut []),
             |ranks| ranks.exchange(&[], &mut [Incoming { peer: 9, bytes: &mut [0] }]),
-            |ranks| ranks.exchange(&[Outgoing { peer: 0, bytes: &[1] }, Outgoing { peer: 0, bytes: &[1] }], &mut []),
+            |ranks| {
+                ranks.exchange(
+                    &[Outgoing { peer: 0, bytes: &[1] }, Outgoing { peer: 0, bytes: &[1] }],
+                    &mut [],
+                )
+            },
         ];
         for operation in bad {
             let results = run_simulated(3, &Disturbance::default(), |mut ranks| {
@@ -161,9 +215,13 @@ fn arguments_that_no_rank_could_accept_are_refused_where_they_are_made() {
                 }
                 ranks.barrier()
             });
-            let errors: Vec<String> = results.into_iter().map(|result| result.unwrap_err().to_string()).collect();
+            let errors: Vec<String> =
+                results.into_iter().map(|result| result.unwrap_err().to_string()).collect();
             assert!(errors[1].contains("invalid argument: rank 1"), "{errors:?}");
-            assert!(errors[0].contains("rank 1 failed") || errors[0].contains("rank 2 failed"), "{errors:?}");
+            assert!(
+                errors[0].contains("rank 1 failed") || errors[0].contains("rank 2 failed"),
+                "{errors:?}"
+            );
         }
         assert!(Simulated::group(0, &Disturbance::default()).is_err());
     });

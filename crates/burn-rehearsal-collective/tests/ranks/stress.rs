@@ -4,11 +4,17 @@ use std::thread;
 
 use burn_rehearsal_collective::{Collective, CollectiveError, RankFailure, ReduceOp, run_threads};
 
-use burn_rehearsal_testing::reference::{SIZES, check_all_gather, check_all_reduce, check_broadcast, check_exchange, some};
+use burn_rehearsal_testing::reference::{
+    SIZES, check_all_gather, check_all_reduce, check_broadcast, check_exchange, some,
+};
 use burn_rehearsal_testing::{Random, guarded};
 
 /// Operation `step` of the plan `seed`: all ranks draw the same one.
-pub(crate) fn operation(ranks: &mut dyn Collective, seed: usize, step: usize) -> Result<(), CollectiveError> {
+pub(crate) fn operation(
+    ranks: &mut dyn Collective,
+    seed: usize,
+    step: usize,
+) -> Result<(), CollectiveError> {
     let size = ranks.size();
     let key = seed * 1_000_000 + step;
     let mut plan = Random::new(&[key]);
@@ -75,7 +81,11 @@ fn a_rank_that_leaves_at_a_random_time_is_named_by_all_others() {
             });
             for (rank, result) in results.into_iter().enumerate() {
                 let error = CollectiveError::PeerFailed { rank: culprit, step: end as u64 };
-                assert_eq!(result, if rank == culprit { Ok(()) } else { Err(RankFailure::Error { rank, error }) }, "seed {seed}");
+                assert_eq!(
+                    result,
+                    if rank == culprit { Ok(()) } else { Err(RankFailure::Error { rank, error }) },
+                    "seed {seed}"
+                );
             }
         }
     });

@@ -61,7 +61,11 @@ impl State {
     /// left the channel from which this one was made, never will.
     fn is_gone(&self, channel: usize, rank: usize) -> bool {
         let parent = self.parents[channel];
-        let never_came = || parent != channel && !self.handles.contains(&(channel, rank)) && self.is_gone(parent, rank);
+        let never_came = || {
+            parent != channel
+                && !self.handles.contains(&(channel, rank))
+                && self.is_gone(parent, rank)
+        };
         self.dead[rank] || self.left.contains(&(channel, rank)) || never_came()
     }
 
@@ -96,7 +100,12 @@ impl Network {
     }
 
     /// Waits for the next message of one rank to another.
-    pub(super) fn receive(&self, channel: usize, from: usize, to: usize) -> Result<Message, Missing> {
+    pub(super) fn receive(
+        &self,
+        channel: usize,
+        from: usize,
+        to: usize,
+    ) -> Result<Message, Missing> {
         let mut state = self.lock();
         loop {
             if state.silent[to] {
@@ -105,7 +114,8 @@ impl Network {
                 return Err(Missing::Stopped);
             }
             let now = Instant::now();
-            let next = state.messages.get_mut(&(channel, from, to)).filter(|queue| !queue.is_empty());
+            let next =
+                state.messages.get_mut(&(channel, from, to)).filter(|queue| !queue.is_empty());
             if let Some(queue) = next {
                 let due = queue.front().map_or(now, |message| message.due);
                 if due <= now
@@ -113,7 +123,11 @@ impl Network {
                 {
                     return Ok(message);
                 }
-                state = self.changed.wait_timeout(state, due - now).unwrap_or_else(PoisonError::into_inner).0;
+                state = self
+                    .changed
+                    .wait_timeout(state, due - now)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0;
             } else if state.is_gone(channel, from) {
                 return Err(Missing::Left);
             } else if state.silent[from] {

@@ -69,5 +69,13 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All kinds.
-    pub const ALL: [Self; 7] = [Self::Stall, Self::Die, Self::Panic, Self::Length, Self::Operation, Self::Stale, Self::Corrupt];
+    pub const ALL: [Self; 7] = [
+        Self::Stall,
+        Self::Die,
+        Self::Panic,
+        Self::Length,
+        Self::Operation,
+        Self::Stale,
+        Self::Corrupt,
+    ];
 }

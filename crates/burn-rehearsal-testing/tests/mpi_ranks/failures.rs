@@ -20,12 +20,28 @@ fn fails(size: usize, scenario: &str, messages: &[&str]) {
 
 #[test]
 fn a_panic_ends_the_run_and_the_others_name_the_rank_and_the_step() {
-    fails(3, "panic", &["rank 1: panicked: row 5 is missing", "rank 0: rank 1 failed or left the run at step 7", "rank 2: rank"]);
+    fails(
+        3,
+        "panic",
+        &[
+            "rank 1: panicked: row 5 is missing",
+            "rank 0: rank 1 failed or left the run at step 7",
+            "rank 2: rank",
+        ],
+    );
 }
 
 #[test]
 fn an_error_ends_the_run_and_the_others_name_the_rank_and_the_step() {
-    fails(3, "error", &["rank 1: cannot read shard 3", "rank 0: rank 1 failed or left the run at step 7", "rank 2: rank"]);
+    fails(
+        3,
+        "error",
+        &[
+            "rank 1: cannot read shard 3",
+            "rank 0: rank 1 failed or left the run at step 7",
+            "rank 2: rank",
+        ],
+    );
 }
 
 #[test]
@@ -36,7 +52,8 @@ fn an_error_that_names_its_rank_is_reported_with_one_name() {
 
 #[test]
 fn an_invalid_argument_is_reported_where_it_was_made_and_ends_the_others_calls() {
-    let invalid = "rank 1: invalid argument: rank 1, broadcast: root 9 is not a rank of a world of 2";
+    let invalid =
+        "rank 1: invalid argument: rank 1, broadcast: root 9 is not a rank of a world of 2";
     fails(2, "invalid", &[invalid, "rank 0: rank 1 failed or left the run at step 7"]);
 }
 
@@ -57,7 +74,13 @@ fn different_lengths_are_named() {
 
 #[test]
 fn data_that_are_never_sent_are_missed() {
-    fails(2, "missing", &["rank 0: ranks disagree at step 7: exchange: rank 1 has finished it, but its data have not come"]);
+    fails(
+        2,
+        "missing",
+        &[
+            "rank 0: ranks disagree at step 7: exchange: rank 1 has finished it, but its data have not come",
+        ],
+    );
 }
 
 #[test]
@@ -77,7 +100,12 @@ fn ranks_that_wait_for_each_other_in_different_operations_learn_it() {
     // Rank 2, or 3, waits for a rank that waits itself.
     let ended = run(4, &["deadlock-broadcast"]);
     assert!(!ended.success && ended.time < BOUND, "{ended:?}");
-    assert!(ended.stderr.contains("no rank can go on at step 7: rank 0 waits in barrier (operation 0 of the handle `1`)"), "{ended:?}");
+    assert!(
+        ended.stderr.contains(
+            "no rank can go on at step 7: rank 0 waits in barrier (operation 0 of the handle `1`)"
+        ),
+        "{ended:?}"
+    );
 }
 
 #[test]
@@ -90,7 +118,11 @@ fn slow_ranks_are_no_deadlock() {
 
 #[test]
 fn an_operation_may_have_a_limit() {
-    fails(2, "stall", &["rank 0: progress limit failed at step 7: barrier does not end: waiting for ranks [1]"]);
+    fails(
+        2,
+        "stall",
+        &["rank 0: progress limit failed at step 7: barrier does not end: waiting for ranks [1]"],
+    );
 }
 
 /// Sends rank 1 a signal while it works.
@@ -110,7 +142,10 @@ fn a_killed_rank_ends_the_run() {
     for scenario in ["signal-exchange", "signal-reduce", "signal-between"] {
         let ended = signalled(scenario, "KILL");
         // The launcher says so, Open MPI's on stderr and MPICH's on stdout.
-        assert!(ended.stderr.contains("signal 9") || ended.stdout.contains("signal 9"), "{ended:?}");
+        assert!(
+            ended.stderr.contains("signal 9") || ended.stdout.contains("signal 9"),
+            "{ended:?}"
+        );
     }
 }
 
@@ -120,9 +155,15 @@ fn a_stopped_rank_is_named_by_those_that_wait_for_it() {
         let ended = signalled(scenario, "STOP");
         // Stopped in the middle of queueing a message in shared memory, it leaves the reader deaf
         // to everybody.
-        let named =
-            ["no heartbeat from rank 1 for 3s at step", "no heartbeat from ranks 1, 2 for 3s", "no heartbeat from ranks 0, 1 for 3s"];
-        assert!(named.iter().any(|message| ended.stderr.contains(message)), "{scenario}: {ended:?}");
+        let named = [
+            "no heartbeat from rank 1 for 3s at step",
+            "no heartbeat from ranks 1, 2 for 3s",
+            "no heartbeat from ranks 0, 1 for 3s",
+        ];
+        assert!(
+            named.iter().any(|message| ended.stderr.contains(message)),
+            "{scenario}: {ended:?}"
+        );
     }
 }
 

@@ -44,7 +44,9 @@ pub(crate) fn start(size: usize, scenario: &[&str]) -> Run {
     let mut child = command.spawn().expect("mpirun is installed");
     let (line, lines) = channel();
     let stdout = BufReader::new(child.stdout.take().unwrap());
-    thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|text| line.send(text)));
+    thread::spawn(move || {
+        stdout.lines().map_while(Result::ok).try_for_each(|text| line.send(text))
+    });
     let mut pipe = child.stderr.take().unwrap();
     let stderr = thread::spawn(move || {
         let mut bytes = Vec::new();
@@ -105,5 +107,7 @@ pub(crate) fn send(signal: &str, process: &str) {
 
 /// The state of a rank that still runs, or that nobody has collected.
 pub(crate) fn state_of(process: &str) -> Option<String> {
-    std::fs::read_to_string(format!("/proc/{process}/stat")).ok().filter(|stat| stat.contains("(mpi-ranks)"))
+    std::fs::read_to_string(format!("/proc/{process}/stat"))
+        .ok()
+        .filter(|stat| stat.contains("(mpi-ranks)"))
 }

@@ -29,7 +29,8 @@ fn the_sums_of_all_ranks_have_the_bits_of_the_sums_of_threads() {
     for size in SIZES {
         let expected = run_threads(size, |mut ranks| digest(&mut ranks)).remove(0).unwrap();
         let stdout = passes(size, "digest");
-        let digests: Vec<_> = stdout.lines().filter_map(|line| line.strip_prefix("digest ")).collect();
+        let digests: Vec<_> =
+            stdout.lines().filter_map(|line| line.strip_prefix("digest ")).collect();
         assert_eq!(digests, vec![format!("{expected:016x}"); size]);
         println!("{size} ranks: threads {expected:016x}, mpi {}", digests.join(" "));
     }
@@ -38,10 +39,17 @@ fn the_sums_of_all_ranks_have_the_bits_of_the_sums_of_threads() {
 /// The same as in the program.
 fn digest(ranks: &mut Threads) -> Result<u64, CollectiveError> {
     let mut digest = 0xcbf2_9ce4_8422_2325_u64;
-    for (len, op) in [(1, ReduceOp::Sum), (10_007, ReduceOp::Sum), (10_007, ReduceOp::Mean), (2_500_001, ReduceOp::Mean)] {
+    for (len, op) in [
+        (1, ReduceOp::Sum),
+        (10_007, ReduceOp::Sum),
+        (10_007, ReduceOp::Mean),
+        (2_500_001, ReduceOp::Mean),
+    ] {
         let mut data = values(&[99, ranks.rank()], len);
         ranks.all_reduce(&mut data, op)?;
-        bits(&data).into_iter().for_each(|bits| digest = (digest ^ u64::from(bits)).wrapping_mul(0x0100_0000_01b3));
+        bits(&data)
+            .into_iter()
+            .for_each(|bits| digest = (digest ^ u64::from(bits)).wrapping_mul(0x0100_0000_01b3));
     }
     Ok(digest)
 }
@@ -64,5 +72,8 @@ fn a_slow_rank_is_not_taken_for_a_dead_one() {
 #[test]
 fn another_number_of_ranks_than_expected_is_an_error() {
     let ended = run(2, &["nothing", "3"]);
-    assert!(!ended.success && ended.stderr.contains("3 ranks were asked for, but 2 were started"), "{ended:?}");
+    assert!(
+        !ended.success && ended.stderr.contains("3 ranks were asked for, but 2 were started"),
+        "{ended:?}"
+    );
 }

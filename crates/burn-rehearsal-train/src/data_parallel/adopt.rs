@@ -28,7 +28,12 @@ pub(crate) fn check_settings<const K: usize>(
     let own = settings.map(|(_, value)| value);
     for (rank, theirs) in collective.gather_words(own)?.into_iter().enumerate() {
         if let Some(i) = (0..K).find(|i| theirs[*i] != own[*i]) {
-            return Err(DataParallelError::DifferentSettings { setting: settings[i].0, rank, ours: own[i], theirs: theirs[i] });
+            return Err(DataParallelError::DifferentSettings {
+                setting: settings[i].0,
+                rank,
+                ours: own[i],
+                theirs: theirs[i],
+            });
         }
     }
     Ok(())
@@ -47,7 +52,10 @@ pub(super) fn copy_from_rank0<M: LearnerModel>(
 
     let root = collective.rank() == 0;
     let written = if root {
-        recorder.get_or_insert_with(Recorder::new).take(learner, store).and_then(LearnerRecord::into_bytes)
+        recorder
+            .get_or_insert_with(Recorder::new)
+            .take(learner, store)
+            .and_then(LearnerRecord::into_bytes)
     } else {
         Ok(Default::default())
     };
@@ -55,7 +63,9 @@ pub(super) fn copy_from_rank0<M: LearnerModel>(
     let failed = collective.any(written.is_err())?;
     let [model, optimizer, scheduler] = match written {
         Ok(records) if !failed => records,
-        Ok(_) => return Err(DataParallelError::Record("rank 0 could not write its records".to_owned())),
+        Ok(_) => {
+            return Err(DataParallelError::Record("rank 0 could not write its records".to_owned()));
+        }
         Err(error) => return Err(error),
     };
     let model = collective.broadcast_bytes(model, 0)?;
@@ -71,8 +81,12 @@ pub(super) fn copy_from_rank0<M: LearnerModel>(
         learner.load_model(ModuleRecord::from_bytes(Bytes::from_bytes_vec(model)).map_err(record)?);
     }
     if !root {
-        learner.load_optim(OptimizerRecord::from_bytes(Bytes::from_bytes_vec(optimizer)).map_err(record)?);
-        learner.load_scheduler(LrSchedulerRecord::from_bytes(Bytes::from_bytes_vec(scheduler)).map_err(record)?);
+        learner.load_optim(
+            OptimizerRecord::from_bytes(Bytes::from_bytes_vec(optimizer)).map_err(record)?,
+        );
+        learner.load_scheduler(
+            LrSchedulerRecord::from_bytes(Bytes::from_bytes_vec(scheduler)).map_err(record)?,
+        );
     }
     Ok(())
 }
@@ -88,10 +102,16 @@ pub(crate) fn read<M: LearnerModel>(
 ) -> Result<Learner<M>, DataParallelError> {
     let parameters = ModuleRecord::from_bytes(Bytes::from_bytes_vec(parameters)).map_err(record)?;
     let state = OptimizerRecord::from_bytes(Bytes::from_bytes_vec(state)).map_err(record)?;
-    let mut learner = Learner::new(model.try_load_record(parameters).map_err(record)?, optimizer, schedule.clone());
+    let mut learner = Learner::new(
+        model.try_load_record(parameters).map_err(record)?,
+        optimizer,
+        schedule.clone(),
+    );
     learner.load_optim(state);
     if keep_schedule {
-        learner.load_scheduler(LrSchedulerRecord::from_bytes(Bytes::from_bytes_vec(rates)).map_err(record)?);
+        learner.load_scheduler(
+            LrSchedulerRecord::from_bytes(Bytes::from_bytes_vec(rates)).map_err(record)?,
+        );
     }
     Ok(learner)
 }

@@ -48,16 +48,26 @@ pub(crate) struct Agreement {
 ///
 /// On every rank: [`DataParallelError::RankFailed`] if any rank failed,
 /// [`DataParallelError::OutOfStep`] if one is at another step, and whatever the collective returns.
-pub(crate) fn agree(collective: &mut dyn Collective, step: u64, round: u64, status: &Status) -> Result<Agreement, DataParallelError> {
+pub(crate) fn agree(
+    collective: &mut dyn Collective,
+    step: u64,
+    round: u64,
+    status: &Status,
+) -> Result<Agreement, DataParallelError> {
     collective.set_step(step);
     let mut word = 0;
-    for (bit, set) in
-        [(EXHAUSTED, status.exhausted), (STOP, status.stop), (FAILED, status.failed.is_some()), (EARLY_STOP, status.early_stop)]
-    {
+    for (bit, set) in [
+        (EXHAUSTED, status.exhausted),
+        (STOP, status.stop),
+        (FAILED, status.failed.is_some()),
+        (EARLY_STOP, status.early_stop),
+    ] {
         word |= if set { bit } else { 0 };
     }
     let all = collective.gather_words([step, round, status.rows, word])?;
-    if let Some((rank, [theirs, ..])) = all.iter().enumerate().find(|(_, [theirs, ..])| *theirs != step) {
+    if let Some((rank, [theirs, ..])) =
+        all.iter().enumerate().find(|(_, [theirs, ..])| *theirs != step)
+    {
         return Err(DataParallelError::OutOfStep { rank, ours: step, theirs: *theirs });
     }
     if let Some(rank) = all.iter().position(|[_, theirs, ..]| *theirs != round) {
@@ -76,7 +86,11 @@ pub(crate) fn agree(collective: &mut dyn Collective, step: u64, round: u64, stat
 }
 
 /// Gives the words of a rank to everybody; cut to [`REASON`] bytes.
-pub(crate) fn share_reason(collective: &mut dyn Collective, root: usize, own: &str) -> Result<String, CollectiveError> {
+pub(crate) fn share_reason(
+    collective: &mut dyn Collective,
+    root: usize,
+    own: &str,
+) -> Result<String, CollectiveError> {
     let mut end = own.len().min(REASON);
     while !own.is_char_boundary(end) {
         end -= 1;

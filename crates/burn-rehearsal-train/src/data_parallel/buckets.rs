@@ -23,21 +23,39 @@ pub(super) enum BucketError {
 }
 
 /// The sum over all ranks of `flat`, shape `[len]`; a rank without one counts as zeros. Collective.
-pub(super) fn sum(flat: Option<Tensor<1>>, len: usize, bucket: usize, collective: &mut dyn Collective) -> Result<Vec<f32>, BucketError> {
+pub(super) fn sum(
+    flat: Option<Tensor<1>>,
+    len: usize,
+    bucket: usize,
+    collective: &mut dyn Collective,
+) -> Result<Vec<f32>, BucketError> {
     match flat {
-        Some(flat) if len > bucket && !is_host(&flat.device()) => read_and_sum(&flat, bucket, collective),
+        Some(flat) if len > bucket && !is_host(&flat.device()) => {
+            read_and_sum(&flat, bucket, collective)
+        }
         // Nothing to wait for: in host memory reading is no more than taking.
         Some(flat) => sum_here(read(flat)?, bucket, collective),
         None => sum_here(vec![0.0; len], bucket, collective),
     }
 }
 
-fn sum_here(mut values: Vec<f32>, bucket: usize, collective: &mut dyn Collective) -> Result<Vec<f32>, BucketError> {
-    values.chunks_mut(bucket).try_for_each(|values| collective.all_reduce(values, ReduceOp::Sum)).map_err(BucketError::Collective)?;
+fn sum_here(
+    mut values: Vec<f32>,
+    bucket: usize,
+    collective: &mut dyn Collective,
+) -> Result<Vec<f32>, BucketError> {
+    values
+        .chunks_mut(bucket)
+        .try_for_each(|values| collective.all_reduce(values, ReduceOp::Sum))
+        .map_err(BucketError::Collective)?;
     Ok(values)
 }
 
-fn read_and_sum(flat: &Tensor<1>, bucket: usize, collective: &mut dyn Collective) -> Result<Vec<f32>, BucketError> {
+fn read_and_sum(
+    flat: &Tensor<1>,
+    bucket: usize,
+    collective: &mut dyn Collective,
+) -> Result<Vec<f32>, BucketError> {
     let len = flat.dims()[0];
     std::thread::scope(|scope| {
         // One bucket is being summed, one waits, one is read.
@@ -66,7 +84,10 @@ fn read_and_sum(flat: &Tensor<1>, bucket: usize, collective: &mut dyn Collective
             }
         }
         drop(read_already);
-        let sums = summing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map_err(BucketError::Collective);
+        let sums = summing
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            .map_err(BucketError::Collective);
         unreadable.map_or(sums, Err)
     })
 }
@@ -87,7 +108,9 @@ mod tests {
 
     /// Gradients of one rank, of very different sizes so that another order of summing would show.
     fn gradients(rank: usize, len: usize) -> Vec<f32> {
-        (0..len).map(|at| (1.0 + at as f32 / 7.0) * 10f32.powi(((at + rank * 5) % 9) as i32 - 4)).collect()
+        (0..len)
+            .map(|at| (1.0 + at as f32 / 7.0) * 10f32.powi(((at + rank * 5) % 9) as i32 - 4))
+            .collect()
     }
 
     fn bits(sums: &[f32]) -> Vec<u32> {
@@ -97,15 +120,27 @@ mod tests {
     #[test]
     fn neither_the_buckets_nor_reading_ahead_nor_a_rank_without_gradients_changes_a_bit() {
         let len = 23;
-        let expected = bits(&(0..len).map(|at| (gradients(0, len)[at] + 0.0) + gradients(2, len)[at]).collect::<Vec<_>>());
+        let expected = bits(
+            &(0..len)
+                .map(|at| (gradients(0, len)[at] + 0.0) + gradients(2, len)[at])
+                .collect::<Vec<_>>(),
+        );
         for bucket in [1, 4, 22, 23, 100] {
             let ranks = run_threads(3, |mut ranks| {
                 let rank = ranks.rank();
-                let flat = (rank != 1).then(|| Tensor::<1>::from_data(TensorData::new(gradients(rank, len), [len]), &Device::default()));
+                let flat = (rank != 1).then(|| {
+                    Tensor::<1>::from_data(
+                        TensorData::new(gradients(rank, len), [len]),
+                        &Device::default(),
+                    )
+                });
                 match flat {
                     // The last rank reads ahead, as a device would have it, and the others do not.
-                    Some(flat) if rank == 2 => read_and_sum(&flat, bucket, &mut ranks).map_err(|error| format!("{error:?}")),
-                    flat => sum(flat, len, bucket, &mut ranks).map_err(|error| format!("{error:?}")),
+                    Some(flat) if rank == 2 => read_and_sum(&flat, bucket, &mut ranks)
+                        .map_err(|error| format!("{error:?}")),
+                    flat => {
+                        sum(flat, len, bucket, &mut ranks).map_err(|error| format!("{error:?}"))
+                    }
                 }
             });
             for sums in ranks {
@@ -121,7 +156,10 @@ mod tests {
                 return Ok(true);
             }
             let flat = Tensor::<1>::zeros([1000], &Device::default());
-            Ok::<_, ()>(matches!(read_and_sum(&flat, 10, &mut ranks), Err(BucketError::Collective(_))))
+            Ok::<_, ()>(matches!(
+                read_and_sum(&flat, 10, &mut ranks),
+                Err(BucketError::Collective(_))
+            ))
         });
         assert!(ranks.into_iter().all(|rank| rank.unwrap()));
     }

@@ -96,7 +96,9 @@ pub enum DataParallelError {
         device: String,
     },
     /// The network's training step did not scale its loss, which training in `f16` needs.
-    #[error("training in f16 needs a network that calls `backward` on `scale_loss(loss)`; this one did not at step {step}")]
+    #[error(
+        "training in f16 needs a network that calls `backward` on `scale_loss(loss)`; this one did not at step {step}"
+    )]
     LossNotScaled {
         /// The training step.
         step: u64,
@@ -105,7 +107,9 @@ pub enum DataParallelError {
     #[error("the parameters of rank 0 could not be adopted: {0}")]
     Record(String),
     /// The strategy has no collective: an earlier run failed, or another run is using it right now.
-    #[error("this strategy is in use, or an earlier run with it failed: make a new one on new collectives")]
+    #[error(
+        "this strategy is in use, or an earlier run with it failed: make a new one on new collectives"
+    )]
     Unavailable,
     /// The ranks could not communicate.
     #[error("{0}")]

@@ -49,7 +49,12 @@ pub(crate) struct Reduced {
 
 impl<M: Module> GradientSync<M> {
     /// `plain`: the gradients come in the precision of the parameters.
-    pub(crate) fn new(world_size: usize, plain: bool, device: Device, params: &[ParamInfo]) -> Self {
+    pub(crate) fn new(
+        world_size: usize,
+        plain: bool,
+        device: Device,
+        params: &[ParamInfo],
+    ) -> Self {
         let trained = || params.iter().filter(|param| param.role == Role::Trained);
         Self {
             alone: world_size == 1,
@@ -70,8 +75,12 @@ impl<M: Module> GradientSync<M> {
             self.local.accumulate(model, grads);
             return;
         }
-        let mut flatten =
-            Flatten { grads: &mut grads, device: &self.device, pieces: Vec::with_capacity(self.params + 1), flags: Vec::new() };
+        let mut flatten = Flatten {
+            grads: &mut grads,
+            device: &self.device,
+            pieces: Vec::with_capacity(self.params + 1),
+            flags: Vec::new(),
+        };
         model.visit(&mut flatten);
         let Flatten { mut pieces, flags, .. } = flatten;
         if flags.is_empty() {
@@ -82,7 +91,10 @@ impl<M: Module> GradientSync<M> {
             self.present.iter_mut().zip(&flags).for_each(|(present, flag)| *present |= *flag > 0.0);
         } else {
             let count = flags.len();
-            pieces.push(Tensor::from_data(TensorData::new(flags, [count]), (&self.device, DType::F32)));
+            pieces.push(Tensor::from_data(
+                TensorData::new(flags, [count]),
+                (&self.device, DType::F32),
+            ));
         }
         let mut flat = Tensor::cat(pieces, 0);
         if share != 1.0 {
@@ -110,9 +122,14 @@ impl<M: Module> GradientSync<M> {
         if self.alone && self.plain {
             return Ok(Reduced { grads: self.local.grads(), finite: true });
         }
-        let unreadable = |error: String| DataParallelError::Device { step, reason: format!("gradients could not be read: {error}") };
+        let unreadable = |error: String| DataParallelError::Device {
+            step,
+            reason: format!("gradients could not be read: {error}"),
+        };
         let (flat, present, finite) = if self.alone {
-            let Some(flat) = self.flat.take() else { return Ok(Reduced { grads: GradientsParams::new(), finite: true }) };
+            let Some(flat) = self.flat.take() else {
+                return Ok(Reduced { grads: GradientsParams::new(), finite: true });
+            };
             let finite = match factor {
                 Some(_) => all_finite(&flat).map_err(unreadable)?,
                 None => true,
@@ -120,24 +137,39 @@ impl<M: Module> GradientSync<M> {
             (flat, std::mem::take(&mut self.present), finite)
         } else {
             let mut host =
-                buckets::sum(self.flat.take(), self.elements + self.params, BUCKET, collective).map_err(|error| match error {
-                    BucketError::Read(error) => unreadable(error),
-                    BucketError::Collective(error) => error.into(),
-                })?;
+                buckets::sum(self.flat.take(), self.elements + self.params, BUCKET, collective)
+                    .map_err(|error| match error {
+                        BucketError::Read(error) => unreadable(error),
+                        BucketError::Collective(error) => error.into(),
+                    })?;
             let present: Vec<bool> = host[self.elements..].iter().map(|flag| *flag > 0.0).collect();
             host.truncate(self.elements);
             let finite = factor.is_none() || host.iter().all(|value| value.is_finite());
-            (Tensor::from_data(TensorData::new(host, [self.elements]), (&self.device, DType::F32)), present, finite)
+            (
+                Tensor::from_data(
+                    TensorData::new(host, [self.elements]),
+                    (&self.device, DType::F32),
+                ),
+                present,
+                finite,
+            )
         };
         let mut grads = GradientsParams::new();
         let flat = if let Some(factor) = factor { flat.div_scalar(factor) } else { flat };
-        model.visit(&mut Unflatten { flat, present: &present, index: 0, offset: 0, grads: &mut grads });
+        model.visit(&mut Unflatten {
+            flat,
+            present: &present,
+            index: 0,
+            offset: 0,
+            grads: &mut grads,
+        });
         Ok(Reduced { grads, finite })
     }
 }
 
 fn all_finite(values: &Tensor<1>) -> Result<bool, String> {
-    let data = values.clone().is_finite().all().try_into_data().map_err(|error| format!("{error:?}"))?;
+    let data =
+        values.clone().is_finite().all().try_into_data().map_err(|error| format!("{error:?}"))?;
     Ok(data.iter::<bool>().all(|finite| finite))
 }
 
@@ -188,7 +220,8 @@ impl ModuleVisitor for Unflatten<'_> {
         if self.present[index] && elements > 0 {
             let grad = self.flat.clone().narrow(0, start, elements).reshape(tensor.shape());
             let dtype = tensor.dtype();
-            self.grads.register::<D>(param.id, if dtype == DType::F32 { grad } else { grad.cast(dtype) });
+            self.grads
+                .register::<D>(param.id, if dtype == DType::F32 { grad } else { grad.cast(dtype) });
         }
     }
 }
@@ -220,7 +253,9 @@ mod tests {
             let reduced = sync.reduce(&network, &mut collective, 0, Some(factor)).unwrap();
             assert!(reduced.finite);
             let bias = network.bias.as_ref().unwrap().id;
-            Ok::<_, ()>(reduced.grads.get::<1>(bias).unwrap().into_data().try_into_vec::<f32>().unwrap()[0])
+            Ok::<_, ()>(
+                reduced.grads.get::<1>(bias).unwrap().into_data().try_into_vec::<f32>().unwrap()[0],
+            )
         });
         results.into_iter().map(|rank| rank.unwrap()).collect()
     }
@@ -228,7 +263,11 @@ mod tests {
     #[test]
     fn gradients_too_small_for_f16_survive_because_the_loss_is_scaled() {
         for ranks in [1, 2] {
-            assert_eq!(gradient(1.0, ranks), vec![0.0; ranks], "less than half of the least number of f16");
+            assert_eq!(
+                gradient(1.0, ranks),
+                vec![0.0; ranks],
+                "less than half of the least number of f16"
+            );
             for gradient in gradient(65_536.0, ranks) {
                 assert!((gradient / 2e-9 - 1.0).abs() < 1e-3, "{gradient} on {ranks} ranks");
             }

@@ -14,7 +14,10 @@ use crate::compat::{Renderer, TrainingView};
 /// training: Burn creates their directory in that call ([`DataParallel`](super::DataParallel) would
 /// not use them on these ranks anyway).
 pub fn without_renderer<M: LearnerModel>(training: SupervisedTraining<M>) -> SupervisedTraining<M> {
-    training.with_application_logger(None).renderer(Box::new(Renderer(NoView))).with_metric_logger(NoMetricLogger)
+    training
+        .with_application_logger(None)
+        .renderer(Box::new(Renderer(NoView)))
+        .with_metric_logger(NoMetricLogger)
 }
 
 /// A view that shows nothing; `Renderer(NoView)` is a renderer that shows nothing.
@@ -34,7 +37,12 @@ pub struct NoMetricLogger;
 impl MetricLogger for NoMetricLogger {
     fn log(&mut self, _update: MetricsUpdate, _epoch: usize, _split: &Split) {}
 
-    fn read_numeric(&mut self, _name: &str, _epoch: usize, _split: &Split) -> Result<Vec<NumericEntry>, String> {
+    fn read_numeric(
+        &mut self,
+        _name: &str,
+        _epoch: usize,
+        _split: &Split,
+    ) -> Result<Vec<NumericEntry>, String> {
         Ok(Vec::new())
     }
 

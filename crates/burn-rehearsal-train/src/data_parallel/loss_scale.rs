@@ -42,7 +42,8 @@ impl LossScale {
     /// update must be left out.
     pub(crate) fn record(&mut self, finite: bool) {
         if !finite {
-            *self = Self { factor: (self.factor / 2.0).max(LEAST), good: 0, skipped: self.skipped + 1 };
+            *self =
+                Self { factor: (self.factor / 2.0).max(LEAST), good: 0, skipped: self.skipped + 1 };
             return;
         }
         self.good += 1;
@@ -102,7 +103,11 @@ mod tests {
         (1..PATIENCE).for_each(|_| scale.record(true));
         scale.record(false);
         scale.record(true);
-        assert_eq!(scale, LossScale { factor: 8192.0, good: 1, skipped: 4 }, "patience starts anew");
+        assert_eq!(
+            scale,
+            LossScale { factor: 8192.0, good: 1, skipped: 4 },
+            "patience starts anew"
+        );
     }
 
     #[test]

@@ -14,10 +14,11 @@
 //! `None`, until no rank has a batch: behind a rehearsal loader that call is itself collective. An
 //! iterator of a training loader must therefore be fused: after `None` it keeps returning `None`.
 //!
-//! **No rank leaves silently.** A rank without rows takes part with weight 0 and runs no model step;
-//! a stop that anyone requests ends all ranks after the same step; a rank that fails says so in its
-//! status word and all ranks end with the same error; a rank that panics drops its collective, so
-//! that the others get [`PeerFailed`](burn_rehearsal_collective::CollectiveError::PeerFailed).
+//! **No rank leaves silently.** A rank without rows takes part with weight 0 and runs no model
+//! step; a stop that anyone requests ends all ranks after the same step; a rank that fails says so
+//! in its status word and all ranks end with the same error; a rank that panics drops its
+//! collective, so that the others get
+//! [`PeerFailed`](burn_rehearsal_collective::CollectiveError::PeerFailed).
 //!
 //! **Nobody waits for ever.** If one rank trains without a rehearsal loader, or rehearses inside a
 //! training step that does not run without rows, the ranks wait for each other in different
@@ -46,8 +47,8 @@ use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
 use burn::train::{
-    InferenceStep, Learner, LearnerModel, SupervisedLearningStrategy, SupervisedTrainingEventProcessor, TrainStep, TrainingComponents,
-    TrainingStrategy,
+    InferenceStep, Learner, LearnerModel, SupervisedLearningStrategy,
+    SupervisedTrainingEventProcessor, TrainStep, TrainingComponents, TrainingStrategy,
 };
 use burn_rehearsal::RehearsalBatch;
 use burn_rehearsal_collective::{Collective, CollectiveError, Rank};
@@ -81,7 +82,8 @@ use crate::phases::PhaseTimer;
 /// ```
 ///
 /// Its error ends the run.
-pub type AfterEpoch<M> = Box<dyn Fn(&M, Epoch) -> Result<(), Box<dyn Error + Send + Sync>> + Send + Sync>;
+pub type AfterEpoch<M> =
+    Box<dyn Fn(&M, Epoch) -> Result<(), Box<dyn Error + Send + Sync>> + Send + Sync>;
 
 type Rows<M> = Box<dyn Fn(&<M as TrainStep>::Input) -> usize + Send + Sync>;
 
@@ -416,13 +418,22 @@ impl<M: LearnerModel> SupervisedLearningStrategy<M> for DataParallel<M> {
         let interrupter = components.interrupter.clone();
         // A launch that unwinds drops its session, and the other ranks learn of it.
         let (learner, event_processor, ended) = match self.begin_launch() {
-            Some(session) => TrainingLoop::new(self, session, components, learner, train, valid).run(Epoch::from_number(starting_epoch)),
+            Some(session) => TrainingLoop::new(self, session, components, learner, train, valid)
+                .run(Epoch::from_number(starting_epoch)),
             None => (learner, components.event_processor, Err(DataParallelError::Unavailable)),
         };
         let model = learner.model();
-        let mut outcome = Outcome { learner: Some(learner), error: None, stopped: None, records: None, session: None };
+        let mut outcome = Outcome {
+            learner: Some(learner),
+            error: None,
+            stopped: None,
+            records: None,
+            session: None,
+        };
         match ended {
-            Ok(Ended { session, stopped, records }) => outcome = Outcome { session: Some(session), stopped, records, ..outcome },
+            Ok(Ended { session, stopped, records }) => {
+                outcome = Outcome { session: Some(session), stopped, records, ..outcome }
+            }
             Err(error) => {
                 interrupter.fail(DatasetError::new(error.clone()));
                 outcome.error = Some(error);

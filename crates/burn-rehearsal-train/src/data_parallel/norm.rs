@@ -13,7 +13,10 @@ use super::error::DataParallelError;
 use super::params::{ModulePath, Role};
 
 /// Replaces every running statistic by its mean over all ranks, each rank counting the same.
-pub(crate) fn average<M: Module>(model: &M, collective: &mut dyn Collective) -> Result<(), DataParallelError> {
+pub(crate) fn average<M: Module>(
+    model: &M,
+    collective: &mut dyn Collective,
+) -> Result<(), DataParallelError> {
     let mut values = read(model);
     if !values.is_empty() {
         collective.all_reduce(&mut values, ReduceOp::Mean)?;
@@ -24,7 +27,10 @@ pub(crate) fn average<M: Module>(model: &M, collective: &mut dyn Collective) -> 
 
 /// Finds ranks that share their running statistics. Leaves nonsense in them: the caller sets them
 /// afterwards.
-pub(crate) fn check_not_shared<M: Module>(model: &M, collective: &mut dyn Collective) -> Result<(), DataParallelError> {
+pub(crate) fn check_not_shared<M: Module>(
+    model: &M,
+    collective: &mut dyn Collective,
+) -> Result<(), DataParallelError> {
     let count = read(model).len();
     // Nobody writes before everybody has read.
     collective.barrier()?;
@@ -39,7 +45,10 @@ pub(crate) fn check_not_shared<M: Module>(model: &M, collective: &mut dyn Collec
 }
 
 /// All ranks' statistics, as bytes; nothing if they are the same everywhere.
-pub(crate) fn gather<M: Module>(model: &M, collective: &mut dyn Collective) -> Result<Vec<Vec<u8>>, CollectiveError> {
+pub(crate) fn gather<M: Module>(
+    model: &M,
+    collective: &mut dyn Collective,
+) -> Result<Vec<Vec<u8>>, CollectiveError> {
     let own: Vec<u8> = read(model).into_iter().flat_map(f32::to_le_bytes).collect();
     if own.is_empty() || collective.size() == 1 {
         return Ok(Vec::new());
@@ -53,7 +62,9 @@ pub(crate) fn gather<M: Module>(model: &M, collective: &mut dyn Collective) -> R
 /// Those of `rank` among what [`gather`] gave, or their mean if it was of another number of ranks;
 /// `None` if rank 0's are everybody's.
 pub(crate) fn of_rank(all: &[Vec<u8>], rank: usize, size: usize) -> Option<Vec<f32>> {
-    let values = |bytes: &[u8]| bytes.as_chunks::<4>().0.iter().map(|&value| f32::from_le_bytes(value)).collect::<Vec<_>>();
+    let values = |bytes: &[u8]| {
+        bytes.as_chunks::<4>().0.iter().map(|&value| f32::from_le_bytes(value)).collect::<Vec<_>>()
+    };
     if all.len() == size {
         return Some(values(&all[rank]));
     }
@@ -72,7 +83,9 @@ pub(crate) fn of_rank(all: &[Vec<u8>], rank: usize, size: usize) -> Option<Vec<f
 pub(crate) fn set<M: Module>(model: &M, values: Vec<f32>) -> Result<(), DataParallelError> {
     let (found, expected) = (values.len(), read(model).len());
     if found != expected {
-        return Err(DataParallelError::Record(format!("{found} running statistics for a network that has {expected}")));
+        return Err(DataParallelError::Record(format!(
+            "{found} running statistics for a network that has {expected}"
+        )));
     }
     write(model, values);
     Ok(())
@@ -134,7 +147,9 @@ impl ModuleMapper for Write {
         }
         let shape = param.shape();
         let values: Vec<f32> = self.values.by_ref().take(shape.num_elements()).collect();
-        param.map(|old| Tensor::from_data(TensorData::new(values, shape), (&old.device(), old.dtype())))
+        param.map(|old| {
+            Tensor::from_data(TensorData::new(values, shape), (&old.device(), old.dtype()))
+        })
     }
 }
 
@@ -155,7 +170,8 @@ mod tests {
     #[test]
     fn every_rank_goes_on_with_its_own_statistics_and_other_numbers_of_ranks_with_their_mean() {
         let of = |rank: usize| [0.1 + rank as f32, -2.0, 3.0, 0.3 * rank as f32];
-        let gathered = run_threads(3, |mut threads| gather(&norm(&of(threads.rank())), &mut threads));
+        let gathered =
+            run_threads(3, |mut threads| gather(&norm(&of(threads.rank())), &mut threads));
         for all in gathered {
             let all = all.unwrap();
             for rank in 0..3 {
@@ -163,7 +179,10 @@ mod tests {
                 assert_eq!(read(&norm(own.first_chunk().unwrap())), of(rank));
             }
             for rank in 0..2 {
-                assert_eq!(of_rank(&all, rank, 2).unwrap(), [(0.1 + 1.1 + 2.1) / 3.0, -2.0, 3.0, (0.3 + 0.6) / 3.0]);
+                assert_eq!(
+                    of_rank(&all, rank, 2).unwrap(),
+                    [(0.1 + 1.1 + 2.1) / 3.0, -2.0, 3.0, (0.3 + 0.6) / 3.0]
+                );
             }
         }
     }

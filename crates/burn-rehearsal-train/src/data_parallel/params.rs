@@ -65,7 +65,9 @@ impl ModulePath {
             return Role::Trained;
         }
         match self.path.last() {
-            Some((name, container)) if container == BATCH_NORM && name.starts_with("running_") => Role::RunningStatistic,
+            Some((name, container)) if container == BATCH_NORM && name.starts_with("running_") => {
+                Role::RunningStatistic
+            }
             _ => Role::Other,
         }
     }
@@ -117,11 +119,22 @@ impl ModuleVisitor for List {
 
 /// Makes sure that all ranks have the same parameters as rank 0: paths, roles, shapes and dtypes,
 /// in the same order.
-pub(crate) fn check_equal_structure(params: &[ParamInfo], collective: &mut dyn Collective) -> Result<(), DataParallelError> {
-    let own: Vec<String> = params.iter().map(|p| format!("{} ({:?}, {:?}, {:?})", p.path, p.role, p.dtype, p.shape)).collect();
+pub(crate) fn check_equal_structure(
+    params: &[ParamInfo],
+    collective: &mut dyn Collective,
+) -> Result<(), DataParallelError> {
+    let own: Vec<String> = params
+        .iter()
+        .map(|p| format!("{} ({:?}, {:?}, {:?})", p.path, p.role, p.dtype, p.shape))
+        .collect();
     let first = collective.broadcast_bytes(own.join("\n").into_bytes(), 0)?;
     let first = String::from_utf8_lossy(&first).into_owned();
-    let difference = match own.iter().map(String::as_str).zip(first.lines()).find(|(ours, theirs)| ours != theirs) {
+    let difference = match own
+        .iter()
+        .map(String::as_str)
+        .zip(first.lines())
+        .find(|(ours, theirs)| ours != theirs)
+    {
         Some((ours, theirs)) => Some(format!("it has {ours} where rank 0 has {theirs}")),
         None if own.len() != first.lines().count() => {
             Some(format!("it has {} parameters, rank 0 has {}", own.len(), first.lines().count()))
@@ -158,7 +171,11 @@ pub(crate) fn check_equal_values<M: Module>(
     let mut ranks = all.chunks_exact(own.len());
     let Some(first) = ranks.next() else { return Ok(()) };
     for (rank, other) in ranks.enumerate() {
-        if let Some(index) = first.chunks_exact(blake3::OUT_LEN).zip(other.chunks_exact(blake3::OUT_LEN)).position(|(a, b)| a != b) {
+        if let Some(index) = first
+            .chunks_exact(blake3::OUT_LEN)
+            .zip(other.chunks_exact(blake3::OUT_LEN))
+            .position(|(a, b)| a != b)
+        {
             let parameter = digests.digests[index].0.clone();
             return Err(DataParallelError::ParametersDiffer { rank: rank + 1, parameter, epoch });
         }

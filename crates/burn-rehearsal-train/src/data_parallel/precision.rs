@@ -91,7 +91,10 @@ pub fn compute_type<M: Module>(model: &M) -> FloatDType {
 
 /// Calls a layer that stays in `f32` within a network that may not: `in_f32(x, |x|
 /// norm.forward(x))`.
-pub fn in_f32<const D: usize, const E: usize>(input: Tensor<D>, layer: impl FnOnce(Tensor<D>) -> Tensor<E>) -> Tensor<E> {
+pub fn in_f32<const D: usize, const E: usize>(
+    input: Tensor<D>,
+    layer: impl FnOnce(Tensor<D>) -> Tensor<E>,
+) -> Tensor<E> {
     let dtype = FloatDType::from(input.dtype());
     layer(input.cast(FloatDType::F32)).cast(dtype)
 }
@@ -163,7 +166,10 @@ mod tests {
     impl Net {
         fn new() -> Self {
             let device = Device::flex().autodiff();
-            Self { norm: BatchNormConfig::new(3).init(&device), layer: LinearConfig::new(3, 2).init(&device) }
+            Self {
+                norm: BatchNormConfig::new(3).init(&device),
+                layer: LinearConfig::new(3, 2).init(&device),
+            }
         }
 
         fn forward(&self, x: Tensor<2>) -> Tensor<2> {
@@ -181,17 +187,27 @@ mod tests {
             let before = net.layer.weight.val().to_data();
             let statistics = net.norm.running_mean.value_sync().to_data();
             let lowered = precision.lower(net.clone());
-            assert_eq!((compute_type(&net), compute_type(&lowered)), (FloatDType::F32, precision.dtype()));
+            assert_eq!(
+                (compute_type(&net), compute_type(&lowered)),
+                (FloatDType::F32, precision.dtype())
+            );
             let output = lowered.forward(x.clone());
             assert_eq!(FloatDType::from(output.dtype()), precision.dtype());
             let gradients = GradientsParams::from_grads(output.sum().backward(), &lowered);
             assert_eq!(gradients.len(), 4, "{precision}: weight and bias of both layers");
             let gradient = gradients.get::<2>(net.layer.weight.id).unwrap();
             assert_eq!(FloatDType::from(gradient.dtype()), precision.dtype());
-            assert_eq!(FloatDType::from(gradients.get::<1>(net.norm.gamma.id).unwrap().dtype()), FloatDType::F32);
+            assert_eq!(
+                FloatDType::from(gradients.get::<1>(net.norm.gamma.id).unwrap().dtype()),
+                FloatDType::F32
+            );
             assert_eq!(net.layer.weight.val().to_data(), before);
             assert!(net.layer.weight.val().is_require_grad());
-            assert_ne!(net.norm.running_mean.value_sync().to_data(), statistics, "statistics are shared, and learned");
+            assert_ne!(
+                net.norm.running_mean.value_sync().to_data(),
+                statistics,
+                "statistics are shared, and learned"
+            );
         }
     }
 

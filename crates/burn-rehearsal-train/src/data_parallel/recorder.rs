@@ -8,7 +8,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use burn::lr_scheduler::LrSchedulerRecord;
 use burn::optim::OptimizerRecord;
 use burn::store::ModuleRecord;
-use burn::train::checkpoint::{AsyncCheckpointer, Checkpoint, Checkpointer, CheckpointerError, CheckpointingAction, CheckpointingStrategy};
+use burn::train::checkpoint::{
+    AsyncCheckpointer, Checkpoint, Checkpointer, CheckpointerError, CheckpointingAction,
+    CheckpointingStrategy,
+};
 use burn::train::metric::store::EventStoreClient;
 use burn::train::{Learner, LearnerModel, LearningCheckpointer};
 
@@ -48,7 +51,8 @@ pub(super) struct Recorder<M: LearnerModel> {
 
 impl<M: LearnerModel> Recorder<M> {
     pub(super) fn new() -> Self {
-        let ((to_model, model), (to_optimizer, optimizer), (to_schedule, schedule)) = (channel(), channel(), channel());
+        let ((to_model, model), (to_optimizer, optimizer), (to_schedule, schedule)) =
+            (channel(), channel(), channel());
         let checkpointer = LearningCheckpointer::new(
             AsyncCheckpointer::new(PassOn(to_model)),
             AsyncCheckpointer::new(PassOn(to_optimizer)),
@@ -59,7 +63,11 @@ impl<M: LearnerModel> Recorder<M> {
     }
 
     /// The learner as it is now.
-    pub(super) fn take(&mut self, learner: &Learner<M>, store: &EventStoreClient) -> Result<LearnerRecord, DataParallelError> {
+    pub(super) fn take(
+        &mut self,
+        learner: &Learner<M>,
+        store: &EventStoreClient,
+    ) -> Result<LearnerRecord, DataParallelError> {
         self.checkpointer.checkpoint(learner, 0, store);
         let nothing = |_| record("Burn's checkpointer saved nothing");
         Ok(LearnerRecord {
@@ -75,7 +83,9 @@ struct PassOn<R>(Sender<R>);
 
 impl<R: Checkpoint> Checkpointer<R> for PassOn<R> {
     fn save(&self, _epoch: usize, record: R) -> Result<(), CheckpointerError> {
-        self.0.send(record).map_err(|_| CheckpointerError::Unknown("nobody waits for the record".into()))
+        self.0
+            .send(record)
+            .map_err(|_| CheckpointerError::Unknown("nobody waits for the record".into()))
     }
 
     fn delete(&self, _epoch: usize) -> Result<(), CheckpointerError> {
@@ -90,7 +100,11 @@ impl<R: Checkpoint> Checkpointer<R> for PassOn<R> {
 struct SaveNow;
 
 impl CheckpointingStrategy for SaveNow {
-    fn checkpointing(&mut self, _epoch: usize, _collector: &EventStoreClient) -> Vec<CheckpointingAction> {
+    fn checkpointing(
+        &mut self,
+        _epoch: usize,
+        _collector: &EventStoreClient,
+    ) -> Vec<CheckpointingAction> {
         vec![CheckpointingAction::Save]
     }
 }

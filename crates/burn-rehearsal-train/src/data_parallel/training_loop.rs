@@ -16,8 +16,8 @@ use crate::epoch::Epoch;
 use crate::phases::Phase;
 use burn::data::dataloader::{DataLoader, DataLoaderIterator};
 use burn::train::{
-    EventProcessorTraining, InferenceStep, Interrupter, Learner, LearnerEvent, LearnerModel, SupervisedTrainingEventProcessor, TrainOutput,
-    TrainStep, TrainingComponents, TrainingItem,
+    EventProcessorTraining, InferenceStep, Interrupter, Learner, LearnerEvent, LearnerModel,
+    SupervisedTrainingEventProcessor, TrainOutput, TrainStep, TrainingComponents, TrainingItem,
 };
 use burn_rehearsal_collective::panic_message;
 
@@ -74,7 +74,8 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
     pub(super) fn run(
         mut self,
         starting_epoch: Epoch,
-    ) -> (Learner<M>, SupervisedTrainingEventProcessor<M>, Result<Ended<M>, DataParallelError>) {
+    ) -> (Learner<M>, SupervisedTrainingEventProcessor<M>, Result<Ended<M>, DataParallelError>)
+    {
         let ended = self.epochs(starting_epoch).and_then(|stopped| Ok((stopped, self.finish()?)));
         let Self { session, learner, components, .. } = self;
         let ended = ended.map(|(stopped, records)| Ended { session, stopped, records });
@@ -84,16 +85,21 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
     /// Trains and validates; where it was stopped, if it was.
     fn epochs(&mut self, starting_epoch: Epoch) -> Result<Option<Stopped>, DataParallelError> {
         let mut grads = self.prepare(starting_epoch)?;
-        for epoch in (starting_epoch.number()..=self.components.num_epochs).map(Epoch::from_number) {
-            let sent = self.components.event_processor.process_train(start_split(epoch, self.train.num_items()));
+        for epoch in (starting_epoch.number()..=self.components.num_epochs).map(Epoch::from_number)
+        {
+            let sent = self
+                .components
+                .event_processor
+                .process_train(start_split(epoch, self.train.num_items()));
             self.record_event_error(sent);
             let stopped = self.train_epoch(epoch, &mut grads)?;
             self.sync_statistics(epoch, stopped.is_some_and(|stopped| stopped.epoch == epoch))?;
             if stopped.is_none()
                 && let Some(hook) = &self.strategy.after_epoch
             {
-                hook(&self.learner.model().valid(), epoch)
-                    .map_err(|error| DataParallelError::AfterEpoch { epoch, error: HookError(error.into()) })?;
+                hook(&self.learner.model().valid(), epoch).map_err(|error| {
+                    DataParallelError::AfterEpoch { epoch, error: HookError(error.into()) }
+                })?;
             }
             let sent = self.components.event_processor.process_train(end_split(epoch));
             self.record_event_error(sent);
@@ -121,7 +127,8 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         // Burn writes checkpoints on other threads; dropping the checkpointer waits for them, and
         // their errors are still errors of this launch.
         let checkpointer = self.components.checkpointer.take();
-        let closed = unwind_to_error(|| drop(checkpointer), "the last checkpoint could not be written");
+        let closed =
+            unwind_to_error(|| drop(checkpointer), "the last checkpoint could not be written");
         let (mut records, mut failed) = (None, closed.err());
         if self.strategy.keep_records {
             let started = Instant::now();
@@ -129,7 +136,9 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
             if self.strategy.rank == 0 {
                 let recorder = self.session.recorder.get_or_insert_with(Recorder::new);
                 match recorder.take(&self.learner, &self.components.event_store) {
-                    Ok(learner) => records = Some(Records { learner, statistics, time: started.elapsed() }),
+                    Ok(learner) => {
+                        records = Some(Records { learner, statistics, time: started.elapsed() })
+                    }
                     Err(error) => failed = failed.or(Some(error.to_string())),
                 }
             }
@@ -155,12 +164,21 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         ];
         adopt::check_settings(settings, &mut *session.collective)?;
         if !strategy.precision.is_supported_by(&strategy.device) {
-            return Err(DataParallelError::Precision { precision: strategy.precision, device: crate::device::describe(&strategy.device) });
+            return Err(DataParallelError::Precision {
+                precision: strategy.precision,
+                device: crate::device::describe(&strategy.device),
+            });
         }
         let params = params::list(&self.learner.model());
         if strategy.world_size > 1 {
             let store = &self.components.event_store;
-            adopt::copy_from_rank0(&mut self.learner, &params, &mut session.recorder, store, &mut *session.collective)?;
+            adopt::copy_from_rank0(
+                &mut self.learner,
+                &params,
+                &mut session.recorder,
+                store,
+                &mut *session.collective,
+            )?;
         }
         if let Some(statistics) = session.statistics.take() {
             norm::set(&self.learner.model(), statistics)?;
@@ -170,7 +188,11 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
     }
 
     /// Trains until no rank has another batch, or a rank was asked to stop: then it returns where.
-    fn train_epoch(&mut self, epoch: Epoch, grads: &mut GradientSync<M>) -> Result<Option<Stopped>, DataParallelError> {
+    fn train_epoch(
+        &mut self,
+        epoch: Epoch,
+        grads: &mut GradientSync<M>,
+    ) -> Result<Option<Stopped>, DataParallelError> {
         let group = self.components.grad_accumulation.unwrap_or(1);
         let train = self.train.clone();
         let mut iterator = train.iter();
@@ -188,7 +210,11 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
                 && rows > 0
             {
                 iteration += 1;
-                output = Some(self.forward_backward(batch, grads, rows as f64 / agreement.total_rows as f64)?);
+                output = Some(self.forward_backward(
+                    batch,
+                    grads,
+                    rows as f64 / agreement.total_rows as f64,
+                )?);
             }
             if agreement.total_rows > 0 {
                 pending += 1;
@@ -200,16 +226,33 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
                 self.update(grads)?;
             }
             if let Some(output) = output {
-                let item = TrainingItem::new(output, iterator.progress(), Some(iteration), Some(self.learner.lr_current()));
-                let sent = self.components.event_processor.process_train(LearnerEvent::ProcessedItem(item));
+                let item = TrainingItem::new(
+                    output,
+                    iterator.progress(),
+                    Some(iteration),
+                    Some(self.learner.lr_current()),
+                );
+                let sent = self
+                    .components
+                    .event_processor
+                    .process_train(LearnerEvent::ProcessedItem(item));
                 self.record_event_error(sent);
             }
             if agreement.total_rows > 0 {
-                tracing::trace!(step = self.session.step, rows, total = agreement.total_rows, "trained");
+                tracing::trace!(
+                    step = self.session.step,
+                    rows,
+                    total = agreement.total_rows,
+                    "trained"
+                );
                 self.strategy.timer.add_step(started.elapsed());
             }
             if last {
-                let next = if agreement.exhausted { Stopped { epoch: epoch.next(), steps: 0 } } else { Stopped { epoch, steps } };
+                let next = if agreement.exhausted {
+                    Stopped { epoch: epoch.next(), steps: 0 }
+                } else {
+                    Stopped { epoch, steps }
+                };
                 return Ok(agreement.stop.map(|_| next));
             }
         }
@@ -217,7 +260,10 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
 
     /// This rank's next batch and its rows, if it has one, and what all ranks agreed on for this
     /// step.
-    fn next(&mut self, iterator: &mut TrainIterator<'_, M>) -> Result<(Option<Counted<M>>, Agreement), DataParallelError> {
+    fn next(
+        &mut self,
+        iterator: &mut TrainIterator<'_, M>,
+    ) -> Result<(Option<Counted<M>>, Agreement), DataParallelError> {
         let started = Instant::now();
         let item = iterator.next();
         let exhausted = item.is_none();
@@ -260,15 +306,23 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
     }
 
     /// The network's own step, in the precision of this run.
-    fn train_step(&self, batch: <M as TrainStep>::Input) -> Result<TrainOutput<<M as TrainStep>::Output>, DataParallelError> {
+    fn train_step(
+        &self,
+        batch: <M as TrainStep>::Input,
+    ) -> Result<TrainOutput<<M as TrainStep>::Output>, DataParallelError> {
         let strategy = self.strategy;
         if strategy.precision == Precision::F32 {
             return Ok(self.learner.train_step(batch));
         }
         let model = strategy.precision.lower(self.learner.model());
         let factor = self.loss_factor();
-        let (output, scaled) = with_factor(factor.unwrap_or(1.0), || TrainStep::step(&model, batch));
-        if factor.is_some() && !scaled { Err(DataParallelError::LossNotScaled { step: self.session.step }) } else { Ok(output) }
+        let (output, scaled) =
+            with_factor(factor.unwrap_or(1.0), || TrainStep::step(&model, batch));
+        if factor.is_some() && !scaled {
+            Err(DataParallelError::LossNotScaled { step: self.session.step })
+        } else {
+            Ok(output)
+        }
     }
 
     /// What the loss is multiplied by, if it is scaled.
@@ -280,7 +334,12 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
     fn update(&mut self, grads: &mut GradientSync<M>) -> Result<(), DataParallelError> {
         let started = Instant::now();
         let factor = self.loss_factor();
-        let reduced = grads.reduce(&self.learner.model(), &mut *self.session.collective, self.session.step, factor)?;
+        let reduced = grads.reduce(
+            &self.learner.model(),
+            &mut *self.session.collective,
+            self.session.step,
+            factor,
+        )?;
         if factor.is_some() {
             self.session.loss_scale.record(reduced.finite);
         }
@@ -317,7 +376,10 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
 
     /// Burn's validation epoch over this rank's part; nothing collective happens in it.
     fn validate(&mut self, epoch: Epoch) {
-        let sent = self.components.event_processor.process_valid(start_split(epoch, self.valid.num_items()));
+        let sent = self
+            .components
+            .event_processor
+            .process_valid(start_split(epoch, self.valid.num_items()));
         self.record_event_error(sent);
 
         let model = self.learner.model().valid();
@@ -334,8 +396,14 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
             };
             let progress = iterator.progress();
             iteration += 1;
-            let item = TrainingItem::new(InferenceStep::step(&model, item), progress, Some(iteration), None);
-            let sent = self.components.event_processor.process_valid(LearnerEvent::ProcessedItem(item));
+            let item = TrainingItem::new(
+                InferenceStep::step(&model, item),
+                progress,
+                Some(iteration),
+                None,
+            );
+            let sent =
+                self.components.event_processor.process_valid(LearnerEvent::ProcessedItem(item));
             self.record_event_error(sent);
             if self.components.interrupter.should_stop() {
                 break;
@@ -343,7 +411,10 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         }
 
         let processor = &mut self.components.event_processor;
-        let mut sent = vec![processor.process_valid(end_split(epoch)), processor.process_train(end_epoch(epoch))];
+        let mut sent = vec![
+            processor.process_valid(end_split(epoch)),
+            processor.process_train(end_epoch(epoch)),
+        ];
         if self.components.checkpointer.is_some() || self.components.early_stopping.is_some() {
             sent.push(processor.flush());
         }
@@ -355,7 +426,10 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
     fn checkpoint(&mut self, epoch: Epoch) -> Result<(), String> {
         let Some(mut checkpointer) = self.components.checkpointer.take() else { return Ok(()) };
         let (learner, store) = (&self.learner, &self.components.event_store);
-        match unwind_to_error(|| checkpointer.checkpoint(learner, epoch.number(), store), "a checkpoint could not be written") {
+        match unwind_to_error(
+            || checkpointer.checkpoint(learner, epoch.number(), store),
+            "a checkpoint could not be written",
+        ) {
             Ok(()) => {
                 self.components.checkpointer = Some(checkpointer);
                 Ok(())
@@ -371,12 +445,19 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
 
     fn wants_early_stop(&mut self, epoch: Epoch) -> bool {
         let store = &self.components.event_store;
-        self.components.early_stopping.as_mut().is_some_and(|early_stopping| early_stopping.should_stop(epoch.number(), store))
+        self.components
+            .early_stopping
+            .as_mut()
+            .is_some_and(|early_stopping| early_stopping.should_stop(epoch.number(), store))
     }
 
     /// Asks all ranks whether they continue: false if one was asked to stop, or if early stopping
     /// ends the run.
-    fn confirm(&mut self, early_stop: bool, failed: Option<String>) -> Result<bool, DataParallelError> {
+    fn confirm(
+        &mut self,
+        early_stop: bool,
+        failed: Option<String>,
+    ) -> Result<bool, DataParallelError> {
         let mut status = Status { early_stop, ..self.status() };
         status.failed = status.failed.or(failed);
         let agreement = self.agree(&status)?;
@@ -410,10 +491,10 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
     /// Between two phases: when profiling, waits until the device has finished the first.
     fn sync_if_profiling(&self) -> Result<(), DataParallelError> {
         if self.strategy.timer.is_profiling() {
-            self.strategy
-                .device
-                .sync()
-                .map_err(|error| DataParallelError::Device { step: self.session.step, reason: format!("{error:?}") })?;
+            self.strategy.device.sync().map_err(|error| DataParallelError::Device {
+                step: self.session.step,
+                reason: format!("{error:?}"),
+            })?;
         }
         Ok(())
     }
@@ -421,5 +502,6 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
 
 fn unwind_to_error<T>(work: impl FnOnce() -> T, what: &str) -> Result<T, String> {
     // What the work owns is dropped by the unwinding and not looked at again.
-    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| format!("{what}: {}", panic_message(payload.as_ref())))
+    catch_unwind(AssertUnwindSafe(work))
+        .map_err(|payload| format!("{what}: {}", panic_message(payload.as_ref())))
 }

@@ -43,8 +43,9 @@ fn agreed(method: MethodRef, settings: &Settings) -> Map<String, Value> {
         profile: _,
         network: _,
     } = settings;
-    let every =
-        |Checkpoints { every, directory: _, keep: _, resume: _ }: &Checkpoints| every.map_or("task".into(), |every| every.to_string());
+    let every = |Checkpoints { every, directory: _, keep: _, resume: _ }: &Checkpoints| {
+        every.map_or("task".into(), |every| every.to_string())
+    };
     let values = serde_json::json!({
         "method": method.full_name(),
         "epochs": epochs,
@@ -61,7 +62,12 @@ fn agreed(method: MethodRef, settings: &Settings) -> Map<String, Value> {
     });
     let mut values = if let Value::Object(values) = values { values } else { Map::new() };
     if let Some(rehearsal) = rehearsal.as_ref().filter(|_| method.rehearses()) {
-        values.extend(rehearsal.agreed().into_iter().map(|(name, value)| (format!("rehearsal.{name}"), value)));
+        values.extend(
+            rehearsal
+                .agreed()
+                .into_iter()
+                .map(|(name, value)| (format!("rehearsal.{name}"), value)),
+        );
     }
     values
 }
@@ -76,7 +82,9 @@ pub(super) fn with_stream(data: Fingerprint, stream: &dyn TaskStream) -> Fingerp
         }
     };
     for task in 0..stream.tasks() {
-        [stream.classes(task), stream.train(task), stream.test(task)].into_iter().for_each(&mut list);
+        [stream.classes(task), stream.train(task), stream.test(task)]
+            .into_iter()
+            .for_each(&mut list);
     }
     let digest: String = hash.finalize().to_hex().chars().take(16).collect();
     data.with_option("the order of arrival", format!("{} tasks ({digest})", stream.tasks()))
@@ -92,6 +100,8 @@ fn same_data(data: &Fingerprint, collective: &mut dyn Collective) -> Result<(), 
         serde_json::from_slice(&bytes).map_err(|error| ExperimentError::Data(error.to_string()))
     };
     let (first, other) = (part(0)?, part(rank)?);
-    let differences = first.differences(&other).map_or_else(String::new, |differences| differences.between_ranks(0, rank));
+    let differences = first
+        .differences(&other)
+        .map_or_else(String::new, |differences| differences.between_ranks(0, rank));
     Err(ExperimentError::DifferentData { rank, differences })
 }

@@ -20,7 +20,8 @@ use crate::fingerprint::Fingerprint;
 use crate::report::schema::{Accuracy, CheckpointTime, CurvePoint, EpochTime};
 use burn_rehearsal::PendingCheckpoint;
 use burn_rehearsal::checkpoint::{
-    BUFFER, CheckpointError, FileEntry, MANIFEST, Manifest, check_shared, read_file, sync_directory, write_file,
+    BUFFER, CheckpointError, FileEntry, MANIFEST, Manifest, check_shared, read_file,
+    sync_directory, write_file,
 };
 use burn_rehearsal::error::RehearsalError;
 use burn_rehearsal_collective::{Collective, CollectiveExt};
@@ -131,7 +132,10 @@ pub(super) struct KeptLearner {
 impl<'a> Directories<'a> {
     /// Looks for the newest checkpoint whose every byte is what was written, in a directory that
     /// all ranks share. Collective: rank 0 looks, all read the same. Writes nothing.
-    pub(super) fn open(settings: &'a Checkpoints, collective: &mut dyn Collective) -> Result<(Self, Option<Found>), ExperimentError> {
+    pub(super) fn open(
+        settings: &'a Checkpoints,
+        collective: &mut dyn Collective,
+    ) -> Result<(Self, Option<Found>), ExperimentError> {
         check_shared(&settings.directory, collective)?;
         let looked = match collective.rank() {
             0 if settings.resume => newest(&settings.directory),
@@ -139,7 +143,9 @@ impl<'a> Directories<'a> {
             _ => Ok(Looked::default()),
         };
         let words = match &looked {
-            Ok(Looked { next, good, .. }) => [*next, good.unwrap_or(0), u64::from(good.is_some()), 0],
+            Ok(Looked { next, good, .. }) => {
+                [*next, good.unwrap_or(0), u64::from(good.is_some()), 0]
+            }
             Err(_) => [0, 0, 0, 1],
         };
         let [next, number, found, failed] = collective.gather_words(words)?[0];
@@ -147,7 +153,11 @@ impl<'a> Directories<'a> {
         if failed != 0 {
             return Err(CheckpointError::Rank(0).into());
         }
-        let found = if found == 0 { Ok(None) } else { read(&settings.directory.join(name(number))).map(Some) };
+        let found = if found == 0 {
+            Ok(None)
+        } else {
+            read(&settings.directory.join(name(number))).map(Some)
+        };
         Ok((Self { settings, next, pending: None, damaged }, share(found, collective)?))
     }
 
@@ -174,7 +184,9 @@ impl<'a> Directories<'a> {
                 }
                 Ok(Written { bytes, time: begun.elapsed() })
             };
-            Part::First(std::thread::Builder::new().name("checkpoint".into()).spawn(write).map(Some))
+            Part::First(
+                std::thread::Builder::new().name("checkpoint".into()).spawn(write).map(Some),
+            )
         } else {
             Part::Other(buffer)
         };
@@ -185,7 +197,10 @@ impl<'a> Directories<'a> {
 
     /// Waits until the checkpoint in hand is complete, if there is one; what it came to is known to
     /// rank 0. Collective.
-    pub(super) fn finish(&mut self, collective: &mut dyn Collective) -> Result<Option<Written>, ExperimentError> {
+    pub(super) fn finish(
+        &mut self,
+        collective: &mut dyn Collective,
+    ) -> Result<Option<Written>, ExperimentError> {
         let Some(mut pending) = self.pending.take() else { return Ok(None) };
         share(pending.wait(), collective)
     }
@@ -235,7 +250,10 @@ impl Drop for Part {
 }
 
 /// This rank's result if no rank failed; collective.
-pub(super) fn share<T, E: Into<ExperimentError>>(result: Result<T, E>, collective: &mut dyn Collective) -> Result<T, ExperimentError> {
+pub(super) fn share<T, E: Into<ExperimentError>>(
+    result: Result<T, E>,
+    collective: &mut dyn Collective,
+) -> Result<T, ExperimentError> {
     let failed = collective.first_true(result.is_err())?;
     match (result, failed) {
         (Ok(_), Some(rank)) => Err(CheckpointError::Rank(rank).into()),
@@ -253,9 +271,11 @@ fn numbers(directory: &Path) -> Result<Vec<u64>, CheckpointError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(CheckpointError::io("read the directory", directory))?,
     };
-    let names = entries.map(|entry| entry.map(|entry| entry.file_name())).collect::<Result<Vec<_>, _>>();
+    let names =
+        entries.map(|entry| entry.map(|entry| entry.file_name())).collect::<Result<Vec<_>, _>>();
     let names = names.map_err(CheckpointError::io("read the directory", directory))?;
-    let mut numbers: Vec<u64> = names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect();
+    let mut numbers: Vec<u64> =
+        names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect();
     numbers.sort_unstable();
     Ok(numbers)
 }
@@ -275,7 +295,8 @@ struct Looked {
 /// that began anew would take their place.
 fn newest(directory: &Path) -> Result<Looked, ExperimentError> {
     let numbers = numbers(directory)?;
-    let mut looked = Looked { next: numbers.last().map_or(1, |last| last + 1), ..Looked::default() };
+    let mut looked =
+        Looked { next: numbers.last().map_or(1, |last| last + 1), ..Looked::default() };
     let mut first_error = None;
     for &number in numbers.iter().rev() {
         let path = directory.join(name(number));
@@ -289,7 +310,10 @@ fn newest(directory: &Path) -> Result<Looked, ExperimentError> {
                 return Ok(looked);
             }
             Err(error) => {
-                tracing::warn!("{} cannot be used, looking for an earlier checkpoint: {error}", path.display());
+                tracing::warn!(
+                    "{} cannot be used, looking for an earlier checkpoint: {error}",
+                    path.display()
+                );
                 // What could not be read now may be readable another time.
                 if matches!(error, CheckpointError::Damaged { .. }) {
                     looked.damaged.push(number);
@@ -299,7 +323,9 @@ fn newest(directory: &Path) -> Result<Looked, ExperimentError> {
         }
     }
     match first_error {
-        Some(newest) => Err(ExperimentError::NoCheckpoint { directory: directory.to_path_buf(), newest }),
+        Some(newest) => {
+            Err(ExperimentError::NoCheckpoint { directory: directory.to_path_buf(), newest })
+        }
         None => Ok(looked),
     }
 }
@@ -324,7 +350,10 @@ fn verify(path: &Path) -> Result<(), CheckpointError> {
     manifest.verify(path)?;
     let Some(digest) = state_of(&manifest, path)?.buffer else { return Ok(()) };
     let buffer = path.join("buffer");
-    let damaged = |reason: &str| CheckpointError::Damaged { path: buffer.join(MANIFEST), reason: reason.into() };
+    let damaged = |reason: &str| CheckpointError::Damaged {
+        path: buffer.join(MANIFEST),
+        reason: reason.into(),
+    };
     if !is_complete(&buffer)? {
         return Err(damaged("it is missing"));
     }
@@ -336,7 +365,10 @@ fn verify(path: &Path) -> Result<(), CheckpointError> {
 }
 
 fn state_of(manifest: &Manifest, path: &Path) -> Result<RunState, CheckpointError> {
-    manifest.state().map_err(|error| CheckpointError::Damaged { path: path.join(MANIFEST), reason: error.to_string() })
+    manifest.state().map_err(|error| CheckpointError::Damaged {
+        path: path.join(MANIFEST),
+        reason: error.to_string(),
+    })
 }
 
 fn read(path: &Path) -> Result<Found, CheckpointError> {
@@ -347,11 +379,14 @@ fn read(path: &Path) -> Result<Found, CheckpointError> {
         [] => None,
         [entry] => {
             let (_, mut parts) = read_file(path, entry)?;
-            let [model, optimizer, schedule] =
-                PARTS.map(|part| parts.remove(part).ok_or_else(|| damaged(format!("{LEARNER} lacks the {part}"))));
+            let [model, optimizer, schedule] = PARTS.map(|part| {
+                parts.remove(part).ok_or_else(|| damaged(format!("{LEARNER} lacks the {part}")))
+            });
             let own = [model?, optimizer?, schedule?];
             let statistics = (0..parts.len()).map(|rank| parts.remove(&statistics_of(rank)));
-            let statistics = statistics.collect::<Option<_>>().ok_or_else(|| damaged(format!("{LEARNER} has parts that make no sense")))?;
+            let statistics = statistics
+                .collect::<Option<_>>()
+                .ok_or_else(|| damaged(format!("{LEARNER} has parts that make no sense")))?;
             Some(KeptLearner { parts: own, statistics })
         }
         files => return Err(damaged(format!("it names {} files", files.len()))),
@@ -366,8 +401,10 @@ fn remove(directory: &Path) -> Result<(), CheckpointError> {
         _ => Ok(()),
     };
     let manifest = directory.join(MANIFEST);
-    missing_is_fine(std::fs::remove_file(&manifest)).map_err(CheckpointError::io("remove", &manifest))?;
-    missing_is_fine(std::fs::remove_dir_all(directory)).map_err(CheckpointError::io("remove", directory))
+    missing_is_fine(std::fs::remove_file(&manifest))
+        .map_err(CheckpointError::io("remove", &manifest))?;
+    missing_is_fine(std::fs::remove_dir_all(directory))
+        .map_err(CheckpointError::io("remove", directory))
 }
 
 /// What rank 0's thread does; gives the bytes of the whole checkpoint. What is left of one that
@@ -384,7 +421,8 @@ fn write(
     // From here on no other thread writes to the directory.
     let written = saved.map_err(ExperimentError::from).and_then(|saved| {
         if saved.is_some() {
-            state.buffer = Some(Manifest::read(&directory.join("buffer"), BUFFER)?.digest().to_owned());
+            state.buffer =
+                Some(Manifest::read(&directory.join("buffer"), BUFFER)?.digest().to_owned());
         }
         let files = write_learner(directory, records)?;
         Ok(seal(directory, files, &state)? + saved.map_or(0, |saved| saved.bytes))
@@ -392,13 +430,23 @@ fn write(
     written.inspect_err(|_| drop(remove(directory)))
 }
 
-fn write_learner(directory: &Path, records: Option<Records>) -> Result<Vec<FileEntry>, ExperimentError> {
-    std::fs::create_dir_all(directory).map_err(CheckpointError::io("create the directory", directory))?;
+fn write_learner(
+    directory: &Path,
+    records: Option<Records>,
+) -> Result<Vec<FileEntry>, ExperimentError> {
+    std::fs::create_dir_all(directory)
+        .map_err(CheckpointError::io("create the directory", directory))?;
     let Some(Records { learner, statistics, .. }) = records else { return Ok(Vec::new()) };
     let learner = learner.into_bytes()?;
-    let statistics: Vec<_> = statistics.iter().enumerate().map(|(rank, values)| (statistics_of(rank), values)).collect();
-    let parts: Vec<(&str, &[u8])> = PARTS.into_iter().zip(learner.iter().map(Vec::as_slice)).collect();
-    let parts = [parts, statistics.iter().map(|(name, values)| (name.as_str(), values.as_slice())).collect()].concat();
+    let statistics: Vec<_> =
+        statistics.iter().enumerate().map(|(rank, values)| (statistics_of(rank), values)).collect();
+    let parts: Vec<(&str, &[u8])> =
+        PARTS.into_iter().zip(learner.iter().map(Vec::as_slice)).collect();
+    let parts = [
+        parts,
+        statistics.iter().map(|(name, values)| (name.as_str(), values.as_slice())).collect(),
+    ]
+    .concat();
     Ok(vec![write_file(directory, LEARNER, "", &parts)?])
 }
 
@@ -409,7 +457,10 @@ fn statistics_of(rank: usize) -> String {
 
 /// Makes it a checkpoint; gives the bytes of its own files.
 fn seal(directory: &Path, files: Vec<FileEntry>, state: &RunState) -> Result<u64, CheckpointError> {
-    let damaged = |error: serde_json::Error| CheckpointError::Damaged { path: directory.to_path_buf(), reason: error.to_string() };
+    let damaged = |error: serde_json::Error| CheckpointError::Damaged {
+        path: directory.to_path_buf(),
+        reason: error.to_string(),
+    };
     let manifest = Manifest::new(RUN, files, state).map_err(damaged)?;
     manifest.write(directory)?;
     // The first checkpoint of a run makes the directories above it, too; those that are not its own

@@ -45,13 +45,20 @@ pub(super) struct TrainingProgress {
 impl LossCurve {
     /// A curve that continues the [`sums`](Self::sums) and [`seconds`](Self::seconds) of another.
     pub(super) fn of_sums(sums: &BTreeMap<Epoch, [u64; 2]>, seconds: BTreeMap<Epoch, f64>) -> Self {
-        let epochs = sums.iter().map(|(&epoch, &[sum, rows])| (epoch, (f64::from_bits(sum), f64::from_bits(rows)))).collect();
+        let epochs = sums
+            .iter()
+            .map(|(&epoch, &[sum, rows])| (epoch, (f64::from_bits(sum), f64::from_bits(rows))))
+            .collect();
         Self { state: Arc::new(Mutex::new(State { epochs, seconds, ..State::default() })) }
     }
 
     /// What the means are made of, by its bits.
     pub(super) fn sums(&self) -> BTreeMap<Epoch, [u64; 2]> {
-        self.lock().epochs.iter().map(|(&epoch, &(sum, rows))| (epoch, [sum.to_bits(), rows.to_bits()])).collect()
+        self.lock()
+            .epochs
+            .iter()
+            .map(|(&epoch, &(sum, rows))| (epoch, [sum.to_bits(), rows.to_bits()]))
+            .collect()
     }
 
     /// Seconds of training in each epoch.
@@ -91,9 +98,15 @@ impl State {
         if progress.interrupter.should_stop() {
             return;
         }
-        let loss = self.epochs.get(&epoch).map(|(sum, rows)| sum / rows).filter(|loss| loss.is_finite());
+        let loss =
+            self.epochs.get(&epoch).map(|(sum, rows)| sum / rows).filter(|loss| loss.is_finite());
         (progress.sink)(&CompletedEpoch {
-            point: CurvePoint { task: progress.task, epoch, train_loss: loss, top1: progress.accuracies.after(epoch) },
+            point: CurvePoint {
+                task: progress.task,
+                epoch,
+                train_loss: loss,
+                top1: progress.accuracies.after(epoch),
+            },
             time: EpochTime { train_s: *seconds, samples: progress.samples as u64 },
         });
     }
@@ -108,18 +121,26 @@ impl MetricLogger for LossCurve {
         for metric in update.entries_numeric {
             let (value, rows) = match metric.numeric_entry {
                 Some(NumericEntry::Value(value)) => (value, 1.0),
-                Some(NumericEntry::Aggregated { aggregated_value, count }) => (aggregated_value, count as f64),
+                Some(NumericEntry::Aggregated { aggregated_value, count }) => {
+                    (aggregated_value, count as f64)
+                }
                 Some(NumericEntry::Final(_)) | None => continue,
             };
             if state.loss.as_ref() == Some(&metric.entry.metric_id) {
-                let (sum, total) = state.epochs.entry(Epoch::from_number(epoch)).or_insert((0.0, 0.0));
+                let (sum, total) =
+                    state.epochs.entry(Epoch::from_number(epoch)).or_insert((0.0, 0.0));
                 *sum += value * rows;
                 *total += rows;
             }
         }
     }
 
-    fn read_numeric(&mut self, _name: &str, _epoch: usize, _split: &Split) -> Result<Vec<NumericEntry>, String> {
+    fn read_numeric(
+        &mut self,
+        _name: &str,
+        _epoch: usize,
+        _split: &Split,
+    ) -> Result<Vec<NumericEntry>, String> {
         Ok(Vec::new())
     }
 

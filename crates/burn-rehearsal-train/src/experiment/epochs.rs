@@ -29,7 +29,13 @@ pub(super) struct EpochAccuracies(Arc<Mutex<Measured>>);
 impl EpochAccuracies {
     /// What the learner calls after every epoch: evaluates on `parts` after every `every`-th epoch
     /// but the last of a task's `epochs`. Nobody else uses `collective`.
-    pub(super) fn hook<M, B>(&self, every: usize, epochs: usize, parts: Parts<B>, collective: Box<dyn Collective>) -> AfterEpoch<M>
+    pub(super) fn hook<M, B>(
+        &self,
+        every: usize,
+        epochs: usize,
+        parts: Parts<B>,
+        collective: Box<dyn Collective>,
+    ) -> AfterEpoch<M>
     where
         M: InferenceStep<Input = B, Output = ClassificationOutput>,
         B: Send + 'static,
@@ -41,8 +47,10 @@ impl EpochAccuracies {
             }
             let started = Instant::now();
             let mut collective = collective.lock();
-            let accuracies =
-                parts.iter().map(|part| evaluate(model, &**part, collective.as_mut()).map(|evaluation| evaluation.top1_accuracy()));
+            let accuracies = parts.iter().map(|part| {
+                evaluate(model, &**part, collective.as_mut())
+                    .map(|evaluation| evaluation.top1_accuracy())
+            });
             let accuracies = accuracies.collect::<Result<Vec<f64>, EvaluateError>>()?;
             let mut measured = measured.lock();
             measured.top1.push((epoch, accuracies));

@@ -86,7 +86,8 @@ pub trait Workload: Sync {
     /// compared in any case.
     fn fingerprint(&self) -> Fingerprint {
         let data = Fingerprint::builder::<String>("samples", "their numbers", []).build();
-        data.with_option("the number of training samples", self.train().len()).with_option("the number of test samples", self.test().len())
+        data.with_option("the number of training samples", self.train().len())
+            .with_option("the number of test samples", self.test().len())
     }
     /// The samples that this process had to leave out so far, each by a number that is its own on
     /// all ranks.
@@ -162,10 +163,21 @@ impl Settings {
     /// # Errors
     ///
     /// [`ScheduleError`] if a rate, a factor or the order of milestones makes no sense.
-    pub fn schedule(&self, world_size: usize, steps_per_epoch: usize) -> Result<WarmupSchedule, ScheduleError> {
+    pub fn schedule(
+        &self,
+        world_size: usize,
+        steps_per_epoch: usize,
+    ) -> Result<WarmupSchedule, ScheduleError> {
         let step = |epoch: f64| (epoch.max(0.0) * steps_per_epoch as f64).round() as u64;
-        let milestones: Vec<_> = self.milestones.iter().map(|&(epoch, factor)| (step(epoch), factor)).collect();
-        WarmupSchedule::new(self.learning_rate, world_size, self.scale_cap, step(self.warmup_epochs))?.with_milestones(&milestones)
+        let milestones: Vec<_> =
+            self.milestones.iter().map(|&(epoch, factor)| (step(epoch), factor)).collect();
+        WarmupSchedule::new(
+            self.learning_rate,
+            world_size,
+            self.scale_cap,
+            step(self.warmup_epochs),
+        )?
+        .with_milestones(&milestones)
     }
 }
 
@@ -200,7 +212,13 @@ pub trait Observer: Sync {
     }
     /// The run resumes from a checkpoint: within `task` it is in an epoch of which it has done some
     /// steps, or is about to begin it. `epochs` are those that were completed before.
-    fn resumed(&self, task: usize, within: Option<(Epoch, u64)>, earlier_world_size: usize, epochs: &[CompletedEpoch]) {
+    fn resumed(
+        &self,
+        task: usize,
+        within: Option<(Epoch, u64)>,
+        earlier_world_size: usize,
+        epochs: &[CompletedEpoch],
+    ) {
         let _ = (task, within, earlier_world_size, epochs);
     }
     /// Accuracies on all tasks' test sets after `task`.
@@ -322,10 +340,12 @@ pub enum ExperimentError {
 impl From<DataParallelError> for ExperimentError {
     fn from(error: DataParallelError) -> Self {
         match &error {
-            DataParallelError::AfterEpoch { error: hook, .. } => match hook.0.downcast_ref::<EvaluateError>() {
-                Some(error) => Self::Evaluate(error.clone()),
-                None => Self::DataParallel(error),
-            },
+            DataParallelError::AfterEpoch { error: hook, .. } => {
+                match hook.0.downcast_ref::<EvaluateError>() {
+                    Some(error) => Self::Evaluate(error.clone()),
+                    None => Self::DataParallel(error),
+                }
+            }
             _ => Self::DataParallel(error),
         }
     }
@@ -361,5 +381,6 @@ impl ExperimentError {
 
 /// The first of the causes of an error, itself included, that is an `E`.
 fn cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
-    std::iter::successors(Some(error), |&error| error.source()).find_map(|cause| cause.downcast_ref())
+    std::iter::successors(Some(error), |&error| error.source())
+        .find_map(|cause| cause.downcast_ref())
 }

@@ -4,7 +4,9 @@ use crate::epoch::Epoch;
 use crate::phases::{Phase, PhaseTimer};
 use crate::report::schema::{CurvePoint, EpochTime};
 use burn::tensor::TensorReadError;
-use burn::train::metric::{Metric, MetricAttributes, MetricMetadata, MetricName, Numeric, NumericEntry, SerializedEntry};
+use burn::train::metric::{
+    Metric, MetricAttributes, MetricMetadata, MetricName, Numeric, NumericEntry, SerializedEntry,
+};
 use burn_rehearsal::{EngineTimings, RehearsalBuffer};
 use std::fmt;
 use std::sync::Arc;
@@ -62,8 +64,13 @@ pub struct ProgressSample {
 }
 
 impl ProgressReader {
-    pub(super) fn new<B: Send + 'static>(timer: PhaseTimer, buffer: Option<RehearsalBuffer<B>>) -> Self {
-        let timings = |buffer: RehearsalBuffer<B>| -> Arc<dyn Fn() -> EngineTimings + Send + Sync> { Arc::new(move || buffer.timings()) };
+    pub(super) fn new<B: Send + 'static>(
+        timer: PhaseTimer,
+        buffer: Option<RehearsalBuffer<B>>,
+    ) -> Self {
+        let timings = |buffer: RehearsalBuffer<B>| -> Arc<dyn Fn() -> EngineTimings + Send + Sync> {
+            Arc::new(move || buffer.timings())
+        };
         Self { timer, buffer: buffer.map(timings) }
     }
 
@@ -112,7 +119,11 @@ impl<M: Metric> Metric for Sampled<M> {
         self.metric.attributes()
     }
 
-    fn update(&mut self, input: &M::Input, metadata: &MetricMetadata) -> Result<SerializedEntry, TensorReadError> {
+    fn update(
+        &mut self,
+        input: &M::Input,
+        metadata: &MetricMetadata,
+    ) -> Result<SerializedEntry, TensorReadError> {
         let started = Instant::now();
         if let Some(last) = &self.last
             && self.next.is_some_and(|next| started < next)
@@ -174,7 +185,11 @@ mod tests {
             NumericAttributes { unit: None, higher_is_better: true }.into()
         }
 
-        fn update(&mut self, (): &(), _metadata: &MetricMetadata) -> Result<SerializedEntry, TensorReadError> {
+        fn update(
+            &mut self,
+            (): &(),
+            _metadata: &MetricMetadata,
+        ) -> Result<SerializedEntry, TensorReadError> {
             std::thread::sleep(Duration::from_millis(5));
             self.0 += 1.0;
             Ok(SerializedEntry::new(String::new(), self.0.to_string()))
@@ -206,7 +221,8 @@ mod tests {
     #[test]
     fn a_sampled_metric_looks_rarely_and_keeps_its_figures_until_it_looks_again() {
         let mut metric = Sampled::new(Slow::default());
-        let metadata = MetricMetadata { progress: Progress::new(0, 1, None), iteration: None, lr: None };
+        let metadata =
+            MetricMetadata { progress: Progress::new(0, 1, None), iteration: None, lr: None };
         metric.update(&(), &metadata).unwrap();
         assert!(matches!(metric.value(), Some(NumericEntry::Value(1.0))));
         // The next look comes two and a half seconds later.

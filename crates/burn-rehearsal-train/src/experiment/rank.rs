@@ -7,7 +7,10 @@ use super::checkpoint::{Directories, Found, Position, share};
 use super::curve::{LossCurve, TrainingProgress};
 use super::epochs::EpochAccuracies;
 use super::progress::Sampled;
-use super::{Experiment, ExperimentError, LaunchInfo, Observer, ProgressReader, Settings, Workload, agreement};
+use super::{
+    Experiment, ExperimentError, LaunchInfo, Observer, ProgressReader, Settings, Workload,
+    agreement,
+};
 use crate::augmentation::AugmentLoader;
 use crate::data_parallel::{DataParallel, Outcome, Records, Stopped, without_renderer};
 use crate::epoch::Epoch;
@@ -56,16 +59,24 @@ impl<W: Workload> Experiment<'_, W> {
         // Before anything that would not return if it differed.
         agreement::compare(method, settings, &data, collective.as_mut())?;
         if settings.epochs == 0 || settings.batch_size == 0 {
-            return Err(ExperimentError::Settings("the number of epochs and the batch size must be at least 1".into()));
+            return Err(ExperimentError::Settings(
+                "the number of epochs and the batch size must be at least 1".into(),
+            ));
         }
         let started = Instant::now();
         let timer = if settings.profile { PhaseTimer::profiling() } else { PhaseTimer::new() };
         let buffer = match (&settings.rehearsal, method.rehearses()) {
             (Some(rehearsal), true) => {
-                rehearsal.validate_batch_size(settings.batch_size).map_err(burn_rehearsal::error::RehearsalError::from)?;
+                rehearsal
+                    .validate_batch_size(settings.batch_size)
+                    .map_err(burn_rehearsal::error::RehearsalError::from)?;
                 Some(rehearsal.init_on(rank)?)
             }
-            (None, true) => return Err(ExperimentError::Settings(format!("the method {method} needs a rehearsal buffer"))),
+            (None, true) => {
+                return Err(ExperimentError::Settings(format!(
+                    "the method {method} needs a rehearsal buffer"
+                )));
+            }
             (_, false) => None,
         };
         let mut strategy = DataParallel::new(rank)?
@@ -76,11 +87,24 @@ impl<W: Workload> Experiment<'_, W> {
         let tasks = workload.stream().tasks();
         let epochs = EpochAccuracies::default();
         if settings.evaluate_every > 0 {
-            let part = |task| part(workload, settings, collective.as_ref(), &self.device, workload.stream().test(task).to_vec());
+            let part = |task| {
+                part(
+                    workload,
+                    settings,
+                    collective.as_ref(),
+                    &self.device,
+                    workload.stream().test(task).to_vec(),
+                )
+            };
             let parts = (0..tasks).map(part).collect();
             let mut ranks = rank.collective()?;
             ranks.set_purpose("evaluation");
-            strategy = strategy.with_after_epoch(epochs.hook(settings.evaluate_every, settings.epochs, parts, ranks));
+            strategy = strategy.with_after_epoch(epochs.hook(
+                settings.evaluate_every,
+                settings.epochs,
+                parts,
+                ranks,
+            ));
         }
         let interrupter = Interrupter::new();
         self.observer.interrupter(&interrupter);
@@ -95,7 +119,11 @@ impl<W: Workload> Experiment<'_, W> {
             interrupter,
             strategy: Arc::new(strategy),
             buffer,
-            accuracy: Accuracy { top1: AccuracyMatrix::new(tasks), top5: AccuracyMatrix::new(tasks), initial_top1: None },
+            accuracy: Accuracy {
+                top1: AccuracyMatrix::new(tasks),
+                top5: AccuracyMatrix::new(tasks),
+                initial_top1: None,
+            },
             curves: Vec::new(),
             epoch_times: Vec::new(),
             epochs,
@@ -164,7 +192,8 @@ impl<W: Workload> Run<'_, W> {
     fn tasks(&mut self) -> Result<bool, ExperimentError> {
         let (mut directories, found) = match &self.settings.checkpoints {
             Some(checkpoints) => {
-                let (directories, found) = Directories::open(checkpoints, self.collective.as_mut())?;
+                let (directories, found) =
+                    Directories::open(checkpoints, self.collective.as_mut())?;
                 (Some(directories), found)
             }
             None => (None, None),
@@ -174,7 +203,11 @@ impl<W: Workload> Run<'_, W> {
         Ok(complete)
     }
 
-    fn all_tasks(&mut self, found: Option<Found>, mut directories: Option<&mut Directories<'_>>) -> Result<bool, ExperimentError> {
+    fn all_tasks(
+        &mut self,
+        found: Option<Found>,
+        mut directories: Option<&mut Directories<'_>>,
+    ) -> Result<bool, ExperimentError> {
         let settings = self.settings;
         let mut position = Position { task: 0, within: None };
         match found {
@@ -183,7 +216,12 @@ impl<W: Workload> Run<'_, W> {
                 position = self.resume(found)?;
                 self.ready()?;
                 if self.collective.rank() == 0 {
-                    self.observer.resumed(position.task, position.within, before, &self.completed(position));
+                    self.observer.resumed(
+                        position.task,
+                        position.within,
+                        before,
+                        &self.completed(position),
+                    );
                 }
             }
             None => {
@@ -196,7 +234,9 @@ impl<W: Workload> Run<'_, W> {
         let tasks = self.workload.stream().tasks();
         for task in position.task..tasks {
             let within = position.within.take();
-            let Some(model) = self.learn(task, within, directories.as_deref_mut())? else { return Ok(false) };
+            let Some(model) = self.learn(task, within, directories.as_deref_mut())? else {
+                return Ok(false);
+            };
             let (top1, top5) = self.evaluate(&model)?;
             let measured = |values: &[f64]| values.iter().copied().map(Some).collect::<Vec<_>>();
             if let Some(last) = self.curves.last_mut() {
@@ -214,7 +254,10 @@ impl<W: Workload> Run<'_, W> {
                 save_safetensors(&model.network, path)?;
             }
             if task + 1 < tasks {
-                self.checkpoint(Position { task: task + 1, within: None }, directories.as_deref_mut())?;
+                self.checkpoint(
+                    Position { task: task + 1, within: None },
+                    directories.as_deref_mut(),
+                )?;
             }
         }
         Ok(true)
@@ -223,11 +266,13 @@ impl<W: Workload> Run<'_, W> {
     /// The start has succeeded on all ranks: from now on files are written. Collective.
     fn ready(&mut self) -> Result<(), ExperimentError> {
         let ready = if self.collective.rank() == 0 { self.observer.ready() } else { Ok(()) };
-        share(ready.map_err(ExperimentError::Observer), self.collective.as_mut()).map_err(|error| match error {
-            ExperimentError::Checkpoint(CheckpointError::Rank(rank)) => {
-                ExperimentError::Observer(format!("rank {rank} could not begin the run").into())
+        share(ready.map_err(ExperimentError::Observer), self.collective.as_mut()).map_err(|error| {
+            match error {
+                ExperimentError::Checkpoint(CheckpointError::Rank(rank)) => {
+                    ExperimentError::Observer(format!("rank {rank} could not begin the run").into())
+                }
+                error => error,
             }
-            error => error,
         })
     }
 
@@ -263,18 +308,29 @@ impl<W: Workload> Run<'_, W> {
             None => self.begin(task, incoming)?,
         };
         let (mut epoch, mut step) = within.unwrap_or((Epoch::FIRST, 0));
-        let every = settings.checkpoints.as_ref().and_then(|checkpoints| checkpoints.every).unwrap_or(settings.epochs).max(1);
+        let every = settings
+            .checkpoints
+            .as_ref()
+            .and_then(|checkpoints| checkpoints.every)
+            .unwrap_or(settings.epochs)
+            .max(1);
         loop {
-            let end = Epoch::from_number((epoch.number().div_ceil(every) * every).min(settings.epochs));
+            let end =
+                Epoch::from_number((epoch.number().div_ceil(every) * every).min(settings.epochs));
             let loader = self.train_loader(task, indices.clone(), (epoch, step));
             let before = self.strategy.timer().steps();
             let Launched { model, stopped } = self.launch(task, learner, loader, epoch, end)?;
             // Every rank counts the steps in which any rank had rows.
             if stopped.is_none() && step == 0 && self.strategy.timer().steps() == before {
-                return Err(ExperimentError::Data(format!("there is no training sample of task {}, or none that can be used", task + 1)));
+                return Err(ExperimentError::Data(format!(
+                    "there is no training sample of task {}, or none that can be used",
+                    task + 1
+                )));
             }
             let at = match stopped {
-                Some(Stopped { epoch: stopped, steps }) => (stopped, if stopped == epoch { step + steps } else { steps }),
+                Some(Stopped { epoch: stopped, steps }) => {
+                    (stopped, if stopped == epoch { step + steps } else { steps })
+                }
                 None => (end.next(), 0),
             };
             if stopped.is_some() || end.number() < settings.epochs {
@@ -298,8 +354,13 @@ impl<W: Workload> Run<'_, W> {
     }
 
     /// The learner that a task starts with; the buffer learns of the task.
-    fn begin(&mut self, task: usize, incoming: usize) -> Result<Learner<Model<W>>, ExperimentError> {
-        let schedule = self.settings.schedule(self.collective.size(), self.steps_per_epoch(incoming))?;
+    fn begin(
+        &mut self,
+        task: usize,
+        incoming: usize,
+    ) -> Result<Learner<Model<W>>, ExperimentError> {
+        let schedule =
+            self.settings.schedule(self.collective.size(), self.steps_per_epoch(incoming))?;
         let fresh = |model| Learner::new(model, self.workload.optimizer(), schedule.clone());
         let learner = match self.learner.take().filter(|_| !self.method.restarts()) {
             None => fresh(self.model(&self.device.clone().autodiff())),
@@ -331,7 +392,8 @@ impl<W: Workload> Run<'_, W> {
             .with_interrupter(self.interrupter.clone())
             .with_training_strategy(strategy);
         // Without a checkpointer, no more than the number of epochs that are behind.
-        let training = if epoch > Epoch::FIRST { training.checkpoint(epoch.index()) } else { training };
+        let training =
+            if epoch > Epoch::FIRST { training.checkpoint(epoch.index()) } else { training };
         let training = if self.collective.rank() == 0 {
             let mut training = training
                 .with_application_logger(None)
@@ -368,7 +430,8 @@ impl<W: Workload> Run<'_, W> {
         if let Some(error) = result.error {
             return Err(ExperimentError::of_training(&error));
         }
-        let Some(Outcome { learner, error, stopped, records, .. }) = self.strategy.take_outcome() else {
+        let Some(Outcome { learner, error, stopped, records, .. }) = self.strategy.take_outcome()
+        else {
             return Err(ExperimentError::Training("the launch did not train".into()));
         };
         if let Some(error) = error {
@@ -384,7 +447,12 @@ impl<W: Workload> Run<'_, W> {
     }
 
     /// This rank's mini-batches of a task, from a step of an epoch on.
-    fn train_loader(&self, task: usize, indices: Vec<usize>, (epoch, step): (Epoch, u64)) -> Arc<dyn DataLoader<W::Batch>> {
+    fn train_loader(
+        &self,
+        task: usize,
+        indices: Vec<usize>,
+        (epoch, step): (Epoch, u64),
+    ) -> Arc<dyn DataLoader<W::Batch>> {
         let loader = ShardedLoader::builder(self.workload.batcher())
             .batch_size(self.settings.batch_size)
             .shuffle(self.settings.seed)
@@ -399,7 +467,12 @@ impl<W: Workload> Run<'_, W> {
             None => loader,
         };
         match self.workload.augmentation() {
-            Some(augmentation) => Arc::new(AugmentLoader::new(loader, augmentation, self.collective.rank(), self.augmented.clone())),
+            Some(augmentation) => Arc::new(AugmentLoader::new(
+                loader,
+                augmentation,
+                self.collective.rank(),
+                self.augmented.clone(),
+            )),
             None => loader,
         }
     }
@@ -417,7 +490,10 @@ impl<W: Workload> Run<'_, W> {
             let loader = self.part(stream.test(task).to_vec());
             let evaluation = evaluate(model, &*loader, self.collective.as_mut())?;
             if evaluation.rows == 0 {
-                return Err(ExperimentError::Data(format!("there is no test sample of task {}, or none that can be used", task + 1)));
+                return Err(ExperimentError::Data(format!(
+                    "there is no test sample of task {}, or none that can be used",
+                    task + 1
+                )));
             }
             accuracies.0.push(evaluation.top1_accuracy());
             accuracies.1.push(evaluation.top5_accuracy());
@@ -441,7 +517,9 @@ fn part<W: Workload>(
         .set_device(device.clone())
         .build(select(&workload.test(), &indices));
     match workload.evaluation() {
-        Some(evaluation) => Arc::new(AugmentLoader::new(loader, evaluation, collective.rank(), Arc::default())),
+        Some(evaluation) => {
+            Arc::new(AugmentLoader::new(loader, evaluation, collective.rank(), Arc::default()))
+        }
         None => loader,
     }
 }

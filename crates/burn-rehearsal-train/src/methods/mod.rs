@@ -104,7 +104,12 @@ pub trait Method: fmt::Debug + Send + Sync {
     /// `logits` are the network's scores, `[rows, classes]`; `targets` the classes, `[rows]`. The
     /// last `representatives` rows come from the buffer. The loss must be a mean over rows: ranks
     /// are weighted by their rows.
-    fn loss(&self, logits: Tensor<2>, targets: Tensor<1, Int>, representatives: usize) -> Tensor<1> {
+    fn loss(
+        &self,
+        logits: Tensor<2>,
+        targets: Tensor<1, Int>,
+        representatives: usize,
+    ) -> Tensor<1> {
         let _ = representatives;
         cross_entropy(logits, targets)
     }
@@ -114,7 +119,11 @@ impl dyn Method {
     /// The name, with the options in parentheses if there are any.
     pub(crate) fn full_name(&self) -> String {
         let parameters = self.parameters();
-        if parameters.is_empty() { self.name().to_owned() } else { format!("{}({parameters})", self.name()) }
+        if parameters.is_empty() {
+            self.name().to_owned()
+        } else {
+            format!("{}({parameters})", self.name())
+        }
     }
 }
 
@@ -148,7 +157,10 @@ pub type MethodRef = &'static dyn Method;
 ///
 /// [`UnknownMethod`], which lists the names.
 pub fn by_name(name: &str) -> Result<MethodRef, UnknownMethod> {
-    ALL.iter().copied().find(|method| method.name() == name).ok_or_else(|| UnknownMethod(name.to_owned()))
+    ALL.iter()
+        .copied()
+        .find(|method| method.name() == name)
+        .ok_or_else(|| UnknownMethod(name.to_owned()))
 }
 
 /// There is no built-in method of this name.
@@ -180,6 +192,9 @@ mod tests {
             assert_eq!(by_name(method.name()).unwrap().name(), method.name());
         }
         let error = by_name("Scratch").unwrap_err().to_string();
-        assert_eq!(error, "unknown method \"Scratch\": it is one of incremental, rehearsal, scratch, er-ace");
+        assert_eq!(
+            error,
+            "unknown method \"Scratch\": it is one of incremental, rehearsal, scratch, er-ace"
+        );
     }
 }

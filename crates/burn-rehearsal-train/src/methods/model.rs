@@ -80,6 +80,10 @@ impl<N: Classifier> InferenceStep for MethodModel<N> {
     fn step(&self, batch: N::Batch) -> ClassificationOutput {
         let targets = batch.targets();
         let output = self.network.logits(batch);
-        ClassificationOutput { loss: cross_entropy(output.clone(), targets.clone()), output, targets }
+        ClassificationOutput {
+            loss: cross_entropy(output.clone(), targets.clone()),
+            output,
+            targets,
+        }
     }
 }

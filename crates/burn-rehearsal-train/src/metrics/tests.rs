@@ -61,9 +61,15 @@ fn an_accuracy_before_the_task_was_learned_is_no_forgetting() {
 fn one_task_has_an_average_and_nothing_else_and_no_task_has_nothing() {
     let one = matrix(&[&[0.9]]);
     assert_close(one.average(), 0.9);
-    assert_eq!((one.forgetting(), one.backward_transfer(), one.forward_transfer(&[0.1])), (None, None, None));
+    assert_eq!(
+        (one.forgetting(), one.backward_transfer(), one.forward_transfer(&[0.1])),
+        (None, None, None)
+    );
     for empty in [AccuracyMatrix::new(0), AccuracyMatrix::new(3)] {
-        assert_eq!((empty.learned(), empty.average(), empty.forgetting(), empty.backward_transfer()), (0, None, None, None));
+        assert_eq!(
+            (empty.learned(), empty.average(), empty.forgetting(), empty.backward_transfer()),
+            (0, None, None, None)
+        );
         assert_eq!(empty.forward_transfer(&[0.1; 3]), None);
     }
 }
@@ -98,8 +104,14 @@ fn what_was_not_measured_makes_only_the_metrics_undefined_that_need_it() {
 #[test]
 fn rows_that_do_not_fit_are_refused_and_leave_the_matrix_unchanged() {
     let mut run = AccuracyMatrix::new(1);
-    assert_eq!(run.push_row(&[Some(0.1), None]), Err(MetricsError::RowLength { row: 0, len: 2, tasks: 1 }));
-    assert_eq!(run.push_row(&[Some(97.0)]), Err(MetricsError::NotAFraction { row: 0, column: 0, value: 97.0 }));
+    assert_eq!(
+        run.push_row(&[Some(0.1), None]),
+        Err(MetricsError::RowLength { row: 0, len: 2, tasks: 1 })
+    );
+    assert_eq!(
+        run.push_row(&[Some(97.0)]),
+        Err(MetricsError::NotAFraction { row: 0, column: 0, value: 97.0 })
+    );
     assert_eq!(run, AccuracyMatrix::new(1));
     run.push_row(&[Some(0.97)]).unwrap();
     assert_eq!(run.push_row(&[Some(0.97)]), Err(MetricsError::Full { tasks: 1 }));
@@ -121,7 +133,8 @@ fn json_is_a_square_of_numbers_and_nulls_and_comes_back_the_same() {
 }
 
 #[test]
-fn metrics_of_random_matrices_stay_in_their_range_and_forgetting_is_never_less_than_lost_transfer() {
+fn metrics_of_random_matrices_stay_in_their_range_and_forgetting_is_never_less_than_lost_transfer()
+{
     let mut random = Stream::new(1, Purpose::TaskStream, 0, 0);
     for _ in 0..500 {
         let tasks = 2 + random.below(8) as usize;

@@ -13,17 +13,26 @@ use super::ReportError;
 /// # Errors
 /// [`ReportError::Io`] with the directory or the file. A file that was at `path` is unchanged.
 pub fn write_atomically(path: &Path, text: &str) -> Result<(), ReportError> {
-    write_bytes(path, text.as_bytes()).map_err(|(action, path, source)| ReportError::Io { action, path, source })
+    write_bytes(path, text.as_bytes()).map_err(|(action, path, source)| ReportError::Io {
+        action,
+        path,
+        source,
+    })
 }
 
 /// As [`write_atomically`], for whatever bytes; the error says what was tried, with which path, and
 /// why it failed.
-pub(crate) fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), (&'static str, PathBuf, io::Error)> {
+pub(crate) fn write_bytes(
+    path: &Path,
+    bytes: &[u8],
+) -> Result<(), (&'static str, PathBuf, io::Error)> {
     // `parent` of a bare file name is the empty path, which `create_dir_all` accepts.
     if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory).map_err(|source| ("create the directory", directory.to_path_buf(), source))?;
+        fs::create_dir_all(directory)
+            .map_err(|source| ("create the directory", directory.to_path_buf(), source))?;
     }
-    burn_rehearsal::checkpoint::write_atomically(path, bytes).map_err(|source| ("write", path.to_path_buf(), source))
+    burn_rehearsal::checkpoint::write_atomically(path, bytes)
+        .map_err(|source| ("write", path.to_path_buf(), source))
 }
 
 #[cfg(test)]
@@ -57,7 +66,10 @@ mod tests {
         let path = directory.path().join("report.json");
         fs::create_dir_all(path.join("inside")).unwrap();
         let error = write_atomically(&path, "text").unwrap_err();
-        assert!(matches!(&error, ReportError::Io { action: "write", path: named, .. } if *named == path), "{error}");
+        assert!(
+            matches!(&error, ReportError::Io { action: "write", path: named, .. } if *named == path),
+            "{error}"
+        );
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 }

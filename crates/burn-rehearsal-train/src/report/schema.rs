@@ -78,7 +78,11 @@ pub struct PrecisionReport {
 impl PrecisionReport {
     /// The report of a run in `format` with this factor of the loss, if it was scaled.
     pub fn of(format: Precision, loss_scale: Option<LossScale>) -> Self {
-        Self { format, loss_scale: loss_scale.map(|scale| scale.factor), skipped_updates: loss_scale.map_or(0, |scale| scale.skipped) }
+        Self {
+            format,
+            loss_scale: loss_scale.map(|scale| scale.factor),
+            skipped_updates: loss_scale.map_or(0, |scale| scale.skipped),
+        }
     }
 }
 
@@ -117,7 +121,10 @@ impl Summary {
             average_top5: accuracy.top5.average(),
             forgetting: accuracy.top1.forgetting(),
             bwt: accuracy.top1.backward_transfer(),
-            fwt: accuracy.initial_top1.as_deref().and_then(|initial| accuracy.top1.forward_transfer(initial)),
+            fwt: accuracy
+                .initial_top1
+                .as_deref()
+                .and_then(|initial| accuracy.top1.forward_transfer(initial)),
         }
     }
 }
@@ -228,7 +235,9 @@ pub struct BufferReport {
 impl BufferReport {
     /// The report of a buffer, with what it did on this rank.
     pub fn of(report: burn_rehearsal::BufferReport, timings: &EngineTimings) -> Self {
-        let used = [StoreLocation::Host, StoreLocation::Device].into_iter().filter(|store| report.stores.contains(&Some(*store)));
+        let used = [StoreLocation::Host, StoreLocation::Device]
+            .into_iter()
+            .filter(|store| report.stores.contains(&Some(*store)));
         Self {
             capacity: report.capacity as u64,
             len: report.len as u64,
@@ -258,7 +267,11 @@ impl PerStep {
     /// The means over the steps so far.
     pub fn of(timings: &EngineTimings) -> Self {
         let mean = |sum: u64| sum as f64 / timings.steps.max(1) as f64;
-        Self { queue_depth: mean(timings.queued), staleness: mean(timings.staleness), copied_bytes: mean(timings.copied_bytes) }
+        Self {
+            queue_depth: mean(timings.queued),
+            staleness: mean(timings.staleness),
+            copied_bytes: mean(timings.copied_bytes),
+        }
     }
 }
 
@@ -271,7 +284,8 @@ impl RunReport {
     pub fn write(&self, directory: &Path) -> Result<PathBuf, ReportError> {
         let path = directory.join(REPORT_FILE);
         self.check(&path)?;
-        let mut json = serde_json::to_string_pretty(self).map_err(|source| ReportError::Serialize { path: path.clone(), source })?;
+        let mut json = serde_json::to_string_pretty(self)
+            .map_err(|source| ReportError::Serialize { path: path.clone(), source })?;
         json.push('\n');
         write_atomically(&path, &json)?;
         Ok(path)
@@ -289,7 +303,11 @@ impl RunReport {
         }
 
         let path = if path.is_dir() { path.join(REPORT_FILE) } else { path.to_path_buf() };
-        let json = fs::read_to_string(&path).map_err(|source| ReportError::Io { action: "read", path: path.clone(), source })?;
+        let json = fs::read_to_string(&path).map_err(|source| ReportError::Io {
+            action: "read",
+            path: path.clone(),
+            source,
+        })?;
         let damaged = |source| ReportError::Damaged { path: path.clone(), source };
         // The version first: a report of another version would only be reported as lacking some
         // field.
@@ -306,26 +324,37 @@ impl RunReport {
     fn check(&self, path: &Path) -> Result<(), ReportError> {
         let inconsistent = |what| Err(ReportError::Inconsistent { path: path.to_path_buf(), what });
         if self.schema_version != SCHEMA_VERSION {
-            return inconsistent(format!("schema_version is {}, not {SCHEMA_VERSION}", self.schema_version));
+            return inconsistent(format!(
+                "schema_version is {}, not {SCHEMA_VERSION}",
+                self.schema_version
+            ));
         }
         let tasks = self.tasks.len();
-        for (name, matrix) in [("accuracy.top1", &self.accuracy.top1), ("accuracy.top5", &self.accuracy.top5)] {
+        for (name, matrix) in
+            [("accuracy.top1", &self.accuracy.top1), ("accuracy.top5", &self.accuracy.top5)]
+        {
             if matrix.tasks() != tasks {
-                return inconsistent(format!("{name} has {} rows, but there are {tasks} tasks", matrix.tasks()));
+                return inconsistent(format!(
+                    "{name} has {} rows, but there are {tasks} tasks",
+                    matrix.tasks()
+                ));
             }
         }
-        for (name, seconds) in [("time.total_s", self.time.total_s), ("time.train_s", self.time.train_s)] {
+        for (name, seconds) in
+            [("time.total_s", self.time.total_s), ("time.train_s", self.time.train_s)]
+        {
             if !seconds.is_finite() {
                 return inconsistent(format!("{name} is {seconds}"));
             }
         }
         match &self.accuracy.initial_top1 {
-            Some(initial) if initial.len() != tasks => {
-                inconsistent(format!("accuracy.initial_top1 has {} values, but there are {tasks} tasks", initial.len()))
-            }
-            Some(initial) if initial.iter().any(|value| !value.is_finite()) => {
-                inconsistent(format!("accuracy.initial_top1 has a value that is not finite: {initial:?}"))
-            }
+            Some(initial) if initial.len() != tasks => inconsistent(format!(
+                "accuracy.initial_top1 has {} values, but there are {tasks} tasks",
+                initial.len()
+            )),
+            Some(initial) if initial.iter().any(|value| !value.is_finite()) => inconsistent(
+                format!("accuracy.initial_top1 has a value that is not finite: {initial:?}"),
+            ),
             _ => Ok(()),
         }
     }
@@ -333,7 +362,10 @@ impl RunReport {
 
 /// A mean over no step is NaN; JSON would hold a null in its place that cannot be read back as a
 /// number.
-fn finite_values<S: Serializer>(values: &BTreeMap<String, f64>, serializer: S) -> Result<S::Ok, S::Error> {
+fn finite_values<S: Serializer>(
+    values: &BTreeMap<String, f64>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.collect_map(values.iter().filter(|(_, value)| value.is_finite()))
 }
 

@@ -80,7 +80,11 @@ impl ClassIncremental {
         for (index, task) in built.iter().enumerate() {
             for (split, samples) in [(Split::Train, &task.train), (Split::Test, &task.test)] {
                 if samples.is_empty() {
-                    return Err(StreamError::EmptyTask { task: index, split, classes: task.classes.clone() });
+                    return Err(StreamError::EmptyTask {
+                        task: index,
+                        split,
+                        classes: task.classes.clone(),
+                    });
                 }
             }
         }
@@ -105,7 +109,8 @@ mod tests {
             let (train, test) = (labels(classes * 12, classes), labels(classes * 12 + 1, classes));
             for tasks in 1..=classes {
                 for order in [ClassOrder::Fixed, ClassOrder::Seeded(classes as u64)] {
-                    let stream = ClassIncremental::new(&train, &test, classes, tasks, order).unwrap();
+                    let stream =
+                        ClassIncremental::new(&train, &test, classes, tasks, order).unwrap();
                     let mut seen_classes = Vec::new();
                     let (mut seen_train, mut seen_test) = (Vec::new(), Vec::new());
                     for task in 0..stream.tasks() {
@@ -113,10 +118,24 @@ mod tests {
                         seen_train.extend_from_slice(stream.train(task));
                         seen_test.extend_from_slice(stream.test(task));
                         assert!(stream.train(task).is_sorted() && stream.test(task).is_sorted());
-                        assert!(stream.train(task).iter().all(|&sample| stream.classes(task).contains(&train[sample])));
-                        assert!(stream.test(task).iter().all(|&sample| stream.classes(task).contains(&test[sample])));
+                        assert!(
+                            stream
+                                .train(task)
+                                .iter()
+                                .all(|&sample| stream.classes(task).contains(&train[sample]))
+                        );
+                        assert!(
+                            stream
+                                .test(task)
+                                .iter()
+                                .all(|&sample| stream.classes(task).contains(&test[sample]))
+                        );
                     }
-                    for (mut seen, len) in [(seen_classes, classes), (seen_train, train.len()), (seen_test, test.len())] {
+                    for (mut seen, len) in [
+                        (seen_classes, classes),
+                        (seen_train, train.len()),
+                        (seen_test, test.len()),
+                    ] {
                         seen.sort_unstable();
                         assert_eq!(seen, (0..len).collect::<Vec<_>>());
                     }
@@ -137,7 +156,8 @@ mod tests {
     fn a_seeded_order_is_a_function_of_the_seed_alone() {
         let labels = labels(200, 10);
         let order = |seed| {
-            let stream = ClassIncremental::new(&labels, &labels, 10, 5, ClassOrder::Seeded(seed)).unwrap();
+            let stream =
+                ClassIncremental::new(&labels, &labels, 10, 5, ClassOrder::Seeded(seed)).unwrap();
             (0..5).flat_map(|task| stream.classes(task).to_vec()).collect::<Vec<_>>()
         };
         assert_eq!(order(1), order(1));
@@ -152,11 +172,20 @@ mod tests {
             ClassIncremental::new(train, test, classes, tasks, ClassOrder::Fixed).unwrap_err()
         };
         assert_eq!(error(&labels, &labels, 3, 0), StreamError::NoTasks);
-        assert_eq!(error(&labels, &labels, 3, 4), StreamError::MoreTasksThanClasses { tasks: 4, classes: 3 });
-        assert_eq!(error(&labels, &labels, 2, 2), StreamError::LabelOutOfRange { split: Split::Train, index: 2, label: 2, classes: 2 });
+        assert_eq!(
+            error(&labels, &labels, 3, 4),
+            StreamError::MoreTasksThanClasses { tasks: 4, classes: 3 }
+        );
+        assert_eq!(
+            error(&labels, &labels, 2, 2),
+            StreamError::LabelOutOfRange { split: Split::Train, index: 2, label: 2, classes: 2 }
+        );
         let empty = error(&labels, &[0, 1], 3, 3);
         assert_eq!(empty, StreamError::EmptyTask { task: 2, split: Split::Test, classes: vec![2] });
         assert_eq!(empty.to_string(), "task 2 (classes [2]) has no test sample");
-        assert_eq!(error(&[1], &labels, 3, 3), StreamError::EmptyTask { task: 0, split: Split::Train, classes: vec![0] });
+        assert_eq!(
+            error(&[1], &labels, 3, 3),
+            StreamError::EmptyTask { task: 0, split: Split::Train, classes: vec![0] }
+        );
     }
 }

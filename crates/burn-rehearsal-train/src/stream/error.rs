@@ -32,7 +32,9 @@ pub enum StreamError {
     NoTasks,
 
     /// Some task would bring no class.
-    #[error("{tasks} tasks of new classes cannot be made of {classes} classes: use at most {classes} tasks")]
+    #[error(
+        "{tasks} tasks of new classes cannot be made of {classes} classes: use at most {classes} tasks"
+    )]
     MoreTasksThanClasses {
         /// Number of tasks asked for.
         tasks: usize,
@@ -41,7 +43,9 @@ pub enum StreamError {
     },
 
     /// Some task would have no sample of this split.
-    #[error("{tasks} tasks cannot be made of {samples} {split} samples: every task needs at least one")]
+    #[error(
+        "{tasks} tasks cannot be made of {samples} {split} samples: every task needs at least one"
+    )]
     MoreTasksThanSamples {
         /// Number of tasks asked for.
         tasks: usize,
@@ -52,7 +56,9 @@ pub enum StreamError {
     },
 
     /// A label is not a class.
-    #[error("label {label} of {split} sample {index} is out of range: there are {classes} classes, counted from 0")]
+    #[error(
+        "label {label} of {split} sample {index} is out of range: there are {classes} classes, counted from 0"
+    )]
     LabelOutOfRange {
         /// The split with the wrong label.
         split: Split,

@@ -27,24 +27,41 @@ impl InstanceIncremental {
     /// # Errors
     /// [`StreamError`] if there are no tasks, more tasks than training or test samples, or a label
     /// outside `0..num_classes`.
-    pub fn new(train_labels: &[usize], test_labels: &[usize], num_classes: usize, tasks: usize, seed: u64) -> Result<Self, StreamError> {
+    pub fn new(
+        train_labels: &[usize],
+        test_labels: &[usize],
+        num_classes: usize,
+        tasks: usize,
+        seed: u64,
+    ) -> Result<Self, StreamError> {
         if tasks == 0 {
             return Err(StreamError::NoTasks);
         }
         for (split, labels) in [(Split::Train, train_labels), (Split::Test, test_labels)] {
             check_labels(split, labels, num_classes)?;
             if tasks > labels.len() {
-                return Err(StreamError::MoreTasksThanSamples { tasks, split, samples: labels.len() });
+                return Err(StreamError::MoreTasksThanSamples {
+                    tasks,
+                    split,
+                    samples: labels.len(),
+                });
             }
         }
-        let (train, test) = (permutation(train_labels.len(), seed, Split::Train), permutation(test_labels.len(), seed, Split::Test));
+        let (train, test) = (
+            permutation(train_labels.len(), seed, Split::Train),
+            permutation(test_labels.len(), seed, Split::Test),
+        );
         let sorted_part = |order: &[usize], index| {
             let mut samples = order[even_split(order.len(), tasks, index)].to_vec();
             samples.sort_unstable();
             samples
         };
         let tasks = (0..tasks)
-            .map(|index| Task { train: sorted_part(&train, index), test: sorted_part(&test, index), classes: (0..num_classes).collect() })
+            .map(|index| Task {
+                train: sorted_part(&train, index),
+                test: sorted_part(&test, index),
+                classes: (0..num_classes).collect(),
+            })
             .collect();
         Ok(Self { tasks })
     }
@@ -75,8 +92,10 @@ mod tests {
             let (train, test) = (vec![0; len], vec![1; 41 - len]);
             for tasks in 1..=len.min(41 - len) {
                 let stream = InstanceIncremental::new(&train, &test, 2, tasks, len as u64).unwrap();
-                let parts: [Vec<&[usize]>; 2] =
-                    [(0..tasks).map(|task| stream.train(task)).collect(), (0..tasks).map(|task| stream.test(task)).collect()];
+                let parts: [Vec<&[usize]>; 2] = [
+                    (0..tasks).map(|task| stream.train(task)).collect(),
+                    (0..tasks).map(|task| stream.test(task)).collect(),
+                ];
                 for (parts, len) in parts.iter().zip([len, 41 - len]) {
                     let mut seen = parts.concat();
                     seen.sort_unstable();
@@ -112,10 +131,21 @@ mod tests {
 
     #[test]
     fn bad_numbers_are_refused_by_name() {
-        let error = |train: &[usize], test: &[usize], tasks| InstanceIncremental::new(train, test, 2, tasks, 0).unwrap_err();
+        let error = |train: &[usize], test: &[usize], tasks| {
+            InstanceIncremental::new(train, test, 2, tasks, 0).unwrap_err()
+        };
         assert_eq!(error(&[0, 1], &[0, 1], 0), StreamError::NoTasks);
-        assert_eq!(error(&[0], &[0, 1], 2), StreamError::MoreTasksThanSamples { tasks: 2, split: Split::Train, samples: 1 });
-        assert_eq!(error(&[0, 1], &[], 1), StreamError::MoreTasksThanSamples { tasks: 1, split: Split::Test, samples: 0 });
-        assert_eq!(error(&[0, 1], &[0, 2], 1), StreamError::LabelOutOfRange { split: Split::Test, index: 1, label: 2, classes: 2 });
+        assert_eq!(
+            error(&[0], &[0, 1], 2),
+            StreamError::MoreTasksThanSamples { tasks: 2, split: Split::Train, samples: 1 }
+        );
+        assert_eq!(
+            error(&[0, 1], &[], 1),
+            StreamError::MoreTasksThanSamples { tasks: 1, split: Split::Test, samples: 0 }
+        );
+        assert_eq!(
+            error(&[0, 1], &[0, 2], 1),
+            StreamError::LabelOutOfRange { split: Split::Test, index: 1, label: 2, classes: 2 }
+        );
     }
 }

@@ -43,7 +43,9 @@ pub trait TaskStream: Send + Sync {
     /// Indices of all training samples of tasks `0..=task`, task by task: what training *from
     /// scratch* uses after `task`.
     fn train_so_far(&self, task: usize) -> Vec<usize> {
-        (0..self.tasks().min(task.saturating_add(1))).flat_map(|earlier| self.train(earlier).iter().copied()).collect()
+        (0..self.tasks().min(task.saturating_add(1)))
+            .flat_map(|earlier| self.train(earlier).iter().copied())
+            .collect()
     }
 }
 
@@ -58,7 +60,10 @@ pub trait TaskStream: Send + Sync {
 /// assert_eq!(select(&letters, &[2, 0]).get(0)?, 'c');
 /// # Ok::<(), burn::data::dataset::DatasetError>(())
 /// ```
-pub fn select<I: Clone + Send + Sync + 'static>(dataset: &Arc<dyn Dataset<I>>, indices: &[usize]) -> Selection<I> {
+pub fn select<I: Clone + Send + Sync + 'static>(
+    dataset: &Arc<dyn Dataset<I>>,
+    indices: &[usize],
+) -> Selection<I> {
     SelectionDataset::from_indices_unchecked(dataset.clone(), indices.to_vec())
 }
 
@@ -100,7 +105,9 @@ use task_stream_over_tasks;
 /// Refuses the first label that is not in `0..classes`.
 fn check_labels(split: Split, labels: &[usize], classes: usize) -> Result<(), StreamError> {
     match labels.iter().position(|&label| label >= classes) {
-        Some(index) => Err(StreamError::LabelOutOfRange { split, index, label: labels[index], classes }),
+        Some(index) => {
+            Err(StreamError::LabelOutOfRange { split, index, label: labels[index], classes })
+        }
         None => Ok(()),
     }
 }
@@ -113,7 +120,11 @@ mod tests {
     fn a_task_that_does_not_exist_is_empty_and_everything_so_far_stops_at_the_last_task() {
         let labels = [0, 1, 2, 3];
         let stream = ClassIncremental::new(&labels, &labels, 4, 2, ClassOrder::Fixed).unwrap();
-        assert!(stream.train(2).is_empty() && stream.test(2).is_empty() && stream.classes(usize::MAX).is_empty());
+        assert!(
+            stream.train(2).is_empty()
+                && stream.test(2).is_empty()
+                && stream.classes(usize::MAX).is_empty()
+        );
         assert_eq!(stream.train_so_far(0), [0, 1]);
         assert_eq!(stream.train_so_far(1), [0, 1, 2, 3]);
         assert_eq!(stream.train_so_far(usize::MAX), [0, 1, 2, 3]);
@@ -122,7 +133,8 @@ mod tests {
     #[test]
     fn a_stream_can_be_used_as_a_shared_object() {
         let labels = [0, 1];
-        let stream: Box<dyn TaskStream> = Box::new(InstanceIncremental::new(&labels, &labels, 2, 2, 0).unwrap());
+        let stream: Box<dyn TaskStream> =
+            Box::new(InstanceIncremental::new(&labels, &labels, 2, 2, 0).unwrap());
         std::thread::scope(|scope| scope.spawn(|| assert_eq!(stream.tasks(), 2)).join().unwrap());
     }
 }

@@ -75,20 +75,31 @@ impl Axis {
 
     /// Whether an axis of `len` positions stays as it is.
     pub(super) fn is_identity(&self, len: usize) -> bool {
-        self.far.is_none() && self.len() == len && self.near.iter().enumerate().all(|(at, tap)| *tap == Tap { index: at, weight: 1.0 })
+        self.far.is_none()
+            && self.len() == len
+            && self.near.iter().enumerate().all(|(at, tap)| *tap == Tap { index: at, weight: 1.0 })
     }
 
     /// This table and then `next` as one, unless both are mixtures: a mixture of mixtures has more
     /// than two contributions.
     pub(super) fn then(&self, next: &Self) -> Option<Self> {
         let through = |inner: &[Tap], outer: &[Tap]| -> Vec<Tap> {
-            let look_up = |tap: &Tap| Tap { index: inner[tap.index].index, weight: inner[tap.index].weight * tap.weight };
+            let look_up = |tap: &Tap| Tap {
+                index: inner[tap.index].index,
+                weight: inner[tap.index].weight * tap.weight,
+            };
             outer.iter().map(look_up).collect()
         };
         match (&self.far, &next.far) {
             (None, None) => Some(Self { near: through(&self.near, &next.near), far: None }),
-            (None, Some(far)) => Some(Self { near: through(&self.near, &next.near), far: Some(through(&self.near, far)) }),
-            (Some(far), None) => Some(Self { near: through(&self.near, &next.near), far: Some(through(far, &next.near)) }),
+            (None, Some(far)) => Some(Self {
+                near: through(&self.near, &next.near),
+                far: Some(through(&self.near, far)),
+            }),
+            (Some(far), None) => Some(Self {
+                near: through(&self.near, &next.near),
+                far: Some(through(far, &next.near)),
+            }),
             (Some(_), Some(_)) => None,
         }
     }
@@ -108,6 +119,9 @@ impl Axes {
         let fuse = |first: &[Axis], second: &[Axis]| -> Option<Vec<Axis>> {
             first.iter().zip(second).map(|(first, second)| first.then(second)).collect()
         };
-        Some(Self { vertical: fuse(&self.vertical, &next.vertical)?, horizontal: fuse(&self.horizontal, &next.horizontal)? })
+        Some(Self {
+            vertical: fuse(&self.vertical, &next.vertical)?,
+            horizontal: fuse(&self.horizontal, &next.horizontal)?,
+        })
     }
 }

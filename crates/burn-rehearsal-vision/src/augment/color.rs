@@ -31,23 +31,40 @@ pub struct ColorJitter {
 
 impl ColorJitter {
     pub(super) fn check(&self, channels: usize) -> Result<(), AugmentError> {
-        for (what, value) in [("brightness", self.brightness), ("contrast", self.contrast), ("saturation", self.saturation)] {
+        for (what, value) in [
+            ("brightness", self.brightness),
+            ("contrast", self.contrast),
+            ("saturation", self.saturation),
+        ] {
             if !(value.is_finite() && value >= 0.0) {
-                return Err(AugmentError::Jitter { what, bounds: "a number that is not negative", value });
+                return Err(AugmentError::Jitter {
+                    what,
+                    bounds: "a number that is not negative",
+                    value,
+                });
             }
         }
         if !(0.0..=0.5).contains(&self.hue) {
-            return Err(AugmentError::Jitter { what: "hue", bounds: "between 0 and 0.5", value: self.hue });
+            return Err(AugmentError::Jitter {
+                what: "hue",
+                bounds: "between 0 and 0.5",
+                value: self.hue,
+            });
         }
         if channels != 1 && channels != 3 {
-            return Err(AugmentError::Channels { operation: "color_jitter", expected: "1 or 3".into(), found: channels });
+            return Err(AugmentError::Channels {
+                operation: "color_jitter",
+                expected: "1 or 3".into(),
+                found: channels,
+            });
         }
         Ok(())
     }
 
     /// The factors of one sample: brightness, contrast, saturation, and the turn of the hue.
     pub(super) fn draw(&self, random: &mut Stream) -> [f32; 4] {
-        let mut factor = |strength: f64| between([(1.0 - strength).max(0.0), 1.0 + strength], random) as f32;
+        let mut factor =
+            |strength: f64| between([(1.0 - strength).max(0.0), 1.0 + strength], random) as f32;
         let factors = [self.brightness, self.contrast, self.saturation].map(&mut factor);
         let hue = between([-self.hue, self.hue], random) as f32;
         [factors[0], factors[1], factors[2], hue]
@@ -55,26 +72,36 @@ impl ColorJitter {
 
     /// Changes colours: `[rows, 1 or 3, height, width]`, one random stream per row. `order` is a
     /// permutation of 0..4.
-    pub(super) fn apply(&self, images: Tensor<4>, order: [usize; 4], random: &mut [Stream]) -> Tensor<4> {
+    pub(super) fn apply(
+        &self,
+        images: Tensor<4>,
+        order: [usize; 4],
+        random: &mut [Stream],
+    ) -> Tensor<4> {
         let factors: Vec<[f32; 4]> = random.iter_mut().map(|random| self.draw(random)).collect();
-        let (device, dtype, [rows, channels, ..]) = (images.device(), images.dtype(), images.dims());
+        let (device, dtype, [rows, channels, ..]) =
+            (images.device(), images.dtype(), images.dims());
         let strengths = [self.brightness, self.contrast, self.saturation, self.hue];
-        order.into_iter().filter(|&which| strengths[which] > 0.0 && (which < 2 || channels == 3)).fold(images, |images, which| {
-            let values: Vec<f32> = factors.iter().map(|factors| factors[which]).collect();
-            let factor = Tensor::from_data(TensorData::new(values, [rows, 1, 1, 1]), (&device, dtype));
-            match which {
-                0 => (images * factor).clamp(0.0, 1.0),
-                1 => {
-                    let mean = mean_of_each(grey(&images));
-                    blend(images, mean, factor)
+        order
+            .into_iter()
+            .filter(|&which| strengths[which] > 0.0 && (which < 2 || channels == 3))
+            .fold(images, |images, which| {
+                let values: Vec<f32> = factors.iter().map(|factors| factors[which]).collect();
+                let factor =
+                    Tensor::from_data(TensorData::new(values, [rows, 1, 1, 1]), (&device, dtype));
+                match which {
+                    0 => (images * factor).clamp(0.0, 1.0),
+                    1 => {
+                        let mean = mean_of_each(grey(&images));
+                        blend(images, mean, factor)
+                    }
+                    2 => {
+                        let grey = grey(&images);
+                        blend(images, grey, factor)
+                    }
+                    _ => turn_hue(images, factor),
                 }
-                2 => {
-                    let grey = grey(&images);
-                    blend(images, grey, factor)
-                }
-                _ => turn_hue(images, factor),
-            }
-        })
+            })
     }
 }
 
@@ -122,7 +149,8 @@ fn turn_hue(images: Tensor<4>, turn: Tensor<4>) -> Tensor<4> {
     let chroma = largest.clone() - images.min_dim(1);
     // A grey pixel has no hue, and its chroma of 0 leaves it grey whatever hue is computed.
     let divisor = chroma.clone().mask_fill(chroma.clone().equal_scalar(0.0), 1.0);
-    let (is_red, is_green) = (largest.clone().equal(red.clone()), largest.clone().equal(green.clone()));
+    let (is_red, is_green) =
+        (largest.clone().equal(red.clone()), largest.clone().equal(green.clone()));
     let hue = ((red.clone() - green.clone()) / divisor.clone() + 4.0)
         .mask_where(is_green, (blue.clone() - red) / divisor.clone() + 2.0)
         .mask_where(is_red, (green - blue) / divisor);
@@ -147,14 +175,22 @@ impl Normalize {
     pub(super) fn check(&self, channels: usize) -> Result<(), AugmentError> {
         for len in [self.mean.len(), self.std.len()] {
             if len != channels {
-                return Err(AugmentError::Channels { operation: "normalize", expected: len.to_string(), found: channels });
+                return Err(AugmentError::Channels {
+                    operation: "normalize",
+                    expected: len.to_string(),
+                    found: channels,
+                });
             }
         }
         if let Some(&value) = self.mean.iter().find(|mean| !mean.is_finite()) {
             return Err(AugmentError::Value { operation: "normalize", what: "mean", value });
         }
         match self.std.iter().find(|std| !(std.is_finite() && **std > 0.0)) {
-            Some(&value) => Err(AugmentError::Value { operation: "normalize", what: "standard deviation", value }),
+            Some(&value) => Err(AugmentError::Value {
+                operation: "normalize",
+                what: "standard deviation",
+                value,
+            }),
             None => Ok(()),
         }
     }

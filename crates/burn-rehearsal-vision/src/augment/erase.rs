@@ -20,7 +20,11 @@ impl Erase {
         check_range("random_erasing", "scale", self.scale)?;
         check_range("random_erasing", "ratio", self.ratio)?;
         if !self.value.is_finite() {
-            return Err(AugmentError::Value { operation: "random_erasing", what: "value of a pixel", value: self.value });
+            return Err(AugmentError::Value {
+                operation: "random_erasing",
+                what: "value of a pixel",
+                value: self.value,
+            });
         }
         Ok(())
     }
@@ -33,9 +37,14 @@ impl Erase {
             return None;
         }
         for _ in 0..TRIES {
-            let (area, ratio) = (between(self.scale, random) * image.area(), between(self.ratio.map(f64::ln), random).exp());
-            let size =
-                Size { height: (area * ratio).sqrt().round_ties_even() as usize, width: (area / ratio).sqrt().round_ties_even() as usize };
+            let (area, ratio) = (
+                between(self.scale, random) * image.area(),
+                between(self.ratio.map(f64::ln), random).exp(),
+            );
+            let size = Size {
+                height: (area * ratio).sqrt().round_ties_even() as usize,
+                width: (area / ratio).sqrt().round_ties_even() as usize,
+            };
             if size.height < image.height && size.width < image.width {
                 return Some(somewhere(image, size, random));
             }
@@ -47,21 +56,23 @@ impl Erase {
     /// stream per row.
     pub(super) fn apply(&self, images: Tensor<4>, random: &mut [Stream]) -> Tensor<4> {
         let [rows, _, height, width] = images.dims();
-        let windows: Vec<Option<Window>> = random.iter_mut().map(|random| self.draw(Size { height, width }, random)).collect();
+        let windows: Vec<Option<Window>> =
+            random.iter_mut().map(|random| self.draw(Size { height, width }, random)).collect();
         if windows.iter().all(Option::is_none) {
             return images;
         }
         let (device, dtype) = (images.device(), images.dtype());
         // 1 inside the rectangle's range of lines or columns; their product is 1 in the rectangle.
-        let inside = |len: usize, range: fn(&Window) -> (i64, usize), shape: [usize; 4]| -> Tensor<4> {
-            let mut inside = vec![0.0f32; rows * len];
-            for (line, window) in inside.chunks_exact_mut(len).zip(&windows) {
-                if let Some((start, size)) = window.as_ref().map(range) {
-                    line[start as usize..][..size].fill(1.0);
+        let inside =
+            |len: usize, range: fn(&Window) -> (i64, usize), shape: [usize; 4]| -> Tensor<4> {
+                let mut inside = vec![0.0f32; rows * len];
+                for (line, window) in inside.chunks_exact_mut(len).zip(&windows) {
+                    if let Some((start, size)) = window.as_ref().map(range) {
+                        line[start as usize..][..size].fill(1.0);
+                    }
                 }
-            }
-            Tensor::from_data(TensorData::new(inside, shape), (&device, dtype))
-        };
+                Tensor::from_data(TensorData::new(inside, shape), (&device, dtype))
+            };
         let lines = inside(height, |window| (window.top, window.size.height), [rows, 1, height, 1]);
         let columns = inside(width, |window| (window.left, window.size.width), [rows, 1, 1, width]);
         let erased = lines * columns;

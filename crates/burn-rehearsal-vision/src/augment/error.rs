@@ -17,7 +17,9 @@ pub enum AugmentError {
         width: usize,
     },
     /// A random crop that is larger than the image with its padding.
-    #[error("random_crop: {size} pixels do not fit in an image of {image} pixels with {padding} pixels of padding on each side")]
+    #[error(
+        "random_crop: {size} pixels do not fit in an image of {image} pixels with {padding} pixels of padding on each side"
+    )]
     CropBeyondImage {
         /// What was to be cut out.
         size: Size,
@@ -35,7 +37,9 @@ pub enum AugmentError {
         value: f64,
     },
     /// A range whose ends are not in order, not finite, or outside what is possible.
-    #[error("{operation}: the range of the {what} must be from low to high, {bounds}, not {low} to {high}")]
+    #[error(
+        "{operation}: the range of the {what} must be from low to high, {bounds}, not {low} to {high}"
+    )]
     Range {
         /// Whose.
         operation: &'static str,

@@ -48,7 +48,9 @@ impl Geometry {
                 check_range("random_resized_crop", "ratio", ratio)?;
                 not_empty("random_resized_crop", size)
             }
-            Self::Flip { probability } => check_probability("horizontal_flip", probability).map(|()| from),
+            Self::Flip { probability } => {
+                check_probability("horizontal_flip", probability).map(|()| from)
+            }
             Self::CenterCrop { size } => not_empty("center_crop", size),
             Self::Resize { size } => not_empty("resize", size),
         }
@@ -57,23 +59,36 @@ impl Geometry {
     /// The tables of images of `from` pixels, one random stream per sample. The parameters must
     /// have passed [`check`](Self::check).
     pub(super) fn draw(&self, from: Size, random: &mut [Stream]) -> Axes {
-        let (vertical, horizontal) = random.iter_mut().map(|random| self.axes(from, random)).unzip();
+        let (vertical, horizontal) =
+            random.iter_mut().map(|random| self.axes(from, random)).unzip();
         Axes { vertical, horizontal }
     }
 
     fn axes(&self, from: Size, random: &mut Stream) -> (Axis, Axis) {
-        let cut =
-            |Window { top, left, size }: Window| (Axis::window(from.height, top, size.height), Axis::window(from.width, left, size.width));
+        let cut = |Window { top, left, size }: Window| {
+            (
+                Axis::window(from.height, top, size.height),
+                Axis::window(from.width, left, size.width),
+            )
+        };
         let scale = |window: Window, size: Size| {
             let axis = |start: i64, len, size| Axis::linear(start as usize, len, size);
-            (axis(window.top, window.size.height, size.height), axis(window.left, window.size.width, size.width))
+            (
+                axis(window.top, window.size.height, size.height),
+                axis(window.left, window.size.width, size.width),
+            )
         };
         match *self {
             Self::RandomCrop { size, padding } => cut(random_crop(from, size, padding, random)),
-            Self::ResizedCrop { size, scale: area, ratio } => scale(resized_crop(from, area, ratio, random), size),
+            Self::ResizedCrop { size, scale: area, ratio } => {
+                scale(resized_crop(from, area, ratio, random), size)
+            }
             Self::Flip { probability } => {
                 let flip = random.unit_f64() < probability;
-                (Axis::identity(from.height), if flip { Axis::reversed(from.width) } else { Axis::identity(from.width) })
+                (
+                    Axis::identity(from.height),
+                    if flip { Axis::reversed(from.width) } else { Axis::identity(from.width) },
+                )
             }
             Self::CenterCrop { size } => cut(center_crop(from, size)),
             Self::Resize { size } => scale(Window { top: 0, left: 0, size: from }, size),
@@ -88,7 +103,8 @@ fn padded(image: Size, padding: usize) -> [usize; 2] {
 /// A rectangle of `size` anywhere in the image and its padding, each place equally likely.
 pub(super) fn random_crop(image: Size, size: Size, padding: usize, random: &mut Stream) -> Window {
     let [height, width] = padded(image, padding);
-    let mut start = |room: usize, size: usize| random.below((room - size) as u64 + 1) as i64 - padding as i64;
+    let mut start =
+        |room: usize, size: usize| random.below((room - size) as u64 + 1) as i64 - padding as i64;
     Window { top: start(height, size.height), left: start(width, size.width), size }
 }
 
@@ -97,11 +113,19 @@ pub(super) fn random_crop(image: Size, size: Size, padding: usize, random: &mut 
 ///
 /// As torchvision's `RandomResizedCrop.get_params`: after ten rectangles that do not fit, the
 /// largest one in the middle whose ratio is allowed; it has at least one pixel.
-pub(super) fn resized_crop(image: Size, scale: [f64; 2], ratio: [f64; 2], random: &mut Stream) -> Window {
+pub(super) fn resized_crop(
+    image: Size,
+    scale: [f64; 2],
+    ratio: [f64; 2],
+    random: &mut Stream,
+) -> Window {
     for _ in 0..TRIES {
-        let (area, ratio) = (between(scale, random) * image.area(), between(ratio.map(f64::ln), random).exp());
-        let size =
-            Size { height: (area / ratio).sqrt().round_ties_even() as usize, width: (area * ratio).sqrt().round_ties_even() as usize };
+        let (area, ratio) =
+            (between(scale, random) * image.area(), between(ratio.map(f64::ln), random).exp());
+        let size = Size {
+            height: (area / ratio).sqrt().round_ties_even() as usize,
+            width: (area * ratio).sqrt().round_ties_even() as usize,
+        };
         if (1..=image.height).contains(&size.height) && (1..=image.width).contains(&size.width) {
             return somewhere(image, size, random);
         }
@@ -110,11 +134,18 @@ pub(super) fn resized_crop(image: Size, scale: [f64; 2], ratio: [f64; 2], random
     let size = if width / height < ratio[0] {
         Size { height: ((width / ratio[0]).round_ties_even() as usize).max(1), width: image.width }
     } else if width / height > ratio[1] {
-        Size { height: image.height, width: ((height * ratio[1]).round_ties_even() as usize).max(1) }
+        Size {
+            height: image.height,
+            width: ((height * ratio[1]).round_ties_even() as usize).max(1),
+        }
     } else {
         image
     };
-    Window { top: ((image.height - size.height) / 2) as i64, left: ((image.width - size.width) / 2) as i64, size }
+    Window {
+        top: ((image.height - size.height) / 2) as i64,
+        left: ((image.width - size.width) / 2) as i64,
+        size,
+    }
 }
 
 /// The middle of an image, with zeros around it where the image is smaller; halves of a pixel are

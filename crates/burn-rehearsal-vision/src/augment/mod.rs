@@ -81,7 +81,8 @@ impl ChannelStatistics {
     /// Those of ImageNet's training images.
     pub const IMAGENET: Self = Self { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
     /// Those of CIFAR-10's training images.
-    pub const CIFAR10: Self = Self { mean: [0.4914, 0.4822, 0.4465], std: [0.2470, 0.2435, 0.2615] };
+    pub const CIFAR10: Self =
+        Self { mean: [0.4914, 0.4822, 0.4465], std: [0.2470, 0.2435, 0.2615] };
 }
 
 /// The size of an image in pixels; a single number is the side of a square, a pair is
@@ -156,7 +157,12 @@ impl Augment {
     ///
     /// Bilinear with `align_corners=False`. After ten rectangles that do not fit in the image, it
     /// is the largest one in the middle with an allowed ratio.
-    pub fn random_resized_crop(self, size: impl Into<Size>, scale: [f64; 2], ratio: [f64; 2]) -> Self {
+    pub fn random_resized_crop(
+        self,
+        size: impl Into<Size>,
+        scale: [f64; 2],
+        ratio: [f64; 2],
+    ) -> Self {
         self.geometry(Geometry::ResizedCrop { size: size.into(), scale, ratio })
     }
 
@@ -189,7 +195,13 @@ impl Augment {
     /// With `probability`, sets all channels of a random rectangle to `value`; its area is a share
     /// `scale` of the image's (uniform), its ratio of height to width is in `ratio` (uniform in its
     /// logarithm). torchvision's defaults are [`ERASING_SCALE`] and [`ERASING_RATIO`].
-    pub fn random_erasing(self, probability: f64, scale: [f64; 2], ratio: [f64; 2], value: f32) -> Self {
+    pub fn random_erasing(
+        self,
+        probability: f64,
+        scale: [f64; 2],
+        ratio: [f64; 2],
+        value: f32,
+    ) -> Self {
         self.with(Operation::Erase(Erase { probability, scale, ratio, value }))
     }
 
@@ -207,7 +219,10 @@ impl Augment {
     /// # Errors
     ///
     /// [`AugmentError`] for the first operation that makes no sense, or not for these images.
-    pub fn output_shape(&self, [channels, height, width]: [usize; 3]) -> Result<[usize; 3], AugmentError> {
+    pub fn output_shape(
+        &self,
+        [channels, height, width]: [usize; 3],
+    ) -> Result<[usize; 3], AugmentError> {
         if channels == 0 || height == 0 || width == 0 {
             return Err(AugmentError::Empty { operation: "augmentation", height, width });
         }
@@ -228,7 +243,12 @@ impl Augment {
     /// # Errors
     ///
     /// As [`apply`](Self::apply).
-    pub fn apply_bytes(&self, images: Tensor<4, Int>, step: u64, rank: usize) -> Result<Tensor<4>, AugmentError> {
+    pub fn apply_bytes(
+        &self,
+        images: Tensor<4, Int>,
+        step: u64,
+        rank: usize,
+    ) -> Result<Tensor<4>, AugmentError> {
         self.apply(images.float() / 255.0, step, rank)
     }
 
@@ -239,14 +259,23 @@ impl Augment {
     /// # Errors
     ///
     /// [`AugmentError`] if an operation makes no sense, or not for these images.
-    pub fn apply(&self, images: Tensor<4>, step: u64, rank: usize) -> Result<Tensor<4>, AugmentError> {
+    pub fn apply(
+        &self,
+        images: Tensor<4>,
+        step: u64,
+        rank: usize,
+    ) -> Result<Tensor<4>, AugmentError> {
         let [rows, channels, height, width] = images.dims();
         let [_, new_height, new_width] = self.output_shape([channels, height, width])?;
         if rows == 0 {
-            return Ok(Tensor::zeros([0, channels, new_height, new_width], (&images.device(), images.dtype())));
+            return Ok(Tensor::zeros(
+                [0, channels, new_height, new_width],
+                (&images.device(), images.dtype()),
+            ));
         }
-        let mut random: Vec<Stream> =
-            (0..rows).map(|row| Stream::for_row(self.seed, Purpose::Augment, step, rank as u32, row as u64)).collect();
+        let mut random: Vec<Stream> = (0..rows)
+            .map(|row| Stream::for_row(self.seed, Purpose::Augment, step, rank as u32, row as u64))
+            .collect();
         let mut of_step = Stream::new(self.seed, Purpose::Augment, step, rank as u32);
         let mut canvas = Canvas { images, size: Size { height, width }, pending: None };
         for operation in &self.operations {
@@ -296,14 +325,26 @@ impl Canvas {
 }
 
 fn check_probability(operation: &'static str, value: f64) -> Result<(), AugmentError> {
-    if (0.0..=1.0).contains(&value) { Ok(()) } else { Err(AugmentError::Probability { operation, value }) }
+    if (0.0..=1.0).contains(&value) {
+        Ok(())
+    } else {
+        Err(AugmentError::Probability { operation, value })
+    }
 }
 
 /// A scale must be in 0..=1, a ratio positive.
-fn check_range(operation: &'static str, what: &'static str, [low, high]: [f64; 2]) -> Result<(), AugmentError> {
+fn check_range(
+    operation: &'static str,
+    what: &'static str,
+    [low, high]: [f64; 2],
+) -> Result<(), AugmentError> {
     let (possible, bounds) = match what {
         "scale" => (low >= 0.0 && high > 0.0 && high <= 1.0, "between 0 and 1"),
         _ => (low > 0.0 && high.is_finite(), "above 0"),
     };
-    if possible && low <= high { Ok(()) } else { Err(AugmentError::Range { operation, what, bounds, low, high }) }
+    if possible && low <= high {
+        Ok(())
+    } else {
+        Err(AugmentError::Range { operation, what, bounds, low, high })
+    }
 }

@@ -38,7 +38,10 @@ fn vertically(images: Tensor<4>, axes: &[Axis]) -> Tensor<4> {
                 numbers.extend(taps.iter().map(|tap| (first + tap.index) as i64));
             }
         }
-        let numbers = Tensor::<1, Int>::from_data(TensorData::new(numbers, [rows * channels * size]), &device);
+        let numbers = Tensor::<1, Int>::from_data(
+            TensorData::new(numbers, [rows * channels * size]),
+            &device,
+        );
         let picked = lines.clone().select(0, numbers).reshape([rows, channels, size, width]);
         weigh(picked, taps, [rows, 1, size, 1])
     })
@@ -53,9 +56,13 @@ fn horizontally(images: Tensor<4>, axes: &[Axis]) -> Tensor<4> {
     let size = axes[0].len();
     let lines = images.reshape([rows * channels * height, width]);
     mix(axes, |taps| {
-        let numbers: Vec<i64> = taps.iter().flat_map(|taps| taps.iter().map(|tap| tap.index as i64)).collect();
-        let numbers = Tensor::<3, Int>::from_data(TensorData::new(numbers, [rows, 1, size]), &device);
-        let numbers = numbers.expand([rows, channels * height, size]).reshape([rows * channels * height, size]);
+        let numbers: Vec<i64> =
+            taps.iter().flat_map(|taps| taps.iter().map(|tap| tap.index as i64)).collect();
+        let numbers =
+            Tensor::<3, Int>::from_data(TensorData::new(numbers, [rows, 1, size]), &device);
+        let numbers = numbers
+            .expand([rows, channels * height, size])
+            .reshape([rows * channels * height, size]);
         let picked = lines.clone().gather(1, numbers).reshape([rows, channels, height, size]);
         weigh(picked, taps, [rows, 1, 1, size])
     })
@@ -72,7 +79,8 @@ fn mix(axes: &[Axis], contribution: impl Fn(&[&[Tap]]) -> Tensor<4>) -> Tensor<4
 
 /// Multiplies with the taps' weights, shaped as `shape`, unless all are 1.
 fn weigh(picked: Tensor<4>, taps: &[&[Tap]], shape: [usize; 4]) -> Tensor<4> {
-    let weights: Vec<f32> = taps.iter().flat_map(|taps| taps.iter().map(|tap| tap.weight)).collect();
+    let weights: Vec<f32> =
+        taps.iter().flat_map(|taps| taps.iter().map(|tap| tap.weight)).collect();
     if weights.iter().all(|weight| *weight == 1.0) {
         return picked;
     }

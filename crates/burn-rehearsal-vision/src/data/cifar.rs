@@ -14,11 +14,21 @@ use std::sync::Arc;
 const SIDE: usize = 32;
 const PIXELS: usize = 3 * SIDE * SIDE;
 
-pub(super) const CIFAR10: Kind = kind("cifar10", |directory, options| open_cifar(directory, Cifar::Ten, options.side));
-pub(super) const CIFAR100: Kind = kind("cifar100", |directory, options| open_cifar(directory, Cifar::Hundred, options.side));
+pub(super) const CIFAR10: Kind =
+    kind("cifar10", |directory, options| open_cifar(directory, Cifar::Ten, options.side));
+pub(super) const CIFAR100: Kind =
+    kind("cifar100", |directory, options| open_cifar(directory, Cifar::Hundred, options.side));
 
-const fn kind(name: &'static str, open: fn(&Path, &ImageOptions) -> Result<ImageData, DataError>) -> Kind {
-    Kind { name, layout: Some("the binary files as distributed, maybe with .gz"), usual_side: |_| SIDE, open }
+const fn kind(
+    name: &'static str,
+    open: fn(&Path, &ImageOptions) -> Result<ImageData, DataError>,
+) -> Kind {
+    Kind {
+        name,
+        layout: Some("the binary files as distributed, maybe with .gz"),
+        usual_side: |_| SIDE,
+        open,
+    }
 }
 
 /// Which of the two.
@@ -48,9 +58,16 @@ impl Cifar {
 
     fn files(self) -> (&'static [&'static str], &'static str) {
         match self {
-            Self::Ten => {
-                (&["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"], "test_batch.bin")
-            }
+            Self::Ten => (
+                &[
+                    "data_batch_1.bin",
+                    "data_batch_2.bin",
+                    "data_batch_3.bin",
+                    "data_batch_4.bin",
+                    "data_batch_5.bin",
+                ],
+                "test_batch.bin",
+            ),
             Self::Hundred => (&["train.bin"], "test.bin"),
         }
     }
@@ -70,14 +87,21 @@ pub fn open_cifar(directory: &Path, which: Cifar, side: usize) -> Result<ImageDa
             let (path, bytes) = read_maybe_gz(directory, file)?;
             let record = which.head() + PIXELS;
             if bytes.is_empty() || bytes.len() % record != 0 {
-                let reason = format!("{} bytes are not a whole number of records of {record} bytes", bytes.len());
+                let reason = format!(
+                    "{} bytes are not a whole number of records of {record} bytes",
+                    bytes.len()
+                );
                 return Err(DataError::unusable(&path, reason));
             }
             let bytes = SharedBytes::new(bytes);
             for start in (0..bytes.len()).step_by(record) {
                 let class = usize::from(bytes[start + which.head() - 1]);
                 if class >= which.classes() {
-                    let reason = format!("record {} has the class {class}, but there are {}", start / record, which.classes());
+                    let reason = format!(
+                        "record {} has the class {class}, but there are {}",
+                        start / record,
+                        which.classes()
+                    );
                     return Err(DataError::unusable(&path, reason));
                 }
                 samples.push((bytes.clone(), start + which.head()..start + record, class));

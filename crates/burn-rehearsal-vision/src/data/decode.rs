@@ -31,7 +31,8 @@ const MAX_SIDE: usize = 65_535;
 
 /// The library that decodes JPEG files: `zune-jpeg`, or `libjpeg-turbo` with the feature
 /// `turbojpeg`. Their pixels differ a little, and so do the bits of what is learned from them.
-pub const JPEG_DECODER: &str = if cfg!(feature = "turbojpeg") { "libjpeg-turbo" } else { "zune-jpeg" };
+pub const JPEG_DECODER: &str =
+    if cfg!(feature = "turbojpeg") { "libjpeg-turbo" } else { "zune-jpeg" };
 
 /// How an image that is no square becomes one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -67,8 +68,14 @@ pub(super) fn read(path: &Path, options: &ImageOptions) -> Result<Pixels, DataEr
 }
 
 /// Decodes the bytes of a file that is called `path` in errors, with the decoder of this thread.
-pub(super) fn decode(bytes: &[u8], path: &Path, options: &ImageOptions) -> Result<Pixels, DataError> {
-    DECODER.with_borrow_mut(|decoder| decoder.decode(bytes, options.side, options.fit).map_err(|reason| damaged(path, reason)))
+pub(super) fn decode(
+    bytes: &[u8],
+    path: &Path,
+    options: &ImageOptions,
+) -> Result<Pixels, DataError> {
+    DECODER.with_borrow_mut(|decoder| {
+        decoder.decode(bytes, options.side, options.fit).map_err(|reason| damaged(path, reason))
+    })
 }
 
 fn damaged(path: &Path, reason: String) -> DataError {
@@ -108,7 +115,12 @@ impl Decoder {
     }
 
     /// The row of what was decoded, which has `width` × `height` pixels.
-    pub(super) fn row(&mut self, (width, height): (usize, usize), side: usize, fit: Fit) -> Result<Pixels, String> {
+    pub(super) fn row(
+        &mut self,
+        (width, height): (usize, usize),
+        side: usize,
+        fit: Fit,
+    ) -> Result<Pixels, String> {
         let source = ImageShape { channels: CHANNELS, height, width };
         let scaled = self.scaler.scale(&self.decoded, source, side, fit)?;
         Pixels::write(CHANNELS * side * side, |row| {
@@ -147,9 +159,11 @@ impl Decoder {
             .set_max_width(MAX_SIDE)
             .set_max_height(MAX_SIDE)
             .jpeg_set_out_colorspace(ColorSpace::RGB);
-        let mut decoder = JpegDecoder::new_with_options(ZCursor::new(self.guarded.as_slice()), options);
+        let mut decoder =
+            JpegDecoder::new_with_options(ZCursor::new(self.guarded.as_slice()), options);
         // Some of the library's messages end a line.
-        let words = |error: zune_jpeg::errors::DecodeErrors| error.to_string().trim_end().to_owned();
+        let words =
+            |error: zune_jpeg::errors::DecodeErrors| error.to_string().trim_end().to_owned();
         decoder.decode_headers().map_err(words)?;
         let (width, height) = decoder.dimensions().ok_or("it has no size")?;
         check_size(width, height)?;
@@ -173,7 +187,8 @@ impl Decoder {
     }
 
     fn png(&mut self, bytes: &[u8]) -> Result<(usize, usize), String> {
-        let mut reader = image::ImageReader::with_format(std::io::Cursor::new(bytes), image::ImageFormat::Png);
+        let mut reader =
+            image::ImageReader::with_format(std::io::Cursor::new(bytes), image::ImageFormat::Png);
         let mut limits = image::Limits::default();
         limits.max_alloc = Some((MAX_PIXELS * 8) as u64);
         reader.limits(limits);

@@ -17,7 +17,12 @@ const LEVELS: f32 = 16.0;
 /// Every so-many-th sample of each class is a test sample.
 const TEST_EVERY: usize = 5;
 
-pub(super) const KIND: Kind = Kind { name: NAME, layout: None, usual_side: |_| SIDE, open: |_, options| open_digits(options.side) };
+pub(super) const KIND: Kind = Kind {
+    name: NAME,
+    layout: None,
+    usual_side: |_| SIDE,
+    open: |_, options| open_digits(options.side),
+};
 
 /// The 1,797 digits of 8 × 8 pixels of E. Alpaydin and C. Kaynak (1998), scaled to `side` × `side`
 /// pixels (bilinear interpolation); four fifths of each class are for training.
@@ -26,14 +31,19 @@ pub(super) const KIND: Kind = Kind { name: NAME, layout: None, usual_side: |_| S
 ///
 /// [`DataError`] if the embedded file is damaged.
 pub fn open_digits(side: usize) -> Result<ImageData, DataError> {
-    let damaged = |line: usize, what: &str| DataError::unusable(Path::new(NAME), format!("line {}: {what}", line + 1));
+    let damaged = |line: usize, what: &str| {
+        DataError::unusable(Path::new(NAME), format!("line {}: {what}", line + 1))
+    };
     let (mut train, mut test) = (Vec::new(), Vec::new());
     let mut seen = [0usize; 10];
     for (number, line) in BufReader::new(MultiGzDecoder::new(DIGITS)).lines().enumerate() {
         let line = line.map_err(|error| damaged(number, &error.to_string()))?;
-        let values = line.split(',').map(|value| value.trim().parse::<u8>()).collect::<Result<Vec<_>, _>>();
+        let values =
+            line.split(',').map(|value| value.trim().parse::<u8>()).collect::<Result<Vec<_>, _>>();
         let values = values.map_err(|error| damaged(number, &error.to_string()))?;
-        let Some((&class, levels)) = values.split_last() else { return Err(damaged(number, "empty")) };
+        let Some((&class, levels)) = values.split_last() else {
+            return Err(damaged(number, "empty"));
+        };
         let class = usize::from(class);
         if levels.len() != SIDE * SIDE || class >= seen.len() {
             return Err(damaged(number, "not 64 pixels and a class"));
@@ -43,12 +53,19 @@ pub fn open_digits(side: usize) -> Result<ImageData, DataError> {
         part.push(Image { pixels: scale(levels, side).into(), class, index: part.len() });
     }
     let labels = |images: &[Image]| images.iter().map(|image| image.class).collect();
-    let mut fingerprint = Fingerprint::builder("images", "all pixels", (0..seen.len()).map(|class| Some(class.to_string())));
+    let mut fingerprint = Fingerprint::builder(
+        "images",
+        "all pixels",
+        (0..seen.len()).map(|class| Some(class.to_string())),
+    );
     for (split, images) in [(Split::Train, &train), (Split::Test, &test)] {
         images.iter().for_each(|image| fingerprint.add(split, image.class, &[&image.pixels]));
     }
     Ok(ImageData {
-        fingerprint: fingerprint.build().with_option("the kind of data", NAME).with_option("image size", side),
+        fingerprint: fingerprint
+            .build()
+            .with_option("the kind of data", NAME)
+            .with_option("image size", side),
         train_labels: labels(&train),
         test_labels: labels(&test),
         train: Arc::new(InMemDataset::new(train)),
@@ -64,7 +81,8 @@ pub fn open_digits(side: usize) -> Result<ImageData, DataError> {
 /// as image libraries do.
 fn scale(levels: &[u8], side: usize) -> Vec<u8> {
     let along = |pixel: usize| {
-        let position = ((pixel as f32 + 0.5) * SIDE as f32 / side as f32 - 0.5).clamp(0.0, (SIDE - 1) as f32);
+        let position =
+            ((pixel as f32 + 0.5) * SIDE as f32 / side as f32 - 0.5).clamp(0.0, (SIDE - 1) as f32);
         let low = position as usize;
         (low, (low + 1).min(SIDE - 1), position - low as f32)
     };
@@ -92,7 +110,10 @@ mod tests {
         assert_eq!(data.train_labels.len() + data.test_labels.len(), 1797);
         for class in 0..10 {
             let count = |labels: &[usize]| labels.iter().filter(|&&label| label == class).count();
-            assert!((34..=37).contains(&count(&data.test_labels)) && count(&data.train_labels) >= 139, "class {class}");
+            assert!(
+                (34..=37).contains(&count(&data.test_labels)) && count(&data.train_labels) >= 139,
+                "class {class}"
+            );
         }
         assert_eq!(data.train.get(0).unwrap().pixels.len(), 64);
     }
@@ -100,7 +121,8 @@ mod tests {
     #[test]
     fn scaling_keeps_the_size_it_has_and_the_mean() {
         let levels: Vec<u8> = (0..64).map(|i| (i % 17) as u8).collect();
-        let exact: Vec<u8> = levels.iter().map(|&l| (f32::from(l) * 255.0 / 16.0).round() as u8).collect();
+        let exact: Vec<u8> =
+            levels.iter().map(|&l| (f32::from(l) * 255.0 / 16.0).round() as u8).collect();
         assert_eq!(scale(&levels, 8), exact);
         assert_eq!(scale(&[16; 64], 28), vec![255; 28 * 28]);
     }

@@ -12,7 +12,9 @@ const MAX_UNPACKED: u64 = 4 << 30;
 /// The entries of a folder in alphabetical order.
 pub(super) fn entries(directory: &Path) -> Result<Vec<PathBuf>, DataError> {
     let read = || -> std::io::Result<Vec<PathBuf>> {
-        let mut paths = std::fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
+        let mut paths = std::fs::read_dir(directory)?
+            .map(|entry| Ok(entry?.path()))
+            .collect::<std::io::Result<Vec<_>>>()?;
         paths.sort();
         Ok(paths)
     };
@@ -24,7 +26,12 @@ pub(super) fn entries(directory: &Path) -> Result<Vec<PathBuf>, DataError> {
 pub(super) fn subfolders(directory: &Path) -> Result<Vec<String>, DataError> {
     let folders = entries(directory)?.into_iter().filter(|path| path.is_dir() && !is_hidden(path));
     // A class with an unreadable name must not be left out silently.
-    folders.map(|path| name(&path).ok_or_else(|| DataError::unusable(&path, "the folder's name is not in UTF-8"))).collect()
+    folders
+        .map(|path| {
+            name(&path)
+                .ok_or_else(|| DataError::unusable(&path, "the folder's name is not in UTF-8"))
+        })
+        .collect()
 }
 
 /// The last part of a path.
@@ -39,7 +46,8 @@ pub(super) fn is_hidden(path: &Path) -> bool {
 
 /// Whether a file's name is one of a JPEG or PNG.
 pub(super) fn is_image(path: &Path) -> bool {
-    let extension = path.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
+    let extension =
+        path.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
     matches!(extension.as_deref(), Some("jpg" | "jpeg" | "png"))
 }
 
@@ -58,7 +66,10 @@ pub(super) fn read_maybe_gz(directory: &Path, file: &str) -> Result<(PathBuf, Ve
     };
     read.map_err(DataError::io("read", &path))?;
     if unpacks && bytes.len() as u64 > MAX_UNPACKED {
-        return Err(DataError::unusable(&path, format!("it has more than {MAX_UNPACKED} bytes when it is unpacked")));
+        return Err(DataError::unusable(
+            &path,
+            format!("it has more than {MAX_UNPACKED} bytes when it is unpacked"),
+        ));
     }
     Ok((path, bytes))
 }

@@ -9,10 +9,21 @@ use std::path::PathBuf;
 pub(super) type Parts<'a> = [(&'a [PathBuf], &'a [usize]); 2];
 
 /// Of one file for each image. `names` are those of the classes.
-pub(super) fn of_files(kind: &str, names: &[String], parts: Parts<'_>, options: &ImageOptions) -> Result<Fingerprint, DataError> {
-    let mut data = Fingerprint::builder("images", "names and sizes of files", names.iter().map(|name| Some(name.as_str())));
+pub(super) fn of_files(
+    kind: &str,
+    names: &[String],
+    parts: Parts<'_>,
+    options: &ImageOptions,
+) -> Result<Fingerprint, DataError> {
+    let mut data = Fingerprint::builder(
+        "images",
+        "names and sizes of files",
+        names.iter().map(|name| Some(name.as_str())),
+    );
     for (split, (files, classes)) in [Split::Train, Split::Test].into_iter().zip(parts) {
-        let size = |file: &PathBuf| Ok(std::fs::metadata(file).map_err(DataError::io("look at", file))?.len());
+        let size = |file: &PathBuf| {
+            Ok(std::fs::metadata(file).map_err(DataError::io("look at", file))?.len())
+        };
         // Millions of files, maybe on a network file system.
         let sizes: Vec<u64> = files.par_iter().map(size).collect::<Result<_, _>>()?;
         for ((file, &class), size) in files.iter().zip(classes).zip(sizes) {
@@ -29,5 +40,7 @@ pub(super) fn with_options(data: Fingerprint, kind: &str, side: usize, fit: Fit)
         Fit::Stretch => "stretch",
         Fit::Crop => "crop",
     };
-    data.with_option("the kind of data", kind).with_option("image size", side).with_option("fit", fit)
+    data.with_option("the kind of data", kind)
+        .with_option("image size", side)
+        .with_option("fit", fit)
 }

@@ -3,7 +3,9 @@
 use super::decode::read;
 use super::files::{entries, is_hidden, is_image, subfolders};
 use super::source::Kind;
-use super::{CHANNELS, Damaged, DataError, Image, ImageData, ImageOptions, ImageShape, fingerprint};
+use super::{
+    CHANNELS, Damaged, DataError, Image, ImageData, ImageOptions, ImageShape, fingerprint,
+};
 use burn::data::dataset::{Dataset, DatasetError};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,7 +24,8 @@ struct FolderDataset {
 
 impl Dataset<Image> for FolderDataset {
     fn get(&self, index: usize) -> Result<Image, DatasetError> {
-        let pixels = read(&self.files[index], &self.options).map_err(|error| self.damaged.error(error, self.options.on_damaged))?;
+        let pixels = read(&self.files[index], &self.options)
+            .map_err(|error| self.damaged.error(error, self.options.on_damaged))?;
         Ok(Image { pixels, class: self.classes[index], index })
     }
 
@@ -33,13 +36,19 @@ impl Dataset<Image> for FolderDataset {
 
 pub(super) const KIND: Kind = Kind {
     name: "folder",
-    layout: Some("DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg (or val instead of test; PNG as well)"),
+    layout: Some(
+        "DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg (or val instead of test; PNG as well)",
+    ),
     usual_side: |_| 32,
     open: open_folder,
 };
 
-pub(super) const TINY_IMAGENET: Kind =
-    Kind { name: "tiny-imagenet", layout: Some("the files as distributed"), usual_side: |_| 64, open: open_tiny_imagenet };
+pub(super) const TINY_IMAGENET: Kind = Kind {
+    name: "tiny-imagenet",
+    layout: Some("the files as distributed"),
+    usual_side: |_| 64,
+    open: open_tiny_imagenet,
+};
 
 /// The images in `train/CLASS/*` and `test/CLASS/*` (or `val/CLASS/*`); classes are the subfolders
 /// of `train` in alphabetical order.
@@ -51,11 +60,16 @@ pub fn open_folder(directory: &Path, options: &ImageOptions) -> Result<ImageData
     let unusable = |reason: String| DataError::unusable(directory, reason);
     entries(directory)?;
     let train = train_folder(directory)?;
-    let test = ["test", "val"].map(|name| directory.join(name)).into_iter().find(|path| path.is_dir());
-    let test = test.ok_or_else(|| unusable("there is neither a `test` nor a `val` folder in it".into()))?;
+    let test =
+        ["test", "val"].map(|name| directory.join(name)).into_iter().find(|path| path.is_dir());
+    let test =
+        test.ok_or_else(|| unusable("there is neither a `test` nor a `val` folder in it".into()))?;
     let classes = classes(directory, &train)?;
     if let Some(unknown) = subfolders(&test)?.into_iter().find(|class| !classes.contains(class)) {
-        return Err(unusable(format!("the class `{unknown}` is in {} but not in `train`", test.display())));
+        return Err(unusable(format!(
+            "the class `{unknown}` is in {} but not in `train`",
+            test.display()
+        )));
     }
     let list = |part: &Path| -> Result<Vec<Labelled>, DataError> {
         let mut files = Vec::new();
@@ -73,7 +87,10 @@ pub fn open_folder(directory: &Path, options: &ImageOptions) -> Result<ImageData
 /// # Errors
 ///
 /// [`DataError`] naming the file or folder and what is wrong with it.
-pub fn open_tiny_imagenet(directory: &Path, options: &ImageOptions) -> Result<ImageData, DataError> {
+pub fn open_tiny_imagenet(
+    directory: &Path,
+    options: &ImageOptions,
+) -> Result<ImageData, DataError> {
     entries(directory)?;
     let train = train_folder(directory)?;
     let classes = classes(directory, &train)?;
@@ -82,8 +99,10 @@ pub fn open_tiny_imagenet(directory: &Path, options: &ImageOptions) -> Result<Im
         images_of(directory, name, &train.join(name).join("images"), class, &mut files)?;
     }
     let annotations = directory.join("val").join("val_annotations.txt");
-    let text = std::fs::read_to_string(&annotations).map_err(DataError::io("read", &annotations))?;
-    let numbers: BTreeMap<&str, usize> = classes.iter().enumerate().map(|(class, name)| (name.as_str(), class)).collect();
+    let text =
+        std::fs::read_to_string(&annotations).map_err(DataError::io("read", &annotations))?;
+    let numbers: BTreeMap<&str, usize> =
+        classes.iter().enumerate().map(|(class, name)| (name.as_str(), class)).collect();
     let mut tests = Vec::new();
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let mut words = line.split('\t');
@@ -103,32 +122,64 @@ pub fn open_tiny_imagenet(directory: &Path, options: &ImageOptions) -> Result<Im
 
 fn train_folder(directory: &Path) -> Result<PathBuf, DataError> {
     let train = directory.join("train");
-    if train.is_dir() { Ok(train) } else { Err(DataError::unusable(directory, "there is no `train` folder in it")) }
+    if train.is_dir() {
+        Ok(train)
+    } else {
+        Err(DataError::unusable(directory, "there is no `train` folder in it"))
+    }
 }
 
 fn classes(directory: &Path, train: &Path) -> Result<Vec<String>, DataError> {
     let classes = subfolders(train)?;
     if classes.is_empty() {
-        return Err(DataError::unusable(directory, "`train` has no subfolder, one per class is expected"));
+        return Err(DataError::unusable(
+            directory,
+            "`train` has no subfolder, one per class is expected",
+        ));
     }
     Ok(classes)
 }
 
-fn images_of(directory: &Path, class_name: &str, folder: &Path, class: usize, files: &mut Vec<Labelled>) -> Result<(), DataError> {
+fn images_of(
+    directory: &Path,
+    class_name: &str,
+    folder: &Path,
+    class: usize,
+    files: &mut Vec<Labelled>,
+) -> Result<(), DataError> {
     let before = files.len();
-    files.extend(entries(folder)?.into_iter().filter(|path| is_image(path) && !is_hidden(path)).map(|path| (path, class)));
+    files.extend(
+        entries(folder)?
+            .into_iter()
+            .filter(|path| is_image(path) && !is_hidden(path))
+            .map(|path| (path, class)),
+    );
     if files.len() == before {
-        let reason = format!("the class `{class_name}` has no image (jpg, jpeg or png) in {}", folder.display());
+        let reason = format!(
+            "the class `{class_name}` has no image (jpg, jpeg or png) in {}",
+            folder.display()
+        );
         return Err(DataError::unusable(directory, reason));
     }
     Ok(())
 }
 
-fn data(kind: &str, train: Vec<Labelled>, test: Vec<Labelled>, classes: &[String], options: &ImageOptions) -> Result<ImageData, DataError> {
+fn data(
+    kind: &str,
+    train: Vec<Labelled>,
+    test: Vec<Labelled>,
+    classes: &[String],
+    options: &ImageOptions,
+) -> Result<ImageData, DataError> {
     let damaged = Damaged::default();
     let part = |files: Vec<Labelled>| {
         let (files, classes): (Vec<_>, Vec<_>) = files.into_iter().unzip();
-        FolderDataset { files: Arc::new(files), classes, options: *options, damaged: damaged.clone() }
+        FolderDataset {
+            files: Arc::new(files),
+            classes,
+            options: *options,
+            damaged: damaged.clone(),
+        }
     };
     let (train, test) = (part(train), part(test));
     let parts = [&train, &test].map(|part| (part.files.as_slice(), part.classes.as_slice()));

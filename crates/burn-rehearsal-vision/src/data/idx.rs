@@ -31,7 +31,10 @@ pub fn open_idx(directory: &Path, side: usize) -> Result<ImageData, DataError> {
     let (train_labels, test_labels) = (train.labels(), test.labels());
     let classes = train_labels.iter().max().map_or(0, |last| last + 1);
     if let Some(class) = test_labels.iter().find(|&&class| class >= classes) {
-        return Err(DataError::unusable(directory, format!("the class {class} is in the test part only")));
+        return Err(DataError::unusable(
+            directory,
+            format!("the class {class} is in the test part only"),
+        ));
     }
     Ok(ImageData {
         fingerprint: RawDataset::fingerprint("mnist", classes, &train, &test),
@@ -52,7 +55,10 @@ fn part(directory: &Path, name: &str, side: usize) -> Result<RawDataset, DataErr
     let (labels_path, labels) = read_maybe_gz(directory, &format!("{name}-labels-idx1-ubyte"))?;
     let ([labelled], first) = dimensions::<1>(&labels_path, &labels)?;
     if labelled != count || count == 0 {
-        return Err(DataError::unusable(&labels_path, format!("it has {labelled} labels for {count} images")));
+        return Err(DataError::unusable(
+            &labels_path,
+            format!("it has {labelled} labels for {count} images"),
+        ));
     }
     let images = SharedBytes::new(images);
     let pixels = height * width;
@@ -75,9 +81,13 @@ fn dimensions<const D: usize>(path: &Path, bytes: &[u8]) -> Result<([usize; D], 
     for (dimension, word) in dimensions.iter_mut().zip(bytes[4..begin].chunks_exact(4)) {
         *dimension = word.iter().fold(0, |value, &byte| value << 8 | usize::from(byte));
     }
-    let values = dimensions.iter().try_fold(1usize, |product, &dimension| product.checked_mul(dimension));
+    let values =
+        dimensions.iter().try_fold(1usize, |product, &dimension| product.checked_mul(dimension));
     if values != Some(bytes.len() - begin) || dimensions.contains(&0) {
-        return Err(wrong(format!("it should have {dimensions:?} values, and has {}", bytes.len() - begin)));
+        return Err(wrong(format!(
+            "it should have {dimensions:?} values, and has {}",
+            bytes.len() - begin
+        )));
     }
     Ok((dimensions, begin))
 }

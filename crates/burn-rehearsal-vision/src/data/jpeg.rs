@@ -78,7 +78,8 @@ impl Survey {
                 0xc4 | 0xc8 | 0xcc => drop(reader.segment()?),
                 code @ 0xc0..=0xcf => survey.frame(code, reader.segment()?)?,
                 0xdd => {
-                    let interval = reader.segment()?.first_chunk().ok_or("its restart interval is cut")?;
+                    let interval =
+                        reader.segment()?.first_chunk().ok_or("its restart interval is cut")?;
                     restart_interval = usize::from(u16::from_be_bytes(*interval));
                 }
                 0xda => {
@@ -110,33 +111,55 @@ impl Survey {
         let &[_precision, high, low, wide, narrow, count, ref components @ ..] = header else {
             return Err("its frame header is cut".into());
         };
-        if components.len() != 3 * usize::from(count) || !(1..=MAX_COMPONENTS).contains(&usize::from(count)) {
-            return Err(format!("its frame header has {} bytes for {count} components", components.len()));
+        if components.len() != 3 * usize::from(count)
+            || !(1..=MAX_COMPONENTS).contains(&usize::from(count))
+        {
+            return Err(format!(
+                "its frame header has {} bytes for {count} components",
+                components.len()
+            ));
         }
         self.coding = match code {
             0xc0 | 0xc1 => Coding::Sequential,
             0xc2 => Coding::Progressive,
             _ => Coding::Other,
         };
-        (self.height, self.width) = (usize::from(u16::from_be_bytes([high, low])), usize::from(u16::from_be_bytes([wide, narrow])));
+        (self.height, self.width) = (
+            usize::from(u16::from_be_bytes([high, low])),
+            usize::from(u16::from_be_bytes([wide, narrow])),
+        );
         for component in components.chunks_exact(3) {
-            let (horizontal, vertical) = (usize::from(component[1] >> 4), usize::from(component[1] & 15));
+            let (horizontal, vertical) =
+                (usize::from(component[1] >> 4), usize::from(component[1] & 15));
             if !(1..=4).contains(&horizontal) || !(1..=4).contains(&vertical) {
-                return Err(format!("a component has the sampling factors {horizontal}×{vertical}"));
+                return Err(format!(
+                    "a component has the sampling factors {horizontal}×{vertical}"
+                ));
             }
-            self.components.push(Component { id: component[0], horizontal, vertical, missing: [UNKNOWN; COEFFICIENTS] });
+            self.components.push(Component {
+                id: component[0],
+                horizontal,
+                vertical,
+                missing: [UNKNOWN; COEFFICIENTS],
+            });
         }
         Ok(())
     }
 
     /// The largest sampling factors.
     fn largest(&self) -> (usize, usize) {
-        let largest = |factor: fn(&Component) -> usize| self.components.iter().map(factor).max().unwrap_or(1);
+        let largest =
+            |factor: fn(&Component) -> usize| self.components.iter().map(factor).max().unwrap_or(1);
         (largest(|component| component.horizontal), largest(|component| component.vertical))
     }
 
     /// A scan: its header and its data.
-    fn scan(&mut self, header: &[u8], restart_interval: usize, data: &EntropyCoded) -> Result<(), String> {
+    fn scan(
+        &mut self,
+        header: &[u8],
+        restart_interval: usize,
+        data: &EntropyCoded,
+    ) -> Result<(), String> {
         let cut = || "its scan header is cut".to_owned();
         let (&count, rest) = header.split_first().ok_or_else(cut)?;
         let (named, &[first, last, bits]) = rest.split_last_chunk().ok_or_else(cut)?;
@@ -146,23 +169,32 @@ impl Survey {
         let (refined, missing) = (bits >> 4, bits & 15);
         let refines = refined > 0 && self.coding == Coding::Progressive;
         let (h_max, v_max) = self.largest();
-        let (mut mcus, mut blocks) = (self.width.div_ceil(BLOCK * h_max) * self.height.div_ceil(BLOCK * v_max), 0);
+        let (mut mcus, mut blocks) =
+            (self.width.div_ceil(BLOCK * h_max) * self.height.div_ceil(BLOCK * v_max), 0);
         let range = match self.coding {
             Coding::Progressive => usize::from(first)..=usize::from(last),
             _ => 0..=COEFFICIENTS - 1,
         };
         for name in named.chunks_exact(2) {
             let component = self.components.iter_mut().find(|component| component.id == name[0]);
-            let component = component.ok_or_else(|| format!("a scan has the component {}, which the frame lacks", name[0]))?;
+            let component = component.ok_or_else(|| {
+                format!("a scan has the component {}, which the frame lacks", name[0])
+            })?;
             if count == 1 {
                 // A component alone has only the blocks that it needs.
-                let along = |pixels: usize, factor: usize, largest: usize| (pixels * factor).div_ceil(BLOCK * largest);
-                mcus = along(self.width, component.horizontal, h_max) * along(self.height, component.vertical, v_max);
+                let along = |pixels: usize, factor: usize, largest: usize| {
+                    (pixels * factor).div_ceil(BLOCK * largest)
+                };
+                mcus = along(self.width, component.horizontal, h_max)
+                    * along(self.height, component.vertical, v_max);
                 blocks = mcus;
             } else {
                 blocks += mcus * component.horizontal * component.vertical;
             }
-            let told = component.missing.get_mut(range.clone()).ok_or("a scan has coefficients that a block lacks")?;
+            let told = component
+                .missing
+                .get_mut(range.clone())
+                .ok_or("a scan has coefficients that a block lacks")?;
             if self.coding == Coding::Sequential && told[0] != UNKNOWN {
                 return Err(format!("the component {} is in two scans", component.id));
             }
@@ -178,15 +210,24 @@ impl Survey {
                 _ => 0,
             };
             if data.bytes.saturating_mul(8) < least {
-                return Err(format!("it ends too early: a scan has {} bytes for {blocks} blocks", data.bytes));
+                return Err(format!(
+                    "it ends too early: a scan has {} bytes for {blocks} blocks",
+                    data.bytes
+                ));
             }
-            let intervals = mcus.checked_div(restart_interval).map_or(1, |_| mcus.div_ceil(restart_interval));
+            let intervals =
+                mcus.checked_div(restart_interval).map_or(1, |_| mcus.div_ceil(restart_interval));
             if data.restarts + 1 < intervals {
-                return Err(format!("it ends too early: a scan has {} of {intervals} restart intervals", data.restarts + 1));
+                return Err(format!(
+                    "it ends too early: a scan has {} of {intervals} restart intervals",
+                    data.restarts + 1
+                ));
             }
             // Refinements are bits without a code: up to one per coefficient of a run of blocks.
             if refines && *range.start() > 0 {
-                guard += blocks.min(if restart_interval > 0 { restart_interval } else { blocks }) * COEFFICIENTS / 8;
+                guard += blocks.min(if restart_interval > 0 { restart_interval } else { blocks })
+                    * COEFFICIENTS
+                    / 8;
             }
         }
         self.scans += 1;
@@ -198,10 +239,16 @@ impl Survey {
     /// one whose chroma is sampled finer than its luma, it makes something else without an error.
     pub(super) fn is_usual(&self) -> bool {
         let (h_max, v_max) = self.largest();
-        let powers = |component: &Component| component.horizontal.is_power_of_two() && component.vertical.is_power_of_two();
+        let powers = |component: &Component| {
+            component.horizontal.is_power_of_two() && component.vertical.is_power_of_two()
+        };
         let sampled = self.components.iter().all(powers);
-        let luma_is_finest = self.components.first().is_some_and(|luma| (luma.horizontal, luma.vertical) == (h_max, v_max));
-        self.components.len() == 1 || (sampled && luma_is_finest && (self.coding != Coding::Sequential || self.scans == 1))
+        let luma_is_finest = self
+            .components
+            .first()
+            .is_some_and(|luma| (luma.horizontal, luma.vertical) == (h_max, v_max));
+        self.components.len() == 1
+            || (sampled && luma_is_finest && (self.coding != Coding::Sequential || self.scans == 1))
     }
 
     /// Whether `jpeg-decoder` 0.3 decodes it right: it scales a component by the largest factor or
@@ -209,10 +256,10 @@ impl Survey {
     pub(super) fn is_scaled_plainly(&self) -> bool {
         let (h_max, v_max) = self.largest();
         self.components.len() == 3
-            && self
-                .components
-                .iter()
-                .all(|component| [1, h_max].contains(&component.horizontal) && [1, v_max].contains(&component.vertical))
+            && self.components.iter().all(|component| {
+                [1, h_max].contains(&component.horizontal)
+                    && [1, v_max].contains(&component.vertical)
+            })
     }
 
     /// The image up to its end marker, with ones behind the data of its last scan. `bytes` are
@@ -249,7 +296,10 @@ impl<'a> Reader<'a> {
         loop {
             let rest = self.bytes.get(self.at..).unwrap_or_default();
             let begin = memchr(0xff, rest).ok_or("it ends too early: it has no end marker")?;
-            let code = rest[begin..].iter().position(|&byte| byte != 0xff).ok_or("it ends too early: it has no end marker")?;
+            let code = rest[begin..]
+                .iter()
+                .position(|&byte| byte != 0xff)
+                .ok_or("it ends too early: it has no end marker")?;
             self.at += begin + code + 1;
             match rest[begin + code] {
                 0 => {}
@@ -262,7 +312,9 @@ impl<'a> Reader<'a> {
     fn segment(&mut self) -> Result<&'a [u8], String> {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         let length = rest.first_chunk().map(|length| usize::from(u16::from_be_bytes(*length)));
-        let content = length.and_then(|length| rest.get(2..length)).ok_or("it ends too early: a segment is cut")?;
+        let content = length
+            .and_then(|length| rest.get(2..length))
+            .ok_or("it ends too early: a segment is cut")?;
         self.at += 2 + content.len();
         Ok(content)
     }
@@ -273,7 +325,10 @@ impl<'a> Reader<'a> {
         loop {
             let rest = self.bytes.get(data.end..).unwrap_or_default();
             let begin = memchr(0xff, rest).ok_or("it ends too early: it has no end marker")?;
-            let code = rest[begin..].iter().position(|&byte| byte != 0xff).ok_or("it ends too early: it has no end marker")?;
+            let code = rest[begin..]
+                .iter()
+                .position(|&byte| byte != 0xff)
+                .ok_or("it ends too early: it has no end marker")?;
             data.bytes += begin;
             match rest[begin + code] {
                 0 => data.bytes += 1,

@@ -105,7 +105,8 @@ impl ShardIndex {
     fn is_of(&self, path: &Path) -> std::io::Result<bool> {
         let mut hasher = blake3::Hasher::new();
         let length = std::io::copy(&mut File::open(path)?, &mut hasher)?;
-        Ok(self.blake3 == hasher.finalize().to_hex().as_str() && self.offsets.last() == Some(&length))
+        Ok(self.blake3 == hasher.finalize().to_hex().as_str()
+            && self.offsets.last() == Some(&length))
     }
 }
 
@@ -128,7 +129,12 @@ pub(super) fn shard_path(directory: &Path, part: usize, shard: usize) -> PathBuf
 /// [`DataError`]: an image that is damaged and may not be skipped, a part all of whose images are,
 /// a file that cannot be written, a folder with a pack of something else or into which another
 /// process is packing.
-pub fn pack(data: &ImageData, options: &PackOptions, out: &Path, progress: &(dyn Fn(usize) + Sync)) -> Result<PackReport, DataError> {
+pub fn pack(
+    data: &ImageData,
+    options: &PackOptions,
+    out: &Path,
+    progress: &(dyn Fn(usize) + Sync),
+) -> Result<PackReport, DataError> {
     let manifest = manifest(data, options, out)?;
     std::fs::create_dir_all(out).map_err(DataError::io("create the folder", out))?;
     let path = out.join(MANIFEST);
@@ -136,7 +142,14 @@ pub fn pack(data: &ImageData, options: &PackOptions, out: &Path, progress: &(dyn
         Ok(Some(lock)) => Some(lock),
         Ok(None) => return Err(DataError::unusable(out, "another process is packing into it")),
         // A read-only pack can still be compared with its digests.
-        Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) && path.exists() => None,
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem
+            ) && path.exists() =>
+        {
+            None
+        }
         Err(error) => return Err(DataError::io("write to the folder", out)(error)),
     };
     if path.exists() {
@@ -153,7 +166,9 @@ pub fn pack(data: &ImageData, options: &PackOptions, out: &Path, progress: &(dyn
     if lock.as_ref().is_some_and(DirectoryLock::is_exclusive) {
         remove_remains(out)?;
     }
-    let all: Vec<(usize, usize)> = (0..2).flat_map(|part| (0..manifest.shards(part)).map(move |shard| (part, shard))).collect();
+    let all: Vec<(usize, usize)> = (0..2)
+        .flat_map(|part| (0..manifest.shards(part)).map(move |shard| (part, shard)))
+        .collect();
     let done = all.par_iter().map(|&(part, shard)| {
         let packer = Packer { data, options, manifest: &manifest, out };
         let kept = packer.complete(part, shard);
@@ -164,13 +179,22 @@ pub fn pack(data: &ImageData, options: &PackOptions, out: &Path, progress: &(dyn
         progress(packer.range(part, shard).len());
         Ok((index, kept.is_some()))
     });
-    let done = done.collect::<Vec<Result<(ShardIndex, bool), DataError>>>().into_iter().collect::<Result<Vec<_>, _>>()?;
+    let done = done
+        .collect::<Vec<Result<(ShardIndex, bool), DataError>>>()
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()?;
     let written = all.par_iter().zip(&done).filter(|(_, (_, kept))| !kept);
-    written.map(|(&(part, shard), (index, _))| read_back(out, part, shard, index)).collect::<Result<(), _>>()?;
+    written
+        .map(|(&(part, shard), (index, _))| read_back(out, part, shard, index))
+        .collect::<Result<(), _>>()?;
     if read_json::<Manifest>(&path)? != manifest {
         return Err(changed_meanwhile(&path));
     }
-    nothing_is_empty(data, out, all.iter().map(|&(part, _)| part).zip(done.iter().map(|(index, _)| index)))?;
+    nothing_is_empty(
+        data,
+        out,
+        all.iter().map(|&(part, _)| part).zip(done.iter().map(|(index, _)| index)),
+    )?;
     let mut report = PackReport { shards: all.len(), ..PackReport::default() };
     for (index, kept) in done {
         report.samples += index.classes.len();
@@ -187,10 +211,18 @@ pub fn pack(data: &ImageData, options: &PackOptions, out: &Path, progress: &(dyn
 fn stamps(data: &ImageData) -> Result<[Vec<(u64, u128)>; 2], DataError> {
     let stamp = |file: &PathBuf| {
         let data = std::fs::metadata(file).map_err(DataError::io("look at", file))?;
-        let written = data.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+        let written = data
+            .modified()
+            .ok()
+            .and_then(|time| time.duration_since(UNIX_EPOCH).ok())
+            .unwrap_or_default();
         Ok((data.len(), written.as_nanos()))
     };
-    let of_part = |part: usize| data.files.as_ref().map_or(Ok(Vec::new()), |files| files[part].par_iter().map(stamp).collect());
+    let of_part = |part: usize| {
+        data.files
+            .as_ref()
+            .map_or(Ok(Vec::new()), |files| files[part].par_iter().map(stamp).collect())
+    };
     Ok([of_part(0)?, of_part(1)?])
 }
 
@@ -199,7 +231,10 @@ fn manifest(data: &ImageData, options: &PackOptions, out: &Path) -> Result<Manif
     let pixels = options.format == Format::Pixels;
     let shape = data.shape;
     if !pixels && data.files.is_none() {
-        return Err(DataError::unusable(out, "only image folders can be packed as original files; this data has no file for each image"));
+        return Err(DataError::unusable(
+            out,
+            "only image folders can be packed as original files; this data has no file for each image",
+        ));
     }
     let mut source = blake3::Hasher::new();
     let stamps = stamps(data)?;
@@ -228,7 +263,8 @@ fn manifest(data: &ImageData, options: &PackOptions, out: &Path) -> Result<Manif
         }),
         classes: data.classes,
         samples,
-        shard_samples: (SHARD_BYTES / if pixels { shape.elements().max(1) } else { TYPICAL_FILE }).max(1),
+        shard_samples: (SHARD_BYTES / if pixels { shape.elements().max(1) } else { TYPICAL_FILE })
+            .max(1),
         source: source.finalize().to_hex().to_string(),
     })
 }
@@ -263,12 +299,19 @@ impl Packer<'_> {
         let mut whole = AtomicFile::create(&path).map_err(failed())?;
         let mut file = BufWriter::with_capacity(1 << 20, whole.as_file_mut());
         let mut hasher = blake3::Hasher::new();
-        let mut index = ShardIndex { blake3: String::new(), offsets: vec![0], classes: Vec::new(), damaged: Vec::new() };
+        let mut index = ShardIndex {
+            blake3: String::new(),
+            offsets: vec![0],
+            classes: Vec::new(),
+            damaged: Vec::new(),
+        };
         let mut length = 0u64;
         for sample in self.range(part, shard) {
             let (class, bytes) = match self.sample(part, sample) {
                 Ok(sample) => sample,
-                Err(DataError::Image { path, reason }) if self.options.images.on_damaged == OnDamaged::Skip => {
+                Err(DataError::Image { path, reason })
+                    if self.options.images.on_damaged == OnDamaged::Skip =>
+                {
                     tracing::warn!("left out: the image {} is damaged: {reason}", path.display());
                     index.damaged.push(path);
                     continue;
@@ -297,7 +340,8 @@ impl Packer<'_> {
             let kept = match self.options.format {
                 Format::Pixels => super::decode::read(path, images)?.to_vec(),
                 Format::Original => {
-                    let bytes = std::fs::read(path).map_err(DataError::io("read the image", path))?;
+                    let bytes =
+                        std::fs::read(path).map_err(DataError::io("read the image", path))?;
                     // Better found now than in the middle of training.
                     super::decode::decode(&bytes, path, images)?;
                     bytes
@@ -306,7 +350,9 @@ impl Packer<'_> {
             return Ok((labels[sample], kept));
         }
         let dataset = [&self.data.train, &self.data.test][part];
-        let image = dataset.get(sample).map_err(|error| DataError::unusable(self.out, error.to_string()))?;
+        let image = dataset
+            .get(sample)
+            .map_err(|error| DataError::unusable(self.out, error.to_string()))?;
         Ok((image.class, image.pixels.to_vec()))
     }
 }
@@ -317,15 +363,23 @@ pub(super) fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T, Da
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> Result<(), DataError> {
-    let text = serde_json::to_vec(value).map_err(|error| DataError::unusable(path, error.to_string()))?;
+    let text =
+        serde_json::to_vec(value).map_err(|error| DataError::unusable(path, error.to_string()))?;
     write_atomically(path, &text).map_err(DataError::io("write", path))
 }
 
 /// Removes the temporary files of a killed process. The folder must be locked.
 fn remove_remains(out: &Path) -> Result<(), DataError> {
-    let is_ours = |name: &str| name.starts_with('.') && name.ends_with(".tmp") && (name.contains(".bin.") || name.contains(".json."));
-    let remains = entries(out)?.into_iter().filter(|path| name(path).is_some_and(|name| is_ours(&name)));
-    remains.into_iter().try_for_each(|path| std::fs::remove_file(&path).map_err(DataError::io("remove", &path)))
+    let is_ours = |name: &str| {
+        name.starts_with('.')
+            && name.ends_with(".tmp")
+            && (name.contains(".bin.") || name.contains(".json."))
+    };
+    let remains =
+        entries(out)?.into_iter().filter(|path| name(path).is_some_and(|name| is_ours(&name)));
+    remains
+        .into_iter()
+        .try_for_each(|path| std::fs::remove_file(&path).map_err(DataError::io("remove", &path)))
 }
 
 /// Reads a shard that was written just now, as a later process will.
@@ -347,19 +401,35 @@ fn changed_meanwhile(path: &Path) -> DataError {
 }
 
 /// An error if all images of a part were left out, and a warning for a class.
-fn nothing_is_empty<'a>(data: &ImageData, out: &Path, shards: impl Iterator<Item = (usize, &'a ShardIndex)>) -> Result<(), DataError> {
+fn nothing_is_empty<'a>(
+    data: &ImageData,
+    out: &Path,
+    shards: impl Iterator<Item = (usize, &'a ShardIndex)>,
+) -> Result<(), DataError> {
     let mut packed = [(); 2].map(|()| BTreeSet::new());
-    shards.for_each(|(part, index)| packed[part].extend(index.classes.iter().map(|&class| class as usize)));
+    shards.for_each(|(part, index)| {
+        packed[part].extend(index.classes.iter().map(|&class| class as usize))
+    });
     for (part, labels) in [&data.train_labels, &data.test_labels].into_iter().enumerate() {
         let (name, images) = (PARTS[part], labels.len());
         if packed[part].is_empty() {
             return Err(DataError::unusable(
                 out,
-                format!("the part `{name}` has no sample, since all of its {images} images were left out"),
+                format!(
+                    "the part `{name}` has no sample, since all of its {images} images were left out"
+                ),
             ));
         }
-        for class in labels.iter().collect::<BTreeSet<_>>().into_iter().filter(|class| !packed[part].contains(class)) {
-            tracing::warn!("the part `{name}` of {} has no sample of class {class}: all its images were left out", out.display());
+        for class in labels
+            .iter()
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .filter(|class| !packed[part].contains(class))
+        {
+            tracing::warn!(
+                "the part `{name}` of {} has no sample of class {class}: all its images were left out",
+                out.display()
+            );
         }
     }
     Ok(())

@@ -7,7 +7,10 @@ use super::decode::decode;
 use super::fingerprint::with_options;
 use super::pack::{Format, MANIFEST, Manifest, PARTS, ShardIndex, VERSION, read_json, shard_path};
 use super::source::Kind;
-use super::{CHANNELS, Damaged, DataError, Fit, Image, ImageData, ImageOptions, ImageShape, Pixels, SharedBytes};
+use super::{
+    CHANNELS, Damaged, DataError, Fit, Image, ImageData, ImageOptions, ImageShape, Pixels,
+    SharedBytes,
+};
 use burn::data::dataset::{Dataset, DatasetError};
 use burn_rehearsal::MAX_CLASSES;
 use burn_rehearsal_train::fingerprint::{Fingerprint, Split};
@@ -55,20 +58,31 @@ pub fn open_pack(directory: &Path, options: &ImageOptions) -> Result<ImageData, 
     let path = directory.join(MANIFEST);
     let manifest: Manifest = read_json(&path)?;
     if manifest.version != VERSION {
-        let reason = format!("its format has version {}, this program reads {VERSION}", manifest.version);
+        let reason =
+            format!("its format has version {}, this program reads {VERSION}", manifest.version);
         return Err(DataError::unusable(&path, reason));
     }
     if manifest.classes > MAX_CLASSES {
-        return Err(DataError::unusable(&path, format!("it says that there are {} classes, and may say {MAX_CLASSES}", manifest.classes)));
+        return Err(DataError::unusable(
+            &path,
+            format!(
+                "it says that there are {} classes, and may say {MAX_CLASSES}",
+                manifest.classes
+            ),
+        ));
     }
     let shape = match manifest.shape {
         None => ImageShape::square(CHANNELS, options.side),
         Some([channels, ..]) if ![1, CHANNELS].contains(&channels) => {
-            return Err(DataError::unusable(&path, format!("its images have {channels} channels, not 1 or {CHANNELS}")));
+            return Err(DataError::unusable(
+                &path,
+                format!("its images have {channels} channels, not 1 or {CHANNELS}"),
+            ));
         }
         Some([channels, height, width]) => {
             if (height, width) != (options.side, options.side) {
-                let reason = format!("its images have {height}×{width} pixels, not {0}×{0}", options.side);
+                let reason =
+                    format!("its images have {height}×{width} pixels, not {0}×{0}", options.side);
                 return Err(DataError::unusable(directory, reason));
             }
             ImageShape { channels, height, width }
@@ -76,14 +90,26 @@ pub fn open_pack(directory: &Path, options: &ImageOptions) -> Result<ImageData, 
     };
     let damaged = Damaged::default();
     let open = |part: usize| -> Result<PackedDataset, DataError> {
-        let shards = (0..manifest.shards(part)).map(|shard| Shard::open(shard_path(directory, part, shard), &manifest, shape));
+        let shards = (0..manifest.shards(part))
+            .map(|shard| Shard::open(shard_path(directory, part, shard), &manifest, shape));
         let shards = shards.collect::<Result<Vec<_>, _>>()?;
-        let samples = shards.iter().enumerate().flat_map(|(shard, open)| (0..open.classes.len()).map(move |at| (shard as u32, at as u32)));
+        let samples = shards.iter().enumerate().flat_map(|(shard, open)| {
+            (0..open.classes.len()).map(move |at| (shard as u32, at as u32))
+        });
         let samples: Vec<_> = samples.collect();
         if samples.is_empty() {
-            return Err(DataError::unusable(directory, format!("the part `{}` has no sample", PARTS[part])));
+            return Err(DataError::unusable(
+                directory,
+                format!("the part `{}` has no sample", PARTS[part]),
+            ));
         }
-        Ok(PackedDataset { samples, shards, format: manifest.format, options: *options, damaged: damaged.clone() })
+        Ok(PackedDataset {
+            samples,
+            shards,
+            format: manifest.format,
+            options: *options,
+            damaged: damaged.clone(),
+        })
     };
     let (train, test) = (open(0)?, open(1)?);
     Ok(ImageData {
@@ -99,7 +125,11 @@ pub fn open_pack(directory: &Path, options: &ImageOptions) -> Result<ImageData, 
     })
 }
 
-fn fingerprint(manifest: &Manifest, parts: [&PackedDataset; 2], options: &ImageOptions) -> Fingerprint {
+fn fingerprint(
+    manifest: &Manifest,
+    parts: [&PackedDataset; 2],
+    options: &ImageOptions,
+) -> Fingerprint {
     let covers = "places and lengths in the shards, digests of the shards";
     let mut data = Fingerprint::builder::<String>("images", covers, vec![None; manifest.classes]);
     let mut shards = blake3::Hasher::new();
@@ -107,7 +137,11 @@ fn fingerprint(manifest: &Manifest, parts: [&PackedDataset; 2], options: &ImageO
         for &(shard, at) in &part.samples {
             let Shard { offsets, classes, .. } = &part.shards[shard as usize];
             let (begin, end) = (offsets[at as usize], offsets[at as usize + 1]);
-            data.add(split, classes[at as usize] as usize, &[&shard.to_le_bytes(), &begin.to_le_bytes(), &end.to_le_bytes()]);
+            data.add(
+                split,
+                classes[at as usize] as usize,
+                &[&shard.to_le_bytes(), &begin.to_le_bytes(), &end.to_le_bytes()],
+            );
         }
         part.shards.iter().for_each(|shard| {
             shards.update(shard.blake3.as_bytes());
@@ -116,7 +150,8 @@ fn fingerprint(manifest: &Manifest, parts: [&PackedDataset; 2], options: &ImageO
     let shards: String = shards.finalize().to_hex().chars().take(16).collect();
     // Pixels in a pack are squares already.
     let fit = if manifest.shape.is_some() { Fit::Stretch } else { options.fit };
-    with_options(data.build(), "pack", options.side, fit).with_option("the digest of the shards", shards)
+    with_options(data.build(), "pack", options.side, fit)
+        .with_option("the digest of the shards", shards)
 }
 
 /// The side of the images in a pack of pixels; `None` if it is no such pack.
@@ -129,14 +164,20 @@ impl Shard {
     fn open(path: PathBuf, manifest: &Manifest, shape: ImageShape) -> Result<Self, DataError> {
         let beside = path.with_extension("json");
         if !beside.exists() {
-            return Err(DataError::unusable(&beside, "it is missing: the pack is not finished, pack again"));
+            return Err(DataError::unusable(
+                &beside,
+                "it is missing: the pack is not finished, pack again",
+            ));
         }
         let index: ShardIndex = read_json(&beside)?;
         let file = File::open(&path).map_err(DataError::io("read", &path))?;
         let length = file.metadata().map_err(DataError::io("read", &path))?.len();
         let wrong = |reason: String| DataError::unusable(&path, reason);
         if index.offsets.last() != Some(&length) {
-            return Err(wrong(format!("it has {length} bytes, its index says {}", index.offsets.last().copied().unwrap_or(0))));
+            return Err(wrong(format!(
+                "it has {length} bytes, its index says {}",
+                index.offsets.last().copied().unwrap_or(0)
+            )));
         }
         let rows = index.offsets.windows(2).all(|pair| match manifest.format {
             Format::Pixels => pair[1].checked_sub(pair[0]) == Some(shape.elements() as u64),
@@ -145,20 +186,33 @@ impl Shard {
         if !rows || index.offsets.len() != index.classes.len() + 1 {
             return Err(wrong("its index contradicts itself".into()));
         }
-        if let Some(class) = index.classes.iter().find(|&&class| class as usize >= manifest.classes) {
-            return Err(wrong(format!("a sample has the class {class}, but there are {}", manifest.classes)));
+        if let Some(class) = index.classes.iter().find(|&&class| class as usize >= manifest.classes)
+        {
+            return Err(wrong(format!(
+                "a sample has the class {class}, but there are {}",
+                manifest.classes
+            )));
         }
         // SAFETY: the map is only read, and what is read are bytes, of which every value is valid.
         // The documentation of `open_pack` requires that the file is not shortened meanwhile; as
         // with any mapped file, that would end the process.
         let bytes = unsafe { Mmap::map(&file) }.map_err(DataError::io("map into memory", &path))?;
-        Ok(Self { path, blake3: index.blake3, bytes: SharedBytes::new(bytes), offsets: index.offsets, classes: index.classes })
+        Ok(Self {
+            path,
+            blake3: index.blake3,
+            bytes: SharedBytes::new(bytes),
+            offsets: index.offsets,
+            classes: index.classes,
+        })
     }
 }
 
 impl PackedDataset {
     fn labels(&self) -> Vec<usize> {
-        self.samples.iter().map(|&(shard, at)| self.shards[shard as usize].classes[at as usize] as usize).collect()
+        self.samples
+            .iter()
+            .map(|&(shard, at)| self.shards[shard as usize].classes[at as usize] as usize)
+            .collect()
     }
 }
 
@@ -173,7 +227,8 @@ impl Dataset<Image> for PackedDataset {
             Format::Pixels => part,
             Format::Original => {
                 let name = shard.path.with_extension(format!("bin#{at}"));
-                decode(&part, &name, &self.options).map_err(|error| self.damaged.error(error, self.options.on_damaged))?
+                decode(&part, &name, &self.options)
+                    .map_err(|error| self.damaged.error(error, self.options.on_damaged))?
             }
         };
         Ok(Image { pixels, class: shard.classes[at] as usize, index })

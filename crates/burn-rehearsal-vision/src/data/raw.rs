@@ -29,16 +29,24 @@ impl std::fmt::Debug for Scaler {
 impl Scaler {
     /// Scales `source`, pixel by pixel, to `side` × `side` pixels; where it has that size, it is
     /// what comes out.
-    pub(super) fn scale<'a>(&'a mut self, source: &'a [u8], shape: ImageShape, side: usize, fit: Fit) -> Result<&'a [u8], String> {
+    pub(super) fn scale<'a>(
+        &'a mut self,
+        source: &'a [u8],
+        shape: ImageShape,
+        side: usize,
+        fit: Fit,
+    ) -> Result<&'a [u8], String> {
         let ImageShape { channels, height, width } = shape;
         if (width, height) == (side, side) {
             return Ok(source);
         }
         let kind = if channels == 1 { PixelType::U8 } else { PixelType::U8x3 };
         let words = |error: &dyn std::fmt::Display| error.to_string();
-        let source = ImageRef::new(width as u32, height as u32, source, kind).map_err(|error| words(&error))?;
+        let source = ImageRef::new(width as u32, height as u32, source, kind)
+            .map_err(|error| words(&error))?;
         self.scaled.resize(channels * side * side, 0);
-        let mut target = Target::from_slice_u8(side as u32, side as u32, &mut self.scaled, kind).map_err(|error| words(&error))?;
+        let mut target = Target::from_slice_u8(side as u32, side as u32, &mut self.scaled, kind)
+            .map_err(|error| words(&error))?;
         let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
         let options = match fit {
             Fit::Stretch => options,
@@ -57,7 +65,12 @@ pub(super) fn planes(pixels: &[u8], row: &mut [u8]) {
     // channel.
     let (groups, last) = pixels.as_chunks::<{ 3 * GROUP }>();
     let done = groups.len() * GROUP;
-    let targets = red.as_chunks_mut::<GROUP>().0.iter_mut().zip(green.as_chunks_mut::<GROUP>().0).zip(blue.as_chunks_mut::<GROUP>().0);
+    let targets = red
+        .as_chunks_mut::<GROUP>()
+        .0
+        .iter_mut()
+        .zip(green.as_chunks_mut::<GROUP>().0)
+        .zip(blue.as_chunks_mut::<GROUP>().0);
     for (group, ((red, green), blue)) in groups.iter().zip(targets) {
         for at in 0..GROUP {
             (red[at], green[at], blue[at]) = (group[3 * at], group[3 * at + 1], group[3 * at + 2]);
@@ -80,7 +93,12 @@ pub(super) struct RawDataset {
 impl RawDataset {
     /// `samples`: bytes, where the pixels of a sample are in them, its class. Images of `shape` are
     /// scaled to `side` × `side`.
-    pub(super) fn new(samples: Vec<(SharedBytes, Range<usize>, usize)>, shape: ImageShape, side: usize, path: PathBuf) -> Self {
+    pub(super) fn new(
+        samples: Vec<(SharedBytes, Range<usize>, usize)>,
+        shape: ImageShape,
+        side: usize,
+        path: PathBuf,
+    ) -> Self {
         Self { samples, shape, side, path }
     }
 
@@ -89,7 +107,12 @@ impl RawDataset {
     }
 
     /// Which data two parts are; every pixel counts.
-    pub(super) fn fingerprint(kind: &str, classes: usize, train: &Self, test: &Self) -> Fingerprint {
+    pub(super) fn fingerprint(
+        kind: &str,
+        classes: usize,
+        train: &Self,
+        test: &Self,
+    ) -> Fingerprint {
         let mut data = Fingerprint::builder::<String>("images", "all pixels", vec![None; classes]);
         for (split, part) in [(Split::Train, train), (Split::Test, test)] {
             for (bytes, range, class) in &part.samples {
@@ -101,7 +124,9 @@ impl RawDataset {
 
     fn pixels(&self, index: usize) -> Result<(Pixels, usize), DataError> {
         let (bytes, range, class) = &self.samples[index];
-        let short = || DataError::unusable(&self.path, format!("the pixels of sample {index} are not in it"));
+        let short = || {
+            DataError::unusable(&self.path, format!("the pixels of sample {index} are not in it"))
+        };
         let pixels = Pixels::part(bytes, range.clone()).ok_or_else(short)?;
         let ImageShape { channels, height, width } = self.shape;
         if (height, width) == (self.side, self.side) {
@@ -116,7 +141,9 @@ impl RawDataset {
                 Ok(())
             })
         });
-        scaled.map(|pixels| (pixels, *class)).map_err(|reason: String| DataError::unusable(&self.path, reason))
+        scaled
+            .map(|pixels| (pixels, *class))
+            .map_err(|reason: String| DataError::unusable(&self.path, reason))
     }
 }
 

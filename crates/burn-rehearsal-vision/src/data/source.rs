@@ -7,8 +7,15 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// All kinds of data sets. A new one is its own file and a line here.
-static KINDS: [Kind; 7] =
-    [digits::KIND, folder::KIND, folder::TINY_IMAGENET, cifar::CIFAR10, cifar::CIFAR100, idx::MNIST, pack_reader::KIND];
+static KINDS: [Kind; 7] = [
+    digits::KIND,
+    folder::KIND,
+    folder::TINY_IMAGENET,
+    cifar::CIFAR10,
+    cifar::CIFAR100,
+    idx::MNIST,
+    pack_reader::KIND,
+];
 
 /// A kind of data set, as its file describes it.
 pub(super) struct Kind {
@@ -62,7 +69,8 @@ impl DataSource {
     /// A short name, for example for a directory of results: `digits`, or the name of the folder.
     pub fn name(&self) -> PathBuf {
         // `folder:.` and `folder:..` have no name of their own.
-        let path = std::fs::canonicalize(&self.directory).unwrap_or_else(|_| self.directory.clone());
+        let path =
+            std::fs::canonicalize(&self.directory).unwrap_or_else(|_| self.directory.clone());
         path.file_name().map_or_else(|| self.kind.name.into(), PathBuf::from)
     }
 
@@ -83,11 +91,14 @@ impl FromStr for DataSource {
     type Err = UnknownDataSource;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (name, directory) = text.split_once(':').map_or((text, None), |(name, directory)| (name, Some(directory)));
+        let (name, directory) =
+            text.split_once(':').map_or((text, None), |(name, directory)| (name, Some(directory)));
         let kind = KINDS.iter().find(|kind| kind.name == name).ok_or(UnknownDataSource)?;
         match (kind.layout, directory) {
             (None, None) => Ok(Self { kind, directory: PathBuf::new() }),
-            (Some(_), Some(directory)) if !directory.is_empty() => Ok(Self { kind, directory: directory.into() }),
+            (Some(_), Some(directory)) if !directory.is_empty() => {
+                Ok(Self { kind, directory: directory.into() })
+            }
             _ => Err(UnknownDataSource),
         }
     }
@@ -119,7 +130,8 @@ impl Eq for DataSource {}
 
 impl fmt::Display for UnknownDataSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let choices: Vec<String> = KINDS.iter().map(|kind| format!("`{}`", kind.pattern())).collect();
+        let choices: Vec<String> =
+            KINDS.iter().map(|kind| format!("`{}`", kind.pattern())).collect();
         let (last, others) = choices.split_last().ok_or(fmt::Error)?;
         write!(f, "expected {} or {last}", others.join(", "))
     }
@@ -145,7 +157,15 @@ mod tests {
 
     #[test]
     fn a_name_is_written_as_it_was_read() {
-        for text in ["digits", "folder:a/./b", "tiny-imagenet:/x", "cifar10:..", "cifar100:a:b", "mnist:m", "pack:p/"] {
+        for text in [
+            "digits",
+            "folder:a/./b",
+            "tiny-imagenet:/x",
+            "cifar10:..",
+            "cifar100:a:b",
+            "mnist:m",
+            "pack:p/",
+        ] {
             let source: DataSource = text.parse().unwrap();
             assert_eq!(source.to_string(), text);
             assert_eq!(serde_json::from_str::<DataSource>(&format!("{text:?}")).unwrap(), source);
@@ -156,7 +176,11 @@ mod tests {
     fn other_names_are_refused_with_those_that_there_are() {
         for text in ["", "digits:", "folder", "folder:", "cifar", "imagenet:x"] {
             let error = text.parse::<DataSource>().unwrap_err().to_string();
-            assert!(error.starts_with("expected `digits`, `folder:DIR`, ") && error.ends_with(" or `pack:DIR`"), "{text}: {error}");
+            assert!(
+                error.starts_with("expected `digits`, `folder:DIR`, ")
+                    && error.ends_with(" or `pack:DIR`"),
+                "{text}: {error}"
+            );
         }
     }
 }

@@ -6,7 +6,12 @@ use turbojpeg::{Colorspace, Decompressor, Image, PixelFormat, ScalingFactor};
 
 /// The parts of its size at which an image can be decoded faster than whole. The library knows all
 /// eighths, but most of them are no faster.
-const SCALES: [ScalingFactor; 4] = [ScalingFactor::ONE_EIGHTH, ScalingFactor::ONE_QUARTER, ScalingFactor::ONE_HALF, ScalingFactor::ONE];
+const SCALES: [ScalingFactor; 4] = [
+    ScalingFactor::ONE_EIGHTH,
+    ScalingFactor::ONE_QUARTER,
+    ScalingFactor::ONE_HALF,
+    ScalingFactor::ONE,
+];
 
 /// Decodes one image after the other.
 #[derive(Debug, Default)]
@@ -18,7 +23,12 @@ impl Turbo {
     /// the library does not make red, green and blue of those.
     ///
     /// Whatever the library would only warn of, such as an end that comes too early, is an error.
-    pub(super) fn decode(&mut self, bytes: &[u8], side: usize, decoded: &mut Vec<u8>) -> Result<Option<(usize, usize)>, String> {
+    pub(super) fn decode(
+        &mut self,
+        bytes: &[u8],
+        side: usize,
+        decoded: &mut Vec<u8>,
+    ) -> Result<Option<(usize, usize)>, String> {
         let words = |error: turbojpeg::Error| error.to_string();
         let decompressor = match &mut self.0 {
             Some(decompressor) => decompressor,
@@ -29,15 +39,30 @@ impl Turbo {
             return Ok(None);
         }
         check_size(header.width, header.height)?;
-        let enough = |scale: &ScalingFactor| scale.scale(header.width).min(scale.scale(header.height)) >= side;
+        let enough = |scale: &ScalingFactor| {
+            scale.scale(header.width).min(scale.scale(header.height)) >= side
+        };
         // Lossless JPEG has no frequencies to leave out.
-        let scale = SCALES.into_iter().find(enough).filter(|_| !header.is_lossless).unwrap_or(ScalingFactor::ONE);
+        let scale = SCALES
+            .into_iter()
+            .find(enough)
+            .filter(|_| !header.is_lossless)
+            .unwrap_or(ScalingFactor::ONE);
         decompressor.set_scaling_factor(scale).map_err(words)?;
         let (width, height) = (scale.scale(header.width), scale.scale(header.height));
         let pitch = width * CHANNELS;
         decoded.resize(pitch * height, 0);
         decompressor
-            .decompress(bytes, Image { pixels: decoded.as_mut_slice(), width, height, pitch, format: PixelFormat::RGB })
+            .decompress(
+                bytes,
+                Image {
+                    pixels: decoded.as_mut_slice(),
+                    width,
+                    height,
+                    pitch,
+                    format: PixelFormat::RGB,
+                },
+            )
             .map_err(words)?;
         Ok(Some((width, height)))
     }
@@ -51,10 +76,16 @@ mod tests {
 
     /// 200 × 150 pixels of smooth waves.
     fn jpeg(grey: bool) -> Vec<u8> {
-        let wave = |x: u32, y: u32, scale: f32| (128.0 + 90.0 * (x as f32 / scale).sin() * (y as f32 / scale).cos()) as u8;
+        let wave = |x: u32, y: u32, scale: f32| {
+            (128.0 + 90.0 * (x as f32 / scale).sin() * (y as f32 / scale).cos()) as u8
+        };
         let image = match grey {
-            true => DynamicImage::from(GrayImage::from_fn(200, 150, |x, y| Luma([wave(x, y, 17.0)]))),
-            false => DynamicImage::from(RgbImage::from_fn(200, 150, |x, y| Rgb([wave(x, y, 17.0), wave(y, x, 23.0), wave(x, y, 41.0)]))),
+            true => {
+                DynamicImage::from(GrayImage::from_fn(200, 150, |x, y| Luma([wave(x, y, 17.0)])))
+            }
+            false => DynamicImage::from(RgbImage::from_fn(200, 150, |x, y| {
+                Rgb([wave(x, y, 17.0), wave(y, x, 23.0), wave(x, y, 41.0)])
+            })),
         };
         let mut bytes = std::io::Cursor::new(Vec::new());
         image.write_to(&mut bytes, ImageFormat::Jpeg).unwrap();
@@ -65,13 +96,24 @@ mod tests {
     fn differences(a: &Pixels, b: &Pixels) -> (f64, u8) {
         assert_eq!(a.len(), b.len());
         let differences: Vec<u8> = a.iter().zip(b.iter()).map(|(a, b)| a.abs_diff(*b)).collect();
-        (differences.iter().map(|&by| f64::from(by)).sum::<f64>() / a.len() as f64, differences.into_iter().max().unwrap())
+        (
+            differences.iter().map(|&by| f64::from(by)).sum::<f64>() / a.len() as f64,
+            differences.into_iter().max().unwrap(),
+        )
     }
 
     #[test]
     fn an_image_is_decoded_no_larger_than_it_must_be() {
         let (mut turbo, mut decoded) = (Turbo::default(), Vec::new());
-        let sizes = [(1, (25, 19)), (19, (25, 19)), (20, (50, 38)), (38, (50, 38)), (75, (100, 75)), (76, (200, 150)), (300, (200, 150))];
+        let sizes = [
+            (1, (25, 19)),
+            (19, (25, 19)),
+            (20, (50, 38)),
+            (38, (50, 38)),
+            (75, (100, 75)),
+            (76, (200, 150)),
+            (300, (200, 150)),
+        ];
         for (side, size) in sizes {
             assert_eq!(turbo.decode(&jpeg(false), side, &mut decoded), Ok(Some(size)));
             assert_eq!(decoded.len(), 3 * size.0 * size.1);
@@ -82,7 +124,9 @@ mod tests {
     fn it_looks_as_the_pure_decoder_shows_it() {
         let mut decoder = Decoder::default();
         for (bytes, side, fit) in [false, true].into_iter().flat_map(|grey| {
-            [16, 19, 30, 64, 100, 150, 180].into_iter().flat_map(move |side| [Fit::Stretch, Fit::Crop].map(|fit| (jpeg(grey), side, fit)))
+            [16, 19, 30, 64, 100, 150, 180]
+                .into_iter()
+                .flat_map(move |side| [Fit::Stretch, Fit::Crop].map(|fit| (jpeg(grey), side, fit)))
         }) {
             let turbo = decoder.decode(&bytes, side, fit).unwrap();
             let size = decoder.pure_jpeg(&bytes).unwrap();
@@ -104,9 +148,16 @@ mod tests {
         for before in [&cmyk[..], &bytes] {
             for length in [0, 3, 100, bytes.len() / 2, bytes.len() - 40] {
                 decoder.decode(before, 8, Fit::Stretch).unwrap();
-                assert!(decoder.decode(&bytes[..length], 8, Fit::Stretch).is_err(), "{length} bytes");
+                assert!(
+                    decoder.decode(&bytes[..length], 8, Fit::Stretch).is_err(),
+                    "{length} bytes"
+                );
             }
         }
-        assert_eq!(differences(&decoder.decode(&bytes, 8, Fit::Stretch).unwrap(), &whole), (0.0, 0), "the next image is none the worse");
+        assert_eq!(
+            differences(&decoder.decode(&bytes, 8, Fit::Stretch).unwrap(), &whole),
+            (0.0, 0),
+            "the next image is none the worse"
+        );
     }
 }

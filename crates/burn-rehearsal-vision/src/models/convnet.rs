@@ -31,7 +31,9 @@ impl ConvNetConfig {
     /// A network with Burn's initial values; [`keyed_init`](burn_rehearsal_train::init::keyed_init)
     /// replaces them.
     pub fn init(&self, device: &Device) -> ConvNet {
-        let conv = |from, to| Conv2dConfig::new([from, to], [3, 3]).with_padding(PaddingConfig2d::Same).init(device);
+        let conv = |from, to| {
+            Conv2dConfig::new([from, to], [3, 3]).with_padding(PaddingConfig2d::Same).init(device)
+        };
         let [channels, height, width] = self.shape;
         ConvNet {
             first: conv(channels, 32),

@@ -50,7 +50,12 @@ const STAGES: [&[Row]; 9] = [
         row(3, 672, 112, true, 1),
     ],
     &[row(5, 672, 160, true, 2)],
-    &[row(5, 960, 160, false, 1), row(5, 960, 160, true, 1), row(5, 960, 160, false, 1), row(5, 960, 160, true, 1)],
+    &[
+        row(5, 960, 160, false, 1),
+        row(5, 960, 160, true, 1),
+        row(5, 960, 160, false, 1),
+        row(5, 960, 160, true, 1),
+    ],
 ];
 
 /// The configuration of a [`GhostNet`].
@@ -85,7 +90,10 @@ impl GhostNetConfig {
             });
             stages.push(Stage::Bottlenecks(blocks.collect()));
         }
-        stages.push(Stage::Widen(vec![Widen { conv: conv([incoming, last], 1, 1, 1, device), bn1: norm(last, device) }]));
+        stages.push(Stage::Widen(vec![Widen {
+            conv: conv([incoming, last], 1, 1, 1, device),
+            bn1: norm(last, device),
+        }]));
         GhostNet {
             conv_stem: conv([self.channels.max(1), stem], 3, 2, 1, device),
             bn1: norm(stem, device),
@@ -161,7 +169,9 @@ impl Ghost {
 
     fn forward(&self, input: Tensor<4>, activation: fn(Tensor<4>) -> Tensor<4>) -> Tensor<4> {
         let primary = activation(self.primary_conv.1.forward(self.primary_conv.0.forward(input)));
-        let cheap = activation(self.cheap_operation.1.forward(self.cheap_operation.0.forward(primary.clone())));
+        let cheap = activation(
+            self.cheap_operation.1.forward(self.cheap_operation.0.forward(primary.clone())),
+        );
         Tensor::cat(vec![primary, cheap], 1)
     }
 }
@@ -224,13 +234,16 @@ impl Bottleneck {
 impl GhostNet {
     /// Class scores: `[rows, channels, height, width]` → `[rows, classes]`.
     pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        let mut hidden = relu(in_f32(self.conv_stem.forward(images), |hidden| self.bn1.forward(hidden)));
+        let mut hidden =
+            relu(in_f32(self.conv_stem.forward(images), |hidden| self.bn1.forward(hidden)));
         for stage in &self.blocks {
             hidden = match stage {
-                Stage::Bottlenecks(blocks) => blocks.iter().fold(hidden, |hidden, block| block.forward(hidden)),
-                Stage::Widen(layers) => {
-                    layers.iter().fold(hidden, |hidden, layer| relu(in_f32(layer.conv.forward(hidden), |hidden| layer.bn1.forward(hidden))))
+                Stage::Bottlenecks(blocks) => {
+                    blocks.iter().fold(hidden, |hidden, block| block.forward(hidden))
                 }
+                Stage::Widen(layers) => layers.iter().fold(hidden, |hidden, layer| {
+                    relu(in_f32(layer.conv.forward(hidden), |hidden| layer.bn1.forward(hidden)))
+                }),
             };
         }
         let [rows, channels, ..] = hidden.dims();

@@ -1,6 +1,8 @@
 //! Networks by name.
 
-use super::{ConvNet, ConvNetConfig, GhostNet, GhostNetConfig, Mlp, MlpConfig, ResNet, ResNetConfig, Stem};
+use super::{
+    ConvNet, ConvNetConfig, GhostNet, GhostNetConfig, Mlp, MlpConfig, ResNet, ResNetConfig, Stem,
+};
 use crate::ImageBatch;
 use burn::config::Config;
 use burn::module::Module;
@@ -141,7 +143,11 @@ impl FromStr for NetworkKind {
     type Err = UnknownNetwork;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        Self::ALL.iter().copied().find(|kind| kind.name() == name).ok_or_else(|| UnknownNetwork(name.to_owned()))
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|kind| kind.name() == name)
+            .ok_or_else(|| UnknownNetwork(name.to_owned()))
     }
 }
 

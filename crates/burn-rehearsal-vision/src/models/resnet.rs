@@ -86,7 +86,9 @@ impl ResNetConfig {
             blocks.collect::<Vec<_>>()
         };
         let (layer1, layer2, layer3, layer4) = (layer(0), layer(1), layer(2), layer(3));
-        let pool = MaxPool2dConfig::new([3, 3]).with_strides([2, 2]).with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1));
+        let pool = MaxPool2dConfig::new([3, 3])
+            .with_strides([2, 2])
+            .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1));
         ResNet {
             conv1: conv([channels, width], kernel, stride, 1, device),
             bn1: norm(width, device),
@@ -141,10 +143,18 @@ impl Residual {
     fn new(block: Block, incoming: usize, inner: usize, stride: usize, device: &Device) -> Self {
         let outgoing = inner * block.expansion();
         let (conv1, conv2, third) = match block {
-            Block::Basic => (conv([incoming, inner], 3, stride, 1, device), conv([inner, inner], 3, 1, 1, device), None),
+            Block::Basic => (
+                conv([incoming, inner], 3, stride, 1, device),
+                conv([inner, inner], 3, 1, 1, device),
+                None,
+            ),
             Block::Bottleneck => {
                 let third = (conv([inner, outgoing], 1, 1, 1, device), norm(outgoing, device));
-                (conv([incoming, inner], 1, 1, 1, device), conv([inner, inner], 3, stride, 1, device), Some(third))
+                (
+                    conv([incoming, inner], 1, 1, 1, device),
+                    conv([inner, inner], 3, stride, 1, device),
+                    Some(third),
+                )
             }
         };
         let (conv3, bn3) = third.unzip();
@@ -156,7 +166,9 @@ impl Residual {
             bn2: norm(inner, device),
             conv3,
             bn3,
-            downsample: changes.then(|| (conv([incoming, outgoing], 1, stride, 1, device), norm(outgoing, device))),
+            downsample: changes.then(|| {
+                (conv([incoming, outgoing], 1, stride, 1, device), norm(outgoing, device))
+            }),
         }
     }
 
@@ -184,7 +196,8 @@ impl ResNet {
             None => hidden,
         };
         let layers = [&self.layer1, &self.layer2, &self.layer3, &self.layer4];
-        let hidden = layers.into_iter().flatten().fold(hidden, |hidden, block| block.forward(hidden));
+        let hidden =
+            layers.into_iter().flatten().fold(hidden, |hidden, block| block.forward(hidden));
         self.fc.forward(global_average(hidden))
     }
 }

@@ -41,8 +41,9 @@ const END: u8 = 0;
 const ZEROS: u8 = 0xf0;
 
 const ZIGZAG: [usize; 64] = [
-    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21, 28, 35, 42, 49, 56,
-    57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
+    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20,
+    13, 6, 7, 14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59,
+    52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
 ];
 
 /// The symbols for coefficients: all of the same length, and so none of ones only.
@@ -123,22 +124,34 @@ enum Content {
 
 impl Jpeg {
     fn largest(&self) -> (usize, usize) {
-        (self.sampling.iter().map(|s| s.0).max().unwrap(), self.sampling.iter().map(|s| s.1).max().unwrap())
+        (
+            self.sampling.iter().map(|s| s.0).max().unwrap(),
+            self.sampling.iter().map(|s| s.1).max().unwrap(),
+        )
     }
 
     /// The coefficients of a block in zigzag order.
     fn block(&self, component: usize, column: usize, row: usize) -> [i32; 64] {
         let ((h, v), (h_max, v_max)) = (self.sampling[component], self.largest());
         let grey = self.sampling.len() == 1;
-        let at = |sample: usize, largest: usize, factor: usize| (sample as f64 + 0.5) * largest as f64 / factor as f64 - 0.5;
-        let samples: [f64; 64] =
-            std::array::from_fn(|i| value(component, grey, at(8 * column + i % 8, h_max, h), at(8 * row + i / 8, v_max, v)) - 128.0);
+        let at = |sample: usize, largest: usize, factor: usize| {
+            (sample as f64 + 0.5) * largest as f64 / factor as f64 - 0.5
+        };
+        let samples: [f64; 64] = std::array::from_fn(|i| {
+            value(component, grey, at(8 * column + i % 8, h_max, h), at(8 * row + i / 8, v_max, v))
+                - 128.0
+        });
         let scale = |frequency: usize| if frequency == 0 { 0.5f64.sqrt() } else { 1.0 };
-        let cosines: [f64; 64] = std::array::from_fn(|i| ((2 * (i / 8) + 1) as f64 * (i % 8) as f64 * PI / 16.0).cos());
+        let cosines: [f64; 64] =
+            std::array::from_fn(|i| ((2 * (i / 8) + 1) as f64 * (i % 8) as f64 * PI / 16.0).cos());
         let cosine = |place: usize, frequency: usize| cosines[8 * place + frequency];
         ZIGZAG.map(|place| {
             let (u, v) = (place % 8, place / 8);
-            let sum: f64 = samples.iter().enumerate().map(|(i, sample)| sample * cosine(i % 8, u) * cosine(i / 8, v)).sum();
+            let sum: f64 = samples
+                .iter()
+                .enumerate()
+                .map(|(i, sample)| sample * cosine(i % 8, u) * cosine(i / 8, v))
+                .sum();
             (sum * scale(u) * scale(v) / 4.0 / QUANTUM).round() as i32
         })
     }
@@ -148,8 +161,11 @@ impl Jpeg {
         let (h_max, v_max) = self.largest();
         if let [component] = *components {
             let (h, v) = self.sampling[component];
-            let (across, down) = ((self.side * h).div_ceil(8 * h_max), (self.side * v).div_ceil(8 * v_max));
-            return (0..across * down).map(|block| vec![(component, block % across, block / across)]).collect();
+            let (across, down) =
+                ((self.side * h).div_ceil(8 * h_max), (self.side * v).div_ceil(8 * v_max));
+            return (0..across * down)
+                .map(|block| vec![(component, block % across, block / across)])
+                .collect();
         }
         let (across, down) = (self.side.div_ceil(8 * h_max), self.side.div_ceil(8 * v_max));
         let of = |mcu: usize| {
@@ -171,7 +187,8 @@ impl Jpeg {
             Content::Refinement => [0, 0, 0x10],
         };
         let names = components.iter().flat_map(|&component| [component as u8 + 1, 0]);
-        let header: Vec<u8> = [components.len() as u8].into_iter().chain(names).chain([first, last, bits]).collect();
+        let header: Vec<u8> =
+            [components.len() as u8].into_iter().chain(names).chain([first, last, bits]).collect();
         segment(file, 0xda, &header);
         let symbols = symbols();
         let mut before = [0; 4];
@@ -204,9 +221,16 @@ impl Jpeg {
         let mut file = vec![0xff, 0xd8];
         let all: Vec<usize> = (0..self.sampling.len()).collect();
         segment(&mut file, 0xdb, &[&[0][..], &[QUANTUM as u8; 64]].concat());
-        let factors = self.sampling.iter().enumerate().flat_map(|(component, (h, v))| [component as u8 + 1, (h << 4 | v) as u8, 0]);
+        let factors = self
+            .sampling
+            .iter()
+            .enumerate()
+            .flat_map(|(component, (h, v))| [component as u8 + 1, (h << 4 | v) as u8, 0]);
         let side = (self.side as u16).to_be_bytes();
-        let frame = [8, side[0], side[1], side[0], side[1], all.len() as u8].into_iter().chain(factors).collect::<Vec<u8>>();
+        let frame = [8, side[0], side[1], side[0], side[1], all.len() as u8]
+            .into_iter()
+            .chain(factors)
+            .collect::<Vec<u8>>();
         segment(&mut file, if self.progressive { 0xc2 } else { 0xc0 }, &frame);
         let table = |class: u8, length: usize, symbols: &[u8]| {
             let counts = (1..=16).map(|bits| if bits == length { symbols.len() as u8 } else { 0 });

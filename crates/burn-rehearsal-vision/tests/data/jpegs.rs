@@ -17,8 +17,14 @@ fn decode(bytes: &[u8], side: usize) -> Result<Vec<u8>, String> {
 /// The mean difference to what the image shows.
 fn difference(jpeg: &Jpeg, decoded: &[u8]) -> f64 {
     let channel = |channel: usize| if jpeg.sampling.len() == 1 { 0 } else { channel };
-    let expected = |i: usize| pixel((i % SIDE) as f64, (i / SIDE % SIDE) as f64)[channel(i / (SIDE * SIDE))];
-    decoded.iter().enumerate().map(|(i, &value)| (f64::from(value) - expected(i)).abs()).sum::<f64>() / decoded.len() as f64
+    let expected =
+        |i: usize| pixel((i % SIDE) as f64, (i / SIDE % SIDE) as f64)[channel(i / (SIDE * SIDE))];
+    decoded
+        .iter()
+        .enumerate()
+        .map(|(i, &value)| (f64::from(value) - expected(i)).abs())
+        .sum::<f64>()
+        / decoded.len() as f64
 }
 
 const SAMPLINGS: [[(usize, usize); 3]; 12] = [
@@ -39,20 +45,31 @@ const SAMPLINGS: [[(usize, usize); 3]; 12] = [
 
 #[test]
 fn a_jpeg_shows_the_same_whatever_its_sampling_scans_and_restarts() {
-    let orders: [&[&[usize]]; 4] = [&[&[0, 1, 2]], &[&[0], &[1], &[2]], &[&[0], &[1, 2]], &[&[2], &[0, 1]]];
+    let orders: [&[&[usize]]; 4] =
+        [&[&[0, 1, 2]], &[&[0], &[1], &[2]], &[&[0], &[1, 2]], &[&[2], &[0, 1]]];
     for (sampling, scans, restart, progressive) in SAMPLINGS.into_iter().flat_map(|sampling| {
-        let sequential = orders.into_iter().flat_map(move |scans| [0, 1, 5].map(|restart| (sampling, scans, restart, false)));
+        let sequential = orders
+            .into_iter()
+            .flat_map(move |scans| [0, 1, 5].map(|restart| (sampling, scans, restart, false)));
         sequential.chain([0, 5].map(|restart| (sampling, orders[0], restart, true)))
     }) {
         let jpeg = Jpeg { restart, progressive, ..color(sampling, scans) };
-        let decoded = decode(&jpeg.encode(), SIDE).unwrap_or_else(|error| panic!("{jpeg:?}: {error}"));
+        let decoded =
+            decode(&jpeg.encode(), SIDE).unwrap_or_else(|error| panic!("{jpeg:?}: {error}"));
         let by = difference(&jpeg, &decoded);
         assert!(by < 4.0, "{jpeg:?}: {by}");
     }
     for sampling in [(1, 1), (2, 2), (1, 2)] {
         for (restart, progressive) in [(0, false), (3, false), (3, true)] {
-            let jpeg = Jpeg { side: SIDE, sampling: vec![sampling], scans: vec![vec![0]], restart, progressive };
-            let decoded = decode(&jpeg.encode(), SIDE).unwrap_or_else(|error| panic!("{jpeg:?}: {error}"));
+            let jpeg = Jpeg {
+                side: SIDE,
+                sampling: vec![sampling],
+                scans: vec![vec![0]],
+                restart,
+                progressive,
+            };
+            let decoded =
+                decode(&jpeg.encode(), SIDE).unwrap_or_else(|error| panic!("{jpeg:?}: {error}"));
             assert!(difference(&jpeg, &decoded) < 4.0, "{jpeg:?}");
         }
     }
@@ -92,11 +109,19 @@ fn a_jpeg_that_was_cut_is_damaged_even_if_an_end_marker_follows() {
         assert!(decode(&[&bytes[..], b"anything"].concat(), side).is_ok());
         let first_scan = bytes.windows(2).position(|window| window == [0xff, 0xda]).unwrap();
         for end in first_scan..bytes.len() - 2 {
-            assert!(decode(&bytes[..end], side).is_err(), "JPEG {number}, {end} of {} bytes", bytes.len());
+            assert!(
+                decode(&bytes[..end], side).is_err(),
+                "JPEG {number}, {end} of {} bytes",
+                bytes.len()
+            );
             let ended = [&bytes[..end], &[0xff, 0xd9]].concat();
             // Bits that were ones are the same as those that the decoder is given instead.
             let decoded = decode(&ended, side);
-            assert!(decoded.is_err() || decoded == Ok(whole.clone()), "JPEG {number}, {end} of {} bytes and an end", bytes.len());
+            assert!(
+                decoded.is_err() || decoded == Ok(whole.clone()),
+                "JPEG {number}, {end} of {} bytes and an end",
+                bytes.len()
+            );
         }
         assert!(decode(&bytes[..bytes.len() - 2], side).unwrap_err().contains("no end marker"));
     }
@@ -107,7 +132,10 @@ fn a_header_that_says_more_than_the_data_can_hold_costs_no_memory() {
     for progressive in [false, true] {
         let jpeg = Jpeg { progressive, ..color(SAMPLINGS[3], &[&[0, 1, 2]]) };
         let mut bytes = jpeg.encode();
-        let frame = bytes.windows(2).position(|window| window == [0xff, 0xc0 + 2 * u8::from(progressive)]).unwrap();
+        let frame = bytes
+            .windows(2)
+            .position(|window| window == [0xff, 0xc0 + 2 * u8::from(progressive)])
+            .unwrap();
         let side = 11_500u16.to_be_bytes();
         bytes[frame + 5..frame + 9].copy_from_slice(&[side[0], side[1], side[0], side[1]]);
         let error = decode(&bytes, SIDE).unwrap_err();

@@ -2,13 +2,19 @@
 
 use super::{RED, folder, means, options, pixels, save};
 use burn_rehearsal_vision::data::{
-    Cifar, DataError, Format, Image, ImageData, ImageOptions, OnDamaged, PackOptions, PackReport, open_cifar, open_folder, open_pack, pack,
+    Cifar, DataError, Format, Image, ImageData, ImageOptions, OnDamaged, PackOptions, PackReport,
+    open_cifar, open_folder, open_pack, pack,
 };
 use image::{Rgb, RgbImage};
 use std::path::Path;
 use std::sync::Arc;
 
-fn packed(data: &ImageData, format: Format, side: usize, out: &Path) -> Result<PackReport, DataError> {
+fn packed(
+    data: &ImageData,
+    format: Format,
+    side: usize,
+    out: &Path,
+) -> Result<PackReport, DataError> {
     pack(data, &PackOptions { format, images: options(side) }, out, &|_| {})
 }
 
@@ -24,7 +30,8 @@ fn a_pack_has_the_samples_of_its_folder_bit_for_bit() {
         let count = |samples| {
             seen.fetch_add(samples, std::sync::atomic::Ordering::Relaxed);
         };
-        let report = pack(&data, &PackOptions { format, images: options(6) }, &out, &count).unwrap();
+        let report =
+            pack(&data, &PackOptions { format, images: options(6) }, &out, &count).unwrap();
         assert_eq!((report.samples, report.shards, report.kept, seen.into_inner()), (20, 2, 0, 20));
         let read = open_pack(&out, &options(6)).unwrap();
         assert_eq!(
@@ -36,7 +43,10 @@ fn a_pack_has_the_samples_of_its_folder_bit_for_bit() {
     let error = open_pack(&out.join("Pixels"), &options(7)).err().unwrap().to_string();
     assert!(error.contains("6×6"), "{error}");
     // Files can become any size.
-    assert_eq!(open_pack(&out.join("Original"), &options(7)).unwrap().train.get(0).unwrap().pixels.len(), 3 * 49);
+    assert_eq!(
+        open_pack(&out.join("Original"), &options(7)).unwrap().train.get(0).unwrap().pixels.len(),
+        3 * 49
+    );
 }
 
 #[test]
@@ -80,15 +90,26 @@ fn a_folder_is_packed_by_one_at_a_time_and_a_lock_that_was_left_is_none() {
     std::fs::write(out.join(".lock"), "").unwrap();
     std::fs::write(out.join(".train-00000.bin.Ab12Cd.tmp"), [0; 9]).unwrap();
     let second = std::sync::Mutex::new(Vec::new());
-    let meanwhile = |_| second.lock().unwrap().push(packed(&data, Format::Pixels, 6, &out).unwrap_err().to_string());
-    pack(&data, &PackOptions { format: Format::Pixels, images: options(6) }, &out, &meanwhile).unwrap();
+    let meanwhile = |_| {
+        second.lock().unwrap().push(packed(&data, Format::Pixels, 6, &out).unwrap_err().to_string())
+    };
+    pack(&data, &PackOptions { format: Format::Pixels, images: options(6) }, &out, &meanwhile)
+        .unwrap();
     for error in second.into_inner().unwrap() {
-        assert!(error.contains(out.to_str().unwrap()) && error.contains("another process"), "{error}");
+        assert!(
+            error.contains(out.to_str().unwrap()) && error.contains("another process"),
+            "{error}"
+        );
     }
-    let names = std::fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let names = std::fs::read_dir(&out)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<String> = names.filter(|name| cfg!(unix) || name != ".lock").collect();
     names.sort();
-    assert_eq!(names, ["pack.json", "test-00000.bin", "test-00000.json", "train-00000.bin", "train-00000.json"]);
+    assert_eq!(
+        names,
+        ["pack.json", "test-00000.bin", "test-00000.json", "train-00000.bin", "train-00000.json"]
+    );
     assert_eq!(packed(&data, Format::Pixels, 6, &out).unwrap().kept, 2);
     assert_eq!(pixels(&open_pack(&out, &options(6)).unwrap()), pixels(&data));
 }
@@ -100,11 +121,14 @@ fn many_who_pack_into_one_folder_leave_one_whole_pack() {
     folder(&source, 3);
     let data = open_folder(&source, &options(6)).unwrap();
     let results: Vec<_> = std::thread::scope(|scope| {
-        let packers: Vec<_> = (0..8).map(|_| scope.spawn(|| packed(&data, Format::Pixels, 6, &out))).collect();
+        let packers: Vec<_> =
+            (0..8).map(|_| scope.spawn(|| packed(&data, Format::Pixels, 6, &out))).collect();
         packers.into_iter().map(|packer| packer.join().unwrap()).collect()
     });
     assert!(results.iter().any(Result::is_ok));
-    assert!(results.iter().all(|result| result.as_ref().err().is_none_or(|error| error.to_string().contains("another process"))));
+    assert!(results.iter().all(|result| {
+        result.as_ref().err().is_none_or(|error| error.to_string().contains("another process"))
+    }));
     assert_eq!(pixels(&open_pack(&out, &options(6)).unwrap()), pixels(&data));
     assert_eq!(packed(&data, Format::Pixels, 6, &out).unwrap().kept, 2);
 }
@@ -130,7 +154,10 @@ fn a_pack_whose_files_change_while_it_is_made_is_an_error() {
                 once.call_once(|| change(samples));
             }
         };
-        let error = pack(&data, &PackOptions { format: Format::Pixels, images: options(6) }, &out, &change).unwrap_err().to_string();
+        let error =
+            pack(&data, &PackOptions { format: Format::Pixels, images: options(6) }, &out, &change)
+                .unwrap_err()
+                .to_string();
         assert!(error.contains(file), "{file}: {error}");
         std::fs::remove_dir_all(&out).unwrap();
     }
@@ -145,9 +172,17 @@ fn a_pack_of_which_nothing_is_left_is_an_error() {
         std::fs::write(source.join("val").join(part), "no image").unwrap();
     }
     let data = open_folder(&source, &options(6)).unwrap();
-    let skipping = PackOptions { format: Format::Original, images: ImageOptions { on_damaged: OnDamaged::Skip, ..options(6) } };
+    let skipping = PackOptions {
+        format: Format::Original,
+        images: ImageOptions { on_damaged: OnDamaged::Skip, ..options(6) },
+    };
     let error = pack(&data, &skipping, &out, &|_| {}).unwrap_err().to_string();
-    assert!(error.contains(out.to_str().unwrap()) && error.contains("`test` has no sample") && error.contains("4 images"), "{error}");
+    assert!(
+        error.contains(out.to_str().unwrap())
+            && error.contains("`test` has no sample")
+            && error.contains("4 images"),
+        "{error}"
+    );
     assert!(open_pack(&out, &options(6)).is_err());
 }
 
@@ -161,8 +196,13 @@ fn a_damaged_image_is_found_while_packing() {
     let data = open_folder(&source, &options(6)).unwrap();
     for format in [Format::Original, Format::Pixels] {
         let out = out.join(format!("{format:?}"));
-        assert!(matches!(packed(&data, format, 6, &out), Err(DataError::Image { path, .. }) if path == damaged));
-        let skipping = PackOptions { format, images: ImageOptions { on_damaged: OnDamaged::Skip, ..options(6) } };
+        assert!(
+            matches!(packed(&data, format, 6, &out), Err(DataError::Image { path, .. }) if path == damaged)
+        );
+        let skipping = PackOptions {
+            format,
+            images: ImageOptions { on_damaged: OnDamaged::Skip, ..options(6) },
+        };
         let report = pack(&data, &skipping, &out, &|_| {}).unwrap();
         assert_eq!((report.samples, report.damaged), (11, vec![damaged.clone()]));
         assert_eq!(open_pack(&out, &options(6)).unwrap().test_labels, [0, 0, 1, 1, 1]);
@@ -208,7 +248,10 @@ fn a_pack_that_says_what_cannot_be_is_refused_before_memory_is_taken_for_it() {
 
 /// What differs between two data sets, in words; empty if nothing does.
 fn differences(before: &ImageData, now: &ImageData) -> String {
-    before.fingerprint.differences(&now.fingerprint).map_or_else(String::new, |differences| differences.to_string())
+    before
+        .fingerprint
+        .differences(&now.fingerprint)
+        .map_or_else(String::new, |differences| differences.to_string())
 }
 
 #[test]
@@ -223,7 +266,9 @@ fn a_copy_of_a_data_set_is_the_same_and_any_change_that_is_compared_is_named() {
     assert_eq!(differences(&first, &open("second", 8)), "");
     assert_eq!(differences(&first, &open("second", 9)), "image size was 8 and is 9");
     std::fs::rename(at("second/val/b/1.png"), at("second/val/b/2.png")).unwrap();
-    assert!(differences(&first, &open("second", 8)).contains("test images of class \"b\" have changed"));
+    assert!(
+        differences(&first, &open("second", 8)).contains("test images of class \"b\" have changed")
+    );
     // Packs: what was written of their shards.
     for (number, source) in ["first", "second"].into_iter().enumerate() {
         packed(&open(source, 8), Format::Pixels, 8, &at(&format!("pack-{number}"))).unwrap();
@@ -236,10 +281,13 @@ fn a_copy_of_a_data_set_is_the_same_and_any_change_that_is_compared_is_named() {
     packed(&open("second", 8), Format::Pixels, 8, &at("pack-1")).unwrap();
     assert!(differences(&pack(0), &pack(1)).contains("the digest of the shards was "));
     // CIFAR: classes and every pixel.
-    let record = |class: u8, value: u8| -> Vec<u8> { [class].into_iter().chain(std::iter::repeat_n(value, 3072)).collect() };
+    let record = |class: u8, value: u8| -> Vec<u8> {
+        [class].into_iter().chain(std::iter::repeat_n(value, 3072)).collect()
+    };
     std::fs::create_dir(at("cifar")).unwrap();
     for file in 1..=5 {
-        std::fs::write(at(&format!("cifar/data_batch_{file}.bin")), record(file, 10 * file)).unwrap();
+        std::fs::write(at(&format!("cifar/data_batch_{file}.bin")), record(file, 10 * file))
+            .unwrap();
     }
     let test = at("cifar/test_batch.bin");
     std::fs::write(&test, record(9, 1)).unwrap();
@@ -248,7 +296,10 @@ fn a_copy_of_a_data_set_is_the_same_and_any_change_that_is_compared_is_named() {
     let mut other = record(9, 1);
     other[3072] ^= 1;
     std::fs::write(&test, other).unwrap();
-    assert_eq!(differences(&before, &cifar()), "test images of class 9 have changed (compared: all pixels)");
+    assert_eq!(
+        differences(&before, &cifar()),
+        "test images of class 9 have changed (compared: all pixels)"
+    );
     std::fs::write(&test, record(8, 1)).unwrap();
     assert!(differences(&before, &cifar()).contains("test images of class 8: 0 before, 1 now"));
 }

@@ -156,7 +156,11 @@ impl Column {
     /// As [`append`](Self::append), to this column, and says how many rows that copied: all, or
     /// only those of `other`, which need not have the autodiff association of the device. After an
     /// error the column is as it was.
-    pub(crate) fn append_counting(&mut self, other: &Column, field: &'static str) -> Result<usize, BatchError> {
+    pub(crate) fn append_counting(
+        &mut self,
+        other: &Column,
+        field: &'static str,
+    ) -> Result<usize, BatchError> {
         if let Data::Host(rows) = &mut self.data {
             let copied = match &other.data {
                 Data::Host(tail) => rows.append(tail),
@@ -182,7 +186,8 @@ impl Column {
     ///
     /// [`BatchError::Device`] if the device fails.
     pub fn into_data(self, field: &'static str) -> Result<TensorData, BatchError> {
-        each!(self.into_values(), t => t.try_into_data()).map_err(|error| BatchError::Device { field, reason: error.to_string() })
+        each!(self.into_values(), t => t.try_into_data())
+            .map_err(|error| BatchError::Device { field, reason: error.to_string() })
     }
 
     /// Uploads rows from the host. `data` has shape `[rows, elements]`; its element type is kept.
@@ -203,7 +208,12 @@ impl Column {
     /// One boolean per row, of this element type.
     pub(crate) fn flags(flags: Vec<bool>, dtype: DType, device: &Device) -> Column {
         let rows = flags.len();
-        Column::from_data(TensorData::new(flags, [rows, 1]).convert_dtype(dtype), Kind::Bool, Shape::new([]), device)
+        Column::from_data(
+            TensorData::new(flags, [rows, 1]).convert_dtype(dtype),
+            Kind::Bool,
+            Shape::new([]),
+            device,
+        )
     }
 
     /// The column of these values, whose rows have the shape `row_shape` of as many elements.
@@ -265,9 +275,14 @@ impl Column {
     /// Gives the tensor the autodiff association of `device`, as the incoming mini-batch has it.
     pub fn on(self, device: &Device) -> Column {
         match self.data {
-            Data::Host(rows) => Column { data: Data::Host(rows.on(device)), row_shape: self.row_shape },
+            Data::Host(rows) => {
+                Column { data: Data::Host(rows.on(device)), row_shape: self.row_shape }
+            }
             Data::Tensor(_) if !device.is_autodiff() => self,
-            Data::Tensor(values) => Column { data: Data::Tensor(Box::new(values.on(device))), row_shape: self.row_shape },
+            Data::Tensor(values) => Column {
+                data: Data::Tensor(Box::new(values.on(device))),
+                row_shape: self.row_shape,
+            },
         }
     }
 }
@@ -336,7 +351,8 @@ macro_rules! field {
                 let row_shape = Shape::from(&dims[1..]);
                 let device = self.device();
                 if HostRows::can_hold(Kind::$kind, self.dtype(), &device) && !$is_tracked(&self) {
-                    let rows = HostRows::take(self, Kind::$kind, &device).ok_or(BatchError::ColumnType { field: name })?;
+                    let rows = HostRows::take(self, Kind::$kind, &device)
+                        .ok_or(BatchError::ColumnType { field: name })?;
                     return Ok(Column { data: Data::Host(rows), row_shape });
                 }
                 let values = Values::$kind(self.reshape([dims[0], row_shape.num_elements()]));
@@ -346,7 +362,9 @@ macro_rules! field {
             fn from_column(column: Column, name: &'static str) -> Result<Self, BatchError> {
                 let [rows, elements] = column.dims();
                 // The memory of host rows is not looked at again.
-                let same = column.kind() == Kind::$kind && column.row_shape.rank() + 1 == D && column.row_shape.num_elements() == elements;
+                let same = column.kind() == Kind::$kind
+                    && column.row_shape.rank() + 1 == D
+                    && column.row_shape.num_elements() == elements;
                 if !same {
                     return Err(BatchError::ColumnType { field: name });
                 }

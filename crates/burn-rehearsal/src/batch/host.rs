@@ -66,7 +66,10 @@ mod flex {
     use burn::backend::Flex;
     use burn::backend::flex::{FlexTensor, Layout};
     use burn::tensor::kind::{Autodiff, Basic};
-    use burn::tensor::{BackendPrimitive, Bytes, DType, Device, Element, GradientCheckpointingStrategy, Shape, Tensor, TensorData};
+    use burn::tensor::{
+        BackendPrimitive, Bytes, DType, Device, Element, GradientCheckpointingStrategy, Shape,
+        Tensor, TensorData,
+    };
     use std::ops::Range;
     use std::sync::Arc;
 
@@ -99,7 +102,11 @@ mod flex {
 
         /// The rows of a tensor that [can be held](Self::can_hold) and to which no gradient leads,
         /// copied if they do not lie one after the other; `None` if it is not what its device says.
-        pub(crate) fn take<const D: usize, K>(tensor: Tensor<D, K>, kind: Kind, device: &Device) -> Option<Self>
+        pub(crate) fn take<const D: usize, K>(
+            tensor: Tensor<D, K>,
+            kind: Kind,
+            device: &Device,
+        ) -> Option<Self>
         where
             K: Basic + Autodiff + BackendPrimitive<Flex, Primitive = FlexTensor>,
         {
@@ -109,12 +116,25 @@ mod flex {
             let (rows, row) = layout.shape().as_slice().split_first()?;
             let (rows, elements) = (*rows, row.iter().product());
             let start = layout.start_offset() * dtype.size();
-            Some(Self { memory: tensor.data_arc(), start, rows, elements, dtype, kind, strategy: device.gradient_checkpointing_strategy() })
+            Some(Self {
+                memory: tensor.data_arc(),
+                start,
+                rows,
+                elements,
+                dtype,
+                kind,
+                strategy: device.gradient_checkpointing_strategy(),
+            })
         }
 
         /// The rows of `data`, shape `[rows, elements]` without a 0, if they can be held; otherwise
         /// the data.
-        pub(crate) fn from_data(data: TensorData, elements: usize, kind: Kind, device: &Device) -> Result<Self, TensorData> {
+        pub(crate) fn from_data(
+            data: TensorData,
+            elements: usize,
+            kind: Kind,
+            device: &Device,
+        ) -> Result<Self, TensorData> {
             let rows = match data.shape().as_slice() {
                 &[rows, width] if rows * width > 0 && width == elements => rows,
                 _ => return Err(data),
@@ -134,9 +154,17 @@ mod flex {
         {
             let mut layout = Layout::contiguous(shape);
             if self.start > 0 {
-                layout = Layout::new(layout.shape().clone(), layout.strides().to_vec(), self.start / self.dtype.size());
+                layout = Layout::new(
+                    layout.shape().clone(),
+                    layout.strides().to_vec(),
+                    self.start / self.dtype.size(),
+                );
             }
-            let tensor = Tensor::from_primitive::<Flex>(FlexTensor::from_arc(self.memory, layout, self.dtype));
+            let tensor = Tensor::from_primitive::<Flex>(FlexTensor::from_arc(
+                self.memory,
+                layout,
+                self.dtype,
+            ));
             match self.strategy {
                 Some(strategy) => tensor.autodiff().with_gradient_checkpointing_strategy(strategy),
                 None => tensor,
@@ -155,7 +183,11 @@ mod flex {
 
         /// The memory, if it holds nothing else and has no other owner.
         pub(crate) fn memory_mut(&mut self) -> Option<&mut [u8]> {
-            if self.place() == (0..self.memory.len()) { Arc::get_mut(&mut self.memory).map(|memory| &mut **memory) } else { None }
+            if self.place() == (0..self.memory.len()) {
+                Arc::get_mut(&mut self.memory).map(|memory| &mut **memory)
+            } else {
+                None
+            }
         }
 
         /// All rows, one after the other.
@@ -187,7 +219,9 @@ mod flex {
             match self.strategy {
                 None => Device::flex(),
                 Some(GradientCheckpointingStrategy::Disabled) => Device::flex().autodiff(),
-                Some(GradientCheckpointingStrategy::Balanced) => Device::flex().autodiff().gradient_checkpointing(),
+                Some(GradientCheckpointingStrategy::Balanced) => {
+                    Device::flex().autodiff().gradient_checkpointing()
+                }
             }
         }
 
@@ -205,7 +239,8 @@ mod flex {
             }
             let more = tail.bytes();
             let end = self.place().end;
-            let in_place = write_room(&mut self.memory, end, more) || self.memory.len() == end && grow(&mut self.memory, more, self.dtype);
+            let in_place = write_room(&mut self.memory, end, more)
+                || self.memory.len() == end && grow(&mut self.memory, more, self.dtype);
             let copied = if in_place {
                 tail.rows
             } else {
@@ -222,7 +257,9 @@ mod flex {
     fn write_room(memory: &mut Arc<Bytes>, end: usize, more: &[u8]) -> bool {
         // Memory that is shared in another way is copied when it is written, so room comes first.
         let room = if memory.len() >= end + more.len() { Arc::get_mut(memory) } else { None };
-        room.and_then(|memory| memory.get_mut(end..end + more.len())).map(|room| room.copy_from_slice(more)).is_some()
+        room.and_then(|memory| memory.get_mut(end..end + more.len()))
+            .map(|room| room.copy_from_slice(more))
+            .is_some()
     }
 
     /// Appends `more` to memory without another owner, as a `Vec` does: in its spare capacity, or
@@ -232,7 +269,8 @@ mod flex {
     fn grow(memory: &mut Arc<Bytes>, more: &[u8], dtype: DType) -> bool {
         fn of<E: Element + bytemuck::Pod>(memory: &mut Bytes, more: &[u8]) -> bool {
             let Ok(more) = bytemuck::try_cast_slice(more) else { return false };
-            match std::mem::replace(memory, Bytes::from_elems(Vec::<E>::new())).try_into_vec::<E>() {
+            match std::mem::replace(memory, Bytes::from_elems(Vec::<E>::new())).try_into_vec::<E>()
+            {
                 Ok(mut values) => {
                     values.reserve_exact(more.len());
                     values.extend_from_slice(more);
@@ -258,7 +296,8 @@ mod flex {
     /// Values of one type behind one another in new memory, which is not filled before.
     fn joined(parts: [&[u8]; 2], dtype: DType) -> Option<Bytes> {
         fn of<E: Element + bytemuck::Pod>(parts: [&[u8]; 2]) -> Option<Bytes> {
-            let mut all: Vec<E> = Vec::with_capacity((parts[0].len() + parts[1].len()) / size_of::<E>());
+            let mut all: Vec<E> =
+                Vec::with_capacity((parts[0].len() + parts[1].len()) / size_of::<E>());
             for part in parts {
                 all.extend_from_slice(bytemuck::try_cast_slice(part).ok()?);
             }
@@ -291,11 +330,20 @@ mod none {
             false
         }
 
-        pub(crate) fn take<const D: usize, K: Basic>(_tensor: Tensor<D, K>, _kind: Kind, _device: &Device) -> Option<Self> {
+        pub(crate) fn take<const D: usize, K: Basic>(
+            _tensor: Tensor<D, K>,
+            _kind: Kind,
+            _device: &Device,
+        ) -> Option<Self> {
             None
         }
 
-        pub(crate) fn from_data(data: TensorData, _elements: usize, _kind: Kind, _device: &Device) -> Result<Self, TensorData> {
+        pub(crate) fn from_data(
+            data: TensorData,
+            _elements: usize,
+            _kind: Kind,
+            _device: &Device,
+        ) -> Result<Self, TensorData> {
             Err(data)
         }
 

@@ -139,7 +139,10 @@ pub trait RehearsalBatch: Send + Sized + 'static {
     /// # Errors
     ///
     /// [`BatchError`] if the columns are not those of this type.
-    fn from_parts(columns: impl Iterator<Item = Column>, rest: Self::Rest) -> Result<Self, BatchError>;
+    fn from_parts(
+        columns: impl Iterator<Item = Column>,
+        rest: Self::Rest,
+    ) -> Result<Self, BatchError>;
 }
 
 /// A tensor type that can be a field of a [`RehearsalBatch`]; implemented for tensors of any rank
@@ -175,7 +178,10 @@ pub trait Field: Sized {
 }
 
 /// The type a `class` or `id` field must have.
-#[diagnostic::on_unimplemented(message = "a `class` or `id` field must be `Tensor<1, Int>`, not `{Self}`", note = "one integer per row")]
+#[diagnostic::on_unimplemented(
+    message = "a `class` or `id` field must be `Tensor<1, Int>`, not `{Self}`",
+    note = "one integer per row"
+)]
 pub trait RowInt {}
 impl RowInt for Tensor<1, Int> {}
 

@@ -61,7 +61,11 @@ impl Schema {
     ///
     /// [`BatchError`] if the fields' numbers of rows differ or one cannot be stored.
     pub fn of(specs: &[FieldSpec], columns: &[Column]) -> Result<Self, BatchError> {
-        let fields = specs.iter().zip(columns).map(|(spec, column)| FieldLayout::of(spec, column)).collect::<Result<Vec<_>, _>>()?;
+        let fields = specs
+            .iter()
+            .zip(columns)
+            .map(|(spec, column)| FieldLayout::of(spec, column))
+            .collect::<Result<Vec<_>, _>>()?;
         let schema = Self { digest: digest(&fields), fields };
         schema.check(columns)?;
         Ok(schema)
@@ -85,12 +89,18 @@ impl Schema {
             if found != expected {
                 return Err(BatchError::Rows { field: layout.spec.name, found, first, expected });
             }
-            if column.kind() != layout.spec.kind || column.dims()[1] != column.row_shape().iter().product::<usize>() {
+            if column.kind() != layout.spec.kind
+                || column.dims()[1] != column.row_shape().iter().product::<usize>()
+            {
                 return Err(BatchError::ColumnType { field: layout.spec.name });
             }
             if column.row_shape() != layout.row_shape.as_slice() || column.dtype() != layout.dtype {
                 let found = FieldLayout::of(&layout.spec, column)?;
-                return Err(BatchError::Changed { field: layout.spec.name, expected: layout.describe(), found: found.describe() });
+                return Err(BatchError::Changed {
+                    field: layout.spec.name,
+                    expected: layout.describe(),
+                    found: found.describe(),
+                });
             }
         }
         Ok(rows.map_or(0, |(_, rows)| rows))

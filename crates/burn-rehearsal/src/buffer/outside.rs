@@ -36,7 +36,10 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     /// assert_eq!(drawn.map(|drawn| drawn.targets.dims()), Some([5]));
     /// # Ok::<(), burn_rehearsal::error::RehearsalError>(())
     /// ```
-    pub fn fill(&self, batches: impl IntoIterator<Item = Result<B, DatasetError>>) -> Result<usize, RehearsalError> {
+    pub fn fill(
+        &self,
+        batches: impl IntoIterator<Item = Result<B, DatasetError>>,
+    ) -> Result<usize, RehearsalError> {
         let config = &self.shared.config;
         self.lock().guarded(|state| state.drain(config))?;
         let mut offered = 0;
@@ -44,8 +47,11 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
             let batch = batch.map_err(|error| RehearsalError::Data(error.to_string()));
             let batch = batch.inspect_err(|error| self.abort(error.clone()))?;
             offered += self.lock().guarded(|state| {
-                let parts = self.take_apart(state, batch).and_then(|parts| state.check_autodiff().map(|()| parts));
-                let (_, schema, rows) = parts.inspect_err(|_| state.report_failure(FailCode::Batch))?;
+                let parts = self
+                    .take_apart(state, batch)
+                    .and_then(|parts| state.check_autodiff().map(|()| parts));
+                let (_, schema, rows) =
+                    parts.inspect_err(|_| state.report_failure(FailCode::Batch))?;
                 state.fill(&schema, rows)?;
                 Ok(rows)
             })?;
@@ -76,7 +82,9 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         let autodiff = self.lock().autodiff == Some(true);
         let mut stored = delivery.columns.into_iter();
         let columns = B::FIELDS.iter().filter_map(|spec| match spec.role {
-            Role::Representative => Some(Column::flags(vec![true; rows], DType::Bool(BoolStore::Native), &device)),
+            Role::Representative => {
+                Some(Column::flags(vec![true; rows], DType::Bool(BoolStore::Native), &device))
+            }
             _ => stored.next(),
         });
         let columns = columns.map(|column| {

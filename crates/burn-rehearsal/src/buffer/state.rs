@@ -3,7 +3,9 @@
 use crate::batch::{Column, Role, Schema, index_tensor, is_host};
 use crate::candidates::CandidateSelector;
 use crate::config::RehearsalConfig;
-use crate::engine::{Answer, CandidateBatch, CandidateLists, Delivery, FailCode, Reply, Request, Round};
+use crate::engine::{
+    Answer, CandidateBatch, CandidateLists, Delivery, FailCode, Reply, Request, Round,
+};
 use crate::error::{BatchError, RehearsalError};
 use crate::link::Link;
 use burn::tensor::{Int, Tensor};
@@ -51,7 +53,10 @@ pub(super) enum Awaited {
 
 impl State {
     /// Runs one operation unless the buffer is poisoned, and poisons it if the operation fails.
-    pub(super) fn guarded<T>(&mut self, operation: impl FnOnce(&mut State) -> Result<T, RehearsalError>) -> Result<T, RehearsalError> {
+    pub(super) fn guarded<T>(
+        &mut self,
+        operation: impl FnOnce(&mut State) -> Result<T, RehearsalError>,
+    ) -> Result<T, RehearsalError> {
         if let Some(error) = &self.error {
             return Err(error.clone());
         }
@@ -93,7 +98,10 @@ impl State {
     }
 
     /// The representatives of this step; `None` in the first `lag` steps.
-    pub(super) fn next_delivery(&mut self, config: &RehearsalConfig) -> Result<Option<Delivery>, RehearsalError> {
+    pub(super) fn next_delivery(
+        &mut self,
+        config: &RehearsalConfig,
+    ) -> Result<Option<Delivery>, RehearsalError> {
         if self.step < config.lag as u64 {
             return Ok(None);
         }
@@ -105,7 +113,10 @@ impl State {
 
     /// The number of rounds that the engine has not answered.
     pub(super) fn rounds_under_way(&self) -> usize {
-        self.outstanding.iter().filter(|awaited| matches!(awaited, Awaited::Rows | Awaited::SkippedStep)).count()
+        self.outstanding
+            .iter()
+            .filter(|awaited| matches!(awaited, Awaited::Rows | Awaited::SkippedStep))
+            .count()
     }
 
     /// Keeps a delivery that was used for the next offer. There is never use for more than one in
@@ -118,8 +129,15 @@ impl State {
 
     /// Receives every outstanding answer if one of them decides whether a step happened, or what is
     /// drawn.
-    pub(super) fn drain_if_needed(&mut self, config: &RehearsalConfig) -> Result<(), RehearsalError> {
-        if self.outstanding.iter().any(|awaited| matches!(awaited, Awaited::SkippedStep | Awaited::Task(_))) {
+    pub(super) fn drain_if_needed(
+        &mut self,
+        config: &RehearsalConfig,
+    ) -> Result<(), RehearsalError> {
+        if self
+            .outstanding
+            .iter()
+            .any(|awaited| matches!(awaited, Awaited::SkippedStep | Awaited::Task(_)))
+        {
             self.drain(config)
         } else {
             Ok(())
@@ -136,17 +154,26 @@ impl State {
     /// Refuses to mix mini-batches with and without autodiff.
     pub(super) fn check_autodiff(&mut self) -> Result<(), BatchError> {
         let autodiff = self.incoming.iter().any(|column| column.device().is_autodiff());
-        if *self.autodiff.get_or_insert(autodiff) == autodiff { Ok(()) } else { Err(BatchError::Autodiff { autodiff }) }
+        if *self.autodiff.get_or_insert(autodiff) == autodiff {
+            Ok(())
+        } else {
+            Err(BatchError::Autodiff { autodiff })
+        }
     }
 
     /// Offers all `rows` rows of the mini-batch in hand outside of a step.
     pub(super) fn fill(&mut self, schema: &Arc<Schema>, rows: usize) -> Result<(), RehearsalError> {
-        let stored = schema.fields().iter().zip(self.incoming.drain(..)).filter(|(field, _)| field.is_stored());
+        let stored = schema
+            .fields()
+            .iter()
+            .zip(self.incoming.drain(..))
+            .filter(|(field, _)| field.is_stored());
         let columns: Vec<_> = stored.map(|(_, column)| column).collect();
         let devices = columns.iter().map(|column| column.device().inner()).collect();
         let lists = CandidateLists { columns, selected: (0..rows as u32).collect(), devices };
         let (schema, recycled) = (schema.clone(), Delivery::default());
-        let batch = CandidateBatch { schema, rows, lists, select: false, sent: Instant::now(), recycled };
+        let batch =
+            CandidateBatch { schema, rows, lists, select: false, sent: Instant::now(), recycled };
         self.link.ask(|reply| Request::Fill(batch, reply))
     }
 
@@ -183,7 +210,14 @@ impl State {
         lists.devices.clear();
         lists.selected.clear();
         let columns = if self.merged.is_empty() { &self.incoming } else { &self.merged };
-        let stored = || schema.fields().iter().zip(columns).filter(|(field, _)| field.is_stored()).map(|(_, column)| column);
+        let stored = || {
+            schema
+                .fields()
+                .iter()
+                .zip(columns)
+                .filter(|(field, _)| field.is_stored())
+                .map(|(_, column)| column)
+        };
         lists.devices.extend(stored().map(|column| column.device().inner()));
         // In host memory the engine selects the candidates and copies them from the mini-batch. On
         // a device they are copied here, before the mini-batch can be overwritten.
@@ -202,18 +236,31 @@ impl State {
                 lists.columns.push(column.select(&uploaded));
                 index = Some(uploaded);
             }
-            copied = chosen.len() * schema.stored().map(|field| field.elements() * field.dtype.size()).sum::<usize>();
+            copied = chosen.len()
+                * schema.stored().map(|field| field.elements() * field.dtype.size()).sum::<usize>();
             lists.selected.clear();
             lists.selected.extend(0..chosen.len() as u32);
         }
-        self.link.send(Request::Rows(CandidateBatch { schema: schema.clone(), rows, lists, select, sent, recycled }))?;
+        self.link.send(Request::Rows(CandidateBatch {
+            schema: schema.clone(),
+            rows,
+            lists,
+            select,
+            sent,
+            recycled,
+        }))?;
         self.outstanding.push_back(Awaited::Rows);
         Ok(copied)
     }
 
     /// Appends the representatives to the incoming columns and fills the `representative` field;
     /// the bytes that were copied.
-    pub(super) fn merge(&mut self, schema: &Schema, rows: usize, delivery: Option<&Delivery>) -> Result<usize, RehearsalError> {
+    pub(super) fn merge(
+        &mut self,
+        schema: &Schema,
+        rows: usize,
+        delivery: Option<&Delivery>,
+    ) -> Result<usize, RehearsalError> {
         let extra = delivery.map_or(0, |delivery| delivery.handles.len());
         let mut drawn = delivery.into_iter().flat_map(|delivery| &delivery.columns);
         self.merged.clear();
@@ -224,7 +271,9 @@ impl State {
                 flags.resize(rows + extra, true);
                 Column::flags(flags, field.dtype, &column.device())
             } else if let Some(tail) = drawn.next() {
-                bytes += column.append_counting(tail, field.spec.name)? * field.elements() * field.dtype.size();
+                bytes += column.append_counting(tail, field.spec.name)?
+                    * field.elements()
+                    * field.dtype.size();
                 column
             } else {
                 column

@@ -69,7 +69,8 @@ impl FileWriter {
             (name, TensorInfo { dtype, shape, data_offsets: (start, end) })
         };
         let text = HashMap::from([(ABOUT.to_owned(), about.to_owned())]);
-        let layout = Metadata::new(Some(text), tensors.into_iter().map(info).collect()).map_err(|error| wrong(error.to_string()))?;
+        let layout = Metadata::new(Some(text), tensors.into_iter().map(info).collect())
+            .map_err(|error| wrong(error.to_string()))?;
         let mut json = serde_json::to_vec(&layout).map_err(|error| wrong(error.to_string()))?;
         // The format asks for data that begin at a multiple of eight bytes.
         json.resize(json.len().next_multiple_of(8), b' ');
@@ -80,10 +81,19 @@ impl FileWriter {
         let mut file = AtomicFile::create(&path).map_err(CheckpointError::io("create", &path))?;
         file.as_file_mut().write_all(&header).map_err(CheckpointError::io("write", &path))?;
         let first = header.len() as u64;
-        let extents: Vec<_> =
-            offsets(&layout).map(|(start, end)| Extent { start: first + start as u64, len: (end - start) as u64 }).collect();
+        let extents: Vec<_> = offsets(&layout)
+            .map(|(start, end)| Extent { start: first + start as u64, len: (end - start) as u64 })
+            .collect();
         let hashes = vec![blake3::Hasher::new(); extents.len()];
-        Ok(Self { path, name: name.to_owned(), file, header, written: vec![0; extents.len()], extents, hashes })
+        Ok(Self {
+            path,
+            name: name.to_owned(),
+            file,
+            header,
+            written: vec![0; extents.len()],
+            extents,
+            hashes,
+        })
     }
 
     /// Writes the next bytes of tensor number `tensor`.
@@ -95,7 +105,9 @@ impl FileWriter {
             return Err(CheckpointError::Damaged { path: self.path.clone(), reason });
         }
         let file = self.file.as_file_mut();
-        file.seek(SeekFrom::Start(start + at)).and_then(|_| file.write_all(bytes)).map_err(CheckpointError::io("write", &self.path))?;
+        file.seek(SeekFrom::Start(start + at))
+            .and_then(|_| file.write_all(bytes))
+            .map_err(CheckpointError::io("write", &self.path))?;
         self.hashes[tensor].update(bytes);
         self.written[tensor] += bytes.len() as u64;
         Ok(())
@@ -103,12 +115,17 @@ impl FileWriter {
 
     /// Waits until the file is on the disk, under its name.
     pub(crate) fn finish(self) -> Result<FileEntry, CheckpointError> {
-        if let Some(tensor) = (0..self.extents.len()).find(|&tensor| self.written[tensor] != self.extents[tensor].len) {
+        if let Some(tensor) =
+            (0..self.extents.len()).find(|&tensor| self.written[tensor] != self.extents[tensor].len)
+        {
             let reason = format!("its tensor {tensor} is incomplete");
             return Err(CheckpointError::Damaged { path: self.path, reason });
         }
         self.file.commit().map_err(CheckpointError::io("write", &self.path))?;
-        let bytes = self.extents.last().map_or(self.header.len() as u64, |extent| extent.start + extent.len);
+        let bytes = self
+            .extents
+            .last()
+            .map_or(self.header.len() as u64, |extent| extent.start + extent.len);
         let digest = digest(&self.header, self.hashes);
         Ok(FileEntry { name: self.name, bytes, digest })
     }
@@ -116,7 +133,10 @@ impl FileWriter {
 
 /// Where each tensor begins and ends, from the first byte after the header, in this order.
 fn offsets(layout: &Metadata) -> impl Iterator<Item = (usize, usize)> {
-    layout.offset_keys().into_iter().filter_map(|name| layout.info(&name).map(|tensor| tensor.data_offsets))
+    layout
+        .offset_keys()
+        .into_iter()
+        .filter_map(|name| layout.info(&name).map(|tensor| tensor.data_offsets))
 }
 
 fn digest(header: &[u8], tensors: Vec<blake3::Hasher>) -> String {
@@ -145,13 +165,18 @@ impl FileReader {
         // A name with a path in it would lead out of the directory.
         let path = directory.join(&entry.name);
         let damaged = |reason: String| CheckpointError::Damaged { path: path.clone(), reason };
-        if entry.name.is_empty() || Path::new(&entry.name).file_name() != Some(std::ffi::OsStr::new(&entry.name)) {
+        if entry.name.is_empty()
+            || Path::new(&entry.name).file_name() != Some(std::ffi::OsStr::new(&entry.name))
+        {
             return Err(damaged(format!("{:?} is no name of a file", entry.name)));
         }
         let mut file = File::open(&path).map_err(CheckpointError::io("open", &path))?;
         let bytes = file.metadata().map_err(CheckpointError::io("read", &path))?.len();
         if bytes != entry.bytes {
-            return Err(damaged(format!("it has {bytes} bytes, the manifest says {}", entry.bytes)));
+            return Err(damaged(format!(
+                "it has {bytes} bytes, the manifest says {}",
+                entry.bytes
+            )));
         }
         let mut length = [0; 8];
         file.read_exact(&mut length).map_err(CheckpointError::io("read", &path))?;
@@ -161,12 +186,17 @@ impl FileReader {
         }
         let mut header = vec![0; length as usize];
         file.read_exact(&mut header).map_err(CheckpointError::io("read", &path))?;
-        let layout: Metadata = serde_json::from_slice(&header).map_err(|reason| damaged(format!("its header: {reason}")))?;
+        let layout: Metadata = serde_json::from_slice(&header)
+            .map_err(|reason| damaged(format!("its header: {reason}")))?;
         let about = layout.metadata().as_ref().and_then(|texts| texts.get(ABOUT)).cloned();
         let about = about.ok_or_else(|| damaged("its header: no text of this program".into()))?;
         let first = 8 + length;
         if first.checked_add(layout.data_len() as u64) != Some(bytes) {
-            return Err(damaged(format!("its tensors have {} bytes, the file has room for {}", layout.data_len(), bytes - first)));
+            return Err(damaged(format!(
+                "its tensors have {} bytes, the file has room for {}",
+                layout.data_len(),
+                bytes - first
+            )));
         }
         let mut hashes = Vec::new();
         let mut piece = vec![0; PIECE];
@@ -209,7 +239,10 @@ impl FileReader {
     }
 
     fn offsets(&self, name: &str) -> Result<(usize, usize), CheckpointError> {
-        self.layout.info(name).map(|tensor| tensor.data_offsets).ok_or_else(|| self.damaged(format!("it has no tensor {name:?}")))
+        self.layout
+            .info(name)
+            .map(|tensor| tensor.data_offsets)
+            .ok_or_else(|| self.damaged(format!("it has no tensor {name:?}")))
     }
 
     /// The bytes of tensor `name`.
@@ -218,14 +251,22 @@ impl FileReader {
     }
 
     /// Appends the bytes from `at` on of tensor `name` to `out`, `len` of them.
-    pub(crate) fn read(&mut self, name: &str, at: usize, len: usize, out: &mut Vec<u8>) -> Result<(), CheckpointError> {
+    pub(crate) fn read(
+        &mut self,
+        name: &str,
+        at: usize,
+        len: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), CheckpointError> {
         let (start, end) = self.offsets(name)?;
         if at.checked_add(len).is_none_or(|len| len > end - start) {
             return Err(self.damaged(format!("its tensor {name:?} is shorter than it should be")));
         }
         let before = out.len();
         out.resize(before + len, 0);
-        self.file.seek(SeekFrom::Start(self.first + (start + at) as u64)).map_err(CheckpointError::io("read", &self.path))?;
+        self.file
+            .seek(SeekFrom::Start(self.first + (start + at) as u64))
+            .map_err(CheckpointError::io("read", &self.path))?;
         self.file.read_exact(&mut out[before..]).map_err(CheckpointError::io("read", &self.path))
     }
 
@@ -238,11 +279,23 @@ impl FileReader {
 
     /// The numbers of tensor `name`, of four bytes each.
     pub(crate) fn u32s(&mut self, name: &str) -> Result<Vec<u32>, CheckpointError> {
-        Ok(self.whole(name)?.as_chunks::<4>().0.iter().map(|&bytes| u32::from_le_bytes(bytes)).collect())
+        Ok(self
+            .whole(name)?
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|&bytes| u32::from_le_bytes(bytes))
+            .collect())
     }
 
     /// The numbers of tensor `name`, of eight bytes each.
     pub(crate) fn u64s(&mut self, name: &str) -> Result<Vec<u64>, CheckpointError> {
-        Ok(self.whole(name)?.as_chunks::<8>().0.iter().map(|&bytes| u64::from_le_bytes(bytes)).collect())
+        Ok(self
+            .whole(name)?
+            .as_chunks::<8>()
+            .0
+            .iter()
+            .map(|&bytes| u64::from_le_bytes(bytes))
+            .collect())
     }
 }

@@ -45,8 +45,19 @@ impl Manifest {
     /// # Errors
     ///
     /// If `state` cannot be written as JSON.
-    pub fn new(kind: &str, files: Vec<FileEntry>, state: &impl Serialize) -> Result<Self, serde_json::Error> {
-        Self { version: VERSION, kind: kind.to_owned(), files, state: serde_json::to_string(state)?, digest: String::new() }.with_digest()
+    pub fn new(
+        kind: &str,
+        files: Vec<FileEntry>,
+        state: &impl Serialize,
+    ) -> Result<Self, serde_json::Error> {
+        Self {
+            version: VERSION,
+            kind: kind.to_owned(),
+            files,
+            state: serde_json::to_string(state)?,
+            digest: String::new(),
+        }
+        .with_digest()
     }
 
     /// With the digest that is its own.
@@ -94,7 +105,10 @@ impl Manifest {
         let damaged = |reason: String| CheckpointError::Damaged { path: path.clone(), reason };
         let text = serde_json::to_string(self).map_err(|error| damaged(error.to_string()))?;
         if text.len() as u64 > MOST_BYTES {
-            return Err(damaged(format!("it would have {} bytes, and at most {MOST_BYTES} are read", text.len())));
+            return Err(damaged(format!(
+                "it would have {} bytes, and at most {MOST_BYTES} are read",
+                text.len()
+            )));
         }
         write_atomically(&path, text.as_bytes()).map_err(CheckpointError::io("write", &path))?;
         sync_directory(directory)?;
@@ -128,11 +142,14 @@ impl Manifest {
         let damaged = |reason: String| CheckpointError::Damaged { path: path.clone(), reason };
         let file = File::open(&path).map_err(CheckpointError::io("open", &path))?;
         let mut text = Vec::new();
-        file.take(MOST_BYTES + 1).read_to_end(&mut text).map_err(CheckpointError::io("read", &path))?;
+        file.take(MOST_BYTES + 1)
+            .read_to_end(&mut text)
+            .map_err(CheckpointError::io("read", &path))?;
         if text.len() as u64 > MOST_BYTES {
             return Err(damaged(format!("it has more than {MOST_BYTES} bytes")));
         }
-        let Versioned { version } = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+        let Versioned { version } =
+            serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
         if version != VERSION {
             return Err(CheckpointError::Version { path, found: version, supported: VERSION });
         }
@@ -146,7 +163,10 @@ impl Manifest {
             return Err(damaged("its digest is not its own".into()));
         }
         if manifest.kind != kind {
-            return Err(CheckpointError::Foreign { path, reason: format!("of kind {:?}, not {kind:?}", manifest.kind) });
+            return Err(CheckpointError::Foreign {
+                path,
+                reason: format!("of kind {:?}, not {kind:?}", manifest.kind),
+            });
         }
         Ok(manifest)
     }
@@ -169,7 +189,9 @@ impl Manifest {
 /// [`CheckpointError::Io`].
 pub fn sync_directory(path: &Path) -> Result<(), CheckpointError> {
     if cfg!(unix) && !path.as_os_str().is_empty() {
-        File::open(path).and_then(|directory| directory.sync_all()).map_err(CheckpointError::io("write", path))?;
+        File::open(path)
+            .and_then(|directory| directory.sync_all())
+            .map_err(CheckpointError::io("write", path))?;
     }
     Ok(())
 }

@@ -44,8 +44,16 @@ pub const BUFFER: &str = "rehearsal buffer";
 /// # Errors
 ///
 /// [`CheckpointError::Io`].
-pub fn write_file(directory: &Path, name: &str, about: &str, parts: &[(&str, &[u8])]) -> Result<FileEntry, CheckpointError> {
-    let tensors = parts.iter().map(|(name, bytes)| ((*name).to_owned(), Dtype::U8, vec![bytes.len()])).collect();
+pub fn write_file(
+    directory: &Path,
+    name: &str,
+    about: &str,
+    parts: &[(&str, &[u8])],
+) -> Result<FileEntry, CheckpointError> {
+    let tensors = parts
+        .iter()
+        .map(|(name, bytes)| ((*name).to_owned(), Dtype::U8, vec![bytes.len()]))
+        .collect();
     let mut file = FileWriter::create(directory, name, about, tensors)?;
     for (part, (_, bytes)) in parts.iter().enumerate() {
         file.append(part, bytes)?;
@@ -58,8 +66,15 @@ pub fn write_file(directory: &Path, name: &str, about: &str, parts: &[(&str, &[u
 /// # Errors
 ///
 /// [`CheckpointError`] if the file cannot be read or is not the one of the manifest, bit for bit.
-pub fn read_file(directory: &Path, entry: &FileEntry) -> Result<(String, BTreeMap<String, Vec<u8>>), CheckpointError> {
+pub fn read_file(
+    directory: &Path,
+    entry: &FileEntry,
+) -> Result<(String, BTreeMap<String, Vec<u8>>), CheckpointError> {
     let mut file = FileReader::open(directory, entry)?;
-    let parts = file.names().into_iter().map(|name| Ok((name.clone(), file.whole(&name)?))).collect::<Result<_, CheckpointError>>()?;
+    let parts = file
+        .names()
+        .into_iter()
+        .map(|name| Ok((name.clone(), file.whole(&name)?)))
+        .collect::<Result<_, CheckpointError>>()?;
     Ok((file.about().to_owned(), parts))
 }

@@ -27,13 +27,19 @@ const END: u64 = 1 << 20;
 /// On every rank: [`CheckpointError::NotShared`] with the first rank that does not see the file; on
 /// rank 0 [`CheckpointError::Io`] if the file cannot be written, on the others
 /// [`CheckpointError::Rank`]. [`RehearsalError::Collective`] if a rank is gone.
-pub fn check_shared(directory: &Path, collective: &mut dyn Collective) -> Result<(), RehearsalError> {
+pub fn check_shared(
+    directory: &Path,
+    collective: &mut dyn Collective,
+) -> Result<(), RehearsalError> {
     if collective.size() == 1 {
         return Ok(());
     }
     let token = if collective.rank() == 0 { Some(Token::write(directory)) } else { None };
     let about = match &token {
-        Some(Ok(token)) => serde_json::to_vec(&(token.up, &token.name, directory.display().to_string())).unwrap_or_default(),
+        Some(Ok(token)) => {
+            serde_json::to_vec(&(token.up, &token.name, directory.display().to_string()))
+                .unwrap_or_default()
+        }
         _ => Vec::new(),
     };
     let about = collective.gather_bytes(&about)?.swap_remove(0);
@@ -64,11 +70,19 @@ impl Token {
         let up = (0..).find(there).unwrap_or(0);
         let Some(place) = ancestor(directory, up) else {
             let reason = "no directory above it exists".to_owned();
-            return Err(CheckpointError::Io { action: "write to the directory", path: directory.to_path_buf(), reason });
+            return Err(CheckpointError::Io {
+                action: "write to the directory",
+                path: directory.to_path_buf(),
+                reason,
+            });
         };
         let name = format!(".shared-{:016x}", RandomState::new().hash_one(std::process::id()));
         let path = place.join(&name);
-        OpenOptions::new().write(true).create_new(true).open(&path).map_err(CheckpointError::io("write to the directory", &place))?;
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .map_err(CheckpointError::io("write to the directory", &place))?;
         Ok(Self { path, name, up })
     }
 }
@@ -83,7 +97,11 @@ impl Drop for Token {
 /// The directory itself, its parent, and so on; the empty path is the current directory.
 fn ancestor(directory: &Path, up: usize) -> Option<PathBuf> {
     let path = directory.ancestors().nth(up)?;
-    Some(if path.as_os_str().is_empty() { Path::new(".").to_path_buf() } else { path.to_path_buf() })
+    Some(if path.as_os_str().is_empty() {
+        Path::new(".").to_path_buf()
+    } else {
+        path.to_path_buf()
+    })
 }
 
 fn appears(path: &Path) -> bool {
@@ -130,6 +148,10 @@ impl Glance {
     pub(crate) fn check(&self, path: &Path, rank: usize) -> Result<(), CheckpointError> {
         // An earlier file of that name may be seen for a moment on a network file system.
         let same = retry(|| Self::of(path).is_ok_and(|seen| seen == *self));
-        if same { Ok(()) } else { Err(CheckpointError::NotShared { path: path.to_path_buf(), rank }) }
+        if same {
+            Ok(())
+        } else {
+            Err(CheckpointError::NotShared { path: path.to_path_buf(), rank })
+        }
     }
 }

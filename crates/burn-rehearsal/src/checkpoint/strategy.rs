@@ -79,13 +79,19 @@ impl RehearsalCheckpointing<()> {
 }
 
 impl<B: RehearsalBatch> CheckpointingStrategy for RehearsalCheckpointing<B> {
-    fn checkpointing(&mut self, epoch: usize, collector: &EventStoreClient) -> Vec<CheckpointingAction> {
+    fn checkpointing(
+        &mut self,
+        epoch: usize,
+        collector: &EventStoreClient,
+    ) -> Vec<CheckpointingAction> {
         let mut actions = self.inner.checkpointing(epoch, collector);
         let path = |epoch| RehearsalCheckpointing::path(&self.directory, epoch);
         if actions.contains(&CheckpointingAction::Save) {
             let saved = self.buffer.check().and_then(|()| self.buffer.checkpoint(path(epoch)));
             if let Err(error) = saved {
-                print_notice(&format!("could not write the buffer checkpoint of epoch {epoch}: {error}"));
+                print_notice(&format!(
+                    "could not write the buffer checkpoint of epoch {epoch}: {error}"
+                ));
                 actions.retain(|action| matches!(action, CheckpointingAction::Save));
             }
         }
@@ -94,7 +100,9 @@ impl<B: RehearsalBatch> CheckpointingStrategy for RehearsalCheckpointing<B> {
                 && let Err(error) = std::fs::remove_dir_all(path(*old))
                 && error.kind() != std::io::ErrorKind::NotFound
             {
-                print_notice(&format!("could not remove the buffer checkpoint of epoch {old}: {error}"));
+                print_notice(&format!(
+                    "could not remove the buffer checkpoint of epoch {old}: {error}"
+                ));
             }
         }
         actions

@@ -19,10 +19,17 @@ const HANDLE: usize = 8;
 
 impl Engine {
     /// Plans everybody's draws for `step`, moves the rows, builds this rank's columns.
-    pub(super) fn draw_for(&mut self, step: u64, delivery: Delivery, started: Instant) -> Result<Delivery, RehearsalError> {
+    pub(super) fn draw_for(
+        &mut self,
+        step: u64,
+        delivery: Delivery,
+        started: Instant,
+    ) -> Result<Delivery, RehearsalError> {
         let Self { config, ready, rows, scratch, .. } = self;
         let active = self.task as usize >= config.start_task;
-        let wanted = |(&rows, &ready): (&u64, &bool)| if active && ready { config.representatives.of(rows as usize) } else { 0 };
+        let wanted = |(&rows, &ready): (&u64, &bool)| {
+            if active && ready { config.representatives.of(rows as usize) } else { 0 }
+        };
         scratch.wanted.clear();
         scratch.wanted.extend(rows.iter().zip(ready.iter()).map(wanted));
         self.plan(Purpose::Draw, step)?;
@@ -32,7 +39,11 @@ impl Engine {
     }
 
     /// Moves the rows of planned draws, and builds this rank's columns.
-    pub(super) fn deliver(&mut self, mut delivery: Delivery, started: Instant) -> Result<Delivery, RehearsalError> {
+    pub(super) fn deliver(
+        &mut self,
+        mut delivery: Delivery,
+        started: Instant,
+    ) -> Result<Delivery, RehearsalError> {
         let mut started = self.timings.plan(started);
         if self.size > 1 {
             self.exchange()?;
@@ -50,14 +61,22 @@ impl Engine {
     fn notice_unused(&self) {
         static NOTICED: Once = Once::new();
         let full = self.shard.as_ref().is_some_and(|shard| shard.table().is_full());
-        if full && !self.task_begun && self.scratch.draws.is_empty() && self.config.representatives.of(1) > 0 {
+        if full
+            && !self.task_begun
+            && self.scratch.draws.is_empty()
+            && self.config.representatives.of(1) > 0
+        {
             let reason = match self.config.start_task {
-                0 if self.sampling.depends_on_task() => format!("the sampling rule `{}` depends on the task", self.sampling.name()),
+                0 if self.sampling.depends_on_task() => {
+                    format!("the sampling rule `{}` depends on the task", self.sampling.name())
+                }
                 0 => return,
                 task => format!("mini-batches are augmented from task {task} on"),
             };
             notice(&NOTICED, || {
-                format!("the buffer is full and no row was drawn: {reason}, and no task was begun (`RehearsalBuffer::begin_task`)")
+                format!(
+                    "the buffer is full and no row was drawn: {reason}, and no task was begun (`RehearsalBuffer::begin_task`)"
+                )
             });
         }
     }
@@ -86,7 +105,10 @@ impl Engine {
             first = end;
             if rank == self.rank {
                 for &draw in draws {
-                    let place = self.sampling.locate(&self.counts, draw).filter(|place| (place.owner as usize) < self.size);
+                    let place = self
+                        .sampling
+                        .locate(&self.counts, draw)
+                        .filter(|place| (place.owner as usize) < self.size);
                     let place = place.ok_or(NOT_STORED)?;
                     scratch.own.push((place, draw.group));
                 }
@@ -113,7 +135,9 @@ impl Engine {
         scratch.drawn.extend(scratch.ends.iter().map(|&end| (end as u64).to_le()));
         // One word a draw, since hashing takes a good part of the time with very many ranks: a
         // class has fewer than 2³² rows, and without classes the group is 0.
-        scratch.drawn.extend(scratch.draws.iter().map(|draw| (draw.number ^ u64::from(draw.group) << 32).to_le()));
+        scratch.drawn.extend(
+            scratch.draws.iter().map(|draw| (draw.number ^ u64::from(draw.group) << 32).to_le()),
+        );
         let mut hash = blake3::Hasher::new();
         hash.update(&self.draws_digest).update(bytemuck::cast_slice(&scratch.drawn));
         self.draws_digest = *hash.finalize().as_bytes();
@@ -124,18 +148,31 @@ impl Engine {
         let rank = self.rank;
         let Scratch { own, pushed, peers, outgoing, incoming, .. } = &mut self.scratch;
         if let Some(shard) = self.shard.as_ref().filter(|_| !pushed.is_empty()) {
-            shard.store().read(pushed, &mut |index, _, bytes| outgoing[peers[index]].extend_from_slice(bytes))?;
+            shard.store().read(pushed, &mut |index, _, bytes| {
+                outgoing[peers[index]].extend_from_slice(bytes)
+            })?;
         }
         incoming.iter_mut().for_each(Vec::clear);
         for (place, _) in own.iter().filter(|(place, _)| place.owner as usize != rank) {
             let message = &mut incoming[place.owner as usize];
             message.resize(message.len() + record, 0);
         }
-        let sends: Vec<_> =
-            outgoing.iter().enumerate().filter(|(_, bytes)| !bytes.is_empty()).map(|(peer, bytes)| Outgoing { peer, bytes }).collect();
-        let mut receives: Vec<_> =
-            incoming.iter_mut().enumerate().filter(|(_, bytes)| !bytes.is_empty()).map(|(peer, bytes)| Incoming { peer, bytes }).collect();
-        self.collective.as_mut().ok_or(RehearsalError::EngineGone)?.exchange(&sends, &mut receives)?;
+        let sends: Vec<_> = outgoing
+            .iter()
+            .enumerate()
+            .filter(|(_, bytes)| !bytes.is_empty())
+            .map(|(peer, bytes)| Outgoing { peer, bytes })
+            .collect();
+        let mut receives: Vec<_> = incoming
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, bytes)| !bytes.is_empty())
+            .map(|(peer, bytes)| Incoming { peer, bytes })
+            .collect();
+        self.collective
+            .as_mut()
+            .ok_or(RehearsalError::EngineGone)?
+            .exchange(&sends, &mut receives)?;
         Ok(())
     }
 
@@ -154,12 +191,24 @@ impl Engine {
             if owner == self.rank {
                 let slot = stored_slot(self.sampling.as_ref(), shard.table(), group, place.index)?;
                 sources.push(Source::Slot(slot));
-                delivery.handles.push(RowHandle { rank: place.owner, slot, generation: shard.table().generation(slot) });
+                delivery.handles.push(RowHandle {
+                    rank: place.owner,
+                    slot,
+                    generation: shard.table().generation(slot),
+                });
             } else {
-                let (handles, rows) = incoming[owner].split_at(incoming[owner].len() / (HANDLE + width) * HANDLE);
-                let (handle, row) = (&handles[cursor[owner] * HANDLE..][..HANDLE], &rows[cursor[owner] * width..][..width]);
+                let (handles, rows) =
+                    incoming[owner].split_at(incoming[owner].len() / (HANDLE + width) * HANDLE);
+                let (handle, row) = (
+                    &handles[cursor[owner] * HANDLE..][..HANDLE],
+                    &rows[cursor[owner] * width..][..width],
+                );
                 cursor[owner] += 1;
-                delivery.handles.push(RowHandle { rank: place.owner, slot: read_u32(&handle[..4]), generation: read_u32(&handle[4..]) });
+                delivery.handles.push(RowHandle {
+                    rank: place.owner,
+                    slot: read_u32(&handle[..4]),
+                    generation: read_u32(&handle[4..]),
+                });
                 sources.push(Source::Packed(row));
             }
         }
@@ -173,8 +222,16 @@ impl Engine {
 }
 
 /// The slot of a drawn row of this rank's shard.
-fn stored_slot(sampling: &dyn Sampling, table: &SlotTable, group: u32, index: u32) -> Result<u32, RehearsalError> {
-    sampling.slot_of(table, group, index).filter(|&slot| (slot as usize) < table.len()).ok_or(NOT_STORED)
+fn stored_slot(
+    sampling: &dyn Sampling,
+    table: &SlotTable,
+    group: u32,
+    index: u32,
+) -> Result<u32, RehearsalError> {
+    sampling
+        .slot_of(table, group, index)
+        .filter(|&slot| (slot as usize) < table.len())
+        .ok_or(NOT_STORED)
 }
 
 fn read_u32(bytes: &[u8]) -> u32 {

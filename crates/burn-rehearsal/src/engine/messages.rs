@@ -66,7 +66,12 @@ impl Delivery {
     /// The same representatives, sharing their memory.
     pub(crate) fn share(&self) -> Self {
         let Self { columns, handles, drawn_at, .. } = self;
-        Self { columns: columns.clone(), handles: handles.clone(), drawn_at: *drawn_at, lists: CandidateLists::default() }
+        Self {
+            columns: columns.clone(),
+            handles: handles.clone(),
+            drawn_at: *drawn_at,
+            lists: CandidateLists::default(),
+        }
     }
 }
 

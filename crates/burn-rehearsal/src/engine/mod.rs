@@ -25,7 +25,9 @@ pub use persist::{PendingCheckpoint, Restored, Saved};
 pub use report::{BufferReport, Inspection};
 pub use timings::EngineTimings;
 
-pub(crate) use messages::{Answer, CandidateBatch, CandidateLists, Delivery, Inbox, Reply, Request, Round, Sent};
+pub(crate) use messages::{
+    Answer, CandidateBatch, CandidateLists, Delivery, Inbox, Reply, Request, Round, Sent,
+};
 pub(crate) use persist::Resumed;
 pub(crate) use round::FailCode;
 pub(crate) use timings::Timings;
@@ -180,11 +182,15 @@ impl Engine {
                 self.answer_round(round);
             }
             Request::SkipStep => {
-                let round = self.guarded(|engine| engine.round(Status::NoRows, &[], Delivery::default(), Instant::now()));
+                let round = self.guarded(|engine| {
+                    engine.round(Status::NoRows, &[], Delivery::default(), Instant::now())
+                });
                 self.answer_round(round);
             }
             Request::Leave(code, reply) => reply.send(self.guarded(|engine| engine.leave(code))),
-            Request::BeginTask(task, reply) => reply.send(self.guarded(|engine| engine.begin_task(task))),
+            Request::BeginTask(task, reply) => {
+                reply.send(self.guarded(|engine| engine.begin_task(task)))
+            }
             Request::Fill(batch, reply) => reply.send(self.guarded(|engine| engine.fill(batch))),
             Request::EndFill(reply) => reply.send(self.guarded(Self::end_fill)),
             Request::Sample(rows, reply) => reply.send(self.guarded(|engine| engine.sample(rows))),
@@ -261,11 +267,18 @@ impl Engine {
         round
     }
 
-    fn insert(&mut self, schema: &Schema, lists: &mut CandidateLists, rng: &mut Stream) -> Result<Vec<(u32, i32)>, RehearsalError> {
+    fn insert(
+        &mut self,
+        schema: &Schema,
+        lists: &mut CandidateLists,
+        rng: &mut Stream,
+    ) -> Result<Vec<(u32, i32)>, RehearsalError> {
         std::mem::swap(&mut self.devices, &mut lists.devices);
         let mut shard = match self.shard.take() {
             Some(shard) => shard,
-            None => Shard::new(&self.config, &self.rules, schema, &self.devices, self.rank, self.size)?,
+            None => {
+                Shard::new(&self.config, &self.rules, schema, &self.devices, self.rank, self.size)?
+            }
         };
         shard.begin_task(self.task);
         let changes = shard.insert(&mut lists.columns, &lists.selected, rng);
@@ -285,7 +298,13 @@ impl Engine {
     /// Steps 2 to 5 of a round, from `started` on. The end of each part is the beginning of the
     /// next, since reading the clock takes time, too. The representatives are written to
     /// `delivery`.
-    fn round(&mut self, status: Status, changes: &[(u32, i32)], delivery: Delivery, started: Instant) -> Result<Round, RehearsalError> {
+    fn round(
+        &mut self,
+        status: Status,
+        changes: &[(u32, i32)],
+        delivery: Delivery,
+        started: Instant,
+    ) -> Result<Round, RehearsalError> {
         self.gather(status, changes)?;
         let started = self.timings.exchange(started);
         if !self.scratch.headers.iter().any(|header| header.status == Status::Rows) {
@@ -311,12 +330,25 @@ impl Engine {
             task: self.task,
             rows: self.rows[self.rank],
             fill: self.shard.as_ref().map_or(0, |shard| shard.table().len() as u64),
-            from_earlier_tasks: self.shard.as_ref().map_or(0, |shard| shard.table().from_earlier_tasks() as u64),
+            from_earlier_tasks: self
+                .shard
+                .as_ref()
+                .map_or(0, |shard| shard.table().from_earlier_tasks() as u64),
             changes: if with_classes { changes.len() as u64 } else { 0 },
             changes_check: if with_classes { round::check_changes(changes) } else { 0 },
         };
         let step = self.step;
-        let Self { collective, config, rules, scratch: Scratch { words, headers, .. }, counts, ready, rows, timings, .. } = self;
+        let Self {
+            collective,
+            config,
+            rules,
+            scratch: Scratch { words, headers, .. },
+            counts,
+            ready,
+            rows,
+            timings,
+            ..
+        } = self;
         let collective = collective.as_mut().ok_or(RehearsalError::EngineGone)?;
         collective.set_step(step);
         round::all_gather(collective.as_mut(), &mine, words, headers)?;
@@ -336,7 +368,14 @@ impl Engine {
         if let Some(classes) = &mut counts.classes
             && most > 0
         {
-            round::gather_changes(collective.as_mut(), changes, headers, most as usize, words, classes)?;
+            round::gather_changes(
+                collective.as_mut(),
+                changes,
+                headers,
+                most as usize,
+                words,
+                classes,
+            )?;
         }
         Ok(())
     }

@@ -35,7 +35,11 @@ impl Engine {
         self.gather(Status::Sample, &[])?;
         let all = self.collective()?.gather_words([rows as u64])?;
         self.scratch.wanted.clear();
-        self.scratch.wanted.extend(all.iter().zip(&self.ready).map(|([rows], &ready)| if ready { *rows as usize } else { 0 }));
+        self.scratch.wanted.extend(
+            all.iter()
+                .zip(&self.ready)
+                .map(|([rows], &ready)| if ready { *rows as usize } else { 0 }),
+        );
         self.plan(Purpose::Sample, self.samples)?;
         self.samples += 1;
         self.deliver(Delivery::default(), started)

@@ -61,7 +61,8 @@ impl Engine {
         let planned = self.config.capacity_before_rows(self.size).unwrap_or(0);
         let table = self.shard.as_ref().map(Shard::table);
         Inspection {
-            capacity: table.map_or(shard_capacity(planned, self.rank, self.size), |table| table.capacity()),
+            capacity: table
+                .map_or(shard_capacity(planned, self.rank, self.size), |table| table.capacity()),
             len: table.map_or(0, |table| table.len()),
             bytes: self.shard.as_ref().map_or(0, |shard| shard.store().bytes()),
             store: self.shard.as_ref().map(Shard::location),
@@ -83,8 +84,10 @@ impl Engine {
     pub(super) fn report(&mut self) -> Result<BufferReport, RehearsalError> {
         let mine = self.inspect();
         let (this_rank, draws) = (self.rank, self.draws_digest);
-        let contents = self.shard.as_ref().map_or_else(|| Ok(*blake3::hash(&[]).as_bytes()), Shard::digest)?;
-        let ids: Vec<i64> = self.shard.iter().flat_map(|shard| shard.table().distinct_ids()).collect();
+        let contents =
+            self.shard.as_ref().map_or_else(|| Ok(*blake3::hash(&[]).as_bytes()), Shard::digest)?;
+        let ids: Vec<i64> =
+            self.shard.iter().flat_map(|shard| shard.table().distinct_ids()).collect();
         let collective = self.collective()?;
         let mut message = Vec::new();
         let mut word = |value: u64| message.extend_from_slice(&value.to_le_bytes());
@@ -127,7 +130,11 @@ impl Engine {
             report.len += next();
             report.bytes += next();
             let store = next();
-            report.stores.push([StoreLocation::Host, StoreLocation::Device].into_iter().find(|&location| 1 + location as usize == store));
+            report.stores.push(
+                [StoreLocation::Host, StoreLocation::Device]
+                    .into_iter()
+                    .find(|&location| 1 + location as usize == store),
+            );
             has_ids |= next() != 0;
             let classes = next();
             report.per_class.resize(report.per_class.len().max(classes), 0);

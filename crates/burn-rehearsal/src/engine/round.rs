@@ -87,16 +87,54 @@ const WORDS: usize = 12;
 
 impl RoundHeader {
     fn words(&self) -> [u64; WORDS] {
-        let Self { round, step, config, schema, status, task, rows, fill, from_earlier_tasks, changes, changes_check } = *self;
-        let mut words =
-            [round, step, config, schema, status.word(), u64::from(task), rows, fill, from_earlier_tasks, changes, changes_check, 0];
+        let Self {
+            round,
+            step,
+            config,
+            schema,
+            status,
+            task,
+            rows,
+            fill,
+            from_earlier_tasks,
+            changes,
+            changes_check,
+        } = *self;
+        let mut words = [
+            round,
+            step,
+            config,
+            schema,
+            status.word(),
+            u64::from(task),
+            rows,
+            fill,
+            from_earlier_tasks,
+            changes,
+            changes_check,
+            0,
+        ];
         words[WORDS - 1] = checksum(words[..WORDS - 1].iter().copied());
         words
     }
 
     /// `None` if these are not the words of a header.
     fn of(words: &[u64]) -> Option<Self> {
-        let &[round, step, config, schema, status, task, rows, fill, from_earlier_tasks, changes, changes_check, check] = words else {
+        let &[
+            round,
+            step,
+            config,
+            schema,
+            status,
+            task,
+            rows,
+            fill,
+            from_earlier_tasks,
+            changes,
+            changes_check,
+            check,
+        ] = words
+        else {
             return None;
         };
         let header = Self {

@@ -47,13 +47,19 @@ impl Shard {
         size: usize,
     ) -> Result<Self, RehearsalError> {
         let row_bytes = schema.row_bytes();
-        let info = ShardInfo::new(config.capacity_in_samples(row_bytes, size)?, rank, size, config.classes);
+        let info = ShardInfo::new(
+            config.capacity_in_samples(row_bytes, size)?,
+            rank,
+            size,
+            config.classes,
+        );
         let capacity = info.capacity;
         let mut policy = rules.policy(config);
         policy.start(&info);
         let id_field = schema.position(Role::Id);
         let bytes = capacity.saturating_mul(row_bytes);
-        let location = StoreLocation::choose(config.store, bytes as u64, config.device_limit, devices);
+        let location =
+            StoreLocation::choose(config.store, bytes as u64, config.device_limit, devices);
         tracing::info!(
             rank,
             samples = capacity,
@@ -83,7 +89,11 @@ impl Shard {
 
     /// Takes over the table and the policy's state of a checkpoint. The caller writes the rows to
     /// the store that is returned.
-    pub(super) fn restore(&mut self, table: SlotTable, policy: &[u64]) -> Result<&mut dyn Store, StateError> {
+    pub(super) fn restore(
+        &mut self,
+        table: SlotTable,
+        policy: &[u64],
+    ) -> Result<&mut dyn Store, StateError> {
         self.policy.restore(policy, &table)?;
         self.table = table;
         Ok(self.store.as_mut())
@@ -140,7 +150,12 @@ impl Shard {
 
     /// Offers the rows `rows` of `columns` to the policy and stores those it accepts. Empties
     /// `columns`; returns the changes of class counts.
-    pub(super) fn insert(&mut self, columns: &mut Vec<Column>, rows: &[u32], rng: &mut Stream) -> Result<Vec<(u32, i32)>, RehearsalError> {
+    pub(super) fn insert(
+        &mut self,
+        columns: &mut Vec<Column>,
+        rows: &[u32],
+        rng: &mut Stream,
+    ) -> Result<Vec<(u32, i32)>, RehearsalError> {
         let mut changes = std::mem::take(&mut self.changes);
         changes.clear();
         self.placements.clear();
@@ -157,7 +172,12 @@ impl Shard {
             if row.is_multiple_of(PREFETCH_DISTANCE) && self.table.is_full() {
                 let next = row..rows.len().min(row + PREFETCH_DISTANCE);
                 self.predicted.clear();
-                self.policy.predict_slots(&self.candidate_classes[next], &self.table, rng.clone(), &mut self.predicted);
+                self.policy.predict_slots(
+                    &self.candidate_classes[next],
+                    &self.table,
+                    rng.clone(),
+                    &mut self.predicted,
+                );
                 self.table.prefetch(&self.predicted);
             }
             let (class, id) = (self.candidate_classes[row], self.candidate_ids.get(row).copied());
@@ -169,7 +189,9 @@ impl Shard {
                 changes.push((class, 1));
                 self.table.push(class, id)
             } else {
-                let Placement::Replace(slot) = self.policy.place(class, &self.table, rng) else { continue };
+                let Placement::Replace(slot) = self.policy.place(class, &self.table, rng) else {
+                    continue;
+                };
                 if slot as usize >= self.table.len() {
                     misplaced = true;
                     break;
@@ -187,13 +209,16 @@ impl Shard {
         }
         // Of several candidates for one slot the last stays, and it alone is written.
         let mut generations = self.generations.iter();
-        self.placements.retain(|&(_, slot)| generations.next() == Some(&self.table.generation(slot)));
+        self.placements
+            .retain(|&(_, slot)| generations.next() == Some(&self.table.generation(slot)));
         if let Some(unsaved) = &mut self.unsaved {
             unsaved.keep(self.store.as_ref(), &self.placements)?;
         }
         self.store.write(&self.placements);
         if misplaced {
-            return Err(RehearsalError::Misuse("the policy replaces a row in a slot that does not exist"));
+            return Err(RehearsalError::Misuse(
+                "the policy replaces a row in a slot that does not exist",
+            ));
         }
         Ok(changes)
     }
@@ -218,7 +243,8 @@ impl Shard {
             return Ok(());
         };
         let classes = self.classes.unwrap_or(MAX_CLASSES);
-        let name = self.store.schema().stored().nth(field).map_or("class", |layout| layout.spec.name);
+        let name =
+            self.store.schema().stored().nth(field).map_or("class", |layout| layout.spec.name);
         self.store.staged(field, &mut |class| match u32::try_from(class) {
             Ok(index) if (index as usize) < classes => {
                 candidate_classes.push(index);
@@ -262,7 +288,9 @@ impl Shard {
                 fields: Vec::with_capacity(fields.len()),
             })
             .collect();
-        self.store.read(&self.slots(), &mut |slot, field, bytes| samples[slot].fields.push(store::row_data(fields[field], bytes)))?;
+        self.store.read(&self.slots(), &mut |slot, field, bytes| {
+            samples[slot].fields.push(store::row_data(fields[field], bytes))
+        })?;
         Ok(Snapshot::new(samples))
     }
 }

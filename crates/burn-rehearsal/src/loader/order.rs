@@ -21,7 +21,15 @@ pub(super) struct EpochPlan {
 
 impl EpochPlan {
     /// The plan for `samples` samples; with a `seed` they are shuffled anew for each (task, epoch).
-    pub(super) fn new(samples: usize, seed: Option<u64>, task: u32, epoch: u64, rank: usize, world_size: usize, batch_size: usize) -> Self {
+    pub(super) fn new(
+        samples: usize,
+        seed: Option<u64>,
+        task: u32,
+        epoch: u64,
+        rank: usize,
+        world_size: usize,
+        batch_size: usize,
+    ) -> Self {
         let mut order: Vec<u32> = (0..samples as u32).collect();
         if let Some(seed) = seed {
             Stream::new(seed, Purpose::Shuffle, epoch, task).shuffle(&mut order);
@@ -60,14 +68,24 @@ mod tests {
 
     #[test]
     fn every_sample_is_read_once_per_epoch_and_the_last_step_is_split_evenly() {
-        for (samples, world_size, batch_size) in [(100, 3, 7), (10, 4, 3), (3, 4, 2), (0, 2, 5), (64, 1, 8), (65, 2, 8)] {
-            let plans: Vec<_> = (0..world_size).map(|rank| EpochPlan::new(samples, Some(5), 1, 2, rank, world_size, batch_size)).collect();
+        for (samples, world_size, batch_size) in
+            [(100, 3, 7), (10, 4, 3), (3, 4, 2), (0, 2, 5), (64, 1, 8), (65, 2, 8)]
+        {
+            let plans: Vec<_> = (0..world_size)
+                .map(|rank| EpochPlan::new(samples, Some(5), 1, 2, rank, world_size, batch_size))
+                .collect();
             let mut seen = vec![0; samples];
             for step in 0..plans[0].steps() {
                 let sizes: Vec<_> = plans.iter().map(|plan| plan.batch(step).len()).collect();
                 let (least, most) = (sizes.iter().min().copied(), sizes.iter().max().copied());
-                assert!(most <= least.map(|n| n + 1) && most <= Some(batch_size), "step {step}: {sizes:?}");
-                plans.iter().flat_map(|plan| plan.batch(step)).for_each(|&sample| seen[sample as usize] += 1);
+                assert!(
+                    most <= least.map(|n| n + 1) && most <= Some(batch_size),
+                    "step {step}: {sizes:?}"
+                );
+                plans
+                    .iter()
+                    .flat_map(|plan| plan.batch(step))
+                    .for_each(|&sample| seen[sample as usize] += 1);
             }
             assert!(seen.iter().all(|&times| times == 1));
             assert_eq!(plans.iter().map(EpochPlan::rows).sum::<usize>(), samples);
@@ -76,7 +94,8 @@ mod tests {
 
     #[test]
     fn epochs_and_tasks_have_different_orders_and_the_same_one_repeats() {
-        let order = |task, epoch| EpochPlan::new(50, Some(1), task, epoch, 0, 1, 50).batch(0).to_vec();
+        let order =
+            |task, epoch| EpochPlan::new(50, Some(1), task, epoch, 0, 1, 50).batch(0).to_vec();
         assert_eq!(order(0, 0), order(0, 0));
         assert_ne!(order(0, 0), order(0, 1));
         assert_ne!(order(0, 1), order(1, 0));

@@ -61,12 +61,18 @@ impl<B: RehearsalBatch> DataLoader<B> for RehearsalLoader<B> {
         let (rank, size) = (self.buffer.rank(), self.buffer.world_size());
         let shard = take_shard();
         let misuse = if self.sliced {
-            Some("a rehearsal loader cannot be sliced over several devices; give every rank a buffer of its own")
+            Some(
+                "a rehearsal loader cannot be sliced over several devices; give every rank a buffer of its own",
+            )
         } else if !self.buffer.start_iterating() {
             Some("two iterators of a rehearsal loader are alive at once")
-        } else if size > 1 && shard.is_some_and(|(of, world)| world > 1 && (of, world) != (rank, size)) {
+        } else if size > 1
+            && shard.is_some_and(|(of, world)| world > 1 && (of, world) != (rank, size))
+        {
             self.buffer.stop_iterating();
-            Some("the `ShardedLoader` was built for another rank or world size than the buffer: pass the buffer's rank to `shard`")
+            Some(
+                "the `ShardedLoader` was built for another rank or world size than the buffer: pass the buffer's rank to `shard`",
+            )
         } else {
             None
         };
@@ -79,7 +85,13 @@ impl<B: RehearsalBatch> DataLoader<B> for RehearsalLoader<B> {
                 )
             });
         }
-        Box::new(Iter { inner, buffer: self.buffer.clone(), misuse, counted: misuse.is_none(), ended: false })
+        Box::new(Iter {
+            inner,
+            buffer: self.buffer.clone(),
+            misuse,
+            counted: misuse.is_none(),
+            ended: false,
+        })
     }
 
     fn num_items(&self) -> usize {
@@ -87,11 +99,19 @@ impl<B: RehearsalBatch> DataLoader<B> for RehearsalLoader<B> {
     }
 
     fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<B>> {
-        Arc::new(Self { inner: self.inner.to_device(device), buffer: self.buffer.clone(), sliced: self.sliced })
+        Arc::new(Self {
+            inner: self.inner.to_device(device),
+            buffer: self.buffer.clone(),
+            sliced: self.sliced,
+        })
     }
 
     fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<B>> {
-        Arc::new(Self { inner: self.inner.slice(start, end), buffer: self.buffer.clone(), sliced: true })
+        Arc::new(Self {
+            inner: self.inner.slice(start, end),
+            buffer: self.buffer.clone(),
+            sliced: true,
+        })
     }
 }
 

@@ -79,7 +79,15 @@ impl<I: Send + Sync + 'static, B: Send + 'static> ShardedLoader<I, B> {
     /// A loader that builds mini-batches with `batcher`: by default of one row, on one rank,
     /// unshuffled, without workers.
     pub fn builder(batcher: impl Batcher<I, B> + 'static) -> ShardedLoaderBuilder<I, B> {
-        let settings = Settings { batch_size: 1, seed: None, task: 0, workers: 0, rank: 0, world_size: 1, device: Device::default() };
+        let settings = Settings {
+            batch_size: 1,
+            seed: None,
+            task: 0,
+            workers: 0,
+            rank: 0,
+            world_size: 1,
+            device: Device::default(),
+        };
         ShardedLoaderBuilder { settings, batcher: Arc::new(batcher), epoch: 0, first_step: 0 }
     }
 }
@@ -156,7 +164,12 @@ impl<I: Send + Sync + 'static, B: Send + 'static> ShardedLoader<I, B> {
     }
 
     fn reader(&self, plan: Arc<EpochPlan>) -> Reader<I, B> {
-        Reader { plan, dataset: self.dataset.clone(), batcher: self.batcher.clone(), device: self.settings.device.clone() }
+        Reader {
+            plan,
+            dataset: self.dataset.clone(),
+            batcher: self.batcher.clone(),
+            device: self.settings.device.clone(),
+        }
     }
 
     fn with(&self, dataset: Arc<dyn Dataset<I>>, device: Device) -> Self {
@@ -179,9 +192,11 @@ impl<I: Send + Sync + Clone + 'static, B: Send + 'static> DataLoader<B> for Shar
         let skipped: usize = (0..first).map(|step| plan.batch(step).len()).sum();
         let source = match self.settings.workers {
             0 => Source::Here(self.reader(plan.clone())),
-            workers => {
-                Source::Workers((0..workers).map(|worker| Worker::start(self.reader(plan.clone()), first + worker, workers)).collect())
-            }
+            workers => Source::Workers(
+                (0..workers)
+                    .map(|worker| Worker::start(self.reader(plan.clone()), first + worker, workers))
+                    .collect(),
+            ),
         };
         Box::new(Iter { source, plan, first, step: first, read: skipped, rows })
     }
@@ -238,9 +253,10 @@ impl<I, B> Reader<I, B> {
         let every = || indices.iter().map(|&index| index as usize);
         match self.dataset.get_many(every().collect()) {
             // Rare enough to read the others once more.
-            Err(error) if asks_to_skip(&error) => {
-                every().map(|index| self.dataset.get(index)).filter(|item| !item.as_ref().is_err_and(asks_to_skip)).collect()
-            }
+            Err(error) if asks_to_skip(&error) => every()
+                .map(|index| self.dataset.get(index))
+                .filter(|item| !item.as_ref().is_err_and(asks_to_skip))
+                .collect(),
             other => other,
         }
     }
@@ -258,11 +274,12 @@ impl<I, B> Reader<I, B> {
         };
         // User code may panic; the state that it leaves behind is not used again, since the epoch
         // ends here.
-        Some(
-            catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|payload| {
-                Err(DatasetError::new(WorkerPanic { step, message: panic_message(payload.as_ref()).to_owned() }))
-            }),
-        )
+        Some(catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|payload| {
+            Err(DatasetError::new(WorkerPanic {
+                step,
+                message: panic_message(payload.as_ref()).to_owned(),
+            }))
+        }))
     }
 }
 
@@ -283,7 +300,12 @@ impl<B: Send + 'static> Worker<B> {
     }
 }
 
-fn produce<I, B>(reader: &Reader<I, B>, first: usize, stride: usize, sender: &SyncSender<Result<Option<B>, DatasetError>>) {
+fn produce<I, B>(
+    reader: &Reader<I, B>,
+    first: usize,
+    stride: usize,
+    sender: &SyncSender<Result<Option<B>, DatasetError>>,
+) {
     for step in (first..reader.plan.steps()).step_by(stride) {
         let Some(batch) = reader.read(step) else { return };
         let failed = batch.is_err();

@@ -119,12 +119,24 @@ impl Policy for ClassBalanced {
         victims.get(number as usize).map_or(Placement::Reject, |&slot| Placement::Replace(slot))
     }
 
-    fn predict_slots(&mut self, classes: &[u32], table: &SlotTable, rng: Stream, slots: &mut Vec<u32>) {
+    fn predict_slots(
+        &mut self,
+        classes: &[u32],
+        table: &SlotTable,
+        rng: Stream,
+        slots: &mut Vec<u32>,
+    ) {
         let Self { quotas, offered } = self;
         let bound = |candidate: usize, held: usize| {
             let class = classes[candidate];
-            let before = classes[..candidate].iter().filter(|&&other| other == class).count() as u64;
-            offered.get(class as usize).copied().unwrap_or(0).saturating_add(before + 1).max(held as u64)
+            let before =
+                classes[..candidate].iter().filter(|&&other| other == class).count() as u64;
+            offered
+                .get(class as usize)
+                .copied()
+                .unwrap_or(0)
+                .saturating_add(before + 1)
+                .max(held as u64)
         };
         quotas.predict_slots(classes, table, rng, bound, slots);
     }
@@ -141,14 +153,20 @@ impl Policy for ClassBalanced {
         let mut offered = vec![0; table.class_bound()];
         for pair in counters.chunks(2) {
             let &[class, count] = pair else { return Err(StateError::new("it ends too early")) };
-            let class = class_of(class).ok_or_else(|| StateError::new(format!("there is no class {class}")))? as usize;
+            let class = class_of(class)
+                .ok_or_else(|| StateError::new(format!("there is no class {class}")))?
+                as usize;
             if class >= offered.len() {
                 offered.resize(class + 1, 0);
             }
             offered[class] = count;
         }
-        if let Some(class) = table.per_class().zip(&offered).position(|(rows, &offered)| rows as u64 > offered) {
-            return Err(StateError::new(format!("more rows of class {class} are stored than were offered")));
+        if let Some(class) =
+            table.per_class().zip(&offered).position(|(rows, &offered)| rows as u64 > offered)
+        {
+            return Err(StateError::new(format!(
+                "more rows of class {class} are stored than were offered"
+            )));
         }
         *self = Self { quotas, offered };
         Ok(())
@@ -170,11 +188,15 @@ impl Policy for ClassBalanced {
         let mut state = Quotas::fresh_state(&offered.keys().copied().collect());
         for (class, all) in offered {
             let rows = |table: &SlotTable| table.of_class(class as usize).len() as u64;
-            let (own, before) = (rows(table), saved.iter().map(|shard| rows(shard.table)).sum::<u64>());
+            let (own, before) =
+                (rows(table), saved.iter().map(|shard| rows(shard.table)).sum::<u64>());
             let scaled = match before {
                 // No row to keep the ratio of: the candidates are dealt evenly.
                 0 => all.div_ceil(shard.world_size as u64),
-                before => u64::try_from((u128::from(all) * u128::from(own)).div_ceil(u128::from(before))).unwrap_or(u64::MAX),
+                before => {
+                    u64::try_from((u128::from(all) * u128::from(own)).div_ceil(u128::from(before)))
+                        .unwrap_or(u64::MAX)
+                }
             };
             state.extend([u64::from(class), scaled.max(own)]);
         }

@@ -33,7 +33,10 @@ impl Policy for Fifo {
     fn restore(&mut self, state: &[u64], table: &SlotTable) -> Result<(), StateError> {
         let &[next] = state else { return Err(StateError::length(state, 1)) };
         if next >= table.len().max(1) as u64 {
-            return Err(StateError::new(format!("slot {next} is the next to be replaced among {} rows", table.len())));
+            return Err(StateError::new(format!(
+                "slot {next} is the next to be replaced among {} rows",
+                table.len()
+            )));
         }
         self.next = next as u32;
         Ok(())

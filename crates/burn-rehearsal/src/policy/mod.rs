@@ -146,8 +146,9 @@ pub const PREFETCH_DISTANCE: usize = 32;
 
 /// Decides which row of a full shard makes room for a candidate.
 ///
-/// Each shard has its own value. Decisions must be a function of the arguments and of [`state`](Self::state) alone: then a run that resumes from
-/// a checkpoint gives the same bits as one that was not interrupted.
+/// Each shard has its own value. Decisions must be a function of the arguments and of
+/// [`state`](Self::state) alone: then a run that resumes from a checkpoint gives the same bits as
+/// one that was not interrupted.
 pub trait Policy: Send {
     /// The name in reports, errors and checkpoints, in kebab case.
     fn name(&self) -> &'static str;
@@ -161,8 +162,8 @@ pub trait Policy: Send {
     /// Called once, before the first candidate, with the size and the position of the shard.
     fn start(&mut self, _shard: &ShardInfo) {}
 
-    /// Called for every mini-batch with the classes of its candidates, before any of them is placed.
-    /// Rows without a class field have class 0.
+    /// Called for every mini-batch with the classes of its candidates, before any of them is
+    /// placed. Rows without a class field have class 0.
     fn begin(&mut self, _classes: &[u32]) {}
 
     /// Called once for every candidate that is offered, stored or not, before
@@ -177,7 +178,14 @@ pub trait Policy: Send {
     /// probably take in a full shard; `rng` is a copy of their random stream. These slots are
     /// prefetched, so that the cache misses of several candidates overlap. Decides nothing.
     /// Default: none.
-    fn predict_slots(&mut self, _classes: &[u32], _table: &SlotTable, _rng: Stream, _slots: &mut Vec<u32>) {}
+    fn predict_slots(
+        &mut self,
+        _classes: &[u32],
+        _table: &SlotTable,
+        _rng: Stream,
+        _slots: &mut Vec<u32>,
+    ) {
+    }
 
     /// Everything besides the table that later decisions depend on. Checkpoints store it.
     fn state(&self) -> Vec<u64>;

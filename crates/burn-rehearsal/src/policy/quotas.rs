@@ -65,7 +65,12 @@ impl Deal {
     /// `capacity` slots from `first_slot` on, dealt to `classes` classes.
     fn new(first_slot: usize, capacity: usize, classes: usize) -> Self {
         let divisor = classes.max(1);
-        Self { classes, each: capacity / divisor, remainder: capacity % divisor, offset: first_slot % divisor }
+        Self {
+            classes,
+            each: capacity / divisor,
+            remainder: capacity % divisor,
+            offset: first_slot % divisor,
+        }
     }
 
     /// The slots of the class with this index.
@@ -73,7 +78,11 @@ impl Deal {
         if index >= self.classes {
             return 0;
         }
-        let position = if index >= self.offset { index - self.offset } else { index + self.classes - self.offset };
+        let position = if index >= self.offset {
+            index - self.offset
+        } else {
+            index + self.classes - self.offset
+        };
         self.each + usize::from(position < self.remainder)
     }
 }
@@ -99,7 +108,9 @@ impl Quotas {
             }
         }
         if self.present > before {
-            for (number, index) in self.index.iter_mut().filter(|index| **index != ABSENT).enumerate() {
+            for (number, index) in
+                self.index.iter_mut().filter(|index| **index != ABSENT).enumerate()
+            {
                 *index = number as u32;
             }
             self.borrowers.valid = false;
@@ -111,7 +122,8 @@ impl Quotas {
     fn deals(&self, capacity: usize) -> [Deal; 2] {
         match self.deals {
             Some((of, deals)) if of == capacity => deals,
-            _ => [self.classes.unwrap_or(self.index.len()), self.present].map(|classes| Deal::new(self.first_slot, capacity, classes)),
+            _ => [self.classes.unwrap_or(self.index.len()), self.present]
+                .map(|classes| Deal::new(self.first_slot, capacity, classes)),
         }
     }
 
@@ -165,7 +177,14 @@ impl Quotas {
     /// Whether the borrower `largest` at `level` gives a row to `class`, which holds `held`:
     /// because that is below its quota, has fewer rows even after it got one more, or is the one of
     /// the two that should have one more.
-    fn gives_way(&self, largest: u32, level: usize, class: u32, held: usize, capacity: usize) -> bool {
+    fn gives_way(
+        &self,
+        largest: u32,
+        level: usize,
+        class: u32,
+        held: usize,
+        capacity: usize,
+    ) -> bool {
         let (rows, above_share) = (level / 2, level % 2 == 1);
         largest != class
             && (held + 1 < rows
@@ -217,7 +236,9 @@ impl Quotas {
         for (candidate, &class) in classes.iter().enumerate() {
             let held = table.of_class(class as usize).len();
             let (victims, rows) = match loans.largest() {
-                Some((largest, level)) if self.gives_way(largest, level, class, held, table.capacity()) => {
+                Some((largest, level))
+                    if self.gives_way(largest, level, class, held, table.capacity()) =>
+                {
                     loans.take_back();
                     (largest, table.of_class(largest as usize).len() as u64)
                 }
@@ -233,7 +254,12 @@ impl Quotas {
     /// equally large ones gives way.
     pub(super) fn state(&self) -> Vec<u64> {
         let Borrowers { valid, by_level, .. } = &self.borrowers;
-        let present = self.index.iter().enumerate().filter(|(_, index)| **index != ABSENT).map(|(class, _)| class as u64);
+        let present = self
+            .index
+            .iter()
+            .enumerate()
+            .filter(|(_, index)| **index != ABSENT)
+            .map(|(class, _)| class as u64);
         let mut state = vec![self.present as u64];
         state.extend(present);
         state.extend([u64::from(*valid), by_level.iter().map(Vec::len).sum::<usize>() as u64]);
@@ -257,40 +283,62 @@ impl Quotas {
     }
 
     /// The quotas that have this state with this table, and the words that follow it.
-    pub(super) fn restored<'a>(&self, state: &'a [u64], table: &SlotTable) -> Result<(Self, &'a [u64]), StateError> {
+    pub(super) fn restored<'a>(
+        &self,
+        state: &'a [u64],
+        table: &SlotTable,
+    ) -> Result<(Self, &'a [u64]), StateError> {
         let parts = || {
             let (&count, rest) = state.split_first()?;
             let (present, rest) = rest.split_at_checked(usize::try_from(count).ok()?)?;
             let (&[valid, entries], rest) = rest.split_first_chunk::<2>()?;
-            let (entries, rest) = rest.split_at_checked(usize::try_from(entries).ok()?.checked_mul(2)?)?;
+            let (entries, rest) =
+                rest.split_at_checked(usize::try_from(entries).ok()?.checked_mul(2)?)?;
             Some((present, valid, entries.as_chunks::<2>().0, rest))
         };
-        let (present, valid, entries, rest) = parts().ok_or_else(|| StateError::new("it ends too early"))?;
+        let (present, valid, entries, rest) =
+            parts().ok_or_else(|| StateError::new("it ends too early"))?;
         let classes: Vec<u32> = present.iter().filter_map(|&class| class_of(class)).collect();
         let ascending = classes.windows(2).all(|pair| pair[0] < pair[1]);
         if classes.len() != present.len() || !ascending || valid > 1 {
             return Err(StateError::new("its list of classes is not a list of classes"));
         }
-        let mut quotas = Self { classes: self.classes, first_slot: self.first_slot, ..Self::default() };
+        let mut quotas =
+            Self { classes: self.classes, first_slot: self.first_slot, ..Self::default() };
         quotas.see(&classes);
         let known = |class: usize| quotas.index.get(class).is_some_and(|&index| index != ABSENT);
-        if let Some(class) = table.per_class().enumerate().position(|(class, rows)| rows > 0 && !known(class)) {
-            return Err(StateError::new(format!("rows of class {class} are stored, but it was never offered")));
+        if let Some(class) =
+            table.per_class().enumerate().position(|(class, rows)| rows > 0 && !known(class))
+        {
+            return Err(StateError::new(format!(
+                "rows of class {class} are stored, but it was never offered"
+            )));
         }
         let mut borrowers = Borrowers { valid: valid == 1, ..Borrowers::default() };
         let mut left: BTreeSet<u64> = BTreeSet::new();
         if borrowers.valid {
-            let above = |&(class, rows): &(usize, usize)| rows > quotas.quota(class, table.capacity());
-            left = table.per_class().enumerate().filter(above).map(|(class, _)| class as u64).collect();
+            let above =
+                |&(class, rows): &(usize, usize)| rows > quotas.quota(class, table.capacity());
+            left = table
+                .per_class()
+                .enumerate()
+                .filter(above)
+                .map(|(class, _)| class as u64)
+                .collect();
         }
         for &[rows, class] in entries {
             if !left.remove(&class) || table.of_class(class as usize).len() as u64 != rows {
-                return Err(StateError::new(format!("class {class} has not {rows} rows, or not more than its quota")));
+                return Err(StateError::new(format!(
+                    "class {class} has not {rows} rows, or not more than its quota"
+                )));
             }
-            borrowers.insert(class as u32, quotas.level(class as u32, rows as usize, table.capacity()));
+            borrowers
+                .insert(class as u32, quotas.level(class as u32, rows as usize, table.capacity()));
         }
         if let Some(class) = left.first() {
-            return Err(StateError::new(format!("class {class} has more rows than its quota and is not listed")));
+            return Err(StateError::new(format!(
+                "class {class} has more rows than its quota and is not listed"
+            )));
         }
         quotas.borrowers = borrowers;
         Ok((quotas, rest))
@@ -342,7 +390,13 @@ impl Borrowers {
     /// The classes in the order in which they will most likely give a row each.
     fn loans(&self) -> Loans<'_> {
         let left = self.by_level.get(self.most).map_or(0, Vec::len);
-        Loans { by_level: &self.by_level, level: self.most, left, moved: SmallVec::new(), moving: Default::default() }
+        Loans {
+            by_level: &self.by_level,
+            level: self.most,
+            left,
+            moved: SmallVec::new(),
+            moving: Default::default(),
+        }
     }
 
     /// A class at the highest level, and that level. Rows only leave the largest, so the search

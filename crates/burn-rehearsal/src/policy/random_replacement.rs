@@ -42,7 +42,13 @@ impl Policy for RandomReplacement {
         }
     }
 
-    fn predict_slots(&mut self, classes: &[u32], table: &SlotTable, rng: Stream, slots: &mut Vec<u32>) {
+    fn predict_slots(
+        &mut self,
+        classes: &[u32],
+        table: &SlotTable,
+        rng: Stream,
+        slots: &mut Vec<u32>,
+    ) {
         self.0.predict_slots(classes, table, rng, |_, held| held as u64, slots);
     }
 
@@ -60,6 +66,11 @@ impl Policy for RandomReplacement {
     }
 
     fn merge(&self, saved: &[SavedShard<'_>], _table: &SlotTable, _shard: &ShardInfo) -> Vec<u64> {
-        Quotas::fresh_state(&saved.iter().flat_map(|shard| Quotas::present_in(shard.state)).collect::<BTreeSet<_>>())
+        Quotas::fresh_state(
+            &saved
+                .iter()
+                .flat_map(|shard| Quotas::present_in(shard.state))
+                .collect::<BTreeSet<_>>(),
+        )
     }
 }

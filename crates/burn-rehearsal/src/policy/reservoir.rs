@@ -36,7 +36,10 @@ impl Policy for Reservoir {
     fn restore(&mut self, state: &[u64], table: &SlotTable) -> Result<(), StateError> {
         let &[offered] = state else { return Err(StateError::length(state, 1)) };
         if offered < table.len() as u64 {
-            return Err(StateError::new(format!("{} rows are stored of {offered} that were offered", table.len())));
+            return Err(StateError::new(format!(
+                "{} rows are stored of {offered} that were offered",
+                table.len()
+            )));
         }
         self.offered = offered;
         Ok(())
@@ -44,7 +47,10 @@ impl Policy for Reservoir {
 
     /// As if the rows offered so far had been dealt like those that are stored.
     fn merge(&self, saved: &[SavedShard<'_>], _table: &SlotTable, shard: &ShardInfo) -> Vec<u64> {
-        let offered = saved.iter().filter_map(|shard| shard.state.first().copied()).fold(0, u64::saturating_add);
+        let offered = saved
+            .iter()
+            .filter_map(|shard| shard.state.first().copied())
+            .fold(0, u64::saturating_add);
         vec![shard.part_of(offered)]
     }
 }

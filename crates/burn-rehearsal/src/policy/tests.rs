@@ -29,7 +29,8 @@ fn predicted(policy: &mut dyn Policy, classes: std::ops::Range<u32>, steps: u64)
     for step in 0..steps {
         let mut random = Stream::new(5, Purpose::Candidates, step, 0);
         let mut rng = Stream::new(5, Purpose::Evict, step, 0);
-        let candidates: Vec<u32> = (0..14).map(|_| classes.start + random.below(classes.len() as u64) as u32).collect();
+        let candidates: Vec<u32> =
+            (0..14).map(|_| classes.start + random.below(classes.len() as u64) as u32).collect();
         let mut slots = Vec::new();
         policy.begin(&candidates);
         policy.predict_slots(&candidates, &table, rng.clone(), &mut slots);
@@ -50,7 +51,8 @@ fn most_of_the_slots_that_candidates_take_are_predicted() {
     // takes some 14 steps.
     for classes in [Some(20), None] {
         let share = |policy: &dyn Fn() -> Box<dyn Policy>| {
-            let (same, new) = (predicted(&mut *policy(), 0..10, 200), predicted(&mut *policy(), 10..12, 14));
+            let (same, new) =
+                (predicted(&mut *policy(), 0..10, 200), predicted(&mut *policy(), 10..12, 14));
             assert!(same > 0.9 && new > 0.6, "{classes:?}: predicted {same:.2} and {new:.2}");
         };
         share(&|| Box::new(started::<ClassBalanced>(classes, 0)));
@@ -60,7 +62,11 @@ fn most_of_the_slots_that_candidates_take_are_predicted() {
 
 /// The ids of each class that a shard of `capacity` slots holds after these (class, id) were
 /// offered.
-fn stored(seed: u64, capacity: usize, offered: impl IntoIterator<Item = (u32, i64)>) -> BTreeMap<u32, Vec<i64>> {
+fn stored(
+    seed: u64,
+    capacity: usize,
+    offered: impl IntoIterator<Item = (u32, i64)>,
+) -> BTreeMap<u32, Vec<i64>> {
     let mut policy: ClassBalanced = started(None, 0);
     let mut table = SlotTable::new(capacity, true);
     for (step, (class, id)) in offered.into_iter().enumerate() {
@@ -87,7 +93,13 @@ fn binomial(n: u64, k: u64) -> u64 {
 
 /// Fails unless every subset of `held` of the rows 0..offered of `class` occurs equally often over
 /// seeds: single rows, pairs and all.
-fn assert_every_subset(stream: impl Fn() -> Vec<(u32, i64)>, capacity: usize, class: u32, offered: u64, held: u64) {
+fn assert_every_subset(
+    stream: impl Fn() -> Vec<(u32, i64)>,
+    capacity: usize,
+    class: u32,
+    offered: u64,
+    held: u64,
+) {
     let subsets = binomial(offered, held);
     let trials = 60 * subsets;
     let mut counts: BTreeMap<Vec<i64>, u64> = BTreeMap::new();
@@ -96,8 +108,8 @@ fn assert_every_subset(stream: impl Fn() -> Vec<(u32, i64)>, capacity: usize, cl
         assert_eq!(ids.len() as u64, held, "class {class}");
         *counts.entry(ids).or_default() += 1;
     }
-    let statistic: f64 =
-        (counts.values().map(|&n| (n as f64 - 60.0).powi(2) / 60.0).sum::<f64>()) + (subsets - counts.len() as u64) as f64 * 60.0;
+    let statistic: f64 = (counts.values().map(|&n| (n as f64 - 60.0).powi(2) / 60.0).sum::<f64>())
+        + (subsets - counts.len() as u64) as f64 * 60.0;
     let p = ChiSquared::new(subsets as f64 - 1.0).unwrap().sf(statistic);
     assert!(p > 1e-3, "class {class}: p = {p:e} over {subsets} subsets: {counts:?}");
 }
@@ -126,7 +138,8 @@ fn a_class_that_shrinks_for_a_late_one_stays_uniform_and_so_is_the_late_one() {
 #[test]
 fn loans_that_are_taken_back_leave_uniform_subsets() {
     // Class 1 has a single row at first, and its two other slots are lent.
-    let stream = || [rows(1, 0..1), rows(0, 0..6), rows(2, 0..6), rows(1, 1..6), rows(0, 6..8)].concat();
+    let stream =
+        || [rows(1, 0..1), rows(0, 0..6), rows(2, 0..6), rows(1, 1..6), rows(0, 6..8)].concat();
     assert_every_subset(stream, 6, 0, 8, 2);
     assert_every_subset(stream, 6, 1, 6, 2);
     assert_every_subset(stream, 6, 2, 6, 2);

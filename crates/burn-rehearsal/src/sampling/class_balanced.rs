@@ -65,14 +65,21 @@ impl Sampling for ClassBalancedSampling {
         true
     }
 
-    fn plan(&mut self, counts: &ShardCounts, rng: &mut Stream, representatives: usize, draws: &mut Vec<Draw>) {
+    fn plan(
+        &mut self,
+        counts: &ShardCounts,
+        rng: &mut Stream,
+        representatives: usize,
+        draws: &mut Vec<Draw>,
+    ) {
         let Some(classes) = &counts.classes else { return };
         self.touched.clear();
         self.picked.clear();
         self.pick_classes(counts, rng, counts.fill.total().min(representatives as u64));
         self.numbers.clear();
         for &class in &self.touched {
-            let count = std::mem::replace(&mut self.drawn[class as usize], self.numbers.len() as u64);
+            let count =
+                std::mem::replace(&mut self.drawn[class as usize], self.numbers.len() as u64);
             self.distinct.draw(rng, count as usize, classes.total(class), &mut self.numbers);
         }
         // In the order of the picks, so that every prefix is a draw by the same rule.

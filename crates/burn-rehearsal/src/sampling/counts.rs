@@ -22,7 +22,11 @@ impl ShardCounts {
         Self {
             fill: counts.clone(),
             from_earlier_tasks: counts,
-            classes: with_classes.then(|| ClassCounts { rank, world_size, ..ClassCounts::default() }),
+            classes: with_classes.then(|| ClassCounts {
+                rank,
+                world_size,
+                ..ClassCounts::default()
+            }),
         }
     }
 }
@@ -112,7 +116,8 @@ impl ClassCounts {
         let at = class as usize;
         if at >= self.classes.len() {
             self.counts.resize((at + 1) * self.world_size, 0);
-            self.classes.resize(at + 1, ClassCount { total: 0, start: 0, own: 0, position: u32::MAX });
+            self.classes
+                .resize(at + 1, ClassCount { total: 0, start: 0, own: 0, position: u32::MAX });
         }
         let rows = &mut self.counts[at * self.world_size + rank];
         *rows = rows.saturating_add_signed(delta);
@@ -169,7 +174,10 @@ impl ClassCounts {
     /// Where row `number` of `class` is, if there is one. Time O(world size).
     pub fn locate(&self, class: u32, number: u64) -> Option<RowLocation> {
         let at = class as usize * self.world_size;
-        locate(self.counts.get(at..at + self.world_size)?.iter().map(|&rows| u64::from(rows)), number)
+        locate(
+            self.counts.get(at..at + self.world_size)?.iter().map(|&rows| u64::from(rows)),
+            number,
+        )
     }
 
     /// The index of row `number` of `class` in this rank's shard, if it is there. Time O(1).

@@ -135,7 +135,13 @@ pub trait Sampling: Send {
 
     /// Appends the draws of one rank at one step: distinct rows, at most `representatives`. Time
     /// O(r).
-    fn plan(&mut self, counts: &ShardCounts, rng: &mut Stream, representatives: usize, draws: &mut Vec<Draw>);
+    fn plan(
+        &mut self,
+        counts: &ShardCounts,
+        rng: &mut Stream,
+        representatives: usize,
+        draws: &mut Vec<Draw>,
+    );
 
     /// Where a drawn row is. Time O(world size).
     fn locate(&self, counts: &ShardCounts, draw: Draw) -> Option<RowLocation>;

@@ -14,7 +14,13 @@ impl Sampling for UniformSampling {
         "uniform"
     }
 
-    fn plan(&mut self, counts: &ShardCounts, rng: &mut Stream, representatives: usize, draws: &mut Vec<Draw>) {
+    fn plan(
+        &mut self,
+        counts: &ShardCounts,
+        rng: &mut Stream,
+        representatives: usize,
+        draws: &mut Vec<Draw>,
+    ) {
         self.0.plan(counts.fill.total(), rng, representatives, draws);
     }
 
@@ -45,7 +51,13 @@ impl Sampling for ExcludeCurrentSampling {
         true
     }
 
-    fn plan(&mut self, counts: &ShardCounts, rng: &mut Stream, representatives: usize, draws: &mut Vec<Draw>) {
+    fn plan(
+        &mut self,
+        counts: &ShardCounts,
+        rng: &mut Stream,
+        representatives: usize,
+        draws: &mut Vec<Draw>,
+    ) {
         self.0.plan(counts.from_earlier_tasks.total(), rng, representatives, draws);
     }
 
@@ -70,7 +82,13 @@ struct OneGroup {
 }
 
 impl OneGroup {
-    fn plan(&mut self, total: u64, rng: &mut Stream, representatives: usize, draws: &mut Vec<Draw>) {
+    fn plan(
+        &mut self,
+        total: u64,
+        rng: &mut Stream,
+        representatives: usize,
+        draws: &mut Vec<Draw>,
+    ) {
         self.numbers.clear();
         self.distinct.draw(rng, representatives, total, &mut self.numbers);
         draws.extend(self.numbers.iter().map(|&number| Draw { group: 0, number }));

@@ -18,8 +18,15 @@ enum Operation {
 }
 
 fn operations() -> impl Strategy<Value = Vec<Operation>> {
-    let store = (0usize..64, 0u32..7, 0i64..12).prop_map(|(slot, class, id)| Operation::Store { slot, class, id });
-    proptest::collection::vec(prop_oneof![8 => store, 1 => (0u32..4).prop_map(Operation::BeginTask)], 1..120)
+    let store = (0usize..64, 0u32..7, 0i64..12).prop_map(|(slot, class, id)| Operation::Store {
+        slot,
+        class,
+        id,
+    });
+    proptest::collection::vec(
+        prop_oneof![8 => store, 1 => (0u32..4).prop_map(Operation::BeginTask)],
+        1..120,
+    )
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -32,11 +39,17 @@ struct Entry {
 }
 
 fn check(table: &SlotTable, model: &[Entry], capacity: usize, ever: &BTreeSet<u32>, has_id: bool) {
-    assert_eq!((table.len(), table.is_empty(), table.is_full()), (model.len(), model.is_empty(), model.len() == capacity));
+    assert_eq!(
+        (table.len(), table.is_empty(), table.is_full()),
+        (model.len(), model.is_empty(), model.len() == capacity)
+    );
     let mut by_class = BTreeMap::<u32, BTreeSet<u32>>::new();
     for (slot, entry) in model.iter().enumerate() {
         let at = slot as u32;
-        assert_eq!((table.class(at), table.task(at), table.generation(at)), (entry.class, entry.task, entry.generation));
+        assert_eq!(
+            (table.class(at), table.task(at), table.generation(at)),
+            (entry.class, entry.task, entry.generation)
+        );
         assert_eq!(table.id(at), has_id.then_some(entry.id));
         by_class.entry(entry.class).or_default().insert(at);
     }
@@ -51,11 +64,26 @@ fn check(table: &SlotTable, model: &[Entry], capacity: usize, ever: &BTreeSet<u3
         assert_eq!(set, by_class.remove(&class).unwrap_or_default());
         assert_eq!(counts.get(class as usize).copied().unwrap_or(0), slots.len());
     }
-    let earlier: BTreeSet<u32> = (0..table.from_earlier_tasks()).map(|index| table.slot_from_earlier_task(index).unwrap()).collect();
-    assert_eq!(earlier.len(), table.from_earlier_tasks(), "a slot twice among the rows of earlier tasks");
-    assert_eq!(earlier, model.iter().zip(0..).filter(|(entry, _)| entry.from_earlier_task).map(|(_, slot)| slot).collect());
+    let earlier: BTreeSet<u32> = (0..table.from_earlier_tasks())
+        .map(|index| table.slot_from_earlier_task(index).unwrap())
+        .collect();
+    assert_eq!(
+        earlier.len(),
+        table.from_earlier_tasks(),
+        "a slot twice among the rows of earlier tasks"
+    );
+    assert_eq!(
+        earlier,
+        model
+            .iter()
+            .zip(0..)
+            .filter(|(entry, _)| entry.from_earlier_task)
+            .map(|(_, slot)| slot)
+            .collect()
+    );
     assert_eq!(table.slot_from_earlier_task(table.from_earlier_tasks()), None);
-    let ids: BTreeSet<i64> = if has_id { model.iter().map(|entry| entry.id).collect() } else { BTreeSet::new() };
+    let ids: BTreeSet<i64> =
+        if has_id { model.iter().map(|entry| entry.id).collect() } else { BTreeSet::new() };
     assert_eq!(table.distinct(), has_id.then_some(ids.len()));
     assert_eq!(table.distinct_ids().collect::<BTreeSet<_>>(), ids);
     assert!((0..12).all(|id| table.holds(id) == ids.contains(&id)));

@@ -47,18 +47,33 @@ impl CopyOnWriteSnapshot {
 
     /// Copies the rows that `placements` (candidate and slot) are about to overwrite, if they are
     /// still needed.
-    pub(crate) fn keep(&mut self, store: &dyn Store, placements: &[(u32, u32)]) -> Result<(), RehearsalError> {
+    pub(crate) fn keep(
+        &mut self,
+        store: &dyn Store,
+        placements: &[(u32, u32)],
+    ) -> Result<(), RehearsalError> {
         let Self { next, end, kept, slots } = self;
         slots.clear();
-        slots.extend(placements.iter().map(|&(_, slot)| slot).filter(|slot| (*next..*end).contains(slot) && !kept.contains_key(slot)));
+        slots.extend(
+            placements
+                .iter()
+                .map(|&(_, slot)| slot)
+                .filter(|slot| (*next..*end).contains(slot) && !kept.contains_key(slot)),
+        );
         if slots.is_empty() {
             return Ok(());
         }
-        store.read(slots, &mut |index, _, bytes| kept.entry(slots[index]).or_default().extend_from_slice(bytes))
+        store.read(slots, &mut |index, _, bytes| {
+            kept.entry(slots[index]).or_default().extend_from_slice(bytes)
+        })
     }
 
     /// Fills `chunk` with the next rows.
-    pub(crate) fn take(&mut self, store: &dyn Store, chunk: &mut RowChunk) -> Result<(), RehearsalError> {
+    pub(crate) fn take(
+        &mut self,
+        store: &dyn Store,
+        chunk: &mut RowChunk,
+    ) -> Result<(), RehearsalError> {
         let Self { next, end, kept, slots } = self;
         let last = (*end).min(next.saturating_add(rows_per_chunk(store.schema()) as u32));
         slots.clear();
@@ -100,7 +115,8 @@ mod tests {
 
     /// Rows whose every byte follows from their number.
     fn columns(numbers: &[u8], device: &Device) -> Vec<Column> {
-        let images: Vec<u8> = numbers.iter().flat_map(|&number| std::iter::repeat_n(number, PIXELS)).collect();
+        let images: Vec<u8> =
+            numbers.iter().flat_map(|&number| std::iter::repeat_n(number, PIXELS)).collect();
         let classes: Vec<i64> = numbers.iter().map(|&number| number.into()).collect();
         let labels = if device.supports_dtype(DType::I64) { DType::I64 } else { DType::I32 };
         let bytes = if device.supports_dtype(DType::U8) { DType::U8 } else { DType::I32 };
@@ -111,24 +127,37 @@ mod tests {
                 Shape::from([PIXELS]),
                 device,
             ),
-            Column::from_data(TensorData::new(classes, [numbers.len(), 1]).convert_dtype(labels), Kind::Int, Shape::new([]), device),
+            Column::from_data(
+                TensorData::new(classes, [numbers.len(), 1]).convert_dtype(labels),
+                Kind::Int,
+                Shape::new([]),
+                device,
+            ),
         ]
     }
 
     #[test]
     fn a_snapshot_gives_the_rows_of_its_beginning_whatever_is_written_meanwhile() {
-        let device = if std::env::var_os("BURN_DEVICE").is_some() { Device::default() } else { Device::flex() };
+        let device = if std::env::var_os("BURN_DEVICE").is_some() {
+            Device::default()
+        } else {
+            Device::flex()
+        };
         let schema = Schema::of(&FIELDS, &columns(&[0], &device)).unwrap();
         let devices = vec![device.clone(); 2];
         for seed in 0..12 {
             let mut rng = Stream::new(seed, Purpose::TaskStream, 0, 0);
             let mut store: Box<dyn Store> = match seed % 2 {
                 0 => Box::new(HostStore::new(schema.clone(), CAPACITY as usize).unwrap()),
-                _ => Box::new(DeviceStore::new(schema.clone(), CAPACITY as usize, &devices).unwrap()),
+                _ => {
+                    Box::new(DeviceStore::new(schema.clone(), CAPACITY as usize, &devices).unwrap())
+                }
             };
             let rows = 1 + rng.below(CAPACITY);
             let mut number = 0;
-            let mut write = |store: &mut dyn Store, snapshot: Option<&mut CopyOnWriteSnapshot>, slots: &[u32]| {
+            let mut write = |store: &mut dyn Store,
+                             snapshot: Option<&mut CopyOnWriteSnapshot>,
+                             slots: &[u32]| {
                 let numbers: Vec<u8> = slots.iter().map(|_| number_of(&mut number)).collect();
                 let all: Vec<u32> = (0..slots.len() as u32).collect();
                 let placements: Vec<_> = all.iter().copied().zip(slots.iter().copied()).collect();
@@ -144,7 +173,10 @@ mod tests {
             while !snapshot.is_over() {
                 if rng.below(3) == 0 {
                     snapshot.take(store.as_ref(), &mut chunk).unwrap();
-                    found.iter_mut().zip(&chunk).for_each(|(found, bytes)| found.extend_from_slice(bytes));
+                    found
+                        .iter_mut()
+                        .zip(&chunk)
+                        .for_each(|(found, bytes)| found.extend_from_slice(bytes));
                 } else {
                     // One of them may have been empty.
                     let mut slots: Vec<u32> = (0..CAPACITY as u32).collect();
@@ -152,10 +184,14 @@ mod tests {
                     write(store.as_mut(), Some(&mut snapshot), &slots[..3]);
                 }
             }
-            let images: Vec<u8> = (0..rows as u8).flat_map(|number| std::iter::repeat_n(number, PIXELS)).collect();
+            let images: Vec<u8> =
+                (0..rows as u8).flat_map(|number| std::iter::repeat_n(number, PIXELS)).collect();
             assert!(found[0] == images, "seed {seed}");
             let width = found[1].len() / rows as usize;
-            assert!(found[1].chunks(width).enumerate().all(|(row, class)| class[0] as usize == row), "seed {seed}");
+            assert!(
+                found[1].chunks(width).enumerate().all(|(row, class)| class[0] as usize == row),
+                "seed {seed}"
+            );
             assert!(snapshot.kept.is_empty(), "seed {seed}");
         }
     }

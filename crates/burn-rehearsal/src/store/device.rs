@@ -32,7 +32,11 @@ const FEW_RUNS: usize = 2;
 /// The most bytes of a piece on `devices`: WebGPU's shading language is the one without an 8-bit
 /// type.
 fn piece_bytes(devices: &[Device]) -> usize {
-    if devices.iter().all(|device| device.supports_dtype(DType::U8)) { PIECE_BYTES } else { WEBGPU_PIECE_BYTES }
+    if devices.iter().all(|device| device.supports_dtype(DType::U8)) {
+        PIECE_BYTES
+    } else {
+        WEBGPU_PIECE_BYTES
+    }
 }
 
 /// A shard in the memory of a device.
@@ -78,7 +82,11 @@ impl DeviceStore {
     /// # Errors
     ///
     /// [`RehearsalError::OutOfMemory`] if it cannot be had.
-    pub fn new(schema: Schema, capacity: usize, devices: &[Device]) -> Result<Self, RehearsalError> {
+    pub fn new(
+        schema: Schema,
+        capacity: usize,
+        devices: &[Device],
+    ) -> Result<Self, RehearsalError> {
         Self::with_layout(schema, capacity, devices, piece_bytes(devices), false)
     }
 
@@ -91,11 +99,17 @@ impl DeviceStore {
         piece_bytes: usize,
         packed: bool,
     ) -> Result<Self, RehearsalError> {
-        let mut fields: Vec<_> = schema.stored().zip(devices).map(|(field, device)| FieldStore::new(field, device, packed)).collect();
+        let mut fields: Vec<_> = schema
+            .stored()
+            .zip(devices)
+            .map(|(field, device)| FieldStore::new(field, device, packed))
+            .collect();
         let widest = fields.iter().map(|field| field.width).max().unwrap_or(0).max(1);
         let piece_rows = (piece_bytes / widest).clamp(1, capacity.max(1));
         let row_bytes: usize = fields.iter().map(|field| field.width).sum();
-        let bytes = row_bytes.checked_mul(capacity).ok_or(RehearsalError::OutOfMemory { bytes: usize::MAX })?;
+        let bytes = row_bytes
+            .checked_mul(capacity)
+            .ok_or(RehearsalError::OutOfMemory { bytes: usize::MAX })?;
         for field in &mut fields {
             field.allocate(capacity, piece_rows)?;
         }
@@ -113,8 +127,17 @@ impl FieldStore {
         let elements = field.elements();
         let packed = field.spec.bytes && (packed || !device.supports_dtype(DType::U8));
         let packing = packed.then(|| Packing::new(elements, device));
-        let width = packing.as_ref().map_or(field.row_bytes(), |packing| packing.words() * packed::BYTES);
-        Self { field: field.clone(), device: device.clone(), packing, width, pieces: Vec::new(), staged: None, read: None }
+        let width =
+            packing.as_ref().map_or(field.row_bytes(), |packing| packing.words() * packed::BYTES);
+        Self {
+            field: field.clone(),
+            device: device.clone(),
+            packing,
+            width,
+            pieces: Vec::new(),
+            staged: None,
+            read: None,
+        }
     }
 
     /// The element type on the device.
@@ -140,15 +163,27 @@ impl FieldStore {
             return Err(RehearsalError::OutOfMemory { bytes });
         }
         let zeros = || {
-            let sizes = (0..capacity).step_by(piece_rows).map(|first| piece_rows.min(capacity - first));
-            let piece = |rows| Some(Piece::zeros(rows, self.columns(), self.field.spec.kind, self.dtype(), &self.device));
+            let sizes =
+                (0..capacity).step_by(piece_rows).map(|first| piece_rows.min(capacity - first));
+            let piece = |rows| {
+                Some(Piece::zeros(
+                    rows,
+                    self.columns(),
+                    self.field.spec.kind,
+                    self.dtype(),
+                    &self.device,
+                ))
+            };
             let pieces: Vec<_> = sizes.map(piece).collect();
             let there = self.device.sync().is_ok() && pieces.iter().flatten().all(Piece::is_there);
             there.then_some(pieces)
         };
         // Where a device refuses memory, some of Burn's backends panic. What the panic leaves
         // behind is dropped here.
-        self.pieces = catch_unwind(AssertUnwindSafe(zeros)).ok().flatten().ok_or(RehearsalError::OutOfMemory { bytes })?;
+        self.pieces = catch_unwind(AssertUnwindSafe(zeros))
+            .ok()
+            .flatten()
+            .ok_or(RehearsalError::OutOfMemory { bytes })?;
         Ok(())
     }
 
@@ -165,7 +200,9 @@ impl FieldStore {
             self.staged = Some(column.with_row_shape(elements));
             return Ok(());
         }
-        let Values::Int(values) = column.into_values() else { return Err(BatchError::ColumnType { field: name }) };
+        let Values::Int(values) = column.into_values() else {
+            return Err(BatchError::ColumnType { field: name });
+        };
         check_bytes(&values, name)?;
         let stored = match &self.packing {
             Some(packing) => packing.pack(values),
@@ -179,7 +216,9 @@ impl FieldStore {
     fn write(&mut self, runs: &[Run]) {
         let Some(staged) = self.staged.take() else { return };
         for run in runs {
-            self.rewrite(run.piece, |piece| piece.write(run.at, &staged, run.row..run.row + run.len));
+            self.rewrite(run.piece, |piece| {
+                piece.write(run.at, &staged, run.row..run.row + run.len)
+            });
         }
     }
 
@@ -187,7 +226,8 @@ impl FieldStore {
     fn scatter(&mut self, numbers: &scatter::Numbers) {
         let Some(staged) = self.staged.take() else { return };
         for part in &numbers.parts {
-            let rows = part.sources.as_ref().map_or_else(|| staged.clone(), |rows| staged.select(rows));
+            let rows =
+                part.sources.as_ref().map_or_else(|| staged.clone(), |rows| staged.select(rows));
             self.rewrite(part.piece, |piece| piece.scatter(&part.targets, rows));
         }
     }
@@ -215,9 +255,16 @@ impl FieldStore {
 
     /// Copies of the rows of `gather`, in its order, in the stored form; `packed[i]` are the bytes
     /// of this field of the i-th row that is not here.
-    fn gather<'a>(&self, gather: &Gather, index: &Index, packed: impl Iterator<Item = &'a [u8]>) -> Option<Column> {
+    fn gather<'a>(
+        &self,
+        gather: &Gather,
+        index: &Index,
+        packed: impl Iterator<Item = &'a [u8]>,
+    ) -> Option<Column> {
         let pieces = gather.pieces.keys().zip(&index.pieces);
-        let mut parts: Vec<_> = pieces.filter_map(|(&piece, rows)| Some(self.pieces.get(piece)?.as_ref()?.select(rows))).collect();
+        let mut parts: Vec<_> = pieces
+            .filter_map(|(&piece, rows)| Some(self.pieces.get(piece)?.as_ref()?.select(rows)))
+            .collect();
         if gather.packed > 0 {
             parts.push(self.upload(gather.packed, packed));
         }
@@ -300,13 +347,22 @@ impl Store for DeviceStore {
     fn stage(&mut self, columns: &mut Vec<Column>, rows: &[u32]) -> Result<(), RehearsalError> {
         for (column, field) in columns.drain(..).zip(&mut self.fields) {
             let whole = rows.len() == column.rows() && rows.is_sorted();
-            let index = |column: &Column| index_tensor(rows.iter().map(|&row| i64::from(row)).collect(), &column.device().inner());
+            let index = |column: &Column| {
+                index_tensor(
+                    rows.iter().map(|&row| i64::from(row)).collect(),
+                    &column.device().inner(),
+                )
+            };
             field.stage(if whole { column } else { column.select(&index(&column)) })?;
         }
         Ok(())
     }
 
-    fn staged(&self, field: usize, visit: &mut dyn FnMut(i64) -> Result<(), BatchError>) -> Result<(), BatchError> {
+    fn staged(
+        &self,
+        field: usize,
+        visit: &mut dyn FnMut(i64) -> Result<(), BatchError>,
+    ) -> Result<(), BatchError> {
         let read = self.fields.get(field).and_then(|field| field.read.as_ref());
         read.map_or(Ok(()), |data| for_each_integer(data.as_bytes(), data.dtype(), visit))
     }
@@ -315,17 +371,25 @@ impl Store for DeviceStore {
         debug_assert!(super::are_distinct(placements), "{placements:?}");
         self.runs.clear();
         for &(row, slot) in placements {
-            let (row, piece, at) = (row as usize, slot as usize / self.piece_rows, slot as usize % self.piece_rows);
+            let (row, piece, at) =
+                (row as usize, slot as usize / self.piece_rows, slot as usize % self.piece_rows);
             match self.runs.last_mut() {
-                Some(run) if run.row + run.len == row && run.piece == piece && run.at + run.len == at => run.len += 1,
+                Some(run)
+                    if run.row + run.len == row && run.piece == piece && run.at + run.len == at =>
+                {
+                    run.len += 1
+                }
                 _ => self.runs.push(Run { row, piece, at, len: 1 }),
             }
         }
-        let scatter = (self.runs.len() > FEW_RUNS).then(|| Scatter::new(placements, self.staged_rows(), self.piece_rows));
+        let scatter = (self.runs.len() > FEW_RUNS)
+            .then(|| Scatter::new(placements, self.staged_rows(), self.piece_rows));
         let mut numbers: Option<scatter::Numbers> = None;
         for field in &mut self.fields {
             match &scatter {
-                Some(scatter) if field.scatters() => field.scatter(scatter.on(&field.device, &mut numbers)),
+                Some(scatter) if field.scatters() => {
+                    field.scatter(scatter.on(&field.device, &mut numbers))
+                }
                 _ => field.write(&self.runs),
             }
         }
@@ -349,20 +413,30 @@ impl Store for DeviceStore {
         }
     }
 
-    fn read(&self, slots: &[u32], sink: &mut dyn FnMut(usize, usize, &[u8])) -> Result<(), RehearsalError> {
-        let at_once = (READ_BYTES / self.fields.iter().map(|field| field.width).sum::<usize>().max(1)).max(1);
+    fn read(
+        &self,
+        slots: &[u32],
+        sink: &mut dyn FnMut(usize, usize, &[u8]),
+    ) -> Result<(), RehearsalError> {
+        let at_once =
+            (READ_BYTES / self.fields.iter().map(|field| field.width).sum::<usize>().max(1)).max(1);
         for (chunk, slots) in slots.chunks(at_once).enumerate() {
             let gather = Gather::new(slots.iter().map(|&slot| Source::Slot(slot)), self.piece_rows);
             let (mut index, mut data) = (None, Vec::with_capacity(self.fields.len()));
             for field in &self.fields {
                 let name = field.field.spec.name;
-                let column = field.gather(&gather, gather.on(&field.device, &mut index), std::iter::empty());
+                let column =
+                    field.gather(&gather, gather.on(&field.device, &mut index), std::iter::empty());
                 data.push(column.ok_or(BatchError::ColumnType { field: name })?.into_data(name)?);
             }
             for row in 0..slots.len() {
                 for (number, (field, data)) in self.fields.iter().zip(&data).enumerate() {
                     let from = row * field.width;
-                    sink(chunk * at_once + row, number, &data.as_bytes()[from..from + field.field.row_bytes()]);
+                    sink(
+                        chunk * at_once + row,
+                        number,
+                        &data.as_bytes()[from..from + field.field.row_bytes()],
+                    );
                 }
             }
         }
@@ -372,7 +446,8 @@ impl Store for DeviceStore {
     fn load(&mut self, first: u32, rows: usize, fields: &[Vec<u8>]) {
         let placements: Vec<_> = (0..rows as u32).map(|row| (row, first + row)).collect();
         for (field, bytes) in self.fields.iter_mut().zip(fields) {
-            field.staged = Some(field.upload(rows, bytes.chunks_exact(field.field.row_bytes().max(1))));
+            field.staged =
+                Some(field.upload(rows, bytes.chunks_exact(field.field.row_bytes().max(1))));
         }
         self.write(&placements);
     }
@@ -388,7 +463,9 @@ impl Store for DeviceStore {
 
 /// Refuses values that are not bytes. Only the least and the largest are read, unless one is wrong.
 fn check_bytes(values: &Tensor<2, Int>, field: &'static str) -> Result<(), BatchError> {
-    let read = |values: Tensor<2, Int>| Column::of_values(Values::Int(values), Shape::new([])).into_data(field);
+    let read = |values: Tensor<2, Int>| {
+        Column::of_values(Values::Int(values), Shape::new([])).into_data(field)
+    };
     let extremes = Tensor::cat(vec![values.clone().min(), values.clone().max()], 0).reshape([1, 2]);
     let check = |data: TensorData| for_each_byte(data.as_bytes(), data.dtype(), field, |_| {});
     if check(read(extremes)?).is_ok() {

@@ -72,10 +72,17 @@ impl Slab {
     fn narrow(&mut self, rows: &[u32]) -> Result<(), BatchError> {
         self.narrowed.clear();
         let Self { narrowed, field, staged, .. } = self;
-        let Some(dtype) = staged.dtype().filter(|&dtype| dtype != field.stored) else { return Ok(()) };
+        let Some(dtype) = staged.dtype().filter(|&dtype| dtype != field.stored) else {
+            return Ok(());
+        };
         let (bytes, width) = (staged.bytes(), staged.row_bytes(field.elements()));
         for &row in rows {
-            for_each_byte(&bytes[row as usize * width..][..width], dtype, field.spec.name, |byte| narrowed.push(byte))?;
+            for_each_byte(
+                &bytes[row as usize * width..][..width],
+                dtype,
+                field.spec.name,
+                |byte| narrowed.push(byte),
+            )?;
         }
         Ok(())
     }
@@ -92,9 +99,18 @@ impl HostStore {
             .stored()
             .map(|field| {
                 let row_bytes = field.row_bytes();
-                let size = row_bytes.checked_mul(capacity).ok_or(RehearsalError::OutOfMemory { bytes: usize::MAX })?;
-                let bytes = Memory::zeroed(size).ok_or(RehearsalError::OutOfMemory { bytes: size })?;
-                Ok(Slab { field: field.clone(), row_bytes, bytes, staged: Staged::Nothing, narrowed: Vec::new() })
+                let size = row_bytes
+                    .checked_mul(capacity)
+                    .ok_or(RehearsalError::OutOfMemory { bytes: usize::MAX })?;
+                let bytes =
+                    Memory::zeroed(size).ok_or(RehearsalError::OutOfMemory { bytes: size })?;
+                Ok(Slab {
+                    field: field.clone(),
+                    row_bytes,
+                    bytes,
+                    staged: Staged::Nothing,
+                    narrowed: Vec::new(),
+                })
             })
             .collect::<Result<_, RehearsalError>>()?;
         Ok(Self { schema, slabs, rows: Vec::new() })
@@ -114,10 +130,20 @@ impl Store for HostStore {
         Ok(self.slabs.iter_mut().try_for_each(|slab| slab.narrow(rows))?)
     }
 
-    fn staged(&self, field: usize, visit: &mut dyn FnMut(i64) -> Result<(), BatchError>) -> Result<(), BatchError> {
-        let Some((slab, dtype)) = self.slabs.get(field).and_then(|slab| Some((slab, slab.staged.dtype()?))) else { return Ok(()) };
+    fn staged(
+        &self,
+        field: usize,
+        visit: &mut dyn FnMut(i64) -> Result<(), BatchError>,
+    ) -> Result<(), BatchError> {
+        let Some((slab, dtype)) =
+            self.slabs.get(field).and_then(|slab| Some((slab, slab.staged.dtype()?)))
+        else {
+            return Ok(());
+        };
         let (bytes, width) = (slab.staged.bytes(), slab.staged.row_bytes(slab.field.elements()));
-        self.rows.iter().try_for_each(|&row| for_each_integer(&bytes[row as usize * width..][..width], dtype, &mut *visit))
+        self.rows.iter().try_for_each(|&row| {
+            for_each_integer(&bytes[row as usize * width..][..width], dtype, &mut *visit)
+        })
     }
 
     fn write(&mut self, placements: &[(u32, u32)]) {
@@ -127,9 +153,19 @@ impl Store for HostStore {
             let place = |slot: u32| slot as usize * width;
             if staged.dtype() == Some(field.stored) {
                 let source = staged.bytes();
-                bytes.overwrite(width, placements.iter().map(|&(n, slot)| (place(slot), &source[place(self.rows[n as usize])..][..width])));
+                bytes.overwrite(
+                    width,
+                    placements.iter().map(|&(n, slot)| {
+                        (place(slot), &source[place(self.rows[n as usize])..][..width])
+                    }),
+                );
             } else {
-                bytes.overwrite(width, placements.iter().map(|&(n, slot)| (place(slot), &narrowed[place(n)..][..width])));
+                bytes.overwrite(
+                    width,
+                    placements
+                        .iter()
+                        .map(|&(n, slot)| (place(slot), &narrowed[place(n)..][..width])),
+                );
             }
             *staged = Staged::Nothing;
         }
@@ -139,8 +175,13 @@ impl Store for HostStore {
         // Short fields usually follow a long one, so they are prefetched before the first field is
         // copied.
         for slab in self.slabs.iter().filter(|slab| slab.row_bytes <= CACHE_LINE) {
-            let slots =
-                rows.iter().filter_map(|row| if let Source::Slot(slot) = row { Some(*slot as usize * slab.row_bytes) } else { None });
+            let slots = rows.iter().filter_map(|row| {
+                if let Source::Slot(slot) = row {
+                    Some(*slot as usize * slab.row_bytes)
+                } else {
+                    None
+                }
+            });
             prefetch(&slab.bytes, slots);
         }
         let mut offset = 0;
@@ -156,7 +197,8 @@ impl Store for HostStore {
             let [elements, size] = [slab.field.elements(), rows.len() * width];
             let stored_as_they_are = slab.field.dtype == slab.field.stored;
             // Earlier rows are overwritten if there are as many.
-            let earlier = columns.get_mut(index).filter(|_| stored_as_they_are).and_then(Column::memory_mut);
+            let earlier =
+                columns.get_mut(index).filter(|_| stored_as_they_are).and_then(Column::memory_mut);
             match earlier.filter(|earlier| earlier.len() == size) {
                 Some(bytes) => fill(bytes),
                 None => {
@@ -165,7 +207,12 @@ impl Store for HostStore {
                     fill(&mut bytes);
                     let data = rows::values_in_place(&slab.field, bytes, [rows.len(), elements]);
                     columns.truncate(index);
-                    columns.push(Column::from_data(data, slab.field.spec.kind, slab.field.row_shape.clone(), device));
+                    columns.push(Column::from_data(
+                        data,
+                        slab.field.spec.kind,
+                        slab.field.row_shape.clone(),
+                        device,
+                    ));
                 }
             }
             offset += width;
@@ -173,7 +220,11 @@ impl Store for HostStore {
         columns.truncate(self.slabs.len());
     }
 
-    fn read(&self, slots: &[u32], sink: &mut dyn FnMut(usize, usize, &[u8])) -> Result<(), RehearsalError> {
+    fn read(
+        &self,
+        slots: &[u32],
+        sink: &mut dyn FnMut(usize, usize, &[u8]),
+    ) -> Result<(), RehearsalError> {
         for (index, &slot) in slots.iter().enumerate() {
             for (field, slab) in self.slabs.iter().enumerate() {
                 sink(index, field, slab.row(slot));

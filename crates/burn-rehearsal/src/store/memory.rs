@@ -50,25 +50,42 @@ const LARGE_DRAW: usize = 4 << 20;
 
 impl Memory {
     /// Overwrites `width` bytes from each place on; no two places overlap.
-    pub(super) fn overwrite<'a>(&mut self, width: usize, rows: impl Iterator<Item = (usize, &'a [u8])>) {
+    pub(super) fn overwrite<'a>(
+        &mut self,
+        width: usize,
+        rows: impl Iterator<Item = (usize, &'a [u8])>,
+    ) {
         let large = self.len() >= LARGE_SLAB;
         copy(self, width, rows, large);
     }
 }
 
 /// Copies each row, of `width` bytes, to its place in `target`; no two places overlap.
-pub(super) fn gather<'a>(target: &mut [u8], width: usize, rows: impl Iterator<Item = (usize, &'a [u8])>) {
+pub(super) fn gather<'a>(
+    target: &mut [u8],
+    width: usize,
+    rows: impl Iterator<Item = (usize, &'a [u8])>,
+) {
     let large = target.len() >= LARGE_DRAW;
     copy(target, width, rows, large);
 }
 
-fn copy<'a>(target: &mut [u8], width: usize, rows: impl Iterator<Item = (usize, &'a [u8])>, non_temporal_stores: bool) {
+fn copy<'a>(
+    target: &mut [u8],
+    width: usize,
+    rows: impl Iterator<Item = (usize, &'a [u8])>,
+    non_temporal_stores: bool,
+) {
     let skew = target.as_ptr().addr() % CACHE_LINE;
     if non_temporal_stores {
-        interleave_chunks(width, skew, rows, |place, part| non_temporal::copy(&mut target[place..place + part.len()], part));
+        interleave_chunks(width, skew, rows, |place, part| {
+            non_temporal::copy(&mut target[place..place + part.len()], part)
+        });
         non_temporal::fence();
     } else {
-        interleave_chunks(width, skew, rows, |place, part| target[place..place + part.len()].copy_from_slice(part));
+        interleave_chunks(width, skew, rows, |place, part| {
+            target[place..place + part.len()].copy_from_slice(part)
+        });
     }
 }
 
@@ -82,7 +99,12 @@ const CHUNK_BYTES: usize = 512;
 /// Calls `copy` with every chunk of every row and its position in the target. Position 0 lies
 /// `skew` bytes behind the beginning of a cache line, and chunks end at cache lines: memory would
 /// have to combine a line that was written in two parts.
-fn interleave_chunks<'a>(width: usize, skew: usize, mut rows: impl Iterator<Item = (usize, &'a [u8])>, mut copy: impl FnMut(usize, &[u8])) {
+fn interleave_chunks<'a>(
+    width: usize,
+    skew: usize,
+    mut rows: impl Iterator<Item = (usize, &'a [u8])>,
+    mut copy: impl FnMut(usize, &[u8]),
+) {
     if width <= CHUNK_BYTES {
         return rows.for_each(|(place, row)| copy(place, row));
     }
@@ -126,7 +148,14 @@ mod tests {
     fn rows(width: usize, len: usize) -> Vec<(usize, Vec<u8>)> {
         let last = len / width - 1;
         let places = (0..14).map(|n| n * 5 % 14).filter(|&n| n < last).chain([last]);
-        places.map(|n| (n * width, (0..width).map(|at| ((n * 31 + at + at / 251) % 255 + 1) as u8).collect())).collect()
+        places
+            .map(|n| {
+                (
+                    n * width,
+                    (0..width).map(|at| ((n * 31 + at + at / 251) % 255 + 1) as u8).collect(),
+                )
+            })
+            .collect()
     }
 
     #[test]
@@ -135,7 +164,8 @@ mod tests {
             for len in [1 << 18, LARGE_DRAW, LARGE_SLAB] {
                 let rows = rows(width, len);
                 let mut expected = vec![0; len];
-                rows.iter().for_each(|(place, row)| expected[*place..][..width].copy_from_slice(row));
+                rows.iter()
+                    .for_each(|(place, row)| expected[*place..][..width].copy_from_slice(row));
                 let in_order = || rows.iter().map(|(place, row)| (*place, row.as_slice()));
 
                 let mut memory = Memory::zeroed(len).unwrap();
@@ -144,7 +174,10 @@ mod tests {
                 for skew in [0, 16, 1] {
                     let mut gathered = vec![0; skew + len];
                     gather(&mut gathered[skew..], width, in_order());
-                    assert!(gathered[skew..] == expected, "{width} bytes gathered of {len}, {skew} bytes behind the beginning");
+                    assert!(
+                        gathered[skew..] == expected,
+                        "{width} bytes gathered of {len}, {skew} bytes behind the beginning"
+                    );
                 }
             }
         }
@@ -156,10 +189,24 @@ mod tests {
             for width in [513, 520, 2352, 3072, 3073] {
                 let row = vec![0; width];
                 let mut parts = Vec::new();
-                interleave_chunks(width, skew, [(place, row.as_slice())].into_iter(), |place, part| parts.push(place..place + part.len()));
+                interleave_chunks(
+                    width,
+                    skew,
+                    [(place, row.as_slice())].into_iter(),
+                    |place, part| parts.push(place..place + part.len()),
+                );
                 assert_eq!((parts[0].start, parts[parts.len() - 1].end), (place, place + width));
-                assert!(parts.iter().all(|part| (1..=CHUNK_BYTES).contains(&part.len())), "{parts:?}");
-                assert!(parts.windows(2).all(|two| two[0].end == two[1].start && (two[0].end + skew) % CACHE_LINE == 0), "{parts:?}");
+                assert!(
+                    parts.iter().all(|part| (1..=CHUNK_BYTES).contains(&part.len())),
+                    "{parts:?}"
+                );
+                assert!(
+                    parts
+                        .windows(2)
+                        .all(|two| two[0].end == two[1].start
+                            && (two[0].end + skew) % CACHE_LINE == 0),
+                    "{parts:?}"
+                );
             }
         }
     }

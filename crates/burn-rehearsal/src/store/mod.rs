@@ -49,7 +49,11 @@ pub trait Store: Send {
     /// # Errors
     ///
     /// The first error of `visit`.
-    fn staged(&self, field: usize, visit: &mut dyn FnMut(i64) -> Result<(), BatchError>) -> Result<(), BatchError>;
+    fn staged(
+        &self,
+        field: usize,
+        visit: &mut dyn FnMut(i64) -> Result<(), BatchError>,
+    ) -> Result<(), BatchError>;
 
     /// Writes the `n`-th staged candidate to `slot`, for every pair `(n, slot)`, and lets all of
     /// them go. No slot is there twice.
@@ -67,7 +71,11 @@ pub trait Store: Send {
     /// # Errors
     ///
     /// [`RehearsalError::Batch`] if a device fails.
-    fn read(&self, slots: &[u32], sink: &mut dyn FnMut(usize, usize, &[u8])) -> Result<(), RehearsalError>;
+    fn read(
+        &self,
+        slots: &[u32],
+        sink: &mut dyn FnMut(usize, usize, &[u8]),
+    ) -> Result<(), RehearsalError>;
 
     /// Overwrites `rows` slots from `first` on: `fields` holds the bytes of each stored field, row
     /// after row, as [`read`](Self::read) gives them.
@@ -141,7 +149,10 @@ pub(crate) fn create(
 
 /// Whether no slot is there twice, as [`Store::write`] asks for.
 fn are_distinct(placements: &[(u32, u32)]) -> bool {
-    placements.iter().zip(1..).all(|((_, slot), rest)| placements[rest..].iter().all(|(_, other)| slot != other))
+    placements
+        .iter()
+        .zip(1..)
+        .all(|((_, slot), rest)| placements[rest..].iter().all(|(_, other)| slot != other))
 }
 
 /// Calls `visit` with every value of integers of type `dtype`.
@@ -149,11 +160,23 @@ fn are_distinct(placements: &[(u32, u32)]) -> bool {
 /// # Errors
 ///
 /// The first error of `visit`.
-fn for_each_integer<E>(bytes: &[u8], dtype: DType, mut visit: impl FnMut(i64) -> Result<(), E>) -> Result<(), E> {
+fn for_each_integer<E>(
+    bytes: &[u8],
+    dtype: DType,
+    mut visit: impl FnMut(i64) -> Result<(), E>,
+) -> Result<(), E> {
     match dtype {
-        DType::I64 => bytes.as_chunks::<8>().0.iter().try_for_each(|&value| visit(i64::from_ne_bytes(value))),
-        DType::I32 => bytes.as_chunks::<4>().0.iter().try_for_each(|&value| visit(i64::from(i32::from_ne_bytes(value)))),
-        _ => bytes.chunks_exact(dtype.size()).try_for_each(|value| visit(rows::widen(value, dtype))),
+        DType::I64 => {
+            bytes.as_chunks::<8>().0.iter().try_for_each(|&value| visit(i64::from_ne_bytes(value)))
+        }
+        DType::I32 => bytes
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .try_for_each(|&value| visit(i64::from(i32::from_ne_bytes(value)))),
+        _ => {
+            bytes.chunks_exact(dtype.size()).try_for_each(|value| visit(rows::widen(value, dtype)))
+        }
     }
 }
 
@@ -162,7 +185,12 @@ fn for_each_integer<E>(bytes: &[u8], dtype: DType, mut visit: impl FnMut(i64) ->
 /// # Errors
 ///
 /// [`BatchError::ByteRange`] with the first value that is not a byte.
-fn for_each_byte(bytes: &[u8], dtype: DType, field: &'static str, mut visit: impl FnMut(u8)) -> Result<(), BatchError> {
+fn for_each_byte(
+    bytes: &[u8],
+    dtype: DType,
+    field: &'static str,
+    mut visit: impl FnMut(u8),
+) -> Result<(), BatchError> {
     for_each_integer(bytes, dtype, |value| {
         visit(u8::try_from(value).map_err(|_| BatchError::ByteRange { field, value })?);
         Ok(())

@@ -22,7 +22,8 @@ mod x86_64 {
     pub(in crate::store) fn copy(target: &mut [u8], source: &[u8]) {
         const WORD: usize = size_of::<__m128i>();
         let len = target.len();
-        let is_of_words = target.as_ptr().cast::<__m128i>().is_aligned() && len.is_multiple_of(WORD);
+        let is_of_words =
+            target.as_ptr().cast::<__m128i>().is_aligned() && len.is_multiple_of(WORD);
         // Memory combines a partly written line with the rest of it, in words. For less than a
         // word, an ordinary store is faster.
         let begin = if is_of_words { 0 } else { target.as_ptr().align_offset(CACHE_LINE).min(len) };
@@ -32,10 +33,14 @@ mod x86_64 {
         }
         target[..begin].copy_from_slice(&source[..begin]);
         target[end..].copy_from_slice(&source[end..]);
-        for (word, source) in target[begin..end].chunks_exact_mut(WORD).zip(source[begin..end].chunks_exact(WORD)) {
+        for (word, source) in
+            target[begin..end].chunks_exact_mut(WORD).zip(source[begin..end].chunks_exact(WORD))
+        {
             // SAFETY: both are of WORD bytes, and `word` is aligned: the first is, and the others
             // follow it. All x86-64 processors have SSE2.
-            unsafe { _mm_stream_si128(word.as_mut_ptr().cast(), _mm_loadu_si128(source.as_ptr().cast())) };
+            unsafe {
+                _mm_stream_si128(word.as_mut_ptr().cast(), _mm_loadu_si128(source.as_ptr().cast()))
+            };
         }
     }
 

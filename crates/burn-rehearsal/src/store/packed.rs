@@ -49,8 +49,15 @@ impl Packing {
     pub(super) fn unpack(&self, words: Tensor<2, Int>) -> Tensor<2, Int> {
         let (rows, count) = (words.dims()[0], self.words());
         // The shift fills up with the sign bit; the mask takes it away again.
-        let values = words.reshape([rows, count, 1]).bitwise_right_shift(self.shifts.clone()).bitwise_and_scalar(0xff);
+        let values = words
+            .reshape([rows, count, 1])
+            .bitwise_right_shift(self.shifts.clone())
+            .bitwise_and_scalar(0xff);
         let values = values.reshape([rows, count * BYTES]);
-        if count * BYTES == self.elements { values } else { values.slice([0..rows, 0..self.elements]) }
+        if count * BYTES == self.elements {
+            values
+        } else {
+            values.slice([0..rows, 0..self.elements])
+        }
     }
 }

@@ -26,7 +26,13 @@ enum Flat {
 
 impl Piece {
     /// Zeros (`false`) in the element type `dtype`, which is of the kind `kind`.
-    pub(super) fn zeros(rows: usize, elements: usize, kind: Kind, dtype: DType, device: &Device) -> Self {
+    pub(super) fn zeros(
+        rows: usize,
+        elements: usize,
+        kind: Kind,
+        dtype: DType,
+        device: &Device,
+    ) -> Self {
         let shape = [rows * elements];
         let values = match kind {
             Kind::Float => Flat::Float(Tensor::zeros(shape, (device, dtype))),
@@ -56,9 +62,15 @@ impl Piece {
         let Self { values, rows: capacity, elements } = self;
         let (to, len) = (at * elements..(at + rows.len()) * elements, rows.len() * elements);
         let values = match (values, source.values()) {
-            (Flat::Float(a), Values::Float(b)) => Flat::Float(a.slice_assign(to, b.slice(rows).reshape([len]))),
-            (Flat::Int(a), Values::Int(b)) => Flat::Int(a.slice_assign(to, b.slice(rows).reshape([len]))),
-            (Flat::Bool(a), Values::Bool(b)) => Flat::Bool(a.slice_assign(to, b.slice(rows).reshape([len]))),
+            (Flat::Float(a), Values::Float(b)) => {
+                Flat::Float(a.slice_assign(to, b.slice(rows).reshape([len])))
+            }
+            (Flat::Int(a), Values::Int(b)) => {
+                Flat::Int(a.slice_assign(to, b.slice(rows).reshape([len])))
+            }
+            (Flat::Bool(a), Values::Bool(b)) => {
+                Flat::Bool(a.slice_assign(to, b.slice(rows).reshape([len])))
+            }
             // The kinds of a field are checked with the mini-batch.
             (values, _) => values,
         };
@@ -72,8 +84,12 @@ impl Piece {
         let (two, one) = ([rows, elements], [rows * elements]);
         let (places, assign) = (places.clone(), IndexingUpdateOp::Assign);
         let values = match (values, source.into_values()) {
-            (Flat::Float(a), Values::Float(b)) => Flat::Float(a.reshape(two).scatter_nd(places, b, assign).reshape(one)),
-            (Flat::Int(a), Values::Int(b)) => Flat::Int(a.reshape(two).scatter_nd(places, b, assign).reshape(one)),
+            (Flat::Float(a), Values::Float(b)) => {
+                Flat::Float(a.reshape(two).scatter_nd(places, b, assign).reshape(one))
+            }
+            (Flat::Int(a), Values::Int(b)) => {
+                Flat::Int(a.reshape(two).scatter_nd(places, b, assign).reshape(one))
+            }
             (values, _) => values,
         };
         Self { values, rows, elements }

@@ -9,7 +9,11 @@ pub(crate) fn values(field: &FieldLayout, bytes: Vec<u8>, shape: impl Into<Shape
 }
 
 /// As [`values`], without copying what is aligned already.
-pub(super) fn values_in_place(field: &FieldLayout, bytes: Bytes, shape: impl Into<Shape>) -> TensorData {
+pub(super) fn values_in_place(
+    field: &FieldLayout,
+    bytes: Bytes,
+    shape: impl Into<Shape>,
+) -> TensorData {
     let data = TensorData::from_bytes(bytes, shape, field.stored);
     if field.dtype == field.stored { data } else { data.convert_dtype(field.dtype) }
 }
@@ -37,9 +41,13 @@ pub(crate) fn canonical(field: &FieldLayout, bytes: &[u8], mut sink: impl FnMut(
     if stored.is_float() || stored == DType::I64 {
         sink(bytes);
     } else if stored.is_bool() {
-        bytes.chunks_exact(stored.size()).for_each(|value| sink(&[u8::from(value.iter().any(|&b| b != 0))]));
+        bytes
+            .chunks_exact(stored.size())
+            .for_each(|value| sink(&[u8::from(value.iter().any(|&b| b != 0))]));
     } else {
-        bytes.chunks_exact(stored.size()).for_each(|value| sink(&widen(value, stored).to_le_bytes()));
+        bytes
+            .chunks_exact(stored.size())
+            .for_each(|value| sink(&widen(value, stored).to_le_bytes()));
     }
 }
 

@@ -51,18 +51,33 @@ impl Scatter {
     /// lives elsewhere.
     pub(super) fn on<'a>(&self, device: &Device, last: &'a mut Option<Numbers>) -> &'a Numbers {
         let usable = last.take().filter(|numbers| numbers.device == *device);
-        last.insert(usable.unwrap_or_else(|| Numbers {
-            device: device.clone(),
-            parts: self.pieces.iter().map(|(&piece, numbers)| Part::new(piece, numbers, self.candidates, device)).collect(),
+        last.insert(usable.unwrap_or_else(|| {
+            Numbers {
+                device: device.clone(),
+                parts: self
+                    .pieces
+                    .iter()
+                    .map(|(&piece, numbers)| Part::new(piece, numbers, self.candidates, device))
+                    .collect(),
+            }
         }))
     }
 }
 
 impl Part {
-    fn new(piece: usize, Moves { sources, targets }: &Moves, candidates: usize, device: &Device) -> Self {
+    fn new(
+        piece: usize,
+        Moves { sources, targets }: &Moves,
+        candidates: usize,
+        device: &Device,
+    ) -> Self {
         let all = sources.iter().copied().eq(0..candidates as i64);
         let sources = (!all).then(|| index_tensor(sources.clone(), device));
-        Self { piece, sources, targets: index_tensor(targets.clone(), device).reshape([targets.len(), 1]) }
+        Self {
+            piece,
+            sources,
+            targets: index_tensor(targets.clone(), device).reshape([targets.len(), 1]),
+        }
     }
 }
 
@@ -73,7 +88,14 @@ mod tests {
     #[test]
     fn every_piece_has_its_own_candidates_in_their_order() {
         let scatter = Scatter::new(&[(1, 2), (2, 7), (3, 0), (4, 9), (5, 5)], 6, 4);
-        let pieces: Vec<_> = scatter.pieces.iter().map(|(&piece, numbers)| (piece, &numbers.sources[..], &numbers.targets[..])).collect();
-        assert_eq!(pieces, [(0, &[1i64, 3][..], &[2i64, 0][..]), (1, &[2, 5], &[3, 1]), (2, &[4], &[1])]);
+        let pieces: Vec<_> = scatter
+            .pieces
+            .iter()
+            .map(|(&piece, numbers)| (piece, &numbers.sources[..], &numbers.targets[..]))
+            .collect();
+        assert_eq!(
+            pieces,
+            [(0, &[1i64, 3][..], &[2i64, 0][..]), (1, &[2, 5], &[3, 1]), (2, &[4], &[1])]
+        );
     }
 }

@@ -42,10 +42,15 @@ fn supported(device: &Device, first: DType, second: DType) -> DType {
 /// `rows` random rows, with images of element type `images`.
 fn columns(rng: &mut Stream, rows: usize, images: DType, device: &Device) -> Vec<Column> {
     let labels = supported(device, DType::I64, DType::I32);
-    let mut values = |per_row: usize, most: u64| -> Vec<i64> { (0..rows * per_row).map(|_| rng.below(most) as i64).collect() };
+    let mut values = |per_row: usize, most: u64| -> Vec<i64> {
+        (0..rows * per_row).map(|_| rng.below(most) as i64).collect()
+    };
     let image = values(7, 256);
     let class = values(1, 9);
-    let feature: Vec<f32> = values(2, 1 << 32).into_iter().map(|bits| f32::from_bits(bits as u32 & 0xbf7f_ffff)).collect();
+    let feature: Vec<f32> = values(2, 1 << 32)
+        .into_iter()
+        .map(|bits| f32::from_bits(bits as u32 & 0xbf7f_ffff))
+        .collect();
     let flag: Vec<bool> = values(3, 2).into_iter().map(|bit| bit == 1).collect();
     let id = values(1, 1 << 20);
     let flags = TensorData::new(flag, [rows, 3]).convert_dtype(device.settings().bool_dtype.into());
@@ -57,7 +62,11 @@ fn columns(rng: &mut Stream, rows: usize, images: DType, device: &Device) -> Vec
         TensorData::new(id, [rows, 1]).convert_dtype(labels),
     ];
     let shapes = SHAPES.map(Shape::from);
-    data.into_iter().zip(FIELDS).zip(shapes).map(|((data, field), shape)| Column::from_data(data, field.kind, shape, device)).collect()
+    data.into_iter()
+        .zip(FIELDS)
+        .zip(shapes)
+        .map(|((data, field), shape)| Column::from_data(data, field.kind, shape, device))
+        .collect()
 }
 
 fn everything(store: &dyn Store, slots: &[u32]) -> Vec<(usize, usize, Vec<u8>)> {
@@ -93,7 +102,10 @@ fn staged(store: &dyn Store, field: usize) -> Vec<i64> {
 
 /// The element types that images may come in.
 fn image_types(device: &Device) -> Vec<DType> {
-    [DType::U8, DType::I32, DType::I64].into_iter().filter(|&dtype| device.supports_dtype(dtype)).collect()
+    [DType::U8, DType::I32, DType::I64]
+        .into_iter()
+        .filter(|&dtype| device.supports_dtype(dtype))
+        .collect()
 }
 
 #[test]
@@ -102,18 +114,27 @@ fn both_stores_hold_and_give_back_the_same_rows_whatever_the_layout() {
     let device = device();
     for images in image_types(&device) {
         // One row a piece, three, all; bytes as they are and packed in words.
-        for (piece_bytes, packed) in [(1, false), (110, true), (150, false), (1 << 20, true), (1 << 20, false)] {
-            let mut rng = Stream::new(7, Purpose::TaskStream, piece_bytes as u64, u32::from(packed));
+        for (piece_bytes, packed) in
+            [(1, false), (110, true), (150, false), (1 << 20, true), (1 << 20, false)]
+        {
+            let mut rng =
+                Stream::new(7, Purpose::TaskStream, piece_bytes as u64, u32::from(packed));
             let schema = Schema::of(&FIELDS, &columns(&mut rng, 1, images, &device)).unwrap();
             let devices = vec![device.clone(); FIELDS.len()];
             let mut host = HostStore::new(schema.clone(), CAPACITY).unwrap();
-            let mut on_device = DeviceStore::with_layout(schema.clone(), CAPACITY, &devices, piece_bytes, packed).unwrap();
+            let mut on_device =
+                DeviceStore::with_layout(schema.clone(), CAPACITY, &devices, piece_bytes, packed)
+                    .unwrap();
             assert_eq!(host.bytes(), CAPACITY * schema.row_bytes());
-            assert!((host.bytes()..=host.bytes() + 3 * CAPACITY).contains(&on_device.bytes()), "at most three bytes of padding");
+            assert!(
+                (host.bytes()..=host.bytes() + 3 * CAPACITY).contains(&on_device.bytes()),
+                "at most three bytes of padding"
+            );
             for round in 0..12 {
                 let offered = 1 + rng.below(6) as usize;
                 let mut candidates = columns(&mut rng, offered, images, &device);
-                let mut chosen: Vec<u32> = (0..offered as u32).filter(|_| rng.below(3) > 0).collect();
+                let mut chosen: Vec<u32> =
+                    (0..offered as u32).filter(|_| rng.below(3) > 0).collect();
                 chosen.sort_by_key(|row| row * 7 % 5);
                 let rows = chosen.len();
                 if rows == 0 {
@@ -138,20 +159,34 @@ fn both_stores_hold_and_give_back_the_same_rows_whatever_the_layout() {
                 on_device.write(&placements);
                 let slots: Vec<u32> = (0..CAPACITY as u32).collect();
                 let held = everything(&host, &slots);
-                assert_eq!(held, everything(&on_device, &slots), "{images:?}, pieces of {piece_bytes} bytes, round {round}");
+                assert_eq!(
+                    held,
+                    everything(&on_device, &slots),
+                    "{images:?}, pieces of {piece_bytes} bytes, round {round}"
+                );
                 // Rows from here and from elsewhere, in any order.
-                let elsewhere: Vec<Vec<u8>> =
-                    held.chunks(FIELDS.len()).map(|row| row.iter().flat_map(|cell| cell.2.clone()).collect()).collect();
+                let elsewhere: Vec<Vec<u8>> = held
+                    .chunks(FIELDS.len())
+                    .map(|row| row.iter().flat_map(|cell| cell.2.clone()).collect())
+                    .collect();
                 let sources: Vec<_> = (0..1 + rng.below(8))
                     .map(|_| {
                         let slot = rng.below(CAPACITY as u64) as u32;
-                        if rng.below(3) == 0 { Source::Packed(&elsewhere[slot as usize]) } else { Source::Slot(slot) }
+                        if rng.below(3) == 0 {
+                            Source::Packed(&elsewhere[slot as usize])
+                        } else {
+                            Source::Slot(slot)
+                        }
                     })
                     .collect();
                 let (mut a, mut b) = (Vec::new(), Vec::new());
                 host.assemble(&sources, &devices, &mut a);
                 on_device.assemble(&sources, &devices, &mut b);
-                assert_eq!(data(a), data(b), "{images:?}, pieces of {piece_bytes} bytes, round {round}: {sources:?}");
+                assert_eq!(
+                    data(a),
+                    data(b),
+                    "{images:?}, pieces of {piece_bytes} bytes, round {round}: {sources:?}"
+                );
             }
         }
     }
@@ -162,18 +197,30 @@ fn values_that_are_no_bytes_are_refused_alike_and_change_nothing() {
     let _alone = alone();
     let device = device();
     for packed in [false, true] {
-        for (wrong, first) in [([256, -1], 256), ([-1, 256], -1), ([-300, 0], -300), ([7, i64::from(i32::MAX)], i64::from(i32::MAX))] {
+        for (wrong, first) in [
+            ([256, -1], 256),
+            ([-1, 256], -1),
+            ([-300, 0], -300),
+            ([7, i64::from(i32::MAX)], i64::from(i32::MAX)),
+        ] {
             let mut rng = Stream::new(1, Purpose::TaskStream, 0, 0);
             let mut good = columns(&mut rng, 2, DType::I32, &device);
             let schema = Schema::of(&FIELDS, &good).unwrap();
             let devices = vec![device.clone(); FIELDS.len()];
             let mut host = HostStore::new(schema.clone(), CAPACITY).unwrap();
-            let mut on_device = DeviceStore::with_layout(schema, CAPACITY, &devices, 1 << 20, packed).unwrap();
+            let mut on_device =
+                DeviceStore::with_layout(schema, CAPACITY, &devices, 1 << 20, packed).unwrap();
             let mut bad = good.clone();
             let mut image = vec![0i64; 14];
             (image[3], image[9]) = (wrong[0], wrong[1]);
-            bad[0] = Column::from_data(TensorData::new(image, [2, 7]).convert_dtype(DType::I32), Kind::Int, Shape::new([7]), &device);
-            let expected = Err(RehearsalError::Batch(BatchError::ByteRange { field: "image", value: first }));
+            bad[0] = Column::from_data(
+                TensorData::new(image, [2, 7]).convert_dtype(DType::I32),
+                Kind::Int,
+                Shape::new([7]),
+                &device,
+            );
+            let expected =
+                Err(RehearsalError::Batch(BatchError::ByteRange { field: "image", value: first }));
             for store in [&mut host as &mut dyn Store, &mut on_device] {
                 store.stage(&mut good.clone(), &all(&good)).unwrap();
                 store.write(&[(0, 4), (1, 0)]);
@@ -196,8 +243,11 @@ fn candidates_are_moved_to_the_store_and_rows_to_where_they_are_wanted() {
     let mut first = columns(&mut rng, 2, DType::I32, &device);
     first.remove(3);
     let fields = [FIELDS[0], FIELDS[1], FIELDS[2], FIELDS[4]];
-    let mut store = DeviceStore::new(Schema::of(&fields, &first).unwrap(), CAPACITY, &vec![device.clone(); 4]).unwrap();
-    let elsewhere: Vec<Column> = first.iter().map(|column| column.clone().moved_to(&host)).collect();
+    let mut store =
+        DeviceStore::new(Schema::of(&fields, &first).unwrap(), CAPACITY, &vec![device.clone(); 4])
+            .unwrap();
+    let elsewhere: Vec<Column> =
+        first.iter().map(|column| column.clone().moved_to(&host)).collect();
     store.stage(&mut elsewhere.clone(), &all(&elsewhere)).unwrap();
     store.write(&[(0, 3), (1, 1)]);
     let mut drawn = Vec::new();
@@ -213,16 +263,28 @@ fn a_shard_that_the_device_cannot_hold_is_an_error_that_names_its_bytes_and_the_
     let mut rng = Stream::new(9, Purpose::TaskStream, 0, 0);
     let first = columns(&mut rng, 3, DType::I32, &device);
     let schema = |fields: &[usize]| {
-        let (specs, columns): (Vec<_>, Vec<_>) = fields.iter().map(|&field| (FIELDS[field], first[field].clone())).unzip();
+        let (specs, columns): (Vec<_>, Vec<_>) =
+            fields.iter().map(|&field| (FIELDS[field], first[field].clone())).unzip();
         Schema::of(&specs, &columns).unwrap()
     };
     // Rows of 8 bytes: 1 TiB in one piece, more than any device has; host memory of that size might
     // be promised, but not half of the address space.
     let capacity = if crate::batch::is_host(&device) { 1 << 60 } else { 1 << 37 };
-    let refused = DeviceStore::with_layout(schema(&[2]), capacity, std::slice::from_ref(&device), capacity * 8, false);
-    assert!(matches!(refused, Err(RehearsalError::OutOfMemory { bytes }) if bytes == capacity * 8), "{refused:?}");
+    let refused = DeviceStore::with_layout(
+        schema(&[2]),
+        capacity,
+        std::slice::from_ref(&device),
+        capacity * 8,
+        false,
+    );
+    assert!(
+        matches!(refused, Err(RehearsalError::OutOfMemory { bytes }) if bytes == capacity * 8),
+        "{refused:?}"
+    );
 
-    let mut small = DeviceStore::new(schema(&[0, 1, 2, 3, 4]), CAPACITY, &vec![device.clone(); FIELDS.len()]).unwrap();
+    let mut small =
+        DeviceStore::new(schema(&[0, 1, 2, 3, 4]), CAPACITY, &vec![device.clone(); FIELDS.len()])
+            .unwrap();
     let mut host = HostStore::new(schema(&[0, 1, 2, 3, 4]), CAPACITY).unwrap();
     for store in [&mut small as &mut dyn Store, &mut host] {
         store.stage(&mut first.clone(), &all(&first)).unwrap();
@@ -240,15 +302,29 @@ fn a_write_does_not_copy_the_store() {
     let mut rng = Stream::new(5, Purpose::TaskStream, 0, 0);
     let first = columns(&mut rng, 1, supported(&device, DType::U8, DType::I32), &device);
     let capacity = 1 << 20;
-    let mut store = DeviceStore::new(Schema::of(&FIELDS, &first).unwrap(), capacity, &vec![device.clone(); 5]).unwrap();
+    let mut store =
+        DeviceStore::new(Schema::of(&FIELDS, &first).unwrap(), capacity, &vec![device.clone(); 5])
+            .unwrap();
     let reserved = |at: &Device| at.memory_pool_usage().map_or(0, |usage| usage.bytes_reserved);
     let full = reserved(&device);
-    assert!(full >= before.bytes_reserved + store.bytes() as u64, "the store is in the device's memory");
+    assert!(
+        full >= before.bytes_reserved + store.bytes() as u64,
+        "the store is in the device's memory"
+    );
     for step in 0..20u32 {
         store.stage(&mut columns(&mut rng, 4, first[0].dtype(), &device), &[0, 1, 2, 3]).unwrap();
-        store.write(&[(0, 1000 + step * 1000), (1, step), (2, 77), (3, capacity as u32 - 1 - step)]);
+        store.write(&[
+            (0, 1000 + step * 1000),
+            (1, step),
+            (2, 77),
+            (3, capacity as u32 - 1 - step),
+        ]);
         let mut drawn = Vec::new();
-        store.assemble(&[Source::Slot(step), Source::Slot(77)], &vec![device.clone(); 5], &mut drawn);
+        store.assemble(
+            &[Source::Slot(step), Source::Slot(77)],
+            &vec![device.clone(); 5],
+            &mut drawn,
+        );
     }
     device.sync().unwrap();
     let widest = 8 * capacity as u64;

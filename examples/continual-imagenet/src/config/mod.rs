@@ -10,8 +10,9 @@ pub use recipe::Recipe;
 pub use resolve::Flags;
 
 use crate::cli::{
-    AugmentArg, CandidateModeArg, CheckpointInterval, ClassOrderArg, CollectiveArg, DisplayArg, ExecutionArg, FitArg, InitArg,
-    NormalizeArg, OnDamagedArg, OnRepeatArg, OptimizerStateArg, PrecisionArg, ReductionArg, StemArg, StoreArg, StreamArg,
+    AugmentArg, CandidateModeArg, CheckpointInterval, ClassOrderArg, CollectiveArg, DisplayArg,
+    ExecutionArg, FitArg, InitArg, NormalizeArg, OnDamagedArg, OnRepeatArg, OptimizerStateArg,
+    PrecisionArg, ReductionArg, StemArg, StoreArg, StreamArg,
 };
 use crate::device::DeviceName;
 use crate::run_directory;
@@ -66,8 +67,8 @@ pub struct Config {
     #[arg(long, value_name = "digits|KIND:DIR", default_value = "digits", groups = [OUTSIDE_RECIPES, MAY_CHANGE, BY_CONTENT])]
     #[arg(long_help = data_help())]
     pub data: DataSource,
-    /// Side in pixels of the square images that samples are scaled to and stored as. Defaults to the
-    /// usual side for the data.
+    /// Side in pixels of the square images that samples are scaled to and stored as. Defaults to
+    /// the usual side for the data.
     #[arg(long, default_value_t = 8, hide_default_value = true)]
     pub image_size: usize,
     /// Side in pixels of the crop that the network sees. Defaults to the whole image.
@@ -88,8 +89,8 @@ pub struct Config {
     /// First layers of a residual network.
     #[arg(long, value_enum, default_value_t = StemArg::Auto)]
     pub stem: StemArg,
-    /// Pretrained weights: a `.safetensors` file with the parameter names of torchvision (ResNet) or
-    /// timm (GhostNet).
+    /// Pretrained weights: a `.safetensors` file with the parameter names of torchvision (ResNet)
+    /// or timm (GhostNet).
     #[arg(long, value_name = "FILE.safetensors")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weights: Option<PathBuf>,
@@ -123,19 +124,19 @@ pub struct Config {
     /// Incoming samples per rank and step (b).
     #[arg(long, default_value_t = 8)]
     pub batch_size: usize,
-    /// Samples of each mini-batch that are offered to the buffer (c): a count, or a percentage of the
-    /// mini-batch.
+    /// Samples of each mini-batch that are offered to the buffer (c): a count, or a percentage of
+    /// the mini-batch.
     #[arg(long, value_name = "N|25%", default_value = "100%")]
     pub candidates: RowCount,
     /// How candidates are chosen.
     #[arg(long, value_enum, default_value_t = CandidateModeArg::Exact)]
     pub candidate_mode: CandidateModeArg,
-    /// Samples drawn from the buffer and appended to each mini-batch (r): a count, or a percentage of
-    /// the mini-batch, which may exceed 100%.
+    /// Samples drawn from the buffer and appended to each mini-batch (r): a count, or a percentage
+    /// of the mini-batch, which may exceed 100%.
     #[arg(long, value_name = "N|100%", default_value = "100%")]
     pub representatives: RowCount,
-    /// Size of the buffer over all ranks (|B|): a percentage of the training set, a number of samples,
-    /// or memory.
+    /// Size of the buffer over all ranks (|B|): a percentage of the training set, a number of
+    /// samples, or memory.
     #[arg(long, value_name = "30%|N|512MiB", default_value = "10%")]
     pub capacity: AsWritten<Capacity>,
     /// Which stored sample a new one replaces in a full buffer.
@@ -171,8 +172,8 @@ pub struct Config {
     /// Weight decay (L2 penalty).
     #[arg(long, default_value_t = 0.0)]
     pub weight_decay: f64,
-    /// Epochs of linear warm-up at the start of every task, from the base rate to the peak rate (see
-    /// `--scale-cap`).
+    /// Epochs of linear warm-up at the start of every task, from the base rate to the peak rate
+    /// (see `--scale-cap`).
     #[arg(long, default_value_t = 0.0)]
     pub warmup_epochs: f64,
     /// Learning-rate steps, `epoch:factor,…` (epochs from 0, factors of the peak rate); `none` for
@@ -189,8 +190,8 @@ pub struct Config {
     /// processes.
     #[arg(long, default_value_t = 2, group = MAY_CHANGE)]
     pub ranks: usize,
-    /// What connects the ranks. Defaults to `mpi` if a launcher started several processes, otherwise
-    /// to `threads`.
+    /// What connects the ranks. Defaults to `mpi` if a launcher started several processes,
+    /// otherwise to `threads`.
     #[arg(long, value_enum, default_value_t = CollectiveArg::Threads, hide_default_value = true, groups = [OUTSIDE_RECIPES, MAY_CHANGE])]
     pub collective: CollectiveArg,
     /// Order in which MPI sums gradients.
@@ -228,8 +229,8 @@ pub struct Config {
     #[arg(long, help_heading = FIRST)]
     #[serde(skip)]
     pub fresh: bool,
-    /// Directory for reports and figures. Defaults to `runs/` and the name of the data; `-2`, `-3`, …
-    /// is appended if it holds a finished run.
+    /// Directory for reports and figures. Defaults to `runs/` and the name of the data; `-2`, `-3`,
+    /// … is appended if it holds a finished run.
     #[arg(long, default_value = "runs", hide_default_value = true, help_heading = FIRST)]
     pub out: PathBuf,
     /// TOML file with any of these options. Flags take precedence.
@@ -280,9 +281,10 @@ fn tagged(tags: &[&str]) -> Vec<String> {
     command.build();
     let groups = command.get_groups().filter(|group| tags.contains(&group.get_id().as_str()));
     let grouped: HashSet<_> = groups.flat_map(ArgGroup::get_args).collect();
-    let chosen = command
-        .get_arguments()
-        .filter(|option| grouped.contains(option.get_id()) || option.get_help_heading().is_some_and(|heading| tags.contains(&heading)));
+    let chosen = command.get_arguments().filter(|option| {
+        grouped.contains(option.get_id())
+            || option.get_help_heading().is_some_and(|heading| tags.contains(&heading))
+    });
     chosen.filter_map(|option| option.get_long().map(str::to_owned)).collect()
 }
 
@@ -290,10 +292,16 @@ fn tagged(tags: &[&str]) -> Vec<String> {
 /// without options with these `tags`, and of a device only its kind. The data sets themselves are
 /// compared elsewhere.
 fn comparable(mut values: Map<String, Value>, tags: &[&str]) -> Map<String, Value> {
-    let device = values.get("device").and_then(Value::as_str).and_then(|name| name.parse::<DeviceName>().ok());
-    tagged(&[tags, &[DIFFER, FIRST, BY_CONTENT]].concat()).iter().chain([&"overridden".to_owned()]).for_each(|name| {
-        values.remove(name);
-    });
+    let device = values
+        .get("device")
+        .and_then(Value::as_str)
+        .and_then(|name| name.parse::<DeviceName>().ok());
+    tagged(&[tags, &[DIFFER, FIRST, BY_CONTENT]].concat())
+        .iter()
+        .chain([&"overridden".to_owned()])
+        .for_each(|name| {
+            values.remove(name);
+        });
     values.extend(device.map(|device| ("device".to_owned(), device.kind().into())));
     values
 }
@@ -324,8 +332,11 @@ impl Config {
     /// The values that all ranks must agree on, by the names of their options.
     pub fn agreed(&self, methods: &[MethodRef]) -> Map<String, Value> {
         let methods: Vec<_> = methods.iter().map(|method| method.name()).collect();
-        let options = comparable(self.options(), &[]).into_iter().chain([("method".to_owned(), methods.join(", ").into())]);
-        let mut agreed: Map<String, Value> = options.map(|(name, value)| (format!("--{name}"), value)).collect();
+        let options = comparable(self.options(), &[])
+            .into_iter()
+            .chain([("method".to_owned(), methods.join(", ").into())]);
+        let mut agreed: Map<String, Value> =
+            options.map(|(name, value)| (format!("--{name}"), value)).collect();
         agreed.insert("jpeg-decoder".into(), JPEG_DECODER.into());
         agreed
     }
@@ -337,7 +348,12 @@ impl Config {
             CheckpointInterval::Task => None,
             CheckpointInterval::Epochs(epochs) => Some(epochs.get()),
         };
-        Some(Checkpoints { directory: run_directory::checkpoints(&self.out, method), every, keep: self.checkpoint_keep, resume })
+        Some(Checkpoints {
+            directory: run_directory::checkpoints(&self.out, method),
+            every,
+            keep: self.checkpoint_keep,
+            resume,
+        })
     }
 
     /// The buffer for a training set of `dataset_len` samples in `classes` classes.
@@ -361,11 +377,20 @@ impl Config {
 
     /// How images become rows.
     pub fn images(&self) -> ImageOptions {
-        ImageOptions { side: self.image_size, fit: self.fit.into(), on_damaged: self.on_damaged.into() }
+        ImageOptions {
+            side: self.image_size,
+            fit: self.fit.into(),
+            on_damaged: self.on_damaged.into(),
+        }
     }
 
     /// The settings of a run.
-    pub fn settings(&self, method: MethodRef, rehearsal: RehearsalConfig, resume: bool) -> Settings {
+    pub fn settings(
+        &self,
+        method: MethodRef,
+        rehearsal: RehearsalConfig,
+        resume: bool,
+    ) -> Settings {
         Settings {
             epochs: self.epochs,
             batch_size: self.batch_size,

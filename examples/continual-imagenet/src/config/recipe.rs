@@ -12,14 +12,14 @@ use toml::Table;
 pub enum Recipe {
     /// The main job: 5 tasks of 2 classes on 2 ranks, a buffer of 10 %.
     Digits,
-    /// Experience replay as in Mammoth: digits at 28×28, 5 epochs, mini-batches of 10 + 10, plain SGD,
-    /// a reservoir of 200, one rank.
+    /// Experience replay as in Mammoth: digits at 28×28, 5 epochs, mini-batches of 10 + 10, plain
+    /// SGD, a reservoir of 200, one rank.
     MammothErDigits,
     /// Experience replay as in Mammoth: CIFAR-10 in 5 tasks of 2 classes, ResNet-18, 50 epochs,
     /// mini-batches of 32 + 32, plain SGD, a reservoir of 200.
     MammothErCifar10,
-    /// ImageNet in 4 tasks of 250 classes, as published at CCGrid 2024: 30 epochs, 56 + 7 samples per
-    /// rank, a buffer of 30 %.
+    /// ImageNet in 4 tasks of 250 classes, as published at CCGrid 2024: 30 epochs, 56 + 7 samples
+    /// per rank, a buffer of 30 %.
     Ccgrid24,
 }
 
@@ -78,7 +78,8 @@ mod tests {
 
     /// A configuration with this recipe and more arguments.
     fn resolve(recipe: &str, more: &[&str]) -> Config {
-        Config::from_arguments([&["--data", "folder:images", "--recipe", recipe], more].concat()).unwrap()
+        Config::from_arguments([&["--data", "folder:images", "--recipe", recipe], more].concat())
+            .unwrap()
     }
 
     /// The fields that a report says differ, or lacks, and those that `expected` lacks.
@@ -86,7 +87,9 @@ mod tests {
         let (reported, expected) = (config.values(), expected.as_object().unwrap().clone());
         let names: BTreeSet<&String> = reported.keys().chain(expected.keys()).collect();
         let differ = names.into_iter().filter(|&name| reported.get(name) != expected.get(name));
-        let differ: Vec<_> = differ.map(|name| format!("{name}: {:?}, not {:?}", reported.get(name), expected.get(name))).collect();
+        let differ: Vec<_> = differ
+            .map(|name| format!("{name}: {:?}, not {:?}", reported.get(name), expected.get(name)))
+            .collect();
         assert_eq!(differ, [""; 0]);
     }
 
@@ -145,7 +148,8 @@ mod tests {
         let expected = with(&common(), published);
         assert_reported(&resolve("mammoth-er-cifar10", &[]), &expected);
         for capacity in ["500", "5120"] {
-            let changed = with(&expected, json!({ "capacity": capacity, "overridden": ["capacity"] }));
+            let changed =
+                with(&expected, json!({ "capacity": capacity, "overridden": ["capacity"] }));
             assert_reported(&resolve("mammoth-er-cifar10", &["--capacity", capacity]), &changed);
         }
     }
@@ -154,23 +158,36 @@ mod tests {
     fn rates(config: &Config, world_size: usize, epochs: &[u64]) -> Vec<[f64; 2]> {
         let settings = config.settings(&Rehearsal, config.rehearsal(1_000, 10), false);
         let schedule = settings.schedule(world_size, 10).unwrap();
-        epochs.iter().map(|epoch| [schedule.rate_at(10 * epoch), schedule.rate_at(10 * epoch + 9)]).collect()
+        epochs
+            .iter()
+            .map(|epoch| [schedule.rate_at(10 * epoch), schedule.rate_at(10 * epoch + 9)])
+            .collect()
     }
 
     #[test]
     fn the_rates_of_a_task_are_the_published_ones_whatever_the_number_of_ranks() {
         let near = |rates: &[[f64; 2]], expected: &[[f64; 2]]| {
-            let close = rates.iter().flatten().zip(expected.iter().flatten()).all(|(ours, theirs)| (ours / theirs - 1.0).abs() < 1e-12);
+            let close = rates
+                .iter()
+                .flatten()
+                .zip(expected.iter().flatten())
+                .all(|(ours, theirs)| (ours / theirs - 1.0).abs() < 1e-12);
             assert!(close && rates.len() == expected.len(), "{rates:?}, not {expected:?}");
         };
-        for (model, base, steps) in [("resnet50", 0.0125, [21, 26, 28]), ("ghostnet", 0.01, [15, 21, 28])] {
+        for (model, base, steps) in
+            [("resnet50", 0.0125, [21, 26, 28]), ("ghostnet", 0.01, [15, 21, 28])]
+        {
             let config = resolve("ccgrid24", &["--model", model]);
             for (world_size, factor) in [(1, 1.0), (16, 16.0), (64, 64.0), (128, 64.0)] {
                 let top = base * factor;
                 let warm = |step: f64| base + (top - base) * step / 50.0;
                 let [first, second, third] = steps;
                 near(
-                    &rates(&config, world_size, &[0, 4, 5, first - 1, first, second - 1, second, third - 1, third, 29]),
+                    &rates(
+                        &config,
+                        world_size,
+                        &[0, 4, 5, first - 1, first, second - 1, second, third - 1, third, 29],
+                    ),
                     &[
                         [base, warm(9.0)],
                         [warm(40.0), warm(49.0)],
@@ -199,9 +216,14 @@ mod tests {
 
     #[test]
     fn a_recipe_says_what_was_changed() {
-        let more = ["--capacity", "500", "--epochs", "50", "--learning-rate", "0.03", "--seed", "7"];
+        let more =
+            ["--capacity", "500", "--epochs", "50", "--learning-rate", "0.03", "--seed", "7"];
         let config = resolve("mammoth-er-cifar10", &more);
-        assert_eq!(config.overridden, ["capacity", "learning-rate"], "50 epochs are the recipe's, and the seed belongs to the run");
+        assert_eq!(
+            config.overridden,
+            ["capacity", "learning-rate"],
+            "50 epochs are the recipe's, and the seed belongs to the run"
+        );
         assert_eq!(resolve("ccgrid24", &["--image-size", "64"]).crop_size, 56);
     }
 }

@@ -21,7 +21,10 @@ pub struct Flags(ArgMatches);
 impl FromArgMatches for Flags {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let mut given = matches.clone();
-        for id in matches.ids().filter(|id| matches.value_source(id.as_str()) == Some(ValueSource::DefaultValue)) {
+        for id in matches
+            .ids()
+            .filter(|id| matches.value_source(id.as_str()) == Some(ValueSource::DefaultValue))
+        {
             // An identifier of these matches is known to them.
             let _ = given.try_clear_id(id.as_str());
         }
@@ -51,15 +54,23 @@ impl Flags {
     /// The options in the file that `--config` names, if it is given.
     fn file(&self) -> Result<Table, AppError> {
         let Some(path) = self.0.get_one::<PathBuf>("config") else { return Ok(Table::new()) };
-        let text = std::fs::read_to_string(path).map_err(|source| AppError::Io { action: "read", path: path.clone(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| AppError::Io {
+            action: "read",
+            path: path.clone(),
+            source,
+        })?;
         // Values are read from the text: errors then have a line.
-        toml::from_str::<Config>(&text).and_then(|_| toml::from_str(&text)).map_err(|error| not_valid(path, &text, &error))
+        toml::from_str::<Config>(&text)
+            .and_then(|_| toml::from_str(&text))
+            .map_err(|error| not_valid(path, &text, &error))
     }
 }
 
 /// What is wrong with a configuration file, and where, in one line.
 fn not_valid(path: &Path, text: &str, error: &toml::de::Error) -> AppError {
-    let line = error.span().map(|span| 1 + text.bytes().take(span.start).filter(|&byte| byte == b'\n').count());
+    let line = error
+        .span()
+        .map(|span| 1 + text.bytes().take(span.start).filter(|&byte| byte == b'\n').count());
     let line = line.map(|line| format!("line {line}: ")).unwrap_or_default();
     AppError::ConfigFile { path: path.to_path_buf(), reason: format!("{line}{}", error.message()) }
 }
@@ -78,12 +89,15 @@ impl Config {
     /// # Errors
     ///
     /// [`AppError`] with the option and what is wrong with its value.
-    pub fn from_arguments<A: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = A>) -> Result<Self, AppError> {
+    pub fn from_arguments<A: Into<OsString> + Clone>(
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Result<Self, AppError> {
         let command = command().no_binary_name(true).allow_negative_numbers(true);
         Self::resolve(&Flags::from_arg_matches(&command.try_get_matches_from(arguments)?)?)
     }
 
-    /// Adds the configuration file, the recipe and the defaults to the flags, and checks the values.
+    /// Adds the configuration file, the recipe and the defaults to the flags, and checks the
+    /// values.
     ///
     /// # Errors
     ///
@@ -95,8 +109,11 @@ impl Config {
         let defaults = asked.recipe_defaults(given)?;
         let mut config = defaults.with(&file)?.with_flags(flags)?;
 
-        let (values, before, outside) = (config.options(), defaults.options(), tagged(&[OUTSIDE_RECIPES]));
-        let overridden = tagged(&[AGREE]).into_iter().filter(|name| !outside.contains(name) && values.get(name) != before.get(name));
+        let (values, before, outside) =
+            (config.options(), defaults.options(), tagged(&[OUTSIDE_RECIPES]));
+        let overridden = tagged(&[AGREE])
+            .into_iter()
+            .filter(|name| !outside.contains(name) && values.get(name) != before.get(name));
         config.overridden = overridden.collect();
 
         if !matches!(config.model, NetworkKind::Resnet18 | NetworkKind::Resnet50) {
@@ -107,12 +124,22 @@ impl Config {
             }
             if config.stem != defaults.stem && config.stem != StemArg::Auto {
                 let stem = config.stem.to_possible_value();
-                return Err(AppError::option("stem", stem.as_ref().map_or("", |stem| stem.get_name()), reason));
+                return Err(AppError::option(
+                    "stem",
+                    stem.as_ref().map_or("", |stem| stem.get_name()),
+                    reason,
+                ));
             }
         }
         let collective = given("collective").then_some(config.collective);
         let ranks = given("ranks").then_some(config.ranks);
-        (config.collective, config.ranks) = transport::choose(collective, ranks, defaults.ranks, Launch::detect(), cfg!(feature = "mpi"))?;
+        (config.collective, config.ranks) = transport::choose(
+            collective,
+            ranks,
+            defaults.ranks,
+            Launch::detect(),
+            cfg!(feature = "mpi"),
+        )?;
         if !given("out") {
             config.out = PathBuf::from("runs").join(config.data.name());
         }
@@ -126,7 +153,11 @@ impl Config {
         let recipe = RecipeText::of(self.recipe)?;
         if recipe.needs_data && !given("data") {
             let name = self.recipe.to_possible_value();
-            return Err(AppError::option("recipe", name.as_ref().map_or("", |name| name.get_name()), "needs `--data`"));
+            return Err(AppError::option(
+                "recipe",
+                name.as_ref().map_or("", |name| name.get_name()),
+                "needs `--data`",
+            ));
         }
         let mut defaults = Self::default().with(&recipe.options)?;
         let (image_size, crop_size) = (defaults.image_size, defaults.crop_size);
@@ -144,7 +175,11 @@ impl Config {
         let defaults = defaults.with(&recipe.of_model(model))?;
         // The network sees the same part of the image.
         let side = if given("image-size") { self.image_size } else { defaults.image_size };
-        Ok(Self { recipe: self.recipe, crop_size: crop_size.saturating_mul(side).div_ceil(image_size), ..defaults })
+        Ok(Self {
+            recipe: self.recipe,
+            crop_size: crop_size.saturating_mul(side).div_ceil(image_size),
+            ..defaults
+        })
     }
 
     /// This configuration with the options of a file or a recipe.
@@ -174,15 +209,25 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_file_and_the_file_over_the_recipe() {
-        let config = with_file("epochs = 3\nbatch-size = 20\npolicy = \"fifo\"\n", &["--epochs", "7"]).unwrap();
-        assert_eq!((config.epochs, config.batch_size, config.policy.name(), config.tasks), (7, 20, "fifo", 5));
+        let config =
+            with_file("epochs = 3\nbatch-size = 20\npolicy = \"fifo\"\n", &["--epochs", "7"])
+                .unwrap();
+        assert_eq!(
+            (config.epochs, config.batch_size, config.policy.name(), config.tasks),
+            (7, 20, "fifo", 5)
+        );
         // Also where the flag repeats a default.
-        assert_eq!(with_file("epochs = 3\nprofile = true\n", &["--epochs", "30"]).unwrap().epochs, 30);
+        assert_eq!(
+            with_file("epochs = 3\nprofile = true\n", &["--epochs", "30"]).unwrap().epochs,
+            30
+        );
     }
 
     #[test]
     fn a_text_in_a_file_may_be_a_number_without_quotes() {
-        for (text, capacity) in [("capacity = 100", "100"), ("capacity = \"100\"", "100"), ("capacity = \"7%\"", "7%")] {
+        for (text, capacity) in
+            [("capacity = 100", "100"), ("capacity = \"100\"", "100"), ("capacity = \"7%\"", "7%")]
+        {
             assert_eq!(with_file(text, &[]).unwrap().capacity.to_string(), capacity);
         }
         for wrong in ["capacity = true", "capacity = 1.5", "\ncapacity = \"many\""] {
@@ -194,17 +239,24 @@ mod tests {
     #[test]
     fn what_only_residual_networks_have_is_refused_for_others_and_left_to_recipes() {
         let width_and_stem = ["--model-width", "4", "--stem", "small"];
-        assert_eq!(Config::from_arguments([&["--model", "resnet18"], &width_and_stem[..]].concat()).unwrap().model_width, 4);
+        assert_eq!(
+            Config::from_arguments([&["--model", "resnet18"], &width_and_stem[..]].concat())
+                .unwrap()
+                .model_width,
+            4
+        );
         for only in width_and_stem.chunks(2) {
             for model in [&[][..], &["--model", "conv"], &["--model", "ghostnet"]] {
-                let message = Config::from_arguments([only, model].concat()).unwrap_err().to_string();
+                let message =
+                    Config::from_arguments([only, model].concat()).unwrap_err().to_string();
                 assert!(message.contains(only[0]) && message.contains("resnet18"), "{message}");
             }
         }
         let repeated = Config::from_arguments(["--model-width", "64", "--stem", "auto"]).unwrap();
         assert_eq!(repeated.model, NetworkKind::Mlp, "the defaults may be repeated");
         for (asked, stem) in [(&[][..], StemArg::Small), (&["--stem", "auto"], StemArg::Auto)] {
-            let recipe = ["--recipe", "mammoth-er-cifar10", "--model", "conv", "--data", "folder:images"];
+            let recipe =
+                ["--recipe", "mammoth-er-cifar10", "--model", "conv", "--data", "folder:images"];
             assert_eq!(Config::from_arguments([&recipe, asked].concat()).unwrap().stem, stem);
         }
     }
@@ -213,7 +265,10 @@ mod tests {
     fn a_configuration_file_with_an_unknown_key_is_refused_by_name() {
         for text in ["epoch = 3\n", "overridden = []\n", "fresh = true\n"] {
             let message = with_file(text, &[]).unwrap_err().to_string();
-            assert!(message.contains(text.split(' ').next().unwrap()) && message.contains("run.toml"), "{message}");
+            assert!(
+                message.contains(text.split(' ').next().unwrap()) && message.contains("run.toml"),
+                "{message}"
+            );
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Progress of a run: a bar on a terminal, plain lines elsewhere, or Burn's terminal interface. Also
-//! writes the log of epochs.
+//! Progress of a run: a bar on a terminal, plain lines elsewhere, or Burn's terminal interface.
+//! Also writes the log of epochs.
 
 mod renderer;
 mod status;
@@ -17,7 +17,9 @@ use burn::train::renderer::MetricsRenderer;
 use burn_rehearsal_report::CurvesLog;
 use burn_rehearsal_train::compat::Renderer;
 use burn_rehearsal_train::epoch::Epoch;
-use burn_rehearsal_train::experiment::{CompletedEpoch, EpochSink, LaunchInfo, Observer, ProgressSample};
+use burn_rehearsal_train::experiment::{
+    CompletedEpoch, EpochSink, LaunchInfo, Observer, ProgressSample,
+};
 use indicatif::{ProgressBar, ProgressStyle};
 use parking_lot::{Mutex, MutexGuard};
 use renderer::ProgressRenderer;
@@ -56,9 +58,13 @@ impl Display {
     pub fn choose(asked: DisplayArg, speaks: bool) -> Result<Self, AppError> {
         let wrong = |reason: &str| Err(AppError::option("display", "tui", reason));
         match asked {
-            DisplayArg::Tui if !cfg!(feature = "tui") => wrong("this program was built without it; build it with `--features tui`"),
+            DisplayArg::Tui if !cfg!(feature = "tui") => {
+                wrong("this program was built without it; build it with `--features tui`")
+            }
             _ if !speaks => Ok(Self::None),
-            DisplayArg::Tui if !std::io::stdout().is_terminal() => wrong("standard output is no terminal"),
+            DisplayArg::Tui if !std::io::stdout().is_terminal() => {
+                wrong("standard output is no terminal")
+            }
             DisplayArg::Tui => Ok(Self::Tui),
             DisplayArg::None => Ok(Self::None),
             DisplayArg::Auto | DisplayArg::Bar if std::io::stderr().is_terminal() => Ok(Self::Bar),
@@ -105,9 +111,14 @@ impl Progress {
     /// A display of a run, which calls `begin` once the start has succeeded. Its epochs go to the
     /// file that it gives.
     pub fn new(plan: RunPlan, display: Display, begin: Option<Begin>, stop: Stop) -> Self {
-        let bar = if display == Display::Bar { ProgressBar::new(plan.total()) } else { ProgressBar::hidden() };
+        let bar = if display == Display::Bar {
+            ProgressBar::new(plan.total())
+        } else {
+            ProgressBar::hidden()
+        };
         // Both lines fit on 80 columns: where training is, and below it the figures.
-        let template = format!("{:>12} {{bar:12}} {{prefix}}\n    {{wide_msg}}", plan.method.name());
+        let template =
+            format!("{:>12} {{bar:12}} {{prefix}}\n    {{wide_msg}}", plan.method.name());
         if let Ok(style) = ProgressStyle::with_template(&template) {
             bar.set_style(style);
         }
@@ -178,7 +189,14 @@ impl Observer for Progress {
                 return;
             }
             let top1 = shared.status.lock().top1_of(epoch.point.epoch);
-            let mut words = figures(epoch.point.train_loss, top1, epoch.time.samples_per_s(), earlier, now, shared.plan.capacity);
+            let mut words = figures(
+                epoch.point.train_loss,
+                top1,
+                epoch.time.samples_per_s(),
+                earlier,
+                now,
+                shared.plan.capacity,
+            );
             if measured {
                 let seen = epoch.point.top1.iter().take(epoch.point.task + 1);
                 words.push_str(&format!("  per task [{}]", percentages(seen.copied().flatten())));
@@ -191,12 +209,20 @@ impl Observer for Progress {
         })
     }
 
-    fn resumed(&self, task: usize, within: Option<(Epoch, u64)>, earlier_world_size: usize, epochs: &[CompletedEpoch]) {
+    fn resumed(
+        &self,
+        task: usize,
+        within: Option<(Epoch, u64)>,
+        earlier_world_size: usize,
+        epochs: &[CompletedEpoch],
+    ) {
         epochs.iter().for_each(|epoch| self.shared.keep(epoch));
         let tasks = self.shared.plan.images.len();
         let label = match within {
             None => format!("task {}/{tasks}", task + 1),
-            Some((epoch, steps)) => format!("task {}/{tasks}, epoch {epoch}, after {steps} steps of it", task + 1),
+            Some((epoch, steps)) => {
+                format!("task {}/{tasks}, epoch {epoch}, after {steps} steps of it", task + 1)
+            }
         };
         self.shared.print(&format!("resumes with {label} (written by {earlier_world_size} ranks)"));
     }
@@ -206,7 +232,11 @@ impl Observer for Progress {
         let seen = &top1[..=task];
         let average = seen.iter().sum::<f64>() / seen.len() as f64;
         let (tasks, each) = (self.shared.plan.images.len(), percentages(seen.iter().copied()));
-        self.shared.print(&format!("task {}/{tasks}  average top-1 {:5.1} %  per task [{each}]", task + 1, average * 100.0));
+        self.shared.print(&format!(
+            "task {}/{tasks}  average top-1 {:5.1} %  per task [{each}]",
+            task + 1,
+            average * 100.0
+        ));
     }
 
     fn interrupter(&self, interrupter: &Interrupter) {
@@ -245,8 +275,8 @@ impl Shared {
         }
     }
 
-    /// Prints a line unless the last one was printed less than `every` ago. The first one is printed
-    /// at once if `first` is true, otherwise `every` after the start.
+    /// Prints a line unless the last one was printed less than `every` ago. The first one is
+    /// printed at once if `first` is true, otherwise `every` after the start.
     fn line(&self, every: Duration, first: bool, words: impl FnOnce() -> String) {
         let mut last = self.last_line.lock();
         let now = Instant::now();

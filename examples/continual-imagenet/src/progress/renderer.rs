@@ -75,8 +75,13 @@ impl TrainingView for ProgressRenderer {
     }
 
     fn update_train(&mut self, state: MetricState) {
-        let MetricState::Numeric(entry, Some(NumericEntry::Value(value) | NumericEntry::Aggregated { aggregated_value: value, .. })) =
-            state
+        let MetricState::Numeric(
+            entry,
+            Some(
+                NumericEntry::Value(value)
+                | NumericEntry::Aggregated { aggregated_value: value, .. },
+            ),
+        ) = state
         else {
             return;
         };

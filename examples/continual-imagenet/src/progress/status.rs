@@ -132,14 +132,22 @@ impl RunStatus {
 
     /// The top-1 accuracy in training of an epoch, in per cent.
     pub fn top1_of(&self, epoch: Epoch) -> Option<f64> {
-        if epoch == self.epoch { self.top1.get() } else { Some(self.earlier_top1.1).filter(|_| self.earlier_top1.0 == epoch)?.get() }
+        if epoch == self.epoch {
+            self.top1.get()
+        } else {
+            Some(self.earlier_top1.1).filter(|_| self.earlier_top1.0 == epoch)?.get()
+        }
     }
 
     /// Task, epoch and step; the time that is left.
     pub fn label(&mut self, now: Instant) -> String {
         let steps = self.plan.images[self.task].div_ceil(self.plan.per_step.max(1));
         let step = (self.done as usize).div_ceil(self.plan.per_step.max(1));
-        format!("{}  step {step}/{steps}  {}", self.plan.epoch_label(self.task, self.epoch), self.eta(now))
+        format!(
+            "{}  step {step}/{steps}  {}",
+            self.plan.epoch_label(self.task, self.epoch),
+            self.eta(now)
+        )
     }
 
     /// What the epoch has given so far.
@@ -166,7 +174,10 @@ impl RunStatus {
         let left = self.began.and_then(|(began, before)| {
             let done = self.position().checked_sub(before).filter(|&done| done > 0)?;
             let elapsed = now.saturating_duration_since(began).as_secs_f64();
-            Duration::try_from_secs_f64(elapsed * self.plan.total().saturating_sub(self.position()) as f64 / done as f64).ok()
+            Duration::try_from_secs_f64(
+                elapsed * self.plan.total().saturating_sub(self.position()) as f64 / done as f64,
+            )
+            .ok()
         });
         left.map_or("ETA –".into(), |left| format!("ETA {}", FormattedDuration(left)))
     }
@@ -207,7 +218,14 @@ mod tests {
     use super::*;
 
     fn plan() -> RunPlan {
-        RunPlan { method: &burn_rehearsal_train::methods::Rehearsal, seed: 0, epochs: 3, images: vec![100, 50], per_step: 20, capacity: 40 }
+        RunPlan {
+            method: &burn_rehearsal_train::methods::Rehearsal,
+            seed: 0,
+            epochs: 3,
+            images: vec![100, 50],
+            per_step: 20,
+            capacity: 40,
+        }
     }
 
     #[test]
@@ -223,14 +241,21 @@ mod tests {
         status.loss(1.0);
         status.loss(2.0);
         status.top1(75.0);
-        let reading = ProgressSample { step: 4 * second, load: second, wait: second / 100, stored: Some(10) };
+        let reading =
+            ProgressSample { step: 4 * second, load: second, wait: second / 100, stored: Some(10) };
         assert_eq!(
             status.figures(reading, start + 2 * second),
             "loss 1.500  top-1 75.0 %  25 images/s  load 25.0 %  buffer 25 %  wait 0.2 %"
         );
         status.begin(0, Epoch::from_number(3), reading, start + 2 * second);
-        assert_eq!((status.top1_of(Epoch::from_number(2)), status.top1_of(Epoch::from_number(3))), (Some(75.0), None));
+        assert_eq!(
+            (status.top1_of(Epoch::from_number(2)), status.top1_of(Epoch::from_number(3))),
+            (Some(75.0), None)
+        );
         let later = ProgressSample { step: 5 * second, load: second, stored: None, ..reading };
-        assert_eq!(status.figures(later, start + 3 * second), "loss –  top-1 –  25 images/s  load 0.0 %");
+        assert_eq!(
+            status.figures(later, start + 3 * second),
+            "loss –  top-1 –  25 images/s  load 0.0 %"
+        );
     }
 }

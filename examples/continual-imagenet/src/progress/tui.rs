@@ -39,7 +39,11 @@ impl Tui {
         let inner = TuiMetricsRendererWrapper::new(quit.clone(), None);
         terminal.keep_signals();
         stop.before_exit(move || terminal.restore());
-        Self { interface: Interface { inner: Arc::new(Mutex::new(Some(inner))), quit }, plan: plan.clone(), stop }
+        Self {
+            interface: Interface { inner: Arc::new(Mutex::new(Some(inner))), quit },
+            plan: plan.clone(),
+            stop,
+        }
     }
 
     /// A renderer that shows a launch of Burn's training in the interface.
@@ -47,7 +51,12 @@ impl Tui {
         TuiRenderer {
             interface: self.interface.clone(),
             stop: self.stop.clone(),
-            label: format!("{}, task {}/{}", self.plan.method, launch.task + 1, self.plan.images.len()),
+            label: format!(
+                "{}, task {}/{}",
+                self.plan.method,
+                launch.task + 1,
+                self.plan.images.len()
+            ),
             epochs: self.plan.images.len() * self.plan.epochs,
             before: launch.task * self.plan.epochs,
         }
@@ -87,7 +96,9 @@ impl TuiRenderer {
 
 impl TrainingView for TuiRenderer {
     fn start(&mut self, first: Epoch, items: Option<usize>) {
-        self.with(|inner| inner.start(self.epochs, self.before + first.number(), items, Some(&self.label)));
+        self.with(|inner| {
+            inner.start(self.epochs, self.before + first.number(), items, Some(&self.label))
+        });
     }
 
     fn start_split(&mut self, split: &str, items: usize) {
@@ -129,7 +140,9 @@ mod terminal {
     use crossterm::cursor::Show;
     use crossterm::event::DisableMouseCapture;
     use crossterm::terminal::LeaveAlternateScreen;
-    use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
+    use rustix::termios::{
+        LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr,
+    };
     use std::fs::File;
     use std::time::Duration;
 
@@ -142,9 +155,9 @@ mod terminal {
             Self(file.and_then(|file| tcgetattr(&file).ok().map(|settings| (file, settings))))
         }
 
-        /// Makes Ctrl-C a signal, as in every other display. The interface makes it a key, on its own
-        /// thread some time after it was opened. The keys that suspend or quit a program stay keys,
-        /// since they would leave the terminal in raw mode.
+        /// Makes Ctrl-C a signal, as in every other display. The interface makes it a key, on its
+        /// own thread some time after it was opened. The keys that suspend or quit a program stay
+        /// keys, since they would leave the terminal in raw mode.
         pub fn keep_signals(&self) {
             let Some((file, _)) = &self.0 else { return };
             for _ in 0..100 {
@@ -166,7 +179,12 @@ mod terminal {
         /// For a program that ends at once.
         pub fn restore(&self) {
             // The terminal is gone if this fails.
-            let _ = crossterm::execute!(std::io::stdout(), DisableMouseCapture, LeaveAlternateScreen, Show);
+            let _ = crossterm::execute!(
+                std::io::stdout(),
+                DisableMouseCapture,
+                LeaveAlternateScreen,
+                Show
+            );
             if let Some((file, settings)) = &self.0 {
                 let _ = tcsetattr(file, OptionalActions::Now, settings);
             }

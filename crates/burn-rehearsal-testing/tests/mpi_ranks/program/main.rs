@@ -18,7 +18,11 @@ fn main() -> ExitCode {
     });
     let scenario = std::env::args().nth(1).unwrap_or_default();
     let options = MpiOptions {
-        reduction: if scenario.starts_with("fast") { Reduction::Fast } else { Reduction::FixedOrder },
+        reduction: if scenario.starts_with("fast") {
+            Reduction::Fast
+        } else {
+            Reduction::FixedOrder
+        },
         expected_ranks: std::env::args().nth(2).and_then(|size| size.parse().ok()),
         silence_limit: Duration::from_secs(3),
         stall_limit: (scenario == "stall").then_some(Duration::from_secs(2)),

@@ -6,9 +6,13 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use burn_rehearsal_collective::{Asked, Asker, Collective, CollectiveError, Incoming, Mpi, Outgoing, ReduceOp};
+use burn_rehearsal_collective::{
+    Asked, Asker, Collective, CollectiveError, Incoming, Mpi, Outgoing, ReduceOp,
+};
 use burn_rehearsal_testing::Random;
-use burn_rehearsal_testing::reference::{bits, check_all_gather, check_all_reduce, check_broadcast, check_exchange, values};
+use burn_rehearsal_testing::reference::{
+    bits, check_all_gather, check_all_reduce, check_broadcast, check_exchange, values,
+};
 
 type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 
@@ -28,10 +32,14 @@ pub(crate) fn run(scenario: &str, mut ranks: Mpi) -> Outcome {
             drop(ranks);
             thread::sleep(Duration::from_secs(20));
         }
-        "panic" | "error" | "named-error" | "invalid" | "leave" => forever(|| ranks.all_reduce(&mut [1.0; 10], ReduceOp::Sum))?,
+        "panic" | "error" | "named-error" | "invalid" | "leave" => {
+            forever(|| ranks.all_reduce(&mut [1.0; 10], ReduceOp::Sum))?
+        }
         "calls" if rank == 1 => ranks.barrier()?,
         "calls" => ranks.all_gather(&[1; 5], &mut vec![0; 5 * ranks.size()])?,
-        "lengths" => ranks.all_gather(&vec![1; 4 + rank], &mut vec![0; (4 + rank) * ranks.size()])?,
+        "lengths" => {
+            ranks.all_gather(&vec![1; 4 + rank], &mut vec![0; (4 + rank) * ranks.size()])?
+        }
         "missing" => missing(&mut ranks)?,
         "stall" if rank == 1 => thread::sleep(Duration::from_secs(20)),
         "stall" => ranks.barrier()?,
@@ -48,7 +56,9 @@ pub(crate) fn run(scenario: &str, mut ranks: Mpi) -> Outcome {
         "deadlock-none" => deadlock(ranks, false)?,
         "slow-engine" => slow_engine(ranks)?,
         "signal-exchange" => signalled(&mut ranks, |ranks| ring(ranks, 200_000))?,
-        "signal-reduce" => signalled(&mut ranks, |ranks| ranks.all_reduce(&mut vec![1.0; 3_000_000], ReduceOp::Mean))?,
+        "signal-reduce" => signalled(&mut ranks, |ranks| {
+            ranks.all_reduce(&mut vec![1.0; 3_000_000], ReduceOp::Mean)
+        })?,
         "signal-between" => signalled(&mut ranks, |ranks| {
             thread::sleep(Duration::from_millis(200));
             ranks.barrier()
@@ -63,7 +73,9 @@ pub(crate) fn run(scenario: &str, mut ranks: Mpi) -> Outcome {
     Ok(())
 }
 
-fn forever(mut operation: impl FnMut() -> Result<(), CollectiveError>) -> Result<(), CollectiveError> {
+fn forever(
+    mut operation: impl FnMut() -> Result<(), CollectiveError>,
+) -> Result<(), CollectiveError> {
     loop {
         operation()?;
     }
@@ -97,7 +109,9 @@ fn every_operation(ranks: &mut Mpi) -> Result<(), CollectiveError> {
             1 => check_broadcast(ranks, key, len, random.below(size))?,
             2 => check_all_gather(ranks, key, len)?,
             3 => check_all_reduce(ranks, key, len, ReduceOp::Sum)?,
-            _ => check_exchange(ranks, key, |from, to| (Random::new(&[key, from, to]).below(3) > 0).then_some(from * 1000 + to))?,
+            _ => check_exchange(ranks, key, |from, to| {
+                (Random::new(&[key, from, to]).below(3) > 0).then_some(from * 1000 + to)
+            })?,
         }
     }
     Ok(())
@@ -114,10 +128,17 @@ fn digest(ranks: &mut Mpi) -> Result<(), CollectiveError> {
 /// FNV-1a over the bits of a few all-reduces.
 pub(crate) fn sums(ranks: &mut dyn Collective) -> Result<u64, CollectiveError> {
     let mut digest = 0xcbf2_9ce4_8422_2325_u64;
-    for (len, op) in [(1, ReduceOp::Sum), (10_007, ReduceOp::Sum), (10_007, ReduceOp::Mean), (2_500_001, ReduceOp::Mean)] {
+    for (len, op) in [
+        (1, ReduceOp::Sum),
+        (10_007, ReduceOp::Sum),
+        (10_007, ReduceOp::Mean),
+        (2_500_001, ReduceOp::Mean),
+    ] {
         let mut data = values(&[99, ranks.rank()], len);
         ranks.all_reduce(&mut data, op)?;
-        bits(&data).into_iter().for_each(|bits| digest = (digest ^ u64::from(bits)).wrapping_mul(0x0100_0000_01b3));
+        bits(&data)
+            .into_iter()
+            .for_each(|bits| digest = (digest ^ u64::from(bits)).wrapping_mul(0x0100_0000_01b3));
     }
     Ok(digest)
 }
@@ -125,12 +146,17 @@ pub(crate) fn sums(ranks: &mut dyn Collective) -> Result<u64, CollectiveError> {
 /// The library's own sums are right, if not to the bit.
 fn fast(ranks: &mut Mpi) -> Result<(), CollectiveError> {
     for op in [ReduceOp::Sum, ReduceOp::Mean] {
-        let mut data: Vec<f32> = (0..3_000_000).map(|index| (index % 1000) as f32 + ranks.rank() as f32).collect();
+        let mut data: Vec<f32> =
+            (0..3_000_000).map(|index| (index % 1000) as f32 + ranks.rank() as f32).collect();
         ranks.all_reduce(&mut data, op)?;
         let size = ranks.size() as f32;
         let factor = if op == ReduceOp::Sum { size } else { 1.0 };
         let expected = |index: usize| ((index % 1000) as f32 + (size - 1.0) / 2.0) * factor;
-        assert!(data.iter().enumerate().all(|(index, sum)| (sum - expected(index)).abs() <= 1e-3 * expected(index).max(1.0)));
+        assert!(
+            data.iter().enumerate().all(
+                |(index, sum)| (sum - expected(index)).abs() <= 1e-3 * expected(index).max(1.0)
+            )
+        );
     }
     Ok(())
 }
@@ -303,14 +329,20 @@ fn ring(ranks: &mut Mpi, len: usize) -> Result<(), CollectiveError> {
 }
 
 /// Prints every rank's process id, and goes on until a signal of the test ends it.
-fn signalled(ranks: &mut Mpi, mut operation: impl FnMut(&mut Mpi) -> Result<(), CollectiveError>) -> Result<(), CollectiveError> {
+fn signalled(
+    ranks: &mut Mpi,
+    mut operation: impl FnMut(&mut Mpi) -> Result<(), CollectiveError>,
+) -> Result<(), CollectiveError> {
     let mut all = vec![0; 4 * ranks.size()];
     ranks.all_gather(&std::process::id().to_le_bytes(), &mut all)?;
     for step in 0.. {
         ranks.set_step(step);
         operation(ranks)?;
         if step == 2 && ranks.rank() == 0 {
-            let pids: Vec<_> = all.chunks_exact(4).map(|id| u32::from_le_bytes([id[0], id[1], id[2], id[3]]).to_string()).collect();
+            let pids: Vec<_> = all
+                .chunks_exact(4)
+                .map(|id| u32::from_le_bytes([id[0], id[1], id[2], id[3]]).to_string())
+                .collect();
             println!("pids {}", pids.join(" "));
         }
     }

@@ -19,7 +19,11 @@ impl<W: Workload> Run<'_, W> {
     }
 
     /// The report of this run, the same on all ranks except for times and curves. Collective.
-    pub(super) fn report(mut self, config: serde_json::Value, complete: bool) -> Result<RunReport, ExperimentError> {
+    pub(super) fn report(
+        mut self,
+        config: serde_json::Value,
+        complete: bool,
+    ) -> Result<RunReport, ExperimentError> {
         let left_out = self.left_out()?;
         let buffer = match &self.buffer {
             Some(buffer) => Some(BufferReport::of(buffer.report()?, &buffer.timings())),
@@ -51,7 +55,8 @@ impl<W: Workload> Run<'_, W> {
                 phases_ms: phases.by_name(),
                 phases_exact: phases.exact,
                 steps: phases.steps,
-                checkpoints: (self.checkpoints.written + self.checkpoints.resumed > 0).then_some(self.checkpoints),
+                checkpoints: (self.checkpoints.written + self.checkpoints.resumed > 0)
+                    .then_some(self.checkpoints),
                 epochs: self.epoch_times,
             },
             precision: PrecisionReport::of(self.settings.precision, self.strategy.loss_scale()),

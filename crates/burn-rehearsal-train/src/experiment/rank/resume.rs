@@ -20,7 +20,9 @@ impl<W: Workload> Run<'_, W> {
         let settings = self.settings;
         let tasks = self.workload.stream().tasks();
         let method = self.method.full_name();
-        if (state.method.as_str(), state.seed, state.accuracy.top1.tasks()) != (method.as_str(), settings.seed, tasks) {
+        if (state.method.as_str(), state.seed, state.accuracy.top1.tasks())
+            != (method.as_str(), settings.seed, tasks)
+        {
             let reason = format!(
                 "it is of method {}, seed {}, {} tasks; this run is of method {method}, seed {}, {tasks} tasks",
                 state.method,
@@ -28,7 +30,11 @@ impl<W: Workload> Run<'_, W> {
                 state.accuracy.top1.tasks(),
                 settings.seed
             );
-            return Err(CheckpointError::Foreign { path: buffer.with_file_name("manifest.json"), reason }.into());
+            return Err(CheckpointError::Foreign {
+                path: buffer.with_file_name("manifest.json"),
+                reason,
+            }
+            .into());
         }
         if let Some(differences) = state.data.differences(&self.data) {
             return Err(ExperimentError::ChangedData(differences));
@@ -52,7 +58,8 @@ impl<W: Workload> Run<'_, W> {
             let schedule = schedule.at_step(epoch.index() as u64 * steps_per_epoch as u64 + step);
             let model = self.model(&self.device.clone().autodiff());
             // The rates of a schedule depend on the number of ranks.
-            let learner = adopt::read(model, self.workload.optimizer(), &schedule, parts, before == size)?;
+            let learner =
+                adopt::read(model, self.workload.optimizer(), &schedule, parts, before == size)?;
             self.learner = Some(learner);
             self.strategy.set_statistics(&statistics);
         }
@@ -74,23 +81,38 @@ impl<W: Workload> Run<'_, W> {
         self.train_time = Duration::try_from_secs_f64(state.train_s).unwrap_or_default();
         self.total_before = state.total_s;
         self.strategy.timer().add_counters(&state.phases);
-        self.checkpoints = CheckpointTime { resumed: state.checkpoints.resumed + 1, ..state.checkpoints };
+        self.checkpoints =
+            CheckpointTime { resumed: state.checkpoints.resumed + 1, ..state.checkpoints };
         Ok(position)
     }
 
     /// The epochs that were completed before `position`.
     pub(super) fn completed(&self, position: Position) -> Vec<CompletedEpoch> {
-        let mut epochs: Vec<_> =
-            self.curves.iter().zip(&self.epoch_times).map(|(point, &time)| CompletedEpoch { point: point.clone(), time }).collect();
+        let mut epochs: Vec<_> = self
+            .curves
+            .iter()
+            .zip(&self.epoch_times)
+            .map(|(point, &time)| CompletedEpoch { point: point.clone(), time })
+            .collect();
         let (points, times) = self.epochs_of(position.task, position.within);
         let begun = position.within.map_or(0, |(epoch, _)| epoch.index());
-        epochs.extend(points.into_iter().zip(times).take(begun).map(|(point, time)| CompletedEpoch { point, time }));
+        epochs.extend(
+            points
+                .into_iter()
+                .zip(times)
+                .take(begun)
+                .map(|(point, time)| CompletedEpoch { point, time }),
+        );
         epochs
     }
 
     /// What is known of the epochs of the task in hand, of which the last may be incomplete: `at`
     /// (the epoch and the steps done in it) comes next.
-    pub(super) fn epochs_of(&self, task: usize, at: Option<(Epoch, u64)>) -> (Vec<CurvePoint>, Vec<EpochTime>) {
+    pub(super) fn epochs_of(
+        &self,
+        task: usize,
+        at: Option<(Epoch, u64)>,
+    ) -> (Vec<CurvePoint>, Vec<EpochTime>) {
         let incoming = self.indices(task).len();
         let per_step = (self.settings.batch_size * self.collective.size()) as u64;
         let seconds = self.curve.seconds();
@@ -108,14 +130,24 @@ impl<W: Workload> Run<'_, W> {
                     train_loss: Some(loss).filter(|loss| loss.is_finite()),
                     top1: measured_after(&self.measured, epoch),
                 };
-                (point, EpochTime { train_s: seconds.get(&epoch).copied().unwrap_or_default(), samples })
+                (
+                    point,
+                    EpochTime {
+                        train_s: seconds.get(&epoch).copied().unwrap_or_default(),
+                        samples,
+                    },
+                )
             })
             .unzip()
     }
 
     /// Begins to write the run down, if that is asked for, and waits for the time before.
     /// Collective.
-    pub(super) fn checkpoint(&mut self, position: Position, mut directories: Option<&mut Directories<'_>>) -> Result<(), ExperimentError> {
+    pub(super) fn checkpoint(
+        &mut self,
+        position: Position,
+        mut directories: Option<&mut Directories<'_>>,
+    ) -> Result<(), ExperimentError> {
         self.finish_checkpoint(directories.as_deref_mut())?;
         let Some(directories) = directories else { return Ok(()) };
         let started = Instant::now();
@@ -140,11 +172,16 @@ impl<W: Workload> Run<'_, W> {
             total_s: self.total_s(),
             train_s: self.train_time.as_secs_f64(),
             phases: self.strategy.timer().counters(),
-            checkpoints: CheckpointTime { written: self.checkpoints.written + 1, ..self.checkpoints },
+            checkpoints: CheckpointTime {
+                written: self.checkpoints.written + 1,
+                ..self.checkpoints
+            },
             buffer: None,
         };
         let buffer = self.buffer.clone();
-        let begin_buffer = |directory: &std::path::Path| Ok(buffer.map(|buffer| buffer.begin_checkpoint(directory)).transpose()?);
+        let begin_buffer = |directory: &std::path::Path| {
+            Ok(buffer.map(|buffer| buffer.begin_checkpoint(directory)).transpose()?)
+        };
         directories.begin(state, records, begin_buffer, self.collective.as_mut())?;
         self.checkpoints.written += 1;
         self.checkpoints.total_s += (copied + started.elapsed()).as_secs_f64();
@@ -152,7 +189,10 @@ impl<W: Workload> Run<'_, W> {
     }
 
     /// Waits until the last checkpoint is complete. Collective.
-    pub(super) fn finish_checkpoint(&mut self, directories: Option<&mut Directories<'_>>) -> Result<(), ExperimentError> {
+    pub(super) fn finish_checkpoint(
+        &mut self,
+        directories: Option<&mut Directories<'_>>,
+    ) -> Result<(), ExperimentError> {
         let Some(directories) = directories else { return Ok(()) };
         let started = Instant::now();
         if let Some(written) = directories.finish(self.collective.as_mut())? {

@@ -22,7 +22,9 @@ fn edited(directory: &TempDir, from: &str, to: &str) -> PathBuf {
 fn assert_same(found: &RunReport, expected: &RunReport) {
     fn rounded(value: &mut serde_json::Value) {
         match value {
-            serde_json::Value::Number(number) if number.is_f64() => *value = format!("{:.12}", number.as_f64().unwrap()).into(),
+            serde_json::Value::Number(number) if number.is_f64() => {
+                *value = format!("{:.12}", number.as_f64().unwrap()).into()
+            }
             serde_json::Value::Array(items) => items.iter_mut().for_each(rounded),
             serde_json::Value::Object(fields) => fields.values_mut().for_each(rounded),
             _ => {}
@@ -54,17 +56,25 @@ fn a_run_interrupted_before_its_first_evaluation_round_trips_without_nan() {
     let directory = tempdir().unwrap();
     let mut run = example();
     run.complete = false;
-    run.accuracy = Accuracy { top1: AccuracyMatrix::new(2), top5: AccuracyMatrix::new(2), initial_top1: None };
+    run.accuracy =
+        Accuracy { top1: AccuracyMatrix::new(2), top5: AccuracyMatrix::new(2), initial_top1: None };
     run.summary = Summary::of(&run.accuracy);
     run.time.samples_per_s = Some(f64::NAN);
     run.time.phases_ms.insert("never".into(), f64::NAN);
-    run.curves =
-        vec![CurvePoint { task: 0, epoch: crate::epoch::Epoch::FIRST, train_loss: Some(f64::INFINITY), top1: vec![Some(f64::NAN)] }];
+    run.curves = vec![CurvePoint {
+        task: 0,
+        epoch: crate::epoch::Epoch::FIRST,
+        train_loss: Some(f64::INFINITY),
+        top1: vec![Some(f64::NAN)],
+    }];
     let path = run.write(directory.path()).unwrap();
 
     let back = RunReport::read(&path).unwrap();
     assert_eq!(back.summary, Summary::default());
-    assert_eq!((back.time.samples_per_s, back.curves[0].train_loss, back.curves[0].top1[0]), (None, None, None));
+    assert_eq!(
+        (back.time.samples_per_s, back.curves[0].train_loss, back.curves[0].top1[0]),
+        (None, None, None)
+    );
     assert!(!back.time.phases_ms.contains_key("never"));
     assert!(!fs::read_to_string(&path).unwrap().contains("NaN"));
 }
@@ -74,12 +84,20 @@ fn the_names_of_the_fields_are_those_of_the_schema_page() {
     /// All paths of a JSON value, arrays of objects as `name[]`.
     fn paths(prefix: &str, value: &serde_json::Value, found: &mut Vec<String>) {
         match value {
-            serde_json::Value::Object(fields) if !["config", "time.phases_ms"].contains(&prefix) => {
+            serde_json::Value::Object(fields)
+                if !["config", "time.phases_ms"].contains(&prefix) =>
+            {
                 for (name, value) in fields {
-                    paths(&if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") }, value, found);
+                    paths(
+                        &if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") },
+                        value,
+                        found,
+                    );
                 }
             }
-            serde_json::Value::Array(items) if items.first().is_some_and(serde_json::Value::is_object) => {
+            serde_json::Value::Array(items)
+                if items.first().is_some_and(serde_json::Value::is_object) =>
+            {
                 paths(&format!("{prefix}[]"), &items[0], found);
             }
             _ => found.push(prefix.to_string()),
@@ -139,7 +157,10 @@ fn a_report_that_contradicts_itself_is_neither_written_nor_read() {
     let mut wrong = example();
     wrong.tasks.push(vec![9]);
     let error = wrong.write(directory.path()).unwrap_err();
-    assert!(error.to_string().contains("accuracy.top1 has 2 rows, but there are 3 tasks"), "{error}");
+    assert!(
+        error.to_string().contains("accuracy.top1 has 2 rows, but there are 3 tasks"),
+        "{error}"
+    );
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "nothing half-written");
 
     let mut wrong = example();

@@ -43,11 +43,17 @@ fn turn([red, green, blue]: Rgb, turn: f32) -> Rgb {
 }
 
 /// What one row becomes; `colours` are its pixels.
-fn jitter(mut colours: Vec<Rgb>, factors: [f32; 4], order: [usize; 4], jitter: &ColorJitter) -> Vec<Rgb> {
+fn jitter(
+    mut colours: Vec<Rgb>,
+    factors: [f32; 4],
+    order: [usize; 4],
+    jitter: &ColorJitter,
+) -> Vec<Rgb> {
     let strengths = [jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue];
     for which in order.into_iter().filter(|&which| strengths[which] > 0.0) {
         let factor = factors[which];
-        let mean = (colours.iter().map(|&colour| f64::from(grey(colour))).sum::<f64>() / colours.len() as f64) as f32;
+        let mean = (colours.iter().map(|&colour| f64::from(grey(colour))).sum::<f64>()
+            / colours.len() as f64) as f32;
         for colour in &mut colours {
             *colour = match which {
                 0 => colour.map(|value| (value * factor).clamp(0.0, 1.0)),
@@ -66,11 +72,22 @@ fn check(images: &Images, strengths: ColorJitter) {
     let mut random = streams(rows);
     let expected: Vec<Vec<Rgb>> = (0..rows)
         .map(|row| {
-            let pixel = |at: usize| [0, 1, 2].map(|channel| images.at(row, channel, (at / width) as i64, (at % width) as i64));
-            jitter((0..height * width).map(pixel).collect(), strengths.draw(&mut random[row]), order, &strengths)
+            let pixel = |at: usize| {
+                [0, 1, 2].map(|channel| {
+                    images.at(row, channel, (at / width) as i64, (at % width) as i64)
+                })
+            };
+            jitter(
+                (0..height * width).map(pixel).collect(),
+                strengths.draw(&mut random[row]),
+                order,
+                &strengths,
+            )
         })
         .collect();
-    let expected = images.build(images.size(), |row, channel, y, x| expected[row][y as usize * width + x as usize][channel]);
+    let expected = images.build(images.size(), |row, channel, y, x| {
+        expected[row][y as usize * width + x as usize][channel]
+    });
     assert_ne!(expected, *images);
     images.apply(&augment().color_jitter(strengths)).assert_close(&expected);
 }
@@ -89,9 +106,15 @@ fn each_part_of_the_colour_jitter_and_all_together_match_the_reference() {
 #[test]
 fn all_hues_of_a_few_colours_match_the_reference() {
     let levels = [0.0, 0.25, 0.5, 1.0];
-    let colours: Vec<Rgb> = levels.iter().flat_map(|&r| levels.iter().flat_map(move |&g| levels.map(|b| [r, g, b]))).collect();
+    let colours: Vec<Rgb> = levels
+        .iter()
+        .flat_map(|&r| levels.iter().flat_map(move |&g| levels.map(|b| [r, g, b])))
+        .collect();
     let values = (0..16 * 3 * 64).map(|at| colours[at % 64][at / 64 % 3]).collect();
-    check(&Images { shape: [16, 3, 8, 8], values }, ColorJitter { hue: 0.5, ..ColorJitter::default() });
+    check(
+        &Images { shape: [16, 3, 8, 8], values },
+        ColorJitter { hue: 0.5, ..ColorJitter::default() },
+    );
 }
 
 #[test]
@@ -99,10 +122,14 @@ fn grey_images_have_brightness_and_contrast_only() {
     let images = Images::random([4, 1, 6, 6]);
     let of = |jitter| images.apply(&augment().color_jitter(jitter));
     assert_eq!(of(ColorJitter { saturation: 0.9, hue: 0.5, ..ColorJitter::default() }), images);
-    let factors: Vec<_> =
-        streams(4).iter_mut().map(|random| ColorJitter { contrast: 0.9, ..ColorJitter::default() }.draw(random)[1]).collect();
+    let factors: Vec<_> = streams(4)
+        .iter_mut()
+        .map(|random| ColorJitter { contrast: 0.9, ..ColorJitter::default() }.draw(random)[1])
+        .collect();
     let mean = |row: usize| images.values[row * 36..][..36].iter().sum::<f32>() / 36.0;
-    let expected = images.build(images.size(), |row, channel, y, x| blend(images.at(row, channel, y, x), mean(row), factors[row]));
+    let expected = images.build(images.size(), |row, channel, y, x| {
+        blend(images.at(row, channel, y, x), mean(row), factors[row])
+    });
     of(ColorJitter { contrast: 0.9, ..ColorJitter::default() }).assert_close(&expected);
 }
 
@@ -110,12 +137,18 @@ fn grey_images_have_brightness_and_contrast_only() {
 fn normalisation_is_per_channel_and_bytes_become_zero_to_one() {
     let images = Images::random([2, 3, 4, 4]);
     let (mean, std) = ([0.1, 0.5, 0.9], [0.2, 1.0, 3.0]);
-    let expected = images.build(images.size(), |row, channel, y, x| (images.at(row, channel, y, x) - mean[channel]) / std[channel]);
+    let expected = images.build(images.size(), |row, channel, y, x| {
+        (images.at(row, channel, y, x) - mean[channel]) / std[channel]
+    });
     images.apply(&augment().normalize(&mean, &std)).assert_close(&expected);
 
     let bytes: Vec<u8> = (0..=255).collect();
     let device = Device::default();
-    let tensor = Tensor::<4, Int>::from_data(TensorData::new(bytes.clone(), [1, 1, 16, 16]), &device);
+    let tensor =
+        Tensor::<4, Int>::from_data(TensorData::new(bytes.clone(), [1, 1, 16, 16]), &device);
     let ours = Images::download(augment().apply_bytes(tensor, STEP, RANK).unwrap());
-    ours.assert_close(&Images { shape: [1, 1, 16, 16], values: bytes.iter().map(|&byte| f32::from(byte) / 255.0).collect() });
+    ours.assert_close(&Images {
+        shape: [1, 1, 16, 16],
+        values: bytes.iter().map(|&byte| f32::from(byte) / 255.0).collect(),
+    });
 }

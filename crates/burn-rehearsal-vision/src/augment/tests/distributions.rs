@@ -7,7 +7,9 @@ use statrs::distribution::{ChiSquared, ContinuousCDF};
 
 /// As a mini-batch draws them: rows of many steps.
 fn all() -> impl Iterator<Item = Stream> {
-    (0..600).flat_map(|step| (0..40).map(move |row| Stream::for_row(SEED, Purpose::Augment, step, 0, row)))
+    (0..600).flat_map(|step| {
+        (0..40).map(move |row| Stream::for_row(SEED, Purpose::Augment, step, 0, row))
+    })
 }
 
 #[track_caller]
@@ -58,10 +60,17 @@ fn flips_happen_with_their_probability() {
 fn areas_are_uniform_and_ratios_are_uniform_in_their_logarithm() {
     // Large images and small windows: every first try fits, and rounding to pixels does not show.
     let (image, scale, ratio) = (Size::from(4000), [0.05, 0.25], [0.5, 2.0]);
-    let drawn: Vec<Size> = all().map(|mut random| resized_crop(image, scale, ratio, &mut random).size).collect();
+    let drawn: Vec<Size> =
+        all().map(|mut random| resized_crop(image, scale, ratio, &mut random).size).collect();
     equally_often(10, drawn.iter().map(|size| tenth(size.area() / image.area(), scale)));
-    equally_often(10, drawn.iter().map(|size| tenth((size.width as f64 / size.height as f64).ln(), ratio.map(f64::ln))));
-    let left = all().map(|mut random| resized_crop(image, [0.25, 0.25], [1.0, 1.0], &mut random).left);
+    equally_often(
+        10,
+        drawn
+            .iter()
+            .map(|size| tenth((size.width as f64 / size.height as f64).ln(), ratio.map(f64::ln))),
+    );
+    let left =
+        all().map(|mut random| resized_crop(image, [0.25, 0.25], [1.0, 1.0], &mut random).left);
     equally_often(10, left.map(|left| tenth(left as f64, [0.0, 2000.0])));
 
     let erase = Erase { probability: 0.5, scale, ratio, value: 0.0 };
@@ -69,7 +78,11 @@ fn areas_are_uniform_and_ratios_are_uniform_in_their_logarithm() {
     equally_often(2, drawn.iter().map(|window| usize::from(window.is_some())));
     let sizes = || drawn.iter().flatten().map(|window| window.size);
     equally_often(10, sizes().map(|size| tenth(size.area() / image.area(), scale)));
-    equally_often(10, sizes().map(|size| tenth((size.height as f64 / size.width as f64).ln(), ratio.map(f64::ln))));
+    equally_often(
+        10,
+        sizes()
+            .map(|size| tenth((size.height as f64 / size.width as f64).ln(), ratio.map(f64::ln))),
+    );
 }
 
 #[test]
@@ -77,10 +90,17 @@ fn colour_factors_are_uniform_and_so_are_their_orders() {
     let jitter = ColorJitter { brightness: 0.4, contrast: 1.5, saturation: 0.2, hue: 0.1 };
     let ranges = [[0.6, 1.4], [0.0, 2.5], [0.8, 1.2], [-0.1, 0.1]];
     for (which, range) in ranges.into_iter().enumerate() {
-        equally_often(10, all().map(|mut random| tenth(f64::from(jitter.draw(&mut random)[which]), range)));
+        equally_often(
+            10,
+            all().map(|mut random| tenth(f64::from(jitter.draw(&mut random)[which]), range)),
+        );
     }
-    let number = |order: [usize; 4]| order.iter().enumerate().map(|(at, &value)| value * 4usize.pow(at as u32)).sum::<usize>();
-    let orders: Vec<usize> = (0..6000).map(|step| number(color::order(&mut Stream::new(SEED, Purpose::Augment, step, 0)))).collect();
+    let number = |order: [usize; 4]| {
+        order.iter().enumerate().map(|(at, &value)| value * 4usize.pow(at as u32)).sum::<usize>()
+    };
+    let orders: Vec<usize> = (0..6000)
+        .map(|step| number(color::order(&mut Stream::new(SEED, Purpose::Augment, step, 0))))
+        .collect();
     let mut distinct = orders.clone();
     distinct.sort_unstable();
     distinct.dedup();

@@ -24,7 +24,10 @@ impl Images {
     /// Values 0..1, some of them equal, so that there are grey pixels too.
     pub(super) fn random(shape: [usize; 4]) -> Self {
         let mut random = Stream::new(1, Purpose::TaskStream, 0, 0);
-        Self { shape, values: (0..shape.iter().product()).map(|_| random.below(64) as f32 / 63.0).collect() }
+        Self {
+            shape,
+            values: (0..shape.iter().product()).map(|_| random.below(64) as f32 / 63.0).collect(),
+        }
     }
 
     pub(super) fn upload(&self) -> Tensor<4> {
@@ -77,7 +80,9 @@ impl Images {
 
 /// The streams that the rows of a mini-batch draw from.
 pub(super) fn streams(rows: usize) -> Vec<Stream> {
-    (0..rows as u64).map(|row| Stream::for_row(SEED, Purpose::Augment, STEP, RANK as u32, row)).collect()
+    (0..rows as u64)
+        .map(|row| Stream::for_row(SEED, Purpose::Augment, STEP, RANK as u32, row))
+        .collect()
 }
 
 pub(super) fn augment() -> Augment {

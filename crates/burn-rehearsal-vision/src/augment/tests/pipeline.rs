@@ -16,9 +16,16 @@ fn everything() -> Augment {
 fn combined_operations_give_what_they_give_one_after_the_other() {
     let images = Images::random([8, 3, 10, 9]);
     // Without chance, so that the parts may be applied apart.
-    let operations: [fn(Augment) -> Augment; 5] =
-        [|a| a.center_crop([12, 8]), |a| a.horizontal_flip(1.0), |a| a.resize([7, 11]), |a| a.center_crop([8, 6]), |a| a.resize(9)];
-    let apart = operations.iter().fold(images.clone(), |images, operation| images.apply(&operation(augment())));
+    let operations: [fn(Augment) -> Augment; 5] = [
+        |a| a.center_crop([12, 8]),
+        |a| a.horizontal_flip(1.0),
+        |a| a.resize([7, 11]),
+        |a| a.center_crop([8, 6]),
+        |a| a.resize(9),
+    ];
+    let apart = operations
+        .iter()
+        .fold(images.clone(), |images, operation| images.apply(&operation(augment())));
     let together = operations.iter().fold(augment(), |augment, operation| operation(augment));
     images.apply(&together).assert_close(&apart);
     assert_eq!(together.output_shape([3, 10, 9]), Ok([3, 9, 9]));
@@ -28,7 +35,9 @@ fn combined_operations_give_what_they_give_one_after_the_other() {
 #[test]
 fn the_same_key_gives_the_same_bits_and_any_other_key_gives_others() {
     let images = Images::random([6, 3, 10, 10]);
-    let of = |augment: &Augment, step, rank| Images::download(augment.apply(images.upload(), step, rank).unwrap());
+    let of = |augment: &Augment, step, rank| {
+        Images::download(augment.apply(images.upload(), step, rank).unwrap())
+    };
     let first = of(&everything(), 5, 1);
     Device::default().seed(1234);
     assert_eq!(of(&everything(), 5, 1), first);
@@ -55,7 +64,8 @@ fn a_row_does_not_depend_on_the_size_of_the_mini_batch_or_on_other_rows() {
     let images = Images::random([13, 3, 10, 10]);
     let all = images.apply(&everything());
     for rows in [1, 2, 7] {
-        let few = Images { shape: [rows, 3, 10, 10], values: images.values[..rows * 300].to_vec() }.apply(&everything());
+        let few = Images { shape: [rows, 3, 10, 10], values: images.values[..rows * 300].to_vec() }
+            .apply(&everything());
         assert_eq!(few.values, all.values[..rows * 192], "{rows} rows");
     }
     let mut others = images.clone();
@@ -81,25 +91,55 @@ fn what_makes_no_sense_is_refused_by_name() {
     refused(augment().random_crop([0, 4], 2), &["random_crop", "0×4"]);
     refused(augment().center_crop([4, 0]), &["center_crop", "4×0"]);
     refused(augment().resize(0), &["resize", "0×0"]);
-    refused(augment().random_resized_crop(0, RESIZED_CROP_SCALE, RESIZED_CROP_RATIO), &["random_resized_crop", "0×0"]);
+    refused(
+        augment().random_resized_crop(0, RESIZED_CROP_SCALE, RESIZED_CROP_RATIO),
+        &["random_resized_crop", "0×0"],
+    );
     for scale in [[0.5, 0.2], [-0.1, 1.0], [0.5, 1.5], [0.0, 0.0], [f64::NAN, 1.0]] {
-        refused(augment().random_resized_crop(8, scale, RESIZED_CROP_RATIO), &["random_resized_crop", "scale", "between 0 and 1"]);
-        refused(augment().random_erasing(0.5, scale, ERASING_RATIO, 0.0), &["random_erasing", "scale"]);
+        refused(
+            augment().random_resized_crop(8, scale, RESIZED_CROP_RATIO),
+            &["random_resized_crop", "scale", "between 0 and 1"],
+        );
+        refused(
+            augment().random_erasing(0.5, scale, ERASING_RATIO, 0.0),
+            &["random_erasing", "scale"],
+        );
     }
     for ratio in [[2.0, 1.0], [0.0, 1.0], [1.0, f64::INFINITY], [1.0, f64::NAN]] {
-        refused(augment().random_resized_crop(8, RESIZED_CROP_SCALE, ratio), &["random_resized_crop", "ratio", "above 0"]);
-        refused(augment().random_erasing(0.5, ERASING_SCALE, ratio, 0.0), &["random_erasing", "ratio"]);
+        refused(
+            augment().random_resized_crop(8, RESIZED_CROP_SCALE, ratio),
+            &["random_resized_crop", "ratio", "above 0"],
+        );
+        refused(
+            augment().random_erasing(0.5, ERASING_SCALE, ratio, 0.0),
+            &["random_erasing", "ratio"],
+        );
     }
     for probability in [-0.1, 1.1, f64::NAN] {
         refused(augment().horizontal_flip(probability), &["horizontal_flip", "between 0 and 1"]);
-        refused(augment().random_erasing(probability, ERASING_SCALE, ERASING_RATIO, 0.0), &["random_erasing", "between 0 and 1"]);
+        refused(
+            augment().random_erasing(probability, ERASING_SCALE, ERASING_RATIO, 0.0),
+            &["random_erasing", "between 0 and 1"],
+        );
     }
-    refused(augment().random_erasing(0.5, ERASING_SCALE, ERASING_RATIO, f32::NAN), &["random_erasing", "NaN"]);
+    refused(
+        augment().random_erasing(0.5, ERASING_SCALE, ERASING_RATIO, f32::NAN),
+        &["random_erasing", "NaN"],
+    );
     refused(augment().normalize(&[0.5], &[0.5]), &["normalize", "1 channels", "have 3"]);
-    refused(augment().normalize(&[0.5; 3], &[0.5, 0.0, 1.0]), &["normalize", "0 is no standard deviation"]);
+    refused(
+        augment().normalize(&[0.5; 3], &[0.5, 0.0, 1.0]),
+        &["normalize", "0 is no standard deviation"],
+    );
     refused(augment().normalize(&[f32::INFINITY; 3], &[0.5; 3]), &["normalize", "mean"]);
-    refused(augment().color_jitter(ColorJitter { contrast: -1.0, ..ColorJitter::default() }), &["contrast", "-1"]);
-    refused(augment().color_jitter(ColorJitter { hue: 0.6, ..ColorJitter::default() }), &["hue", "0.6"]);
+    refused(
+        augment().color_jitter(ColorJitter { contrast: -1.0, ..ColorJitter::default() }),
+        &["contrast", "-1"],
+    );
+    refused(
+        augment().color_jitter(ColorJitter { hue: 0.6, ..ColorJitter::default() }),
+        &["hue", "0.6"],
+    );
     // The second of two crops sees what the first leaves.
     refused(augment().random_crop(4, 0).random_crop(6, 0), &["6×6", "4×4"]);
     let jitter = augment().color_jitter(ColorJitter { hue: 0.5, ..ColorJitter::default() });

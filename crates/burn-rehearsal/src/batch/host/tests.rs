@@ -28,7 +28,10 @@ fn rows_are_appended_in_the_memory_that_has_room_for_them() {
         let before = column(4, 3, &device);
         let place = memory(&before);
         let after = before.append(tail, "x").unwrap();
-        assert_eq!((after.rows(), after.row_shape(), after.device().is_autodiff()), (6, [2, 3].as_slice(), device.is_autodiff()));
+        assert_eq!(
+            (after.rows(), after.row_shape(), after.device().is_autodiff()),
+            (6, [2, 3].as_slice(), device.is_autodiff())
+        );
         assert_eq!(memory(&after), place);
         assert_eq!(values(after), (0..24).chain(0..12).collect::<Vec<_>>());
     }
@@ -37,7 +40,14 @@ fn rows_are_appended_in_the_memory_that_has_room_for_them() {
 #[test]
 fn floats_on_an_autodiff_device_are_appended_in_place_too() {
     let device = Device::flex().autodiff();
-    let floats = |rows: usize, room| tensor_with_room::<f32, burn::tensor::Float, 2>(vec![1.5; rows * 2], [rows, 2], room, &device);
+    let floats = |rows: usize, room| {
+        tensor_with_room::<f32, burn::tensor::Float, 2>(
+            vec![1.5; rows * 2],
+            [rows, 2],
+            room,
+            &device,
+        )
+    };
     let before = floats(4, 1).into_column("x").unwrap();
     let place = memory(&before);
     let after = before.append(floats(1, 0).into_column("x").unwrap(), "x").unwrap();
@@ -80,14 +90,20 @@ fn rows_behind_a_slice_are_appended_in_place_too_and_memory_with_more_in_it_is_n
 fn memory_that_others_share_is_not_written() {
     let bytes = Bytes::from_elems((0..12).collect::<Vec<i32>>()).shared();
     let data = TensorData::from_bytes(bytes.clone(), [2, 6], burn::tensor::DType::I32);
-    let rows = Tensor::<2, Int>::from_data(data, (&Device::flex(), burn::tensor::DType::I32)).slice(0..1);
+    let rows =
+        Tensor::<2, Int>::from_data(data, (&Device::flex(), burn::tensor::DType::I32)).slice(0..1);
     let all = rows.into_column("x").unwrap().append(column_of(vec![7; 6]), "x").unwrap();
     assert_eq!(values(all), (0..6).chain([7; 6]).collect::<Vec<_>>());
     assert_eq!(bytemuck::cast_slice::<u8, i32>(&bytes), (0..12).collect::<Vec<i32>>());
 }
 
 fn column_of(values: Vec<i32>) -> Column {
-    Tensor::<2, Int>::from_data(TensorData::new(values, [1, 6]), (&Device::flex(), burn::tensor::DType::I32)).into_column("x").unwrap()
+    Tensor::<2, Int>::from_data(
+        TensorData::new(values, [1, 6]),
+        (&Device::flex(), burn::tensor::DType::I32),
+    )
+    .into_column("x")
+    .unwrap()
 }
 
 #[test]
@@ -100,21 +116,44 @@ fn host_rows_are_those_of_the_column_also_behind_a_slice() {
 }
 
 /// The values of a tensor and its autodiff association, and those of what a column gives back.
-fn there_and_back<const D: usize>(tensor: Tensor<D>) -> [(TensorData, Option<GradientCheckpointingStrategy>); 2] {
-    let data = |tensor: Tensor<D>| (tensor.clone().into_data(), tensor.device().gradient_checkpointing_strategy());
+fn there_and_back<const D: usize>(
+    tensor: Tensor<D>,
+) -> [(TensorData, Option<GradientCheckpointingStrategy>); 2] {
+    let data = |tensor: Tensor<D>| {
+        (tensor.clone().into_data(), tensor.device().gradient_checkpointing_strategy())
+    };
     let column = tensor.clone().into_column("x").unwrap();
-    assert_eq!(column.device().gradient_checkpointing_strategy(), tensor.device().gradient_checkpointing_strategy());
+    assert_eq!(
+        column.device().gradient_checkpointing_strategy(),
+        tensor.device().gradient_checkpointing_strategy()
+    );
     [data(tensor), data(Tensor::from_column(column, "x").unwrap())]
 }
 
 #[test]
 fn a_column_gives_back_what_it_was_made_of_however_it_lies_in_memory() {
-    for device in [Device::flex(), Device::flex().autodiff(), Device::flex().autodiff().gradient_checkpointing()] {
-        let whole: Tensor<3> = Tensor::from_data(TensorData::new((0..24).map(|n| n as f32).collect(), [4, 2, 3]), &device);
-        let row: Tensor<2> = Tensor::from_data(TensorData::new(vec![1f32, 2.0, 3.0], [1, 3]), &device);
-        let tracked = if device.is_autodiff() { whole.clone().require_grad() * 2.0 } else { whole.clone() };
-        let views = [whole.clone(), whole.clone().permute([2, 0, 1]), whole.clone().slice([1..3, 0..2, 1..3]), whole.slice(2..4), tracked];
-        let views = views.map(there_and_back).into_iter().chain([there_and_back(row.expand([5, 3]))]);
+    for device in [
+        Device::flex(),
+        Device::flex().autodiff(),
+        Device::flex().autodiff().gradient_checkpointing(),
+    ] {
+        let whole: Tensor<3> = Tensor::from_data(
+            TensorData::new((0..24).map(|n| n as f32).collect(), [4, 2, 3]),
+            &device,
+        );
+        let row: Tensor<2> =
+            Tensor::from_data(TensorData::new(vec![1f32, 2.0, 3.0], [1, 3]), &device);
+        let tracked =
+            if device.is_autodiff() { whole.clone().require_grad() * 2.0 } else { whole.clone() };
+        let views = [
+            whole.clone(),
+            whole.clone().permute([2, 0, 1]),
+            whole.clone().slice([1..3, 0..2, 1..3]),
+            whole.slice(2..4),
+            tracked,
+        ];
+        let views =
+            views.map(there_and_back).into_iter().chain([there_and_back(row.expand([5, 3]))]);
         for (at, [before, after]) in views.enumerate() {
             assert_eq!(before, after, "view {at} on {device:?}");
         }
@@ -124,9 +163,13 @@ fn a_column_gives_back_what_it_was_made_of_however_it_lies_in_memory() {
 #[test]
 fn a_gradient_goes_through_a_column() {
     let weights: Tensor<2> = Tensor::ones([2, 3], &Device::flex().autodiff()).require_grad();
-    let column = (weights.clone() * 3.0).into_column("x").unwrap().append(column_of_ones(), "x").unwrap();
+    let column =
+        (weights.clone() * 3.0).into_column("x").unwrap().append(column_of_ones(), "x").unwrap();
     let gradients = Tensor::<2>::from_column(column, "x").unwrap().sum().backward();
-    assert_eq!(weights.grad(&gradients).unwrap().into_data().iter::<f32>().collect::<Vec<_>>(), [3.0; 6]);
+    assert_eq!(
+        weights.grad(&gradients).unwrap().into_data().iter::<f32>().collect::<Vec<_>>(),
+        [3.0; 6]
+    );
 }
 
 fn column_of_ones() -> Column {
@@ -146,8 +189,12 @@ fn rows_that_a_device_store_drew_are_appended_in_place_too() {
 fn a_column_whose_rows_are_of_another_size_than_its_shape_is_refused() {
     for row_shape in [vec![1], vec![1000], vec![2, 2]] {
         let data = TensorData::new(vec![0f32; 4], [2, 2]);
-        let column = Column::from_data(data, crate::batch::Kind::Float, row_shape.into(), &Device::flex());
-        assert!(Tensor::<2>::from_column(column.clone(), "x").is_err() && Tensor::<3>::from_column(column, "x").is_err());
+        let column =
+            Column::from_data(data, crate::batch::Kind::Float, row_shape.into(), &Device::flex());
+        assert!(
+            Tensor::<2>::from_column(column.clone(), "x").is_err()
+                && Tensor::<3>::from_column(column, "x").is_err()
+        );
     }
 }
 

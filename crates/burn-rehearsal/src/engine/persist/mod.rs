@@ -75,7 +75,12 @@ struct Loaded {
 impl Engine {
     /// Begins a checkpoint: copies everything except the rows, and starts a thread that writes it
     /// and the rows.
-    pub(super) fn save(&mut self, directory: PathBuf, pending: Option<Vec<Delivery>>, ticket: Ticket) -> Result<(), RehearsalError> {
+    pub(super) fn save(
+        &mut self,
+        directory: PathBuf,
+        pending: Option<Vec<Delivery>>,
+        ticket: Ticket,
+    ) -> Result<(), RehearsalError> {
         let outcome = ticket.outcome.clone();
         let begun = self.begin_to_write(directory, pending, ticket);
         if let Err(error) = &begun {
@@ -85,7 +90,12 @@ impl Engine {
         begun
     }
 
-    fn begin_to_write(&mut self, directory: PathBuf, pending: Option<Vec<Delivery>>, ticket: Ticket) -> Result<(), RehearsalError> {
+    fn begin_to_write(
+        &mut self,
+        directory: PathBuf,
+        pending: Option<Vec<Delivery>>,
+        ticket: Ticket,
+    ) -> Result<(), RehearsalError> {
         // One checkpoint at a time: two may use the same directory, and the writers share a
         // collective.
         let collective = self.finish_writing()?;
@@ -188,7 +198,9 @@ impl Engine {
         fields: &'static [FieldSpec],
     ) -> Result<Result<Resumed, CheckpointError>, RehearsalError> {
         if self.shard.is_some() || self.step > 0 {
-            return Err(RehearsalError::Misuse("a checkpoint can only be restored before the first step"));
+            return Err(RehearsalError::Misuse(
+                "a checkpoint can only be restored before the first step",
+            ));
         }
         self.gather(Status::Checkpoint, &[])?;
         let device = device.clone().inner();
@@ -205,7 +217,9 @@ impl Engine {
         self.rows[self.rank] = state.rows;
         (self.fills, self.samples) = (state.fills, state.samples);
         self.task_begun = self.task > 0;
-        self.draws_digest = *blake3::Hash::from_hex(&state.draws).map_err(|_| RehearsalError::EngineGone)?.as_bytes();
+        self.draws_digest = *blake3::Hash::from_hex(&state.draws)
+            .map_err(|_| RehearsalError::EngineGone)?
+            .as_bytes();
         self.devices = vec![device; schema.as_ref().map_or(0, |schema| schema.stored().count())];
         // All ranks' fills.
         self.gather(Status::Checkpoint, &[])?;
@@ -230,28 +244,62 @@ impl Engine {
         let per_rank: Vec<Vec<u64>> = all.iter().map(|bytes| words_of(bytes).collect()).collect();
         let classes = self.counts.classes.as_mut().ok_or(RehearsalError::EngineGone)?;
         let rebuilt = classes.rebuild(&per_rank, present);
-        rebuilt.ok_or(RehearsalError::Misuse("the class counts of a checkpoint are not those of its shards"))
+        rebuilt.ok_or(RehearsalError::Misuse(
+            "the class counts of a checkpoint are not those of its shards",
+        ))
     }
 
-    fn load(&self, directory: &Path, device: &Device, fields: &'static [FieldSpec]) -> Result<Loaded, CheckpointError> {
+    fn load(
+        &self,
+        directory: &Path,
+        device: &Device,
+        fields: &'static [FieldSpec],
+    ) -> Result<Loaded, CheckpointError> {
         let manifest = Manifest::read(directory, BUFFER)?;
         let entries = manifest.files();
-        let wrong = |reason: &str| CheckpointError::Damaged { path: directory.join(crate::checkpoint::MANIFEST), reason: reason.into() };
-        if entries.is_empty() || entries.iter().enumerate().any(|(rank, entry)| entry.name != rank_file::file_name(rank)) {
+        let wrong = |reason: &str| CheckpointError::Damaged {
+            path: directory.join(crate::checkpoint::MANIFEST),
+            reason: reason.into(),
+        };
+        if entries.is_empty()
+            || entries
+                .iter()
+                .enumerate()
+                .any(|(rank, entry)| entry.name != rank_file::file_name(rank))
+        {
             return Err(wrong("it does not name the file of every rank"));
         }
-        let open = |entry: &FileEntry| RankFile::open(directory, entry, &self.config, &self.rules, fields);
+        let open =
+            |entry: &FileEntry| RankFile::open(directory, entry, &self.config, &self.rules, fields);
         let world_size = entries.len();
         if world_size != self.size {
             let files = entries.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-            let Reshard { state, shard, schema } = reshard::load(files, &self.config, &self.rules, self.rank, self.size, device)?;
-            return Ok(Loaded { state, world_size, shard, schema, present: Vec::new(), pending: Vec::new() });
+            let Reshard { state, shard, schema } =
+                reshard::load(files, &self.config, &self.rules, self.rank, self.size, device)?;
+            return Ok(Loaded {
+                state,
+                world_size,
+                shard,
+                schema,
+                present: Vec::new(),
+                pending: Vec::new(),
+            });
         }
         let mut file = open(&entries[self.rank])?;
-        if file.state.rank != self.rank || file.state.world_size != self.size || blake3::Hash::from_hex(&file.state.draws).is_err() {
+        if file.state.rank != self.rank
+            || file.state.world_size != self.size
+            || blake3::Hash::from_hex(&file.state.draws).is_err()
+        {
             return Err(file.reader.damaged("it is not the file of this rank"));
         }
-        let shard = restore::same_world(&mut file, &self.config, &self.rules, self.rank, self.size, device)?;
+        let shard = restore::same_world(
+            &mut file,
+            &self.config,
+            &self.rules,
+            self.rank,
+            self.size,
+            device,
+        )?;
         let pending = file.pending(device)?;
         let RankFile { state, schema, present, .. } = file;
         Ok(Loaded { state, world_size, shard, schema, present, pending })

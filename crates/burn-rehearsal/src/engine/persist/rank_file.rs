@@ -131,7 +131,10 @@ fn tensor(field: &FieldLayout, rows: usize) -> (Dtype, Vec<usize>) {
     (dtype, shape)
 }
 
-fn bytes_of<T: bytemuck::NoUninit, I>(values: impl ExactSizeIterator<Item = I>, value: impl Fn(I) -> T) -> Vec<u8> {
+fn bytes_of<T: bytemuck::NoUninit, I>(
+    values: impl ExactSizeIterator<Item = I>,
+    value: impl Fn(I) -> T,
+) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(values.len() * size_of::<T>());
     values.for_each(|item| bytes.extend_from_slice(bytemuck::bytes_of(&value(item))));
     bytes
@@ -157,7 +160,12 @@ struct ShardContents {
 
 impl Contents {
     /// Copies all but the rows.
-    pub(super) fn new(mut state: RankState, shard: Option<&Shard>, present: &[u32], pending: &[Delivery]) -> Result<Self, RehearsalError> {
+    pub(super) fn new(
+        mut state: RankState,
+        shard: Option<&Shard>,
+        present: &[u32],
+        pending: &[Delivery],
+    ) -> Result<Self, RehearsalError> {
         let mut contents = None;
         if let Some(shard) = shard {
             let (table, schema) = (shard.table(), shard.schema());
@@ -172,18 +180,34 @@ impl Contents {
                 let mut bytes = Vec::new();
                 for column in pending.iter().filter_map(|pending| pending.columns.get(number)) {
                     let data = column.clone().into_data(field.spec.name)?;
-                    let data = if data.dtype() == field.stored { data } else { data.convert_dtype(field.stored) };
+                    let data = if data.dtype() == field.stored {
+                        data
+                    } else {
+                        data.convert_dtype(field.stored)
+                    };
                     bytes.extend_from_slice(data.as_bytes());
                 }
                 Ok((field.clone(), bytes))
             };
             contents = Some(ShardContents {
                 slots: table.rows().collect(),
-                handles: pending.iter().flat_map(|pending| pending.handles.iter().copied()).collect(),
-                fields: schema.stored().enumerate().map(field).collect::<Result<_, RehearsalError>>()?,
+                handles: pending
+                    .iter()
+                    .flat_map(|pending| pending.handles.iter().copied())
+                    .collect(),
+                fields: schema
+                    .stored()
+                    .enumerate()
+                    .map(field)
+                    .collect::<Result<_, RehearsalError>>()?,
             });
         }
-        Ok(Self { state, present: present.to_vec(), policy: shard.map(Shard::policy_state).unwrap_or_default(), shard: contents })
+        Ok(Self {
+            state,
+            present: present.to_vec(),
+            policy: shard.map(Shard::policy_state).unwrap_or_default(),
+            shard: contents,
+        })
     }
 
     /// Writes a rank's file and waits until it is on the disk. `rows` gives the rows in slot order;
@@ -195,20 +219,38 @@ impl Contents {
         room: &Sender<RowChunk>,
     ) -> Result<FileEntry, CheckpointError> {
         let Self { state, present, policy, shard } = self;
-        std::fs::create_dir_all(directory).map_err(CheckpointError::io("create the directory", directory))?;
+        std::fs::create_dir_all(directory)
+            .map_err(CheckpointError::io("create the directory", directory))?;
         let mut tensors = Vec::new();
         let mut small: Vec<Vec<u8>> = Vec::new();
-        let mut push = |name: String, (dtype, shape): (Dtype, Vec<usize>), bytes: Option<Vec<u8>>| {
-            tensors.push((name, dtype, shape));
-            small.extend(bytes);
-        };
-        push("classes.present".into(), (Dtype::U32, vec![present.len()]), Some(bytes_of(present.iter(), |class| class.to_le())));
-        push("policy".into(), (Dtype::U64, vec![policy.len()]), Some(bytes_of(policy.iter(), |word| word.to_le())));
+        let mut push =
+            |name: String, (dtype, shape): (Dtype, Vec<usize>), bytes: Option<Vec<u8>>| {
+                tensors.push((name, dtype, shape));
+                small.extend(bytes);
+            };
+        push(
+            "classes.present".into(),
+            (Dtype::U32, vec![present.len()]),
+            Some(bytes_of(present.iter(), |class| class.to_le())),
+        );
+        push(
+            "policy".into(),
+            (Dtype::U64, vec![policy.len()]),
+            Some(bytes_of(policy.iter(), |word| word.to_le())),
+        );
         if let Some(ShardContents { slots, handles, fields }) = shard {
             let len = slots.len();
-            push("slot.id".into(), (Dtype::I64, vec![len]), Some(bytes_of(slots.iter(), |row| row.id.to_le())));
+            push(
+                "slot.id".into(),
+                (Dtype::I64, vec![len]),
+                Some(bytes_of(slots.iter(), |row| row.id.to_le())),
+            );
             let mut of_slots = |name: &str, value: fn(&SlotState) -> u32| {
-                push(format!("slot.{name}"), (Dtype::U32, vec![len]), Some(bytes_of(slots.iter(), |row| value(row).to_le())));
+                push(
+                    format!("slot.{name}"),
+                    (Dtype::U32, vec![len]),
+                    Some(bytes_of(slots.iter(), |row| value(row).to_le())),
+                );
             };
             of_slots("class", |row| row.class);
             of_slots("task", |row| row.task);
@@ -217,26 +259,40 @@ impl Contents {
             of_slots("age_pos", |row| row.task_pos);
             let count = handles.len();
             let mut of_handles = |name: &str, value: fn(&RowHandle) -> u32| {
-                push(format!("pending.{name}"), (Dtype::U32, vec![count]), Some(bytes_of(handles.iter(), |handle| value(handle).to_le())));
+                push(
+                    format!("pending.{name}"),
+                    (Dtype::U32, vec![count]),
+                    Some(bytes_of(handles.iter(), |handle| value(handle).to_le())),
+                );
             };
             of_handles("rank", |handle| handle.rank);
             of_handles("slot", |handle| handle.slot);
             of_handles("generation", |handle| handle.generation);
             let mut places = Vec::new();
             for (field, bytes) in fields {
-                push(format!("pending.field.{}", field.spec.name), tensor(&field, count), Some(bytes));
+                push(
+                    format!("pending.field.{}", field.spec.name),
+                    tensor(&field, count),
+                    Some(bytes),
+                );
                 places.push((format!("row.{}", field.spec.name), tensor(&field, len)));
             }
             places.into_iter().for_each(|(name, place)| push(name, place, None));
         }
-        let damaged = |reason: String| CheckpointError::Damaged { path: directory.join(file_name(state.rank)), reason };
+        let damaged = |reason: String| CheckpointError::Damaged {
+            path: directory.join(file_name(state.rank)),
+            reason,
+        };
         let about = serde_json::to_string(&state).map_err(|error| damaged(error.to_string()))?;
         let mut file = FileWriter::create(directory, &file_name(state.rank), &about, tensors)?;
         let first_row = small.len();
         small.iter().enumerate().try_for_each(|(tensor, bytes)| file.append(tensor, bytes))?;
         for chunk in rows {
             let chunk = chunk.map_err(damaged)?;
-            chunk.iter().enumerate().try_for_each(|(field, bytes)| file.append(first_row + field, bytes))?;
+            chunk
+                .iter()
+                .enumerate()
+                .try_for_each(|(field, bytes)| file.append(first_row + field, bytes))?;
             // The engine may be gone; what it handed over is written all the same.
             let _ = room.send(chunk);
         }
@@ -265,29 +321,38 @@ impl RankFile {
         specs: &'static [FieldSpec],
     ) -> Result<Self, CheckpointError> {
         let mut reader = FileReader::open(directory, entry)?;
-        let state: RankState = serde_json::from_str(reader.about()).map_err(|error| reader.damaged(error.to_string()))?;
+        let state: RankState = serde_json::from_str(reader.about())
+            .map_err(|error| reader.damaged(error.to_string()))?;
         if state.step > u64::MAX / 2 {
             return Err(reader.damaged(format!("no run has done {} steps", state.step)));
         }
-        let foreign = |reason: String| CheckpointError::Foreign { path: directory.join(&entry.name), reason };
+        let foreign =
+            |reason: String| CheckpointError::Foreign { path: directory.join(&entry.name), reason };
         if let Some(reason) = difference(&state.config, &config_value(config, rules)) {
             return Err(foreign(reason));
         }
         if state.pending.len() > config.lag {
-            return Err(reader.damaged(format!("it has representatives of {} steps for a lag of {}", state.pending.len(), config.lag)));
+            return Err(reader.damaged(format!(
+                "it has representatives of {} steps for a lag of {}",
+                state.pending.len(),
+                config.lag
+            )));
         }
         let (policy, present) = (reader.u64s("policy")?, reader.u32s("classes.present")?);
         let (mut rows, mut schema) = (Vec::new(), None);
         if let Some(shard) = &state.shard {
             let layout = layout(&shard.fields, specs).map_err(foreign)?;
             rows = read_rows(&mut reader, shard.len)?;
-            let pending = state.pending.iter().try_fold(0usize, |sum, &count| sum.checked_add(count));
+            let pending =
+                state.pending.iter().try_fold(0usize, |sum, &count| sum.checked_add(count));
             let pending = pending.ok_or_else(|| reader.damaged("its pending rows are too many"))?;
             for field in layout.stored() {
                 for (part, count) in [("row", shard.len), ("pending.field", pending)] {
                     let name = format!("{part}.{}", field.spec.name);
                     if count.checked_mul(field.row_bytes()) != Some(reader.len(&name)?) {
-                        return Err(reader.damaged(format!("its tensor {name:?} has not the size of {count} rows")));
+                        return Err(reader.damaged(format!(
+                            "its tensor {name:?} has not the size of {count} rows"
+                        )));
                     }
                 }
             }
@@ -297,7 +362,13 @@ impl RankFile {
     }
 
     /// Appends the stored bytes of `count` rows of `field`, from slot `first` on, to `out`.
-    pub(super) fn read(&mut self, field: &FieldLayout, first: usize, count: usize, out: &mut Vec<u8>) -> Result<(), CheckpointError> {
+    pub(super) fn read(
+        &mut self,
+        field: &FieldLayout,
+        first: usize,
+        count: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), CheckpointError> {
         let (width, before) = (field.row_bytes(), out.len());
         self.reader.read(&format!("row.{}", field.spec.name), first * width, count * width, out)?;
         self.check_bools(field, &out[before..])
@@ -306,7 +377,9 @@ impl RankFile {
     /// A byte that is neither true nor false must not become a boolean.
     fn check_bools(&self, field: &FieldLayout, bytes: &[u8]) -> Result<(), CheckpointError> {
         if field.stored == DType::Bool(BoolStore::Native) && bytes.iter().any(|&byte| byte > 1) {
-            return Err(self.reader.damaged(format!("field {:?} has a value that is no boolean", field.spec.name)));
+            return Err(self
+                .reader
+                .damaged(format!("field {:?} has a value that is no boolean", field.spec.name)));
         }
         Ok(())
     }
@@ -314,11 +387,13 @@ impl RankFile {
     /// The representatives that were pending, on `device`; they are those of the last steps.
     pub(super) fn pending(&mut self, device: &Device) -> Result<Vec<Delivery>, CheckpointError> {
         let counts = self.state.pending.clone();
-        let drawn_at = |number: usize| self.state.step.saturating_sub((counts.len() - number) as u64);
+        let drawn_at =
+            |number: usize| self.state.step.saturating_sub((counts.len() - number) as u64);
         let empty = |number| Delivery { drawn_at: drawn_at(number), ..Delivery::default() };
         let mut deliveries: Vec<Delivery> = (0..counts.len()).map(empty).collect();
         let Some(schema) = self.schema.clone() else { return Ok(deliveries) };
-        let [ranks, slots, generations] = ["rank", "slot", "generation"].map(|name| self.reader.u32s(&format!("pending.{name}")));
+        let [ranks, slots, generations] =
+            ["rank", "slot", "generation"].map(|name| self.reader.u32s(&format!("pending.{name}")));
         let handles: Vec<_> = ranks?
             .into_iter()
             .zip(slots?)
@@ -327,15 +402,23 @@ impl RankFile {
             .collect();
         let mut first = 0;
         for (delivery, &count) in deliveries.iter_mut().zip(&counts) {
-            let own = handles.get(first..first + count).ok_or_else(|| self.reader.damaged("its pending rows are fewer than announced"))?;
+            let own = handles
+                .get(first..first + count)
+                .ok_or_else(|| self.reader.damaged("its pending rows are fewer than announced"))?;
             delivery.handles = own.to_vec();
             for field in schema.stored().filter(|_| count > 0) {
                 let mut bytes = Vec::new();
-                let (name, width) = (format!("pending.field.{}", field.spec.name), field.row_bytes());
+                let (name, width) =
+                    (format!("pending.field.{}", field.spec.name), field.row_bytes());
                 self.reader.read(&name, first * width, count * width, &mut bytes)?;
                 self.check_bools(field, &bytes)?;
                 let data = store::values(field, bytes, [count, field.elements()]);
-                delivery.columns.push(Column::from_data(data, field.spec.kind, field.row_shape.clone(), device));
+                delivery.columns.push(Column::from_data(
+                    data,
+                    field.spec.kind,
+                    field.row_shape.clone(),
+                    device,
+                ));
             }
             first += count;
         }
@@ -346,9 +429,15 @@ impl RankFile {
 fn read_rows(reader: &mut FileReader, len: usize) -> Result<Vec<SlotState>, CheckpointError> {
     let ids = reader.u64s("slot.id")?;
     let [classes, tasks, generations, class_pos, task_pos] =
-        ["class", "task", "generation", "class_pos", "age_pos"].map(|name| reader.u32s(&format!("slot.{name}")));
-    let (classes, tasks, generations, class_pos, task_pos) = (classes?, tasks?, generations?, class_pos?, task_pos?);
-    if ids.len() != len || [&classes, &tasks, &generations, &class_pos, &task_pos].iter().any(|list| list.len() != len) {
+        ["class", "task", "generation", "class_pos", "age_pos"]
+            .map(|name| reader.u32s(&format!("slot.{name}")));
+    let (classes, tasks, generations, class_pos, task_pos) =
+        (classes?, tasks?, generations?, class_pos?, task_pos?);
+    if ids.len() != len
+        || [&classes, &tasks, &generations, &class_pos, &task_pos]
+            .iter()
+            .any(|list| list.len() != len)
+    {
         return Err(reader.damaged(format!("its table has not {len} rows")));
     }
     let row = |slot: usize| SlotState {
@@ -365,15 +454,29 @@ fn read_rows(reader: &mut FileReader, len: usize) -> Result<Vec<SlotState>, Chec
 /// The layout that a file's fields have, if they are those of the batch type.
 fn layout(fields: &[FieldState], specs: &'static [FieldSpec]) -> Result<Schema, String> {
     if fields.len() != specs.len() {
-        return Err(format!("its rows have {} fields, those of the batch type {}", fields.len(), specs.len()));
+        return Err(format!(
+            "its rows have {} fields, those of the batch type {}",
+            fields.len(),
+            specs.len()
+        ));
     }
     let layouts = fields.iter().zip(specs).map(|(field, spec)| {
-        let layout = FieldLayout { spec: *spec, row_shape: Shape::from(field.shape.clone()), dtype: field.dtype, stored: field.stored };
+        let layout = FieldLayout {
+            spec: *spec,
+            row_shape: Shape::from(field.shape.clone()),
+            dtype: field.dtype,
+            stored: field.stored,
+        };
         let expected = if spec.bytes { DType::U8 } else { field.dtype };
-        let elements = field.shape.iter().try_fold(1usize, |product, &length| product.checked_mul(length));
-        let sane = elements.is_some_and(|elements| elements > 0 && elements < 1 << 40) && !matches!(field.dtype, DType::QFloat(_));
+        let elements =
+            field.shape.iter().try_fold(1usize, |product, &length| product.checked_mul(length));
+        let sane = elements.is_some_and(|elements| elements > 0 && elements < 1 << 40)
+            && !matches!(field.dtype, DType::QFloat(_));
         if FieldState::of(&layout) != *field || field.stored != expected || !sane {
-            return Err(format!("its field {:?} is not the field {:?} of the batch type", field.name, spec.name));
+            return Err(format!(
+                "its field {:?} is not the field {:?} of the batch type",
+                field.name, spec.name
+            ));
         }
         Ok(layout)
     });
@@ -394,13 +497,21 @@ fn difference(before: &serde_json::Value, now: &serde_json::Value) -> Option<Str
     if before == now {
         return None;
     }
-    let keys = |value: &serde_json::Value| value.as_object().map(|map| map.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
+    let keys = |value: &serde_json::Value| {
+        value.as_object().map(|map| map.keys().cloned().collect::<Vec<_>>()).unwrap_or_default()
+    };
     let mut names = keys(now);
     names.extend(keys(before));
     names.sort();
     names.dedup();
     let changed = names.into_iter().filter(|name| before.get(name) != now.get(name));
-    let text = |value: Option<&serde_json::Value>| value.map_or_else(|| "nothing".to_owned(), ToString::to_string);
-    let words: Vec<_> = changed.map(|name| format!("{name} was {} and is {}", text(before.get(&name)), text(now.get(&name)))).collect();
+    let text = |value: Option<&serde_json::Value>| {
+        value.map_or_else(|| "nothing".to_owned(), ToString::to_string)
+    };
+    let words: Vec<_> = changed
+        .map(|name| {
+            format!("{name} was {} and is {}", text(before.get(&name)), text(now.get(&name)))
+        })
+        .collect();
     Some(format!("the configuration differs: {}", words.join(", ")))
 }

@@ -49,17 +49,24 @@ pub(super) fn load(
     let mut state = files[0].state.clone();
     for (number, file) in files.iter().enumerate() {
         let RankState { rank, world_size: of, step, task, samples, draws, .. } = &file.state;
-        let same = (*step, *task, *samples, draws) == (state.step, state.task, state.samples, &state.draws)
+        let same = (*step, *task, *samples, draws)
+            == (state.step, state.task, state.samples, &state.draws)
             && blake3::Hash::from_hex(draws).is_ok();
         let digests = |file: &RankFile| file.schema.as_ref().map(Schema::digest);
         let first = files.iter().find_map(digests);
-        if *rank != number || *of != world_size || !same || digests(file).is_some_and(|digest| Some(digest) != first) {
+        if *rank != number
+            || *of != world_size
+            || !same
+            || digests(file).is_some_and(|digest| Some(digest) != first)
+        {
             return Err(file.reader.damaged("it is not of the same checkpoint as the first"));
         }
     }
     state.rows = files.iter().map(|file| file.state.rows).max().unwrap_or(0);
     state.fills = files.iter().map(|file| file.state.fills).max().unwrap_or(0);
-    let Some(schema) = files.iter().find_map(|file| file.schema.clone()) else { return Ok(Reshard { state, shard: None, schema: None }) };
+    let Some(schema) = files.iter().find_map(|file| file.schema.clone()) else {
+        return Ok(Reshard { state, shard: None, schema: None });
+    };
     let (own, table, policy) = deal(&files, &schema, config, rules, rank, size)?;
     let path = files[0].reader.path().to_path_buf();
     let load = |store: &mut dyn Store| {
@@ -74,7 +81,8 @@ pub(super) fn load(
         }
         Ok(())
     };
-    let restorer = ShardRestorer { path: &path, config, rules, schema: &schema, rank, size, device };
+    let restorer =
+        ShardRestorer { path: &path, config, rules, schema: &schema, rank, size, device };
     let shard = restorer.restore(|_| Some(table), &policy, load)?;
     Ok(Reshard { state, shard: Some(shard), schema: Some(schema) })
 }
@@ -89,39 +97,58 @@ fn deal(
     size: usize,
 ) -> Result<(Vec<Sample>, SlotTable, Vec<u64>), CheckpointError> {
     let has_id = schema.position(Role::Id).is_some();
-    let info = |file: &RankFile, rank, size| match config.capacity_in_samples(schema.row_bytes(), size) {
-        Ok(samples) => Ok(ShardInfo::new(samples, rank, size, config.classes)),
-        Err(error) => Err(file.reader.damaged(error.to_string())),
-    };
+    let info =
+        |file: &RankFile, rank, size| match config.capacity_in_samples(schema.row_bytes(), size) {
+            Ok(samples) => Ok(ShardInfo::new(samples, rank, size, config.classes)),
+            Err(error) => Err(file.reader.damaged(error.to_string())),
+        };
     let inconsistent = |file: &RankFile| file.reader.damaged("its table contradicts itself");
     let mut tables = Vec::new();
     for (number, file) in files.iter().enumerate() {
         let Some(shard) = &file.state.shard else { continue };
         let capacity = info(file, number, files.len())?.capacity;
-        let table = SlotTable::of_rows(capacity, has_id, shard.current_task, shard.old, &shard.seen, &file.rows);
+        let table = SlotTable::of_rows(
+            capacity,
+            has_id,
+            shard.current_task,
+            shard.old,
+            &shard.seen,
+            &file.rows,
+        );
         tables.push((number, table.ok_or_else(|| inconsistent(file))?));
     }
-    let saved: Vec<_> = tables.iter().map(|(file, table)| SavedShard { table, state: &files[*file].policy }).collect();
+    let saved: Vec<_> = tables
+        .iter()
+        .map(|(file, table)| SavedShard { table, state: &files[*file].policy })
+        .collect();
     let mut policy = rules.policy(config);
     let shard = info(&files[0], rank, size)?;
     policy.start(&shard);
     let all = order(policy.as_ref(), tables.iter().map(|(file, _)| *file).zip(&saved));
     let own: Vec<_> = all.into_iter().skip(rank).step_by(size).collect();
-    let current = tables.iter().map(|(_, table)| table.current_task()).max().unwrap_or(files[0].state.task);
+    let current =
+        tables.iter().map(|(_, table)| table.current_task()).max().unwrap_or(files[0].state.task);
     let (rows, from_earlier_tasks, seen) = renumber(&own);
-    let table = SlotTable::of_rows(shard.capacity, has_id, current, from_earlier_tasks, &seen, &rows);
+    let table =
+        SlotTable::of_rows(shard.capacity, has_id, current, from_earlier_tasks, &seen, &rows);
     let table = table.ok_or_else(|| inconsistent(&files[0]))?;
     let state = policy.merge(&saved, &table, &shard);
     Ok((own, table, state))
 }
 
 /// All samples in the order in which they are dealt.
-fn order<'a>(policy: &dyn Policy, saved: impl Iterator<Item = (usize, &'a SavedShard<'a>)>) -> Vec<Sample> {
+fn order<'a>(
+    policy: &dyn Policy,
+    saved: impl Iterator<Item = (usize, &'a SavedShard<'a>)>,
+) -> Vec<Sample> {
     let mut keyed = Vec::new();
     for (file, shard) in saved {
         for (slot, row) in shard.table.rows().enumerate() {
             let from_earlier_task = (row.task_pos as usize) < shard.table.from_earlier_tasks();
-            keyed.push((policy.order_key(shard, slot as u32), Sample { file, slot, row, from_earlier_task }));
+            keyed.push((
+                policy.order_key(shard, slot as u32),
+                Sample { file, slot, row, from_earlier_task },
+            ));
         }
     }
     // A stable sort: by rank and slot where the keys are equal.
@@ -137,7 +164,8 @@ fn renumber(samples: &[Sample]) -> (Vec<SlotState>, usize, Vec<u32>) {
     let rows = samples.iter().map(|sample| {
         let members = classes.entry(sample.row.class).or_insert(0);
         let position = if sample.from_earlier_task { &mut next_earlier } else { &mut next_current };
-        let row = SlotState { generation: 0, class_pos: *members, task_pos: *position, ..sample.row };
+        let row =
+            SlotState { generation: 0, class_pos: *members, task_pos: *position, ..sample.row };
         *members += 1;
         *position += 1;
         row

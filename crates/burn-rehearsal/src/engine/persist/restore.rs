@@ -31,15 +31,22 @@ impl ShardRestorer<'_> {
         policy: &[u64],
         load: impl FnOnce(&mut dyn Store) -> Result<(), CheckpointError>,
     ) -> Result<Shard, CheckpointError> {
-        let damaged = |reason: String| CheckpointError::Damaged { path: self.path.to_path_buf(), reason };
+        let damaged =
+            |reason: String| CheckpointError::Damaged { path: self.path.to_path_buf(), reason };
         let devices = vec![self.device.clone(); self.schema.stored().count()];
-        let shard = Shard::new(self.config, self.rules, self.schema, &devices, self.rank, self.size);
+        let shard =
+            Shard::new(self.config, self.rules, self.schema, &devices, self.rank, self.size);
         let mut shard = shard.map_err(|error| damaged(error.to_string()))?;
-        let table = table(shard.table().capacity()).ok_or_else(|| damaged("its table contradicts itself".into()))?;
+        let table = table(shard.table().capacity())
+            .ok_or_else(|| damaged("its table contradicts itself".into()))?;
         if self.config.classes.is_some_and(|classes| table.class_bound() > classes) {
             return Err(damaged("it has a class that is not configured".into()));
         }
-        load(shard.restore(table, policy).map_err(|error| damaged(format!("the state of its policy is wrong: {error}")))?)?;
+        load(
+            shard
+                .restore(table, policy)
+                .map_err(|error| damaged(format!("the state of its policy is wrong: {error}")))?,
+        )?;
         Ok(shard)
     }
 }
@@ -53,8 +60,11 @@ pub(super) fn same_world(
     size: usize,
     device: &Device,
 ) -> Result<Option<Shard>, CheckpointError> {
-    let (Some(state), Some(schema)) = (file.state.shard.clone(), file.schema.clone()) else { return Ok(None) };
-    let (rows, policy, path) = (file.rows.clone(), file.policy.clone(), file.reader.path().to_path_buf());
+    let (Some(state), Some(schema)) = (file.state.shard.clone(), file.schema.clone()) else {
+        return Ok(None);
+    };
+    let (rows, policy, path) =
+        (file.rows.clone(), file.policy.clone(), file.reader.path().to_path_buf());
     let load = |store: &mut dyn Store| {
         let at_once = rows_per_chunk(&schema);
         for first in (0..rows.len()).step_by(at_once) {
@@ -68,6 +78,10 @@ pub(super) fn same_world(
         Ok(())
     };
     let has_id = schema.position(Role::Id).is_some();
-    let table = |capacity| SlotTable::of_rows(capacity, has_id, state.current_task, state.old, &state.seen, &rows);
-    ShardRestorer { path: &path, config, rules, schema: &schema, rank, size, device }.restore(table, &policy, load).map(Some)
+    let table = |capacity| {
+        SlotTable::of_rows(capacity, has_id, state.current_task, state.old, &state.seen, &rows)
+    };
+    ShardRestorer { path: &path, config, rules, schema: &schema, rank, size, device }
+        .restore(table, &policy, load)
+        .map(Some)
 }

@@ -96,7 +96,9 @@ impl Writer {
     pub(super) fn start(mut job: Job) -> Result<Self, RehearsalError> {
         let (rows, inbox) = channel();
         let (outbox, room) = channel();
-        (0..CHUNKS_IN_FLIGHT).try_for_each(|_| outbox.send(RowChunk::new())).map_err(|_| RehearsalError::EngineGone)?;
+        (0..CHUNKS_IN_FLIGHT)
+            .try_for_each(|_| outbox.send(RowChunk::new()))
+            .map_err(|_| RehearsalError::EngineGone)?;
         // This rank can proceed while the thread writes. Between checkpoints the collective is not
         // used.
         let (_, answerer) = job.collective.answer_requests();
@@ -125,7 +127,11 @@ impl Writer {
     /// Memory for the next chunk, if there is some now, or as soon as there is; `None`, too, if the
     /// writer has given up.
     pub(super) fn room(&mut self, wait: bool) -> Option<RowChunk> {
-        match if wait { self.room.recv().map_err(|_| TryRecvError::Disconnected) } else { self.room.try_recv() } {
+        match if wait {
+            self.room.recv().map_err(|_| TryRecvError::Disconnected)
+        } else {
+            self.room.try_recv()
+        } {
             Ok(chunk) => Some(chunk),
             Err(TryRecvError::Empty) => None,
             Err(TryRecvError::Disconnected) => {
@@ -164,9 +170,13 @@ fn complete(
 ) -> Result<Saved, RehearsalError> {
     let (rank, file) = (collective.rank(), directory.join(rank_file::file_name(collective.rank())));
     let written = written.and_then(|entry| Ok((entry, Glance::of(&file)?)));
-    let own = written.as_ref().map(|parts| serde_json::to_vec(parts).unwrap_or_default()).unwrap_or_default();
+    let own = written
+        .as_ref()
+        .map(|parts| serde_json::to_vec(parts).unwrap_or_default())
+        .unwrap_or_default();
     let all = collective.gather_bytes(&own)?;
-    let parts: Option<Vec<(FileEntry, Glance)>> = all.iter().map(|bytes| serde_json::from_slice(bytes).ok()).collect();
+    let parts: Option<Vec<(FileEntry, Glance)>> =
+        all.iter().map(|bytes| serde_json::from_slice(bytes).ok()).collect();
     let result = match parts {
         None => {
             let rank = all.iter().position(Vec::is_empty).unwrap_or(0);
@@ -175,7 +185,10 @@ fn complete(
         Some(parts) => {
             let (entries, glances): (Vec<FileEntry>, Vec<Glance>) = parts.into_iter().unzip();
             let bytes = entries.iter().map(|entry| entry.bytes).sum();
-            let damaged = |error: serde_json::Error| CheckpointError::Damaged { path: directory.to_path_buf(), reason: error.to_string() };
+            let damaged = |error: serde_json::Error| CheckpointError::Damaged {
+                path: directory.to_path_buf(),
+                reason: error.to_string(),
+            };
             let seal = || {
                 // A rank with a different directory has written its file elsewhere.
                 for (rank, glance) in glances.iter().enumerate() {
