@@ -416,11 +416,11 @@ fn checkpoints(directory: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// The lines of the recipe for `mpirun` in the project's README, for this program and without the
+/// The lines of the recipe for `mpirun` in `docs/RUNNING.md`, for this program and without the
 /// words for the scheduler.
 fn recipe(launcher: &Command, arguments: &[&str]) -> String {
-    let readme = include_str!("../../../README.md");
-    let block = readme
+    let guide = include_str!("../../../docs/RUNNING.md");
+    let block = guide
         .split("```sh\n")
         .find(|block| block.contains("B:USR1"))
         .unwrap()
