@@ -66,9 +66,9 @@ impl LossCurve {
         self.lock().seconds.clone()
     }
 
-    /// The mean loss of each epoch, in order.
-    pub(super) fn means(&self) -> Vec<f64> {
-        self.lock().epochs.values().map(|(sum, rows)| sum / rows).collect()
+    /// The mean loss of each epoch.
+    pub(super) fn means(&self) -> BTreeMap<Epoch, f64> {
+        self.lock().epochs.iter().map(|(&epoch, (sum, rows))| (epoch, sum / rows)).collect()
     }
 
     /// From now on reports complete epochs, until [`end_launch`](Self::end_launch).
@@ -154,5 +154,19 @@ impl MetricLogger for LossCurve {
         if summary.split == Split::Train {
             self.lock().end(Epoch::from_number(summary.epoch_number));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mean_belongs_to_its_epoch_if_an_earlier_one_is_missing() {
+        let [second, fourth] = [2, 4].map(Epoch::from_number);
+        let sums = [(second, [6.0, 3.0]), (fourth, [1.0, 2.0])];
+        let sums = sums.map(|(epoch, sum)| (epoch, sum.map(f64::to_bits))).into();
+        let curve = LossCurve::of_sums(&sums, BTreeMap::new());
+        assert_eq!(curve.means(), [(second, 2.0), (fourth, 0.5)].into());
     }
 }

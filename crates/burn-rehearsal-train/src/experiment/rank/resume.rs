@@ -116,10 +116,10 @@ impl<W: Workload> Run<'_, W> {
         let incoming = self.indices(task).len();
         let per_step = (self.settings.batch_size * self.collective.size()) as u64;
         let seconds = self.curve.seconds();
-        let losses = self.curve.means().into_iter().enumerate();
+        let losses = self.curve.means();
         losses
-            .map(|(index, loss)| {
-                let epoch = Epoch::from_index(index);
+            .into_iter()
+            .map(|(epoch, loss)| {
                 let samples = match at {
                     Some((next, steps)) if next == epoch => (steps * per_step).min(incoming as u64),
                     _ => incoming as u64,
