@@ -11,7 +11,7 @@ use clap::ValueEnum;
 use crate::error::{Error, Result};
 use crate::totals::Totals;
 use crate::workspace::{Leg, Workspace};
-use crate::{devices, licences, main_job, prerequisites, process};
+use crate::{devices, examples, licences, main_job, prerequisites, process};
 
 /// A step of the gate, cheap ones first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -28,6 +28,8 @@ pub(crate) enum Step {
     Docs,
     /// `cargo test`, with documentation tests.
     Tests,
+    /// The programs in `examples/`, against a bound for the figure that each of them prints.
+    Examples,
     /// The model tests of what thread ranks meet in, in every order of their turns (loom).
     Loom,
     /// Clippy, docs and tests with the feature `mpi`, ranks as processes under `mpirun`; skipped,
@@ -174,6 +176,7 @@ fn run(step: Step, workspace: &Workspace, closing: &mut Closing) -> Result<()> {
             &mut std::io::stdout(),
             closing,
         ),
+        Step::Examples => examples::run(workspace),
         Step::Loom => loom(workspace, closing),
         Step::Mpi => mpi(workspace, closing),
         Step::Turbojpeg => turbojpeg(workspace, closing),

@@ -13,6 +13,7 @@
 mod bench;
 mod devices;
 mod error;
+mod examples;
 mod gate;
 mod kills;
 mod licences;
@@ -45,7 +46,8 @@ struct Arguments {
 /// What can be asked for.
 #[derive(Subcommand)]
 enum Task {
-    /// Run the gate, which CI runs too: format, licences, clippy, docs, tests and the main job
+    /// Run the gate, which CI runs too: format, licences, clippy, docs, tests, examples and
+    /// the main job
     Test {
         /// Run this step only
         #[arg(long, value_name = "STEP")]

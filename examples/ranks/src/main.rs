@@ -1,5 +1,4 @@
-//! The digits on four ranks that share one buffer: `cargo run -p ranks`. With the feature `mpi` of
-//! `burn-rehearsal-collective`, the same program runs under `mpirun`.
+//! Rehearsal on four ranks that share one buffer. The ranks are threads of this process.
 
 use burn::module::Module;
 use burn::optim::SgdConfig;
@@ -20,24 +19,20 @@ const SEED: u64 = 1;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let data = open_digits(8)?;
-    let stream = ClassIncremental::new(
-        &data.train_labels,
-        &data.test_labels,
-        data.classes,
-        5,
-        ClassOrder::Fixed,
-    )?;
-    Ranks::from_env_or_threads(4)?.run(|rank| learn(&rank, &data, &stream))?;
+    let (labels, test_labels) = (&data.train_labels, &data.test_labels);
+    let stream = ClassIncremental::new(labels, test_labels, data.classes, 5, ClassOrder::Fixed)?;
+    Ranks::from_env_or_threads(4)?.run(|rank| train(&rank, &data, &stream))?;
     Ok(())
 }
 
-/// What every rank does: its part of each mini-batch, of the buffer and of the test set.
-fn learn(
+/// Trains on one rank, with its part of each mini-batch, of the buffer and of the test set.
+fn train(
     rank: &Rank,
     data: &ImageData,
     stream: &ClassIncremental,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     let device = device::for_rank(rank);
+    // Every rank loads `batch_size` rows of each mini-batch.
     let loader = |batch_size| {
         let batcher = ImageBatcher { shape: data.shape, room: 0 };
         ShardedLoader::builder(batcher)
@@ -45,11 +40,13 @@ fn learn(
             .batch_size(batch_size)
             .set_device(device.clone())
     };
+    // One buffer of 200 samples, of which every rank stores 50. Each rank draws from all of it.
     let buffer = RehearsalConfig::new(Capacity::Samples(200)).init_on::<ImageBatch>(rank)?;
     let network =
         MlpConfig::new(data.shape.elements(), data.classes).init(&device.clone().autodiff());
     let mut model = MethodModel::new(keyed_init(network, SEED, Scheme::default()), &Rehearsal);
     let mut collective = rank.collective()?;
+
     for task in 0..stream.tasks() {
         buffer.begin_task(task)?;
         let train = select(&data.train, stream.train(task));
@@ -58,8 +55,8 @@ fn learn(
         let training = SupervisedTraining::new("runs/ranks", train, valid.clone())
             .with_training_strategy(DataParallel::new(rank)?.with_device(device.clone()).into())
             .num_epochs(10);
-        let result =
-            without_renderer(training).launch(Learner::new(model, SgdConfig::new().init(), 0.1));
+        let learner = Learner::new(model, SgdConfig::new().init(), 0.1);
+        let result = without_renderer(training).launch(learner);
         if let Some(error) = result.error {
             return Err(error.into());
         }

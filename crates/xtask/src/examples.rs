@@ -1,0 +1,61 @@
+//! The small programs in `examples/`: each runs once, and its last number must reach a bound.
+
+use std::process::{Command, Stdio};
+
+use crate::error::{Error, Result};
+use crate::main_job::{Check, Limit, require};
+use crate::process;
+use crate::workspace::{Leg, Workspace};
+
+/// The name of each example, and the bound of the last number that it prints.
+const EXAMPLES: [(&str, f64); 6] = [
+    ("quickstart", 0.85),
+    ("custom-loop", 0.85),
+    ("ranks", 0.85),
+    ("custom-policy", 20.0),
+    ("checkpoint", 0.85),
+    ("multi-tensor", 2.0),
+];
+
+/// Builds the examples as the tests are built, so that nothing is compiled twice, and runs them in
+/// a temporary directory.
+pub(crate) fn run(workspace: &Workspace) -> Result<()> {
+    let mut build = workspace.cargo(Leg::DEFAULT, &["build", "--workspace", "--locked"]);
+    build.args(EXAMPLES.iter().flat_map(|(name, _)| ["--bin", name]));
+    process::run(&mut build)?;
+    let programs = workspace.target_dir(Leg::DEFAULT).join("debug");
+    let directory =
+        tempfile::tempdir().map_err(|source| Error::File { path: std::env::temp_dir(), source })?;
+    let mut checks = Vec::new();
+    for (name, bound) in EXAMPLES {
+        let program = programs.join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
+        println!("{name}:");
+        let mut command = Command::new(program);
+        command.current_dir(directory.path()).stdin(Stdio::null());
+        let mut figure = None;
+        let status = process::run_listening(&mut command, &mut std::io::stdout(), |line| {
+            figure = last_number(line).or(figure);
+        })?;
+        process::check(&command, status)?;
+        let value = figure.unwrap_or(f64::NAN);
+        checks.push(Check { name, value, limit: Limit::AtLeast(bound) });
+    }
+    require(&checks)
+}
+
+/// The last word of `line` that is a number.
+fn last_number(line: &str) -> Option<f64> {
+    line.split_whitespace().rev().find_map(|word| word.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_figure_of_a_line_is_its_last_number() {
+        assert_eq!(last_number("task 5: accuracy on all ten digits 0.931\n"), Some(0.931));
+        assert_eq!(last_number("every class has at least 20 samples"), Some(20.0));
+        assert_eq!(last_number("no figure"), None);
+    }
+}
