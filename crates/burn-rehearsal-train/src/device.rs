@@ -23,8 +23,8 @@ use std::sync::OnceLock;
 /// ```
 pub fn for_rank(rank: &Rank) -> Device {
     #[cfg(feature = "cuda")]
-    if let Some(device) = cuda_for_rank(rank.local_rank()) {
-        return device;
+    if let Ok(gpu) = cuda_for_rank(rank.local_rank()) {
+        return gpu.device;
     }
     #[cfg(feature = "wgpu")]
     if let Ok(gpu) = wgpu() {
@@ -37,17 +37,20 @@ pub fn for_rank(rank: &Rank) -> Device {
     Device::default()
 }
 
-/// The GPU of rank `local_rank` of this machine, or of a lower one if there are fewer GPUs; `None`
-/// without a GPU.
+/// The NVIDIA GPU of rank `local_rank` of this machine: the one of that number. Ranks share GPUs if
+/// there are fewer of them.
+///
+/// # Errors
+///
+/// [`NoGpu`] if there is no GPU, or no driver for it.
 #[cfg(feature = "cuda")]
-fn cuda_for_rank(local_rank: usize) -> Option<Device> {
-    let gpu = cuda(local_rank).or_else(|error| {
+pub fn cuda_for_rank(local_rank: usize) -> Result<Gpu, NoGpu> {
+    cuda(local_rank).or_else(|error| {
         match (0..local_rank).take_while(|&index| cuda(index).is_ok()).count() {
             0 => Err(error),
             gpus => cuda(local_rank % gpus),
         }
-    });
-    gpu.ok().map(|gpu| gpu.device)
+    })
 }
 
 /// A readable description of a device: Burn's name and, for a GPU, the adapter's:

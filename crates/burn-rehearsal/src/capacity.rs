@@ -1,5 +1,6 @@
 //! The capacity of a buffer, and amounts of memory.
 
+use crate::RowCount;
 use crate::error::ConfigError;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -32,18 +33,27 @@ impl FromStr for Capacity {
 
     fn from_str(text: &str) -> Result<Self, ConfigError> {
         let wrong = || ConfigError::Capacity(text.to_owned());
-        if let Some(percent) = text.strip_suffix('%') {
-            let percent: f64 = percent.trim().parse().map_err(|_| wrong())?;
-            return if (0.0..=100.0).contains(&percent) {
-                Ok(Self::Fraction(percent / 100.0))
-            } else {
-                Err(wrong())
+        if text.ends_with('%') {
+            return match text.parse() {
+                Ok(RowCount::Ratio(fraction)) if fraction <= 1.0 => Ok(Self::Fraction(fraction)),
+                _ => Err(wrong()),
             };
         }
         text.parse()
             .map(|ByteSize(bytes)| Self::Bytes(bytes))
             .or_else(|_| text.parse().map(Self::Samples))
             .map_err(|_| wrong())
+    }
+}
+
+/// The text that [`FromStr`] reads.
+impl fmt::Display for Capacity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Samples(samples) => samples.fmt(f),
+            Self::Bytes(bytes) => ByteSize(bytes).fmt(f),
+            Self::Fraction(fraction) => RowCount::Ratio(fraction).fmt(f),
+        }
     }
 }
 
@@ -109,6 +119,9 @@ mod tests {
         assert_eq!("500".parse(), Ok(Capacity::Samples(500)));
         assert_eq!("512MiB".parse(), Ok(Capacity::Bytes(512 << 20)));
         assert_eq!("1.5 GB".parse(), Ok(Capacity::Bytes(1_500_000_000)));
+        let written = ["500", "7%", "12.3%", "512MiB"];
+        assert_eq!(written.map(|text| text.parse::<Capacity>().unwrap().to_string()), written);
+        assert_eq!("0.5GiB".parse::<Capacity>().unwrap().to_string(), "512MiB");
         let samples = |percent: usize, len: usize| {
             let config = RehearsalConfig::new(format!("{percent}%").parse().unwrap());
             config.with_representatives(0).with_dataset_len(Some(len)).capacity_in_samples(1, 1)

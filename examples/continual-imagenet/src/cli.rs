@@ -2,14 +2,17 @@
 
 use crate::config::{AGREE, Flags};
 use burn_rehearsal::{CandidateMode, Execution, OnRepeat, StorePreference};
+use burn_rehearsal_collective::Reduction;
 use burn_rehearsal_train::data_parallel::Precision;
 use burn_rehearsal_train::init::Scheme;
 use burn_rehearsal_train::methods::{self, MethodRef};
+use burn_rehearsal_vision::augment::ChannelStatistics;
 use burn_rehearsal_vision::data::{DataSource, Fit, Format, OnDamaged};
 use burn_rehearsal_vision::models::Stem;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -77,11 +80,11 @@ pub enum Command {
     Devices,
 }
 
-/// Declares an enum of option values and what each stands for.
+/// Declares enums of option values, and what each value stands for.
 macro_rules! choices {
-    ($(#[$doc:meta])* $name:ident => $target:ty { $($(#[$vdoc:meta])* $variant:ident = $value:expr),* $(,)? }) => {
+    ($($(#[$doc:meta])* $name:ident => $target:ty { $($(#[$vdoc:meta])* $variant:ident = $value:expr),* $(,)? })*) => {$(
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, serde::Serialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
         #[serde(rename_all = "kebab-case")]
         pub enum $name { $($(#[$vdoc])* $variant),* }
 
@@ -90,7 +93,7 @@ macro_rules! choices {
                 match choice { $($name::$variant => $value),* }
             }
         }
-    };
+    )*};
 }
 
 choices! {
@@ -101,8 +104,7 @@ choices! {
         /// Each sample with probability c/b.
         Bernoulli = CandidateMode::Bernoulli,
     }
-}
-choices! {
+
     /// What happens to repeated samples.
     OnRepeatArg => OnRepeat {
         /// They may be stored twice.
@@ -110,8 +112,7 @@ choices! {
         /// They are skipped while they are stored.
         SkipIfStored = OnRepeat::SkipIfStored,
     }
-}
-choices! {
+
     /// Which thread does the buffer's work.
     ExecutionArg => Execution {
         /// A separate thread.
@@ -119,8 +120,7 @@ choices! {
         /// The training thread.
         Inline = Execution::Inline,
     }
-}
-choices! {
+
     /// Where the buffer is stored.
     StoreArg => StorePreference {
         /// On the network's device if it is a GPU and the shard is within `--store-limit`;
@@ -131,8 +131,7 @@ choices! {
         /// On the device of the network.
         Device = StorePreference::Device,
     }
-}
-choices! {
+
     /// Number formats.
     PrecisionArg => Precision {
         /// 32 bits.
@@ -142,8 +141,7 @@ choices! {
         /// 16 bits, with the loss scaled.
         F16 = Precision::F16,
     }
-}
-choices! {
+
     /// Initialization of a network.
     InitArg => Scheme {
         /// PyTorch's default: ±1/√fan_in.
@@ -153,6 +151,66 @@ choices! {
         /// He's for convolutions, normal with variance 2/fan_out; otherwise as `kaiming`. The
         /// initialization of torchvision's residual networks.
         HeNormal = Scheme::HeNormal,
+    }
+
+    /// How images become square.
+    FitArg => Fit {
+        /// Both sides are scaled to the same length.
+        Stretch = Fit::Stretch,
+        /// The shorter side is scaled, and the center is kept.
+        Crop = Fit::Crop,
+    }
+
+    /// What happens to damaged images.
+    OnDamagedArg => OnDamaged {
+        /// The run ends.
+        Fail = OnDamaged::Fail,
+        /// The image is left out, logged and counted.
+        Skip = OnDamaged::Skip,
+    }
+
+    /// What a pack stores of images.
+    FormatArg => Format {
+        /// Pixels at `--image-size`.
+        Pixels = Format::Pixels,
+        /// The original files.
+        Original = Format::Original,
+    }
+
+    /// What happens to the optimizer's state between tasks.
+    OptimizerStateArg => bool {
+        /// It is kept.
+        Keep = true,
+        /// Every task starts with a fresh optimizer.
+        Reset = false,
+    }
+
+    /// How channels are normalized.
+    NormalizeArg => Option<ChannelStatistics> {
+        /// Values stay in 0..=1.
+        None = None,
+        /// Mean and standard deviation of ImageNet.
+        Imagenet = Some(ChannelStatistics::IMAGENET),
+        /// Mean and standard deviation of CIFAR-10.
+        Cifar10 = Some(ChannelStatistics::CIFAR10),
+    }
+
+    /// The first layers of a residual network.
+    StemArg => Option<Stem> {
+        /// `small` up to 64 pixels, `imagenet` above.
+        Auto = None,
+        /// A 7×7 convolution with stride 2, then max-pooling with stride 2.
+        Imagenet = Some(Stem::ImageNet),
+        /// A 3×3 convolution with stride 1.
+        Small = Some(Stem::Small),
+    }
+
+    /// Order in which MPI sums gradients.
+    ReductionArg => Reduction {
+        /// Rank order: the same bits in every run, and as with threads.
+        Fixed = Reduction::FixedOrder,
+        /// The order of the MPI library.
+        Fast = Reduction::Fast,
     }
 }
 
@@ -167,45 +225,8 @@ impl InitArg {
     }
 }
 
-choices! {
-    /// How images become square.
-    FitArg => Fit {
-        /// Both sides are scaled to the same length.
-        Stretch = Fit::Stretch,
-        /// The shorter side is scaled, and the center is kept.
-        Crop = Fit::Crop,
-    }
-}
-choices! {
-    /// What happens to damaged images.
-    OnDamagedArg => OnDamaged {
-        /// The run ends.
-        Fail = OnDamaged::Fail,
-        /// The image is left out, logged and counted.
-        Skip = OnDamaged::Skip,
-    }
-}
-choices! {
-    /// What a pack stores of images.
-    FormatArg => Format {
-        /// Pixels at `--image-size`.
-        Pixels = Format::Pixels,
-        /// The original files.
-        Original = Format::Original,
-    }
-}
-choices! {
-    /// What happens to the optimizer's state between tasks.
-    OptimizerStateArg => bool {
-        /// It is kept.
-        Keep = true,
-        /// Every task starts with a fresh optimizer.
-        Reset = false,
-    }
-}
-
 /// Augmentation of training images.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AugmentArg {
     /// None.
@@ -221,43 +242,8 @@ pub enum AugmentArg {
     ResizedCropFlipJitterErase,
 }
 
-/// How channels are normalized.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum NormalizeArg {
-    /// Values stay in 0..=1.
-    None,
-    /// Mean and standard deviation of ImageNet.
-    Imagenet,
-    /// Mean and standard deviation of CIFAR-10.
-    Cifar10,
-}
-
-impl NormalizeArg {
-    /// The name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Imagenet => "imagenet",
-            Self::Cifar10 => "cifar10",
-        }
-    }
-}
-
-choices! {
-    /// The first layers of a residual network.
-    StemArg => Option<Stem> {
-        /// `small` up to 64 pixels, `imagenet` above.
-        Auto = None,
-        /// A 7×7 convolution with stride 2, then max-pooling with stride 2.
-        Imagenet = Some(Stem::ImageNet),
-        /// A 3×3 convolution with stride 1.
-        Small = Some(Stem::Small),
-    }
-}
-
 /// How samples are distributed over tasks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StreamArg {
     /// Every task brings new classes.
@@ -267,7 +253,7 @@ pub enum StreamArg {
 }
 
 /// The order in which classes arrive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ClassOrderArg {
     /// By class number.
@@ -295,23 +281,13 @@ pub enum DisplayArg {
 }
 
 /// What connects the ranks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CollectiveArg {
     /// Ranks are threads of one process.
     Threads,
     /// Ranks are processes of an MPI run.
     Mpi,
-}
-
-/// Order in which MPI sums gradients.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ReductionArg {
-    /// Rank order: the same bits in every run, and as with threads.
-    Fixed,
-    /// The order of the MPI library.
-    Fast,
 }
 
 /// When checkpoints are written.
@@ -337,6 +313,17 @@ impl FromStr for CheckpointInterval {
                 .parse()
                 .map(Self::Epochs)
                 .map_err(|_| "expected `task`, `never`, or a number of epochs"),
+        }
+    }
+}
+
+/// The text that [`FromStr`] reads.
+impl fmt::Display for CheckpointInterval {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Task => f.write_str("task"),
+            Self::Epochs(epochs) => epochs.fmt(f),
+            Self::Never => f.write_str("never"),
         }
     }
 }

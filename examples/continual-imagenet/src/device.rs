@@ -1,6 +1,8 @@
 //! Devices by name.
 
 use crate::error::AppError;
+#[cfg(feature = "cuda")]
+use crate::transport;
 use burn::tensor::Device;
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +15,7 @@ pub enum DeviceName {
     Flex,
     /// The default GPU of Vulkan, Metal or DirectX.
     Wgpu,
-    /// An NVIDIA GPU by its number. The default is 0, or the process's number on its machine.
+    /// An NVIDIA GPU by its number, or the one of this process's rank.
     Cuda(Option<usize>),
 }
 
@@ -58,21 +60,6 @@ impl DeviceName {
         }
     }
 
-    /// The device of one of several processes on a machine: `cuda` without a number is the GPU with
-    /// the process's number.
-    ///
-    /// `visible` is `CUDA_VISIBLE_DEVICES`: the GPUs that a process sees are numbered from 0.
-    pub fn of_process(self, local_rank: usize, visible: Option<&str>) -> Self {
-        let count = visible
-            .map_or(0, |list| list.split(',').filter(|device| !device.trim().is_empty()).count());
-        match self {
-            Self::Cuda(None) => {
-                Self::Cuda(Some(local_rank.checked_rem(count).unwrap_or(local_rank)))
-            }
-            other => other,
-        }
-    }
-
     /// Opens the device.
     ///
     /// # Errors
@@ -80,26 +67,25 @@ impl DeviceName {
     /// [`AppError::Option`] if the program was built without the backend, or there is no such
     /// device.
     pub fn open(self) -> Result<Device, AppError> {
-        match self {
+        #[cfg(any(feature = "wgpu", feature = "cuda"))]
+        use burn_rehearsal_train::device;
+        let opened = match self {
             #[cfg(feature = "flex")]
             Self::Flex => Ok(Device::flex()),
             #[cfg(feature = "wgpu")]
-            Self::Wgpu => burn_rehearsal_train::device::wgpu()
-                .map(|gpu| gpu.device)
-                .map_err(|error| AppError::option("device", self, error.to_string())),
+            Self::Wgpu => device::wgpu().map(|gpu| gpu.device).map_err(|error| error.to_string()),
             #[cfg(feature = "cuda")]
-            Self::Cuda(index) => burn_rehearsal_train::device::cuda(index.unwrap_or(0))
+            Self::Cuda(index) => index
+                .map_or_else(|| device::cuda_for_rank(transport::local_rank()), device::cuda)
                 .map(|gpu| gpu.device)
-                .map_err(|error| AppError::option("device", self, error.to_string())),
+                .map_err(|error| error.to_string()),
             #[allow(unreachable_patterns, reason = "if all backends are built in")]
-            other => {
-                let kind = other.kind();
-                let reason = format!(
-                    "this program was built without `{kind}`; build it with `--features {kind}`"
-                );
-                Err(AppError::option("device", self, reason))
-            }
-        }
+            other => Err(format!(
+                "this program was built without `{0}`; build it with `--features {0}`",
+                other.kind()
+            )),
+        };
+        opened.map_err(|reason| AppError::option("device", self, reason))
     }
 }
 
@@ -124,14 +110,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn processes_of_a_machine_share_its_gpus_unless_a_number_is_named() {
-        let of_process = |name: &str, visible| {
-            name.parse::<DeviceName>().unwrap().of_process(3, visible).to_string()
-        };
-        assert_eq!(of_process("cuda", None), "cuda:3");
-        assert_eq!(of_process("cuda", Some("4,5")), "cuda:1");
-        assert_eq!(of_process("cuda", Some("7")), "cuda:0");
-        assert_eq!(of_process("cuda:1", None), "cuda:1");
-        assert_eq!(of_process("flex", None), "flex");
+    fn a_name_is_written_as_it_was_read() {
+        for name in ["flex", "wgpu", "cuda", "cuda:1"] {
+            assert_eq!(name.parse::<DeviceName>().unwrap().to_string(), name);
+        }
+        assert!("cuda:x".parse::<DeviceName>().is_err());
     }
 }

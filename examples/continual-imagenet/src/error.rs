@@ -7,7 +7,8 @@ use burn_rehearsal_train::report::ReportError;
 use burn_rehearsal_train::stream::StreamError;
 use burn_rehearsal_train::weights::WeightsError;
 use burn_rehearsal_vision::data::DataError;
-use std::path::PathBuf;
+use clap::ValueEnum;
+use std::path::{Path, PathBuf};
 
 /// An error with everything that the user needs to know.
 #[derive(Debug, thiserror::Error)]
@@ -28,43 +29,12 @@ pub enum AppError {
     /// A signal before training began.
     #[error("interrupted before training began; nothing was changed")]
     Interrupted,
-    /// An unfinished run with another configuration, or on other data.
-    #[error(
-        "the directory {} holds an unfinished run with other options or data: {changed}; use the same options and data, start over with `--fresh`, or choose \
-         another `--out`",
-        path.display()
-    )]
-    Changed {
-        /// The directory.
-        path: PathBuf,
-        /// What differs.
-        changed: String,
-    },
-    /// An unfinished run on other data.
-    #[error(
-        "{source}; resume with the original data, start over with `--fresh`, or choose another `--out`"
-    )]
-    ChangedData {
-        /// What differs.
-        source: ExperimentError,
-    },
+    /// An unfinished run that this one cannot resume.
+    #[error("{0}; to start over, pass `--fresh` or another `--out`")]
+    CannotResume(String),
     /// Ranks that are processes and were configured differently.
     #[error(transparent)]
     Ranks(#[from] RehearsalError),
-    /// An unfinished run that cannot be gone on with.
-    #[error("{source}; start over with `--fresh`, or choose another `--out`")]
-    NoCheckpoint {
-        /// Why.
-        source: ExperimentError,
-    },
-    /// The description of an unfinished run, which cannot be understood.
-    #[error("{} is damaged: {reason}; start over with `--fresh`, or choose another `--out`", path.display())]
-    DamagedJob {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        reason: String,
-    },
     /// A configuration file that cannot be understood.
     #[error("the configuration file {} is not valid: {reason}", path.display())]
     ConfigFile {
@@ -129,24 +99,31 @@ pub enum AppError {
     NoReport(PathBuf),
 }
 
+/// What happened on the rank of this process.
+impl From<ExperimentError> for AppError {
+    fn from(error: ExperimentError) -> Self {
+        match error {
+            ExperimentError::NoCheckpoint { .. } | ExperimentError::ChangedData(_) => {
+                Self::CannotResume(error.to_string())
+            }
+            error => Self::Own(error),
+        }
+    }
+}
+
 impl AppError {
     /// What happened on `rank`.
-    pub fn on_rank(rank: usize, source: ExperimentError) -> Self {
-        Self::of_run(source, |source| Self::Rank { rank, source })
-    }
-
-    /// What happened on the rank of this process.
-    pub fn on_own_rank(source: ExperimentError) -> Self {
-        Self::of_run(source, Self::Own)
-    }
-
-    /// An error with advice, or `other`.
-    fn of_run(source: ExperimentError, other: impl FnOnce(ExperimentError) -> Self) -> Self {
-        match source {
-            source @ ExperimentError::NoCheckpoint { .. } => Self::NoCheckpoint { source },
-            source @ ExperimentError::ChangedData(_) => Self::ChangedData { source },
-            source => other(source),
+    pub fn on_rank(rank: usize, error: ExperimentError) -> Self {
+        match Self::from(error) {
+            Self::Own(source) => Self::Rank { rank, source },
+            other => other,
         }
+    }
+
+    /// A file or directory with which something failed.
+    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
+        let path = path.to_path_buf();
+        move |source| Self::Io { action, path, source }
     }
 
     /// Values that are no configuration, and why.
@@ -157,5 +134,11 @@ impl AppError {
     /// A value of an option that cannot be used.
     pub fn option(option: &'static str, value: impl ToString, reason: impl Into<String>) -> Self {
         Self::Option { option, value: value.to_string(), reason: reason.into() }
+    }
+
+    /// As [`option`](Self::option), for one of a few values.
+    pub fn choice(option: &'static str, value: impl ValueEnum, reason: impl Into<String>) -> Self {
+        let value = value.to_possible_value();
+        Self::option(option, value.as_ref().map_or("", |value| value.get_name()), reason)
     }
 }

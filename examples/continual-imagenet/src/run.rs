@@ -58,32 +58,27 @@ impl Job {
     fn prepare(
         mut config: Config,
         methods: &[MethodRef],
-        mut process: Option<&mut Box<dyn Collective>>,
+        process: &mut dyn Collective,
     ) -> Result<Self, AppError> {
-        let first = process.as_ref().is_none_or(|process| process.rank() == 0);
+        let first = process.rank() == 0;
         // Before anything that a difference would let hang.
-        if let Some(process) = &mut process {
-            agree_on(process.as_mut(), &config.agreed(methods))?;
-        }
+        agree_on(process, &config.agreed(methods))?;
         let display = Display::choose(config.display, first)?;
         // Before the data are looked at, which may take long.
         let stop = Stop::listen(first && display != Display::Tui);
         let device = config.device.open()?;
         if !Precision::from(config.precision).is_supported_by(&device) {
-            return Err(AppError::option(
-                "precision",
-                Precision::from(config.precision),
-                format!("`{}` does not compute with it", config.device),
-            ));
+            let reason = format!("`{}` does not compute with it", config.device);
+            return Err(AppError::choice("precision", config.precision, reason));
         }
         let images = Images::open(&config)?;
-        let rehearsal = config.rehearsal(images.train_len(), images.classes());
+        let data = &images.data;
+        let (train, test) = (data.train_labels.len(), data.test_labels.len());
+        let rehearsal = config.rehearsal(train, data.classes);
         let mut heading = vec![format!(
-            "{}: training images {}, test images {}, classes {}; tasks {}, epochs {} per task, ranks {}, device {}",
+            "{}: training images {train}, test images {test}, classes {}; tasks {}, epochs {} per task, ranks {}, device {}",
             config.data,
-            images.train_len(),
-            images.test_len(),
-            images.classes(),
+            data.classes,
             config.tasks,
             config.epochs,
             config.ranks,
@@ -96,19 +91,14 @@ impl Job {
         let mut buffer_len = 0;
         if methods.iter().any(|method| method.rehearses()) {
             let row_bytes = images.row_bytes(&device)?;
-            let samples = config.buffer_len(&rehearsal, row_bytes)?;
-            buffer_len = samples;
+            buffer_len = config.buffer_len(&rehearsal, row_bytes)?;
             // As the first rank, whose part is the largest, will choose with its first mini-batch.
-            let part = shard_capacity(samples, 0, config.ranks).saturating_mul(row_bytes) as u64;
-            let store = StoreLocation::choose(
-                rehearsal.store,
-                part,
-                rehearsal.device_limit,
-                std::slice::from_ref(&device),
-            );
+            let part = shard_capacity(buffer_len, 0, config.ranks).saturating_mul(row_bytes) as u64;
+            let (limit, devices) = (rehearsal.device_limit, std::slice::from_ref(&device));
+            let store = StoreLocation::choose(rehearsal.store, part, limit, devices);
             heading.push(format!(
-                "buffer: samples {samples}, bytes {}, store {}; per rank and step: incoming {}, candidates {}, representatives {}",
-                samples.saturating_mul(row_bytes),
+                "buffer: samples {buffer_len}, bytes {}, store {}; per rank and step: incoming {}, candidates {}, representatives {}",
+                buffer_len.saturating_mul(row_bytes),
                 store.name(),
                 config.batch_size,
                 config.candidates,
@@ -119,42 +109,34 @@ impl Job {
             heading.push(format!("overrides of the recipe: {}", config.overridden.join(", ")));
         }
         // A run that is stopped before it starts changes nothing.
-        let stopped = match &mut process {
-            None => stop.requested(),
-            Some(process) => process.any(stop.requested())?,
-        };
-        if stopped {
+        if process.any(stop.requested())? {
             return Err(AppError::Interrupted);
         }
         let directory = if first {
-            Some(Arc::new(RunDirectory::claim(&config, images.fingerprint(), methods)?))
+            Some(Arc::new(RunDirectory::claim(&config, &data.fingerprint, methods)?))
         } else {
             None
         };
-        if let Some(directory) = &directory {
-            config.out = directory.out().to_path_buf();
-        }
-        if let Some(process) = &mut process {
-            let out = process.broadcast_bytes(config.out.display().to_string().into_bytes(), 0);
-            let out =
-                out.inspect_err(|_| directory.iter().for_each(|directory| directory.clean_up()))?;
-            if !first {
-                config.out = PathBuf::from(String::from_utf8_lossy(&out).into_owned());
-            }
-        }
+        let out =
+            directory.iter().flat_map(|directory| directory.out().as_os_str().as_encoded_bytes());
+        let out = process
+            .broadcast_bytes(out.copied().collect(), 0)
+            .inspect_err(|_| directory.iter().for_each(|directory| directory.clean_up()))?;
+        // The path is Unicode, as was checked.
+        config.out = String::from_utf8_lossy(&out).into_owned().into();
         if first {
             heading.iter().for_each(|line| print_line(line));
         }
         Ok(Self { config, device, images, rehearsal, directory, stop, display, buffer_len, first })
     }
 
-    /// Trains with one method on all ranks and writes the report. `process` is this process's rank
-    /// under MPI; otherwise ranks are threads. `finished` are the earlier runs in the directory.
+    /// Trains with one method on all ranks and writes the report. `finished` are the earlier runs
+    /// in the directory.
     fn run(
         &self,
         method: MethodRef,
         finished: &[RunReport],
-        process: Option<&mut Box<dyn Collective>>,
+        process: &mut dyn Collective,
     ) -> Result<RunReport, AppError> {
         let Self { config, device, images, rehearsal, stop, first, .. } = self;
         let resumes = self.directory.as_ref().is_some_and(|directory| directory.resumes());
@@ -188,9 +170,11 @@ impl Job {
             .with_device(device.clone())
             .with_observer(&progress);
         let rank = |collective| experiment.run(&Rank::new(collective));
-        let report = match process {
-            None => first_report(run_threads(config.ranks, |threads| rank(Box::new(threads)))),
-            Some(process) => rank(process.duplicate()?).map_err(AppError::on_own_rank),
+        let report = match config.collective {
+            CollectiveArg::Threads => {
+                first_report(run_threads(config.ranks, |threads| rank(Box::new(threads))))
+            }
+            CollectiveArg::Mpi => rank(process.duplicate()?).map_err(AppError::from),
         };
         progress.finish();
         let report = report?;
@@ -204,7 +188,7 @@ impl Job {
     fn run_all(
         &self,
         methods: &[MethodRef],
-        mut process: Option<Box<dyn Collective>>,
+        process: &mut dyn Collective,
     ) -> Result<ExitCode, AppError> {
         let mut reports = Vec::new();
         // Also of those whose report only the first process has: all must come to the same end.
@@ -212,26 +196,16 @@ impl Job {
         let earlier = self.earlier(methods);
         for &method in methods {
             // Of several processes, some may have been asked and others not yet.
-            let stop = match &mut process {
-                None => self.stop.requested(),
-                Some(process) => process.any(self.stop.requested())?,
-            };
+            let stop = process.any(self.stop.requested())?;
             // The first is always started, and stops after its first step: its report says how far
             // it got.
             if stop && ended > 0 {
                 break;
             }
             let done = self.directory.as_ref().and_then(|directory| directory.report(method));
-            let skip = match &mut process {
-                None => done.is_some(),
-                Some(process) => process.any(done.is_some())?,
-            };
-            if !skip {
-                reports.push(self.run(
-                    method,
-                    &[earlier.as_slice(), &reports].concat(),
-                    process.as_mut(),
-                )?);
+            if !process.any(done.is_some())? {
+                let finished = [earlier.as_slice(), &reports].concat();
+                reports.push(self.run(method, &finished, process)?);
             } else if let Some(done) = done {
                 reports.push(done);
             }
@@ -245,13 +219,12 @@ impl Job {
             ));
             draw(&[earlier.as_slice(), &reports].concat(), &self.config.out)?;
             reports.iter().filter_map(diverged).for_each(|warning| print_error(&warning));
-            if let Some(most) =
-                reports.iter().map(|report| report.left_out).max().filter(|&most| most > 0)
-            {
-                print_line(&format!("images left out because they are damaged: {most}"));
+            let left_out = reports.iter().map(|report| report.left_out).max().unwrap_or(0);
+            if left_out > 0 {
+                print_line(&format!("images left out because they are damaged: {left_out}"));
             }
             print_line(&format!("reports and figures: {}", self.config.out.display()));
-            if !complete && *self.config.checkpoint_every == CheckpointInterval::Never {
+            if !complete && self.config.checkpoint_every == CheckpointInterval::Never {
                 print_line("not finished; there are no checkpoints: the same command starts over");
             } else if !complete {
                 print_line("not finished; run the same command to resume");
@@ -280,7 +253,7 @@ impl Job {
     fn finish(
         self,
         methods: &[MethodRef],
-        process: Option<Box<dyn Collective>>,
+        process: &mut dyn Collective,
     ) -> Result<ExitCode, AppError> {
         self.run_all(methods, process)
             .inspect_err(|_| self.directory.iter().for_each(|directory| directory.clean_up()))
@@ -308,26 +281,20 @@ pub fn train(method: MethodRef, flags: &Flags) -> Result<ExitCode, AppError> {
     run(flags, &[method])
 }
 
-/// Some methods, on ranks that are threads of this process, or processes of which this is one.
+/// Some methods, one after the other.
 fn run(flags: &Flags, methods: &[MethodRef]) -> Result<ExitCode, AppError> {
-    let mut config = Config::resolve(flags)?;
-    match config.collective {
-        CollectiveArg::Threads => Job::prepare(config, methods, None)?.finish(methods, None),
-        CollectiveArg::Mpi => {
-            config.device = transport::device(*config.device).into();
-            transport::run_process(&config, |mut process| {
-                Job::prepare(config.clone(), methods, Some(&mut process))?
-                    .finish(methods, Some(process))
-            })
-        }
-    }
+    let config = Config::resolve(flags)?;
+    transport::run_process(&config, |process| {
+        Job::prepare(config.clone(), methods, process)?.finish(methods, process)
+    })
 }
 
 /// `report`: finished runs side by side. Figures go to `out`, or to the first directory.
 pub fn report(directories: &[PathBuf], out: Option<&Path>) -> Result<ExitCode, AppError> {
     let mut files = Vec::new();
     for directory in directories {
-        let found = find_reports(directory)?;
+        let found =
+            find_reports(directory, 2).map_err(AppError::io("read the directory", directory))?;
         if found.is_empty() {
             return Err(AppError::NoReport(directory.clone()));
         }
@@ -358,33 +325,23 @@ pub fn report(directories: &[PathBuf], out: Option<&Path>) -> Result<ExitCode, A
     Ok(ExitCode::SUCCESS)
 }
 
-/// `report.json` itself, or those in a directory and in its subdirectories, two levels down.
-fn find_reports(path: &Path) -> Result<Vec<PathBuf>, AppError> {
-    fn search(directory: &Path, levels: usize, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
-        let file = directory.join(REPORT_FILE);
-        if file.is_file() {
-            found.push(file);
-        }
-        if levels == 0 {
-            return Ok(());
-        }
-        let mut below: Vec<_> = std::fs::read_dir(directory)?
-            .flatten()
-            .map(|entry| entry.path())
-            .filter(|path| path.is_dir())
-            .collect();
-        below.sort();
-        below.iter().try_for_each(|path| search(path, levels - 1, found))
-    }
+/// `report.json` itself, or those in a directory and in its subdirectories, some levels down.
+fn find_reports(path: &Path, levels: usize) -> std::io::Result<Vec<PathBuf>> {
     if path.is_file() {
         return Ok(vec![path.to_path_buf()]);
     }
-    let mut found = Vec::new();
-    search(path, 2, &mut found).map_err(|source| AppError::Io {
-        action: "read the directory",
-        path: path.to_path_buf(),
-        source,
-    })?;
+    let mut found = vec![path.join(REPORT_FILE)];
+    found.retain(|file| file.is_file());
+    if levels == 0 {
+        return Ok(found);
+    }
+    let entries = std::fs::read_dir(path)?.flatten();
+    let mut below: Vec<_> = entries.map(|entry| entry.path()).collect();
+    below.retain(|path| path.is_dir());
+    below.sort();
+    for directory in below {
+        found.extend(find_reports(&directory, levels - 1)?);
+    }
     Ok(found)
 }
 

@@ -13,6 +13,7 @@ use burn_rehearsal_train::methods::MethodRef;
 use burn_rehearsal_train::report::schema::REPORT_FILE;
 use burn_rehearsal_train::report::{RunReport, write_atomically};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fs::DirEntry;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -80,8 +81,9 @@ impl RunDirectory {
             }
             let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
             created.extend(out.ancestors().take_while(missing).map(Path::to_path_buf));
-            std::fs::create_dir_all(&out).map_err(io("create the directory", &out))?;
-            let lock = DirectoryLock::acquire(&out).map_err(io("write to the directory", &out))?;
+            std::fs::create_dir_all(&out).map_err(AppError::io("create the directory", &out))?;
+            let lock = DirectoryLock::acquire(&out)
+                .map_err(AppError::io("write to the directory", &out))?;
             let lock = lock.ok_or_else(|| AppError::Taken(out.clone()))?;
             // The previous owner of the lock may have finished a job.
             if !fresh && finished(&out) {
@@ -108,11 +110,10 @@ impl RunDirectory {
     /// from `weights` can start.
     fn claim_or_resume(&mut self, fresh: bool, weights: Option<&Path>) -> Result<(), AppError> {
         let path = self.out.join(JOB);
-        if !fresh && path.try_exists().map_err(io("look for", &path))? {
-            let text = std::fs::read(&path).map_err(io("read", &path))?;
-            let damaged = |error: serde_json::Error| AppError::DamagedJob {
-                path: path.clone(),
-                reason: error.to_string(),
+        if !fresh && path.try_exists().map_err(AppError::io("look for", &path))? {
+            let text = std::fs::read(&path).map_err(AppError::io("read", &path))?;
+            let damaged = |error: serde_json::Error| {
+                AppError::CannotResume(format!("{} is damaged: {error}", path.display()))
             };
             let before: Value = serde_json::from_slice(&text).map_err(damaged)?;
             let mut changed = difference(&before, &self.job());
@@ -126,28 +127,29 @@ impl RunDirectory {
                     .map(|data| data.to_string()),
             );
             if !changed.is_empty() {
-                return Err(AppError::Changed {
-                    path: self.out.clone(),
-                    changed: changed.join(", "),
-                });
+                return Err(AppError::CannotResume(format!(
+                    "the directory {} holds an unfinished run with other options or data: {}",
+                    self.out.display(),
+                    changed.join(", ")
+                )));
             }
             self.resumed = true;
             return Ok(());
         }
-        let all_checkpoints: Vec<PathBuf> =
-            self.methods.iter().map(|&method| checkpoints(&self.out, method)).collect();
         // Checkpoints are hours of work, even without the file of their job.
-        if let Some(kept) = all_checkpoints.iter().find(|kept| !fresh && has_manifest(kept)) {
-            return Err(AppError::DamagedJob {
-                path,
-                reason: format!("it is missing, but there are checkpoints in {}", kept.display()),
-            });
+        if let Some(kept) = self.checkpoints().find(|kept| !fresh && has_manifest(kept)) {
+            return Err(AppError::CannotResume(format!(
+                "{} is missing, but there are checkpoints in {}",
+                path.display(),
+                kept.display()
+            )));
         }
-        let results = self.results();
-        let same = |weights: &Path, file: &Path| matches!((file.canonicalize(), weights.canonicalize()), (Ok(a), Ok(b)) if a == b);
-        if let Some(weights) =
-            weights.filter(|weights| results.iter().any(|file| same(weights, file)))
-        {
+        let is_result = |weights: &&Path| {
+            weights.canonicalize().is_ok_and(|weights| {
+                self.results().any(|file| file.canonicalize().is_ok_and(|file| file == weights))
+            })
+        };
+        if let Some(weights) = weights.filter(is_result) {
             return Err(AppError::option(
                 "weights",
                 weights.display(),
@@ -168,21 +170,8 @@ impl RunDirectory {
             return Ok(());
         }
         // If this job is interrupted, an earlier report must not be taken for its own.
-        let results = self.results();
-        let all_checkpoints: Vec<PathBuf> =
-            self.methods.iter().map(|&method| checkpoints(&self.out, method)).collect();
-        let files = results.iter().map(|file| (file, std::fs::remove_file(file)));
-        let removed = files.chain(
-            all_checkpoints.iter().map(|directory| (directory, std::fs::remove_dir_all(directory))),
-        );
-        for (path, removed) in removed {
-            match removed {
-                Err(source) if source.kind() != ErrorKind::NotFound => {
-                    return Err(io("remove", path)(source));
-                }
-                _ => {}
-            }
-        }
+        self.results().try_for_each(|file| removed(&file, std::fs::remove_file(&file)))?;
+        self.checkpoints().try_for_each(|path| removed(&path, std::fs::remove_dir_all(&path)))?;
         Ok(write_atomically(&self.out.join(JOB), &format!("{}\n", self.job()))?)
     }
 
@@ -192,11 +181,15 @@ impl RunDirectory {
     }
 
     /// The results of finished methods.
-    fn results(&self) -> Vec<PathBuf> {
-        let result = |method: &MethodRef| {
+    fn results(&self) -> impl Iterator<Item = PathBuf> {
+        self.methods.iter().flat_map(|method| {
             [REPORT_FILE, NETWORK].map(|file| self.out.join(method.to_string()).join(file))
-        };
-        self.methods.iter().flat_map(result).collect()
+        })
+    }
+
+    /// The directories of the methods' checkpoints.
+    fn checkpoints(&self) -> impl Iterator<Item = PathBuf> {
+        self.methods.iter().map(|&method| checkpoints(&self.out, method))
     }
 
     /// Whether methods resume from the checkpoints in the directory. Those of an earlier job are
@@ -214,27 +207,17 @@ impl RunDirectory {
     pub fn report(&self, method: MethodRef) -> Option<RunReport> {
         let report =
             self.resumed.then(|| RunReport::read(&self.out.join(method.to_string())).ok())?;
-        let own = |report: &RunReport| {
-            let of = |config: &Value| serde_json::json!({ "config": config });
-            report.complete && difference(&of(&report.config), &of(&self.config)).is_empty()
-        };
-        report.filter(own)
+        report.filter(|report| {
+            report.complete && fixed_values(&report.config) == fixed_values(&self.config)
+        })
     }
 
     /// Removes what only an unfinished job needs.
     pub fn finish(&self) -> Result<(), AppError> {
         // The next new job removes what cannot be removed now.
-        self.methods
-            .iter()
-            .for_each(|&method| drop(std::fs::remove_dir_all(checkpoints(&self.out, method))));
+        self.checkpoints().for_each(|path| drop(std::fs::remove_dir_all(path)));
         let path = self.out.join(JOB);
-        match std::fs::remove_file(&path) {
-            // It may be gone already: the reports are there.
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(io("finish the run: cannot remove", &path)(error))
-            }
-            _ => Ok(()),
-        }
+        removed(&path, std::fs::remove_file(&path))
     }
 
     /// Lets others use the directory.
@@ -264,9 +247,14 @@ impl RunDirectory {
     }
 }
 
-fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> AppError {
-    let path = path.to_path_buf();
-    move |source| AppError::Io { action, path, source }
+/// The outcome of removing `path`, which may be missing.
+fn removed(path: &Path, outcome: std::io::Result<()>) -> Result<(), AppError> {
+    match outcome {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(AppError::io("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether a directory holds checkpoints; assumed if it cannot be read.
@@ -285,21 +273,21 @@ fn has_manifest(directory: &Path) -> bool {
 
 /// What differs between two jobs and could change a result, in words.
 fn difference(before: &Value, now: &Value) -> Vec<String> {
-    let mut changed = Vec::new();
-    let mut compare = |name: &str, before: Option<&Value>, now: Option<&Value>| {
-        let text =
-            |value: Option<&Value>| value.map_or_else(|| "nothing".to_owned(), ToString::to_string);
-        if before != now {
-            changed.push(format!("{name} was {} and is {}", text(before), text(now)));
-        }
+    let values = |job: &Value| {
+        let mut values = fixed_values(job.get("config").unwrap_or_default());
+        values.extend(job.get("methods").map(|methods| ("methods".to_owned(), methods.clone())));
+        values
     };
-    compare("methods", before.get("methods"), now.get("methods"));
-    let options = |job: &Value| fixed_values(job.get("config").unwrap_or_default());
-    let (before, now) = (options(before), options(now));
-    for name in now.keys().chain(before.keys().filter(|name| !now.contains_key(*name))) {
-        compare(name, before.get(name), now.get(name));
-    }
-    changed
+    let (before, now) = (values(before), values(now));
+    let names: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
+    let text =
+        |value: Option<&Value>| value.map_or_else(|| "nothing".to_owned(), ToString::to_string);
+    names
+        .into_iter()
+        .map(|name| (name, before.get(name), now.get(name)))
+        .filter(|(_, before, now)| before != now)
+        .map(|(name, before, now)| format!("{name} was {} and is {}", text(before), text(now)))
+        .collect()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use crate::console::print_error;
 use burn::train::Interrupter;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use std::sync::Arc;
 
 /// Exit code of a program that SIGINT ended.
@@ -31,9 +31,9 @@ impl Stop {
         let stop = Self::default();
         let handler = stop.clone();
         let listening = signals::listen(move |insists| {
-            let again = insists && std::mem::replace(&mut handler.lock().by_person, true);
+            let again = insists && std::mem::replace(&mut handler.state.lock().by_person, true);
             if again {
-                if let Some(before_exit) = &handler.lock().before_exit {
+                if let Some(before_exit) = &handler.state.lock().before_exit {
                     before_exit();
                 }
                 std::process::exit(i32::from(INTERRUPTED));
@@ -57,13 +57,13 @@ impl Stop {
     /// Ends the run after the current step, as the first Ctrl-C does.
     #[cfg(feature = "tui")]
     pub fn request(&self) {
-        self.lock().by_person = true;
+        self.state.lock().by_person = true;
         self.end_runs();
     }
 
     /// False if that was done before.
     fn end_runs(&self) -> bool {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if std::mem::replace(&mut state.requested, true) {
             return false;
         }
@@ -73,7 +73,7 @@ impl Stop {
 
     /// Adds a rank.
     pub fn add(&self, interrupter: &Interrupter) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if state.requested {
             interrupter.stop(Some("a signal"));
         }
@@ -83,16 +83,12 @@ impl Stop {
     /// Sets what is called before the program ends at once.
     #[cfg(feature = "tui")]
     pub fn before_exit(&self, restore: impl Fn() + Send + 'static) {
-        self.lock().before_exit = Some(Box::new(restore));
+        self.state.lock().before_exit = Some(Box::new(restore));
     }
 
     /// Whether a stop was requested.
     pub fn requested(&self) -> bool {
-        self.lock().requested
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
+        self.state.lock().requested
     }
 }
 

@@ -16,39 +16,34 @@ const ERASING: f64 = 0.25;
 
 impl NormalizeArg {
     fn after(self, augment: Augment) -> Augment {
-        let ChannelStatistics { mean, std } = match self {
-            Self::None => return augment,
-            Self::Imagenet => ChannelStatistics::IMAGENET,
-            Self::Cifar10 => ChannelStatistics::CIFAR10,
-        };
-        augment.normalize(&mean, &std)
+        match self.into() {
+            None => augment,
+            Some(ChannelStatistics { mean, std }) => augment.normalize(&mean, &std),
+        }
     }
 }
 
 /// The operations of training, if there are any.
 fn training(config: &Config, [area, ratio]: [[f64; 2]; 2]) -> Option<Augment> {
-    let augment = Augment::new(config.seed);
-    let crop = config.crop_size;
-    let (cropped, jitter_erase) = match config.augment {
+    let (resized, jitter_erase) = match config.augment {
         AugmentArg::None => return evaluation(config),
-        AugmentArg::CropFlip => (augment.random_crop(crop, crop.div_ceil(8)), false),
-        AugmentArg::CropFlipJitterErase => (augment.random_crop(crop, crop.div_ceil(8)), true),
-        AugmentArg::ResizedCropFlip => (augment.random_resized_crop(crop, area, ratio), false),
-        AugmentArg::ResizedCropFlipJitterErase => {
-            (augment.random_resized_crop(crop, area, ratio), true)
-        }
+        AugmentArg::CropFlip => (false, false),
+        AugmentArg::CropFlipJitterErase => (false, true),
+        AugmentArg::ResizedCropFlip => (true, false),
+        AugmentArg::ResizedCropFlipJitterErase => (true, true),
+    };
+    let (augment, crop) = (Augment::new(config.seed), config.crop_size);
+    let cropped = if resized {
+        augment.random_resized_crop(crop, area, ratio)
+    } else {
+        augment.random_crop(crop, crop.div_ceil(8))
     };
     let flipped = cropped.horizontal_flip(0.5);
-    Some(if jitter_erase {
-        config.normalize.after(flipped.color_jitter(JITTER)).random_erasing(
-            ERASING,
-            ERASING_SCALE,
-            ERASING_RATIO,
-            0.0,
-        )
-    } else {
-        config.normalize.after(flipped)
-    })
+    if !jitter_erase {
+        return Some(config.normalize.after(flipped));
+    }
+    let jittered = config.normalize.after(flipped.color_jitter(JITTER));
+    Some(jittered.random_erasing(ERASING, ERASING_SCALE, ERASING_RATIO, 0.0))
 }
 
 /// The operations of evaluation, if there are any.
@@ -76,7 +71,7 @@ pub fn transforms(config: &Config, shape: ImageShape) -> Result<[Option<Augment>
         let ImageShape { channels, height, width } = shape;
         if channels != 3 && config.normalize != NormalizeArg::None {
             let reason = format!("is for images of 3 channels, these have {channels}");
-            return Err(AppError::option("normalize", config.normalize.name(), reason));
+            return Err(AppError::choice("normalize", config.normalize, reason));
         }
         augment.output_shape([channels, height, width]).map_err(|error| {
             AppError::option("image-size", config.image_size, error.to_string())

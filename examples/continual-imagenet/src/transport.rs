@@ -1,15 +1,20 @@
 //! Ranks as processes: whether they are, and what each of them takes of its machine.
 
-use crate::cli::{CollectiveArg, ReductionArg};
+use crate::cli::CollectiveArg;
 use crate::config::Config;
-use crate::device::DeviceName;
 use crate::error::AppError;
 use burn_rehearsal_collective::launch::Launch;
-use burn_rehearsal_collective::{Collective, MpiOptions, Ranks, Reduction};
+use burn_rehearsal_collective::{Collective, MpiOptions, Ranks, Solo};
 
 /// Whether this process is the one of the run that speaks.
 pub fn is_first_process() -> bool {
     Launch::detect().is_none_or(|launch| launch.rank.unwrap_or(0) == 0)
+}
+
+/// The number of this process among those of the run on its machine.
+#[cfg(feature = "cuda")]
+pub fn local_rank() -> usize {
+    Launch::detect().and_then(|launch| launch.local_rank).unwrap_or(0)
 }
 
 /// What connects the ranks and how many there are. `asked` and `ranks` are the options, `usual` is
@@ -26,11 +31,8 @@ pub fn choose(
     launch: Option<Launch>,
     with_mpi: bool,
 ) -> Result<(CollectiveArg, usize), AppError> {
-    let wrong = |value: &str, reason: String| AppError::Option {
-        option: "collective",
-        value: value.into(),
-        reason,
-    };
+    let wrong =
+        |choice: CollectiveArg, reason: String| Err(AppError::choice("collective", choice, reason));
     let processes = launch.map_or(1, |launch| launch.size);
     match asked {
         // Each process would be a run of its own in the same directory.
@@ -38,57 +40,53 @@ pub fn choose(
             let reason = format!(
                 "the launcher started {processes} processes; leave the option out, or start the program without a launcher"
             );
-            return Err(wrong("threads", reason));
+            return wrong(CollectiveArg::Threads, reason);
         }
-        Some(CollectiveArg::Threads) => {
+        None if processes > 1 => {}
+        None | Some(CollectiveArg::Threads) => {
             return Ok((CollectiveArg::Threads, ranks.unwrap_or(usual)));
         }
-        None if processes == 1 => return Ok((CollectiveArg::Threads, ranks.unwrap_or(usual))),
-        _ => {}
+        Some(CollectiveArg::Mpi) => {}
     }
     if !with_mpi {
         let reason = format!(
             "{processes} ranks were asked for as processes, but this program was built without MPI; build it with `--features mpi`"
         );
-        return Err(wrong("mpi", reason));
+        return wrong(CollectiveArg::Mpi, reason);
     }
     match ranks {
         Some(ranks) if ranks != processes => {
             let reason = format!(
                 "the launcher started {processes} processes, so `--ranks {ranks}` is not possible"
             );
-            Err(wrong("mpi", reason))
+            wrong(CollectiveArg::Mpi, reason)
         }
         _ => Ok((CollectiveArg::Mpi, processes)),
     }
 }
 
-/// The device of this process among those on its machine.
-pub fn device(name: DeviceName) -> DeviceName {
-    let local_rank = Launch::detect().and_then(|launch| launch.local_rank).unwrap_or(0);
-    name.of_process(local_rank, std::env::var("CUDA_VISIBLE_DEVICES").ok().as_deref())
-}
-
-/// Runs `f` as the rank that this process is.
+/// Runs `f` with the processes of the run, of which this is one.
 ///
 /// # Errors
 ///
-/// [`AppError::Option`] in a program without MPI, which [`choose`] refuses earlier.
+/// [`AppError::Option`] for MPI in a program without it, which [`choose`] refuses earlier.
 pub fn run_process<T: Send>(
     config: &Config,
-    f: impl Fn(Box<dyn Collective>) -> Result<T, AppError> + Sync,
+    f: impl Fn(&mut dyn Collective) -> Result<T, AppError> + Sync,
 ) -> Result<T, AppError> {
-    let reduction = match config.reduction {
-        ReductionArg::Fixed => Reduction::FixedOrder,
-        ReductionArg::Fast => Reduction::Fast,
+    if config.collective == CollectiveArg::Threads {
+        return f(&mut Solo::new());
+    }
+    let options = MpiOptions {
+        reduction: config.reduction.into(),
+        expected_ranks: Some(config.ranks),
+        ..MpiOptions::default()
     };
-    let options =
-        MpiOptions { reduction, expected_ranks: Some(config.ranks), ..MpiOptions::default() };
     let ranks = Ranks::processes()
         .map_err(|error| AppError::option("collective", "mpi", error.to_string()))?;
     let mut values = ranks
         .with_mpi_options(options)
-        .run(|rank| f(rank.collective()?))
+        .run(|rank| f(rank.collective()?.as_mut()))
         .map_err(|failure| AppError::RankEnded(failure.to_string()))?;
     values.pop().ok_or_else(|| AppError::RankEnded("no rank was started".into()))
 }

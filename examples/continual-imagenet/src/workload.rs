@@ -32,7 +32,7 @@ use std::sync::Arc;
 /// Images, their tasks, and how to learn them.
 pub struct Images {
     config: Config,
-    data: ImageData,
+    pub data: ImageData,
     stream: Box<dyn TaskStream>,
     training: Option<Augment>,
     evaluation: Option<Augment>,
@@ -59,14 +59,13 @@ impl Images {
             }
             other => AppError::Stream(other),
         };
+        let (classes, tasks, seed) = (data.classes, config.tasks, config.seed);
         let stream: Box<dyn TaskStream> = match config.stream {
             StreamArg::Class => Box::new(
-                ClassIncremental::new(train, test, data.classes, config.tasks, order)
-                    .map_err(in_words)?,
+                ClassIncremental::new(train, test, classes, tasks, order).map_err(in_words)?,
             ),
             StreamArg::Instance => Box::new(
-                InstanceIncremental::new(train, test, data.classes, config.tasks, config.seed)
-                    .map_err(in_words)?,
+                InstanceIncremental::new(train, test, classes, tasks, seed).map_err(in_words)?,
             ),
         };
         let [training, evaluation] = transforms(config, data.shape)?;
@@ -95,26 +94,6 @@ impl Images {
         };
         let schema = layout(self.batcher().batch(vec![blank], device));
         Ok(schema?.row_bytes())
-    }
-
-    /// Which data it is.
-    pub fn fingerprint(&self) -> &Fingerprint {
-        &self.data.fingerprint
-    }
-
-    /// The number of test samples.
-    pub fn test_len(&self) -> usize {
-        self.data.test_labels.len()
-    }
-
-    /// The number of training samples.
-    pub fn train_len(&self) -> usize {
-        self.data.train_labels.len()
-    }
-
-    /// The number of classes.
-    pub fn classes(&self) -> usize {
-        self.data.classes
     }
 }
 
@@ -186,16 +165,11 @@ impl Workload for Images {
     }
 
     fn optimizer(&self) -> ModuleOptimizer {
-        let mut sgd = SgdConfig::new();
-        if self.config.momentum > 0.0 {
-            sgd = sgd.with_momentum(Some(
-                MomentumConfig::new().with_momentum(self.config.momentum).with_dampening(0.0),
-            ));
-        }
-        if self.config.weight_decay > 0.0 {
-            sgd = sgd
-                .with_weight_decay(Some(WeightDecayConfig::new(self.config.weight_decay as f32)));
-        }
-        sgd.init()
+        let Config { momentum, weight_decay, .. } = self.config;
+        let momentum = (momentum > 0.0)
+            .then(|| MomentumConfig::new().with_momentum(momentum).with_dampening(0.0));
+        let weight_decay =
+            (weight_decay > 0.0).then(|| WeightDecayConfig::new(weight_decay as f32));
+        SgdConfig::new().with_momentum(momentum).with_weight_decay(weight_decay).init()
     }
 }

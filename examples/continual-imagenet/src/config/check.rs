@@ -3,7 +3,7 @@
 use super::{Config, MAX_PIXELS};
 use crate::error::AppError;
 use burn_rehearsal::error::ConfigError;
-use burn_rehearsal::{MAX_LAG, MAX_RATIO, RehearsalConfig, RowCount};
+use burn_rehearsal::{MAX_LAG, RehearsalConfig, RowCount};
 use burn_rehearsal_vision::models::NetworkKind;
 
 // Larger numbers are typing errors, which should not exhaust memory or threads.
@@ -21,39 +21,27 @@ impl Config {
         // Reports and checkpoints hold the options as JSON, which has Unicode text only.
         for (option, path) in [("out", Some(&self.out)), ("weights", self.weights.as_ref())] {
             if let Some(path) = path.filter(|path| path.to_str().is_none()) {
-                return Err(AppError::option(
-                    option,
-                    path.display(),
-                    "the path is not valid Unicode",
-                ));
+                let reason = "the path is not valid Unicode";
+                return Err(AppError::option(option, path.display(), reason));
             }
         }
-        let at_least_one = [
-            ("tasks", self.tasks),
-            ("epochs", self.epochs),
-            ("batch-size", self.batch_size),
-            ("ranks", self.ranks),
-            ("image-size", self.image_size),
-            ("crop-size", self.crop_size),
-            ("model-width", self.model_width),
-            ("checkpoint-keep", self.checkpoint_keep),
+        let bounds = [
+            ("tasks", self.tasks, 1, usize::MAX),
+            ("epochs", self.epochs, 1, usize::MAX),
+            ("ranks", self.ranks, 1, MAX_RANKS),
+            ("workers", self.workers, 0, MAX_WORKERS),
+            ("image-size", self.image_size, 1, MAX_PIXELS),
+            ("crop-size", self.crop_size, 1, self.image_size),
+            ("model-width", self.model_width, 1, MAX_WIDTH),
+            ("lag", self.lag, 0, MAX_LAG),
+            ("batch-size", self.batch_size, 1, MAX_ROWS),
+            ("representatives", self.representatives.of(self.batch_size), 0, MAX_ROWS),
+            ("checkpoint-keep", self.checkpoint_keep, 1, usize::MAX),
         ];
-        for (option, value) in at_least_one {
-            if value == 0 {
-                return Err(AppError::option(option, value, "must be at least 1"));
+        for (option, value, least, most) in bounds {
+            if value < least {
+                return Err(AppError::option(option, value, format!("must be at least {least}")));
             }
-        }
-        let at_most = [
-            ("ranks", self.ranks, MAX_RANKS),
-            ("workers", self.workers, MAX_WORKERS),
-            ("image-size", self.image_size, MAX_PIXELS),
-            ("crop-size", self.crop_size, self.image_size),
-            ("model-width", self.model_width, MAX_WIDTH),
-            ("lag", self.lag, MAX_LAG),
-            ("batch-size", self.batch_size, MAX_ROWS),
-            ("representatives", self.representatives.of(self.batch_size), MAX_ROWS),
-        ];
-        for (option, value, most) in at_most {
             if value > most {
                 return Err(AppError::option(option, value, format!("must be at most {most}")));
             }
@@ -82,36 +70,19 @@ impl Config {
             );
             return Err(AppError::option("start-task", self.start_task, reason));
         }
-        if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
-            return Err(AppError::option(
-                "learning-rate",
-                self.learning_rate,
-                "must be a number above 0",
-            ));
-        }
-        if !(self.scale_cap.is_finite() && self.scale_cap >= 1.0) {
-            return Err(AppError::option(
-                "scale-cap",
-                self.scale_cap,
-                "must be at least 1, which means no scaling",
-            ));
-        }
-        let finite = [
-            ("momentum", self.momentum),
-            ("weight-decay", self.weight_decay),
-            ("warmup-epochs", self.warmup_epochs),
+        let not_negative = "must be a number that is not negative";
+        let numbers = [
+            ("learning-rate", self.learning_rate, self.learning_rate > 0.0, "must be above 0"),
+            ("scale-cap", self.scale_cap, self.scale_cap >= 1.0, "must be at least 1 (no scaling)"),
+            ("momentum", self.momentum, self.momentum >= 0.0, not_negative),
+            ("momentum", self.momentum, self.momentum < 1.0, "must be below 1"),
+            ("weight-decay", self.weight_decay, self.weight_decay >= 0.0, not_negative),
+            ("warmup-epochs", self.warmup_epochs, self.warmup_epochs >= 0.0, not_negative),
         ];
-        for (option, value) in finite {
-            if !(value.is_finite() && value >= 0.0) {
-                return Err(AppError::option(
-                    option,
-                    value,
-                    "must be a number that is not negative",
-                ));
+        for (option, value, valid, reason) in numbers {
+            if !(valid && value.is_finite()) {
+                return Err(AppError::option(option, value, reason));
             }
-        }
-        if self.momentum >= 1.0 {
-            return Err(AppError::option("momentum", self.momentum, "must be below 1"));
         }
         Ok(())
     }
@@ -155,42 +126,46 @@ impl Config {
 
     /// The buffer's complaint as one about options.
     fn in_words_of_options(&self, error: ConfigError) -> AppError {
-        match error {
-            ConfigError::NoCapacity(_) => AppError::option(
+        let (option, value, reason) = match error {
+            ConfigError::NoCapacity(_) => (
                 "capacity",
-                &self.capacity,
-                "the buffer would not hold a single sample",
+                self.capacity.to_string(),
+                "the buffer would not hold a single sample".to_owned(),
             ),
-            ConfigError::CapacityBelowWorld { capacity, world_size } => {
-                let reason = format!(
+            ConfigError::CapacityBelowWorld { capacity, world_size } => (
+                "capacity",
+                self.capacity.to_string(),
+                format!(
                     "the size of the buffer would be {capacity}, but each of the {world_size} ranks needs room for a sample"
-                );
-                AppError::option("capacity", &self.capacity, reason)
-            }
-            ConfigError::RepresentativesBeyondCapacity { representatives, capacity } => {
-                let reason = format!(
+                ),
+            ),
+            ConfigError::RepresentativesBeyondCapacity { representatives, capacity } => (
+                "representatives",
+                representatives.to_string(),
+                format!(
                     "more than the {capacity} samples that the buffer holds (`--capacity {}`)",
                     self.capacity
-                );
-                AppError::option("representatives", representatives, reason)
-            }
-            ConfigError::CandidatesBeyondBatch { candidates, batch_size } => {
-                let reason = format!(
-                    "more than the {batch_size} samples of a mini-batch (`--batch-size {batch_size}`)"
-                );
-                AppError::option("candidates", candidates, reason)
-            }
-            ConfigError::Ratio { name, ratio, .. } => AppError::option(
-                name,
-                RowCount::Ratio(ratio),
-                format!("must be at most {}", RowCount::Ratio(MAX_RATIO)),
+                ),
             ),
-            ConfigError::NoCandidates => AppError::option(
+            ConfigError::CandidatesBeyondBatch { candidates, batch_size } => (
                 "candidates",
-                0,
-                "must be at least 1, or the buffer would stay empty",
+                candidates.to_string(),
+                format!(
+                    "more than the {batch_size} samples of a mini-batch (`--batch-size {batch_size}`)"
+                ),
             ),
-            other => AppError::Rehearsal(other),
-        }
+            ConfigError::Ratio { name, ratio, max } => (
+                name,
+                RowCount::Ratio(ratio).to_string(),
+                format!("must be at most {}", RowCount::Ratio(max)),
+            ),
+            ConfigError::NoCandidates => (
+                "candidates",
+                self.candidates.to_string(),
+                "must be at least 1, or the buffer would stay empty".to_owned(),
+            ),
+            other => return AppError::Rehearsal(other),
+        };
+        AppError::option(option, value, reason)
     }
 }

@@ -1,11 +1,10 @@
 //! The configuration of a run.
 
-mod as_written;
 mod check;
 mod recipe;
 mod resolve;
+mod text;
 
-pub use as_written::AsWritten;
 pub use recipe::Recipe;
 pub use resolve::Flags;
 
@@ -81,7 +80,7 @@ pub struct Config {
     #[arg(long, value_enum, default_value_t = OnDamagedArg::Fail, group = MAY_CHANGE)]
     pub on_damaged: OnDamagedArg,
     /// The network. Defaults to `conv`, except for the digits.
-    #[arg(long, default_value = "mlp", hide_default_value = true, value_parser = registered::<NetworkKind, _>(NetworkKind::ALL, NetworkKind::name, NetworkKind::summary))]
+    #[arg(long, default_value = "mlp", hide_default_value = true, value_parser = registered(NetworkKind::ALL, NetworkKind::name, NetworkKind::summary))]
     pub model: NetworkKind,
     /// Channels of the first layer of a residual network.
     #[arg(long, default_value_t = 64)]
@@ -138,13 +137,16 @@ pub struct Config {
     /// Size of the buffer over all ranks (|B|): a percentage of the training set, a number of
     /// samples, or memory.
     #[arg(long, value_name = "30%|N|512MiB", default_value = "10%")]
-    pub capacity: AsWritten<Capacity>,
+    #[serde(with = "text")]
+    pub capacity: Capacity,
     /// Which stored sample a new one replaces in a full buffer.
-    #[arg(long, default_value = "class-balanced", value_parser = registered::<AsWritten<PolicyKind>, _>(PolicyKind::ALL, PolicyKind::name, PolicyKind::summary))]
-    pub policy: AsWritten<PolicyKind>,
+    #[arg(long, default_value = "class-balanced", value_parser = registered(PolicyKind::ALL, PolicyKind::name, PolicyKind::summary))]
+    #[serde(with = "text")]
+    pub policy: PolicyKind,
     /// From which stored samples representatives are drawn.
-    #[arg(long, default_value = "uniform", value_parser = registered::<AsWritten<SamplingKind>, _>(SamplingKind::ALL, SamplingKind::name, SamplingKind::summary))]
-    pub sampling: AsWritten<SamplingKind>,
+    #[arg(long, default_value = "uniform", value_parser = registered(SamplingKind::ALL, SamplingKind::name, SamplingKind::summary))]
+    #[serde(with = "text")]
+    pub sampling: SamplingKind,
     /// What happens to a sample that is offered again in a later epoch.
     #[arg(long, value_enum, default_value_t = OnRepeatArg::KeepBoth)]
     pub on_repeat: OnRepeatArg,
@@ -156,7 +158,8 @@ pub struct Config {
     pub store: StoreArg,
     /// Largest shard that `--store auto` puts on a GPU.
     #[arg(long, value_name = "2GiB", default_value = "2GiB", help_heading = DIFFER)]
-    pub store_limit: AsWritten<ByteSize>,
+    #[serde(with = "text")]
+    pub store_limit: ByteSize,
     /// Steps by which representatives lag behind the buffer.
     #[arg(long, default_value_t = 1)]
     pub lag: usize,
@@ -179,7 +182,8 @@ pub struct Config {
     /// Learning-rate steps, `epoch:factor,…` (epochs from 0, factors of the peak rate); `none` for
     /// constant.
     #[arg(long, value_name = "21:0.5,26:0.05", default_value = "none")]
-    pub milestones: AsWritten<Milestones>,
+    #[serde(with = "text")]
+    pub milestones: Milestones,
     /// Largest factor by which the learning rate grows with the number of ranks (1: no scaling).
     #[arg(long, default_value_t = 1.0)]
     pub scale_cap: f64,
@@ -202,7 +206,8 @@ pub struct Config {
     pub workers: usize,
     /// Device of the network.
     #[arg(long, value_name = "flex|wgpu|cuda[:i]", default_value = "flex", groups = [OUTSIDE_RECIPES, BY_CONTENT])]
-    pub device: AsWritten<DeviceName>,
+    #[serde(with = "text")]
+    pub device: DeviceName,
     /// Number format of the forward and backward passes. Parameters and the buffer keep theirs.
     #[arg(long, value_enum, default_value_t = PrecisionArg::F32)]
     pub precision: PrecisionArg,
@@ -221,7 +226,8 @@ pub struct Config {
     pub display: DisplayArg,
     /// When to write checkpoints: after every task, also every N epochs, or never.
     #[arg(long, value_name = "task|N|never", default_value = "task", groups = [OUTSIDE_RECIPES, MAY_CHANGE])]
-    pub checkpoint_every: AsWritten<CheckpointInterval>,
+    #[serde(with = "text")]
+    pub checkpoint_every: CheckpointInterval,
     /// Number of checkpoints to keep.
     #[arg(long, value_name = "K", default_value_t = 2, help_heading = FIRST)]
     pub checkpoint_keep: usize,
@@ -248,17 +254,17 @@ fn tag(name: &'static str) -> ArgGroup {
     ArgGroup::new(name).multiple(true)
 }
 
-/// A parser of the names in a registry, with their summaries for the help. `V` is the field's type.
-fn registered<V, T: Copy>(
-    all: &[T],
+/// A parser of the names in a registry, with their summaries for the help.
+fn registered<T>(
+    all: &'static [T],
     name: fn(T) -> &'static str,
     summary: fn(T) -> &'static str,
-) -> impl TypedValueParser<Value = V> + use<V, T>
+) -> impl TypedValueParser<Value = T>
 where
-    V: FromStr<Err: std::error::Error + Send + Sync> + Clone + Send + Sync + 'static,
+    T: FromStr<Err: std::error::Error + Send + Sync> + Copy + Send + Sync + 'static,
 {
-    let values = all.iter().map(|&entry| PossibleValue::new(name(entry)).help(summary(entry)));
-    PossibleValuesParser::new(values.collect::<Vec<_>>()).try_map(|name| name.parse::<V>())
+    let values = all.iter().map(move |&entry| PossibleValue::new(name(entry)).help(summary(entry)));
+    PossibleValuesParser::new(values).try_map(|name| name.parse::<T>())
 }
 
 /// The help of `--data`.
@@ -343,7 +349,7 @@ impl Config {
 
     /// Whether and how a run with one method writes checkpoints, and whether it resumes from them.
     fn checkpoints(&self, method: MethodRef, resume: bool) -> Option<Checkpoints> {
-        let every = match *self.checkpoint_every {
+        let every = match self.checkpoint_every {
             CheckpointInterval::Never => return None,
             CheckpointInterval::Task => None,
             CheckpointInterval::Epochs(epochs) => Some(epochs.get()),
@@ -358,12 +364,12 @@ impl Config {
 
     /// The buffer for a training set of `dataset_len` samples in `classes` classes.
     pub fn rehearsal(&self, dataset_len: usize, classes: usize) -> RehearsalConfig {
-        RehearsalConfig::new(*self.capacity)
+        RehearsalConfig::new(self.capacity)
             .with_candidates(self.candidates)
             .with_representatives(self.representatives)
             .with_candidate_mode(self.candidate_mode.into())
-            .with_policy(*self.policy)
-            .with_sampling(*self.sampling)
+            .with_policy(self.policy)
+            .with_sampling(self.sampling)
             .with_on_repeat(self.on_repeat.into())
             .with_execution(self.execution.into())
             .with_store(self.store.into())

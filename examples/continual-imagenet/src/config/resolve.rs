@@ -9,7 +9,7 @@ use crate::transport;
 use burn_rehearsal_collective::launch::Launch;
 use burn_rehearsal_vision::models::NetworkKind;
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Args, Command, FromArgMatches, ValueEnum};
+use clap::{ArgMatches, Args, Command, FromArgMatches};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use toml::Table;
@@ -54,11 +54,7 @@ impl Flags {
     /// The options in the file that `--config` names, if it is given.
     fn file(&self) -> Result<Table, AppError> {
         let Some(path) = self.0.get_one::<PathBuf>("config") else { return Ok(Table::new()) };
-        let text = std::fs::read_to_string(path).map_err(|source| AppError::Io {
-            action: "read",
-            path: path.clone(),
-            source,
-        })?;
+        let text = std::fs::read_to_string(path).map_err(AppError::io("read", path))?;
         // Values are read from the text: errors then have a line.
         toml::from_str::<Config>(&text)
             .and_then(|_| toml::from_str(&text))
@@ -123,19 +119,12 @@ impl Config {
                 return Err(AppError::option("model-width", config.model_width, reason));
             }
             if config.stem != defaults.stem && config.stem != StemArg::Auto {
-                let stem = config.stem.to_possible_value();
-                return Err(AppError::option(
-                    "stem",
-                    stem.as_ref().map_or("", |stem| stem.get_name()),
-                    reason,
-                ));
+                return Err(AppError::choice("stem", config.stem, reason));
             }
         }
-        let collective = given("collective").then_some(config.collective);
-        let ranks = given("ranks").then_some(config.ranks);
         (config.collective, config.ranks) = transport::choose(
-            collective,
-            ranks,
+            given("collective").then_some(config.collective),
+            given("ranks").then_some(config.ranks),
             defaults.ranks,
             Launch::detect(),
             cfg!(feature = "mpi"),
@@ -152,12 +141,7 @@ impl Config {
     fn recipe_defaults(&self, given: impl Fn(&str) -> bool) -> Result<Self, AppError> {
         let recipe = RecipeText::of(self.recipe)?;
         if recipe.needs_data && !given("data") {
-            let name = self.recipe.to_possible_value();
-            return Err(AppError::option(
-                "recipe",
-                name.as_ref().map_or("", |name| name.get_name()),
-                "needs `--data`",
-            ));
+            return Err(AppError::choice("recipe", self.recipe, "needs `--data`"));
         }
         let mut defaults = Self::default().with(&recipe.options)?;
         let (image_size, crop_size) = (defaults.image_size, defaults.crop_size);
@@ -230,10 +214,26 @@ mod tests {
         {
             assert_eq!(with_file(text, &[]).unwrap().capacity.to_string(), capacity);
         }
-        for wrong in ["capacity = true", "capacity = 1.5", "\ncapacity = \"many\""] {
+        // A number of samples is whole, as on the command line.
+        assert!(Config::from_arguments(["--capacity", "100.0"]).is_err());
+        for wrong in
+            ["capacity = true", "capacity = 1.5", "capacity = 100.0", "\ncapacity = \"many\""]
+        {
             let message = with_file(wrong, &[]).unwrap_err().to_string();
             assert!(message.contains("line ") && message.contains("512MiB"), "{message}");
         }
+    }
+
+    #[test]
+    fn values_are_equal_however_they_are_written() {
+        let written = [
+            ["--capacity", "512MiB", "--store-limit", "2GiB", "--milestones", "5:0.5"],
+            ["--capacity", "0.5GiB", "--store-limit", "2048 MiB", "--milestones", "5.0:0.50"],
+        ];
+        let [first, second] = written.map(|options| Config::from_arguments(options).unwrap());
+        assert_eq!(first, second);
+        assert_eq!(first.values(), second.values(), "in reports and in unfinished runs");
+        assert_eq!(first.agreed(&[]), second.agreed(&[]), "on two ranks");
     }
 
     #[test]
