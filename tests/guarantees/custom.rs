@@ -90,7 +90,6 @@ impl Policy for EveryNth {
 #[derive(Clone, Default)]
 struct OddClasses {
     distinct: DistinctSampler,
-    numbers: Vec<u64>,
 }
 
 impl Sampling for OddClasses {
@@ -111,15 +110,8 @@ impl Sampling for OddClasses {
     ) {
         let classes = counts.classes.as_ref().unwrap();
         let odd = || classes.present().iter().filter(|class| **class % 2 == 1);
-        self.numbers.clear();
-        self.distinct.draw(
-            rng,
-            representatives,
-            odd().map(|&class| classes.total(class)).sum(),
-            &mut self.numbers,
-        );
-        draws.extend(self.numbers.iter().map(|&drawn| {
-            let mut number = drawn;
+        let rows = odd().map(|&class| classes.total(class)).sum();
+        draws.extend(self.distinct.draw(rng, representatives, rows).map(|mut number| {
             for &group in odd() {
                 match number.checked_sub(classes.total(group)) {
                     None => return Draw { group, number },

@@ -194,9 +194,12 @@ fn a_bad_mini_batch_is_an_error_that_names_field_and_value_there_and_peer_failed
                         // engine has read them.
                         assert_eq!(*step, if case.by_engine { AT + lag } else { AT }, "{context}");
                     }
-                    RehearsalError::PeerFailed { rank: CULPRIT, step: failed, reason: "batch" }
-                        if rank != CULPRIT =>
-                    {
+                    RehearsalError::PeerFailed {
+                        rank: CULPRIT,
+                        step: failed,
+                        reason: "batch",
+                        ..
+                    } if rank != CULPRIT => {
                         assert_eq!(*failed, AT as u64, "{context}");
                         assert_eq!(*step, AT + lag, "{context}");
                     }
@@ -461,10 +464,7 @@ fn a_rank_whose_data_fails_tells_the_others_why() {
         for rank in [0, 2] {
             assert_eq!(
                 errors[rank],
-                (
-                    AT + lag,
-                    RehearsalError::PeerFailed { rank: CULPRIT, step: AT as u64, reason: "data" }
-                )
+                (AT + lag, RehearsalError::peer_failed(CULPRIT, AT as u64, "data"))
             );
         }
     }

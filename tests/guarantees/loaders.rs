@@ -404,7 +404,9 @@ fn a_loader_error_on_one_of_three_ranks_ends_the_epoch_of_all_with_an_error() {
                 RehearsalError::Data(message) if rank == 1 => {
                     assert!(batches == 2 && message.contains("sample 9 is damaged"))
                 }
-                RehearsalError::PeerFailed { rank: 1, step: 2, reason: "data" } if rank != 1 => {
+                RehearsalError::PeerFailed { rank: 1, step: 2, reason: "data", .. }
+                    if rank != 1 =>
+                {
                     assert_eq!(batches, 3)
                 }
                 error => panic!("rank {rank} after {batches}: {error}"),

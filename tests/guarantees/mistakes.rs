@@ -298,6 +298,30 @@ fn a_loader_of_another_rank_than_the_buffer_is_an_error() {
 }
 
 #[test]
+fn a_misuse_on_one_rank_ends_the_epoch_of_all_ranks_with_an_error() {
+    let errors = world(3, |mut ranks| {
+        let rank = ranks.rank();
+        let config = RehearsalConfig::new(Capacity::Samples(8));
+        let buffer: RehearsalBuffer<Pair> =
+            RehearsalBuffer::new(&config, ranks.duplicate().unwrap()).unwrap();
+        let shard = if rank == 1 { 0 } else { rank };
+        let loader = RehearsalLoader::new(sharded(1, Some((shard, 3))), buffer.clone());
+        let error = loader.iter().find_map(Result::err).map(|error| error.to_string());
+        // No rank drops its buffer before all have their error.
+        ranks.barrier().unwrap();
+        (error, buffer.check().unwrap_err())
+    });
+    for (rank, (error, poisoned)) in errors.into_iter().enumerate() {
+        assert_eq!(error, Some(poisoned.to_string()), "rank {rank}");
+        match poisoned {
+            RehearsalError::Misuse(reason) if rank == 1 => assert!(reason.contains("another rank")),
+            RehearsalError::PeerFailed { rank: 1, step: 0, .. } if rank != 1 => {}
+            error => panic!("rank {rank}: {error}"),
+        }
+    }
+}
+
+#[test]
 fn buffers_of_ranks_that_rehearse_alone_work_with_sharded_loaders() {
     world(2, |threads| {
         let buffer: RehearsalBuffer<Pair> =

@@ -1,6 +1,5 @@
 //! The words of `#[rehearsal(...)]`, and how they are read from one field.
 
-use crate::errors::Errors;
 use proc_macro2::Span;
 use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
@@ -72,7 +71,7 @@ impl Word {
         known.ok_or_else(|| {
             let closest = Word::ALL
                 .into_iter()
-                .map(|word| (distance(&found.to_lowercase(), word.name()), word))
+                .map(|word| (strsim::levenshtein(&found.to_lowercase(), word.name()), word))
                 .min_by_key(|(d, _)| *d);
             let hint = match closest {
                 // Up to one wrong letter in three is a slip of the pen; more is another word.
@@ -168,7 +167,7 @@ pub(crate) fn is_ours(attribute: &Attribute) -> bool {
 
 /// Reads what the attributes of one field say; `None` is a plain tensor field. Mistakes go to
 /// `errors`.
-pub(crate) fn read(attributes: &[Attribute], errors: &mut Errors) -> Option<Mark> {
+pub(crate) fn read(attributes: &[Attribute], errors: &mut Vec<Error>) -> Option<Mark> {
     let mut first: Option<Mark> = None;
     let mut fill = None;
     for attribute in attributes.iter().filter(|attribute| is_ours(attribute)) {
@@ -199,7 +198,7 @@ pub(crate) fn read(attributes: &[Attribute], errors: &mut Errors) -> Option<Mark
 }
 
 /// The list in one attribute; empty, with a mistake reported, if there is none.
-fn entries(attribute: &Attribute, errors: &mut Errors) -> Vec<Entry> {
+fn entries(attribute: &Attribute, errors: &mut Vec<Error>) -> Vec<Entry> {
     let parsed = match &attribute.meta {
         Meta::List(list) => list.parse_args_with(Punctuated::<Entry, Token![,]>::parse_terminated),
         _ => Ok(Punctuated::new()),
@@ -230,25 +229,6 @@ fn clash(before: Word, mark: Mark) -> Error {
     Error::new(mark.span, message)
 }
 
-/// The Levenshtein distance: how many letters to insert, remove or replace to get from `a` to `b`.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        for (cell, y) in row.iter_mut().skip(1).zip(b.bytes()) {
-            let best = (diagonal + usize::from(x != y)).min(left + 1).min(*cell + 1);
-            diagonal = *cell;
-            *cell = best;
-            left = best;
-        }
-        if let Some(cell) = row.first_mut() {
-            *cell = i + 1;
-        }
-    }
-    row.last().copied().unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -257,9 +237,12 @@ mod tests {
 
     /// The word that `attributes` give, or the messages of their mistakes.
     fn read_all(attributes: &[Attribute]) -> Result<Option<Word>, Vec<String>> {
-        let mut errors = Errors::default();
+        let mut errors = Vec::new();
         let word = read(attributes, &mut errors).map(|mark| mark.word);
-        errors.or(word).map_err(|error| error.into_iter().map(|e| e.to_string()).collect())
+        if errors.is_empty() {
+            return Ok(word);
+        }
+        Err(errors.iter().map(Error::to_string).collect())
     }
 
     #[test]
@@ -315,12 +298,12 @@ mod tests {
     #[test]
     fn a_skipped_field_and_no_other_names_the_function_that_fills_it() {
         let fill = |attribute| {
-            let mut errors = Errors::default();
+            let mut errors = Vec::new();
             let mark = read(&[attribute], &mut errors);
-            errors
-                .or(mark)
-                .map_err(|error| error.to_string())
-                .map(|mark| mark.and_then(|mark| mark.fill).is_some())
+            match errors.first() {
+                Some(error) => Err(error.to_string()),
+                None => Ok(mark.and_then(|mark| mark.fill).is_some()),
+            }
         };
         assert_eq!(fill(parse_quote!(#[rehearsal(skip, fill = module::function)])), Ok(true));
         assert_eq!(fill(parse_quote!(#[rehearsal(fill = function, skip)])), Ok(true));
@@ -384,14 +367,5 @@ mod tests {
         ])
         .unwrap_err();
         assert_eq!(found.len(), 3, "{found:?}");
-    }
-
-    #[test]
-    fn the_distance_counts_single_letters() {
-        assert_eq!(
-            ["class", "clas", "glass", "", "id"].map(|a| distance(a, "class")),
-            [0, 1, 1, 5, 5]
-        );
-        assert_eq!(distance("representative", ""), 14);
     }
 }

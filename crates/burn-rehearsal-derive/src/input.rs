@@ -1,7 +1,6 @@
 //! The struct as the macro sees it, and the mistakes that can be seen without knowing types.
 
 use crate::attributes::{self, Mark, Word};
-use crate::errors::Errors;
 use syn::{Data, DeriveInput, Error, Fields, FieldsNamed, Generics, Ident, Type};
 
 /// One field of the struct.
@@ -44,7 +43,7 @@ impl<'a> Batch<'a> {
     ///
     /// All mistakes in it, combined, each at the offending token.
     pub(crate) fn read(input: &'a DeriveInput) -> Result<Self, Error> {
-        let mut errors = Errors::default();
+        let mut errors = Vec::new();
         for attribute in input.attrs.iter().filter(|attribute| attributes::is_ours(attribute)) {
             errors.push(Error::new_spanned(
                 attribute,
@@ -55,11 +54,7 @@ impl<'a> Batch<'a> {
             Ok(named) => read_fields(named, &mut errors),
             Err(error) => {
                 errors.push(error);
-                return errors.or(Vec::new()).map(|fields| Batch {
-                    ident: &input.ident,
-                    generics: &input.generics,
-                    fields,
-                });
+                Vec::new()
             }
         };
         check_roles(&fields, &mut errors);
@@ -78,7 +73,14 @@ impl<'a> Batch<'a> {
                 ),
             ));
         }
-        errors.or(Batch { ident: &input.ident, generics: &input.generics, fields })
+        let combined = errors.into_iter().reduce(|mut all, error| {
+            all.combine(error);
+            all
+        });
+        match combined {
+            Some(errors) => Err(errors),
+            None => Ok(Batch { ident: &input.ident, generics: &input.generics, fields }),
+        }
     }
 }
 
@@ -102,7 +104,7 @@ fn named(input: &DeriveInput) -> Result<&FieldsNamed, Error> {
 }
 
 /// Reads every field with its attributes.
-fn read_fields<'a>(fields: &'a FieldsNamed, errors: &mut Errors) -> Vec<Field<'a>> {
+fn read_fields<'a>(fields: &'a FieldsNamed, errors: &mut Vec<Error>) -> Vec<Field<'a>> {
     let read = |field: &'a syn::Field| {
         let mark = attributes::read(&field.attrs, errors);
         field.ident.as_ref().map(|ident| Field { ident, ty: &field.ty, mark })
@@ -111,7 +113,7 @@ fn read_fields<'a>(fields: &'a FieldsNamed, errors: &mut Errors) -> Vec<Field<'a
 }
 
 /// Reports every second `class`, `id` or `representative` field.
-fn check_roles(fields: &[Field<'_>], errors: &mut Errors) {
+fn check_roles(fields: &[Field<'_>], errors: &mut Vec<Error>) {
     for (index, field) in fields.iter().enumerate() {
         let Some(mark) = field.mark.as_ref().filter(|mark| mark.word.is_unique()) else { continue };
         if let Some(first) =

@@ -8,7 +8,6 @@
 #![forbid(unsafe_code)]
 
 mod attributes;
-mod errors;
 mod expand;
 mod input;
 

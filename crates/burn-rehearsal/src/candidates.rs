@@ -8,10 +8,7 @@ use crate::row_count::RowCount;
 /// Selects the rows of a mini-batch that are offered to the buffer. Reuses its memory from step to
 /// step.
 #[derive(Debug, Default)]
-pub(crate) struct CandidateSelector {
-    distinct: DistinctSampler,
-    numbers: Vec<u64>,
-}
+pub(crate) struct CandidateSelector(DistinctSampler);
 
 impl CandidateSelector {
     /// Fills `chosen` with the candidates of `step` on `rank` among `rows` rows, ascending: a pure
@@ -28,14 +25,8 @@ impl CandidateSelector {
         chosen.clear();
         match config.candidate_mode {
             CandidateMode::Exact => {
-                self.numbers.clear();
-                self.distinct.draw(
-                    &mut rng,
-                    config.candidates.of(rows),
-                    rows as u64,
-                    &mut self.numbers,
-                );
-                chosen.extend(self.numbers.iter().map(|&row| row as u32));
+                let drawn = self.0.draw(&mut rng, config.candidates.of(rows), rows as u64);
+                chosen.extend(drawn.map(|row| row as u32));
                 chosen.sort_unstable();
             }
             CandidateMode::Bernoulli => {

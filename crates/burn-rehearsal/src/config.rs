@@ -220,9 +220,7 @@ impl RehearsalConfig {
         match self.capacity {
             Capacity::Bytes(0) => Err(ConfigError::NoCapacity("of 0 bytes".into())),
             Capacity::Bytes(_) => Ok(()),
-            Capacity::Samples(_) | Capacity::Fraction(_) => {
-                self.capacity_in_samples(1, world_size).map(|_| ())
-            }
+            _ => self.capacity_in_samples(1, world_size).map(|_| ()),
         }
     }
 
@@ -266,9 +264,7 @@ impl RehearsalConfig {
     pub(crate) fn capacity_before_rows(&self, world_size: usize) -> Option<usize> {
         match self.capacity {
             Capacity::Bytes(_) => None,
-            Capacity::Samples(_) | Capacity::Fraction(_) => {
-                self.capacity_in_samples(1, world_size).ok()
-            }
+            _ => self.capacity_in_samples(1, world_size).ok(),
         }
     }
 

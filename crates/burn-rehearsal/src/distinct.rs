@@ -3,23 +3,25 @@
 use crate::random::Stream;
 
 /// Up to this many entries are searched one by one, which is faster than hashing.
-const FEW: u64 = 16;
+const FEW: usize = 16;
 
-/// Draws distinct numbers; reuses its memory from draw to draw.
+/// Draws distinct numbers. Keep one and reuse it: it allocates only when a draw is larger than all
+/// earlier ones.
 ///
 /// ```
 /// use burn_rehearsal::random::{Purpose, Stream};
 /// use burn_rehearsal::sampling::DistinctSampler;
 ///
 /// let mut rng = Stream::new(7, Purpose::Draw, 0, 0);
-/// let mut numbers = Vec::new();
-/// DistinctSampler::default().draw(&mut rng, 3, 1_000_000, &mut numbers);
+/// let mut sampler = DistinctSampler::default();
+/// let numbers: Vec<u64> = sampler.draw(&mut rng, 3, 1_000_000).collect();
 /// assert_eq!(numbers.len(), 3);
 /// ```
 #[derive(Debug, Default, Clone)]
 pub struct DistinctSampler {
-    /// The entries of a permutation that were moved, in a hash table that is emptied in constant
-    /// time: entries in use have the current generation. The length is a power of two.
+    /// The entries of a permutation that were moved, as a hash table. Entries of the current
+    /// generation are in use, so a new generation empties the table in constant time. The length is
+    /// a power of two.
     table: Vec<Entry>,
     generation: u64,
 }
@@ -33,42 +35,41 @@ struct Entry {
 }
 
 impl DistinctSampler {
-    /// Appends min(`count`, `bound`) distinct numbers of `0..bound` to `out`. Every sequence of
-    /// that length is equally likely, so every prefix of it is a uniform draw too.
+    /// Draws min(`count`, `bound`) distinct numbers of `0..bound`. Every sequence of this length is
+    /// equally likely, so every prefix of it is a uniform draw, too. Time O(count).
     ///
-    /// The first steps of a Fisher–Yates shuffle of `0..bound` that only remembers what was moved:
-    /// time O(count), whatever the bound.
-    pub fn draw(&mut self, rng: &mut Stream, count: usize, bound: u64, out: &mut Vec<u64>) {
-        let count = (count as u64).min(bound);
-        if count <= FEW {
-            let mut moved = [(0, 0); FEW as usize];
-            for step in 0..count {
-                let position = step + rng.below(bound - step);
-                let entries = &mut moved[..=step as usize];
-                let find = |wanted| {
-                    entries[..step as usize]
-                        .iter()
-                        .rev()
-                        .find(|entry| entry.0 == wanted)
-                        .map_or(wanted, |entry| entry.1)
-                };
-                let (drawn, first) = (find(position), find(step));
-                out.push(drawn);
-                entries[step as usize] = (position, first);
+    /// These are the first steps of a Fisher–Yates shuffle of `0..bound` that stores only the
+    /// entries it has moved.
+    pub fn draw(
+        &mut self,
+        rng: &mut Stream,
+        count: usize,
+        bound: u64,
+    ) -> impl Iterator<Item = u64> {
+        let count = count.min(usize::try_from(bound).unwrap_or(usize::MAX));
+        let mut few = [(0, 0); FEW];
+        if count > FEW {
+            let slots = (count * 2).next_power_of_two();
+            if self.table.len() < slots {
+                self.table = vec![Entry::default(); slots];
+                self.generation = 0;
             }
-            return;
+            self.generation += 1;
         }
-        let slots = (count as usize * 2).next_power_of_two();
-        if self.table.len() < slots {
-            self.table = vec![Entry::default(); slots];
-            self.generation = 0;
-        }
-        self.generation += 1;
-        for step in 0..count {
-            let position = step + rng.below(bound - step);
-            let first = self.value(step);
-            out.push(self.replace(position, first));
-        }
+        (0..count).map(move |step| {
+            let first = step as u64;
+            let position = first + rng.below(bound - first);
+            if count > FEW {
+                let value = self.value(first);
+                return self.replace(position, value);
+            }
+            let (moved, rest) = few.split_at_mut(step);
+            let find = |wanted| {
+                moved.iter().rev().find(|entry| entry.0 == wanted).map_or(wanted, |entry| entry.1)
+            };
+            rest[0] = (position, find(first));
+            find(position)
+        })
     }
 
     /// The table index of `position`, or of the free place where it belongs.
@@ -106,8 +107,8 @@ mod tests {
     fn draws_are_distinct_and_exactly_as_many_as_there_are() {
         let mut distinct = DistinctSampler::default();
         for (count, bound) in [(0, 0), (3, 0), (0, 5), (5, 5), (9, 5), (7, 1000), (600, 700)] {
-            let mut out = Vec::new();
-            distinct.draw(&mut Stream::new(1, Purpose::Draw, bound, 0), count, bound, &mut out);
+            let mut rng = Stream::new(1, Purpose::Draw, bound, 0);
+            let mut out: Vec<u64> = distinct.draw(&mut rng, count, bound).collect();
             assert_eq!(out.len() as u64, (count as u64).min(bound));
             assert!(out.iter().all(|&v| v < bound));
             out.sort_unstable();
@@ -132,8 +133,8 @@ mod tests {
         let mut distinct = DistinctSampler::default();
         let mut counts = std::collections::BTreeMap::new();
         for step in 0..trials {
-            let mut out = Vec::new();
-            distinct.draw(&mut Stream::new(9, Purpose::Draw, step, 0), count, bound, &mut out);
+            let mut rng = Stream::new(9, Purpose::Draw, step, 0);
+            let mut out: Vec<u64> = distinct.draw(&mut rng, count, bound).collect();
             key(&mut out);
             *counts.entry(out).or_insert(0u32) += 1;
         }

@@ -228,6 +228,9 @@ pub enum RehearsalError {
         step: u64,
         /// Its reason: `data` (its loader failed) or `batch` (its mini-batch was refused).
         reason: &'static str,
+        /// The same failure as an error of the transport, so that callers which look for the rank
+        /// that failed first need to know one error only.
+        source: CollectiveError,
     },
     /// The ranks were configured differently; the same on every rank.
     #[error(transparent)]
@@ -265,6 +268,14 @@ pub enum RehearsalError {
         /// The bytes asked for.
         bytes: usize,
     },
+}
+
+impl RehearsalError {
+    /// The error of a rank that learns that `rank` failed at `step`.
+    pub fn peer_failed(rank: usize, step: u64, reason: &'static str) -> Self {
+        let source = CollectiveError::PeerFailed { rank, step };
+        Self::PeerFailed { rank, step, reason, source }
+    }
 }
 
 impl From<RehearsalError> for DatasetError {

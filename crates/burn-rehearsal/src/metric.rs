@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use burn::tensor::TensorReadError;
 use burn::train::metric::{
@@ -54,55 +55,37 @@ impl RehearsalStat {
         Self::Stored,
     ];
 
-    fn name(self) -> &'static str {
-        match self {
-            Self::Wait => "Rehearsal wait",
-            Self::Assemble => "Rehearsal assemble",
-            Self::Insert => "Rehearsal insert",
-            Self::Plan => "Rehearsal plan",
-            Self::Exchange => "Rehearsal exchange",
-            Self::Deliver => "Rehearsal deliver",
-            Self::QueueDepth => "Rehearsal queue depth",
-            Self::Staleness => "Rehearsal staleness",
-            Self::CopiedBytes => "Rehearsal copied",
-            Self::Stored => "Rehearsal stored",
+    /// The name, the unit, and how to read the sum over all steps so far (or the level).
+    fn parts(self) -> (&'static str, &'static str, fn(&EngineTimings) -> f64) {
+        fn ms(time: Duration) -> f64 {
+            time.as_secs_f64() * 1e3
         }
-    }
-
-    fn unit(self) -> &'static str {
         match self {
-            Self::QueueDepth => "rounds",
-            Self::Staleness => "steps",
-            Self::CopiedBytes => "bytes",
-            Self::Stored => "samples",
-            _ => "ms",
+            Self::Wait => ("Rehearsal wait", "ms", |timings| ms(timings.wait)),
+            Self::Assemble => ("Rehearsal assemble", "ms", |timings| ms(timings.assemble)),
+            Self::Insert => ("Rehearsal insert", "ms", |timings| ms(timings.insert)),
+            Self::Plan => ("Rehearsal plan", "ms", |timings| ms(timings.plan)),
+            Self::Exchange => ("Rehearsal exchange", "ms", |timings| ms(timings.exchange)),
+            Self::Deliver => ("Rehearsal deliver", "ms", |timings| ms(timings.deliver)),
+            Self::QueueDepth => {
+                ("Rehearsal queue depth", "rounds", |timings| timings.queued as f64)
+            }
+            Self::Staleness => ("Rehearsal staleness", "steps", |timings| timings.staleness as f64),
+            Self::CopiedBytes => {
+                ("Rehearsal copied", "bytes", |timings| timings.copied_bytes as f64)
+            }
+            Self::Stored => ("Rehearsal stored", "samples", |timings| timings.stored as f64),
         }
-    }
-
-    /// The sum over all steps so far, or the level.
-    fn total(self, timings: &EngineTimings) -> f64 {
-        let time = match self {
-            Self::Wait => timings.wait,
-            Self::Assemble => timings.assemble,
-            Self::Insert => timings.insert,
-            Self::Plan => timings.plan,
-            Self::Exchange => timings.exchange,
-            Self::Deliver => timings.deliver,
-            Self::QueueDepth => return timings.queued as f64,
-            Self::Staleness => return timings.staleness as f64,
-            Self::CopiedBytes => return timings.copied_bytes as f64,
-            Self::Stored => return timings.stored as f64,
-        };
-        time.as_secs_f64() * 1e3
     }
 
     /// The mean per step between two readings, 0 if there was none; or the level at the second.
     fn mean(self, before: &EngineTimings, after: &EngineTimings) -> f64 {
-        if self == Self::Stored {
-            return self.total(after);
+        let (_, _, total) = self.parts();
+        match after.steps - before.steps {
+            _ if self == Self::Stored => total(after),
+            0 => 0.0,
+            steps => (total(after) - total(before)) / steps as f64,
         }
-        let steps = after.steps - before.steps;
-        if steps == 0 { 0.0 } else { (self.total(after) - self.total(before)) / steps as f64 }
     }
 }
 
@@ -129,6 +112,7 @@ impl RehearsalStat {
 pub struct RehearsalMetric {
     stat: RehearsalStat,
     name: MetricName,
+    unit: &'static str,
     timings: Arc<Timings>,
     /// When the epoch began, and at the last update.
     start: EngineTimings,
@@ -147,9 +131,11 @@ impl RehearsalMetric {
     pub fn new<B>(buffer: &RehearsalBuffer<B>, stat: RehearsalStat) -> Self {
         let timings = buffer.counters();
         let now = timings.read();
+        let (name, unit, _) = stat.parts();
         Self {
             stat,
-            name: Arc::new(stat.name().to_owned()),
+            name: Arc::new(name.to_owned()),
+            unit,
             timings,
             start: now,
             last: now,
@@ -158,7 +144,7 @@ impl RehearsalMetric {
     }
 
     fn entry(&self, value: f64, entry: &NumericEntry) -> SerializedEntry {
-        SerializedEntry::new(format!("{value:.3} {}", self.stat.unit()), entry.serialize())
+        SerializedEntry::new(format!("{value:.3} {}", self.unit), entry.serialize())
     }
 
     fn epoch(&self) -> f64 {
@@ -175,7 +161,7 @@ impl Metric for RehearsalMetric {
 
     fn attributes(&self) -> MetricAttributes {
         NumericAttributes {
-            unit: Some(self.stat.unit().to_owned()),
+            unit: Some(self.unit.to_owned()),
             higher_is_better: self.stat == RehearsalStat::Stored,
         }
         .into()

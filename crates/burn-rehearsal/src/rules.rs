@@ -41,13 +41,16 @@ impl CustomRules {
 
     /// Replaces the built-in rules among the fields of a configuration.
     pub(crate) fn name_in(&self, fields: &mut Map<String, Value>) {
-        let mut name = |field: &str, rule: Option<String>| {
-            fields.extend(
-                rule.map(|rule| (field.to_owned(), Value::String(format!("custom:{rule}")))),
-            );
+        let mut set = |field: &str, name: &str, parameters| {
+            let name = format!("custom:{}", full_name(name, parameters));
+            fields.insert(field.to_owned(), Value::String(name));
         };
-        name("policy", self.policy.as_ref().map(|make| policy_name(make().as_ref())));
-        name("sampling", self.sampling.as_ref().map(|make| sampling_name(make().as_ref())));
+        if let Some(policy) = self.policy.as_ref().map(|make| make()) {
+            set("policy", policy.name(), policy.parameters());
+        }
+        if let Some(sampling) = self.sampling.as_ref().map(|make| make()) {
+            set("sampling", sampling.name(), sampling.parameters());
+        }
     }
 
     pub(crate) fn policy(&self, config: &RehearsalConfig) -> Box<dyn Policy> {
@@ -68,15 +71,6 @@ impl fmt::Debug for CustomRules {
 }
 
 /// `name`, or `name(parameters)`.
-pub(crate) fn policy_name(policy: &dyn Policy) -> String {
-    full_name(policy.name(), &policy.parameters())
-}
-
-/// `name`, or `name(parameters)`.
-pub(crate) fn sampling_name(sampling: &dyn Sampling) -> String {
-    full_name(sampling.name(), &sampling.parameters())
-}
-
-fn full_name(name: &str, parameters: &str) -> String {
+pub(crate) fn full_name(name: &str, parameters: String) -> String {
     if parameters.is_empty() { name.to_owned() } else { format!("{name}({parameters})") }
 }

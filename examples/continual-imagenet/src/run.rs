@@ -416,7 +416,7 @@ mod tests {
         let echoes = || {
             [
                 ExperimentError::from(CollectiveError::PeerFailed { rank: 1, step: 3 }),
-                RehearsalError::PeerFailed { rank: 1, step: 3, reason: "data" }.into(),
+                RehearsalError::peer_failed(1, 3, "data").into(),
                 DataParallelError::from(CollectiveError::PeerFailed { rank: 1, step: 3 }).into(),
                 EvaluateError::Rank(1).into(),
                 DataParallelError::RankFailed {

@@ -1,5 +1,4 @@
 //! A tensor with its rank erased: `[rows, elements]` and the shape of one row.
-#![cfg_attr(not(feature = "flex"), allow(unreachable_code, reason = "then there are no host rows"))]
 
 use super::host::HostRows;
 use super::{Field, Kind};
@@ -170,12 +169,8 @@ impl Column {
                 return Ok(copied);
             }
         }
-        let values = match (self.values(), other.clone().on(&self.device()).into_values()) {
-            (Values::Float(a), Values::Float(b)) => Values::Float(Tensor::cat(vec![a, b], 0)),
-            (Values::Int(a), Values::Int(b)) => Values::Int(Tensor::cat(vec![a, b], 0)),
-            (Values::Bool(a), Values::Bool(b)) => Values::Bool(Tensor::cat(vec![a, b], 0)),
-            _ => return Err(BatchError::ColumnType { field }),
-        };
+        let parts = vec![self.values(), other.clone().on(&self.device()).into_values()];
+        let values = Values::cat(parts).ok_or(BatchError::ColumnType { field })?;
         self.data = Data::Tensor(Box::new(values));
         Ok(self.rows())
     }
@@ -228,21 +223,7 @@ impl Column {
             return parts.pop();
         }
         let row_shape = parts.first()?.row_shape.clone();
-        let (mut floats, mut ints, mut bools) = (Vec::new(), Vec::new(), Vec::new());
-        for part in parts {
-            match part.into_values() {
-                Values::Float(t) => floats.push(t),
-                Values::Int(t) => ints.push(t),
-                Values::Bool(t) => bools.push(t),
-            }
-        }
-        let values = if !floats.is_empty() {
-            Values::Float(Tensor::cat(floats, 0))
-        } else if !ints.is_empty() {
-            Values::Int(Tensor::cat(ints, 0))
-        } else {
-            Values::Bool(Tensor::cat(bools, 0))
-        };
+        let values = Values::cat(parts.into_iter().map(Column::into_values).collect())?;
         Some(Column::of_values(values, row_shape))
     }
 
@@ -293,6 +274,23 @@ impl Values {
             Values::Float(_) => Kind::Float,
             Values::Int(_) => Kind::Int,
             Values::Bool(_) => Kind::Bool,
+        }
+    }
+
+    /// The rows of all parts, one after the other. `None` if there is no part, or if their kinds
+    /// differ.
+    fn cat(parts: Vec<Values>) -> Option<Values> {
+        macro_rules! cat {
+            ($kind:ident) => {{
+                let tensor = |part| if let Values::$kind(t) = part { Some(t) } else { None };
+                let tensors: Option<Vec<_>> = parts.into_iter().map(tensor).collect();
+                Some(Values::$kind(Tensor::cat(tensors?, 0)))
+            }};
+        }
+        match parts.first()? {
+            Values::Float(_) => cat!(Float),
+            Values::Int(_) => cat!(Int),
+            Values::Bool(_) => cat!(Bool),
         }
     }
 

@@ -66,7 +66,7 @@ impl Schema {
             .zip(columns)
             .map(|(spec, column)| FieldLayout::of(spec, column))
             .collect::<Result<Vec<_>, _>>()?;
-        let schema = Self { digest: digest(&fields), fields };
+        let schema = Self::of_fields(fields);
         schema.check(columns)?;
         Ok(schema)
     }
@@ -150,7 +150,5 @@ fn digest(fields: &[FieldLayout]) -> u64 {
 
 /// The first eight bytes of a hash.
 pub(crate) fn first_u64(hash: &blake3::Hash) -> u64 {
-    let mut bytes = [0; 8];
-    bytes.copy_from_slice(&hash.as_bytes()[..8]);
-    u64::from_le_bytes(bytes)
+    hash.as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }

@@ -3,7 +3,7 @@
 use super::Engine;
 use super::shard::Shard;
 use crate::error::RehearsalError;
-use crate::rules::{policy_name, sampling_name};
+use crate::rules::full_name;
 use crate::slots::shard_capacity;
 use crate::snapshot::Snapshot;
 use crate::store::StoreLocation;
@@ -109,9 +109,10 @@ impl Engine {
         if let Some(rank) = all_draws.iter().position(|other| *other != draws) {
             return Err(RehearsalError::Disagreement { rank, this_rank, detail: "draws" });
         }
+        let policy = self.rules.policy(&self.config);
         let mut report = BufferReport {
-            policy: policy_name(self.rules.policy(&self.config).as_ref()),
-            sampling: sampling_name(self.sampling.as_ref()),
+            policy: full_name(policy.name(), policy.parameters()),
+            sampling: full_name(self.sampling.name(), self.sampling.parameters()),
             capacity: 0,
             len: 0,
             bytes: 0,

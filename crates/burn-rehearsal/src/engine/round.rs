@@ -206,7 +206,7 @@ pub(super) fn check(headers: &[RoundHeader], this_rank: usize) -> Result<(), Reh
                 FailCode::Data => "data",
                 FailCode::Batch => "batch",
             };
-            return Err(RehearsalError::PeerFailed { rank, step: header.step, reason });
+            return Err(RehearsalError::peer_failed(rank, header.step, reason));
         }
     }
     if matches!(mine.status, Status::Failed(_)) {

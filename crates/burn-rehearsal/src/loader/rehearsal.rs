@@ -60,19 +60,18 @@ impl<B: RehearsalBatch> DataLoader<B> for RehearsalLoader<B> {
         let inner = self.inner.iter();
         let (rank, size) = (self.buffer.rank(), self.buffer.world_size());
         let shard = take_shard();
+        let is_other =
+            |(of, world): (usize, usize)| size > 1 && world > 1 && (of, world) != (rank, size);
         let misuse = if self.sliced {
             Some(
                 "a rehearsal loader cannot be sliced over several devices; give every rank a buffer of its own",
             )
-        } else if !self.buffer.start_iterating() {
-            Some("two iterators of a rehearsal loader are alive at once")
-        } else if size > 1
-            && shard.is_some_and(|(of, world)| world > 1 && (of, world) != (rank, size))
-        {
-            self.buffer.stop_iterating();
+        } else if shard.is_some_and(is_other) {
             Some(
                 "the `ShardedLoader` was built for another rank or world size than the buffer: pass the buffer's rank to `shard`",
             )
+        } else if !self.buffer.start_iterating() {
+            Some("two iterators of a rehearsal loader are alive at once")
         } else {
             None
         };
@@ -85,13 +84,8 @@ impl<B: RehearsalBatch> DataLoader<B> for RehearsalLoader<B> {
                 )
             });
         }
-        Box::new(Iter {
-            inner,
-            buffer: self.buffer.clone(),
-            misuse,
-            counted: misuse.is_none(),
-            ended: false,
-        })
+        let (buffer, counted) = (self.buffer.clone(), misuse.is_none());
+        Box::new(Iter { inner, buffer, misuse, counted, ended: false })
     }
 
     fn num_items(&self) -> usize {
@@ -130,8 +124,13 @@ impl<B: RehearsalBatch> Iterator for Iter<'_, B> {
 
     fn next(&mut self) -> Option<Self::Item> {
         if let Some(misuse) = self.misuse.take() {
-            self.ended = true;
-            return Some(Err(RehearsalError::Misuse(misuse).into()));
+            let error = RehearsalError::Misuse(misuse);
+            // The other ranks wait for this one's mini-batch. A single rank can go on with another
+            // iterator.
+            if self.buffer.world_size() > 1 {
+                self.buffer.abort(error.clone());
+            }
+            return Some(Err(error.into()));
         }
         if !self.counted {
             return None;

@@ -1,8 +1,8 @@
-//! A data loader whose order is exact, whatever the number of workers.
+//! A data loader whose order does not depend on the number of workers.
 //!
-//! Burn's multi-thread loader delivers in the order of arrival. This one lets k workers read in
-//! parallel but delivers in the order of steps: worker w reads the steps w, w + k, w + 2k, … into a
-//! channel of its own, and the iterator reads the channels round robin.
+//! Burn's multi-thread loader delivers mini-batches in the order of arrival. Here, worker w of k
+//! reads the steps w, w + k, w + 2k, … into its own channel, and the iterator reads the channels
+//! round robin.
 
 use super::order::EpochPlan;
 use burn::data::dataloader::batcher::Batcher;
@@ -11,12 +11,12 @@ use burn::data::dataset::transform::PartialDataset;
 use burn::data::dataset::{Dataset, DatasetError};
 use burn::tensor::Device;
 use burn_rehearsal_collective::{Rank, panic_message};
+use parking_lot::Mutex;
 use std::cell::Cell;
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
 thread_local! {
@@ -24,40 +24,39 @@ thread_local! {
     static SHARD: Cell<Option<(usize, usize)>> = const { Cell::new(None) };
 }
 
-/// Rank and world size of the [`ShardedLoader`] whose iterator was made last on this thread, since
-/// this was last called. A loader around others learns from it which shard it reads, whatever lies
-/// between.
+/// Rank and world size of the last [`ShardedLoader`] iterator made on this thread since the last
+/// call of this function. It shows an outer loader which shard it reads, whatever lies between the
+/// two.
 pub(super) fn take_shard() -> Option<(usize, usize)> {
     SHARD.take()
 }
 
-/// How many mini-batches the workers are ahead of the training thread, together.
+/// The number of mini-batches that all workers together read ahead of the training thread.
 const AHEAD: usize = 4;
 
-/// One rank's loader over its part of a data set, with an exact order.
+/// A data loader over one rank's part of a data set, in a reproducible order.
 ///
-/// * The order depends on (seed, task, epoch, rank, world size) alone: every call of `iter` is the
-///   next epoch.
-/// * k workers read in parallel, at most four mini-batches ahead (k, if there are more), and
-///   deliver in order.
-/// * The last mini-batches of an epoch differ by at most one row between ranks; a rank without a
-///   row has one mini-batch less.
-/// * A data set's error, or a worker's panic, is an `Err` at the step where it happened, and the
-///   end of the epoch.
-/// * A sample whose error is [`SkipSample`] is left out of its mini-batch; a mini-batch without any
-///   sample left is left out.
+/// * The order is a function of (seed, task, epoch, rank, world size). Every call of `iter` starts
+///   the next epoch.
+/// * k workers read in parallel and deliver in order. Together they read max(4, k) mini-batches
+///   ahead.
+/// * The sizes of the last mini-batches of an epoch differ by at most one row between ranks. A rank
+///   without a row has one mini-batch less.
+/// * An error of the data set, or a panic of a worker, is returned at the step at which it happened
+///   and ends the epoch.
+/// * A sample whose error is [`SkipSample`] is left out of its mini-batch. A mini-batch without
+///   samples is left out of the epoch.
 pub struct ShardedLoader<I, B> {
-    settings: Settings,
-    batcher: Arc<dyn Batcher<I, B>>,
+    settings: Arc<ShardedLoaderBuilder<I, B>>,
     dataset: Arc<dyn Dataset<I>>,
-    /// The number of the next epoch; shared by the copies that `to_device` makes.
-    epoch: Arc<AtomicU64>,
-    /// The step at which the next epoch starts.
-    first_step: Arc<AtomicU64>,
+    device: Device,
+    /// The next epoch and its first step; shared by the copies that `to_device` makes.
+    next: Arc<Mutex<(u64, u64)>>,
 }
 
-#[derive(Clone)]
-struct Settings {
+/// Settings of a [`ShardedLoader`].
+pub struct ShardedLoaderBuilder<I, B> {
+    batcher: Box<dyn Batcher<I, B>>,
     batch_size: usize,
     seed: Option<u64>,
     task: u32,
@@ -65,57 +64,34 @@ struct Settings {
     rank: usize,
     world_size: usize,
     device: Device,
-}
-
-/// Settings of a [`ShardedLoader`].
-pub struct ShardedLoaderBuilder<I, B> {
-    settings: Settings,
-    batcher: Arc<dyn Batcher<I, B>>,
-    epoch: u64,
-    first_step: u64,
-}
-
-impl<I: Send + Sync + 'static, B: Send + 'static> ShardedLoader<I, B> {
-    /// A loader that builds mini-batches with `batcher`: by default of one row, on one rank,
-    /// unshuffled, without workers.
-    pub fn builder(batcher: impl Batcher<I, B> + 'static) -> ShardedLoaderBuilder<I, B> {
-        let settings = Settings {
-            batch_size: 1,
-            seed: None,
-            task: 0,
-            workers: 0,
-            rank: 0,
-            world_size: 1,
-            device: Device::default(),
-        };
-        ShardedLoaderBuilder { settings, batcher: Arc::new(batcher), epoch: 0, first_step: 0 }
-    }
+    /// The first epoch and its first step.
+    start: (u64, u64),
 }
 
 impl<I: Send + Sync + 'static, B: Send + 'static> ShardedLoaderBuilder<I, B> {
-    /// The rows of a mini-batch, at least 1; the default. The last mini-batch of an epoch may have
+    /// The rows of a mini-batch, at least 1. Default: 1. The last mini-batch of an epoch may have
     /// fewer.
     pub fn batch_size(mut self, batch_size: usize) -> Self {
-        self.settings.batch_size = batch_size.max(1);
+        self.batch_size = batch_size.max(1);
         self
     }
 
     /// Shuffles every epoch. Default: the order of the data set.
     pub fn shuffle(mut self, seed: u64) -> Self {
-        self.settings.seed = Some(seed);
+        self.seed = Some(seed);
         self
     }
 
-    /// The task, a part of the key of the order.
+    /// The task, a part of the key of the order. Default: 0.
     pub fn task(mut self, task: usize) -> Self {
-        self.settings.task = task as u32;
+        self.task = task as u32;
         self
     }
 
-    /// The number of threads that read. 0, the default, reads on the thread that iterates. The
-    /// result is the same.
+    /// The number of threads that read. Default: 0, which reads on the thread that iterates. The
+    /// mini-batches are the same for any number.
     pub fn num_workers(mut self, workers: usize) -> Self {
-        self.settings.workers = workers;
+        self.workers = workers;
         self
     }
 
@@ -127,78 +103,79 @@ impl<I: Send + Sync + 'static, B: Send + 'static> ShardedLoaderBuilder<I, B> {
     /// Reads the part of rank `rank` in a world of `world_size`, for ranks on a transport of your
     /// own.
     pub fn shard_of(mut self, rank: usize, world_size: usize) -> Self {
-        self.settings.rank = rank;
-        self.settings.world_size = world_size.max(1);
+        self.rank = rank;
+        self.world_size = world_size.max(1);
         self
     }
 
     /// The device that mini-batches are built on. Default: Burn's default device.
     pub fn set_device(mut self, device: Device) -> Self {
-        self.settings.device = device;
+        self.device = device;
         self
     }
 
-    /// Starts at step `step` of epoch `epoch`, without reading what comes before it.
+    /// Starts at step `step` of epoch `epoch`, without reading earlier samples. Use it to resume.
+    /// Default: step 0 of epoch 0.
     pub fn start_at(mut self, epoch: u64, step: u64) -> Self {
-        self.epoch = epoch;
-        self.first_step = step;
+        self.start = (epoch, step);
         self
     }
 
-    /// The loader over `dataset`.
+    /// Makes the loader over `dataset`.
     pub fn build(self, dataset: impl Dataset<I> + 'static) -> Arc<ShardedLoader<I, B>> {
         Arc::new(ShardedLoader {
-            settings: self.settings,
-            batcher: self.batcher,
             dataset: Arc::new(dataset),
-            epoch: Arc::new(AtomicU64::new(self.epoch)),
-            first_step: Arc::new(AtomicU64::new(self.first_step)),
+            device: self.device.clone(),
+            next: Arc::new(Mutex::new(self.start)),
+            settings: Arc::new(self),
         })
     }
 }
 
 impl<I: Send + Sync + 'static, B: Send + 'static> ShardedLoader<I, B> {
+    /// A builder of loaders that make mini-batches with `batcher`.
+    pub fn builder(batcher: impl Batcher<I, B> + 'static) -> ShardedLoaderBuilder<I, B> {
+        ShardedLoaderBuilder {
+            batcher: Box::new(batcher),
+            batch_size: 1,
+            seed: None,
+            task: 0,
+            workers: 0,
+            rank: 0,
+            world_size: 1,
+            device: Device::default(),
+            start: (0, 0),
+        }
+    }
+
     fn plan(&self, epoch: u64) -> EpochPlan {
-        let Settings { batch_size, seed, task, rank, world_size, .. } = self.settings;
+        let ShardedLoaderBuilder { batch_size, seed, task, rank, world_size, .. } = *self.settings;
         EpochPlan::new(self.dataset.len(), seed, task, epoch, rank, world_size, batch_size)
-    }
-
-    fn reader(&self, plan: Arc<EpochPlan>) -> Reader<I, B> {
-        Reader {
-            plan,
-            dataset: self.dataset.clone(),
-            batcher: self.batcher.clone(),
-            device: self.settings.device.clone(),
-        }
-    }
-
-    fn with(&self, dataset: Arc<dyn Dataset<I>>, device: Device) -> Self {
-        Self {
-            settings: Settings { device, ..self.settings.clone() },
-            batcher: self.batcher.clone(),
-            dataset,
-            epoch: self.epoch.clone(),
-            first_step: self.first_step.clone(),
-        }
     }
 }
 
 impl<I: Send + Sync + Clone + 'static, B: Send + 'static> DataLoader<B> for ShardedLoader<I, B> {
     fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<B> + 'a> {
         SHARD.set(Some((self.settings.rank, self.settings.world_size)));
-        let plan = Arc::new(self.plan(self.epoch.fetch_add(1, Ordering::Relaxed)));
-        let first = (self.first_step.swap(0, Ordering::Relaxed) as usize).min(plan.steps());
-        let rows = plan.rows();
-        let skipped: usize = (0..first).map(|step| plan.batch(step).len()).sum();
-        let source = match self.settings.workers {
-            0 => Source::Here(self.reader(plan.clone())),
-            workers => Source::Workers(
-                (0..workers)
-                    .map(|worker| Worker::start(self.reader(plan.clone()), first + worker, workers))
-                    .collect(),
-            ),
+        let (epoch, first) = {
+            let mut next = self.next.lock();
+            let epoch = next.0;
+            std::mem::replace(&mut *next, (epoch + 1, 0))
         };
-        Box::new(Iter { source, plan, first, step: first, read: skipped, rows })
+        let plan = self.plan(epoch);
+        let first = (first as usize).min(plan.steps());
+        let rows = plan.rows();
+        let read = (0..first).map(|step| plan.batch(step).len()).sum();
+        let reader = Arc::new(Reader {
+            plan,
+            dataset: self.dataset.clone(),
+            settings: self.settings.clone(),
+            device: self.device.clone(),
+        });
+        let count = self.settings.workers;
+        let start = |worker| Worker::start(reader.clone(), first + worker, count);
+        let workers = (0..count).map(start).collect();
+        Box::new(Iter { reader, workers, first, step: first, read, rows })
     }
 
     fn num_items(&self) -> usize {
@@ -206,39 +183,50 @@ impl<I: Send + Sync + Clone + 'static, B: Send + 'static> DataLoader<B> for Shar
     }
 
     fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<B>> {
-        Arc::new(self.with(self.dataset.clone(), device.clone()))
+        Arc::new(Self {
+            settings: self.settings.clone(),
+            dataset: self.dataset.clone(),
+            device: device.clone(),
+            next: self.next.clone(),
+        })
     }
 
     fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<B>> {
-        let part = PartialDataset::new(self.dataset.clone(), start, end);
-        // Another data set has epochs of its own: the slices' orders must not depend on who is
-        // read first.
-        let own = |counter: &AtomicU64| Arc::new(AtomicU64::new(counter.load(Ordering::Relaxed)));
-        let whole = self.with(Arc::new(part), self.settings.device.clone());
-        Arc::new(Self { epoch: own(&self.epoch), first_step: own(&self.first_step), ..whole })
+        Arc::new(Self {
+            settings: self.settings.clone(),
+            dataset: Arc::new(PartialDataset::new(self.dataset.clone(), start, end)),
+            device: self.device.clone(),
+            // A slice counts its own epochs: its order must not depend on which slice is read
+            // first.
+            next: Arc::new(Mutex::new(*self.next.lock())),
+        })
     }
 }
 
-/// Reads the mini-batch of any step.
+/// Reads the mini-batch of any step of an epoch.
 struct Reader<I, B> {
-    plan: Arc<EpochPlan>,
+    plan: EpochPlan,
     dataset: Arc<dyn Dataset<I>>,
-    batcher: Arc<dyn Batcher<I, B>>,
+    settings: Arc<ShardedLoaderBuilder<I, B>>,
     device: Device,
 }
 
-/// A panic while a mini-batch was read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("reading the mini-batch of step {step} panicked: {message}")]
-struct WorkerPanic {
-    /// The step within the epoch.
-    step: usize,
-    /// The panic's message.
-    message: String,
+/// A mini-batch that was read, or `None` if all of its samples are left out.
+type ReadBatch<B> = Result<Option<B>, DatasetError>;
+
+/// Why a mini-batch was not read, other than an error of the data set.
+#[derive(Debug, thiserror::Error)]
+enum ReadError {
+    /// The data set or the batcher panicked.
+    #[error("reading the mini-batch of step {step} panicked: {message}")]
+    Panic { step: usize, message: String },
+    /// The operating system refused a worker thread.
+    #[error("a loader thread could not be started or has ended")]
+    NoThread,
 }
 
-/// What a data set answers for a sample that is to be left out, in [`DatasetError::new`]: an image
-/// that is damaged, say.
+/// The error with which a data set asks a [`ShardedLoader`] to leave a sample out, for example a
+/// damaged image. Wrap it in [`DatasetError::new`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the sample is to be left out")]
 pub struct SkipSample;
@@ -248,11 +236,11 @@ fn asks_to_skip(error: &DatasetError) -> bool {
 }
 
 impl<I, B> Reader<I, B> {
-    /// The samples of a mini-batch without those that are to be left out.
+    /// The samples of a mini-batch, except those that are left out.
     fn items(&self, indices: &[u32]) -> Result<Vec<I>, DatasetError> {
         let every = || indices.iter().map(|&index| index as usize);
         match self.dataset.get_many(every().collect()) {
-            // Rare enough to read the others once more.
+            // This is rare, so the other samples may be read a second time.
             Err(error) if asks_to_skip(&error) => every()
                 .map(|index| self.dataset.get(index))
                 .filter(|item| !item.as_ref().is_err_and(asks_to_skip))
@@ -261,63 +249,55 @@ impl<I, B> Reader<I, B> {
         }
     }
 
-    /// The mini-batch of `step`, or `Ok(None)` if none of its samples is left; `None` if this rank
-    /// has no row.
-    fn read(&self, step: usize) -> Option<Result<Option<B>, DatasetError>> {
+    /// The mini-batch of `step`; `None` if this rank has no row.
+    fn read(&self, step: usize) -> Option<ReadBatch<B>> {
         let indices = self.plan.batch(step);
         if indices.is_empty() {
             return None;
         }
         let read = || {
             let items = self.items(indices)?;
-            Ok((!items.is_empty()).then(|| self.batcher.batch(items, &self.device)))
+            Ok((!items.is_empty()).then(|| self.settings.batcher.batch(items, &self.device)))
         };
-        // User code may panic; the state that it leaves behind is not used again, since the epoch
-        // ends here.
+        // User code may panic. Its state is not used again, because the epoch ends here.
         Some(catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|payload| {
-            Err(DatasetError::new(WorkerPanic {
-                step,
-                message: panic_message(payload.as_ref()).to_owned(),
-            }))
+            let message = panic_message(payload.as_ref()).to_owned();
+            Err(DatasetError::new(ReadError::Panic { step, message }))
         }))
     }
 }
 
 struct Worker<B> {
-    batches: Option<Receiver<Result<Option<B>, DatasetError>>>,
+    batches: Option<Receiver<ReadBatch<B>>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl<B: Send + 'static> Worker<B> {
-    fn start<I: Send + Sync + 'static>(reader: Reader<I, B>, first: usize, stride: usize) -> Self {
-        // One mini-batch is in the worker's hands, the others of its share in the channel.
+    /// Reads every `stride`-th mini-batch from step `first` on.
+    fn start<I: Send + Sync + 'static>(
+        reader: Arc<Reader<I, B>>,
+        first: usize,
+        stride: usize,
+    ) -> Self {
+        // The worker holds one mini-batch, and the channel the rest of its share.
         let (sender, batches) = sync_channel((AHEAD / stride).saturating_sub(1));
-        let run = move || produce(&reader, first, stride, &sender);
-        match std::thread::Builder::new().name("loader".into()).spawn(run) {
-            Ok(thread) => Self { batches: Some(batches), thread: Some(thread) },
-            Err(_) => Self { batches: None, thread: None },
-        }
-    }
-}
-
-fn produce<I, B>(
-    reader: &Reader<I, B>,
-    first: usize,
-    stride: usize,
-    sender: &SyncSender<Result<Option<B>, DatasetError>>,
-) {
-    for step in (first..reader.plan.steps()).step_by(stride) {
-        let Some(batch) = reader.read(step) else { return };
-        let failed = batch.is_err();
-        if sender.send(batch).is_err() || failed {
-            return;
-        }
+        let run = move || {
+            for step in (first..reader.plan.steps()).step_by(stride) {
+                let Some(batch) = reader.read(step) else { return };
+                let failed = batch.is_err();
+                if sender.send(batch).is_err() || failed {
+                    return;
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("loader".into()).spawn(run).ok();
+        Self { batches: Some(batches), thread }
     }
 }
 
 impl<B> Drop for Worker<B> {
     fn drop(&mut self) {
-        // Without a receiver the worker's next send fails and it ends.
+        // Without a receiver, the worker's next send fails and the thread ends.
         drop(self.batches.take());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -325,19 +305,10 @@ impl<B> Drop for Worker<B> {
     }
 }
 
-enum Source<I, B> {
-    Here(Reader<I, B>),
-    Workers(Vec<Worker<B>>),
-}
-
-/// The operating system refused a worker thread.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a loader thread could not be started or has ended")]
-struct WorkerGone;
-
 struct Iter<I, B> {
-    source: Source<I, B>,
-    plan: Arc<EpochPlan>,
+    reader: Arc<Reader<I, B>>,
+    /// Empty if this thread reads.
+    workers: Vec<Worker<B>>,
     first: usize,
     step: usize,
     read: usize,
@@ -348,20 +319,21 @@ impl<I, B> Iterator for Iter<I, B> {
     type Item = Result<B, DatasetError>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        let plan = &self.reader.plan;
         loop {
-            if self.step >= self.plan.steps() || self.plan.batch(self.step).is_empty() {
+            if self.step >= plan.steps() || plan.batch(self.step).is_empty() {
                 return None;
             }
-            let batch = match &self.source {
-                Source::Here(reader) => reader.read(self.step)?,
-                Source::Workers(workers) => {
+            let batch = match self.workers.as_slice() {
+                [] => self.reader.read(self.step)?,
+                workers => {
                     let worker = &workers[(self.step - self.first) % workers.len()];
                     let received = worker.batches.as_ref().and_then(|batches| batches.recv().ok());
-                    received.unwrap_or_else(|| Err(DatasetError::new(WorkerGone)))
+                    received.unwrap_or_else(|| Err(DatasetError::new(ReadError::NoThread)))
                 }
             };
-            self.read += self.plan.batch(self.step).len();
-            self.step = if batch.is_ok() { self.step + 1 } else { self.plan.steps() };
+            self.read += plan.batch(self.step).len();
+            self.step = if batch.is_ok() { self.step + 1 } else { plan.steps() };
             if let Some(batch) = batch.transpose() {
                 return Some(batch);
             }

@@ -70,19 +70,10 @@ impl ClassBalanced {
     pub fn share(&self, class: usize, capacity: usize) -> usize {
         self.quotas.share(class, capacity)
     }
-
-    fn offered_of(&self, class: u32) -> u64 {
-        self.offered.get(class as usize).copied().unwrap_or(0)
-    }
 }
 
-/// The counters at the end of a state: class and candidates.
-fn counters_in(state: &[u64]) -> impl Iterator<Item = (u32, u64)> + '_ {
-    let present = state.first().copied().unwrap_or(0) as usize;
-    let borrowers = state.get(present.saturating_add(2)).copied().unwrap_or(0) as usize;
-    let start = present.saturating_add(borrowers.saturating_mul(2)).saturating_add(3);
-    let words = state.get(start..).unwrap_or_default();
-    words.chunks_exact(2).filter_map(|pair| Some((class_of(pair[0])?, pair[1])))
+fn count_of(offered: &[u64], class: u32) -> u64 {
+    offered.get(class as usize).copied().unwrap_or(0)
 }
 
 impl Policy for ClassBalanced {
@@ -109,7 +100,7 @@ impl Policy for ClassBalanced {
     fn place(&mut self, class: u32, table: &SlotTable, rng: &mut Stream) -> Placement {
         let (victims, bound) = match self.quotas.grow(class, table) {
             Some(largest) => (table.of_class(largest as usize), 0),
-            None => (table.of_class(class as usize), self.offered_of(class)),
+            None => (table.of_class(class as usize), count_of(&self.offered, class)),
         };
         if victims.is_empty() {
             return Placement::Reject;
@@ -129,14 +120,8 @@ impl Policy for ClassBalanced {
         let Self { quotas, offered } = self;
         let bound = |candidate: usize, held: usize| {
             let class = classes[candidate];
-            let before =
-                classes[..candidate].iter().filter(|&&other| other == class).count() as u64;
-            offered
-                .get(class as usize)
-                .copied()
-                .unwrap_or(0)
-                .saturating_add(before + 1)
-                .max(held as u64)
+            let before = classes[..candidate].iter().filter(|&&other| other == class).count();
+            count_of(offered, class).saturating_add(before as u64 + 1).max(held as u64)
         };
         quotas.predict_slots(classes, table, rng, bound, slots);
     }
@@ -176,11 +161,10 @@ impl Policy for ClassBalanced {
     /// ⌈n·m′/m⌉).
     fn merge(&self, saved: &[SavedShard<'_>], table: &SlotTable, shard: &ShardInfo) -> Vec<u64> {
         let mut offered: BTreeMap<u32, u64> = BTreeMap::new();
-        for SavedShard { state, .. } in saved {
-            for class in Quotas::present_in(state) {
-                offered.entry(class).or_default();
-            }
-            for (class, count) in counters_in(state) {
+        for quotas in saved.iter().filter_map(|shard| Quotas::split(shard.state)) {
+            let present = quotas.present.iter().map(|&class| [class, 0]);
+            for [class, count] in present.chain(quotas.rest.as_chunks::<2>().0.iter().copied()) {
+                let Some(class) = class_of(class) else { continue };
                 let sum = offered.entry(class).or_default();
                 *sum = sum.saturating_add(count);
             }

@@ -276,10 +276,14 @@ impl Quotas {
         quotas.state()
     }
 
-    /// The classes present in a [`state`](Self::state).
-    pub(super) fn present_in(state: &[u64]) -> impl Iterator<Item = u32> + '_ {
-        let count = state.first().copied().unwrap_or(0) as usize;
-        state.iter().skip(1).take(count).filter_map(|&class| class_of(class))
+    /// Splits a [`state`](Self::state), and what a policy has appended to it, into its parts.
+    pub(super) fn split(state: &[u64]) -> Option<SavedQuotas<'_>> {
+        let (&count, rest) = state.split_first()?;
+        let (present, rest) = rest.split_at_checked(usize::try_from(count).ok()?)?;
+        let (&[valid, count], rest) = rest.split_first_chunk::<2>()?;
+        let (borrowers, rest) =
+            rest.split_at_checked(usize::try_from(count).ok()?.checked_mul(2)?)?;
+        Some(SavedQuotas { present, valid, borrowers: borrowers.as_chunks::<2>().0, rest })
     }
 
     /// The quotas that have this state with this table, and the words that follow it.
@@ -288,16 +292,8 @@ impl Quotas {
         state: &'a [u64],
         table: &SlotTable,
     ) -> Result<(Self, &'a [u64]), StateError> {
-        let parts = || {
-            let (&count, rest) = state.split_first()?;
-            let (present, rest) = rest.split_at_checked(usize::try_from(count).ok()?)?;
-            let (&[valid, entries], rest) = rest.split_first_chunk::<2>()?;
-            let (entries, rest) =
-                rest.split_at_checked(usize::try_from(entries).ok()?.checked_mul(2)?)?;
-            Some((present, valid, entries.as_chunks::<2>().0, rest))
-        };
-        let (present, valid, entries, rest) =
-            parts().ok_or_else(|| StateError::new("it ends too early"))?;
+        let SavedQuotas { present, valid, borrowers: entries, rest } =
+            Self::split(state).ok_or_else(|| StateError::new("it ends too early"))?;
         let classes: Vec<u32> = present.iter().filter_map(|&class| class_of(class)).collect();
         let ascending = classes.windows(2).all(|pair| pair[0] < pair[1]);
         if classes.len() != present.len() || !ascending || valid > 1 {
@@ -343,6 +339,17 @@ impl Quotas {
         quotas.borrowers = borrowers;
         Ok((quotas, rest))
     }
+}
+
+/// The parts of a [`Quotas::state`].
+pub(super) struct SavedQuotas<'a> {
+    /// The classes present.
+    pub(super) present: &'a [u64],
+    valid: u64,
+    /// Rows and class of each borrower.
+    borrowers: &'a [[u64; 2]],
+    /// The words after the state.
+    pub(super) rest: &'a [u64],
 }
 
 /// The class that a word of a state names, if it is in range.

@@ -1,11 +1,10 @@
 //! The rule of Bouvier et al., "Efficient Data-Parallel Continual Learning with Asynchronous
 //! Distributed Rehearsal Buffers" (CCGrid 2024).
 
-use super::quotas::Quotas;
+use super::quotas::{Quotas, class_of};
 use super::{Placement, Policy, SavedShard, ShardInfo, StateError};
 use crate::random::Stream;
 use crate::slots::SlotTable;
-use std::collections::BTreeSet;
 
 /// Equal shares for all classes; every candidate replaces a random row of the class that gives way.
 ///
@@ -66,11 +65,8 @@ impl Policy for RandomReplacement {
     }
 
     fn merge(&self, saved: &[SavedShard<'_>], _table: &SlotTable, _shard: &ShardInfo) -> Vec<u64> {
-        Quotas::fresh_state(
-            &saved
-                .iter()
-                .flat_map(|shard| Quotas::present_in(shard.state))
-                .collect::<BTreeSet<_>>(),
-        )
+        let states = saved.iter().filter_map(|shard| Quotas::split(shard.state));
+        let present = states.flat_map(|quotas| quotas.present).filter_map(|&class| class_of(class));
+        Quotas::fresh_state(&present.collect())
     }
 }

@@ -1,6 +1,6 @@
 //! Every stored class with the same probability, then every row of it.
 
-use super::{DistinctSampler, Draw, RowLocation, Sampling, ShardCounts};
+use super::{ClassCounts, DistinctSampler, Draw, RowLocation, Sampling, ShardCounts};
 use crate::random::Stream;
 use crate::slots::SlotTable;
 
@@ -21,8 +21,7 @@ pub struct ClassBalancedSampling {
 }
 
 impl ClassBalancedSampling {
-    fn pick_classes(&mut self, counts: &ShardCounts, rng: &mut Stream, count: u64) {
-        let Some(classes) = &counts.classes else { return };
+    fn pick_classes(&mut self, classes: &ClassCounts, rng: &mut Stream, count: u64) {
         let mut run_out = false;
         self.alive.clear();
         for _ in 0..count {
@@ -75,12 +74,13 @@ impl Sampling for ClassBalancedSampling {
         let Some(classes) = &counts.classes else { return };
         self.touched.clear();
         self.picked.clear();
-        self.pick_classes(counts, rng, counts.fill.total().min(representatives as u64));
+        self.pick_classes(classes, rng, counts.fill.total().min(representatives as u64));
         self.numbers.clear();
         for &class in &self.touched {
             let count =
                 std::mem::replace(&mut self.drawn[class as usize], self.numbers.len() as u64);
-            self.distinct.draw(rng, count as usize, classes.total(class), &mut self.numbers);
+            let total = classes.total(class);
+            self.numbers.extend(self.distinct.draw(rng, count as usize, total));
         }
         // In the order of the picks, so that every prefix is a draw by the same rule.
         for &class in &self.picked {

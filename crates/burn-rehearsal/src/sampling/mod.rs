@@ -11,18 +11,15 @@
 //!
 //! ```
 //! use burn_rehearsal::random::Stream;
-//! use burn_rehearsal::sampling::{DistinctSampler, Draw, RowLocation, Sampling, ShardCounts};
-//! use burn_rehearsal::{Capacity, CustomRules, RehearsalConfig, SlotTable};
+//! use burn_rehearsal::sampling::{DistinctSampler, Draw, Sampling, ShardCounts};
+//! use burn_rehearsal::{Capacity, CustomRules, RehearsalConfig};
 //! use burn_rehearsal_collective::Rank;
 //! # use burn::tensor::{Device, Tensor};
 //! # #[derive(burn_rehearsal::RehearsalBatch)]
 //! # struct Batch { inputs: Tensor<2> }
 //!
 //! #[derive(Clone, Default)]
-//! struct Half {
-//!     distinct: DistinctSampler,
-//!     numbers: Vec<u64>,
-//! }
+//! struct Half(DistinctSampler);
 //!
 //! impl Sampling for Half {
 //!     fn name(&self) -> &'static str {
@@ -30,21 +27,8 @@
 //!     }
 //!
 //!     fn plan(&mut self, counts: &ShardCounts, rng: &mut Stream, representatives: usize, draws: &mut Vec<Draw>) {
-//!         self.numbers.clear();
-//!         self.distinct.draw(rng, representatives / 2, counts.fill.total(), &mut self.numbers);
-//!         draws.extend(self.numbers.iter().map(|&number| Draw { group: 0, number }));
-//!     }
-//!
-//!     fn locate(&self, counts: &ShardCounts, draw: Draw) -> Option<RowLocation> {
-//!         counts.fill.locate(draw.number)
-//!     }
-//!
-//!     fn local_index(&self, counts: &ShardCounts, draw: Draw) -> Option<u32> {
-//!         counts.fill.local_index(draw.number)
-//!     }
-//!
-//!     fn slot_of(&self, _table: &SlotTable, _group: u32, index: u32) -> Option<u32> {
-//!         Some(index) // the rows of a shard are in the slots 0..len
+//!         let numbers = self.0.draw(rng, representatives / 2, counts.fill.total());
+//!         draws.extend(numbers.map(|number| Draw { group: 0, number }));
 //!     }
 //! }
 //!
@@ -143,13 +127,25 @@ pub trait Sampling: Send {
         draws: &mut Vec<Draw>,
     );
 
-    /// Where a drawn row is. Time O(world size).
-    fn locate(&self, counts: &ShardCounts, draw: Draw) -> Option<RowLocation>;
+    /// The location of a drawn row, or `None` if there is no such row. Time O(world size).
+    ///
+    /// Default: the group is the union of all stored rows.
+    fn locate(&self, counts: &ShardCounts, draw: Draw) -> Option<RowLocation> {
+        counts.fill.locate(draw.number)
+    }
 
-    /// The index of a drawn row within its group in this rank's shard, if it is there. Agrees with
-    /// [`locate`](Self::locate). Time O(1).
-    fn local_index(&self, counts: &ShardCounts, draw: Draw) -> Option<u32>;
+    /// The index of a drawn row within its group in this rank's shard, or `None` if another rank
+    /// holds it. Must agree with [`locate`](Self::locate). Time O(1).
+    ///
+    /// Default: the group is the union of all stored rows.
+    fn local_index(&self, counts: &ShardCounts, draw: Draw) -> Option<u32> {
+        counts.fill.local_index(draw.number)
+    }
 
-    /// The slot of this shard's `index`-th row of `group`.
-    fn slot_of(&self, table: &SlotTable, group: u32, index: u32) -> Option<u32>;
+    /// The slot of this shard's `index`-th row of `group`, or `None` if there is no such row.
+    ///
+    /// Default: the slot `index`, because the rows of a shard occupy the slots `0..len`.
+    fn slot_of(&self, table: &SlotTable, _group: u32, index: u32) -> Option<u32> {
+        ((index as usize) < table.len()).then_some(index)
+    }
 }

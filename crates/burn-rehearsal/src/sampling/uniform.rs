@@ -1,13 +1,15 @@
-//! Every stored row with the same probability, or every row of earlier tasks.
+//! Uniform sampling over all stored rows, or over the rows of earlier tasks.
 
 use super::{DistinctSampler, Draw, RowLocation, Sampling, ShardCounts};
 use crate::random::Stream;
 use crate::slots::SlotTable;
 
-/// Uniform over all rows of all ranks, without replacement within one draw, whatever the fill of
-/// the shards. The default.
+/// Draws every stored row of all ranks with the same probability. The default.
+///
+/// Rows are drawn without replacement within a step. Shards may hold different numbers of rows: a
+/// row is equally likely in a small and in a large shard.
 #[derive(Debug, Default, Clone)]
-pub struct UniformSampling(OneGroup);
+pub struct UniformSampling(DistinctSampler);
 
 impl Sampling for UniformSampling {
     fn name(&self) -> &'static str {
@@ -21,26 +23,17 @@ impl Sampling for UniformSampling {
         representatives: usize,
         draws: &mut Vec<Draw>,
     ) {
-        self.0.plan(counts.fill.total(), rng, representatives, draws);
-    }
-
-    fn locate(&self, counts: &ShardCounts, draw: Draw) -> Option<RowLocation> {
-        counts.fill.locate(draw.number)
-    }
-
-    fn local_index(&self, counts: &ShardCounts, draw: Draw) -> Option<u32> {
-        counts.fill.local_index(draw.number)
-    }
-
-    fn slot_of(&self, table: &SlotTable, _group: u32, index: u32) -> Option<u32> {
-        ((index as usize) < table.len()).then_some(index)
+        let numbers = self.0.draw(rng, representatives, counts.fill.total());
+        draws.extend(numbers.map(|number| Draw { group: 0, number }));
     }
 }
 
-/// Uniform over the rows that were stored before the current task began. Draws nothing before the
-/// second task.
+/// Draws every row of earlier tasks with the same probability, and no row of the current task.
+///
+/// Draws nothing before the second task. Requires
+/// [`begin_task`](crate::RehearsalBuffer::begin_task).
 #[derive(Debug, Default, Clone)]
-pub struct ExcludeCurrentSampling(OneGroup);
+pub struct ExcludeCurrentSampling(DistinctSampler);
 
 impl Sampling for ExcludeCurrentSampling {
     fn name(&self) -> &'static str {
@@ -58,7 +51,8 @@ impl Sampling for ExcludeCurrentSampling {
         representatives: usize,
         draws: &mut Vec<Draw>,
     ) {
-        self.0.plan(counts.from_earlier_tasks.total(), rng, representatives, draws);
+        let numbers = self.0.draw(rng, representatives, counts.from_earlier_tasks.total());
+        draws.extend(numbers.map(|number| Draw { group: 0, number }));
     }
 
     fn locate(&self, counts: &ShardCounts, draw: Draw) -> Option<RowLocation> {
@@ -71,26 +65,5 @@ impl Sampling for ExcludeCurrentSampling {
 
     fn slot_of(&self, table: &SlotTable, _group: u32, index: u32) -> Option<u32> {
         table.slot_from_earlier_task(index as usize)
-    }
-}
-
-/// Draws uniformly over the rows of one group.
-#[derive(Debug, Default, Clone)]
-struct OneGroup {
-    distinct: DistinctSampler,
-    numbers: Vec<u64>,
-}
-
-impl OneGroup {
-    fn plan(
-        &mut self,
-        total: u64,
-        rng: &mut Stream,
-        representatives: usize,
-        draws: &mut Vec<Draw>,
-    ) {
-        self.numbers.clear();
-        self.distinct.draw(rng, representatives, total, &mut self.numbers);
-        draws.extend(self.numbers.iter().map(|&number| Draw { group: 0, number }));
     }
 }
