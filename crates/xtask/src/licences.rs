@@ -227,6 +227,14 @@ mod tests {
     }
 
     #[test]
+    fn deny_toml_has_the_same_allow_list() {
+        let text = include_str!("../../../deny.toml");
+        let list = text.split_once("allow = [").unwrap().1.split_once(']').unwrap().0;
+        let names: Vec<_> = list.split('"').skip(1).step_by(2).collect();
+        assert_eq!(names, ALLOWED);
+    }
+
+    #[test]
     fn expressions_that_the_allow_list_satisfies_are_accepted() {
         for expression in [
             "MIT",
