@@ -71,22 +71,16 @@ pub trait CollectiveExt: Collective {
     ///
     /// Those of [`Collective::all_gather`], and [`CollectiveError::Damaged`].
     fn gather_bytes(&mut self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, CollectiveError> {
-        let about = |message: &[u8]| [message.len() as u64, checksum(words_of(message))];
-        let abouts = self.gather_words(about(bytes))?;
-        let longest = abouts.iter().map(|[length, _]| *length).max().unwrap_or(0) as usize;
+        let seals = self.gather_words(seal(bytes))?;
+        let longest = seals.iter().map(|[length, _]| *length).max().unwrap_or(0) as usize;
         let mut send = bytes.to_vec();
         send.resize(longest, 0);
-        let mut all = vec![0; longest * abouts.len()];
+        let mut all = vec![0; longest * seals.len()];
         self.all_gather(&send, &mut all)?;
         let message = |(rank, theirs): (usize, &[u64; 2])| {
-            let message = &all[rank * longest..][..theirs[0] as usize];
-            if about(message) == *theirs {
-                Ok(message.to_vec())
-            } else {
-                Err(CollectiveError::Damaged { rank })
-            }
+            check_seal(rank, all[rank * longest..][..theirs[0] as usize].to_vec(), *theirs)
         };
-        abouts.iter().enumerate().map(message).collect()
+        seals.iter().enumerate().map(message).collect()
     }
 
     /// `root`'s message, on all ranks; the other ranks' `bytes` are ignored.
@@ -95,13 +89,23 @@ pub trait CollectiveExt: Collective {
     ///
     /// Those of [`Collective::broadcast`], and [`CollectiveError::Damaged`] for its length.
     fn broadcast_bytes(&mut self, bytes: Vec<u8>, root: usize) -> Result<Vec<u8>, CollectiveError> {
-        let lengths = self.gather_words([bytes.len() as u64])?;
+        let seals = self.gather_words(seal(&bytes))?;
         // A root that does not exist is refused by `broadcast`.
-        let length = lengths.get(root).map_or(0, |[length]| *length as usize);
-        let mut bytes = if self.rank() == root { bytes } else { vec![0; length] };
+        let theirs = seals.get(root).copied().unwrap_or_else(|| seal(&[]));
+        let mut bytes = if self.rank() == root { bytes } else { vec![0; theirs[0] as usize] };
         self.broadcast(&mut bytes, root)?;
-        Ok(bytes)
+        check_seal(root, bytes, theirs)
     }
+}
+
+/// The length of a message and its checksum.
+fn seal(message: &[u8]) -> [u64; 2] {
+    [message.len() as u64, checksum(words_of(message))]
+}
+
+/// A message of `rank`, if its seal is the one that the rank has announced.
+fn check_seal(rank: usize, message: Vec<u8>, theirs: [u64; 2]) -> Result<Vec<u8>, CollectiveError> {
+    if seal(&message) == theirs { Ok(message) } else { Err(CollectiveError::Damaged { rank }) }
 }
 
 impl<C: Collective + ?Sized> CollectiveExt for C {}

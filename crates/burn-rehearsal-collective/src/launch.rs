@@ -61,39 +61,34 @@ impl Launch {
     /// Open MPI's and Hydra's variables come first: their launchers may themselves have been
     /// started by SLURM.
     fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Option<Self> {
+        // SLURM's tasks per node are a list such as `4(x2),3`.
         let number =
-            |name: &str| variable(name).and_then(|value| value.trim().parse::<usize>().ok());
-        if let Some(size) = number("OMPI_COMM_WORLD_SIZE") {
-            let (local_rank, local_size) =
-                (number("OMPI_COMM_WORLD_LOCAL_RANK"), number("OMPI_COMM_WORLD_LOCAL_SIZE"));
-            return Some(Self {
-                size,
-                rank: number("OMPI_COMM_WORLD_RANK"),
-                local_rank,
-                local_size,
-            });
-        }
-        // A batch script itself has SLURM_NTASKS too; only what `srun` starts has a step with
-        // tasks.
-        let slurm = number("SLURM_STEP_NUM_TASKS");
-        if let Some(size) = number("PMI_SIZE").or(slurm) {
-            let tasks_per_node =
-                || variable("SLURM_STEP_TASKS_PER_NODE").and_then(|value| first_number(&value));
-            let local_rank =
-                number("MPI_LOCALRANKID").or_else(|| slurm.and_then(|_| number("SLURM_LOCALID")));
-            let local_size =
-                number("MPI_LOCALNRANKS").or_else(|| slurm.and_then(|_| tasks_per_node()));
-            let rank = number("PMI_RANK").or_else(|| slurm.and_then(|_| number("SLURM_PROCID")));
-            return Some(Self { size, rank, local_rank, local_size });
-        }
-        None
+            |name: &str| variable(name)?.split(['(', ',']).next()?.trim().parse::<usize>().ok();
+        let launch = |size: &str, [rank, local_rank, local_size]: [&str; 3]| {
+            let [rank, local_rank, local_size] = [rank, local_rank, local_size].map(number);
+            number(size).map(|size| Self { size, rank, local_rank, local_size })
+        };
+        let open_mpi = launch(
+            "OMPI_COMM_WORLD_SIZE",
+            ["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"],
+        );
+        let hydra = launch("PMI_SIZE", ["PMI_RANK", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"]);
+        // Not SLURM_NTASKS, which a batch script itself has, too: only what `srun` starts has a
+        // step with tasks.
+        let slurm = launch(
+            "SLURM_STEP_NUM_TASKS",
+            ["SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"],
+        );
+        // `srun` sets PMI_SIZE for some libraries, without Hydra's local numbers.
+        let of_slurm = |field: fn(Self) -> Option<usize>| slurm.and_then(field);
+        let hydra = hydra.map(|hydra| Self {
+            rank: hydra.rank.or(of_slurm(|slurm| slurm.rank)),
+            local_rank: hydra.local_rank.or(of_slurm(|slurm| slurm.local_rank)),
+            local_size: hydra.local_size.or(of_slurm(|slurm| slurm.local_size)),
+            ..hydra
+        });
+        open_mpi.or(hydra).or(slurm)
     }
-}
-
-/// The number that `4(x2),3` starts with.
-fn first_number(text: &str) -> Option<usize> {
-    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    text[..end].parse().ok()
 }
 
 #[cfg(test)]

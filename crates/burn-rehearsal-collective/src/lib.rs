@@ -46,6 +46,8 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod activity;
+#[doc(hidden)]
+pub mod arguments;
 mod call;
 mod error;
 mod ext;

@@ -19,8 +19,9 @@ use std::thread;
 
 use self::service::{Service, Turn};
 use self::turns::{Pace, Refused, Turns};
-use self::work::{Answer, Lent, PeerBuffer, PeerBuffers, Work};
+use self::work::{Answer, Lent, Work};
 use crate::activity::{Answerer, Asker, Claim};
+use crate::arguments::{exchange_problem, gather_problem, root_problem};
 use crate::call::Call;
 use crate::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp};
 
@@ -42,20 +43,12 @@ pub struct Mpi {
     claim: Claim,
     /// The first error, which every later call repeats.
     poison: Option<CollectiveError>,
-    /// Empty between operations; kept for their capacity.
-    buffers: PeerBuffers,
 }
 
 impl fmt::Debug for Mpi {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rank, size, step, handle, poison, .. } = self;
-        let mut out = f.debug_struct("Mpi");
-        out.field("rank", rank)
-            .field("size", size)
-            .field("step", step)
-            .field("handle", handle)
-            .field("poison", poison)
-            .finish_non_exhaustive()
+        let Self { rank, size, handle, .. } = self;
+        write!(f, "Mpi {{ rank: {rank}, size: {size}, handle: {handle} }}")
     }
 }
 
@@ -83,15 +76,22 @@ impl Mpi {
         }
     }
 
-    /// Has one operation done, calling MPI until it is over; `None` when MPI has ended.
-    fn operate(&self, work: Work) -> Option<Answer> {
-        let guard = NoUnwinding;
-        let mut pace = Pace::new(work.bytes());
-        let mut turn = self.turn(|service| service.start(self.handle, work))?;
+    /// Calls MPI until one operation is over; `None` when MPI has ended.
+    fn operate(
+        &self,
+        work: Work,
+        outgoing: &[Outgoing<'_>],
+        incoming: &mut [Incoming<'_>],
+    ) -> Option<Answer> {
+        let _guard = NoUnwinding;
+        let messages = outgoing.iter().map(|message| message.bytes.len());
+        let messages = messages.chain(incoming.iter().map(|message| message.bytes.len()));
+        let mut pace = Pace::new(work.data.len() + work.result.len() + messages.sum::<usize>());
+        let mut turn = self.turn(|service| service.start(self.handle, work, outgoing, incoming))?;
         let mut waits = false;
-        let answer = loop {
+        loop {
             match turn {
-                Turn::Answer(answer) => break answer,
+                Turn::Answer(answer) => return Some(answer),
                 Turn::Aborting => wait_for_the_end(),
                 Turn::Waiting(_) if !waits => {
                     waits = true;
@@ -113,40 +113,37 @@ impl Mpi {
                     turn
                 })
                 .unwrap_or_else(|| wait_for_the_end());
-        };
-        if !waits {
-            self.claim.world().begin(0);
         }
-        drop(guard);
-        Some(answer)
     }
 
-    /// Has one operation done. All memory lent in it stays borrowed by the caller until then.
-    fn call(
+    /// Runs one operation without messages to single peers; see [`call_with`](Self::call_with).
+    fn call(&mut self, problem: Option<String>, call: Call, data: Lent, result: Lent) -> Answer {
+        self.call_with(problem, call, (data, result), &[], &mut [])
+    }
+
+    /// Runs one operation, unless an earlier one failed or there is a `problem` with its arguments,
+    /// and remembers its error. All memory stays borrowed by the caller until it returns.
+    fn call_with(
         &mut self,
+        problem: Option<String>,
         call: Call,
-        data: Lent,
-        result: Lent,
-    ) -> Result<Option<Self>, CollectiveError> {
-        self.claim.touch();
-        let buffers = std::mem::take(&mut self.buffers);
-        let outcome = match self.operate(Work { call, step: self.step, data, result, buffers }) {
-            Some(Answer { result, mut buffers }) => {
-                buffers.outgoing.clear();
-                buffers.incoming.clear();
-                self.buffers = buffers;
-                result
-            }
-            None => Err(CollectiveError::Transport {
-                step: self.step,
-                call: "MPI",
-                reason: "the run has ended".to_owned(),
-            }),
-        };
-        match outcome {
-            Ok(child) => Ok(child.map(|handle| self.sibling(handle))),
-            Err(error) => Err(self.poison.insert(error).clone()),
+        (data, result): (Lent, Lent),
+        outgoing: &[Outgoing<'_>],
+        incoming: &mut [Incoming<'_>],
+    ) -> Answer {
+        if let Some(problem) = problem.filter(|_| self.poison.is_none()) {
+            // The others learn that this rank has left.
+            self.turn(|service| service.close(self.handle));
+            self.poison = Some(CollectiveError::InvalidArgument(problem));
         }
+        if let Some(error) = &self.poison {
+            return Err(error.clone());
+        }
+        self.claim.touch();
+        let work = Work { call, step: self.step, data, result };
+        let answer =
+            self.operate(work, outgoing, incoming).unwrap_or_else(|| Err(ended(self.step)));
+        answer.map_err(|error| self.poison.insert(error).clone())
     }
 
     /// Another handle of this rank.
@@ -161,40 +158,7 @@ impl Mpi {
             turns: Arc::clone(&self.turns),
             claim,
             poison: None,
-            buffers: PeerBuffers::default(),
         }
-    }
-
-    /// Repeats the first error, or refuses what no rank could accept; the others learn that this
-    /// rank has left.
-    fn check(&mut self, problem: Option<String>) -> Result<(), CollectiveError> {
-        if let Some(problem) = problem.filter(|_| self.poison.is_none()) {
-            self.turn(|service| service.close(self.handle));
-            self.poison =
-                Some(CollectiveError::InvalidArgument(format!("rank {}, {problem}", self.rank)));
-        }
-        self.poison.clone().map_or(Ok(()), Err)
-    }
-
-    /// Why no rank could accept these peers.
-    fn peer_problem(
-        &self,
-        direction: &str,
-        peers: impl Iterator<Item = usize> + Clone,
-    ) -> Option<String> {
-        let (rank, size) = (self.rank, self.size);
-        let mut rest = peers;
-        while let Some(peer) = rest.next() {
-            if peer >= size || peer == rank {
-                return Some(format!(
-                    "exchange: peer {peer} of an {direction} message is not another rank of a world of {size}"
-                ));
-            }
-            if rest.clone().any(|other| other == peer) {
-                return Some(format!("exchange: two {direction} messages with rank {peer}"));
-            }
-        }
-        None
     }
 }
 
@@ -212,37 +176,26 @@ impl Collective for Mpi {
     }
 
     fn barrier(&mut self) -> Result<(), CollectiveError> {
-        self.check(None)?;
-        self.call(Call::Barrier, Lent::NOTHING, Lent::NOTHING).map(|_| ())
+        self.call(None, Call::Barrier, Lent::NOTHING, Lent::NOTHING).map(drop)
     }
 
     fn broadcast(&mut self, data: &mut [u8], root: usize) -> Result<(), CollectiveError> {
-        let size = self.size;
-        self.check(
-            (root >= size)
-                .then(|| format!("broadcast: root {root} is not a rank of a world of {size}")),
-        )?;
-        let len = data.len();
-        self.call(Call::Broadcast { root, len }, Lent::write(data), Lent::NOTHING).map(|_| ())
+        let problem = root_problem(self.rank, self.size, root);
+        let call = Call::Broadcast { root, len: data.len() };
+        self.call(problem, call, Lent::write(data), Lent::NOTHING).map(drop)
     }
 
     fn all_gather(&mut self, send: &[u8], recv: &mut [u8]) -> Result<(), CollectiveError> {
-        let (rank, size, len) = (self.rank, self.size, send.len());
-        let wrong = len.checked_mul(size) != Some(recv.len());
-        self.check(wrong.then(|| {
-            format!(
-                "all_gather: recv holds {} bytes, {size} ranks x {len} bytes are sent",
-                recv.len()
-            )
-        }))?;
+        let (rank, len) = (self.rank, send.len());
+        let problem = gather_problem(rank, self.size, send, recv);
+        self.call(problem, Call::AllGather { len }, Lent::read(send), Lent::write(recv))?;
         recv[rank * len..][..len].copy_from_slice(send);
-        self.call(Call::AllGather { len }, Lent::read(send), Lent::write(recv)).map(|_| ())
+        Ok(())
     }
 
     fn all_reduce(&mut self, data: &mut [f32], op: ReduceOp) -> Result<(), CollectiveError> {
-        self.check(None)?;
-        let len = data.len();
-        self.call(Call::AllReduce { op, len }, Lent::values(data), Lent::NOTHING).map(|_| ())
+        let call = Call::AllReduce { op, len: data.len() };
+        self.call(None, call, Lent::values(data), Lent::NOTHING).map(drop)
     }
 
     fn exchange(
@@ -250,31 +203,15 @@ impl Collective for Mpi {
         outgoing: &[Outgoing<'_>],
         incoming: &mut [Incoming<'_>],
     ) -> Result<(), CollectiveError> {
-        let problem = self
-            .peer_problem("outgoing", outgoing.iter().map(|message| message.peer))
-            .or_else(|| self.peer_problem("incoming", incoming.iter().map(|message| message.peer)));
-        self.check(problem)?;
-        let sends = outgoing
-            .iter()
-            .map(|message| PeerBuffer { peer: message.peer, bytes: Lent::read(message.bytes) });
-        self.buffers.outgoing.extend(sends);
-        let receives = incoming
-            .iter_mut()
-            .map(|message| PeerBuffer { peer: message.peer, bytes: Lent::write(message.bytes) });
-        self.buffers.incoming.extend(receives);
-        self.call(Call::Exchange, Lent::NOTHING, Lent::NOTHING).map(|_| ())
+        let problem = exchange_problem(self.rank, self.size, outgoing, incoming);
+        let nothing = (Lent::NOTHING, Lent::NOTHING);
+        self.call_with(problem, Call::Exchange, nothing, outgoing, incoming).map(drop)
     }
 
     fn duplicate(&mut self) -> Result<Box<dyn Collective>, CollectiveError> {
-        self.check(None)?;
-        let step = self.step;
-        match self.call(Call::Duplicate, Lent::NOTHING, Lent::NOTHING)? {
-            Some(handle) => Ok(Box::new(handle)),
-            None => Err(CollectiveError::Transport {
-                step,
-                call: "MPI_Comm_idup",
-                reason: "no communicator was made".to_owned(),
-            }),
+        match self.call(None, Call::Duplicate, Lent::NOTHING, Lent::NOTHING)? {
+            Some(handle) => Ok(Box::new(self.sibling(handle))),
+            None => Err(ended(self.step)),
         }
     }
 
@@ -294,6 +231,11 @@ impl Drop for Mpi {
         // If there is no turn, MPI has ended.
         let _ = self.turns.take(|service| service.close(self.handle));
     }
+}
+
+/// The error of operations after the end of MPI.
+fn ended(step: u64) -> CollectiveError {
+    CollectiveError::Transport { step, call: "MPI", reason: "the run has ended".to_owned() }
 }
 
 /// Never returns: the communication thread is about to end this process, and the caller's memory

@@ -239,35 +239,26 @@ impl Ranks {
         f: impl Fn(Rank) -> Result<T, BoxedError>,
     ) -> Result<T, RankFailure<BoxedError>> {
         let launch = Launch::detect();
-        share_cores(launch);
-        let local = |number: fn(Launch) -> Option<usize>| launch.and_then(number);
-        let run = |ranks| {
-            let local_rank = local(|launch| launch.local_rank).unwrap_or(0);
-            let local_size = local(|launch| launch.local_size).unwrap_or(1);
-            f(Rank { local_rank, local_size, ..Rank::new(Box::new(ranks)) })
-        };
-        let rank = local(|launch| launch.rank).unwrap_or(0);
-        crate::run_mpi(&self.mpi, run)
-            .map_err(|error| RankFailure::NotStarted { rank, message: error.to_string() })
+        let rank = launch.and_then(|launch| launch.rank).unwrap_or(0);
+        let local_rank = launch.and_then(|launch| launch.local_rank).unwrap_or(0);
+        let local_size = launch.and_then(|launch| launch.local_size).unwrap_or(1);
+        share_cores(local_size);
+        let f = |ranks| f(Rank { local_rank, local_size, ..Rank::new(Box::new(ranks)) });
+        crate::run_mpi(&self.mpi, f)
+            .map_err(|error| RankFailure::Error { rank, error: error.into() })
     }
 
     #[cfg(not(feature = "mpi"))]
     fn run_process<T, F>(&self, _: F) -> Result<T, RankFailure<BoxedError>> {
         // Not reached: `processes` has refused.
-        let message = LaunchError::WithoutMpi { processes: 1 }.to_string();
-        Err(RankFailure::NotStarted { rank: 0, message })
+        Err(RankFailure::Error { rank: 0, error: LaunchError::WithoutMpi { processes: 1 }.into() })
     }
 }
 
 /// Gives this process its share of the machine's cores for tensor operations on the CPU.
 #[cfg(feature = "mpi")]
-fn share_cores(launch: Option<Launch>) {
-    let Some(processes) =
-        launch.and_then(|launch| launch.local_size).filter(|processes| *processes > 1)
-    else {
-        return;
-    };
-    if std::env::var_os("RAYON_NUM_THREADS").is_some() {
+fn share_cores(processes: usize) {
+    if processes < 2 || std::env::var_os("RAYON_NUM_THREADS").is_some() {
         return;
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);

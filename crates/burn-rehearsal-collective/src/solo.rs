@@ -1,6 +1,7 @@
 //! A world of one rank. Nothing moves and no rank waits, but the argument checks are those of every
 //! other world, so that a program which runs alone does not fail for the first time on two ranks.
 
+use crate::arguments::{exchange_problem, gather_problem, root_problem};
 use crate::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp};
 
 /// A world of one rank: every operation is local.
@@ -29,11 +30,10 @@ impl Solo {
         Self::default()
     }
 
-    /// Keeps the first error for all later calls; `check` says why the arguments cannot be
-    /// accepted.
-    fn call(&mut self, check: impl FnOnce() -> Result<(), String>) -> Result<(), CollectiveError> {
+    /// Keeps the first problem for all later calls.
+    fn call(&mut self, problem: Option<String>) -> Result<(), CollectiveError> {
         if self.poison.is_none() {
-            self.poison = check().err().map(CollectiveError::InvalidArgument);
+            self.poison = problem.map(CollectiveError::InvalidArgument);
         }
         self.poison.clone().map_or(Ok(()), Err)
     }
@@ -52,32 +52,21 @@ impl Collective for Solo {
     fn set_step(&mut self, _step: u64) {}
 
     fn barrier(&mut self) -> Result<(), CollectiveError> {
-        self.call(|| Ok(()))
+        self.call(None)
     }
 
     fn broadcast(&mut self, _data: &mut [u8], root: usize) -> Result<(), CollectiveError> {
-        self.call(|| match root {
-            0 => Ok(()),
-            _ => Err(format!("broadcast: root {root} is not a rank of a world of 1")),
-        })
+        self.call(root_problem(0, 1, root))
     }
 
     fn all_gather(&mut self, send: &[u8], recv: &mut [u8]) -> Result<(), CollectiveError> {
-        self.call(|| {
-            if recv.len() != send.len() {
-                return Err(format!(
-                    "all_gather: recv holds {} bytes, 1 rank x {} bytes are sent",
-                    recv.len(),
-                    send.len()
-                ));
-            }
-            recv.copy_from_slice(send);
-            Ok(())
-        })
+        self.call(gather_problem(0, 1, send, recv))?;
+        recv.copy_from_slice(send);
+        Ok(())
     }
 
     fn all_reduce(&mut self, _data: &mut [f32], _op: ReduceOp) -> Result<(), CollectiveError> {
-        self.call(|| Ok(()))
+        self.call(None)
     }
 
     fn exchange(
@@ -85,18 +74,11 @@ impl Collective for Solo {
         outgoing: &[Outgoing<'_>],
         incoming: &mut [Incoming<'_>],
     ) -> Result<(), CollectiveError> {
-        let peer = outgoing
-            .first()
-            .map(|message| message.peer)
-            .or_else(|| incoming.first().map(|message| message.peer));
-        self.call(|| match peer {
-            None => Ok(()),
-            Some(peer) => Err(format!("exchange: peer {peer} is not another rank of a world of 1")),
-        })
+        self.call(exchange_problem(0, 1, outgoing, incoming))
     }
 
     fn duplicate(&mut self) -> Result<Box<dyn Collective>, CollectiveError> {
-        self.call(|| Ok(()))?;
+        self.call(None)?;
         Ok(Box::new(Self::new()))
     }
 }

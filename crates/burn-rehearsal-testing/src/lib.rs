@@ -24,7 +24,7 @@ pub use fixtures::{
     label_type, p_value, read, uniform_p,
 };
 pub use launcher::mpirun;
-pub use random::Random;
+pub use random::seeded;
 pub use simulated::{Disturbance, Fault, FaultKind, Simulated, run_simulated};
 pub use watchdog::{Watchdog, guarded, watchdog};
 #[cfg(feature = "fixtures")]

@@ -2,7 +2,9 @@
 
 use burn_rehearsal_collective::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp};
 
-use crate::Random;
+use rand::{Rng, RngExt};
+
+use crate::seeded;
 
 /// World sizes that tests go through.
 pub const SIZES: [usize; 5] = [1, 2, 3, 4, 8];
@@ -17,18 +19,17 @@ pub const fn some(count: usize) -> usize {
 /// The bytes that belong to these keys.
 #[must_use]
 pub fn bytes(keys: &[usize], len: usize) -> Vec<u8> {
-    let mut random = Random::new(keys);
-    (0..len).map(|_| random.next() as u8).collect()
+    let mut bytes = vec![0; len];
+    seeded(keys).fill_bytes(&mut bytes);
+    bytes
 }
 
 /// Values from 1e-8 to 1e8 of both signs: another order of additions gives other bits.
 #[must_use]
 pub fn values(keys: &[usize], len: usize) -> Vec<f32> {
-    let mut random = Random::new(keys);
-    let mut value = || {
-        let mantissa = (random.next() >> 40) as f32 / (1_u64 << 24) as f32 - 0.5;
-        mantissa * 10.0_f32.powi(random.below(17) as i32 - 8)
-    };
+    let mut random = seeded(keys);
+    let mut value =
+        || random.random_range(-0.5_f32..0.5) * 10.0_f32.powi(random.random_range(-8..=8));
     (0..len).map(|_| value()).collect()
 }
 

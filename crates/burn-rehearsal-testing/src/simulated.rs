@@ -15,12 +15,16 @@ use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::Instant;
 
-use self::network::{Message, Missing, Network};
+use burn_rehearsal_collective::arguments::{exchange_problem, gather_problem, root_problem};
 use burn_rehearsal_collective::{
     Call, Collective, CollectiveError, Incoming, Outgoing, RankFailure, ReduceOp, run_on,
 };
+use rand::RngExt;
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::seq::SliceRandom;
 
-use crate::Random;
+use self::network::{Message, Missing, Network};
+use crate::seeded;
 
 pub use self::plan::{Disturbance, Fault, FaultKind};
 
@@ -125,8 +129,8 @@ impl Simulated {
     }
 
     /// Numbers that are this rank's in this operation alone; `purpose` separates several uses.
-    fn random(&self, purpose: usize) -> Random {
-        Random::new(&[
+    fn random(&self, purpose: usize) -> Xoshiro256PlusPlus {
+        seeded(&[
             self.plan.seed as usize,
             self.channel,
             self.rank,
@@ -157,13 +161,10 @@ impl Simulated {
     }
 
     /// An error for arguments that no rank could accept.
-    fn check(&mut self, complaint: Option<String>) -> Result<(), CollectiveError> {
-        match (&self.poison, complaint) {
+    fn check(&mut self, problem: Option<String>) -> Result<(), CollectiveError> {
+        match (&self.poison, problem) {
             (Some(error), _) => Err(error.clone()),
-            (None, Some(complaint)) => Err(self.fail(CollectiveError::InvalidArgument(format!(
-                "rank {}, {complaint}",
-                self.rank
-            )))),
+            (None, Some(problem)) => Err(self.fail(CollectiveError::InvalidArgument(problem))),
             (None, None) => Ok(()),
         }
     }
@@ -194,13 +195,13 @@ impl Simulated {
         let fault = self.fault(call, sends);
         let mut random = self.random(0);
         let mut order: Vec<_> = sends.iter().collect();
-        random.shuffle(&mut order);
+        order.shuffle(&mut random);
         let ends = matches!(fault, Some(FaultKind::Stall | FaultKind::Die | FaultKind::Panic));
         if ends {
-            order.truncate(random.below(order.len() + 1));
+            order.truncate(random.random_range(..=order.len()));
         }
         // A wrong message is one peer's, or everybody's.
-        let wrong = if random.below(2) == 0 { 1 } else { order.len() };
+        let wrong = if random.random_bool(0.5) { 1 } else { order.len() };
         let now = Instant::now();
         for (index, &&(peer, bytes)) in order.iter().enumerate() {
             let due = now + self.plan.draw_delay(&mut random);
@@ -226,14 +227,19 @@ impl Simulated {
         Err(self.transport("this rank ends here on purpose".to_owned()))
     }
 
-    fn spoil(&self, fault: Option<FaultKind>, message: &mut Message, random: &mut Random) {
+    fn spoil(
+        &self,
+        fault: Option<FaultKind>,
+        message: &mut Message,
+        random: &mut Xoshiro256PlusPlus,
+    ) {
         match fault {
-            Some(FaultKind::Length) if random.below(2) == 0 && !message.bytes.is_empty() => {
-                drop(message.bytes.pop())
+            Some(FaultKind::Length) if random.random_bool(0.5) && !message.bytes.is_empty() => {
+                let _ = message.bytes.pop();
             }
             Some(FaultKind::Length) => message.bytes.push(0),
             Some(FaultKind::Operation) => {
-                message.operation = message.operation.wrapping_add(1 + random.below(3) as u64)
+                message.operation = message.operation.wrapping_add(random.random_range(1..4))
             }
             Some(FaultKind::Stale) => {
                 if let Some(last) = self.last.get(&message.bytes.len()) {
@@ -241,8 +247,8 @@ impl Simulated {
                 }
             }
             Some(FaultKind::Corrupt) => {
-                let at = random.below(message.bytes.len());
-                message.bytes[at] ^= 1 << random.below(8);
+                let at = random.random_range(..message.bytes.len());
+                message.bytes[at] ^= 1 << random.random_range(0..8_u32);
             }
             _ => {}
         }
@@ -254,7 +260,7 @@ impl Simulated {
         receives: &mut [(usize, &mut [u8])],
     ) -> Result<(), CollectiveError> {
         let mut order: Vec<_> = receives.iter_mut().collect();
-        self.random(1).shuffle(&mut order);
+        order.shuffle(&mut self.random(1));
         let step = self.step;
         for (peer, bytes) in order {
             let peer = *peer;
@@ -320,11 +326,7 @@ impl Collective for Simulated {
     }
 
     fn broadcast(&mut self, data: &mut [u8], root: usize) -> Result<(), CollectiveError> {
-        let size = self.size;
-        self.check(
-            (root >= size)
-                .then(|| format!("broadcast: root {root} is not a rank of a world of {size}")),
-        )?;
+        self.check(root_problem(self.rank, self.size, root))?;
         let call = Call::Broadcast { root, len: data.len() };
         if self.rank == root {
             let sends: Vec<_> = self.peers().map(|peer| (peer, &*data)).collect();
@@ -335,13 +337,7 @@ impl Collective for Simulated {
 
     fn all_gather(&mut self, send: &[u8], recv: &mut [u8]) -> Result<(), CollectiveError> {
         let (size, len) = (self.size, send.len());
-        let fits = len.checked_mul(size) == Some(recv.len());
-        self.check((!fits).then(|| {
-            format!(
-                "all_gather: recv holds {} bytes, {size} ranks x {len} bytes are sent",
-                recv.len()
-            )
-        }))?;
+        self.check(gather_problem(self.rank, size, send, recv))?;
         let mut parts: Vec<(usize, &mut [u8])> = match len {
             0 => (0..size).map(|rank| (rank, &mut [][..])).collect(),
             _ => recv.chunks_exact_mut(len).enumerate().collect(),
@@ -385,25 +381,7 @@ impl Collective for Simulated {
         outgoing: &[Outgoing<'_>],
         incoming: &mut [Incoming<'_>],
     ) -> Result<(), CollectiveError> {
-        let (rank, size) = (self.rank, self.size);
-        let complaint = |kind: &str, peers: Vec<usize>| {
-            let strange = peers.iter().find(|peer| **peer >= size || **peer == rank);
-            let twice =
-                || peers.iter().enumerate().find(|(index, peer)| peers[..*index].contains(peer));
-            match strange {
-                Some(peer) => Some(format!(
-                    "exchange: peer {peer} of an {kind} message is not another rank of a world of {size}"
-                )),
-                None => twice().map(|(_, peer)| {
-                    format!("exchange: two {kind} messages for the pair with rank {peer}")
-                }),
-            }
-        };
-        let outgoing_complaint =
-            complaint("outgoing", outgoing.iter().map(|message| message.peer).collect());
-        self.check(outgoing_complaint.or_else(|| {
-            complaint("incoming", incoming.iter().map(|message| message.peer).collect())
-        }))?;
+        self.check(exchange_problem(self.rank, self.size, outgoing, incoming))?;
         let sends: Vec<_> = outgoing.iter().map(|message| (message.peer, message.bytes)).collect();
         let mut receives: Vec<_> =
             incoming.iter_mut().map(|message| (message.peer, &mut *message.bytes)).collect();

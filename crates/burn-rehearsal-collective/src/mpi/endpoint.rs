@@ -6,34 +6,19 @@ use std::time::{Duration, Instant};
 
 use super::calls::{Comm, Fault};
 use super::reduce::{Channel, Reduce, others};
+use super::requests::Direction::{Receive, Send};
 use super::requests::Requests;
 use super::work::{Answer, Lent, Progress, Work};
 use crate::call::Call;
 use crate::reduce::divide;
-use crate::{MpiOptions, ReduceOp, Reduction};
+use crate::{CollectiveError, Incoming, MpiOptions, Outgoing, ReduceOp, Reduction};
 
 /// After a failure, MPI has so long to let go of the caller's memory.
 const LET_GO: Duration = Duration::from_secs(1);
 
-/// What an operation is waiting for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// All its messages, after which it is over.
-    Messages,
-    /// A broadcast's data, which are then passed on.
-    Data,
-    /// The buckets of an all-reduce.
-    Buckets,
-    /// The library's own sum.
-    Sum,
-    /// A new communicator.
-    Communicator,
-}
-
 /// An operation in progress.
 pub(super) struct Active {
     pub(super) work: Work,
-    stage: Stage,
     pub(super) since: Instant,
     /// When the ranks that are waited for were last notified.
     pub(super) notified: Instant,
@@ -41,9 +26,15 @@ pub(super) struct Active {
     pub(super) done_elsewhere: u32,
 }
 
+impl Active {
+    /// The error if the ranks disagree.
+    pub(super) fn mismatch(&self, reason: String) -> CollectiveError {
+        CollectiveError::Mismatch { step: self.work.step, reason }
+    }
+}
+
 /// One handle.
 pub(super) struct Endpoint {
-    comm: Comm,
     rank: usize,
     size: usize,
     /// The same on all ranks, different from that of every other handle.
@@ -63,6 +54,8 @@ pub(super) struct Endpoint {
     /// Where a duplication writes; boxed, so that it stays in its place.
     child: Box<Comm>,
     pub(super) active: Option<Active>,
+    /// Whether it is a broadcast whose data must be passed on as soon as they are here.
+    passes_on: bool,
     /// Why the operation in progress could not even begin.
     pub(super) fault: Option<Fault>,
     /// For each rank, the number of the first operation in which it takes no part.
@@ -78,9 +71,8 @@ impl Endpoint {
         group: u64,
         options: &MpiOptions,
     ) -> Self {
-        let limit = options.largest_message;
+        let requests = || Requests::new(comm, options.largest_message);
         Self {
-            comm,
             rank,
             size,
             group,
@@ -88,12 +80,13 @@ impl Endpoint {
             children: 0,
             next: 0,
             answer: None,
-            messages: Requests::new(limit),
-            reduce: Reduce::new(limit),
+            messages: requests(),
+            reduce: Reduce::new(requests),
             reduction: options.reduction,
             copy: Vec::new(),
             child: Box::new(Comm::none()),
             active: None,
+            passes_on: false,
             fault: None,
             left: vec![u64::MAX; size],
             closed: false,
@@ -108,69 +101,61 @@ impl Endpoint {
         Ok((comm, child_group(self.group, self.children)))
     }
 
-    /// Begins an operation.
-    pub(super) fn start(&mut self, work: Work) -> Result<(), Fault> {
+    /// Begins an operation; the messages are those of an exchange.
+    pub(super) fn start(
+        &mut self,
+        work: Work,
+        outgoing: &[Outgoing<'_>],
+        incoming: &mut [Incoming<'_>],
+    ) -> Result<(), Fault> {
         let now = Instant::now();
         let Work { call, data, result, .. } = work;
-        let mut active =
-            Active { work, stage: Stage::Messages, since: now, notified: now, done_elsewhere: 0 };
-        let channel = self.channel(call);
-        let Channel { comm, rank, size, tag } = channel;
-        self.next += 1;
-        let posted =
-            match call {
-                Call::Barrier => others(rank, size).try_for_each(|peer| {
-                    // SAFETY: no memory is involved.
-                    unsafe {
-                        self.messages.receive_piece(comm, tag, peer, Lent::NOTHING)?;
-                        self.messages.send_piece(comm, tag, peer, Lent::NOTHING)
-                    }
-                }),
-                Call::Broadcast { root, .. } if root == rank => self.pass_on(channel, root, data),
-                Call::Broadcast { root, .. } => {
-                    active.stage = Stage::Data;
-                    // SAFETY: lent (see `Lent`).
-                    unsafe { self.messages.receive(comm, tag, parent(rank, root, size), data) }
-                }
-                Call::AllGather { len } => others(rank, size).try_for_each(|peer| {
-                    // SAFETY: lent; each peer's part of the result is another.
-                    unsafe {
-                        self.messages.receive(comm, tag, peer, result.part(peer * len, len))?;
-                        self.messages.send(comm, tag, peer, data)
-                    }
-                }),
-                Call::AllReduce { op, .. } if self.reduction == Reduction::FixedOrder => {
-                    active.stage = Stage::Buckets;
-                    self.reduce.start(data, op);
-                    Ok(())
-                }
-                Call::AllReduce { .. } => {
-                    active.stage = Stage::Sum;
-                    self.start_library_sum(data)
-                }
-                Call::Exchange => {
-                    let buffers = &active.work.buffers;
-                    // SAFETY: lent, every buffer on its own.
-                    let received = buffers.incoming.iter().try_for_each(|p| unsafe {
-                        self.messages.receive(comm, tag, p.peer, p.bytes)
-                    });
-                    // SAFETY: as above.
-                    received.and_then(|()| {
-                        buffers.outgoing.iter().try_for_each(|p| unsafe {
-                            self.messages.send(comm, tag, p.peer, p.bytes)
-                        })
-                    })
-                }
-                Call::Duplicate => {
-                    active.stage = Stage::Communicator;
-                    // SAFETY: boxed, and an endpoint with an unfinished duplication is never dropped
-                    // before the process ends.
-                    unsafe { self.messages.duplicate(comm, &mut self.child) }
-                }
-            };
+        self.passes_on = matches!(call, Call::Broadcast { root, .. } if root != self.rank);
         // Also after a failure, so that what has been posted is given up in an orderly way.
-        self.active = Some(active);
-        posted
+        self.active = Some(Active { work, since: now, notified: now, done_elsewhere: 0 });
+        self.next += 1;
+        let channel = self.channel(call);
+        let Channel { rank, size, tag } = channel;
+        match call {
+            Call::Barrier => others(rank, size).try_for_each(|peer| {
+                // SAFETY: no memory is involved.
+                unsafe {
+                    self.messages.post_piece(Receive, tag, peer, Lent::NOTHING)?;
+                    self.messages.post_piece(Send, tag, peer, Lent::NOTHING)
+                }
+            }),
+            Call::Broadcast { root, .. } if self.passes_on => {
+                // SAFETY: lent (see `Lent`).
+                unsafe { self.messages.post(Receive, tag, parent(rank, root, size), data) }
+            }
+            Call::Broadcast { root, .. } => self.pass_on(channel, root, data),
+            Call::AllGather { len } => others(rank, size).try_for_each(|peer| {
+                // SAFETY: lent; each peer's part of the result is another.
+                unsafe {
+                    self.messages.post(Receive, tag, peer, result.part(peer * len, len))?;
+                    self.messages.post(Send, tag, peer, data)
+                }
+            }),
+            Call::AllReduce { op, .. } if self.reduction == Reduction::FixedOrder => {
+                self.reduce.start(data, op);
+                Ok(())
+            }
+            Call::AllReduce { .. } => self.start_library_sum(data),
+            Call::Exchange => {
+                for Incoming { peer, bytes } in incoming {
+                    // SAFETY: lent, every buffer on its own.
+                    unsafe { self.messages.post(Receive, tag, *peer, Lent::write(bytes))? };
+                }
+                for Outgoing { peer, bytes } in outgoing {
+                    // SAFETY: as above.
+                    unsafe { self.messages.post(Send, tag, *peer, Lent::read(bytes))? };
+                }
+                Ok(())
+            }
+            // SAFETY: boxed, and an endpoint with an unfinished duplication is never dropped before
+            // the process ends.
+            Call::Duplicate => unsafe { self.messages.duplicate(&mut self.child) },
+        }
     }
 
     /// Advances the operation in progress, if there is one.
@@ -178,45 +163,43 @@ impl Endpoint {
         if let Some(fault) = self.fault.take() {
             return Err(fault);
         }
-        let Some(Active { work, stage, .. }) = &self.active else { return Ok(Progress::Nothing) };
-        let (call, data, stage) = (work.call, work.data, *stage);
-        let channel = Channel { tag: tag(call, self.next - 1), ..self.channel(call) };
-        if stage == Stage::Buckets {
+        let Some(Active { work, .. }) = &self.active else { return Ok(Progress::Nothing) };
+        let Work { call, data, .. } = *work;
+        let channel = self.channel(call);
+        if matches!(call, Call::AllReduce { .. }) && self.reduction == Reduction::FixedOrder {
             return self.reduce.advance(channel);
         }
         if !self.messages.test()? {
             return Ok(Progress::Nothing);
         }
-        match (stage, call) {
-            (Stage::Data, Call::Broadcast { root, .. }) => {
-                if let Some(active) = &mut self.active {
-                    active.stage = Stage::Messages;
-                }
+        match call {
+            Call::Broadcast { root, .. } if self.passes_on => {
+                self.passes_on = false;
                 self.pass_on(channel, root, data)?;
-                Ok(if self.messages.test()? { Progress::Over } else { Progress::Moved })
+                return Ok(if self.messages.test()? { Progress::Over } else { Progress::Moved });
             }
-            (Stage::Sum, Call::AllReduce { op: ReduceOp::Mean, len }) => {
+            Call::AllReduce { op: ReduceOp::Mean, len } => {
                 // SAFETY: a lent `&mut [f32]` of `len` values that MPI has finished with.
                 divide(
                     unsafe { std::slice::from_raw_parts_mut(data.start().cast::<f32>(), len) },
                     self.size,
                 );
-                Ok(Progress::Over)
             }
-            _ => Ok(Progress::Over),
+            _ => {}
         }
+        Ok(Progress::Over)
     }
 
     /// Sends a broadcast's data to this rank's children in the binomial tree.
     fn pass_on(
         &mut self,
-        Channel { comm, rank, size, tag }: Channel,
+        Channel { rank, size, tag }: Channel,
         root: usize,
         data: Lent,
     ) -> Result<(), Fault> {
         // SAFETY: lent; the data are not written any more.
         children(rank, root, size)
-            .try_for_each(|peer| unsafe { self.messages.send(comm, tag, peer, data) })
+            .try_for_each(|peer| unsafe { self.messages.post(Send, tag, peer, data) })
     }
 
     fn start_library_sum(&mut self, data: Lent) -> Result<(), Fault> {
@@ -227,11 +210,12 @@ impl Endpoint {
         self.copy.clear();
         self.copy.extend_from_slice(values);
         // SAFETY: lent, and a copy that is touched only by the next operation.
-        unsafe { self.messages.all_reduce(self.comm, Lent::values(&mut self.copy), data) }
+        unsafe { self.messages.all_reduce(Lent::values(&mut self.copy), data) }
     }
 
+    /// The channel of the operation in progress.
     fn channel(&self, call: Call) -> Channel {
-        Channel { comm: self.comm, rank: self.rank, size: self.size, tag: tag(call, self.next) }
+        Channel { rank: self.rank, size: self.size, tag: tag(call, self.next - 1) }
     }
 
     /// The ranks that the operation in progress may wait for, in order.

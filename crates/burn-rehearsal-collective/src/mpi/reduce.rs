@@ -8,7 +8,8 @@
 
 use std::ffi::c_int;
 
-use super::calls::{Comm, Fault};
+use super::calls::Fault;
+use super::requests::Direction::{Receive, Send};
 use super::requests::Requests;
 use super::work::{Lent, Progress};
 use crate::reduce::{BLOCK, ReduceOp, divide, even_split};
@@ -51,7 +52,6 @@ pub(super) struct Reduce {
 /// What carries the messages of an operation.
 #[derive(Clone, Copy)]
 pub(super) struct Channel {
-    pub(super) comm: Comm,
     pub(super) rank: usize,
     pub(super) size: usize,
     /// The operation's first tag; it has 256.
@@ -59,19 +59,11 @@ pub(super) struct Channel {
 }
 
 impl Reduce {
-    pub(super) fn new(limit: usize) -> Self {
-        let lane = || Lane {
-            stage: Stage::Free,
-            requests: Requests::new(limit),
-            parts: Vec::new(),
-            bucket: 0,
-        };
-        Self {
-            lanes: (0..LANES).map(|_| lane()).collect(),
-            data: Lent::NOTHING,
-            op: ReduceOp::Sum,
-            next: 0,
-        }
+    pub(super) fn new(requests: impl Fn() -> Requests) -> Self {
+        let lane =
+            |_| Lane { stage: Stage::Free, requests: requests(), parts: Vec::new(), bucket: 0 };
+        let lanes = (0..LANES).map(lane).collect();
+        Self { lanes, data: Lent::NOTHING, op: ReduceOp::Sum, next: 0 }
     }
 
     /// Begins with the values `data`, which no lane uses any more.
@@ -132,7 +124,7 @@ impl Lane {
     }
 
     fn scatter(&mut self, channel: Channel, data: Lent) -> Result<(), Fault> {
-        let Channel { comm, rank, size, .. } = channel;
+        let Channel { rank, size, .. } = channel;
         let tag = self.tag(channel);
         let own = self.slice(data, rank, size).len();
         self.parts.resize(own / VALUE * (size - 1), 0.0);
@@ -142,19 +134,19 @@ impl Lane {
             let part = parts.part((peer - usize::from(peer > rank)) * own, own);
             // SAFETY: `parts` is not touched until the requests are complete (`sum`); after a
             // failure the lane is abandoned or leaked.
-            unsafe { self.requests.receive(comm, tag, peer, part)? };
+            unsafe { self.requests.post(Receive, tag, peer, part)? };
         }
         for peer in others(rank, size) {
             // SAFETY: a lent buffer; this slice is written only after these sends are complete
             // (`sum`).
-            unsafe { self.requests.send(comm, tag, peer, self.slice(data, peer, size))? };
+            unsafe { self.requests.post(Send, tag, peer, self.slice(data, peer, size))? };
         }
         Ok(())
     }
 
     /// Adds up this rank's slice and begins to gather the others'.
     fn sum(&mut self, channel: Channel, data: Lent, op: ReduceOp) -> Result<(), Fault> {
-        let Channel { comm, rank, size, .. } = channel;
+        let Channel { rank, size, .. } = channel;
         let tag = self.tag(channel) + 1;
         let own = self.slice(data, rank, size);
         // SAFETY: a lent `&mut [f32]`, so it is aligned, and slices are cut at values; no request
@@ -166,12 +158,12 @@ impl Lane {
         for peer in others(rank, size) {
             // SAFETY: a lent buffer; the slices of different ranks are disjoint, and this lane's
             // sends from it are complete.
-            unsafe { self.requests.receive(comm, tag, peer, self.slice(data, peer, size))? };
+            unsafe { self.requests.post(Receive, tag, peer, self.slice(data, peer, size))? };
         }
         for peer in others(rank, size) {
             // SAFETY: a lent buffer; this rank's own slice is not written until the operation is
             // over.
-            unsafe { self.requests.send(comm, tag, peer, own)? };
+            unsafe { self.requests.post(Send, tag, peer, own)? };
         }
         Ok(())
     }

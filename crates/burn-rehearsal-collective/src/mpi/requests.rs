@@ -22,9 +22,17 @@ struct Message {
     expected: Option<usize>,
 }
 
+/// Which way a message goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Direction {
+    Send,
+    Receive,
+}
+
 /// A set of requests that are waited for together. Vectors keep their capacity from one operation
 /// to the next.
 pub(super) struct Requests {
+    comm: Comm,
     requests: Vec<ffi::MPI_Request>,
     statuses: Vec<ffi::MPI_Status>,
     messages: Vec<Message>,
@@ -33,8 +41,9 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    pub(super) fn new(limit: usize) -> Self {
+    pub(super) fn new(comm: Comm, limit: usize) -> Self {
         Self {
+            comm,
             requests: Vec::new(),
             statuses: Vec::new(),
             messages: Vec::new(),
@@ -42,104 +51,56 @@ impl Requests {
         }
     }
 
-    /// Sends `bytes` to `peer`; nothing if there are none.
+    /// Sends `bytes` to `peer`, or receives exactly that many from it; nothing if there are none.
     ///
     /// # Safety
     ///
-    /// The memory is alive and not written until [`test`](Self::test) returns true or
-    /// [`abandon`](Self::abandon) does.
-    pub(super) unsafe fn send(
+    /// The memory is alive until [`test`](Self::test) returns true or [`abandon`](Self::abandon)
+    /// does. Until then nothing writes it, and nothing reads what is being received.
+    pub(super) unsafe fn post(
         &mut self,
-        comm: Comm,
+        direction: Direction,
         tag: c_int,
         peer: usize,
         bytes: Lent,
     ) -> Result<(), Fault> {
         for start in (0..bytes.len()).step_by(self.limit) {
             // SAFETY: the caller's promise.
-            unsafe { self.send_piece(comm, tag, peer, bytes.part(start, self.limit))? };
+            unsafe { self.post_piece(direction, tag, peer, bytes.part(start, self.limit))? };
         }
         Ok(())
     }
 
-    /// Sends one message, which may be empty.
+    /// Sends or receives one message, which may be empty.
     ///
     /// # Safety
     ///
-    /// As for [`send`](Self::send); the memory is not longer than the limit.
-    pub(super) unsafe fn send_piece(
+    /// As for [`post`](Self::post); the memory is not longer than the limit.
+    pub(super) unsafe fn post_piece(
         &mut self,
-        comm: Comm,
+        direction: Direction,
         tag: c_int,
         peer: usize,
         piece: Lent,
     ) -> Result<(), Fault> {
         let mut request = null();
+        let (start, len, rank) = (void(piece.start()), int(piece.len()), int(peer));
         // SAFETY: the caller's promise keeps the memory; the communicator is alive, and the request
         // is writable.
-        let code = unsafe {
-            ffi::MPI_Isend(
-                void(piece.start()),
-                int(piece.len()),
-                byte(),
-                int(peer),
-                tag,
-                comm.0,
-                &mut request,
-            )
+        let (call, code) = unsafe {
+            let (comm, request) = (self.comm.0, &mut request);
+            match direction {
+                Direction::Send => {
+                    ("MPI_Isend", ffi::MPI_Isend(start, len, byte(), rank, tag, comm, request))
+                }
+                Direction::Receive => {
+                    ("MPI_Irecv", ffi::MPI_Irecv(start, len, byte(), rank, tag, comm, request))
+                }
+            }
         };
-        check("MPI_Isend", code)?;
-        self.push(request, Message { peer: Some(peer), expected: None });
-        Ok(())
-    }
-
-    /// Receives exactly `bytes.len()` bytes from `peer`; nothing if that is 0.
-    ///
-    /// # Safety
-    ///
-    /// As for [`send`](Self::send), and the memory is not read either.
-    pub(super) unsafe fn receive(
-        &mut self,
-        comm: Comm,
-        tag: c_int,
-        peer: usize,
-        bytes: Lent,
-    ) -> Result<(), Fault> {
-        for start in (0..bytes.len()).step_by(self.limit) {
-            // SAFETY: the caller's promise.
-            unsafe { self.receive_piece(comm, tag, peer, bytes.part(start, self.limit))? };
-        }
-        Ok(())
-    }
-
-    /// Receives one message, which may be empty.
-    ///
-    /// # Safety
-    ///
-    /// As for [`receive`](Self::receive); the memory is not longer than the limit.
-    pub(super) unsafe fn receive_piece(
-        &mut self,
-        comm: Comm,
-        tag: c_int,
-        peer: usize,
-        piece: Lent,
-    ) -> Result<(), Fault> {
-        let mut request = null();
-        // SAFETY: the caller's promise keeps the memory; the communicator is alive, and the request
-        // is writable.
-        let code = unsafe {
-            ffi::MPI_Irecv(
-                void(piece.start()),
-                int(piece.len()),
-                byte(),
-                int(peer),
-                tag,
-                comm.0,
-                &mut request,
-            )
-        };
-        check("MPI_Irecv", code)?;
-        self.push(request, Message { peer: Some(peer), expected: Some(piece.len()) });
+        check(call, code)?;
+        let expected = (direction == Direction::Receive).then_some(piece.len());
+        self.push(request, Message { peer: Some(peer), expected });
         Ok(())
     }
 
@@ -148,14 +109,8 @@ impl Requests {
     ///
     /// # Safety
     ///
-    /// As for [`send`](Self::send) and [`receive`](Self::receive); both memories hold `count`
-    /// values, and they are different.
-    pub(super) unsafe fn all_reduce(
-        &mut self,
-        comm: Comm,
-        send: Lent,
-        receive: Lent,
-    ) -> Result<(), Fault> {
+    /// As for [`post`](Self::post); both memories hold `count` values, and they are different.
+    pub(super) unsafe fn all_reduce(&mut self, send: Lent, receive: Lent) -> Result<(), Fault> {
         let step = (self.limit / size_of::<f32>()).max(1) * size_of::<f32>();
         for start in (0..send.len()).step_by(step) {
             let (send, receive) = (send.part(start, step), receive.part(start, step));
@@ -164,16 +119,9 @@ impl Requests {
             // SAFETY: the caller's promise keeps both memories, which hold `count` values; the rest
             // are constants of the library.
             let code = unsafe {
-                let (float, sum) = (ffi::RSMPI_FLOAT, ffi::RSMPI_SUM);
-                ffi::MPI_Iallreduce(
-                    void(send.start()),
-                    void(receive.start()),
-                    count,
-                    float,
-                    sum,
-                    comm.0,
-                    &mut request,
-                )
+                let (from, to) = (void(send.start()), void(receive.start()));
+                let (float, sum, comm) = (ffi::RSMPI_FLOAT, ffi::RSMPI_SUM, self.comm.0);
+                ffi::MPI_Iallreduce(from, to, count, float, sum, comm, &mut request)
             };
             check("MPI_Iallreduce", code)?;
             self.push(request, Message { peer: None, expected: None });
@@ -187,10 +135,11 @@ impl Requests {
     /// # Safety
     ///
     /// `new` stays where it is until then, or for ever.
-    pub(super) unsafe fn duplicate(&mut self, comm: Comm, new: &mut Comm) -> Result<(), Fault> {
+    pub(super) unsafe fn duplicate(&mut self, new: &mut Comm) -> Result<(), Fault> {
         let mut request = null();
         // SAFETY: a living communicator; the caller keeps `new` in its place.
-        check("MPI_Comm_idup", unsafe { ffi::MPI_Comm_idup(comm.0, &mut new.0, &mut request) })?;
+        let code = unsafe { ffi::MPI_Comm_idup(self.comm.0, &mut new.0, &mut request) };
+        check("MPI_Comm_idup", code)?;
         self.push(request, Message { peer: None, expected: None });
         Ok(())
     }

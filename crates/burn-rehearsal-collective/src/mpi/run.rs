@@ -9,10 +9,9 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 
 use super::Mpi;
-use super::calls::Library;
+use super::calls::{Comm, Fault, Library};
 use super::service::{End, Service};
 use super::turns::{Refused, Turns};
-use super::work::PeerBuffers;
 use crate::activity::Claim;
 use crate::launch::{Launch, as_rank, print_failure};
 use crate::{CollectiveError, MpiOptions, panic_message};
@@ -151,10 +150,10 @@ fn attend(rank: usize, turns: &Turns<Service>) -> End {
 
 /// Starts MPI and compares its world with what the launcher and the caller say.
 fn start(options: &MpiOptions) -> Result<(Library, Mpi), CollectiveError> {
-    let transport = |fault: super::calls::Fault| failure(fault.call, fault.reason);
+    let transport = |fault: Fault| failure(fault.call, fault.reason);
     let launch = Launch::detect();
     let library = Library::start().map_err(transport)?;
-    let (_, size) = super::calls::Comm::world().rank_and_size().map_err(transport)?;
+    let (rank, size) = Comm::world().rank_and_size().map_err(transport)?;
     if let Some(launched) = launch.map(|launch| launch.size).filter(|launched| *launched != size) {
         let reason = format!(
             "the launcher started {launched} processes, but MPI sees a world of {size}: the launcher (mpirun, mpiexec, srun) belongs to \
@@ -168,23 +167,10 @@ fn start(options: &MpiOptions) -> Result<(Library, Mpi), CollectiveError> {
             format!("{expected} ranks were asked for, but {size} were started"),
         ));
     }
-    let (service, handle) = Service::new(options).map_err(transport)?;
-    let (rank, size) = service.rank_and_size();
+    let service = Service::new(options, rank, size).map_err(transport)?;
     let claim = Claim::new(service.world.clone());
     let turns = Arc::new(Turns::new(service, options.silence_limit));
-    Ok((
-        library,
-        Mpi {
-            rank,
-            size,
-            step: 0,
-            handle,
-            turns,
-            claim,
-            poison: None,
-            buffers: PeerBuffers::default(),
-        },
-    ))
+    Ok((library, Mpi { rank, size, step: 0, handle: 0, turns, claim, poison: None }))
 }
 
 fn failure(call: &'static str, reason: String) -> CollectiveError {

@@ -9,15 +9,17 @@ use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use super::calls::{Comm, Fault};
+use super::ended;
 use super::endpoint::Endpoint;
 use super::notice::{Handle, Notice};
+use super::reduce::others;
 use super::watch::Watch;
 use super::work::{Answer, Progress, Work};
 use crate::activity::World;
 use crate::call::Call;
 use crate::launch::print_failure;
 use crate::sync::Arc;
-use crate::{CollectiveError, MpiOptions};
+use crate::{CollectiveError, Incoming, MpiOptions, Outgoing};
 
 /// Between two looks at notices.
 const LOOK: Duration = Duration::from_millis(2);
@@ -77,10 +79,9 @@ pub(super) enum Turn {
 }
 
 impl Service {
-    /// The service of a rank, and the number of its first handle. MPI is running.
-    pub(super) fn new(options: &MpiOptions) -> Result<(Self, usize), Fault> {
+    /// The service of a rank, with its first handle, number 0. MPI is running.
+    pub(super) fn new(options: &MpiOptions, rank: usize, size: usize) -> Result<Self, Fault> {
         let world = Comm::world();
-        let (rank, size) = world.rank_and_size()?;
         let watch = Watch::new(world.duplicate_now()?, rank, size, options.silence_limit)?;
         let now = Instant::now();
         let mut service = Self {
@@ -98,12 +99,8 @@ impl Service {
             deadline: None,
             broken: false,
         };
-        let first = service.handle(world.duplicate_now()?, 0);
-        Ok((service, first))
-    }
-
-    pub(super) fn rank_and_size(&self) -> (usize, usize) {
-        (self.rank, self.size)
+        service.handle(world.duplicate_now()?, 0);
+        Ok(service)
     }
 
     /// Makes a handle's endpoint; its number.
@@ -120,22 +117,22 @@ impl Service {
     }
 
     /// Begins an operation of a handle that has none in progress, and advances it.
-    pub(super) fn start(&mut self, handle: usize, work: Work) -> Turn {
+    pub(super) fn start(
+        &mut self,
+        handle: usize,
+        work: Work,
+        outgoing: &[Outgoing<'_>],
+        incoming: &mut [Incoming<'_>],
+    ) -> Turn {
         if self.broken {
             return Turn::Aborting;
         }
         if self.watch.has_parted() {
-            let error = CollectiveError::Transport {
-                step: work.step,
-                call: "MPI",
-                reason: "the run has ended".to_owned(),
-            };
-            return Turn::Answer(Answer { result: Err(error), buffers: work.buffers });
+            return Turn::Answer(Err(ended(work.step)));
         }
-        if let Err(fault) = self.endpoints[handle].start(work) {
-            // Reported by `advance`, like every other failure.
-            self.endpoints[handle].fault = Some(fault);
-        }
+        let endpoint = &mut self.endpoints[handle];
+        // Reported by `advance`, like every other failure.
+        endpoint.fault = endpoint.start(work, outgoing, incoming).err();
         self.advance(handle)
     }
 
@@ -211,8 +208,8 @@ impl Service {
     /// The answer to a handle whose operation is over.
     fn complete(&mut self, index: usize) {
         let Some(active) = self.endpoints[index].active.take() else { return };
-        let Work { call, step, buffers, .. } = active.work;
-        let result = match call {
+        let Work { call, step, .. } = active.work;
+        let answer = match call {
             Call::Duplicate => match self.endpoints[index].take_child() {
                 Ok((comm, group)) => Ok(Some(self.handle(comm, group))),
                 Err(Fault { call, reason, .. }) => {
@@ -222,7 +219,7 @@ impl Service {
             _ => Ok(None),
         };
         self.last_end = Instant::now();
-        self.endpoints[index].answer = Some(Answer { result, buffers });
+        self.endpoints[index].answer = Some(answer);
     }
 
     /// The answer to a handle whose operation cannot be completed. If MPI does not let go of the
@@ -237,9 +234,9 @@ impl Service {
             self.broken = true;
             return;
         }
-        if let Some(active) = endpoint.active.take() {
+        if endpoint.active.take().is_some() {
             // An operation that began but failed is the last one in which this rank took part.
-            endpoint.answer = Some(Answer { result: Err(error), buffers: active.work.buffers });
+            endpoint.answer = Some(Err(error));
         }
         self.close(index);
     }
@@ -247,12 +244,10 @@ impl Service {
     fn error_of(&self, index: usize, fault: Fault) -> CollectiveError {
         let active = self.endpoints[index].active.as_ref();
         let step = active.map_or(0, |active| active.work.step);
-        match (fault.size, active) {
-            (true, Some(active)) => CollectiveError::Mismatch {
-                step,
-                reason: format!("{}: {}", active.work.call, fault.reason),
-            },
-            _ => CollectiveError::Transport { step, call: fault.call, reason: fault.reason },
+        let Fault { call, reason, size } = fault;
+        match active.filter(|_| size) {
+            Some(active) => active.mismatch(format!("{}: {reason}", active.work.call)),
+            None => CollectiveError::Transport { step, call, reason },
         }
     }
 
@@ -290,58 +285,44 @@ impl Service {
     }
 
     fn hear(&mut self, peer: usize, notice: Notice, failed: &mut Vec<(usize, CollectiveError)>) {
-        let find = |group| self.endpoints.iter().position(|endpoint| endpoint.group == group);
-        match notice {
-            Notice::Left { group, operation } => match find(group) {
-                Some(index) => self.endpoints[index].left[peer] = operation,
-                None => self.early.push((peer, group, operation)),
-            },
-            Notice::Waiting { group, operation, call } => {
-                let Some(index) = find(group) else { return };
-                let endpoint = &self.endpoints[index];
-                let active = endpoint.active.as_ref().filter(|_| endpoint.next == operation + 1);
-                if active.is_none() && endpoint.next > operation {
-                    self.watch.notify(peer, Notice::Done { group, operation });
-                }
-                if let Some(active) = active.filter(|active| active.work.call != call) {
-                    let reason = format!(
-                        "{} on rank {}; {call} on rank {peer}",
-                        active.work.call, self.rank
-                    );
-                    // The other rank finds out in the same way.
-                    self.watch
-                        .notify(peer, Notice::Waiting { group, operation, call: active.work.call });
-                    failed.push((
-                        index,
-                        CollectiveError::Mismatch { step: active.work.step, reason },
-                    ));
-                }
+        let (group, operation) = match notice {
+            Notice::Left { group, operation }
+            | Notice::Waiting { group, operation, .. }
+            | Notice::Done { group, operation } => (group, operation),
+            Notice::Deadlock => return failed.extend(self.deadlock()),
+            _ => return,
+        };
+        let Some(index) = self.endpoints.iter().position(|endpoint| endpoint.group == group) else {
+            if matches!(notice, Notice::Left { .. }) {
+                self.early.push((peer, group, operation));
             }
-            Notice::Done { group, operation } => {
-                let Some(index) = find(group) else { return };
-                let endpoint = &mut self.endpoints[index];
-                let next = endpoint.next;
-                if let Some(active) = endpoint.active.as_mut().filter(|_| next == operation + 1) {
-                    active.done_elsewhere += 1;
-                    if active.done_elsewhere >= ANSWERS {
-                        let reason = format!(
-                            "{}: rank {peer} has finished it, but its data have not come",
-                            active.work.call
-                        );
-                        failed.push((
-                            index,
-                            CollectiveError::Mismatch { step: active.work.step, reason },
-                        ));
-                    }
+            return;
+        };
+        let endpoint = &mut self.endpoints[index];
+        let next = endpoint.next;
+        let active = endpoint.active.as_mut().filter(|_| next.checked_sub(1) == Some(operation));
+        match (notice, active) {
+            (Notice::Left { .. }, _) => endpoint.left[peer] = operation,
+            (Notice::Waiting { .. }, None) if next > operation => {
+                self.watch.notify(peer, Notice::Done { group, operation });
+            }
+            (Notice::Waiting { call: theirs, .. }, Some(active)) if active.work.call != theirs => {
+                let call = active.work.call;
+                // The other rank finds out in the same way.
+                self.watch.notify(peer, Notice::Waiting { group, operation, call });
+                let reason = format!("{call} on rank {}; {theirs} on rank {peer}", self.rank);
+                failed.push((index, active.mismatch(reason)));
+            }
+            (Notice::Done { .. }, Some(active)) => {
+                active.done_elsewhere += 1;
+                if active.done_elsewhere >= ANSWERS {
+                    let call = active.work.call;
+                    let reason =
+                        format!("{call}: rank {peer} has finished it, but its data have not come");
+                    failed.push((index, active.mismatch(reason)));
                 }
             }
-            Notice::Deadlock => {
-                let known: Vec<usize> = failed.iter().map(|(index, _)| *index).collect();
-                failed.extend(
-                    self.deadlock().into_iter().filter(|(index, _)| !known.contains(index)),
-                );
-            }
-            Notice::Alive { .. } | Notice::Standstill(_) | Notice::Failed | Notice::Goodbye => {}
+            _ => {}
         }
     }
 
@@ -365,26 +346,16 @@ impl Service {
     fn deadlock(&self) -> Vec<(usize, CollectiveError)> {
         let name = |group| {
             let index = self.endpoints.iter().position(|endpoint| endpoint.group == group);
+            let number = || index.map_or_else(|| "?".to_owned(), |index| index.to_string());
             let purpose = index.and_then(|index| self.endpoints[index].purpose);
-            purpose
-                .map(str::to_owned)
-                .or_else(|| index.map(|index| index.to_string()))
-                .unwrap_or_else(|| "?".to_owned())
+            purpose.map_or_else(number, str::to_owned)
         };
         let waiting = self.watch.standstills.waiting(name);
-        let active = self
-            .endpoints
-            .iter()
-            .enumerate()
-            .filter_map(|(index, endpoint)| Some((index, endpoint.active.as_ref()?)));
-        active
-            .map(|(index, active)| {
-                (
-                    index,
-                    CollectiveError::Deadlock { step: active.work.step, waiting: waiting.clone() },
-                )
-            })
-            .collect()
+        let error = |(index, endpoint): (usize, &Endpoint)| {
+            let step = endpoint.active.as_ref()?.work.step;
+            Some((index, CollectiveError::Deadlock { step, waiting: waiting.clone() }))
+        };
+        self.endpoints.iter().enumerate().filter_map(error).collect()
     }
 
     /// Why the operation of a handle cannot be completed, if that is known.
@@ -393,8 +364,7 @@ impl Service {
         let active = endpoint.active.as_ref()?;
         let (operation, step) = (endpoint.next - 1, active.work.step);
         let is_gone = |peer: usize| self.watch.is_gone(peer) || endpoint.left[peer] <= operation;
-        let some_gone = self.watch.gone().next().is_some()
-            || endpoint.left.iter().any(|left| *left <= operation);
+        let some_gone = others(self.rank, self.size).any(is_gone);
         let stalled = self.options.stall_limit.is_some_and(|limit| now - active.since > limit);
         let notify = now - active.notified >= NOTIFY;
         if !(some_gone || stalled || notify) {

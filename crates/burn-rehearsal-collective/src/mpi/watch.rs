@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::calls::{Comm, Fault};
 use super::notice::{BYTES, Notice};
 use super::reduce::others;
+use super::requests::Direction::{Receive, Send};
 use super::requests::Requests;
 use super::standstill::Standstills;
 use super::work::Lent;
@@ -31,7 +32,6 @@ struct Line {
 
 /// This rank's view of all others.
 pub(super) struct Watch {
-    comm: Comm,
     /// One for each rank; this rank's own is not used.
     lines: Vec<Line>,
     rank: usize,
@@ -56,9 +56,9 @@ impl Watch {
     ) -> Result<Self, Fault> {
         let now = Instant::now();
         let line = || Line {
-            inbox: Requests::new(BYTES),
+            inbox: Requests::new(comm, BYTES),
             received: Box::new([0; BYTES]),
-            outbox: Requests::new(BYTES),
+            outbox: Requests::new(comm, BYTES),
             sent: Box::new([0; BYTES]),
             queue: VecDeque::new(),
             heard: now,
@@ -69,7 +69,6 @@ impl Watch {
         let lines = (0..size).map(|_| line()).collect();
         let standstills = Standstills::new(rank, size);
         let mut watch = Self {
-            comm,
             lines,
             rank,
             limit,
@@ -80,7 +79,7 @@ impl Watch {
             standstills,
         };
         for peer in others(rank, size) {
-            watch.lines[peer].listen(comm, peer)?;
+            watch.lines[peer].listen(peer)?;
         }
         Ok(watch)
     }
@@ -121,7 +120,7 @@ impl Watch {
                     Some(notice) => hear(peer, notice),
                 }
                 if !line.goodbye {
-                    line.listen(self.comm, peer)?;
+                    line.listen(peer)?;
                 }
             }
             if beat && line.queue.is_empty() && line.outbox.is_empty() {
@@ -132,7 +131,7 @@ impl Watch {
                     standstill,
                 }]));
             }
-            line.flush(self.comm, peer)?;
+            line.flush(peer)?;
         }
         Ok(())
     }
@@ -165,11 +164,6 @@ impl Watch {
         self.lines[peer].failed || self.is_silent(peer)
     }
 
-    /// The ranks that are gone.
-    pub(super) fn gone(&self) -> impl Iterator<Item = usize> {
-        others(self.rank, self.lines.len()).filter(|peer| self.is_gone(*peer))
-    }
-
     /// Tells all others that nothing more will come from this rank.
     pub(super) fn part(&mut self) {
         self.notify_all(Notice::Goodbye);
@@ -189,19 +183,19 @@ impl Watch {
 }
 
 impl Line {
-    fn listen(&mut self, comm: Comm, peer: usize) -> Result<(), Fault> {
+    fn listen(&mut self, peer: usize) -> Result<(), Fault> {
         // SAFETY: the buffer is ours and read only after the request is complete; a watch is
         // dropped after `Goodbye`, or leaked.
-        unsafe { self.inbox.receive(comm, 0, peer, Lent::write(&mut *self.received)) }
+        unsafe { self.inbox.post(Receive, 0, peer, Lent::write(&mut *self.received)) }
     }
 
-    fn flush(&mut self, comm: Comm, peer: usize) -> Result<(), Fault> {
+    fn flush(&mut self, peer: usize) -> Result<(), Fault> {
         while self.outbox.test()? {
             let Some(notice) = self.queue.pop_front() else { break };
             *self.sent = notice.encode();
             // SAFETY: the buffer is ours and written only after the request is complete; see
             // `listen`.
-            unsafe { self.outbox.send(comm, 0, peer, Lent::read(&*self.sent))? };
+            unsafe { self.outbox.post(Send, 0, peer, Lent::read(&*self.sent))? };
         }
         Ok(())
     }

@@ -54,23 +54,8 @@ impl Lent {
     }
 }
 
-/// The bytes for or from one peer.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct PeerBuffer {
-    pub(super) peer: usize,
-    pub(super) bytes: Lent,
-}
-
-/// The buffers of an exchange; the vectors go back to the handle with the answer, so that they are
-/// allocated once.
-#[derive(Debug, Default)]
-pub(super) struct PeerBuffers {
-    pub(super) outgoing: Vec<PeerBuffer>,
-    pub(super) incoming: Vec<PeerBuffer>,
-}
-
 /// One operation of a handle.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Work {
     /// What all ranks must agree on.
     pub(super) call: Call,
@@ -80,28 +65,10 @@ pub(super) struct Work {
     pub(super) data: Lent,
     /// Where an all-gather's result goes.
     pub(super) result: Lent,
-    /// An exchange's messages.
-    pub(super) buffers: PeerBuffers,
 }
 
-impl Work {
-    /// The memory lent.
-    pub(super) fn bytes(&self) -> usize {
-        let buffers = self.buffers.outgoing.iter().chain(&self.buffers.incoming);
-        self.data.len()
-            + self.result.len()
-            + buffers.map(|buffer| buffer.bytes.len()).sum::<usize>()
-    }
-}
-
-/// The outcome of one operation.
-#[derive(Debug)]
-pub(super) struct Answer {
-    /// The number of the new handle after a duplication.
-    pub(super) result: Result<Option<usize>, CollectiveError>,
-    /// Given back, for the next exchange.
-    pub(super) buffers: PeerBuffers,
-}
+/// The outcome of one operation, with the number of the new handle after a duplication.
+pub(super) type Answer = Result<Option<usize>, CollectiveError>;
 
 /// How far an operation has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

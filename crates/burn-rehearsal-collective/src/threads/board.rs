@@ -4,8 +4,8 @@
 //! round left there is never seen.
 
 use super::address::Address;
-use crate::WaitingRank;
 use crate::call::Call;
+use crate::{Incoming, Outgoing, WaitingRank};
 
 /// Why gate A will never open again.
 #[derive(Debug, Clone)]
@@ -26,15 +26,15 @@ pub(super) struct RankCall {
     pub(super) call: Call,
     /// Of the buffer that others read or write; null where `call` needs none from this rank.
     pub(super) address: Address,
-    /// Why no rank could accept the arguments.
-    pub(super) complaint: Option<String>,
+    /// Why no rank can accept the arguments.
+    pub(super) problem: Option<String>,
     /// Whether it was written for the round whose gate A is still closed.
     waits: bool,
 }
 
 impl RankCall {
     pub(super) fn new(call: Call, address: Address) -> Self {
-        Self { call, address, complaint: None, waits: true }
+        Self { call, address, problem: None, waits: true }
     }
 }
 
@@ -48,7 +48,7 @@ struct Transfer {
 }
 
 /// What all ranks have written for one round.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Board {
     /// One for each rank.
     calls: Vec<RankCall>,
@@ -70,42 +70,24 @@ impl Board {
         self.calls[rank] = call;
     }
 
-    /// Like [`post`](Self::post) for an exchange, with `(peer, address, bytes)` to send and `(peer,
-    /// bytes)` to receive.
-    pub(super) fn post_exchange(
+    /// The messages of a rank's exchange, to and from other ranks that exist.
+    pub(super) fn post_messages(
         &mut self,
         rank: usize,
-        sends: impl Iterator<Item = (usize, Address, usize)>,
-        expects: impl Iterator<Item = (usize, usize)>,
+        outgoing: &[Outgoing<'_>],
+        incoming: &[Incoming<'_>],
     ) {
         let size = self.calls.len();
         for peer in 0..size {
             self.transfers[rank * size + peer].sent = None;
             self.transfers[peer * size + rank].expected = None;
         }
-        let mut complaint = None;
-        let mut complain = |problem: String| {
-            complaint.get_or_insert_with(|| format!("rank {rank}, exchange: {problem}"));
-        };
-        for (peer, address, len) in sends {
-            if peer >= size || peer == rank {
-                complain(format!(
-                    "peer {peer} of an outgoing message is not another rank of a world of {size}"
-                ));
-            } else if self.transfers[rank * size + peer].sent.replace((address, len)).is_some() {
-                complain(format!("two outgoing messages for rank {peer}"));
-            }
+        for Outgoing { peer, bytes } in outgoing {
+            self.transfers[rank * size + peer].sent = Some((Address::of(bytes), bytes.len()));
         }
-        for (peer, len) in expects {
-            if peer >= size || peer == rank {
-                complain(format!(
-                    "peer {peer} of an incoming message is not another rank of a world of {size}"
-                ));
-            } else if self.transfers[peer * size + rank].expected.replace(len).is_some() {
-                complain(format!("two incoming messages from rank {peer}"));
-            }
+        for Incoming { peer, bytes } in incoming {
+            self.transfers[peer * size + rank].expected = Some(bytes.len());
         }
-        self.calls[rank] = RankCall { complaint, ..RankCall::new(Call::Exchange, Address::NULL) };
     }
 
     /// Every rank's address, in rank order.
@@ -127,8 +109,8 @@ impl Board {
     /// Whether the calls of all ranks fit together. Done once a round, by the last rank to arrive,
     /// so that all ranks get the same answer.
     pub(super) fn agree(&self) -> Result<(), Failure> {
-        if let Some(complaint) = self.calls.iter().find_map(|posted| posted.complaint.as_ref()) {
-            return Err(Failure::Invalid(complaint.clone()));
+        if let Some(problem) = self.calls.iter().find_map(|posted| posted.problem.as_ref()) {
+            return Err(Failure::Invalid(problem.clone()));
         }
         let call = self.calls[0].call;
         if self.calls.iter().any(|posted| posted.call != call) {

@@ -14,6 +14,7 @@
 use super::address::Address;
 use super::board::{Failure, RankCall};
 use super::gate::Entrance;
+use crate::arguments::{exchange_problem, gather_problem, root_problem};
 use crate::call::Call;
 use crate::reduce::{BLOCK, divide, even_split};
 use crate::{Incoming, Outgoing, ReduceOp};
@@ -31,12 +32,7 @@ pub(super) fn broadcast(
     let len = data.len();
     let address = if rank == root { Address::of(data) } else { Address::NULL };
     let mut posted = RankCall::new(Call::Broadcast { root, len }, address);
-    if root >= gate.size() {
-        posted.complaint = Some(format!(
-            "rank {rank}, broadcast: root {root} is not a rank of a world of {}",
-            gate.size()
-        ));
-    }
+    posted.problem = root_problem(rank, gate.size(), root);
     let (source, gate_b) =
         gate.meet(|board| board.post(rank, posted), |board| board.address(root))?;
     if rank != root {
@@ -55,13 +51,9 @@ pub(super) fn all_gather(
     send: &[u8],
     recv: &mut [u8],
 ) -> Result<(), Failure> {
-    let (size, len) = (gate.size(), send.len());
+    let len = send.len();
     let mut posted = RankCall::new(Call::AllGather { len }, Address::of(send));
-    if len.checked_mul(size) != Some(recv.len()) {
-        let problem =
-            format!("recv holds {} bytes, {size} ranks x {len} bytes are sent", recv.len());
-        posted.complaint = Some(format!("rank {rank}, all_gather: {problem}"));
-    }
+    posted.problem = gather_problem(rank, gate.size(), send, recv);
     let (sources, gate_b) =
         gate.meet(|board| board.post(rank, posted), |board| refill(addresses, board.addresses()))?;
     // Chunks of no bytes do not exist, not even when there are none.
@@ -135,13 +127,14 @@ pub(super) fn exchange(
     outgoing: &[Outgoing<'_>],
     incoming: &mut [Incoming<'_>],
 ) -> Result<(), Failure> {
+    let mut posted = RankCall::new(Call::Exchange, Address::NULL);
+    posted.problem = exchange_problem(rank, gate.size(), outgoing, incoming);
     let (sources, gate_b) = gate.meet(
         |board| {
-            let sends = outgoing
-                .iter()
-                .map(|message| (message.peer, Address::of(message.bytes), message.bytes.len()));
-            let expects = incoming.iter().map(|message| (message.peer, message.bytes.len()));
-            board.post_exchange(rank, sends, expects);
+            if posted.problem.is_none() {
+                board.post_messages(rank, outgoing, incoming);
+            }
+            board.post(rank, posted);
         },
         |board| {
             refill(addresses, incoming.iter().map(|message| board.transfer(message.peer, rank)))

@@ -21,7 +21,7 @@ pub(super) struct Gate {
     changed: Condvar,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct State {
     /// The purpose of the handles, if set.
     purpose: Option<&'static str>,
@@ -43,18 +43,7 @@ pub(super) struct State {
 
 impl Gate {
     pub(super) fn new(size: usize) -> Self {
-        let board = Board::new(size);
-        let state = State {
-            purpose: None,
-            board,
-            child: None,
-            arrived: 0,
-            passed_a: 0,
-            finished: 0,
-            passed_b: 0,
-            failure: None,
-            left: 0,
-        };
+        let state = State { board: Board::new(size), ..State::default() };
         Self { size, state: Mutex::new(state), changed: Condvar::new() }
     }
 

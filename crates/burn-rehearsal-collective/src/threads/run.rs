@@ -104,19 +104,17 @@ where
                     .spawn_scoped(scope, move || as_rank(rank, size, || f(handle)))
             })
             .collect();
-        let outcome = |(rank, started): (
-            usize,
-            std::io::Result<thread::ScopedJoinHandle<'_, Result<T, E>>>,
-        )| match started {
-            Err(error) => Err(RankFailure::NotStarted { rank, message: error.to_string() }),
-            Ok(thread) => match thread.join() {
-                Ok(result) => result.map_err(|error| RankFailure::Error { rank, error }),
-                Err(payload) => Err(RankFailure::Panic {
-                    rank,
-                    message: panic_message(payload.as_ref()).to_owned(),
-                }),
-            },
-        };
-        started.into_iter().enumerate().map(outcome).collect()
+        let mut results = Vec::with_capacity(size);
+        for (rank, started) in started.into_iter().enumerate() {
+            results.push(match started.map(thread::ScopedJoinHandle::join) {
+                Ok(Ok(result)) => result.map_err(|error| RankFailure::Error { rank, error }),
+                Ok(Err(payload)) => {
+                    let message = panic_message(payload.as_ref()).to_owned();
+                    Err(RankFailure::Panic { rank, message })
+                }
+                Err(error) => Err(RankFailure::NotStarted { rank, message: error.to_string() }),
+            });
+        }
+        results
     })
 }

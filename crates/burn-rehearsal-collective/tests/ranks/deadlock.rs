@@ -11,7 +11,8 @@ use burn_rehearsal_collective::{
 };
 
 use burn_rehearsal_testing::reference::some;
-use burn_rehearsal_testing::{Random, guarded};
+use burn_rehearsal_testing::{guarded, seeded};
+use rand::RngExt;
 
 type Answer = Result<(), CollectiveError>;
 
@@ -290,21 +291,22 @@ fn random_steps(
 ) -> Vec<Result<(), RankFailure<CollectiveError>>> {
     run_threads(size, |mut gradients| {
         let rank = gradients.rank();
-        let mut random = Random::new(&[seed, rank]);
+        let mut random = seeded(&[seed, rank]);
         let mut engine = Engine::new(&mut gradients)?;
         let lag = seed % 3;
         let mut open = 0;
         for step in 0..some(60) {
             if left_out != Some((rank, step)) {
-                engine.ask(Duration::from_micros([0, 0, 30][random.below(3)]));
+                let pause = if random.random_bool(1.0 / 3.0) { 30 } else { 0 };
+                engine.ask(Duration::from_micros(pause));
                 open += 1;
             }
             while open > lag {
                 engine.wait()?;
                 open -= 1;
             }
-            if random.below(8) == 0 {
-                thread::sleep(Duration::from_micros(random.below(80) as u64));
+            if random.random_bool(1.0 / 8.0) {
+                thread::sleep(Duration::from_micros(random.random_range(0..80)));
             }
             all_reduce(&mut gradients)?;
         }

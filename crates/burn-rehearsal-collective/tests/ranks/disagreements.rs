@@ -110,10 +110,7 @@ fn arguments_that_no_rank_could_accept_fail_everywhere() {
         common_error(|ranks| ranks.broadcast(&mut [0], if ranks.rank() == 1 { 3 } else { 0 }));
     assert_eq!(error, invalid("rank 1, broadcast: root 3 is not a rank of a world of 3"));
     let error = common_error(|ranks| ranks.all_gather(&[0; 2], &mut vec![0; 6 + ranks.rank()]));
-    assert_eq!(
-        error,
-        invalid("rank 1, all_gather: recv holds 7 bytes, 3 ranks x 2 bytes are sent")
-    );
+    assert_eq!(error, invalid("rank 1, all_gather: recv has 7 bytes, but 3 ranks send 2 each"));
 }
 
 /// What one rank puts into an exchange: `(peer, bytes)` to send and to receive.
@@ -166,30 +163,26 @@ fn peers_that_cannot_be_fail_everywhere() {
     let error = exchange_error([(&[], &[]), (&[(1, 8)], &[]), (&[], &[])]);
     assert_eq!(
         error,
-        invalid(
-            "rank 1, exchange: peer 1 of an outgoing message is not another rank of a world of 3"
-        )
+        invalid("rank 1, exchange: a message to rank 1, which is not another rank of a world of 3")
     );
     let error = exchange_error([(&[], &[(0, 8)]), (&[], &[]), (&[], &[])]);
     assert_eq!(
         error,
         invalid(
-            "rank 0, exchange: peer 0 of an incoming message is not another rank of a world of 3"
+            "rank 0, exchange: a message from rank 0, which is not another rank of a world of 3"
         )
     );
     let error = exchange_error([(&[], &[]), (&[], &[]), (&[(3, 8)], &[])]);
     assert_eq!(
         error,
-        invalid(
-            "rank 2, exchange: peer 3 of an outgoing message is not another rank of a world of 3"
-        )
+        invalid("rank 2, exchange: a message to rank 3, which is not another rank of a world of 3")
     );
     let error = exchange_error([(&[], &[]), (&[], &[]), (&[], &[(usize::MAX, 8)])]);
     let peer = usize::MAX;
     assert_eq!(
         error,
         invalid(&format!(
-            "rank 2, exchange: peer {peer} of an incoming message is not another rank of a world of 3"
+            "rank 2, exchange: a message from rank {peer}, which is not another rank of a world of 3"
         ))
     );
 }
@@ -197,7 +190,7 @@ fn peers_that_cannot_be_fail_everywhere() {
 #[test]
 fn two_messages_for_one_pair_fail_everywhere() {
     let error = exchange_error([(&[(1, 8), (1, 8)], &[]), (&[], &[(0, 8)]), (&[], &[])]);
-    assert_eq!(error, invalid("rank 0, exchange: two outgoing messages for rank 1"));
+    assert_eq!(error, invalid("rank 0, exchange: two messages to rank 1"));
     let error = exchange_error([(&[(1, 8)], &[]), (&[], &[(0, 8), (0, 8)]), (&[], &[])]);
-    assert_eq!(error, invalid("rank 1, exchange: two incoming messages from rank 0"));
+    assert_eq!(error, invalid("rank 1, exchange: two messages from rank 0"));
 }

@@ -44,6 +44,8 @@ fn a_root_that_does_not_exist_is_refused() {
     ));
 }
 
+const MESSAGE: &[u8] = b"twelve bytes";
+
 /// Rank 0 of two ranks, whose peer sends the same as rank 0; one bit of one message is flipped.
 #[derive(Debug)]
 struct Echo {
@@ -66,7 +68,9 @@ impl Collective for Echo {
         Ok(())
     }
 
-    fn broadcast(&mut self, _: &mut [u8], _: usize) -> Result<(), CollectiveError> {
+    fn broadcast(&mut self, data: &mut [u8], _: usize) -> Result<(), CollectiveError> {
+        data.copy_from_slice(MESSAGE);
+        data[3] ^= u8::from(self.damaged == 0);
         Ok(())
     }
 
@@ -103,7 +107,12 @@ fn a_damaged_message_is_found() {
     let damaged = Err(CollectiveError::Damaged { rank: 1 });
     assert_eq!(Echo { damaged: 0 }.gather_words([1, 2]), damaged);
     let damaged = Err(CollectiveError::Damaged { rank: 1 });
-    assert_eq!(Echo { damaged: 0 }.gather_bytes(b"twelve bytes"), damaged, "its length");
-    assert_eq!(Echo { damaged: 1 }.gather_bytes(b"twelve bytes"), damaged, "its bytes");
-    assert_eq!(Echo { damaged: 2 }.gather_bytes(b"twelve bytes").map(|all| all.len()), Ok(2));
+    assert_eq!(Echo { damaged: 0 }.gather_bytes(MESSAGE), damaged, "its length");
+    assert_eq!(Echo { damaged: 1 }.gather_bytes(MESSAGE), damaged, "its bytes");
+    assert_eq!(Echo { damaged: 2 }.gather_bytes(MESSAGE).map(|all| all.len()), Ok(2));
+    let damaged = Err(CollectiveError::Damaged { rank: 1 });
+    let broadcast = |damaged| Echo { damaged }.broadcast_bytes(MESSAGE.to_vec(), 1);
+    assert_eq!(broadcast(0), damaged, "its length");
+    assert_eq!(broadcast(1), damaged, "its bytes");
+    assert_eq!(broadcast(2).as_deref(), Ok(MESSAGE));
 }

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use burn_rehearsal_collective::{Collective, CollectiveError, Incoming, Outgoing, RankFailure};
+use rand::RngExt;
 
 use crate::stress::operation;
 use burn_rehearsal_testing::reference::some;
 use burn_rehearsal_testing::{
-    Disturbance, Fault, FaultKind, Random, Simulated, guarded, run_simulated,
+    Disturbance, Fault, FaultKind, Simulated, guarded, run_simulated, seeded,
 };
 
 #[test]
@@ -77,19 +78,19 @@ fn names(error: &CollectiveError, rank: usize) -> bool {
 fn every_fault_that_can_be_seen_ends_every_rank_with_an_error_and_somebody_names_the_culprit() {
     guarded(|| {
         for seed in 0..some(200) {
-            let mut random = Random::new(&[seed, 1]);
-            let size = 2 + random.below(4);
+            let mut random = seeded(&[seed, 1]);
+            let size = random.random_range(2..6);
             let kind = [
                 FaultKind::Stall,
                 FaultKind::Die,
                 FaultKind::Panic,
                 FaultKind::Length,
                 FaultKind::Operation,
-            ][random.below(5)];
+            ][random.random_range(..5_usize)];
             let fault = Fault {
-                rank: random.below(size),
+                rank: random.random_range(..size),
                 handle: 0,
-                operation: random.below(40) as u64,
+                operation: random.random_range(0..40),
                 kind,
             };
             let results = ends(size, fault, seed);

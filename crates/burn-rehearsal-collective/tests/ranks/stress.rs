@@ -7,7 +7,8 @@ use burn_rehearsal_collective::{Collective, CollectiveError, RankFailure, Reduce
 use burn_rehearsal_testing::reference::{
     SIZES, check_all_gather, check_all_reduce, check_broadcast, check_exchange, some,
 };
-use burn_rehearsal_testing::{Random, guarded};
+use burn_rehearsal_testing::{guarded, seeded};
+use rand::RngExt;
 
 /// Operation `step` of the plan `seed`: all ranks draw the same one.
 pub(crate) fn operation(
@@ -17,26 +18,26 @@ pub(crate) fn operation(
 ) -> Result<(), CollectiveError> {
     let size = ranks.size();
     let key = seed * 1_000_000 + step;
-    let mut plan = Random::new(&[key]);
-    let limit = if plan.below(50) == 0 { some(20_000) } else { 60 };
-    let len = plan.below(limit);
-    match plan.below(12) {
+    let mut plan = seeded(&[key]);
+    let limit = if plan.random_bool(0.02) { some(20_000) } else { 60 };
+    let len = plan.random_range(..limit);
+    match plan.random_range(0..12) {
         0 => ranks.barrier(),
-        1 | 2 => check_broadcast(ranks, key, len, plan.below(size)),
+        1 | 2 => check_broadcast(ranks, key, len, plan.random_range(..size)),
         3 | 4 => check_all_gather(ranks, key, len),
         5 | 6 => check_all_reduce(ranks, key, len, ReduceOp::Sum),
         7 | 8 => check_all_reduce(ranks, key, len, ReduceOp::Mean),
         9 => check_all_gather(&mut *ranks.duplicate()?, key, len),
         _ => check_exchange(ranks, key, |from, to| {
-            let mut pair = Random::new(&[key, from, to]);
-            (pair.below(3) > 0).then(|| pair.below(len + 1))
+            let mut pair = seeded(&[key, from, to]);
+            pair.random_bool(0.7).then(|| pair.random_range(..=len))
         }),
     }
 }
 
 /// Lets the others go first, now and then.
-fn dawdle(random: &mut Random) {
-    for _ in 0..random.below(16).saturating_sub(12) {
+fn dawdle(random: &mut impl RngExt) {
+    for _ in 12..random.random_range(0..16) {
         thread::yield_now();
     }
 }
@@ -46,7 +47,7 @@ fn thousands_of_random_operations_agree_with_the_reference() {
     guarded(|| {
         for size in SIZES {
             let results = run_threads(size, |mut ranks| {
-                let mut delays = Random::new(&[size, ranks.rank()]);
+                let mut delays = seeded(&[size, ranks.rank()]);
                 for step in 0..some(1500) {
                     dawdle(&mut delays);
                     operation(&mut ranks, size, step)?;
@@ -64,11 +65,11 @@ fn thousands_of_random_operations_agree_with_the_reference() {
 fn a_rank_that_leaves_at_a_random_time_is_named_by_all_others() {
     guarded(|| {
         for seed in 0..some(60) {
-            let mut random = Random::new(&[seed]);
-            let size = 2 + random.below(5);
-            let (culprit, end) = (random.below(size), random.below(40));
+            let mut random = seeded(&[seed]);
+            let size = random.random_range(2..7);
+            let (culprit, end) = (random.random_range(..size), random.random_range(0..40));
             let results = run_threads(size, |mut ranks| {
-                let mut delays = Random::new(&[seed, ranks.rank()]);
+                let mut delays = seeded(&[seed, ranks.rank()]);
                 for step in 0..=end {
                     ranks.set_step(step as u64);
                     dawdle(&mut delays);

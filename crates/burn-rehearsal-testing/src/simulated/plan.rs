@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::Random;
+use rand::RngExt;
+use rand::rngs::Xoshiro256PlusPlus;
 
 /// How a network disturbs the ranks that are connected by it.
 ///
@@ -21,10 +22,11 @@ pub struct Disturbance {
 
 impl Disturbance {
     /// The delay of a message; mostly none.
-    pub(super) fn draw_delay(&self, random: &mut Random) -> Duration {
-        match random.below(8) {
-            0 => self.delay.mul_f64(random.below(1 << 20) as f64 / (1 << 20) as f64),
-            _ => Duration::ZERO,
+    pub(super) fn draw_delay(&self, random: &mut Xoshiro256PlusPlus) -> Duration {
+        if random.random_bool(1.0 / 8.0) {
+            self.delay.mul_f64(random.random())
+        } else {
+            Duration::ZERO
         }
     }
 }

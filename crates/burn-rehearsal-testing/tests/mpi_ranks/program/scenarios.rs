@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use burn_rehearsal_collective::{
     Asked, Asker, Collective, CollectiveError, Incoming, Mpi, Outgoing, ReduceOp,
 };
-use burn_rehearsal_testing::Random;
 use burn_rehearsal_testing::reference::{
     bits, check_all_gather, check_all_reduce, check_broadcast, check_exchange, values,
 };
+use burn_rehearsal_testing::seeded;
+use rand::RngExt;
 
 type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 
@@ -101,16 +102,16 @@ fn every_operation(ranks: &mut Mpi) -> Result<(), CollectiveError> {
     check_exchange(ranks, 5, |from, _| (from == 0).then_some(17))?;
     check_exchange(ranks, 6, |_, to| (to == 0).then_some(17))?;
     // A random order of operations that all ranks know.
-    let mut random = Random::new(&[12]);
+    let mut random = seeded(&[12]);
     for key in 1000..1300 {
-        let len = random.below(5000);
-        match random.below(5) {
+        let len = random.random_range(0..5000);
+        match random.random_range(0..5) {
             0 => ranks.barrier()?,
-            1 => check_broadcast(ranks, key, len, random.below(size))?,
+            1 => check_broadcast(ranks, key, len, random.random_range(..size))?,
             2 => check_all_gather(ranks, key, len)?,
             3 => check_all_reduce(ranks, key, len, ReduceOp::Sum)?,
             _ => check_exchange(ranks, key, |from, to| {
-                (Random::new(&[key, from, to]).below(3) > 0).then_some(from * 1000 + to)
+                seeded(&[key, from, to]).random_bool(0.7).then_some(from * 1000 + to)
             })?,
         }
     }
