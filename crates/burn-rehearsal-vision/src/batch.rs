@@ -2,11 +2,10 @@
 
 use crate::augment::Augment;
 use crate::data::{Image, ImageShape};
-use crate::models::{ConvNet, GhostNet, Mlp, ResNet};
+use crate::models::{ConvNet, GhostNet, Mlp, Network, ResNet};
 use burn::data::dataloader::batcher::Batcher;
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 use burn_rehearsal::RehearsalBatch;
-use burn_rehearsal::batch::tensor_with_room;
 use burn_rehearsal_train::augmentation::Augmentation;
 use burn_rehearsal_train::data_parallel::compute_type;
 use burn_rehearsal_train::methods::{Classifier, LabelledBatch};
@@ -59,7 +58,7 @@ macro_rules! classify_images {
     )*};
 }
 
-classify_images!(Mlp, ConvNet, ResNet, GhostNet);
+classify_images!(Mlp, ConvNet, ResNet, GhostNet, Network);
 
 impl ImageBatch {
     /// The input of the network: `[rows, channels, height, width]`, values 0..=1.
@@ -91,20 +90,17 @@ impl Batcher<Image, ImageBatch> for ImageBatcher {
     fn batch(&self, items: Vec<Image>, device: &Device) -> ImageBatch {
         let rows = items.len();
         let ImageShape { channels, height, width } = self.shape;
+        // Memory that the buffer appends the representatives in.
         let mut pixels = Vec::with_capacity((rows + self.room) * self.shape.elements());
         items.iter().for_each(|image| pixels.extend_from_slice(&image.pixels));
         let integers = |value: fn(&Image) -> usize| {
             let values: Vec<i64> = items.iter().map(|image| value(image) as i64).collect();
             Tensor::from_data(TensorData::new(values, [rows]), device)
         };
-        let shape = [rows, channels, height, width];
-        let images = if device.supports_dtype(DType::U8) {
-            tensor_with_room(pixels, shape, self.room, device)
-        } else {
-            Tensor::from_data(TensorData::new(pixels, shape), (device, DType::I32))
-        };
+        let pixels = TensorData::new(pixels, [rows, channels, height, width]);
+        let dtype = if device.supports_dtype(DType::U8) { DType::U8 } else { DType::I32 };
         ImageBatch {
-            images,
+            images: Tensor::from_data(pixels, (device, dtype)),
             targets: integers(|image| image.class),
             index: integers(|image| image.index),
             augmented: None,

@@ -8,9 +8,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use burn::module::Module;
+use burn::module::{Module, ModuleMapper, Param};
 use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot};
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use burn_rehearsal_train::init::{Scheme, keyed_init};
 use burn_rehearsal_train::weights::{WeightsError, load_safetensors, save_safetensors};
 use burn_rehearsal_vision::models::{
@@ -310,6 +310,37 @@ fn weights_of_another_network_are_refused_by_the_name_of_the_parameter() {
     );
     std::fs::write(&path, b"no safetensors").unwrap();
     assert!(matches!(load_safetensors(narrow(), &path), Err(WeightsError::Unreadable { .. })));
+}
+
+/// Casts all parameters to `bf16` but those of batch norms, as training in half precision does.
+#[derive(Default)]
+struct Halve {
+    norms: usize,
+}
+
+impl ModuleMapper for Halve {
+    fn enter_module(&mut self, _name: &str, container_type: &str) {
+        self.norms += usize::from(container_type == "Struct:BatchNorm");
+    }
+
+    fn exit_module(&mut self, _name: &str, container_type: &str) {
+        self.norms -= usize::from(container_type == "Struct:BatchNorm");
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if self.norms > 0 { param } else { param.map(|tensor| tensor.cast(FloatDType::BF16)) }
+    }
+}
+
+#[test]
+fn every_network_computes_in_half_precision() {
+    let device = Device::default();
+    for &kind in NetworkKind::ALL {
+        let network = NetworkConfig::new(kind, [3, 32, 32], CLASSES).with_width(4).init(&device);
+        let scores =
+            network.map(&mut Halve::default()).forward(images(32, &device).cast(FloatDType::BF16));
+        assert_eq!((scores.dims(), scores.dtype()), ([ROWS, CLASSES], DType::BF16), "{kind:?}");
+    }
 }
 
 /// Bytes of `sin(0.37 i + offset) × scale`.

@@ -448,8 +448,17 @@ mod tests {
 
     #[test]
     fn the_rank_of_a_process_is_named_by_whoever_prints_its_error() {
-        let error = AppError::on_own_rank(ExperimentError::Data("the file a.jpg".into()));
+        let error = AppError::from(ExperimentError::Data("the file a.jpg".into()));
         assert_eq!(error.to_string(), "the file a.jpg");
+    }
+
+    #[test]
+    fn fields_that_comparisons_know_are_options() {
+        let values = Config::default().values();
+        let ConfigFields { work, neutral, changed, headline } = CONFIG_FIELDS;
+        for name in [work, neutral, headline].concat().into_iter().chain(changed) {
+            assert!(values.contains_key(name), "{name}");
+        }
     }
 
     #[test]

@@ -90,18 +90,13 @@ impl Axis {
             };
             outer.iter().map(look_up).collect()
         };
-        match (&self.far, &next.far) {
-            (None, None) => Some(Self { near: through(&self.near, &next.near), far: None }),
-            (None, Some(far)) => Some(Self {
-                near: through(&self.near, &next.near),
-                far: Some(through(&self.near, far)),
-            }),
-            (Some(far), None) => Some(Self {
-                near: through(&self.near, &next.near),
-                far: Some(through(far, &next.near)),
-            }),
-            (Some(_), Some(_)) => None,
-        }
+        let far = match (&self.far, &next.far) {
+            (None, None) => None,
+            (None, Some(far)) => Some(through(&self.near, far)),
+            (Some(far), None) => Some(through(far, &next.near)),
+            (Some(_), Some(_)) => return None,
+        };
+        Some(Self { near: through(&self.near, &next.near), far })
     }
 }
 

@@ -7,9 +7,8 @@
 use super::files::read_maybe_gz;
 use super::raw::RawDataset;
 use super::source::Kind;
-use super::{Damaged, DataError, ImageData, ImageOptions, ImageShape, SharedBytes};
+use super::{DataError, ImageData, ImageOptions, ImageShape, SharedBytes};
 use std::path::Path;
-use std::sync::Arc;
 
 const SIDE: usize = 32;
 const PIXELS: usize = 3 * SIDE * SIDE;
@@ -109,20 +108,9 @@ pub fn open_cifar(directory: &Path, which: Cifar, side: usize) -> Result<ImageDa
         }
         Ok(RawDataset::new(samples, ImageShape::square(3, SIDE), side, directory.to_path_buf()))
     };
-    let (train, test) = (open(train)?, open(&[test])?);
     let kind = match which {
-        Cifar::Ten => "cifar10",
-        Cifar::Hundred => "cifar100",
+        Cifar::Ten => CIFAR10.name,
+        Cifar::Hundred => CIFAR100.name,
     };
-    Ok(ImageData {
-        fingerprint: RawDataset::fingerprint(kind, which.classes(), &train, &test),
-        train_labels: train.labels(),
-        test_labels: test.labels(),
-        train: Arc::new(train),
-        test: Arc::new(test),
-        classes: which.classes(),
-        shape: ImageShape::square(3, side),
-        damaged: Damaged::default(),
-        files: None,
-    })
+    Ok(RawDataset::data(kind, which.classes(), open(train)?, open(&[test])?))
 }

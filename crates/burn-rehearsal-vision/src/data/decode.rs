@@ -45,6 +45,16 @@ pub enum Fit {
     Crop,
 }
 
+impl Fit {
+    /// The name in fingerprints and packs.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Stretch => "stretch",
+            Self::Crop => "crop",
+        }
+    }
+}
+
 /// Decodes images one after the other, in working memory that it keeps.
 #[derive(Debug, Default)]
 pub struct Decoder {

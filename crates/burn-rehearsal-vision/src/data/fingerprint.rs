@@ -36,11 +36,7 @@ pub(super) fn of_files(
 
 /// With what else decides which images the network gets.
 pub(super) fn with_options(data: Fingerprint, kind: &str, side: usize, fit: Fit) -> Fingerprint {
-    let fit = match fit {
-        Fit::Stretch => "stretch",
-        Fit::Crop => "crop",
-    };
     data.with_option("the kind of data", kind)
         .with_option("image size", side)
-        .with_option("fit", fit)
+        .with_option("fit", fit.name())
 }

@@ -7,9 +7,8 @@
 use super::files::read_maybe_gz;
 use super::raw::RawDataset;
 use super::source::Kind;
-use super::{Damaged, DataError, ImageData, ImageShape, SharedBytes};
+use super::{DataError, ImageData, ImageShape, SharedBytes};
 use std::path::Path;
-use std::sync::Arc;
 
 pub(super) const MNIST: Kind = Kind {
     name: "mnist",
@@ -28,25 +27,14 @@ pub(super) const MNIST: Kind = Kind {
 pub fn open_idx(directory: &Path, side: usize) -> Result<ImageData, DataError> {
     let train = part(directory, "train", side)?;
     let test = part(directory, "t10k", side)?;
-    let (train_labels, test_labels) = (train.labels(), test.labels());
-    let classes = train_labels.iter().max().map_or(0, |last| last + 1);
-    if let Some(class) = test_labels.iter().find(|&&class| class >= classes) {
+    let classes = train.labels().into_iter().max().map_or(0, |last| last + 1);
+    if let Some(class) = test.labels().into_iter().find(|&class| class >= classes) {
         return Err(DataError::unusable(
             directory,
             format!("the class {class} is in the test part only"),
         ));
     }
-    Ok(ImageData {
-        fingerprint: RawDataset::fingerprint("mnist", classes, &train, &test),
-        train: Arc::new(train),
-        train_labels,
-        test: Arc::new(test),
-        test_labels,
-        classes,
-        shape: ImageShape::square(1, side),
-        damaged: Damaged::default(),
-        files: None,
-    })
+    Ok(RawDataset::data("mnist", classes, train, test))
 }
 
 fn part(directory: &Path, name: &str, side: usize) -> Result<RawDataset, DataError> {

@@ -291,19 +291,24 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    /// The next byte behind one or several of `0xff`, and the number of bytes before those.
+    fn code(&mut self) -> Result<(usize, u8), String> {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let before = memchr(0xff, rest).unwrap_or(rest.len());
+        let (length, &code) = (before..)
+            .zip(&rest[before..])
+            .find(|(_, byte)| **byte != 0xff)
+            .ok_or("it ends too early: it has no end marker")?;
+        self.at += length + 1;
+        Ok((before, code))
+    }
+
     /// The code of the next marker; whatever lies before it is skipped.
     fn marker(&mut self) -> Result<u8, String> {
         loop {
-            let rest = self.bytes.get(self.at..).unwrap_or_default();
-            let begin = memchr(0xff, rest).ok_or("it ends too early: it has no end marker")?;
-            let code = rest[begin..]
-                .iter()
-                .position(|&byte| byte != 0xff)
-                .ok_or("it ends too early: it has no end marker")?;
-            self.at += begin + code + 1;
-            match rest[begin + code] {
-                0 => {}
-                code => return Ok(code),
+            let (_, code) = self.code()?;
+            if code != 0 {
+                return Ok(code);
             }
         }
     }
@@ -323,23 +328,18 @@ impl<'a> Reader<'a> {
     fn entropy_coded(&mut self) -> Result<EntropyCoded, String> {
         let mut data = EntropyCoded { end: self.at, bytes: 0, restarts: 0 };
         loop {
-            let rest = self.bytes.get(data.end..).unwrap_or_default();
-            let begin = memchr(0xff, rest).ok_or("it ends too early: it has no end marker")?;
-            let code = rest[begin..]
-                .iter()
-                .position(|&byte| byte != 0xff)
-                .ok_or("it ends too early: it has no end marker")?;
-            data.bytes += begin;
-            match rest[begin + code] {
+            let start = self.at;
+            let (before, code) = self.code()?;
+            data.bytes += before;
+            match code {
                 0 => data.bytes += 1,
                 0xd0..=0xd7 => data.restarts += 1,
                 _ => {
-                    data.end += begin;
+                    data.end = start + before;
                     self.at = data.end;
                     return Ok(data);
                 }
             }
-            data.end += begin + code + 1;
         }
     }
 }

@@ -13,7 +13,7 @@
 //! the end, all that was written is read back and compared with its digest.
 
 use super::files::{entries, name};
-use super::{DataError, Fit, ImageData, ImageOptions, OnDamaged};
+use super::{DataError, ImageData, ImageOptions, OnDamaged};
 use burn_rehearsal::checkpoint::{AtomicFile, write_atomically};
 use burn_rehearsal_train::lock::DirectoryLock;
 use rayon::prelude::*;
@@ -206,24 +206,12 @@ pub fn pack(
     Ok(report)
 }
 
-/// The length of every file and when it was written, in nanoseconds since 1970: one that was
-/// replaced or repaired is another one.
-fn stamps(data: &ImageData) -> Result<[Vec<(u64, u128)>; 2], DataError> {
-    let stamp = |file: &PathBuf| {
-        let data = std::fs::metadata(file).map_err(DataError::io("look at", file))?;
-        let written = data
-            .modified()
-            .ok()
-            .and_then(|time| time.duration_since(UNIX_EPOCH).ok())
-            .unwrap_or_default();
-        Ok((data.len(), written.as_nanos()))
-    };
-    let of_part = |part: usize| {
-        data.files
-            .as_ref()
-            .map_or(Ok(Vec::new()), |files| files[part].par_iter().map(stamp).collect())
-    };
-    Ok([of_part(0)?, of_part(1)?])
+/// The length of a file and when it was written, in nanoseconds since 1970: one that was replaced
+/// or repaired is another one.
+fn stamp(file: &PathBuf) -> Result<(u64, u128), DataError> {
+    let data = std::fs::metadata(file).map_err(DataError::io("look at", file))?;
+    let written = data.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    Ok((data.len(), written.unwrap_or_default().as_nanos()))
 }
 
 fn manifest(data: &ImageData, options: &PackOptions, out: &Path) -> Result<Manifest, DataError> {
@@ -237,17 +225,18 @@ fn manifest(data: &ImageData, options: &PackOptions, out: &Path) -> Result<Manif
         ));
     }
     let mut source = blake3::Hasher::new();
-    let stamps = stamps(data)?;
     for (part, labels) in [&data.train_labels, &data.test_labels].into_iter().enumerate() {
         source.update(PARTS[part].as_bytes());
-        for (index, class) in labels.iter().enumerate() {
+        let files = data.files.iter().flat_map(|files| files[part].iter());
+        let files: Vec<&PathBuf> = files.collect();
+        let stamps: Vec<_> = files.par_iter().map(|file| stamp(file)).collect::<Result<_, _>>()?;
+        let mut files = files.into_iter().zip(stamps);
+        for class in labels {
             // Folder and name say which image it is; where the whole data set lies does not matter.
-            if let Some(files) = &data.files {
-                let file = &files[part][index];
+            if let Some((file, (bytes, changed))) = files.next() {
                 for name in file.iter().rev().take(2) {
                     source.update(name.as_encoded_bytes()).update(b"/");
                 }
-                let (bytes, changed) = stamps[part][index];
                 source.update(&bytes.to_le_bytes()).update(&changed.to_le_bytes());
             }
             source.update(&(*class as u64).to_le_bytes());
@@ -257,10 +246,7 @@ fn manifest(data: &ImageData, options: &PackOptions, out: &Path) -> Result<Manif
         version: VERSION,
         format: options.format,
         shape: pixels.then_some([shape.channels, shape.height, shape.width]),
-        fit: pixels.then(|| match options.images.fit {
-            Fit::Stretch => "stretch".into(),
-            Fit::Crop => "crop".into(),
-        }),
+        fit: pixels.then(|| options.images.fit.name().into()),
         classes: data.classes,
         samples,
         shard_samples: (SHARD_BYTES / if pixels { shape.elements().max(1) } else { TYPICAL_FILE })

@@ -1,13 +1,14 @@
 //! Pixels that are no file any more: scaling them, and putting their channels one after the other.
 
 use super::fingerprint::with_options;
-use super::{DataError, Fit, Image, ImageShape, Pixels, SharedBytes};
+use super::{Damaged, DataError, Fit, Image, ImageData, ImageShape, Pixels, SharedBytes};
 use burn::data::dataset::{Dataset, DatasetError};
 use burn_rehearsal_train::fingerprint::{Fingerprint, Split};
 use fast_image_resize::images::{Image as Target, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Pixels that are put in order together.
 const GROUP: usize = 16;
@@ -106,20 +107,25 @@ impl RawDataset {
         self.samples.iter().map(|(.., class)| *class).collect()
     }
 
-    /// Which data two parts are; every pixel counts.
-    pub(super) fn fingerprint(
-        kind: &str,
-        classes: usize,
-        train: &Self,
-        test: &Self,
-    ) -> Fingerprint {
+    /// Two parts as one data set. Every pixel counts for its fingerprint.
+    pub(super) fn data(kind: &str, classes: usize, train: Self, test: Self) -> ImageData {
         let mut data = Fingerprint::builder::<String>("images", "all pixels", vec![None; classes]);
-        for (split, part) in [(Split::Train, train), (Split::Test, test)] {
+        for (split, part) in [(Split::Train, &train), (Split::Test, &test)] {
             for (bytes, range, class) in &part.samples {
                 data.add(split, *class, &[bytes.get(range.clone()).unwrap_or_default()]);
             }
         }
-        with_options(data.build(), kind, train.side, Fit::Stretch)
+        ImageData {
+            fingerprint: with_options(data.build(), kind, train.side, Fit::Stretch),
+            train_labels: train.labels(),
+            test_labels: test.labels(),
+            shape: ImageShape::square(train.shape.channels, train.side),
+            train: Arc::new(train),
+            test: Arc::new(test),
+            classes,
+            damaged: Damaged::default(),
+            files: None,
+        }
     }
 
     fn pixels(&self, index: usize) -> Result<(Pixels, usize), DataError> {

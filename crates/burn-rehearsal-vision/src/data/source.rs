@@ -48,7 +48,8 @@ pub struct DataSource {
 }
 
 /// The text does not name a data set.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected one of {}", KINDS.each_ref().map(|kind| format!("`{}`", kind.pattern())).join(", "))]
 pub struct UnknownDataSource;
 
 impl DataSource {
@@ -128,17 +129,6 @@ impl PartialEq for DataSource {
 
 impl Eq for DataSource {}
 
-impl fmt::Display for UnknownDataSource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let choices: Vec<String> =
-            KINDS.iter().map(|kind| format!("`{}`", kind.pattern())).collect();
-        let (last, others) = choices.split_last().ok_or(fmt::Error)?;
-        write!(f, "expected {} or {last}", others.join(", "))
-    }
-}
-
-impl std::error::Error for UnknownDataSource {}
-
 impl Serialize for DataSource {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -177,8 +167,8 @@ mod tests {
         for text in ["", "digits:", "folder", "folder:", "cifar", "imagenet:x"] {
             let error = text.parse::<DataSource>().unwrap_err().to_string();
             assert!(
-                error.starts_with("expected `digits`, `folder:DIR`, ")
-                    && error.ends_with(" or `pack:DIR`"),
+                error.starts_with("expected one of `digits`, `folder:DIR`, ")
+                    && error.ends_with(", `pack:DIR`"),
                 "{text}: {error}"
             );
         }

@@ -4,14 +4,13 @@
 //! A ghost module computes half of its channels by an ordinary convolution, and the other half from
 //! those by a depthwise one.
 
-use super::{conv, global_average, norm};
+use super::{conv, conv_norm, global_average, norm};
 use burn::config::Config;
 use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{BatchNorm, Linear, LinearConfig};
 use burn::tensor::activation::{hard_sigmoid, relu};
 use burn::tensor::{Device, Tensor};
-use burn_rehearsal_train::data_parallel::in_f32;
 
 /// Channels before the classifier, whatever the width.
 const HEAD: usize = 1280;
@@ -168,10 +167,9 @@ impl Ghost {
     }
 
     fn forward(&self, input: Tensor<4>, activation: fn(Tensor<4>) -> Tensor<4>) -> Tensor<4> {
-        let primary = activation(self.primary_conv.1.forward(self.primary_conv.0.forward(input)));
-        let cheap = activation(
-            self.cheap_operation.1.forward(self.cheap_operation.0.forward(primary.clone())),
-        );
+        let [primary, cheap] = [&self.primary_conv, &self.cheap_operation];
+        let primary = activation(conv_norm(&primary.0, &primary.1, input));
+        let cheap = activation(conv_norm(&cheap.0, &cheap.1, primary.clone()));
         Tensor::cat(vec![primary, cheap], 1)
     }
 }
@@ -215,15 +213,14 @@ impl Bottleneck {
     fn forward(&self, input: Tensor<4>) -> Tensor<4> {
         let mut hidden = self.ghost1.forward(input.clone(), relu);
         if let (Some(conv), Some(norm)) = (&self.conv_dw, &self.bn_dw) {
-            hidden = in_f32(conv.forward(hidden), |hidden| norm.forward(hidden));
+            hidden = conv_norm(conv, norm, hidden);
         }
         if let Some(excite) = &self.se {
             hidden = excite.forward(hidden);
         }
         let around = match &self.shortcut {
             Some((depthwise, norm1, pointwise, norm2)) => {
-                let hidden = in_f32(depthwise.forward(input), |hidden| norm1.forward(hidden));
-                in_f32(pointwise.forward(hidden), |hidden| norm2.forward(hidden))
+                conv_norm(pointwise, norm2, conv_norm(depthwise, norm1, input))
             }
             None => input,
         };
@@ -234,16 +231,15 @@ impl Bottleneck {
 impl GhostNet {
     /// Class scores: `[rows, channels, height, width]` → `[rows, classes]`.
     pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        let mut hidden =
-            relu(in_f32(self.conv_stem.forward(images), |hidden| self.bn1.forward(hidden)));
+        let mut hidden = relu(conv_norm(&self.conv_stem, &self.bn1, images));
         for stage in &self.blocks {
             hidden = match stage {
                 Stage::Bottlenecks(blocks) => {
                     blocks.iter().fold(hidden, |hidden, block| block.forward(hidden))
                 }
-                Stage::Widen(layers) => layers.iter().fold(hidden, |hidden, layer| {
-                    relu(in_f32(layer.conv.forward(hidden), |hidden| layer.bn1.forward(hidden)))
-                }),
+                Stage::Widen(layers) => layers
+                    .iter()
+                    .fold(hidden, |hidden, layer| relu(conv_norm(&layer.conv, &layer.bn1, hidden))),
             };
         }
         let [rows, channels, ..] = hidden.dims();

@@ -36,6 +36,7 @@ pub use resnet::{Block, ResNet, ResNetConfig, Stem};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{BatchNorm, BatchNormConfig, PaddingConfig2d};
 use burn::tensor::{Device, Tensor};
+use burn_rehearsal_train::data_parallel::in_f32;
 
 /// A square convolution without bias. With stride 1 it keeps the size of the image.
 fn conv(
@@ -56,6 +57,12 @@ fn conv(
 
 fn norm(channels: usize, device: &Device) -> BatchNorm {
     BatchNormConfig::new(channels).init(device)
+}
+
+/// A convolution and its batch norm, which stays in `f32` in a network that computes in half
+/// precision.
+fn conv_norm(conv: &Conv2d, norm: &BatchNorm, input: Tensor<4>) -> Tensor<4> {
+    in_f32(conv.forward(input), |features| norm.forward(features))
 }
 
 /// The mean of every channel: `[rows, channels, height, width]` → `[rows, channels]`.

@@ -3,12 +3,10 @@
 use super::{
     ConvNet, ConvNetConfig, GhostNet, GhostNetConfig, Mlp, MlpConfig, ResNet, ResNetConfig, Stem,
 };
-use crate::ImageBatch;
 use burn::config::Config;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use burn_rehearsal_train::init::Scheme;
-use burn_rehearsal_train::methods::Classifier;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -54,11 +52,10 @@ macro_rules! networks {
             $($(#[doc = $summary])+ $Kind($Network),)+
         }
 
-        impl Classifier for Network {
-            type Batch = ImageBatch;
-
-            fn logits(&self, batch: ImageBatch) -> Tensor<2> {
-                match self { $(Self::$Kind(network) => network.logits(batch),)+ }
+        impl Network {
+            /// Class scores: `[rows, channels, height, width]` → `[rows, classes]`.
+            pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+                match self { $(Self::$Kind(network) => network.forward(images),)+ }
             }
         }
 

@@ -4,7 +4,7 @@
 //! A bottleneck has its stride in the 3×3 convolution, as torchvision's have, not in the first 1×1
 //! as in the paper.
 
-use super::{conv, global_average, norm};
+use super::{conv, conv_norm, global_average, norm};
 use burn::config::Config;
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
@@ -12,7 +12,6 @@ use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
 use burn::nn::{BatchNorm, Linear, LinearConfig, PaddingConfig2d};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
-use burn_rehearsal_train::data_parallel::in_f32;
 use serde::{Deserialize, Serialize};
 
 /// The kind of residual block.
@@ -142,45 +141,37 @@ struct Residual {
 impl Residual {
     fn new(block: Block, incoming: usize, inner: usize, stride: usize, device: &Device) -> Self {
         let outgoing = inner * block.expansion();
-        let (conv1, conv2, third) = match block {
-            Block::Basic => (
-                conv([incoming, inner], 3, stride, 1, device),
-                conv([inner, inner], 3, 1, 1, device),
-                None,
+        let conv = |channels, kernel, stride| conv(channels, kernel, stride, 1, device);
+        let (conv1, conv2, conv3) = match block {
+            Block::Basic => (conv([incoming, inner], 3, stride), conv([inner, inner], 3, 1), None),
+            Block::Bottleneck => (
+                conv([incoming, inner], 1, 1),
+                conv([inner, inner], 3, stride),
+                Some(conv([inner, outgoing], 1, 1)),
             ),
-            Block::Bottleneck => {
-                let third = (conv([inner, outgoing], 1, 1, 1, device), norm(outgoing, device));
-                (
-                    conv([incoming, inner], 1, 1, 1, device),
-                    conv([inner, inner], 3, stride, 1, device),
-                    Some(third),
-                )
-            }
         };
-        let (conv3, bn3) = third.unzip();
         let changes = stride != 1 || incoming != outgoing;
         Self {
             conv1,
             bn1: norm(inner, device),
             conv2,
             bn2: norm(inner, device),
+            bn3: conv3.is_some().then(|| norm(outgoing, device)),
             conv3,
-            bn3,
-            downsample: changes.then(|| {
-                (conv([incoming, outgoing], 1, stride, 1, device), norm(outgoing, device))
-            }),
+            downsample: changes
+                .then(|| (conv([incoming, outgoing], 1, stride), norm(outgoing, device))),
         }
     }
 
     fn forward(&self, input: Tensor<4>) -> Tensor<4> {
         let around = match &self.downsample {
-            Some((conv, norm)) => in_f32(conv.forward(input.clone()), |x| norm.forward(x)),
+            Some((conv, norm)) => conv_norm(conv, norm, input.clone()),
             None => input.clone(),
         };
-        let hidden = relu(in_f32(self.conv1.forward(input), |x| self.bn1.forward(x)));
-        let hidden = in_f32(self.conv2.forward(hidden), |x| self.bn2.forward(x));
+        let hidden = relu(conv_norm(&self.conv1, &self.bn1, input));
+        let hidden = conv_norm(&self.conv2, &self.bn2, hidden);
         let hidden = match (&self.conv3, &self.bn3) {
-            (Some(conv), Some(norm)) => in_f32(conv.forward(relu(hidden)), |x| norm.forward(x)),
+            (Some(conv), Some(norm)) => conv_norm(conv, norm, relu(hidden)),
             _ => hidden,
         };
         relu(hidden + around)
@@ -190,7 +181,7 @@ impl Residual {
 impl ResNet {
     /// Class scores: `[rows, channels, height, width]` → `[rows, classes]`.
     pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        let hidden = relu(in_f32(self.conv1.forward(images), |x| self.bn1.forward(x)));
+        let hidden = relu(conv_norm(&self.conv1, &self.bn1, images));
         let hidden = match &self.maxpool {
             Some(pool) => pool.forward(hidden),
             None => hidden,

@@ -21,7 +21,7 @@ use burn_rehearsal_train::experiment::{
     CompletedEpoch, EpochSink, LaunchInfo, Observer, ProgressSample,
 };
 use indicatif::{ProgressBar, ProgressStyle};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use renderer::ProgressRenderer;
 use status::{RunStatus, figures};
 use std::error::Error;
@@ -90,7 +90,7 @@ pub struct Shared {
     bar: ProgressBar,
     plan: RunPlan,
     begin: Option<Begin>,
-    status: Mutex<RunStatus>,
+    pub status: Mutex<RunStatus>,
     began: Instant,
     /// When the last line of an epoch was printed.
     last_line: Mutex<Option<Instant>>,
@@ -245,32 +245,24 @@ impl Observer for Progress {
 }
 
 impl Shared {
-    /// The state of the run.
-    pub fn status(&self) -> MutexGuard<'_, RunStatus> {
-        self.status.lock()
-    }
-
     /// Shows what training is doing; called a few times a second at most.
     pub fn show(&self, reading: ProgressSample) {
         let now = Instant::now();
+        let words = || {
+            let mut status = self.status.lock();
+            self.bar.set_position(status.position());
+            (status.label(), status.figures(reading, now), status.eta(now))
+        };
         match self.display {
             Display::Bar => {
-                let mut status = self.status();
-                let (label, figures) = (status.label(now), status.figures(reading, now));
-                self.bar.set_position(status.position());
-                drop(status);
-                self.bar.set_prefix(label);
+                let (label, figures, eta) = words();
+                self.bar.set_prefix(format!("{label}  {eta}"));
                 self.bar.set_message(figures);
             }
-            Display::Plain => {
-                let words = || {
-                    let mut status = self.status();
-                    let (label, figures) = (status.label(now), status.figures(reading, now));
-                    let (label, eta) = label.rsplit_once("  ").unwrap_or((&label, ""));
-                    format!("{label}  {figures}  {eta}")
-                };
-                self.line(LINE_WITHIN_EVERY, false, words);
-            }
+            Display::Plain => self.line(LINE_WITHIN_EVERY, false, || {
+                let (label, figures, eta) = words();
+                format!("{label}  {figures}  {eta}")
+            }),
             Display::None | Display::Tui => {}
         }
     }

@@ -49,13 +49,13 @@ impl TrainingView for ProgressRenderer {
         let epoch = self.next;
         self.next = epoch.next();
         self.total = Some(items);
-        self.shared.status().begin(self.task, epoch, self.reader.read(), Instant::now());
+        self.shared.status.lock().begin(self.task, epoch, self.reader.read(), Instant::now());
     }
 
     fn update_split(&mut self, items: usize) {
         let Some(total) = self.total else { return };
         let now = Instant::now();
-        self.shared.status().step(items, total, now);
+        self.shared.status.lock().step(items, total, now);
         if self.shown.is_none_or(|shown| now.saturating_duration_since(shown) >= REFRESH) {
             self.shown = Some(now);
             self.shared.show(self.reader.read());
@@ -87,9 +87,9 @@ impl TrainingView for ProgressRenderer {
         };
         let id = Some(&entry.metric_id);
         if id == self.loss.as_ref() {
-            self.shared.status().loss(value);
+            self.shared.status.lock().loss(value);
         } else if id == self.top1.as_ref() {
-            self.shared.status().top1(value);
+            self.shared.status.lock().top1(value);
         }
     }
 }
