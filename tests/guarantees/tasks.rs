@@ -177,10 +177,23 @@ fn ranks_that_begin_different_tasks_or_one_at_another_step_disagree_on_every_ran
                     begin(&buffer, 1)
                 }
             });
-            for errors in [different, early, late] {
-                for (rank, error) in errors.iter().enumerate() {
-                    let agreed = matches!(error, RehearsalError::Disagreement { this_rank, detail: "task", .. } if *this_rank == rank);
-                    assert!(agreed, "lag {lag}, rank {rank}: {error}");
+            let begins_or_trains =
+                |begins| if begins { "begins task 1" } else { "trains on task 0" };
+            let cases: [(_, &dyn Fn(usize) -> String); 3] = [
+                (different, &|rank| format!("begins task {}", 1 + rank / 2)),
+                (early, &|rank| begins_or_trains(rank == 1).to_owned()),
+                (late, &|rank| begins_or_trains(rank != 1).to_owned()),
+            ];
+            for (errors, task) in cases {
+                for (this_rank, error) in errors.into_iter().enumerate() {
+                    let RehearsalError::Disagreement { rank, .. } = error else {
+                        panic!("lag {lag}, rank {this_rank}: {error}")
+                    };
+                    // The error names the tasks of both ranks.
+                    let detail =
+                        format!("rank {rank} {}, rank {this_rank} {}", task(rank), task(this_rank));
+                    assert_ne!(task(rank), task(this_rank));
+                    assert_eq!(error, RehearsalError::Disagreement { rank, this_rank, detail });
                 }
             }
         }

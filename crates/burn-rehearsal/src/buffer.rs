@@ -7,14 +7,14 @@
 mod outside;
 mod state;
 
-use crate::batch::{RehearsalBatch, Role, Schema};
+use crate::batch::{RehearsalBatch, Role};
 use crate::candidates::CandidateSelector;
 use crate::config::{OnRepeat, RehearsalConfig};
 use crate::engine::{
     BufferReport, Delivery, EngineTimings, FailCode, Inspection, PendingCheckpoint, Reply, Request,
     Restored, Resumed, Saved, Timings,
 };
-use crate::error::{BatchError, ConfigError, RehearsalError, notice};
+use crate::error::{ConfigError, RehearsalError, notice};
 use crate::link::Link;
 use crate::rules::CustomRules;
 use crate::slots::RowHandle;
@@ -28,7 +28,7 @@ use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::path::Path;
 use std::sync::{Arc, Once};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// A rank's rehearsal buffer: a cheap handle (`Clone + Send + Sync`) on the engine that owns the
 /// shard.
@@ -86,19 +86,6 @@ pub struct Rehearsed<B> {
     pub batch: B,
     /// Where each representative is stored, in the order of the appended rows.
     pub representatives: Vec<RowHandle>,
-}
-
-/// The representatives that were appended to a mini-batch.
-struct Appended {
-    delivery: Option<Delivery>,
-    /// The rounds that were under way before.
-    queued: usize,
-    /// How long the training thread waited for them.
-    waited: Duration,
-    /// The bytes that were copied.
-    copied: usize,
-    /// When it was done.
-    at: Instant,
 }
 
 impl RehearsalConfig {
@@ -181,9 +168,11 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         {
             return Err(ConfigError::NoId.into());
         }
-        let link = Link::new(config, rules, collective, timings.clone())?;
+        let (link, rounds) = Link::new(config, rules, collective, timings.clone())?;
         let state = State {
             link,
+            rounds,
+            lag: config.lag as u64,
             schema: None,
             autodiff: None,
             step: 0,
@@ -252,70 +241,33 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         let started = Instant::now();
         // What other calls waited for is not this step's.
         state.link.take_waited();
-        state.drain_if_needed(config)?;
-        let parts =
-            self.take_apart(state, batch).and_then(|parts| state.check_autodiff().map(|()| parts));
-        let (mut rest, schema, rows) =
-            parts.inspect_err(|_| state.report_failure(FailCode::Batch))?;
-        let (appended, offered) = if config.lag == 0 {
+        state.drain_if_needed()?;
+        let (mut rest, schema, rows) = state.take_apart(batch)?;
+        let mut copied = 0;
+        if config.lag == 0 {
             // The representatives of a step depend on its own candidates.
-            let offered = state.offer(config, *rank, &schema, rows, Instant::now())?;
-            (self.append(state, &schema, rows)?, offered)
-        } else {
-            // Burn copies a tensor that is shared before it is written, and offered columns are
-            // shared with the engine.
-            let appended = self.append(state, &schema, rows)?;
-            let offered = state.offer(config, *rank, &schema, rows, appended.at)?;
-            (appended, offered)
-        };
-        let Appended { delivery, queued, waited, copied, .. } = appended;
+            copied += state.offer(config, *rank, &schema, rows, Instant::now())?;
+        }
+        let queued = state.rounds_under_way();
+        let delivery = state.next_delivery()?;
+        let waited = state.link.take_waited();
+        let ready = Instant::now();
+        copied += state.merge(&schema, rows, delivery.as_ref())?;
+        let merged = timings.append(ready);
+        if config.lag > 0 {
+            // Offered columns are shared with the engine, and Burn copies a shared tensor before it
+            // writes to it. So the representatives are appended first.
+            copied += state.offer(config, *rank, &schema, rows, merged)?;
+        }
         state.step += 1;
         let drawn = delivery.as_ref().filter(|delivery| !delivery.handles.is_empty());
+        let staleness =
+            drawn.map_or(0, |delivery| (state.step - 1).saturating_sub(delivery.drawn_at));
         B::fill(&mut rest, drawn.map_or(0, |delivery| delivery.handles.len()));
         let batch = B::from_parts(state.merged.drain(..), rest)?;
-        timings.assemble(started.elapsed().saturating_sub(waited));
-        timings.step(
-            queued,
-            drawn.map_or(0, |delivery| (state.step - 1).saturating_sub(delivery.drawn_at)),
-        );
-        timings.copied(copied + offered);
+        timings.step(waited, started.elapsed().saturating_sub(waited), queued, staleness);
+        timings.copied(copied);
         Ok((batch, delivery))
-    }
-
-    /// Fills `state.incoming` with the columns of `batch`, and checks them against the first
-    /// mini-batch.
-    fn take_apart(
-        &self,
-        state: &mut State,
-        batch: B,
-    ) -> Result<(B::Rest, Arc<Schema>, usize), BatchError> {
-        state.incoming.clear();
-        state.merged.clear();
-        let rest = batch.into_parts(&mut state.incoming)?;
-        let schema = match &state.schema {
-            Some(schema) => schema.clone(),
-            None => Arc::new(Schema::of(B::FIELDS, &state.incoming)?),
-        };
-        let rows = schema.check(&state.incoming)?;
-        state.schema.get_or_insert_with(|| schema.clone());
-        Ok((rest, schema, rows))
-    }
-
-    /// Waits for the representatives of this step, and appends them to the incoming rows.
-    fn append(
-        &self,
-        state: &mut State,
-        schema: &Schema,
-        rows: usize,
-    ) -> Result<Appended, RehearsalError> {
-        let Shared { config, timings, .. } = &*self.shared;
-        let queued = state.rounds_under_way();
-        let delivery = state.next_delivery(config)?;
-        let waited = state.link.take_waited();
-        timings.wait(waited);
-        let started = Instant::now();
-        let copied = state.merge(schema, rows, delivery.as_ref())?;
-        Ok(Appended { delivery, queued, waited, copied, at: timings.append(started) })
     }
 
     /// Takes part in a step for which this rank has no rows. Collective, like
@@ -326,15 +278,14 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     ///
     /// As [`rehearse`](Self::rehearse).
     pub fn skip_step(&self) -> Result<(), RehearsalError> {
-        let config = &self.shared.config;
         self.lock().guarded(|state| {
             if self.shared.size == 1 {
                 // An error in the last mini-batch of an epoch is reported at its end.
-                return state.drain(config);
+                return state.drain();
             }
-            state.drain_if_needed(config)?;
+            state.drain_if_needed()?;
             state.link.send(Request::SkipStep)?;
-            state.outstanding.push_back(Awaited::SkippedStep);
+            state.outstanding.push_back(Awaited::Round { skipped: true });
             Ok(())
         })
     }
@@ -359,9 +310,8 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     /// [`RehearsalError::Disagreement`] if the ranks are at different steps or begin different
     /// tasks.
     pub fn begin_task(&self, task: usize) -> Result<(), RehearsalError> {
-        let config = &self.shared.config;
         self.lock().guarded(|state| {
-            state.drain_if_needed(config)?;
+            state.drain_if_needed()?;
             let (reply, answer) = Reply::channel();
             state.link.send(Request::BeginTask(u32::try_from(task).unwrap_or(u32::MAX), reply))?;
             state.outstanding.push_back(Awaited::Task(answer));
@@ -400,10 +350,10 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         if state.error.is_none() {
             // An error that is found here poisons the buffer, and what is stored is returned all
             // the same.
-            let _ = state.guarded(|state| state.drain(&self.shared.config));
+            let _ = state.guarded(State::drain);
         }
         if state.error.is_some() {
-            state.abandon(&self.shared.config);
+            state.abandon();
         }
         state.link.ask(Request::Snapshot)
     }
@@ -426,7 +376,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         // An error that is not the checkpoint's alone is known now, and not only at the next step.
         let mut state = self.lock();
         if state.error.is_none() {
-            state.guarded(|state| state.drain(&self.shared.config))?;
+            state.guarded(State::drain)?;
         }
         saved
     }
@@ -458,15 +408,15 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         let mut state = self.lock();
         if state.error.is_some() && self.shared.size == 1 {
             // The step that failed has used up its representatives: the engine draws them again.
-            state.abandon(&self.shared.config);
+            state.abandon();
             let (ticket, checkpoint) = PendingCheckpoint::new(state.link.another_asker());
             state.link.ask(|reply| Request::Save(directory, None, ticket, reply))?;
             return Ok(checkpoint);
         }
         state.guarded(|state| {
-            state.drain(&self.shared.config)?;
+            state.drain()?;
             let (ticket, checkpoint) = PendingCheckpoint::new(state.link.another_asker());
-            let pending = state.ready.iter().map(Delivery::share).collect();
+            let pending = state.ready.iter().cloned().collect();
             let (reply, answer) = Reply::channel();
             state.link.send(Request::Save(directory, Some(pending), ticket, reply))?;
             state.outstanding.push_back(Awaited::Done(answer));
@@ -494,7 +444,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         let directory = directory.as_ref().to_path_buf();
         let mut state = self.lock();
         let resumed = state.guarded(|state| {
-            state.drain(&self.shared.config)?;
+            state.drain()?;
             state.link.ask(|reply| Request::Restore(directory, device.clone(), B::FIELDS, reply))
         })?;
         let Resumed { restored, schema, pending } = resumed?;
@@ -506,7 +456,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
 
     fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, RehearsalError> {
         self.lock().guarded(|state| {
-            state.drain(&self.shared.config)?;
+            state.drain()?;
             state.link.ask(request)
         })
     }
@@ -529,7 +479,7 @@ impl<B> RehearsalBuffer<B> {
     /// After an error it is the number before the step that failed.
     pub fn len(&self) -> usize {
         // The next step returns the error.
-        let _ = self.lock().guarded(|state| state.drain(&self.shared.config));
+        let _ = self.lock().guarded(State::drain);
         self.shared.timings.read().stored as usize
     }
 
@@ -574,7 +524,7 @@ impl<B> RehearsalBuffer<B> {
     pub fn check(&self) -> Result<(), RehearsalError> {
         let mut state = self.lock();
         match self.shared.size {
-            1 => state.guarded(|state| state.drain(&self.shared.config)),
+            1 => state.guarded(State::drain),
             _ => state.error.clone().map_or(Ok(()), Err),
         }
     }

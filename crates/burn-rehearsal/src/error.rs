@@ -245,7 +245,7 @@ pub enum RehearsalError {
         /// The rank that reports it.
         this_rank: usize,
         /// What differs.
-        detail: &'static str,
+        detail: String,
     },
     /// This rank's data loader failed.
     #[error("this rank's data failed: {0}")]

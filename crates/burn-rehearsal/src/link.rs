@@ -6,7 +6,9 @@
 //! late, by any other request, and by a thread that waits for its answer.
 
 use crate::config::{Execution, RehearsalConfig};
-use crate::engine::{Answer, Engine, Inbox, MAX_IN_FLIGHT, Reply, Request, Round, Sent, Timings};
+use crate::engine::{
+    Answer, Engine, Inbox, MAX_IN_FLIGHT, Reply, Request, Round, Sent, Timings, poll,
+};
 use crate::error::RehearsalError;
 use crate::rules::CustomRules;
 use burn_rehearsal_collective::{Answerer, Asker, Collective};
@@ -15,22 +17,16 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-/// A handle's end of the way to its engine. Requests are answered in order, and answers must be
+/// A handle's end of the channel to its engine. Requests are answered in order, and answers must be
 /// received in that order.
-pub(crate) struct Link {
-    engine: EngineEnd,
-    /// The answers to rounds.
-    rounds: Receiver<Answer<Round>>,
-}
-
-enum EngineEnd {
-    /// The engine has a thread of its own.
+pub(crate) enum Link {
+    /// The engine has its own thread.
     Background(Background),
-    /// The engine works on the thread that asks.
+    /// The engine works on the thread that sends the request.
     Inline(Box<Engine>),
 }
 
-struct Background {
+pub(crate) struct Background {
     /// Tells whether this rank can move, so that ranks that wait for each other notice.
     asker: Asker,
     requests: SyncSender<Sent>,
@@ -40,7 +36,8 @@ struct Background {
 }
 
 impl Link {
-    /// Starts an engine, in a thread of its own if that is configured.
+    /// Starts an engine, in its own thread if that is configured. The receiver gets the outcomes
+    /// of rounds.
     ///
     /// # Errors
     ///
@@ -51,11 +48,11 @@ impl Link {
         rules: CustomRules,
         collective: Box<dyn Collective>,
         timings: Arc<Timings>,
-    ) -> Result<Self, RehearsalError> {
+    ) -> Result<(Self, Receiver<Answer<Round>>), RehearsalError> {
         let name = format!("rehearsal-{}", collective.rank());
         let (mut engine, rounds) = Engine::new(config.clone(), rules, collective, timings)?;
         if config.execution == Execution::Inline {
-            return Ok(Self { engine: EngineEnd::Inline(Box::new(engine)), rounds });
+            return Ok((Self::Inline(Box::new(engine)), rounds));
         }
         let (requests, inbox) = sync_channel(config.lag + MAX_IN_FLIGHT);
         let (asker, answerer) = engine.answer_requests();
@@ -66,12 +63,12 @@ impl Link {
             .map_err(|error| RehearsalError::Thread(error.to_string()))?;
         let background =
             Background { asker, requests, thread: thread.thread().clone(), waited: Duration::ZERO };
-        Ok(Self { engine: EngineEnd::Background(background), rounds })
+        Ok((Self::Background(background), rounds))
     }
 
     pub(crate) fn send(&mut self, request: Request) -> Result<(), RehearsalError> {
-        match &mut self.engine {
-            EngineEnd::Background(link) => {
+        match self {
+            Self::Background(link) => {
                 let can_wait = matches!(request, Request::Rows(_));
                 let asked = link.asker.ask();
                 link.requests
@@ -81,19 +78,24 @@ impl Link {
                     link.thread.unpark();
                 }
             }
-            EngineEnd::Inline(engine) => engine.handle(request),
+            Self::Inline(engine) => engine.handle(request),
         }
         Ok(())
     }
 
-    /// The outcome of the oldest round that was not received.
-    pub(crate) fn round(&mut self) -> Answer<Round> {
-        self.engine.receive(&self.rounds)
-    }
-
-    /// The answer to a request that was sent.
-    pub(crate) fn receive<T>(&mut self, answer: &Receiver<Answer<T>>) -> Answer<T> {
-        self.engine.receive(answer)
+    /// Waits for the answer to a request that was sent.
+    pub(crate) fn receive<T>(&mut self, answers: &Receiver<Answer<T>>) -> Answer<T> {
+        let poll = || poll(answers);
+        match self {
+            Self::Background(Background { asker, thread, waited, .. }) => asker.wait(poll, || {
+                let started = Instant::now();
+                thread.unpark();
+                let answer = answers.recv();
+                *waited += started.elapsed();
+                answer.map_err(|_| RehearsalError::EngineGone)?
+            }),
+            Self::Inline(_) => poll().unwrap_or(Err(RehearsalError::EngineGone)),
+        }
     }
 
     /// Sends a request and waits for its answer.
@@ -106,38 +108,18 @@ impl Link {
     /// An asker for what other threads of the engine answer. Of an inline engine, it is not
     /// watched.
     pub(crate) fn another_asker(&self) -> Asker {
-        match &self.engine {
-            EngineEnd::Background(link) => link.asker.another(),
-            EngineEnd::Inline(_) => Asker::default(),
+        match self {
+            Self::Background(link) => link.asker.another(),
+            Self::Inline(_) => Asker::default(),
         }
     }
 
     /// The time spent waiting for answers since this was last called. An answer that is there costs
     /// no look at the clock.
     pub(crate) fn take_waited(&mut self) -> Duration {
-        match &mut self.engine {
-            EngineEnd::Background(link) => std::mem::take(&mut link.waited),
-            EngineEnd::Inline(_) => Duration::ZERO,
-        }
-    }
-}
-
-impl EngineEnd {
-    fn receive<T>(&mut self, answers: &Receiver<Answer<T>>) -> Answer<T> {
-        let poll = || match answers.try_recv() {
-            Ok(answer) => Some(answer),
-            Err(TryRecvError::Disconnected) => Some(Err(RehearsalError::EngineGone)),
-            Err(TryRecvError::Empty) => None,
-        };
         match self {
-            Self::Background(Background { asker, thread, waited, .. }) => asker.wait(poll, || {
-                let started = Instant::now();
-                thread.unpark();
-                let answer = answers.recv();
-                *waited += started.elapsed();
-                answer.map_err(|_| RehearsalError::EngineGone)?
-            }),
-            Self::Inline(_) => poll().unwrap_or(Err(RehearsalError::EngineGone)),
+            Self::Background(link) => std::mem::take(&mut link.waited),
+            Self::Inline(_) => Duration::ZERO,
         }
     }
 }
@@ -265,7 +247,7 @@ mod tests {
         let hour = Duration::from_secs(3600);
         for wait in [false, true] {
             let config = RehearsalConfig::new(Capacity::Samples(1));
-            let (engine, rounds) =
+            let (engine, _rounds) =
                 Engine::new(config, CustomRules::default(), Box::new(Solo::new()), Arc::default())
                     .unwrap();
             let (requests, inbox) = sync_channel(2);
@@ -278,7 +260,7 @@ mod tests {
                 thread: thread.thread().clone(),
                 waited: Duration::ZERO,
             };
-            let mut link = Link { engine: EngineEnd::Background(background), rounds };
+            let mut link = Link::Background(background);
             let (done, answered) = sync_channel(1);
             std::thread::spawn(move || {
                 // Whether the engine sleeps already or not, it must not sleep on.

@@ -91,22 +91,11 @@ pub struct SlotTable {
     current_task: u32,
 }
 
-/// What is known of one occupied slot.
-#[derive(Debug, Clone, Copy)]
+/// The table's entry for one occupied slot, as a checkpoint keeps it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(align(32))]
-struct Slot {
+pub(crate) struct Slot {
     /// 0 if rows have no identity.
-    id: i64,
-    class: u32,
-    task: u32,
-    generation: u32,
-    class_pos: u32,
-    task_pos: u32,
-}
-
-/// What a checkpoint keeps of a row, apart from its values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct SlotState {
     pub(crate) id: i64,
     pub(crate) class: u32,
     pub(crate) task: u32,
@@ -253,15 +242,14 @@ impl SlotTable {
     pub(crate) fn push(&mut self, class: u32, id: Option<i64>) -> u32 {
         debug_assert!(!self.is_full());
         let slot = self.len() as u32;
-        let (task_pos, class_pos) = (self.by_task.len() as u32, 0);
+        let task_pos = self.by_task.len() as u32;
         self.by_task.push(slot);
         self.slots.push(Slot {
             id: id.unwrap_or(0),
             class,
             task: self.current_task,
-            generation: 0,
-            class_pos,
             task_pos,
+            ..Slot::default()
         });
         self.link_class(slot, class);
         if let (Some(ids), Some(id)) = (&mut self.ids, id) {
@@ -303,11 +291,9 @@ impl SlotTable {
         }
     }
 
-    /// What a checkpoint keeps of each row, in slot order.
-    pub(crate) fn rows(&self) -> impl Iterator<Item = SlotState> + '_ {
-        self.slots.iter().map(|&Slot { id, class, task, generation, class_pos, task_pos }| {
-            SlotState { id, class, task, generation, class_pos, task_pos }
-        })
+    /// The occupied slots, in order.
+    pub(crate) fn slots(&self) -> &[Slot] {
+        &self.slots
     }
 
     /// The classes ever stored here, ascending.
@@ -317,54 +303,53 @@ impl SlotTable {
             .collect()
     }
 
-    /// The table that has these rows, or `None` if they contradict each other. Rows whose
-    /// `task_pos` is below `from_earlier_tasks` belong to earlier tasks than `current_task`; `seen`
-    /// are the classes ever stored.
-    pub(crate) fn of_rows(
+    /// The table with these occupied slots, or `None` if they contradict each other. Slots whose
+    /// `task_pos` is below `from_earlier_tasks` hold rows of earlier tasks than `current_task`.
+    /// `seen` lists the classes ever stored.
+    pub(crate) fn of_slots(
         capacity: usize,
         has_id: bool,
         current_task: u32,
         from_earlier_tasks: usize,
         seen: &[u32],
-        rows: &[SlotState],
+        slots: Vec<Slot>,
     ) -> Option<Self> {
-        if rows.len() > capacity || from_earlier_tasks > rows.len() {
+        if slots.len() > capacity || from_earlier_tasks > slots.len() {
             return None;
         }
-        let mut table = Self::new(capacity, has_id);
-        table.current_task = current_task;
-        table.from_earlier_tasks = from_earlier_tasks;
         let mut members: BTreeMap<u32, usize> = seen.iter().map(|&class| (class, 0)).collect();
         if members.len() != seen.len() || seen.iter().any(|&class| class as usize >= MAX_CLASSES) {
             return None;
         }
-        for row in rows {
-            *members.get_mut(&row.class)? += 1;
+        for slot in &slots {
+            *members.get_mut(&slot.class)? += 1;
         }
-        table
-            .by_class
-            .resize_with(seen.iter().max().map_or(0, |&class| class as usize + 1), Vec::new);
-        for (&class, &count) in &members {
+        let mut table = Self::new(capacity, has_id);
+        table.current_task = current_task;
+        table.from_earlier_tasks = from_earlier_tasks;
+        table.seen = seen.len();
+        table.by_task.resize(slots.len(), u32::MAX);
+        let classes = members.last_key_value().map_or(0, |(&class, _)| class as usize + 1);
+        table.by_class.resize_with(classes, Vec::new);
+        for (class, count) in members {
             let list = &mut table.by_class[class as usize];
             list.reserve(count.max(1));
             list.resize(count, u32::MAX);
         }
-        table.seen = seen.len();
-        table.by_task.resize(rows.len(), u32::MAX);
-        for (slot, row) in rows.iter().enumerate() {
-            let SlotState { id, class, task, generation, class_pos, task_pos } = *row;
-            let of_class = table.by_class[class as usize].get_mut(class_pos as usize)?;
-            let of_task = table.by_task.get_mut(task_pos as usize)?;
-            // Each position is taken once. There are as many positions as rows, so all are taken.
+        for (index, slot) in slots.iter().enumerate() {
+            let of_class = table.by_class[slot.class as usize].get_mut(slot.class_pos as usize)?;
+            let of_task = table.by_task.get_mut(slot.task_pos as usize)?;
+            // Each position is taken once. There are as many positions as slots, so all are taken.
             if *of_class != u32::MAX || *of_task != u32::MAX {
                 return None;
             }
-            (*of_class, *of_task) = (slot as u32, slot as u32);
-            table.slots.push(Slot { id, class, task, generation, class_pos, task_pos });
+            (*of_class, *of_task) = (index as u32, index as u32);
             if let Some(ids) = &mut table.ids {
-                *ids.entry(id).or_insert(0) += 1;
+                *ids.entry(slot.id).or_insert(0) += 1;
             }
         }
+        // Extends, because the table has room for `capacity` slots.
+        table.slots.extend(slots);
         Some(table)
     }
 

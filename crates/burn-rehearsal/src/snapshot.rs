@@ -1,6 +1,7 @@
 //! A copy of what is stored, as a Burn data set.
 
-use crate::batch::{Column, RehearsalBatch, Role};
+use crate::batch::{Column, FieldSpec, RehearsalBatch, Role};
+use crate::error::BatchError;
 use crate::slots::RowHandle;
 use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataset::{Dataset, DatasetError};
@@ -82,50 +83,49 @@ impl<B: RehearsalBatch<Rest: Default>> SnapshotBatcher<B> {
     ///
     /// # Errors
     ///
-    /// [`BatchError`](crate::error::BatchError) if the samples are those of another batch type.
-    pub fn try_batch(
-        &self,
-        samples: &[StoredSample],
-        device: &Device,
-    ) -> Result<B, crate::error::BatchError> {
+    /// [`BatchError`] if the samples are those of another batch type.
+    pub fn try_batch(&self, samples: &[StoredSample], device: &Device) -> Result<B, BatchError> {
         let rows = samples.len();
-        let mut stored = 0;
-        let columns = B::FIELDS
-            .iter()
-            .map(|spec| {
-                if spec.role == Role::Representative {
-                    return Ok(Column::flags(
-                        vec![true; rows],
-                        DType::Bool(BoolStore::Native),
-                        device,
-                    ));
-                }
-                let missing = || crate::error::BatchError::ColumnType { field: spec.name };
-                let mut bytes = Vec::new();
-                for sample in samples {
-                    bytes.extend_from_slice(
-                        sample.fields.get(stored).ok_or_else(missing)?.as_bytes(),
-                    );
-                }
-                let first = samples
-                    .first()
-                    .and_then(|sample| sample.fields.get(stored))
-                    .ok_or_else(missing)?;
-                stored += 1;
-                let row_shape = first.shape().clone();
-                let elements = row_shape.num_elements();
-                let data = TensorData::try_from_bytes_vec(bytes, [rows, elements], first.dtype())
-                    .map_err(|_| missing())?;
-                Ok(Column::from_data(data, spec.kind, row_shape, device))
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        B::from_parts(columns.into_iter(), B::Rest::default())
+        let mut columns = Vec::new();
+        for (index, spec) in B::FIELDS.iter().filter(|spec| is_stored(spec)).enumerate() {
+            let missing = || BatchError::ColumnType { field: spec.name };
+            let values: Option<Vec<_>> =
+                samples.iter().map(|sample| sample.fields.get(index)).collect();
+            let values = values.ok_or_else(missing)?;
+            let first = values.first().ok_or_else(missing)?;
+            let (row_shape, dtype) = (first.shape().clone(), first.dtype());
+            let bytes: Vec<_> = values.iter().map(|data| data.as_bytes()).collect();
+            let shape = [rows, row_shape.num_elements()];
+            let data = TensorData::try_from_bytes_vec(bytes.concat(), shape, dtype)
+                .map_err(|_| missing())?;
+            columns.push(Column::from_data(data, spec.kind, row_shape, device));
+        }
+        stored_batch(columns.into_iter(), rows, device)
     }
+}
+
+/// A mini-batch of `rows` rows from the columns of its stored fields, on `device`.
+pub(crate) fn stored_batch<B: RehearsalBatch<Rest: Default>>(
+    mut stored: impl Iterator<Item = Column>,
+    rows: usize,
+    device: &Device,
+) -> Result<B, BatchError> {
+    let columns = B::FIELDS.iter().filter_map(|spec| {
+        if is_stored(spec) {
+            return stored.next();
+        }
+        Some(Column::flags(vec![true; rows], DType::Bool(BoolStore::Native), device))
+    });
+    B::from_parts(columns, B::Rest::default())
+}
+
+fn is_stored(spec: &FieldSpec) -> bool {
+    spec.role != Role::Representative
 }
 
 /// What Burn's infallible [`Batcher`] gives for stored rows: a mini-batch, or the reason why there
 /// is none.
-pub type SnapshotBatch<B> = Result<B, crate::error::BatchError>;
+pub type SnapshotBatch<B> = Result<B, BatchError>;
 
 impl<B: RehearsalBatch<Rest: Default>> Batcher<StoredSample, SnapshotBatch<B>>
     for SnapshotBatcher<B>

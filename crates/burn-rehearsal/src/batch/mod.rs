@@ -21,9 +21,11 @@ pub(crate) use schema::first_u64;
 
 use crate::error::BatchError;
 use burn::tensor::{Bool, Int, Tensor};
+use serde::{Deserialize, Serialize};
 
 /// What a field of a mini-batch means to the buffer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Role {
     /// Stored and drawn like the rest; no further meaning.
@@ -37,7 +39,8 @@ pub enum Role {
 }
 
 /// The kind of a tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// `Tensor<D>`
     Float,

@@ -1,11 +1,12 @@
 //! Offering and drawing rows outside of training steps.
 
-use super::RehearsalBuffer;
-use crate::batch::{Column, RehearsalBatch, Role};
-use crate::engine::{FailCode, Request};
+use super::{RehearsalBuffer, State};
+use crate::batch::{Column, RehearsalBatch};
+use crate::engine::Request;
 use crate::error::RehearsalError;
+use crate::snapshot::stored_batch;
 use burn::data::dataset::DatasetError;
-use burn::tensor::{BoolStore, DType};
+use burn::tensor::Device;
 
 impl<B: RehearsalBatch> RehearsalBuffer<B> {
     /// Offers all rows of `batches` to the buffer without drawing any, for example before training
@@ -40,19 +41,14 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         &self,
         batches: impl IntoIterator<Item = Result<B, DatasetError>>,
     ) -> Result<usize, RehearsalError> {
-        let config = &self.shared.config;
-        self.lock().guarded(|state| state.drain(config))?;
+        self.lock().guarded(State::drain)?;
         let mut offered = 0;
         for batch in batches {
             let batch = batch.map_err(|error| RehearsalError::Data(error.to_string()));
             let batch = batch.inspect_err(|error| self.abort(error.clone()))?;
             offered += self.lock().guarded(|state| {
-                let parts = self
-                    .take_apart(state, batch)
-                    .and_then(|parts| state.check_autodiff().map(|()| parts));
-                let (_, schema, rows) =
-                    parts.inspect_err(|_| state.report_failure(FailCode::Batch))?;
-                state.fill(&schema, rows)?;
+                let (_, schema, rows) = state.take_apart(batch)?;
+                state.fill(schema, rows)?;
                 Ok(rows)
             })?;
         }
@@ -80,17 +76,11 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         let rows = delivery.handles.len();
         let Some(device) = delivery.columns.first().map(Column::device) else { return Ok(None) };
         let autodiff = self.lock().autodiff == Some(true);
-        let mut stored = delivery.columns.into_iter();
-        let columns = B::FIELDS.iter().filter_map(|spec| match spec.role {
-            Role::Representative => {
-                Some(Column::flags(vec![true; rows], DType::Bool(BoolStore::Native), &device))
-            }
-            _ => stored.next(),
+        let on = |device: Device| if autodiff { device.autodiff() } else { device };
+        let columns = delivery.columns.into_iter().map(|column| {
+            let device = on(column.device());
+            column.on(&device)
         });
-        let columns = columns.map(|column| {
-            let device = column.device();
-            if autodiff { column.on(&device.autodiff()) } else { column }
-        });
-        Ok(Some(B::from_parts(columns.collect::<Vec<_>>().into_iter(), B::Rest::default())?))
+        Ok(Some(stored_batch(columns, rows, &on(device))?))
     }
 }

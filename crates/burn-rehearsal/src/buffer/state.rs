@@ -1,6 +1,6 @@
 //! What a handle remembers between two steps, and how it talks to its engine.
 
-use crate::batch::{Column, Role, Schema, index_tensor, is_host};
+use crate::batch::{Column, RehearsalBatch, Role, Schema, index_tensor, is_host};
 use crate::candidates::CandidateSelector;
 use crate::config::RehearsalConfig;
 use crate::engine::{
@@ -8,7 +8,7 @@ use crate::engine::{
 };
 use crate::error::{BatchError, RehearsalError};
 use crate::link::Link;
-use burn::tensor::{Int, Tensor};
+use crate::store::on_device;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -17,6 +17,10 @@ use std::time::Instant;
 /// What the training side remembers between steps.
 pub(super) struct State {
     pub(super) link: Link,
+    /// The outcomes of rounds, in order.
+    pub(super) rounds: Receiver<Answer<Round>>,
+    /// The [configured](RehearsalConfig::lag) lag.
+    pub(super) lag: u64,
     pub(super) schema: Option<Arc<Schema>>,
     /// Whether mini-batches are on autodiff devices, once there was one.
     pub(super) autodiff: Option<bool>,
@@ -41,10 +45,8 @@ pub(super) struct State {
 
 /// An answer that is still to come.
 pub(super) enum Awaited {
-    /// A round with rows of this rank.
-    Rows,
-    /// A round in which it has none.
-    SkippedStep,
+    /// A round. In a skipped step this rank has no rows.
+    Round { skipped: bool },
     /// The beginning of a task: the pending representatives, if they were drawn again.
     Task(Receiver<Answer<Option<Vec<Delivery>>>>),
     /// The beginning of a checkpoint, or the last round of a rank that leaves.
@@ -68,19 +70,15 @@ impl State {
     }
 
     /// Receives the oldest outstanding answer.
-    pub(super) fn collect(&mut self, config: &RehearsalConfig) -> Result<(), RehearsalError> {
+    pub(super) fn collect(&mut self) -> Result<(), RehearsalError> {
         match self.outstanding.pop_front().ok_or(RehearsalError::EngineGone)? {
-            Awaited::Rows => {
-                if let Round::Step(delivery) = self.link.round()? {
-                    self.ready.push_back(delivery);
-                }
-            }
-            Awaited::SkippedStep => {
-                if let Round::Step(delivery) = self.link.round()? {
-                    self.ready.push_back(delivery);
-                    // The others used this step's representatives. This rank has no mini-batch for
-                    // its own.
-                    if self.step >= config.lag as u64 {
+            Awaited::Round { skipped } => {
+                let Round::Step(delivery) = self.link.receive(&self.rounds)? else { return Ok(()) };
+                self.ready.push_back(delivery);
+                if skipped {
+                    // The other ranks used this step's representatives. This rank has no mini-batch
+                    // for its own.
+                    if self.step >= self.lag {
                         let unused = self.ready.pop_front();
                         self.recycle(unused);
                     }
@@ -98,25 +96,19 @@ impl State {
     }
 
     /// The representatives of this step; `None` in the first `lag` steps.
-    pub(super) fn next_delivery(
-        &mut self,
-        config: &RehearsalConfig,
-    ) -> Result<Option<Delivery>, RehearsalError> {
-        if self.step < config.lag as u64 {
+    pub(super) fn next_delivery(&mut self) -> Result<Option<Delivery>, RehearsalError> {
+        if self.step < self.lag {
             return Ok(None);
         }
         while self.ready.is_empty() {
-            self.collect(config)?;
+            self.collect()?;
         }
         Ok(self.ready.pop_front())
     }
 
     /// The number of rounds that the engine has not answered.
     pub(super) fn rounds_under_way(&self) -> usize {
-        self.outstanding
-            .iter()
-            .filter(|awaited| matches!(awaited, Awaited::Rows | Awaited::SkippedStep))
-            .count()
+        self.outstanding.iter().filter(|awaited| matches!(awaited, Awaited::Round { .. })).count()
     }
 
     /// Keeps a delivery that was used for the next offer. There is never use for more than one in
@@ -129,52 +121,57 @@ impl State {
 
     /// Receives every outstanding answer if one of them decides whether a step happened, or what is
     /// drawn.
-    pub(super) fn drain_if_needed(
-        &mut self,
-        config: &RehearsalConfig,
-    ) -> Result<(), RehearsalError> {
-        if self
-            .outstanding
-            .iter()
-            .any(|awaited| matches!(awaited, Awaited::SkippedStep | Awaited::Task(_)))
-        {
-            self.drain(config)
-        } else {
-            Ok(())
-        }
+    pub(super) fn drain_if_needed(&mut self) -> Result<(), RehearsalError> {
+        let decides =
+            |awaited: &_| matches!(awaited, Awaited::Round { skipped: true } | Awaited::Task(_));
+        if self.outstanding.iter().any(decides) { self.drain() } else { Ok(()) }
     }
 
-    pub(super) fn drain(&mut self, config: &RehearsalConfig) -> Result<(), RehearsalError> {
+    pub(super) fn drain(&mut self) -> Result<(), RehearsalError> {
         while !self.outstanding.is_empty() {
-            self.collect(config)?;
+            self.collect()?;
         }
         Ok(())
     }
 
-    /// Refuses to mix mini-batches with and without autodiff.
-    pub(super) fn check_autodiff(&mut self) -> Result<(), BatchError> {
+    /// Fills `incoming` with the columns of `batch`, and checks them against the first mini-batch.
+    /// Reports an error to the other ranks.
+    pub(super) fn take_apart<B: RehearsalBatch>(
+        &mut self,
+        batch: B,
+    ) -> Result<(B::Rest, Arc<Schema>, usize), RehearsalError> {
+        let parts = self.check_columns(batch);
+        Ok(parts.inspect_err(|_| self.report_failure(FailCode::Batch))?)
+    }
+
+    fn check_columns<B: RehearsalBatch>(
+        &mut self,
+        batch: B,
+    ) -> Result<(B::Rest, Arc<Schema>, usize), BatchError> {
+        self.incoming.clear();
+        self.merged.clear();
+        let rest = batch.into_parts(&mut self.incoming)?;
+        let schema = match &self.schema {
+            Some(schema) => schema.clone(),
+            None => Arc::new(Schema::of(B::FIELDS, &self.incoming)?),
+        };
+        let rows = schema.check(&self.incoming)?;
+        self.schema.get_or_insert_with(|| schema.clone());
         let autodiff = self.incoming.iter().any(|column| column.device().is_autodiff());
-        if *self.autodiff.get_or_insert(autodiff) == autodiff {
-            Ok(())
-        } else {
-            Err(BatchError::Autodiff { autodiff })
+        if *self.autodiff.get_or_insert(autodiff) != autodiff {
+            return Err(BatchError::Autodiff { autodiff });
         }
+        Ok((rest, schema, rows))
     }
 
     /// Offers all `rows` rows of the mini-batch in hand outside of a step.
-    pub(super) fn fill(&mut self, schema: &Arc<Schema>, rows: usize) -> Result<(), RehearsalError> {
-        let stored = schema
-            .fields()
-            .iter()
-            .zip(self.incoming.drain(..))
-            .filter(|(field, _)| field.is_stored());
+    pub(super) fn fill(&mut self, schema: Arc<Schema>, rows: usize) -> Result<(), RehearsalError> {
+        let fields = schema.fields().iter().zip(self.incoming.drain(..));
+        let stored = fields.filter(|(field, _)| field.is_stored());
         let columns: Vec<_> = stored.map(|(_, column)| column).collect();
         let devices = columns.iter().map(|column| column.device().inner()).collect();
         let lists = CandidateLists { columns, selected: (0..rows as u32).collect(), devices };
-        let (schema, recycled) = (schema.clone(), Delivery::default());
-        let batch =
-            CandidateBatch { schema, rows, lists, select: false, sent: Instant::now(), recycled };
-        self.link.ask(|reply| Request::Fill(batch, reply))
+        self.link.ask(|reply| Request::Fill(schema, lists, reply))
     }
 
     /// Reports to the other ranks that this one leaves. Delivery does not matter for its own
@@ -187,9 +184,9 @@ impl State {
     }
 
     /// Receives every outstanding answer after an error and ignores it.
-    pub(super) fn abandon(&mut self, config: &RehearsalConfig) {
+    pub(super) fn abandon(&mut self) {
         while !self.outstanding.is_empty() {
-            let _ = self.collect(config);
+            let _ = self.collect();
         }
         self.ready.clear();
     }
@@ -228,13 +225,10 @@ impl State {
         } else {
             self.selector.select(config, self.step, rank, rows, &mut lists.selected);
             let chosen: Vec<i64> = lists.selected.iter().map(|&row| i64::from(row)).collect();
-            let mut index: Option<Tensor<1, Int>> = None;
+            let mut index = None;
             for (column, device) in stored().zip(&lists.devices).filter(|_| !chosen.is_empty()) {
-                // One upload serves all fields, unless a field lives on another device.
-                let uploaded = index.take().filter(|index| index.device() == *device);
-                let uploaded = uploaded.unwrap_or_else(|| index_tensor(chosen.clone(), device));
-                lists.columns.push(column.select(&uploaded));
-                index = Some(uploaded);
+                let index = on_device(&mut index, device, |at| index_tensor(chosen.clone(), at));
+                lists.columns.push(column.select(index));
             }
             copied = chosen.len()
                 * schema.stored().map(|field| field.elements() * field.dtype.size()).sum::<usize>();
@@ -249,7 +243,7 @@ impl State {
             sent,
             recycled,
         }))?;
-        self.outstanding.push_back(Awaited::Rows);
+        self.outstanding.push_back(Awaited::Round { skipped: false });
         Ok(copied)
     }
 

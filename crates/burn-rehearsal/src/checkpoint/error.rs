@@ -61,4 +61,9 @@ impl CheckpointError {
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         move |error| Self::Io { action, path: path.to_path_buf(), reason: error.to_string() }
     }
+
+    /// Makes a [`Damaged`](Self::Damaged) error: `{path} is damaged: {reason}`.
+    pub fn damaged(path: &Path, reason: impl ToString) -> Self {
+        Self::Damaged { path: path.to_path_buf(), reason: reason.to_string() }
+    }
 }

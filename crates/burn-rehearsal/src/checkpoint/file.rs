@@ -18,8 +18,6 @@ use std::path::{Path, PathBuf};
 const ABOUT: &str = "burn-rehearsal";
 /// The largest header that is read: far more than any of ours.
 const MAX_HEADER: u64 = 64 << 20;
-/// How much is read at once.
-const PIECE: usize = 1 << 20;
 
 /// A file of a checkpoint as its manifest knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,11 +31,13 @@ pub struct FileEntry {
     pub digest: String,
 }
 
-/// The bytes of a tensor in the file.
-#[derive(Debug, Clone, Copy)]
-struct Extent {
+/// A tensor that is being written.
+struct TensorWriter {
+    /// The position of its first byte in the file.
     start: u64,
     len: u64,
+    /// The hash of the bytes written so far.
+    hash: blake3::Hasher,
 }
 
 /// A file that is being written.
@@ -46,9 +46,7 @@ pub(crate) struct FileWriter {
     name: String,
     file: AtomicFile,
     header: Vec<u8>,
-    extents: Vec<Extent>,
-    written: Vec<u64>,
-    hashes: Vec<blake3::Hasher>,
+    tensors: Vec<TensorWriter>,
 }
 
 impl FileWriter {
@@ -61,7 +59,6 @@ impl FileWriter {
         tensors: Vec<(String, Dtype, Vec<usize>)>,
     ) -> Result<Self, CheckpointError> {
         let path = directory.join(name);
-        let wrong = |reason: String| CheckpointError::Damaged { path: path.clone(), reason };
         let mut end = 0;
         let info = |(name, dtype, shape): (String, Dtype, Vec<usize>)| {
             let start = end;
@@ -70,8 +67,9 @@ impl FileWriter {
         };
         let text = HashMap::from([(ABOUT.to_owned(), about.to_owned())]);
         let layout = Metadata::new(Some(text), tensors.into_iter().map(info).collect())
-            .map_err(|error| wrong(error.to_string()))?;
-        let mut json = serde_json::to_vec(&layout).map_err(|error| wrong(error.to_string()))?;
+            .map_err(|error| CheckpointError::damaged(&path, error))?;
+        let mut json =
+            serde_json::to_vec(&layout).map_err(|error| CheckpointError::damaged(&path, error))?;
         // The format asks for data that begin at a multiple of eight bytes.
         json.resize(json.len().next_multiple_of(8), b' ');
         let mut header = (json.len() as u64).to_le_bytes().to_vec();
@@ -80,54 +78,42 @@ impl FileWriter {
         remove_remains(&path).map_err(CheckpointError::io("clean up", directory))?;
         let mut file = AtomicFile::create(&path).map_err(CheckpointError::io("create", &path))?;
         file.as_file_mut().write_all(&header).map_err(CheckpointError::io("write", &path))?;
-        let first = header.len() as u64;
-        let extents: Vec<_> = offsets(&layout)
-            .map(|(start, end)| Extent { start: first + start as u64, len: (end - start) as u64 })
-            .collect();
-        let hashes = vec![blake3::Hasher::new(); extents.len()];
-        Ok(Self {
-            path,
-            name: name.to_owned(),
-            file,
-            header,
-            written: vec![0; extents.len()],
-            extents,
-            hashes,
-        })
+        let tensor = |(start, end)| TensorWriter {
+            start: (header.len() + start) as u64,
+            len: (end - start) as u64,
+            hash: blake3::Hasher::new(),
+        };
+        let tensors = offsets(&layout).map(tensor).collect();
+        Ok(Self { path, name: name.to_owned(), file, header, tensors })
     }
 
     /// Writes the next bytes of tensor number `tensor`.
     pub(crate) fn append(&mut self, tensor: usize, bytes: &[u8]) -> Result<(), CheckpointError> {
-        let Extent { start, len } = self.extents[tensor];
-        let at = self.written[tensor];
-        if at + bytes.len() as u64 > len {
+        let TensorWriter { start, len, hash } = &mut self.tensors[tensor];
+        let written = hash.count();
+        if written + bytes.len() as u64 > *len {
             let reason = format!("its tensor {tensor} would be longer than announced");
-            return Err(CheckpointError::Damaged { path: self.path.clone(), reason });
+            return Err(CheckpointError::damaged(&self.path, reason));
         }
         let file = self.file.as_file_mut();
-        file.seek(SeekFrom::Start(start + at))
+        file.seek(SeekFrom::Start(*start + written))
             .and_then(|_| file.write_all(bytes))
             .map_err(CheckpointError::io("write", &self.path))?;
-        self.hashes[tensor].update(bytes);
-        self.written[tensor] += bytes.len() as u64;
+        hash.update(bytes);
         Ok(())
     }
 
     /// Waits until the file is on the disk, under its name.
     pub(crate) fn finish(self) -> Result<FileEntry, CheckpointError> {
-        if let Some(tensor) =
-            (0..self.extents.len()).find(|&tensor| self.written[tensor] != self.extents[tensor].len)
-        {
+        let incomplete = |tensor: &TensorWriter| tensor.hash.count() != tensor.len;
+        if let Some(tensor) = self.tensors.iter().position(incomplete) {
             let reason = format!("its tensor {tensor} is incomplete");
-            return Err(CheckpointError::Damaged { path: self.path, reason });
+            return Err(CheckpointError::damaged(&self.path, reason));
         }
         self.file.commit().map_err(CheckpointError::io("write", &self.path))?;
-        let bytes = self
-            .extents
-            .last()
-            .map_or(self.header.len() as u64, |extent| extent.start + extent.len);
-        let digest = digest(&self.header, self.hashes);
-        Ok(FileEntry { name: self.name, bytes, digest })
+        let end = self.tensors.last().map(|tensor| tensor.start + tensor.len);
+        let digest = digest(&self.header, self.tensors.iter().map(|tensor| &tensor.hash));
+        Ok(FileEntry { name: self.name, bytes: end.unwrap_or(self.header.len() as u64), digest })
     }
 }
 
@@ -139,7 +125,7 @@ fn offsets(layout: &Metadata) -> impl Iterator<Item = (usize, usize)> {
         .filter_map(|name| layout.info(&name).map(|tensor| tensor.data_offsets))
 }
 
-fn digest(header: &[u8], tensors: Vec<blake3::Hasher>) -> String {
+fn digest<'a>(header: &[u8], tensors: impl IntoIterator<Item = &'a blake3::Hasher>) -> String {
     let mut hash = blake3::Hasher::new();
     hash.update(header);
     for tensor in tensors {
@@ -164,7 +150,7 @@ impl FileReader {
     pub(crate) fn open(directory: &Path, entry: &FileEntry) -> Result<Self, CheckpointError> {
         // A name with a path in it would lead out of the directory.
         let path = directory.join(&entry.name);
-        let damaged = |reason: String| CheckpointError::Damaged { path: path.clone(), reason };
+        let damaged = |reason: String| CheckpointError::damaged(&path, reason);
         if entry.name.is_empty()
             || Path::new(&entry.name).file_name() != Some(std::ffi::OsStr::new(&entry.name))
         {
@@ -199,28 +185,18 @@ impl FileReader {
             )));
         }
         let mut hashes = Vec::new();
-        let mut piece = vec![0; PIECE];
         for (start, end) in offsets(&layout) {
             let mut hash = blake3::Hasher::new();
-            let mut left = end - start;
-            while left > 0 {
-                let now = &mut piece[..left.min(PIECE)];
-                file.read_exact(now).map_err(CheckpointError::io("read", &path))?;
-                hash.update(now);
-                left -= now.len();
-            }
+            let tensor = (&file).take((end - start) as u64);
+            hash.update_reader(tensor).map_err(CheckpointError::io("read", &path))?;
             hashes.push(hash);
         }
         let mut all = length.to_le_bytes().to_vec();
         all.append(&mut header);
-        if digest(&all, hashes) != entry.digest {
+        if digest(&all, &hashes) != entry.digest {
             return Err(damaged("its digest is not that of the manifest".into()));
         }
         Ok(Self { path, file, about, layout, first })
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
     }
 
     /// The text that was written with the tensors.
@@ -234,8 +210,8 @@ impl FileReader {
     }
 
     /// The error that this file's contents make no sense.
-    pub(crate) fn damaged(&self, reason: impl Into<String>) -> CheckpointError {
-        CheckpointError::Damaged { path: self.path.clone(), reason: reason.into() }
+    pub(crate) fn damaged(&self, reason: impl ToString) -> CheckpointError {
+        CheckpointError::damaged(&self.path, reason)
     }
 
     fn offsets(&self, name: &str) -> Result<(usize, usize), CheckpointError> {
@@ -277,25 +253,13 @@ impl FileReader {
         Ok(bytes)
     }
 
-    /// The numbers of tensor `name`, of four bytes each.
-    pub(crate) fn u32s(&mut self, name: &str) -> Result<Vec<u32>, CheckpointError> {
-        Ok(self
-            .whole(name)?
-            .as_chunks::<4>()
-            .0
-            .iter()
-            .map(|&bytes| u32::from_le_bytes(bytes))
-            .collect())
-    }
-
-    /// The numbers of tensor `name`, of eight bytes each.
-    pub(crate) fn u64s(&mut self, name: &str) -> Result<Vec<u64>, CheckpointError> {
-        Ok(self
-            .whole(name)?
-            .as_chunks::<8>()
-            .0
-            .iter()
-            .map(|&bytes| u64::from_le_bytes(bytes))
-            .collect())
+    /// The numbers of tensor `name`, each made from its `N` bytes.
+    pub(crate) fn numbers<const N: usize, T>(
+        &mut self,
+        name: &str,
+        number: fn([u8; N]) -> T,
+    ) -> Result<Vec<T>, CheckpointError> {
+        let bytes = self.whole(name)?;
+        Ok(bytes.as_chunks().0.iter().map(|&bytes| number(bytes)).collect())
     }
 }

@@ -15,7 +15,7 @@ pub const MANIFEST: &str = "manifest.json";
 /// The version that is written, and the only one that is read.
 const VERSION: u64 = 2;
 /// The largest manifest that is written, and read.
-const MOST_BYTES: u64 = 64 << 20;
+const MAX_BYTES: u64 = 64 << 20;
 
 /// What a checkpoint consists of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,13 +102,11 @@ impl Manifest {
     /// be read again; the directory is then what it was.
     pub fn write(&self, directory: &Path) -> Result<(), CheckpointError> {
         let path = directory.join(MANIFEST);
-        let damaged = |reason: String| CheckpointError::Damaged { path: path.clone(), reason };
-        let text = serde_json::to_string(self).map_err(|error| damaged(error.to_string()))?;
-        if text.len() as u64 > MOST_BYTES {
-            return Err(damaged(format!(
-                "it would have {} bytes, and at most {MOST_BYTES} are read",
-                text.len()
-            )));
+        let text =
+            serde_json::to_string(self).map_err(|error| CheckpointError::damaged(&path, error))?;
+        if text.len() as u64 > MAX_BYTES {
+            let reason = format!("it would have {} bytes; the limit is {MAX_BYTES}", text.len());
+            return Err(CheckpointError::damaged(&path, reason));
         }
         write_atomically(&path, text.as_bytes()).map_err(CheckpointError::io("write", &path))?;
         sync_directory(directory)?;
@@ -139,14 +137,14 @@ impl Manifest {
     /// kind.
     pub fn read(directory: &Path, kind: &str) -> Result<Self, CheckpointError> {
         let path = directory.join(MANIFEST);
-        let damaged = |reason: String| CheckpointError::Damaged { path: path.clone(), reason };
+        let damaged = |reason: String| CheckpointError::damaged(&path, reason);
         let file = File::open(&path).map_err(CheckpointError::io("open", &path))?;
         let mut text = Vec::new();
-        file.take(MOST_BYTES + 1)
+        file.take(MAX_BYTES + 1)
             .read_to_end(&mut text)
             .map_err(CheckpointError::io("read", &path))?;
-        if text.len() as u64 > MOST_BYTES {
-            return Err(damaged(format!("it has more than {MOST_BYTES} bytes")));
+        if text.len() as u64 > MAX_BYTES {
+            return Err(damaged(format!("it has more than {MAX_BYTES} bytes")));
         }
         let Versioned { version } =
             serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;

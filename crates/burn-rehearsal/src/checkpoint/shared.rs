@@ -47,7 +47,7 @@ pub fn check_shared(
     let Ok((up, name, path)) = serde_json::from_slice::<(usize, String, PathBuf)>(&about) else {
         return Err(CheckpointError::Rank(0).into());
     };
-    let seen = ancestor(directory, up).is_some_and(|place| appears(&place.join(name)));
+    let seen = ancestor(directory, up).is_some_and(|place| retry(|| place.join(&name).exists()));
     let blind = collective.first_true(!seen)?;
     drop(token);
     match blind {
@@ -97,15 +97,7 @@ impl Drop for Token {
 /// The directory itself, its parent, and so on; the empty path is the current directory.
 fn ancestor(directory: &Path, up: usize) -> Option<PathBuf> {
     let path = directory.ancestors().nth(up)?;
-    Some(if path.as_os_str().is_empty() {
-        Path::new(".").to_path_buf()
-    } else {
-        path.to_path_buf()
-    })
-}
-
-fn appears(path: &Path) -> bool {
-    retry(|| path.exists())
+    Some(if path.as_os_str().is_empty() { ".".into() } else { path.into() })
 }
 
 /// Whether `condition` becomes true soon.

@@ -15,11 +15,20 @@ use burn::tensor::Device;
 use burn_rehearsal_collective::Asked;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::Instant;
 
 /// An answer, or the error that ended the engine's work.
 pub(crate) type Answer<T> = Result<T, RehearsalError>;
+
+/// The answer that has arrived, if any, or the error that no answer will come.
+pub(crate) fn poll<T>(answers: &Receiver<Answer<T>>) -> Option<Answer<T>> {
+    match answers.try_recv() {
+        Ok(answer) => Some(answer),
+        Err(TryRecvError::Disconnected) => Some(Err(RehearsalError::EngineGone)),
+        Err(TryRecvError::Empty) => None,
+    }
+}
 
 /// The candidates of one mini-batch.
 pub(crate) struct CandidateBatch {
@@ -38,8 +47,8 @@ pub(crate) struct CandidateBatch {
     pub(crate) recycled: Delivery,
 }
 
-/// The lists of a [`CandidateBatch`]. They come back empty with the delivery, to be filled again.
-#[derive(Default)]
+/// The lists of a [`CandidateBatch`]. The delivery returns their memory, to be used again.
+#[derive(Clone, Default)]
 pub(crate) struct CandidateLists {
     /// One column per stored field.
     pub(crate) columns: Vec<Column>,
@@ -49,8 +58,8 @@ pub(crate) struct CandidateLists {
     pub(crate) devices: Vec<Device>,
 }
 
-/// The representatives of one step.
-#[derive(Default)]
+/// The representatives of one step. A clone shares the memory of the columns.
+#[derive(Clone, Default)]
 pub(crate) struct Delivery {
     /// One column per stored field; empty if no row was drawn.
     pub(crate) columns: Vec<Column>,
@@ -60,19 +69,6 @@ pub(crate) struct Delivery {
     pub(crate) drawn_at: u64,
     /// The lists of the candidates that were inserted before the draw.
     pub(crate) lists: CandidateLists,
-}
-
-impl Delivery {
-    /// The same representatives, sharing their memory.
-    pub(crate) fn share(&self) -> Self {
-        let Self { columns, handles, drawn_at, .. } = self;
-        Self {
-            columns: columns.clone(),
-            handles: handles.clone(),
-            drawn_at: *drawn_at,
-            lists: CandidateLists::default(),
-        }
-    }
 }
 
 /// The outcome of a round.
@@ -95,7 +91,7 @@ pub(crate) enum Request {
     /// pending steps, in order, if they had to be drawn again.
     BeginTask(u32, Reply<Option<Vec<Delivery>>>),
     /// Inserts all rows of a mini-batch outside of a step.
-    Fill(CandidateBatch, Reply<()>),
+    Fill(Arc<Schema>, CandidateLists, Reply<()>),
     /// All ranks learn how full the shards are after [`Fill`](Self::Fill); collective.
     EndFill(Reply<()>),
     /// Draws rows outside of a step; collective.

@@ -26,7 +26,7 @@ pub use report::{BufferReport, Inspection};
 pub use timings::EngineTimings;
 
 pub(crate) use messages::{
-    Answer, CandidateBatch, CandidateLists, Delivery, Inbox, Reply, Request, Round, Sent,
+    Answer, CandidateBatch, CandidateLists, Delivery, Inbox, Reply, Request, Round, Sent, poll,
 };
 pub(crate) use persist::Resumed;
 pub(crate) use round::FailCode;
@@ -86,7 +86,7 @@ pub(crate) struct Engine {
     fills: u64,
     samples: u64,
     /// Changes of class counts that the other ranks do not know yet.
-    filled: Vec<(u32, i32)>,
+    changes: Vec<(u32, i32)>,
     failure: Option<RehearsalError>,
     timings: Arc<Timings>,
     /// Writes the last checkpoint, or has written it.
@@ -152,7 +152,7 @@ impl Engine {
             draws_digest: [0; 32],
             fills: 0,
             samples: 0,
-            filled: Vec::new(),
+            changes: Vec::new(),
             failure: None,
             timings,
             writer: None,
@@ -183,7 +183,7 @@ impl Engine {
             }
             Request::SkipStep => {
                 let round = self.guarded(|engine| {
-                    engine.round(Status::NoRows, &[], Delivery::default(), Instant::now())
+                    engine.round(Status::NoRows, Delivery::default(), Instant::now())
                 });
                 self.answer_round(round);
             }
@@ -191,17 +191,17 @@ impl Engine {
             Request::BeginTask(task, reply) => {
                 reply.send(self.guarded(|engine| engine.begin_task(task)))
             }
-            Request::Fill(batch, reply) => reply.send(self.guarded(|engine| engine.fill(batch))),
+            Request::Fill(schema, lists, reply) => {
+                reply.send(self.guarded(|engine| engine.fill(&schema, lists)))
+            }
             Request::EndFill(reply) => reply.send(self.guarded(Self::end_fill)),
             Request::Sample(rows, reply) => reply.send(self.guarded(|engine| engine.sample(rows))),
             Request::Inspect(reply) => reply.send(self.guarded(|engine| Ok(engine.inspect()))),
             Request::Report(reply) => reply.send(self.guarded(Self::report)),
             Request::Snapshot(reply) => reply.send(self.recorded(|engine| engine.snapshot())),
-            Request::Save(directory, pending, ticket, reply) if self.size == 1 => {
-                reply.send(self.recorded(|engine| engine.save(directory, pending, ticket)));
-            }
             Request::Save(directory, pending, ticket, reply) => {
-                reply.send(self.guarded(|engine| engine.save(directory, pending, ticket)));
+                let save = |engine: &mut Self| engine.save(directory, pending, ticket);
+                reply.send(if self.size == 1 { self.recorded(save) } else { self.guarded(save) });
             }
             Request::Restore(directory, device, fields, reply) => {
                 reply.send(self.guarded(|engine| engine.restore(&directory, &device, fields)));
@@ -250,29 +250,18 @@ impl Engine {
         let mut rng = Stream::new(self.config.seed, Purpose::Evict, self.step, self.rank as u32);
         let inserted = self.insert(&schema, &mut lists, &mut rng);
         let started = self.timings.insert(started);
-        let changes = match inserted {
-            Ok(changes) => changes,
-            Err(error) => {
-                // The others must learn why this rank leaves. Whether they do does not change this
-                // rank's error.
-                let _ = self.leave(FailCode::Batch);
-                return Err(error);
-            }
-        };
+        inserted.inspect_err(|_| self.leave_with_bad_batch())?;
         self.rows[self.rank] = rows as u64;
-        let round = self.round(Status::Rows, &changes, Delivery { lists, ..recycled }, started);
-        if let Some(shard) = &mut self.shard {
-            shard.recycle(changes);
-        }
-        round
+        self.round(Status::Rows, Delivery { lists, ..recycled }, started)
     }
 
+    /// Offers candidates to this rank's shard, which is created for the first ones.
     fn insert(
         &mut self,
         schema: &Schema,
         lists: &mut CandidateLists,
         rng: &mut Stream,
-    ) -> Result<Vec<(u32, i32)>, RehearsalError> {
+    ) -> Result<(), RehearsalError> {
         std::mem::swap(&mut self.devices, &mut lists.devices);
         let mut shard = match self.shard.take() {
             Some(shard) => shard,
@@ -281,10 +270,10 @@ impl Engine {
             }
         };
         shard.begin_task(self.task);
-        let changes = shard.insert(&mut lists.columns, &lists.selected, rng);
+        let inserted = shard.insert(&mut lists.columns, &lists.selected, rng, &mut self.changes);
         self.timings.copied(shard.written() * shard.schema().row_bytes());
         self.shard = Some(shard);
-        changes
+        inserted
     }
 
     /// A last round, in which this rank reports why it leaves.
@@ -292,7 +281,13 @@ impl Engine {
         // The others may take long to reach this round, or wait for a checkpoint that lacks this
         // rank's rows.
         self.hand_over_all();
-        self.gather(Status::Failed(code), &[])
+        self.gather(Status::Failed(code))
+    }
+
+    /// Reports to the other ranks that this rank's mini-batch was refused. The outcome does not
+    /// change this rank's error.
+    fn leave_with_bad_batch(&mut self) {
+        let _ = self.leave(FailCode::Batch);
     }
 
     /// Steps 2 to 5 of a round, from `started` on. The end of each part is the beginning of the
@@ -301,11 +296,10 @@ impl Engine {
     fn round(
         &mut self,
         status: Status,
-        changes: &[(u32, i32)],
         delivery: Delivery,
         started: Instant,
     ) -> Result<Round, RehearsalError> {
-        self.gather(status, changes)?;
+        self.gather(status)?;
         let started = self.timings.exchange(started);
         if !self.scratch.headers.iter().any(|header| header.status == Status::Rows) {
             return Ok(Round::NoStep);
@@ -314,69 +308,43 @@ impl Engine {
         self.draw_for(self.step - 1 + self.config.lag as u64, delivery, started).map(Round::Step)
     }
 
-    /// Exchanges the states of all ranks, with these changes of class counts and those of rows that
-    /// were filled in since the last round.
-    fn gather(&mut self, status: Status, changes: &[(u32, i32)]) -> Result<(), RehearsalError> {
-        let filled = std::mem::take(&mut self.filled);
-        let joined = if filled.is_empty() { filled } else { [&filled, changes].concat() };
-        let changes = if joined.is_empty() { changes } else { &joined };
-        let with_classes = self.counts.classes.is_some();
+    /// Exchanges the states of all ranks, and the changes of class counts since the last round.
+    fn gather(&mut self, status: Status) -> Result<(), RehearsalError> {
+        let (shard, with_classes) = (self.shard.as_ref(), self.counts.classes.is_some());
+        let table = shard.map(Shard::table);
         let mine = RoundHeader {
             round: self.rounds_done,
             step: self.step,
             config: self.config_digest,
-            schema: self.shard.as_ref().map_or(0, |shard| shard.schema().digest()),
+            schema: shard.map_or(0, |shard| shard.schema().digest()),
             status,
             task: self.task,
             rows: self.rows[self.rank],
-            fill: self.shard.as_ref().map_or(0, |shard| shard.table().len() as u64),
-            from_earlier_tasks: self
-                .shard
-                .as_ref()
-                .map_or(0, |shard| shard.table().from_earlier_tasks() as u64),
-            changes: if with_classes { changes.len() as u64 } else { 0 },
-            changes_check: if with_classes { round::check_changes(changes) } else { 0 },
+            fill: table.map_or(0, |table| table.len() as u64),
+            from_earlier_tasks: table.map_or(0, |table| table.from_earlier_tasks() as u64),
+            changes: if with_classes { self.changes.len() as u64 } else { 0 },
+            changes_check: if with_classes { round::check_changes(&self.changes) } else { 0 },
         };
-        let step = self.step;
-        let Self {
-            collective,
-            config,
-            rules,
-            scratch: Scratch { words, headers, .. },
-            counts,
-            ready,
-            rows,
-            timings,
-            ..
-        } = self;
-        let collective = collective.as_mut().ok_or(RehearsalError::EngineGone)?;
-        collective.set_step(step);
+        let collective = self.collective.as_mut().ok_or(RehearsalError::EngineGone)?;
+        let Scratch { words, headers, .. } = &mut self.scratch;
+        collective.set_step(self.step);
         round::all_gather(collective.as_mut(), &mine, words, headers)?;
         self.rounds_done += 1;
         if round::configured_differently(headers) {
-            agree_on(collective.as_mut(), &rules.agreed(config))?;
+            agree_on(collective.as_mut(), &self.rules.agreed(&self.config))?;
         }
         round::check(headers, self.rank)?;
-        counts.fill.set(headers.iter().map(|header| header.fill));
-        timings.stored(headers.iter().map(|header| header.fill).sum());
-        counts.from_earlier_tasks.set(headers.iter().map(|header| header.from_earlier_tasks));
-        for ((ready, rows), header) in ready.iter_mut().zip(rows.iter_mut()).zip(headers.iter()) {
-            *ready = header.schema != 0;
-            *rows = header.rows;
+        self.counts.fill.set(headers.iter().map(|header| header.fill));
+        self.timings.stored(headers.iter().map(|header| header.fill).sum());
+        self.counts.from_earlier_tasks.set(headers.iter().map(|header| header.from_earlier_tasks));
+        for (rank, header) in headers.iter().enumerate() {
+            self.ready[rank] = header.schema != 0;
+            self.rows[rank] = header.rows;
         }
-        let most = headers.iter().map(|header| header.changes).max().unwrap_or(0);
-        if let Some(classes) = &mut counts.classes
-            && most > 0
-        {
-            round::gather_changes(
-                collective.as_mut(),
-                changes,
-                headers,
-                most as usize,
-                words,
-                classes,
-            )?;
+        if let Some(classes) = &mut self.counts.classes {
+            round::gather_changes(collective.as_mut(), &self.changes, headers, words, classes)?;
         }
+        self.changes.clear();
         Ok(())
     }
 
@@ -387,7 +355,7 @@ impl Engine {
         if let Some(shard) = &mut self.shard {
             shard.begin_task(task);
         }
-        self.gather(Status::Task, &[])?;
+        self.gather(Status::Task)?;
         let start = self.config.start_task as u32;
         let crossed = (before >= start) != (task >= start);
         if before == task || !(crossed || self.sampling.depends_on_task()) {

@@ -10,6 +10,10 @@ use crate::store::StoreLocation;
 use burn_rehearsal_collective::{CollectiveExt, words_of};
 use std::collections::HashSet;
 
+/// A shard's location is its position here in a message.
+const LOCATIONS: [Option<StoreLocation>; 3] =
+    [None, Some(StoreLocation::Host), Some(StoreLocation::Device)];
+
 /// The state of one rank's shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inspection {
@@ -89,25 +93,22 @@ impl Engine {
         let ids: Vec<i64> =
             self.shard.iter().flat_map(|shard| shard.table().distinct_ids()).collect();
         let collective = self.collective()?;
-        let mut message = Vec::new();
-        let mut word = |value: u64| message.extend_from_slice(&value.to_le_bytes());
-        for value in [
+        let counts = [
             mine.capacity,
             mine.len,
             mine.bytes,
-            mine.store.map_or(0, |store| 1 + store as usize),
+            LOCATIONS.iter().position(|location| *location == mine.store).unwrap_or(0),
             usize::from(mine.distinct.is_some()),
             mine.per_class.len(),
-        ] {
-            word(value as u64);
-        }
-        mine.per_class.iter().for_each(|&n| word(n as u64));
-        ids.iter().for_each(|&id| word(id as u64));
+        ];
+        let counts = counts.iter().chain(&mine.per_class).map(|&count| count as u64);
+        let words = counts.chain(ids.iter().map(|&id| id as u64));
+        let message: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
         let states = collective.gather_bytes(&message)?;
         let hashes = collective.gather_bytes(&contents)?;
         let all_draws = collective.gather_bytes(&draws)?;
         if let Some(rank) = all_draws.iter().position(|other| *other != draws) {
-            return Err(RehearsalError::Disagreement { rank, this_rank, detail: "draws" });
+            return Err(RehearsalError::Disagreement { rank, this_rank, detail: "draws".into() });
         }
         let policy = self.rules.policy(&self.config);
         let mut report = BufferReport {
@@ -130,12 +131,7 @@ impl Engine {
             report.capacity += next();
             report.len += next();
             report.bytes += next();
-            let store = next();
-            report.stores.push(
-                [StoreLocation::Host, StoreLocation::Device]
-                    .into_iter()
-                    .find(|&location| 1 + location as usize == store),
-            );
+            report.stores.push(LOCATIONS.get(next()).copied().flatten());
             has_ids |= next() != 0;
             let classes = next();
             report.per_class.resize(report.per_class.len().max(classes), 0);

@@ -87,31 +87,18 @@ const WORDS: usize = 12;
 
 impl RoundHeader {
     fn words(&self) -> [u64; WORDS] {
-        let Self {
-            round,
-            step,
-            config,
-            schema,
-            status,
-            task,
-            rows,
-            fill,
-            from_earlier_tasks,
-            changes,
-            changes_check,
-        } = *self;
         let mut words = [
-            round,
-            step,
-            config,
-            schema,
-            status.word(),
-            u64::from(task),
-            rows,
-            fill,
-            from_earlier_tasks,
-            changes,
-            changes_check,
+            self.round,
+            self.step,
+            self.config,
+            self.schema,
+            self.status.word(),
+            u64::from(self.task),
+            self.rows,
+            self.fill,
+            self.from_earlier_tasks,
+            self.changes,
+            self.changes_check,
             0,
         ];
         words[WORDS - 1] = checksum(words[..WORDS - 1].iter().copied());
@@ -120,37 +107,22 @@ impl RoundHeader {
 
     /// `None` if these are not the words of a header.
     fn of(words: &[u64]) -> Option<Self> {
-        let &[
-            round,
-            step,
-            config,
-            schema,
-            status,
-            task,
-            rows,
-            fill,
-            from_earlier_tasks,
-            changes,
-            changes_check,
-            check,
-        ] = words
-        else {
-            return None;
-        };
+        let mut rest = words.iter().copied();
+        let mut next = || rest.next();
         let header = Self {
-            round,
-            step,
-            config,
-            schema,
-            status: Status::of(status),
-            task: task as u32,
-            rows,
-            fill,
-            from_earlier_tasks,
-            changes,
-            changes_check,
+            round: next()?,
+            step: next()?,
+            config: next()?,
+            schema: next()?,
+            status: Status::of(next()?),
+            task: next()? as u32,
+            rows: next()?,
+            fill: next()?,
+            from_earlier_tasks: next()?,
+            changes: next()?,
+            changes_check: next()?,
         };
-        (check == checksum(words[..WORDS - 1].iter().copied())).then_some(header)
+        (next()? == checksum(words[..WORDS - 1].iter().copied())).then_some(header)
     }
 }
 
@@ -214,20 +186,24 @@ pub(super) fn check(headers: &[RoundHeader], this_rank: usize) -> Result<(), Reh
     }
     for (rank, header) in headers.iter().enumerate() {
         let differs = |status| (header.status == status) != (mine.status == status);
+        let task = |header: &RoundHeader| match header.status {
+            Status::Task => format!("begins task {}", header.task),
+            _ => format!("trains on task {}", header.task),
+        };
         let detail = if header.config != mine.config {
-            "configuration or world size"
+            "configuration or world size".into()
         } else if header.round != mine.round || header.step != mine.step {
-            "step"
+            "step".into()
         } else if header.schema != mine.schema && header.schema != 0 && mine.schema != 0 {
-            "shapes or element types of the mini-batch"
+            "shapes or element types of the mini-batch".into()
         } else if differs(Status::Task) || header.task != mine.task {
-            "task"
+            format!("rank {rank} {}, rank {this_rank} {}", task(header), task(&mine))
         } else if differs(Status::Checkpoint) {
-            "checkpoint"
+            "checkpoint".into()
         } else if differs(Status::Fill) {
-            "fill"
+            "fill".into()
         } else if differs(Status::Sample) {
-            "sample"
+            "sample".into()
         } else {
             continue;
         };
@@ -241,10 +217,13 @@ pub(super) fn gather_changes(
     collective: &mut dyn Collective,
     mine: &[(u32, i32)],
     headers: &[RoundHeader],
-    most: usize,
     words: &mut Vec<u64>,
     classes: &mut ClassCounts,
 ) -> Result<(), RehearsalError> {
+    let most = headers.iter().map(|header| header.changes).max().unwrap_or(0) as usize;
+    if most == 0 {
+        return Ok(());
+    }
     // One word per change: this rank's to send, then room for everybody's.
     words.clear();
     words.resize(most * (1 + headers.len()), 0);

@@ -30,8 +30,6 @@ pub(super) struct Shard {
     generations: Vec<u32>,
     /// The slots that the next candidates will probably take.
     predicted: Vec<u32>,
-    /// Changes of class counts; travels to the round and back.
-    changes: Vec<(u32, i32)>,
     /// The rows that a checkpoint still has to write.
     unsaved: Option<CopyOnWriteSnapshot>,
 }
@@ -82,7 +80,6 @@ impl Shard {
             placements: Vec::new(),
             generations: Vec::new(),
             predicted: Vec::new(),
-            changes: Vec::new(),
             unsaved: None,
         })
     }
@@ -142,27 +139,20 @@ impl Shard {
         self.table.begin_task(task);
     }
 
-    /// Takes back the list that [`insert`](Self::insert) gave out, so that it is not allocated
-    /// again.
-    pub(super) fn recycle(&mut self, changes: Vec<(u32, i32)>) {
-        self.changes = changes;
-    }
-
     /// Offers the rows `rows` of `columns` to the policy and stores those it accepts. Empties
-    /// `columns`; returns the changes of class counts.
+    /// `columns`, and appends the changes of class counts to `changes`.
     pub(super) fn insert(
         &mut self,
         columns: &mut Vec<Column>,
         rows: &[u32],
         rng: &mut Stream,
-    ) -> Result<Vec<(u32, i32)>, RehearsalError> {
-        let mut changes = std::mem::take(&mut self.changes);
-        changes.clear();
+        changes: &mut Vec<(u32, i32)>,
+    ) -> Result<(), RehearsalError> {
         self.placements.clear();
         self.generations.clear();
         if rows.is_empty() {
             columns.clear();
-            return Ok(changes);
+            return Ok(());
         }
         self.store.stage(columns, rows)?;
         self.read_classes_and_ids(rows.len())?;
@@ -220,7 +210,7 @@ impl Shard {
                 "the policy replaces a row in a slot that does not exist",
             ));
         }
-        Ok(changes)
+        Ok(())
     }
 
     /// How many rows the last insertion wrote.

@@ -1,33 +1,20 @@
 //! Time and work of an engine: counters that any thread may read while it runs.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use parking_lot::Mutex;
 use std::time::{Duration, Instant};
 
-/// Nanoseconds spent so far in each part of the work, and counts. Relaxed atomics: the numbers are
-/// for reports, nothing is ordered by them.
+/// The counters of one rank. The engine and the training thread add to them; each holds the lock
+/// for nanoseconds.
 #[derive(Debug, Default)]
-pub(crate) struct Timings {
-    insert: AtomicU64,
-    plan: AtomicU64,
-    exchange: AtomicU64,
-    deliver: AtomicU64,
-    wait: AtomicU64,
-    assemble: AtomicU64,
-    append: AtomicU64,
-    steps: AtomicU64,
-    copied: AtomicU64,
-    queued: AtomicU64,
-    staleness: AtomicU64,
-    stored: AtomicU64,
-}
+pub(crate) struct Timings(Mutex<EngineTimings>);
 
 macro_rules! record {
     ($($name:ident),*) => {$(
-        /// This part of the work began at `since` and is done; gives the time now, when the next
-        /// part begins.
+        /// Adds the time since `since` to this part of the work. Returns the time now, when the
+        /// next part begins.
         pub(crate) fn $name(&self, since: Instant) -> Instant {
             let now = Instant::now();
-            self.$name.fetch_add(now.saturating_duration_since(since).as_nanos() as u64, Ordering::Relaxed);
+            self.0.lock().$name += now.saturating_duration_since(since);
             now
         }
     )*};
@@ -36,50 +23,30 @@ macro_rules! record {
 impl Timings {
     record!(insert, plan, exchange, deliver, append);
 
-    /// The training thread waited so long for representatives.
-    pub(crate) fn wait(&self, time: Duration) {
-        self.wait.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
-    }
-
-    /// The training thread's whole part in a step took so long, the wait aside.
-    pub(crate) fn assemble(&self, time: Duration) {
-        self.assemble.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
-    }
-
-    /// A step that found `queued` rounds under way, with representatives that were drawn
+    /// Adds a step of the training thread: `wait` for representatives and `assemble` for the rest
+    /// of its part. It found `queued` rounds under way, and representatives that were drawn
     /// `staleness` steps before.
-    pub(crate) fn step(&self, queued: usize, staleness: u64) {
-        self.steps.fetch_add(1, Ordering::Relaxed);
-        self.queued.fetch_add(queued as u64, Ordering::Relaxed);
-        self.staleness.fetch_add(staleness, Ordering::Relaxed);
+    pub(crate) fn step(&self, wait: Duration, assemble: Duration, queued: usize, staleness: u64) {
+        let mut sums = self.0.lock();
+        sums.wait += wait;
+        sums.assemble += assemble;
+        sums.steps += 1;
+        sums.queued += queued as u64;
+        sums.staleness += staleness;
     }
 
-    /// Rows of `bytes` bytes in total were copied.
+    /// Adds rows of `bytes` bytes in total that were copied.
     pub(crate) fn copied(&self, bytes: usize) {
-        self.copied.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.0.lock().copied_bytes += bytes as u64;
     }
 
-    /// All ranks together store `rows` rows.
+    /// Sets the number of rows that all ranks together store.
     pub(crate) fn stored(&self, rows: u64) {
-        self.stored.store(rows, Ordering::Relaxed);
+        self.0.lock().stored = rows;
     }
 
     pub(crate) fn read(&self) -> EngineTimings {
-        let time = |counter: &AtomicU64| Duration::from_nanos(counter.load(Ordering::Relaxed));
-        EngineTimings {
-            insert: time(&self.insert),
-            plan: time(&self.plan),
-            exchange: time(&self.exchange),
-            deliver: time(&self.deliver),
-            wait: time(&self.wait),
-            assemble: time(&self.assemble),
-            append: time(&self.append),
-            steps: self.steps.load(Ordering::Relaxed),
-            copied_bytes: self.copied.load(Ordering::Relaxed),
-            queued: self.queued.load(Ordering::Relaxed),
-            staleness: self.staleness.load(Ordering::Relaxed),
-            stored: self.stored.load(Ordering::Relaxed),
-        }
+        *self.0.lock()
     }
 }
 

@@ -8,8 +8,8 @@
 
 use super::packed::{self, Packing};
 use super::piece::Piece;
-use super::scatter::{self, Scatter};
-use super::{Source, Store, for_each_byte, for_each_integer};
+use super::scatter::{Part, Scatter};
+use super::{Source, Store, for_each_byte, for_each_integer, on_device};
 use crate::batch::{Column, FieldLayout, Kind, Role, Schema, Values, index_tensor, is_host};
 use crate::error::{BatchError, RehearsalError};
 use burn::tensor::{DType, Device, Int, Shape, Tensor, TensorData};
@@ -223,9 +223,9 @@ impl FieldStore {
     }
 
     /// Writes the staged rows, with one kernel a piece.
-    fn scatter(&mut self, numbers: &scatter::Numbers) {
+    fn scatter(&mut self, parts: &[Part]) {
         let Some(staged) = self.staged.take() else { return };
-        for part in &numbers.parts {
+        for part in parts {
             let rows =
                 part.sources.as_ref().map_or_else(|| staged.clone(), |rows| staged.select(rows));
             self.rewrite(part.piece, |piece| piece.scatter(&part.targets, rows));
@@ -298,9 +298,8 @@ struct Gather {
     order: Vec<i64>,
 }
 
-/// A [`Gather`]'s numbers on a device.
+/// The index tensors of a [`Gather`].
 struct Index {
-    device: Device,
     pieces: Vec<Tensor<1, Int>>,
     order: Option<Tensor<1, Int>>,
 }
@@ -330,16 +329,13 @@ impl Gather {
         Self { pieces, packed, order }
     }
 
-    /// The numbers on `device`; `last` is what the field before used, and serves again unless it
-    /// lives elsewhere.
-    fn on<'a>(&self, device: &Device, last: &'a mut Option<Index>) -> &'a Index {
+    /// Uploads the index tensors to `device`.
+    fn upload(&self, device: &Device) -> Index {
         let upload = |rows: &Vec<i64>| index_tensor(rows.clone(), device);
-        let usable = last.take().filter(|index| index.device == *device);
-        last.insert(usable.unwrap_or_else(|| Index {
-            device: device.clone(),
+        Index {
             pieces: self.pieces.values().map(upload).collect(),
             order: (!self.order.is_empty()).then(|| upload(&self.order)),
-        }))
+        }
     }
 }
 
@@ -384,11 +380,12 @@ impl Store for DeviceStore {
         }
         let scatter = (self.runs.len() > FEW_RUNS)
             .then(|| Scatter::new(placements, self.staged_rows(), self.piece_rows));
-        let mut numbers: Option<scatter::Numbers> = None;
+        let mut parts = None;
         for field in &mut self.fields {
             match &scatter {
                 Some(scatter) if field.scatters() => {
-                    field.scatter(scatter.on(&field.device, &mut numbers))
+                    let parts = on_device(&mut parts, &field.device, |at| scatter.upload(at));
+                    field.scatter(parts);
                 }
                 _ => field.write(&self.runs),
             }
@@ -398,10 +395,10 @@ impl Store for DeviceStore {
     fn assemble(&self, rows: &[Source<'_>], devices: &[Device], columns: &mut Vec<Column>) {
         columns.clear();
         let gather = Gather::new(rows.iter().copied(), self.piece_rows);
-        let mut index: Option<Index> = None;
+        let mut index = None;
         let mut offset = 0;
         for (field, device) in self.fields.iter().zip(devices) {
-            let index = gather.on(&field.device, &mut index);
+            let index = on_device(&mut index, &field.device, |at| gather.upload(at));
             let bytes = offset..offset + field.field.row_bytes();
             offset = bytes.end;
             let packed = rows.iter().filter_map(|row| match row {
@@ -425,8 +422,8 @@ impl Store for DeviceStore {
             let (mut index, mut data) = (None, Vec::with_capacity(self.fields.len()));
             for field in &self.fields {
                 let name = field.field.spec.name;
-                let column =
-                    field.gather(&gather, gather.on(&field.device, &mut index), std::iter::empty());
+                let index = on_device(&mut index, &field.device, |at| gather.upload(at));
+                let column = field.gather(&gather, index, std::iter::empty());
                 data.push(column.ok_or(BatchError::ColumnType { field: name })?.into_data(name)?);
             }
             for row in 0..slots.len() {

@@ -1,11 +1,12 @@
 //! Rows in host memory: one preallocated slab of bytes per stored field.
 
-use super::memory::{Memory, gather, prefetch};
+use super::memory::{LARGE_DRAW, LARGE_SLAB, copy_rows, prefetch, zeroed};
 use super::non_temporal::CACHE_LINE;
 use super::{Source, Store, for_each_byte, for_each_integer, rows};
 use crate::batch::{Column, FieldLayout, HostRows, Schema};
 use crate::error::{BatchError, RehearsalError};
 use burn::tensor::{DType, Device, TensorData};
+use memmap2::MmapMut;
 
 /// A shard in host memory.
 #[derive(Debug)]
@@ -21,7 +22,7 @@ struct Slab {
     field: FieldLayout,
     row_bytes: usize,
     /// `capacity * row_bytes` bytes.
-    bytes: Memory,
+    bytes: MmapMut,
     staged: Staged,
     /// Candidates of a `bytes` field that came as wider integers.
     narrowed: Vec<u8>,
@@ -102,8 +103,7 @@ impl HostStore {
                 let size = row_bytes
                     .checked_mul(capacity)
                     .ok_or(RehearsalError::OutOfMemory { bytes: usize::MAX })?;
-                let bytes =
-                    Memory::zeroed(size).ok_or(RehearsalError::OutOfMemory { bytes: size })?;
+                let bytes = zeroed(size).ok_or(RehearsalError::OutOfMemory { bytes: size })?;
                 Ok(Slab {
                     field: field.clone(),
                     row_bytes,
@@ -150,23 +150,14 @@ impl Store for HostStore {
         debug_assert!(super::are_distinct(placements), "{placements:?}");
         for Slab { field, row_bytes, bytes, staged, narrowed } in &mut self.slabs {
             let width = *row_bytes;
-            let place = |slot: u32| slot as usize * width;
-            if staged.dtype() == Some(field.stored) {
-                let source = staged.bytes();
-                bytes.overwrite(
-                    width,
-                    placements.iter().map(|&(n, slot)| {
-                        (place(slot), &source[place(self.rows[n as usize])..][..width])
-                    }),
-                );
-            } else {
-                bytes.overwrite(
-                    width,
-                    placements
-                        .iter()
-                        .map(|&(n, slot)| (place(slot), &narrowed[place(n)..][..width])),
-                );
-            }
+            let place = |row: u32| row as usize * width;
+            let is_narrowed = staged.dtype() != Some(field.stored);
+            let source = if is_narrowed { narrowed } else { staged.bytes() };
+            let rows = placements.iter().map(|&(n, slot)| {
+                let from = if is_narrowed { n } else { self.rows[n as usize] };
+                (place(slot), &source[place(from)..][..width])
+            });
+            copy_rows(bytes, width, LARGE_SLAB, rows);
             *staged = Staged::Nothing;
         }
     }
@@ -192,7 +183,8 @@ impl Store for HostStore {
                     Source::Slot(slot) => slab.row(*slot),
                     Source::Packed(packed) => &packed[offset..offset + width],
                 });
-                gather(bytes, width, sources.enumerate().map(|(n, row)| (n * width, row)));
+                let rows = sources.enumerate().map(|(n, row)| (n * width, row));
+                copy_rows(bytes, width, LARGE_DRAW, rows);
             };
             let [elements, size] = [slab.field.elements(), rows.len() * width];
             let stored_as_they_are = slab.field.dtype == slab.field.stored;

@@ -6,78 +6,37 @@
 
 use super::non_temporal::{self, CACHE_LINE};
 use memmap2::MmapMut;
-use std::ops::{Deref, DerefMut};
 
-/// Zeroed memory, all of it in place from the start.
-#[derive(Debug)]
-pub(super) struct Memory(MmapMut);
-
-impl Memory {
-    /// `len` bytes; `None` if they cannot be had.
-    pub(super) fn zeroed(len: usize) -> Option<Self> {
-        // The system maps no empty range.
-        let mut map = MmapMut::map_anon(len.max(1)).ok()?;
-        #[cfg(target_os = "linux")]
-        // Advice: a kernel without huge pages refuses it, and nothing is lost.
-        let _ = map.advise(memmap2::Advice::HugePage);
-        // A page is taken when it is first written: now, and not in the middle of training.
-        map.fill(0);
-        Some(Self(map))
-    }
-}
-
-impl Deref for Memory {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl DerefMut for Memory {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.0
-    }
+/// `len` zeroed bytes whose pages are all allocated; `None` if they cannot be allocated.
+pub(super) fn zeroed(len: usize) -> Option<MmapMut> {
+    // The system maps no empty range.
+    let mut map = MmapMut::map_anon(len.max(1)).ok()?;
+    #[cfg(target_os = "linux")]
+    // Advice: a kernel without huge pages refuses it, and nothing is lost.
+    let _ = map.advise(memmap2::Advice::HugePage);
+    // A page is allocated when it is first written: now, and not in the middle of training.
+    map.fill(0);
+    Some(map)
 }
 
 /// Slabs of at least this size are written with non-temporal stores: they do not fit a core's
 /// private cache and are not read again soon.
-const LARGE_SLAB: usize = 8 << 20;
+pub(super) const LARGE_SLAB: usize = 8 << 20;
 
 /// Draws of at least this size are written with non-temporal stores, although they are read soon: a
 /// core's private cache does not hold them until then.
-const LARGE_DRAW: usize = 4 << 20;
+pub(super) const LARGE_DRAW: usize = 4 << 20;
 
-impl Memory {
-    /// Overwrites `width` bytes from each place on; no two places overlap.
-    pub(super) fn overwrite<'a>(
-        &mut self,
-        width: usize,
-        rows: impl Iterator<Item = (usize, &'a [u8])>,
-    ) {
-        let large = self.len() >= LARGE_SLAB;
-        copy(self, width, rows, large);
-    }
-}
-
-/// Copies each row, of `width` bytes, to its place in `target`; no two places overlap.
-pub(super) fn gather<'a>(
+/// Copies each row, of `width` bytes, to its place in `target`; no two places overlap. A target of
+/// at least `large` bytes is written with non-temporal stores.
+pub(super) fn copy_rows<'a>(
     target: &mut [u8],
     width: usize,
+    large: usize,
     rows: impl Iterator<Item = (usize, &'a [u8])>,
-) {
-    let large = target.len() >= LARGE_DRAW;
-    copy(target, width, rows, large);
-}
-
-fn copy<'a>(
-    target: &mut [u8],
-    width: usize,
-    rows: impl Iterator<Item = (usize, &'a [u8])>,
-    non_temporal_stores: bool,
 ) {
     let skew = target.as_ptr().addr() % CACHE_LINE;
-    if non_temporal_stores {
+    if target.len() >= large {
         interleave_chunks(width, skew, rows, |place, part| {
             non_temporal::copy(&mut target[place..place + part.len()], part)
         });
@@ -168,12 +127,12 @@ mod tests {
                     .for_each(|(place, row)| expected[*place..][..width].copy_from_slice(row));
                 let in_order = || rows.iter().map(|(place, row)| (*place, row.as_slice()));
 
-                let mut memory = Memory::zeroed(len).unwrap();
-                memory.overwrite(width, in_order());
+                let mut memory = zeroed(len).unwrap();
+                copy_rows(&mut memory, width, LARGE_SLAB, in_order());
                 assert!(*memory == *expected, "{width} bytes overwritten of {len}");
                 for skew in [0, 16, 1] {
                     let mut gathered = vec![0; skew + len];
-                    gather(&mut gathered[skew..], width, in_order());
+                    copy_rows(&mut gathered[skew..], width, LARGE_DRAW, in_order());
                     assert!(
                         gathered[skew..] == expected,
                         "{width} bytes gathered of {len}, {skew} bytes behind the beginning"

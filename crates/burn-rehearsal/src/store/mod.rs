@@ -147,6 +147,17 @@ pub(crate) fn create(
     })
 }
 
+/// A value that `make` uploads for a field on `device`. `last` holds the value of the field before,
+/// which is used again if that field is on the same device.
+pub(crate) fn on_device<'a, T>(
+    last: &'a mut Option<(Device, T)>,
+    device: &Device,
+    make: impl FnOnce(&Device) -> T,
+) -> &'a T {
+    let usable = last.take().filter(|(place, _)| place == device);
+    &last.insert(usable.unwrap_or_else(|| (device.clone(), make(device)))).1
+}
+
 /// Whether no slot is there twice, as [`Store::write`] asks for.
 fn are_distinct(placements: &[(u32, u32)]) -> bool {
     placements

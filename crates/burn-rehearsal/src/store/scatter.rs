@@ -19,13 +19,7 @@ struct Moves {
     targets: Vec<i64>,
 }
 
-/// A [`Scatter`]'s numbers on a device.
-pub(super) struct Numbers {
-    device: Device,
-    pub(super) parts: Vec<Part>,
-}
-
-/// The numbers of one piece.
+/// The index tensors of one piece.
 pub(super) struct Part {
     pub(super) piece: usize,
     /// Shape `[rows]`; `None` for all candidates in their order.
@@ -47,37 +41,17 @@ impl Scatter {
         Self { pieces, candidates }
     }
 
-    /// The numbers on `device`; `last` is what the field before used, and serves again unless it
-    /// lives elsewhere.
-    pub(super) fn on<'a>(&self, device: &Device, last: &'a mut Option<Numbers>) -> &'a Numbers {
-        let usable = last.take().filter(|numbers| numbers.device == *device);
-        last.insert(usable.unwrap_or_else(|| {
-            Numbers {
-                device: device.clone(),
-                parts: self
-                    .pieces
-                    .iter()
-                    .map(|(&piece, numbers)| Part::new(piece, numbers, self.candidates, device))
-                    .collect(),
+    /// Uploads the index tensors to `device`.
+    pub(super) fn upload(&self, device: &Device) -> Vec<Part> {
+        let part = |(&piece, Moves { sources, targets }): (&usize, &Moves)| {
+            let all = sources.iter().copied().eq(0..self.candidates as i64);
+            Part {
+                piece,
+                sources: (!all).then(|| index_tensor(sources.clone(), device)),
+                targets: index_tensor(targets.clone(), device).reshape([targets.len(), 1]),
             }
-        }))
-    }
-}
-
-impl Part {
-    fn new(
-        piece: usize,
-        Moves { sources, targets }: &Moves,
-        candidates: usize,
-        device: &Device,
-    ) -> Self {
-        let all = sources.iter().copied().eq(0..candidates as i64);
-        let sources = (!all).then(|| index_tensor(sources.clone(), device));
-        Self {
-            piece,
-            sources,
-            targets: index_tensor(targets.clone(), device).reshape([targets.len(), 1]),
-        }
+        };
+        self.pieces.iter().map(part).collect()
     }
 }
 

@@ -24,16 +24,15 @@ pub use writer::{PendingCheckpoint, Saved};
 
 pub(super) use writer::{Ticket, Writer};
 
-use super::shard::Shard;
 use super::{Delivery, Engine, Inbox, Sent, Status};
 use crate::batch::{FieldSpec, Schema};
-use crate::checkpoint::{BUFFER, FileEntry, Manifest};
+use crate::checkpoint::Manifest;
 use crate::config::Execution;
 use crate::error::{CheckpointError, RehearsalError};
 use burn::tensor::Device;
 use burn_rehearsal_collective::{Collective, CollectiveExt, words_of};
-use rank_file::{Contents, RankFile, RankState};
-use reshard::Reshard;
+use rank_file::{Contents, RankState};
+use restore::Loaded;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
@@ -60,16 +59,6 @@ pub(crate) struct Resumed {
     pub(crate) restored: Restored,
     pub(crate) schema: Option<Arc<Schema>>,
     pub(crate) pending: Vec<Delivery>,
-}
-
-/// What this rank read, before any rank relies on it.
-struct Loaded {
-    state: RankState,
-    world_size: usize,
-    shard: Option<Shard>,
-    schema: Option<Schema>,
-    present: Vec<u32>,
-    pending: Vec<Delivery>,
 }
 
 impl Engine {
@@ -101,7 +90,7 @@ impl Engine {
         let collective = self.finish_writing()?;
         // An earlier checkpoint in that directory ends before any rank overwrites its file.
         let prepared = if self.rank == 0 { Manifest::remove(&directory) } else { Ok(()) };
-        self.gather(Status::Checkpoint, &[])?;
+        self.gather(Status::Checkpoint)?;
         let mut collective = match collective {
             Some(collective) => collective,
             None => self.collective()?.duplicate()?,
@@ -143,19 +132,17 @@ impl Engine {
             writer.no_more_rows();
             return false;
         };
-        let Some(mut chunk) = writer.room(wait) else {
-            if !writer.wants_rows() {
-                shard.end_saving();
-            }
-            return false;
-        };
-        let read = shard.read_unsaved(&mut chunk);
-        let last = !matches!(read, Ok(false));
-        writer.hand_over(read.map(|_| chunk).map_err(|error| error.to_string()), last);
+        let room = writer.room(wait);
+        let has_room = room.is_some();
+        if let Some(mut chunk) = room {
+            let read = shard.read_unsaved(&mut chunk);
+            let last = !matches!(read, Ok(false));
+            writer.hand_over(read.map(|_| chunk).map_err(|error| error.to_string()), last);
+        }
         if !writer.wants_rows() {
             shard.end_saving();
         }
-        true
+        has_room
     }
 
     pub(super) fn hand_over_all(&mut self) {
@@ -182,7 +169,7 @@ impl Engine {
             fills: self.fills,
             samples: self.samples,
             draws: blake3::Hash::from_bytes(self.draws_digest).to_hex().to_string(),
-            config: rank_file::config_value(&self.config, &self.rules),
+            config: rank_file::config_fields(&self.config, &self.rules),
             pending: pending.iter().map(|pending| pending.handles.len()).collect(),
             shard: None,
         };
@@ -202,7 +189,7 @@ impl Engine {
                 "a checkpoint can only be restored before the first step",
             ));
         }
-        self.gather(Status::Checkpoint, &[])?;
+        self.gather(Status::Checkpoint)?;
         let device = device.clone().inner();
         let loaded = self.load(directory, &device, fields);
         let failed = self.collective()?.first_true(loaded.is_err())?;
@@ -211,8 +198,10 @@ impl Engine {
             (Err(error), _) => return Ok(Err(error)),
             (Ok(_), Some(rank)) => return Ok(Err(CheckpointError::Rank(rank))),
         };
-        let Loaded { state, world_size, shard, schema, present, mut pending } = loaded;
-        let restored = Restored { steps: state.step, task: state.task as usize, world_size };
+        let Loaded { state, shard, present, mut pending } = loaded;
+        let schema = shard.as_ref().map(|shard| Arc::new(shard.schema().clone()));
+        let restored =
+            Restored { steps: state.step, task: state.task as usize, world_size: state.world_size };
         (self.step, self.task, self.shard) = (state.step, state.task, shard);
         self.rows[self.rank] = state.rows;
         (self.fills, self.samples) = (state.fills, state.samples);
@@ -222,13 +211,13 @@ impl Engine {
             .as_bytes();
         self.devices = vec![device; schema.as_ref().map_or(0, |schema| schema.stored().count())];
         // All ranks' fills.
-        self.gather(Status::Checkpoint, &[])?;
-        let same = world_size == self.size;
+        self.gather(Status::Checkpoint)?;
+        let same = state.world_size == self.size;
         self.rebuild_classes(same.then_some(&present[..]))?;
         if !same {
             pending = self.redraw()?;
         }
-        Ok(Ok(Resumed { restored, schema: schema.map(Arc::new), pending }))
+        Ok(Ok(Resumed { restored, schema, pending }))
     }
 
     /// Every rank learns all ranks' rows per class.
@@ -247,61 +236,5 @@ impl Engine {
         rebuilt.ok_or(RehearsalError::Misuse(
             "the class counts of a checkpoint are not those of its shards",
         ))
-    }
-
-    fn load(
-        &self,
-        directory: &Path,
-        device: &Device,
-        fields: &'static [FieldSpec],
-    ) -> Result<Loaded, CheckpointError> {
-        let manifest = Manifest::read(directory, BUFFER)?;
-        let entries = manifest.files();
-        let wrong = |reason: &str| CheckpointError::Damaged {
-            path: directory.join(crate::checkpoint::MANIFEST),
-            reason: reason.into(),
-        };
-        if entries.is_empty()
-            || entries
-                .iter()
-                .enumerate()
-                .any(|(rank, entry)| entry.name != rank_file::file_name(rank))
-        {
-            return Err(wrong("it does not name the file of every rank"));
-        }
-        let open =
-            |entry: &FileEntry| RankFile::open(directory, entry, &self.config, &self.rules, fields);
-        let world_size = entries.len();
-        if world_size != self.size {
-            let files = entries.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-            let Reshard { state, shard, schema } =
-                reshard::load(files, &self.config, &self.rules, self.rank, self.size, device)?;
-            return Ok(Loaded {
-                state,
-                world_size,
-                shard,
-                schema,
-                present: Vec::new(),
-                pending: Vec::new(),
-            });
-        }
-        let mut file = open(&entries[self.rank])?;
-        if file.state.rank != self.rank
-            || file.state.world_size != self.size
-            || blake3::Hash::from_hex(&file.state.draws).is_err()
-        {
-            return Err(file.reader.damaged("it is not the file of this rank"));
-        }
-        let shard = restore::same_world(
-            &mut file,
-            &self.config,
-            &self.rules,
-            self.rank,
-            self.size,
-            device,
-        )?;
-        let pending = file.pending(device)?;
-        let RankFile { state, schema, present, .. } = file;
-        Ok(Loaded { state, world_size, shard, schema, present, pending })
     }
 }

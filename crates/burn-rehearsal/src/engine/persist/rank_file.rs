@@ -8,11 +8,13 @@ use crate::engine::Delivery;
 use crate::engine::shard::Shard;
 use crate::error::{CheckpointError, RehearsalError};
 use crate::rules::CustomRules;
-use crate::slots::{RowHandle, SlotState};
+use crate::slots::{RowHandle, Slot, SlotTable, shard_capacity};
 use crate::store::{self, RowChunk};
 use burn::tensor::{BoolStore, DType, Device, Shape};
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender};
 
@@ -34,7 +36,7 @@ pub(super) struct RankState {
     /// The digest of all draws, hexadecimal.
     pub(super) draws: String,
     /// All of the configuration that could change a result.
-    pub(super) config: serde_json::Value,
+    pub(super) config: Map<String, Value>,
     /// The number of representatives of each pending step.
     pub(super) pending: Vec<usize>,
     /// `None` for a rank that never had rows, and has no representatives either.
@@ -59,29 +61,12 @@ pub(super) struct ShardState {
 #[serde(deny_unknown_fields)]
 struct FieldState {
     name: String,
-    kind: String,
-    role: String,
+    kind: Kind,
+    role: Role,
     bytes: bool,
     shape: Vec<usize>,
     dtype: DType,
     stored: DType,
-}
-
-fn kind(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Float => "float",
-        Kind::Int => "int",
-        Kind::Bool => "bool",
-    }
-}
-
-fn role(role: Role) -> &'static str {
-    match role {
-        Role::Data => "data",
-        Role::Class => "class",
-        Role::Id => "id",
-        Role::Representative => "representative",
-    }
 }
 
 impl FieldState {
@@ -89,8 +74,8 @@ impl FieldState {
         let FieldLayout { spec, row_shape, dtype, stored } = field;
         Self {
             name: spec.name.to_owned(),
-            kind: kind(spec.kind).to_owned(),
-            role: role(spec.role).to_owned(),
+            kind: spec.kind,
+            role: spec.role,
             bytes: spec.bytes,
             shape: row_shape.as_slice().to_vec(),
             dtype: *dtype,
@@ -104,8 +89,11 @@ pub(super) fn file_name(rank: usize) -> String {
     format!("rank-{rank:05}.safetensors")
 }
 
-/// The type and shape of `rows` rows of `field` in a file.
-fn tensor(field: &FieldLayout, rows: usize) -> (Dtype, Vec<usize>) {
+/// A tensor of a file: its name, element type and shape.
+type TensorSpec = (String, Dtype, Vec<usize>);
+
+/// The tensor of `rows` rows of `field`.
+fn field_tensor(part: &str, field: &FieldLayout, rows: usize) -> TensorSpec {
     let mut shape = vec![rows];
     shape.extend_from_slice(field.row_shape.as_slice());
     let dtype = match field.stored {
@@ -122,22 +110,52 @@ fn tensor(field: &FieldLayout, rows: usize) -> (Dtype, Vec<usize>) {
         DType::U16 => Dtype::U16,
         DType::U8 => Dtype::U8,
         DType::Bool(BoolStore::Native) => Dtype::BOOL,
-        // What the format has no name for is kept as bytes.
+        // Types that the format has no name for are kept as bytes.
         other => {
             shape.push(other.size());
             Dtype::U8
         }
     };
-    (dtype, shape)
+    (field_name(part, field), dtype, shape)
 }
 
-fn bytes_of<T: bytemuck::NoUninit, I>(
-    values: impl ExactSizeIterator<Item = I>,
-    value: impl Fn(I) -> T,
-) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(values.len() * size_of::<T>());
-    values.for_each(|item| bytes.extend_from_slice(bytemuck::bytes_of(&value(item))));
-    bytes
+fn field_name(part: &str, field: &FieldLayout) -> String {
+    format!("{part}.{}", field.spec.name)
+}
+
+/// The name of a tensor with one value per row of a table, and that value of a row.
+type TableColumn<T> = (&'static str, fn(&mut T) -> &mut u32);
+
+const SLOT_COLUMNS: [TableColumn<Slot>; 5] = [
+    ("slot.class", |slot| &mut slot.class),
+    ("slot.task", |slot| &mut slot.task),
+    ("slot.generation", |slot| &mut slot.generation),
+    ("slot.class_pos", |slot| &mut slot.class_pos),
+    ("slot.age_pos", |slot| &mut slot.task_pos),
+];
+
+const HANDLE_COLUMNS: [TableColumn<RowHandle>; 3] = [
+    ("pending.rank", |handle| &mut handle.rank),
+    ("pending.slot", |handle| &mut handle.slot),
+    ("pending.generation", |handle| &mut handle.generation),
+];
+
+/// A tensor of numbers, and its bytes.
+fn numbers<const N: usize>(
+    name: &str,
+    dtype: Dtype,
+    values: impl ExactSizeIterator<Item = [u8; N]>,
+) -> (TensorSpec, Vec<u8>) {
+    ((name.to_owned(), dtype, vec![values.len()]), values.flatten().collect())
+}
+
+fn table_columns<T: Clone>(
+    rows: &[T],
+    columns: &[TableColumn<T>],
+) -> impl Iterator<Item = (TensorSpec, Vec<u8>)> {
+    columns.iter().map(move |(name, column)| {
+        numbers(name, Dtype::U32, rows.iter().map(|row| column(&mut row.clone()).to_le_bytes()))
+    })
 }
 
 /// Everything in a rank's file except the rows, as it was when the checkpoint began.
@@ -146,27 +164,23 @@ pub(super) struct Contents {
     /// The classes that rows were seen of, and the policy's state.
     present: Vec<u32>,
     policy: Vec<u64>,
-    /// `None` for a rank that never had rows.
-    shard: Option<ShardContents>,
-}
-
-struct ShardContents {
-    slots: Vec<SlotState>,
-    /// The representatives that are pending.
+    /// Empty for a rank that never had rows, as are the lists below.
+    slots: Vec<Slot>,
+    /// The pending representatives.
     handles: Vec<RowHandle>,
-    /// The stored fields, and the bytes of the pending representatives' in each.
+    /// The stored fields, and the bytes of the pending representatives in each.
     fields: Vec<(FieldLayout, Vec<u8>)>,
 }
 
 impl Contents {
-    /// Copies all but the rows.
+    /// Copies everything except the rows.
     pub(super) fn new(
         mut state: RankState,
         shard: Option<&Shard>,
         present: &[u32],
         pending: &[Delivery],
     ) -> Result<Self, RehearsalError> {
-        let mut contents = None;
+        let mut fields = Vec::new();
         if let Some(shard) = shard {
             let (table, schema) = (shard.table(), shard.schema());
             state.shard = Some(ShardState {
@@ -176,160 +190,112 @@ impl Contents {
                 seen: table.seen(),
                 fields: schema.fields().iter().map(FieldState::of).collect(),
             });
-            let field = |(number, field): (usize, &FieldLayout)| {
+            for (index, field) in schema.stored().enumerate() {
                 let mut bytes = Vec::new();
-                for column in pending.iter().filter_map(|pending| pending.columns.get(number)) {
+                for column in pending.iter().filter_map(|pending| pending.columns.get(index)) {
                     let data = column.clone().into_data(field.spec.name)?;
-                    let data = if data.dtype() == field.stored {
-                        data
-                    } else {
-                        data.convert_dtype(field.stored)
-                    };
-                    bytes.extend_from_slice(data.as_bytes());
+                    bytes.extend_from_slice(data.convert_dtype(field.stored).as_bytes());
                 }
-                Ok((field.clone(), bytes))
-            };
-            contents = Some(ShardContents {
-                slots: table.rows().collect(),
-                handles: pending
-                    .iter()
-                    .flat_map(|pending| pending.handles.iter().copied())
-                    .collect(),
-                fields: schema
-                    .stored()
-                    .enumerate()
-                    .map(field)
-                    .collect::<Result<_, RehearsalError>>()?,
-            });
+                fields.push((field.clone(), bytes));
+            }
         }
         Ok(Self {
             state,
             present: present.to_vec(),
             policy: shard.map(Shard::policy_state).unwrap_or_default(),
-            shard: contents,
+            slots: shard.map_or_else(Vec::new, |shard| shard.table().slots().to_vec()),
+            handles: pending.iter().flat_map(|pending| &pending.handles).copied().collect(),
+            fields,
         })
     }
 
-    /// Writes a rank's file and waits until it is on the disk. `rows` gives the rows in slot order;
-    /// chunks that are written go back through `room`.
+    /// Writes a rank's file and syncs it to disk. `rows` gives the rows in slot order. Chunks that
+    /// are written return through `room`.
     pub(super) fn write(
         self,
         directory: &Path,
         rows: &Receiver<Result<RowChunk, String>>,
         room: &Sender<RowChunk>,
     ) -> Result<FileEntry, CheckpointError> {
-        let Self { state, present, policy, shard } = self;
+        let Self { state, present, policy, slots, handles, fields } = self;
         std::fs::create_dir_all(directory)
             .map_err(CheckpointError::io("create the directory", directory))?;
-        let mut tensors = Vec::new();
-        let mut small: Vec<Vec<u8>> = Vec::new();
-        let mut push =
-            |name: String, (dtype, shape): (Dtype, Vec<usize>), bytes: Option<Vec<u8>>| {
-                tensors.push((name, dtype, shape));
-                small.extend(bytes);
-            };
-        push(
-            "classes.present".into(),
-            (Dtype::U32, vec![present.len()]),
-            Some(bytes_of(present.iter(), |class| class.to_le())),
-        );
-        push(
-            "policy".into(),
-            (Dtype::U64, vec![policy.len()]),
-            Some(bytes_of(policy.iter(), |word| word.to_le())),
-        );
-        if let Some(ShardContents { slots, handles, fields }) = shard {
-            let len = slots.len();
-            push(
-                "slot.id".into(),
-                (Dtype::I64, vec![len]),
-                Some(bytes_of(slots.iter(), |row| row.id.to_le())),
-            );
-            let mut of_slots = |name: &str, value: fn(&SlotState) -> u32| {
-                push(
-                    format!("slot.{name}"),
-                    (Dtype::U32, vec![len]),
-                    Some(bytes_of(slots.iter(), |row| value(row).to_le())),
-                );
-            };
-            of_slots("class", |row| row.class);
-            of_slots("task", |row| row.task);
-            of_slots("generation", |row| row.generation);
-            of_slots("class_pos", |row| row.class_pos);
-            of_slots("age_pos", |row| row.task_pos);
-            let count = handles.len();
-            let mut of_handles = |name: &str, value: fn(&RowHandle) -> u32| {
-                push(
-                    format!("pending.{name}"),
-                    (Dtype::U32, vec![count]),
-                    Some(bytes_of(handles.iter(), |handle| value(handle).to_le())),
-                );
-            };
-            of_handles("rank", |handle| handle.rank);
-            of_handles("slot", |handle| handle.slot);
-            of_handles("generation", |handle| handle.generation);
-            let mut places = Vec::new();
-            for (field, bytes) in fields {
-                push(
-                    format!("pending.field.{}", field.spec.name),
-                    tensor(&field, count),
-                    Some(bytes),
-                );
-                places.push((format!("row.{}", field.spec.name), tensor(&field, len)));
-            }
-            places.into_iter().for_each(|(name, place)| push(name, place, None));
+        let mut tensors = vec![
+            numbers("classes.present", Dtype::U32, present.iter().map(|class| class.to_le_bytes())),
+            numbers("policy", Dtype::U64, policy.iter().map(|word| word.to_le_bytes())),
+        ];
+        if state.shard.is_some() {
+            let ids = slots.iter().map(|slot| slot.id.to_le_bytes());
+            tensors.push(numbers("slot.id", Dtype::I64, ids));
+            tensors.extend(table_columns(&slots, &SLOT_COLUMNS));
+            tensors.extend(table_columns(&handles, &HANDLE_COLUMNS));
         }
-        let damaged = |reason: String| CheckpointError::Damaged {
-            path: directory.join(file_name(state.rank)),
-            reason,
-        };
+        let row_tensors: Vec<_> =
+            fields.iter().map(|(field, _)| field_tensor("row", field, slots.len())).collect();
+        tensors.extend(
+            fields.into_iter().map(|(field, bytes)| {
+                (field_tensor("pending.field", &field, handles.len()), bytes)
+            }),
+        );
+        let (mut specs, contents): (Vec<_>, Vec<_>) = tensors.into_iter().unzip();
+        specs.extend(row_tensors);
+        let name = file_name(state.rank);
+        let damaged = |reason: String| CheckpointError::damaged(&directory.join(&name), reason);
         let about = serde_json::to_string(&state).map_err(|error| damaged(error.to_string()))?;
-        let mut file = FileWriter::create(directory, &file_name(state.rank), &about, tensors)?;
-        let first_row = small.len();
-        small.iter().enumerate().try_for_each(|(tensor, bytes)| file.append(tensor, bytes))?;
+        let mut file = FileWriter::create(directory, &name, &about, specs)?;
+        contents.iter().enumerate().try_for_each(|(tensor, bytes)| file.append(tensor, bytes))?;
         for chunk in rows {
             let chunk = chunk.map_err(damaged)?;
-            chunk
-                .iter()
-                .enumerate()
-                .try_for_each(|(field, bytes)| file.append(first_row + field, bytes))?;
-            // The engine may be gone; what it handed over is written all the same.
+            for (field, bytes) in chunk.iter().enumerate() {
+                file.append(contents.len() + field, bytes)?;
+            }
+            // The engine may be gone. The rows that it handed over are written all the same.
             let _ = room.send(chunk);
         }
         file.finish()
     }
 }
 
-/// A rank's file, checked, with everything but the rows in memory.
+/// A rank's file, checked, with everything except the rows in memory.
 pub(super) struct RankFile {
     pub(super) reader: FileReader,
     pub(super) state: RankState,
     pub(super) policy: Vec<u64>,
     pub(super) present: Vec<u32>,
-    pub(super) rows: Vec<SlotState>,
+    handles: Vec<RowHandle>,
+    /// `None` for a rank that never had rows, as is `schema`.
+    pub(super) table: Option<SlotTable>,
     pub(super) schema: Option<Schema>,
 }
 
 impl RankFile {
-    /// Opens the file of `entry`, which must be of a buffer with this configuration and these rules
-    /// for mini-batches of `specs`.
+    /// Opens the file of `rank` among those of all ranks. It must be of a buffer with this
+    /// configuration and these rules for mini-batches of `specs`.
     pub(super) fn open(
         directory: &Path,
-        entry: &FileEntry,
+        entries: &[FileEntry],
+        rank: usize,
         config: &RehearsalConfig,
         rules: &CustomRules,
         specs: &'static [FieldSpec],
     ) -> Result<Self, CheckpointError> {
+        let (entry, world_size) = (&entries[rank], entries.len());
         let mut reader = FileReader::open(directory, entry)?;
-        let state: RankState = serde_json::from_str(reader.about())
-            .map_err(|error| reader.damaged(error.to_string()))?;
+        let state: RankState =
+            serde_json::from_str(reader.about()).map_err(|error| reader.damaged(error))?;
         if state.step > u64::MAX / 2 {
             return Err(reader.damaged(format!("no run has done {} steps", state.step)));
         }
         let foreign =
             |reason: String| CheckpointError::Foreign { path: directory.join(&entry.name), reason };
-        if let Some(reason) = difference(&state.config, &config_value(config, rules)) {
+        if let Some(reason) = difference(&state.config, &config_fields(config, rules)) {
             return Err(foreign(reason));
+        }
+        if state.rank != rank
+            || state.world_size != world_size
+            || blake3::Hash::from_hex(&state.draws).is_err()
+        {
+            return Err(reader.damaged("it is not the file of this rank"));
         }
         if state.pending.len() > config.lag {
             return Err(reader.damaged(format!(
@@ -338,117 +304,112 @@ impl RankFile {
                 config.lag
             )));
         }
-        let (policy, present) = (reader.u64s("policy")?, reader.u32s("classes.present")?);
-        let (mut rows, mut schema) = (Vec::new(), None);
+        let policy = reader.numbers("policy", u64::from_le_bytes)?;
+        let present = reader.numbers("classes.present", u32::from_le_bytes)?;
+        let pending = state.pending.iter().try_fold(0usize, |sum, &count| sum.checked_add(count));
+        let (mut handles, mut table, mut schema) = (Vec::new(), None, None);
         if let Some(shard) = &state.shard {
             let layout = layout(&shard.fields, specs).map_err(foreign)?;
-            rows = read_rows(&mut reader, shard.len)?;
-            let pending =
-                state.pending.iter().try_fold(0usize, |sum, &count| sum.checked_add(count));
-            let pending = pending.ok_or_else(|| reader.damaged("its pending rows are too many"))?;
+            let ids = reader.numbers("slot.id", i64::from_le_bytes)?;
+            let slots = ids.into_iter().map(|id| Slot { id, ..Slot::default() }).collect();
+            let slots = read_columns(&mut reader, &SLOT_COLUMNS, slots)?;
+            let handle = RowHandle { rank: 0, slot: 0, generation: 0 };
+            let count = reader.len("pending.rank")? / size_of::<u32>();
+            handles = read_columns(&mut reader, &HANDLE_COLUMNS, vec![handle; count])?;
             for field in layout.stored() {
-                for (part, count) in [("row", shard.len), ("pending.field", pending)] {
-                    let name = format!("{part}.{}", field.spec.name);
+                for (part, count) in [("row", shard.len), ("pending.field", handles.len())] {
+                    let name = field_name(part, field);
                     if count.checked_mul(field.row_bytes()) != Some(reader.len(&name)?) {
                         return Err(reader.damaged(format!(
-                            "its tensor {name:?} has not the size of {count} rows"
+                            "its tensor {name:?} does not have the size of {count} rows"
                         )));
                     }
                 }
             }
+            let capacity = config.capacity_in_samples(layout.row_bytes(), world_size);
+            let capacity = capacity.map_err(|error| reader.damaged(error))?;
+            table = SlotTable::of_slots(
+                shard_capacity(capacity, rank, world_size),
+                layout.position(Role::Id).is_some(),
+                shard.current_task,
+                shard.old,
+                &shard.seen,
+                slots,
+            );
+            if table.as_ref().is_none_or(|table| table.len() != shard.len) {
+                return Err(reader.damaged("its table contradicts itself"));
+            }
             schema = Some(layout);
         }
-        Ok(Self { reader, state, policy, present, rows, schema })
+        if pending != Some(handles.len()) {
+            return Err(reader.damaged("its pending rows are not as many as its steps need"));
+        }
+        Ok(Self { reader, state, policy, present, handles, table, schema })
     }
 
-    /// Appends the stored bytes of `count` rows of `field`, from slot `first` on, to `out`.
+    /// Appends the stored bytes of `count` rows of `field`, from row `first` of `part` on, to
+    /// `out`.
     pub(super) fn read(
         &mut self,
+        part: &str,
         field: &FieldLayout,
         first: usize,
         count: usize,
         out: &mut Vec<u8>,
     ) -> Result<(), CheckpointError> {
         let (width, before) = (field.row_bytes(), out.len());
-        self.reader.read(&format!("row.{}", field.spec.name), first * width, count * width, out)?;
-        self.check_bools(field, &out[before..])
-    }
-
-    /// A byte that is neither true nor false must not become a boolean.
-    fn check_bools(&self, field: &FieldLayout, bytes: &[u8]) -> Result<(), CheckpointError> {
-        if field.stored == DType::Bool(BoolStore::Native) && bytes.iter().any(|&byte| byte > 1) {
+        self.reader.read(&field_name(part, field), first * width, count * width, out)?;
+        // A byte that is neither true nor false must not become a boolean.
+        if field.stored == DType::Bool(BoolStore::Native)
+            && out[before..].iter().any(|&byte| byte > 1)
+        {
+            let name = field.spec.name;
             return Err(self
                 .reader
-                .damaged(format!("field {:?} has a value that is no boolean", field.spec.name)));
+                .damaged(format!("field {name:?} has a value that is no boolean")));
         }
         Ok(())
     }
 
-    /// The representatives that were pending, on `device`; they are those of the last steps.
+    /// The representatives that were pending, on `device`. They belong to the last steps.
     pub(super) fn pending(&mut self, device: &Device) -> Result<Vec<Delivery>, CheckpointError> {
-        let counts = self.state.pending.clone();
-        let drawn_at =
-            |number: usize| self.state.step.saturating_sub((counts.len() - number) as u64);
-        let empty = |number| Delivery { drawn_at: drawn_at(number), ..Delivery::default() };
-        let mut deliveries: Vec<Delivery> = (0..counts.len()).map(empty).collect();
-        let Some(schema) = self.schema.clone() else { return Ok(deliveries) };
-        let [ranks, slots, generations] =
-            ["rank", "slot", "generation"].map(|name| self.reader.u32s(&format!("pending.{name}")));
-        let handles: Vec<_> = ranks?
-            .into_iter()
-            .zip(slots?)
-            .zip(generations?)
-            .map(|((rank, slot), generation)| RowHandle { rank, slot, generation })
-            .collect();
+        let (schema, counts) = (self.schema.clone(), self.state.pending.clone());
+        let mut deliveries = Vec::new();
         let mut first = 0;
-        for (delivery, &count) in deliveries.iter_mut().zip(&counts) {
-            let own = handles
-                .get(first..first + count)
-                .ok_or_else(|| self.reader.damaged("its pending rows are fewer than announced"))?;
-            delivery.handles = own.to_vec();
-            for field in schema.stored().filter(|_| count > 0) {
+        for (index, &count) in counts.iter().enumerate() {
+            let mut delivery = Delivery {
+                handles: self.handles[first..first + count].to_vec(),
+                drawn_at: self.state.step.saturating_sub((counts.len() - index) as u64),
+                ..Delivery::default()
+            };
+            for field in schema.iter().flat_map(Schema::stored).filter(|_| count > 0) {
                 let mut bytes = Vec::new();
-                let (name, width) =
-                    (format!("pending.field.{}", field.spec.name), field.row_bytes());
-                self.reader.read(&name, first * width, count * width, &mut bytes)?;
-                self.check_bools(field, &bytes)?;
+                self.read("pending.field", field, first, count, &mut bytes)?;
                 let data = store::values(field, bytes, [count, field.elements()]);
-                delivery.columns.push(Column::from_data(
-                    data,
-                    field.spec.kind,
-                    field.row_shape.clone(),
-                    device,
-                ));
+                let (kind, row_shape) = (field.spec.kind, field.row_shape.clone());
+                delivery.columns.push(Column::from_data(data, kind, row_shape, device));
             }
+            deliveries.push(delivery);
             first += count;
         }
         Ok(deliveries)
     }
 }
 
-fn read_rows(reader: &mut FileReader, len: usize) -> Result<Vec<SlotState>, CheckpointError> {
-    let ids = reader.u64s("slot.id")?;
-    let [classes, tasks, generations, class_pos, task_pos] =
-        ["class", "task", "generation", "class_pos", "age_pos"]
-            .map(|name| reader.u32s(&format!("slot.{name}")));
-    let (classes, tasks, generations, class_pos, task_pos) =
-        (classes?, tasks?, generations?, class_pos?, task_pos?);
-    if ids.len() != len
-        || [&classes, &tasks, &generations, &class_pos, &task_pos]
-            .iter()
-            .any(|list| list.len() != len)
-    {
-        return Err(reader.damaged(format!("its table has not {len} rows")));
+/// Fills the columns of a table with as many rows.
+fn read_columns<T>(
+    reader: &mut FileReader,
+    columns: &[TableColumn<T>],
+    mut rows: Vec<T>,
+) -> Result<Vec<T>, CheckpointError> {
+    for (name, column) in columns {
+        let values = reader.numbers(name, u32::from_le_bytes)?;
+        if values.len() != rows.len() {
+            return Err(reader.damaged(format!("its tensor {name:?} has not {} rows", rows.len())));
+        }
+        rows.iter_mut().zip(values).for_each(|(row, value)| *column(row) = value);
     }
-    let row = |slot: usize| SlotState {
-        id: ids[slot] as i64,
-        class: classes[slot],
-        task: tasks[slot],
-        generation: generations[slot],
-        class_pos: class_pos[slot],
-        task_pos: task_pos[slot],
-    };
-    Ok((0..len).map(row).collect())
+    Ok(rows)
 }
 
 /// The layout that a file's fields have, if they are those of the batch type.
@@ -483,35 +444,26 @@ fn layout(fields: &[FieldState], specs: &'static [FieldSpec]) -> Result<Schema, 
     Ok(Schema::of_fields(layouts.collect::<Result<_, _>>()?))
 }
 
-/// All of a configuration that could change a result.
-pub(super) fn config_value(config: &RehearsalConfig, rules: &CustomRules) -> serde_json::Value {
-    let mut value = serde_json::to_value(config.for_digest()).unwrap_or_default();
-    if let Some(fields) = value.as_object_mut() {
-        rules.name_in(fields);
-    }
-    value
+/// All fields of a configuration that could change a result.
+pub(super) fn config_fields(config: &RehearsalConfig, rules: &CustomRules) -> Map<String, Value> {
+    let mut fields = match serde_json::to_value(config.for_digest()) {
+        Ok(Value::Object(fields)) => fields,
+        _ => Map::new(),
+    };
+    rules.name_in(&mut fields);
+    fields
 }
 
-/// What differs between two configurations, in words.
-fn difference(before: &serde_json::Value, now: &serde_json::Value) -> Option<String> {
-    if before == now {
-        return None;
-    }
-    let keys = |value: &serde_json::Value| {
-        value.as_object().map(|map| map.keys().cloned().collect::<Vec<_>>()).unwrap_or_default()
-    };
-    let mut names = keys(now);
-    names.extend(keys(before));
-    names.sort();
-    names.dedup();
-    let changed = names.into_iter().filter(|name| before.get(name) != now.get(name));
-    let text = |value: Option<&serde_json::Value>| {
-        value.map_or_else(|| "nothing".to_owned(), ToString::to_string)
-    };
-    let words: Vec<_> = changed
-        .map(|name| {
-            format!("{name} was {} and is {}", text(before.get(&name)), text(now.get(&name)))
-        })
+/// The difference between two configurations, in words.
+fn difference(before: &Map<String, Value>, now: &Map<String, Value>) -> Option<String> {
+    let text =
+        |value: Option<&Value>| value.map_or_else(|| "nothing".to_owned(), ToString::to_string);
+    let names: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
+    let changes: Vec<_> = names
+        .into_iter()
+        .map(|name| (name, before.get(name), now.get(name)))
+        .filter(|(_, before, now)| before != now)
+        .map(|(name, before, now)| format!("{name} was {} and is {}", text(before), text(now)))
         .collect();
-    Some(format!("the configuration differs: {}", words.join(", ")))
+    (!changes.is_empty()).then(|| format!("the configuration differs: {}", changes.join(", ")))
 }

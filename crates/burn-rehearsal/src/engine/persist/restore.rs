@@ -1,87 +1,95 @@
-//! Shards made from what a checkpoint holds.
+//! Reading a checkpoint: each rank's own file, or all of them if the number of ranks has changed.
 
-use super::rank_file::RankFile;
-use crate::batch::{Role, Schema};
-use crate::config::RehearsalConfig;
+use super::rank_file::{RankFile, RankState, file_name};
+use crate::batch::{FieldSpec, Schema};
+use crate::checkpoint::{BUFFER, MANIFEST, Manifest};
 use crate::engine::shard::Shard;
+use crate::engine::{Delivery, Engine};
 use crate::error::CheckpointError;
-use crate::rules::CustomRules;
 use crate::slots::SlotTable;
-use crate::store::{Store, rows_per_chunk};
+use crate::store::rows_per_chunk;
 use burn::tensor::Device;
 use std::path::Path;
 
-/// The shard of a rank that is filled from a checkpoint, and the file that errors name.
-pub(super) struct ShardRestorer<'a> {
-    pub(super) path: &'a Path,
-    pub(super) config: &'a RehearsalConfig,
-    pub(super) rules: &'a CustomRules,
-    pub(super) schema: &'a Schema,
-    pub(super) rank: usize,
-    pub(super) size: usize,
-    pub(super) device: &'a Device,
+/// What this rank read, before any rank relies on it.
+pub(super) struct Loaded {
+    pub(super) state: RankState,
+    pub(super) shard: Option<Shard>,
+    /// The classes that rows were seen of. Empty for another number of ranks, as is `pending`.
+    pub(super) present: Vec<u32>,
+    pub(super) pending: Vec<Delivery>,
 }
 
-impl ShardRestorer<'_> {
-    /// A shard with this policy state, the table that `table` makes for its capacity, and the rows
-    /// that `load` writes.
-    pub(super) fn restore(
+impl Engine {
+    /// Reads this rank's part of the checkpoint in `directory`, for mini-batches of `fields` on
+    /// `device`.
+    pub(super) fn load(
         &self,
-        table: impl FnOnce(usize) -> Option<SlotTable>,
-        policy: &[u64],
-        load: impl FnOnce(&mut dyn Store) -> Result<(), CheckpointError>,
-    ) -> Result<Shard, CheckpointError> {
-        let damaged =
-            |reason: String| CheckpointError::Damaged { path: self.path.to_path_buf(), reason };
-        let devices = vec![self.device.clone(); self.schema.stored().count()];
-        let shard =
-            Shard::new(self.config, self.rules, self.schema, &devices, self.rank, self.size);
-        let mut shard = shard.map_err(|error| damaged(error.to_string()))?;
-        let table = table(shard.table().capacity())
-            .ok_or_else(|| damaged("its table contradicts itself".into()))?;
-        if self.config.classes.is_some_and(|classes| table.class_bound() > classes) {
-            return Err(damaged("it has a class that is not configured".into()));
+        directory: &Path,
+        device: &Device,
+        fields: &'static [FieldSpec],
+    ) -> Result<Loaded, CheckpointError> {
+        let manifest = Manifest::read(directory, BUFFER)?;
+        let entries = manifest.files();
+        let is_of = |rank: usize| entries[rank].name == file_name(rank);
+        if entries.is_empty() || !(0..entries.len()).all(is_of) {
+            let reason = "it does not name the file of every rank";
+            return Err(CheckpointError::damaged(&directory.join(MANIFEST), reason));
         }
-        load(
-            shard
-                .restore(table, policy)
-                .map_err(|error| damaged(format!("the state of its policy is wrong: {error}")))?,
-        )?;
+        let open =
+            |rank| RankFile::open(directory, entries, rank, &self.config, &self.rules, fields);
+        if entries.len() != self.size {
+            let files = (0..entries.len()).map(open).collect::<Result<Vec<_>, _>>()?;
+            return self.reshard(files, device);
+        }
+        let mut file = open(self.rank)?;
+        let pending = file.pending(device)?;
+        let shard = match (file.schema.clone(), file.table.take()) {
+            (Some(schema), Some(table)) => {
+                let policy = std::mem::take(&mut file.policy);
+                let rows: Vec<_> = (0..table.len()).map(|slot| (0, slot)).collect();
+                let files = std::slice::from_mut(&mut file);
+                Some(self.restored_shard(files, &schema, device, table, &policy, &rows)?)
+            }
+            _ => None,
+        };
+        let RankFile { state, present, .. } = file;
+        Ok(Loaded { state, shard, present, pending })
+    }
+
+    /// A shard with this table, this state of its policy, and the rows that `rows` lists in slot
+    /// order: the index of a file, and the row's slot in it.
+    pub(super) fn restored_shard(
+        &self,
+        files: &mut [RankFile],
+        schema: &Schema,
+        device: &Device,
+        table: SlotTable,
+        policy: &[u64],
+        rows: &[(usize, usize)],
+    ) -> Result<Shard, CheckpointError> {
+        let file = &files[0].reader;
+        let devices = vec![device.clone(); schema.stored().count()];
+        let shard = Shard::new(&self.config, &self.rules, schema, &devices, self.rank, self.size);
+        let mut shard = shard.map_err(|error| file.damaged(error))?;
+        if self.config.classes.is_some_and(|classes| table.class_bound() > classes) {
+            return Err(file.damaged("it has a class that is not configured"));
+        }
+        let store = shard
+            .restore(table, policy)
+            .map_err(|error| file.damaged(format!("the state of its policy is wrong: {error}")))?;
+        let at_once = rows_per_chunk(schema);
+        for (chunk, rows) in rows.chunks(at_once).enumerate() {
+            let mut fields = vec![Vec::new(); devices.len()];
+            // Neighbouring rows of a file are read at once.
+            for run in rows.chunk_by(|&(file, slot), next| *next == (file, slot + 1)) {
+                let (file, slot) = run[0];
+                for (field, bytes) in schema.stored().zip(&mut fields) {
+                    files[file].read("row", field, slot, run.len(), bytes)?;
+                }
+            }
+            store.load((chunk * at_once) as u32, rows.len(), &fields);
+        }
         Ok(shard)
     }
-}
-
-/// The shard of a file, as it was; for a world of the same size.
-pub(super) fn same_world(
-    file: &mut RankFile,
-    config: &RehearsalConfig,
-    rules: &CustomRules,
-    rank: usize,
-    size: usize,
-    device: &Device,
-) -> Result<Option<Shard>, CheckpointError> {
-    let (Some(state), Some(schema)) = (file.state.shard.clone(), file.schema.clone()) else {
-        return Ok(None);
-    };
-    let (rows, policy, path) =
-        (file.rows.clone(), file.policy.clone(), file.reader.path().to_path_buf());
-    let load = |store: &mut dyn Store| {
-        let at_once = rows_per_chunk(&schema);
-        for first in (0..rows.len()).step_by(at_once) {
-            let count = at_once.min(rows.len() - first);
-            let fields = schema.stored().map(|field| {
-                let mut bytes = Vec::new();
-                file.read(field, first, count, &mut bytes).map(|()| bytes)
-            });
-            store.load(first as u32, count, &fields.collect::<Result<Vec<_>, _>>()?);
-        }
-        Ok(())
-    };
-    let has_id = schema.position(Role::Id).is_some();
-    let table = |capacity| {
-        SlotTable::of_rows(capacity, has_id, state.current_task, state.old, &state.seen, &rows)
-    };
-    ShardRestorer { path: &path, config, rules, schema: &schema, rank, size, device }
-        .restore(table, &policy, load)
-        .map(Some)
 }

@@ -7,6 +7,7 @@
 
 use super::rank_file::{self, Contents};
 use crate::checkpoint::{BUFFER, FileEntry, Glance, Manifest};
+use crate::engine::{Answer, poll};
 use crate::error::{CheckpointError, RehearsalError};
 use crate::store::RowChunk;
 use burn_rehearsal_collective::{Asked, Asker, Collective, CollectiveExt};
@@ -33,12 +34,12 @@ pub struct Saved {
 #[must_use = "call `wait` to learn whether the checkpoint was written"]
 pub struct PendingCheckpoint {
     asker: Asker,
-    outcome: Receiver<Result<Saved, RehearsalError>>,
+    outcome: Receiver<Answer<Saved>>,
 }
 
 /// Receives the outcome of a checkpoint.
 pub(crate) struct Ticket {
-    pub(crate) outcome: Sender<Result<Saved, RehearsalError>>,
+    pub(crate) outcome: Sender<Answer<Saved>>,
     /// Dropped when the outcome has been sent.
     _asked: Asked,
 }
@@ -60,12 +61,9 @@ impl PendingCheckpoint {
     /// rank, with its number on the others. The buffer stays usable. After any other error, later
     /// steps may fail too.
     pub fn wait(mut self) -> Result<Saved, RehearsalError> {
-        let poll = || match self.outcome.try_recv() {
-            Ok(outcome) => Some(outcome),
-            Err(TryRecvError::Disconnected) => Some(Err(RehearsalError::EngineGone)),
-            Err(TryRecvError::Empty) => None,
-        };
-        self.asker.wait(poll, || self.outcome.recv().map_err(|_| RehearsalError::EngineGone)?)
+        let outcome = &self.outcome;
+        self.asker
+            .wait(|| poll(outcome), || outcome.recv().map_err(|_| RehearsalError::EngineGone)?)
     }
 }
 
@@ -185,10 +183,7 @@ fn complete(
         Some(parts) => {
             let (entries, glances): (Vec<FileEntry>, Vec<Glance>) = parts.into_iter().unzip();
             let bytes = entries.iter().map(|entry| entry.bytes).sum();
-            let damaged = |error: serde_json::Error| CheckpointError::Damaged {
-                path: directory.to_path_buf(),
-                reason: error.to_string(),
-            };
+            let damaged = |error| CheckpointError::damaged(directory, error);
             let seal = || {
                 // A rank with a different directory has written its file elsewhere.
                 for (rank, glance) in glances.iter().enumerate() {
