@@ -5,24 +5,31 @@
 //! built with by values from the project's counter-based generator: the same on every rank, in
 //! every process and on every device.
 
+use crate::data_parallel::{ModulePath, track_path};
+use crate::named;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Tensor, TensorData};
 use burn_rehearsal::random::{Purpose, Stream};
 
-/// The distribution of initial weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Scheme {
-    /// Weights and biases uniform in ±1/√fan_in: PyTorch's default for linear and convolutional
-    /// layers (He et al., "Delving Deep into Rectifiers", arXiv 1502.01852, with a = √5).
-    #[default]
-    KaimingUniform,
-    /// Weights uniform in ±√(6 / (fan_in + fan_out)), biases zero (Glorot and Bengio,
-    /// "Understanding the difficulty of training deep feedforward neural networks", AISTATS 2010).
-    XavierUniform,
-    /// Convolutions normal with variance 2 / fan_out, everything else as
-    /// [`KaimingUniform`](Self::KaimingUniform): torchvision's ResNets (He et al., arXiv
-    /// 1502.01852). fan_out is the first dimension times the product of all but the first two.
-    HeNormal,
+named! {
+    /// The distribution of initial weights and biases.
+    ///
+    /// * [`KaimingUniform`](Self::KaimingUniform) is He et al., "Delving Deep into Rectifiers",
+    ///   arXiv 1502.01852, with a = √5.
+    /// * [`XavierUniform`](Self::XavierUniform) is Glorot and Bengio, "Understanding the difficulty
+    ///   of training deep feedforward neural networks", AISTATS 2010.
+    /// * [`HeNormal`](Self::HeNormal) is He et al. as well. fan_out is the first dimension times the
+    ///   product of all but the first two.
+    pub enum Scheme: "initialization", default KaimingUniform {
+        /// PyTorch's default for linear and convolutional layers: weights and biases uniform in
+        /// ±1/√fan_in.
+        KaimingUniform = "kaiming",
+        /// Glorot's: weights uniform in ±√(6/(fan_in + fan_out)), biases zero.
+        XavierUniform = "xavier",
+        /// He's, as in torchvision's residual networks: convolutions normal with variance
+        /// 2/fan_out, everything else as `kaiming`.
+        HeNormal = "he-normal",
+    }
 }
 
 /// Overwrites a model's weights and biases with values that depend on nothing but `seed` and the
@@ -34,7 +41,13 @@ pub enum Scheme {
 /// Everything else (norms, running statistics, biases without such a weight) keeps its value.
 /// Parameter ids and gradient settings are kept.
 pub fn keyed_init<M: Module>(model: M, seed: u64, scheme: Scheme) -> M {
-    model.map(&mut KeyedInit { seed, scheme, parameter: 0, path: Vec::new(), last_weight: None })
+    model.map(&mut KeyedInit {
+        seed,
+        scheme,
+        parameter: 0,
+        path: ModulePath::default(),
+        last_weight: None,
+    })
 }
 
 struct KeyedInit {
@@ -42,11 +55,10 @@ struct KeyedInit {
     scheme: Scheme,
     /// How many float parameters came before, initialised here or not.
     parameter: u64,
-    /// (name, type of its container) from the root to the current field.
-    path: Vec<(String, String)>,
+    path: ModulePath,
     /// The module of the last initialised weight, and how its bias is drawn; a bias is visited
     /// after the weight next to it.
-    last_weight: Option<(Vec<String>, Distribution)>,
+    last_weight: Option<(String, Distribution)>,
 }
 
 /// The distribution of a parameter's values.
@@ -74,14 +86,10 @@ impl Distribution {
 }
 
 impl KeyedInit {
-    fn module(&self) -> Vec<String> {
-        self.path.iter().rev().skip(1).rev().map(|(name, _)| name.clone()).collect()
-    }
-
     /// How the float parameter here is drawn; `None` if it keeps its value.
     fn distribution(&mut self, shape: &[usize]) -> Option<Distribution> {
         let (name, container) = self.path.last()?;
-        match name.as_str() {
+        match name {
             "weight" if shape.len() >= 2 => {
                 let linear = container == "Struct:Linear";
                 let (fan_in, fan_out): (usize, usize) = if linear {
@@ -100,11 +108,11 @@ impl KeyedInit {
                         (Distribution::Uniform(bound), Distribution::Uniform(0.0))
                     }
                 };
-                self.last_weight = Some((self.module(), bias));
+                self.last_weight = Some((self.path.module(), bias));
                 Some(weight)
             }
             "bias" => {
-                let module = self.module();
+                let module = self.path.module();
                 self.last_weight
                     .as_ref()
                     .filter(|(owner, _)| *owner == module)
@@ -116,13 +124,7 @@ impl KeyedInit {
 }
 
 impl ModuleMapper for KeyedInit {
-    fn enter_module(&mut self, name: &str, container_type: &str) {
-        self.path.push((name.to_owned(), container_type.to_owned()));
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
-    }
+    track_path!();
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let parameter = self.parameter;

@@ -31,6 +31,8 @@ pub mod init;
 pub mod lock;
 pub mod methods;
 pub mod metrics;
+#[doc(hidden)]
+pub mod named;
 mod origin;
 pub mod phases;
 pub mod report;

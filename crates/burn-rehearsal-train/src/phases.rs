@@ -11,72 +11,44 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::named;
 use burn::tensor::Device;
 use burn_rehearsal::EngineTimings;
 
-/// A part of a training step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Phase {
-    /// Waiting for the next incoming mini-batch (without the two phases below).
-    Load,
-    /// Waiting for the representatives.
-    Wait,
-    /// Joining incoming rows and representatives to one batch.
-    Assemble,
-    /// The model's forward and backward pass.
-    ForwardBackward,
-    /// Reading the gradients, summing them over the ranks, and uploading the result.
-    AllReduce,
-    /// The learning-rate schedule and the optimiser.
-    Optimizer,
-    /// Engine thread: writing candidates to the shard.
-    Insert,
-    /// Engine thread: computing all ranks' draws.
-    Plan,
-    /// Engine thread: waiting for other ranks and moving rows between them.
-    Exchange,
-    /// Engine thread: building the representatives' columns.
-    Deliver,
+named! {
+    /// A part of a training step: those of the training thread in the order of a step, then those
+    /// of the engine thread.
+    pub enum Phase: "phase" {
+        /// Waiting for the next incoming mini-batch (without the two phases below).
+        Load = "load",
+        /// Waiting for the representatives.
+        Wait = "wait",
+        /// Joining incoming rows and representatives to one batch.
+        Assemble = "assemble",
+        /// The model's forward and backward pass.
+        ForwardBackward = "forward_backward",
+        /// Reading the gradients, summing them over the ranks, and uploading the result.
+        AllReduce = "all_reduce",
+        /// The learning-rate schedule and the optimiser.
+        Optimizer = "optimizer",
+        /// Engine thread: writing candidates to the shard.
+        Insert = "insert",
+        /// Engine thread: computing all ranks' draws.
+        Plan = "plan",
+        /// Engine thread: waiting for other ranks and moving rows between them.
+        Exchange = "exchange",
+        /// Engine thread: building the representatives' columns.
+        Deliver = "deliver",
+    }
 }
 
 /// The first phases are those of the training thread.
 const OF_TRAINING: usize = 6;
 
 impl Phase {
-    /// All phases: those of the training thread in the order of a step, then those of the engine
-    /// thread.
-    pub const ALL: [Self; 10] = [
-        Self::Load,
-        Self::Wait,
-        Self::Assemble,
-        Self::ForwardBackward,
-        Self::AllReduce,
-        Self::Optimizer,
-        Self::Insert,
-        Self::Plan,
-        Self::Exchange,
-        Self::Deliver,
-    ];
-
-    /// The phase's name in reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Load => "load",
-            Self::Wait => "wait",
-            Self::Assemble => "assemble",
-            Self::ForwardBackward => "forward_backward",
-            Self::AllReduce => "all_reduce",
-            Self::Optimizer => "optimizer",
-            Self::Insert => "insert",
-            Self::Plan => "plan",
-            Self::Exchange => "exchange",
-            Self::Deliver => "deliver",
-        }
-    }
-
     /// The phase with this name.
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|phase| phase.name() == name)
+        name.parse().ok()
     }
 
     /// Whether the engine thread does it while the training thread trains: it does not add to the
@@ -126,7 +98,7 @@ pub struct PhaseReport {
     /// profiled), the phases between `wait` and the end of the step are not reported.
     pub exact: bool,
     /// In the order of [`Phase::ALL`]; `None` if it was not measured.
-    phases: [Option<f64>; 10],
+    phases: [Option<f64>; Phase::ALL.len()],
 }
 
 impl PhaseReport {
@@ -137,9 +109,8 @@ impl PhaseReport {
 
     /// All means by name; the whole step is `step`.
     pub fn by_name(&self) -> BTreeMap<String, f64> {
-        let phases = Phase::ALL
-            .into_iter()
-            .filter_map(|phase| Some((phase.name().to_owned(), self.ms(phase)?)));
+        let phases =
+            Phase::ALL.iter().filter_map(|phase| Some((phase.name().to_owned(), self.ms(*phase)?)));
         phases.chain([("step".to_owned(), self.step_ms)]).collect()
     }
 }
@@ -194,12 +165,8 @@ impl PhaseTimer {
 
     /// The time that was [added](Self::add).
     fn learner(&self, phase: Phase) -> Duration {
-        Duration::from_nanos(
-            self.counters
-                .phases
-                .get(phase as usize)
-                .map_or(0, |counter| counter.load(Ordering::Relaxed)),
-        )
+        let counter = self.counters.phases.get(phase as usize);
+        Duration::from_nanos(counter.map_or(0, |counter| counter.load(Ordering::Relaxed)))
     }
 
     /// Counts one step and its whole duration.
@@ -244,17 +211,7 @@ impl PhaseTimer {
             .store(self.counters.profiling || is_synchronous(device), Ordering::Relaxed);
     }
 
-    /// Starts again from zero, for example at the start of a task.
-    pub fn reset(&self) {
-        for counter in &self.counters.phases {
-            counter.store(0, Ordering::Relaxed);
-        }
-        self.counters.steps.store(0, Ordering::Relaxed);
-        self.counters.step_nanos.store(0, Ordering::Relaxed);
-    }
-
-    /// Means per step since the start or the last [`reset`](Self::reset), with what a buffer says;
-    /// all zero before the first step.
+    /// Means per step so far, with what a buffer says; all zero before the first step.
     pub fn report(&self, buffer: Option<&EngineTimings>) -> PhaseReport {
         let (steps, exact) = (self.steps(), self.counters.exact.load(Ordering::Relaxed));
         let mean = |time: Duration, steps: u64| {
@@ -263,7 +220,8 @@ impl PhaseTimer {
         let in_buffer = |phase: Phase| {
             buffer.map_or(0.0, |timings| mean(phase.in_buffer(timings), timings.steps))
         };
-        let phases = Phase::ALL.map(|phase| {
+        let phases = std::array::from_fn(|index| {
+            let phase = Phase::ALL[index];
             let measured =
                 (exact || phase.is_host_time()) && (buffer.is_some() || !phase.is_background());
             measured.then(|| phase.combine(mean(self.learner(phase), steps), in_buffer))
@@ -307,8 +265,6 @@ mod tests {
             (Some(2.0), Some(0.0), None)
         );
         assert_eq!(report.ms(Phase::Optimizer), cfg!(feature = "flex").then_some(1.0));
-        timer.reset();
-        assert_eq!((other.report(None).steps, other.report(None).ms(Phase::Load)), (0, Some(0.0)));
     }
 
     #[test]

@@ -3,8 +3,6 @@
 use crate::config::{AGREE, Flags};
 use burn_rehearsal::{CandidateMode, Execution, OnRepeat, StorePreference};
 use burn_rehearsal_collective::Reduction;
-use burn_rehearsal_train::data_parallel::Precision;
-use burn_rehearsal_train::init::Scheme;
 use burn_rehearsal_train::methods::{self, MethodRef};
 use burn_rehearsal_vision::augment::ChannelStatistics;
 use burn_rehearsal_vision::data::{DataSource, Fit, Format, OnDamaged};
@@ -132,27 +130,6 @@ choices! {
         Device = StorePreference::Device,
     }
 
-    /// Number formats.
-    PrecisionArg => Precision {
-        /// 32 bits.
-        F32 = Precision::F32,
-        /// 16 bits with the range of 32.
-        Bf16 = Precision::Bf16,
-        /// 16 bits, with the loss scaled.
-        F16 = Precision::F16,
-    }
-
-    /// Initialization of a network.
-    InitArg => Scheme {
-        /// PyTorch's default: ±1/√fan_in.
-        Kaiming = Scheme::KaimingUniform,
-        /// Glorot's: ±√(6/(fan_in + fan_out)), biases zero.
-        Xavier = Scheme::XavierUniform,
-        /// He's for convolutions, normal with variance 2/fan_out; otherwise as `kaiming`. The
-        /// initialization of torchvision's residual networks.
-        HeNormal = Scheme::HeNormal,
-    }
-
     /// How images become square.
     FitArg => Fit {
         /// Both sides are scaled to the same length.
@@ -211,17 +188,6 @@ choices! {
         Fixed = Reduction::FixedOrder,
         /// The order of the MPI library.
         Fast = Reduction::Fast,
-    }
-}
-
-impl InitArg {
-    /// The choice that stands for `scheme`.
-    pub fn of(scheme: Scheme) -> Self {
-        match scheme {
-            Scheme::KaimingUniform => Self::Kaiming,
-            Scheme::XavierUniform => Self::Xavier,
-            Scheme::HeNormal => Self::HeNormal,
-        }
     }
 }
 

@@ -14,7 +14,6 @@ use burn_rehearsal::agreement::agree_on;
 use burn_rehearsal::{RehearsalConfig, StoreLocation, shard_capacity};
 use burn_rehearsal_collective::{Collective, CollectiveExt, Rank, RankFailure, run_threads};
 use burn_rehearsal_report::{Comparison, ConfigFields, CurvesLog};
-use burn_rehearsal_train::data_parallel::Precision;
 use burn_rehearsal_train::device::adapter;
 use burn_rehearsal_train::experiment::{ErrorOrigin, Experiment, ExperimentError, Workload};
 use burn_rehearsal_train::methods::{self, Incremental, MethodRef, Rehearsal, Scratch};
@@ -67,9 +66,9 @@ impl Job {
         // Before the data are looked at, which may take long.
         let stop = Stop::listen(first && display != Display::Tui);
         let device = config.device.open()?;
-        if !Precision::from(config.precision).is_supported_by(&device) {
+        if !config.precision.is_supported_by(&device) {
             let reason = format!("`{}` does not compute with it", config.device);
-            return Err(AppError::choice("precision", config.precision, reason));
+            return Err(AppError::option("precision", config.precision, reason));
         }
         let images = Images::open(&config)?;
         let data = &images.data;

@@ -156,11 +156,9 @@ impl Workload for Images {
             // Clones share their running statistics; the way through inference makes new ones.
             Some(network) if device.is_autodiff() => network.valid().train().fork(device),
             Some(network) => network.valid().fork(device),
-            None => keyed_init(
-                network(&self.config, &self.data).init(device),
-                seed,
-                self.config.init.into(),
-            ),
+            None => {
+                keyed_init(network(&self.config, &self.data).init(device), seed, self.config.init)
+            }
         }
     }
 

@@ -57,6 +57,7 @@ use parking_lot::Mutex;
 pub use self::error::{DataParallelError, HookError};
 pub use self::headless::{NoMetricLogger, NoView, without_renderer};
 pub use self::loss_scale::{LossScale, scale_loss};
+pub(crate) use self::params::{ModulePath, track_path};
 pub use self::precision::{Precision, compute_type, in_f32};
 pub(crate) use self::recorder::LearnerRecord;
 use self::recorder::Recorder;

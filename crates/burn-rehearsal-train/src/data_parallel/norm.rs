@@ -5,12 +5,12 @@
 //! every clone of the module; so statistics can be set through a clone of the learner's model, and
 //! ranks in one process that were given clones of one model would disturb each other.
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Tensor, TensorData};
 use burn_rehearsal_collective::{Collective, CollectiveError, CollectiveExt, ReduceOp};
 
 use super::error::DataParallelError;
-use super::params::{ModulePath, Role};
+use super::params::{ModulePath, Role, track_path, visit_floats};
 
 /// Replaces every running statistic by its mean over all ranks, each rank counting the same.
 pub(crate) fn average<M: Module>(
@@ -95,9 +95,13 @@ fn read<M: Module>(model: &M) -> Vec<f32> {
     // Going over to validation writes every pending update into its value; `visit` alone would not
     // see them.
     drop(model.valid());
-    let mut read = Read { path: ModulePath::default(), values: Vec::new() };
-    model.visit(&mut read);
-    read.values
+    let mut all = Vec::new();
+    visit_floats(model, |_, role, values| {
+        if role == Role::RunningStatistic {
+            all.extend(values().into_data().convert_dtype(DType::F32).iter::<f32>());
+        }
+    });
+    all
 }
 
 fn write<M: Module>(model: &M, values: Vec<f32>) {
@@ -106,40 +110,13 @@ fn write<M: Module>(model: &M, values: Vec<f32>) {
     drop(model.clone().map(&mut Write { path: ModulePath::default(), values: values.into_iter() }));
 }
 
-struct Read {
-    path: ModulePath,
-    values: Vec<f32>,
-}
-
-impl ModuleVisitor for Read {
-    fn enter_module(&mut self, name: &str, container_type: &str) {
-        self.path.enter(name, container_type);
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.exit();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if self.path.role(param) == Role::RunningStatistic {
-            self.values.extend(param.val().into_data().convert_dtype(DType::F32).iter::<f32>());
-        }
-    }
-}
-
 struct Write {
     path: ModulePath,
     values: std::vec::IntoIter<f32>,
 }
 
 impl ModuleMapper for Write {
-    fn enter_module(&mut self, name: &str, container_type: &str) {
-        self.path.enter(name, container_type);
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.exit();
-    }
+    track_path!();
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         if self.path.role(&param) != Role::RunningStatistic {

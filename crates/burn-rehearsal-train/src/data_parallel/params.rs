@@ -39,6 +39,17 @@ pub(crate) struct ModulePath {
 }
 
 impl ModulePath {
+    /// The name of the field here, and the type of its container.
+    pub(crate) fn last(&self) -> Option<(&str, &str)> {
+        self.path.last().map(|(name, container)| (name.as_str(), container.as_str()))
+    }
+
+    /// The path of the module that holds the field here.
+    pub(crate) fn module(&self) -> String {
+        let path = self.path();
+        path.rsplit_once('.').map_or_else(String::new, |(module, _)| module.to_owned())
+    }
+
     pub(crate) fn enter(&mut self, name: &str, container_type: &str) {
         self.path.push((name.to_owned(), container_type.to_owned()));
     }
@@ -53,7 +64,7 @@ impl ModulePath {
 
     /// Whether this is a parameter or a statistic of a batch norm.
     pub(crate) fn in_batch_norm(&self) -> bool {
-        self.path.last().is_some_and(|(_, container)| container == BATCH_NORM)
+        self.last().is_some_and(|(_, container)| container == BATCH_NORM)
     }
 
     /// The role of the float parameter here.
@@ -64,12 +75,50 @@ impl ModulePath {
         if param.is_require_grad() {
             return Role::Trained;
         }
-        match self.path.last() {
+        match self.last() {
             Some((name, container)) if container == BATCH_NORM && name.starts_with("running_") => {
                 Role::RunningStatistic
             }
             _ => Role::Other,
         }
+    }
+}
+
+/// The methods of a visitor or mapper that keep its field `path` up to date.
+macro_rules! track_path {
+    () => {
+        fn enter_module(&mut self, name: &str, container_type: &str) {
+            self.path.enter(name, container_type);
+        }
+
+        fn exit_module(&mut self, _name: &str, _container_type: &str) {
+            self.path.exit();
+        }
+    };
+}
+pub(crate) use track_path;
+
+/// Calls `each` on every float parameter, in visit order, with its role and a function that gives
+/// its values in row-major order.
+pub(crate) fn visit_floats<M, F>(model: &M, each: F)
+where
+    M: Module,
+    F: FnMut(&ModulePath, Role, &dyn Fn() -> Tensor<1>),
+{
+    model.visit(&mut Floats { path: ModulePath::default(), each });
+}
+
+struct Floats<F> {
+    path: ModulePath,
+    each: F,
+}
+
+impl<F: FnMut(&ModulePath, Role, &dyn Fn() -> Tensor<1>)> ModuleVisitor for Floats<F> {
+    track_path!();
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let values = || param.val().flatten(0, -1);
+        (self.each)(&self.path, self.path.role(param), &values);
     }
 }
 
@@ -93,13 +142,7 @@ impl List {
 }
 
 impl ModuleVisitor for List {
-    fn enter_module(&mut self, name: &str, container_type: &str) {
-        self.path.enter(name, container_type);
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.exit();
-    }
+    track_path!();
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let tensor = param.val();
@@ -160,9 +203,13 @@ pub(crate) fn check_equal_values<M: Module>(
     epoch: Epoch,
     collective: &mut dyn Collective,
 ) -> Result<(), DataParallelError> {
-    let mut digests = Digests { path: ModulePath::default(), statistics, digests: Vec::new() };
-    model.visit(&mut digests);
-    let own: Vec<u8> = digests.digests.iter().flat_map(|(_, digest)| *digest.as_bytes()).collect();
+    let (mut paths, mut own) = (Vec::new(), Vec::new());
+    visit_floats(model, |path, role, values| {
+        if role == Role::Trained || (statistics && role == Role::RunningStatistic) {
+            paths.push(path.path());
+            own.extend_from_slice(blake3::hash(values().into_data().as_bytes()).as_bytes());
+        }
+    });
     if own.is_empty() {
         return Ok(());
     }
@@ -176,37 +223,9 @@ pub(crate) fn check_equal_values<M: Module>(
             .zip(other.chunks_exact(blake3::OUT_LEN))
             .position(|(a, b)| a != b)
         {
-            let parameter = digests.digests[index].0.clone();
+            let parameter = paths.swap_remove(index);
             return Err(DataParallelError::ParametersDiffer { rank: rank + 1, parameter, epoch });
         }
     }
     Ok(())
-}
-
-struct Digests {
-    path: ModulePath,
-    statistics: bool,
-    /// (path, digest of the bytes) of what is compared.
-    digests: Vec<(String, blake3::Hash)>,
-}
-
-impl ModuleVisitor for Digests {
-    fn enter_module(&mut self, name: &str, container_type: &str) {
-        self.path.enter(name, container_type);
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.exit();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let compared = match self.path.role(param) {
-            Role::Trained => true,
-            Role::RunningStatistic => self.statistics,
-            Role::Other => false,
-        };
-        if compared {
-            self.digests.push((self.path.path(), blake3::hash(param.val().into_data().as_bytes())));
-        }
-    }
 }

@@ -5,51 +5,42 @@
 //! that accumulates over steps is ever rounded to half precision (Micikevicius et al., "Mixed
 //! Precision Training", ICLR 2018, arXiv 1710.03740, §3.1).
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Device, FloatDType, Tensor};
-use serde::{Deserialize, Serialize};
 
-use super::params::ModulePath;
+use super::params::{ModulePath, track_path, visit_floats};
+use crate::named;
 
-/// The format of the numbers in a network's forward and backward pass.
-///
-/// Parameters, optimiser state, checkpoints, evaluation, the sum of gradients over ranks and the
-/// rehearsal buffer are what they are in `f32`.
-///
-/// # What a network must do
-///
-/// With anything but `F32`, its [`TrainStep`](burn::train::TrainStep)
-///
-/// * casts its input to the format of its parameters, [`compute_type`]: Burn computes with tensors
-///   of equal formats only;
-/// * calls its batch norms through [`in_f32`], since their parameters and statistics stay in `f32`;
-/// * casts its output to `f32` before the loss, and calls `backward` on
-///   [`scale_loss(loss)`](super::scale_loss).
-///
-/// None of this changes a bit in `F32`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// 32 bits.
-    #[default]
-    F32,
-    /// 16 bits with the range of `F32`: 8 bits of exponent, 8 significant ones.
-    Bf16,
-    /// 16 bits, IEEE 754: 5 bits of exponent, 11 significant ones. The loss is
+named! {
+    /// The format of the numbers in a network's forward and backward pass.
+    ///
+    /// Parameters, optimiser state, checkpoints, evaluation, the sum of gradients over ranks and
+    /// the rehearsal buffer are what they are in `f32`. In `f16` the loss is
     /// [scaled](super::LossScale), so that small gradients do not vanish.
-    F16,
+    ///
+    /// # What a network must do
+    ///
+    /// With anything but `F32`, its [`TrainStep`](burn::train::TrainStep)
+    ///
+    /// * casts its input to the format of its parameters, [`compute_type`]: Burn computes with
+    ///   tensors of equal formats only;
+    /// * calls its batch norms through [`in_f32`], since their parameters and statistics stay in
+    ///   `f32`;
+    /// * casts its output to `f32` before the loss, and calls `backward` on
+    ///   [`scale_loss(loss)`](super::scale_loss).
+    ///
+    /// None of this changes a bit in `F32`.
+    pub enum Precision: "precision", default F32 {
+        /// 32 bits.
+        F32 = "f32",
+        /// 16 bits with the range of `f32`: 8 bits of exponent, 8 significant ones.
+        Bf16 = "bf16",
+        /// 16 bits, IEEE 754, with the loss scaled: 5 bits of exponent, 11 significant ones.
+        F16 = "f16",
+    }
 }
 
 impl Precision {
-    /// Its name: `f32`, `bf16` or `f16`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-            Self::F16 => "f16",
-        }
-    }
-
     /// Whether `device` computes in this format.
     pub fn is_supported_by(self, device: &Device) -> bool {
         device.supports_dtype(DType::from(self.dtype()))
@@ -75,18 +66,16 @@ impl Precision {
     }
 }
 
-impl std::fmt::Display for Precision {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
 /// The format that a network computes in: that of its first float parameter outside of batch norms;
 /// `F32` without one.
 pub fn compute_type<M: Module>(model: &M) -> FloatDType {
-    let mut first = First::default();
-    model.visit(&mut first);
-    first.dtype.unwrap_or(FloatDType::F32)
+    let mut first = None;
+    visit_floats(model, |path, _, values| {
+        if first.is_none() && !path.in_batch_norm() {
+            first = Some(FloatDType::from(values().dtype()));
+        }
+    });
+    first.unwrap_or(FloatDType::F32)
 }
 
 /// Calls a layer that stays in `f32` within a network that may not: `in_f32(x, |x|
@@ -105,13 +94,7 @@ struct Lower {
 }
 
 impl ModuleMapper for Lower {
-    fn enter_module(&mut self, name: &str, container_type: &str) {
-        self.path.enter(name, container_type);
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.exit();
-    }
+    track_path!();
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         if self.path.in_batch_norm() {
@@ -124,28 +107,6 @@ impl ModuleMapper for Lower {
             let trained = tensor.is_require_grad();
             tensor.set_require_grad(false).cast(dtype).set_require_grad(trained)
         })
-    }
-}
-
-#[derive(Default)]
-struct First {
-    path: ModulePath,
-    dtype: Option<FloatDType>,
-}
-
-impl ModuleVisitor for First {
-    fn enter_module(&mut self, name: &str, container_type: &str) {
-        self.path.enter(name, container_type);
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.exit();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if self.dtype.is_none() && !self.path.in_batch_norm() {
-            self.dtype = Some(param.val().dtype().into());
-        }
     }
 }
 
@@ -213,9 +174,12 @@ mod tests {
 
     #[test]
     fn names_are_those_of_the_options_and_of_reports() {
-        for precision in [Precision::F32, Precision::Bf16, Precision::F16] {
+        for &precision in Precision::ALL {
             assert_eq!(serde_json::to_value(precision).unwrap(), precision.name());
+            assert_eq!(precision.name().parse(), Ok(precision));
         }
+        let error = "f64".parse::<Precision>().unwrap_err().to_string();
+        assert_eq!(error, "there is no precision `f64`; expected one of f32, bf16, f16");
         assert!(Precision::F16.is_supported_by(&Device::flex()));
     }
 }

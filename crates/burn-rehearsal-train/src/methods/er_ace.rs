@@ -30,16 +30,27 @@ impl Method for ErAce {
         true
     }
 
-    fn loss(&self, logits: Tensor<2>, targets: Tensor<1, Int>, representatives: usize) -> Tensor<1> {
+    fn loss(
+        &self,
+        logits: Tensor<2>,
+        targets: Tensor<1, Int>,
+        representatives: usize,
+    ) -> Tensor<1> {
         let [rows, classes] = logits.dims();
         let incoming = rows.saturating_sub(representatives);
         if incoming == 0 {
             return cross_entropy(logits, targets);
         }
         let number = |count: usize| Tensor::<1, Int>::arange(0..count as i64, &targets.device());
-        let seen = targets.clone().narrow(0, 0, incoming).reshape([incoming, 1]).equal(number(classes).reshape([1, classes])).any_dim(0);
+        let seen = targets
+            .clone()
+            .narrow(0, 0, incoming)
+            .reshape([incoming, 1])
+            .equal(number(classes).reshape([1, classes]))
+            .any_dim(0);
         let is_incoming = number(rows).lower_elem(incoming as i64).reshape([rows, 1]);
-        let hidden = is_incoming.expand([rows, classes]).bool_and(seen.bool_not().expand([rows, classes]));
+        let hidden =
+            is_incoming.expand([rows, classes]).bool_and(seen.bool_not().expand([rows, classes]));
         cross_entropy(logits.mask_fill(hidden, UNSEEN), targets)
     }
 }
@@ -64,7 +75,9 @@ mod tests {
     }
 
     fn loss(targets: [i64; 3], representatives: usize) -> f32 {
-        ErAce.loss(logits(), Tensor::from_data(targets, &Device::default()), representatives).into_scalar()
+        ErAce
+            .loss(logits(), Tensor::from_data(targets, &Device::default()), representatives)
+            .into_scalar()
     }
 
     #[test]
@@ -72,7 +85,9 @@ mod tests {
         let scores: Vec<f32> = logits().into_data().try_into_vec().unwrap();
         let scores: Vec<_> = scores.chunks(CLASSES).collect();
         // Two incoming rows of classes 0 and 2, one representative of class 1.
-        let expected = row(scores[0], 0, [0, 2].into_iter()) + row(scores[1], 2, [0, 2].into_iter()) + row(scores[2], 1, 0..CLASSES);
+        let expected = row(scores[0], 0, [0, 2].into_iter())
+            + row(scores[1], 2, [0, 2].into_iter())
+            + row(scores[2], 1, 0..CLASSES);
         assert!((loss([0, 2, 1], 1) - expected / 3.0).abs() < 1e-6);
         // A class that only representatives have is not seen by incoming rows; a mini-batch of one
         // class has no loss of its own.
@@ -83,7 +98,8 @@ mod tests {
     #[test]
     fn with_all_classes_in_the_mini_batch_it_is_the_cross_entropy() {
         let targets = Tensor::<1, Int>::from_data([3, 1, 0, 2], &Device::default());
-        let logits = Tensor::cat(vec![logits(), Tensor::zeros([1, CLASSES], &Device::default())], 0);
+        let logits =
+            Tensor::cat(vec![logits(), Tensor::zeros([1, CLASSES], &Device::default())], 0);
         let ours: f32 = ErAce.loss(logits.clone(), targets.clone(), 0).into_scalar();
         let plain: f32 = cross_entropy(logits, targets).into_scalar();
         assert_eq!(ours, plain);
@@ -95,7 +111,8 @@ mod tests {
         let logits = Tensor::<2>::zeros([2, CLASSES], &device).require_grad();
         let targets = Tensor::<1, Int>::from_data([0, 1], &device);
         let gradients = ErAce.loss(logits.clone(), targets, 1).backward();
-        let gradients: Vec<f32> = logits.grad(&gradients).unwrap().into_data().try_into_vec().unwrap();
+        let gradients: Vec<f32> =
+            logits.grad(&gradients).unwrap().into_data().try_into_vec().unwrap();
         assert_eq!(gradients[..4], [0.0; 4]);
         assert!(gradients[4..].iter().all(|gradient| gradient.abs() > 0.1), "{gradients:?}");
     }

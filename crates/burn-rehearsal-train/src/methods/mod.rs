@@ -10,15 +10,17 @@
 //! for method in methods::ALL {
 //!     println!("{}: {}", method.name(), method.summary());
 //! }
-//! # Ok::<(), methods::UnknownMethod>(())
+//! # Ok::<(), burn_rehearsal::error::ConfigError>(())
 //! ```
 
 mod model;
 
 pub use model::{Classifier, LabelledBatch, MethodModel};
 
+use crate::named;
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::tensor::{Int, Tensor};
+use burn_rehearsal::error::ConfigError;
 use serde::{Serialize, Serializer};
 use std::fmt;
 
@@ -155,26 +157,10 @@ pub type MethodRef = &'static dyn Method;
 ///
 /// # Errors
 ///
-/// [`UnknownMethod`], which lists the names.
-pub fn by_name(name: &str) -> Result<MethodRef, UnknownMethod> {
-    ALL.iter()
-        .copied()
-        .find(|method| method.name() == name)
-        .ok_or_else(|| UnknownMethod(name.to_owned()))
+/// [`ConfigError::UnknownName`], which lists the names.
+pub fn by_name(name: &str) -> Result<MethodRef, ConfigError> {
+    named::by_name("method", name, ALL, |method| method.name())
 }
-
-/// There is no built-in method of this name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnknownMethod(pub String);
-
-impl fmt::Display for UnknownMethod {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = ALL.iter().map(|method| method.name()).collect();
-        write!(f, "unknown method {:?}: it is one of {}", self.0, names.join(", "))
-    }
-}
-
-impl std::error::Error for UnknownMethod {}
 
 /// The mean over rows of the cross entropy between the softmax of `logits`, `[rows, classes]`, and
 /// `targets`, `[rows]`.
@@ -194,7 +180,7 @@ mod tests {
         let error = by_name("Scratch").unwrap_err().to_string();
         assert_eq!(
             error,
-            "unknown method \"Scratch\": it is one of incremental, rehearsal, scratch, er-ace"
+            "there is no method `Scratch`; expected one of incremental, rehearsal, scratch, er-ace"
         );
     }
 }

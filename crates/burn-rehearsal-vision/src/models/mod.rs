@@ -30,7 +30,7 @@ pub use convnet::{ConvNet, ConvNetConfig};
 pub use ghostnet::{GhostNet, GhostNetConfig};
 pub use mlp::{Mlp, MlpConfig};
 #[cfg(feature = "images")]
-pub use network::{Network, NetworkConfig, NetworkKind, UnknownNetwork};
+pub use network::{Network, NetworkConfig, NetworkKind};
 pub use resnet::{Block, ResNet, ResNetConfig, Stem};
 
 use burn::nn::conv::{Conv2d, Conv2dConfig};

@@ -7,9 +7,7 @@ use burn::config::Config;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use burn_rehearsal_train::init::Scheme;
-use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::str::FromStr;
+use burn_rehearsal_train::named;
 
 /// The largest side in pixels for which [`Stem::Small`] is the default.
 const SMALL: usize = 64;
@@ -18,28 +16,15 @@ const SMALL: usize = 64;
 /// values of the reference implementation, and how a [`NetworkConfig`] configures it.
 macro_rules! networks {
     ($($(#[doc = $summary:literal])+ $Kind:ident = $name:literal: $Network:ty, $scheme:ident, |$config:ident| $configure:expr;)+) => {
-        /// A network of this crate.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-        #[serde(rename_all = "kebab-case")]
-        #[non_exhaustive]
-        pub enum NetworkKind {
-            $($(#[doc = $summary])+ $Kind,)+
+        named! {
+            /// A network of this crate.
+            #[non_exhaustive]
+            pub enum NetworkKind: "network" {
+                $($(#[doc = $summary])+ $Kind = $name,)+
+            }
         }
 
         impl NetworkKind {
-            /// All networks.
-            pub const ALL: &'static [Self] = &[$(Self::$Kind),+];
-
-            /// The name, as on a command line.
-            pub fn name(self) -> &'static str {
-                match self { $(Self::$Kind => $name,)+ }
-            }
-
-            /// One line of help, without a period at its end.
-            pub fn summary(self) -> &'static str {
-                match self { $(Self::$Kind => concat!($($summary),+).trim().trim_end_matches('.'),)+ }
-            }
-
             /// The initial values of the reference implementation, torchvision's or timm's.
             pub fn scheme(self) -> Scheme {
                 match self { $(Self::$Kind => Scheme::$scheme,)+ }
@@ -96,7 +81,7 @@ networks! {
 ///
 /// let network = NetworkConfig::new("mlp".parse()?, [1, 28, 28], 10).init(&Device::default());
 /// assert_eq!(network.num_params(), 784 * 100 + 100 + 100 * 100 + 100 + 100 * 10 + 10);
-/// # Ok::<(), burn_rehearsal_vision::models::UnknownNetwork>(())
+/// # Ok::<(), burn_rehearsal::error::ConfigError>(())
 /// ```
 #[derive(Config, Debug)]
 pub struct NetworkConfig {
@@ -119,32 +104,6 @@ impl NetworkConfig {
         let [channels, height, _] = self.shape;
         let usual = if height <= SMALL { Stem::Small } else { Stem::ImageNet };
         network.with_stem(self.stem.unwrap_or(usual)).with_width(self.width).with_channels(channels)
-    }
-}
-
-/// The text is not the name of a network.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnknownNetwork(pub String);
-
-impl fmt::Display for UnknownNetwork {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = NetworkKind::ALL.iter().map(|kind| kind.name()).collect();
-        write!(f, "unknown network `{}`, expected one of {}", self.0, names.join(", "))
-    }
-}
-
-impl std::error::Error for UnknownNetwork {}
-
-/// From the [name](NetworkKind::name).
-impl FromStr for NetworkKind {
-    type Err = UnknownNetwork;
-
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .iter()
-            .copied()
-            .find(|kind| kind.name() == name)
-            .ok_or_else(|| UnknownNetwork(name.to_owned()))
     }
 }
 

@@ -10,13 +10,15 @@ pub use resolve::Flags;
 
 use crate::cli::{
     AugmentArg, CandidateModeArg, CheckpointInterval, ClassOrderArg, CollectiveArg, DisplayArg,
-    ExecutionArg, FitArg, InitArg, NormalizeArg, OnDamagedArg, OnRepeatArg, OptimizerStateArg,
-    PrecisionArg, ReductionArg, StemArg, StoreArg, StreamArg,
+    ExecutionArg, FitArg, NormalizeArg, OnDamagedArg, OnRepeatArg, OptimizerStateArg, ReductionArg,
+    StemArg, StoreArg, StreamArg,
 };
 use crate::device::DeviceName;
 use crate::run_directory;
 use burn_rehearsal::{ByteSize, Capacity, PolicyKind, RehearsalConfig, RowCount, SamplingKind};
+use burn_rehearsal_train::data_parallel::Precision;
 use burn_rehearsal_train::experiment::{Checkpoints, Settings};
+use burn_rehearsal_train::init::Scheme;
 use burn_rehearsal_train::methods::MethodRef;
 use burn_rehearsal_train::schedule::Milestones;
 use burn_rehearsal_vision::augment::{RESIZED_CROP_RATIO, RESIZED_CROP_SCALE};
@@ -94,8 +96,8 @@ pub struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weights: Option<PathBuf>,
     /// Initialization of the network. Defaults to that of the reference implementation.
-    #[arg(long, value_enum, default_value_t = InitArg::Kaiming, hide_default_value = true)]
-    pub init: InitArg,
+    #[arg(long, default_value = "kaiming", hide_default_value = true, value_parser = registered::<Scheme, _>(Scheme::ALL, Scheme::name, Scheme::summary))]
+    pub init: Scheme,
     /// Augmentation of training images, new in every step, including those from the buffer.
     #[arg(long, value_enum, default_value_t = AugmentArg::None)]
     pub augment: AugmentArg,
@@ -209,8 +211,8 @@ pub struct Config {
     #[serde(with = "text")]
     pub device: DeviceName,
     /// Number format of the forward and backward passes. Parameters and the buffer keep theirs.
-    #[arg(long, value_enum, default_value_t = PrecisionArg::F32)]
-    pub precision: PrecisionArg,
+    #[arg(long, default_value = "f32", value_parser = registered::<Precision, _>(Precision::ALL, Precision::name, Precision::summary))]
+    pub precision: Precision,
     /// Seed of every random choice.
     #[arg(long, default_value_t = 42, group = OUTSIDE_RECIPES)]
     pub seed: u64,
@@ -408,7 +410,7 @@ impl Config {
             keep_optimizer: self.optimizer_state.into(),
             seed: self.seed,
             workers: self.workers,
-            precision: self.precision.into(),
+            precision: self.precision,
             evaluate_every: self.evaluate_every,
             profile: self.profile,
             network: Some(self.out.join(method.to_string()).join(NETWORK)),

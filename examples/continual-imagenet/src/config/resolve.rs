@@ -3,7 +3,7 @@
 
 use super::recipe::RecipeText;
 use super::{AGREE, Config, OUTSIDE_RECIPES, command, tagged};
-use crate::cli::{InitArg, StemArg};
+use crate::cli::StemArg;
 use crate::error::AppError;
 use crate::transport;
 use burn_rehearsal_collective::launch::Launch;
@@ -154,7 +154,7 @@ impl Config {
             defaults.model = model;
         }
         if !recipe.options.contains_key("init") {
-            defaults.init = InitArg::of(model.scheme());
+            defaults.init = model.scheme();
         }
         let defaults = defaults.with(&recipe.of_model(model))?;
         // The network sees the same part of the image.
