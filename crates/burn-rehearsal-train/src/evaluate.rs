@@ -4,9 +4,10 @@
 //! depends on how the set was split, no row is dropped and none counts twice.
 
 use burn::data::dataloader::DataLoader;
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, Element, TensorData};
 use burn::train::{ClassificationOutput, InferenceStep};
 use burn_rehearsal_collective::{Collective, CollectiveError, CollectiveExt};
+use std::fmt::Debug;
 
 /// Why an evaluation failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -129,15 +130,8 @@ where
         let item = item.map_err(|error| EvaluateError::Loader(error.to_string()))?;
         let output = model.step(item);
         let [predictions, classes] = output.output.dims();
-        let scores: Vec<f32> =
-            read(output.output)?.convert_dtype(DType::F32).try_into_vec().map_err(unreadable)?;
-        let targets: Vec<i64> = output
-            .targets
-            .try_into_data()
-            .map_err(unreadable)?
-            .convert_dtype(DType::I64)
-            .try_into_vec()
-            .map_err(unreadable)?;
+        let scores: Vec<f32> = values(output.output.try_into_data(), DType::F32)?;
+        let targets: Vec<i64> = values(output.targets.try_into_data(), DType::I64)?;
         if targets.len() != predictions {
             return Err(EvaluateError::Rows { predictions, targets: targets.len() });
         }
@@ -152,12 +146,13 @@ where
     Ok(evaluation)
 }
 
-fn read<const D: usize>(tensor: Tensor<D>) -> Result<TensorData, EvaluateError> {
-    tensor.try_into_data().map_err(unreadable)
-}
-
-fn unreadable(error: impl std::fmt::Debug) -> EvaluateError {
-    EvaluateError::Output(format!("{error:?}"))
+fn values<T: Element>(
+    data: Result<TensorData, impl Debug>,
+    dtype: DType,
+) -> Result<Vec<T>, EvaluateError> {
+    let data = data.map_err(|error| EvaluateError::Output(format!("{error:?}")))?;
+    let values = data.convert_dtype(dtype).try_into_vec();
+    values.map_err(|error| EvaluateError::Output(format!("{error:?}")))
 }
 
 fn fraction(part: u64, whole: u64) -> f64 {

@@ -61,6 +61,15 @@ struct Part {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Class(Option<String>, Part, Part);
 
+impl Class {
+    fn part(&self, split: Split) -> &Part {
+        match split {
+            Split::Train => &self.1,
+            Split::Test => &self.2,
+        }
+    }
+}
+
 /// What differs between two fingerprints.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Differences(Vec<Difference>);
@@ -85,7 +94,6 @@ impl Fingerprint {
         FingerprintBuilder {
             noun: noun.to_owned(),
             covers: covers.to_owned(),
-            options: BTreeMap::new(),
             names,
             parts: [0, 1].map(|_| (0, blake3::Hasher::new())),
             classes: [0, 1].map(|_| vec![(0, [0; 32]); count]),
@@ -133,44 +141,29 @@ impl Fingerprint {
         }
         let noun = &now.noun;
         for split in [Split::Train, Split::Test] {
-            let mut of_classes = false;
-            let mut compare = |whose: &str, before: &Part, now: &Part, of_all: bool| {
-                let what = match split {
-                    Split::Train => format!("training {noun}{whose}"),
-                    Split::Test => format!("test {noun}{whose}"),
-                };
+            let mut compare = |whose: &str, before: &Part, now: &Part, order: &str| {
+                let what = format!("{split} {noun}{whose}");
                 if before.samples != now.samples {
-                    found.push(Difference::Count {
-                        what,
-                        before: before.samples,
-                        now: now.samples,
-                    });
+                    let (before, now) = (before.samples, now.samples);
+                    found.push(Difference::Count { what, before, now });
                 } else if before.digest != now.digest {
-                    let covers = if of_all {
-                        format!("order; {}", self.covers)
-                    } else {
-                        self.covers.clone()
-                    };
+                    let covers = format!("{order}{}", self.covers);
                     found.push(Difference::Content { what, covers });
-                } else {
-                    return false;
                 }
-                true
+                before != now
             };
-            let part = |class: &Class| match split {
-                Split::Train => class.1.clone(),
-                Split::Test => class.2.clone(),
-            };
+            let mut of_classes = false;
             for (number, (before, now)) in self.classes.iter().zip(&now.classes).enumerate() {
                 let whose = match &now.0 {
                     Some(name) => format!(" of class {name:?}"),
                     None => format!(" of class {number}"),
                 };
-                of_classes |= compare(&whose, &part(before), &part(now), false);
+                of_classes |= compare(&whose, before.part(split), now.part(split), "");
             }
             // Says nothing new if a class differs already.
             if !of_classes {
-                compare("", &self.parts[split as usize], &now.parts[split as usize], true);
+                let parts = [&self.parts, &now.parts].map(|parts| &parts[split as usize]);
+                compare("", parts[0], parts[1], "order; ");
             }
         }
         if found.is_empty() {
@@ -233,7 +226,6 @@ impl fmt::Display for Differences {
 pub struct FingerprintBuilder {
     noun: String,
     covers: String,
-    options: BTreeMap<String, String>,
     names: Vec<Option<String>>,
     parts: [(u64, blake3::Hasher); 2],
     /// The samples of each class so far, and a chain of their digests: a hasher for each would take
@@ -285,7 +277,8 @@ impl FingerprintBuilder {
             parts.iter_mut().for_each(|part| part.digest.push_str(&short(&names)));
             classes.clear();
         }
-        Fingerprint { noun: self.noun, covers: self.covers, options: self.options, parts, classes }
+        let options = BTreeMap::new();
+        Fingerprint { noun: self.noun, covers: self.covers, options, parts, classes }
     }
 }
 

@@ -4,6 +4,7 @@ use crate::data_parallel::DataParallelError;
 use crate::evaluate::EvaluateError;
 use burn_rehearsal::error::{CheckpointError, RehearsalError};
 use burn_rehearsal_collective::CollectiveError;
+use std::error::Error;
 
 /// Where an error comes from. If all ranks of a run fail, the lowest of their origins has the error
 /// to show.
@@ -17,56 +18,25 @@ pub enum ErrorOrigin {
     Peer,
 }
 
-/// An error that knows where it comes from.
-pub(crate) trait Origin {
-    fn origin(&self) -> ErrorOrigin;
-}
-
-impl Origin for CollectiveError {
-    fn origin(&self) -> ErrorOrigin {
-        match self {
-            Self::PeerFailed { .. } | Self::Silent { .. } => ErrorOrigin::Peer,
-            _ => ErrorOrigin::Local,
-        }
-    }
-}
-
-impl Origin for RehearsalError {
-    fn origin(&self) -> ErrorOrigin {
-        match self {
-            Self::PeerFailed { .. } => ErrorOrigin::Peer,
-            Self::Checkpoint(error) => error.origin(),
-            Self::Collective(error) => error.origin(),
-            _ => ErrorOrigin::Local,
-        }
-    }
-}
-
-impl Origin for CheckpointError {
-    fn origin(&self) -> ErrorOrigin {
-        match self {
-            Self::Rank(_) => ErrorOrigin::Peer,
-            _ => ErrorOrigin::Local,
-        }
-    }
-}
-
-impl Origin for EvaluateError {
-    fn origin(&self) -> ErrorOrigin {
-        match self {
-            Self::Rank(_) => ErrorOrigin::Peer,
-            Self::Collective(error) => error.origin(),
-            _ => ErrorOrigin::Local,
-        }
-    }
-}
-
-impl Origin for DataParallelError {
-    fn origin(&self) -> ErrorOrigin {
-        match self {
-            Self::RankFailed { .. } => ErrorOrigin::Reported,
-            Self::Collective(error) => error.origin(),
-            _ => ErrorOrigin::Local,
+impl ErrorOrigin {
+    /// What one of the causes of an error says.
+    pub(crate) fn of(cause: &(dyn Error + 'static)) -> Self {
+        use CollectiveError::{PeerFailed, Silent};
+        let reported = matches!(cause.downcast_ref(), Some(DataParallelError::RankFailed { .. }));
+        let peer = matches!(cause.downcast_ref(), Some(PeerFailed { .. } | Silent { .. }))
+            || matches!(
+                cause.downcast_ref(),
+                Some(
+                    RehearsalError::PeerFailed { .. }
+                        | RehearsalError::Checkpoint(CheckpointError::Rank(_))
+                )
+            )
+            || matches!(cause.downcast_ref(), Some(CheckpointError::Rank(_)))
+            || matches!(cause.downcast_ref(), Some(EvaluateError::Rank(_)));
+        match (reported, peer) {
+            (true, _) => Self::Reported,
+            (_, true) => Self::Peer,
+            _ => Self::Local,
         }
     }
 }

@@ -167,20 +167,12 @@ impl WarmupSchedule {
     /// A factor that is not positive and finite, steps that do not increase or lie inside the
     /// warm-up.
     pub fn with_milestones(mut self, milestones: &[(u64, f64)]) -> Result<Self, ScheduleError> {
-        let mut after = None;
+        let mut after = self.warmup.checked_sub(1);
         for &(step, factor) in milestones {
             if !factor.is_finite() || factor <= 0.0 {
                 return Err(ScheduleError::Factor { step, factor });
             }
-            if step < self.warmup {
-                return Err(ScheduleError::MilestoneOrder {
-                    step,
-                    after: self.warmup.saturating_sub(1),
-                });
-            }
-            if let Some(after) = after
-                && step <= after
-            {
+            if let Some(after) = after.filter(|&after| step <= after) {
                 return Err(ScheduleError::MilestoneOrder { step, after });
             }
             after = Some(step);

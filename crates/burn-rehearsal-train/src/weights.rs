@@ -1,6 +1,5 @@
 //! Weights in the format of safetensors, with PyTorch's names and layout: read and written.
 
-use crate::report::write_bytes;
 use burn::module::Module;
 use burn::store::{
     BurnToPyTorchAdapter, ModuleAdapter, ModuleContext, ModuleSnapshot, ModuleStore,
@@ -108,5 +107,9 @@ pub fn save_safetensors<M: Module>(network: &M, path: &Path) -> Result<(), Weigh
         .skip_enum_variants(true);
     network.save_into(&mut store).map_err(|error| unwritable(error.to_string()))?;
     let bytes = store.get_bytes().map_err(|error| unwritable(error.to_string()))?;
-    write_bytes(path, &bytes).map_err(|(_, _, error)| unwritable(error.to_string()))
+    // `parent` of a bare file name is the empty path, which `create_dir_all` accepts.
+    path.parent()
+        .map_or(Ok(()), std::fs::create_dir_all)
+        .and_then(|()| burn_rehearsal::checkpoint::write_atomically(path, &bytes))
+        .map_err(|error| unwritable(error.to_string()))
 }

@@ -61,16 +61,14 @@ pub(super) fn copy_from_rank0<M: LearnerModel>(
     };
     // A rank 0 that cannot write its records must not leave the others waiting for them.
     let failed = collective.any(written.is_err())?;
-    let [model, optimizer, scheduler] = match written {
-        Ok(records) if !failed => records,
-        Ok(_) => {
-            return Err(DataParallelError::Record("rank 0 could not write its records".to_owned()));
-        }
-        Err(error) => return Err(error),
-    };
-    let model = collective.broadcast_bytes(model, 0)?;
-    let optimizer = collective.broadcast_bytes(optimizer, 0)?;
-    let scheduler = collective.broadcast_bytes(scheduler, 0)?;
+    let mut records = written?;
+    if failed {
+        return Err(DataParallelError::Record("rank 0 could not write its records".to_owned()));
+    }
+    for bytes in &mut records {
+        *bytes = collective.broadcast_bytes(std::mem::take(bytes), 0)?;
+    }
+    let [model, optimizer, schedule] = records;
 
     let statistics = params.iter().any(|param| param.role == Role::RunningStatistic);
     if statistics {
@@ -78,17 +76,20 @@ pub(super) fn copy_from_rank0<M: LearnerModel>(
     }
     // Rank 0 keeps what it has, except for the running statistics that the check overwrote.
     if !root || statistics {
-        learner.load_model(ModuleRecord::from_bytes(Bytes::from_bytes_vec(model)).map_err(record)?);
+        learner.load_model(parse(ModuleRecord::from_bytes, model)?);
     }
     if !root {
-        learner.load_optim(
-            OptimizerRecord::from_bytes(Bytes::from_bytes_vec(optimizer)).map_err(record)?,
-        );
-        learner.load_scheduler(
-            LrSchedulerRecord::from_bytes(Bytes::from_bytes_vec(scheduler)).map_err(record)?,
-        );
+        learner.load_optim(parse(OptimizerRecord::from_bytes, optimizer)?);
+        learner.load_scheduler(parse(LrSchedulerRecord::from_bytes, schedule)?);
     }
     Ok(())
+}
+
+fn parse<R, E: std::fmt::Display>(
+    from_bytes: impl FnOnce(Bytes) -> Result<R, E>,
+    bytes: Vec<u8>,
+) -> Result<R, DataParallelError> {
+    from_bytes(Bytes::from_bytes_vec(bytes)).map_err(record)
 }
 
 /// Puts the bytes of a [`LearnerRecord`] in a learner of the same network and optimiser. It keeps
@@ -100,18 +101,12 @@ pub(crate) fn read<M: LearnerModel>(
     [parameters, state, rates]: [Vec<u8>; 3],
     keep_schedule: bool,
 ) -> Result<Learner<M>, DataParallelError> {
-    let parameters = ModuleRecord::from_bytes(Bytes::from_bytes_vec(parameters)).map_err(record)?;
-    let state = OptimizerRecord::from_bytes(Bytes::from_bytes_vec(state)).map_err(record)?;
-    let mut learner = Learner::new(
-        model.try_load_record(parameters).map_err(record)?,
-        optimizer,
-        schedule.clone(),
-    );
-    learner.load_optim(state);
+    let parameters = parse(ModuleRecord::from_bytes, parameters)?;
+    let model = model.try_load_record(parameters).map_err(record)?;
+    let mut learner = Learner::new(model, optimizer, schedule.clone());
+    learner.load_optim(parse(OptimizerRecord::from_bytes, state)?);
     if keep_schedule {
-        learner.load_scheduler(
-            LrSchedulerRecord::from_bytes(Bytes::from_bytes_vec(rates)).map_err(record)?,
-        );
+        learner.load_scheduler(parse(LrSchedulerRecord::from_bytes, rates)?);
     }
     Ok(learner)
 }

@@ -155,15 +155,12 @@ pub struct DataParallel<M: LearnerModel> {
     state: Mutex<LaunchState<M>>,
 }
 
-/// What a strategy is doing.
-#[expect(clippy::large_enum_variant, reason = "there is one value per strategy")]
-enum LaunchState<M: LearnerModel> {
-    /// Ready for a launch.
-    Idle(Session<M>),
-    /// Also for good after a launch that panicked.
-    Running,
-    /// A launch has ended, and its outcome was not taken yet.
-    Done(Outcome<M>),
+/// What passes from one launch to the next.
+struct LaunchState<M: LearnerModel> {
+    /// `None` while a launch has it, and for good after one that failed or panicked.
+    session: Option<Session<M>>,
+    /// What the last launch left, until it is taken.
+    outcome: Option<Outcome<M>>,
 }
 
 /// What a launch takes out of the strategy. The other ranks notice when it is dropped.
@@ -190,8 +187,6 @@ pub(crate) struct Outcome<M: LearnerModel> {
     pub(crate) stopped: Option<Stopped>,
     /// The records of the learner, on rank 0.
     pub(crate) records: Option<Records>,
-    /// `None` after an error.
-    session: Option<Session<M>>,
 }
 
 /// What a checkpoint keeps of the learners of all ranks.
@@ -236,9 +231,18 @@ impl<M: LearnerModel> DataParallel<M> {
         F: Fn(&<M as TrainStep>::Input) -> usize + Send + Sync + 'static,
     {
         collective.set_purpose("training");
+        let (rank, world_size) = (collective.rank(), collective.size());
+        let session = Session {
+            collective,
+            step: 0,
+            round: 0,
+            loss_scale: LossScale::default(),
+            recorder: None,
+            statistics: None,
+        };
         Self {
-            rank: collective.rank(),
-            world_size: collective.size(),
+            rank,
+            world_size,
             device: Device::default().autodiff(),
             rows: Box::new(rows),
             timer: PhaseTimer::new(),
@@ -247,14 +251,7 @@ impl<M: LearnerModel> DataParallel<M> {
             precision: Precision::F32,
             after_epoch: None,
             keep_records: false,
-            state: Mutex::new(LaunchState::Idle(Session {
-                collective,
-                step: 0,
-                round: 0,
-                loss_scale: LossScale::default(),
-                recorder: None,
-                statistics: None,
-            })),
+            state: Mutex::new(LaunchState { session: Some(session), outcome: None }),
         }
     }
 
@@ -349,55 +346,23 @@ impl<M: LearnerModel> DataParallel<M> {
     /// `learner.load_scheduler(…)`, see
     /// [`WarmupSchedule::restart_record`](crate::schedule::WarmupSchedule::restart_record).
     pub fn take_learner(&self) -> Option<Learner<M>> {
-        match &mut *self.state.lock() {
-            LaunchState::Done(outcome) => outcome.learner.take(),
-            _ => None,
-        }
+        self.state.lock().outcome.as_mut()?.learner.take()
     }
 
     /// Why the last launch ended early, if it did: the typed form of what `LearningResult::error`
     /// holds.
     pub fn take_error(&self) -> Option<DataParallelError> {
-        match &mut *self.state.lock() {
-            LaunchState::Done(outcome) => outcome.error.take(),
-            _ => None,
-        }
+        self.state.lock().outcome.as_mut()?.error.take()
     }
 
     /// Everything that the last launch left.
     pub(crate) fn take_outcome(&self) -> Option<Outcome<M>> {
-        let mut state = self.state.lock();
-        match std::mem::replace(&mut *state, LaunchState::Running) {
-            LaunchState::Done(mut outcome) => {
-                *state = match outcome.session.take() {
-                    Some(session) => LaunchState::Idle(session),
-                    None => LaunchState::Running,
-                };
-                Some(outcome)
-            }
-            other => {
-                *state = other;
-                None
-            }
-        }
+        self.state.lock().outcome.take()
     }
 
     /// Between launches, applies `work` to what the next one takes over.
     fn with_session<T>(&self, work: impl FnOnce(&mut Session<M>) -> T) -> Option<T> {
-        match &mut *self.state.lock() {
-            LaunchState::Idle(session) => Some(work(session)),
-            LaunchState::Done(outcome) => outcome.session.as_mut().map(work),
-            LaunchState::Running => None,
-        }
-    }
-
-    /// Takes the session for a launch; `None` if another launch has it, or an earlier one failed.
-    fn begin_launch(&self) -> Option<Session<M>> {
-        match std::mem::replace(&mut *self.state.lock(), LaunchState::Running) {
-            LaunchState::Idle(session) => Some(session),
-            LaunchState::Done(outcome) => outcome.session,
-            LaunchState::Running => None,
-        }
+        self.state.lock().session.as_mut().map(work)
     }
 }
 
@@ -418,29 +383,28 @@ impl<M: LearnerModel> SupervisedLearningStrategy<M> for DataParallel<M> {
     ) -> (M, SupervisedTrainingEventProcessor<M>) {
         let interrupter = components.interrupter.clone();
         // A launch that unwinds drops its session, and the other ranks learn of it.
-        let (learner, event_processor, ended) = match self.begin_launch() {
+        let session = {
+            let mut state = self.state.lock();
+            state.outcome = None;
+            state.session.take()
+        };
+        let (learner, event_processor, ended) = match session {
             Some(session) => TrainingLoop::new(self, session, components, learner, train, valid)
                 .run(Epoch::from_number(starting_epoch)),
             None => (learner, components.event_processor, Err(DataParallelError::Unavailable)),
         };
         let model = learner.model();
-        let mut outcome = Outcome {
-            learner: Some(learner),
-            error: None,
-            stopped: None,
-            records: None,
-            session: None,
-        };
-        match ended {
+        let learner = Some(learner);
+        let (session, outcome) = match ended {
             Ok(Ended { session, stopped, records }) => {
-                outcome = Outcome { session: Some(session), stopped, records, ..outcome }
+                (Some(session), Outcome { learner, error: None, stopped, records })
             }
             Err(error) => {
                 interrupter.fail(DatasetError::new(error.clone()));
-                outcome.error = Some(error);
+                (None, Outcome { learner, error: Some(error), stopped: None, records: None })
             }
-        }
-        *self.state.lock() = LaunchState::Done(outcome);
+        };
+        *self.state.lock() = LaunchState { session, outcome: Some(outcome) };
         (model, event_processor)
     }
 }

@@ -24,8 +24,6 @@ use burn_rehearsal_collective::panic_message;
 type TrainLoader<M> = Arc<dyn DataLoader<<M as TrainStep>::Input>>;
 type ValidLoader<M> = Arc<dyn DataLoader<<M as InferenceStep>::Input>>;
 type TrainIterator<'a, M> = dyn DataLoaderIterator<<M as TrainStep>::Input> + 'a;
-/// A batch and its number of rows.
-type Counted<M> = (<M as TrainStep>::Input, usize);
 
 /// One launch on one rank.
 pub(super) struct TrainingLoop<'a, M: LearnerModel> {
@@ -87,11 +85,7 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         let mut grads = self.prepare(starting_epoch)?;
         for epoch in (starting_epoch.number()..=self.components.num_epochs).map(Epoch::from_number)
         {
-            let sent = self
-                .components
-                .event_processor
-                .process_train(start_split(epoch, self.train.num_items()));
-            self.record_event_error(sent);
+            self.report_train(start_split(epoch, self.train.num_items()));
             let stopped = self.train_epoch(epoch, &mut grads)?;
             self.sync_statistics(epoch, stopped.is_some_and(|stopped| stopped.epoch == epoch))?;
             if stopped.is_none()
@@ -101,8 +95,7 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
                     DataParallelError::AfterEpoch { epoch, error: HookError(error.into()) }
                 })?;
             }
-            let sent = self.components.event_processor.process_train(end_split(epoch));
-            self.record_event_error(sent);
+            self.report_train(end_split(epoch));
             if stopped.is_some() {
                 return Ok(stopped);
             }
@@ -203,18 +196,14 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         loop {
             let started = Instant::now();
             self.session.step += 1;
-            let (batch, agreement) = self.next(&mut *iterator)?;
-            let rows = batch.as_ref().map_or(0, |(_, rows)| *rows);
+            let (batch, rows, agreement) = self.next(&mut *iterator)?;
             let mut output = None;
-            if let Some((batch, rows)) = batch
+            if let Some(batch) = batch
                 && rows > 0
             {
                 iteration += 1;
-                output = Some(self.forward_backward(
-                    batch,
-                    grads,
-                    rows as f64 / agreement.total_rows as f64,
-                )?);
+                let share = rows as f64 / agreement.total_rows as f64;
+                output = Some(self.forward_backward(batch, grads, share)?);
             }
             if agreement.total_rows > 0 {
                 pending += 1;
@@ -226,17 +215,12 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
                 self.update(grads)?;
             }
             if let Some(output) = output {
-                let item = TrainingItem::new(
+                self.report_train(LearnerEvent::ProcessedItem(TrainingItem::new(
                     output,
                     iterator.progress(),
                     Some(iteration),
                     Some(self.learner.lr_current()),
-                );
-                let sent = self
-                    .components
-                    .event_processor
-                    .process_train(LearnerEvent::ProcessedItem(item));
-                self.record_event_error(sent);
+                )));
             }
             if agreement.total_rows > 0 {
                 tracing::trace!(
@@ -258,33 +242,24 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         }
     }
 
-    /// This rank's next batch and its rows, if it has one, and what all ranks agreed on for this
-    /// step.
+    /// This rank's next batch, if it has one, its number of rows, and what all ranks agreed on for
+    /// this step.
     fn next(
         &mut self,
         iterator: &mut TrainIterator<'_, M>,
-    ) -> Result<(Option<Counted<M>>, Agreement), DataParallelError> {
+    ) -> Result<(Option<<M as TrainStep>::Input>, u64, Agreement), DataParallelError> {
         let started = Instant::now();
-        let item = iterator.next();
-        let exhausted = item.is_none();
-        let batch = match item {
-            Some(Ok(batch)) => {
-                let rows = (self.strategy.rows)(&batch);
-                Some((batch, rows))
-            }
-            Some(Err(error)) => {
-                // The other ranks learn of it through the status below.
-                self.components.interrupter.fail(error);
-                None
-            }
-            None => None,
-        };
-        self.sync_if_profiling()?;
-        self.strategy.timer.add(Phase::Load, started.elapsed());
-        let rows = batch.as_ref().map_or(0, |(_, rows)| *rows as u64);
-        let status = Status { rows, exhausted, ..self.status() };
-        let agreement = self.agree(&status)?;
-        Ok((batch, agreement))
+        let item = iterator.next().transpose();
+        let exhausted = matches!(item, Ok(None));
+        // The other ranks learn of an error through the status below.
+        let batch = item.unwrap_or_else(|error| {
+            self.components.interrupter.fail(error);
+            None
+        });
+        let rows = batch.as_ref().map_or(0, |batch| (self.strategy.rows)(batch) as u64);
+        self.end_phase(Phase::Load, started)?;
+        let agreement = self.agree(&Status { rows, exhausted, ..self.status() })?;
+        Ok((batch, rows, agreement))
     }
 
     fn forward_backward(
@@ -295,13 +270,11 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
     ) -> Result<<M as TrainStep>::Output, DataParallelError> {
         let started = Instant::now();
         let output = self.train_step(batch)?;
-        self.sync_if_profiling()?;
-        self.strategy.timer.add(Phase::ForwardBackward, started.elapsed());
+        self.end_phase(Phase::ForwardBackward, started)?;
 
         let started = Instant::now();
         grads.add(&self.learner.model(), output.grads, share as f32);
-        self.sync_if_profiling()?;
-        self.strategy.timer.add(Phase::AllReduce, started.elapsed());
+        self.end_phase(Phase::AllReduce, started)?;
         Ok(output.item)
     }
 
@@ -343,8 +316,7 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         if factor.is_some() {
             self.session.loss_scale.record(reduced.finite);
         }
-        self.sync_if_profiling()?;
-        self.strategy.timer.add(Phase::AllReduce, started.elapsed());
+        self.end_phase(Phase::AllReduce, started)?;
 
         let started = Instant::now();
         self.learner.lr_step();
@@ -352,8 +324,7 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         if reduced.finite {
             self.learner.optimizer_step(reduced.grads);
         }
-        self.sync_if_profiling()?;
-        self.strategy.timer.add(Phase::Optimizer, started.elapsed());
+        self.end_phase(Phase::Optimizer, started)?;
         Ok(())
     }
 
@@ -376,12 +347,7 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
 
     /// Burn's validation epoch over this rank's part; nothing collective happens in it.
     fn validate(&mut self, epoch: Epoch) {
-        let sent = self
-            .components
-            .event_processor
-            .process_valid(start_split(epoch, self.valid.num_items()));
-        self.record_event_error(sent);
-
+        self.report_valid(start_split(epoch, self.valid.num_items()));
         let model = self.learner.model().valid();
         let valid = self.valid.clone();
         let mut iterator = valid.iter();
@@ -396,29 +362,19 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
             };
             let progress = iterator.progress();
             iteration += 1;
-            let item = TrainingItem::new(
-                InferenceStep::step(&model, item),
-                progress,
-                Some(iteration),
-                None,
-            );
-            let sent =
-                self.components.event_processor.process_valid(LearnerEvent::ProcessedItem(item));
-            self.record_event_error(sent);
+            let output = InferenceStep::step(&model, item);
+            let item = TrainingItem::new(output, progress, Some(iteration), None);
+            self.report_valid(LearnerEvent::ProcessedItem(item));
             if self.components.interrupter.should_stop() {
                 break;
             }
         }
-
-        let processor = &mut self.components.event_processor;
-        let mut sent = vec![
-            processor.process_valid(end_split(epoch)),
-            processor.process_train(end_epoch(epoch)),
-        ];
+        self.report_valid(end_split(epoch));
+        self.report_train(end_epoch(epoch));
         if self.components.checkpointer.is_some() || self.components.early_stopping.is_some() {
-            sent.push(processor.flush());
+            let sent = self.components.event_processor.flush();
+            self.components.interrupter.fail_on_error(sent);
         }
-        sent.into_iter().for_each(|sent| self.record_event_error(sent));
     }
 
     /// Errors of the checkpointer's own threads come through the interrupter; what is an error here
@@ -484,18 +440,26 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         Status { stop: failed.is_none() && interrupter.should_stop(), failed, ..Status::default() }
     }
 
-    fn record_event_error<E: Into<burn::train::TrainingError>>(&self, sent: Result<(), E>) {
+    fn report_train(&mut self, event: LearnerEvent<<M as TrainStep>::Output>) {
+        let sent = self.components.event_processor.process_train(event);
         self.components.interrupter.fail_on_error(sent);
     }
 
-    /// Between two phases: when profiling, waits until the device has finished the first.
-    fn sync_if_profiling(&self) -> Result<(), DataParallelError> {
+    fn report_valid(&mut self, event: LearnerEvent<<M as InferenceStep>::Output>) {
+        let sent = self.components.event_processor.process_valid(event);
+        self.components.interrupter.fail_on_error(sent);
+    }
+
+    /// Adds the time since `started` to a phase; when profiling, it ends when the device has
+    /// finished.
+    fn end_phase(&self, phase: Phase, started: Instant) -> Result<(), DataParallelError> {
         if self.strategy.timer.is_profiling() {
             self.strategy.device.sync().map_err(|error| DataParallelError::Device {
                 step: self.session.step,
                 reason: format!("{error:?}"),
             })?;
         }
+        self.strategy.timer.add(phase, started.elapsed());
         Ok(())
     }
 }

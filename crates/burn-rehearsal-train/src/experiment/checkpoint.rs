@@ -17,6 +17,8 @@ use super::ExperimentError;
 use crate::data_parallel::{LossScale, Records};
 use crate::epoch::Epoch;
 use crate::fingerprint::Fingerprint;
+use crate::methods::MethodRef;
+use crate::metrics::AccuracyMatrix;
 use crate::report::schema::{Accuracy, CheckpointTime, CurvePoint, EpochTime};
 use burn_rehearsal::PendingCheckpoint;
 use burn_rehearsal::checkpoint::{
@@ -55,7 +57,7 @@ pub struct Checkpoints {
 }
 
 /// What a run does next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Position {
     pub(super) task: usize,
@@ -101,13 +103,48 @@ pub(super) struct RunState {
     pub(super) buffer: Option<String>,
 }
 
+impl RunState {
+    /// The state of a run that begins.
+    pub(super) fn new(
+        method: MethodRef,
+        seed: u64,
+        data: Fingerprint,
+        tasks: usize,
+        world_size: usize,
+    ) -> Self {
+        let accuracies = AccuracyMatrix::new(tasks);
+        Self {
+            method: method.full_name(),
+            seed,
+            data,
+            world_size,
+            earlier_world_sizes: Vec::new(),
+            position: Position::default(),
+            accuracy: Accuracy { top1: accuracies.clone(), top5: accuracies, initial_top1: None },
+            curves: Vec::new(),
+            losses: BTreeMap::new(),
+            seconds: BTreeMap::new(),
+            epoch_times: Vec::new(),
+            measured: Vec::new(),
+            loss_scale: None,
+            augmented: 0,
+            samples: 0,
+            total_s: 0.0,
+            train_s: 0.0,
+            phases: Vec::new(),
+            checkpoints: CheckpointTime::default(),
+            buffer: None,
+        }
+    }
+}
+
 /// The directories of one run's checkpoints.
 pub(super) struct Directories<'a> {
     settings: &'a Checkpoints,
     /// The number of the next.
     next: u64,
     /// The one that is being written.
-    pending: Option<Part>,
+    pending: Option<Pending>,
     /// Those that cannot be used, as rank 0 found.
     damaged: Vec<u64>,
 }
@@ -175,7 +212,7 @@ impl<'a> Directories<'a> {
         // The directory is new; the first to write there creates it.
         let buffer = buffer(&directory.join("buffer"))?;
         let (keep, damaged) = (self.settings.keep, self.damaged.clone());
-        let part = if collective.rank() == 0 {
+        let wait: Box<Wait> = if collective.rank() == 0 {
             let write = move || {
                 let bytes = write(&directory, state, records, buffer)?;
                 // A file that will not go is no reason to end a run.
@@ -184,14 +221,20 @@ impl<'a> Directories<'a> {
                 }
                 Ok(Written { bytes, time: begun.elapsed() })
             };
-            Part::First(
-                std::thread::Builder::new().name("checkpoint".into()).spawn(write).map(Some),
-            )
+            let thread = std::thread::Builder::new().name("checkpoint".into()).spawn(write);
+            Box::new(move || match thread.map(JoinHandle::join) {
+                Ok(Ok(written)) => written.map(Some),
+                Ok(Err(_)) => Err(RehearsalError::EngineGone.into()),
+                Err(error) => Err(RehearsalError::Thread(error.to_string()).into()),
+            })
         } else {
-            Part::Other(buffer)
+            Box::new(move || {
+                buffer.map(PendingCheckpoint::wait).transpose()?;
+                Ok(None)
+            })
         };
         self.next += 1;
-        self.pending = Some(part);
+        self.pending = Some(Pending(Some(wait)));
         Ok(())
     }
 
@@ -214,31 +257,19 @@ pub(super) struct Written {
     pub(super) time: Duration,
 }
 
-/// This rank's part of a checkpoint that is being written. A run that fails waits for it, too, when
-/// this is dropped.
-enum Part {
-    First(std::io::Result<Option<JoinHandle<Result<Written, ExperimentError>>>>),
-    Other(Option<PendingCheckpoint>),
-}
+/// Waits until this rank's part of a checkpoint is written.
+type Wait = dyn FnOnce() -> Result<Option<Written>, ExperimentError>;
 
-impl Part {
+/// A checkpoint that is being written. A run that fails waits for it, too, when this is dropped.
+struct Pending(Option<Box<Wait>>);
+
+impl Pending {
     fn wait(&mut self) -> Result<Option<Written>, ExperimentError> {
-        match self {
-            Part::First(Ok(thread)) => match thread.take().map(JoinHandle::join) {
-                Some(Ok(written)) => written.map(Some),
-                Some(Err(_)) => Err(RehearsalError::EngineGone.into()),
-                None => Ok(None),
-            },
-            Part::First(Err(error)) => Err(RehearsalError::Thread(error.to_string()).into()),
-            Part::Other(buffer) => match buffer.take() {
-                Some(buffer) => Ok(buffer.wait().map(|_| None)?),
-                None => Ok(None),
-            },
-        }
+        self.0.take().map_or(Ok(None), |wait| wait())
     }
 }
 
-impl Drop for Part {
+impl Drop for Pending {
     fn drop(&mut self) {
         // After a panic this rank's engine, and with it everybody's, may wait for steps that do not
         // come before the buffer is dropped, which comes later.
@@ -437,16 +468,10 @@ fn write_learner(
     std::fs::create_dir_all(directory)
         .map_err(CheckpointError::io("create the directory", directory))?;
     let Some(Records { learner, statistics, .. }) = records else { return Ok(Vec::new()) };
-    let learner = learner.into_bytes()?;
-    let statistics: Vec<_> =
-        statistics.iter().enumerate().map(|(rank, values)| (statistics_of(rank), values)).collect();
-    let parts: Vec<(&str, &[u8])> =
-        PARTS.into_iter().zip(learner.iter().map(Vec::as_slice)).collect();
-    let parts = [
-        parts,
-        statistics.iter().map(|(name, values)| (name.as_str(), values.as_slice())).collect(),
-    ]
-    .concat();
+    let names = PARTS.map(str::to_owned).into_iter().chain((0..).map(statistics_of));
+    let parts: Vec<_> = names.zip(learner.into_bytes()?.into_iter().chain(statistics)).collect();
+    let parts: Vec<_> =
+        parts.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
     Ok(vec![write_file(directory, LEARNER, "", &parts)?])
 }
 

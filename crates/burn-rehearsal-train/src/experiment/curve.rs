@@ -9,7 +9,7 @@ use burn::train::Interrupter;
 use burn::train::logger::MetricLogger;
 use burn::train::metric::store::{EpochSummary, MetricsUpdate, Split};
 use burn::train::metric::{MetricDefinition, MetricId, NumericEntry};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -54,7 +54,8 @@ impl LossCurve {
 
     /// What the means are made of, by its bits.
     pub(super) fn sums(&self) -> BTreeMap<Epoch, [u64; 2]> {
-        self.lock()
+        self.state
+            .lock()
             .epochs
             .iter()
             .map(|(&epoch, &(sum, rows))| (epoch, [sum.to_bits(), rows.to_bits()]))
@@ -63,25 +64,21 @@ impl LossCurve {
 
     /// Seconds of training in each epoch.
     pub(super) fn seconds(&self) -> BTreeMap<Epoch, f64> {
-        self.lock().seconds.clone()
+        self.state.lock().seconds.clone()
     }
 
     /// The mean loss of each epoch.
     pub(super) fn means(&self) -> BTreeMap<Epoch, f64> {
-        self.lock().epochs.iter().map(|(&epoch, (sum, rows))| (epoch, sum / rows)).collect()
+        self.state.lock().epochs.iter().map(|(&epoch, (sum, rows))| (epoch, sum / rows)).collect()
     }
 
     /// From now on reports complete epochs, until [`end_launch`](Self::end_launch).
     pub(super) fn begin_launch(&self, progress: TrainingProgress) {
-        self.lock().progress = Some(progress);
+        self.state.lock().progress = Some(progress);
     }
 
     pub(super) fn end_launch(&self) {
-        self.lock().progress = None;
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
+        self.state.lock().progress = None;
     }
 }
 
@@ -114,7 +111,7 @@ impl State {
 
 impl MetricLogger for LossCurve {
     fn log(&mut self, update: MetricsUpdate, epoch: usize, split: &Split) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if *split != Split::Train {
             return;
         }
@@ -146,13 +143,13 @@ impl MetricLogger for LossCurve {
 
     fn log_metric_definition(&mut self, definition: MetricDefinition) {
         if definition.name.as_str() == "Loss" {
-            self.lock().loss = Some(definition.metric_id);
+            self.state.lock().loss = Some(definition.metric_id);
         }
     }
 
     fn log_epoch_summary(&mut self, summary: EpochSummary) {
         if summary.split == Split::Train {
-            self.lock().end(Epoch::from_number(summary.epoch_number));
+            self.state.lock().end(Epoch::from_number(summary.epoch_number));
         }
     }
 }

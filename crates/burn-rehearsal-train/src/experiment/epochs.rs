@@ -6,7 +6,7 @@ use crate::evaluate::{EvaluateError, evaluate};
 use burn::data::dataloader::DataLoader;
 use burn::train::{ClassificationOutput, InferenceStep};
 use burn_rehearsal_collective::Collective;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -60,22 +60,18 @@ impl EpochAccuracies {
     }
 
     pub(super) fn take(&self) -> Measured {
-        std::mem::take(&mut *self.lock())
+        std::mem::take(&mut *self.0.lock())
     }
 
     /// How long evaluations took since the last [`take`](Self::take).
     pub(super) fn time(&self) -> Duration {
-        self.lock().time
+        self.0.lock().time
     }
 
     /// The accuracies after `epoch`; empty if they were not measured since the last
     /// [`take`](Self::take).
     pub(super) fn after(&self, epoch: Epoch) -> Vec<Option<f64>> {
-        measured_after(&self.lock().top1, epoch)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Measured> {
-        self.0.lock()
+        measured_after(&self.0.lock().top1, epoch)
     }
 }
 

@@ -24,7 +24,6 @@ use crate::evaluate::EvaluateError;
 use crate::fingerprint::{Differences, Fingerprint};
 use crate::methods::{Classifier, LabelledBatch, MethodRef};
 use crate::metrics::MetricsError;
-use crate::origin::Origin;
 use crate::schedule::{ScheduleError, WarmupSchedule};
 use crate::stream::TaskStream;
 use crate::weights::WeightsError;
@@ -281,11 +280,11 @@ impl<'a, W: Workload> Experiment<'a, W> {
 #[derive(Debug, thiserror::Error)]
 pub enum ExperimentError {
     /// The rehearsal buffer.
-    #[error(transparent)]
+    #[error("{0}")]
     Rehearsal(#[from] RehearsalError),
     /// The learner.
-    #[error(transparent)]
-    DataParallel(DataParallelError),
+    #[error("{0}")]
+    DataParallel(#[source] DataParallelError),
     /// This rank's data set or loader, in its own words.
     #[error("{0}")]
     Data(String),
@@ -293,7 +292,7 @@ pub enum ExperimentError {
     #[error("training failed: {0}")]
     Training(String),
     /// An evaluation.
-    #[error(transparent)]
+    #[error("{0}")]
     Evaluate(#[from] EvaluateError),
     /// The learning-rate schedule.
     #[error(transparent)]
@@ -302,7 +301,7 @@ pub enum ExperimentError {
     #[error("{0}")]
     Collective(#[from] CollectiveError),
     /// A checkpoint.
-    #[error(transparent)]
+    #[error("{0}")]
     Checkpoint(#[from] CheckpointError),
     /// There are checkpoints, but none that a run can resume from.
     #[error("no checkpoint in {} can be used; the newest: {newest}", directory.display())]
@@ -339,14 +338,9 @@ pub enum ExperimentError {
 
 impl From<DataParallelError> for ExperimentError {
     fn from(error: DataParallelError) -> Self {
-        match &error {
-            DataParallelError::AfterEpoch { error: hook, .. } => {
-                match hook.0.downcast_ref::<EvaluateError>() {
-                    Some(error) => Self::Evaluate(error.clone()),
-                    None => Self::DataParallel(error),
-                }
-            }
-            _ => Self::DataParallel(error),
+        match cause::<EvaluateError>(&error) {
+            Some(evaluation) => Self::Evaluate(evaluation.clone()),
+            None => Self::DataParallel(error),
         }
     }
 }
@@ -354,14 +348,7 @@ impl From<DataParallelError> for ExperimentError {
 impl ExperimentError {
     /// Where the error comes from.
     pub fn origin(&self) -> ErrorOrigin {
-        match self {
-            Self::Rehearsal(error) => error.origin(),
-            Self::DataParallel(error) => error.origin(),
-            Self::Evaluate(error) => error.origin(),
-            Self::Collective(error) => error.origin(),
-            Self::Checkpoint(error) => error.origin(),
-            _ => ErrorOrigin::Local,
-        }
+        causes(self).map(ErrorOrigin::of).max().unwrap_or(ErrorOrigin::Local)
     }
 
     /// Why a launch of Burn's training ended with `error`: the first that this rank met.
@@ -379,8 +366,12 @@ impl ExperimentError {
     }
 }
 
+/// An error, its source, the source of that, and so on.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
 /// The first of the causes of an error, itself included, that is an `E`.
 fn cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
-    std::iter::successors(Some(error), |&error| error.source())
-        .find_map(|cause| cause.downcast_ref())
+    causes(error).find_map(|cause| cause.downcast_ref())
 }

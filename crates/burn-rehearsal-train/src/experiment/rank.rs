@@ -3,24 +3,21 @@
 mod outcome;
 mod resume;
 
-use super::checkpoint::{Directories, Found, Position, share};
+use super::checkpoint::{Directories, Position, RunState, share};
 use super::curve::{LossCurve, TrainingProgress};
 use super::epochs::EpochAccuracies;
 use super::progress::Sampled;
 use super::{
-    Experiment, ExperimentError, LaunchInfo, Observer, ProgressReader, Settings, Workload,
-    agreement,
+    CompletedEpoch, Experiment, ExperimentError, LaunchInfo, Observer, ProgressReader, Settings,
+    Workload, agreement,
 };
 use crate::augmentation::AugmentLoader;
 use crate::data_parallel::{DataParallel, Outcome, Records, Stopped, without_renderer};
 use crate::epoch::Epoch;
 use crate::evaluate::evaluate;
-use crate::fingerprint::Fingerprint;
 use crate::methods::{MethodModel, MethodRef};
-use crate::metrics::AccuracyMatrix;
 use crate::phases::PhaseTimer;
 use crate::report::RunReport;
-use crate::report::schema::{Accuracy, CheckpointTime, CurvePoint, EpochTime};
 use crate::stream::select;
 use crate::weights::save_safetensors;
 use burn::data::dataloader::DataLoader;
@@ -28,7 +25,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 use burn::train::metric::{AccuracyMetric, LossMetric};
 use burn::train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
-use burn_rehearsal::checkpoint::CheckpointError;
+use burn_rehearsal::error::{CheckpointError, RehearsalError};
 use burn_rehearsal::{RehearsalBuffer, RehearsalMetric, RehearsalStat, ShardedLoader};
 use burn_rehearsal_collective::{Collective, CollectiveExt, Rank};
 use std::sync::Arc;
@@ -65,19 +62,17 @@ impl<W: Workload> Experiment<'_, W> {
         }
         let started = Instant::now();
         let timer = if settings.profile { PhaseTimer::profiling() } else { PhaseTimer::new() };
-        let buffer = match (&settings.rehearsal, method.rehearses()) {
-            (Some(rehearsal), true) => {
-                rehearsal
-                    .validate_batch_size(settings.batch_size)
-                    .map_err(burn_rehearsal::error::RehearsalError::from)?;
+        let buffer = match &settings.rehearsal {
+            _ if !method.rehearses() => None,
+            Some(rehearsal) => {
+                rehearsal.validate_batch_size(settings.batch_size).map_err(RehearsalError::from)?;
                 Some(rehearsal.init_on(rank)?)
             }
-            (None, true) => {
+            None => {
                 return Err(ExperimentError::Settings(format!(
                     "the method {method} needs a rehearsal buffer"
                 )));
             }
-            (_, false) => None,
         };
         let mut strategy = DataParallel::new(rank)?
             .with_device(self.device.clone())
@@ -87,16 +82,10 @@ impl<W: Workload> Experiment<'_, W> {
         let tasks = workload.stream().tasks();
         let epochs = EpochAccuracies::default();
         if settings.evaluate_every > 0 {
-            let part = |task| {
-                part(
-                    workload,
-                    settings,
-                    collective.as_ref(),
-                    &self.device,
-                    workload.stream().test(task).to_vec(),
-                )
-            };
-            let parts = (0..tasks).map(part).collect();
+            let test = |task| workload.stream().test(task).to_vec();
+            let parts = (0..tasks)
+                .map(|task| part(workload, settings, rank, &self.device, test(task)))
+                .collect();
             let mut ranks = rank.collective()?;
             ranks.set_purpose("evaluation");
             strategy = strategy.with_after_epoch(epochs.hook(
@@ -109,52 +98,37 @@ impl<W: Workload> Experiment<'_, W> {
         let interrupter = Interrupter::new();
         self.observer.interrupter(&interrupter);
         let mut run = Run {
+            directories: None,
             workload,
             method,
             settings,
-            data,
+            rank,
             collective,
             device: self.device.clone(),
             observer: self.observer,
             interrupter,
             strategy: Arc::new(strategy),
             buffer,
-            accuracy: Accuracy {
-                top1: AccuracyMatrix::new(tasks),
-                top5: AccuracyMatrix::new(tasks),
-                initial_top1: None,
-            },
-            curves: Vec::new(),
-            epoch_times: Vec::new(),
             epochs,
             learner: None,
             augmented: Arc::default(),
-            train_time: Duration::ZERO,
-            samples: 0,
             curve: LossCurve::default(),
-            measured: Vec::new(),
             records: None,
             started,
-            total_before: 0.0,
-            earlier_world_sizes: Vec::new(),
-            checkpoints: CheckpointTime::default(),
+            state: RunState::new(method, settings.seed, data, tasks, rank.size()),
         };
         let complete = run.tasks()?;
         run.report(self.configuration.clone(), complete)
     }
 }
 
-/// How a launch ended.
-struct Launched<M> {
-    model: M,
-    stopped: Option<Stopped>,
-}
-
 struct Run<'a, W: Workload> {
+    /// Before the buffer: dropping them waits for the checkpoint that it is part of.
+    directories: Option<Directories<'a>>,
     workload: &'a W,
     method: MethodRef,
     settings: &'a Settings,
-    data: Fingerprint,
+    rank: &'a Rank,
     /// For evaluations; gradients and rows have their own.
     collective: Box<dyn Collective>,
     device: Device,
@@ -162,102 +136,74 @@ struct Run<'a, W: Workload> {
     interrupter: Interrupter,
     strategy: Arc<DataParallel<Model<W>>>,
     buffer: Option<RehearsalBuffer<W::Batch>>,
-    accuracy: Accuracy,
-    curves: Vec<CurvePoint>,
-    /// What the epochs of `curves` took.
-    epoch_times: Vec<EpochTime>,
     epochs: EpochAccuracies,
     /// What the last task left: parameters, optimiser state, schedule.
     learner: Option<Learner<Model<W>>>,
     /// The number of the next step whose mini-batch is augmented; it is not reset between tasks.
     augmented: Arc<AtomicU64>,
-    train_time: Duration,
-    /// Incoming rows trained on so far, over all ranks.
-    samples: u64,
     /// The losses of the task in hand.
     curve: LossCurve,
-    /// Accuracies in the middle of that task: the epoch and top-1 on every task.
-    measured: Vec<(Epoch, Vec<f64>)>,
     /// The learner as the last launch left it; on rank 0, and only if there are checkpoints.
     records: Option<Records>,
     started: Instant,
-    /// The run's time before it resumed from a checkpoint, in seconds.
-    total_before: f64,
-    earlier_world_sizes: Vec<usize>,
-    checkpoints: CheckpointTime,
+    /// What checkpoints keep. `total_s` is the time before the run resumed; what other fields of
+    /// the run know is filled in when a checkpoint begins.
+    state: RunState,
 }
 
 impl<W: Workload> Run<'_, W> {
     /// Learns one task after the other; false if the run was stopped before the end.
     fn tasks(&mut self) -> Result<bool, ExperimentError> {
-        let (mut directories, found) = match &self.settings.checkpoints {
-            Some(checkpoints) => {
-                let (directories, found) =
-                    Directories::open(checkpoints, self.collective.as_mut())?;
-                (Some(directories), found)
-            }
-            None => (None, None),
-        };
-        let complete = self.all_tasks(found, directories.as_mut())?;
-        self.finish_checkpoint(directories.as_mut())?;
-        Ok(complete)
-    }
-
-    fn all_tasks(
-        &mut self,
-        found: Option<Found>,
-        mut directories: Option<&mut Directories<'_>>,
-    ) -> Result<bool, ExperimentError> {
-        let settings = self.settings;
-        let mut position = Position { task: 0, within: None };
+        let mut found = None;
+        if let Some(checkpoints) = &self.settings.checkpoints {
+            let (directories, newest) = Directories::open(checkpoints, self.collective.as_mut())?;
+            (self.directories, found) = (Some(directories), newest);
+        }
         match found {
             Some(found) => {
                 let before = found.state.world_size;
-                position = self.resume(found)?;
+                self.resume(found)?;
                 self.ready()?;
-                if self.collective.rank() == 0 {
-                    self.observer.resumed(
-                        position.task,
-                        position.within,
-                        before,
-                        &self.completed(position),
-                    );
+                if self.rank.is_root() {
+                    let Position { task, within } = self.state.position;
+                    self.observer.resumed(task, within, before, &self.completed());
                 }
             }
             None => {
                 self.ready()?;
                 let untrained = self.model(&self.device).valid();
                 let (initial, _) = self.evaluate(&untrained)?;
-                self.accuracy.initial_top1 = Some(initial);
+                self.state.accuracy.initial_top1 = Some(initial);
             }
         }
+        let complete = self.all_tasks()?;
+        self.finish_checkpoint()?;
+        Ok(complete)
+    }
+
+    fn all_tasks(&mut self) -> Result<bool, ExperimentError> {
         let tasks = self.workload.stream().tasks();
-        for task in position.task..tasks {
-            let within = position.within.take();
-            let Some(model) = self.learn(task, within, directories.as_deref_mut())? else {
+        let Position { task: first, mut within } = self.state.position;
+        for task in first..tasks {
+            let Some(model) = self.learn(task, within.take())? else {
                 return Ok(false);
             };
             let (top1, top5) = self.evaluate(&model)?;
             let measured = |values: &[f64]| values.iter().copied().map(Some).collect::<Vec<_>>();
-            if let Some(last) = self.curves.last_mut() {
+            if let Some(last) = self.state.curves.last_mut() {
                 last.top1 = measured(&top1);
             }
-            self.accuracy.top1.push_row(&measured(&top1))?;
-            self.accuracy.top5.push_row(&measured(&top5))?;
-            if self.collective.rank() == 0 {
+            self.state.accuracy.top1.push_row(&measured(&top1))?;
+            self.state.accuracy.top5.push_row(&measured(&top5))?;
+            if self.rank.is_root() {
                 self.observer.evaluated(task, &top1);
             }
-            if let Some(path) = &settings.network
-                && task + 1 == tasks
-                && self.collective.rank() == 0
+            if task + 1 < tasks {
+                self.checkpoint(Position { task: task + 1, within: None })?;
+            } else if let Some(path) =
+                self.settings.network.as_ref().filter(|_| self.rank.is_root())
             {
                 save_safetensors(&model.network, path)?;
-            }
-            if task + 1 < tasks {
-                self.checkpoint(
-                    Position { task: task + 1, within: None },
-                    directories.as_deref_mut(),
-                )?;
             }
         }
         Ok(true)
@@ -265,7 +211,7 @@ impl<W: Workload> Run<'_, W> {
 
     /// The start has succeeded on all ranks: from now on files are written. Collective.
     fn ready(&mut self) -> Result<(), ExperimentError> {
-        let ready = if self.collective.rank() == 0 { self.observer.ready() } else { Ok(()) };
+        let ready = if self.rank.is_root() { self.observer.ready() } else { Ok(()) };
         share(ready.map_err(ExperimentError::Observer), self.collective.as_mut()).map_err(|error| {
             match error {
                 ExperimentError::Checkpoint(CheckpointError::Rank(rank)) => {
@@ -288,7 +234,7 @@ impl<W: Workload> Run<'_, W> {
     }
 
     fn steps_per_epoch(&self, incoming: usize) -> usize {
-        incoming.div_ceil(self.settings.batch_size * self.collective.size())
+        incoming.div_ceil(self.settings.batch_size * self.rank.size())
     }
 
     /// Trains on one task, or on what is left of it from `within` on; `None` if the run was stopped
@@ -297,7 +243,6 @@ impl<W: Workload> Run<'_, W> {
         &mut self,
         task: usize,
         within: Option<(Epoch, u64)>,
-        mut directories: Option<&mut Directories<'_>>,
     ) -> Result<Option<Model<W>>, ExperimentError> {
         let settings = self.settings;
         let indices = self.indices(task);
@@ -319,7 +264,7 @@ impl<W: Workload> Run<'_, W> {
                 Epoch::from_number((epoch.number().div_ceil(every) * every).min(settings.epochs));
             let loader = self.train_loader(task, indices.clone(), (epoch, step));
             let before = self.strategy.timer().steps();
-            let Launched { model, stopped } = self.launch(task, learner, loader, epoch, end)?;
+            let (model, stopped) = self.launch(task, learner, loader, epoch, end)?;
             // Every rank counts the steps in which any rank had rows.
             if stopped.is_none() && step == 0 && self.strategy.timer().steps() == before {
                 return Err(ExperimentError::Data(format!(
@@ -334,21 +279,22 @@ impl<W: Workload> Run<'_, W> {
                 None => (end.next(), 0),
             };
             if stopped.is_some() || end.number() < settings.epochs {
-                self.checkpoint(Position { task, within: Some(at) }, directories.as_deref_mut())?;
+                self.checkpoint(Position { task, within: Some(at) })?;
             }
             if stopped.is_none() && end.number() < settings.epochs {
                 (epoch, step) = at;
                 learner = self.learner.take().ok_or_else(no_learner)?;
                 continue;
             }
-            let (points, times) = self.epochs_of(task, stopped.is_some().then_some(at));
-            self.curves.extend(points);
-            self.epoch_times.extend(times);
-            (self.curve, self.measured) = Default::default();
+            for CompletedEpoch { point, time } in self.epochs_of(task, stopped.map(|_| at)) {
+                self.state.curves.push(point);
+                self.state.epoch_times.push(time);
+            }
+            (self.curve, self.state.measured) = Default::default();
             if stopped.is_some() {
                 return Ok(None);
             }
-            self.samples += (incoming * settings.epochs) as u64;
+            self.state.samples += (incoming * settings.epochs) as u64;
             return Ok(Some(model));
         }
     }
@@ -359,8 +305,7 @@ impl<W: Workload> Run<'_, W> {
         task: usize,
         incoming: usize,
     ) -> Result<Learner<Model<W>>, ExperimentError> {
-        let schedule =
-            self.settings.schedule(self.collective.size(), self.steps_per_epoch(incoming))?;
+        let schedule = self.settings.schedule(self.rank.size(), self.steps_per_epoch(incoming))?;
         let fresh = |model| Learner::new(model, self.workload.optimizer(), schedule.clone());
         let learner = match self.learner.take().filter(|_| !self.method.restarts()) {
             None => fresh(self.model(&self.device.clone().autodiff())),
@@ -376,7 +321,7 @@ impl<W: Workload> Run<'_, W> {
         Ok(learner)
     }
 
-    /// Trains from `epoch` to the end of epoch `end`.
+    /// Trains from `epoch` to the end of epoch `end`; also returns where it was stopped, if it was.
     fn launch(
         &mut self,
         task: usize,
@@ -384,7 +329,7 @@ impl<W: Workload> Run<'_, W> {
         loader: Arc<dyn DataLoader<W::Batch>>,
         epoch: Epoch,
         end: Epoch,
-    ) -> Result<Launched<Model<W>>, ExperimentError> {
+    ) -> Result<(Model<W>, Option<Stopped>), ExperimentError> {
         let strategy: TrainingStrategy<Model<W>> = TrainingStrategy::Custom(self.strategy.clone());
         // Nothing is written there: no checkpoints, no log and a metric logger of our own.
         let training = SupervisedTraining::new(std::env::temp_dir(), loader, self.part(Vec::new()))
@@ -394,7 +339,7 @@ impl<W: Workload> Run<'_, W> {
         // Without a checkpointer, no more than the number of epochs that are behind.
         let training =
             if epoch > Epoch::FIRST { training.checkpoint(epoch.index()) } else { training };
-        let training = if self.collective.rank() == 0 {
+        let training = if self.rank.is_root() {
             let mut training = training
                 .with_application_logger(None)
                 .with_metric_logger(self.curve.clone())
@@ -424,7 +369,7 @@ impl<W: Workload> Run<'_, W> {
         let result = training.launch(learner);
         self.curve.end_launch();
         let measured = self.epochs.take();
-        self.train_time += started.elapsed().saturating_sub(measured.time);
+        self.state.train_s += started.elapsed().saturating_sub(measured.time).as_secs_f64();
         // Burn keeps the first error of this rank, the strategy what all ranks agreed on: the first
         // is nearer to the cause.
         if let Some(error) = result.error {
@@ -437,13 +382,13 @@ impl<W: Workload> Run<'_, W> {
         if let Some(error) = error {
             return Err(error.into());
         }
-        self.measured.extend(measured.top1);
+        self.state.measured.extend(measured.top1);
         (self.learner, self.records) = (learner, records);
         // A stop that comes after the last step is one that some ranks may have seen and others
         // not: all do what the first of them does.
         let seen = self.collective.any(result.interrupted.is_some())?;
         let late = seen.then_some(Stopped { epoch: end.next(), steps: 0 });
-        Ok(Launched { model: result.model, stopped: stopped.or(late) })
+        Ok((result.model, stopped.or(late)))
     }
 
     /// This rank's mini-batches of a task, from a step of an epoch on.
@@ -459,7 +404,7 @@ impl<W: Workload> Run<'_, W> {
             .task(task)
             .start_at(epoch.index() as u64, step)
             .num_workers(self.settings.workers)
-            .shard_of(self.collective.rank(), self.collective.size())
+            .shard(self.rank)
             .set_device(self.device.clone())
             .build(select(&self.workload.train(), &indices));
         let loader: Arc<dyn DataLoader<W::Batch>> = match &self.buffer {
@@ -470,7 +415,7 @@ impl<W: Workload> Run<'_, W> {
             Some(augmentation) => Arc::new(AugmentLoader::new(
                 loader,
                 augmentation,
-                self.collective.rank(),
+                self.rank.rank(),
                 self.augmented.clone(),
             )),
             None => loader,
@@ -479,7 +424,7 @@ impl<W: Workload> Run<'_, W> {
 
     /// This rank's part of some test samples.
     fn part(&self, indices: Vec<usize>) -> Arc<dyn DataLoader<W::Batch>> {
-        part(self.workload, self.settings, self.collective.as_ref(), &self.device, indices)
+        part(self.workload, self.settings, self.rank, &self.device, indices)
     }
 
     /// Top-1 and top-5 accuracy on the whole test set of every task.
@@ -506,19 +451,19 @@ impl<W: Workload> Run<'_, W> {
 fn part<W: Workload>(
     workload: &W,
     settings: &Settings,
-    collective: &dyn Collective,
+    rank: &Rank,
     device: &Device,
     indices: Vec<usize>,
 ) -> Arc<dyn DataLoader<W::Batch>> {
     let loader = ShardedLoader::builder(workload.batcher())
         .batch_size(EVALUATION_BATCH)
         .num_workers(if indices.is_empty() { 0 } else { settings.workers })
-        .shard_of(collective.rank(), collective.size())
+        .shard(rank)
         .set_device(device.clone())
         .build(select(&workload.test(), &indices));
     match workload.evaluation() {
         Some(evaluation) => {
-            Arc::new(AugmentLoader::new(loader, evaluation, collective.rank(), Arc::default()))
+            Arc::new(AugmentLoader::new(loader, evaluation, rank.rank(), Arc::default()))
         }
         None => loader,
     }

@@ -51,13 +51,4 @@ pub enum ReportError {
         /// The fields and their values.
         what: String,
     },
-
-    /// The report has a value that JSON cannot hold.
-    #[error("the report {} cannot be put as JSON: {source}", path.display())]
-    Serialize {
-        /// The file that was to be written.
-        path: PathBuf,
-        /// The reason.
-        source: serde_json::Error,
-    },
 }

@@ -1,38 +1,26 @@
 //! Files of a report, in directories that are made for them.
 
 use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::ReportError;
 
-/// Writes `text` to the file `path`, creating missing directories. Readers of `path` find what was
-/// there before or all of `text`, even if the program is killed in between or another process
+/// Writes `contents` to the file `path`, creating missing directories. Readers of `path` find what was
+/// there before or all of `contents`, even if the program is killed in between or another process
 /// writes the same file: see [`AtomicFile`](burn_rehearsal::checkpoint::AtomicFile).
 ///
 /// # Errors
 /// [`ReportError::Io`] with the directory or the file. A file that was at `path` is unchanged.
-pub fn write_atomically(path: &Path, text: &str) -> Result<(), ReportError> {
-    write_bytes(path, text.as_bytes()).map_err(|(action, path, source)| ReportError::Io {
-        action,
-        path,
-        source,
-    })
-}
-
-/// As [`write_atomically`], for whatever bytes; the error says what was tried, with which path, and
-/// why it failed.
-pub(crate) fn write_bytes(
-    path: &Path,
-    bytes: &[u8],
-) -> Result<(), (&'static str, PathBuf, io::Error)> {
+pub fn write_atomically(path: &Path, contents: impl AsRef<[u8]>) -> Result<(), ReportError> {
+    let io = |action, path: &Path| {
+        let path = path.to_path_buf();
+        move |source| ReportError::Io { action, path, source }
+    };
     // `parent` of a bare file name is the empty path, which `create_dir_all` accepts.
     if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)
-            .map_err(|source| ("create the directory", directory.to_path_buf(), source))?;
+        fs::create_dir_all(directory).map_err(io("create the directory", directory))?;
     }
-    burn_rehearsal::checkpoint::write_atomically(path, bytes)
-        .map_err(|source| ("write", path.to_path_buf(), source))
+    burn_rehearsal::checkpoint::write_atomically(path, contents.as_ref()).map_err(io("write", path))
 }
 
 #[cfg(test)]

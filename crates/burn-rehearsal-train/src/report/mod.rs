@@ -6,5 +6,4 @@ pub mod schema;
 
 pub use error::ReportError;
 pub use files::write_atomically;
-pub(crate) use files::write_bytes;
 pub use schema::RunReport;

@@ -284,10 +284,12 @@ impl RunReport {
     pub fn write(&self, directory: &Path) -> Result<PathBuf, ReportError> {
         let path = directory.join(REPORT_FILE);
         self.check(&path)?;
-        let mut json = serde_json::to_string_pretty(self)
-            .map_err(|source| ReportError::Serialize { path: path.clone(), source })?;
-        json.push('\n');
-        write_atomically(&path, &json)?;
+        let json = serde_json::to_string_pretty(self).map_err(|error| ReportError::Io {
+            action: "write",
+            path: path.clone(),
+            source: error.into(),
+        })?;
+        write_atomically(&path, json + "\n")?;
         Ok(path)
     }
 

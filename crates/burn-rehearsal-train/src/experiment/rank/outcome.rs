@@ -1,6 +1,7 @@
 //! What is left of a run: its report.
 
 use super::Run;
+use crate::experiment::checkpoint::RunState;
 use crate::experiment::{ExperimentError, Workload};
 use crate::report::RunReport;
 use crate::report::schema::{BufferReport, PrecisionReport, SCHEMA_VERSION, Summary, Time};
@@ -30,38 +31,39 @@ impl<W: Workload> Run<'_, W> {
             None => None,
         };
         let stream = self.workload.stream();
-        let train_s = self.train_time.as_secs_f64();
+        let total_s = self.total_s();
         let timings = self.buffer.as_ref().map(RehearsalBuffer::timings);
         let phases = self.strategy.timer().report(timings.as_ref());
         // A run that was stopped within a task has trained on a part of it.
-        let samples = self.samples.max(self.epoch_times.iter().map(|epoch| epoch.samples).sum());
+        let in_epochs = self.state.epoch_times.iter().map(|epoch| epoch.samples).sum();
+        let RunState { accuracy, samples, train_s, checkpoints, .. } = self.state;
+        let samples = samples.max(in_epochs);
         Ok(RunReport {
             schema_version: SCHEMA_VERSION,
             package_version: env!("CARGO_PKG_VERSION").to_string(),
             method: self.method.name().to_owned(),
             config,
-            seed: self.settings.seed,
-            world_size: self.collective.size(),
-            earlier_world_sizes: self.earlier_world_sizes.clone(),
+            seed: self.state.seed,
+            world_size: self.state.world_size,
+            earlier_world_sizes: self.state.earlier_world_sizes,
             device: crate::device::describe(&self.device),
             complete,
             tasks: (0..stream.tasks()).map(|task| stream.classes(task).to_vec()).collect(),
             left_out,
-            summary: Summary::of(&self.accuracy),
+            summary: Summary::of(&accuracy),
             time: Time {
-                total_s: self.total_s(),
+                total_s,
                 train_s,
                 samples_per_s: (train_s > 0.0 && samples > 0).then(|| samples as f64 / train_s),
                 phases_ms: phases.by_name(),
                 phases_exact: phases.exact,
                 steps: phases.steps,
-                checkpoints: (self.checkpoints.written + self.checkpoints.resumed > 0)
-                    .then_some(self.checkpoints),
-                epochs: self.epoch_times,
+                checkpoints: (checkpoints.written + checkpoints.resumed > 0).then_some(checkpoints),
+                epochs: self.state.epoch_times,
             },
             precision: PrecisionReport::of(self.settings.precision, self.strategy.loss_scale()),
-            accuracy: self.accuracy,
-            curves: self.curves,
+            accuracy,
+            curves: self.state.curves,
             buffer,
         })
     }
