@@ -96,7 +96,7 @@ pub struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weights: Option<PathBuf>,
     /// Initialization of the network. Defaults to that of the reference implementation.
-    #[arg(long, default_value = "kaiming", hide_default_value = true, value_parser = registered::<Scheme, _>(Scheme::ALL, Scheme::name, Scheme::summary))]
+    #[arg(long, default_value = "kaiming", hide_default_value = true, value_parser = registered::<Scheme>(Scheme::ALL, Scheme::name, Scheme::summary))]
     pub init: Scheme,
     /// Augmentation of training images, new in every step, including those from the buffer.
     #[arg(long, value_enum, default_value_t = AugmentArg::None)]
@@ -211,7 +211,7 @@ pub struct Config {
     #[serde(with = "text")]
     pub device: DeviceName,
     /// Number format of the forward and backward passes. Parameters and the buffer keep theirs.
-    #[arg(long, default_value = "f32", value_parser = registered::<Precision, _>(Precision::ALL, Precision::name, Precision::summary))]
+    #[arg(long, default_value = "f32", value_parser = registered::<Precision>(Precision::ALL, Precision::name, Precision::summary))]
     pub precision: Precision,
     /// Seed of every random choice.
     #[arg(long, default_value_t = 42, group = OUTSIDE_RECIPES)]
