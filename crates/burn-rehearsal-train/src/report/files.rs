@@ -11,7 +11,10 @@ use super::ReportError;
 ///
 /// # Errors
 /// [`ReportError::Io`] with the directory or the file. A file that was at `path` is unchanged.
-pub fn write_atomically(path: &Path, contents: impl AsRef<[u8]>) -> Result<(), ReportError> {
+pub fn write_atomically(
+    path: &Path,
+    contents: &(impl AsRef<[u8]> + ?Sized),
+) -> Result<(), ReportError> {
     let io = |action, path: &Path| {
         let path = path.to_path_buf();
         move |source| ReportError::Io { action, path, source }

@@ -289,7 +289,7 @@ impl RunReport {
             path: path.clone(),
             source: error.into(),
         })?;
-        write_atomically(&path, json + "\n")?;
+        write_atomically(&path, &(json + "\n"))?;
         Ok(path)
     }
 
