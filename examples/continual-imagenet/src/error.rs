@@ -1,8 +1,8 @@
 //! Errors of the program, in words for its users.
 
 use burn_rehearsal::error::{BatchError, ConfigError, RehearsalError};
-use burn_rehearsal_collective::CollectiveError;
-use burn_rehearsal_train::experiment::ExperimentError;
+use burn_rehearsal_collective::{CollectiveError, RankFailure};
+use burn_rehearsal_train::experiment::{ErrorOrigin, ExperimentError};
 use burn_rehearsal_train::report::ReportError;
 use burn_rehearsal_train::stream::StreamError;
 use burn_rehearsal_train::weights::WeightsError;
@@ -74,18 +74,10 @@ pub enum AppError {
     /// The task stream.
     #[error(transparent)]
     Stream(#[from] StreamError),
-    /// A run on some rank.
-    #[error("rank {rank}: {source}")]
-    Rank {
-        /// The rank.
-        rank: usize,
-        /// What happened.
-        source: ExperimentError,
-    },
-    /// A run on this process's rank. MPI names the rank when it prints the error.
+    /// A run, on this process's rank or on all ranks. MPI names the rank when it prints the error.
     #[error(transparent)]
-    Own(ExperimentError),
-    /// A rank that panicked, could not be started, or reported to the others why it failed.
+    Run(ExperimentError),
+    /// A rank that failed, panicked or could not be started.
     #[error("{0}")]
     RankEnded(String),
     /// What joins the ranks.
@@ -99,27 +91,35 @@ pub enum AppError {
     NoReport(PathBuf),
 }
 
-/// What happened on the rank of this process.
 impl From<ExperimentError> for AppError {
     fn from(error: ExperimentError) -> Self {
         match error {
             ExperimentError::NoCheckpoint { .. } | ExperimentError::ChangedData(_) => {
                 Self::CannotResume(error.to_string())
             }
-            error => Self::Own(error),
+            error => Self::Run(error),
+        }
+    }
+}
+
+impl From<RankFailure<ExperimentError>> for AppError {
+    fn from(failure: RankFailure<ExperimentError>) -> Self {
+        let failed = failure.to_string();
+        match failure {
+            // An error about another rank names that rank.
+            RankFailure::Error { error, .. } if error.origin() != ErrorOrigin::Local => {
+                error.into()
+            }
+            RankFailure::Error { error, .. } => match error.into() {
+                Self::Run(_) => Self::RankEnded(failed),
+                other => other,
+            },
+            RankFailure::Panic { .. } | RankFailure::NotStarted { .. } => Self::RankEnded(failed),
         }
     }
 }
 
 impl AppError {
-    /// What happened on `rank`.
-    pub fn on_rank(rank: usize, error: ExperimentError) -> Self {
-        match Self::from(error) {
-            Self::Own(source) => Self::Rank { rank, source },
-            other => other,
-        }
-    }
-
     /// A file or directory with which something failed.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
         let path = path.to_path_buf();

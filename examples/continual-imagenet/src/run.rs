@@ -368,30 +368,15 @@ fn draw(reports: &[RunReport], out: &Path) -> Result<(), AppError> {
 fn first_report(
     results: Vec<Result<RunReport, RankFailure<ExperimentError>>>,
 ) -> Result<RunReport, AppError> {
-    let mut report = None;
-    let mut failures = Vec::new();
-    for result in results {
-        match result {
-            Ok(finished) => {
-                report.get_or_insert(finished);
-            }
-            Err(failure) => failures.push(failure),
-        }
-    }
-    let origin = |failure: &RankFailure<ExperimentError>| match failure {
-        RankFailure::Panic { .. } | RankFailure::NotStarted { .. } => ErrorOrigin::Local,
-        RankFailure::Error { error, .. } => error.origin(),
+    let order = |result: &Result<RunReport, RankFailure<ExperimentError>>| match result {
+        Err(RankFailure::Error { error, .. }) => (0, error.origin()),
+        Err(_) => (0, ErrorOrigin::Local),
+        Ok(_) => (1, ErrorOrigin::Local),
     };
-    match (failures.into_iter().min_by_key(origin), report) {
-        (None, Some(report)) => Ok(report),
-        // It names the rank and its reason.
-        (Some(RankFailure::Error { error, .. }), _) if error.origin() == ErrorOrigin::Reported => {
-            Err(AppError::RankEnded(error.to_string()))
-        }
-        (Some(RankFailure::Error { rank, error }), _) => Err(AppError::on_rank(rank, error)),
-        (Some(other), _) => Err(AppError::RankEnded(other.to_string())),
-        (None, None) => Err(AppError::RankEnded("no rank was started".into())),
-    }
+    let first = results.into_iter().min_by_key(order);
+    first
+        .unwrap_or_else(|| Err(RankFailure::NotStarted { rank: 0, message: "no ranks".into() }))
+        .map_err(AppError::from)
 }
 
 #[cfg(test)]
@@ -428,7 +413,7 @@ mod tests {
         };
         for echo in echoes() {
             let own = || ExperimentError::Data("the file a.jpg, which failed".into());
-            assert_eq!(shown(vec![echo, own()]), "rank 1: the file a.jpg, which failed");
+            assert_eq!(shown(vec![echo, own()]), "rank 1 failed: the file a.jpg, which failed");
         }
         let silent = CollectiveError::Silent {
             ranks: vec![1],
@@ -437,7 +422,7 @@ mod tests {
         };
         assert_eq!(
             shown(vec![silent.into(), ExperimentError::Data("a.jpg".into())]),
-            "rank 1: a.jpg"
+            "rank 1 failed: a.jpg"
         );
         for echo in echoes().into_iter().take(4) {
             let told = DataParallelError::RankFailed { rank: 1, step: 3, reason: "a.jpg".into() };
