@@ -1,4 +1,4 @@
-//! The command line. The same options can be given in a TOML file; flags win.
+//! The command line.
 
 use crate::config::{AGREE, Flags};
 use burn_rehearsal::{CandidateMode, Execution, OnRepeat, StorePreference};
@@ -19,7 +19,7 @@ use std::str::FromStr;
 #[derive(Debug, Parser)]
 #[command(version, about, args_conflicts_with_subcommands = true, allow_negative_numbers = true, after_long_help = defaults())]
 pub struct Cli {
-    /// What to do. Defaults to `compare`.
+    /// The command. Defaults to `compare`.
     #[command(subcommand)]
     pub command: Option<Command>,
     /// Options of `compare`.
@@ -27,7 +27,7 @@ pub struct Cli {
     pub options: Flags,
 }
 
-/// A built-in method, by name.
+/// The parser of a method's name.
 fn method() -> impl TypedValueParser<Value = MethodRef> {
     let names =
         methods::ALL.iter().map(|method| PossibleValue::new(method.name()).help(method.summary()));
@@ -36,49 +36,50 @@ fn method() -> impl TypedValueParser<Value = MethodRef> {
 
 /// The end of `--help`.
 fn defaults() -> String {
-    format!("Defaults, as a file for `--config` would have them:\n{}", crate::config::defaults())
+    format!("Defaults, in the format of a `--config` file:\n{}", crate::config::defaults())
 }
 
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Train incrementally, with rehearsal and from scratch, and compare (the default).
+    /// Train with the methods `incremental`, `rehearsal` and `scratch`, and compare them (the
+    /// default).
     #[command(allow_negative_numbers = true, after_long_help = defaults())]
     Compare {
-        /// How.
+        /// The options of the runs.
         #[command(flatten)]
         options: Flags,
     },
     /// Train with one method.
     #[command(allow_negative_numbers = true, after_long_help = defaults())]
     Train {
-        /// How the network is trained from task to task.
+        /// Continual-learning method.
         #[arg(long, value_parser = method(), help_heading = AGREE)]
         method: MethodRef,
-        /// How.
+        /// The options of the run.
         #[command(flatten)]
         options: Flags,
     },
-    /// Write a data set into a few large files, for training with `--data pack:DIR`.
+    /// Pack a data set into a few large files, to train on with `--data pack:DIR`.
     Pack {
-        /// What, how and where.
+        /// The options of the pack.
         #[command(flatten)]
         options: PackArgs,
     },
-    /// Print a table of finished runs and draw their figures.
+    /// Print a table of runs and write their figures and web page.
     Report {
-        /// Directories that hold a `report.json`, or whose subdirectories do.
+        /// Directories that contain a `report.json`, themselves or up to two levels down.
         #[arg(required = true)]
         directories: Vec<PathBuf>,
-        /// Directory for the figures. Defaults to the directory of the reports, if there is one.
+        /// Output directory. Defaults to DIRECTORIES if that is a single one.
         #[arg(long)]
         out: Option<PathBuf>,
     },
-    /// List the devices that this program was built for.
+    /// List devices, and the features that they need.
     Devices,
 }
 
-/// Declares enums of option values, and what each value stands for.
+/// Declares enums of option values, and the library's value of each.
 macro_rules! choices {
     ($($(#[$doc:meta])* $name:ident => $target:ty { $($(#[$vdoc:meta])* $variant:ident = $value:expr),* $(,)? })*) => {$(
         $(#[$doc])*
@@ -95,60 +96,60 @@ macro_rules! choices {
 }
 
 choices! {
-    /// A candidate mode.
+    /// How candidates are chosen.
     CandidateModeArg => CandidateMode {
-        /// Exactly c of each mini-batch.
+        /// Exactly c of the incoming samples.
         Exact = CandidateMode::Exact,
-        /// Each sample with probability c/b.
+        /// Each incoming sample with probability c/b.
         Bernoulli = CandidateMode::Bernoulli,
     }
 
-    /// What happens to repeated samples.
+    /// What happens to a candidate that is already stored.
     OnRepeatArg => OnRepeat {
-        /// They may be stored twice.
+        /// It may be stored twice.
         KeepBoth = OnRepeat::KeepBoth,
-        /// They are skipped while they are stored.
+        /// It is skipped.
         SkipIfStored = OnRepeat::SkipIfStored,
     }
 
-    /// Which thread does the buffer's work.
+    /// Thread that does the work of the buffer.
     ExecutionArg => Execution {
-        /// A separate thread.
+        /// A background thread per rank.
         Background = Execution::Background,
         /// The training thread.
         Inline = Execution::Inline,
     }
 
-    /// Where the buffer is stored.
+    /// Memory that holds a shard.
     StoreArg => StorePreference {
-        /// On the network's device if it is a GPU and the shard is within `--store-limit`;
-        /// otherwise in host memory.
+        /// The training device if it is a GPU and the shard is within `--store-limit`, otherwise
+        /// host memory.
         Auto = StorePreference::Auto,
-        /// In host memory.
+        /// Host memory.
         Host = StorePreference::Host,
-        /// On the device of the network.
+        /// The training device.
         Device = StorePreference::Device,
     }
 
     /// How images become square.
     FitArg => Fit {
-        /// Both sides are scaled to the same length.
+        /// Both sides are scaled independently.
         Stretch = Fit::Stretch,
-        /// The shorter side is scaled, and the center is kept.
+        /// The shorter side is scaled, then the center is cropped.
         Crop = Fit::Crop,
     }
 
-    /// What happens to damaged images.
+    /// What happens to an image that cannot be decoded.
     OnDamagedArg => OnDamaged {
-        /// The run ends.
+        /// The run fails.
         Fail = OnDamaged::Fail,
         /// The image is left out, logged and counted.
         Skip = OnDamaged::Skip,
     }
 
-    /// What a pack stores of images.
+    /// What a pack stores.
     FormatArg => Format {
-        /// Pixels at `--image-size`.
+        /// Decoded pixels at `--image-size`.
         Pixels = Format::Pixels,
         /// The original files.
         Original = Format::Original,
@@ -158,17 +159,17 @@ choices! {
     OptimizerStateArg => bool {
         /// It is kept.
         Keep = true,
-        /// Every task starts with a fresh optimizer.
+        /// Every task starts with a new optimizer.
         Reset = false,
     }
 
-    /// How channels are normalized.
+    /// Channel statistics.
     NormalizeArg => Option<ChannelStatistics> {
-        /// Values stay in 0..=1.
+        /// No normalization: values are in 0..=1.
         None = None,
-        /// Mean and standard deviation of ImageNet.
+        /// Those of ImageNet.
         Imagenet = Some(ChannelStatistics::IMAGENET),
-        /// Mean and standard deviation of CIFAR-10.
+        /// Those of CIFAR-10.
         Cifar10 = Some(ChannelStatistics::CIFAR10),
     }
 
@@ -176,7 +177,7 @@ choices! {
     StemArg => Option<Stem> {
         /// `small` up to 64 pixels, `imagenet` above.
         Auto = None,
-        /// A 7×7 convolution with stride 2, then max-pooling with stride 2.
+        /// A 7×7 convolution with stride 2 and max-pooling with stride 2.
         Imagenet = Some(Stem::ImageNet),
         /// A 3×3 convolution with stride 1.
         Small = Some(Stem::Small),
@@ -184,9 +185,9 @@ choices! {
 
     /// Order in which MPI sums gradients.
     ReductionArg => Reduction {
-        /// Rank order: the same bits in every run, and as with threads.
+        /// By rank: bit-identical in every run, and to ranks that are threads.
         Fixed = Reduction::FixedOrder,
-        /// The order of the MPI library.
+        /// That of the MPI library.
         Fast = Reduction::Fast,
     }
 }
@@ -195,16 +196,16 @@ choices! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AugmentArg {
-    /// None.
+    /// No augmentation.
     None,
-    /// Random shifts by up to an eighth of the side, zero-padded, and horizontal flips. Usual for
+    /// Random crops with zero padding of an eighth of the side, and horizontal flips: usual for
     /// images of 32 pixels.
     CropFlip,
-    /// As `crop-flip`, then color jitter, and an erased rectangle in one of four images.
+    /// `crop-flip`, then color jitter, and random erasing in one of four images.
     CropFlipJitterErase,
-    /// Random resized crops (see `--crop-area`) and horizontal flips. Usual for ImageNet.
+    /// Random resized crops (see `--crop-area`) and horizontal flips: usual for ImageNet.
     ResizedCropFlip,
-    /// As `resized-crop-flip`, then color jitter, and an erased rectangle in one of four images.
+    /// `resized-crop-flip`, then color jitter, and random erasing in one of four images.
     ResizedCropFlipJitterErase,
 }
 
@@ -212,9 +213,9 @@ pub enum AugmentArg {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StreamArg {
-    /// Every task brings new classes.
+    /// Every task has new classes (class-incremental).
     Class,
-    /// Every task brings new samples of all classes.
+    /// Every task has new samples of all classes (instance-incremental).
     Instance,
 }
 
@@ -224,44 +225,43 @@ pub enum StreamArg {
 pub enum ClassOrderArg {
     /// By class number.
     Fixed,
-    /// Shuffled with the seed.
+    /// Shuffled, by the seed.
     Seeded,
 }
 
-/// Display of progress.
+/// How progress is shown.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DisplayArg {
-    /// `bar` on a terminal, `plain` elsewhere.
+    /// `bar` on a terminal, otherwise `plain`.
     #[default]
     Auto,
-    /// A bar with figures on standard error; `plain` without a terminal.
+    /// A progress bar with figures, on standard error.
     Bar,
-    /// A line per epoch, at most every five seconds.
+    /// A line per epoch, at most one every five seconds.
     Plain,
-    /// Burn's terminal interface (build with `--features tui`): plots of the loss, top-1 accuracy,
-    /// and the buffer.
+    /// Burn's terminal interface with plots (needs `--features tui`).
     Tui,
-    /// The results only.
+    /// Nothing until the results.
     None,
 }
 
-/// What connects the ranks.
+/// How ranks communicate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CollectiveArg {
     /// Ranks are threads of one process.
     Threads,
-    /// Ranks are processes of an MPI run.
+    /// Ranks are processes, over MPI (needs `--features mpi`).
     Mpi,
 }
 
 /// When checkpoints are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CheckpointInterval {
-    /// After every task.
+    /// After each task.
     Task,
-    /// After every task, and every N epochs of a task.
+    /// After each task, and every N epochs of a task.
     Epochs(NonZeroUsize),
     /// Never.
     Never,
@@ -297,16 +297,16 @@ impl fmt::Display for CheckpointInterval {
 /// Options of `pack`.
 #[derive(Debug, Clone, Args)]
 pub struct PackArgs {
-    /// The data set to pack; as in `train`.
+    /// Data set to pack, as in `train`.
     #[arg(long, value_name = "KIND:DIR")]
     pub data: DataSource,
-    /// The folder for the pack.
+    /// Output directory. An interrupted pack in it is resumed.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// What the pack stores of each image.
+    /// What the pack stores.
     #[arg(long, value_enum, default_value = "pixels")]
     pub format: FormatArg,
-    /// Side of the square images, in pixels. Defaults to the usual side for the data.
+    /// Side of the images, in pixels. Defaults to the usual size of the data set.
     #[arg(long)]
     pub image_size: Option<usize>,
     /// How images become square.
@@ -323,7 +323,7 @@ mod tests {
     use crate::config::{DIFFER, FIRST};
     use clap::CommandFactory;
 
-    /// The options of a run under one of these headings, in alphabetical order.
+    /// The options of a run under this heading, in alphabetical order.
     fn options_under(heading: &str) -> Vec<String> {
         let command = Cli::command();
         let options =
@@ -335,7 +335,7 @@ mod tests {
         names
     }
 
-    /// What the README says of options and ranks.
+    /// The lists of options by heading, as in the README.
     fn listed() -> String {
         let paragraph = |heading: &str| {
             let mut text = format!("{heading}:");
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn every_option_of_a_run_says_what_ranks_may_do_and_the_readme_lists_it() {
+    fn every_option_has_one_heading_and_the_readme_lists_it() {
         let listed_options: Vec<_> =
             [AGREE, DIFFER, FIRST].into_iter().flat_map(options_under).collect();
         for command in Cli::command()
@@ -375,6 +375,6 @@ mod tests {
             }
         }
         let readme = include_str!("../README.md");
-        assert!(readme.contains(&listed()), "the README lacks:\n{}", listed());
+        assert!(readme.contains(&listed()), "missing in the README:\n{}", listed());
     }
 }

@@ -809,8 +809,7 @@ fn a_configuration_file_is_honoured_and_flags_win() {
 fn the_defaults_in_the_help_are_a_configuration_file() {
     let directory = TempDir::new().unwrap();
     let help = succeed(directory.path(), &["train", "--help"]);
-    let defaults =
-        help.split_once("Defaults, as a file for `--config` would have them:\n").unwrap().1;
+    let defaults = help.split_once("Defaults, in the format of a `--config` file:\n").unwrap().1;
     std::fs::write(directory.path().join("run.toml"), defaults).unwrap();
     let small = [&["train", "--method", "incremental", "--fresh"], &SMALL[..]].concat();
     succeed(directory.path(), &[&small, &["--config", "run.toml"][..]].concat());

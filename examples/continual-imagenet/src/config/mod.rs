@@ -32,47 +32,56 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// The largest side of an image, in pixels.
+/// Maximum side of an image, in pixels.
 pub const MAX_PIXELS: usize = 1024;
-/// The file of the trained network, next to its report.
+/// The name of the file with the trained network. It is written next to the report.
 pub const NETWORK: &str = "model.safetensors";
 
-/// The headings of options in `--help` say what ranks that are processes may do differently.
+/// Heading in `--help` of the options that are compared between ranks.
 pub const AGREE: &str = "Options that all ranks must agree on";
-/// Options that cannot change a result.
+/// Heading of the options that cannot change a result.
 pub const DIFFER: &str = "Options that may differ from rank to rank";
-/// Options that only rank 0 uses.
+/// Heading of the options that only rank 0 uses.
 pub const FIRST: &str = "Options that rank 0 decides";
 
 /// Group of the options under [`AGREE`] that no recipe prescribes.
 const OUTSIDE_RECIPES: &str = "outside-recipes";
 /// Group of the options under [`AGREE`] that may change when a run resumes.
 const MAY_CHANGE: &str = "may-change";
-/// Group of the options of which ranks and runs compare what they refer to, not the text.
+/// Group of the options that refer to something that is compared itself: the data, the device.
 const BY_CONTENT: &str = "by-content";
 
-/// What the options, the configuration file and the recipe amount to.
+/// The options of a run, resolved from the command line, the configuration file and the recipe.
 ///
-/// This is the one declaration of all options of a run: a field's documentation is its help, its
-/// type parses and prints it, and its attributes say the default, which ranks must agree on it (the
-/// heading) and the groups to which it belongs. A new option is a field, its use, and a test.
+/// Every option is declared here, and only here. The documentation of a field is its help text, and
+/// its type parses and prints the value. Its attributes set the default, the heading, which says
+/// whether ranks must agree, and the groups. A new option needs a field, its use, and a test.
+///
+/// ```
+/// use continual_imagenet::Config;
+///
+/// let config = Config::from_arguments(["--recipe", "mammoth-er-digits", "--epochs", "2"])?;
+/// assert_eq!((config.epochs, config.batch_size), (2, 10));
+/// # Ok::<(), continual_imagenet::AppError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Args, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 #[command(next_help_heading = AGREE)]
 #[command(group = tag(OUTSIDE_RECIPES), group = tag(MAY_CHANGE), group = tag(BY_CONTENT))]
 pub struct Config {
-    /// The set of defaults.
+    /// Set of defaults, named after a published experiment.
     #[arg(long, value_enum, default_value_t = Recipe::Digits, group = OUTSIDE_RECIPES)]
     pub recipe: Recipe,
-    /// The data set.
+    /// Data set: `digits`, which is part of the program, or `KIND:DIR`.
     #[arg(long, value_name = "digits|KIND:DIR", default_value = "digits", groups = [OUTSIDE_RECIPES, MAY_CHANGE, BY_CONTENT])]
     #[arg(long_help = data_help())]
     pub data: DataSource,
-    /// Side in pixels of the square images that samples are scaled to and stored as. Defaults to
-    /// the usual side for the data.
+    /// Side of the stored images, in pixels. Images are scaled to squares of this size. Defaults to
+    /// the usual size of the data set.
     #[arg(long, default_value_t = 8, hide_default_value = true)]
     pub image_size: usize,
-    /// Side in pixels of the crop that the network sees. Defaults to the whole image.
+    /// Side of the part of an image that the network sees, in pixels. Defaults to the whole image,
+    /// or to the share of it that the recipe uses.
     #[arg(long, default_value_t = 8, hide_default_value = true)]
     pub crop_size: usize,
     /// How images become square.
@@ -81,33 +90,35 @@ pub struct Config {
     /// What happens to an image that cannot be decoded.
     #[arg(long, value_enum, default_value_t = OnDamagedArg::Fail, group = MAY_CHANGE)]
     pub on_damaged: OnDamagedArg,
-    /// The network. Defaults to `conv`, except for the digits.
+    /// Network to train. Defaults to that of the recipe; without one, to `mlp` for the digits and
+    /// `conv` for other data.
     #[arg(long, default_value = "mlp", hide_default_value = true, value_parser = registered(NetworkKind::ALL, NetworkKind::name, NetworkKind::summary))]
     pub model: NetworkKind,
-    /// Channels of the first layer of a residual network.
+    /// Number of channels of the first layer of a residual network. The other layers scale with it.
     #[arg(long, default_value_t = 64)]
     pub model_width: usize,
     /// First layers of a residual network.
     #[arg(long, value_enum, default_value_t = StemArg::Auto)]
     pub stem: StemArg,
-    /// Pretrained weights: a `.safetensors` file with the parameter names of torchvision (ResNet)
-    /// or timm (GhostNet).
+    /// File with pretrained weights, under the parameter names of torchvision (ResNet), timm
+    /// (GhostNet) or an earlier run. Defaults to random weights.
     #[arg(long, value_name = "FILE.safetensors")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weights: Option<PathBuf>,
-    /// Initialization of the network. Defaults to that of the reference implementation.
+    /// Distribution of random initial weights. Defaults to that of the reference implementation.
     #[arg(long, default_value = "kaiming", hide_default_value = true, value_parser = registered::<Scheme>(Scheme::ALL, Scheme::name, Scheme::summary))]
     pub init: Scheme,
-    /// Augmentation of training images, new in every step, including those from the buffer.
+    /// Augmentation of training images, including those from the buffer. It is drawn again in every
+    /// step.
     #[arg(long, value_enum, default_value_t = AugmentArg::None)]
     pub augment: AugmentArg,
-    /// Area of a random resized crop, as fractions of the image.
+    /// Range of the areas of random resized crops, as fractions of the image.
     #[arg(long, num_args = 2, value_names = ["LOW", "HIGH"], default_values_t = RESIZED_CROP_SCALE)]
     pub crop_area: Vec<f64>,
-    /// Aspect ratio (width to height) of a random resized crop.
+    /// Range of the aspect ratios of random resized crops, width to height.
     #[arg(long, num_args = 2, value_names = ["LOW", "HIGH"], default_values_t = RESIZED_CROP_RATIO)]
     pub crop_ratio: Vec<f64>,
-    /// Mean and standard deviation by which channels are normalized.
+    /// Mean and standard deviation that channels are normalized with.
     #[arg(long, value_enum, default_value_t = NormalizeArg::None)]
     pub normalize: NormalizeArg,
     /// How samples are distributed over tasks.
@@ -119,25 +130,25 @@ pub struct Config {
     /// Order in which classes arrive.
     #[arg(long, value_enum, default_value_t = ClassOrderArg::Fixed)]
     pub class_order: ClassOrderArg,
-    /// Epochs per task.
+    /// Number of epochs per task.
     #[arg(long, default_value_t = 30)]
     pub epochs: usize,
-    /// Incoming samples per rank and step (b).
+    /// Number of incoming samples per rank and step (b).
     #[arg(long, default_value_t = 8)]
     pub batch_size: usize,
-    /// Samples of each mini-batch that are offered to the buffer (c): a count, or a percentage of
-    /// the mini-batch.
+    /// Number of incoming samples per rank and step that are offered to the buffer (c), or a
+    /// percentage of the incoming samples.
     #[arg(long, value_name = "N|25%", default_value = "100%")]
     pub candidates: RowCount,
     /// How candidates are chosen.
     #[arg(long, value_enum, default_value_t = CandidateModeArg::Exact)]
     pub candidate_mode: CandidateModeArg,
-    /// Samples drawn from the buffer and appended to each mini-batch (r): a count, or a percentage
-    /// of the mini-batch, which may exceed 100%.
+    /// Number of stored samples per rank and step that are drawn and appended to the mini-batch
+    /// (r), or a percentage of the incoming samples, which may exceed 100%.
     #[arg(long, value_name = "N|100%", default_value = "100%")]
     pub representatives: RowCount,
-    /// Size of the buffer over all ranks (|B|): a percentage of the training set, a number of
-    /// samples, or memory.
+    /// Capacity of the buffer over all ranks (|B|): a percentage of the training set, a number of
+    /// samples, or an amount of memory.
     #[arg(long, value_name = "30%|N|512MiB", default_value = "10%")]
     #[serde(with = "text")]
     pub capacity: Capacity,
@@ -145,27 +156,28 @@ pub struct Config {
     #[arg(long, default_value = "class-balanced", value_parser = registered(PolicyKind::ALL, PolicyKind::name, PolicyKind::summary))]
     #[serde(with = "text")]
     pub policy: PolicyKind,
-    /// From which stored samples representatives are drawn.
+    /// Which stored samples representatives are drawn from.
     #[arg(long, default_value = "uniform", value_parser = registered(SamplingKind::ALL, SamplingKind::name, SamplingKind::summary))]
     #[serde(with = "text")]
     pub sampling: SamplingKind,
-    /// What happens to a sample that is offered again in a later epoch.
+    /// What happens to a candidate that is already stored, in later epochs.
     #[arg(long, value_enum, default_value_t = OnRepeatArg::KeepBoth)]
     pub on_repeat: OnRepeatArg,
-    /// Which thread does the buffer's work. Results do not depend on it.
+    /// Thread that does the work of the buffer. Results do not depend on it.
     #[arg(long, value_enum, default_value_t = ExecutionArg::Background, help_heading = DIFFER)]
     pub execution: ExecutionArg,
-    /// Where each rank stores its shard of the buffer. Results do not depend on it.
+    /// Memory that holds the shard of each rank. Results do not depend on it.
     #[arg(long, value_enum, default_value_t = StoreArg::Auto, help_heading = DIFFER)]
     pub store: StoreArg,
-    /// Largest shard that `--store auto` puts on a GPU.
+    /// Size of the largest shard that `--store auto` puts on a GPU.
     #[arg(long, value_name = "2GiB", default_value = "2GiB", help_heading = DIFFER)]
     #[serde(with = "text")]
     pub store_limit: ByteSize,
-    /// Steps by which representatives lag behind the buffer.
+    /// Number of steps between an insertion and the first draw that sees it: representatives of
+    /// step t are drawn after the candidates of step t - LAG are inserted.
     #[arg(long, default_value_t = 1)]
     pub lag: usize,
-    /// First task (from 0) whose mini-batches are augmented with representatives.
+    /// First task, counted from 0, whose mini-batches contain representatives.
     #[arg(long, default_value_t = 0)]
     pub start_task: usize,
     /// Base learning rate.
@@ -174,84 +186,88 @@ pub struct Config {
     /// Momentum of SGD (0: none).
     #[arg(long, default_value_t = 0.9)]
     pub momentum: f64,
-    /// Weight decay (L2 penalty).
+    /// Weight decay, as an L2 penalty (0: none).
     #[arg(long, default_value_t = 0.0)]
     pub weight_decay: f64,
-    /// Epochs of linear warm-up at the start of every task, from the base rate to the peak rate
-    /// (see `--scale-cap`).
+    /// Length of the linear warm-up of each task, in epochs: from the base learning rate to the
+    /// peak learning rate.
     #[arg(long, default_value_t = 0.0)]
     pub warmup_epochs: f64,
-    /// Learning-rate steps, `epoch:factor,…` (epochs from 0, factors of the peak rate); `none` for
-    /// constant.
+    /// Learning-rate steps of each task, `epoch:factor,…` (epochs from 0, factors of the peak
+    /// rate); `none` for constant.
     #[arg(long, value_name = "21:0.5,26:0.05", default_value = "none")]
     #[serde(with = "text")]
     pub milestones: Milestones,
-    /// Largest factor by which the learning rate grows with the number of ranks (1: no scaling).
+    /// Bound on learning-rate scaling: the peak rate is the base rate times the number of ranks,
+    /// but at most times this factor (1: no scaling).
     #[arg(long, default_value_t = 1.0)]
     pub scale_cap: f64,
     /// What happens to the optimizer's state between tasks.
     #[arg(long, value_enum, default_value_t = OptimizerStateArg::Reset)]
     pub optimizer_state: OptimizerStateArg,
-    /// Data-parallel ranks as threads of this process. `mpirun` and `srun` decide the number of
-    /// processes.
+    /// Number of data-parallel ranks, as threads of this process. Under `mpirun` or `srun` it is
+    /// the number of processes.
     #[arg(long, default_value_t = 2, group = MAY_CHANGE)]
     pub ranks: usize,
-    /// What connects the ranks. Defaults to `mpi` if a launcher started several processes,
-    /// otherwise to `threads`.
+    /// How ranks communicate. Defaults to `mpi` if a launcher started several processes, otherwise
+    /// to `threads`.
     #[arg(long, value_enum, default_value_t = CollectiveArg::Threads, hide_default_value = true, groups = [OUTSIDE_RECIPES, MAY_CHANGE])]
     pub collective: CollectiveArg,
     /// Order in which MPI sums gradients.
     #[arg(long, value_enum, default_value_t = ReductionArg::Fixed)]
     pub reduction: ReductionArg,
-    /// Loader threads per rank.
+    /// Number of loader threads per rank (0: load on the training thread).
     #[arg(long, default_value_t = 1, help_heading = DIFFER)]
     pub workers: usize,
-    /// Device of the network.
+    /// Device to train on. `cuda` without a number is the GPU of the rank of this process on its
+    /// machine.
     #[arg(long, value_name = "flex|wgpu|cuda[:i]", default_value = "flex", groups = [OUTSIDE_RECIPES, BY_CONTENT])]
     #[serde(with = "text")]
     pub device: DeviceName,
-    /// Number format of the forward and backward passes. Parameters and the buffer keep theirs.
+    /// Number format of the forward and backward passes. Parameters and stored samples keep their
+    /// formats.
     #[arg(long, default_value = "f32", value_parser = registered::<Precision>(Precision::ALL, Precision::name, Precision::summary))]
     pub precision: Precision,
-    /// Seed of every random choice.
+    /// Seed of all random choices.
     #[arg(long, default_value_t = 42, group = OUTSIDE_RECIPES)]
     pub seed: u64,
-    /// Also evaluate every N epochs of a task (0: after each task only).
+    /// Also evaluate every N epochs (0: after each task only).
     #[arg(long, value_name = "N", default_value_t = 0, group = OUTSIDE_RECIPES)]
     pub evaluate_every: usize,
-    /// Synchronize the device between the phases of a step, for exact times on a GPU.
+    /// Synchronize the device between the phases of a step, so that their times are exact on a GPU.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", default_value_t = false, action = ArgAction::Set, help_heading = DIFFER)]
     pub profile: bool,
-    /// Display of progress.
+    /// How progress is shown.
     #[arg(long, value_enum, default_value_t = DisplayArg::Auto, help_heading = FIRST)]
     #[serde(skip_serializing)]
     pub display: DisplayArg,
-    /// When to write checkpoints: after every task, also every N epochs, or never.
+    /// When checkpoints are written: after each task, also every N epochs, or never.
     #[arg(long, value_name = "task|N|never", default_value = "task", groups = [OUTSIDE_RECIPES, MAY_CHANGE])]
     #[serde(with = "text")]
     pub checkpoint_every: CheckpointInterval,
     /// Number of checkpoints to keep.
     #[arg(long, value_name = "K", default_value_t = 2, help_heading = FIRST)]
     pub checkpoint_keep: usize,
-    /// Start over, even if the directory holds an unfinished or finished run.
+    /// Start over, even if the output directory holds an unfinished or finished run.
     #[arg(long, help_heading = FIRST)]
     #[serde(skip)]
     pub fresh: bool,
-    /// Directory for reports and figures. Defaults to `runs/` and the name of the data; `-2`, `-3`,
-    /// … is appended if it holds a finished run.
+    /// Output directory. Defaults to `runs/` and the name of the data set. If it holds a finished
+    /// run, `-2`, `-3`, … is appended.
     #[arg(long, default_value = "runs", hide_default_value = true, help_heading = FIRST)]
     pub out: PathBuf,
-    /// TOML file with any of these options. Flags take precedence.
+    /// TOML file with options of this list, except `--method`, `--fresh` and `--config`. The
+    /// command line takes precedence.
     #[arg(long, value_name = "FILE.toml", help_heading = DIFFER)]
     #[serde(skip)]
     pub config: Option<PathBuf>,
-    /// Options of the recipe that the run overrides. Reported; not an option.
+    /// The options of the recipe that this run overrides. Not an option itself.
     #[arg(skip)]
     #[serde(skip)]
     pub overridden: Vec<String>,
 }
 
-/// A group that only marks options.
+/// A group that tags options and has no effect on parsing.
 fn tag(name: &'static str) -> ArgGroup {
     ArgGroup::new(name).multiple(true)
 }
@@ -272,18 +288,18 @@ where
 /// The help of `--data`.
 fn data_help() -> String {
     let kinds = DataSource::choices().map(|(name, layout)| match layout {
-        None => format!("\n- {name}: embedded in the program"),
+        None => format!("\n- {name}: part of the program"),
         Some(layout) => format!("\n- {name}: {layout}"),
     });
-    format!("The data set:{}", kinds.collect::<String>())
+    format!("Data set. Nothing is downloaded.{}", kinds.collect::<String>())
 }
 
-/// A command line with these options and nothing else.
+/// A command with the options of a run only.
 fn command() -> Command {
     Config::augment_args(Command::new("continual-imagenet"))
 }
 
-/// The names of the options under these headings and in these groups, in the order of declaration.
+/// The names of the options with one of these headings or groups, in order of declaration.
 fn tagged(tags: &[&str]) -> Vec<String> {
     let mut command = command();
     command.build();
@@ -296,9 +312,8 @@ fn tagged(tags: &[&str]) -> Vec<String> {
     chosen.filter_map(|option| option.get_long().map(str::to_owned)).collect()
 }
 
-/// The values that two runs have in common if their results are the same, out of all `values`:
-/// without options with these `tags`, and of a device only its kind. The data sets themselves are
-/// compared elsewhere.
+/// The subset of `values` that determines results, without the options with these `tags`. Of a
+/// device only its kind counts. Data sets are compared by their fingerprints instead.
 fn comparable(mut values: Map<String, Value>, tags: &[&str]) -> Map<String, Value> {
     let device = values
         .get("device")
@@ -314,14 +329,13 @@ fn comparable(mut values: Map<String, Value>, tags: &[&str]) -> Map<String, Valu
     values
 }
 
-/// The values of a stored configuration that must be the same when its run resumes.
+/// The values of a stored configuration that a resumed run must have in common with it.
 pub fn fixed_values(config: &Value) -> Map<String, Value> {
     comparable(config.as_object().cloned().unwrap_or_default(), &[MAY_CHANGE])
 }
 
 impl Config {
-    /// All values that a report shows, by name: those of the options, and the others that results
-    /// depend on.
+    /// All values for the report, by name: the options, and what else results depend on.
     pub fn values(&self) -> Map<String, Value> {
         let mut values = self.options();
         values.insert("overridden".into(), self.overridden.clone().into());
@@ -337,7 +351,7 @@ impl Config {
         }
     }
 
-    /// The values that all ranks must agree on, by the names of their options.
+    /// The values that all ranks must agree on, by the name of the option.
     pub fn agreed(&self, methods: &[MethodRef]) -> Map<String, Value> {
         let methods: Vec<_> = methods.iter().map(|method| method.name()).collect();
         let options = comparable(self.options(), &[])
@@ -349,7 +363,7 @@ impl Config {
         agreed
     }
 
-    /// Whether and how a run with one method writes checkpoints, and whether it resumes from them.
+    /// The checkpoints of a run; `None` if it writes none.
     fn checkpoints(&self, method: MethodRef, resume: bool) -> Option<Checkpoints> {
         let every = match self.checkpoint_every {
             CheckpointInterval::Never => return None,
@@ -364,7 +378,7 @@ impl Config {
         })
     }
 
-    /// The buffer for a training set of `dataset_len` samples in `classes` classes.
+    /// The configuration of the buffer for `dataset_len` training samples in `classes` classes.
     pub fn rehearsal(&self, dataset_len: usize, classes: usize) -> RehearsalConfig {
         RehearsalConfig::new(self.capacity)
             .with_candidates(self.candidates)
@@ -383,7 +397,7 @@ impl Config {
             .with_dataset_len(Some(dataset_len))
     }
 
-    /// How images become rows.
+    /// How images are decoded.
     pub fn images(&self) -> ImageOptions {
         ImageOptions {
             side: self.image_size,
@@ -392,7 +406,7 @@ impl Config {
         }
     }
 
-    /// The settings of a run.
+    /// The settings of a run with one method.
     pub fn settings(
         &self,
         method: MethodRef,
@@ -419,10 +433,10 @@ impl Config {
     }
 }
 
-/// The defaults as lines of TOML.
+/// The default values as lines of TOML.
 pub fn defaults() -> String {
     let mut config = Config::default();
     config.out = PathBuf::from("runs").join(config.data.name());
-    // All values are numbers, truth values and plain texts, which JSON and TOML write alike.
+    // All values are numbers, booleans or plain strings, which JSON and TOML write alike.
     config.options().into_iter().map(|(name, value)| format!("  {name} = {value}\n")).collect()
 }
