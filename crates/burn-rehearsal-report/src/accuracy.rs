@@ -2,64 +2,82 @@
 //! method.
 
 use crate::canvas::{
-    Align, Canvas, Color, FAINT, GRID, INK, LEGEND_LINE, MARGIN, WHITE, WIDTH, count, text_width,
+    Align, Canvas, FAINT, GRID, INK, LEVEL, Legend, MARGIN, Swatch, WIDTH, count, text_width,
     to_pixels,
 };
 use crate::{Comparison, Group};
+use burn_rehearsal_train::report::schema::Summary;
 
-/// Least width and height of the curves, with axes and legend.
+/// Least width and height of the curves with their axes, below the legend.
 const CURVES: (i32, i32) = (440, 420);
-/// Above the cells of a heat map: its title and the numbers of the columns.
+/// Space above the cells of a heat map, for its title and the numbers of the columns.
 const ABOVE: i32 = 42;
-/// Below the cells of a heat map: the gap to the next one.
+/// Space below the cells of a heat map.
 const BELOW: i32 = 16;
-/// To the left of the cells of a heat map: the numbers of the rows.
+/// Space to the left of the cells of a heat map, for the numbers of the rows.
 const BESIDE: i32 = 28;
 
 impl Comparison<'_> {
-    /// The figure of accuracies as SVG.
+    /// Accuracies as an SVG figure.
     ///
-    /// Left: average top-1 accuracy over the tasks seen, against the number of tasks learned, a
-    /// line for each group. Right: the top-1 accuracy matrix of each group as a heat map with
-    /// percentages (row: after task, column: on task, from 1). Groups of several runs are shown as
-    /// their mean; bars on the curves are ± one sample standard deviation. The figure is 1000
-    /// pixels wide with up to 20 tasks.
+    /// Left: average top-1 accuracy over the tasks seen against the number of tasks learned, a line
+    /// for each group. Right: the [accuracy matrix] of each group as a heat map in per cent (row:
+    /// after this task, column: on this task). Groups of several runs are shown as their mean; bars
+    /// are ± one sample standard deviation. The figure is 1000 pixels wide with up to 20 tasks.
+    ///
+    /// The figure needs no other file. It has a title and a description for screen readers, and
+    /// follows the viewer's light or dark colour scheme.
+    ///
+    /// [accuracy matrix]: burn_rehearsal_train::metrics::AccuracyMatrix
     pub fn accuracy_svg(&self) -> String {
         let maps = Maps::plan(self);
         let width = WIDTH.max(CURVES.0 + maps.width());
-        let curves_height = CURVES.1 + LEGEND_LINE * count(self.groups.len());
-        let mut canvas = Canvas::new(width, curves_height.max(maps.height()));
-        curves(&mut canvas, self, (width - maps.width(), curves_height));
-        maps.draw(&mut canvas, &self.groups, width - maps.width());
+        let left = width - maps.width();
+        let legend = self.legend(Swatch::Marker, left);
+        let height = CURVES.1 + legend.height;
+        let mut canvas = Canvas::new(
+            "accuracy",
+            "Accuracy as tasks are learned",
+            &self.describe_accuracy(),
+            (width, height.max(maps.height())),
+        );
+        curves(&mut canvas, self, &legend, (left, height));
+        maps.draw(&mut canvas, &self.groups, left);
         canvas.finish()
+    }
+
+    /// The figure of accuracies in words.
+    fn describe_accuracy(&self) -> String {
+        let percent = |fraction: f64| format!("{:.1} %", 100.0 * fraction);
+        let group = |group: &Group<'_>| {
+            let summary = |value: fn(&Summary) -> Option<f64>| {
+                group
+                    .mean(|report| value(&report.summary))
+                    .map_or("not measured".into(), |value| percent(value.mean))
+            };
+            let title = group.title();
+            let average = summary(|summary| summary.average_top1);
+            let forgetting = summary(|summary| summary.forgetting);
+            format!(" {title}: average accuracy {average}, forgetting {forgetting}.")
+        };
+        let groups: String = self.groups.iter().map(group).collect();
+        format!("Top-1 accuracy after {} tasks, on all of them.{groups}", self.tasks())
     }
 }
 
 /// The left part of the figure, `size` pixels from the upper left corner.
-fn curves(canvas: &mut Canvas, comparison: &Comparison<'_>, size: (i32, i32)) {
-    let (groups, colors) = (&comparison.groups, comparison.colors());
-    canvas.text(
-        "Average top-1 accuracy over the tasks seen (%)",
-        (MARGIN, 20),
-        14,
-        Align::Start,
-        INK,
-    );
-    for (index, (group, &color)) in groups.iter().zip(&colors).enumerate() {
-        let y = 44 + LEGEND_LINE * count(index);
-        canvas.line(&[(MARGIN + 4, y), (MARGIN + 34, y)], color, 2);
-        canvas.marker((MARGIN + 19, y), index, color);
-        canvas.text(&group.title(), (MARGIN + 42, y), 12, Align::Start, INK);
-    }
+fn curves(canvas: &mut Canvas, comparison: &Comparison<'_>, legend: &Legend, size: (i32, i32)) {
+    let title = "Average top-1 accuracy over the tasks seen (%)";
+    canvas.text(title, (MARGIN, 20), 14, Align::Start, INK);
+    legend.draw(canvas, 44);
 
     let (left, right) = (MARGIN + 34, size.0 - 24);
-    let (top, bottom) = (52 + LEGEND_LINE * count(groups.len()), size.1 - 46);
+    let (top, bottom) = (52 + legend.height, size.1 - 46);
     let tasks = comparison.tasks();
     let y = |fraction: f64| {
         to_pixels(f64::from(bottom) - fraction.clamp(0.0, 1.0) * f64::from(bottom - top))
     };
-    // Half a step of room on both sides, so that one task stands in the middle and no marker on an
-    // axis.
+    // Half a step on both sides keeps markers off the axes and puts a single task in the middle.
     let step = f64::from(right - left) / tasks.max(1) as f64;
     let x = |task: usize| to_pixels(f64::from(left) + (task as f64 + 0.5) * step);
 
@@ -69,7 +87,7 @@ fn curves(canvas: &mut Canvas, comparison: &Comparison<'_>, size: (i32, i32)) {
         canvas.text(&percent.to_string(), (left - 8, level), 11, Align::End, INK);
     }
     canvas.line(&[(left, bottom), (right, bottom)], INK, 1);
-    // As many numbers as there is room for.
+    // With many tasks, only some numbers have room.
     let every = (f64::from(text_width("000", 11)) / step).ceil().max(1.0) as usize;
     for task in (0..tasks).filter(|task| (task + 1) % every == 0) {
         canvas.line(&[(x(task), bottom), (x(task), bottom + 4)], INK, 1);
@@ -77,29 +95,28 @@ fn curves(canvas: &mut Canvas, comparison: &Comparison<'_>, size: (i32, i32)) {
     }
     canvas.text("tasks learned", ((left + right) / 2, bottom + 34), 12, Align::Middle, INK);
 
-    for (index, (group, &color)) in groups.iter().zip(&colors).enumerate() {
+    for (index, (group, color)) in comparison.groups.iter().zip(comparison.colors()).enumerate() {
         let averages: Vec<_> = (0..tasks)
             .filter_map(|task| {
-                Some((task, group.mean(|report| report.accuracy.top1.average_after(task))?))
+                Some((x(task), group.mean(|report| report.accuracy.top1.average_after(task))?))
             })
             .collect();
-        let points: Vec<_> =
-            averages.iter().map(|(task, average)| (x(*task), y(average.mean))).collect();
+        let points: Vec<_> = averages.iter().map(|(x, average)| (*x, y(average.mean))).collect();
         canvas.line(&points, color, 2);
-        for (task, average) in averages {
+        for (x, average) in averages {
             if let Some(sd) = average.sd {
                 let (low, high) = (y(average.mean - sd), y(average.mean + sd));
-                canvas.line(&[(x(task), low), (x(task), high)], color, 1);
+                canvas.line(&[(x, low), (x, high)], color, 1);
                 for end in [low, high] {
-                    canvas.line(&[(x(task) - 4, end), (x(task) + 4, end)], color, 1);
+                    canvas.line(&[(x - 4, end), (x + 4, end)], color, 1);
                 }
             }
-            canvas.marker((x(task), y(average.mean)), index, color);
+            canvas.marker((x, y(average.mean)), index, color);
         }
     }
 }
 
-/// The places of the heat maps, in rows of equal panels.
+/// The layout of the heat maps, in rows of equal panels.
 struct Maps {
     /// Size of a cell.
     cell: (i32, i32),
@@ -110,13 +127,13 @@ struct Maps {
 }
 
 impl Maps {
-    /// Above the first row of panels: what the maps show, in two lines.
+    /// Space above the first row of panels, for a title of two lines.
     const HEAD: i32 = 58;
 
     fn plan(comparison: &Comparison<'_>) -> Self {
         let groups = &comparison.groups;
         let tasks = count(comparison.tasks()).max(1);
-        // Large cells for a few tasks; with many they shrink until "100" still fits.
+        // With many tasks cells shrink as far as "100" fits.
         let cell = ((240 / tasks).clamp(23, 40), (180 / tasks).clamp(17, 26));
         let title = groups.iter().map(|group| text_width(&group.title(), 12)).max().unwrap_or(0);
         let panel = (BESIDE + (tasks * cell.0).max(title) + MARGIN, ABOVE + tasks * cell.1 + BELOW);
@@ -124,7 +141,7 @@ impl Maps {
         Self { cell, panel, columns, rows: (count(groups.len()) + columns - 1) / columns }
     }
 
-    /// Width of all panels, but not less than that of the lines above them.
+    /// Width of all panels, at least that of the title above them.
     fn width(&self) -> i32 {
         (self.columns * self.panel.0).max(320)
     }
@@ -166,34 +183,21 @@ impl Maps {
             for column in 0..group.tasks() {
                 let x = left + count(column) * self.cell.0;
                 let accuracy = group.mean(|report| report.accuracy.top1.get(row, column));
-                // A pixel of white between cells.
+                // A pixel of the background between cells.
                 let inside = (self.cell.0 - 1, self.cell.1 - 1);
                 let Some(accuracy) = accuracy else {
                     canvas.rectangle((x, y), inside, GRID);
                     continue;
                 };
-                let (fill, ink) = shade(accuracy.mean);
-                canvas.rectangle((x, y), inside, fill);
+                // One hue, so that lightness alone shows the value.
+                canvas.shade((x, y), inside, LEVEL, 0.06 + 0.94 * accuracy.mean);
+                let ink = if accuracy.mean < 0.6 { INK } else { LEVEL.label() };
                 let center = (x + self.cell.0 / 2, y + self.cell.1 / 2);
-                canvas.text(
-                    &format!("{:.0}", 100.0 * accuracy.mean),
-                    center,
-                    size,
-                    Align::Middle,
-                    ink,
-                );
+                let percent = format!("{:.0}", 100.0 * accuracy.mean);
+                canvas.text(&percent, center, size, Align::Middle, ink);
             }
         }
     }
-}
-
-/// Colour of a cell and of the number in it: one hue from nearly white to dark blue, so that
-/// lightness alone shows the value.
-fn shade(fraction: f64) -> (Color, Color) {
-    let channel =
-        |from: f64, to: f64| (from + (to - from) * fraction.clamp(0.0, 1.0)).round() as u8;
-    let fill = Color(channel(240.0, 8.0), channel(246.0, 64.0), channel(252.0, 129.0));
-    (fill, if fraction < 0.6 { INK } else { WHITE })
 }
 
 #[cfg(test)]

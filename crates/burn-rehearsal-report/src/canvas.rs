@@ -1,54 +1,92 @@
-//! Shared parts of the figures: an SVG canvas in pixels, colours, legends, and an estimate of the
-//! width of a text.
+//! Shared parts of the figures: an SVG canvas, its colours, legends, and an estimate of the width
+//! of a text.
 //!
-//! Texts are SVG text in the viewer's sans-serif font, whose exact width is unknown. All room is
-//! therefore made for [`text_width`], which errs on the wide side.
+//! Texts are SVG text in the viewer's sans-serif font, whose exact width is unknown. The layout
+//! reserves [`text_width`] for them, which is an upper estimate.
 
 use crate::html::escape;
 use crate::{Comparison, Group};
 use std::fmt::{self, Write};
 
-/// An RGB colour.
+/// A colour of the figures. It is a class of their style sheet, which has one value for light and
+/// one for dark viewers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Color(pub(crate) u8, pub(crate) u8, pub(crate) u8);
+pub(crate) struct Color(&'static str);
 
-impl fmt::Display for Color {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "#{:02X}{:02X}{:02X}", self.0, self.1, self.2)
+macro_rules! colors {
+    ($($(#[$doc:meta])* $name:ident $class:literal $light:literal $dark:literal;)*) => {
+        $($(#[$doc])* pub(crate) const $name: Color = Color($class);)*
+
+        /// Class, colour in light, colour in dark.
+        const COLORS: &[[&str; 3]] = &[$([$class, $light, $dark]),*];
+    };
+}
+
+// The data have the eight colours of Okabe & Ito, "Color Universal Design" (2008), which can be
+// distinguished with any colour vision; they are lighter on a dark background.
+colors! {
+    /// The background.
+    PAPER "paper" "#fff" "#16191d";
+    /// Texts and axes.
+    INK "ink" "#282828" "#e4e4e4";
+    /// Notes.
+    FAINT "faint" "#6a6a6a" "#a2a2a2";
+    /// Grid lines and empty cells.
+    GRID "grid" "#e1e1e1" "#383c42";
+    /// Texts on light and on dark colours.
+    ON_LIGHT "on-light" "#282828" "#111";
+    ON_DARK "on-dark" "#fff" "#111";
+    /// The cells of a heat map, by their opacity.
+    LEVEL "level" "#084081" "#5aa9f0";
+    ORANGE "orange" "#e69f00" "#f0b02a";
+    SKY "sky" "#56b4e9" "#7cc6f0";
+    GREEN "green" "#009e73" "#22c796";
+    YELLOW "yellow" "#f0e442" "#f0e442";
+    BLUE "blue" "#0072b2" "#4da6e8";
+    VERMILION "vermilion" "#d55e00" "#f58743";
+    PURPLE "purple" "#cc79a7" "#df9ac0";
+    BLACK "black" "#3c3c3c" "#d2d2d2";
+    BROWN "brown" "#785e3c" "#b8966a";
+    GRAY "gray" "#969696" "#757575";
+    SILVER "silver" "#bebebe" "#a0a0a0";
+}
+
+impl Color {
+    /// The colour of a text on this colour.
+    pub(crate) fn label(self) -> Self {
+        if [ORANGE, SKY, YELLOW, SILVER].contains(&self) { ON_LIGHT } else { ON_DARK }
+    }
+
+    /// The style sheet of all colours.
+    fn style() -> String {
+        let rules = |scheme: usize| -> String {
+            COLORS
+                .iter()
+                .map(|color| format!("svg .{} {{ color: {}; }}\n", color[0], color[scheme]))
+                .collect()
+        };
+        format!(
+            "<style>\n{}@media (prefers-color-scheme: dark) {{\n{}}}\n</style>",
+            rules(1),
+            rules(2)
+        )
     }
 }
 
-pub(crate) const WHITE: Color = Color(255, 255, 255);
-/// Ink of texts and axes.
-pub(crate) const INK: Color = Color(40, 40, 40);
-/// Ink of notes.
-pub(crate) const FAINT: Color = Color(110, 110, 110);
-/// Grid lines and empty cells.
-pub(crate) const GRID: Color = Color(225, 225, 225);
+impl fmt::Display for Color {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "class=\"{}\"", self.0)
+    }
+}
 
 /// Usual width of a figure in pixels.
 pub(crate) const WIDTH: i32 = 1000;
 /// Pixels around the contents of a figure.
 pub(crate) const MARGIN: i32 = 16;
 /// Height of a line of a legend.
-pub(crate) const LEGEND_LINE: i32 = 20;
+const LEGEND_LINE: i32 = 20;
 
-/// The eight colours of Okabe & Ito, "Color Universal Design" (2008), which can be distinguished
-/// with any colour vision. Black is a dark grey here.
-pub(crate) mod palette {
-    use super::Color;
-
-    pub(crate) const ORANGE: Color = Color(230, 159, 0);
-    pub(crate) const SKY: Color = Color(86, 180, 233);
-    pub(crate) const GREEN: Color = Color(0, 158, 115);
-    pub(crate) const YELLOW: Color = Color(240, 228, 66);
-    pub(crate) const BLUE: Color = Color(0, 114, 178);
-    pub(crate) const VERMILION: Color = Color(213, 94, 0);
-    pub(crate) const PURPLE: Color = Color(204, 121, 167);
-    pub(crate) const BLACK: Color = Color(60, 60, 60);
-}
-
-/// Where a text stands relative to its point, which is at half the height of the text.
+/// The position of a text relative to its point, which is at half the height of the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Align {
     /// The text starts at the point.
@@ -59,17 +97,27 @@ pub(crate) enum Align {
     End,
 }
 
-/// A white SVG canvas. Coordinates are pixels from the upper left corner.
+/// An SVG figure that needs no other file. Coordinates are pixels from the upper left corner.
 pub(crate) struct Canvas {
     svg: String,
 }
 
 impl Canvas {
-    pub(crate) fn new(width: i32, height: i32) -> Self {
-        let head =
-            format!("<svg width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\"");
-        let mut canvas = Self { svg: format!("{head} xmlns=\"http://www.w3.org/2000/svg\">\n") };
-        canvas.rectangle((0, 0), (width, height), WHITE);
+    /// An empty figure. Screen readers read its title and description. `name` is unique among the
+    /// figures of a page.
+    pub(crate) fn new(name: &str, title: &str, description: &str, size: (i32, i32)) -> Self {
+        let (width, height) = size;
+        let mut canvas = Self { svg: String::new() };
+        canvas.element(format_args!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
+             viewBox=\"0 0 {width} {height}\" font-family=\"system-ui, sans-serif\" role=\"img\" \
+             aria-labelledby=\"{name}-title {name}-text\">"
+        ));
+        let (title, description) = (escape(title), escape(description));
+        canvas.element(format_args!("<title id=\"{name}-title\">{title}</title>"));
+        canvas.element(format_args!("<desc id=\"{name}-text\">{description}</desc>"));
+        canvas.element(format_args!("{}", Color::style()));
+        canvas.rectangle((0, 0), size, PAPER);
         canvas
     }
 
@@ -79,21 +127,31 @@ impl Canvas {
     }
 
     /// A filled rectangle.
-    pub(crate) fn rectangle(
+    pub(crate) fn rectangle(&mut self, corner: (i32, i32), size: (i32, i32), color: Color) {
+        self.shade(corner, size, color, 1.0);
+    }
+
+    /// A filled rectangle of this opacity.
+    pub(crate) fn shade(
         &mut self,
         (x, y): (i32, i32),
         (width, height): (i32, i32),
         color: Color,
+        opacity: f64,
     ) {
         self.element(format_args!(
-            "<rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" fill=\"{color}\"/>"
+            "<rect {color} x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" \
+             fill=\"currentColor\" fill-opacity=\"{opacity:.2}\"/>"
         ));
     }
 
     /// A polyline, `width` pixels thick.
     pub(crate) fn line(&mut self, points: &[(i32, i32)], color: Color, width: u32) {
         let points = coordinates(points);
-        self.element(format_args!("<polyline fill=\"none\" stroke=\"{color}\" stroke-width=\"{width}\" points=\"{points}\"/>"));
+        self.element(format_args!(
+            "<polyline {color} fill=\"none\" stroke=\"currentColor\" stroke-width=\"{width}\" \
+             points=\"{points}\"/>"
+        ));
     }
 
     /// A filled marker. `shape` is any number; there are four shapes.
@@ -101,14 +159,26 @@ impl Canvas {
         let polygon = match shape % 4 {
             0 => {
                 return self.element(format_args!(
-                    "<circle cx=\"{x}\" cy=\"{y}\" r=\"5\" fill=\"{color}\"/>"
+                    "<circle {color} cx=\"{x}\" cy=\"{y}\" r=\"5\" fill=\"currentColor\"/>"
                 ));
             }
             1 => coordinates(&[(x - 5, y - 5), (x + 5, y - 5), (x + 5, y + 5), (x - 5, y + 5)]),
             2 => coordinates(&[(x, y - 6), (x + 6, y + 5), (x - 6, y + 5)]),
             _ => coordinates(&[(x, y - 7), (x + 7, y), (x, y + 7), (x - 7, y)]),
         };
-        self.element(format_args!("<polygon fill=\"{color}\" points=\"{polygon}\"/>"));
+        self.element(format_args!("<polygon {color} fill=\"currentColor\" points=\"{polygon}\"/>"));
+    }
+
+    /// A PNG picture, as a data URI.
+    pub(crate) fn image(
+        &mut self,
+        (x, y): (i32, i32),
+        (width, height): (i32, i32),
+        data_uri: &str,
+    ) {
+        self.element(format_args!(
+            "<image x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" href=\"{data_uri}\"/>"
+        ));
     }
 
     /// One line of text, `size` pixels high.
@@ -125,12 +195,10 @@ impl Canvas {
             Align::Middle => "middle",
             Align::End => "end",
         };
-        let font = format_args!(
-            "font-family=\"sans-serif\" font-size=\"{size}\" text-anchor=\"{anchor}\""
-        );
+        let text = escape(text);
         self.element(format_args!(
-            "<text x=\"{x}\" y=\"{y}\" dy=\"0.5ex\" {font} fill=\"{color}\">\n{}\n</text>",
-            escape(text)
+            "<text {color} x=\"{x}\" y=\"{y}\" dy=\"0.5ex\" font-size=\"{size}\" \
+             text-anchor=\"{anchor}\" fill=\"currentColor\">{text}</text>"
         ));
     }
 
@@ -145,55 +213,64 @@ fn coordinates(points: &[(i32, i32)]) -> String {
     points.iter().map(|(x, y)| format!("{x},{y}")).collect::<Vec<_>>().join(" ")
 }
 
-/// What stands in front of an entry of a [`Legend`].
+/// The symbol in front of an entry of a [`Legend`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Swatch {
     Line,
+    /// A line with a marker, whose shape is the position of the entry.
+    Marker,
     Square,
 }
 
-/// Which colour means what, in as many lines as it takes.
+/// The meaning of each colour, in as many lines as needed.
 pub(crate) struct Legend {
     swatch: Swatch,
-    /// Text, colour, pixels from the left of the figure, and line.
-    entries: Vec<(String, Color, i32, i32)>,
+    /// Text, colour, and pixels from the upper left corner.
+    entries: Vec<(String, Color, (i32, i32))>,
     /// Height in pixels.
     pub(crate) height: i32,
 }
 
 impl Legend {
-    pub(crate) fn new(swatch: Swatch, texts: impl IntoIterator<Item = (String, Color)>) -> Self {
-        let (mut x, mut row) = (MARGIN, 0);
-        let mut entries = Vec::new();
+    /// A legend in a figure, or part of a figure, of this width.
+    pub(crate) fn new(
+        swatch: Swatch,
+        width: i32,
+        texts: impl IntoIterator<Item = (String, Color)>,
+    ) -> Self {
+        let mut legend = Self { swatch, entries: Vec::new(), height: 0 };
+        let (mut x, mut y) = (MARGIN, 0);
         for (text, color) in texts {
-            let width = Self::indent(swatch) + text_width(&text, 12) + 16;
-            if x > MARGIN && x + width > WIDTH - MARGIN {
-                (x, row) = (MARGIN, row + 1);
+            let entry = legend.indent() + text_width(&text, 12) + 16;
+            if x > MARGIN && x + entry > width - MARGIN {
+                (x, y) = (MARGIN, y + LEGEND_LINE);
             }
-            entries.push((text, color, x, row));
-            x += width;
+            legend.entries.push((text, color, (x, y)));
+            legend.height = y + LEGEND_LINE;
+            x += entry;
         }
-        let height = if entries.is_empty() { 0 } else { (row + 1) * LEGEND_LINE };
-        Self { swatch, entries, height }
+        legend
     }
 
     /// Pixels from the start of an entry to its text.
-    fn indent(swatch: Swatch) -> i32 {
-        match swatch {
-            Swatch::Line => 42,
-            Swatch::Square => 18,
-        }
+    fn indent(&self) -> i32 {
+        if self.swatch == Swatch::Square { 18 } else { 42 }
     }
 
     /// Draws the legend; the middle of its first line is at `top`.
     pub(crate) fn draw(&self, canvas: &mut Canvas, top: i32) {
-        for (text, color, x, row) in &self.entries {
-            let y = top + row * LEGEND_LINE;
+        for (index, (text, color, (x, y))) in self.entries.iter().enumerate() {
+            let y = top + y;
             match self.swatch {
-                Swatch::Line => canvas.line(&[(x + 4, y), (x + 34, y)], *color, 2),
                 Swatch::Square => canvas.rectangle((*x, y - 6), (12, 12), *color),
+                Swatch::Line | Swatch::Marker => {
+                    canvas.line(&[(x + 4, y), (x + 34, y)], *color, 2);
+                }
             }
-            canvas.text(text, (x + Self::indent(self.swatch), y), 12, Align::Start, INK);
+            if self.swatch == Swatch::Marker {
+                canvas.marker((x + 19, y), index, *color);
+            }
+            canvas.text(text, (x + self.indent(), y), 12, Align::Start, INK);
         }
     }
 }
@@ -220,20 +297,24 @@ impl Comparison<'_> {
     /// A colour for each group. The first group of a built-in method has the colour of the method
     /// in all figures; others have the remaining colours.
     pub(crate) fn colors(&self) -> Vec<Color> {
-        let mut others =
-            [palette::ORANGE, palette::PURPLE, palette::SKY, palette::BLACK].into_iter().cycle();
+        let mut others = [ORANGE, PURPLE, SKY, BLACK].into_iter().cycle();
         let color = |(index, group): (usize, &Group<'_>)| {
             let first =
                 self.groups[..index].iter().all(|earlier| earlier.method() != group.method());
             let of_method = match group.method() {
-                "incremental" => Some(palette::VERMILION),
-                "rehearsal" => Some(palette::BLUE),
-                "scratch" => Some(palette::GREEN),
+                "incremental" => Some(VERMILION),
+                "rehearsal" => Some(BLUE),
+                "scratch" => Some(GREEN),
                 _ => None,
             };
             of_method.filter(|_| first).or_else(|| others.next()).unwrap_or(INK)
         };
         self.groups.iter().enumerate().map(color).collect()
+    }
+
+    /// The legend of all groups.
+    pub(crate) fn legend(&self, swatch: Swatch, width: i32) -> Legend {
+        Legend::new(swatch, width, self.groups.iter().map(Group::title).zip(self.colors()))
     }
 }
 
@@ -252,9 +333,10 @@ pub(crate) fn grid_step(maximum: f64, lines: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixtures::assert_well_formed;
 
     #[test]
-    fn grid_steps_are_round_and_neither_too_many_nor_too_few() {
+    fn grid_steps_are_round_and_of_a_suitable_number() {
         for (maximum, step) in [(1.0, 0.2), (10.0, 2.0), (12.3, 5.0), (0.07, 0.02), (480.0, 100.0)]
         {
             assert!(
@@ -267,16 +349,25 @@ mod tests {
     }
 
     #[test]
-    fn text_is_written_as_text_of_the_size_asked_for_and_escaped() {
-        let mut canvas = Canvas::new(100, 50);
+    fn texts_titles_and_descriptions_are_escaped() {
+        let mut canvas = Canvas::new("test", "x < y", "\"a\" & b", (100, 50));
         canvas.text("a < b & c", (10, 10), 12, Align::Middle, INK);
         let svg = canvas.finish();
-        assert!(
-            svg.contains("<text")
-                && svg.contains("font-size=\"12\"")
-                && svg.contains("a &lt; b &amp; c"),
-            "{svg}"
-        );
-        crate::fixtures::assert_well_formed(&svg);
+        for part in
+            [">a &lt; b &amp; c</text>", ">x &lt; y</title>", ">&quot;a&quot; &amp; b</desc>"]
+        {
+            assert!(svg.contains(part), "{part} is not in {svg}");
+        }
+        assert_well_formed(&svg);
+    }
+
+    #[test]
+    fn a_figure_has_every_color_for_light_and_for_dark_viewers() {
+        let svg = Canvas::new("test", "", "", (100, 50)).finish();
+        let (light, dark) = svg.split_once("@media (prefers-color-scheme: dark)").unwrap();
+        for [class, in_light, in_dark] in COLORS {
+            assert!(light.contains(&format!("svg .{class} {{ color: {in_light}; }}")), "{class}");
+            assert!(dark.contains(&format!("svg .{class} {{ color: {in_dark}; }}")), "{class}");
+        }
     }
 }

@@ -75,6 +75,16 @@ impl Group<'_> {
         mean_sd(&values)
     }
 
+    pub(crate) fn train_s(&self) -> Option<MeanSd> {
+        self.mean(|report| Some(report.time.train_s))
+    }
+
+    /// Mean training time as a multiple of `reference` seconds.
+    pub(crate) fn relative_time(&self, reference: Option<f64>) -> Option<f64> {
+        let ratio = self.train_s()?.mean / reference?;
+        Some(ratio).filter(|ratio| ratio.is_finite())
+    }
+
     /// The label, with the number of runs if there are several: of seeds, if each has its own.
     pub fn title(&self) -> String {
         let seeds: std::collections::BTreeSet<u64> =
@@ -171,7 +181,7 @@ impl<'a> Comparison<'a> {
             .groups
             .iter()
             .find(|group| group.reports.iter().any(|&report| std::ptr::eq(report, run)))?;
-        group.mean(|report| Some(report.time.train_s)).map(|time| time.mean)
+        group.train_s().map(|time| time.mean)
     }
 }
 

@@ -1,18 +1,33 @@
-//! Runs as lines of comma-separated values, for other tools. Tasks and epochs are counted from 1,
-//! accuracies are 0..=1, what was not measured is empty, and lines end with a line feed.
+//! Runs as comma-separated values, for other tools. Tasks and epochs are numbered from 1, accuracies
+//! are fractions, values that were not measured are empty, and lines end with a line feed.
 
 use crate::Comparison;
+use burn_rehearsal_train::metrics::MeanSd;
 use burn_rehearsal_train::report::RunReport;
 use burn_rehearsal_train::report::schema::{CurvePoint, EpochTime};
 use std::borrow::Cow;
-use std::fmt::Write;
+
+/// A figure of `summary_csv`: its name, and its value in a run.
+type Figure = (&'static str, fn(&RunReport) -> Option<f64>);
+
+const FIGURES: [Figure; 8] = [
+    ("average_top1", |report| report.summary.average_top1),
+    ("average_top5", |report| report.summary.average_top5),
+    ("forgetting", |report| report.summary.forgetting),
+    ("bwt", |report| report.summary.bwt),
+    ("fwt", |report| report.summary.fwt),
+    ("total_s", |report| Some(report.time.total_s)),
+    ("train_s", |report| Some(report.time.train_s)),
+    ("samples_per_s", |report| report.time.samples_per_s),
+];
 
 impl Comparison<'_> {
-    /// Every epoch of every run:
+    /// All epochs of all runs, a line each:
     /// `run,method,seed,task,epoch,train_loss,train_s,samples_per_s,task_1,task_2,…`.
     ///
-    /// `run` is the [label](crate::Group::label) of the run's group; `task_i` is the top-1 accuracy
-    /// on that task after the epoch.
+    /// `run` is the [label](crate::Group::label) of the run's group. `task_i` is the top-1 accuracy
+    /// on task i after the epoch, a fraction. Tasks and epochs are numbered from 1. A value that
+    /// was not measured is empty.
     pub fn curves_csv(&self) -> String {
         let tasks = self.tasks();
         let mut csv = curves_head(tasks);
@@ -30,49 +45,35 @@ impl Comparison<'_> {
         csv
     }
 
-    /// The figures of each group as mean and sample standard deviation over the seeds:
-    /// `run,method,seeds`, and two columns for each figure.
+    /// The figures of each group, a line each: `run,method,seeds`, and mean and sample standard
+    /// deviation of each figure over the runs of the group, such as
+    /// `average_top1_mean,average_top1_sd`.
+    ///
+    /// The figures are `average_top1`, `average_top5`, `forgetting`, `bwt`, `fwt` (fractions),
+    /// `total_s`, `train_s` (seconds), and `samples_per_s`. The deviation of a single run is empty.
     pub fn summary_csv(&self) -> String {
-        type Figure = (&'static str, fn(&RunReport) -> Option<f64>);
-        let summary: [Figure; 8] = [
-            ("average_top1", |report| report.summary.average_top1),
-            ("average_top5", |report| report.summary.average_top5),
-            ("forgetting", |report| report.summary.forgetting),
-            ("bwt", |report| report.summary.bwt),
-            ("fwt", |report| report.summary.fwt),
-            ("total_s", |report| Some(report.time.total_s)),
-            ("train_s", |report| Some(report.time.train_s)),
-            ("samples_per_s", |report| report.time.samples_per_s),
-        ];
-        let mut csv = String::from("run,method,seeds");
-        summary.iter().for_each(|(name, _)| csv.push_str(&format!(",{name}_mean,{name}_sd")));
-        csv.push('\n');
+        let names = FIGURES.map(|(name, _)| format!(",{name}_mean,{name}_sd")).concat();
+        let mut csv = format!("run,method,seeds{names}\n");
         for group in &self.groups {
-            csv.push_str(&format!(
-                "{},{},{}",
-                text(&group.label),
-                text(group.method()),
-                group.reports.len()
-            ));
-            for (_, figure) in summary {
-                let mean = group.mean(figure);
-                csv.push_str(&format!(
-                    ",{},{}",
-                    cell(mean.map(|mean| mean.mean)),
-                    cell(mean.and_then(|mean| mean.sd))
-                ));
-            }
-            csv.push('\n');
+            let cells = FIGURES.map(|(_, figure)| match group.mean(figure) {
+                Some(MeanSd { mean, sd, .. }) => format!(",{mean},{}", cell(sd)),
+                None => ",,".into(),
+            });
+            let (label, method) = (text(&group.label), text(group.method()));
+            let seeds = group.reports.len();
+            csv.push_str(&format!("{label},{method},{seeds}{}\n", cells.concat()));
         }
         csv
     }
 }
 
+/// The first line of [`Comparison::curves_csv`].
 pub(crate) fn curves_head(tasks: usize) -> String {
     let tasks: String = (1..=tasks).map(|task| format!(",task_{task}")).collect();
     format!("run,method,seed,task,epoch,train_loss,train_s,samples_per_s{tasks}\n")
 }
 
+/// The line of an epoch.
 pub(crate) fn curves_line(
     run: &str,
     method: &str,
@@ -81,27 +82,20 @@ pub(crate) fn curves_line(
     time: EpochTime,
     tasks: usize,
 ) -> String {
+    let (run, method) = (text(run), text(method));
     let (task, epoch, loss) = (point.task + 1, point.epoch, cell(point.train_loss));
     let seconds = cell(Some(time.train_s).filter(|&seconds| seconds > 0.0));
-    let mut line = format!(
-        "{},{},{seed},{task},{epoch},{loss},{seconds},{}",
-        text(run),
-        text(method),
-        cell(time.samples_per_s())
-    );
-    for task in 0..tasks {
-        // Writing to a string does not fail.
-        let _ = write!(line, ",{}", cell(point.top1.get(task).copied().flatten()));
-    }
-    line.push('\n');
-    line
+    let rate = cell(time.samples_per_s());
+    let top1 = |task: usize| format!(",{}", cell(point.top1.get(task).copied().flatten()));
+    let top1: String = (0..tasks).map(top1).collect();
+    format!("{run},{method},{seed},{task},{epoch},{loss},{seconds},{rate}{top1}\n")
 }
 
 fn cell(value: Option<f64>) -> String {
     value.map(|value| value.to_string()).unwrap_or_default()
 }
 
-/// Quoted where RFC 4180 asks for it.
+/// A text as a cell, quoted if RFC 4180 requires it.
 fn text(text: &str) -> Cow<'_, str> {
     if text.contains(['"', ',', '\n', '\r']) {
         format!("\"{}\"", text.replace('"', "\"\"")).into()
@@ -129,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn every_epoch_is_a_line_with_as_many_cells_as_the_head() {
+    fn each_epoch_is_a_line_with_a_cell_for_each_column() {
         let mut run = report("rehearsal", 2, 7);
         run.curves = points();
         run.time.epochs = vec![EpochTime { train_s: 0.5, samples: 100 }];
@@ -144,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_that_were_configured_differently_are_told_apart_and_seeds_are_merged() {
+    fn the_summary_has_a_line_for_each_configuration() {
         let mut reports: Vec<_> = (0..3).map(|seed| report("rehearsal", 2, seed)).collect();
         let mut other = report("rehearsal", 2, 0);
         other.config["rehearsal"]["policy"] = "fifo".into();

@@ -1,48 +1,47 @@
-//! The figures over epochs: training loss, and, where it was measured within tasks, accuracy.
+//! The figures over epochs: training loss and, if it was measured within tasks, accuracy.
 
 use crate::canvas::{
-    Align, Canvas, Color, FAINT, GRID, INK, Legend, MARGIN, Swatch, WIDTH, count, grid_step,
-    text_width, to_pixels,
+    Align, Canvas, FAINT, GRID, INK, MARGIN, Swatch, WIDTH, count, grid_step, text_width, to_pixels,
 };
 use crate::{Comparison, Group};
+use burn_rehearsal_train::metrics::mean_sd;
+use burn_rehearsal_train::report::RunReport;
 use burn_rehearsal_train::report::schema::CurvePoint;
+use std::collections::BTreeMap;
 
-/// Left of the axes, for their numbers; above them, for the title; below them, for numbers and
-/// name.
+/// Space to the left of the axes for numbers, above them for the title, and below them for numbers
+/// and name.
 const BESIDE: i32 = 44;
 const ABOVE: i32 = 40;
 const BELOW: i32 = 50;
 
 impl Comparison<'_> {
-    /// The mean training loss of every epoch as an SVG: a line for each group, and the borders
-    /// between tasks.
+    /// The mean training loss of each epoch as an SVG figure: a line for each group, and the
+    /// borders between tasks.
     ///
     /// An epoch whose loss was not finite is a gap. Groups of several runs are shown as their mean.
-    /// The figure is 1000 pixels wide.
+    /// The figure is 1000 pixels wide, needs no other file, and follows the viewer's light or dark
+    /// colour scheme.
     pub fn loss_svg(&self) -> String {
-        let lines = self.lines(&|point| point.train_loss);
+        let lines = self.lines(|point| point.train_loss);
         let highest =
-            lines.iter().flatten().flatten().fold(0.0, |highest: f64, &loss| highest.max(loss));
+            lines.iter().flatten().fold(0.0, |highest: f64, (_, loss)| highest.max(*loss));
         let step = grid_step(highest, 5.0);
         let ceiling = (highest / step).ceil().max(1.0) * step;
+        let title = "Mean training loss of each epoch";
         self.epochs_figure(
+            "loss",
             300,
-            &[Panel {
-                title: "Mean training loss of each epoch",
-                lines,
-                step,
-                ceiling,
-                unit: 1.0,
-                gaps: true,
-            }],
+            &[Panel { title, lines, step, ceiling, unit: 1.0, gaps: true }],
         )
     }
 
-    /// Top-1 accuracy after every epoch in which it was measured, as an SVG with a line for each
-    /// group.
+    /// Top-1 accuracy after each epoch in which it was measured, as an SVG figure with a line for
+    /// each group.
     ///
-    /// Left: the average over the tasks seen so far; right: the first task. Groups of several runs
-    /// are shown as their mean. The figure is 1000 pixels wide.
+    /// Left: the average over the tasks seen so far. Right: the first task. Groups of several runs
+    /// are shown as their mean. The figure is 1000 pixels wide, needs no other file, and follows
+    /// the viewer's light or dark colour scheme.
     pub fn epochs_svg(&self) -> String {
         let panel = |title, lines| Panel {
             title,
@@ -52,13 +51,19 @@ impl Comparison<'_> {
             unit: 100.0,
             gaps: false,
         };
-        let seen = self.lines(&|point| {
+        let seen = self.lines(|point| {
             let seen: Option<Vec<f64>> = point.top1.get(..=point.task)?.iter().copied().collect();
             seen.map(|seen| seen.iter().sum::<f64>() / seen.len() as f64)
         });
-        let first = self.lines(&|point| point.top1.first().copied().flatten());
-        let seen = panel("Top-1 accuracy, average over the tasks seen (%)", seen);
-        self.epochs_figure(260, &[seen, panel("Top-1 accuracy on the first task (%)", first)])
+        let first = self.lines(|point| point.top1.first().copied().flatten());
+        self.epochs_figure(
+            "epochs",
+            260,
+            &[
+                panel("Top-1 accuracy, average over the tasks seen (%)", seen),
+                panel("Top-1 accuracy on the first task (%)", first),
+            ],
+        )
     }
 
     /// Whether some run measured accuracies after an epoch that is not the last of its task.
@@ -69,61 +74,86 @@ impl Comparison<'_> {
         self.reports.iter().any(|report| within(&report.curves))
     }
 
-    /// A line for each group.
-    fn lines(&self, value: &dyn Fn(&CurvePoint) -> Option<f64>) -> Vec<Line> {
-        self.groups.iter().map(|group| line(group, value)).collect()
+    /// A line for each group: the mean over those of its runs that have a value.
+    fn lines(&self, value: impl Fn(&CurvePoint) -> Option<f64>) -> Vec<Line> {
+        let axis = Axis::of(self.reports);
+        let line = |group: &Group<'_>| {
+            let mut line: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+            for point in group.reports.iter().flat_map(|report| &report.curves) {
+                line.entry(axis.position(point)).or_default().extend(value(point));
+            }
+            let mean = |(epoch, values): (_, Vec<f64>)| Some((epoch, mean_sd(&values)?.mean));
+            line.into_iter().filter_map(mean).collect()
+        };
+        self.groups.iter().map(line).collect()
     }
 
     /// Panels of axes side by side below a legend. The axes are `height` pixels high.
-    fn epochs_figure(&self, height: i32, panels: &[Panel]) -> String {
-        let epochs = self.reports.iter().map(|report| report.curves.len()).max().unwrap_or(0);
-        let (colors, borders) = (self.colors(), self.borders());
-        let legend = Legend::new(
-            Swatch::Line,
-            self.groups.iter().map(Group::title).zip(colors.iter().copied()),
-        );
+    fn epochs_figure(&self, name: &str, height: i32, panels: &[Panel]) -> String {
+        let axis = Axis::of(self.reports);
+        let legend = self.legend(Swatch::Line, WIDTH);
         let top = MARGIN + legend.height;
-        let mut canvas = Canvas::new(WIDTH, top + ABOVE + height + BELOW);
+        let titles: Vec<_> = panels.iter().map(|panel| panel.title).collect();
+        let groups: Vec<_> = self.groups.iter().map(Group::title).collect();
+        let mut canvas = Canvas::new(
+            name,
+            &titles.join("; "),
+            &format!("A line for each of: {}. {} epochs.", groups.join(", "), axis.epochs),
+            (WIDTH, top + ABOVE + height + BELOW),
+        );
         legend.draw(&mut canvas, MARGIN);
         let width = WIDTH / count(panels.len());
         for (index, panel) in panels.iter().enumerate() {
-            panel.draw(
-                &mut canvas,
-                (width * count(index), top),
-                (width, height),
-                epochs,
-                &borders,
-                &colors,
-            );
+            let corner = (width * count(index), top);
+            panel.draw(&mut canvas, corner, (width, height), &axis, self);
         }
         canvas.finish()
     }
+}
 
-    /// The epoch before which each task begins, and the task, in the longest run.
-    fn borders(&self) -> Vec<(usize, usize)> {
-        let Some(report) = self.reports.iter().max_by_key(|report| report.curves.len()) else {
-            return Vec::new();
-        };
-        let tasks: Vec<usize> = report.curves.iter().map(|point| point.task).collect();
-        let first = |epoch: &usize| *epoch == 0 || tasks[*epoch - 1] != tasks[*epoch];
-        (0..tasks.len()).filter(first).map(|epoch| (epoch, tasks[epoch])).collect()
+/// The axis of epochs: one task after the other, each as long as in the longest of all runs.
+struct Axis {
+    /// The epochs before each task.
+    tasks: BTreeMap<usize, usize>,
+    /// The epochs of all tasks.
+    epochs: usize,
+}
+
+impl Axis {
+    fn of(reports: &[RunReport]) -> Self {
+        let mut lengths = BTreeMap::new();
+        for point in reports.iter().flat_map(|report| &report.curves) {
+            let length = lengths.entry(point.task).or_insert(0);
+            *length = point.epoch.number().max(*length);
+        }
+        let (mut tasks, mut epochs) = (BTreeMap::new(), 0_usize);
+        for (task, length) in lengths {
+            tasks.insert(task, epochs);
+            epochs = length.saturating_add(epochs);
+        }
+        Self { tasks, epochs }
+    }
+
+    /// The position of an epoch, from 1.
+    fn position(&self, point: &CurvePoint) -> usize {
+        self.tasks[&point.task].saturating_add(point.epoch.number())
     }
 }
 
-/// A line: its value after each epoch.
-type Line = Vec<Option<f64>>;
+/// A line: positions of epochs, in order, and its values.
+type Line = Vec<(usize, f64)>;
 
 /// One pair of axes.
 struct Panel {
     title: &'static str,
     /// One for each group.
     lines: Vec<Line>,
-    /// From one line of the grid to the next, and the highest.
+    /// The distance of grid lines, and the highest one.
     step: f64,
     ceiling: f64,
-    /// Factor of the values that are written on the axis.
+    /// The factor between values and the numbers on the axis.
     unit: f64,
-    /// Whether a missing value interrupts a line.
+    /// Whether an epoch without a value interrupts a line.
     gaps: bool,
 }
 
@@ -134,9 +164,8 @@ impl Panel {
         canvas: &mut Canvas,
         corner: (i32, i32),
         size: (i32, i32),
-        epochs: usize,
-        borders: &[(usize, usize)],
-        colors: &[Color],
+        axis: &Axis,
+        comparison: &Comparison<'_>,
     ) {
         canvas.text(self.title, (corner.0 + MARGIN, corner.1 + 14), 14, Align::Start, INK);
         let (left, right) = (corner.0 + MARGIN + BESIDE, corner.0 + size.0 - 24);
@@ -144,114 +173,64 @@ impl Panel {
         let y = |value: f64| {
             to_pixels(f64::from(bottom) - value / self.ceiling * f64::from(bottom - top))
         };
-        let x = |epoch: f64| {
-            to_pixels(f64::from(left) + epoch / epochs.max(1) as f64 * f64::from(right - left))
-        };
-        // Half a step more than the ceiling, so that rounding does not lose the highest line.
-        for line in (0i32..)
-            .map(|line| f64::from(line) * self.step)
-            .take_while(|value| *value <= self.ceiling + self.step / 2.0)
-        {
-            canvas.line(&[(left, y(line)), (right, y(line))], GRID, 1);
-            let step = self.step * self.unit;
-            let digits =
-                usize::from(step < 1.0) + usize::from(step < 0.1) + usize::from(step < 0.01);
-            canvas.text(
-                &format!("{:.digits$}", line * self.unit),
-                (left - 8, y(line)),
-                11,
-                Align::End,
-                INK,
-            );
+        let pitch = f64::from(right - left) / axis.epochs.max(1) as f64;
+        let x = |epochs: usize| to_pixels(f64::from(left) + epochs as f64 * pitch);
+        let step = self.step * self.unit;
+        let digits = (-step.log10().floor()).max(0.0) as usize;
+        for line in 0..=(self.ceiling / self.step).round() as i32 {
+            let level = y(f64::from(line) * self.step);
+            canvas.line(&[(left, level), (right, level)], GRID, 1);
+            let number = format!("{:.digits$}", f64::from(line) * step);
+            canvas.text(&number, (left - 8, level), 11, Align::End, INK);
         }
-        // The names of tasks that would run into the next one are left out.
-        let mut free = left;
-        for &(epoch, task) in borders {
-            let at = x(epoch as f64);
-            canvas.line(&[(at, top), (at, bottom)], GRID, 2);
+        // A name that would overlap with the next task is left out.
+        let mut starts = axis.tasks.iter().map(|(task, &epochs)| (task, x(epochs))).peekable();
+        while let Some((task, start)) = starts.next() {
+            canvas.line(&[(start, top), (start, bottom)], GRID, 2);
             let name = format!("task {}", task + 1);
-            let next = borders
-                .iter()
-                .find(|(other, _)| *other > epoch)
-                .map_or(right, |(other, _)| x(*other as f64));
-            if at >= free && next - at > text_width(&name, 11) {
-                canvas.text(&name, (at + 4, top - 9), 11, Align::Start, FAINT);
-                free = at + text_width(&name, 11);
+            if starts.peek().map_or(right, |next| next.1) - start > text_width(&name, 11) {
+                canvas.text(&name, (start + 4, top - 9), 11, Align::Start, FAINT);
             }
         }
         canvas.line(&[(left, bottom), (right, bottom)], INK, 1);
-        let every =
-            grid_step(epochs as f64, 10.0 * f64::from(size.0) / f64::from(WIDTH)).max(1.0) as usize;
-        for epoch in (0..=epochs).step_by(every) {
-            canvas.line(&[(x(epoch as f64), bottom), (x(epoch as f64), bottom + 4)], INK, 1);
-            canvas.text(&epoch.to_string(), (x(epoch as f64), bottom + 14), 11, Align::Middle, INK);
+        let numbers = 10.0 * f64::from(size.0) / f64::from(WIDTH);
+        let every = grid_step(axis.epochs as f64, numbers).max(1.0) as usize;
+        for epoch in (0..=axis.epochs).step_by(every) {
+            canvas.line(&[(x(epoch), bottom), (x(epoch), bottom + 4)], INK, 1);
+            canvas.text(&epoch.to_string(), (x(epoch), bottom + 14), 11, Align::Middle, INK);
         }
-        canvas.text(
-            "epochs, over all tasks",
-            ((left + right) / 2, bottom + 34),
-            12,
-            Align::Middle,
-            INK,
-        );
-        for (line, &color) in self.lines.iter().zip(colors) {
-            for part in parts(line, self.gaps) {
-                let points: Vec<_> = part
-                    .iter()
-                    .map(|&(epoch, value)| {
-                        (x(epoch as f64 + 1.0), y(value.clamp(0.0, self.ceiling)))
-                    })
-                    .collect();
-                match points[..] {
-                    [alone] => canvas.rectangle((alone.0 - 2, alone.1 - 2), (4, 4), color),
-                    _ => canvas.line(&points, color, 2),
+        let name = "epochs, over all tasks";
+        canvas.text(name, ((left + right) / 2, bottom + 34), 12, Align::Middle, INK);
+        for (line, color) in self.lines.iter().zip(comparison.colors()) {
+            for part in line.chunk_by(|(a, _), (b, _)| !self.gaps || a + 1 == *b) {
+                let point =
+                    |&(epoch, value): &(usize, f64)| (x(epoch), y(value.clamp(0.0, self.ceiling)));
+                match part.iter().map(point).collect::<Vec<_>>()[..] {
+                    [(x, y)] => canvas.rectangle((x - 2, y - 2), (4, 4), color),
+                    ref points => canvas.line(points, color, 2),
                 }
             }
         }
     }
 }
 
-/// The parts of a line that are drawn without interruption, as (epoch, value). Missing values are
-/// `gaps`, or are left out.
-fn parts(line: &Line, gaps: bool) -> Vec<Vec<(usize, f64)>> {
-    let points: Vec<_> =
-        line.iter().enumerate().map(|(epoch, value)| value.map(|value| (epoch, value))).collect();
-    let parts: Vec<Vec<_>> = match gaps {
-        true => points
-            .split(Option::is_none)
-            .map(|part| part.iter().flatten().copied().collect())
-            .collect(),
-        false => vec![points.into_iter().flatten().collect()],
-    };
-    parts.into_iter().filter(|part| !part.is_empty()).collect()
-}
-
-/// The value after each epoch, over all tasks; the mean of those runs of the group that have one.
-fn line(group: &Group<'_>, value: &dyn Fn(&CurvePoint) -> Option<f64>) -> Line {
-    let epochs = group.reports.iter().map(|report| report.curves.len()).max().unwrap_or(0);
-    (0..epochs)
-        .map(|epoch| group.mean(|report| value(report.curves.get(epoch)?)).map(|mean| mean.mean))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::{assert_well_formed, compare, three_methods};
+    use crate::fixtures::{assert_well_formed, compare, polylines, texts, three_methods};
     use burn_rehearsal_train::epoch::Epoch;
 
-    fn with(
-        points: &[(usize, Option<f64>, &[f64])],
-    ) -> Vec<burn_rehearsal_train::report::RunReport> {
+    /// Three runs whose epochs have this task, number, loss, and accuracies.
+    fn with(points: &[(usize, usize, Option<f64>, &[f64])]) -> Vec<RunReport> {
         let mut reports = three_methods(2);
         for report in &mut reports {
-            let point =
-                |(epoch, (task, loss, top1)): (usize, &(usize, Option<f64>, &[f64]))| CurvePoint {
-                    task: *task,
-                    epoch: Epoch::from_index(epoch % 2),
-                    train_loss: *loss,
-                    top1: top1.iter().copied().map(Some).collect(),
-                };
-            report.curves = points.iter().enumerate().map(point).collect();
+            let point = |&(task, number, train_loss, top1): &(_, _, _, &[f64])| CurvePoint {
+                task,
+                epoch: Epoch::from_number(number),
+                train_loss,
+                top1: top1.iter().copied().map(Some).collect(),
+            };
+            report.curves = points.iter().map(point).collect();
         }
         reports
     }
@@ -259,48 +238,88 @@ mod tests {
     #[test]
     fn every_method_has_a_line_and_every_task_its_border() {
         let svg = compare(&with(&[
-            (0, Some(2.0), &[]),
-            (0, None, &[]),
-            (1, Some(1.5), &[]),
-            (1, Some(0.5), &[]),
+            (0, 1, Some(2.0), &[]),
+            (0, 2, None, &[]),
+            (1, 1, Some(1.5), &[]),
+            (1, 2, Some(0.5), &[]),
         ]))
         .loss_svg();
         assert_well_formed(&svg);
-        for text in ["incremental", "rehearsal", "scratch", "task 1", "task 2", "epochs"] {
-            assert!(svg.contains(text), "{text}");
+        for text in ["incremental", "rehearsal", "scratch", "task 1", "task 2", "4"] {
+            assert!(texts(&svg).iter().any(|found| found == text), "{text}");
         }
     }
 
     #[test]
-    fn accuracies_within_tasks_are_drawn_where_there_are_any() {
-        let without =
-            with(&[(0, None, &[]), (0, None, &[0.9, 0.0]), (1, None, &[]), (1, None, &[0.2, 0.9])]);
-        assert!(!compare(&without).measured_within_tasks());
-        let within = with(&[
-            (0, None, &[0.5, 0.0]),
-            (0, None, &[0.9, 0.0]),
-            (1, None, &[0.4, 0.7]),
-            (1, None, &[0.2, 0.9]),
+    fn a_line_shows_that_the_first_task_is_forgotten() {
+        let without = with(&[
+            (0, 1, None, &[]),
+            (0, 2, None, &[0.9, 0.0]),
+            (1, 1, None, &[]),
+            (1, 2, None, &[0.2, 0.9]),
         ]);
-        assert!(compare(&within).measured_within_tasks());
-        let svg = compare(&within).epochs_svg();
+        assert!(!compare(&without).measured_within_tasks());
+        let mut within = with(&[
+            (0, 1, None, &[0.5, 0.0]),
+            (0, 2, None, &[1.0, 0.0]),
+            (1, 1, None, &[0.4, 0.7]),
+            (1, 2, None, &[0.0, 0.9]),
+        ]);
+        // Only incremental training forgets the first task.
+        for report in within.iter_mut().filter(|report| report.method != "incremental") {
+            report.curves[2..].iter_mut().for_each(|point| point.top1[0] = Some(1.0));
+        }
+        let comparison = compare(&within);
+        assert!(comparison.measured_within_tasks());
+        let svg = comparison.epochs_svg();
         assert_well_formed(&svg);
-        // One line for each method and panel.
-        let lines = svg.matches("<polyline").count() - svg.matches("#E1E1E1").count();
-        assert!(
-            lines >= 6
-                && svg.contains("on the first task")
-                && svg.contains("average over the tasks seen"),
-            "{lines} in {svg}"
-        );
+        for title in ["on the first task", "average over the tasks seen"] {
+            assert!(texts(&svg).iter().any(|text| text.contains(title)), "{title}");
+        }
+        // The axes are 260 pixels high, from 0 to 100 %; the first task is the panel on the right.
+        let heights = |class: &str| -> Vec<i32> {
+            let lines = polylines(&svg, class);
+            let first_task = lines.iter().find(|line| line.len() == 4 && line[0].0 > 500);
+            let points = first_task.expect("no line of four epochs");
+            assert!(points.windows(2).all(|pair| pair[0].0 < pair[1].0), "{points:?}");
+            points.iter().map(|(_, y)| y - points[1].1).collect()
+        };
+        assert_eq!(heights("vermilion"), [130, 0, 156, 260], "incremental");
+        for remembers in ["blue", "green"] {
+            assert_eq!(heights(remembers), [130, 0, 0, 0], "{remembers}");
+        }
     }
 
     #[test]
-    fn a_missing_loss_is_a_gap_and_an_accuracy_measured_now_and_then_is_one_line() {
-        let line: Line = vec![Some(1.0), Some(2.0), None, Some(3.0)];
-        assert_eq!(parts(&line, true), [vec![(0, 1.0), (1, 2.0)], vec![(3, 3.0)]]);
-        assert_eq!(parts(&line, false), [vec![(0, 1.0), (1, 2.0), (3, 3.0)]]);
-        assert!(parts(&vec![None], true).is_empty() && parts(&vec![None], false).is_empty());
+    fn an_epoch_stands_at_its_number_if_earlier_ones_are_missing() {
+        // The second run has only the last epoch of each task.
+        let mut reports = with(&[
+            (0, 1, Some(1.0), &[]),
+            (0, 2, Some(1.0), &[]),
+            (0, 3, Some(1.0), &[]),
+            (1, 1, Some(1.0), &[]),
+            (1, 3, Some(1.0), &[]),
+        ]);
+        for curves in reports[1..].iter_mut().map(|report| &mut report.curves) {
+            curves.retain(|point| point.epoch.number() == 3);
+        }
+        let comparison = compare(&reports);
+        let lines = comparison.lines(|point| point.train_loss);
+        let epochs = |line: &Line| line.iter().map(|(epoch, _)| *epoch).collect::<Vec<_>>();
+        assert_eq!((epochs(&lines[0]), epochs(&lines[1])), (vec![1, 2, 3, 4, 6], vec![3, 6]));
+        let svg = comparison.loss_svg();
+        assert!(texts(&svg).iter().any(|text| text == "6"), "six epochs on the axis");
+    }
+
+    #[test]
+    fn a_loss_that_is_not_finite_is_a_gap_in_its_line() {
+        let losses = [Some(1.0), Some(2.0), None, Some(1.0), Some(2.0)];
+        let points: Vec<_> =
+            losses.iter().zip(1..).map(|(&loss, number)| (0, number, loss, &[][..])).collect();
+        let svg = compare(&with(&points)).loss_svg();
+        // The first line is that of the legend.
+        let epochs: Vec<_> = polylines(&svg, "blue").iter().skip(1).map(Vec::len).collect();
+        assert_eq!(epochs, [2, 2], "{svg}");
     }
 
     #[test]

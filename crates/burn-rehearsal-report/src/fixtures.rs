@@ -113,3 +113,24 @@ pub(crate) fn texts(svg: &str) -> Vec<String> {
         })
         .collect()
 }
+
+/// The points of all polylines of a colour.
+pub(crate) fn polylines(svg: &str, class: &str) -> Vec<Vec<(i32, i32)>> {
+    let number = |text: &str| text.parse().unwrap();
+    svg.split(&format!("<polyline class=\"{class}\""))
+        .skip(1)
+        .map(|part| part.split("points=\"").nth(1).unwrap().split('"').next().unwrap())
+        .map(|points| {
+            points
+                .split(' ')
+                .map(|point| point.split_once(',').unwrap())
+                .map(|(x, y)| (number(x), number(y)))
+                .collect()
+        })
+        .collect()
+}
+
+/// A PNG file of 2 × 4 transparent pixels.
+pub(crate) const PNG: &[u8] =
+    b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x02\0\0\0\x04\x08\x06\0\0\0\xa4\xef\xee9\0\0\0\x0bID\
+    ATx\x9cc` \x0c\0\0$\0\x01\xb6f\xdf\x04\0\0\0\0IEND\xaeB`\x82";

@@ -1,67 +1,103 @@
-//! Everything about some runs in one file for a browser, which needs nothing else.
+//! A page for a browser: one file, which needs no other.
 
-use crate::Comparison;
-use burn_rehearsal_train::metrics::MeanSd;
+use crate::table::{UNKNOWN, figure};
+use crate::{Comparison, Group};
 use burn_rehearsal_train::report::RunReport;
+use burn_rehearsal_train::report::schema::{BufferReport, Summary};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-/// The look of the page: readable on paper, on a telephone, and in the dark.
+/// The style sheet: for paper, for narrow screens, and for light and dark viewers.
 const STYLE: &str = "
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1040px; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-.wide { overflow-x: auto; }
+:root { color-scheme: light dark; --paper: #fff; --ink: #222; --faint: #666; --rule: #ccc; --mark: #b34f00; }
+@media (prefers-color-scheme: dark) {
+:root { --paper: #101317; --ink: #e4e4e4; --faint: #a2a2a2; --rule: #444; --mark: #f58743; }
+}
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 1040px; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; margin-bottom: 0; }
+h2 { font-size: 1.15rem; margin: 2.2rem 0 .4rem; }
+p { margin: .4rem 0; max-width: 46rem; }
+.note { color: var(--faint); }
+.wide { overflow-x: auto; margin-top: .8rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .6rem; text-align: right; vertical-align: bottom; border-bottom: 1px solid #8884; white-space: nowrap; }
-th { white-space: normal; }
-th:first-child, td:first-child { text-align: left; }
+th, td { padding: .25rem .6rem; text-align: right; vertical-align: bottom; border-bottom: 1px solid var(--rule); white-space: nowrap; }
+th { font-weight: 600; white-space: normal; }
+th:first-child { text-align: left; padding-left: 0; }
+tbody th { font-weight: 400; white-space: nowrap; }
 .settings td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
-.changed td:first-child::after { content: ' ← changed'; color: #d55e00; }
-.note { color: #888; }
-/* On a narrow screen figures are scrolled rather than made too small to read. */
-svg { width: 100%; min-width: 820px; height: auto; background: white; border-radius: 6px; }
-/* Lightness is inverted, hues stay. */
-@media (prefers-color-scheme: dark) { svg { filter: invert(.93) hue-rotate(180deg); } }
-@media print { .wide { overflow: visible; } svg { min-width: 0; break-inside: avoid; } }
+.changed th::after { content: ' ← changed'; color: var(--mark); }
+/* On a narrow screen figures scroll: reduced texts could not be read. */
+svg { display: block; width: 100%; min-width: 820px; height: auto; border-radius: 6px; }
+svg + svg { margin-top: .8rem; }
+image { image-rendering: pixelated; }
+@media print {
+body { max-width: none; margin: 0; }
+h2, p { break-after: avoid; }
+.wide { overflow: visible; }
+svg { min-width: 0; break-inside: avoid; }
+}
 ";
 
+const METHODS: &str = "Accuracies are averages over the tasks learned, after the last of them. \
+    Forgetting is the mean drop of the earlier tasks from their best accuracy; less is better. \
+    Backward transfer is the mean change of the earlier tasks since they were learned; more is \
+    better. Forward transfer is the mean accuracy on tasks before they are learned, compared with \
+    an untrained network. images/s: incoming training images of all ranks, without \
+    representatives, per second of training.";
+const ACCURACY: &str = "Left: the average accuracy over the tasks learned so far. Right: each row \
+    is the state after a task, and each column is the test set of a task. A task that is forgotten \
+    fades from top to bottom.";
+const WITHIN: &str = "Accuracies that were measured between the ends of tasks.";
+const LOSS: &str = "The loss is a mean over incoming rows and representatives.";
+const PHASES: &str = "Wide bars are the phases of the training thread. Narrow bars are the \
+    buffer's engine thread, which works in the background at the same time.";
+const BUFFER: &str = "The samples stored at the end, of all ranks. distinct: different source \
+    samples among them. per class: the fewest and the most of a class that is stored.";
+const PICTURES: &str = "Images from the buffers of all ranks, drawn at the end of the run.";
+const CONFIGURATION: &str = "If groups differ in an option, each value is followed by its groups.";
+
 impl Comparison<'_> {
-    /// One page for a browser: the methods side by side, accuracies, losses, where the time of a
-    /// step goes, the buffer, and the configuration with what was changed.
+    /// A page for a browser: the methods side by side, accuracies, losses, the time of a step, the
+    /// buffer with pictures of stored samples, and the configuration.
     ///
-    /// Groups of several runs are shown as mean ± sample standard deviation. The page refers to no
-    /// other file and runs no script.
+    /// Groups of several runs are shown as mean ± sample standard deviation. The page needs no
+    /// other file and runs no script. It follows the viewer's light or dark colour scheme, and can
+    /// be printed.
     pub fn html(&self) -> String {
-        let mut page =
-            String::from("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
-        page.push_str(
-            "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>Continual learning</title>\n<style>",
+        let mut page = String::from(
+            "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+             <title>Continual learning</title>\n<style>",
         );
         page.push_str(STYLE);
         page.push_str("</style>\n</head>\n<body>\n<h1>Continual learning</h1>\n");
-        // Writing to a string does not fail.
-        let _ = writeln!(page, "<p class=\"note\">{}</p>", escape(&self.facts()));
-        let mut section = |title: &str, content: &str| {
-            let _ = write!(page, "<h2>{title}</h2>\n<div class=\"wide\">\n{content}</div>\n");
+        page.push_str(&paragraph(&self.facts()));
+        let mut section = |title: &str, notes: &str, content: &str| {
+            // Writing to a string does not fail.
+            let _ =
+                write!(page, "<h2>{title}</h2>\n{notes}<div class=\"wide\">\n{content}</div>\n");
         };
-        section("Methods", &(self.methods() + &self.notes()));
-        section("Accuracy", &self.accuracy_svg());
+        section("Methods", &self.notes(), &self.methods());
+        section("Accuracy", &paragraph(ACCURACY), &self.accuracy_svg());
         if self.measured_within_tasks() {
-            section("Accuracy within tasks", &self.epochs_svg());
+            section("Accuracy within tasks", &paragraph(WITHIN), &self.epochs_svg());
         }
-        section("Training", &self.loss_svg());
-        section("Time of a step", &self.phases_svg());
+        section("Training loss", &paragraph(LOSS), &self.loss_svg());
+        section("Time of a step", &paragraph(PHASES), &self.phases_svg());
         if self.reports.iter().any(|report| report.buffer.is_some()) {
-            section("Buffer", &self.buffers());
+            section("Buffer", &paragraph(BUFFER), &self.buffers());
         }
-        section("Configuration", &self.configuration());
+        let pictures = self.pictures();
+        if !pictures.is_empty() {
+            section("Samples in the buffer", &paragraph(PICTURES), &pictures);
+        }
+        section("Configuration", &paragraph(CONFIGURATION), &self.configuration());
         page.push_str("</body>\n</html>\n");
         page
     }
 
-    /// What all runs have in common.
+    /// The facts that all runs have in common.
     fn facts(&self) -> String {
         let common = |name: &str, of: &dyn Fn(&RunReport) -> Option<String>| {
             let [value] = &distinct(self.reports.iter().filter_map(of))[..] else { return None };
@@ -86,90 +122,79 @@ impl Comparison<'_> {
     /// A line for each group.
     fn methods(&self) -> String {
         let head = [
-            "",
+            "method",
             "top-1 %",
             "top-5 %",
             "forgetting %",
             "backward transfer %",
+            "forward transfer %",
             "total s",
             "training s",
             "× incremental",
             "images/s",
         ];
-        let mut rows = vec![head.map(String::from).to_vec()];
-        for group in &self.groups {
-            let percent = |value: Option<MeanSd>| {
-                number(value.map(|value| MeanSd {
-                    mean: value.mean * 100.0,
-                    sd: value.sd.map(|sd| sd * 100.0),
-                    ..value
-                }))
+        let line = |group: &Group<'_>| {
+            let percent = |value: fn(&Summary) -> Option<f64>| {
+                figure(1, group.mean(|report| Some(100.0 * value(&report.summary)?)))
             };
-            let train = group.mean(|report| Some(report.time.train_s));
-            let ratio = train
-                .zip(self.reference_time(group))
-                .map(|(ours, theirs)| ours.mean / theirs)
-                .filter(|ratio| ratio.is_finite());
-            rows.push(vec![
+            let ratio = group.relative_time(self.reference_time(group));
+            vec![
                 group.title(),
-                percent(group.mean(|report| report.summary.average_top1)),
-                percent(group.mean(|report| report.summary.average_top5)),
-                percent(group.mean(|report| report.summary.forgetting)),
-                percent(group.mean(|report| report.summary.bwt)),
-                number(group.mean(|report| Some(report.time.total_s))),
-                number(train),
-                ratio.map_or("–".into(), |ratio| format!("{ratio:.2}")),
-                group
-                    .mean(|report| report.time.samples_per_s)
-                    .map_or("–".into(), |rate| format!("{rate:.0}")),
-            ]);
-        }
-        table(&rows)
+                percent(|summary| summary.average_top1),
+                percent(|summary| summary.average_top5),
+                percent(|summary| summary.forgetting),
+                percent(|summary| summary.bwt),
+                percent(|summary| summary.fwt),
+                figure(1, group.mean(|report| Some(report.time.total_s))),
+                figure(1, group.train_s()),
+                ratio.map_or(UNKNOWN.into(), |ratio| format!("{ratio:.2}")),
+                figure(0, group.mean(|report| report.time.samples_per_s)),
+            ]
+        };
+        table(&head, self.groups.iter().map(line))
     }
 
-    /// Notes on how to read the table.
+    /// Notes on how to read the table of methods.
     fn notes(&self) -> String {
-        let mut notes = vec![
-            "Averages over the tasks learned, after the last of them. images/s: incoming training images of all ranks, without those from the buffer, per second of training."
-                .to_string(),
-        ];
+        let mut notes = paragraph(METHODS);
         if self.has_several_seeds() {
-            notes.push("Several seeds: mean ± sample standard deviation. Runs that were configured differently are apart.".into());
-        }
-        if self.reports.iter().any(|report| !report.complete) {
-            notes.push(
-                "A run was interrupted: its figures are those of what was done so far.".into(),
+            notes += &paragraph(
+                "Several seeds: mean ± sample standard deviation. Runs with different \
+                 configurations are separate.",
             );
         }
-        if let Some(most) =
-            self.reports.iter().map(|report| report.left_out).max().filter(|&most| most > 0)
-        {
-            notes.push(format!("Images left out because they are damaged: {most}."));
+        if self.reports.iter().any(|report| !report.complete) {
+            notes += &paragraph("A run was interrupted. Its figures are those until then.");
         }
-        notes.iter().map(|note| format!("<p class=\"note\">{}</p>\n", escape(note))).collect()
+        let left_out = self.reports.iter().map(|report| report.left_out).max().unwrap_or(0);
+        if left_out > 0 {
+            notes += &paragraph(&format!("Images left out because they are damaged: {left_out}."));
+        }
+        notes
     }
 
+    /// A line for each group with a buffer.
     fn buffers(&self) -> String {
-        let mut rows =
-            vec![["", "samples", "of", "bytes", "different", "store"].map(String::from).to_vec()];
-        for group in &self.groups {
-            let Some(buffer) = group.reports.iter().find_map(|report| report.buffer.as_ref())
-            else {
-                continue;
-            };
-            rows.push(vec![
+        let head = ["method", "stored", "capacity", "per class", "distinct", "bytes", "store"];
+        let line = |group: &Group<'_>| {
+            let buffer = group.reports.iter().find_map(|report| report.buffer.as_ref())?;
+            let BufferReport { capacity, len, bytes, store, per_class, distinct, .. } = buffer;
+            let per_class = || per_class.iter().filter(|&&rows| rows > 0);
+            let range = per_class().min().zip(per_class().max());
+            Some(vec![
                 group.title(),
-                buffer.len.to_string(),
-                buffer.capacity.to_string(),
-                buffer.bytes.to_string(),
-                buffer.distinct.map_or("–".into(), |distinct| distinct.to_string()),
-                buffer.store.clone(),
-            ]);
-        }
-        table(&rows)
+                len.to_string(),
+                capacity.to_string(),
+                range.map_or(UNKNOWN.into(), |(fewest, most)| format!("{fewest} to {most}")),
+                distinct.map_or(UNKNOWN.into(), |distinct| distinct.to_string()),
+                bytes.to_string(),
+                store.clone(),
+            ])
+        };
+        table(&head, self.groups.iter().filter_map(line))
     }
 
-    /// The configuration of all runs; where groups differ, each value with the groups that have it.
+    /// The configuration of all runs. If groups differ, each value with the groups that have it.
     fn configuration(&self) -> String {
         let configs = || self.reports.iter().filter_map(|report| report.config.as_object());
         let changed: Vec<&str> = self.fields.changed.map_or_else(Vec::new, |changed| {
@@ -179,54 +204,45 @@ impl Comparison<'_> {
                 .filter_map(Value::as_str)
                 .collect()
         });
-        let mut html = String::from("<table class=\"settings\">\n");
+        let mut html = String::from("<table class=\"settings\">\n<tbody>\n");
+        let mut row = |name: &str, values: &str| {
+            let class = if changed.contains(&name) { " class=\"changed\"" } else { "" };
+            let (name, values) = (escape(name), escape(values));
+            let _ =
+                writeln!(html, "<tr{class}><th scope=\"row\">{name}</th><td>{values}</td></tr>");
+        };
         for name in distinct(configs().flat_map(|config| config.keys())) {
             if self.fields.changed == Some(name) {
                 continue;
             }
             let mut values: Vec<(String, Vec<&str>)> = Vec::new();
-            for (group, report) in self
-                .groups
-                .iter()
-                .flat_map(|group| group.reports.iter().map(move |report| (group, report)))
-            {
-                let Some(value) = report.config.get(name).map(shown) else { continue };
-                match values.iter_mut().find(|(other, _)| *other == value) {
-                    Some((_, labels)) if labels.contains(&group.label.as_str()) => {}
-                    Some((_, labels)) => labels.push(&group.label),
-                    None => values.push((value, vec![&group.label])),
+            for group in &self.groups {
+                let of_group = group.reports.iter().filter_map(|report| report.config.get(name));
+                for value in of_group.map(shown) {
+                    match values.iter_mut().find(|(other, _)| *other == value) {
+                        Some((_, labels)) if labels.contains(&group.label.as_str()) => {}
+                        Some((_, labels)) => labels.push(&group.label),
+                        None => values.push((value, vec![&group.label])),
+                    }
                 }
             }
-            // Seeds and neutral fields differ within groups, which says nothing about the groups.
+            // Seeds and neutral fields differ within groups, and do not distinguish them.
             let apart = self.groups.len() > 1
                 && values.len() > 1
                 && values.iter().all(|(_, labels)| labels.len() < self.groups.len())
                 && name != "seed"
                 && !self.fields.neutral.contains(&name.as_str());
-            let shown = |(value, labels): &(String, Vec<&str>)| {
-                if apart { format!("{value} ({})", labels.join(", ")) } else { value.clone() }
+            let shown = |(value, labels): (String, Vec<&str>)| match apart {
+                true => format!("{value} ({})", labels.join(", ")),
+                false => value,
             };
-            let values =
-                values.iter().map(shown).collect::<Vec<_>>().join(if apart { "; " } else { ", " });
-            let class = if changed.contains(&name.as_str()) { " class=\"changed\"" } else { "" };
-            let _ = writeln!(
-                html,
-                "<tr{class}><td>{}</td><td>{}</td></tr>",
-                escape(name),
-                escape(&values)
-            );
+            let values: Vec<_> = values.into_iter().map(shown).collect();
+            row(name, &values.join(if apart { "; " } else { ", " }));
         }
-        let machines = distinct(
-            self.reports
-                .iter()
-                .map(|report| format!("{}, ranks {}", report.device, report.world_size)),
-        );
-        let _ = write!(
-            html,
-            "<tr><td>trained on</td><td>{}</td></tr>\n</table>\n",
-            escape(&machines.join("; "))
-        );
-        html
+        let machine =
+            |report: &RunReport| format!("{}, ranks {}", report.device, report.world_size);
+        row("trained on", &distinct(self.reports.iter().map(machine)).join("; "));
+        html + "</tbody>\n</table>\n"
     }
 }
 
@@ -235,7 +251,8 @@ fn distinct<T: Ord>(values: impl Iterator<Item = T>) -> Vec<T> {
     values.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// A value of the configuration in words; fractions with as many digits as mean something.
+/// A value of the configuration as text. Fractions have at most four decimals, unless they would
+/// be 0 then.
 fn shown(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -250,21 +267,20 @@ fn shown(value: &Value) -> String {
     }
 }
 
-fn number(value: Option<MeanSd>) -> String {
-    value.map_or("–".into(), |value| format!("{value:.1}"))
+fn paragraph(text: &str) -> String {
+    format!("<p class=\"note\">{}</p>\n", escape(text))
 }
 
-/// The first row is the head.
-fn table(rows: &[Vec<String>]) -> String {
-    let mut html = String::from("<table>\n");
-    for (index, row) in rows.iter().enumerate() {
-        let tag = if index == 0 { "th" } else { "td" };
-        let cells: String =
-            row.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect();
-        let _ = writeln!(html, "<tr>{cells}</tr>");
-    }
-    html.push_str("</table>\n");
-    html
+/// A table with a head. The first cell of a row is its name.
+fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let cell = |(index, text): (usize, String)| match index {
+        0 => format!("<th scope=\"row\">{}</th>", escape(&text)),
+        _ => format!("<td>{}</td>", escape(&text)),
+    };
+    let row = |cells: Vec<String>| -> String { cells.into_iter().enumerate().map(cell).collect() };
+    let head: String = head.iter().map(|title| format!("<th scope=\"col\">{title}</th>")).collect();
+    let rows: String = rows.map(|cells| format!("<tr>{}</tr>\n", row(cells))).collect();
+    format!("<table>\n<thead>\n<tr>{head}</tr>\n</thead>\n<tbody>\n{rows}</tbody>\n</table>\n")
 }
 
 pub(crate) fn escape(text: &str) -> String {
@@ -273,12 +289,12 @@ pub(crate) fn escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::fixtures::{compare, report, three_methods};
+    use crate::fixtures::{PNG, compare, report, three_methods};
     use burn_rehearsal_train::epoch::Epoch;
     use burn_rehearsal_train::report::schema::CurvePoint;
 
     #[test]
-    fn the_page_has_everything_and_needs_no_other_file() {
+    fn the_page_is_complete_and_needs_no_other_file() {
         let mut reports = three_methods(2);
         reports[1].left_out = 3;
         reports[1].config["overridden"] = serde_json::json!(["epochs"]);
@@ -291,19 +307,19 @@ mod tests {
             "96.5",
             "left out because they are damaged: 3",
             "folder:&lt;b&gt;&amp;",
+            "<td>1234</td>",
+            "<td>10 to 10</td>",
+            "epochs 5 · tasks 2 · ranks 2 · device flex · seed 0",
+            "<tr class=\"changed\"><th scope=\"row\">epochs</th><td>5</td></tr>",
         ] {
-            assert!(page.contains(text), "{text}");
+            assert!(page.contains(text), "{text} is not in {page}");
         }
-        // Accuracies within tasks were not measured.
+        // Accuracies within tasks were not measured, and there is no file of a picture.
         assert_eq!(page.matches("<svg").count(), 3);
-        assert!(
-            page.contains("epochs 5 · tasks 2 · ranks 2 · device flex · seed 0")
-                && page.contains("<td>1234</td>"),
-            "{page}"
-        );
-        assert!(page.contains("<tr class=\"changed\"><td>epochs</td><td>5</td></tr>"));
-        assert!(!page.contains("<script") && !page.contains("<link") && !page.contains("src="));
-        for tag in ["table", "tr", "td", "th", "div", "h2", "svg", "p"] {
+        for other_file in ["<script", "<link", "src=", "url(", "href"] {
+            assert!(!page.contains(other_file), "{other_file}");
+        }
+        for tag in ["table", "thead", "tbody", "tr", "td", "th", "div", "h2", "svg", "p"] {
             let opened = page.matches(&format!("<{tag}>")).count()
                 + page.matches(&format!("<{tag} ")).count();
             assert_eq!(opened, page.matches(&format!("</{tag}>")).count(), "{tag}");
@@ -311,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn accuracies_after_every_epoch_are_in_the_page_where_they_were_measured() {
+    fn the_page_has_accuracies_within_tasks_if_they_were_measured() {
         let mut reports = three_methods(2);
         for report in &mut reports {
             let point = |epoch, top1| CurvePoint {
@@ -330,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_that_were_configured_differently_are_apart_with_what_differs() {
+    fn runs_with_different_configurations_are_separate_and_named_by_the_difference() {
         let mut reports: Vec<_> = (0..4).map(|seed| report("rehearsal", 2, seed)).collect();
         for run in &mut reports {
             run.config["policy"] = if run.seed < 2 { "fifo" } else { "reservoir" }.into();
@@ -352,10 +368,21 @@ mod tests {
             "{page}"
         );
         assert!(
-            page.contains("<td>area</td><td>0.75, 1.3333</td>")
-                && page.contains("<td>seed</td><td>0, 1, 2, 3</td>"),
+            page.contains(">area</th><td>0.75, 1.3333</td>")
+                && page.contains(">seed</th><td>0, 1, 2, 3</td>"),
             "{page}"
         );
+    }
+
+    #[test]
+    fn pictures_of_stored_samples_are_embedded() {
+        let mut reports = three_methods(2);
+        assert!(!compare(&reports).html().contains("Samples in the buffer"));
+        let buffer = reports.iter_mut().find_map(|report| report.buffer.as_mut()).unwrap();
+        buffer.pictures[0].png = PNG.to_vec();
+        let page = compare(&reports).html();
+        assert!(page.contains("<h2>Samples in the buffer</h2>"), "{page}");
+        assert_eq!(page.matches("data:image/png;base64,").count(), 1);
     }
 
     #[test]

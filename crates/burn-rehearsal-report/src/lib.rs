@@ -21,6 +21,7 @@ mod epochs;
 mod fixtures;
 mod html;
 mod phases;
+mod pictures;
 mod table;
 
 pub use comparison::{Comparison, ConfigFields, Group};

@@ -1,61 +1,61 @@
-//! The figure of phases: where the time of a training step goes.
+//! The figure of phases: the time of each part of a training step.
 
 use crate::canvas::{
-    Align, Canvas, Color, FAINT, GRID, INK, LEGEND_LINE, Legend, MARGIN, Swatch, WHITE, WIDTH,
-    count, grid_step, palette, text_width, to_pixels,
+    Align, BLACK, BLUE, BROWN, Canvas, Color, FAINT, GRAY, GREEN, GRID, INK, Legend, MARGIN,
+    ORANGE, PURPLE, SILVER, SKY, Swatch, VERMILION, WIDTH, YELLOW, count, grid_step, text_width,
+    to_pixels,
 };
 use crate::{Comparison, Group};
 use burn_rehearsal_train::phases::Phase;
 use std::collections::BTreeSet;
 
-/// Room to the right of the longest bar, for its total.
+/// Space to the right of the longest bar, for its total.
 const TOTAL: i32 = 150;
-/// Height of a bar of the training thread, of one of the engine, and from one method to the next.
+/// Height of a bar of the training thread, and of one of the engine thread.
 const BAR: i32 = 26;
 const ENGINE_BAR: i32 = 12;
 
-/// The whole step, if it was measured; what its phases leave of it is drawn as [`REST`].
+/// The phase that stands for the whole step, and the name of the part of it that the other phases
+/// do not cover.
 const WHOLE: &str = "step";
 const REST: &str = "rest of the step";
 
+/// The note in a figure of times that are not exact.
+const NOT_EXACT: &str = "Host times: the device was not synchronised between phases, so work may \
+                         be counted in a later phase that waits for it.";
+
 impl Comparison<'_> {
-    /// The mean milliseconds of a training step as an SVG: a horizontal bar for each group, stacked
-    /// by phase, with the total.
+    /// The mean time of a training step in milliseconds as an SVG figure: a horizontal bar for each
+    /// group, stacked by phase, with the total.
     ///
     /// The phases of the engine thread (`insert`, `plan`, `exchange`, `deliver`) overlap with the
-    /// training thread and are a thinner bar below. The phase `step` is the whole step: what the
-    /// other phases leave of it is drawn as "rest of the step". Groups of several runs are shown as
-    /// their mean. If some run did not synchronise the device between phases, the figure says so.
-    /// It is 1000 pixels wide.
+    /// training thread and have a thinner bar of their own. The part of the phase `step` (the whole
+    /// step) that no other phase covers is drawn as "rest of the step". Groups of several runs are
+    /// shown as their mean. A note is added if some run did not synchronise the device between
+    /// phases. The figure is 1000 pixels wide, needs no other file, and follows the viewer's light
+    /// or dark colour scheme.
     pub fn phases_svg(&self) -> String {
         let bars: Vec<Bars> = self.groups.iter().map(Bars::of).collect();
         let legend = legend(&bars);
         let note = self.reports.iter().any(|report| !report.time.phases_exact);
         let left =
             MARGIN + 12 + bars.iter().map(|bars| text_width(&bars.title, 12)).max().unwrap_or(0);
-        let top = 44 + if note { LEGEND_LINE } else { 0 } + legend.height + 12;
-        let pitch = if bars.iter().any(|bars| !bars.engine.is_empty()) {
-            BAR + ENGINE_BAR + 24
-        } else {
-            BAR + 18
-        };
+        let top = if note { 76 } else { 56 } + legend.height;
+        let engine = bars.iter().any(|bars| !bars.engine.is_empty());
+        let pitch = if engine { BAR + ENGINE_BAR + 24 } else { BAR + 18 };
         let bottom = top + pitch * count(bars.len());
         let width = WIDTH.max(left + TOTAL + 400);
         let longest =
             bars.iter().map(|bars| total(&bars.step).max(total(&bars.engine))).fold(0.0, f64::max);
         let scale = if longest > 0.0 { f64::from(width - left - TOTAL) / longest } else { 0.0 };
 
-        let mut canvas = Canvas::new(width, bottom + 50);
-        canvas.text(
-            "Mean time of a training step by phase (ms)",
-            (MARGIN, 20),
-            14,
-            Align::Start,
-            INK,
-        );
+        let title = "Mean time of a training step by phase (ms)";
+        let description: Vec<_> = bars.iter().map(Bars::describe).collect();
+        let size = (width, bottom + 50);
+        let mut canvas = Canvas::new("phases", title, &description.join(" "), size);
+        canvas.text(title, (MARGIN, 20), 14, Align::Start, INK);
         if note {
-            let text = "Times of the host, the device was not synchronised between phases: work may be counted in the phase that waits for it.";
-            canvas.text(text, (MARGIN, 40), 11, Align::Start, FAINT);
+            canvas.text(NOT_EXACT, (MARGIN, 40), 11, Align::Start, FAINT);
         }
         legend.draw(&mut canvas, top - 12 - legend.height);
         axis(&mut canvas, (left, top), bottom, scale, longest);
@@ -65,15 +65,8 @@ impl Comparison<'_> {
             if bars.step.is_empty() && bars.engine.is_empty() {
                 canvas.text("not measured", (left + 8, y + BAR / 2), 12, Align::Start, FAINT);
             }
-            stack(&mut canvas, &bars.step, (left, y), BAR, scale, "");
-            stack(
-                &mut canvas,
-                &bars.engine,
-                (left, y + BAR + 2),
-                ENGINE_BAR,
-                scale,
-                " in the background",
-            );
+            stack(&mut canvas, &bars.step, (left, y), BAR, scale);
+            stack(&mut canvas, &bars.engine, (left, y + BAR + 2), ENGINE_BAR, scale);
         }
         canvas.finish()
     }
@@ -93,32 +86,36 @@ impl Bars {
     fn of(group: &Group<'_>) -> Self {
         let names: BTreeSet<&String> =
             group.reports.iter().flat_map(|report| report.time.phases_ms.keys()).collect();
-        let (mut step, mut engine) = (Vec::new(), Vec::new());
-        for name in names {
-            let Some(time) = group.mean(|report| {
+        let mean = |name: &String| {
+            let time = group.mean(|report| {
                 report.time.phases_ms.get(name).copied().filter(|ms| ms.is_finite())
-            }) else {
-                continue;
-            };
-            let bar = if is_background(name) { &mut engine } else { &mut step };
-            bar.push((name.clone(), time.mean.max(0.0)));
-        }
-        if let Some(whole) =
-            step.iter().position(|(name, _)| name == WHOLE).map(|index| step.remove(index).1)
-        {
+            });
+            Some((name.clone(), time?.mean.max(0.0)))
+        };
+        let mut phases: Vec<Mean> = names.into_iter().filter_map(mean).collect();
+        phases.sort_by_key(|(name, _)| order(name));
+        let (engine, mut step): (Vec<_>, Vec<_>) =
+            phases.into_iter().partition(|(name, _)| is_background(name));
+        if let Some(index) = step.iter().position(|(name, _)| name == WHOLE) {
+            let (_, whole) = step.remove(index);
             let rest = whole - total(&step);
-            // Less than a thousandth is the cost of taking the time.
+            // Less than a thousandth is the cost of measuring.
             if rest > whole / 1000.0 {
                 step.push((REST.to_string(), rest));
             }
         }
-        step.sort_by_key(|(name, _)| order(name));
-        engine.sort_by_key(|(name, _)| order(name));
         Self { title: group.title(), step, engine }
+    }
+
+    /// The two bars in words.
+    fn describe(&self) -> String {
+        let Self { title, step, engine } = self;
+        let (step, engine) = (milliseconds(total(step)), milliseconds(total(engine)));
+        format!("{title}: {step} ms, and {engine} ms in the background.")
     }
 }
 
-/// The rank of a phase among the known ones; unknown phases come last and stay in alphabetical
+/// The position of a phase in the order of a step. Unknown phases come last, in alphabetical
 /// order.
 fn order(name: &str) -> usize {
     Phase::from_name(name).map_or(Phase::ALL.len(), |phase| phase as usize)
@@ -130,17 +127,17 @@ fn is_background(name: &str) -> bool {
 
 fn color(name: &str) -> Color {
     match Phase::from_name(name) {
-        Some(Phase::Load) => palette::SKY,
-        Some(Phase::Wait) => palette::VERMILION,
-        Some(Phase::Assemble) => palette::ORANGE,
-        Some(Phase::ForwardBackward) => palette::BLUE,
-        Some(Phase::AllReduce) => palette::PURPLE,
-        Some(Phase::Optimizer) => palette::GREEN,
-        Some(Phase::Insert) => palette::YELLOW,
-        Some(Phase::Plan) => palette::BLACK,
-        Some(Phase::Exchange) => Color(150, 150, 150),
-        Some(Phase::Deliver) => Color(120, 94, 60),
-        None => Color(190, 190, 190),
+        Some(Phase::Load) => SKY,
+        Some(Phase::Wait) => VERMILION,
+        Some(Phase::Assemble) => ORANGE,
+        Some(Phase::ForwardBackward) => BLUE,
+        Some(Phase::AllReduce) => PURPLE,
+        Some(Phase::Optimizer) => GREEN,
+        Some(Phase::Insert) => YELLOW,
+        Some(Phase::Plan) => BLACK,
+        Some(Phase::Exchange) => GRAY,
+        Some(Phase::Deliver) => BROWN,
+        None => SILVER,
     }
 }
 
@@ -148,7 +145,7 @@ fn total(phases: &[Mean]) -> f64 {
     phases.iter().map(|(_, ms)| ms).sum()
 }
 
-/// Three significant digits or so: phases range from microseconds to seconds.
+/// About three significant digits: phases take from microseconds to seconds.
 fn milliseconds(ms: f64) -> String {
     let digits = if ms >= 99.95 {
         0
@@ -162,15 +159,8 @@ fn milliseconds(ms: f64) -> String {
     format!("{ms:.digits$}")
 }
 
-/// One bar from `corner` to the right, its total behind it.
-fn stack(
-    canvas: &mut Canvas,
-    phases: &[Mean],
-    corner: (i32, i32),
-    height: i32,
-    scale: f64,
-    what: &str,
-) {
+/// Draws a bar from `corner` to the right, and its total after it.
+fn stack(canvas: &mut Canvas, phases: &[Mean], corner: (i32, i32), height: i32, scale: f64) {
     if phases.is_empty() {
         return;
     }
@@ -186,25 +176,17 @@ fn stack(
         }
         let fill = color(name);
         canvas.rectangle((from, y), (to - from, height), fill);
-        // The figure goes into its segment where there is room, in the ink that can be read on it.
         let text = milliseconds(*ms);
         if height == BAR && to - from > text_width(&text, 11) + 6 {
-            let light = 3 * u32::from(fill.0) + 6 * u32::from(fill.1) + u32::from(fill.2) > 1300;
-            let ink = if light { INK } else { WHITE };
-            canvas.text(&text, ((from + to) / 2, middle), 11, Align::Middle, ink);
+            canvas.text(&text, ((from + to) / 2, middle), 11, Align::Middle, fill.label());
         }
     }
-    let size = if height == BAR { 12 } else { 10 };
-    canvas.text(
-        &format!("{} ms{what}", milliseconds(before)),
-        (x(before) + 6, middle),
-        size,
-        Align::Start,
-        INK,
-    )
+    let (size, what) = if height == BAR { (12, "") } else { (10, " in the background") };
+    let total = format!("{} ms{what}", milliseconds(before));
+    canvas.text(&total, (x(before) + 6, middle), size, Align::Start, INK);
 }
 
-/// Grid lines of time, and their numbers below the bars.
+/// Draws grid lines of time, and their numbers below the bars.
 fn axis(canvas: &mut Canvas, corner: (i32, i32), bottom: i32, scale: f64, longest: f64) {
     let (left, top) = corner;
     if longest > 0.0 {
@@ -221,7 +203,7 @@ fn axis(canvas: &mut Canvas, corner: (i32, i32), bottom: i32, scale: f64, longes
     canvas.line(&[(left, top), (left, bottom)], INK, 1)
 }
 
-/// Which colour is which phase.
+/// The legend of all phases in `bars`.
 fn legend(bars: &[Bars]) -> Legend {
     let mut names: Vec<&String> = bars
         .iter()
@@ -233,6 +215,7 @@ fn legend(bars: &[Bars]) -> Legend {
     let engine = |name: &str| if is_background(name) { " (engine)" } else { "" };
     Legend::new(
         Swatch::Square,
+        WIDTH,
         names
             .into_iter()
             .map(|name| (format!("{}{}", name.replace('_', " "), engine(name)), color(name))),

@@ -1,36 +1,35 @@
-//! Several runs as a table of plain text for a terminal.
+//! A table as plain text, for a terminal.
 
 use crate::{Comparison, Group};
 use burn_rehearsal_train::metrics::MeanSd;
 use burn_rehearsal_train::report::RunReport;
 
-/// Wider tables, in characters, are transposed if that makes them narrower.
+/// The width in characters above which a table is transposed if that makes it narrower.
 const WIDEST: usize = 100;
 
-/// Printed for a figure that was not measured or is not defined.
-const UNKNOWN: &str = "–";
+/// Stands for a figure that was not measured or is not defined.
+pub(crate) const UNKNOWN: &str = "–";
 
 impl<'a> Comparison<'a> {
-    /// A table with a line for each run.
+    /// A table with a line for each run, as plain text.
     ///
     /// The columns are top-1 accuracy on each task after the last one, average accuracy, forgetting
     /// (fractions), total time and training time in seconds, incoming training samples of all ranks
-    /// per second and, if there is an incremental run, training time relative to it (of several,
-    /// the one whose configuration is most alike).
+    /// per second and, if there is an incremental run, training time relative to it. Of several
+    /// incremental runs, that with the most similar configuration is used.
     ///
-    /// A table wider than 100 characters has the runs as columns if that is narrower. The text ends
-    /// with a line break; it is empty without reports.
+    /// A table wider than 100 characters is transposed if that makes it narrower. The text ends
+    /// with a line feed. Without reports it is empty.
     pub fn table(&self) -> String {
         let mut lines = Vec::new();
         for group in &self.groups {
             for &report in &group.reports {
-                let seed = if group.reports.len() > 1 {
-                    format!(" seed {}", report.seed)
-                } else {
-                    String::new()
+                let label = match group.reports.len() {
+                    1 => group.label.clone(),
+                    _ => format!("{} seed {}", group.label, report.seed),
                 };
                 lines.push(Line {
-                    group: Group { label: format!("{}{seed}", group.label), reports: vec![report] },
+                    group: Group { label, reports: vec![report] },
                     reference: self.reference(report).map(|other| other.time.train_s),
                 });
             }
@@ -38,8 +37,8 @@ impl<'a> Comparison<'a> {
         table(&lines)
     }
 
-    /// As [`table`](Self::table), with a line for each group: mean ± sample standard deviation over
-    /// the seeds. Relative times are ratios of mean times.
+    /// Like [`table`](Self::table), with a line for each group: mean ± sample standard deviation
+    /// over its runs. Relative times are ratios of mean times.
     pub fn merged_table(&self) -> String {
         let line = |group: &Group<'a>| Line {
             group: Group { label: group.title(), ..group.clone() },
@@ -52,12 +51,8 @@ impl<'a> Comparison<'a> {
 /// The runs behind one line of a table.
 struct Line<'a> {
     group: Group<'a>,
-    /// Training time of the incremental run to compare with, in seconds.
+    /// Training time of the incremental runs, in seconds.
     reference: Option<f64>,
-}
-
-fn train_s(group: &Group<'_>) -> Option<MeanSd> {
-    group.mean(|report| Some(report.time.train_s))
 }
 
 /// Top-1 accuracy on `task` after the last task that was learned and evaluated.
@@ -77,25 +72,22 @@ fn table(lines: &[Line<'_>]) -> String {
     let mut head = vec![String::new()];
     head.extend((1..=tasks).map(|task| format!("task {task}")));
     head.extend(["average", "forgetting", "total s", "train s", "images/s"].map(String::from));
-    if relative {
-        head.push("train × incr.".into());
-    }
+    head.extend(relative.then(|| "train × incr.".into()));
     let mut grid = vec![head];
     for Line { group, reference } in lines {
         let mark = if group.complete() { "" } else { " *" };
         let mut cells = vec![format!("{}{mark}", group.label)];
         cells
             .extend((0..tasks).map(|task| figure(3, group.mean(|report| last_top1(report, task)))));
-        cells.push(figure(3, group.mean(|report| report.summary.average_top1)));
-        cells.push(figure(3, group.mean(|report| report.summary.forgetting)));
-        cells.push(figure(1, group.mean(|report| Some(report.time.total_s))));
-        cells.push(figure(1, train_s(group)));
-        cells.push(figure(0, group.mean(|report| report.time.samples_per_s)));
+        cells.extend([
+            figure(3, group.mean(|report| report.summary.average_top1)),
+            figure(3, group.mean(|report| report.summary.forgetting)),
+            figure(1, group.mean(|report| Some(report.time.total_s))),
+            figure(1, group.train_s()),
+            figure(0, group.mean(|report| report.time.samples_per_s)),
+        ]);
         if relative {
-            let ratio = train_s(group)
-                .zip(*reference)
-                .map(|(time, reference)| time.mean / reference)
-                .filter(|ratio| ratio.is_finite());
+            let ratio = group.relative_time(*reference);
             cells.push(ratio.map_or(UNKNOWN.into(), |ratio| format!("{ratio:.2}")));
         }
         grid.push(cells);
@@ -103,18 +95,19 @@ fn table(lines: &[Line<'_>]) -> String {
 
     let mut text = align(&grid);
     if width(&text) > WIDEST {
-        let turned = align(&transpose(&grid));
-        if width(&turned) < width(&text) {
-            text = turned;
+        let transposed = align(&transpose(&grid));
+        if width(&transposed) < width(&text) {
+            text = transposed;
         }
     }
     if lines.iter().any(|line| !line.group.complete()) {
-        text.push_str("* interrupted: what was done so far\n");
+        text.push_str("* interrupted: results until then\n");
     }
     text
 }
 
-fn figure(digits: usize, value: Option<MeanSd>) -> String {
+/// A figure with this number of decimals.
+pub(crate) fn figure(digits: usize, value: Option<MeanSd>) -> String {
     value.map_or(UNKNOWN.into(), |value| format!("{value:.digits$}"))
 }
 
@@ -128,31 +121,25 @@ fn width(text: &str) -> usize {
     text.lines().map(|line| line.chars().count()).max().unwrap_or(0)
 }
 
-/// The first column to the left, the others to the right, a rule below the head.
+/// The grid as text: the first column is aligned to the left, the others to the right. A rule is
+/// below the head.
 fn align(grid: &[Vec<String>]) -> String {
     let widths: Vec<usize> = transpose(grid)
         .iter()
         .map(|column| column.iter().map(|cell| width(cell)).max().unwrap_or(0))
         .collect();
-    let mut text = String::new();
-    for (index, row) in grid.iter().enumerate() {
-        let cells: Vec<String> =
-            row.iter()
-                .zip(&widths)
-                .enumerate()
-                .map(|(column, (cell, &width))| {
-                    if column == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
-                })
-                .collect();
-        text.push_str(cells.join("  ").trim_end());
-        text.push('\n');
-        if index == 0 {
-            let rule = widths.iter().sum::<usize>() + 2 * (widths.len() - 1);
-            text.push_str(&"─".repeat(rule));
-            text.push('\n');
-        }
-    }
-    text
+    let cell = |(column, (text, &width)): (usize, (&String, &usize))| match column {
+        0 => format!("{text:<width$}"),
+        _ => format!("{text:>width$}"),
+    };
+    let line = |row: &Vec<String>| {
+        let cells: Vec<_> = row.iter().zip(&widths).enumerate().map(cell).collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    let mut lines: Vec<String> = grid.iter().map(line).collect();
+    let rule = widths.iter().sum::<usize>() + 2 * (widths.len() - 1);
+    lines.insert(1, format!("{}\n", "─".repeat(rule)));
+    lines.concat()
 }
 
 #[cfg(test)]
@@ -182,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wide_table_is_turned_so_that_tasks_run_downwards() {
+    fn a_wide_table_is_transposed() {
         let text = compare(&three_methods(20)).table();
         assert!(text.lines().all(|line| line.chars().count() <= WIDEST), "{text}");
         assert!(text.lines().any(|line| line.starts_with("task 20 ")), "{text}");
@@ -191,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn seeds_stand_apart_in_one_table_and_are_mean_and_deviation_in_the_other() {
+    fn one_table_lists_seeds_and_the_other_merges_them() {
         let reports: Vec<_> = (0..3)
             .flat_map(|seed| [report("incremental", 2, seed), report("rehearsal", 2, seed)])
             .collect();
@@ -200,7 +187,7 @@ mod tests {
         assert_eq!(
             apart.matches("2.00\n").count(),
             3,
-            "each against the incremental run of its seed: {apart}"
+            "each is compared with the incremental run of its seed: {apart}"
         );
         let merged = compare(&reports).merged_table();
         assert!(
@@ -211,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_are_compared_with_the_incremental_run_of_their_own_kind() {
+    fn runs_are_compared_with_the_incremental_run_of_the_same_work() {
         let mut reports = three_methods(2);
         reports.extend(three_methods(2));
         for other in &mut reports[3..] {
@@ -230,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_run_is_marked_and_has_dashes_for_what_is_missing() {
+    fn an_interrupted_run_is_marked_and_has_dashes_for_missing_values() {
         let mut run = report("incremental", 2, 0);
         run.complete = false;
         run.accuracy.top1 = AccuracyMatrix::new(2);
@@ -242,7 +229,7 @@ mod tests {
             line.split_whitespace().collect::<Vec<_>>(),
             ["incremental", "*", "0.750", "–", "0.750", "–", "10.0", "9.0", "1234", "1.00"]
         );
-        assert!(text.ends_with("* interrupted: what was done so far\n"));
+        assert!(text.ends_with("* interrupted: results until then\n"));
     }
 
     #[test]

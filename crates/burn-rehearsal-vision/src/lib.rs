@@ -13,6 +13,8 @@ mod batch;
 #[cfg(feature = "images")]
 pub mod data;
 pub mod models;
+#[cfg(feature = "images")]
+pub mod thumbnails;
 
 #[cfg(feature = "images")]
 pub use batch::{ImageBatch, ImageBatcher};

@@ -12,6 +12,7 @@ use burn_rehearsal_train::lock::DirectoryLock;
 use burn_rehearsal_train::methods::MethodRef;
 use burn_rehearsal_train::report::schema::REPORT_FILE;
 use burn_rehearsal_train::report::{RunReport, write_atomically};
+use burn_rehearsal_vision::thumbnails;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs::DirEntry;
@@ -183,7 +184,8 @@ impl RunDirectory {
     /// The results of finished methods.
     fn results(&self) -> impl Iterator<Item = PathBuf> {
         self.methods.iter().flat_map(|method| {
-            [REPORT_FILE, NETWORK].map(|file| self.out.join(method.to_string()).join(file))
+            [REPORT_FILE, NETWORK, thumbnails::STORED, thumbnails::DRAWN]
+                .map(|file| self.out.join(method.to_string()).join(file))
         })
     }
 

@@ -11,12 +11,14 @@ use burn::optim::decay::WeightDecayConfig;
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{ModuleOptimizer, SgdConfig};
 use burn::tensor::Device;
-use burn_rehearsal::RehearsalBatch;
 use burn_rehearsal::batch::Schema;
+use burn_rehearsal::error::RehearsalError;
+use burn_rehearsal::{RehearsalBatch, RehearsalBuffer};
 use burn_rehearsal_train::augmentation::Augmentation;
 use burn_rehearsal_train::experiment::Workload;
 use burn_rehearsal_train::fingerprint::Fingerprint;
 use burn_rehearsal_train::init::keyed_init;
+use burn_rehearsal_train::report::schema::{BufferReport, Picture};
 use burn_rehearsal_train::stream::{
     ClassIncremental, ClassOrder, InstanceIncremental, StreamError, TaskStream,
 };
@@ -24,7 +26,7 @@ use burn_rehearsal_train::weights::load_safetensors;
 use burn_rehearsal_vision::augment::Augment;
 use burn_rehearsal_vision::data::{Image, ImageData};
 use burn_rehearsal_vision::models::{Network, NetworkConfig};
-use burn_rehearsal_vision::{ImageBatch, ImageBatcher};
+use burn_rehearsal_vision::{ImageBatch, ImageBatcher, thumbnails};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -149,6 +151,17 @@ impl Workload for Images {
             hasher.finish()
         };
         self.data.damaged.paths().iter().map(number).collect()
+    }
+
+    fn pictures(
+        &self,
+        buffer: &RehearsalBuffer<ImageBatch>,
+        report: &BufferReport,
+    ) -> Result<Vec<Picture>, RehearsalError> {
+        let tasks: Vec<_> =
+            (0..self.stream.tasks()).map(|task| self.stream.classes(task)).collect();
+        let representatives = self.config.representatives.of(self.config.batch_size);
+        thumbnails::pictures(buffer, &tasks, &report.per_class, representatives)
     }
 
     fn model(&self, device: &Device, seed: u64) -> Network {

@@ -3,7 +3,7 @@
 //! An [`Experiment`] is a [`Workload`], a [`Method`] and [`Settings`]; every rank runs the same
 //! one. It trains task after task with Burn's own `SupervisedTraining` under [`DataParallel`],
 //! evaluates on every task's test set after each, and returns a [`RunReport`], the same on all
-//! ranks except for times, and for curves, which only rank 0 keeps.
+//! ranks except for times, and for curves and pictures, which only rank 0 keeps.
 
 mod agreement;
 mod checkpoint;
@@ -24,6 +24,7 @@ use crate::evaluate::EvaluateError;
 use crate::fingerprint::{Differences, Fingerprint};
 use crate::methods::{Classifier, LabelledBatch, MethodRef};
 use crate::metrics::MetricsError;
+use crate::report::schema::{BufferReport, Picture};
 use crate::schedule::{ScheduleError, WarmupSchedule};
 use crate::stream::TaskStream;
 use crate::weights::WeightsError;
@@ -34,8 +35,8 @@ use burn::optim::ModuleOptimizer;
 use burn::tensor::Device;
 use burn::train::renderer::MetricsRenderer;
 use burn::train::{Interrupter, TrainingError};
-use burn_rehearsal::RehearsalConfig;
 use burn_rehearsal::error::{CheckpointError, RehearsalError};
+use burn_rehearsal::{RehearsalBuffer, RehearsalConfig};
 use burn_rehearsal_collective::CollectiveError;
 use std::error::Error;
 use std::path::PathBuf;
@@ -92,6 +93,22 @@ pub trait Workload: Sync {
     /// all ranks.
     fn left_out(&self) -> Vec<u64> {
         Vec::new()
+    }
+    /// Pictures of stored samples for the report of a run that rehearses. Default: none.
+    ///
+    /// Collective: called on all ranks after the last step, with the buffer and its report. The
+    /// pictures of rank 0 become part of the report.
+    ///
+    /// # Errors
+    ///
+    /// End the run on all ranks.
+    fn pictures(
+        &self,
+        buffer: &RehearsalBuffer<Self::Batch>,
+        report: &BufferReport,
+    ) -> Result<Vec<Picture>, RehearsalError> {
+        let _ = (buffer, report);
+        Ok(Vec::new())
     }
     /// The network, initialised from `seed` alone.
     fn model(&self, device: &Device, seed: u64) -> Self::Model;

@@ -40,7 +40,7 @@ const EVALUATION_BATCH: usize = 256;
 
 impl<W: Workload> Experiment<'_, W> {
     /// Runs all tasks on this rank and returns the report, the same on all ranks except for times,
-    /// and for curves, which only rank 0 keeps.
+    /// and for curves and pictures, which only rank 0 keeps.
     ///
     /// A run that was stopped through its [`Interrupter`] returns what was done so far, with
     /// `complete: false`.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use burn_rehearsal::{EngineTimings, StoreLocation};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{ReportError, write_atomically};
+use super::{ReportError, write_atomically, write_bytes};
 use crate::data_parallel::{LossScale, Precision};
 use crate::epoch::{Epoch, as_index};
 use crate::metrics::AccuracyMatrix;
@@ -230,6 +230,23 @@ pub struct BufferReport {
     /// Digest of all draws of the run, in hexadecimal. Equal digests: the same representatives at
     /// every step.
     pub draws_digest: String,
+    /// Pictures of stored samples; empty if the workload has none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pictures: Vec<Picture>,
+}
+
+/// A picture of samples: rows of thumbnails in a PNG file next to the report.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Picture {
+    /// The name of the file in the directory of the report.
+    pub file: String,
+    /// The subject.
+    pub title: String,
+    /// The label of each row of thumbnails, from the top; may be empty. Rows have the same height.
+    pub rows: Vec<String>,
+    /// The contents of the file; empty if it is missing. Not part of `report.json`.
+    #[serde(skip)]
+    pub png: Vec<u8>,
 }
 
 impl BufferReport {
@@ -248,6 +265,7 @@ impl BufferReport {
             per_step: Some(PerStep::of(timings)),
             contents_digest: report.contents_digest,
             draws_digest: report.draws_digest,
+            pictures: Vec::new(),
         }
     }
 }
@@ -277,7 +295,8 @@ impl PerStep {
 
 impl RunReport {
     /// Writes the report to `report.json` in `directory`, which is created if it is missing, and
-    /// returns the path. The file is complete or absent, see [`write_atomically`].
+    /// returns the path. Its [pictures](BufferReport::pictures) are written next to it. The file is
+    /// complete or absent, see [`write_atomically`].
     ///
     /// # Errors
     /// [`ReportError`] if fields contradict each other, or if the file cannot be written.
@@ -289,11 +308,20 @@ impl RunReport {
             path: path.clone(),
             source: error.into(),
         })?;
+        for picture in self.pictures().filter(|picture| !picture.png.is_empty()) {
+            let written = write_bytes(&directory.join(&picture.file), &picture.png);
+            written.map_err(|(action, path, source)| ReportError::Io { action, path, source })?;
+        }
         write_atomically(&path, &(json + "\n"))?;
         Ok(path)
     }
 
-    /// Reads a report; `path` is the file, or the directory of the run.
+    fn pictures(&self) -> impl Iterator<Item = &Picture> {
+        self.buffer.iter().flat_map(|buffer| &buffer.pictures)
+    }
+
+    /// Reads a report and its [pictures](BufferReport::pictures), as far as there are files of
+    /// them. `path` is the file, or the directory of the run.
     ///
     /// # Errors
     /// [`ReportError`] with the path if the file cannot be read, is no report, has another
@@ -317,8 +345,11 @@ impl RunReport {
         if found != SCHEMA_VERSION {
             return Err(ReportError::Version { path, found, supported: SCHEMA_VERSION });
         }
-        let report: Self = serde_json::from_str(&json).map_err(damaged)?;
+        let mut report: Self = serde_json::from_str(&json).map_err(damaged)?;
         report.check(&path)?;
+        for picture in report.buffer.iter_mut().flat_map(|buffer| &mut buffer.pictures) {
+            picture.png = fs::read(path.with_file_name(&picture.file)).unwrap_or_default();
+        }
         Ok(report)
     }
 
@@ -329,6 +360,16 @@ impl RunReport {
             return inconsistent(format!(
                 "schema_version is {}, not {SCHEMA_VERSION}",
                 self.schema_version
+            ));
+        }
+        // Nothing outside the directory of the report may be read or written.
+        let outside = |picture: &&Picture| {
+            Path::new(&picture.file).file_name() != Some(picture.file.as_ref())
+        };
+        if let Some(picture) = self.pictures().find(outside) {
+            return inconsistent(format!(
+                "buffer.pictures has the file {:?}, which is not the name of a file",
+                picture.file
             ));
         }
         let tasks = self.tasks.len();

@@ -19,7 +19,7 @@ impl<W: Workload> Run<'_, W> {
         Ok(ids.len() as u64)
     }
 
-    /// The report of this run, the same on all ranks except for times and curves. Collective.
+    /// The report of this run, the same on all ranks except for times, curves and pictures. Collective.
     pub(super) fn report(
         mut self,
         config: serde_json::Value,
@@ -38,7 +38,7 @@ impl<W: Workload> Run<'_, W> {
         let in_epochs = self.state.epoch_times.iter().map(|epoch| epoch.samples).sum();
         let RunState { accuracy, samples, train_s, checkpoints, .. } = self.state;
         let samples = samples.max(in_epochs);
-        Ok(RunReport {
+        let mut report = RunReport {
             schema_version: SCHEMA_VERSION,
             package_version: env!("CARGO_PKG_VERSION").to_string(),
             method: self.method.name().to_owned(),
@@ -65,6 +65,11 @@ impl<W: Workload> Run<'_, W> {
             accuracy,
             curves: self.state.curves,
             buffer,
-        })
+        };
+        // Last: it changes the state of the buffer, and its time is not that of the run.
+        if let (Some(buffer), Some(stored)) = (&self.buffer, &mut report.buffer) {
+            stored.pictures = self.workload.pictures(buffer, stored)?;
+        }
+        Ok(report)
     }
 }

@@ -80,6 +80,30 @@ fn a_run_interrupted_before_its_first_evaluation_round_trips_without_nan() {
 }
 
 #[test]
+fn a_picture_is_a_file_next_to_the_report_and_may_be_missing() {
+    let directory = tempdir().unwrap();
+    let mut run = example();
+    run.buffer.as_mut().unwrap().pictures[0].png = b"a picture".to_vec();
+    let path = run.write(directory.path()).unwrap();
+    let png = directory.path().join("stored.png");
+    assert_eq!(fs::read(&png).unwrap(), b"a picture");
+    let read = || RunReport::read(&path).unwrap().buffer.unwrap().pictures;
+    assert_eq!(read(), run.buffer.unwrap().pictures);
+    fs::remove_file(png).unwrap();
+    assert_eq!(read(), example().buffer.unwrap().pictures);
+}
+
+#[test]
+fn a_picture_in_another_directory_is_refused() {
+    for file in ["../stored.png", "/etc/passwd", "a/b.png", "..", ""] {
+        let directory = tempdir().unwrap();
+        let path = edited(&directory, "\"stored.png\"", &format!("{file:?}"));
+        let error = RunReport::read(&path).unwrap_err();
+        assert!(matches!(error, ReportError::Inconsistent { .. }), "{file}: {error}");
+    }
+}
+
+#[test]
 fn the_names_of_the_fields_are_those_of_the_schema_page() {
     /// All paths of a JSON value, arrays of objects as `name[]`.
     fn paths(prefix: &str, value: &serde_json::Value, found: &mut Vec<String>) {
@@ -110,7 +134,7 @@ fn the_names_of_the_fields_are_those_of_the_schema_page() {
         assert!(page.contains(&format!("| `{path}` |")), "{path} is not on the schema page");
     }
     // The lines of the page that stand for an object or an array of objects as a whole.
-    assert_eq!(page.matches("\n| `").count(), found.len() + 4);
+    assert_eq!(page.matches("\n| `").count(), found.len() + 5);
 }
 
 #[test]
