@@ -1,30 +1,43 @@
-//! Runs that belong together: everything the same but the seed.
+//! Groups of runs that differ only in their seed.
 
 use burn_rehearsal_train::metrics::{MeanSd, mean_sd};
 use burn_rehearsal_train::report::RunReport;
 use serde_json::Value;
 
-/// The method whose training time the others are compared with.
+/// The method that training times are compared with.
 const REFERENCE: &str = "incremental";
 
-/// The meaning of fields of [`RunReport::config`], which only the program that made the runs knows.
-/// All names are those of top-level fields.
+/// The meaning of the fields of [`RunReport::config`], which only the program that made the runs
+/// knows. All names are those of top-level fields.
+///
+/// ```
+/// use burn_rehearsal_report::ConfigFields;
+///
+/// let fields = ConfigFields {
+///     work: &["data", "model"],
+///     neutral: &["out"],
+///     headline: &["data", "model", "epochs"],
+///     ..ConfigFields::default()
+/// };
+/// assert_eq!(fields.changed, None);
+/// ```
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ConfigFields<'a> {
-    /// Fields that define the amount of work: training times are compared only between runs that
-    /// have them in common.
+    /// Fields that define the amount of work. Training times are compared only between runs with
+    /// the same values.
     pub work: &'a [&'a str],
-    /// Fields that do not tell runs apart, for example where their results are written.
+    /// Fields that do not distinguish runs, for example the output directory.
     pub neutral: &'a [&'a str],
-    /// The field that lists the names of the fields that users changed, if there is one.
+    /// The field that lists the names of the fields that the user changed, if there is one.
     pub changed: Option<&'a str>,
-    /// Fields that the head of a page shows if all runs have them in common.
+    /// Fields that the head of a page shows if all runs have the same values.
     pub headline: &'a [&'a str],
 }
 
-/// Some runs side by side, from which tables, files and figures are made.
+/// Runs side by side, from which tables, files and figures are made.
 ///
-/// Runs that differ only in their seed are a [`Group`].
+/// Runs that differ only in their seed are one [`Group`]. The [crate's documentation](crate)
+/// explains the outputs.
 ///
 /// ```
 /// use burn_rehearsal_report::{Comparison, ConfigFields};
@@ -33,7 +46,9 @@ pub struct ConfigFields<'a> {
 /// let reports: Vec<RunReport> = vec![serde_json::from_str(EXAMPLE)?];
 /// let comparison = Comparison::new(&reports, ConfigFields::default());
 /// println!("{}", comparison.table());
-/// assert!(comparison.html().contains("rehearsal"));
+/// assert!(comparison.html().starts_with("<!DOCTYPE html>"));
+/// assert!(comparison.accuracy_svg().starts_with("<svg"));
+/// assert!(comparison.summary_csv().starts_with("run,method,seeds,average_top1_mean,"));
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Debug, Clone)]
@@ -44,32 +59,48 @@ pub struct Comparison<'a> {
 }
 
 /// Runs of one method and one configuration, one for each seed.
+///
+/// ```
+/// use burn_rehearsal_report::{Comparison, ConfigFields};
+/// use burn_rehearsal_train::report::{RunReport, schema::EXAMPLE};
+///
+/// let mut reports: Vec<RunReport> = vec![serde_json::from_str(EXAMPLE)?; 2];
+/// (reports[1].seed, reports[1].time.train_s) = (1, 20.0);
+/// let comparison = Comparison::new(&reports, ConfigFields::default());
+/// let group = &comparison.groups()[0];
+/// assert_eq!(group.title(), "rehearsal (2 seeds)");
+/// let seconds = group.mean(|report| Some(report.time.train_s)).unwrap();
+/// assert_eq!(format!("{seconds:.1}"), "19.0 ± 1.4");
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Group<'a> {
-    /// The method, and how the group differs from other groups of the same method if there are any.
+    /// The name of the method. If other groups have the same method, it includes the options that
+    /// distinguish this one.
     pub label: String,
-    /// The runs, at least one, in the order in which they were given.
+    /// The runs, at least one, in the order in which they were passed.
     pub reports: Vec<&'a RunReport>,
 }
 
 impl Group<'_> {
-    /// The method of all runs of the group.
+    /// The name of the method.
     pub fn method(&self) -> &str {
-        // A group is made around its first report; the fallback is never used.
+        // A group has at least one report.
         self.reports.first().map_or("", |report| &report.method)
     }
 
-    /// The largest number of tasks; runs of a group have the same number.
+    /// The number of tasks.
     pub fn tasks(&self) -> usize {
         self.reports.iter().map(|report| report.tasks.len()).max().unwrap_or(0)
     }
 
-    /// False if some run was interrupted.
+    /// Whether all runs are complete: false if one was interrupted.
     pub fn complete(&self) -> bool {
         self.reports.iter().all(|report| report.complete)
     }
 
-    /// Mean and spread of a figure over the runs that have it; `None` if no run has it.
+    /// Mean and sample standard deviation of a figure over the runs that have it. `None` if no run
+    /// has it.
     pub fn mean(&self, figure: impl Fn(&RunReport) -> Option<f64>) -> Option<MeanSd> {
         let values: Vec<f64> = self.reports.iter().filter_map(|report| figure(report)).collect();
         mean_sd(&values)
@@ -79,13 +110,13 @@ impl Group<'_> {
         self.mean(|report| Some(report.time.train_s))
     }
 
-    /// Mean training time as a multiple of `reference` seconds.
+    /// Mean training time divided by `reference`, in seconds.
     pub(crate) fn relative_time(&self, reference: Option<f64>) -> Option<f64> {
         let ratio = self.train_s()?.mean / reference?;
         Some(ratio).filter(|ratio| ratio.is_finite())
     }
 
-    /// The label, with the number of runs if there are several: of seeds, if each has its own.
+    /// The label, with the number of runs if there are several, such as `rehearsal (3 seeds)`.
     pub fn title(&self) -> String {
         let seeds: std::collections::BTreeSet<u64> =
             self.reports.iter().map(|report| report.seed).collect();
@@ -100,9 +131,9 @@ impl Group<'_> {
 impl<'a> Comparison<'a> {
     /// Groups runs by method, number of ranks, device, number of tasks and configuration.
     ///
-    /// In the configuration, [neutral](ConfigFields::neutral) fields, the list of changed fields
-    /// and every field `seed` do not count. Groups are ordered by the name of their method, then as
-    /// given.
+    /// In the configuration, [neutral](ConfigFields::neutral) fields, the list of
+    /// [changed](ConfigFields::changed) fields and all fields named `seed` are ignored. Groups are
+    /// ordered by the name of their method, then as in `reports`.
     pub fn new(reports: &'a [RunReport], fields: ConfigFields<'a>) -> Self {
         let mut keyed: Vec<(Key, Group<'_>)> = Vec::new();
         for report in reports {
@@ -144,9 +175,9 @@ impl<'a> Comparison<'a> {
         self.groups.iter().map(Group::tasks).max().unwrap_or(0)
     }
 
-    /// The incremental run that a run is best compared with. Of those with the same tasks and the
-    /// same [work](ConfigFields::work) it is the one whose configuration has most in common with
-    /// the run's; of several, the one with its seed.
+    /// The incremental run that training times of `report` are compared with. It has the same tasks
+    /// and the same [work](ConfigFields::work). Of several it is the one with the most similar
+    /// configuration, preferably with the same seed.
     pub(crate) fn reference(&self, report: &RunReport) -> Option<&'a RunReport> {
         let own = self.fields.key(report);
         let likeness = |other: &&RunReport| {
@@ -155,7 +186,7 @@ impl<'a> Comparison<'a> {
                 other.seed == report.seed,
             )
         };
-        // Times of another amount of work say nothing about rehearsal.
+        // Times of different amounts of work cannot be compared.
         let comparable = |other: &&RunReport| {
             let alike = self
                 .fields
@@ -164,7 +195,7 @@ impl<'a> Comparison<'a> {
                 .all(|field| report.config.get(field) == other.config.get(field));
             other.method == REFERENCE && other.tasks == report.tasks && alike
         };
-        // `max_by_key` would take the last of equals.
+        // `max_by_key` returns the last of equals, which is the first of the reversed iterator.
         self.groups
             .iter()
             .flat_map(|group| group.reports.iter().copied())
@@ -173,8 +204,7 @@ impl<'a> Comparison<'a> {
             .max_by_key(likeness)
     }
 
-    /// The mean training time of the group of incremental runs that a group is best compared with,
-    /// in seconds.
+    /// The mean training time of the incremental runs that a group is compared with, in seconds.
     pub(crate) fn reference_time(&self, group: &Group<'_>) -> Option<f64> {
         let run = group.reports.iter().find_map(|report| self.reference(report))?;
         let group = self
@@ -185,7 +215,7 @@ impl<'a> Comparison<'a> {
     }
 }
 
-/// What must be equal within a group, as (dotted name, value) pairs in a fixed order.
+/// The values that are equal within a group, as (dotted name, value) pairs in a fixed order.
 type Key = Vec<(String, Value)>;
 
 impl ConfigFields<'_> {
@@ -219,8 +249,8 @@ fn flatten(name: &str, value: &Value, key: &mut Key) {
     }
 }
 
-/// The method, with the values that differ if other groups have the same method. If they are too
-/// long to print: one value that no other group has, marked as incomplete, or a number.
+/// The label of a group: its method, and the values that differ if other groups have the same
+/// method. If that is too long, it is one value that no other group has and `…`, or a number.
 fn label(index: usize, keyed: &[(Key, Group<'_>)]) -> String {
     const LONGEST: usize = 32;
     const MORE: &str = " …";
@@ -242,7 +272,7 @@ fn label(index: usize, keyed: &[(Key, Group<'_>)]) -> String {
         differing += 1;
         let (name, value) = field;
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_string);
-        // The configuration may repeat other fields of the report under the same name.
+        // The configuration may repeat a field of the report, such as `ranks`.
         let part = format!(" {}={value}", name.rsplit('.').next().unwrap_or(name));
         if same == 1
             && unique.is_none()
@@ -257,7 +287,7 @@ fn label(index: usize, keyed: &[(Key, Group<'_>)]) -> String {
     if label != group.label && label.chars().count() <= LONGEST {
         return label;
     }
-    // It is not all that differs, and must not look so.
+    // Other values differ, too.
     let unique = unique.map(|label| if differing > 1 { label + MORE } else { label });
     let number =
         rivals.iter().position(|(other, _)| other == key).map_or(0, |position| position + 1);
@@ -270,7 +300,7 @@ mod tests {
     use crate::fixtures::{compare, report, three_methods};
 
     #[test]
-    fn runs_that_differ_in_seed_and_place_only_are_one_group_with_their_mean() {
+    fn runs_that_differ_in_seed_and_neutral_fields_are_one_group() {
         let reports: Vec<_> = (0..3).map(|seed| report("rehearsal", 2, seed)).collect();
         let comparison = compare(&reports);
         let groups = comparison.groups();
@@ -288,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn methods_come_in_a_fixed_order_and_single_runs_are_called_by_their_method() {
+    fn groups_are_ordered_and_named_by_their_method() {
         let mut reports = three_methods(2);
         reports.reverse();
         let titles: Vec<_> = compare(&reports).groups.iter().map(Group::title).collect();
@@ -296,17 +326,17 @@ mod tests {
     }
 
     #[test]
-    fn groups_of_one_method_are_told_apart_by_what_differs() {
+    fn groups_of_one_method_are_named_by_their_differences() {
         let mut reports: Vec<_> = (0..3).map(|_| report("rehearsal", 2, 0)).collect();
         reports[1].config["rehearsal"]["policy"] = "fifo".into();
         reports[2].world_size = 4;
         let labels: Vec<_> =
             compare(&reports).groups.into_iter().map(|group| group.label).collect();
         assert_eq!(labels[1], "rehearsal ranks=2 policy=fifo");
-        assert_eq!(labels[0], "rehearsal #1", "ranks=2 policy=class-balanced is too long to print");
+        assert_eq!(labels[0], "rehearsal #1", "ranks=2 policy=class-balanced is too long");
         assert_eq!(
             labels[2], "rehearsal ranks=4 …",
-            "no other has it, but the policy is not that of all either"
+            "no other group has it, but the policy differs, too"
         );
     }
 

@@ -1,4 +1,4 @@
-//! The epochs of a run in a file that grows by one line after each.
+//! A CSV file of epochs that grows while runs train.
 
 use crate::Comparison;
 use crate::csv::{curves_head, curves_line};
@@ -8,10 +8,25 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// A file that grows to what [`Comparison::curves_csv`] writes of runs that follow each other.
+/// A CSV file that grows by one line after each epoch, for runs that follow each other. In the end
+/// it is equal to [`Comparison::curves_csv`] of all runs.
 ///
-/// A resumed run begins the log again and appends the epochs that its checkpoint knows, so that no
-/// epoch is duplicated or missing.
+/// A resumed run begins the log again and appends the epochs of its checkpoint first, so that no
+/// epoch is missing or listed twice.
+///
+/// ```
+/// use burn_rehearsal_report::{Comparison, ConfigFields, CurvesLog};
+/// use burn_rehearsal_train::report::{RunReport, schema::EXAMPLE};
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("curves.csv");
+///
+/// let run: RunReport = serde_json::from_str(EXAMPLE)?;
+/// let finished = Comparison::new(&[], ConfigFields::default());
+/// let mut log = CurvesLog::begin(&path, run.tasks.len(), &finished)?;
+/// log.append(&run.method, run.seed, &run.curves[0], run.time.epochs[0])?;
+/// assert_eq!(std::fs::read_to_string(&path)?.lines().count(), 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct CurvesLog {
     path: PathBuf,
@@ -21,8 +36,9 @@ pub struct CurvesLog {
 }
 
 impl CurvesLog {
-    /// A log at `path` of runs of `tasks` tasks, with the epochs of those that are `finished`. An
-    /// earlier file is replaced; without an epoch there is no file yet.
+    /// Begins a log of runs of `tasks` tasks with the epochs of the `finished` runs. An earlier file
+    /// at `path` is replaced. Without an earlier file and finished runs, the file is created by the
+    /// first [`append`](Self::append).
     ///
     /// # Errors
     /// [`ReportError::Io`] with the file or its directory.
@@ -42,7 +58,7 @@ impl CurvesLog {
         Ok(Self { path: path.to_path_buf(), tasks, file: None })
     }
 
-    /// Appends an epoch. Readers of the file find complete lines.
+    /// Appends an epoch as a complete line.
     ///
     /// # Errors
     /// [`ReportError::Io`] with the file.
@@ -82,7 +98,7 @@ mod tests {
     use crate::fixtures::{compare, report};
 
     #[test]
-    fn a_log_grows_to_the_file_of_the_finished_runs_and_an_earlier_one_is_replaced() {
+    fn a_log_becomes_the_file_of_the_finished_runs() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("curves.csv");
         let reports: Vec<_> =

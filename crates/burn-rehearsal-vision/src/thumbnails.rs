@@ -102,8 +102,8 @@ fn rows(tasks: &[&[usize]], per_class: &[u64]) -> Vec<(String, Vec<usize>)> {
 /// The images of a mini-batch, all of one size. `None` if they cannot be shown.
 fn thumbnails(batch: ImageBatch) -> Option<Vec<Thumbnail>> {
     let [_, channels, height, width] = batch.images.dims();
-    let classes = batch.targets.try_into_data().ok()?.convert::<i64>().into_vec::<i64>().ok()?;
-    let pixels = batch.images.try_into_data().ok()?.convert::<u8>().into_vec::<u8>().ok()?;
+    let classes = batch.targets.try_into_data_as::<i64>().ok()?.try_into_vec::<i64>().ok()?;
+    let pixels = batch.images.try_into_data_as::<u8>().ok()?.try_into_vec::<u8>().ok()?;
     let area = height * width;
     let offsets = match channels {
         1 => [0, 0, 0],

@@ -537,8 +537,9 @@ fn a_comparison_prints_plain_lines_and_a_table_and_leaves_reports_with_every_fie
         );
     }
     assert_figures(&out);
-    // For each method its report and its network, and five files for all.
-    assert_eq!(files(&out).len(), 11, "{:?}", files(&out));
+    // For each method its report and its network, for rehearsal two pictures, and five files for
+    // all.
+    assert_eq!(files(&out).len(), 13, "{:?}", files(&out));
 }
 
 #[test]
@@ -711,7 +712,7 @@ fn accuracies_within_tasks_are_in_the_report_the_table_and_the_page() {
     );
     let last = format!("{:.0}", 100.0 * report["accuracy"]["top1"][1][0].as_f64().unwrap());
     assert!(
-        page.split("Top-1 accuracy on every task").nth(1).unwrap().contains(&format!("\n{last}\n")),
+        page.split("Top-1 accuracy on every task").nth(1).unwrap().contains(&format!(">{last}<")),
         "no {last} in the matrix"
     );
 }
@@ -828,6 +829,19 @@ fn a_report_prints_the_table_again_and_draws_the_figures_again() {
     let figures =
         ["out/accuracy.svg", "out/phases.svg"].map(|figure| directory.path().join(figure));
     let drawn = figures.clone().map(|figure| std::fs::read_to_string(figure).unwrap());
+    let embedded = || -> Vec<String> {
+        let page = std::fs::read_to_string(directory.path().join("out/report.html")).unwrap();
+        let parts = page.split("data:image/png;base64,").skip(1);
+        parts.map(|part| part.split('"').next().unwrap().to_owned()).collect()
+    };
+    let pictures = embedded();
+    assert_eq!(pictures.len(), 2, "the stored samples and a draw");
+    assert!(!directory.path().join("out/scratch/stored.png").exists());
+    // A rank has stored seven samples of a class: twelve in a row are those of both ranks.
+    let stored = image::open(directory.path().join("out/rehearsal/stored.png")).unwrap();
+    let stored = stored.into_rgba8();
+    assert_eq!(stored.dimensions(), (12 * 34, 10 * 34));
+    assert!((0..10).all(|class| stored.get_pixel(11 * 34, class * 34).0[3] == 255));
     figures.iter().for_each(|figure| std::fs::remove_file(figure).unwrap());
     let again = succeed(directory.path(), &["report", "out"]);
     let table = again.split("figures:").next().unwrap();
@@ -836,6 +850,7 @@ fn a_report_prints_the_table_again_and_draws_the_figures_again() {
         "{again}\n--- is not in ---\n{stdout}"
     );
     assert_eq!(figures.clone().map(|figure| std::fs::read_to_string(figure).unwrap()), drawn);
+    assert_eq!(embedded(), pictures);
     // A run counts once, however often it is named.
     let twice =
         succeed(directory.path(), &["report", "out", "out/rehearsal", "--out", "elsewhere"]);

@@ -140,13 +140,13 @@ fn three_methods_learn_from_image_files_and_leave_a_page_for_a_browser() {
     );
 
     let page = std::fs::read_to_string(out.join("report.html")).unwrap();
-    assert_eq!(page.matches("<svg").count(), 4);
+    assert_eq!(page.matches("<svg").count(), 6, "four figures and two pictures");
     for text in [
         "incremental",
         "rehearsal",
         "scratch",
         "mammoth-er-cifar10",
-        "<tr class=\"changed\"><td>epochs</td><td>4</td></tr>",
+        "<tr class=\"changed\"><th scope=\"row\">epochs</th><td>4</td></tr>",
     ] {
         assert!(page.contains(text), "no {text} in the page");
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use burn_rehearsal::{EngineTimings, StoreLocation};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{ReportError, write_atomically, write_bytes};
+use super::{ReportError, write_atomically};
 use crate::data_parallel::{LossScale, Precision};
 use crate::epoch::{Epoch, as_index};
 use crate::metrics::AccuracyMatrix;
@@ -309,8 +309,7 @@ impl RunReport {
             source: error.into(),
         })?;
         for picture in self.pictures().filter(|picture| !picture.png.is_empty()) {
-            let written = write_bytes(&directory.join(&picture.file), &picture.png);
-            written.map_err(|(action, path, source)| ReportError::Io { action, path, source })?;
+            write_atomically(&directory.join(&picture.file), &picture.png)?;
         }
         write_atomically(&path, &(json + "\n"))?;
         Ok(path)
