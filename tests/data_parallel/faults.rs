@@ -228,7 +228,7 @@ fn a_rank_without_a_rehearsal_loader_or_whose_step_does_not_run_ends_all_with_wh
                     "{waiting:?}"
                 );
                 assert!(
-                    outcome.result_error.is_some_and(|error| error.contains("no rank can go on")),
+                    outcome.result_error.is_some_and(|error| error.contains("deadlock at step")),
                     "rank {rank}"
                 );
             }

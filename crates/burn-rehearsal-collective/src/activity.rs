@@ -1,22 +1,22 @@
 //! Detects that no rank can proceed.
 //!
-//! A [`World`] counts what can move in this process:
+//! A [`World`] counts what can proceed in this process:
 //!
 //! * a thread that owns a claim, unless it is known to wait. A *claim* is a handle or an [`Asker`].
 //!   It belongs to the thread that used it last.
-//! * the first handle of a rank before its first use: it is on its way to the thread that
-//!   will.
-//! * a thread that answers requests, from the first request until all answers have been sent. Its
+//! * the first handle of a rank before its first use, because the thread that will use it is not
+//!   known yet.
+//! * a thread that answers requests, from the first request until it has sent all answers. Its
 //!   handles do not count.
 //!
 //! A thread is known to wait inside an operation that other ranks have not entered, and in
-//! [`Asker::wait`]. In all other code it counts: user code, locks, channels, sleep. So a slow rank
-//! is never reported, and a wait outside of this crate hides a deadlock. One program can be
-//! reported by mistake: a thread gives a used handle away and waits, the receiver computes, and
-//! another rank uses the same handle on the thread that used it before.
+//! [`Asker::wait`]. It counts in all other code: user code, locks, channels, sleep. Therefore a
+//! slow rank is never reported, and a wait outside of this crate hides a deadlock. One kind of
+//! program is reported by mistake: a thread gives a used handle away and waits, the receiver
+//! computes, and another rank uses the same handle on the thread that used it before.
 //!
-//! The thread that ends a wait counts the waiting thread again, before that thread wakes up. So
-//! when the count is 0, no operation in progress can be completed, and nothing can change that.
+//! The thread that ends a wait counts the waiting thread before that thread wakes up. When the
+//! count is 0, no operation in progress can be completed, and this cannot change.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -24,18 +24,18 @@ use std::sync::PoisonError;
 
 use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, Ordering, ThreadId, fence, this_thread};
 
-/// The lower half of the count is what can move. The upper half counts how often something began to
-/// move.
+/// The lower half of the count is the number of what can proceed. The upper half counts how often
+/// this number was increased.
 const BEGAN: u64 = 1 << 32;
 
 type Standstill = dyn Fn(&World) + Send + Sync;
 
-/// The ranks of this process, as far as they can move.
+/// Counts what can proceed in the ranks of this process.
 pub(crate) struct World {
     count: AtomicU64,
-    /// How many claims each thread owns.
+    /// The number of claims that each thread owns.
     owners: Mutex<HashMap<ThreadId, usize>>,
-    /// Called by the thread that was the last to move.
+    /// Called by the last thread that could proceed.
     standstill: Box<Standstill>,
 }
 
@@ -54,39 +54,39 @@ impl World {
         })
     }
 
-    /// What can move.
+    /// The number of threads, handles and requests that can proceed.
     pub(crate) fn movable(&self) -> u64 {
         self.count.load(Ordering::SeqCst) % BEGAN
     }
 
-    /// The number of the standstill, if nothing can move. Never 0. It changes when something has
-    /// moved.
+    /// The number of the standstill, if nothing can proceed. It is never 0, and changes whenever
+    /// something has proceeded.
     #[cfg(feature = "mpi")]
     pub(crate) fn standstill_number(&self) -> Option<u64> {
         let count = self.count.load(Ordering::SeqCst);
         count.is_multiple_of(BEGAN).then_some((count / BEGAN).max(1))
     }
 
-    /// `number` more threads, handles or requests can move.
+    /// Counts `number` more threads, handles or requests.
     pub(crate) fn begin(&self, number: usize) {
         if number > 0 {
             self.count.fetch_add(BEGAN + number as u64, Ordering::SeqCst);
         }
     }
 
-    /// One can move no more. Returns true if it was the last: then call [`check`](Self::check)
-    /// without holding a lock.
+    /// Counts one less. Returns true if it was the last one. The caller must then call
+    /// [`check`](Self::check) without holding a lock.
     #[must_use]
     pub(crate) fn end(&self) -> bool {
         self.count.fetch_sub(1, Ordering::SeqCst) % BEGAN == 1
     }
 
-    /// Ends what waits, if nothing can move.
+    /// Ends all waits if nothing can proceed.
     pub(crate) fn check(&self) {
         (self.standstill)(self);
     }
 
-    /// One can move no more. No lock is held.
+    /// [`end`](Self::end) and [`check`](Self::check), for a caller that holds no lock.
     fn end_and_check(&self) {
         if self.end() {
             self.check();
@@ -98,18 +98,18 @@ impl World {
     }
 }
 
-/// Whose move a claim is.
+/// The owner of a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Owner {
-    /// Not used yet: it counts by itself.
+    /// No thread has used the claim, which counts on its own.
     Unused,
-    /// The thread that used it last.
+    /// The thread that used the claim last.
     Thread(ThreadId),
-    /// It does not count: the thread that answers requests uses it, and requests count instead.
+    /// The claim does not count. The thread that answers requests uses it, and requests count.
     Uncounted,
 }
 
-/// A means to act in operations.
+/// A handle or an [`Asker`], with the thread that it belongs to.
 #[derive(Debug)]
 pub(crate) struct Claim {
     world: Arc<World>,
@@ -126,7 +126,7 @@ impl Claim {
         &self.world
     }
 
-    /// The calling thread uses it now.
+    /// Makes the calling thread the owner.
     pub(crate) fn touch(&mut self) {
         let this = Owner::Thread(this_thread());
         if self.owner != this && self.owner != Owner::Uncounted {
@@ -134,16 +134,16 @@ impl Claim {
         }
     }
 
-    /// Only the thread that answers the requests of the result uses it from now on.
+    /// Leaves the claim to the thread that answers the requests of the returned asker.
     pub(crate) fn answer_requests(&mut self) -> (Asker, Answerer) {
-        // In this order: the asker counts before this claim does not any more.
+        // In this order, so that the asker counts before this claim stops to count.
         let pair = Asker::new(self.world.clone());
         self.give(Owner::Uncounted);
         pair
     }
 
     fn give(&mut self, owner: Owner) {
-        // The new owner first, so that the count is not 0 in between: the calling thread can move.
+        // The new owner first, so that the count is not 0 in between.
         match owner {
             Owner::Unused => self.world.begin(1),
             Owner::Thread(thread) => {
@@ -164,7 +164,7 @@ impl Claim {
                     *claims -= 1;
                     *claims
                 });
-                // A thread that is known to wait keeps the claim that it waits with.
+                // A thread that is known to wait still owns the claim that it waits with.
                 claims == 0 && owners.remove(&thread).is_some() && self.world.end()
             }
             Owner::Uncounted => false,
@@ -181,42 +181,60 @@ impl Drop for Claim {
     }
 }
 
-/// What both ends of requests share.
+/// The state that an [`Asker`] shares with its [`Answerer`] and its requests.
 #[derive(Debug)]
 struct Shared {
     world: Arc<World>,
-    /// The request whose answer a thread waits for, counted from 1; 0 if none does.
+    /// The request whose answer a thread waits for, counted from 1, or 0.
     awaited: AtomicU64,
-    /// Requests that are not over.
+    /// The number of requests in progress.
     requests: AtomicU64,
-    /// The claim of an asker that is gone, until the thread that answers is gone, too.
+    /// The claim of a dropped asker, until the answerer is dropped.
     left: Mutex<Option<Claim>>,
 }
 
 impl Shared {
-    /// Counts the thread that waits for the answer to this request, if one does and it has not been
-    /// counted it yet.
-    fn go_on(&self, request: u64) {
+    /// Counts the thread that waits for the answer to this request, if there is one that is not
+    /// counted yet.
+    fn end_wait(&self, request: u64) {
         if self.awaited.load(Ordering::SeqCst) != request {
             return;
         }
-        // First: as soon as this is no longer awaited, the thread may stop again.
+        // Count first. Once the request is not awaited, the thread may already wait again.
         self.world.begin(1);
         if !self.take_awaited(request) {
             self.world.end_and_check();
         }
     }
 
-    /// No thread waits for the answer to this request any more; false if none did.
+    /// Marks the request as not awaited. Returns false if it was not awaited.
     fn take_awaited(&self, request: u64) -> bool {
         self.awaited.compare_exchange(request, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 }
 
-/// Held by a thread that sends requests to a thread with a handle, for the detection of deadlocks.
+/// The end of a thread that sends requests to a thread with a handle, for the detection of
+/// deadlocks.
 ///
-/// Returned by [`Collective::answer_requests`](crate::Collective::answer_requests). The default
-/// does nothing, for ranks that are not watched.
+/// [`Collective::answer_requests`](crate::Collective::answer_requests) returns it. The default
+/// value does nothing and serves where deadlocks are not detected.
+///
+/// ```
+/// # use burn_rehearsal_collective::{Collective, Solo};
+/// # use std::{sync::mpsc::channel, thread};
+/// # let mut ranks = Solo::new();
+/// let (mut asker, answerer) = ranks.answer_requests();
+/// let (requests, inbox) = channel();
+/// let (outbox, answers) = channel();
+/// thread::spawn(move || {
+///     // Each request ends after its answer.
+///     inbox.iter().for_each(|_asked| outbox.send(ranks.barrier()).unwrap());
+///     drop((ranks, answerer));
+/// });
+/// requests.send(asker.ask()).unwrap();
+/// asker.wait(|| answers.try_recv().ok(), || answers.recv().unwrap())?;
+/// # Ok::<(), burn_rehearsal_collective::CollectiveError>(())
+/// ```
 #[derive(Debug, Default)]
 pub struct Asker(Option<Requests>);
 
@@ -253,7 +271,7 @@ impl Asker {
         )
     }
 
-    /// An asker for other requests, which are answered in an order of their own.
+    /// Makes an asker for requests that are answered in an order of their own.
     pub fn another(&self) -> Self {
         let Some(requests) = &self.0 else { return Self(None) };
         let (mut asker, _) = Self::new(requests.shared.world.clone());
@@ -263,14 +281,14 @@ impl Asker {
         asker
     }
 
-    /// Call it before a request is sent. The guard travels with the request.
+    /// Announces a request before it is sent. The returned guard travels with the request.
     pub fn ask(&mut self) -> Asked {
         let mut asked = self.announce();
         asked.begin();
         asked
     }
 
-    /// Like [`ask`](Self::ask), for a request that is answered by threads that count already.
+    /// Like [`ask`](Self::ask), for a request whose answering threads already count.
     pub fn announce(&mut self) -> Asked {
         let Some(requests) = &mut self.0 else { return Asked(None) };
         requests.touch();
@@ -279,8 +297,8 @@ impl Asker {
         Asked(Some(Running { world: requests.shared.world.clone(), awaited, counted: false }))
     }
 
-    /// Takes the next answer: with `poll` if it is there, otherwise with `block`, which waits for
-    /// it. Call it once per request, in order.
+    /// Returns the next answer: from `poll` if it has arrived, otherwise from `block`, which waits
+    /// for it. Call it once per request, in order.
     pub fn wait<T>(&mut self, mut poll: impl FnMut() -> Option<T>, block: impl FnOnce() -> T) -> T {
         let Some(requests) = &mut self.0 else { return poll().unwrap_or_else(block) };
         requests.answered += 1;
@@ -290,18 +308,18 @@ impl Asker {
         requests.touch();
         let (shared, request) = (&requests.shared, requests.answered);
         shared.awaited.store(request, Ordering::SeqCst);
-        // Either this thread sees the answer, or the guard of the request sees this thread wait.
+        // Either this thread sees the answer, or the request's guard sees that this thread waits.
         fence(Ordering::SeqCst);
         if let Some(answer) = poll() {
             if !shared.take_awaited(request) {
-                // The guard has counted this thread, which had not stopped.
+                // The guard has counted this thread, which still counted.
                 shared.world.end_and_check();
             }
             return answer;
         }
         shared.world.end_and_check();
         let answer = block();
-        shared.go_on(request);
+        shared.end_wait(request);
         answer
     }
 }
@@ -316,7 +334,7 @@ impl Requests {
 
 impl Drop for Requests {
     fn drop(&mut self) {
-        // The thread that answers is about to leave, on its own account.
+        // The thread that answers has yet to drop its handles. Until then it can proceed.
         if let Some(mut claim) = self.claim.take().filter(|_| self.served) {
             claim.give(Owner::Unused);
             *self.shared.left.lock().unwrap_or_else(PoisonError::into_inner) = Some(claim);
@@ -324,12 +342,14 @@ impl Drop for Requests {
     }
 }
 
-/// Held by the thread that answers requests. Drop it after the handles of that thread.
+/// The end of the thread that answers requests, see [`Asker`].
+///
+/// Drop it after the handles of that thread.
 #[derive(Debug, Default)]
 pub struct Answerer(Option<Arc<Shared>>);
 
 impl Answerer {
-    /// Work of this thread that no [`Asker`] waits for.
+    /// Announces work of this thread that no [`Asker`] waits for.
     pub fn work(&self) -> Asked {
         let Some(shared) = &self.0 else { return Asked(None) };
         let mut asked =
@@ -339,26 +359,26 @@ impl Answerer {
     }
 }
 
-/// The guard of a request. The thread that answers drops it after it has sent the answer.
+/// The guard of a request. The answering thread drops it after it has sent the answer.
 #[derive(Debug, Default)]
-#[must_use = "the request is over when it is dropped"]
+#[must_use = "the request ends when the guard is dropped"]
 pub struct Asked(Option<Running>);
 
 #[derive(Debug)]
 struct Running {
     world: Arc<World>,
-    /// Who may wait for the answer, and the number of the request there.
+    /// The asker that may wait for the answer, and the number of its request.
     awaited: Option<(Arc<Shared>, u64)>,
     counted: bool,
 }
 
 impl Asked {
-    /// Somebody works on it from now on. Called by a thread that can move.
+    /// Counts the request. The calling thread can proceed.
     fn begin(&mut self) {
         let Some(Running { world, awaited, counted }) = &mut self.0 else { return };
         *counted = true;
         world.begin(1);
-        // The thread that answers counts once, whatever the number of requests.
+        // The answering thread counts once for all its requests.
         if awaited
             .as_ref()
             .is_some_and(|(shared, _)| shared.requests.fetch_add(1, Ordering::SeqCst) > 0)
@@ -371,10 +391,10 @@ impl Asked {
 impl Drop for Running {
     fn drop(&mut self) {
         fence(Ordering::SeqCst);
-        // The asker before the thread that answers, so that the count is not 0 in between.
+        // The asker before the answering thread, so that the count is not 0 in between.
         let last = match &self.awaited {
             Some((shared, number)) => {
-                shared.go_on(*number);
+                shared.end_wait(*number);
                 self.counted && shared.requests.fetch_sub(1, Ordering::SeqCst) == 1
             }
             None => self.counted,

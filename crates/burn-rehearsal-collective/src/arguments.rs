@@ -1,7 +1,7 @@
-//! Checks of arguments, with the same messages on every transport.
+//! Checks of arguments, with the same error messages on every transport.
 //!
-//! Each function returns the reason why no world of `size` ranks can accept the arguments of
-//! `rank`, for [`CollectiveError::InvalidArgument`](crate::CollectiveError::InvalidArgument).
+//! Each function returns what is wrong with the arguments of `rank` in a world of `size` ranks, for
+//! [`CollectiveError::InvalidArgument`](crate::CollectiveError::InvalidArgument).
 
 use crate::{Incoming, Outgoing};
 

@@ -1,10 +1,10 @@
-//! What a collective call is: the part of it that all ranks must agree on.
+//! The part of a collective call that all ranks must agree on.
 
 use std::fmt;
 
 use crate::ReduceOp;
 
-/// The part of a call that must be equal on all ranks.
+/// The part of a call that is equal on all ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
     /// A barrier.
@@ -13,19 +13,19 @@ pub enum Call {
     Broadcast {
         /// The sending rank.
         root: usize,
-        /// In bytes.
+        /// The length in bytes.
         len: usize,
     },
     /// An all-gather.
     AllGather {
-        /// Of one rank's `send`, in bytes.
+        /// The length of each rank's `send` in bytes.
         len: usize,
     },
     /// An all-reduce.
     AllReduce {
         /// Sum or mean.
         op: ReduceOp,
-        /// In values.
+        /// The number of values.
         len: usize,
     },
     /// An exchange.

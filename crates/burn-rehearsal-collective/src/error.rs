@@ -1,82 +1,95 @@
-//! What can go wrong between ranks.
+//! The errors of collective operations.
 
 use std::any::Any;
 use std::fmt;
 use std::time::Duration;
 
 /// An error of a collective operation.
+///
+/// Errors name the training step that [`Collective::set_step`](crate::Collective::set_step) has
+/// set.
+///
+/// ```
+/// use burn_rehearsal_collective::{Collective, CollectiveError, run_threads};
+///
+/// let results = run_threads(2, |mut ranks| {
+///     ranks.set_step(7);
+///     if ranks.rank() == 1 { Ok(()) } else { ranks.barrier() }
+/// });
+/// let error = results[0].as_ref().unwrap_err().to_string();
+/// assert_eq!(error, "rank 0 failed: rank 1 failed or left the run at step 7");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CollectiveError {
-    /// A rank that this one waited for has left the run.
+    /// A rank that this rank waited for has left the run.
     #[error("rank {rank} failed or left the run at step {step}")]
     PeerFailed {
-        /// The rank that is gone.
+        /// The rank that has left.
         rank: usize,
-        /// The training step of the rank that reports it, see
-        /// [`Collective::set_step`](crate::Collective::set_step).
+        /// The training step of the reporting rank.
         step: u64,
     },
-    /// Ranks that this one waited for have stopped sending heartbeats: their processes were
-    /// stopped, or their machines are gone. Over MPI only.
+    /// Ranks that this rank waited for send no heartbeats: their processes were stopped, or their
+    /// machines are down. MPI only.
     #[error("no heartbeat from {} for {limit:?} at step {step}", list(ranks))]
     Silent {
-        /// The ranks, in order.
+        /// The silent ranks, in order.
         ranks: Vec<usize>,
-        /// The training step of the rank that reports it.
+        /// The training step of the reporting rank.
         step: u64,
-        /// How long nothing came from them.
+        /// The time without a heartbeat.
         limit: Duration,
     },
-    /// Ranks wait for each other in operations of different handles. All ranks get the same error.
-    #[error("no rank can go on at step {step}: {}", waiting.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    /// Ranks wait for each other in operations of different handles. All ranks get this error.
+    #[error("deadlock at step {step}: {}", join(waiting, "; "))]
     Deadlock {
-        /// The training step of the rank that reports it.
+        /// The training step of the reporting rank.
         step: u64,
-        /// The operations in which ranks wait, in rank order.
+        /// The operations in which the ranks wait, in rank order.
         waiting: Vec<WaitingRank>,
     },
-    /// The ranks called different operations, or the same one with sizes that do not fit together.
+    /// The ranks called different operations, or the same operation with different sizes.
     #[error("ranks disagree at step {step}: {reason}")]
     Mismatch {
-        /// The training step of the rank that reports it.
+        /// The training step of the reporting rank.
         step: u64,
-        /// Which ranks and sizes do not fit.
+        /// The ranks and what each of them called.
         reason: String,
     },
-    /// An argument that no rank could accept.
+    /// An argument that fits no call, such as a root that does not exist.
     #[error("invalid argument: {0}")]
     InvalidArgument(String),
-    /// A message did not arrive as it was sent, according to its [`checksum`](crate::checksum).
+    /// A message does not have the [`checksum`](crate::checksum) that it was sent with.
     #[error("a message of rank {rank} is damaged")]
     Damaged {
         /// The rank that sent it.
         rank: usize,
     },
-    /// The library that carries the data failed, or does not fit the launcher.
+    /// The underlying library failed, or does not match the launcher.
     #[error("{call} failed at step {step}: {reason}")]
     Transport {
-        /// The training step of the rank that reports it.
+        /// The training step of the reporting rank.
         step: u64,
-        /// The library's function.
+        /// The function of the library.
         call: &'static str,
-        /// What the library says.
+        /// The error message of the library.
         reason: String,
     },
 }
 
-/// An operation in which a rank waits, in [`CollectiveError::Deadlock`].
+/// A rank that waits in an operation, for [`CollectiveError::Deadlock`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WaitingRank {
     /// The rank.
     pub rank: usize,
-    /// What it called, with sizes.
+    /// The operation, with its sizes.
     pub call: String,
     /// The number of the operation on its handle, from 0.
     pub operation: u64,
-    /// What the handle is for, see [`Collective::set_purpose`](crate::Collective::set_purpose);
-    /// otherwise its number.
+    /// The purpose of the handle, see [`Collective::set_purpose`](crate::Collective::set_purpose),
+    /// or its number.
     pub handle: String,
-    /// The ranks that have not called it.
+    /// The ranks that have not called the operation.
     pub missing: Vec<usize>,
 }
 
@@ -91,13 +104,18 @@ impl fmt::Display for WaitingRank {
     }
 }
 
-/// "rank 3", "ranks 0, 1, 2".
+/// Formats ranks as "rank 3" or "ranks 0, 1, 2".
 fn list(ranks: &[usize]) -> String {
-    let numbers: Vec<_> = ranks.iter().map(ToString::to_string).collect();
-    format!("rank{} {}", if ranks.len() == 1 { "" } else { "s" }, numbers.join(", "))
+    format!("rank{} {}", if ranks.len() == 1 { "" } else { "s" }, join(ranks, ", "))
 }
 
-/// The text of a panic, from the payload that `catch_unwind` or a thread's `join` returns.
+fn join(items: &[impl ToString], separator: &str) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(separator)
+}
+
+/// Returns the message of a panic, from the payload of `catch_unwind` or of a thread's `join`.
+///
+/// A payload of another type than text gives "(not a text)".
 ///
 /// ```
 /// use burn_rehearsal_collective::panic_message;

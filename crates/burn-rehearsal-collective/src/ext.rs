@@ -1,12 +1,11 @@
-//! Operations that are made of those of [`Collective`]: messages whose length the others do not
-//! know.
+//! Operations built from those of [`Collective`]: flags, words, and messages of any length.
 
 use crate::{Collective, CollectiveError};
 
-/// What every [`Collective`] can do besides. All methods are collective.
+/// Flags, words and messages of any length, for every [`Collective`].
 ///
-/// Flags, words, lengths and gathered messages travel with a [`checksum`]. What did not arrive as
-/// it was sent is [`CollectiveError::Damaged`]. Of broadcast messages, only the length is checked.
+/// All methods are collective operations. Everything they transfer has a [`checksum`]. If it does
+/// not match, the receiver gets [`CollectiveError::Damaged`].
 ///
 /// ```
 /// use burn_rehearsal_collective::{CollectiveError, CollectiveExt, Ranks};
@@ -18,11 +17,11 @@ use crate::{Collective, CollectiveError};
 ///     assert_eq!(name, b"run of rank 0");
 ///     ranks.gather_bytes(&vec![7; rank.rank()])
 /// })?;
-/// assert_eq!(all, [[vec![], vec![7], vec![7, 7]], [vec![], vec![7], vec![7, 7]], [vec![], vec![7], vec![7, 7]]]);
+/// assert_eq!(all, vec![[vec![], vec![7], vec![7, 7]]; 3]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait CollectiveExt: Collective {
-    /// Whether `value` is true on any rank.
+    /// Returns whether `value` is true on at least one rank.
     ///
     /// # Errors
     ///
@@ -31,7 +30,9 @@ pub trait CollectiveExt: Collective {
         Ok(self.first_true(value)?.is_some())
     }
 
-    /// The lowest rank on which `value` is true: for a failure that all ranks must learn of.
+    /// Returns the lowest rank on which `value` is true.
+    ///
+    /// With `result.is_err()` as the value, all ranks find out that one of them has failed.
     ///
     /// # Errors
     ///
@@ -40,7 +41,7 @@ pub trait CollectiveExt: Collective {
         Ok(self.gather_words([u64::from(value)])?.iter().position(|[value]| *value != 0))
     }
 
-    /// The words of all ranks, in rank order.
+    /// Returns the words of all ranks, in rank order.
     ///
     /// # Errors
     ///
@@ -65,7 +66,7 @@ pub trait CollectiveExt: Collective {
         received.chunks_exact(send.len()).enumerate().map(of_rank).collect()
     }
 
-    /// The messages of all ranks, in rank order. Their lengths may differ.
+    /// Returns the messages of all ranks, in rank order. Their lengths may differ.
     ///
     /// # Errors
     ///
@@ -83,14 +84,14 @@ pub trait CollectiveExt: Collective {
         seals.iter().enumerate().map(message).collect()
     }
 
-    /// `root`'s message, on all ranks; the other ranks' `bytes` are ignored.
+    /// Returns the message of rank `root`. The `bytes` of the other ranks are ignored.
     ///
     /// # Errors
     ///
-    /// Those of [`Collective::broadcast`], and [`CollectiveError::Damaged`] for its length.
+    /// Those of [`Collective::broadcast`], and [`CollectiveError::Damaged`].
     fn broadcast_bytes(&mut self, bytes: Vec<u8>, root: usize) -> Result<Vec<u8>, CollectiveError> {
         let seals = self.gather_words(seal(&bytes))?;
-        // A root that does not exist is refused by `broadcast`.
+        // `broadcast` returns an error for a root that does not exist.
         let theirs = seals.get(root).copied().unwrap_or_else(|| seal(&[]));
         let mut bytes = if self.rank() == root { bytes } else { vec![0; theirs[0] as usize] };
         self.broadcast(&mut bytes, root)?;
@@ -98,22 +99,21 @@ pub trait CollectiveExt: Collective {
     }
 }
 
-/// The length of a message and its checksum.
+/// The length and the checksum of a message.
 fn seal(message: &[u8]) -> [u64; 2] {
     [message.len() as u64, checksum(words_of(message))]
 }
 
-/// A message of `rank`, if its seal is the one that the rank has announced.
+/// Returns a message of `rank` if it has the seal that the rank has announced.
 fn check_seal(rank: usize, message: Vec<u8>, theirs: [u64; 2]) -> Result<Vec<u8>, CollectiveError> {
     if seal(&message) == theirs { Ok(message) } else { Err(CollectiveError::Damaged { rank }) }
 }
 
 impl<C: Collective + ?Sized> CollectiveExt for C {}
 
-/// A number that travels with words, so that the receiver can check them: it changes if a single
-/// word changes, or two that are not chosen for it.
+/// A checksum of words, for messages. It differs if a single word differs.
 ///
-/// This guards against accidents, not against forgers.
+/// It detects accidental damage. It is no protection against forgery.
 ///
 /// ```
 /// use burn_rehearsal_collective::checksum;
@@ -122,13 +122,13 @@ impl<C: Collective + ?Sized> CollectiveExt for C {}
 /// assert_ne!(checksum([1, 2, 3]), checksum([2, 1, 3]));
 /// ```
 pub fn checksum(words: impl IntoIterator<Item = u64>) -> u64 {
-    // Each step is one-to-one in the word and in what came before.
+    // Each step is a bijection of the word, and of the checksum of the previous words.
     words.into_iter().fold(0x243F_6A88_85A3_08D3, |all, word| {
         (all ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29)
     })
 }
 
-/// Bytes as little-endian words; the last word is padded with zeros.
+/// Splits bytes into little-endian words. The last word is padded with zeros.
 ///
 /// ```
 /// use burn_rehearsal_collective::words_of;

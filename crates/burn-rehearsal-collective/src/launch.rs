@@ -1,8 +1,7 @@
-//! What the environment says about the launcher (`mpirun`, `mpiexec`, `srun`) that started this
-//! process.
+//! Detects the launcher (`mpirun`, `mpiexec` or `srun`) that started this process.
 //!
-//! Nothing here needs MPI: a program can find out whether to use it, and which of the machine's
-//! devices and cores are its own.
+//! The detection reads environment variables and does not need MPI. A program can decide whether to
+//! use MPI, and choose its device among those of the machine.
 
 use std::cell::Cell;
 
@@ -10,15 +9,25 @@ thread_local! {
     static RANK: Cell<Option<(usize, usize)>> = const { Cell::new(None) };
 }
 
-/// The rank that the calling thread runs and the world size, inside
+/// The rank of the calling thread and the world size, inside [`Ranks::run`](crate::Ranks::run),
 /// [`run_threads`](crate::run_threads) or `run_mpi`. `None` on every other thread.
 ///
-/// Lets a library detect that single-rank code runs on several ranks.
+/// A library can detect with it that single-rank code runs on several ranks.
+///
+/// ```
+/// use burn_rehearsal_collective::launch::current_rank;
+/// use burn_rehearsal_collective::{CollectiveError, Ranks};
+///
+/// let ranks = Ranks::threads(2).run(|_| Ok::<_, CollectiveError>(current_rank()))?;
+/// assert_eq!(ranks, [Some((0, 2)), Some((1, 2))]);
+/// assert_eq!(current_rank(), None);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn current_rank() -> Option<(usize, usize)> {
     RANK.get()
 }
 
-/// Runs `f` as `rank` of `size` ranks; see [`current_rank`].
+/// Runs `f` as `rank` of `size` ranks, see [`current_rank`].
 pub(crate) fn as_rank<T>(rank: usize, size: usize, f: impl FnOnce() -> T) -> T {
     RANK.set(Some((rank, size)));
     let result = f();
@@ -26,12 +35,11 @@ pub(crate) fn as_rank<T>(rank: usize, size: usize, f: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Prints why a rank failed, in one piece: other ranks may print at the same time, and the launcher
-/// mixes pieces.
+/// Prints why a rank failed, in one write. The launcher interleaves the writes of different ranks.
 #[cfg(feature = "mpi")]
 pub(crate) fn print_failure(rank: usize, reason: &str) {
     let prefix = format!("rank {rank}: ");
-    // The error may name the rank itself.
+    // The error may already name the rank.
     let reason = reason.strip_prefix(&prefix).unwrap_or(reason);
     // Standard error may be closed.
     let _ =
@@ -39,29 +47,36 @@ pub(crate) fn print_failure(rank: usize, reason: &str) {
 }
 
 /// How a launcher started this process.
+///
+/// ```
+/// use burn_rehearsal_collective::launch::Launch;
+///
+/// let processes = Launch::detect().map_or(1, |launch| launch.size);
+/// assert!(processes >= 1);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Launch {
     /// The number of processes that the launcher started.
     pub size: usize,
-    /// This process among all of them, from 0, if the launcher says so. MPI may number them
+    /// The number of this process among all of them, from 0, if known. MPI may number them
     /// differently.
     pub rank: Option<usize>,
-    /// This process among those on the same machine, from 0; if the launcher says so.
+    /// The number of this process among those on the same machine, from 0, if known.
     pub local_rank: Option<usize>,
-    /// The number of processes on the same machine, if the launcher says so.
+    /// The number of processes on the same machine, if known.
     pub local_size: Option<usize>,
 }
 
 impl Launch {
-    /// The launcher of this process, or `None` if it was started by hand.
+    /// Detects the launcher of this process. Returns `None` without a launcher.
     pub fn detect() -> Option<Self> {
         Self::from_variables(|name| std::env::var(name).ok())
     }
 
-    /// Open MPI's and Hydra's variables come first: their launchers may themselves have been
-    /// started by SLURM.
+    /// The variables of Open MPI and Hydra have precedence, since SLURM may have started their
+    /// launchers.
     fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Option<Self> {
-        // SLURM's tasks per node are a list such as `4(x2),3`.
+        // SLURM's tasks per node are a list such as `4(x2),3`, of which the first number is used.
         let number =
             |name: &str| variable(name)?.split(['(', ',']).next()?.trim().parse::<usize>().ok();
         let launch = |size: &str, [rank, local_rank, local_size]: [&str; 3]| {
@@ -73,13 +88,12 @@ impl Launch {
             ["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"],
         );
         let hydra = launch("PMI_SIZE", ["PMI_RANK", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"]);
-        // Not SLURM_NTASKS, which a batch script itself has, too: only what `srun` starts has a
-        // step with tasks.
+        // A batch script has SLURM_NTASKS as well. Only processes of `srun` belong to a step.
         let slurm = launch(
             "SLURM_STEP_NUM_TASKS",
             ["SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"],
         );
-        // `srun` sets PMI_SIZE for some libraries, without Hydra's local numbers.
+        // `srun` may set PMI_SIZE and PMI_RANK, but not the local numbers of Hydra.
         let of_slurm = |field: fn(Self) -> Option<usize>| slurm.and_then(field);
         let hydra = hydra.map(|hydra| Self {
             rank: hydra.rank.or(of_slurm(|slurm| slurm.rank)),
@@ -102,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn every_launcher_is_recognised_by_its_own_variables() {
+    fn launchers_are_detected_by_their_variables() {
         let expected =
             Some(Launch { size: 8, rank: Some(5), local_rank: Some(1), local_size: Some(4) });
         let open_mpi = [
@@ -131,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn neither_a_shell_nor_a_batch_script_is_a_launcher() {
+    fn shells_and_batch_scripts_are_no_launchers() {
         assert_eq!(detect(&[]), None);
         assert_eq!(detect(&[("SLURM_NTASKS", "8"), ("SLURM_LOCALID", "0")]), None);
     }

@@ -1,8 +1,8 @@
 //! Collective operations between the ranks of a data-parallel run.
 //!
-//! [`Ranks`] runs a function on every rank, as threads of this process or as the processes of a
-//! launcher. The function gets a [`Rank`], and everything that communicates takes a handle of its
-//! own from it:
+//! A *rank* is one worker of the run: a thread of this process, or a process that `mpirun` or
+//! `srun` started. [`Ranks`] runs a function on every rank. The function opens a [`Collective`],
+//! over which the ranks exchange data:
 //!
 //! ```
 //! use burn_rehearsal_collective::{CollectiveError, CollectiveExt, Ranks, ReduceOp};
@@ -18,22 +18,28 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! [`Collective`] is the one small, object-safe trait that the rehearsal engine and the
-//! data-parallel learner use; [`CollectiveExt`] adds messages of any length. [`Solo`] is a world of
-//! one rank, [`Threads`] joins the threads of one process, and with the feature `mpi`, `Mpi` joins
-//! processes on many machines.
+//! * [`Ranks`] starts the ranks: with threads, `mpirun` or SLURM, and with one GPU per rank.
+//! * [`Collective`] is the object-safe trait with the operations: barrier, broadcast, all-gather,
+//!   all-reduce and exchange. The rehearsal buffer and the data-parallel learner use nothing else.
+//! * [`CollectiveExt`] adds flags and messages of any length.
+//! * [`Threads`] and [`Solo`] are the transports for several ranks of one process and for a single
+//!   rank. With the feature `mpi`, `Mpi` connects processes on one or many machines.
+//! * [`CollectiveError`] names what failed, and on which rank.
 //!
-//! Every operation is *collective*: all ranks call the same operations in the same order. A rank
-//! that leaves (its handle is dropped, by a return, an error or a panic) while others wait for it
-//! makes their call return [`CollectiveError::PeerFailed`]; no rank hangs.
+//! All ranks call the same operations in the same order. A rank leaves when its handle is dropped:
+//! by a return, an error or a panic. Operations of other ranks that wait for it then return
+//! [`CollectiveError::PeerFailed`]. No rank hangs.
+//!
+//! By default, sums are added in rank order. They have the same bits in every run and on every
+//! transport.
 //!
 //! # Deadlocks
 //!
 //! Ranks can wait for each other in operations of *different* handles: one rank reduces gradients
 //! while the other waits for its engine, which exchanges rows. When no rank can proceed, all ranks
 //! get [`CollectiveError::Deadlock`], which names the operation of each rank and the ranks it waits
-//! for: at once among threads, within six heartbeats (six seconds) over MPI. A slow rank never
-//! causes it.
+//! for. It is detected at once among threads, and within six heartbeats (six seconds) over MPI. A
+//! slow rank never causes it.
 //!
 //! A rank can proceed as long as one of its threads can. These are the threads that own a handle. A
 //! handle belongs to the thread that used it last, and a new duplicate to the thread that made it.
@@ -60,7 +66,7 @@ mod solo;
 mod sync;
 mod threads;
 
-// For the simulated network of the tests.
+// Public for the simulated network of the tests.
 #[doc(hidden)]
 pub use call::Call;
 
@@ -74,48 +80,65 @@ pub use reduce::{ReduceOp, even_split};
 pub use solo::Solo;
 pub use threads::{RankFailure, Threads, run_on, run_threads};
 
-/// Bytes for one peer in an [`exchange`](Collective::exchange).
+/// A message to one peer in an [`exchange`](Collective::exchange).
 #[derive(Debug)]
 pub struct Outgoing<'a> {
-    /// The receiving rank; never the caller's own.
+    /// The receiving rank. Never the caller's own.
     pub peer: usize,
-    /// What to send.
+    /// The bytes to send.
     pub bytes: &'a [u8],
 }
 
-/// Room for the bytes of one peer in an [`exchange`](Collective::exchange).
+/// The buffer for a message from one peer in an [`exchange`](Collective::exchange).
 #[derive(Debug)]
 pub struct Incoming<'a> {
-    /// The sending rank; never the caller's own.
+    /// The sending rank. Never the caller's own.
     pub peer: usize,
-    /// Where the bytes go; its length is exactly what the peer sends.
+    /// Receives the message. Its length is exactly that of the peer's message.
     pub bytes: &'a mut [u8],
 }
 
-/// One rank's end of a group of ranks that act together.
+/// One rank's handle on a group of ranks that communicate.
 ///
-/// All methods are collective, except [`rank`](Self::rank), [`size`](Self::size),
-/// [`set_step`](Self::set_step), [`set_purpose`](Self::set_purpose) and
-/// [`answer_requests`](Self::answer_requests): they return on a rank only with the help of all
-/// others, and all ranks must call them in the same order with compatible arguments. A handle does
-/// one operation at a time; for independent streams of operations (gradients and rows),
-/// [`duplicate`](Self::duplicate) it.
+/// Most methods are *collective*: a call returns on one rank only when the other ranks take part,
+/// and all ranks call them in the same order with matching arguments. The exceptions are
+/// [`rank`](Self::rank), [`size`](Self::size), [`set_step`](Self::set_step),
+/// [`set_purpose`](Self::set_purpose) and [`answer_requests`](Self::answer_requests).
+///
+/// A handle runs one operation at a time. [`duplicate`](Self::duplicate) makes a handle for an
+/// independent sequence of operations, for example on another thread.
+///
+/// ```
+/// use burn_rehearsal_collective::{CollectiveError, Incoming, Outgoing, Ranks};
+///
+/// Ranks::threads(2).run(|rank| {
+///     let mut ranks = rank.collective()?;
+///     let (own, peer) = (rank.rank() as u8, 1 - rank.rank());
+///     let (mut all, mut row) = ([0; 2], [0; 3]);
+///     ranks.all_gather(&[10 + own], &mut all)?;
+///     let outgoing = [Outgoing { peer, bytes: &[own; 3] }];
+///     ranks.exchange(&outgoing, &mut [Incoming { peer, bytes: &mut row }])?;
+///     assert_eq!((all, row), ([10, 11], [peer as u8; 3]));
+///     Ok::<_, CollectiveError>(())
+/// })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # Errors
 ///
 /// Every collective method returns
 ///
-/// * [`CollectiveError::PeerFailed`] when a rank it waits for has left,
-/// * [`CollectiveError::Silent`] when ranks it waits for send no heartbeat (over MPI),
-/// * [`CollectiveError::Mismatch`] when the ranks disagree about the operation or its sizes,
-/// * [`CollectiveError::InvalidArgument`] when one rank's argument fits no call (its message says
-///   which rank),
-/// * [`CollectiveError::Deadlock`] when no rank can proceed,
-/// * [`CollectiveError::Transport`] when the library below fails.
+/// * [`CollectiveError::PeerFailed`] if a rank it waits for has left,
+/// * [`CollectiveError::Silent`] if ranks it waits for send no heartbeat (MPI only),
+/// * [`CollectiveError::Mismatch`] if the ranks disagree about the operation or its sizes,
+/// * [`CollectiveError::InvalidArgument`] if a rank passes an argument that fits no call. The
+///   message names the rank,
+/// * [`CollectiveError::Deadlock`] if no rank can proceed,
+/// * [`CollectiveError::Transport`] if the underlying library fails.
 ///
-/// Among threads, a mismatch and an invalid argument reach all ranks, and then no data has moved.
-/// Over MPI the ranks that are not to blame may get `PeerFailed` instead, and may have received
-/// data. After an error the handle is poisoned: later calls return the same error.
+/// Among threads, all ranks get a mismatch or an invalid argument, and no data has moved. Over MPI,
+/// ranks that did not cause it may get `PeerFailed` instead, and may have received data. An error
+/// poisons the handle: later calls return the same error.
 pub trait Collective: Send {
     /// This rank, in `0..size`.
     fn rank(&self) -> usize;
@@ -123,46 +146,50 @@ pub trait Collective: Send {
     /// The number of ranks (the world size), at least 1.
     fn size(&self) -> usize;
 
-    /// Names the training step for later errors of this handle.
+    /// Sets the training step that later errors of this handle report.
     fn set_step(&mut self, step: u64);
 
     /// Waits until every rank has called it.
     fn barrier(&mut self) -> Result<(), CollectiveError>;
 
-    /// Copies `root`'s `data` into everybody's `data`; all lengths (in bytes) are equal.
+    /// Copies the `data` of rank `root` into the `data` of all ranks. All have the same length.
     fn broadcast(&mut self, data: &mut [u8], root: usize) -> Result<(), CollectiveError>;
 
-    /// Concatenates every rank's `send` in rank order into `recv`, whose length is `size *
+    /// Concatenates the `send` of all ranks in rank order into `recv`, whose length is `size *
     /// send.len()`.
     fn all_gather(&mut self, send: &[u8], recv: &mut [u8]) -> Result<(), CollectiveError>;
 
-    /// Replaces `data` by its combination over all ranks, in rank order, so that the bits do not
-    /// depend on timing or transport.
+    /// Replaces each value of `data` by its sum or mean over all ranks.
+    ///
+    /// Values are added in rank order, so the bits depend neither on timing nor on the transport.
+    /// [`Reduction::Fast`] gives this up over MPI.
     fn all_reduce(&mut self, data: &mut [f32], op: ReduceOp) -> Result<(), CollectiveError>;
 
-    /// Sends bytes to some peers and receives bytes from some: at most one message per ordered
-    /// pair, of a length both sides know. Every rank calls it, with empty lists if it has nothing
-    /// to move.
+    /// Sends messages to some peers and receives messages from some.
+    ///
+    /// There is at most one message per ordered pair of ranks, and both sides know its length.
+    /// Every rank calls it, with empty lists if it has nothing to send or receive.
     fn exchange(
         &mut self,
         outgoing: &[Outgoing<'_>],
         incoming: &mut [Incoming<'_>],
     ) -> Result<(), CollectiveError>;
 
-    /// A second handle on the same ranks whose operations are independent of this one's.
+    /// Makes a second handle on the same ranks. Its operations are independent of this handle's.
     fn duplicate(&mut self) -> Result<Box<dyn Collective>, CollectiveError>;
 
-    /// Names the purpose of this handle in one word, for [`CollectiveError::Deadlock`]. All ranks
-    /// use the same. Default: the number of the handle.
+    /// Names the purpose of this handle in one word, for [`CollectiveError::Deadlock`].
+    ///
+    /// All ranks use the same word. Defaults to the number of the handle.
     fn set_purpose(&mut self, purpose: &'static str) {
         let _ = purpose;
     }
 
-    /// Declares that from now on only a thread that answers requests uses this handle, so that a
-    /// deadlock is detected while it waits for requests.
+    /// Declares that only a thread that answers requests uses this handle from now on.
     ///
-    /// The thread that sends requests keeps the [`Asker`], and the thread that answers keeps the
-    /// [`Answerer`]. The default does nothing: it is for collectives that wrap another one.
+    /// The thread that sends requests keeps the [`Asker`], and the thread that answers them keeps
+    /// the [`Answerer`]. A deadlock is then detected while the latter waits for requests. The
+    /// default implementation does nothing. It is for collectives that wrap another one.
     fn answer_requests(&mut self) -> (Asker, Answerer) {
         Default::default()
     }

@@ -27,21 +27,21 @@ use crate::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp};
 
 pub use self::run::run_mpi;
 
-/// One rank's handle on an MPI run; see [`run_mpi`].
+/// One rank's handle on an MPI run. See [`run_mpi`] for an example.
 ///
-/// Data go directly from one rank's buffers into another's, where the MPI library does so. Handles
-/// may be used by different threads at the same time, and none waits for another's operations.
-/// Dropping a handle is visible to the other ranks, as on every transport; its communicator is kept
-/// until the end of the run.
+/// Data goes directly from the buffers of one rank into those of another, if the MPI library does
+/// so. Different threads can use different handles at the same time. No handle waits for the
+/// operations of another one. A rank that drops its handle leaves the group of the handle. The
+/// communicator lives until the end of the run.
 pub struct Mpi {
     rank: usize,
     size: usize,
     step: u64,
-    /// This handle's number in the service.
+    /// The number of this handle in the service.
     handle: usize,
     turns: Arc<Turns<Service>>,
     claim: Claim,
-    /// The first error, which every later call repeats.
+    /// The first error, which every later call returns.
     poison: Option<CollectiveError>,
 }
 
@@ -52,8 +52,8 @@ impl fmt::Debug for Mpi {
     }
 }
 
-/// Ends the process if it is dropped by a panic: the caller's memory, which MPI may still write,
-/// must not be freed by unwinding.
+/// Aborts the process if a panic drops it. MPI may still write the memory of the caller, which
+/// unwinding would free.
 struct NoUnwinding;
 
 impl Drop for NoUnwinding {
@@ -65,7 +65,7 @@ impl Drop for NoUnwinding {
 }
 
 impl Mpi {
-    /// Takes a turn at calling MPI; `None` when MPI has ended. If a thread is stuck in MPI, this
+    /// Takes a turn. Returns `None` if MPI has ended. If another thread is stuck in its turn, this
     /// process ends, and the launcher ends the others.
     fn turn<R>(&self, turn: impl FnOnce(&mut Service) -> R) -> Option<R> {
         match self.turns.take(turn) {
@@ -76,7 +76,7 @@ impl Mpi {
         }
     }
 
-    /// Calls MPI until one operation is over; `None` when MPI has ended.
+    /// Calls MPI until one operation is over. Returns `None` if MPI has ended.
     fn operate(
         &self,
         work: Work,
@@ -95,7 +95,8 @@ impl Mpi {
                 Turn::Aborting => wait_for_the_end(),
                 Turn::Waiting(_) if !waits => {
                     waits = true;
-                    // Whether this was the last that could move is seen at the next heartbeat.
+                    // If this thread was the last that could proceed, the next heartbeat reports
+                    // it.
                     let _ = self.claim.world().end();
                 }
                 Turn::Waiting(true) => pace.restart(),
@@ -105,8 +106,8 @@ impl Mpi {
             turn = self
                 .turn(|service| {
                     let turn = service.advance(self.handle);
-                    // Within the turn: the communication thread must not see the answer taken and
-                    // this thread still waiting.
+                    // Within the turn, so that the communication thread never sees that the answer
+                    // has been taken while this thread does not count.
                     if waits && matches!(turn, Turn::Answer(_)) {
                         self.claim.world().begin(1);
                     }
@@ -116,13 +117,13 @@ impl Mpi {
         }
     }
 
-    /// Runs one operation without messages to single peers; see [`call_with`](Self::call_with).
+    /// Runs one operation other than an exchange, see [`call_with`](Self::call_with).
     fn call(&mut self, problem: Option<String>, call: Call, data: Lent, result: Lent) -> Answer {
         self.call_with(problem, call, (data, result), &[], &mut [])
     }
 
-    /// Runs one operation, unless an earlier one failed or there is a `problem` with its arguments,
-    /// and remembers its error. All memory stays borrowed by the caller until it returns.
+    /// Runs one operation and remembers its error. An earlier error, or a `problem` with the
+    /// arguments, is returned instead. The caller keeps the borrow of all memory.
     fn call_with(
         &mut self,
         problem: Option<String>,
@@ -132,7 +133,7 @@ impl Mpi {
         incoming: &mut [Incoming<'_>],
     ) -> Answer {
         if let Some(problem) = problem.filter(|_| self.poison.is_none()) {
-            // The others learn that this rank has left.
+            // The other ranks get `PeerFailed`.
             self.turn(|service| service.close(self.handle));
             self.poison = Some(CollectiveError::InvalidArgument(problem));
         }
@@ -233,13 +234,13 @@ impl Drop for Mpi {
     }
 }
 
-/// The error of operations after the end of MPI.
+/// The error of operations after MPI has ended.
 fn ended(step: u64) -> CollectiveError {
     CollectiveError::Transport { step, call: "MPI", reason: "the run has ended".to_owned() }
 }
 
-/// Never returns: the communication thread is about to end this process, and the caller's memory
-/// must stay as it is.
+/// Never returns. The communication thread is about to end this process, and the memory of the
+/// caller must stay alive.
 fn wait_for_the_end() -> ! {
     loop {
         thread::park();

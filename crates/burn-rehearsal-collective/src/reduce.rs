@@ -1,35 +1,35 @@
-//! Sums, and the split of work into even parts: alike on all transports, so that they give the same
-//! bits.
+//! Parts of the all-reduce that all transports share, so that sums have the same bits.
 
 use std::ops::Range;
 
-/// How [`Collective::all_reduce`](crate::Collective::all_reduce) combines the ranks' values.
+/// How [`Collective::all_reduce`](crate::Collective::all_reduce) combines the values of the ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReduceOp {
-    /// The sum over all ranks, added in rank order.
+    /// The sum over all ranks.
     Sum,
     /// The sum over all ranks divided by the world size.
     Mean,
 }
 
-/// Values that are summed at a time: the sums and one rank's summands stay in the first-level
-/// cache.
+/// The number of values summed at a time. The sums and the summands of one rank fit into the
+/// first-level cache.
 pub(crate) const BLOCK: usize = 2048;
 
 /// Divides every value by `size`.
 pub(crate) fn divide(values: &mut [f32], size: usize) {
     let divisor = size as f32;
     if size.is_power_of_two() {
-        // The inverse is exact, so the product has the bits of the quotient, in a fraction of the
-        // time.
+        // The inverse is exact, so the product has the same bits as the quotient. It is faster.
         values.iter_mut().for_each(|value| *value *= 1.0 / divisor);
     } else {
         values.iter_mut().for_each(|value| *value /= divisor);
     }
 }
 
-/// Part number `index` of `0..len` cut in `parts` consecutive parts: the first `len % parts` parts
-/// have one element more than the others. Empty if `index` is not below `parts`.
+/// Splits `0..len` into `parts` consecutive ranges and returns the one with number `index`.
+///
+/// The first `len % parts` ranges have one element more than the others. The range is empty if
+/// `index` is not below `parts`.
 ///
 /// ```
 /// use burn_rehearsal_collective::even_split;
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_cover_the_whole_once_and_differ_by_at_most_one_with_longer_ones_first() {
+    fn ranges_are_consecutive_and_longer_ones_come_first() {
         for len in 0..40 {
             for parts in 1..=12 {
                 let ranges: Vec<_> =

@@ -1,13 +1,14 @@
-//! A world of one rank. Nothing moves and no rank waits, but the argument checks are those of every
-//! other world, so that a program which runs alone does not fail for the first time on two ranks.
+//! A world of one rank.
+//!
+//! It checks arguments as larger worlds do. A program that runs on one rank does not fail on two
+//! ranks because of an invalid argument.
 
 use crate::arguments::{exchange_problem, gather_problem, root_problem};
 use crate::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp};
 
-/// A world of one rank: every operation is local.
+/// The handle of a world of one rank. Every operation is local.
 ///
-/// Lengths, roots and peers are checked as in a larger world, and a mistake poisons the handle as
-/// there.
+/// Lengths, roots and peers are checked as in larger worlds, and an error poisons the handle.
 ///
 /// ```
 /// use burn_rehearsal_collective::{Collective, ReduceOp, Solo};
@@ -20,17 +21,17 @@ use crate::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp};
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct Solo {
-    /// The first error, which every later call repeats.
+    /// The first error, which every later call returns.
     poison: Option<CollectiveError>,
 }
 
 impl Solo {
-    /// The only handle of a world of one rank.
+    /// Makes the handle of a new world of one rank.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Keeps the first problem for all later calls.
+    /// Remembers the first problem for all later calls.
     fn call(&mut self, problem: Option<String>) -> Result<(), CollectiveError> {
         if self.poison.is_none() {
             self.poison = problem.map(CollectiveError::InvalidArgument);
@@ -48,7 +49,7 @@ impl Collective for Solo {
         1
     }
 
-    /// Does nothing: none of the errors of a single rank carries a step.
+    /// Does nothing, since no error of a single rank has a step.
     fn set_step(&mut self, _step: u64) {}
 
     fn barrier(&mut self) -> Result<(), CollectiveError> {

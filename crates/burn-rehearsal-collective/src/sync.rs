@@ -1,5 +1,4 @@
-//! What threads share: the standard library's locks and counters, or loom's, with which a test goes
-//! through every order of the threads' turns.
+//! Locks and atomics: those of the standard library, or those of loom for model tests.
 
 #[cfg(all(test, loom))]
 pub(crate) use loom::sync::atomic::{AtomicU64, Ordering, fence};
@@ -13,12 +12,12 @@ pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 #[cfg(all(test, loom))]
 pub(crate) use loom::thread::ThreadId;
 
-/// This thread's number, which no other thread of the process ever has.
+/// The number of a thread. It is never used again in the process.
 #[cfg(not(all(test, loom)))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct ThreadId(u64);
 
-/// The calling thread. Cheaper than `std::thread::current().id()`, which counts a reference.
+/// The calling thread. Cheaper than `std::thread::current().id()`, which clones an `Arc`.
 #[cfg(not(all(test, loom)))]
 pub(crate) fn this_thread() -> ThreadId {
     static NEXT: AtomicU64 = AtomicU64::new(0);

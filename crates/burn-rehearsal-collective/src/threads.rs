@@ -4,29 +4,29 @@
 //!
 //! Every operation is one *rendezvous* at a [`Gate`], which all handles of a group share:
 //!
-//! 1. Under the lock, a rank writes on the board what it calls and where its memory is ([`board`]).
-//! 2. **Gate A** opens when all ranks have written. The last to arrive compares what they wrote; if
-//!    it does not fit together, the gate fails. Opening and failing are decided under the lock, so
-//!    for all ranks or for none.
-//! 3. Every rank takes the addresses it needs from the board and moves the data, without lock and
-//!    without a copy in between ([`copies`], with [`address`] the only unsafe code).
-//! 4. **Gate B** opens when all ranks have moved their data. Only then does any rank return, so a
-//!    buffer is borrowed for as long as another rank can touch it.
+//! 1. Under the lock, each rank writes its call and the address of its memory on the board
+//!    ([`board`]).
+//! 2. **Gate A** opens when all ranks have written. The last rank to arrive compares the calls. If
+//!    they do not match, the gate fails. This is decided under the lock, for all ranks at once.
+//! 3. Every rank reads the addresses that it needs from the board and moves the data, without the
+//!    lock and without an intermediate copy ([`copies`], with [`address`] the only unsafe code).
+//! 4. **Gate B** opens when all ranks have moved their data. No rank returns before that, so every
+//!    buffer is borrowed for as long as another rank can access it.
 //!
 //! # Why no rank hangs, and why no address outlives its buffer
 //!
-//! * Operations take `&mut self`, so a rank can leave (drop its handle) only outside an operation.
-//!   A rank that passed gate A is inside one, and so are all others: gate B cannot fail, and
-//!   nothing between the gates returns early. All sizes were compared before gate A opened; were
-//!   there a panic all the same, the unwinding rank would still wait at gate B.
-//! * A failure is final: once a rank has left, or the ranks disagreed, no gate A of the group opens
-//!   any more, and a rank that waits there or comes later gets the error. What it wrote on the
-//!   board is never looked at again, for the board is read only behind gate A.
-//! * A gate counts rounds, and a waiting rank first asks whether its own round has passed, then
-//!   whether there is a failure. So a rank that returns and leaves at once does not disturb those
-//!   who have not yet woken up from the same operation.
+//! * Operations take `&mut self`, so a rank can leave (drop its handle) only outside of an
+//!   operation. When a rank has passed gate A, all ranks are inside the operation: gate B cannot
+//!   fail, and nothing between the gates returns early. All sizes have been compared before gate A
+//!   opens. In case of a panic between the gates, the unwinding rank still waits at gate B.
+//! * A failure is final. After a rank has left, or the ranks have disagreed, gate A of the group
+//!   never opens again. Ranks that wait there or arrive later get the error. The board is read only
+//!   behind gate A, so their entries are never read.
+//! * A gate counts rounds. A waiting rank checks first whether its own round has passed, and then
+//!   whether there is a failure. A rank that returns and leaves at once does not disturb ranks that
+//!   have yet to wake up from the same operation.
 //! * Ranks may wait for each other at the gates A of different handles. The last thread that begins
-//!   to wait notices it, and all gates fail ([`deadlock`]).
+//!   to wait detects it and lets all gates fail ([`deadlock`]).
 
 mod address;
 mod board;
@@ -47,37 +47,44 @@ use crate::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp};
 
 pub use self::run::{RankFailure, run_on, run_threads};
 
-/// One rank's handle on a group of threads of this process.
+/// One rank's handle on a group of threads of this process. See [`run_threads`] for an example.
 ///
-/// Data goes directly from one rank's buffers into another's.
-/// [`all_reduce`](Collective::all_reduce) adds in rank order, `((x0 + x1) + x2) + …`, on exactly
-/// one rank for each value: the bits are the same on every rank and in every run. Once warm, no
-/// operation but [`duplicate`](Collective::duplicate) allocates. Waiting ranks sleep, so that there
-/// may be more ranks than cores.
+/// Data is copied directly from the buffers of one rank into those of another.
+/// [`all_reduce`](Collective::all_reduce) adds in rank order, `((x0 + x1) + x2) + …`, and exactly
+/// one rank adds each value: the bits are the same on every rank and in every run. After the first
+/// calls, no operation allocates memory, except [`duplicate`](Collective::duplicate). Waiting ranks
+/// sleep, so there can be more ranks than cores.
 ///
-/// Dropping a handle is visible to the others as the rank leaving; after the last operation this
-/// has no effect. See [`run_threads`] for an example.
+/// A rank that drops its handle leaves the group. After the last operation this has no effect.
 #[derive(Debug)]
 pub struct Threads {
     gate: Arc<Gate>,
-    /// All gates of this world.
+    /// All gates of the world.
     gates: Arc<Gates>,
     claim: Claim,
     rank: usize,
     step: u64,
-    /// The first error, which every later call repeats.
+    /// The first error, which every later call returns.
     poison: Option<CollectiveError>,
-    /// Addresses of the operation in progress; between operations only its capacity matters.
+    /// The addresses of the operation in progress. Kept for its capacity.
     addresses: Vec<Address>,
 }
 
 impl Threads {
-    /// The handles of a new group of `size` ranks, in rank order; each is meant for a thread of its
-    /// own.
+    /// Makes the handles of a new group of `size` ranks, in rank order, one for each thread.
+    ///
+    /// ```
+    /// use burn_rehearsal_collective::{Collective, Threads};
+    ///
+    /// let handles = Threads::group(3)?;
+    /// let ranks: Vec<_> = handles.iter().map(|handle| (handle.rank(), handle.size())).collect();
+    /// assert_eq!(ranks, [(0, 3), (1, 3), (2, 3)]);
+    /// # Ok::<(), burn_rehearsal_collective::CollectiveError>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`CollectiveError::InvalidArgument`] when `size` is 0.
+    /// [`CollectiveError::InvalidArgument`] if `size` is 0.
     pub fn group(size: usize) -> Result<Vec<Self>, CollectiveError> {
         if size == 0 {
             return Err(CollectiveError::InvalidArgument(
@@ -106,7 +113,7 @@ impl Threads {
         }
     }
 
-    /// Runs one operation unless an earlier one failed, and remembers its failure.
+    /// Runs one operation, unless an earlier one failed, and remembers its error.
     fn call<T>(
         &mut self,
         operation: impl FnOnce(Entrance<'_>, usize, &mut Vec<Address>) -> Result<T, Failure>,

@@ -1,5 +1,5 @@
-//! Once warm, the operations allocate nothing. A binary of its own, because it counts every
-//! allocation of the process.
+//! Warm operations allocate nothing. This is a separate binary because it replaces the global
+//! allocator.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(unsafe_code, reason = "an allocator can only be wrapped with unsafe code")]
 
@@ -19,14 +19,14 @@ struct Counting;
 // SAFETY: the system allocator does all the work.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // A thread that is ending counts no more.
+        // The counter of an ending thread no longer exists.
         let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract.
         unsafe { System.dealloc(pointer, layout) }
     }
 }

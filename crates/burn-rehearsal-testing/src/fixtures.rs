@@ -1,5 +1,4 @@
-//! Mini-batches whose rows prove that they are whole, buffers of them, and χ² tests of what is
-//! drawn.
+//! Mini-batches with verifiable rows, buffers of them, and χ² tests of draws.
 
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 use burn_rehearsal::random::{Purpose, Stream};
@@ -9,16 +8,16 @@ use statrs::distribution::{ChiSquared, ContinuousCDF};
 use std::io::Write;
 use std::sync::Once;
 
-/// Ids carry their class: the class of an id is its millions.
+/// The class of an id is `id / CLASS`.
 pub const CLASS: i64 = 1_000_000;
 
-/// The device of all tests: flex, or what `BURN_DEVICE` names if this was built with its feature.
+/// The device of all tests: flex, or Burn's default device if the variable `BURN_DEVICE` is set.
 #[must_use]
 pub fn device() -> Device {
     let device =
         if std::env::var_os("BURN_DEVICE").is_some() { Device::default() } else { Device::flex() };
     static SAID: Once = Once::new();
-    // Not `println!`, whose output the test harness would capture and show only if the test fails.
+    // The test harness captures the output of `println!` and shows it only if the test fails.
     SAID.call_once(|| {
         drop(writeln!(
             std::io::stdout(),
@@ -29,20 +28,20 @@ pub fn device() -> Device {
     device
 }
 
-/// The element type of images on `device`: bytes where it has them.
+/// The element type of images on `device`: u8 if supported, otherwise i32.
 #[must_use]
 pub fn byte_type(device: &Device) -> DType {
     if device.supports_dtype(DType::U8) { DType::U8 } else { DType::I32 }
 }
 
-/// The element type of labels on `device`: 64 bits where it has them.
+/// The element type of labels on `device`: i64 if supported, otherwise i32.
 #[must_use]
 pub fn label_type(device: &Device) -> DType {
     if device.supports_dtype(DType::I64) { DType::I64 } else { DType::I32 }
 }
 
-/// A mini-batch with every role, all fields of a row functions of its id: a torn or mixed row
-/// cannot pass for a whole one.
+/// A mini-batch with a field of every role. All fields of a row are functions of its id, so that a
+/// torn or mixed row is detected.
 #[derive(RehearsalBatch, Clone, Debug)]
 pub struct Mixed {
     /// `[rows, 1, 2, 2]`
@@ -70,7 +69,7 @@ fn feature_of(id: i64) -> [f32; 2] {
     [id as f32 * 0.5 - 3.0, (id % 1013) as f32]
 }
 
-/// One row of a [`Mixed`] on the host.
+/// A row of a [`Mixed`] on the host.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     /// The id.
@@ -86,7 +85,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// The row that [`batch`] makes of `id`.
+    /// The row that [`batch`] makes for `id`.
     #[must_use]
     pub fn of(id: i64) -> Self {
         Self {
@@ -98,7 +97,7 @@ impl Row {
         }
     }
 
-    /// Fails unless all fields of this row belong to its id.
+    /// Panics unless all fields of this row belong to its id.
     #[track_caller]
     pub fn assert_whole(&self) {
         assert_eq!(
@@ -109,8 +108,7 @@ impl Row {
     }
 }
 
-/// A mini-batch of the samples `ids` on [`device`], with u8 images and i64 labels if it has those
-/// types.
+/// A mini-batch of the samples `ids` on [`device`].
 #[must_use]
 pub fn batch(ids: &[i64]) -> Mixed {
     batch_on(ids, &device())
@@ -165,8 +163,8 @@ pub fn read(batch: &Mixed) -> Vec<Row> {
         .collect()
 }
 
-/// Fails unless `augmented` is the rows `incoming`, in order, followed by whole, distinct, flagged
-/// representatives; returns their ids.
+/// Asserts that `augmented` has the rows `incoming`, in order, followed by whole rows that are
+/// flagged as representatives. Returns the ids of the latter.
 #[track_caller]
 pub fn assert_augmented(incoming: &[i64], augmented: &Mixed) -> Vec<i64> {
     let rows = read(augmented);
@@ -175,7 +173,7 @@ pub fn assert_augmented(incoming: &[i64], augmented: &Mixed) -> Vec<i64> {
     assert_eq!(
         augmented.image.dtype(),
         byte_type(&augmented.image.device()),
-        "images must stay what they were"
+        "the element type of images changed"
     );
     let drawn = &rows[incoming.len()..];
     drawn.iter().for_each(Row::assert_whole);
@@ -183,7 +181,7 @@ pub fn assert_augmented(incoming: &[i64], augmented: &Mixed) -> Vec<i64> {
     drawn.iter().map(|row| row.id).collect()
 }
 
-/// A configuration with |B|, c and r.
+/// A configuration with capacity |B|, candidates c and representatives r.
 #[must_use]
 pub fn config(capacity: usize, candidates: usize, representatives: usize) -> RehearsalConfig {
     RehearsalConfig::new(Capacity::Samples(capacity))
@@ -193,9 +191,8 @@ pub fn config(capacity: usize, candidates: usize, representatives: usize) -> Reh
 
 /// This rank's buffer of [`Mixed`] rows.
 ///
-/// Unless the configuration says where shards live, every other rank keeps its own on the device,
-/// and so does a rank alone: whatever is tested on several ranks holds for both stores and for
-/// worlds in which they are mixed.
+/// If the configuration does not choose a store, every second rank stores its shard on the device,
+/// and so does a single rank. Tests on several ranks then cover both stores and mixed worlds.
 #[must_use]
 pub fn buffer(config: &RehearsalConfig, ranks: Box<dyn Collective>) -> RehearsalBuffer<Mixed> {
     let store = match config.store {
@@ -205,7 +202,7 @@ pub fn buffer(config: &RehearsalConfig, ranks: Box<dyn Collective>) -> Rehearsal
     RehearsalBuffer::new(&config.clone().with_store(store), ranks).unwrap()
 }
 
-/// Fresh ids for one step of one rank, `rows` of them, of random classes below `classes`.
+/// `rows` new ids for one step of one rank, of random classes below `classes`.
 #[must_use]
 pub fn fresh(seed: u64, rank: usize, step: usize, rows: usize, classes: u64) -> Vec<i64> {
     let mut rng = Stream::new(seed, Purpose::TaskStream, step as u64, rank as u32);
@@ -214,20 +211,21 @@ pub fn fresh(seed: u64, rank: usize, step: usize, rows: usize, classes: u64) -> 
         .collect()
 }
 
-/// The probability that a uniform sampler deviates at least as much as `counts`: how often each row
-/// was drawn in `trials` draws of `drawn` distinct rows each.
+/// The probability that a uniform sampler deviates at least as much as `counts`. These say how
+/// often each row was drawn in `trials` draws of `drawn` distinct rows each.
 ///
-/// Within one draw the rows are drawn without replacement, which makes the counts vary less: the
-/// statistic is scaled by (n−1)/(n−r) and is then asymptotically χ² with n−1 degrees of freedom.
+/// Rows are drawn without replacement within one draw, which reduces the variance of the counts.
+/// The statistic is scaled by (n−1)/(n−r), and is then asymptotically χ² with n−1 degrees of
+/// freedom.
 #[must_use]
 pub fn uniform_p(counts: &[u64], trials: u64, drawn: u64) -> f64 {
     let n = counts.len() as f64;
     assert_eq!(
         counts.iter().sum::<u64>(),
         trials * drawn,
-        "the counts are not those of {trials} draws of {drawn}"
+        "the counts do not add up to {trials} draws of {drawn} rows"
     );
-    assert!(counts.len() > drawn as usize, "with r = n there is nothing to test");
+    assert!(counts.len() > drawn as usize, "a draw of all rows has nothing to test");
     let expected = (trials * drawn) as f64 / n;
     assert!(expected >= 5.0, "too few draws for a χ² test");
     let statistic: f64 =
@@ -235,7 +233,7 @@ pub fn uniform_p(counts: &[u64], trials: u64, drawn: u64) -> f64 {
     p_value(statistic * (n - 1.0) / (n - drawn as f64), n - 1.0)
 }
 
-/// The upper tail of the χ² distribution.
+/// The upper tail probability of the χ² distribution.
 #[must_use]
 pub fn p_value(statistic: f64, freedom: f64) -> f64 {
     ChiSquared::new(freedom).unwrap().sf(statistic)

@@ -1,13 +1,14 @@
-//! Starting a program as several processes.
+//! Starts a program as several processes.
 
 use std::ffi::OsStr;
 use std::process::Command;
 
 /// The command that starts `program` as `ranks` processes on this machine. The launcher is
-/// `mpirun`, or the program that the variable `MPIRUN` names.
+/// `mpirun`, unless the environment variable `MPIRUN` names another one.
 ///
-/// Variables allow Open MPI to start more ranks than cores, to run as root, and to use shared
-/// memory without attaching to other processes, which containers forbid. Other MPIs ignore them.
+/// The command sets variables of Open MPI, which other MPIs ignore. They allow more ranks than
+/// cores, runs as root, and shared memory without attaching to other processes, which containers
+/// forbid.
 pub fn mpirun(ranks: usize, program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(std::env::var_os("MPIRUN").unwrap_or_else(|| "mpirun".into()));
     command.args(["-n", &ranks.to_string()]).arg(program);

@@ -1,11 +1,12 @@
-//! The harness of the workspace's tests. Not published.
+//! The test harness of the workspace. It is not published.
 //!
-//! * [`Simulated`] joins thread ranks by a network with seeded delays and typed faults.
+//! * [`Simulated`] connects thread ranks by a simulated network with seeded delays and faults.
 //! * [`mpirun`] starts a program as several processes.
 //! * [`watchdog`] and [`guarded`] turn a hang into a failed test run.
-//! * [`mod@reference`] has plain answers to compare the operations of a collective with.
-//! * With the feature `fixtures`: mini-batches whose rows prove that they are whole, worlds of
-//!   ranks, and χ² tests of uniform draws.
+//! * [`mod@reference`] has simple results to compare collective operations with.
+//! * [`seeded`] returns a generator of reproducible random numbers.
+//! * The feature `fixtures` adds mini-batches with verifiable rows, worlds of ranks, and χ² tests
+//!   of uniform draws.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[cfg(feature = "fixtures")]

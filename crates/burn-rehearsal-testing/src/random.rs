@@ -4,10 +4,10 @@ use burn_rehearsal_collective::checksum;
 use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
 
-/// The generator that belongs to `keys`: the same numbers in every run and on every machine.
+/// Returns the generator for `keys`. Its numbers are the same in every run and on every machine.
 ///
-/// A generator of the crate `rand`, and not `burn_rehearsal::random::Stream`: the tests of the
-/// collective also run in Miri and under loom, where Burn would have to be built for it.
+/// It does not use `burn_rehearsal::random::Stream`, because the tests of the collective, which
+/// also run in Miri, would then depend on Burn.
 #[must_use]
 pub fn seeded(keys: &[usize]) -> Xoshiro256PlusPlus {
     Xoshiro256PlusPlus::seed_from_u64(checksum(keys.iter().map(|key| *key as u64)))

@@ -1,4 +1,4 @@
-//! Plain answers to compare with, and data that every rank can compute for every other.
+//! Simple results to compare with, and data that every rank can compute for every other rank.
 
 use burn_rehearsal_collective::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp};
 
@@ -6,17 +6,16 @@ use rand::{Rng, RngExt};
 
 use crate::seeded;
 
-/// World sizes that tests go through.
+/// The world sizes of tests.
 pub const SIZES: [usize; 5] = [1, 2, 3, 4, 8];
 
-/// A number of repetitions, or the length of a buffer: less in Miri, which is a thousand times
-/// slower.
+/// Reduces a number of repetitions or a length in Miri, which is about a thousand times slower.
 #[must_use]
 pub const fn some(count: usize) -> usize {
     if cfg!(miri) { count.div_ceil(50) } else { count }
 }
 
-/// The bytes that belong to these keys.
+/// Random bytes for `keys`.
 #[must_use]
 pub fn bytes(keys: &[usize], len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
@@ -24,7 +23,8 @@ pub fn bytes(keys: &[usize], len: usize) -> Vec<u8> {
     bytes
 }
 
-/// Values from 1e-8 to 1e8 of both signs: another order of additions gives other bits.
+/// Random values for `keys`, with magnitudes up to 1e8 and both signs. The bits of their sum depend
+/// on the order of additions.
 #[must_use]
 pub fn values(keys: &[usize], len: usize) -> Vec<f32> {
     let mut random = seeded(keys);
@@ -39,7 +39,7 @@ pub fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
-/// One all-reduce of `values(key + [rank])`, checked against the sum in rank order.
+/// Runs an all-reduce of `values(&[key, rank])` and compares it with the sum in rank order.
 ///
 /// # Errors
 ///
@@ -66,7 +66,7 @@ pub fn check_all_reduce(
     Ok(())
 }
 
-/// One all-gather of `bytes(key + [rank])`, checked.
+/// Runs and checks an all-gather of `bytes(&[key, rank])`.
 ///
 /// # Errors
 ///
@@ -83,7 +83,7 @@ pub fn check_all_gather(
     Ok(())
 }
 
-/// One broadcast of `bytes(key + [root])`, checked.
+/// Runs and checks a broadcast of `bytes(&[key, root])`.
 ///
 /// # Errors
 ///
@@ -100,8 +100,8 @@ pub fn check_broadcast(
     Ok(())
 }
 
-/// One exchange in which `len(from, to)` is the number of bytes to send, if any, in an order of
-/// messages that differs between the ranks.
+/// Runs and checks an exchange. `len(from, to)` is the length of a message, or `None`. The order of
+/// the messages differs between the ranks.
 ///
 /// # Errors
 ///

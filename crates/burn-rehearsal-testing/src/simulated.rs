@@ -1,11 +1,11 @@
-//! Ranks that are threads of one process and send each other messages through a network with seeded
-//! faults: for tests of what runs on a [`Collective`].
+//! A simulated network with seeded delays and faults, for tests of code that runs on a
+//! [`Collective`]. The ranks are threads of one process.
 //!
-//! Unlike [`Threads`](burn_rehearsal_collective::Threads), whose ranks meet in every operation and
-//! fail together, these are as independent as processes: a rank sends its messages and goes on as
-//! soon as it has those that it needs, so one rank may be operations ahead of another, may fail in
-//! an operation that others have finished, and may be gone when some of its peers have got its
-//! message and others have not.
+//! The ranks of [`Threads`](burn_rehearsal_collective::Threads) meet in every operation and fail
+//! together. Simulated ranks are as independent as processes: a rank sends its messages and returns
+//! as soon as it has received those that it needs. One rank can be several operations ahead of
+//! another. It can fail in an operation that other ranks have finished, or leave when only some of
+//! its peers have received its message.
 
 mod network;
 mod plan;
@@ -28,20 +28,21 @@ use crate::seeded;
 
 pub use self::plan::{Disturbance, Fault, FaultKind};
 
-/// What the errors of this network name as their source.
+/// The source that errors of this network name.
 const NETWORK: &str = "the simulated network";
 
-/// One rank's handle on a network that disturbs its ranks, for tests.
+/// One rank's handle on a simulated network.
 ///
-/// Without a fault every operation gives the bits that it gives on
-/// [`Threads`](burn_rehearsal_collective::Threads), whatever the delays.
+/// Without a fault, every operation has the same results as on
+/// [`Threads`](burn_rehearsal_collective::Threads), regardless of delays.
 ///
 /// ```
 /// use burn_rehearsal_collective::Collective;
 /// use burn_rehearsal_testing::{Disturbance, Fault, FaultKind, run_simulated};
 ///
 /// let fault = Fault { rank: 1, handle: 0, operation: 2, kind: FaultKind::Die };
-/// let results = run_simulated(3, &Disturbance { seed: 7, fault: Some(fault), ..Disturbance::default() }, |mut ranks| {
+/// let disturbance = Disturbance { seed: 7, fault: Some(fault), ..Disturbance::default() };
+/// let results = run_simulated(3, &disturbance, |mut ranks| {
 ///     (0..5).try_for_each(|step| {
 ///         ranks.set_step(step);
 ///         ranks.barrier()
@@ -58,16 +59,16 @@ pub struct Simulated {
     rank: usize,
     step: u64,
     operation: u64,
-    /// The first error, which every later call repeats.
+    /// The first error, which every later call returns.
     poison: Option<CollectiveError>,
     /// Whether the fault has happened.
     faulty: bool,
-    /// What was last sent in an `all_gather`, by its length, where a fault needs it.
+    /// The last bytes sent in an `all_gather` of each length, if the fault needs them.
     last: HashMap<usize, Vec<u8>>,
 }
 
-/// Runs `f` on `size` ranks that are joined by a network with this disturbance. Threads and results
-/// are those of [`run_threads`](burn_rehearsal_collective::run_threads).
+/// Runs `f` on `size` ranks of a simulated network. Threads and results are as in
+/// [`run_threads`](burn_rehearsal_collective::run_threads).
 pub fn run_simulated<T, E, F>(
     size: usize,
     disturbance: &Disturbance,
@@ -78,17 +79,16 @@ where
     E: Send,
     F: Fn(Simulated) -> Result<T, E> + Sync,
 {
-    // A group of 0 ranks is the only one that cannot be made.
+    // `group` refuses only 0 ranks.
     run_on(Simulated::group(size, disturbance).unwrap_or_default(), f)
 }
 
 impl Simulated {
-    /// The handles of a new group of `size` ranks, in rank order; each is meant for a thread of its
-    /// own.
+    /// Makes the handles of a new group of `size` ranks, in rank order, one for each thread.
     ///
     /// # Errors
     ///
-    /// [`CollectiveError::InvalidArgument`] when `size` is 0.
+    /// [`CollectiveError::InvalidArgument`] if `size` is 0.
     pub fn group(size: usize, disturbance: &Disturbance) -> Result<Vec<Self>, CollectiveError> {
         if size == 0 {
             return Err(CollectiveError::InvalidArgument(
@@ -128,7 +128,7 @@ impl Simulated {
         (0..self.size).filter(move |peer| *peer != rank)
     }
 
-    /// Numbers that are this rank's in this operation alone; `purpose` separates several uses.
+    /// Random numbers for this rank and this operation. `purpose` separates several uses.
     fn random(&self, purpose: usize) -> Xoshiro256PlusPlus {
         seeded(&[
             self.plan.seed as usize,
@@ -139,8 +139,7 @@ impl Simulated {
         ])
     }
 
-    /// One operation: sends what there is, then waits for what comes; lengths are those of the
-    /// buffers.
+    /// Runs one operation: sends messages, then receives messages of the lengths of the buffers.
     fn operate(
         &mut self,
         call: Call,
@@ -160,7 +159,7 @@ impl Simulated {
         self.poison.insert(error).clone()
     }
 
-    /// An error for arguments that no rank could accept.
+    /// Returns the earlier error or the problem with the arguments, if any.
     fn check(&mut self, problem: Option<String>) -> Result<(), CollectiveError> {
         match (&self.poison, problem) {
             (Some(error), _) => Err(error.clone()),
@@ -169,7 +168,7 @@ impl Simulated {
         }
     }
 
-    /// The fault of this operation, if it is its turn.
+    /// Returns the fault if it happens in this operation.
     fn fault(&mut self, call: Call, sends: &[(usize, &[u8])]) -> Option<FaultKind> {
         let gathers = matches!(call, Call::AllGather { len } if len > 0) && !sends.is_empty();
         let fault = self.plan.fault.filter(|fault| {
@@ -200,7 +199,7 @@ impl Simulated {
         if ends {
             order.truncate(random.random_range(..=order.len()));
         }
-        // A wrong message is one peer's, or everybody's.
+        // Either one peer or all peers get a wrong message.
         let wrong = if random.random_bool(0.5) { 1 } else { order.len() };
         let now = Instant::now();
         for (index, &&(peer, bytes)) in order.iter().enumerate() {
@@ -220,11 +219,11 @@ impl Simulated {
         match fault {
             Some(FaultKind::Stall) => self.network.stop(self.rank),
             Some(FaultKind::Die) => self.network.die(self.rank),
-            // Not `panic!`: no message is needed, it is on purpose.
+            // `panic!` would print a message.
             Some(FaultKind::Panic) => resume_unwind(Box::new("this rank panics on purpose")),
             _ => return Ok(()),
         }
-        Err(self.transport("this rank ends here on purpose".to_owned()))
+        Err(self.transport("this rank stops on purpose".to_owned()))
     }
 
     fn spoil(
@@ -267,15 +266,15 @@ impl Simulated {
             let message = self.network.receive(self.channel, peer, self.rank).map_err(
                 |missing| match missing {
                     Missing::Left => CollectiveError::PeerFailed { rank: peer, step },
-                    Missing::Silent => self.transport(format!("no sign of life from rank {peer}")),
-                    Missing::Stopped => self.transport("this rank ends here on purpose".to_owned()),
+                    Missing::Silent => self.transport(format!("rank {peer} is silent")),
+                    Missing::Stopped => self.transport("this rank stops on purpose".to_owned()),
                 },
             )?;
             let mismatch = |reason: String| CollectiveError::Mismatch { step, reason };
             if (message.call, message.operation) != (call, self.operation) {
                 let (theirs, ours) = (message.operation, self.operation);
                 return Err(mismatch(format!(
-                    "{call} on rank {}, its operation {ours}; {} on rank {peer}, its operation {theirs}",
+                    "{call} on rank {} (operation {ours}); {} on rank {peer} (operation {theirs})",
                     self.rank, message.call
                 )));
             }
@@ -295,7 +294,7 @@ impl Simulated {
         CollectiveError::Transport { step: self.step, call: NETWORK, reason }
     }
 
-    /// Everybody's bytes at every peer.
+    /// Sends the same bytes to all peers and receives from all peers.
     fn all_to_all(
         &mut self,
         call: Call,

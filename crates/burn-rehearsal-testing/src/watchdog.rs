@@ -1,11 +1,11 @@
-//! Turns a hang into a failed test run: a hang must not look like a slow test.
+//! Turns a hang into a failed test run, so that it does not look like a slow test.
 
 use std::io::Write;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-/// How long a test may take before the run is aborted: far more than any test needs, even on a busy
-/// machine. Miri is slower by far, and so is a simulated GPU, which compiles every kernel first.
+/// The time after which a test counts as hanging. No test needs as much, even on a busy machine.
+/// Miri is much slower, and so is a simulated GPU, which compiles every kernel first.
 fn patience() -> Duration {
     Duration::from_secs(match std::env::var_os("BURN_DEVICE") {
         _ if cfg!(miri) => 3600,
@@ -14,11 +14,11 @@ fn patience() -> Duration {
     })
 }
 
-/// Aborts the process with a message if it is not dropped in time.
+/// Aborts the process with a message unless it is dropped in time.
 #[derive(Debug)]
-pub struct Watchdog(#[allow(dead_code, reason = "its drop is the signal")] Sender<()>);
+pub struct Watchdog(#[allow(dead_code, reason = "dropping it is the signal")] Sender<()>);
 
-/// Watches the current test until the returned guard is dropped.
+/// Watches the calling test until the returned guard is dropped.
 #[must_use]
 pub fn watchdog() -> Watchdog {
     let (alive, watch) = channel::<()>();
@@ -26,10 +26,10 @@ pub fn watchdog() -> Watchdog {
     std::thread::spawn(move || {
         let patience = patience();
         if watch.recv_timeout(patience) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-            // Not `eprintln!`, whose output the test harness would capture and never show.
+            // The test harness captures the output of `eprintln!` and would never show it.
             let _ = writeln!(
                 std::io::stderr(),
-                "\n*** `{name}` hangs: it has not ended within {patience:?}; ending the test run ***\n"
+                "\n*** `{name}` hangs: it has not ended within {patience:?}. Aborting. ***\n"
             );
             std::process::abort();
         }

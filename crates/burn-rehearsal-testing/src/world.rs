@@ -1,4 +1,4 @@
-//! Worlds of ranks: threads, and the processes of an MPI run that do the same.
+//! Worlds of ranks: threads, and the processes of an MPI run that repeat what the threads do.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -9,19 +9,19 @@ use burn_rehearsal_collective::{Collective, run_threads};
 use crate::watchdog;
 
 thread_local! {
-    /// This process's rank of an MPI run, if it is one, and how many worlds it took part in.
+    /// This process's rank of an MPI run, if any, and the number of worlds that it took part in.
     static PROCESS: RefCell<Option<(Box<dyn Collective>, usize)>> = const { RefCell::new(None) };
 }
 
-/// Runs `scenario` with every [`world`] of as many ranks as `process` has being one of processes,
-/// too; gives their number.
+/// Runs `scenario`. Processes repeat every [`world`] in it that has as many ranks as `process`.
+/// Returns the number of these worlds.
 pub fn on_processes(process: Box<dyn Collective>, scenario: impl FnOnce()) -> usize {
     PROCESS.set(Some((process, 0)));
     scenario();
     PROCESS.take().map_or(0, |(_, worlds)| worlds)
 }
 
-/// A handle of its own for one world of `size` processes, if that is what this is.
+/// Returns a new handle for a world of `size` ranks, if the MPI run has that size.
 fn process(size: usize) -> Option<Box<dyn Collective>> {
     PROCESS.with_borrow_mut(|process| {
         let (process, worlds) = process.as_mut().filter(|(process, _)| process.size() == size)?;
@@ -30,11 +30,11 @@ fn process(size: usize) -> Option<Box<dyn Collective>> {
     })
 }
 
-/// Runs `f` on `size` thread ranks, under a [`watchdog`], and gives the results in rank order. A
-/// rank's panic fails the test.
+/// Runs `f` on `size` thread ranks under a [`watchdog`], and returns the results in rank order. The
+/// panic of a rank fails the test.
 ///
-/// A process of an MPI run of `size` ranks (see [`on_processes`]) does the same as its rank of that
-/// run, which must give what the thread gave.
+/// In an MPI run of `size` ranks (see [`on_processes`]), each process also runs `f` as its rank of
+/// that run, and must get the result of the thread.
 pub fn world<T: Send + PartialEq + Debug>(
     size: usize,
     f: impl Fn(Box<dyn Collective>) -> T + Sync,
@@ -49,7 +49,7 @@ pub fn world<T: Send + PartialEq + Debug>(
         assert_eq!(
             f(process),
             results[rank],
-            "rank {rank} of {size}: left the process, right the thread"
+            "rank {rank} of {size}: result of the process (left) and of the thread (right)"
         );
     }
     results

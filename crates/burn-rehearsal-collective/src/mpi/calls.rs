@@ -1,8 +1,8 @@
-//! The calls of MPI that are used, with return codes instead of aborts. With
-//! [`requests`](super::requests), all `ffi` of the crate.
+//! Wrappers of MPI functions that return errors. This module and [`requests`](super::requests)
+//! contain all `ffi` calls of the crate.
 //!
-//! MPI is initialised with `MPI_THREAD_SERIALIZED`: every thread may call it, but no two at a time.
-//! See [`turns`](super::turns).
+//! MPI is initialized with `MPI_THREAD_SERIALIZED`: every thread may call it, but only one at a
+//! time. See [`turns`](super::turns).
 #![allow(unsafe_code, reason = "MPI is a C library")]
 
 use std::ffi::{c_char, c_int, c_void};
@@ -11,18 +11,18 @@ use ::mpi::environment::Universe;
 use ::mpi::ffi;
 use ::mpi::{Threading, initialize_with_threading};
 
-/// What a call of MPI says when it fails.
+/// An error of an MPI function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Fault {
-    /// The function.
+    /// The name of the function.
     pub(super) call: &'static str,
-    /// What the library says.
+    /// The error message of the library.
     pub(super) reason: String,
-    /// Whether a message was not as long as its receiver expected.
+    /// Whether a message does not have the length that its receiver expects.
     pub(super) size: bool,
 }
 
-/// Turns a return code into a result.
+/// Converts a return code into a result.
 pub(super) fn check(call: &'static str, code: c_int) -> Result<(), Fault> {
     if code == 0 {
         Ok(())
@@ -33,7 +33,7 @@ pub(super) fn check(call: &'static str, code: c_int) -> Result<(), Fault> {
 
 fn class(code: c_int) -> c_int {
     let mut class = 0;
-    // SAFETY: `class` is writable; any code is allowed.
+    // SAFETY: `class` is writable, and any code is allowed.
     unsafe { ffi::MPI_Error_class(code, &mut class) };
     class
 }
@@ -42,7 +42,7 @@ fn text(code: c_int) -> String {
     // MPI_MAX_ERROR_STRING is 256 in Open MPI and 1024 in MPICH.
     let mut buffer = [0_u8; 4096];
     let mut len = 0;
-    // SAFETY: the buffer is larger than any library's longest message.
+    // SAFETY: the buffer is larger than the longest message of any library.
     let done =
         unsafe { ffi::MPI_Error_string(code, buffer.as_mut_ptr().cast::<c_char>(), &mut len) };
     let len = usize::try_from(len).unwrap_or(0).min(buffer.len());
@@ -53,12 +53,12 @@ fn text(code: c_int) -> String {
     }
 }
 
-/// A running MPI. Dropping it ends MPI on all ranks together; after a failure,
+/// A running MPI. Dropping it ends MPI on all ranks together. After a failure, call
 /// [`abort`](Self::abort) instead.
 pub(super) struct Library(Universe);
 
 impl Library {
-    /// Starts MPI on this thread, which must also end it.
+    /// Starts MPI. The same thread must end it.
     pub(super) fn start() -> Result<Self, Fault> {
         let fault = |reason: &str| Fault {
             call: "MPI_Init_thread",
@@ -66,21 +66,22 @@ impl Library {
             size: false,
         };
         let (universe, provided) = initialize_with_threading(Threading::Serialized)
-            .ok_or_else(|| fault("MPI has been started in this process before"))?;
+            .ok_or_else(|| fault("MPI has already been started in this process"))?;
         let library = Self(universe);
         if provided < Threading::Serialized {
             return Err(fault(
-                "the MPI library does not support calls of several threads, one at a time (MPI_THREAD_SERIALIZED)",
+                "the MPI library does not support calls from several threads, one at a time \
+                 (MPI_THREAD_SERIALIZED)",
             ));
         }
         Comm::world().return_errors()?;
         Ok(library)
     }
 
-    /// Ends all ranks with exit code 1. MPI is not finalised, for that would wait for ranks that
+    /// Ends all ranks with exit code 1. MPI is not finalized, since that would wait for ranks that
     /// are gone.
     pub(super) fn abort(self) {
-        // SAFETY: MPI is running; the call ends this process.
+        // SAFETY: MPI is running. The call ends this process.
         unsafe { ffi::MPI_Abort(Comm::world().0, 1) };
         std::mem::forget(self.0);
     }
@@ -91,19 +92,19 @@ impl Library {
 pub(super) struct Comm(pub(super) ffi::MPI_Comm);
 
 impl Comm {
-    /// All ranks. MPI is running.
+    /// The communicator of all ranks. MPI is running.
     pub(super) fn world() -> Self {
         // SAFETY: a constant of the library.
         Self(unsafe { ffi::RSMPI_COMM_WORLD })
     }
 
-    /// Where [`duplicate`](super::requests) writes.
+    /// The null communicator, which [`duplicate`](super::requests) overwrites.
     pub(super) fn none() -> Self {
         // SAFETY: a constant of the library.
         Self(unsafe { ffi::RSMPI_COMM_NULL })
     }
 
-    /// Errors of this communicator are return codes from now on.
+    /// Makes functions on this communicator return errors instead of aborting.
     pub(super) fn return_errors(self) -> Result<(), Fault> {
         // SAFETY: a living communicator and a constant.
         check("MPI_Comm_set_errhandler", unsafe {
@@ -111,17 +112,16 @@ impl Comm {
         })
     }
 
-    /// A communicator of the same ranks, made while all of them wait here: for the start of the run
-    /// only.
+    /// Duplicates the communicator and waits for all ranks, at the start of the run only.
     pub(super) fn duplicate_now(self) -> Result<Self, Fault> {
         let mut new = Self::none();
-        // SAFETY: a living communicator, and room for another.
+        // SAFETY: a living communicator, and a writable one.
         check("MPI_Comm_dup", unsafe { ffi::MPI_Comm_dup(self.0, &mut new.0) })?;
         new.return_errors()?;
         Ok(new)
     }
 
-    /// This rank and the number of ranks.
+    /// Returns this rank and the number of ranks.
     pub(super) fn rank_and_size(self) -> Result<(usize, usize), Fault> {
         let (mut rank, mut size) = (0, 0);
         // SAFETY: a living communicator and two writable integers.
@@ -132,18 +132,18 @@ impl Comm {
     }
 }
 
-/// The type of all messages.
+/// The data type of all messages.
 pub(super) fn byte() -> ffi::MPI_Datatype {
     // SAFETY: a constant of the library.
     unsafe { ffi::RSMPI_UINT8_T }
 }
 
-/// A message's length or a rank as MPI takes it; lengths are cut to less than 2 GiB before.
+/// Converts a message length or a rank for MPI. Messages are shorter than 2 GiB.
 pub(super) fn int(value: usize) -> c_int {
     c_int::try_from(value).unwrap_or(c_int::MAX)
 }
 
-/// A pointer as MPI takes it.
+/// Converts a pointer for MPI.
 pub(super) fn void(start: *mut u8) -> *mut c_void {
     start.cast()
 }

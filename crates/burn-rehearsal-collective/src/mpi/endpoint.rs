@@ -1,5 +1,5 @@
-//! One handle as MPI sees it: its communicator and the operation in progress.
-#![allow(unsafe_code, reason = "lent buffers are given to MPI")]
+//! The MPI side of one handle: its communicator and the operation in progress.
+#![allow(unsafe_code, reason = "MPI accesses lent buffers")]
 
 use std::ffi::c_int;
 use std::time::{Duration, Instant};
@@ -13,33 +13,33 @@ use crate::call::Call;
 use crate::reduce::divide;
 use crate::{CollectiveError, Incoming, MpiOptions, Outgoing, ReduceOp, Reduction};
 
-/// After a failure, MPI has so long to let go of the caller's memory.
+/// The time that MPI has to release the memory of the caller after a failure.
 const LET_GO: Duration = Duration::from_secs(1);
 
 /// An operation in progress.
 pub(super) struct Active {
     pub(super) work: Work,
     pub(super) since: Instant,
-    /// When the ranks that are waited for were last notified.
+    /// When the pending ranks were last notified.
     pub(super) notified: Instant,
-    /// How often a rank that is waited for has answered that it has finished this operation.
+    /// How often pending ranks have answered that they have finished this operation.
     pub(super) done_elsewhere: u32,
 }
 
 impl Active {
-    /// The error if the ranks disagree.
+    /// The error for ranks that disagree.
     pub(super) fn mismatch(&self, reason: String) -> CollectiveError {
         CollectiveError::Mismatch { step: self.work.step, reason }
     }
 }
 
-/// One handle.
+/// The MPI side of one handle.
 pub(super) struct Endpoint {
     rank: usize,
     size: usize,
-    /// The same on all ranks, different from that of every other handle.
+    /// Identifies the handle on all ranks.
     pub(super) group: u64,
-    /// What it is for, if its rank has said so.
+    /// The purpose of the handle, if set.
     pub(super) purpose: Option<&'static str>,
     children: u64,
     /// The number of the next operation.
@@ -49,18 +49,18 @@ pub(super) struct Endpoint {
     messages: Requests,
     reduce: Reduce,
     reduction: Reduction,
-    /// What the library's own all-reduce reads.
+    /// The input of `MPI_Iallreduce`.
     copy: Vec<f32>,
-    /// Where a duplication writes; boxed, so that it stays in its place.
+    /// The result of a duplication. Boxed, so that its address is stable.
     child: Box<Comm>,
     pub(super) active: Option<Active>,
-    /// Whether it is a broadcast whose data must be passed on as soon as they are here.
+    /// Whether it is a broadcast whose data is passed on after its arrival.
     passes_on: bool,
-    /// Why the operation in progress could not even begin.
+    /// The error with which the operation in progress began.
     pub(super) fault: Option<Fault>,
-    /// For each rank, the number of the first operation in which it takes no part.
+    /// For each rank, the number of the first operation in which it does not take part.
     pub(super) left: Vec<u64>,
-    /// Whether the handle is gone, or has failed: the others have been notified.
+    /// Whether the handle has been dropped or has failed, and the other ranks have been notified.
     pub(super) closed: bool,
 }
 
@@ -93,7 +93,7 @@ impl Endpoint {
         }
     }
 
-    /// The communicator and the group of a handle made by the duplication that has just finished.
+    /// The communicator and the group of the handle that a finished duplication has made.
     pub(super) fn take_child(&mut self) -> Result<(Comm, u64), Fault> {
         self.children += 1;
         let comm = std::mem::replace(&mut *self.child, Comm::none());
@@ -101,7 +101,7 @@ impl Endpoint {
         Ok((comm, child_group(self.group, self.children)))
     }
 
-    /// Begins an operation; the messages are those of an exchange.
+    /// Begins an operation. `outgoing` and `incoming` are the messages of an exchange.
     pub(super) fn start(
         &mut self,
         work: Work,
@@ -111,14 +111,14 @@ impl Endpoint {
         let now = Instant::now();
         let Work { call, data, result, .. } = work;
         self.passes_on = matches!(call, Call::Broadcast { root, .. } if root != self.rank);
-        // Also after a failure, so that what has been posted is given up in an orderly way.
+        // Set even if posting fails, so that requests which have been posted are abandoned.
         self.active = Some(Active { work, since: now, notified: now, done_elsewhere: 0 });
         self.next += 1;
         let channel = self.channel(call);
         let Channel { rank, size, tag } = channel;
         match call {
             Call::Barrier => others(rank, size).try_for_each(|peer| {
-                // SAFETY: no memory is involved.
+                // SAFETY: the messages are empty.
                 unsafe {
                     self.messages.post_piece(Receive, tag, peer, Lent::NOTHING)?;
                     self.messages.post_piece(Send, tag, peer, Lent::NOTHING)
@@ -130,7 +130,7 @@ impl Endpoint {
             }
             Call::Broadcast { root, .. } => self.pass_on(channel, root, data),
             Call::AllGather { len } => others(rank, size).try_for_each(|peer| {
-                // SAFETY: lent; each peer's part of the result is another.
+                // SAFETY: lent. The parts of the result are disjoint.
                 unsafe {
                     self.messages.post(Receive, tag, peer, result.part(peer * len, len))?;
                     self.messages.post(Send, tag, peer, data)
@@ -143,7 +143,7 @@ impl Endpoint {
             Call::AllReduce { .. } => self.start_library_sum(data),
             Call::Exchange => {
                 for Incoming { peer, bytes } in incoming {
-                    // SAFETY: lent, every buffer on its own.
+                    // SAFETY: lent. The buffers are disjoint.
                     unsafe { self.messages.post(Receive, tag, *peer, Lent::write(bytes))? };
                 }
                 for Outgoing { peer, bytes } in outgoing {
@@ -152,13 +152,13 @@ impl Endpoint {
                 }
                 Ok(())
             }
-            // SAFETY: boxed, and an endpoint with an unfinished duplication is never dropped before
-            // the process ends.
+            // SAFETY: boxed. An endpoint with an unfinished duplication lives until the process
+            // ends.
             Call::Duplicate => unsafe { self.messages.duplicate(&mut self.child) },
         }
     }
 
-    /// Advances the operation in progress, if there is one.
+    /// Advances the operation in progress, if any.
     pub(super) fn advance(&mut self) -> Result<Progress, Fault> {
         if let Some(fault) = self.fault.take() {
             return Err(fault);
@@ -179,7 +179,7 @@ impl Endpoint {
                 return Ok(if self.messages.test()? { Progress::Over } else { Progress::Moved });
             }
             Call::AllReduce { op: ReduceOp::Mean, len } => {
-                // SAFETY: a lent `&mut [f32]` of `len` values that MPI has finished with.
+                // SAFETY: a lent `&mut [f32]` of `len` values, which MPI does not access any more.
                 divide(
                     unsafe { std::slice::from_raw_parts_mut(data.start().cast::<f32>(), len) },
                     self.size,
@@ -190,14 +190,14 @@ impl Endpoint {
         Ok(Progress::Over)
     }
 
-    /// Sends a broadcast's data to this rank's children in the binomial tree.
+    /// Sends the data of a broadcast to the children of this rank in the binomial tree.
     fn pass_on(
         &mut self,
         Channel { rank, size, tag }: Channel,
         root: usize,
         data: Lent,
     ) -> Result<(), Fault> {
-        // SAFETY: lent; the data are not written any more.
+        // SAFETY: lent. The data is not written any more.
         children(rank, root, size)
             .try_for_each(|peer| unsafe { self.messages.post(Send, tag, peer, data) })
     }
@@ -209,7 +209,7 @@ impl Endpoint {
         };
         self.copy.clear();
         self.copy.extend_from_slice(values);
-        // SAFETY: lent, and a copy that is touched only by the next operation.
+        // SAFETY: lent, and a copy that only the next operation accesses.
         unsafe { self.messages.all_reduce(Lent::values(&mut self.copy), data) }
     }
 
@@ -218,12 +218,12 @@ impl Endpoint {
         Channel { rank: self.rank, size: self.size, tag: tag(call, self.next - 1) }
     }
 
-    /// The ranks that the operation in progress may wait for, in order.
+    /// The pending ranks, for which the operation in progress may wait, in order.
     pub(super) fn pending_ranks(&self) -> Vec<usize> {
         let mut pending = Vec::new();
         let mut each = |peer| match peer {
             Some(peer) => pending.push(peer),
-            // What involves all ranks waits for any of them.
+            // A request that involves all ranks may wait for any of them.
             None => pending.extend(others(self.rank, self.size)),
         };
         self.messages.pending(&mut each);
@@ -233,16 +233,17 @@ impl Endpoint {
         pending
     }
 
-    /// Gives up the operation in progress; false if MPI still holds the caller's memory.
+    /// Abandons the operation in progress. Returns false if MPI keeps the memory of the caller.
     pub(super) fn abandon(&mut self) -> bool {
         let messages = self.messages.abandon(LET_GO);
         self.reduce.requests_mut().all(|requests| requests.abandon(LET_GO)) && messages
     }
 }
 
-/// The first of the 256 tags of an operation. Different calls have different tags, so that they
-/// never receive each other's data; neither do operations that follow each other. All tags fit into
-/// the 15 bits that every MPI has.
+/// The first of the 256 tags of an operation.
+///
+/// Different calls and successive operations have different tags, so that they never receive each
+/// other's data. All tags fit into the 15 bits that every MPI has.
 fn tag(call: Call, operation: u64) -> c_int {
     let kind = match call {
         Call::Barrier | Call::Duplicate => 0,
@@ -255,14 +256,14 @@ fn tag(call: Call, operation: u64) -> c_int {
     kind << 12 | ((operation % 16) as c_int) << 8
 }
 
-/// From whom a rank other than the root gets a broadcast: its number relative to the root, without
-/// the lowest bit.
+/// The rank that sends a broadcast to `rank`, which is not the root. Its number relative to the
+/// root is that of `rank` without the lowest set bit.
 fn parent(rank: usize, root: usize, size: usize) -> usize {
     let relative = (rank + size - root) % size;
     ((relative & (relative.wrapping_sub(1))) + root) % size
 }
 
-/// To whom a rank passes a broadcast on, those with the most descendants first.
+/// The ranks to which `rank` passes a broadcast on, those with the most descendants first.
 fn children(rank: usize, root: usize, size: usize) -> impl Iterator<Item = usize> {
     let relative = (rank + size - root) % size;
     let bits =
@@ -274,7 +275,8 @@ fn children(rank: usize, root: usize, size: usize) -> impl Iterator<Item = usize
         .map(move |child| (child + root) % size)
 }
 
-/// The same on all ranks, for they duplicate a handle equally often (SplitMix64's finaliser).
+/// The group of a duplicate, which is the same on all ranks because they duplicate a handle equally
+/// often. It is computed with the finalizer of SplitMix64.
 fn child_group(group: u64, child: u64) -> u64 {
     let mut z = group ^ child.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -287,7 +289,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_rank_but_the_root_has_one_parent_in_the_tree() {
+    fn every_rank_except_the_root_has_one_parent() {
         for size in 1..=17 {
             for root in 0..size {
                 let mut parents = vec![None; size];

@@ -1,29 +1,28 @@
-//! Short messages between ranks, apart from all data: who is alive, who waits in which operation,
-//! who has left.
+//! Notices: short messages between ranks that carry no data of operations.
 
 use crate::call::Call;
 use crate::{ReduceOp, words_of};
 
-/// The bytes of a notice on the way.
+/// The length of an encoded notice in bytes.
 pub(super) const BYTES: usize = 8 * WORDS;
 const WORDS: usize = 8;
 
-/// A handle of a rank in which nothing can move.
+/// A handle of a rank that cannot proceed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Handle {
     pub(super) group: u64,
-    /// The number of its next operation.
+    /// The number of the next operation.
     pub(super) next: u64,
-    /// The operation before it, if the rank waits there.
+    /// The operation before that, if the rank waits in it.
     pub(super) call: Option<Call>,
-    /// A rank that has not begun that operation.
+    /// A rank that has not begun the latter.
     pub(super) blocker: Option<usize>,
 }
 
-/// What a rank says of a handle when nothing in it can move.
+/// The state of one handle of a rank that cannot proceed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Standstill {
-    /// Which standstill of that rank it is.
+    /// The number of the rank's standstill.
     pub(super) number: u64,
     pub(super) handle: Handle,
 }
@@ -31,23 +30,23 @@ pub(super) struct Standstill {
 /// A message from one rank to another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Notice {
-    /// The heartbeat: its number, the receiver's last one, and the sender's standstill (0: it can
-    /// move).
+    /// A heartbeat: its number, the number of the receiver's last one, and the number of the
+    /// sender's standstill (0 if the sender can proceed).
     Alive { beat: u64, echo: u64, standstill: u64 },
-    /// Before a heartbeat from a rank in which nothing can move: one of its handles.
+    /// One handle of a rank that cannot proceed. Precedes a heartbeat.
     Standstill(Standstill),
-    /// No rank can proceed, and the sender is about to return that error to its callers.
+    /// No rank can proceed. The sender is about to return this error to its callers.
     Deadlock,
-    /// The sender has been waiting for the receiver for a while, in operation number `operation` of
+    /// The sender has waited for the receiver for a while, in operation number `operation` of
     /// `group`.
     Waiting { group: u64, operation: u64, call: Call },
-    /// The answer, if the sender has finished that operation long ago.
+    /// The answer to `Waiting` from a rank that has finished the operation.
     Done { group: u64, operation: u64 },
-    /// The sender takes part in no operation of `group` from this number on.
+    /// The sender takes no part in `operation` of `group` and in later ones.
     Left { group: u64, operation: u64 },
-    /// The sender's function failed; it ends the run in a moment.
+    /// The function of the sender has failed, and the sender is about to end the run.
     Failed,
-    /// The sender's function has finished; this is its last notice.
+    /// The function of the sender has finished. This is its last notice.
     Goodbye,
 }
 
@@ -80,7 +79,7 @@ impl Notice {
         bytes
     }
 
-    /// `None` for what no rank of this version sends.
+    /// Returns `None` for bytes that no rank of this version sends.
     pub(super) fn decode(bytes: &[u8; BYTES]) -> Option<Self> {
         let mut received = words_of(bytes);
         let words: [u64; WORDS] = std::array::from_fn(|_| received.next().unwrap_or(0));
@@ -108,7 +107,7 @@ impl Notice {
     }
 }
 
-/// The code of no call.
+/// The code for the absence of a call.
 const NO_CALL: u64 = u64::MAX;
 
 fn encode_call(call: Call) -> (u64, u64, u64) {
@@ -142,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_notice_arrives_as_it_was_sent() {
+    fn notices_survive_encoding_and_decoding() {
         let calls = [
             Call::Barrier,
             Call::Broadcast { root: 3, len: 1 << 40 },

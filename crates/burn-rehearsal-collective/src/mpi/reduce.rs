@@ -1,9 +1,9 @@
-//! The all-reduce in a fixed order: the same additions as among threads, so the same bits.
+//! The all-reduce in a fixed order: the same additions as among threads, and so the same bits.
 //!
-//! The values are cut into buckets of 4 MiB. In each bucket, every rank sends every other its
-//! slice, adds up the parts of its own slice in rank order, and sends the sums to all. Each value
-//! crosses the network twice, whatever the number of ranks. A few buckets are under way at a time,
-//! so that one is summed while others travel.
+//! The values are split into buckets of 4 MiB, and each bucket into one slice per rank. Every rank
+//! sends the slices of the other ranks to them, adds the parts of its own slice in rank order, and
+//! sends the sums to all. Each value crosses the network twice, for any number of ranks. Several
+//! buckets are in progress at a time, so that one is summed while others are transferred.
 #![allow(unsafe_code, reason = "values of a lent buffer are read and written between messages")]
 
 use std::ffi::c_int;
@@ -14,28 +14,28 @@ use super::requests::Requests;
 use super::work::{Lent, Progress};
 use crate::reduce::{BLOCK, ReduceOp, divide, even_split};
 
-/// Values of a bucket (4 MiB).
+/// The number of values in a bucket (4 MiB).
 const BUCKET: usize = 1 << 20;
-/// Buckets under way at a time.
+/// The number of buckets in progress at a time.
 const LANES: usize = 4;
 const VALUE: usize = size_of::<f32>();
 
-/// What a lane is waiting for.
+/// What a lane waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// Everybody's part of this rank's slice.
+    /// The other ranks' parts of this rank's slice.
     Parts,
-    /// Everybody's sums.
+    /// The sums of the other ranks.
     Sums,
-    /// Nothing: it can take the next bucket.
+    /// Nothing. It can take the next bucket.
     Free,
 }
 
-/// A bucket under way.
+/// A bucket in progress.
 struct Lane {
     stage: Stage,
     requests: Requests,
-    /// The others' parts of this rank's slice, in rank order.
+    /// The other ranks' parts of this rank's slice, in rank order.
     parts: Vec<f32>,
     bucket: usize,
 }
@@ -49,12 +49,12 @@ pub(super) struct Reduce {
     next: usize,
 }
 
-/// What carries the messages of an operation.
+/// The ranks and the tags of an operation.
 #[derive(Clone, Copy)]
 pub(super) struct Channel {
     pub(super) rank: usize,
     pub(super) size: usize,
-    /// The operation's first tag; it has 256.
+    /// The first of the 256 tags of the operation.
     pub(super) tag: c_int,
 }
 
@@ -66,7 +66,7 @@ impl Reduce {
         Self { lanes, data: Lent::NOTHING, op: ReduceOp::Sum, next: 0 }
     }
 
-    /// Begins with the values `data`, which no lane uses any more.
+    /// Begins an all-reduce of `data`. No lane is in use.
     pub(super) fn start(&mut self, data: Lent, op: ReduceOp) {
         (self.data, self.op, self.next) = (data, op, 0);
     }
@@ -118,7 +118,7 @@ impl Lane {
         bucket.part(slice.start * VALUE, slice.len() * VALUE)
     }
 
-    /// Buckets that are under way together have different tags.
+    /// The first tag of the bucket. Buckets in progress have different tags.
     fn tag(&self, channel: Channel) -> c_int {
         channel.tag + 2 * (self.bucket % 128) as c_int
     }
@@ -132,36 +132,36 @@ impl Lane {
         self.stage = Stage::Parts;
         for peer in others(rank, size) {
             let part = parts.part((peer - usize::from(peer > rank)) * own, own);
-            // SAFETY: `parts` is not touched until the requests are complete (`sum`); after a
+            // SAFETY: `parts` is not accessed until the requests are complete (`sum`). After a
             // failure the lane is abandoned or leaked.
             unsafe { self.requests.post(Receive, tag, peer, part)? };
         }
         for peer in others(rank, size) {
-            // SAFETY: a lent buffer; this slice is written only after these sends are complete
+            // SAFETY: a lent buffer. This slice is written only after the sends are complete
             // (`sum`).
             unsafe { self.requests.post(Send, tag, peer, self.slice(data, peer, size))? };
         }
         Ok(())
     }
 
-    /// Adds up this rank's slice and begins to gather the others'.
+    /// Adds the parts of this rank's slice and begins to exchange the sums.
     fn sum(&mut self, channel: Channel, data: Lent, op: ReduceOp) -> Result<(), Fault> {
         let Channel { rank, size, .. } = channel;
         let tag = self.tag(channel) + 1;
         let own = self.slice(data, rank, size);
-        // SAFETY: a lent `&mut [f32]`, so it is aligned, and slices are cut at values; no request
-        // uses this rank's own slice now.
+        // SAFETY: part of a lent `&mut [f32]` that begins at a value, so it is aligned. No request
+        // uses the slice of this rank now.
         let values =
             unsafe { std::slice::from_raw_parts_mut(own.start().cast::<f32>(), own.len() / VALUE) };
         sum_in_rank_order(values, &self.parts, rank, size, op);
         self.stage = Stage::Sums;
         for peer in others(rank, size) {
-            // SAFETY: a lent buffer; the slices of different ranks are disjoint, and this lane's
-            // sends from it are complete.
+            // SAFETY: a lent buffer. The slices of different ranks are disjoint, and the sends from
+            // this slice are complete.
             unsafe { self.requests.post(Receive, tag, peer, self.slice(data, peer, size))? };
         }
         for peer in others(rank, size) {
-            // SAFETY: a lent buffer; this rank's own slice is not written until the operation is
+            // SAFETY: a lent buffer. The slice of this rank is not written until the operation is
             // over.
             unsafe { self.requests.post(Send, tag, peer, own)? };
         }
@@ -169,14 +169,14 @@ impl Lane {
     }
 }
 
-/// All ranks but `rank`, the next one first, so that not all of them send to the same rank at the
-/// same time.
+/// All ranks except `rank`, beginning with the next one, so that not all ranks send to the same
+/// rank at the same time.
 pub(super) fn others(rank: usize, size: usize) -> impl Iterator<Item = usize> {
     (1..size).map(move |distance| (rank + distance) % size)
 }
 
-/// Replaces `own`, the values of `rank`, by `((x0 + x1) + x2) + …`, where `parts` holds those of
-/// all other ranks in rank order.
+/// Replaces `own`, the values of `rank`, by `((x0 + x1) + x2) + …`. `parts` has the values of all
+/// other ranks in rank order.
 fn sum_in_rank_order(own: &mut [f32], parts: &[f32], rank: usize, size: usize, op: ReduceOp) {
     let len = own.len();
     let mut sums = [0.0; BLOCK];
@@ -209,8 +209,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_rank_adds_in_rank_order_wherever_its_own_values_stand() {
-        // The 1 is lost in 1e8 + 1; any order that joins 1e8 and -1e8 first gives 1.
+    fn every_rank_adds_in_rank_order() {
+        // The 1 is lost in 1e8 + 1. Any order that adds 1e8 and -1e8 first gives 1.
         let inputs = [1e8_f32, 1.0, -1e8];
         for rank in 0..3 {
             let mut own = vec![inputs[rank]; BLOCK + 3];
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn every_rank_starts_with_its_successor() {
+    fn every_rank_begins_with_the_next_one() {
         assert_eq!(others(1, 4).collect::<Vec<_>>(), [2, 3, 0]);
         assert_eq!(others(0, 1).count(), 0);
     }

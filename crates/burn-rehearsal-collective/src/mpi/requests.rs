@@ -1,8 +1,8 @@
-//! Messages under way: posting them, asking whether they have arrived, and giving up on them. MPI
-//! never blocks here.
+//! Requests of MPI: posts messages, tests whether they are complete, and abandons them. No call
+//! blocks.
 //!
-//! Messages longer than the limit go in several pieces with the same tag; MPI keeps their order,
-//! and both sides cut alike.
+//! Messages longer than a limit are sent in pieces with the same tag. MPI keeps their order, and
+//! both sides split messages in the same way.
 #![allow(unsafe_code, reason = "MPI is a C library")]
 
 use std::ffi::c_int;
@@ -13,30 +13,29 @@ use ::mpi::ffi;
 use super::calls::{Comm, Fault, byte, check, int, void};
 use super::work::Lent;
 
-/// What one request is about.
+/// The message of a request.
 #[derive(Debug, Clone, Copy)]
 struct Message {
-    /// The other rank; `None` for what involves all ranks.
+    /// The other rank, or `None` if the request involves all ranks.
     peer: Option<usize>,
-    /// The bytes that must arrive; `None` for what is sent.
+    /// The number of bytes that must arrive, or `None` if the message is sent.
     expected: Option<usize>,
 }
 
-/// Which way a message goes.
+/// Whether a message is sent or received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Direction {
     Send,
     Receive,
 }
 
-/// A set of requests that are waited for together. Vectors keep their capacity from one operation
-/// to the next.
+/// A set of requests that are completed together. The vectors keep their capacity.
 pub(super) struct Requests {
     comm: Comm,
     requests: Vec<ffi::MPI_Request>,
     statuses: Vec<ffi::MPI_Status>,
     messages: Vec<Message>,
-    /// No message has more bytes.
+    /// The largest message in bytes.
     limit: usize,
 }
 
@@ -51,12 +50,12 @@ impl Requests {
         }
     }
 
-    /// Sends `bytes` to `peer`, or receives exactly that many from it; nothing if there are none.
+    /// Sends `bytes` to `peer` or receives `bytes` from it. Does nothing if `bytes` is empty.
     ///
     /// # Safety
     ///
-    /// The memory is alive until [`test`](Self::test) returns true or [`abandon`](Self::abandon)
-    /// does. Until then nothing writes it, and nothing reads what is being received.
+    /// The memory is alive until [`test`](Self::test) or [`abandon`](Self::abandon) returns true.
+    /// Until then, it is not written, and if it is received, it is not read either.
     pub(super) unsafe fn post(
         &mut self,
         direction: Direction,
@@ -75,7 +74,7 @@ impl Requests {
     ///
     /// # Safety
     ///
-    /// As for [`post`](Self::post); the memory is not longer than the limit.
+    /// As for [`post`](Self::post), and the memory is not longer than the limit.
     pub(super) unsafe fn post_piece(
         &mut self,
         direction: Direction,
@@ -85,8 +84,8 @@ impl Requests {
     ) -> Result<(), Fault> {
         let mut request = null();
         let (start, len, rank) = (void(piece.start()), int(piece.len()), int(peer));
-        // SAFETY: the caller's promise keeps the memory; the communicator is alive, and the request
-        // is writable.
+        // SAFETY: the caller keeps the memory, the communicator is alive, and the request is
+        // writable.
         let (call, code) = unsafe {
             let (comm, request) = (self.comm.0, &mut request);
             match direction {
@@ -104,20 +103,19 @@ impl Requests {
         Ok(())
     }
 
-    /// Sums `count` values of all ranks with the library's own algorithm, whose order of additions
-    /// is its own affair.
+    /// Adds the values of all ranks with `MPI_Iallreduce`, in an order that the library chooses.
     ///
     /// # Safety
     ///
-    /// As for [`post`](Self::post); both memories hold `count` values, and they are different.
+    /// As for [`post`](Self::post). Both memories have the same length, and are disjoint.
     pub(super) unsafe fn all_reduce(&mut self, send: Lent, receive: Lent) -> Result<(), Fault> {
         let step = (self.limit / size_of::<f32>()).max(1) * size_of::<f32>();
         for start in (0..send.len()).step_by(step) {
             let (send, receive) = (send.part(start, step), receive.part(start, step));
             let count = int(send.len() / size_of::<f32>());
             let mut request = null();
-            // SAFETY: the caller's promise keeps both memories, which hold `count` values; the rest
-            // are constants of the library.
+            // SAFETY: the caller keeps both memories, which have `count` values. The rest are
+            // constants of the library.
             let code = unsafe {
                 let (from, to) = (void(send.start()), void(receive.start()));
                 let (float, sum, comm) = (ffi::RSMPI_FLOAT, ffi::RSMPI_SUM, self.comm.0);
@@ -129,15 +127,15 @@ impl Requests {
         Ok(())
     }
 
-    /// Makes a communicator of the same ranks; `new` is valid once [`test`](Self::test) returns
+    /// Duplicates the communicator into `new`, which is valid when [`test`](Self::test) returns
     /// true.
     ///
     /// # Safety
     ///
-    /// `new` stays where it is until then, or for ever.
+    /// `new` keeps its address until then, or forever.
     pub(super) unsafe fn duplicate(&mut self, new: &mut Comm) -> Result<(), Fault> {
         let mut request = null();
-        // SAFETY: a living communicator; the caller keeps `new` in its place.
+        // SAFETY: a living communicator. The caller keeps the address of `new`.
         let code = unsafe { ffi::MPI_Comm_idup(self.comm.0, &mut new.0, &mut request) };
         check("MPI_Comm_idup", code)?;
         self.push(request, Message { peer: None, expected: None });
@@ -154,13 +152,13 @@ impl Requests {
         self.requests.is_empty()
     }
 
-    /// Lets MPI work, and returns whether all requests are complete; if so, the set is empty again.
+    /// Lets MPI make progress. Returns true and empties the set if all requests are complete.
     pub(super) fn test(&mut self) -> Result<bool, Fault> {
         if self.requests.is_empty() {
             return Ok(true);
         }
         let mut done = 0;
-        // SAFETY: both vectors have that many elements, and the requests are ours.
+        // SAFETY: both vectors have that many elements, and the requests belong to this set.
         let code = unsafe {
             ffi::MPI_Testall(
                 int(self.requests.len()),
@@ -180,7 +178,7 @@ impl Requests {
         result.map(|()| true)
     }
 
-    /// The message that an error of `MPI_Testall` is about.
+    /// The error of the message that made `MPI_Testall` fail.
     fn culprit(&self, code: c_int) -> Fault {
         let failed = |status: &ffi::MPI_Status| {
             status.MPI_ERROR != 0 && status.MPI_ERROR != ffi::MPI_ERR_PENDING as c_int
@@ -204,7 +202,7 @@ impl Requests {
         fault
     }
 
-    /// Whether every message had the length that was expected.
+    /// Checks that every message has the expected length.
     fn check_lengths(&self) -> Result<(), Fault> {
         for (status, message) in self.statuses.iter().zip(&self.messages) {
             let Message { peer: Some(peer), expected: Some(expected) } = *message else { continue };
@@ -221,12 +219,12 @@ impl Requests {
         Ok(())
     }
 
-    /// Calls `each` with the peer of every request that is not complete (twice, if there are two);
-    /// `None` stands for some rank.
+    /// Calls `each` with the peer of every incomplete request. `None` means any rank. A peer can
+    /// occur several times.
     pub(super) fn pending(&self, mut each: impl FnMut(Option<usize>)) {
         for (request, message) in self.requests.iter().zip(&self.messages) {
             let (mut done, mut status) = (0, empty_status());
-            // SAFETY: a request of ours (null is allowed), which the call leaves as it is.
+            // SAFETY: a request of this set or null. The call does not change it.
             let code = unsafe { ffi::MPI_Request_get_status(*request, &mut done, &mut status) };
             if code == 0 && done == 0 {
                 each(message.peer);
@@ -234,14 +232,14 @@ impl Requests {
         }
     }
 
-    /// Gives up: true if MPI has let go of all memory within `limit`. Otherwise it must stay as it
-    /// is for ever.
+    /// Abandons the requests. Returns true if MPI has released all memory within `limit`.
+    /// Otherwise the memory must stay alive forever.
     pub(super) fn abandon(&mut self, limit: Duration) -> bool {
         for (request, message) in self.requests.iter_mut().zip(&self.messages) {
-            // Only receives can be cancelled everywhere; a send completes when it is received, or
-            // has been copied already.
+            // Not every MPI can cancel sends. A send completes when it has been received, or has
+            // been copied.
             if message.expected.is_some() && *request != null() {
-                // SAFETY: a request of ours that is not complete yet.
+                // SAFETY: an incomplete request of this set.
                 unsafe { ffi::MPI_Cancel(request) };
             }
         }
@@ -250,7 +248,7 @@ impl Requests {
             let mut all = true;
             for request in self.requests.iter_mut().filter(|request| **request != null()) {
                 let (mut done, mut status) = (0, empty_status());
-                // SAFETY: a request of ours. An error completes it as well.
+                // SAFETY: a request of this set. An error completes it, too.
                 let code = unsafe { ffi::MPI_Test(request, &mut done, &mut status) };
                 all &= done != 0 || code != 0;
                 if code != 0 {
@@ -275,13 +273,13 @@ impl Requests {
     }
 }
 
-/// No request.
+/// The null request.
 fn null() -> ffi::MPI_Request {
     // SAFETY: a constant of the library.
     unsafe { ffi::RSMPI_REQUEST_NULL }
 }
 
-/// A status to be written by MPI.
+/// A status for MPI to write.
 fn empty_status() -> ffi::MPI_Status {
     // SAFETY: a C struct of integers.
     unsafe { std::mem::zeroed() }

@@ -1,5 +1,5 @@
-//! The entry of a rank: starting MPI on the communication thread, running the rank's function, and
-//! ending together.
+//! Starts MPI on the communication thread, runs the function of the rank, and ends MPI together
+//! with the other ranks.
 
 use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,27 +16,36 @@ use crate::activity::Claim;
 use crate::launch::{Launch, as_rank, print_failure};
 use crate::{CollectiveError, MpiOptions, panic_message};
 
-/// After a failure, the other ranks have so long to say what they were doing.
+/// The time that the other ranks have to report their errors after a failure.
 const GRACE: Duration = Duration::from_secs(2);
-/// If the communication thread has not ended the run by then, this process ends itself.
+/// The time after which this process aborts if the communication thread has not ended the run.
 const LAST_RESORT: Duration = Duration::from_secs(5);
 
-/// Runs `f` as this process's rank of an MPI run, on the calling thread, and ends MPI when all
-/// ranks have finished.
+/// Runs `f` on this process's rank of an MPI run, and ends MPI when all ranks have finished.
 ///
-/// Call it once per process. MPI is initialised with `MPI_THREAD_SERIALIZED` on a thread of its
-/// own, which keeps in touch with the other ranks while this one computes; a thread that uses a
-/// handle calls MPI itself.
+/// Most programs call [`Ranks::run`](crate::Ranks::run) instead. `f` runs on the calling thread. MPI
+/// is initialized with `MPI_THREAD_SERIALIZED` on another thread, which exchanges heartbeats
+/// while this rank computes. Call this function once per process.
 ///
-/// If `f` fails or panics, this function does not return: it prints the error and notifies the
-/// other ranks, whose operations then fail, and ends the whole run within a few seconds with exit
-/// code 1 (`MPI_Abort`). So does a rank whose operation failed in such a way that MPI keeps its
-/// memory.
+/// If `f` fails or panics, this function does not return. It prints the error, lets the operations
+/// of the other ranks fail, and ends the whole run within a few seconds with exit code 1
+/// (`MPI_Abort`). It does the same if MPI keeps the memory of a failed operation.
+///
+/// ```no_run
+/// use burn_rehearsal_collective::{Collective, CollectiveError, MpiOptions, ReduceOp, run_mpi};
+///
+/// let mean = run_mpi(&MpiOptions::default(), |mut ranks| {
+///     let mut gradients = vec![ranks.rank() as f32; 3];
+///     ranks.all_reduce(&mut gradients, ReduceOp::Mean)?;
+///     Ok::<_, CollectiveError>(gradients)
+/// })?;
+/// # Ok::<(), CollectiveError>(())
+/// ```
 ///
 /// # Errors
 ///
-/// [`CollectiveError::Transport`] if MPI cannot be started, or if the launcher is not of the same
-/// MPI as this program: such a launcher starts N worlds of one rank each.
+/// [`CollectiveError::Transport`] if MPI cannot be started, or if the launcher belongs to another
+/// MPI than this program. Such a launcher starts N worlds of one rank each.
 pub fn run_mpi<T, E, F>(options: &MpiOptions, f: F) -> Result<T, CollectiveError>
 where
     E: Display,
@@ -52,7 +61,7 @@ where
         Err(failure("MPI_Init_thread", "the communication thread ended".to_owned()))
     })?;
     let (rank, size, turns) = (handle.rank, handle.size, Arc::clone(&handle.turns));
-    // Whatever `f` leaves half done is not looked at again: the process ends.
+    // State that `f` leaves inconsistent is not used again, since the process ends.
     match catch_unwind(AssertUnwindSafe(|| as_rank(rank, size, || f(handle)))) {
         Ok(Ok(value)) => {
             let (notify, all_finished) = sync_channel(1);
@@ -62,7 +71,7 @@ where
                 .map_err(|refused| lost(format!("MPI is gone ({refused:?})")))?;
             thread.thread().unpark();
             all_finished.recv().map_err(|error| lost(error.to_string()))??;
-            // It has only to return.
+            // The thread is about to return.
             let _ = thread.join();
             Ok(value)
         }
@@ -76,31 +85,29 @@ where
     }
 }
 
-/// Prints why, and ends the run.
+/// Prints the reason and ends the run.
 fn end(rank: usize, reason: &str, turns: Arc<Turns<Service>>, communication: &Thread) -> ! {
     print_failure(rank, reason);
-    // On a thread of its own: the last resort comes even if another one is stuck in its turn. If
-    // there is no turn, the run is ending already.
+    // On another thread, so that this process aborts even if a thread is stuck in its turn. If
+    // there is no turn, the run is already ending.
     let communication = communication.clone();
     let _ = thread::Builder::new().spawn(move || {
         let _ = turns.take(|service| service.give_up(GRACE));
         communication.unpark();
     });
     thread::sleep(GRACE + LAST_RESORT);
-    // The launcher sees that this process has failed, and ends the others. Not `exit`: it would run
-    // handlers of the library, which may wait for the thread that is stuck.
+    // The launcher detects the failure and ends the other processes. `exit` would run handlers of
+    // the library, which may wait for the stuck thread.
     std::process::abort()
 }
 
-/// Ends this process, because a thread has not come back from MPI; the launcher ends the others.
+/// Ends this process because a call of MPI does not return. The launcher ends the other processes.
 pub(super) fn stuck(rank: usize, step: u64) -> ! {
     print_failure(
         rank,
-        &format!(
-            "MPI failed at step {step}: a call has not returned for as long as a rank may be silent"
-        ),
+        &format!("MPI failed at step {step}: a call has not returned within the limit of silence"),
     );
-    // Not `exit`, as above.
+    // See `end` for why this is not `exit`.
     std::process::abort()
 }
 
@@ -114,11 +121,11 @@ fn communicate(options: &MpiOptions, started: &SyncSender<Result<Mpi, Collective
         }
     };
     let (rank, turns) = (handle.rank, Arc::clone(&handle.turns));
-    // The receiver waits for it.
+    // The receiver exists, since it waits for this message.
     let _ = started.send(Ok(handle));
     match catch_unwind(AssertUnwindSafe(|| attend(rank, &turns))) {
         Ok(End::Clean(notify)) => {
-            // No handle can ask for anything any more before MPI is gone.
+            // No handle calls MPI after this.
             let ended = turns.end();
             drop(library);
             let _ = notify.send(
@@ -127,7 +134,7 @@ fn communicate(options: &MpiOptions, started: &SyncSender<Result<Mpi, Collective
                     .map_err(|refused| failure("the end of the run", format!("{refused:?}"))),
             );
         }
-        // Handles may be waiting, and their memory belongs to MPI: nothing is dropped.
+        // Handles may be waiting, and MPI may access their memory, so nothing is dropped.
         Ok(End::Abort) | Err(_) => {
             library.abort();
             std::process::exit(1);
@@ -135,8 +142,7 @@ fn communicate(options: &MpiOptions, started: &SyncSender<Result<Mpi, Collective
     }
 }
 
-/// Looks after the run, between the turns of others, until all ranks have finished or the run must
-/// be aborted.
+/// Takes turns until all ranks have finished or the run must be aborted.
 fn attend(rank: usize, turns: &Turns<Service>) -> End {
     loop {
         match turns.take(|service| (service.attend(), service.pause())) {
@@ -148,7 +154,7 @@ fn attend(rank: usize, turns: &Turns<Service>) -> End {
     }
 }
 
-/// Starts MPI and compares its world with what the launcher and the caller say.
+/// Starts MPI, and compares the world size with that of the launcher and of the options.
 fn start(options: &MpiOptions) -> Result<(Library, Mpi), CollectiveError> {
     let transport = |fault: Fault| failure(fault.call, fault.reason);
     let launch = Launch::detect();
@@ -156,15 +162,15 @@ fn start(options: &MpiOptions) -> Result<(Library, Mpi), CollectiveError> {
     let (rank, size) = Comm::world().rank_and_size().map_err(transport)?;
     if let Some(launched) = launch.map(|launch| launch.size).filter(|launched| *launched != size) {
         let reason = format!(
-            "the launcher started {launched} processes, but MPI sees a world of {size}: the launcher (mpirun, mpiexec, srun) belongs to \
-             another MPI than the one this program was built with"
+            "the launcher started {launched} processes, but MPI sees a world of {size}: the \
+             launcher (mpirun, mpiexec, srun) belongs to another MPI than this program"
         );
         return Err(failure("MPI_Comm_size", reason));
     }
     if let Some(expected) = options.expected_ranks.filter(|expected| *expected != size) {
         return Err(failure(
             "MPI_Comm_size",
-            format!("{expected} ranks were asked for, but {size} were started"),
+            format!("{expected} ranks are expected, but {size} were started"),
         ));
     }
     let service = Service::new(options, rank, size).map_err(transport)?;

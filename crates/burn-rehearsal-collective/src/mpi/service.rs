@@ -1,8 +1,8 @@
-//! What the threads of a rank do with MPI when it is their turn: each handle advances its own
-//! operation, and every turn looks after the rest.
+//! The state that the threads of a rank use in their turns. Each handle advances its operation, and
+//! every turn also handles notices.
 #![allow(
     unsafe_code,
-    reason = "MPI's handles are pointers, which the compiler does not let pass from thread to thread"
+    reason = "MPI's handles are pointers in some libraries, and threads must share them"
 )]
 
 use std::sync::mpsc::SyncSender;
@@ -21,65 +21,64 @@ use crate::launch::print_failure;
 use crate::sync::Arc;
 use crate::{CollectiveError, Incoming, MpiOptions, Outgoing};
 
-/// Between two looks at notices.
+/// The time between two checks of notices.
 const LOOK: Duration = Duration::from_millis(2);
-/// For so long after an operation MPI may hold messages that it has accepted but not yet put on the
-/// wire.
+/// The time after an operation during which MPI may have accepted messages but not yet sent them.
 const LINGER: Duration = Duration::from_millis(40);
-/// A rank that waits for longer notifies the ranks that it waits for, again at this interval.
+/// The time after which a waiting rank notifies the pending ranks, and the interval of repetition.
 const NOTIFY: Duration = Duration::from_secs(1);
-/// If a rank answers so often that it has long finished the operation, its data will not come any
-/// more.
+/// The number of answers from ranks that have finished an operation after which their data is
+/// considered missing.
 const ANSWERS: u32 = 5;
 
-/// Everything that the threads of this rank share.
+/// The state that the threads of this rank share.
 pub(super) struct Service {
     options: MpiOptions,
     rank: usize,
     size: usize,
     endpoints: Vec<Endpoint>,
     watch: Watch,
-    /// What can move in this process.
+    /// Counts what can proceed in this process.
     pub(super) world: Arc<World>,
     last_look: Instant,
-    /// When an operation was over.
+    /// When the last operation ended.
     last_end: Instant,
-    /// Told by `Left` about groups that this rank does not have yet.
+    /// `Left` notices for groups that this rank does not have yet: (peer, group, operation).
     early: Vec<(usize, u64, u64)>,
-    /// Set when this rank has finished: the channel to notify when all have.
+    /// Set when this rank has finished: the channel to notify when all ranks have.
     finish: Option<SyncSender<Result<(), CollectiveError>>>,
-    /// Set when this rank has failed: when the run is ended.
+    /// Set when this rank has failed: the time at which the run is aborted.
     deadline: Option<Instant>,
-    /// MPI keeps a caller's memory, or does not work any more: it may be called again only to end
+    /// Whether MPI keeps the memory of a caller, or has failed. It may then be called only to end
     /// the run.
     broken: bool,
 }
 
-// SAFETY: what keeps it from being `Send` are communicators and requests, which are pointers in
-// some libraries. MPI is initialised with `MPI_THREAD_SERIALIZED`, so they belong to no thread;
-// `Turns` sees to it that no two threads use them at a time.
+// SAFETY: communicators and requests, which are pointers in some libraries, are not `Send`. MPI is
+// initialized with `MPI_THREAD_SERIALIZED`, so they belong to no thread. `Turns` ensures that only
+// one thread uses them at a time.
 unsafe impl Send for Service {}
 
-/// How a service ends.
+/// How the run ends.
 pub(super) enum End {
-    /// All ranks have finished; MPI may be finalised. The channel is notified afterwards.
+    /// All ranks have finished, and MPI can be finalized. The channel is notified afterwards.
     Clean(SyncSender<Result<(), CollectiveError>>),
     /// The run must be aborted.
     Abort,
 }
 
-/// What a handle finds in its turn.
+/// The state of a handle's operation at the end of a turn.
 pub(super) enum Turn {
-    /// Its operation is over.
+    /// The operation is over.
     Answer(Answer),
-    /// Its operation is in progress; whether it has moved.
+    /// The operation is in progress. True if it has entered another stage.
     Waiting(bool),
-    /// The run is being ended, and MPI has the caller's memory: the caller must not continue.
+    /// The run is ending, and MPI keeps the memory of the caller, which must not continue.
     Aborting,
 }
 
 impl Service {
-    /// The service of a rank, with its first handle, number 0. MPI is running.
+    /// The service of a rank and its first handle, number 0. MPI is running.
     pub(super) fn new(options: &MpiOptions, rank: usize, size: usize) -> Result<Self, Fault> {
         let world = Comm::world();
         let watch = Watch::new(world.duplicate_now()?, rank, size, options.silence_limit)?;
@@ -90,7 +89,7 @@ impl Service {
             size,
             endpoints: Vec::new(),
             watch,
-            // Heartbeats say whether anything can move.
+            // Heartbeats report a standstill.
             world: World::new(|_| {}),
             last_look: now,
             last_end: now,
@@ -103,7 +102,7 @@ impl Service {
         Ok(service)
     }
 
-    /// Makes a handle's endpoint; its number.
+    /// Adds the endpoint of a new handle and returns its number.
     fn handle(&mut self, comm: Comm, group: u64) -> usize {
         let mut endpoint = Endpoint::new(comm, (self.rank, self.size), group, &self.options);
         self.early.retain(|&(peer, left, operation)| {
@@ -116,7 +115,7 @@ impl Service {
         self.endpoints.len() - 1
     }
 
-    /// Begins an operation of a handle that has none in progress, and advances it.
+    /// Begins and advances an operation of a handle that has none in progress.
     pub(super) fn start(
         &mut self,
         handle: usize,
@@ -131,12 +130,12 @@ impl Service {
             return Turn::Answer(Err(ended(work.step)));
         }
         let endpoint = &mut self.endpoints[handle];
-        // Reported by `advance`, like every other failure.
+        // `advance` reports it like every other failure.
         endpoint.fault = endpoint.start(work, outgoing, incoming).err();
         self.advance(handle)
     }
 
-    /// Advances a handle's operation, and what concerns all.
+    /// Advances the operation of a handle, and handles notices.
     pub(super) fn advance(&mut self, handle: usize) -> Turn {
         let mut moved = false;
         if !self.broken {
@@ -148,7 +147,7 @@ impl Service {
             }
             self.look(Instant::now());
         }
-        // An operation that is over is over, whatever becomes of the run.
+        // A finished operation has its answer even if the run has failed.
         match self.endpoints[handle].answer.take() {
             Some(answer) => Turn::Answer(answer),
             None if self.broken => Turn::Aborting,
@@ -156,12 +155,13 @@ impl Service {
         }
     }
 
-    /// The communication thread's turn: what concerns all, and whether this is the end.
+    /// The turn of the communication thread. Handles notices, and returns how the run ends, if it
+    /// does.
     pub(super) fn attend(&mut self) -> Option<End> {
         let now = Instant::now();
         self.look(now);
         if self.broken || self.deadline.is_some_and(|deadline| now >= deadline) {
-            // No other thread may call MPI from now on.
+            // No other thread may call MPI after this.
             self.broken = true;
             return Some(End::Abort);
         }
@@ -173,26 +173,28 @@ impl Service {
         self.finish.take_if(|_| self.watch.is_done()).map(End::Clean)
     }
 
-    /// How long the communication thread may sleep. Operations in progress are their callers'
-    /// business.
+    /// The time for which the communication thread sleeps. Operations in progress do not matter,
+    /// because their callers take turns.
     pub(super) fn pause(&self) -> Duration {
         let soon =
             self.finish.is_some() || self.deadline.is_some() || self.last_end.elapsed() < LINGER;
         if soon { LOOK / 2 } else { 10 * LOOK }
     }
 
-    /// This rank's function has finished: `notify` receives a value when all have.
+    /// Marks the function of this rank as finished. `notify` receives a value when those of all
+    /// ranks have finished.
     pub(super) fn finish(&mut self, notify: SyncSender<Result<(), CollectiveError>>) {
         self.finish = Some(notify);
     }
 
-    /// This rank's function has failed: notifies the others, and ends the run after `grace`.
+    /// Notifies the other ranks that the function of this rank has failed. The run is aborted after
+    /// `grace`.
     pub(super) fn give_up(&mut self, grace: Duration) {
         self.watch.notify_all(Notice::Failed);
         self.deadline = Some(Instant::now() + grace);
     }
 
-    /// Tells the others that this rank takes part in no further operation of a handle.
+    /// Notifies the other ranks that this rank takes part in no further operation of a handle.
     pub(super) fn close(&mut self, handle: usize) {
         let endpoint = &mut self.endpoints[handle];
         if !std::mem::replace(&mut endpoint.closed, true) {
@@ -200,12 +202,12 @@ impl Service {
         }
     }
 
-    /// Names what a handle is for.
+    /// Sets the purpose of a handle.
     pub(super) fn set_purpose(&mut self, handle: usize, purpose: &'static str) {
         self.endpoints[handle].purpose = Some(purpose);
     }
 
-    /// The answer to a handle whose operation is over.
+    /// Sets the answer for a handle whose operation is over.
     fn complete(&mut self, index: usize) {
         let Some(active) = self.endpoints[index].active.take() else { return };
         let Work { call, step, .. } = active.work;
@@ -222,20 +224,20 @@ impl Service {
         self.endpoints[index].answer = Some(answer);
     }
 
-    /// The answer to a handle whose operation cannot be completed. If MPI does not let go of the
-    /// caller's memory, the process must end.
+    /// Sets the answer for a handle whose operation cannot be completed. If MPI keeps the memory of
+    /// the caller, the run must end.
     fn fail(&mut self, index: usize, error: CollectiveError) {
         let endpoint = &mut self.endpoints[index];
         if !endpoint.abandon() {
             print_failure(self.rank, &error.to_string());
             self.watch.notify_all(Notice::Failed);
-            // Best effort: the run ends in any case.
+            // An error does not matter, because the run ends in any case.
             let _ = self.watch.look(Instant::now(), |_, _| {});
             self.broken = true;
             return;
         }
         if endpoint.active.take().is_some() {
-            // An operation that began but failed is the last one in which this rank took part.
+            // The failed operation is the last one in which this rank took part.
             endpoint.answer = Some(Err(error));
         }
         self.close(index);
@@ -251,8 +253,8 @@ impl Service {
         }
     }
 
-    /// From time to time: receives notices, sends heartbeats, and looks whether an operation waits
-    /// in vain.
+    /// At intervals, receives notices, sends heartbeats, and checks whether an operation waits in
+    /// vain.
     fn look(&mut self, now: Instant) {
         if self.broken || now.saturating_duration_since(self.last_look) < LOOK {
             return;
@@ -308,7 +310,7 @@ impl Service {
             }
             (Notice::Waiting { call: theirs, .. }, Some(active)) if active.work.call != theirs => {
                 let call = active.work.call;
-                // The other rank finds out in the same way.
+                // The peer detects the mismatch in the same way.
                 self.watch.notify(peer, Notice::Waiting { group, operation, call });
                 let reason = format!("{call} on rank {}; {theirs} on rank {peer}", self.rank);
                 failed.push((index, active.mismatch(reason)));
@@ -318,7 +320,7 @@ impl Service {
                 if active.done_elsewhere >= ANSWERS {
                     let call = active.work.call;
                     let reason =
-                        format!("{call}: rank {peer} has finished it, but its data have not come");
+                        format!("{call}: rank {peer} has finished, but its data did not arrive");
                     failed.push((index, active.mismatch(reason)));
                 }
             }
@@ -326,7 +328,7 @@ impl Service {
         }
     }
 
-    /// Looks at this rank, and whether all ranks wait for each other for certain.
+    /// Updates the standstill of this rank, and returns whether there is certainly a deadlock.
     fn is_deadlock(&mut self) -> bool {
         let Self { endpoints, watch, world, .. } = self;
         let handles = endpoints.iter().map(|endpoint| {
@@ -334,15 +336,14 @@ impl Service {
             let pending = if call.is_some() { endpoint.pending_ranks() } else { Vec::new() };
             (Handle { group: endpoint.group, next: endpoint.next, call, blocker: None }, pending)
         });
-        // A thread that has yet to take its answer is about to move.
+        // A thread that has yet to take its answer can proceed.
         let answered = endpoints.iter().any(|endpoint| endpoint.answer.is_some());
         let standstill = world.standstill_number().filter(|_| !answered);
         watch.standstills.set_own(standstill, handles);
         watch.standstills.is_deadlock()
     }
 
-    /// The errors of all operations in progress when no rank can proceed, as far as this rank knows
-    /// the others.
+    /// The errors of all operations in progress when no rank can proceed.
     fn deadlock(&self) -> Vec<(usize, CollectiveError)> {
         let name = |group| {
             let index = self.endpoints.iter().position(|endpoint| endpoint.group == group);
@@ -358,7 +359,7 @@ impl Service {
         self.endpoints.iter().enumerate().filter_map(error).collect()
     }
 
-    /// Why the operation of a handle cannot be completed, if that is known.
+    /// Returns the reason why the operation of a handle cannot be completed, if there is one.
     fn in_vain(&mut self, index: usize, now: Instant) -> Option<CollectiveError> {
         let endpoint = &self.endpoints[index];
         let active = endpoint.active.as_ref()?;
@@ -371,8 +372,7 @@ impl Service {
             return None;
         }
         let pending = endpoint.pending_ranks();
-        // One that said why it left explains more than one that is merely silent; the first of
-        // several will do.
+        // A rank that has left explains more than a silent one. One rank is enough.
         let said_so = |peer: &&usize| is_gone(**peer) && !self.watch.is_silent(**peer);
         if let Some(&rank) = pending.iter().find(said_so) {
             return Some(CollectiveError::PeerFailed { rank, step });
@@ -388,7 +388,7 @@ impl Service {
         }
         if stalled && !pending.is_empty() {
             let reason = format!(
-                "{} does not end: waiting for ranks {pending:?} since {:?}",
+                "{} has waited for ranks {pending:?} for {:?}",
                 active.work.call,
                 now - active.since
             );

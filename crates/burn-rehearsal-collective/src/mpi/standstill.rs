@@ -1,29 +1,29 @@
 //! Detects that all ranks wait for each other in different operations.
 //!
-//! A rank in which nothing can move says so with each heartbeat: the number of its standstill,
-//! which changes when something moves, and for each handle the next operation and the one that it
-//! waits in. An operation cannot be completed if it waits for a rank that has not begun it, or for
-//! one that itself waits there in vain. If this holds for all operations of all ranks, and every
-//! rank then confirms its standstill in answer to a later heartbeat, nothing has moved in between,
-//! and nothing will.
+//! A rank that cannot proceed is at a *standstill*. It reports this with each heartbeat: the number
+//! of the standstill, which changes when something has proceeded, and for each handle the next
+//! operation and the one that it waits in. An operation is blocked if it waits for a rank that has
+//! not begun it, or for a rank whose own wait there is blocked. Suppose that all operations of all
+//! ranks are blocked, and that every rank then confirms its standstill in answer to a later
+//! heartbeat. Nothing has proceeded in between, so nothing ever will.
 
 use super::notice::{Handle, Standstill};
 use crate::WaitingRank;
 
-/// What one rank has said.
+/// The last report of one rank.
 #[derive(Debug, Clone, Default)]
 struct Said {
-    /// The number of its standstill; 0 if it can move.
+    /// The number of its standstill, or 0 if it can proceed.
     standstill: u64,
     /// Its handles at that standstill.
     handles: Vec<Handle>,
-    /// What it has said of its next standstill so far.
+    /// The number and the handles of its next report, as far as they have arrived.
     next: (u64, Vec<Handle>),
-    /// Its last heartbeat.
+    /// The number of its last heartbeat.
     beat: u64,
-    /// This rank's last heartbeat that it had heard by then.
+    /// The number of this rank's last heartbeat that it had received by then.
     echo: u64,
-    /// It has said goodbye.
+    /// Whether it has said goodbye.
     parted: bool,
 }
 
@@ -32,27 +32,28 @@ impl Said {
         self.handles.iter().find(|handle| handle.group == group)
     }
 
-    /// Its handle, if it waits in this operation.
+    /// Its handle of a group, if it waits in this operation.
     fn waits(&self, group: u64, operation: u64) -> Option<&Handle> {
         self.handle(group)
             .filter(|handle| handle.call.is_some() && handle.next.wrapping_sub(1) == operation)
     }
 
-    /// Whether it has not begun an operation, and cannot. Nothing is known of a rank that can move.
+    /// Whether it has not begun an operation and cannot begin it. False for a rank that can
+    /// proceed.
     fn lacks(&self, group: u64, operation: u64) -> bool {
         self.standstill != 0 && self.handle(group).is_none_or(|handle| handle.next <= operation)
     }
 }
 
-/// What all ranks have said.
+/// The reports of all ranks.
 #[derive(Debug)]
 pub(super) struct Standstills {
     rank: usize,
     said: Vec<Said>,
-    /// This rank's heartbeats so far.
+    /// The number of heartbeats that this rank has sent.
     beat: u64,
-    /// A deadlock to be confirmed: this rank's next heartbeat at that time, and the standstills of
-    /// all ranks.
+    /// A suspected deadlock: the heartbeat of this rank that all ranks must answer, and the
+    /// standstills of all ranks.
     suspicion: Option<(u64, Vec<u64>)>,
 }
 
@@ -61,12 +62,13 @@ impl Standstills {
         Self { rank, said: vec![Said::default(); size], beat: 0, suspicion: None }
     }
 
-    /// This rank's next heartbeat, as it is for `peer`.
+    /// The contents of this rank's heartbeat for `peer`: its number, the number of the last one
+    /// from `peer`, and the standstill.
     pub(super) fn alive(&self, peer: usize) -> (u64, u64, u64) {
         (self.beat, self.said[peer].beat, self.said[self.rank].standstill)
     }
 
-    /// This rank is about to send heartbeats; gives what it says of its handles before.
+    /// Counts a heartbeat of this rank, and returns the reports on its handles that precede it.
     pub(super) fn beat(&mut self) -> impl Iterator<Item = Standstill> {
         self.beat += 1;
         let own = &self.said[self.rank];
@@ -77,7 +79,7 @@ impl Standstills {
             .map(move |handle| Standstill { number, handle: *handle })
     }
 
-    /// A rank has said something of a handle.
+    /// Records a report on a handle of a rank.
     pub(super) fn hear_handle(&mut self, peer: usize, Standstill { number, handle }: Standstill) {
         let (collected, handles) = &mut self.said[peer].next;
         if *collected != number {
@@ -87,24 +89,24 @@ impl Standstills {
         handles.push(handle);
     }
 
-    /// A heartbeat has come.
+    /// Records a heartbeat of a rank.
     pub(super) fn hear_beat(&mut self, peer: usize, beat: u64, echo: u64, standstill: u64) {
         let said = &mut self.said[peer];
         (said.beat, said.echo, said.standstill) = (beat, echo, standstill);
         let (number, handles) = std::mem::take(&mut said.next);
         said.handles = handles;
         if number != standstill {
-            // Not all of it has come.
+            // The report is incomplete.
             said.standstill = 0;
         }
     }
 
-    /// A rank has said goodbye: it takes part in nothing any more.
+    /// Records that a rank has said goodbye and takes part in no further operation.
     pub(super) fn hear_goodbye(&mut self, peer: usize) {
         self.said[peer].parted = true;
     }
 
-    /// Sets this rank's standstill and handles, each with the ranks that its operation waits for.
+    /// Sets the standstill of this rank and its handles, each with its pending ranks.
     pub(super) fn set_own(
         &mut self,
         standstill: Option<u64>,
@@ -114,8 +116,8 @@ impl Standstills {
         let (rank, said) = (*rank, &mut *said);
         let handles = handles.map(|(handle, pending)| {
             let operation = handle.next.wrapping_sub(1);
-            // An operation may wait for all other ranks: a rank that has not begun it comes first,
-            // since ranks that name each other would lead nowhere.
+            // Prefer a rank that has not begun the operation. Ranks that wait for all others could
+            // otherwise name each other.
             let lacks = |peer: &usize| said[*peer].lacks(handle.group, operation);
             let in_vain = |peer: &usize| {
                 said[*peer]
@@ -135,7 +137,7 @@ impl Standstills {
         own.handles = handles;
     }
 
-    /// Whether there is a deadlock for certain.
+    /// Returns whether there is certainly a deadlock.
     pub(super) fn is_deadlock(&mut self) -> bool {
         if !self.could_be_deadlock() {
             self.suspicion = None;
@@ -156,7 +158,7 @@ impl Standstills {
         }
     }
 
-    /// Whether no operation of any rank could be completed if all were still as they have said.
+    /// Whether all operations in progress are blocked according to the reports.
     fn could_be_deadlock(&self) -> bool {
         let live = || self.said.iter().filter(|said| !said.parted);
         let mut waiting =
@@ -166,7 +168,8 @@ impl Standstills {
             && waiting.all(|handle| self.is_blocked(handle))
     }
 
-    /// Whether the ranks that block the operation of this handle lead to one that has not begun it.
+    /// Whether the chain of blockers of this handle leads to a rank that has not begun the
+    /// operation.
     fn is_blocked(&self, handle: &Handle) -> bool {
         let operation = handle.next.wrapping_sub(1);
         let mut blocker = handle.blocker;
@@ -184,7 +187,7 @@ impl Standstills {
         false
     }
 
-    /// Who waits in which operation for whom; `name` names the handle of a group.
+    /// The ranks that wait in operations. `name` names the handle of a group.
     pub(super) fn waiting(&self, name: impl Fn(u64) -> String) -> Vec<WaitingRank> {
         let mut waiting = Vec::new();
         for (rank, said) in self.said.iter().enumerate().filter(|(_, said)| !said.parted) {
@@ -215,12 +218,12 @@ mod tests {
     const GRADIENTS: u64 = 1;
     const ROWS: u64 = 2;
 
-    /// A handle with `next` operations behind it, of which it waits in the last if `waits`.
+    /// A handle that has begun `next` operations, and waits in the last one if `waits`.
     fn handle(group: u64, next: u64, waits: bool) -> Handle {
         Handle { group, next, call: waits.then_some(Call::Barrier), blocker: None }
     }
 
-    /// Two ranks; rank 0 waits in the operation 4 of the gradients for rank 1.
+    /// Two ranks.
     struct World([Standstills; 2]);
 
     impl World {
@@ -228,7 +231,7 @@ mod tests {
             Self([Standstills::new(0, 2), Standstills::new(1, 2)])
         }
 
-        /// Each rank looks at itself and sends its heartbeat. Returns which ranks are certain of a
+        /// Each rank updates its report and sends a heartbeat. Returns which ranks are certain of a
         /// deadlock.
         fn beat(&mut self, standstills: [Option<u64>; 2], handles: [[Handle; 2]; 2]) -> [bool; 2] {
             let mut certain = [false; 2];
@@ -248,8 +251,8 @@ mod tests {
         }
     }
 
-    /// Rank 0 waits in the gradients' operation 4 for rank 1, which waits for rank 0 in the rows'
-    /// operation 7.
+    /// Rank 0 waits in operation 4 of the gradients for rank 1, which waits in operation 7 of the
+    /// rows for rank 0.
     const CROSSED: fn() -> [[Handle; 2]; 2] = || {
         [
             [handle(GRADIENTS, 5, true), handle(ROWS, 7, false)],
@@ -258,7 +261,7 @@ mod tests {
     };
 
     #[test]
-    fn ranks_that_wait_for_each_other_are_certain_of_it_after_a_few_heartbeats() {
+    fn a_deadlock_is_certain_within_six_heartbeats() {
         let mut world = World::new();
         let beats = (1..).find(|_| world.beat([Some(3), Some(9)], CROSSED()) == [true; 2]);
         assert!(beats.is_some_and(|beats| beats <= 6), "{beats:?}");
@@ -273,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operation_that_waits_for_all_other_ranks_is_blocked_by_the_one_that_has_not_begun_it() {
+    fn an_operation_is_blocked_by_the_rank_that_has_not_begun_it() {
         let mut ranks: Vec<_> = (0..3).map(|rank| Standstills::new(rank, 3)).collect();
         let handles = |rank| match rank {
             2 => [handle(GRADIENTS, 4, false), handle(ROWS, 8, true)],
@@ -301,12 +304,12 @@ mod tests {
     }
 
     #[test]
-    fn a_rank_that_can_move_or_has_moved_or_an_operation_that_all_have_begun_is_no_deadlock() {
+    fn progress_or_an_operation_that_all_have_begun_is_no_deadlock() {
         for beats in 0..20 {
             let mut world = World::new();
             for beat in 0..beats {
                 assert_eq!(world.beat([None, Some(9)], CROSSED()), [false; 2]);
-                // As if it had moved between two heartbeats.
+                // As if the rank had proceeded between two heartbeats.
                 assert_eq!(world.beat([Some(2 * beat + 1), Some(9)], CROSSED()), [false; 2]);
                 assert_eq!(world.beat([Some(2 * beat + 2), Some(9)], CROSSED()), [false; 2]);
                 let begun = [

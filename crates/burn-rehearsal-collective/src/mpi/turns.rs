@@ -1,41 +1,40 @@
-//! One thread at a time calls MPI: a thread that needs it takes a turn, and lets go between two
-//! looks.
+//! Ensures that one thread at a time calls MPI. A thread takes a turn to call it, and takes another
+//! turn to test again.
 //!
-//! A lock without waiting inside: a turn takes microseconds, and a thread that cannot have it tries
-//! again. So a thread that never comes back from its turn is noticed by the others. MPI promises
-//! that its non-blocking calls return, but Open MPI's shared memory does not keep that promise when
-//! another process is stopped in the middle of writing to it.
+//! A turn takes microseconds. A thread that cannot take one retries instead of blocking, so it can
+//! detect that another thread never ends its turn. Non-blocking calls of MPI should always return,
+//! but over the shared memory of Open MPI they may not if another process is stopped while it
+//! writes to it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Trying: spin, then yield, then sleep. Waiting for messages is done in the same way, with more
-/// patience for many bytes.
+/// A waiting thread spins, then yields, then sleeps.
 const SPIN: Duration = Duration::from_micros(20);
 const YIELD: Duration = Duration::from_millis(1);
 const SLEEP: Duration = Duration::from_micros(100);
 
-/// What only one thread at a time may use.
+/// State that only one thread at a time may use.
 #[derive(Debug)]
 pub(super) struct Turns<T> {
-    /// `None` when it is over.
+    /// `None` after [`end`](Self::end).
     state: Mutex<Option<T>>,
-    /// Turns taken so far.
+    /// The number of turns taken.
     taken: AtomicU64,
-    /// A turn that takes longer does not come to an end.
+    /// A turn that takes longer is considered stuck.
     limit: Duration,
 }
 
-/// Why there is no turn.
+/// The reason why a thread gets no turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refused {
-    /// It is over.
+    /// The state has been taken by [`Turns::end`].
     Over,
-    /// A thread panicked in its turn.
+    /// A thread has panicked in its turn.
     Broken,
-    /// A thread has not come back from its turn for the limit.
+    /// A thread has not ended its turn within the limit.
     Stuck,
 }
 
@@ -49,7 +48,7 @@ impl<T> Turns<T> {
         self.lock(|state| state.as_mut().map(turn).ok_or(Refused::Over))?
     }
 
-    /// Ends it: no thread gets a turn any more.
+    /// Takes the state. No thread gets a turn after this.
     pub(super) fn end(&self) -> Result<Option<T>, Refused> {
         self.lock(Option::take)
     }
@@ -74,8 +73,7 @@ impl<T> Turns<T> {
             });
             waiting.pace.pause();
             let now = Instant::now();
-            // A process that was itself stopped finds one long pause, which says nothing about the
-            // others.
+            // If this process was stopped, one pause is long. It must not count as a stuck turn.
             let paused = (now - waiting.last).min(self.limit / 20);
             waiting.waited =
                 if taken == waiting.seen { waiting.waited + paused } else { Duration::ZERO };
@@ -90,29 +88,29 @@ impl<T> Turns<T> {
 /// A wait for a turn.
 struct Waiting {
     pace: Pace,
-    /// Turns taken when last looked at.
+    /// The number of turns taken at the last check.
     seen: u64,
-    /// When that was.
+    /// The time of the last check.
     last: Instant,
-    /// For how long no turn has been taken since.
+    /// For how long no turn has been taken.
     waited: Duration,
 }
 
-/// How a thread waits: the longer it has waited, the less it takes from others.
+/// The pace of a waiting thread. The longer it waits, the less it uses the processor.
 pub(super) struct Pace {
     since: Instant,
-    /// Until it sleeps.
+    /// The time after which it sleeps.
     patience: Duration,
 }
 
 impl Pace {
-    /// For `bytes` that are under way: they move only while a thread calls MPI, so that sleeping
-    /// makes them late.
+    /// The pace for `bytes` that are being transferred. MPI makes progress only while a thread
+    /// calls it, so the thread sleeps later if there are more bytes.
     pub(super) fn new(bytes: usize) -> Self {
         Self { since: Instant::now(), patience: YIELD + Duration::from_nanos(2 * bytes as u64) }
     }
 
-    /// Begins anew.
+    /// Begins again with spinning.
     pub(super) fn restart(&mut self) {
         self.since = Instant::now();
     }
@@ -148,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_that_does_not_end_is_noticed_by_the_others() {
+    fn a_stuck_turn_is_detected() {
         let turns = Turns::new((), Duration::from_millis(100));
         let (noticed, wait) = channel();
         let (entered, inside) = channel();
@@ -165,11 +163,11 @@ mod tests {
             noticed.send(()).unwrap();
             assert_eq!(stuck.join().unwrap(), Ok(()));
         });
-        assert_eq!(turns.take(|()| ()), Ok(()), "it goes on when the turn ends after all");
+        assert_eq!(turns.take(|()| ()), Ok(()), "turns are possible after the stuck one has ended");
     }
 
     #[test]
-    fn long_waits_for_turns_that_do_end_are_no_alarm() {
+    fn long_waits_for_turns_that_end_are_no_error() {
         let turns = Turns::new((), Duration::from_millis(200));
         thread::scope(|scope| {
             let long = || {
@@ -184,10 +182,10 @@ mod tests {
     }
 
     #[test]
-    fn after_a_panic_in_a_turn_nobody_gets_one() {
+    fn no_thread_gets_a_turn_after_a_panic() {
         let turns = Turns::new((), Duration::from_secs(60));
         let panicked =
-            thread::scope(|scope| scope.spawn(|| turns.take(|()| panic!("for the test"))).join());
+            thread::scope(|scope| scope.spawn(|| turns.take(|()| panic!("on purpose"))).join());
         assert!(panicked.is_err());
         assert_eq!(turns.take(|()| ()), Err(Refused::Broken));
     }

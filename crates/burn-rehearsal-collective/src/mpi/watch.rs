@@ -1,8 +1,9 @@
-//! Who is alive: heartbeats and other notices, on a communicator of their own.
+//! Detects which ranks are alive: sends and receives heartbeats and other notices, on a separate
+//! communicator.
 //!
-//! A rank whose process is stopped sends no heartbeat; one that is merely slow does, for its
-//! communication thread computes nothing.
-#![allow(unsafe_code, reason = "the buffers of notices are lent to MPI")]
+//! A rank whose process is stopped sends no heartbeats. A slow rank does, because its communication
+//! thread computes nothing.
+#![allow(unsafe_code, reason = "MPI accesses the buffers of notices")]
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -21,29 +22,29 @@ struct Line {
     received: Box<[u8; BYTES]>,
     outbox: Requests,
     sent: Box<[u8; BYTES]>,
-    /// Not yet given to MPI, for one is still under way.
+    /// Notices that wait until `outbox` is free.
     queue: VecDeque<Notice>,
-    /// When something came last.
+    /// When the last notice arrived.
     heard: Instant,
     failed: bool,
-    /// Nothing more will come.
+    /// The peer has sent its last notice.
     goodbye: bool,
 }
 
-/// This rank's view of all others.
+/// The notices to and from all other ranks.
 pub(super) struct Watch {
-    /// One for each rank; this rank's own is not used.
+    /// One line for each rank. That of this rank is not used.
     lines: Vec<Line>,
     rank: usize,
-    /// Who is not heard from for so long is gone.
+    /// A rank without notices for this time is silent.
     limit: Duration,
-    /// Between two heartbeats.
+    /// The time between two heartbeats.
     period: Duration,
-    /// This rank has said goodbye: no notice may be sent any more.
+    /// This rank has said goodbye and sends no more notices.
     parted: bool,
     last_beat: Instant,
     last_look: Instant,
-    /// Who can move.
+    /// The standstills of all ranks.
     pub(super) standstills: Standstills,
 }
 
@@ -84,7 +85,7 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Receives and sends what there is; `hear` gets every notice that is not for the watch alone.
+    /// Receives and sends notices. `hear` gets every notice that other modules handle.
     pub(super) fn look(
         &mut self,
         now: Instant,
@@ -101,7 +102,7 @@ impl Watch {
         for peer in others(self.rank, self.lines.len()) {
             let line = &mut self.lines[peer];
             if pause > self.period {
-                // It was this process that did not listen (it was stopped, or the machine slept).
+                // This process did not listen, because it was stopped or the machine slept.
                 line.heard += pause;
             }
             while !line.goodbye && line.inbox.test()? {
@@ -136,41 +137,41 @@ impl Watch {
         Ok(())
     }
 
-    /// Whether the next look sends heartbeats.
+    /// Whether the next [`look`](Self::look) sends heartbeats.
     pub(super) fn is_beat_due(&self, now: Instant) -> bool {
         now - self.last_beat >= self.period
     }
 
-    /// Tells one rank, unless this one has said goodbye.
+    /// Sends a notice to one rank, unless this rank has said goodbye.
     pub(super) fn notify(&mut self, peer: usize, notice: Notice) {
         if !self.parted {
             self.lines[peer].queue.push_back(notice);
         }
     }
 
-    /// Tells all other ranks.
+    /// Sends a notice to all other ranks.
     pub(super) fn notify_all(&mut self, notice: Notice) {
         others(self.rank, self.lines.len()).for_each(|peer| self.notify(peer, notice));
     }
 
-    /// Whether nothing came from `peer` for longer than the limit.
+    /// Whether no notice of `peer` has arrived within the limit.
     pub(super) fn is_silent(&self, peer: usize) -> bool {
         !self.lines[peer].goodbye
             && self.last_look.saturating_duration_since(self.lines[peer].heard) > self.limit
     }
 
-    /// Whether a wait for `peer` is in vain.
+    /// Whether `peer` has failed or is silent.
     pub(super) fn is_gone(&self, peer: usize) -> bool {
         self.lines[peer].failed || self.is_silent(peer)
     }
 
-    /// Tells all others that nothing more will come from this rank.
+    /// Says goodbye to all other ranks.
     pub(super) fn part(&mut self) {
         self.notify_all(Notice::Goodbye);
         self.parted = true;
     }
 
-    /// Whether this rank and all others have said goodbye, so that no notice is under way any more.
+    /// Whether all ranks have said goodbye, and all notices have been delivered.
     pub(super) fn is_done(&self) -> bool {
         let done = |line: &Line| line.queue.is_empty() && line.outbox.is_empty() && line.goodbye;
         self.parted && others(self.rank, self.lines.len()).all(|peer| done(&self.lines[peer]))
@@ -184,8 +185,8 @@ impl Watch {
 
 impl Line {
     fn listen(&mut self, peer: usize) -> Result<(), Fault> {
-        // SAFETY: the buffer is ours and read only after the request is complete; a watch is
-        // dropped after `Goodbye`, or leaked.
+        // SAFETY: the buffer belongs to this line and is read only after the request is complete. A
+        // watch is dropped after `Goodbye`, or leaked.
         unsafe { self.inbox.post(Receive, 0, peer, Lent::write(&mut *self.received)) }
     }
 
@@ -193,8 +194,8 @@ impl Line {
         while self.outbox.test()? {
             let Some(notice) = self.queue.pop_front() else { break };
             *self.sent = notice.encode();
-            // SAFETY: the buffer is ours and written only after the request is complete; see
-            // `listen`.
+            // SAFETY: the buffer belongs to this line and is written only after the request is
+            // complete. See `listen`.
             unsafe { self.outbox.post(Send, 0, peer, Lent::read(&*self.sent))? };
         }
         Ok(())

@@ -1,38 +1,38 @@
-//! One operation of a handle: what it is, the memory that is lent to it, and its outcome.
-#![allow(unsafe_code, reason = "buffers are lent to MPI by address; see `Lent`")]
+//! One operation of a handle: the memory that is lent to it, and its outcome.
+#![allow(unsafe_code, reason = "MPI accesses buffers by address, see `Lent`")]
 
 use crate::CollectiveError;
 use crate::call::Call;
 
-/// The memory of a caller, lent to MPI.
+/// Memory of a caller that is lent to MPI.
 ///
-/// A handle that has started [`Work`] with a `Lent` keeps the borrow and does not return until the
-/// answer is there, which is only when MPI has let go of the memory; otherwise the process ends. So
-/// the memory is alive, and nothing else uses it, for as long as MPI may touch it.
+/// A handle that has started [`Work`] keeps the borrow of the memory and does not return before the
+/// answer. There is an answer only after MPI has released the memory. Otherwise the process ends.
+/// Therefore the memory is alive, and nothing else uses it, while MPI may access it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lent {
     start: *mut u8,
     len: usize,
 }
 
-// SAFETY: the memory outlives its use, by whichever thread calls MPI, and the owner does not touch
-// it meanwhile (see the type).
+// SAFETY: the memory outlives its use by any thread that calls MPI, and the owner does not access
+// it during that time (see the type).
 unsafe impl Send for Lent {}
 
 impl Lent {
     pub(super) const NOTHING: Self = Self { start: std::ptr::NonNull::dangling().as_ptr(), len: 0 };
 
-    /// To be read only.
+    /// Memory that MPI reads.
     pub(super) fn read(bytes: &[u8]) -> Self {
         Self { start: bytes.as_ptr().cast_mut(), len: bytes.len() }
     }
 
-    /// To be read and written.
+    /// Memory that MPI reads and writes.
     pub(super) fn write(bytes: &mut [u8]) -> Self {
         Self { start: bytes.as_mut_ptr(), len: bytes.len() }
     }
 
-    /// Values, as their bytes.
+    /// The bytes of values that MPI reads and writes.
     pub(super) fn values(values: &mut [f32]) -> Self {
         Self { start: values.as_mut_ptr().cast(), len: size_of_val(values) }
     }
@@ -45,7 +45,7 @@ impl Lent {
         self.len
     }
 
-    /// `len` bytes from `start` on, as far as there are any.
+    /// The part of `len` bytes from `start`, cut to the end of the memory.
     pub(super) fn part(self, start: usize, len: usize) -> Self {
         let start = start.min(self.len);
         // SAFETY: `start` is at most the length, so the result points into the same memory or to
@@ -57,23 +57,23 @@ impl Lent {
 /// One operation of a handle.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Work {
-    /// What all ranks must agree on.
+    /// The part that is equal on all ranks.
     pub(super) call: Call,
-    /// The training step, for errors.
+    /// The training step for errors.
     pub(super) step: u64,
-    /// What is sent: all of it, in a broadcast or an all-reduce also what is received into.
+    /// The data to send. A broadcast or an all-reduce also receives into it.
     pub(super) data: Lent,
-    /// Where an all-gather's result goes.
+    /// The result of an all-gather.
     pub(super) result: Lent,
 }
 
-/// The outcome of one operation, with the number of the new handle after a duplication.
+/// The outcome of an operation: the number of the new handle after a duplication, else `None`.
 pub(super) type Answer = Result<Option<usize>, CollectiveError>;
 
-/// How far an operation has come.
+/// The progress of an operation in one turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// Nothing has arrived.
+    /// It is in the same stage as before.
     Nothing,
     /// It has entered another stage.
     Moved,

@@ -1,24 +1,24 @@
-//! The addresses of the buffers that ranks lend each other.
-#![allow(unsafe_code, reason = "an address crosses threads; the protocol is in threads.rs")]
+//! The addresses of the buffers that ranks lend to each other.
+#![allow(unsafe_code, reason = "addresses cross threads, see threads.rs")]
 
 use std::ptr;
 
-/// The start of a buffer that another rank has published; its length is what the ranks agreed on.
+/// The start of a buffer that a rank has published. The ranks have agreed on its length.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Address(*mut u8);
 
-// SAFETY: an address is a number until an unsafe block uses it, and each of them argues for itself.
+// SAFETY: an address is only used in unsafe blocks, each of which states why the access is valid.
 unsafe impl Send for Address {}
 
 impl Address {
     pub(super) const NULL: Self = Self(ptr::null_mut());
 
-    /// For others to read.
+    /// The address of a buffer that other ranks read.
     pub(super) fn of(bytes: &[u8]) -> Self {
         Self(bytes.as_ptr().cast_mut())
     }
 
-    /// For others to read and write.
+    /// The address of a buffer that other ranks read and write.
     pub(super) fn of_values(values: &mut [f32]) -> Self {
         Self(values.as_mut_ptr().cast())
     }
@@ -31,8 +31,8 @@ impl Address {
     ///
     /// # Safety
     ///
-    /// The buffer behind this address is at least `len` bytes long, alive, and not written, as long
-    /// as `'a`.
+    /// During `'a`, the buffer at this address is alive, has at least `len` bytes, and is not
+    /// written.
     pub(super) unsafe fn bytes<'a>(self, len: usize) -> &'a [u8] {
         // SAFETY: the caller's promise; addresses come from slices, so they are not null.
         unsafe { std::slice::from_raw_parts(self.0, len) }

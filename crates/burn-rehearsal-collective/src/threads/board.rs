@@ -1,22 +1,22 @@
-//! What the ranks write for each other before gate A, and the check that it fits together.
+//! The board: what the ranks write for each other before gate A, and the check that it matches.
 //!
-//! The board is read only behind gate A, when every rank has rewritten its part: what an earlier
-//! round left there is never seen.
+//! The board is read only behind gate A, when every rank has rewritten its part. Entries of earlier
+//! rounds are never read.
 
 use super::address::Address;
 use crate::call::Call;
 use crate::{Incoming, Outgoing, WaitingRank};
 
-/// Why gate A will never open again.
+/// The reason why gate A never opens again.
 #[derive(Debug, Clone)]
 pub(super) enum Failure {
     /// This rank dropped its handle.
     Left(usize),
-    /// The ranks called different operations, or with sizes that do not fit together.
+    /// The ranks called different operations, or the same operation with different sizes.
     Disagreement(String),
-    /// An argument that no rank could accept.
+    /// An argument that fits no call.
     Invalid(String),
-    /// No rank of the world can move, see [`super::deadlock`].
+    /// No rank of the world can proceed, see [`super::deadlock`].
     Deadlock(Vec<WaitingRank>),
 }
 
@@ -24,11 +24,11 @@ pub(super) enum Failure {
 #[derive(Debug)]
 pub(super) struct RankCall {
     pub(super) call: Call,
-    /// Of the buffer that others read or write; null where `call` needs none from this rank.
+    /// The buffer that other ranks read or write. Null if `call` needs none from this rank.
     pub(super) address: Address,
-    /// Why no rank can accept the arguments.
+    /// What is wrong with the arguments.
     pub(super) problem: Option<String>,
-    /// Whether it was written for the round whose gate A is still closed.
+    /// Whether the rank waits at gate A.
     waits: bool,
 }
 
@@ -38,16 +38,16 @@ impl RankCall {
     }
 }
 
-/// The message of one ordered pair of ranks, as both sides see it.
+/// The message of one ordered pair of ranks in an exchange.
 #[derive(Debug, Clone, Copy, Default)]
 struct Transfer {
-    /// Written by the sender: where, and how many bytes.
+    /// Written by the sender: the address and the number of bytes.
     sent: Option<(Address, usize)>,
-    /// Written by the receiver: how many bytes.
+    /// Written by the receiver: the number of bytes.
     expected: Option<usize>,
 }
 
-/// What all ranks have written for one round.
+/// The entries of all ranks for one round.
 #[derive(Debug, Default)]
 pub(super) struct Board {
     /// One for each rank.
@@ -70,7 +70,7 @@ impl Board {
         self.calls[rank] = call;
     }
 
-    /// The messages of a rank's exchange, to and from other ranks that exist.
+    /// Writes the messages of a rank's exchange, whose peers have been checked.
     pub(super) fn post_messages(
         &mut self,
         rank: usize,
@@ -90,7 +90,7 @@ impl Board {
         }
     }
 
-    /// Every rank's address, in rank order.
+    /// The addresses of all ranks, in rank order.
     pub(super) fn addresses(&self) -> impl Iterator<Item = Address> {
         self.calls.iter().map(|posted| posted.address)
     }
@@ -99,15 +99,14 @@ impl Board {
         self.calls[rank].address
     }
 
-    /// Where the message from one rank to another lies; null if there is none.
+    /// The address of the message from one rank to another, or null.
     pub(super) fn transfer(&self, from: usize, to: usize) -> Address {
         self.transfers[from * self.calls.len() + to]
             .sent
             .map_or(Address::NULL, |(address, _)| address)
     }
 
-    /// Whether the calls of all ranks fit together. Done once a round, by the last rank to arrive,
-    /// so that all ranks get the same answer.
+    /// Checks that the calls of all ranks match. The last rank to arrive does it for all ranks.
     pub(super) fn agree(&self) -> Result<(), Failure> {
         if let Some(problem) = self.calls.iter().find_map(|posted| posted.problem.as_ref()) {
             return Err(Failure::Invalid(problem.clone()));
@@ -141,7 +140,7 @@ impl Board {
         Ok(())
     }
 
-    /// "barrier on rank 0; exchange on ranks 1, 2".
+    /// Lists the calls, such as "barrier on rank 0; exchange on ranks 1, 2".
     fn who_called_what(&self) -> String {
         let mut groups: Vec<(Call, String)> = Vec::new();
         for (rank, posted) in self.calls.iter().enumerate() {
@@ -156,7 +155,7 @@ impl Board {
         groups.iter().map(part).collect::<Vec<_>>().join("; ")
     }
 
-    /// Gate A opens: no rank waits there any more.
+    /// Gate A opens, and no rank waits there.
     pub(super) fn open(&mut self) {
         self.calls.iter_mut().for_each(|posted| posted.waits = false);
     }
@@ -170,7 +169,7 @@ impl Board {
             .map(|(rank, posted)| (rank, posted.call))
     }
 
-    /// The ranks that have not come to gate A.
+    /// The ranks that have not arrived at gate A.
     pub(super) fn missing(&self) -> impl Iterator<Item = usize> {
         self.calls.iter().enumerate().filter(|(_, posted)| !posted.waits).map(|(rank, _)| rank)
     }

@@ -1,14 +1,15 @@
-//! The operations: what each rank publishes, and the data it moves between the gates. With
-//! `address.rs`, all unsafe code of this transport.
+//! The operations: what each rank publishes, and how it moves data between the gates. This module
+//! and `address.rs` contain all unsafe code of this transport.
 //!
-//! Three facts carry every SAFETY line below. **Alive:** between the gates all ranks are inside the
-//! same operation and hold the borrows of the buffers they published. **Same length:** gate A opens
-//! only when all ranks published equal calls (and, for an exchange, equal lengths for each pair).
-//! **Ordered:** the lock orders what a rank did before gate A before the accesses of others, and
-//! these before what it does after gate B.
+//! Every SAFETY comment below rests on three facts. **Alive:** between the gates, all ranks are
+//! inside the same operation and hold the borrows of the buffers that they have published. **Same
+//! length:** gate A opens only if all ranks have published equal calls (and, in an exchange, equal
+//! lengths for each pair). **Ordered:** because of the lock, everything that a rank does before
+//! gate A happens before the accesses of other ranks, and these happen before everything that it
+//! does after gate B.
 #![allow(
     unsafe_code,
-    reason = "ranks read and write each other's buffers between the gates; the protocol is in threads.rs"
+    reason = "ranks access each other's buffers between the gates, see threads.rs"
 )]
 
 use super::address::Address;
@@ -36,8 +37,8 @@ pub(super) fn broadcast(
     let (source, gate_b) =
         gate.meet(|board| board.post(rank, posted), |board| board.address(root))?;
     if rank != root {
-        // SAFETY: alive and `len` bytes long (module head); the root itself does not touch its
-        // buffer here, and the others only read it.
+        // SAFETY: alive and `len` bytes long (module head). The root does not access its buffer
+        // here, and the other ranks only read it.
         data.copy_from_slice(unsafe { source.bytes(len) });
     }
     drop(gate_b);
@@ -56,18 +57,17 @@ pub(super) fn all_gather(
     posted.problem = gather_problem(rank, gate.size(), send, recv);
     let (sources, gate_b) =
         gate.meet(|board| board.post(rank, posted), |board| refill(addresses, board.addresses()))?;
-    // Chunks of no bytes do not exist, not even when there are none.
+    // `chunks_exact_mut` panics for chunks of 0 bytes.
     for (part, source) in recv.chunks_exact_mut(len.max(1)).zip(sources) {
-        // SAFETY: alive and `len` bytes long (module head); its owner lent it shared, so it is not
-        // written.
+        // SAFETY: alive and `len` bytes long (module head). Its owner has lent it as shared, so
+        // no rank writes it.
         part.copy_from_slice(unsafe { source.bytes(len) });
     }
     drop(gate_b);
     Ok(())
 }
 
-/// Rank i adds up slice i of everybody's buffer and writes the sum back into slice i of everybody's
-/// buffer.
+/// Rank i adds up slice i of all buffers and writes the sums into slice i of all buffers.
 pub(super) fn all_reduce(
     gate: Entrance<'_>,
     rank: usize,
@@ -76,7 +76,7 @@ pub(super) fn all_reduce(
     op: ReduceOp,
 ) -> Result<(), Failure> {
     let len = data.len();
-    // Until gate B, this rank too reaches its buffer only through the published address.
+    // Until gate B, this rank accesses its own buffer only through the published address, too.
     let address = Address::of_values(data);
     let posted = RankCall::new(Call::AllReduce { op, len }, address);
     let (buffers, gate_b) =
@@ -84,22 +84,22 @@ pub(super) fn all_reduce(
     let slice = even_split(len, buffers.len(), rank);
     for block in slice.clone().step_by(BLOCK) {
         // SAFETY: the block lies within `slice`, and so within each of the buffers, which are
-        // alive, long enough and aligned (all of them were `&mut [f32]`). They are different
-        // buffers, and the slices of different ranks are disjoint, so no other rank touches these
-        // values between the gates.
+        // alive, long enough and aligned (all of them are `&mut [f32]`). The buffers are distinct,
+        // and the slices of different ranks are disjoint, so no other rank accesses these values
+        // between the gates.
         unsafe { reduce_block(buffers, block, BLOCK.min(slice.end - block), op) };
     }
     drop(gate_b);
     Ok(())
 }
 
-/// Adds up the values `start..start + len` of all buffers in rank order, in the first buffer, and
+/// Adds the values `start..start + len` of all buffers in rank order, in the first buffer, and
 /// copies the result into the others.
 ///
 /// # Safety
 ///
-/// Each address is that of another living array of `f32` that reaches to `start + len`, and no
-/// other thread accesses `start..start + len` of any of them during the call.
+/// The addresses are those of distinct living arrays of at least `start + len` values, and no other
+/// thread accesses `start..start + len` of any of them during the call.
 unsafe fn reduce_block(buffers: &[Address], start: usize, len: usize, op: ReduceOp) {
     // SAFETY: the caller's promise.
     let block = |buffer: &Address| unsafe {
@@ -142,15 +142,16 @@ pub(super) fn exchange(
     )?;
     for (message, source) in incoming.iter_mut().zip(sources) {
         let len = message.bytes.len();
-        // SAFETY: the sender published this transfer with `len` bytes (gate A compared both sides)
-        // and is alive (module head); it lent the bytes shared, so they are not written.
+        // SAFETY: the sender has published this transfer with `len` bytes (gate A has compared both
+        // sides) and is alive (module head). It has lent the bytes as shared, so no rank writes
+        // them.
         message.bytes.copy_from_slice(unsafe { source.bytes(len) });
     }
     drop(gate_b);
     Ok(())
 }
 
-/// Replaces the contents of a list that keeps its capacity from one operation to the next.
+/// Replaces the contents of `list` and keeps its capacity.
 fn refill(list: &mut Vec<Address>, addresses: impl Iterator<Item = Address>) -> &[Address] {
     list.clear();
     list.extend(addresses);

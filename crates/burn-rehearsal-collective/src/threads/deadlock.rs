@@ -1,4 +1,4 @@
-//! The gates of a world, and the end of a deadlock among them.
+//! Ends a deadlock among the gates of a world.
 
 use std::sync::PoisonError;
 
@@ -8,8 +8,7 @@ use crate::sync::{Arc, Mutex, MutexGuard};
 
 /// The gates of all handles of a world.
 ///
-/// A thread that locks several gates has locked this list before, and no thread locks it while
-/// holding a gate.
+/// A thread locks this list before it locks several gates, and never while it holds a gate.
 #[derive(Debug, Default)]
 pub(super) struct Gates {
     gates: Mutex<Numbered>,
@@ -18,12 +17,12 @@ pub(super) struct Gates {
 #[derive(Debug, Default)]
 struct Numbered {
     list: Vec<(usize, Arc<Gate>)>,
-    /// Gates so far.
+    /// The number of gates that have been added.
     next: usize,
 }
 
 impl Gates {
-    /// Adds a gate, unless another of its handles has done so; gates without handles are forgotten.
+    /// Adds a gate, unless another of its handles has done so, and removes gates without handles.
     pub(super) fn add(&self, gate: &Arc<Gate>) {
         let mut gates = self.lock();
         if gates.list.iter().any(|(_, known)| Arc::ptr_eq(known, gate)) {
@@ -35,7 +34,7 @@ impl Gates {
         gates.next += 1;
     }
 
-    /// If nothing can move, all gates fail, and the ranks that wait at one get the reason.
+    /// Lets all gates fail if nothing can proceed. The ranks that wait get the reason.
     pub(super) fn end_deadlock(&self, world: &World) {
         let gates = self.lock();
         // With all gates locked, no rank enters or leaves an operation.
@@ -49,7 +48,7 @@ impl Gates {
             .flat_map(|(number, _, state)| state.waiting(&number.to_string()))
             .collect();
         if waiting.is_empty() {
-            // Everybody has left.
+            // All ranks have left.
             return;
         }
         waiting.sort_by_key(|wait| wait.rank);

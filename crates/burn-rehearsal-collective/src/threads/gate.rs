@@ -1,7 +1,7 @@
 //! The rendezvous: two gates in one lock.
 //!
-//! Invariants, all under the lock: `passed_b <= passed_a`; no rank is more than one round ahead of
-//! another; `failure`, once set, stays, and then `passed_a` never changes again.
+//! These hold whenever the lock is free: `passed_b <= passed_a`, and no rank is more than one round
+//! ahead of another. Once `failure` is set, neither it nor `passed_a` ever changes.
 
 use std::sync::PoisonError;
 
@@ -12,7 +12,7 @@ use crate::activity::World;
 use crate::call::Call;
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
 
-/// What the handles of one group share.
+/// The state that the handles of one group share.
 #[derive(Debug)]
 pub(super) struct Gate {
     size: usize,
@@ -23,21 +23,21 @@ pub(super) struct Gate {
 
 #[derive(Debug, Default)]
 pub(super) struct State {
-    /// The purpose of the handles, if set.
+    /// The purpose of the handles.
     purpose: Option<&'static str>,
     board: Board,
-    /// The group that a `duplicate` in progress makes.
+    /// The new group of a `duplicate` in progress.
     child: Option<Arc<Gate>>,
-    /// Ranks that have written on the board for the round whose gate A is still closed.
+    /// The number of ranks that wait at gate A.
     arrived: usize,
-    /// Rounds whose gate A has opened.
+    /// The number of rounds whose gate A has opened.
     passed_a: u64,
-    /// Ranks that have moved their data in the round whose gate B is still closed.
+    /// The number of ranks that wait at gate B.
     finished: usize,
-    /// The last round whose gate B has opened; rounds of [`Gate::pass`] have none.
+    /// The last round whose gate B has opened. Rounds of [`Entrance::pass`] have no gate B.
     passed_b: u64,
     failure: Option<Failure>,
-    /// Handles that are gone.
+    /// The number of dropped handles.
     left: usize,
 }
 
@@ -55,8 +55,8 @@ impl Gate {
         self.lock().purpose = Some(purpose);
     }
 
-    /// Marks `rank` as gone and wakes the ranks that wait for it. The first failure is the one that
-    /// is reported.
+    /// Marks `rank` as gone and wakes the ranks that wait for it. The first failure of a group is
+    /// the one that all ranks report.
     pub(super) fn leave(&self, rank: usize, world: &World) {
         let mut state = self.lock();
         state.left += 1;
@@ -65,12 +65,12 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    /// Whether all handles are gone.
+    /// Whether all handles have been dropped.
     pub(super) fn is_abandoned(&self) -> bool {
         self.lock().left == self.size
     }
 
-    /// Ends what waits here; `state` is this gate's.
+    /// Ends the waits at this gate because of a deadlock. `state` is that of this gate.
     pub(super) fn end_waiting(&self, state: &mut State, waiting: &[WaitingRank], world: &World) {
         state.fail(Failure::Deadlock(waiting.to_vec()), world);
         self.changed.notify_all();
@@ -82,7 +82,7 @@ impl Gate {
         if state.finished == self.size {
             state.finished = 0;
             state.passed_b = round;
-            // Only the ranks still hold the group that a `duplicate` made.
+            // The new group of a `duplicate` belongs to the handles alone.
             state.child = None;
             self.changed.notify_all();
         }
@@ -97,7 +97,7 @@ impl Gate {
 }
 
 impl State {
-    /// Closes gate A for good, unless it is already. The ranks that wait there return.
+    /// Closes gate A for good, unless it already is. The ranks that wait there return.
     fn fail(&mut self, failure: Failure, world: &World) {
         if self.failure.is_none() {
             world.begin(self.arrived);
@@ -105,7 +105,7 @@ impl State {
         }
     }
 
-    /// Who waits at gate A, and for whom; the handle is called `handle` if it has no purpose.
+    /// The ranks that wait at gate A. Handles without a purpose are called `handle`.
     pub(super) fn waiting(&self, handle: &str) -> Vec<WaitingRank> {
         if self.failure.is_some() {
             return Vec::new();
@@ -122,7 +122,7 @@ impl State {
     }
 }
 
-/// A gate as a rank that can move in a world comes to it.
+/// A gate and the world of the rank that arrives at it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Entrance<'a> {
     pub(super) gate: &'a Gate,
@@ -134,17 +134,18 @@ impl<'a> Entrance<'a> {
         self.gate.size
     }
 
-    /// A rendezvous at which nothing is read: returns as soon as gate A has opened.
+    /// A rendezvous without access to memory. Returns as soon as gate A has opened.
     pub(super) fn pass(self, write: impl FnOnce(&mut Board)) -> Result<(), Failure> {
         self.gate_a(|state| write(&mut state.board)).map(drop)
     }
 
-    /// A rendezvous at which memory is touched: `write` puts this rank's call on the board; behind
-    /// gate A, `read` takes from it what this rank needs. Dropping the guard waits at gate B.
+    /// A rendezvous with access to the memory of other ranks.
     ///
-    /// `read` runs, and a guard exists, only if all ranks wrote calls that fit together. As long as
-    /// one rank has not dropped its guard, no rank gets past dropping its own. After an error no
-    /// rank gets a guard.
+    /// `write` puts this rank's call on the board. Behind gate A, `read` takes from the board what
+    /// this rank needs. Dropping the returned guard waits at gate B.
+    ///
+    /// `read` runs, and a guard exists, only if the calls of all ranks match. No rank finishes
+    /// dropping its guard before all ranks have begun to. After an error no rank gets a guard.
     pub(super) fn meet<V>(
         self,
         write: impl FnOnce(&mut Board),
@@ -153,7 +154,7 @@ impl<'a> Entrance<'a> {
         self.rendezvous(|state| write(&mut state.board), |state| read(&state.board))
     }
 
-    /// A rendezvous at which all ranks get the same new group.
+    /// A rendezvous from which all ranks get the same new group.
     pub(super) fn duplicate(self, rank: usize) -> Result<Arc<Gate>, Failure> {
         let (child, gate_b) = self.rendezvous(
             |state| {
@@ -163,7 +164,7 @@ impl<'a> Entrance<'a> {
             |state| state.child.clone(),
         )?;
         drop(gate_b);
-        // Never missing: all ranks, this one included, have seen to it that there is one.
+        // Never `None`: each rank has made the group if there was none.
         child.ok_or(Failure::Left(rank))
     }
 
@@ -174,7 +175,7 @@ impl<'a> Entrance<'a> {
     ) -> Result<(V, GateB<'a>), Failure> {
         let state = self.gate_a(write)?;
         let gate_b = GateB { gate: self.gate, round: state.passed_a };
-        // Declared after the guard, so unlocked before gate B even if `read` panics.
+        // Declared after the guard, so that it is unlocked before gate B even if `read` panics.
         let state = state;
         let view = read(&state);
         drop(state);
@@ -206,7 +207,7 @@ impl<'a> Entrance<'a> {
             world.check();
             state = gate.lock();
         }
-        // The round first, the failure second: a rank behind this gate may already have left.
+        // The round first, then the failure: a rank behind this gate may already have left.
         while state.passed_a < round {
             if let Some(failure) = &state.failure {
                 return Err(failure.clone());
@@ -217,11 +218,10 @@ impl<'a> Entrance<'a> {
     }
 }
 
-/// Waits at gate B when dropped: not even a panic between the gates ends the borrow of a buffer
-/// that others may touch.
+/// Waits at gate B when dropped. Even a panic between the gates does not end the borrow of a buffer
+/// that other ranks may access.
 ///
-/// A leaked guard keeps all other ranks waiting, which is safe, but this rank would return early:
-/// never leak it.
+/// Never leak a guard: this rank would return early, while the other ranks wait forever.
 #[must_use = "dropping it early ends the operation for this rank"]
 pub(super) struct GateB<'a> {
     gate: &'a Gate,

@@ -1,9 +1,9 @@
-//! The gates and the operations in every order in which the threads can take their turns, as far as
-//! loom goes through them.
+//! Model tests with loom: the gates and the operations in every interleaving of the threads, up to
+//! a number of preemptions.
 //!
-//! loom fails a test whose threads wait for each other forever. It sees accesses to its own cells,
-//! not those to the buffers that ranks lend each other: a first test has such cells in their place,
-//! the others look at what comes out.
+//! loom fails a test whose threads wait for each other forever. It checks accesses to its own
+//! cells, but not to the buffers that ranks lend to each other. The first test has such cells in
+//! place of buffers. The other tests check results.
 //!
 //! `cargo xtask test --only loom` runs these tests.
 #![allow(clippy::unwrap_used)]
@@ -24,8 +24,8 @@ use crate::call::Call;
 use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp};
 
-/// Runs `f` on every rank of `size`, in every order with at most `switches` turns that are cut
-/// short; with all orders a test takes minutes.
+/// Runs `f` on every rank of `size`, in every interleaving with at most `switches` preemptions.
+/// Without a limit a test takes minutes.
 fn in_every_order(
     size: usize,
     switches: Option<usize>,
@@ -44,7 +44,7 @@ fn in_every_order(
 }
 
 #[test]
-fn what_lies_before_gate_a_is_seen_behind_it_and_nothing_is_written_before_gate_b() {
+fn gates_order_accesses_to_memory() {
     let mut model = Builder::new();
     model.preemption_bound = None;
     model.check(|| {
@@ -57,15 +57,14 @@ fn what_lies_before_gate_a_is_seen_behind_it_and_nothing_is_written_before_gate_
                     world: Arc<World>,
                     lent: Shared<[UnsafeCell<u32>; 2]>| {
             for round in 1..=2 {
-                // SAFETY: what this test is about: the other rank is not between the gates. loom
-                // fails the test if it is.
+                // SAFETY: the other rank is not between the gates. Otherwise loom fails the test.
                 lent[rank].with_mut(|value| unsafe { *value = round });
                 let posted = |board: &mut Board| {
                     board.post(rank, RankCall::new(Call::Barrier, Address::NULL))
                 };
                 let entrance = Entrance { gate: &gate, world: &world };
                 let ((), gate_b) = entrance.meet(posted, |_| ()).unwrap();
-                // SAFETY: as above: its owner does not write now.
+                // SAFETY: the owner does not write now. Otherwise loom fails the test.
                 assert_eq!(lent[1 - rank].with(|value| unsafe { *value }), round);
                 drop(gate_b);
             }
@@ -78,10 +77,10 @@ fn what_lies_before_gate_a_is_seen_behind_it_and_nothing_is_written_before_gate_
 }
 
 #[test]
-fn operations_give_the_same_results_and_return_only_when_all_are_done() {
+fn operations_return_only_when_all_ranks_are_done() {
     in_every_order(2, Some(4), |mut ranks| {
         let rank = ranks.rank() as u8;
-        // A buffer that is written again at once: who read it late would see that.
+        // The buffer is written again at once. A late reader would see the new value.
         let mut send = [10 + rank];
         let mut received = [0; 2];
         ranks.all_gather(&send, &mut received).unwrap();
@@ -116,7 +115,7 @@ fn operations_give_the_same_results_and_return_only_when_all_are_done() {
 }
 
 #[test]
-fn three_ranks_meet_and_nobody_is_left_behind() {
+fn three_ranks_meet() {
     in_every_order(3, Some(2), |mut ranks| {
         let rank = ranks.rank() as u8;
         let mut received = [0; 3];
@@ -127,7 +126,7 @@ fn three_ranks_meet_and_nobody_is_left_behind() {
 }
 
 #[test]
-fn a_rank_that_leaves_ends_the_next_operation_of_the_other_and_not_the_last_one() {
+fn a_rank_that_leaves_ends_the_next_operation() {
     in_every_order(2, Some(4), |mut ranks| {
         ranks.barrier().unwrap();
         if ranks.rank() == 1 {
@@ -142,13 +141,13 @@ fn a_rank_that_leaves_ends_the_next_operation_of_the_other_and_not_the_last_one(
         if ranks.rank() == 1 {
             return;
         }
-        // The first failure is the one that is named, whoever notices.
+        // All ranks report the first failure.
         assert_eq!(ranks.barrier(), Err(CollectiveError::PeerFailed { rank: 1, step: 0 }));
     });
 }
 
 #[test]
-fn ranks_that_disagree_are_told_so_in_every_order() {
+fn ranks_that_disagree_get_a_mismatch() {
     in_every_order(2, Some(4), |mut ranks| {
         let result = match ranks.rank() {
             0 => ranks.barrier(),
@@ -160,7 +159,7 @@ fn ranks_that_disagree_are_told_so_in_every_order() {
 }
 
 #[test]
-fn a_duplicate_is_a_group_of_its_own_in_every_order() {
+fn a_duplicate_is_independent() {
     in_every_order(2, Some(4), |mut ranks| {
         let mut second = ranks.duplicate().unwrap();
         let mut received = [0; 2];
@@ -203,9 +202,9 @@ fn is_deadlock(result: &Result<(), CollectiveError>) -> bool {
 }
 
 #[test]
-fn ranks_that_wait_for_each_other_in_different_groups_always_learn_it() {
+fn a_deadlock_is_always_detected() {
     with_two_handles(Some(4), |[mut first, mut second]| {
-        // Each rank uses both handles before, so that none is on its way to another thread.
+        // Each rank has used both handles, so they belong to this thread.
         first.set_purpose("first");
         second.set_purpose("second");
         let result = if first.rank() == 0 { first.barrier() } else { second.barrier() };
@@ -214,13 +213,13 @@ fn ranks_that_wait_for_each_other_in_different_groups_always_learn_it() {
 }
 
 #[test]
-fn ranks_that_can_go_on_never_learn_of_a_deadlock() {
+fn ranks_that_can_proceed_are_no_deadlock() {
     with_two_handles(Some(3), |[mut first, mut second]| {
         first.barrier().unwrap();
         second.barrier().unwrap();
         first.barrier().unwrap();
     });
-    // One thread of rank 1 waits where the other rank comes late.
+    // One thread of rank 1 waits in an operation that rank 0 enters later.
     with_two_handles(Some(3), |[mut first, mut second]| {
         if first.rank() == 0 {
             second.barrier().unwrap();
@@ -233,7 +232,7 @@ fn ranks_that_can_go_on_never_learn_of_a_deadlock() {
     });
 }
 
-/// A thread that enters an operation for the asker.
+/// Starts a thread that runs an operation for the asker. Returns a function that waits for it.
 fn ask(
     asker: &mut Asker,
     mut handle: Threads,
@@ -253,7 +252,7 @@ fn ask(
     move |asker| {
         let mut engine = engine.take();
         let mut join = || engine.take().unwrap().join().unwrap();
-        // The answer is there a moment before the request is over.
+        // The answer arrives before the request ends.
         let there =
             asker.wait(|| (answered.load(Ordering::SeqCst) == 1).then_some(None), || Some(join()));
         there.unwrap_or_else(join)
@@ -261,7 +260,7 @@ fn ask(
 }
 
 #[test]
-fn a_rank_whose_engine_works_can_go_on() {
+fn a_rank_whose_engine_works_can_proceed() {
     with_two_handles(Some(2), |[mut first, mut second]| {
         first.set_purpose("first");
         if first.rank() == 0 {
@@ -289,11 +288,11 @@ fn a_rank_whose_engine_works_can_go_on() {
 }
 
 #[test]
-fn a_rank_whose_engine_is_not_asked_or_waits_cannot_go_on() {
+fn an_engine_that_is_idle_or_waits_cannot_proceed() {
     with_two_handles(Some(2), |[mut first, mut second]| {
         first.set_purpose("first");
         if first.rank() == 0 {
-            // Nobody asks for anything.
+            // There are no requests.
             let (_asker, _answerer) = second.answer_requests();
             assert!(is_deadlock(&first.barrier()));
         } else {
@@ -314,17 +313,17 @@ fn a_rank_whose_engine_is_not_asked_or_waits_cannot_go_on() {
 }
 
 #[test]
-fn an_asker_or_its_engine_can_always_go_on() {
+fn an_asker_or_its_engine_can_always_proceed() {
     let mut model = Builder::new();
     model.preemption_bound = Some(4);
     model.check(|| {
-        let world = World::new(|_| panic!("the asker or the engine can go on"));
+        let world = World::new(|_| panic!("the asker or the engine can proceed"));
         let mut handle = Claim::new(world.clone());
         let (mut asker, answerer) = handle.answer_requests();
         let (requests, inbox) = channel::<Asked>();
         let (outbox, answers) = channel();
         let engine = thread::spawn(move || {
-            // loom's channels do not tell that the other end is gone.
+            // Channels of loom do not report that the other end has been dropped.
             for _ in 0..2 {
                 let asked = inbox.recv().unwrap();
                 outbox.send(()).unwrap();
@@ -337,7 +336,7 @@ fn an_asker_or_its_engine_can_always_go_on() {
             requests.send(asker.ask()).unwrap();
             asker.wait(|| answers.try_recv().ok(), || answers.recv().unwrap());
         }
-        // The end of both is not what this is about.
+        // The end of both threads is not tested here.
         world.begin(1);
         drop((requests, asker));
         engine.join().unwrap();

@@ -1,4 +1,4 @@
-//! One function on every rank of a group, and what became of each.
+//! Runs one function on every rank of a group.
 
 use std::thread;
 
@@ -6,7 +6,7 @@ use super::Threads;
 use crate::launch::as_rank;
 use crate::panic_message;
 
-/// Why a rank of [`run_threads`] has no result.
+/// The reason why a rank has no result, in [`run_threads`] and [`RunError`](crate::RunError).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RankFailure<E> {
     /// The rank returned an error.
@@ -14,7 +14,7 @@ pub enum RankFailure<E> {
     Error {
         /// The rank that failed.
         rank: usize,
-        /// What it returned.
+        /// The error that the rank returned.
         error: E,
     },
     /// The rank panicked.
@@ -22,15 +22,15 @@ pub enum RankFailure<E> {
     Panic {
         /// The rank that panicked.
         rank: usize,
-        /// The panic message; for a payload that is not text, a remark that says so.
+        /// The panic message, see [`panic_message`].
         message: String,
     },
-    /// The operating system gave the rank no thread.
+    /// The operating system cannot start a thread for the rank.
     #[error("rank {rank} did not start: {message}")]
     NotStarted {
-        /// The rank without a thread.
+        /// The rank that did not start.
         rank: usize,
-        /// What the operating system said.
+        /// The error message of the operating system.
         message: String,
     },
 }
@@ -46,14 +46,16 @@ impl<E> RankFailure<E> {
     }
 }
 
-/// Runs `f` on `size` ranks, each a thread named `rank-0`, `rank-1`, …, and waits for all of them.
+/// Runs `f` on `size` ranks and waits for all of them. Each is a thread named `rank-0`, `rank-1`, …
 ///
-/// Each rank owns its handle. When it returns, fails or panics, the handle is dropped, and the
-/// ranks that wait for it get [`PeerFailed`](crate::CollectiveError::PeerFailed): one failure ends
-/// the whole run. `f` may borrow from the caller. No panic of a rank leaves this function.
+/// [`Ranks::run`](crate::Ranks::run) is more convenient for whole programs.
 ///
-/// The results are in rank order, one for each rank, so none for a `size` of 0. After a failure,
-/// look at all of them: the first one is often just a rank that waited for the culprit.
+/// Each rank owns its handle, which is dropped when the rank returns, fails or panics. Ranks that
+/// wait for it then get [`PeerFailed`](crate::CollectiveError::PeerFailed), so one failure ends the
+/// whole run. `f` may borrow from the caller. Panics of ranks do not propagate.
+///
+/// Returns one result for each rank, in rank order. After a failure, look at all of them: the first
+/// one is often that of a rank which waited for the rank that failed.
 ///
 /// ```
 /// use burn_rehearsal_collective::{Collective, CollectiveError, ReduceOp, run_threads};
@@ -71,8 +73,9 @@ impl<E> RankFailure<E> {
 ///     0 => ranks.barrier(),
 ///     _ => panic!("no more data"),
 /// });
-/// assert_eq!(results[0].as_ref().unwrap_err().to_string(), "rank 0 failed: rank 1 failed or left the run at step 0");
-/// assert_eq!(results[1].as_ref().unwrap_err().to_string(), "rank 1 panicked: no more data");
+/// let error = |rank: usize| results[rank].as_ref().unwrap_err().to_string();
+/// assert_eq!(error(0), "rank 0 failed: rank 1 failed or left the run at step 0");
+/// assert_eq!(error(1), "rank 1 panicked: no more data");
 /// ```
 pub fn run_threads<T, E, F>(size: usize, f: F) -> Vec<Result<T, RankFailure<E>>>
 where
@@ -80,11 +83,18 @@ where
     E: Send,
     F: Fn(Threads) -> Result<T, E> + Sync,
 {
-    // A group of 0 ranks is the only one that cannot be made.
+    // `group` refuses only 0 ranks.
     run_on(Threads::group(size).unwrap_or_default(), f)
 }
 
-/// [`run_threads`] for a transport of your own: each rank gets one of `handles`, in rank order.
+/// Like [`run_threads`], with a custom transport. Each rank gets one of `handles`, in rank order.
+///
+/// ```
+/// use burn_rehearsal_collective::{Collective, CollectiveError, Solo, run_on};
+///
+/// let results = run_on(vec![Solo::new()], |ranks| Ok::<_, CollectiveError>(ranks.size()));
+/// assert_eq!(results, [Ok(1)]);
+/// ```
 pub fn run_on<H, T, E, F>(handles: Vec<H>, f: F) -> Vec<Result<T, RankFailure<E>>>
 where
     H: Send,
@@ -94,7 +104,7 @@ where
 {
     let (f, size) = (&f, handles.len());
     thread::scope(|scope| {
-        // All are started before the first is joined.
+        // All threads start before the first is joined.
         let started: Vec<_> = handles
             .into_iter()
             .enumerate()

@@ -1,5 +1,4 @@
-//! Ranks that wait in different operations learn at once that none can go on; ranks that are slow
-//! do not.
+//! Ranks that wait in different operations get a deadlock at once. Slow ranks do not cause one.
 
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::{self, JoinHandle};
@@ -16,10 +15,10 @@ use rand::RngExt;
 
 type Answer = Result<(), CollectiveError>;
 
-/// A thread that gathers when it is asked, as the engine of a buffer does.
+/// A thread that gathers on request, as the engine of a buffer does.
 struct Engine {
     asker: Asker,
-    /// `None` when it is dropped.
+    /// `None` while it is dropped.
     requests: Option<Sender<(Duration, Asked)>>,
     answers: Receiver<Answer>,
     thread: Option<JoinHandle<()>>,
@@ -36,7 +35,7 @@ impl Engine {
             let mut all = vec![0; 3 * handle.size()];
             for (pause, asked) in inbox {
                 thread::sleep(pause);
-                // Whoever asked may be gone.
+                // The receiver may be gone.
                 let _ = outbox.send(handle.all_gather(&[1; 3], &mut all));
                 drop(asked);
             }
@@ -46,7 +45,7 @@ impl Engine {
         Ok(Self { asker, requests: Some(requests), answers, thread: Some(thread) })
     }
 
-    /// Asks for a round, on which the engine begins after a pause.
+    /// Requests a round, which the engine begins after a pause.
     fn ask(&mut self, pause: Duration) {
         let asked = self.asker.ask();
         self.requests.as_ref().unwrap().send((pause, asked)).unwrap();
@@ -57,7 +56,7 @@ impl Engine {
         let poll = || match answers.try_recv() {
             Ok(answer) => Some(answer),
             Err(TryRecvError::Empty) => None,
-            Err(TryRecvError::Disconnected) => panic!("the engine is gone"),
+            Err(TryRecvError::Disconnected) => panic!("the engine has ended"),
         };
         asker.wait(poll, || answers.recv().unwrap())
     }
@@ -66,12 +65,12 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.requests = None;
-        // No thread outlives its test.
+        // The thread must not outlive the test.
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
-/// The deadlock that every rank must have returned.
+/// Asserts that all ranks have returned the same deadlock, and returns it.
 fn deadlock(results: Vec<Result<(), RankFailure<CollectiveError>>>) -> Vec<WaitingRank> {
     let mut found = None;
     for (rank, result) in results.into_iter().enumerate() {
@@ -95,7 +94,7 @@ fn all_reduce(ranks: &mut dyn Collective) -> Answer {
 }
 
 #[test]
-fn ranks_in_different_operations_learn_who_waits_for_whom_in_what() {
+fn a_deadlock_names_ranks_operations_and_handles() {
     guarded(|| {
         for size in [2, 3, 5] {
             let waiting = deadlock(run_threads(size, |mut gradients| {
@@ -112,8 +111,13 @@ fn ranks_in_different_operations_learn_who_waits_for_whom_in_what() {
             assert_eq!(waiting.len(), size);
             let others = ["rank 0", "ranks 0, 2", "", "ranks 0, 2, 3, 4"][size - 2];
             let expected = [
-                "rank 0 waits in all_reduce to the mean of 9 values (operation 2 of the handle `gradients`) for rank 1".to_owned(),
-                format!("rank 1 waits in all_gather of 3 bytes each (operation 0 of the handle `1`) for {others}"),
+                "rank 0 waits in all_reduce to the mean of 9 values (operation 2 of the handle \
+                 `gradients`) for rank 1"
+                    .to_owned(),
+                format!(
+                    "rank 1 waits in all_gather of 3 bytes each (operation 0 of the handle `1`) \
+                     for {others}"
+                ),
             ];
             assert_eq!(words(&waiting[..2]), expected);
         }
@@ -121,7 +125,7 @@ fn ranks_in_different_operations_learn_who_waits_for_whom_in_what() {
 }
 
 #[test]
-fn a_rank_whose_engine_waits_for_an_engine_that_nobody_asks_learns_it_too() {
+fn an_engine_without_requests_is_part_of_a_deadlock() {
     guarded(|| {
         for (size, culprit) in [(2, 0), (2, 1), (3, 2)] {
             let results = run_threads(size, |mut gradients| {
@@ -129,7 +133,7 @@ fn a_rank_whose_engine_waits_for_an_engine_that_nobody_asks_learns_it_too() {
                 gradients.set_purpose("gradients");
                 gradients.set_step(4);
                 for step in 0..6 {
-                    // A round is waited for a step later.
+                    // The answer of a round is awaited one step later.
                     if gradients.rank() != culprit || step < 3 {
                         engine.ask(Duration::ZERO);
                     }
@@ -166,7 +170,7 @@ fn a_rank_whose_engine_waits_for_an_engine_that_nobody_asks_learns_it_too() {
 }
 
 #[test]
-fn a_handle_left_over_on_a_thread_that_waits_does_not_hide_it() {
+fn an_unused_handle_does_not_hide_a_deadlock() {
     guarded(|| {
         let waiting = deadlock(run_threads(2, |mut ranks| {
             ranks.set_step(4);
@@ -179,7 +183,7 @@ fn a_handle_left_over_on_a_thread_that_waits_does_not_hide_it() {
 }
 
 #[test]
-fn every_later_operation_on_any_handle_repeats_it() {
+fn later_operations_on_all_handles_return_the_deadlock() {
     guarded(|| {
         let results = run_threads(2, |mut ranks| {
             let mut second = ranks.duplicate()?;
@@ -198,7 +202,7 @@ fn every_later_operation_on_any_handle_repeats_it() {
 
 const SLOW: Duration = Duration::from_secs(if cfg!(miri) { 0 } else { 3 });
 
-/// Runs `rank` on two ranks, which must succeed.
+/// Asserts that `rank` succeeds on two ranks.
 fn succeeds(rank: impl Fn(Threads, usize) -> Answer + Send + Sync + 'static) {
     guarded(move || {
         let results = run_threads(2, |ranks| {
@@ -210,7 +214,7 @@ fn succeeds(rank: impl Fn(Threads, usize) -> Answer + Send + Sync + 'static) {
 }
 
 #[test]
-fn a_rank_that_is_slow_between_its_operations_is_waited_for() {
+fn a_rank_that_is_slow_between_operations_is_no_deadlock() {
     succeeds(|mut gradients, rank| {
         let mut engine = Engine::new(&mut gradients)?;
         if rank == 0 {
@@ -226,7 +230,7 @@ fn a_rank_that_is_slow_between_its_operations_is_waited_for() {
 }
 
 #[test]
-fn an_engine_that_has_not_taken_its_request_or_is_slow_is_waited_for() {
+fn a_slow_engine_is_no_deadlock() {
     succeeds(|mut gradients, rank| {
         let mut engine = Engine::new(&mut gradients)?;
         engine.ask(if rank == 0 { SLOW } else { Duration::ZERO });
@@ -246,10 +250,11 @@ fn an_engine_that_has_not_taken_its_request_or_is_slow_is_waited_for() {
 }
 
 #[test]
-fn a_handle_on_its_way_to_another_thread_is_waited_for() {
+fn a_handle_that_moves_to_another_thread_is_no_deadlock() {
     succeeds(|mut gradients, rank| {
         let mut rows = gradients.duplicate()?;
-        // Nobody has used the handle when the other rank waits for it, and this thread waits, too.
+        // No thread has used the handle when the other rank waits for it, and this thread waits,
+        // too.
         let slow = thread::spawn(move || {
             thread::sleep(if rank == 0 { SLOW } else { Duration::ZERO });
             rows.barrier()
@@ -264,7 +269,7 @@ fn a_handle_on_its_way_to_another_thread_is_waited_for() {
 }
 
 #[test]
-fn an_engine_whose_rank_returns_early_is_a_peer_that_has_left() {
+fn an_engine_whose_rank_returns_early_has_left() {
     guarded(|| {
         for _ in 0..some(200) {
             let results = run_threads(2, |mut gradients| {
@@ -282,8 +287,8 @@ fn an_engine_whose_rank_returns_early_is_a_peer_that_has_left() {
     });
 }
 
-/// Rounds and sums of several ranks, waited for up to two steps later, until one rank leaves out a
-/// round, if any does.
+/// Runs random rounds and sums. Answers are awaited up to two steps later. One rank may leave out a
+/// round.
 fn random_steps(
     size: usize,
     seed: usize,
@@ -315,7 +320,7 @@ fn random_steps(
 }
 
 #[test]
-fn thousands_of_steps_with_engines_are_no_deadlock_until_a_rank_leaves_one_out() {
+fn random_steps_deadlock_only_if_a_rank_leaves_out_a_round() {
     guarded(|| {
         for seed in 0..some(100) {
             let size = 2 + seed % 3;
@@ -324,7 +329,7 @@ fn thousands_of_steps_with_engines_are_no_deadlock_until_a_rank_leaves_one_out()
             let culprit = seed % size;
             let results = random_steps(size, seed, Some((culprit, some(30))));
             for (rank, result) in results.iter().enumerate() {
-                // The culprit runs to its end if the others never wait for its last round.
+                // The culprit succeeds if the other ranks never wait for its last round.
                 let deadlock = matches!(
                     result,
                     Err(RankFailure::Error { error: CollectiveError::Deadlock { .. }, .. })

@@ -1,4 +1,4 @@
-//! Calls that do not fit together fail on all ranks, with the same words.
+//! Calls that do not match fail on all ranks with the same error.
 
 use burn_rehearsal_collective::{
     Collective, CollectiveError, Incoming, Outgoing, RankFailure, ReduceOp, Threads, run_threads,
@@ -6,7 +6,7 @@ use burn_rehearsal_collective::{
 
 use burn_rehearsal_testing::guarded;
 
-/// The one error that all of three ranks return, twice.
+/// Asserts that all three ranks return the same error twice, and returns it.
 fn common_error(
     operation: impl Fn(&mut Threads) -> Result<(), CollectiveError> + Sync + Send + 'static,
 ) -> CollectiveError {
@@ -38,7 +38,7 @@ fn invalid(reason: &str) -> CollectiveError {
 }
 
 #[test]
-fn different_operations_are_named_with_their_ranks() {
+fn different_operations_are_named() {
     let error = common_error(|ranks| match ranks.rank() {
         1 => ranks.all_reduce(&mut [0.0; 6], ReduceOp::Mean),
         _ => ranks.barrier(),
@@ -61,14 +61,15 @@ fn different_operations_are_named_with_their_ranks() {
 }
 
 #[test]
-fn different_lengths_roots_and_reductions_are_named_with_their_ranks() {
+fn different_lengths_roots_and_reductions_are_named() {
     let error = common_error(|ranks| {
         ranks.all_reduce(&mut vec![0.0; 10 + ranks.rank() / 2], ReduceOp::Sum)
     });
     assert_eq!(
         error,
         mismatch(
-            "all_reduce to the sum of 10 values on ranks 0, 1; all_reduce to the sum of 11 values on rank 2"
+            "all_reduce to the sum of 10 values on ranks 0, 1; \
+             all_reduce to the sum of 11 values on rank 2"
         )
     );
     let error = common_error(|ranks| {
@@ -77,7 +78,8 @@ fn different_lengths_roots_and_reductions_are_named_with_their_ranks() {
     assert_eq!(
         error,
         mismatch(
-            "all_reduce to the sum of 1 values on rank 0; all_reduce to the mean of 1 values on ranks 1, 2"
+            "all_reduce to the sum of 1 values on rank 0; \
+             all_reduce to the mean of 1 values on ranks 1, 2"
         )
     );
     let error = common_error(|ranks| {
@@ -92,20 +94,22 @@ fn different_lengths_roots_and_reductions_are_named_with_their_ranks() {
     assert_eq!(
         error,
         mismatch(
-            "broadcast of 0 bytes from rank 0 on rank 0; broadcast of 1 bytes from rank 0 on ranks 1, 2"
+            "broadcast of 0 bytes from rank 0 on rank 0; \
+             broadcast of 1 bytes from rank 0 on ranks 1, 2"
         )
     );
     let error = common_error(|ranks| ranks.broadcast(&mut [0], ranks.rank() / 2));
     assert_eq!(
         error,
         mismatch(
-            "broadcast of 1 bytes from rank 0 on ranks 0, 1; broadcast of 1 bytes from rank 1 on rank 2"
+            "broadcast of 1 bytes from rank 0 on ranks 0, 1; \
+             broadcast of 1 bytes from rank 1 on rank 2"
         )
     );
 }
 
 #[test]
-fn arguments_that_no_rank_could_accept_fail_everywhere() {
+fn invalid_arguments_fail_on_all_ranks() {
     let error =
         common_error(|ranks| ranks.broadcast(&mut [0], if ranks.rank() == 1 { 3 } else { 0 }));
     assert_eq!(error, invalid("rank 1, broadcast: root 3 is not a rank of a world of 3"));
@@ -113,7 +117,7 @@ fn arguments_that_no_rank_could_accept_fail_everywhere() {
     assert_eq!(error, invalid("rank 1, all_gather: recv has 7 bytes, but 3 ranks send 2 each"));
 }
 
-/// What one rank puts into an exchange: `(peer, bytes)` to send and to receive.
+/// The messages of one rank in an exchange: `(peer, bytes)` to send and to receive.
 type Lists = (&'static [(usize, usize)], &'static [(usize, usize)]);
 
 fn exchange_error(lists: [Lists; 3]) -> CollectiveError {
@@ -134,7 +138,7 @@ fn exchange_error(lists: [Lists; 3]) -> CollectiveError {
 }
 
 #[test]
-fn messages_that_only_one_side_knows_fail_everywhere() {
+fn unmatched_messages_fail_on_all_ranks() {
     let error = exchange_error([(&[(1, 8)], &[]), (&[], &[]), (&[], &[])]);
     assert_eq!(
         error,
@@ -144,13 +148,13 @@ fn messages_that_only_one_side_knows_fail_everywhere() {
     assert_eq!(error, mismatch("exchange: rank 2 sends nothing to rank 1, which expects 8 bytes"));
     let error = exchange_error([(&[(1, 8)], &[]), (&[], &[(0, 9)]), (&[], &[])]);
     assert_eq!(error, mismatch("exchange: rank 0 sends 8 bytes to rank 1, which expects 9"));
-    // Even a message of no bytes has two sides.
+    // An empty message needs a receiver, too.
     let error = exchange_error([(&[], &[]), (&[], &[]), (&[(0, 0)], &[])]);
     assert_eq!(
         error,
         mismatch("exchange: rank 2 sends 0 bytes to rank 0, which expects nothing from it")
     );
-    // The right number of messages, but from the wrong rank.
+    // As many messages as expected, but from the wrong rank.
     let error = exchange_error([(&[(1, 8)], &[]), (&[], &[(2, 8)]), (&[], &[])]);
     assert_eq!(
         error,
@@ -159,7 +163,7 @@ fn messages_that_only_one_side_knows_fail_everywhere() {
 }
 
 #[test]
-fn peers_that_cannot_be_fail_everywhere() {
+fn invalid_peers_fail_on_all_ranks() {
     let error = exchange_error([(&[], &[]), (&[(1, 8)], &[]), (&[], &[])]);
     assert_eq!(
         error,
@@ -182,13 +186,14 @@ fn peers_that_cannot_be_fail_everywhere() {
     assert_eq!(
         error,
         invalid(&format!(
-            "rank 2, exchange: a message from rank {peer}, which is not another rank of a world of 3"
+            "rank 2, exchange: a message from rank {peer}, \
+             which is not another rank of a world of 3"
         ))
     );
 }
 
 #[test]
-fn two_messages_for_one_pair_fail_everywhere() {
+fn two_messages_for_one_pair_fail_on_all_ranks() {
     let error = exchange_error([(&[(1, 8), (1, 8)], &[]), (&[], &[(0, 8)]), (&[], &[])]);
     assert_eq!(error, invalid("rank 0, exchange: two messages to rank 1"));
     let error = exchange_error([(&[(1, 8)], &[]), (&[], &[(0, 8), (0, 8)]), (&[], &[])]);

@@ -1,4 +1,4 @@
-//! Duplicated handles are groups of their own.
+//! Duplicated handles are independent.
 
 use std::thread;
 
@@ -27,7 +27,7 @@ fn a_duplicate_has_the_same_rank_and_size() {
 }
 
 #[test]
-fn two_threads_of_each_rank_interleave_their_operations_freely() {
+fn two_threads_of_each_rank_interleave_operations_freely() {
     guarded(|| {
         for size in SIZES {
             let results = run_threads(size, |mut gradients| {
@@ -53,7 +53,7 @@ fn two_threads_of_each_rank_interleave_their_operations_freely() {
 }
 
 #[test]
-fn a_failed_group_does_not_poison_its_duplicate_nor_its_origin() {
+fn a_failed_handle_does_not_poison_its_relatives() {
     guarded(|| {
         let results = run_threads(3, |mut ranks| {
             let mut second = ranks.duplicate()?;
@@ -71,7 +71,7 @@ fn a_failed_group_does_not_poison_its_duplicate_nor_its_origin() {
 }
 
 #[test]
-fn a_duplicate_outlives_its_origin_and_keeps_its_step() {
+fn a_duplicate_outlives_its_origin_and_keeps_the_step() {
     guarded(|| {
         let results = run_threads(3, |mut ranks| {
             ranks.set_step(12);

@@ -1,4 +1,4 @@
-//! What every collective can do besides: flags, words and messages of any length.
+//! `CollectiveExt`: flags, words and messages of any length.
 
 use burn_rehearsal_collective::{
     Collective, CollectiveError, CollectiveExt, Incoming, Outgoing, Ranks, ReduceOp, Solo,
@@ -37,7 +37,7 @@ fn flags_name_the_lowest_rank() {
 }
 
 #[test]
-fn a_root_that_does_not_exist_is_refused() {
+fn a_root_that_does_not_exist_is_an_error() {
     assert!(matches!(
         Solo::new().broadcast_bytes(vec![1], 1),
         Err(CollectiveError::InvalidArgument(_))
@@ -46,7 +46,7 @@ fn a_root_that_does_not_exist_is_refused() {
 
 const MESSAGE: &[u8] = b"twelve bytes";
 
-/// Rank 0 of two ranks, whose peer sends the same as rank 0; one bit of one message is flipped.
+/// Rank 0 of two ranks. Its peer sends the same messages, and one bit of one of them is flipped.
 #[derive(Debug)]
 struct Echo {
     /// The number of the operation whose message is damaged.
@@ -103,7 +103,7 @@ impl Collective for Echo {
 }
 
 #[test]
-fn a_damaged_message_is_found() {
+fn damaged_messages_are_detected() {
     let damaged = Err(CollectiveError::Damaged { rank: 1 });
     assert_eq!(Echo { damaged: 0 }.gather_words([1, 2]), damaged);
     let damaged = Err(CollectiveError::Damaged { rank: 1 });

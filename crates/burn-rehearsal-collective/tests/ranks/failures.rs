@@ -1,4 +1,4 @@
-//! A rank that leaves, in whatever way, ends everybody's next operation with its name.
+//! A rank that leaves ends the next operation of all other ranks, which name it.
 
 use std::sync::Mutex;
 use std::thread;
@@ -13,7 +13,7 @@ use burn_rehearsal_testing::reference::{check_all_gather, some};
 
 type Operation = fn(&mut dyn Collective) -> Result<(), CollectiveError>;
 
-/// Every operation, with arguments that fit on any number of ranks.
+/// Every operation, with arguments for any number of ranks.
 const OPERATIONS: [Operation; 6] = [
     |ranks| ranks.barrier(),
     |ranks| ranks.broadcast(&mut [1; 5], 0),
@@ -37,14 +37,14 @@ enum Exit {
     Panic,
 }
 
-/// After one good operation, `culprit` leaves; the others try the operation twice.
+/// After a successful operation, `culprit` leaves, and the other ranks try the operation twice.
 fn leave(size: usize, culprit: usize, exit: Exit, late: bool, operation: Operation) {
     let results = run_threads(size, |mut ranks| {
         ranks.set_step(7);
         operation(&mut ranks)?;
         ranks.set_step(8);
         if ranks.rank() != culprit {
-            let error = operation(&mut ranks).expect_err("an operation without one of its ranks");
+            let error = operation(&mut ranks).expect_err("a rank is missing");
             ranks.set_step(9);
             assert_eq!(ranks.barrier(), Err(error.clone()), "the handle is poisoned");
             return Err(error);
@@ -88,22 +88,22 @@ fn leave_every_operation(exit: Exit) {
 }
 
 #[test]
-fn a_rank_that_returns_ends_every_operation_of_the_others() {
+fn a_rank_that_returns_ends_operations_of_other_ranks() {
     leave_every_operation(Exit::Drop);
 }
 
 #[test]
-fn a_rank_that_fails_ends_every_operation_of_the_others() {
+fn a_rank_that_fails_ends_operations_of_other_ranks() {
     leave_every_operation(Exit::Error);
 }
 
 #[test]
-fn a_rank_that_panics_ends_every_operation_of_the_others() {
+fn a_rank_that_panics_ends_operations_of_other_ranks() {
     leave_every_operation(Exit::Panic);
 }
 
 #[test]
-fn ranks_that_wait_already_are_woken_when_one_leaves() {
+fn waiting_ranks_wake_up_when_a_rank_leaves() {
     guarded(|| {
         let mut group = Threads::group(3).unwrap();
         let last = group.pop();
@@ -118,7 +118,7 @@ fn ranks_that_wait_already_are_woken_when_one_leaves() {
 }
 
 #[test]
-fn a_rank_that_keeps_its_handle_after_an_error_holds_up_nobody() {
+fn a_kept_handle_of_a_failed_rank_blocks_no_rank() {
     guarded(|| {
         let kept = Mutex::new(Vec::new());
         let results = run_threads(4, |mut ranks| {
@@ -141,7 +141,7 @@ fn a_rank_that_keeps_its_handle_after_an_error_holds_up_nobody() {
 }
 
 #[test]
-fn the_first_rank_to_leave_is_the_one_that_is_named() {
+fn the_first_rank_to_leave_is_named() {
     guarded(|| {
         let mut group = Threads::group(4).unwrap();
         drop(group.remove(2));
@@ -153,7 +153,7 @@ fn the_first_rank_to_leave_is_the_one_that_is_named() {
 }
 
 #[test]
-fn a_rank_may_leave_while_others_still_wake_up_from_the_last_operation() {
+fn a_rank_can_leave_while_others_wake_up() {
     guarded(|| {
         for operation in OPERATIONS {
             for _ in 0..some(60) {
@@ -165,7 +165,7 @@ fn a_rank_may_leave_while_others_still_wake_up_from_the_last_operation() {
 }
 
 #[test]
-fn a_rank_that_leaves_after_an_operation_spoils_only_the_next_one() {
+fn a_rank_that_leaves_fails_only_the_next_operation() {
     guarded(|| {
         for round in 0..some(60) {
             let leaver = round % 4;

@@ -1,4 +1,4 @@
-//! `Ranks`: one function on every rank, its values, and the failure that is shown.
+//! `Ranks`: values of all ranks, and the failures that are shown.
 
 use std::error::Error;
 
@@ -22,7 +22,7 @@ fn shown<E: Into<Box<dyn Error + Send + Sync>> + Send>(
 }
 
 #[test]
-fn values_are_in_rank_order_and_each_collective_is_independent() {
+fn values_are_in_rank_order() {
     let values = Ranks::threads(3).run(|rank| {
         let (mut gradients, mut rows) = (rank.collective()?, rank.collective()?);
         let mut sum = [rank.rank() as f32];
@@ -48,7 +48,7 @@ fn a_rank_can_be_shared_by_threads() {
 }
 
 #[test]
-fn the_rank_that_failed_by_itself_is_shown_and_not_those_that_waited_for_it() {
+fn the_cause_is_shown_and_not_the_ranks_that_waited() {
     let plain = shown(|rank| {
         if rank.rank() == 1 { Err(AppError::Data) } else { Ok(rank.collective()?.barrier()?) }
     });
@@ -75,7 +75,7 @@ fn the_rank_that_failed_by_itself_is_shown_and_not_those_that_waited_for_it() {
 }
 
 #[test]
-fn different_failures_are_all_shown_and_equal_ones_once() {
+fn equal_failures_are_shown_once() {
     let different = shown(|rank| Err(format!("disk {} is full", rank.rank() / 2)));
     assert_eq!(different, "rank 0 failed: disk 0 is full\nrank 2 failed: disk 1 is full");
     let agreed = Ranks::threads(3)

@@ -1,5 +1,4 @@
-//! The operations on threads and on a single rank: results, failures, disagreements, deadlocks,
-//! duplicates and stress.
+//! The operations on threads, on a single rank and on the simulated network.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod deadlock;

@@ -1,4 +1,4 @@
-//! Every operation against a plain reference.
+//! Results of all operations, compared with a simple reference.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use burn_rehearsal_testing::reference::{
     SIZES, bits, check_all_gather, check_all_reduce, check_broadcast, check_exchange, some, values,
 };
 
-/// Runs `check` alone and on groups of threads of all sizes.
+/// Runs `check` on a single rank and on threads, for all sizes.
 fn everywhere(
     check: impl Fn(&mut dyn Collective) -> Result<(), CollectiveError> + Send + Sync + 'static,
 ) {
@@ -40,7 +40,7 @@ fn handles_know_their_rank_and_the_size() {
 }
 
 #[test]
-fn all_reduce_adds_in_rank_order_whatever_the_length() {
+fn all_reduce_adds_in_rank_order_for_all_lengths() {
     everywhere(|ranks| {
         let size = ranks.size();
         for len in [
@@ -70,7 +70,7 @@ fn all_reduce_depends_on_the_order_of_the_ranks() {
             ranks.all_reduce(&mut data, ReduceOp::Sum)?;
             Ok::<_, CollectiveError>(data)
         });
-        // The 1 is lost in 1e8 + 1; any order that joins 1e8 and -1e8 first gives 1.
+        // The 1 is lost in 1e8 + 1. Any order that adds 1e8 and -1e8 first gives 1.
         for result in results {
             assert_eq!(result.unwrap(), [0.0; 5]);
         }
@@ -78,7 +78,7 @@ fn all_reduce_depends_on_the_order_of_the_ranks() {
 }
 
 #[test]
-fn all_reduce_gives_the_same_bits_on_every_rank_and_in_every_run() {
+fn all_reduce_has_the_same_bits_in_every_run() {
     guarded(|| {
         for size in SIZES {
             let run = || {
@@ -133,7 +133,7 @@ fn broadcast_copies_from_every_root() {
 }
 
 #[test]
-fn exchange_moves_messages_of_any_length_between_any_pairs() {
+fn exchange_moves_messages_between_all_pairs() {
     everywhere(|ranks| {
         let size = ranks.size();
         check_exchange(ranks, 1, |_, _| None)?;
@@ -146,7 +146,7 @@ fn exchange_moves_messages_of_any_length_between_any_pairs() {
 }
 
 #[test]
-fn nobody_leaves_a_barrier_before_all_have_entered() {
+fn no_rank_leaves_a_barrier_before_all_have_entered() {
     guarded(|| {
         for size in SIZES {
             let entered = AtomicUsize::new(0);
@@ -164,12 +164,12 @@ fn nobody_leaves_a_barrier_before_all_have_entered() {
 }
 
 #[test]
-fn nobody_returns_from_an_all_reduce_before_all_slices_are_written() {
+fn no_rank_leaves_an_all_reduce_before_all_slices_are_written() {
     guarded(|| {
         let results = run_threads(4, |mut ranks| {
             for round in 0..some(500) {
-                // Fresh memory each time: who returned early would have freed what others still
-                // write to.
+                // New memory each time. A rank that returned early would free it while other ranks
+                // still write to it.
                 let mut data = vec![round as f32; 257];
                 ranks.all_reduce(&mut data, ReduceOp::Sum)?;
                 assert!(data.iter().all(|value| *value == 4.0 * round as f32));
@@ -181,7 +181,7 @@ fn nobody_returns_from_an_all_reduce_before_all_slices_are_written() {
 }
 
 #[test]
-fn eight_ranks_on_few_cores_take_turns_without_burning_time() {
+fn waiting_ranks_leave_the_cores_to_other_ranks() {
     guarded(|| {
         let start = Instant::now();
         let results = run_threads(8, |mut ranks| (0..some(1000)).try_for_each(|_| ranks.barrier()));
@@ -191,7 +191,7 @@ fn eight_ranks_on_few_cores_take_turns_without_burning_time() {
 }
 
 #[test]
-fn run_threads_returns_values_errors_and_panics_in_rank_order() {
+fn run_threads_returns_results_in_rank_order() {
     guarded(|| {
         let results = run_threads(4, |ranks| match ranks.rank() {
             0 => Ok(std::thread::current().name().map(str::to_owned)),

@@ -1,4 +1,4 @@
-//! The simulated network: it disturbs as it is told, and changes no bit where nothing goes wrong.
+//! The simulated network: it injects the chosen fault, and changes no results without one.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use burn_rehearsal_testing::{
 };
 
 #[test]
-fn thousands_of_disturbed_operations_agree_with_the_reference() {
+fn random_operations_with_delays_match_the_reference() {
     guarded(|| {
         for size in [1, 2, 3, 5] {
             let disturbance =
@@ -26,11 +26,11 @@ fn thousands_of_disturbed_operations_agree_with_the_reference() {
 }
 
 #[test]
-fn ranks_do_not_wait_for_those_that_only_listen() {
+fn senders_do_not_wait_for_receivers() {
     guarded(|| {
         let results = run_simulated(2, &Disturbance::default(), |mut ranks| {
             if ranks.rank() == 0 {
-                // Rank 1 takes part in nothing before this rank has returned from all.
+                // Rank 1 begins only after this rank has returned from all broadcasts.
                 return (0..5)
                     .try_for_each(|step| ranks.broadcast(&mut [step], 0))
                     .map(|()| Vec::new());
@@ -48,7 +48,7 @@ fn ranks_do_not_wait_for_those_that_only_listen() {
     });
 }
 
-/// Everybody's end of a run in which `fault` happens; [`operation`]s are the same on all ranks.
+/// The results of a run of random [`operation`]s in which `fault` happens.
 fn ends(size: usize, fault: Fault, seed: usize) -> Vec<Result<(), RankFailure<CollectiveError>>> {
     let disturbance =
         Disturbance { seed: seed as u64, delay: Duration::from_micros(20), fault: Some(fault) };
@@ -75,7 +75,7 @@ fn names(error: &CollectiveError, rank: usize) -> bool {
 }
 
 #[test]
-fn every_fault_that_can_be_seen_ends_every_rank_with_an_error_and_somebody_names_the_culprit() {
+fn detectable_faults_end_all_ranks_and_name_the_culprit() {
     guarded(|| {
         for seed in 0..some(200) {
             let mut random = seeded(&[seed, 1]);
@@ -117,7 +117,7 @@ fn every_fault_that_can_be_seen_ends_every_rank_with_an_error_and_somebody_names
 }
 
 #[test]
-fn a_fault_happens_at_its_operation_on_its_handle_and_repeats_with_its_seed() {
+fn a_fault_happens_at_its_operation_and_is_reproducible() {
     guarded(|| {
         for kind in [FaultKind::Die, FaultKind::Length, FaultKind::Operation] {
             let run = |handle: usize| {
@@ -137,13 +137,13 @@ fn a_fault_happens_at_its_operation_on_its_handle_and_repeats_with_its_seed() {
                     },
                 )
             };
-            // The first handle's operation 0 was to duplicate it.
+            // Operation 0 of the first handle is the duplication.
             for (handle, step) in [(0, 4), (1, 7)] {
                 let results = run(handle);
                 assert_eq!(results, run(handle), "{kind:?}");
-                let told = |rank: usize| results[rank].as_ref().unwrap_err().to_string();
+                let message = |rank: usize| results[rank].as_ref().unwrap_err().to_string();
                 assert!(
-                    (0..3).any(|rank| told(rank).contains(&format!("step {step}"))),
+                    (0..3).any(|rank| message(rank).contains(&format!("step {step}"))),
                     "{kind:?}: {results:?}"
                 );
             }
@@ -152,7 +152,7 @@ fn a_fault_happens_at_its_operation_on_its_handle_and_repeats_with_its_seed() {
 }
 
 #[test]
-fn wrong_contents_arrive_at_one_peer_or_at_all_and_are_not_the_networks_business() {
+fn the_network_delivers_wrong_contents_without_an_error() {
     guarded(|| {
         let (mut one, mut all) = (0, 0);
         for seed in 0..40 {
@@ -174,7 +174,7 @@ fn wrong_contents_arrive_at_one_peer_or_at_all_and_are_not_the_networks_business
                     },
                 );
                 let wrong: Vec<_> = results.into_iter().map(Result::unwrap).collect();
-                assert!(wrong[0].is_empty(), "the rank to blame sees nothing of it");
+                assert!(wrong[0].is_empty(), "the faulty rank itself receives nothing wrong");
                 let seen: Vec<_> = wrong.concat();
                 assert!(seen.iter().all(|(step, _)| *step == 2), "{seen:?}");
                 match kind {
@@ -194,7 +194,7 @@ fn wrong_contents_arrive_at_one_peer_or_at_all_and_are_not_the_networks_business
 }
 
 #[test]
-fn arguments_that_no_rank_could_accept_are_refused_where_they_are_made() {
+fn invalid_arguments_are_errors_of_the_rank_that_passes_them() {
     guarded(|| {
         type Bad = fn(&mut Simulated) -> Result<(), CollectiveError>;
         let bad: [Bad; 5] = [

@@ -1,4 +1,4 @@
-//! What only a single rank can get wrong; its results are checked together with those of threads.
+//! Errors of a single rank. Its results are tested together with those of threads.
 
 use burn_rehearsal_collective::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp, Solo};
 
@@ -7,7 +7,7 @@ fn refused(result: Result<(), CollectiveError>) -> bool {
 }
 
 #[test]
-fn a_single_rank_refuses_what_no_world_of_one_could_do() {
+fn a_single_rank_checks_arguments() {
     assert!(refused(Solo::new().broadcast(&mut [0; 4], 1)));
     assert!(refused(Solo::new().all_gather(&[0; 4], &mut [0; 8])));
     for peer in [0, 1] {
@@ -17,7 +17,7 @@ fn a_single_rank_refuses_what_no_world_of_one_could_do() {
 }
 
 #[test]
-fn a_single_rank_repeats_its_first_error() {
+fn a_single_rank_returns_its_first_error_again() {
     let mut alone = Solo::new();
     let error = alone.broadcast(&mut [0; 4], 3).unwrap_err();
     assert_eq!(alone.barrier(), Err(error.clone()));

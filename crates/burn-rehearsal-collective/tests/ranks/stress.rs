@@ -1,4 +1,4 @@
-//! Thousands of random operations with random sizes and random delays.
+//! Random operations with random sizes and random delays.
 
 use std::thread;
 
@@ -10,7 +10,7 @@ use burn_rehearsal_testing::reference::{
 use burn_rehearsal_testing::{guarded, seeded};
 use rand::RngExt;
 
-/// Operation `step` of the plan `seed`: all ranks draw the same one.
+/// Runs operation number `step` of the random sequence `seed`, which is the same on all ranks.
 pub(crate) fn operation(
     ranks: &mut dyn Collective,
     seed: usize,
@@ -35,21 +35,21 @@ pub(crate) fn operation(
     }
 }
 
-/// Lets the others go first, now and then.
-fn dawdle(random: &mut impl RngExt) {
+/// Sometimes lets other ranks go first.
+fn pause(random: &mut impl RngExt) {
     for _ in 12..random.random_range(0..16) {
         thread::yield_now();
     }
 }
 
 #[test]
-fn thousands_of_random_operations_agree_with_the_reference() {
+fn random_operations_match_the_reference() {
     guarded(|| {
         for size in SIZES {
             let results = run_threads(size, |mut ranks| {
                 let mut delays = seeded(&[size, ranks.rank()]);
                 for step in 0..some(1500) {
-                    dawdle(&mut delays);
+                    pause(&mut delays);
                     operation(&mut ranks, size, step)?;
                 }
                 Ok::<_, CollectiveError>(())
@@ -62,7 +62,7 @@ fn thousands_of_random_operations_agree_with_the_reference() {
 }
 
 #[test]
-fn a_rank_that_leaves_at_a_random_time_is_named_by_all_others() {
+fn a_rank_that_leaves_at_a_random_step_is_named() {
     guarded(|| {
         for seed in 0..some(60) {
             let mut random = seeded(&[seed]);
@@ -72,7 +72,7 @@ fn a_rank_that_leaves_at_a_random_time_is_named_by_all_others() {
                 let mut delays = seeded(&[seed, ranks.rank()]);
                 for step in 0..=end {
                     ranks.set_step(step as u64);
-                    dawdle(&mut delays);
+                    pause(&mut delays);
                     if step == end && ranks.rank() == culprit {
                         return Ok(());
                     }

@@ -1,4 +1,4 @@
-//! Messages on their way between ranks, and who is still there to send any.
+//! The messages in transit between ranks, and the state of the ranks.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -6,29 +6,29 @@ use std::time::Instant;
 
 use burn_rehearsal_collective::Call;
 
-/// What one rank sends another in one operation.
+/// The message of one rank to another in one operation.
 #[derive(Debug, Clone)]
 pub(super) struct Message {
     pub(super) call: Call,
-    /// The sender's number of the operation.
+    /// The number of the operation on the sender.
     pub(super) operation: u64,
     pub(super) bytes: Vec<u8>,
-    /// When it arrives.
+    /// The time of arrival.
     pub(super) due: Instant,
 }
 
-/// Why a message will never come.
+/// The reason why a message never arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Missing {
-    /// Its sender has left.
+    /// The sender has left.
     Left,
-    /// Its sender gives no sign of life.
+    /// The sender has stopped.
     Silent,
-    /// The rank that waits for it has stopped itself, and all others have noticed.
+    /// The receiver itself has stopped, and all other ranks have noticed.
     Stopped,
 }
 
-/// What joins all handles of all ranks.
+/// The network, which all handles of all ranks share.
 #[derive(Debug)]
 pub(super) struct Network {
     state: Mutex<State>,
@@ -38,27 +38,27 @@ pub(super) struct Network {
 
 #[derive(Debug)]
 struct State {
-    /// In the order in which they were sent, by channel, sender and receiver.
+    /// By channel, sender and receiver, in the order of sending.
     messages: HashMap<(usize, usize, usize), VecDeque<Message>>,
-    /// The handles that there are, by channel and rank.
+    /// The living handles, by channel and rank.
     handles: HashSet<(usize, usize)>,
-    /// The ranks that send nothing more on a channel.
+    /// The ranks that have left a channel, by channel and rank.
     left: HashSet<(usize, usize)>,
-    /// The ranks that send nothing more at all.
+    /// Whether each rank has died.
     dead: Vec<bool>,
-    /// The ranks that have stopped.
+    /// Whether each rank has stopped.
     silent: Vec<bool>,
-    /// The ranks one of whose handles has failed.
+    /// Whether a handle of each rank has failed.
     failed: Vec<bool>,
-    /// The channel that each `duplicate` made, by the channel and operation of the call.
+    /// The channels that `duplicate` has made, by the channel and the operation of the call.
     children: HashMap<(usize, u64), usize>,
-    /// The channel from which each was made; that of the group is its own.
+    /// The channel from which each channel was made. The first one is its own parent.
     parents: Vec<usize>,
 }
 
 impl State {
-    /// Whether a rank sends nothing more on a channel. One that never got there, because it had
-    /// left the channel from which this one was made, never will.
+    /// Whether a rank sends no more messages on a channel. This includes ranks that have left the
+    /// parent of the channel before the channel was made.
     fn is_gone(&self, channel: usize, rank: usize) -> bool {
         let parent = self.parents[channel];
         let never_came = || {
@@ -69,7 +69,7 @@ impl State {
         self.dead[rank] || self.left.contains(&(channel, rank)) || never_came()
     }
 
-    /// Whether a rank knows that something went wrong, or is at its end.
+    /// Whether a rank has noticed a failure or has finished.
     fn is_over(&self, rank: usize) -> bool {
         self.failed[rank] || !self.handles.iter().any(|(_, holder)| *holder == rank)
     }
@@ -90,7 +90,7 @@ impl Network {
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// Never waits. What a rank that is gone or has stopped would send is lost.
+    /// Sends a message and never waits. Messages of ranks that have died or stopped are lost.
     pub(super) fn send(&self, channel: usize, from: usize, to: usize, message: Message) {
         let mut state = self.lock();
         if !state.dead[from] && !state.silent[from] {
@@ -99,7 +99,7 @@ impl Network {
         }
     }
 
-    /// Waits for the next message of one rank to another.
+    /// Waits for the next message from one rank to another.
     pub(super) fn receive(
         &self,
         channel: usize,
@@ -138,7 +138,7 @@ impl Network {
         }
     }
 
-    /// The channel of the handle that a `duplicate` makes on this rank.
+    /// Adds the handle that a `duplicate` makes on this rank, and returns its channel.
     pub(super) fn child(&self, channel: usize, operation: u64, rank: usize) -> usize {
         let mut state = self.lock();
         let next = state.parents.len();
@@ -150,8 +150,7 @@ impl Network {
         child
     }
 
-    /// The rank sends nothing more on this channel, because its handle has failed or, if it is
-    /// `dropped`, is gone.
+    /// Records that a rank leaves a channel, because its handle has been `dropped` or has failed.
     pub(super) fn leave(&self, channel: usize, rank: usize, dropped: bool) {
         let mut state = self.lock();
         state.left.insert((channel, rank));
@@ -163,13 +162,13 @@ impl Network {
         self.changed.notify_all();
     }
 
-    /// The rank is gone.
+    /// Records that the rank has died.
     pub(super) fn die(&self, rank: usize) {
         self.lock().dead[rank] = true;
         self.changed.notify_all();
     }
 
-    /// The rank stops until every other rank has noticed, or is at its end.
+    /// Stops the rank until every other rank has noticed a failure or has finished.
     pub(super) fn stop(&self, rank: usize) {
         self.lock().silent[rank] = true;
         self.changed.notify_all();

@@ -1,27 +1,26 @@
-//! What a simulated network does to messages, as a pure function of a seed.
+//! The delays and faults of a simulated network, as a pure function of a seed.
 
 use std::time::Duration;
 
 use rand::RngExt;
 use rand::rngs::Xoshiro256PlusPlus;
 
-/// How a network disturbs the ranks that are connected by it.
+/// The delays and the fault of a simulated network.
 ///
-/// Everything but the moment at which the operating system lets a thread run follows from these
-/// values: the order in which a rank's messages leave and in which it looks for those of its peers,
-/// the delay of each, and the fault.
+/// These values determine the order in which a rank sends and receives its messages, the delay of
+/// each message, and the fault. Only the scheduling of threads is up to the operating system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Disturbance {
-    /// What everything that is drawn follows from.
+    /// The seed of all random numbers.
     pub seed: u64,
-    /// One of eight messages is under way for up to this long.
+    /// The maximal delay. One of eight messages is delayed.
     pub delay: Duration,
-    /// What goes wrong, if anything does.
+    /// The fault, if any.
     pub fault: Option<Fault>,
 }
 
 impl Disturbance {
-    /// The delay of a message; mostly none.
+    /// Draws the delay of a message.
     pub(super) fn draw_delay(&self, random: &mut Xoshiro256PlusPlus) -> Duration {
         if random.random_bool(1.0 / 8.0) {
             self.delay.mul_f64(random.random())
@@ -31,41 +30,38 @@ impl Disturbance {
     }
 }
 
-/// One thing that goes wrong on one rank.
+/// A fault of one rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fault {
-    /// The rank that is to blame.
+    /// The faulty rank.
     pub rank: usize,
-    /// Which of its handles: 0 for the one of the group, then its duplicates in the order in which
-    /// they were made.
+    /// The handle: 0 for that of the group, then duplicates in the order of their making.
     pub handle: usize,
-    /// The number of this handle's operation, from 0. If it cannot go wrong in this way (there is
-    /// no message, for example), the next one does that can.
+    /// The number of the operation of this handle, from 0. If the fault is impossible in that
+    /// operation (without a message, for example), it happens in the next possible one.
     pub operation: u64,
-    /// What happens.
+    /// The kind of fault.
     pub kind: FaultKind,
 }
 
-/// What can go wrong. In an operation that ends before it is over, some of the peers have got the
-/// rank's message and the others have not.
+/// A kind of fault. If it ends an operation early, only some of the peers get the rank's message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FaultKind {
-    /// In the middle of the operation the rank stops and gives no sign of life any more. Its call
-    /// returns an error when all other ranks have noticed.
+    /// The rank stops in the middle of the operation and is silent. Its call returns an error when
+    /// all other ranks have noticed.
     Stall,
-    /// In the middle of the operation the rank is gone, with all its handles; its call returns an
+    /// The rank dies in the middle of the operation, with all its handles. Its call returns an
     /// error.
     Die,
-    /// In the middle of the operation the calling thread panics.
+    /// The calling thread panics in the middle of the operation.
     Panic,
-    /// A message has a byte too few or too many.
+    /// A message is one byte too short or too long.
     Length,
-    /// A message is that of another operation.
+    /// A message has the number of another operation.
     Operation,
-    /// In an `all_gather`, a message is the one that was sent in the `all_gather` of the same
-    /// length before.
+    /// A message of an `all_gather` is that of the previous `all_gather` of the same length.
     Stale,
-    /// In an `all_gather`, a bit of a message is flipped.
+    /// One bit in a message of an `all_gather` is flipped.
     Corrupt,
 }
 

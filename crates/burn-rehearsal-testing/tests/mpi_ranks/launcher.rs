@@ -1,4 +1,4 @@
-//! Running `mpirun`, with an end to waiting.
+//! Runs `mpirun` with time limits.
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use burn_rehearsal_testing::mpirun;
 
-/// What a run left.
+/// The outcome of a run.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) success: bool,
@@ -26,7 +26,7 @@ pub(crate) struct Run {
     stderr: thread::JoinHandle<String>,
     stdout: String,
     start: Instant,
-    /// One run at a time: more processes than that would only wait for cores.
+    /// One run at a time, because more processes would only compete for cores.
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -38,7 +38,7 @@ pub(crate) fn start(size: usize, scenario: &[&str]) -> Run {
     let mut command = mpirun(size, env!("CARGO_BIN_EXE_mpi-ranks"));
     command.args(scenario).env("RUST_BACKTRACE", "0");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    // A group of its own, so that its processes can be found.
+    // A new process group, so that all processes can be signalled.
     command.process_group(0);
     let start = Instant::now();
     let mut child = command.spawn().expect("mpirun is installed");
@@ -60,7 +60,8 @@ impl Run {
     /// Waits for a line that starts with `prefix` and returns the rest of it.
     pub(crate) fn wait_for(&mut self, prefix: &str) -> String {
         loop {
-            let line = self.lines.recv_timeout(Duration::from_secs(60)).expect("the line comes");
+            let line =
+                self.lines.recv_timeout(Duration::from_secs(60)).expect("the line arrives in time");
             self.stdout += &line;
             self.stdout.push('\n');
             if let Some(rest) = line.strip_prefix(prefix) {
@@ -69,12 +70,12 @@ impl Run {
         }
     }
 
-    /// The launcher's process.
+    /// The process id of the launcher.
     pub(crate) fn launcher(&self) -> u32 {
         self.child.id()
     }
 
-    /// Waits for the end, at most `limit`.
+    /// Waits for the end of the run, at most for `limit`.
     pub(crate) fn end(mut self, limit: Duration) -> Ended {
         let start = Instant::now();
         let status = loop {
@@ -84,7 +85,7 @@ impl Run {
             if start.elapsed() > limit {
                 send("KILL", &format!("-{}", self.child.id()));
                 let _ = self.child.wait();
-                panic!("no end within {limit:?}; on stdout:\n{}", self.stdout);
+                panic!("the run has not ended within {limit:?}. Its output:\n{}", self.stdout);
             }
             thread::sleep(Duration::from_millis(20));
         };
@@ -100,12 +101,12 @@ pub(crate) fn run(size: usize, scenario: &[&str]) -> Ended {
     start(size, scenario).end(Duration::from_secs(120))
 }
 
-/// Sends a signal. By the shell's own `kill`: a small system has no other.
+/// Sends a signal with the shell's built-in `kill`, which every system has.
 pub(crate) fn send(signal: &str, process: &str) {
     let _ = Command::new("sh").args(["-c", "kill -s \"$0\" -- \"$1\"", signal, process]).status();
 }
 
-/// The state of a rank that still runs, or that nobody has collected.
+/// The state of a rank that still runs, or whose parent has not waited for it.
 pub(crate) fn state_of(process: &str) -> Option<String> {
     std::fs::read_to_string(format!("/proc/{process}/stat"))
         .ok()

@@ -1,5 +1,5 @@
-//! Ranks as real processes: each test runs the program `mpi-ranks` under `mpirun`, with more ranks
-//! than cores if need be.
+//! Ranks as real processes. Each test runs the program `mpi-ranks` under `mpirun`, possibly with
+//! more ranks than cores.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod failures;

@@ -1,4 +1,4 @@
-//! What the operations give.
+//! Results of the operations.
 
 use burn_rehearsal_collective::{Collective, CollectiveError, ReduceOp, Threads, run_threads};
 use burn_rehearsal_testing::reference::{bits, values};
@@ -15,17 +15,17 @@ fn passes(size: usize, scenario: &str) -> String {
 }
 
 #[test]
-fn every_operation_gives_what_the_reference_gives() {
+fn all_operations_match_the_reference() {
     SIZES.iter().for_each(|&size| assert_eq!(passes(size, "operations"), "done\n"));
 }
 
 #[test]
-fn long_messages_travel_in_pieces() {
+fn long_messages_are_split() {
     [2, 3].iter().for_each(|&size| assert_eq!(passes(size, "pieces"), "done\n"));
 }
 
 #[test]
-fn the_sums_of_all_ranks_have_the_bits_of_the_sums_of_threads() {
+fn sums_have_the_bits_of_those_of_threads() {
     for size in SIZES {
         let expected = run_threads(size, |mut ranks| digest(&mut ranks)).remove(0).unwrap();
         let stdout = passes(size, "digest");
@@ -36,7 +36,7 @@ fn the_sums_of_all_ranks_have_the_bits_of_the_sums_of_threads() {
     }
 }
 
-/// The same as in the program.
+/// Equal to `sums` of the program.
 fn digest(ranks: &mut Threads) -> Result<u64, CollectiveError> {
     let mut digest = 0xcbf2_9ce4_8422_2325_u64;
     for (len, op) in [
@@ -55,25 +55,25 @@ fn digest(ranks: &mut Threads) -> Result<u64, CollectiveError> {
 }
 
 #[test]
-fn the_library_sums_as_well() {
+fn fast_reductions_are_correct() {
     SIZES.iter().for_each(|&size| assert_eq!(passes(size, "fast"), "done\n"));
 }
 
 #[test]
-fn handles_of_different_threads_do_not_wait_for_each_other() {
+fn handles_of_different_threads_are_independent() {
     [2, 3, 4].iter().for_each(|&size| assert_eq!(passes(size, "duplicates"), "done\n"));
 }
 
 #[test]
-fn a_slow_rank_is_not_taken_for_a_dead_one() {
+fn a_slow_rank_is_not_silent() {
     assert_eq!(passes(2, "slow"), "done\n");
 }
 
 #[test]
-fn another_number_of_ranks_than_expected_is_an_error() {
+fn an_unexpected_world_size_is_an_error() {
     let ended = run(2, &["nothing", "3"]);
     assert!(
-        !ended.success && ended.stderr.contains("3 ranks were asked for, but 2 were started"),
+        !ended.success && ended.stderr.contains("3 ranks are expected, but 2 were started"),
         "{ended:?}"
     );
 }

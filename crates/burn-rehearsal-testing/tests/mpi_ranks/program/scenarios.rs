@@ -1,4 +1,4 @@
-//! What the ranks do in each test.
+//! The scenarios of the tests.
 
 use std::error::Error;
 use std::io::Write;
@@ -45,7 +45,7 @@ pub(crate) fn run(scenario: &str, mut ranks: Mpi) -> Outcome {
         "stall" if rank == 1 => thread::sleep(Duration::from_secs(20)),
         "stall" => ranks.barrier()?,
         "slow" => {
-            // Longer than the limit of silence: whoever computes is slow, not silent.
+            // Longer than the limit of silence. A rank that computes is slow, but not silent.
             thread::sleep(Duration::from_secs(if rank == 1 { 5 } else { 0 }));
             ranks.barrier()?;
         }
@@ -66,7 +66,7 @@ pub(crate) fn run(scenario: &str, mut ranks: Mpi) -> Outcome {
         })?,
         "time" | "fast-time" => time(&mut ranks)?,
         "nothing" => {}
-        other => return Err(format!("no scenario is called {other:?}").into()),
+        other => return Err(format!("unknown scenario {other:?}").into()),
     }
     if rank == 0 {
         println!("done");
@@ -82,7 +82,7 @@ fn forever(
     }
 }
 
-/// The checks that the thread ranks pass too.
+/// The checks of the thread ranks.
 fn every_operation(ranks: &mut Mpi) -> Result<(), CollectiveError> {
     let size = ranks.size();
     for len in [0, 1, size - 1, size, size + 1, 7, 1000, 4095 * size + 3, (2 << 20) + 3] {
@@ -101,7 +101,7 @@ fn every_operation(ranks: &mut Mpi) -> Result<(), CollectiveError> {
     check_exchange(ranks, 4, |from, to| (to == (from + 1) % size).then_some(500_000))?;
     check_exchange(ranks, 5, |from, _| (from == 0).then_some(17))?;
     check_exchange(ranks, 6, |_, to| (to == 0).then_some(17))?;
-    // A random order of operations that all ranks know.
+    // A random sequence of operations, the same on all ranks.
     let mut random = seeded(&[12]);
     for key in 1000..1300 {
         let len = random.random_range(0..5000);
@@ -121,7 +121,7 @@ fn every_operation(ranks: &mut Mpi) -> Result<(), CollectiveError> {
 /// Prints a digest of sums, which the test compares with that of threads.
 fn digest(ranks: &mut Mpi) -> Result<(), CollectiveError> {
     let digest = sums(ranks)?;
-    // All in one write: lines of several ranks would mix.
+    // One write, because the launcher interleaves the writes of different ranks.
     let _ = writeln!(std::io::stdout(), "digest {digest:016x}");
     Ok(())
 }
@@ -144,7 +144,7 @@ pub(crate) fn sums(ranks: &mut dyn Collective) -> Result<u64, CollectiveError> {
     Ok(digest)
 }
 
-/// The library's own sums are right, if not to the bit.
+/// The sums of the library are correct up to rounding.
 fn fast(ranks: &mut Mpi) -> Result<(), CollectiveError> {
     for op in [ReduceOp::Sum, ReduceOp::Mean] {
         let mut data: Vec<f32> =
@@ -162,11 +162,11 @@ fn fast(ranks: &mut Mpi) -> Result<(), CollectiveError> {
     Ok(())
 }
 
-/// Not a test: prints what operations cost here.
+/// Prints the duration of operations. No test uses it.
 fn time(ranks: &mut Mpi) -> Result<(), CollectiveError> {
     let mut gradients = vec![1.0; 11_000_000];
     let mut all = vec![0; 16 * ranks.size()];
-    // Warm up.
+    // Warm-up.
     ranks.all_reduce(&mut gradients, ReduceOp::Mean)?;
     let first = ranks.rank() == 0;
     let report = |name: &str, start: Instant, rounds: u32| {
@@ -192,8 +192,8 @@ fn time(ranks: &mut Mpi) -> Result<(), CollectiveError> {
     Ok(())
 }
 
-/// Two handles, each used by a thread of its own, that start their operations in opposite order on
-/// different ranks; and a third one, made meanwhile from the first.
+/// Two threads use one handle each, and start their operations in opposite order on different
+/// ranks. A third handle is made from the first in the meantime.
 fn duplicates(mut gradients: Mpi) -> Outcome {
     let mut rows = gradients.duplicate()?;
     let engine = thread::spawn(move || -> Result<Box<dyn Collective>, CollectiveError> {
@@ -217,12 +217,12 @@ fn duplicates(mut gradients: Mpi) -> Outcome {
     check_broadcast(third.as_mut(), 3, 1000, 1)?;
     let mut rows = engine.join().map_err(|_| "the engine panicked")??;
     rows.barrier()?;
-    // A handle that outlives the function, as that of a thread which has not yet ended would.
+    // The handle outlives the function, like that of a thread which has not ended yet.
     std::mem::forget(third);
     Ok(())
 }
 
-/// A thread that gathers when it is asked; the sleep is how long it takes for each request.
+/// A thread that gathers on request. Each request has a pause before the operation.
 struct Engine {
     asker: Asker,
     requests: Sender<(Duration, Asked)>,
@@ -261,7 +261,8 @@ impl Engine {
     }
 }
 
-/// Steps with an engine, as with a buffer; after some, rank 0 `leaves_out` its rounds.
+/// Steps with an engine, as with a buffer. After ten steps, rank 0 leaves out its rounds if
+/// `leaves_out` is set.
 fn deadlock(mut gradients: Mpi, leaves_out: bool) -> Result<(), CollectiveError> {
     gradients.set_purpose("gradients");
     let mut engine = Engine::new(&mut gradients)?;
@@ -278,8 +279,8 @@ fn deadlock(mut gradients: Mpi, leaves_out: bool) -> Result<(), CollectiveError>
     Ok(())
 }
 
-/// Every rank waits for rank 1, which is slow in all places in which a rank may be, far longer than
-/// a deadlock takes to be noticed.
+/// All ranks wait for rank 1, which is slow in every possible place, for longer than the detection
+/// of a deadlock takes.
 fn slow_engine(mut gradients: Mpi) -> Result<(), CollectiveError> {
     let slow = Duration::from_secs(if gradients.rank() == 1 { 6 } else { 0 });
     let mut engine = Engine::new(&mut gradients)?;
@@ -292,7 +293,7 @@ fn slow_engine(mut gradients: Mpi) -> Result<(), CollectiveError> {
         engine.wait()?;
         gradients.barrier()?;
     }
-    // A handle on its way to another thread.
+    // A handle that moves to another thread.
     thread::scope(|scope| {
         let late = scope.spawn(|| {
             thread::sleep(slow);
@@ -309,7 +310,7 @@ fn slow_engine(mut gradients: Mpi) -> Result<(), CollectiveError> {
     gradients.barrier()
 }
 
-/// Rank 0 expects what rank 1 never sends.
+/// Rank 0 expects a message that rank 1 never sends.
 fn missing(ranks: &mut Mpi) -> Result<(), CollectiveError> {
     let mut room = [0; 10];
     let mut incoming = Vec::new();
@@ -317,11 +318,11 @@ fn missing(ranks: &mut Mpi) -> Result<(), CollectiveError> {
         incoming.push(Incoming { peer: 1, bytes: &mut room });
     }
     ranks.exchange(&[], &mut incoming)?;
-    // The others stay, so that it is not their leaving that is noticed.
+    // The other ranks stay, so that rank 0 does not get `PeerFailed`.
     ranks.barrier()
 }
 
-/// Everybody sends to the next rank.
+/// Every rank sends to the next one.
 fn ring(ranks: &mut Mpi, len: usize) -> Result<(), CollectiveError> {
     let (rank, size) = (ranks.rank(), ranks.size());
     let (sent, mut received) = (vec![rank as u8; len], vec![0; len]);
@@ -329,7 +330,7 @@ fn ring(ranks: &mut Mpi, len: usize) -> Result<(), CollectiveError> {
     ranks.exchange(&[Outgoing { peer: (rank + 1) % size, bytes: &sent }], &mut incoming)
 }
 
-/// Prints every rank's process id, and goes on until a signal of the test ends it.
+/// Prints the process ids of all ranks, and runs until a signal of the test ends it.
 fn signalled(
     ranks: &mut Mpi,
     mut operation: impl FnMut(&mut Mpi) -> Result<(), CollectiveError>,
