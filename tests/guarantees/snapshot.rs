@@ -50,7 +50,10 @@ fn a_snapshot_is_what_was_inserted_in_slot_order() {
     }
     assert_eq!(snapshot.len(), 7);
     assert_eq!(snapshot.get(2).unwrap(), snapshot.samples()[2]);
-    assert_eq!(snapshot.get(7).unwrap_err().to_string(), "sample 7 of a snapshot of 7");
+    assert_eq!(
+        snapshot.get(7).unwrap_err().to_string(),
+        "index 7 is past the end of a snapshot of 7 samples"
+    );
     // Later steps do not change it.
     buffer.rehearse(batch(&[20, 21, 22])).unwrap();
     assert_eq!(snapshot.samples()[2].id, Some(3));

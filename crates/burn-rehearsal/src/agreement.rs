@@ -1,8 +1,8 @@
-//! What all ranks must agree on before they begin: named values, compared once.
+//! Checks that all ranks use the same options.
 //!
-//! A rank that trains with another mini-batch size or another number of tasks would hang, or train
-//! on without a word. [`agree_on`] finds out with one small message if nothing differs, and names
-//! what does.
+//! A rank that trains with another mini-batch size or number of tasks would hang, or give wrong
+//! results silently. [`agree_on`] compares named values over all ranks. It exchanges only one small
+//! message if they agree, and names the values that differ.
 
 use crate::error::RehearsalError;
 use burn_rehearsal_collective::{Collective, CollectiveExt};
@@ -11,12 +11,12 @@ use std::fmt;
 
 /// The largest number of differences that an error lists.
 const MAX_LISTED: usize = 4;
-/// The largest number of ranks that are listed for one value.
+/// The largest number of ranks listed for one value.
 const MAX_RANKS: usize = 4;
-/// The longest text of a value, in characters.
+/// The largest number of characters of a value.
 const MAX_TEXT: usize = 120;
 
-/// What the ranks disagree about; the same on every rank.
+/// The values that differ between ranks. It is the same on all ranks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disagreement {
     differences: Vec<Difference>,
@@ -25,7 +25,7 @@ pub struct Disagreement {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Difference {
     name: String,
-    /// Each value, and the ranks that have it.
+    /// Each value, with the ranks that have it.
     values: Vec<(String, Vec<usize>)>,
 }
 
@@ -57,7 +57,7 @@ impl fmt::Display for Disagreement {
     }
 }
 
-/// Ranks in words.
+/// Displays ranks as words.
 struct RankList<'a>(&'a [usize]);
 
 impl fmt::Display for RankList<'_> {
@@ -71,35 +71,32 @@ impl fmt::Display for RankList<'_> {
     }
 }
 
-/// Compares these values over all ranks; a name that a rank does not have differs from one that it
-/// has. Collective.
+/// Compares named values over all ranks. A name that is missing on a rank counts as a difference.
+/// Collective.
 ///
 /// ```
 /// use burn_rehearsal::agreement::agree_on;
-/// use burn_rehearsal_collective::run_threads;
+/// use burn_rehearsal_collective::Ranks;
 ///
-/// let results = run_threads(3, |mut ranks: burn_rehearsal_collective::Threads| {
-///     use burn_rehearsal_collective::{Collective, CollectiveExt};
-///     let tasks = if ranks.rank() == 1 { 5 } else { 2 };
+/// let result = Ranks::threads(3).run(|rank| {
+///     let tasks = if rank.rank() == 1 { 5 } else { 2 };
 ///     let values = serde_json::json!({ "epochs": 3, "tasks": tasks });
-///     agree_on(&mut ranks, values.as_object().unwrap()).map_err(|error| error.to_string())
+///     agree_on(rank.collective()?.as_mut(), values.as_object().unwrap())
 /// });
-/// for result in results {
-///     let error = result.unwrap_err().to_string();
-///     assert!(error.ends_with("tasks is 2 on ranks 0, 2 and 5 on rank 1"), "{error}");
-/// }
+/// let error = result.unwrap_err().to_string();
+/// assert!(error.contains("tasks is 2 on ranks 0, 2 and 5 on rank 1"), "{error}");
 /// ```
 ///
 /// # Errors
 ///
-/// [`RehearsalError::Configuration`], the same on every rank, if they differ;
-/// [`RehearsalError::Collective`] if a rank is gone.
+/// [`RehearsalError::Configuration`] if the values differ. It is the same on all ranks.
+/// [`RehearsalError::Collective`] if a rank has left.
 pub fn agree_on(
     collective: &mut dyn Collective,
     values: &Map<String, Value>,
 ) -> Result<(), RehearsalError> {
     let own = serde_json::to_vec(values).unwrap_or_default();
-    // Everybody sees the same digests, so that all ranks continue or none does.
+    // All ranks compare the same digests, so either all of them continue or none does.
     let digests = collective.gather_bytes(blake3::hash(&own).as_bytes())?;
     if digests.windows(2).all(|pair| pair[0] == pair[1]) {
         return Ok(());
@@ -132,7 +129,7 @@ fn compare(all: &[Map<String, Value>]) -> Disagreement {
     Disagreement { differences }
 }
 
-/// A value as it is written on a command line.
+/// A value as text, as on a command line.
 fn text(value: Option<&Value>) -> String {
     let text = match value {
         None | Some(Value::Null) => "not given".to_owned(),
@@ -157,12 +154,13 @@ mod tests {
     }
 
     #[test]
-    fn names_ranks_and_values_are_listed_up_to_a_limit() {
+    fn differences_are_listed_up_to_a_limit() {
         let one =
             words(&[json!({ "a": 1, "b": "x" }), json!({ "a": 1, "b": "y" }), json!({ "a": 1 })]);
         assert_eq!(
             one,
-            "the ranks were configured differently: b is x on rank 0 and y on rank 1 and not given on rank 2"
+            "the ranks were configured differently: \
+             b is x on rank 0 and y on rank 1 and not given on rank 2"
         );
         let many: Vec<_> = (0..9).map(|rank| json!({ "a": rank == 8 })).collect();
         assert!(

@@ -1,8 +1,8 @@
-//! The handle on a rank's engine.
+//! The user's handle to the engine of one rank.
 //!
-//! Requests and answers travel in order over a [`Link`]. The handle keeps the pending
-//! representatives. They belong to it and not to an iterator, so they survive the end of an epoch,
-//! an early break and a validation.
+//! Requests and answers travel in order over a [`Link`]. The handle owns the pending
+//! representatives, not the iterator of a loader. They therefore survive the end of an epoch, an
+//! early `break`, and a validation.
 
 mod outside;
 mod state;
@@ -30,23 +30,29 @@ use std::path::Path;
 use std::sync::{Arc, Once};
 use std::time::Instant;
 
-/// A rank's rehearsal buffer: a cheap handle (`Clone + Send + Sync`) on the engine that owns the
-/// shard.
+/// One rank's handle to a rehearsal buffer, also known as a replay buffer or exemplar memory.
+///
+/// The handle is cheap to clone and can be used from any thread. An engine behind it owns this
+/// rank's shard of the stored samples and works in the background.
+///
+/// Create one with [`RehearsalConfig::init`] on one rank or [`RehearsalConfig::init_on`] on
+/// several. Then [attach](Self::attach) it to a training loader, or call
+/// [`rehearse`](Self::rehearse) in a training loop:
 ///
 /// ```
-/// use burn_rehearsal::{Capacity, RehearsalConfig};
-/// # use burn::tensor::{Device, Int, Tensor};
-/// # #[derive(burn_rehearsal::RehearsalBatch, Clone)]
-/// # struct Batch { images: Tensor<2>, #[rehearsal(class)] targets: Tensor<1, Int> }
-/// # let device = Device::flex();
-/// let config = RehearsalConfig::new(Capacity::Samples(100)).with_candidates(2).with_representatives(3);
-/// let buffer = config.init::<Batch>()?;
+/// # use burn::tensor::{Device, Tensor};
+/// # use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalConfig};
+/// # #[derive(RehearsalBatch)]
+/// # struct Batch { inputs: Tensor<2> }
+/// # let load = |_| Batch { inputs: Tensor::zeros([4, 8], &Device::flex()) };
+/// let config = RehearsalConfig::new(Capacity::Samples(100)).with_candidates(2);
+/// let buffer = config.with_representatives(3).init::<Batch>()?;
 /// for step in 0..10 {
-///     # let batch = Batch { images: Tensor::zeros([4, 8], &device), targets: Tensor::full([4], step as i64, &device) };
-///     let batch = buffer.rehearse(batch)?; // the same rows, and up to 3 that were seen before
-///     # assert_eq!(batch.images.dims()[0], 4 + (2 * step).min(3));
+///     // 4 new rows, followed by up to 3 stored ones.
+///     let batch = buffer.rehearse(load(step))?;
+///     assert_eq!(batch.inputs.dims()[0], 4 + (2 * step).min(3));
 /// }
-/// assert_eq!(buffer.inspect()?.len, 20);
+/// assert_eq!(buffer.len(), 20);
 /// # Ok::<(), burn_rehearsal::error::RehearsalError>(())
 /// ```
 pub struct RehearsalBuffer<B> {
@@ -74,47 +80,78 @@ struct Shared {
     rank: usize,
     size: usize,
     timings: Arc<Timings>,
-    /// Whether a batcher has reported an error on standard error.
+    /// Completed when a batcher has printed an error to standard error.
     reported: Once,
     state: Mutex<State>,
 }
 
-/// A mini-batch after [`RehearsalBuffer::rehearse_with_handles`].
+/// The result of [`RehearsalBuffer::rehearse_with_handles`].
 #[derive(Debug, Clone)]
 pub struct Rehearsed<B> {
-    /// The incoming rows followed by the representatives.
+    /// The incoming rows, followed by the representatives.
     pub batch: B,
-    /// Where each representative is stored, in the order of the appended rows.
+    /// The handle of each representative, in the order of the appended rows.
     pub representatives: Vec<RowHandle>,
 }
 
 impl RehearsalConfig {
-    /// A buffer for one rank. On each of several ranks it makes a buffer of its own, from which the
-    /// other ranks do not draw; a line on standard error then points to [`init_on`](Self::init_on).
+    /// Creates a buffer for one rank.
+    ///
+    /// On several ranks, each rank gets a separate buffer, and no rank draws from another's rows.
+    /// A notice on standard error then recommends [`init_on`](Self::init_on).
+    ///
+    /// ```
+    /// # use burn::tensor::Tensor;
+    /// # use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalConfig};
+    /// # #[derive(RehearsalBatch)]
+    /// # struct Batch { inputs: Tensor<2> }
+    /// let buffer = RehearsalConfig::new(Capacity::Samples(500)).init::<Batch>()?;
+    /// assert_eq!((buffer.len(), buffer.capacity()), (0, Some(500)));
+    /// # Ok::<(), burn_rehearsal::error::RehearsalError>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`RehearsalError::Config`] if the configuration makes no sense, [`RehearsalError::Thread`]
-    /// if the engine's thread cannot be started.
+    /// [`RehearsalError::Config`] if the configuration is invalid, [`RehearsalError::Thread`] if
+    /// the engine's thread cannot be started.
     pub fn init<B: RehearsalBatch>(&self) -> Result<RehearsalBuffer<B>, RehearsalError> {
         static NOTICED: Once = Once::new();
         if let Some((rank, size)) = current_rank().filter(|(_, size)| *size > 1) {
             notice(&NOTICED, || {
                 format!(
-                    "rank {rank} of {size} has a buffer of its own (`RehearsalConfig::init`): no rank draws from another's rows; \
-                     `RehearsalConfig::init_on(&rank)` shares them"
+                    "rank {rank} of {size} created a separate buffer (`RehearsalConfig::init`), \
+                     and no rank draws from another's rows; to share one buffer, use \
+                     `RehearsalConfig::init_on(&rank)`"
                 )
             });
         }
         RehearsalBuffer::new(self, Box::new(Solo::new()))
     }
 
-    /// This rank's end of a buffer that is sharded over all ranks. Collective: all ranks call it,
-    /// with the same configuration.
+    /// Creates a buffer that is sharded over all ranks, and returns this rank's handle.
+    ///
+    /// Collective: all ranks call it with the same configuration.
+    ///
+    /// ```
+    /// # use burn::tensor::{Device, Tensor};
+    /// # use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalConfig, error::RehearsalError};
+    /// use burn_rehearsal_collective::Ranks;
+    /// # #[derive(RehearsalBatch)]
+    /// # struct Batch { inputs: Tensor<2> }
+    /// # let load = || Batch { inputs: Tensor::zeros([4, 8], &Device::flex()) };
+    /// Ranks::threads(2).run(|rank| {
+    ///     let buffer = RehearsalConfig::new(Capacity::Samples(500)).init_on::<Batch>(&rank)?;
+    ///     buffer.rehearse(load())?;
+    ///     assert_eq!(buffer.len(), 8); // 4 rows of each rank
+    ///     Ok::<(), RehearsalError>(())
+    /// })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// As [`init`](Self::init), and [`RehearsalError::Collective`] if a rank is gone.
+    /// The errors of [`init`](Self::init), and [`RehearsalError::Collective`] if a rank has left.
+    /// If the configurations differ, the first step returns [`RehearsalError::Configuration`].
     pub fn init_on<B: RehearsalBatch>(
         &self,
         rank: &Rank,
@@ -122,14 +159,16 @@ impl RehearsalConfig {
         self.init_with(rank, CustomRules::default())
     }
 
-    /// As [`init_on`](Self::init_on), with the user's own policy or sampling rule in place of those
-    /// that this configuration names. Collective: all ranks pass rules of the same names and
-    /// parameters.
+    /// Creates a buffer as [`init_on`](Self::init_on) does, with custom rules in place of those
+    /// that this configuration names.
+    ///
+    /// Collective: all ranks pass rules with the same names and parameters. The modules
+    /// [`policy`](crate::policy) and [`sampling`](crate::sampling) show how to write a rule.
     ///
     /// # Errors
     ///
-    /// As [`init_on`](Self::init_on). Ranks with different rules get
-    /// [`RehearsalError::Configuration`] at the first step.
+    /// The errors of [`init_on`](Self::init_on). If the rules differ between ranks, the first step
+    /// returns [`RehearsalError::Configuration`].
     pub fn init_with<B: RehearsalBatch>(
         &self,
         rank: &Rank,
@@ -140,15 +179,16 @@ impl RehearsalConfig {
 }
 
 impl<B: RehearsalBatch> RehearsalBuffer<B> {
-    /// This rank's end of a buffer that is sharded over the ranks of a transport of your own;
-    /// otherwise see [`RehearsalConfig::init_on`]. All ranks call it, with the same configuration.
-    /// The engine keeps `collective`: pass a [duplicate](Collective::duplicate) if gradients use
-    /// the same transport.
+    /// Creates a buffer that is sharded over the ranks of a custom transport, and returns this
+    /// rank's handle. For the built-in transports, see [`RehearsalConfig::init_on`].
+    ///
+    /// Collective: all ranks call it with the same configuration. The engine keeps `collective`.
+    /// Pass a [duplicate](Collective::duplicate) if gradients use the same transport.
     ///
     /// # Errors
     ///
-    /// [`RehearsalError::Config`] if the configuration makes no sense, [`RehearsalError::Thread`]
-    /// if no thread can be had.
+    /// [`RehearsalError::Config`] if the configuration is invalid, [`RehearsalError::Thread`] if
+    /// the engine's thread cannot be started.
     pub fn new(
         config: &RehearsalConfig,
         collective: Box<dyn Collective>,
@@ -196,18 +236,21 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         Ok(Self { shared: Arc::new(shared), batch: PhantomData })
     }
 
-    /// Offers c rows of `batch` to the buffer and appends r representatives to it: b rows in, b +
-    /// min(r, eligible) out.
+    /// Does one step: offers c rows of `batch` to the buffer, and appends r representatives to it.
     ///
-    /// This is one step, and collective: every rank calls it (or [`skip_step`](Self::skip_step))
-    /// once per step. The first `lag` mini-batches of a rank return unchanged.
+    /// A mini-batch of b rows returns with b + min(r, eligible) rows: the incoming rows in their
+    /// order, then the representatives. The first `lag` mini-batches return unchanged. See
+    /// [`RehearsalBuffer`] for an example.
+    ///
+    /// Collective: every rank calls it, or [`skip_step`](Self::skip_step), once per step.
     ///
     /// # Errors
     ///
-    /// [`RehearsalError`]; the buffer is poisoned from then on. Shapes and element types are
-    /// checked at once. Classes and byte values of candidates are checked by the engine: their
-    /// errors are returned `lag` calls later, or by the next call that waits for the engine. The
-    /// other ranks get [`RehearsalError::PeerFailed`] with the same step number.
+    /// Any [`RehearsalError`]. An error poisons the buffer: every later step returns it again.
+    /// Shapes and element types are checked immediately. The engine checks the classes and byte
+    /// values of candidates. Their errors are returned `lag` calls later, or by the next call that
+    /// waits for the engine. The other ranks get [`RehearsalError::PeerFailed`] with the same step
+    /// number.
     pub fn rehearse(&self, batch: B) -> Result<B, RehearsalError> {
         let mut state = self.lock();
         state.guarded(|state| {
@@ -217,7 +260,22 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         })
     }
 
-    /// Like [`rehearse`](Self::rehearse), and says where each representative is stored.
+    /// Does one step as [`rehearse`](Self::rehearse) does, and also returns the handle of each
+    /// representative: its rank, slot and generation.
+    ///
+    /// ```
+    /// # use burn::tensor::{Device, Tensor};
+    /// # use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalConfig};
+    /// # #[derive(RehearsalBatch)]
+    /// # struct Batch { inputs: Tensor<2> }
+    /// # let load = || Batch { inputs: Tensor::zeros([4, 8], &Device::flex()) };
+    /// let buffer = RehearsalConfig::new(Capacity::Samples(500)).init::<Batch>()?;
+    /// buffer.rehearse(load())?;
+    /// let rehearsed = buffer.rehearse_with_handles(load())?;
+    /// assert_eq!(rehearsed.batch.inputs.dims(), [8, 8]);
+    /// assert!(rehearsed.representatives.iter().all(|handle| handle.slot < 4));
+    /// # Ok::<(), burn_rehearsal::error::RehearsalError>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -235,11 +293,11 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         })
     }
 
-    /// One step; the delivery that is returned still names where the representatives are stored.
+    /// Does one step. The returned delivery still holds the handles of the representatives.
     fn step(&self, state: &mut State, batch: B) -> Result<(B, Option<Delivery>), RehearsalError> {
         let Shared { config, rank, timings, .. } = &*self.shared;
         let started = Instant::now();
-        // What other calls waited for is not this step's.
+        // Time that other calls waited does not belong to this step.
         state.link.take_waited();
         state.drain_if_needed()?;
         let (mut rest, schema, rows) = state.take_apart(batch)?;
@@ -270,9 +328,10 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         Ok((batch, delivery))
     }
 
-    /// Takes part in a step for which this rank has no rows. Collective, like
-    /// [`rehearse`](Self::rehearse). A step for which no rank has rows is no step: nothing is
-    /// inserted, drawn or used up.
+    /// Takes part in a step for which this rank has no rows.
+    ///
+    /// Collective, like [`rehearse`](Self::rehearse). If no rank has rows, the call does nothing:
+    /// no row is inserted or drawn, and it does not count as a step.
     ///
     /// # Errors
     ///
@@ -280,7 +339,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     pub fn skip_step(&self) -> Result<(), RehearsalError> {
         self.lock().guarded(|state| {
             if self.shared.size == 1 {
-                // An error in the last mini-batch of an epoch is reported at its end.
+                // Returns an error of an epoch's last mini-batch at the end of the epoch.
                 return state.drain();
             }
             state.drain_if_needed()?;
@@ -290,8 +349,11 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         })
     }
 
-    /// Reports to all ranks that this one failed because of its data; their current step ends
-    /// with [`RehearsalError::PeerFailed`]. The buffer is poisoned.
+    /// Poisons the buffer with `error`, and reports to the other ranks that the data of this rank
+    /// failed. Their current step returns [`RehearsalError::PeerFailed`].
+    ///
+    /// Call it in a custom loop if a loader fails. A [`RehearsalLoader`](crate::RehearsalLoader)
+    /// does so itself.
     pub fn abort(&self, error: RehearsalError) {
         let mut state = self.lock();
         if state.error.is_none() {
@@ -300,15 +362,34 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         }
     }
 
-    /// Begins task `task`: rows stored from now on belong to it. Collective: all ranks call it at
-    /// the same step. If the sampling rule depends on the task, pending representatives are drawn
-    /// again. Returns without waiting for the engine or for other ranks.
+    /// Begins a task (experience): rows stored from now on belong to it.
+    ///
+    /// Tasks are numbered from 0, and training begins in task 0. If the sampling rule depends on
+    /// the task, pending representatives are drawn again. Returns without waiting for the engine
+    /// or for other ranks.
+    ///
+    /// Collective: all ranks call it at the same step.
+    ///
+    /// ```
+    /// # use burn::tensor::{Device, Tensor};
+    /// # use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalConfig};
+    /// # #[derive(RehearsalBatch)]
+    /// # struct Batch { inputs: Tensor<2> }
+    /// # let load = || Batch { inputs: Tensor::zeros([4, 8], &Device::flex()) };
+    /// let buffer = RehearsalConfig::new(Capacity::Samples(500)).init::<Batch>()?;
+    /// for task in 0..3 {
+    ///     buffer.begin_task(task)?;
+    ///     buffer.rehearse(load())?;
+    /// }
+    /// assert_eq!(buffer.inspect()?.task, 2);
+    /// # Ok::<(), burn_rehearsal::error::RehearsalError>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// As [`rehearse`](Self::rehearse), of earlier steps. The next call returns
-    /// [`RehearsalError::Disagreement`] if the ranks are at different steps or begin different
-    /// tasks.
+    /// The errors of earlier steps, as for [`rehearse`](Self::rehearse). If the ranks are at
+    /// different steps or begin different tasks, the next call returns
+    /// [`RehearsalError::Disagreement`].
     pub fn begin_task(&self, task: usize) -> Result<(), RehearsalError> {
         self.lock().guarded(|state| {
             state.drain_if_needed()?;
@@ -319,7 +400,21 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         })
     }
 
-    /// The state of this rank's shard, after all steps so far. Not collective.
+    /// Returns the state of this rank's shard after all steps so far: rows per class, bytes, task.
+    ///
+    /// Waits for this rank's engine. Not collective.
+    ///
+    /// ```
+    /// # use burn::tensor::{Device, Int, Tensor};
+    /// # use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalConfig};
+    /// # #[derive(RehearsalBatch)]
+    /// # struct Batch { #[rehearsal(class)] targets: Tensor<1, Int> }
+    /// # let load = || Batch { targets: Tensor::from_data([0, 1, 1, 1], &Device::flex()) };
+    /// let buffer = RehearsalConfig::new(Capacity::Samples(500)).init::<Batch>()?;
+    /// buffer.rehearse(load())?;
+    /// assert_eq!(buffer.inspect()?.per_class, [1, 3]);
+    /// # Ok::<(), burn_rehearsal::error::RehearsalError>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -328,19 +423,36 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         self.ask(Request::Inspect)
     }
 
-    /// The state of all shards, with digests of contents and draws; equal on all ranks. Collective.
+    /// Returns the state of all shards, with digests of their contents and of all draws.
+    ///
+    /// Collective. All ranks get the same report. Equal digests show that two runs stored and drew
+    /// the same rows.
+    ///
+    /// ```
+    /// # use burn::tensor::{Device, Tensor};
+    /// # use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalConfig};
+    /// # #[derive(RehearsalBatch)]
+    /// # struct Batch { inputs: Tensor<2> }
+    /// # let load = || Batch { inputs: Tensor::zeros([4, 8], &Device::flex()) };
+    /// let config = RehearsalConfig::new(Capacity::Samples(500));
+    /// let buffers = [config.init::<Batch>()?, config.init::<Batch>()?];
+    /// buffers.iter().try_for_each(|buffer| buffer.rehearse(load()).map(drop))?;
+    /// assert_eq!(buffers[0].report()?, buffers[1].report()?);
+    /// # Ok::<(), burn_rehearsal::error::RehearsalError>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// As [`rehearse`](Self::rehearse), and [`RehearsalError::Disagreement`] if the ranks' draws
-    /// differ.
+    /// As [`rehearse`](Self::rehearse), and [`RehearsalError::Disagreement`] if the draws differ
+    /// between ranks.
     pub fn report(&self) -> Result<BufferReport, RehearsalError> {
         self.ask(Request::Report)
     }
 
-    /// A copy of this rank's shard as a Burn [`Dataset`](burn::data::dataset::Dataset). Not
-    /// collective. Also works after an error: it then contains the rows stored before the failed
-    /// step.
+    /// Copies this rank's shard to a Burn [`Dataset`](burn::data::dataset::Dataset).
+    ///
+    /// Not collective. After an error, the copy contains the rows stored before the failed step.
+    /// See [`Snapshot`] for an example.
     ///
     /// # Errors
     ///
@@ -348,8 +460,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     pub fn snapshot(&self) -> Result<Snapshot, RehearsalError> {
         let mut state = self.lock();
         if state.error.is_none() {
-            // An error that is found here poisons the buffer, and what is stored is returned all
-            // the same.
+            // An error found here poisons the buffer. The stored rows are returned anyway.
             let _ = state.guarded(State::drain);
         }
         if state.error.is_some() {
@@ -358,22 +469,41 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         state.link.ask(Request::Snapshot)
     }
 
-    /// Writes all shards to `directory`, which becomes a [checkpoint](crate::checkpoint) that is
-    /// complete or absent. Returns when everything is on the disk:
-    /// [`begin_checkpoint`](Self::begin_checkpoint) and [`wait`](PendingCheckpoint::wait) in one
-    /// call. Collective.
+    /// Writes all shards to `directory` and waits until they are on disk.
     ///
-    /// After an error of a single process, for example in a mini-batch, the checkpoint holds the
-    /// buffer as it was before the step that failed. On several ranks nothing can be written then,
-    /// since the other ranks have left.
+    /// The directory becomes a [checkpoint](crate::checkpoint) that is complete or absent. This is
+    /// [`begin_checkpoint`](Self::begin_checkpoint) followed by [`PendingCheckpoint::wait`].
+    /// Collective.
+    ///
+    /// After an error on a single rank, for example in a mini-batch, the checkpoint contains the
+    /// buffer as it was before the failed step. On several ranks nothing can be written after an
+    /// error, since the other ranks have left.
+    ///
+    /// ```
+    /// # use burn::tensor::{Device, Tensor};
+    /// # use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalConfig};
+    /// # #[derive(RehearsalBatch)]
+    /// # struct Batch { inputs: Tensor<2> }
+    /// # let (device, directory) = (Device::flex(), tempfile::tempdir()?);
+    /// # let directory = directory.path().join("buffer");
+    /// let config = RehearsalConfig::new(Capacity::Samples(500));
+    /// let buffer = config.init::<Batch>()?;
+    /// buffer.rehearse(Batch { inputs: Tensor::zeros([4, 8], &device) })?;
+    /// buffer.checkpoint(&directory)?;
+    ///
+    /// let resumed = config.init::<Batch>()?;
+    /// assert_eq!(resumed.restore(&directory, &device)?.steps, 1);
+    /// assert_eq!(resumed.report()?, buffer.report()?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`RehearsalError::Checkpoint`] if a rank cannot write; the buffer stays usable. Otherwise as
-    /// [`rehearse`](Self::rehearse).
+    /// [`RehearsalError::Checkpoint`] if a rank cannot write. The buffer stays usable. Otherwise as
+    /// for [`rehearse`](Self::rehearse).
     pub fn checkpoint(&self, directory: impl AsRef<Path>) -> Result<Saved, RehearsalError> {
         let saved = self.begin_checkpoint(directory)?.wait();
-        // An error that is not the checkpoint's alone is known now, and not only at the next step.
+        // Returns an error of the engine now instead of at the next step.
         let mut state = self.lock();
         if state.error.is_none() {
             state.guarded(State::drain)?;
@@ -381,25 +511,42 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         saved
     }
 
-    /// Begins to write all shards to `directory`. Returns when the steps so far are done, without
-    /// waiting for other ranks or for a disk. The checkpoint holds the buffer as it is now, while
-    /// steps continue.
+    /// Begins to write all shards to `directory` in the background.
+    ///
+    /// Returns when the steps so far are done, without waiting for other ranks or for a disk.
+    /// Training can continue at once. The checkpoint contains the buffer as it is now.
     ///
     /// Collective: all ranks call it between the same two steps, with the same directory, on a file
-    /// system that they share. An earlier checkpoint in that directory is removed. Use a directory
-    /// per checkpoint to keep it until this one is complete.
+    /// system that they share. An earlier checkpoint in that directory is removed. To keep it until
+    /// this one is complete, use one directory per checkpoint.
     ///
-    /// The checkpoint holds everything that later steps depend on: rows and their handles, tables,
-    /// the policies' states, and pending representatives. The engine finishes an earlier checkpoint
-    /// first. Then it copies everything except the rows, and passes the rows to a writer thread
-    /// between steps. A row that a step overwrites before its turn is copied, which takes at most
-    /// the shard's bytes, and usually a few rows. Results do not depend on it. With
-    /// [`Execution::Inline`](crate::Execution::Inline) this call passes all rows.
+    /// The checkpoint contains everything that later steps depend on: rows and their handles,
+    /// tables, the states of the policies, and pending representatives. The engine finishes an
+    /// earlier checkpoint first. It then copies everything except the rows, and passes the rows to
+    /// a writer thread between steps. If a step overwrites a row before it is passed, the row is
+    /// copied first. The copies take at most the shard's bytes, and usually a few rows. Checkpoints
+    /// do not change results. With [`Execution::Inline`](crate::Execution::Inline), this call
+    /// passes all rows.
+    ///
+    /// ```
+    /// # use burn::tensor::{Device, Tensor};
+    /// # use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalConfig};
+    /// # #[derive(RehearsalBatch)]
+    /// # struct Batch { inputs: Tensor<2> }
+    /// # let load = || Batch { inputs: Tensor::zeros([4, 8], &Device::flex()) };
+    /// # let directory = tempfile::tempdir()?;
+    /// let buffer = RehearsalConfig::new(Capacity::Samples(500)).init::<Batch>()?;
+    /// buffer.rehearse(load())?;
+    /// let pending = buffer.begin_checkpoint(&directory)?;
+    /// buffer.rehearse(load())?; // while the checkpoint is written
+    /// assert!(pending.wait()?.bytes > 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// As [`rehearse`](Self::rehearse), of the steps so far. [`PendingCheckpoint::wait`] returns
-    /// the outcome.
+    /// The errors of the steps so far, as for [`rehearse`](Self::rehearse).
+    /// [`PendingCheckpoint::wait`] returns the outcome of the checkpoint.
     pub fn begin_checkpoint(
         &self,
         directory: impl AsRef<Path>,
@@ -407,7 +554,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         let directory = directory.as_ref().to_path_buf();
         let mut state = self.lock();
         if state.error.is_some() && self.shared.size == 1 {
-            // The step that failed has used up its representatives: the engine draws them again.
+            // The failed step has consumed its representatives. The engine draws them again.
             state.abandon();
             let (ticket, checkpoint) = PendingCheckpoint::new(state.link.another_asker());
             state.link.ask(|reply| Request::Save(directory, None, ticket, reply))?;
@@ -424,18 +571,22 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         })
     }
 
-    /// Resumes from a [checkpoint](Self::checkpoint). On the same number of ranks, every later step
-    /// gives the same bits as without the interruption. On another number, every stored sample is
-    /// kept once, and shards, quotas and draws are those of the new world size. Collective, before
-    /// the first step. `device` is the device of the mini-batches to come.
+    /// Resumes from a [checkpoint](Self::checkpoint), where there is an example.
     ///
-    /// All options that can change a result must be unchanged. The task is that of the checkpoint;
-    /// the caller restores the position of its loaders.
+    /// `device` is the device of the mini-batches to come. All options that can change a result
+    /// must be those of the checkpoint. The buffer continues with the task of the checkpoint. The
+    /// caller restores the positions of the loaders.
+    ///
+    /// On the same number of ranks, every later step gives the same bits as without the
+    /// interruption. On another number, every stored sample is kept exactly once, and shards,
+    /// quotas and draws follow the new world size.
+    ///
+    /// Collective: all ranks call it before the first step.
     ///
     /// # Errors
     ///
-    /// [`RehearsalError::Checkpoint`] naming the file that is missing, damaged, or does not belong
-    /// to this buffer. The buffer stays empty. [`RehearsalError::Misuse`] after the first step.
+    /// [`RehearsalError::Checkpoint`] with the file that is missing, damaged, or of another buffer.
+    /// The buffer then stays empty and usable. [`RehearsalError::Misuse`] after the first step.
     pub fn restore(
         &self,
         directory: impl AsRef<Path>,
@@ -463,7 +614,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
 }
 
 impl<B> RehearsalBuffer<B> {
-    /// This rank, in `0..size`.
+    /// This rank, in `0..world_size`.
     pub fn rank(&self) -> usize {
         self.shared.rank
     }
@@ -473,23 +624,23 @@ impl<B> RehearsalBuffer<B> {
         self.shared.size
     }
 
-    /// The number of stored rows, of all ranks together, after the steps so far. Waits for this
-    /// rank's engine, as [`inspect`](RehearsalBuffer::inspect) does; not collective.
+    /// The number of rows that all ranks together store after the steps so far.
     ///
-    /// After an error it is the number before the step that failed.
+    /// Waits for this rank's engine. Not collective. After an error, it is the number before the
+    /// failed step.
     pub fn len(&self) -> usize {
         // The next step returns the error.
         let _ = self.lock().guarded(State::drain);
         self.shared.timings.read().stored as usize
     }
 
-    /// Whether no row is stored, on any rank; see [`len`](Self::len).
+    /// Whether no rank stores a row. Waits as [`len`](Self::len) does.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The number of rows that all ranks together can store. `None` before the first mini-batch if
-    /// the capacity is configured in bytes.
+    /// The number of rows that all ranks together can store, |B|. `None` before the first
+    /// mini-batch if the capacity is configured in bytes.
     pub fn capacity(&self) -> Option<usize> {
         let Shared { config, size, .. } = &*self.shared;
         let state = self.lock();
@@ -505,7 +656,7 @@ impl<B> RehearsalBuffer<B> {
         &self.shared.config
     }
 
-    /// Where time went so far, on this rank.
+    /// The time spent and the work done so far on this rank.
     pub fn timings(&self) -> EngineTimings {
         self.shared.timings.read()
     }
@@ -515,12 +666,15 @@ impl<B> RehearsalBuffer<B> {
         self.shared.timings.clone()
     }
 
-    /// Returns the error that poisoned the buffer, if any: after an error every step returns it. On
-    /// one rank this waits for the engine, so that an error in the last mini-batch is found, too.
+    /// Returns the error that poisoned the buffer, if any.
+    ///
+    /// Call it after training with a learner that cannot return the error of a loader or batcher.
+    /// On one rank it waits for the engine, and therefore also finds an error in the last
+    /// mini-batch.
     ///
     /// # Errors
     ///
-    /// That error.
+    /// The error that poisoned the buffer. Every later step returns it too.
     pub fn check(&self) -> Result<(), RehearsalError> {
         let mut state = self.lock();
         match self.shared.size {
@@ -529,16 +683,16 @@ impl<B> RehearsalBuffer<B> {
         }
     }
 
-    /// Reports the error that poisoned the buffer on standard error, once, for callers that cannot
+    /// Prints the error that poisoned the buffer to standard error, once, for callers that cannot
     /// return it.
     pub(crate) fn report_error(&self, error: &RehearsalError) {
-        tracing::error!(%error, "the rehearsal buffer is poisoned; mini-batches pass unchanged");
+        tracing::error!(%error, "the rehearsal buffer is poisoned; mini-batches stay unchanged");
         notice(&self.shared.reported, || {
             format!("rehearsal has stopped; training continues without it: {error}")
         });
     }
 
-    /// Marks the one iterator that a handle may serve; false if there is one already.
+    /// Reserves the buffer for one iterator. False if another iterator is alive.
     pub(crate) fn start_iterating(&self) -> bool {
         !std::mem::replace(&mut self.lock().iterating, true)
     }
@@ -548,8 +702,8 @@ impl<B> RehearsalBuffer<B> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic inside leaves at worst a request without its answer, which the next receive turns
-        // into an error.
+        // A panic under the lock leaves at worst a request without its answer. The next receive
+        // turns it into an error.
         self.shared.state.lock()
     }
 }

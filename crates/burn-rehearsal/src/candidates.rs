@@ -1,4 +1,4 @@
-//! Which rows of a mini-batch are offered to the buffer.
+//! Selection of the rows of a mini-batch that are offered to the buffer.
 
 use crate::config::{CandidateMode, RehearsalConfig};
 use crate::distinct::DistinctSampler;
@@ -11,8 +11,8 @@ use crate::row_count::RowCount;
 pub(crate) struct CandidateSelector(DistinctSampler);
 
 impl CandidateSelector {
-    /// Fills `chosen` with the candidates of `step` on `rank` among `rows` rows, ascending: a pure
-    /// function of the arguments.
+    /// Fills `chosen` with the candidates of `step` on `rank` among `rows` rows, in ascending
+    /// order. The result is a pure function of the arguments.
     pub(crate) fn select(
         &mut self,
         config: &RehearsalConfig,

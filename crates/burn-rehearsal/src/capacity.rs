@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// The global capacity |B| of a buffer: the sum over all ranks' shards.
+/// The global capacity |B| of a buffer (memory budget): the sum over the shards of all ranks.
 ///
 /// ```
 /// use burn_rehearsal::Capacity;
@@ -18,12 +18,13 @@ use std::str::FromStr;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Capacity {
-    /// A number of samples.
+    /// A number of samples. Text: `500`.
     Samples(usize),
-    /// As many samples as fit in this many bytes of row data.
+    /// The samples whose rows fit in this many bytes. Text: an amount of memory, `512MiB`.
     Bytes(u64),
-    /// A fraction (0..=1) of the data set's samples, rounded down; see
-    /// [`RehearsalConfig::dataset_len`](crate::RehearsalConfig::dataset_len).
+    /// A fraction (0..=1) of the samples in the data set, rounded down. It needs
+    /// [`RehearsalConfig::dataset_len`](crate::RehearsalConfig::dataset_len). Text: a percentage,
+    /// `30%`.
     Fraction(f64),
 }
 
@@ -57,7 +58,7 @@ impl fmt::Display for Capacity {
     }
 }
 
-/// An amount of memory in bytes. As text, a number and a unit.
+/// An amount of memory in bytes. As text, it is a number with a unit.
 ///
 /// ```
 /// use burn_rehearsal::ByteSize;
@@ -68,7 +69,7 @@ impl fmt::Display for Capacity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(pub u64);
 
-/// A unit may be the end of one behind it.
+/// In this order, because a unit can be a suffix of an earlier one.
 const UNITS: [(&str, u64); 8] = [
     ("TiB", 1 << 40),
     ("GiB", 1 << 30),
@@ -96,7 +97,7 @@ impl FromStr for ByteSize {
     }
 }
 
-/// In the largest unit of which there is a whole number.
+/// Uses the largest unit that gives a whole number.
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (unit, bytes) = UNITS
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn an_amount_of_memory_has_a_unit_and_is_read_as_it_is_written() {
+    fn amounts_of_memory_survive_a_round_trip_through_text() {
         assert_eq!("1.5MiB".parse(), Ok(ByteSize(3 << 19)));
         for wrong in ["", "2", "10%", "-1GiB", "twoGiB", "1KB", "infB"] {
             assert_eq!(wrong.parse::<ByteSize>(), Err(ConfigError::ByteSize(wrong.into())));

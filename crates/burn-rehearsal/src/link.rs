@@ -1,9 +1,9 @@
-//! The way from a handle to its engine and back: a thread of its own, or a call.
+//! The connection between a handle and its engine, which runs in its own thread or inline.
 //!
-//! Waking a sleeping engine costs the training thread a system call, more than everything else that
-//! it does for the buffer. The engine's work is needed one step later, so a background engine wakes
-//! up by itself, a little after the next mini-batch is due. It is woken by a mini-batch that is
-//! late, by any other request, and by a thread that waits for its answer.
+//! Waking a sleeping engine costs the training thread a system call, more than all its other work
+//! for the buffer. The engine's result is needed only one step later. A background engine therefore
+//! sleeps with a timeout that ends shortly after the next mini-batch is due. A late mini-batch, any
+//! other request, and a thread that waits for an answer wake it.
 
 use crate::config::{Execution, RehearsalConfig};
 use crate::engine::{
@@ -27,22 +27,22 @@ pub(crate) enum Link {
 }
 
 pub(crate) struct Background {
-    /// Tells whether this rank can move, so that ranks that wait for each other notice.
+    /// Registers this rank's requests, so that ranks that wait for each other are detected.
     asker: Asker,
     requests: SyncSender<Sent>,
     thread: Thread,
-    /// Since it was last asked for.
+    /// The time spent waiting since the last [`Link::take_waited`].
     waited: Duration,
 }
 
 impl Link {
-    /// Starts an engine, in its own thread if that is configured. The receiver gets the outcomes
-    /// of rounds.
+    /// Starts an engine, in its own thread if so configured. The receiver gets the outcomes of
+    /// rounds.
     ///
     /// # Errors
     ///
-    /// [`RehearsalError::Config`] if the configuration makes no sense, [`RehearsalError::Thread`]
-    /// if the thread cannot be started.
+    /// [`RehearsalError::Config`] if the configuration is invalid, [`RehearsalError::Thread`] if
+    /// the thread cannot be started.
     pub(crate) fn new(
         config: &RehearsalConfig,
         rules: CustomRules,
@@ -105,8 +105,8 @@ impl Link {
         self.receive(&answer)
     }
 
-    /// An asker for what other threads of the engine answer. Of an inline engine, it is not
-    /// watched.
+    /// An asker for requests that other threads of the engine answer. It does nothing for an inline
+    /// engine.
     pub(crate) fn another_asker(&self) -> Asker {
         match self {
             Self::Background(link) => link.asker.another(),
@@ -114,8 +114,8 @@ impl Link {
         }
     }
 
-    /// The time spent waiting for answers since this was last called. An answer that is there costs
-    /// no look at the clock.
+    /// The time spent waiting for answers since the last call. The clock is read only if an answer
+    /// is not ready.
     pub(crate) fn take_waited(&mut self) -> Duration {
         match self {
             Self::Background(link) => std::mem::take(&mut link.waited),
@@ -126,14 +126,14 @@ impl Link {
 
 impl Drop for Background {
     fn drop(&mut self) {
-        // The other ranks wait for every round that this one has submitted. The last one may report
-        // why it leaves.
+        // The other ranks wait for every round that this one has submitted. The last round may
+        // report why this rank leaves.
         self.thread.unpark();
     }
 }
 
-/// Answers requests until no handle is left. The answerer is an earlier parameter than the engine,
-/// so it is dropped after the engine's collectives.
+/// Answers requests until the last handle is dropped. Parameters are dropped in reverse order: the
+/// answerer outlives the engine and its collectives.
 fn serve(inbox: &Inbox, mut rhythm: Rhythm, _answerer: Answerer, mut engine: Engine) {
     while let Some(Sent { request, asked }) =
         engine.write_until_asked(inbox).or_else(|| next(inbox, &rhythm))
@@ -148,7 +148,7 @@ fn serve(inbox: &Inbox, mut rhythm: Rhythm, _answerer: Answerer, mut engine: Eng
     }
 }
 
-/// The next request. Sleeps while a mini-batch is not due, and then until a request arrives.
+/// Waits for the next request: first asleep until a mini-batch is due, then until one arrives.
 fn next(inbox: &Inbox, rhythm: &Rhythm) -> Option<Sent> {
     match inbox.try_recv() {
         Ok(request) => Some(request),
@@ -162,22 +162,23 @@ fn next(inbox: &Inbox, rhythm: &Rhythm) -> Option<Sent> {
     }
 }
 
-/// When mini-batches arrive.
+/// Predicts when the next mini-batch arrives.
 #[derive(Debug, Default)]
 struct Rhythm {
-    /// When the last one was sent.
+    /// The time at which the last mini-batch was sent.
     last: Option<Instant>,
-    /// The times between the last three: a single long one is not the rhythm.
+    /// The times between the last three mini-batches. The shorter one counts, so that a single long
+    /// step has no effect.
     intervals: [Duration; 2],
-    /// How long the last one kept the engine busy.
+    /// The engine's work for the last mini-batch.
     work: Duration,
 }
 
 impl Rhythm {
-    /// Shorter sleeps are too inexact.
+    /// The shortest interval with sleeps. Shorter sleeps are too inexact.
     const SHORTEST: Duration = Duration::from_micros(500);
 
-    /// A mini-batch was sent at `at` and kept the engine busy for `work`.
+    /// Records a mini-batch that was sent at `at` and kept the engine busy for `work`.
     fn beat(&mut self, at: Instant, work: Duration) {
         if let Some(last) = self.last.replace(at) {
             self.intervals = [self.intervals[1], at.saturating_duration_since(last)];
@@ -185,9 +186,9 @@ impl Rhythm {
         self.work = work;
     }
 
-    /// How long to sleep: until a quarter of an interval after the next one is due, so that it is
-    /// there in spite of a step that is a little longer than others. `None` if there is no rhythm,
-    /// or if the rest of the interval could be too short for the work.
+    /// The time to sleep: until a quarter of an interval after the next mini-batch is due, which
+    /// leaves room for steps that are slightly longer. `None` if there is no rhythm, or if the rest
+    /// of the interval could be too short for the work.
     fn pause(&self, now: Instant) -> Option<Duration> {
         let interval = self.intervals[0].min(self.intervals[1]);
         if interval < Self::SHORTEST || self.work > interval / 4 {
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn an_engine_sleeps_until_a_little_after_the_next_mini_batch_is_due() {
+    fn an_engine_sleeps_until_shortly_after_the_next_mini_batch_is_due() {
         let start = Instant::now();
         let rhythm = after(start, &[0, 20, 40], MS);
         assert_eq!(rhythm.pause(start + 41 * MS), Some(24 * MS));
@@ -233,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn an_engine_does_not_sleep_if_steps_are_short_or_its_work_is_long_or_it_knows_no_rhythm() {
+    fn an_engine_stays_awake_for_short_steps_long_work_or_no_rhythm() {
         let start = Instant::now();
         assert_eq!(after(start, &[0, 20, 40], 6 * MS).pause(start + 46 * MS), None);
         assert_eq!(after(start, &[0, 20], MS).pause(start + 21 * MS), None);
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_cannot_wait_wakes_a_sleeping_engine_and_so_does_who_waits_for_its_answer() {
+    fn urgent_requests_and_waiting_threads_wake_a_sleeping_engine() {
         let hour = Duration::from_secs(3600);
         for wait in [false, true] {
             let config = RehearsalConfig::new(Capacity::Samples(1));
@@ -263,7 +264,7 @@ mod tests {
             let mut link = Link::Background(background);
             let (done, answered) = sync_channel(1);
             std::thread::spawn(move || {
-                // Whether the engine sleeps already or not, it must not sleep on.
+                // The engine must not stay asleep, whether it sleeps already or not.
                 let (reply, answer) = Reply::channel();
                 let answer = if wait {
                     requests

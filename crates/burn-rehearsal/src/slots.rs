@@ -1,20 +1,29 @@
-//! What a shard knows about its rows without looking at them.
+//! The table of a shard: class, task, identity and generation of each row.
 //!
-//! Invariants of [`SlotTable`]: slots `0..len` are occupied, the rest are free. `by_class[c]` lists
-//! the slots of class c, and the `class_pos` of a slot is its index in that list. `by_task` is a
-//! permutation of the occupied slots whose first `from_earlier_tasks` entries hold rows of earlier
-//! tasks, and `task_pos` is its inverse. Every update is O(1), whatever the capacity and the number
-//! of classes. The fields of a slot are stored together: slots are visited at random, so each visit
-//! costs one cache miss.
+//! Invariants of [`SlotTable`]:
+//!
+//! * Slots `0..len` are occupied, and the rest are free.
+//! * `by_class[c]` lists the slots of class c. The `class_pos` of a slot is its index in that list.
+//! * `by_task` is a permutation of the occupied slots. Its first `from_earlier_tasks` entries hold
+//!   rows of earlier tasks. The `task_pos` of a slot is its index in `by_task`.
+//!
+//! Every update takes O(1) time, independent of the capacity and the number of classes. The fields
+//! of a slot are stored together. Slots are visited at random, so each visit costs one cache miss.
 
 use burn_rehearsal_collective::even_split;
 use std::collections::{BTreeMap, HashMap};
 
-/// The largest number of classes that the tables accept when none is configured.
+/// The largest number of classes that a buffer supports. Every class is below it.
 pub const MAX_CLASSES: usize = 1 << 20;
 
-/// The part of a global capacity that belongs to `rank`: the first |B| mod N ranks have one slot
-/// more.
+/// The number of slots of `rank` if `capacity` slots are split evenly over `world_size` ranks. The
+/// first `capacity % world_size` ranks have one slot more.
+///
+/// ```
+/// use burn_rehearsal::shard_capacity;
+///
+/// assert_eq!([0, 1, 2].map(|rank| shard_capacity(11, rank, 3)), [4, 4, 3]);
+/// ```
 pub fn shard_capacity(capacity: usize, rank: usize, world_size: usize) -> usize {
     even_split(capacity, world_size, rank).len()
 }
@@ -26,10 +35,10 @@ pub struct ShardInfo {
     pub rank: usize,
     /// The number of ranks.
     pub world_size: usize,
-    /// The slots of this shard.
+    /// The number of slots of this shard.
     pub capacity: usize,
-    /// The slots of the shards before this one. If all |B| slots are numbered from rank 0 on, this
-    /// is the number of the first slot of this shard.
+    /// The number of slots in the shards before this one. If all |B| slots are numbered from rank 0
+    /// on, this is the number of the first slot of this shard.
     pub first_slot: usize,
     /// The [configured number of classes](crate::RehearsalConfig::classes).
     pub classes: Option<usize>,
@@ -54,29 +63,46 @@ impl ShardInfo {
         Self { rank, world_size, capacity: slots.len(), first_slot: slots.start, classes }
     }
 
-    /// The part of `total` that falls to this shard if it is divided as evenly as possible.
+    /// This shard's part of `total` if it is split evenly over the ranks.
+    ///
+    /// ```
+    /// use burn_rehearsal::policy::ShardInfo;
+    ///
+    /// assert_eq!(ShardInfo::new(12, 1, 3, None).part_of(100), 33);
+    /// ```
     pub fn part_of(&self, total: u64) -> u64 {
         shard_capacity(total as usize, self.rank, self.world_size) as u64
     }
 }
 
-/// Names one stored row for as long as it is stored: a slot that is written again has another
-/// generation.
+/// Identifies one stored row for as long as it is stored. When a slot is overwritten, its
+/// generation changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RowHandle {
     /// The rank whose shard holds the row.
     pub rank: u32,
     /// The row's slot in the shard.
     pub slot: u32,
-    /// How often the slot was written before.
+    /// The number of times that the slot was overwritten.
     pub generation: u32,
 }
 
-/// Class, task, identity and generation of every row of a shard: what a
-/// [`Policy`](crate::policy::Policy) and a [`Sampling`](crate::sampling::Sampling) rule know about
-/// the stored rows.
+/// The class, task, identity and generation of every row of a shard. A
+/// [`Policy`](crate::policy::Policy) and a [`Sampling`](crate::sampling::Sampling) rule get it to
+/// make their decisions.
 ///
-/// Methods that take a slot panic if it is free.
+/// Methods that take a slot panic if it is free, except [`id`](Self::id), which returns `None`.
+///
+/// A sampling rule that draws rows of a class finds them as follows:
+///
+/// ```
+/// use burn_rehearsal::SlotTable;
+///
+/// /// The slot of the `index`-th row of `class` in this shard, if there is one.
+/// fn slot_of(table: &SlotTable, class: usize, index: usize) -> Option<u32> {
+///     table.of_class(class).get(index).copied()
+/// }
+/// ```
 #[derive(Debug)]
 pub struct SlotTable {
     capacity: usize,
@@ -84,9 +110,9 @@ pub struct SlotTable {
     by_class: Vec<Vec<u32>>,
     by_task: Vec<u32>,
     from_earlier_tasks: usize,
-    /// How many rows of each identity are stored; kept only if rows have one.
+    /// The number of stored rows of each identity, if rows have identities.
     ids: Option<HashMap<i64, u32>>,
-    /// How many classes have been stored here at some time.
+    /// The number of classes ever stored here.
     seen: usize,
     current_task: u32,
 }
@@ -119,7 +145,7 @@ impl SlotTable {
         }
     }
 
-    /// The number of rows.
+    /// The number of stored rows.
     pub fn len(&self) -> usize {
         self.slots.len()
     }
@@ -179,7 +205,7 @@ impl SlotTable {
         self.slots[slot as usize].task
     }
 
-    /// Prefetches most of what [`replace`](Self::replace) will visit for these slots.
+    /// Prefetches most of the memory that [`replace`](Self::replace) will visit for these slots.
     pub(crate) fn prefetch(&self, slots: &[u32]) {
         let position =
             |&slot: &u32| self.slots.get(slot as usize).map_or(0, |row| row.task_pos as usize);
@@ -188,7 +214,7 @@ impl SlotTable {
             .map(position)
             .filter(|&at| at < self.from_earlier_tasks)
             .fold(0, |sum, at| sum ^ self.by_task[at]);
-        // The last rows of earlier tasks take the places of those that leave.
+        // The last rows of earlier tasks move to the positions of the rows that leave.
         let moving = self.by_task
             [self.from_earlier_tasks.saturating_sub(slots.len())..self.from_earlier_tasks]
             .iter()
@@ -223,8 +249,8 @@ impl SlotTable {
         self.ids.iter().flat_map(|ids| ids.keys().copied())
     }
 
-    /// Makes `task` the current one: all rows stored so far belong to earlier tasks, unless it was
-    /// current already.
+    /// Makes `task` the current task. If it was not, all rows stored so far now belong to earlier
+    /// tasks.
     pub(crate) fn begin_task(&mut self, task: u32) {
         if task != self.current_task {
             self.current_task = task;
@@ -237,8 +263,7 @@ impl SlotTable {
         self.current_task
     }
 
-    /// Stores a row in the first free slot and returns the slot. The caller makes sure that there
-    /// is one.
+    /// Stores a row in the first free slot and returns the slot. There must be one.
     pub(crate) fn push(&mut self, class: u32, id: Option<i64>) -> u32 {
         debug_assert!(!self.is_full());
         let slot = self.len() as u32;

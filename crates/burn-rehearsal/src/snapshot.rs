@@ -1,4 +1,4 @@
-//! A copy of what is stored, as a Burn data set.
+//! A copy of the stored rows as a Burn data set.
 
 use crate::batch::{Column, FieldSpec, RehearsalBatch, Role};
 use crate::error::BatchError;
@@ -12,22 +12,43 @@ use std::sync::Arc;
 /// One stored row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredSample {
-    /// Where it is stored.
+    /// The rank, slot and generation.
     pub handle: RowHandle,
-    /// Its class; 0 if the batch has no class field.
+    /// The class. 0 if the batch has no `class` field.
     pub class: usize,
-    /// The task during which it was stored.
+    /// The task during which the row was stored.
     pub task: usize,
-    /// Which sample it is, if the batch has an `id`.
+    /// The identity of the sample, if the batch has an `id` field.
     pub id: Option<i64>,
-    /// The stored fields in the order of the batch type, each of the shape and element type of one
+    /// The stored fields in the order of the batch type. Each has the shape and element type of one
     /// row.
     pub fields: Vec<TensorData>,
 }
 
-/// The rows of one rank's shard at one moment, in slot order; a Burn [`Dataset`].
+/// The rows of one rank's shard at one moment, in slot order, as a Burn [`Dataset`].
 ///
-/// With [`SnapshotBatcher`] Burn's own loaders turn it into mini-batches of the user's type again.
+/// Use it to look at the stored exemplars, or to train or evaluate on them. With
+/// [`SnapshotBatcher`], Burn's loaders turn it into mini-batches of the user's type:
+///
+/// ```
+/// # use burn::data::dataloader::{DataLoader, DataLoaderBuilder};
+/// # use burn::tensor::{Device, Tensor};
+/// # use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalConfig, SnapshotBatcher};
+/// # #[derive(RehearsalBatch)]
+/// # struct Batch { inputs: Tensor<2> }
+/// # let load = || Batch { inputs: Tensor::zeros([4, 8], &Device::flex()) };
+/// let buffer = RehearsalConfig::new(Capacity::Samples(500)).init::<Batch>()?;
+/// buffer.rehearse(load())?;
+/// let snapshot = buffer.snapshot()?;
+/// assert_eq!(snapshot.samples().len(), 4);
+/// let loader = DataLoaderBuilder::new(SnapshotBatcher::<Batch>::default())
+///     .batch_size(3)
+///     .build(snapshot);
+/// for batch in loader.iter() {
+///     assert!(batch??.inputs.dims()[0] <= 3);
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     samples: Arc<Vec<StoredSample>>,
@@ -46,7 +67,7 @@ impl Snapshot {
 
 /// An index past the end of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("sample {index} of a snapshot of {len}")]
+#[error("index {index} is past the end of a snapshot of {len} samples")]
 struct SnapshotIndexError {
     /// The index.
     index: usize,
@@ -67,8 +88,9 @@ impl Dataset<StoredSample> for Snapshot {
     }
 }
 
-/// Builds mini-batches of the user's type from stored rows. Fields marked `skip` take their default
-/// value, the `representative` field is `true`.
+/// Builds mini-batches of the user's type from stored rows. See [`Snapshot`] for an example.
+///
+/// Fields marked `skip` take their default value, and the `representative` field is `true`.
 #[derive(Debug, Clone, Copy)]
 pub struct SnapshotBatcher<B>(PhantomData<fn() -> B>);
 
@@ -79,11 +101,11 @@ impl<B> Default for SnapshotBatcher<B> {
 }
 
 impl<B: RehearsalBatch<Rest: Default>> SnapshotBatcher<B> {
-    /// Builds one mini-batch of `samples`, at least one, on `device`.
+    /// Builds one mini-batch of `samples` on `device`.
     ///
     /// # Errors
     ///
-    /// [`BatchError`] if the samples are those of another batch type.
+    /// [`BatchError`] if there are no samples, or if they are of another batch type.
     pub fn try_batch(&self, samples: &[StoredSample], device: &Device) -> Result<B, BatchError> {
         let rows = samples.len();
         let mut columns = Vec::new();
@@ -104,7 +126,7 @@ impl<B: RehearsalBatch<Rest: Default>> SnapshotBatcher<B> {
     }
 }
 
-/// A mini-batch of `rows` rows from the columns of its stored fields, on `device`.
+/// Builds a mini-batch of `rows` rows from the columns of its stored fields, on `device`.
 pub(crate) fn stored_batch<B: RehearsalBatch<Rest: Default>>(
     mut stored: impl Iterator<Item = Column>,
     rows: usize,
@@ -123,8 +145,8 @@ fn is_stored(spec: &FieldSpec) -> bool {
     spec.role != Role::Representative
 }
 
-/// What Burn's infallible [`Batcher`] gives for stored rows: a mini-batch, or the reason why there
-/// is none.
+/// The output of [`SnapshotBatcher`]: a mini-batch or an error. Burn's [`Batcher`] cannot return an
+/// error in another way.
 pub type SnapshotBatch<B> = Result<B, BatchError>;
 
 impl<B: RehearsalBatch<Rest: Default>> Batcher<StoredSample, SnapshotBatch<B>>

@@ -1,8 +1,8 @@
-//! Once warm, a step in host memory allocates the mini-batch that it returns and nothing else.
+//! A warm step in host memory allocates only the mini-batch that it returns.
 //!
-//! The reference only does that: it takes a mini-batch apart, appends rows that are there, and puts
-//! it together. What the buffer allocates beyond it is counted. The engine runs inline, so that one
-//! thread's counter sees everything.
+//! The reference takes a mini-batch apart, appends existing rows, and puts it together. A step of
+//! the buffer may not allocate more often. The engine runs inline, so that the counter of one
+//! thread counts all allocations.
 #![allow(unsafe_code, reason = "a global allocator is an unsafe trait")]
 #![allow(clippy::unwrap_used)]
 
@@ -18,17 +18,17 @@ thread_local! {
 
 struct Counting;
 
-// SAFETY: every call is passed on to the system's allocator unchanged; counting in a
-// constant-initialised thread local allocates nothing.
+// SAFETY: every call is forwarded unchanged to the system's allocator. Counting in a
+// constant-initialised thread local does not allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         COUNT.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller keeps the contract of `alloc`.
+        // SAFETY: the caller upholds the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract of `dealloc`, and `alloc` above is the system's.
+        // SAFETY: the caller upholds the contract of `dealloc`, and `alloc` above is the system's.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -65,7 +65,7 @@ fn batch(step: usize, device: &Device) -> Batch {
     }
 }
 
-/// What one step must do, without any buffer.
+/// The minimal work of a step, without a buffer.
 fn reference(
     batch: Batch,
     columns: &mut Vec<Column>,
@@ -80,7 +80,7 @@ fn reference(
 }
 
 #[test]
-fn a_warm_step_allocates_nothing_but_the_mini_batch_that_it_returns() {
+fn a_warm_step_allocates_only_the_mini_batch_that_it_returns() {
     let device = Device::flex();
     for &sampling in SamplingKind::ALL {
         let config = RehearsalConfig::new(Capacity::Samples(40))
@@ -110,7 +110,7 @@ fn a_warm_step_allocates_nothing_but_the_mini_batch_that_it_returns() {
             let used = allocations(|| drop(buffer.rehearse(ours).unwrap()));
             assert!(
                 used <= needed,
-                "{sampling:?}, step {step}: {used} allocations, the mini-batch alone needs {needed}"
+                "{sampling:?}, step {step}: {used} allocations, but the mini-batch needs {needed}"
             );
         }
     }

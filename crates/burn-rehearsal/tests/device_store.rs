@@ -1,5 +1,5 @@
-//! A write to a store on the device copies the rows that are written and not the store: what is
-//! allocated does not grow with the capacity.
+//! A write to a store on the device copies only the written rows. Allocations do not grow with the
+//! capacity.
 #![allow(unsafe_code, reason = "a global allocator is an unsafe trait")]
 #![allow(clippy::unwrap_used)]
 
@@ -17,17 +17,17 @@ thread_local! {
 
 struct Counting;
 
-// SAFETY: every call is passed on to the system's allocator unchanged; counting in a
-// constant-initialised thread local allocates nothing.
+// SAFETY: every call is forwarded unchanged to the system's allocator. Counting in a
+// constant-initialised thread local does not allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         BYTES.with(|bytes| bytes.set(bytes.get() + layout.size()));
-        // SAFETY: the caller keeps the contract of `alloc`.
+        // SAFETY: the caller upholds the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract of `dealloc`, and `alloc` above is the system's.
+        // SAFETY: the caller upholds the contract of `dealloc`, and `alloc` above is the system's.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -66,8 +66,8 @@ fn batch(step: usize, device: &Device) -> Batch {
     }
 }
 
-/// The bytes allocated in each of the last steps of a run, all on this thread; the shard is full by
-/// then if `capacity` is small.
+/// The bytes allocated in each of the last steps of a run. All work is on this thread. A small
+/// shard is full by then.
 fn steps(capacity: usize) -> Vec<usize> {
     let device = Device::flex();
     let config = RehearsalConfig::new(Capacity::Samples(capacity))
@@ -91,23 +91,23 @@ fn steps(capacity: usize) -> Vec<usize> {
 }
 
 #[test]
-fn what_a_step_allocates_does_not_grow_with_the_capacity() {
+fn the_allocations_of_a_step_do_not_grow_with_the_capacity() {
     let most = |steps: Vec<usize>| steps.into_iter().max().unwrap_or(0);
     let row_bytes = WIDTH * 5 + 8;
-    // Full after a few steps: slots are overwritten here and there. Or never full: slots are
-    // written one after the other.
+    // The small shards are soon full, so slots are overwritten at random. The large one never fills
+    // up, so slots are written in order.
     let (small, medium, large) = (most(steps(64)), most(steps(200)), most(steps(40_000)));
     assert!(
         medium <= small + row_bytes && large <= small + row_bytes,
         "{small}, {medium} and {large} bytes"
     );
-    // All of it is less than a copy of the smallest field of the large store.
+    // Less than a copy of the smallest field of the large store.
     assert!(large < 40_000 * 8 / 4, "{large} bytes");
 }
 
 #[test]
-fn a_tensor_that_is_shared_would_be_copied_whole() {
-    // The other way round: what the store avoids is what this would count.
+fn burn_copies_a_shared_tensor_on_write() {
+    // Shows that the counter would count the copies that the store avoids.
     let device = Device::flex();
     let row = || Tensor::<2>::ones([1, WIDTH], &device);
     let (mut tensor, size) = (Tensor::<2>::zeros([10_000, WIDTH], &device), 10_000 * WIDTH * 4);

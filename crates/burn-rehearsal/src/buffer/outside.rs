@@ -1,4 +1,4 @@
-//! Offering and drawing rows outside of training steps.
+//! Pre-filling the buffer, and drawing rows outside of training steps.
 
 use super::{RehearsalBuffer, State};
 use crate::batch::{Column, RehearsalBatch};
@@ -9,34 +9,32 @@ use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
 
 impl<B: RehearsalBatch> RehearsalBuffer<B> {
-    /// Offers all rows of `batches` to the buffer without drawing any, for example before training
-    /// starts. Returns the number of rows offered by this rank. `batches` is what the `iter` of a
-    /// `DataLoader` returns, of a loader without the buffer.
+    /// Offers all rows of `batches` to the buffer without drawing any, for example before training.
+    /// Returns the number of rows that this rank offered.
+    ///
+    /// Pass the `iter()` of a `DataLoader` to which no buffer is attached. Rows belong to the
+    /// current task. The call is not a step: pending representatives stay as they are, so the next
+    /// `lag` mini-batches contain no row of this call.
     ///
     /// Collective: all ranks call it at the same step. Each rank fills its own shard, with any
-    /// number of mini-batches or none. Rows belong to the current task. A call is no step:
-    /// representatives that are pending stay as they are, so the next `lag` mini-batches get no row
-    /// of this call.
+    /// number of mini-batches or none.
+    ///
+    /// ```
+    /// # use burn::tensor::{Device, Tensor};
+    /// # use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalConfig};
+    /// # #[derive(RehearsalBatch)]
+    /// # struct Batch { inputs: Tensor<2> }
+    /// # let load = || Batch { inputs: Tensor::zeros([4, 8], &Device::flex()) };
+    /// let buffer = RehearsalConfig::new(Capacity::Samples(100)).init::<Batch>()?;
+    /// let batches = [load(), load()].map(Ok); // or the `iter()` of a loader
+    /// assert_eq!(buffer.fill(batches)?, 8);
+    /// assert_eq!(buffer.len(), 8);
+    /// # Ok::<(), burn_rehearsal::error::RehearsalError>(())
+    /// ```
     ///
     /// # Errors
     ///
     /// As [`rehearse`](Self::rehearse), and [`RehearsalError::Data`] if `batches` returns an error.
-    ///
-    /// ```
-    /// # use burn::tensor::{Device, Int, Tensor};
-    /// # use burn_rehearsal::{Capacity, RehearsalConfig};
-    /// # #[derive(burn_rehearsal::RehearsalBatch, Clone)]
-    /// # struct Batch { images: Tensor<2>, #[rehearsal(class)] targets: Tensor<1, Int> }
-    /// # let device = Device::flex();
-    /// # let batch = |class: i64| Batch { images: Tensor::zeros([4, 8], &device), targets: Tensor::full([4], class, &device) };
-    /// let buffer = RehearsalConfig::new(Capacity::Samples(100)).init::<Batch>()?;
-    /// let batches = [batch(0), batch(1)];
-    /// assert_eq!(buffer.fill(batches.map(Ok))?, 8);
-    /// assert_eq!(buffer.len(), 8);
-    /// let drawn = buffer.sample(5)?;
-    /// assert_eq!(drawn.map(|drawn| drawn.targets.dims()), Some([5]));
-    /// # Ok::<(), burn_rehearsal::error::RehearsalError>(())
-    /// ```
     pub fn fill(
         &self,
         batches: impl IntoIterator<Item = Result<B, DatasetError>>,
@@ -56,14 +54,28 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         Ok(offered)
     }
 
-    /// Draws `rows` stored rows (or all, if fewer are stored) of the union of all shards with the
-    /// configured sampling rule. `None` if no row can be drawn, or if this rank has had no
-    /// mini-batch yet.
+    /// Draws `rows` rows from all shards together with the configured sampling rule, or all rows if
+    /// fewer are stored. `None` if no row can be drawn, or before the first mini-batch of this
+    /// rank.
     ///
-    /// Collective: all ranks call it at the same step, each with its own number of rows. Draws have
-    /// random numbers of their own, so the draws of steps are the same with and without calls of
-    /// this method. Fields marked `skip` take their default value, the `representative` field is
-    /// `true`.
+    /// The draw uses its own random numbers: it does not change the draws of steps. Fields marked
+    /// `skip` take their default value, and the `representative` field is `true`.
+    ///
+    /// Collective: all ranks call it at the same step, each with its own number of rows.
+    ///
+    /// ```
+    /// # use burn::tensor::{Device, Tensor};
+    /// # use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalConfig};
+    /// # #[derive(RehearsalBatch)]
+    /// # struct Batch { inputs: Tensor<2> }
+    /// # let load = || Batch { inputs: Tensor::zeros([4, 8], &Device::flex()) };
+    /// let buffer = RehearsalConfig::new(Capacity::Samples(100)).init::<Batch>()?;
+    /// assert!(buffer.sample(3)?.is_none());
+    /// buffer.rehearse(load())?;
+    /// let drawn = buffer.sample(3)?;
+    /// assert_eq!(drawn.map(|batch| batch.inputs.dims()), Some([3, 8]));
+    /// # Ok::<(), burn_rehearsal::error::RehearsalError>(())
+    /// ```
     ///
     /// # Errors
     ///

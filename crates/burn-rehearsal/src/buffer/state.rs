@@ -1,4 +1,4 @@
-//! What a handle remembers between two steps, and how it talks to its engine.
+//! The state of a handle between steps, and its exchange with the engine.
 
 use crate::batch::{Column, RehearsalBatch, Role, Schema, index_tensor, is_host};
 use crate::candidates::CandidateSelector;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
-/// What the training side remembers between steps.
+/// The state of the training side between steps.
 pub(super) struct State {
     pub(super) link: Link,
     /// The outcomes of rounds, in order.
@@ -22,32 +22,32 @@ pub(super) struct State {
     /// The [configured](RehearsalConfig::lag) lag.
     pub(super) lag: u64,
     pub(super) schema: Option<Arc<Schema>>,
-    /// Whether mini-batches are on autodiff devices, once there was one.
+    /// Whether mini-batches are on autodiff devices. `None` before the first one.
     pub(super) autodiff: Option<bool>,
-    /// Steps done by this handle: rounds in which some rank had rows.
+    /// The number of steps that this handle has done: rounds in which some rank had rows.
     pub(super) step: u64,
-    /// The answers that are still to come, in order.
+    /// The pending answers, in order.
     pub(super) outstanding: VecDeque<Awaited>,
     /// Representatives of the next steps, in order. The first belongs to step max(step, lag).
     pub(super) ready: VecDeque<Delivery>,
-    /// Deliveries that were used.
+    /// Used deliveries, whose memory is reused.
     pub(super) spare: Vec<Delivery>,
     pub(super) error: Option<RehearsalError>,
     /// Whether an iterator of a `RehearsalLoader` is alive.
     pub(super) iterating: bool,
-    /// Of candidates that are selected here.
+    /// Selects candidates on devices other than the host.
     pub(super) selector: CandidateSelector,
-    /// The columns of the mini-batch in hand, before and after the representatives are appended;
-    /// empty between steps.
+    /// The columns of the current mini-batch, before and after the representatives are appended.
+    /// Empty between steps.
     pub(super) incoming: Vec<Column>,
     pub(super) merged: Vec<Column>,
 }
 
-/// An answer that is still to come.
+/// A pending answer.
 pub(super) enum Awaited {
     /// A round. In a skipped step this rank has no rows.
     Round { skipped: bool },
-    /// The beginning of a task: the pending representatives, if they were drawn again.
+    /// The beginning of a task: all pending representatives, if they were drawn again.
     Task(Receiver<Answer<Option<Vec<Delivery>>>>),
     /// The beginning of a checkpoint, or the last round of a rank that leaves.
     Done(Receiver<Answer<()>>),
@@ -111,22 +111,23 @@ impl State {
         self.outstanding.iter().filter(|awaited| matches!(awaited, Awaited::Round { .. })).count()
     }
 
-    /// Keeps a delivery that was used for the next offer. There is never use for more than one in
-    /// each direction.
+    /// Keeps the memory of a used delivery for the next offer. At most two can be reused: one on
+    /// its way to the engine and one on its way back.
     pub(super) fn recycle(&mut self, delivery: Option<Delivery>) {
         if self.spare.len() < 2 {
             self.spare.extend(delivery);
         }
     }
 
-    /// Receives every outstanding answer if one of them decides whether a step happened, or what is
-    /// drawn.
+    /// Receives every outstanding answer if one of them decides whether a step took place, or which
+    /// rows are drawn.
     pub(super) fn drain_if_needed(&mut self) -> Result<(), RehearsalError> {
         let decides =
             |awaited: &_| matches!(awaited, Awaited::Round { skipped: true } | Awaited::Task(_));
         if self.outstanding.iter().any(decides) { self.drain() } else { Ok(()) }
     }
 
+    /// Receives every outstanding answer.
     pub(super) fn drain(&mut self) -> Result<(), RehearsalError> {
         while !self.outstanding.is_empty() {
             self.collect()?;
@@ -135,7 +136,8 @@ impl State {
     }
 
     /// Fills `incoming` with the columns of `batch`, and checks them against the first mini-batch.
-    /// Reports an error to the other ranks.
+    /// Returns the other fields, the layout and the number of rows. Reports an error to the other
+    /// ranks.
     pub(super) fn take_apart<B: RehearsalBatch>(
         &mut self,
         batch: B,
@@ -164,7 +166,7 @@ impl State {
         Ok((rest, schema, rows))
     }
 
-    /// Offers all `rows` rows of the mini-batch in hand outside of a step.
+    /// Offers all `rows` rows of the current mini-batch outside of a step.
     pub(super) fn fill(&mut self, schema: Arc<Schema>, rows: usize) -> Result<(), RehearsalError> {
         let fields = schema.fields().iter().zip(self.incoming.drain(..));
         let stored = fields.filter(|(field, _)| field.is_stored());
@@ -174,8 +176,8 @@ impl State {
         self.link.ask(|reply| Request::Fill(schema, lists, reply))
     }
 
-    /// Reports to the other ranks that this one leaves. Delivery does not matter for its own
-    /// error.
+    /// Reports to the other ranks that this one leaves. If the report cannot be sent, this rank's
+    /// error stays the same.
     pub(super) fn report_failure(&mut self, code: FailCode) {
         let (reply, answer) = Reply::channel();
         if self.link.send(Request::Leave(code, reply)).is_ok() {
@@ -183,7 +185,7 @@ impl State {
         }
     }
 
-    /// Receives every outstanding answer after an error and ignores it.
+    /// Receives and ignores every outstanding answer, after an error.
     pub(super) fn abandon(&mut self) {
         while !self.outstanding.is_empty() {
             let _ = self.collect();
@@ -191,8 +193,8 @@ impl State {
         self.ready.clear();
     }
 
-    /// Offers the first `rows` rows of the mini-batch in hand to the engine, at the time `sent`;
-    /// the bytes that were copied.
+    /// Offers the first `rows` rows of the current mini-batch to the engine, at the time `sent`.
+    /// Returns the number of bytes copied.
     pub(super) fn offer(
         &mut self,
         config: &RehearsalConfig,
@@ -216,8 +218,8 @@ impl State {
                 .map(|(_, column)| column)
         };
         lists.devices.extend(stored().map(|column| column.device().inner()));
-        // In host memory the engine selects the candidates and copies them from the mini-batch. On
-        // a device they are copied here, before the mini-batch can be overwritten.
+        // In host memory, the engine selects the candidates and copies them from the mini-batch. On
+        // a device, they are copied here, before the mini-batch can be overwritten.
         let select = lists.devices.iter().all(is_host);
         let mut copied = 0;
         if select {
@@ -247,8 +249,8 @@ impl State {
         Ok(copied)
     }
 
-    /// Appends the representatives to the incoming columns and fills the `representative` field;
-    /// the bytes that were copied.
+    /// Appends the representatives to the incoming columns and fills the `representative` field.
+    /// Returns the number of bytes copied.
     pub(super) fn merge(
         &mut self,
         schema: &Schema,

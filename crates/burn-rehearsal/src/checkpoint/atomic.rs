@@ -1,4 +1,4 @@
-//! Files that are complete or absent, also with several writers.
+//! Files that are complete or absent, even with several writers.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -8,10 +8,10 @@ use tempfile::{Builder, NamedTempFile};
 
 /// A file that appears under its final name only when it is complete.
 ///
-/// Until then it is a temporary file of its own in the same directory, so that two processes that
-/// write the same file never write into each other's. Dropping it without
-/// [`commit`](Self::commit) removes it. A killed process leaves it behind, under a name that begins
-/// with a dot and ends with `.tmp`.
+/// Until then it is a temporary file in the same directory. Each writer has its own temporary file,
+/// so two processes can write the same file. Dropping it without [`commit`](Self::commit) removes
+/// it. A killed process leaves its temporary file, whose name begins with a dot and ends with
+/// `.tmp`.
 ///
 /// ```
 /// use burn_rehearsal::checkpoint::AtomicFile;
@@ -43,7 +43,7 @@ impl AtomicFile {
         let prefix = prefix(path);
         let mut builder = Builder::new();
         builder.prefix(&prefix).suffix(".tmp");
-        // As for any new file, what others may do with it is the business of the process's mask.
+        // The permissions of any new file, which the process's umask restricts.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         Ok(Self { file: builder.tempfile_in(directory_of(path))?, path: path.to_path_buf() })
@@ -54,17 +54,17 @@ impl AtomicFile {
         self.file.as_file_mut()
     }
 
-    /// Syncs the content to disk, then renames the file to `path`, replacing an existing file.
+    /// Syncs the content to disk, then renames the file to `path`. Replaces an existing file.
     ///
     /// # Errors
     ///
-    /// The I/O error of the operating system. The temporary file is removed, and a file of that
-    /// name is unchanged.
+    /// The I/O error of the operating system. The temporary file is removed, and an existing file
+    /// is unchanged.
     pub fn commit(self) -> io::Result<()> {
-        // Without it a crash of the machine may leave the new name on an empty file.
+        // Otherwise a crash of the machine could leave an empty file under the new name.
         self.file.as_file().sync_all()?;
         self.file.persist(&self.path)?;
-        // Makes the name survive a crash too, where directories can be opened and synchronised.
+        // Syncs the name too, on systems that can sync a directory.
         if cfg!(unix) {
             let _ = File::open(directory_of(&self.path)).and_then(|directory| directory.sync_all());
         }
@@ -73,7 +73,7 @@ impl AtomicFile {
 }
 
 /// Removes the temporary files of `path` that killed processes left. A process that is writing the
-/// file meanwhile gets an error.
+/// file at the same time gets an error.
 ///
 /// # Errors
 ///
@@ -90,7 +90,7 @@ pub(crate) fn remove_remains(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// What the names of the temporary files of `path` begin with.
+/// The prefix of the names of the temporary files of `path`.
 fn prefix(path: &Path) -> OsString {
     let mut prefix = OsString::from(".");
     prefix.push(path.file_name().unwrap_or_default());
@@ -98,18 +98,18 @@ fn prefix(path: &Path) -> OsString {
     prefix
 }
 
-/// Writes `bytes` to the file `path`: readers find what was there before, or all of it.
+/// Writes `bytes` to the file `path` atomically: readers find the old content or all of the new.
 ///
 /// # Errors
 ///
-/// As [`AtomicFile`]'s.
+/// The I/O error of the operating system. An existing file is then unchanged.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = AtomicFile::create(path)?;
     file.as_file_mut().write_all(bytes)?;
     file.commit()
 }
 
-/// The directory of a file; a bare name is in the current one.
+/// The directory of a file. A bare name is in the current directory.
 fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_writers_of_one_file_do_not_meet_and_leave_nothing_else() {
+    fn two_writers_of_one_file_do_not_interfere() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         let [mut first, mut second] = [(); 2].map(|()| AtomicFile::create(&path).unwrap());
@@ -137,7 +137,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn others_may_read_it_as_any_new_file() {
+    fn an_atomic_file_has_the_permissions_of_any_new_file() {
         use std::os::unix::fs::PermissionsExt;
         let directory = tempfile::tempdir().unwrap();
         let [plain, ours] = ["plain", "ours"].map(|name| directory.path().join(name));

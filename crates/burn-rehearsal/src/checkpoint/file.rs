@@ -1,8 +1,8 @@
 //! One safetensors file, written and read in pieces.
 //!
-//! The digest of a file is BLAKE3 over its header and the digests of its tensors in order: so the
-//! tensors of a row can be written side by side, a piece of each at a time, and still every byte
-//! counts.
+//! The digest of a file is the BLAKE3 hash of its header and of the digests of its tensors in
+//! order. It covers every byte, and several tensors can be written at the same time, in
+//! alternating pieces.
 
 use super::atomic::{AtomicFile, remove_remains};
 use super::error::CheckpointError;
@@ -14,20 +14,20 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-/// The key of the text that belongs to a file.
+/// The key of a file's text in its header.
 const ABOUT: &str = "burn-rehearsal";
-/// The largest header that is read: far more than any of ours.
+/// The largest header that is read, in bytes. Headers of checkpoints are much smaller.
 const MAX_HEADER: u64 = 64 << 20;
 
-/// A file of a checkpoint as its manifest knows it.
+/// A file of a checkpoint, as the manifest lists it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileEntry {
-    /// Its name in the directory.
+    /// The name of the file in the directory.
     pub name: String,
-    /// Its size.
+    /// The size of the file, in bytes.
     pub bytes: u64,
-    /// Its digest, hexadecimal.
+    /// The digest of the file, hexadecimal.
     pub digest: String,
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct FileWriter {
 }
 
 impl FileWriter {
-    /// Begins the file and writes its header; [`finish`](Self::finish) replaces a file of that
+    /// Creates the file and writes its header. [`finish`](Self::finish) replaces a file of that
     /// name.
     pub(crate) fn create(
         directory: &Path,
@@ -70,11 +70,11 @@ impl FileWriter {
             .map_err(|error| CheckpointError::damaged(&path, error))?;
         let mut json =
             serde_json::to_vec(&layout).map_err(|error| CheckpointError::damaged(&path, error))?;
-        // The format asks for data that begin at a multiple of eight bytes.
+        // The format requires that the data begin at a multiple of eight bytes.
         json.resize(json.len().next_multiple_of(8), b' ');
         let mut header = (json.len() as u64).to_le_bytes().to_vec();
         header.append(&mut json);
-        // Shards are large, and a run that is killed often would fill the disk.
+        // Shards are large. A run that is killed often would fill the disk with temporary files.
         remove_remains(&path).map_err(CheckpointError::io("clean up", directory))?;
         let mut file = AtomicFile::create(&path).map_err(CheckpointError::io("create", &path))?;
         file.as_file_mut().write_all(&header).map_err(CheckpointError::io("write", &path))?;
@@ -92,7 +92,7 @@ impl FileWriter {
         let TensorWriter { start, len, hash } = &mut self.tensors[tensor];
         let written = hash.count();
         if written + bytes.len() as u64 > *len {
-            let reason = format!("its tensor {tensor} would be longer than announced");
+            let reason = format!("its tensor {tensor} would be longer than its header says");
             return Err(CheckpointError::damaged(&self.path, reason));
         }
         let file = self.file.as_file_mut();
@@ -103,7 +103,7 @@ impl FileWriter {
         Ok(())
     }
 
-    /// Waits until the file is on the disk, under its name.
+    /// Syncs the file to disk and gives it its name.
     pub(crate) fn finish(self) -> Result<FileEntry, CheckpointError> {
         let incomplete = |tensor: &TensorWriter| tensor.hash.count() != tensor.len;
         if let Some(tensor) = self.tensors.iter().position(incomplete) {
@@ -117,7 +117,7 @@ impl FileWriter {
     }
 }
 
-/// Where each tensor begins and ends, from the first byte after the header, in this order.
+/// The beginning and end of each tensor in order, counted from the first byte after the header.
 fn offsets(layout: &Metadata) -> impl Iterator<Item = (usize, usize)> {
     layout
         .offset_keys()
@@ -125,6 +125,7 @@ fn offsets(layout: &Metadata) -> impl Iterator<Item = (usize, usize)> {
         .filter_map(|name| layout.info(&name).map(|tensor| tensor.data_offsets))
 }
 
+/// The digest of a file with these header and tensors.
 fn digest<'a>(header: &[u8], tensors: impl IntoIterator<Item = &'a blake3::Hasher>) -> String {
     let mut hash = blake3::Hasher::new();
     hash.update(header);
@@ -134,33 +135,33 @@ fn digest<'a>(header: &[u8], tensors: impl IntoIterator<Item = &'a blake3::Hashe
     hash.finalize().to_hex().to_string()
 }
 
-/// A file whose every byte was compared with its digest.
+/// A file that matches its digest.
 #[derive(Debug)]
 pub(crate) struct FileReader {
     path: PathBuf,
     file: File,
     about: String,
     layout: Metadata,
-    /// Where the tensors begin.
+    /// The position of the first tensor.
     first: u64,
 }
 
 impl FileReader {
-    /// Opens a file and reads it once, in pieces, to see that it is the one of `entry`.
+    /// Opens a file and compares it with the size and digest in `entry`, which reads it once.
     pub(crate) fn open(directory: &Path, entry: &FileEntry) -> Result<Self, CheckpointError> {
-        // A name with a path in it would lead out of the directory.
+        // A name that contains a path could leave the directory.
         let path = directory.join(&entry.name);
         let damaged = |reason: String| CheckpointError::damaged(&path, reason);
         if entry.name.is_empty()
             || Path::new(&entry.name).file_name() != Some(std::ffi::OsStr::new(&entry.name))
         {
-            return Err(damaged(format!("{:?} is no name of a file", entry.name)));
+            return Err(damaged(format!("{:?} is not a file name", entry.name)));
         }
         let mut file = File::open(&path).map_err(CheckpointError::io("open", &path))?;
         let bytes = file.metadata().map_err(CheckpointError::io("read", &path))?.len();
         if bytes != entry.bytes {
             return Err(damaged(format!(
-                "it has {bytes} bytes, the manifest says {}",
+                "it has {bytes} bytes, but the manifest says {}",
                 entry.bytes
             )));
         }
@@ -168,18 +169,18 @@ impl FileReader {
         file.read_exact(&mut length).map_err(CheckpointError::io("read", &path))?;
         let length = u64::from_le_bytes(length);
         if length > MAX_HEADER || length > bytes.saturating_sub(8) {
-            return Err(damaged(format!("its header of {length} bytes does not fit")));
+            return Err(damaged(format!("it has no room for a header of {length} bytes")));
         }
         let mut header = vec![0; length as usize];
         file.read_exact(&mut header).map_err(CheckpointError::io("read", &path))?;
         let layout: Metadata = serde_json::from_slice(&header)
-            .map_err(|reason| damaged(format!("its header: {reason}")))?;
+            .map_err(|reason| damaged(format!("its header is invalid: {reason}")))?;
         let about = layout.metadata().as_ref().and_then(|texts| texts.get(ABOUT)).cloned();
-        let about = about.ok_or_else(|| damaged("its header: no text of this program".into()))?;
+        let about = about.ok_or_else(|| damaged(format!("its header has no {ABOUT:?} text")))?;
         let first = 8 + length;
         if first.checked_add(layout.data_len() as u64) != Some(bytes) {
             return Err(damaged(format!(
-                "its tensors have {} bytes, the file has room for {}",
+                "its tensors have {} bytes, but the file has room for {}",
                 layout.data_len(),
                 bytes - first
             )));
@@ -194,7 +195,7 @@ impl FileReader {
         let mut all = length.to_le_bytes().to_vec();
         all.append(&mut header);
         if digest(&all, &hashes) != entry.digest {
-            return Err(damaged("its digest is not that of the manifest".into()));
+            return Err(damaged("its digest differs from the manifest".into()));
         }
         Ok(Self { path, file, about, layout, first })
     }
@@ -204,16 +205,17 @@ impl FileReader {
         &self.about
     }
 
-    /// The tensors' names, in order.
+    /// The names of the tensors, in order.
     pub(crate) fn names(&self) -> Vec<String> {
         self.layout.offset_keys()
     }
 
-    /// The error that this file's contents make no sense.
+    /// A [`CheckpointError::Damaged`] error for this file.
     pub(crate) fn damaged(&self, reason: impl ToString) -> CheckpointError {
         CheckpointError::damaged(&self.path, reason)
     }
 
+    /// The beginning and end of tensor `name`, counted from the first tensor.
     fn offsets(&self, name: &str) -> Result<(usize, usize), CheckpointError> {
         self.layout
             .info(name)
@@ -221,12 +223,12 @@ impl FileReader {
             .ok_or_else(|| self.damaged(format!("it has no tensor {name:?}")))
     }
 
-    /// The bytes of tensor `name`.
+    /// The size of tensor `name`, in bytes.
     pub(crate) fn len(&self, name: &str) -> Result<usize, CheckpointError> {
         self.offsets(name).map(|(start, end)| end - start)
     }
 
-    /// Appends the bytes from `at` on of tensor `name` to `out`, `len` of them.
+    /// Appends `len` bytes of tensor `name`, from byte `at` on, to `out`.
     pub(crate) fn read(
         &mut self,
         name: &str,
@@ -236,7 +238,7 @@ impl FileReader {
     ) -> Result<(), CheckpointError> {
         let (start, end) = self.offsets(name)?;
         if at.checked_add(len).is_none_or(|len| len > end - start) {
-            return Err(self.damaged(format!("its tensor {name:?} is shorter than it should be")));
+            return Err(self.damaged(format!("its tensor {name:?} is too short")));
         }
         let before = out.len();
         out.resize(before + len, 0);
@@ -253,7 +255,7 @@ impl FileReader {
         Ok(bytes)
     }
 
-    /// The numbers of tensor `name`, each made from its `N` bytes.
+    /// The numbers in tensor `name`. `number` decodes one number of `N` bytes.
     pub(crate) fn numbers<const N: usize, T>(
         &mut self,
         name: &str,

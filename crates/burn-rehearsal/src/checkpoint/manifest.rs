@@ -1,4 +1,4 @@
-//! The file that makes a directory a checkpoint.
+//! The manifest, which makes a directory a checkpoint.
 
 use super::atomic::write_atomically;
 use super::error::CheckpointError;
@@ -9,42 +9,43 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// The manifest's name.
+/// The file name of the manifest.
 pub const MANIFEST: &str = "manifest.json";
 
-/// The version that is written, and the only one that is read.
+/// The version of the format. No other version is read.
 const VERSION: u64 = 2;
-/// The largest manifest that is written, and read.
+/// The largest manifest that is written or read, in bytes.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// What a checkpoint consists of.
+/// The list of a checkpoint's files, with additional state.
+///
+/// The [module page](crate::checkpoint) has an example.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     version: u64,
-    /// What it is a checkpoint of.
+    /// The kind of the checkpoint.
     kind: String,
-    /// The files, all in the manifest's directory.
+    /// The files. All are in the directory of the manifest.
     files: Vec<FileEntry>,
-    /// Anything that its writer wants to know again, as the text of a JSON of its own: a tree of a
-    /// stranger's values would take forty times the memory.
+    /// Additional state as JSON text. A tree of untrusted values could take forty times the memory.
     state: String,
-    /// BLAKE3 of the manifest with this field empty.
+    /// The BLAKE3 hash of the manifest with this field empty.
     digest: String,
 }
 
-/// What can be said of a manifest of any version.
+/// The fields that a manifest has in every version.
 #[derive(Deserialize)]
 struct Versioned {
     version: u64,
 }
 
 impl Manifest {
-    /// The manifest of a checkpoint of kind `kind`, which is also to hold `state`.
+    /// Creates the manifest of a checkpoint of this kind, with additional state.
     ///
     /// # Errors
     ///
-    /// If `state` cannot be written as JSON.
+    /// The error of serde if `state` cannot be written as JSON.
     pub fn new(
         kind: &str,
         files: Vec<FileEntry>,
@@ -60,7 +61,7 @@ impl Manifest {
         .with_digest()
     }
 
-    /// With the digest that is its own.
+    /// Computes the digest.
     fn with_digest(mut self) -> Result<Self, serde_json::Error> {
         self.digest = String::new();
         let without = serde_json::to_string(&self)?;
@@ -73,39 +74,38 @@ impl Manifest {
         &self.files
     }
 
-    /// What the writer wanted to know again.
+    /// The additional state.
     ///
     /// # Errors
     ///
-    /// If it is no such thing.
+    /// The error of serde if the state is not a `T`.
     pub fn state<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_str(&self.state)
     }
 
-    /// BLAKE3 of the manifest, which covers every byte of its checkpoint, in hexadecimal
-    /// digits.
+    /// The BLAKE3 digest of the manifest, hexadecimal. It covers every byte of the checkpoint.
     pub fn digest(&self) -> &str {
         &self.digest
     }
 
-    /// The bytes of all files.
+    /// The size of all files, in bytes.
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.bytes).sum()
     }
 
-    /// Makes `directory`, whose files are complete and synchronised, a checkpoint: atomically, and
-    /// on the disk when this returns.
+    /// Writes the manifest to `directory` atomically, and syncs it to disk. This makes the
+    /// directory a checkpoint. Its files must be complete and synced.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Io`], or [`CheckpointError::Damaged`] for a manifest that is too large to
-    /// be read again; the directory is then what it was.
+    /// [`CheckpointError::Io`], or [`CheckpointError::Damaged`] if the manifest would be too large
+    /// to be read. The directory is then unchanged.
     pub fn write(&self, directory: &Path) -> Result<(), CheckpointError> {
         let path = directory.join(MANIFEST);
         let text =
             serde_json::to_string(self).map_err(|error| CheckpointError::damaged(&path, error))?;
         if text.len() as u64 > MAX_BYTES {
-            let reason = format!("it would have {} bytes; the limit is {MAX_BYTES}", text.len());
+            let reason = format!("it would have {} bytes, the limit is {MAX_BYTES}", text.len());
             return Err(CheckpointError::damaged(&path, reason));
         }
         write_atomically(&path, text.as_bytes()).map_err(CheckpointError::io("write", &path))?;
@@ -113,7 +113,7 @@ impl Manifest {
         directory.parent().map_or(Ok(()), sync_directory)
     }
 
-    /// Makes `directory` no checkpoint, if it was one.
+    /// Removes the manifest of `directory`, if there is one.
     ///
     /// # Errors
     ///
@@ -121,7 +121,7 @@ impl Manifest {
     pub(crate) fn remove(directory: &Path) -> Result<(), CheckpointError> {
         let path = directory.join(MANIFEST);
         match std::fs::remove_file(&path) {
-            // The one that takes its place is what is lost.
+            // The error concerns the new checkpoint, which cannot be written.
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(CheckpointError::io("write the checkpoint", directory)(error))
             }
@@ -129,12 +129,12 @@ impl Manifest {
         }
     }
 
-    /// Reads the manifest of a checkpoint of kind `kind`, not its files.
+    /// Reads the manifest of a checkpoint of this kind, without its files.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError`] if there is none, or it is damaged, of another version, or of another
-    /// kind.
+    /// [`CheckpointError`] if there is no manifest, or if it is damaged, of another version, or of
+    /// another kind.
     pub fn read(directory: &Path, kind: &str) -> Result<Self, CheckpointError> {
         let path = directory.join(MANIFEST);
         let damaged = |reason: String| CheckpointError::damaged(&path, reason);
@@ -155,32 +155,31 @@ impl Manifest {
             .and_then(Self::with_digest)
             .and_then(|manifest| Ok((serde_json::to_string(&manifest)?, manifest)));
         let (canonical, manifest) = read.map_err(|error| damaged(error.to_string()))?;
-        // There is one way to write a manifest: whatever differs in a single bit is not what was
-        // written.
+        // A manifest has only one text. A manifest that differs in a single bit is damaged.
         if canonical.as_bytes() != text {
-            return Err(damaged("its digest is not its own".into()));
+            return Err(damaged("it differs from its digest".into()));
         }
         if manifest.kind != kind {
             return Err(CheckpointError::Foreign {
                 path,
-                reason: format!("of kind {:?}, not {kind:?}", manifest.kind),
+                reason: format!("its kind is {:?} instead of {kind:?}", manifest.kind),
             });
         }
         Ok(manifest)
     }
 
-    /// Reads every byte of every file and compares it with its digest.
+    /// Reads all files and compares them with their digests.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError`] naming the first file that is not what was written.
+    /// [`CheckpointError`] with the first file that is missing or differs from its digest.
     pub fn verify(&self, directory: &Path) -> Result<(), CheckpointError> {
         self.files.iter().try_for_each(|entry| FileReader::open(directory, entry).map(drop))
     }
 }
 
-/// Makes the names in a directory survive a crash of the machine, where directories can be
-/// synchronised.
+/// Syncs the names in a directory to disk, so that they survive a crash of the machine. Does
+/// nothing on systems that cannot sync a directory.
 ///
 /// # Errors
 ///

@@ -1,18 +1,43 @@
-//! Checkpoints on disk: directories that are complete or do not exist.
+//! Checkpoints of a buffer (replay memory) and of other state, which are complete or absent.
+//!
+//! # Saving a buffer
+//!
+//! * [`RehearsalBuffer::checkpoint`](crate::RehearsalBuffer::checkpoint) writes the shards of all
+//!   ranks and waits.
+//! * [`RehearsalBuffer::begin_checkpoint`](crate::RehearsalBuffer::begin_checkpoint) writes them
+//!   while training continues.
+//! * [`RehearsalCheckpointing`] writes them whenever Burn's learner is saved.
+//!
+//! [`RehearsalBuffer::restore`](crate::RehearsalBuffer::restore) resumes from a checkpoint, also on
+//! another number of ranks.
+//!
+//! # Format
 //!
 //! A checkpoint is a directory of [safetensors](https://github.com/huggingface/safetensors) files
-//! and a `manifest.json` that names each of them with its size and its BLAKE3 digest. The manifest
-//! is written last and atomically, so a directory with a manifest is complete. A reader checks
-//! every byte, allocates a few times the files' size at most, and names the file in every error.
+//! and a `manifest.json`, which lists the size and the BLAKE3 digest of each file. The manifest is
+//! written last and atomically, so a directory with a manifest is complete. A reader checks every
+//! byte, allocates at most a few times the size of the files, and names the file in every error.
 //! Nothing in a file is executed.
 //!
-//! Every checkpoint is whole, including rows that have not changed since the previous one. Damage
-//! to one does not affect another, and old ones can be removed.
+//! Every checkpoint contains all rows, also those that have not changed since the previous one. A
+//! damaged checkpoint does not affect another, and old ones can be removed.
 //!
-//! [`RehearsalBuffer::checkpoint`](crate::RehearsalBuffer::checkpoint) writes the shards of a
-//! buffer, [`begin_checkpoint`](crate::RehearsalBuffer::begin_checkpoint) does so while training
-//! continues, and [`RehearsalCheckpointing`] whenever Burn's learner is saved. Use the functions in
-//! this module to save additional state.
+//! # Saving additional state
+//!
+//! ```
+//! use burn_rehearsal::checkpoint::{Manifest, read_file, write_file};
+//!
+//! # let directory = tempfile::tempdir()?;
+//! # let directory = directory.path();
+//! let file = write_file(directory, "weights.safetensors", "my model", &[("bias", &[1, 2])])?;
+//! Manifest::new("my run", vec![file], &7)?.write(directory)?;
+//!
+//! let manifest = Manifest::read(directory, "my run")?;
+//! assert_eq!(manifest.state::<u64>()?, 7);
+//! let (text, parts) = read_file(directory, &manifest.files()[0])?;
+//! assert_eq!((text.as_str(), parts["bias"].as_slice()), ("my model", &[1, 2][..]));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod atomic;
 mod error;
@@ -35,11 +60,14 @@ use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// The kind of the checkpoints that
-/// [`RehearsalBuffer::checkpoint`](crate::RehearsalBuffer::checkpoint) writes.
+/// The kind of checkpoint that [`RehearsalBuffer::checkpoint`](crate::RehearsalBuffer::checkpoint)
+/// writes.
 pub const BUFFER: &str = "rehearsal buffer";
 
-/// Writes named bytes to a file and synchronises it. `about` is any text that belongs to them.
+/// Writes the named parts to the file `name` in `directory`, and syncs it to disk. `about` is any
+/// text about the parts.
+///
+/// The [module page](self) has an example.
 ///
 /// # Errors
 ///
@@ -61,11 +89,13 @@ pub fn write_file(
     file.finish()
 }
 
-/// Reads what [`write_file`] wrote: the text, and the bytes by their names.
+/// Reads a file that [`write_file`] wrote: its text, and its parts by name.
+///
+/// The [module page](self) has an example.
 ///
 /// # Errors
 ///
-/// [`CheckpointError`] if the file cannot be read or is not the one of the manifest, bit for bit.
+/// [`CheckpointError`] if the file cannot be read, or differs from `entry` in a single bit.
 pub fn read_file(
     directory: &Path,
     entry: &FileEntry,

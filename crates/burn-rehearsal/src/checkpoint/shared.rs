@@ -1,5 +1,5 @@
-//! Whether all ranks see the same files: a checkpoint whose files lie on several machines' own
-//! disks is none.
+//! Checks that all ranks see the same files. A checkpoint cannot be spread over the local disks of
+//! several machines.
 
 use super::error::CheckpointError;
 use crate::error::RehearsalError;
@@ -11,22 +11,36 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A network file system may show a new file of another machine a little later: how often to look
-/// again, and after how long.
+/// The number of attempts to see a new file. A network file system may show a file of another
+/// machine with a delay.
 const TRIES: usize = 20;
+/// The time between two attempts.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How much of the beginning and of the end of a file is compared.
+/// The number of bytes compared at the beginning and at the end of a file.
 const END: u64 = 1 << 20;
 
-/// Compares what all ranks see at `directory`, which need not exist yet: rank 0 writes a file with
-/// a random name where the directory is or will be, all ranks look for it, and rank 0 removes it.
-/// Ranks may write the path differently. Collective.
+/// Checks that all ranks see the same `directory`, which need not exist yet.
+///
+/// Rank 0 writes a file with a random name to the directory, or to its nearest ancestor that
+/// exists. All ranks look for the file, and rank 0 removes it. The ranks may spell the path
+/// differently. Collective.
+///
+/// ```
+/// use burn_rehearsal::checkpoint::check_shared;
+/// use burn_rehearsal_collective::Ranks;
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let directory = directory.path();
+/// Ranks::threads(2).run(|rank| check_shared(directory, rank.collective()?.as_mut()))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # Errors
 ///
-/// On every rank: [`CheckpointError::NotShared`] with the first rank that does not see the file; on
-/// rank 0 [`CheckpointError::Io`] if the file cannot be written, on the others
-/// [`CheckpointError::Rank`]. [`RehearsalError::Collective`] if a rank is gone.
+/// * [`CheckpointError::NotShared`] on all ranks, with the first rank that does not see the file.
+/// * If the file cannot be written: [`CheckpointError::Io`] on rank 0, and
+///   [`CheckpointError::Rank`] on the other ranks.
+/// * [`RehearsalError::Collective`] if a rank has left.
 pub fn check_shared(
     directory: &Path,
     collective: &mut dyn Collective,
@@ -56,11 +70,11 @@ pub fn check_shared(
     }
 }
 
-/// A file that is there for as long as this is.
+/// A file that is removed when this is dropped.
 struct Token {
     path: PathBuf,
     name: String,
-    /// It lies in this ancestor of the directory.
+    /// The ancestor of the directory that contains it: 0 is the directory, 1 its parent.
     up: usize,
 }
 
@@ -89,18 +103,18 @@ impl Token {
 
 impl Drop for Token {
     fn drop(&mut self) {
-        // An empty file that stays does no harm.
+        // A leftover empty file is harmless.
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
-/// The directory itself, its parent, and so on; the empty path is the current directory.
+/// The directory (0), its parent (1), and so on. An empty path is the current directory.
 fn ancestor(directory: &Path, up: usize) -> Option<PathBuf> {
     let path = directory.ancestors().nth(up)?;
     Some(if path.as_os_str().is_empty() { ".".into() } else { path.into() })
 }
 
-/// Whether `condition` becomes true soon.
+/// Tries `condition` until it is true. False after all attempts.
 fn retry(condition: impl Fn() -> bool) -> bool {
     (0..TRIES).any(|attempt| {
         if attempt > 0 {
@@ -110,9 +124,10 @@ fn retry(condition: impl Fn() -> bool) -> bool {
     })
 }
 
-/// What its writer and rank 0 compare of a file: its size, and a digest of its first and last MiB.
+/// The size of a file, and a digest of its first and last MiB. The writer of a file and rank 0
+/// compare them.
 ///
-/// The digest of the manifest covers every byte, but to compare it rank 0 would read the files of
+/// The digest in the manifest covers every byte, but then rank 0 would have to read the files of
 /// all ranks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Glance {
@@ -121,7 +136,7 @@ pub(crate) struct Glance {
 }
 
 impl Glance {
-    /// Looks at a file.
+    /// Reads the size and the digest of a file.
     pub(crate) fn of(path: &Path) -> Result<Self, CheckpointError> {
         let look = || -> std::io::Result<Self> {
             let mut file = File::open(path)?;
@@ -136,9 +151,9 @@ impl Glance {
         look().map_err(CheckpointError::io("read", path))
     }
 
-    /// Whether `path` is the file that `rank` saw.
+    /// Checks that `path` is the file that `rank` saw.
     pub(crate) fn check(&self, path: &Path, rank: usize) -> Result<(), CheckpointError> {
-        // An earlier file of that name may be seen for a moment on a network file system.
+        // A network file system may show an earlier file of that name for a moment.
         let same = retry(|| Self::of(path).is_ok_and(|seen| seen == *self));
         if same {
             Ok(())

@@ -1,4 +1,4 @@
-//! A buffer that is saved with Burn's own checkpoints.
+//! Saving a buffer together with Burn's own checkpoints.
 
 use crate::batch::RehearsalBatch;
 use crate::buffer::RehearsalBuffer;
@@ -7,19 +7,22 @@ use burn::train::checkpoint::{CheckpointingAction, CheckpointingStrategy};
 use burn::train::metric::store::EventStoreClient;
 use std::path::{Path, PathBuf};
 
-/// A [`CheckpointingStrategy`] around another one that saves a buffer whenever the learner is
-/// saved, and removes it whenever the learner's checkpoint is removed. For one rank.
+/// A [`CheckpointingStrategy`] that saves a buffer whenever the learner is saved. For one rank.
 ///
-/// The buffer of epoch e is the [checkpoint](crate::checkpoint) in [`path(directory,
-/// e)`](Self::path). To resume, [restore](RehearsalBuffer::restore) it, and pass the epoch to the
-/// learner:
+/// It wraps another strategy, which decides when to save. It also removes the buffer's checkpoint
+/// when that of the learner is removed.
+///
+/// The [checkpoint](crate::checkpoint) of epoch e is in [`path(directory, e)`](Self::path). To
+/// resume, [restore](RehearsalBuffer::restore) it, and pass the epoch to the learner:
 ///
 /// ```
 /// # use burn::data::dataloader::DataLoader;
 /// # use burn::tensor::Device;
-/// # use burn::train::{InferenceStep, Learner, LearnerModel, LearningResult, SupervisedTraining, TrainStep};
+/// # use burn::train::{InferenceStep, Learner, LearnerModel, LearningResult, SupervisedTraining};
+/// # use burn::train::TrainStep;
 /// # use burn::train::checkpoint::KeepLastNCheckpoints;
-/// # use burn_rehearsal::{RehearsalBatch, RehearsalBuffer, checkpoint::RehearsalCheckpointing, error::RehearsalError};
+/// # use burn_rehearsal::checkpoint::RehearsalCheckpointing;
+/// # use burn_rehearsal::{RehearsalBatch, RehearsalBuffer, error::RehearsalError};
 /// # use std::sync::Arc;
 /// fn train<B: RehearsalBatch, M: LearnerModel + TrainStep<Input = B> + InferenceStep<Input = B>>(
 ///     learner: Learner<M>,
@@ -28,7 +31,8 @@ use std::path::{Path, PathBuf};
 ///     buffer: RehearsalBuffer<B>,
 ///     resume_from: Option<usize>,
 /// ) -> Result<LearningResult<M>, RehearsalError> {
-///     let strategy = RehearsalCheckpointing::new(KeepLastNCheckpoints::new(2), buffer.clone(), "runs/buffer")?;
+///     let keep = KeepLastNCheckpoints::new(2);
+///     let strategy = RehearsalCheckpointing::new(keep, buffer.clone(), "runs/buffer")?;
 ///     let mut training = SupervisedTraining::new("runs", train, valid)
 ///         .with_default_checkpointers()
 ///         .with_checkpointing_strategy(strategy);
@@ -40,12 +44,12 @@ use std::path::{Path, PathBuf};
 /// }
 /// ```
 ///
-/// With several ranks, Burn calls its strategy on rank 0 only, but a checkpoint needs all ranks.
-/// Call [`RehearsalBuffer::checkpoint`] on every rank in the hook after each epoch
-/// (`DataParallel::with_after_epoch`) instead.
+/// On several ranks, Burn calls the strategy on rank 0 only, but a checkpoint needs all ranks.
+/// Instead, call [`RehearsalBuffer::checkpoint`] on every rank in the hook after each epoch
+/// (`DataParallel::with_after_epoch`).
 ///
-/// A strategy cannot return an error. If the buffer cannot be saved, or an error has ended
-/// rehearsal, a line on standard error says so. Training continues, and no older checkpoint is
+/// A strategy cannot return an error. If the buffer cannot be saved, or if an error has stopped
+/// rehearsal, a notice is printed to standard error. Training continues, and no older checkpoint is
 /// removed.
 pub struct RehearsalCheckpointing<B> {
     inner: Box<dyn CheckpointingStrategy>,
@@ -54,7 +58,7 @@ pub struct RehearsalCheckpointing<B> {
 }
 
 impl<B: RehearsalBatch> RehearsalCheckpointing<B> {
-    /// Saves `buffer` below `directory` when `inner` saves the learner.
+    /// Saves `buffer` to a subdirectory of `directory` whenever `inner` saves the learner.
     ///
     /// # Errors
     ///
@@ -72,7 +76,13 @@ impl<B: RehearsalBatch> RehearsalCheckpointing<B> {
 }
 
 impl RehearsalCheckpointing<()> {
-    /// The checkpoint of the buffer after `epoch`, counted from 1 as Burn does.
+    /// The checkpoint of the buffer after `epoch`. Epochs are counted from 1, as in Burn.
+    ///
+    /// ```
+    /// # use burn_rehearsal::checkpoint::RehearsalCheckpointing;
+    /// let path = RehearsalCheckpointing::path("runs/buffer", 3);
+    /// assert!(path.ends_with("runs/buffer/buffer-3"));
+    /// ```
     pub fn path(directory: impl AsRef<Path>, epoch: usize) -> PathBuf {
         directory.as_ref().join(format!("buffer-{epoch}"))
     }

@@ -1,4 +1,4 @@
-//! Everybody's draws for one step, and the rows that they move: steps 3 to 5 of a round.
+//! The draws of all ranks for one step, and the exchange of rows: steps 3 to 5 of a round.
 
 use super::{Delivery, Engine, Scratch};
 use crate::error::{RehearsalError, notice};
@@ -11,14 +11,14 @@ use smallvec::SmallVec;
 use std::sync::Once;
 use std::time::Instant;
 
-/// A draw that no shard has: the ranks' tables do not agree.
+/// A draw that is in no shard: a rule is wrong, or the tables of the ranks differ.
 const NOT_STORED: RehearsalError = RehearsalError::Misuse("a draw names a row that is not stored");
 
-/// The bytes of a row's place in a message: slot and generation.
+/// The bytes of a row's handle in a message: slot and generation.
 const HANDLE: usize = 8;
 
 impl Engine {
-    /// Plans everybody's draws for `step`, moves the rows, builds this rank's columns.
+    /// Plans the draws of all ranks for `step`, exchanges the rows, and builds this rank's columns.
     pub(super) fn draw_for(
         &mut self,
         step: u64,
@@ -38,7 +38,7 @@ impl Engine {
         self.deliver(delivery, started)
     }
 
-    /// Moves the rows of planned draws, and builds this rank's columns.
+    /// Exchanges the rows of planned draws, and builds this rank's columns.
     pub(super) fn deliver(
         &mut self,
         mut delivery: Delivery,
@@ -57,7 +57,7 @@ impl Engine {
         Ok(delivery)
     }
 
-    /// Says so if a full buffer is of no use because no task was begun.
+    /// Prints a notice if no row is drawn from a full buffer because no task was begun.
     fn notice_unused(&self) {
         static NOTICED: Once = Once::new();
         let full = self.shard.as_ref().is_some_and(|shard| shard.table().is_full());
@@ -71,18 +71,20 @@ impl Engine {
                     format!("the sampling rule `{}` depends on the task", self.sampling.name())
                 }
                 0 => return,
-                task => format!("mini-batches are augmented from task {task} on"),
+                task => format!("mini-batches get representatives from task {task} on"),
             };
             notice(&NOTICED, || {
                 format!(
-                    "the buffer is full and no row was drawn: {reason}, and no task was begun (`RehearsalBuffer::begin_task`)"
+                    "the buffer is full and no row was drawn: {reason}, and no task was begun \
+                     (`RehearsalBuffer::begin_task`)"
                 )
             });
         }
     }
 
-    /// Plans the draws that `scratch.wanted` asks for. Fills `scratch.own` with this rank's draws
-    /// and `scratch.pushed` with the rows that others drew here, and begins the messages to them.
+    /// Plans the draws of the numbers of rows in `scratch.wanted`. Fills `scratch.own` with this
+    /// rank's draws and `scratch.pushed` with the rows that others drew from this shard. Writes the
+    /// handles of these rows to the messages.
     pub(super) fn plan(&mut self, purpose: Purpose, key: u64) -> Result<(), RehearsalError> {
         let scratch = &mut self.scratch;
         scratch.own.clear();
@@ -133,7 +135,7 @@ impl Engine {
         scratch.drawn.clear();
         scratch.drawn.push(step.to_le());
         scratch.drawn.extend(scratch.ends.iter().map(|&end| (end as u64).to_le()));
-        // One word a draw, since hashing takes a good part of the time with very many ranks: a
+        // One word per draw, since hashing takes much of the time with many ranks. It suffices: a
         // class has fewer than 2³² rows, and without classes the group is 0.
         scratch.drawn.extend(
             scratch.draws.iter().map(|draw| (draw.number ^ u64::from(draw.group) << 32).to_le()),

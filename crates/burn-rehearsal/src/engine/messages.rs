@@ -1,6 +1,6 @@
 //! The messages between a buffer's handle and its engine.
 //!
-//! Requests are answered in order. The answers to rounds share one channel that lives as long as
+//! Requests are answered in order. The answers to rounds share one channel, which lives as long as
 //! the engine, so that a warm step allocates nothing. Every other request carries a [`Reply`] of
 //! its own type.
 
@@ -34,16 +34,16 @@ pub(crate) fn poll<T>(answers: &Receiver<Answer<T>>) -> Option<Answer<T>> {
 pub(crate) struct CandidateBatch {
     /// The layout of the mini-batch.
     pub(crate) schema: Arc<Schema>,
-    /// The number of incoming rows, the first ones of the columns.
+    /// The number of incoming rows. They are the first rows of the columns.
     pub(crate) rows: usize,
     /// The columns, with the candidates among their rows.
     pub(crate) lists: CandidateLists,
-    /// Whether the engine selects the candidates among the incoming rows; otherwise `lists` names
+    /// Whether the engine selects the candidates among the incoming rows. If not, `lists` names
     /// them.
     pub(crate) select: bool,
-    /// When it was sent.
+    /// The time at which it was sent.
     pub(crate) sent: Instant,
-    /// An earlier delivery that was used: the engine overwrites its memory.
+    /// A used delivery whose memory the engine overwrites.
     pub(crate) recycled: Delivery,
 }
 
@@ -54,7 +54,7 @@ pub(crate) struct CandidateLists {
     pub(crate) columns: Vec<Column>,
     /// The rows of the columns that are candidates.
     pub(crate) selected: Vec<u32>,
-    /// Where representatives are wanted, one device per stored field.
+    /// The devices for representatives, one per stored field.
     pub(crate) devices: Vec<Device>,
 }
 
@@ -63,7 +63,7 @@ pub(crate) struct CandidateLists {
 pub(crate) struct Delivery {
     /// One column per stored field; empty if no row was drawn.
     pub(crate) columns: Vec<Column>,
-    /// Where each representative is stored.
+    /// The handle of each representative.
     pub(crate) handles: Vec<RowHandle>,
     /// The last step whose candidates could be drawn.
     pub(crate) drawn_at: u64,
@@ -79,42 +79,42 @@ pub(crate) enum Round {
     NoStep,
 }
 
-/// What a handle asks of its engine.
+/// A request of a handle to its engine.
 pub(crate) enum Request {
     /// A round with candidates. Answered with a [`Round`].
     Rows(CandidateBatch),
-    /// A round of a rank that has no rows at this step. Answered with a [`Round`].
+    /// A round for a step in which this rank has no rows. Answered with a [`Round`].
     SkipStep,
     /// A last round in which this rank reports why it leaves.
     Leave(FailCode, Reply<()>),
     /// A new task, at the same step on all ranks. The answer holds the representatives of all
-    /// pending steps, in order, if they had to be drawn again.
+    /// pending steps, in order, if they were drawn again.
     BeginTask(u32, Reply<Option<Vec<Delivery>>>),
     /// Inserts all rows of a mini-batch outside of a step.
     Fill(Arc<Schema>, CandidateLists, Reply<()>),
-    /// All ranks learn how full the shards are after [`Fill`](Self::Fill); collective.
+    /// Exchanges the fills of all shards after [`Fill`](Self::Fill). Collective.
     EndFill(Reply<()>),
-    /// Draws rows outside of a step; collective.
+    /// Draws rows outside of a step. Collective.
     Sample(usize, Reply<Delivery>),
     /// This shard's state.
     Inspect(Reply<Inspection>),
-    /// The state of all shards; collective.
+    /// The state of all shards. Collective.
     Report(Reply<BufferReport>),
     /// A copy of this shard.
     Snapshot(Reply<Snapshot>),
-    /// Writes all shards and this rank's pending representatives, which are drawn again if there
-    /// are none; collective. Answered when everything except the rows has been copied. The outcome
-    /// is sent through the ticket.
+    /// Writes all shards and this rank's pending representatives. They are drawn again if the
+    /// request has none. Collective. Answered when everything except the rows has been copied. The
+    /// ticket receives the outcome.
     Save(PathBuf, Option<Vec<Delivery>>, Ticket, Reply<()>),
-    /// Reads a checkpoint; collective. The engine stays usable if it fails.
+    /// Reads a checkpoint. Collective. If it fails, the engine stays usable.
     Restore(PathBuf, Device, &'static [FieldSpec], Reply<Result<Resumed, CheckpointError>>),
 }
 
-/// Where the answer to one request goes.
+/// The sender of the answer to one request.
 pub(crate) struct Reply<T>(SyncSender<Answer<T>>);
 
 impl<T> Reply<T> {
-    /// The two ends for one answer.
+    /// Both ends of a channel for one answer.
     pub(crate) fn channel() -> (Self, Receiver<Answer<T>>) {
         let (sender, receiver) = sync_channel(1);
         (Self(sender), receiver)
@@ -126,10 +126,10 @@ impl<T> Reply<T> {
     }
 }
 
-/// A request on its way to an engine in another thread.
+/// A request to an engine in another thread.
 pub(crate) struct Sent {
     pub(crate) request: Request,
-    /// Dropped when the answer has been sent.
+    /// Dropped after the answer is sent.
     pub(crate) asked: Asked,
 }
 

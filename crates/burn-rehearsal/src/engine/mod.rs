@@ -1,13 +1,13 @@
-//! The engine: one per rank, sole owner of the shard.
+//! The engine. There is one per rank, and it is the only owner of the rank's shard.
 //!
-//! A *round* is one collective turn of all engines. In a round every engine
+//! A *round* is one collective turn of all engines. In the round of step t, every engine
 //!
 //! 1. writes this rank's candidates to its shard,
-//! 2. all-gathers a fixed header (round, digests, status, fill) and, for class-balanced sampling,
-//!    the changes of class counts,
-//! 3. computes the draws of *every* rank for step t + lag from the same numbers, so all ranks
-//!    agree,
-//! 4. pushes the rows that others drew from its shard and receives those it drew from theirs,
+//! 2. all-gathers a header of fixed size (round, digests, status, fill) and, for class-balanced
+//!    sampling, the changes of class counts,
+//! 3. computes the draws of *every* rank for step t + lag. All ranks compute them from the same
+//!    numbers, so they agree,
+//! 4. sends the rows that other ranks drew from its shard, and receives those it drew from theirs,
 //! 5. builds the columns of its representatives.
 //!
 //! A round in which no rank has rows (the end of an epoch) changes nothing and is not a step.
@@ -49,8 +49,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Instant;
 
-/// The requests that can be under way besides `lag` rounds: one more round or the beginning of a
-/// task, the beginning of a checkpoint, and the reason to leave. Channels of this size never block.
+/// The number of requests that can be pending in addition to `lag` rounds: one more round or the
+/// beginning of a task, the beginning of a checkpoint, and the reason to leave. Channels with room
+/// for all of them never block.
 pub(crate) const MAX_IN_FLIGHT: usize = 3;
 
 /// The single-threaded state machine behind a buffer handle.
@@ -60,13 +61,13 @@ pub(crate) struct Engine {
     config_digest: u64,
     /// The answers to rounds.
     rounds: SyncSender<Answer<Round>>,
-    /// Dropped at the first error, so that no other rank waits for this one.
+    /// Dropped at the first error on several ranks, so that no other rank waits for this one.
     collective: Option<Box<dyn Collective>>,
     rank: usize,
     size: usize,
     shard: Option<Shard>,
     selector: CandidateSelector,
-    /// Where representatives are wanted: the devices of the last mini-batch.
+    /// The devices of the last mini-batch, on which representatives are built.
     devices: Vec<Device>,
     counts: ShardCounts,
     sampling: Box<dyn Sampling>,
@@ -75,21 +76,22 @@ pub(crate) struct Engine {
     task_begun: bool,
     rounds_done: u64,
     step: u64,
-    /// The ranks that know the layout of a row and can receive some.
+    /// The ranks that know the layout of a row, and can therefore receive rows.
     ready: Vec<bool>,
     /// The rows of each rank's last mini-batch, to which ratios refer.
     rows: Vec<u64>,
-    /// Digest of the digest before and the draws since: unlike the state of a hasher it can be kept
-    /// in a checkpoint.
+    /// The digest of the previous digest and the draws since then. Unlike the state of a hasher, a
+    /// checkpoint can store it.
     draws_digest: [u8; 32],
-    /// Mini-batches inserted and draws made outside of steps: the keys of their random numbers.
+    /// The numbers of mini-batches inserted and of draws made outside of steps. They are the keys
+    /// of their random numbers.
     fills: u64,
     samples: u64,
     /// Changes of class counts that the other ranks do not know yet.
     changes: Vec<(u32, i32)>,
     failure: Option<RehearsalError>,
     timings: Arc<Timings>,
-    /// Writes the last checkpoint, or has written it.
+    /// The writer of the last checkpoint. It may be done.
     writer: Option<Writer>,
     scratch: Scratch,
 }
@@ -97,30 +99,30 @@ pub(crate) struct Engine {
 /// Buffers that are reused from round to round.
 #[derive(Default)]
 struct Scratch {
-    /// How many rows each rank draws.
+    /// The number of rows that each rank draws.
     wanted: Vec<usize>,
-    /// Everybody's draws, and how many of them are those of the ranks up to each.
+    /// The draws of all ranks in rank order, and the end of each rank's draws among them.
     draws: Vec<Draw>,
     ends: Vec<usize>,
-    /// This rank's draws: where they are, and their group.
+    /// The locations and groups of this rank's draws.
     own: Vec<(RowLocation, u32)>,
-    /// Everybody's draws as numbers, for the digest.
+    /// The draws of all ranks as numbers, for the digest.
     drawn: Vec<u64>,
-    /// The slots of the rows that others drew here, and for whom each is.
+    /// The slots of the rows that other ranks drew from this shard, and the rank that drew each.
     pushed: Vec<u32>,
     peers: Vec<usize>,
     /// Bytes to send and to receive, per peer: the (slot, generation) of every row, then the rows.
     outgoing: Vec<Vec<u8>>,
     incoming: Vec<Vec<u8>>,
-    /// How many rows of each incoming message were used.
+    /// The number of rows used of each incoming message.
     cursor: Vec<usize>,
-    /// What the ranks said in the last round, as words and understood.
+    /// The headers of the last round, encoded and decoded.
     words: Vec<u64>,
     headers: Vec<RoundHeader>,
 }
 
 impl Engine {
-    /// The engine, and where its answers to rounds arrive.
+    /// Creates an engine, and the receiver of its answers to rounds.
     pub(crate) fn new(
         config: RehearsalConfig,
         rules: CustomRules,
@@ -168,13 +170,12 @@ impl Engine {
         Ok((engine, answers))
     }
 
-    /// From now on a thread of its own calls this engine, when it is asked.
+    /// Prepares this engine to answer requests in its own thread.
     pub(crate) fn answer_requests(&mut self) -> (Asker, Answerer) {
         self.collective.as_mut().map(|collective| collective.answer_requests()).unwrap_or_default()
     }
 
-    /// Answers one request. After an error, requests that need other ranks are answered with the
-    /// same error.
+    /// Answers one request. After an error, requests that need other ranks get the same error.
     pub(crate) fn handle(&mut self, request: Request) {
         match request {
             Request::Rows(batch) => {
@@ -222,7 +223,7 @@ impl Engine {
         }
     }
 
-    /// Runs `work`, and fails with its error.
+    /// Runs `work`. Its error becomes the error of the engine.
     fn recorded<T>(&mut self, work: impl FnOnce(&mut Self) -> Answer<T>) -> Answer<T> {
         let result = work(self);
         if let Err(error) = &result
@@ -240,7 +241,7 @@ impl Engine {
         self.collective.as_mut().ok_or(RehearsalError::EngineGone)
     }
 
-    /// A round with candidates.
+    /// Does a round with candidates.
     fn insert_and_draw(&mut self, batch: CandidateBatch) -> Result<Round, RehearsalError> {
         let started = Instant::now();
         let CandidateBatch { schema, rows, mut lists, select, recycled, .. } = batch;
@@ -255,7 +256,7 @@ impl Engine {
         self.round(Status::Rows, Delivery { lists, ..recycled }, started)
     }
 
-    /// Offers candidates to this rank's shard, which is created for the first ones.
+    /// Offers candidates to this rank's shard. The first call creates the shard.
     fn insert(
         &mut self,
         schema: &Schema,
@@ -276,10 +277,10 @@ impl Engine {
         inserted
     }
 
-    /// A last round, in which this rank reports why it leaves.
+    /// Does a last round, in which this rank reports why it leaves.
     fn leave(&mut self, code: FailCode) -> Result<(), RehearsalError> {
-        // The others may take long to reach this round, or wait for a checkpoint that lacks this
-        // rank's rows.
+        // Comes first: the other ranks may reach this round late, or wait for a checkpoint that
+        // lacks this rank's rows.
         self.hand_over_all();
         self.gather(Status::Failed(code))
     }
@@ -290,9 +291,8 @@ impl Engine {
         let _ = self.leave(FailCode::Batch);
     }
 
-    /// Steps 2 to 5 of a round, from `started` on. The end of each part is the beginning of the
-    /// next, since reading the clock takes time, too. The representatives are written to
-    /// `delivery`.
+    /// Does steps 2 to 5 of a round, and writes the representatives to `delivery`. Step 2 began at
+    /// `started`. Each step begins when the previous one ends, since reading the clock takes time.
     fn round(
         &mut self,
         status: Status,
@@ -364,8 +364,7 @@ impl Engine {
         self.redraw().map(Some)
     }
 
-    /// The representatives of the steps to come that are drawn already, drawn again from the union
-    /// as it is now.
+    /// Draws the pending representatives again, from the rows that are stored now.
     fn redraw(&mut self) -> Result<Vec<Delivery>, RehearsalError> {
         let lag = self.config.lag as u64;
         let steps = self.step.max(lag)..if self.step == 0 { lag } else { self.step + lag };

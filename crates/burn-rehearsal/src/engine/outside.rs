@@ -1,4 +1,4 @@
-//! Inserting and drawing rows outside of steps.
+//! Pre-filling the shard and drawing rows outside of steps.
 
 use super::round::Status;
 use super::{CandidateLists, Delivery, Engine};
@@ -9,8 +9,8 @@ use burn_rehearsal_collective::CollectiveExt;
 use std::time::Instant;
 
 impl Engine {
-    /// Offers all rows of a mini-batch to this rank's shard. The other ranks learn of it in
-    /// the next round.
+    /// Offers all rows of a mini-batch to this rank's shard. The next round announces them to the
+    /// other ranks.
     pub(super) fn fill(
         &mut self,
         schema: &Schema,
@@ -22,7 +22,7 @@ impl Engine {
         inserted.inspect_err(|_| self.leave_with_bad_batch())
     }
 
-    /// All ranks have filled their shards. Collective.
+    /// Exchanges the states of all ranks after they have filled their shards. Collective.
     pub(super) fn end_fill(&mut self) -> Result<(), RehearsalError> {
         self.gather(Status::Fill)
     }

@@ -1,4 +1,4 @@
-//! The state of one shard, and of all shards together.
+//! Reports on the state of one shard, and of all shards together.
 
 use super::Engine;
 use super::shard::Shard;
@@ -10,53 +10,57 @@ use crate::store::StoreLocation;
 use burn_rehearsal_collective::{CollectiveExt, words_of};
 use std::collections::HashSet;
 
-/// A shard's location is its position here in a message.
+/// A message encodes the location of a shard as its index in this list.
 const LOCATIONS: [Option<StoreLocation>; 3] =
     [None, Some(StoreLocation::Host), Some(StoreLocation::Device)];
 
-/// The state of one rank's shard.
+/// The state of one rank's shard, from
+/// [`RehearsalBuffer::inspect`](crate::RehearsalBuffer::inspect).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inspection {
-    /// The slots of this shard; 0 before the first mini-batch if the capacity was given in bytes.
+    /// The number of rows that this shard can store. 0 before the first mini-batch if the capacity
+    /// is configured in bytes.
     pub capacity: usize,
-    /// The rows stored in this shard.
+    /// The number of rows stored in this shard.
     pub len: usize,
-    /// The bytes of this shard's rows, allocated whole at the first mini-batch.
+    /// The size of this shard's rows at full capacity, in bytes. All of it is allocated at the
+    /// first mini-batch; 0 before.
     pub bytes: usize,
-    /// Where this shard lives; `None` before the first mini-batch.
+    /// The location of this shard. `None` before the first mini-batch.
     pub store: Option<StoreLocation>,
-    /// Stored rows per class.
+    /// The number of stored rows of each class, up to the largest class ever stored.
     pub per_class: Vec<usize>,
-    /// The number of distinct samples stored, if the batch has an `id`.
+    /// The number of distinct samples stored, if the batch has an `id` field.
     pub distinct: Option<usize>,
     /// The current task.
     pub task: usize,
-    /// Steps done.
+    /// The number of steps done.
     pub steps: u64,
 }
 
-/// The state of all shards together; equal on all ranks.
+/// The state of all shards together, from
+/// [`RehearsalBuffer::report`](crate::RehearsalBuffer::report). It is the same on all ranks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BufferReport {
-    /// The name of the policy and its parameters, if it has any.
+    /// The name of the policy, and its parameters in parentheses if it has any.
     pub policy: String,
-    /// The name of the sampling rule and its parameters, if it has any.
+    /// The name of the sampling rule, and its parameters in parentheses if it has any.
     pub sampling: String,
-    /// |B|, in samples.
+    /// The number of rows that all ranks together can store, |B|.
     pub capacity: usize,
-    /// Rows stored.
+    /// The number of stored rows.
     pub len: usize,
-    /// Bytes of all shards' rows.
+    /// The size of all shards' rows at full capacity, in bytes.
     pub bytes: usize,
-    /// Where each rank's shard lives, in rank order; `None` for a rank that never had rows.
+    /// The location of each rank's shard, in rank order. `None` for a rank that never had rows.
     pub stores: Vec<Option<StoreLocation>>,
-    /// Stored rows per class.
+    /// The number of stored rows of each class, up to the largest class ever stored.
     pub per_class: Vec<usize>,
-    /// Distinct samples stored, if the batch has an `id`.
+    /// The number of distinct samples stored, if the batch has an `id` field.
     pub distinct: Option<usize>,
-    /// Digest of all stored rows in canonical form, in (rank, slot) order; hexadecimal.
+    /// The BLAKE3 digest of all stored rows in canonical form, in (rank, slot) order; hexadecimal.
     pub contents_digest: String,
-    /// Digest of all draws so far; hexadecimal.
+    /// The BLAKE3 digest of all draws so far, hexadecimal.
     pub draws_digest: String,
 }
 
@@ -84,7 +88,7 @@ impl Engine {
         }
     }
 
-    /// Sums and joins all ranks' states; the same result on every rank.
+    /// Combines the states of all ranks. The result is the same on every rank.
     pub(super) fn report(&mut self) -> Result<BufferReport, RehearsalError> {
         let mine = self.inspect();
         let (this_rank, draws) = (self.rank, self.draws_digest);

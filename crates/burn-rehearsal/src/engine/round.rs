@@ -1,4 +1,4 @@
-//! The message that the engines exchange in every round.
+//! The header that the engines exchange in every round.
 
 use crate::batch::first_u64;
 use crate::error::RehearsalError;
@@ -6,7 +6,7 @@ use crate::sampling::ClassCounts;
 use burn_rehearsal_collective::{Collective, CollectiveError, checksum};
 use serde_json::{Map, Value};
 
-/// Why a rank leaves.
+/// The reason why a rank leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FailCode {
     /// Its loader failed.
@@ -15,22 +15,22 @@ pub(crate) enum FailCode {
     Batch,
 }
 
-/// What a rank does in a round.
+/// The work of a rank in a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Status {
-    /// It trains on a mini-batch.
+    /// The rank trains on a mini-batch.
     Rows,
-    /// It has no rows at this step.
+    /// The rank has no rows at this step.
     NoRows,
-    /// It begins a task.
+    /// The rank begins a task.
     Task,
-    /// It writes or reads a checkpoint.
+    /// The rank writes or reads a checkpoint.
     Checkpoint,
-    /// It has filled its shard outside of a step.
+    /// The rank has filled its shard outside of a step.
     Fill,
-    /// It draws rows outside of a step.
+    /// The rank draws rows outside of a step.
     Sample,
-    /// It leaves.
+    /// The rank leaves.
     Failed(FailCode),
 }
 
@@ -68,7 +68,7 @@ pub(super) struct RoundHeader {
     pub(super) round: u64,
     pub(super) step: u64,
     pub(super) config: u64,
-    /// 0 until the rank has seen a mini-batch.
+    /// The digest of the layout of rows. 0 before the first mini-batch of this rank.
     pub(super) schema: u64,
     pub(super) status: Status,
     pub(super) task: u32,
@@ -76,13 +76,13 @@ pub(super) struct RoundHeader {
     pub(super) rows: u64,
     pub(super) fill: u64,
     pub(super) from_earlier_tasks: u64,
-    /// How many changes of class counts follow.
+    /// The number of changes of class counts that follow.
     pub(super) changes: u64,
-    /// The checksum of these changes.
+    /// The checksum of the changes.
     pub(super) changes_check: u64,
 }
 
-/// Those of a header, and its checksum.
+/// The words of a header, including its checksum.
 const WORDS: usize = 12;
 
 impl RoundHeader {
@@ -131,18 +131,18 @@ fn change_word(&(class, delta): &(u32, i32)) -> u64 {
     u64::from(class) | u64::from(delta as u32) << 32
 }
 
-/// The checksum in a header for these changes.
+/// The checksum of changes, for the header.
 pub(super) fn check_changes(changes: &[(u32, i32)]) -> u64 {
     checksum(changes.iter().map(change_word))
 }
 
-/// A number that differs between ranks whose configuration or world size differs in a way that
-/// could change a result.
+/// A number that all ranks must agree on. It differs if the world size differs, or an option that
+/// can change a result.
 pub(super) fn config_digest(agreed: &Map<String, Value>, size: usize) -> u64 {
     first_u64(&blake3::hash(format!("{size} {agreed:?}").as_bytes()))
 }
 
-/// Exchanges headers; `words` is scratch space, `headers` is filled with one header per rank.
+/// Exchanges headers. `words` is scratch space. `headers` receives one header per rank.
 pub(super) fn all_gather(
     collective: &mut dyn Collective,
     mine: &RoundHeader,
@@ -159,15 +159,15 @@ pub(super) fn all_gather(
     Ok(())
 }
 
-/// Whether ranks have different configurations, and none leaves: then all of them find out what
-/// differs.
+/// Whether the ranks have different configurations and none leaves. All ranks then compare their
+/// configurations, to find the difference.
 pub(super) fn configured_differently(headers: &[RoundHeader]) -> bool {
     let leaves = |header: &RoundHeader| matches!(header.status, Status::Failed(_));
     headers.windows(2).any(|pair| pair[0].config != pair[1].config) && !headers.iter().any(leaves)
 }
 
-/// The same decision on every rank from the same headers: does a rank leave, and do all ranks do
-/// the same?
+/// Checks that no rank leaves and that all ranks do the same. The headers are the same on all
+/// ranks, and so is the result.
 pub(super) fn check(headers: &[RoundHeader], this_rank: usize) -> Result<(), RehearsalError> {
     let mine = headers[this_rank];
     for (rank, header) in headers.iter().enumerate() {
@@ -212,7 +212,7 @@ pub(super) fn check(headers: &[RoundHeader], this_rank: usize) -> Result<(), Reh
     Ok(())
 }
 
-/// Applies every rank's changes of class counts, in rank order.
+/// Exchanges the changes of class counts, and applies those of all ranks in rank order.
 pub(super) fn gather_changes(
     collective: &mut dyn Collective,
     mine: &[(u32, i32)],
@@ -224,7 +224,7 @@ pub(super) fn gather_changes(
     if most == 0 {
         return Ok(());
     }
-    // One word per change: this rank's to send, then room for everybody's.
+    // One word per change: this rank's changes to send, then room for those of all ranks.
     words.clear();
     words.resize(most * (1 + headers.len()), 0);
     let (send, all) = words.split_at_mut(most);

@@ -1,5 +1,5 @@
-//! One rank's part of the buffer: rows, what is known of them, and the policy that decides who
-//! stays.
+//! One rank's part of the buffer: the rows, their tables, and the policy that decides which rows
+//! stay.
 
 use crate::batch::{Column, Role, Schema};
 use crate::config::{OnRepeat, RehearsalConfig};
@@ -22,20 +22,22 @@ pub(super) struct Shard {
     classes: Option<usize>,
     class_field: Option<usize>,
     id_field: Option<usize>,
-    /// The candidates' classes and identities, and where they go: reused from round to round.
+    /// The classes and identities of the candidates, and the (candidate, slot) pairs to write.
+    /// Reused from round to round, as are the lists below.
     candidate_classes: Vec<u32>,
     candidate_ids: Vec<i64>,
     placements: Vec<(u32, u32)>,
-    /// The generation of each placement's slot when it was placed.
+    /// The generation of each slot in `placements` at the time of its placement.
     generations: Vec<u32>,
     /// The slots that the next candidates will probably take.
     predicted: Vec<u32>,
-    /// The rows that a checkpoint still has to write.
+    /// The rows that the current checkpoint has not written yet.
     unsaved: Option<CopyOnWriteSnapshot>,
 }
 
 impl Shard {
-    /// `devices` are those of the stored fields of the first mini-batch.
+    /// Creates an empty shard. `devices` are the devices of the stored fields in the first
+    /// mini-batch.
     pub(super) fn new(
         config: &RehearsalConfig,
         rules: &CustomRules,
@@ -84,8 +86,8 @@ impl Shard {
         })
     }
 
-    /// Takes over the table and the policy's state of a checkpoint. The caller writes the rows to
-    /// the store that is returned.
+    /// Restores the table and the state of the policy from a checkpoint. The caller writes the rows
+    /// to the returned store.
     pub(super) fn restore(
         &mut self,
         table: SlotTable,
@@ -96,25 +98,24 @@ impl Shard {
         Ok(self.store.as_mut())
     }
 
-    /// Keeps the rows as they are now, until [`read_unsaved`](Self::read_unsaved) has read all of
-    /// them.
+    /// Begins a snapshot of the rows, which [`read_unsaved`](Self::read_unsaved) reads.
     pub(super) fn begin_saving(&mut self) {
         self.unsaved = Some(CopyOnWriteSnapshot::new(self.table.len()));
     }
 
-    /// Fills `chunk` with the next rows to save; whether they were the last.
+    /// Fills `chunk` with the next rows of the snapshot. Returns whether they were the last.
     pub(super) fn read_unsaved(&mut self, chunk: &mut RowChunk) -> Result<bool, RehearsalError> {
         let Some(unsaved) = &mut self.unsaved else { return Ok(true) };
         unsaved.take(self.store.as_ref(), chunk)?;
         Ok(unsaved.is_over())
     }
 
-    /// Drops the rows that were not read.
+    /// Ends the snapshot.
     pub(super) fn end_saving(&mut self) {
         self.unsaved = None;
     }
 
-    /// What the policy has to know to go on.
+    /// The state of the policy, for a checkpoint.
     pub(super) fn policy_state(&self) -> Vec<u64> {
         self.policy.state()
     }
@@ -197,7 +198,7 @@ impl Shard {
             self.placements.push((row as u32, slot));
             self.generations.push(self.table.generation(slot));
         }
-        // Of several candidates for one slot the last stays, and it alone is written.
+        // If several candidates took the same slot, only the last one is written.
         let mut generations = self.generations.iter();
         self.placements
             .retain(|&(_, slot)| generations.next() == Some(&self.table.generation(slot)));
@@ -213,7 +214,7 @@ impl Shard {
         Ok(())
     }
 
-    /// How many rows the last insertion wrote.
+    /// The number of rows that the last insertion wrote.
     pub(super) fn written(&self) -> usize {
         self.placements.len()
     }

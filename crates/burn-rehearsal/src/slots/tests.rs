@@ -1,4 +1,4 @@
-//! Slot tables against a plain model, operation by operation.
+//! Compares slot tables with a simple model after every operation.
 #![allow(clippy::unwrap_used)]
 
 use super::*;
@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 #[derive(Debug, Clone)]
 enum Operation {
-    /// Push if there is room, else replace the slot with this number (modulo the capacity).
+    /// Pushes a row if there is room. Otherwise replaces this slot (modulo the capacity).
     Store {
         slot: usize,
         class: u32,
@@ -60,7 +60,7 @@ fn check(table: &SlotTable, model: &[Entry], capacity: usize, ever: &BTreeSet<u3
     for class in 0..bound as u32 + 2 {
         let slots = table.of_class(class as usize);
         let set: BTreeSet<u32> = slots.iter().copied().collect();
-        assert_eq!(set.len(), slots.len(), "a slot twice in a class");
+        assert_eq!(set.len(), slots.len(), "a class lists a slot twice");
         assert_eq!(set, by_class.remove(&class).unwrap_or_default());
         assert_eq!(counts.get(class as usize).copied().unwrap_or(0), slots.len());
     }
@@ -70,7 +70,7 @@ fn check(table: &SlotTable, model: &[Entry], capacity: usize, ever: &BTreeSet<u3
     assert_eq!(
         earlier.len(),
         table.from_earlier_tasks(),
-        "a slot twice among the rows of earlier tasks"
+        "the rows of earlier tasks list a slot twice"
     );
     assert_eq!(
         earlier,
@@ -90,10 +90,19 @@ fn check(table: &SlotTable, model: &[Entry], capacity: usize, ever: &BTreeSet<u3
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, rng_seed: RngSeed::Fixed(45), ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 300,
+        failure_persistence: None,
+        rng_seed: RngSeed::Fixed(45),
+        ..ProptestConfig::default()
+    })]
 
     #[test]
-    fn a_slot_table_agrees_with_a_vector_after_every_operation(capacity in 1usize..10, has_id: bool, operations in operations()) {
+    fn a_slot_table_matches_a_vector_after_every_operation(
+        capacity in 1usize..10,
+        has_id: bool,
+        operations in operations(),
+    ) {
         let mut table = SlotTable::new(capacity, has_id);
         let mut model: Vec<Entry> = Vec::new();
         let (mut current, mut ever) = (0, BTreeSet::new());
@@ -107,16 +116,18 @@ proptest! {
                     }
                 }
                 Operation::Store { slot, class, id } => {
+                    let mut entry =
+                        Entry { class, id, task: current, generation: 0, from_earlier_task: false };
                     ever.insert(class);
                     let given = has_id.then_some(id);
                     if model.len() < capacity {
                         prop_assert_eq!(table.push(class, given) as usize, model.len());
-                        model.push(Entry { class, id, task: current, generation: 0, from_earlier_task: false });
+                        model.push(entry);
                     } else {
                         let slot = slot % capacity;
                         table.replace(slot as u32, class, given);
-                        let generation = model[slot].generation + 1;
-                        model[slot] = Entry { class, id, task: current, generation, from_earlier_task: false };
+                        entry.generation = model[slot].generation + 1;
+                        model[slot] = entry;
                     }
                 }
             }

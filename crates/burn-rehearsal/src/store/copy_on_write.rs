@@ -1,8 +1,8 @@
-//! The rows of a store at one moment, read chunk by chunk while the store changes.
+//! A snapshot of a store's rows that is read chunk by chunk while the store changes.
 //!
-//! Invariant: rows of slots below `next` were read. Every other row of the snapshot is unchanged in
-//! the store, or in `kept`. Only the owner of the store writes to it, and it calls
-//! [`keep`](CopyOnWriteSnapshot::keep) before every write. In the worst case `kept` grows to the
+//! Invariant: rows of slots below `next` have been read. Every other row of the snapshot is either
+//! unchanged in the store or in `kept`. Only the owner of the store writes to it, and it calls
+//! [`keep`](CopyOnWriteSnapshot::keep) before every write. In the worst case, `kept` grows to the
 //! size of the store.
 
 use super::Store;
@@ -10,43 +10,43 @@ use crate::batch::Schema;
 use crate::error::RehearsalError;
 use std::collections::HashMap;
 
-/// About how many bytes of rows are read or written at once: a step that arrives meanwhile hardly
-/// waits.
+/// The approximate size of a chunk in bytes. It is small, so that a step that arrives during a copy
+/// waits only briefly.
 pub(crate) const ROW_CHUNK_BYTES: usize = 1 << 19;
 
-/// The number of rows that are moved at once.
+/// The number of rows in a chunk.
 pub(crate) fn rows_per_chunk(schema: &Schema) -> usize {
     (ROW_CHUNK_BYTES / schema.row_bytes().max(1)).max(1)
 }
 
-/// Rows of consecutive slots: the bytes of each stored field.
+/// The rows of consecutive slots: the bytes of each stored field.
 pub(crate) type RowChunk = Vec<Vec<u8>>;
 
-/// The rows that are still to be read.
+/// The unread part of a snapshot.
 pub(crate) struct CopyOnWriteSnapshot {
-    /// The first slot whose row was not read.
+    /// The first slot whose row has not been read.
     next: u32,
     /// The number of rows of the snapshot.
     end: u32,
-    /// Packed rows, by slot, that were overwritten before they were read.
+    /// The packed rows, by slot, that were overwritten before they were read.
     kept: HashMap<u32, Vec<u8>>,
-    /// Reused from chunk to chunk.
+    /// The slots of the current chunk or write. Reused from call to call.
     slots: Vec<u32>,
 }
 
 impl CopyOnWriteSnapshot {
-    /// The first `rows` slots, as they are now.
+    /// A snapshot of the first `rows` slots as they are now.
     pub(crate) fn new(rows: usize) -> Self {
         Self { next: 0, end: rows as u32, kept: HashMap::new(), slots: Vec::new() }
     }
 
-    /// Whether every row was read.
+    /// Whether all rows have been read.
     pub(crate) fn is_over(&self) -> bool {
         self.next == self.end
     }
 
-    /// Copies the rows that `placements` (candidate and slot) are about to overwrite, if they are
-    /// still needed.
+    /// Copies the rows that a write of `placements` (candidate and slot) will overwrite, if they
+    /// have not been read.
     pub(crate) fn keep(
         &mut self,
         store: &dyn Store,
@@ -110,10 +110,10 @@ mod tests {
         FieldSpec { name: "class", role: Role::Class, bytes: false, kind: Kind::Int },
     ];
     const CAPACITY: u64 = 9;
-    /// Two rows a chunk.
+    /// A size at which a chunk has two rows.
     const PIXELS: usize = ROW_CHUNK_BYTES / 2 - 100;
 
-    /// Rows whose every byte follows from their number.
+    /// Rows whose bytes are a function of their number.
     fn columns(numbers: &[u8], device: &Device) -> Vec<Column> {
         let images: Vec<u8> =
             numbers.iter().flat_map(|&number| std::iter::repeat_n(number, PIXELS)).collect();
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_gives_the_rows_of_its_beginning_whatever_is_written_meanwhile() {
+    fn later_writes_do_not_change_a_snapshot() {
         let device = if std::env::var_os("BURN_DEVICE").is_some() {
             Device::default()
         } else {
@@ -178,7 +178,7 @@ mod tests {
                         .zip(&chunk)
                         .for_each(|(found, bytes)| found.extend_from_slice(bytes));
                 } else {
-                    // One of them may have been empty.
+                    // Some of these slots may be empty.
                     let mut slots: Vec<u32> = (0..CAPACITY as u32).collect();
                     rng.shuffle(&mut slots);
                     write(store.as_mut(), Some(&mut snapshot), &slots[..3]);

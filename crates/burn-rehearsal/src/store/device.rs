@@ -1,10 +1,10 @@
-//! Rows on the training device: Burn tensors that are written by `slice_assign` or `scatter_nd` and
-//! drawn by `select`.
+//! A shard on the training device: Burn tensors that are written with `slice_assign` or
+//! `scatter_nd` and read with `select`.
 //!
-//! Invariant: these tensors have no other owner, since Burn copies a shared tensor whole
-//! when it is written. Whatever leaves the store is a copy of some rows. Only classes, identities,
-//! two numbers that tell whether the bytes are bytes, and rows for other ranks are read by the
-//! host, all on the thread that owns the store.
+//! Invariant: these tensors have no other owner, because Burn copies a shared tensor before it
+//! writes to it. The store therefore returns only copies of rows. The host reads classes,
+//! identities, the extremes of `bytes` fields, and rows for other ranks, all on the thread that
+//! owns the store.
 
 use super::packed::{self, Packing};
 use super::piece::Piece;
@@ -16,21 +16,20 @@ use burn::tensor::{DType, Device, Int, Shape, Tensor, TensorData};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// The most bytes of one tensor where the interface limits them: half of what every WebGPU device
-/// can bind. A shard that is larger is split into pieces of equally many rows.
+/// The largest size of a tensor under WebGPU, in bytes: half of the buffer size that every WebGPU
+/// device can bind. A larger shard is split into pieces with the same number of rows.
 const WEBGPU_PIECE_BYTES: usize = 64 << 20;
-/// The most elsewhere: positions fit in 32 bits, with which kernels calculate faster. Every piece
-/// costs a kernel per write and draw.
+/// The largest size of a tensor elsewhere, in bytes. Positions fit in 32 bits, which makes kernels
+/// faster. There are few pieces, since each one costs a kernel per write and draw.
 const PIECE_BYTES: usize = 2 << 30;
-/// The most bytes that are read from a device at once.
+/// The largest number of bytes that are read from a device at once.
 const READ_BYTES: usize = 64 << 20;
 
-/// Up to this many runs of neighbouring rows, a kernel for each takes less time than the numbers
-/// that tell one kernel where all of them go.
+/// The largest number of runs that are written with one kernel per run. More runs are written with
+/// one scatter kernel, whose positions must be uploaded.
 const FEW_RUNS: usize = 2;
 
-/// The most bytes of a piece on `devices`: WebGPU's shading language is the one without an 8-bit
-/// type.
+/// The largest size of a piece on `devices`, in bytes. A device without an 8-bit type uses WebGPU.
 fn piece_bytes(devices: &[Device]) -> usize {
     if devices.iter().all(|device| device.supports_dtype(DType::U8)) {
         PIECE_BYTES
@@ -47,7 +46,7 @@ pub struct DeviceStore {
     /// Slot s is row s % piece_rows of piece s / piece_rows, in every field.
     piece_rows: usize,
     bytes: usize,
-    /// What the write in hand copies; reused from step to step.
+    /// The runs of the current write. Reused from step to step.
     runs: Vec<Run>,
 }
 
@@ -55,19 +54,19 @@ pub struct DeviceStore {
 struct FieldStore {
     field: FieldLayout,
     device: Device,
-    /// How bytes are stored if the device has no 8-bit type.
+    /// The packing of a `bytes` field if the device has no 8-bit type.
     packing: Option<Packing>,
-    /// The bytes of one row on the device.
+    /// The size of one row on the device, in bytes.
     width: usize,
     /// `None` only while a piece is being written.
     pieces: Vec<Option<Piece>>,
-    /// The candidates in the stored form, between a stage and its write.
+    /// The candidates in the stored form, after `stage` and before `write`.
     staged: Option<Column>,
-    /// The staged values, for classes and identities.
+    /// The staged classes or identities on the host.
     read: Option<TensorData>,
 }
 
-/// `len` neighbouring candidates for neighbouring slots of one piece.
+/// `len` adjacent candidates for adjacent slots of one piece.
 #[derive(Debug, Clone, Copy)]
 struct Run {
     row: usize,
@@ -77,11 +76,11 @@ struct Run {
 }
 
 impl DeviceStore {
-    /// Room for `capacity` rows, each field on its device (one per stored field).
+    /// Allocates room for `capacity` rows. `devices` has one device per stored field.
     ///
     /// # Errors
     ///
-    /// [`RehearsalError::OutOfMemory`] if it cannot be had.
+    /// [`RehearsalError::OutOfMemory`] if the memory cannot be allocated.
     pub fn new(
         schema: Schema,
         capacity: usize,
@@ -90,8 +89,8 @@ impl DeviceStore {
         Self::with_layout(schema, capacity, devices, piece_bytes(devices), false)
     }
 
-    /// As [`new`](Self::new), with pieces of at most `piece_bytes`; `packed` packs bytes also where
-    /// the device has an 8-bit type.
+    /// Does the same as [`new`](Self::new) with pieces of at most `piece_bytes`. `packed` packs
+    /// bytes even if the device has an 8-bit type.
     pub(super) fn with_layout(
         schema: Schema,
         capacity: usize,
@@ -116,7 +115,7 @@ impl DeviceStore {
         Ok(Self { schema, fields, piece_rows, bytes, runs: Vec::new() })
     }
 
-    /// The number of candidates between a stage and its write.
+    /// The number of staged candidates.
     fn staged_rows(&self) -> usize {
         self.fields.iter().find_map(|field| field.staged.as_ref()).map_or(0, Column::rows)
     }
@@ -145,8 +144,8 @@ impl FieldStore {
         if self.packing.is_some() { packed::WORD } else { self.field.stored }
     }
 
-    /// Whether rows for many places are best written at once. In host memory they are not: a copy a
-    /// row is as fast as memory, Burn's scattering is not. Burn scatters no booleans.
+    /// Whether many runs are written with one scatter kernel. In host memory, one copy per row is
+    /// faster than Burn's scatter. Burn cannot scatter booleans.
     fn scatters(&self) -> bool {
         !is_host(&self.device) && self.field.spec.kind != Kind::Bool
     }
@@ -158,7 +157,7 @@ impl FieldStore {
 
     fn allocate(&mut self, capacity: usize, piece_rows: usize) -> Result<(), RehearsalError> {
         let bytes = capacity * self.width;
-        // A tensor in host memory that cannot be had ends the process; ask first.
+        // A failed allocation of a tensor in host memory aborts the process, so try first.
         if is_host(&self.device) && Vec::<u8>::new().try_reserve_exact(bytes).is_err() {
             return Err(RehearsalError::OutOfMemory { bytes });
         }
@@ -178,8 +177,8 @@ impl FieldStore {
             let there = self.device.sync().is_ok() && pieces.iter().flatten().all(Piece::is_there);
             there.then_some(pieces)
         };
-        // Where a device refuses memory, some of Burn's backends panic. What the panic leaves
-        // behind is dropped here.
+        // Some of Burn's backends panic if a device has too little memory. The pieces allocated
+        // before the panic are dropped here.
         self.pieces = catch_unwind(AssertUnwindSafe(zeros))
             .ok()
             .flatten()
@@ -187,7 +186,8 @@ impl FieldStore {
         Ok(())
     }
 
-    /// Takes candidates in the stored form, checks bytes, and reads classes and identities.
+    /// Stages the candidates in the stored form, checks the values of a `bytes` field, and reads
+    /// classes and identities.
     fn stage(&mut self, column: Column) -> Result<(), BatchError> {
         let name = self.field.spec.name;
         let column = column.moved_to(&self.device);
@@ -212,7 +212,7 @@ impl FieldStore {
         Ok(())
     }
 
-    /// Writes the staged rows, with one kernel a run.
+    /// Writes the staged rows with one kernel per run.
     fn write(&mut self, runs: &[Run]) {
         let Some(staged) = self.staged.take() else { return };
         for run in runs {
@@ -222,7 +222,7 @@ impl FieldStore {
         }
     }
 
-    /// Writes the staged rows, with one kernel a piece.
+    /// Writes the staged rows with one kernel per piece.
     fn scatter(&mut self, parts: &[Part]) {
         let Some(staged) = self.staged.take() else { return };
         for part in parts {
@@ -232,8 +232,8 @@ impl FieldStore {
         }
     }
 
-    /// Puts what `write` makes of a piece in its place. Taken out, so that the tensor has this one
-    /// owner while it is written.
+    /// Replaces a piece with the result of `write`. The piece is taken out meanwhile, so that its
+    /// tensor has only one owner.
     fn rewrite(&mut self, piece: usize, write: impl FnOnce(Piece) -> Piece) {
         if let Some(slot) = self.pieces.get_mut(piece)
             && let Some(piece) = slot.take()
@@ -242,7 +242,7 @@ impl FieldStore {
         }
     }
 
-    /// `rows` packed rows on the device, in the stored form.
+    /// Uploads `rows` packed rows in the stored form.
     fn upload<'a>(&self, rows: usize, packed: impl Iterator<Item = &'a [u8]>) -> Column {
         let mut bytes = Vec::with_capacity(rows * self.width);
         for row in packed {
@@ -253,8 +253,8 @@ impl FieldStore {
         Column::from_data(data, self.field.spec.kind, Shape::new([self.columns()]), &self.device)
     }
 
-    /// Copies of the rows of `gather`, in its order, in the stored form; `packed[i]` are the bytes
-    /// of this field of the i-th row that is not here.
+    /// Copies the rows of `gather` in its order, in the stored form. `packed` provides the bytes of
+    /// this field for each row that is not in this store.
     fn gather<'a>(
         &self,
         gather: &Gather,
@@ -275,7 +275,7 @@ impl FieldStore {
         })
     }
 
-    /// The mini-batches' form of stored rows.
+    /// Converts rows from the stored form to that of the mini-batches.
     fn restore(&self, column: Column) -> Column {
         let values = match (&self.packing, column.into_values()) {
             (Some(packing), Values::Int(words)) => Values::Int(packing.unpack(words)),
@@ -286,15 +286,15 @@ impl FieldStore {
     }
 }
 
-/// Which rows a draw takes from which piece, and how the parts become the order that was asked for.
+/// The rows of a draw, grouped by piece, and their order in the result.
 #[derive(Debug)]
 struct Gather {
-    /// Rows of each piece.
+    /// The rows of each piece.
     pieces: BTreeMap<usize, Vec<i64>>,
-    /// How many rows come from elsewhere; they follow those of the pieces.
+    /// The number of packed rows. They follow the rows of the pieces.
     packed: usize,
-    /// The i-th row of the result is row `order[i]` of the parts one after the other; empty if that
-    /// is i.
+    /// Row i of the result is row `order[i]` of the concatenated parts. Empty if the order is the
+    /// same.
     order: Vec<i64>,
 }
 
@@ -458,7 +458,8 @@ impl Store for DeviceStore {
     }
 }
 
-/// Refuses values that are not bytes. Only the least and the largest are read, unless one is wrong.
+/// Checks that all values fit in a byte. Reads only the minimum and the maximum, unless one of them
+/// is out of range.
 fn check_bytes(values: &Tensor<2, Int>, field: &'static str) -> Result<(), BatchError> {
     let read = |values: Tensor<2, Int>| {
         Column::of_values(Values::Int(values), Shape::new([])).into_data(field)
@@ -468,6 +469,6 @@ fn check_bytes(values: &Tensor<2, Int>, field: &'static str) -> Result<(), Batch
     if check(read(extremes)?).is_ok() {
         return Ok(());
     }
-    // The same value as a store on the host would name: the first.
+    // The error names the first value out of range, as in a store on the host.
     check(read(values.clone())?)
 }

@@ -1,4 +1,4 @@
-//! Rows in host memory: one preallocated slab of bytes per stored field.
+//! A shard in host memory: one preallocated slab of bytes per stored field.
 
 use super::memory::{LARGE_DRAW, LARGE_SLAB, copy_rows, prefetch, zeroed};
 use super::non_temporal::CACHE_LINE;
@@ -13,7 +13,7 @@ use memmap2::MmapMut;
 pub struct HostStore {
     schema: Schema,
     slabs: Vec<Slab>,
-    /// The candidates' rows in the staged columns.
+    /// The rows of the staged columns that are candidates.
     rows: Vec<u32>,
 }
 
@@ -21,21 +21,21 @@ pub struct HostStore {
 struct Slab {
     field: FieldLayout,
     row_bytes: usize,
-    /// `capacity * row_bytes` bytes.
+    /// `capacity * row_bytes` bytes, at least one.
     bytes: MmapMut,
     staged: Staged,
-    /// Candidates of a `bytes` field that came as wider integers.
+    /// The candidates of a `bytes` field as bytes, if the mini-batch has wider integers.
     narrowed: Vec<u8>,
 }
 
-/// A field's candidates, and perhaps other rows, until they are written.
+/// The staged rows of a field: the candidates, and possibly other rows.
 #[derive(Debug)]
 enum Staged {
     /// Nothing is staged.
     Nothing,
-    /// The mini-batch's own memory.
+    /// The memory of the mini-batch.
     Shared(HostRows),
-    /// What was read from a device.
+    /// Rows that were read from a device.
     Read(TensorData),
 }
 
@@ -56,7 +56,7 @@ impl Staged {
         }
     }
 
-    /// The bytes of a row of `elements` values.
+    /// The size of a row of `elements` values, in bytes.
     fn row_bytes(&self, elements: usize) -> usize {
         elements * self.dtype().map_or(0, |dtype| dtype.size())
     }
@@ -68,8 +68,8 @@ impl Slab {
         &self.bytes[start..start + self.row_bytes]
     }
 
-    /// Fills `narrowed` if the candidates are not of the stored element type, checking that their
-    /// values are bytes.
+    /// Fills `narrowed` if the candidates do not have the stored element type. Checks that their
+    /// values fit in a byte.
     fn narrow(&mut self, rows: &[u32]) -> Result<(), BatchError> {
         self.narrowed.clear();
         let Self { narrowed, field, staged, .. } = self;
@@ -90,11 +90,11 @@ impl Slab {
 }
 
 impl HostStore {
-    /// Room for `capacity` rows.
+    /// Allocates room for `capacity` rows.
     ///
     /// # Errors
     ///
-    /// [`RehearsalError::OutOfMemory`] if it cannot be had.
+    /// [`RehearsalError::OutOfMemory`] if the memory cannot be allocated.
     pub fn new(schema: Schema, capacity: usize) -> Result<Self, RehearsalError> {
         let slabs = schema
             .stored()
@@ -163,7 +163,7 @@ impl Store for HostStore {
     }
 
     fn assemble(&self, rows: &[Source<'_>], devices: &[Device], columns: &mut Vec<Column>) {
-        // Short fields usually follow a long one, so they are prefetched before the first field is
+        // Short fields usually follow a long one. They are prefetched before the long one is
         // copied.
         for slab in self.slabs.iter().filter(|slab| slab.row_bytes <= CACHE_LINE) {
             let slots = rows.iter().filter_map(|row| {
@@ -188,13 +188,13 @@ impl Store for HostStore {
             };
             let [elements, size] = [slab.field.elements(), rows.len() * width];
             let stored_as_they_are = slab.field.dtype == slab.field.stored;
-            // Earlier rows are overwritten if there are as many.
+            // Reuses the memory of an earlier draw with the same number of rows.
             let earlier =
                 columns.get_mut(index).filter(|_| stored_as_they_are).and_then(Column::memory_mut);
             match earlier.filter(|earlier| earlier.len() == size) {
                 Some(bytes) => fill(bytes),
                 None => {
-                    // The one allocation per field: it becomes the tensor's own.
+                    // The only allocation per field. The tensor takes it over.
                     let mut bytes = rows::aligned(size, slab.field.stored);
                     fill(&mut bytes);
                     let data = rows::values_in_place(&slab.field, bytes, [rows.len(), elements]);

@@ -1,34 +1,34 @@
-//! The memory of a slab, and how rows are copied to it and from it.
+//! The memory of slabs, and fast copies of rows.
 //!
-//! Rows are accessed at random, so with pages of 4 KiB nearly every access misses the TLB. Memory
-//! is advised to use huge pages where the system has them. What does not fit a core's private cache
-//! is written with non-temporal stores.
+//! Rows are accessed at random, so with pages of 4 KiB nearly every access misses the TLB. The
+//! memory uses huge pages where the system has them. Slabs and draws that do not fit in a core's
+//! private cache are written with non-temporal stores.
 
 use super::non_temporal::{self, CACHE_LINE};
 use memmap2::MmapMut;
 
-/// `len` zeroed bytes whose pages are all allocated; `None` if they cannot be allocated.
+/// Allocates `len` zeroed bytes, and at least one. `None` if the memory cannot be allocated.
 pub(super) fn zeroed(len: usize) -> Option<MmapMut> {
-    // The system maps no empty range.
+    // An empty range cannot be mapped.
     let mut map = MmapMut::map_anon(len.max(1)).ok()?;
     #[cfg(target_os = "linux")]
-    // Advice: a kernel without huge pages refuses it, and nothing is lost.
+    // This is only advice. A kernel without huge pages returns an error, which does no harm.
     let _ = map.advise(memmap2::Advice::HugePage);
-    // A page is allocated when it is first written: now, and not in the middle of training.
+    // The first write allocates a page. It happens here instead of during training.
     map.fill(0);
     Some(map)
 }
 
-/// Slabs of at least this size are written with non-temporal stores: they do not fit a core's
+/// Slabs of at least this size are written with non-temporal stores. They do not fit in a core's
 /// private cache and are not read again soon.
 pub(super) const LARGE_SLAB: usize = 8 << 20;
 
-/// Draws of at least this size are written with non-temporal stores, although they are read soon: a
-/// core's private cache does not hold them until then.
+/// Draws of at least this size are written with non-temporal stores. They are read soon, but do not
+/// stay in a core's private cache until then.
 pub(super) const LARGE_DRAW: usize = 4 << 20;
 
-/// Copies each row, of `width` bytes, to its place in `target`; no two places overlap. A target of
-/// at least `large` bytes is written with non-temporal stores.
+/// Copies each row of `width` bytes to its position in `target`. Positions must not overlap. A
+/// target of at least `large` bytes is written with non-temporal stores.
 pub(super) fn copy_rows<'a>(
     target: &mut [u8],
     width: usize,
@@ -48,16 +48,17 @@ pub(super) fn copy_rows<'a>(
     }
 }
 
-/// The number of rows that are copied at the same time, chunk by chunk. The hardware prefetches
-/// each of them, so that cache misses of several rows overlap.
+/// The number of rows that are copied alternately, chunk by chunk. The hardware prefetches each of
+/// them, so that the cache misses of several rows overlap.
 const ROWS_IN_FLIGHT: usize = 8;
 
-/// The bytes of a row that are copied before those of the next row.
+/// The number of bytes of a row that are copied before the next row gets its turn.
 const CHUNK_BYTES: usize = 512;
 
-/// Calls `copy` with every chunk of every row and its position in the target. Position 0 lies
-/// `skew` bytes behind the beginning of a cache line, and chunks end at cache lines: memory would
-/// have to combine a line that was written in two parts.
+/// Calls `copy` with every chunk of every row and its position in the target.
+///
+/// Position 0 is `skew` bytes after the beginning of a cache line. Chunks end at cache lines,
+/// because the memory would have to combine a line that is written in two parts.
 fn interleave_chunks<'a>(
     width: usize,
     skew: usize,
@@ -89,8 +90,8 @@ fn interleave_chunks<'a>(
     }
 }
 
-/// Prefetches rows of at most one cache line at `places`, so that their misses overlap. Longer rows
-/// gain nothing: the hardware prefetches their rest.
+/// Prefetches rows of at most one cache line at `places`, so that their cache misses overlap.
+/// Longer rows gain nothing, since the hardware prefetches their remaining lines.
 pub(super) fn prefetch(bytes: &[u8], places: impl Iterator<Item = usize>) {
     let sum = places.filter_map(|place| bytes.get(place)).fold(0u8, |sum, &byte| sum ^ byte);
     std::hint::black_box(sum);
@@ -102,8 +103,8 @@ mod tests {
 
     use super::*;
 
-    /// Up to 15 rows of `width` bytes, none of them 0, in any order of places, and the last at the
-    /// end of `len` bytes. No two parts of a row are alike.
+    /// Up to 15 rows of `width` nonzero bytes, in mixed order of places, with the last row at the
+    /// end of `len` bytes. All parts of a row differ.
     fn rows(width: usize, len: usize) -> Vec<(usize, Vec<u8>)> {
         let last = len / width - 1;
         let places = (0..14).map(|n| n * 5 % 14).filter(|&n| n < last).chain([last]);
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_written_where_they_belong_with_and_without_non_temporal_stores() {
+    fn rows_reach_their_places_with_and_without_non_temporal_stores() {
         for width in [20_000, 3072, 2352, 784, 520, 512, 80, 16, 24, 7, 1] {
             for len in [1 << 18, LARGE_DRAW, LARGE_SLAB] {
                 let rows = rows(width, len);
@@ -129,13 +130,13 @@ mod tests {
 
                 let mut memory = zeroed(len).unwrap();
                 copy_rows(&mut memory, width, LARGE_SLAB, in_order());
-                assert!(*memory == *expected, "{width} bytes overwritten of {len}");
+                assert!(*memory == *expected, "rows of {width} bytes in a slab of {len}");
                 for skew in [0, 16, 1] {
                     let mut gathered = vec![0; skew + len];
                     copy_rows(&mut gathered[skew..], width, LARGE_DRAW, in_order());
                     assert!(
                         gathered[skew..] == expected,
-                        "{width} bytes gathered of {len}, {skew} bytes behind the beginning"
+                        "rows of {width} bytes in a draw of {len}, {skew} bytes after a cache line"
                     );
                 }
             }
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_a_long_row_end_where_lines_do_and_leave_nothing_out() {
+    fn chunks_of_a_long_row_end_at_cache_lines_and_cover_it() {
         for (skew, place) in [(0, 0), (0, 2352), (16, 0), (16, 4704), (63, 1)] {
             for width in [513, 520, 2352, 3072, 3073] {
                 let row = vec![0; width];

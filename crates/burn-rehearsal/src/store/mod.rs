@@ -1,8 +1,8 @@
-//! Where rows live.
+//! Stores, which hold the rows of a shard.
 //!
-//! A store moves rows and knows nothing of classes, policies or draws; those are decided on the
-//! host by who owns it. Rows leave a store as columns for a mini-batch, or as bytes for another
-//! rank, a digest or a snapshot: the bytes of a row are the same in every store.
+//! A store only moves rows. It has no notion of classes, policies or draws: its owner decides about
+//! them on the host. A store returns rows as columns for a mini-batch, or as bytes for another
+//! rank, a digest or a snapshot. The bytes of a row are the same in every store.
 
 mod copy_on_write;
 mod device;
@@ -27,24 +27,24 @@ use crate::config::StorePreference;
 use crate::error::{BatchError, RehearsalError};
 use burn::tensor::{DType, Device};
 
-/// The rows of one shard. Slots are chosen by the caller; a store only moves rows.
+/// The rows of one shard. The caller chooses the slots.
 ///
-/// Rows are written in two steps, so that the caller can look at classes and identities before it
-/// chooses slots: [`stage`](Self::stage), then [`write`](Self::write).
+/// Rows are written in two steps: [`stage`](Self::stage), then [`write`](Self::write). Between
+/// them, the caller reads classes and identities and chooses slots.
 pub trait Store: Send {
-    /// Takes the candidates: the rows `rows` of the columns, of which there is one per stored field
-    /// in schema order; `columns` is left empty.
+    /// Stages the candidates: the rows `rows` of the columns. There is one column per stored field,
+    /// in schema order. Leaves `columns` empty.
     ///
-    /// What is shared with the caller is only read, and let go by [`write`](Self::write).
+    /// Memory that is shared with the caller is only read. [`write`](Self::write) releases it.
     ///
     /// # Errors
     ///
-    /// [`RehearsalError::Batch`] if a value cannot be stored or a device fails. What is stored is
-    /// as it was.
+    /// [`RehearsalError::Batch`] if a value cannot be stored or a device fails. The stored rows are
+    /// unchanged.
     fn stage(&mut self, columns: &mut Vec<Column>, rows: &[u32]) -> Result<(), RehearsalError>;
 
-    /// Calls `visit` with the value of each staged candidate in a field whose role is class or id,
-    /// given by its position among the stored fields.
+    /// Calls `visit` with the value of each staged candidate in a `class` or `id` field. `field` is
+    /// the position among the stored fields.
     ///
     /// # Errors
     ///
@@ -55,18 +55,17 @@ pub trait Store: Send {
         visit: &mut dyn FnMut(i64) -> Result<(), BatchError>,
     ) -> Result<(), BatchError>;
 
-    /// Writes the `n`-th staged candidate to `slot`, for every pair `(n, slot)`, and lets all of
-    /// them go. No slot is there twice.
+    /// Writes staged candidate `n` to `slot` for every pair `(n, slot)`, and releases all
+    /// candidates. The slots must be distinct.
     fn write(&mut self, placements: &[(u32, u32)]);
 
     /// Fills `columns` with columns of `rows.len()` rows (at least one) in this order, on `devices`
-    /// (one per stored field), in the mini-batches' element types. The columns that it holds, if
-    /// any, are of an earlier call: their memory may be used again.
+    /// (one per stored field), in the element types of the mini-batches. If `columns` is not empty,
+    /// it holds the columns of an earlier call, whose memory may be reused.
     fn assemble(&self, rows: &[Source<'_>], devices: &[Device], columns: &mut Vec<Column>);
 
-    /// Calls `sink(index, field, bytes)` for every stored field of every slot: `index` counts the
-    /// slots, and the fields of a row come in order before those of the next row. The bytes are
-    /// those of a packed row, see [`Source::Packed`].
+    /// Calls `sink(index, field, bytes)` for every stored field of every slot, row by row. `index`
+    /// is the position in `slots`. The bytes are those of a packed row, see [`Source::Packed`].
     ///
     /// # Errors
     ///
@@ -77,29 +76,29 @@ pub trait Store: Send {
         sink: &mut dyn FnMut(usize, usize, &[u8]),
     ) -> Result<(), RehearsalError>;
 
-    /// Overwrites `rows` slots from `first` on: `fields` holds the bytes of each stored field, row
-    /// after row, as [`read`](Self::read) gives them.
+    /// Overwrites `rows` slots from `first` on. `fields` holds the bytes of each stored field, row
+    /// by row, in the form of [`read`](Self::read).
     fn load(&mut self, first: u32, rows: usize, fields: &[Vec<u8>]);
 
     /// The layout of the rows.
     fn schema(&self) -> &Schema;
 
-    /// The bytes that the rows occupy at full capacity.
+    /// The size of the rows at full capacity, in bytes.
     fn bytes(&self) -> usize;
 }
 
-/// Where a representative's values are.
+/// The source of one row.
 #[derive(Debug, Clone, Copy)]
 pub enum Source<'a> {
-    /// In a slot of this store.
+    /// A slot of this store.
     Slot(u32),
-    /// In a message: the row's fields one after the other, each
-    /// [`row_bytes`](crate::batch::FieldLayout::row_bytes) long in its
+    /// A row in a message: its fields in order, each
+    /// [`row_bytes`](crate::batch::FieldLayout::row_bytes) long and in its
     /// [`stored`](crate::batch::FieldLayout::stored) element type.
     Packed(&'a [u8]),
 }
 
-/// Where a rank's shard lives.
+/// The location of a rank's shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StoreLocation {
@@ -110,8 +109,17 @@ pub enum StoreLocation {
 }
 
 impl StoreLocation {
-    /// The location of a shard of `bytes` bytes, where `limit` is the limit of
-    /// [`StorePreference::Auto`] and `devices` are those of the mini-batches' fields.
+    /// Chooses the location of a shard of `bytes` bytes. `limit` is the limit of
+    /// [`StorePreference::Auto`]. `devices` are the devices of the mini-batch's fields.
+    ///
+    /// ```
+    /// # use burn::tensor::Device;
+    /// use burn_rehearsal::{StoreLocation, StorePreference};
+    ///
+    /// let cpu = [Device::flex()];
+    /// let location = StoreLocation::choose(StorePreference::Auto, 1 << 20, 1 << 30, &cpu);
+    /// assert_eq!(location, StoreLocation::Host);
+    /// ```
     pub fn choose(preference: StorePreference, bytes: u64, limit: u64, devices: &[Device]) -> Self {
         match preference {
             StorePreference::Auto if bytes > limit || devices.iter().any(is_host) => Self::Host,
@@ -120,7 +128,7 @@ impl StoreLocation {
         }
     }
 
-    /// `host` or `device`.
+    /// The name: `host` or `device`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Host => "host",
@@ -129,12 +137,12 @@ impl StoreLocation {
     }
 }
 
-/// A store with room for `capacity` rows. `devices` are those of the first mini-batch, one per
-/// stored field.
+/// Creates a store with room for `capacity` rows. `devices` are the devices of the first
+/// mini-batch, one per stored field.
 ///
 /// # Errors
 ///
-/// [`RehearsalError::OutOfMemory`] if the memory cannot be had.
+/// [`RehearsalError::OutOfMemory`] if the memory cannot be allocated.
 pub(crate) fn create(
     location: StoreLocation,
     schema: &Schema,
@@ -147,8 +155,8 @@ pub(crate) fn create(
     })
 }
 
-/// A value that `make` uploads for a field on `device`. `last` holds the value of the field before,
-/// which is used again if that field is on the same device.
+/// Returns a value on `device`, which `make` uploads. `last` holds the value for the previous
+/// field. It is reused if that field is on the same device.
 pub(crate) fn on_device<'a, T>(
     last: &'a mut Option<(Device, T)>,
     device: &Device,
@@ -158,7 +166,7 @@ pub(crate) fn on_device<'a, T>(
     &last.insert(usable.unwrap_or_else(|| (device.clone(), make(device)))).1
 }
 
-/// Whether no slot is there twice, as [`Store::write`] asks for.
+/// Whether the slots are distinct, as [`Store::write`] requires.
 fn are_distinct(placements: &[(u32, u32)]) -> bool {
     placements
         .iter()
@@ -166,7 +174,7 @@ fn are_distinct(placements: &[(u32, u32)]) -> bool {
         .all(|((_, slot), rest)| placements[rest..].iter().all(|(_, other)| slot != other))
 }
 
-/// Calls `visit` with every value of integers of type `dtype`.
+/// Calls `visit` with every value of `bytes`, which are integers of type `dtype`.
 ///
 /// # Errors
 ///
@@ -191,11 +199,11 @@ fn for_each_integer<E>(
     }
 }
 
-/// Calls `visit` with every value of a `bytes` field that came as integers of type `dtype`.
+/// Calls `visit` with every value of a `bytes` field whose mini-batch has integers of type `dtype`.
 ///
 /// # Errors
 ///
-/// [`BatchError::ByteRange`] with the first value that is not a byte.
+/// [`BatchError::ByteRange`] with the first value that does not fit in a byte.
 fn for_each_byte(
     bytes: &[u8],
     dtype: DType,

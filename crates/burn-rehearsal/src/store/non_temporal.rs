@@ -1,10 +1,9 @@
-//! Copies with non-temporal stores: the target is not fetched first, and the caches keep what they
-//! hold.
+//! Copies with non-temporal stores, which neither fetch the target first nor evict cache lines.
 //!
-//! All unsafe code of this crate.
+//! This module contains all unsafe code of the crate.
 #![allow(unsafe_code, reason = "non-temporal stores need intrinsics")]
 
-/// The bytes of a cache line.
+/// The size of a cache line in bytes.
 pub(super) const CACHE_LINE: usize = 64;
 
 #[cfg(target_arch = "x86_64")]
@@ -24,8 +23,8 @@ mod x86_64 {
         let len = target.len();
         let is_of_words =
             target.as_ptr().cast::<__m128i>().is_aligned() && len.is_multiple_of(WORD);
-        // Memory combines a partly written line with the rest of it, in words. For less than a
-        // word, an ordinary store is faster.
+        // The memory combines the words of a partly written line. For parts of a word, an ordinary
+        // store is faster.
         let begin = if is_of_words { 0 } else { target.as_ptr().align_offset(CACHE_LINE).min(len) };
         let end = if is_of_words { len } else { begin + (len - begin) / CACHE_LINE * CACHE_LINE };
         if len < CACHE_LINE || begin == end {
@@ -36,8 +35,8 @@ mod x86_64 {
         for (word, source) in
             target[begin..end].chunks_exact_mut(WORD).zip(source[begin..end].chunks_exact(WORD))
         {
-            // SAFETY: both are of WORD bytes, and `word` is aligned: the first is, and the others
-            // follow it. All x86-64 processors have SSE2.
+            // SAFETY: both slices have WORD bytes. `word` is aligned, because the first one is and
+            // all have the same size. All x86-64 processors have SSE2.
             unsafe {
                 _mm_stream_si128(word.as_mut_ptr().cast(), _mm_loadu_si128(source.as_ptr().cast()))
             };

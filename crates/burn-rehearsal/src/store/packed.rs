@@ -1,26 +1,26 @@
-//! Bytes on a device without an 8-bit type: four to a 32-bit integer, the first in the lowest bits,
-//! the last word of a row padded with zeros.
+//! Bytes on a device without an 8-bit type. Four bytes form a 32-bit integer with the first byte in
+//! the lowest bits. The last word of a row is padded with zeros.
 //!
-//! That is how the same bytes lie in the memory of a little-endian machine, so rows come from and
-//! go to the host without being repacked.
+//! The memory of a little-endian machine has the same layout, so rows move to and from the host
+//! without repacking.
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 /// The element type of a word.
 pub(super) const WORD: DType = DType::I32;
-/// Bytes in a word.
+/// The number of bytes in a word.
 pub(super) const BYTES: usize = 4;
 
-/// Packs and unpacks rows of a fixed number of bytes, with tensor operations on the device alone.
+/// Packs and unpacks rows of a fixed number of bytes with tensor operations on the device.
 #[derive(Debug)]
 pub(super) struct Packing {
     elements: usize,
-    /// How far each byte of a word is shifted, shape `[1, 1, 4]`.
+    /// The shift of each byte in a word, in bits. Shape `[1, 1, 4]`.
     shifts: Tensor<3, Int>,
 }
 
 impl Packing {
-    /// For rows of `elements` bytes on `device`.
+    /// A packing of rows of `elements` bytes on `device`.
     pub(super) fn new(elements: usize, device: &Device) -> Self {
         let shifts = TensorData::new(vec![0i32, 8, 16, 24], [1, 1, BYTES]);
         Self { elements, shifts: Tensor::from_data(shifts, (device, WORD)) }
@@ -31,7 +31,7 @@ impl Packing {
         self.elements.div_ceil(BYTES)
     }
 
-    /// `[rows, elements]` integers 0..=255 to `[rows, words]`.
+    /// Packs integers 0..=255 of shape `[rows, elements]` into words of shape `[rows, words]`.
     pub(super) fn pack(&self, values: Tensor<2, Int>) -> Tensor<2, Int> {
         let (rows, words) = (values.dims()[0], self.words());
         let mut values = values.cast(WORD);
@@ -45,10 +45,10 @@ impl Packing {
         part(0).bitwise_or(part(1)).bitwise_or(part(2)).bitwise_or(part(3)).reshape([rows, words])
     }
 
-    /// `[rows, words]` to `[rows, elements]` integers 0..=255.
+    /// Unpacks words of shape `[rows, words]` into integers 0..=255 of shape `[rows, elements]`.
     pub(super) fn unpack(&self, words: Tensor<2, Int>) -> Tensor<2, Int> {
         let (rows, count) = (words.dims()[0], self.words());
-        // The shift fills up with the sign bit; the mask takes it away again.
+        // The mask removes the sign bits that the shift inserts.
         let values = words
             .reshape([rows, count, 1])
             .bitwise_right_shift(self.shifts.clone())

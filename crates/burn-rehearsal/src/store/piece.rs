@@ -1,14 +1,14 @@
 //! One tensor of a store on a device.
 //!
-//! It has one dimension, rows one after the other: some backends (CUDA) pad the last dimension of
-//! every other tensor, and a store would be larger than it says. Seen as `[rows, elements]` it is
-//! the same memory.
+//! The tensor has one dimension with the rows in order. Some backends (CUDA) pad the last dimension
+//! of tensors with more dimensions, which would make a store larger than it reports. The view
+//! `[rows, elements]` uses the same memory.
 
 use crate::batch::{Column, Kind, Values};
 use burn::tensor::{Bool, DType, Device, IndexingUpdateOp, Int, Shape, Tensor};
 use std::ops::Range;
 
-/// Rows of one field, of `elements` values each.
+/// Rows of one field with `elements` values each.
 #[derive(Debug, Clone)]
 pub(super) struct Piece {
     values: Flat,
@@ -25,7 +25,7 @@ enum Flat {
 }
 
 impl Piece {
-    /// Zeros (`false`) in the element type `dtype`, which is of the kind `kind`.
+    /// Allocates zeros (`false`) of this kind and element type.
     pub(super) fn zeros(
         rows: usize,
         elements: usize,
@@ -42,8 +42,8 @@ impl Piece {
         Self { values, rows, elements }
     }
 
-    /// Whether the last value is what [`zeros`](Self::zeros) says. Some devices take an order for
-    /// memory that they do not have, and it shows only in what is read.
+    /// Whether the last value is zero, as after [`zeros`](Self::zeros). Some devices accept an
+    /// allocation that exceeds their memory, and the failure shows only in the values.
     pub(super) fn is_there(&self) -> bool {
         let Some(last) = (self.rows * self.elements).checked_sub(1) else { return true };
         let last = last..last + 1;
@@ -56,8 +56,8 @@ impl Piece {
     }
 
     /// Overwrites the rows from `at` on with the rows `rows` of `source`, a column of the same
-    /// kind, element type, width and device. In place, if this piece has no other owner: Burn
-    /// copies a tensor on write only if it is shared.
+    /// kind, element type, width and device. This happens in place if the piece has no other owner,
+    /// since Burn copies only shared tensors on write.
     pub(super) fn write(self, at: usize, source: &Column, rows: Range<usize>) -> Self {
         let Self { values, rows: capacity, elements } = self;
         let (to, len) = (at * elements..(at + rows.len()) * elements, rows.len() * elements);
@@ -71,14 +71,14 @@ impl Piece {
             (Flat::Bool(a), Values::Bool(b)) => {
                 Flat::Bool(a.slice_assign(to, b.slice(rows).reshape([len])))
             }
-            // The kinds of a field are checked with the mini-batch.
+            // Impossible: the kind of a field is checked with the mini-batch.
             (values, _) => values,
         };
         Self { values, rows: capacity, elements }
     }
 
-    /// Overwrites the rows that `places` (shape `[rows, 1]`, no number twice) names with those of
-    /// `source`, as [`write`](Self::write) does. Booleans are left alone: Burn cannot scatter them.
+    /// Overwrites the rows `places` (shape `[rows, 1]`, all distinct) with the rows of `source`, in
+    /// place as [`write`](Self::write) does. Does nothing for booleans, which Burn cannot scatter.
     pub(super) fn scatter(self, places: &Tensor<2, Int>, source: Column) -> Self {
         let Self { values, rows, elements } = self;
         let (two, one) = ([rows, elements], [rows * elements]);
@@ -95,7 +95,7 @@ impl Piece {
         Self { values, rows, elements }
     }
 
-    /// A copy of the rows that `index` names, each of shape `[elements]`.
+    /// Copies the rows `index`. Each row has the shape `[elements]`.
     pub(super) fn select(&self, index: &Tensor<1, Int>) -> Column {
         let shape = [self.rows, self.elements];
         let values = match &self.values {

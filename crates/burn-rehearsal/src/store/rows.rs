@@ -1,14 +1,14 @@
-//! What the bytes of a stored row mean.
+//! Conversions of the bytes of stored rows.
 
 use crate::batch::FieldLayout;
 use burn::tensor::{Bytes, DType, Shape, TensorData};
 
-/// Values in the mini-batches' element type from their stored bytes; `shape` has as many elements.
+/// Converts stored bytes to values of `shape` in the element type of the mini-batches.
 pub(crate) fn values(field: &FieldLayout, bytes: Vec<u8>, shape: impl Into<Shape>) -> TensorData {
     values_in_place(field, Bytes::from_bytes_vec(bytes), shape)
 }
 
-/// As [`values`], without copying what is aligned already.
+/// Does the same as [`values`] without copying aligned bytes.
 pub(super) fn values_in_place(
     field: &FieldLayout,
     bytes: Bytes,
@@ -18,8 +18,8 @@ pub(super) fn values_in_place(
     if field.dtype == field.stored { data } else { data.convert_dtype(field.dtype) }
 }
 
-/// `len` bytes, aligned for elements of the type `dtype`. A `Vec<u8>` is not, and would be copied
-/// on its way into a tensor.
+/// Allocates `len` bytes that are aligned for elements of type `dtype`. A `Vec<u8>` is not aligned
+/// and would be copied when it becomes a tensor.
 pub(super) fn aligned(len: usize, dtype: DType) -> Bytes {
     match dtype.size() {
         1 => Bytes::from_elems(vec![0u8; len]),
@@ -29,13 +29,13 @@ pub(super) fn aligned(len: usize, dtype: DType) -> Bytes {
     }
 }
 
-/// One row of a field, of the shape and element type that it has in a mini-batch.
+/// Converts one stored row of a field to the shape and element type of the mini-batches.
 pub(crate) fn row_data(field: &FieldLayout, bytes: &[u8]) -> TensorData {
     values(field, bytes.to_vec(), field.row_shape.clone())
 }
 
-/// Feeds the canonical form of a field's stored bytes to `sink`: integers as i64 little-endian,
-/// booleans as one byte, floats by their bits.
+/// Passes the canonical form of a field's stored bytes to `sink`: integers as little-endian i64,
+/// booleans as one byte, floats as their bits.
 pub(crate) fn canonical(field: &FieldLayout, bytes: &[u8], mut sink: impl FnMut(&[u8])) {
     let stored = field.stored;
     if stored.is_float() || stored == DType::I64 {
@@ -51,7 +51,7 @@ pub(crate) fn canonical(field: &FieldLayout, bytes: &[u8], mut sink: impl FnMut(
     }
 }
 
-/// A stored integer of up to 64 bits as i64.
+/// Converts a stored integer of up to 64 bits to i64.
 pub(super) fn widen(value: &[u8], dtype: DType) -> i64 {
     let mut wide = [0; 8];
     wide[..value.len()].copy_from_slice(value);

@@ -1,10 +1,10 @@
-//! The slots of candidates in a store on a device, as the index tensors of one kernel per piece.
+//! Index tensors for writing candidates to a store on a device with one kernel per piece.
 
 use crate::batch::index_tensor;
 use burn::tensor::{Device, Int, Tensor};
 use std::collections::BTreeMap;
 
-/// Candidates and their slots, piece by piece.
+/// Candidates and their slots, grouped by piece.
 #[derive(Debug)]
 pub(super) struct Scatter {
     pieces: BTreeMap<usize, Moves>,
@@ -22,15 +22,15 @@ struct Moves {
 /// The index tensors of one piece.
 pub(super) struct Part {
     pub(super) piece: usize,
-    /// Shape `[rows]`; `None` for all candidates in their order.
+    /// Shape `[rows]`. `None` if these are all candidates in order.
     pub(super) sources: Option<Tensor<1, Int>>,
     /// Shape `[rows, 1]`.
     pub(super) targets: Tensor<2, Int>,
 }
 
 impl Scatter {
-    /// For (candidate, slot) pairs of `candidates` candidates, no slot twice, where slot s is row s
-    /// % `piece_rows` of piece s / `piece_rows`.
+    /// Groups the (candidate, slot) pairs of `candidates` candidates by piece. The slots must be
+    /// distinct. Slot s is row s % `piece_rows` of piece s / `piece_rows`.
     pub(super) fn new(placements: &[(u32, u32)], candidates: usize, piece_rows: usize) -> Self {
         let mut pieces: BTreeMap<usize, Moves> = BTreeMap::new();
         for &(row, slot) in placements {
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_piece_has_its_own_candidates_in_their_order() {
+    fn every_piece_gets_its_candidates_in_order() {
         let scatter = Scatter::new(&[(1, 2), (2, 7), (3, 0), (4, 9), (5, 5)], 6, 4);
         let pieces: Vec<_> = scatter
             .pieces

@@ -1,5 +1,5 @@
-//! Both stores hold the same rows and give them back alike, whatever the layout on the device.
-//! `BURN_DEVICE` chooses the device.
+//! Compares the stores on the host and on a device, for all layouts. `BURN_DEVICE` selects the
+//! device.
 #![allow(clippy::unwrap_used)]
 
 use super::{DeviceStore, HostStore, Source, Store};
@@ -15,7 +15,8 @@ const fn field(name: &'static str, role: Role, bytes: bool, kind: Kind) -> Field
     FieldSpec { name, role, bytes, kind }
 }
 
-/// Seven bytes a row, so that the last word of a packed row is padded; every kind of tensor.
+/// Every kind of tensor. The image has seven bytes per row, so the last word of a packed row is
+/// padded.
 const FIELDS: [FieldSpec; 5] = [
     field("image", Role::Data, true, Kind::Int),
     field("class", Role::Class, false, Kind::Int),
@@ -29,7 +30,7 @@ fn device() -> Device {
     if std::env::var_os("BURN_DEVICE").is_some() { Device::default() } else { Device::flex() }
 }
 
-/// One test at a time: what one allocates must not be counted by another.
+/// Runs one test at a time, so that no test counts the allocations of another.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -83,12 +84,12 @@ fn data(columns: Vec<Column>) -> Vec<(DType, Vec<usize>, Vec<u8>)> {
     columns.into_iter().map(read).collect()
 }
 
-/// All rows of columns.
+/// The numbers of all rows of `columns`.
 fn all(columns: &[Column]) -> Vec<u32> {
     (0..columns[0].rows() as u32).collect()
 }
 
-/// What a store says of the candidates' classes or identities.
+/// The staged classes or identities in a store.
 fn staged(store: &dyn Store, field: usize) -> Vec<i64> {
     let mut values = Vec::new();
     store
@@ -100,7 +101,7 @@ fn staged(store: &dyn Store, field: usize) -> Vec<i64> {
     values
 }
 
-/// The element types that images may come in.
+/// The element types that images can have on `device`.
 fn image_types(device: &Device) -> Vec<DType> {
     [DType::U8, DType::I32, DType::I64]
         .into_iter()
@@ -109,11 +110,11 @@ fn image_types(device: &Device) -> Vec<DType> {
 }
 
 #[test]
-fn both_stores_hold_and_give_back_the_same_rows_whatever_the_layout() {
+fn both_stores_return_the_same_rows_for_every_layout() {
     let _alone = alone();
     let device = device();
     for images in image_types(&device) {
-        // One row a piece, three, all; bytes as they are and packed in words.
+        // One row per piece, three, or all. Bytes as they are, or packed in words.
         for (piece_bytes, packed) in
             [(1, false), (110, true), (150, false), (1 << 20, true), (1 << 20, false)]
         {
@@ -146,8 +147,8 @@ fn both_stores_hold_and_give_back_the_same_rows_whatever_the_layout() {
                 for field in [1, 4] {
                     assert_eq!(staged(&host, field), staged(&on_device, field));
                 }
-                // Every other round, neighbours go to neighbouring slots as they do while a shard
-                // fills up.
+                // Every other round, adjacent candidates go to adjacent slots, as they do while a
+                // shard fills up.
                 let mut slots: Vec<u32> = (0..CAPACITY as u32).collect();
                 if round % 2 == 0 {
                     slots.rotate_left(rng.below((CAPACITY - rows) as u64 + 1) as usize)
@@ -164,7 +165,7 @@ fn both_stores_hold_and_give_back_the_same_rows_whatever_the_layout() {
                     everything(&on_device, &slots),
                     "{images:?}, pieces of {piece_bytes} bytes, round {round}"
                 );
-                // Rows from here and from elsewhere, in any order.
+                // Rows of this store and packed rows, in any order.
                 let elsewhere: Vec<Vec<u8>> = held
                     .chunks(FIELDS.len())
                     .map(|row| row.iter().flat_map(|cell| cell.2.clone()).collect())
@@ -193,7 +194,7 @@ fn both_stores_hold_and_give_back_the_same_rows_whatever_the_layout() {
 }
 
 #[test]
-fn values_that_are_no_bytes_are_refused_alike_and_change_nothing() {
+fn both_stores_refuse_values_outside_a_byte_and_stay_unchanged() {
     let _alone = alone();
     let device = device();
     for packed in [false, true] {
@@ -234,12 +235,12 @@ fn values_that_are_no_bytes_are_refused_alike_and_change_nothing() {
 }
 
 #[test]
-fn candidates_are_moved_to_the_store_and_rows_to_where_they_are_wanted() {
+fn candidates_move_to_the_store_and_rows_to_the_requested_device() {
     let _alone = alone();
     let (device, host) = (device(), Device::flex());
     let mut rng = Stream::new(3, Purpose::TaskStream, 0, 0);
-    // Without the booleans, whose element type differs from device to device: such a mini-batch
-    // cannot change its device.
+    // Without booleans: their element type depends on the device, so such a mini-batch cannot move
+    // to another device.
     let mut first = columns(&mut rng, 2, DType::I32, &device);
     first.remove(3);
     let fields = [FIELDS[0], FIELDS[1], FIELDS[2], FIELDS[4]];
@@ -257,7 +258,7 @@ fn candidates_are_moved_to_the_store_and_rows_to_where_they_are_wanted() {
 }
 
 #[test]
-fn a_shard_that_the_device_cannot_hold_is_an_error_that_names_its_bytes_and_the_device_goes_on() {
+fn a_shard_too_large_for_the_device_is_an_error_with_its_bytes() {
     let _alone = alone();
     let device = device();
     let mut rng = Stream::new(9, Purpose::TaskStream, 0, 0);
@@ -267,8 +268,8 @@ fn a_shard_that_the_device_cannot_hold_is_an_error_that_names_its_bytes_and_the_
             fields.iter().map(|&field| (FIELDS[field], first[field].clone())).unzip();
         Schema::of(&specs, &columns).unwrap()
     };
-    // Rows of 8 bytes: 1 TiB in one piece, more than any device has; host memory of that size might
-    // be promised, but not half of the address space.
+    // Rows of 8 bytes: 1 TiB in one piece, more than any device has. A host could overcommit that,
+    // but not half of the address space.
     let capacity = if crate::batch::is_host(&device) { 1 << 60 } else { 1 << 37 };
     let refused = DeviceStore::with_layout(
         schema(&[2]),
@@ -282,6 +283,7 @@ fn a_shard_that_the_device_cannot_hold_is_an_error_that_names_its_bytes_and_the_
         "{refused:?}"
     );
 
+    // The device is still usable.
     let mut small =
         DeviceStore::new(schema(&[0, 1, 2, 3, 4]), CAPACITY, &vec![device.clone(); FIELDS.len()])
             .unwrap();
@@ -293,7 +295,8 @@ fn a_shard_that_the_device_cannot_hold_is_an_error_that_names_its_bytes_and_the_
     assert_eq!(everything(&small, &[0, 4, 9]), everything(&host, &[0, 4, 9]));
 }
 
-/// On a device whose allocator can be asked; on flex `tests/device_store.rs` counts allocations.
+/// Needs a device that reports the use of its memory. On flex, `tests/device_store.rs` counts
+/// allocations instead.
 #[test]
 fn a_write_does_not_copy_the_store() {
     let _alone = alone();
@@ -309,7 +312,7 @@ fn a_write_does_not_copy_the_store() {
     let full = reserved(&device);
     assert!(
         full >= before.bytes_reserved + store.bytes() as u64,
-        "the store is in the device's memory"
+        "the store is in the memory of the device"
     );
     for step in 0..20u32 {
         store.stage(&mut columns(&mut rng, 4, first[0].dtype(), &device), &[0, 1, 2, 3]).unwrap();
@@ -328,5 +331,6 @@ fn a_write_does_not_copy_the_store() {
     }
     device.sync().unwrap();
     let widest = 8 * capacity as u64;
-    assert!(reserved(&device) < full + widest / 2, "{} bytes more", reserved(&device) - full);
+    let more = reserved(&device).saturating_sub(full);
+    assert!(more < widest / 2, "{more} bytes more");
 }

@@ -1,19 +1,19 @@
-//! Shards on disk, and their way back.
+//! Saving shards to disk and restoring them.
 //!
-//! A checkpoint is a request like any other, so all engines have inserted and drawn for the same
-//! steps when they reach it. Pending representatives were drawn from the union as it was up to
-//! `lag` steps ago. They are saved as they are. Everything else that a draw or an eviction depends
-//! on is a pure function of (seed, step), the tables, and the policy's state.
+//! A checkpoint is a request like any other. All engines have therefore inserted and drawn for the
+//! same steps when they reach it. Pending representatives are saved as they are, because they were
+//! drawn from the rows stored up to `lag` steps ago. Everything else that a draw or an eviction
+//! depends on is a pure function of (seed, step), the tables, and the state of the policy.
 //!
 //! 1. The engine copies everything except the rows, and answers. The training thread continues.
-//! 2. Between requests, and while there is none, the engine passes the rows to a [writer] thread,
-//!    chunk by chunk. A row that a candidate overwrites before its turn is copied first
-//!    ([`CopyOnWriteSnapshot`](crate::store::CopyOnWriteSnapshot)), so the file holds the shard as
-//!    it was at step 1.
+//! 2. While no request is pending, the engine passes the rows to a [writer] thread, chunk by chunk.
+//!    If a candidate overwrites a row before it is passed, the row is copied first
+//!    ([`CopyOnWriteSnapshot`](crate::store::CopyOnWriteSnapshot)). The file therefore contains the
+//!    shard as it was in 1.
 //! 3. The writers of all ranks agree that all files are complete, and rank 0 writes the manifest.
 //!
-//! No step waits for a disk. An inline engine passes all rows at once; only the disk works in the
-//! background.
+//! No step waits for a disk. An inline engine passes all rows at once, and only the disk works in
+//! the background.
 
 mod rank_file;
 mod reshard;
@@ -39,22 +39,22 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 use writer::Job;
 
-/// How often the engine asks a writer that has no room whether it has some.
+/// The time for which the engine waits for a request before it tries a full writer again.
 const DISK_PAUSE: Duration = Duration::from_millis(1);
 
-/// What [`RehearsalBuffer::restore`](crate::RehearsalBuffer::restore) found.
+/// The result of [`RehearsalBuffer::restore`](crate::RehearsalBuffer::restore).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Restored {
-    /// Steps done when the checkpoint was written.
+    /// The number of steps done when the checkpoint was written.
     pub steps: u64,
     /// The task at that time.
     pub task: usize,
-    /// The number of ranks at that time. If it differs, every sample was assigned to one of the
-    /// present ranks.
+    /// The number of ranks at that time. If it differs from the present number, every sample was
+    /// assigned to one of the present ranks.
     pub world_size: usize,
 }
 
-/// What the handle needs to continue.
+/// The state that the handle needs to continue.
 pub(crate) struct Resumed {
     pub(crate) restored: Restored,
     pub(crate) schema: Option<Arc<Schema>>,
@@ -62,8 +62,8 @@ pub(crate) struct Resumed {
 }
 
 impl Engine {
-    /// Begins a checkpoint: copies everything except the rows, and starts a thread that writes it
-    /// and the rows.
+    /// Begins a checkpoint: copies everything except the rows, and starts a thread that writes the
+    /// copy and the rows.
     pub(super) fn save(
         &mut self,
         directory: PathBuf,
@@ -85,10 +85,10 @@ impl Engine {
         pending: Option<Vec<Delivery>>,
         ticket: Ticket,
     ) -> Result<(), RehearsalError> {
-        // One checkpoint at a time: two may use the same directory, and the writers share a
-        // collective.
+        // There is only one checkpoint at a time. Two could use the same directory, and the writers
+        // share a collective.
         let collective = self.finish_writing()?;
-        // An earlier checkpoint in that directory ends before any rank overwrites its file.
+        // Removes an earlier checkpoint in that directory before any rank overwrites its file.
         let prepared = if self.rank == 0 { Manifest::remove(&directory) } else { Ok(()) };
         self.gather(Status::Checkpoint)?;
         let mut collective = match collective {
@@ -111,8 +111,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Passes rows to the writer until a request arrives, or all of them if there is no handle any
-    /// more.
+    /// Passes rows to the writer until a request arrives. Passes all rows if no handle is left.
     pub(crate) fn write_until_asked(&mut self, requests: &Inbox) -> Option<Sent> {
         while self.writer.as_ref().is_some_and(Writer::wants_rows) {
             let pause = if self.hand_over(false) { Duration::ZERO } else { DISK_PAUSE };
@@ -125,7 +124,7 @@ impl Engine {
         None
     }
 
-    /// Passes one chunk of rows to the writer; false if it has no room.
+    /// Passes one chunk of rows to the writer. False if the writer has no room.
     fn hand_over(&mut self, wait: bool) -> bool {
         let Some(writer) = &mut self.writer else { return false };
         let Some(shard) = &mut self.shard else {
@@ -145,20 +144,21 @@ impl Engine {
         has_room
     }
 
+    /// Passes all remaining rows to the writer.
     pub(super) fn hand_over_all(&mut self) {
         while self.writer.as_ref().is_some_and(Writer::wants_rows) {
             self.hand_over(true);
         }
     }
 
-    /// Waits until the checkpoint in hand is complete or has failed. Returns the writers'
-    /// collective, if there has been a checkpoint.
+    /// Waits until the current checkpoint is complete or has failed. Returns the collective of the
+    /// writers, if there was a checkpoint.
     fn finish_writing(&mut self) -> Result<Option<Box<dyn Collective>>, RehearsalError> {
         self.hand_over_all();
         self.writer.take().map(Writer::join).transpose()
     }
 
-    /// Everything in this rank's file except the rows.
+    /// Copies everything in this rank's file except the rows.
     fn contents(&self, pending: &[Delivery]) -> Result<Contents, RehearsalError> {
         let state = RankState {
             rank: self.rank,
@@ -177,7 +177,7 @@ impl Engine {
         Contents::new(state, self.shard.as_ref(), present, pending)
     }
 
-    /// Takes over a checkpoint. The inner error leaves the engine as it is: without a shard.
+    /// Restores a checkpoint. After the inner error, the engine has no shard and stays usable.
     pub(super) fn restore(
         &mut self,
         directory: &Path,
@@ -210,7 +210,7 @@ impl Engine {
             .map_err(|_| RehearsalError::EngineGone)?
             .as_bytes();
         self.devices = vec![device; schema.as_ref().map_or(0, |schema| schema.stored().count())];
-        // All ranks' fills.
+        // Exchanges the fills of all ranks.
         self.gather(Status::Checkpoint)?;
         let same = state.world_size == self.size;
         self.rebuild_classes(same.then_some(&present[..]))?;
@@ -220,7 +220,7 @@ impl Engine {
         Ok(Ok(Resumed { restored, schema, pending }))
     }
 
-    /// Every rank learns all ranks' rows per class.
+    /// Exchanges the rows per class of all ranks.
     fn rebuild_classes(&mut self, present: Option<&[u32]>) -> Result<(), RehearsalError> {
         if self.counts.classes.is_none() {
             return Ok(());
@@ -234,7 +234,7 @@ impl Engine {
         let classes = self.counts.classes.as_mut().ok_or(RehearsalError::EngineGone)?;
         let rebuilt = classes.rebuild(&per_rank, present);
         rebuilt.ok_or(RehearsalError::Misuse(
-            "the class counts of a checkpoint are not those of its shards",
+            "the class counts of the checkpoint do not match its shards",
         ))
     }
 }

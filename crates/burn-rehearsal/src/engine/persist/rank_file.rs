@@ -1,4 +1,4 @@
-//! One rank's part of a checkpoint: its slot table, its policy's state, its pending
+//! The file of one rank in a checkpoint: its slot table, the state of its policy, its pending
 //! representatives, and its rows.
 
 use crate::batch::{Column, FieldLayout, FieldSpec, Kind, Role, Schema};
@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender};
 
-/// What is known of a rank beside its tensors.
+/// The state of a rank apart from its tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RankState {
@@ -28,18 +28,19 @@ pub(super) struct RankState {
     pub(super) task: u32,
     /// The rows of this rank's last mini-batch.
     pub(super) rows: u64,
-    /// Mini-batches inserted by this rank, and draws made by all, outside of steps.
+    /// The numbers of mini-batches inserted by this rank, and of draws made by all ranks, outside
+    /// of steps.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(super) fills: u64,
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(super) samples: u64,
     /// The digest of all draws, hexadecimal.
     pub(super) draws: String,
-    /// All of the configuration that could change a result.
+    /// All fields of the configuration that can change a result.
     pub(super) config: Map<String, Value>,
     /// The number of representatives of each pending step.
     pub(super) pending: Vec<usize>,
-    /// `None` for a rank that never had rows, and has no representatives either.
+    /// `None` for a rank that never had rows. It has no representatives either.
     pub(super) shard: Option<ShardState>,
 }
 
@@ -84,15 +85,15 @@ impl FieldState {
     }
 }
 
-/// The file of `rank`.
+/// The name of the file of `rank`.
 pub(super) fn file_name(rank: usize) -> String {
     format!("rank-{rank:05}.safetensors")
 }
 
-/// A tensor of a file: its name, element type and shape.
+/// The name, element type and shape of a tensor in a file.
 type TensorSpec = (String, Dtype, Vec<usize>);
 
-/// The tensor of `rows` rows of `field`.
+/// A tensor with `rows` rows of `field`.
 fn field_tensor(part: &str, field: &FieldLayout, rows: usize) -> TensorSpec {
     let mut shape = vec![rows];
     shape.extend_from_slice(field.row_shape.as_slice());
@@ -110,7 +111,7 @@ fn field_tensor(part: &str, field: &FieldLayout, rows: usize) -> TensorSpec {
         DType::U16 => Dtype::U16,
         DType::U8 => Dtype::U8,
         DType::Bool(BoolStore::Native) => Dtype::BOOL,
-        // Types that the format has no name for are kept as bytes.
+        // Other types have no name in the format and are stored as bytes.
         other => {
             shape.push(other.size());
             Dtype::U8
@@ -123,7 +124,7 @@ fn field_name(part: &str, field: &FieldLayout) -> String {
     format!("{part}.{}", field.spec.name)
 }
 
-/// The name of a tensor with one value per row of a table, and that value of a row.
+/// A column of a table in a file: the name of its tensor, and its value in a row.
 type TableColumn<T> = (&'static str, fn(&mut T) -> &mut u32);
 
 const SLOT_COLUMNS: [TableColumn<Slot>; 5] = [
@@ -140,7 +141,7 @@ const HANDLE_COLUMNS: [TableColumn<RowHandle>; 3] = [
     ("pending.generation", |handle| &mut handle.generation),
 ];
 
-/// A tensor of numbers, and its bytes.
+/// A tensor of little-endian numbers, and its bytes.
 fn numbers<const N: usize>(
     name: &str,
     dtype: Dtype,
@@ -149,6 +150,7 @@ fn numbers<const N: usize>(
     ((name.to_owned(), dtype, vec![values.len()]), values.flatten().collect())
 }
 
+/// The tensors of a table, and their bytes.
 fn table_columns<T: Clone>(
     rows: &[T],
     columns: &[TableColumn<T>],
@@ -161,12 +163,13 @@ fn table_columns<T: Clone>(
 /// Everything in a rank's file except the rows, as it was when the checkpoint began.
 pub(super) struct Contents {
     state: RankState,
-    /// The classes that rows were seen of, and the policy's state.
+    /// The classes with rows in any shard, in the order of the draws.
     present: Vec<u32>,
+    /// The state of the policy.
     policy: Vec<u64>,
     /// Empty for a rank that never had rows, as are the lists below.
     slots: Vec<Slot>,
-    /// The pending representatives.
+    /// The handles of the pending representatives.
     handles: Vec<RowHandle>,
     /// The stored fields, and the bytes of the pending representatives in each.
     fields: Vec<(FieldLayout, Vec<u8>)>,
@@ -209,8 +212,8 @@ impl Contents {
         })
     }
 
-    /// Writes a rank's file and syncs it to disk. `rows` gives the rows in slot order. Chunks that
-    /// are written return through `room`.
+    /// Writes a rank's file and syncs it to disk. `rows` provides the rows in slot order. Written
+    /// chunks return through `room`.
     pub(super) fn write(
         self,
         directory: &Path,
@@ -249,28 +252,28 @@ impl Contents {
             for (field, bytes) in chunk.iter().enumerate() {
                 file.append(contents.len() + field, bytes)?;
             }
-            // The engine may be gone. The rows that it handed over are written all the same.
+            // The engine may be gone. Its rows are written anyway.
             let _ = room.send(chunk);
         }
         file.finish()
     }
 }
 
-/// A rank's file, checked, with everything except the rows in memory.
+/// A checked file of a rank, with everything except the rows in memory.
 pub(super) struct RankFile {
     pub(super) reader: FileReader,
     pub(super) state: RankState,
     pub(super) policy: Vec<u64>,
     pub(super) present: Vec<u32>,
     handles: Vec<RowHandle>,
-    /// `None` for a rank that never had rows, as is `schema`.
+    /// The table and the layout of the rows. `None` for a rank that never had rows.
     pub(super) table: Option<SlotTable>,
     pub(super) schema: Option<Schema>,
 }
 
 impl RankFile {
-    /// Opens the file of `rank` among those of all ranks. It must be of a buffer with this
-    /// configuration and these rules for mini-batches of `specs`.
+    /// Opens the file of `rank`. `entries` are the files of all ranks. The buffer must have had
+    /// this configuration, these rules, and mini-batches of `specs`.
     pub(super) fn open(
         directory: &Path,
         entries: &[FileEntry],
@@ -284,7 +287,7 @@ impl RankFile {
         let state: RankState =
             serde_json::from_str(reader.about()).map_err(|error| reader.damaged(error))?;
         if state.step > u64::MAX / 2 {
-            return Err(reader.damaged(format!("no run has done {} steps", state.step)));
+            return Err(reader.damaged(format!("{} steps are impossible", state.step)));
         }
         let foreign =
             |reason: String| CheckpointError::Foreign { path: directory.join(&entry.name), reason };
@@ -299,7 +302,7 @@ impl RankFile {
         }
         if state.pending.len() > config.lag {
             return Err(reader.damaged(format!(
-                "it has representatives of {} steps for a lag of {}",
+                "it has representatives of {} steps, but the lag is {}",
                 state.pending.len(),
                 config.lag
             )));
@@ -342,7 +345,7 @@ impl RankFile {
             schema = Some(layout);
         }
         if pending != Some(handles.len()) {
-            return Err(reader.damaged("its pending rows are not as many as its steps need"));
+            return Err(reader.damaged("its numbers of pending rows contradict each other"));
         }
         Ok(Self { reader, state, policy, present, handles, table, schema })
     }
@@ -366,12 +369,12 @@ impl RankFile {
             let name = field.spec.name;
             return Err(self
                 .reader
-                .damaged(format!("field {name:?} has a value that is no boolean")));
+                .damaged(format!("field {name:?} has a value that is not a boolean")));
         }
         Ok(())
     }
 
-    /// The representatives that were pending, on `device`. They belong to the last steps.
+    /// Reads the pending representatives to `device`. They were drawn in the last steps.
     pub(super) fn pending(&mut self, device: &Device) -> Result<Vec<Delivery>, CheckpointError> {
         let (schema, counts) = (self.schema.clone(), self.state.pending.clone());
         let mut deliveries = Vec::new();
@@ -396,7 +399,7 @@ impl RankFile {
     }
 }
 
-/// Fills the columns of a table with as many rows.
+/// Reads the columns of a table into `rows`. The table must have as many rows.
 fn read_columns<T>(
     reader: &mut FileReader,
     columns: &[TableColumn<T>],
@@ -405,18 +408,19 @@ fn read_columns<T>(
     for (name, column) in columns {
         let values = reader.numbers(name, u32::from_le_bytes)?;
         if values.len() != rows.len() {
-            return Err(reader.damaged(format!("its tensor {name:?} has not {} rows", rows.len())));
+            let reason = format!("its tensor {name:?} does not have {} rows", rows.len());
+            return Err(reader.damaged(reason));
         }
         rows.iter_mut().zip(values).for_each(|(row, value)| *column(row) = value);
     }
     Ok(rows)
 }
 
-/// The layout that a file's fields have, if they are those of the batch type.
+/// The layout of the rows in a file, if the fields are those of the batch type.
 fn layout(fields: &[FieldState], specs: &'static [FieldSpec]) -> Result<Schema, String> {
     if fields.len() != specs.len() {
         return Err(format!(
-            "its rows have {} fields, those of the batch type {}",
+            "its rows have {} fields, but the batch type has {}",
             fields.len(),
             specs.len()
         ));
@@ -444,7 +448,7 @@ fn layout(fields: &[FieldState], specs: &'static [FieldSpec]) -> Result<Schema, 
     Ok(Schema::of_fields(layouts.collect::<Result<_, _>>()?))
 }
 
-/// All fields of a configuration that could change a result.
+/// All fields of a configuration that can change a result.
 pub(super) fn config_fields(config: &RehearsalConfig, rules: &CustomRules) -> Map<String, Value> {
     let mut fields = match serde_json::to_value(config.for_digest()) {
         Ok(Value::Object(fields)) => fields,
@@ -454,7 +458,7 @@ pub(super) fn config_fields(config: &RehearsalConfig, rules: &CustomRules) -> Ma
     fields
 }
 
-/// The difference between two configurations, in words.
+/// Describes the difference between two configurations. `None` if there is none.
 fn difference(before: &Map<String, Value>, now: &Map<String, Value>) -> Option<String> {
     let text =
         |value: Option<&Value>| value.map_or_else(|| "nothing".to_owned(), ToString::to_string);

@@ -1,10 +1,11 @@
-//! A checkpoint of another number of ranks: every stored sample goes to one of the new shards,
-//! exactly once.
+//! Restoring a checkpoint on another number of ranks: every stored sample goes to exactly one of
+//! the new shards.
 //!
-//! All samples are sorted by the [key](crate::policy::Policy::order_key) that the policy gives them
-//! and dealt to the new ranks one by one. New shards then differ by at most one sample and fit,
-//! since their capacities have the sum |B|. The policy [merges](crate::policy::Policy::merge) the
-//! states of the old shards into the state of each new one.
+//! All samples are sorted by the [key](crate::policy::Policy::order_key) that the policy gives
+//! them, and dealt to the new ranks one by one. The new shards then differ by at most one sample.
+//! They fit, since the sum of their capacities is |B|. The policy
+//! [merges](crate::policy::Policy::merge) the states of the old shards into the state of each new
+//! one.
 
 use super::rank_file::RankFile;
 use super::restore::Loaded;
@@ -16,17 +17,17 @@ use crate::slots::{Slot, SlotTable};
 use burn::tensor::Device;
 use std::collections::BTreeMap;
 
-/// Where a sample was.
+/// A stored sample: the index of its file, of its slot in that file, and the slot's entry.
 struct Sample {
     file: usize,
     index: usize,
     slot: Slot,
-    /// Whether it is of an earlier task than the current one.
+    /// Whether it belongs to an earlier task than the current one.
     from_earlier_task: bool,
 }
 
 impl Engine {
-    /// This rank's part of the checkpoint that consists of `files`, one per rank of another world.
+    /// Restores this rank's part of a checkpoint. `files` are the files of all ranks that wrote it.
     pub(super) fn reshard(
         &self,
         mut files: Vec<RankFile>,
@@ -39,7 +40,7 @@ impl Engine {
             let same_step = (other.step, other.task, other.samples, &other.draws)
                 == (state.step, state.task, state.samples, &state.draws);
             if !same_step || schema.as_ref().is_some_and(|schema| Some(schema.digest()) != digest) {
-                return Err(reader.damaged("it is not of the same checkpoint as the first"));
+                return Err(reader.damaged("it belongs to another checkpoint than the first file"));
             }
         }
         state.rows = files.iter().map(|file| file.state.rows).max().unwrap_or(0);
@@ -55,7 +56,7 @@ impl Engine {
         Ok(Loaded { state, shard, present: Vec::new(), pending: Vec::new() })
     }
 
-    /// The samples of this rank's new shard, its table, and the state of its policy.
+    /// Deals the samples: those of this rank's new shard, its table, and the state of its policy.
     fn deal(
         &self,
         files: &[RankFile],
@@ -100,12 +101,12 @@ fn order(policy: &dyn Policy, files: &[usize], saved: &[SavedShard<'_>]) -> Vec<
             ));
         }
     }
-    // A stable sort: by rank and slot where the keys are equal.
+    // The sort is stable: samples with equal keys stay in (rank, slot) order.
     keyed.sort_by_key(|(key, _)| *key);
     keyed.into_iter().map(|(_, sample)| sample).collect()
 }
 
-/// A new table's slots, how many are of earlier tasks, and the classes among them.
+/// The slots of a new table, the number of rows of earlier tasks, and the classes among them.
 fn renumber(samples: &[Sample]) -> (Vec<Slot>, usize, Vec<u32>) {
     let from_earlier_tasks = samples.iter().filter(|sample| sample.from_earlier_task).count();
     let mut classes: BTreeMap<u32, u32> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! Reading a checkpoint: each rank's own file, or all of them if the number of ranks has changed.
+//! Reading a checkpoint: this rank's file, or all files if the number of ranks has changed.
 
 use super::rank_file::{RankFile, RankState, file_name};
 use crate::batch::{FieldSpec, Schema};
@@ -11,11 +11,12 @@ use crate::store::rows_per_chunk;
 use burn::tensor::Device;
 use std::path::Path;
 
-/// What this rank read, before any rank relies on it.
+/// The data that this rank read. It is used only if no rank failed.
 pub(super) struct Loaded {
     pub(super) state: RankState,
     pub(super) shard: Option<Shard>,
-    /// The classes that rows were seen of. Empty for another number of ranks, as is `pending`.
+    /// The classes with rows in any shard, in the order of the draws. Empty if the number of ranks
+    /// has changed, as is `pending`.
     pub(super) present: Vec<u32>,
     pub(super) pending: Vec<Delivery>,
 }
@@ -33,7 +34,7 @@ impl Engine {
         let entries = manifest.files();
         let is_of = |rank: usize| entries[rank].name == file_name(rank);
         if entries.is_empty() || !(0..entries.len()).all(is_of) {
-            let reason = "it does not name the file of every rank";
+            let reason = "it does not list one file for each rank";
             return Err(CheckpointError::damaged(&directory.join(MANIFEST), reason));
         }
         let open =
@@ -57,8 +58,8 @@ impl Engine {
         Ok(Loaded { state, shard, present, pending })
     }
 
-    /// A shard with this table, this state of its policy, and the rows that `rows` lists in slot
-    /// order: the index of a file, and the row's slot in it.
+    /// Creates a shard with this table and this state of its policy. `rows` lists the location of
+    /// each row in slot order: the index of its file, and its slot in that file.
     pub(super) fn restored_shard(
         &self,
         files: &mut [RankFile],
@@ -73,15 +74,15 @@ impl Engine {
         let shard = Shard::new(&self.config, &self.rules, schema, &devices, self.rank, self.size);
         let mut shard = shard.map_err(|error| file.damaged(error))?;
         if self.config.classes.is_some_and(|classes| table.class_bound() > classes) {
-            return Err(file.damaged("it has a class that is not configured"));
+            return Err(file.damaged("it has a class outside the configured range"));
         }
-        let store = shard
-            .restore(table, policy)
-            .map_err(|error| file.damaged(format!("the state of its policy is wrong: {error}")))?;
+        let store = shard.restore(table, policy).map_err(|error| {
+            file.damaged(format!("the state of its policy is invalid: {error}"))
+        })?;
         let at_once = rows_per_chunk(schema);
         for (chunk, rows) in rows.chunks(at_once).enumerate() {
             let mut fields = vec![Vec::new(); devices.len()];
-            // Neighbouring rows of a file are read at once.
+            // Adjacent rows of a file are read together.
             for run in rows.chunk_by(|&(file, slot), next| *next == (file, slot + 1)) {
                 let (file, slot) = run[0];
                 for (field, bytes) in schema.stored().zip(&mut fields) {

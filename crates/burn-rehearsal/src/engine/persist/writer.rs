@@ -1,9 +1,9 @@
 //! The thread that writes a rank's part of a checkpoint while the engine works.
 //!
-//! It receives everything except the rows when the checkpoint begins. The rows follow chunk by
-//! chunk, in [`CHUNKS_IN_FLIGHT`] buffers that are reused. The writers have a collective of their
-//! own: when every rank's file is on the disk, rank 0 checks all of them and writes the manifest,
-//! and then all ranks report success. The engines never wait for each other's disks.
+//! It gets everything except the rows when the checkpoint begins. The rows follow chunk by chunk,
+//! in [`CHUNKS_IN_FLIGHT`] buffers that are reused. The writers have their own collective. When the
+//! files of all ranks are on disk, rank 0 checks them and writes the manifest. Then all ranks
+//! report success. No engine waits for the disk of another rank.
 
 use super::rank_file::{self, Contents};
 use crate::checkpoint::{BUFFER, FileEntry, Glance, Manifest};
@@ -15,21 +15,21 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 
-/// How many chunks are under way at most.
+/// The largest number of chunks between the engine and the writer.
 const CHUNKS_IN_FLIGHT: usize = 3;
 
-/// What [`RehearsalBuffer::checkpoint`](crate::RehearsalBuffer::checkpoint) wrote.
+/// The result of [`RehearsalBuffer::checkpoint`](crate::RehearsalBuffer::checkpoint).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Saved {
-    /// The bytes of all ranks' files.
+    /// The size of the files of all ranks, in bytes.
     pub bytes: u64,
 }
 
-/// A checkpoint that is being written, see
-/// [`RehearsalBuffer::begin_checkpoint`](crate::RehearsalBuffer::begin_checkpoint).
+/// A checkpoint that is being written. See
+/// [`RehearsalBuffer::begin_checkpoint`](crate::RehearsalBuffer::begin_checkpoint) for an example.
 ///
-/// Dropping it does not stop the writing. A program that ends before leaves a complete checkpoint
-/// or none.
+/// Dropping it does not stop the writer. If the program ends early, the checkpoint is complete or
+/// absent.
 #[derive(Debug)]
 #[must_use = "call `wait` to learn whether the checkpoint was written"]
 pub struct PendingCheckpoint {
@@ -37,28 +37,29 @@ pub struct PendingCheckpoint {
     outcome: Receiver<Answer<Saved>>,
 }
 
-/// Receives the outcome of a checkpoint.
+/// The sender of the outcome of a checkpoint.
 pub(crate) struct Ticket {
     pub(crate) outcome: Sender<Answer<Saved>>,
-    /// Dropped when the outcome has been sent.
+    /// Dropped after the outcome is sent.
     _asked: Asked,
 }
 
 impl PendingCheckpoint {
-    /// A checkpoint to come, and what receives its outcome.
+    /// A pending checkpoint, and the sender of its outcome.
     pub(crate) fn new(mut asker: Asker) -> (Ticket, Self) {
         let (sender, outcome) = channel();
         (Ticket { outcome: sender, _asked: asker.announce() }, Self { asker, outcome })
     }
 
-    /// Waits until the checkpoint of all ranks is complete and on the disk. Not collective; any
-    /// thread may call it. All ranks must call it before or after the same step: a rank that waits
-    /// before a step that others have begun waits forever.
+    /// Waits until the checkpoint of all ranks is complete and on disk.
+    ///
+    /// Any thread can call it. It is not collective, but all ranks must call it between the same
+    /// two steps: a rank that waits before a step that other ranks have begun waits forever.
     ///
     /// # Errors
     ///
-    /// [`RehearsalError::Checkpoint`] on every rank if one could not write: with the reason on that
-    /// rank, with its number on the others. The buffer stays usable. After any other error, later
+    /// [`RehearsalError::Checkpoint`] on all ranks if one rank could not write. That rank gets the
+    /// reason, and the others get its number. The buffer stays usable. After any other error, later
     /// steps may fail too.
     pub fn wait(mut self) -> Result<Saved, RehearsalError> {
         let outcome = &self.outcome;
@@ -67,22 +68,22 @@ impl PendingCheckpoint {
     }
 }
 
-/// A chunk of rows, or why they cannot be read.
+/// A chunk of rows, or the reason why they cannot be read.
 type Rows = Result<RowChunk, String>;
 
-/// The engine's end.
+/// The engine's end of the channels to the writer thread.
 pub(in crate::engine) struct Writer {
-    /// `None` when all rows were handed over.
+    /// `None` after the last row.
     rows: Option<Sender<Rows>>,
-    /// Pieces whose rows are written.
+    /// Written chunks, to be filled again.
     room: Receiver<RowChunk>,
     thread: JoinHandle<Box<dyn Collective>>,
 }
 
-/// What a writer begins with.
+/// The input of a writer, apart from the rows.
 pub(super) struct Job {
     pub(super) directory: PathBuf,
-    /// Whether the directory can be written to, as far as it was tried.
+    /// Whether an earlier checkpoint in the directory could be removed.
     pub(super) prepared: Result<(), CheckpointError>,
     pub(super) contents: Contents,
     pub(super) collective: Box<dyn Collective>,
@@ -90,15 +91,15 @@ pub(super) struct Job {
 }
 
 impl Writer {
-    /// Starts a thread that writes.
+    /// Starts the writer thread.
     pub(super) fn start(mut job: Job) -> Result<Self, RehearsalError> {
         let (rows, inbox) = channel();
         let (outbox, room) = channel();
         (0..CHUNKS_IN_FLIGHT)
             .try_for_each(|_| outbox.send(RowChunk::new()))
             .map_err(|_| RehearsalError::EngineGone)?;
-        // This rank can proceed while the thread writes. Between checkpoints the collective is not
-        // used.
+        // This rank can proceed while the thread writes. The collective is idle between
+        // checkpoints.
         let (_, answerer) = job.collective.answer_requests();
         let work = answerer.work();
         let thread = std::thread::Builder::new()
@@ -106,7 +107,7 @@ impl Writer {
             .spawn(move || {
                 let Job { directory, prepared, contents, mut collective, ticket } = job;
                 let written = prepared.and_then(|()| contents.write(&directory, &inbox, &outbox));
-                // After a failure the rows are not needed.
+                // The rows are not needed after a failure.
                 drop((inbox, outbox));
                 // The handle may be gone.
                 let _ = ticket.outcome.send(complete(&directory, written, collective.as_mut()));
@@ -117,13 +118,13 @@ impl Writer {
         Ok(Self { rows: Some(rows), room, thread })
     }
 
-    /// Whether rows are still to be handed over.
+    /// Whether the writer needs more rows.
     pub(super) fn wants_rows(&self) -> bool {
         self.rows.is_some()
     }
 
-    /// Memory for the next chunk, if there is some now, or as soon as there is; `None`, too, if the
-    /// writer has given up.
+    /// Returns the memory for the next chunk. If there is none, `wait` decides whether to wait for
+    /// it. `None` also if the writer has failed.
     pub(super) fn room(&mut self, wait: bool) -> Option<RowChunk> {
         match if wait {
             self.room.recv().map_err(|_| TryRecvError::Disconnected)
@@ -139,7 +140,7 @@ impl Writer {
         }
     }
 
-    /// Hands rows over; `last` if there are no more.
+    /// Passes a chunk to the writer. `last` marks the last one.
     pub(super) fn hand_over(&mut self, rows: Rows, last: bool) {
         let gone = self.rows.as_ref().is_some_and(|sender| sender.send(rows).is_err());
         if last || gone {
@@ -147,20 +148,19 @@ impl Writer {
         }
     }
 
-    /// There are no rows, or no more.
+    /// Ends the rows.
     pub(super) fn no_more_rows(&mut self) {
         self.rows = None;
     }
 
-    /// Waits for the thread; gives back its handle on the ranks. All rows must have been handed
-    /// over.
+    /// Waits for the thread and returns its collective. All rows must have been passed.
     pub(super) fn join(self) -> Result<Box<dyn Collective>, RehearsalError> {
         drop(self.rows);
         self.thread.join().map_err(|_| RehearsalError::EngineGone)
     }
 }
 
-/// Makes all ranks' files a checkpoint, if every rank has written its own.
+/// Turns the files of all ranks into a checkpoint, if every rank has written its file.
 fn complete(
     directory: &Path,
     written: Result<FileEntry, CheckpointError>,
@@ -192,7 +192,7 @@ fn complete(
                 Manifest::new(BUFFER, entries, &()).map_err(damaged)?.write(directory)
             };
             let sealed = if rank == 0 { seal() } else { Ok(()) };
-            // Nobody says that there is a checkpoint before there is one.
+            // No rank reports success before the manifest is written.
             match collective.first_true(sealed.is_err())? {
                 Some(rank) => Err(sealed.err().unwrap_or(CheckpointError::Rank(rank))),
                 None => Ok(Saved { bytes }),
@@ -200,7 +200,7 @@ fn complete(
         }
     };
     if result.is_err() {
-        // A part of a checkpoint is of no use, and a full disk may need the room.
+        // A partial checkpoint is useless, and a full disk may need the space.
         let _ = std::fs::remove_file(file);
     }
     Ok(result?)
