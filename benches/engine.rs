@@ -1,53 +1,46 @@
-//! What does one step of the buffer cost, against the copies that no design can avoid?
+//! What does one step of the buffer cost, compared with copying the rows?
 //!
-//! One rank, shard full. A step chooses and stores 14 of 56 incoming rows, draws 7 and appends
-//! them. It is split in
+//! One rank with a full shard. A step stores 14 of 56 incoming rows, draws 7 and appends them:
 //!
-//! * (a) choose, store, draw and deliver: everything but the last copy. Reference: plain copies of
-//!   14 rows of a mini-batch to random slots of a slab as large as the shard, and of 7 random slots
-//!   to a recycled buffer;
-//! * (b) the mini-batch of 63 rows. Through a foreign loader its rows are copied behind one
-//!   another; reference: one copy of 63 rows into a recycled buffer. `ShardedLoader` decodes into
-//!   memory with room for 63 rows, so that only the 7 drawn rows are copied.
+//! * (a) choose, store, draw and deliver: everything except the last copy. Its reference are plain
+//!   copies of 14 rows of a mini-batch to random slots of a slab of the shard's size, and of 7
+//!   random slots to reused memory.
+//! * (b) the mini-batch of 63 rows. The rows of a foreign loader are copied into new memory; the
+//!   reference is one copy of 63 rows to reused memory. `ShardedLoader` reserves room for the
+//!   representatives, so that only the 7 drawn rows are copied.
 //!
-//! Times are medians of single steps, without the time during which the thread had lost its core;
-//! ratios are medians over the turns. The engine runs inline, so that one thread does all the work.
-//! Then the processor time of both threads in the background. `SIDES=32,64` leaves out the other
-//! sizes. Where `python3` (or the program that `PYTHON` names) has torchrl, its step is measured in
-//! the same run.
+//! Times are medians of single steps, without the time during which another program held the
+//! thread's core. Ratios are medians over the turns. The engine runs inline, so that one thread
+//! does all the work; the last lines add the processor time of both threads in the background.
+//!
+//! `SIDES=32,64` restricts the sizes. If `python3` (or the program that `PYTHON` names) has
+//! torchrl, its step is measured in the same run.
 #![allow(clippy::expect_used)]
 
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::InMemDataset;
 use burn::tensor::Device;
 use burn_rehearsal::random::{Purpose, Stream};
-use burn_rehearsal::{
-    Capacity, EngineTimings, Execution, PolicyKind, RehearsalBuffer, RehearsalConfig,
-    RehearsalLoader, ShardedLoader,
-};
+use burn_rehearsal::{EngineTimings, Execution, RehearsalBuffer, RehearsalLoader, ShardedLoader};
 use burn_rehearsal_benches::{
-    Batch, Cpu, FloatBatch, Images, StackImages, Time, fill, head, median, micros, random_batches,
-    random_images, ratio, timed, verdict,
+    B, Batch, C, Cpu, Figures, FloatBatch, Images, R, Series, StackImages, Target, Time, config,
+    fill, median, micros, python, random_batches, random_images, timed,
 };
 use std::hint::black_box;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-const B: usize = 56;
-const C: usize = 14;
-const R: usize = 7;
 const CLASSES: usize = 100;
 const TURNS: usize = 9;
-/// Different mini-batches, used in turn.
+/// The number of mini-batches that alternate.
 const POOL: usize = 4;
-/// A shard of this size does not fit in a cache.
+/// A shard of this size fits in no cache.
 const SHARD_BYTES: usize = 256 << 20;
-/// How long each of the things compared runs in one turn, about.
+/// The approximate time for each measurement in a turn.
 const TURN: Duration = Duration::from_millis(60);
 
-/// Microseconds per step of other systems that do the same (draw 7, store 14, build 63 rows),
-/// measured on two cores at another time, perhaps when memory was faster: name, side, element type,
-/// time, and by how much this one is to be faster.
+/// Microseconds per step of other systems that do the same work (draw 7, store 14, build 63 rows):
+/// name, side, element type, time, and the factor by which this project is to be faster. They were
+/// measured on two cores at another time, when memory may have been faster.
 const PEERS: [(&str, usize, &str, f64, f64); 10] = [
     ("torchrl", 32, "u8", 177.0, 10.0),
     ("torchrl", 64, "u8", 272.0, 10.0),
@@ -56,20 +49,21 @@ const PEERS: [(&str, usize, &str, f64, f64); 10] = [
     ("Mammoth", 32, "f32", 295.0, 10.0),
     ("Mammoth", 64, "f32", 394.0, 10.0),
     ("Mammoth", 224, "f32", 18540.0, 10.0),
-    ("original engine, core operations", 32, "f32", 56.0, 3.0),
-    ("original engine, core operations", 64, "f32", 145.0, 3.0),
-    ("original engine, core operations", 224, "f32", 2430.0, 3.0),
+    ("the paper's C++ engine", 32, "f32", 56.0, 3.0),
+    ("the paper's C++ engine", 64, "f32", 145.0, 3.0),
+    ("the paper's C++ engine", 224, "f32", 2430.0, 3.0),
 ];
 
-/// The step of torchrl, if `python3` (or `PYTHON`) has it: what a user would write. Arguments:
-/// side, element type, rows in the shard, milliseconds.
+/// A step of torchrl as a user would write it. Arguments: side, element type, rows in the shard,
+/// milliseconds. Prints the median time in microseconds on its last line.
 const TORCHRL: &str = r#"
 import statistics, sys, time
 import torch
 from tensordict import TensorDict
 from torchrl.data import LazyTensorStorage, ReplayBuffer
 b, c, r = 56, 14, 7
-side, element, capacity, milliseconds = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+side, element = int(sys.argv[1]), sys.argv[2]
+capacity, milliseconds = int(sys.argv[3]), int(sys.argv[4])
 dtype = torch.uint8 if element == "u8" else torch.float32
 def batch():
     images = torch.randint(0, 256, (b, 3, side, side)).to(dtype)
@@ -85,62 +79,18 @@ while (time.perf_counter() - begun) * 1e3 < milliseconds:
     buffer.extend(incoming[torch.randperm(b)[:c]])
     torch.cat([incoming, buffer.sample()])
     times.append((time.perf_counter() - started) * 1e6)
-print(f"{torch.__version__} {statistics.median(times)}")
+print(statistics.median(times))
 "#;
 
-/// Microseconds per step, and the version of PyTorch.
-fn torchrl(side: usize, element: &str, capacity: usize) -> Result<(String, f64), String> {
-    let python = std::env::var_os("PYTHON").unwrap_or_else(|| "python3".into());
-    let milliseconds = (TURNS as u128 * TURN.as_millis()).to_string();
-    let arguments =
-        ["-c", TORCHRL, &side.to_string(), element, &capacity.to_string(), &milliseconds]
-            .map(str::to_owned);
-    let output =
-        Command::new(python).args(arguments).output().map_err(|error| error.to_string())?;
-    // What torchrl logs stands before it.
-    let text =
-        String::from_utf8_lossy(&output.stdout).lines().last().unwrap_or_default().to_owned();
-    let time = text.split_whitespace().nth(1).and_then(|time| time.parse().ok());
-    let reason = || {
-        String::from_utf8_lossy(&output.stderr)
-            .lines()
-            .last()
-            .unwrap_or("no reason given")
-            .to_owned()
-    };
-    Ok((text.split_whitespace().next().unwrap_or_default().to_owned(), time.ok_or_else(reason)?))
-}
-
-/// Medians of one turn, or of all, in µs.
-#[derive(Default)]
-struct Series {
-    names: Vec<&'static str>,
-    /// `turns[name][turn]`
-    turns: Vec<Vec<f64>>,
-}
-
-impl Series {
-    /// Adds a turn's samples.
-    fn add(&mut self, name: &'static str, samples: Vec<f64>) {
-        let at = self.names.iter().position(|other| *other == name).unwrap_or_else(|| {
-            self.names.push(name);
-            self.turns.push(Vec::new());
-            self.names.len() - 1
-        });
-        self.turns[at].push(median(samples));
-    }
-
-    fn of(&self, name: &str) -> &[f64] {
-        self.names.iter().position(|other| *other == name).map_or(&[], |at| &self.turns[at])
-    }
-
-    fn median(&self, name: &str) -> f64 {
-        median(self.of(name).to_vec())
-    }
-
-    fn ratio(&self, ours: &str, reference: &str) -> f64 {
-        ratio(self.of(ours), self.of(reference))
-    }
+/// Microseconds per step of torchrl.
+fn torchrl(side: usize, element: &str, capacity: usize) -> Result<f64, String> {
+    let milliseconds = TURNS as u128 * TURN.as_millis();
+    let [side, capacity, milliseconds] =
+        [side.to_string(), capacity.to_string(), milliseconds.to_string()];
+    let output = python(TORCHRL, &[&side, element, &capacity, &milliseconds])?;
+    // Log lines of torchrl may come first.
+    let time = output.lines().last().and_then(|line| line.trim().parse().ok());
+    time.ok_or_else(|| format!("it printed {output:?}"))
 }
 
 /// Repeats `work` for [`TURN`].
@@ -153,51 +103,30 @@ fn repeat(mut work: impl FnMut(usize)) {
     }
 }
 
-fn config(execution: Execution, capacity: usize) -> RehearsalConfig {
-    // Every candidate is stored, as in the original engine.
-    RehearsalConfig::new(Capacity::Samples(capacity))
-        .with_candidates(C)
-        .with_representatives(R)
-        .with_policy(PolicyKind::RandomReplacement)
-        .with_execution(execution)
-}
-
-/// The buffer's own step, and where its time goes.
-fn ours<T: Images>(buffer: &RehearsalBuffer<T>, batches: &[T], series: &mut Series) {
-    let parts =
-        ["step", "drop", "(a)", "(b)", "choose", "insert", "plan", "exchange", "deliver", "append"];
-    let mut samples = vec![Vec::new(); parts.len()];
+/// Measures the step of the buffer and its parts.
+fn step<T: Images>(buffer: &RehearsalBuffer<T>, batches: &[T], series: &mut Series) {
+    let parts = ["(a)", "(b)", "choose", "insert", "plan", "exchange", "deliver", "append", "drop"];
+    let mut samples = parts.map(|_| Vec::new());
     let mut before = buffer.timings();
     repeat(|step| {
         let batch = batches[step % POOL].clone();
         let (time, merged) = timed(|| buffer.rehearse(batch).expect("a step"));
-        let (step, drop) = (time.wall, timed(|| drop(black_box(merged))).0.wall);
+        let drop = timed(|| drop(black_box(merged))).0.wall;
         let after = buffer.timings();
         let part = |of: fn(&EngineTimings) -> Duration| micros(of(&after) - of(&before));
         let [insert, plan, exchange, deliver] =
             [part(|t| t.insert), part(|t| t.plan), part(|t| t.exchange), part(|t| t.deliver)];
         let append = part(|t| t.append);
-        // Inline, the engine's work is a part of what the training thread does around it.
+        // The assembly on the training thread includes the work of an inline engine.
         let choose = part(|t| t.assemble) - append - insert - plan - exchange - deliver;
-        let values = [
-            step,
-            drop,
-            step - append,
-            append + drop,
-            choose,
-            insert,
-            plan,
-            exchange,
-            deliver,
-            append,
-        ];
-        samples
-            .iter_mut()
-            .zip(values)
-            .for_each(|(samples, value)| samples.push(value * time.running()));
+        let step = time.wall - append;
+        let values = [step, append + drop, choose, insert, plan, exchange, deliver, append, drop];
+        for (samples, value) in samples.iter_mut().zip(values) {
+            samples.push(value * time.running());
+        }
         before = after;
     });
-    parts.iter().zip(samples).for_each(|(name, samples)| series.add(name, samples));
+    parts.iter().zip(samples).for_each(|(name, samples)| series.add(*name, median(samples)));
 }
 
 /// The copies that no design can avoid.
@@ -246,24 +175,23 @@ impl Reference {
                 }
                 black_box(&*drawn);
             });
-            few.push(copies.wall * copies.running());
-            // In the same turn, as in a step: what the copies before left in the caches is what
-            // this one finds there.
+            few.push(copies.undisturbed());
+            // As in a step, this copy finds in the caches what the copies before it left there.
             let (copy, ()) = timed(|| {
                 let (incoming, tail) = merged.split_at_mut(B * row);
                 incoming.copy_from_slice(batch);
                 tail.copy_from_slice(drawn);
                 black_box(&*merged);
             });
-            whole.push(copy.wall * copy.running());
+            whole.push(copy.undisturbed());
         });
-        series.add("copies", few);
-        series.add("one copy", whole);
+        series.add("copies", median(few));
+        series.add("one copy", median(whole));
     }
 }
 
-/// Microseconds of each call of `next`, and of the drop of what it gave.
-fn loader<T: Images>(loader: &dyn DataLoader<T>, mut after: impl FnMut(Time)) -> Vec<f64> {
+/// The median time in microseconds of a call of `next` and the drop of its mini-batch.
+fn loader<T: Images>(loader: &dyn DataLoader<T>, mut after: impl FnMut(Time)) -> f64 {
     let mut times = Vec::new();
     let started = Instant::now();
     while started.elapsed() < TURN {
@@ -272,35 +200,45 @@ fn loader<T: Images>(loader: &dyn DataLoader<T>, mut after: impl FnMut(Time)) ->
             let (next, batch) = timed(|| batches.next());
             let Some(batch) = batch else { break };
             let (drop, ()) = timed(|| drop(black_box(batch.expect("a mini-batch"))));
-            times.push(next.wall * next.running() + drop.wall * drop.running());
+            times.push(next.undisturbed() + drop.undisturbed());
             after(next);
         }
     }
-    times
+    median(times)
 }
 
-fn measure<T: Images>(side: usize) {
+/// Microseconds per step: elapsed, of the training thread, and of all other threads.
+fn processor_time<T: Images>(buffer: &RehearsalBuffer<T>, batches: &[T]) -> [f64; 3] {
+    let (started, before, mut steps) = (Instant::now(), Cpu::now(), 0.0);
+    while started.elapsed() < Duration::from_millis(500) {
+        black_box(buffer.rehearse(batches[steps as usize % POOL].clone()).expect("a step"));
+        steps += 1.0;
+    }
+    let used = Cpu::now().since(before);
+    [micros(started.elapsed()), used.mine, used.others].map(|time| time / steps)
+}
+
+fn measure<T: Images>(figures: &mut Figures, side: usize) {
     let device = Device::flex();
     let row = T::row_bytes(side);
     let capacity = SHARD_BYTES / row;
     let batches: Vec<T> = random_batches(POOL, B, side, CLASSES, &device);
     let mut series = Series::default();
 
-    let buffer = config(Execution::Inline, capacity).init().expect("a buffer");
+    let buffer = config(capacity, Execution::Inline).init().expect("a buffer");
     fill(&buffer, &batches).expect("a full buffer");
     let mut reference = Reference::new(row, capacity);
-    let dataset = || InMemDataset::new(random_images(POOL * B, row, CLASSES, 9));
     let sharded = || {
         ShardedLoader::<_, T>::builder(StackImages { side, room: R })
             .batch_size(B)
             .shuffle(1)
             .set_device(device.clone())
-            .build(dataset())
+            .build(InMemDataset::new(random_images(POOL * B, row, CLASSES, 9)))
     };
     let plain = sharded();
     let rehearsed = RehearsalLoader::new(sharded(), buffer.clone());
     for _ in 0..TURNS {
-        ours(&buffer, &batches, &mut series);
+        step(&buffer, &batches, &mut series);
         reference.run(&mut series);
         series.add("loader", loader(&*plain, |_| ()));
         let mut appends = Vec::new();
@@ -311,117 +249,72 @@ fn measure<T: Images>(side: usize) {
             before = now;
         });
         series.add("loader and rehearsal", with_rehearsal);
-        series.add("append behind loader", appends);
+        series.add("append behind loader", median(appends));
     }
-    let cpu = |buffer: &RehearsalBuffer<T>| {
-        let (started, before, mut steps) = (Instant::now(), Cpu::now(), 0.0);
-        while started.elapsed() < Duration::from_millis(500) {
-            black_box(buffer.rehearse(batches[steps as usize % POOL].clone()).expect("a step"));
-            steps += 1.0;
-        }
-        let used = Cpu::now().since(before);
-        (micros(started.elapsed()) / steps, used.mine / steps, used.others / steps)
-    };
-    let inline = cpu(&buffer);
+    let inline = processor_time(&buffer, &batches);
     drop((rehearsed, buffer, reference));
-    let buffer = config(Execution::Background, capacity).init().expect("a buffer");
+    let buffer = config(capacity, Execution::Background).init().expect("a buffer");
     fill(&buffer, &batches).expect("a full buffer");
-    let background = cpu(&buffer);
+    let background = processor_time(&buffer, &batches);
 
     let us = |name: &str| series.median(name);
-    println!(
-        "\n{side}² {}: rows of {:.1} KiB, {capacity} in the shard; µs per step",
-        T::NAME,
-        row as f64 / 1024.0
-    );
-    println!(
-        "  (a) {:9.1}  = choose {:.1} + insert {:.1} + plan {:.1} + exchange {:.1} + deliver {:.1} + rest {:.1}",
-        us("(a)"),
-        us("choose"),
-        us("insert"),
-        us("plan"),
-        us("exchange"),
-        us("deliver"),
-        us("(a)") - ["choose", "insert", "plan", "exchange", "deliver"].map(us).iter().sum::<f64>()
-    );
-    let limit = if T::ELEMENT == 1 {
-        [(32, 10.0), (64, 25.0)].iter().find(|(of, _)| *of == side)
-    } else {
-        None
+    let case = format!("{side}² {}", T::NAME);
+    let limit = match (side, T::ELEMENT) {
+        (32, 1) => Some(Target::AtMost(10.0)),
+        (64, 1) => Some(Target::AtMost(25.0)),
+        _ => None,
     };
-    match limit {
-        Some((_, limit)) => println!("      target ≤ {limit} µs: {}", verdict(us("(a)") <= *limit)),
-        None if side == 224 => println!(
-            "      target ≤ 1.25 × copies: {}",
-            verdict(series.ratio("(a)", "copies") <= 1.25)
-        ),
-        None => {}
-    }
-    println!(
-        "      copies of {C} + {R} rows {:.1}; ratio {:.2}",
-        us("copies"),
-        series.ratio("(a)", "copies")
-    );
-    println!("  (b) {:9.1}  = append {:.1} + drop {:.1}", us("(b)"), us("append"), us("drop"));
-    let of_one = series.ratio("(b)", "one copy");
-    println!(
-        "      one copy of {} rows {:.1}; ratio {of_one:.2}, target ≤ 1.25: {}",
-        B + R,
-        us("one copy"),
-        verdict(of_one <= 1.25)
-    );
-    println!(
-        "      ShardedLoader alone {:.1}, with rehearsal {:.1}, of which append {:.1}; (loader + append) / one copy {:.2}",
-        us("loader"),
-        us("loader and rehearsal"),
-        us("append behind loader"),
-        (us("loader") + us("append behind loader")) / us("one copy")
-    );
+    let close = Target::AtMost(1.25);
+    figures.add(&case, "(a)", us("(a)"), "µs", limit);
+    let of_copies = series.ratio("(a)", "copies");
+    figures.add(&case, "(a) / copies", of_copies, "×", (side == 224).then_some(close));
+    figures.add(&case, "(b) / one copy", series.ratio("(b)", "one copy"), "×", Some(close));
     let whole = us("(a)") + us("append behind loader");
-    println!(
-        "  (a) + (b) {:.1} through a foreign loader, {whole:.1} with ShardedLoader",
-        us("(a)") + us("(b)")
-    );
-    // A system that makes these copies with `memcpy`, row after row, and does nothing else.
+    figures.add(&case, "(a) + (b), `ShardedLoader`", whole, "µs", None);
+    // A system that makes these copies one row after another, and does nothing else.
     let bare = us("copies") + us("one copy") * R as f64 / (B + R) as f64;
-    for &(name, _, _, time, factor) in
+    for (name, _, _, time, factor) in
         PEERS.iter().filter(|peer| peer.1 == side && peer.2 == T::NAME)
     {
-        let met = verdict(time / whole >= factor);
-        println!(
-            "      {name} {time}: (a) + (b) is {:.1} × faster, target {factor}: {met}; bare copies {:.1} ×",
-            time / whole,
-            time / bare
-        );
+        let target = Some(Target::AtLeast(*factor));
+        figures.add(&case, &format!("{name} / (a) + (b)"), time / whole, "×", target);
+        println!("  {name} {time} µs, {:.1} × the bare copies", time / bare);
     }
     match torchrl(side, T::NAME, capacity) {
-        Ok((version, time)) => println!(
-            "      torchrl now, PyTorch {version}, {time:.0}: (a) + (b) is {:.1} × faster",
-            time / whole
-        ),
-        Err(reason) => println!("      torchrl now: not measured ({reason})"),
+        Ok(time) => {
+            figures.add(&case, "torchrl in this run / (a) + (b)", time / whole, "×", None);
+        }
+        Err(reason) => println!("  torchrl was not measured: {reason}"),
     }
-    println!(
-        "  inline:     {:9.1} per step, CPU of the training thread {:.1}, of others {:.1}",
-        inline.0, inline.1, inline.2
-    );
-    println!(
-        "  background: {:9.1} per step, CPU of the training thread {:.1}, of others {:.1}",
-        background.0, background.1, background.2
-    );
+    println!("  rows of {:.1} KiB, {capacity} in the shard; µs per step", row as f64 / 1024.0);
+    for name in ["choose", "insert", "plan", "exchange", "deliver", "append", "drop", "(b)"]
+        .into_iter()
+        .chain(["copies", "one copy", "loader", "loader and rehearsal", "append behind loader"])
+    {
+        println!("  {name:<22} {:9.1}", us(name));
+    }
+    for (name, [elapsed, mine, others]) in [("inline", inline), ("background", background)] {
+        println!(
+            "  {name:<22} {elapsed:9.1}, processor time of the training thread {mine:.1}, of others {others:.1}"
+        );
+    }
 }
 
 fn main() {
-    head(&format!(
-        "engine: one step, b = {B}, c = {C}, r = {R}, one rank, shards of {} MiB, {TURNS} turns",
-        SHARD_BYTES >> 20
-    ));
-    let sides = std::env::var("SIDES").ok();
-    for side in [32, 64, 224]
-        .into_iter()
-        .filter(|side| sides.as_ref().is_none_or(|sides| sides.contains(&side.to_string())))
-    {
-        measure::<Batch>(side);
-        measure::<FloatBatch>(side);
+    let mut figures = Figures::new(
+        "engine",
+        "what does one step of the buffer cost, compared with copying the rows?",
+        &format!(
+            "b = {B}, c = {C}, r = {R}, one rank, shards of {} MiB, {TURNS} turns",
+            SHARD_BYTES >> 20
+        ),
+    );
+    let sides = std::env::var("SIDES").unwrap_or_else(|_| "32,64,224".into());
+    for side in [32, 64, 224] {
+        if sides.split(',').any(|wanted| wanted.trim() == side.to_string()) {
+            measure::<Batch>(&mut figures, side);
+            measure::<FloatBatch>(&mut figures, side);
+        }
     }
+    figures.write();
 }

@@ -1,20 +1,21 @@
-//! How do gradients best travel between a device and the host?
+//! How should gradients travel between a device and the host?
 //!
-//! As the learner does it: one tensor of all gradients made on the device, one read, one upload,
-//! and views of it. Against it: a read and an upload for every parameter, and the mixed ways. The
-//! gradients of ResNet-18 for images of 32×32 (11.2 M values in 62 tensors) and of the digits
-//! network (17 thousand in 6), on the default device (`BURN_DEVICE` chooses another); in the end
-//! every way has subtracted them from the parameters. In turn, medians over the turns.
+//! The learner concatenates all gradients on the device, reads them at once, uploads them at once
+//! and takes views of the result. The alternatives read or upload each parameter by itself. The
+//! gradients are those of ResNet-18 for images of 32×32 (11.2 M values in 62 tensors) and of the
+//! network of the digits (17 thousand in 6), on the default device (`BURN_DEVICE` chooses another).
+//! Every way ends with subtracting them from the parameters. Times are medians over the turns.
 #![allow(clippy::expect_used)]
 
 use burn::tensor::{Device, Tensor, TensorData};
-use burn_rehearsal_benches::median;
+use burn_rehearsal_benches::{Figures, Series, interleave, micros};
+use burn_rehearsal_train::device::describe;
 use std::time::Instant;
 
 const TURNS: usize = 11;
 
 /// The number of values of each parameter of ResNet-18 with ten classes: convolutions, scales and
-/// shifts of batch norms, the classifier.
+/// shifts of the batch norms, and the classifier.
 fn resnet18() -> Vec<usize> {
     let conv = |from: usize, to: usize, side: usize| vec![from * to * side * side, to, to];
     let mut sizes = conv(3, 64, 3);
@@ -82,18 +83,20 @@ type Upload = fn(Vec<f32>, &[usize], &Device) -> Tensors;
 
 const WAYS: [(&str, Read, Upload); 4] = [
     ("one read, one upload (ours)", read_flat, upload_flat),
-    ("one read, an upload each", read_flat, upload_each),
-    ("a read each, one upload", read_each, upload_flat),
-    ("a read and an upload each", read_each, upload_each),
+    ("one read, an upload per parameter", read_flat, upload_each),
+    ("a read per parameter, one upload", read_each, upload_flat),
+    ("a read and an upload per parameter", read_each, upload_each),
 ];
 
 fn main() {
     let device = Device::default();
-    println!(
-        "gradients on {}: ms, medians of {TURNS} turns",
-        burn_rehearsal_train::device::describe(&device)
+    let mut figures = Figures::new(
+        "gradients",
+        "how should gradients travel between device and host?",
+        &format!("{}, {TURNS} turns", describe(&device)),
     );
     for (network, sizes) in [("digits", digits()), ("ResNet-18", resnet18())] {
+        println!("\n{network}: {} values in {} tensors", sizes.iter().sum::<usize>(), sizes.len());
         let tensors = || {
             sizes
                 .iter()
@@ -101,27 +104,24 @@ fn main() {
                 .collect::<Tensors>()
         };
         let (gradients, mut parameters) = (tensors(), tensors());
-        let mut times = WAYS.map(|_| [Vec::new(), Vec::new()]);
-        for _ in 0..TURNS {
-            for ((_, read, upload), times) in WAYS.iter().zip(&mut times) {
-                device.sync().expect("a device that works");
-                let started = Instant::now();
-                let values = read(&gradients);
-                times[0].push(started.elapsed().as_secs_f64() * 1e3);
-                let started = Instant::now();
-                let reduced = upload(values, &sizes, &device);
-                parameters = parameters
-                    .into_iter()
-                    .zip(reduced)
-                    .map(|(parameter, gradient)| parameter - gradient)
-                    .collect();
-                device.sync().expect("a device that works");
-                times[1].push(started.elapsed().as_secs_f64() * 1e3);
-            }
-        }
-        println!("  {network}: {} values in {} tensors", sizes.iter().sum::<usize>(), sizes.len());
-        for ((way, _, _), [down, up]) in WAYS.iter().zip(times) {
-            println!("    {way:<28} down {:8.2}  up and subtract {:8.2}", median(down), median(up));
+        let (mut reads, mut uploads) = (Series::default(), Series::default());
+        interleave(TURNS, &WAYS, |(way, read, upload)| {
+            device.sync().expect("a device that works");
+            let started = Instant::now();
+            let values = read(&gradients);
+            reads.add(*way, micros(started.elapsed()) / 1e3);
+            let started = Instant::now();
+            let reduced = upload(values, &sizes, &device);
+            let pairs = std::mem::take(&mut parameters).into_iter().zip(reduced);
+            parameters = pairs.map(|(parameter, gradient)| parameter - gradient).collect();
+            device.sync().expect("a device that works");
+            uploads.add(*way, micros(started.elapsed()) / 1e3);
+        });
+        for (way, ..) in WAYS {
+            figures.add(way, &format!("{network}, read"), reads.median(way), "ms", None);
+            let quantity = format!("{network}, upload and subtract");
+            figures.add(way, &quantity, uploads.median(way), "ms", None);
         }
     }
+    figures.write();
 }

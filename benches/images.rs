@@ -1,14 +1,19 @@
-//! How fast do images come from disk?
+//! How fast are images read from disk?
 //!
-//! Decoding: the files of an image folder, on all cores, by the JPEG decoder's library alone (from
-//! memory, and with reading the file), and by ours: reading, decoding, scaling to one size,
-//! channels first. With the feature `turbojpeg`, library and ours are libjpeg-turbo, the pure one
-//! beside them. Packed: reading mini-batches from a pack of pixels, against copying as many bytes
-//! in memory. All in turn, medians over the turns. `IMAGES=DIR` names a folder with
-//! `train/CLASS/*.jpg` and `test/CLASS/*.jpg`; without it some are made.
+//! Decoding: all cores decode the JPEG files of an image folder, once with the decoder library
+//! alone and once with `Decoder`, which also scales to one size and separates the channels. Each
+//! is measured from memory and from files. With the feature `turbojpeg` both use libjpeg-turbo,
+//! and zune-jpeg is measured too.
+//!
+//! Packed: all cores read mini-batches from a pack of pixels in the page cache. The reference copies
+//! the same number of bytes in memory.
+//!
+//! Everything alternates; figures are medians over the turns. `IMAGES=DIR` names a folder with
+//! `train/CLASS/*.jpg` and `test/CLASS/*.jpg`, and `SIDE=N` the size to scale to. By default the
+//! benchmark makes its own images.
 #![allow(clippy::expect_used)]
 
-use burn_rehearsal_benches::{head, median, ratio};
+use burn_rehearsal_benches::{Figures, Series, Target, interleave, micros};
 use burn_rehearsal_vision::data::{
     Decoder, Fit, Format, ImageOptions, JPEG_DECODER, OnDamaged, PackOptions, open_folder,
     open_pack, pack,
@@ -30,26 +35,33 @@ const IMAGES: usize = 4_000;
 const BATCH: usize = 56;
 
 fn main() {
-    head("images");
-    let made = tempfile::tempdir().expect("a place for files");
-    let folders: Vec<(String, PathBuf, usize, Fit)> = match std::env::var_os("IMAGES") {
+    let mut figures = Figures::new(
+        "images",
+        "how fast are images read from disk?",
+        &format!("{JPEG_DECODER}, {} threads, {TURNS} turns", rayon::current_num_threads()),
+    );
+    let made = tempfile::tempdir().expect("a temporary folder");
+    let folders: Vec<(&str, PathBuf, usize, Fit)> = match std::env::var_os("IMAGES") {
         Some(folder) => {
             let side = std::env::var("SIDE").ok().and_then(|side| side.parse().ok()).unwrap_or(256);
-            vec![("IMAGES".into(), folder.into(), side, Fit::Crop)]
+            vec![("IMAGES", folder.into(), side, Fit::Crop)]
         }
         None => vec![
-            ("made, 32×32".into(), make(made.path(), "small", (32, 32), 2_000), 32, Fit::Stretch),
-            ("made, 500×375".into(), make(made.path(), "large", (500, 375), 120), 256, Fit::Crop),
+            ("made, 32×32", make(made.path(), "small", (32, 32), 2_000), 32, Fit::Stretch),
+            ("made, 500×375", make(made.path(), "large", (500, 375), 120), 256, Fit::Crop),
         ],
     };
     for (name, folder, side, fit) in folders {
+        let case = format!("{name}, to {side}×{side}");
         let options = ImageOptions { side, fit, on_damaged: OnDamaged::Skip };
-        decoding(&name, &folder, &options);
-        packed(&name, &folder, &options, &made.path().join("pack"));
+        decoding(&mut figures, &case, &folder, &options);
+        packed(&mut figures, &case, &folder, &options, &made.path().join("pack"));
     }
+    figures.write();
 }
 
-/// Images of waves with some noise, in quality 90: about as hard to decode as photographs.
+/// Writes images of waves with some noise in quality 90, which are about as hard to decode as
+/// photographs.
 fn make(directory: &Path, name: &str, (width, height): (u32, u32), count: u32) -> PathBuf {
     let folder = directory.join(name);
     for part in ["train", "test"] {
@@ -78,7 +90,7 @@ fn make(directory: &Path, name: &str, (width, height): (u32, u32), count: u32) -
     folder
 }
 
-/// The library alone, into memory that is used again: zune-jpeg.
+/// zune-jpeg alone, into reused memory.
 fn pure(bytes: &[u8], row: &mut Vec<u8>) {
     let options =
         DecoderOptions::default().set_strict_mode(true).jpeg_set_out_colorspace(ColorSpace::RGB);
@@ -93,12 +105,13 @@ fn pure(bytes: &[u8], row: &mut Vec<u8>) {
 #[cfg(not(feature = "turbojpeg"))]
 use pure as library;
 
-/// The library alone, into memory that is used again: libjpeg-turbo, at the image's own size.
+/// libjpeg-turbo alone, into reused memory, at the full size of the image.
 #[cfg(feature = "turbojpeg")]
 fn library(bytes: &[u8], row: &mut Vec<u8>) {
     use turbojpeg::{Decompressor, Image, PixelFormat};
     thread_local! {
-        static DECODER: std::cell::RefCell<Decompressor> = Decompressor::new().expect("memory").into();
+        static DECODER: std::cell::RefCell<Decompressor> =
+            Decompressor::new().expect("memory").into();
     }
     DECODER.with_borrow_mut(|decoder| {
         let Ok(header) = decoder.read_header(bytes) else { return };
@@ -110,13 +123,21 @@ fn library(bytes: &[u8], row: &mut Vec<u8>) {
     });
 }
 
-fn seconds(work: impl FnOnce()) -> f64 {
-    let started = Instant::now();
-    work();
-    started.elapsed().as_secs_f64()
+/// Work to measure, and its name.
+type Way<'a> = (&'a str, &'a dyn Fn());
+
+/// The time of each way, in microseconds.
+fn measured(ways: &[Way<'_>]) -> Series {
+    let mut series = Series::default();
+    interleave(TURNS, ways, |(name, work)| {
+        let started = Instant::now();
+        work();
+        series.add(*name, micros(started.elapsed()));
+    });
+    series
 }
 
-fn decoding(name: &str, folder: &Path, options: &ImageOptions) {
+fn decoding(figures: &mut Figures, case: &str, folder: &Path, options: &ImageOptions) {
     let data = open_folder(folder, options).expect("an image folder");
     let files = data.files.expect("files")[0].clone();
     let jpeg = |path: &&PathBuf| {
@@ -124,58 +145,42 @@ fn decoding(name: &str, folder: &Path, options: &ImageOptions) {
     };
     let files: Vec<&PathBuf> = files.iter().filter(jpeg).take(IMAGES).collect();
     let bytes: Vec<Vec<u8>> = files.iter().map(|path| fs::read(path).expect("a file")).collect();
-    let mut times = [const { Vec::new() }; 5];
-    for _ in 0..TURNS {
-        if cfg!(feature = "turbojpeg") {
-            times[4].push(seconds(|| {
-                bytes.par_iter().for_each_init(Vec::new, |row, bytes| pure(bytes, row))
-            }));
-        }
-        times[0].push(seconds(|| {
-            bytes.par_iter().for_each_init(Vec::new, |row, bytes| library(bytes, row))
-        }));
-        times[1].push(seconds(|| {
+    let ways: [Way<'_>; 5] = [
+        ("library, memory", &|| {
+            bytes.par_iter().for_each_init(Vec::new, |row, bytes| library(bytes, row));
+        }),
+        ("library, files", &|| {
             files.par_iter().for_each_init(Vec::new, |row, path| {
-                library(&fs::read(path).expect("a file"), row)
+                library(&fs::read(path).expect("a file"), row);
             });
-        }));
-        times[2].push(seconds(|| {
+        }),
+        ("ours, memory", &|| {
             bytes.par_iter().for_each_init(Decoder::default, |decoder, bytes| {
-                drop(black_box(decoder.decode(bytes, options.side, options.fit)))
+                drop(black_box(decoder.decode(bytes, options.side, options.fit)));
             });
-        }));
-        times[3].push(seconds(|| {
+        }),
+        ("ours, files", &|| {
             files.par_iter().for_each_init(Decoder::default, |decoder, path| {
-                drop(black_box(decoder.read(path, options.side, options.fit)))
+                drop(black_box(decoder.read(path, options.side, options.fit)));
             });
-        }));
+        }),
+        ("zune-jpeg, memory", &|| {
+            bytes.par_iter().for_each_init(Vec::new, |row, bytes| pure(bytes, row));
+        }),
+    ];
+    // Without the feature `turbojpeg`, zune-jpeg is the library.
+    let ways = if cfg!(feature = "turbojpeg") { &ways[..] } else { &ways[..4] };
+    let series = measured(ways);
+    for (name, _) in ways {
+        let rate = files.len() as f64 / series.median(name) * 1e6;
+        figures.add(case, name, rate, "images/s", None);
     }
-    let rate = |at: usize| files.len() as f64 / median(times[at].clone());
-    println!(
-        "decoding, {name}: {} JPEG files to {side}×{side} by {JPEG_DECODER}, {} threads; images/s",
-        files.len(),
-        rayon::current_num_threads(),
-        side = options.side
-    );
-    if !times[4].is_empty() {
-        println!("  zune-jpeg, from memory        {:10.0}", rate(4));
-    }
-    println!("  library, from memory          {:10.0}", rate(0));
-    println!("  library, from files           {:10.0}", rate(1));
-    println!(
-        "  ours, from memory             {:10.0}  {:.2} × library from memory (target 0.8)",
-        rate(2),
-        ratio(&times[0], &times[2])
-    );
-    println!(
-        "  ours, from files              {:10.0}  {:.2} × library from files, {:.2} × library from memory",
-        rate(3),
-        ratio(&times[1], &times[3]),
-        ratio(&times[0], &times[3])
-    );
+    let speed = |from: &str| series.ratio(&format!("library, {from}"), &format!("ours, {from}"));
+    figures.add(case, "ours / library, memory", speed("memory"), "×", Some(Target::AtLeast(0.8)));
+    figures.add(case, "ours / library, files", speed("files"), "×", None);
 }
 
-fn packed(name: &str, folder: &Path, options: &ImageOptions, out: &Path) {
+fn packed(figures: &mut Figures, case: &str, folder: &Path, options: &ImageOptions, out: &Path) {
     let data = open_folder(folder, options).expect("an image folder");
     let _ = fs::remove_dir_all(out);
     pack(&data, &PackOptions { format: Format::Pixels, images: *options }, out, &|_| {})
@@ -183,36 +188,29 @@ fn packed(name: &str, folder: &Path, options: &ImageOptions, out: &Path) {
     let read = open_pack(out, options).expect("a pack");
     let row = read.shape.elements();
     let samples = read.train.len().min(IMAGES);
-    // As a loader does: in a random order, into one piece of memory per mini-batch.
+    // As in a loader: in a random order, into contiguous memory per mini-batch.
     let order: Vec<usize> = (0..samples).map(|at| at * 7_919 % samples).collect();
     let source: Vec<u8> = (0..samples * row).map(|at| at as u8).collect();
-    let mut times = [Vec::new(), Vec::new()];
-    for _ in 0..TURNS {
-        times[0].push(seconds(|| {
-            order.par_chunks(BATCH).for_each_init(Vec::new, |batch: &mut Vec<u8>, part| {
-                batch.clear();
-                part.iter().for_each(|&at| batch.extend_from_slice(&source[at * row..][..row]));
-                black_box(&batch);
+    let batches = |append: &(dyn Fn(&mut Vec<u8>, usize) + Sync)| {
+        order.par_chunks(BATCH).for_each_init(Vec::new, |batch: &mut Vec<u8>, part| {
+            batch.clear();
+            part.iter().for_each(|&at| append(batch, at));
+            black_box(&batch);
+        });
+    };
+    let series = measured(&[
+        ("copy", &|| {
+            batches(&|batch, at| batch.extend_from_slice(&source[at * row..][..row]));
+        }),
+        ("pack", &|| {
+            batches(&|batch, at| {
+                batch.extend_from_slice(&read.train.get(at).expect("a sample").pixels);
             });
-        }));
-        times[1].push(seconds(|| {
-            order.par_chunks(BATCH).for_each_init(Vec::new, |batch: &mut Vec<u8>, part| {
-                batch.clear();
-                part.iter().for_each(|&at| {
-                    batch.extend_from_slice(&read.train.get(at).expect("a sample").pixels)
-                });
-                black_box(&batch);
-            });
-        }));
-    }
-    let rate = |at: usize| (samples * row) as f64 / median(times[at].clone()) / 1e9;
-    println!(
-        "packed, {name}: {samples} samples of {row} bytes, mini-batches of {BATCH}, random order; GB/s"
-    );
-    println!("  copied in memory              {:10.2}", rate(0));
-    println!(
-        "  from the pack, in page cache  {:10.2}  {:.2} × (target 0.5)",
-        rate(1),
-        ratio(&times[0], &times[1])
-    );
+        }),
+    ]);
+    let rate = (samples * row) as f64 / series.median("pack") / 1e3;
+    figures.add(case, "pack", rate, "GB/s", None);
+    let ratio = series.ratio("copy", "pack");
+    figures.add(case, "pack / copy in memory", ratio, "×", Some(Target::AtLeast(0.5)));
+    println!("  {samples} samples of {row} bytes in random order, mini-batches of {BATCH}");
 }

@@ -1,11 +1,17 @@
-//! Shared parts of the benchmarks: a synthetic image workload to train on, mini-batches of any
-//! size, and measuring.
+//! Shared parts of the benchmarks: measuring, recording figures, mini-batches of any size, and a
+//! synthetic image workload to train on.
+//!
+//! Each benchmark answers one question. `docs/BENCHMARKS.md` lists them with their last figures.
 #![warn(missing_docs)]
 
+mod figures;
 mod measure;
 mod rows;
 
-pub use measure::{Cpu, Time, head, log_slope, median, micros, ratio, timed, verdict};
+pub use figures::{Figures, Target};
+pub use measure::{
+    Cpu, Series, Time, interleave, log_slope, median, micros, python, resident_mib, timed,
+};
 pub use rows::{FloatBatch, Image, Images, StackImages, fill, random_batches, random_images};
 
 use burn::data::dataloader::batcher::Batcher;
@@ -16,27 +22,48 @@ use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
 use burn::nn::{Linear, LinearConfig, PaddingConfig2d, Relu};
 use burn::optim::{ModuleOptimizer, SgdConfig};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use burn_rehearsal::RehearsalBatch;
 use burn_rehearsal::random::{Purpose, Stream};
+use burn_rehearsal::{Capacity, Execution, PolicyKind, RehearsalBatch, RehearsalConfig};
 use burn_rehearsal_train::experiment::Workload;
 use burn_rehearsal_train::init::{Scheme, keyed_init};
 use burn_rehearsal_train::methods::{Classifier, LabelledBatch};
 use burn_rehearsal_train::stream::{ClassIncremental, ClassOrder, StreamError, TaskStream};
 use std::sync::Arc;
 
-// As in the program, and for its reason.
+// The program's allocator: glibc returns the memory of large tensors to the system in every step.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Side of the images, in pixels.
-pub const SIDE: usize = 32;
-/// The number of classes; two a task.
-pub const CLASSES: usize = 4;
+/// Incoming rows of a mini-batch.
+pub const B: usize = 56;
+/// Candidates of a mini-batch.
+pub const C: usize = 14;
+/// Representatives of a mini-batch.
+pub const R: usize = 7;
 
-/// The device that is measured: flex, or what `BURN_DEVICE` names if this was built with its
-/// feature.
+/// Side of the images of [`Synthetic`], in pixels.
+const SIDE: usize = 32;
+/// The number of classes of [`Synthetic`]; each task has two.
+const CLASSES: usize = 4;
+
+/// The measured device: the one that `BURN_DEVICE` names, by default flex.
 pub fn device() -> Device {
     if std::env::var_os("BURN_DEVICE").is_some() { Device::default() } else { Device::flex() }
+}
+
+/// The smallest integer type of `device` that holds a byte.
+pub fn byte_type(device: &Device) -> DType {
+    if device.supports_dtype(DType::U8) { DType::U8 } else { DType::I32 }
+}
+
+/// A buffer that stores every candidate, which is the most work: `capacity` samples, [`C`]
+/// candidates and [`R`] representatives per mini-batch.
+pub fn config(capacity: usize, execution: Execution) -> RehearsalConfig {
+    RehearsalConfig::new(Capacity::Samples(capacity))
+        .with_candidates(C)
+        .with_representatives(R)
+        .with_policy(PolicyKind::RandomReplacement)
+        .with_execution(execution)
 }
 
 /// A random image of 3 × 32 × 32 bytes and its class.
@@ -55,7 +82,7 @@ pub struct Batch {
     /// `[rows]`
     #[rehearsal(class)]
     pub targets: Tensor<1, Int>,
-    /// The number of representatives.
+    /// How many of the rows are representatives.
     #[rehearsal(skip, fill = count)]
     pub representatives: usize,
 }
@@ -82,12 +109,11 @@ impl Batcher<Sample, Batch> for Stack {
     fn batch(&self, items: Vec<Sample>, device: &Device) -> Batch {
         let rows = items.len();
         let pixels: Vec<u8> = items.iter().flat_map(|item| item.pixels.iter().copied()).collect();
-        let bytes = if device.supports_dtype(DType::U8) { DType::U8 } else { DType::I32 };
         let classes: Vec<i64> = items.iter().map(|item| item.class as i64).collect();
         Batch {
             images: Tensor::from_data(
                 TensorData::new(pixels, [rows, 3, SIDE, SIDE]),
-                (device, bytes),
+                (device, byte_type(device)),
             ),
             targets: Tensor::from_data(TensorData::new(classes, [rows]), device),
             representatives: 0,
@@ -95,7 +121,7 @@ impl Batcher<Sample, Batch> for Stack {
     }
 }
 
-/// Two 3×3 convolutions with pooling and a linear layer.
+/// Two 3×3 convolutions with pooling, and a linear layer.
 #[derive(Module, Debug)]
 pub struct Net {
     first: Conv2d,
@@ -132,7 +158,7 @@ impl Classifier for Net {
     }
 }
 
-/// Random images in [`CLASSES`] classes, two classes a task.
+/// Random images of four classes, in tasks of two classes.
 pub struct Synthetic {
     train: Arc<InMemDataset<Sample>>,
     test: Arc<InMemDataset<Sample>>,
@@ -144,7 +170,7 @@ impl Synthetic {
     ///
     /// # Errors
     ///
-    /// [`StreamError`] if there are too few samples for all classes.
+    /// [`StreamError`] if there are fewer samples than classes.
     pub fn new(samples: usize) -> Result<Self, StreamError> {
         let images = |count: usize, seed| -> Vec<Sample> {
             let mut random = Stream::new(seed, Purpose::Augment, 0, 0);

@@ -1,9 +1,12 @@
-//! What do our operations cost over MPI, compared with the bare calls that move the same bytes?
+//! What do the operations cost over MPI, compared with bare MPI calls?
 //!
-//! Started by hand, the program runs itself under `mpirun`, again and again: each turn does every
-//! variant once, so that a drift of the machine favours none. A variant is one `mpirun`, since a
-//! process can be a rank of ours or make MPI calls of its own, not both. Printed are medians over
-//! the turns of rank 0's median, and medians of the ratios within a turn.
+//! The benchmark starts itself under `mpirun`, once per variant and turn, because a process can
+//! either be a rank of the library or make MPI calls of its own. The variants alternate, so that a
+//! drift of the machine's speed favours none.
+//!
+//! Each process measures the median of its steps. Figures are medians over the turns of rank 0, and
+//! ratios are medians of the ratios within a turn. With more ranks than cores, elapsed time is
+//! mostly waiting for a core, and ratios are those of processor time.
 #![allow(clippy::expect_used)]
 #![allow(unsafe_code, reason = "the bare calls are those of a C library")]
 
@@ -14,30 +17,25 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_rehearsal::random::{Purpose, Stream};
-use burn_rehearsal::{
-    Capacity, Execution, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig,
-};
-use burn_rehearsal_benches::median;
+use burn_rehearsal::{Execution, RehearsalBatch, RehearsalBuffer};
+use burn_rehearsal_benches::{C, Figures, R, Series, Target, config, interleave, median, micros};
 use burn_rehearsal_collective::launch::Launch;
 use burn_rehearsal_collective::{Collective, Mpi, MpiOptions, ReduceOp, Reduction, run_mpi};
 use burn_rehearsal_testing::mpirun;
 use mpi::ffi;
 
 const TURNS: usize = 3;
-/// Rows that each rank stores and draws in a step.
-const INSERT: usize = 14;
-const DRAW: usize = 7;
-/// Rows of a shard.
+/// Rows in a shard.
 const SHARD: usize = 300;
-/// What the engine tells all ranks in a step, in bytes.
+/// The header that the engine sends to all ranks in a step, in bytes.
 const HEADER: usize = 72;
 
-/// Steps of one variant after warming up.
+/// Measured steps of a variant.
 fn steps(row: usize) -> usize {
     (30_000_000 / row).clamp(150, 3000)
 }
 
-/// All-reduces of one variant after warming up.
+/// Measured all-reduces of a variant.
 const REDUCTIONS: usize = 5;
 
 fn main() {
@@ -45,74 +43,78 @@ fn main() {
         std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [variant, size] if Launch::detect().is_some() => {
-            rank(variant, size.parse().expect("a number"))
+            rank(variant, size.parse().expect("a number"));
         }
         _ => compare(),
     }
 }
 
-/// Microseconds of one step: by the clock, and of processor time of rank 0.
+/// Microseconds of a step.
 #[derive(Clone, Copy)]
 struct Cost {
-    clock: f64,
+    elapsed: f64,
+    /// Processor time of all threads of rank 0.
     processor: f64,
 }
 
-/// Runs all variants in turn and prints the comparisons.
+/// Runs all variants and records the comparisons.
 fn compare() {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    println!(
-        "mpi, {TURNS} turns, {cores} cores, load {}",
-        fs::read_to_string("/proc/loadavg").unwrap_or_default().trim()
+    let mut figures = Figures::new(
+        "mpi",
+        "what do the operations cost over MPI, compared with bare MPI calls?",
+        &format!("store {C} rows, draw {R}; processes on one machine, {TURNS} turns"),
     );
     for ranks in [2, 4] {
-        println!("{ranks} ranks");
-        if ranks > cores {
-            println!(
-                "  more ranks than cores: time by the clock is mostly that of waiting for a core; compare processor time"
-            );
-        }
         for row in [3 << 10, 12 << 10, 150 << 10] {
-            let title = format!("store {INSERT}, draw {DRAW} rows of {} KiB", row >> 10);
-            table(ranks, &title, row, &["engine", "engine-messages", "bare-copies", "bare"]);
+            let case = format!("step, rows of {} KiB", row >> 10);
+            let variants = ["engine", "engine-messages", "calls", "calls-and-copies"];
+            let series = measured(ranks, row, &variants);
+            let target = Some(Target::AtMost(1.3));
+            record(&mut figures, &case, ranks, &series, ["engine", "calls-and-copies"], target);
         }
         for values in [11_000_000, 25_000_000] {
-            let title = format!("all-reduce of {} M f32", values / 1_000_000);
-            table(ranks, &title, values, &["fixed", "fast", "bare-reduce"]);
+            let series = measured(ranks, values, &["fixed-order", "fast", "MPI_Allreduce"]);
+            for ours in ["fixed-order", "fast"] {
+                let order = ours.replace('-', " ");
+                let case = format!("all-reduce, {} M f32, {order}", values / 1_000_000);
+                let target = Some(Target::AtMost(1.05));
+                record(&mut figures, &case, ranks, &series, [ours, "MPI_Allreduce"], target);
+            }
         }
     }
+    figures.write();
 }
 
-/// Compares variants with the last of them.
-fn table(ranks: usize, title: &str, size: usize, variants: &[&str]) {
-    let mut costs = vec![Vec::new(); variants.len()];
-    for turn in 0..TURNS {
-        for at in 0..variants.len() {
-            let at = if turn % 2 == 0 { at } else { variants.len() - 1 - at };
-            costs[at].push(launch(ranks, variants[at], size));
-        }
+/// The elapsed time of each variant, and its processor time.
+fn measured(ranks: usize, size: usize, variants: &[&str]) -> [Series; 2] {
+    let mut series = [Series::default(), Series::default()];
+    interleave(TURNS, variants, |variant| {
+        let cost = launch(ranks, variant, size);
+        series[0].add(*variant, cost.elapsed);
+        series[1].add(*variant, cost.processor);
+    });
+    println!("\n{ranks} ranks: µs elapsed, µs of processor time");
+    for variant in variants {
+        let [elapsed, processor] = [0, 1].map(|at: usize| series[at].median(variant));
+        println!("  {variant:<24} {elapsed:>10.1} {processor:>10.1}");
     }
-    println!("  {title}");
-    let reference = costs[variants.len() - 1].clone();
-    for (variant, costs) in variants.iter().zip(&costs) {
-        let of = |value: fn(&Cost) -> f64| median(costs.iter().map(value).collect());
-        let ratio = |value: fn(&Cost) -> f64| {
-            median(
-                costs
-                    .iter()
-                    .zip(&reference)
-                    .map(|(ours, bare)| value(ours) / value(bare))
-                    .collect(),
-            )
-        };
-        println!(
-            "    {variant:<16} {:>10.1} µs, {:>5.2} x bare; processor {:>10.1} µs, {:>5.2} x bare",
-            of(|cost| cost.clock),
-            ratio(|cost| cost.clock),
-            of(|cost| cost.processor),
-            ratio(|cost| cost.processor)
-        );
-    }
+    series
+}
+
+/// Records the elapsed time of a variant and its ratio to the bare calls.
+fn record(
+    figures: &mut Figures,
+    case: &str,
+    ranks: usize,
+    [elapsed, processor]: &[Series; 2],
+    [ours, bare]: [&str; 2],
+    target: Option<Target>,
+) {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let time = if ranks > cores { processor } else { elapsed };
+    figures.add(case, &format!("{ranks} ranks"), elapsed.median(ours), "µs", None);
+    let quantity = format!("{ranks} ranks / bare calls");
+    figures.add(case, &quantity, time.ratio(ours, bare), "×", target);
 }
 
 /// Runs one variant on `ranks` processes.
@@ -127,10 +129,10 @@ fn launch(ranks: usize, variant: &str, size: usize) -> Cost {
         "{variant}: {}{stdout}",
         String::from_utf8_lossy(&output.stderr)
     );
-    Cost { clock: numbers[0], processor: numbers[1] }
+    Cost { elapsed: numbers[0], processor: numbers[1] }
 }
 
-/// One process of a variant.
+/// Runs one process of a variant, which prints its cost if it is rank 0.
 fn rank(variant: &str, size: usize) {
     let options = MpiOptions {
         reduction: if variant == "fast" { Reduction::Fast } else { Reduction::FixedOrder },
@@ -142,29 +144,29 @@ fn rank(variant: &str, size: usize) {
     let cost = match variant {
         "engine" => ours(|ranks, row| engine(ranks, row, false)),
         "engine-messages" => ours(|ranks, row| engine(ranks, row, true)),
-        "fixed" | "fast" => ours(all_reduce),
-        "bare-copies" => bare(|world| world.step(size, true)),
-        "bare" => bare(|world| world.step(size, false)),
+        "fixed-order" | "fast" => ours(all_reduce),
+        "calls-and-copies" => bare(|world| world.step(size, true)),
+        "calls" => bare(|world| world.step(size, false)),
         _ => bare(|world| world.all_reduce(size)),
     };
-    if let Some(Cost { clock, processor }) = cost {
-        println!("{clock} {processor}");
+    if let Some(Cost { elapsed, processor }) = cost {
+        println!("{elapsed} {processor}");
     }
 }
 
-/// The median time of `work`, which returns how long it took, and the mean processor time of all
-/// threads of this process.
+/// The median of the times that `work` returns, and the mean processor time of all threads of this
+/// process.
 fn measure(rounds: usize, mut work: impl FnMut(usize) -> Duration) -> Cost {
     let warm_up = rounds / 5 + 1;
-    (0..warm_up).for_each(|round| {
+    for round in 0..warm_up {
         work(round);
-    });
+    }
     let before = processor_time();
-    let times = (0..rounds).map(|round| work(warm_up + round).as_secs_f64() * 1e6).collect();
-    Cost { clock: median(times), processor: (processor_time() - before) / rounds as f64 }
+    let times = (0..rounds).map(|round| micros(work(warm_up + round))).collect();
+    Cost { elapsed: median(times), processor: (processor_time() - before) / rounds as f64 }
 }
 
-/// Microseconds that the threads of this process have run so far; 0 where that is not known.
+/// The processor time of all threads of this process in microseconds, or 0 if it is unknown.
 fn processor_time() -> f64 {
     let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let run = |text: String| {
@@ -176,7 +178,7 @@ fn processor_time() -> f64 {
         / 1e3
 }
 
-/// Rows of bytes, nothing else.
+/// A mini-batch of bytes.
 #[derive(Debug, Clone, RehearsalBatch)]
 struct Rows {
     /// `[rows, bytes]`
@@ -184,23 +186,17 @@ struct Rows {
     bytes: Tensor<2, Int>,
 }
 
-/// A whole step of the engine, or only what it waits for messages.
+/// A step of the engine, or only its messages.
 fn engine(ranks: Mpi, row: usize, messages_only: bool) -> Option<Cost> {
     let (rank, size) = (ranks.rank(), ranks.size());
-    let config = RehearsalConfig::new(Capacity::Samples(SHARD * size))
-        .with_candidates(INSERT)
-        .with_representatives(DRAW)
-        // Every candidate is stored: the most work.
-        .with_policy(PolicyKind::RandomReplacement)
-        .with_execution(Execution::Inline);
+    let config = config(SHARD * size, Execution::Inline);
     let buffer: RehearsalBuffer<Rows> =
         RehearsalBuffer::new(&config, Box::new(ranks)).expect("a buffer");
     let device = Device::flex();
-    let bytes = vec![rank as u8; INSERT * row];
-    let batch = Rows {
-        bytes: Tensor::from_data(TensorData::new(bytes, [INSERT, row]), (&device, DType::U8)),
-    };
-    (0..=SHARD / INSERT).for_each(|_| drop(buffer.rehearse(batch.clone()).expect("a step")));
+    let bytes = vec![rank as u8; C * row];
+    let batch =
+        Rows { bytes: Tensor::from_data(TensorData::new(bytes, [C, row]), (&device, DType::U8)) };
+    (0..=SHARD / C).for_each(|_| drop(buffer.rehearse(batch.clone()).expect("a step")));
     let so_far = || {
         let timings = buffer.timings();
         if messages_only {
@@ -228,7 +224,7 @@ fn all_reduce(mut ranks: Mpi, values: usize) -> Option<Cost> {
     (ranks.rank() == 0).then_some(cost)
 }
 
-/// A process that makes its own calls of MPI.
+/// A process that makes MPI calls of its own.
 struct Bare {
     rank: usize,
     size: usize,
@@ -237,7 +233,7 @@ struct Bare {
 fn bare(work: impl FnOnce(&Bare) -> Cost) -> Option<Cost> {
     let universe = mpi::initialize().expect("MPI");
     let (mut rank, mut size) = (0, 0);
-    // SAFETY: MPI runs, and both integers are writable.
+    // SAFETY: MPI is initialised, and both integers are writable.
     unsafe {
         ffi::MPI_Comm_rank(ffi::RSMPI_COMM_WORLD, &mut rank);
         ffi::MPI_Comm_size(ffi::RSMPI_COMM_WORLD, &mut size);
@@ -248,41 +244,40 @@ fn bare(work: impl FnOnce(&Bare) -> Cost) -> Option<Cost> {
 }
 
 impl Bare {
-    /// How many rows each rank draws from each at a step: as random as ours, and known to all
-    /// without a message.
+    /// How many rows each rank draws from each other in a step. The draws are random, and every
+    /// rank knows them without a message.
     fn draws(&self, step: usize) -> Vec<Vec<usize>> {
         let of = |rank: usize| {
             let mut random = Stream::new(1, Purpose::Draw, step as u64, rank as u32);
             let mut rows = vec![0; self.size];
-            (0..DRAW).for_each(|_| rows[random.below(self.size as u64) as usize] += 1);
+            (0..R).for_each(|_| rows[random.below(self.size as u64) as usize] += 1);
             rows
         };
         (0..self.size).map(of).collect()
     }
 
-    /// A small all-gather, then the rows that others draw here and those drawn from them; with the
-    /// copies into and out of the store, or without.
+    /// A small all-gather, then an exchange of the drawn rows. With `copies`, rows are also copied
+    /// into and out of a store.
     fn step(&self, row: usize, copies: bool) -> Cost {
         let (header, mut headers) = ([0_u8; HEADER], vec![0_u8; HEADER * self.size]);
         let (incoming, mut store, mut result) =
-            (vec![1_u8; INSERT * row], vec![0_u8; SHARD * row], vec![0_u8; DRAW * row]);
-        let buffers = || vec![vec![0_u8; DRAW * row]; self.size];
+            (vec![1_u8; C * row], vec![0_u8; SHARD * row], vec![0_u8; R * row]);
+        let buffers = || vec![vec![0_u8; R * row]; self.size];
         let (mut outgoing, mut received) = (buffers(), buffers());
-        let mut augmented = vec![0_u8; (INSERT + DRAW) * row];
+        let mut augmented = vec![0_u8; (C + R) * row];
         let mut requests = Vec::new();
         measure(steps(row), |step| {
-            // What ours does between two steps, untimed as there: the rows drawn are appended to
-            // those that came.
-            let (came, drawn) = augmented.split_at_mut(INSERT * row);
+            // The library also appends the drawn rows between two steps, where it is not timed.
+            let (came, drawn) = augmented.split_at_mut(C * row);
             came.copy_from_slice(&incoming);
             drawn.copy_from_slice(&result);
             let draws = self.draws(step);
             let started = Instant::now();
             if copies {
-                let at = step % (SHARD / INSERT) * INSERT * row;
-                store[at..at + INSERT * row].copy_from_slice(&incoming);
+                let at = step % (SHARD / C) * C * row;
+                store[at..at + C * row].copy_from_slice(&incoming);
             }
-            // SAFETY: `header` has as many bytes as are sent, `headers` as many for each rank.
+            // SAFETY: `header` holds `HEADER` bytes, and `headers` holds as many for each rank.
             unsafe {
                 let (byte, world) = (ffi::RSMPI_UINT8_T, ffi::RSMPI_COMM_WORLD);
                 let (from, to) =
@@ -299,8 +294,8 @@ impl Bare {
                         message.copy_from_slice(&store[slot * row..][..row]);
                     }
                 }
-                // SAFETY: both buffers are longer than their messages, and are left alone until all
-                // requests are complete.
+                // SAFETY: both buffers are at least as long as their messages, and nothing else
+                // uses them until all requests are complete.
                 unsafe {
                     let (byte, world) = (ffi::RSMPI_UINT8_T, ffi::RSMPI_COMM_WORLD);
                     let mut request = ffi::RSMPI_REQUEST_NULL;
@@ -320,7 +315,7 @@ impl Bare {
                     requests.push(request);
                 }
             }
-            // SAFETY: that many requests of ours; nobody asks for their statuses.
+            // SAFETY: `requests` holds that many requests, and their statuses are ignored.
             unsafe {
                 ffi::MPI_Waitall(
                     requests.len() as c_int,
@@ -346,14 +341,14 @@ impl Bare {
         })
     }
 
-    /// The library's own blocking sum.
+    /// MPI's blocking sum.
     fn all_reduce(&self, values: usize) -> Cost {
         let (data, mut sums) = (vec![1.0_f32; values], vec![0.0_f32; values]);
         measure(REDUCTIONS, |_| {
-            // SAFETY: the communicator of all ranks.
+            // SAFETY: the communicator is that of all ranks.
             unsafe { ffi::MPI_Barrier(ffi::RSMPI_COMM_WORLD) };
             let started = Instant::now();
-            // SAFETY: both buffers hold that many values, and they are different.
+            // SAFETY: both buffers hold that many values and do not overlap.
             unsafe {
                 let (from, to) =
                     (data.as_ptr().cast::<c_void>(), sums.as_mut_ptr().cast::<c_void>());

@@ -1,48 +1,48 @@
 //! How much time does the training thread lose to a buffer that works in the background?
 //!
-//! The step's computation sleeps (as a thread does that waits for an accelerator) or keeps all
-//! cores busy. *All* is what the call of the buffer takes on the training thread, blocked or
-//! working, but for appending the representatives; *parts* is taking a mini-batch apart into its
-//! columns and putting it together again, without a buffer, in turn with the steps. *Lost* is all
-//! but the parts, that is without the assembly of the mini-batch: handing candidates over and
-//! waiting for representatives. *Hidden* is the share of the engine's time during which the
-//! training thread did not wait for it. Medians over the steps; a busy machine wakes the engine
-//! late, hence the mean of the wait, too.
+//! The computation of a step either sleeps, like a thread that waits for an accelerator, or keeps
+//! all cores busy. Per step:
 //!
-//! Mini-batches come as from a foreign loader, so that appending copies all their rows, which
-//! leaves the caches of the training thread without anything else if the rows are large; and from
-//! `ShardedLoader`, with room, so that it copies those of the representatives. There the buffer's
-//! own counters say what its part is.
+//! * *all* is the time of the buffer on the training thread, blocked or working, without appending
+//!   the representatives;
+//! * *parts* is the time to take a mini-batch apart into columns and to put it together again
+//!   without a buffer, measured in the same turns;
+//! * *lost* is all − parts: handing candidates over and waiting for representatives;
+//! * *hidden* is the share of the engine's time during which the training thread did not wait.
 //!
-//! References, after the same computation, hence with the same cold caches: the same work inline,
-//! which is what would be lost without a thread, and waking a thread that sleeps, by a message
-//! through a channel.
+//! Times are medians over the steps. The wait also has a mean, because a busy machine wakes the
+//! engine late.
+//!
+//! Mini-batches come from a foreign loader, so that appending copies all rows, which evicts the
+//! caches of the training thread if the rows are large; or from `ShardedLoader`, which reserves
+//! room, so that only the representatives are copied. Behind `ShardedLoader` the buffer's own
+//! counters measure its share.
+//!
+//! The references run after the same computation and therefore with the same cold caches: the same
+//! work inline, which is the loss without a background thread, and waking a thread that sleeps by a
+//! message through a channel.
 #![allow(clippy::expect_used)]
 
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::InMemDataset;
 use burn::tensor::Device;
 use burn_rehearsal::{
-    Capacity, EngineTimings, Execution, PolicyKind, RehearsalBatch, RehearsalBuffer,
-    RehearsalConfig, RehearsalLoader, ShardedLoader,
+    EngineTimings, Execution, RehearsalBatch, RehearsalBuffer, RehearsalLoader, ShardedLoader,
 };
 use burn_rehearsal_benches::{
-    Batch, Images, StackImages, fill, head, median, micros, random_batches, random_images, timed,
-    verdict,
+    B, Batch, C, Figures, Images, R, StackImages, Target, config, fill, median, micros,
+    random_batches, random_images, timed,
 };
 use std::hint::black_box;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
-const B: usize = 56;
-const C: usize = 14;
-const R: usize = 7;
 const POOL: usize = 4;
 const SHARD_BYTES: usize = 128 << 20;
 const COMPUTATION_MS: [u64; 4] = [1, 5, 20, 100];
 const TURNS: usize = 5;
 
-/// A step's computation.
+/// The computation of a step.
 #[derive(Clone, Copy)]
 enum Computation {
     Sleep(Duration),
@@ -59,7 +59,7 @@ impl Computation {
     }
 }
 
-/// Arithmetic in registers.
+/// Arithmetic that uses registers only.
 fn spin(rounds: u64) -> u64 {
     (0..rounds).fold(1, |value, round| black_box(value ^ round).wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
@@ -72,87 +72,88 @@ fn rounds_per_ms() -> f64 {
 }
 
 /// Microseconds per step.
-struct Lost {
-    /// All but appending.
+struct Costs {
+    /// On the training thread, without appending.
     all: f64,
-    /// The mean of the wait among it.
+    /// The mean of the wait, which is part of `all`.
     mean_wait: f64,
-    /// The engine's work, wherever it was done.
+    /// The median of the engine's work on either thread.
     engine: f64,
-    /// Its mean by the clock on the wall.
+    /// The mean of the engine's work.
     mean_engine: f64,
 }
 
-fn engine(timings: &EngineTimings) -> Duration {
-    timings.insert + timings.plan + timings.exchange + timings.deliver
+/// Runs steps and reads the buffer's counters after each.
+///
+/// `step` returns the microseconds that the buffer took on the training thread, or `None` if only
+/// the counters know them.
+fn run(
+    buffer: &RehearsalBuffer<Batch>,
+    steps: usize,
+    mut step: impl FnMut(usize) -> Option<f64>,
+) -> Costs {
+    let engine = |timings: &EngineTimings| {
+        timings.insert + timings.plan + timings.exchange + timings.deliver
+    };
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let (mut all, mut waits, mut engines) = (Vec::new(), Vec::new(), Vec::new());
+    let mut before = buffer.timings();
+    for at in 0..steps {
+        let elapsed = step(at);
+        let after = buffer.timings();
+        let since = |of: fn(&EngineTimings) -> Duration| micros(of(&after) - of(&before));
+        let wait = since(|t| t.wait);
+        let elapsed = elapsed.unwrap_or_else(|| since(|t| t.assemble) + wait);
+        all.push(elapsed - since(|t| t.append));
+        waits.push(wait);
+        // In the background this is the work of an earlier step, but steps are alike.
+        engines.push(since(engine));
+        before = after;
+    }
+    Costs {
+        mean_wait: mean(&waits),
+        all: median(all),
+        mean_engine: mean(&engines),
+        engine: median(engines),
+    }
 }
 
-fn run(
+/// Steps with mini-batches of a foreign loader.
+fn foreign(
     buffer: &RehearsalBuffer<Batch>,
     batches: &[Batch],
     computation: Computation,
     steps: usize,
-) -> Lost {
-    let (mut all, mut waits, mut engines) = (Vec::new(), Vec::new(), Vec::new());
-    let mut before = buffer.timings();
-    for step in 0..steps {
+) -> Costs {
+    run(buffer, steps, |step| {
         computation.run();
         let batch = batches[step % POOL].clone();
         let started = Instant::now();
         let merged = buffer.rehearse(batch).expect("a step");
-        let took = micros(started.elapsed());
+        let elapsed = micros(started.elapsed());
         black_box(merged);
-        let after = buffer.timings();
-        all.push(took - micros(after.append - before.append));
-        waits.push(micros(after.wait - before.wait));
-        // In the background this is one of the steps before; all are alike.
-        engines.push(micros(engine(&after) - engine(&before)));
-        before = after;
-    }
-    Lost {
-        mean_wait: mean(&waits),
-        all: median(all),
-        mean_engine: mean(&engines),
-        engine: median(engines),
-    }
+        Some(elapsed)
+    })
 }
 
-/// The same behind `ShardedLoader`, whose own time does not count.
-fn run_behind_loader(
+/// Steps behind `ShardedLoader`, whose own time does not count.
+fn behind_loader(
     buffer: &RehearsalBuffer<Batch>,
     loader: &dyn DataLoader<Batch>,
     computation: Computation,
     steps: usize,
-) -> Lost {
-    let (mut all, mut waits, mut engines) = (Vec::new(), Vec::new(), Vec::new());
-    let mut before = buffer.timings();
-    while all.len() < steps {
-        let mut batches = loader.iter();
-        loop {
-            computation.run();
-            let Some(batch) = batches.next() else { break };
-            black_box(batch.expect("a mini-batch"));
-            let after = buffer.timings();
-            all.push(micros(
-                after.assemble - before.assemble + after.wait
-                    - before.wait
-                    - (after.append - before.append),
-            ));
-            waits.push(micros(after.wait - before.wait));
-            engines.push(micros(engine(&after) - engine(&before)));
-            before = after;
-        }
-    }
-    Lost {
-        mean_wait: mean(&waits),
-        all: median(all),
-        mean_engine: mean(&engines),
-        engine: median(engines),
-    }
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len() as f64
+) -> Costs {
+    let mut epoch = Some(loader.iter());
+    run(buffer, steps, |_| {
+        computation.run();
+        let batch = epoch.as_mut().and_then(Iterator::next).or_else(|| {
+            // The next epoch may begin only after the iterator of this one is gone.
+            drop(epoch.take());
+            epoch.insert(loader.iter()).next()
+        });
+        black_box(batch.expect("a full data set").expect("a mini-batch"));
+        None
+    })
 }
 
 /// Microseconds that `work` takes after the computation.
@@ -166,7 +167,7 @@ fn after(computation: Computation, steps: usize, mut work: impl FnMut(usize)) ->
     median(times.collect())
 }
 
-/// Sending a message to a thread that sleeps until it comes.
+/// Microseconds to send a message to a thread that sleeps until it arrives.
 fn wake(computation: Computation, steps: usize) -> f64 {
     let (messages, inbox) = sync_channel(2);
     let sleeper = std::thread::spawn(move || while inbox.recv().is_ok() {});
@@ -176,91 +177,90 @@ fn wake(computation: Computation, steps: usize) -> f64 {
     time
 }
 
-/// What every buffer does with a mini-batch, whatever it adds to it.
+/// Microseconds to take a mini-batch apart and put it together, which every buffer has to do.
 fn apart_and_together(batches: &[Batch], computation: Computation, steps: usize) -> f64 {
     let mut columns = Vec::new();
     let mut pool: Vec<Option<Batch>> =
         (0..steps).map(|step| Some(batches[step % POOL].clone())).collect();
     after(computation, steps, |step| {
-        let batch = pool[step].take().expect("one for each step");
+        let batch = pool[step].take().expect("one per step");
         batch.into_parts(&mut columns).expect("columns");
         pool[step] = Some(Batch::from_parts(columns.drain(..), (0,)).expect("a mini-batch"));
     })
 }
 
 fn buffer(side: usize, execution: Execution, batches: &[Batch]) -> RehearsalBuffer<Batch> {
-    let capacity = Capacity::Samples(SHARD_BYTES / Batch::row_bytes(side));
-    let config = RehearsalConfig::new(capacity)
-        .with_candidates(C)
-        .with_representatives(R)
-        .with_policy(PolicyKind::RandomReplacement)
-        .with_execution(execution);
-    let buffer = config.init().expect("a buffer");
+    let capacity = SHARD_BYTES / Batch::row_bytes(side);
+    let buffer = config(capacity, execution).init().expect("a buffer");
     fill(&buffer, batches).expect("a full buffer");
     buffer
 }
 
-/// One table: what [`run`] or [`run_behind_loader`] says after each computation.
-fn table(
+/// Measures `background` after each computation.
+fn measure(
+    figures: &mut Figures,
     title: &str,
     per_ms: f64,
     batches: &[Batch],
     inline: &RehearsalBuffer<Batch>,
-    ours: impl Fn(Computation, usize) -> Lost,
+    background: impl Fn(Computation, usize) -> Costs,
 ) {
-    println!("\n{title}; µs per step");
-    println!(
-        "  {:<22} {:>7} {:>7} {:>7} {:>10} {:>8} {:>10} {:>7} {:>9}",
-        "computation", "all", "parts", "lost", "mean wait", "engine", "if inline", "wake", "hidden"
-    );
-    for milliseconds in COMPUTATION_MS {
-        let steps = (600 / milliseconds).clamp(8, 100) as usize;
-        let sleep = Computation::Sleep(Duration::from_millis(milliseconds));
-        let busy = Computation::Busy((per_ms * milliseconds as f64) as u64);
-        for (name, computation) in [("sleeping", sleep), ("on all cores", busy)] {
-            let turns: Vec<_> = (0..TURNS)
+    for (name, busy) in [("asleep", false), ("all cores busy", true)] {
+        let case = format!("{title}, {name}");
+        let mut least_hidden = f64::INFINITY;
+        for milliseconds in COMPUTATION_MS {
+            let computation = if busy {
+                Computation::Busy((per_ms * milliseconds as f64) as u64)
+            } else {
+                Computation::Sleep(Duration::from_millis(milliseconds))
+            };
+            let steps = (600 / milliseconds).clamp(8, 100) as usize;
+            let turns: Vec<(Costs, f64)> = (0..TURNS)
                 .map(|_| {
-                    (ours(computation, steps), apart_and_together(batches, computation, steps))
+                    let costs = background(computation, steps);
+                    (costs, apart_and_together(batches, computation, steps))
                 })
                 .collect();
-            let of = |part: &dyn Fn(&(Lost, f64)) -> f64| median(turns.iter().map(part).collect());
-            let lost = of(&|(ours, parts)| ours.all - parts);
-            let hidden = 1.0 - of(&|(ours, _)| ours.mean_wait / ours.mean_engine);
+            let of = |part: &dyn Fn(&(Costs, f64)) -> f64| median(turns.iter().map(part).collect());
+            let lost = of(&|(costs, parts)| costs.all - parts);
+            let hidden = 100.0 * (1.0 - of(&|(costs, _)| costs.mean_wait / costs.mean_engine));
+            least_hidden = least_hidden.min(hidden);
+            let quantity = format!("lost after {milliseconds} ms");
+            figures.add(&case, &quantity, lost, "µs", Some(Target::AtMost(5.0)));
             println!(
-                "  {:<22} {:7.1} {:7.1} {lost:7.1} {:10.1} {:8.1} {:10.1} {:7.1} {:7.1} %  lost {}, hidden {}",
-                format!("{milliseconds} ms, {name}"),
-                of(&|(ours, _)| ours.all),
+                "    all {:.1}, parts {:.1}, mean wait {:.1}, engine {:.1}, if inline {:.1}, wake {:.1}, hidden {hidden:.1} %",
+                of(&|(costs, _)| costs.all),
                 of(&|(_, parts)| *parts),
-                of(&|(ours, _)| ours.mean_wait),
-                of(&|(ours, _)| ours.engine),
-                run(inline, batches, computation, steps).all,
+                of(&|(costs, _)| costs.mean_wait),
+                of(&|(costs, _)| costs.engine),
+                foreign(inline, batches, computation, steps).all,
                 wake(computation, steps),
-                100.0 * hidden,
-                verdict(lost <= 5.0),
-                verdict(hidden >= 0.99)
             );
         }
+        let target = Some(Target::AtLeast(99.0));
+        figures.add(&case, "least hidden", least_hidden, "%", target);
     }
 }
 
 fn main() {
-    head(&format!(
-        "overlap: b = {B}, c = {C}, r = {R}, u8, one rank, shards of {} MiB",
-        SHARD_BYTES >> 20
-    ));
+    let mut figures = Figures::new(
+        "overlap",
+        "how much time does the training thread lose to a background engine?",
+        &format!(
+            "b = {B}, c = {C}, r = {R}, u8, one rank, shards of {} MiB, {TURNS} turns",
+            SHARD_BYTES >> 20
+        ),
+    );
     let per_ms = rounds_per_ms();
     let device = Device::flex();
     for side in [64, 224] {
         let batches: Vec<Batch> = random_batches(POOL, B, side, 100, &device);
         let inline = buffer(side, Execution::Inline, &batches);
         let background = buffer(side, Execution::Background, &batches);
-        table(
-            &format!("{side}² u8, a foreign loader"),
-            per_ms,
-            &batches,
-            &inline,
-            |computation, steps| run(&background, &batches, computation, steps),
-        );
+        let title = format!("{side}², foreign loader");
+        measure(&mut figures, &title, per_ms, &batches, &inline, |computation, steps| {
+            foreign(&background, &batches, computation, steps)
+        });
         let images = InMemDataset::new(random_images(4 * POOL * B, Batch::row_bytes(side), 100, 9));
         let sharded = ShardedLoader::<_, Batch>::builder(StackImages { side, room: R })
             .batch_size(B)
@@ -268,13 +268,10 @@ fn main() {
             .num_workers(1)
             .set_device(device.clone());
         let loader = RehearsalLoader::new(sharded.build(images), background.clone());
-        table(
-            &format!("{side}² u8, ShardedLoader"),
-            per_ms,
-            &batches,
-            &inline,
-            |computation, steps| run_behind_loader(&background, &loader, computation, steps),
-        );
+        let title = format!("{side}², `ShardedLoader`");
+        measure(&mut figures, &title, per_ms, &batches, &inline, |computation, steps| {
+            behind_loader(&background, &loader, computation, steps)
+        });
     }
-    println!("\ntargets: lost ≤ 5 µs, hidden ≥ 99 %");
+    figures.write();
 }

@@ -1,4 +1,4 @@
-//! Mini-batches of synthetic images of any size, as bytes or as floating-point numbers.
+//! Mini-batches of synthetic images of any size, as bytes or as floats.
 
 use crate::Batch;
 use burn::data::dataloader::batcher::Batcher;
@@ -8,7 +8,7 @@ use burn_rehearsal::random::{Purpose, Stream};
 use burn_rehearsal::{RehearsalBatch, RehearsalBuffer};
 use std::sync::Arc;
 
-/// A mini-batch of images in 32-bit floating-point numbers.
+/// A mini-batch of images in `f32`.
 #[derive(Debug, Clone, RehearsalBatch)]
 pub struct FloatBatch {
     /// `[rows, 3, side, side]`
@@ -18,29 +18,29 @@ pub struct FloatBatch {
     pub targets: Tensor<1, Int>,
 }
 
-/// One image, three channels, and its class.
+/// An image with three channels, and its class.
 #[derive(Debug, Clone)]
 pub struct Image {
-    /// The elements' bytes.
+    /// The bytes of its elements.
     pub bytes: Arc<[u8]>,
-    /// Its class.
+    /// The class.
     pub class: usize,
 }
 
 /// A batch type of images.
 pub trait Images: RehearsalBatch + Clone + std::fmt::Debug {
-    /// The element type's name.
+    /// The name of the element type.
     const NAME: &'static str;
-    /// Bytes of one element.
+    /// The size of an element in bytes.
     const ELEMENT: usize;
-
     /// The element type.
     const DTYPE: DType;
 
-    /// A mini-batch of these images, `[rows, 3, side, side]`.
+    /// A mini-batch of images `[rows + room, 3, side, side]`, of which the last `room` are left for
+    /// representatives.
     fn of(images: TensorData, room: usize, classes: Vec<i64>, device: &Device) -> Self;
 
-    /// Bytes of one image.
+    /// The size of an image in bytes.
     fn row_bytes(side: usize) -> usize {
         3 * side * side * Self::ELEMENT
     }
@@ -54,7 +54,6 @@ fn targets(classes: Vec<i64>, room: usize, device: &Device) -> Tensor<1, Int> {
 impl Images for Batch {
     const NAME: &'static str = "u8";
     const ELEMENT: usize = 1;
-
     const DTYPE: DType = DType::U8;
 
     fn of(images: TensorData, room: usize, classes: Vec<i64>, device: &Device) -> Self {
@@ -70,7 +69,6 @@ impl Images for Batch {
 impl Images for FloatBatch {
     const NAME: &'static str = "f32";
     const ELEMENT: usize = 4;
-
     const DTYPE: DType = DType::F32;
 
     fn of(images: TensorData, room: usize, classes: Vec<i64>, device: &Device) -> Self {
@@ -82,12 +80,12 @@ impl Images for FloatBatch {
     }
 }
 
-/// Stacks images, each copied once.
+/// Stacks images and copies each of them once.
 #[derive(Debug, Clone, Copy)]
 pub struct StackImages {
-    /// The images' side in pixels.
+    /// Side of the images in pixels.
     pub side: usize,
-    /// For how many more rows a mini-batch has room.
+    /// The number of further rows for which a mini-batch has room.
     pub room: usize,
 }
 
@@ -105,7 +103,7 @@ impl<B: Images> Batcher<Image, B> for StackImages {
 /// `count` random images of `row_bytes` bytes.
 pub fn random_images(count: usize, row_bytes: usize, classes: usize, seed: u64) -> Vec<Image> {
     let mut random = Stream::new(seed, Purpose::Augment, 0, 0);
-    // Random bytes need not differ from image to image; the memory must.
+    // Images may have the same content, but each needs memory of its own.
     let noise: Vec<u8> = (0..row_bytes).map(|_| random.next_u32() as u8).collect();
     (0..count)
         .map(|_| Image {
@@ -131,7 +129,7 @@ pub fn random_batches<B: Images>(
         .collect()
 }
 
-/// Rehearses until the shard is full.
+/// Rehearses `batches` until the shard is full.
 ///
 /// # Errors
 ///

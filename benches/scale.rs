@@ -1,37 +1,38 @@
-//! What does a rank do per step in a world of thousands?
+//! How long does planning take in a world of thousands of ranks?
 //!
-//! One rank is real; the others are its mirror images: a [`Collective`] that answers for them with
-//! this rank's own words (the same fill, the same changes of class counts) and sends rows of zeros.
-//! So the engine's real code plans for the whole world, in one thread. Then a model of the network
-//! says what that means for a step of training.
+//! One rank is real. The others mirror it: a [`Collective`] answers for them with the words of this
+//! rank (the same fill, the same changes of class counts) and sends rows of zeros. The real code of
+//! the engine therefore plans for the whole world in one thread. A model of the network then
+//! estimates what that means for a training step.
 #![allow(clippy::expect_used)]
 
 use burn::tensor::Device;
-use burn_rehearsal::{
-    Capacity, Execution, PolicyKind, RehearsalBuffer, RehearsalConfig, SamplingKind,
+use burn_rehearsal::{Execution, RehearsalBuffer, SamplingKind};
+use burn_rehearsal_benches::{
+    B, Batch, C, Figures, R, Target, config, median, micros, random_batches, resident_mib, timed,
 };
-use burn_rehearsal_benches::{Batch, head, median, micros, random_batches, timed, verdict};
 use burn_rehearsal_collective::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp};
-use std::fs;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-const B: usize = 56;
-const C: usize = 14;
-const R: usize = 7;
 const SIDE: usize = 8;
 const CLASSES: usize = 1000;
 const SHARD: usize = 500;
 const WORLDS: [usize; 7] = [2, 8, 32, 128, 512, 1024, 4096];
-const KINDS: [SamplingKind; 3] =
-    [SamplingKind::Uniform, SamplingKind::ExcludeCurrent, SamplingKind::ClassBalanced];
-const TARGET_US: f64 = 200.0;
+/// The world for which there is a target, in microseconds, and whose memory is measured.
+const LARGE: usize = 1024;
+const TARGET: f64 = 200.0;
+const KINDS: [(SamplingKind, &str); 3] = [
+    (SamplingKind::Uniform, "uniform"),
+    (SamplingKind::ExcludeCurrent, "exclude current"),
+    (SamplingKind::ClassBalanced, "class-balanced"),
+];
 /// How long each world is measured.
 const TIME: Duration = Duration::from_millis(400);
 
-/// What went over the network, were there one.
+/// What a network would have carried.
 #[derive(Default)]
 struct Traffic {
     messages: AtomicU64,
@@ -40,14 +41,14 @@ struct Traffic {
 }
 
 impl Traffic {
-    /// Messages and bytes of rows sent, bytes of headers received.
+    /// Sent messages, sent bytes of rows, and received bytes of headers.
     fn read(&self) -> [f64; 3] {
         [&self.messages, &self.bytes, &self.gathered]
             .map(|counter| counter.load(Ordering::Relaxed) as f64)
     }
 }
 
-/// Rank 0 of a world whose other ranks say and do what it does.
+/// Rank 0 of a world whose other ranks do the same as this one.
 struct Mirrors {
     size: usize,
     traffic: Arc<Traffic>,
@@ -100,31 +101,17 @@ impl Collective for Mirrors {
     }
 }
 
-/// Kilobytes of this process in memory.
-fn resident() -> f64 {
-    let text = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("0");
-    line.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0.0)
-}
-
-/// The real rank of a world, after its shard has become full.
+/// The real rank of a world, with a full shard.
 fn start(
     size: usize,
     sampling: SamplingKind,
     batches: &[Batch],
 ) -> (RehearsalBuffer<Batch>, Arc<Traffic>) {
     let traffic = Arc::new(Traffic::default());
-    let config = RehearsalConfig::new(Capacity::Samples(SHARD * size))
-        .with_candidates(C)
-        .with_representatives(R)
-        // Every candidate is stored: the most work.
-        .with_policy(PolicyKind::RandomReplacement)
-        .with_sampling(sampling)
-        .with_classes(Some(CLASSES))
-        .with_execution(Execution::Inline);
-    let buffer =
-        RehearsalBuffer::new(&config, Box::new(Mirrors { size, traffic: traffic.clone() }))
-            .expect("a buffer");
+    let config =
+        config(SHARD * size, Execution::Inline).with_sampling(sampling).with_classes(Some(CLASSES));
+    let mirrors = Mirrors { size, traffic: traffic.clone() };
+    let buffer = RehearsalBuffer::new(&config, Box::new(mirrors)).expect("a buffer");
     (0..2 * SHARD / C).for_each(|at| step(&buffer, batches, at));
     (buffer, traffic)
 }
@@ -133,14 +120,14 @@ fn step(buffer: &RehearsalBuffer<Batch>, batches: &[Batch], at: usize) {
     drop(buffer.rehearse(batches[at % batches.len()].clone()).expect("a step"));
 }
 
-/// Measures one world; returns the planning time in µs.
-fn world(size: usize, sampling: SamplingKind, batches: &[Batch]) -> f64 {
+/// The time in microseconds to plan a step in a world, and other figures in words.
+fn plan(size: usize, sampling: SamplingKind, batches: &[Batch]) -> (f64, String) {
     let (buffer, traffic) = start(size, sampling, batches);
     let (mut plans, mut gathers, mut sent) = (Vec::new(), Vec::new(), [0.0; 3]);
     let started = Instant::now();
     while started.elapsed() < TIME || plans.len() < 20 {
         if plans.len() % 10 == 0 {
-            // Otherwise the rows of earlier tasks would soon all be replaced.
+            // Without new tasks, the rows of earlier tasks would soon be gone.
             buffer.begin_task(2 + plans.len()).expect("a task");
         }
         let (last, before) = (buffer.timings(), traffic.read());
@@ -153,21 +140,17 @@ fn world(size: usize, sampling: SamplingKind, batches: &[Batch]) -> f64 {
             .for_each(|(sum, (after, before))| *sum += after - before);
     }
     let [messages, bytes, gathered] = sent.map(|sum| sum / plans.len() as f64);
-    let plan = median(plans);
-    println!(
-        "  {size:>5} ranks: plan {plan:9.1} µs, headers {:8.1} µs; sends {messages:4.1} messages, {:4.1} rows; receives {:6.1} KiB of headers; {:6.2} MiB  {}",
+    let details = format!(
+        "headers {:.1} µs; sends {messages:.1} messages with {:.1} rows; receives {:.1} KiB of headers",
         median(gathers),
         bytes / (3 * SIDE * SIDE + 8 + 8) as f64,
         gathered / 1024.0,
-        memory(size, sampling),
-        if size == 1024 { verdict(plan <= TARGET_US) } else { "" }
     );
-    plan
+    (median(plans), details)
 }
 
-/// How much a world adds to the memory of a fresh process, in MiB.
-fn memory(size: usize, sampling: SamplingKind) -> f64 {
-    let kind = KINDS.iter().position(|kind| *kind == sampling).unwrap_or(0);
+/// The memory in MiB that a world adds to a fresh process, or NaN if that is unknown.
+fn memory(size: usize, kind: usize) -> f64 {
     let measure = || -> Option<f64> {
         let output = Command::new(std::env::current_exe().ok()?)
             .args(["memory", &kind.to_string(), &size.to_string()])
@@ -178,14 +161,14 @@ fn memory(size: usize, sampling: SamplingKind) -> f64 {
     measure().unwrap_or(f64::NAN)
 }
 
-/// What the fresh process does: prints the difference of this process's memory.
+/// Runs in the fresh process and prints by how much its memory grows.
 fn measure_memory(kind: usize, size: usize) {
     let batches = batches();
-    // A world of one has all that does not depend on the size.
-    let alone = start(1, KINDS[kind], &batches);
-    let before = resident();
-    let world = start(size, KINDS[kind], &batches);
-    println!("{:.3}", (resident() - before) / 1024.0);
+    // A world of one rank has everything that does not depend on the size.
+    let alone = start(1, KINDS[kind].0, &batches);
+    let before = resident_mib();
+    let world = start(size, KINDS[kind].0, &batches);
+    println!("{:.3}", resident_mib().zip(before).map_or(f64::NAN, |(now, before)| now - before));
     drop((alone, world));
 }
 
@@ -193,7 +176,7 @@ fn batches() -> Vec<Batch> {
     random_batches(64, B, SIDE, CLASSES, &Device::flex())
 }
 
-/// A network: the time of a message of n bytes is α + β n.
+/// A network, on which a message of n bytes takes α + β n.
 struct Network {
     name: &'static str,
     /// Seconds per message.
@@ -208,21 +191,23 @@ const NETWORKS: [Network; 2] = [
     Network { name: "InfiniBand HDR", alpha: 1.5e-6, beta: 1.0 / 23e9 },
     Network { name: "10 GbE", alpha: 25e-6, beta: 1.0 / 1.15e9 },
 ];
-/// ResNet-50's parameters, in bytes of f32.
+/// The size of ResNet-50's parameters in `f32`.
 const GRADIENT_BYTES: f64 = 25.6e6 * 4.0;
 const ROW_BYTES: f64 = 150.0 * 1024.0;
-/// Words of 8 bytes that every rank tells the others in every step.
+/// The header that every rank sends to all others in a step.
 const HEADER_BYTES: f64 = 72.0;
-/// Images per second that one accelerator trains ResNet-50 with; a fast one, so little time to hide
+/// Images of ResNet-50 per second on one accelerator. A fast one leaves little time to hide
 /// anything in.
 const IMAGES_PER_SECOND: f64 = 800.0;
-/// Bytes per second of copying rows in memory by one core.
+/// Bytes per second that one core copies from row to row.
 const COPY_RATE: f64 = 10e9;
 
-/// The engine's step: an all-gather by doubling, the plan, pushing r rows and receiving r, copying
-/// c + 3 r rows in memory (store, pack, unpack, deliver). The gradients' step: a reduce-scatter and
-/// an all-gather, each of which moves (N - 1)/N of the bytes. While a rank computes, its engine
-/// works; while gradients travel, rows compete with them for the wire.
+/// Prints how a step of training relates to a step of the engine.
+///
+/// The engine's step is an all-gather by doubling, the plan, sending r rows and receiving r, and
+/// copying c + 3 r rows in memory (store, pack, unpack, deliver). The gradients need a
+/// reduce-scatter and an all-gather, each of which moves (N - 1)/N of the bytes. The engine works
+/// while its rank computes; rows and gradients share the wire.
 fn model(ranks: usize, plan: f64) {
     let n = ranks as f64;
     let computation = (B + R) as f64 / IMAGES_PER_SECOND;
@@ -236,8 +221,9 @@ fn model(ranks: usize, plan: f64) {
         let hidden = (step / engine).min(1.0);
         let wire = R as f64 * ROW_BYTES * beta / step;
         println!(
-            "  {ranks:>5} ranks, {name:<14}: computation {:.1} ms, gradients {:.1} ms; engine {:.2} ms (headers {:.3}, plan {:.3}, rows {:.3}, copies {:.3}): \
-             {:.0} % hidden, {:.1} × room; if no row could travel beside gradients or computation, +{:.2} %",
+            "  {ranks:>5} ranks, {name:<14}: computation {:.1} ms, gradients {:.1} ms; \
+             engine {:.2} ms (headers {:.3}, plan {:.3}, rows {:.3}, copies {:.3}): \
+             {:.0} % hidden, {:.1} × room; if no row could travel next to gradients, +{:.2} %",
             computation * 1e3,
             gradients * 1e3,
             engine * 1e3,
@@ -259,24 +245,31 @@ fn main() {
     {
         return measure_memory(kind.parse().expect("a number"), size.parse().expect("a number"));
     }
-    head(&format!(
-        "scale: one real rank among mirrors, c = {C}, r = {R}, {SHARD} rows a shard, {CLASSES} classes; target for plan: {TARGET_US} µs at 1,024 ranks"
-    ));
+    let mut figures = Figures::new(
+        "scale",
+        "how long does planning take in a world of thousands of ranks?",
+        &format!(
+            "one real rank among mirrors, c = {C}, r = {R}, {SHARD} rows per shard, {CLASSES} classes"
+        ),
+    );
     let batches = batches();
-    let mut planned = Vec::new();
-    for sampling in KINDS {
-        println!("\n{sampling:?}");
+    let mut modelled = Vec::new();
+    for (at, (sampling, name)) in KINDS.into_iter().enumerate() {
         for size in WORLDS {
-            let plan = world(size, sampling, &batches);
-            if sampling == SamplingKind::Uniform && [128, 1024].contains(&size) {
-                planned.push((size, plan));
+            let (plan, details) = plan(size, sampling, &batches);
+            let target = (size == LARGE).then_some(Target::AtMost(TARGET));
+            figures.add(name, &format!("plan, {size} ranks"), plan, "µs", target);
+            println!("    {details}");
+            if sampling == SamplingKind::Uniform && [128, LARGE].contains(&size) {
+                modelled.push((size, plan));
             }
         }
+        figures.add(name, &format!("memory, {LARGE} ranks"), memory(LARGE, at), "MiB", None);
     }
     println!(
-        "\nmodel: a step of ResNet-50, uniform sampling, b = {B}, rows of 150 KiB, {IMAGES_PER_SECOND} images/s a rank, plans as measured"
+        "\nmodel: a step of ResNet-50 with uniform sampling, b = {B}, rows of 150 KiB, \
+         {IMAGES_PER_SECOND} images/s per rank, and the measured plans"
     );
-    for (size, plan) in planned {
-        model(size, plan);
-    }
+    modelled.into_iter().for_each(|(size, plan)| model(size, plan));
+    figures.write();
 }

@@ -1,28 +1,30 @@
-//! A long life: do memory and the time of a step stay what they are over a million steps and a
-//! thousand tasks?
+//! Does a buffer grow or slow down over a million steps and a thousand tasks?
 //!
-//! `soak [STEPS [RANKS]]`: three buffers one after the other, each with another policy and another
-//! rule of sampling, on thread ranks whose engines work in the background. Every task brings two of
-//! 100 classes, and samples come again after a while. The memory at the end is compared with that
-//! after the first tenth, when all classes have been seen. Then a young buffer takes turns with the
-//! old one, task by task, over the same mini-batches: how much longer does a step of the old one
-//! take, in processor time of the whole process? A comparison with the beginning would also measure
-//! how the machine's speed has changed meanwhile.
+//! `soak [STEPS [RANKS]]` runs three buffers one after the other, each with another policy and
+//! another sampling rule, on thread ranks with background engines. Every task brings two of 100
+//! classes, and samples come again after a while.
+//!
+//! The memory at the end is compared with that after the first tenth, when all classes have been
+//! seen. Then a young buffer and the old one alternate, task by task, over the same mini-batches,
+//! and their processor time per step is compared. A comparison with the first steps would also
+//! measure how the machine's speed has changed meanwhile.
 #![allow(clippy::expect_used, reason = "a step that fails ends the soak")]
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_rehearsal::{
     Capacity, OnRepeat, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, SamplingKind,
 };
-use burn_rehearsal_benches::{Cpu, head, median, micros, ratio, verdict};
+use burn_rehearsal_benches::{Cpu, Figures, Series, Target, median, micros, resident_mib};
 use burn_rehearsal_collective::{Collective, run_threads};
+use std::convert::Infallible;
 use std::hint::black_box;
 use std::process::ExitCode;
 use std::time::Instant;
 
 const TASKS: usize = 1000;
-/// The young buffer's tasks until it is full and has seen all classes, and those of the comparison.
+/// Tasks after which the young buffer is full and has seen all classes.
 const YOUTH: usize = 50;
+/// Tasks in which the buffers are compared.
 const COMPARED: usize = 100;
 const B: usize = 16;
 const C: usize = 4;
@@ -30,11 +32,11 @@ const R: usize = 4;
 const SIDE: usize = 8;
 const CAPACITY: usize = 4000;
 const CLASSES: usize = 100;
-/// After so many samples of a rank the first comes again.
+/// The number of different samples of a rank.
 const SAMPLES: usize = 50_000;
-/// How much more a step of the old buffer may take than one of the young.
+/// How much more processor time a step of the old buffer may take than one of the young.
 const SLOWER: f64 = 1.10;
-/// How much the memory of the process may grow, in MiB: less than three bytes a step.
+/// How much the memory of the process may grow, in MiB. It is less than three bytes per step.
 const GROWTH: f64 = 2.0;
 
 #[derive(RehearsalBatch, Clone, Debug)]
@@ -47,8 +49,7 @@ struct Batch {
     ids: Tensor<1, Int>,
 }
 
-/// The mini-batch of one step: bytes that follow from the step, two classes that follow from the
-/// task.
+/// The mini-batch of a step: the task determines its two classes, the step its identifiers.
 fn batch(images: &Tensor<4, Int>, rank: usize, task: usize, step: usize, device: &Device) -> Batch {
     let ints = |value: &dyn Fn(usize) -> usize| {
         let values: Vec<i64> = (0..B).map(|row| value(row) as i64).collect();
@@ -61,27 +62,14 @@ fn batch(images: &Tensor<4, Int>, rank: usize, task: usize, step: usize, device:
     }
 }
 
-/// What was measured after a task.
+/// The measurements of a task.
 struct Mark {
     /// Processor time of the process per step, in µs.
     cpu: f64,
-    /// By the clock on the wall, per step, in µs.
+    /// Elapsed time per step, in µs.
     wall: f64,
-    /// Memory of the process, in MiB.
+    /// Memory of the process after the task, in MiB.
     resident: Option<f64>,
-}
-
-/// The process's memory in MiB, where the system tells.
-fn resident() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let kib: f64 = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?
-        .trim()
-        .trim_end_matches(" kB")
-        .parse()
-        .ok()?;
-    Some(kib / 1024.0)
 }
 
 fn process_time() -> f64 {
@@ -89,7 +77,7 @@ fn process_time() -> f64 {
     mine + others
 }
 
-/// One rank of a buffer, and what it is fed.
+/// One rank of a buffer, and its mini-batches.
 struct Rank {
     buffer: RehearsalBuffer<Batch>,
     rank: usize,
@@ -116,7 +104,7 @@ impl Rank {
         }
     }
 
-    /// Lives through one task.
+    /// Runs the steps of a task.
     fn task(&self, task: usize) -> Mark {
         let (cpu, wall) = (process_time(), Instant::now());
         self.buffer.begin_task(task).expect("a task");
@@ -133,18 +121,18 @@ impl Rank {
         }
     }
 
-    /// Its shard must be full.
+    /// Checks that the buffer is full.
     fn end(self) {
         let report = self.buffer.report().expect("a report");
         assert_eq!((report.len, report.capacity), (CAPACITY, CAPACITY), "the buffer is full");
     }
 }
 
-/// What one rank measured.
+/// The measurements of one rank.
 struct Life {
-    /// After each of the [`TASKS`].
+    /// The old buffer alone, in each of the [`TASKS`].
     alone: Vec<Mark>,
-    /// The old buffer and the young one, in the same task.
+    /// The old and the young buffer in the same task.
     compared: Vec<[Mark; 2]>,
 }
 
@@ -161,59 +149,50 @@ fn live(config: &RehearsalConfig, mut ranks: Box<dyn Collective>, per_task: usiz
     Life { alone, compared }
 }
 
-/// The largest memory after any of these tasks, if the system tells.
-fn most(marks: &[Mark]) -> Option<f64> {
-    marks.iter().filter_map(|mark| mark.resident).reduce(f64::max)
+/// The largest memory after any of these tasks, or NaN if it is unknown.
+fn most_memory(marks: &[Mark]) -> f64 {
+    marks.iter().filter_map(|mark| mark.resident).fold(f64::NAN, f64::max)
 }
 
-fn soak(name: &str, config: &RehearsalConfig, ranks: usize, per_task: usize) -> bool {
+fn soak(
+    figures: &mut Figures,
+    name: &str,
+    config: &RehearsalConfig,
+    ranks: usize,
+    per_task: usize,
+) {
     let lives = run_threads(ranks, |threads| {
-        Ok::<_, std::convert::Infallible>(live(config, Box::new(threads), per_task))
+        Ok::<_, Infallible>(live(config, Box::new(threads), per_task))
     });
-    let Some(Ok(Life { alone, compared })) = lives.into_iter().next() else { return false };
-    println!(
-        "\n{name}: {ranks} ranks, {} steps each, {TASKS} tasks, then {} tasks beside a young buffer",
-        TASKS * per_task,
-        YOUTH + COMPARED
-    );
-    let of = |which: usize, time: fn(&Mark) -> f64| {
-        compared.iter().map(|marks| time(&marks[which])).collect::<Vec<f64>>()
-    };
-    let (old, young) = (of(0, |mark| mark.cpu), of(1, |mark| mark.cpu));
-    let slower = ratio(&old, &young);
-    println!(
-        "  processor time per step, old and young: {:.1} and {:.1} µs, ratio {slower:.3} (at most {SLOWER}): {}",
-        median(old),
-        median(young),
-        verdict(slower <= SLOWER)
-    );
-    println!(
-        "  by the clock: {:.1} and {:.1} µs",
-        median(of(0, |mark| mark.wall)),
-        median(of(1, |mark| mark.wall))
-    );
+    let life = lives.into_iter().next().expect("at least one rank");
+    let Life { alone, compared } = life.expect("a rank");
+    let mut series = Series::default();
+    for [old, young] in &compared {
+        series.add("old", old.cpu);
+        series.add("young", young.cpu);
+        series.add("old, elapsed", old.wall);
+        series.add("young, elapsed", young.wall);
+    }
     let tenth = TASKS / 10;
     let (first, last) = (&alone[..tenth], &alone[TASKS - tenth..]);
     let time = |marks: &[Mark]| median(marks.iter().map(|mark| mark.cpu).collect());
+    figures.add(name, "processor time per step", series.median("old"), "µs", None);
+    let slower = Some(Target::AtMost(SLOWER));
+    figures.add(name, "old / young buffer", series.ratio("old", "young"), "×", slower);
+    let before = most_memory(&first[tenth - 1..]);
+    let growth = Some(Target::AtMost(GROWTH));
+    figures.add(name, "memory growth", most_memory(last) - before, "MiB", growth);
     println!(
-        "  processor time per step, first and last tenth: {:.1} and {:.1} µs",
+        "  processor time per step, young buffer {:.1} µs; old buffer alone, first tenth {:.1} µs, last tenth {:.1} µs",
+        series.median("young"),
         time(first),
         time(last)
     );
-    let grown = match (most(&first[tenth - 1..]), most(last)) {
-        (Some(then), Some(now)) => {
-            println!(
-                "  memory: {then:.1} MiB after the first tenth, {now:.1} MiB in the last (at most {GROWTH} more): {}",
-                verdict(now - then <= GROWTH)
-            );
-            now - then
-        }
-        _ => {
-            println!("  memory: this system does not tell");
-            0.0
-        }
-    };
-    slower <= SLOWER && grown <= GROWTH
+    println!(
+        "  elapsed time per step, old buffer {:.1} µs, young buffer {:.1} µs; memory {before:.1} MiB",
+        series.median("old, elapsed"),
+        series.median("young, elapsed")
+    );
 }
 
 fn main() -> ExitCode {
@@ -225,22 +204,28 @@ fn main() -> ExitCode {
     };
     if steps * C * YOUTH / TASKS < CAPACITY {
         eprintln!(
-            "soak: a young buffer is not full after {YOUTH} of {TASKS} tasks; at least {} steps are needed",
+            "soak: {steps} steps do not fill a young buffer in {YOUTH} of {TASKS} tasks; use at least {}",
             CAPACITY * TASKS / C / YOUTH
         );
         return ExitCode::FAILURE;
     }
-    head(&format!(
-        "soak: b = {B}, c = {C}, r = {R}, |B| = {CAPACITY}, rows of {} bytes, {CLASSES} classes",
-        3 * SIDE * SIDE
-    ));
+    let mut figures = Figures::new(
+        "soak",
+        "does a buffer grow or slow down over a million steps?",
+        &format!(
+            "b = {B}, c = {C}, r = {R}, |B| = {CAPACITY}, rows of {} bytes, {CLASSES} classes, \
+             {ranks} ranks, {steps} steps in {TASKS} tasks, then {} tasks next to a young buffer",
+            3 * SIDE * SIDE,
+            YOUTH + COMPARED
+        ),
+    );
     let base = RehearsalConfig::new(Capacity::Samples(CAPACITY))
         .with_candidates(C)
         .with_representatives(R);
     let buffers = [
         ("class-balanced, uniform sampling", base.clone()),
         (
-            "reservoir, class-balanced sampling, samples stored once",
+            "reservoir, class-balanced sampling, each sample once",
             base.clone()
                 .with_policy(PolicyKind::Reservoir)
                 .with_sampling(SamplingKind::ClassBalanced)
@@ -251,8 +236,10 @@ fn main() -> ExitCode {
             base.with_policy(PolicyKind::Fifo).with_sampling(SamplingKind::ExcludeCurrent),
         ),
     ];
-    // All of them, also when the first grows.
-    let flat =
-        buffers.iter().filter(|(name, config)| soak(name, config, ranks, steps / TASKS)).count();
-    if flat == buffers.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    for (name, config) in &buffers {
+        soak(&mut figures, name, config, ranks, steps / TASKS);
+    }
+    let met = figures.all_met();
+    figures.write();
+    if met { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
