@@ -5,8 +5,8 @@
 //!   overlap, and the training thread waits for the engine (target: 1 % of a step).
 //! * **bandwidth**: a step that stores 512 rows and draws 512, without appending, compared with an
 //!   elementwise copy of the same number of bytes (target: half of its bandwidth).
-//! * **PyTorch**: the same draws and writes (`index_select`, `index_copy_`) in a process of its own,
-//!   if `python3` has PyTorch.
+//! * **PyTorch**: the same draws and writes (`index_select`, `index_copy_`) in a process of its
+//!   own, if `python3` has PyTorch.
 //!
 //! On a GPU (`BURN_DEVICE=cuda` or `wgpu`, built with that feature) there are 20,000 slots of
 //! 3×224×224 bytes and a ResNet-50. On the CPU, where these do not fit, there are 3×32×32 bytes and

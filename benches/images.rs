@@ -5,8 +5,8 @@
 //! is measured from memory and from files. With the feature `turbojpeg` both use libjpeg-turbo,
 //! and zune-jpeg is measured too.
 //!
-//! Packed: all cores read mini-batches from a pack of pixels in the page cache. The reference copies
-//! the same number of bytes in memory.
+//! Packed: all cores read mini-batches from a pack of pixels in the page cache. The reference
+//! copies the same number of bytes in memory.
 //!
 //! Everything alternates; figures are medians over the turns. `IMAGES=DIR` names a folder with
 //! `train/CLASS/*.jpg` and `test/CLASS/*.jpg`, and `SIDE=N` the size to scale to. By default the

@@ -1,58 +1,62 @@
-//! What can go wrong in a command of xtask, said so that the reader knows what to do next.
+//! Errors of xtask's commands. Each names what failed and the value, so that the reader knows what
+//! to do next.
 
 use std::path::PathBuf;
 use std::process::ExitStatus;
+use std::time::Duration;
 
-/// The result of everything in xtask that can fail.
+/// The result of a fallible operation in xtask.
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
-/// A failure, with the thing that failed and the value that was wrong.
+/// A failure.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// A program could not be started or listened to at all.
+    /// A program could not be started, or its output could not be read.
     #[error("cannot run `{command}`: {source}")]
     Start {
-        /// The command as one would type it.
+        /// The command as typed in a shell.
         command: String,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// A program ended with anything but success.
+    /// A program failed.
     #[error("`{command}` failed ({status})")]
     Failed {
-        /// The command as one would type it.
+        /// The command as typed in a shell.
         command: String,
-        /// How it ended.
+        /// Its exit status.
         status: ExitStatus,
     },
-    /// A file or folder could not be read or made.
+    /// A file or folder could not be read or written.
     #[error("{path}: {source}")]
     File {
         /// The file or folder.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// `cargo metadata` failed, or what it printed is not what we know.
+    /// `cargo metadata` failed, or its output could not be parsed.
     #[error("cargo metadata: {0}")]
     Metadata(#[from] cargo_metadata::Error),
-    /// Something that the gate needs is not installed; the text names it and says how to install
-    /// it.
+    /// Required tools are not installed. The text names them and how to install them.
     #[error("{0}")]
-    Missing(String),
-    /// What cannot be done on this machine.
-    #[error("{0}")]
-    Machine(String),
+    MissingTools(String),
+    /// The machine has no NVIDIA GPU.
+    #[error("no NVIDIA GPU or no driver found: `nvidia-smi` lists no GPU")]
+    NoGpu,
+    /// A run of which a rank was killed did not end.
+    #[error("a run has not ended within {0:?} after one of its ranks was killed")]
+    Hang(Duration),
     /// Dependencies or crates that break the rules, one line each.
-    #[error("the dependencies break {} of our rules:\n  {}", .0.len(), .0.join("\n  "))]
-    Policy(Vec<String>),
-    /// The tests passed, but there were none.
-    #[error("`{0}` ran no test: not one `test result:` line with a test in it")]
+    #[error("the dependencies break {} rules:\n  {}", .0.len(), .0.join("\n  "))]
+    Dependencies(Vec<String>),
+    /// The test binaries contained no test.
+    #[error("`{0}` ran no test: it printed no `test result:` line with a test")]
     NoTests(String),
-    /// A report of the main job is not what it should be.
+    /// The content of a file is not valid.
     #[error("{path}: {reason}")]
-    Report {
-        /// The report.
+    Invalid {
+        /// The file.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
@@ -60,7 +64,7 @@ pub(crate) enum Error {
     /// Results that miss the published thresholds, one line each.
     #[error("published thresholds are missed:\n  {}", .0.join("\n  "))]
     Thresholds(Vec<String>),
-    /// Something failed whose reason has been printed already.
-    #[error("failed, for the reason above")]
-    Told,
+    /// A failure whose reason has been printed.
+    #[error("failed, see above")]
+    AlreadyReported,
 }

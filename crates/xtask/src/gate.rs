@@ -1,4 +1,4 @@
-//! The gate: the steps of `cargo xtask test`, in order, up to the first that fails.
+//! The gate: the steps of `cargo xtask test`, in order, until one fails.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,44 +13,43 @@ use crate::totals::Totals;
 use crate::workspace::{Leg, Workspace};
 use crate::{devices, examples, licences, main_job, prerequisites, process};
 
-/// A step of the gate, cheap ones first.
+/// A step of the gate. Cheap steps come first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Step {
-    /// What must be installed.
+    /// Check that the required tools are installed.
     Prerequisites,
     /// `cargo fmt`.
     Format,
-    /// Licences, origins and versions of dependencies, and the metadata of our crates.
+    /// Licences, origins and versions of dependencies, and the metadata of the crates.
     Licences,
-    /// `cargo clippy`, warnings are errors; the library also without the CPU backend.
+    /// `cargo clippy` with warnings as errors, also for the library without the CPU backend.
     Clippy,
-    /// `cargo doc`, warnings are errors.
+    /// `cargo doc` with warnings as errors.
     Docs,
     /// `cargo test`, with documentation tests.
     Tests,
-    /// The programs in `examples/`, against a bound for the figure that each of them prints.
+    /// The programs in `examples/`, each with a bound for the figure that it prints.
     Examples,
-    /// The model tests of what thread ranks meet in, in every order of their turns (loom).
+    /// The model tests of thread ranks, in every interleaving (loom).
     Loom,
-    /// Clippy, docs and tests with the feature `mpi`, ranks as processes under `mpirun`; skipped,
-    /// loudly, where there is no MPI.
+    /// Clippy, docs and tests with the feature `mpi`, whose ranks are processes under `mpirun`.
+    /// Skipped with a message if there is no MPI.
     Mpi,
-    /// Clippy, and the tests of images, with the feature `turbojpeg`; skipped, loudly, where
+    /// Clippy and the tests of images with the feature `turbojpeg`. Skipped with a message if
     /// libjpeg-turbo cannot be built.
     Turbojpeg,
-    /// Clippy with the features `cuda` and `tui`: whether everything compiles for CUDA, which needs
-    /// no GPU, and the terminal interface.
+    /// Clippy with the features `cuda` and `tui`. It needs no GPU.
     Cuda,
-    /// The tests of the device, and a short training run, on a GPU through wgpu, or on one that a
-    /// Vulkan driver simulates; skipped, loudly, where there is none.
+    /// The device tests and a short training run through wgpu, on a GPU or on one that a Vulkan
+    /// driver simulates. Skipped with a message if there is neither.
     Wgpu,
-    /// The main job with its default arguments, against the published thresholds.
+    /// The main job with its default arguments, compared with the published thresholds.
     MainJob,
 }
 
 impl Step {
-    /// Whether it is no failure if what the step needs is not installed: people may go on without
-    /// MPI, CMake or Vulkan; CI, and who asks for the step, may not.
+    /// Whether the step may be skipped if its tools are not installed. In CI, and if the step was
+    /// requested with `--only`, it may not.
     fn may_be_skipped(self, only: Option<Self>, in_ci: bool) -> bool {
         matches!(self, Self::Mpi | Self::Turbojpeg | Self::Wgpu) && only.is_none() && !in_ci
     }
@@ -74,7 +73,7 @@ impl Verdict {
     fn of(result: &Result<()>, may_be_skipped: bool) -> Self {
         match result {
             Ok(()) => Self::Passed,
-            Err(Error::Missing(_)) if may_be_skipped => Self::Skipped,
+            Err(Error::MissingTools(_)) if may_be_skipped => Self::Skipped,
             Err(_) => Self::Failed,
         }
     }
@@ -90,23 +89,23 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// What came of one step.
+/// The outcome of a step.
 struct Outcome {
     step: Step,
     time: Duration,
     verdict: Verdict,
 }
 
-/// What the tests printed last: the closing lines as printed, and their sum.
+/// The closing lines of test binaries, and their sum.
 #[derive(Default)]
 pub(crate) struct Closing {
     lines: Vec<String>,
     totals: Totals,
-    /// The devices that tests ran on, as they say.
+    /// The devices on which tests ran.
     devices: BTreeSet<String>,
 }
 
-/// What tests print before the name of their device.
+/// The text that tests print before the name of their device.
 const DEVICE: &str = "device of these tests: ";
 
 impl Closing {
@@ -116,17 +115,16 @@ impl Closing {
     }
 }
 
-/// Runs all steps, or the one that is asked for; the output ends with the tests' closing lines and
-/// their total.
+/// Runs all steps, or only one. The output ends with the closing lines of the tests and their sum.
 pub(crate) fn test(workspace: &Workspace, only: Option<Step>) -> Result<()> {
     let mut closing = Closing::default();
     let mut outcomes = Vec::new();
-    let asked = |step: &Step| only.is_none_or(|only| only == *step);
-    let steps: Vec<_> = Step::value_variants().iter().copied().filter(asked).collect();
+    let requested = |step: &Step| only.is_none_or(|only| only == *step);
+    let steps: Vec<_> = Step::value_variants().iter().copied().filter(requested).collect();
     let mut result = Ok(());
     let mut skipped = Vec::new();
     for (index, &step) in steps.iter().enumerate() {
-        say(&format!("==> {}/{} {step}", index + 1, steps.len()));
+        print_line(&format!("==> {}/{} {step}", index + 1, steps.len()));
         let start = Instant::now();
         result = run(step, workspace, &mut closing);
         let time = start.elapsed();
@@ -135,7 +133,7 @@ pub(crate) fn test(workspace: &Workspace, only: Option<Step>) -> Result<()> {
             skipped.extend(result.err().map(|missing| format!("*** {step} SKIPPED: {missing}")));
             result = Ok(());
         }
-        say(&format!("<== {step} {verdict} in {:.1} s", time.as_secs_f64()));
+        print_line(&format!("<== {step} {verdict} in {:.1} s", time.as_secs_f64()));
         outcomes.push(Outcome { step, time, verdict });
         if let Err(error) = &result {
             eprintln!(
@@ -144,19 +142,19 @@ pub(crate) fn test(workspace: &Workspace, only: Option<Step>) -> Result<()> {
             break;
         }
     }
-    say(&table(&outcomes));
-    // Where nobody overlooks it.
-    skipped.iter().for_each(|skipped| say(&format!("{skipped}\n")));
-    closing.devices.iter().for_each(|device| say(&format!("tests ran on {device}")));
+    print_line(&table(&outcomes));
+    // At the end, where they are not overlooked.
+    skipped.iter().for_each(|skipped| print_line(&format!("{skipped}\n")));
+    closing.devices.iter().for_each(|device| print_line(&format!("tests ran on {device}")));
     if !closing.lines.is_empty() {
-        say(&format!(
-            "the closing lines of all test binaries, and their sum:\n{}\n{}",
+        print_line(&format!(
+            "closing lines of all test binaries, and their sum:\n{}\n{}",
             closing.lines.join("\n"),
             closing.totals
         ));
     }
-    // The reason is printed already, so that the total can be the last line.
-    result.map_err(|_| Error::Told)
+    // The reason has been printed, so that the sum is the last line.
+    result.map_err(|_| Error::AlreadyReported)
 }
 
 /// Runs one step.
@@ -186,8 +184,8 @@ fn run(step: Step, workspace: &Workspace, closing: &mut Closing) -> Result<()> {
     }
 }
 
-/// Everything as it is built by default, and the library without the CPU backend, where some of its
-/// code is another.
+/// Checks everything with default features, and the library without the CPU backend, which selects
+/// other code.
 fn clippy(workspace: &Workspace) -> Result<()> {
     let run = |leg, of: &[&str]| {
         process::run(
@@ -198,8 +196,8 @@ fn clippy(workspace: &Workspace) -> Result<()> {
     run(Leg::NONE, &["-p", "burn-rehearsal", "--no-default-features"])
 }
 
-/// Builds the collective with loom's locks, which takes another target directory, and runs the
-/// tests that go through all orders of the threads' turns.
+/// Builds the collective with loom's locks in a target directory of its own, and runs the tests
+/// that explore all interleavings of threads.
 fn loom(workspace: &Workspace, closing: &mut Closing) -> Result<()> {
     let model = [
         "test",
@@ -217,7 +215,7 @@ fn loom(workspace: &Workspace, closing: &mut Closing) -> Result<()> {
     tests(command, &mut std::io::stdout(), closing)
 }
 
-/// Everything with the feature `mpi`, so that Burn is the one that the steps before have built.
+/// The whole workspace with the feature `mpi`, so that Burn is not built again.
 const WITH_MPI: [&str; 4] = [
     "--workspace",
     "--locked",
@@ -225,8 +223,8 @@ const WITH_MPI: [&str; 4] = [
     "burn-rehearsal-testing/mpi,burn-rehearsal-tests/mpi,continual-imagenet/mpi,burn-rehearsal-benches/mpi",
 ];
 
-/// Builds the feature `mpi` and runs what needs it: real processes, if need be more than there are
-/// cores. The benchmarks are compiled, but not run.
+/// Runs the tests that need the feature `mpi`, with real processes that may outnumber the cores.
+/// The benchmark over MPI is only compiled.
 fn mpi(workspace: &Workspace, closing: &mut Closing) -> Result<()> {
     prerequisites::ensure(&prerequisites::MPI_TOOLS)?;
     let cargo = |arguments: &[&str]| workspace.cargo(Leg::DEFAULT, arguments);
@@ -247,12 +245,11 @@ fn mpi(workspace: &Workspace, closing: &mut Closing) -> Result<()> {
     tests(with(cargo(&["test", "--doc"]), &collective), &mut std::io::stdout(), closing)
 }
 
-/// Everything with the feature `turbojpeg`, so that Burn is the one that the steps before have
-/// built.
+/// The whole workspace with the feature `turbojpeg`, so that Burn is not built again.
 const WITH_TURBOJPEG: [&str; 4] =
     ["--workspace", "--locked", "--features", "burn-rehearsal-vision/turbojpeg"];
 
-/// Builds libjpeg-turbo and runs the tests that read JPEG files with it.
+/// Runs the tests that read JPEG files with libjpeg-turbo.
 fn turbojpeg(workspace: &Workspace, closing: &mut Closing) -> Result<()> {
     prerequisites::ensure(&prerequisites::TURBOJPEG_TOOLS)?;
     let cargo =
@@ -262,13 +259,13 @@ fn turbojpeg(workspace: &Workspace, closing: &mut Closing) -> Result<()> {
     tests(with(cargo(&["test", "--lib"]), &["--", "data::turbo"]), &mut std::io::stdout(), closing)
 }
 
-/// `command` with more arguments.
+/// `command` with further arguments.
 fn with(mut command: Command, arguments: &[&str]) -> Command {
     command.args(arguments);
     command
 }
 
-/// Runs the tests and keeps their closing lines, also when some fail.
+/// Runs tests and keeps their closing lines, even if some fail.
 pub(crate) fn tests(
     mut command: Command,
     output: &mut impl Write,
@@ -287,7 +284,7 @@ pub(crate) fn tests(
     if closing.totals.none_run() { Err(Error::NoTests(process::shown(&command))) } else { Ok(()) }
 }
 
-/// Runs the main job once, as a user would, and holds it to the published thresholds.
+/// Runs the main job once, as a user would, and compares it with the published thresholds.
 fn main_job(workspace: &Workspace) -> Result<()> {
     let program = main_job::build(workspace, &[])?;
     let out =
@@ -295,12 +292,12 @@ fn main_job(workspace: &Workspace) -> Result<()> {
     process::run(&mut main_job::compare(&program, None, out.path()))?;
     let averages = main_job::read_averages(out.path())?;
     for check in averages.method_checks() {
-        println!("average top-1, {}: {:.4} (must be {})", check.name, check.value, check.limit);
+        println!("average top-1, {}: {:.4} (must be {:.2})", check.name, check.value, check.limit);
     }
     main_job::require(&averages.method_checks())
 }
 
-/// The table of steps and times.
+/// A table of the steps and their times.
 fn table(outcomes: &[Outcome]) -> String {
     let mut lines = vec![format!("\n{:<14}{:>10}", "step", "time")];
     for Outcome { step, time, verdict } in outcomes {
@@ -313,10 +310,10 @@ fn table(outcomes: &[Outcome]) -> String {
     lines.join("\n")
 }
 
-/// Prints a line of ours, before anything that a program started next may print.
-pub(crate) fn say(line: &str) {
+/// Prints a line before the output of programs that are started next.
+pub(crate) fn print_line(line: &str) {
     println!("{line}");
-    // Nobody can be told that standard output is gone.
+    // A closed standard output cannot be reported.
     let _ = std::io::stdout().flush();
 }
 
@@ -325,7 +322,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_has_a_line_for_each_step_and_one_for_all() {
+    fn the_table_has_a_line_for_each_step_and_a_total() {
         let outcomes = [
             Outcome {
                 step: Step::Format,
@@ -345,23 +342,24 @@ mod tests {
     }
 
     #[test]
-    fn the_steps_mpi_and_wgpu_are_skipped_where_they_cannot_run_but_not_in_ci_and_not_if_they_were_asked_for()
-     {
+    fn only_optional_steps_are_skipped_and_not_in_ci_or_on_request() {
         let skipped = |step: Step, only: Option<Step>, in_ci: bool| {
-            Verdict::of(&Err(Error::Missing("mpirun".to_owned())), step.may_be_skipped(only, in_ci))
-                == Verdict::Skipped
+            Verdict::of(
+                &Err(Error::MissingTools("mpirun".to_owned())),
+                step.may_be_skipped(only, in_ci),
+            ) == Verdict::Skipped
         };
         for step in [Step::Mpi, Step::Wgpu] {
             assert!(skipped(step, None, false));
             assert!(!skipped(step, None, true) && !skipped(step, Some(step), false));
         }
         assert!(!skipped(Step::Prerequisites, None, false));
-        assert_eq!(Verdict::of(&Err(Error::Told), true), Verdict::Failed);
+        assert_eq!(Verdict::of(&Err(Error::AlreadyReported), true), Verdict::Failed);
     }
 
     #[cfg(unix)]
     #[test]
-    fn closing_lines_are_kept_when_tests_fail_and_no_test_at_all_is_a_failure() {
+    fn closing_lines_of_failed_tests_are_kept_and_no_test_is_a_failure() {
         let shell = |script: &str| {
             let mut command = Command::new("sh");
             command.args(["-c", script]);

@@ -1,8 +1,8 @@
-//! Nothing lost: runs of the digits that are killed at random moments, resumed, and compared with
-//! one that was left alone.
+//! `cargo xtask kills`: runs of the digits are killed at random moments, resumed, and compared with
+//! an undisturbed run.
 //!
-//! Where ranks are processes, every other kill hits one of them, chosen at random, and the launcher
-//! has to end the rest; the others hit the whole job at once.
+//! If ranks are processes, every other kill hits a random rank, and the launcher has to end the
+//! others. The remaining kills hit the whole job.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -13,39 +13,40 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::main_job;
-use crate::workspace::{Leg, Workspace};
+use crate::workspace::{Leg, Workspace, remove_folder};
 
-/// What every run does: everything that has a state is in it, and checkpoints are frequent enough
-/// to be hit while they are written.
-const RUN: &str = "train --method rehearsal --epochs 60 --optimizer-state keep --warmup-epochs 2 --scale-cap 2 --augment crop-flip --checkpoint-every 2";
+/// The arguments of every run. They use everything that has a state, and write checkpoints often
+/// enough to be killed while writing one.
+const RUN: &str = "train --method rehearsal --epochs 60 --optimizer-state keep \
+    --warmup-epochs 2 --scale-cap 2 --augment crop-flip --checkpoint-every 2";
 
-/// What is asked for.
+/// The options of the command.
 pub(crate) struct Plan {
-    /// How many kills.
+    /// The number of kills.
     pub(crate) times: u64,
-    /// What the moments follow from.
+    /// The seed of the moments.
     pub(crate) seed: u64,
-    /// Ranks.
+    /// The number of ranks.
     pub(crate) ranks: usize,
-    /// What starts them as processes.
+    /// The launcher that starts ranks as processes.
     pub(crate) launcher: Option<String>,
-    /// The program, if it is not to be built.
+    /// The program to run instead of building one.
     pub(crate) program: Option<PathBuf>,
 }
 
-/// Far beyond what any of these runs takes to end.
+/// Much longer than any of these runs takes to end.
 const HANG: Duration = Duration::from_secs(120);
 
-/// Who is killed.
+/// The victim of a kill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Victim {
-    /// Everything that belongs to the job.
+    /// All processes of the job.
     Job,
-    /// One rank: this number modulo the ranks that there are.
+    /// One rank: this number modulo the number of ranks.
     Rank(u64),
 }
 
-/// What became of a run that was to be killed.
+/// The end of a run that was to be killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Finished,
@@ -53,7 +54,7 @@ enum Fate {
     RankKilled,
 }
 
-/// Carries out a plan.
+/// Runs the command.
 pub(crate) fn kills(workspace: &Workspace, plan: &Plan) -> Result<()> {
     let program = match &plan.program {
         Some(program) => program.clone(),
@@ -63,12 +64,7 @@ pub(crate) fn kills(workspace: &Workspace, plan: &Plan) -> Result<()> {
         )?,
     };
     let folder = workspace.target_dir(Leg::DEFAULT).join("kills");
-    match std::fs::remove_dir_all(&folder) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            return Err(Error::File { path: folder, source });
-        }
-        _ => {}
-    }
+    remove_folder(&folder)?;
     let out = |name: &str| folder.join(name).join("out");
     let started = Instant::now();
     let mut whole = start(&program, plan, &out("whole"))?;
@@ -76,7 +72,7 @@ pub(crate) fn kills(workspace: &Workspace, plan: &Plan) -> Result<()> {
     let time = started.elapsed();
     let expected = result(&out("whole"))?;
     println!(
-        "left alone, the run takes {:.1} s; killing it {} times",
+        "an undisturbed run takes {:.1} s; killing runs {} times",
         time.as_secs_f64(),
         plan.times
     );
@@ -92,7 +88,7 @@ pub(crate) fn kills(workspace: &Workspace, plan: &Plan) -> Result<()> {
         jobs += 1;
         let out = out(&format!("job-{jobs}"));
         loop {
-            // Often enough to kill a job several times, seldom enough to let it get on.
+            // A job is killed several times, but still makes progress.
             let moment = time.mul_f64(0.2 * next() as f64 / (1u64 << 24) as f64);
             let victim = if plan.launcher.is_some() && killed % 2 == 0 {
                 Victim::Rank(next())
@@ -116,15 +112,15 @@ pub(crate) fn kills(workspace: &Workspace, plan: &Plan) -> Result<()> {
         let found = result(&out)?;
         if found != expected {
             let path = out.join("rehearsal/report.json");
-            return Err(Error::Report {
+            return Err(Error::Invalid {
                 path,
-                reason: format!("is not the report of {}", folder.join("whole").display()),
+                reason: format!("differs from the report in {}", folder.join("whole").display()),
             });
         }
     }
     println!(
-        "kills survived: {killed} of {killed} ({ranks_killed} of one rank, {} of the whole job), {writing} of them while a checkpoint was being written; \
-         {jobs} jobs, all reports bit-identical",
+        "kills survived: {killed} of {killed} ({ranks_killed} of one rank, {} of the whole job), \
+         {writing} of them while a checkpoint was written; {jobs} jobs, all reports identical",
         killed - ranks_killed
     );
     Ok(())
@@ -135,8 +131,8 @@ fn start(program: &Path, plan: &Plan, out: &Path) -> Result<Child> {
         None => Command::new(program),
         Some(launcher) => {
             let mut command = Command::new(launcher);
-            // More ranks than cores, and root, are Open MPI's to refuse; other launchers know
-            // nothing of these.
+            // Open MPI refuses root, and more ranks than cores, without these variables. Other
+            // launchers ignore them.
             command
                 .envs([("OMPI_ALLOW_RUN_AS_ROOT", "1"), ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")]);
             command.envs([
@@ -149,7 +145,7 @@ fn start(program: &Path, plan: &Plan, out: &Path) -> Result<Child> {
     };
     command.args(RUN.split(' ')).arg("--out").arg(out).stdin(Stdio::null()).stdout(Stdio::null());
     if plan.launcher.is_some() {
-        // What the launcher says of a rank that was killed is no news.
+        // The launcher reports killed ranks, as expected.
         command.stderr(Stdio::null());
     }
     if plan.launcher.is_none() {
@@ -158,7 +154,7 @@ fn start(program: &Path, plan: &Plan, out: &Path) -> Result<Child> {
     command.spawn().map_err(|source| Error::Start { command: format!("{command:?}"), source })
 }
 
-/// Kills a run at `moment`, unless it ends before, and waits until nothing of it is left.
+/// Kills a run at `moment`, unless it ends before, and waits until all its processes are gone.
 fn kill(
     child: &mut Child,
     program: &Path,
@@ -167,7 +163,7 @@ fn kill(
     victim: Victim,
 ) -> Result<Fate> {
     let started = Instant::now();
-    let failed = |source| Error::Start { command: "the run that is to be killed".into(), source };
+    let failed = |source| Error::Start { command: "the run to kill".into(), source };
     while started.elapsed() < moment {
         if child.try_wait().map_err(failed)?.is_some() {
             return Ok(Fate::Finished);
@@ -185,21 +181,19 @@ fn kill(
     match victim {
         Victim::Rank(number) if !ranks.is_empty() => {
             send_kill(&[ranks[number as usize % ranks.len()]]);
-            // The launcher and the other ranks have to notice by themselves.
+            // The launcher and the other ranks have to notice.
             while child.try_wait().map_err(failed)?.is_none() {
                 if started.elapsed() > moment + HANG {
                     send_kill(&processes(out).into_iter().map(|(id, _)| id).collect::<Vec<_>>());
-                    return Err(Error::Machine(format!(
-                        "a run of which one rank was killed has not ended within {HANG:?}"
-                    )));
+                    return Err(Error::Hang(HANG));
                 }
                 std::thread::sleep(Duration::from_millis(5));
             }
             let status = child.wait().map_err(failed)?;
-            // It may have been done already.
+            // The run may have finished before.
             Ok(if status.success() { Fate::Finished } else { Fate::RankKilled })
         }
-        // Before the ranks exist there is only the launcher.
+        // Before the ranks exist, there is only the launcher.
         _ => {
             child.kill().map_err(failed)?;
             loop {
@@ -214,8 +208,8 @@ fn kill(
     }
 }
 
-/// The processes whose output goes to `out`, and the names of their programs: nobody else's have
-/// this path among their arguments.
+/// The processes with `out` among their arguments, which only those of a run have, and the names of
+/// their programs.
 fn processes(out: &Path) -> Vec<(u32, std::ffi::OsString)> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let process = |entry: std::fs::DirEntry| {
@@ -232,7 +226,7 @@ fn processes(out: &Path) -> Vec<(u32, std::ffi::OsString)> {
     entries.filter_map(process).collect()
 }
 
-/// SIGKILL; a process that is gone already is as it should be.
+/// Sends SIGKILL. Processes that have ended already are ignored.
 fn send_kill(ids: &[u32]) {
     if !ids.is_empty() {
         let ids = ids.iter().map(u32::to_string);
@@ -246,23 +240,23 @@ fn expect_success(child: &mut Child) -> Result<()> {
     if status.success() { Ok(()) } else { Err(Error::Failed { command: RUN.into(), status }) }
 }
 
-/// Whether there is a checkpoint that was not finished.
+/// Whether there is an unfinished checkpoint.
 fn unfinished(out: &Path) -> bool {
     let entries =
         std::fs::read_dir(out.join("rehearsal/checkpoints")).into_iter().flatten().flatten();
     entries.into_iter().any(|entry| !entry.path().join("manifest.json").exists())
 }
 
-/// A report but for times and the place where it lies.
+/// The report of a run without times and its folder.
 fn result(out: &Path) -> Result<Value> {
     let path = out.join("rehearsal/report.json");
     let text = std::fs::read_to_string(&path)
         .map_err(|source| Error::File { path: path.clone(), source })?;
     let mut report: Value = serde_json::from_str(&text)
-        .map_err(|error| Error::Report { path, reason: error.to_string() })?;
+        .map_err(|error| Error::Invalid { path, reason: error.to_string() })?;
     if let Some(report) = report.as_object_mut() {
         report.remove("time");
-        // Counted since the run last went on.
+        // These are counted since the last resume.
         if let Some(buffer) = report.get_mut("buffer").and_then(Value::as_object_mut) {
             buffer.remove("per_step");
         }

@@ -1,9 +1,10 @@
-//! The rules for dependencies and for our own crates, checked on what `cargo metadata` prints: all
-//! features, all platforms.
+//! Rules for dependencies and for the crates of the workspace, checked with `cargo metadata` for
+//! all features and platforms:
 //!
-//! Every licence expression can be met with the allow list alone, everything comes from crates.io
-//! or this workspace, there is one version of Burn and of CubeCL, and what we publish says what a
-//! registry asks for.
+//! * the allow list satisfies every licence expression;
+//! * every dependency comes from crates.io;
+//! * there is one version of Burn and one of CubeCL;
+//! * published crates have the metadata that a registry requires.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,8 +14,8 @@ use spdx::{Expression, Licensee, ParseMode};
 use crate::error::{Error, Result};
 use crate::process;
 
-/// Licences that a dependency may have: permissive ones, and MPL-2.0, whose copyleft ends at the
-/// file.
+/// Allowed licences of dependencies: permissive ones, and MPL-2.0, whose copyleft is limited to
+/// single files.
 const ALLOWED: [&str; 15] = [
     "0BSD",
     "Apache-2.0",
@@ -27,22 +28,22 @@ const ALLOWED: [&str; 15] = [
     "ISC",
     "MIT",
     "MPL-2.0",
-    "NCSA", // libfuzzer-sys, only when fuzzing
+    "NCSA", // libfuzzer-sys, only used for fuzzing
     "Unicode-3.0",
     "Unlicense",
     "Zlib",
 ];
 
-/// Crates that name a licence file instead of an expression: the words that the file must contain,
-/// and what they mean.
+/// Crates with a licence file instead of an expression: the name, a text that the file must
+/// contain, and the expression for it.
 const CLARIFIED: [(&str, &str, &str); 1] =
     [("cfg_block", "Licensed under the Apache License, Version 2.0", "Apache-2.0")];
 
-/// Families of crates of which only one version may be in the tree: the types of two do not mix,
-/// and both are long to build.
+/// Families of crates with a single allowed version. Types of two versions are incompatible, and
+/// each takes long to build.
 const ONE_VERSION: [&str; 2] = ["burn", "cubecl"];
 
-/// Checks all rules and names everything that breaks one.
+/// Checks all rules. The error names everything that breaks one.
 pub(crate) fn check() -> Result<()> {
     let mut metadata = MetadataCommand::new()
         .features(CargoOpt::AllFeatures)
@@ -54,19 +55,19 @@ pub(crate) fn check() -> Result<()> {
         .retain(|package| built.contains(&(package.name.to_string(), package.version.to_string())));
     let broken = broken_rules(&metadata);
     if !broken.is_empty() {
-        return Err(Error::Policy(broken));
+        return Err(Error::Dependencies(broken));
     }
     let ours = metadata.workspace_members.len();
     println!(
-        "{} dependencies and {ours} crates of ours keep to the rules",
+        "{} dependencies and {ours} crates of the workspace satisfy the rules",
         metadata.packages.len() - ours
     );
     Ok(())
 }
 
-/// Name and version of everything that is built with all features, on all platforms. What `cargo
-/// metadata` lists is more: optional dependencies that a feature only mentions, in case that
-/// something else asks for them.
+/// Name and version of everything that is built with all features on all platforms. `cargo
+/// metadata` lists more: optional dependencies that a feature only mentions
+/// (`dependency?/feature`).
 fn built() -> Result<BTreeSet<(String, String)>> {
     let arguments = [
         "tree",
@@ -89,13 +90,13 @@ fn built() -> Result<BTreeSet<(String, String)>> {
     Ok(built)
 }
 
-/// A package as `cargo tree` shows it: its name, its version behind a `v`, and more.
+/// Parses a package in the output of `cargo tree`: its name, its version after a `v`, and more.
 fn name_and_version(line: &str) -> Option<(String, String)> {
     let mut words = line.split_whitespace();
     Some((words.next()?.to_owned(), words.next()?.strip_prefix('v')?.to_owned()))
 }
 
-/// One line for each rule that is broken.
+/// One line for each broken rule.
 fn broken_rules(metadata: &Metadata) -> Vec<String> {
     let mut broken = Vec::new();
     for package in &metadata.packages {
@@ -110,16 +111,14 @@ fn broken_rules(metadata: &Metadata) -> Vec<String> {
     broken
 }
 
-/// Complains about a licence that the allow list does not satisfy; `text` gives the content of a
-/// crate's licence file.
+/// Reports a licence that the allow list does not satisfy. `text` returns the content of a crate's
+/// licence file.
 fn licence(package: &Package, text: &dyn Fn(&Package) -> Option<String>) -> Option<String> {
     let named = format!("{} {}", package.name, package.version);
     let Some(expression) = package.license.clone().or_else(|| clarified(package, text)) else {
-        return Some(format!(
-            "{named}: no licence expression, and its licence file is not one that we have read"
-        ));
+        return Some(format!("{named}: no licence expression, and an unknown licence file"));
     };
-    // Lax: some old crates write `MIT/Apache-2.0` for `MIT OR Apache-2.0`.
+    // Some old crates write `MIT/Apache-2.0` instead of `MIT OR Apache-2.0`.
     match Expression::parse_mode(&expression, ParseMode::LAX) {
         Err(error) => Some(format!(
             "{named}: licence {expression:?} is not an SPDX expression: {}",
@@ -137,19 +136,18 @@ fn licence(package: &Package, text: &dyn Fn(&Package) -> Option<String>) -> Opti
     }
 }
 
-/// The expression for a crate that has only a licence file, if the file still says what we read in
-/// it.
+/// The expression for a crate that has only a licence file, if the file contains the known text.
 fn clarified(package: &Package, text: &dyn Fn(&Package) -> Option<String>) -> Option<String> {
     let (_, words, expression) = CLARIFIED.iter().find(|(name, ..)| package.name == *name)?;
     text(package)?.contains(words).then(|| (*expression).to_owned())
 }
 
-/// The content of a crate's licence file.
+/// The content of the licence file of a crate.
 fn licence_text(package: &Package) -> Option<String> {
     std::fs::read_to_string(package.license_file()?).ok()
 }
 
-/// Complains about a dependency from anywhere but crates.io.
+/// Reports a dependency that does not come from crates.io.
 fn origin(package: &Package) -> Option<String> {
     let from = match &package.source {
         Some(source) if source.is_crates_io() => return None,
@@ -159,7 +157,7 @@ fn origin(package: &Package) -> Option<String> {
     Some(format!("{} {}: comes from {from}, not from crates.io", package.name, package.version))
 }
 
-/// Complains about families of crates that are there in two versions.
+/// Reports families of crates with more than one version.
 fn several_versions(packages: &[Package]) -> Vec<String> {
     let mut versions = BTreeMap::<&str, BTreeSet<String>>::new();
     let family = |name: &str| {
@@ -176,7 +174,7 @@ fn several_versions(packages: &[Package]) -> Vec<String> {
         .collect()
 }
 
-/// Complains about what a crate of ours lacks for being published.
+/// Reports missing metadata of a crate that is published.
 fn published_without(package: &Package) -> Option<String> {
     if package.publish.as_ref().is_some_and(Vec::is_empty) {
         return None;
@@ -190,7 +188,7 @@ fn published_without(package: &Package) -> Option<String> {
     let lacking: Vec<_> =
         fields.into_iter().filter_map(|(field, lacks)| lacks.then_some(field)).collect();
     (!lacking.is_empty())
-        .then(|| format!("{}: is published without {}", package.name, lacking.join(", ")))
+        .then(|| format!("{}: published without {}", package.name, lacking.join(", ")))
 }
 
 #[cfg(test)]
@@ -203,7 +201,7 @@ mod tests {
 
     const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
-    /// A package of crates.io with the fields of `more` set.
+    /// A package of crates.io, with further fields from `more`.
     fn package(name: &str, more: Value) -> Package {
         let mut value = json!({
             "name": name, "version": "1.0.0", "id": name, "source": CRATES_IO, "license": "MIT", "dependencies": [], "targets": [],
@@ -220,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn every_allowed_licence_is_one_that_spdx_knows() {
+    fn spdx_knows_every_allowed_licence() {
         for name in ALLOWED {
             assert!(Licensee::parse(name).is_ok(), "{name}");
         }
@@ -235,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn expressions_that_the_allow_list_satisfies_are_accepted() {
+    fn expressions_within_the_allow_list_are_accepted() {
         for expression in [
             "MIT",
             "MIT OR Apache-2.0",
@@ -250,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn expressions_that_need_anything_else_are_refused_by_name() {
+    fn expressions_outside_the_allow_list_are_rejected_by_name() {
         for expression in [
             "GPL-3.0-only",
             "MIT AND GPL-2.0-or-later",
@@ -266,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_licence_file_counts_only_while_it_says_what_we_have_read() {
+    fn a_licence_file_counts_only_with_the_known_text() {
         let file = json!({ "license": null, "license_file": "LICENSE" });
         let known = package("cfg_block", file.clone());
         assert_eq!(
@@ -285,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn packages_are_read_off_the_tree_with_their_versions() {
+    fn packages_of_the_tree_are_parsed_with_their_versions() {
         let of = |name: &str, version: &str| Some((name.to_owned(), version.to_owned()));
         assert_eq!(
             name_and_version("serde_derive v1.0.2 (proc-macro) (*)\n"),
@@ -296,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn only_crates_io_is_an_origin() {
+    fn only_crates_io_is_an_allowed_origin() {
         assert_eq!(origin(&package("x", json!({}))), None);
         assert!(
             origin(&package("x", json!({ "source": "git+https://example.org/x#1" })))
@@ -313,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn two_versions_of_burn_or_cubecl_are_refused_and_of_others_allowed() {
+    fn two_versions_of_burn_or_cubecl_are_rejected() {
         let two = |name| [package(name, json!({})), package(name, json!({ "version": "2.0.0" }))];
         assert_eq!(several_versions(&two("burn-core")), ["burn-core: 2 versions: 1.0.0, 2.0.0"]);
         assert_eq!(several_versions(&two("cubecl")).len(), 1);
@@ -322,11 +320,11 @@ mod tests {
     }
 
     #[test]
-    fn a_published_crate_must_say_what_a_registry_asks_for() {
+    fn a_published_crate_needs_the_metadata_of_a_registry() {
         let bare = json!({ "source": null, "license": null });
         assert_eq!(
             published_without(&package("ours", bare)).unwrap(),
-            "ours: is published without license, description, repository, keywords"
+            "ours: published without license, description, repository, keywords"
         );
         assert_eq!(published_without(&package("ours", json!({ "publish": [] }))), None);
         let full = json!({ "description": "d", "repository": "r", "keywords": ["k"] });

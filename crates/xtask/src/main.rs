@@ -1,14 +1,14 @@
-//! `cargo xtask`: the project's own commands.
+//! `cargo xtask`: development commands of this repository.
 //!
-//! * `cargo xtask test` is the one gate, the same for people and for CI.
-//! * `cargo xtask validate` repeats the main job over several seeds and holds the means to the
+//! * `cargo xtask test` is the gate. People and CI run the same one.
+//! * `cargo xtask validate` repeats the main job over several seeds and compares the means with the
 //!   published thresholds.
-//! * `cargo xtask kills` kills runs at random moments and sees that they resume bit for bit.
-//! * `cargo xtask soak` runs buffers for a million steps and sees that neither memory nor the time
-//!   of a step grows.
-//! * `cargo xtask miri` runs the tests of our own unsafe code in Miri.
-//! * `cargo xtask bench` runs the benchmarks.
-//! * `cargo xtask gpu` runs the device's tests and the benchmarks on this machine's NVIDIA GPU.
+//! * `cargo xtask kills` kills runs at random moments and checks that they resume bit for bit.
+//! * `cargo xtask soak` runs buffers for a million steps and checks that neither memory nor the
+//!   time of a step grows.
+//! * `cargo xtask miri` runs the tests of the unsafe code of thread ranks in Miri.
+//! * `cargo xtask bench` runs the benchmarks and updates `docs/BENCHMARKS.md`.
+//! * `cargo xtask gpu` runs the device tests and the device benchmarks on an NVIDIA GPU.
 
 mod bench;
 mod devices;
@@ -17,6 +17,7 @@ mod examples;
 mod gate;
 mod kills;
 mod licences;
+mod limit;
 mod main_job;
 mod miri;
 mod prerequisites;
@@ -35,7 +36,7 @@ use crate::error::{Error, Result};
 use crate::gate::Step;
 use crate::workspace::Workspace;
 
-/// The project's own commands.
+/// Development commands of this repository.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Arguments {
@@ -43,73 +44,76 @@ struct Arguments {
     command: Task,
 }
 
-/// What can be asked for.
+/// The commands.
 #[derive(Subcommand)]
 enum Task {
     /// Run the gate, which CI runs too: format, licences, clippy, docs, tests, examples and
     /// the main job
     Test {
-        /// Run this step only
+        /// Run only this step
         #[arg(long, value_name = "STEP")]
         only: Option<Step>,
     },
     /// Run the main job over several seeds and compare the means with the published thresholds
     Validate {
-        /// How many seeds
+        /// Number of seeds
         #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
         seeds: u64,
-        /// The first of them; the defaults of the program were chosen with the seeds 1 to 10
+        /// First seed. The defaults of the program were tuned with the seeds 1 to 10
         #[arg(long, value_name = "SEED", default_value_t = 11)]
         first: u64,
     },
-    /// Kill runs of the digits at random moments, resume them, and compare what comes out with a
-    /// run that was left alone
+    /// Kill runs of the digits at random moments, resume them, and compare their reports with that
+    /// of an undisturbed run
     Kills {
-        /// How many kills
+        /// Number of kills
         #[arg(long, value_name = "N", default_value_t = 50)]
         times: u64,
-        /// What the moments follow from
+        /// Seed of the random moments
         #[arg(long, value_name = "SEED", default_value_t = 1)]
         seed: u64,
-        /// Data-parallel ranks
+        /// Number of data-parallel ranks
         #[arg(long, value_name = "N", default_value_t = 2)]
         ranks: usize,
-        /// Start ranks as processes with this launcher, for example `mpirun`; every other kill hits
-        /// one rank then, the others the whole job
+        /// Start ranks as processes with this launcher, for example `mpirun`. Every other kill then
+        /// hits a single rank instead of the whole job
         #[arg(long, value_name = "PROGRAM")]
         launcher: Option<String>,
-        /// This program instead of one that is built now
+        /// Run this program instead of building one
         #[arg(long, value_name = "PATH")]
         program: Option<std::path::PathBuf>,
     },
-    /// Run buffers for a long time, and see that memory and the time of a step stay what they were
+    /// Run buffers for a long time and check that neither memory nor the time of a step grows
     Soak {
-        /// Steps of every buffer, in 1,000 tasks
+        /// Number of steps of each buffer, in 1,000 tasks
         #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(100_000..))]
         steps: u64,
-        /// Data-parallel ranks, as threads
+        /// Number of data-parallel ranks, which are threads
         #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=64))]
         ranks: u64,
     },
-    /// Run the tests of the thread ranks in Miri, which checks every access to memory
+    /// Run the tests of thread ranks in Miri, which checks every memory access
     Miri {
-        /// Only tests whose names contain this
+        /// Run only tests whose names contain this text
         filter: Option<String>,
     },
-    /// Run the benchmarks
+    /// Run benchmarks, write their figures to benches/results, and update docs/BENCHMARKS.md
     Bench {
-        /// Only this one
-        name: Option<String>,
+        /// Benchmarks to run (default: all)
+        names: Vec<String>,
+        /// Run nothing, and update docs/BENCHMARKS.md and its charts from benches/results
+        #[arg(long, conflicts_with = "names")]
+        tables: bool,
     },
-    /// Run the tests of the device and the benchmarks on this machine's NVIDIA GPU, and add the
-    /// figures to benches/RESULTS.md
+    /// Run the device tests and the device benchmarks on this machine's NVIDIA GPU, and update
+    /// docs/BENCHMARKS.md
     Gpu,
 }
 
 fn main() -> ExitCode {
     match run(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Error::Told) => ExitCode::FAILURE,
+        Err(Error::AlreadyReported) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
@@ -117,7 +121,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Carries out one command.
+/// Runs a command.
 fn run(task: Task) -> Result<()> {
     let workspace = Workspace::find()?;
     match task {
@@ -130,7 +134,8 @@ fn run(task: Task) -> Result<()> {
         }
         Task::Soak { steps, ranks } => soak::soak(&workspace, steps, ranks),
         Task::Miri { filter } => miri::miri(&workspace, filter.as_deref()),
-        Task::Bench { name } => bench::bench(&workspace, name.as_deref()),
+        Task::Bench { tables: true, .. } => bench::write_tables(&workspace.root),
+        Task::Bench { names, .. } => bench::bench(&workspace, &names),
         Task::Gpu => devices::gpu(&workspace),
     }
 }

@@ -1,23 +1,23 @@
 //! The main job: `continual-imagenet compare` on the embedded data set, its reports, and the
-//! thresholds that we publish.
+//! published thresholds.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::limit::Limit;
 use crate::process;
 use crate::workspace::{Leg, Workspace};
 
-/// The package and the program of the main job.
+/// The package of the main job, which is also the name of its program.
 const PROGRAM: &str = "continual-imagenet";
 
-/// The methods that `compare` runs, by the name of their folder and in their report.
+/// The methods that `compare` runs. Folders and reports use these names.
 pub(crate) const METHODS: [&str; 3] = ["incremental", "scratch", "rehearsal"];
 
-/// The part of a `report.json` that is read here.
+/// The parts of a `report.json` that xtask reads.
 #[derive(Deserialize)]
 struct Report {
     method: String,
@@ -30,35 +30,26 @@ struct Summary {
     average_top1: f64,
 }
 
-/// Average top-1 accuracy after the last task, by method, each 0..=1.
+/// Average top-1 accuracy after the last task for each method, 0..=1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Averages {
-    /// Trained on each task's new data only: the lower bound.
+    /// Trained only on the new data of each task: the lower bound.
     pub(crate) incremental: f64,
     /// Trained again on all data so far: the upper bound.
     pub(crate) scratch: f64,
-    /// Trained on new data and representatives from the buffer.
+    /// Trained on new data and representatives of the buffer.
     pub(crate) rehearsal: f64,
 }
 
-/// A value and the published limit that it must keep.
+/// A value and its published limit.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Check {
-    /// What the value is.
+    /// The name of the value.
     pub(crate) name: &'static str,
     /// The value.
     pub(crate) value: f64,
     /// Its limit.
     pub(crate) limit: Limit,
-}
-
-/// A bound that is itself allowed.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Limit {
-    /// No more than this.
-    AtMost(f64),
-    /// No less than this.
-    AtLeast(f64),
 }
 
 impl Averages {
@@ -67,12 +58,13 @@ impl Averages {
         [self.incremental, self.scratch, self.rehearsal]
     }
 
-    /// How much of the gap between the lower and the upper bound rehearsal closes: 1 is all of it.
+    /// The share of the gap between the lower and the upper bound that rehearsal closes, where 1 is
+    /// the whole gap.
     pub(crate) fn gap_closed(&self) -> f64 {
         (self.rehearsal - self.incremental) / (self.scratch - self.incremental)
     }
 
-    /// The thresholds for each method.
+    /// The threshold of each method.
     pub(crate) fn method_checks(&self) -> [Check; 3] {
         [
             Check { name: "incremental", value: self.incremental, limit: Limit::AtMost(0.30) },
@@ -81,28 +73,16 @@ impl Averages {
         ]
     }
 
-    /// The threshold for the gap closed, which is published for means over several seeds.
+    /// The threshold of the gap closed, which is published for means over several seeds.
     pub(crate) fn gap_check(&self) -> Check {
         Check { name: "gap closed", value: self.gap_closed(), limit: Limit::AtLeast(0.85) }
     }
 }
 
 impl Check {
-    /// Whether the value keeps its limit; one that is not a number does not.
+    /// Whether the value keeps its limit.
     pub(crate) fn holds(&self) -> bool {
-        match self.limit {
-            Limit::AtMost(limit) => self.value <= limit,
-            Limit::AtLeast(limit) => self.value >= limit,
-        }
-    }
-}
-
-impl fmt::Display for Limit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::AtMost(limit) => write!(f, "≤ {limit:.2}"),
-            Self::AtLeast(limit) => write!(f, "≥ {limit:.2}"),
-        }
+        self.limit.holds(self.value)
     }
 }
 
@@ -110,12 +90,12 @@ impl fmt::Display for Limit {
 pub(crate) fn require(checks: &[Check]) -> Result<()> {
     let missed = checks.iter().filter(|check| !check.holds());
     let missed: Vec<_> = missed
-        .map(|Check { name, value, limit }| format!("{name} is {value:.4}, must be {limit}"))
+        .map(|Check { name, value, limit }| format!("{name} is {value:.4}, must be {limit:.2}"))
         .collect();
     if missed.is_empty() { Ok(()) } else { Err(Error::Thresholds(missed)) }
 }
 
-/// Builds the program in release mode, with more arguments of cargo, and returns its path.
+/// Builds the program in release mode with further `arguments` of cargo, and returns its path.
 pub(crate) fn build(workspace: &Workspace, arguments: &[&str]) -> Result<PathBuf> {
     process::run(
         workspace
@@ -126,8 +106,8 @@ pub(crate) fn build(workspace: &Workspace, arguments: &[&str]) -> Result<PathBuf
     Ok(workspace.target_dir(Leg::DEFAULT).join("release").join(program))
 }
 
-/// The command that compares the methods and writes its reports under `out`; without `seed`, with
-/// the program's own.
+/// The command that compares the methods and writes reports to `out`. Without `seed`, the program
+/// uses its default.
 pub(crate) fn compare(program: &Path, seed: Option<u64>, out: &Path) -> Command {
     let mut command = Command::new(program);
     command.arg("compare").arg("--out").arg(out).stdin(Stdio::null());
@@ -144,17 +124,14 @@ pub(crate) fn read_averages(out: &Path) -> Result<Averages> {
     Ok(Averages { incremental: incremental?, scratch: scratch?, rehearsal: rehearsal? })
 }
 
-/// The average top-1 of one report, which must be that of `method`.
+/// The average top-1 of a report, which must be that of `method`.
 pub(crate) fn read_average(path: &Path, method: &str) -> Result<f64> {
-    let wrong = |reason: String| Error::Report { path: path.to_owned(), reason };
+    let wrong = |reason: String| Error::Invalid { path: path.to_owned(), reason };
     let text = std::fs::read_to_string(path)
         .map_err(|source| Error::File { path: path.to_owned(), source })?;
     let report: Report = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
     if report.method != method {
-        return Err(wrong(format!(
-            "is the report of method {:?}, expected {method:?}",
-            report.method
-        )));
+        return Err(wrong(format!("method is {:?}, expected {method:?}", report.method)));
     }
     let average = report.summary.average_top1;
     if (0.0..=1.0).contains(&average) {
@@ -173,7 +150,7 @@ mod tests {
     const GOOD: Averages = Averages { incremental: 0.2, scratch: 0.97, rehearsal: 0.9 };
 
     #[test]
-    fn averages_at_the_limits_hold() {
+    fn averages_at_the_limits_are_accepted() {
         let edge = Averages { incremental: 0.30, scratch: 0.95, rehearsal: 0.88 };
         assert!(require(&edge.method_checks()).is_ok());
         assert!(require(&[GOOD.gap_check()]).is_ok());
@@ -194,7 +171,7 @@ mod tests {
         assert!((half.gap_closed() - 0.5).abs() < 1e-12);
         assert!(!half.gap_check().holds());
         let none = Averages { incremental: 0.5, scratch: 0.5, rehearsal: 0.5 };
-        assert!(!none.gap_check().holds(), "0/0 is no success");
+        assert!(!none.gap_check().holds(), "0/0 must not hold");
     }
 
     #[test]
@@ -222,7 +199,7 @@ mod tests {
             (r#"{"method": "scratch", "summary": {}}"#, "average_top1"),
             (
                 r#"{"method": "rehearsal", "summary": {"average_top1": 0.9}}"#,
-                r#"method "rehearsal", expected "scratch""#,
+                r#"method is "rehearsal", expected "scratch""#,
             ),
             (
                 r#"{"method": "scratch", "summary": {"average_top1": 97.0}}"#,

@@ -1,9 +1,8 @@
-//! `cargo xtask miri`: the tests of the thread ranks, whose unsafe code is our own, interpreted
-//! with every access to memory checked.
+//! `cargo xtask miri`: the tests of the thread ranks in Miri, which checks every memory access of
+//! their unsafe code.
 //!
-//! What else is unsafe here Miri cannot run: files mapped into memory, huge pages, and stores past
-//! the caches. It consists of single calls; the tests of the stores and of packs compare what comes
-//! of them.
+//! Miri cannot run the other unsafe code of the project: mapped files, huge pages and non-temporal
+//! stores. That code consists of single calls, whose results the tests of stores and packs check.
 
 use std::process::Command;
 
@@ -11,14 +10,14 @@ use crate::error::{Error, Result};
 use crate::process;
 use crate::workspace::{Leg, Workspace};
 
-/// What installs Miri.
+/// The command that installs Miri.
 const INSTALL: &str = "rustup toolchain install nightly --component miri,rust-src";
 
-/// Runs the tests of the collective, ranks as processes aside, in Miri; `filter` chooses among
-/// them.
+/// Runs the tests of the collective in Miri, except those with ranks as processes. `filter` selects
+/// tests by name.
 pub(crate) fn miri(workspace: &Workspace, filter: Option<&str>) -> Result<()> {
     let cargo = |arguments: &[&str]| {
-        // Not the cargo that runs us: Miri belongs to the nightly toolchain.
+        // Miri belongs to the nightly toolchain, which has its own cargo.
         let mut command = Command::new("rustup");
         command
             .args(["run", "nightly", "cargo", "miri"])
@@ -28,12 +27,12 @@ pub(crate) fn miri(workspace: &Workspace, filter: Option<&str>) -> Result<()> {
         command
     };
     if !process::succeeds(&mut cargo(&["--version"])) {
-        return Err(Error::Missing(format!("Miri is not installed: {INSTALL}")));
+        return Err(Error::MissingTools(format!("Miri is not installed: {INSTALL}")));
     }
     let tests =
         ["test", "-p", "burn-rehearsal-collective", "--locked", "--lib", "--test", "ranks", "--"];
-    // Tests look at the clock; and they expect that the same operations give the same bits, which
-    // Miri does not grant on its own.
+    // Tests read the clock, and they expect the same bits from the same operations. Miri allows
+    // neither by default.
     process::run(
         cargo(&tests)
             .args(filter)

@@ -1,15 +1,14 @@
-//! What must be installed before the gate can start, and how to install it.
+//! The tools that the gate needs, and how to install them.
 //!
-//! Every missing thing is named at once, with the command that installs it. Only where it is asked
-//! for (`CI=true`), allowed (root) and known how (Debian or Ubuntu), the Debian packages are
-//! installed here.
+//! All missing tools are named at once, with the commands that install them. In CI (`CI=true`), as
+//! root, on Debian or Ubuntu, their Debian packages are installed automatically.
 
 use std::process::Command;
 
 use crate::error::{Error, Result};
 use crate::process;
 
-/// Where a tool comes from.
+/// The source of a tool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Remedy {
     /// Packages of Debian and Ubuntu.
@@ -21,11 +20,11 @@ enum Remedy {
 /// A tool that the gate needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tool {
-    /// What it is, for people.
+    /// A description for people.
     what: &'static str,
-    /// A command that succeeds if and only if the tool is there.
+    /// A command that succeeds if and only if the tool is installed.
     probe: &'static [&'static str],
-    /// How to get it.
+    /// How to install it.
     remedy: Remedy,
 }
 
@@ -48,7 +47,7 @@ pub(crate) const TOOLS: [Tool; 3] = [
     },
 ];
 
-/// What the MPI leg needs besides.
+/// The additional tools for MPI.
 pub(crate) const MPI_TOOLS: [Tool; 3] = [
     Tool {
         what: "an MPI with headers (`mpicc`)",
@@ -61,37 +60,39 @@ pub(crate) const MPI_TOOLS: [Tool; 3] = [
         remedy: Remedy::Debian(&["openmpi-bin"]),
     },
     Tool {
-        what: "libclang, which reads MPI's headers",
+        what: "libclang, which parses the headers of MPI",
         probe: &["sh", "-c", FIND_LIBCLANG],
         remedy: Remedy::Debian(&["libclang-dev"]),
     },
 ];
 
-/// Succeeds if libclang is where bindgen looks for it, and compiler headers for it (`stddef.h`) are
-/// there as well.
-const FIND_LIBCLANG: &str = "{ test -n \"$LIBCLANG_PATH\" || ldconfig -p | grep -q libclang || ls /usr/lib/llvm-*/lib/libclang*.so*; } \
-                             && { command -v clang || ls /usr/lib/llvm-*/lib/clang/*/include/stddef.h; }";
+/// Succeeds if bindgen finds libclang, and libclang finds compiler headers (`stddef.h`).
+const FIND_LIBCLANG: &str = "{ test -n \"$LIBCLANG_PATH\" || ldconfig -p | grep -q libclang \
+    || ls /usr/lib/llvm-*/lib/libclang*.so*; } \
+    && { command -v clang || ls /usr/lib/llvm-*/lib/clang/*/include/stddef.h; }";
 
-/// What libjpeg-turbo is built with.
+/// The tools that build libjpeg-turbo.
 pub(crate) const TURBOJPEG_TOOLS: [Tool; 3] = [
     Tool { what: "CMake", probe: &["cmake", "--version"], remedy: Remedy::Debian(&["cmake"]) },
     Tool { what: "`make`", probe: &["make", "--version"], remedy: Remedy::Debian(&["make"]) },
     Tool { what: "the assembler NASM", probe: &["nasm", "-v"], remedy: Remedy::Debian(&["nasm"]) },
 ];
 
-/// What the wgpu leg needs besides: any GPU's driver will do, Mesa's runs on the CPU.
+/// The additional tools for wgpu: the driver of any GPU, or Mesa's, which runs on the CPU.
 pub(crate) const WGPU_TOOLS: [Tool; 1] = [Tool {
     what: "a Vulkan driver",
     probe: &["sh", "-c", FIND_VULKAN],
     remedy: Remedy::Debian(&["mesa-vulkan-drivers", "libvulkan1"]),
 }];
 
-/// Succeeds if Vulkan's loader and some driver are there, or if the system has graphics of its own
+/// Succeeds if the Vulkan loader and a driver are installed, or if the system does not need them
 /// (Metal, DirectX).
-const FIND_VULKAN: &str = "test \"$(uname)\" != Linux || { { ldconfig -p || /sbin/ldconfig -p; } | grep -q libvulkan.so.1 \
-                           && { test -n \"$VK_DRIVER_FILES$VK_ICD_FILENAMES\" || ls /usr/share/vulkan/icd.d/*.json || ls /etc/vulkan/icd.d/*.json; }; }";
+const FIND_VULKAN: &str = "test \"$(uname)\" != Linux \
+    || { { ldconfig -p || /sbin/ldconfig -p; } | grep -q libvulkan.so.1 \
+    && { test -n \"$VK_DRIVER_FILES$VK_ICD_FILENAMES\" \
+    || ls /usr/share/vulkan/icd.d/*.json || ls /etc/vulkan/icd.d/*.json; }; }";
 
-/// Checks that all tools are there, after installing what we may install.
+/// Checks that all tools are installed, and installs packages if that is allowed.
 pub(crate) fn ensure(tools: &'static [Tool]) -> Result<()> {
     let mut missing = missing(tools, is_there);
     let packages = debian_packages(&missing);
@@ -99,15 +100,15 @@ pub(crate) fn ensure(tools: &'static [Tool]) -> Result<()> {
         install(&packages)?;
         missing.retain(|tool| !is_there(tool));
     }
-    if missing.is_empty() { Ok(()) } else { Err(Error::Missing(message(&missing))) }
+    if missing.is_empty() { Ok(()) } else { Err(Error::MissingTools(message(&missing))) }
 }
 
-/// Those of `tools` that are not there.
+/// Those of `tools` that are not installed.
 fn missing(tools: &[Tool], is_there: impl Fn(&Tool) -> bool) -> Vec<Tool> {
     tools.iter().filter(|tool| !is_there(tool)).copied().collect()
 }
 
-/// Runs the tool's probe.
+/// Runs the probe of a tool.
 fn is_there(tool: &Tool) -> bool {
     match tool.probe {
         ["cargo", arguments @ ..] => process::succeeds(&mut process::cargo(arguments)),
@@ -125,7 +126,7 @@ fn debian_packages(tools: &[Tool]) -> Vec<&'static str> {
 
 /// One line for each missing tool, with the command that installs it.
 fn message(missing: &[Tool]) -> String {
-    let mut lines = vec!["the gate needs what is not installed here:".to_owned()];
+    let mut lines = vec!["these tools are not installed:".to_owned()];
     for Tool { what, remedy, .. } in missing {
         lines.push(match remedy {
             Remedy::Debian(packages) => {
@@ -137,12 +138,12 @@ fn message(missing: &[Tool]) -> String {
     lines.join("\n")
 }
 
-/// Whether this is a run of continuous integration (`CI=true`), where nothing is skipped.
+/// Whether this runs in continuous integration (`CI=true`), where no step is skipped.
 pub(crate) fn in_ci() -> bool {
     std::env::var("CI").is_ok_and(|ci| ci == "true")
 }
 
-/// Whether we are asked, allowed and able to install Debian packages.
+/// Whether Debian packages are to be installed automatically.
 fn may_install() -> bool {
     let user =
         Command::new("id").arg("-u").output().map(|output| output.stdout).unwrap_or_default();
@@ -150,8 +151,8 @@ fn may_install() -> bool {
     installs(in_ci(), &String::from_utf8_lossy(&user), &os_release)
 }
 
-/// The rule of [`may_install`]: it is CI, the user is 0, and the system is Debian, Ubuntu or like
-/// them.
+/// The rule of [`may_install`]: this is CI, the user ID is 0, and the system is Debian, Ubuntu or a
+/// derivative.
 fn installs(ci: bool, user: &str, os_release: &str) -> bool {
     let debian = os_release
         .lines()
@@ -183,14 +184,14 @@ mod tests {
         assert_eq!(debian_packages(&missing), ["gcc", "libc6-dev"]);
         assert_eq!(
             message(&missing),
-            "the gate needs what is not installed here:\n  \
+            "these tools are not installed:\n  \
              a C linker `cc`: on Debian or Ubuntu, apt-get install gcc libc6-dev\n  \
              `cargo clippy`: rustup component add clippy"
         );
     }
 
     #[test]
-    fn nothing_is_missing_where_every_probe_succeeds() {
+    fn nothing_is_missing_if_every_probe_succeeds() {
         assert_eq!(missing(&TOOLS, |_| true), []);
     }
 
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn packages_are_installed_only_in_ci_as_root_on_debian_or_its_kin() {
+    fn packages_are_installed_only_in_ci_as_root_on_debian() {
         assert!(installs(true, "0\n", "NAME=\"Debian GNU/Linux\"\nID=debian\n"));
         assert!(installs(true, "0\n", "ID=linuxmint\nID_LIKE=\"ubuntu debian\"\n"));
         assert!(!installs(false, "0\n", "ID=debian\n"));

@@ -1,5 +1,4 @@
-//! Running other programs: showing a command as one would type it, running it, and listening to
-//! what it prints.
+//! Running other programs: formatting a command for messages, running it, and reading its output.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
@@ -8,7 +7,7 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use crate::error::{Error, Result};
 
-/// A cargo command, with the cargo that runs us and no standard input.
+/// A command of the cargo that runs xtask, without standard input.
 pub(crate) fn cargo<I, S>(arguments: I) -> Command
 where
     I: IntoIterator<Item = S>,
@@ -19,18 +18,18 @@ where
     command
 }
 
-/// Runs `command` with its output going where ours goes; anything but success is an error.
+/// Runs `command`, which inherits the standard output. A failure of the program is an error.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status =
         command.status().map_err(|source| Error::Start { command: shown(command), source })?;
     check(command, status)
 }
 
-/// Runs `command`, passes on each line of its standard output to `output`, unchanged and as it
-/// comes, and shows it to `listen`.
+/// Runs `command`, copies each line of its standard output to `output` at once, and passes it to
+/// `listen`.
 ///
-/// The caller decides what the exit status means (see [`check`]), so that lines of a failed run are
-/// not lost.
+/// The caller checks the exit status with [`check`], so that the lines of a failed run are not
+/// lost.
 pub(crate) fn run_listening(
     command: &mut Command,
     output: &mut impl Write,
@@ -54,12 +53,12 @@ pub(crate) fn run_listening(
     child.wait().map_err(|source| failed(command, source))
 }
 
-/// An error that names `command` unless `status` is success.
+/// Returns an error that names `command` unless `status` is a success.
 pub(crate) fn check(command: &Command, status: ExitStatus) -> Result<()> {
     if status.success() { Ok(()) } else { Err(Error::Failed { command: shown(command), status }) }
 }
 
-/// Whether `command` can be started and succeeds; its output is thrown away.
+/// Whether `command` can be started and succeeds. Its output is discarded.
 pub(crate) fn succeeds(command: &mut Command) -> bool {
     command
         .stdout(Stdio::null())
@@ -68,7 +67,7 @@ pub(crate) fn succeeds(command: &mut Command) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-/// `command` as one would type it in a shell: variables, program, arguments.
+/// `command` as typed in a shell: variables, program, arguments.
 pub(crate) fn shown(command: &Command) -> String {
     let mut words = Vec::new();
     for (name, value) in command.get_envs() {
@@ -77,14 +76,14 @@ pub(crate) fn shown(command: &Command) -> String {
         }
     }
     let program = Path::new(command.get_program());
-    // The full path of the toolchain's own cargo is noise to a reader.
+    // Readers do not need the path of the toolchain's cargo.
     let is_cargo = program.file_stem() == Some(OsStr::new("cargo"));
     words.push(if is_cargo { "cargo".to_owned() } else { quoted(program.as_os_str()) });
     words.extend(command.get_args().map(quoted));
     words.join(" ")
 }
 
-/// `word` in single quotes if a shell would take it apart.
+/// `word`, in single quotes if a shell would split or expand it.
 fn quoted(word: &OsStr) -> String {
     let word = word.to_string_lossy();
     let plain = |c: char| c.is_alphanumeric() || "-_=./:,+@%".contains(c);
@@ -102,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_is_shown_as_one_would_type_it() {
+    fn a_command_is_shown_as_typed_in_a_shell() {
         let mut command = Command::new("/some/toolchain/bin/cargo");
         command.args(["doc", "--no-deps", "it's"]).env("RUSTDOCFLAGS", "-D warnings");
         assert_eq!(shown(&command), r"RUSTDOCFLAGS='-D warnings' cargo doc --no-deps 'it'\''s'");
@@ -110,7 +109,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn listening_hears_and_passes_on_every_line_and_returns_the_status() {
+    fn listening_copies_every_line_and_returns_the_status() {
         let mut heard = Vec::new();
         let mut command = Command::new("sh");
         command.args(["-c", "echo one; printf two; exit 3"]);
@@ -124,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_is_not_there_is_named() {
+    fn a_missing_program_is_named() {
         let error = run(&mut Command::new("no-such-program-anywhere")).unwrap_err().to_string();
         assert!(error.contains("cannot run `no-such-program-anywhere`"), "{error}");
     }

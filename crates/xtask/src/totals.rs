@@ -1,9 +1,8 @@
-//! The closing lines of cargo's test runner (`test result: ok. 3 passed; 0 failed; …`), summed over
-//! all test binaries.
+//! The closing lines of test binaries (`test result: ok. 3 passed; 0 failed; …`) and their sum.
 
 use std::fmt;
 
-/// How many tests passed, failed and were skipped.
+/// The numbers of passed, failed and skipped tests.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Totals {
     passed: u64,
@@ -12,8 +11,8 @@ pub(crate) struct Totals {
 }
 
 impl Totals {
-    /// Reads one line of output, as printed; `None` unless it is a closing line. Ignored and
-    /// filtered tests are skipped ones.
+    /// Parses a line of output. Returns `None` unless it is a closing line. Ignored and filtered
+    /// tests count as skipped.
     pub(crate) fn parse(line: &str) -> Option<Self> {
         let line = without_colours(line);
         let counts = line.trim().strip_prefix("test result: ")?;
@@ -25,27 +24,27 @@ impl Totals {
         Some(Self { passed: count(" passed")?, failed: count(" failed")?, skipped })
     }
 
-    /// Adds another binary's counts.
+    /// Adds the counts of another binary.
     pub(crate) fn add(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped += other.skipped;
     }
 
-    /// Whether not a single test was run.
+    /// Whether no test ran.
     pub(crate) fn none_run(self) -> bool {
         self.passed + self.failed == 0
     }
 }
 
-/// The plain total that closes the gate's output.
+/// The last line of the gate's output.
 impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
     }
 }
 
-/// `line` without the escape sequences (`ESC [ … letter`) that colour it on a terminal.
+/// `line` without the escape sequences (`ESC [ … letter`) of terminal colours.
 fn without_colours(line: &str) -> String {
     let mut pieces = line.split("\u{1b}[");
     let mut plain = pieces.next().unwrap_or_default().to_owned();
@@ -82,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_coloured_closing_line_counts_too() {
+    fn a_coloured_closing_line_counts() {
         let line = "test result: \u{1b}[32mok\u{1b}[0m. 7 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s\r\n";
         assert_eq!(Totals::parse(line), Some(Totals { passed: 7, failed: 0, skipped: 0 }));
         assert_eq!(Totals::parse("\u{1b}[1;31mtest result:\u{1b}["), None);
@@ -102,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_binaries_alone_are_no_test_run() {
+    fn binaries_without_tests_do_not_count_as_a_run() {
         let empty = "test result: ok. 0 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.00s";
         assert!(Totals::default().none_run());
         assert!(Totals::parse(empty).unwrap().none_run());

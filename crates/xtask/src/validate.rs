@@ -1,22 +1,21 @@
-//! The published figures: the main job and the recipe `mammoth-er-digits` over several seeds, mean
-//! ± standard deviation, and whether the thresholds hold.
+//! The published figures: mean and standard deviation of the main job and of the recipe
+//! `mammoth-er-digits` over several seeds, and whether the thresholds hold.
 
 use std::ops::Range;
-use std::path::PathBuf;
 use std::process::Stdio;
 
 use crate::error::{Error, Result};
 use crate::main_job::{self, Averages, METHODS};
-use crate::workspace::{Leg, Workspace};
+use crate::workspace::{Leg, Workspace, remove_folder};
 use crate::{process, recipe};
 
-/// Runs the main job and the recipe with the `seeds` and prints Markdown tables; progress goes to
+/// Runs the main job and the recipe with `seeds` and prints Markdown tables. Progress goes to
 /// standard error.
 ///
 /// The reports stay in `validate/seed-N` of the target directory until the next call.
 pub(crate) fn validate(workspace: &Workspace, seeds: Range<u64>) -> Result<()> {
     let folder = workspace.target_dir(Leg::DEFAULT).join("validate");
-    remove(&folder)?;
+    remove_folder(&folder)?;
     let program = main_job::build(workspace, &[])?;
     let mut runs = Vec::new();
     for seed in seeds.clone() {
@@ -38,16 +37,6 @@ pub(crate) fn validate(workspace: &Workspace, seeds: Range<u64>) -> Result<()> {
     recipe::validate(&program, seeds, &folder)
 }
 
-/// Removes a folder that may not be there.
-fn remove(folder: &PathBuf) -> Result<()> {
-    match std::fs::remove_dir_all(folder) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::File { path: folder.clone(), source })
-        }
-        _ => Ok(()),
-    }
-}
-
 /// The mean of each method over all runs.
 fn mean_averages(runs: &[Averages]) -> Averages {
     let mean_of =
@@ -59,7 +48,7 @@ fn mean_averages(runs: &[Averages]) -> Averages {
     }
 }
 
-/// Mean and sample standard deviation (of n − 1); the latter is `None` for a single value.
+/// Mean and sample standard deviation (n − 1), which is `None` for a single value.
 pub(crate) fn mean_and_sd(values: &[f64]) -> (f64, Option<f64>) {
     let count = values.len() as f64;
     let mean = values.iter().sum::<f64>() / count;
@@ -67,8 +56,8 @@ pub(crate) fn mean_and_sd(values: &[f64]) -> (f64, Option<f64>) {
     (mean, (values.len() > 1).then(|| (squares / (count - 1.0)).sqrt()))
 }
 
-/// The results as a Markdown table. The gap closed is that of the means, its deviation that of the
-/// single runs.
+/// The results as a Markdown table. The gap closed is that of the means, and its deviation is that
+/// of the single runs.
 fn table(runs: &[Averages], mean: &Averages) -> String {
     let seeds = if runs.len() == 1 { "1 seed".to_owned() } else { format!("{} seeds", runs.len()) };
     let mut lines = vec![
@@ -79,7 +68,7 @@ fn table(runs: &[Averages], mean: &Averages) -> String {
         let sd = mean_and_sd(&values).1.map_or_else(|| "–".to_owned(), |sd| format!("{sd:.4}"));
         let holds = if check.holds() { "yes" } else { "**no**" };
         lines.push(format!(
-            "| {} | {:.4} ± {sd} | {} | {holds} |",
+            "| {} | {:.4} ± {sd} | {:.2} | {holds} |",
             check.name, check.value, check.limit
         ));
     };
@@ -93,12 +82,10 @@ fn table(runs: &[Averages], mean: &Averages) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
 
     #[test]
-    fn the_table_gives_mean_and_sample_deviation_of_each_method_and_whether_it_holds() {
+    fn the_table_gives_mean_deviation_and_verdict_of_each_method() {
         let run = |incremental, scratch, rehearsal| Averages { incremental, scratch, rehearsal };
         let runs = [run(0.18, 0.96, 0.86), run(0.20, 0.98, 0.88)];
         let mean = mean_averages(&runs);
@@ -118,11 +105,5 @@ mod tests {
         let run = Averages { incremental: 0.2, scratch: 0.97, rehearsal: 0.9 };
         assert!(table(&[run], &run).contains("| Average top-1, 1 seed |"));
         assert!(table(&[run], &run).contains("| rehearsal | 0.9000 ± – | ≥ 0.88 | yes |"));
-    }
-
-    #[test]
-    fn removing_a_folder_that_is_not_there_is_fine() {
-        let folder = tempfile::tempdir().unwrap().path().join("never");
-        assert!(remove(&folder).is_ok());
     }
 }
