@@ -118,10 +118,14 @@ fn main() {
         &format!("thread ranks, {TURNS} turns"),
     );
     for millions in [11, 25] {
-        [2, 4].map(|ranks| all_reduce(&mut figures, millions, ranks));
+        for ranks in [2, 4] {
+            all_reduce(&mut figures, millions, ranks);
+        }
     }
     for (side, element, steps) in [(32, 1, 400), (64, 1, 400), (224, 1, 100), (224, 4, 30)] {
-        [2, 4].map(|ranks| exchange(&mut figures, 3 * side * side * element, steps, ranks));
+        for ranks in [2, 4] {
+            exchange(&mut figures, 3 * side * side * element, steps, ranks);
+        }
     }
     figures.write();
 }

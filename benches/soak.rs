@@ -117,7 +117,7 @@ impl Rank {
         Mark {
             cpu: per_step(process_time() - cpu),
             wall: per_step(micros(wall.elapsed())),
-            resident: resident(),
+            resident: resident_mib(),
         }
     }
 

@@ -51,7 +51,7 @@ fn main() {
     }
     let [(fewer, ..), (same, ..), (ours, ..)] = runs;
     let target = Some(Target::AtMost(1.02));
-    figures.add(ours, "/ incremental, b + r rows", series.ratio(ours, same), "×", target);
-    figures.add(ours, "/ incremental, b rows", series.ratio(ours, fewer), "×", None);
+    figures.add(ours, "time / incremental, b + r rows", series.ratio(ours, same), "×", target);
+    figures.add(ours, "time / incremental, b rows", series.ratio(ours, fewer), "×", None);
     figures.write();
 }

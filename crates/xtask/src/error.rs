@@ -61,8 +61,8 @@ pub(crate) enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// Results that miss the published thresholds, one line each.
-    #[error("published thresholds are missed:\n  {}", .0.join("\n  "))]
+    /// Values that miss their thresholds, one line each.
+    #[error("thresholds are missed:\n  {}", .0.join("\n  "))]
     Thresholds(Vec<String>),
     /// A failure whose reason has been printed.
     #[error("failed, see above")]

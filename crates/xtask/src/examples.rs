@@ -3,7 +3,8 @@
 use std::process::{Command, Stdio};
 
 use crate::error::{Error, Result};
-use crate::main_job::{Check, Limit, require};
+use crate::limit::Limit;
+use crate::main_job::{Check, require};
 use crate::process;
 use crate::workspace::{Leg, Workspace};
 

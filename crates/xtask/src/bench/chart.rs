@@ -7,11 +7,11 @@ use super::tables::number;
 
 /// Pixels: a bar with its gap, labels to the left of the bars, the longest bar, texts to the right.
 const BAR: usize = 18;
-const LABELS: usize = 400;
-const BARS: usize = 260;
-const VALUES: usize = 180;
+const LABELS: usize = 470;
+const BARS: usize = 240;
+const VALUES: usize = 160;
 /// Ink of texts and lines, and the colours of bars (Okabe & Ito): met, missed, without a target.
-const INK: &str = "#777";
+const INK: &str = "#7B7B7B";
 const MET: &str = "#009E73";
 const MISSED: &str = "#D55E00";
 const PLAIN: &str = "#0072B2";
@@ -34,7 +34,8 @@ pub(super) fn chart(rows: &[Row]) -> String {
     let (width, height) = (LABELS + BARS + VALUES, (shown.len() + 1) * BAR);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
-         viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" font-size=\"12\" fill=\"{INK}\">\n"
+         viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" \
+         font-size=\"12\" fill=\"{INK}\">\n"
     );
     let text = |x: usize, y: usize, anchor: &str, text: &str| {
         let text = text.replace('&', "&amp;").replace('<', "&lt;");

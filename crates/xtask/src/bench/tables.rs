@@ -1,4 +1,4 @@
-//! The generated parts of `docs/BENCHMARKS.md`: tables between markers, and charts.
+//! The generated parts of `docs/BENCHMARKS.md`: tables and charts.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use super::{RESULTS, Results, Row, chart, read_all};
 use crate::error::{Error, Result};
 
-/// The page, with a pair of markers for each benchmark.
+/// The page. It has a marker for each benchmark, which is a comment.
 const PAGE: &str = "docs/BENCHMARKS.md";
 /// The folder of the charts, relative to the page.
 const CHARTS: &str = "bench";
-/// The line before the tables of a benchmark, around its name, and the line behind them.
-const BEGIN: (&str, &str) = ("<!-- results: ", " -->");
-const END: &str = "<!-- end of results -->";
+/// A marker, around the name of a benchmark. Its results extend to the next heading.
+const MARKER: (&str, &str) = ("<!-- results: ", " -->");
+const HEADING: &str = "## ";
 
 /// Writes the page and the charts that follow from the results.
 pub(crate) fn write_tables(root: &Path) -> Result<()> {
@@ -44,26 +44,27 @@ fn generated(root: &Path) -> Result<Vec<(PathBuf, String)>> {
     Ok(files)
 }
 
-/// `page` with the results between its markers.
+/// `page` with the results behind its markers.
 fn filled(page: &str, results: &[(String, Results)]) -> std::result::Result<String, String> {
     let mut lines = Vec::new();
-    let mut open: Option<&str> = None;
+    let mut in_results = false;
     let mut seen = BTreeSet::new();
     for line in page.lines() {
-        if line == END {
-            open = None;
+        if in_results && line.starts_with(HEADING) {
+            lines.push(String::new());
+            in_results = false;
         }
-        if open.is_none() {
-            lines.push(line.to_owned());
+        if in_results {
+            continue;
         }
-        let name = line.strip_prefix(BEGIN.0).and_then(|rest| rest.strip_suffix(BEGIN.1));
+        lines.push(line.to_owned());
+        let name = line.strip_prefix(MARKER.0).and_then(|rest| rest.strip_suffix(MARKER.1));
         if let Some(name) = name {
-            open = Some(name);
+            in_results = true;
             seen.insert(name);
-            let of = |results: &Results| results.benchmark == name;
-            let sections = results.iter().filter(|(_, results)| of(results));
+            let of_name = results.iter().filter(|(_, results)| results.benchmark == name);
             let sections: Vec<String> =
-                sections.map(|(file, results)| section(file, results)).collect();
+                of_name.map(|(file, results)| section(file, results)).collect();
             lines.push(if sections.is_empty() {
                 format!("Not measured yet: `cargo xtask bench {name}`.")
             } else {
@@ -71,12 +72,9 @@ fn filled(page: &str, results: &[(String, Results)]) -> std::result::Result<Stri
             });
         }
     }
-    if let Some(name) = open {
-        return Err(format!("`{}{name}{}` has no `{END}`", BEGIN.0, BEGIN.1));
-    }
     match results.iter().find(|(_, results)| !seen.contains(results.benchmark.as_str())) {
         Some((_, Results { benchmark, .. })) => {
-            Err(format!("there is no line `{}{benchmark}{}`", BEGIN.0, BEGIN.1))
+            Err(format!("there is no line `{}{benchmark}{}`", MARKER.0, MARKER.1))
         }
         None => Ok(lines.join("\n") + "\n"),
     }
@@ -89,8 +87,8 @@ fn section(file: &str, results: &Results) -> String {
     origin.extend(machine.gpu.clone());
     origin.push(format!("{} cores", machine.cores));
     origin.extend(machine.memory_gib.map(|memory| format!("{memory} GiB")));
-    let chart = format!("![{file}]({CHARTS}/{file}.svg)\\");
-    format!("{chart}\n{}; commit {commit}, {date}.\n\n{}", origin.join(", "), table(&results.rows))
+    let chart = format!("![{file}]({CHARTS}/{file}.svg)");
+    format!("{chart} {}; commit {commit}, {date}.\n\n{}", origin.join(", "), table(&results.rows))
 }
 
 /// A table with a row per case and a column per quantity.
@@ -228,27 +226,22 @@ mod tests {
     }
 
     #[test]
-    fn results_replace_what_is_between_the_markers() {
-        let page = format!("# P\n<!-- results: x -->\nold\n{END}\ntext\n");
-        let empty = filled(&page, &[]).unwrap();
-        assert!(empty.contains("Not measured yet: `cargo xtask bench x`.\n<!-- end"), "{empty}");
+    fn results_extend_from_a_marker_to_the_next_heading() {
+        let page = "# P\n<!-- results: x -->\nold\n\n## H\ntext\n";
+        let empty = filled(page, &[]).unwrap();
+        assert!(empty.contains("-->\nNot measured yet: `cargo xtask bench x`.\n\n## H"), "{empty}");
         let all = [results("x", vec![row("a", "time", 1.0, None)])];
         let once = filled(&empty, &all).unwrap();
-        assert!(once.contains("![x](bench/x.svg)") && once.contains("| a | 1 |"), "{once}");
-        assert!(once.contains("CPU, 2 cores, 8 GiB; commit abc, 2026-01-02."), "{once}");
-        assert!(
-            once.starts_with("# P\n") && once.ends_with(&format!("|\n{END}\ntext\n")),
-            "{once}"
-        );
+        assert!(once.contains("![x](bench/x.svg) CPU, 2 cores, 8 GiB; commit abc"), "{once}");
+        assert!(once.starts_with("# P\n"), "{once}");
+        assert!(once.ends_with("| a | 1 |\n\n## H\ntext\n"), "{once}");
         assert_eq!(filled(&once, &all).unwrap(), once);
     }
 
     #[test]
-    fn missing_markers_are_named() {
-        let unknown = filled("# P\n", &[results("x", Vec::new())]).unwrap_err();
-        assert!(unknown.contains("results: x"), "{unknown}");
-        let open = filled("<!-- results: y -->\n", &[]).unwrap_err();
-        assert!(open.contains("results: y"), "{open}");
+    fn a_missing_marker_is_named() {
+        let error = filled("# P\n", &[results("x", Vec::new())]).unwrap_err();
+        assert!(error.contains("<!-- results: x -->"), "{error}");
     }
 
     #[test]
