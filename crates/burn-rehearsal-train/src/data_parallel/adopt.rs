@@ -1,9 +1,9 @@
-//! At the start of a run every rank becomes a copy of rank 0: parameters, parameter ids, optimiser
-//! state and schedule.
+//! Copying rank 0 to all ranks at the start of a run: parameters, parameter ids, optimizer state
+//! and schedule.
 //!
-//! Ids matter because optimiser records are keyed by them: with rank 0's ids everywhere, a record
-//! that rank 0 wrote fits every rank. Because the state comes along, it is enough that rank 0
-//! restores a checkpoint.
+//! Optimizer records are keyed by parameter ids. With the ids of rank 0 everywhere, a record of
+//! rank 0 fits every rank. Since the state is copied as well, only rank 0 has to restore a
+//! checkpoint.
 
 use burn::lr_scheduler::LrSchedulerRecord;
 use burn::optim::{ModuleOptimizer, OptimizerRecord};
@@ -20,7 +20,7 @@ use crate::schedule::WarmupSchedule;
 
 use super::params::{ParamInfo, Role, check_equal_structure};
 
-/// Compares the settings that all ranks must share, in pairs of name and value.
+/// Compares the settings that all ranks must share, pairs of a name and a value. Collective.
 pub(crate) fn check_settings<const K: usize>(
     settings: [(&'static str, u64); K],
     collective: &mut dyn Collective,
@@ -39,8 +39,8 @@ pub(crate) fn check_settings<const K: usize>(
     Ok(())
 }
 
-/// Makes the learner a copy of rank 0's, whose `recorder` reads it; `params` is the list of its
-/// model's parameters.
+/// Makes `learner` a copy of the learner of rank 0, which `recorder` reads. `params` lists the
+/// parameters of its model. Collective.
 pub(super) fn copy_from_rank0<M: LearnerModel>(
     learner: &mut Learner<M>,
     params: &[ParamInfo],
@@ -59,7 +59,7 @@ pub(super) fn copy_from_rank0<M: LearnerModel>(
     } else {
         Ok(Default::default())
     };
-    // A rank 0 that cannot write its records must not leave the others waiting for them.
+    // If rank 0 cannot write its records, the others must not wait for them.
     let failed = collective.any(written.is_err())?;
     let mut records = written?;
     if failed {
@@ -74,7 +74,7 @@ pub(super) fn copy_from_rank0<M: LearnerModel>(
     if statistics {
         norm::check_not_shared(&learner.model(), collective)?;
     }
-    // Rank 0 keeps what it has, except for the running statistics that the check overwrote.
+    // Rank 0 keeps its state, except for the running statistics, which the check has overwritten.
     if !root || statistics {
         learner.load_model(parse(ModuleRecord::from_bytes, model)?);
     }
@@ -92,8 +92,9 @@ fn parse<R, E: std::fmt::Display>(
     from_bytes(Bytes::from_bytes_vec(bytes)).map_err(record)
 }
 
-/// Puts the bytes of a [`LearnerRecord`] in a learner of the same network and optimiser. It keeps
-/// its own schedule or starts with `schedule`.
+/// Loads the bytes of a [`LearnerRecord`] into a learner of the same network and optimizer. The
+/// learner continues the recorded schedule if `keep_schedule`, and starts with `schedule`
+/// otherwise.
 pub(crate) fn read<M: LearnerModel>(
     model: M,
     optimizer: ModuleOptimizer,

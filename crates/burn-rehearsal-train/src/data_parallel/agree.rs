@@ -1,5 +1,5 @@
-//! Decisions that all ranks take together: one tiny all-gather of status words, and everybody draws
-//! the same conclusion from it.
+//! Decisions of all ranks. One small all-gather of status words lets every rank draw the same
+//! conclusion.
 
 use burn_rehearsal_collective::{Collective, CollectiveError, CollectiveExt};
 
@@ -10,25 +10,25 @@ const STOP: u64 = 2;
 const FAILED: u64 = 4;
 const EARLY_STOP: u64 = 8;
 
-/// Longest reason of a failure that the other ranks receive, in bytes.
+/// The longest failure reason that is sent to the other ranks, in bytes.
 const REASON: usize = 240;
 
-/// What one rank has to say.
+/// The status of one rank.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Status {
-    /// Rows of this rank's mini-batch in this step.
+    /// Rows of the mini-batch of this rank in this step.
     pub(crate) rows: u64,
     /// The loader has no more batches in this epoch.
     pub(crate) exhausted: bool,
-    /// Someone asked this rank to stop.
+    /// This rank was asked to stop.
     pub(crate) stop: bool,
-    /// Early stopping (rank 0's decision) ends the run as planned.
+    /// Early stopping ends the run as planned. Rank 0 decides.
     pub(crate) early_stop: bool,
-    /// This rank cannot continue.
+    /// The reason why this rank cannot continue.
     pub(crate) failed: Option<String>,
 }
 
-/// What all ranks know after [`agree`]; the same on every rank.
+/// The result of [`agree`], the same on every rank.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Agreement {
     /// Rows of all ranks together.
@@ -37,17 +37,17 @@ pub(crate) struct Agreement {
     pub(crate) exhausted: bool,
     /// The lowest rank that was asked to stop.
     pub(crate) stop: Option<usize>,
-    /// Rank 0's early stopping ends the run.
+    /// Early stopping on rank 0 ends the run.
     pub(crate) early_stop: bool,
 }
 
-/// Exchanges the ranks' statuses at `step`, in the agreement number `round`: there are steps with
-/// several.
+/// Exchanges the statuses of all ranks at `step`. `round` counts the agreements, since some steps
+/// have several. Collective.
 ///
 /// # Errors
 ///
-/// On every rank: [`DataParallelError::RankFailed`] if any rank failed,
-/// [`DataParallelError::OutOfStep`] if one is at another step, and whatever the collective returns.
+/// On every rank: [`DataParallelError::RankFailed`] if a rank failed,
+/// [`DataParallelError::OutOfStep`] if a rank is at another step, and the errors of the collective.
 pub(crate) fn agree(
     collective: &mut dyn Collective,
     step: u64,
@@ -85,7 +85,7 @@ pub(crate) fn agree(
     })
 }
 
-/// Gives the words of a rank to everybody; cut to [`REASON`] bytes.
+/// Sends the text of rank `root` to all ranks, cut to [`REASON`] bytes. Collective.
 pub(crate) fn share_reason(
     collective: &mut dyn Collective,
     root: usize,

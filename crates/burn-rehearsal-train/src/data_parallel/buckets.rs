@@ -1,8 +1,8 @@
-//! One flat tensor summed over all ranks, bucket by bucket.
+//! The sum of one flat tensor over all ranks, bucket by bucket.
 //!
-//! Reading from a device and moving data between ranks use different wires: while one bucket is
-//! summed, the next one is read. The buckets are the same on all ranks, whatever their devices, and
-//! do not change the result: every value is summed on its own, in rank order.
+//! While one bucket is summed, the next one is read from the device: the two use different wires.
+//! All ranks use the same buckets, whatever their devices. Buckets do not change the result, since
+//! every value is summed on its own, in rank order.
 
 use std::sync::mpsc::sync_channel;
 
@@ -10,19 +10,19 @@ use burn::tensor::Tensor;
 use burn_rehearsal::batch::is_host;
 use burn_rehearsal_collective::{Collective, CollectiveError, ReduceOp};
 
-/// Values in a bucket (16 MiB): large enough that neither a device nor a network notices the seams.
+/// Values per bucket (16 MiB). This is large enough to keep the cost per bucket negligible.
 pub(super) const BUCKET: usize = 4 << 20;
 
-/// Why there is no sum.
+/// The reason why there is no sum.
 #[derive(Debug)]
 pub(super) enum BucketError {
-    /// This rank's device could not be read.
+    /// The device of this rank could not be read.
     Read(String),
-    /// The ranks could not sum.
+    /// The collective failed.
     Collective(CollectiveError),
 }
 
-/// The sum over all ranks of `flat`, shape `[len]`; a rank without one counts as zeros. Collective.
+/// Sums `flat`, shape `[len]`, over all ranks. A rank without a tensor counts as zeros. Collective.
 pub(super) fn sum(
     flat: Option<Tensor<1>>,
     len: usize,
@@ -33,7 +33,7 @@ pub(super) fn sum(
         Some(flat) if len > bucket && !is_host(&flat.device()) => {
             read_and_sum(&flat, bucket, collective)
         }
-        // Nothing to wait for: in host memory reading is no more than taking.
+        // Host memory has no transfer to overlap, and a single bucket has no successor.
         Some(flat) => sum_here(read(flat)?, bucket, collective),
         None => sum_here(vec![0.0; len], bucket, collective),
     }
@@ -58,7 +58,7 @@ fn read_and_sum(
 ) -> Result<Vec<f32>, BucketError> {
     let len = flat.dims()[0];
     std::thread::scope(|scope| {
-        // One bucket is being summed, one waits, one is read.
+        // One bucket is summed, one waits, and one is read.
         let (read_already, buckets) = sync_channel::<Vec<f32>>(1);
         let summing = scope.spawn(move || {
             let mut sums = Vec::with_capacity(len);
@@ -106,7 +106,8 @@ mod tests {
     use burn::tensor::{Device, TensorData};
     use burn_rehearsal_collective::run_threads;
 
-    /// Gradients of one rank, of very different sizes so that another order of summing would show.
+    /// The gradients of one rank. Their magnitudes differ, so that another order of summation would
+    /// show.
     fn gradients(rank: usize, len: usize) -> Vec<f32> {
         (0..len)
             .map(|at| (1.0 + at as f32 / 7.0) * 10f32.powi(((at + rank * 5) % 9) as i32 - 4))
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn neither_the_buckets_nor_reading_ahead_nor_a_rank_without_gradients_changes_a_bit() {
+    fn buckets_and_reading_ahead_change_no_bit() {
         let len = 23;
         let expected = bits(
             &(0..len)
@@ -135,7 +136,7 @@ mod tests {
                     )
                 });
                 match flat {
-                    // The last rank reads ahead, as a device would have it, and the others do not.
+                    // Only the last rank reads ahead, as it would with a device.
                     Some(flat) if rank == 2 => read_and_sum(&flat, bucket, &mut ranks)
                         .map_err(|error| format!("{error:?}")),
                     flat => {
@@ -150,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn when_a_rank_leaves_the_one_that_reads_ahead_gets_an_error() {
+    fn a_rank_that_reads_ahead_gets_an_error_if_another_leaves() {
         let ranks = run_threads(2, |mut ranks| {
             if ranks.rank() == 1 {
                 return Ok(true);

@@ -1,4 +1,4 @@
-//! What can go wrong in a data-parallel run.
+//! Errors of data-parallel training.
 
 use std::error::Error;
 use std::fmt;
@@ -9,18 +9,18 @@ use burn_rehearsal_collective::CollectiveError;
 use super::Precision;
 use crate::epoch::Epoch;
 
-/// Why a data-parallel run ended before its last epoch.
+/// The reason why a data-parallel launch ended early.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DataParallelError {
-    /// A rank could not continue: its loader, a metric, or a checkpoint failed. All ranks return
-    /// the same error.
+    /// A rank could not continue, because its loader, a metric or a checkpoint failed. All ranks
+    /// return the same error.
     #[error("rank {rank} failed at step {step}: {reason}")]
     RankFailed {
         /// The lowest rank that failed.
         rank: usize,
-        /// The training step at which all ranks learned of it.
+        /// The training step at which the ranks learned of it.
         step: u64,
-        /// That rank's own words (cut after 240 bytes).
+        /// The error message of that rank, cut to 240 bytes.
         reason: String,
     },
     /// The hook after an epoch failed.
@@ -28,55 +28,56 @@ pub enum DataParallelError {
     AfterEpoch {
         /// The epoch.
         epoch: Epoch,
-        /// The hook's error.
+        /// Its error.
         #[source]
         error: HookError,
     },
-    /// The ranks are not at the same step: one of them called something the others did not.
+    /// The ranks are not at the same step, because one of them called something that the others did
+    /// not.
     #[error("rank {rank} is at step {theirs}, this rank at step {ours}")]
     OutOfStep {
         /// The rank that differs from this one.
         rank: usize,
-        /// This rank's step.
+        /// The step of this rank.
         ours: u64,
-        /// That rank's step.
+        /// The step of that rank.
         theirs: u64,
     },
-    /// The ranks were configured differently.
-    #[error("ranks disagree about {setting}: it is {theirs} on rank {rank} and {ours} here")]
+    /// The ranks have different settings.
+    #[error("the ranks disagree on {setting}: {theirs} on rank {rank}, {ours} on this rank")]
     DifferentSettings {
-        /// What they disagree about.
+        /// The name of the setting.
         setting: &'static str,
         /// The rank that differs from this one.
         rank: usize,
-        /// This rank's value.
+        /// The value on this rank.
         ours: u64,
-        /// That rank's value.
+        /// The value on that rank.
         theirs: u64,
     },
-    /// A rank's model has other parameters (names, shapes, types) than rank 0's.
-    #[error("the model of rank {rank} is not the one of rank 0: {detail}")]
+    /// The model of a rank has other parameters (names, shapes or types) than the model of rank 0.
+    #[error("the model of rank {rank} differs from that of rank 0: {detail}")]
     DifferentModels {
         /// The lowest rank that differs from rank 0.
         rank: usize,
-        /// The first difference, as that rank saw it.
+        /// The first difference, as seen by that rank.
         detail: String,
     },
-    /// Several ranks of this process share the running statistics of one batch norm: clones of a
-    /// Burn model do.
+    /// Several ranks of this process share the running statistics of a batch norm. Clones of a Burn
+    /// model share them.
     #[error(
-        "rank {0} shares batch-norm running statistics with another rank: Burn's clones of a model share them, so build the model once per rank \
-         (or use model.valid().train())"
+        "rank {0} shares batch-norm running statistics with another rank: clones of a Burn model \
+         share them; build the model once per rank, or use `model.valid().train()`"
     )]
     SharedRunningStatistics(usize),
-    /// Parameters that must be equal on all ranks are not.
+    /// Parameters that must be equal on all ranks differ.
     #[error("after epoch {epoch} the parameter {parameter} of rank {rank} differs from rank 0's")]
     ParametersDiffer {
         /// The lowest rank that differs from rank 0.
         rank: usize,
         /// The path of the first parameter that differs.
         parameter: String,
-        /// The epoch after which it was found.
+        /// The epoch after which they were compared.
         epoch: Epoch,
     },
     /// A device operation failed on this rank.
@@ -84,31 +85,32 @@ pub enum DataParallelError {
     Device {
         /// The training step.
         step: u64,
-        /// What the device says.
+        /// The error message of the device.
         reason: String,
     },
-    /// The device does not compute in the chosen precision.
-    #[error("the device {device} does not compute in {precision}")]
+    /// The device does not support the chosen precision.
+    #[error("the device {device} does not support {precision}")]
     Precision {
         /// The format.
         precision: Precision,
-        /// The device, in words.
+        /// The device, see [`describe`](crate::device::describe).
         device: String,
     },
-    /// The network's training step did not scale its loss, which training in `f16` needs.
+    /// The training step of the network did not scale its loss, which training in `f16` requires.
     #[error(
-        "training in f16 needs a network that calls `backward` on `scale_loss(loss)`; this one did not at step {step}"
+        "training in f16 requires a network that calls `backward` on `scale_loss(loss)`; this one \
+         did not at step {step}"
     )]
     LossNotScaled {
         /// The training step.
         step: u64,
     },
-    /// Rank 0's records could not be written or read.
-    #[error("the parameters of rank 0 could not be adopted: {0}")]
+    /// A record of the learner (parameters, optimizer, schedule) could not be written or read.
+    #[error("a record of the learner could not be written or read: {0}")]
     Record(String),
-    /// The strategy has no collective: an earlier run failed, or another run is using it right now.
+    /// The strategy cannot launch: another launch is using it, or an earlier launch failed.
     #[error(
-        "this strategy is in use, or an earlier run with it failed: make a new one on new collectives"
+        "the strategy is in use, or an earlier launch failed: create a new one on a new collective"
     )]
     Unavailable,
     /// The ranks could not communicate.
@@ -116,7 +118,7 @@ pub enum DataParallelError {
     Collective(#[from] CollectiveError),
 }
 
-/// The error of a hook after an epoch. Two are equal if they read the same.
+/// The error of a hook after an epoch. Two are equal if their messages are.
 #[derive(Debug, Clone)]
 pub struct HookError(pub Arc<dyn Error + Send + Sync>);
 
@@ -127,7 +129,7 @@ impl fmt::Display for HookError {
 }
 
 impl Error for HookError {
-    /// The error itself, so that its type can be found.
+    /// The error itself, so that a caller can downcast it.
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(&*self.0)
     }

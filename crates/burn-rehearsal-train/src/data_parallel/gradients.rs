@@ -1,13 +1,13 @@
 //! The mean gradient over all rows of all ranks, through one flat buffer.
 //!
-//! The buffer holds every trained parameter's gradient in visit order, followed by one flag per
-//! parameter: whether any rank has a gradient for it. It is built on the device (one `cat`), read
-//! and summed bucket by bucket, and uploaded once. A rank's part is scaled by its share of the rows
-//! *before* the sum, so that a share of 1 leaves the bits alone and half-precision gradients cannot
-//! overflow; the sum is in `f32` whatever the model's type.
+//! The buffer holds the gradients of all trained parameters in visit order, followed by one flag
+//! per parameter, which says whether any rank has a gradient for it. It is built on the device (one
+//! `cat`), read and summed bucket by bucket, and uploaded once. The part of a rank is scaled by its
+//! share of the rows *before* the sum. A share of 1 then changes no bit, and gradients in half
+//! precision cannot overflow. The sum is in `f32`, whatever the type of the model.
 //!
-//! One rank alone needs none of this: its gradients are Burn's own, unless they come in another
-//! precision than the parameters; then they are flattened too, and stay on the device.
+//! A single rank needs no buffer: its gradients are Burn's own. Only if they have another precision
+//! than the parameters are they flattened, and then they stay on the device.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{GradientsAccumulator, GradientsParams};
@@ -18,37 +18,36 @@ use super::buckets::{self, BUCKET, BucketError};
 use super::error::DataParallelError;
 use super::params::{ParamInfo, Role};
 
-/// Collects this rank's gradients of one update and reduces them over the ranks.
+/// Collects the gradients of one update on this rank and reduces them over the ranks.
 pub(crate) struct GradientSync<M> {
-    /// One rank only.
+    /// There is only one rank.
     alone: bool,
-    /// The gradients are in the parameters' own precision.
+    /// The gradients have the precision of the parameters.
     plain: bool,
-    /// Where gradients live: the training device without autodiff.
+    /// The device of the gradients: the training device without autodiff.
     device: Device,
     /// Number of trained parameters.
     params: usize,
     /// Elements of all trained parameters together.
     elements: usize,
-    /// One rank only: gradients are left as they are, so that the result is Burn's own, bit for
-    /// bit.
+    /// Gradients on a single rank. They are left as they are, so that the result is Burn's own, bit
+    /// for bit.
     local: GradientsAccumulator<M>,
-    /// The flat buffer of the micro-batches so far; `None` if this rank had no rows yet.
+    /// The flat buffer of the micro-batches so far. `None` if this rank had no rows yet.
     flat: Option<Tensor<1>>,
-    /// What flags say, for a rank alone: whether any micro-batch had a gradient for the parameter.
+    /// The flags of a single rank: whether any micro-batch had a gradient for the parameter.
     present: Vec<bool>,
 }
 
 /// The gradients of an update.
 pub(crate) struct Reduced {
     pub(crate) grads: GradientsParams,
-    /// Whether all values are finite: the same on all ranks. Only looked for where the loss is
-    /// scaled.
+    /// Whether all values are finite, the same on all ranks. Checked only if the loss is scaled.
     pub(crate) finite: bool,
 }
 
 impl<M: Module> GradientSync<M> {
-    /// `plain`: the gradients come in the precision of the parameters.
+    /// `plain`: the gradients have the precision of the parameters.
     pub(crate) fn new(
         world_size: usize,
         plain: bool,
@@ -68,8 +67,8 @@ impl<M: Module> GradientSync<M> {
         }
     }
 
-    /// Adds the gradients of this rank's micro-batch, which has `share` (0..=1) of the rows of all
-    /// ranks' micro-batches together.
+    /// Adds the gradients of a micro-batch of this rank. `share` (0..=1) is its part of the rows of
+    /// all ranks' micro-batches.
     pub(crate) fn add(&mut self, model: &M, mut grads: GradientsParams, share: f32) {
         if self.alone && self.plain {
             self.local.accumulate(model, grads);
@@ -106,11 +105,11 @@ impl<M: Module> GradientSync<M> {
         });
     }
 
-    /// The gradients of the update: over the micro-batches added since the last call, the sum of
-    /// the row-weighted means over all ranks.
+    /// Returns the gradients of the update: the row-weighted means over all ranks, summed over the
+    /// micro-batches since the last call.
     ///
-    /// Collective if there is more than one rank. A parameter without gradient on every rank has
-    /// none in the result. If the loss was multiplied by a `factor`, a power of two, the gradients
+    /// Collective if there is more than one rank. A parameter without a gradient on every rank has
+    /// none in the result. If the loss was multiplied by `factor`, a power of two, the gradients
     /// are divided by it.
     pub(crate) fn reduce(
         &mut self,
@@ -124,7 +123,7 @@ impl<M: Module> GradientSync<M> {
         }
         let unreadable = |error: String| DataParallelError::Device {
             step,
-            reason: format!("gradients could not be read: {error}"),
+            reason: format!("the gradients could not be read: {error}"),
         };
         let (flat, present, finite) = if self.alone {
             let Some(flat) = self.flat.take() else {
@@ -183,7 +182,7 @@ struct Flatten<'a> {
 
 impl ModuleVisitor for Flatten<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        // Running statistics and frozen parameters are visited too, and have no gradient.
+        // Running statistics and frozen parameters are visited too. They have no gradient.
         if !param.is_require_grad() {
             return;
         }
@@ -266,7 +265,7 @@ mod tests {
             assert_eq!(
                 gradient(1.0, ranks),
                 vec![0.0; ranks],
-                "less than half of the least number of f16"
+                "below half of the smallest number of f16"
             );
             for gradient in gradient(65_536.0, ranks) {
                 assert!((gradient / 2e-9 - 1.0).abs() < 1e-3, "{gradient} on {ranks} ranks");

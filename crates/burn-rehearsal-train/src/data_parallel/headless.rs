@@ -1,4 +1,4 @@
-//! Ranks that write and show nothing.
+//! Training without files and without a terminal interface.
 
 use burn::train::logger::MetricLogger;
 use burn::train::metric::store::{EpochSummary, MetricsUpdate, Split};
@@ -7,12 +7,21 @@ use burn::train::{LearnerModel, SupervisedTraining};
 
 use crate::compat::{Renderer, TrainingView};
 
-/// Takes everything from a training that writes files or to the terminal: for the ranks other than
-/// 0.
+/// Removes everything from a training that writes files or to the terminal: the log file, the
+/// metric files and the renderer. Use it on the ranks other than 0, or to train silently.
 ///
-/// No log file, no metric files, no renderer. Do not call `with_default_checkpointers` on such a
-/// training: Burn creates their directory in that call ([`DataParallel`](super::DataParallel) would
-/// not use them on these ranks anyway).
+/// Do not call `with_default_checkpointers` on such a training, since that call creates their
+/// directory. [`DataParallel`](super::DataParallel) uses the checkpointers of rank 0 only.
+///
+/// ```no_run
+/// # use burn::train::{LearnerModel, SupervisedTraining};
+/// # use burn_rehearsal_collective::Rank;
+/// use burn_rehearsal_train::data_parallel::without_renderer;
+///
+/// fn quiet<M: LearnerModel>(training: SupervisedTraining<M>, rank: &Rank) -> SupervisedTraining<M> {
+///     if rank.is_root() { training } else { without_renderer(training) }
+/// }
+/// ```
 pub fn without_renderer<M: LearnerModel>(training: SupervisedTraining<M>) -> SupervisedTraining<M> {
     training
         .with_application_logger(None)
@@ -20,17 +29,17 @@ pub fn without_renderer<M: LearnerModel>(training: SupervisedTraining<M>) -> Sup
         .with_metric_logger(NoMetricLogger)
 }
 
-/// A view that shows nothing; `Renderer(NoView)` is a renderer that shows nothing.
+/// A view that shows nothing. `Renderer(NoView)` is a renderer that shows nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoView;
 
 impl TrainingView for NoView {}
 
-/// A metric logger that keeps nothing; registering one keeps Burn from creating its own, which
-/// writes files.
+/// A metric logger that discards everything. Burn does not create its own logger, which writes
+/// files, if one is registered.
 ///
-/// Early stopping and metric-based checkpointing read from the logger: use it only where neither is
-/// used.
+/// Early stopping and metric-based checkpointing read from the logger, so they do not work with
+/// this one.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoMetricLogger;
 

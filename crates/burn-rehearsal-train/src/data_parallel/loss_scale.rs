@@ -1,33 +1,32 @@
-//! Scaling the loss, so that gradients in `f16` neither vanish nor overflow.
+//! Loss scaling, which keeps gradients in `f16` from vanishing and overflowing.
 //!
-//! Small gradients are below the least number of `f16`. The loss is multiplied by a large factor
-//! before the backward pass, and with it every gradient; the sum over ranks is divided by it in
-//! `f32`. The factor is sought while training: too large a one shows as gradients that are not
-//! finite, and then no rank changes its parameters in that step (Micikevicius et al., arXiv
-//! 1710.03740, §3.2; the numbers are PyTorch's).
+//! The loss is multiplied by a factor before the backward pass, which scales every gradient. The
+//! sum over ranks is divided by it in `f32`. The factor is adapted while training: if it is too
+//! large, gradients are not finite, and all ranks skip the update (Micikevicius et al., arXiv
+//! 1710.03740, §3.2; the constants are PyTorch's).
 
 use std::cell::Cell;
 
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-/// The first factor.
+/// The initial factor.
 const FIRST: f32 = 65_536.0;
 /// The factor is doubled after this number of consecutive updates with finite gradients.
 const PATIENCE: u32 = 2_000;
-/// The range of the factor. All values are powers of two, so that scaling rounds nothing.
+/// The range of the factor. All values are powers of two, so that scaling does not round.
 const LEAST: f32 = 1.0;
 const LARGEST: f32 = 16_777_216.0;
 
-/// The factor of the loss, and how it came about. The same on all ranks, since they see the same
+/// The factor of the loss and its history. It is the same on all ranks, since they see the same
 /// sums.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LossScale {
-    /// What losses are multiplied by.
+    /// The factor that multiplies losses.
     pub factor: f32,
-    /// Updates since the factor last changed or gradients were not finite.
+    /// Updates since the last change of the factor and the last skipped update.
     pub good: u32,
-    /// Updates that were left out because gradients were not finite.
+    /// Updates that were skipped because gradients were not finite.
     pub skipped: u64,
 }
 
@@ -39,7 +38,7 @@ impl Default for LossScale {
 
 impl LossScale {
     /// Records whether the gradients of an update, summed over all ranks, are finite. If not, the
-    /// update must be left out.
+    /// update must be skipped.
     pub(crate) fn record(&mut self, finite: bool) {
         if !finite {
             *self =
@@ -54,14 +53,26 @@ impl LossScale {
 }
 
 thread_local! {
-    /// The factor of the step that this thread is in, and whether it was applied.
+    /// The factor of the current step on this thread, and whether it was applied.
     static STEP: Cell<(f32, bool)> = const { Cell::new((1.0, false)) };
 }
 
-/// The loss to call `backward` on: `loss` times the factor that the current step asks for, which is
-/// 1 unless a [`DataParallel`](super::DataParallel) on this thread trains in
-/// [`Precision::F16`](super::Precision::F16). `loss` should be in `f32`; report the loss itself,
-/// not this one.
+/// Multiplies `loss` by the factor of the current step. Call `backward` on the result.
+///
+/// The factor is 1 unless a [`DataParallel`](super::DataParallel) on this thread trains in
+/// [`Precision::F16`](super::Precision::F16). `loss` should be in `f32`. Report `loss` itself, not
+/// the result.
+///
+/// ```
+/// use burn::module::Module;
+/// use burn::optim::GradientsParams;
+/// use burn::tensor::Tensor;
+/// use burn_rehearsal_train::data_parallel::scale_loss;
+///
+/// fn gradients<M: Module>(model: &M, loss: Tensor<1>) -> GradientsParams {
+///     GradientsParams::from_grads(scale_loss(loss).backward(), model)
+/// }
+/// ```
 #[must_use]
 pub fn scale_loss(loss: Tensor<1>) -> Tensor<1> {
     let (factor, _) = STEP.get();
@@ -69,7 +80,7 @@ pub fn scale_loss(loss: Tensor<1>) -> Tensor<1> {
     if factor == 1.0 { loss } else { loss.mul_scalar(factor) }
 }
 
-/// Runs a step in which [`scale_loss`] multiplies by `factor`; also returns whether the step called
+/// Runs a step in which [`scale_loss`] multiplies by `factor`. Also returns whether the step called
 /// it.
 pub(crate) fn with_factor<T>(factor: f32, step: impl FnOnce() -> T) -> (T, bool) {
     struct Reset;
@@ -92,7 +103,7 @@ mod tests {
     use burn::tensor::Device;
 
     #[test]
-    fn the_factor_is_halved_when_gradients_are_not_finite_and_doubled_after_patience() {
+    fn the_factor_halves_on_overflow_and_doubles_after_patience() {
         let mut scale = LossScale::default();
         (0..3).for_each(|_| scale.record(false));
         assert_eq!(scale, LossScale { factor: 8192.0, good: 0, skipped: 3 });
@@ -106,7 +117,7 @@ mod tests {
         assert_eq!(
             scale,
             LossScale { factor: 8192.0, good: 1, skipped: 4 },
-            "patience starts anew"
+            "patience starts again"
         );
     }
 
@@ -120,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn losses_are_scaled_within_a_step_only_and_a_step_that_forgets_is_noticed() {
+    fn only_steps_scale_losses_and_a_step_that_does_not_is_detected() {
         let loss = || Tensor::<1>::from_floats([1.5], &Device::flex());
         let value = |loss: Tensor<1>| loss.into_data().try_into_vec::<f32>().unwrap()[0];
         assert_eq!(value(scale_loss(loss())), 1.5);

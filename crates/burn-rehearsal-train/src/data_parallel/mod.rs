@@ -1,30 +1,62 @@
-//! Data-parallel training over any [`Collective`].
+//! Training one network on several ranks.
 //!
-//! [`DataParallel`] is a Burn learning strategy. Every rank runs Burn's own `SupervisedTraining` on
-//! its own thread (or process), with its own loaders and its own `DataParallel`; what makes them
-//! one training is the collective between them:
+//! [`DataParallel`] is a learning strategy for Burn's `SupervisedTraining`. Every rank (a thread or
+//! a process) runs its own `SupervisedTraining`, with its own loaders and its own `DataParallel`.
+//! In every step, each rank computes the gradients of its own rows. The ranks sum them and apply
+//! the same update, so that all ranks keep the same parameters. A rehearsal buffer is optional.
 //!
-//! ```text
-//! fit: compare settings and models ─► copy rank 0's parameters, ids, optimiser state, schedule
-//!   epoch:  next() ─► status words (all-gather) ─► forward + backward ─► one flat all-reduce ─► optimiser      … until no rank has a batch
-//!           average batch-norm statistics ─► compare parameter digests ─► validation ─► status words ─► checkpoint ─► status words
+//! # Several ranks
+//!
+//! [`Ranks`](burn_rehearsal_collective::Ranks) starts the ranks. Each one reads its own part of the
+//! data, creates its shard of the buffer, and trains with its own strategy:
+//!
+//! ```no_run
+//! # use burn::data::{dataloader::{DataLoader, batcher::Batcher}, dataset::Dataset};
+//! # use burn::train::{InferenceStep, Learner, LearnerModel, SupervisedTraining, TrainStep};
+//! # use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalConfig, ShardedLoader};
+//! # use burn_rehearsal_train::data_parallel::{DataParallel, without_renderer};
+//! # type Loader<B> = std::sync::Arc<dyn DataLoader<B>>;
+//! # fn train<M, B: RehearsalBatch, I: Clone + Send + Sync + 'static>(
+//! #     rank: &burn_rehearsal_collective::Rank, learner: Learner<M>, valid: Loader<B>,
+//! #     batcher: impl Batcher<I, B> + 'static, samples: impl Dataset<I> + 'static,
+//! # ) -> Result<M, Box<dyn std::error::Error>>
+//! # where M: LearnerModel + TrainStep<Input = B> + InferenceStep<Input = B> + 'static {
+//! let buffer = RehearsalConfig::new(Capacity::Samples(2_000)).init_on::<B>(rank)?;
+//! let train = ShardedLoader::builder(batcher).shard(rank).batch_size(32).shuffle(1);
+//! let training = SupervisedTraining::new("runs", buffer.attach(train.build(samples)), valid)
+//!     .with_training_strategy(DataParallel::new(rank)?.into())
+//!     .num_epochs(5);
+//! let training = if rank.is_root() { training } else { without_renderer(training) };
+//! let model = training.launch(learner).model;
+//! # Ok(model) }
 //! ```
 //!
-//! **Every rank calls `next()` in every step of the epoch**, also after its iterator has returned
-//! `None`, until no rank has a batch: behind a rehearsal loader that call is itself collective. An
-//! iterator of a training loader must therefore be fused: after `None` it keeps returning `None`.
+//! Build the model once per rank, on the device of the rank
+//! ([`device::for_rank`](crate::device::for_rank)). All ranks start with the parameters of rank 0.
+//! A batch size of b rows per rank is a global batch size of b times the number of ranks, so the
+//! learning rate usually grows with the number of ranks; see [`schedule`](crate::schedule).
 //!
-//! **No rank leaves silently.** A rank without rows takes part with weight 0 and runs no model
-//! step; a stop that anyone requests ends all ranks after the same step; a rank that fails says so
-//! in its status word and all ranks end with the same error; a rank that panics drops its
-//! collective, so that the others get
-//! [`PeerFailed`](burn_rehearsal_collective::CollectiveError::PeerFailed).
+//! # What happens in a launch
 //!
-//! **Nobody waits for ever.** If one rank trains without a rehearsal loader, or rehearses inside a
-//! training step that does not run without rows, the ranks wait for each other in different
-//! operations. All of them end with
-//! [`Deadlock`](burn_rehearsal_collective::CollectiveError::Deadlock), which says who waits in what
-//! for whom.
+//! ```text
+//! compare settings and models ─► copy parameters, ids, optimizer state and schedule of rank 0
+//! every step:   next() ─► status words (all-gather) ─► forward, backward ─► all-reduce ─► optimizer
+//! every epoch:  average batch-norm statistics ─► compare parameters ─► validate ─► status words
+//!               ─► checkpoint ─► status words
+//! ```
+//!
+//! * **Every rank calls `next()` in every step of the epoch** until no rank has a batch, even if
+//!   its own iterator has already returned `None`. With a rehearsal loader this call is collective.
+//!   The iterator of a training loader must therefore be fused: after `None` it keeps returning
+//!   `None`.
+//! * **No rank leaves silently.** A rank without rows takes part with weight 0 and does not run the
+//!   model. A stop that is requested on any rank ends all ranks after the same step. If a rank
+//!   fails, all ranks end with the same error. If a rank panics, the others get
+//!   [`PeerFailed`](burn_rehearsal_collective::CollectiveError::PeerFailed).
+//! * **No rank waits forever.** Ranks can end up waiting for each other in different operations,
+//!   for example if only some of them use a rehearsal loader. All of them then get
+//!   [`Deadlock`](burn_rehearsal_collective::CollectiveError::Deadlock), which names the operations
+//!   and the ranks.
 
 pub(crate) mod adopt;
 pub(crate) mod agree;
@@ -65,16 +97,16 @@ use self::training_loop::{Ended, TrainingLoop};
 use crate::epoch::Epoch;
 use crate::phases::PhaseTimer;
 
-/// Called by every rank after each epoch that was not stopped, with the network in its validation
-/// state and the epoch. All ranks call it, so it may be collective: it can evaluate (on a
-/// collective of its own), or write a checkpoint of the buffer:
+/// A hook that every rank calls after each epoch that was not stopped. It receives the epoch and
+/// the network in its validation state.
+///
+/// All ranks call it, so it may be collective. It can evaluate on a collective of its own, or write
+/// a checkpoint of the buffer:
 ///
 /// ```
-/// # use burn::tensor::Tensor;
 /// # use burn_rehearsal::{RehearsalBatch, RehearsalBuffer, checkpoint::RehearsalCheckpointing};
 /// # use burn_rehearsal_train::data_parallel::AfterEpoch;
-/// # #[derive(RehearsalBatch)] struct MyBatch { inputs: Tensor<2> }
-/// fn save_buffer<M>(buffer: RehearsalBuffer<MyBatch>) -> AfterEpoch<M> {
+/// fn save_buffer<M, B: RehearsalBatch>(buffer: RehearsalBuffer<B>) -> AfterEpoch<M> {
 ///     Box::new(move |_, epoch| {
 ///         buffer.checkpoint(RehearsalCheckpointing::path("runs/buffer", epoch.number()))?;
 ///         Ok(())
@@ -82,65 +114,61 @@ use crate::phases::PhaseTimer;
 /// }
 /// ```
 ///
-/// Its error ends the run.
+/// An error of the hook ends the run.
 pub type AfterEpoch<M> =
     Box<dyn Fn(&M, Epoch) -> Result<(), Box<dyn Error + Send + Sync>> + Send + Sync>;
 
 type Rows<M> = Box<dyn Fn(&<M as TrainStep>::Input) -> usize + Send + Sync>;
 
-/// One rank of a data-parallel training, as a Burn learning strategy.
+/// One rank of a data-parallel training, as a learning strategy of Burn. See the [module](self) for
+/// a first example.
 ///
-/// The same value serves several launches, one after another (the tasks of a stream).
+/// One value can serve several launches, one after another. Launch with an `Arc` of it to keep the
+/// optimizer's state from task to task, and to get typed errors:
 ///
 /// ```no_run
-/// # use std::sync::Arc;
 /// # use burn::data::dataloader::DataLoader;
-/// # use burn::tensor::Tensor;
 /// # use burn::train::{InferenceStep, Learner, LearnerModel, SupervisedTraining, TrainStep};
-/// # use burn_rehearsal::RehearsalBatch;
-/// # use burn_rehearsal_collective::{CollectiveError, Rank};
-/// # use burn_rehearsal_train::data_parallel::{DataParallel, without_renderer};
-/// /// Runs on every rank, with that rank's own loaders.
-/// fn train<M, B: RehearsalBatch>(
-///     rank: &Rank,
-///     learner: Learner<M>,
-///     train: Arc<dyn DataLoader<B>>,
-///     valid: Arc<dyn DataLoader<B>>,
-/// ) -> Result<M, CollectiveError>
-/// where
-///     M: LearnerModel + TrainStep<Input = B> + InferenceStep<Input = B> + 'static,
-/// {
-///     let training = SupervisedTraining::new("artifacts", train, valid)
-///         .num_epochs(5)
-///         .with_training_strategy(DataParallel::new(rank)?.into());
-///     let training = if rank.is_root() { training } else { without_renderer(training) };
-///     Ok(training.launch(learner).model)
+/// # use burn::train::TrainingStrategy;
+/// # use burn_rehearsal_train::data_parallel::DataParallel;
+/// # use std::sync::Arc;
+/// # fn train<M, B: burn_rehearsal::RehearsalBatch>(
+/// #     rank: &burn_rehearsal_collective::Rank, mut learner: Learner<M>,
+/// #     tasks: Vec<[Arc<dyn DataLoader<B>>; 2]>,
+/// # ) -> Result<(), Box<dyn std::error::Error>>
+/// # where M: LearnerModel + TrainStep<Input = B> + InferenceStep<Input = B> + 'static {
+/// let strategy = Arc::new(DataParallel::new(rank)?);
+/// for [train, valid] in tasks {
+///     let _ = SupervisedTraining::new("runs", train, valid)
+///         .with_training_strategy(TrainingStrategy::Custom(strategy.clone()))
+///         .launch(learner);
+///     if let Some(error) = strategy.take_error() {
+///         return Err(error.into());
+///     }
+///     learner = strategy.take_learner().ok_or("the launch left no learner")?;
 /// }
+/// # Ok(()) }
 /// ```
-///
-/// To keep optimiser and schedule from one launch to the next, and for typed errors, launch with an
-/// `Arc` of one strategy (`TrainingStrategy::Custom(strategy.clone())`) and call
-/// [`take_learner`](Self::take_learner) and [`take_error`](Self::take_error).
 ///
 /// # Semantics
 ///
-/// * Gradients are means over the rows of all ranks, `Σ rowsᵢ·gᵢ / Σ rowsᵢ`: for a loss that is a
-///   mean over rows and a network without batch statistics, N ranks compute what one rank with all
-///   the rows would (up to rounding). A parameter without gradient on one rank counts as zeros
-///   there; one without gradient on every rank is not touched by the optimiser. The reduction is in
-///   `f32`.
-/// * One rank gives the same bits as Burn's own single-device training.
-/// * With gradient accumulation over k steps, the row-weighted means of the k steps are *summed*
-///   (as Burn sums them), with one reduction per update; a group that the epoch's end, or a stop,
-///   leaves incomplete is applied.
-/// * The metrics of a rank are those of its own rows. Only rank 0's are shown and stored (see
-///   [`without_renderer`]), and only rank 0's checkpointers and early stopping are used; its
-///   decision holds for all.
+/// * The gradient is the mean over the rows of all ranks, `Σ rowsᵢ·gᵢ / Σ rowsᵢ`, reduced in `f32`.
+///   For a loss that is a mean over rows and a network without batch statistics, N ranks compute
+///   the gradient of one rank with all rows, up to rounding.
+/// * A parameter without a gradient on some ranks counts as zero there. A parameter without a
+///   gradient on all ranks is not updated.
+/// * One rank computes the same bits as Burn's own single-device training.
+/// * With gradient accumulation over k steps, the means of the k steps are *summed*, as in Burn,
+///   and reduced once per update. An incomplete group at the end of an epoch, or at a stop, is
+///   applied.
+/// * The metrics of a rank are those of its own rows. Only the metrics of rank 0 are shown and
+///   stored (see [`without_renderer`]). Only rank 0 uses its checkpointers and its early stopping,
+///   whose decision holds for all ranks.
 /// * In half precision ([`with_precision`](Self::with_precision)) a step computes with a copy of
-///   the network; parameters and optimiser stay in `f32`. In `f16` the loss is [scaled](LossScale),
-///   and an update whose gradients are not finite is left out on all ranks alike.
-/// * A stop requested through any rank's `Interrupter` ends all ranks after the step in which they
-///   learn of it.
+///   the network. The parameters and the optimizer stay in `f32`. In `f16` the loss is
+///   [scaled](LossScale), and all ranks skip an update whose gradients are not finite.
+/// * A stop that is requested through the `Interrupter` of any rank ends all ranks after the step
+///   in which they learn of it.
 pub struct DataParallel<M: LearnerModel> {
     rank: usize,
     world_size: usize,
@@ -155,15 +183,16 @@ pub struct DataParallel<M: LearnerModel> {
     state: Mutex<LaunchState<M>>,
 }
 
-/// What passes from one launch to the next.
+/// State that passes from one launch to the next.
 struct LaunchState<M: LearnerModel> {
-    /// `None` while a launch has it, and for good after one that failed or panicked.
+    /// `None` while a launch uses it, and for good after a launch that failed or panicked.
     session: Option<Session<M>>,
-    /// What the last launch left, until it is taken.
+    /// The results of the last launch, until they are taken.
     outcome: Option<Outcome<M>>,
 }
 
-/// What a launch takes out of the strategy. The other ranks notice when it is dropped.
+/// The part of the state that a launch takes out of the strategy. Dropping it notifies the other
+/// ranks.
 struct Session<M: LearnerModel> {
     collective: Box<dyn Collective>,
     /// Steps since the first launch.
@@ -171,41 +200,42 @@ struct Session<M: LearnerModel> {
     /// Agreements since the first launch.
     round: u64,
     loss_scale: LossScale,
-    /// Reads rank 0's learner; `None` until it is needed.
+    /// Reads the learner of rank 0. `None` until it is needed.
     recorder: Option<Recorder<M>>,
-    /// The running statistics that the next launch of this rank begins with; `None` for rank 0's.
+    /// The running statistics with which the next launch of this rank begins. `None`: those of rank
+    /// 0.
     statistics: Option<Vec<f32>>,
 }
 
-/// What a launch leaves.
+/// The results of a launch.
 pub(crate) struct Outcome<M: LearnerModel> {
     /// The learner after its last complete update.
     pub(crate) learner: Option<Learner<M>>,
-    /// Why the launch ended early.
+    /// The reason why the launch ended early.
     pub(crate) error: Option<DataParallelError>,
-    /// Where the launch was stopped.
+    /// The point at which the launch was stopped.
     pub(crate) stopped: Option<Stopped>,
-    /// The records of the learner, on rank 0.
+    /// The records of the learner. On rank 0 only.
     pub(crate) records: Option<Records>,
 }
 
-/// What a checkpoint keeps of the learners of all ranks.
+/// The learners of all ranks, as a checkpoint stores them.
 pub(crate) struct Records {
-    /// Parameters, optimiser and schedule, which are the same on all ranks; with rank 0's running
-    /// statistics.
+    /// Parameters, optimizer and schedule, which are the same on all ranks, with the running
+    /// statistics of rank 0.
     pub(crate) learner: LearnerRecord,
-    /// Each rank's running statistics, as bytes; none if they are the same on all.
+    /// The running statistics of each rank, as bytes. Empty if they are the same on all ranks.
     pub(crate) statistics: Vec<Vec<u8>>,
-    /// How long it took to copy them.
+    /// The time it took to copy them.
     pub(crate) time: Duration,
 }
 
-/// What a launch that was stopped would have done next; the same on all ranks.
+/// The next step of a launch that was stopped. The same on all ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stopped {
-    /// The epoch; beyond the last if nothing was left.
+    /// The epoch. Beyond the last one if nothing was left to do.
     pub(crate) epoch: Epoch,
-    /// The steps of this epoch that this launch has done.
+    /// The steps of this epoch that the launch has done.
     pub(crate) steps: u64,
 }
 
@@ -213,19 +243,19 @@ impl<M: LearnerModel> DataParallel<M>
 where
     <M as TrainStep>::Input: RehearsalBatch,
 {
-    /// The strategy of `rank`, with a collective of its own.
+    /// Creates the strategy of `rank`, with a collective of its own. Collective: all ranks call it.
     ///
     /// # Errors
     ///
-    /// Those of [`Rank::collective`]. Collective: all ranks call it.
+    /// Those of [`Rank::collective`].
     pub fn new(rank: &Rank) -> Result<Self, CollectiveError> {
         Ok(Self::on_collective(rank.collective()?, RehearsalBatch::rows))
     }
 }
 
 impl<M: LearnerModel> DataParallel<M> {
-    /// A strategy on a collective that nothing else uses, for batches of any type: `rows` gives the
-    /// number of rows of a training batch, incoming and representatives together.
+    /// Creates a strategy on a collective that nothing else uses, for batches of any type. `rows`
+    /// returns the number of rows of a training batch, incoming rows and representatives together.
     pub fn on_collective<F>(mut collective: Box<dyn Collective>, rows: F) -> Self
     where
         F: Fn(&<M as TrainStep>::Input) -> usize + Send + Sync + 'static,
@@ -255,112 +285,111 @@ impl<M: LearnerModel> DataParallel<M> {
         }
     }
 
-    /// Trains on `device` (default: [`Device::default`]).
+    /// Sets the device. Default: [`Device::default`].
     #[must_use]
     pub fn with_device(mut self, device: Device) -> Self {
         self.device = if device.is_autodiff() { device } else { device.autodiff() };
         self
     }
 
-    /// Records the phases of the steps in `timer`, a clone of which can be read at any time.
+    /// Records the phases of the steps in `timer`. Read it at any time through a clone.
     #[must_use]
     pub fn with_timer(mut self, timer: PhaseTimer) -> Self {
         self.timer = timer;
         self
     }
 
-    /// Whether batch-norm running statistics are averaged over the ranks at the end of every epoch
-    /// (default: yes). All ranks choose the same.
+    /// Sets whether the running statistics of batch norms are averaged over the ranks at the end of
+    /// every epoch. All ranks must use the same value. Default: yes.
     #[must_use]
     pub fn with_averaged_statistics(mut self, average: bool) -> Self {
         self.average_statistics = average;
         self
     }
 
-    /// Whether all ranks compare their parameters, bit for bit, at the end of every epoch (default:
-    /// yes). All ranks choose the same.
+    /// Sets whether all ranks compare their parameters, bit for bit, at the end of every epoch. All
+    /// ranks must use the same value. Default: yes.
     #[must_use]
     pub fn with_parameter_check(mut self, check: bool) -> Self {
         self.check_parameters = check;
         self
     }
 
-    /// The format of the numbers in forward and backward passes (default: [`Precision::F32`]); see
-    /// there for what the network must do. All ranks choose the same. A launch fails with
-    /// [`DataParallelError::Precision`] if the device does not have it.
+    /// Sets the number format of forward and backward passes. See [`Precision`] for the
+    /// requirements on the network. All ranks must use the same format. A launch fails with
+    /// [`DataParallelError::Precision`] if the device does not support it. Default:
+    /// [`Precision::F32`].
     #[must_use]
     pub fn with_precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
         self
     }
 
-    /// Resumes with the loss scale of an earlier training; it matters in [`Precision::F16`] only.
-    /// All ranks set the same.
+    /// Continues with the loss scale of an earlier training. Only [`Precision::F16`] uses it. All
+    /// ranks must set the same value.
     #[must_use]
     pub fn with_loss_scale(self, loss_scale: LossScale) -> Self {
         self.set_loss_scale(loss_scale);
         self
     }
 
-    /// As [`with_loss_scale`](Self::with_loss_scale), between launches.
+    /// Like [`with_loss_scale`](Self::with_loss_scale), between launches.
     pub(crate) fn set_loss_scale(&self, loss_scale: LossScale) {
         self.with_session(|session| session.loss_scale = loss_scale);
     }
 
-    /// The loss scale after the last launch; `None` if the loss is not scaled, or if the last
+    /// The loss scale after the last launch. `None` if the loss is not scaled, or if the last
     /// launch failed.
     pub fn loss_scale(&self) -> Option<LossScale> {
         self.with_session(|session| session.loss_scale).filter(|_| self.precision.scales_loss())
     }
 
-    /// Calls `hook` after every epoch; all ranks have one, or none.
+    /// Calls `hook` after every epoch. Either all ranks have a hook, or none.
     #[must_use]
     pub fn with_after_epoch(mut self, hook: AfterEpoch<M>) -> Self {
         self.after_epoch = Some(hook);
         self
     }
 
-    /// Whether each launch ends with the records of its learner, on rank 0: what a checkpoint
-    /// needs.
+    /// Sets whether each launch ends with the records of its learner on rank 0, for a checkpoint.
     pub(crate) fn with_records(mut self, keep: bool) -> Self {
         self.keep_records = keep;
         self
     }
 
-    /// Begins the next launch with the running statistics of [`Records`]: each rank with its own,
-    /// or with their mean if there were other ranks.
+    /// Begins the next launch with the running statistics of [`Records`]. Each rank takes its own,
+    /// or the mean if the number of ranks has changed.
     pub(crate) fn set_statistics(&self, of_ranks: &[Vec<u8>]) {
         let statistics = norm::of_rank(of_ranks, self.rank, self.world_size);
         self.with_session(|session| session.statistics = statistics);
     }
 
-    /// The time of each phase so far.
+    /// The times of all phases so far.
     pub fn timer(&self) -> &PhaseTimer {
         &self.timer
     }
 
-    /// The learner as the last launch left it: after its last complete update, also if it ended
-    /// with an error.
+    /// Takes the learner that the last launch left: after its last complete update, even if the
+    /// launch ended with an error.
     ///
-    /// To train on the next task, launch with this learner; restart its schedule with
-    /// `learner.load_scheduler(…)`, see
-    /// [`WarmupSchedule::restart_record`](crate::schedule::WarmupSchedule::restart_record).
+    /// Launch with it to train on the next task. `learner.load_scheduler(…)` restarts its schedule,
+    /// see [`WarmupSchedule::restart_record`](crate::schedule::WarmupSchedule::restart_record).
     pub fn take_learner(&self) -> Option<Learner<M>> {
         self.state.lock().outcome.as_mut()?.learner.take()
     }
 
-    /// Why the last launch ended early, if it did: the typed form of what `LearningResult::error`
-    /// holds.
+    /// Takes the reason why the last launch ended early, if it did. It is the typed form of
+    /// `LearningResult::error`.
     pub fn take_error(&self) -> Option<DataParallelError> {
         self.state.lock().outcome.as_mut()?.error.take()
     }
 
-    /// Everything that the last launch left.
+    /// Takes the results of the last launch.
     pub(crate) fn take_outcome(&self) -> Option<Outcome<M>> {
         self.state.lock().outcome.take()
     }
 
-    /// Between launches, applies `work` to what the next one takes over.
+    /// Applies `work` to the state of the next launch. Returns `None` during a launch.
     fn with_session<T>(&self, work: impl FnOnce(&mut Session<M>) -> T) -> Option<T> {
         self.state.lock().session.as_mut().map(work)
     }
@@ -382,7 +411,7 @@ impl<M: LearnerModel> SupervisedLearningStrategy<M> for DataParallel<M> {
         starting_epoch: usize,
     ) -> (M, SupervisedTrainingEventProcessor<M>) {
         let interrupter = components.interrupter.clone();
-        // A launch that unwinds drops its session, and the other ranks learn of it.
+        // A launch that unwinds drops its session, which notifies the other ranks.
         let session = {
             let mut state = self.state.lock();
             state.outcome = None;

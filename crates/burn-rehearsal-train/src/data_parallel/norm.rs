@@ -1,9 +1,9 @@
 //! Batch-norm running statistics: averaged over the ranks, and never shared between them.
 //!
-//! Burn keeps a running mean or variance in a `RunningState`: one value behind an `Arc`, with the
-//! last update of each thread still pending. Mapping a module changes that value in place, for
-//! every clone of the module; so statistics can be set through a clone of the learner's model, and
-//! ranks in one process that were given clones of one model would disturb each other.
+//! Burn keeps a running mean or variance in a `RunningState`, one value behind an `Arc`, with the
+//! last update of each thread pending. Mapping a module changes this value in place for every clone
+//! of the module. Statistics can therefore be set through a clone of the learner's model. For the
+//! same reason, ranks of one process must not train clones of one model.
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Tensor, TensorData};
@@ -12,7 +12,7 @@ use burn_rehearsal_collective::{Collective, CollectiveError, CollectiveExt, Redu
 use super::error::DataParallelError;
 use super::params::{ModulePath, Role, track_path, visit_floats};
 
-/// Replaces every running statistic by its mean over all ranks, each rank counting the same.
+/// Replaces every running statistic by its mean over all ranks, with equal weights. Collective.
 pub(crate) fn average<M: Module>(
     model: &M,
     collective: &mut dyn Collective,
@@ -25,14 +25,14 @@ pub(crate) fn average<M: Module>(
     Ok(())
 }
 
-/// Finds ranks that share their running statistics. Leaves nonsense in them: the caller sets them
-/// afterwards.
+/// Finds ranks that share their running statistics. Overwrites the statistics, so the caller must
+/// set them afterwards. Collective.
 pub(crate) fn check_not_shared<M: Module>(
     model: &M,
     collective: &mut dyn Collective,
 ) -> Result<(), DataParallelError> {
     let count = read(model).len();
-    // Nobody writes before everybody has read.
+    // No rank may write before all ranks have read.
     collective.barrier()?;
     let mark = -1.0 - collective.rank() as f32;
     write(model, vec![mark; count]);
@@ -44,7 +44,8 @@ pub(crate) fn check_not_shared<M: Module>(
     }
 }
 
-/// All ranks' statistics, as bytes; nothing if they are the same everywhere.
+/// Returns the statistics of all ranks as bytes, or nothing if they are the same everywhere.
+/// Collective.
 pub(crate) fn gather<M: Module>(
     model: &M,
     collective: &mut dyn Collective,
@@ -59,8 +60,8 @@ pub(crate) fn gather<M: Module>(
     Ok(if ranks.iter().all(|rank| *rank == ranks[0]) { Vec::new() } else { ranks })
 }
 
-/// Those of `rank` among what [`gather`] gave, or their mean if it was of another number of ranks;
-/// `None` if rank 0's are everybody's.
+/// Selects the statistics of `rank` from the result of [`gather`], or their mean if the number of
+/// ranks has changed. `None` if all ranks have the statistics of rank 0.
 pub(crate) fn of_rank(all: &[Vec<u8>], rank: usize, size: usize) -> Option<Vec<f32>> {
     let values = |bytes: &[u8]| {
         bytes.as_chunks::<4>().0.iter().map(|&value| f32::from_le_bytes(value)).collect::<Vec<_>>()
@@ -79,7 +80,7 @@ pub(crate) fn of_rank(all: &[Vec<u8>], rank: usize, size: usize) -> Option<Vec<f
 ///
 /// # Errors
 ///
-/// [`DataParallelError::Record`] if they are those of another network.
+/// [`DataParallelError::Record`] if their number does not fit the network.
 pub(crate) fn set<M: Module>(model: &M, values: Vec<f32>) -> Result<(), DataParallelError> {
     let (found, expected) = (values.len(), read(model).len());
     if found != expected {
@@ -92,7 +93,7 @@ pub(crate) fn set<M: Module>(model: &M, values: Vec<f32>) -> Result<(), DataPara
 }
 
 fn read<M: Module>(model: &M) -> Vec<f32> {
-    // Going over to validation writes every pending update into its value; `visit` alone would not
+    // The switch to validation writes every pending update into its value. `visit` alone would not
     // see them.
     drop(model.valid());
     let mut all = Vec::new();
@@ -105,8 +106,8 @@ fn read<M: Module>(model: &M) -> Vec<f32> {
 }
 
 fn write<M: Module>(model: &M, values: Vec<f32>) {
-    // The mapped clone is dropped: what stays is the change behind the running states that it
-    // shares with `model`.
+    // The mapped clone is dropped. The change remains in the running states that it shares with
+    // `model`.
     drop(model.clone().map(&mut Write { path: ModulePath::default(), values: values.into_iter() }));
 }
 
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn every_rank_goes_on_with_its_own_statistics_and_other_numbers_of_ranks_with_their_mean() {
+    fn statistics_resume_per_rank_or_as_mean_on_another_world_size() {
         let of = |rank: usize| [0.1 + rank as f32, -2.0, 3.0, 0.3 * rank as f32];
         let gathered =
             run_threads(3, |mut threads| gather(&norm(&of(threads.rank())), &mut threads));
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_the_same_on_all_ranks_is_rank_0s_and_another_networks_is_refused() {
+    fn equal_statistics_are_not_gathered_and_foreign_ones_are_refused() {
         let gathered = run_threads(2, |mut threads| gather(&norm(&[1.0; 4]), &mut threads));
         assert!(gathered.into_iter().all(|all| all.unwrap().is_empty()));
         assert_eq!(of_rank(&[], 1, 2), None);

@@ -1,5 +1,6 @@
-//! A model's parameters as a list in visit order, which is the same on all ranks; ids are not (Burn
-//! draws them at random).
+//! The parameters of a model as a list in visit order.
+//!
+//! The order is the same on all ranks. Ids are not, since Burn draws them at random.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Bool, DType, Int, Tensor};
@@ -9,15 +10,15 @@ use super::agree::share_reason;
 use super::error::DataParallelError;
 use crate::epoch::Epoch;
 
-/// What Burn calls the type of a batch norm where it names the containers of parameters.
+/// Burn's name of the type of a batch norm, as container of parameters.
 const BATCH_NORM: &str = "Struct:BatchNorm";
 
-/// What a parameter is to the data-parallel learner.
+/// The role of a parameter in data-parallel training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// Has gradients, is changed by the optimiser.
+    /// Has a gradient and is changed by the optimizer.
     Trained,
-    /// A batch norm's running mean or variance, changed by every forward pass.
+    /// The running mean or variance of a batch norm, changed by every forward pass.
     RunningStatistic,
     /// Anything else: frozen, an index, a mask.
     Other,
@@ -32,19 +33,19 @@ pub(crate) struct ParamInfo {
     pub(crate) dtype: DType,
 }
 
-/// Where a visitor or mapper is in the tree of modules.
+/// The position of a visitor or mapper in the tree of modules.
 #[derive(Debug, Default)]
 pub(crate) struct ModulePath {
     path: Vec<(String, String)>,
 }
 
 impl ModulePath {
-    /// The name of the field here, and the type of its container.
+    /// The name of the current field and the type of its container.
     pub(crate) fn last(&self) -> Option<(&str, &str)> {
         self.path.last().map(|(name, container)| (name.as_str(), container.as_str()))
     }
 
-    /// The path of the module that holds the field here.
+    /// The path of the module that holds the current field.
     pub(crate) fn module(&self) -> String {
         let path = self.path();
         path.rsplit_once('.').map_or_else(String::new, |(module, _)| module.to_owned())
@@ -62,15 +63,15 @@ impl ModulePath {
         self.path.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(".")
     }
 
-    /// Whether this is a parameter or a statistic of a batch norm.
+    /// Whether the current field is a parameter or a statistic of a batch norm.
     pub(crate) fn in_batch_norm(&self) -> bool {
         self.last().is_some_and(|(_, container)| container == BATCH_NORM)
     }
 
-    /// The role of the float parameter here.
+    /// The role of the current float parameter.
     ///
-    /// Burn shows a module's running state as a plain float parameter without gradient; what
-    /// distinguishes it from a frozen weight is the field of the batch norm that holds it.
+    /// Burn visits the running state of a module as a float parameter without a gradient. Only the
+    /// name of the field in the batch norm distinguishes it from a frozen weight.
     pub(crate) fn role<const D: usize>(&self, param: &Param<Tensor<D>>) -> Role {
         if param.is_require_grad() {
             return Role::Trained;
@@ -98,7 +99,7 @@ macro_rules! track_path {
 }
 pub(crate) use track_path;
 
-/// Calls `each` on every float parameter, in visit order, with its role and a function that gives
+/// Calls `each` on every float parameter in visit order, with its role and a function that returns
 /// its values in row-major order.
 pub(crate) fn visit_floats<M, F>(model: &M, each: F)
 where
@@ -122,7 +123,7 @@ impl<F: FnMut(&ModulePath, Role, &dyn Fn() -> Tensor<1>)> ModuleVisitor for Floa
     }
 }
 
-/// The model's parameters in visit order.
+/// The parameters of a model in visit order.
 pub(crate) fn list<M: Module>(model: &M) -> Vec<ParamInfo> {
     let mut list = List::default();
     model.visit(&mut list);
@@ -160,8 +161,8 @@ impl ModuleVisitor for List {
     }
 }
 
-/// Makes sure that all ranks have the same parameters as rank 0: paths, roles, shapes and dtypes,
-/// in the same order.
+/// Checks that all ranks have the parameters of rank 0: the same paths, roles, shapes and types, in
+/// the same order. Collective.
 pub(crate) fn check_equal_structure(
     params: &[ParamInfo],
     collective: &mut dyn Collective,
@@ -178,7 +179,7 @@ pub(crate) fn check_equal_structure(
         .zip(first.lines())
         .find(|(ours, theirs)| ours != theirs)
     {
-        Some((ours, theirs)) => Some(format!("it has {ours} where rank 0 has {theirs}")),
+        Some((ours, theirs)) => Some(format!("it has {ours}, rank 0 has {theirs}")),
         None if own.len() != first.lines().count() => {
             Some(format!("it has {} parameters, rank 0 has {}", own.len(), first.lines().count()))
         }
@@ -193,10 +194,10 @@ pub(crate) fn check_equal_structure(
     }
 }
 
-/// Compares the parameters that must be equal on all ranks, bit for bit.
+/// Compares the parameters that must be equal on all ranks, bit for bit. Collective.
 ///
-/// Trained parameters always are; running statistics only if they were averaged. Others are never
-/// changed and not compared.
+/// These are the trained parameters and, if they were averaged, the running statistics. Other
+/// parameters never change and are not compared.
 pub(crate) fn check_equal_values<M: Module>(
     model: &M,
     statistics: bool,

@@ -1,9 +1,9 @@
-//! Forward and backward passes in half precision, over parameters that stay in `f32`.
+//! Forward and backward passes in half precision, with parameters in `f32`.
 //!
-//! In every step a copy of the network is made whose parameters are in the lower format; its
-//! gradients are summed over the ranks and applied to the `f32` parameters in `f32`. So nothing
-//! that accumulates over steps is ever rounded to half precision (Micikevicius et al., "Mixed
-//! Precision Training", ICLR 2018, arXiv 1710.03740, §3.1).
+//! Every step makes a copy of the network with parameters in the lower format. Its gradients are
+//! summed over the ranks and applied to the parameters in `f32`, so nothing that accumulates over
+//! steps is rounded to half precision (Micikevicius et al., "Mixed Precision Training", ICLR 2018,
+//! arXiv 1710.03740, §3.1).
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Device, FloatDType, Tensor};
@@ -12,36 +12,55 @@ use super::params::{ModulePath, track_path, visit_floats};
 use crate::named;
 
 named! {
-    /// The format of the numbers in a network's forward and backward pass.
+    /// The number format of a network's forward and backward passes.
     ///
-    /// Parameters, optimiser state, checkpoints, evaluation, the sum of gradients over ranks and
-    /// the rehearsal buffer are what they are in `f32`. In `f16` the loss is
-    /// [scaled](super::LossScale), so that small gradients do not vanish.
+    /// Parameters, optimizer state, checkpoints, evaluation, the sum of gradients over ranks and
+    /// the rehearsal buffer do not depend on it. In `f16` the loss is [scaled](super::LossScale),
+    /// so that small gradients do not vanish.
     ///
-    /// # What a network must do
+    /// # Requirements on the network
     ///
-    /// With anything but `F32`, its [`TrainStep`](burn::train::TrainStep)
+    /// In half precision, its [`TrainStep`](burn::train::TrainStep)
     ///
-    /// * casts its input to the format of its parameters, [`compute_type`]: Burn computes with
-    ///   tensors of equal formats only;
+    /// * casts its input to the format of its parameters, [`compute_type`], since Burn combines
+    ///   only tensors of equal formats;
     /// * calls its batch norms through [`in_f32`], since their parameters and statistics stay in
     ///   `f32`;
     /// * casts its output to `f32` before the loss, and calls `backward` on
     ///   [`scale_loss(loss)`](super::scale_loss).
     ///
-    /// None of this changes a bit in `F32`.
+    /// In `F32` these calls change no bit.
+    ///
+    /// ```
+    /// # use burn::module::Module;
+    /// # use burn::nn::{BatchNorm, Linear};
+    /// # use burn::tensor::{FloatDType, Tensor};
+    /// # use burn_rehearsal_train::data_parallel::{compute_type, in_f32};
+    /// #[derive(Module, Debug)]
+    /// struct Network {
+    ///     norm: BatchNorm,
+    ///     layer: Linear,
+    /// }
+    ///
+    /// impl Network {
+    ///     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+    ///         let x = in_f32(x.cast(compute_type(self)), |x| self.norm.forward(x));
+    ///         self.layer.forward(x).cast(FloatDType::F32)
+    ///     }
+    /// }
+    /// ```
     pub enum Precision: "precision", default F32 {
         /// 32 bits.
         F32 = "f32",
-        /// 16 bits with the range of `f32`: 8 bits of exponent, 8 significant ones.
+        /// 16 bits with the range of `f32`: 8 bits of exponent, 8 significant bits.
         Bf16 = "bf16",
-        /// 16 bits, IEEE 754, with the loss scaled: 5 bits of exponent, 11 significant ones.
+        /// 16 bits (IEEE 754) with a scaled loss: 5 bits of exponent, 11 significant bits.
         F16 = "f16",
     }
 }
 
 impl Precision {
-    /// Whether `device` computes in this format.
+    /// Whether `device` supports this format.
     pub fn is_supported_by(self, device: &Device) -> bool {
         device.supports_dtype(DType::from(self.dtype()))
     }
@@ -59,15 +78,15 @@ impl Precision {
         }
     }
 
-    /// `model` in this format: a copy with parameters of its own under the same ids, whose batch
-    /// norms share the statistics of `model`.
+    /// A copy of `model` in this format. It has its own parameters under the same ids, and its
+    /// batch norms share the statistics of `model`.
     pub(crate) fn lower<M: Module>(self, model: M) -> M {
         model.map(&mut Lower { path: ModulePath::default(), dtype: self.dtype() })
     }
 }
 
-/// The format that a network computes in: that of its first float parameter outside of batch norms;
-/// `F32` without one.
+/// The number format in which a network computes: that of its first float parameter outside of
+/// batch norms, or `F32` if there is none.
 pub fn compute_type<M: Module>(model: &M) -> FloatDType {
     let mut first = None;
     visit_floats(model, |path, _, values| {
@@ -78,8 +97,7 @@ pub fn compute_type<M: Module>(model: &M) -> FloatDType {
     first.unwrap_or(FloatDType::F32)
 }
 
-/// Calls a layer that stays in `f32` within a network that may not: `in_f32(x, |x|
-/// norm.forward(x))`.
+/// Calls `layer` with its input in `f32` and casts the output back to the format of `input`.
 pub fn in_f32<const D: usize, const E: usize>(
     input: Tensor<D>,
     layer: impl FnOnce(Tensor<D>) -> Tensor<E>,
@@ -101,8 +119,8 @@ impl ModuleMapper for Lower {
             return param;
         }
         let dtype = self.dtype;
-        // A leaf of its own: gradients come in the lower format and are keyed by the parameter's
-        // id.
+        // A leaf of its own, so that gradients come in the lower format under the id of the
+        // parameter.
         param.map(|tensor| {
             let trained = tensor.is_require_grad();
             tensor.set_require_grad(false).cast(dtype).set_require_grad(trained)
@@ -140,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_in_half_precision_has_gradients_under_the_same_ids_and_leaves_the_network_alone() {
+    fn a_copy_in_half_precision_keeps_ids_and_leaves_the_network_unchanged() {
         let device = Device::flex().autodiff();
         let x = Tensor::<2>::from_data([[0.5f32, -1.0, 2.0], [1.5, 0.25, -3.0]], &device);
         for precision in [Precision::F32, Precision::Bf16, Precision::F16] {
@@ -167,13 +185,13 @@ mod tests {
             assert_ne!(
                 net.norm.running_mean.value_sync().to_data(),
                 statistics,
-                "statistics are shared, and learned"
+                "statistics are shared with the copy"
             );
         }
     }
 
     #[test]
-    fn names_are_those_of_the_options_and_of_reports() {
+    fn names_are_those_of_options_and_reports() {
         for &precision in Precision::ALL {
             assert_eq!(serde_json::to_value(precision).unwrap(), precision.name());
             assert_eq!(precision.name().parse(), Ok(precision));

@@ -1,7 +1,7 @@
-//! What a learner is, taken out of it.
+//! Records of a learner.
 //!
-//! A learner keeps its optimiser and its schedule private and hands them only to checkpointers, so
-//! this is a checkpoint into memory.
+//! A learner keeps its optimizer and its schedule private and passes them only to checkpointers.
+//! Therefore the recorder writes a checkpoint into memory.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -17,8 +17,8 @@ use burn::train::{Learner, LearnerModel, LearningCheckpointer};
 
 use super::error::DataParallelError;
 
-/// A learner's parameters, optimiser and schedule at one moment. The parameters' ids are among
-/// them, so that the three fit together.
+/// Parameters, optimizer and schedule of a learner at one moment. The ids of the parameters are
+/// included, so that the three fit together.
 pub(crate) struct LearnerRecord {
     model: ModuleRecord,
     optimizer: OptimizerRecord,
@@ -26,7 +26,7 @@ pub(crate) struct LearnerRecord {
 }
 
 impl LearnerRecord {
-    /// The three as they are written to a file.
+    /// The three records as bytes, for a file or a message.
     pub(crate) fn into_bytes(self) -> Result<[Vec<u8>; 3], DataParallelError> {
         Ok([
             self.model.into_bytes().map_err(record)?.to_vec(),
@@ -40,8 +40,8 @@ pub(super) fn record(error: impl std::fmt::Display) -> DataParallelError {
     DataParallelError::Record(error.to_string())
 }
 
-/// Takes records of learners. Burn's checkpointers are threads; they live as long as this, since
-/// starting them takes longer than a step of a small network.
+/// Takes records of learners. Burn's checkpointers are threads. They live as long as the recorder,
+/// since starting them takes longer than a step of a small network.
 pub(super) struct Recorder<M: LearnerModel> {
     checkpointer: LearningCheckpointer<M>,
     model: Receiver<ModuleRecord>,
@@ -62,14 +62,14 @@ impl<M: LearnerModel> Recorder<M> {
         Self { checkpointer, model, optimizer, schedule }
     }
 
-    /// The learner as it is now.
+    /// Takes a record of the learner.
     pub(super) fn take(
         &mut self,
         learner: &Learner<M>,
         store: &EventStoreClient,
     ) -> Result<LearnerRecord, DataParallelError> {
         self.checkpointer.checkpoint(learner, 0, store);
-        let nothing = |_| record("Burn's checkpointer saved nothing");
+        let nothing = |_| record("Burn's checkpointer saved no record");
         Ok(LearnerRecord {
             model: self.model.recv().map_err(nothing)?,
             optimizer: self.optimizer.recv().map_err(nothing)?,
@@ -78,14 +78,14 @@ impl<M: LearnerModel> Recorder<M> {
     }
 }
 
-/// A checkpointer that passes records on.
+/// A checkpointer that sends records to a channel.
 struct PassOn<R>(Sender<R>);
 
 impl<R: Checkpoint> Checkpointer<R> for PassOn<R> {
     fn save(&self, _epoch: usize, record: R) -> Result<(), CheckpointerError> {
         self.0
             .send(record)
-            .map_err(|_| CheckpointerError::Unknown("nobody waits for the record".into()))
+            .map_err(|_| CheckpointerError::Unknown("no receiver waits for the record".into()))
     }
 
     fn delete(&self, _epoch: usize) -> Result<(), CheckpointerError> {
@@ -93,7 +93,7 @@ impl<R: Checkpoint> Checkpointer<R> for PassOn<R> {
     }
 
     fn restore(&self, epoch: usize) -> Result<R, CheckpointerError> {
-        Err(CheckpointerError::Unknown(format!("nothing to restore for epoch {epoch}")))
+        Err(CheckpointerError::Unknown(format!("no record to restore for epoch {epoch}")))
     }
 }
 

@@ -1,5 +1,5 @@
-//! One launch on one rank: the epochs, in the order of Burn's single-device strategy, with the
-//! other ranks' consent at every turn.
+//! One launch on one rank. The epochs follow the order of Burn's single-device strategy, and all
+//! ranks agree on every step.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub(super) struct TrainingLoop<'a, M: LearnerModel> {
     components: TrainingComponents<M>,
 }
 
-/// How a launch ended that did not fail.
+/// The end of a launch that did not fail.
 pub(super) struct Ended<M: LearnerModel> {
     pub(super) session: Session<M>,
     pub(super) stopped: Option<Stopped>,
@@ -67,8 +67,7 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         }
     }
 
-    /// All epochs from `starting_epoch` on; gives back what a next launch starts from. An error
-    /// drops the session.
+    /// Runs all epochs from `starting_epoch` on. An error drops the session.
     pub(super) fn run(
         mut self,
         starting_epoch: Epoch,
@@ -80,7 +79,7 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         (learner, components.event_processor, ended)
     }
 
-    /// Trains and validates; where it was stopped, if it was.
+    /// Trains and validates. Returns the point at which the run was stopped, if it was.
     fn epochs(&mut self, starting_epoch: Epoch) -> Result<Option<Stopped>, DataParallelError> {
         let mut grads = self.prepare(starting_epoch)?;
         for epoch in (starting_epoch.number()..=self.components.num_epochs).map(Epoch::from_number)
@@ -114,11 +113,11 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         Ok(None)
     }
 
-    /// Waits for the last checkpoint, and keeps the learner's records on rank 0 if they are asked
-    /// for.
+    /// Waits for the last checkpoint. Keeps the records of the learner on rank 0 if they are
+    /// requested.
     fn finish(&mut self) -> Result<Option<Records>, DataParallelError> {
-        // Burn writes checkpoints on other threads; dropping the checkpointer waits for them, and
-        // their errors are still errors of this launch.
+        // Burn writes checkpoints on other threads. Dropping the checkpointer waits for them, and
+        // their errors belong to this launch.
         let checkpointer = self.components.checkpointer.take();
         let closed =
             unwind_to_error(|| drop(checkpointer), "the last checkpoint could not be written");
@@ -140,7 +139,7 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         Ok(records)
     }
 
-    /// Makes all ranks agree on what they are about to do, and start from the same parameters.
+    /// Checks that all ranks are about to do the same, and gives them the same parameters.
     fn prepare(&mut self, starting_epoch: Epoch) -> Result<GradientSync<M>, DataParallelError> {
         let Self { strategy, session, .. } = self;
         session.collective.set_step(session.step);
@@ -180,7 +179,8 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         Ok(GradientSync::new(strategy.world_size, plain, strategy.device.clone().inner(), &params))
     }
 
-    /// Trains until no rank has another batch, or a rank was asked to stop: then it returns where.
+    /// Trains until no rank has another batch or a rank was asked to stop. Returns the next step if
+    /// it was stopped.
     fn train_epoch(
         &mut self,
         epoch: Epoch,
@@ -242,8 +242,8 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         }
     }
 
-    /// This rank's next batch, if it has one, its number of rows, and what all ranks agreed on for
-    /// this step.
+    /// The next batch of this rank, if it has one, the number of its rows, and the agreement of all
+    /// ranks on this step.
     fn next(
         &mut self,
         iterator: &mut TrainIterator<'_, M>,
@@ -251,7 +251,7 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         let started = Instant::now();
         let item = iterator.next().transpose();
         let exhausted = matches!(item, Ok(None));
-        // The other ranks learn of an error through the status below.
+        // The status below reports the error to the other ranks.
         let batch = item.unwrap_or_else(|error| {
             self.components.interrupter.fail(error);
             None
@@ -278,7 +278,7 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         Ok(output.item)
     }
 
-    /// The network's own step, in the precision of this run.
+    /// Runs the network's training step in the precision of this run.
     fn train_step(
         &self,
         batch: <M as TrainStep>::Input,
@@ -298,12 +298,12 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         }
     }
 
-    /// What the loss is multiplied by, if it is scaled.
+    /// The factor of the loss, if the loss is scaled.
     fn loss_factor(&self) -> Option<f32> {
         self.strategy.precision.scales_loss().then_some(self.session.loss_scale.factor)
     }
 
-    /// Applies the collected gradients of all ranks; also on a rank that has none itself.
+    /// Applies the collected gradients of all ranks, even on a rank that has none itself.
     fn update(&mut self, grads: &mut GradientSync<M>) -> Result<(), DataParallelError> {
         let started = Instant::now();
         let factor = self.loss_factor();
@@ -320,7 +320,7 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
 
         let started = Instant::now();
         self.learner.lr_step();
-        // All ranks have the same sums, and so leave out the same updates.
+        // All ranks have the same sums, so they skip the same updates.
         if reduced.finite {
             self.learner.optimizer_step(reduced.grads);
         }
@@ -328,8 +328,8 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         Ok(())
     }
 
-    /// Averages statistics and compares parameters after an epoch. If it was stopped in the
-    /// `middle`, statistics stay each rank's own: they are averaged when the epoch ends.
+    /// Averages statistics and compares parameters after an epoch. If the epoch was stopped in the
+    /// `middle`, each rank keeps its own statistics; they are averaged when the epoch ends.
     fn sync_statistics(&mut self, epoch: Epoch, middle: bool) -> Result<(), DataParallelError> {
         let strategy = self.strategy;
         if strategy.world_size > 1 {
@@ -345,7 +345,7 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         Ok(())
     }
 
-    /// Burn's validation epoch over this rank's part; nothing collective happens in it.
+    /// Runs Burn's validation epoch over the part of this rank. Nothing in it is collective.
     fn validate(&mut self, epoch: Epoch) {
         self.report_valid(start_split(epoch, self.valid.num_items()));
         let model = self.learner.model().valid();
@@ -377,8 +377,8 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         }
     }
 
-    /// Errors of the checkpointer's own threads come through the interrupter; what is an error here
-    /// is a thread that is gone.
+    /// Starts a checkpoint. Errors of the checkpointer's threads arrive through the interrupter. An
+    /// error here means that such a thread is gone.
     fn checkpoint(&mut self, epoch: Epoch) -> Result<(), String> {
         let Some(mut checkpointer) = self.components.checkpointer.take() else { return Ok(()) };
         let (learner, store) = (&self.learner, &self.components.event_store);
@@ -392,7 +392,7 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
             }
             Err(error) => {
                 // Dropping it would panic once for every thread that is gone, and a second panic
-                // while unwinding aborts the process.
+                // during unwinding aborts the process.
                 std::mem::forget(checkpointer);
                 Err(error)
             }
@@ -407,8 +407,8 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
             .is_some_and(|early_stopping| early_stopping.should_stop(epoch.number(), store))
     }
 
-    /// Asks all ranks whether they continue: false if one was asked to stop, or if early stopping
-    /// ends the run.
+    /// Agrees with all ranks on whether they continue. Returns false if a rank was asked to stop,
+    /// or if early stopping ends the run.
     fn confirm(
         &mut self,
         early_stop: bool,
@@ -433,7 +433,7 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         Ok(agreement)
     }
 
-    /// What this rank's interrupter says.
+    /// The state of this rank's interrupter.
     fn status(&self) -> Status {
         let interrupter = &self.components.interrupter;
         let failed = interrupter.error().map(|error| error.to_string());
@@ -450,8 +450,8 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         self.components.interrupter.fail_on_error(sent);
     }
 
-    /// Adds the time since `started` to a phase; when profiling, it ends when the device has
-    /// finished.
+    /// Adds the time since `started` to a phase. When profiling, the phase ends when the device has
+    /// finished its work.
     fn end_phase(&self, phase: Phase, started: Instant) -> Result<(), DataParallelError> {
         if self.strategy.timer.is_profiling() {
             self.strategy.device.sync().map_err(|error| DataParallelError::Device {
@@ -465,7 +465,7 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
 }
 
 fn unwind_to_error<T>(work: impl FnOnce() -> T, what: &str) -> Result<T, String> {
-    // What the work owns is dropped by the unwinding and not looked at again.
+    // Unwinding drops everything that `work` owns, and nothing uses it afterwards.
     catch_unwind(AssertUnwindSafe(work))
         .map_err(|payload| format!("{what}: {}", panic_message(payload.as_ref())))
 }
