@@ -179,7 +179,7 @@ pub(crate) fn check_equal_structure(
         .zip(first.lines())
         .find(|(ours, theirs)| ours != theirs)
     {
-        Some((ours, theirs)) => Some(format!("it has {ours}, rank 0 has {theirs}")),
+        Some((ours, theirs)) => Some(format!("it has {ours} where rank 0 has {theirs}")),
         None if own.len() != first.lines().count() => {
             Some(format!("it has {} parameters, rank 0 has {}", own.len(), first.lines().count()))
         }

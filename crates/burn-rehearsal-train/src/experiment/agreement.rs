@@ -1,4 +1,4 @@
-//! What is compared over all ranks before a run begins.
+//! The comparison of all ranks before a run begins.
 
 use super::{Checkpoints, ExperimentError, Settings};
 use crate::fingerprint::Fingerprint;
@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 ///
 /// # Errors
 ///
-/// On every rank, naming what differs.
+/// The same on every rank. It names what differs.
 pub(super) fn compare(
     method: MethodRef,
     settings: &Settings,
@@ -23,9 +23,9 @@ pub(super) fn compare(
     same_data(data, collective)
 }
 
-/// Everything in which ranks may not differ, by name.
+/// The values on which all ranks must agree, by name.
 fn agreed(method: MethodRef, settings: &Settings) -> Map<String, Value> {
-    // A new setting has to be put in one of the two.
+    // A new setting must be added either to the values below or to the ignored ones.
     let Settings {
         epochs,
         batch_size,
@@ -72,7 +72,7 @@ fn agreed(method: MethodRef, settings: &Settings) -> Map<String, Value> {
     values
 }
 
-/// The data and the order in which it arrives.
+/// Adds the order of arrival to the fingerprint of the data.
 pub(super) fn with_stream(data: Fingerprint, stream: &dyn TaskStream) -> Fingerprint {
     let mut hash = blake3::Hasher::new();
     let mut list = |numbers: &[usize]| {
@@ -92,7 +92,7 @@ pub(super) fn with_stream(data: Fingerprint, stream: &dyn TaskStream) -> Fingerp
 
 fn same_data(data: &Fingerprint, collective: &mut dyn Collective) -> Result<(), ExperimentError> {
     let own = serde_json::to_vec(data).unwrap_or_default();
-    // The whole of it travels only if it differs: it may have megabytes.
+    // A fingerprint may have megabytes, so only its digest is sent unless it differs.
     let digests = collective.gather_bytes(blake3::hash(&own).as_bytes())?;
     let Some(rank) = digests.iter().position(|digest| *digest != digests[0]) else { return Ok(()) };
     let mut part = |root: usize| -> Result<Fingerprint, ExperimentError> {

@@ -1,17 +1,17 @@
-//! A whole run on disk: where it is, what it learned, what it measured, and its buffer.
+//! Checkpoints of a whole run: its position, its learner, its measurements and its buffer.
 //!
-//! The cut lies between two steps, after an update. A checkpoint is a numbered directory with
-//! `learner.safetensors` (parameters, optimiser, schedule; the same on all ranks, written by rank
-//! 0), a directory `buffer` (see
-//! [`RehearsalBuffer::begin_checkpoint`](burn_rehearsal::RehearsalBuffer::begin_checkpoint)) and,
-//! written last, a manifest with everything else. Data order, candidates, draws, evictions and
-//! augmentation are pure functions of the seed and of positions, so that no other random state
-//! exists.
+//! A checkpoint is the state between two steps, after an update. It is a numbered directory with
+//! `learner.safetensors` (parameters, optimizer and schedule, which are the same on all ranks;
+//! written by rank 0), a directory `buffer` (see
+//! [`RehearsalBuffer::begin_checkpoint`](burn_rehearsal::RehearsalBuffer::begin_checkpoint)) and a
+//! manifest with everything else, which is written last. Data order, candidates, draws, evictions
+//! and augmentation are pure functions of the seed and the position, so there is no other random
+//! state.
 //!
-//! Training waits until the learner as it is at the cut is in memory, and for a checkpoint that is
-//! not complete when the next one begins; the buffer's engines copy what they must by themselves. A
-//! thread of rank 0 does the rest: it waits for the buffer, writes the learner and the manifest,
-//! and removes what is older.
+//! Training waits until the learner is copied to memory. It also waits for a checkpoint that is not
+//! complete when the next one begins. The engines copy the rows of the buffer on their own. A
+//! thread of rank 0 waits for the buffer, writes the learner and the manifest, and removes older
+//! checkpoints.
 
 use super::ExperimentError;
 use crate::data_parallel::{LossScale, Records};
@@ -33,39 +33,39 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// What the manifest of a run calls itself.
+/// The kind of the manifest of a run.
 const RUN: &str = "run";
 const LEARNER: &str = "learner.safetensors";
 /// The parts of a learner, in the order of its records.
 const PARTS: [&str; 3] = ["model", "optimizer", "schedule"];
 
-/// How a run is checkpointed. It resumes from the newest good checkpoint in the directory, if there
-/// is one.
+/// Where and when a run writes checkpoints. See [Resuming](crate::experiment#resuming).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoints {
-    /// Where checkpoints are, each in a directory of its own with a number for a name; on a file
-    /// system that all ranks share.
+    /// The directory of the checkpoints, on a file system that all ranks share. Each checkpoint is
+    /// a numbered directory in it.
     pub directory: PathBuf,
-    /// After how many epochs of a task one is written, too; `None` for after tasks only. A run that
+    /// Also write a checkpoint after every N epochs of a task. `None`: after tasks only. A run that
     /// is stopped always writes one.
     pub every: Option<usize>,
-    /// How many are kept, at least 1; older ones are removed once a new one is complete.
+    /// The number of checkpoints to keep, at least 1. Older ones are removed when a new one is
+    /// complete.
     pub keep: usize,
-    /// Whether the run resumes from what is in the directory; otherwise it starts anew, and what is
-    /// there is removed once its first checkpoint is complete.
+    /// Whether the run resumes from the directory. Otherwise it starts over, and the checkpoints in
+    /// the directory are removed when its first checkpoint is complete.
     pub resume: bool,
 }
 
-/// What a run does next.
+/// The next step of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Position {
     pub(super) task: usize,
-    /// Within the task: the epoch and the steps done in it. `None` before the task has begun.
+    /// The epoch of the task and the number of steps done in it. `None` before the task has begun.
     pub(super) within: Option<(Epoch, u64)>,
 }
 
-/// The state of a run without its learner and its buffer.
+/// The state of a run, except for its learner and its buffer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RunState {
@@ -79,32 +79,33 @@ pub(super) struct RunState {
     pub(super) position: Position,
     pub(super) accuracy: Accuracy,
     pub(super) curves: Vec<CurvePoint>,
-    /// Sums of losses and rows of the task's epochs so far, by their bits: a loss may be infinite.
+    /// Sums of losses and numbers of rows of the epochs of the current task. They are stored as
+    /// bits, since a loss may be infinite.
     pub(super) losses: BTreeMap<Epoch, [u64; 2]>,
-    /// Seconds of the task's epochs so far.
+    /// Seconds of the epochs of the current task.
     #[serde(default)]
     pub(super) seconds: BTreeMap<Epoch, f64>,
-    /// What the epochs behind `curves` took.
+    /// The times of the epochs in `curves`.
     #[serde(default)]
     pub(super) epoch_times: Vec<EpochTime>,
-    /// Accuracies within the task: the epoch and top-1 on every task.
+    /// Accuracies within the task: the epoch, and top-1 on every task.
     pub(super) measured: Vec<(Epoch, Vec<f64>)>,
-    /// What the loss is multiplied by, where it is.
+    /// The factor of the loss, if the loss is scaled.
     pub(super) loss_scale: Option<LossScale>,
-    /// The number of the next step whose mini-batch is augmented.
+    /// The number of the next step for the augmentation.
     pub(super) augmented: u64,
     pub(super) samples: u64,
     pub(super) total_s: f64,
     pub(super) train_s: f64,
     pub(super) phases: Vec<u64>,
     pub(super) checkpoints: CheckpointTime,
-    /// The digest of the manifest of the buffer's checkpoint, which belongs to this state and to no
-    /// other; `None` if there is no buffer. It is filled in when the state is written.
+    /// The digest of the manifest of the buffer's checkpoint that belongs to this state. `None`
+    /// without a buffer. Filled in when the state is written.
     pub(super) buffer: Option<String>,
 }
 
 impl RunState {
-    /// The state of a run that begins.
+    /// The state of a run at its start.
     pub(super) fn new(
         method: MethodRef,
         seed: u64,
@@ -138,18 +139,18 @@ impl RunState {
     }
 }
 
-/// The directories of one run's checkpoints.
+/// The checkpoints of one run.
 pub(super) struct Directories<'a> {
     settings: &'a Checkpoints,
-    /// The number of the next.
+    /// The number of the next checkpoint.
     next: u64,
-    /// The one that is being written.
+    /// The checkpoint that is being written.
     pending: Option<Pending>,
-    /// Those that cannot be used, as rank 0 found.
+    /// Checkpoints that cannot be used. On rank 0 only.
     damaged: Vec<u64>,
 }
 
-/// What was found on disk.
+/// A checkpoint on disk.
 pub(super) struct Found {
     pub(super) state: RunState,
     /// `None` before the first update.
@@ -160,15 +161,15 @@ pub(super) struct Found {
 
 /// A learner on disk.
 pub(super) struct KeptLearner {
-    /// Parameters, optimiser and schedule.
+    /// Parameters, optimizer and schedule.
     pub(super) parts: [Vec<u8>; 3],
-    /// Each rank's running statistics; none if they were the same on all.
+    /// The running statistics of each rank. Empty if they are the same on all ranks.
     pub(super) statistics: Vec<Vec<u8>>,
 }
 
 impl<'a> Directories<'a> {
-    /// Looks for the newest checkpoint whose every byte is what was written, in a directory that
-    /// all ranks share. Collective: rank 0 looks, all read the same. Writes nothing.
+    /// Finds the newest checkpoint whose files are intact, in a directory that all ranks share.
+    /// Rank 0 searches, and all ranks read the result. Writes no checkpoint. Collective.
     pub(super) fn open(
         settings: &'a Checkpoints,
         collective: &mut dyn Collective,
@@ -198,8 +199,8 @@ impl<'a> Directories<'a> {
         Ok((Self { settings, next, pending: None, damaged }, share(found, collective)?))
     }
 
-    /// Begins the next checkpoint when the one before is [finished](Self::finish); `buffer` begins
-    /// the buffer's in the directory it is given. Collective.
+    /// Begins the next checkpoint, after the last one is [finished](Self::finish). `buffer` begins
+    /// the buffer's checkpoint in the given directory. Collective.
     pub(super) fn begin(
         &mut self,
         state: RunState,
@@ -209,15 +210,15 @@ impl<'a> Directories<'a> {
     ) -> Result<(), ExperimentError> {
         let begun = Instant::now();
         let directory = self.settings.directory.join(name(self.next));
-        // The directory is new; the first to write there creates it.
+        // The directory is new. The first thread that writes to it creates it.
         let buffer = buffer(&directory.join("buffer"))?;
         let (keep, damaged) = (self.settings.keep, self.damaged.clone());
         let wait: Box<Wait> = if collective.rank() == 0 {
             let write = move || {
                 let bytes = write(&directory, state, records, buffer)?;
-                // A file that will not go is no reason to end a run.
+                // A run does not end because an old file cannot be removed.
                 if let Err(error) = prune(&directory, keep, &damaged) {
-                    tracing::warn!("an older checkpoint is kept: {error}");
+                    tracing::warn!("an older checkpoint cannot be removed: {error}");
                 }
                 Ok(Written { bytes, time: begun.elapsed() })
             };
@@ -238,8 +239,8 @@ impl<'a> Directories<'a> {
         Ok(())
     }
 
-    /// Waits until the checkpoint in hand is complete, if there is one; what it came to is known to
-    /// rank 0. Collective.
+    /// Waits until the current checkpoint is complete, if there is one. Only rank 0 learns its
+    /// cost. Collective.
     pub(super) fn finish(
         &mut self,
         collective: &mut dyn Collective,
@@ -249,18 +250,19 @@ impl<'a> Directories<'a> {
     }
 }
 
-/// What a complete checkpoint cost.
+/// The cost of a complete checkpoint.
 pub(super) struct Written {
-    /// Of all its files.
+    /// The size of all its files.
     pub(super) bytes: u64,
-    /// From the cut on.
+    /// The time since the snapshot.
     pub(super) time: Duration,
 }
 
-/// Waits until this rank's part of a checkpoint is written.
+/// Waits until the part of this rank is written.
 type Wait = dyn FnOnce() -> Result<Option<Written>, ExperimentError>;
 
-/// A checkpoint that is being written. A run that fails waits for it, too, when this is dropped.
+/// A checkpoint that is being written. Dropping it waits for the end, so a run that fails waits,
+/// too.
 struct Pending(Option<Box<Wait>>);
 
 impl Pending {
@@ -271,16 +273,16 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        // After a panic this rank's engine, and with it everybody's, may wait for steps that do not
-        // come before the buffer is dropped, which comes later.
+        // After a panic, the engines may wait for steps that will never come, until the buffer is
+        // dropped. That happens after this drop.
         if !std::thread::panicking() {
-            // Not needed any more: there is an error already.
+            // The run has failed already. Another error adds nothing.
             let _ = self.wait();
         }
     }
 }
 
-/// This rank's result if no rank failed; collective.
+/// Returns the result of this rank if no rank failed. Collective.
 pub(super) fn share<T, E: Into<ExperimentError>>(
     result: Result<T, E>,
     collective: &mut dyn Collective,
@@ -296,7 +298,7 @@ fn name(number: u64) -> String {
     format!("{number:08}")
 }
 
-/// The numbers of all checkpoints, complete or not, ascending.
+/// The numbers of all checkpoints, complete or not, in ascending order.
 fn numbers(directory: &Path) -> Result<Vec<u64>, CheckpointError> {
     let entries = match std::fs::read_dir(directory) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -311,19 +313,19 @@ fn numbers(directory: &Path) -> Result<Vec<u64>, CheckpointError> {
     Ok(numbers)
 }
 
-/// What is in a directory of checkpoints.
+/// The contents of a directory of checkpoints.
 #[derive(Default)]
 struct Looked {
-    /// The number of the next.
+    /// The number of the next checkpoint.
     next: u64,
-    /// The newest good one.
+    /// The newest checkpoint that can be used.
     good: Option<u64>,
-    /// Those that are to be removed: newer ones that are damaged.
+    /// Newer checkpoints that are damaged. They will be removed.
     damaged: Vec<u64>,
 }
 
-/// An error if there are some but none is good, or if it cannot be seen whether there are: a run
-/// that began anew would take their place.
+/// Returns an error if there are checkpoints but none can be used, or if the directory cannot be
+/// read. A run that started over would replace them.
 fn newest(directory: &Path) -> Result<Looked, ExperimentError> {
     let numbers = numbers(directory)?;
     let mut looked =
@@ -331,7 +333,7 @@ fn newest(directory: &Path) -> Result<Looked, ExperimentError> {
     let mut first_error = None;
     for &number in numbers.iter().rev() {
         let path = directory.join(name(number));
-        // Without its manifest it was never finished.
+        // Without a manifest, the checkpoint was never finished.
         if !is_complete(&path)? {
             continue;
         }
@@ -342,10 +344,10 @@ fn newest(directory: &Path) -> Result<Looked, ExperimentError> {
             }
             Err(error) => {
                 tracing::warn!(
-                    "{} cannot be used, looking for an earlier checkpoint: {error}",
+                    "{} cannot be used, trying an earlier checkpoint: {error}",
                     path.display()
                 );
-                // What could not be read now may be readable another time.
+                // A file that cannot be read now may be readable later.
                 if matches!(error, CheckpointError::Damaged { .. }) {
                     looked.damaged.push(number);
                 }
@@ -361,7 +363,7 @@ fn newest(directory: &Path) -> Result<Looked, ExperimentError> {
     }
 }
 
-/// For a run that begins anew: whatever is there goes when there is something better.
+/// For a run that starts over: all existing checkpoints are removed when a new one is complete.
 fn all_old(directory: &Path) -> Result<Looked, ExperimentError> {
     let damaged = numbers(directory)?;
     Ok(Looked { next: damaged.last().map_or(1, |last| last + 1), good: None, damaged })
@@ -370,7 +372,7 @@ fn all_old(directory: &Path) -> Result<Looked, ExperimentError> {
 fn is_complete(path: &Path) -> Result<bool, CheckpointError> {
     let manifest = path.join(MANIFEST);
     match manifest.try_exists() {
-        // A file among the directories.
+        // The entry is a file.
         Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => Ok(false),
         there => there.map_err(CheckpointError::io("look for", &manifest)),
     }
@@ -417,15 +419,15 @@ fn read(path: &Path) -> Result<Found, CheckpointError> {
             let statistics = (0..parts.len()).map(|rank| parts.remove(&statistics_of(rank)));
             let statistics = statistics
                 .collect::<Option<_>>()
-                .ok_or_else(|| damaged(format!("{LEARNER} has parts that make no sense")))?;
+                .ok_or_else(|| damaged(format!("{LEARNER} has unknown parts")))?;
             Some(KeptLearner { parts: own, statistics })
         }
-        files => return Err(damaged(format!("it names {} files", files.len()))),
+        files => return Err(damaged(format!("it lists {} files", files.len()))),
     };
     Ok(Found { state, learner, buffer: path.join("buffer") })
 }
 
-/// Removes a checkpoint: first what makes it one.
+/// Removes a checkpoint, its manifest first.
 fn remove(directory: &Path) -> Result<(), CheckpointError> {
     let missing_is_fine = |removed: std::io::Result<()>| match removed {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
@@ -438,18 +440,18 @@ fn remove(directory: &Path) -> Result<(), CheckpointError> {
         .map_err(CheckpointError::io("remove", directory))
 }
 
-/// What rank 0's thread does; gives the bytes of the whole checkpoint. What is left of one that
-/// could not be completed is removed.
+/// Writes a checkpoint, on a thread of rank 0, and returns its size in bytes. Removes what it has
+/// written after an error.
 fn write(
     directory: &Path,
     mut state: RunState,
     records: Option<Records>,
     buffer: Option<PendingCheckpoint>,
 ) -> Result<u64, ExperimentError> {
-    // The buffer comes first: its engines answer to the next step or task once they have begun, and
-    // need the processors for that.
+    // The buffer comes first: until its engines have begun, they delay the next step or task, and
+    // they need the processors for it.
     let saved = buffer.map(PendingCheckpoint::wait).transpose();
-    // From here on no other thread writes to the directory.
+    // From here on, no other thread writes to the directory.
     let written = saved.map_err(ExperimentError::from).and_then(|saved| {
         if saved.is_some() {
             state.buffer =
@@ -475,12 +477,12 @@ fn write_learner(
     Ok(vec![write_file(directory, LEARNER, "", &parts)?])
 }
 
-/// Where a rank's running statistics are.
+/// The name of the running statistics of a rank.
 fn statistics_of(rank: usize) -> String {
     format!("statistics.{rank:05}")
 }
 
-/// Makes it a checkpoint; gives the bytes of its own files.
+/// Completes a checkpoint by its manifest and returns the bytes of its own files.
 fn seal(directory: &Path, files: Vec<FileEntry>, state: &RunState) -> Result<u64, CheckpointError> {
     let damaged = |error: serde_json::Error| CheckpointError::Damaged {
         path: directory.to_path_buf(),
@@ -488,13 +490,13 @@ fn seal(directory: &Path, files: Vec<FileEntry>, state: &RunState) -> Result<u64
     };
     let manifest = Manifest::new(RUN, files, state).map_err(damaged)?;
     manifest.write(directory)?;
-    // The first checkpoint of a run makes the directories above it, too; those that are not its own
-    // need not be readable.
+    // The first checkpoint of a run also creates the directories above it. Directories that existed
+    // before need not be readable.
     directory.ancestors().skip(2).take(2).for_each(|above| drop(sync_directory(above)));
     Ok(manifest.bytes())
 }
 
-/// Removes all but the newest checkpoints, now that there is another; a `damaged` one is none.
+/// Removes all but the newest complete checkpoints. Those in `damaged` do not count.
 fn prune(directory: &Path, keep: usize, damaged: &[u64]) -> Result<(), CheckpointError> {
     let parent = directory.parent().unwrap_or(directory);
     let (mut kept, mut old) = (0, Vec::new());
@@ -503,7 +505,7 @@ fn prune(directory: &Path, keep: usize, damaged: &[u64]) -> Result<(), Checkpoin
         if kept < keep.max(1) && !damaged.contains(&number) && is_complete(&path)? {
             kept += 1;
         } else {
-            // What is incomplete, from an attempt that was killed, goes too.
+            // Incomplete checkpoints of killed runs are removed as well.
             old.push(path);
         }
     }

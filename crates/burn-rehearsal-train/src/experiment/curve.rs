@@ -1,5 +1,4 @@
-//! Keeps the training loss and the time of every epoch, as Burn's metrics see them, and reports
-//! each complete epoch.
+//! Training loss and time per epoch, from Burn's metrics.
 
 use super::epochs::EpochAccuracies;
 use super::{CompletedEpoch, EpochSink};
@@ -14,7 +13,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A metric logger that writes no files and remembers the mean loss and the time of each epoch.
+/// A metric logger that writes no files. It keeps the mean loss and the time of each epoch, and
+/// reports each complete epoch.
 #[derive(Clone, Default)]
 pub(super) struct LossCurve {
     state: Arc<Mutex<State>>,
@@ -23,27 +23,28 @@ pub(super) struct LossCurve {
 #[derive(Default)]
 struct State {
     loss: Option<MetricId>,
-    /// Sum of losses weighted by rows, and rows, per epoch.
+    /// Per epoch, the sum of losses weighted by rows, and the number of rows.
     epochs: BTreeMap<Epoch, (f64, f64)>,
     /// Seconds of training in each epoch.
     seconds: BTreeMap<Epoch, f64>,
     progress: Option<TrainingProgress>,
 }
 
-/// What a launch reports while it runs.
+/// The context of the reports of a launch.
 pub(super) struct TrainingProgress {
-    /// The task in hand and the incoming samples of its epochs, over all ranks.
+    /// The current task, and the incoming samples of one of its epochs over all ranks.
     pub(super) task: usize,
     pub(super) samples: usize,
     pub(super) accuracies: EpochAccuracies,
     pub(super) interrupter: Interrupter,
     pub(super) sink: EpochSink,
-    /// When the epoch in hand began, and how long evaluations of this launch had taken until then.
+    /// The start of the current epoch, and the time that evaluations of this launch had taken by
+    /// then.
     pub(super) since: (Instant, Duration),
 }
 
 impl LossCurve {
-    /// A curve that continues the [`sums`](Self::sums) and [`seconds`](Self::seconds) of another.
+    /// Continues a curve from its [`sums`](Self::sums) and [`seconds`](Self::seconds).
     pub(super) fn of_sums(sums: &BTreeMap<Epoch, [u64; 2]>, seconds: BTreeMap<Epoch, f64>) -> Self {
         let epochs = sums
             .iter()
@@ -52,7 +53,7 @@ impl LossCurve {
         Self { state: Arc::new(Mutex::new(State { epochs, seconds, ..State::default() })) }
     }
 
-    /// What the means are made of, by its bits.
+    /// The sums behind the means, as bits.
     pub(super) fn sums(&self) -> BTreeMap<Epoch, [u64; 2]> {
         self.state
             .lock()
@@ -72,7 +73,7 @@ impl LossCurve {
         self.state.lock().epochs.iter().map(|(&epoch, (sum, rows))| (epoch, sum / rows)).collect()
     }
 
-    /// From now on reports complete epochs, until [`end_launch`](Self::end_launch).
+    /// Reports complete epochs until [`end_launch`](Self::end_launch).
     pub(super) fn begin_launch(&self, progress: TrainingProgress) {
         self.state.lock().progress = Some(progress);
     }
@@ -83,15 +84,15 @@ impl LossCurve {
 }
 
 impl State {
-    /// The last step of `epoch` was logged.
+    /// Ends `epoch`, whose last step was logged.
     fn end(&mut self, epoch: Epoch) {
         let Some(progress) = &mut self.progress else { return };
         let (now, evaluated) = (Instant::now(), progress.accuracies.time());
         let (began, before) = std::mem::replace(&mut progress.since, (now, evaluated));
         let seconds = self.seconds.entry(epoch).or_default();
         *seconds += (now - began).saturating_sub(evaluated.saturating_sub(before)).as_secs_f64();
-        // A stop ends the epoch before its last step; an epoch that was complete all the same is
-        // reported at the end of the run.
+        // A stop usually ends the epoch before its last step. If the epoch was complete
+        // nevertheless, the run reports it at its end.
         if progress.interrupter.should_stop() {
             return;
         }

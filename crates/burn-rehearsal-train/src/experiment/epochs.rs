@@ -1,4 +1,4 @@
-//! Accuracies in the middle of a task, every N epochs.
+//! Accuracies within a task, every N epochs.
 
 use crate::data_parallel::AfterEpoch;
 use crate::epoch::Epoch;
@@ -10,25 +10,25 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// One rank's parts of the test sets of all tasks.
+/// The parts of one rank in the test sets of all tasks.
 pub(super) type Parts<B> = Vec<Arc<dyn DataLoader<B>>>;
 
-/// What was measured since it was last taken.
+/// Measurements since the last [`take`](EpochAccuracies::take).
 #[derive(Default)]
 pub(super) struct Measured {
-    /// (epoch of the task; top-1 accuracy on every task), in order.
+    /// Pairs of an epoch of the task and the top-1 accuracy on every task, in order.
     pub(super) top1: Vec<(Epoch, Vec<f64>)>,
-    /// How long it took.
+    /// The time of the evaluations.
     pub(super) time: Duration,
 }
 
-/// Shared by the learner, which evaluates, and the run, which keeps the results.
+/// Measurements within a task. The learner evaluates, and the run keeps the results.
 #[derive(Clone, Default)]
 pub(super) struct EpochAccuracies(Arc<Mutex<Measured>>);
 
 impl EpochAccuracies {
-    /// What the learner calls after every epoch: evaluates on `parts` after every `every`-th epoch
-    /// but the last of a task's `epochs`. Nobody else uses `collective`.
+    /// Creates the learner's hook after epochs. It evaluates on `parts` after every `every`-th of
+    /// the `epochs` of a task, except for the last. Nothing else may use `collective`.
     pub(super) fn hook<M, B>(
         &self,
         every: usize,
@@ -63,19 +63,19 @@ impl EpochAccuracies {
         std::mem::take(&mut *self.0.lock())
     }
 
-    /// How long evaluations took since the last [`take`](Self::take).
+    /// The time of evaluations since the last [`take`](Self::take).
     pub(super) fn time(&self) -> Duration {
         self.0.lock().time
     }
 
-    /// The accuracies after `epoch`; empty if they were not measured since the last
+    /// The accuracies after `epoch`. Empty if they were not measured since the last
     /// [`take`](Self::take).
     pub(super) fn after(&self, epoch: Epoch) -> Vec<Option<f64>> {
         measured_after(&self.0.lock().top1, epoch)
     }
 }
 
-/// The accuracies after `epoch`; empty if they were not measured.
+/// The accuracies after `epoch`. Empty if they were not measured.
 pub(super) fn measured_after(measured: &[(Epoch, Vec<f64>)], epoch: Epoch) -> Vec<Option<f64>> {
     let found = measured.iter().find(|(of, _)| *of == epoch);
     found.map(|(_, top1)| top1.iter().copied().map(Some).collect()).unwrap_or_default()

@@ -1,9 +1,54 @@
-//! A whole continual-learning run: tasks, a method, evaluation, and the report.
+//! A whole continual-learning run: tasks, a method, evaluation, checkpoints and the report.
 //!
-//! An [`Experiment`] is a [`Workload`], a [`Method`] and [`Settings`]; every rank runs the same
-//! one. It trains task after task with Burn's own `SupervisedTraining` under [`DataParallel`],
-//! evaluates on every task's test set after each, and returns a [`RunReport`], the same on all
-//! ranks except for times, and for curves and pictures, which only rank 0 keeps.
+//! An [`Experiment`] combines a [`Workload`] (data, stream and network), a [`Method`] and
+//! [`Settings`]. It trains on one task after another with [`DataParallel`], evaluates on the test
+//! sets of all tasks after each one, and returns a [`RunReport`]. Every rank runs the same
+//! experiment:
+//!
+//! ```no_run
+//! # use burn_rehearsal::{Capacity, RehearsalConfig};
+//! # use burn_rehearsal_collective::Ranks;
+//! # use burn_rehearsal_train::experiment::{Checkpoints, Experiment, Settings, Workload};
+//! # use burn_rehearsal_train::{device, methods::Rehearsal};
+//! # use std::{error::Error, path::Path};
+//! # fn run<W: Workload>(workload: &W) -> Result<(), Box<dyn Error>> {
+//! let checkpoints =
+//!     Checkpoints { directory: "runs/1/checkpoints".into(), every: None, keep: 2, resume: true };
+//! let settings = Settings::new()
+//!     .with_epochs(5)
+//!     .with_rehearsal(Some(RehearsalConfig::new(Capacity::Samples(2_000))))
+//!     .with_checkpoints(Some(checkpoints));
+//! let reports = Ranks::from_env_or_threads(4)?.run(|rank| {
+//!     let experiment = Experiment::new(workload, &Rehearsal, &settings);
+//!     experiment.with_device(device::for_rank(&rank)).run(&rank)
+//! })?;
+//! reports[0].write(Path::new("runs/1"))?;
+//! # Ok(()) }
+//! ```
+//!
+//! The report is the same on all ranks, except for times and for the curves and pictures, which only
+//! rank 0 has.
+//!
+//! # Resuming
+//!
+//! A run with [`Settings::checkpoints`] writes a checkpoint after every task but the last, every N
+//! epochs if requested, and when it is stopped. Run the same program again to resume: the
+//! experiment continues from the newest checkpoint in the directory whose files are intact. If
+//! there are checkpoints but none of them can be used, the run fails with
+//! [`ExperimentError::NoCheckpoint`].
+//!
+//! * On the same number of ranks, the final report has the same bits as that of an uninterrupted
+//!   run, except for times and the work of the buffer per step.
+//! * On another number of ranks, the buffer keeps every stored sample. Within an epoch, the run
+//!   resumes at the whole step before its position. [`RunReport::earlier_world_sizes`] lists the
+//!   earlier numbers of ranks.
+//! * The method with its options, the seed, the number of tasks, the [`Fingerprint`] of the data and
+//!   the [configuration of the buffer](RehearsalConfig::agreed) must be those of the first run.
+//!   Otherwise the run fails and leaves the checkpoints unchanged.
+//! * The directory must be on a file system that all ranks share.
+//!
+//! An [`Observer`] follows a run while it trains. Its [`interrupter`](Observer::interrupter) stops
+//! the run.
 
 mod agreement;
 mod checkpoint;
@@ -49,59 +94,62 @@ use crate::methods::Method;
 #[cfg(doc)]
 use crate::report::RunReport;
 
-/// What is learned: data, its order of arrival, and the network.
+/// The data, their order of arrival, and the network.
+///
+/// The program [continual-imagenet] has a complete implementation for images.
+///
+/// [continual-imagenet]: https://github.com/burn-rehearsal/burn-rehearsal/blob/main/examples/continual-imagenet/src/workload.rs
 pub trait Workload: Sync {
-    /// One sample as the data set gives it.
+    /// A sample of the data set.
     type Item: Clone + Send + Sync + 'static;
-    /// One mini-batch.
+    /// A mini-batch.
     type Batch: LabelledBatch;
-    /// Builds mini-batches.
+    /// The type that builds mini-batches.
     type Batcher: Batcher<Self::Item, Self::Batch> + Clone + 'static;
     /// The network.
     type Model: Classifier<Batch = Self::Batch>;
 
-    /// All training samples of all tasks.
+    /// The training samples of all tasks.
     fn train(&self) -> Arc<dyn Dataset<Self::Item>>;
-    /// All test samples of all tasks.
+    /// The test samples of all tasks.
     fn test(&self) -> Arc<dyn Dataset<Self::Item>>;
-    /// Which samples arrive with which task.
+    /// The assignment of samples to tasks.
     fn stream(&self) -> &dyn TaskStream;
-    /// The batcher of training and evaluation.
+    /// The batcher for training and evaluation.
     fn batcher(&self) -> Self::Batcher;
-    /// What is done to the mini-batches of training after representatives were appended, and before
-    /// the network sees them; nothing if it is `None`.
+    /// The transformation of training mini-batches, applied to incoming rows and representatives
+    /// before the network sees them. Default: `None`, no transformation.
     ///
-    /// Its time is part of the phase `load`. See
+    /// Its time counts as part of the phase `load`. See
     /// [`AugmentLoader`](crate::augmentation::AugmentLoader).
     fn augmentation(&self) -> Option<Augmentation<Self::Batch>> {
         None
     }
-    /// What is done to the mini-batches of evaluation before the network sees them; nothing if it
-    /// is `None`.
+    /// The transformation of mini-batches for evaluation. Default: `None`, no transformation.
     fn evaluation(&self) -> Option<Augmentation<Self::Batch>> {
         None
     }
-    /// Which data it is: a run resumes only on data with this fingerprint, and all ranks must have
-    /// it. By default no more than the numbers of samples. The order in which they arrive is
-    /// compared in any case.
+    /// The identity of the data. A run resumes only on data with the same fingerprint, and all
+    /// ranks must have it. The order of arrival is always compared in addition. Default: the
+    /// numbers of samples.
     fn fingerprint(&self) -> Fingerprint {
         let data = Fingerprint::builder::<String>("samples", "their numbers", []).build();
         data.with_option("the number of training samples", self.train().len())
             .with_option("the number of test samples", self.test().len())
     }
-    /// The samples that this process had to leave out so far, each by a number that is its own on
-    /// all ranks.
+    /// The samples that this process has left out so far, because they are damaged. A sample must
+    /// have the same number on all ranks. Default: none.
     fn left_out(&self) -> Vec<u64> {
         Vec::new()
     }
-    /// Pictures of stored samples for the report of a run that rehearses. Default: none.
+    /// Creates pictures of stored samples for the report of a run that rehearses. Default: none.
     ///
-    /// Collective: called on all ranks after the last step, with the buffer and its report. The
-    /// pictures of rank 0 become part of the report.
+    /// Called on all ranks after the last step, with the buffer and its report, so it may be
+    /// collective. The pictures of rank 0 become part of the report.
     ///
     /// # Errors
     ///
-    /// End the run on all ranks.
+    /// An error ends the run on all ranks.
     fn pictures(
         &self,
         buffer: &RehearsalBuffer<Self::Batch>,
@@ -110,75 +158,91 @@ pub trait Workload: Sync {
         let _ = (buffer, report);
         Ok(Vec::new())
     }
-    /// The network, initialised from `seed` alone.
+    /// Creates the network. Its parameters may depend only on `seed`.
     fn model(&self, device: &Device, seed: u64) -> Self::Model;
-    /// A fresh optimiser.
+    /// Creates an optimizer.
     fn optimizer(&self) -> ModuleOptimizer;
 }
 
-/// How a run trains. All ranks must agree, except on [`workers`](Self::workers),
-/// [`profile`](Self::profile), what the [buffer](RehearsalConfig::agreed) may differ in, and what
-/// only rank 0 does: [`network`](Self::network) and [how many checkpoints](Checkpoints::keep) are
-/// kept. [`Experiment::run`] compares them first.
+/// The settings of a run.
+///
+/// All ranks must use the same, except for [`workers`](Self::workers), [`profile`](Self::profile),
+/// the [fields of the buffer](RehearsalConfig::agreed) that cannot change a result, and what only
+/// rank 0 uses: [`network`](Self::network) and [`Checkpoints::keep`]. [`Experiment::run`] compares
+/// them first.
+///
+/// ```
+/// use burn_rehearsal::{Capacity, RehearsalConfig};
+/// use burn_rehearsal_train::experiment::Settings;
+///
+/// let settings = Settings::new()
+///     .with_epochs(30)
+///     .with_batch_size(56)
+///     .with_learning_rate(0.1)
+///     .with_rehearsal(Some(RehearsalConfig::new(Capacity::Samples(2_000))));
+/// assert!(settings.checkpoints.is_none());
+/// ```
 #[derive(Config, Debug, PartialEq)]
 pub struct Settings {
-    /// Epochs per task, at least 1.
+    /// Epochs per task, at least 1. Default: 1.
     #[config(default = 1)]
     pub epochs: usize,
-    /// Incoming rows per rank and step (b), at least 1.
+    /// Incoming rows per rank and step (b), at least 1. Default: 32.
     #[config(default = 32)]
     pub batch_size: usize,
-    /// The rehearsal buffer; needed by methods that [rehearse](Method::rehearses), and used by no
-    /// other.
+    /// The rehearsal buffer. Methods that [rehearse](Method::rehearses) require it, others ignore
+    /// it.
     pub rehearsal: Option<RehearsalConfig>,
-    /// Base learning rate.
+    /// Base learning rate. Default: 0.1.
     #[config(default = 0.1)]
     pub learning_rate: f64,
-    /// Epochs of linear warm-up from the base rate to `base × min(world size, scale_cap)`, in every
-    /// task.
+    /// Epochs of linear warm-up at the start of every task, from the base rate to the peak rate
+    /// `base × min(world size, scale_cap)`. Default: 0.
     #[config(default = 0.0)]
     pub warmup_epochs: f64,
-    /// From which epoch of a task on (from 0) the top rate is multiplied by which factor; see
+    /// Steps of the learning rate: pairs of an epoch of a task (from 0, may be fractional) and the
+    /// factor of the peak rate from that epoch on. Default: none. See
     /// [`WarmupSchedule::with_milestones`].
     #[config(default = "Vec::new()")]
     pub milestones: Vec<(f64, f64)>,
-    /// The learning rate is multiplied by the world size, but at most by this (1: no scaling).
+    /// The largest factor by which the learning rate grows with the number of ranks. Default: 1, no
+    /// scaling.
     #[config(default = 1.0)]
     pub scale_cap: f64,
-    /// Whether the optimiser's state (momentum) is kept from task to task; otherwise every task
-    /// starts with a new one.
+    /// Whether the optimizer's state (momentum) is kept from task to task. Default: every task
+    /// starts with a new optimizer.
     #[config(default = false)]
     pub keep_optimizer: bool,
-    /// The seed of every random choice.
+    /// The seed of every random choice. Default: 0.
     #[config(default = 0)]
     pub seed: u64,
-    /// Loader threads per rank.
+    /// Loader threads per rank. Default: 1.
     #[config(default = 1)]
     pub workers: usize,
-    /// The numbers of forward and backward passes.
+    /// The number format of forward and backward passes. Default: `F32`.
     #[config(default = "Precision::F32")]
     pub precision: Precision,
-    /// Also evaluate every N epochs (0: after each task only).
+    /// Also evaluate after every N epochs. Default: 0, after each task only.
     #[config(default = 0)]
     pub evaluate_every: usize,
-    /// Synchronises the device between the phases of a step, so that their times are exact on any
-    /// device.
+    /// Synchronizes the device between the phases of a step, so that times are exact on any device.
+    /// Default: no.
     #[config(default = false)]
     pub profile: bool,
-    /// The file that the network is written to at the end of a run that was not interrupted, as by
-    /// [`save_safetensors`](crate::weights::save_safetensors).
+    /// The file for the trained network, in the format of
+    /// [`save_safetensors`](crate::weights::save_safetensors). It is written at the end of a run
+    /// that was not stopped.
     pub network: Option<PathBuf>,
-    /// Whether, where and how often the run writes checkpoints; it resumes from the newest one.
+    /// The checkpoints of the run. Default: none.
     pub checkpoints: Option<Checkpoints>,
 }
 
 impl Settings {
-    /// The learning rates of one task on `world_size` ranks; every task begins with the first of
-    /// them.
+    /// The learning rates of one task on `world_size` ranks. Every task starts from the first step.
     ///
     /// # Errors
     ///
-    /// [`ScheduleError`] if a rate, a factor or the order of milestones makes no sense.
+    /// [`ScheduleError`] if a rate, a factor or the order of milestones is invalid.
     pub fn schedule(
         &self,
         world_size: usize,
@@ -197,37 +261,53 @@ impl Settings {
     }
 }
 
-/// Who watches a run. The methods are called on rank 0 only, except
+/// Follows a run. All methods are called on rank 0 only, except for
 /// [`interrupter`](Self::interrupter).
+///
+/// ```
+/// use burn_rehearsal_train::experiment::Observer;
+///
+/// struct PrintAccuracy;
+///
+/// impl Observer for PrintAccuracy {
+///     fn evaluated(&self, task: usize, top1: &[f64]) {
+///         println!("after task {task}: accuracy of each task {top1:?}");
+///     }
+/// }
+/// ```
 pub trait Observer: Sync {
-    /// Called once the start has succeeded: all ranks agree, and the checkpoint was read, if there
-    /// is one. Nothing was written before.
+    /// Called when the start has succeeded: all ranks agree, and the checkpoint, if there is one,
+    /// was read. The run has not written any file before.
     ///
     /// # Errors
     ///
-    /// Ends the run on all ranks, as [`ExperimentError::Observer`].
+    /// An error ends the run on all ranks, as [`ExperimentError::Observer`].
     fn ready(&self) -> Result<(), Box<dyn Error + Send + Sync>> {
         Ok(())
     }
-    /// Called whenever training begins or resumes; Burn's training shows itself through it. Its
-    /// metrics are `Loss`, `Accuracy` (top-1 in per cent of a mini-batch now and then) and, if they
-    /// are [asked for](Self::buffer_metrics), the buffer's. Default: nothing is shown.
+    /// Called when training begins or resumes. Returns the renderer of Burn's training. Its metrics
+    /// are `Loss`, `Accuracy` (top-1 in per cent, of a sample of the mini-batches) and, if
+    /// [requested](Self::buffer_metrics), those of the buffer. Default: a renderer that shows
+    /// nothing.
     fn renderer(&self, launch: &LaunchInfo) -> Box<dyn MetricsRenderer> {
         let _ = launch;
         Box::new(Renderer(NoView))
     }
-    /// Whether the renderer wants [`RehearsalMetric`](burn_rehearsal::RehearsalMetric)s.
+    /// Whether the renderer receives [`RehearsalMetric`](burn_rehearsal::RehearsalMetric)s.
+    /// Default: no.
     fn buffer_metrics(&self) -> bool {
         false
     }
-    /// Called with every renderer: what it returns takes each epoch that is completed, in order, on
-    /// a thread of Burn's. An epoch in which the run is stopped does not count.
+    /// Called with every renderer. The returned sink receives each completed epoch, in order, on a
+    /// thread of Burn. An epoch in which the run is stopped is not completed. Default: a sink that
+    /// discards them.
     fn epochs(&self, launch: &LaunchInfo) -> EpochSink {
         let _ = launch;
         Box::new(|_| {})
     }
-    /// The run resumes from a checkpoint: within `task` it is in an epoch of which it has done some
-    /// steps, or is about to begin it. `epochs` are those that were completed before.
+    /// Called when the run resumes from a checkpoint. The next step is in `task`. `within` is the
+    /// epoch and the number of steps done in it, or `None` if the task has not begun. `epochs` were
+    /// completed before.
     fn resumed(
         &self,
         task: usize,
@@ -237,24 +317,25 @@ pub trait Observer: Sync {
     ) {
         let _ = (task, within, earlier_world_size, epochs);
     }
-    /// Accuracies on all tasks' test sets after `task`.
+    /// Called after each task, with the top-1 accuracies on the test sets of all tasks.
     fn evaluated(&self, task: usize, top1: &[f64]) {
         let _ = (task, top1);
     }
-    /// Called on every rank before it trains: stopping it ends the run on all ranks after the same
-    /// step.
+    /// Called on every rank before it trains. Stopping `interrupter` ends the run on all ranks
+    /// after the same step.
     fn interrupter(&self, interrupter: &Interrupter) {
         let _ = interrupter;
     }
 }
 
-/// Observes nothing.
+/// An observer that does nothing.
 #[derive(Debug, Clone, Copy)]
 pub struct Unobserved;
 
 impl Observer for Unobserved {}
 
-/// A run of one method on one workload. All ranks make the same one and call [`run`](Self::run).
+/// A run of one method on one workload. All ranks create the same one and call [`run`](Self::run).
+/// See the [module](self) for an example.
 pub struct Experiment<'a, W: Workload> {
     workload: &'a W,
     method: MethodRef,
@@ -265,27 +346,27 @@ pub struct Experiment<'a, W: Workload> {
 }
 
 impl<'a, W: Workload> Experiment<'a, W> {
-    /// Trains on `workload` with `method`, on Burn's default device.
+    /// Creates a run of `method` on `workload`, on Burn's default device.
     pub fn new(workload: &'a W, method: MethodRef, settings: &'a Settings) -> Self {
         let (configuration, device) = (serde_json::Value::Null, Device::default());
         Self { workload, method, settings, configuration, device, observer: &Unobserved }
     }
 
-    /// What the report says of the configuration (default: nothing). The run does not read it.
+    /// Sets the configuration that the report shows. It has no other effect. Default: none.
     #[must_use]
     pub fn with_configuration(mut self, configuration: serde_json::Value) -> Self {
         self.configuration = configuration;
         self
     }
 
-    /// Trains and evaluates on `device`.
+    /// Sets the device for training and evaluation.
     #[must_use]
     pub fn with_device(mut self, device: Device) -> Self {
         self.device = device;
         self
     }
 
-    /// Reports progress to `observer` (default: [`Unobserved`]).
+    /// Reports progress to `observer`. Default: [`Unobserved`].
     #[must_use]
     pub fn with_observer(mut self, observer: &'a dyn Observer) -> Self {
         self.observer = observer;
@@ -293,7 +374,7 @@ impl<'a, W: Workload> Experiment<'a, W> {
     }
 }
 
-/// Why a run failed.
+/// The reason why a run failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ExperimentError {
     /// The rehearsal buffer.
@@ -302,7 +383,7 @@ pub enum ExperimentError {
     /// The learner.
     #[error("{0}")]
     DataParallel(#[source] DataParallelError),
-    /// This rank's data set or loader, in its own words.
+    /// The data set or the loader of this rank.
     #[error("{0}")]
     Data(String),
     /// Burn's training.
@@ -314,41 +395,41 @@ pub enum ExperimentError {
     /// The learning-rate schedule.
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
-    /// The transport.
+    /// The collective.
     #[error("{0}")]
     Collective(#[from] CollectiveError),
     /// A checkpoint.
     #[error("{0}")]
     Checkpoint(#[from] CheckpointError),
     /// There are checkpoints, but none that a run can resume from.
-    #[error("no checkpoint in {} can be used; the newest: {newest}", directory.display())]
+    #[error("no checkpoint in {} can be used; the newest one: {newest}", directory.display())]
     NoCheckpoint {
-        /// Where they are.
+        /// Their directory.
         directory: PathBuf,
-        /// What is wrong with the newest.
+        /// The error of the newest one.
         newest: CheckpointError,
     },
-    /// The network at the end.
+    /// The file of the trained network.
     #[error(transparent)]
     Weights(#[from] WeightsError),
     /// An accuracy outside 0..=1.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
-    /// The ranks do not have the same data; the same on every rank.
+    /// The ranks have different data. The same error on every rank.
     #[error("the data of rank {rank} differs: {differences}")]
     DifferentData {
-        /// The lowest rank whose data is not that of rank 0.
+        /// The lowest rank whose data differ from those of rank 0.
         rank: usize,
-        /// What differs, in words.
+        /// The differences.
         differences: String,
     },
-    /// The checkpoint is of a run on other data.
+    /// The checkpoint belongs to a run on other data.
     #[error("the run began on other data: {0}")]
     ChangedData(Differences),
-    /// The observer could not begin.
+    /// The observer failed at the start.
     #[error("{0}")]
     Observer(Box<dyn Error + Send + Sync>),
-    /// A setting that makes no sense.
+    /// An invalid setting.
     #[error("{0}")]
     Settings(String),
 }
@@ -363,12 +444,12 @@ impl From<DataParallelError> for ExperimentError {
 }
 
 impl ExperimentError {
-    /// Where the error comes from.
+    /// The rank that caused the error.
     pub fn origin(&self) -> ErrorOrigin {
         causes(self).map(ErrorOrigin::of).max().unwrap_or(ErrorOrigin::Local)
     }
 
-    /// Why a launch of Burn's training ended with `error`: the first that this rank met.
+    /// The reason why a launch of Burn's training ended with `error`: the first error of this rank.
     fn of_training(error: &TrainingError) -> Self {
         if let Some(error) = cause::<DataParallelError>(error) {
             return error.clone().into();
@@ -383,12 +464,12 @@ impl ExperimentError {
     }
 }
 
-/// An error, its source, the source of that, and so on.
+/// An error, its source, the source of the source, and so on.
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| error.source())
 }
 
-/// The first of the causes of an error, itself included, that is an `E`.
+/// The first `E` among an error and its causes.
 fn cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
     causes(error).find_map(|cause| cause.downcast_ref())
 }

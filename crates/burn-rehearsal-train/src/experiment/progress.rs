@@ -1,4 +1,4 @@
-//! What a run reports while it runs: live figures, and each epoch as it is completed.
+//! The progress of a run: live figures, and each completed epoch.
 
 use crate::epoch::Epoch;
 use crate::phases::{Phase, PhaseTimer};
@@ -12,32 +12,32 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Training that is about to begin or to resume.
+/// A launch of training that is about to begin or to resume.
 #[derive(Debug, Clone)]
 pub struct LaunchInfo {
     /// The task, counted from 0.
     pub task: usize,
-    /// The first epoch of the task to come.
+    /// The first epoch of this launch.
     pub epoch: Epoch,
-    /// Where live figures are.
+    /// Reads live figures.
     pub reader: ProgressReader,
 }
 
-/// An epoch that was completed.
+/// A completed epoch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CompletedEpoch {
-    /// What it gave. The accuracies after a task's last epoch are not known yet: they come with
-    /// [`Observer::evaluated`](super::Observer::evaluated).
+    /// Its loss and accuracies. Those after the last epoch of a task are passed to
+    /// [`Observer::evaluated`](super::Observer::evaluated) later.
     pub point: CurvePoint,
-    /// What it took.
+    /// Its time.
     pub time: EpochTime,
 }
 
-/// Takes every epoch.
+/// Receives each completed epoch.
 pub type EpochSink = Box<dyn FnMut(&CompletedEpoch) + Send>;
 
-/// Figures of this rank that may be read at any time; a reading costs a few loads of counters that
-/// are kept anyway.
+/// Reads live figures of this rank, at any time and from any thread. A reading loads a few
+/// counters.
 #[derive(Clone)]
 pub struct ProgressReader {
     timer: PhaseTimer,
@@ -50,16 +50,17 @@ impl fmt::Debug for ProgressReader {
     }
 }
 
-/// Sums so far, of this rank; differences of two readings say what happened in between.
+/// Sums since the start of the run, on this rank. Subtract two readings to get the figures of the
+/// time between them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ProgressSample {
-    /// The time of whole training steps.
+    /// Time in training steps.
     pub step: Duration,
     /// The part of it that waited for incoming mini-batches.
     pub load: Duration,
     /// The part of it that waited for representatives.
     pub wait: Duration,
-    /// Samples that all ranks together have in the buffer now; `None` without a buffer.
+    /// Samples that all ranks store together. `None` without a buffer.
     pub stored: Option<u64>,
 }
 
@@ -74,7 +75,7 @@ impl ProgressReader {
         Self { timer, buffer: buffer.map(timings) }
     }
 
-    /// The sums so far.
+    /// Reads the sums.
     pub fn read(&self) -> ProgressSample {
         let buffer = self.buffer.as_ref().map(|timings| timings());
         ProgressSample {
@@ -86,20 +87,20 @@ impl ProgressReader {
     }
 }
 
-/// A metric that looks at so few mini-batches that it takes no more than a small part of the time,
-/// [`SHARE`]. In between it has no value, and reads nothing from the device.
+/// A metric that is updated so rarely that it takes at most a fraction of 1/[`SHARE`] of the time.
+/// Between updates it has no value and reads nothing from the device.
 #[derive(Clone)]
 pub(super) struct Sampled<M> {
     metric: M,
     last: Option<SerializedEntry>,
-    /// Not before.
+    /// The time of the next update.
     next: Option<Instant>,
     fresh: bool,
-    /// An epoch has ended since the last look; until the next one, its figures stand.
+    /// An epoch has ended since the last update. Its figures stay until the next one.
     ended: bool,
 }
 
-/// The inverse of the part of the time that a [`Sampled`] metric takes at most.
+/// The inverse of the largest fraction of the time that a [`Sampled`] metric takes.
 const SHARE: u32 = 500;
 
 impl<M> Sampled<M> {
@@ -170,7 +171,7 @@ mod tests {
     use burn::data::dataloader::Progress;
     use burn::train::metric::NumericAttributes;
 
-    /// The number of looks, each of which takes a while.
+    /// Counts its updates. Each takes a while.
     #[derive(Clone, Default)]
     struct Slow(f64);
 
@@ -219,13 +220,13 @@ mod tests {
     }
 
     #[test]
-    fn a_sampled_metric_looks_rarely_and_keeps_its_figures_until_it_looks_again() {
+    fn a_sampled_metric_is_updated_rarely_and_keeps_its_figures() {
         let mut metric = Sampled::new(Slow::default());
         let metadata =
             MetricMetadata { progress: Progress::new(0, 1, None), iteration: None, lr: None };
         metric.update(&(), &metadata).unwrap();
         assert!(matches!(metric.value(), Some(NumericEntry::Value(1.0))));
-        // The next look comes two and a half seconds later.
+        // The next update is due after two and a half seconds.
         for _ in 0..100 {
             metric.update(&(), &metadata).unwrap();
             assert!(metric.value().is_none());

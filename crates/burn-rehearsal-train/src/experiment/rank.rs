@@ -1,4 +1,4 @@
-//! One rank's part of a run.
+//! The part of one rank in a run.
 
 mod outcome;
 mod resume;
@@ -32,28 +32,27 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-/// The network of a run, under its method.
+/// The network of a run with its method.
 type Model<W> = MethodModel<<W as Workload>::Model>;
 
 /// Rows per step of an evaluation.
 const EVALUATION_BATCH: usize = 256;
 
 impl<W: Workload> Experiment<'_, W> {
-    /// Runs all tasks on this rank and returns the report, the same on all ranks except for times,
-    /// and for curves and pictures, which only rank 0 keeps.
+    /// Runs all tasks on this rank and returns the report. Collective.
     ///
-    /// A run that was stopped through its [`Interrupter`] returns what was done so far, with
-    /// `complete: false`.
+    /// A run that was stopped through its [`Interrupter`] returns a report of what it has done,
+    /// with [`complete`](RunReport::complete) set to false.
     ///
     /// # Errors
     ///
-    /// [`ExperimentError`]; if one rank fails, all do.
+    /// [`ExperimentError`]. If one rank fails, all ranks fail.
     pub fn run(&self, rank: &Rank) -> Result<RunReport, ExperimentError> {
         let Self { workload, method, settings, .. } = *self;
         let mut collective = rank.collective()?;
         collective.set_purpose("tasks");
         let data = agreement::with_stream(workload.fingerprint(), workload.stream());
-        // Before anything that would not return if it differed.
+        // A difference could make later collective calls hang, so the comparison comes first.
         agreement::compare(method, settings, &data, collective.as_mut())?;
         if settings.epochs == 0 || settings.batch_size == 0 {
             return Err(ExperimentError::Settings(
@@ -70,7 +69,7 @@ impl<W: Workload> Experiment<'_, W> {
             }
             None => {
                 return Err(ExperimentError::Settings(format!(
-                    "the method {method} needs a rehearsal buffer"
+                    "the method `{method}` requires a rehearsal buffer"
                 )));
             }
         };
@@ -123,13 +122,14 @@ impl<W: Workload> Experiment<'_, W> {
 }
 
 struct Run<'a, W: Workload> {
-    /// Before the buffer: dropping them waits for the checkpoint that it is part of.
+    /// Declared before the buffer: dropping them waits for the checkpoint, which the buffer is part
+    /// of.
     directories: Option<Directories<'a>>,
     workload: &'a W,
     method: MethodRef,
     settings: &'a Settings,
     rank: &'a Rank,
-    /// For evaluations; gradients and rows have their own.
+    /// The collective for evaluations. Gradients and rows have their own.
     collective: Box<dyn Collective>,
     device: Device,
     observer: &'a dyn Observer,
@@ -137,22 +137,22 @@ struct Run<'a, W: Workload> {
     strategy: Arc<DataParallel<Model<W>>>,
     buffer: Option<RehearsalBuffer<W::Batch>>,
     epochs: EpochAccuracies,
-    /// What the last task left: parameters, optimiser state, schedule.
+    /// The learner after the last task: parameters, optimizer state and schedule.
     learner: Option<Learner<Model<W>>>,
-    /// The number of the next step whose mini-batch is augmented; it is not reset between tasks.
+    /// The number of the next step for the augmentation. Tasks do not reset it.
     augmented: Arc<AtomicU64>,
-    /// The losses of the task in hand.
+    /// The losses of the current task.
     curve: LossCurve,
-    /// The learner as the last launch left it; on rank 0, and only if there are checkpoints.
+    /// The records of the learner after the last launch. On rank 0, and only with checkpoints.
     records: Option<Records>,
     started: Instant,
-    /// What checkpoints keep. `total_s` is the time before the run resumed; what other fields of
-    /// the run know is filled in when a checkpoint begins.
+    /// The state that checkpoints keep. Here `total_s` is the time before the run resumed. The
+    /// values that other fields of the run hold are filled in when a checkpoint begins.
     state: RunState,
 }
 
 impl<W: Workload> Run<'_, W> {
-    /// Learns one task after the other; false if the run was stopped before the end.
+    /// Learns one task after another. Returns false if the run was stopped.
     fn tasks(&mut self) -> Result<bool, ExperimentError> {
         let mut found = None;
         if let Some(checkpoints) = &self.settings.checkpoints {
@@ -209,26 +209,26 @@ impl<W: Workload> Run<'_, W> {
         Ok(true)
     }
 
-    /// The start has succeeded on all ranks: from now on files are written. Collective.
+    /// Called when the start has succeeded on all ranks. Files are written from now on. Collective.
     fn ready(&mut self) -> Result<(), ExperimentError> {
         let ready = if self.rank.is_root() { self.observer.ready() } else { Ok(()) };
         share(ready.map_err(ExperimentError::Observer), self.collective.as_mut()).map_err(|error| {
             match error {
                 ExperimentError::Checkpoint(CheckpointError::Rank(rank)) => {
-                    ExperimentError::Observer(format!("rank {rank} could not begin the run").into())
+                    ExperimentError::Observer(format!("rank {rank} could not start the run").into())
                 }
                 error => error,
             }
         })
     }
 
-    /// The samples that arrive with `task`.
+    /// The training samples of `task`.
     fn indices(&self, task: usize) -> Vec<usize> {
         let stream = self.workload.stream();
         if self.method.restarts() { stream.train_so_far(task) } else { stream.train(task).to_vec() }
     }
 
-    /// A new network under the method.
+    /// A new network with its method.
     fn model(&self, device: &Device) -> Model<W> {
         MethodModel::new(self.workload.model(device, self.settings.seed), self.method)
     }
@@ -237,8 +237,8 @@ impl<W: Workload> Run<'_, W> {
         incoming.div_ceil(self.settings.batch_size * self.rank.size())
     }
 
-    /// Trains on one task, or on what is left of it from `within` on; `None` if the run was stopped
-    /// meanwhile.
+    /// Trains on one task, or on the rest of it from `within` on. Returns `None` if the run was
+    /// stopped.
     fn learn(
         &mut self,
         task: usize,
@@ -247,7 +247,7 @@ impl<W: Workload> Run<'_, W> {
         let settings = self.settings;
         let indices = self.indices(task);
         let incoming = indices.len();
-        let no_learner = || ExperimentError::Training("the last launch left no learner".into());
+        let no_learner = || ExperimentError::Training("the last launch returned no learner".into());
         let mut learner = match within {
             Some(_) => self.learner.take().ok_or_else(no_learner)?,
             None => self.begin(task, incoming)?,
@@ -268,7 +268,7 @@ impl<W: Workload> Run<'_, W> {
             // Every rank counts the steps in which any rank had rows.
             if stopped.is_none() && step == 0 && self.strategy.timer().steps() == before {
                 return Err(ExperimentError::Data(format!(
-                    "there is no training sample of task {}, or none that can be used",
+                    "task {} has no training sample that can be used",
                     task + 1
                 )));
             }
@@ -299,7 +299,7 @@ impl<W: Workload> Run<'_, W> {
         }
     }
 
-    /// The learner that a task starts with; the buffer learns of the task.
+    /// Creates the learner for a task and starts the task in the buffer.
     fn begin(
         &mut self,
         task: usize,
@@ -321,7 +321,8 @@ impl<W: Workload> Run<'_, W> {
         Ok(learner)
     }
 
-    /// Trains from `epoch` to the end of epoch `end`; also returns where it was stopped, if it was.
+    /// Trains from `epoch` to the end of epoch `end`. Also returns the next step if the run was
+    /// stopped.
     fn launch(
         &mut self,
         task: usize,
@@ -331,12 +332,13 @@ impl<W: Workload> Run<'_, W> {
         end: Epoch,
     ) -> Result<(Model<W>, Option<Stopped>), ExperimentError> {
         let strategy: TrainingStrategy<Model<W>> = TrainingStrategy::Custom(self.strategy.clone());
-        // Nothing is written there: no checkpoints, no log and a metric logger of our own.
+        // Nothing is written to this directory: there are no checkpointers, no log, and a metric
+        // logger of our own.
         let training = SupervisedTraining::new(std::env::temp_dir(), loader, self.part(Vec::new()))
             .num_epochs(end.number())
             .with_interrupter(self.interrupter.clone())
             .with_training_strategy(strategy);
-        // Without a checkpointer, no more than the number of epochs that are behind.
+        // Without a checkpointer, this only sets the number of epochs already done.
         let training =
             if epoch > Epoch::FIRST { training.checkpoint(epoch.index()) } else { training };
         let training = if self.rank.is_root() {
@@ -370,8 +372,8 @@ impl<W: Workload> Run<'_, W> {
         self.curve.end_launch();
         let measured = self.epochs.take();
         self.state.train_s += started.elapsed().saturating_sub(measured.time).as_secs_f64();
-        // Burn keeps the first error of this rank, the strategy what all ranks agreed on: the first
-        // is nearer to the cause.
+        // Burn keeps the first error of this rank, and the strategy the one that all ranks agreed
+        // on. The first is closer to the cause.
         if let Some(error) = result.error {
             return Err(ExperimentError::of_training(&error));
         }
@@ -384,14 +386,14 @@ impl<W: Workload> Run<'_, W> {
         }
         self.state.measured.extend(measured.top1);
         (self.learner, self.records) = (learner, records);
-        // A stop that comes after the last step is one that some ranks may have seen and others
-        // not: all do what the first of them does.
+        // Some ranks may have seen a stop after their last step, and others not. All follow the
+        // first that has.
         let seen = self.collective.any(result.interrupted.is_some())?;
         let late = seen.then_some(Stopped { epoch: end.next(), steps: 0 });
         Ok((result.model, stopped.or(late)))
     }
 
-    /// This rank's mini-batches of a task, from a step of an epoch on.
+    /// The mini-batches of a task on this rank, from a step of an epoch on.
     fn train_loader(
         &self,
         task: usize,
@@ -422,12 +424,12 @@ impl<W: Workload> Run<'_, W> {
         }
     }
 
-    /// This rank's part of some test samples.
+    /// The part of this rank in some test samples.
     fn part(&self, indices: Vec<usize>) -> Arc<dyn DataLoader<W::Batch>> {
         part(self.workload, self.settings, self.rank, &self.device, indices)
     }
 
-    /// Top-1 and top-5 accuracy on the whole test set of every task.
+    /// Top-1 and top-5 accuracy on the whole test set of every task. Collective.
     fn evaluate(&mut self, model: &Model<W>) -> Result<(Vec<f64>, Vec<f64>), ExperimentError> {
         let stream = self.workload.stream();
         let mut accuracies = (Vec::new(), Vec::new());
@@ -436,7 +438,7 @@ impl<W: Workload> Run<'_, W> {
             let evaluation = evaluate(model, &*loader, self.collective.as_mut())?;
             if evaluation.rows == 0 {
                 return Err(ExperimentError::Data(format!(
-                    "there is no test sample of task {}, or none that can be used",
+                    "task {} has no test sample that can be used",
                     task + 1
                 )));
             }
@@ -447,7 +449,7 @@ impl<W: Workload> Run<'_, W> {
     }
 }
 
-/// A rank's part of some test samples, in order.
+/// The part of a rank in some test samples, in order.
 fn part<W: Workload>(
     workload: &W,
     settings: &Settings,

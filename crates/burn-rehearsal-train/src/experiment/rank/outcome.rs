@@ -1,4 +1,4 @@
-//! What is left of a run: its report.
+//! The report of a run.
 
 use super::Run;
 use crate::experiment::checkpoint::RunState;
@@ -10,7 +10,7 @@ use burn_rehearsal_collective::{CollectiveExt, words_of};
 use std::collections::HashSet;
 
 impl<W: Workload> Run<'_, W> {
-    /// The number of different samples that some rank had to leave out.
+    /// The number of different samples that any rank has left out. Collective.
     fn left_out(&mut self) -> Result<u64, ExperimentError> {
         let own = self.workload.left_out();
         let bytes: Vec<u8> = own.iter().flat_map(|id| id.to_le_bytes()).collect();
@@ -19,7 +19,7 @@ impl<W: Workload> Run<'_, W> {
         Ok(ids.len() as u64)
     }
 
-    /// The report of this run, the same on all ranks except for times, curves and pictures. Collective.
+    /// Creates the report of this run. Collective.
     pub(super) fn report(
         mut self,
         config: serde_json::Value,

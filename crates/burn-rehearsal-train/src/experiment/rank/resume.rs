@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 impl<W: Workload> Run<'_, W> {
-    /// Takes over what a checkpoint knows.
+    /// Continues from a checkpoint.
     pub(super) fn resume(&mut self, found: Found) -> Result<(), ExperimentError> {
         let Found { mut state, learner, buffer } = found;
         let run =
@@ -22,7 +22,7 @@ impl<W: Workload> Run<'_, W> {
         let [before, now] = [run(&state), run(&self.state)];
         if before != now {
             let reason = format!(
-                "it is of method {}, seed {}, {} tasks; this run is of method {}, seed {}, {} tasks",
+                "it has method {}, seed {} and {} tasks; this run has method {}, seed {} and {} tasks",
                 before.0, before.1, before.2, now.0, now.1, now.2
             );
             return Err(CheckpointError::Foreign {
@@ -42,8 +42,8 @@ impl<W: Workload> Run<'_, W> {
             state.world_size = size;
             state.earlier_world_sizes.push(before);
             if let Some((_, step)) = &mut state.position.within {
-                // As many samples of the epoch's order are behind as then, rounded down to whole
-                // steps: none is left out.
+                // The same number of samples of the epoch is done, rounded down to whole steps, so
+                // that no sample is skipped.
                 *step = *step * before as u64 / size as u64;
             }
         }
@@ -83,8 +83,8 @@ impl<W: Workload> Run<'_, W> {
             .collect()
     }
 
-    /// What is known of the epochs of the task in hand, of which the last may be incomplete: `at`
-    /// (the epoch and the steps done in it) comes next.
+    /// The epochs of the current task so far. The last one may be incomplete: `at` is the next
+    /// epoch and the number of steps done in it.
     pub(super) fn epochs_of(&self, task: usize, at: Option<(Epoch, u64)>) -> Vec<CompletedEpoch> {
         let incoming = self.indices(task).len() as u64;
         let per_step = (self.settings.batch_size * self.rank.size()) as u64;
@@ -105,7 +105,7 @@ impl<W: Workload> Run<'_, W> {
         self.curve.means().into_iter().map(epoch).collect()
     }
 
-    /// Begins to write the run down, if that is asked for, and waits for the time before.
+    /// Waits for the last checkpoint and begins the next one, if the run has checkpoints.
     /// Collective.
     pub(super) fn checkpoint(&mut self, position: Position) -> Result<(), ExperimentError> {
         self.finish_checkpoint()?;
@@ -149,7 +149,7 @@ impl<W: Workload> Run<'_, W> {
         Ok(())
     }
 
-    /// The run's time so far, in seconds.
+    /// The time of the run so far, in seconds.
     pub(super) fn total_s(&self) -> f64 {
         self.state.total_s + self.started.elapsed().as_secs_f64()
     }
