@@ -1,24 +1,50 @@
-//! Metrics of continual learning, from the accuracies measured after every task.
+//! Metrics of continual learning.
 //!
-//! Everything is computed from the [`AccuracyMatrix`] `a`: `a[i][j]` is the accuracy on the test
-//! set of task `j` once task `i` has been learned. `T` below is the number of tasks learned so far;
-//! indices count from 0, so the last row is `a[T-1]`.
+//! All metrics are computed from the [`AccuracyMatrix`] `a`. Its entry `a[i][j]` is the accuracy on
+//! the test set of task `j` after training on task `i`. `T` is the number of tasks learned so far.
+//! Indices count from 0, so the last row is `a[T-1]`.
 //!
-//! Sources: Lopez-Paz & Ranzato, "Gradient Episodic Memory for Continual Learning" (NeurIPS 2017,
-//! arXiv 1706.08840) for average accuracy, backward and forward transfer; Chaudhry et al.,
-//! "Riemannian Walk for Incremental Learning" (ECCV 2018, arXiv 1801.10112) for forgetting.
+//! | metric | equation | question |
+//! |---|---|---|
+//! | [average accuracy](AccuracyMatrix::average) | `1/T Σ_{j<T} a[T-1][j]` | How well are all tasks solved at the end? |
+//! | [forgetting](AccuracyMatrix::forgetting) | `1/(T-1) Σ_{j<T-1} (max_{j≤i<T-1} a[i][j] − a[T-1][j])` | How far did earlier tasks fall below their best accuracy? |
+//! | [backward transfer](AccuracyMatrix::backward_transfer), BWT | `1/(T-1) Σ_{j<T-1} (a[T-1][j] − a[j][j])` | How did later tasks change earlier ones? |
+//! | [forward transfer](AccuracyMatrix::forward_transfer), FWT | `1/(T-1) Σ_{1≤j<T} (a[j-1][j] − b[j])` | How much does the network know of a task before it is trained on it? |
+//!
+//! `b[j]` is the accuracy of the untrained network on task `j`. Less forgetting is better, and more
+//! of everything else. A network that forgets everything has the accuracy of the last task divided
+//! by `T` as its average, forgetting near 1, and a BWT near −1. In class-incremental learning the
+//! FWT is about `-b`, since a network does not predict classes that it has never seen.
+//!
+//! ```
+//! use burn_rehearsal_train::metrics::AccuracyMatrix;
+//!
+//! let mut accuracies = AccuracyMatrix::new(2);
+//! accuracies.push_row(&[Some(1.0), Some(0.0)])?; // after task 0
+//! accuracies.push_row(&[Some(0.75), Some(0.5)])?; // after task 1
+//! assert_eq!(accuracies.average(), Some(0.625));
+//! assert_eq!(accuracies.forgetting(), Some(0.25));
+//! assert_eq!(accuracies.backward_transfer(), Some(-0.25));
+//! # Ok::<(), burn_rehearsal_train::metrics::MetricsError>(())
+//! ```
+//!
+//! [`mean_sd`] summarizes a figure over several seeds.
+//!
+//! Sources: Lopez-Paz and Ranzato, "Gradient Episodic Memory for Continual Learning" (NeurIPS 2017,
+//! arXiv 1706.08840), for average accuracy, backward and forward transfer; Chaudhry et al.,
+//! "Riemannian Walk for Incremental Learning" (ECCV 2018, arXiv 1801.10112), for forgetting.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// Why accuracies cannot be put in an [`AccuracyMatrix`].
+/// The reason why accuracies cannot be added to an [`AccuracyMatrix`].
 #[derive(Debug, Clone, PartialEq, Error)]
 #[non_exhaustive]
 pub enum MetricsError {
     /// More rows than tasks.
-    #[error("an accuracy matrix of {tasks} tasks has {tasks} rows already")]
+    #[error("the accuracy matrix of {tasks} tasks already has {tasks} rows")]
     Full {
         /// Number of tasks of the matrix.
         tasks: usize,
@@ -29,13 +55,13 @@ pub enum MetricsError {
     RowLength {
         /// The row, counted from 0.
         row: usize,
-        /// Number of entries it has.
+        /// Its number of entries.
         len: usize,
         /// Number of tasks of the matrix.
         tasks: usize,
     },
 
-    /// A value that is no fraction, a percentage for example.
+    /// A value that is not a fraction, for example a percentage.
     #[error("accuracy {value} after task {row} on task {column} is not a fraction between 0 and 1")]
     NotAFraction {
         /// The row, counted from 0.
@@ -50,36 +76,35 @@ pub enum MetricsError {
 /// Accuracies on the test sets of all tasks (columns) after every task (rows), as fractions in
 /// `0..=1`. Shape `[tasks, tasks]`.
 ///
-/// Rows are pushed as tasks are learned. What was not measured is `None`, never NaN: entries of
-/// tasks that do not exist yet, of an evaluation that was skipped or interrupted, and all rows that
-/// have not been pushed. Entries above the diagonal, on tasks still to come, are welcome: forward
-/// transfer needs them.
+/// Rows are pushed as tasks are learned. An entry that was not measured is `None`, never NaN.
+/// Entries above the diagonal, on tasks still to come, are optional; forward transfer needs them.
 ///
-/// A row `i` counts as *complete* once its entries `0..=i` are measured. All metrics look at the
-/// tasks up to the last complete row, so that an interrupted run gives the metrics of the tasks
-/// that it finished.
+/// Row `i` is *complete* if its entries `0..=i` are measured. All metrics use the tasks up to the
+/// last complete row, so an interrupted run has the metrics of the tasks that it finished.
 ///
-/// As JSON: an array of `tasks` arrays of `tasks` numbers or nulls.
+/// As JSON, the matrix is an array of `tasks` arrays of `tasks` numbers or nulls. See the
+/// [module](self) for an example.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(into = "Vec<Vec<Option<f64>>>", try_from = "Vec<Vec<Option<f64>>>")]
 pub struct AccuracyMatrix {
-    /// Always square, every value finite and in `0..=1`.
+    /// Always square. Every value is in `0..=1`.
     cells: Vec<Vec<Option<f64>>>,
-    /// Where the next pushed row goes.
+    /// The index of the next row.
     pushed: usize,
 }
 
 impl AccuracyMatrix {
-    /// A matrix for `tasks` tasks in which nothing is measured yet.
+    /// Creates a matrix for `tasks` tasks without measurements.
     pub fn new(tasks: usize) -> Self {
         Self { cells: vec![vec![None; tasks]; tasks], pushed: 0 }
     }
 
-    /// Adds the accuracies measured after the next task. A shorter row stands for entries not
-    /// measured, and so does a value that is NaN (the accuracy on no sample).
+    /// Adds the accuracies after the next task. Missing entries of a shorter row, and values that
+    /// are NaN (the accuracy on no sample), count as not measured.
     ///
     /// # Errors
-    /// [`MetricsError`] if all rows are there, if the row has more than `tasks` entries, or if a
+    ///
+    /// [`MetricsError`] if the matrix is full, if the row has more than `tasks` entries, or if a
     /// value is outside `0..=1`. The matrix is unchanged then.
     pub fn push_row(&mut self, row: &[Option<f64>]) -> Result<(), MetricsError> {
         let tasks = self.tasks();
@@ -102,24 +127,24 @@ impl AccuracyMatrix {
         Ok(())
     }
 
-    /// Number of tasks: of columns, and of rows once all tasks are learned.
+    /// The number of tasks: of columns, and of rows once all tasks are learned.
     pub fn tasks(&self) -> usize {
         self.cells.len()
     }
 
-    /// All rows, `tasks` by `tasks`.
+    /// All rows, `tasks` × `tasks`.
     pub fn rows(&self) -> &[Vec<Option<f64>>] {
         &self.cells
     }
 
-    /// `a[after][on]`: the accuracy on the test set of task `on` after task `after`; `None` if it
+    /// The accuracy `a[after][on]` on the test set of task `on` after task `after`. `None` if it
     /// was not measured or does not exist.
     pub fn get(&self, after: usize, on: usize) -> Option<f64> {
         *self.cells.get(after)?.get(on)?
     }
 
-    /// Number of tasks learned and fully evaluated, `T` in all equations: one more than the last
-    /// complete row, 0 if there is none.
+    /// The number of tasks that are learned and fully evaluated, `T` in all equations. It is one
+    /// more than the index of the last complete row, or 0 without one.
     pub fn learned(&self) -> usize {
         (0..self.tasks())
             .rev()
@@ -127,16 +152,16 @@ impl AccuracyMatrix {
             .map_or(0, |row| row + 1)
     }
 
-    /// Average accuracy, a fraction: `A = 1/T · Σ_{j<T} a[T-1][j]`, the mean over the tasks seen so
-    /// far of the last complete row.
+    /// Average accuracy, a fraction: `A = 1/T · Σ_{j<T} a[T-1][j]`. This is the mean of the last
+    /// complete row over the tasks seen so far.
     ///
-    /// `None` if no row is complete. Lopez-Paz & Ranzato 2017 (there "ACC").
+    /// `None` if no row is complete. Lopez-Paz and Ranzato 2017, equation 2 (there ACC).
     pub fn average(&self) -> Option<f64> {
         self.average_after(self.learned().checked_sub(1)?)
     }
 
-    /// Average accuracy after task `row` over the tasks seen until then: `1/(row+1) · Σ_{j≤row}
-    /// a[row][j]`; `None` if one was not measured.
+    /// Average accuracy after task `row` over the tasks seen by then: `1/(row+1) · Σ_{j≤row}
+    /// a[row][j]`. `None` if an entry was not measured.
     pub fn average_after(&self, row: usize) -> Option<f64> {
         mean((0..=row).map(|column| self.get(row, column)))
     }
@@ -144,11 +169,13 @@ impl AccuracyMatrix {
     /// Forgetting, a fraction in `-1..=1`, less is better: `F = 1/(T-1) · Σ_{j<T-1} ( max_{j≤i<T-1}
     /// a[i][j] − a[T-1][j] )`.
     ///
-    /// How far each earlier task fell below its best accuracy so far; negative if the last task
-    /// improved the earlier ones. Rows in which a task was not measured do not take part in its
-    /// maximum. `None` with fewer than two tasks, or if some task has no earlier measurement.
-    /// Chaudhry et al. 2018, equation 3, with the maximum taken from row `j` on: before, task `j`
-    /// had not been learned.
+    /// This is how far each earlier task has fallen below its best accuracy, on average. It is
+    /// negative if the last task improved the earlier ones. Rows in which a task was not measured
+    /// are ignored in its maximum.
+    ///
+    /// `None` with fewer than two tasks, or if a task has no earlier measurement. Chaudhry et al.
+    /// 2018, equation 3, with the maximum from row `j` on, since task `j` had not been learned
+    /// before.
     pub fn forgetting(&self) -> Option<f64> {
         let last = self.learned().checked_sub(1)?;
         mean((0..last).map(|task| {
@@ -160,9 +187,11 @@ impl AccuracyMatrix {
     /// Backward transfer, a fraction in `-1..=1`, more is better: `BWT = 1/(T-1) · Σ_{j<T-1} (
     /// a[T-1][j] − a[j][j] )`.
     ///
-    /// What learning later tasks did to earlier ones, against the accuracy right after they were
-    /// learned. `None` with fewer than two tasks, or if a diagonal entry was not measured.
-    /// Lopez-Paz & Ranzato 2017, equation 3.
+    /// This is the effect of later tasks on earlier ones, relative to the accuracy right after each
+    /// was learned.
+    ///
+    /// `None` with fewer than two tasks, or if a diagonal entry was not measured. Lopez-Paz and
+    /// Ranzato 2017, equation 3.
     pub fn backward_transfer(&self) -> Option<f64> {
         let last = self.learned().checked_sub(1)?;
         mean((0..last).map(|task| Some(self.get(last, task)? - self.get(task, task)?)))
@@ -171,11 +200,12 @@ impl AccuracyMatrix {
     /// Forward transfer, a fraction in `-1..=1`, more is better: `FWT = 1/(T-1) · Σ_{1≤j<T} (
     /// a[j-1][j] − b[j] )`.
     ///
-    /// What the network knows of a task before it has seen it, against `baseline[j]`, the accuracy
-    /// of the randomly initialised network on task `j`. `None` with fewer than two tasks, if an
-    /// entry above the diagonal was not measured, or if the baseline is shorter than `T` or not
-    /// finite. Lopez-Paz & Ranzato 2017, equation 4. In class-incremental learning it is about
-    /// `-b`: a class never seen is never predicted.
+    /// This is the accuracy on a task before it is learned, relative to `baseline[j]`, the accuracy
+    /// of the randomly initialized network on task `j`. In class-incremental learning it is about
+    /// `-b`, since a class that was never seen is never predicted.
+    ///
+    /// `None` with fewer than two tasks, if an entry above the diagonal was not measured, or if the
+    /// baseline is shorter than `T` or not finite. Lopez-Paz and Ranzato 2017, equation 4.
     pub fn forward_transfer(&self, baseline: &[f64]) -> Option<f64> {
         mean((1..self.learned()).map(|task| {
             let before = baseline.get(task).copied().filter(|value| value.is_finite())?;
@@ -186,8 +216,8 @@ impl AccuracyMatrix {
 
 impl PartialEq for AccuracyMatrix {
     fn eq(&self, other: &Self) -> bool {
-        // Rows without a measurement at the end are the same whether they were pushed or not: JSON
-        // does not tell them apart either.
+        // Rows at the end without a measurement are equal whether they were pushed or not. JSON
+        // does not distinguish them either.
         self.cells == other.cells
     }
 }
@@ -216,24 +246,31 @@ impl TryFrom<Vec<Vec<Option<f64>>>> for AccuracyMatrix {
     }
 }
 
-/// The mean of values that are all there; `None` for no value, or if one is missing.
+/// The mean of all values. `None` if there are none, or if one is missing.
 fn mean(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
     let values: Vec<f64> = values.collect::<Option<_>>()?;
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
-/// Mean and spread of a figure over several runs (seeds).
+/// Mean and spread of a figure over several runs, usually with different seeds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MeanSd {
-    /// Arithmetic mean.
+    /// The arithmetic mean.
     pub mean: f64,
-    /// Sample standard deviation, with `n − 1` in the denominator; `None` for one value.
+    /// The sample standard deviation, with `n − 1` in the denominator. `None` for a single value.
     pub sd: Option<f64>,
-    /// Number of values.
+    /// The number of values.
     pub n: usize,
 }
 
-/// Mean and sample standard deviation `sqrt( Σ (x − mean)² / (n − 1) )`; `None` for no value.
+/// Mean and sample standard deviation `sqrt( Σ (x − mean)² / (n − 1) )`. `None` without values.
+///
+/// ```
+/// use burn_rehearsal_train::metrics::mean_sd;
+///
+/// let accuracy = mean_sd(&[0.90, 0.92, 0.91]);
+/// assert_eq!(accuracy.map(|figure| figure.to_string()).as_deref(), Some("0.910 ± 0.010"));
+/// ```
 pub fn mean_sd(values: &[f64]) -> Option<MeanSd> {
     let n = values.len();
     let mean = mean(values.iter().copied().map(Some))?;
@@ -243,8 +280,8 @@ pub fn mean_sd(values: &[f64]) -> Option<MeanSd> {
 }
 
 impl fmt::Display for MeanSd {
-    /// `0.912 ± 0.010`, or `0.912` for one value; the format's precision, 3 by default, applies to
-    /// both.
+    /// Writes `0.912 ± 0.010`, or `0.912` for a single value. The precision of the format, 3 by
+    /// default, applies to both.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = formatter.precision().unwrap_or(3);
         write!(formatter, "{:.digits$}", self.mean)?;

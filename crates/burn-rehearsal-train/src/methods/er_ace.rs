@@ -1,19 +1,21 @@
 use super::{Method, cross_entropy};
 use burn::tensor::{Int, Tensor};
 
-/// The score of a class that a row does not see: its probability is 0.
+/// The score of a class that is hidden from a row: its probability is 0.
 const UNSEEN: f32 = -1e9;
 
-/// Experience Replay with Asymmetric Cross-Entropy (Caccia et al., "New Insights on Reducing Abrupt
-/// Representation Change in Online Continual Learning", ICLR 2022, arXiv 2104.05025, equation 5).
+/// Experience replay with asymmetric cross entropy, ER-ACE (Caccia et al., "New Insights on
+/// Reducing Abrupt Representation Change in Online Continual Learning", ICLR 2022, arXiv
+/// 2104.05025, equation 5).
 ///
-/// The cross entropy of incoming rows sees only the classes of the incoming rows, so that new
-/// classes do not push away the representations of earlier ones; that of representatives sees all
-/// classes. On several ranks, a rank's incoming rows see the classes of that rank's mini-batch.
+/// The cross entropy of incoming rows is taken over the classes of the incoming rows only, so that
+/// new classes do not push away the representations of earlier ones. The cross entropy of
+/// representatives is taken over all classes. On several ranks, each rank uses the classes of its
+/// own mini-batch.
 ///
 /// The paper adds the means over incoming rows and over representatives. Here the loss is the mean
-/// over all rows; with as many representatives as incoming rows it is half of the paper's, which
-/// twice the learning rate makes up for.
+/// over all rows. With as many representatives as incoming rows, it is half of the paper's loss,
+/// and twice the learning rate compensates for that.
 #[derive(Debug, Clone, Copy)]
 pub struct ErAce;
 
@@ -81,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn incoming_rows_see_their_own_classes_and_representatives_all() {
+    fn incoming_rows_see_their_own_classes_and_representatives_all_classes() {
         let scores: Vec<f32> = logits().into_data().try_into_vec().unwrap();
         let scores: Vec<_> = scores.chunks(CLASSES).collect();
         // Two incoming rows of classes 0 and 2, one representative of class 1.
@@ -89,14 +91,14 @@ mod tests {
             + row(scores[1], 2, [0, 2].into_iter())
             + row(scores[2], 1, 0..CLASSES);
         assert!((loss([0, 2, 1], 1) - expected / 3.0).abs() < 1e-6);
-        // A class that only representatives have is not seen by incoming rows; a mini-batch of one
-        // class has no loss of its own.
+        // Incoming rows do not see a class that only representatives have. Incoming rows of a
+        // single class have no loss.
         let expected = row(scores[1], 1, 0..CLASSES) + row(scores[2], 3, 0..CLASSES);
         assert!((loss([0, 1, 3], 2) - expected / 3.0).abs() < 1e-6);
     }
 
     #[test]
-    fn with_all_classes_in_the_mini_batch_it_is_the_cross_entropy() {
+    fn with_all_classes_in_the_mini_batch_it_equals_cross_entropy() {
         let targets = Tensor::<1, Int>::from_data([3, 1, 0, 2], &Device::default());
         let logits =
             Tensor::cat(vec![logits(), Tensor::zeros([1, CLASSES], &Device::default())], 0);
@@ -106,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn only_representatives_push_down_classes_that_are_not_in_the_mini_batch() {
+    fn only_representatives_have_gradients_for_absent_classes() {
         let device = Device::default().autodiff();
         let logits = Tensor::<2>::zeros([2, CLASSES], &device).require_grad();
         let targets = Tensor::<1, Int>::from_data([0, 1], &device);

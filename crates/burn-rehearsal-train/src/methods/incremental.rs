@@ -1,6 +1,6 @@
 use super::Method;
 
-/// Trains on the data of the current task only: the lower bound.
+/// Fine-tuning: trains on the data of the current task only. It is the lower bound.
 #[derive(Debug, Clone, Copy)]
 pub struct Incremental;
 

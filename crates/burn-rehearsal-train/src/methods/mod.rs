@@ -1,7 +1,16 @@
-//! How a network is trained from task to task.
+//! Methods: how a network is trained from task to task.
 //!
-//! A [`Method`] says which data a network trains on and with which loss; [`MethodModel`] puts it
-//! around the network. To add a method, write its file and name it in the list of this module.
+//! | method | data of a task | loss | use |
+//! |---|---|---|---|
+//! | [`Incremental`] | the task | cross entropy | lower bound |
+//! | [`Rehearsal`] | the task and representatives | cross entropy | experience replay (ER) |
+//! | [`ErAce`] | the task and representatives | asymmetric cross entropy | ER-ACE |
+//! | [`Scratch`] | all tasks so far, with a new network | cross entropy | upper bound |
+//!
+//! A [`Method`] chooses the data and the loss. [`MethodModel`] combines it with a network, for
+//! Burn's learner or for [`DataParallel`](crate::data_parallel::DataParallel). An
+//! [`Experiment`](crate::experiment::Experiment) also restarts the network and creates the buffer
+//! as the method requires.
 //!
 //! ```
 //! use burn_rehearsal_train::methods;
@@ -12,6 +21,51 @@
 //! }
 //! # Ok::<(), burn_rehearsal::error::ConfigError>(())
 //! ```
+//!
+//! # Your own method
+//!
+//! Implement [`Method`], and pass a reference to it to [`MethodModel`] or
+//! [`Experiment`](crate::experiment::Experiment). A reference must be `'static`. For a method with
+//! options that are known only at run time, use `Box::leak`.
+//!
+//! ```
+//! use burn::tensor::{Int, Tensor};
+//! use burn_rehearsal_train::methods::{Method, MethodRef, cross_entropy};
+//!
+//! /// Rehearsal with a penalty on large scores.
+//! #[derive(Debug)]
+//! struct Cautious {
+//!     weight: f32,
+//! }
+//!
+//! impl Method for Cautious {
+//!     fn name(&self) -> &'static str {
+//!         "cautious"
+//!     }
+//!
+//!     fn parameters(&self) -> String {
+//!         format!("weight={}", self.weight)
+//!     }
+//!
+//!     fn summary(&self) -> &'static str {
+//!         "Rehearsal with a penalty on large scores"
+//!     }
+//!
+//!     fn rehearses(&self) -> bool {
+//!         true
+//!     }
+//!
+//!     fn loss(&self, logits: Tensor<2>, targets: Tensor<1, Int>, _: usize) -> Tensor<1> {
+//!         let penalty = logits.clone().square().mean() * self.weight;
+//!         cross_entropy(logits, targets) + penalty
+//!     }
+//! }
+//!
+//! let method: MethodRef = Box::leak(Box::new(Cautious { weight: 0.1 }));
+//! ```
+//!
+//! To add a method to this crate, write it in a file of this module and add a line to its list. The
+//! program's options, its reports and its tests then include it.
 
 mod model;
 
@@ -41,53 +95,18 @@ methods! {
     er_ace::ErAce,
 }
 
-/// How a network is trained from task to task. The methods of this module need no state; your own
-/// may have options.
-///
-/// ```
-/// use burn::tensor::{Int, Tensor};
-/// use burn_rehearsal_train::methods::{Method, cross_entropy};
-///
-/// /// Rehearsal with a penalty on large scores.
-/// #[derive(Debug)]
-/// struct Cautious {
-///     weight: f32,
-/// }
-///
-/// impl Method for Cautious {
-///     fn name(&self) -> &'static str {
-///         "cautious"
-///     }
-///
-///     fn parameters(&self) -> String {
-///         format!("weight={}", self.weight)
-///     }
-///
-///     fn summary(&self) -> &'static str {
-///         "rehearsal with a penalty on large scores"
-///     }
-///
-///     fn rehearses(&self) -> bool {
-///         true
-///     }
-///
-///     fn loss(&self, logits: Tensor<2>, targets: Tensor<1, Int>, _representatives: usize) -> Tensor<1> {
-///         let penalty = logits.clone().square().mean() * self.weight;
-///         cross_entropy(logits, targets) + penalty
-///     }
-/// }
-/// ```
+/// A way to train a network from task to task. See the [module](self) for an example.
 pub trait Method: fmt::Debug + Send + Sync {
     /// The name in configurations and reports, in kebab case.
     fn name(&self) -> &'static str;
 
-    /// The options of the method as text, for example `"weight=0.1"`. All ranks must have the same,
-    /// and a run resumes only with those that it began with. Default: no options.
+    /// The options of the method as text, for example `"weight=0.1"`. All ranks must have the same
+    /// options, and a run resumes only with those of its start. Default: no options.
     fn parameters(&self) -> String {
         String::new()
     }
 
-    /// What the method does, in a line.
+    /// A summary in one line, without a period at its end.
     fn summary(&self) -> &'static str;
 
     /// Whether mini-batches are augmented with representatives. Default: no.
@@ -103,9 +122,9 @@ pub trait Method: fmt::Debug + Send + Sync {
 
     /// The loss of a mini-batch, shape `[1]`. Default: [`cross_entropy`].
     ///
-    /// `logits` are the network's scores, `[rows, classes]`; `targets` the classes, `[rows]`. The
-    /// last `representatives` rows come from the buffer. The loss must be a mean over rows: ranks
-    /// are weighted by their rows.
+    /// `logits` are the scores of the network, `[rows, classes]`, and `targets` are the classes,
+    /// `[rows]`. The last `representatives` rows come from the buffer. The loss must be a mean over
+    /// rows, since ranks are weighted by their rows.
     fn loss(
         &self,
         logits: Tensor<2>,
@@ -118,7 +137,7 @@ pub trait Method: fmt::Debug + Send + Sync {
 }
 
 impl dyn Method {
-    /// The name, with the options in parentheses if there are any.
+    /// The name, followed by the options in parentheses if there are any.
     pub(crate) fn full_name(&self) -> String {
         let parameters = self.parameters();
         if parameters.is_empty() {
@@ -129,31 +148,31 @@ impl dyn Method {
     }
 }
 
-/// Methods are equal if they have the same name and options.
+/// Methods are equal if they have the same name and the same options.
 impl PartialEq for dyn Method {
     fn eq(&self, other: &Self) -> bool {
         self.full_name() == other.full_name()
     }
 }
 
-/// The name.
+/// Writes the name.
 impl fmt::Display for dyn Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }
 }
 
-/// As its name.
+/// Serializes the name.
 impl Serialize for dyn Method {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.name())
     }
 }
 
-/// A method that a network can hold.
+/// A reference to a method, as networks and experiments hold it.
 pub type MethodRef = &'static dyn Method;
 
-/// The built-in method of this name.
+/// Returns the built-in method with this name.
 ///
 /// # Errors
 ///
@@ -162,8 +181,8 @@ pub fn by_name(name: &str) -> Result<MethodRef, ConfigError> {
     named::by_name("method", name, ALL, |method| method.name())
 }
 
-/// The mean over rows of the cross entropy between the softmax of `logits`, `[rows, classes]`, and
-/// `targets`, `[rows]`.
+/// The cross entropy between the softmax of `logits`, `[rows, classes]`, and the classes `targets`,
+/// `[rows]`: the mean over rows, shape `[1]`.
 pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
     CrossEntropyLossConfig::new().init(&logits.device()).forward(logits, targets)
 }

@@ -1,4 +1,4 @@
-//! A network under a method.
+//! A network with a method.
 
 use super::{MethodRef, cross_entropy};
 use crate::data_parallel::scale_loss;
@@ -7,44 +7,93 @@ use burn::tensor::{Int, Tensor};
 use burn::train::{ClassificationOutput, InferenceStep, TrainOutput, TrainStep};
 use burn_rehearsal::RehearsalBatch;
 
-/// A mini-batch of rows with classes.
+/// A mini-batch whose rows have classes.
+///
+/// Derive [`RehearsalBatch`] and count the representatives in a skipped field:
+///
+/// ```
+/// use burn::tensor::{Int, Tensor};
+/// use burn_rehearsal::RehearsalBatch;
+/// use burn_rehearsal_train::methods::LabelledBatch;
+///
+/// #[derive(RehearsalBatch)]
+/// struct MyBatch {
+///     inputs: Tensor<2>,
+///     #[rehearsal(class)]
+///     targets: Tensor<1, Int>,
+///     /// The batcher sets this to 0, the buffer to the number of rows that it appends.
+///     #[rehearsal(skip, fill = count)]
+///     representatives: usize,
+/// }
+///
+/// fn count(representatives: &mut usize, appended: usize) {
+///     *representatives = appended;
+/// }
+///
+/// impl LabelledBatch for MyBatch {
+///     fn targets(&self) -> Tensor<1, Int> {
+///         self.targets.clone()
+///     }
+///
+///     fn representatives(&self) -> usize {
+///         self.representatives
+///     }
+/// }
+/// ```
 pub trait LabelledBatch: RehearsalBatch {
     /// The class of every row, `[rows]`.
     fn targets(&self) -> Tensor<1, Int>;
 
-    /// How many of the rows, the last ones, are representatives. A skipped field counts them:
-    ///
-    /// ```
-    /// # use burn::tensor::{Int, Tensor};
-    /// # use burn_rehearsal::RehearsalBatch;
-    /// #[derive(RehearsalBatch)]
-    /// struct Batch {
-    ///     inputs: Tensor<2>,
-    ///     #[rehearsal(class)]
-    ///     targets: Tensor<1, Int>,
-    ///     /// The batcher writes 0.
-    ///     #[rehearsal(skip, fill = count)]
-    ///     representatives: usize,
-    /// }
-    ///
-    /// fn count(representatives: &mut usize, appended: usize) {
-    ///     *representatives = appended;
-    /// }
-    /// ```
+    /// The number of representatives. They are the last rows.
     fn representatives(&self) -> usize;
 }
 
 /// A network that scores classes.
+///
+/// ```
+/// # use burn::{module::Module, nn::Linear, tensor::{Int, Tensor}};
+/// # use burn_rehearsal::RehearsalBatch;
+/// # use burn_rehearsal_train::methods::{Classifier, LabelledBatch};
+/// # #[derive(RehearsalBatch)]
+/// # struct MyBatch { inputs: Tensor<2>, #[rehearsal(class)] targets: Tensor<1, Int> }
+/// # impl LabelledBatch for MyBatch {
+/// #     fn targets(&self) -> Tensor<1, Int> { self.targets.clone() }
+/// #     fn representatives(&self) -> usize { 0 }
+/// # }
+/// #[derive(Module, Debug)]
+/// struct Network {
+///     layer: Linear,
+/// }
+///
+/// impl Classifier for Network {
+///     type Batch = MyBatch;
+///
+///     fn logits(&self, batch: MyBatch) -> Tensor<2> {
+///         self.layer.forward(batch.inputs)
+///     }
+/// }
+/// ```
 pub trait Classifier: Module + ModuleDisplay + 'static {
-    /// Its mini-batches.
+    /// The type of its mini-batches.
     type Batch: LabelledBatch;
 
-    /// The logits of every row, `[rows, classes]`, in `f32` whatever the network computes in.
+    /// The scores of every row, `[rows, classes]`. They are in `f32`, whatever the network computes
+    /// in.
     fn logits(&self, batch: Self::Batch) -> Tensor<2>;
 }
 
-/// A network and the method whose loss it trains with; works with Burn's learner and with
-/// [`DataParallel`](crate::data_parallel::DataParallel) alike.
+/// A network and the method it trains with. It implements Burn's `TrainStep` and `InferenceStep`,
+/// so it works with Burn's learner and with [`DataParallel`](crate::data_parallel::DataParallel).
+///
+/// ```
+/// use burn::optim::SgdConfig;
+/// use burn::train::Learner;
+/// use burn_rehearsal_train::methods::{Classifier, MethodModel, Rehearsal};
+///
+/// fn learner<N: Classifier>(network: N) -> Learner<MethodModel<N>> {
+///     Learner::new(MethodModel::new(network, &Rehearsal), SgdConfig::new().init(), 0.1)
+/// }
+/// ```
 #[derive(Module, Debug)]
 pub struct MethodModel<N: Module + ModuleDisplay> {
     /// The network.
@@ -54,7 +103,7 @@ pub struct MethodModel<N: Module + ModuleDisplay> {
 }
 
 impl<N: Classifier> MethodModel<N> {
-    /// Puts `method` around a network.
+    /// Combines a network with a method.
     pub fn new(network: N, method: MethodRef) -> Self {
         Self { network, method }
     }

@@ -1,6 +1,7 @@
 use super::Method;
 
-/// Experience replay: trains on the data of the current task and representatives of earlier ones.
+/// Experience replay (ER): trains on the data of the current task together with representatives
+/// from the buffer.
 #[derive(Debug, Clone, Copy)]
 pub struct Rehearsal;
 

@@ -1,6 +1,7 @@
 use super::Method;
 
-/// Trains a new network on all data so far with every task: the upper bound.
+/// Joint training: trains a new network for every task on the data of all tasks so far. It is the
+/// upper bound.
 #[derive(Debug, Clone, Copy)]
 pub struct Scratch;
 

@@ -1,4 +1,4 @@
-//! Hand-computed matrices, and properties that hold for any.
+//! Matrices computed by hand, and properties of random ones.
 
 use burn_rehearsal::random::{Purpose, Stream};
 
@@ -12,7 +12,7 @@ fn matrix(rows: &[&[f64]]) -> AccuracyMatrix {
     matrix
 }
 
-/// Three tasks; task 0 is best after task 1, so that forgetting and backward transfer differ.
+/// Three tasks. Task 0 is best after task 1, so that forgetting and backward transfer differ.
 fn three_tasks() -> AccuracyMatrix {
     matrix(&[&[0.8, 0.2, 0.1], &[0.9, 0.7, 0.3], &[0.5, 0.6, 1.0]])
 }
@@ -24,7 +24,7 @@ fn assert_close(found: Option<f64>, expected: f64) {
 }
 
 #[test]
-fn a_matrix_of_three_tasks_gives_the_values_computed_by_hand() {
+fn a_matrix_of_three_tasks_has_the_values_computed_by_hand() {
     let matrix = three_tasks();
     assert_eq!(matrix.learned(), 3);
     assert_close(matrix.average(), (0.5 + 0.6 + 1.0) / 3.0);
@@ -35,7 +35,7 @@ fn a_matrix_of_three_tasks_gives_the_values_computed_by_hand() {
 }
 
 #[test]
-fn complete_forgetting_of_two_tasks_gives_one_and_minus_one() {
+fn complete_forgetting_of_two_tasks_is_one() {
     let matrix = matrix(&[&[1.0, 0.0], &[0.0, 1.0]]);
     assert_close(matrix.forgetting(), 1.0);
     assert_close(matrix.backward_transfer(), -1.0);
@@ -52,13 +52,14 @@ fn forgetting_is_negative_when_the_last_task_improves_the_earlier_ones() {
 
 #[test]
 fn an_accuracy_before_the_task_was_learned_is_no_forgetting() {
-    // 0.9 on task 1 before it was learned: Chaudhry's maximum from row j on ignores it.
+    // The accuracy 0.9 on task 1 was measured before the task was learned. The maximum from row j
+    // on ignores it.
     let matrix = matrix(&[&[1.0, 0.9, 0.0], &[1.0, 0.6, 0.0], &[1.0, 0.6, 1.0]]);
     assert_close(matrix.forgetting(), 0.0);
 }
 
 #[test]
-fn one_task_has_an_average_and_nothing_else_and_no_task_has_nothing() {
+fn one_task_has_only_an_average_and_no_task_has_no_metric() {
     let one = matrix(&[&[0.9]]);
     assert_close(one.average(), 0.9);
     assert_eq!(
@@ -79,7 +80,7 @@ fn an_interrupted_run_has_the_metrics_of_the_tasks_it_finished() {
     let mut run = AccuracyMatrix::new(3);
     run.push_row(&[Some(0.8), Some(0.2), None]).unwrap();
     run.push_row(&[Some(0.4), Some(0.9)]).unwrap();
-    // The evaluation after task 2 stopped before its last test set.
+    // The evaluation after task 2 was stopped before its last test set.
     run.push_row(&[Some(0.1), Some(0.1), Some(f64::NAN)]).unwrap();
     assert_eq!(run.learned(), 2);
     assert_close(run.average(), 0.65);
@@ -89,7 +90,7 @@ fn an_interrupted_run_has_the_metrics_of_the_tasks_it_finished() {
 }
 
 #[test]
-fn what_was_not_measured_makes_only_the_metrics_undefined_that_need_it() {
+fn a_missing_entry_affects_only_the_metrics_that_need_it() {
     let mut run = AccuracyMatrix::new(3);
     run.push_row(&[]).unwrap();
     run.push_row(&[Some(0.7), Some(0.9)]).unwrap();
@@ -102,7 +103,7 @@ fn what_was_not_measured_makes_only_the_metrics_undefined_that_need_it() {
 }
 
 #[test]
-fn rows_that_do_not_fit_are_refused_and_leave_the_matrix_unchanged() {
+fn rows_that_do_not_fit_leave_the_matrix_unchanged() {
     let mut run = AccuracyMatrix::new(1);
     assert_eq!(
         run.push_row(&[Some(0.1), None]),
@@ -118,7 +119,7 @@ fn rows_that_do_not_fit_are_refused_and_leave_the_matrix_unchanged() {
 }
 
 #[test]
-fn json_is_a_square_of_numbers_and_nulls_and_comes_back_the_same() {
+fn json_is_a_square_of_numbers_and_nulls() {
     let mut run = AccuracyMatrix::new(2);
     run.push_row(&[Some(0.5), Some(f64::NAN)]).unwrap();
     let json = serde_json::to_string(&run).unwrap();
@@ -133,8 +134,7 @@ fn json_is_a_square_of_numbers_and_nulls_and_comes_back_the_same() {
 }
 
 #[test]
-fn metrics_of_random_matrices_stay_in_their_range_and_forgetting_is_never_less_than_lost_transfer()
-{
+fn metrics_of_random_matrices_stay_in_their_range() {
     let mut random = Stream::new(1, Purpose::TaskStream, 0, 0);
     for _ in 0..500 {
         let tasks = 2 + random.below(8) as usize;
@@ -146,14 +146,14 @@ fn metrics_of_random_matrices_stay_in_their_range_and_forgetting_is_never_less_t
         let (forgetting, bwt) = (run.forgetting().unwrap(), run.backward_transfer().unwrap());
         assert!((0.0..=1.0).contains(&run.average().unwrap()));
         assert!((-1.0..=1.0).contains(&forgetting) && (-1.0..=1.0).contains(&bwt));
-        // The maximum is at least the diagonal, hence F ≥ −BWT; with two tasks they are the same.
+        // The maximum is at least the diagonal, so F ≥ −BWT. With two tasks they are equal.
         assert!(forgetting >= -bwt - 1e-12);
         assert!(tasks > 2 || (forgetting + bwt).abs() < 1e-12);
     }
 }
 
 #[test]
-fn mean_and_sample_standard_deviation_are_those_of_the_textbook() {
+fn mean_and_sample_standard_deviation_match_the_textbook() {
     let MeanSd { mean, sd, n } = mean_sd(&[2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0]).unwrap();
     assert_eq!((mean, n), (5.0, 8));
     assert_close(sd, (32.0f64 / 7.0).sqrt());
@@ -162,7 +162,7 @@ fn mean_and_sample_standard_deviation_are_those_of_the_textbook() {
 }
 
 #[test]
-fn a_mean_prints_its_spread_only_if_there_is_one() {
+fn a_mean_shows_its_spread_only_if_there_is_one() {
     assert_eq!(mean_sd(&[0.9, 0.92]).unwrap().to_string(), "0.910 ± 0.014");
     assert_eq!(format!("{:.1}", mean_sd(&[2.25]).unwrap()), "2.2");
 }

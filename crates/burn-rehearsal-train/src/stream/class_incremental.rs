@@ -1,29 +1,29 @@
-//! New classes with every task: the classes are cut in consecutive groups, a sample follows its
-//! class.
+//! Streams that bring new classes with every task.
 
 use burn_rehearsal::random::{Purpose, Stream};
 
 use super::{Split, StreamError, Task, check_labels, task_stream_over_tasks};
 use burn_rehearsal_collective::even_split;
 
-/// The order in which classes appear in a [`ClassIncremental`] stream.
+/// The order of classes in a [`ClassIncremental`] stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ClassOrder {
     /// 0, 1, 2, …
     #[default]
     Fixed,
-    /// A permutation that is a pure function of the seed, every permutation equally likely.
+    /// A permutation that depends only on the seed. All permutations are equally likely.
     Seeded(u64),
 }
 
-/// A stream whose tasks have disjoint classes ("class-incremental": van de Ven & Tolias, "Three
-/// scenarios for continual learning", 2019).
+/// A stream that brings new classes with every task: class-incremental learning, the class scenario
+/// of van de Ven and Tolias, "Three scenarios for continual learning", 2019, arXiv 1904.07734.
 ///
-/// The class order is cut in consecutive groups; when classes cannot be shared out evenly, the
-/// first tasks get one more.
+/// The order of classes is cut into consecutive groups. If the classes cannot be divided evenly,
+/// the first tasks have one more.
 ///
 /// ```
-/// # use burn_rehearsal_train::stream::{ClassIncremental, ClassOrder, TaskStream};
+/// use burn_rehearsal_train::stream::{ClassIncremental, ClassOrder, TaskStream};
+///
 /// let labels = [2, 0, 1, 2, 0];
 /// let stream = ClassIncremental::new(&labels, &labels, 3, 2, ClassOrder::Fixed)?;
 /// assert_eq!((stream.classes(0), stream.train(0)), ([0, 1].as_slice(), [1, 2, 4].as_slice()));
@@ -36,13 +36,14 @@ pub struct ClassIncremental {
 }
 
 impl ClassIncremental {
-    /// Cuts `num_classes` classes in `tasks` groups; `train_labels[i]` and `test_labels[i]` are the
-    /// classes of sample `i` of each split.
+    /// Divides `num_classes` classes into `tasks` groups. `train_labels[i]` and `test_labels[i]`
+    /// are the classes of sample `i` of each split.
     ///
     /// # Errors
+    ///
     /// [`StreamError`] if there are no tasks, more tasks than classes, a label outside
     /// `0..num_classes`, or a task without a training or test sample. A class without samples is
-    /// accepted as long as its task has others.
+    /// accepted if its task has other samples.
     pub fn new(
         train_labels: &[usize],
         test_labels: &[usize],
@@ -104,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn every_sample_and_class_is_in_exactly_one_task_whatever_the_numbers() {
+    fn every_sample_and_class_is_in_exactly_one_task() {
         for classes in 1..=11 {
             let (train, test) = (labels(classes * 12, classes), labels(classes * 12 + 1, classes));
             for tasks in 1..=classes {
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_numbers_are_refused_by_name() {
+    fn invalid_numbers_are_refused_by_name() {
         let labels = [0, 1, 2];
         let error = |train: &[usize], test: &[usize], classes, tasks| {
             ClassIncremental::new(train, test, classes, tasks, ClassOrder::Fixed).unwrap_err()

@@ -1,4 +1,4 @@
-//! What can be wrong with a task stream.
+//! Errors of task streams.
 
 use std::fmt;
 
@@ -7,9 +7,9 @@ use thiserror::Error;
 /// The training part or the test part of a data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Split {
-    /// The samples that are trained on.
+    /// The samples for training.
     Train,
-    /// The samples that accuracies are measured on.
+    /// The samples for measuring accuracy.
     Test,
 }
 
@@ -22,51 +22,44 @@ impl fmt::Display for Split {
     }
 }
 
-/// Why a task stream cannot be built. Every variant names the value that is wrong; tasks count from
-/// 0.
+/// The reason why a task stream cannot be built. Tasks count from 0.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum StreamError {
-    /// A stream of no tasks was asked for.
-    #[error("tasks is 0: a stream has at least one task")]
+    /// A stream of no tasks.
+    #[error("a stream needs at least one task, not 0")]
     NoTasks,
 
-    /// Some task would bring no class.
-    #[error(
-        "{tasks} tasks of new classes cannot be made of {classes} classes: use at most {classes} tasks"
-    )]
+    /// A task would have no class.
+    #[error("{classes} classes are too few for {tasks} tasks with new classes")]
     MoreTasksThanClasses {
-        /// Number of tasks asked for.
+        /// Number of tasks.
         tasks: usize,
         /// Number of classes of the data set.
         classes: usize,
     },
 
-    /// Some task would have no sample of this split.
-    #[error(
-        "{tasks} tasks cannot be made of {samples} {split} samples: every task needs at least one"
-    )]
+    /// A task would have no sample of this split.
+    #[error("{samples} {split} samples are too few for {tasks} tasks")]
     MoreTasksThanSamples {
-        /// Number of tasks asked for.
+        /// Number of tasks.
         tasks: usize,
-        /// The split that is too small.
+        /// The split with too few samples.
         split: Split,
         /// Number of samples in that split.
         samples: usize,
     },
 
     /// A label is not a class.
-    #[error(
-        "label {label} of {split} sample {index} is out of range: there are {classes} classes, counted from 0"
-    )]
+    #[error("label {label} of {split} sample {index} is out of range for {classes} classes")]
     LabelOutOfRange {
         /// The split with the wrong label.
         split: Split,
         /// Index of the sample in that split.
         index: usize,
-        /// The label found.
+        /// The label.
         label: usize,
-        /// Number of classes configured; labels are in `0..classes`.
+        /// Number of classes. Labels are in `0..classes`.
         classes: usize,
     },
 

@@ -1,30 +1,40 @@
-//! New samples of the same classes with every task: a random partition of each split.
+//! Streams that bring new samples of the same classes with every task.
 
 use burn_rehearsal::random::{Purpose, Stream};
 
 use super::{Split, StreamError, Task, check_labels, task_stream_over_tasks};
 use burn_rehearsal_collective::even_split;
 
-/// A stream whose tasks are random parts of the data ("instance-incremental", "domain-incremental
-/// without a shift").
+/// A stream whose tasks are random parts of the data: instance-incremental learning.
 ///
-/// Training samples and test samples are permuted, each with its own generator keyed by the seed,
-/// and cut in parts whose sizes differ by at most one, larger ones first. So the test set of a task
-/// is a part of the whole test set, too: the mean of a row of the accuracy matrix is the accuracy
-/// on the whole test set (exactly so when the parts are equal).
+/// Training samples and test samples are permuted separately and cut into parts whose sizes differ
+/// by at most one, larger ones first. Each task has its own part of the test set. The mean of a row
+/// of the accuracy matrix is therefore the accuracy on the whole test set, exactly so if the parts
+/// are equal.
 ///
-/// [`classes`](super::TaskStream::classes) of every task are all the classes. The partition is not
-/// stratified: a class with few samples can be missing in some part by chance.
+/// Every task lists all classes ([`classes`](super::TaskStream::classes)). The partition is not
+/// stratified, so a part may lack a class with few samples.
+///
+/// ```
+/// use burn_rehearsal_train::stream::{InstanceIncremental, TaskStream};
+///
+/// let labels = [0, 1, 0, 1, 0];
+/// let stream = InstanceIncremental::new(&labels, &labels, 2, 2, 7)?;
+/// assert_eq!((stream.train(0).len(), stream.train(1).len()), (3, 2));
+/// assert_eq!(stream.classes(1), [0, 1]);
+/// # Ok::<(), burn_rehearsal_train::stream::StreamError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstanceIncremental {
     tasks: Vec<Task>,
 }
 
 impl InstanceIncremental {
-    /// Cuts the samples in `tasks` random parts; `train_labels[i]` and `test_labels[i]` are the
-    /// classes of sample `i` of each split.
+    /// Divides the samples into `tasks` random parts. `train_labels[i]` and `test_labels[i]` are
+    /// the classes of sample `i` of each split.
     ///
     /// # Errors
+    ///
     /// [`StreamError`] if there are no tasks, more tasks than training or test samples, or a label
     /// outside `0..num_classes`.
     pub fn new(
@@ -67,8 +77,8 @@ impl InstanceIncremental {
     }
 }
 
-/// A permutation of `0..len`; step 0 of the purpose belongs to the order of classes, 1 and 2 to the
-/// two splits.
+/// A permutation of `0..len`. Step 0 of the purpose belongs to the order of classes, steps 1 and 2
+/// to the two splits.
 fn permutation(len: usize, seed: u64, split: Split) -> Vec<usize> {
     let step = match split {
         Split::Train => 1,
@@ -87,7 +97,7 @@ mod tests {
     use crate::stream::TaskStream;
 
     #[test]
-    fn every_sample_is_in_exactly_one_task_of_nearly_equal_size_whatever_the_numbers() {
+    fn every_sample_is_in_exactly_one_task_of_nearly_equal_size() {
         for len in 1..=40 {
             let (train, test) = (vec![0; len], vec![1; 41 - len]);
             for tasks in 1..=len.min(41 - len) {
@@ -108,20 +118,21 @@ mod tests {
     }
 
     #[test]
-    fn every_task_of_a_large_set_sees_all_classes_in_about_equal_shares() {
+    fn every_task_of_a_large_set_has_all_classes_in_similar_shares() {
         let labels: Vec<usize> = (0..5_000).map(|index| index / 500).collect();
         let stream = InstanceIncremental::new(&labels, &labels, 10, 5, 3).unwrap();
         for task in 0..5 {
             assert_eq!(stream.classes(task), (0..10).collect::<Vec<_>>());
             let mut counts = [0u32; 10];
             stream.train(task).iter().for_each(|&sample| counts[labels[sample]] += 1);
-            // Hypergeometric with mean 100 and standard deviation 8.5: six of them either way.
+            // Hypergeometric with mean 100 and standard deviation 8.5. The bounds are six of them
+            // on either side.
             assert!(counts.iter().all(|count| (49..=151).contains(count)), "{counts:?}");
         }
     }
 
     #[test]
-    fn the_partition_is_a_function_of_the_seed_and_differs_between_the_splits() {
+    fn the_partition_depends_on_the_seed_and_differs_between_splits() {
         let labels = [0; 64];
         let stream = |seed| InstanceIncremental::new(&labels, &labels, 1, 4, seed).unwrap();
         assert_eq!(stream(1), stream(1));
@@ -130,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_numbers_are_refused_by_name() {
+    fn invalid_numbers_are_refused_by_name() {
         let error = |train: &[usize], test: &[usize], tasks| {
             InstanceIncremental::new(train, test, 2, tasks, 0).unwrap_err()
         };

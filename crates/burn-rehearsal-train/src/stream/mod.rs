@@ -1,14 +1,47 @@
-//! Task streams: which samples of a labelled data set arrive with which task.
+//! Task streams: the assignment of samples to tasks.
 //!
-//! A stream holds indices only, so it serves any data set whose labels are known: `train(t)` and
-//! `test(t)` index the data sets whose labels were given to the constructor. Every sample belongs
-//! to exactly one task. Within a task the indices ascend; the order of training is the loader's
-//! business.
+//! | scenario | each task brings | stream |
+//! |---|---|---|
+//! | class-incremental | new classes | [`ClassIncremental`] |
+//! | instance-incremental | new samples of the same classes | [`InstanceIncremental`] |
+//! | domain-incremental | the same classes in another domain | [your own](#your-own-stream) |
 //!
-//! * [`ClassIncremental`]: every task brings new classes.
-//! * [`InstanceIncremental`]: every task brings new samples of the same classes.
+//! A stream holds only indices, so it fits any data set whose labels are known. `train(t)` and
+//! `test(t)` index the data sets whose labels were passed to the constructor. Every sample belongs
+//! to one task. Within a task the indices ascend; the loader chooses the order of training.
 //!
-//! A stream is a pure function of its arguments: all ranks build the same one without a message.
+//! ```
+//! use burn_rehearsal_train::stream::{ClassIncremental, ClassOrder, TaskStream};
+//!
+//! let (train, test) = ([0, 1, 2, 3, 0, 1], [3, 2, 1, 0]);
+//! let stream = ClassIncremental::new(&train, &test, 4, 2, ClassOrder::Fixed)?;
+//! for task in 0..stream.tasks() {
+//!     println!("classes {:?}: {} samples", stream.classes(task), stream.train(task).len());
+//! }
+//! # Ok::<(), burn_rehearsal_train::stream::StreamError>(())
+//! ```
+//!
+//! A stream is a pure function of its arguments, so all ranks build the same one without
+//! communication.
+//!
+//! # Your own stream
+//!
+//! Implement [`TaskStream`], for example for a data set of several domains (domain-incremental
+//! learning):
+//!
+//! ```
+//! use burn_rehearsal_train::stream::TaskStream;
+//!
+//! /// Task t has the samples of domain t, with all classes.
+//! struct Domains { train: Vec<Vec<usize>>, test: Vec<Vec<usize>>, classes: Vec<usize> }
+//!
+//! impl TaskStream for Domains {
+//!     fn tasks(&self) -> usize { self.train.len() }
+//!     fn train(&self, task: usize) -> &[usize] { self.train.get(task).map_or(&[], Vec::as_slice) }
+//!     fn test(&self, task: usize) -> &[usize] { self.test.get(task).map_or(&[], Vec::as_slice) }
+//!     fn classes(&self, _task: usize) -> &[usize] { &self.classes }
+//! }
+//! ```
 
 mod class_incremental;
 mod error;
@@ -24,24 +57,23 @@ pub use instance_incremental::InstanceIncremental;
 
 /// A sequence of tasks over the indices of a labelled training set and a labelled test set.
 ///
-/// Tasks are counted from 0. A task that does not exist has no samples and no classes: the slices
-/// are empty, nothing panics.
+/// Tasks count from 0. A task that does not exist has no samples and no classes.
 pub trait TaskStream: Send + Sync {
     /// Number of tasks, at least 1.
     fn tasks(&self) -> usize;
 
-    /// Indices of the training samples that arrive with `task`, ascending.
+    /// Indices of the training samples of `task`, ascending.
     fn train(&self, task: usize) -> &[usize];
 
     /// Indices of the test samples of `task`, ascending. They belong to column `task` of the
     /// accuracy matrix.
     fn test(&self, task: usize) -> &[usize];
 
-    /// The classes that `task` draws its samples from, in the order of the stream.
+    /// The classes of the samples of `task`, in the order of the stream.
     fn classes(&self, task: usize) -> &[usize];
 
-    /// Indices of all training samples of tasks `0..=task`, task by task: what training *from
-    /// scratch* uses after `task`.
+    /// Indices of the training samples of tasks `0..=task`, task by task: the data for training
+    /// from scratch after `task`.
     fn train_so_far(&self, task: usize) -> Vec<usize> {
         (0..self.tasks().min(task.saturating_add(1)))
             .flat_map(|earlier| self.train(earlier).iter().copied())
@@ -49,7 +81,7 @@ pub trait TaskStream: Send + Sync {
     }
 }
 
-/// The samples of a data set at these indices, in this order.
+/// The samples of a data set at `indices`, in this order.
 ///
 /// ```
 /// use burn::data::dataset::{Dataset, InMemDataset};
@@ -67,10 +99,10 @@ pub fn select<I: Clone + Send + Sync + 'static>(
     SelectionDataset::from_indices_unchecked(dataset.clone(), indices.to_vec())
 }
 
-/// Some samples of a data set.
+/// A part of a data set.
 pub type Selection<I> = SelectionDataset<Arc<dyn Dataset<I>>, I>;
 
-/// What one task consists of.
+/// The contents of one task.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Task {
     train: Vec<usize>,
@@ -102,7 +134,7 @@ macro_rules! task_stream_over_tasks {
 }
 use task_stream_over_tasks;
 
-/// Refuses the first label that is not in `0..classes`.
+/// Returns an error for the first label that is not in `0..classes`.
 fn check_labels(split: Split, labels: &[usize], classes: usize) -> Result<(), StreamError> {
     match labels.iter().position(|&label| label >= classes) {
         Some(index) => {
@@ -117,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_task_that_does_not_exist_is_empty_and_everything_so_far_stops_at_the_last_task() {
+    fn a_task_that_does_not_exist_is_empty() {
         let labels = [0, 1, 2, 3];
         let stream = ClassIncremental::new(&labels, &labels, 4, 2, ClassOrder::Fixed).unwrap();
         assert!(
@@ -131,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_can_be_used_as_a_shared_object() {
+    fn a_stream_is_a_trait_object_that_threads_share() {
         let labels = [0, 1];
         let stream: Box<dyn TaskStream> =
             Box::new(InstanceIncremental::new(&labels, &labels, 2, 2, 0).unwrap());
