@@ -1,4 +1,4 @@
-//! Augmentation between a loader and the training step.
+//! Augmentation of mini-batches, between the loader and the training step.
 
 use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::data::dataset::DatasetError;
@@ -6,16 +6,30 @@ use burn::tensor::Device;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A transformation of mini-batches: `(mini-batch, step, rank)`.
+/// A transformation of mini-batches. Its arguments are the mini-batch, the number of the step, and
+/// the rank.
 pub type Augmentation<B> = Arc<dyn Fn(B, u64, usize) -> Result<B, DatasetError> + Send + Sync>;
 
-/// A [`DataLoader`] that augments every mini-batch of another one, on the thread that asks for it.
+/// A [`DataLoader`] that augments every mini-batch of another one, on the calling thread.
 ///
-/// Put it around a [`RehearsalLoader`](burn_rehearsal::RehearsalLoader), so that representatives
-/// are augmented afresh in every step, and around loaders of training data only. Steps are counted
-/// by calls of `next`, whatever they return: Burn's training strategies call it once a step, and
-/// behind a [`DataParallel`](crate::data_parallel::DataParallel) all ranks call it equally often,
-/// also with gradient accumulation.
+/// Wrap a [`RehearsalLoader`](burn_rehearsal::RehearsalLoader) in it, so that representatives are
+/// augmented again each time. Use it for training data only. A step is a call of `next`, whatever it
+/// returns. Burn's training strategies call it once per step. With a
+/// [`DataParallel`](crate::data_parallel::DataParallel) all ranks call it equally often, even with
+/// gradient accumulation.
+///
+/// ```
+/// # use burn::data::dataloader::DataLoader;
+/// # use burn::tensor::Tensor;
+/// # use burn_rehearsal_train::augmentation::{AugmentLoader, Augmentation};
+/// # use std::sync::Arc;
+/// # fn augmented(loader: Arc<dyn DataLoader<Tensor<4>>>) -> AugmentLoader<Tensor<4>> {
+/// let flip: Augmentation<Tensor<4>> = Arc::new(|images, step, _rank| {
+///     Ok(if step.is_multiple_of(2) { images } else { images.flip([3]) })
+/// });
+/// AugmentLoader::new(loader, flip, 0, Arc::default())
+/// # }
+/// ```
 pub struct AugmentLoader<B> {
     inner: Arc<dyn DataLoader<B>>,
     augmentation: Augmentation<B>,
@@ -27,8 +41,8 @@ pub struct AugmentLoader<B> {
 impl<B> AugmentLoader<B> {
     /// Augments the mini-batches of `inner` as those of `rank`.
     ///
-    /// `step` is the number of the next step and is counted up; share it among the loaders of one
-    /// training (of its tasks) that come one after another.
+    /// `step` is the number of the next step, and every call increases it. Loaders that one
+    /// training uses one after another, for example for its tasks, share it.
     pub fn new(
         inner: Arc<dyn DataLoader<B>>,
         augmentation: Augmentation<B>,
@@ -58,8 +72,8 @@ impl<B: 'static> DataLoader<B> for AugmentLoader<B> {
     }
 
     fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<B>> {
-        // Slices are consumed at the same time: each counts its own steps, or the numbers would
-        // depend on who is faster.
+        // Slices are read at the same time. Each counts its own steps, since the numbers would
+        // otherwise depend on timing.
         let step = Arc::new(AtomicU64::new(self.step.load(Ordering::Relaxed)));
         Arc::new(Self::new(
             self.inner.slice(start, end),
@@ -96,7 +110,7 @@ impl<B> DataLoaderIterator<B> for Iter<'_, B> {
 mod tests {
     use super::*;
 
-    /// Three mini-batches, 10, 11 and 12.
+    /// Three mini-batches: 10, 11 and 12.
     #[derive(Clone)]
     struct Three;
 
@@ -135,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_are_counted_over_epochs_tasks_and_devices_and_at_the_end_of_the_rows_too() {
+    fn steps_are_counted_over_epochs_tasks_and_devices() {
         let note: Augmentation<u64> =
             Arc::new(|batch, step, rank| Ok(1000 * batch + 10 * step + rank as u64));
         let step = Arc::new(AtomicU64::new(0));
@@ -144,7 +158,7 @@ mod tests {
             loader.iter().map(|batch| batch.unwrap()).collect::<Vec<_>>()
         };
         assert_eq!(epoch(&loader), [10_003, 11_013, 12_023]);
-        // The call that found the end was a step for the other ranks.
+        // The call that found the end counts as a step, as on other ranks.
         assert_eq!(epoch(&*loader.to_device(&Device::default())), [10_043, 11_053, 12_063]);
         assert_eq!(
             epoch(&AugmentLoader::new(Arc::new(Three), note, 3, step)),
@@ -153,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_the_augmentation_is_one_of_the_loader() {
+    fn an_error_of_the_augmentation_is_an_error_of_the_loader() {
         let fail: Augmentation<u64> =
             Arc::new(|_, _, _| Err(DatasetError::new(std::io::Error::other("no such flip"))));
         let loader = AugmentLoader::new(Arc::new(Three), fail, 0, Arc::default());

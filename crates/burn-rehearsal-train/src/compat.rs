@@ -1,7 +1,9 @@
-//! What changes between versions of Burn: the events of a training and the loggers of its progress.
+//! Touch points with Burn that differ between its versions: training events, and the loggers and
+//! renderers of progress.
 //!
-//! Burn 0.23 changes the fields of the events and the signatures of the loggers. They appear in
-//! this file only.
+//! Burn 0.23 changes the fields of the events and the signatures of the loggers. Only this file
+//! uses them. To show the progress of a training, implement [`TrainingView`] and wrap it in a
+//! [`Renderer`].
 
 use crate::epoch::Epoch;
 use burn::train::LearnerEvent;
@@ -25,19 +27,37 @@ pub(crate) fn end_epoch<T>(epoch: Epoch) -> LearnerEvent<T> {
     LearnerEvent::EndEpoch(epoch.number())
 }
 
-/// What a [`Renderer`] shows of a training. By default nothing.
+/// Shows the progress of a training. All methods do nothing by default.
+///
+/// ```
+/// use burn::train::renderer::MetricsRenderer;
+/// use burn_rehearsal_train::compat::{Renderer, TrainingView};
+/// use burn_rehearsal_train::epoch::Epoch;
+///
+/// struct Lines;
+///
+/// impl TrainingView for Lines {
+///     fn end_epoch(&mut self, epoch: Epoch) {
+///         println!("epoch {epoch} is done");
+///     }
+/// }
+///
+/// // For `SupervisedTraining::renderer` or `Observer::renderer`.
+/// let renderer: Box<dyn MetricsRenderer> = Box::new(Renderer(Lines));
+/// ```
 pub trait TrainingView: Send + Sync {
-    /// Training begins with this epoch; `items` of all epochs, if they are known.
+    /// Training begins with epoch `first`. `items` is the number of samples of all epochs, if it is
+    /// known.
     fn start(&mut self, first: Epoch, items: Option<usize>) {
         let _ = (first, items);
     }
 
-    /// A part of an epoch (`train` or `valid`) with this many items begins.
+    /// A part of an epoch (`train` or `valid`) with `items` samples begins.
     fn start_split(&mut self, split: &str, items: usize) {
         let _ = (split, items);
     }
 
-    /// This many items of the part are done.
+    /// `items` samples of the part are done.
     fn update_split(&mut self, items: usize) {
         let _ = items;
     }
@@ -50,7 +70,7 @@ pub trait TrainingView: Send + Sync {
         let _ = epoch;
     }
 
-    /// A metric will be reported.
+    /// A metric is announced.
     fn register_metric(&mut self, definition: MetricDefinition) {
         let _ = definition;
     }
@@ -65,13 +85,13 @@ pub trait TrainingView: Send + Sync {
         let _ = state;
     }
 
-    /// Something else happened.
+    /// Another event.
     fn event(&mut self, event: String) {
         let _ = event;
     }
 }
 
-/// A renderer for Burn's training that shows what a [`TrainingView`] shows.
+/// A renderer for Burn's training that passes everything to a [`TrainingView`].
 #[derive(Debug, Clone)]
 pub struct Renderer<V>(pub V);
 

@@ -1,7 +1,7 @@
-//! Devices by name, and GPUs through wgpu with an error where there is none.
+//! Devices for ranks, their names, and typed errors for missing GPUs.
 //!
-//! Burn opens a GPU when a tensor is first made on it, and panics if it cannot. Opened here first,
-//! it can be refused in words.
+//! Burn opens a GPU when the first tensor is created on it, and panics if that fails. The functions
+//! here open it first and return an error.
 
 use burn::tensor::Device;
 #[cfg(feature = "wgpu")]
@@ -10,9 +10,10 @@ use burn_rehearsal_collective::Rank;
 #[cfg(feature = "wgpu")]
 use std::sync::OnceLock;
 
-/// The device for a rank, by the features that are compiled in: with `cuda` the GPU of its number
-/// among the ranks of its machine, with `wgpu` the default GPU, otherwise the CPU. Ranks share a
-/// GPU if there are fewer of them. A backend without a usable GPU is skipped. Opens the GPU.
+/// The device for a rank, according to the enabled features. With `cuda` it is the GPU whose number
+/// is that of the rank on its machine, with `wgpu` the default GPU, and otherwise the CPU. Ranks
+/// share a GPU if there are fewer GPUs than ranks. A backend without a usable GPU is skipped. Opens
+/// the GPU.
 ///
 /// ```
 /// use burn_rehearsal_collective::Rank;
@@ -37,8 +38,8 @@ pub fn for_rank(rank: &Rank) -> Device {
     Device::default()
 }
 
-/// The NVIDIA GPU of rank `local_rank` of this machine: the one of that number. Ranks share GPUs if
-/// there are fewer of them.
+/// The NVIDIA GPU for rank `local_rank` of this machine: the GPU with that number. Ranks share GPUs
+/// if there are fewer of them.
 ///
 /// # Errors
 ///
@@ -53,10 +54,8 @@ pub fn cuda_for_rank(local_rank: usize) -> Result<Gpu, NoGpu> {
     })
 }
 
-/// A readable description of a device: Burn's name and, for a GPU, the adapter's:
-/// `Device<…>: llvmpipe (LLVM 15.0.6, 256 bits), Vulkan`.
-///
-/// Opens the device.
+/// A description of a device: Burn's name and, for a GPU, the name of the adapter, such as
+/// `Device<…>: llvmpipe (LLVM 15.0.6, 256 bits), Vulkan`. Opens the device.
 pub fn describe(device: &Device) -> String {
     let device = device.clone().inner();
     match adapter(&device) {
@@ -65,7 +64,7 @@ pub fn describe(device: &Device) -> String {
     }
 }
 
-/// The GPU behind a device, as its driver calls it. Opens the device.
+/// The name of the GPU behind a device, from its driver. Opens the device.
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 pub fn adapter(device: &Device) -> Option<String> {
     #[cfg(feature = "wgpu")]
@@ -75,7 +74,7 @@ pub fn adapter(device: &Device) -> Option<String> {
     device.identity().map(|identity| identity.name)
 }
 
-/// The GPU behind a device, as its driver calls it.
+/// The name of the GPU behind a device, from its driver.
 #[cfg(not(any(feature = "wgpu", feature = "cuda")))]
 pub fn adapter(_device: &Device) -> Option<String> {
     None
@@ -85,24 +84,24 @@ pub fn adapter(_device: &Device) -> Option<String> {
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 #[derive(Debug, Clone)]
 pub struct Gpu {
-    /// Burn's device.
+    /// The device for Burn.
     pub device: Device,
-    /// What its driver calls it; through wgpu also the graphics interface:
-    /// `llvmpipe (LLVM 15.0.6, 256 bits), Vulkan`.
+    /// The name from its driver. Through wgpu it includes the graphics interface: `llvmpipe (LLVM
+    /// 15.0.6, 256 bits), Vulkan`.
     pub name: String,
 }
 
 /// There is no GPU, or it cannot be used.
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no GPU can be had: {0}")]
+#[error("no usable GPU: {0}")]
 pub struct NoGpu(pub String);
 
-/// The default GPU of Vulkan, Metal or DirectX, opened by the first call in this process.
+/// The default GPU of Vulkan, Metal or DirectX. The first call in a process opens it.
 ///
 /// # Errors
 ///
-/// [`NoGpu`] if there is none, or no driver for it; the same in every call.
+/// [`NoGpu`] if there is no GPU, or no driver for it. Every call returns the same result.
 #[cfg(feature = "wgpu")]
 pub fn wgpu() -> Result<Gpu, NoGpu> {
     static OPENED: OnceLock<Result<Gpu, NoGpu>> = OnceLock::new();
@@ -111,7 +110,7 @@ pub fn wgpu() -> Result<Gpu, NoGpu> {
             let adapter = setup.adapter.get_info();
             Ok(Gpu { device, name: format!("{}, {}", adapter.name, adapter.backend) })
         }
-        // Someone made a tensor there before.
+        // A tensor was created on it before.
         Err(burn::tensor::wgpu::WgpuInitError::Registration { .. }) => {
             let device = Device::wgpu(DeviceKind::DefaultDevice);
             let name = device
@@ -124,14 +123,14 @@ pub fn wgpu() -> Result<Gpu, NoGpu> {
     OPENED.get_or_init(open).clone()
 }
 
-/// The NVIDIA GPU number `index`, which is opened.
+/// The NVIDIA GPU number `index`. The first call in a process opens it.
 ///
-/// Burn knows no other way to ask than to open it, which panics if there is none. That panic is
-/// heard and not shown; nor are those of other threads meanwhile. The same answer in every call.
+/// Burn can only find a GPU by opening it, which panics if there is none. This function catches the
+/// panic without printing it. Meanwhile, panics of other threads are not printed either.
 ///
 /// # Errors
 ///
-/// [`NoGpu`] if there is no such GPU, or no driver for it.
+/// [`NoGpu`] if there is no such GPU, or no driver for it. Every call returns the same result.
 #[cfg(feature = "cuda")]
 pub fn cuda(index: usize) -> Result<Gpu, NoGpu> {
     use burn::tensor::Tensor;
@@ -140,7 +139,8 @@ pub fn cuda(index: usize) -> Result<Gpu, NoGpu> {
     use std::panic::{PanicHookInfo, set_hook, take_hook};
     use std::sync::Arc;
 
-    // Held until the hook is what it was: two threads that change it at once would not restore it.
+    // Held until the panic hook is restored: two threads that change it at once would not restore
+    // it.
     static OPENED: Mutex<BTreeMap<usize, Result<Gpu, NoGpu>>> = Mutex::new(BTreeMap::new());
     let mut known = OPENED.lock();
     if let Some(known) = known.get(&index) {
@@ -150,7 +150,7 @@ pub fn cuda(index: usize) -> Result<Gpu, NoGpu> {
     let heard = Arc::new(Mutex::new(None));
     let (before, listener) = (take_hook(), heard.clone());
     set_hook(Box::new(move |info: &PanicHookInfo<'_>| {
-        // The first panic is that of the driver; threads that waited for it panic afterwards.
+        // The first panic is that of the driver. Threads that waited for it panic afterwards.
         listener.lock().get_or_insert_with(|| info.payload_as_str().unwrap_or_default().to_owned());
     }));
     let opened =
@@ -163,7 +163,7 @@ pub fn cuda(index: usize) -> Result<Gpu, NoGpu> {
         Ok(Gpu { device, name })
     } else {
         let reason = heard.lock().take().filter(|reason| !reason.is_empty());
-        // What follows are the names of all files that were looked for.
+        // The rest of the message lists all files that were searched.
         Err(NoGpu(
             reason
                 .as_deref()
@@ -189,17 +189,17 @@ mod tests {
     }
 
     #[test]
-    fn the_cpu_is_named_and_so_is_the_adapter_of_a_gpu_if_there_is_one() {
+    fn descriptions_name_the_cpu_or_the_adapter_of_a_gpu() {
         assert_eq!(describe(&Device::flex().autodiff()), format!("{:?}", Device::flex()));
         #[cfg(feature = "wgpu")]
         match wgpu() {
             Ok(gpu) => assert!(describe(&gpu.device).ends_with(&gpu.name)),
-            Err(error) => assert!(error.to_string().starts_with("no GPU can be had: ")),
+            Err(error) => assert!(error.to_string().starts_with("no usable GPU: ")),
         }
         #[cfg(feature = "cuda")]
         match cuda(0) {
             Ok(gpu) => assert!(!gpu.name.is_empty()),
-            Err(error) => assert!(error.to_string().starts_with("no GPU can be had: ")),
+            Err(error) => assert!(error.to_string().starts_with("no usable GPU: ")),
         }
     }
 }

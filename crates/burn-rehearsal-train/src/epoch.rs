@@ -1,13 +1,13 @@
-//! Epochs of a task: numbers from 1, indices from 0.
+//! Epochs of a task.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::num::NonZeroUsize;
 
-/// An epoch of a task. Burn, checkpoints and messages number epochs from 1; reports and schedules
-/// index them from 0.
+/// An epoch of a task. Burn, checkpoints and messages number epochs from 1. Reports and schedules
+/// use indices from 0.
 ///
-/// It is displayed and serialised as its number.
+/// It is displayed and serialized as its number.
 ///
 /// ```
 /// use burn_rehearsal_train::epoch::Epoch;
@@ -24,7 +24,7 @@ impl Epoch {
     /// The first epoch of a task.
     pub const FIRST: Self = Self(NonZeroUsize::MIN);
 
-    /// The epoch with this number, from 1; 0 counts as 1.
+    /// The epoch with this number, from 1. The number 0 counts as 1.
     pub fn from_number(number: usize) -> Self {
         Self(NonZeroUsize::new(number).unwrap_or(NonZeroUsize::MIN))
     }
@@ -39,12 +39,12 @@ impl Epoch {
         self.0.get()
     }
 
-    /// The index, from 0: how many epochs come before.
+    /// The index, from 0: the number of earlier epochs.
     pub fn index(self) -> usize {
         self.0.get() - 1
     }
 
-    /// The epoch after this one.
+    /// The next epoch.
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0.saturating_add(1))
@@ -57,7 +57,7 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// Serialises an epoch as its index.
+/// Serializes an epoch as its index.
 pub(crate) mod as_index {
     use super::Epoch;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};

@@ -1,7 +1,7 @@
-//! Exact top-1 and top-5 accuracy over ranks.
+//! Exact top-1 and top-5 accuracy over all ranks.
 //!
-//! Every rank evaluates its own part of a test set; what is summed are counts, so that nothing
-//! depends on how the set was split, no row is dropped and none counts twice.
+//! Every rank evaluates its own part of a test set, and the counts are summed. The result does not
+//! depend on the partition: no row is dropped, and no row counts twice.
 
 use burn::data::dataloader::DataLoader;
 use burn::tensor::{DType, Element, TensorData};
@@ -9,32 +9,32 @@ use burn::train::{ClassificationOutput, InferenceStep};
 use burn_rehearsal_collective::{Collective, CollectiveError, CollectiveExt};
 use std::fmt::Debug;
 
-/// Why an evaluation failed.
+/// The reason why an evaluation failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EvaluateError {
-    /// This rank's loader failed.
+    /// The loader of this rank failed.
     #[error("the evaluation data could not be loaded: {0}")]
     Loader(String),
-    /// The model's output could not be read.
+    /// The output of the model could not be read.
     #[error("the model's output could not be read: {0}")]
     Output(String),
-    /// The model gave another number of predictions than there are targets.
-    #[error("the model gave {predictions} predictions for {targets} targets")]
+    /// The numbers of predictions and targets differ.
+    #[error("the model made {predictions} predictions for {targets} targets")]
     Rows {
         /// Rows of the output.
         predictions: usize,
         /// Length of the targets.
         targets: usize,
     },
-    /// A target that the model has no output for.
+    /// A target is not a class of the model.
     #[error("the target class {class} is outside the model's {classes} classes")]
     Class {
         /// The class of the sample.
         class: i64,
-        /// The number of outputs of the model.
+        /// The number of classes of the model.
         classes: usize,
     },
-    /// Another rank's evaluation failed.
+    /// The evaluation of another rank failed.
     #[error("the evaluation failed on rank {0}")]
     Rank(usize),
     /// The ranks could not exchange their counts.
@@ -42,26 +42,27 @@ pub enum EvaluateError {
     Collective(#[from] CollectiveError),
 }
 
-/// How many samples of a test set were classified correctly, over all ranks.
+/// The counts of an evaluation over all ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Evaluation {
-    /// Samples seen.
+    /// The number of samples.
     pub rows: u64,
-    /// Samples whose class has the highest output.
+    /// Samples whose class has the highest score.
     pub top1: u64,
-    /// Samples whose class is among the five highest outputs (all samples, if there are at most
-    /// five classes).
+    /// Samples whose class is among the five highest scores: all samples, if there are at most five
+    /// classes.
     pub top5: u64,
 }
 
 impl Evaluation {
-    /// The fraction of samples classified correctly, 0..=1; 0 without samples.
+    /// Top-1 accuracy: the fraction of samples that are classified correctly, in 0..=1. 0 without
+    /// samples.
     pub fn top1_accuracy(&self) -> f64 {
         fraction(self.top1, self.rows)
     }
 
-    /// The fraction of samples with their class among the five highest outputs, 0..=1; 0 without
-    /// samples.
+    /// Top-5 accuracy: the fraction of samples whose class is among the five highest scores, in
+    /// 0..=1. 0 without samples.
     pub fn top5_accuracy(&self) -> f64 {
         fraction(self.top5, self.rows)
     }
@@ -72,7 +73,7 @@ impl Evaluation {
         if score.is_nan() {
             return;
         }
-        // The class's place among all outputs; of equal outputs the lower class index comes first.
+        // The rank of the class among all scores. Of equal scores, the lower class comes first.
         let better = scores
             .iter()
             .enumerate()
@@ -83,18 +84,34 @@ impl Evaluation {
     }
 }
 
-/// Evaluates this rank's part of a test set and sums the counts over all ranks; all ranks get the
-/// same result.
+/// Evaluates the part of this rank in a test set and sums the counts over all ranks. All ranks get
+/// the same result. Collective: every rank calls it, with an empty loader if it has no part.
 ///
-/// `model` is in its validation state ([`Module::valid`](burn::module::Module::valid)). Collective:
-/// every rank calls it, with an empty loader if it has no part. Outputs are compared on the host,
-/// so that ties are broken the same way (lower class first) on every device; an output that is not
-/// a number is never correct.
+/// `model` must be in its validation state ([`Module::valid`](burn::module::Module::valid)). Scores
+/// are compared on the host, so that ties are broken in the same way on every device: the lower
+/// class wins. A score that is not a number is never correct.
+///
+/// ```
+/// # use burn::data::dataloader::DataLoader;
+/// # use burn::train::{ClassificationOutput, InferenceStep};
+/// # use burn_rehearsal_collective::Rank;
+/// # use burn_rehearsal_train::evaluate::evaluate;
+/// # use std::error::Error;
+/// /// Top-1 accuracy over the parts of all ranks.
+/// fn accuracy<M, B>(model: &M, part: &dyn DataLoader<B>, rank: &Rank) -> Result<f64, Box<dyn Error>>
+/// where
+///     M: InferenceStep<Input = B, Output = ClassificationOutput>,
+///     B: Send + 'static,
+/// {
+///     let evaluation = evaluate(model, part, rank.collective()?.as_mut())?;
+///     Ok(evaluation.top1_accuracy())
+/// }
+/// ```
 ///
 /// # Errors
 ///
-/// A loader that fails, targets that do not fit the output, a rank that failed or left: on every
-/// rank, after all have finished their part.
+/// [`EvaluateError`] on every rank, after all ranks have finished their parts: a loader failed,
+/// targets do not fit the scores, or a rank failed or left.
 pub fn evaluate<M, I>(
     model: &M,
     loader: &dyn DataLoader<I>,
@@ -108,7 +125,7 @@ where
     let part = own.as_ref().copied().unwrap_or_default();
     let parts =
         collective.gather_words([u64::from(own.is_err()), part.rows, part.top1, part.top5])?;
-    // Our own error says more than that some rank failed.
+    // The error of this rank says more than the number of a failed rank.
     own?;
     if let Some(rank) = parts.iter().position(|[failed, ..]| *failed != 0) {
         return Err(EvaluateError::Rank(rank));
@@ -177,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn top_five_of_six_classes_leaves_out_the_lowest() {
+    fn top_five_of_six_classes_excludes_the_lowest() {
         let mut evaluation = Evaluation::default();
         for class in 0..6 {
             evaluation.add_row(&[5.0, 4.0, 3.0, 2.0, 1.0, 0.0], class);

@@ -1,10 +1,10 @@
-//! Which data a run began with, in a few bytes per class: a run resumes only on the same data, and
-//! all ranks must have it.
+//! The identity of data, so that a run resumes only on the data it began with, and all ranks use
+//! the same.
 //!
-//! A [`Fingerprint`] holds the names of the classes in order, and for every class how many samples
-//! it has and a digest of them. It says nothing about the place of the data, so that the same files
-//! under another path have the same fingerprint. Each kind of data decides how thorough its digests
-//! are; those of image data are described in `burn-rehearsal-vision`.
+//! A [`Fingerprint`] contains the names of the classes in order and, for each class, the number of
+//! its samples and a digest of them: a few bytes per class. The location of the data is not part of
+//! it. Each kind of data decides how thorough its digests are. `burn-rehearsal-vision` describes
+//! those of images.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -12,13 +12,13 @@ use std::fmt;
 
 pub use crate::stream::Split;
 
-/// The largest number of classes that are compared one by one; of more, only totals are compared.
-/// Bounds the fingerprint to about 2 MiB.
-const MAX_TOLD_APART: usize = 1 << 15;
+/// The largest number of classes that are compared one by one. Of more classes only totals are
+/// compared, which bounds a fingerprint to about 2 MiB.
+const MAX_CLASSES: usize = 1 << 15;
 /// The largest number of differences that an error lists.
 const MAX_LISTED: usize = 4;
 
-/// What is known of some data; see the [module](self).
+/// The identity of some data. See the [module](self).
 ///
 /// ```
 /// use burn_rehearsal_train::fingerprint::{Fingerprint, Split};
@@ -37,15 +37,15 @@ const MAX_LISTED: usize = 4;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fingerprint {
-    /// What samples are called in messages: `images`.
+    /// The noun for samples in messages, for example `images`.
     noun: String,
-    /// What the digests cover, in words.
+    /// The properties that the digests cover, as text.
     covers: String,
-    /// Anything else that says which data it is, by name.
+    /// Other properties of the data, by name.
     options: BTreeMap<String, String>,
-    /// Training and test part as a whole; their digests depend on the order of all samples.
+    /// The training and the test part as a whole. Their digests depend on the order of all samples.
     parts: [Part; 2],
-    /// One per class; empty if there are too many.
+    /// The classes. Empty if there are too many.
     classes: Vec<Class>,
 }
 
@@ -53,7 +53,7 @@ pub struct Fingerprint {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Part {
     samples: u64,
-    /// Hexadecimal.
+    /// In hexadecimal.
     digest: String,
 }
 
@@ -70,7 +70,7 @@ impl Class {
     }
 }
 
-/// What differs between two fingerprints.
+/// The differences between two fingerprints.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Differences(Vec<Difference>);
 
@@ -82,8 +82,8 @@ enum Difference {
 }
 
 impl Fingerprint {
-    /// Begins the fingerprint of data with these classes, in order. `noun` is what messages call
-    /// samples, `covers` says in words what of each sample is added.
+    /// Begins the fingerprint of data with these classes, in order. `noun` is the word for samples
+    /// in messages, and `covers` describes the facts that are added for each sample.
     pub fn builder<S: Into<String>>(
         noun: &str,
         covers: &str,
@@ -100,14 +100,14 @@ impl Fingerprint {
         }
     }
 
-    /// With one more thing that says which data it is, such as the size of images.
+    /// Adds another property of the data, such as the size of images.
     #[must_use]
     pub fn with_option(mut self, name: &str, value: impl fmt::Display) -> Self {
         self.options.insert(name.to_owned(), value.to_string());
         self
     }
 
-    /// What differs between this and the data of `now`; `None` if nothing does.
+    /// The differences between these data and those of `now`. `None` if there are none.
     pub fn differences(&self, now: &Self) -> Option<Differences> {
         if self == now {
             return None;
@@ -160,7 +160,7 @@ impl Fingerprint {
                 };
                 of_classes |= compare(&whose, before.part(split), now.part(split), "");
             }
-            // Says nothing new if a class differs already.
+            // If a class differs, the difference of the whole part says nothing new.
             if !of_classes {
                 let parts = [&self.parts, &now.parts].map(|parts| &parts[split as usize]);
                 compare("", parts[0], parts[1], "order; ");
@@ -175,7 +175,7 @@ impl Fingerprint {
 }
 
 impl Differences {
-    /// The same without the values of these names, which were compared elsewhere.
+    /// Removes the differences in the values with these names, which are compared elsewhere.
     #[must_use]
     pub fn without(self, names: &[&str]) -> Option<Self> {
         let kept = |difference: &Difference| !matches!(difference, Difference::Value { what, .. } if names.contains(&what.as_str()));
@@ -183,7 +183,8 @@ impl Differences {
         (!kept.is_empty()).then_some(Self(kept))
     }
 
-    /// In words about two ranks: the first has the data that the comparison was a method of.
+    /// Describes the differences between two ranks. `first` is the rank on whose fingerprint
+    /// [`differences`](Fingerprint::differences) was called.
     pub fn between_ranks(&self, first: usize, second: usize) -> String {
         self.list(|difference| match difference {
             Difference::Value { what, before, now } => {
@@ -221,25 +222,26 @@ impl fmt::Display for Differences {
     }
 }
 
-/// Makes a [`Fingerprint`] of samples that are added in the order of the data set.
+/// Builds a [`Fingerprint`] from samples in the order of the data set.
 #[derive(Debug)]
 pub struct FingerprintBuilder {
     noun: String,
     covers: String,
     names: Vec<Option<String>>,
     parts: [(u64, blake3::Hasher); 2],
-    /// The samples of each class so far, and a chain of their digests: a hasher for each would take
-    /// 2 KiB.
+    /// The number of samples of each class and a chain of their digests. A hasher per class would
+    /// take 2 KiB each.
     classes: [Vec<(u64, [u8; 32])>; 2],
 }
 
 impl FingerprintBuilder {
-    /// Adds the next sample of a split; `facts` are the bytes by which it is known again. A class
-    /// beyond those that there are counts for the whole only.
+    /// Adds the next sample of a split. `facts` are the bytes that identify it. A sample of an
+    /// unknown class counts only for the whole part.
     pub fn add(&mut self, split: Split, class: usize, facts: &[&[u8]]) {
         let mut sample = blake3::Hasher::new();
         for fact in facts {
-            // With its length, so that bytes cannot move from one to the next unseen.
+            // The length is hashed as well, so that bytes cannot move from one fact to the next
+            // unnoticed.
             sample.update(&(fact.len() as u64).to_le_bytes()).update(fact);
         }
         let sample = sample.finalize();
@@ -256,7 +258,7 @@ impl FingerprintBuilder {
         }
     }
 
-    /// The fingerprint of what was added.
+    /// The fingerprint of all added samples.
     pub fn build(self) -> Fingerprint {
         let [train, test] = self.classes;
         let part = |(samples, chain): (u64, [u8; 32])| Part {
@@ -271,7 +273,7 @@ impl FingerprintBuilder {
             .zip(train.into_iter().zip(test))
             .map(|(name, (train, test))| Class(name, part(train), part(test)))
             .collect();
-        if classes.len() > MAX_TOLD_APART {
+        if classes.len() > MAX_CLASSES {
             let names: Vec<_> = classes.iter().map(|class| format!("{:?}", class.0)).collect();
             let names = blake3::hash(names.join(",").as_bytes());
             parts.iter_mut().for_each(|part| part.digest.push_str(&short(&names)));
@@ -282,7 +284,7 @@ impl FingerprintBuilder {
     }
 }
 
-/// 64 bits are enough against accidents.
+/// 64 bits are enough to detect accidental changes.
 fn short(hash: &blake3::Hash) -> String {
     hash.to_hex().chars().take(16).collect()
 }
@@ -291,7 +293,7 @@ fn short(hash: &blake3::Hash) -> String {
 mod tests {
     use super::*;
 
-    /// Classes, and samples of a split: class and facts.
+    /// Builds a fingerprint from class names and from samples: split, class and fact.
     fn of(classes: &[&str], samples: &[(Split, usize, &str)]) -> Fingerprint {
         let mut builder =
             Fingerprint::builder("images", "names", classes.iter().map(|&name| Some(name)));
@@ -367,13 +369,13 @@ mod tests {
     }
 
     #[test]
-    fn more_classes_than_are_told_apart_differ_as_a_whole() {
+    fn too_many_classes_are_compared_as_a_whole() {
         let of = |last: &str| {
-            let names = (0..MAX_TOLD_APART)
+            let names = (0..MAX_CLASSES)
                 .map(|class| Some(class.to_string()))
                 .chain([Some(last.to_owned())]);
             let mut builder = Fingerprint::builder("images", "names", names);
-            builder.add(Split::Train, MAX_TOLD_APART, &[b"1"]);
+            builder.add(Split::Train, MAX_CLASSES, &[b"1"]);
             builder.build()
         };
         assert!(serde_json::to_string(&of("x")).unwrap().len() < 1000);
@@ -382,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_differences_has_an_end() {
+    fn a_list_of_differences_is_bounded() {
         let names =
             |prefix: &str| (0..20).map(|class| format!("{prefix}{class}")).collect::<Vec<_>>();
         let of = |prefix: &str| {

@@ -1,9 +1,9 @@
 //! Initial parameters as a pure function of a seed.
 //!
-//! Burn initialises from a generator that is global to the process, so that the same program gives
-//! other parameters when anything else draws from it. [`keyed_init`] overwrites what a model was
-//! built with by values from the project's counter-based generator: the same on every rank, in
-//! every process and on every device.
+//! Burn initializes from a generator that is global to the process, so the parameters depend on
+//! everything else that draws from it. [`keyed_init`] overwrites the parameters of a model with
+//! values from a counter-based generator. They are the same on every rank, in every process and on
+//! every device.
 
 use crate::data_parallel::{ModulePath, track_path};
 use crate::named;
@@ -14,32 +14,41 @@ use burn_rehearsal::random::{Purpose, Stream};
 named! {
     /// The distribution of initial weights and biases.
     ///
-    /// * [`KaimingUniform`](Self::KaimingUniform) is He et al., "Delving Deep into Rectifiers",
-    ///   arXiv 1502.01852, with a = √5.
-    /// * [`XavierUniform`](Self::XavierUniform) is Glorot and Bengio, "Understanding the difficulty
+    /// * [`KaimingUniform`](Self::KaimingUniform): He et al., "Delving Deep into Rectifiers", arXiv
+    ///   1502.01852, with a = √5.
+    /// * [`XavierUniform`](Self::XavierUniform): Glorot and Bengio, "Understanding the difficulty
     ///   of training deep feedforward neural networks", AISTATS 2010.
-    /// * [`HeNormal`](Self::HeNormal) is He et al. as well. fan_out is the first dimension times the
+    /// * [`HeNormal`](Self::HeNormal): He et al., with fan_out as the first dimension times the
     ///   product of all but the first two.
     pub enum Scheme: "initialization", default KaimingUniform {
-        /// PyTorch's default for linear and convolutional layers: weights and biases uniform in
-        /// ±1/√fan_in.
+        /// The default of PyTorch: weights and biases uniform in ±1/√fan_in.
         KaimingUniform = "kaiming",
-        /// Glorot's: weights uniform in ±√(6/(fan_in + fan_out)), biases zero.
+        /// Glorot: weights uniform in ±√(6/(fan_in + fan_out)), biases zero.
         XavierUniform = "xavier",
-        /// He's, as in torchvision's residual networks: convolutions normal with variance
-        /// 2/fan_out, everything else as `kaiming`.
+        /// He, as in torchvision's ResNets: convolutions normal with variance 2/fan_out, everything
+        /// else as `kaiming`.
         HeNormal = "he-normal",
     }
 }
 
-/// Overwrites a model's weights and biases with values that depend on nothing but `seed` and the
-/// order of its parameters.
+/// Overwrites the weights and biases of a model with values that depend only on `seed`, `scheme`
+/// and the order of the parameters.
 ///
-/// This concerns every float parameter called `weight` with at least two dimensions, and the `bias`
-/// next to it. fan_in is the first dimension in a [`Linear`](burn::nn::Linear) (`[d_in, d_out]`)
-/// and the product of all but the first elsewhere (convolutions: `[out, in / groups, k…]`).
-/// Everything else (norms, running statistics, biases without such a weight) keeps its value.
-/// Parameter ids and gradient settings are kept.
+/// It sets every float parameter called `weight` with at least two dimensions, and the `bias` next
+/// to it. fan_in is the first dimension of a [`Linear`](burn::nn::Linear) layer (`[d_in, d_out]`).
+/// Elsewhere it is the product of all but the first dimension (convolutions: `[out, in / groups,
+/// k…]`). All other parameters (norms, running statistics, biases without such a weight) keep their
+/// values. Parameter ids and gradient settings are kept.
+///
+/// ```
+/// use burn::nn::LinearConfig;
+/// use burn::tensor::Device;
+/// use burn_rehearsal_train::init::{Scheme, keyed_init};
+///
+/// let device = Device::default();
+/// let layer = || keyed_init(LinearConfig::new(4, 2).init(&device), 7, Scheme::default());
+/// assert_eq!(layer().weight.val().to_data(), layer().weight.val().to_data());
+/// ```
 pub fn keyed_init<M: Module>(model: M, seed: u64, scheme: Scheme) -> M {
     model.map(&mut KeyedInit {
         seed,
@@ -53,20 +62,20 @@ pub fn keyed_init<M: Module>(model: M, seed: u64, scheme: Scheme) -> M {
 struct KeyedInit {
     seed: u64,
     scheme: Scheme,
-    /// How many float parameters came before, initialised here or not.
+    /// The number of float parameters before the current one, initialized or not.
     parameter: u64,
     path: ModulePath,
-    /// The module of the last initialised weight, and how its bias is drawn; a bias is visited
-    /// after the weight next to it.
+    /// The module of the last initialized weight and the distribution of its bias. A bias is
+    /// visited after the weight next to it.
     last_weight: Option<(String, Distribution)>,
 }
 
-/// The distribution of a parameter's values.
+/// The distribution of the values of a parameter.
 #[derive(Debug, Clone, Copy)]
 enum Distribution {
-    /// Between minus and plus this.
+    /// Uniform between minus and plus this value.
     Uniform(f32),
-    /// Around 0 with this standard deviation.
+    /// Normal around 0 with this standard deviation.
     Normal(f64),
 }
 
@@ -75,8 +84,7 @@ impl Distribution {
         match self {
             Self::Uniform(bound) => (2.0 * stream.unit_f32() - 1.0) * bound,
             Self::Normal(deviation) => {
-                // Box and Muller's transform of two uniform values, of which the first must not be
-                // 0.
+                // The Box–Muller transform of two uniform values, the first of which must not be 0.
                 let (radius, angle) = (1.0 - stream.unit_f64(), stream.unit_f64());
                 (deviation * (-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * angle).cos())
                     as f32
@@ -86,7 +94,7 @@ impl Distribution {
 }
 
 impl KeyedInit {
-    /// How the float parameter here is drawn; `None` if it keeps its value.
+    /// The distribution of the current float parameter. `None` if it keeps its value.
     fn distribution(&mut self, shape: &[usize]) -> Option<Distribution> {
         let (name, container) = self.path.last()?;
         match name {
@@ -137,8 +145,8 @@ impl ModuleMapper for KeyedInit {
         let data = TensorData::new(values, shape);
         param.map(|old| {
             let new = Tensor::from_data(data, (&old.device(), old.dtype()));
-            // A plain device cannot track gradients; the parameter remembers by itself that it is
-            // to be trained.
+            // A device without autodiff cannot track gradients. The parameter itself remembers that
+            // it is trained.
             if old.is_require_grad() { new.require_grad() } else { new }
         })
     }
@@ -177,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn depends_on_the_seed_only_and_keeps_ids_and_gradients() {
+    fn values_depend_only_on_the_seed_and_ids_are_kept() {
         let device = Device::default().autodiff();
         let before = net(&device);
         let id = before.linear.weight.id;
@@ -227,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn he_draws_convolutions_from_a_normal_distribution_and_the_rest_as_pytorch_does() {
+    fn he_draws_convolutions_from_a_normal_distribution() {
         let device = Device::default();
         let conv =
             keyed_init(Conv2dConfig::new([32, 64], [3, 3]).init(&device), 1, Scheme::HeNormal);
@@ -241,7 +249,7 @@ mod tests {
         let mean =
             weights.iter().map(|&value| f64::from(value)).sum::<f64>() / weights.len() as f64;
         assert!(mean.abs() < 4.0 * deviation / (weights.len() as f64).sqrt(), "{mean}");
-        // 18,432 values: four standard errors are at most 0.015.
+        // For 18,432 values, four standard errors are at most 0.015.
         for (times, share) in [(0.5, 0.3829), (1.0, 0.6827), (2.0, 0.9545)] {
             assert!((within(times) - share).abs() < 0.015, "{times}: {}", within(times));
         }

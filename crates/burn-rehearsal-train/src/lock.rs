@@ -1,4 +1,4 @@
-//! A directory that one process writes at a time.
+//! Locks on directories, so that only one process writes to them.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
@@ -7,12 +7,13 @@ use std::time::Duration;
 
 /// The file that is locked.
 const LOCK: &str = ".lock";
-/// Number of retries while another process releases the lock, and the pause between them.
+/// The number of retries while another process releases the lock, and the pause between them.
 const TRIES: usize = 50;
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// A lock on a directory: the system's lock on a file in it, which ends with the process, however
-/// that ends. Dropping it removes the file; a file that a killed process left is no lock.
+/// A lock on a directory. It is a file lock of the operating system on a file in the directory, so
+/// it ends with the process. Dropping it removes the file. A file left by a killed process is not a
+/// lock.
 ///
 /// ```
 /// use burn_rehearsal_train::lock::DirectoryLock;
@@ -33,8 +34,8 @@ pub struct DirectoryLock {
 }
 
 impl DirectoryLock {
-    /// Locks a directory, which is made if it is missing; `None` if another process has locked it.
-    /// On file systems without locks this warns in the log, and succeeds.
+    /// Locks a directory, and creates it if it is missing. Returns `None` if another process holds
+    /// the lock. On a file system without locks, it logs a warning and succeeds.
     ///
     /// # Errors
     ///
@@ -44,7 +45,7 @@ impl DirectoryLock {
         let (mut tries, mut exclusive) = (0, true);
         loop {
             std::fs::create_dir_all(directory)?;
-            // An earlier lock file stays as it is.
+            // The contents of an existing lock file are kept.
             let file = match OpenOptions::new().write(true).create(true).truncate(false).open(&path)
             {
                 // The previous owner may have removed the directory.
@@ -62,16 +63,16 @@ impl DirectoryLock {
                     tracing::warn!(%error, "cannot lock the directory {}", directory.display());
                 }
             }
-            // The previous owner may have ended meanwhile and removed the file.
+            // The previous owner may have removed the file after it was opened here.
             if !is_at(&file, &path) {
                 if tries < TRIES {
                     tries += 1;
                     std::thread::sleep(PAUSE);
                     continue;
                 }
-                // Some file systems do not say which file is which.
+                // Some file systems do not identify files.
                 tracing::warn!(
-                    "cannot tell whether the directory {} is locked",
+                    "cannot determine whether the directory {} is locked",
                     directory.display()
                 );
             }
@@ -79,14 +80,14 @@ impl DirectoryLock {
         }
     }
 
-    /// Whether the directory is locked: false where the file system has no locks.
+    /// Whether the directory is locked. False on a file system without locks.
     pub fn is_exclusive(&self) -> bool {
         self.exclusive
     }
 
-    /// Removes the file, so that the directory can be removed, while it is locked.
+    /// Removes the file while the directory is locked, so that the directory can be removed.
     pub fn release(&self) {
-        // The file stays if an open file cannot be identified with a path.
+        // If an open file cannot be identified with a path, the file stays.
         if cfg!(unix) && is_at(&self.file, &self.path) {
             let _ = std::fs::remove_file(&self.path);
         }
@@ -99,7 +100,7 @@ impl Drop for DirectoryLock {
     }
 }
 
-/// Whether an open file is still the one with this name.
+/// Whether an open file is still the file at `path`.
 fn is_at(file: &File, path: &Path) -> bool {
     #[cfg(unix)]
     {
@@ -120,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_is_locked_once_and_what_is_left_of_a_lock_is_none() {
+    fn a_directory_is_locked_once_and_a_left_file_is_not_a_lock() {
         let directory = tempfile::tempdir().unwrap();
         let inside = directory.path().join("new");
         let lock = DirectoryLock::acquire(&inside).unwrap().unwrap();

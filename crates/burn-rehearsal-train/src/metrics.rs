@@ -4,12 +4,14 @@
 //! the test set of task `j` after training on task `i`. `T` is the number of tasks learned so far.
 //! Indices count from 0, so the last row is `a[T-1]`.
 //!
-//! | metric | equation | question |
-//! |---|---|---|
-//! | [average accuracy](AccuracyMatrix::average) | `1/T Σ_{j<T} a[T-1][j]` | How well are all tasks solved at the end? |
-//! | [forgetting](AccuracyMatrix::forgetting) | `1/(T-1) Σ_{j<T-1} (max_{j≤i<T-1} a[i][j] − a[T-1][j])` | How far did earlier tasks fall below their best accuracy? |
-//! | [backward transfer](AccuracyMatrix::backward_transfer), BWT | `1/(T-1) Σ_{j<T-1} (a[T-1][j] − a[j][j])` | How did later tasks change earlier ones? |
-//! | [forward transfer](AccuracyMatrix::forward_transfer), FWT | `1/(T-1) Σ_{1≤j<T} (a[j-1][j] − b[j])` | How much does the network know of a task before it is trained on it? |
+//! * [Average accuracy](AccuracyMatrix::average): how well all tasks are solved at the end.
+//!   `A = 1/T Σ_{j<T} a[T-1][j]`
+//! * [Forgetting](AccuracyMatrix::forgetting): how far earlier tasks fell below their best accuracy.
+//!   `F = 1/(T-1) Σ_{j<T-1} ( max_{j≤i<T-1} a[i][j] − a[T-1][j] )`
+//! * [Backward transfer](AccuracyMatrix::backward_transfer): how later tasks changed earlier ones.
+//!   `BWT = 1/(T-1) Σ_{j<T-1} ( a[T-1][j] − a[j][j] )`
+//! * [Forward transfer](AccuracyMatrix::forward_transfer): how much the network knows of a task
+//!   before it is trained on it. `FWT = 1/(T-1) Σ_{1≤j<T} ( a[j-1][j] − b[j] )`
 //!
 //! `b[j]` is the accuracy of the untrained network on task `j`. Less forgetting is better, and more
 //! of everything else. A network that forgets everything has the accuracy of the last task divided

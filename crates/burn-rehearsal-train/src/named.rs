@@ -1,4 +1,4 @@
-//! Choices with names, as configurations, command lines and reports have them.
+//! Enums whose variants have names, for configurations, command lines and reports.
 
 use burn_rehearsal::error::ConfigError;
 
@@ -41,14 +41,14 @@ macro_rules! named {
             }
         )?
 
-        /// The [name](Self::name).
+        /// Writes the [name](Self::name).
         impl std::fmt::Display for $Kind {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.pad(self.name())
             }
         }
 
-        /// From the [name](Self::name).
+        /// Parses the [name](Self::name).
         impl std::str::FromStr for $Kind {
             type Err = burn_rehearsal::error::ConfigError;
 
@@ -59,7 +59,7 @@ macro_rules! named {
     };
 }
 
-/// The first of `all` whose name is `name`.
+/// Returns the first entry of `all` with this name.
 #[doc(hidden)]
 pub fn by_name<T: Copy>(
     what: &'static str,

@@ -1,4 +1,4 @@
-//! Which rank an error comes from.
+//! The origin of an error: this rank or another one.
 
 use crate::data_parallel::DataParallelError;
 use crate::evaluate::EvaluateError;
@@ -6,20 +6,20 @@ use burn_rehearsal::error::{CheckpointError, RehearsalError};
 use burn_rehearsal_collective::CollectiveError;
 use std::error::Error;
 
-/// Where an error comes from. If all ranks of a run fail, the lowest of their origins has the error
-/// to show.
+/// The origin of an error. If several ranks of a run fail, an error with the lowest origin explains
+/// the others best.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ErrorOrigin {
-    /// This rank, or all ranks: the error says what happened.
+    /// This rank, or all ranks. The error describes the cause.
     Local,
-    /// Another rank, whose own words the error repeats.
+    /// Another rank. The error contains its message.
     Reported,
-    /// Another rank: the error says at most which one.
+    /// Another rank. The error contains at most its number.
     Peer,
 }
 
 impl ErrorOrigin {
-    /// What one of the causes of an error says.
+    /// The origin that one of the causes of an error shows.
     pub(crate) fn of(cause: &(dyn Error + 'static)) -> Self {
         use CollectiveError::{PeerFailed, Silent};
         let reported = matches!(cause.downcast_ref(), Some(DataParallelError::RankFailed { .. }));

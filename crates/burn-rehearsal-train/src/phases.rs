@@ -1,10 +1,11 @@
-//! Where the time of a training step goes.
+//! The time of each phase of a training step.
 //!
-//! A [`PhaseTimer`] is a cheap handle that the learner adds durations to; a buffer keeps the times
-//! of its own phases ([`EngineTimings`]), and a [`PhaseReport`] has both. On devices that only
-//! enqueue (every GPU) the host's time per phase says little: such a report is not
-//! [`exact`](PhaseReport::exact) unless the timer was made with [`PhaseTimer::profiling`], which
-//! makes the learner wait for the device between two phases.
+//! A [`PhaseTimer`] collects the times of the learner. A buffer keeps the times of its own phases
+//! ([`EngineTimings`]). A [`PhaseReport`] combines both.
+//!
+//! On a device that only enqueues work (every GPU), the time of the host in a phase means little. A
+//! report is then [`exact`](PhaseReport::exact) only with [`PhaseTimer::profiling`], which makes
+//! the learner wait for the device after each phase.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,33 +17,33 @@ use burn::tensor::Device;
 use burn_rehearsal::EngineTimings;
 
 named! {
-    /// A part of a training step: those of the training thread in the order of a step, then those
-    /// of the engine thread.
+    /// A phase of a training step. First come the phases of the training thread, in the order of a
+    /// step, then those of the engine thread.
     pub enum Phase: "phase" {
-        /// Waiting for the next incoming mini-batch (without the two phases below).
+        /// Waiting for the next incoming mini-batch, without the two phases below.
         Load = "load",
         /// Waiting for the representatives.
         Wait = "wait",
-        /// Joining incoming rows and representatives to one batch.
+        /// Appending the representatives to the incoming rows.
         Assemble = "assemble",
-        /// The model's forward and backward pass.
+        /// The forward and backward pass of the model.
         ForwardBackward = "forward_backward",
         /// Reading the gradients, summing them over the ranks, and uploading the result.
         AllReduce = "all_reduce",
-        /// The learning-rate schedule and the optimiser.
+        /// The learning-rate schedule and the optimizer.
         Optimizer = "optimizer",
         /// Engine thread: writing candidates to the shard.
         Insert = "insert",
-        /// Engine thread: computing all ranks' draws.
+        /// Engine thread: computing the draws of all ranks.
         Plan = "plan",
         /// Engine thread: waiting for other ranks and moving rows between them.
         Exchange = "exchange",
-        /// Engine thread: building the representatives' columns.
+        /// Engine thread: building the columns of the representatives.
         Deliver = "deliver",
     }
 }
 
-/// The first phases are those of the training thread.
+/// The number of phases of the training thread, which come first.
 const OF_TRAINING: usize = 6;
 
 impl Phase {
@@ -51,18 +52,18 @@ impl Phase {
         name.parse().ok()
     }
 
-    /// Whether the engine thread does it while the training thread trains: it does not add to the
-    /// time of a step.
+    /// Whether the phase belongs to the engine thread. It runs while the training thread trains and
+    /// does not add to the time of a step.
     pub fn is_background(self) -> bool {
         self as usize >= OF_TRAINING
     }
 
-    /// Whether its time means something on devices that only enqueue.
+    /// Whether the time of the phase is meaningful on devices that only enqueue.
     fn is_host_time(self) -> bool {
         matches!(self, Self::Load | Self::Wait) || self.is_background()
     }
 
-    /// The time that a buffer has spent in the phase.
+    /// The time that a buffer spent in the phase.
     fn in_buffer(self, timings: &EngineTimings) -> Duration {
         match self {
             Self::Load | Self::ForwardBackward | Self::AllReduce | Self::Optimizer => {
@@ -77,8 +78,8 @@ impl Phase {
         }
     }
 
-    /// The time of the phase in all, from the learner's time and the time `in_buffer`. The learner
-    /// sees one call of `next`; the buffer knows which part of it was its own.
+    /// Combines the time that the learner measured with the times `in_buffer`. The learner sees one
+    /// call of `next`; the buffer knows its own part of it.
     fn combine(self, learner: f64, in_buffer: impl Fn(Self) -> f64) -> f64 {
         match self {
             Self::Load => (learner - in_buffer(Self::Wait) - in_buffer(Self::Assemble)).max(0.0),
@@ -90,24 +91,25 @@ impl Phase {
 /// Mean times per step, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct PhaseReport {
-    /// How many steps were measured.
+    /// The number of measured steps.
     pub steps: u64,
-    /// Mean time of a whole step.
+    /// The mean time of a whole step.
     pub step_ms: f64,
-    /// Whether each phase contains exactly its own work. If false (a device that only enqueues, not
-    /// profiled), the phases between `wait` and the end of the step are not reported.
+    /// Whether each phase contains exactly its own work. If not (a device that only enqueues,
+    /// without profiling), only the phases of the host are reported: `load`, `wait` and those of
+    /// the engine thread.
     pub exact: bool,
-    /// In the order of [`Phase::ALL`]; `None` if it was not measured.
+    /// In the order of [`Phase::ALL`]. `None` if it was not measured.
     phases: [Option<f64>; Phase::ALL.len()],
 }
 
 impl PhaseReport {
-    /// The mean time of a phase per step, in milliseconds; `None` if it was not measured.
+    /// The mean time of a phase per step, in milliseconds. `None` if it was not measured.
     pub fn ms(&self, phase: Phase) -> Option<f64> {
         self.phases[phase as usize]
     }
 
-    /// All means by name; the whole step is `step`.
+    /// All means by the name of the phase. `step` is the whole step.
     pub fn by_name(&self) -> BTreeMap<String, f64> {
         let phases =
             Phase::ALL.iter().filter_map(|phase| Some((phase.name().to_owned(), self.ms(*phase)?)));
@@ -117,7 +119,7 @@ impl PhaseReport {
 
 #[derive(Debug, Default)]
 struct Counters {
-    /// Nanoseconds per phase of the training thread, indexed as [`Phase::ALL`].
+    /// Nanoseconds per phase of the training thread, in the order of [`Phase::ALL`].
     phases: [AtomicU64; OF_TRAINING],
     steps: AtomicU64,
     step_nanos: AtomicU64,
@@ -125,7 +127,21 @@ struct Counters {
     exact: AtomicBool,
 }
 
-/// A shared stopwatch; clones add to the same counters.
+/// A timer for the phases of training steps. Clones share their counters.
+///
+/// Pass a clone to [`DataParallel::with_timer`](crate::data_parallel::DataParallel::with_timer), or
+/// use it in your own training loop:
+///
+/// ```
+/// use burn_rehearsal_train::phases::{Phase, PhaseTimer};
+/// use std::time::Duration;
+///
+/// let timer = PhaseTimer::new();
+/// timer.add(Phase::Load, Duration::from_millis(3));
+/// timer.add_step(Duration::from_millis(10));
+/// let report = timer.report(None);
+/// assert_eq!((report.steps, report.step_ms, report.ms(Phase::Load)), (1, 10.0, Some(3.0)));
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct PhaseTimer {
     counters: Arc<Counters>,
@@ -137,39 +153,39 @@ impl PhaseTimer {
         Self::default()
     }
 
-    /// A timer that makes the learner synchronise the device at every border between phases: exact
-    /// on any device, and slower.
+    /// A timer that makes the learner synchronize the device after each phase. Times are exact on
+    /// any device, and steps are slower.
     pub fn profiling() -> Self {
         Self { counters: Arc::new(Counters { profiling: true, ..Counters::default() }) }
     }
 
-    /// Whether the device is to be synchronised at the borders of phases.
+    /// Whether the device is synchronized after each phase.
     pub fn is_profiling(&self) -> bool {
         self.counters.profiling
     }
 
-    /// Adds time that the training thread spent in a phase; those of the engine thread are the
-    /// buffer's to measure.
+    /// Adds time of the training thread to a phase. Phases of the engine thread are ignored, since
+    /// the buffer measures them.
     pub fn add(&self, phase: Phase, duration: Duration) {
         if let Some(counter) = self.counters.phases.get(phase as usize) {
             counter.fetch_add(nanos(duration), Ordering::Relaxed);
         }
     }
 
-    /// The time in a phase so far, with what a buffer says.
+    /// The total time of a phase, including the times of `buffer`.
     pub fn total(&self, phase: Phase, buffer: Option<&EngineTimings>) -> Duration {
         let in_buffer =
             |phase: Phase| buffer.map_or(0.0, |timings| phase.in_buffer(timings).as_secs_f64());
         Duration::from_secs_f64(phase.combine(self.learner(phase).as_secs_f64(), in_buffer))
     }
 
-    /// The time that was [added](Self::add).
+    /// The total time that was [added](Self::add).
     fn learner(&self, phase: Phase) -> Duration {
         let counter = self.counters.phases.get(phase as usize);
         Duration::from_nanos(counter.map_or(0, |counter| counter.load(Ordering::Relaxed)))
     }
 
-    /// Counts one step and its whole duration.
+    /// Counts a step and adds its duration.
     pub fn add_step(&self, duration: Duration) {
         self.counters.step_nanos.fetch_add(nanos(duration), Ordering::Relaxed);
         self.counters.steps.fetch_add(1, Ordering::Relaxed);
@@ -185,7 +201,7 @@ impl PhaseTimer {
         Duration::from_nanos(self.counters.step_nanos.load(Ordering::Relaxed))
     }
 
-    /// All counters, for a checkpoint.
+    /// The values of all counters, for a checkpoint.
     pub(crate) fn counters(&self) -> Vec<u64> {
         let Counters { phases, steps, step_nanos, .. } = &*self.counters;
         phases
@@ -203,15 +219,15 @@ impl PhaseTimer {
         }
     }
 
-    /// Sets the device that is measured; flex computes before it returns, so its phases are exact
-    /// without profiling.
+    /// Sets the measured device. The flex backend computes before it returns, so its phases are
+    /// exact without profiling.
     pub(crate) fn observe_device(&self, device: &Device) {
         self.counters
             .exact
             .store(self.counters.profiling || is_synchronous(device), Ordering::Relaxed);
     }
 
-    /// Means per step so far, with what a buffer says; all zero before the first step.
+    /// Mean times per step, including the times of `buffer`. All means are 0 before the first step.
     pub fn report(&self, buffer: Option<&EngineTimings>) -> PhaseReport {
         let (steps, exact) = (self.steps(), self.counters.exact.load(Ordering::Relaxed));
         let mean = |time: Duration, steps: u64| {
@@ -268,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn the_buffers_part_of_loading_is_not_counted_twice() {
+    fn the_part_of_the_buffer_in_loading_counts_once() {
         let timer = PhaseTimer::profiling();
         timer.observe_device(&Device::default());
         timer.add(Phase::Load, Duration::from_millis(20));
@@ -297,7 +313,7 @@ mod tests {
     #[test]
     fn a_report_is_exact_on_flex_or_when_profiling() {
         let timer = PhaseTimer::new();
-        assert!(!timer.report(None).exact, "no device seen yet");
+        assert!(!timer.report(None).exact, "no device was observed");
         timer.observe_device(&Device::default().autodiff());
         assert_eq!(timer.report(None).exact, cfg!(feature = "flex"));
         let timer = PhaseTimer::profiling();

@@ -1,8 +1,9 @@
-//! The learning-rate schedule of a task: linear warm-up with world-size scaling, then steps.
+//! The learning-rate schedule of a task: linear warm-up, scaling with the number of ranks, then
+//! steps.
 //!
-//! With N ranks a step sees N times as many rows, and the learning rate is scaled with them, up to
-//! a cap, after a gradual warm-up (Goyal et al., "Accurate, Large Minibatch SGD", arXiv
-//! 1706.02677). The schedule starts again with every task.
+//! On N ranks a step has N times as many rows. The learning rate grows with them, up to a cap,
+//! after a gradual warm-up (Goyal et al., "Accurate, Large Minibatch SGD", arXiv 1706.02677). Every
+//! task starts the schedule again.
 
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::lr_scheduler::{LrScheduler, LrSchedulerRecord};
@@ -10,7 +11,7 @@ use burn::optim::LearningRate;
 use std::fmt;
 use std::str::FromStr;
 
-/// A schedule that makes no sense.
+/// An invalid schedule.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ScheduleError {
     /// The base learning rate is not a positive, finite number.
@@ -19,7 +20,7 @@ pub enum ScheduleError {
     /// There are no ranks.
     #[error("the world size must be at least 1")]
     WorldSize,
-    /// The cap on the world-size scaling is below 1 or not a number.
+    /// The cap on scaling with the world size is below 1 or not a number.
     #[error("the cap on learning-rate scaling must be at least 1, not {0}")]
     Cap(f64),
     /// A factor is not a positive, finite number.
@@ -27,26 +28,26 @@ pub enum ScheduleError {
         "the learning-rate factor from step {step} on must be positive and finite, not {factor}"
     )]
     Factor {
-        /// The step of the offending milestone.
+        /// The step of the milestone.
         step: u64,
         /// Its factor.
         factor: f64,
     },
-    /// Milestones are not in increasing order, or lie inside the warm-up.
+    /// Milestones are not in increasing order, or lie within the warm-up.
     #[error("the learning-rate milestone at step {step} must come after step {after}")]
     MilestoneOrder {
-        /// The step of the offending milestone.
+        /// The step of the milestone.
         step: u64,
-        /// The step it must come after.
+        /// The step after which it must come.
         after: u64,
     },
-    /// Text that cannot be parsed as milestones, and why.
+    /// The text is not a list of milestones, for this reason.
     #[error("{0}")]
     Milestones(&'static str),
 }
 
-/// Steps of the learning rate within a task, as epochs and factors: see
-/// [`WarmupSchedule::with_milestones`]. Epochs increase; epochs and factors are above 0.
+/// Steps of the learning rate within a task, as text: pairs of an epoch and a factor of the peak
+/// rate. See [`WarmupSchedule::with_milestones`]. Epochs increase. Epochs and factors are above 0.
 ///
 /// ```
 /// use burn_rehearsal_train::schedule::Milestones;
@@ -61,13 +62,13 @@ pub enum ScheduleError {
 pub struct Milestones(Vec<(f64, f64)>);
 
 impl Milestones {
-    /// First epoch (from 0, may be fractional) and factor of the top rate, of each step.
+    /// Pairs of the first epoch (from 0, may be fractional) and the factor of the peak rate.
     pub fn pairs(&self) -> &[(f64, f64)] {
         &self.0
     }
 }
 
-/// `epoch:factor,…` or `none`.
+/// From `epoch:factor,…` or `none`.
 impl FromStr for Milestones {
     type Err = ScheduleError;
 
@@ -109,32 +110,45 @@ impl fmt::Display for Milestones {
     }
 }
 
-/// Linear warm-up from `base` to `base × min(world size, cap)`, then piecewise-constant factors.
+/// Linear warm-up from `base` to the peak rate `base × min(world size, cap)`, then constant factors
+/// of it.
 ///
-/// The rate of step s (counted from 0) is, with a warm-up of w steps, `base + (top − base) · s / w`
-/// for s < w and `top · f(s)` from there on, where `f` is the factor of the last milestone at or
-/// before s (1 before the first).
+/// With a warm-up of w steps, the rate of step s (from 0) is `base + (peak − base) · s / w` for s <
+/// w, and `peak · f(s)` afterwards. `f(s)` is the factor of the last milestone at or before s, or 1
+/// without one.
 ///
-/// Its record holds all of it, not only the step, so that loading a record replaces the schedule
-/// wholly; that is how a new task restarts it in a [`Learner`](burn::train::Learner):
+/// ```
+/// use burn_rehearsal_train::schedule::WarmupSchedule;
+///
+/// // 8 ranks; at most 4 times the base rate, after 100 steps; a tenth of it from step 500 on.
+/// let schedule = WarmupSchedule::new(0.1, 8, 4.0, 100)?.with_milestones(&[(500, 0.1)])?;
+/// assert_eq!(schedule.rate_at(0), 0.1);
+/// assert_eq!(schedule.rate_at(100), 0.4);
+/// assert_eq!(schedule.rate_at(500), 0.4 * 0.1);
+/// # Ok::<(), burn_rehearsal_train::schedule::ScheduleError>(())
+/// ```
+///
+/// The record of a schedule holds all of its values, so loading a record replaces the whole
+/// schedule. A new task restarts it in a [`Learner`](burn::train::Learner) with
 /// `learner.load_scheduler(schedule.restart_record())`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WarmupSchedule {
     base: f64,
     top: f64,
     warmup: u64,
-    /// (first step, factor relative to `top`), steps strictly increasing.
+    /// Pairs of the first step and the factor of `top`. The steps increase strictly.
     milestones: Vec<(u64, f64)>,
     step: u64,
 }
 
 impl WarmupSchedule {
-    /// A schedule for `world_size` ranks that reaches `base × min(world_size, cap)` after `warmup`
-    /// steps (0: at once).
+    /// Creates a schedule for `world_size` ranks that reaches the peak rate `base × min(world_size,
+    /// cap)` after `warmup` steps.
     ///
     /// # Errors
     ///
-    /// A base rate that is not positive and finite, a world size of 0, a cap below 1.
+    /// [`ScheduleError`] for a base rate that is not positive and finite, a world size of 0, or a
+    /// cap below 1.
     pub fn new(
         base: LearningRate,
         world_size: usize,
@@ -159,13 +173,12 @@ impl WarmupSchedule {
         })
     }
 
-    /// Multiplies the rate by `factor` from each given step on, relative to the top rate (factors
-    /// do not accumulate).
+    /// Multiplies the peak rate by a factor from each given step on. Factors do not accumulate.
     ///
     /// # Errors
     ///
-    /// A factor that is not positive and finite, steps that do not increase or lie inside the
-    /// warm-up.
+    /// [`ScheduleError`] for a factor that is not positive and finite, or steps that do not
+    /// increase or lie within the warm-up.
     pub fn with_milestones(mut self, milestones: &[(u64, f64)]) -> Result<Self, ScheduleError> {
         let mut after = self.warmup.checked_sub(1);
         for &(step, factor) in milestones {
@@ -181,13 +194,13 @@ impl WarmupSchedule {
         Ok(self)
     }
 
-    /// The same schedule, about to give the rate of `step`.
+    /// Continues the schedule at `step`.
     pub fn at_step(mut self, step: u64) -> Self {
         self.step = step;
         self
     }
 
-    /// The learning rate of a step, counted from 0.
+    /// The learning rate of a step, from 0.
     pub fn rate_at(&self, step: u64) -> LearningRate {
         if step < self.warmup {
             return self.base + (self.top - self.base) * (step as f64 / self.warmup as f64);
@@ -201,11 +214,11 @@ impl WarmupSchedule {
         self.top * factor
     }
 
-    /// A record that puts this schedule, from its first step, into any
-    /// [`Learner`](burn::train::Learner) that was made with a `WarmupSchedule`.
+    /// A record that restarts this schedule in any [`Learner`](burn::train::Learner) with a
+    /// `WarmupSchedule`.
     pub fn restart_record(&self) -> LrSchedulerRecord {
-        // The learner keeps its schedulers in groups; going through Burn's own type leaves the
-        // layout of that record to Burn.
+        // The learner keeps its schedulers in groups. Burn's own type knows the layout of that
+        // record.
         ModuleLrScheduler::new(Self { step: 0, ..self.clone() }).to_record()
     }
 
@@ -251,13 +264,13 @@ impl LrScheduler for WarmupSchedule {
         record
     }
 
-    /// Replaces the whole schedule. A record that is not one of a `WarmupSchedule` changes nothing
-    /// (Burn's signature has no error).
+    /// Replaces the whole schedule. A record of another scheduler is ignored with a warning, since
+    /// Burn's signature has no error.
     fn load_record(&mut self, record: LrSchedulerRecord) {
         match Self::from_record(&record) {
             Some(schedule) => *self = schedule,
             None => {
-                tracing::warn!("ignored a learning-rate record that is not one of a WarmupSchedule")
+                tracing::warn!("ignored a learning-rate record of another scheduler")
             }
         }
     }
@@ -275,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn warms_up_linearly_to_the_capped_rate_and_then_steps_down() {
+    fn the_rate_warms_up_linearly_to_the_cap_and_then_steps_down() {
         let mut schedule = schedule();
         let rates: Vec<f64> = (0..10).map(|_| schedule.step()).collect();
         let expected = [0.1, 0.175, 0.25, 0.325, 0.4, 0.4, 0.2, 0.2, 0.02, 0.02];
@@ -285,13 +298,13 @@ mod tests {
     }
 
     #[test]
-    fn without_warm_up_or_with_one_rank_the_rate_is_constant() {
+    fn the_rate_is_constant_without_warm_up_or_on_one_rank() {
         assert_eq!(WarmupSchedule::new(0.1, 2, 64.0, 0).unwrap().rate_at(0), 0.2);
         assert_eq!(WarmupSchedule::new(0.1, 1, 64.0, 10).unwrap().rate_at(3), 0.1);
     }
 
     #[test]
-    fn a_record_resumes_and_replaces_the_schedule_wholly() {
+    fn a_record_replaces_the_whole_schedule() {
         let mut first = schedule();
         (0..5).for_each(|_| {
             first.step();
@@ -307,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn milestones_are_epochs_and_factors_or_none() {
+    fn milestones_are_pairs_of_epochs_and_factors_or_none() {
         for text in ["none", "1.5:0.1", "21:0.5,26:0.05,28:0.01"] {
             assert_eq!(text.parse::<Milestones>().unwrap().to_string(), text);
         }
@@ -320,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn invalid_schedules_are_refused() {
         assert_eq!(WarmupSchedule::new(0.0, 1, 1.0, 0), Err(ScheduleError::BaseRate(0.0)));
         assert_eq!(WarmupSchedule::new(0.1, 0, 1.0, 0), Err(ScheduleError::WorldSize));
         assert_eq!(WarmupSchedule::new(0.1, 1, 0.5, 0), Err(ScheduleError::Cap(0.5)));

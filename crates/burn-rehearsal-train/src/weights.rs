@@ -1,4 +1,17 @@
-//! Weights in the format of safetensors, with PyTorch's names and layout: read and written.
+//! Reading and writing weights as safetensors files with PyTorch's names and layout.
+//!
+//! ```
+//! use burn::nn::{Linear, LinearConfig};
+//! use burn::tensor::Device;
+//! use burn_rehearsal_train::weights::{load_safetensors, save_safetensors};
+//!
+//! # let directory = tempfile::tempdir()?;
+//! # let path = directory.path().join("model.safetensors");
+//! let network: Linear = LinearConfig::new(4, 2).init(&Device::default());
+//! save_safetensors(&network, &path)?;
+//! let network = load_safetensors(network, &path)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use burn::module::Module;
 use burn::store::{
@@ -8,13 +21,13 @@ use burn::store::{
 use burn::tensor::DType;
 use std::path::{Path, PathBuf};
 
-/// A counter of PyTorch's batch norm that has no counterpart in Burn.
+/// A counter of PyTorch's batch norm without a counterpart in Burn.
 const COUNTER: &str = "num_batches_tracked";
 
-/// Why weights could not be loaded or saved.
+/// The reason why weights could not be loaded or saved.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WeightsError {
-    /// The file cannot be read or is no safetensors file.
+    /// The file cannot be read or is not a safetensors file.
     #[error("the weights in {} cannot be read: {reason}", path.display())]
     Unreadable {
         /// The file.
@@ -30,18 +43,18 @@ pub enum WeightsError {
         /// The error message.
         reason: String,
     },
-    /// The file has weights of another network.
+    /// The file contains the weights of another network.
     #[error("the weights in {} are not those of this network: {reason}", path.display())]
     Foreign {
         /// The file.
         path: PathBuf,
-        /// Which parameter, and what is wrong with it.
+        /// The parameter, and what is wrong with it.
         reason: String,
     },
 }
 
-/// Makes floating-point numbers of any width 32-bit ones, which parameters of a network are. Burn
-/// would keep the width of the file and fail at the first product of two widths.
+/// Converts floating-point tensors to `f32`, the type of the parameters of a network. Burn would
+/// keep the type of the file and fail at the first operation on two types.
 #[derive(Debug, Clone)]
 struct SinglePrecision;
 
@@ -59,19 +72,19 @@ impl ModuleAdapter for SinglePrecision {
     }
 }
 
-/// Replaces all parameters and running statistics of a network by those in a `.safetensors` file
-/// with PyTorch's names and layout.
+/// Loads all parameters and running statistics of a network from a `.safetensors` file with
+/// PyTorch's names and layout.
 ///
-/// The file must have a tensor of the right shape for each, and no others than these and PyTorch's
-/// `num_batches_tracked`. Tensors of `f16`, `bf16` and `f64` are converted to `f32`; those of
-/// integers or truth values are refused where the network has floating-point numbers.
+/// The file must contain a tensor of the right shape for each of them, and no others except
+/// PyTorch's `num_batches_tracked`. Tensors of `f16`, `bf16` and `f64` are converted to `f32`.
+/// Tensors of integers or booleans are refused for floating-point parameters.
 ///
 /// # Errors
 ///
-/// [`WeightsError`] with the file and, where there is one, the parameter.
+/// [`WeightsError`] with the file and, if there is one, the parameter.
 pub fn load_safetensors<M: Module>(mut network: M, path: &Path) -> Result<M, WeightsError> {
     let unreadable = |reason: String| WeightsError::Unreadable { path: path.to_path_buf(), reason };
-    // Burn's store would also call a missing file a "tensor that was not found".
+    // For a missing file, Burn's store would report a tensor that was not found.
     std::fs::File::open(path).map_err(|error| unreadable(error.to_string()))?;
     let mut store = SafetensorsStore::from_file(path)
         .with_from_adapter(PyTorchToBurnAdapter.chain(SinglePrecision))
@@ -92,10 +105,10 @@ pub fn load_safetensors<M: Module>(mut network: M, path: &Path) -> Result<M, Wei
     }
 }
 
-/// Writes all parameters and running statistics of a network to a `.safetensors` file that
-/// [`load_safetensors`] and PyTorch read: the names are those of the network's fields, which for
-/// those of `burn-rehearsal-vision` are torchvision's and timm's. Readers of `path` find the
-/// earlier file or the complete new one.
+/// Saves all parameters and running statistics of a network to a `.safetensors` file that
+/// [`load_safetensors`] and PyTorch can read. The names are those of the network's fields. For the
+/// networks of `burn-rehearsal-vision`, these are the names of torchvision and timm. The file is
+/// replaced atomically.
 ///
 /// # Errors
 ///

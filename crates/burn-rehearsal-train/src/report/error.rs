@@ -5,14 +5,14 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-/// Why a report cannot be read or written; names the file.
+/// The reason why a report cannot be read or written, with its file.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ReportError {
-    /// The file system refused.
+    /// An error of the file system.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was tried: "read", "write", …
+        /// The action, for example "read" or "write".
         action: &'static str,
         /// The file or directory.
         path: PathBuf,
@@ -20,7 +20,7 @@ pub enum ReportError {
         source: io::Error,
     },
 
-    /// The file is no JSON, or lacks a field, or has a value of the wrong type.
+    /// The file is not JSON, lacks a field, or has a value of the wrong type.
     #[error("{} is not a run report: {source}", path.display())]
     Damaged {
         /// The file.
@@ -29,9 +29,10 @@ pub enum ReportError {
         source: serde_json::Error,
     },
 
-    /// The file was written by another version of the format.
+    /// The file has another version of the format.
     #[error(
-        "{} has schema_version {found}, this program reads version {supported} only: use the version of the program that wrote it",
+        "{} has schema_version {found}, but this program reads only version {supported}: use the \
+         version of the program that wrote it",
         path.display()
     )]
     Version {
@@ -39,14 +40,14 @@ pub enum ReportError {
         path: PathBuf,
         /// Its version.
         found: u64,
-        /// The version this program reads and writes.
+        /// The version that this program reads and writes.
         supported: u64,
     },
 
     /// Fields of the report contradict each other.
-    #[error("the report {} contradicts itself: {what}", path.display())]
+    #[error("the report {} is inconsistent: {what}", path.display())]
     Inconsistent {
-        /// The file that was read or was to be written.
+        /// The file that was read or should have been written.
         path: PathBuf,
         /// The fields and their values.
         what: String,

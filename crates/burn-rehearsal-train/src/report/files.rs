@@ -1,16 +1,17 @@
-//! Files of a report, in directories that are made for them.
+//! Writing the files of a report.
 
 use std::fs;
 use std::path::Path;
 
 use super::ReportError;
 
-/// Writes `contents` to the file `path`, creating missing directories. Readers of `path` find what was
-/// there before or all of `contents`, even if the program is killed in between or another process
-/// writes the same file: see [`AtomicFile`](burn_rehearsal::checkpoint::AtomicFile).
+/// Writes `contents` to the file `path`, and creates missing directories. The file is replaced
+/// atomically: readers find the old or the new contents, even if the program is killed or another
+/// process writes the same file. See [`AtomicFile`](burn_rehearsal::checkpoint::AtomicFile).
 ///
 /// # Errors
-/// [`ReportError::Io`] with the directory or the file. A file that was at `path` is unchanged.
+///
+/// [`ReportError::Io`] with the directory or the file. An existing file is unchanged.
 pub fn write_atomically(
     path: &Path,
     contents: &(impl AsRef<[u8]> + ?Sized),
@@ -32,7 +33,7 @@ mod tests {
     use tempfile::tempdir;
 
     #[test]
-    fn a_file_is_replaced_and_nothing_else_stays_in_its_directory() {
+    fn a_replaced_file_leaves_no_other_file_behind() {
         let directory = tempdir().unwrap();
         let path = directory.path().join("deep/er/figure.svg");
         write_atomically(&path, "first, and longer").unwrap();
@@ -42,7 +43,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_cannot_be_written_is_named() {
+    fn an_error_names_the_directory_that_cannot_be_written() {
         let directory = tempdir().unwrap();
         let file = directory.path().join("file");
         write_atomically(&file, "").unwrap();
@@ -53,7 +54,7 @@ mod tests {
     #[test]
     fn a_failed_replacement_removes_its_temporary_file() {
         let directory = tempdir().unwrap();
-        // A directory in the place of the file: the rename fails.
+        // A directory in the place of the file makes the rename fail.
         let path = directory.path().join("report.json");
         fs::create_dir_all(path.join("inside")).unwrap();
         let error = write_atomically(&path, "text").unwrap_err();

@@ -12,44 +12,45 @@ use crate::data_parallel::{LossScale, Precision};
 use crate::epoch::{Epoch, as_index};
 use crate::metrics::AccuracyMatrix;
 
-/// The version of the format that this program writes, and the only one it reads.
+/// The version of the format that this crate writes. It reads no other.
 pub const SCHEMA_VERSION: u64 = 1;
 
-/// Name of the file of a report in the directory of its run.
+/// The file name of a report in the directory of its run.
 pub const REPORT_FILE: &str = "report.json";
 
-/// A complete report of a run of two tasks, as an example of the format.
+/// An example of the format: a complete report of a run of two tasks.
 pub const EXAMPLE: &str = include_str!("example.json");
 
-/// One run: how it was configured, what it measured, how long it took.
+/// The report of a run. See [Reading a report](super#reading-a-report).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunReport {
     /// [`SCHEMA_VERSION`].
     pub schema_version: u64,
-    /// Version of the package that made the run.
+    /// The version of the package that made the run.
     pub package_version: String,
-    /// The name of the method that trained the network from task to task.
+    /// The name of the method.
     pub method: String,
-    /// The resolved configuration: defaults, file and flags. Any JSON object.
+    /// The configuration that the run was started with: any JSON object.
     pub config: serde_json::Value,
-    /// The seed that every random choice of the run follows from.
+    /// The seed of every random choice of the run.
     pub seed: u64,
-    /// Number of data-parallel ranks, at least 1.
+    /// The number of ranks, at least 1.
     pub world_size: usize,
-    /// The world sizes of the run before it was resumed with `world_size` ranks, in order; empty if
-    /// the world size never changed.
+    /// The numbers of ranks before the run was resumed on `world_size` ranks, in order. Empty if
+    /// the number never changed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub earlier_world_sizes: Vec<usize>,
-    /// The device that was trained on, in words.
+    /// The device, see [`describe`](crate::device::describe).
     pub device: String,
-    /// The numbers of forward and backward passes.
+    /// The number format of forward and backward passes.
     #[serde(default)]
     pub precision: PrecisionReport,
-    /// False if the run was interrupted: then the rest holds what was done so far.
+    /// Whether the run finished. If it was stopped, the report describes what it has done.
     pub complete: bool,
-    /// The classes of each task, in the order of the stream; its length is the number of tasks.
+    /// The classes of each task, in the order of the stream. The length is the number of tasks.
     pub tasks: Vec<Vec<usize>>,
-    /// Number of different images that were left out because they are damaged; 0 in older reports.
+    /// The number of different samples that were left out because they are damaged. 0 in older
+    /// reports.
     #[serde(default)]
     pub left_out: u64,
     /// Accuracies after every task.
@@ -58,25 +59,25 @@ pub struct RunReport {
     pub summary: Summary,
     /// Times of the run.
     pub time: Time,
-    /// Losses, and accuracies where measured, after every epoch, in order.
+    /// Losses after every epoch, in order, and accuracies if they were measured.
     pub curves: Vec<CurvePoint>,
-    /// The rehearsal buffer at the end of the run; `None` for methods without one.
+    /// The rehearsal buffer at the end of the run. `None` for methods without one.
     pub buffer: Option<BufferReport>,
 }
 
-/// The numbers of forward and backward passes.
+/// The number format of forward and backward passes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct PrecisionReport {
     /// The format.
     pub format: Precision,
-    /// The final factor of the loss; `None` if it was not scaled.
+    /// The factor of the loss at the end. `None` if the loss was not scaled.
     pub loss_scale: Option<f32>,
-    /// Updates that were left out because gradients were not finite.
+    /// Updates that were skipped because gradients were not finite.
     pub skipped_updates: u64,
 }
 
 impl PrecisionReport {
-    /// The report of a run in `format` with this factor of the loss, if it was scaled.
+    /// The report for a run in `format`, with its loss scale if the loss was scaled.
     pub fn of(format: Precision, loss_scale: Option<LossScale>) -> Self {
         Self {
             format,
@@ -89,32 +90,32 @@ impl PrecisionReport {
 /// Accuracies on full test sets, fractions in `0..=1`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Accuracy {
-    /// Top-1 accuracy; row i: after task i; column j: on the test set of task j.
+    /// Top-1 accuracy. Row i: after task i. Column j: on the test set of task j.
     pub top1: AccuracyMatrix,
-    /// Top-5 accuracy, likewise; nothing measured if the network has fewer than five outputs.
+    /// Top-5 accuracy, in the same layout. It is 1 if there are at most five classes.
     pub top5: AccuracyMatrix,
-    /// Top-1 accuracy of the untrained network on each task; `None` if it was not measured.
+    /// Top-1 accuracy of the untrained network on each task. `None` if it was not measured.
     pub initial_top1: Option<Vec<f64>>,
 }
 
-/// The usual figures of continual learning, `None` where undefined; see [`AccuracyMatrix`] for the
+/// The metrics of continual learning, `None` if undefined. See [`metrics`](crate::metrics) for the
 /// equations.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
-    /// Average top-1 accuracy over the tasks learned, after the last of them; a fraction.
+    /// Average top-1 accuracy over the learned tasks after the last of them, a fraction.
     pub average_top1: Option<f64>,
-    /// Average top-5 accuracy, likewise.
+    /// Average top-5 accuracy, a fraction.
     pub average_top5: Option<f64>,
     /// Forgetting of top-1 accuracy.
     pub forgetting: Option<f64>,
     /// Backward transfer of top-1 accuracy.
     pub bwt: Option<f64>,
-    /// Forward transfer of top-1 accuracy over the untrained network.
+    /// Forward transfer of top-1 accuracy, relative to the untrained network.
     pub fwt: Option<f64>,
 }
 
 impl Summary {
-    /// The figures of a run with these accuracies.
+    /// Computes the metrics of a run from its accuracies.
     pub fn of(accuracy: &Accuracy) -> Self {
         Self {
             average_top1: accuracy.top1.average(),
@@ -132,26 +133,26 @@ impl Summary {
 /// Times of the run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Time {
-    /// Wall-clock time of the run with evaluation, in seconds.
+    /// Wall-clock time of the run, including evaluation, in seconds.
     pub total_s: f64,
-    /// Wall-clock time of training alone, in seconds.
+    /// Wall-clock time of training, in seconds.
     pub train_s: f64,
-    /// Incoming training samples (representatives not counted) of all ranks per second of
-    /// `train_s`; `None` if nothing was trained.
+    /// Incoming training samples of all ranks per second of `train_s`, without representatives.
+    /// `None` if nothing was trained.
     pub samples_per_s: Option<f64>,
-    /// Mean time of each phase of a training step, in milliseconds, by name. A value that is not
-    /// finite is left out when written.
+    /// Mean time of each phase of a training step, in milliseconds, by the name of the phase.
+    /// Values that are not finite are not written.
     #[serde(serialize_with = "finite_values")]
     pub phases_ms: BTreeMap<String, f64>,
-    /// True if the device was synchronised between phases; false if the times are those of the
+    /// Whether the device was synchronized between phases. Otherwise the times are those of the
     /// host, which may only have enqueued work.
     pub phases_exact: bool,
-    /// Number of training steps that the means are over (per rank, not summed over ranks).
+    /// The number of training steps behind the means, of one rank.
     pub steps: u64,
-    /// The cost of checkpoints; `None` if none was written.
+    /// The cost of checkpoints. `None` if none was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoints: Option<CheckpointTime>,
-    /// The time of each epoch, in the order of [`RunReport::curves`]; empty in older reports.
+    /// The time of each epoch, in the order of [`RunReport::curves`]. Empty in older reports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub epochs: Vec<EpochTime>,
 }
@@ -161,12 +162,12 @@ pub struct Time {
 pub struct EpochTime {
     /// Wall-clock time of its training, in seconds.
     pub train_s: f64,
-    /// Incoming training samples of all ranks in it.
+    /// Its incoming training samples, of all ranks.
     pub samples: u64,
 }
 
 impl EpochTime {
-    /// Incoming training samples of all ranks per second; `None` if no time was measured.
+    /// Incoming training samples of all ranks per second. `None` if no time was measured.
     pub fn samples_per_s(&self) -> Option<f64> {
         (self.train_s > 0.0 && self.samples > 0).then(|| self.samples as f64 / self.train_s)
     }
@@ -175,16 +176,16 @@ impl EpochTime {
 /// The cost of checkpoints.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct CheckpointTime {
-    /// How many were written.
+    /// The number of written checkpoints.
     pub written: u64,
-    /// How often the run was resumed.
+    /// The number of times the run was resumed.
     pub resumed: u64,
-    /// The size of the last, in bytes.
+    /// The size of the last checkpoint, in bytes.
     pub bytes: u64,
-    /// The time that training waited for all of them, in seconds.
+    /// The total time that training waited for checkpoints, in seconds.
     pub total_s: f64,
-    /// The total time in seconds from the snapshots until the checkpoints were complete, during
-    /// which training continued.
+    /// The total time from the snapshots until the checkpoints were complete, in seconds. Training
+    /// continues meanwhile.
     #[serde(default)]
     pub background_s: f64,
 }
@@ -194,63 +195,64 @@ pub struct CheckpointTime {
 pub struct CurvePoint {
     /// The task, counted from 0.
     pub task: usize,
-    /// The epoch within the task; the file has its index.
+    /// The epoch of the task. Written as its index, from 0.
     #[serde(with = "as_index")]
     pub epoch: Epoch,
-    /// Mean training loss of the epoch; `None` if it is not finite (which JSON cannot hold).
+    /// The mean training loss of the epoch. `None` if it is not finite, which JSON cannot
+    /// represent.
     pub train_loss: Option<f64>,
-    /// Top-1 accuracy on each task after the epoch, fractions; empty if it was not measured.
+    /// Top-1 accuracy on each task after the epoch, as fractions. Empty if it was not measured.
     pub top1: Vec<Option<f64>>,
 }
 
-/// The rehearsal buffer, over all ranks, at the end of the run.
+/// The rehearsal buffer at the end of the run, over all ranks.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct BufferReport {
-    /// Number of samples that fit.
+    /// The number of samples that fit.
     pub capacity: u64,
-    /// Number of samples stored.
+    /// The number of stored samples.
     pub len: u64,
     /// Memory reserved for the rows, in bytes.
     pub bytes: u64,
-    /// The location of the rows: `host`, `device`, or `host, device` if ranks differ; empty in
+    /// The location of the rows: `host`, `device`, or `host, device` if ranks differ. Empty in
     /// older reports.
     #[serde(default)]
     pub store: String,
-    /// Number of stored samples of each class; the index is the class.
+    /// The number of stored samples of each class. The index is the class.
     pub per_class: Vec<u64>,
-    /// Number of different source samples among those stored; `None` if the samples carry no
+    /// The number of different source samples among the stored ones. `None` if samples have no
     /// identity.
     pub distinct: Option<u64>,
-    /// The work of the buffer per step, on rank 0; `None` in older reports.
+    /// The work of the buffer per step, on rank 0. `None` in older reports.
     #[serde(default)]
     pub per_step: Option<PerStep>,
-    /// Digest of the stored rows in (rank, slot) order, in hexadecimal. Equal digests: the same
+    /// Digest of the stored rows in (rank, slot) order, in hexadecimal. Equal digests mean equal
     /// contents, bit for bit.
     pub contents_digest: String,
-    /// Digest of all draws of the run, in hexadecimal. Equal digests: the same representatives at
-    /// every step.
+    /// Digest of all draws of the run, in hexadecimal. Equal digests mean the same representatives
+    /// at every step.
     pub draws_digest: String,
-    /// Pictures of stored samples; empty if the workload has none.
+    /// Pictures of stored samples. Empty if the workload has none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pictures: Vec<Picture>,
 }
 
-/// A picture of samples: rows of thumbnails in a PNG file next to the report.
+/// A picture of samples: rows of thumbnails, in a PNG file next to the report.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Picture {
     /// The name of the file in the directory of the report.
     pub file: String,
     /// The subject.
     pub title: String,
-    /// The label of each row of thumbnails, from the top; may be empty. Rows have the same height.
+    /// The label of each row of thumbnails, from the top. May be empty. Rows have the same height.
     pub rows: Vec<String>,
-    /// The contents of the file; empty if it is missing. Not part of `report.json`.
+    /// The contents of the file. Empty if it is missing. Not part of `report.json`.
     #[serde(skip)]
     pub png: Vec<u8>,
 }
 
 impl BufferReport {
-    /// The report of a buffer, with what it did on this rank.
+    /// Combines the report of a buffer with the work that it did on this rank.
     pub fn of(report: burn_rehearsal::BufferReport, timings: &EngineTimings) -> Self {
         let used = [StoreLocation::Host, StoreLocation::Device]
             .into_iter()
@@ -270,19 +272,19 @@ impl BufferReport {
     }
 }
 
-/// The work of a rank's buffer, on average per step.
+/// The mean work of a rank's buffer per step.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct PerStep {
-    /// Rounds of the engine under way when a mini-batch arrived.
+    /// Rounds of the engine in progress when a mini-batch arrives.
     pub queue_depth: f64,
-    /// How many steps before a step its representatives were drawn.
+    /// Number of steps between drawing representatives and using them.
     pub staleness: f64,
     /// Bytes of rows copied by the engine and the training thread.
     pub copied_bytes: f64,
 }
 
 impl PerStep {
-    /// The means over the steps so far.
+    /// The means over all steps so far.
     pub fn of(timings: &EngineTimings) -> Self {
         let mean = |sum: u64| sum as f64 / timings.steps.max(1) as f64;
         Self {
@@ -294,11 +296,12 @@ impl PerStep {
 }
 
 impl RunReport {
-    /// Writes the report to `report.json` in `directory`, which is created if it is missing, and
-    /// returns the path. Its [pictures](BufferReport::pictures) are written next to it. The file is
-    /// complete or absent, see [`write_atomically`].
+    /// Writes the report to `report.json` in `directory`, and its [pictures](BufferReport::pictures)
+    /// next to it. Creates the directory if it is missing, and returns the path. Files are replaced
+    /// atomically, see [`write_atomically`].
     ///
     /// # Errors
+    ///
     /// [`ReportError`] if fields contradict each other, or if the file cannot be written.
     pub fn write(&self, directory: &Path) -> Result<PathBuf, ReportError> {
         let path = directory.join(REPORT_FILE);
@@ -319,11 +322,12 @@ impl RunReport {
         self.buffer.iter().flat_map(|buffer| &buffer.pictures)
     }
 
-    /// Reads a report and its [pictures](BufferReport::pictures), as far as there are files of
-    /// them. `path` is the file, or the directory of the run.
+    /// Reads a report, and those of its [pictures](BufferReport::pictures) that have files. `path`
+    /// is the file or the directory of the run.
     ///
     /// # Errors
-    /// [`ReportError`] with the path if the file cannot be read, is no report, has another
+    ///
+    /// [`ReportError`] with the path if the file cannot be read, is not a report, has another
     /// [`SCHEMA_VERSION`], or contradicts itself.
     pub fn read(path: &Path) -> Result<Self, ReportError> {
         #[derive(Deserialize)]
@@ -338,7 +342,7 @@ impl RunReport {
             source,
         })?;
         let damaged = |source| ReportError::Damaged { path: path.clone(), source };
-        // The version first: a report of another version would only be reported as lacking some
+        // The version is checked first. A report of another version would otherwise only lack a
         // field.
         let found = serde_json::from_str::<Versioned>(&json).map_err(damaged)?.schema_version;
         if found != SCHEMA_VERSION {
@@ -352,7 +356,7 @@ impl RunReport {
         Ok(report)
     }
 
-    /// Refuses a report whose version or number of tasks is not the same everywhere.
+    /// Checks that the version, the numbers of tasks and the values are consistent.
     fn check(&self, path: &Path) -> Result<(), ReportError> {
         let inconsistent = |what| Err(ReportError::Inconsistent { path: path.to_path_buf(), what });
         if self.schema_version != SCHEMA_VERSION {
@@ -402,7 +406,7 @@ impl RunReport {
     }
 }
 
-/// A mean over no step is NaN; JSON would hold a null in its place that cannot be read back as a
+/// A mean over no steps is NaN. JSON would represent it as null, which cannot be read back as a
 /// number.
 fn finite_values<S: Serializer>(
     values: &BTreeMap<String, f64>,

@@ -1,4 +1,4 @@
-//! Round trips, and what is refused.
+//! Round trips, and reports that are refused.
 
 use super::*;
 use tempfile::{TempDir, tempdir};
@@ -7,7 +7,7 @@ fn example() -> RunReport {
     serde_json::from_str(EXAMPLE).unwrap()
 }
 
-/// The text of a valid report with one replacement, in a file of its own.
+/// Writes a valid report with one replacement to a file.
 fn edited(directory: &TempDir, from: &str, to: &str) -> PathBuf {
     let path = example().write(directory.path()).unwrap();
     let text = fs::read_to_string(&path).unwrap();
@@ -16,8 +16,8 @@ fn edited(directory: &TempDir, from: &str, to: &str) -> PathBuf {
     path
 }
 
-/// Equal except for the last bit of a number: serde_json reads decimals exactly only with its
-/// feature `float_roundtrip`.
+/// Compares reports except for the last bit of numbers, since serde_json reads decimals exactly
+/// only with its feature `float_roundtrip`.
 #[track_caller]
 fn assert_same(found: &RunReport, expected: &RunReport) {
     fn rounded(value: &mut serde_json::Value) {
@@ -39,7 +39,7 @@ fn assert_same(found: &RunReport, expected: &RunReport) {
 }
 
 #[test]
-fn a_report_comes_back_as_it_was_written_by_file_and_by_directory() {
+fn a_report_is_read_back_by_file_and_by_directory() {
     let without_buffer = RunReport { buffer: None, ..example() };
     for (index, report) in [example(), without_buffer].into_iter().enumerate() {
         let directory = tempdir().unwrap();
@@ -52,7 +52,7 @@ fn a_report_comes_back_as_it_was_written_by_file_and_by_directory() {
 }
 
 #[test]
-fn a_run_interrupted_before_its_first_evaluation_round_trips_without_nan() {
+fn a_run_stopped_before_its_first_evaluation_has_no_nan() {
     let directory = tempdir().unwrap();
     let mut run = example();
     run.complete = false;
@@ -104,8 +104,8 @@ fn a_picture_in_another_directory_is_refused() {
 }
 
 #[test]
-fn the_names_of_the_fields_are_those_of_the_schema_page() {
-    /// All paths of a JSON value, arrays of objects as `name[]`.
+fn field_names_are_those_of_the_schema_page() {
+    /// All paths of a JSON value. Arrays of objects are `name[]`.
     fn paths(prefix: &str, value: &serde_json::Value, found: &mut Vec<String>) {
         match value {
             serde_json::Value::Object(fields)
@@ -133,12 +133,12 @@ fn the_names_of_the_fields_are_those_of_the_schema_page() {
     for path in &found {
         assert!(page.contains(&format!("| `{path}` |")), "{path} is not on the schema page");
     }
-    // The lines of the page that stand for an object or an array of objects as a whole.
+    // The page also has rows for objects and arrays of objects as a whole.
     assert_eq!(page.matches("\n| `").count(), found.len() + 5);
 }
 
 #[test]
-fn a_newer_schema_version_is_refused_by_number_even_if_its_fields_are_unknown() {
+fn a_newer_schema_version_is_refused_by_number() {
     let directory = tempdir().unwrap();
     let path = directory.path().join("report.json");
     fs::write(&path, r#"{ "schema_version": 2, "something": "else" }"#).unwrap();
@@ -149,7 +149,7 @@ fn a_newer_schema_version_is_refused_by_number_even_if_its_fields_are_unknown() 
 }
 
 #[test]
-fn a_damaged_report_is_refused_with_the_name_of_the_file() {
+fn a_damaged_report_is_refused_with_its_file_name() {
     for (from, to) in [
         ("{", ""),
         ("\"schema_version\": 1,", ""),
@@ -176,7 +176,7 @@ fn unknown_fields_are_ignored() {
 }
 
 #[test]
-fn a_report_that_contradicts_itself_is_neither_written_nor_read() {
+fn an_inconsistent_report_is_neither_written_nor_read() {
     let directory = tempdir().unwrap();
     let mut wrong = example();
     wrong.tasks.push(vec![9]);
