@@ -21,7 +21,7 @@ pub const REPORT_FILE: &str = "report.json";
 /// An example of the format: a complete report of a run of two tasks.
 pub const EXAMPLE: &str = include_str!("example.json");
 
-/// The report of a run. See [Reading a report](super#reading-a-report).
+/// The report of a run. See [Reading a report](crate::report#reading-a-report).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunReport {
     /// [`SCHEMA_VERSION`].
