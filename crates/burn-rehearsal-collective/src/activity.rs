@@ -136,7 +136,7 @@ impl Claim {
 
     /// Leaves the claim to the thread that answers the requests of the returned asker.
     pub(crate) fn answer_requests(&mut self) -> (Asker, Answerer) {
-        // In this order, so that the asker counts before this claim stops to count.
+        // In this order, so that the asker counts before this claim stops counting.
         let pair = Asker::new(self.world.clone());
         self.give(Owner::Uncounted);
         pair

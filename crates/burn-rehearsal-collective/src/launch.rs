@@ -88,7 +88,7 @@ impl Launch {
             ["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"],
         );
         let hydra = launch("PMI_SIZE", ["PMI_RANK", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"]);
-        // A batch script has SLURM_NTASKS as well. Only processes of `srun` belong to a step.
+        // A batch script also has SLURM_NTASKS. Only processes of `srun` belong to a step.
         let slurm = launch(
             "SLURM_STEP_NUM_TASKS",
             ["SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"],

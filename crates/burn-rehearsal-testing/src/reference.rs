@@ -23,7 +23,7 @@ pub fn bytes(keys: &[usize], len: usize) -> Vec<u8> {
     bytes
 }
 
-/// Random values for `keys`, with magnitudes up to 1e8 and both signs. The bits of their sum depend
+/// Random values for `keys`, with different magnitudes and both signs. The bits of their sum depend
 /// on the order of additions.
 #[must_use]
 pub fn values(keys: &[usize], len: usize) -> Vec<f32> {

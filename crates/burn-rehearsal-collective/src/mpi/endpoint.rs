@@ -179,7 +179,7 @@ impl Endpoint {
                 return Ok(if self.messages.test()? { Progress::Over } else { Progress::Moved });
             }
             Call::AllReduce { op: ReduceOp::Mean, len } => {
-                // SAFETY: a lent `&mut [f32]` of `len` values, which MPI does not access any more.
+                // SAFETY: a lent `&mut [f32]` of `len` values, which MPI no longer accesses.
                 divide(
                     unsafe { std::slice::from_raw_parts_mut(data.start().cast::<f32>(), len) },
                     self.size,
@@ -197,7 +197,7 @@ impl Endpoint {
         root: usize,
         data: Lent,
     ) -> Result<(), Fault> {
-        // SAFETY: lent. The data is not written any more.
+        // SAFETY: lent. The data is no longer written.
         children(rank, root, size)
             .try_for_each(|peer| unsafe { self.messages.post(Send, tag, peer, data) })
     }
