@@ -7,19 +7,18 @@ use burn::tensor::Device;
 use std::fmt;
 use std::str::FromStr;
 
-/// A device as it is written. Any program can name all of them; each is opened only by a program
-/// that was built with its backend.
+/// A device by name. Every build parses all names. Opening a device needs its backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceName {
     /// The CPU.
     Flex,
     /// The default GPU of Vulkan, Metal or DirectX.
     Wgpu,
-    /// An NVIDIA GPU by its number, or the one of this process's rank.
+    /// An NVIDIA GPU by its number, or that of the rank of this process on its machine.
     Cuda(Option<usize>),
 }
 
-/// All backends, and whether this program was built with them.
+/// All backends, and whether this program includes them.
 const BACKENDS: [(&str, bool); 3] = [
     ("flex", cfg!(feature = "flex")),
     ("wgpu", cfg!(feature = "wgpu")),
@@ -36,7 +35,7 @@ impl FromStr for DeviceName {
             None if name == "cuda" => Ok(Self::Cuda(None)),
             Some(("cuda", index)) => match index.parse() {
                 Ok(index) => Ok(Self::Cuda(Some(index))),
-                Err(_) => Err("the part after `:` is the number of a device"),
+                Err(_) => Err("expected the number of a device after `:`"),
             },
             _ => Err("expected `flex`, `wgpu`, `cuda` or `cuda:i`"),
         }
@@ -51,7 +50,7 @@ impl fmt::Display for DeviceName {
 }
 
 impl DeviceName {
-    /// The kind: devices of one kind give the same results.
+    /// The backend. Devices with the same backend give the same results.
     pub fn kind(self) -> &'static str {
         match self {
             Self::Flex => "flex",
@@ -64,8 +63,8 @@ impl DeviceName {
     ///
     /// # Errors
     ///
-    /// [`AppError::Option`] if the program was built without the backend, or there is no such
-    /// device.
+    /// [`AppError::Option`] if this program does not include the backend, or the device does not
+    /// exist.
     pub fn open(self) -> Result<Device, AppError> {
         #[cfg(any(feature = "wgpu", feature = "cuda"))]
         use burn_rehearsal_train::device;
@@ -79,7 +78,7 @@ impl DeviceName {
                 .map_or_else(|| device::cuda_for_rank(transport::local_rank()), device::cuda)
                 .map(|gpu| gpu.device)
                 .map_err(|error| error.to_string()),
-            #[allow(unreachable_patterns, reason = "if all backends are built in")]
+            #[allow(unreachable_patterns, reason = "with all backends")]
             other => Err(format!(
                 "this program was built without `{0}`; build it with `--features {0}`",
                 other.kind()
@@ -110,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_written_as_it_was_read() {
+    fn names_of_devices_round_trip() {
         for name in ["flex", "wgpu", "cuda", "cuda:1"] {
             assert_eq!(name.parse::<DeviceName>().unwrap().to_string(), name);
         }

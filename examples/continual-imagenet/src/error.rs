@@ -1,4 +1,4 @@
-//! Errors of the program, in words for its users.
+//! Errors of the program.
 
 use burn_rehearsal::error::{BatchError, ConfigError, RehearsalError};
 use burn_rehearsal_collective::{CollectiveError, RankFailure};
@@ -10,83 +10,83 @@ use burn_rehearsal_vision::data::DataError;
 use clap::ValueEnum;
 use std::path::{Path, PathBuf};
 
-/// An error with everything that the user needs to know.
+/// An error of the program. Its message names the option, file or rank.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
-    /// A file or directory.
+    /// An operation on a file or directory failed.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The operation.
         action: &'static str,
-        /// With what.
+        /// The file or directory.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// An output directory that another run is using.
+    /// Another run is using the output directory.
     #[error("another run is using the directory {}; choose another with `--out`", .0.display())]
     Taken(PathBuf),
-    /// A signal before training began.
-    #[error("interrupted before training began; nothing was changed")]
+    /// A signal arrived before training began.
+    #[error("interrupted before training began; no file was changed")]
     Interrupted,
-    /// An unfinished run that this one cannot resume.
+    /// The output directory holds an unfinished run that cannot be resumed.
     #[error("{0}; to start over, pass `--fresh` or another `--out`")]
     CannotResume(String),
-    /// Ranks that are processes and were configured differently.
+    /// Processes of a run have different options.
     #[error(transparent)]
     Ranks(#[from] RehearsalError),
-    /// A configuration file that cannot be understood.
+    /// The configuration file is not valid.
     #[error("the configuration file {} is not valid: {reason}", path.display())]
     ConfigFile {
         /// The file.
         path: PathBuf,
-        /// Where and why.
+        /// The line and the reason.
         reason: String,
     },
-    /// Arguments that cannot be understood.
+    /// The arguments cannot be parsed.
     #[error(transparent)]
     Arguments(#[from] clap::Error),
-    /// Values that are no configuration.
+    /// The options are not a valid configuration.
     #[error("the configuration is not valid: {0}")]
     Values(String),
-    /// An option's value.
+    /// The value of an option is not valid.
     #[error("`--{option} {value}`: {reason}")]
     Option {
         /// The option.
         option: &'static str,
         /// Its value.
         value: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
-    /// A data set that cannot be used.
+    /// The data set cannot be opened.
     #[error(transparent)]
     Data(#[from] DataError),
-    /// Weights to start from.
+    /// The weights cannot be loaded.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// The buffer's configuration.
+    /// The configuration of the buffer is not valid.
     #[error(transparent)]
     Rehearsal(#[from] ConfigError),
-    /// A sample that the buffer cannot store.
-    #[error("the samples cannot be stored in a buffer: {0}")]
+    /// The buffer cannot store the samples.
+    #[error("the buffer cannot store the samples: {0}")]
     Sample(#[from] BatchError),
-    /// The task stream.
+    /// The data cannot be split into tasks.
     #[error(transparent)]
     Stream(#[from] StreamError),
-    /// A run, on this process's rank or on all ranks. MPI names the rank when it prints the error.
+    /// A run failed on the rank of this process, or on all ranks.
     #[error(transparent)]
     Run(ExperimentError),
-    /// A rank that failed, panicked or could not be started.
+    /// A rank failed, panicked or could not be started.
     #[error("{0}")]
     RankEnded(String),
-    /// What joins the ranks.
+    /// Communication between processes failed.
     #[error(transparent)]
     Collective(#[from] CollectiveError),
-    /// A report or a page made of reports.
+    /// A report cannot be read or written.
     #[error(transparent)]
     Report(#[from] ReportError),
-    /// No report where one was looked for.
+    /// A directory contains no report.
     #[error("no report.json in {} or its subdirectories", .0.display())]
     NoReport(PathBuf),
 }
@@ -120,23 +120,23 @@ impl From<RankFailure<ExperimentError>> for AppError {
 }
 
 impl AppError {
-    /// A file or directory with which something failed.
+    /// Makes an [`Io`](Self::Io) error of the operating system's.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
         let path = path.to_path_buf();
         move |source| Self::Io { action, path, source }
     }
 
-    /// Values that are no configuration, and why.
+    /// Makes a [`Values`](Self::Values) error.
     pub fn values(reason: impl ToString) -> Self {
         Self::Values(reason.to_string())
     }
 
-    /// A value of an option that cannot be used.
+    /// Makes an [`Option`](Self::Option) error.
     pub fn option(option: &'static str, value: impl ToString, reason: impl Into<String>) -> Self {
         Self::Option { option, value: value.to_string(), reason: reason.into() }
     }
 
-    /// As [`option`](Self::option), for one of a few values.
+    /// Makes an [`Option`](Self::Option) error about one of a few named values.
     pub fn choice(option: &'static str, value: impl ValueEnum, reason: impl Into<String>) -> Self {
         let value = value.to_possible_value();
         Self::option(option, value.as_ref().map_or("", |value| value.get_name()), reason)

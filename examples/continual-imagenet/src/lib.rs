@@ -1,8 +1,8 @@
-//! Continual learning with rehearsal, from the embedded digits up to image folders and many ranks.
+//! The program `continual-imagenet`: continual learning with rehearsal (experience replay), from the
+//! embedded digits to ImageNet on many GPUs.
 //!
-//! [`main`] is the program: without arguments it compares three methods that learn ten classes two
-//! at a time, and `continual-imagenet --help` lists the options. [`Config`] is what the options
-//! amount to.
+//! [`main`] runs it. Without arguments it compares three methods on ten classes, learned two at a
+//! time. `continual-imagenet --help` lists the options, and [`Config`] declares them.
 #![warn(missing_docs)]
 #![deny(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! `pack`: a data set in a few large files.
+//! The command `pack`.
 
 use crate::cli::PackArgs;
 use crate::config::MAX_PIXELS;
@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-/// Packs a data set, or continues an interrupted pack.
+/// Packs a data set, or resumes an interrupted pack.
 pub fn run(args: &PackArgs) -> Result<ExitCode, AppError> {
     let side = args.image_size.unwrap_or_else(|| args.data.usual_side());
     if !(1..=MAX_PIXELS).contains(&side) {
@@ -37,7 +37,7 @@ pub fn run(args: &PackArgs) -> Result<ExitCode, AppError> {
     bar.finish_and_clear();
     let report = packed?;
     print_line(&format!(
-        "packed: images {}, left out {}, shards {} (there before {}), bytes {}",
+        "packed: images {}, left out {}, shards {} (already there {}), bytes {}",
         report.samples,
         report.damaged.len(),
         report.shards,

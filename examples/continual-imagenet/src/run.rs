@@ -1,4 +1,4 @@
-//! Running methods on all ranks, and what is left on disk afterwards.
+//! The commands that train, and the command `report`.
 
 use crate::cli::{CheckpointInterval, CollectiveArg};
 use crate::config::{Config, Flags};
@@ -25,11 +25,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-/// What the columns of the tables are.
+/// The meaning of the columns of the tables.
 const LEGEND: &str = "Top-1 accuracy on each task after the last one, their average, and forgetting: fractions of 1.
 Times in seconds; images/s: incoming training images of all ranks; × incr.: training time relative to incremental.";
 
-/// What the fields of the configuration mean when runs are compared.
+/// The role of configuration fields in comparisons of runs.
 const CONFIG_FIELDS: ConfigFields<'_> = ConfigFields {
     work: &["data", "image-size", "model", "model-width"],
     neutral: &["out"],
@@ -37,19 +37,19 @@ const CONFIG_FIELDS: ConfigFields<'_> = ConfigFields {
     headline: &["data", "model", "epochs"],
 };
 
-/// Everything that is checked before the first file is written.
+/// A validated job, before the first file is written.
 struct Job {
     config: Config,
     device: Device,
     images: Images,
     rehearsal: RehearsalConfig,
-    /// The output directory, which belongs to the first process.
+    /// The output directory, in the first process.
     directory: Option<Arc<RunDirectory>>,
     stop: Stop,
     display: Display,
-    /// How many samples the buffer has room for.
+    /// The capacity of the buffer in samples, over all ranks; 0 without rehearsal.
     buffer_len: usize,
-    /// Of the processes of a run, the first one shows progress and writes the report.
+    /// Whether this is the first process of the run, which shows progress and writes the report.
     first: bool,
 }
 
@@ -60,10 +60,10 @@ impl Job {
         process: &mut dyn Collective,
     ) -> Result<Self, AppError> {
         let first = process.rank() == 0;
-        // Before anything that a difference would let hang.
+        // Processes with different options would wait for each other forever.
         agree_on(process, &config.agreed(methods))?;
         let display = Display::choose(config.display, first)?;
-        // Before the data are looked at, which may take long.
+        // Opening the data may take long.
         let stop = Stop::listen(first && display != Display::Tui);
         let device = config.device.open()?;
         if !config.precision.is_supported_by(&device) {
@@ -86,12 +86,12 @@ impl Job {
                 |adapter| format!("{} ({adapter})", config.device)
             )
         )];
-        // Other methods do not mind what the buffer would be.
+        // The buffer's options need not be valid for methods without rehearsal.
         let mut buffer_len = 0;
         if methods.iter().any(|method| method.rehearses()) {
             let row_bytes = images.row_bytes(&device)?;
             buffer_len = config.buffer_len(&rehearsal, row_bytes)?;
-            // As the first rank, whose part is the largest, will choose with its first mini-batch.
+            // Rank 0, which has the largest shard, makes the same choice at its first mini-batch.
             let part = shard_capacity(buffer_len, 0, config.ranks).saturating_mul(row_bytes) as u64;
             let (limit, devices) = (rehearsal.device_limit, std::slice::from_ref(&device));
             let store = StoreLocation::choose(rehearsal.store, part, limit, devices);
@@ -107,7 +107,7 @@ impl Job {
         if !config.overridden.is_empty() {
             heading.push(format!("overrides of the recipe: {}", config.overridden.join(", ")));
         }
-        // A run that is stopped before it starts changes nothing.
+        // A run that is stopped before it starts changes no file.
         if process.any(stop.requested())? {
             return Err(AppError::Interrupted);
         }
@@ -121,7 +121,7 @@ impl Job {
         let out = process
             .broadcast_bytes(out.copied().collect(), 0)
             .inspect_err(|_| directory.iter().for_each(|directory| directory.clean_up()))?;
-        // The path is Unicode, as was checked.
+        // `Config::resolve` has checked that the path is Unicode.
         config.out = String::from_utf8_lossy(&out).into_owned().into();
         if first {
             heading.iter().for_each(|line| print_line(line));
@@ -129,8 +129,8 @@ impl Job {
         Ok(Self { config, device, images, rehearsal, directory, stop, display, buffer_len, first })
     }
 
-    /// Trains with one method on all ranks and writes the report. `finished` are the earlier runs
-    /// in the directory.
+    /// Trains with one method on all ranks and writes its report. `finished` are the earlier runs
+    /// in the output directory.
     fn run(
         &self,
         method: MethodRef,
@@ -183,21 +183,21 @@ impl Job {
         Ok(report)
     }
 
-    /// Runs the methods one after the other until Ctrl-C, and shows what came of it.
+    /// Runs the methods one after the other, up to a signal, and prints the results.
     fn run_all(
         &self,
         methods: &[MethodRef],
         process: &mut dyn Collective,
     ) -> Result<ExitCode, AppError> {
         let mut reports = Vec::new();
-        // Also of those whose report only the first process has: all must come to the same end.
+        // All processes count the same, although only the first one has earlier reports.
         let mut ended = 0;
         let earlier = self.earlier(methods);
         for &method in methods {
-            // Of several processes, some may have been asked and others not yet.
+            // A signal may have reached some processes only.
             let stop = process.any(self.stop.requested())?;
-            // The first is always started, and stops after its first step: its report says how far
-            // it got.
+            // The first method always starts. It stops after its first step, and its report says
+            // so.
             if stop && ended > 0 {
                 break;
             }
@@ -224,9 +224,9 @@ impl Job {
             }
             print_line(&format!("reports and figures: {}", self.config.out.display()));
             if !complete && self.config.checkpoint_every == CheckpointInterval::Never {
-                print_line("not finished; there are no checkpoints: the same command starts over");
+                print_line("not finished, without checkpoints; the same command starts over");
             } else if !complete {
-                print_line("not finished; run the same command to resume");
+                print_line("not finished; the same command resumes");
             }
         }
         if let Some(directory) = &self.directory {
@@ -235,11 +235,12 @@ impl Job {
             }
             directory.unlock();
         }
-        // The same on all processes. A stop that came after the last step changes nothing.
+        // All processes return the same. A signal after the last step has no effect.
         Ok(if complete { ExitCode::SUCCESS } else { ExitCode::from(INTERRUPTED) })
     }
 
-    /// What earlier jobs with other methods left in the directory: it belongs on the same page.
+    /// The reports of earlier jobs with other methods in the output directory. They are part of the
+    /// same web page.
     fn earlier(&self, methods: &[MethodRef]) -> Vec<RunReport> {
         let others = methods::ALL.iter().copied().filter(|method| !methods.contains(method));
         let read =
@@ -247,8 +248,7 @@ impl Job {
         if self.first { others.filter_map(read).collect() } else { Vec::new() }
     }
 
-    /// As [`run_all`](Self::run_all). A job that fails before its first report leaves nothing
-    /// behind.
+    /// Runs [`run_all`](Self::run_all). A job that fails before its first report leaves no file.
     fn finish(
         self,
         methods: &[MethodRef],
@@ -259,7 +259,7 @@ impl Job {
     }
 }
 
-/// Incoming images of an epoch of each task.
+/// The number of incoming images per epoch, for each task.
 fn images_per_epoch(images: &Images, method: MethodRef) -> Vec<usize> {
     let stream = images.stream();
     let each = (0..stream.tasks()).map(|task| stream.train(task).len());
@@ -280,7 +280,7 @@ pub fn train(method: MethodRef, flags: &Flags) -> Result<ExitCode, AppError> {
     run(flags, &[method])
 }
 
-/// Some methods, one after the other.
+/// Runs some methods one after the other.
 fn run(flags: &Flags, methods: &[MethodRef]) -> Result<ExitCode, AppError> {
     let config = Config::resolve(flags)?;
     transport::run_process(&config, |process| {
@@ -288,7 +288,7 @@ fn run(flags: &Flags, methods: &[MethodRef]) -> Result<ExitCode, AppError> {
     })
 }
 
-/// `report`: finished runs side by side. Figures go to `out`, or to the first directory.
+/// `report`: compares runs. Figures are written to `out`, or to the directory if there is one.
 pub fn report(directories: &[PathBuf], out: Option<&Path>) -> Result<ExitCode, AppError> {
     let mut files = Vec::new();
     for directory in directories {
@@ -299,7 +299,7 @@ pub fn report(directories: &[PathBuf], out: Option<&Path>) -> Result<ExitCode, A
         }
         files.extend(found);
     }
-    // A run is counted once, also if its directory and one above it are given.
+    // A run counts once, even if its directory and a parent directory are given.
     let mut seen = HashSet::new();
     files.retain(|file| seen.insert(std::fs::canonicalize(file).unwrap_or_else(|_| file.clone())));
     let reports = files.iter().map(|file| RunReport::read(file)).collect::<Result<Vec<_>, _>>()?;
@@ -307,7 +307,7 @@ pub fn report(directories: &[PathBuf], out: Option<&Path>) -> Result<ExitCode, A
     let table =
         if comparison.has_several_seeds() { comparison.merged_table() } else { comparison.table() };
     print_line(&format!("{LEGEND}\n\n{table}"));
-    // Those of several runs are none of theirs.
+    // Figures of several directories belong to none of them.
     let only = || {
         directories
             .first()
@@ -319,12 +319,13 @@ pub fn report(directories: &[PathBuf], out: Option<&Path>) -> Result<ExitCode, A
             draw(&reports, out)?;
             print_line(&format!("figures: {}", out.display()));
         }
-        None => print_line("figures: none; `--out DIR` says where to put them"),
+        None => print_line("figures: none; pass `--out DIR` to write them"),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// `report.json` itself, or those in a directory and in its subdirectories, some levels down.
+/// The reports in a directory and its subdirectories up to `levels` levels down. `path` may be a
+/// report itself.
 fn find_reports(path: &Path, levels: usize) -> std::io::Result<Vec<PathBuf>> {
     if path.is_file() {
         return Ok(vec![path.to_path_buf()]);
@@ -344,7 +345,7 @@ fn find_reports(path: &Path, levels: usize) -> std::io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// A warning if the loss became infinite or NaN: the network has then learned nothing.
+/// A warning if the loss became infinite or NaN.
 fn diverged(report: &RunReport) -> Option<String> {
     let point = report.curves.iter().find(|point| point.train_loss.is_none())?;
     let (method, task, epoch) = (&report.method, point.task + 1, point.epoch);
@@ -363,8 +364,8 @@ fn draw(reports: &[RunReport], out: &Path) -> Result<(), AppError> {
     Ok(())
 }
 
-/// Rank 0's report, or the failure that explains the others: a rank's own failure rather than a
-/// report of it.
+/// The report of rank 0, or the failure that explains the others: the error of the rank that failed
+/// first, not of the ranks that noticed.
 fn first_report(
     results: Vec<Result<RunReport, RankFailure<ExperimentError>>>,
 ) -> Result<RunReport, AppError> {
@@ -396,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rank_that_failed_by_itself_is_shown_and_not_those_that_waited_for_it() {
+    fn the_rank_that_failed_first_is_shown() {
         let echoes = || {
             [
                 ExperimentError::from(CollectiveError::PeerFailed { rank: 1, step: 3 }),
@@ -431,13 +432,13 @@ mod tests {
     }
 
     #[test]
-    fn the_rank_of_a_process_is_named_by_whoever_prints_its_error() {
+    fn the_error_of_a_process_does_not_name_its_rank() {
         let error = AppError::from(ExperimentError::Data("the file a.jpg".into()));
         assert_eq!(error.to_string(), "the file a.jpg");
     }
 
     #[test]
-    fn fields_that_comparisons_know_are_options() {
+    fn comparisons_use_existing_options() {
         let values = Config::default().values();
         let ConfigFields { work, neutral, changed, headline } = CONFIG_FIELDS;
         for name in [work, neutral, headline].concat().into_iter().chain(changed) {
@@ -446,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_explains_more_than_those_who_noticed_it() {
+    fn a_panic_is_shown_before_errors_about_it() {
         let noticed = RankFailure::Error {
             rank: 0,
             error: CollectiveError::PeerFailed { rank: 1, step: 0 }.into(),

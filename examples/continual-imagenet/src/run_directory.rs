@@ -1,8 +1,8 @@
-//! The output directory of a job, and the results of earlier jobs in it.
+//! The output directory of a job, with the results of earlier jobs in it.
 //!
-//! A directory with a `job.json` holds an unfinished job. The file is written after the results of
-//! an earlier job are removed, and is removed when all reports and figures are written. A directory
-//! with reports and no `job.json` is finished, and the next job gets a new directory next to it.
+//! A directory with a `job.json` holds an unfinished job. A new job writes this file after it has
+//! removed earlier results, and removes it when all reports and figures are written. A directory
+//! with reports and no `job.json` is finished, and the next job uses a new directory next to it.
 
 use crate::config::{Config, NETWORK, fixed_values};
 use crate::error::AppError;
@@ -20,44 +20,42 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The log of epochs.
+/// The name of the log of epochs.
 pub const CURVES: &str = "curves.csv";
 
 const JOB: &str = "job.json";
 const CHECKPOINTS: &str = "checkpoints";
 
-/// An output directory that belongs to this job alone.
+/// An output directory, locked by this job.
 pub struct RunDirectory {
     out: PathBuf,
     methods: Vec<MethodRef>,
-    /// What the job is configured to do.
+    /// The values of the configuration.
     config: Value,
-    /// With which data.
+    /// The fingerprint of the data.
     data: Fingerprint,
-    /// The directories that were created for this job, from the inside out.
+    /// The directories that this job created, innermost first.
     created: Vec<PathBuf>,
     /// Whether the job resumes the one in the directory.
     resumed: bool,
-    /// Whether this process has written anything but the lock.
+    /// Whether this process has written a file other than the lock.
     started: AtomicBool,
-    /// Held until the program ends.
     lock: DirectoryLock,
 }
 
-/// Where a method's checkpoints are.
+/// The directory with the checkpoints of a method.
 pub fn checkpoints(out: &Path, method: MethodRef) -> PathBuf {
     out.join(method.to_string()).join(CHECKPOINTS)
 }
 
 impl RunDirectory {
-    /// Finds the directory for a job, makes sure that files can be written there before hours are
-    /// spent on training, and locks it. Nothing else is written or removed before
+    /// Chooses and locks the directory for a job. No other file is written or removed before
     /// [`begin`](Self::begin).
     ///
     /// # Errors
     ///
-    /// [`AppError`] if it cannot be written, another run uses it, or it holds an unfinished job
-    /// with another configuration.
+    /// [`AppError`] if the directory cannot be written, another run uses it, or it holds an
+    /// unfinished job with a different configuration.
     pub fn claim(
         config: &Config,
         data: &Fingerprint,
@@ -86,7 +84,7 @@ impl RunDirectory {
             let lock = DirectoryLock::acquire(&out)
                 .map_err(AppError::io("write to the directory", &out))?;
             let lock = lock.ok_or_else(|| AppError::Taken(out.clone()))?;
-            // The previous owner of the lock may have finished a job.
+            // The previous owner of the lock may have finished a job meanwhile.
             if !fresh && finished(&out) {
                 continue;
             }
@@ -107,8 +105,8 @@ impl RunDirectory {
         Ok(directory)
     }
 
-    /// Checks whether the unfinished job in the directory can resume, or whether a job that starts
-    /// from `weights` can start.
+    /// Checks that the unfinished job in the directory can resume, or that a job with these
+    /// pretrained `weights` can start.
     fn claim_or_resume(&mut self, fresh: bool, weights: Option<&Path>) -> Result<(), AppError> {
         let path = self.out.join(JOB);
         if !fresh && path.try_exists().map_err(AppError::io("look for", &path))? {
@@ -120,7 +118,7 @@ impl RunDirectory {
             let mut changed = difference(&before, &self.job());
             let data = before.get("data").cloned().unwrap_or_default();
             let data: Fingerprint = serde_json::from_value(data).map_err(damaged)?;
-            // These follow from options, which are compared above.
+            // These values are options, which are compared above.
             let of_options = ["image size", "fit"];
             changed.extend(
                 data.differences(&self.data)
@@ -137,7 +135,7 @@ impl RunDirectory {
             self.resumed = true;
             return Ok(());
         }
-        // Checkpoints are hours of work, even without the file of their job.
+        // Checkpoints are hours of work, and must not be removed because of a missing file.
         if let Some(kept) = self.checkpoints().find(|kept| !fresh && has_manifest(kept)) {
             return Err(AppError::CannotResume(format!(
                 "{} is missing, but there are checkpoints in {}",
@@ -154,34 +152,34 @@ impl RunDirectory {
             return Err(AppError::option(
                 "weights",
                 weights.display(),
-                "would be overwritten by this run; copy it, or choose another `--out`",
+                "this run would overwrite the file; copy it, or choose another `--out`",
             ));
         }
         Ok(())
     }
 
-    /// Writes the file of the job, after its start has succeeded. A new job removes the results of
-    /// an earlier one. Does nothing when it is called again.
+    /// Removes the results of an earlier job and writes `job.json`. Call it after the start has
+    /// succeeded. Later calls and resumed jobs do nothing.
     ///
     /// # Errors
     ///
-    /// [`AppError`] with the file that cannot be written, or removed.
+    /// [`AppError`] with the file that cannot be written or removed.
     pub fn begin(&self) -> Result<(), AppError> {
         if self.started.swap(true, Ordering::Relaxed) || self.resumed {
             return Ok(());
         }
-        // If this job is interrupted, an earlier report must not be taken for its own.
+        // Otherwise, after an interruption, an earlier report would count as one of this job.
         self.results().try_for_each(|file| removed(&file, std::fs::remove_file(&file)))?;
         self.checkpoints().try_for_each(|path| removed(&path, std::fs::remove_dir_all(&path)))?;
         Ok(write_atomically(&self.out.join(JOB), &format!("{}\n", self.job()))?)
     }
 
-    /// The content of the file of the job.
+    /// The content of `job.json`.
     fn job(&self) -> Value {
         serde_json::json!({ "methods": self.methods, "config": self.config, "data": self.data })
     }
 
-    /// The results of finished methods.
+    /// The files that finished methods write.
     fn results(&self) -> impl Iterator<Item = PathBuf> {
         self.methods.iter().flat_map(|method| {
             [REPORT_FILE, NETWORK, thumbnails::STORED, thumbnails::DRAWN]
@@ -194,8 +192,7 @@ impl RunDirectory {
         self.methods.iter().map(|&method| checkpoints(&self.out, method))
     }
 
-    /// Whether methods resume from the checkpoints in the directory. Those of an earlier job are
-    /// removed when this one starts.
+    /// Whether methods resume from checkpoints in the directory.
     pub fn resumes(&self) -> bool {
         self.resumed
     }
@@ -205,7 +202,7 @@ impl RunDirectory {
         &self.out
     }
 
-    /// The report of a method that the job has finished already.
+    /// The report of a method that the unfinished job has completed.
     pub fn report(&self, method: MethodRef) -> Option<RunReport> {
         let report =
             self.resumed.then(|| RunReport::read(&self.out.join(method.to_string())).ok())?;
@@ -214,21 +211,25 @@ impl RunDirectory {
         })
     }
 
-    /// Removes what only an unfinished job needs.
+    /// Removes the files that only an unfinished job needs.
+    ///
+    /// # Errors
+    ///
+    /// [`AppError`] if `job.json` cannot be removed.
     pub fn finish(&self) -> Result<(), AppError> {
-        // The next new job removes what cannot be removed now.
+        // The next new job removes the checkpoints that cannot be removed now.
         self.checkpoints().for_each(|path| drop(std::fs::remove_dir_all(path)));
         let path = self.out.join(JOB);
         removed(&path, std::fs::remove_file(&path))
     }
 
-    /// Lets others use the directory.
+    /// Releases the lock.
     pub fn unlock(&self) {
         self.lock.release();
     }
 
-    /// Cleans up after a failure: a job without a report or checkpoint leaves nothing behind, and
-    /// one whose start failed leaves everything as it was.
+    /// Cleans up after a failure. A job without a report or checkpoint leaves no file, and a job
+    /// whose start failed leaves all files as they were.
     pub fn clean_up(&self) {
         let kept = !self.started.load(Ordering::Relaxed)
             || self.methods.iter().any(|&method| {
@@ -249,7 +250,7 @@ impl RunDirectory {
     }
 }
 
-/// The outcome of removing `path`, which may be missing.
+/// Maps the result of removing `path`. A missing file or directory is not an error.
 fn removed(path: &Path, outcome: std::io::Result<()>) -> Result<(), AppError> {
     match outcome {
         Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -259,7 +260,7 @@ fn removed(path: &Path, outcome: std::io::Result<()>) -> Result<(), AppError> {
     }
 }
 
-/// Whether a directory holds checkpoints; assumed if it cannot be read.
+/// Whether a directory contains checkpoints. True if it cannot be read.
 fn has_manifest(directory: &Path) -> bool {
     let is_one = |entry: std::io::Result<DirEntry>| match entry
         .and_then(|entry| entry.path().join(MANIFEST).try_exists())
@@ -273,7 +274,7 @@ fn has_manifest(directory: &Path) -> bool {
     }
 }
 
-/// What differs between two jobs and could change a result, in words.
+/// The differences between two jobs that could change a result, as text.
 fn difference(before: &Value, now: &Value) -> Vec<String> {
     let values = |job: &Value| {
         let mut values = fixed_values(job.get("config").unwrap_or_default());
@@ -298,7 +299,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn what_changes_no_result_is_no_difference_and_the_rest_is_named() {
+    fn only_differences_that_can_change_a_result_are_named() {
         let job = |config: Value| json!({ "methods": ["rehearsal"], "config": config });
         let before =
             job(json!({ "epochs": 2, "workers": 1, "ranks": 4, "out": "a", "device": "cuda:0" }));

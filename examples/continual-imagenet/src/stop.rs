@@ -1,15 +1,15 @@
-//! Signals: the first ends the run after the current step on all ranks, with a checkpoint; a second
-//! one ends the program.
+//! Signals. The first ends the run on all ranks after the current step, with a checkpoint. A second
+//! one ends the program immediately.
 
 use crate::console::print_error;
 use burn::train::Interrupter;
 use parking_lot::Mutex;
 use std::sync::Arc;
 
-/// Exit code of a program that SIGINT ended.
+/// Exit code of a program that was ended by SIGINT.
 pub const INTERRUPTED: u8 = 130;
 
-/// Knows every rank's interrupter.
+/// A request to stop, shared with the interrupters of all ranks.
 #[derive(Clone, Default)]
 pub struct Stop {
     state: Arc<Mutex<State>>,
@@ -18,20 +18,20 @@ pub struct Stop {
 #[derive(Default)]
 struct State {
     requested: bool,
-    /// By a signal that a second one follows if a user loses patience.
-    by_person: bool,
+    /// Whether the request came from a user, whose second signal ends the program.
+    by_user: bool,
     ranks: Vec<Interrupter>,
     before_exit: Option<Box<dyn Fn() + Send>>,
 }
 
 impl Stop {
-    /// Listens to signals from now on. Where that is not possible, they end the program as usual.
-    /// One process of a run `speaks`.
-    pub fn listen(speaks: bool) -> Self {
+    /// Handles signals from now on. If that is not possible, signals end the program as usual.
+    /// `verbose` prints a message for each, in one process of a run.
+    pub fn listen(verbose: bool) -> Self {
         let stop = Self::default();
         let handler = stop.clone();
-        let listening = signals::listen(move |insists| {
-            let again = insists && std::mem::replace(&mut handler.state.lock().by_person, true);
+        let listening = signals::listen(move |by_user| {
+            let again = by_user && std::mem::replace(&mut handler.state.lock().by_user, true);
             if again {
                 if let Some(before_exit) = &handler.state.lock().before_exit {
                     before_exit();
@@ -39,8 +39,8 @@ impl Stop {
                 std::process::exit(i32::from(INTERRUPTED));
             }
             let first = handler.end_runs();
-            match (insists, first) {
-                _ if !speaks => {}
+            match (by_user, first) {
+                _ if !verbose => {}
                 (true, _) => {
                     print_error("stopping after this step; press Ctrl-C again to stop immediately")
                 }
@@ -49,7 +49,7 @@ impl Stop {
             }
         });
         if let Err(error) = listening {
-            tracing::warn!(%error, "cannot listen to signals");
+            tracing::warn!(%error, "cannot handle signals");
         }
         stop
     }
@@ -57,11 +57,11 @@ impl Stop {
     /// Ends the run after the current step, as the first Ctrl-C does.
     #[cfg(feature = "tui")]
     pub fn request(&self) {
-        self.state.lock().by_person = true;
+        self.state.lock().by_user = true;
         self.end_runs();
     }
 
-    /// False if that was done before.
+    /// Stops all ranks. Returns false if they were stopped before.
     fn end_runs(&self) -> bool {
         let mut state = self.state.lock();
         if std::mem::replace(&mut state.requested, true) {
@@ -71,7 +71,7 @@ impl Stop {
         true
     }
 
-    /// Adds a rank.
+    /// Adds the interrupter of a rank.
     pub fn add(&self, interrupter: &Interrupter) {
         let mut state = self.state.lock();
         if state.requested {
@@ -80,7 +80,7 @@ impl Stop {
         state.ranks.push(interrupter.clone());
     }
 
-    /// Sets what is called before the program ends at once.
+    /// Sets a function that is called before a second signal ends the program.
     #[cfg(feature = "tui")]
     pub fn before_exit(&self, restore: impl Fn() + Send + 'static) {
         self.state.lock().before_exit = Some(Box::new(restore));
@@ -99,19 +99,20 @@ mod signals {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXCPU};
     use signal_hook::iterator::Signals;
 
-    /// Calls `heard` for every signal, with whether a second such signal is to end the program.
-    /// Signals that are ignored stay ignored: `nohup` says so of SIGHUP, and shells say so of
-    /// SIGINT to what they run in the background.
-    pub fn listen(heard: impl Fn(bool) + Send + 'static) -> std::io::Result<()> {
+    /// Calls `handle` for every signal, with whether users send it, in contrast to schedulers.
+    ///
+    /// Signals that are ignored at the start stay ignored: `nohup` ignores SIGHUP, and shells ignore
+    /// SIGINT for programs in the background.
+    pub fn listen(handle: impl Fn(bool) + Send + 'static) -> std::io::Result<()> {
         let signals = [SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXCPU]
             .into_iter()
             .filter(|&signal| !is_ignored(signal));
         let mut signals = Signals::new(signals)?;
         let each = move || {
             for signal in signals.forever() {
-                // Launchers and schedulers may send the others several times, the kernel SIGXCPU
-                // once a second.
-                heard([SIGHUP, SIGINT, SIGTERM].contains(&signal));
+                // Launchers and schedulers may send the others several times. The kernel sends
+                // SIGXCPU every second.
+                handle([SIGHUP, SIGINT, SIGTERM].contains(&signal));
             }
         };
         std::thread::Builder::new().name("signals".into()).spawn(each).map(drop)
@@ -119,8 +120,8 @@ mod signals {
 
     fn is_ignored(signal: i32) -> bool {
         let mut action = std::mem::MaybeUninit::<libc::sigaction>::uninit();
-        // SAFETY: without a new action, `sigaction` only writes the present one to `action`, which
-        // is read only if that succeeded.
+        // SAFETY: without a new action, `sigaction` only writes the current one to `action`, which
+        // is read only after success.
         unsafe {
             libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) == 0
                 && action.assume_init().sa_sigaction == libc::SIG_IGN
@@ -130,8 +131,8 @@ mod signals {
 
 #[cfg(not(unix))]
 mod signals {
-    /// Calls `heard` for every Ctrl-C.
-    pub fn listen(heard: impl Fn(bool) + Send + 'static) -> Result<(), ctrlc::Error> {
-        ctrlc::set_handler(move || heard(true))
+    /// Calls `handle` for every Ctrl-C.
+    pub fn listen(handle: impl Fn(bool) + Send + 'static) -> Result<(), ctrlc::Error> {
+        ctrlc::set_handler(move || handle(true))
     }
 }

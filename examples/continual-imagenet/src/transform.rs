@@ -1,4 +1,4 @@
-//! Operations on images on the device: random in training, fixed in evaluation.
+//! Transforms of images on the device: augmentation in training, fixed crops in evaluation.
 
 use crate::cli::{AugmentArg, NormalizeArg};
 use crate::config::Config;
@@ -8,10 +8,10 @@ use burn_rehearsal_vision::augment::{
 };
 use burn_rehearsal_vision::data::ImageShape;
 
-/// The colour jitter of `--augment …-jitter-erase`.
+/// The color jitter of `--augment …-jitter-erase`.
 const JITTER: ColorJitter =
     ColorJitter { brightness: 0.4, contrast: 0.4, saturation: 0.4, hue: 0.1 };
-/// The probability with which it erases a part of an image.
+/// Its probability of random erasing.
 const ERASING: f64 = 0.25;
 
 impl NormalizeArg {
@@ -23,7 +23,7 @@ impl NormalizeArg {
     }
 }
 
-/// The operations of training, if there are any.
+/// The transform of training images; `None` leaves them unchanged.
 fn training(config: &Config, [area, ratio]: [[f64; 2]; 2]) -> Option<Augment> {
     let (resized, jitter_erase) = match config.augment {
         AugmentArg::None => return evaluation(config),
@@ -46,7 +46,7 @@ fn training(config: &Config, [area, ratio]: [[f64; 2]; 2]) -> Option<Augment> {
     Some(jittered.random_erasing(ERASING, ERASING_SCALE, ERASING_RATIO, 0.0))
 }
 
-/// The operations of evaluation, if there are any.
+/// The transform of test images; `None` leaves them unchanged.
 fn evaluation(config: &Config) -> Option<Augment> {
     let cropped = config.crop_size != config.image_size;
     if !cropped && config.normalize == NormalizeArg::None {
@@ -60,17 +60,17 @@ fn evaluation(config: &Config) -> Option<Augment> {
     }))
 }
 
-/// The operations of training and of evaluation on images of `shape`, where there are any.
+/// The transforms of training and of test images of `shape`.
 ///
 /// # Errors
 ///
-/// [`AppError::Option`] if they make no sense, or not for these images.
+/// [`AppError::Option`] if one is not valid for these images.
 pub fn transforms(config: &Config, shape: ImageShape) -> Result<[Option<Augment>; 2], AppError> {
     let both = [training(config, config.crop_ranges()?), evaluation(config)];
     for augment in both.iter().flatten() {
         let ImageShape { channels, height, width } = shape;
         if channels != 3 && config.normalize != NormalizeArg::None {
-            let reason = format!("is for images of 3 channels, these have {channels}");
+            let reason = format!("needs images with 3 channels; these have {channels}");
             return Err(AppError::choice("normalize", config.normalize, reason));
         }
         augment.output_shape([channels, height, width]).map_err(|error| {
@@ -86,7 +86,7 @@ mod tests {
     use burn::tensor::{Device, Int, Tensor};
 
     #[test]
-    fn jitter_and_erasing_change_images_in_training_only() {
+    fn jitter_and_erasing_apply_to_training_images_only() {
         let mut config = Config::default();
         let shape = ImageShape::square(3, config.image_size);
         let grey = Tensor::<4, Int>::full(

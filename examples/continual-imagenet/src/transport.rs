@@ -1,4 +1,4 @@
-//! Ranks as processes: whether they are, and what each of them takes of its machine.
+//! Choice of the transport: ranks as threads of this process, or as processes over MPI.
 
 use crate::cli::CollectiveArg;
 use crate::config::Config;
@@ -6,24 +6,24 @@ use crate::error::AppError;
 use burn_rehearsal_collective::launch::Launch;
 use burn_rehearsal_collective::{Collective, MpiOptions, Ranks, Solo};
 
-/// Whether this process is the one of the run that speaks.
+/// Whether this is the first process of the run, which prints.
 pub fn is_first_process() -> bool {
     Launch::detect().is_none_or(|launch| launch.rank.unwrap_or(0) == 0)
 }
 
-/// The number of this process among those of the run on its machine.
+/// The number of this process among those on its machine.
 #[cfg(feature = "cuda")]
 pub fn local_rank() -> usize {
     Launch::detect().and_then(|launch| launch.local_rank).unwrap_or(0)
 }
 
-/// What connects the ranks and how many there are. `asked` and `ranks` are the options, `usual` is
-/// the default number of ranks, and `with_mpi` says whether the program was built with MPI.
+/// Chooses the transport and the number of ranks. `asked` and `ranks` are the options as given,
+/// `usual` is the default number of ranks, and `with_mpi` is whether this program includes MPI.
 ///
 /// # Errors
 ///
-/// [`AppError::Option`] if MPI is needed but not built in, or if the launcher started another
-/// number of processes.
+/// [`AppError::Option`] if MPI is needed and missing, or if the launcher started a different number
+/// of processes.
 pub fn choose(
     asked: Option<CollectiveArg>,
     ranks: Option<usize>,
@@ -35,10 +35,10 @@ pub fn choose(
         |choice: CollectiveArg, reason: String| Err(AppError::choice("collective", choice, reason));
     let processes = launch.map_or(1, |launch| launch.size);
     match asked {
-        // Each process would be a run of its own in the same directory.
+        // Each process would be a separate run in the same directory.
         Some(CollectiveArg::Threads) if processes > 1 => {
             let reason = format!(
-                "the launcher started {processes} processes; leave the option out, or start the program without a launcher"
+                "the launcher started {processes} processes; omit the option, or start the program without a launcher"
             );
             return wrong(CollectiveArg::Threads, reason);
         }
@@ -50,7 +50,7 @@ pub fn choose(
     }
     if !with_mpi {
         let reason = format!(
-            "{processes} ranks were asked for as processes, but this program was built without MPI; build it with `--features mpi`"
+            "{processes} processes need MPI, but this program was built without it; build it with `--features mpi`"
         );
         return wrong(CollectiveArg::Mpi, reason);
     }
@@ -65,11 +65,11 @@ pub fn choose(
     }
 }
 
-/// Runs `f` with the processes of the run, of which this is one.
+/// Runs `f` with a collective of the processes of the run: over MPI, or with this process only.
 ///
 /// # Errors
 ///
-/// [`AppError::Option`] for MPI in a program without it, which [`choose`] refuses earlier.
+/// [`AppError::Option`] if MPI is needed and missing; [`choose`] reports that earlier.
 pub fn run_process<T: Send>(
     config: &Config,
     f: impl Fn(&mut dyn Collective) -> Result<T, AppError> + Sync,
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn ranks_are_threads_unless_a_launcher_started_several_processes() {
+    fn ranks_are_threads_without_several_processes() {
         assert_eq!(choose(None, None, 2, None, true).unwrap(), (CollectiveArg::Threads, 2));
         assert_eq!(
             choose(None, Some(3), 2, launched(1), true).unwrap(),
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn the_launcher_says_how_many_processes_there_are() {
+    fn the_launcher_sets_the_number_of_processes() {
         assert_eq!(choose(None, None, 2, launched(4), true).unwrap(), (CollectiveArg::Mpi, 4));
         assert_eq!(
             choose(Some(CollectiveArg::Mpi), None, 2, None, true).unwrap(),
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_without_mpi_says_so_when_a_launcher_starts_it() {
+    fn several_processes_need_mpi() {
         let error = choose(None, None, 2, launched(4), false).unwrap_err().to_string();
         assert!(error.contains("--features mpi"), "{error}");
     }

@@ -1,4 +1,4 @@
-//! What the program learns, as the learner sees it.
+//! The workload of the experiment: images, tasks and the network.
 
 use crate::cli::{ClassOrderArg, StreamArg};
 use crate::config::Config;
@@ -31,23 +31,23 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Images, their tasks, and how to learn them.
+/// Images in a stream of tasks, and the network that learns them.
 pub struct Images {
     config: Config,
     pub data: ImageData,
     stream: Box<dyn TaskStream>,
     training: Option<Augment>,
     evaluation: Option<Augment>,
-    /// The network with the weights to start from, on a device that tracks gradients.
+    /// The network with pretrained weights, on an autodiff device.
     pretrained: Option<Network>,
 }
 
 impl Images {
-    /// Opens the data and cuts it in tasks.
+    /// Opens the data and splits it into tasks.
     ///
     /// # Errors
     ///
-    /// [`AppError`] naming what cannot be used.
+    /// [`AppError`] with the file or option, and the reason.
     pub fn open(config: &Config) -> Result<Self, AppError> {
         let data = config.data.open(&config.images())?;
         let (train, test) = (&data.train_labels, &data.test_labels);
@@ -81,11 +81,11 @@ impl Images {
         Ok(Self { config: config.clone(), data, stream, training, evaluation, pretrained })
     }
 
-    /// The bytes of one sample in the buffer of a network on `device`.
+    /// The size in bytes of a sample in the buffer, for training on `device`.
     ///
     /// # Errors
     ///
-    /// [`AppError::Sample`] if it cannot be stored.
+    /// [`AppError::Sample`] if the buffer cannot store it.
     pub fn row_bytes(&self, device: &Device) -> Result<usize, AppError> {
         let blank =
             Image { pixels: vec![0u8; self.data.shape.elements()].into(), class: 0, index: 0 };
@@ -99,7 +99,7 @@ impl Images {
     }
 }
 
-/// The network for the images as it sees them.
+/// The configuration of the network.
 fn network(config: &Config, data: &ImageData) -> NetworkConfig {
     let shape = [data.shape.channels, config.crop_size, config.crop_size];
     NetworkConfig::new(config.model, shape, data.classes)
@@ -166,7 +166,7 @@ impl Workload for Images {
 
     fn model(&self, device: &Device, seed: u64) -> Network {
         match &self.pretrained {
-            // Clones share their running statistics; the way through inference makes new ones.
+            // Clones share running statistics. Conversion to inference and back copies them.
             Some(network) if device.is_autodiff() => network.valid().train().fork(device),
             Some(network) => network.valid().fork(device),
             None => {

@@ -1,4 +1,4 @@
-//! The program as its users meet it: what it says, what it leaves on disk, and how it ends.
+//! The program from the outside: its output, its files and its exit codes.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -9,10 +9,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Far beyond what any of these runs takes: a run that is still there hangs.
+/// Far longer than any of these runs takes.
 const HANG: Duration = Duration::from_secs(120);
 
-/// The smallest run of the digits that has an earlier task to remember.
+/// The smallest run on the digits with an earlier task.
 const SMALL: [&str; 4] = ["--tasks", "2", "--epochs", "2"];
 
 fn program(directory: &Path, arguments: &[&str]) -> Command {
@@ -26,7 +26,7 @@ fn program(directory: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// A program that runs in the background; a test that fails does not leave it running.
+/// A program in the background. It is killed when a test fails.
 #[cfg(unix)]
 struct Running(Child);
 
@@ -38,7 +38,7 @@ impl Drop for Running {
     }
 }
 
-/// Waits for the end of a process whose outputs were taken, or ends it and fails.
+/// Waits for a process whose outputs were taken. Kills it and fails if it hangs.
 fn wait(child: &mut Child) -> i32 {
     let started = Instant::now();
     loop {
@@ -78,7 +78,7 @@ fn run(directory: &Path, arguments: &[&str]) -> Ended {
     Ended { code, stdout: text(stdout), stderr: text(stderr) }
 }
 
-/// Runs to a good end and returns what was printed.
+/// Runs successfully, without output on standard error, and returns standard output.
 fn succeed(directory: &Path, arguments: &[&str]) -> String {
     let ended = run(directory, arguments);
     assert_eq!(
@@ -97,8 +97,8 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     paths.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
-/// Runs `arguments` with an output directory of its own and expects one line of complaint that
-/// holds all of `words`, and nothing on disk.
+/// Runs `arguments` with a new output directory. Expects one line of error that contains all of
+/// `words`, and no file.
 fn refused(arguments: &[&str], words: &[&str]) {
     let directory = TempDir::new().unwrap();
     let ended = run(directory.path(), &[arguments, &["--out", "deep/out"]].concat());
@@ -109,10 +109,10 @@ fn refused(arguments: &[&str], words: &[&str]) {
         assert!(ended.stderr.contains(word), "{arguments:?}: no {word:?} in: {}", ended.stderr)
     });
     let left = std::fs::read_dir(directory.path()).unwrap().count();
-    assert_eq!(left, 0, "{arguments:?} left something: {:?}", files(directory.path()));
+    assert_eq!(left, 0, "{arguments:?} left files: {:?}", files(directory.path()));
 }
 
-/// As [`refused`], for what the parser of the command line finds out: more lines and exit code 2.
+/// As [`refused`], for errors of the argument parser: several lines and exit code 2.
 fn misused(arguments: &[&str], words: &[&str]) {
     let directory = TempDir::new().unwrap();
     let ended = run(directory.path(), arguments);
@@ -123,7 +123,7 @@ fn misused(arguments: &[&str], words: &[&str]) {
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "{arguments:?}");
 }
 
-/// Makes an image folder of `classes` with 6 training and 2 test images each, JPEG and PNG.
+/// Creates an image folder of `classes` with 6 training and 2 test images each, JPEG and PNG.
 fn image_folder(directory: &Path, classes: &[&str]) {
     for (part, images) in [("train", 6), ("test", 2)] {
         for (class, name) in classes.iter().enumerate() {
@@ -150,7 +150,7 @@ fn report(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path.join("report.json")).unwrap()).unwrap()
 }
 
-/// What two equal runs have in common bit for bit: all but times and what was asked for.
+/// The part of a report that equal runs have in common bit for bit: no times, no configuration.
 fn result(report: &Value) -> Value {
     let fields = ["method", "seed", "complete", "tasks", "accuracy", "summary", "curves", "buffer"];
     fields
@@ -168,7 +168,7 @@ fn rehearse(arguments: &[&str]) -> Value {
 }
 
 #[test]
-fn numbers_that_make_no_sense_are_refused_by_name_before_anything_is_written() {
+fn invalid_numbers_are_refused_by_name_before_a_file_is_written() {
     refused(
         &["--representatives", "145"],
         &["`--representatives 145`", "144 samples", "`--capacity 10%`"],
@@ -219,7 +219,7 @@ fn numbers_that_make_no_sense_are_refused_by_name_before_anything_is_written() {
 }
 
 #[test]
-fn unknown_values_and_flags_are_refused_by_name() {
+fn unknown_values_and_options_are_refused_by_name() {
     misused(&["--data", "cifar"], &["'cifar'", "--data", "`folder:DIR`"]);
     misused(&["--data", "folder:"], &["'folder:'", "--data"]);
     misused(&["--device", "abacus"], &["'abacus'", "--device", "`flex`"]);
@@ -260,7 +260,7 @@ fn unknown_values_and_flags_are_refused_by_name() {
 }
 
 #[test]
-fn image_folders_that_cannot_be_used_are_refused_by_name() {
+fn invalid_image_folders_are_refused_by_name() {
     let directory = TempDir::new().unwrap();
     let at = |name: &str| directory.path().join(name);
     let refused_folder = |path: &Path, more: &[&str], words: &[&str]| {
@@ -295,7 +295,7 @@ fn image_folders_that_cannot_be_used_are_refused_by_name() {
 }
 
 #[test]
-fn an_output_directory_that_cannot_be_written_is_refused_by_name_before_training() {
+fn an_unwritable_output_directory_is_refused_before_training() {
     let directory = TempDir::new().unwrap();
     std::fs::write(directory.path().join("taken"), "mine").unwrap();
     for out in ["taken", "taken/below"] {
@@ -313,7 +313,7 @@ fn an_output_directory_that_cannot_be_written_is_refused_by_name_before_training
 }
 
 #[test]
-fn an_image_that_cannot_be_read_ends_all_ranks_with_its_path() {
+fn a_damaged_image_ends_all_ranks_with_its_path() {
     let directory = TempDir::new().unwrap();
     for (part, image) in [("train", "2.jpg"), ("test", "0.jpg")] {
         let folder = directory.path().join(part);
@@ -337,7 +337,7 @@ fn an_image_that_cannot_be_read_ends_all_ranks_with_its_path() {
             "2",
         ];
         for ranks in ["1", "2", "4"] {
-            // Without lag the ranks hear of it in the exchange of rows, before the learner does.
+            // Without lag the exchange of rows fails first, otherwise the learner.
             for lag in ["0", "1"] {
                 let method = ["train", "--method", "rehearsal", "--ranks", ranks, "--lag", lag];
                 failed(&[&method, &base[..]].concat(), &path);
@@ -347,10 +347,10 @@ fn an_image_that_cannot_be_read_ends_all_ranks_with_its_path() {
     }
 }
 
-/// A run that starts but cannot end: one line that names `path`, and no directory is left.
+/// Expects a run that starts and then fails with one line that contains `path`, and no directory.
 fn failed(arguments: &[&str], path: &str) {
     let directory = TempDir::new().unwrap();
-    // Otherwise the tasks before the failure would be kept.
+    // With checkpoints, the tasks before the failure would be kept.
     let ended = run(
         directory.path(),
         &[arguments, &["--out", "deep/out", "--checkpoint-every", "never"]].concat(),
@@ -371,7 +371,7 @@ fn failed(arguments: &[&str], path: &str) {
 }
 
 #[test]
-fn a_configuration_file_that_cannot_be_used_is_refused_with_its_name_and_line() {
+fn an_invalid_configuration_file_is_refused_with_its_name_and_line() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("run.toml");
     let file = path.display().to_string();
@@ -393,7 +393,7 @@ fn a_configuration_file_that_cannot_be_used_is_refused_with_its_name_and_line() 
 }
 
 #[test]
-fn the_same_command_gives_the_same_bits_whoever_does_the_work() {
+fn results_do_not_depend_on_threads() {
     for ranks in ["1", "2", "4"] {
         let first = rehearse(&["--ranks", ranks]);
         for digest in ["contents_digest", "draws_digest"] {
@@ -420,27 +420,26 @@ fn the_same_command_gives_the_same_bits_whoever_does_the_work() {
 }
 
 #[test]
-fn er_ace_learns_and_is_not_plain_rehearsal() {
+fn er_ace_learns_differently_from_rehearsal() {
     let directory = TempDir::new().unwrap();
     succeed(directory.path(), &["train", "--method", "er-ace", "--epochs", "2", "--out", "out"]);
     let asymmetric = result(&report(&directory.path().join("out/er-ace")));
     let rehearsal = rehearse(&[]);
     assert_ne!(asymmetric["accuracy"], rehearsal["accuracy"]);
-    // Replayed rows are masked like incoming rows if their number is lost: earlier tasks are then
-    // forgotten.
+    // If the number of representatives were lost, they would be masked like incoming rows, and
+    // earlier tasks would be forgotten.
     let average = |of: &Value| of["summary"]["average_top1"].as_f64().unwrap();
     assert!(average(&asymmetric) > 0.5 * average(&rehearsal), "{}", asymmetric["summary"]);
 }
 
 #[test]
-fn augmentation_is_repeatable_and_changes_what_is_learned_but_not_what_is_stored() {
+fn augmentation_is_deterministic_and_does_not_change_stored_images() {
     for ranks in ["1", "2"] {
         let of = |more: &[&str]| rehearse(&[&["--ranks", ranks], more].concat());
         let plain = of(&[]);
         assert_eq!(of(&["--augment", "none"]), plain);
         let crop = of(&["--augment", "crop-flip"]);
-        // Whoever decodes and whoever exchanges rows: the mini-batch of a step is the same, and so
-        // is what is done to it.
+        // The mini-batch of a step and its augmentation do not depend on threads.
         assert_eq!(
             of(&["--augment", "crop-flip", "--workers", "4", "--execution", "inline"]),
             crop
@@ -449,7 +448,7 @@ fn augmentation_is_repeatable_and_changes_what_is_learned_but_not_what_is_stored
         assert_ne!(resized["curves"], crop["curves"]);
         for augmented in [&crop, &resized] {
             assert_ne!(augmented["curves"], plain["curves"], "{ranks} ranks");
-            // The buffer keeps the images as they came.
+            // The buffer stores the original images.
             assert_eq!(augmented["buffer"], plain["buffer"], "{ranks} ranks");
         }
         assert_ne!(of(&["--augment", "crop-flip", "--seed", "43"])["curves"], crop["curves"]);
@@ -457,7 +456,7 @@ fn augmentation_is_repeatable_and_changes_what_is_learned_but_not_what_is_stored
 }
 
 #[test]
-fn augmentation_never_touches_an_evaluation_and_is_part_of_the_report() {
+fn augmentation_does_not_affect_evaluation_and_is_reported() {
     let directory = TempDir::new().unwrap();
     std::fs::write(directory.path().join("run.toml"), "augment = \"resized-crop-flip\"\n").unwrap();
     let small =
@@ -469,14 +468,14 @@ fn augmentation_never_touches_an_evaluation_and_is_part_of_the_report() {
     });
     for (report, augment) in runs.iter().zip(["resized-crop-flip", "crop-flip", "none"]) {
         assert_eq!(report["config"]["augment"], augment);
-        // The untrained network sees the test images as they are.
+        // The untrained network sees unchanged test images.
         assert_eq!(report["accuracy"]["initial_top1"], runs[0]["accuracy"]["initial_top1"]);
     }
     assert_ne!(runs[0]["curves"], runs[2]["curves"]);
 }
 
 #[test]
-fn a_comparison_prints_plain_lines_and_a_table_and_leaves_reports_with_every_field() {
+fn a_comparison_prints_a_table_and_writes_complete_reports() {
     let directory = TempDir::new().unwrap();
     let stdout = succeed(directory.path(), &SMALL);
     assert!(
@@ -537,13 +536,12 @@ fn a_comparison_prints_plain_lines_and_a_table_and_leaves_reports_with_every_fie
         );
     }
     assert_figures(&out);
-    // For each method its report and its network, for rehearsal two pictures, and five files for
-    // all.
+    // A report and a network per method, two pictures for rehearsal, and five common files.
     assert_eq!(files(&out).len(), 13, "{:?}", files(&out));
 }
 
 #[test]
-fn a_trained_network_is_kept_and_can_be_begun_with_and_later_methods_join_its_page() {
+fn a_trained_network_can_be_loaded_and_later_methods_join_its_page() {
     let directory = TempDir::new().unwrap();
     let train = |method: &str, more: &[&str]| {
         let command =
@@ -558,7 +556,7 @@ fn a_trained_network_is_kept_and_can_be_begun_with_and_later_methods_join_its_pa
     let second = report(&out.join("incremental"));
     assert_eq!(
         second["accuracy"]["initial_top1"], first["accuracy"]["top1"][1],
-        "it begins as the other ended"
+        "the loaded network has the accuracies of the saved one"
     );
     for page in ["report.html", "summary.csv", "curves.csv"] {
         let text = std::fs::read_to_string(out.join(page)).unwrap();
@@ -574,7 +572,7 @@ fn assert_figures(directory: &Path) {
 }
 
 #[test]
-fn over_a_pipe_progress_is_plain_lines_with_everything_that_a_person_wants_to_know() {
+fn progress_over_a_pipe_is_plain_lines_with_all_figures() {
     let directory = TempDir::new().unwrap();
     let command = ["train", "--method", "rehearsal", "--out", "out"];
     let arguments = [&command[..], &SMALL[..], &["--evaluate-every", "1"]].concat();
@@ -613,8 +611,7 @@ fn over_a_pipe_progress_is_plain_lines_with_everything_that_a_person_wants_to_kn
             > 0.0,
         "{line}"
     );
-    // A line for an epoch comes every five seconds at most, whatever the number of epochs, but for
-    // those in which accuracies were measured.
+    // Lines of epochs are at least five seconds apart, except after evaluations.
     for (out, every, fewest, most) in [("out-2", "0", 1, 8), ("out-3", "10", 6, 14)] {
         let many =
             [&command[..], &["--tasks", "2", "--epochs", "40", "--evaluate-every", every]].concat();
@@ -632,7 +629,7 @@ fn over_a_pipe_progress_is_plain_lines_with_everything_that_a_person_wants_to_kn
     );
 }
 
-/// The rows of a CSV file behind its head, which must be as long.
+/// The rows of a CSV file without its header, all of the same length.
 fn rows(path: &Path) -> Vec<Vec<String>> {
     let text = std::fs::read_to_string(path).unwrap();
     let mut lines =
@@ -642,7 +639,7 @@ fn rows(path: &Path) -> Vec<Vec<String>> {
 }
 
 #[test]
-fn accuracies_within_tasks_are_in_the_report_the_table_and_the_page() {
+fn accuracies_within_tasks_are_reported_logged_and_drawn() {
     let directory = TempDir::new().unwrap();
     let arguments = [
         "train",
@@ -719,7 +716,7 @@ fn accuracies_within_tasks_are_in_the_report_the_table_and_the_page() {
 
 #[cfg(unix)]
 #[test]
-fn curves_can_be_read_while_a_run_goes_on() {
+fn curves_can_be_read_during_a_run() {
     let directory = TempDir::new().unwrap();
     let arguments =
         ["train", "--method", "incremental", "--tasks", "2", "--epochs", "3000", "--out", "out"];
@@ -745,14 +742,14 @@ fn curves_can_be_read_while_a_run_goes_on() {
 }
 
 #[test]
-fn a_terminal_interface_needs_a_terminal_and_a_program_that_has_one() {
-    let words = if cfg!(feature = "tui") { "no terminal" } else { "--features tui" };
+fn the_terminal_interface_needs_its_feature_and_a_terminal() {
+    let words = if cfg!(feature = "tui") { "not a terminal" } else { "--features tui" };
     refused(&["--display", "tui"], &["`--display tui`", words]);
     misused(&["--display", "nonsense"], &["'nonsense'", "--display", "possible values"]);
 }
 
 #[test]
-fn a_folder_of_images_is_learned_and_names_its_runs() {
+fn an_image_folder_is_learned_and_names_the_output_directory() {
     let directory = TempDir::new().unwrap();
     image_folder(&directory.path().join("pets"), &["cat", "dog", "eel", "fox"]);
     let small = ["--tasks", "2", "--epochs", "1", "--capacity", "8", "--image-size", "8"];
@@ -765,7 +762,7 @@ fn a_folder_of_images_is_learned_and_names_its_runs() {
         (&report["config"]["model"], &report["tasks"]),
         (&"conv".into(), &serde_json::json!([[0, 1], [2, 3]]))
     );
-    // A folder that goes by no name of its own.
+    // The name of the current folder is found.
     succeed(
         &directory.path().join("pets"),
         &[&["train", "--method", "scratch", "--data", "folder:."], &small[..]].concat(),
@@ -774,7 +771,7 @@ fn a_folder_of_images_is_learned_and_names_its_runs() {
 }
 
 #[test]
-fn the_buffer_is_of_no_concern_to_methods_without_one() {
+fn methods_without_rehearsal_ignore_the_buffer() {
     let directory = TempDir::new().unwrap();
     succeed(
         directory.path(),
@@ -783,7 +780,7 @@ fn the_buffer_is_of_no_concern_to_methods_without_one() {
 }
 
 #[test]
-fn a_configuration_file_is_honoured_and_flags_win() {
+fn the_command_line_overrides_the_configuration_file() {
     let directory = TempDir::new().unwrap();
     let text = "tasks = 5\nepochs = 1\npolicy = \"fifo\"\ncapacity = \"50\"\nout = \"from-file\"\nlearning-rate = 0.05\n";
     std::fs::write(directory.path().join("run.toml"), text).unwrap();
@@ -823,7 +820,7 @@ fn the_defaults_in_the_help_are_a_configuration_file() {
 }
 
 #[test]
-fn a_report_prints_the_table_again_and_draws_the_figures_again() {
+fn the_report_command_prints_the_same_table_and_figures() {
     let directory = TempDir::new().unwrap();
     let stdout = succeed(directory.path(), &[&SMALL[..], &["--out", "out"]].concat());
     let figures =
@@ -851,7 +848,7 @@ fn a_report_prints_the_table_again_and_draws_the_figures_again() {
     );
     assert_eq!(figures.clone().map(|figure| std::fs::read_to_string(figure).unwrap()), drawn);
     assert_eq!(embedded(), pictures);
-    // A run counts once, however often it is named.
+    // A run counts once, even if it is given twice.
     let twice =
         succeed(directory.path(), &["report", "out", "out/rehearsal", "--out", "elsewhere"]);
     assert_eq!(twice.split("figures:").next().unwrap(), table);
@@ -860,7 +857,7 @@ fn a_report_prints_the_table_again_and_draws_the_figures_again() {
 }
 
 #[test]
-fn a_report_of_several_seeds_is_their_mean_and_deviation() {
+fn several_seeds_are_reported_as_mean_and_deviation() {
     let directory = TempDir::new().unwrap();
     for seed in ["1", "2", "3"] {
         let out = format!("seeds/{seed}");
@@ -872,7 +869,7 @@ fn a_report_of_several_seeds_is_their_mean_and_deviation() {
     }
     let table = succeed(directory.path(), &["report", "seeds"]);
     assert!(table.contains("incremental (3 seeds)") && table.contains('±'), "{table}");
-    // Another configuration is another line, in every form.
+    // A different configuration has its own row in the table, the page and the files.
     succeed(
         directory.path(),
         &[
@@ -912,7 +909,7 @@ fn a_report_of_several_seeds_is_their_mean_and_deviation() {
 }
 
 #[test]
-fn reports_that_are_not_there_or_damaged_are_refused_by_name() {
+fn missing_and_damaged_reports_are_refused_by_name() {
     let directory = TempDir::new().unwrap();
     std::fs::create_dir(directory.path().join("empty")).unwrap();
     std::fs::create_dir(directory.path().join("damaged")).unwrap();
@@ -933,14 +930,14 @@ fn reports_that_are_not_there_or_damaged_are_refused_by_name() {
 }
 
 #[test]
-fn devices_are_listed_whether_they_are_built_in_or_not() {
+fn all_devices_are_listed() {
     let stdout = succeed(&std::env::temp_dir(), &["devices"]);
     let line = |name: &str| stdout.lines().find(|line| line.starts_with(name)).map(str::to_string);
     assert!(line("flex").is_some() && line("wgpu").is_some() && line("cuda").is_some(), "{stdout}");
 }
 
 #[test]
-fn a_loss_that_is_not_finite_is_pointed_out() {
+fn a_loss_that_is_not_finite_causes_a_warning() {
     let directory = TempDir::new().unwrap();
     let ended = run(
         directory.path(),
@@ -956,7 +953,7 @@ fn a_loss_that_is_not_finite_is_pointed_out() {
 }
 
 #[test]
-fn a_reader_who_leaves_early_does_not_end_a_run() {
+fn a_closed_pipe_does_not_end_a_run() {
     let directory = TempDir::new().unwrap();
     let mut child =
         program(directory.path(), &[&["train", "--method", "incremental"], &SMALL[..]].concat())
@@ -969,8 +966,8 @@ fn a_reader_who_leaves_early_does_not_end_a_run() {
     assert_eq!(report(&directory.path().join("runs/digits/incremental"))["complete"], true);
 }
 
-/// Sends a signal that stops a run as Ctrl-C does, and that nobody who starts these tests ignores;
-/// by the shell's own `kill`: a small system has no other.
+/// Sends SIGTERM, which stops a run as Ctrl-C does and is rarely ignored by callers. Uses the
+/// shell's `kill`, the only one on a small system.
 #[cfg(unix)]
 fn interrupt(child: &Child) {
     assert!(
@@ -982,7 +979,7 @@ fn interrupt(child: &Child) {
     );
 }
 
-/// Reads lines until one holds `words`.
+/// Reads lines until one contains `words`.
 #[cfg(unix)]
 fn read_until(from: &mut impl BufRead, words: &str) {
     let mut line = String::new();
@@ -994,9 +991,9 @@ fn read_until(from: &mut impl BufRead, words: &str) {
 
 #[cfg(unix)]
 #[test]
-fn a_signal_ends_a_run_with_what_was_done_so_far() {
+fn a_signal_ends_a_run_with_a_partial_report() {
     let directory = TempDir::new().unwrap();
-    // Long enough to be still there when the signal comes; the first task is seen to the end.
+    // Both runs are too long to end before the signal. The second one completes its first task.
     for (epochs, first, learned) in [("100000", "buffer:", 0), ("300", "task 1/5  average", 1)] {
         let mut running = Running(
             program(directory.path(), &["--epochs", epochs, "--out", epochs]).spawn().unwrap(),
@@ -1035,11 +1032,11 @@ fn a_signal_ends_a_run_with_what_was_done_so_far() {
 
 #[cfg(unix)]
 #[test]
-fn a_second_signal_ends_the_program_at_once() {
+fn a_second_signal_ends_the_program_immediately() {
     let directory = TempDir::new().unwrap();
     image_folder(&directory.path().join("pets"), &["cat", "dog"]);
-    // A pipe that nobody writes to is an image that takes forever to read: the step at which the
-    // first signal would end the run never comes.
+    // Reading an image from a pipe without a writer never ends, so the step after which the first
+    // signal would end the run is never reached.
     let pipe = directory.path().join("pets/train/cat/forever.jpg");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let arguments = [
@@ -1062,7 +1059,7 @@ fn a_second_signal_ends_the_program_at_once() {
         BufReader::new(child.stderr.take().unwrap()),
     );
     read_until(&mut stdout, "folder:pets");
-    // The start is over when the job is written down.
+    // `job.json` is written after the start.
     while !directory.path().join("out/job.json").exists() {
         assert!(child.try_wait().unwrap().is_none(), "the run has ended");
         std::thread::sleep(Duration::from_millis(5));

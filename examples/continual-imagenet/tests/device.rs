@@ -1,5 +1,4 @@
-//! A short training run with the buffer on the device: `BURN_DEVICE` chooses it, flex is the
-//! default.
+//! Short runs with the buffer on the device that `BURN_DEVICE` names (default: flex).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -7,7 +6,7 @@ use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
 
-/// Trains on the digits and returns the report, or what is said against it.
+/// Trains on the digits and returns the report, or standard error.
 fn try_train(
     device: &str,
     store: &str,
@@ -26,7 +25,7 @@ fn try_train(
     }
     assert!(
         String::from_utf8_lossy(&output.stdout).contains(&format!("store {store};")),
-        "the choice is said before training"
+        "the store is printed before training"
     );
     Ok(serde_json::from_str(&std::fs::read_to_string(out.join("rehearsal/report.json")).unwrap())
         .unwrap())
@@ -45,8 +44,7 @@ fn average(report: &Value) -> f64 {
 }
 
 #[test]
-fn training_with_the_buffer_on_the_device_stores_and_draws_the_same_samples_and_learns_as_well_as_on_the_host()
- {
+fn a_buffer_on_the_device_draws_the_same_samples_as_on_the_host() {
     let device = device();
     let directory = tempfile::tempdir().unwrap();
     let (host, on_device) =
@@ -60,7 +58,7 @@ fn training_with_the_buffer_on_the_device_stores_and_draws_the_same_samples_and_
     );
     let (host, on_device) = (average(&host), average(&on_device));
     println!("average top-1: {host:.4} on flex, {on_device:.4} on {device}");
-    // Other kernels may round differently; two epochs are few, but far from chance, which is 0.1.
+    // Other kernels may round differently. Two epochs are few, but far from chance (0.1).
     assert!((host - on_device).abs() < 0.1 && on_device > 0.4, "{host} and {on_device}");
 }
 
@@ -74,9 +72,9 @@ fn half_precision_learns_on_the_device_or_is_refused_by_name() {
                 assert_eq!(report["precision"]["format"], precision);
                 assert_eq!(report["precision"]["loss_scale"].is_number(), precision == "f16");
                 println!("average top-1 in {precision}: {:.4} on {device}", average(&report));
-                assert!(average(&report) > 0.3, "{}, when chance is 0.1", average(&report));
+                assert!(average(&report) > 0.3, "{}, but chance is 0.1", average(&report));
             }
-            // Flex has both.
+            // Flex supports both.
             Err(refused) => assert!(
                 device != "flex" && refused.contains("--precision") && refused.contains(precision),
                 "{refused}"

@@ -1,7 +1,6 @@
-//! The whole way of an image in a few seconds: file → decode → augment → train → evaluate → page
-//! for a browser; and the same from a pack.
+//! Runs on image files and on packs: decode, augment, train, evaluate, and write the web page.
 //!
-//! The images are the embedded digits, drawn as small JPEG and PNG files.
+//! The images are the embedded digits, written as small JPEG and PNG files.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -21,7 +20,7 @@ const CLASSES: usize = 4;
 const TRAIN: usize = 40;
 const TEST: usize = 10;
 
-/// Draws the first samples of the first classes, grey or in colour, JPEG or PNG.
+/// Writes the first samples of the first classes, in grey or in color, as JPEG or PNG.
 fn draw(directory: &Path) {
     let mut text = String::new();
     GzDecoder::new(
@@ -78,7 +77,7 @@ fn report(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path.join("report.json")).unwrap()).unwrap()
 }
 
-/// A narrow ResNet-18 with the recipe for CIFAR-10, made small.
+/// The recipe for CIFAR-10, with a narrow ResNet-18 and small images.
 const RUN: [&str; 25] = [
     "--recipe",
     "mammoth-er-cifar10",
@@ -112,7 +111,7 @@ fn learn(directory: &Path, arguments: &[&str]) -> String {
 }
 
 #[test]
-fn three_methods_learn_from_image_files_and_leave_a_page_for_a_browser() {
+fn three_methods_learn_from_image_files() {
     let directory = TempDir::new().unwrap();
     draw(&directory.path().join("digits"));
     let printed = learn(
@@ -131,7 +130,7 @@ fn three_methods_learn_from_image_files_and_leave_a_page_for_a_browser() {
     let (lower, ours, upper) = (average("incremental"), average("rehearsal"), average("scratch"));
     assert!(lower < ours && lower < upper, "{lower} {ours} {upper}");
 
-    // Of the four epochs of a task, the second was asked for and the last ends the task.
+    // `--evaluate-every 2` requests the second epoch of a task, and the fourth is the last.
     let measured = |point: &Value| !point["top1"].as_array().unwrap().is_empty();
     let curves = report(&out.join("rehearsal"))["curves"].clone();
     assert_eq!(
@@ -155,7 +154,7 @@ fn three_methods_learn_from_image_files_and_leave_a_page_for_a_browser() {
 }
 
 #[test]
-fn a_pack_is_learned_bit_for_bit_like_its_folder_and_damaged_images_are_counted() {
+fn packs_give_the_bits_of_their_folder_and_damaged_images_are_counted() {
     let directory = TempDir::new().unwrap();
     let digits = directory.path().join("digits");
     draw(&digits);
@@ -181,7 +180,10 @@ fn a_pack_is_learned_bit_for_bit_like_its_folder_and_damaged_images_are_counted(
                 format,
             ],
         );
-        assert!(printed.contains("images 200, left out 0, shards 2 (there before 0)"), "{printed}");
+        assert!(
+            printed.contains("images 200, left out 0, shards 2 (already there 0)"),
+            "{printed}"
+        );
         assert_eq!(learned(&format!("pack:{format}"), "packed", &[]), from_files, "{format}");
     }
 
@@ -196,7 +198,7 @@ fn a_pack_is_learned_bit_for_bit_like_its_folder_and_damaged_images_are_counted(
     let (code, stdout, stderr) = run(directory.path(), &[&arguments[..], &["skip"], &RUN].concat());
     assert_eq!(code, 0, "{stderr}");
     assert!(stdout.contains("images left out because they are damaged: 1"), "{stdout}");
-    assert_eq!(stderr.matches("digits/train/digit-1/001.jpg").count(), 1, "noted once: {stderr}");
+    assert_eq!(stderr.matches("digits/train/digit-1/001.jpg").count(), 1, "logged once: {stderr}");
     assert_eq!(report(&directory.path().join("skip/rehearsal"))["left_out"], 1);
     let printed = succeed_with_warning(
         directory.path(),
@@ -207,7 +209,7 @@ fn a_pack_is_learned_bit_for_bit_like_its_folder_and_damaged_images_are_counted(
         "{printed}"
     );
 
-    // Where nothing is left, there is nothing to pack and nothing to learn.
+    // A data set without a valid image cannot be packed or learned.
     for class in 0..CLASSES {
         for entry in std::fs::read_dir(digits.join(format!("train/digit-{class}"))).unwrap() {
             std::fs::write(entry.unwrap().path(), "no image").unwrap();
@@ -232,7 +234,7 @@ fn a_pack_is_learned_bit_for_bit_like_its_folder_and_damaged_images_are_counted(
 }
 
 #[test]
-fn pretrained_weights_are_what_every_rank_starts_from() {
+fn every_rank_starts_from_pretrained_weights() {
     let directory = TempDir::new().unwrap();
     draw(&directory.path().join("digits"));
     let network = ResNetConfig::resnet18(CLASSES)

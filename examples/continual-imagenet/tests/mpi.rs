@@ -1,4 +1,4 @@
-//! The program under `mpirun`: the same results as with ranks that are threads, and clear errors.
+//! The program under `mpirun`: the same results as with threads, and clear errors.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::HashMap;
@@ -23,8 +23,7 @@ fn mpirun(size: usize) -> Command {
 }
 
 fn output(command: &mut Command, out: &Path) -> Output {
-    // Launchers that begin at the same time and share a folder for their sessions trip over each
-    // other when one of them makes it.
+    // Launchers that start at the same time and create the same session directory may fail.
     let sessions = tempfile::tempdir().unwrap();
     command
         .arg("--out")
@@ -34,7 +33,7 @@ fn output(command: &mut Command, out: &Path) -> Output {
         .expect("mpirun is installed")
 }
 
-/// The report of a run that succeeded without a word on stderr.
+/// The report and standard output of a successful run without output on standard error.
 fn report(command: &mut Command) -> (Value, String) {
     let out = tempfile::tempdir().unwrap();
     let output = output(command, out.path());
@@ -47,7 +46,7 @@ fn report(command: &mut Command) -> (Value, String) {
 }
 
 #[test]
-fn processes_give_the_results_of_threads_bit_for_bit() {
+fn results_of_processes_and_threads_are_bit_identical() {
     for size in [2, 3, 4] {
         let (threads, _) =
             report(Command::new(PROGRAM).args(RUN).args(["--ranks", &size.to_string()]));
@@ -67,14 +66,14 @@ fn processes_give_the_results_of_threads_bit_for_bit() {
         assert_eq!(
             stdout.matches("task 5/5  average").count(),
             1,
-            "one process shows progress:\n{stdout}"
+            "exactly one process shows progress:\n{stdout}"
         );
         assert_eq!(stdout.matches("reports and figures").count(), 1, "{stdout}");
     }
 }
 
 #[test]
-fn the_library_may_sum_instead() {
+fn gradients_can_be_summed_by_the_mpi_library() {
     let (report, _) = report(mpirun(2).args(["--reduction", "fast"]));
     assert_eq!(report["config"]["reduction"], "fast");
     assert!(report["summary"]["average_top1"].as_f64().unwrap() > 0.1);
@@ -91,13 +90,13 @@ fn an_error_ends_all_processes_and_names_the_cause() {
     );
 }
 
-/// Far beyond what any of these runs takes: a run that is still there hangs.
+/// Far longer than any of these runs takes.
 const HANG: Duration = Duration::from_secs(120);
 
-/// The longest time that a run may take to be refused: three seconds alone, more on a busy machine.
+/// Maximum time until a run is refused: three seconds, and more on a busy machine.
 const REFUSAL: Duration = Duration::from_secs(30);
 
-/// A launcher in the background; a test that fails leaves nothing running.
+/// A launcher in the background. It and its processes are killed when a test fails.
 struct Running {
     child: Child,
     _sessions: tempfile::TempDir,
@@ -119,7 +118,7 @@ fn start(command: &mut Command) -> Running {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    // A group of its own, so that all of it can be ended.
+    // All processes of a group can be killed together.
     Running {
         child: command.process_group(0).spawn().expect("mpirun is installed"),
         _sessions: sessions,
@@ -160,12 +159,12 @@ impl Running {
             line.clear();
             assert!(stdout.read_line(&mut line).unwrap() > 0, "the output ended before {words:?}");
         }
-        // Somebody has to read the rest, or the run would wait for it.
+        // Without a reader of the rest, the run would wait.
         std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
     }
 }
 
-/// By the shell's own `kill`: a small system has no other.
+/// Uses the shell's `kill`, the only one on a small system.
 fn signal(name: &str, process: &str) {
     let _ = Command::new("sh")
         .args(["-c", "kill -s \"$0\" -- \"$1\"", name, process])
@@ -173,7 +172,7 @@ fn signal(name: &str, process: &str) {
         .status();
 }
 
-/// The program with arguments of their own for each rank, in directories of their own.
+/// The program with separate arguments and directories for each rank.
 fn each<S: AsRef<OsStr>>(ranks: &[(&Path, Vec<S>)]) -> Command {
     let mut command = Command::new(testing::mpirun(1, PROGRAM).get_program());
     for (name, value) in testing::mpirun(1, PROGRAM).get_envs() {
@@ -191,7 +190,7 @@ fn each<S: AsRef<OsStr>>(ranks: &[(&Path, Vec<S>)]) -> Command {
     command
 }
 
-/// A run that ends with an error that holds `words`, once from each rank, and leaves nothing at
+/// Expects a run that fails with an error that contains `words` from each rank, and leaves no file at
 /// `out`.
 fn refused(command: &mut Command, size: usize, words: &str, out: &Path) {
     let started = Instant::now();
@@ -199,12 +198,12 @@ fn refused(command: &mut Command, size: usize, words: &str, out: &Path) {
     assert!(code != Some(0) && started.elapsed() < REFUSAL, "{words:?}: {stdout}{stderr}");
     for rank in 0..size {
         let says = |line: &str| line.starts_with(&format!("rank {rank}: ")) && line.contains(words);
-        assert!(stderr.lines().any(says), "rank {rank} of {size} does not say {words:?}: {stderr}");
+        assert!(stderr.lines().any(says), "no {words:?} from rank {rank} of {size}: {stderr}");
     }
     assert!(!out.exists(), "{words:?} left {}", out.display());
 }
 
-/// A small run with every method's options.
+/// A small run on an image folder.
 const BASE: [&str; 11] = [
     "train",
     "--method",
@@ -220,11 +219,11 @@ const BASE: [&str; 11] = [
 ];
 
 #[test]
-fn options_that_all_ranks_must_agree_on_are_named_with_ranks_and_values() {
+fn options_that_differ_are_named_with_ranks_and_values() {
     let directory = tempfile::tempdir().unwrap();
     image_folder(&directory.path().join("data"));
     let base: Vec<&str> = [&BASE[..], &["--model", "mlp", "--capacity", "12"]].concat();
-    // What rank 1 has instead, and what is said.
+    // Arguments of most ranks, arguments of rank 1, and words of the error.
     let cases: [(&[&str], &[&str], &str); 17] = [
         (&["--tasks", "2"], &["--tasks", "3"], "--tasks is 2 on"),
         (&["--tasks", "2"], &["--tasks", "2", "--reduction", "fast"], "--reduction is fixed on"),
@@ -282,7 +281,7 @@ fn options_that_all_ranks_must_agree_on_are_named_with_ranks_and_values() {
         "--method is incremental on rank 0 and scratch on rank 1",
         &directory.path().join("out"),
     );
-    // What may differ does no harm.
+    // Other options may differ.
     let own: [&[&str]; 3] = [
         &["--workers", "2"],
         &["--execution", "inline", "--display", "none"],
@@ -311,7 +310,7 @@ fn image_folder(directory: &Path) {
 }
 
 #[test]
-fn ranks_with_different_data_are_named_with_what_differs() {
+fn data_that_differs_is_named_with_ranks_and_classes() {
     type Spoil = fn(&Path);
     let cases: [(Spoil, &str); 6] = [
         (
@@ -383,7 +382,7 @@ fn ranks_with_different_data_are_named_with_what_differs() {
 }
 
 #[test]
-fn an_output_directory_that_ranks_do_not_share_is_an_error_at_the_start() {
+fn an_output_directory_must_be_shared_by_all_ranks() {
     for size in [2, 3] {
         let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let arguments = ["train", "--method", "rehearsal", "--epochs", "2", "--out", "x"].to_vec();
@@ -392,7 +391,7 @@ fn an_output_directory_that_ranks_do_not_share_is_an_error_at_the_start() {
             .collect();
         for there in [false, true] {
             if there {
-                // A directory of the same name.
+                // A different directory of the same name.
                 std::fs::create_dir(directories[1].path().join("x")).unwrap();
             }
             let words = "is not the same on rank 0 and on rank 1: checkpoints need a directory that all ranks share";
@@ -402,7 +401,7 @@ fn an_output_directory_that_ranks_do_not_share_is_an_error_at_the_start() {
     }
 }
 
-/// A run with everything that has a state; its steps are short.
+/// A run with short steps.
 const LONG: [&str; 9] =
     ["train", "--method", "rehearsal", "--tasks", "2", "--epochs", "100", "--out", "out"];
 
@@ -416,9 +415,8 @@ fn checkpoints(directory: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// The lines of the recipe for `mpirun` in `docs/RUNNING.md`, for this program and without the
-/// words for the scheduler.
-fn recipe(launcher: &Command, arguments: &[&str]) -> String {
+/// The job script with `mpirun` in `docs/RUNNING.md`, with this program and this launcher.
+fn job_script(launcher: &Command, arguments: &[&str]) -> String {
     let guide = include_str!("../../../docs/RUNNING.md");
     let block = guide
         .split("```sh\n")
@@ -440,7 +438,7 @@ fn recipe(launcher: &Command, arguments: &[&str]) -> String {
 }
 
 #[test]
-fn the_recipe_for_mpirun_writes_a_checkpoint_and_puts_the_job_back() {
+fn the_job_script_writes_a_checkpoint_and_requeues_the_job() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::create_dir(directory.path().join("bin")).unwrap();
     std::fs::write(directory.path().join("bin/scontrol"), "#!/bin/sh\necho \"$@\" >> requeued\n")
@@ -454,7 +452,7 @@ fn the_recipe_for_mpirun_writes_a_checkpoint_and_puts_the_job_back() {
         let mut command = Command::new("bash");
         command
             .arg("-c")
-            .arg(recipe(&launcher, arguments))
+            .arg(job_script(&launcher, arguments))
             .current_dir(directory.path())
             .env("PATH", &path)
             .env("SLURM_JOB_ID", "7");
@@ -463,7 +461,7 @@ fn the_recipe_for_mpirun_writes_a_checkpoint_and_puts_the_job_back() {
     };
     let requeued =
         || std::fs::read_to_string(directory.path().join("requeued")).unwrap_or_default();
-    // Steps of a millisecond, then steps that are slower by orders of magnitude.
+    // Steps of a millisecond, then much slower steps.
     let slow = [
         "--model",
         "resnet18",
@@ -501,7 +499,7 @@ fn the_recipe_for_mpirun_writes_a_checkpoint_and_puts_the_job_back() {
 }
 
 #[test]
-fn a_run_that_was_interrupted_ends_with_the_results_of_one_that_was_not() {
+fn an_interrupted_run_resumes_to_the_results_of_an_uninterrupted_one() {
     let whole = tempfile::tempdir().unwrap();
     let (code, ..) =
         start(testing::mpirun(2, PROGRAM).args(LONG).current_dir(whole.path())).finish();
@@ -525,7 +523,7 @@ fn a_run_that_was_interrupted_ends_with_the_results_of_one_that_was_not() {
     assert_eq!(result(directory.path()), result(whole.path()));
 }
 
-/// What befalls a run under `mpirun`.
+/// An event during a run under `mpirun`.
 #[derive(Debug, Clone, Copy)]
 enum Event {
     /// A signal to the launcher.
@@ -534,7 +532,7 @@ enum Event {
     Rank(&'static str),
 }
 
-/// The processes of the ranks that a launcher started, directly or through a proxy.
+/// The processes of ranks that a launcher started, directly or through a proxy.
 fn ranks_of(launcher: u32) -> Vec<u32> {
     let parents: HashMap<u32, (u32, String)> = std::fs::read_dir("/proc")
         .unwrap()
@@ -573,14 +571,14 @@ fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Starts the run in `directory` again and again, until each of `events` has befallen it.
+/// Starts the run in `directory` once for each of `events`, and checks that it resumes.
 fn survives(directory: &Path, arguments: &[&str], events: &[Event]) {
     let mut resumed = false;
     for &event in events {
         let mut running = start(testing::mpirun(2, PROGRAM).args(arguments).current_dir(directory));
         running.read_until(if resumed { "resumes with task" } else { "buffer:" });
         resumed = true;
-        // In the middle of training, with a complete checkpoint and perhaps another in progress.
+        // The event happens during training, with at least one complete checkpoint.
         let before = checkpoints(directory);
         until("a checkpoint", || checkpoints(directory).iter().any(|path| !before.contains(path)));
         let launcher = running.child.id();
@@ -592,7 +590,7 @@ fn survives(directory: &Path, arguments: &[&str], events: &[Event]) {
         };
         signal(name, &process.to_string());
         if name == "STOP" {
-            // A process that is stopped for a while is slow, and nothing else.
+            // A process that is stopped for a while counts as slow.
             std::thread::sleep(Duration::from_secs(2));
             signal("CONT", &process.to_string());
             let before = checkpoints(directory);
@@ -603,8 +601,7 @@ fn survives(directory: &Path, arguments: &[&str], events: &[Event]) {
         }
         let (code, stdout, stderr) = running.finish();
         match event {
-            // Forwarded by the launcher, or sent to a rank: the run finishes its step and writes a
-            // checkpoint.
+            // These signals reach the ranks: the run completes its step and writes a checkpoint.
             Event::Launcher("USR1" | "XCPU" | "STOP") | Event::Rank("TERM" | "STOP") => {
                 assert_eq!(code, Some(130), "{event:?}: {stderr}")
             }
@@ -621,7 +618,7 @@ fn survives(directory: &Path, arguments: &[&str], events: &[Event]) {
 }
 
 #[test]
-fn signals_kills_and_stops_with_short_steps_leave_a_run_that_can_be_resumed() {
+fn runs_with_short_steps_resume_after_signals_kills_and_stops() {
     let directory = tempfile::tempdir().unwrap();
     let arguments =
         [&LONG[..5], &["--epochs", "1000000", "--checkpoint-every", "100", "--out", "out"]]
@@ -635,10 +632,10 @@ fn signals_kills_and_stops_with_short_steps_leave_a_run_that_can_be_resumed() {
 }
 
 #[test]
-fn signals_kills_and_stops_with_steps_of_seconds_leave_a_run_that_can_be_resumed() {
+fn runs_with_long_steps_resume_after_signals_kills_and_stops() {
     let directory = tempfile::tempdir().unwrap();
     image_folder(&directory.path().join("data"));
-    // One step per epoch, longer than the launcher's grace of two seconds.
+    // One step per epoch, which is longer than the launcher's grace period of two seconds.
     let slow = [
         "--data",
         "folder:data",

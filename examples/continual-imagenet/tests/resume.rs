@@ -1,5 +1,4 @@
-//! A run that is killed or interrupted goes on from where it was, and ends with the bits of one
-//! that never stopped.
+//! A run that was killed or interrupted resumes, and ends bit-identical to an uninterrupted run.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -11,11 +10,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 use tempfile::TempDir;
 
-/// Far beyond what any of these runs takes: a run that is still there hangs.
+/// Far longer than any of these runs takes.
 const HANG: Duration = Duration::from_secs(300);
 
-/// A small run with everything that has a state: a buffer, momentum that is kept, a schedule,
-/// augmentation.
+/// A small run with all kinds of state: a buffer, momentum across tasks, a schedule, augmentation.
 const RUN: [&str; 17] = [
     "train",
     "--method",
@@ -36,7 +34,7 @@ const RUN: [&str; 17] = [
     "out",
 ];
 
-/// A program that runs in the background; a test that fails does not leave it running.
+/// A program in the background. It is killed when a test fails.
 struct Running(Child);
 
 impl Drop for Running {
@@ -50,8 +48,8 @@ fn start(directory: &Path, arguments: &[&str]) -> Running {
     start_ignoring(directory, arguments, &[])
 }
 
-/// Starts a program with these signals ignored and all others as they are by default, whatever
-/// those who run the tests ignore.
+/// Starts a program that ignores these signals. All others have their default action, even if the
+/// caller of the tests ignores them.
 #[allow(unsafe_code)]
 fn start_ignoring(directory: &Path, arguments: &[&str], ignored: &'static [i32]) -> Running {
     let mut command = Command::new(env!("CARGO_BIN_EXE_continual-imagenet"));
@@ -68,7 +66,7 @@ fn start_ignoring(directory: &Path, arguments: &[&str], ignored: &'static [i32])
         }
         Ok(())
     };
-    // SAFETY: `signal` may be called between `fork` and `exec`, and nothing else is.
+    // SAFETY: only `signal` is called between `fork` and `exec`, and it may be.
     unsafe { command.pre_exec(set) };
     Running(
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap(),
@@ -105,7 +103,7 @@ fn succeed(directory: &Path, arguments: &[&str]) -> String {
     stdout
 }
 
-/// Starts a run, interrupts it once a line with `words` was printed, and sees it end as it should.
+/// Starts a run, interrupts it after a line with `words`, and checks how it ends.
 fn interrupted(directory: &Path, arguments: &[&str], words: &str) {
     interrupted_by(&["INT"], directory, arguments, words);
 }
@@ -132,11 +130,11 @@ fn signal(child: &Child, name: &str) {
         .args(["-c", "kill -s $0 $1", name, &child.id().to_string()])
         .stderr(Stdio::null())
         .status();
-    // A program that has ended meanwhile, and was not waited for, takes it as well.
+    // This succeeds for a process that has ended and was not waited for, too.
     assert!(sent.unwrap().success());
 }
 
-/// Every file below a directory: its contents, and when it was changed.
+/// Every file below a directory, with its contents and modification time.
 fn contents(directory: &Path) -> Vec<(PathBuf, Vec<u8>, SystemTime)> {
     let mut paths: Vec<_> =
         std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -152,7 +150,7 @@ fn contents(directory: &Path) -> Vec<(PathBuf, Vec<u8>, SystemTime)> {
     paths.into_iter().flat_map(of).collect()
 }
 
-/// A start that fails with all of these words and leaves every file in `out` as it was.
+/// Expects a start that fails with all of these words and changes no file in `out`.
 fn refused(directory: &Path, arguments: &[&str], words: &[&str]) {
     let out = directory.join("out");
     let before = contents(&out);
@@ -170,12 +168,12 @@ fn refused(directory: &Path, arguments: &[&str], words: &[&str]) {
     }
 }
 
-/// All of a report but times.
+/// A report without times.
 fn result(path: &Path) -> Value {
     let mut report: Value =
         serde_json::from_slice(&std::fs::read(path.join("report.json")).unwrap()).unwrap();
     report.as_object_mut().unwrap().remove("time").unwrap();
-    // Counted since the run last went on.
+    // Counted since the last start of the program.
     report["buffer"].as_object_mut().unwrap().remove("per_step").unwrap();
     report
 }
@@ -218,7 +216,7 @@ fn checkpoints(directory: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_run_that_is_killed_at_any_moment_ends_with_the_same_report() {
+fn a_run_that_is_killed_at_random_moments_ends_with_the_same_report() {
     let arguments = [&RUN[..], &["--checkpoint-every", "7"]].concat();
     let started = Instant::now();
     let whole = uninterrupted(&arguments);
@@ -246,7 +244,7 @@ fn a_run_that_is_killed_at_any_moment_ends_with_the_same_report() {
     assert!(!directory.path().join("out-2").exists());
 }
 
-/// Task and epoch of every row of `curves.csv`, each of which has all its cells.
+/// Task and epoch of every row of `curves.csv`. All rows must be complete.
 fn epochs(directory: &Path) -> Vec<(usize, usize)> {
     let text = std::fs::read_to_string(directory.join("out/curves.csv")).unwrap();
     let cells = text.lines().next().unwrap().split(',').count();
@@ -263,7 +261,7 @@ fn epochs(directory: &Path) -> Vec<(usize, usize)> {
 }
 
 #[test]
-fn the_epochs_on_disk_are_complete_and_there_once_after_kills_and_interruptions() {
+fn every_epoch_is_logged_once_after_kills_and_interruptions() {
     let directory = TempDir::new().unwrap();
     let arguments = [&RUN[..], &["--checkpoint-every", "7"]].concat();
     let every: Vec<_> = (1..=3).flat_map(|task| (1..=40).map(move |epoch| (task, epoch))).collect();
@@ -286,7 +284,7 @@ fn the_epochs_on_disk_are_complete_and_there_once_after_kills_and_interruptions(
 }
 
 #[test]
-fn an_interrupted_run_goes_on_in_the_middle_of_an_epoch_with_the_same_bits() {
+fn a_run_resumes_in_the_middle_of_an_epoch_with_the_same_bits() {
     for more in [
         &["--ranks", "1"][..],
         &["--ranks", "3", "--lag", "2", "--policy", "reservoir", "--sampling", "class-balanced"],
@@ -298,7 +296,7 @@ fn an_interrupted_run_goes_on_in_the_middle_of_an_epoch_with_the_same_bits() {
             interrupted(directory.path(), &arguments, words);
             assert!((1..=2).contains(&checkpoints(directory.path()).len()));
         }
-        // Who does the work, and where it is shown, does not matter.
+        // The number of threads may change.
         let stdout = succeed(
             directory.path(),
             &[&arguments[..], &["--workers", "3", "--execution", "inline"]].concat(),
@@ -312,7 +310,7 @@ fn an_interrupted_run_goes_on_in_the_middle_of_an_epoch_with_the_same_bits() {
     }
 }
 
-/// Of the newest checkpoint: the steps done in its epoch, and the header of the learner's file.
+/// The steps done in the epoch of the newest checkpoint, and the header of its learner file.
 fn newest(directory: &Path) -> (u64, String) {
     let path = checkpoints(directory).pop().unwrap();
     let manifest: Value =
@@ -325,7 +323,7 @@ fn newest(directory: &Path) -> (u64, String) {
 }
 
 #[test]
-fn running_statistics_stay_each_ranks_own_where_an_epoch_is_interrupted() {
+fn running_statistics_are_saved_per_rank_within_an_epoch() {
     let mut arguments = vec![
         "train",
         "--method",
@@ -346,17 +344,17 @@ fn running_statistics_stay_each_ranks_own_where_an_epoch_is_interrupted() {
     for words in ["buffer:", "resumes with", "resumes with"] {
         interrupted(directory.path(), &arguments, words);
         let (steps, header) = newest(directory.path());
-        // In the middle of an epoch the two ranks' differ; at its end they have been averaged.
+        // Within an epoch the statistics of the ranks differ. At its end they are averaged.
         assert_eq!(header.contains("statistics.00001"), steps > 0, "{steps} steps");
         found |= steps > 0;
     }
-    assert!(found, "no epoch was interrupted in its middle");
+    assert!(found, "no interruption was within an epoch");
     succeed(directory.path(), &arguments);
     assert_eq!(result(&directory.path().join("out/rehearsal")), whole);
 }
 
 #[test]
-fn a_damaged_checkpoint_is_named_and_the_one_before_it_is_used() {
+fn a_damaged_checkpoint_is_named_and_the_previous_one_is_used() {
     let whole = uninterrupted(&RUN);
     let directory = TempDir::new().unwrap();
     interrupted(directory.path(), &RUN, "task 2/3  average");
@@ -388,14 +386,15 @@ fn a_damaged_checkpoint_is_named_and_the_one_before_it_is_used() {
         "{stderr}"
     );
     assert_eq!(result(&directory.path().join("out/rehearsal")), whole);
-    // Without a good one there is nothing to go on from: better an error than a silent beginning.
+    // Without a valid checkpoint the run fails, rather than starting over silently.
     for path in checkpoints(copy.path()) {
         std::fs::write(path.join("manifest.json"), "{").unwrap();
     }
     let (code, stdout, stderr) = finish(start(copy.path(), &RUN));
     assert_eq!(code, Some(1), "{stdout}");
     assert!(
-        stderr.contains("manifest.json is damaged") && stderr.contains("start over with `--fresh`"),
+        stderr.contains("manifest.json is damaged")
+            && stderr.contains("to start over, pass `--fresh`"),
         "{stderr}"
     );
     succeed(copy.path(), &[&RUN[..], &["--fresh"]].concat());
@@ -403,7 +402,7 @@ fn a_damaged_checkpoint_is_named_and_the_one_before_it_is_used() {
 }
 
 #[test]
-fn a_checkpoint_without_its_own_buffer_is_none_and_takes_no_place_of_a_good_one() {
+fn a_checkpoint_without_its_own_buffer_is_not_used() {
     let whole = uninterrupted(&RUN);
     for missing in [true, false] {
         let directory = TempDir::new().unwrap();
@@ -424,25 +423,25 @@ fn a_checkpoint_without_its_own_buffer_is_none_and_takes_no_place_of_a_good_one(
         }
         interrupted(directory.path(), &RUN, "resumes with");
         let left = checkpoints(directory.path());
-        // Of those that were there only the good one may be left.
+        // Of the earlier checkpoints, only the valid one may remain.
         assert!(left.len() == 2 && !left.contains(&found[1]), "{left:?}");
         succeed(directory.path(), &RUN);
         assert_eq!(
             result(&directory.path().join("out/rehearsal")),
             whole,
-            "the buffer is missing: {missing}"
+            "missing buffer: {missing}"
         );
     }
 }
 
 #[test]
-fn a_run_that_began_anew_and_was_interrupted_is_not_the_finished_one_of_before() {
+fn a_fresh_run_that_was_interrupted_is_not_taken_for_finished() {
     let directory = TempDir::new().unwrap();
     succeed(directory.path(), &RUN);
     let other = [&RUN[..], &["--seed", "5"]].concat();
     let own = [&other[..], &["--fresh", "--weights", "out/rehearsal/model.safetensors"]].concat();
     let (code, _, stderr) = finish(start(directory.path(), &own));
-    assert!(code == Some(1) && stderr.contains("would be overwritten"), "{stderr}");
+    assert!(code == Some(1) && stderr.contains("would overwrite"), "{stderr}");
     assert!(directory.path().join("out/rehearsal/model.safetensors").exists());
     interrupted(directory.path(), &[&other[..], &["--fresh"]].concat(), "task 1/3  average");
     assert!(!directory.path().join("out/rehearsal/model.safetensors").exists());
@@ -452,7 +451,7 @@ fn a_run_that_began_anew_and_was_interrupted_is_not_the_finished_one_of_before()
 }
 
 #[test]
-fn whoever_interrupts_a_run_that_has_everything_is_told_so() {
+fn a_signal_after_the_last_step_does_not_interrupt_a_run() {
     let directory = TempDir::new().unwrap();
     let running = start(directory.path(), &RUN);
     let report = directory.path().join("out/rehearsal/report.json");
@@ -470,7 +469,7 @@ fn whoever_interrupts_a_run_that_has_everything_is_told_so() {
 }
 
 #[test]
-fn checkpoints_whose_job_is_lost_are_not_thrown_away() {
+fn checkpoints_without_a_job_file_are_not_removed() {
     let directory = TempDir::new().unwrap();
     interrupted(directory.path(), &RUN, "task 1/3  average");
     std::fs::remove_file(directory.path().join("out/job.json")).unwrap();
@@ -486,7 +485,7 @@ fn checkpoints_whose_job_is_lost_are_not_thrown_away() {
 }
 
 #[test]
-fn a_run_that_cannot_write_a_checkpoint_ends_with_its_file_and_goes_on_from_the_one_before() {
+fn a_failed_checkpoint_is_named_and_the_previous_one_is_used() {
     let directory = TempDir::new().unwrap();
     interrupted(directory.path(), &RUN, "task 1/3");
     let before = checkpoints(directory.path());
@@ -500,7 +499,7 @@ fn a_run_that_cannot_write_a_checkpoint_ends_with_its_file_and_goes_on_from_the_
         line.clear();
         assert!(stdout.read_line(&mut line).unwrap() > 0);
     }
-    // Where the next one's buffer would be there is a file.
+    // A file is in the place of the next checkpoint's buffer.
     std::fs::create_dir(&next).unwrap();
     std::fs::write(next.join("buffer"), "").unwrap();
     std::io::copy(&mut stdout, &mut std::io::sink()).unwrap();
@@ -510,14 +509,14 @@ fn a_run_that_cannot_write_a_checkpoint_ends_with_its_file_and_goes_on_from_the_
     assert_eq!(code, Some(1), "{stderr}");
     assert!(stderr.contains(&format!("{:08}/buffer", number + 1)), "{stderr}");
     assert_eq!(checkpoints(directory.path()), before);
-    assert!(!next.exists(), "what it had begun to write is left");
+    assert!(!next.exists(), "an incomplete checkpoint remains");
     let stdout = succeed(directory.path(), &RUN);
     assert!(stdout.contains("resumes with task"), "{stdout}");
     assert_eq!(result(&directory.path().join("out/rehearsal")), uninterrupted(&RUN));
 }
 
 #[test]
-fn another_configuration_is_refused_with_what_changed_and_a_finished_run_is_left_alone() {
+fn a_different_configuration_is_refused_and_a_finished_run_is_kept() {
     let directory = TempDir::new().unwrap();
     interrupted(directory.path(), &RUN, "buffer:");
     let (code, _, stderr) = finish(start(
@@ -539,7 +538,7 @@ fn another_configuration_is_refused_with_what_changed_and_a_finished_run_is_left
 }
 
 #[test]
-fn two_runs_on_one_directory_do_not_disturb_each_other() {
+fn a_directory_in_use_is_refused() {
     let directory = TempDir::new().unwrap();
     let long = ["train", "--method", "rehearsal", "--epochs", "10000", "--out", "out"];
     let mut running = start(directory.path(), &long);
@@ -555,7 +554,7 @@ fn two_runs_on_one_directory_do_not_disturb_each_other() {
 }
 
 #[test]
-fn a_run_goes_on_with_other_numbers_of_ranks_and_says_so() {
+fn a_run_resumes_on_a_different_number_of_ranks() {
     let directory = TempDir::new().unwrap();
     let ranks = |ranks: &'static str| [&RUN[..], &["--ranks", ranks]].concat();
     interrupted(directory.path(), &ranks("4"), "task 1/3  average");
@@ -571,7 +570,7 @@ fn a_run_goes_on_with_other_numbers_of_ranks_and_says_so() {
 }
 
 #[test]
-fn signals_of_people_and_schedulers_write_a_checkpoint_and_more_of_the_schedulers_do_no_harm() {
+fn all_signals_write_a_checkpoint() {
     let whole = uninterrupted(&RUN);
     let directory = TempDir::new().unwrap();
     let all: [&[&str]; 6] = [
@@ -613,7 +612,7 @@ fn signals_that_are_ignored_at_the_start_stay_ignored() {
     assert_eq!(running.0.wait().unwrap().code(), Some(0));
 }
 
-/// Makes an image folder of `classes` with 6 training and 3 test images each.
+/// Creates an image folder of `classes` with 6 training and 3 test images each.
 fn image_folder(directory: &Path, classes: &[&str]) {
     for (part, images) in [("train", 6), ("test", 3)] {
         for (class, name) in classes.iter().enumerate() {
@@ -631,7 +630,7 @@ fn image_folder(directory: &Path, classes: &[&str]) {
 }
 
 #[test]
-fn a_run_goes_on_only_with_the_data_it_began_with_wherever_that_is() {
+fn a_run_resumes_on_the_same_data_only_wherever_it_is() {
     for method in ["incremental", "scratch", "rehearsal"] {
         let directory = TempDir::new().unwrap();
         let at = |path: &str| directory.path().join(path);
@@ -692,7 +691,7 @@ fn a_run_goes_on_only_with_the_data_it_began_with_wherever_that_is() {
         let other = [&on("folder:data")[..], &["--fit", "crop"]].concat();
         self::refused(directory.path(), &other, &["fit was \"stretch\" and is \"crop\""]);
 
-        // Elsewhere, spelled differently, and with other times.
+        // The path and the times of files may change.
         assert!(
             Command::new("cp")
                 .args(["-r", "data", "copy"])
@@ -708,7 +707,7 @@ fn a_run_goes_on_only_with_the_data_it_began_with_wherever_that_is() {
 }
 
 #[test]
-fn a_comparison_goes_on_with_its_next_method_only_on_the_same_data() {
+fn a_comparison_resumes_on_the_same_data_only() {
     let directory = TempDir::new().unwrap();
     image_folder(&directory.path().join("data"), &["cat", "dog"]);
     let mut arguments = vec![
@@ -744,7 +743,7 @@ fn a_comparison_goes_on_with_its_next_method_only_on_the_same_data() {
 }
 
 #[test]
-fn a_start_that_fails_changes_no_file() {
+fn a_failed_start_changes_no_file() {
     let directory = TempDir::new().unwrap();
     interrupted(directory.path(), &RUN, "task 2/3  average");
     let found = checkpoints(directory.path());
@@ -756,7 +755,7 @@ fn a_start_that_fails_changes_no_file() {
         &[&RUN[..], &["--weights", "missing.safetensors"]].concat(),
         &["missing.safetensors"],
     );
-    // The files of two checkpoints, swapped.
+    // The files of two checkpoints are swapped.
     let swap = || {
         std::fs::rename(learner(&found[0]), directory.path().join("swap")).unwrap();
         std::fs::rename(learner(&found[1]), learner(&found[0])).unwrap();
@@ -781,7 +780,7 @@ fn a_start_that_fails_changes_no_file() {
         std::fs::write(learner(checkpoint), bytes).unwrap();
     }
     refused(directory.path(), &RUN, &["learner.safetensors is damaged"]);
-    // Beginning anew fails as well if it cannot be seen what is there.
+    // `--fresh` fails, too, if the checkpoints cannot be listed.
     let out = directory.path().join("out/rehearsal/checkpoints");
     std::fs::rename(&out, directory.path().join("aside")).unwrap();
     std::fs::write(&out, "").unwrap();
@@ -797,7 +796,7 @@ fn a_start_that_fails_changes_no_file() {
 }
 
 #[test]
-fn a_run_whose_directory_vanishes_names_what_it_could_not_write() {
+fn a_run_whose_directory_is_moved_names_the_file_it_cannot_write() {
     let directory = TempDir::new().unwrap();
     let arguments = [&RUN[..], &["--checkpoint-every", "1"]].concat();
     let mut running = start(directory.path(), &arguments);

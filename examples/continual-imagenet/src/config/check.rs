@@ -1,4 +1,4 @@
-//! Values that make no sense, in words of the options.
+//! Validation of options. Errors name the option and its value.
 
 use super::{Config, MAX_PIXELS};
 use crate::error::AppError;
@@ -6,19 +6,19 @@ use burn_rehearsal::error::ConfigError;
 use burn_rehearsal::{MAX_LAG, RehearsalConfig, RowCount};
 use burn_rehearsal_vision::models::NetworkKind;
 
-// Larger numbers are typing errors, which should not exhaust memory or threads.
+// Larger numbers are typing errors, which must not exhaust memory or threads.
 const MAX_RANKS: usize = 1024;
 const MAX_WORKERS: usize = 64;
-/// Of a mini-batch.
+/// Maximum number of rows of a mini-batch.
 const MAX_ROWS: usize = 1 << 20;
 const MAX_WIDTH: usize = 1024;
-/// The convolutional network halves the image twice.
+/// Minimum side for the convolutional network, which halves the image twice.
 const MIN_CONV_PIXELS: usize = 4;
 
 impl Config {
-    /// Checks the values that can be checked without the data.
+    /// Checks everything that can be checked without the data.
     pub(super) fn check(&self) -> Result<(), AppError> {
-        // Reports and checkpoints hold the options as JSON, which has Unicode text only.
+        // Reports and checkpoints store options as JSON, which is Unicode.
         for (option, path) in [("out", Some(&self.out)), ("weights", self.weights.as_ref())] {
             if let Some(path) = path.filter(|path| path.to_str().is_none()) {
                 let reason = "the path is not valid Unicode";
@@ -58,22 +58,27 @@ impl Config {
             self.milestones.pairs().first().filter(|(epoch, _)| *epoch < self.warmup_epochs)
         {
             let reason = format!(
-                "epoch {epoch} lies within the warm-up (`--warmup-epochs {}`)",
+                "epoch {epoch} is within the warm-up (`--warmup-epochs {}`)",
                 self.warmup_epochs
             );
             return Err(AppError::option("milestones", &self.milestones, reason));
         }
         if self.start_task >= self.tasks {
             let reason = format!(
-                "there are {} tasks, counted from 0: no mini-batch would ever have representatives",
+                "there are {} tasks, counted from 0, so no mini-batch would contain representatives",
                 self.tasks
             );
             return Err(AppError::option("start-task", self.start_task, reason));
         }
-        let not_negative = "must be a number that is not negative";
+        let not_negative = "must be a finite number that is not negative";
         let numbers = [
-            ("learning-rate", self.learning_rate, self.learning_rate > 0.0, "must be above 0"),
-            ("scale-cap", self.scale_cap, self.scale_cap >= 1.0, "must be at least 1 (no scaling)"),
+            (
+                "learning-rate",
+                self.learning_rate,
+                self.learning_rate > 0.0,
+                "must be finite and above 0",
+            ),
+            ("scale-cap", self.scale_cap, self.scale_cap >= 1.0, "must be finite and at least 1"),
             ("momentum", self.momentum, self.momentum >= 0.0, not_negative),
             ("momentum", self.momentum, self.momentum < 1.0, "must be below 1"),
             ("weight-decay", self.weight_decay, self.weight_decay >= 0.0, not_negative),
@@ -87,17 +92,17 @@ impl Config {
         Ok(())
     }
 
-    /// Areas, as fractions of the image, and aspect ratios of random resized crops: the lowest and
-    /// the highest.
+    /// The ranges of areas (fractions of the image) and aspect ratios of random resized crops, each
+    /// as `[low, high]`.
     ///
     /// # Errors
     ///
-    /// [`AppError::Option`] if they are no such ranges.
+    /// [`AppError::Option`] if one is not a range of positive numbers.
     pub fn crop_ranges(&self) -> Result<[[f64; 2]; 2], AppError> {
         let range = |option, range: &[f64], most| match *range {
             [low, high] if 0.0 < low && low <= high && high <= most => Ok([low, high]),
             _ => {
-                let reason = "expected two numbers above 0, the lower and the higher one; an area is at most 1";
+                let reason = "expected LOW and HIGH, both above 0; areas are at most 1";
                 Err(AppError::option(option, format!("{range:?}"), reason))
             }
         };
@@ -107,11 +112,11 @@ impl Config {
         ])
     }
 
-    /// How many samples of `row_bytes` bytes the buffer will hold, over all ranks.
+    /// The capacity of the buffer over all ranks, in samples of `row_bytes` bytes.
     ///
     /// # Errors
     ///
-    /// [`AppError`] naming the option that makes no sense.
+    /// [`AppError`] with the option that is not valid, and the reason.
     pub fn buffer_len(
         &self,
         rehearsal: &RehearsalConfig,
@@ -124,7 +129,7 @@ impl Config {
             .map_err(|error| self.in_words_of_options(error))
     }
 
-    /// The buffer's complaint as one about options.
+    /// An error of the buffer's configuration in terms of options.
     fn in_words_of_options(&self, error: ConfigError) -> AppError {
         let (option, value, reason) = match error {
             ConfigError::NoCapacity(_) => (
@@ -136,7 +141,7 @@ impl Config {
                 "capacity",
                 self.capacity.to_string(),
                 format!(
-                    "the size of the buffer would be {capacity}, but each of the {world_size} ranks needs room for a sample"
+                    "the buffer would hold {capacity} samples, but each of the {world_size} ranks needs room for one"
                 ),
             ),
             ConfigError::RepresentativesBeyondCapacity { representatives, capacity } => (

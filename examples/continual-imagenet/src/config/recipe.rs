@@ -1,4 +1,4 @@
-//! Published experiments as sets of defaults.
+//! Recipes: the options of published experiments as sets of defaults.
 
 use crate::error::AppError;
 use burn_rehearsal_vision::models::NetworkKind;
@@ -6,25 +6,25 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
-/// Sets of defaults.
+/// A set of defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Recipe {
-    /// The main job: 5 tasks of 2 classes on 2 ranks, a buffer of 10 %.
+    /// The embedded digits in 5 tasks of 2 classes, 2 ranks, a buffer of 10 %.
     Digits,
-    /// Experience replay as in Mammoth: digits at 28×28, 5 epochs, mini-batches of 10 + 10, plain
-    /// SGD, a reservoir of 200, one rank.
+    /// Experience replay as in Mammoth, on the digits at 28×28 pixels: 5 epochs, mini-batches of
+    /// 10 + 10, SGD, a reservoir of 200.
     MammothErDigits,
-    /// Experience replay as in Mammoth: CIFAR-10 in 5 tasks of 2 classes, ResNet-18, 50 epochs,
-    /// mini-batches of 32 + 32, plain SGD, a reservoir of 200.
+    /// Experience replay as in Mammoth, on CIFAR-10 in 5 tasks of 2 classes: ResNet-18, 50 epochs,
+    /// mini-batches of 32 + 32, SGD, a reservoir of 200.
     MammothErCifar10,
-    /// ImageNet in 4 tasks of 250 classes, as published at CCGrid 2024: 30 epochs, 56 + 7 samples
-    /// per rank, a buffer of 30 %.
+    /// Rehearsal as in Bouvier et al. (CCGrid 2024), on ImageNet in 4 tasks of 250 classes: 30
+    /// epochs, mini-batches of 56 + 7 per rank, a buffer of 30 %.
     Ccgrid24,
 }
 
 impl Recipe {
-    /// The recipe in TOML; see [`RecipeText`].
+    /// The recipe in TOML, as [`RecipeText`] reads it.
     fn text(self) -> &'static str {
         match self {
             Self::Digits => "",
@@ -35,22 +35,22 @@ impl Recipe {
     }
 }
 
-/// What a recipe prescribes.
+/// The content of a recipe.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct RecipeText {
-    /// Whether it makes sense only with `--data`.
+    /// Whether it requires `--data`.
     pub needs_data: bool,
-    /// Whether the choice of a network is not a departure from it.
+    /// Whether the recipe includes every network, so that `--model` overrides nothing.
     pub any_model: bool,
-    /// Options as in a configuration file. `init` defaults to that of the network.
+    /// Options, as in a configuration file. `init` defaults to the scheme of the network.
     pub options: Table,
-    /// Further options for some networks.
+    /// Further options, by network.
     models: Table,
 }
 
 impl RecipeText {
-    /// The text of `recipe`.
+    /// Reads `recipe`.
     ///
     /// # Errors
     ///
@@ -76,13 +76,13 @@ mod tests {
     use serde_json::{Value, json};
     use std::collections::BTreeSet;
 
-    /// A configuration with this recipe and more arguments.
+    /// The configuration of this recipe and further arguments.
     fn resolve(recipe: &str, more: &[&str]) -> Config {
         Config::from_arguments([&["--data", "folder:images", "--recipe", recipe], more].concat())
             .unwrap()
     }
 
-    /// The fields that a report says differ, or lacks, and those that `expected` lacks.
+    /// Asserts that a report shows exactly these values.
     fn assert_reported(config: &Config, expected: &Value) {
         let (reported, expected) = (config.values(), expected.as_object().unwrap().clone());
         let names: BTreeSet<&String> = reported.keys().chain(expected.keys()).collect();
@@ -102,7 +102,7 @@ mod tests {
         base
     }
 
-    /// What the recipes have in common.
+    /// The values that recipes have in common.
     fn common() -> Value {
         json!({
             "overridden": [], "jpeg-decoder": JPEG_DECODER, "data": "folder:images", "out": "runs/images", "seed": 42,
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn every_value_that_a_report_of_ccgrid24_shows_is_the_published_one() {
+    fn all_values_of_ccgrid24_are_as_published() {
         let published = json!({
             "recipe": "ccgrid24", "image-size": 256, "crop-size": 224, "fit": "crop", "normalize": "imagenet",
             "model": "resnet50", "stem": "imagenet", "init": "he-normal",
@@ -126,7 +126,7 @@ mod tests {
         });
         let resnet50 = with(&common(), published);
         assert_reported(&resolve("ccgrid24", &[]), &resnet50);
-        // The paper has several networks: choosing one departs from nothing.
+        // The paper has several networks, so choosing one overrides nothing.
         let resnet18 = with(&resnet50, json!({ "model": "resnet18" }));
         assert_reported(&resolve("ccgrid24", &["--model", "resnet18"]), &resnet18);
         let ghostnet = json!({
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn every_value_that_a_report_of_mammoth_er_cifar10_shows_is_the_published_one() {
+    fn all_values_of_mammoth_er_cifar10_are_as_published() {
         let published = json!({
             "recipe": "mammoth-er-cifar10", "image-size": 32, "crop-size": 32, "fit": "stretch", "normalize": "cifar10",
             "model": "resnet18", "stem": "small", "init": "kaiming",
@@ -154,7 +154,7 @@ mod tests {
         }
     }
 
-    /// Learning rates of `world_size` ranks in the first and last step of these epochs of a task.
+    /// The learning rates of `world_size` ranks in the first and last step of these epochs.
     fn rates(config: &Config, world_size: usize, epochs: &[u64]) -> Vec<[f64; 2]> {
         let settings = config.settings(&Rehearsal, config.rehearsal(1_000, 10), false);
         let schedule = settings.schedule(world_size, 10).unwrap();
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rates_of_a_task_are_the_published_ones_whatever_the_number_of_ranks() {
+    fn learning_rates_are_as_published_on_any_number_of_ranks() {
         let near = |rates: &[[f64; 2]], expected: &[[f64; 2]]| {
             let close = rates
                 .iter()
@@ -215,14 +215,14 @@ mod tests {
     }
 
     #[test]
-    fn a_recipe_says_what_was_changed() {
+    fn overridden_options_are_listed() {
         let more =
             ["--capacity", "500", "--epochs", "50", "--learning-rate", "0.03", "--seed", "7"];
         let config = resolve("mammoth-er-cifar10", &more);
         assert_eq!(
             config.overridden,
             ["capacity", "learning-rate"],
-            "50 epochs are the recipe's, and the seed belongs to the run"
+            "50 epochs are the value of the recipe, and recipes have no seed"
         );
         assert_eq!(resolve("ccgrid24", &["--image-size", "64"]).crop_size, 56);
     }

@@ -1,5 +1,5 @@
-//! From flags, a file and a recipe to a configuration: flags win over the file, the file over the
-//! recipe, and the recipe over the defaults.
+//! Resolves the configuration. The command line takes precedence over the configuration file, the
+//! file over the recipe, and the recipe over the defaults.
 
 use super::recipe::RecipeText;
 use super::{AGREE, Config, OUTSIDE_RECIPES, command, tagged};
@@ -14,7 +14,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use toml::Table;
 
-/// The options that were given on the command line, without defaults.
+/// The options of the command line, without default values.
 #[derive(Debug, Clone)]
 pub struct Flags(ArgMatches);
 
@@ -25,7 +25,7 @@ impl FromArgMatches for Flags {
             .ids()
             .filter(|id| matches.value_source(id.as_str()) == Some(ValueSource::DefaultValue))
         {
-            // An identifier of these matches is known to them.
+            // This fails for unknown identifiers only.
             let _ = given.try_clear_id(id.as_str());
         }
         Ok(Self(given))
@@ -51,18 +51,18 @@ impl Flags {
         self.0.contains_id(&option.replace('-', "_"))
     }
 
-    /// The options in the file that `--config` names, if it is given.
+    /// The options of the configuration file; none without `--config`.
     fn file(&self) -> Result<Table, AppError> {
         let Some(path) = self.0.get_one::<PathBuf>("config") else { return Ok(Table::new()) };
         let text = std::fs::read_to_string(path).map_err(AppError::io("read", path))?;
-        // Values are read from the text: errors then have a line.
+        // Parsing the text as a `Config` first gives errors that have a line number.
         toml::from_str::<Config>(&text)
             .and_then(|_| toml::from_str(&text))
             .map_err(|error| not_valid(path, &text, &error))
     }
 }
 
-/// What is wrong with a configuration file, and where, in one line.
+/// An error in a configuration file, with its line number.
 fn not_valid(path: &Path, text: &str, error: &toml::de::Error) -> AppError {
     let line = error
         .span()
@@ -71,7 +71,7 @@ fn not_valid(path: &Path, text: &str, error: &toml::de::Error) -> AppError {
     AppError::ConfigFile { path: path.to_path_buf(), reason: format!("{line}{}", error.message()) }
 }
 
-/// The defaults that the attributes of the fields declare.
+/// The default values that the fields declare.
 impl Default for Config {
     fn default() -> Self {
         let matches = command().get_matches_from(["continual-imagenet"]);
@@ -80,11 +80,11 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The configuration that these arguments ask for, as after `continual-imagenet train`.
+    /// Parses and resolves options as `continual-imagenet compare` accepts them.
     ///
     /// # Errors
     ///
-    /// [`AppError`] with the option and what is wrong with its value.
+    /// [`AppError`] with the option and the reason.
     pub fn from_arguments<A: Into<OsString> + Clone>(
         arguments: impl IntoIterator<Item = A>,
     ) -> Result<Self, AppError> {
@@ -92,12 +92,12 @@ impl Config {
         Self::resolve(&Flags::from_arg_matches(&command.try_get_matches_from(arguments)?)?)
     }
 
-    /// Adds the configuration file, the recipe and the defaults to the flags, and checks the
-    /// values.
+    /// Adds the configuration file, the recipe and the defaults to the command line, and validates
+    /// the result.
     ///
     /// # Errors
     ///
-    /// [`AppError`] with the file or option and what is wrong with it.
+    /// [`AppError`] with the file or option, and the reason.
     pub fn resolve(flags: &Flags) -> Result<Self, AppError> {
         let file = flags.file()?;
         let given = |option: &str| flags.contains(option) || file.contains_key(option);
@@ -113,8 +113,8 @@ impl Config {
         config.overridden = overridden.collect();
 
         if !matches!(config.model, NetworkKind::Resnet18 | NetworkKind::Resnet50) {
-            // A file with all options may repeat the defaults, and `auto` asks for nothing.
-            let reason = "only residual networks take it (`--model resnet18` or `resnet50`)";
+            // A file may repeat the defaults, and `auto` requests nothing.
+            let reason = "only residual networks use it (`--model resnet18` or `resnet50`)";
             if config.model_width != defaults.model_width {
                 return Err(AppError::option("model-width", config.model_width, reason));
             }
@@ -136,8 +136,8 @@ impl Config {
         Ok(config)
     }
 
-    /// The recipe's values, and those that follow from it, the data, the network and the size of
-    /// images where they are `given`.
+    /// The values of the recipe, and those that depend on the recipe, the data, the network and the
+    /// image size. `given` returns whether the user has set an option.
     fn recipe_defaults(&self, given: impl Fn(&str) -> bool) -> Result<Self, AppError> {
         let recipe = RecipeText::of(self.recipe)?;
         if recipe.needs_data && !given("data") {
@@ -157,7 +157,7 @@ impl Config {
             defaults.init = model.scheme();
         }
         let defaults = defaults.with(&recipe.of_model(model))?;
-        // The network sees the same part of the image.
+        // The crop keeps its share of the image.
         let side = if given("image-size") { self.image_size } else { defaults.image_size };
         Ok(Self {
             recipe: self.recipe,
@@ -166,7 +166,7 @@ impl Config {
         })
     }
 
-    /// This configuration with the options of a file or a recipe.
+    /// This configuration, overridden by the options of a file or a recipe.
     pub(super) fn with(&self, options: &Table) -> Result<Self, AppError> {
         let mut values = Table::try_from(self).map_err(AppError::values)?;
         values.extend(options.clone());
@@ -183,7 +183,7 @@ impl Config {
 mod tests {
     use super::*;
 
-    /// A configuration from a file with this text, and more arguments.
+    /// The configuration from a file with this text and further arguments.
     fn with_file(text: &str, more: &[&str]) -> Result<Config, AppError> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("run.toml");
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_win_over_the_file_and_the_file_over_the_recipe() {
+    fn the_command_line_overrides_the_file_and_the_file_the_recipe() {
         let config =
             with_file("epochs = 3\nbatch-size = 20\npolicy = \"fifo\"\n", &["--epochs", "7"])
                 .unwrap();
@@ -200,7 +200,7 @@ mod tests {
             (config.epochs, config.batch_size, config.policy.name(), config.tasks),
             (7, 20, "fifo", 5)
         );
-        // Also where the flag repeats a default.
+        // This holds for an argument that repeats a default, too.
         assert_eq!(
             with_file("epochs = 3\nprofile = true\n", &["--epochs", "30"]).unwrap().epochs,
             30
@@ -208,13 +208,13 @@ mod tests {
     }
 
     #[test]
-    fn a_text_in_a_file_may_be_a_number_without_quotes() {
+    fn numbers_in_a_file_need_no_quotes() {
         for (text, capacity) in
             [("capacity = 100", "100"), ("capacity = \"100\"", "100"), ("capacity = \"7%\"", "7%")]
         {
             assert_eq!(with_file(text, &[]).unwrap().capacity.to_string(), capacity);
         }
-        // A number of samples is whole, as on the command line.
+        // A number of samples is an integer, as on the command line.
         assert!(Config::from_arguments(["--capacity", "100.0"]).is_err());
         for wrong in
             ["capacity = true", "capacity = 1.5", "capacity = 100.0", "\ncapacity = \"many\""]
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_equal_however_they_are_written() {
+    fn values_are_compared_after_parsing() {
         let written = [
             ["--capacity", "512MiB", "--store-limit", "2GiB", "--milestones", "5:0.5"],
             ["--capacity", "0.5GiB", "--store-limit", "2048 MiB", "--milestones", "5.0:0.50"],
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_residual_networks_have_is_refused_for_others_and_left_to_recipes() {
+    fn options_of_residual_networks_are_refused_for_other_networks() {
         let width_and_stem = ["--model-width", "4", "--stem", "small"];
         assert_eq!(
             Config::from_arguments([&["--model", "resnet18"], &width_and_stem[..]].concat())
@@ -253,7 +253,7 @@ mod tests {
             }
         }
         let repeated = Config::from_arguments(["--model-width", "64", "--stem", "auto"]).unwrap();
-        assert_eq!(repeated.model, NetworkKind::Mlp, "the defaults may be repeated");
+        assert_eq!(repeated.model, NetworkKind::Mlp, "defaults may be repeated");
         for (asked, stem) in [(&[][..], StemArg::Small), (&["--stem", "auto"], StemArg::Auto)] {
             let recipe =
                 ["--recipe", "mammoth-er-cifar10", "--model", "conv", "--data", "folder:images"];
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_file_with_an_unknown_key_is_refused_by_name() {
+    fn unknown_keys_in_a_file_are_refused_by_name() {
         for text in ["epoch = 3\n", "overridden = []\n", "fresh = true\n"] {
             let message = with_file(text, &[]).unwrap_err().to_string();
             assert!(

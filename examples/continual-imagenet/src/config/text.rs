@@ -1,4 +1,5 @@
-//! Values that files hold as text. Equal values have equal text: `0.5GiB` is written as `512MiB`.
+//! Serialization as text, for values that implement `Display` and `FromStr`. Equal values have equal
+//! text: `0.5GiB` is written as `512MiB`.
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serializer};
@@ -6,11 +7,12 @@ use serde_json::Value;
 use std::fmt::Display;
 use std::str::FromStr;
 
+/// Writes a string.
 pub fn serialize<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
 }
 
-/// Reads text, or a number without quotes.
+/// Accepts a string, or a number without quotes.
 pub fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
 where
     T: FromStr<Err: Display>,

@@ -1,5 +1,5 @@
-//! Progress of a run: a bar on a terminal, plain lines elsewhere, or Burn's terminal interface.
-//! Also writes the log of epochs.
+//! Shows the progress of a run, as a bar, as plain lines or in Burn's terminal interface, and writes
+//! the log of epochs.
 
 mod renderer;
 mod status;
@@ -31,39 +31,40 @@ use std::time::{Duration, Instant};
 #[cfg(feature = "tui")]
 use tui::Tui;
 
-/// Lines of epochs come no more often.
+/// Minimum time between the lines of two epochs.
 const LINE_EVERY: Duration = Duration::from_secs(5);
-/// A long epoch has a line in its middle so often.
+/// Time between two lines within a long epoch.
 const LINE_WITHIN_EVERY: Duration = Duration::from_secs(60);
 
-/// How a run shows itself.
+/// How progress is shown, after `auto` is resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Display {
     /// Not at all.
     None,
-    /// A bar on a terminal.
+    /// As a bar on a terminal.
     Bar,
-    /// Lines.
+    /// As lines.
     Plain,
-    /// Burn's terminal interface.
+    /// In Burn's terminal interface.
     Tui,
 }
 
 impl Display {
-    /// What was asked for, where it is possible. One process of a run `speaks`.
+    /// Resolves the option. Only the `first` process of a run shows progress.
     ///
     /// # Errors
     ///
-    /// [`AppError::Option`] if the terminal interface has no terminal, or was not built in.
-    pub fn choose(asked: DisplayArg, speaks: bool) -> Result<Self, AppError> {
+    /// [`AppError::Option`] if this program does not include the terminal interface, or standard
+    /// output is not a terminal.
+    pub fn choose(asked: DisplayArg, first: bool) -> Result<Self, AppError> {
         let wrong = |reason: &str| Err(AppError::option("display", "tui", reason));
         match asked {
             DisplayArg::Tui if !cfg!(feature = "tui") => {
                 wrong("this program was built without it; build it with `--features tui`")
             }
-            _ if !speaks => Ok(Self::None),
+            _ if !first => Ok(Self::None),
             DisplayArg::Tui if !std::io::stdout().is_terminal() => {
-                wrong("standard output is no terminal")
+                wrong("standard output is not a terminal")
             }
             DisplayArg::Tui => Ok(Self::Tui),
             DisplayArg::None => Ok(Self::None),
@@ -73,10 +74,10 @@ impl Display {
     }
 }
 
-/// Called before the first file is written. Returns the log of epochs.
+/// Creates the log of epochs. Called before the first file is written.
 pub type Begin = Box<dyn Fn() -> Result<CurvesLog, AppError> + Send + Sync>;
 
-/// Watches one run.
+/// Observes one run and shows its progress.
 pub struct Progress {
     shared: Arc<Shared>,
     stop: Stop,
@@ -84,7 +85,7 @@ pub struct Progress {
     tui: Option<Tui>,
 }
 
-/// What the threads of a run that show something share.
+/// State that the threads of a run share.
 pub struct Shared {
     display: Display,
     bar: ProgressBar,
@@ -95,28 +96,28 @@ pub struct Shared {
     /// When the last line of an epoch was printed.
     last_line: Mutex<Option<Instant>>,
     log: Mutex<Log>,
-    /// Lines that wait until the terminal interface is gone.
+    /// Lines to print after the terminal interface is closed.
     kept: Mutex<Vec<String>>,
 }
 
-/// The log of epochs; `None` before the run has started, on processes without a log, and after an
-/// error.
+/// The log of epochs.
 struct Log {
+    /// `None` before the run has started, in all processes but the first, and after an error.
     curves: Option<CurvesLog>,
-    /// The last epoch of a task, whose accuracies are still to be measured.
+    /// The last epoch of a task, until its accuracies are measured.
     pending: Option<CompletedEpoch>,
 }
 
 impl Progress {
-    /// A display of a run, which calls `begin` once the start has succeeded. Its epochs go to the
-    /// file that it gives.
+    /// Shows a run as `display` says. Once the start has succeeded, `begin` creates the log that
+    /// epochs are appended to.
     pub fn new(plan: RunPlan, display: Display, begin: Option<Begin>, stop: Stop) -> Self {
         let bar = if display == Display::Bar {
             ProgressBar::new(plan.total())
         } else {
             ProgressBar::hidden()
         };
-        // Both lines fit on 80 columns: where training is, and below it the figures.
+        // Both lines fit in 80 columns: the position, and below it the figures.
         let template =
             format!("{:>12} {{bar:12}} {{prefix}}\n    {{wide_msg}}", plan.method.name());
         if let Ok(style) = ProgressStyle::with_template(&template) {
@@ -143,7 +144,7 @@ impl Progress {
         }
     }
 
-    /// Removes the bar or the terminal interface.
+    /// Closes the bar or the terminal interface.
     pub fn finish(self) {
         self.shared.bar.finish_and_clear();
         #[cfg(feature = "tui")]
@@ -203,7 +204,7 @@ impl Observer for Progress {
             }
             let label = shared.plan.epoch_label(epoch.point.task, epoch.point.epoch);
             let eta = shared.status.lock().eta(Instant::now());
-            // Evaluations that were asked for are always shown.
+            // Evaluations are always shown.
             let every = if measured { Duration::ZERO } else { LINE_EVERY };
             shared.line(every, true, || format!("{label}  {words}  {eta}"));
         })
@@ -245,7 +246,7 @@ impl Observer for Progress {
 }
 
 impl Shared {
-    /// Shows what training is doing; called a few times a second at most.
+    /// Updates the display. Called a few times a second at most.
     pub fn show(&self, reading: ProgressSample) {
         let now = Instant::now();
         let words = || {
@@ -267,8 +268,8 @@ impl Shared {
         }
     }
 
-    /// Prints a line unless the last one was printed less than `every` ago. The first one is
-    /// printed at once if `first` is true, otherwise `every` after the start.
+    /// Prints a line unless less than `every` has passed since the last one. The first line is
+    /// printed immediately if `first` is true, otherwise `every` after the start.
     fn line(&self, every: Duration, first: bool, words: impl FnOnce() -> String) {
         let mut last = self.last_line.lock();
         let now = Instant::now();
@@ -282,7 +283,7 @@ impl Shared {
         }
     }
 
-    /// Prints a line about the run, if the run speaks.
+    /// Prints a line about the run, unless its display is `None`.
     fn print(&self, words: &str) {
         let line = format!("{:>12}  {words}", self.plan.method.name());
         match self.display {
@@ -293,7 +294,7 @@ impl Shared {
         }
     }
 
-    /// Logs an epoch, or keeps it until its accuracies are measured.
+    /// Logs an epoch. The last epoch of a task is logged when its accuracies are measured.
     fn keep(&self, epoch: &CompletedEpoch) {
         let mut log = self.log.lock();
         if epoch.point.epoch.number() == self.plan.epochs && epoch.point.top1.is_empty() {
@@ -303,7 +304,7 @@ impl Shared {
         }
     }
 
-    /// Logs the task's last epoch with its accuracies.
+    /// Logs the last epoch of a task with its accuracies.
     fn keep_evaluated(&self, top1: &[f64]) {
         let mut log = self.log.lock();
         if let Some(mut epoch) = log.pending.take() {
@@ -317,14 +318,14 @@ impl Log {
     fn write(&mut self, plan: &RunPlan, epoch: &CompletedEpoch) {
         let Some(curves) = &mut self.curves else { return };
         if let Err(error) = curves.append(plan.method.name(), plan.seed, &epoch.point, epoch.time) {
-            // The report has the epochs as well; a run is not lost for a log.
-            tracing::warn!(%error, "the log of epochs ends here");
+            // The report contains all epochs, so the run continues without the log.
+            tracing::warn!(%error, "no more epochs are logged");
             self.curves = None;
         }
     }
 }
 
-/// Fractions as percentages side by side.
+/// Formats fractions as percentages.
 fn percentages(fractions: impl Iterator<Item = f64>) -> String {
     fractions.map(|fraction| format!("{:5.1}", fraction * 100.0)).collect::<Vec<_>>().join(" ")
 }

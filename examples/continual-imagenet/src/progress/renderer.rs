@@ -1,4 +1,4 @@
-//! Updates the display from the events of Burn's training, on Burn's thread, a few times a second.
+//! Updates the display from Burn's training events, on Burn's renderer thread.
 
 use crate::progress::Shared;
 use burn::train::metric::{MetricDefinition, MetricId, NumericEntry};
@@ -9,17 +9,17 @@ use burn_rehearsal_train::experiment::{LaunchInfo, ProgressReader};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How often the display changes at most.
+/// Minimum time between two updates of the display.
 const REFRESH: Duration = Duration::from_millis(100);
 
-/// The renderer of a bar and of plain lines.
+/// The renderer for a bar or plain lines.
 pub struct ProgressRenderer {
     shared: Arc<Shared>,
     reader: ProgressReader,
     task: usize,
-    /// The epoch that begins next.
+    /// The epoch that starts next.
     next: Epoch,
-    /// This rank's incoming images in an epoch; `None` outside of training.
+    /// The number of incoming images of this rank in an epoch; `None` outside training.
     total: Option<usize>,
     loss: Option<MetricId>,
     top1: Option<MetricId>,

@@ -1,4 +1,4 @@
-//! The state of a running run, and its description.
+//! The state of a run in progress, and its description.
 
 use burn_rehearsal_train::epoch::Epoch;
 use burn_rehearsal_train::experiment::ProgressSample;
@@ -6,45 +6,45 @@ use burn_rehearsal_train::methods::MethodRef;
 use indicatif::FormattedDuration;
 use std::time::{Duration, Instant};
 
-/// Over which time the rate is smoothed.
+/// Time constant of the smoothed rate.
 const SMOOTHING: Duration = Duration::from_secs(5);
 
-/// What a run is going to do.
+/// The size of a run.
 #[derive(Debug, Clone)]
 pub struct RunPlan {
-    /// How it trains.
+    /// The method.
     pub method: MethodRef,
     /// The seed.
     pub seed: u64,
     /// Epochs per task.
     pub epochs: usize,
-    /// Incoming images of an epoch of each task, over all ranks.
+    /// Incoming images per epoch over all ranks, for each task.
     pub images: Vec<usize>,
-    /// Incoming images per step of all ranks.
+    /// Incoming images per step over all ranks.
     pub per_step: usize,
-    /// How many images the buffer has room for.
+    /// The capacity of the buffer in images, over all ranks.
     pub capacity: usize,
 }
 
 impl RunPlan {
-    /// Incoming images of the whole run.
+    /// The number of incoming images of the run.
     pub fn total(&self) -> u64 {
         self.images.iter().map(|&images| (images * self.epochs) as u64).sum()
     }
 
-    /// Incoming images before an epoch of a task.
+    /// The number of incoming images before an epoch of a task.
     fn before(&self, task: usize, epoch: Epoch) -> u64 {
         let tasks: usize = self.images[..task].iter().map(|images| images * self.epochs).sum();
         (tasks + epoch.index() * self.images[task]) as u64
     }
 
-    /// Task and epoch in words.
+    /// Task and epoch as text.
     pub fn epoch_label(&self, task: usize, epoch: Epoch) -> String {
         format!("task {}/{}  epoch {epoch}/{}", task + 1, self.images.len(), self.epochs)
     }
 }
 
-/// A mean.
+/// A running mean: sum and count.
 #[derive(Debug, Clone, Copy, Default)]
 struct Mean(f64, u32);
 
@@ -62,21 +62,21 @@ impl Mean {
 #[derive(Debug)]
 pub struct RunStatus {
     plan: RunPlan,
-    /// When training began in this process, and the images that had been trained on before.
+    /// When training began in this process, and the number of images before that.
     began: Option<(Instant, u64)>,
     task: usize,
     epoch: Epoch,
-    /// Incoming images of the epoch so far, over all ranks.
+    /// Incoming images of this epoch so far, over all ranks.
     done: u64,
     loss: Mean,
     top1: Mean,
-    /// The top-1 accuracy of the previous epoch, whose line is printed after the next has started.
+    /// The previous epoch and its top-1 accuracy. Its line is printed after the next epoch starts.
     earlier_top1: (Epoch, Mean),
     /// Images per second.
     rate: Option<f64>,
-    /// When the rate was last brought up to date, and `done` then.
+    /// When the rate was last updated, and `done` at that time.
     rated: Option<(Instant, u64)>,
-    /// The sums when the epoch began.
+    /// The sums at the start of the epoch.
     start: ProgressSample,
 }
 
@@ -97,7 +97,7 @@ impl RunStatus {
         }
     }
 
-    /// An epoch begins or resumes.
+    /// Starts or resumes an epoch.
     pub fn begin(&mut self, task: usize, epoch: Epoch, reading: ProgressSample, now: Instant) {
         self.earlier_top1 = (self.epoch, self.top1);
         (self.task, self.epoch, self.done) = (task, epoch, 0);
@@ -105,32 +105,32 @@ impl RunStatus {
         self.rated = Some((now, 0));
     }
 
-    /// The loss of a mini-batch.
+    /// Adds the loss of a mini-batch.
     pub fn loss(&mut self, loss: f64) {
         self.loss.add(loss);
     }
 
-    /// The top-1 accuracy of a mini-batch, in per cent.
+    /// Adds the top-1 accuracy of a mini-batch, in percent.
     pub fn top1(&mut self, top1: f64) {
         self.top1.add(top1);
     }
 
-    /// The rank has trained on `items` of its `total` incoming images of the epoch.
+    /// Records that this rank has trained on `items` of its `total` incoming images of the epoch.
     pub fn step(&mut self, items: usize, total: usize, now: Instant) {
         self.done = (self.plan.images[self.task] * items / total.max(1)) as u64;
         if self.began.is_none() {
-            // A resumed epoch starts at its first step in this process.
+            // A resumed epoch does not start at its first image.
             self.began = Some((now, self.position()));
             self.rated = Some((now, self.done));
         }
     }
 
-    /// Images of the run so far.
+    /// Incoming images of the run so far.
     pub fn position(&self) -> u64 {
         self.plan.before(self.task, self.epoch) + self.done
     }
 
-    /// The top-1 accuracy in training of an epoch, in per cent.
+    /// The training accuracy (top-1) of the current or previous epoch, in percent.
     pub fn top1_of(&self, epoch: Epoch) -> Option<f64> {
         if epoch == self.epoch {
             self.top1.get()
@@ -146,13 +146,13 @@ impl RunStatus {
         format!("{}  step {step}/{last}", self.plan.epoch_label(self.task, self.epoch))
     }
 
-    /// What the epoch has given so far.
+    /// The figures of this epoch so far.
     pub fn figures(&mut self, reading: ProgressSample, now: Instant) -> String {
         let rate = self.rate(now);
         figures(self.loss.get(), self.top1.get(), rate, self.start, reading, self.plan.capacity)
     }
 
-    /// Images per second over the last seconds.
+    /// Images per second, smoothed.
     fn rate(&mut self, now: Instant) -> Option<f64> {
         let (at, done) = self.rated?;
         let time = now.saturating_duration_since(at).as_secs_f64();
@@ -165,7 +165,7 @@ impl RunStatus {
         self.rate
     }
 
-    /// The time that is left if images take as long as they took so far, evaluations included.
+    /// The remaining time, if images take as long as before. Evaluations are included.
     pub fn eta(&self, now: Instant) -> String {
         let left = self.began.and_then(|(began, before)| {
             let done = self.position().checked_sub(before).filter(|&done| done > 0)?;
@@ -179,8 +179,8 @@ impl RunStatus {
     }
 }
 
-/// Loss, top-1, images/s, the share of time spent waiting for data, the fill of the buffer, and the
-/// share of time spent waiting for it.
+/// Formats the loss, the top-1 accuracy, images per second, the share of time spent waiting for
+/// data, the fill of the buffer, and the share of time spent waiting for the buffer.
 pub fn figures(
     loss: Option<f64>,
     top1: Option<f64>,
@@ -225,13 +225,13 @@ mod tests {
     }
 
     #[test]
-    fn label_rate_and_remaining_time_follow_from_the_images_of_all_ranks() {
+    fn position_rate_and_remaining_time_count_the_images_of_all_ranks() {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         let mut status = RunStatus::new(plan());
         status.begin(0, Epoch::from_number(2), ProgressSample::default(), start);
         assert!(status.label().ends_with("step 0/5"), "{}", status.label());
         assert_eq!(status.eta(start), "ETA –");
-        // A rank with half of the images: 50 of 100 are behind, and were when this process began.
+        // This rank has half of the images. 50 of 100 were done when this process began.
         status.step(25, 50, start);
         status.step(50, 50, start + 2 * second);
         assert_eq!(status.label(), "task 1/2  epoch 2/3  step 5/5");

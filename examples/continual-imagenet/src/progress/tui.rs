@@ -1,5 +1,4 @@
-//! Burn's terminal interface: one for all tasks of a run. It restores the terminal however the run
-//! ends.
+//! Burn's terminal interface, one for all tasks of a run. The terminal is always restored.
 
 use crate::progress::RunPlan;
 use crate::stop::Stop;
@@ -15,19 +14,20 @@ use parking_lot::Mutex;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-/// The interface of one run; dropping it restores the terminal.
+/// The interface of one run. Dropping it restores the terminal.
 pub struct Tui {
     interface: Interface,
     plan: RunPlan,
     stop: Stop,
 }
 
-/// What the tasks' renderers share; `None` once it is closed.
+/// The interface, shared by the renderers of all tasks.
 #[derive(Clone)]
 struct Interface {
+    /// `None` after it is closed.
     inner: Arc<Mutex<Option<TuiMetricsRendererWrapper>>>,
-    /// Stopped by the interface's menu. Separate from the ranks' interrupters, which Burn resets at
-    /// the end of every training.
+    /// Stopped by the menu of the interface. The interrupters of the ranks are different ones,
+    /// because Burn resets them after each launch.
     quit: Interrupter,
 }
 
@@ -46,7 +46,7 @@ impl Tui {
         }
     }
 
-    /// A renderer that shows a launch of Burn's training in the interface.
+    /// A renderer of one launch of Burn's training.
     pub fn renderer(&self, launch: &LaunchInfo) -> TuiRenderer {
         TuiRenderer {
             interface: self.interface.clone(),
@@ -66,20 +66,21 @@ impl Tui {
 impl Drop for Tui {
     fn drop(&mut self) {
         let inner = self.interface.inner.lock().take();
-        // After "kill" was chosen in its menu it panics once more, with the terminal restored. The
-        // run's own error is the one to show.
+        // After "kill" in its menu it panics again, with the terminal restored. The error of the run
+        // is printed instead.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(inner)));
         self.stop.before_exit(|| {});
     }
 }
 
-/// Shows one launch: its epochs are counted through all tasks.
+/// Shows one launch. Epochs are counted over all tasks.
 pub struct TuiRenderer {
     interface: Interface,
     stop: Stop,
     label: String,
-    /// Of the whole run, and those of earlier tasks.
+    /// Epochs of the run.
     epochs: usize,
+    /// Epochs of earlier tasks.
     before: usize,
 }
 
@@ -134,7 +135,7 @@ impl TrainingView for TuiRenderer {
     }
 }
 
-/// What the interface does to the terminal, and how it is undone.
+/// Changes of terminal settings, and how to undo them.
 #[cfg(unix)]
 mod terminal {
     use crossterm::cursor::Show;
@@ -155,9 +156,9 @@ mod terminal {
             Self(file.and_then(|file| tcgetattr(&file).ok().map(|settings| (file, settings))))
         }
 
-        /// Makes Ctrl-C a signal, as in every other display. The interface makes it a key, on its
-        /// own thread some time after it was opened. The keys that suspend or quit a program stay
-        /// keys, since they would leave the terminal in raw mode.
+        /// Makes Ctrl-C a signal, as in the other displays. The interface makes it a key, on its
+        /// own thread, some time after it is opened. The keys that suspend or quit a program stay
+        /// keys, because as signals they would leave the terminal in raw mode.
         pub fn keep_signals(&self) {
             let Some((file, _)) = &self.0 else { return };
             for _ in 0..100 {
@@ -166,7 +167,7 @@ mod terminal {
                         settings.local_modes |= LocalModes::ISIG;
                         settings.special_codes[SpecialCodeIndex::VSUSP] = 0;
                         settings.special_codes[SpecialCodeIndex::VQUIT] = 0;
-                        // Without it the interface's own menu still stops the run.
+                        // If this fails, the menu of the interface still stops the run.
                         let _ = tcsetattr(file, OptionalActions::Now, &settings);
                         return;
                     }
@@ -176,9 +177,9 @@ mod terminal {
             }
         }
 
-        /// For a program that ends at once.
+        /// Restores the terminal before the program ends immediately.
         pub fn restore(&self) {
-            // The terminal is gone if this fails.
+            // This fails if the terminal was closed.
             let _ = crossterm::execute!(
                 std::io::stdout(),
                 DisableMouseCapture,
@@ -192,7 +193,7 @@ mod terminal {
     }
 }
 
-/// Elsewhere the interface's own menu stops the run.
+/// On other systems only the menu of the interface stops the run.
 #[cfg(not(unix))]
 mod terminal {
     pub struct Terminal;
