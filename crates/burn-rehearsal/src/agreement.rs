@@ -16,7 +16,7 @@ const MAX_RANKS: usize = 4;
 /// The largest number of characters of a value.
 const MAX_TEXT: usize = 120;
 
-/// The values that differ between ranks. It is the same on all ranks.
+/// The values that differ between ranks. All ranks get the same list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disagreement {
     differences: Vec<Difference>,

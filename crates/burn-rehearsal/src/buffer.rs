@@ -236,7 +236,8 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         Ok(Self { shared: Arc::new(shared), batch: PhantomData })
     }
 
-    /// Does one step: offers c rows of `batch` to the buffer, and appends r representatives to it.
+    /// Does one step: offers c rows of `batch` to the buffer, and appends r representatives
+    /// (replayed rows) to it.
     ///
     /// A mini-batch of b rows returns with b + min(r, eligible) rows: the incoming rows in their
     /// order, then the representatives. The first `lag` mini-batches return unchanged. See

@@ -34,7 +34,7 @@ pub struct StoredSample {
 /// # use burn::data::dataloader::{DataLoader, DataLoaderBuilder};
 /// # use burn::tensor::{Device, Tensor};
 /// # use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalConfig, SnapshotBatcher};
-/// # #[derive(RehearsalBatch)]
+/// # #[derive(RehearsalBatch, Clone, Debug)]
 /// # struct Batch { inputs: Tensor<2> }
 /// # let load = || Batch { inputs: Tensor::zeros([4, 8], &Device::flex()) };
 /// let buffer = RehearsalConfig::new(Capacity::Samples(500)).init::<Batch>()?;

@@ -8,7 +8,7 @@
 //!   while training continues.
 //! * [`RehearsalCheckpointing`] writes them whenever Burn's learner is saved.
 //!
-//! [`RehearsalBuffer::restore`](crate::RehearsalBuffer::restore) resumes from a checkpoint, also on
+//! [`RehearsalBuffer::restore`](crate::RehearsalBuffer::restore) resumes from a checkpoint, even on
 //! another number of ranks.
 //!
 //! # Format
@@ -19,8 +19,8 @@
 //! byte, allocates at most a few times the size of the files, and names the file in every error.
 //! Nothing in a file is executed.
 //!
-//! Every checkpoint contains all rows, also those that have not changed since the previous one. A
-//! damaged checkpoint does not affect another, and old ones can be removed.
+//! Every checkpoint contains all rows, including those that have not changed since the previous
+//! one. A damaged checkpoint does not affect another, and old ones can be removed.
 //!
 //! # Saving additional state
 //!

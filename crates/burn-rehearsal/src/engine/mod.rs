@@ -5,8 +5,7 @@
 //! 1. writes this rank's candidates to its shard,
 //! 2. all-gathers a header of fixed size (round, digests, status, fill) and, for class-balanced
 //!    sampling, the changes of class counts,
-//! 3. computes the draws of *every* rank for step t + lag. All ranks compute them from the same
-//!    numbers, so they agree,
+//! 3. computes the draws of *every* rank for step t + lag from the same numbers as all other ranks,
 //! 4. sends the rows that other ranks drew from its shard, and receives those it drew from theirs,
 //! 5. builds the columns of its representatives.
 //!

@@ -148,7 +148,7 @@ impl Writer {
         }
     }
 
-    /// Ends the rows.
+    /// Marks the end of the rows.
     pub(super) fn no_more_rows(&mut self) {
         self.rows = None;
     }
