@@ -1,9 +1,9 @@
-//! Attributes that mean nothing, contradict each other or stand in the wrong place.
+//! Attributes that are unknown, conflicting or in the wrong place.
 
 use burn::tensor::{Bool, Int, Tensor};
 use burn_rehearsal::RehearsalBatch;
 
-// Every mistake of a type is reported at once.
+// All errors of a type are reported at once.
 #[derive(RehearsalBatch)]
 #[rehearsal(bytes)]
 struct Words {

@@ -1,4 +1,4 @@
-//! A skipped type is part of the interface (`RehearsalBatch::Rest`), and so must be as visible as the mini-batch.
+//! A skipped type must be as visible as the mini-batch, because it is in `RehearsalBatch::Rest`.
 
 use burn::tensor::Tensor;
 use burn_rehearsal::RehearsalBatch;

@@ -1,4 +1,4 @@
-//! Types that cannot be a mini-batch at all.
+//! Types that cannot be mini-batches.
 
 use burn::tensor::{Bool, Tensor};
 use burn_rehearsal::RehearsalBatch;

@@ -1,4 +1,4 @@
-//! Fields whose type does not suit what they are marked as.
+//! Fields whose type does not match their mark.
 
 use burn::tensor::{Int, Tensor};
 use burn_rehearsal::RehearsalBatch;

@@ -1,6 +1,6 @@
-//! Generic mini-batches, types behind aliases and types that a macro passes on.
+//! Generic mini-batches, type aliases, and types from a macro.
 #![deny(warnings, missing_docs)]
-#![allow(unreachable_pub)] // it is a module of a test here
+#![allow(unreachable_pub)] // this file is a module of a test
 
 use burn::tensor::{Bool, Int, Tensor};
 use burn_rehearsal::RehearsalBatch;
@@ -9,7 +9,7 @@ use std::fmt::Debug;
 /// The classes of a mini-batch.
 pub type Targets = Tensor<1, Int>;
 
-/// Ranks and skipped types are parameters.
+/// The rank and the skipped type are parameters.
 #[derive(RehearsalBatch, Clone, Debug)]
 pub struct Generic<M = (), const D: usize = 4>
 where
@@ -21,15 +21,15 @@ where
     /// `[rows]`
     #[rehearsal(class)]
     pub targets: Targets,
-    /// Whatever the user likes.
+    /// Any type.
     #[rehearsal(skip)]
     pub meta: M,
 }
 
-/// Declares a mini-batch the way a user's own macro would.
+/// Declares a mini-batch like a macro of a user.
 macro_rules! declare {
     ($name:ident, $word:ident: $ty:ty) => {
-        /// One field of a type that the macro was given.
+        /// A field whose type is an argument of the macro.
         #[derive(RehearsalBatch, Clone, Debug)]
         pub struct $name {
             /// `[rows, 1]`

@@ -1,4 +1,4 @@
-//! What the derive writes does not depend on names in the user's scope, and warns of nothing even where everything is denied.
+//! The generated code does not depend on names in scope and causes no warnings.
 #![deny(
     warnings,
     missing_docs,
@@ -8,11 +8,11 @@
     clippy::pedantic,
     clippy::nursery
 )]
-#![allow(unreachable_pub)] // it is a module of a test here
+#![allow(unreachable_pub)] // this file is a module of a test
 
 mod hostile {
     #![allow(dead_code, non_upper_case_globals, non_camel_case_types)]
-    // All that the generated code could pick up by a careless path.
+    // The names that generated code without absolute paths could use.
     pub struct Vec;
     pub struct Result;
     pub struct Option;
@@ -34,7 +34,7 @@ mod hostile {
 #[allow(unused_imports)]
 use hostile::*;
 
-/// A mini-batch whose field names are a keyword, a constant in scope and against the naming rules.
+/// A mini-batch with a keyword, a constant in scope and an unconventional name as field names.
 #[derive(::burn_rehearsal::RehearsalBatch, Clone, Debug)]
 #[allow(non_snake_case)]
 pub struct Batch {
@@ -50,7 +50,7 @@ pub struct Batch {
     #[deprecated]
     #[rehearsal(skip)]
     pub rest: u8,
-    /// Removed before the derive sees it.
+    /// Removed before the derive runs.
     #[cfg(any())]
     pub removed: Missing,
 }

@@ -1,4 +1,4 @@
-//! The words of `#[rehearsal(...)]`, and how they are read from one field.
+//! Parses `#[rehearsal(...)]` on one field.
 
 use proc_macro2::Span;
 use syn::parse::{Parse, ParseStream};
@@ -6,29 +6,29 @@ use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
 use syn::{Attribute, Error, Expr, Lit, Meta, Path, Token};
 
-/// The known words, for messages.
-const KNOWN: &str = "`class`, `id`, `representative`, `bytes` and `skip`";
+/// The words of [`Word::ALL`], for messages.
+const WORDS: &str = "`class`, `id`, `representative`, `bytes` or `skip`";
 
-/// What a field is marked as.
+/// The mark of a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Word {
     /// The class of each row.
     Class,
-    /// The identity of each row's source sample.
+    /// The id of each row's sample in the data set.
     Id,
-    /// Filled by the buffer.
+    /// Written by the buffer.
     Representative,
-    /// Integers that fit in a byte.
+    /// Integers that are stored as bytes.
     Bytes,
     /// Not a column.
     Skip,
 }
 
 impl Word {
-    /// All words, in the order of [`KNOWN`].
+    /// All words.
     const ALL: [Word; 5] = [Word::Class, Word::Id, Word::Representative, Word::Bytes, Word::Skip];
 
-    /// The word as it is written.
+    /// The word in the source.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Word::Class => "class",
@@ -39,27 +39,24 @@ impl Word {
         }
     }
 
-    /// Whether at most one field of a batch may have the word.
+    /// Whether at most one field of a batch can have the word.
     pub(crate) fn is_unique(self) -> bool {
         matches!(self, Word::Class | Word::Id | Word::Representative)
     }
 
-    /// Why a field cannot have both words. No two go together: every word decides alone what the
-    /// field is.
-    fn contradiction(self, other: Word) -> &'static str {
+    /// The reason why a field cannot have both words. No two words can be combined.
+    fn conflict(self, other: Word) -> &'static str {
         match (self, other) {
             (Word::Skip, _) | (_, Word::Skip) => "a skipped field is neither stored nor replayed",
             (Word::Representative, _) | (_, Word::Representative) => {
-                "a `representative` field is boolean and filled by the buffer"
+                "a `representative` field is Boolean and written by the buffer"
             }
-            (Word::Bytes, _) | (_, Word::Bytes) => {
-                "classes and identities are not limited to a byte"
-            }
+            (Word::Bytes, _) | (_, Word::Bytes) => "classes and ids are not limited to a byte",
             _ => "a field has one role",
         }
     }
 
-    /// Reads the word from a path.
+    /// Parses a word.
     fn read(path: &Path) -> Result<Word, Error> {
         let found = path
             .segments
@@ -74,33 +71,33 @@ impl Word {
                 .map(|word| (strsim::levenshtein(&found.to_lowercase(), word.name()), word))
                 .min_by_key(|(d, _)| *d);
             let hint = match closest {
-                // Up to one wrong letter in three is a slip of the pen; more is another word.
+                // With up to one wrong letter in three, assume a typing error.
                 Some((d, word)) if d <= (word.name().len() / 3).max(1) => {
-                    format!(", did you mean `{}`? Known", word.name())
+                    format!(", did you mean `{}`? Expected", word.name())
                 }
-                _ => ": known".to_string(),
+                _ => ": expected".to_string(),
             };
-            Error::new_spanned(path, format!("unknown attribute `{found}`{hint} are {KNOWN}"))
+            Error::new_spanned(path, format!("unknown attribute `{found}`{hint} {WORDS}"))
         })
     }
 }
 
-/// A word and where it stands.
+/// A word and its place in the source.
 #[derive(Clone)]
 pub(crate) struct Mark {
     /// The word.
     pub(crate) word: Word,
     /// Its place in the source.
     pub(crate) span: Span,
-    /// Of a skipped field, the function that adds entries for representatives.
+    /// The function that adds entries for representatives to a skipped field.
     pub(crate) fill: Option<Path>,
 }
 
-/// The option of `skip`.
+/// The name of the option of `skip`.
 const FILL: &str = "fill";
 
-/// One entry of the list in `#[rehearsal(...)]`. Wider than what is allowed, so that a wrong entry
-/// does not hide the next one.
+/// An entry of the list in `#[rehearsal(...)]`. It accepts more than is valid, so that an invalid
+/// entry does not hide the next one.
 enum Entry {
     Meta(Box<Meta>),
     Literal(Lit),
@@ -117,7 +114,7 @@ impl Parse for Entry {
 }
 
 impl Entry {
-    /// The path in `fill = path`, if that is what the entry is.
+    /// The path in `fill = path`. `None` if this is another entry.
     fn fill(&self) -> Option<Result<Path, Error>> {
         let Entry::Meta(meta) = self else { return None };
         if !meta.path().is_ident(FILL) {
@@ -134,13 +131,13 @@ impl Entry {
         Some(path.ok_or_else(|| Error::new_spanned(meta, expected)))
     }
 
-    /// The word, if the entry is nothing but a known word.
+    /// The word, if the entry consists of a known word.
     fn mark(&self) -> Result<Mark, Error> {
         let (path, excess) = match self {
             Entry::Literal(literal) => {
                 return Err(Error::new_spanned(
                     literal,
-                    format!("expected a word without quotes: known are {KNOWN}"),
+                    format!("expected a word without quotes: {WORDS}"),
                 ));
             }
             Entry::Meta(meta) => match &**meta {
@@ -160,13 +157,12 @@ impl Entry {
     }
 }
 
-/// Whether the attribute is ours.
+/// Whether this is a `rehearsal` attribute.
 pub(crate) fn is_ours(attribute: &Attribute) -> bool {
     attribute.path().is_ident("rehearsal")
 }
 
-/// Reads what the attributes of one field say; `None` is a plain tensor field. Mistakes go to
-/// `errors`.
+/// Parses the attributes of a field. `None` is a plain tensor field. Appends mistakes to `errors`.
 pub(crate) fn read(attributes: &[Attribute], errors: &mut Vec<Error>) -> Option<Mark> {
     let mut first: Option<Mark> = None;
     let mut fill = None;
@@ -197,7 +193,7 @@ pub(crate) fn read(attributes: &[Attribute], errors: &mut Vec<Error>) -> Option<
     first
 }
 
-/// The list in one attribute; empty, with a mistake reported, if there is none.
+/// The list in an attribute. An empty or missing list is a mistake.
 fn entries(attribute: &Attribute, errors: &mut Vec<Error>) -> Vec<Entry> {
     let parsed = match &attribute.meta {
         Meta::List(list) => list.parse_args_with(Punctuated::<Entry, Token![,]>::parse_terminated),
@@ -207,7 +203,7 @@ fn entries(attribute: &Attribute, errors: &mut Vec<Error>) -> Vec<Entry> {
         Ok(entries) if entries.is_empty() => {
             errors.push(Error::new_spanned(
                 &attribute.meta,
-                format!("expected `#[rehearsal(WORD)]`: known words are {KNOWN}"),
+                format!("expected `#[rehearsal(WORD)]` with {WORDS}"),
             ));
             Vec::new()
         }
@@ -219,12 +215,12 @@ fn entries(attribute: &Attribute, errors: &mut Vec<Error>) -> Vec<Entry> {
     }
 }
 
-/// The mistake of giving a second word to a field.
+/// The error of a second word on a field.
 fn clash(before: Word, mark: Mark) -> Error {
     let (a, b) = (before.name(), mark.word.name());
     let message = match before == mark.word {
         true => format!("`{a}` is given twice"),
-        false => format!("`{b}` contradicts `{a}`: {}", before.contradiction(mark.word)),
+        false => format!("`{b}` conflicts with `{a}`: {}", before.conflict(mark.word)),
     };
     Error::new(mark.span, message)
 }
@@ -235,7 +231,7 @@ mod tests {
     use super::*;
     use syn::parse_quote;
 
-    /// The word that `attributes` give, or the messages of their mistakes.
+    /// The word of the attributes, or all error messages.
     fn read_all(attributes: &[Attribute]) -> Result<Option<Word>, Vec<String>> {
         let mut errors = Vec::new();
         let word = read(attributes, &mut errors).map(|mark| mark.word);
@@ -246,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn every_word_is_read_and_other_attributes_are_left_alone() {
+    fn every_word_is_parsed_and_other_attributes_are_ignored() {
         assert_eq!(
             read_all(&[parse_quote!(#[serde(skip)]), parse_quote!(#[doc = "class"])]),
             Ok(None)
@@ -262,15 +258,15 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_word_lists_the_known_ones_and_suggests_the_closest() {
+    fn an_unknown_word_suggests_the_closest_one() {
         let message = |attribute| read_all(&[attribute]).unwrap_err().join("|");
         assert_eq!(
             message(parse_quote!(#[rehearsal(label)])),
-            format!("unknown attribute `label`: known are {KNOWN}")
+            format!("unknown attribute `label`: expected {WORDS}")
         );
         assert_eq!(
             message(parse_quote!(#[rehearsal(Class)])),
-            format!("unknown attribute `Class`, did you mean `class`? Known are {KNOWN}")
+            format!("unknown attribute `Class`, did you mean `class`? Expected {WORDS}")
         );
         assert!(
             message(parse_quote!(#[rehearsal(representitive)]))
@@ -296,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_skipped_field_and_no_other_names_the_function_that_fills_it() {
+    fn only_a_skipped_field_can_have_a_fill_function() {
         let fill = |attribute| {
             let mut errors = Vec::new();
             let mark = read(&[attribute], &mut errors);
@@ -326,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attribute_without_a_word_is_a_mistake() {
+    fn an_attribute_without_a_word_is_an_error() {
         for attribute in [
             parse_quote!(#[rehearsal]),
             parse_quote!(#[rehearsal()]),
@@ -334,13 +330,13 @@ mod tests {
         ] {
             assert_eq!(
                 read_all(&[attribute]).unwrap_err(),
-                [format!("expected `#[rehearsal(WORD)]`: known words are {KNOWN}")]
+                [format!("expected `#[rehearsal(WORD)]` with {WORDS}")]
             );
         }
     }
 
     #[test]
-    fn any_two_words_on_a_field_contradict_in_one_list_or_in_two() {
+    fn any_two_words_conflict_in_one_list_or_in_two() {
         for a in Word::ALL {
             for b in Word::ALL {
                 let [x, y] = [a, b].map(|word| syn::Ident::new(word.name(), Span::call_site()));
@@ -351,7 +347,7 @@ mod tests {
                 let start = if a == b {
                     format!("`{x}` is given twice")
                 } else {
-                    format!("`{y}` contradicts `{x}`: ")
+                    format!("`{y}` conflicts with `{x}`: ")
                 };
                 assert!(list.len() == 1 && list[0].starts_with(&start), "{list:?}");
                 assert_eq!(list, two);
@@ -360,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn all_mistakes_of_a_field_are_reported() {
+    fn all_errors_of_a_field_are_reported() {
         let found = read_all(&[
             parse_quote!(#[rehearsal(class = 3, clas)]),
             parse_quote!(#[rehearsal(id, skip)]),

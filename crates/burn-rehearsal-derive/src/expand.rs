@@ -1,8 +1,8 @@
-//! Writes the implementation.
+//! Generates the implementation.
 //!
-//! Paths are absolute and locals have unlikely names, so that nothing in the user's scope is picked
-//! up by accident. The tokens of a field's type are used as they are: the compiler then reports a
-//! wrong type at the type, and, since every use is the same `<Type as Field>`, once.
+//! Paths are absolute and local variables have unlikely names, so that the code does not depend on
+//! names in the user's scope. The tokens of a field's type are used unchanged: the compiler reports
+//! a wrong type at the type. It does so once, because every use is the same `<Type as Field>`.
 
 use crate::attributes::Word;
 use crate::input::{Batch, Field};
@@ -31,7 +31,7 @@ pub(crate) fn implementation(batch: &Batch<'_>) -> TokenStream {
     let bounds = columns.iter().map(|(field, _)| bound(field));
     let names: Vec<_> = columns.iter().map(|(field, _)| name(field)).collect();
     let types: Vec<_> = columns.iter().map(|(field, _)| field.ty).collect();
-    // A valid batch has a stored field.
+    // Exists, because a valid batch has a stored field.
     let row_field = columns
         .iter()
         .map(|(field, _)| field)
@@ -73,7 +73,7 @@ pub(crate) fn implementation(batch: &Batch<'_>) -> TokenStream {
                 #(let #column_locals = <#types as ::burn_rehearsal::batch::Field>::from_column(__next(#names)?, #names)?;)*
                 if ::core::iter::Iterator::next(&mut __columns).is_some() {
                     return ::core::result::Result::Err(::burn_rehearsal::error::BatchError::ColumnType {
-                        field: "(one column more than the batch has fields)",
+                        field: "(one column more than fields)",
                     });
                 }
                 let (#(#rest_locals,)*) = __rest;
@@ -83,7 +83,7 @@ pub(crate) fn implementation(batch: &Batch<'_>) -> TokenStream {
     }
 }
 
-/// The method `fill`, if a skipped field has a function for it.
+/// The method `fill`, if a skipped field names a function.
 fn fill(rest: &[&Field<'_>]) -> TokenStream {
     let calls = rest.iter().enumerate().filter_map(|(index, field)| {
         let function = field.mark.as_ref()?.fill.as_ref()?;
@@ -101,18 +101,18 @@ fn fill(rest: &[&Field<'_>]) -> TokenStream {
     }
 }
 
-/// The local variable that holds a field. Hygiene does not stop a pattern from meaning a constant
-/// of the same name in the user's scope, so it has neither the field's own name nor a likely one.
+/// The local variable for a field. In spite of hygiene, a pattern with the name of a constant in
+/// the user's scope means that constant. Therefore the variable has an unlikely name.
 fn local(index: usize) -> Ident {
     format_ident!("__field_{index}", span = Span::mixed_site())
 }
 
-/// A field's name for messages: `type`, not `r#type`.
+/// The name of a field in messages: `type`, not `r#type`.
 fn name(field: &Field<'_>) -> String {
     field.ident.unraw().to_string()
 }
 
-/// The entry of `FIELDS`.
+/// The entry of a field in `FIELDS`.
 fn spec(field: &Field<'_>) -> TokenStream {
     let (name, ty) = (name(field), field.ty);
     let bytes = field.word() == Some(Word::Bytes);
@@ -132,8 +132,8 @@ fn spec(field: &Field<'_>) -> TokenStream {
     }
 }
 
-/// A call that compiles only if the field's type suits its word. The compiler reports it at the
-/// type and names the word as the reason.
+/// A call that compiles only if the type of the field is valid for its word. The compiler reports
+/// the type and shows the word as the reason.
 fn bound(field: &Field<'_>) -> TokenStream {
     let Some(mark) = &field.mark else { return TokenStream::new() };
     let required = match mark.word {
@@ -159,13 +159,13 @@ mod tests {
     use super::*;
     use syn::parse_quote;
 
-    /// What the macro writes for `input`, if it is a valid implementation.
+    /// The generated implementation, if `input` is valid.
     fn expanded(input: &syn::DeriveInput) -> Option<syn::ItemImpl> {
         Batch::read(input).and_then(|batch| syn::parse2(implementation(&batch))).ok()
     }
 
     #[test]
-    fn generic_parameters_are_passed_through() {
+    fn generic_parameters_are_kept() {
         let input = parse_quote! {
             struct Batch<T: Send = String, const D: usize = 2> where T: Sync {
                 r#type: Tensor<D>,
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn only_marked_fields_get_a_bound() {
+    fn only_marked_fields_have_a_bound() {
         let input = parse_quote!(
             struct B {
                 x: Tensor<2>,

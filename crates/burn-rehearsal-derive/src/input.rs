@@ -1,20 +1,20 @@
-//! The struct as the macro sees it, and the mistakes that can be seen without knowing types.
+//! Parses the struct, and finds the mistakes that do not depend on types.
 
 use crate::attributes::{self, Mark, Word};
 use syn::{Data, DeriveInput, Error, Fields, FieldsNamed, Generics, Ident, Type};
 
 /// One field of the struct.
 pub(crate) struct Field<'a> {
-    /// The field's name.
+    /// The name of the field.
     pub(crate) ident: &'a Ident,
-    /// The field's type.
+    /// The type of the field.
     pub(crate) ty: &'a Type,
-    /// What the field is marked as; `None` is a plain tensor field.
+    /// The mark of the field. `None` is a plain tensor field.
     pub(crate) mark: Option<Mark>,
 }
 
 impl Field<'_> {
-    /// What the field is marked as.
+    /// The word of the field's mark.
     pub(crate) fn word(&self) -> Option<Word> {
         self.mark.as_ref().map(|mark| mark.word)
     }
@@ -25,23 +25,22 @@ impl Field<'_> {
     }
 }
 
-/// A struct that can be a mini-batch: named fields, at least one of them stored, no two of the same
-/// role.
+/// A valid mini-batch struct: it has named fields, at least one stored field, and no role twice.
 pub(crate) struct Batch<'a> {
-    /// The struct's name.
+    /// The name of the struct.
     pub(crate) ident: &'a Ident,
-    /// The struct's parameters.
+    /// The generic parameters of the struct.
     pub(crate) generics: &'a Generics,
-    /// All fields, in the order of declaration.
+    /// All fields, in declaration order.
     pub(crate) fields: Vec<Field<'a>>,
 }
 
 impl<'a> Batch<'a> {
-    /// Reads the struct.
+    /// Parses the struct.
     ///
     /// # Errors
     ///
-    /// All mistakes in it, combined, each at the offending token.
+    /// All mistakes, combined. Each points to its token.
     pub(crate) fn read(input: &'a DeriveInput) -> Result<Self, Error> {
         let mut errors = Vec::new();
         for attribute in input.attrs.iter().filter(|attribute| attributes::is_ours(attribute)) {
@@ -58,8 +57,7 @@ impl<'a> Batch<'a> {
             }
         };
         check_roles(&fields, &mut errors);
-        // With a mistake elsewhere the fields may not be what they seem, so that this one would
-        // only confuse.
+        // After another mistake this error could be misleading, because a field may be misread.
         if errors.is_empty()
             && !fields
                 .iter()
@@ -68,7 +66,8 @@ impl<'a> Batch<'a> {
             errors.push(Error::new_spanned(
                 &input.ident,
                 format!(
-                    "`{}` has nothing to store: a mini-batch needs at least one tensor field that is neither `skip` nor `representative`",
+                    "`{}` has nothing to store: a mini-batch needs at least one tensor field that is \
+                     neither `skip` nor `representative`",
                     input.ident
                 ),
             ));
@@ -84,11 +83,11 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// The fields of a struct with named fields; anything else is a mistake.
+/// The fields of a struct with named fields. Any other type is a mistake.
 fn named(input: &DeriveInput) -> Result<&FieldsNamed, Error> {
     let message = |what| {
         format!(
-            "`RehearsalBatch` needs a struct with named fields, one for each tensor: `{}` is {what}",
+            "`RehearsalBatch` needs a struct with named fields, but `{}` is {what}",
             input.ident
         )
     };
@@ -103,7 +102,7 @@ fn named(input: &DeriveInput) -> Result<&FieldsNamed, Error> {
     }
 }
 
-/// Reads every field with its attributes.
+/// Parses all fields and their attributes.
 fn read_fields<'a>(fields: &'a FieldsNamed, errors: &mut Vec<Error>) -> Vec<Field<'a>> {
     let read = |field: &'a syn::Field| {
         let mark = attributes::read(&field.attrs, errors);
@@ -112,7 +111,7 @@ fn read_fields<'a>(fields: &'a FieldsNamed, errors: &mut Vec<Error>) -> Vec<Fiel
     fields.named.iter().filter_map(read).collect()
 }
 
-/// Reports every second `class`, `id` or `representative` field.
+/// Reports `class`, `id` and `representative` fields after the first one.
 fn check_roles(fields: &[Field<'_>], errors: &mut Vec<Error>) {
     for (index, field) in fields.iter().enumerate() {
         let Some(mark) = field.mark.as_ref().filter(|mark| mark.word.is_unique()) else { continue };
@@ -123,7 +122,7 @@ fn check_roles(fields: &[Field<'_>], errors: &mut Vec<Error>) {
             errors.push(Error::new(
                 mark.span,
                 format!(
-                    "a batch has at most one `{word}` field, and `{}` already is it",
+                    "a batch can have only one `{word}` field, and `{}` is already marked",
                     first.ident
                 ),
             ));
@@ -137,7 +136,7 @@ mod tests {
     use super::*;
     use syn::parse_quote;
 
-    /// The messages of the mistakes in `input`.
+    /// All error messages for `input`.
     fn mistakes(input: &DeriveInput) -> Vec<String> {
         Batch::read(input).err().into_iter().flatten().map(|error| error.to_string()).collect()
     }
@@ -165,9 +164,8 @@ mod tests {
     }
 
     #[test]
-    fn only_a_struct_with_named_fields_will_do() {
-        let start =
-            "`RehearsalBatch` needs a struct with named fields, one for each tensor: `B` is ";
+    fn only_a_struct_with_named_fields_is_accepted() {
+        let start = "`RehearsalBatch` needs a struct with named fields, but `B` is ";
         assert_eq!(
             mistakes(&parse_quote!(
                 enum B {
@@ -192,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_without_a_stored_field_is_a_mistake() {
+    fn a_batch_without_a_stored_field_is_an_error() {
         for input in [
             parse_quote!(
                 struct B {}
@@ -219,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_role_is_taken_once_and_bytes_and_skip_any_number_of_times() {
+    fn only_bytes_and_skip_can_mark_several_fields() {
         for word in ["class", "id", "representative"] {
             let word = Ident::new(word, proc_macro2::Span::call_site());
             let input = parse_quote!(
@@ -233,7 +231,8 @@ mod tests {
                     c: T,
                 }
             );
-            let message = format!("a batch has at most one `{word}` field, and `a` already is it");
+            let message =
+                format!("a batch can have only one `{word}` field, and `a` is already marked");
             assert_eq!(mistakes(&input), [message.clone(), message]);
         }
         for word in ["bytes", "skip"] {
@@ -252,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_of_all_fields_and_of_the_type_are_reported_together() {
+    fn errors_of_all_fields_and_of_the_type_are_reported_together() {
         let input = parse_quote! {
             #[rehearsal(class)]
             struct B {

@@ -1,9 +1,7 @@
-//! `#[derive(RehearsalBatch)]`: see [the macro](macro@RehearsalBatch). Depend on `burn-rehearsal`,
-//! which re-exports it.
+//! The derive macro of [`burn-rehearsal`](https://docs.rs/burn-rehearsal), which re-exports it.
 //!
-//! `input` reads the struct and collects every mistake in it, `attributes` reads
-//! `#[rehearsal(...)]` on one field, `expand` writes the implementation. Mistakes in types cannot
-//! be seen here: `expand` writes bounds that the compiler checks.
+//! Do not depend on this crate directly. See [`RehearsalBatch`](macro@RehearsalBatch) for all
+//! attributes.
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
@@ -14,26 +12,32 @@ mod input;
 use proc_macro::TokenStream;
 use syn::{DeriveInput, Error, parse_macro_input};
 
-/// Implements `burn_rehearsal::RehearsalBatch` for a struct with named fields, each a Burn tensor
-/// whose first dimension is the row.
+/// Implements `burn_rehearsal::RehearsalBatch` for a struct of Burn tensors whose first dimension
+/// is the row.
 ///
-/// | Attribute of a field          | Meaning                                                                 | Type of the field    |
-/// |-------------------------------|-------------------------------------------------------------------------|----------------------|
-/// | none                          | stored and replayed                                                     | a tensor of any kind |
-/// | `#[rehearsal(class)]`         | the class of each row, stored and replayed; at most one field           | `Tensor<1, Int>`     |
-/// | `#[rehearsal(id)]`            | the source sample of each row, stored and replayed; at most one field   | `Tensor<1, Int>`     |
-/// | `#[rehearsal(representative)]`| filled by the buffer: which rows it added; not stored; at most one field| `Tensor<1, Bool>`    |
-/// | `#[rehearsal(bytes)]`         | values `0..=255`, stored as one byte each                               | `Tensor<D, Int>`     |
-/// | `#[rehearsal(skip)]`          | neither stored nor replayed: keeps the value of the incoming mini-batch | anything             |
+/// The struct has named fields. A field without an attribute is a tensor of any kind and rank, and
+/// is stored and replayed. `#[rehearsal(WORD)]` marks a field with one of these words:
 ///
-/// A field takes one of these words. At least one field must be stored.
+/// | word | type | meaning |
+/// |---|---|---|
+/// | `class` | `Tensor<1, Int>` | the class of each row; at most one field |
+/// | `id` | `Tensor<1, Int>` | the id of each row's sample in the data set; at most one field |
+/// | `representative` | `Tensor<1, Bool>` | written by the buffer: `true` for representatives |
+/// | `bytes` | `Tensor<D, Int>` | values `0..=255`, stored as one byte each |
+/// | `skip` | any | not stored: keeps the value of the incoming mini-batch |
 ///
-/// `RehearsalBatch::Rest` is the tuple of the types of the `skip` fields, in order. These types
-/// must therefore be as visible as the struct: a `pub struct` cannot skip a field of a private
-/// type.
+/// At least one field must be stored, that is, neither `skip` nor `representative`. At most one
+/// field can be `representative`.
 ///
-/// Generic parameters are passed through with their bounds; none are added. The trait asks for
-/// `Send + 'static`.
+/// `#[rehearsal(skip, fill = function)]` names a function that adds entries for the representatives
+/// to a skipped field with one entry per row. It is called as `function(&mut field,
+/// representatives)`.
+///
+/// # Generics and visibility
+///
+/// Generic parameters keep their bounds, and no bounds are added. The trait requires `Send +
+/// 'static`. `RehearsalBatch::Rest` is the tuple of the types of the `skip` fields, so these types
+/// must be as visible as the struct: a `pub struct` cannot skip a field of a private type.
 ///
 /// # Example
 ///
@@ -43,11 +47,9 @@ use syn::{DeriveInput, Error, parse_macro_input};
 ///
 /// #[derive(RehearsalBatch, Clone, Debug)]
 /// struct Batch {
-///     /// `[rows, channels, height, width]`
 ///     #[rehearsal(bytes)]
-///     images: Tensor<4, Int>,
-///     /// `[rows, features]`
-///     features: Tensor<2>,
+///     images: Tensor<4, Int>, // `[rows, channels, height, width]`
+///     features: Tensor<2>,    // `[rows, features]`
 ///     #[rehearsal(class)]
 ///     targets: Tensor<1, Int>,
 ///     #[rehearsal(id)]

@@ -1,4 +1,4 @@
-//! How large the buffer is, what enters it, and what is drawn from it.
+//! The configuration of a buffer.
 
 use crate::capacity::Capacity;
 use crate::error::ConfigError;
@@ -10,57 +10,58 @@ use burn::config::Config;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Which rows of a mini-batch are offered to the buffer.
+/// How the candidates of a mini-batch are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum CandidateMode {
-    /// Exactly min(c, rows) rows, every subset equally likely.
+    /// Exactly min(c, rows) rows. Every subset is equally likely.
     Exact,
-    /// Every row on its own with probability c / rows, as in Bouvier et al. 2024.
+    /// Every row independently with probability c / rows, as in Bouvier et al. 2024.
     Bernoulli,
 }
 
-/// What happens when a sample that is stored already is offered again.
+/// How the buffer treats a sample that is offered while it is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum OnRepeat {
-    /// It may be stored twice, as in Bouvier et al. 2024.
+    /// The sample may be stored twice, as in Bouvier et al. 2024.
     KeepBoth,
-    /// It is not offered while this rank's shard holds it; needs a field marked `id`.
+    /// The sample is ignored while this rank's shard holds it. Requires a field marked `id`.
     SkipIfStored,
 }
 
-/// Who does the engine's work; never changes a result.
+/// The thread that updates the shard and draws representatives. Never changes a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Execution {
-    /// A thread of its own, while the training step runs.
+    /// A background thread, while the training step runs.
     Background,
-    /// The thread that asks for representatives.
+    /// The thread that requests representatives, during the request.
     Inline,
 }
 
-/// Where a rank's shard should live; never changes a result.
-/// [`StoreLocation`](crate::StoreLocation) is where it is.
+/// The memory requested for a rank's shard. Never changes a result.
+///
+/// [`StoreLocation`](crate::StoreLocation), in reports, is the memory that was chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum StorePreference {
-    /// On the training device if that has memory of its own and the shard is no larger than
-    /// [`RehearsalConfig::device_limit`]; otherwise on the host.
+    /// The training device if it has its own memory and the shard is no larger than
+    /// [`RehearsalConfig::device_limit`]; otherwise the host.
     Auto,
-    /// In host memory: candidates and representatives cross the bus.
+    /// Host memory. Candidates and representatives cross the bus.
     Host,
-    /// On the device of the first mini-batch (each field on its own): only classes, identities and
-    /// rows for other ranks cross the bus.
+    /// The device of the first mini-batch, separately for each field. Only classes, ids and rows
+    /// for other ranks cross the bus.
     Device,
 }
 
-/// The default of [`RehearsalConfig::device_limit`], in bytes: a quarter of the memory of a small
-/// GPU. Burn 0.22 does not report how much memory a device has.
+/// The default of [`RehearsalConfig::device_limit`] in bytes: a quarter of the memory of a small
+/// GPU. Burn 0.22 does not report the size of a device's memory.
 const DEVICE_LIMIT: u64 = 2 << 30;
 
 impl StorePreference {
@@ -74,7 +75,8 @@ impl StorePreference {
     }
 }
 
-/// Declares a configuration like Burn's `Config` derive, with setters that convert their argument.
+/// Declares a configuration like Burn's derive of `Config`, with setters that convert their
+/// argument.
 macro_rules! config {
     (
         $(#[$doc:meta])*
@@ -92,7 +94,7 @@ macro_rules! config {
         }
 
         impl $name {
-            /// The defaults, with this value of the field without one.
+            /// A configuration with default values in all other fields.
             pub fn new($required: $required_type) -> Self {
                 Self { $required, $($field: $default),* }
             }
@@ -108,7 +110,7 @@ macro_rules! config {
 
         impl Config for $name {}
 
-        /// As JSON, like Burn's configurations.
+        /// Writes JSON, like Burn's configurations.
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(&serde_json::to_string_pretty(self).map_err(|_| fmt::Error)?)
@@ -118,72 +120,110 @@ macro_rules! config {
 }
 
 config! {
-    /// Configuration of a [`RehearsalBuffer`](crate::RehearsalBuffer). All ranks must agree on the
-    /// fields that can change a result, see [`agreed`](Self::agreed).
+    /// Configuration of a [`RehearsalBuffer`](crate::RehearsalBuffer).
     ///
-    /// # Choosing the numbers of rows
+    /// ```
+    /// use burn::config::Config;
+    /// use burn_rehearsal::{Capacity, PolicyKind, RehearsalConfig};
     ///
-    /// * `capacity`: as much as fits; a few per cent of the data are usually enough to remember
-    ///   most of it.
-    /// * `representatives`: the default, as many as incoming rows, doubles the rows of a step and
-    ///   is what most published methods use. Fewer are faster and remember less: with 7 for 32
-    ///   incoming rows, a network can forget almost as much as without a buffer. Small ratios suit
-    ///   long training on large batches, as in Bouvier et al. 2024 (7 for 56).
-    /// * `candidates`: the default offers every incoming row, which [`PolicyKind::ClassBalanced`]
-    ///   and [`PolicyKind::Reservoir`] turn into a uniform sample at little cost. With
-    ///   [`PolicyKind::RandomReplacement`] or [`PolicyKind::Fifo`], fewer candidates keep rows for
-    ///   longer.
+    /// let config = RehearsalConfig::new(Capacity::Samples(2_000))
+    ///     .with_representatives(32) // a number of rows, or a ratio of the incoming rows
+    ///     .with_candidates(0.25)
+    ///     .with_policy(PolicyKind::Reservoir);
+    /// # let file = tempfile::NamedTempFile::new()?;
+    /// config.save(file.path())?;
+    /// assert_eq!(RehearsalConfig::load(file.path())?, config);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// All ranks must use equal values in the [fields that can change a result](Self::agreed).
+    ///
+    /// # Choosing the capacity
+    ///
+    /// The capacity |B| is the most important option, and it counts all ranks together. A few per
+    /// cent of the data are usually enough to remember most of it. More is better, and costs memory
+    /// but no time: the time of a step does not depend on the capacity. Give it as a number of
+    /// samples, as a [fraction of the data set](Capacity::Fraction) or as an [amount of
+    /// memory](Capacity::Bytes).
+    ///
+    /// # Choosing the representatives
+    ///
+    /// r representatives (replayed samples) are appended to each mini-batch of b incoming rows. The
+    /// default, r = b, doubles the rows of a step and is what most published methods use. Fewer
+    /// representatives are faster and remember less: with 7 for 32 incoming rows, a network can
+    /// forget almost as much as without a buffer. Small ratios suit long training on large batches.
+    /// Bouvier et al. 2024 use 7 for 56 incoming rows.
+    ///
+    /// # Choosing the candidates
+    ///
+    /// c candidates of each mini-batch are offered to the buffer. The default offers every incoming
+    /// row. [`PolicyKind::ClassBalanced`] and [`PolicyKind::Reservoir`] then store a uniform sample
+    /// of all rows, at little cost. With [`PolicyKind::RandomReplacement`] or
+    /// [`PolicyKind::Fifo`], every candidate replaces a row, so fewer candidates keep rows for
+    /// longer. Bouvier et al. 2024 use 14 of 56 rows.
+    ///
+    /// # Lag
+    ///
+    /// The representatives of step t are drawn after the candidates of step t − lag were inserted.
+    /// With the default lag of 1, the engine inserts and draws while the network computes step
+    /// t − 1, and the training thread does not wait. With lag 0 it waits in every step, and rows of
+    /// a mini-batch can be drawn in the same step. A larger lag hides slow or irregular
+    /// communication between ranks, and representatives are older by that number of steps. The
+    /// first `lag` steps have no representatives.
     pub struct RehearsalConfig {
-        /// |B|, over all ranks.
+        /// |B|, the number of samples that all ranks together store.
         pub capacity: Capacity,
-        /// c: how many rows of each mini-batch are offered to the buffer. Default: all of them (a
+        /// c, the number of rows of each mini-batch that are offered to the buffer. Default: all (a
         /// ratio of 1).
         pub candidates: RowCount = RowCount::Ratio(1.0), set by with_candidates(impl Into<RowCount>),
-        /// r: how many representatives are appended to each mini-batch; as many as are stored, if
-        /// those are fewer. Default: as many as incoming rows (a ratio of 1).
+        /// r, the number of representatives appended to each mini-batch. If fewer rows are stored,
+        /// all of them are appended. Default: the number of incoming rows (a ratio of 1).
         ///
-        /// A ratio refers to the mini-batch of the step that draws, which is [`lag`](Self::lag)
-        /// steps earlier than the step that uses the rows, on the same rank. Therefore the first
-        /// `lag` mini-batches of an epoch use the sizes of the last mini-batches of the previous
-        /// epoch.
+        /// A ratio refers to the mini-batch during which the representatives are drawn, which is
+        /// [`lag`](Self::lag) steps earlier on the same rank. Therefore the first `lag`
+        /// mini-batches of an epoch use the sizes of the last mini-batches of the previous epoch.
         pub representatives: RowCount = RowCount::Ratio(1.0), set by with_representatives(impl Into<RowCount>),
-        /// How candidates are chosen. Default: exactly c of them.
+        /// How candidates are chosen. Default: exactly c rows.
         pub candidate_mode: CandidateMode = CandidateMode::Exact, set by with_candidate_mode(CandidateMode),
-        /// Which row of a full shard makes room for a candidate. Default: class-balanced. See
-        /// [`init_with`](Self::init_with) for a policy of your own.
+        /// Which row of a full shard a candidate replaces. Default: class-balanced. The module
+        /// [`policy`](crate::policy) compares the policies. [`init_with`](Self::init_with) accepts
+        /// your own.
         pub policy: PolicyKind = PolicyKind::ClassBalanced, set by with_policy(PolicyKind),
-        /// Which stored rows are drawn. Default: all with the same probability. See
-        /// [`init_with`](Self::init_with) for a rule of your own.
+        /// Which stored rows are drawn. Default: uniform. The module
+        /// [`sampling`](crate::sampling) compares the rules. [`init_with`](Self::init_with) accepts
+        /// your own.
         pub sampling: SamplingKind = SamplingKind::Uniform, set by with_sampling(SamplingKind),
-        /// Seed of every random choice. Default: 0.
+        /// The seed of all random choices. Default: 0.
         pub seed: u64 = 0, set by with_seed(u64),
-        /// The representatives of step t are drawn after the candidates of step t − lag were
-        /// inserted. Default: 1.
+        /// The number of steps between inserting candidates and using representatives drawn after
+        /// it. Default: 1. Maximum: [`MAX_LAG`].
         pub lag: usize = 1, set by with_lag(usize),
-        /// Who does the work. Default: a thread of its own.
+        /// The thread that does the work. Default: a background thread.
         pub execution: Execution = Execution::Background, set by with_execution(Execution),
-        /// Where each rank's shard lives. Default: [`StorePreference::Auto`].
+        /// The memory of each rank's shard. Default: [`StorePreference::Auto`].
         pub store: StorePreference = StorePreference::Auto, set by with_store(StorePreference),
-        /// The most bytes of one rank's shard that [`StorePreference::Auto`] puts on the device.
-        /// Default: 2 GiB.
+        /// The size in bytes up to which [`StorePreference::Auto`] puts a rank's shard on the
+        /// device. Default: 2 GiB.
         pub device_limit: u64 = DEVICE_LIMIT, set by with_device_limit(u64),
-        /// The first task whose mini-batches are augmented; candidates are taken from the first
-        /// task on. Default: 0.
+        /// The first task whose mini-batches get representatives. Candidates are stored from the
+        /// first task on. Default: 0.
         pub start_task: usize = 0, set by with_start_task(usize),
-        /// What happens to a sample that is offered again. Default: it may be stored twice.
+        /// How a sample is treated that is offered while it is stored. Default: it may be stored
+        /// twice.
         pub on_repeat: OnRepeat = OnRepeat::KeepBoth, set by with_on_repeat(OnRepeat),
-        /// The number of classes, if it is known. With it, class quotas are fixed from the start,
-        /// so that all classes of a class-incremental stream end with equally many rows, and a
-        /// class beyond it is an error; without it, quotas follow the classes offered so far.
-        /// Default: unknown.
+        /// The number of classes, if it is known. Default: unknown.
+        ///
+        /// With it, the quotas of class-balanced policies are fixed from the start, so all classes
+        /// of a class-incremental stream end with the same number of rows, and a class outside the
+        /// range is an error. Without it, the quotas follow the classes offered so far.
         pub classes: Option<usize> = None, set by with_classes(Option<usize>),
-        /// The number of samples of the whole data set, for [`Capacity::Fraction`]. Default:
-        /// unknown.
+        /// The number of samples in the whole data set, required by [`Capacity::Fraction`].
+        /// Default: unknown.
         pub dataset_len: Option<usize> = None, set by with_dataset_len(Option<usize>),
     }
 }
 
-/// The largest [`lag`](RehearsalConfig::lag): this many mini-batches of representatives are held.
+/// The largest [`lag`](RehearsalConfig::lag). A buffer holds the representatives of `lag` steps.
 pub const MAX_LAG: usize = 1024;
 
 /// The largest ratio of [candidates](RehearsalConfig::candidates) or
@@ -191,11 +231,18 @@ pub const MAX_LAG: usize = 1024;
 pub const MAX_RATIO: f64 = 1024.0;
 
 impl RehearsalConfig {
-    /// Checks what can be checked before the first mini-batch.
+    /// Checks the values that do not depend on the data. Creating a buffer does the same.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] naming the value that makes no sense.
+    /// [`ConfigError`] with the invalid value.
+    ///
+    /// ```
+    /// use burn_rehearsal::{Capacity, RehearsalConfig};
+    ///
+    /// let error = RehearsalConfig::new(Capacity::Samples(3)).validate(4).unwrap_err();
+    /// assert!(error.to_string().contains("smaller than the world size 4"));
+    /// ```
     pub fn validate(&self, world_size: usize) -> Result<(), ConfigError> {
         for (name, rows) in
             [("candidates", self.candidates), ("representatives", self.representatives)]
@@ -224,11 +271,11 @@ impl RehearsalConfig {
         }
     }
 
-    /// Checks c against the size of a mini-batch.
+    /// Checks the number of candidates against the rows of a mini-batch.
     ///
     /// # Errors
     ///
-    /// [`ConfigError::CandidatesBeyondBatch`] if c > b.
+    /// [`ConfigError::CandidatesBeyondBatch`] if c is larger than `batch_size`.
     pub fn validate_batch_size(&self, batch_size: usize) -> Result<(), ConfigError> {
         match self.candidates {
             RowCount::Count(candidates) if candidates > batch_size => {
@@ -238,8 +285,8 @@ impl RehearsalConfig {
         }
     }
 
-    /// The fields that can change a result, by name. All ranks must agree on them: the buffer's
-    /// first step compares them, and [`agree_on`](crate::agreement::agree_on) does so earlier.
+    /// The fields that can change a result, by name. All ranks must agree on them. The first step
+    /// of the buffer compares them; [`agree_on`](crate::agreement::agree_on) compares them earlier.
     pub fn agreed(&self) -> serde_json::Map<String, serde_json::Value> {
         let mut fields = match serde_json::to_value(self) {
             Ok(serde_json::Value::Object(fields)) => fields,
@@ -251,8 +298,8 @@ impl RehearsalConfig {
         fields
     }
 
-    /// This configuration with everything that never changes a result at its default: equal on all
-    /// ranks of a run.
+    /// This configuration with fixed values in the fields that never change a result, so that it is
+    /// equal on all ranks.
     pub(crate) fn for_digest(&self) -> Self {
         self.clone()
             .with_execution(Execution::Inline)
@@ -260,7 +307,7 @@ impl RehearsalConfig {
             .with_device_limit(0)
     }
 
-    /// |B| in samples if the size of a row does not matter; `None` for [`Capacity::Bytes`].
+    /// The capacity in samples, or `None` for [`Capacity::Bytes`], which needs the size of a row.
     pub(crate) fn capacity_before_rows(&self, world_size: usize) -> Option<usize> {
         match self.capacity {
             Capacity::Bytes(_) => None,
@@ -268,11 +315,20 @@ impl RehearsalConfig {
         }
     }
 
-    /// |B| in samples, for rows of `row_bytes` bytes.
+    /// The capacity in samples, for rows of `row_bytes` bytes.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] if it is zero, smaller than the world or than r, or cannot be known.
+    /// [`ConfigError`] if it is zero, smaller than the world size or than r, or if the size of the
+    /// data set is required and not configured.
+    ///
+    /// ```
+    /// use burn_rehearsal::{Capacity, RehearsalConfig};
+    ///
+    /// let config = RehearsalConfig::new(Capacity::Bytes(512 << 20));
+    /// assert_eq!(config.capacity_in_samples(3 * 224 * 224, 1)?, 3566);
+    /// # Ok::<(), burn_rehearsal::error::ConfigError>(())
+    /// ```
     pub fn capacity_in_samples(
         &self,
         row_bytes: usize,
@@ -285,8 +341,8 @@ impl RehearsalConfig {
             }
             Capacity::Fraction(fraction) => match self.dataset_len {
                 Some(len) if (0.0..=1.0).contains(&fraction) => {
-                    // In binary 0.29 × 100 is less than 29. Both numbers were rounded once: a
-                    // product this near to a whole number is meant to be one.
+                    // In binary, 0.29 × 100 is less than 29. The fraction and the product are each
+                    // rounded once, so a product this close to an integer is meant to be one.
                     let (exact, nearest) = (len as f64 * fraction, (len as f64 * fraction).round());
                     if (exact - nearest).abs() <= 4.0 * f64::EPSILON * nearest {
                         nearest as usize
@@ -322,7 +378,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_configuration_is_what_was_saved() {
+    fn a_configuration_survives_serialization() {
         let config = RehearsalConfig::new(Capacity::Fraction(0.3))
             .with_candidates(0.25)
             .with_representatives(7)

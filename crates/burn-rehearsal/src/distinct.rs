@@ -1,8 +1,8 @@
-//! Drawing distinct numbers in time that does not depend on their range.
+//! Sampling of distinct numbers in time that does not depend on their range.
 
 use crate::random::Stream;
 
-/// Up to this many entries are searched one by one, which is faster than hashing.
+/// Up to this many entries, a linear search is faster than hashing.
 const FEW: usize = 16;
 
 /// Draws distinct numbers. Keep one and reuse it: it allocates only when a draw is larger than all
@@ -26,7 +26,7 @@ pub struct DistinctSampler {
     generation: u64,
 }
 
-/// `position` of the permutation holds `value` instead of itself.
+/// A moved entry: `position` of the permutation holds `value`.
 #[derive(Debug, Clone, Copy, Default)]
 struct Entry {
     generation: u64,
@@ -72,7 +72,7 @@ impl DistinctSampler {
         })
     }
 
-    /// The table index of `position`, or of the free place where it belongs.
+    /// The table index of `position`, or of the free entry where it belongs.
     fn find(&self, position: u64) -> usize {
         let mask = self.table.len() - 1;
         let mut at = (position.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & mask;
@@ -87,7 +87,7 @@ impl DistinctSampler {
         if entry.generation == self.generation { entry.value } else { position }
     }
 
-    /// Puts `value` at `position` and returns what was there.
+    /// Puts `value` at `position` and returns the value before.
     fn replace(&mut self, position: u64, value: u64) -> u64 {
         let at = self.find(position);
         let before = std::mem::replace(
@@ -104,7 +104,7 @@ mod tests {
     use crate::random::Purpose;
 
     #[test]
-    fn draws_are_distinct_and_exactly_as_many_as_there_are() {
+    fn draws_are_distinct_and_complete() {
         let mut distinct = DistinctSampler::default();
         for (count, bound) in [(0, 0), (3, 0), (0, 5), (5, 5), (9, 5), (7, 1000), (600, 700)] {
             let mut rng = Stream::new(1, Purpose::Draw, bound, 0);
@@ -121,8 +121,8 @@ mod tests {
         }
     }
 
-    /// χ² of what `key` makes of a draw of `count` of `bound` numbers, of `keys` that are equally
-    /// likely.
+    /// The χ² statistic of draws of `count` of `bound` numbers, after `key` has mapped each draw to
+    /// one of `keys` equally likely values.
     fn chi2(
         count: usize,
         bound: u64,
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn every_prefix_is_a_uniform_sequence() {
-        // Critical values at p = 1e-3, by degrees of freedom.
+        // The critical values are those at p = 1e-3.
         for (prefix, count, bound, sequences, critical) in [
             (1, 5, 7, 7, 22.46),
             (2, 3, 5, 20, 43.82),
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn every_subset_of_many_is_equally_likely() {
+    fn every_subset_is_equally_likely_in_the_hash_table() {
         let chi2 = chi2(18, 19, 19, 20_000, |out| out.sort_unstable());
         assert!(
             chi2 < 42.31,

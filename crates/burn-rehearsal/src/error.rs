@@ -1,4 +1,13 @@
-//! What can go wrong with a mini-batch, a configuration or a peer.
+//! Error types.
+//!
+//! Methods of the buffer return [`RehearsalError`]. It contains a [`BatchError`] if a mini-batch is
+//! refused, a [`ConfigError`] if the configuration is invalid, a [`CheckpointError`] if a
+//! checkpoint cannot be written or read, and a [`CollectiveError`] if the connection between ranks
+//! fails.
+//!
+//! An error in a step poisons the buffer: every later step returns the same error, and stored rows
+//! stay readable with [`snapshot`](crate::RehearsalBuffer::snapshot). The other ranks get
+//! [`RehearsalError::PeerFailed`] with the number of the rank that failed, so no rank hangs.
 
 use crate::agreement::Disagreement;
 pub use crate::checkpoint::CheckpointError;
@@ -7,11 +16,11 @@ use burn_rehearsal_collective::CollectiveError;
 use std::io::Write;
 use std::sync::Once;
 
-/// A mini-batch that the buffer cannot take.
+/// The buffer refuses a mini-batch.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BatchError {
-    /// A tensor has no element.
+    /// A tensor is empty.
     #[error("field `{field}` is empty: its shape is {shape:?}")]
     EmptyField {
         /// The field's name.
@@ -19,8 +28,8 @@ pub enum BatchError {
         /// The tensor's shape.
         shape: Vec<usize>,
     },
-    /// A column is not of the type that the batch declares for it, its rows are not of the size
-    /// that their shape says, or a tensor is not what its device says.
+    /// A column does not have the type that the batch declares, its rows do not have the size of
+    /// their shape, or a tensor is not on the backend of its device.
     #[error(
         "field `{field}` is missing, or of another kind, rank or size than the batch type declares"
     )]
@@ -28,7 +37,7 @@ pub enum BatchError {
         /// The field's name.
         field: &'static str,
     },
-    /// A field has another number of rows than the first one.
+    /// A field and the first field have different numbers of rows.
     #[error("field `{field}` has {found} rows, but field `{first}` has {expected}")]
     Rows {
         /// The field's name.
@@ -40,24 +49,25 @@ pub enum BatchError {
         /// The first field's number of rows.
         expected: usize,
     },
-    /// A field's row shape or element type is not what it was in the first mini-batch.
+    /// The row shape or element type of a field differs from the first mini-batch.
     #[error(
-        "field `{field}` changed between steps: rows were {expected}, now they are {found}; the buffer stores rows of one shape and type \
-         (pad or crop sequences and images to one size)"
+        "field `{field}` changed between steps: rows were {expected}, now they are {found}; the buffer \
+         stores rows of one shape and type (pad or crop sequences and images to one size)"
     )]
     Changed {
         /// The field's name.
         field: &'static str,
         /// Shape and element type of a row in the first mini-batch.
         expected: String,
-        /// Shape and element type of a row in this one.
+        /// Shape and element type of a row in this mini-batch.
         found: String,
     },
     /// Mini-batches with and without autodiff are mixed. Burn's learner validates without autodiff,
-    /// so this usually means that validation data reached the buffer.
+    /// so usually validation data has reached the buffer.
     #[error(
-        "mini-batches were on {} and this one is on {}: validation data must not enter the buffer; give the validation loader the \
-         batcher without the buffer (`RehearsalBatcher::valid`) or a loader of its own",
+        "mini-batches were on {} and this one is on {}: validation data must not enter the buffer; \
+         give the validation loader the batcher without the buffer (`RehearsalBatcher::valid`) or a \
+         separate loader",
         if *autodiff { "a device without autodiff" } else { "an autodiff device" },
         if *autodiff { "an autodiff device" } else { "a device without autodiff" }
     )]
@@ -65,7 +75,7 @@ pub enum BatchError {
         /// Whether this mini-batch is on an autodiff device.
         autodiff: bool,
     },
-    /// An element type that cannot be stored.
+    /// The buffer cannot store this element type.
     #[error("field `{field}` has element type {dtype}, which the buffer cannot store")]
     Unsupported {
         /// The field's name.
@@ -73,7 +83,7 @@ pub enum BatchError {
         /// The element type.
         dtype: String,
     },
-    /// A value of a `bytes` field that does not fit in a byte.
+    /// A value of a `bytes` field does not fit in a byte.
     #[error("field `{field}` is marked `bytes`, but holds the value {value}, outside 0..=255")]
     ByteRange {
         /// The field's name.
@@ -81,7 +91,7 @@ pub enum BatchError {
         /// The value.
         value: i64,
     },
-    /// A class outside the configured range.
+    /// A class is outside the configured range.
     #[error("field `{field}` holds class {class}, outside 0..{classes}")]
     ClassRange {
         /// The field's name.
@@ -91,26 +101,27 @@ pub enum BatchError {
         /// The number of classes.
         classes: usize,
     },
-    /// The device failed while a field was read.
+    /// A device failed while a field was read from it.
     #[error("reading field `{field}` from its device failed: {reason}")]
     Device {
         /// The field's name.
         field: &'static str,
-        /// What the backend reports.
+        /// The error of the backend.
         reason: String,
     },
 }
 
-/// A configuration that makes no sense.
+/// The configuration is invalid.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// The capacity is zero samples.
+    /// The capacity is less than one sample.
     #[error("the capacity {0} is less than one sample")]
     NoCapacity(String),
-    /// Some rank would have no room at all.
+    /// The capacity is less than one sample per rank.
     #[error(
-        "a capacity of {capacity} samples is smaller than the world size {world_size}: every rank needs room for one"
+        "a capacity of {capacity} samples is smaller than the world size {world_size}: every rank \
+         needs room for one sample"
     )]
     CapacityBelowWorld {
         /// The global capacity, in samples.
@@ -118,7 +129,7 @@ pub enum ConfigError {
         /// The number of ranks.
         world_size: usize,
     },
-    /// More representatives than can ever be stored.
+    /// A step would draw more representatives than the buffer can store.
     #[error(
         "{representatives} representatives per step do not fit in a buffer of {capacity} samples"
     )]
@@ -128,7 +139,7 @@ pub enum ConfigError {
         /// |B|, in samples.
         capacity: usize,
     },
-    /// More candidates than a mini-batch has rows.
+    /// There are more candidates than rows in a mini-batch.
     #[error("{candidates} candidates per step are more than the {batch_size} rows of a mini-batch")]
     CandidatesBeyondBatch {
         /// c.
@@ -136,15 +147,15 @@ pub enum ConfigError {
         /// b.
         batch_size: usize,
     },
-    /// Representatives would be drawn too long before they are used.
-    #[error("a lag of {lag} steps; it may be {max} at most")]
+    /// The lag is larger than [`MAX_LAG`](crate::MAX_LAG).
+    #[error("the lag is {lag} steps; the maximum is {max}")]
     Lag {
         /// The lag.
         lag: usize,
         /// The largest lag.
         max: usize,
     },
-    /// A ratio of rows that is negative, too large or NaN.
+    /// A ratio of rows is negative, NaN, or larger than [`MAX_RATIO`](crate::MAX_RATIO).
     #[error("the ratio of {name} to incoming rows is {ratio}; it must be between 0 and {max}")]
     Ratio {
         /// `candidates` or `representatives`.
@@ -154,54 +165,60 @@ pub enum ConfigError {
         /// The largest ratio.
         max: f64,
     },
-    /// Text that cannot be parsed as a number of rows.
+    /// A text is not a [`RowCount`](crate::RowCount).
     #[error(
-        "`{0}` is not a valid number of rows: expected a count (14) or a percentage of the incoming rows (25%)"
+        "`{0}` is not a valid number of rows: expected a count (14) or a percentage of the incoming \
+         rows (25%)"
     )]
     RowCount(String),
-    /// Text that cannot be parsed as a capacity.
+    /// A text is not a [`Capacity`](crate::Capacity).
     #[error(
-        "`{0}` is not a valid capacity: expected a number of samples (500), a share of the data set from 0% to 100% (30%), or memory (512MiB)"
+        "`{0}` is not a valid capacity: expected a number of samples (500), a share of the data set \
+         from 0% to 100% (30%), or memory (512MiB)"
     )]
     Capacity(String),
-    /// Text that cannot be parsed as an amount of memory.
+    /// A text is not a [`ByteSize`](crate::ByteSize).
     #[error("`{0}` is not a valid amount of memory: expected a number and a unit (2GiB)")]
     ByteSize(String),
-    /// A name that no built-in rule has.
+    /// There is no built-in rule of this name.
     #[error("there is no {what} `{name}`; expected one of {names}")]
     UnknownName {
-        /// What the name should name: `policy` or `sampling rule`.
+        /// `policy` or `sampling rule`.
         what: &'static str,
         /// The name.
         name: String,
-        /// The names that there are.
+        /// All names, separated by commas.
         names: String,
     },
-    /// No candidate would ever be offered.
+    /// The number of candidates is zero.
     #[error("0 candidates per step: the buffer would stay empty")]
     NoCandidates,
-    /// A fraction of a data set whose size was not given, or a fraction outside 0..=1.
+    /// The capacity is a fraction outside 0..=1, or the size of the data set is not configured.
     #[error(
-        "a capacity of {fraction} of the data set needs a fraction in 0..=1 and the size of the data set (`with_dataset_len`)"
+        "a capacity of {fraction} of the data set needs a fraction in 0..=1 and the size of the data \
+         set (`with_dataset_len`)"
     )]
     Fraction {
         /// The fraction.
         fraction: f64,
     },
-    /// No class at all, or more than the tables may hold.
+    /// The number of classes is 0 or larger than [`MAX_CLASSES`](crate::MAX_CLASSES).
     #[error("{0} classes: the number of classes must be in 1..=1048576")]
     Classes(usize),
-    /// `skip_if_stored` without a way to know a sample again.
+    /// [`OnRepeat::SkipIfStored`](crate::OnRepeat::SkipIfStored) is configured for a batch without
+    /// an `id` field.
     #[error("`on_repeat = skip_if_stored` needs a field marked `#[rehearsal(id)]`")]
     NoId,
-    /// `RehearsalCheckpointing` in a world of several ranks.
+    /// [`RehearsalCheckpointing`](crate::checkpoint::RehearsalCheckpointing) is used with several
+    /// ranks.
     #[error(
-        "`RehearsalCheckpointing` works for one rank only, this world has {0}; call `RehearsalBuffer::checkpoint` on every rank after each epoch"
+        "`RehearsalCheckpointing` works with one rank only, but this world has {0}; call \
+         `RehearsalBuffer::checkpoint` on every rank after each epoch"
     )]
     CheckpointingWorld(usize),
-    /// `RehearsalBatcher` in a world of several ranks.
+    /// [`RehearsalBatcher`](crate::RehearsalBatcher) is used with several ranks.
     #[error(
-        "`RehearsalBatcher` works for one rank only, this world has {0}; use `RehearsalLoader`"
+        "`RehearsalBatcher` works with one rank only, but this world has {0}; use `RehearsalLoader`"
     )]
     BatcherWorld(usize),
 }
@@ -210,32 +227,32 @@ pub enum ConfigError {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RehearsalError {
-    /// The configuration makes no sense.
+    /// The configuration is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// This rank's mini-batch cannot be taken.
+    /// The buffer refuses this rank's mini-batch.
     #[error(transparent)]
     Batch(#[from] BatchError),
-    /// The transport between the ranks failed.
+    /// The connection between the ranks failed.
     #[error("{0}")]
     Collective(#[from] CollectiveError),
-    /// Another rank reported that it cannot go on.
+    /// Another rank reported a failure.
     #[error("rank {rank} failed at step {step} ({reason})")]
     PeerFailed {
         /// The rank.
         rank: usize,
-        /// The step at which it reported.
+        /// The step at which it failed.
         step: u64,
         /// Its reason: `data` (its loader failed) or `batch` (its mini-batch was refused).
         reason: &'static str,
-        /// The same failure as an error of the transport, so that callers which look for the rank
-        /// that failed first need to know one error only.
+        /// The same failure as [`CollectiveError::PeerFailed`]. Code that looks for the first
+        /// failure among ranks needs to recognize only this error.
         source: CollectiveError,
     },
-    /// The ranks were configured differently; the same on every rank.
+    /// The ranks have different configurations. Every rank gets the same error.
     #[error(transparent)]
     Configuration(#[from] Disagreement),
-    /// The ranks do not run the same program.
+    /// The ranks do not make the same calls, or use different batch types.
     #[error(
         "rank {rank} runs another configuration or batch type, or is at another step, than rank {this_rank}: {detail}"
     )]
@@ -248,30 +265,30 @@ pub enum RehearsalError {
         detail: String,
     },
     /// This rank's data loader failed.
-    #[error("this rank's data failed: {0}")]
+    #[error("the data loader of this rank failed: {0}")]
     Data(String),
-    /// A loader was used in a way that would corrupt the order of steps.
+    /// A call would corrupt the order of steps.
     #[error("misuse: {0}")]
     Misuse(&'static str),
-    /// The engine thread is gone (it panicked).
+    /// The engine thread has panicked.
     #[error("the rehearsal engine has stopped")]
     EngineGone,
-    /// The operating system refused a thread.
+    /// The operating system could not start the engine's thread.
     #[error("cannot start the rehearsal engine's thread: {0}")]
     Thread(String),
     /// A checkpoint cannot be written or read. The buffer is unchanged and stays usable.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// Memory for the buffer could not be had.
+    /// The memory for the buffer could not be allocated.
     #[error("cannot allocate {bytes} bytes for the rehearsal buffer")]
     OutOfMemory {
-        /// The bytes asked for.
+        /// The size of the allocation.
         bytes: usize,
     },
 }
 
 impl RehearsalError {
-    /// The error of a rank that learns that `rank` failed at `step`.
+    /// The [`PeerFailed`](Self::PeerFailed) error: rank `rank` failed at step `step`.
     pub fn peer_failed(rank: usize, step: u64, reason: &'static str) -> Self {
         let source = CollectiveError::PeerFailed { rank, step };
         Self::PeerFailed { rank, step, reason, source }
@@ -284,14 +301,14 @@ impl From<RehearsalError> for DatasetError {
     }
 }
 
-/// Prints a message to standard error once for each `once`. For what no error can report, and a
-/// log, which may not exist, would hide.
+/// Prints a message to standard error, once for each `once`. Use it for warnings that no error can
+/// carry: a log may not be configured.
 pub(crate) fn notice(once: &Once, message: impl FnOnce() -> String) {
     once.call_once(|| print_notice(&message()));
 }
 
 /// Prints a message to standard error.
 pub(crate) fn print_notice(message: &str) {
-    // Standard error may be closed.
+    // A failure is ignored: standard error may be closed.
     let _ = writeln!(std::io::stderr(), "burn-rehearsal: {message}");
 }

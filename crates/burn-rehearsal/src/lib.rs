@@ -1,117 +1,214 @@
-//! Asynchronous, distributed rehearsal buffer for continual learning with [Burn](burn).
+//! Rehearsal (experience replay) for continual learning with [Burn](burn).
 //!
-//! A network that is trained only on new data forgets the old. *Rehearsal* (experience replay)
-//! keeps a bounded sample of past data and mixes some of it into every mini-batch. This crate does
-//! so behind the training step: every rank of a data-parallel run owns a shard of the buffer,
-//! updates it in the background, and draws *representatives* (replayed samples) uniformly from the
-//! union of all shards. See Bouvier et al., "Efficient Data-Parallel Continual Learning with
-//! Asynchronous Distributed Rehearsal Buffers", CCGrid 2024, arXiv 2406.03285.
+//! A network that is trained only on new data forgets the old. *Rehearsal* keeps a bounded sample
+//! of past data in a memory buffer and appends some of it to every mini-batch. It is also called
+//! *experience replay*, and the replayed samples are also called *exemplars*.
+//!
+//! * **One line.** [Attach](RehearsalBuffer::attach) a [`RehearsalBuffer`] to a data loader. The
+//!   training code does not change.
+//! * **In the background.** An engine thread stores new samples and draws stored ones while the
+//!   network computes.
+//! * **On several ranks.** In data-parallel training, every rank stores a part of the buffer, and
+//!   every mini-batch draws from all parts.
+//! * **Reproducible.** Results are a pure function of the seed, the order of the data and the
+//!   number of ranks.
+//!
+//! The design follows Bouvier et al., "Efficient Data-Parallel Continual Learning with Asynchronous
+//! Distributed Rehearsal Buffers" (CCGrid 2024, [arXiv
+//! 2406.03285](https://arxiv.org/abs/2406.03285)).
+//!
+//! # Terms
+//!
+//! * *Incoming rows* (b): the new samples of a mini-batch.
+//! * *Candidates* (c): the incoming rows that are offered to the buffer.
+//! * *Representatives* (r): stored samples that are appended to a mini-batch.
+//! * *Capacity* (|B|): the number of samples that all ranks together can store.
+//! * *Shard*: the part of the buffer on one rank.
+//! * *Lag*: the number of steps between inserting candidates and using representatives that were
+//!   drawn after it.
 //!
 //! # Quick start
 //!
-//! 1. Derive [`RehearsalBatch`] for your mini-batch: a struct of tensors whose first dimension is
-//!    the row.
-//! 2. Make a [`RehearsalBuffer`] with [`RehearsalConfig`]. By default all rows of a mini-batch are
-//!    *candidates* for the buffer, and as many representatives are appended to it.
-//! 3. [Attach](RehearsalBuffer::attach) it to your training loader.
+//! Derive [`RehearsalBatch`](derive@RehearsalBatch) for your mini-batch, a struct of tensors whose
+//! first dimension is the row:
 //!
 //! ```
-//! use burn::data::dataloader::{DataLoader, DataLoaderBuilder, batcher::Batcher};
-//! use burn::tensor::{Device, Int, Tensor};
-//! use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalConfig};
-//! # use burn::data::dataset::InMemDataset;
+//! use burn::tensor::{Int, Tensor};
+//! use burn_rehearsal::RehearsalBatch;
 //!
 //! #[derive(RehearsalBatch, Clone, Debug)]
 //! struct MyBatch {
-//!     /// `[rows, features]`
-//!     inputs: Tensor<2>,
-//!     /// `[rows]`
+//!     inputs: Tensor<2>, // `[rows, features]`
 //!     #[rehearsal(class)]
-//!     targets: Tensor<1, Int>,
+//!     targets: Tensor<1, Int>, // `[rows]`
 //! }
-//! # struct MyBatcher;
-//! # impl Batcher<(f32, i64), MyBatch> for MyBatcher {
-//! #     fn batch(&self, items: Vec<(f32, i64)>, device: &Device) -> MyBatch {
-//! #         let (inputs, targets): (Vec<f32>, Vec<i64>) = items.into_iter().unzip();
-//! #         let inputs = Tensor::<1>::from_data(inputs.as_slice(), device).unsqueeze_dim(1);
-//! #         MyBatch { inputs, targets: Tensor::from_data(targets.as_slice(), device) }
-//! #     }
-//! # }
-//! # let samples = |task: i64| InMemDataset::new((0..20).map(|i| (i as f32, 2 * task + i % 2)).collect::<Vec<_>>());
+//! ```
 //!
-//! let buffer = RehearsalConfig::new(Capacity::Samples(16)).with_representatives(4).init::<MyBatch>()?;
-//! for task in 0..2 {
+//! Create a buffer with [`RehearsalConfig`] and attach it to the training loader of Burn's learner.
+//! The validation loader gets no buffer:
+//!
+//! ```no_run
+//! # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }
+//! # use stubs::*;
+//! # let mut model = Model::new();
+//! use burn_rehearsal::{Capacity, RehearsalConfig};
+//!
+//! let buffer = RehearsalConfig::new(Capacity::Samples(2_000)).init::<MyBatch>()?;
+//! for task in 0..5 {
 //!     buffer.begin_task(task)?;
-//!     let train = buffer.attach(DataLoaderBuilder::new(MyBatcher).batch_size(5).build(samples(task as i64)));
-//!     for batch in train.iter() {
-//!         let batch = batch?; // 5 new rows, and up to 4 stored ones behind them
+//!     let train = DataLoaderBuilder::new(MyBatcher).batch_size(32).build(training_set(task));
+//!     let valid = DataLoaderBuilder::new(MyBatcher).batch_size(256).build(test_set(task));
+//!     let training = SupervisedTraining::new("runs", buffer.attach(train), valid).num_epochs(5);
+//!     model = training.launch(Learner::new(model, SgdConfig::new().init(), 0.05)).model.train();
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! By default, all incoming rows are candidates, and the same number of representatives is appended
+//! to each mini-batch. Calls of [`begin_task`](RehearsalBuffer::begin_task) are optional unless a
+//! sampling rule depends on the task.
+//!
+//! # Your own training loop
+//!
+//! An attached loader is an ordinary Burn `DataLoader`:
+//!
+//! ```
+//! # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }
+//! # use stubs::*;
+//! use burn_rehearsal::{Capacity, RehearsalConfig};
+//!
+//! let config = RehearsalConfig::new(Capacity::Samples(16)).with_representatives(4);
+//! let buffer = config.init::<MyBatch>()?;
+//! for task in 0..2 {
+//!     let loader = DataLoaderBuilder::new(MyBatcher).batch_size(5).build(training_set(task));
+//!     for batch in buffer.attach(loader).iter() {
+//!         let batch = batch?; // 5 incoming rows, then up to 4 representatives
 //! #       assert!((5..=9).contains(&batch.targets.dims()[0]));
-//!         // forward, backward, optimizer step
+//!         // forward pass, backward pass, optimizer step
 //!     }
 //! }
-//! assert_eq!((buffer.len(), buffer.capacity()), (16, Some(16)));
 //! assert_eq!(buffer.inspect()?.per_class, [4, 4, 4, 4]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! `train` is a Burn `DataLoader`: pass it to `SupervisedTraining::new`. Give the validation loader
-//! no buffer. Where only a batcher can be changed, wrap it in a [`RehearsalBatcher`].
+//! Without a data loader, call [`rehearse`](RehearsalBuffer::rehearse) once per step. If only the
+//! batcher can be changed, use a [`RehearsalBatcher`].
 //!
 //! # Several ranks
 //!
-//! [`RehearsalConfig::init_on`] shards the buffer over all ranks. [`ShardedLoader`] reads each
-//! rank's part of the data in an exact order. A learner for several ranks, `DataParallel`, is in
-//! the crate `burn-rehearsal-train`.
+//! [`RehearsalConfig::init_on`] distributes the buffer over all ranks, which are threads or MPI
+//! processes. [`ShardedLoader`] reads each rank's part of the data:
 //!
 //! ```
+//! # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }
+//! # use stubs::*;
 //! use burn_rehearsal::{Capacity, RehearsalConfig, ShardedLoader};
 //! use burn_rehearsal_collective::Ranks;
-//! # use burn::data::{dataloader::{DataLoader, batcher::Batcher}, dataset::InMemDataset};
-//! # use burn::tensor::{Device, Int, Tensor};
-//! # #[derive(burn_rehearsal::RehearsalBatch, Clone, Debug)] struct MyBatch { inputs: Tensor<1, Int> }
-//! # struct MyBatcher;
-//! # impl Batcher<i64, MyBatch> for MyBatcher {
-//! #     fn batch(&self, items: Vec<i64>, device: &Device) -> MyBatch {
-//! #         MyBatch { inputs: Tensor::from_data(items.as_slice(), device) }
-//! #     }
-//! # }
-//! # let samples = || InMemDataset::new((0..100).collect::<Vec<i64>>());
 //!
 //! Ranks::threads(2).run(|rank| {
-//!     let buffer = RehearsalConfig::new(Capacity::Samples(40)).init_on::<MyBatch>(&rank)?;
-//!     let loader = ShardedLoader::builder(MyBatcher).shard(&rank).batch_size(10).shuffle(1).build(samples());
-//!     for batch in buffer.attach(loader).iter() {
+//!     let buffer = RehearsalConfig::new(Capacity::Samples(12)).init_on::<MyBatch>(&rank)?;
+//!     let loader = ShardedLoader::builder(MyBatcher).shard(&rank).batch_size(10).shuffle(1);
+//!     for batch in buffer.attach(loader.build(training_set(0))).iter() {
 //!         let batch = batch?;
-//!         // forward, backward, all-reduce, optimizer step
+//!         // forward pass, backward pass, all-reduce of gradients, optimizer step
 //!     }
-//!     assert_eq!(buffer.report()?.len, 40);
+//!     assert_eq!(buffer.report()?.len, 12); // the rows of all ranks
 //!     Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
 //! })?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # Results
+//! The crate `burn-rehearsal-train` has `DataParallel`, a learner for several ranks.
 //!
-//! All draws are a pure function of (seed, data order, world size): the same bits on threads and
-//! processes, on the host and on a device, in the background and inline.
+//! # Choosing a configuration
 //!
-//! [`RehearsalBuffer::inspect`], [`report`](RehearsalBuffer::report) and
-//! [`snapshot`](RehearsalBuffer::snapshot) show the contents. [`RehearsalBuffer::checkpoint`] and
-//! [`restore`](RehearsalBuffer::restore) keep them, also for another number of ranks;
-//! [`RehearsalCheckpointing`](checkpoint::RehearsalCheckpointing) does so with Burn's checkpoints.
+//! The page of [`RehearsalConfig`] explains how to choose the capacity, the numbers of candidates
+//! and representatives, and the lag. A [`policy`] decides which stored row a candidate replaces,
+//! and a [`sampling`] rule decides which stored rows are drawn. The modules compare the built-in
+//! ones.
 //!
-//! # Rules
+//! ```
+//! use burn_rehearsal::{Capacity, PolicyKind, RehearsalConfig, SamplingKind};
 //!
-//! A [`policy`] decides which rows stay, a [`sampling`] rule which are drawn. [`PolicyKind`] and
-//! [`SamplingKind`] name the built-in ones; [`RehearsalConfig::init_with`] takes your own.
+//! let config = RehearsalConfig::new(Capacity::Fraction(0.1))
+//!     .with_dataset_len(Some(50_000))
+//!     .with_policy(PolicyKind::Reservoir)
+//!     .with_sampling(SamplingKind::ClassBalanced);
+//! config.validate(1)?;
+//! # Ok::<(), burn_rehearsal::error::ConfigError>(())
+//! ```
 //!
-//! # Speed
+//! # Writing your own policy
 //!
-//! On the CPU, candidates are copied once, by the engine's thread, from the mini-batch's own
-//! memory. Representatives are appended to that memory if it has no other owner: do not keep clones
-//! of the tensors that a batcher returns. An allocator that keeps freed memory, for example
-//! mimalloc, can make a training step a third faster than the system's. On a GPU,
-//! [`StorePreference::Device`] keeps the rows in its memory.
+//! Implement [`Policy`](policy::Policy) or [`Sampling`](sampling::Sampling), and pass a value to
+//! [`RehearsalConfig::init_with`]. The modules [`policy`] and [`sampling`] have complete examples.
+//!
+//! ```
+//! # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }
+//! # use stubs::*;
+//! use burn_rehearsal::{Capacity, CustomRules, RehearsalConfig};
+//! use burn_rehearsal_collective::Rank;
+//!
+//! let rules = CustomRules::default().with_policy(MyPolicy);
+//! let config = RehearsalConfig::new(Capacity::Samples(100));
+//! let buffer = config.init_with::<MyBatch>(&Rank::solo(), rules)?;
+//! # assert_eq!(buffer.report()?.policy, "my-policy");
+//! # Ok::<(), burn_rehearsal::error::RehearsalError>(())
+//! ```
+//!
+//! # Checkpoints
+//!
+//! [`checkpoint`](RehearsalBuffer::checkpoint) saves everything on which later steps depend, and
+//! [`restore`](RehearsalBuffer::restore) continues from it, also on another number of ranks:
+//!
+//! ```
+//! # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }
+//! # use stubs::*;
+//! use burn_rehearsal::{Capacity, RehearsalConfig};
+//!
+//! # let loader = DataLoaderBuilder::new(MyBatcher).batch_size(5).build(training_set(0));
+//! # let directory = tempfile::tempdir()?;
+//! # let path = directory.path().join("buffer");
+//! let config = RehearsalConfig::new(Capacity::Samples(100));
+//! let buffer = config.init::<MyBatch>()?;
+//! buffer.fill(loader.iter())?; // or training
+//! buffer.checkpoint(&path)?;
+//!
+//! let resumed = config.init::<MyBatch>()?; // later, in another process
+//! resumed.restore(&path, &Device::default())?;
+//! assert_eq!(resumed.inspect()?.len, 20);
+//! # Ok::<(), burn_rehearsal::error::RehearsalError>(())
+//! ```
+//!
+//! [`RehearsalCheckpointing`](checkpoint::RehearsalCheckpointing) saves the buffer together with
+//! Burn's own checkpoints.
+//!
+//! # Looking into the buffer
+//!
+//! [`inspect`](RehearsalBuffer::inspect) describes this rank's shard,
+//! [`report`](RehearsalBuffer::report) all shards, and [`snapshot`](RehearsalBuffer::snapshot)
+//! copies the stored samples. [`RehearsalMetric`] shows times and counters in Burn's renderer and
+//! logs.
+//!
+//! # Guarantees
+//!
+//! With the default sampling rule, every stored sample of all ranks is equally likely to be drawn,
+//! without replacement within a step. Results are the same bits on threads and processes, in host
+//! and device memory, in the background and inline, for any number of loader workers, and with and
+//! without an interruption. A failure on one rank is a [typed error](error) on every rank.
+//!
+//! # Performance
+//!
+//! * On the CPU, candidates are copied once, from the memory of the mini-batch. Representatives are
+//!   appended to that memory if it has no other owner, so a batcher should not keep clones of the
+//!   tensors that it returns.
+//! * An allocator that keeps freed memory, for example mimalloc, can make a training step on the
+//!   CPU a third faster.
+//! * On a GPU, [`StorePreference::Device`] keeps the stored rows in device memory.
+//!
+//! # Features
+//!
+//! `flex` (default), `wgpu` and `cuda` enable the Burn backend of the same name.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs)]
 
@@ -140,7 +237,6 @@ mod store;
 
 pub use batch::RehearsalBatch;
 pub use buffer::{RehearsalBuffer, Rehearsed};
-/// Writes [`RehearsalBatch`] for a struct of tensors.
 pub use burn_rehearsal_derive::RehearsalBatch;
 pub use capacity::{ByteSize, Capacity};
 pub use config::{

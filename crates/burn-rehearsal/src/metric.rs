@@ -1,5 +1,4 @@
-//! What the buffer does, as metrics of Burn: register them with a learner, and they reach its
-//! renderer and its logs.
+//! Times and counters of a buffer as Burn metrics.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,34 +13,38 @@ use burn::train::metric::{
 use crate::buffer::RehearsalBuffer;
 use crate::engine::{EngineTimings, Timings};
 
-/// A figure of a [`RehearsalBuffer`], on this rank, per step.
+/// A time or counter of a [`RehearsalBuffer`] on this rank, for a [`RehearsalMetric`].
+///
+/// All values except [`Stored`](Self::Stored) are means per step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RehearsalStat {
-    /// Milliseconds that the training thread waits for representatives that are not ready.
+    /// The time in which the training thread waits for representatives, in milliseconds.
     Wait,
-    /// Milliseconds in which the training thread chooses candidates and appends representatives.
+    /// The time in which the training thread offers candidates and appends representatives, in
+    /// milliseconds.
     Assemble,
-    /// Milliseconds in which the engine writes candidates to the shard.
+    /// The time in which the engine writes candidates to the shard, in milliseconds.
     Insert,
-    /// Milliseconds in which the engine computes all ranks' draws.
+    /// The time in which the engine computes the draws of all ranks, in milliseconds.
     Plan,
-    /// Milliseconds in which the engine waits for other ranks and moves rows between them.
+    /// The time in which the engine waits for other ranks and exchanges rows with them, in
+    /// milliseconds.
     Exchange,
-    /// Milliseconds in which the engine builds the representatives' columns.
+    /// The time in which the engine builds the columns of representatives, in milliseconds.
     Deliver,
-    /// Rounds of the engine that are under way when a mini-batch arrives; at most `lag`.
+    /// The number of unfinished rounds of the engine when a mini-batch arrives, at most `lag`.
     QueueDepth,
-    /// How many steps before a step its representatives were drawn.
+    /// The number of steps between drawing representatives and using them.
     Staleness,
-    /// Bytes of rows copied.
+    /// The bytes of rows copied.
     CopiedBytes,
-    /// Samples that all ranks together store; a level, no mean.
+    /// The number of samples stored by all ranks together. This is the current value, not a mean.
     Stored,
 }
 
 impl RehearsalStat {
-    /// All of them.
+    /// All variants.
     pub const ALL: [Self; 10] = [
         Self::Wait,
         Self::Assemble,
@@ -55,7 +58,7 @@ impl RehearsalStat {
         Self::Stored,
     ];
 
-    /// The name, the unit, and how to read the sum over all steps so far (or the level).
+    /// The name, the unit, and a function that reads the sum over all steps (or the current value).
     fn parts(self) -> (&'static str, &'static str, fn(&EngineTimings) -> f64) {
         fn ms(time: Duration) -> f64 {
             time.as_secs_f64() * 1e3
@@ -78,7 +81,8 @@ impl RehearsalStat {
         }
     }
 
-    /// The mean per step between two readings, 0 if there was none; or the level at the second.
+    /// The mean per step between two readings, or 0 without a step. For `Stored`, the value at the
+    /// second reading.
     fn mean(self, before: &EngineTimings, after: &EngineTimings) -> f64 {
         let (_, _, total) = self.parts();
         match after.steps - before.steps {
@@ -89,24 +93,27 @@ impl RehearsalStat {
     }
 }
 
-/// One [`RehearsalStat`] of a buffer as a metric of Burn, for any kind of model. A value is the
-/// mean per step since the metric was last updated; that of an epoch, the mean over the epoch's
-/// steps.
+/// A [`RehearsalStat`] of a buffer as a Burn metric, for any model.
 ///
-/// Reading it costs a few loads of counters that are kept anyway; a buffer without metrics pays
-/// nothing for them. The engine works beside the training thread, so its times are those of the
-/// steps that it has just done, not of the one that is being reported.
+/// Register it with a learner to see it in the renderer and in the logs. The value of a step is the
+/// mean since the last update, and the value of an epoch is the mean over its steps. The engine
+/// runs concurrently with training, so its times are those of the last rounds that it has finished.
+/// An update costs a few loads, because the buffer maintains the counters in any case.
 ///
 /// ```no_run
 /// # use burn::train::{LearnerModel, SupervisedTraining};
 /// # use burn_rehearsal::RehearsalBuffer;
-/// # fn with_metrics<M: LearnerModel + 'static, B>(mut training: SupervisedTraining<M>, buffer: &RehearsalBuffer<B>) -> SupervisedTraining<M> {
-/// use burn_rehearsal::{RehearsalStat, RehearsalMetric};
+/// use burn_rehearsal::{RehearsalMetric, RehearsalStat};
 ///
+/// # fn with_metrics<M: LearnerModel + 'static, B>(
+/// #     mut training: SupervisedTraining<M>,
+/// #     buffer: &RehearsalBuffer<B>,
+/// # ) -> SupervisedTraining<M> {
 /// for stat in RehearsalStat::ALL {
 ///     training = training.metric_train_numeric(RehearsalMetric::new(buffer, stat));
 /// }
-/// # training }
+/// # training
+/// # }
 /// ```
 #[derive(Clone)]
 pub struct RehearsalMetric {
@@ -114,7 +121,7 @@ pub struct RehearsalMetric {
     name: MetricName,
     unit: &'static str,
     timings: Arc<Timings>,
-    /// When the epoch began, and at the last update.
+    /// The counters at the start of the epoch and at the last update.
     start: EngineTimings,
     last: EngineTimings,
     current: f64,
@@ -127,7 +134,7 @@ impl fmt::Debug for RehearsalMetric {
 }
 
 impl RehearsalMetric {
-    /// A figure of `buffer`, from now on.
+    /// A metric that shows `stat` of `buffer` from now on.
     pub fn new<B>(buffer: &RehearsalBuffer<B>, stat: RehearsalStat) -> Self {
         let timings = buffer.counters();
         let now = timings.read();
@@ -173,7 +180,7 @@ impl Metric for RehearsalMetric {
         _metadata: &MetricMetadata,
     ) -> Result<SerializedEntry, TensorReadError> {
         let now = self.timings.read();
-        // Several updates may come for one step, or one for several.
+        // There may be several updates in one step, or one update for several steps.
         if now.steps > self.last.steps {
             self.current = self.stat.mean(&self.last, &now);
             self.last = now;

@@ -1,12 +1,11 @@
-//! Randomness as a pure function of what it is for.
+//! Reproducible random numbers.
 //!
-//! The generator of Burn is global to the process, so no result of this project depends on it. A
-//! [`Stream`] is a counter-based generator (Philox4x32-10; Salmon et al., "Parallel Random Numbers:
-//! As Easy as 1, 2, 3", SC 2011) keyed by a seed, a [`Purpose`], a step and a rank. Every rank can
-//! compute the numbers of every other rank, in any order, without a message.
+//! A [`Stream`] is a counter-based generator, keyed by a seed, a [`Purpose`], a step and a rank. It
+//! uses Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011).
+//! Every rank can compute the numbers of every other rank, in any order, without communication. No
+//! result of this crate depends on Burn's generator, which is global to the process.
 //!
-//! A stream implements [`rand_core::Rng`], so it works with the distributions of `rand` and its
-//! relatives:
+//! A stream implements [`rand_core::Rng`] and works with the distributions of `rand`:
 //!
 //! ```
 //! use burn_rehearsal::random::{Purpose, Stream};
@@ -19,46 +18,47 @@
 
 use std::convert::Infallible;
 
-/// What random numbers are used for; streams of different purposes are independent.
+/// The use of a stream of random numbers. Streams of different purposes are independent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u64)]
 pub enum Purpose {
-    /// Which rows of a mini-batch are offered to the buffer.
+    /// The choice of candidates among the rows of a mini-batch.
     Candidates = 1,
-    /// Which stored rows are drawn as representatives.
+    /// The draw of representatives.
     Draw = 2,
-    /// Which stored rows make room for new ones.
+    /// The choice of the stored rows that candidates replace.
     Evict = 3,
-    /// The order of samples in an epoch.
+    /// The order of the samples in an epoch.
     Shuffle = 4,
-    /// Initial parameters of a network.
+    /// The initial parameters of a network.
     Init = 5,
-    /// Augmentation of samples.
+    /// The augmentation of samples.
     Augment = 6,
-    /// The order of classes, or of samples, in a task stream.
+    /// The order of classes or samples in a task stream.
     TaskStream = 7,
-    /// Which stored rows make room for new ones outside of a step.
+    /// The choice of the rows that [`fill`](crate::RehearsalBuffer::fill) replaces.
     Fill = 8,
-    /// Which stored rows are drawn outside of a step.
+    /// The draw of [`sample`](crate::RehearsalBuffer::sample).
     Sample = 9,
 }
 
-/// A sequence of random numbers that depends on nothing but its key.
+/// A sequence of random numbers that is a pure function of its key. See the [module](self) for an
+/// example.
 #[derive(Debug, Clone)]
 pub struct Stream {
     key: [u32; 2],
     counter: [u32; 4],
     block: [u32; 4],
-    /// How many words of `block` are used up; 4 means that the next call computes a block.
+    /// The number of words of `block` already returned. At 4, the next call computes a new block.
     used: usize,
 }
 
 impl Stream {
-    /// The stream of `seed` for one purpose, at one step (or epoch, task, …), on one rank (or row,
+    /// The stream of `seed` for one purpose, one step (or epoch, task, …) and one rank (or row,
     /// layer, …).
     pub fn new(seed: u64, purpose: Purpose, step: u64, rank: u32) -> Self {
-        // The purpose is part of the key, so the whole counter is free for step, rank and block
-        // number.
+        // The purpose is part of the key, which leaves the whole counter to the step, the rank and
+        // the block number.
         let key = splitmix64(seed ^ splitmix64(purpose as u64));
         Self {
             key: [key as u32, (key >> 32) as u32],
@@ -68,12 +68,10 @@ impl Stream {
         }
     }
 
-    /// As [`new`](Self::new), for one row of a mini-batch. The numbers depend neither on the other
-    /// rows nor on how many numbers those use.
-    ///
-    /// The streams of different rows, and that of `new`, are independent.
+    /// The stream of one row of a mini-batch. It does not depend on the numbers that other rows
+    /// use: the streams of different rows, and that of [`new`](Self::new), are independent.
     pub fn for_row(seed: u64, purpose: Purpose, step: u64, rank: u32, row: u64) -> Self {
-        // The function is one-to-one: no two rows of a seed share a key.
+        // `splitmix64` is a bijection, so no two rows of a seed share a key.
         Self::new(splitmix64(seed ^ splitmix64(row)), purpose, step, rank)
     }
 
@@ -95,10 +93,10 @@ impl Stream {
         u64::from(self.next_u32()) | u64::from(self.next_u32()) << 32
     }
 
-    /// A number in `0..bound`, each equally likely; 0 if `bound` is 0.
+    /// A uniform number in `0..bound`, or 0 if `bound` is 0.
     ///
-    /// Lemire, "Fast Random Integer Generation in an Interval" (2019): one multiplication, and a
-    /// rejection only where exactness needs it.
+    /// Uses the method of Lemire, "Fast Random Integer Generation in an Interval" (2019): usually
+    /// one multiplication, with rejections that make the result exactly uniform.
     #[inline]
     pub fn below(&mut self, bound: u64) -> u64 {
         if bound == 0 {
@@ -107,14 +105,14 @@ impl Stream {
         loop {
             let product = u128::from(self.next_u64()) * u128::from(bound);
             let rest = product as u64;
-            // The division is slow, and its result is less than the bound.
+            // The remainder is less than `bound`, so the slow division is rarely needed.
             if rest >= bound || rest >= bound.wrapping_neg() % bound {
                 return (product >> 64) as u64;
             }
         }
     }
 
-    /// As [`below`](Self::below), from half as many random bits.
+    /// Like [`below`](Self::below), from half as many random bits.
     #[inline]
     pub(crate) fn below_u32(&mut self, bound: u32) -> u32 {
         if bound == 0 {
@@ -129,17 +127,17 @@ impl Stream {
         }
     }
 
-    /// A number in `[0, 1)` with 24 random bits.
+    /// A uniform number in `[0, 1)` with 24 random bits.
     pub fn unit_f32(&mut self) -> f32 {
         (self.next_u32() >> 8) as f32 * (1.0 / 16_777_216.0)
     }
 
-    /// A number in `[0, 1)` with 53 random bits.
+    /// A uniform number in `[0, 1)` with 53 random bits.
     pub fn unit_f64(&mut self) -> f64 {
         (self.next_u64() >> 11) as f64 * (1.0 / 9_007_199_254_740_992.0)
     }
 
-    /// Permutes `values` (Fisher–Yates), every order equally likely.
+    /// Shuffles `values` (Fisher–Yates). Every order is equally likely.
     pub fn shuffle<T>(&mut self, values: &mut [T]) {
         for last in (1..values.len()).rev() {
             let other = self.below(last as u64 + 1) as usize;
@@ -191,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn philox_gives_the_published_known_answers() {
+    fn philox_matches_the_published_test_vectors() {
         assert_eq!(
             philox4x32_10([0; 4], [0; 2]),
             [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]
@@ -210,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_one_block_after_the_other() {
+    fn a_stream_returns_its_blocks_in_order() {
         let mut stream = Stream::new(4, Purpose::Draw, 5, 6);
         let (key, counter) = (stream.key, stream.counter);
         let words: Vec<u32> = (0..20).map(|_| stream.next_u32()).collect();
@@ -221,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_gives_the_traits_of_rand_the_same_numbers() {
+    fn the_rand_traits_return_the_same_numbers() {
         let new = || Stream::new(4, Purpose::Draw, 5, 6);
         let (mut own, mut other, mut bytes) = (new(), new(), [0; 10]);
         assert_eq!(rand_core::Rng::next_u32(&mut other), own.next_u32());
@@ -232,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_differ_in_every_part_of_their_key() {
+    fn every_part_of_the_key_changes_the_stream() {
         let first = |seed, purpose, step, rank| Stream::new(seed, purpose, step, rank).next_u64();
         let base = first(1, Purpose::Draw, 5, 2);
         assert_eq!(base, first(1, Purpose::Draw, 5, 2));
@@ -244,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_have_streams_of_their_own() {
+    fn every_row_has_its_own_stream() {
         let first = |row| Stream::for_row(1, Purpose::Augment, 5, 2, row).next_u64();
         let mut all: Vec<u64> = (0..100).map(first).collect();
         assert_eq!(first(7), all[7]);
@@ -256,7 +254,7 @@ mod tests {
         assert_ne!(Stream::for_row(1, Purpose::Augment, 5, 3, 7).next_u64(), first(7));
     }
 
-    /// χ² of 70,000 numbers below `N`.
+    /// The χ² statistic of 70,000 numbers below `N`.
     fn chi2<const N: usize>(mut number: impl FnMut(&mut Stream) -> usize) -> f64 {
         let mut stream = Stream::new(3, Purpose::Draw, 0, 0);
         let mut counts = [0u32; N];
@@ -268,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn below_is_uniform_over_a_bound_that_is_no_power_of_two() {
+    fn below_is_uniform_if_the_bound_is_not_a_power_of_two() {
         let seven = [
             chi2::<7>(|stream| stream.below(7) as usize),
             chi2::<7>(|stream| stream.below_u32(7) as usize),
@@ -277,7 +275,7 @@ mod tests {
             seven.iter().all(|&chi2| chi2 < 22.46),
             "χ² with 6 degrees of freedom is {seven:.1?}; at p = 1e-3 it is 22.46"
         );
-        // Without rejection every third number would come up twice as often as the others.
+        // Without rejections, every third number would be twice as likely as the others.
         let three = [
             chi2::<3>(|stream| (stream.below(3 << 62) % 3) as usize),
             chi2::<3>(|stream| stream.below_u32(3 << 30) as usize % 3),

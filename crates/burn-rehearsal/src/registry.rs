@@ -1,8 +1,8 @@
-//! The built-in rules of one kind, registered with one line each.
+//! Registration of built-in policies and sampling rules, one line each.
 
 /// Declares an enum with one variant for each built-in rule. A rule is a type that implements the
-/// trait and `Default`; the enum's names are those of the rules, its summaries the documentation of
-/// the lines.
+/// trait and `Default`. The names are those of the rules, and the doc comments of the variants are
+/// their summaries.
 macro_rules! registry {
     (
         $(#[$meta:meta])*
@@ -24,12 +24,12 @@ macro_rules! registry {
             /// All built-in rules.
             pub const ALL: &'static [Self] = &[$(Self::$Variant),+];
 
-            /// The name in kebab case, as on a command line.
+            /// The name in kebab case.
             pub fn name(self) -> &'static str {
                 match self { $(Self::$Variant => <$Type as $Trait>::name(&$Type::default()),)+ }
             }
 
-            /// One line of help, without a period at its end.
+            /// A summary in one line, without a final period.
             pub fn summary(self) -> &'static str {
                 match self { $(Self::$Variant => concat!($($summary),+).trim().trim_end_matches('.'),)+ }
             }
@@ -39,14 +39,14 @@ macro_rules! registry {
             }
         }
 
-        /// The [name](Self::name).
+        /// Writes the [name](Self::name).
         impl std::fmt::Display for $Kind {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.pad(self.name())
             }
         }
 
-        /// From the [name](Self::name).
+        /// Parses the [name](Self::name).
         impl std::str::FromStr for $Kind {
             type Err = crate::error::ConfigError;
 
@@ -61,7 +61,7 @@ macro_rules! registry {
 
         #[cfg(test)]
         #[test]
-        fn names_of_the_registry_are_those_of_configuration_files() {
+        fn names_match_those_in_configuration_files() {
             for &kind in $Kind::ALL {
                 let text = format!("\"{}\"", kind.name().replace('-', "_"));
                 assert_eq!(serde_json::to_string(&kind).ok(), Some(text));

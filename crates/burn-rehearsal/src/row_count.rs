@@ -1,4 +1,4 @@
-//! Numbers of rows, fixed or in proportion to a mini-batch.
+//! Numbers of rows: fixed, or in proportion to a mini-batch.
 
 use crate::error::ConfigError;
 use serde::{Deserialize, Serialize};
@@ -10,25 +10,30 @@ use std::str::FromStr;
 /// ```
 /// use burn_rehearsal::{Capacity, RehearsalConfig, RowCount};
 ///
-/// let config = RehearsalConfig::new(Capacity::Samples(2_000)).with_candidates(0.25).with_representatives(32);
-/// assert_eq!((config.candidates, config.representatives), (RowCount::Ratio(0.25), RowCount::Count(32)));
+/// let config = RehearsalConfig::new(Capacity::Samples(2_000))
+///     .with_candidates(0.25)
+///     .with_representatives(32);
+/// assert_eq!(config.candidates, RowCount::Ratio(0.25));
+/// assert_eq!(config.representatives, RowCount::Count(32));
 /// assert_eq!((config.candidates.of(56), config.representatives.of(56)), (14, 32));
+/// assert_eq!("25%".parse(), Ok(RowCount::Ratio(0.25)));
 /// ```
 ///
-/// As text, and in configuration files, a count is a number (`14`) and a ratio a percentage
+/// In text and in configuration files, a count is a number (`14`) and a ratio is a percentage
 /// (`"25%"`).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(into = "NumberOrText", try_from = "NumberOrText")]
 pub enum RowCount {
-    /// This many rows.
+    /// A fixed number of rows.
     Count(usize),
-    /// This many rows per incoming row, rounded to the nearest number, and at least one row unless
-    /// the ratio is 0.
+    /// A number of rows per incoming row. The product is rounded to the nearest integer, and is at
+    /// least 1 unless the ratio is 0.
     Ratio(f64),
 }
 
 impl RowCount {
-    /// The number of rows for a mini-batch of `incoming` rows; 0 if that has none.
+    /// The number of rows for a mini-batch of `incoming` rows. For a ratio and an empty mini-batch
+    /// it is 0.
     pub fn of(self, incoming: usize) -> usize {
         match self {
             Self::Count(count) => count,
@@ -39,7 +44,7 @@ impl RowCount {
         }
     }
 
-    /// Whether this is 0 for every mini-batch.
+    /// Whether the number is 0 for every mini-batch.
     pub fn is_zero(self) -> bool {
         matches!(self, Self::Count(0) | Self::Ratio(0.0))
     }
@@ -57,13 +62,13 @@ impl From<f64> for RowCount {
     }
 }
 
-/// `14`, or `25%` for a ratio.
+/// Writes `14` for a count and `25%` for a ratio.
 impl fmt::Display for RowCount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Count(count) => write!(f, "{count}"),
             Self::Ratio(ratio) => {
-                // The digits of the ratio, with the point moved: multiplying would round.
+                // Moves the decimal point in the text, because a multiplication would round.
                 let text = ratio.to_string();
                 let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
                 let (percent, rest) = fraction.split_at(fraction.len().min(2));
@@ -76,7 +81,7 @@ impl fmt::Display for RowCount {
     }
 }
 
-/// A [`RowCount`] in a file.
+/// The form of a [`RowCount`] in a file.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged, expecting = "a number of rows (14) or a share of the incoming rows (\"25%\")")]
 enum NumberOrText {
@@ -116,7 +121,7 @@ impl FromStr for RowCount {
         if percent.is_empty() || percent.contains(|c: char| !c.is_ascii_digit() && c != '.') {
             return Err(wrong());
         }
-        // As a decimal number, since dividing would round once more.
+        // Parses a decimal number, because a division would round a second time.
         format!("{percent}e-2").parse().map(Self::Ratio).map_err(|_| wrong())
     }
 }
@@ -127,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ratio_follows_the_mini_batch_and_a_count_does_not() {
+    fn a_ratio_depends_on_the_mini_batch_and_a_count_does_not() {
         let rows = |ratio: f64| [0, 1, 3, 8, 30].map(|incoming| RowCount::from(ratio).of(incoming));
         assert_eq!(rows(1.0), [0, 1, 3, 8, 30]);
         assert_eq!(rows(0.1), [0, 1, 1, 1, 3]);
@@ -137,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn row_counts_are_read_as_they_are_written() {
+    fn row_counts_survive_text_and_serialization() {
         let values = [
             RowCount::Count(0),
             RowCount::Count(14),

@@ -1,5 +1,4 @@
-//! The policy and the sampling rule of a buffer: built-in ones by name, or values of the user's own
-//! types.
+//! Custom policies and sampling rules of a buffer.
 
 use crate::config::RehearsalConfig;
 use crate::policy::Policy;
@@ -8,11 +7,26 @@ use serde_json::{Map, Value};
 use std::fmt;
 use std::sync::Arc;
 
-/// Rules written by the user, in place of those that [`RehearsalConfig`] names.
+/// A policy and a sampling rule of your own, for [`RehearsalConfig::init_with`].
 ///
-/// All ranks must use rules of the same name and parameters, which stand in errors, reports and
-/// checkpoints in place of the built-in names. See [`policy`](crate::policy) and
-/// [`sampling`](crate::sampling) for examples.
+/// A custom rule replaces the built-in one that the configuration names. Its name and parameters
+/// appear in errors, reports and checkpoints, and must be the same on all ranks. See
+/// [`policy`](crate::policy) and [`sampling`](crate::sampling) for how to write one.
+///
+/// ```
+/// use burn_rehearsal::policy::Reservoir;
+/// use burn_rehearsal::{Capacity, CustomRules, RehearsalConfig};
+/// use burn_rehearsal_collective::Rank;
+/// # #[derive(burn_rehearsal::RehearsalBatch)]
+/// # struct Batch { inputs: burn::tensor::Tensor<2> }
+///
+/// // Any type that implements `Policy` works here.
+/// let rules = CustomRules::default().with_policy(Reservoir::default());
+/// let config = RehearsalConfig::new(Capacity::Samples(100));
+/// let buffer = config.init_with::<Batch>(&Rank::solo(), rules)?;
+/// assert_eq!(buffer.report()?.policy, "reservoir");
+/// # Ok::<(), burn_rehearsal::error::RehearsalError>(())
+/// ```
 #[derive(Clone, Default)]
 pub struct CustomRules {
     policy: Option<Arc<dyn Fn() -> Box<dyn Policy> + Send + Sync>>,
@@ -20,26 +34,26 @@ pub struct CustomRules {
 }
 
 impl CustomRules {
-    /// Uses this policy; it is cloned for every shard that is created.
+    /// Uses this policy. Every shard gets a clone.
     pub fn with_policy(mut self, policy: impl Policy + Clone + Sync + 'static) -> Self {
         self.policy = Some(Arc::new(move || Box::new(policy.clone())));
         self
     }
 
-    /// Uses this sampling rule; it is cloned for every rank.
+    /// Uses this sampling rule. Every rank gets a clone.
     pub fn with_sampling(mut self, sampling: impl Sampling + Clone + Sync + 'static) -> Self {
         self.sampling = Some(Arc::new(move || Box::new(sampling.clone())));
         self
     }
 
-    /// As [`RehearsalConfig::agreed`], with the names and parameters of these rules.
+    /// The fields of [`RehearsalConfig::agreed`], with the names and parameters of these rules.
     pub fn agreed(&self, config: &RehearsalConfig) -> Map<String, Value> {
         let mut fields = config.agreed();
         self.name_in(&mut fields);
         fields
     }
 
-    /// Replaces the built-in rules among the fields of a configuration.
+    /// Replaces the names of built-in rules among the fields of a configuration.
     pub(crate) fn name_in(&self, fields: &mut Map<String, Value>) {
         let mut set = |field: &str, name: &str, parameters| {
             let name = format!("custom:{}", full_name(name, parameters));

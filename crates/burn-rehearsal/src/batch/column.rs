@@ -1,4 +1,4 @@
-//! A tensor with its rank erased: `[rows, elements]` and the shape of one row.
+//! Columns: tensors without a static rank.
 
 use super::host::HostRows;
 use super::{Field, Kind};
@@ -16,7 +16,7 @@ pub enum Values {
     Bool(Tensor<2, Bool>),
 }
 
-/// Applies the same expression to whichever kind a `Values` holds.
+/// Evaluates an expression for the tensor in a `Values`, for every kind.
 macro_rules! each {
     ($values:expr, $t:ident => $body:expr) => {
         match $values {
@@ -34,16 +34,16 @@ macro_rules! each {
     };
 }
 
-/// One field of a mini-batch: the same number of rows as its siblings, each of a fixed shape.
+/// The values of one field of a mini-batch: `[rows, elements]`, and the shape of a row.
 #[derive(Debug, Clone)]
 pub struct Column {
     data: Data,
     row_shape: Shape,
 }
 
-/// Where a column's values are. What lies in host memory is kept as that memory: a Burn tensor is
-/// some hundred bytes of shapes and strides, and to take one apart, reshape, clone or build it
-/// takes longer than all else that is done to the rows of small mini-batches.
+/// The values of a column. Values in host memory are kept as plain memory: a Burn tensor has some
+/// hundred bytes of shapes and strides, and for small mini-batches, creating, reshaping and cloning
+/// tensors would take longer than all other work on their rows.
 #[derive(Debug, Clone)]
 enum Data {
     Host(HostRows),
@@ -56,7 +56,7 @@ impl Column {
         self.dims()[0]
     }
 
-    /// The number of rows and of elements in each.
+    /// The number of rows, and of elements in each row.
     pub(super) fn dims(&self) -> [usize; 2] {
         match &self.data {
             Data::Host(rows) => rows.dims(),
@@ -64,7 +64,7 @@ impl Column {
         }
     }
 
-    /// The shape of one row: the tensor's shape without its first dimension.
+    /// The shape of a row: the shape of the tensor without its first dimension.
     pub fn row_shape(&self) -> &[usize] {
         self.row_shape.as_slice()
     }
@@ -109,7 +109,7 @@ impl Column {
         }
     }
 
-    /// The rows in host memory; the column, if it is kept as a tensor.
+    /// The rows, if they are in host memory; otherwise the column.
     pub(crate) fn into_host_rows(self) -> Result<HostRows, Column> {
         match self.data {
             Data::Host(rows) => Ok(rows),
@@ -122,8 +122,7 @@ impl Column {
         if let Data::Host(rows) = &self.data { Some(rows) } else { None }
     }
 
-    /// The memory of a column in host memory, if it holds nothing else and has no other owner, to
-    /// be written again.
+    /// The host memory of the column for reuse, if it holds only these rows and has no other owner.
     pub(crate) fn memory_mut(&mut self) -> Option<&mut [u8]> {
         match &mut self.data {
             Data::Host(rows) => rows.memory_mut(),
@@ -142,8 +141,8 @@ impl Column {
         Column::of_values(values, self.row_shape.clone())
     }
 
-    /// Appends the rows of `other`, in place if their memory has no other owner. They must have the
-    /// same kind, element type, row shape and device.
+    /// Appends the rows of `other`, in place if the memory of this column has no other owner. Both
+    /// must have the same kind, element type, row shape and device.
     ///
     /// # Errors
     ///
@@ -152,9 +151,9 @@ impl Column {
         self.append_counting(&other, field).map(|_| self)
     }
 
-    /// As [`append`](Self::append), to this column, and says how many rows that copied: all, or
-    /// only those of `other`, which need not have the autodiff association of the device. After an
-    /// error the column is as it was.
+    /// Like [`append`](Self::append), and returns the number of rows copied: all rows, or only
+    /// those of `other`. `other` may have another autodiff association. After an error, the column
+    /// is unchanged.
     pub(crate) fn append_counting(
         &mut self,
         other: &Column,
@@ -175,7 +174,7 @@ impl Column {
         Ok(self.rows())
     }
 
-    /// Reads the values to the host, waiting for the device if need be.
+    /// Reads the values to the host. Waits for the device.
     ///
     /// # Errors
     ///
@@ -185,7 +184,7 @@ impl Column {
             .map_err(|error| BatchError::Device { field, reason: error.to_string() })
     }
 
-    /// Uploads rows from the host. `data` has shape `[rows, elements]`; its element type is kept.
+    /// Uploads rows from the host. `data` has shape `[rows, elements]`. Its element type is kept.
     pub fn from_data(data: TensorData, kind: Kind, row_shape: Shape, device: &Device) -> Column {
         let dtype = data.dtype();
         let data = match HostRows::from_data(data, row_shape.num_elements(), kind, device) {
@@ -200,7 +199,7 @@ impl Column {
         Column::of_values(values, row_shape)
     }
 
-    /// One boolean per row, of this element type.
+    /// A column with one Boolean per row, of element type `dtype`.
     pub(crate) fn flags(flags: Vec<bool>, dtype: DType, device: &Device) -> Column {
         let rows = flags.len();
         Column::from_data(
@@ -211,13 +210,13 @@ impl Column {
         )
     }
 
-    /// The column of these values, whose rows have the shape `row_shape` of as many elements.
+    /// A column of these values. `row_shape` has as many elements as a row.
     pub(crate) fn of_values(values: Values, row_shape: Shape) -> Column {
         Column { data: Data::Tensor(Box::new(values)), row_shape }
     }
 
-    /// The rows of `parts` one after the other, which may differ only in their number; `None`
-    /// for no part.
+    /// The rows of all `parts`, one after the other. The parts may differ only in their number of
+    /// rows. `None` if there is no part.
     pub(crate) fn concat(mut parts: Vec<Column>) -> Option<Column> {
         if parts.len() < 2 {
             return parts.pop();
@@ -227,12 +226,12 @@ impl Column {
         Some(Column::of_values(values, row_shape))
     }
 
-    /// Gives the rows another shape of as many elements, without touching the values.
+    /// The same values with another row shape, which has the same number of elements.
     pub(crate) fn with_row_shape(self, row_shape: Shape) -> Column {
         Column { data: self.data, row_shape }
     }
 
-    /// Moves the values to `device` if they are elsewhere.
+    /// Moves the values to `device`, if they are on another one.
     pub(crate) fn moved_to(self, device: &Device) -> Column {
         if self.device() == *device {
             return self;
@@ -241,7 +240,7 @@ impl Column {
         Column::of_values(each!(self.into_values(), t -> t.to_device(device)), row_shape)
     }
 
-    /// Converts the element type of an integer column.
+    /// Converts the element type of an integer column. Other columns are unchanged.
     pub fn cast_int(self, dtype: DType) -> Column {
         if self.kind() != Kind::Int || self.dtype() == dtype {
             return self;
@@ -253,7 +252,7 @@ impl Column {
         }
     }
 
-    /// Gives the tensor the autodiff association of `device`, as the incoming mini-batch has it.
+    /// Gives the values the autodiff association of `device`.
     pub fn on(self, device: &Device) -> Column {
         match self.data {
             Data::Host(rows) => {
@@ -294,7 +293,7 @@ impl Values {
         }
     }
 
-    /// The rows, shared, if they lie in host memory.
+    /// The rows, shared, if they are in host memory.
     fn host_rows(&self) -> Option<HostRows> {
         let (kind, device) = (self.kind(), each!(self, t => t.device()));
         if !HostRows::can_hold(kind, each!(self, t => t.dtype()), &device) {
@@ -306,15 +305,15 @@ impl Values {
         }
     }
 
-    /// With the autodiff association of `device`.
+    /// The same values with the autodiff association of `device`.
     fn on(self, device: &Device) -> Values {
         let Some(strategy) = device.gradient_checkpointing_strategy() else { return self };
         each!(self, t -> t.autodiff().with_gradient_checkpointing_strategy(strategy))
     }
 }
 
-/// The rows that `index` names. Burn 0.22's flex takes a selection of booleans for integers from
-/// then on; written into booleans they are right again.
+/// Selects the rows in `index`. In Burn 0.22, a selection of Booleans on flex has an integer type.
+/// Writing it into a Boolean tensor restores the type.
 fn select_bools(values: Tensor<2, Bool>, index: Tensor<1, Int>) -> Tensor<2, Bool> {
     let (device, dtype) = (values.device(), values.dtype());
     let selected = values.select(0, index);
@@ -325,7 +324,8 @@ fn select_bools(values: Tensor<2, Bool>, index: Tensor<1, Int>) -> Tensor<2, Boo
     Tensor::zeros([rows, elements], (&device, dtype)).slice_assign(0..rows, selected)
 }
 
-/// Row numbers on `device`, in 64 bits where it has them: flex uses those as they are.
+/// Row numbers on `device`, as 64-bit integers if it supports them: flex uses these without a
+/// conversion.
 pub(crate) fn index_tensor(rows: Vec<i64>, device: &Device) -> Tensor<1, Int> {
     let dtype = if device.supports_dtype(DType::I64) { DType::I64 } else { DType::I32 };
     let len = rows.len();
@@ -359,7 +359,7 @@ macro_rules! field {
 
             fn from_column(column: Column, name: &'static str) -> Result<Self, BatchError> {
                 let [rows, elements] = column.dims();
-                // The memory of host rows is not looked at again.
+                // The size of host rows is not checked again later.
                 let same = column.kind() == Kind::$kind
                     && column.row_shape.rank() + 1 == D
                     && column.row_shape.num_elements() == elements;

@@ -19,22 +19,21 @@ use burn::tensor::{
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Whether the memory of `device` is the host's. Burn compares devices without their autodiff
-/// association.
+/// Whether tensors of `device` live in host memory.
 pub fn is_host(device: &Device) -> bool {
+    // The comparison ignores the autodiff association.
     cfg!(feature = "flex") && *device == backend::device()
 }
 
-/// A tensor of `shape` from its values, with room for `room` more rows behind them where the
-/// device's memory is the host's.
+/// Creates a tensor with spare memory for `room` more rows, if `device` is the host.
 ///
-/// A batcher does not need it: the buffer enlarges the memory of a mini-batch when it appends the
-/// representatives. With room for r rows the allocator has nothing to do. The element type is that
-/// of the values. On other devices this is [`Tensor::from_data`].
+/// A batcher does not need it, because the buffer grows the memory of a mini-batch when it appends
+/// representatives. With room for r rows, no reallocation is necessary. The element type is that of
+/// the values. On other devices, this is the same as [`Tensor::from_data`].
 ///
 /// # Panics
 ///
-/// If the number of values is not that of `shape`, as `Tensor::from_data`.
+/// Panics if the number of values does not match `shape`, like `Tensor::from_data`.
 ///
 /// ```
 /// use burn::tensor::{Device, Int, Tensor};

@@ -1,8 +1,9 @@
-//! What a user's mini-batch looks like to the buffer: a row-aligned list of columns.
+//! Mini-batch types.
 //!
-//! [`RehearsalBatch`] turns any struct of tensors into [`Column`]s and back;
-//! `#[derive(RehearsalBatch)]` writes it. Everything below the trait works on columns, so the
-//! engine knows nothing of the user's type.
+//! A mini-batch is a struct of tensors whose first dimension is the row. Derive [`RehearsalBatch`]
+//! for it: the derive splits a mini-batch into one [`Column`] per tensor and puts it together
+//! again. The buffer works on columns only, so any kind of data can be stored: images, sequences,
+//! several inputs, classes or regression targets.
 
 mod column;
 mod host;
@@ -23,18 +24,18 @@ use crate::error::BatchError;
 use burn::tensor::{Bool, Int, Tensor};
 use serde::{Deserialize, Serialize};
 
-/// What a field of a mini-batch means to the buffer.
+/// The role of a field of a mini-batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Role {
-    /// Stored and drawn like the rest; no further meaning.
+    /// The field is stored and drawn. It has no other meaning to the buffer.
     Data,
-    /// The class of each row, shape `[rows]`, values `0..classes`.
+    /// The class of each row: shape `[rows]`, values `0..classes`.
     Class,
-    /// The identity of each row's source sample, shape `[rows]`.
+    /// The id of each row's sample in the data set: shape `[rows]`.
     Id,
-    /// Filled by the buffer: `true` for rows that are representatives. Not stored. Shape `[rows]`.
+    /// Written by the buffer: `true` for representatives. Not stored. Shape `[rows]`.
     Representative,
 }
 
@@ -50,22 +51,22 @@ pub enum Kind {
     Bool,
 }
 
-/// The static description of one tensor field of a mini-batch.
+/// The declaration of a tensor field of a mini-batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FieldSpec {
-    /// The field's name, for messages.
+    /// The name of the field.
     pub name: &'static str,
-    /// What the field means.
+    /// The role of the field.
     pub role: Role,
-    /// Whether an integer field holds values `0..=255` and is to be stored as one byte each.
+    /// Whether the values of an integer field are in `0..=255` and are stored as bytes.
     pub bytes: bool,
     /// The kind of the tensor.
     pub kind: Kind,
 }
 
-/// A mini-batch that can be rehearsed: a struct of tensors whose first dimension is the row.
+/// A mini-batch type: a struct of tensors whose first dimension is the row.
 ///
-/// Derive it:
+/// Use the derive to implement it:
 ///
 /// ```
 /// use burn::tensor::{Bool, Int, Tensor};
@@ -73,31 +74,32 @@ pub struct FieldSpec {
 ///
 /// #[derive(RehearsalBatch, Clone, Debug)]
 /// struct Batch {
-///     /// `[rows, channels, height, width]`, values 0..=255, stored as one byte each.
+///     /// `[rows, channels, height, width]`, values 0..=255, stored as bytes.
 ///     #[rehearsal(bytes)]
 ///     images: Tensor<4, Int>,
 ///     /// `[rows]`
 ///     #[rehearsal(class)]
 ///     targets: Tensor<1, Int>,
-///     /// `[rows]`: which sample of the data set the row is.
+///     /// `[rows]`: the index of each row's sample in the data set.
 ///     #[rehearsal(id)]
 ///     index: Tensor<1, Int>,
-///     /// `[rows]`: filled in by the buffer.
+///     /// `[rows]`: written by the buffer, `true` for representatives.
 ///     #[rehearsal(representative)]
 ///     replayed: Tensor<1, Bool>,
-///     /// Anything that is not row-aligned; it keeps the value of the incoming mini-batch.
+///     /// Any other type. It keeps the value of the incoming mini-batch.
 ///     #[rehearsal(skip)]
 ///     note: String,
 /// }
 /// ```
 ///
-/// Without a `class` field all rows are of class 0.
+/// Without a `class` field, all rows have class 0. The page of the [derive
+/// macro](macro@crate::RehearsalBatch) lists all attributes.
 ///
 /// # Skipped fields
 ///
 /// Fields marked `skip` are neither stored nor replayed: they keep the value of the incoming
-/// mini-batch. If such a field has one entry per row, it has none for the representatives, unless a
-/// function adds them:
+/// mini-batch. If such a field has one entry per row, name a function that adds entries for the
+/// representatives:
 ///
 /// ```
 /// # use burn::tensor::{Int, Tensor};
@@ -115,40 +117,40 @@ pub struct FieldSpec {
 /// }
 /// ```
 pub trait RehearsalBatch: Send + Sized + 'static {
-    /// The fields that are not tensors (a tuple of the `skip` fields).
+    /// The skipped fields. The derive makes it the tuple of their types.
     type Rest: Send + 'static;
 
     /// The tensor fields, in the order of [`into_parts`](Self::into_parts).
     const FIELDS: &'static [FieldSpec];
 
-    /// The number of rows, incoming rows and representatives together.
+    /// The number of rows: incoming rows and representatives.
     fn rows(&self) -> usize;
 
-    /// Takes the mini-batch apart: appends one column per entry of [`FIELDS`](Self::FIELDS) to a
-    /// list that the caller reuses.
+    /// Splits the mini-batch: appends one column per entry of [`FIELDS`](Self::FIELDS) to `columns`
+    /// and returns the skipped fields.
     ///
     /// # Errors
     ///
-    /// [`BatchError::EmptyField`] if a tensor has no element, [`BatchError::ColumnType`] if one is
-    /// not what its device says; `columns` then holds the fields before it.
+    /// [`BatchError::EmptyField`] if a tensor is empty, [`BatchError::ColumnType`] if a tensor is
+    /// not on the backend of its device. `columns` then holds the fields before it.
     fn into_parts(self, columns: &mut Vec<Column>) -> Result<Self::Rest, BatchError>;
 
-    /// Adds entries for `representatives` more rows to the fields that have one entry per row but
-    /// are not tensors. The default does nothing.
+    /// Adds entries for `representatives` more rows to skipped fields that have one entry per row.
+    /// Default: does nothing.
     fn fill(_rest: &mut Self::Rest, _representatives: usize) {}
 
-    /// Puts a mini-batch together again.
+    /// Makes a mini-batch of columns and skipped fields.
     ///
     /// # Errors
     ///
-    /// [`BatchError`] if the columns are not those of this type.
+    /// [`BatchError::ColumnType`] if the columns do not match the type.
     fn from_parts(
         columns: impl Iterator<Item = Column>,
         rest: Self::Rest,
     ) -> Result<Self, BatchError>;
 }
 
-/// A tensor type that can be a field of a [`RehearsalBatch`]; implemented for tensors of any rank
+/// A tensor type that can be a field of a [`RehearsalBatch`]. Implemented for tensors of every rank
 /// and kind.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a column of a rehearsal batch",
@@ -160,27 +162,27 @@ pub trait Field: Sized {
     /// The kind of the tensor.
     const KIND: Kind;
 
-    /// The first dimension.
+    /// The number of rows, which is the first dimension.
     fn rows(&self) -> usize;
 
-    /// Erases the rank.
+    /// Converts the tensor to a column, which has no static rank.
     ///
     /// # Errors
     ///
-    /// [`BatchError::EmptyField`] if the tensor has no element, [`BatchError::ColumnType`] if it is
-    /// not what its device says.
+    /// [`BatchError::EmptyField`] if the tensor is empty, [`BatchError::ColumnType`] if it is not
+    /// on the backend of its device.
     fn into_column(self, name: &'static str) -> Result<Column, BatchError>;
 
-    /// Restores the rank.
+    /// Converts a column to a tensor.
     ///
     /// # Errors
     ///
-    /// [`BatchError::ColumnType`] if the column is of another kind or rank, or its rows have not as
-    /// many elements as its shape says.
+    /// [`BatchError::ColumnType`] if the kind or the rank of the column is different, or if the
+    /// size of its rows does not match its shape.
     fn from_column(column: Column, name: &'static str) -> Result<Self, BatchError>;
 }
 
-/// The type a `class` or `id` field must have.
+/// The type of `class` and `id` fields.
 #[diagnostic::on_unimplemented(
     message = "a `class` or `id` field must be `Tensor<1, Int>`, not `{Self}`",
     note = "one integer per row"
@@ -188,7 +190,7 @@ pub trait Field: Sized {
 pub trait RowInt {}
 impl RowInt for Tensor<1, Int> {}
 
-/// The type a `representative` field must have.
+/// The type of `representative` fields.
 #[diagnostic::on_unimplemented(
     message = "a `representative` field must be `Tensor<1, Bool>`, not `{Self}`",
     note = "the buffer writes `true` for rows that were drawn from it"
@@ -196,7 +198,7 @@ impl RowInt for Tensor<1, Int> {}
 pub trait RowBool {}
 impl RowBool for Tensor<1, Bool> {}
 
-/// The type a `bytes` field must have.
+/// The type of `bytes` fields.
 #[diagnostic::on_unimplemented(
     message = "a `bytes` field must be an integer tensor `Tensor<D, Int>`, not `{Self}`",
     note = "values 0..=255 are stored as one byte each"

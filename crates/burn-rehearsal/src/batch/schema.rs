@@ -1,19 +1,20 @@
-//! The run-time layout of a mini-batch: fixed by the first one, checked against every later one.
+//! The layout of mini-batches. The first mini-batch sets it, and every later one must match it.
 
 use super::{Column, FieldSpec, Kind, Role};
 use crate::error::BatchError;
 use burn::tensor::{DType, Shape};
 
-/// How one field's rows look, and how they are stored.
+/// The shape and the element types of a field's rows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FieldLayout {
-    /// What the batch type declares.
+    /// The declaration in the batch type.
     pub spec: FieldSpec,
     /// The shape of one row.
     pub row_shape: Shape,
     /// The element type of the mini-batches.
     pub dtype: DType,
-    /// The element type in the store: [`DType::U8`] for `bytes` fields, otherwise the same.
+    /// The element type in the store: [`DType::U8`] for `bytes` fields, otherwise that of the
+    /// mini-batches.
     pub stored: DType,
 }
 
@@ -27,17 +28,17 @@ impl FieldLayout {
         Ok(Self { spec: *spec, row_shape: column.row_shape().into(), dtype, stored })
     }
 
-    /// The number of elements of one row.
+    /// The number of elements in a row.
     pub fn elements(&self) -> usize {
         self.row_shape.num_elements()
     }
 
-    /// The bytes of one stored row of this field.
+    /// The size of a stored row of this field, in bytes.
     pub fn row_bytes(&self) -> usize {
         self.elements() * self.stored.size()
     }
 
-    /// Whether rows of this field are kept; the `representative` flag is not.
+    /// Whether the field is stored. All fields are, except the `representative` flag.
     pub fn is_stored(&self) -> bool {
         self.spec.role != Role::Representative
     }
@@ -59,7 +60,7 @@ impl Schema {
     ///
     /// # Errors
     ///
-    /// [`BatchError`] if the fields' numbers of rows differ or one cannot be stored.
+    /// [`BatchError`] if the fields have different numbers of rows, or if a field cannot be stored.
     pub fn of(specs: &[FieldSpec], columns: &[Column]) -> Result<Self, BatchError> {
         let fields = specs
             .iter()
@@ -80,7 +81,7 @@ impl Schema {
     ///
     /// # Errors
     ///
-    /// [`BatchError`] naming the field that differs.
+    /// [`BatchError`] with the field that differs.
     pub fn check(&self, columns: &[Column]) -> Result<usize, BatchError> {
         let mut rows = None;
         for (layout, column) in self.fields.iter().zip(columns) {
@@ -111,23 +112,22 @@ impl Schema {
         &self.fields
     }
 
-    /// The fields that are kept, in order.
+    /// The stored fields, in order.
     pub fn stored(&self) -> impl Iterator<Item = &FieldLayout> {
         self.fields.iter().filter(|field| field.is_stored())
     }
 
-    /// The bytes of one stored row.
+    /// The size of a stored row, in bytes.
     pub fn row_bytes(&self) -> usize {
         self.stored().map(FieldLayout::row_bytes).sum()
     }
 
-    /// The position among the stored fields of the field with `role`.
+    /// The index, among the stored fields, of the field with `role`.
     pub fn position(&self, role: Role) -> Option<usize> {
         self.stored().position(|field| field.spec.role == role)
     }
 
-    /// A digest that is equal on all ranks that run the same batch type on the same shapes; never
-    /// 0.
+    /// A digest that is equal on all ranks with the same batch type and shapes. Never 0.
     pub fn digest(&self) -> u64 {
         self.digest
     }

@@ -1,4 +1,4 @@
-//! The places where a buffer meets Burn's data loading.
+//! Data loaders and batchers that attach a buffer to training.
 
 mod batcher;
 mod order;

@@ -1,9 +1,9 @@
-//! Which samples a rank reads at which step: a pure function of (seed, task, epoch, rank, world
-//! size).
+//! The samples that a rank reads at each step, as a pure function of (seed, task, epoch, rank,
+//! world size).
 //!
-//! All ranks permute the same indices and cut them into global mini-batches of `world_size *
-//! batch_size`; rank i takes the i-th part of each. The last global mini-batch is split so that the
-//! parts' sizes differ by at most one; the first ranks get one more, and ranks may get none.
+//! All ranks permute the same indices and split them into global mini-batches of `world_size *
+//! batch_size` samples. Rank i takes the i-th part of each. The parts of the last global mini-batch
+//! differ in size by at most one: the first ranks get one sample more, and some ranks may get none.
 
 use crate::random::{Purpose, Stream};
 use burn_rehearsal_collective::even_split;
@@ -12,7 +12,7 @@ use std::ops::Range;
 /// The order of one epoch on one rank.
 #[derive(Debug, Clone)]
 pub(super) struct EpochPlan {
-    /// Sample numbers of all ranks, in the order of this epoch.
+    /// The indices of all samples, in the order of this epoch.
     order: Vec<u32>,
     rank: usize,
     world_size: usize,
@@ -20,7 +20,7 @@ pub(super) struct EpochPlan {
 }
 
 impl EpochPlan {
-    /// The plan for `samples` samples; with a `seed` they are shuffled anew for each (task, epoch).
+    /// The plan for `samples` samples. With a `seed`, every (task, epoch) has its own permutation.
     pub(super) fn new(
         samples: usize,
         seed: Option<u64>,
@@ -37,18 +37,18 @@ impl EpochPlan {
         Self { order, rank, world_size, batch_size }
     }
 
-    /// The number of steps of the epoch: the same on all ranks, even if this one has no row in the
-    /// last.
+    /// The number of steps in the epoch, which is the same on all ranks. This rank may have no row
+    /// in the last step.
     pub(super) fn steps(&self) -> usize {
         self.order.len().div_ceil(self.world_size * self.batch_size)
     }
 
-    /// The samples that this rank reads at `step`; empty if it has none.
+    /// The samples that this rank reads at `step`, possibly none.
     pub(super) fn batch(&self, step: usize) -> &[u32] {
         &self.order[self.range(step)]
     }
 
-    /// The number of samples that this rank reads in the whole epoch.
+    /// The number of samples that this rank reads in the epoch.
     pub(super) fn rows(&self) -> usize {
         (0..self.steps()).map(|step| self.range(step).len()).sum()
     }
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_sample_is_read_once_per_epoch_and_the_last_step_is_split_evenly() {
+    fn an_epoch_reads_every_sample_once_in_even_parts() {
         for (samples, world_size, batch_size) in
             [(100, 3, 7), (10, 4, 3), (3, 4, 2), (0, 2, 5), (64, 1, 8), (65, 2, 8)]
         {
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn epochs_and_tasks_have_different_orders_and_the_same_one_repeats() {
+    fn every_epoch_of_every_task_has_its_own_order() {
         let order =
             |task, epoch| EpochPlan::new(50, Some(1), task, epoch, 0, 1, 50).batch(0).to_vec();
         assert_eq!(order(0, 0), order(0, 0));

@@ -1,4 +1,4 @@
-//! The exact attachment point: a data loader around another.
+//! A data loader that attaches a buffer to training, on one or several ranks.
 
 use super::sharded::take_shard;
 use crate::batch::RehearsalBatch;
@@ -9,16 +9,25 @@ use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
 use std::sync::{Arc, Once};
 
-/// A [`DataLoader`] that sends every mini-batch of another one through a [`RehearsalBuffer`].
+/// A [`DataLoader`] that passes every mini-batch of another loader through a [`RehearsalBuffer`].
+/// [`RehearsalBuffer::attach`] makes one.
 ///
-/// Burn's training strategies call `next` exactly once per training step on the training thread, so
-/// one call is one step of the buffer. In a world of several ranks, `next` is collective: all ranks
-/// call it equally often, also after it has returned `None` (it then keeps returning `None`, and
-/// tells the others that this rank has no rows). A learner for several ranks therefore ends its
-/// epoch when *all* ranks are out of rows. On one rank this is the usual end of an iterator.
+/// Each call of `next` is one step of the buffer. Burn's training strategies call it exactly once
+/// per training step, on the training thread. Attach a buffer to the training loader only, so that
+/// validation and test data never enter it.
 ///
-/// The loader belongs to training; give the validation loader no buffer, and test data never enters
-/// it.
+/// # Several ranks
+///
+/// On several ranks, `next` is collective: all ranks call it the same number of times. A rank
+/// without rows gets `None` and takes part without a mini-batch, so a learner for several ranks
+/// continues until *all* ranks get `None`. On one rank, `None` is the end of the epoch, as usual.
+///
+/// # Errors
+///
+/// An error of the inner loader, of the buffer or of another rank is returned once and ends the
+/// epoch. [`RehearsalError::Misuse`] is returned if two iterators are alive at the same time, if
+/// the loader is sliced, or if the inner [`ShardedLoader`](crate::ShardedLoader) belongs to another
+/// rank. On several ranks, a misuse on one rank ends the run of all ranks.
 pub struct RehearsalLoader<B> {
     inner: Arc<dyn DataLoader<B>>,
     buffer: RehearsalBuffer<B>,
@@ -26,16 +35,22 @@ pub struct RehearsalLoader<B> {
 }
 
 impl<B: RehearsalBatch> RehearsalBuffer<B> {
-    /// The loader `inner`, with representatives appended to its mini-batches: a
-    /// [`RehearsalLoader`]. For training data only; test data must not enter the buffer.
+    /// Returns a loader that appends representatives to the mini-batches of `inner` (a
+    /// [`RehearsalLoader`]). Use it for training data only.
     ///
-    /// ```no_run
-    /// # use burn::data::dataloader::DataLoader;
-    /// # use burn_rehearsal::{RehearsalBatch, RehearsalBuffer};
-    /// # use std::sync::Arc;
-    /// # fn attach<B: RehearsalBatch>(loader: Arc<dyn DataLoader<B>>, buffer: &RehearsalBuffer<B>) {
-    /// let train: Arc<dyn DataLoader<B>> = buffer.attach(loader);
-    /// # }
+    /// ```
+    /// # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }
+    /// # use stubs::*;
+    /// use burn_rehearsal::{Capacity, RehearsalConfig};
+    ///
+    /// let buffer = RehearsalConfig::new(Capacity::Samples(100)).init::<MyBatch>()?;
+    /// let loader = DataLoaderBuilder::new(MyBatcher).batch_size(10).build(training_set(0));
+    /// let train = buffer.attach(loader);
+    /// let mut batches = train.iter();
+    /// let rows = |batch: MyBatch| batch.inputs.dims()[0];
+    /// assert_eq!(batches.next().transpose()?.map(rows), Some(10));
+    /// assert_eq!(batches.next().transpose()?.map(rows), Some(20)); // with 10 representatives
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn attach(&self, inner: Arc<dyn DataLoader<B>>) -> Arc<dyn DataLoader<B>> {
         Arc::new(RehearsalLoader::new(inner, self.clone()))
@@ -43,7 +58,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
 }
 
 impl<B: RehearsalBatch> RehearsalLoader<B> {
-    /// Rehearses the mini-batches of `inner`; [`RehearsalBuffer::attach`] does the same.
+    /// A loader that appends representatives to the mini-batches of `inner`.
     pub fn new(inner: Arc<dyn DataLoader<B>>, buffer: RehearsalBuffer<B>) -> Self {
         Self { inner, buffer, sliced: false }
     }
@@ -64,14 +79,16 @@ impl<B: RehearsalBatch> DataLoader<B> for RehearsalLoader<B> {
             |(of, world): (usize, usize)| size > 1 && world > 1 && (of, world) != (rank, size);
         let misuse = if self.sliced {
             Some(
-                "a rehearsal loader cannot be sliced over several devices; give every rank a buffer of its own",
+                "a rehearsal loader cannot be sliced over several devices; \
+                 give every rank its own buffer",
             )
         } else if shard.is_some_and(is_other) {
             Some(
-                "the `ShardedLoader` was built for another rank or world size than the buffer: pass the buffer's rank to `shard`",
+                "the `ShardedLoader` was built for another rank or world size than the buffer: \
+                 pass the buffer's rank to `shard`",
             )
         } else if !self.buffer.start_iterating() {
-            Some("two iterators of a rehearsal loader are alive at once")
+            Some("two iterators of a rehearsal loader are alive at the same time")
         } else {
             None
         };
@@ -79,8 +96,9 @@ impl<B: RehearsalBatch> DataLoader<B> for RehearsalLoader<B> {
             static NOTICED: Once = Once::new();
             notice(&NOTICED, || {
                 format!(
-                    "rank {rank} of {size} reads a `ShardedLoader` without `.shard(&rank)`: every rank trains on all samples, unless \
-                     its data set contains only this rank's samples"
+                    "rank {rank} of {size} reads a `ShardedLoader` without `.shard(&rank)`: every \
+                     rank trains on all samples, unless its data set contains only this rank's \
+                     samples"
                 )
             });
         }
@@ -112,9 +130,9 @@ impl<B: RehearsalBatch> DataLoader<B> for RehearsalLoader<B> {
 struct Iter<'a, B> {
     inner: Box<dyn DataLoaderIterator<B> + 'a>,
     buffer: RehearsalBuffer<B>,
-    /// Reported by the next call of `next`.
+    /// The error that the first call of `next` returns.
     misuse: Option<&'static str>,
-    /// Whether this is the iterator that the buffer knows of.
+    /// Whether the buffer counts this as its one iterator.
     counted: bool,
     ended: bool,
 }
@@ -125,8 +143,8 @@ impl<B: RehearsalBatch> Iterator for Iter<'_, B> {
     fn next(&mut self) -> Option<Self::Item> {
         if let Some(misuse) = self.misuse.take() {
             let error = RehearsalError::Misuse(misuse);
-            // The other ranks wait for this one's mini-batch. A single rank can go on with another
-            // iterator.
+            // Other ranks would wait for this rank's mini-batch. Without other ranks, the buffer
+            // stays usable with another iterator.
             if self.buffer.world_size() > 1 {
                 self.buffer.abort(error.clone());
             }
@@ -146,8 +164,7 @@ impl<B: RehearsalBatch> Iterator for Iter<'_, B> {
                 Some(Err(error))
             }
             None => {
-                // An error is reported once, at the step where it is found; afterwards the iterator
-                // is just over.
+                // An error is returned once, at the step where it is found.
                 let first = !std::mem::replace(&mut self.ended, true);
                 self.buffer.skip_step().err().filter(|_| first).map(|error| Err(error.into()))
             }

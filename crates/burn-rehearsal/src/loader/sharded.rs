@@ -36,6 +36,22 @@ const AHEAD: usize = 4;
 
 /// A data loader over one rank's part of a data set, in a reproducible order.
 ///
+/// ```
+/// # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }
+/// # use stubs::*;
+/// use burn_rehearsal::ShardedLoader;
+/// use burn_rehearsal_collective::Rank;
+///
+/// # let rank = Rank::solo();
+/// let loader = ShardedLoader::builder(MyBatcher)
+///     .shard(&rank)
+///     .batch_size(8)
+///     .shuffle(42) // the seed
+///     .num_workers(2)
+///     .build(training_set(0));
+/// assert_eq!(loader.iter().count(), 3); // mini-batches of 8, 8 and 4 rows
+/// ```
+///
 /// * The order is a function of (seed, task, epoch, rank, world size). Every call of `iter` starts
 ///   the next epoch.
 /// * k workers read in parallel and deliver in order. Together they read max(4, k) mini-batches
@@ -54,7 +70,7 @@ pub struct ShardedLoader<I, B> {
     next: Arc<Mutex<(u64, u64)>>,
 }
 
-/// Settings of a [`ShardedLoader`].
+/// Builder of a [`ShardedLoader`], from [`ShardedLoader::builder`].
 pub struct ShardedLoaderBuilder<I, B> {
     batcher: Box<dyn Batcher<I, B>>,
     batch_size: usize,
@@ -226,7 +242,24 @@ enum ReadError {
 }
 
 /// The error with which a data set asks a [`ShardedLoader`] to leave a sample out, for example a
-/// damaged image. Wrap it in [`DatasetError::new`].
+/// damaged image.
+///
+/// ```
+/// use burn::data::dataset::{Dataset, DatasetError};
+/// use burn_rehearsal::SkipSample;
+///
+/// struct EvenNumbers;
+///
+/// impl Dataset<usize> for EvenNumbers {
+///     fn get(&self, index: usize) -> Result<usize, DatasetError> {
+///         if index % 2 == 0 { Ok(index) } else { Err(DatasetError::new(SkipSample)) }
+///     }
+///
+///     fn len(&self) -> usize {
+///         10
+///     }
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the sample is to be left out")]
 pub struct SkipSample;

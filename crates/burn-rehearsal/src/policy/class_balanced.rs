@@ -1,5 +1,4 @@
-//! Class-balancing reservoir sampling: Chrysakis and Moens, "Online Continual Learning from
-//! Imbalanced Data" (ICML 2020).
+//! Class-balancing reservoir sampling.
 
 use super::quotas::{Quotas, class_of};
 use super::{Placement, Policy, SavedShard, ShardInfo, StateError};
@@ -7,66 +6,71 @@ use crate::random::Stream;
 use crate::slots::SlotTable;
 use std::collections::BTreeMap;
 
-/// Equal shares for all classes, and a reservoir within each class. The default.
+/// Equal shares for all classes, and reservoir sampling within each class. The default.
 ///
-/// A class grows into free slots, and into slots of classes above their quota. Otherwise a
-/// candidate is accepted with probability *held* / *offered*: the rows of its class in this shard,
-/// loans included, over the candidates of its class so far, this one included. It then replaces a
-/// random row of its class.
+/// Source: Chrysakis and Moens, "Online Continual Learning from Imbalanced Data" (ICML 2020).
 ///
-/// # What it keeps
+/// A class grows into free slots, and into slots of classes above their quota. Otherwise, a
+/// candidate is accepted with probability *held* / *offered*, and replaces a random row of its
+/// class. *Held* is the number of rows of the class in this shard, including borrowed slots.
+/// *Offered* is the number of candidates of the class so far, including this one.
 ///
-/// Per shard and class, the stored rows are a uniform subset of all rows *offered*, as long as the
-/// class has not gained a slot since its first candidate was rejected or its first row replaced.
-/// After that, newer rows are over-represented. A class can gain slots late if other classes have
-/// too few rows to fill their quotas, if K² exceeds the slots of a shard and a new class moves the
-/// remainder of the deal, and after a change of the world size.
+/// # What the buffer holds
+///
+/// The stored rows of a class in a shard are a uniform sample of its *offered* rows, as long as the
+/// class has not gained a slot since its first candidate was rejected or its first row was
+/// replaced. After that, newer rows are over-represented. A class can gain a slot late in three
+/// cases: other classes have too few rows to fill their quotas; K² is larger than the number of
+/// slots in a shard and a new class changes the remainder of the division; or the number of ranks
+/// changes.
 ///
 /// * Class-incremental streams: equal shares for all classes seen so far.
-/// * Domain-incremental streams, and batches without a class field: a plain reservoir, in which
-///   every row of every task has the same chance.
-/// * Several ranks: each shard is a sample of what its own rank was offered. A row that rank i was
-///   offered is stored with probability (slots of its class in shard i) / (rows of its class
-///   offered to rank i), so ranks that are offered fewer rows are over-represented in the union.
-///   With [`ShardedLoader`](crate::ShardedLoader) the numbers differ by at most one row per epoch.
+/// * Domain-incremental streams, and batches without a `class` field: plain reservoir sampling.
+///   Every row of every task has the same probability of being stored.
+/// * Several ranks: each shard is a sample of the rows offered to its own rank. Rank i stores an
+///   offered row with probability (slots of the class in shard i) / (rows of the class offered to
+///   rank i), so ranks that are offered fewer rows are over-represented in the union. With
+///   [`ShardedLoader`](crate::ShardedLoader), these numbers of rows differ by at most one per
+///   epoch.
 ///
 /// # Balance over ranks
 ///
-/// In each shard, classes that were offered enough rows differ by at most one row. The same holds
-/// for the union of all shards if every shard was offered the same classes, whatever their numbers.
-/// Three cases can be less even, by up to one row per class and shard. The first two cannot occur
-/// in a shard with at least K(K + 1) slots for K classes:
+/// In each shard, the numbers of rows of classes that were offered enough rows differ by at most
+/// one. The same holds for the union of all shards if every shard was offered the same classes. In
+/// three cases, the difference can be larger by up to one row per class and shard. The first two
+/// cannot occur in shards with at least K(K + 1) slots for K classes:
 ///
-/// * Classes of earlier tasks cannot regain a row. If the share of such a class grows when the
-///   remainder of the deal moves, it stays a row short in that shard. With
-///   [`classes`](crate::RehearsalConfig::classes) configured, this ends when all of them are
+/// * Classes of earlier tasks cannot regain a row. If the share of such a class grows because the
+///   remainder of the division moves, the class stays one row short in that shard. If
+///   [`classes`](crate::RehearsalConfig::classes) is configured, this ends when all classes are
 ///   present.
-/// * While fewer classes are present than configured, the rows that are reserved for a class can
-///   exceed its share.
+/// * While fewer classes are present than configured, the quota of a class can be larger than its
+///   share.
 /// * Shards that were offered different classes have different shares.
 ///
 /// # Details
 ///
-/// "Offered" means chosen as a candidate. With fewer candidates than rows, a row of a small
-/// mini-batch is more likely to be offered than one of a large mini-batch. With
-/// [`OnRepeat::SkipIfStored`](crate::OnRepeat::SkipIfStored), a row that is stored is not offered
-/// again, and one that was rejected is. A class without a slot in a shard, because there are more
-/// classes than slots, is not stored there unless another class lends it a slot.
+/// A row is offered if it is chosen as a candidate. With fewer candidates than rows, a row of a
+/// small mini-batch is more likely to be offered than a row of a large one. With
+/// [`OnRepeat::SkipIfStored`](crate::OnRepeat::SkipIfStored), a stored row is not offered again,
+/// and a rejected row is. If there are more classes than slots, a class without a slot in a shard
+/// is stored there only in slots lent by other classes.
 #[derive(Debug, Default, Clone)]
 pub struct ClassBalanced {
     quotas: Quotas,
-    /// The candidates of each class so far.
+    /// The number of candidates of each class so far.
     offered: Vec<u64>,
 }
 
 impl ClassBalanced {
-    /// The rows of `class` that only its own candidates replace, in a shard of `capacity` slots.
+    /// The number of rows of `class` that only candidates of the same class can replace, in a shard
+    /// of `capacity` slots.
     pub fn quota(&self, class: usize, capacity: usize) -> usize {
         self.quotas.quota(class, capacity)
     }
 
-    /// The rows that `class` holds in a shard of `capacity` slots if all classes offered so far
-    /// have enough rows.
+    /// The number of rows that `class` holds in a shard of `capacity` slots if all classes offered
+    /// so far have enough rows.
     pub fn share(&self, class: usize, capacity: usize) -> usize {
         self.quotas.share(class, capacity)
     }
@@ -105,7 +109,7 @@ impl Policy for ClassBalanced {
         if victims.is_empty() {
             return Placement::Reject;
         }
-        // One number decides both whether the candidate is accepted and which row it replaces.
+        // One number decides whether the candidate is accepted, and which row it replaces.
         let number = rng.below(bound.max(victims.len() as u64));
         victims.get(number as usize).map_or(Placement::Reject, |&slot| Placement::Replace(slot))
     }
@@ -157,8 +161,7 @@ impl Policy for ClassBalanced {
         Ok(())
     }
 
-    /// The ratio of rows held to rows offered stays the same for every class: n′ = max(m′,
-    /// ⌈n·m′/m⌉).
+    /// Keeps the ratio of held rows m to offered rows n for every class: n′ = max(m′, ⌈n·m′/m⌉).
     fn merge(&self, saved: &[SavedShard<'_>], table: &SlotTable, shard: &ShardInfo) -> Vec<u64> {
         let mut offered: BTreeMap<u32, u64> = BTreeMap::new();
         for quotas in saved.iter().filter_map(|shard| Quotas::split(shard.state)) {
@@ -175,7 +178,7 @@ impl Policy for ClassBalanced {
             let (own, before) =
                 (rows(table), saved.iter().map(|shard| rows(shard.table)).sum::<u64>());
             let scaled = match before {
-                // No row to keep the ratio of: the candidates are dealt evenly.
+                // Without a stored row there is no ratio: the count is divided evenly.
                 0 => all.div_ceil(shard.world_size as u64),
                 before => {
                     u64::try_from((u128::from(all) * u128::from(own)).div_ceil(u128::from(before)))

@@ -1,17 +1,16 @@
-//! First in, first out: a full shard is a ring.
+//! First in, first out.
 
 use super::{Placement, Policy, SavedShard, ShardInfo, StateError};
 use crate::random::Stream;
 use crate::slots::SlotTable;
 
-/// Replaces the oldest row.
+/// First in, first out: replaces the oldest row.
 ///
-/// # What it keeps
-///
-/// The last rows offered to each shard, whatever their class: rows of earlier tasks disappear.
+/// Each shard holds the last rows that it was offered, whatever their class. Rows of earlier tasks
+/// disappear.
 #[derive(Debug, Default, Clone)]
 pub struct Fifo {
-    /// Slots fill in order, so the oldest row of a full shard is always here.
+    /// The slot of the oldest row of a full shard, because slots are written in order.
     next: u32,
 }
 
@@ -34,7 +33,7 @@ impl Policy for Fifo {
         let &[next] = state else { return Err(StateError::length(state, 1)) };
         if next >= table.len().max(1) as u64 {
             return Err(StateError::new(format!(
-                "slot {next} is the next to be replaced among {} rows",
+                "the next slot is {next}, but there are {} rows",
                 table.len()
             )));
         }
@@ -42,8 +41,7 @@ impl Policy for Fifo {
         Ok(())
     }
 
-    /// From the oldest row to the newest, so that each new shard is a ring that begins with its
-    /// oldest row.
+    /// The order of arrival, so that each new shard begins with its oldest row.
     fn order_key(&self, shard: &SavedShard<'_>, slot: u32) -> u64 {
         let len = shard.table.len() as u64;
         let oldest = shard.state.first().map_or(0, |next| next % len);

@@ -1,15 +1,13 @@
-//! Last in, first out: only the last slot changes.
+//! Last in, first out.
 
 use super::{Placement, Policy, SavedShard, ShardInfo, StateError};
 use crate::random::Stream;
 use crate::slots::SlotTable;
 
-/// Replaces the newest row.
+/// Last in, first out: replaces the newest row.
 ///
-/// # What it keeps
-///
-/// The first rows offered to each shard, whatever their class, and the last one: later tasks leave
-/// no trace in a full shard. A baseline for streams whose first samples matter most.
+/// Each shard holds the first rows that it was offered, whatever their class, and the last one. A
+/// baseline for streams whose first samples matter most.
 #[derive(Debug, Default, Clone)]
 pub struct Lifo;
 
@@ -19,7 +17,7 @@ impl Policy for Lifo {
     }
 
     fn place(&mut self, _class: u32, table: &SlotTable, _rng: &mut Stream) -> Placement {
-        // Slots fill in order and only the last one is replaced, so it always holds the newest row.
+        // Only the last slot is ever overwritten, so it holds the newest row.
         Placement::Replace(table.len().saturating_sub(1) as u32)
     }
 
@@ -31,7 +29,7 @@ impl Policy for Lifo {
         if state.is_empty() { Ok(()) } else { Err(StateError::length(state, 0)) }
     }
 
-    /// From the oldest row to the newest.
+    /// The slot, which orders rows by age.
     fn order_key(&self, _shard: &SavedShard<'_>, slot: u32) -> u64 {
         u64::from(slot)
     }

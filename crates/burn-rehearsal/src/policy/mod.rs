@@ -1,20 +1,37 @@
-//! Which stored row makes room for a candidate: one file per policy.
+//! Policies: which stored row a candidate replaces.
 //!
-//! | policy | class-incremental stream | same classes in every task, or no class |
+//! A policy decides what the memory buffer holds. It is called when a candidate meets a full shard,
+//! and either names the slot to overwrite or rejects the candidate.
+//!
+//! # Choosing a policy
+//!
+//! The memory after training on tasks that bring new classes (class-incremental), and on tasks with
+//! the same classes or without a `class` field (domain-incremental):
+//!
+//! | policy | class-incremental | domain-incremental |
 //! |---|---|---|
-//! | [`ClassBalanced`] (default) | equal shares, a uniform sample of each class | a uniform sample of all tasks |
-//! | [`Reservoir`] | shares as in the stream | a uniform sample of all tasks |
-//! | [`RandomReplacement`] | equal shares, new rows of a class replace old ones | forgets earlier tasks |
-//! | [`Fifo`] | forgets earlier tasks | forgets earlier tasks |
-//! | [`Lifo`] | keeps the first rows only | keeps the first rows only |
+//! | [`ClassBalanced`] (default) | equal shares, uniform within a class | uniform over all tasks |
+//! | [`Reservoir`] | shares as in the stream, uniform | uniform over all tasks |
+//! | [`RandomReplacement`] | equal shares, newer rows of a class | mostly the last task |
+//! | [`Fifo`] | the newest rows | the newest rows |
+//! | [`Lifo`] | the oldest rows | the oldest rows |
 //!
-//! Each shard decides on its own, from the rows that its rank was offered.
+//! * [`ClassBalanced`] suits most streams. It needs no knowledge of the number of classes or tasks.
+//! * [`Reservoir`] is the classic choice for streams without task boundaries. Rare classes stay
+//!   rare.
+//! * [`RandomReplacement`] is the policy of Bouvier et al. 2024.
+//! * [`Fifo`] and [`Lifo`] are baselines.
 //!
-//! # Your own policy
+//! Select a policy with [`RehearsalConfig::with_policy`](crate::RehearsalConfig::with_policy). Each
+//! shard decides separately, from the rows that its rank was offered.
+//!
+//! # Adding your own policy
 //!
 //! Implement [`Policy`] and pass a value to
-//! [`RehearsalConfig::init_with`](crate::RehearsalConfig::init_with). This one replaces any row,
-//! but only with every n-th candidate:
+//! [`RehearsalConfig::init_with`](crate::RehearsalConfig::init_with). The decision is in
+//! [`place`](Policy::place). The other methods save, restore and merge the state, so that
+//! checkpoints work, also on another number of ranks. This policy replaces a random row, but only
+//! with every n-th candidate:
 //!
 //! ```
 //! use burn_rehearsal::policy::{Placement, Policy, SavedShard, ShardInfo, StateError};
@@ -60,18 +77,21 @@
 //!         Ok(())
 //!     }
 //!
-//!     fn merge(&self, saved: &[SavedShard<'_>], _table: &SlotTable, shard: &ShardInfo) -> Vec<u64> {
+//!     fn merge(&self, saved: &[SavedShard], _table: &SlotTable, shard: &ShardInfo) -> Vec<u64> {
 //!         vec![shard.part_of(saved.iter().filter_map(|shard| shard.state.first()).sum())]
 //!     }
 //! }
 //!
 //! let rules = CustomRules::default().with_policy(EveryNth { n: 3, offered: 0 });
-//! let buffer = RehearsalConfig::new(Capacity::Samples(8)).init_with::<Batch>(&Rank::solo(), rules)?;
+//! let config = RehearsalConfig::new(Capacity::Samples(8));
+//! let buffer = config.init_with::<Batch>(&Rank::solo(), rules)?;
 //! # let device = Device::flex();
 //! # for _ in 0..5 { buffer.rehearse(Batch { inputs: Tensor::zeros([4, 2], &device) })?; }
 //! assert_eq!(buffer.report()?.policy, "every-nth(n=3)");
 //! # Ok::<(), burn_rehearsal::error::RehearsalError>(())
 //! ```
+//!
+//! A built-in policy is one file in this module and one line in the registry of [`PolicyKind`].
 
 mod class_balanced;
 mod fifo;
@@ -89,23 +109,32 @@ use crate::registry::registry;
 use crate::slots::SlotTable;
 
 registry! {
-    /// Which stored row makes room for a candidate when the shard is full.
+    /// The built-in policies. The [module](self) compares them.
+    ///
+    /// ```
+    /// use burn_rehearsal::{Capacity, PolicyKind, RehearsalConfig};
+    ///
+    /// let policy: PolicyKind = "reservoir".parse()?;
+    /// let config = RehearsalConfig::new(Capacity::Samples(500)).with_policy(policy);
+    /// # assert_eq!(config.policy, PolicyKind::Reservoir);
+    /// # Ok::<(), burn_rehearsal::error::ConfigError>(())
+    /// ```
     pub enum PolicyKind: "policy", dyn Policy {
         /// Equal shares for all classes, and a uniform sample of the rows of each class.
         ClassBalanced => class_balanced::ClassBalanced,
-        /// Equal shares for all classes; every candidate replaces a random row (Bouvier et al.
+        /// Equal shares for all classes. Every candidate replaces a random row (Bouvier et al.
         /// 2024).
         RandomReplacement => random_replacement::RandomReplacement,
         /// A uniform sample of all rows offered so far (Vitter 1985, algorithm R).
         Reservoir => reservoir::Reservoir,
-        /// The oldest row is replaced.
+        /// Replaces the oldest row.
         Fifo => fifo::Fifo,
-        /// The newest row is replaced.
+        /// Replaces the newest row.
         Lifo => lifo::Lifo,
     }
 }
 
-/// What a policy decides for one candidate when the shard is full.
+/// The decision of a policy for one candidate that meets a full shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placement {
     /// Overwrite the row in this slot.
@@ -114,7 +143,7 @@ pub enum Placement {
     Reject,
 }
 
-/// A [state](Policy::state) that a policy cannot have with a given table.
+/// A saved [state](Policy::state) is invalid, or does not match the table.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct StateError(String);
@@ -125,7 +154,7 @@ impl StateError {
         Self(reason.into())
     }
 
-    /// A state that should have `expected` words.
+    /// The error of a state that should have `expected` words.
     pub fn length(state: &[u64], expected: usize) -> Self {
         Self(format!("it has {} words instead of {expected}", state.len()))
     }
@@ -140,43 +169,45 @@ pub struct SavedShard<'a> {
     pub state: &'a [u64],
 }
 
-/// The number of candidates whose memory is prefetched together: more than a processor has
-/// outstanding cache misses.
+/// The number of candidates whose slots are prefetched together. It exceeds the number of cache
+/// misses that a processor has in flight.
 pub const PREFETCH_DISTANCE: usize = 32;
 
-/// Decides which row of a full shard makes room for a candidate.
+/// A policy: decides which row of a full shard a candidate replaces.
 ///
 /// Each shard has its own value. Decisions must be a function of the arguments and of
-/// [`state`](Self::state) alone: then a run that resumes from a checkpoint gives the same bits as
-/// one that was not interrupted.
+/// [`state`](Self::state). A resumed run then gives the same bits as an uninterrupted one.
+///
+/// The [module](self) has a complete example.
 pub trait Policy: Send {
     /// The name in reports, errors and checkpoints, in kebab case.
     fn name(&self) -> &'static str;
 
-    /// The parameters as text, for example `"n=3"`. All ranks must have the same parameters, and a
-    /// checkpoint can only be restored with those that it was written with. Default: no parameters.
+    /// The parameters as text, for example `"n=3"`. They must be the same on all ranks, and when a
+    /// checkpoint is written and restored. Default: no parameters.
     fn parameters(&self) -> String {
         String::new()
     }
 
-    /// Called once, before the first candidate, with the size and the position of the shard.
+    /// Called once, before the first candidate, with the size and position of the shard. Default:
+    /// does nothing.
     fn start(&mut self, _shard: &ShardInfo) {}
 
     /// Called for every mini-batch with the classes of its candidates, before any of them is
-    /// placed. Rows without a class field have class 0.
+    /// placed. Without a `class` field, all rows have class 0. Default: does nothing.
     fn begin(&mut self, _classes: &[u32]) {}
 
-    /// Called once for every candidate that is offered, stored or not, before
-    /// [`place`](Self::place).
+    /// Called once for every candidate, whether it is stored or not, before
+    /// [`place`](Self::place). Default: does nothing.
     fn offered(&mut self, _class: u32) {}
 
-    /// Called once for every candidate that meets a full shard; `class` is the candidate's, `rng` a
-    /// stream of this rank and mini-batch.
+    /// Decides about a candidate of class `class` that meets a full shard. `rng` is the stream of
+    /// this rank and mini-batch.
     fn place(&mut self, class: u32, table: &SlotTable, rng: &mut Stream) -> Placement;
 
-    /// Adds to `slots` those that candidates of these classes, at most [`PREFETCH_DISTANCE`], will
-    /// probably take in a full shard; `rng` is a copy of their random stream. These slots are
-    /// prefetched, so that the cache misses of several candidates overlap. Decides nothing.
+    /// Appends the slots that candidates of these classes will probably overwrite in a full shard.
+    /// There are at most [`PREFETCH_DISTANCE`] candidates, and `rng` is a copy of their stream. The
+    /// slots are prefetched, so that cache misses overlap. A wrong prediction changes no result.
     /// Default: none.
     fn predict_slots(
         &mut self,
@@ -187,29 +218,30 @@ pub trait Policy: Send {
     ) {
     }
 
-    /// Everything besides the table that later decisions depend on. Checkpoints store it.
+    /// The state on which later decisions depend, other than the table. Checkpoints store it.
     fn state(&self) -> Vec<u64>;
 
-    /// Continues from a [`state`](Self::state) that was taken with this `table`.
+    /// Restores a [`state`](Self::state) that was saved with this `table`.
     ///
     /// # Errors
     ///
-    /// [`StateError`], with no change, if the two do not fit together: the state is read from a
-    /// file.
+    /// [`StateError`], without a change, if the state does not match the table. The state comes
+    /// from a file, so check it.
     fn restore(&mut self, state: &[u64], table: &SlotTable) -> Result<(), StateError>;
 
-    /// Orders the rows of a checkpoint that was written on another number of ranks. All rows are
-    /// sorted by this key, then by rank and slot, and dealt to the new shards in turn, which store
-    /// them in that order. Default: by class, so that every class is spread evenly over the shards.
+    /// The sort key of a row in a checkpoint that was written on another number of ranks. All rows
+    /// are sorted by this key, then by rank and slot, and dealt to the new shards round robin,
+    /// which store them in that order. Default: the class, which spreads every class evenly over
+    /// the shards.
     fn order_key(&self, shard: &SavedShard<'_>, slot: u32) -> u64 {
         u64::from(shard.table.class(slot))
     }
 
-    /// The [`state`](Self::state) of the new shard `shard` that holds the rows of `table`, made
-    /// from all shards of the checkpoint, `saved`. Shards of ranks that never had rows are left
-    /// out.
+    /// The [`state`](Self::state) of a new shard on another number of ranks. `saved` are the shards
+    /// of the checkpoint, except those of ranks that never had rows; `table` has the rows of the
+    /// new shard.
     ///
-    /// Each saved state was written by this policy, but may be damaged. The result is checked by
-    /// [`restore`](Self::restore).
+    /// Each saved state was written by this policy, but may be damaged. [`restore`](Self::restore)
+    /// checks the result.
     fn merge(&self, saved: &[SavedShard<'_>], table: &SlotTable, shard: &ShardInfo) -> Vec<u64>;
 }

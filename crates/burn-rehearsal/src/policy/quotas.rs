@@ -1,32 +1,31 @@
 //! Class quotas with lending: which class gives a slot to a candidate.
 //!
-//! The |B| global slots are dealt round-robin to K classes: slot number s belongs to the class with
-//! index s mod K. A shard owns consecutive slot numbers, so its shares differ by at most one, and
-//! so do the sums over all shards. There are two deals:
+//! The |B| global slots are dealt round robin to K classes: slot number s belongs to the class with
+//! index s mod K. A shard owns consecutive slot numbers, so the numbers of slots per class differ
+//! by at most one in each shard, and also in the sum over all shards. There are two deals:
 //!
 //! * The *share* of a class is dealt among the classes *present*, in ascending order. A class is
-//!   present once it was offered to this shard, stored or not.
-//! * The *quota* of a class is dealt among the classes 0..K, where K is configured or one more than
-//!   the largest class offered; in the latter case it is at most the share, if that is not 0. A row
-//!   within its class's quota is only replaced by its own class. Slot number s < K belongs to class
-//!   s whatever K is, so no class is lost everywhere while |B| ≥ K.
+//!   present once it was offered to this shard, whether it was stored or not.
+//! * The *quota* of a class is dealt among the classes 0..K. K is configured, or one more than the
+//!   largest class offered; in the latter case, the quota is at most the share, if that is not 0. A
+//!   row within the quota of its class is replaced only by its own class. Slot number s < K belongs
+//!   to class s for every K, so no class is lost in all shards while |B| ≥ K.
 //!
-//! Quotas that are not used are lent, so that every class holds its share. Loans are taken back
-//! from the class with the most rows, first from one above its share. A share that a class does not
-//! use is lent, too.
+//! Unused quotas are lent, so that every class can hold its share. A loan is taken back from the
+//! class with the most rows, first from a class above its share. An unused share is lent, too.
 //!
-//! # What holds for the union of all shards
+//! # Properties of the union of all shards
 //!
-//! * If all shards were offered the same classes, shares differ by at most one over the union, and
-//!   so do the rows once every class was offered enough of them after the last class appeared. One
+//! * If all shards were offered the same classes, shares differ by at most one over the union. So
+//!   do the rows, once every class was offered enough of them after the last class appeared. One
 //!   exception: while fewer classes are present than configured, a quota can be larger than a
 //!   share. Then rows differ by up to one per class and shard, in shards with fewer than K(K + 1)
 //!   slots.
 //! * In a class-incremental stream, classes of earlier tasks are not offered again and cannot
-//!   regain a row. With K configured and all K present, each of them still holds its quota, which
-//!   never changes: the union differs by at most one. Otherwise a class whose share grows when the
-//!   remainder moves on stays one row short per shard. Shares never grow in a shard with at least
-//!   K(K + 1) slots.
+//!   regain a row. With K configured and all K classes present, each of them still holds its quota,
+//!   which never changes, and the union differs by at most one. Otherwise, a class whose share
+//!   grows when the remainder moves stays one row short per shard. Shares never grow in a shard
+//!   with at least K(K + 1) slots.
 //! * Shards that were offered different classes differ by up to one row per class and shard.
 
 use super::{PREFETCH_DISTANCE, ShardInfo, StateError};
@@ -35,24 +34,24 @@ use crate::slots::{MAX_CLASSES, SlotTable};
 use smallvec::SmallVec;
 use std::collections::BTreeSet;
 
-/// The index of a class that is not present.
+/// The index of an absent class.
 const ABSENT: u32 = u32::MAX;
 
-/// The quotas of one shard, and the classes above theirs.
+/// The quotas of one shard, and the classes above their quotas.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Quotas {
     /// The configured K.
     classes: Option<usize>,
     first_slot: usize,
-    /// `index[class]`: the number of smaller classes present, or [`ABSENT`].
+    /// `index[class]` is the number of smaller classes present, or [`ABSENT`].
     index: Vec<u32>,
     present: usize,
-    /// The deals of quotas and of shares in a shard of this capacity.
+    /// The deals of quotas and of shares, cached for a shard of this capacity.
     deals: Option<(usize, [Deal; 2])>,
     borrowers: Borrowers,
 }
 
-/// How a shard's slots are dealt to classes; holds what takes divisions to compute.
+/// The deal of a shard's slots to classes. Caches the results of divisions.
 #[derive(Debug, Clone, Copy)]
 struct Deal {
     classes: usize,
@@ -62,7 +61,7 @@ struct Deal {
 }
 
 impl Deal {
-    /// `capacity` slots from `first_slot` on, dealt to `classes` classes.
+    /// Deals `capacity` slots, starting at `first_slot`, to `classes` classes.
     fn new(first_slot: usize, capacity: usize, classes: usize) -> Self {
         let divisor = classes.max(1);
         Self {
@@ -73,7 +72,7 @@ impl Deal {
         }
     }
 
-    /// The slots of the class with this index.
+    /// The number of slots of the class with this index.
     fn of(&self, index: usize) -> usize {
         if index >= self.classes {
             return 0;
@@ -88,12 +87,12 @@ impl Deal {
 }
 
 impl Quotas {
-    /// Quotas of a shard to which nothing was offered yet.
+    /// The quotas of a shard before the first candidate.
     pub(super) fn new(shard: &ShardInfo) -> Self {
         Self { classes: shard.classes, first_slot: shard.first_slot, ..Self::default() }
     }
 
-    /// Makes these classes present.
+    /// Marks these classes as present.
     pub(super) fn see(&mut self, classes: &[u32]) {
         let before = self.present;
         for &class in classes {
@@ -102,7 +101,7 @@ impl Quotas {
                 self.index.resize(at + 1, ABSENT);
             }
             if self.index[at] == ABSENT {
-                // Any number: all are assigned below.
+                // A placeholder: all indices are assigned below.
                 self.index[at] = 0;
                 self.present += 1;
             }
@@ -127,19 +126,20 @@ impl Quotas {
         }
     }
 
-    /// The rows of `class` that only its own candidates replace, in a shard of `capacity` slots.
+    /// The number of rows of `class` that only candidates of the same class can replace, in a shard
+    /// of `capacity` slots.
     pub(super) fn quota(&self, class: usize, capacity: usize) -> usize {
         let [quotas, _] = self.deals(capacity);
         let dealt = quotas.of(class);
         match self.classes {
             Some(_) => dealt,
-            // The largest class so far says little about the classes to come: it only protects the
-            // last row of a class.
+            // The largest class so far says little about later classes, so a quota protects only
+            // the last row of a class.
             None => dealt.min(self.share(class, capacity).max(1)),
         }
     }
 
-    /// The rows that `class` holds if all classes present are offered enough.
+    /// The number of rows that `class` holds if all classes present are offered enough rows.
     pub(super) fn share(&self, class: usize, capacity: usize) -> usize {
         match self.index.get(class) {
             None | Some(&ABSENT) => 0,
@@ -150,13 +150,13 @@ impl Quotas {
         }
     }
 
-    /// The order in which borrowers give rows: by their rows, and of equally many first those above
-    /// their share.
+    /// The order in which borrowers give rows: more rows first, and among equal numbers, classes
+    /// above their share first.
     fn level(&self, class: u32, rows: usize, capacity: usize) -> usize {
         2 * rows + usize::from(rows > self.share(class as usize, capacity))
     }
 
-    /// Finds the classes above their quota after the shares have changed.
+    /// Collects the classes above their quota after the shares have changed.
     fn refresh(&mut self, table: &SlotTable) {
         if self.deals.is_none() {
             self.deals = Some((table.capacity(), self.deals(table.capacity())));
@@ -174,9 +174,9 @@ impl Quotas {
         self.borrowers = borrowers;
     }
 
-    /// Whether the borrower `largest` at `level` gives a row to `class`, which holds `held`:
-    /// because that is below its quota, has fewer rows even after it got one more, or is the one of
-    /// the two that should have one more.
+    /// Whether the borrower `largest` at `level` gives a row to `class`, which holds `held` rows.
+    /// It does if `class` is below its quota, still has fewer rows after the move, or is the one of
+    /// the two whose share has one row more.
     fn gives_way(
         &self,
         largest: u32,
@@ -192,7 +192,7 @@ impl Quotas {
                 || above_share && held < rows && held < self.share(class as usize, capacity))
     }
 
-    /// The class that gives a slot of a full shard to `class`, if that may grow. The caller must
+    /// The class that gives a slot of a full shard to `class`, if `class` may grow. The caller must
     /// move the slot.
     pub(super) fn grow(&mut self, class: u32, table: &SlotTable) -> Option<u32> {
         self.refresh(table);
@@ -217,9 +217,10 @@ impl Quotas {
         Some(largest)
     }
 
-    /// Adds to `slots` those that candidates of `classes`, at most [`PREFETCH_DISTANCE`], will
-    /// probably take: a random one of the class that gives way, or of the candidate's own class the
-    /// row with a random number below `bound(candidate, held)`, if there is one.
+    /// Appends the slots that candidates of `classes`, at most [`PREFETCH_DISTANCE`], will probably
+    /// take. This is a random slot of the class that gives way. If no class does, it is the row of
+    /// the candidate's own class with a random number below `bound(candidate, held)`, if there is
+    /// such a row.
     pub(super) fn predict_slots(
         &mut self,
         classes: &[u32],
@@ -229,7 +230,7 @@ impl Quotas {
         slots: &mut Vec<u32>,
     ) {
         self.refresh(table);
-        // Moves past the empty lists once, for all candidates.
+        // Skips the empty lists once, for all candidates.
         self.borrowers.largest();
         let mut loans = self.borrowers.loans();
         let mut places: SmallVec<[(usize, usize); PREFETCH_DISTANCE]> = SmallVec::new();
@@ -246,12 +247,12 @@ impl Quotas {
             };
             places.push((victims as usize, rng.below(rows) as usize));
         }
-        // A loop of its own, so that the processor requests the last place before it has the first.
+        // A separate loop, so that the processor requests all places before the first arrives.
         slots.extend(places.iter().filter_map(|&(class, index)| table.of_class(class).get(index)));
     }
 
-    /// The classes present, then the borrowers by their level: their order decides which of two
-    /// equally large ones gives way.
+    /// The classes present, then the borrowers by level. The order of the borrowers decides which
+    /// of two equally large classes gives way.
     pub(super) fn state(&self) -> Vec<u64> {
         let Borrowers { valid, by_level, .. } = &self.borrowers;
         let present = self
@@ -269,7 +270,7 @@ impl Quotas {
         state
     }
 
-    /// The state of a shard that is built anew from rows of these classes present.
+    /// The state of a new shard in which these classes are present.
     pub(super) fn fresh_state(present: &BTreeSet<u32>) -> Vec<u64> {
         let mut quotas = Self::default();
         quotas.see(&present.iter().copied().collect::<Vec<_>>());
@@ -286,7 +287,7 @@ impl Quotas {
         Some(SavedQuotas { present, valid, borrowers: borrowers.as_chunks::<2>().0, rest })
     }
 
-    /// The quotas that have this state with this table, and the words that follow it.
+    /// The quotas with this state and this table, and the words after the state.
     pub(super) fn restored<'a>(
         &self,
         state: &'a [u64],
@@ -297,7 +298,7 @@ impl Quotas {
         let classes: Vec<u32> = present.iter().filter_map(|&class| class_of(class)).collect();
         let ascending = classes.windows(2).all(|pair| pair[0] < pair[1]);
         if classes.len() != present.len() || !ascending || valid > 1 {
-            return Err(StateError::new("its list of classes is not a list of classes"));
+            return Err(StateError::new("its list of classes is not valid"));
         }
         let mut quotas =
             Self { classes: self.classes, first_slot: self.first_slot, ..Self::default() };
@@ -325,7 +326,7 @@ impl Quotas {
         for &[rows, class] in entries {
             if !left.remove(&class) || table.of_class(class as usize).len() as u64 != rows {
                 return Err(StateError::new(format!(
-                    "class {class} has not {rows} rows, or not more than its quota"
+                    "class {class} does not have {rows} rows, or is not above its quota"
                 )));
             }
             borrowers
@@ -333,7 +334,7 @@ impl Quotas {
         }
         if let Some(class) = left.first() {
             return Err(StateError::new(format!(
-                "class {class} has more rows than its quota and is not listed"
+                "class {class} is above its quota, but is not listed"
             )));
         }
         quotas.borrowers = borrowers;
@@ -352,23 +353,23 @@ pub(super) struct SavedQuotas<'a> {
     pub(super) rest: &'a [u64],
 }
 
-/// The class that a word of a state names, if it is in range.
+/// The class in a word of a state, or `None` if it is out of range.
 pub(super) fn class_of(word: u64) -> Option<u32> {
     u32::try_from(word).ok().filter(|&class| (class as usize) < MAX_CLASSES)
 }
 
-/// The classes above their quota by their level, to find the largest without a search.
+/// The classes above their quota, by level. Finds the largest class without a search.
 ///
-/// A full shard only changes by what [`Quotas::grow`] decides, which keeps this in O(1).
+/// A full shard changes only by decisions of [`Quotas::grow`], which updates this in time O(1).
 #[derive(Debug, Default, Clone)]
 struct Borrowers {
-    /// Whether this was collected for the present shares.
+    /// Whether this was collected for the current shares.
     valid: bool,
-    /// `by_level[n]`: the classes above their quota at level n.
+    /// `by_level[n]` lists the classes above their quota at level n.
     by_level: Vec<Vec<u32>>,
-    /// `position[class]`: where the class is in its list.
+    /// `position[class]` is the index of the class in its list.
     position: Vec<u32>,
-    /// No list beyond this one has an entry.
+    /// All lists above this level are empty.
     most: usize,
 }
 
@@ -394,7 +395,7 @@ impl Borrowers {
         }
     }
 
-    /// The classes in the order in which they will most likely give a row each.
+    /// The classes in the order in which they will probably give rows.
     fn loans(&self) -> Loans<'_> {
         let left = self.by_level.get(self.most).map_or(0, Vec::len);
         Loans {
@@ -406,8 +407,8 @@ impl Borrowers {
         }
     }
 
-    /// A class at the highest level, and that level. Rows only leave the largest, so the search
-    /// downwards is paid for by evictions.
+    /// A class at the highest level, and that level. Rows leave only the largest class, so the cost
+    /// of the search downwards is amortized over evictions.
     fn largest(&mut self) -> Option<(u32, usize)> {
         loop {
             match self.by_level.get(self.most).and_then(|list| list.last()) {
@@ -419,16 +420,17 @@ impl Borrowers {
     }
 }
 
-/// [`Borrowers`] about as they would be after some rows were taken from the largest, without
-/// changing them.
+/// An approximation of [`Borrowers`] after some rows were taken from the largest classes, which
+/// leaves the borrowers unchanged.
 struct Loans<'a> {
     by_level: &'a [Vec<u32>],
-    /// The list of the largest: this many of its classes are left, behind them those that had one
-    /// row more.
+    /// The level of the largest classes.
     level: usize,
+    /// The number of classes left in the list of this level.
     left: usize,
+    /// The classes that fell to this level.
     moved: SmallVec<[u32; PREFETCH_DISTANCE]>,
-    /// The classes that belong behind the next two lists: one row is two levels.
+    /// The classes that fall to the next two levels. One row is two levels.
     moving: [SmallVec<[u32; PREFETCH_DISTANCE]>; 2],
 }
 
@@ -444,7 +446,7 @@ impl Loans<'_> {
         Some((*class, self.level))
     }
 
-    /// Takes a row from the largest.
+    /// Takes a row from the largest class.
     fn take_back(&mut self) {
         let Some((class, _)) = self.largest() else { return };
         if self.moved.pop().is_none() {

@@ -1,22 +1,21 @@
-//! The rule of Bouvier et al., "Efficient Data-Parallel Continual Learning with Asynchronous
-//! Distributed Rehearsal Buffers" (CCGrid 2024).
+//! Random replacement within class quotas.
 
 use super::quotas::{Quotas, class_of};
 use super::{Placement, Policy, SavedShard, ShardInfo, StateError};
 use crate::random::Stream;
 use crate::slots::SlotTable;
 
-/// Equal shares for all classes; every candidate replaces a random row of the class that gives way.
+/// Equal shares for all classes. Every candidate replaces a random row.
 ///
-/// # What it keeps
+/// The policy of Bouvier et al., "Efficient Data-Parallel Continual Learning with Asynchronous
+/// Distributed Rehearsal Buffers" (CCGrid 2024). Class quotas are those of
+/// [`ClassBalanced`](super::ClassBalanced). Once a class holds its share, every further candidate
+/// of the class replaces a random row of it, so older rows decay exponentially.
 ///
-/// Quotas and loans are those of [`ClassBalanced`](super::ClassBalanced). Once a class holds its
-/// share, every candidate of it is stored, so older rows of the class decay exponentially.
-///
-/// * Class-incremental streams: equal shares for all classes, within a class mostly rows of its
-///   last epoch. Rows of a class that is not offered any more stay.
-/// * Domain-incremental streams, and batches without a class field: **forgets**. Practically only
-///   rows of the last task remain. Use [`ClassBalanced`](super::ClassBalanced) there.
+/// * Class-incremental streams: all classes have equal shares. Within a class, most rows are from
+///   its last epoch. Rows of a class that is no longer offered stay.
+/// * Domain-incremental streams, and batches without a `class` field: almost only rows of the last
+///   task remain. Use [`ClassBalanced`](super::ClassBalanced) there.
 #[derive(Debug, Default, Clone)]
 pub struct RandomReplacement(Quotas);
 

@@ -1,15 +1,14 @@
-//! Reservoir sampling: Vitter, "Random Sampling with a Reservoir" (ACM TOMS 1985), algorithm R.
+//! Reservoir sampling.
 
 use super::{Placement, Policy, SavedShard, ShardInfo, StateError};
 use crate::random::Stream;
 use crate::slots::SlotTable;
 
-/// After n offered rows, each of them is stored with probability capacity / n.
+/// Reservoir sampling: after n offered rows, each is stored with probability capacity / n.
 ///
-/// # What it keeps
-///
-/// A uniform sample of all rows offered to each shard, in every kind of stream. Classes have the
-/// shares that they have in the stream so far.
+/// Each shard holds a uniform sample of all rows that it was offered, in every kind of stream.
+/// Classes have the same shares as in the stream so far. Source: Vitter, "Random Sampling with a
+/// Reservoir" (ACM TOMS 1985), algorithm R.
 #[derive(Debug, Default, Clone)]
 pub struct Reservoir {
     offered: u64,
@@ -37,7 +36,7 @@ impl Policy for Reservoir {
         let &[offered] = state else { return Err(StateError::length(state, 1)) };
         if offered < table.len() as u64 {
             return Err(StateError::new(format!(
-                "{} rows are stored of {offered} that were offered",
+                "{} rows are stored, but only {offered} were offered",
                 table.len()
             )));
         }
@@ -45,7 +44,7 @@ impl Policy for Reservoir {
         Ok(())
     }
 
-    /// As if the rows offered so far had been dealt like those that are stored.
+    /// Divides the number of offered rows evenly, like the stored rows.
     fn merge(&self, saved: &[SavedShard<'_>], _table: &SlotTable, shard: &ShardInfo) -> Vec<u64> {
         let offered = saved
             .iter()

@@ -1,4 +1,4 @@
-//! Policies against plain models, candidate by candidate.
+//! Compares policies with simple models, candidate by candidate.
 #![allow(clippy::unwrap_used)]
 
 use super::*;
@@ -8,15 +8,15 @@ use proptest::test_runner::RngSeed;
 use statrs::distribution::{ChiSquared, ContinuousCDF};
 use std::collections::BTreeMap;
 
-/// The policy of a shard with this first slot, for this number of classes.
+/// A policy for a shard with this first slot and number of classes.
 fn started<P: Policy + Default>(classes: Option<usize>, first_slot: usize) -> P {
     let mut policy = P::default();
     policy.start(&ShardInfo { rank: 0, world_size: 1, capacity: 0, first_slot, classes });
     policy
 }
 
-/// The share of replaced slots that were predicted before the step, in `steps` steps of 14
-/// candidates from these classes.
+/// The share of replaced slots that were predicted, in `steps` steps of 14 candidates of these
+/// classes.
 fn predicted(policy: &mut dyn Policy, classes: std::ops::Range<u32>, steps: u64) -> f64 {
     const CAPACITY: usize = 2000;
     let mut table = SlotTable::new(CAPACITY, false);
@@ -46,9 +46,9 @@ fn predicted(policy: &mut dyn Policy, classes: std::ops::Range<u32>, steps: u64)
 }
 
 #[test]
-fn most_of_the_slots_that_candidates_take_are_predicted() {
-    // The classes keep their sizes, or those of a new task take what the others had borrowed, which
-    // takes some 14 steps.
+fn most_replaced_slots_are_predicted() {
+    // Either the classes keep their sizes, or the classes of a new task take slots that others had
+    // borrowed, which takes about 14 steps.
     for classes in [Some(20), None] {
         let share = |policy: &dyn Fn() -> Box<dyn Policy>| {
             let (same, new) =
@@ -60,8 +60,7 @@ fn most_of_the_slots_that_candidates_take_are_predicted() {
     }
 }
 
-/// The ids of each class that a shard of `capacity` slots holds after these (class, id) were
-/// offered.
+/// The ids of each class in a shard of `capacity` slots, after these (class, id) were offered.
 fn stored(
     seed: u64,
     capacity: usize,
@@ -91,8 +90,8 @@ fn binomial(n: u64, k: u64) -> u64 {
     (0..k).fold(1, |product, i| product * (n - i) / (i + 1))
 }
 
-/// Fails unless every subset of `held` of the rows 0..offered of `class` occurs equally often over
-/// seeds: single rows, pairs and all.
+/// Fails unless all subsets of `held` rows of `class`, among the rows 0..offered, are equally
+/// frequent over the seeds.
 fn assert_every_subset(
     stream: impl Fn() -> Vec<(u32, i64)>,
     capacity: usize,
@@ -119,24 +118,24 @@ fn rows(class: u32, ids: std::ops::Range<i64>) -> Vec<(u32, i64)> {
 }
 
 #[test]
-fn a_class_that_fills_its_share_keeps_a_uniform_subset_of_what_it_was_offered() {
-    // One class alone is a plain reservoir.
+fn a_class_that_fills_its_share_keeps_a_uniform_subset() {
+    // A single class is a plain reservoir.
     assert_every_subset(|| rows(0, 0..7), 3, 0, 7, 3);
-    // Two classes in turn: three slots each.
+    // Two alternating classes have three slots each.
     let in_turn = || (0..7).flat_map(|id| [(0, id), (1, id)]).collect::<Vec<_>>();
     assert_every_subset(in_turn, 6, 0, 7, 3);
     assert_every_subset(in_turn, 6, 1, 7, 3);
 }
 
 #[test]
-fn a_class_that_shrinks_for_a_late_one_stays_uniform_and_so_is_the_late_one() {
+fn a_class_that_shrinks_for_a_later_one_stays_uniform() {
     let late = || [rows(0, 0..9), rows(4, 0..7)].concat();
     assert_every_subset(late, 6, 0, 9, 3);
     assert_every_subset(late, 6, 4, 7, 3);
 }
 
 #[test]
-fn loans_that_are_taken_back_leave_uniform_subsets() {
+fn returned_loans_leave_uniform_subsets() {
     // Class 1 has a single row at first, and its two other slots are lent.
     let stream =
         || [rows(1, 0..1), rows(0, 0..6), rows(2, 0..6), rows(1, 1..6), rows(0, 6..8)].concat();
@@ -149,7 +148,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, rng_seed: RngSeed::Fixed(45), ..ProptestConfig::default() })]
 
     #[test]
-    fn a_class_grows_at_the_expense_of_the_largest_above_its_quota_and_otherwise_replaces_its_own_rows(
+    fn a_class_takes_slots_only_from_the_largest_above_quota(
         capacity in 1usize..12,
         classes in 1usize..9,
         known: bool,
@@ -158,7 +157,7 @@ proptest! {
         candidates in proptest::collection::vec((0u32..9, 1usize..8), 1..40),
     ) {
         let configured = known.then_some(classes);
-        // Both policies have the same quotas: this one decides, and the other must agree on them.
+        // Both policies have the same quotas, so they must agree.
         let (mut policy, mut random): (ClassBalanced, RandomReplacement) = (started(configured, first), started(configured, first));
         let (mut table, mut other) = (SlotTable::new(capacity, false), SlotTable::new(capacity, false));
         let mut rng = Stream::new(seed, Purpose::Evict, 0, 0);
@@ -181,16 +180,16 @@ proptest! {
                 let alone: Vec<usize> = (0..classes).filter(|&class| offered[class] > 0).map(|class| quotas[class]).collect();
                 let shares: Vec<usize> = (0..classes).map(|class| policy.share(class, capacity)).collect();
                 let reserved = quotas.iter().sum::<usize>();
-                prop_assert!(reserved == capacity || !known && reserved < capacity, "quotas are the shard, if their number is known");
-                prop_assert_eq!(shares.iter().sum::<usize>(), capacity, "shares are the shard");
-                prop_assert!(alone.len() < classes || quotas == shares, "with all classes present both deals are one");
+                prop_assert!(reserved == capacity || !known && reserved < capacity, "known quotas add up to the shard");
+                prop_assert_eq!(shares.iter().sum::<usize>(), capacity, "shares add up to the shard");
+                prop_assert!(alone.len() < classes || quotas == shares, "with all classes present, quotas are shares");
                 let largest = (0..classes).filter(|&class| counts[class] > quotas[class]).map(|class| counts[class]).max();
                 let own = class as usize;
                 let must_grow = counts[own] < quotas[own] && largest.is_some();
                 let victim = match policy.place(class, &table, &mut rng) {
                     Placement::Reject => {
                         prop_assert!(!must_grow, "a class below its quota must grow");
-                        prop_assert!(counts[own] == 0 || offered[own] > counts[own], "every row so far is stored");
+                        prop_assert!(counts[own] == 0 || offered[own] > counts[own], "a candidate is refused although every row so far is stored");
                         None
                     }
                     Placement::Replace(slot) => {
@@ -200,7 +199,7 @@ proptest! {
                     }
                 };
                 let Placement::Replace(slot) = random.place(class, &other, &mut rng) else {
-                    prop_assert!(counts[own] == 0, "random replacement refuses only classes without a slot");
+                    prop_assert!(counts[own] == 0, "random replacement rejects only classes without a slot");
                     prop_assert_eq!(victim, None);
                     continue;
                 };
@@ -209,17 +208,16 @@ proptest! {
                 prop_assert!(victim.is_none_or(|victim| victim == grown) && (victim.is_some() || grown == own));
                 if grown != own {
                     prop_assert_eq!(Some(counts[grown]), largest, "counts {:?}, quotas {:?}, candidate {}", &counts, &quotas, own);
-                    prop_assert!(counts[grown] > quotas[grown], "a row within its quota gave way");
+                    prop_assert!(counts[grown] > quotas[grown], "a row within its quota was replaced");
                     let fairer = counts[own] < shares[own] && counts[grown] > shares[grown];
-                    prop_assert!(must_grow || fairer || counts[own] + 1 < counts[grown], "for a class that is no smaller");
+                    prop_assert!(must_grow || fairer || counts[own] + 1 < counts[grown], "a class gave a row to a class that is not smaller");
                 } else {
                     prop_assert!(!must_grow, "a class below its quota must grow");
                     prop_assert!(largest.is_none_or(|largest| counts[own] + 1 >= largest), "a loan must move to a smaller class");
                 }
             }
         }
-        // A class that was offered at least its quota holds it, if the quotas were the same all
-        // along.
+        // With constant quotas, a class that was offered enough rows holds its quota.
         if known && table.is_full() {
             for (class, &offered) in offered.iter().enumerate() {
                 prop_assert!(table.of_class(class).len() >= policy.quota(class, capacity).min(offered));
@@ -228,7 +226,7 @@ proptest! {
     }
 
     #[test]
-    fn shards_share_the_slots_without_gap_and_quotas_and_shares_of_all_shards_differ_by_at_most_one(
+    fn slots_are_dealt_evenly_over_shards_and_classes(
         size in 1usize..9,
         capacity in 1usize..60,
         present in proptest::collection::btree_set(0u32..40, 1..20),
@@ -265,12 +263,12 @@ proptest! {
         let of_present: Vec<usize> = present.iter().map(|&class| shares[class as usize]).collect();
         for (totals, classes) in [(&quotas, configured), (&of_present, present.len())] {
             prop_assert!(totals.iter().max().unwrap() - totals.iter().min().unwrap() <= 1);
-            prop_assert!(capacity < classes || totals.iter().all(|&total| total > 0), "a class without a slot anywhere");
+            prop_assert!(capacity < classes || totals.iter().all(|&total| total > 0), "a class has no slot in any shard");
         }
     }
 
     #[test]
-    fn fifo_replaces_the_oldest_lifo_the_newest_and_a_reservoir_any_slot_or_none(capacity in 1usize..12, rows in 1usize..60, seed: u64) {
+    fn fifo_lifo_and_reservoir_replace_the_right_rows(capacity in 1usize..12, rows in 1usize..60, seed: u64) {
         let mut rng = Stream::new(seed, Purpose::Evict, 0, 0);
         let (mut fifo, mut reservoir) = (Fifo::default(), Reservoir::default());
         let (mut table, mut stack) = (SlotTable::new(capacity, true), SlotTable::new(capacity, true));
@@ -284,7 +282,7 @@ proptest! {
                 stack.push(0, Some(row));
                 continue;
             }
-            let Placement::Replace(top) = Lifo.place(0, &stack, &mut rng) else { return Err(TestCaseError::fail("a LIFO refuses nothing")) };
+            let Placement::Replace(top) = Lifo.place(0, &stack, &mut rng) else { return Err(TestCaseError::fail("a LIFO rejects nothing")) };
             prop_assert_eq!(stack.id(top), Some(row - 1));
             stack.replace(top, 0, Some(row));
             let oldest = kept.remove(0);
@@ -292,7 +290,7 @@ proptest! {
                 Placement::Replace(slot) => prop_assert!((slot as usize) < capacity),
                 Placement::Reject => prop_assert!(row as usize >= capacity),
             }
-            let Placement::Replace(slot) = fifo.place(0, &table, &mut rng) else { return Err(TestCaseError::fail("a FIFO refuses nothing")) };
+            let Placement::Replace(slot) = fifo.place(0, &table, &mut rng) else { return Err(TestCaseError::fail("a FIFO rejects nothing")) };
             prop_assert_eq!(table.id(slot), Some(oldest));
             table.replace(slot, 0, Some(row));
             let mut stored: Vec<i64> = table.distinct_ids().collect();

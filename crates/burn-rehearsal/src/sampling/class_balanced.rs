@@ -1,22 +1,26 @@
-//! Every stored class with the same probability, then every row of it.
+//! Class-balanced sampling.
 
 use super::{ClassCounts, DistinctSampler, Draw, RowLocation, Sampling, ShardCounts};
 use crate::random::Stream;
 use crate::slots::SlotTable;
 
-/// Each of the r draws picks a class, uniformly among those that still have rows not drawn in this
-/// step, and then a row of it, uniformly.
+/// Draws every stored class with the same probability, then every row of that class with the same
+/// probability.
+///
+/// Classes whose rows have all been drawn in the current step are excluded, so rows are drawn
+/// without replacement. Without a `class` field, all rows have class 0 and this is uniform
+/// sampling.
 #[derive(Debug, Default, Clone)]
 pub struct ClassBalancedSampling {
     distinct: DistinctSampler,
     numbers: Vec<u64>,
-    /// How many draws fell on each class, and then where the next of its numbers is; zero again
-    /// after every plan.
+    /// The number of draws of each class; later the index of its next number. Zero between plans.
     drawn: Vec<u64>,
-    /// The class of each draw, in order, and each class once.
+    /// The class of each draw, in order.
     picked: Vec<u32>,
+    /// Each drawn class once.
     touched: Vec<u32>,
-    /// The classes that still have rows, once one has run out.
+    /// The classes that still have rows, if a class has run out.
     alive: Vec<u32>,
 }
 
@@ -27,7 +31,7 @@ impl ClassBalancedSampling {
         for _ in 0..count {
             loop {
                 let pool: &[u32] = if run_out { &self.alive } else { classes.present() };
-                // Only counts that contradict the fill of the shards.
+                // Possible only if the counts contradict the fill of the shards.
                 if pool.is_empty() {
                     return;
                 }
@@ -82,7 +86,7 @@ impl Sampling for ClassBalancedSampling {
             let total = classes.total(class);
             self.numbers.extend(self.distinct.draw(rng, count as usize, total));
         }
-        // In the order of the picks, so that every prefix is a draw by the same rule.
+        // Keeps the order of the picks, so that every prefix is a draw by the same rule.
         for &class in &self.picked {
             let next = &mut self.drawn[class as usize];
             draws.push(Draw { group: class, number: self.numbers[*next as usize] });

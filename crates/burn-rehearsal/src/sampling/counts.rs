@@ -1,22 +1,22 @@
-//! What every rank knows about the shards of all ranks.
+//! The number of rows in the shards of all ranks.
 
 use super::RowLocation;
 use std::cmp::Ordering;
 
-/// The rows of all shards, as every rank knows them at a step.
+/// The numbers of rows in all shards at a step, known to every rank.
 #[derive(Debug)]
 pub struct ShardCounts {
-    /// The number of rows of each shard.
+    /// The number of rows in each shard.
     pub fill: RankCounts,
-    /// The number of rows of earlier tasks of each shard.
+    /// The number of rows of earlier tasks in each shard.
     pub from_earlier_tasks: RankCounts,
-    /// Rows per class and shard, kept if the rule [needs
-    /// them](super::Sampling::needs_class_counts).
+    /// The number of rows of each class in each shard. `None` unless the rule [needs
+    /// it](super::Sampling::needs_class_counts).
     pub classes: Option<ClassCounts>,
 }
 
 impl ShardCounts {
-    /// Empty shards on `world_size` ranks, as `rank` sees them.
+    /// The counts of empty shards on `world_size` ranks, from the view of `rank`.
     pub(crate) fn new(rank: usize, world_size: usize, with_classes: bool) -> Self {
         let counts = RankCounts { rank, counts: vec![0; world_size], total: 0, start: 0 };
         Self {
@@ -31,18 +31,18 @@ impl ShardCounts {
     }
 }
 
-/// The number of eligible rows of each shard.
+/// A number of rows for each shard.
 #[derive(Debug, Clone)]
 pub struct RankCounts {
     rank: usize,
     counts: Vec<u64>,
     total: u64,
-    /// The rows of the ranks before this one.
+    /// The number of rows on lower ranks.
     start: u64,
 }
 
 impl RankCounts {
-    /// Takes over all ranks' counts, in rank order.
+    /// Sets the counts of all ranks, in rank order.
     pub(crate) fn set(&mut self, counts: impl IntoIterator<Item = u64>) {
         self.total = 0;
         for (rank, (count, new)) in self.counts.iter_mut().zip(counts).enumerate() {
@@ -54,24 +54,26 @@ impl RankCounts {
         }
     }
 
-    /// The number of rows of all shards.
+    /// The number of rows in all shards.
     pub fn total(&self) -> u64 {
         self.total
     }
 
-    /// Where row `number` of the union is, if there is one. Time O(world size).
+    /// The location of row `number` of all shards, or `None` if there is no such row. Takes time
+    /// O(world size).
     pub fn locate(&self, number: u64) -> Option<RowLocation> {
         locate(self.counts.iter().copied(), number)
     }
 
-    /// The index of row `number` of the union in this rank's shard, if it is there. Time O(1).
+    /// The index of row `number` in this rank's shard, or `None` if another rank holds it. Takes
+    /// time O(1).
     pub fn local_index(&self, number: u64) -> Option<u32> {
         let index = number.checked_sub(self.start)?;
         (index < self.counts[self.rank]).then_some(index as u32)
     }
 }
 
-/// The shard that has row `number` if shards of these sizes are put one after the other.
+/// The location of row `number` in a concatenation of shards of these sizes.
 fn locate(counts: impl Iterator<Item = u64>, number: u64) -> Option<RowLocation> {
     let mut index = number;
     for (owner, rows) in counts.enumerate() {
@@ -83,28 +85,28 @@ fn locate(counts: impl Iterator<Item = u64>, number: u64) -> Option<RowLocation>
     None
 }
 
-/// How many rows of each class each shard holds.
+/// The number of rows of each class in each shard.
 #[derive(Debug, Default)]
 pub struct ClassCounts {
     rank: usize,
     world_size: usize,
-    /// `counts[class * world_size + rank]`. Read for this rank's own draws only: each access misses
-    /// the cache.
+    /// `counts[class * world_size + rank]`. Read only for this rank's draws, because each access is
+    /// a cache miss.
     counts: Vec<u32>,
     classes: Vec<ClassCount>,
-    /// Classes with rows, in an order that is a function of the changes and therefore equal on all
-    /// ranks.
+    /// The classes that have rows. Their order is a function of the changes, so it is the same on
+    /// all ranks.
     present: Vec<u32>,
 }
 
-/// What every draw of any rank reads of a class.
+/// The counts of a class that every draw of any rank reads.
 #[derive(Debug, Clone)]
 struct ClassCount {
-    /// The rows in all shards.
+    /// The number of rows in all shards.
     total: u64,
-    /// The rows on the ranks before this one.
+    /// The number of rows on lower ranks.
     start: u64,
-    /// The rows in this rank's shard.
+    /// The number of rows in this rank's shard.
     own: u32,
     /// The index in `present`; `u32::MAX` if absent.
     position: u32,
@@ -141,8 +143,8 @@ impl ClassCounts {
         }
     }
 
-    /// Counts again. `per_rank` holds every rank's rows per class; the classes with rows come in
-    /// the order of `present` if that is given. `None` if it names other classes.
+    /// Sets all counts from `per_rank`, the rows per class of every rank. The classes get the order
+    /// of `present` if it is given. Returns `None` if `present` lists other classes.
     pub(crate) fn rebuild(&mut self, per_rank: &[Vec<u64>], present: Option<&[u32]>) -> Option<()> {
         let mut counts = Self { rank: self.rank, world_size: self.world_size, ..Self::default() };
         for (rank, per_class) in per_rank.iter().enumerate() {
@@ -171,7 +173,8 @@ impl ClassCounts {
         self.classes.get(class as usize).map_or(0, |count| count.total)
     }
 
-    /// Where row `number` of `class` is, if there is one. Time O(world size).
+    /// The location of row `number` of `class`, or `None` if there is no such row. Takes time
+    /// O(world size).
     pub fn locate(&self, class: u32, number: u64) -> Option<RowLocation> {
         let at = class as usize * self.world_size;
         locate(
@@ -180,7 +183,8 @@ impl ClassCounts {
         )
     }
 
-    /// The index of row `number` of `class` in this rank's shard, if it is there. Time O(1).
+    /// The index of row `number` of `class` in this rank's shard, or `None` if another rank holds
+    /// it. Takes time O(1).
     pub fn local_index(&self, class: u32, number: u64) -> Option<u32> {
         let count = self.classes.get(class as usize)?;
         let index = number.checked_sub(count.start)?;

@@ -1,13 +1,31 @@
-//! Which stored rows are drawn as representatives: one file per rule, or per family of rules.
+//! Sampling rules: which stored rows are drawn as representatives.
 //!
-//! Every rank knows [`ShardCounts`], a few counters per shard, and computes the draws of *every*
-//! rank from them. The owners of the drawn rows then send them. No rank sends a request.
+//! # Choosing a rule
 //!
-//! # Your own rule
+//! * [`UniformSampling`], the default, draws every stored row with the same probability. Classes
+//!   are replayed in the shares in which the [policy](crate::policy) stores them.
+//! * [`ClassBalancedSampling`] draws every stored class with the same probability, and then a row
+//!   of it. Use it if the stored classes differ in size, for example with
+//!   [`Reservoir`](crate::policy::Reservoir).
+//! * [`ExcludeCurrentSampling`] draws every row of earlier tasks with the same probability. Use it
+//!   if rows of the current task need no replay, because they are in the mini-batch.
+//!
+//! Select a rule with [`RehearsalConfig::with_sampling`](crate::RehearsalConfig::with_sampling).
+//! All built-in rules draw without replacement within a step, from the union of the shards of all
+//! ranks.
+//!
+//! # How ranks draw
+//!
+//! Every rank knows [`ShardCounts`], a few counters per shard. From them and from a generator that
+//! is keyed by seed, step and rank, it computes the draws of *every* rank. The owners of the drawn
+//! rows then send them. No rank sends a request.
+//!
+//! # Adding your own rule
 //!
 //! Implement [`Sampling`] and pass a value to
-//! [`RehearsalConfig::init_with`](crate::RehearsalConfig::init_with). This one draws one half of
-//! the rows that the configuration asks for, uniformly:
+//! [`RehearsalConfig::init_with`](crate::RehearsalConfig::init_with). A rule over all stored rows
+//! implements only [`name`](Sampling::name) and [`plan`](Sampling::plan). This one draws half of
+//! the configured number of representatives, uniformly:
 //!
 //! ```
 //! use burn_rehearsal::random::Stream;
@@ -26,7 +44,13 @@
 //!         "half"
 //!     }
 //!
-//!     fn plan(&mut self, counts: &ShardCounts, rng: &mut Stream, representatives: usize, draws: &mut Vec<Draw>) {
+//!     fn plan(
+//!         &mut self,
+//!         counts: &ShardCounts,
+//!         rng: &mut Stream,
+//!         representatives: usize,
+//!         draws: &mut Vec<Draw>,
+//!     ) {
 //!         let numbers = self.0.draw(rng, representatives / 2, counts.fill.total());
 //!         draws.extend(numbers.map(|number| Draw { group: 0, number }));
 //!     }
@@ -54,71 +78,80 @@ use crate::registry::registry;
 use crate::slots::SlotTable;
 
 registry! {
-    /// Which stored rows are drawn as representatives, and with which probabilities.
+    /// The built-in sampling rules. The [module](self) compares them.
+    ///
+    /// ```
+    /// use burn_rehearsal::SamplingKind;
+    ///
+    /// let kind: SamplingKind = "class-balanced".parse()?;
+    /// assert_eq!(kind, SamplingKind::ClassBalanced);
+    /// # Ok::<(), burn_rehearsal::error::ConfigError>(())
+    /// ```
     pub enum SamplingKind: "sampling rule", dyn Sampling {
-        /// Every stored row of all ranks with the same probability.
+        /// Draws every stored row of all ranks with the same probability.
         Uniform => uniform::UniformSampling,
-        /// Every stored class with the same probability, then every row of it.
+        /// Draws every stored class with the same probability, then every row of it.
         ClassBalanced => class_balanced::ClassBalancedSampling,
-        /// Every stored row of earlier tasks with the same probability.
+        /// Draws every stored row of earlier tasks with the same probability.
         ExcludeCurrent => uniform::ExcludeCurrentSampling,
     }
 }
 
-/// A drawn row, by its number among the rows of a group in all shards: those of rank 0 come first,
-/// then those of rank 1, and so on.
+/// A drawn row, named by its number among the rows of a group in all shards. The rows of rank 0
+/// come first, then those of rank 1, and so on.
 ///
-/// A plan consists of numbers only. Each rank then [locates](Sampling::locate) its own draws; of
-/// the draws of others it finds out which fall [on its own shard](Sampling::local_index). Planning
-/// for all N ranks therefore takes time in proportion to the number of draws.
+/// A plan consists of numbers only. Each rank [locates](Sampling::locate) its own draws, and finds
+/// the draws of other ranks that are [in its own shard](Sampling::local_index). The time to plan
+/// for all ranks is therefore proportional to the number of draws.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Draw {
     /// The group: the class for class-balanced sampling, otherwise 0.
     pub group: u32,
-    /// The row's number within the group, below 2³² if the rule has several groups.
+    /// The number of the row within the group. Below 2³² if the rule has several groups.
     pub number: u64,
 }
 
-/// Where a drawn row is.
+/// The location of a drawn row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RowLocation {
     /// The rank that holds the row.
     pub owner: u32,
-    /// The row's number within its group in that shard. Only the owner knows the
+    /// The number of the row within its group in the owner's shard. Only the owner knows the
     /// [slot](Sampling::slot_of).
     pub index: u32,
 }
 
-/// Decides which rows of all shards are drawn.
+/// A sampling rule: decides which rows of all shards are drawn.
 ///
 /// Every rank has its own value and calls it for the draws of all ranks, with the same arguments.
-/// Results must be a function of the arguments alone: a value keeps nothing from one step to the
-/// next but memory that it reuses. Otherwise ranks disagree, or a run that resumes from a
-/// checkpoint draws other rows.
+/// The results must be a function of the arguments: a value must not keep state between steps,
+/// except memory that it reuses. Otherwise ranks disagree, or a resumed run draws other rows.
+///
+/// The [module](self) has a complete example.
 pub trait Sampling: Send {
     /// The name in reports, errors and checkpoints, in kebab case.
     fn name(&self) -> &'static str;
 
-    /// The parameters as text, for example `"n=3"`. All ranks must have the same parameters, and a
-    /// checkpoint can only be restored with those that it was written with. Default: no parameters.
+    /// The parameters as text, for example `"n=3"`. They must be the same on all ranks, and when a
+    /// checkpoint is written and restored. Default: no parameters.
     fn parameters(&self) -> String {
         String::new()
     }
 
-    /// Whether the rule reads [`ShardCounts::classes`]. Ranks then exchange the changes of their
-    /// class counts at every step. Default: no.
+    /// Whether the rule reads [`ShardCounts::classes`]. If so, ranks exchange the changes of their
+    /// class counts in every step. Default: no.
     fn needs_class_counts(&self) -> bool {
         false
     }
 
-    /// Whether the rule reads [`ShardCounts::from_earlier_tasks`]. Representatives that are
-    /// prepared for the next steps are then drawn again when a task begins. Default: no.
+    /// Whether the rule reads [`ShardCounts::from_earlier_tasks`]. If so, pending representatives
+    /// are drawn again when a task begins. Default: no.
     fn depends_on_task(&self) -> bool {
         false
     }
 
-    /// Appends the draws of one rank at one step: distinct rows, at most `representatives`. Time
-    /// O(r).
+    /// Appends the draws of one rank in one step to `draws`: at most `representatives` distinct
+    /// rows. `rng` is the stream of that rank and step. Should take time O(r).
     fn plan(
         &mut self,
         counts: &ShardCounts,

@@ -1,4 +1,4 @@
-//! What a column does with memory of the host.
+//! Tests of columns in host memory.
 #![allow(clippy::unwrap_used)]
 
 use super::*;
@@ -22,7 +22,7 @@ fn values(column: Column) -> Vec<i32> {
 }
 
 #[test]
-fn rows_are_appended_in_the_memory_that_has_room_for_them() {
+fn rows_are_appended_in_spare_memory() {
     for device in [Device::flex(), Device::flex().autodiff()] {
         let tail = column(2, 0, &device);
         let before = column(4, 3, &device);
@@ -38,7 +38,7 @@ fn rows_are_appended_in_the_memory_that_has_room_for_them() {
 }
 
 #[test]
-fn floats_on_an_autodiff_device_are_appended_in_place_too() {
+fn floats_on_an_autodiff_device_are_appended_in_place() {
     let device = Device::flex().autodiff();
     let floats = |rows: usize, room| {
         tensor_with_room::<f32, burn::tensor::Float, 2>(
@@ -56,7 +56,7 @@ fn floats_on_an_autodiff_device_are_appended_in_place_too() {
 }
 
 #[test]
-fn without_enough_room_or_with_another_owner_the_rows_are_copied_and_the_owner_sees_no_change() {
+fn shared_memory_and_memory_without_room_are_copied() {
     let device = Device::flex();
     let expected: Vec<i32> = (0..24).chain(0..12).collect();
     assert_eq!(values(column(4, 1, &device).append(column(2, 0, &device), "x").unwrap()), expected);
@@ -67,7 +67,7 @@ fn without_enough_room_or_with_another_owner_the_rows_are_copied_and_the_owner_s
 }
 
 #[test]
-fn the_memory_of_a_column_is_used_again_unless_it_has_another_owner() {
+fn only_memory_without_another_owner_is_reused() {
     let device = Device::flex();
     let mut values = column(2, 0, &device);
     let place = memory(&values);
@@ -77,7 +77,7 @@ fn the_memory_of_a_column_is_used_again_unless_it_has_another_owner() {
 }
 
 #[test]
-fn rows_behind_a_slice_are_appended_in_place_too_and_memory_with_more_in_it_is_not_used_again() {
+fn rows_of_a_slice_are_appended_in_place_and_not_reused() {
     let device = Device::flex();
     let part = with_room(6, 0, &device).slice(1..3).into_column("x").unwrap();
     let place = memory(&part);
@@ -87,7 +87,7 @@ fn rows_behind_a_slice_are_appended_in_place_too_and_memory_with_more_in_it_is_n
 }
 
 #[test]
-fn memory_that_others_share_is_not_written() {
+fn shared_bytes_are_not_overwritten() {
     let bytes = Bytes::from_elems((0..12).collect::<Vec<i32>>()).shared();
     let data = TensorData::from_bytes(bytes.clone(), [2, 6], burn::tensor::DType::I32);
     let rows =
@@ -107,7 +107,7 @@ fn column_of(values: Vec<i32>) -> Column {
 }
 
 #[test]
-fn host_rows_are_those_of_the_column_also_behind_a_slice() {
+fn host_rows_of_a_slice_are_its_rows() {
     let device = Device::flex();
     let part = with_room(4, 2, &device).slice(1..3).into_column("x").unwrap();
     let rows = part.host_rows().unwrap();
@@ -115,7 +115,8 @@ fn host_rows_are_those_of_the_column_also_behind_a_slice() {
     assert_eq!(rows.dtype(), burn::tensor::DType::I32);
 }
 
-/// The values of a tensor and its autodiff association, and those of what a column gives back.
+/// The values and the autodiff association of a tensor, before and after a conversion to a column
+/// and back.
 fn there_and_back<const D: usize>(
     tensor: Tensor<D>,
 ) -> [(TensorData, Option<GradientCheckpointingStrategy>); 2] {
@@ -131,7 +132,7 @@ fn there_and_back<const D: usize>(
 }
 
 #[test]
-fn a_column_gives_back_what_it_was_made_of_however_it_lies_in_memory() {
+fn a_column_returns_its_tensor_for_every_memory_layout() {
     for device in [
         Device::flex(),
         Device::flex().autodiff(),
@@ -161,7 +162,7 @@ fn a_column_gives_back_what_it_was_made_of_however_it_lies_in_memory() {
 }
 
 #[test]
-fn a_gradient_goes_through_a_column() {
+fn gradients_flow_through_a_column() {
     let weights: Tensor<2> = Tensor::ones([2, 3], &Device::flex().autodiff()).require_grad();
     let column =
         (weights.clone() * 3.0).into_column("x").unwrap().append(column_of_ones(), "x").unwrap();
@@ -177,7 +178,7 @@ fn column_of_ones() -> Column {
 }
 
 #[test]
-fn rows_that_a_device_store_drew_are_appended_in_place_too() {
+fn rows_from_a_device_store_are_appended_in_place() {
     let before = column(4, 2, &Device::flex());
     let place = memory(&before);
     let tail = Column::of_values(column(2, 0, &Device::flex()).into_values(), [2, 3].into());
@@ -186,7 +187,7 @@ fn rows_that_a_device_store_drew_are_appended_in_place_too() {
 }
 
 #[test]
-fn a_column_whose_rows_are_of_another_size_than_its_shape_is_refused() {
+fn a_column_with_a_wrong_row_shape_is_refused() {
     for row_shape in [vec![1], vec![1000], vec![2, 2]] {
         let data = TensorData::new(vec![0f32; 4], [2, 2]);
         let column =
@@ -200,6 +201,6 @@ fn a_column_whose_rows_are_of_another_size_than_its_shape_is_refused() {
 
 #[test]
 #[should_panic(expected = "Shape")]
-fn a_wrong_number_of_values_panics_as_burn_does() {
+fn a_wrong_number_of_values_panics_like_burn() {
     let _: Tensor<2, Int> = tensor_with_room(vec![0i32; 5], [2, 3], 1, &Device::flex());
 }
