@@ -177,7 +177,7 @@
 //! let resumed = config.init::<MyBatch>()?; // later, in another process
 //! resumed.restore(&path, &Device::default())?;
 //! assert_eq!(resumed.inspect()?.len, 20);
-//! # Ok::<(), burn_rehearsal::error::RehearsalError>(())
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! [`RehearsalCheckpointing`](checkpoint::RehearsalCheckpointing) saves the buffer together with
