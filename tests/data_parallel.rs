@@ -1,4 +1,4 @@
-//! Data-parallel training: N ranks are one training, and nobody hangs.
+//! Data-parallel training: N ranks train one model, and no rank hangs.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 #[path = "data_parallel/equivalent.rs"]
@@ -41,7 +41,7 @@ fn a_run_repeats_bit_for_bit() {
 }
 
 #[test]
-fn one_rank_is_burns_single_device_training_bit_for_bit() {
+fn one_rank_equals_burns_single_device_training_bit_for_bit() {
     for accumulation in [None, Some(4)] {
         let configure = |_: usize, training: Training| match accumulation {
             Some(accumulation) => training.num_epochs(2).grads_accumulation(accumulation),
@@ -55,8 +55,8 @@ fn one_rank_is_burns_single_device_training_bit_for_bit() {
 }
 
 #[test]
-fn a_parameter_without_gradient_on_one_rank_counts_as_zeros_there() {
-    // Rank 0's rows use the extra branch, rank 1's do not.
+fn a_missing_gradient_on_one_rank_counts_as_zeros() {
+    // Only the rows of rank 0 use the extra branch.
     let steps: Vec<Vec<Row>> = (0..4)
         .map(|step| {
             rows(step, 8)
@@ -70,11 +70,15 @@ fn a_parameter_without_gradient_on_one_rank_counts_as_zeros_there() {
     let outcomes = train(&deal(&steps, 2), |_| learner(1), two_epochs);
     assert_close(&outcomes[0].values(), &reference.values(), 1e-5);
     assert_eq!(outcomes[0].values(), outcomes[1].values());
-    assert_ne!(values(&outcomes[0].model)[4], values(&Net::new(1, false))[4], "the branch learned");
+    assert_ne!(
+        values(&outcomes[0].model)[4],
+        values(&Net::new(1, false))[4],
+        "the branch must learn"
+    );
 }
 
 #[test]
-fn a_parameter_without_gradient_on_every_rank_is_not_touched_by_weight_decay() {
+fn a_parameter_without_any_gradient_gets_no_weight_decay() {
     let decaying = |_| {
         let optimizer = SgdConfig::new()
             .with_weight_decay(Some(burn::optim::decay::WeightDecayConfig::new(0.5)))
@@ -85,7 +89,7 @@ fn a_parameter_without_gradient_on_every_rank_is_not_touched_by_weight_decay() {
     let before = values(&Net::new(1, false));
     for outcome in &outcomes {
         let after = outcome.values();
-        assert_eq!(after[4..], before[4..], "the extra branch is as it was");
+        assert_eq!(after[4..], before[4..], "the extra branch must not change");
         assert_ne!(after[0], before[0]);
     }
 }
@@ -101,7 +105,7 @@ impl ModuleMapper for Halve {
 }
 
 #[test]
-fn half_precision_parameters_are_reduced_in_single_precision_and_stay_half() {
+fn half_precision_parameters_are_reduced_in_f32_and_stay_half() {
     let half = |_| Learner::new(Net::new(1, false).map(&mut Halve), sgd(), 0.05);
     let reference = train(&deal(&steps(), 1), half, two_epochs).remove(0);
     let outcomes = train(&deal(&steps(), 3), half, two_epochs);
@@ -114,7 +118,7 @@ fn half_precision_parameters_are_reduced_in_single_precision_and_stay_half() {
 }
 
 #[test]
-fn ranks_that_start_differently_continue_as_rank_0() {
+fn ranks_that_start_differently_adopt_the_parameters_of_rank_0() {
     let reference = train(&deal(&steps(), 2), |_| learner(1), two_epochs).remove(0);
     let outcomes = train(&deal(&steps(), 2), |rank| learner(1 + rank as u64), two_epochs);
     for outcome in &outcomes {
@@ -122,13 +126,13 @@ fn ranks_that_start_differently_continue_as_rank_0() {
         assert_eq!(
             ids(&outcome.model),
             ids(&outcomes[0].model),
-            "optimiser records of rank 0 fit everywhere"
+            "optimizer records of rank 0 must fit on every rank"
         );
     }
 }
 
 #[test]
-fn a_second_launch_goes_on_with_the_optimizer_of_the_first() {
+fn a_second_launch_continues_with_the_optimizer_of_the_first() {
     let run = |ranks: usize| {
         let scripts = deal(&steps(), ranks);
         let mut outcomes = on_ranks(ranks, |rank, link| {
@@ -146,7 +150,7 @@ fn a_second_launch_goes_on_with_the_optimizer_of_the_first() {
 }
 
 #[test]
-fn an_optimizer_state_that_only_rank_0_has_is_adopted_by_all() {
+fn all_ranks_adopt_the_optimizer_state_of_rank_0() {
     let scripts = deal(&steps(), 1);
     let trained = || train(&scripts, |_| learner(1), two_epochs).remove(0).learner.unwrap();
     let outcomes = train(
@@ -160,7 +164,7 @@ fn an_optimizer_state_that_only_rank_0_has_is_adopted_by_all() {
 }
 
 #[test]
-fn a_stop_on_one_rank_ends_all_after_the_same_step() {
+fn a_stop_on_one_rank_ends_all_ranks_after_the_same_step() {
     let interrupter = Interrupter::new();
     let mut scripts = deal(&steps(), 3);
     scripts[1] = scripts[1].clone().with_incident(2, Incident::Stop(interrupter.clone()));
@@ -171,7 +175,7 @@ fn a_stop_on_one_rank_ends_all_after_the_same_step() {
     let outcomes = train(&scripts, |_| learner(1), configure);
     for (outcome, script) in outcomes.iter().zip(&scripts) {
         assert_eq!(outcome.error, None);
-        assert!(outcome.interrupted.is_some(), "Burn's result says that it was interrupted");
+        assert!(outcome.interrupted.is_some(), "Burn's result must report the interruption");
         assert_eq!(script.calls.load(Ordering::Relaxed), 3, "three steps on every rank");
         assert_eq!(outcome.values(), outcomes[0].values());
     }
@@ -180,14 +184,14 @@ fn a_stop_on_one_rank_ends_all_after_the_same_step() {
 }
 
 #[test]
-fn every_rank_asks_its_loader_equally_often() {
+fn every_rank_calls_its_loader_equally_often() {
     let scripts = deal(&steps(), 4);
     train(&scripts, |_| learner(1), |_, training| training);
     let calls: Vec<usize> =
         scripts.iter().map(|script| script.calls.load(Ordering::Relaxed)).collect();
     assert_eq!(
         calls, [7; 4],
-        "six steps and the one that finds no rows, also on ranks that have five batches"
+        "six steps and one call without rows, also on ranks with five mini-batches"
     );
 }
 
@@ -214,13 +218,13 @@ fn a_loader_error_on_one_rank_is_an_error_on_all() {
         assert_eq!(
             outcome.values(),
             outcomes[0].values(),
-            "what was learned before is the same everywhere"
+            "all ranks must have learned the same before the error"
         );
     }
 }
 
 #[test]
-fn a_strategy_whose_run_failed_refuses_another() {
+fn a_strategy_refuses_a_launch_after_a_failed_run() {
     let script = deal(&steps(), 1).remove(0).with_incident(0, Incident::Fail);
     let strategy = Arc::new(strategy(Threads::group(1).unwrap().remove(0)));
     let first = launch(&strategy, training(&script, Vec::new()), learner(1));
@@ -238,7 +242,7 @@ fn a_panic_in_the_model_of_one_rank_is_an_error_on_the_others() {
     let outcomes = on_ranks(3, |rank, link| {
         launch(&Arc::new(strategy(link)), training(&scripts[rank], Vec::new()), learner(1)).error
     });
-    assert!(outcomes[0].is_err(), "rank 0 had the bad sample");
+    assert!(outcomes[0].is_err(), "rank 0 has the bad sample");
     for outcome in &outcomes[1..] {
         let error = outcome.as_ref().unwrap().clone();
         assert_eq!(
@@ -249,7 +253,7 @@ fn a_panic_in_the_model_of_one_rank_is_an_error_on_the_others() {
 }
 
 #[test]
-fn quiet_ranks_write_nothing() {
+fn ranks_without_a_renderer_write_no_files() {
     let home = tempfile::tempdir().unwrap();
     let scripts = deal(&steps(), 2);
     let outcomes = on_ranks(2, |rank, link| {
@@ -265,13 +269,17 @@ fn quiet_ranks_write_nothing() {
         launch(&Arc::new(strategy(link)), training, learner(1)).error
     });
     assert!(outcomes.into_iter().all(|outcome| outcome.unwrap().is_none()));
-    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0, "not even a directory");
+    assert_eq!(
+        std::fs::read_dir(home.path()).unwrap().count(),
+        0,
+        "not even a directory may be created"
+    );
 }
 
 #[test]
-fn batch_norm_statistics_are_averaged_over_ranks_unless_told_otherwise() {
-    // The rows of a step go to rank 0 and rank 1 in halves; a learning rate of 0 leaves the
-    // statistics as the only thing that changes.
+fn batch_norm_statistics_are_averaged_over_ranks_by_default() {
+    // Each rank has half of the rows of a step. With a tiny learning rate, only the statistics
+    // change.
     let scripts = deal(&[rows(1, 8), rows(2, 8)], 2);
     let statistics = |average: bool| {
         let outcomes = on_ranks(2, |rank, link| {
@@ -298,7 +306,11 @@ fn batch_norm_statistics_are_averaged_over_ranks_unless_told_otherwise() {
             assert!((mean - (own[0][kind][i] + own[1][kind][i]) / 2.0).abs() < 1e-6);
         }
     }
-    assert_ne!(averaged[0][0], vec![0.0; 8], "the last step's pending update is in it");
+    assert_ne!(
+        averaged[0][0],
+        vec![0.0; 8],
+        "the pending update of the last step must be included"
+    );
 }
 
 #[test]
@@ -321,7 +333,7 @@ fn clones_that_share_batch_norm_statistics_are_refused() {
 }
 
 #[test]
-fn ranks_that_disagree_are_told_so() {
+fn ranks_with_different_models_or_settings_are_errors() {
     let outcomes = train(
         &deal(&steps(), 2),
         |rank| Learner::new(Net::new(1, rank == 1), sgd(), 0.1),
@@ -351,9 +363,8 @@ fn ranks_that_disagree_are_told_so() {
 }
 
 #[test]
-fn ranks_whose_parameters_drift_apart_are_told_so() {
-    // Every rank multiplies its learning rate by its own factor, which no setting shows: it happens
-    // inside the model.
+fn diverging_parameters_of_ranks_are_an_error() {
+    // The ranks have different optimizers, which no setting shows.
     let outcomes = on_ranks(2, |rank, link| {
         let strategy = Arc::new(strategy(link));
         let scripts = deal(&steps(), 2);
@@ -377,7 +388,7 @@ fn ranks_whose_parameters_drift_apart_are_told_so() {
     }
 }
 
-/// An optimiser that is not the same on all ranks: nothing but its effect can be compared.
+/// An optimizer that differs between ranks. Only its effect can be compared.
 fn drifting(interfere: bool) -> ModuleOptimizer {
     if interfere { SgdConfig::new().init() } else { sgd() }
 }
@@ -392,9 +403,9 @@ impl EarlyStoppingStrategy for StopAfter {
 }
 
 #[test]
-fn early_stopping_of_rank_0_ends_all_and_is_no_interruption() {
+fn early_stopping_of_rank_0_ends_all_ranks_without_an_interruption() {
     let scripts = deal(&steps(), 2);
-    // Rank 1 would stop at once, but only rank 0 decides.
+    // Rank 1 would stop after one epoch, but only rank 0 decides.
     let configure = |rank: usize, training: Training| {
         training.num_epochs(5).early_stopping(StopAfter(if rank == 0 { 2 } else { 1 }))
     };
@@ -417,7 +428,7 @@ impl<R: Checkpoint> Checkpointer<R> for Disk {
         match self {
             Self::Fine => Ok(()),
             Self::Full => Err(CheckpointerError::Unknown("the disk is full".to_owned())),
-            Self::Panics => panic!("the checkpointer panics, as the test asked"),
+            Self::Panics => panic!("the checkpointer panics on purpose"),
         }
     }
 
@@ -445,7 +456,7 @@ impl CheckpointingStrategy for Always {
 #[test]
 fn a_checkpoint_that_cannot_be_written_is_an_error_on_all_ranks() {
     for (disk, epochs) in [(Disk::Full, 3), (Disk::Full, 1), (Disk::Panics, 3), (Disk::Panics, 1)] {
-        // Only rank 0's checkpointers are used.
+        // Only the checkpointers of rank 0 are used.
         let configure = |_: usize, training: Training| {
             let training = training.num_epochs(epochs).with_checkpointing_strategy(Always);
             training.with_custom_checkpointers(disk, Disk::Fine, Disk::Fine)
@@ -466,9 +477,9 @@ fn evaluation_counts_every_row_of_uneven_shards_once() {
     let all = rows(11, 23);
     let batches = |rows: &[Row]| Script::new(rows.chunks(4).map(<[Row]>::to_vec).collect());
     let whole = evaluate(&net, &batches(&all), &mut Solo::new()).unwrap();
-    assert_eq!((whole.rows, whole.top5), (23, 23), "top-5 of three classes is everything");
+    assert_eq!((whole.rows, whole.top5), (23, 23), "top-5 of three classes counts every row");
     assert!(whole.top1 > 0 && whole.top1 < 23);
-    // Shards of 15, 8 and no rows.
+    // Shards of 15, 8 and 0 rows.
     let parts = [&all[..15], &all[15..], &all[..0]];
     let shards: Vec<Evaluation> = on_ranks(3, |rank, mut link| {
         let net = Net::new(3, false).valid();
@@ -481,7 +492,7 @@ fn evaluation_counts_every_row_of_uneven_shards_once() {
 }
 
 #[test]
-fn an_evaluation_that_fails_on_one_rank_fails_on_all() {
+fn an_evaluation_that_fails_on_one_rank_fails_on_all_ranks() {
     let errors = on_ranks(2, |rank, mut link| {
         let script = Script::new(vec![rows(1, 3), rows(2, 3)]);
         let script = if rank == 1 { script.with_incident(1, Incident::Fail) } else { script };

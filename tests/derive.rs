@@ -1,4 +1,4 @@
-//! `#[derive(RehearsalBatch)]`: what it writes, and what it says when it cannot.
+//! `#[derive(RehearsalBatch)]`: the generated code, and its compile errors.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
@@ -6,8 +6,8 @@ use burn_rehearsal::RehearsalBatch;
 use burn_rehearsal::batch::{Column, FieldSpec, Kind, Role};
 use burn_rehearsal::error::BatchError;
 
-// The cases that must compile are modules of this test, not trybuild cases: one of those would make
-// trybuild generate code for all of Burn, where the cases that must fail only need `cargo check`.
+// The cases that must compile are modules of this test. As trybuild cases they would compile all of
+// Burn, whereas cases that must fail only need `cargo check`.
 #[path = "derive/pass_generic.rs"]
 mod pass_generic;
 #[path = "derive/pass_hostile_scope.rs"]
@@ -33,13 +33,13 @@ struct Batch {
     epoch: usize,
 }
 
-/// Values `0..elements` modulo 251, as bytes.
+/// The values `0..elements` modulo 251 as bytes.
 fn bytes<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D, Int> {
     let values: Vec<u8> = (0..shape.iter().product::<usize>()).map(|i| (i % 251) as u8).collect();
     Tensor::from_data(TensorData::new(values, shape), (device, DType::U8))
 }
 
-/// A mini-batch of `rows` rows, each field with its own element type.
+/// A mini-batch of `rows` rows, in which each field has its own element type.
 fn batch(rows: usize) -> Batch {
     let device = Device::flex();
     let float = |n: usize| (0..n).map(|i| i as f32 * 0.5 - 1.0).collect::<Vec<_>>();
@@ -65,7 +65,7 @@ fn batch(rows: usize) -> Batch {
     }
 }
 
-/// The tensors of a mini-batch with shapes and element types, for comparison.
+/// The tensors of a mini-batch as data, which can be compared.
 fn data(batch: Batch) -> [TensorData; 8] {
     [
         batch.images.into_data(),
@@ -79,7 +79,7 @@ fn data(batch: Batch) -> [TensorData; 8] {
     ]
 }
 
-/// The columns of a mini-batch, and the rest.
+/// The columns of a mini-batch, and its skipped fields.
 fn parts<B: RehearsalBatch>(batch: B) -> (Vec<Column>, B::Rest) {
     let mut columns = Vec::new();
     let rest = batch.into_parts(&mut columns).unwrap();
@@ -87,7 +87,7 @@ fn parts<B: RehearsalBatch>(batch: B) -> (Vec<Column>, B::Rest) {
 }
 
 #[test]
-fn the_fields_are_those_declared_in_order_without_the_skipped() {
+fn fields_are_listed_in_order_without_skipped_ones() {
     let spec = |name, role, bytes, kind| FieldSpec { name, role, bytes, kind };
     let expected = [
         spec("images", Role::Data, true, Kind::Int),
@@ -117,7 +117,7 @@ fn a_round_trip_keeps_values_shapes_and_element_types() {
 }
 
 #[test]
-fn the_columns_have_the_rows_and_row_shapes_of_the_fields() {
+fn columns_have_the_rows_and_row_shapes_of_their_fields() {
     assert_eq!(batch(6).rows(), 6);
     let (columns, _) = parts(batch(6));
     let shapes: Vec<_> =
@@ -131,7 +131,7 @@ fn the_columns_have_the_rows_and_row_shapes_of_the_fields() {
 }
 
 #[test]
-fn skipped_fields_pass_through_as_a_tuple() {
+fn skipped_fields_are_kept_as_a_tuple() {
     let (columns, rest) = parts(batch(2));
     assert_eq!(rest, ("kept".to_string(), 7));
     let again = Batch::from_parts(columns.into_iter(), ("new".to_string(), 8)).unwrap();
@@ -139,7 +139,7 @@ fn skipped_fields_pass_through_as_a_tuple() {
 }
 
 #[test]
-fn a_tensor_with_zero_rows_is_an_error_that_names_the_field() {
+fn a_tensor_without_rows_is_an_error_that_names_the_field() {
     let empty = Batch { features: Tensor::zeros([0, 7], &Device::flex()), ..batch(2) };
     assert_eq!(
         empty.into_parts(&mut Vec::new()).unwrap_err(),
@@ -162,7 +162,7 @@ fn columns_of_another_type_are_an_error_that_names_the_field() {
 }
 
 #[test]
-fn a_generic_batch_takes_rank_and_skipped_type_from_its_parameters() {
+fn a_generic_batch_takes_tensor_rank_and_types_from_its_parameters() {
     let images = bytes([2, 3], &Device::flex());
     let targets = bytes([2], &Device::flex());
     let batch = pass_generic::Generic::<_, 2> { images, targets, meta: vec![1.5_f64] };
@@ -176,14 +176,14 @@ fn a_generic_batch_takes_rank_and_skipped_type_from_its_parameters() {
 }
 
 #[test]
-fn a_field_named_by_a_keyword_goes_by_its_plain_name() {
+fn a_raw_identifier_is_named_without_its_prefix() {
     let names: Vec<_> = pass_hostile_scope::Batch::FIELDS.iter().map(|field| field.name).collect();
     assert_eq!(names, ["type", "columns", "Pixels"]);
 }
 
-/// Each `derive/fail_*.rs` must be refused with the messages in its `.stderr`. To accept new
-/// messages: `TRYBUILD=overwrite`, then read them.
+/// Each `derive/fail_*.rs` must fail with the messages in its `.stderr` file. `TRYBUILD=overwrite`
+/// updates these files; review the changes.
 #[test]
-fn mistakes_are_reported_where_they_are() {
+fn compile_errors_point_at_the_mistake() {
     trybuild::TestCases::new().compile_fail("derive/fail_*.rs");
 }

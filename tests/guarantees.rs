@@ -1,4 +1,4 @@
-//! The guarantees 4.1 to 4.5, 4.8 and 4.9 of the design, one topic a module.
+//! Tests of the guarantees 1 to 6 and 8 to 10 of docs/ARCHITECTURE.md, one topic per module.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "guarantees/bounded.rs"]

@@ -1,4 +1,4 @@
-//! Guarantee 4.7: many ranks learn what one rank learns from all rows.
+//! Guarantee 7 of docs/ARCHITECTURE.md: many ranks learn the same as one rank with all rows.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::harness::{
     Net, Row, Training, assert_close, deal, launch, rows, sgd, strategy_on, training, values,
 };
 
-/// Five steps of 12 rows and a last one of 2: with three or four ranks, some have no row in it.
+/// Five steps of 12 rows and a last one of 2, in which some of three or four ranks have no row.
 pub(crate) fn steps() -> Vec<Vec<Row>> {
     let mut steps: Vec<Vec<Row>> = (0..5).map(|step| rows(step, 12)).collect();
     steps.push(rows(9, 2));
@@ -21,11 +21,11 @@ pub(crate) fn two_epochs(_rank: usize, training: Training) -> Training {
     training.num_epochs(2)
 }
 
-/// Three trainings: SGD with momentum, Adam, and gradient accumulation with a partial group.
+/// Trains with SGD and momentum, with Adam, and with gradient accumulation over a partial group.
 pub(crate) fn many_ranks_learn_what_one_rank_learns(ranks: usize) {
     equal_to_one_rank(ranks, sgd, 0.1, two_epochs, 1e-5);
     equal_to_one_rank(ranks, || AdamConfig::new().init(), 0.01, two_epochs, 1e-4);
-    // Six steps an epoch in groups of four: the second group of each epoch has two steps.
+    // An epoch of six steps in groups of four ends with a group of two steps.
     equal_to_one_rank(
         ranks,
         sgd,
@@ -42,7 +42,7 @@ fn equal_to_one_rank(
     configure: fn(usize, Training) -> Training,
     tolerance: f32,
 ) {
-    // Every parameter on every rank.
+    // The parameters of every rank.
     let learned = |ranks: usize| {
         let scripts = deal(&steps(), ranks);
         world(ranks, |link| {
@@ -61,16 +61,16 @@ fn equal_to_one_rank(
     let start = values(&Net::new(1, false));
     assert!(
         start[0].1.iter().zip(&reference[0].1).any(|(a, b)| (a - b).abs() > 100.0 * tolerance),
-        "it learns something"
+        "the parameters must change"
     );
     let outcomes = learned(ranks);
     for outcome in &outcomes {
-        assert_eq!(outcome, &outcomes[0], "all ranks have the same bits");
+        assert_eq!(outcome, &outcomes[0], "all ranks must have the same bits");
         assert_close(outcome, &reference, tolerance);
     }
 }
 
 #[test]
-fn two_to_four_ranks_learn_what_one_rank_learns_from_all_rows() {
+fn two_to_four_ranks_learn_the_same_as_one_rank_with_all_rows() {
     [2, 3, 4].into_iter().for_each(many_ranks_learn_what_one_rank_learns);
 }

@@ -1,7 +1,7 @@
-//! Whole runs of several tasks: what is evaluated, and with which learning rate a step is made.
+//! Runs of several tasks: the evaluated samples, and the learning rate of every step.
 //!
-//! The network has one parameter, whose gradient is 1, so that it says with which rate it was
-//! trained; what it answers depends on the sample's number.
+//! The network has one parameter with a gradient of 1, so that its value shows the learning rates.
+//! Its answers depend on the number of a sample.
 
 use super::harness::on_ranks;
 use burn::data::dataloader::batcher::Batcher;
@@ -23,9 +23,9 @@ use std::sync::{Arc, Mutex};
 
 const CLASSES: usize = 7;
 
-/// What the networks of all runs saw, by the run's number: the numbers of evaluated samples, and
-/// the parameter at each step on each rank.
+/// The numbers of evaluated samples, by run.
 static EVALUATED: Mutex<BTreeMap<usize, Vec<i64>>> = Mutex::new(BTreeMap::new());
+/// The parameter in each step on each rank, by run.
 static PARAMETERS: Mutex<BTreeMap<usize, Vec<f32>>> = Mutex::new(BTreeMap::new());
 static RUNS: AtomicUsize = AtomicUsize::new(0);
 
@@ -70,7 +70,7 @@ fn integers(tensor: &Tensor<1, Int>) -> Vec<i64> {
 }
 
 impl Probe {
-    /// The class of sample n is the (n mod 7)-th of the answers, counted from 0.
+    /// Scores in which the class of sample n has rank n mod 7, counted from 0.
     fn answer(&self, batch: &Batch) -> Tensor<2> {
         let (numbers, classes) = (integers(&batch.number), integers(&batch.class));
         let scores: Vec<f32> = numbers
@@ -110,7 +110,7 @@ impl Classifier for Probe {
     }
 }
 
-/// A method whose loss is the mean score: the gradient of the probe's parameter is 1.
+/// A method whose loss is the mean score, so that the gradient of the probe's parameter is 1.
 #[derive(Debug)]
 struct MeanScore(MethodRef);
 
@@ -145,7 +145,7 @@ const INCREMENTAL: MethodRef = &MeanScore(&Incremental);
 const REHEARSAL: MethodRef = &MeanScore(&Rehearsal);
 const SCRATCH: MethodRef = &MeanScore(&Scratch);
 
-/// Samples that are a number and a class.
+/// Samples that consist of a number and a class.
 struct Numbers {
     train: Vec<(i64, i64)>,
     test: Vec<(i64, i64)>,
@@ -154,7 +154,8 @@ struct Numbers {
 }
 
 impl Numbers {
-    /// `train` and `test`: how many samples every class has. Three tasks, of 3, 2 and 2 classes.
+    /// Three tasks of 3, 2 and 2 classes. `train` and `test` are the numbers of samples of each
+    /// class.
     fn new(train: [usize; CLASSES], test: [usize; CLASSES]) -> Self {
         let samples = |counts: [usize; CLASSES]| -> Vec<(i64, i64)> {
             let classes = counts
@@ -226,9 +227,9 @@ fn run(workload: &Numbers, method: MethodRef, settings: &Settings, ranks: usize)
 }
 
 #[test]
-fn every_test_sample_of_every_task_is_evaluated_once_whatever_the_number_of_ranks() {
-    // The tasks have 601 (more than one mini-batch on each rank), 2 and 3 test samples: fewer than
-    // there are ranks.
+fn every_test_sample_is_evaluated_once_on_any_number_of_ranks() {
+    // The tasks have 601 test samples, which is more than one mini-batch per rank, and 2 and 3,
+    // which is fewer than the number of ranks.
     let test = [300, 1, 300, 1, 1, 2, 1];
     let of_tasks = [0..601, 601..603, 603..606];
     let share = |range: &std::ops::Range<usize>, places: usize| {
@@ -248,7 +249,7 @@ fn every_test_sample_of_every_task_is_evaluated_once_whatever_the_number_of_rank
                 report.accuracy.initial_top1.unwrap(),
                 expected(1).into_iter().flatten().collect::<Vec<_>>()
             );
-            // Within a task, too; rank 0 keeps the curves.
+            // Rank 0 also keeps the evaluations within a task.
             assert!(
                 report.curves.len() == if rank == 0 { 6 } else { 0 }
                     && report.curves.iter().all(|point| point.top1 == expected(1)),
@@ -260,12 +261,15 @@ fn every_test_sample_of_every_task_is_evaluated_once_whatever_the_number_of_rank
         EVALUATED.lock().unwrap()[&workload.run]
             .iter()
             .for_each(|&number| times[number as usize] += 1);
-        assert_eq!(times, [7; 606], "before the first task, and twice in each, on {ranks} ranks");
+        assert_eq!(
+            times, [7; 606],
+            "once before the first task and twice in each task, on {ranks} ranks"
+        );
     }
 }
 
 #[test]
-fn every_task_starts_the_schedule_again_and_its_epochs_are_those_of_its_own_samples() {
+fn every_task_restarts_the_schedule_with_its_own_epochs() {
     for (method, keep_optimizer) in
         [(INCREMENTAL, false), (INCREMENTAL, true), (REHEARSAL, true), (SCRATCH, false)]
     {
@@ -275,7 +279,7 @@ fn every_task_starts_the_schedule_again_and_its_epochs_are_those_of_its_own_samp
             .with_milestones(vec![(2.0, 0.5), (3.0, 0.125)])
             .with_scale_cap(64.0)
             .with_keep_optimizer(keep_optimizer);
-        // 24, 16 and 16 samples: 3, 2 and 2 steps an epoch for two ranks with 4 rows each.
+        // With two ranks of 4 rows, 24, 16 and 16 samples are 3, 2 and 2 steps per epoch.
         let workload = Numbers::new([8; CLASSES], [1; CLASSES]);
         run(&workload, method, &settings, 2);
         let steps: [u64; 3] = if method.restarts() { [3, 5, 7] } else { [3, 2, 2] };
@@ -295,7 +299,7 @@ fn every_task_starts_the_schedule_again_and_its_epochs_are_those_of_its_own_samp
             })
             .collect();
         for (step, rate) in rates.enumerate() {
-            // From scratch, every task starts with a new network.
+            // Training from scratch starts every task with a new network.
             if method.restarts() && ends.contains(&(step as u64)) {
                 parameter = 0.0;
             }
@@ -303,7 +307,7 @@ fn every_task_starts_the_schedule_again_and_its_epochs_are_those_of_its_own_samp
             parameter -= rate;
         }
         let seen = &PARAMETERS.lock().unwrap()[&workload.run];
-        // Both ranks see the same at each step, in either order.
+        // Both ranks have the same parameter in each step.
         let seen: Vec<f32> = seen
             .chunks(2)
             .map(|both| {
@@ -316,11 +320,11 @@ fn every_task_starts_the_schedule_again_and_its_epochs_are_those_of_its_own_samp
             .iter()
             .zip(&expected)
             .position(|(seen, expected)| (f64::from(*seen) - expected).abs() > 1e-4);
-        assert_eq!(far, None, "{method}, {keep_optimizer}: {seen:?}, not {expected:?}");
+        assert_eq!(far, None, "{method}, {keep_optimizer}: {seen:?}, expected {expected:?}");
     }
 }
 
-/// A run on every rank with settings of its own, which fails.
+/// The errors of a run in which each rank has its own settings.
 fn failures(
     of_rank: impl Fn(usize) -> (Numbers, MethodRef, Settings) + Sync,
     ranks: usize,
@@ -336,7 +340,7 @@ fn failures(
 }
 
 #[test]
-fn settings_and_data_that_differ_between_ranks_are_named_on_every_rank() {
+fn different_settings_or_data_are_named_on_every_rank() {
     type Change = fn(&mut Settings, &mut MethodRef);
     let cases: [(Change, &str); 6] = [
         (|settings, _| settings.epochs = 2, "epochs is 1 on ranks 0, 2 and 2 on rank 1"),
@@ -382,7 +386,7 @@ fn settings_and_data_that_differ_between_ranks_are_named_on_every_rank() {
             );
         }
     }
-    // As many samples, which arrive in another order.
+    // The same number of samples in another order.
     let other_tasks = |rank| {
         let mut numbers = numbers();
         if rank == 1 {
@@ -399,7 +403,7 @@ fn settings_and_data_that_differ_between_ranks_are_named_on_every_rank() {
 }
 
 #[test]
-fn a_run_of_the_library_resumes_only_with_the_data_it_began_with() {
+fn a_run_resumes_only_with_its_own_data() {
     let directory = tempfile::tempdir().unwrap();
     let checkpoints = Checkpoints {
         directory: directory.path().join("checkpoints"),
@@ -417,10 +421,10 @@ fn a_run_of_the_library_resumes_only_with_the_data_it_began_with() {
                 "rank {rank}: {error}"
             );
         }
-        // Anew, with what is there in the way.
-        let anew =
+        // A new run may replace the checkpoints of an earlier one.
+        let fresh =
             kept.with_checkpoints(Some(Checkpoints { resume: false, ..checkpoints.clone() }));
-        run(&Numbers::new([4; CLASSES], [1; CLASSES]), method, &anew, 2);
+        run(&Numbers::new([4; CLASSES], [1; CLASSES]), method, &fresh, 2);
         std::fs::remove_dir_all(&checkpoints.directory).unwrap();
     }
 }

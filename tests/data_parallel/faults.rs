@@ -1,6 +1,6 @@
-//! The learner on a network that disturbs its ranks: delays and reordering change no bit, and
-//! whatever else happens ends on every rank with an error that says what and where. A failure names
-//! the seed that repeats it.
+//! Guarantee 9 of docs/ARCHITECTURE.md for the learner, on a simulated network with faults: delays
+//! and reordering change no bit, and every other fault is an error on every rank that names its
+//! cause. A failed test prints the seed that repeats it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::harness::*;
 
 type Learned = (Option<DataParallelError>, Vec<(String, Vec<f32>)>);
 
-/// One launch of `epochs` epochs on every rank of a network.
+/// Launches `epochs` epochs on every rank of a network.
 fn learn(
     size: usize,
     epochs: usize,
@@ -65,7 +65,7 @@ fn named(error: &DataParallelError) -> Vec<usize> {
         E::RankFailed { rank, .. }
         | E::OutOfStep { rank, .. }
         | E::DifferentSettings { rank, .. } => vec![*rank],
-        // These say who differs from rank 0.
+        // These name a rank that differs from rank 0.
         E::DifferentModels { rank, .. } | E::ParametersDiffer { rank, .. } => vec![*rank, 0],
         E::Collective(
             CollectiveError::PeerFailed { rank, .. } | CollectiveError::Damaged { rank },
@@ -83,8 +83,7 @@ fn named(error: &DataParallelError) -> Vec<usize> {
 }
 
 #[test]
-fn a_rank_that_stalls_dies_panics_or_sends_wrong_messages_ends_every_rank_with_an_error_that_names_another()
- {
+fn a_faulty_rank_is_an_error_on_every_rank() {
     for seed in 0..70_u64 {
         let size = 2 + seed as usize % 4;
         let kind = FaultKind::ALL[seed as usize % 7];
@@ -105,7 +104,7 @@ fn a_rank_that_stalls_dies_panics_or_sends_wrong_messages_ends_every_rank_with_a
             };
             assert!(
                 named(error).iter().any(|named| *named != rank),
-                "{context}: rank {rank} names no other: {errors:?}"
+                "{context}: rank {rank} names no other rank: {errors:?}"
             );
         }
         match errors[fault.rank] {
@@ -116,17 +115,17 @@ fn a_rank_that_stalls_dies_panics_or_sends_wrong_messages_ends_every_rank_with_a
     }
 }
 
-/// When a rank sends its mini-batches through its buffer.
+/// The steps in which a rank uses its buffer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Rehearses {
-    /// As a `RehearsalLoader` does: also when it has no rows.
+    /// In every step, like a `RehearsalLoader`.
     Always,
-    /// As in a training step, which does not run without rows.
+    /// In steps with rows, like a training step.
     WithRows,
     Never,
 }
 
-/// A loader that asks the buffer whenever it is asked; before its second mini-batch it may be slow.
+/// A loader that uses a buffer, and that may pause before its second mini-batch.
 #[derive(Clone)]
 struct Rehearsing {
     inner: Arc<dyn DataLoader<Batch>>,
@@ -152,12 +151,12 @@ impl Iterator for Iter<'_> {
         }
         let buffer = &self.of.buffer;
         let ids = fresh(0, buffer.rank(), self.calls, 4, 3);
-        let asked = match (&next, self.of.when) {
+        let rehearsed = match (&next, self.of.when) {
             (_, Rehearses::Never) | (None, Rehearses::WithRows) => Ok(()),
             (Some(_), _) => buffer.rehearse(batch(&ids)).map(drop),
             (None, Rehearses::Always) => buffer.skip_step(),
         };
-        asked.map_or_else(|error| Some(Err(error.into())), |()| next)
+        rehearsed.map_or_else(|error| Some(Err(error.into())), |()| next)
     }
 }
 
@@ -185,11 +184,11 @@ impl DataLoader<Batch> for Rehearsing {
     }
 }
 
-/// Two epochs on `size` ranks with a buffer, of which the last rank rehearses as `last` says; rank
-/// 0 is slow for `pause`.
+/// Trains two epochs on `size` ranks with a buffer. The last rank rehearses as `last` says, and
+/// rank 0 pauses once.
 fn rehearse(size: usize, last: Rehearses, pause: Duration) -> Vec<Outcome> {
     let _watchdog = watchdog();
-    // In the last step there is a row less than there are ranks.
+    // The last step has one row fewer than there are ranks.
     let scripts =
         deal(&[rows(1, 2 * size), rows(2, 2 * size), rows(3, 2 * size), rows(4, size - 1)], size);
     let outcomes = on_ranks(size, |rank, mut link| {
@@ -208,7 +207,7 @@ fn rehearse(size: usize, last: Rehearses, pause: Duration) -> Vec<Outcome> {
 }
 
 #[test]
-fn a_rank_without_a_rehearsal_loader_or_whose_step_does_not_run_ends_all_with_who_waits_for_whom() {
+fn a_rank_that_does_not_rehearse_is_a_deadlock_error_on_all_ranks() {
     for size in [2, 3] {
         for last in [Rehearses::Never, Rehearses::WithRows] {
             for (rank, outcome) in rehearse(size, last, Duration::ZERO).into_iter().enumerate() {
@@ -237,7 +236,7 @@ fn a_rank_without_a_rehearsal_loader_or_whose_step_does_not_run_ends_all_with_wh
 }
 
 #[test]
-fn a_rank_whose_loader_is_slow_is_waited_for() {
+fn a_slow_loader_is_not_an_error() {
     for outcome in rehearse(2, Rehearses::Always, Duration::from_secs(3)) {
         assert_eq!(outcome.error, None);
     }

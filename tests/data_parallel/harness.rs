@@ -1,4 +1,4 @@
-//! A tiny network, loaders that do as they are told, and a launcher for N thread ranks.
+//! A small network, scripted loaders, and a launcher for N thread ranks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,7 +26,7 @@ use burn_rehearsal_train::init::{Scheme, keyed_init};
 pub(crate) const FEATURES: usize = 4;
 pub(crate) const CLASSES: usize = 3;
 
-/// One sample; `extra` rows go through a branch of the network that the others do not use.
+/// One sample. Only `extra` rows use the extra branch of the network.
 #[derive(Debug, Clone)]
 pub(crate) struct Row {
     pub(crate) x: [f32; FEATURES],
@@ -34,7 +34,7 @@ pub(crate) struct Row {
     pub(crate) extra: bool,
 }
 
-/// `count` rows that depend on nothing but `seed`.
+/// `count` rows that depend only on `seed`.
 pub(crate) fn rows(seed: u32, count: usize) -> Vec<Row> {
     let mut state = u64::from(seed) * 2 + 1;
     let mut next = || {
@@ -53,7 +53,7 @@ pub(crate) fn rows(seed: u32, count: usize) -> Vec<Row> {
 pub(crate) struct Batch {
     pub(crate) x: Tensor<2>,
     pub(crate) y: Tensor<1, Int>,
-    /// 1 for rows of the extra branch, `[rows, 1]`; `None` if there is no such row.
+    /// `[rows, 1]`: 1 for rows of the extra branch. `None` if there is no such row.
     pub(crate) extra: Option<Tensor<2>>,
 }
 
@@ -102,7 +102,7 @@ impl Net {
     }
 
     fn forward(&self, batch: Batch) -> ClassificationOutput {
-        assert!(batch.rows() > 0, "no Burn operation on an empty batch");
+        assert!(batch.rows() > 0, "a network never receives an empty mini-batch");
         // The network may be in half precision.
         let x = batch.x.cast(self.hidden.weight.val().dtype());
         let mut hidden = self.hidden.forward(x.clone());
@@ -127,9 +127,9 @@ impl TrainStep for Net {
     type Output = ClassificationOutput;
 
     fn step(&self, batch: Batch) -> TrainOutput<ClassificationOutput> {
-        // A class of -1 stands for a sample that makes the model panic.
+        // A class of -1 makes the model panic.
         let classes: Vec<i64> = batch.y.to_data().convert::<i64>().try_into_vec().unwrap();
-        assert!(classes.iter().all(|class| *class >= 0), "the model panics, as the test asked");
+        assert!(classes.iter().all(|class| *class >= 0), "the model panics on purpose");
         let output = self.forward(batch);
         let loss = if self.scales { scale_loss(output.loss.clone()) } else { output.loss.clone() };
         TrainOutput::new(self, loss.backward(), output)
@@ -145,14 +145,14 @@ impl InferenceStep for Net {
     }
 }
 
-/// What happens when a loader comes to one of its batches.
+/// An event at one of a loader's mini-batches.
 #[derive(Clone)]
 pub(crate) enum Incident {
     Fail,
     Stop(Interrupter),
 }
 
-/// Gives fixed batches, and counts how often it was asked.
+/// A loader of fixed mini-batches that counts calls of `next`.
 #[derive(Clone, Default)]
 pub(crate) struct Script {
     pub(crate) batches: Vec<Vec<Row>>,
@@ -199,7 +199,7 @@ impl Iterator for ScriptIterator<'_> {
         match incident {
             Some((_, Incident::Fail)) => return Some(Err(DatasetError::new(Unreadable))),
             Some((_, Incident::Stop(interrupter))) => {
-                interrupter.stop(Some("the test asked for it"))
+                interrupter.stop(Some("the test stops training"))
             }
             None => {}
         }
@@ -231,8 +231,8 @@ impl DataLoader<Batch> for Script {
     }
 }
 
-/// Rows of every step, dealt to `ranks`: sizes differ by at most one, ranks without a row in the
-/// last step have one batch less.
+/// Deals the rows of every step to `ranks`. Sizes differ by at most one, and ranks without a row in
+/// the last step have one mini-batch fewer.
 pub(crate) fn deal(steps: &[Vec<Row>], ranks: usize) -> Vec<Script> {
     (0..ranks)
         .map(|rank| {
@@ -271,7 +271,7 @@ impl Outcome {
     }
 }
 
-/// A training that writes nothing.
+/// A training that writes no files.
 pub(crate) fn training(script: &Script, valid: Vec<Vec<Row>>) -> Training {
     without_renderer(SupervisedTraining::new(
         "/nonexistent/never-written",
@@ -280,17 +280,17 @@ pub(crate) fn training(script: &Script, valid: Vec<Vec<Row>>) -> Training {
     ))
 }
 
-/// Burn's own strategy.
+/// Trains with Burn's strategy for a single device.
 pub(crate) fn single_device(training: Training, learner: Learner<Net>) -> Net {
     training.launch(learner).model
 }
 
-/// This rank's strategy for one or more launches.
+/// The strategy of a thread rank.
 pub(crate) fn strategy(link: Threads) -> DataParallel<Net> {
     strategy_on(Box::new(link))
 }
 
-/// The same, on any transport.
+/// The strategy of a rank on any transport.
 pub(crate) fn strategy_on(link: Box<dyn Collective>) -> DataParallel<Net> {
     DataParallel::on_collective(link, Batch::rows)
 }
@@ -311,8 +311,7 @@ pub(crate) fn launch(
     }
 }
 
-/// Runs `work` on `ranks` threads, each with its end of a collective; panics of a rank are given as
-/// `Err`.
+/// Runs `work` on `ranks` thread ranks. A panic of a rank is an `Err`.
 pub(crate) fn on_ranks<T: Send>(
     ranks: usize,
     work: impl Fn(usize, Threads) -> T + Sync,
@@ -329,7 +328,7 @@ pub(crate) fn on_ranks<T: Send>(
     })
 }
 
-/// One launch on every script's rank, with what `configure` adds.
+/// Launches a training on the rank of every script, after `configure` has changed it.
 pub(crate) fn train(
     scripts: &[Script],
     learner: impl Fn(usize) -> Learner<Net> + Sync,
@@ -345,7 +344,7 @@ pub(crate) fn train(
     outcomes.into_iter().map(|outcome| outcome.unwrap()).collect()
 }
 
-/// Every float parameter and its path.
+/// The path and the values of every float parameter.
 pub(crate) fn values(model: &Net) -> Vec<(String, Vec<f32>)> {
     let mut values = Values::default();
     model.visit(&mut values);

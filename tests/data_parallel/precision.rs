@@ -1,4 +1,4 @@
-//! Half precision: the network computes in it, and nothing that lasts is kept in it.
+//! Half precision: the network computes in it, but parameters stay in `f32`.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use burn_rehearsal_train::data_parallel::{DataParallelError, LossScale, Precisio
 use crate::equivalent::{steps, two_epochs};
 use crate::harness::*;
 
-/// One launch on every script's rank, and the factor of the loss afterwards.
+/// Launches a training on the rank of every script. Returns the outcome and the loss scale.
 fn train_in(
     precision: Precision,
     scripts: &[Script],
@@ -41,16 +41,16 @@ fn distance(a: &Net, b: &Net) -> f32 {
 }
 
 #[test]
-fn half_precision_learns_what_f32_learns_up_to_rounding_and_keeps_its_parameters_in_f32() {
+fn half_precision_learns_the_same_as_f32_up_to_rounding() {
     for norm in [false, true] {
         for ranks in [1, 2] {
-            // Without the last step: batch norm over a single row would turn rounding into noise.
+            // The last step is omitted, because batch norm over a single row amplifies rounding.
             let scripts = deal(&steps()[..5], ranks);
             let learned = |precision| train_in(precision, &scripts, 1024.0, || Net::new(1, norm));
             let reference = learned(Precision::F32);
-            assert_eq!(reference[0].1, None, "in f32 nothing is scaled");
+            assert_eq!(reference[0].1, None, "f32 must not scale the loss");
             let way = distance(&reference[0].0.model, &Net::new(1, norm));
-            // 8 and 11 significant bits; rounding adds up over ten steps.
+            // bf16 has 8 significant bits and f16 has 11. Rounding adds up over ten steps.
             for (precision, share) in [(Precision::Bf16, 0.2), (Precision::F16, 0.04)] {
                 let outcomes = learned(precision);
                 for (outcome, scale) in &outcomes {
@@ -59,12 +59,13 @@ fn half_precision_learns_what_f32_learns_up_to_rounding_and_keeps_its_parameters
                     assert!(off > 0.0, "{precision} was not used");
                     assert!(
                         off < share * way,
-                        "{precision}, {ranks} ranks, batch norm {norm}: {off} off after a way of {way}"
+                        "{precision}, {ranks} ranks, batch norm {norm}: \
+                         off by {off} after a distance of {way}"
                     );
                     assert_eq!(
                         outcome.values(),
                         outcomes[0].0.values(),
-                        "all ranks have the same bits"
+                        "all ranks must have the same bits"
                     );
                     assert_eq!(outcome.model.hidden.weight.val().dtype(), DType::F32);
                     assert_eq!(
@@ -78,10 +79,10 @@ fn half_precision_learns_what_f32_learns_up_to_rounding_and_keeps_its_parameters
 }
 
 #[test]
-fn an_update_whose_gradients_are_not_finite_is_left_out_on_all_ranks_and_halves_the_factor() {
+fn non_finite_gradients_skip_the_update_and_halve_the_loss_scale() {
     for ranks in [1, 2] {
         let good = steps();
-        // Beyond the largest number of f16, 65504, in one row of the last rank.
+        // One row of the last rank exceeds 65504, the largest number of f16.
         let mut bad = rows(20, 12);
         bad[11].x[0] = 1e6;
         let with_bad: Vec<Vec<Row>> = std::iter::once(bad).chain(good.clone()).collect();
@@ -109,7 +110,7 @@ fn an_update_whose_gradients_are_not_finite_is_left_out_on_all_ranks_and_halves_
 }
 
 #[test]
-fn a_network_that_does_not_scale_its_loss_is_refused_in_f16_and_no_other_precision() {
+fn only_f16_requires_a_scaled_loss() {
     let forgetful = || Net { scales: false, ..Net::new(1, false) };
     for (precision, refused) in
         [(Precision::F16, true), (Precision::Bf16, false), (Precision::F32, false)]
@@ -127,7 +128,7 @@ fn a_network_that_does_not_scale_its_loss_is_refused_in_f16_and_no_other_precisi
 }
 
 #[test]
-fn ranks_that_choose_different_precisions_are_told_so() {
+fn ranks_with_different_precisions_are_an_error() {
     let script = deal(&steps(), 2);
     let ranks = on_ranks(2, |rank, link| {
         let precision = [Precision::F32, Precision::Bf16][rank];
@@ -148,7 +149,7 @@ fn ranks_that_choose_different_precisions_are_told_so() {
 }
 
 #[test]
-fn a_parameter_that_is_not_trained_is_cast_as_well() {
+fn a_frozen_parameter_is_cast_too() {
     let frozen = || {
         let mut net = Net::new(1, false);
         net.hidden.weight = Param::initialized(
@@ -161,5 +162,5 @@ fn a_parameter_that_is_not_trained_is_cast_as_well() {
     let (outcome, _) = train_in(Precision::Bf16, &deal(&steps(), 1), 1.0, frozen).remove(0);
     let after = outcome.values();
     assert_eq!((outcome.error, &after[0]), (None, &before[0]));
-    assert_ne!(after[2], before[2], "the rest learns");
+    assert_ne!(after[2], before[2], "the other parameters must learn");
 }

@@ -1,5 +1,5 @@
-//! Guarantee 4.2: capacity is global and never exceeded, class quotas are even, unused quota is
-//! lent and given back.
+//! Guarantee 2 of docs/ARCHITECTURE.md: the capacity is global and never exceeded, class quotas are
+//! even, and unused quota is lent and taken back.
 
 use burn_rehearsal::random::{Purpose, Stream};
 use burn_rehearsal::{
@@ -29,13 +29,13 @@ pub(crate) fn never_holds_more_than_its_capacity(size: usize) {
                 assert_eq!(
                     report.bytes,
                     capacity * 28,
-                    "all memory is there from the first mini-batch on, and never more"
+                    "memory is allocated at the first mini-batch and never grows"
                 );
             }
             assert_eq!(
                 buffer.report().unwrap().len,
                 capacity,
-                "a buffer that has seen enough is full"
+                "a buffer that was offered enough rows is full"
             );
             buffer.inspect().unwrap().capacity
         });
@@ -46,12 +46,12 @@ pub(crate) fn never_holds_more_than_its_capacity(size: usize) {
 }
 
 #[test]
-fn no_shard_and_no_world_ever_holds_more_than_its_capacity() {
+fn shards_and_worlds_never_exceed_their_capacity() {
     [1, 2, 3, 4, 8].into_iter().for_each(never_holds_more_than_its_capacity);
 }
 
 #[test]
-fn a_capacity_in_bytes_or_as_a_fraction_is_as_many_whole_rows_as_fit() {
+fn a_capacity_in_bytes_or_as_a_fraction_holds_whole_rows() {
     // A row has 4 bytes of image, 8 of class, 8 of id and 8 of features.
     let base = config(1, 4, 1);
     for (capacity, samples) in [
@@ -86,11 +86,11 @@ fn a_capacity_in_bytes_or_as_a_fraction_is_as_many_whole_rows_as_fit() {
 /// The order in which classes reach the ranks.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Order {
-    /// All rows of a class before the first of the next.
+    /// All rows of a class come before the first row of the next.
     Incremental,
-    /// Every row of a random class.
+    /// Every row has a random class.
     Mixed,
-    /// As `Incremental`, but each rank has its own order of classes.
+    /// Like `Incremental`, but each rank has its own order of classes.
     PerRank,
 }
 
@@ -104,7 +104,7 @@ fn class_order(order: Order, classes: usize, rank: usize, seed: u64) -> Vec<usiz
     all
 }
 
-/// Feeds every class to every rank and gives the shards.
+/// Offers every class to every rank and returns the shards.
 fn feed(
     size: usize,
     config: &RehearsalConfig,
@@ -156,7 +156,8 @@ pub(crate) fn class_quotas_are_even(size: usize, capacity: usize, classes: usize
                 feed(size, &config(capacity, 24, 1).with_classes(known), classes, order, 4);
             let context = || {
                 format!(
-                    "{order:?}, {classes} classes (configured: {known:?}), {capacity} slots, {size} ranks: {shards:?}"
+                    "{order:?}, {classes} classes (configured: {known:?}), {capacity} slots, \
+                     {size} ranks: {shards:?}"
                 )
             };
             assert!(shards.iter().all(|shard| shard.len == shard.capacity), "{}", context());
@@ -165,8 +166,8 @@ pub(crate) fn class_quotas_are_even(size: usize, capacity: usize, classes: usize
                 "{}",
                 context()
             );
-            // Without configured classes, rows of a class that is over cannot be called back when
-            // the remainder moves on.
+            // Without configured classes, rows of a class that has ended cannot be recovered when
+            // the remainder moves to another class.
             if known.is_some() || order == Order::Mixed {
                 assert!(
                     spread(&union(&shards), classes) <= 1,
@@ -180,7 +181,7 @@ pub(crate) fn class_quotas_are_even(size: usize, capacity: usize, classes: usize
 }
 
 #[test]
-fn with_enough_samples_of_every_class_quotas_differ_by_at_most_one_in_each_shard_and_globally() {
+fn class_quotas_differ_by_at_most_one_per_shard_and_globally() {
     for (size, capacity, classes) in
         [(1, 45, 7), (2, 45, 7), (3, 100, 11), (4, 61, 6), (8, 101, 5), (3, 30, 10), (4, 10, 4)]
     {
@@ -188,7 +189,7 @@ fn with_enough_samples_of_every_class_quotas_differ_by_at_most_one_in_each_shard
     }
 }
 
-/// Rows of random classes for every rank, and the union's rows of each of these classes.
+/// Offers rows of random `classes` to every rank and returns how many of each all ranks store.
 fn union_of(size: usize, config: &RehearsalConfig, classes: &[i64], steps: usize) -> Vec<usize> {
     let shards = world(size, |threads| {
         let buffer = buffer(config, threads);
@@ -207,7 +208,7 @@ fn union_of(size: usize, config: &RehearsalConfig, classes: &[i64], steps: usize
 }
 
 #[test]
-fn the_union_is_even_if_class_numbers_have_gaps_or_more_classes_are_configured_than_present() {
+fn the_union_is_even_if_some_class_numbers_never_occur() {
     for (size, capacity, classes, known) in [
         (8, 120, (0..10).collect::<Vec<i64>>(), Some(20)),
         (4, 120, (0..10).collect(), Some(20)),
@@ -217,7 +218,7 @@ fn the_union_is_even_if_class_numbers_have_gaps_or_more_classes_are_configured_t
         (8, 101, vec![0, 99], Some(100)),
         (8, 120, (1..=10).collect(), None),
         (4, 61, (1..=8).collect(), None),
-        // Some quotas are larger than the shares: up to one row per class and shard.
+        // Some quotas exceed the fair share by up to one row per class and shard.
         (8, 120, (0..10).collect(), Some(11)),
         (8, 120, (0..10).collect(), Some(13)),
     ] {
@@ -234,7 +235,7 @@ fn the_union_is_even_if_class_numbers_have_gaps_or_more_classes_are_configured_t
 }
 
 #[test]
-fn the_union_is_even_after_every_task_while_configured_classes_are_still_to_come() {
+fn the_union_is_even_after_every_task() {
     let (size, capacity) = (16, 240);
     let config = config(capacity, 24, 1).with_classes(Some(10));
     let shards = world(size, |threads| {
@@ -255,21 +256,21 @@ fn the_union_is_even_after_every_task_while_configured_classes_are_still_to_come
     for task in 0..5 {
         let rows = union(&shards.iter().map(|tasks| tasks[task].clone()).collect::<Vec<_>>());
         let seen = 2 * task + 2;
-        // With 8 of 10 classes, some quotas are already larger than the shares of the others.
+        // With 8 of 10 classes, some quotas already exceed the fair share of the others.
         let bound = if task == 3 { size } else { 1 };
         assert!(spread(&rows, seen) <= bound, "after task {task}: {rows:?}");
     }
 }
 
 #[test]
-fn no_class_is_lost_everywhere_when_a_shard_has_fewer_slots_than_there_are_classes() {
+fn every_class_is_stored_although_a_shard_has_fewer_slots_than_classes() {
     for (size, capacity, classes) in
         [(2, 9, 8), (2, 10, 10), (3, 10, 10), (4, 13, 10), (4, 20, 10), (8, 16, 16), (8, 17, 12)]
     {
         assert!(capacity / size < classes && classes <= capacity);
         for order in [Order::Incremental, Order::PerRank, Order::Mixed] {
-            // Slot number s < K belongs to class s for every K, so this holds while the number of
-            // classes is still growing, too.
+            // Slot s < K belongs to class s for every K, so this also holds while the number of
+            // classes still grows.
             for (seed, known) in [(0, Some(classes)), (1, Some(classes)), (2, None), (3, None)] {
                 let held = union(&feed(
                     size,
@@ -293,7 +294,7 @@ fn no_class_is_lost_everywhere_when_a_shard_has_fewer_slots_than_there_are_class
 }
 
 #[test]
-fn early_classes_use_all_space_and_give_it_back_evenly_as_new_ones_appear() {
+fn early_classes_use_all_slots_and_return_them_evenly() {
     for known in [Some(5), None] {
         let buffer: RehearsalBuffer<Mixed> = config(20, 10, 1).with_classes(known).init().unwrap();
         for class in 0..5 {
@@ -304,7 +305,7 @@ fn early_classes_use_all_space_and_give_it_back_evenly_as_new_ones_appear() {
                 assert_eq!(
                     inspection.len,
                     if class == 0 { 10 * (step as usize + 1) } else { 20 }.min(20),
-                    "all space is used"
+                    "all slots are used"
                 );
             }
             let seen = class as usize + 1;
@@ -319,12 +320,12 @@ fn early_classes_use_all_space_and_give_it_back_evenly_as_new_ones_appear() {
 }
 
 #[test]
-fn a_rare_class_keeps_every_row_within_its_quota_and_the_others_share_what_it_leaves() {
+fn a_rare_class_keeps_all_rows_and_the_others_share_the_rest() {
     for known in [Some(4), None] {
         let shards = world(2, |threads| {
             let buffer = buffer(&config(80, 12, 1).with_classes(known), threads);
             let rank = buffer.rank() as i64;
-            // Class 1 has three rows per rank, early; class 3 has two, late.
+            // Class 1 has three early rows per rank, and class 3 has two late ones.
             for step in 0..60i64 {
                 let mut ids: Vec<i64> = (0..10)
                     .map(|row| 2 * (row % 2) * CLASS + rank * 10_000 + step * 20 + row)
@@ -350,7 +351,7 @@ fn a_rare_class_keeps_every_row_within_its_quota_and_the_others_share_what_it_le
 
 #[test]
 fn a_class_that_overflows_replaces_its_own_rows_evenly() {
-    // Over many runs every slot is overwritten about equally often.
+    // Over many runs, every slot is overwritten about equally often.
     let mut generations = [0u32; 8];
     for seed in 0..100 {
         let buffer: RehearsalBuffer<Mixed> = config(8, 8, 1)

@@ -1,5 +1,5 @@
-//! Guarantee 4.5: queues are bounded, and the training thread waits only if the engine is later
-//! than one training step.
+//! Guarantee 5 of docs/ARCHITECTURE.md: queues are bounded, and the training thread runs at most
+//! `lag` steps ahead of the engine.
 
 use burn_rehearsal::{Execution, RehearsalBuffer};
 use burn_rehearsal_collective::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp, Solo};
@@ -9,15 +9,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-/// A world of one whose all-gather waits for a token of the test; without a sender of tokens it
-/// goes on freely.
+/// A world of one rank whose all-gather waits for a token of the test. After the sender of tokens
+/// is dropped, it no longer waits.
 struct Gated {
     inner: Solo,
     tokens: Receiver<()>,
-    /// All-gathers that have begun and that have been let through.
+    /// The number of all-gathers that have begun.
     begun: Arc<AtomicUsize>,
+    /// The number of all-gathers that received a token.
     passed: Arc<AtomicUsize>,
-    /// Says, by being dropped, that the engine is gone.
+    /// Dropped together with the engine.
     _alive: Sender<()>,
 }
 
@@ -100,8 +101,7 @@ fn ids(step: usize) -> Vec<i64> {
 }
 
 #[test]
-fn training_runs_at_most_lag_steps_ahead_of_a_blocked_engine_then_waits_and_goes_on_when_it_is_released()
- {
+fn training_runs_at_most_lag_steps_ahead_of_a_blocked_engine() {
     let _watchdog = watchdog();
     for lag in [0, 1, 2, 5] {
         let Bench { buffer, tokens, begun, passed, .. } = bench(lag);
@@ -115,7 +115,7 @@ fn training_runs_at_most_lag_steps_ahead_of_a_blocked_engine_then_waits_and_goes
                     let rounds = passed.load(Ordering::SeqCst);
                     assert!(
                         rounds + lag > step,
-                        "step {step} has ended after {rounds} rounds with lag {lag}"
+                        "step {step} ended after {rounds} rounds with lag {lag}"
                     );
                     assert_eq!(
                         drawn.len(),
@@ -125,11 +125,11 @@ fn training_runs_at_most_lag_steps_ahead_of_a_blocked_engine_then_waits_and_goes
                 }
             }
         });
-        // The first `lag` steps need nothing of the engine: they end although it is blocked.
+        // The first `lag` steps need no result of the engine and end although it is blocked.
         (0..lag).for_each(|step| assert_eq!(steps.recv(), Ok(step)));
         for step in lag..20 {
-            // The next one waits. (A wrong one is caught for certain by the assertion in the
-            // training thread.)
+            // The next step waits. The assertion in the training thread checks this without a
+            // race.
             assert_eq!(
                 steps.recv_timeout(Duration::from_millis(2)),
                 Err(RecvTimeoutError::Timeout),
@@ -147,8 +147,7 @@ fn training_runs_at_most_lag_steps_ahead_of_a_blocked_engine_then_waits_and_goes
 }
 
 #[test]
-fn dropping_a_buffer_whose_engine_is_blocked_does_not_wait_and_the_engine_ends_when_it_is_released()
-{
+fn dropping_a_buffer_does_not_wait_for_a_blocked_engine() {
     let _watchdog = watchdog();
     for lag in [1, 3] {
         let Bench { buffer, tokens, begun, alive, .. } = bench(lag);
@@ -162,15 +161,15 @@ fn dropping_a_buffer_whose_engine_is_blocked_does_not_wait_and_the_engine_ends_w
         assert_eq!(
             alive.try_recv(),
             Err(std::sync::mpsc::TryRecvError::Empty),
-            "the engine is still in its round"
+            "the engine must still be in its round"
         );
         drop(tokens);
-        assert!(alive.recv().is_err(), "the engine and its collective are gone");
+        assert!(alive.recv().is_err(), "the engine must have dropped its collective");
     }
 }
 
 #[test]
-fn a_failure_is_reported_at_once_although_the_engine_is_blocked() {
+fn a_failure_is_reported_while_the_engine_is_blocked() {
     let _watchdog = watchdog();
     let Bench { buffer, tokens, alive, .. } = bench(3);
     for step in 0..3 {
@@ -184,7 +183,7 @@ fn a_failure_is_reported_at_once_although_the_engine_is_blocked() {
 }
 
 #[test]
-fn handles_of_one_buffer_may_be_used_from_several_threads() {
+fn several_threads_may_use_handles_of_one_buffer() {
     let _watchdog = watchdog();
     let buffer: RehearsalBuffer<Mixed> = config(500, 2, 3).init().unwrap();
     std::thread::scope(|scope| {

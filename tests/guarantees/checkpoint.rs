@@ -1,5 +1,5 @@
-//! Guarantee 4.8: a checkpoint is complete or absent; a buffer goes on from it bit for bit, and on
-//! another number of ranks keeps every sample once.
+//! Guarantee 8 of docs/ARCHITECTURE.md: a checkpoint is complete or absent, a restored buffer
+//! continues bit for bit, and another number of ranks keeps every sample once.
 
 use crate::deterministic::configurations;
 use burn::tensor::{Int, Tensor, TensorData};
@@ -22,8 +22,8 @@ use tempfile::TempDir;
 
 const STEPS: usize = 24;
 
-/// Some steps of a run with three tasks, mini-batches of different sizes, and steps without rows;
-/// gives the augmented mini-batches.
+/// Runs some steps of three tasks with mini-batches of different sizes, some of them empty. Returns
+/// the augmented mini-batches.
 fn steps(buffer: &RehearsalBuffer<Mixed>, steps: Range<usize>) -> Vec<Vec<Row>> {
     let mut batches = Vec::new();
     for step in steps {
@@ -46,7 +46,7 @@ fn steps(buffer: &RehearsalBuffer<Mixed>, steps: Range<usize>) -> Vec<Vec<Row>> 
 /// Slot, generation, class, task and id of a stored row.
 type Stored = (u32, u32, usize, usize, Option<i64>);
 
-/// What a run shows at its end.
+/// The digests of contents and draws, and the stored rows.
 fn end(buffer: &RehearsalBuffer<Mixed>) -> (String, String, Vec<Stored>) {
     let report = buffer.report().unwrap();
     let snapshot = buffer.snapshot().unwrap();
@@ -59,7 +59,7 @@ fn end(buffer: &RehearsalBuffer<Mixed>) -> (String, String, Vec<Stored>) {
 }
 
 #[test]
-fn a_restored_buffer_goes_on_bit_for_bit() {
+fn a_restored_buffer_continues_bit_for_bit() {
     for size in [1, 2, 3, 4] {
         for (number, config) in configurations(size).into_iter().enumerate() {
             let whole = world(size, |threads| {
@@ -70,7 +70,7 @@ fn a_restored_buffer_goes_on_bit_for_bit() {
                 [0, 1, 3, 8, 13, 23].into_iter().filter(|cut| size < 3 || (cut + number) % 2 == 1)
             {
                 let directory = TempDir::new().unwrap();
-                // Another store on each side of the cut.
+                // The store differs before and after the cut.
                 let (before, after) =
                     (config.clone(), config.clone().with_store(StorePreference::Host));
                 let first = world(size, |threads| {
@@ -105,7 +105,7 @@ fn a_restored_buffer_goes_on_bit_for_bit() {
 }
 
 #[test]
-fn writing_a_checkpoint_changes_nothing() {
+fn writing_a_checkpoint_does_not_change_the_run() {
     let directory = TempDir::new().unwrap();
     for config in configurations(2) {
         let run = |every: usize| {
@@ -125,8 +125,8 @@ fn writing_a_checkpoint_changes_nothing() {
     }
 }
 
-/// A mini-batch of rows that are so large that a shard takes many pieces: every value is the row's
-/// number.
+/// A mini-batch of rows that are large enough for a shard of several pieces. All values of a row
+/// are its number.
 #[derive(RehearsalBatch, Clone, Debug)]
 struct Large {
     #[rehearsal(bytes)]
@@ -158,7 +158,7 @@ impl Large {
 }
 
 #[test]
-fn a_checkpoint_is_that_of_its_beginning_although_steps_go_on_while_it_is_written() {
+fn a_checkpoint_keeps_the_state_of_its_beginning_during_later_steps() {
     // Every step overwrites a tenth of the rows.
     let base =
         config(40, 4, 3).with_policy(PolicyKind::Fifo).with_sampling(SamplingKind::ClassBalanced);
@@ -180,8 +180,7 @@ fn a_checkpoint_is_that_of_its_beginning_although_steps_go_on_while_it_is_writte
                     drop(buffer.rehearse(Large::of(step, buffer.rank())).unwrap())
                 });
             };
-            // Some of them begin while the one before is not complete; nobody waits for the last
-            // but one.
+            // Some begin before the previous one is complete, and only the last one is waited for.
             let whole = world(size, |threads| {
                 let buffer = RehearsalBuffer::<Large>::new(&config, threads).unwrap();
                 let mut last = None;
@@ -207,7 +206,7 @@ fn a_checkpoint_is_that_of_its_beginning_although_steps_go_on_while_it_is_writte
 }
 
 #[test]
-fn beginning_a_checkpoint_does_not_wait_until_other_ranks_begin_it() {
+fn beginning_a_checkpoint_does_not_wait_for_other_ranks() {
     let directory = TempDir::new().unwrap();
     let config = config(30, 4, 3);
     let (begun, others_begin) = std::sync::mpsc::sync_channel(0);
@@ -222,7 +221,7 @@ fn beginning_a_checkpoint_does_not_wait_until_other_ranks_begin_it() {
         if buffer.rank() == 0 {
             begun.send(()).unwrap();
         }
-        // A step is taken before anybody knows what it came to.
+        // A step runs before the outcome of the checkpoint is known.
         buffer.rehearse(batch(&fresh(8, buffer.rank(), 1, 5, 4))).unwrap();
         pending.wait().unwrap()
     });
@@ -234,14 +233,14 @@ fn beginning_a_checkpoint_does_not_wait_until_other_ranks_begin_it() {
 }
 
 #[test]
-fn a_rank_that_fails_while_its_checkpoint_is_written_still_hands_over_its_rows() {
+fn a_rank_that_fails_during_a_checkpoint_still_saves_its_rows() {
     let directory = TempDir::new().unwrap();
     let config = config(40, 4, 3).with_policy(PolicyKind::Fifo).with_lag(0);
     let saved = world_of_pending(2, |threads| {
         let buffer = RehearsalBuffer::<Large>::new(&config, threads).unwrap();
         (0..10).for_each(|step| drop(buffer.rehearse(Large::of(step, buffer.rank())).unwrap()));
         let pending = buffer.begin_checkpoint(directory.path()).unwrap();
-        // As much as can be under way: nobody receives the answers.
+        // As many rounds as possible are pending, and no thread receives their answers.
         buffer.skip_step().unwrap();
         if buffer.rank() == 1 {
             buffer.abort(RehearsalError::Misuse("the data ended"));
@@ -252,7 +251,7 @@ fn a_rank_that_fails_while_its_checkpoint_is_written_still_hands_over_its_rows()
 }
 
 #[test]
-fn whoever_waits_for_a_checkpoint_learns_that_another_rank_left_instead() {
+fn waiting_for_a_checkpoint_fails_if_another_rank_leaves() {
     let directory = TempDir::new().unwrap();
     let config = config(30, 4, 3);
     let _watchdog = watchdog();
@@ -262,7 +261,7 @@ fn whoever_waits_for_a_checkpoint_learns_that_another_rank_left_instead() {
             return Ok::<_, std::convert::Infallible>(None);
         }
         let waited = buffer.begin_checkpoint(directory.path()).unwrap().wait();
-        // The first mini-batch waits for nothing yet.
+        // The first mini-batch does not wait for the engine.
         buffer.rehearse(batch(&fresh(8, 0, 0, 5, 4))).unwrap();
         Ok(Some((waited, buffer.rehearse(batch(&fresh(8, 0, 1, 5, 4))))))
     });
@@ -273,7 +272,7 @@ fn whoever_waits_for_a_checkpoint_learns_that_another_rank_left_instead() {
 }
 
 #[test]
-fn a_checkpoint_that_was_begun_is_completed_after_the_buffer_is_gone_and_replaces_an_earlier_one() {
+fn a_begun_checkpoint_is_completed_after_the_buffer_is_dropped() {
     let directory = TempDir::new().unwrap();
     let config = config(30, 4, 3);
     for steps in [3, 7] {
@@ -292,7 +291,7 @@ fn a_checkpoint_that_was_begun_is_completed_after_the_buffer_is_gone_and_replace
     }
 }
 
-/// As [`world`], for what cannot be compared.
+/// Like [`world`], for results that cannot be compared.
 fn world_of_pending<T: Send>(size: usize, f: impl Fn(Box<dyn Collective>) -> T + Sync) -> Vec<T> {
     let _watchdog = watchdog();
     let results =
@@ -300,7 +299,7 @@ fn world_of_pending<T: Send>(size: usize, f: impl Fn(Box<dyn Collective>) -> T +
     results.into_iter().map(|result| result.unwrap_or_else(|failure| panic!("{failure}"))).collect()
 }
 
-/// A checkpoint of a full buffer of 20 rows of 4 classes, alone.
+/// Writes a checkpoint of a full buffer of 20 rows of 4 classes on one rank.
 fn written(directory: &Path, config: &RehearsalConfig) {
     let buffer: RehearsalBuffer<Mixed> = config.init().unwrap();
     for step in 0..12 {
@@ -326,7 +325,7 @@ fn refused(directory: &Path, config: &RehearsalConfig) -> CheckpointError {
 }
 
 #[test]
-fn every_flipped_bit_is_detected_and_named() {
+fn every_flipped_bit_is_detected_and_its_file_named() {
     let directory = TempDir::new().unwrap();
     let config = config(20, 4, 3).with_sampling(SamplingKind::ClassBalanced);
     written(directory.path(), &config);
@@ -360,14 +359,17 @@ fn every_flipped_bit_is_detected_and_named() {
             );
         }
         std::fs::write(&path, [&good[..], b"\0"].concat()).unwrap();
-        assert!(refused(directory.path(), &config).to_string().contains(name), "a longer {name}");
+        assert!(
+            refused(directory.path(), &config).to_string().contains(name),
+            "{name} with an additional byte"
+        );
         std::fs::write(&path, &good).unwrap();
     }
     restore(directory.path(), &config).unwrap();
 }
 
 #[test]
-fn a_checkpoint_whose_files_are_in_different_directories_is_none() {
+fn a_checkpoint_in_different_directories_is_an_error() {
     let directories = [TempDir::new().unwrap(), TempDir::new().unwrap()];
     let config = config(20, 4, 3);
     let own = |rank: usize| directories[usize::from(rank == 1)].path();
@@ -388,7 +390,7 @@ fn a_checkpoint_whose_files_are_in_different_directories_is_none() {
         "{errors:?}"
     );
     assert!(!own(0).join("manifest.json").exists());
-    // What is in the place of a rank's file is not always that file.
+    // Another file at the path of a rank's file does not count as that file.
     std::fs::write(own(0).join("rank-00001.safetensors"), "an earlier one").unwrap();
     let error = world(3, |threads| {
         let buffer = buffer(&config, threads);
@@ -402,11 +404,11 @@ fn a_checkpoint_whose_files_are_in_different_directories_is_none() {
 }
 
 #[test]
-fn directories_that_are_not_shared_are_found_out_before_anything_is_written_there() {
+fn directories_that_are_not_shared_are_detected_before_writing() {
     let directories = [TempDir::new().unwrap(), TempDir::new().unwrap()];
     let check = |apart: bool| {
         world(3, |mut threads| {
-            // It need not be there yet, and may be spelled differently.
+            // The directory need not exist, and its path may be spelled differently.
             let path = directories[usize::from(apart && threads.rank() == 2)].path();
             let path = if threads.rank() == 1 {
                 path.join(".").join("deep/checkpoints")
@@ -430,24 +432,24 @@ fn directories_that_are_not_shared_are_found_out_before_anything_is_written_ther
 }
 
 #[test]
-fn a_directory_without_a_manifest_is_no_checkpoint_and_the_buffer_stays_usable() {
+fn a_directory_without_a_manifest_is_not_a_checkpoint() {
     let directory = TempDir::new().unwrap();
     let config = config(20, 4, 3);
     written(directory.path(), &config);
     std::fs::remove_file(directory.path().join("manifest.json")).unwrap();
     let buffer: RehearsalBuffer<Mixed> = config.init().unwrap();
     let error = buffer.restore(directory.path(), &device()).unwrap_err();
-    assert!(
-        matches!(&error, RehearsalError::Checkpoint(CheckpointError::Io { path, .. }) if path.ends_with("manifest.json")),
-        "{error}"
-    );
+    let RehearsalError::Checkpoint(CheckpointError::Io { path, .. }) = &error else {
+        panic!("{error}")
+    };
+    assert!(path.ends_with("manifest.json"), "{error}");
     assert_eq!(buffer.inspect().unwrap().len, 0);
     buffer.rehearse(batch(&[1, 2, 3])).unwrap();
     assert!(matches!(buffer.restore(directory.path(), &device()), Err(RehearsalError::Misuse(_))));
 }
 
 #[test]
-fn what_is_of_another_version_configuration_or_batch_type_is_refused_with_what_differs() {
+fn a_checkpoint_of_another_version_configuration_or_type_is_refused() {
     #[derive(RehearsalBatch, Clone, Debug)]
     struct Other {
         value: Tensor<2>,
@@ -480,7 +482,7 @@ fn what_is_of_another_version_configuration_or_batch_type_is_refused_with_what_d
 }
 
 #[test]
-fn where_nothing_can_be_written_the_error_names_it_on_all_ranks_and_the_buffer_goes_on() {
+fn a_failed_write_is_an_error_on_all_ranks_and_the_buffer_continues() {
     let directory = TempDir::new().unwrap();
     std::fs::write(directory.path().join("file"), "").unwrap();
     world(3, |threads| {
@@ -505,7 +507,7 @@ fn where_nothing_can_be_written_the_error_names_it_on_all_ranks_and_the_buffer_g
     assert!(directory.path().join("good/manifest.json").is_file());
 }
 
-/// Ids of all ranks' samples with their classes and tasks.
+/// The stored samples of all ranks by ID, with class and task.
 fn stored(shards: &[Vec<Stored>]) -> BTreeMap<i64, (usize, usize)> {
     let rows = shards.iter().flatten().map(|&(_, _, class, task, id)| (id.unwrap(), (class, task)));
     let map: BTreeMap<_, _> = rows.collect();
@@ -514,7 +516,7 @@ fn stored(shards: &[Vec<Stored>]) -> BTreeMap<i64, (usize, usize)> {
 }
 
 #[test]
-fn another_number_of_ranks_keeps_every_sample_once_within_capacity_and_quotas() {
+fn another_number_of_ranks_keeps_every_sample_once() {
     for &policy in PolicyKind::ALL {
         for (capacity, steps_before) in [(61, 20), (400, 9)] {
             let config = config(capacity, 5, 4)
@@ -566,7 +568,7 @@ fn another_number_of_ranks_keeps_every_sample_once_within_capacity_and_quotas() 
                     }
                 }
             }
-            // It goes on, within the same capacity.
+            // Training continues within the same capacity.
             let later = world(3, |threads| {
                 shards(threads, Some(second), None, steps_before..steps_before + 30)
             });
@@ -576,10 +578,10 @@ fn another_number_of_ranks_keeps_every_sample_once_within_capacity_and_quotas() 
 }
 
 #[test]
-fn after_a_change_of_the_world_every_sample_is_drawn_with_the_same_probability() {
+fn draws_are_uniform_after_a_change_of_the_world_size() {
     let directory = TempDir::new().unwrap();
     let config = config(40, 16, 3).with_on_repeat(OnRepeat::SkipIfStored).with_seed(5);
-    // Unequal shards, of which no rank is full.
+    // Shards of unequal length, none of which is full.
     world(4, |threads| {
         let buffer = buffer(&config, threads);
         let rank = buffer.rank() as i64;
@@ -587,7 +589,7 @@ fn after_a_change_of_the_world_every_sample_is_drawn_with_the_same_probability()
         buffer.rehearse(batch(&ids)).unwrap();
         buffer.checkpoint(directory.path()).unwrap();
     });
-    // To three ranks by way of two.
+    // From four ranks to two, and later to three.
     let second = TempDir::new().unwrap();
     world(2, |threads| {
         let buffer = buffer(&config, threads);

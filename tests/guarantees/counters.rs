@@ -1,5 +1,5 @@
-//! What the buffer counts: bytes copied, rounds under way, the age of representatives; and how
-//! Burn's metrics show it.
+//! The counters of the buffer (copied bytes, pending rounds, age of representatives) and the
+//! metrics that show them in Burn's learner.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -27,7 +27,7 @@ use burn_rehearsal_train::data_parallel::without_renderer;
 const B: usize = 6;
 const C: usize = 3;
 const R: usize = 4;
-/// Bytes of a stored row of `Mixed`: four of its image, eight of each other field.
+/// Bytes of a stored row of `Mixed`: four for its image and eight for each other field.
 const ROW: usize = 28;
 
 fn inline(lag: usize) -> RehearsalConfig {
@@ -42,8 +42,7 @@ fn inline(lag: usize) -> RehearsalConfig {
 fn only_candidates_and_representatives_are_copied() {
     let buffer = inline(1).init().unwrap();
     let device = Device::flex();
-    // Nothing is drawn for the first step. After it three rows are stored, so that the second draws
-    // three.
+    // The first step draws nothing. It stores three rows, so that the second step draws three.
     let mut copied = 0;
     for step in 0..30 {
         buffer.rehearse(batch_on(&fresh(1, 0, step, B, 3), &device)).unwrap();
@@ -69,9 +68,9 @@ fn incoming_rows_are_copied_if_their_memory_has_another_owner() {
 }
 
 #[test]
-fn rows_for_other_ranks_are_copied_once_more() {
+fn rows_for_other_ranks_are_copied_one_more_time() {
     for size in [2, 3] {
-        // Without a lag, all that is drawn is also used.
+        // Without a lag, every drawn row is also used.
         let counts = world(size, |ranks| {
             let rank = ranks.rank();
             let buffer = buffer(&inline(0), ranks);
@@ -94,7 +93,7 @@ fn rows_for_other_ranks_are_copied_once_more() {
 }
 
 #[test]
-fn representatives_are_as_old_as_the_lag_and_as_many_rounds_are_under_way() {
+fn staleness_and_pending_rounds_equal_the_lag() {
     for lag in 0..4 {
         let buffer = inline(lag).init().unwrap();
         for step in 0..20 {
@@ -103,8 +102,7 @@ fn representatives_are_as_old_as_the_lag_and_as_many_rounds_are_under_way() {
             let after = buffer.timings();
             let expected =
                 if step < lag.max(1) { (step.min(lag), None) } else { (lag, Some(lag as u64)) };
-            // Without a lag the round of the step itself is done when its representatives are
-            // wanted.
+            // Without a lag, a step waits for its own round.
             let queued = if lag == 0 { 1 } else { expected.0 as u64 };
             assert_eq!(after.queued - before.queued, queued, "lag {lag}, step {step}");
             if let Some(age) = expected.1 {
@@ -172,13 +170,13 @@ impl InferenceStep for Line {
     }
 }
 
-/// Keeps every value that is logged, by the metric's name.
+/// Keeps every logged value under the name of its metric.
 #[derive(Clone, Default)]
 struct Values(Arc<Mutex<Logged>>);
 
 #[derive(Default)]
 struct Logged {
-    /// By the metrics' ids.
+    /// The name for each metric ID.
     names: BTreeMap<String, String>,
     values: BTreeMap<String, Vec<f64>>,
 }
@@ -217,7 +215,7 @@ impl MetricLogger for Values {
 }
 
 #[test]
-fn burns_metrics_show_what_the_buffer_does() {
+fn burns_metrics_show_the_counters_of_the_buffer() {
     let device = Device::flex().autodiff();
     let buffer = config(20, C, R).with_execution(Execution::Background).init().unwrap();
     let loader = |device: &Device| {
@@ -248,8 +246,8 @@ fn burns_metrics_show_what_the_buffer_does() {
             .clone()
     };
     assert_eq!(logged.values.len(), RehearsalStat::ALL.len());
-    // Updates may come late and for several steps at once, but all that they say is true of every
-    // step after the first few.
+    // Updates may be late and cover several steps, but after the first few steps all steps have the
+    // same values.
     let (staleness, depth) = (of("Rehearsal staleness"), of("Rehearsal queue depth"));
     assert!(
         staleness.iter().all(|value| (0.0..=1.0).contains(value)) && staleness.last() == Some(&1.0),
@@ -260,10 +258,10 @@ fn burns_metrics_show_what_the_buffer_does() {
         "{depth:?}"
     );
     let copied = *of("Rehearsal copied").last().unwrap();
-    // Two fields of 8 bytes; c + r + r rows. A background engine may be a step ahead or behind when
-    // it is read.
+    // Two fields of 8 bytes in c + r + r rows. The counters of a background engine may be a step
+    // ahead or behind.
     let step = (16 * (C + R + R)) as f64;
-    assert!(copied > 0.5 * step && copied < 1.5 * step, "{copied}, {step} expected");
+    assert!(copied > 0.5 * step && copied < 1.5 * step, "{copied} bytes, expected {step}");
     for name in ["wait", "assemble", "insert", "plan", "exchange", "deliver"] {
         let times = of(&format!("Rehearsal {name}"));
         assert!(times.iter().all(|time| *time >= 0.0), "{name}: {times:?}");

@@ -1,5 +1,5 @@
-//! A policy and a sampling rule of a user's own: they decide, they are kept in checkpoints, and
-//! ranks that disagree about them find out.
+//! User-defined policies and sampling rules: they decide, checkpoints keep their state, and ranks
+//! with different rules are detected.
 
 use burn_rehearsal::error::RehearsalError;
 use burn_rehearsal::policy::{Placement, Policy, SavedShard, ShardInfo, StateError};
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 const ROWS: usize = 6;
 const DRAWN: usize = 5;
 
-/// Every n-th candidate replaces the rows of a full shard in the order of their slots.
+/// In a full shard, every n-th candidate replaces the row of the next slot.
 #[derive(Clone)]
 struct EveryNth {
     n: u64,
@@ -47,7 +47,7 @@ impl Policy for EveryNth {
     fn start(&mut self, shard: &ShardInfo) {
         assert!(
             self.offered == 0 && self.info.is_none(),
-            "a value is started once, before anything is offered"
+            "a policy is started once, before any row is offered"
         );
         self.info = Some(*shard);
     }
@@ -147,7 +147,7 @@ fn buffer_with(
     config.init_with(&Rank::new(collective), rules).unwrap()
 }
 
-/// Some steps; gives the ids of the representatives of each.
+/// Runs steps and returns the IDs of the representatives of each.
 fn steps(buffer: &RehearsalBuffer<Mixed>, steps: Range<usize>) -> Vec<Vec<i64>> {
     let step = |step| {
         let ids = fresh(3, buffer.rank(), step, ROWS, 4);
@@ -156,7 +156,7 @@ fn steps(buffer: &RehearsalBuffer<Mixed>, steps: Range<usize>) -> Vec<Vec<i64>> 
     steps.map(step).collect()
 }
 
-/// The ids in slot order, and the digests.
+/// The stored IDs in slot order, and the digests.
 fn end(buffer: &RehearsalBuffer<Mixed>) -> (Vec<i64>, String, String) {
     let report = buffer.report().unwrap();
     assert_eq!(
@@ -172,7 +172,7 @@ fn end(buffer: &RehearsalBuffer<Mixed>) -> (Vec<i64>, String, String) {
 }
 
 #[test]
-fn rules_of_the_users_own_decide_what_is_stored_and_drawn() {
+fn user_defined_rules_decide_what_is_stored_and_drawn() {
     for size in [1, 4] {
         let config = config(10 * size + 3, ROWS, DRAWN).with_lag(0);
         let stored = world(size, |collective| {
@@ -204,8 +204,8 @@ fn rules_of_the_users_own_decide_what_is_stored_and_drawn() {
     }
 }
 
-/// A part of a run on `size` ranks, between two checkpoints; gives what each rank drew, and its
-/// end.
+/// Runs a part of a run on `size` ranks between two checkpoints. Returns the draws and the end of
+/// each rank.
 #[allow(clippy::type_complexity)]
 fn part(
     size: usize,
@@ -229,7 +229,7 @@ fn part(
 }
 
 #[test]
-fn a_checkpoint_keeps_what_rules_of_the_users_own_need() {
+fn a_checkpoint_keeps_the_state_of_user_defined_rules() {
     for size in [1, 4] {
         let directory = TempDir::new().unwrap();
         let path = directory.path();
@@ -242,7 +242,7 @@ fn a_checkpoint_keeps_what_rules_of_the_users_own_need() {
 }
 
 #[test]
-fn a_policy_of_the_users_own_says_how_its_rows_are_dealt_to_other_ranks() {
+fn a_user_defined_policy_decides_how_rows_are_dealt_to_other_ranks() {
     let directories = [(); 2].map(|()| TempDir::new().unwrap());
     let [first, second] = [0, 1].map(|at| directories[at].path());
     let ids = |ends: &[(Vec<i64>, String, String)]| {
@@ -257,20 +257,19 @@ fn a_policy_of_the_users_own_says_how_its_rows_are_dealt_to_other_ranks() {
         assert_eq!(
             shard,
             &sorted.iter().copied().skip(rank).step_by(3).collect::<Vec<_>>(),
-            "dealt in turn, the largest ids first"
+            "rows are dealt in turn, the largest IDs first"
         );
     }
     let (drawn, again) = part(4, Some(second), None, 12..24);
     assert!(drawn.iter().flatten().flatten().all(|id| id / CLASS % 2 == 1));
     assert_eq!(ids(&again).len(), 43);
-    // 72 rows were offered to each of 4 ranks, so another 72 of this rank's own replace every
-    // third.
+    // Each of 4 ranks is offered 72 more rows, and every third of them replaces a row.
     let replaced = ids(&again).difference(&ids(&four)).count();
     assert!(replaced > 4 * 8, "{replaced} rows were replaced");
 }
 
 #[test]
-fn ranks_with_different_rules_of_their_own_disagree_on_every_rank() {
+fn ranks_with_different_user_defined_rules_disagree_on_every_rank() {
     let base = || CustomRules::default().with_policy(EveryNth::new(3));
     let others: [(CustomRules, &str); 3] = [
         (
@@ -307,7 +306,7 @@ fn ranks_with_different_rules_of_their_own_disagree_on_every_rank() {
 }
 
 #[test]
-fn a_checkpoint_of_another_rule_is_refused_by_name() {
+fn a_checkpoint_of_another_rule_is_refused_with_both_names() {
     let directory = TempDir::new().unwrap();
     let config = config(30, ROWS, DRAWN);
     let rules = |n| CustomRules::default().with_policy(EveryNth::new(n));
@@ -327,7 +326,7 @@ fn a_checkpoint_of_another_rule_is_refused_by_name() {
     assert_eq!(solo(rules(3)).restore(directory.path(), &device()).unwrap().steps, 4);
 }
 
-/// A policy that names a slot that no shard has.
+/// A policy that chooses a slot that does not exist.
 #[derive(Clone)]
 struct Beyond;
 
@@ -353,7 +352,7 @@ impl Policy for Beyond {
     }
 }
 
-/// A rule that draws a row that no shard has, or one of a rank that there is not.
+/// A sampling rule that draws a row or a rank that does not exist.
 #[derive(Clone)]
 struct Nowhere(RowLocation);
 
@@ -386,7 +385,7 @@ impl Sampling for Nowhere {
 }
 
 #[test]
-fn a_rule_that_names_a_row_that_does_not_exist_is_an_error_and_no_panic() {
+fn a_rule_that_chooses_a_missing_row_is_an_error_not_a_panic() {
     let nowhere =
         |owner, index| CustomRules::default().with_sampling(Nowhere(RowLocation { owner, index }));
     for (rules, words) in [

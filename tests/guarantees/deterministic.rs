@@ -1,4 +1,5 @@
-//! Guarantee 4.4: the same seed, data and world size give the same bits; and what `lag` means.
+//! Guarantee 4 of docs/ARCHITECTURE.md: the same seed, data and world size give the same bits. Also
+//! the meaning of `lag`.
 
 use crate::model::Model;
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
@@ -12,7 +13,7 @@ use burn_rehearsal_testing::{
 
 const STEPS: usize = 24;
 
-/// Everything that a run shows: both digests, and every augmented mini-batch of this rank.
+/// The observable results of a run: both digests and all augmented mini-batches of this rank.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Trace {
     contents: String,
@@ -20,12 +21,12 @@ pub(crate) struct Trace {
     batches: Vec<Vec<Row>>,
 }
 
-/// A run with three tasks, mini-batches of different sizes, and steps without rows.
+/// Runs three tasks with mini-batches of different sizes, some of them empty.
 fn trace(buffer: &RehearsalBuffer<Mixed>, data: u64) -> Trace {
     trace_on(buffer, data, &device())
 }
 
-/// As [`trace`], with the mini-batches on `device`.
+/// Like [`trace`], with mini-batches on `device`.
 pub(crate) fn trace_on(buffer: &RehearsalBuffer<Mixed>, data: u64, device: &Device) -> Trace {
     let mut batches = Vec::new();
     for step in 0..STEPS {
@@ -51,8 +52,7 @@ fn traces(size: usize, config: &RehearsalConfig) -> Vec<Trace> {
     world(size, |threads| trace(&buffer(config, threads), 77))
 }
 
-/// One configuration per rule, with every policy, sampling, candidate mode and several lags among
-/// them.
+/// Configurations that cover every policy, sampling rule and candidate mode, and several lags.
 pub(crate) fn configurations(size: usize) -> Vec<RehearsalConfig> {
     let base = config(12 * size + size / 2, 3, 5).with_seed(9);
     vec![
@@ -79,7 +79,7 @@ pub(crate) fn configurations(size: usize) -> Vec<RehearsalConfig> {
     ]
 }
 
-pub(crate) fn repetitions_are_bit_identical_inline_or_in_the_background(size: usize) {
+pub(crate) fn repetitions_are_bit_identical(size: usize) {
     for (number, config) in configurations(size).into_iter().enumerate() {
         let first = traces(size, &config);
         assert!(
@@ -88,7 +88,7 @@ pub(crate) fn repetitions_are_bit_identical_inline_or_in_the_background(size: us
                 .all(|trace| trace.contents == first[0].contents && trace.draws == first[0].draws),
             "ranks differ"
         );
-        // The first run mixes both stores; the repetitions have one each.
+        // The first run mixes both stores, and each repetition uses one of them.
         let host = config.clone().with_store(StorePreference::Host);
         assert_eq!(
             first,
@@ -105,12 +105,12 @@ pub(crate) fn repetitions_are_bit_identical_inline_or_in_the_background(size: us
 }
 
 #[test]
-fn the_same_run_repeated_is_bit_identical_inline_or_in_the_background() {
-    [1, 2, 3, 4, 8].into_iter().for_each(repetitions_are_bit_identical_inline_or_in_the_background);
+fn a_repeated_run_is_bit_identical_inline_and_in_the_background() {
+    [1, 2, 3, 4, 8].into_iter().for_each(repetitions_are_bit_identical);
 }
 
 #[test]
-fn a_rank_alone_gives_the_same_bits_solo_and_on_threads() {
+fn one_rank_gives_the_same_bits_solo_and_on_threads() {
     for config in configurations(1) {
         let solo = trace(&config.clone().with_store(StorePreference::Host).init().unwrap(), 77);
         assert_eq!(vec![solo], traces(1, &config));
@@ -118,7 +118,7 @@ fn a_rank_alone_gives_the_same_bits_solo_and_on_threads() {
 }
 
 #[test]
-fn another_seed_or_other_data_give_another_run() {
+fn another_seed_or_other_data_change_the_run() {
     let base = config(30, 3, 5);
     let first = traces(2, &base.clone().with_seed(1));
     let other = traces(2, &base.clone().with_seed(2));
@@ -131,7 +131,7 @@ fn another_seed_or_other_data_give_another_run() {
     assert_ne!(first[0].contents, data[0].contents);
     assert_eq!(
         first[0].draws, data[0].draws,
-        "with the same fills, draws do not depend on the data"
+        "draws depend on the fills of the shards only, not on the data"
     );
 }
 
@@ -172,7 +172,7 @@ fn ints(step: i64, dtype: DType) -> Ints {
 }
 
 #[test]
-fn digests_do_not_depend_on_the_integer_type_of_the_mini_batches_which_comes_back_unchanged() {
+fn integer_types_are_kept_and_do_not_change_digests() {
     for on_repeat in [OnRepeat::KeepBoth, OnRepeat::SkipIfStored] {
         let reports: Vec<_> = [DType::I64, DType::I32, DType::I16, DType::U8, DType::U32]
             .into_iter()
@@ -197,7 +197,7 @@ fn digests_do_not_depend_on_the_integer_type_of_the_mini_batches_which_comes_bac
                         let values: Vec<i64> = out.value.into_data().iter::<i64>().collect();
                         assert_eq!(
                             images, values,
-                            "{dtype:?}: both fields hold the same numbers, one is stored as bytes"
+                            "{dtype:?}: both fields must return the same numbers"
                         );
                     }
                     let report = buffer.report().unwrap();
@@ -240,10 +240,11 @@ fn negative_integers_and_signed_zeros_are_stored_by_their_bits() {
     let wide = run(DType::I64, 0.0);
     assert_eq!(wide, run(DType::I8, 0.0));
     assert_eq!(wide, run(DType::I32, 0.0));
-    assert_ne!(wide, run(DType::I64, -0.0), "floats count by their bits");
+    assert_ne!(wide, run(DType::I64, -0.0), "floats are compared by their bits");
 }
 
-/// The number of rows of each rank at a step; some have none, and sometimes nobody has.
+/// The number of rows of each rank in a step. Some ranks have none, and in some steps all have
+/// none.
 fn uneven(size: usize, step: usize) -> Vec<usize> {
     (0..size)
         .map(|rank| if step % 7 == 5 { 0 } else { [4, 0, 6, 1, 3][(step + 2 * rank) % 5] })
@@ -296,12 +297,12 @@ pub(crate) fn draws_lag_behind_the_contents(size: usize) {
 }
 
 #[test]
-fn representatives_of_a_step_are_drawn_after_the_candidates_of_the_step_lag_steps_before() {
+fn draws_see_the_candidates_up_to_lag_steps_before() {
     [1, 2, 3, 4].into_iter().for_each(draws_lag_behind_the_contents);
 }
 
 #[test]
-fn with_r_as_large_as_the_buffer_the_representatives_are_exactly_what_was_stored_lag_steps_ago() {
+fn with_a_large_r_all_rows_of_lag_steps_ago_are_drawn() {
     for lag in [0, 1, 2, 3, 5] {
         world(2, |threads| {
             let buffer = buffer(&config(400, 5, 400).with_lag(lag), threads);
@@ -321,7 +322,7 @@ fn with_r_as_large_as_the_buffer_the_representatives_are_exactly_what_was_stored
 }
 
 #[test]
-fn a_fraction_or_bytes_of_the_same_size_give_the_same_run_as_samples() {
+fn equal_capacities_in_samples_fraction_and_bytes_give_the_same_run() {
     let run = |capacity: Capacity| {
         let base = config(1, 3, 0).with_representatives(5).with_dataset_len(Some(200));
         traces(2, &RehearsalConfig { capacity, ..base })

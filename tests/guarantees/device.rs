@@ -1,8 +1,8 @@
-//! What depends on the device that holds mini-batches and shards: `BURN_DEVICE` chooses it, flex is
-//! the default.
+//! Guarantees that depend on the device of mini-batches and shards, which `BURN_DEVICE` chooses
+//! (default: flex).
 //!
-//! The other modules test the guarantees thoroughly on flex; what is here is small enough for a GPU
-//! that is simulated in software.
+//! The other modules test the guarantees thoroughly on flex. The tests of this module are small
+//! enough for a GPU that is simulated in software.
 
 use crate::deterministic::{configurations, trace_on};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
@@ -18,7 +18,7 @@ use burn_rehearsal_testing::{
 
 #[test]
 fn a_run_on_the_device_is_bit_identical_to_one_on_the_host() {
-    // Alone and on several ranks in turn, since a GPU that is simulated takes its time.
+    // Alternately on one and on three ranks, because a simulated GPU is slow.
     for (number, size) in (0..configurations(1).len()).zip([3, 1].into_iter().cycle()) {
         let config = configurations(size).swap_remove(number);
         let run = |store, device: &Device| {
@@ -39,7 +39,7 @@ fn a_run_on_the_device_is_bit_identical_to_one_on_the_host() {
 }
 
 #[test]
-fn auto_keeps_a_shard_on_a_device_with_memory_of_its_own_up_to_the_limit() {
+fn auto_stores_a_shard_on_the_device_up_to_the_limit() {
     let is_host = device() == Device::flex();
     let row_bytes = 4 + 2 * label_type(&device()).size() as u64 + 8;
     for (limit, fits) in [(20 * row_bytes, true), (20 * row_bytes - 1, false)] {
@@ -48,7 +48,7 @@ fn auto_keeps_a_shard_on_a_device_with_memory_of_its_own_up_to_the_limit() {
         assert_eq!(
             buffer.inspect().unwrap().store,
             None,
-            "nothing is chosen before the first mini-batch"
+            "the store is chosen at the first mini-batch"
         );
         buffer.rehearse(batch(&[1, 2, 3])).unwrap();
         let expected =
@@ -70,7 +70,7 @@ fn auto_keeps_a_shard_on_a_device_with_memory_of_its_own_up_to_the_limit() {
 }
 
 #[test]
-fn of_several_candidates_of_a_mini_batch_for_one_slot_the_last_stays() {
+fn the_last_of_several_candidates_for_one_slot_is_stored() {
     for &policy in PolicyKind::ALL {
         for store in [StorePreference::Host, StorePreference::Device] {
             let buffer: RehearsalBuffer<Mixed> =
@@ -96,9 +96,9 @@ fn of_several_candidates_of_a_mini_batch_for_one_slot_the_last_stays() {
     }
 }
 
-/// As `uniform.rs` does at length: frozen contents of unequal fill, drawn from many times.
+/// A short version of the tests in `uniform.rs`: many draws from frozen shards of unequal fill.
 #[test]
-fn every_row_of_the_union_has_the_same_probability_of_being_drawn_from_shards_on_the_device() {
+fn draws_are_uniform_over_shards_on_the_device() {
     let fills = [2usize, 9, 5];
     let (steps, r) = (150, 3);
     let config = config(30, 16, r)
@@ -126,7 +126,7 @@ fn every_row_of_the_union_has_the_same_probability_of_being_drawn_from_shards_on
 }
 
 #[test]
-fn classes_and_bytes_out_of_range_are_named_by_field_and_value() {
+fn classes_and_bytes_out_of_range_are_errors_with_field_and_value() {
     let labels = label_type(&device());
     let with_class = |class: i64| {
         let values = TensorData::new(vec![0, class], [2]).convert_dtype(labels);
@@ -156,7 +156,7 @@ fn classes_and_bytes_out_of_range_are_named_by_field_and_value() {
 }
 
 #[test]
-fn floats_come_back_by_their_bits() {
+fn floats_keep_their_bits() {
     #[derive(RehearsalBatch, Clone, Debug)]
     struct Floats {
         value: Tensor<2>,
@@ -191,7 +191,7 @@ fn floats_come_back_by_their_bits() {
 }
 
 #[test]
-fn rows_of_earlier_tasks_are_drawn_on_an_autodiff_device_and_the_snapshot_holds_whole_rows() {
+fn exclude_current_works_on_an_autodiff_device() {
     let autodiff = device().autodiff();
     let config = config(30, 4, 6)
         .with_sampling(SamplingKind::ExcludeCurrent)
@@ -210,7 +210,7 @@ fn rows_of_earlier_tasks_are_drawn_on_an_autodiff_device_and_the_snapshot_holds_
             assert!(out.feature.device().is_autodiff());
             let drawn = assert_augmented(&ids, &out);
             assert_eq!(drawn.len(), if step < 4 { 0 } else { 6 });
-            assert!(drawn.iter().all(|id| *id < CLASS), "a row of the current task");
+            assert!(drawn.iter().all(|id| *id < CLASS), "a row of the current task was drawn");
         }
         let snapshot = buffer.snapshot().unwrap();
         for sample in snapshot.samples() {

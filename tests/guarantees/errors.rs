@@ -1,5 +1,5 @@
-//! Guarantee 4.9: a typed error that names the thing and the value, on every rank that is alive,
-//! and no hang.
+//! Guarantee 9 of docs/ARCHITECTURE.md: a typed error that names the thing and the value on every
+//! live rank, and no hang.
 
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use burn_rehearsal::error::{BatchError, ConfigError, RehearsalError};
@@ -10,11 +10,11 @@ use burn_rehearsal::{
 use burn_rehearsal_collective::{CollectiveError, ReduceOp, Solo, WaitingRank, run_threads};
 use burn_rehearsal_testing::{CLASS, Mixed, batch, buffer, config, device, fresh, watchdog, world};
 
-/// The step at which something goes wrong, on rank [`CULPRIT`].
+/// The step that fails on rank [`CULPRIT`].
 const AT: usize = 3;
 const CULPRIT: usize = 1;
 
-/// Mini-batches with i64 images, so that values that are no bytes can be written down.
+/// A mini-batch with `i64` images, which can hold values out of the range of bytes.
 fn wide(ids: &[i64]) -> Mixed {
     let batch = batch(ids);
     Mixed { image: batch.image.cast(DType::I64), ..batch }
@@ -37,9 +37,9 @@ fn with_class(batch: Mixed, class: i64) -> Mixed {
 struct Case {
     spoil: fn(Mixed) -> Mixed,
     is: fn(&BatchError) -> bool,
-    /// What the message must say: the field and the value.
+    /// The words that the message must contain: the field and the value.
     says: &'static [&'static str],
-    /// Whether the values must be read to find it, which the engine does.
+    /// Whether the engine finds the error, because values must be read.
     by_engine: bool,
 }
 
@@ -93,7 +93,10 @@ const CASES: [Case; 11] = [
             ),
             ..batch
         },
-        is: |error| matches!(error, BatchError::EmptyField { field: "feature", shape } if shape[..] == [0, 2]),
+        is: |error| match error {
+            BatchError::EmptyField { field, shape } => *field == "feature" && shape[..] == [0, 2],
+            _ => false,
+        },
         says: &["`feature`", "[0, 2]"],
         by_engine: false,
     },
@@ -133,8 +136,8 @@ const CASES: [Case; 11] = [
     },
 ];
 
-/// Runs until the first error, which every rank must find; returns the step and the error. The
-/// buffer must then be poisoned.
+/// Runs until the first error, after which the buffer must be poisoned. Returns the step and the
+/// error.
 fn until_error(
     buffer: &RehearsalBuffer<Mixed>,
     mut make: impl FnMut(usize) -> Mixed,
@@ -160,7 +163,7 @@ fn until_error(
 }
 
 #[test]
-fn a_bad_mini_batch_is_an_error_that_names_field_and_value_there_and_peer_failed_everywhere_else() {
+fn a_bad_mini_batch_is_an_error_on_its_rank_and_peer_failed_elsewhere() {
     for (number, case) in CASES.iter().enumerate() {
         for (size, lag, execution) in [
             (3, 1, Execution::Background),
@@ -187,11 +190,11 @@ fn a_bad_mini_batch_is_an_error_that_names_field_and_value_there_and_peer_failed
                         let message = error.to_string();
                         assert!(
                             case.says.iter().all(|word| message.contains(word)),
-                            "`{message}` does not say {:?}",
+                            "`{message}` does not contain {:?}",
                             case.says
                         );
-                        // What the shapes tell is found at once; what the values tell, when the
-                        // engine has read them.
+                        // Wrong shapes are found at once, wrong values when the engine reads
+                        // them.
                         assert_eq!(*step, if case.by_engine { AT + lag } else { AT }, "{context}");
                     }
                     RehearsalError::PeerFailed {
@@ -211,7 +214,7 @@ fn a_bad_mini_batch_is_an_error_that_names_field_and_value_there_and_peer_failed
 }
 
 #[test]
-fn a_bad_first_mini_batch_is_an_error_too() {
+fn a_bad_first_mini_batch_is_an_error() {
     for (number, case) in CASES.iter().enumerate() {
         let buffer: RehearsalBuffer<Mixed> =
             config(50, 4, 3).with_classes(Some(6)).with_lag(0).init().unwrap();
@@ -220,7 +223,7 @@ fn a_bad_first_mini_batch_is_an_error_too() {
             Err(RehearsalError::Batch(error)) => {
                 assert!((case.is)(&error), "case {number}: {error}")
             }
-            // A first mini-batch has nothing to differ from: these are good ones.
+            // The first mini-batch cannot differ from an earlier one, so these cases are valid.
             Ok(_) => assert!((2..=5).contains(&number), "case {number}"),
             Err(error) => panic!("case {number}: {error}"),
         }
@@ -228,7 +231,7 @@ fn a_bad_first_mini_batch_is_an_error_too() {
 }
 
 #[test]
-fn without_configured_classes_a_negative_or_absurd_class_is_an_error() {
+fn without_configured_classes_an_impossible_class_is_an_error() {
     for class in [-1, MAX_CLASSES as i64, i64::MAX] {
         let buffer: RehearsalBuffer<Mixed> = config(50, 4, 3).with_lag(0).init().unwrap();
         let error = buffer.rehearse(with_class(batch(&[1, 2, 3, 4]), class)).unwrap_err();
@@ -244,17 +247,17 @@ fn without_configured_classes_a_negative_or_absurd_class_is_an_error() {
 }
 
 #[test]
-fn configurations_that_make_no_sense_are_refused_before_the_first_mini_batch() {
+fn invalid_configurations_are_refused_before_the_first_mini_batch() {
     let good = || config(10, 4, 3);
     let refused = |config: RehearsalConfig, size: usize, says: &[&str]| {
         let error = config.validate(size).unwrap_err();
         let message = error.to_string();
         assert!(
             says.iter().all(|word| message.contains(word)),
-            "`{message}` does not say {says:?}"
+            "`{message}` does not contain {says:?}"
         );
         if size == 1 {
-            // A NaN is not equal to itself.
+            // Messages are compared, because a NaN is not equal to itself.
             let found = config.init::<Mixed>().unwrap_err();
             assert!(
                 matches!(found, RehearsalError::Config(_)) && found.to_string() == message,
@@ -306,7 +309,7 @@ fn skip_if_stored_without_an_id_is_refused_before_the_first_mini_batch() {
 }
 
 #[test]
-fn a_capacity_in_bytes_that_is_too_small_is_an_error_at_the_first_mini_batch() {
+fn a_too_small_capacity_in_bytes_is_an_error_at_the_first_mini_batch() {
     // A row has 4 + 8 + 8 + 8 bytes.
     for (bytes, says) in
         [(27, "27 bytes"), (60, "3 representatives per step do not fit in a buffer of 2 samples")]
@@ -357,7 +360,10 @@ fn ranks_with_different_configurations_disagree_on_every_rank() {
 
 #[test]
 fn ranks_with_different_batch_types_or_shapes_disagree_on_every_rank() {
-    let is_disagreement = |error: &RehearsalError| matches!(error, RehearsalError::Disagreement { detail, .. } if detail.contains("shapes"));
+    let is_disagreement = |error: &RehearsalError| match error {
+        RehearsalError::Disagreement { detail, .. } => detail.contains("shapes"),
+        _ => false,
+    };
     let types = world(3, |threads| {
         let config = config(30, 2, 3);
         if threads.rank() == CULPRIT {
@@ -382,7 +388,7 @@ fn ranks_with_different_batch_types_or_shapes_disagree_on_every_rank() {
         .1
     });
     assert!(shapes.iter().all(is_disagreement), "{shapes:?}");
-    // A rank whose first rows come late is found out then.
+    // A rank whose first rows come late is detected then.
     let late = world(3, |threads| {
         let buffer = buffer(&config(30, 2, 3), threads);
         if buffer.rank() == CULPRIT {
@@ -394,7 +400,7 @@ fn ranks_with_different_batch_types_or_shapes_disagree_on_every_rank() {
     assert!(late.iter().all(is_disagreement), "{late:?}");
 }
 
-/// An error that says which rank left, whoever says it.
+/// Whether an error names [`CULPRIT`] as the rank that left.
 fn names_the_culprit(error: &RehearsalError) -> bool {
     match error {
         RehearsalError::PeerFailed { rank, .. }
@@ -404,7 +410,7 @@ fn names_the_culprit(error: &RehearsalError) -> bool {
 }
 
 #[test]
-fn a_rank_that_panics_or_leaves_ends_the_run_of_all_others_with_its_name() {
+fn a_rank_that_panics_or_leaves_is_named_by_all_others() {
     let _watchdog = watchdog();
     for (lag, execution) in [
         (0, Execution::Background),
@@ -425,13 +431,13 @@ fn a_rank_that_panics_or_leaves_ends_the_run_of_all_others_with_its_name() {
                 for step in 0..AT {
                     buffer.rehearse(batch(&fresh(0, rank, step, 4, 3)))?;
                 }
-                assert!(!panics, "this rank is meant to fail");
+                assert!(!panics, "this rank fails on purpose");
                 Ok::<_, RehearsalError>(None)
             });
             for (rank, outcome) in
                 outcomes.into_iter().enumerate().filter(|(rank, _)| *rank != CULPRIT)
             {
-                // What it has submitted counts: nobody fails before the step at which it left.
+                // Its submitted steps count, so no rank fails before the step at which it left.
                 match outcome {
                     Ok(Some((step, error))) => assert!(
                         step == AT + lag && names_the_culprit(&error),
@@ -445,7 +451,7 @@ fn a_rank_that_panics_or_leaves_ends_the_run_of_all_others_with_its_name() {
 }
 
 #[test]
-fn a_rank_whose_data_fails_tells_the_others_why() {
+fn a_rank_whose_data_fails_gives_the_reason_to_all_others() {
     for lag in [0, 1, 3] {
         let errors = world(3, |threads| {
             let buffer = buffer(&config(30, 4, 3).with_lag(lag), threads);
@@ -471,9 +477,9 @@ fn a_rank_whose_data_fails_tells_the_others_why() {
 }
 
 #[test]
-fn what_a_rank_submitted_before_it_left_still_counts_for_the_others() {
-    // Rank 0 drops its buffer right after its last step, when rounds of it are still under way; the
-    // others look at their buffers later.
+fn steps_of_a_rank_before_it_leaves_count_for_the_others() {
+    // Rank 0 drops its buffer right after its last step, while its rounds are still pending. The
+    // others inspect their buffers later.
     for lag in [0, 1, 3] {
         for _ in 0..20 {
             let lengths = world(3, |threads| {
@@ -490,9 +496,8 @@ fn what_a_rank_submitted_before_it_left_still_counts_for_the_others() {
 }
 
 #[test]
-fn a_class_that_is_not_offered_is_not_looked_at() {
-    // Only candidates are read: reading whole mini-batches back from a device at every step is what
-    // the engine is there to avoid.
+fn the_class_of_a_row_is_checked_only_if_it_is_offered() {
+    // Only candidates are read, so that no step reads a whole mini-batch back from a device.
     let buffer: RehearsalBuffer<Mixed> =
         config(10, 1, 1).with_classes(Some(2)).with_lag(0).init().unwrap();
     let mut refused = false;
@@ -500,11 +505,11 @@ fn a_class_that_is_not_offered_is_not_looked_at() {
         let ids = [step, step + 100, 7 * CLASS + step];
         refused |= buffer.rehearse(batch(&ids)).is_err();
     }
-    assert!(refused, "it is found as soon as it is offered");
+    assert!(refused, "an offered class out of range must be an error");
 }
 
 #[test]
-fn a_buffer_that_is_never_used_is_dropped_without_a_hang() {
+fn an_unused_buffer_is_dropped_without_a_hang() {
     let _watchdog = watchdog();
     for execution in [Execution::Background, Execution::Inline] {
         let config = config(10, 1, 1).with_execution(execution);
@@ -513,12 +518,12 @@ fn a_buffer_that_is_never_used_is_dropped_without_a_hang() {
     }
 }
 
-/// Which ranks wait in an operation of the handle called so.
+/// The ranks that wait in an operation of the named handle.
 fn waiting<'a>(waiting: &'a [WaitingRank], handle: &str) -> Vec<&'a WaitingRank> {
     waiting.iter().filter(|wait| wait.handle == handle).collect()
 }
 
-/// The deadlock that an error is.
+/// The waiting ranks of a deadlock error.
 fn deadlock(error: RehearsalError) -> Vec<WaitingRank> {
     let RehearsalError::Collective(CollectiveError::Deadlock { waiting, .. }) = error else {
         panic!("{error}")
@@ -527,7 +532,7 @@ fn deadlock(error: RehearsalError) -> Vec<WaitingRank> {
 }
 
 #[test]
-fn a_rank_that_leaves_out_rounds_but_reduces_gradients_ends_all_with_who_waits_for_whom() {
+fn a_rank_that_skips_rounds_but_reduces_gradients_is_a_deadlock_error() {
     for (size, lag, execution) in [
         (2, 0, Execution::Background),
         (2, 1, Execution::Background),
@@ -547,7 +552,7 @@ fn a_rank_that_leaves_out_rounds_but_reduces_gradients_ends_all_with_who_waits_f
                 }
                 Ok(gradients.all_reduce(&mut [1.0; 3], ReduceOp::Mean)?)
             };
-            // The ranks go on until one waits for a round that the culprit has not begun.
+            // The ranks continue until one waits for a round that the culprit has not begun.
             (0..AT + 12).map(step).find_map(Result::err).unwrap()
         });
         let found = deadlock(errors[0].clone());
@@ -565,7 +570,7 @@ fn a_rank_that_leaves_out_rounds_but_reduces_gradients_ends_all_with_who_waits_f
 }
 
 #[test]
-fn a_rank_that_waits_for_a_checkpoint_that_another_does_not_begin_is_no_hang() {
+fn waiting_for_a_checkpoint_that_another_rank_never_begins_is_an_error() {
     let directory = tempfile::tempdir().unwrap();
     for execution in [Execution::Background, Execution::Inline] {
         let config = config(30, 4, 3).with_execution(execution);
@@ -588,7 +593,7 @@ fn a_rank_that_waits_for_a_checkpoint_that_another_does_not_begin_is_no_hang() {
 }
 
 #[test]
-fn a_rank_that_is_slow_between_its_steps_is_waited_for() {
+fn a_slow_rank_is_not_an_error() {
     let directory = tempfile::tempdir().unwrap();
     for execution in [Execution::Background, Execution::Inline] {
         let config = config(30, 4, 3).with_execution(execution);
@@ -601,7 +606,7 @@ fn a_rank_that_is_slow_between_its_steps_is_waited_for() {
                 }
                 buffer.rehearse(batch(&fresh(0, rank, step, 4, 3))).unwrap();
                 if step % 4 == 3 {
-                    // Also after a checkpoint, whose thread waits for the other rank's, or is gone.
+                    // Some checkpoints are still being written during the next steps.
                     let checkpoint = buffer.begin_checkpoint(directory.path()).unwrap();
                     if step == 7 {
                         checkpoint.wait().unwrap();

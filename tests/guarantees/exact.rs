@@ -1,5 +1,5 @@
-//! Guarantee 4.3: exactly min(c, rows) candidates of each mini-batch, and what a repeated sample
-//! means.
+//! Guarantee 3 of docs/ARCHITECTURE.md: exactly min(c, rows) candidates of each mini-batch. Also
+//! the handling of repeated samples.
 
 use burn_rehearsal::random::{Purpose, Stream};
 use burn_rehearsal::{
@@ -11,7 +11,7 @@ use burn_rehearsal_testing::{
 use std::collections::BTreeMap;
 
 #[test]
-fn exactly_min_c_rows_of_each_mini_batch_are_stored_and_no_row_twice() {
+fn exactly_min_c_rows_candidates_are_stored_without_repetition() {
     for size in [1, 3] {
         world(size, |threads| {
             let buffer = buffer(&config(1000, 4, 2), threads);
@@ -63,14 +63,14 @@ fn every_row_of_a_mini_batch_is_equally_likely_to_be_a_candidate() {
         } else {
             // 20,000 trials of probability 0.3.
             let z = (total as f64 - 6000.0) / (20_000.0f64 * 0.3 * 0.7).sqrt();
-            assert!(z.abs() < 3.5, "{total} candidates where 6000 are expected: z = {z:.1}");
+            assert!(z.abs() < 3.5, "{total} candidates, expected 6000: z = {z:.1}");
             assert!(uniform_p(&counts, total, 1) > 1e-3, "{counts:?}");
         }
     }
 }
 
 #[test]
-fn bernoulli_candidates_vary_from_step_to_step_and_a_step_may_have_none() {
+fn bernoulli_candidates_vary_and_may_be_absent_in_a_step() {
     let config = config(10_000, 1, 1).with_candidate_mode(CandidateMode::Bernoulli);
     let buffer: RehearsalBuffer<Mixed> = config.init().unwrap();
     let mut taken = BTreeMap::new();
@@ -86,7 +86,7 @@ fn bernoulli_candidates_vary_from_step_to_step_and_a_step_may_have_none() {
 }
 
 #[test]
-fn over_several_epochs_keep_both_stores_a_sample_again_and_skip_if_stored_does_not() {
+fn only_keep_both_stores_a_sample_again_in_later_epochs() {
     for size in [1, 2] {
         for (on_repeat, len) in [(OnRepeat::KeepBoth, 150), (OnRepeat::SkipIfStored, 30)] {
             world(size, |threads| {
@@ -111,8 +111,7 @@ fn over_several_epochs_keep_both_stores_a_sample_again_and_skip_if_stored_does_n
 }
 
 #[test]
-fn a_sample_twice_in_one_mini_batch_is_a_repetition_too_and_one_on_two_ranks_counts_once_in_the_union()
- {
+fn repetitions_within_a_mini_batch_and_between_ranks_count_once() {
     let skip = config(100, 6, 2).with_on_repeat(OnRepeat::SkipIfStored);
     for report in world(2, |threads| {
         let buffer = buffer(&skip, threads);
@@ -125,11 +124,11 @@ fn a_sample_twice_in_one_mini_batch_is_a_repetition_too_and_one_on_two_ranks_cou
 }
 
 #[test]
-fn a_sample_that_was_evicted_may_be_stored_again_under_skip_if_stored() {
+fn skip_if_stored_stores_an_evicted_sample_again() {
     let config =
         config(4, 4, 1).with_policy(PolicyKind::Fifo).with_on_repeat(OnRepeat::SkipIfStored);
     let buffer: RehearsalBuffer<Mixed> = config.init().unwrap();
-    // In the last mini-batch, 3 and 4 are pushed out by 1 and 2 before their turn comes.
+    // In the last mini-batch, 1 and 2 replace 3 and 4 before those are offered.
     for (ids, expected) in
         [([1, 2, 3, 4], [1, 2, 3, 4]), ([1, 2, 5, 6], [5, 6, 3, 4]), ([1, 2, 3, 4], [3, 4, 1, 2])]
     {
@@ -140,7 +139,7 @@ fn a_sample_that_was_evicted_may_be_stored_again_under_skip_if_stored() {
     }
 }
 
-/// Which of the rows 0..offered a reservoir of 8 slots holds, counted over many seeds.
+/// How often a reservoir of 8 slots stores each of 40 rows, over many seeds.
 fn reservoir_counts(rank: usize, size: usize, seeds: u64) -> Vec<u64> {
     let mut counts = vec![0; 40];
     for seed in 0..seeds {
@@ -170,13 +169,13 @@ fn reservoir_counts(rank: usize, size: usize, seeds: u64) -> Vec<u64> {
 }
 
 #[test]
-fn a_reservoir_holds_every_row_offered_to_its_shard_with_the_same_probability() {
+fn a_reservoir_stores_every_offered_row_with_the_same_probability() {
     for (rank, size, seeds) in [(0, 1, 600), (1, 2, 200)] {
         let counts = reservoir_counts(rank, size, seeds);
         let p = uniform_p(&counts, seeds, 8);
         assert!(p > 1e-3, "rank {rank} of {size}: {counts:?}, p = {p:e}");
     }
-    // The same test refuses a reservoir whose acceptance is off by one: n − 1 in place of n.
+    // The test rejects a reservoir with an off-by-one error in its acceptance (n − 1 instead of n).
     let mut counts = vec![0u64; 40];
     for seed in 0..600 {
         let mut rng = Stream::new(seed, Purpose::Evict, 0, 0);
@@ -188,11 +187,11 @@ fn a_reservoir_holds_every_row_offered_to_its_shard_with_the_same_probability() 
         }
         slots.iter().for_each(|&row| counts[row] += 1);
     }
-    assert!(uniform_p(&counts, 600, 8) < 1e-3, "the test could not have failed");
+    assert!(uniform_p(&counts, 600, 8) < 1e-3, "the test accepts a biased reservoir");
 }
 
 #[test]
-fn a_fifo_holds_exactly_the_newest_rows_of_each_shard() {
+fn a_fifo_stores_exactly_the_newest_rows_of_each_shard() {
     for size in [1, 3] {
         world(size, |threads| {
             let config = config(23, 4, 1).with_policy(PolicyKind::Fifo);
@@ -220,7 +219,7 @@ fn a_fifo_holds_exactly_the_newest_rows_of_each_shard() {
 }
 
 #[test]
-fn ratios_follow_each_ranks_own_mini_batch_of_the_step_that_draws() {
+fn ratios_refer_to_the_ranks_mini_batch_of_the_drawing_step() {
     for (lag, size) in [(0, 1), (1, 1), (1, 3), (2, 2)] {
         let config = RehearsalConfig::new(Capacity::Samples(500))
             .with_candidates(0.5)
@@ -237,7 +236,7 @@ fn ratios_follow_each_ranks_own_mini_batch_of_the_step_that_draws() {
                 stored += (0.5 * rows(step) as f64).round().max(1.0) as usize;
                 assert_eq!(buffer.inspect().unwrap().len, stored, "step {step}");
                 if step >= lag + 3 {
-                    // By then more is stored than is asked for.
+                    // The buffer then stores more rows than are drawn.
                     let expected = (1.5 * rows(step - lag) as f64).round() as usize;
                     assert_eq!(drawn, expected, "lag {lag}, rank {rank} of {size}, step {step}");
                 } else if step < lag {
@@ -249,7 +248,7 @@ fn ratios_follow_each_ranks_own_mini_batch_of_the_step_that_draws() {
 }
 
 #[test]
-fn by_default_all_rows_are_offered_and_as_many_are_drawn() {
+fn by_default_all_rows_are_offered_and_the_same_number_is_drawn() {
     let buffer: RehearsalBuffer<Mixed> =
         RehearsalConfig::new(Capacity::Samples(30)).init().unwrap();
     for step in 0..10usize {

@@ -1,6 +1,6 @@
-//! Guarantees 4.4 and 4.9 on a network that disturbs the engines: delays and reordering change no
-//! bit, and whatever else happens ends on every rank with an error that says what and where. A
-//! failure names the seed that repeats it.
+//! Guarantees 4 and 9 of docs/ARCHITECTURE.md on a simulated network with faults: delays and
+//! reordering change no bit, and every other fault is an error on every rank that names its cause.
+//! A failed test prints the seed that repeats it.
 
 use burn_rehearsal::error::RehearsalError;
 use burn_rehearsal::random::{Purpose, Stream};
@@ -14,10 +14,10 @@ use burn_rehearsal_testing::{
 };
 use std::time::Duration;
 
-/// Everything that a rank saw: the rows of all its mini-batches, and the digests of all reports.
+/// The results of a rank: the rows of all its mini-batches, and the digests of all reports.
 type Seen = (Vec<i64>, Vec<String>);
 
-/// A life with tasks, uneven mini-batches, steps without rows, and reports.
+/// Runs tasks with uneven mini-batches, some of them empty, and takes reports.
 fn live(buffer: &RehearsalBuffer<Mixed>, seed: u64, steps: usize) -> Result<Seen, RehearsalError> {
     let (mut rows, mut digests) = (Vec::new(), Vec::new());
     for step in 0..steps {
@@ -44,8 +44,8 @@ fn live(buffer: &RehearsalBuffer<Mixed>, seed: u64, steps: usize) -> Result<Seen
     Ok((rows, digests))
 }
 
-/// A configuration of every kind, by number.
-fn of_every_kind(rng: &mut Stream, size: usize) -> RehearsalConfig {
+/// A random configuration.
+fn random_config(rng: &mut Stream, size: usize) -> RehearsalConfig {
     let mut one_of = |count: usize| rng.below(count as u64) as usize;
     let policy = PolicyKind::ALL[one_of(PolicyKind::ALL.len())];
     let sampling = SamplingKind::ALL[one_of(SamplingKind::ALL.len())];
@@ -64,7 +64,7 @@ fn delays_and_reordering_change_no_bit_in_thousands_of_steps() {
     for seed in 0..12 {
         let mut rng = Stream::new(seed, Purpose::TaskStream, 0, 0);
         let size = 2 + seed as usize % 4;
-        let config = of_every_kind(&mut rng, size);
+        let config = random_config(&mut rng, size);
         let expected = world(size, |threads| live(&buffer(&config, threads), seed, 300).unwrap());
         let _watchdog = watchdog();
         let disturbance = Disturbance { seed, delay: Duration::from_micros(60), fault: None };
@@ -75,7 +75,7 @@ fn delays_and_reordering_change_no_bit_in_thousands_of_steps() {
             assert_eq!(
                 disturbed,
                 Ok(expected),
-                "seed {seed}: rank {rank} of {size} saw something else"
+                "seed {seed}: rank {rank} of {size} has other results"
             );
         }
     }
@@ -103,11 +103,11 @@ fn named(error: &RehearsalError) -> Vec<usize> {
     }
 }
 
-/// A life on a network with a fault that follows from `seed`.
+/// Runs on a network with a random fault.
 fn survive(seed: u64) {
     let mut rng = Stream::new(seed, Purpose::TaskStream, 1, 0);
     let size = 2 + rng.below(4) as usize;
-    let config = of_every_kind(&mut rng, size);
+    let config = random_config(&mut rng, size);
     let kind = FaultKind::ALL[rng.below(FaultKind::ALL.len() as u64) as usize];
     let fault =
         Fault { rank: rng.below(size as u64) as usize, handle: 0, operation: rng.below(90), kind };
@@ -118,19 +118,19 @@ fn survive(seed: u64) {
         live(&buffer(&config, Box::new(ranks)), seed, 75)
     });
     if matches!(kind, FaultKind::Corrupt | FaultKind::Stale) && ends.iter().all(Result::is_ok) {
-        // It may have hit what only fills a message up.
+        // The fault may have hit the padding of a message.
         let expected = world(size, |threads| live(&buffer(&config, threads), seed, 75).unwrap());
         return assert_eq!(
             ends.into_iter().map(Result::unwrap).collect::<Vec<_>>(),
             expected,
-            "{context}: nobody noticed"
+            "{context}: the fault changed the results, but is not an error"
         );
     }
     let mut culprit_is_named = false;
     for (rank, end) in ends.iter().enumerate() {
         let error = match end {
             Err(RankFailure::Error { error, .. }) => error,
-            // With an engine that has no thread of its own.
+            // An inline engine panics on the rank's own thread.
             Err(RankFailure::Panic { .. }) if (rank, FaultKind::Panic) == (fault.rank, kind) => {
                 continue;
             }
@@ -140,18 +140,17 @@ fn survive(seed: u64) {
             let named = named(error);
             assert!(
                 named.iter().any(|named| *named != rank),
-                "{context}: rank {rank} names no other: {error}"
+                "{context}: rank {rank} names no other rank: {error}"
             );
             culprit_is_named |= named.contains(&fault.rank);
         }
     }
-    assert!(culprit_is_named, "{context}: nobody names the culprit");
+    assert!(culprit_is_named, "{context}: no rank names the culprit");
 }
 
 #[test]
-fn a_rank_that_stalls_dies_panics_or_sends_wrong_messages_ends_every_rank_with_an_error_that_names_it()
- {
-    // `FAULT_SEED=17` repeats one that failed.
+fn a_faulty_rank_is_named_by_the_errors_of_the_others() {
+    // `FAULT_SEED=17` repeats a failed seed.
     match std::env::var("FAULT_SEED").ok().and_then(|seed| seed.parse().ok()) {
         Some(seed) => survive(seed),
         None => (0..150).for_each(survive),

@@ -1,8 +1,9 @@
-//! The hand-over between handles and engine. It consists of the standard library's bounded
-//! channels, one lock, and an engine that parks for a limited time: all waiting without a limit is
-//! the channels' own, and a wake-up that were lost would cost time and no progress. So no
-//! interleaving of our own is left to model: it is stressed instead, with handles on many threads,
-//! and with ends at any moment.
+//! The hand-over between handles and engine, under stress: handles on many threads, and ranks that
+//! end at any moment.
+//!
+//! The hand-over consists of the standard library's bounded channels, one lock, and an engine that
+//! parks for a limited time. Only the channels wait without a limit, and a lost wake-up would cost
+//! time but no progress. There is therefore no interleaving to model, and no loom test.
 
 use burn_rehearsal::error::RehearsalError;
 use burn_rehearsal::random::{Purpose, Stream};
@@ -16,20 +17,20 @@ use burn_rehearsal_testing::{
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-/// A collective that tells when its engine lets go of it.
-struct Told {
+/// A collective whose receiver is disconnected when the engine drops it.
+struct Tracked {
     ranks: Box<dyn Collective>,
-    _gone: Sender<()>,
+    _alive: Sender<()>,
 }
 
-impl Told {
+impl Tracked {
     fn around(ranks: impl Collective + 'static) -> (Box<dyn Collective>, Receiver<()>) {
-        let (gone, told) = channel();
-        (Box::new(Self { ranks: Box::new(ranks), _gone: gone }), told)
+        let (alive, engine) = channel();
+        (Box::new(Self { ranks: Box::new(ranks), _alive: alive }), engine)
     }
 }
 
-impl Collective for Told {
+impl Collective for Tracked {
     fn rank(&self) -> usize {
         self.ranks.rank()
     }
@@ -71,20 +72,21 @@ impl Collective for Told {
     }
 }
 
-/// Waits until the engine is gone; the sender is dropped with it.
-fn assert_ends(told: &Receiver<()>, context: &str) {
+/// Waits until the engine has ended, which drops the sender.
+fn assert_ends(engine: &Receiver<()>, context: &str) {
     assert!(
-        told.recv_timeout(Duration::from_secs(60))
+        engine
+            .recv_timeout(Duration::from_secs(60))
             .is_err_and(|error| error == std::sync::mpsc::RecvTimeoutError::Disconnected),
         "{context}"
     );
 }
 
 #[test]
-fn handles_on_many_threads_take_turns_and_the_engine_ends_with_the_last_of_them() {
+fn the_engine_serves_many_threads_and_ends_with_the_last_handle() {
     let _watchdog = watchdog();
     for lag in [0, 1, 3] {
-        let (ranks, told) = Told::around(Solo::new());
+        let (ranks, engine) = Tracked::around(Solo::new());
         let shared = buffer(&config(1000, 2, 3).with_lag(lag), ranks);
         std::thread::scope(|scope| {
             for thread in 0..5 {
@@ -107,15 +109,15 @@ fn handles_on_many_threads_take_turns_and_the_engine_ends_with_the_last_of_them(
         let inspection = shared.inspect().unwrap();
         assert_eq!((inspection.steps, inspection.len), (200, 400));
         assert!(
-            told.try_recv().is_err_and(|error| error == std::sync::mpsc::TryRecvError::Empty),
+            engine.try_recv().is_err_and(|error| error == std::sync::mpsc::TryRecvError::Empty),
             "the engine lives as long as a handle"
         );
         drop(shared);
-        assert_ends(&told, "the engine outlives its handles");
+        assert_ends(&engine, "the engine outlives its handles");
     }
 }
 
-/// How a rank ends.
+/// The way in which a rank ends.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum End {
     Drop,
@@ -135,7 +137,7 @@ fn end(handle: RehearsalBuffer<Mixed>, how: End) {
             };
             handle.rehearse(wrong).unwrap_err()
         }
-        // Found by the engine, sooner or later.
+        // The engine finds it in one of the next steps.
         End::BadClass => (0..9).find_map(|_| handle.rehearse(wrong_class.clone()).err()).unwrap(),
         End::Data => {
             handle.abort(RehearsalError::Data("no more".into()));
@@ -147,34 +149,35 @@ fn end(handle: RehearsalBuffer<Mixed>, how: End) {
 }
 
 #[test]
-fn ranks_that_end_in_any_way_at_any_moment_leave_no_engine_behind() {
+fn engines_end_with_their_ranks_at_any_moment() {
     let _watchdog = watchdog();
     for seed in 0..60 {
         let mut rng = Stream::new(seed, Purpose::TaskStream, 2, 0);
         let (size, lag) = (1 + rng.below(4) as usize, rng.below(4) as usize);
         let execution = if rng.below(4) == 0 { Execution::Inline } else { Execution::Background };
         let config = config(40, 3, 2).with_classes(Some(5)).with_lag(lag).with_execution(execution);
-        let ranks: Vec<_> = Threads::group(size).unwrap().into_iter().map(Told::around).collect();
+        let ranks: Vec<_> =
+            Threads::group(size).unwrap().into_iter().map(Tracked::around).collect();
         let context = format!("seed {seed}: {size} ranks, lag {lag}, {execution:?}");
         std::thread::scope(|scope| {
-            for (rank, (ranks, told)) in ranks.into_iter().enumerate() {
+            for (rank, (ranks, engine)) in ranks.into_iter().enumerate() {
                 let how =
                     [End::Drop, End::BadShape, End::BadClass, End::Data][rng.below(4) as usize];
                 let steps = rng.below(12) as usize;
                 let (config, context) = (&config, &context);
                 scope.spawn(move || {
                     let handle = buffer(config, ranks);
-                    // Others may have ended before.
-                    let lived = (0..steps).try_for_each(|step| {
+                    // Other ranks may have ended before.
+                    let result = (0..steps).try_for_each(|step| {
                         handle.rehearse(batch(&fresh(seed, rank, step, 4, 5))).map(drop)
                     });
-                    match lived {
+                    match result {
                         Ok(()) => end(handle, how),
                         Err(error) => {
                             assert!(size > 1 && handle.check() == Err(error), "{context}")
                         }
                     }
-                    assert_ends(&told, context);
+                    assert_ends(&engine, context);
                 });
             }
         });

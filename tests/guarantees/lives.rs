@@ -1,5 +1,5 @@
-//! Whole buffers against a plain model, after every step of random lives: tasks that come and go,
-//! samples that come again, classes that appear late.
+//! Property tests of whole buffers: after every step of a random run, with tasks that come back,
+//! repeated samples and late classes, the contents must satisfy a simple model.
 
 use burn_rehearsal::policy::{ClassBalanced, Policy, ShardInfo};
 use burn_rehearsal::{OnRepeat, PolicyKind};
@@ -9,18 +9,18 @@ use proptest::test_runner::RngSeed;
 
 const CLASSES: usize = 5;
 
-/// One step: the task, and every rank's samples, as (class, number of the sample in its class).
+/// One step: the task, and each rank's samples as (class, number of the sample in its class).
 type Step = (usize, Vec<Vec<(i64, i64)>>);
 
-fn lives(ranks: usize) -> impl Strategy<Value = Vec<Step>> {
-    // Few samples, so that many come again; ids of different ranks differ, as those of parts of a
-    // data set do.
+fn runs(ranks: usize) -> impl Strategy<Value = Vec<Step>> {
+    // There are few samples, so that many are repeated. As in a sharded data set, different ranks
+    // have different IDs.
     let rows = || proptest::collection::vec((0..CLASSES as i64, 0..7i64), 1..6);
     let step = (0..3usize, proptest::collection::vec(rows(), ranks));
     proptest::collection::vec(step, 1..25)
 }
 
-/// A stored row, as the model knows it.
+/// A stored row in the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stored {
     id: i64,
@@ -28,21 +28,20 @@ struct Stored {
     task: usize,
 }
 
-/// What the next step of a shard must keep to.
+/// The model of a shard.
 struct Shard {
     policy: PolicyKind,
     skip: bool,
     info: ShardInfo,
     rows: Vec<Stored>,
-    /// The oldest slot of a full ring.
+    /// The oldest slot of a full FIFO shard.
     oldest: usize,
 }
 
 impl Shard {
-    /// Compares what a shard holds after `offered` in `task` with what it held before, and
-    /// remembers it.
+    /// Checks the contents of a shard after rows were `offered` in `task`, and keeps them.
     fn check(&mut self, offered: &[i64], task: usize, now: Vec<Stored>) {
-        assert!(now.len() <= self.info.capacity, "more than its capacity");
+        assert!(now.len() <= self.info.capacity, "the shard exceeds its capacity");
         let candidates: Vec<Stored> =
             offered.iter().map(|&id| Stored { id, class: (id / CLASS) as usize, task }).collect();
         let holds = |rows: &[Stored], id: i64| rows.iter().any(|row| row.id == id);
@@ -55,10 +54,10 @@ impl Shard {
         for (slot, row) in now.iter().enumerate() {
             assert!(
                 self.rows.get(slot) == Some(row) || candidates.contains(row),
-                "{row:?} comes from nowhere"
+                "{row:?} was neither stored nor offered"
             );
         }
-        assert!(now.len() >= self.rows.len(), "a row vanished");
+        assert!(now.len() >= self.rows.len(), "a row was removed without a replacement");
         match self.policy {
             PolicyKind::Fifo => assert_eq!(now, self.first_in_first_out(&candidates)),
             _ => self.fills_before_it_replaces(&candidates, &now),
@@ -69,7 +68,7 @@ impl Shard {
         self.rows = now;
     }
 
-    /// Exactly what a ring holds next.
+    /// The exact contents of a FIFO shard.
     fn first_in_first_out(&mut self, candidates: &[Stored]) -> Vec<Stored> {
         let mut rows = self.rows.clone();
         for candidate in candidates {
@@ -86,7 +85,7 @@ impl Shard {
         rows
     }
 
-    /// As long as there is room, everything that may be stored is, in order.
+    /// Candidates are stored in order until the shard is full.
     fn fills_before_it_replaces(&self, candidates: &[Stored], now: &[Stored]) {
         let mut expected = self.rows.clone();
         for candidate in candidates {
@@ -98,12 +97,11 @@ impl Shard {
         }
         assert_eq!(now.len(), expected.len());
         if expected.len() < self.info.capacity {
-            assert_eq!(now, expected, "nothing gives way while there is room");
+            assert_eq!(now, expected, "no row may be replaced before the shard is full");
         }
     }
 
-    /// A class that holds less than its quota loses nothing, and what is lent is given back to
-    /// whoever comes for it.
+    /// A class below its quota loses no row, and lent slots are returned on demand.
     fn keeps_quotas(&self, candidates: &[Stored], now: &[Stored]) {
         let mut quotas = ClassBalanced::default();
         quotas.start(&self.info);
@@ -134,9 +132,9 @@ impl Shard {
     }
 }
 
-fn live(policy: PolicyKind, skip: bool, ranks: usize, capacity: usize, steps: &[Step]) {
+fn check_run(policy: PolicyKind, skip: bool, ranks: usize, capacity: usize, steps: &[Step]) {
     let on_repeat = if skip { OnRepeat::SkipIfStored } else { OnRepeat::KeepBoth };
-    // Every row is a candidate, and what is drawn is what was just inserted.
+    // Every row is a candidate, and draws see the rows of the same step.
     let config = config(capacity, 6, 4)
         .with_policy(policy)
         .with_on_repeat(on_repeat)
@@ -174,15 +172,20 @@ fn live(policy: PolicyKind, skip: bool, ranks: usize, capacity: usize, steps: &[
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, rng_seed: RngSeed::Fixed(46), ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 40,
+        failure_persistence: None,
+        rng_seed: RngSeed::Fixed(46),
+        ..ProptestConfig::default()
+    })]
 
     #[test]
-    fn every_policy_keeps_to_its_model_on_any_number_of_ranks(
+    fn every_policy_satisfies_the_model_on_any_number_of_ranks(
         policy in proptest::sample::select(PolicyKind::ALL),
         skip: bool,
         capacity in 4usize..26,
-        (ranks, steps) in (1usize..4).prop_flat_map(|ranks| (Just(ranks), lives(ranks))),
+        (ranks, steps) in (1usize..4).prop_flat_map(|ranks| (Just(ranks), runs(ranks))),
     ) {
-        live(policy, skip, ranks, capacity, &steps);
+        check_run(policy, skip, ranks, capacity, &steps);
     }
 }

@@ -1,4 +1,4 @@
-//! The loaders: exact order, errors at their step, one step per `next`.
+//! The loaders: exact order, errors at their step, and one step per `next`.
 
 use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataloader::{DataLoader, DataLoaderBuilder};
@@ -12,13 +12,15 @@ use burn_rehearsal_testing::{
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The samples 0, 1, 2, …, counting how many were read, of which one may be damaged or deadly.
+/// The samples 0, 1, 2, …, and the number of those that were read.
 #[derive(Clone, Default)]
 struct Samples {
     len: usize,
     read: Arc<AtomicUsize>,
+    /// A sample that cannot be read.
     damaged: Option<i64>,
-    deadly: Option<i64>,
+    /// A sample that makes its reader panic.
+    panicking: Option<i64>,
 }
 
 impl Samples {
@@ -35,7 +37,7 @@ impl Dataset<i64> for Samples {
     fn get(&self, index: usize) -> Result<i64, DatasetError> {
         self.read.fetch_add(1, Ordering::SeqCst);
         let id = index as i64;
-        assert!(self.deadly != Some(id), "sample {id} is deadly");
+        assert!(self.panicking != Some(id), "sample {id} panics");
         if self.damaged == Some(id) {
             Err(DatasetError::new(std::io::Error::other(format!("sample {id} is damaged"))))
         } else {
@@ -48,8 +50,7 @@ impl Dataset<i64> for Samples {
     }
 }
 
-/// Builds whole rows; slower for some mini-batches than for others, so that workers overtake each
-/// other.
+/// Builds rows. Some mini-batches take longer than others, so that workers overtake each other.
 #[derive(Clone)]
 struct ToMixed;
 
@@ -75,13 +76,13 @@ fn ids(batch: &Mixed) -> Vec<i64> {
     read(batch).iter().map(|row| row.id).collect()
 }
 
-/// One epoch, as ids; it must not end in an error.
+/// The IDs of an epoch, which must not fail.
 fn epoch(loader: &dyn DataLoader<Mixed>) -> Vec<Vec<i64>> {
     loader.iter().map(|batch| ids(&batch.unwrap())).collect()
 }
 
 #[test]
-fn a_sharded_loader_delivers_the_same_mini_batches_whatever_the_number_of_workers() {
+fn the_number_of_workers_does_not_change_the_mini_batches() {
     let _watchdog = watchdog();
     let epochs = |workers| {
         let loader = sharded(&Samples::new(45), workers);
@@ -93,7 +94,7 @@ fn a_sharded_loader_delivers_the_same_mini_batches_whatever_the_number_of_worker
         none[0].iter().map(Vec::len).collect::<Vec<_>>(),
         [4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 1]
     );
-    assert!(none[0] != none[1] && none[1] != none[2], "every epoch has an order of its own");
+    assert!(none[0] != none[1] && none[1] != none[2], "every epoch must have its own order");
     for epoch in &none {
         let mut all = epoch.concat();
         all.sort_unstable();
@@ -115,7 +116,7 @@ fn a_sharded_loader_without_a_seed_keeps_the_order_of_the_data_set() {
 }
 
 #[test]
-fn the_ranks_of_a_sharded_loader_read_every_sample_once_and_its_progress_ends_complete() {
+fn ranks_together_read_every_sample_once_and_progress_is_complete() {
     let _watchdog = watchdog();
     for (size, workers) in [(2, 0), (3, 1), (4, 4)] {
         let mut all = Vec::new();
@@ -149,7 +150,7 @@ fn the_ranks_of_a_sharded_loader_read_every_sample_once_and_its_progress_ends_co
 }
 
 #[test]
-fn a_start_in_the_middle_gives_the_tail_of_the_full_run_and_reads_nothing_before_it() {
+fn a_start_in_the_middle_reads_only_the_rest_of_the_run() {
     let _watchdog = watchdog();
     let full: Vec<_> = {
         let loader = sharded(&Samples::new(45), 0);
@@ -184,7 +185,7 @@ fn a_start_in_the_middle_gives_the_tail_of_the_full_run_and_reads_nothing_before
 }
 
 #[test]
-fn an_unreadable_sample_and_a_panic_are_errors_at_their_step_and_the_end_of_the_epoch() {
+fn an_unreadable_sample_or_a_panic_ends_the_epoch_at_its_step() {
     let _watchdog = watchdog();
     for workers in [0, 1, 4] {
         let plain = |samples: Samples| {
@@ -196,11 +197,11 @@ fn an_unreadable_sample_and_a_panic_are_errors_at_their_step_and_the_end_of_the_
         };
         for (samples, says) in [
             (Samples { damaged: Some(22), ..Samples::new(45) }, "sample 22 is damaged"),
-            (Samples { deadly: Some(22), ..Samples::new(45) }, "sample 22 is deadly"),
-            // A later step fails too; the first one counts.
+            (Samples { panicking: Some(22), ..Samples::new(45) }, "sample 22 panics"),
+            // If a later step fails too, the first error counts.
             (
-                Samples { deadly: Some(22), damaged: Some(26), ..Samples::new(45) },
-                "sample 22 is deadly",
+                Samples { panicking: Some(22), damaged: Some(26), ..Samples::new(45) },
+                "sample 22 panics",
             ),
             (Samples { damaged: Some(0), ..Samples::new(45) }, "sample 0 is damaged"),
         ] {
@@ -233,7 +234,7 @@ fn an_iterator_dropped_early_leaves_no_worker_behind() {
             let reads = samples.reads();
             assert!(
                 reads <= (taken + 4) * 4,
-                "{workers} workers read {reads} samples for {taken} mini-batches: more than 4 ahead"
+                "{workers} workers read {reads} samples for {taken} mini-batches, more than 4 ahead"
             );
             assert_eq!(Arc::strong_count(&samples.read), 2, "a worker still holds the data set");
         }
@@ -241,7 +242,7 @@ fn an_iterator_dropped_early_leaves_no_worker_behind() {
 }
 
 #[test]
-fn slices_of_a_sharded_loader_have_epochs_of_their_own() {
+fn slices_of_a_sharded_loader_have_their_own_epochs() {
     let _watchdog = watchdog();
     let parts = |both: bool| {
         let loader = sharded(&Samples::new(20), 1);
@@ -261,15 +262,11 @@ fn slices_of_a_sharded_loader_have_epochs_of_their_own() {
         assert_eq!(all, (0..11).collect::<Vec<_>>());
         epochs
     };
-    assert_eq!(
-        parts(false),
-        parts(true),
-        "the order of one slice depends on whether another one is read"
-    );
+    assert_eq!(parts(false), parts(true), "the order of a slice depends on another slice");
 }
 
 #[test]
-fn to_device_builds_there_and_continues_the_same_epochs() {
+fn a_loader_on_another_device_continues_the_same_epochs() {
     let loader = sharded(&Samples::new(9), 0);
     let autodiff = device().autodiff();
     let moved = loader.to_device(&autodiff);
@@ -293,8 +290,7 @@ fn in_order(samples: &Samples, workers: usize) -> Arc<dyn DataLoader<Mixed>> {
         .build(samples.clone())
 }
 
-/// The mini-batches that a buffer makes of the mini-batches 0, 1, …, `steps` − 1 of data set
-/// `in_order`, without any loader.
+/// The augmented mini-batches of `epochs` epochs over the samples in order, without a loader.
 fn by_hand(buffer: &RehearsalBuffer<Mixed>, len: usize, epochs: usize) -> Vec<Vec<Row>> {
     let all: Vec<i64> = (0..len as i64).collect();
     (0..epochs)
@@ -304,7 +300,7 @@ fn by_hand(buffer: &RehearsalBuffer<Mixed>, len: usize, epochs: usize) -> Vec<Ve
 }
 
 #[test]
-fn a_rehearsal_loader_is_one_step_per_next_with_any_number_of_workers() {
+fn a_rehearsal_loader_makes_one_step_per_next() {
     let _watchdog = watchdog();
     let expected = by_hand(&solo(5), 22, 3);
     for workers in [0, 1, 4] {
@@ -329,7 +325,7 @@ fn a_rehearsal_loader_is_one_step_per_next_with_any_number_of_workers() {
 }
 
 #[test]
-fn pending_representatives_survive_an_early_break_and_a_validation_in_between() {
+fn pending_representatives_survive_a_break_and_a_validation() {
     let _watchdog = watchdog();
     for workers in [0, 1, 4] {
         let loader = RehearsalLoader::new(in_order(&Samples::new(40), workers), solo(5));
@@ -355,7 +351,7 @@ fn pending_representatives_survive_an_early_break_and_a_validation_in_between() 
 }
 
 #[test]
-fn two_iterators_alive_at_once_are_an_error_and_one_after_the_other_are_not() {
+fn two_iterators_at_the_same_time_are_an_error() {
     let loader = RehearsalLoader::new(in_order(&Samples::new(12), 0), solo(2));
     let mut first = loader.iter();
     first.next().unwrap().unwrap();
@@ -365,7 +361,7 @@ fn two_iterators_alive_at_once_are_an_error_and_one_after_the_other_are_not() {
         assert!(error.to_string().contains("two iterators"), "{error}");
         assert!(second.next().is_none());
     }
-    assert_eq!(first.by_ref().map(Result::unwrap).count(), 2, "the first one is not disturbed");
+    assert_eq!(first.by_ref().map(Result::unwrap).count(), 2, "the first iterator must continue");
     drop(first);
     assert_eq!(loader.iter().map(Result::unwrap).count(), 3);
     assert_eq!(copy.iter().map(Result::unwrap).count(), 3);
@@ -380,11 +376,11 @@ fn a_sliced_rehearsal_loader_is_an_error_at_next() {
     assert!(iterator.next().unwrap().unwrap_err().to_string().contains("sliced"));
     assert!(iterator.next().is_none());
     drop(iterator);
-    assert_eq!(loader.iter().map(Result::unwrap).count(), 3, "the whole loader still works");
+    assert_eq!(loader.iter().map(Result::unwrap).count(), 3, "the whole loader must still work");
 }
 
 #[test]
-fn a_loader_error_on_one_of_three_ranks_ends_the_epoch_of_all_with_an_error() {
+fn a_loader_error_on_one_rank_ends_the_epoch_of_all_ranks() {
     for workers in [0, 4] {
         let outcomes = world(3, |threads| {
             let buffer = buffer(&config(60, 4, 3), threads);
@@ -395,7 +391,7 @@ fn a_loader_error_on_one_of_three_ranks_ends_the_epoch_of_all_with_an_error() {
             );
             let mut iterator = loader.iter();
             let batches = iterator.by_ref().take_while(Result::is_ok).count();
-            // `take_while` has swallowed the error; a poisoned loader is over.
+            // `take_while` has consumed the error, and a poisoned loader ends.
             assert!(iterator.next().is_none() && iterator.next().is_none());
             (batches, loader.buffer().check().unwrap_err())
         });
@@ -416,11 +412,10 @@ fn a_loader_error_on_one_of_three_ranks_ends_the_epoch_of_all_with_an_error() {
 }
 
 #[test]
-fn an_error_in_the_last_mini_batch_is_reported_at_the_end_of_the_epoch() {
+fn an_error_in_the_last_mini_batch_is_reported_before_the_epoch_ends() {
     let _watchdog = watchdog();
     for lag in [0, 1, 3] {
-        // The class of sample 0 is 0; the only class allowed is 0, and the last sample is of class
-        // 1.
+        // Only class 0 is allowed, and the last sample has class 1.
         let config = config(60, 4, 5).with_classes(Some(1)).with_lag(lag);
         let samples = burn::data::dataset::InMemDataset::new(vec![
             0,
@@ -439,7 +434,7 @@ fn an_error_in_the_last_mini_batch_is_reported_at_the_end_of_the_epoch() {
         assert_eq!(
             iterator.next().unwrap().is_ok(),
             lag > 0,
-            "the engine finds it while the step runs"
+            "the engine finds the error while the step runs"
         );
         if lag > 0 {
             let error = iterator.next().unwrap().unwrap_err().to_string();
@@ -450,14 +445,14 @@ fn an_error_in_the_last_mini_batch_is_reported_at_the_end_of_the_epoch() {
 }
 
 #[test]
-fn ranks_that_run_out_of_rows_keep_answering_none_until_all_have() {
+fn ranks_without_rows_return_none_until_all_ranks_have_ended() {
     let totals = world(3, |threads| {
         let buffer = buffer(&config(60, 4, 3), threads);
         let loader =
             RehearsalLoader::new(in_order(&Samples::new([40, 13, 0][buffer.rank()]), 1), buffer);
         for _ in 0..2 {
             let mut iterator = loader.iter();
-            // Ten steps, in which some rank has rows, and one in which nobody has.
+            // Some rank has rows in ten steps, and no rank has rows in the last one.
             let batches: Vec<_> =
                 (0..11).filter_map(|_| iterator.next()).map(Result::unwrap).collect();
             assert_eq!(batches.len(), [10, 4, 0][loader.buffer().rank()]);
@@ -470,7 +465,7 @@ fn ranks_that_run_out_of_rows_keep_answering_none_until_all_have() {
 }
 
 #[test]
-fn burns_loader_with_a_rehearsal_batcher_gives_the_exact_order_with_zero_or_one_workers() {
+fn burns_loader_with_a_rehearsal_batcher_keeps_the_exact_order() {
     let _watchdog = watchdog();
     let expected = by_hand(&solo(5), 22, 3);
     for workers in [0, 1] {
@@ -492,7 +487,7 @@ fn burns_loader_with_a_rehearsal_batcher_gives_the_exact_order_with_zero_or_one_
 }
 
 #[test]
-fn the_view_for_validation_passes_data_untouched_and_stores_none() {
+fn the_batcher_for_validation_changes_and_stores_nothing() {
     let buffer = solo(5);
     let batcher = RehearsalBatcher::new(ToMixed, buffer.clone()).unwrap();
     let items = || vec![1, 2, 3, 4, 5];
@@ -506,19 +501,19 @@ fn the_view_for_validation_passes_data_untouched_and_stores_none() {
     assert_eq!(
         assert_augmented(&items(), &batcher.batch(items(), &device())).len(),
         4,
-        "training goes on where it was"
+        "training must continue where it was"
     );
 }
 
 #[test]
-fn a_rehearsal_batcher_refuses_a_world_of_two() {
+fn a_rehearsal_batcher_refuses_several_ranks() {
     world(2, |threads| {
         let error = RehearsalBatcher::new(ToMixed, buffer(&config(10, 1, 1), threads)).err();
         assert_eq!(error, Some(RehearsalError::Config(ConfigError::BatcherWorld(2))));
     });
 }
 
-/// Spoils the fourth mini-batch.
+/// Makes a wrong fourth mini-batch.
 #[derive(Clone)]
 struct Spoiling(Arc<AtomicUsize>);
 
@@ -534,8 +529,7 @@ impl Batcher<i64, Mixed> for Spoiling {
 }
 
 #[test]
-fn a_poisoned_batcher_passes_mini_batches_unchanged_and_the_error_is_reported_by_status_and_by_a_loader()
- {
+fn a_poisoned_batcher_passes_mini_batches_through_and_check_reports_the_error() {
     let buffer = solo(5);
     let batcher = RehearsalBatcher::new(Spoiling(Arc::default()), buffer.clone()).unwrap();
     let lengths: Vec<_> = (0..6)
@@ -556,7 +550,7 @@ fn a_poisoned_batcher_passes_mini_batches_unchanged_and_the_error_is_reported_by
 }
 
 #[test]
-fn a_mini_batch_on_an_autodiff_device_comes_back_there_and_gradients_flow_through_it() {
+fn gradients_flow_through_a_mini_batch_on_an_autodiff_device() {
     let buffer = solo(3);
     let autodiff = device().autodiff();
     for step in 0..4 {
@@ -572,7 +566,7 @@ fn a_mini_batch_on_an_autodiff_device_comes_back_there_and_gradients_flow_throug
             devices,
             [expected.image.device(), expected.class.device(), expected.id.device()]
         );
-        // d/dw Σ (rows · w) is the sum of all rows; d/drow is w, for the incoming rows.
+        // d/dw Σ (rows · w) is the sum of all rows, and d/drow is w for the incoming rows.
         let weight = Tensor::<2>::from_data([[2.0f32], [3.0]], &autodiff).require_grad();
         let gradients = out.feature.clone().matmul(weight.clone()).sum().backward();
         let of_rows = leaf.grad(&gradients).unwrap().into_data().try_to_vec::<f32>().unwrap();
@@ -586,16 +580,19 @@ fn a_mini_batch_on_an_autodiff_device_comes_back_there_and_gradients_flow_throug
             "{of_weight:?} {sums:?}"
         );
     }
-    // A mini-batch without autodiff is validation data, as a rule.
+    // A mini-batch without autodiff is usually validation data.
     let error = buffer.rehearse(batch(&[100, 101])).unwrap_err();
     assert_eq!(error, RehearsalError::Batch(BatchError::Autodiff { autodiff: false }));
     assert!(error.to_string().contains("validation"), "{error}");
     let stored = buffer.snapshot().unwrap();
-    assert!(stored.samples().iter().all(|sample| sample.id < Some(100)), "nothing of it is stored");
+    assert!(
+        stored.samples().iter().all(|sample| sample.id < Some(100)),
+        "a row of the refused mini-batch is stored"
+    );
 }
 
 #[test]
-fn images_stay_u8_through_batcher_and_loader() {
+fn images_stay_u8_in_batcher_and_loader() {
     let samples = Samples::new(12);
     let batcher = RehearsalBatcher::new(ToMixed, solo(2)).unwrap();
     let burn =

@@ -1,5 +1,5 @@
-//! What users get wrong, with Burn's own learner and with custom loops: each mistake is seen, and
-//! costs no stored row.
+//! Common mistakes with Burn's learner and with custom loops. Each is detected and costs no stored
+//! row.
 
 use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataloader::{DataLoader, DataLoaderBuilder};
@@ -88,7 +88,7 @@ impl InferenceStep for Net {
     }
 }
 
-/// Samples of class 0; `odd` has another class.
+/// Samples of class 0, except `odd`, which gives the number and the class of one sample.
 fn samples(count: usize, odd: Option<(usize, i64)>) -> InMemDataset<(f32, i64)> {
     InMemDataset::new(
         (0..count)
@@ -103,7 +103,7 @@ fn pairs() -> RehearsalBuffer<Pair> {
 
 type Loader = Arc<dyn DataLoader<Pair>>;
 
-/// Two epochs of Burn's own learner.
+/// Runs two epochs of Burn's learner.
 fn learn(train: Loader, valid: Loader) -> LearningResult<Net> {
     let directory = TempDir::new().unwrap();
     without_renderer(SupervisedTraining::new(directory.path(), train, valid))
@@ -118,12 +118,12 @@ fn loader(
     DataLoaderBuilder::new(batcher).batch_size(4).build(data)
 }
 
-/// Whether this process was started by [`output_of`] to make one mistake, and nothing else.
+/// Whether [`output_of`] started this process to make a mistake.
 fn is_child() -> bool {
     std::env::var_os("MISTAKE").is_some()
 }
 
-/// What the test `name` of this module prints to standard error in a process of its own.
+/// Runs the test `name` of this module in a process of its own, and returns its standard error.
 fn output_of(name: &str) -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
     let output = command
@@ -135,7 +135,8 @@ fn output_of(name: &str) -> String {
     String::from_utf8(output.stderr).unwrap()
 }
 
-/// Fails unless exactly one line of `text` is ours, and contains `parts`.
+/// Checks that exactly one line of `text` is a message of burn-rehearsal, and that it contains
+/// `parts`.
 #[track_caller]
 fn assert_one_line(text: &str, parts: &[&str]) {
     let ours: Vec<_> = text.lines().filter(|line| line.starts_with("burn-rehearsal: ")).collect();
@@ -146,16 +147,14 @@ fn assert_one_line(text: &str, parts: &[&str]) {
 }
 
 #[test]
-fn a_poisoned_batcher_says_so_once_on_standard_error_and_check_returns_the_error() {
+fn a_poisoned_batcher_warns_once_and_check_returns_the_error() {
     if !is_child() {
-        let text = output_of(
-            "a_poisoned_batcher_says_so_once_on_standard_error_and_check_returns_the_error",
-        );
+        let text = output_of("a_poisoned_batcher_warns_once_and_check_returns_the_error");
         return assert_one_line(&text, &["rehearsal has stopped", "class 2", "0..2"]);
     }
     let buffer = pairs();
     let batcher = RehearsalBatcher::new(ToPair, buffer.clone()).unwrap();
-    // The network knows a class more than the buffer.
+    // The network has one class more than the buffer.
     let result = learn(
         loader(batcher.clone(), samples(16, Some((5, 2)))),
         loader(batcher.valid(), samples(4, None)),
@@ -168,7 +167,7 @@ fn a_poisoned_batcher_says_so_once_on_standard_error_and_check_returns_the_error
 }
 
 #[test]
-fn an_error_in_the_last_mini_batch_of_all_is_found_by_check() {
+fn check_finds_an_error_in_the_very_last_mini_batch() {
     let _watchdog = watchdog();
     let buffer = pairs();
     let batcher = RehearsalBatcher::new(ToPair, buffer.clone()).unwrap();
@@ -181,7 +180,7 @@ fn an_error_in_the_last_mini_batch_of_all_is_found_by_check() {
 }
 
 #[test]
-fn validation_data_in_a_shared_batcher_are_an_error_and_never_stored() {
+fn validation_data_in_a_shared_batcher_is_an_error_and_never_stored() {
     let _watchdog = watchdog();
     let buffer = pairs();
     let batcher = RehearsalBatcher::new(ToPair, buffer.clone()).unwrap();
@@ -197,7 +196,7 @@ fn validation_data_in_a_shared_batcher_are_an_error_and_never_stored() {
 }
 
 #[test]
-fn validation_data_in_a_shared_loader_end_the_training_with_the_reason() {
+fn validation_data_in_a_shared_loader_ends_training_with_a_reason() {
     let _watchdog = watchdog();
     let buffer = pairs();
     let shared: Loader =
@@ -209,7 +208,7 @@ fn validation_data_in_a_shared_loader_end_the_training_with_the_reason() {
 }
 
 #[test]
-fn loops_without_autodiff_may_train_without_it_throughout() {
+fn custom_loops_may_train_without_autodiff() {
     let buffer = pairs();
     for _ in 0..3 {
         buffer.rehearse(ToPair.batch(vec![(1.0, 0), (2.0, 1)], &device())).unwrap();
@@ -218,9 +217,9 @@ fn loops_without_autodiff_may_train_without_it_throughout() {
 }
 
 #[test]
-fn a_full_buffer_that_no_row_is_drawn_from_says_why_once() {
+fn a_full_buffer_without_draws_explains_it_once() {
     if !is_child() {
-        let text = output_of("a_full_buffer_that_no_row_is_drawn_from_says_why_once");
+        let text = output_of("a_full_buffer_without_draws_explains_it_once");
         return assert_one_line(&text, &["exclude-current", "begin_task"]);
     }
     for begin in [true, false] {
@@ -241,9 +240,9 @@ fn a_full_buffer_that_no_row_is_drawn_from_says_why_once() {
 }
 
 #[test]
-fn a_buffer_alone_on_each_of_several_ranks_is_pointed_out() {
+fn a_separate_buffer_on_each_of_several_ranks_is_a_warning() {
     if !is_child() {
-        let text = output_of("a_buffer_alone_on_each_of_several_ranks_is_pointed_out");
+        let text = output_of("a_separate_buffer_on_each_of_several_ranks_is_a_warning");
         return assert_one_line(
             &text,
             &["of 2", "`RehearsalConfig::init`", "`RehearsalConfig::init_on"],
@@ -266,9 +265,9 @@ fn sharded(
 }
 
 #[test]
-fn a_loader_without_a_shard_on_several_ranks_is_pointed_out() {
+fn a_loader_without_a_shard_on_several_ranks_is_a_warning() {
     if !is_child() {
-        let text = output_of("a_loader_without_a_shard_on_several_ranks_is_pointed_out");
+        let text = output_of("a_loader_without_a_shard_on_several_ranks_is_a_warning");
         return assert_one_line(&text, &["of 2", ".shard(&rank)"]);
     }
     for sharding in [false, true] {
@@ -276,7 +275,7 @@ fn a_loader_without_a_shard_on_several_ranks_is_pointed_out() {
             let shard = sharding.then(|| (threads.rank(), threads.size()));
             let buffer: RehearsalBuffer<Pair> =
                 RehearsalBuffer::new(&RehearsalConfig::new(Capacity::Samples(8)), threads).unwrap();
-            // A loader for validation has no buffer, and may be whole.
+            // A loader for validation has no buffer and may read the whole data set.
             assert_eq!(sharded(4, None).iter().count(), 2);
             let loader = RehearsalLoader::new(sharded(4, shard), buffer);
             assert!(loader.iter().all(|batch| batch.is_ok()));
@@ -285,7 +284,7 @@ fn a_loader_without_a_shard_on_several_ranks_is_pointed_out() {
 }
 
 #[test]
-fn a_loader_of_another_rank_than_the_buffer_is_an_error() {
+fn a_loader_and_a_buffer_of_different_ranks_are_an_error() {
     world(2, |threads| {
         let other = (1 - threads.rank(), 2);
         let buffer: RehearsalBuffer<Pair> =
@@ -322,7 +321,7 @@ fn a_misuse_on_one_rank_ends_the_epoch_of_all_ranks_with_an_error() {
 }
 
 #[test]
-fn buffers_of_ranks_that_rehearse_alone_work_with_sharded_loaders() {
+fn separate_buffers_of_ranks_work_with_sharded_loaders() {
     world(2, |threads| {
         let buffer: RehearsalBuffer<Pair> =
             RehearsalConfig::new(Capacity::Samples(8)).init().unwrap();
@@ -332,7 +331,7 @@ fn buffers_of_ranks_that_rehearse_alone_work_with_sharded_loaders() {
 }
 
 #[test]
-fn burns_strategy_for_checkpoints_refuses_a_world_of_two() {
+fn burns_checkpointing_strategy_refuses_several_ranks() {
     world(2, |threads| {
         let buffer: RehearsalBuffer<Pair> =
             RehearsalBuffer::new(&RehearsalConfig::new(Capacity::Samples(8)), threads).unwrap();
@@ -344,7 +343,7 @@ fn burns_strategy_for_checkpoints_refuses_a_world_of_two() {
 }
 
 #[test]
-fn after_a_bad_mini_batch_the_stored_rows_can_be_copied_and_saved_and_training_resumed() {
+fn after_a_bad_mini_batch_stored_rows_can_be_saved_and_resumed() {
     let _watchdog = watchdog();
     for (lag, representatives) in
         [(0, RowCount::Count(3)), (1, RowCount::Ratio(0.75)), (3, RowCount::Count(3))]
@@ -356,7 +355,7 @@ fn after_a_bad_mini_batch_the_stored_rows_can_be_copied_and_saved_and_training_r
             .with_seed(3);
         let good = |step: usize| batch(&fresh(3, 0, step, 4, 4));
         let alone = || buffer(&config, Box::new(burn_rehearsal_collective::Solo::new()));
-        // Found by the handle at once, or by the engine while the step runs.
+        // The handle finds the first at once, the engine finds the second while the step runs.
         let mut torn = good(6);
         torn.feature = torn.feature.slice(0..3);
         for bad in [torn, batch(&[9 * CLASS])] {
@@ -380,7 +379,7 @@ fn after_a_bad_mini_batch_the_stored_rows_can_be_copied_and_saved_and_training_r
             assert_eq!(resumed.snapshot().unwrap().samples(), expected.samples());
             for step in 6..12 {
                 let drawn = read(&resumed.rehearse(good(step)).unwrap());
-                assert_eq!(drawn.len(), 7, "representatives are there from the first step on");
+                assert_eq!(drawn.len(), 7, "the first step must have representatives");
                 drawn.iter().for_each(|row| row.assert_whole());
             }
         }
@@ -388,7 +387,7 @@ fn after_a_bad_mini_batch_the_stored_rows_can_be_copied_and_saved_and_training_r
 }
 
 #[test]
-fn after_a_bad_mini_batch_every_rank_can_copy_its_rows() {
+fn after_a_bad_mini_batch_every_rank_can_take_a_snapshot() {
     world(3, |threads| {
         let buffer = buffer(&config(120, 4, 3).with_classes(Some(4)), threads);
         let rank = buffer.rank();
@@ -398,7 +397,7 @@ fn after_a_bad_mini_batch_every_rank_can_copy_its_rows() {
             |step| if rank == 1 { batch(&[9 * CLASS]) } else { batch(&fresh(3, rank, step, 1, 4)) };
         (5..9).find_map(|step| buffer.rehearse(bad(step)).err()).expect("an error");
         let stored = buffer.snapshot().unwrap();
-        // The others may have stored their own rows of the step that failed.
+        // The other ranks may have stored rows of the failed step.
         assert!(stored.samples().starts_with(expected.samples()), "rank {rank}");
         assert!(
             buffer.checkpoint(TempDir::new().unwrap().path()).is_err(),
@@ -407,7 +406,7 @@ fn after_a_bad_mini_batch_every_rank_can_copy_its_rows() {
     });
 }
 
-/// Sequences with one text each.
+/// Sequences of tokens with a title each.
 #[derive(RehearsalBatch, Clone, Debug)]
 struct Sequences {
     tokens: Tensor<2, Int>,
@@ -434,8 +433,7 @@ fn sequences(rows: usize, length: usize) -> Sequences {
 }
 
 #[test]
-fn sequences_of_another_length_are_refused_with_the_advice_to_pad_and_skipped_fields_can_be_filled()
-{
+fn sequences_of_another_length_are_refused_with_advice_to_pad() {
     let buffer: RehearsalBuffer<Sequences> =
         RehearsalConfig::new(Capacity::Samples(10)).with_representatives(3).init().unwrap();
     assert_eq!(buffer.rehearse(sequences(2, 5)).unwrap().titles, ["text 0", "text 1"]);
@@ -450,7 +448,7 @@ fn sequences_of_another_length_are_refused_with_the_advice_to_pad_and_skipped_fi
 }
 
 #[test]
-fn a_buffer_is_saved_and_removed_with_the_checkpoints_of_burns_learner_and_restored_by_one_call() {
+fn burns_learner_saves_and_removes_checkpoints_of_the_buffer() {
     let _watchdog = watchdog();
     let directory = TempDir::new().unwrap();
     let path = |epoch| RehearsalCheckpointing::path(directory.path().join("buffer"), epoch);

@@ -1,5 +1,5 @@
-//! A plain model of the whole buffer, FIFO and uniform: vectors, no threads, no messages, no queues
-//! but `pending`.
+//! A simple model of the whole buffer with the FIFO policy and uniform sampling, without threads
+//! and messages.
 
 use burn_rehearsal::random::{Purpose, Stream};
 use burn_rehearsal::shard_capacity;
@@ -12,17 +12,16 @@ pub(crate) struct Model {
     pub(crate) lag: u64,
     step: u64,
     capacities: Vec<usize>,
-    /// The ids in each shard, in slot order.
+    /// The IDs in each shard in slot order.
     pub(crate) shards: Vec<Vec<i64>>,
     /// The oldest slot of each full shard.
     oldest: Vec<usize>,
-    /// The ranks that had rows at some time; the others cannot be sent any.
+    /// The ranks that have had rows. The others receive no representatives.
     known: Vec<bool>,
     pending: Vec<VecDeque<Vec<i64>>>,
 }
 
-/// The first min(`count`, `bound`) numbers of a random permutation (Fisher–Yates), without any
-/// cleverness.
+/// The first min(`count`, `bound`) numbers of a random permutation (Fisher–Yates).
 fn distinct(rng: &mut Stream, count: usize, bound: usize) -> Vec<usize> {
     let mut numbers: Vec<usize> = (0..bound).collect();
     let count = count.min(bound);
@@ -66,8 +65,8 @@ impl Model {
         }
     }
 
-    /// One step on all ranks: the incoming ids of each, none for a rank without rows. Returns the
-    /// ids of each rank's representatives.
+    /// Runs a step on all ranks with the incoming IDs of each rank, which may be empty. Returns the
+    /// IDs of each rank's representatives.
     pub(crate) fn step(&mut self, incoming: &[Vec<i64>]) -> Vec<Vec<i64>> {
         if incoming.iter().all(Vec::is_empty) {
             return vec![Vec::new(); incoming.len()];

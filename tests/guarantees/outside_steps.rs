@@ -1,4 +1,4 @@
-//! Filling the buffer and drawing from it outside of training steps.
+//! `fill` and `sample`, which work outside of training steps.
 
 use burn::data::dataset::DatasetError;
 use burn_rehearsal::error::RehearsalError;
@@ -7,7 +7,7 @@ use burn_rehearsal_testing::{
     CLASS, Mixed, Row, batch, buffer, config, device, fresh, read, uniform_p, world,
 };
 
-/// The ids of some mini-batches of a rank: none of rank 1, and of the others different numbers.
+/// The IDs of some mini-batches of a rank. Rank 1 has none, the others have different numbers.
 fn mini_batches(rank: usize) -> Vec<Vec<i64>> {
     let count = [3, 0, 5, 2][rank];
     (0..count).map(|step| fresh(7, rank, step, 4, 3)).collect()
@@ -17,7 +17,7 @@ fn fill(buffer: &RehearsalBuffer<Mixed>, batches: &[Vec<i64>]) -> usize {
     buffer.fill(batches.iter().map(|ids| Ok(batch(ids)))).unwrap()
 }
 
-/// The ids of `rows` rows that are drawn, each of them whole.
+/// Draws `rows` rows, checks them and returns their IDs.
 fn sample(buffer: &RehearsalBuffer<Mixed>, rows: usize) -> Vec<i64> {
     let drawn = buffer.sample(rows).unwrap().map(|drawn| read(&drawn)).unwrap_or_default();
     drawn.iter().for_each(|row: &Row| {
@@ -28,7 +28,7 @@ fn sample(buffer: &RehearsalBuffer<Mixed>, rows: usize) -> Vec<i64> {
 }
 
 #[test]
-fn all_rows_are_offered_and_all_ranks_know_what_is_stored() {
+fn fill_offers_all_rows_of_all_ranks() {
     for size in [1, 2, 3, 4] {
         for sampling in [SamplingKind::Uniform, SamplingKind::ClassBalanced] {
             world(size, |threads| {
@@ -41,7 +41,7 @@ fn all_rows_are_offered_and_all_ranks_know_what_is_stored() {
                     (buffer.len(), buffer.capacity(), buffer.inspect().unwrap().steps),
                     (all.len(), Some(100), 0)
                 );
-                // The first mini-batch inserts, the second is augmented with rows of all shards.
+                // The second mini-batch is augmented with rows of all shards.
                 for step in 0..2 {
                     buffer.rehearse(batch(&fresh(8, buffer.rank(), step, 4, 3))).unwrap();
                 }
@@ -54,7 +54,7 @@ fn all_rows_are_offered_and_all_ranks_know_what_is_stored() {
 }
 
 #[test]
-fn a_shard_that_is_filled_beyond_its_capacity_keeps_a_uniform_sample() {
+fn filling_beyond_the_capacity_keeps_a_uniform_sample() {
     let (offered, capacity, runs) = (40, 8, 400);
     let mut counts = vec![0; offered];
     for seed in 0..runs {
@@ -73,7 +73,7 @@ fn a_shard_that_is_filled_beyond_its_capacity_keeps_a_uniform_sample() {
 }
 
 #[test]
-fn draws_outside_of_steps_are_distinct_and_uniform_over_all_shards() {
+fn samples_are_distinct_and_uniform_over_all_shards() {
     world(3, |threads| {
         let buffer = buffer(&config(60, 1, 1), threads);
         let own: Vec<i64> =
@@ -99,8 +99,8 @@ fn draws_outside_of_steps_are_distinct_and_uniform_over_all_shards() {
     });
 }
 
-/// Ten steps, with `samples` draws after each of them: all rows that steps got, and the digest of
-/// the draws.
+/// Runs ten steps with `samples` draws after each. Returns all rows of the steps and the digest of
+/// their draws.
 fn run(size: usize, samples: usize) -> Vec<(Vec<Row>, String)> {
     world(size, |threads| {
         let buffer = buffer(&config(20, 2, 5).with_seed(3), threads);
@@ -116,14 +116,14 @@ fn run(size: usize, samples: usize) -> Vec<(Vec<Row>, String)> {
 }
 
 #[test]
-fn the_draws_of_steps_do_not_depend_on_draws_outside_of_them() {
+fn samples_do_not_change_the_draws_of_steps() {
     for size in [1, 3] {
         assert_eq!(run(size, 0), run(size, 2));
     }
 }
 
 #[test]
-fn filling_and_drawing_go_on_after_a_checkpoint_as_if_there_had_been_none() {
+fn fill_and_sample_continue_after_a_checkpoint_bit_for_bit() {
     for size in [1, 3] {
         let directory = tempfile::tempdir().unwrap();
         let before = world(size, |threads| {
@@ -146,7 +146,7 @@ fn filling_and_drawing_go_on_after_a_checkpoint_as_if_there_had_been_none() {
 }
 
 #[test]
-fn an_error_while_a_rank_fills_its_shard_reaches_all_ranks() {
+fn an_error_during_fill_reaches_all_ranks() {
     let errors = world(2, |threads| {
         let rank = threads.rank();
         let buffer = buffer(&RehearsalConfig::new(Capacity::Samples(10)), threads);
@@ -168,11 +168,11 @@ fn an_error_while_a_rank_fills_its_shard_reaches_all_ranks() {
 }
 
 #[test]
-fn a_fill_that_fails_leaves_a_buffer_whose_checkpoint_can_be_restored() {
+fn the_checkpoint_of_a_buffer_after_a_failed_fill_can_be_restored() {
     let config = config(4, 4, 4).with_sampling(SamplingKind::ClassBalanced);
     let buffer = config.init().unwrap();
     buffer.rehearse(batch(&[1, 2])).unwrap();
-    // A new class, and then an error.
+    // A new class comes before the error.
     let batches = [
         Ok(batch(&[CLASS + 1, CLASS + 2, CLASS + 3])),
         Err(DatasetError::new(RehearsalError::EngineGone)),

@@ -1,4 +1,4 @@
-//! What the class-balanced policy keeps: a uniform subset of what each class was offered.
+//! The class-balanced policy keeps a uniform subset of the rows that were offered of each class.
 
 use burn::tensor::{Tensor, TensorData};
 use burn_rehearsal::{
@@ -16,7 +16,7 @@ struct Plain {
     task: Tensor<2>,
 }
 
-/// How many rows of each of 5 tasks are stored after all of them, in 200 slots.
+/// The number of rows of each of 5 tasks in 200 slots, after all tasks.
 fn rows_by_task(policy: PolicyKind, seed: u64) -> Vec<u64> {
     let config = RehearsalConfig::new(Capacity::Samples(200))
         .with_policy(policy)
@@ -36,7 +36,7 @@ fn rows_by_task(policy: PolicyKind, seed: u64) -> Vec<u64> {
 }
 
 #[test]
-fn without_a_class_the_default_keeps_all_tasks_alike_and_random_replacement_only_the_last() {
+fn without_a_class_the_default_policy_keeps_all_tasks_equally() {
     let mut counts = vec![0; 5];
     for seed in 0..5 {
         rows_by_task(PolicyKind::ClassBalanced, seed)
@@ -44,14 +44,14 @@ fn without_a_class_the_default_keeps_all_tasks_alike_and_random_replacement_only
             .zip(&mut counts)
             .for_each(|(rows, count)| *count += rows);
     }
-    // Rows are stored without replacement, which only makes the counts vary less.
+    // Rows are drawn without replacement, which only reduces the variance of the counts.
     assert!(uniform_p(&counts, 1000, 1) > P, "{counts:?}");
     let last = rows_by_task(PolicyKind::RandomReplacement, 0);
     assert!(last[4] > 190, "{last:?}");
 }
 
 #[test]
-fn the_same_classes_in_every_task_are_kept_from_all_tasks_alike_on_several_ranks() {
+fn classes_that_occur_in_all_tasks_are_kept_from_all_tasks_equally() {
     for size in [1, 3] {
         let mut counts = [0u64; 4];
         for seed in 0..4 {
@@ -81,9 +81,9 @@ fn the_same_classes_in_every_task_are_kept_from_all_tasks_alike_on_several_ranks
 }
 
 #[test]
-fn ranks_that_are_offered_fewer_rows_are_over_represented_by_the_ratio_of_the_rows() {
-    // Rank 0 is offered 160 rows and rank 1 80, for 20 slots each: of the first 40 rows of either,
-    // an eighth and a quarter stay.
+fn rows_of_ranks_with_fewer_offers_are_kept_more_often() {
+    // With 20 slots each, rank 0 is offered 160 rows and rank 1 is offered 80. They keep an eighth
+    // and a quarter of their first 40 rows.
     const SEEDS: u64 = 60;
     let mut stored = [0u64; 2];
     for seed in 0..SEEDS {
@@ -106,13 +106,13 @@ fn ranks_that_are_offered_fewer_rows_are_over_represented_by_the_ratio_of_the_ro
     for (rank, (&count, share)) in stored.iter().zip([0.125, 0.25]).enumerate() {
         let expected = 40.0 * share * SEEDS as f64;
         let p = p_value((count as f64 - expected).powi(2) / expected, 1.0);
-        assert!(p > P, "rank {rank}: {count} rows where {expected} are expected, p = {p:e}");
+        assert!(p > P, "rank {rank}: {count} rows, expected {expected}, p = {p:e}");
     }
 }
 
 #[test]
-fn a_change_of_the_world_keeps_the_ratio_of_rows_stored_to_rows_offered() {
-    // 4 ranks are offered 100 rows each for 10 slots each; then 3 ranks about as many more in all.
+fn another_world_size_keeps_the_ratio_of_stored_to_offered_rows() {
+    // Each of 4 ranks is offered 100 rows for 10 slots, and each of 3 ranks then 130 more.
     let (mut counts, mut expected) = ([0u64; 2], [0.0; 2]);
     for seed in 0..25 {
         let (directory, config) = (TempDir::new().unwrap(), config(40, 10, 1).with_seed(seed));
@@ -139,7 +139,7 @@ fn a_change_of_the_world_keeps_the_ratio_of_rows_stored_to_rows_offered() {
         });
         for rows in &shards {
             rows.iter().for_each(|&early| counts[usize::from(early)] += 1);
-            // n′ = n·m′/m is 10 per slot, and 130 rows follow.
+            // After resharding, n′ = n·m′/m is 10 per slot, and 130 rows follow.
             let (slots, before) = (rows.len() as f64, 10.0 * rows.len() as f64);
             expected[1] += slots * before / (before + 130.0);
             expected[0] += slots * 130.0 / (before + 130.0);
@@ -154,7 +154,7 @@ fn a_change_of_the_world_keeps_the_ratio_of_rows_stored_to_rows_offered() {
 }
 
 #[test]
-fn without_a_class_the_default_is_a_reservoir_bit_for_bit() {
+fn without_a_class_the_default_policy_is_a_reservoir_bit_for_bit() {
     for size in [1, 2] {
         let run = |policy| {
             let config =

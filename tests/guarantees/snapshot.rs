@@ -1,4 +1,5 @@
-//! Snapshots: what is stored, as a Burn data set.
+//! Snapshots: the stored rows as a Burn data set. Guarantee 10 of docs/ARCHITECTURE.md: all fields
+//! of a sample return together.
 
 use burn::data::dataloader::DataLoaderBuilder;
 use burn::data::dataset::Dataset;
@@ -9,7 +10,7 @@ use burn_rehearsal_testing::{
 };
 
 #[test]
-fn a_snapshot_is_what_was_inserted_in_slot_order() {
+fn a_snapshot_holds_the_inserted_rows_in_slot_order() {
     let buffer: RehearsalBuffer<Mixed> =
         config(7, 5, 2).with_policy(PolicyKind::Fifo).init().unwrap();
     assert!(buffer.snapshot().unwrap().is_empty());
@@ -54,13 +55,13 @@ fn a_snapshot_is_what_was_inserted_in_slot_order() {
         snapshot.get(7).unwrap_err().to_string(),
         "index 7 is past the end of a snapshot of 7 samples"
     );
-    // Later steps do not change it.
+    // Later steps do not change the snapshot.
     buffer.rehearse(batch(&[20, 21, 22])).unwrap();
     assert_eq!(snapshot.samples()[2].id, Some(3));
 }
 
 #[test]
-fn a_snapshot_feeds_burns_loader_with_mini_batches_of_the_users_type() {
+fn burns_loader_reads_mini_batches_from_a_snapshot() {
     for shards in [1, 2] {
         world(shards, |threads| {
             let buffer = buffer(&config(12 * shards, 5, 2), threads);
@@ -96,7 +97,7 @@ fn a_snapshot_feeds_burns_loader_with_mini_batches_of_the_users_type() {
 }
 
 #[test]
-fn samples_of_another_type_are_an_error_and_no_panic() {
+fn samples_of_another_type_are_an_error_not_a_panic() {
     let buffer: RehearsalBuffer<Mixed> = config(7, 5, 2).init().unwrap();
     buffer.rehearse(batch(&[1, 2])).unwrap();
     let samples = buffer.snapshot().unwrap().samples().to_vec();

@@ -1,4 +1,4 @@
-//! Tasks: what is drawn again when one begins, and ranks that do not agree about them.
+//! Tasks: draws that are repeated when a task begins, and ranks that disagree about tasks.
 
 use burn_rehearsal::error::RehearsalError;
 use burn_rehearsal::{Execution, RehearsalBuffer, SamplingKind};
@@ -6,7 +6,7 @@ use burn_rehearsal_testing::{CLASS, assert_augmented, batch, buffer, config, wor
 
 const RANKS: usize = 3;
 
-/// The ids of one rank's mini-batch: the class is the task.
+/// The IDs of a rank's mini-batch, whose class is the task.
 fn ids(task: usize, rank: usize, step: usize) -> Vec<i64> {
     (0..2).map(|row| task as i64 * CLASS + (step * 100 + rank * 10 + row) as i64).collect()
 }
@@ -16,7 +16,7 @@ fn sorted(mut ids: Vec<i64>) -> Vec<i64> {
     ids
 }
 
-/// Everything that all ranks offered in tasks of `per_task` steps during the given steps.
+/// The IDs that all ranks offer during `steps`, in tasks of `per_task` steps.
 fn offered(per_task: usize, steps: std::ops::Range<usize>) -> Vec<i64> {
     sorted(
         steps
@@ -25,10 +25,10 @@ fn offered(per_task: usize, steps: std::ops::Range<usize>) -> Vec<i64> {
     )
 }
 
-/// With r as large as the buffer the representatives of a step are exactly the rows that could be
+/// r is as large as the buffer, so that the representatives of a step are all rows that can be
 /// drawn.
 #[test]
-fn under_exclude_current_pending_representatives_are_drawn_again_when_a_task_begins() {
+fn exclude_current_repeats_pending_draws_when_a_task_begins() {
     for execution in [Execution::Background, Execution::Inline] {
         for lag in [0, 1, 3] {
             let config = config(600, 2, 600)
@@ -47,8 +47,8 @@ fn under_exclude_current_pending_representatives_are_drawn_again_when_a_task_beg
                         &incoming,
                         &buffer.rehearse(batch(&incoming)).unwrap(),
                     ));
-                    // All rows of all earlier tasks at once, also those that came in the last `lag`
-                    // steps before this task began.
+                    // All rows of earlier tasks can be drawn at once, including those of the last
+                    // `lag` steps before this task.
                     let expected = if step < lag { Vec::new() } else { offered(5, 0..task * 5) };
                     assert_eq!(drawn, expected, "lag {lag}, step {step}");
                 }
@@ -58,7 +58,7 @@ fn under_exclude_current_pending_representatives_are_drawn_again_when_a_task_beg
 }
 
 #[test]
-fn pending_representatives_are_drawn_again_when_the_start_task_begins() {
+fn pending_draws_are_repeated_when_the_start_task_begins() {
     for lag in [0, 1, 3] {
         let config = config(600, 2, 600).with_start_task(1).with_lag(lag);
         world(RANKS, |threads| {
@@ -72,7 +72,7 @@ fn pending_representatives_are_drawn_again_when_the_start_task_begins() {
                     &incoming,
                     &buffer.rehearse(batch(&incoming)).unwrap(),
                 ));
-                // The first steps of task 1 see the union as it was when the task began, or newer.
+                // The first steps of task 1 see at least the rows that were stored when it began.
                 let until = if step < 5 { 0 } else { (step + 1 - lag).max(5) };
                 assert_eq!(drawn, offered(5, 0..until), "lag {lag}, step {step}");
             }
@@ -103,7 +103,7 @@ fn under_uniform_sampling_a_new_task_changes_no_draw() {
 }
 
 #[test]
-fn beginning_the_current_task_again_changes_nothing() {
+fn beginning_the_current_task_again_has_no_effect() {
     let config = config(600, 2, 600).with_sampling(SamplingKind::ExcludeCurrent);
     world(RANKS, |threads| {
         let buffer = buffer(&config, threads);
@@ -119,7 +119,7 @@ fn beginning_the_current_task_again_changes_nothing() {
 }
 
 #[test]
-fn a_task_may_begin_before_the_first_mini_batch_and_in_an_idle_world() {
+fn a_task_may_begin_before_any_mini_batch_or_between_steps() {
     let config = config(60, 2, 60).with_sampling(SamplingKind::ExcludeCurrent).with_lag(3);
     world(RANKS, |threads| {
         let buffer = buffer(&config, threads);
@@ -141,14 +141,14 @@ fn a_task_may_begin_before_the_first_mini_batch_and_in_an_idle_world() {
 }
 
 #[test]
-fn ranks_that_begin_different_tasks_or_one_at_another_step_disagree_on_every_rank() {
+fn ranks_that_begin_tasks_differently_disagree_on_every_rank() {
     for lag in [0, 1, 3] {
         for execution in [Execution::Background, Execution::Inline] {
             let config = config(60, 2, 6).with_lag(lag).with_execution(execution);
             let step = |buffer: &RehearsalBuffer<_>, step| {
                 buffer.rehearse(batch(&ids(0, buffer.rank(), step))).map(drop)
             };
-            // What the others do is known at the next call.
+            // The disagreement is known at the next call.
             let begin = |buffer: &_, task| {
                 RehearsalBuffer::begin_task(buffer, task)
                     .and_then(|()| step(buffer, 3))

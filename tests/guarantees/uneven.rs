@@ -1,17 +1,17 @@
-//! Ranks without rows: at some steps, at the end of an epoch, or never any.
+//! Ranks without rows in some steps, at the end of an epoch, or in the whole run.
 
 use crate::model::Model;
 use burn_rehearsal::{PolicyKind, SamplingKind};
 use burn_rehearsal_testing::{Row, assert_augmented, batch, buffer, config, fresh, read, world};
 
-/// The number of steps of each rank in an epoch: rank 1 ends early, rank 3 has nothing.
+/// The number of steps of each rank in an epoch. Rank 1 ends early, and rank 3 has no steps.
 fn steps(rank: usize) -> usize {
     [6, 4, 5, 0, 6, 3, 6, 5][rank]
 }
 
 type Run = Vec<(Vec<Vec<Row>>, String, String, u64)>;
 
-/// Three epochs, each followed by `idle` rounds in which nobody has rows.
+/// Runs three epochs, each followed by `idle` rounds in which no rank has rows.
 fn epochs(size: usize, lag: usize, sampling: SamplingKind, idle: usize) -> Run {
     world(size, |threads| {
         let buffer = buffer(
@@ -43,17 +43,14 @@ fn epochs(size: usize, lag: usize, sampling: SamplingKind, idle: usize) -> Run {
 }
 
 #[test]
-fn a_round_in_which_nobody_has_rows_changes_nothing() {
+fn a_round_without_rows_on_any_rank_has_no_effect() {
     for size in [1, 2, 3, 4, 8] {
         for lag in [0, 1, 3] {
             let sampling =
                 [SamplingKind::Uniform, SamplingKind::ClassBalanced, SamplingKind::ExcludeCurrent]
                     [(size + lag) % 3];
             let none = epochs(size, lag, sampling, 0);
-            assert!(
-                none.iter().all(|run| run.3 == 18),
-                "18 rounds in which somebody had rows are 18 steps"
-            );
+            assert!(none.iter().all(|run| run.3 == 18), "only the 18 rounds with rows are steps");
             assert_eq!(none, epochs(size, lag, sampling, 1), "{size} ranks, lag {lag}");
             assert_eq!(none, epochs(size, lag, sampling, 3), "{size} ranks, lag {lag}");
         }
@@ -61,9 +58,9 @@ fn a_round_in_which_nobody_has_rows_changes_nothing() {
 }
 
 #[test]
-fn a_rank_without_rows_in_a_step_lets_its_own_representatives_of_that_step_go() {
-    // The model computes every rank's representatives for every step; a rank that had no rows at a
-    // step never sees those of that step.
+fn a_rank_without_rows_in_a_step_discards_its_representatives() {
+    // The model computes representatives for every rank and step. A rank without rows in a step
+    // never receives those of that step.
     for (size, lag) in [(2, 1), (3, 1), (3, 3), (4, 0), (8, 1)] {
         let rows = |rank: usize, step: usize| {
             if step % 6 < steps(rank) && (step + rank) % 5 != 2 { 1 + (step + rank) % 4 } else { 0 }
@@ -95,8 +92,7 @@ fn a_rank_without_rows_in_a_step_lets_its_own_representatives_of_that_step_go() 
 }
 
 #[test]
-fn a_rank_that_never_has_rows_takes_part_and_a_late_one_is_served_once_it_has_had_rows_for_lag_steps()
- {
+fn a_late_rank_receives_representatives_after_lag_steps_with_rows() {
     for lag in [0, 1, 2] {
         world(3, |threads| {
             let buffer = buffer(&config(300, 3, 4).with_lag(lag), threads);
@@ -122,7 +118,7 @@ fn a_rank_that_never_has_rows_takes_part_and_a_late_one_is_served_once_it_has_ha
 }
 
 #[test]
-fn a_rank_alone_without_rows_does_nothing() {
+fn a_single_rank_without_rows_makes_no_step() {
     world(1, |threads| {
         let buffer = buffer(&config(30, 3, 4), threads);
         (0..5).for_each(|_| buffer.skip_step().unwrap());

@@ -1,4 +1,5 @@
-//! Guarantee 4.1: every stored row of the union has the same probability of being drawn.
+//! Guarantee 1 of docs/ARCHITECTURE.md: every stored row of all shards is drawn with the same
+//! probability.
 
 use burn_rehearsal::random::{Purpose, Stream};
 use burn_rehearsal::{OnRepeat, RehearsalConfig, SamplingKind};
@@ -7,29 +8,27 @@ use burn_rehearsal_testing::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How many rows each rank of a world stores, of a shard capacity of 40: one row, half full, full,
-/// ….
+/// The number of rows that each rank stores in a shard of 40 slots.
 const FILLS: [usize; 8] = [1, 20, 40, 7, 33, 2, 40, 13];
 const SHARD: usize = 40;
 const P: f64 = 1e-3;
 
-/// The ids that `rank` stores: three quarters of class 0, the rest of classes 1 and 2.
+/// The IDs that `rank` stores: three quarters of class 0, the rest of classes 1 and 2.
 fn stored_ids(rank: usize, fill: usize) -> Vec<i64> {
     let class = |row: usize| if row % 4 < 3 { 0 } else { 1 + (row / 4 % 2) as i64 };
     (0..fill).map(|row| class(row) * CLASS + (rank * 1000 + row) as i64).collect()
 }
 
-/// The places (rank, slot) of one step's representatives, in the order of the appended rows.
+/// The (rank, slot) of each representative of a step, in the order of the appended rows.
 type Places = Vec<(u32, u32)>;
 
-/// What one rank drew at each step.
+/// The draws of a rank in each step.
 type Drawn = Vec<Places>;
 
 /// Fills shards with `contents`, freezes them, and draws `steps` times on every rank that stores
-/// something.
+/// rows.
 ///
-/// The contents stay as they are because every later mini-batch is a row that its rank has stored
-/// already.
+/// The contents are frozen because every later mini-batch is a row that its rank already stores.
 fn draw_from_frozen(
     config: &RehearsalConfig,
     contents: &[Vec<i64>],
@@ -54,7 +53,7 @@ fn draw_from_frozen(
                 assert_eq!(
                     ids.len(),
                     expected,
-                    "step {step} has another number of representatives than min(r, total)"
+                    "step {step} must have min(r, stored) representatives"
                 );
                 let places: Vec<_> = rehearsed
                     .representatives
@@ -64,36 +63,36 @@ fn draw_from_frozen(
                 assert_eq!(
                     places.iter().collect::<BTreeSet<_>>().len(),
                     expected,
-                    "a row twice in one draw"
+                    "a row was drawn twice in one draw"
                 );
                 for (handle, id) in rehearsed.representatives.iter().zip(ids) {
                     assert_eq!(
                         *at.entry(*handle).or_insert(id),
                         id,
-                        "a handle names two rows of frozen contents"
+                        "a handle refers to two rows of frozen contents"
                     );
                     assert_eq!(
                         contents[handle.rank as usize].iter().find(|&&stored| stored == id),
                         Some(&id),
-                        "not stored on that rank"
+                        "the row is not stored on that rank"
                     );
                 }
                 places
             })
             .collect();
         let snapshot = buffer.snapshot().unwrap();
-        assert_eq!(snapshot.samples().len(), ids.len(), "the contents were meant to stay frozen");
+        assert_eq!(snapshot.samples().len(), ids.len(), "the contents must stay frozen");
         for sample in snapshot.samples() {
             assert!(
                 at.get(&sample.handle).is_none_or(|&id| sample.id == Some(id)),
-                "a handle does not lead to its row"
+                "a handle does not refer to its row"
             );
         }
         drawn
     })
 }
 
-/// How often each of the rows of shards with these `fills` occurs.
+/// How often each row of shards with these `fills` was drawn.
 fn count<'a>(fills: &[usize], draws: impl Iterator<Item = &'a (u32, u32)>) -> Vec<u64> {
     let starts: Vec<usize> =
         fills.iter().scan(0, |end, fill| Some(std::mem::replace(end, *end + fill))).collect();
@@ -135,12 +134,12 @@ fn draws_are_uniform_on_one_rank() {
 }
 
 #[test]
-fn draws_are_uniform_over_two_ranks_of_which_one_stores_a_single_row() {
+fn draws_are_uniform_over_two_ranks_with_one_and_20_rows() {
     uniform_in_world(2, 8000);
 }
 
 #[test]
-fn draws_are_uniform_over_three_ranks_with_one_row_half_and_full_shards() {
+fn draws_are_uniform_over_three_unequally_filled_ranks() {
     uniform_in_world(3, 5000);
 }
 
@@ -166,7 +165,7 @@ fn draws_are_uniform_while_one_shard_is_empty() {
 }
 
 #[test]
-fn fewer_stored_rows_than_r_are_drawn_all_and_once() {
+fn if_fewer_than_r_rows_are_stored_all_are_drawn_once() {
     for fills in [vec![4], vec![1, 3], vec![1, 0, 2, 1]] {
         let total = fills.iter().sum();
         let contents: Vec<_> =
@@ -177,7 +176,8 @@ fn fewer_stored_rows_than_r_are_drawn_all_and_once() {
     }
 }
 
-/// The number of rows that two draws of r out of n have in common is hypergeometric.
+/// Checks that pairs of draws of r out of n are independent: the number of their common rows is
+/// hypergeometric.
 fn assert_independent<'a>(
     pairs: impl ExactSizeIterator<Item = (&'a Places, &'a Places)>,
     n: f64,
@@ -188,15 +188,11 @@ fn assert_independent<'a>(
         pairs.map(|(a, b)| a.iter().filter(|place| b.contains(place)).count()).sum();
     let (mean, variance) = (r * r / n, r * (r / n) * (1.0 - r / n) * (n - r) / (n - 1.0));
     let z = (common as f64 - trials * mean) / (trials * variance).sqrt();
-    assert!(
-        z.abs() < 4.0,
-        "{common} rows in common where {:.1} are expected: z = {z:.1}",
-        trials * mean
-    );
+    assert!(z.abs() < 4.0, "{common} common rows, expected {:.1}: z = {z:.1}", trials * mean);
 }
 
 #[test]
-fn draws_of_different_ranks_and_of_consecutive_steps_are_independent() {
+fn draws_of_different_ranks_and_steps_are_independent() {
     let fills = [9, 20, 3];
     let contents: Vec<_> =
         fills.iter().enumerate().map(|(rank, &fill)| stored_ids(rank, fill)).collect();
@@ -209,8 +205,8 @@ fn draws_of_different_ranks_and_of_consecutive_steps_are_independent() {
     }
 }
 
-/// As the original implementation draws: a rank, then a virtual slot of its capacity, folded by
-/// modulo onto the rows that it has.
+/// The sampler of the paper's implementation: a random slot of a shard's capacity, modulo the
+/// number of its rows.
 fn folded(fills: &[usize], r: usize, rng: &mut Stream) -> Vec<(u32, u32)> {
     let mut drawn = BTreeSet::new();
     while drawn.len() < r {
@@ -222,7 +218,7 @@ fn folded(fills: &[usize], r: usize, rng: &mut Stream) -> Vec<(u32, u32)> {
     drawn.into_iter().collect()
 }
 
-/// Uniform but for the rows of rank 0, which are rejected every fifth time.
+/// Uniform, except that rows of rank 0 are rejected with probability 1/5.
 fn slightly_biased(fills: &[usize], r: usize, rng: &mut Stream) -> Vec<(u32, u32)> {
     let rows: Vec<_> = fills
         .iter()
@@ -254,7 +250,7 @@ fn without_slot_0(fills: &[usize], r: usize, rng: &mut Stream) -> Vec<(u32, u32)
 }
 
 #[test]
-fn the_test_of_uniformity_rejects_samplers_that_are_biased() {
+fn the_test_of_uniformity_rejects_biased_samplers() {
     type Sampler = fn(&[usize], usize, &mut Stream) -> Vec<(u32, u32)>;
     let samplers: [(&str, Sampler, &[usize]); 4] = [
         ("modulo folding, unequal fill", folded, &[5, 20, 40]),
@@ -266,9 +262,9 @@ fn the_test_of_uniformity_rejects_samplers_that_are_biased() {
         let mut rng = Stream::new(5, Purpose::Draw, 0, 0);
         let drawn: Drawn = (0..1500).map(|_| sampler(fills, 4, &mut rng)).collect();
         let p = uniform_p(&count(fills, drawn.iter().flatten()), 1500, 4);
-        assert!(p < P, "{name}: p = {p:e}, so the test of uniformity could not have failed");
+        assert!(p < P, "{name}: p = {p:e}, so the test accepts a biased sampler");
     }
-    // And it accepts a sampler that is uniform.
+    // The test accepts a uniform sampler.
     let mut rng = Stream::new(5, Purpose::Draw, 0, 0);
     let draw = |rng: &mut Stream| {
         let mut rows: Vec<(u32, u32)> = [5u32, 20, 40]
@@ -284,7 +280,7 @@ fn the_test_of_uniformity_rejects_samplers_that_are_biased() {
     assert!(p > P, "p = {p:e} for a uniform sampler");
 }
 
-/// Class c has `sizes[c]` rows, dealt to the ranks very unequally.
+/// Contents in which class c has `sizes[c]` rows, distributed very unequally over the ranks.
 fn imbalanced(sizes: &[usize], ranks: usize) -> Vec<Vec<i64>> {
     let mut contents = vec![Vec::new(); ranks];
     for (class, &size) in sizes.iter().enumerate() {
@@ -296,7 +292,7 @@ fn imbalanced(sizes: &[usize], ranks: usize) -> Vec<Vec<i64>> {
     contents
 }
 
-/// The class and row number of each place: contents are stored in the order in which they came.
+/// The IDs of drawn rows. Contents are stored in the order in which they were offered.
 fn ids_of(contents: &[Vec<i64>], drawn: &[Drawn]) -> Vec<i64> {
     drawn
         .iter()
@@ -327,14 +323,14 @@ pub(crate) fn class_balanced_in_world(size: usize, steps: usize) {
 }
 
 #[test]
-fn class_balanced_draws_give_every_class_the_same_chance_and_every_row_within_it() {
+fn class_balanced_draws_are_uniform_over_classes_and_within_them() {
     class_balanced_in_world(1, 9000);
     class_balanced_in_world(3, 3000);
 }
 
 #[test]
-fn class_balanced_draws_go_on_when_a_small_class_has_run_out() {
-    // 2 + 3 + 20 rows, 9 per draw: the first two classes run out in most draws.
+fn class_balanced_draws_continue_when_a_small_class_runs_out() {
+    // With 2 + 3 + 20 rows and 9 draws, the first two classes run out in most draws.
     let sizes = [2, 3, 20];
     let contents = imbalanced(&sizes, 2);
     let config = config(200, 120, 9).with_sampling(SamplingKind::ClassBalanced);
@@ -342,20 +338,20 @@ fn class_balanced_draws_go_on_when_a_small_class_has_run_out() {
     let ids = ids_of(&contents, &drawn);
     let share =
         |class: i64| ids.iter().filter(|&&id| id / CLASS == class).count() as f64 / (2.0 * 400.0);
-    assert!(share(0) <= 2.0 && share(1) <= 3.0, "more rows than there are");
+    assert!(share(0) <= 2.0 && share(1) <= 3.0, "more rows were drawn than are stored");
     assert!(
         share(0) > 1.7 && share(1) > 2.0,
-        "small classes are drawn almost whole: {} and {}",
+        "almost all rows of small classes must be drawn: {} and {}",
         share(0),
         share(1)
     );
-    // All rows, when r is at least as many.
+    // If r is large enough, all rows are drawn.
     let all = draw_from_frozen(&config.with_representatives(60), &contents, 20, 25);
     assert!(all.iter().flatten().all(|places| places.iter().collect::<BTreeSet<_>>().len() == 25));
 }
 
 #[test]
-fn rows_of_the_current_task_are_never_drawn_and_the_others_uniformly() {
+fn exclude_current_draws_uniformly_from_earlier_tasks() {
     let old = [3usize, 17, 9];
     let (steps, r) = (1500, 5);
     let config = config(120, 64, r)
@@ -370,7 +366,7 @@ fn rows_of_the_current_task_are_never_drawn_and_the_others_uniformly() {
             let augmented = buffer.rehearse(batch(&before)).unwrap();
             assert!(
                 assert_augmented(&before, &augmented).is_empty(),
-                "all rows are of the current task"
+                "all rows belong to the current task"
             );
         }
         buffer.begin_task(1).unwrap();
@@ -386,7 +382,7 @@ fn rows_of_the_current_task_are_never_drawn_and_the_others_uniformly() {
                 assert_eq!(ids.len(), r);
                 assert!(
                     ids.iter().all(|id| id / CLASS != 5),
-                    "a row of the current task at step {step}"
+                    "a row of the current task was drawn in step {step}"
                 );
                 rehearsed
                     .representatives
@@ -411,8 +407,7 @@ fn mini_batches_before_the_start_task_are_stored_but_not_augmented() {
                 for _ in 0..3 {
                     let ids = [(buffer.rank() * 100 + step) as i64];
                     let drawn = assert_augmented(&ids, &buffer.rehearse(batch(&ids)).unwrap());
-                    // The representatives of step t come from the t·size rows of the steps before
-                    // it.
+                    // Step t draws from the t·size rows of the steps before it.
                     assert_eq!(
                         drawn.len(),
                         if task < 2 { 0 } else { (step * size).min(6) },
@@ -426,7 +421,7 @@ fn mini_batches_before_the_start_task_are_stored_but_not_augmented() {
 }
 
 #[test]
-fn a_draw_while_the_buffer_changes_never_mixes_or_tears_rows() {
+fn draws_return_whole_rows_while_the_buffer_changes() {
     for size in [1, 2, 4] {
         world(size, |threads| {
             let buffer = buffer(&config(9 * size, 5, 6).with_seed(4), threads);
@@ -445,7 +440,7 @@ fn a_draw_while_the_buffer_changes_never_mixes_or_tears_rows() {
 }
 
 #[test]
-fn handles_name_the_row_in_its_generation_as_it_was_when_it_was_drawn() {
+fn handles_refer_to_the_row_and_generation_that_was_drawn() {
     for (size, lag, sampling) in [
         (1, 1, SamplingKind::Uniform),
         (3, 0, SamplingKind::ClassBalanced),
@@ -483,8 +478,7 @@ fn handles_name_the_row_in_its_generation_as_it_was_when_it_was_drawn() {
         let mut checked = 0;
         for (step, (drawn, _)) in histories.iter().flat_map(|history| history.iter().enumerate()) {
             for (handle, id) in drawn {
-                // Representatives that are drawn again when a task begins are of that moment: after
-                // step 9.
+                // Draws that are repeated when a task begins see the rows after step 9.
                 let moment = if (10..10 + lag).contains(&step) { 9 } else { step - lag };
                 assert_eq!(
                     histories[handle.rank as usize][moment].1.get(handle),
@@ -501,7 +495,7 @@ fn handles_name_the_row_in_its_generation_as_it_was_when_it_was_drawn() {
 }
 
 #[test]
-fn p_values_are_those_of_the_tables() {
+fn p_values_match_published_tables() {
     assert!((p_value(27.877, 9.0) - 1e-3).abs() < 1e-5);
     assert!((p_value(9.342, 10.0) - 0.5).abs() < 1e-3);
 }

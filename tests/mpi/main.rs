@@ -1,21 +1,19 @@
-//! Guarantees under MPI: each test runs the program `mpi-guarantees` under `mpirun`, on two, three
+//! Guarantees over MPI: each test runs the program `mpi-guarantees` under `mpirun` on two, three
 //! and four processes.
 //!
-//! In the program, every process compares what it got with what a thread rank got, bit for bit, and
-//! the test for thread ranks judges that.
+//! In the program, every process compares its results with those of a thread rank, bit for bit, and
+//! the test of thread ranks checks the latter.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::process::Stdio;
 
 use burn_rehearsal_testing::mpirun;
 
-/// Runs `topic`, which must succeed without a word on stderr, and must not have forgotten the
-/// processes.
+/// Runs `topic`, which must succeed, print nothing to standard error, and have used the processes.
 fn holds(topic: &str) {
     for size in [2, 3, 4] {
         let mut command = mpirun(size, env!("CARGO_BIN_EXE_mpi-guarantees"));
-        // Launchers that begin at the same time and share a folder for their sessions trip over
-        // each other when one of them makes it.
+        // Launchers that start at the same time conflict if they create the same session folder.
         let sessions = tempfile::tempdir().unwrap();
         command
             .arg(topic)
@@ -29,7 +27,7 @@ fn holds(topic: &str) {
             "{topic}, {size} ranks"
         );
         let stdout = String::from_utf8_lossy(&output.stdout);
-        // Before that, ranks say which device they are on.
+        // Earlier lines name the device of each rank.
         let worlds = stdout
             .lines()
             .last()
@@ -47,16 +45,16 @@ fn draws_are_uniform_over_processes() {
 }
 
 #[test]
-fn processes_never_hold_more_than_their_capacity_and_share_it_evenly_among_classes() {
+fn processes_keep_their_capacity_and_class_quotas() {
     holds("bounded");
 }
 
 #[test]
-fn processes_store_and_draw_what_threads_store_and_draw_bit_for_bit() {
+fn processes_and_threads_store_and_draw_the_same_bits() {
     holds("deterministic");
 }
 
 #[test]
-fn processes_learn_what_one_rank_learns_from_all_rows() {
+fn processes_learn_the_same_as_one_rank_with_all_rows() {
     holds("equivalent");
 }

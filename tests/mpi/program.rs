@@ -1,9 +1,8 @@
-//! One rank of the guarantees under MPI: `mpi-guarantees TOPIC`, started by `mpirun`.
+//! One rank of the guarantees over MPI: `mpi-guarantees TOPIC`, started by `mpirun`.
 //!
-//! The topics are those of the thread ranks: the same functions, whose worlds are now worlds of
-//! processes as well.
+//! The topics are the test functions of thread ranks, which also run on processes here.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-#![allow(dead_code, unused_imports, reason = "what only the other tests of these files use")]
+#![allow(dead_code, unused_imports, reason = "other tests of these files use the rest")]
 
 #[path = "../guarantees/bounded.rs"]
 mod bounded;
@@ -32,7 +31,7 @@ fn main() -> ExitCode {
             "bounded" => bounded,
             "deterministic" => deterministic,
             "equivalent" => equivalent::many_ranks_learn_what_one_rank_learns,
-            other => return Err(format!("no topic is called {other:?}")),
+            other => return Err(format!("unknown topic {other:?}")),
         };
         let worlds = on_processes(Box::new(ranks), || scenario(size));
         if rank == 0 {
@@ -49,20 +48,20 @@ fn main() -> ExitCode {
     }
 }
 
-/// 4.1; rank 0 stores a single row, the others a half, all and a sixth of what they could.
+/// Guarantee 1, with unequally filled shards.
 fn uniform(size: usize) {
     uniform::uniform_in_world(size, 8000 / size);
     uniform::class_balanced_in_world(size, 6000 / size);
 }
 
-/// 4.2.
+/// Guarantee 2.
 fn bounded(size: usize) {
     bounded::never_holds_more_than_its_capacity(size);
     bounded::class_quotas_are_even(size, 61, 6);
 }
 
-/// 4.4, and what `lag` means.
+/// Guarantee 4, and the meaning of `lag`.
 fn deterministic(size: usize) {
-    deterministic::repetitions_are_bit_identical_inline_or_in_the_background(size);
+    deterministic::repetitions_are_bit_identical(size);
     deterministic::draws_lag_behind_the_contents(size);
 }
