@@ -50,19 +50,10 @@ pub trait CollectiveExt: Collective {
         &mut self,
         words: [u64; N],
     ) -> Result<Vec<[u64; N]>, CollectiveError> {
-        let send: Vec<u8> =
-            words.into_iter().chain([checksum(words)]).flat_map(u64::to_le_bytes).collect();
+        let send = sealed(words);
         let mut received = vec![0; send.len() * self.size()];
         self.all_gather(&send, &mut received)?;
-        let of_rank = |(rank, bytes): (usize, &[u8])| {
-            let mut received = words_of(bytes);
-            let words = std::array::from_fn(|_| received.next().unwrap_or(0));
-            if received.next() == Some(checksum(words)) {
-                Ok(words)
-            } else {
-                Err(CollectiveError::Damaged { rank })
-            }
-        };
+        let of_rank = |(rank, bytes)| open(rank, bytes);
         received.chunks_exact(send.len()).enumerate().map(of_rank).collect()
     }
 
@@ -90,12 +81,27 @@ pub trait CollectiveExt: Collective {
     ///
     /// Those of [`Collective::broadcast`], and [`CollectiveError::Damaged`].
     fn broadcast_bytes(&mut self, bytes: Vec<u8>, root: usize) -> Result<Vec<u8>, CollectiveError> {
-        let seals = self.gather_words(seal(&bytes))?;
-        // `broadcast` returns an error for a root that does not exist.
-        let theirs = seals.get(root).copied().unwrap_or_else(|| seal(&[]));
+        let mut announced = sealed(seal(&bytes));
+        self.broadcast(&mut announced, root)?;
+        let theirs = open(root, &announced)?;
         let mut bytes = if self.rank() == root { bytes } else { vec![0; theirs[0] as usize] };
         self.broadcast(&mut bytes, root)?;
         check_seal(root, bytes, theirs)
+    }
+}
+
+/// Words followed by their checksum, as bytes.
+fn sealed<const N: usize>(words: [u64; N]) -> Vec<u8> {
+    words.into_iter().chain([checksum(words)]).flat_map(u64::to_le_bytes).collect()
+}
+
+/// Returns the words of `rank` if their checksum matches.
+fn open<const N: usize>(rank: usize, bytes: &[u8]) -> Result<[u64; N], CollectiveError> {
+    let mut received = words_of(bytes);
+    let words = std::array::from_fn(|_| received.next().unwrap_or(0));
+    match received.next() == Some(checksum(words)) {
+        true => Ok(words),
+        false => Err(CollectiveError::Damaged { rank }),
     }
 }
 
