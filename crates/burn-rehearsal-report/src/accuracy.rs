@@ -5,8 +5,8 @@ use crate::canvas::{
     Align, Canvas, FAINT, GRID, INK, LEVEL, Legend, MARGIN, Swatch, WIDTH, count, text_width,
     to_pixels,
 };
+use crate::table::figure;
 use crate::{Comparison, Group};
-use burn_rehearsal_train::report::schema::Summary;
 
 /// Least width and height of the curves with their axes, below the legend.
 const CURVES: (i32, i32) = (440, 420);
@@ -48,17 +48,12 @@ impl Comparison<'_> {
 
     /// The figure of accuracies in words.
     fn describe_accuracy(&self) -> String {
-        let percent = |fraction: f64| format!("{:.1} %", 100.0 * fraction);
         let group = |group: &Group<'_>| {
-            let summary = |value: fn(&Summary) -> Option<f64>| {
-                group
-                    .mean(|report| value(&report.summary))
-                    .map_or("not measured".into(), |value| percent(value.mean))
-            };
-            let title = group.title();
-            let average = summary(|summary| summary.average_top1);
-            let forgetting = summary(|summary| summary.forgetting);
-            format!(" {title}: average accuracy {average}, forgetting {forgetting}.")
+            let accuracy =
+                figure(1, group.mean(|report| Some(100.0 * report.summary.average_top1?)));
+            let forgetting =
+                figure(1, group.mean(|report| Some(100.0 * report.summary.forgetting?)));
+            format!(" {}: average accuracy {accuracy} %, forgetting {forgetting} %.", group.title())
         };
         let groups: String = self.groups.iter().map(group).collect();
         format!("Top-1 accuracy after {} tasks, on all of them.{groups}", self.tasks())
@@ -206,7 +201,7 @@ mod tests {
     use burn_rehearsal_train::metrics::AccuracyMatrix;
 
     #[test]
-    fn the_figure_is_well_formed_and_names_every_method_in_legend_and_map() {
+    fn legend_and_maps_name_every_method() {
         for tasks in [1, 2, 5, 10, 20, 30] {
             for reports in [three_methods(tasks), vec![report("rehearsal", tasks, 0)]] {
                 let svg = compare(&reports).accuracy_svg();
@@ -224,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_map_prints_every_percentage_that_was_measured_and_no_other() {
+    fn a_map_shows_all_measured_percentages_and_no_others() {
         let mut run = report("incremental", 2, 0);
         run.accuracy.top1 = AccuracyMatrix::new(2);
         run.accuracy.top1.push_row(&[Some(0.916), Some(0.333)]).unwrap();
@@ -251,14 +246,21 @@ mod tests {
     }
 
     #[test]
-    fn a_run_without_any_measurement_still_gives_a_figure() {
+    fn a_run_without_measurements_has_a_figure() {
         let mut run = report("incremental", 3, 0);
         run.accuracy.top1 = AccuracyMatrix::new(3);
         assert_well_formed(&compare(&[run]).accuracy_svg());
     }
 
     #[test]
-    fn a_figure_of_nothing_is_empty() {
+    fn the_figure_has_a_title_and_a_description() {
+        let svg = compare(&three_methods(2)).accuracy_svg();
+        assert!(svg.contains("<title id=\"accuracy-title\">Accuracy as tasks are learned</title>"));
+        assert!(svg.contains("rehearsal: average accuracy 96.5 %, forgetting 2.9 %."), "{svg}");
+    }
+
+    #[test]
+    fn a_figure_without_runs_is_empty() {
         assert_well_formed(&compare(&[]).accuracy_svg());
     }
 }

@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_figure_has_every_color_for_light_and_for_dark_viewers() {
+    fn a_figure_has_colors_for_light_and_dark_viewers() {
         let svg = Canvas::new("test", "", "", (100, 50)).finish();
         let (light, dark) = svg.split_once("@media (prefers-color-scheme: dark)").unwrap();
         for [class, in_light, in_dark] in COLORS {

@@ -253,7 +253,6 @@ fn flatten(name: &str, value: &Value, key: &mut Key) {
 /// method. If that is too long, it is one value that no other group has and `…`, or a number.
 fn label(index: usize, keyed: &[(Key, Group<'_>)]) -> String {
     const LONGEST: usize = 32;
-    const MORE: &str = " …";
 
     let (key, group) = &keyed[index];
     let rivals: Vec<_> =
@@ -261,37 +260,30 @@ fn label(index: usize, keyed: &[(Key, Group<'_>)]) -> String {
     if rivals.len() == 1 {
         return group.label.clone();
     }
-    let has = |(other, _): &&&(Key, Group<'_>), field: &(String, Value)| other.contains(field);
-    let mut label = group.label.clone();
-    let (mut unique, mut differing) = (None, 0);
+    let method = &group.label;
+    let fits = |label: &String| label.chars().count() <= LONGEST;
+    // The parts of the label, and how many rivals have the same value.
+    let mut differing: Vec<(String, usize)> = Vec::new();
     for field in key {
-        let same = rivals.iter().filter(|rival| has(rival, field)).count();
-        if same == rivals.len() {
-            continue;
-        }
-        differing += 1;
         let (name, value) = field;
+        let same = rivals.iter().filter(|(other, _)| other.contains(field)).count();
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_string);
-        // The configuration may repeat a field of the report, such as `ranks`.
         let part = format!(" {}={value}", name.rsplit('.').next().unwrap_or(name));
-        if same == 1
-            && unique.is_none()
-            && group.label.chars().count() + part.chars().count() + MORE.chars().count() <= LONGEST
-        {
-            unique = Some(format!("{}{part}", group.label));
-        }
-        if !label.contains(&part) {
-            label.push_str(&part);
+        // The configuration may repeat a field of the report, such as `ranks`.
+        if same < rivals.len() && differing.iter().all(|(other, _)| *other != part) {
+            differing.push((part, same));
         }
     }
-    if label != group.label && label.chars().count() <= LONGEST {
-        return label;
-    }
-    // Other values differ, too.
-    let unique = unique.map(|label| if differing > 1 { label + MORE } else { label });
-    let number =
-        rivals.iter().position(|(other, _)| other == key).map_or(0, |position| position + 1);
-    unique.unwrap_or_else(|| format!("{} #{number}", group.label))
+    let parts: String = differing.iter().map(|(part, _)| part.as_str()).collect();
+    let complete = Some(format!("{method}{parts}")).filter(|_| !parts.is_empty());
+    let more = if differing.len() > 1 { " …" } else { "" };
+    let unique = differing.iter().filter(|(_, same)| *same == 1);
+    let mut labels =
+        complete.into_iter().chain(unique.map(|(part, _)| format!("{method}{part}{more}")));
+    labels.find(fits).unwrap_or_else(|| {
+        let position = rivals.iter().position(|(other, _)| other == key);
+        format!("{method} #{}", position.map_or(0, |position| position + 1))
+    })
 }
 
 #[cfg(test)]

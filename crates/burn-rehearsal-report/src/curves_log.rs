@@ -4,7 +4,7 @@ use crate::Comparison;
 use crate::csv::{curves_head, curves_line};
 use burn_rehearsal_train::report::schema::{CurvePoint, EpochTime};
 use burn_rehearsal_train::report::{ReportError, write_atomically};
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 ///
 /// let run: RunReport = serde_json::from_str(EXAMPLE)?;
 /// let finished = Comparison::new(&[], ConfigFields::default());
-/// let mut log = CurvesLog::begin(&path, run.tasks.len(), &finished)?;
+/// let log = CurvesLog::begin(&path, run.tasks.len(), &finished)?;
 /// log.append(&run.method, run.seed, &run.curves[0], run.time.epochs[0])?;
 /// assert_eq!(std::fs::read_to_string(&path)?.lines().count(), 2);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -31,8 +31,6 @@ use std::path::{Path, PathBuf};
 pub struct CurvesLog {
     path: PathBuf,
     tasks: usize,
-    /// `None` before the first line of this process.
-    file: Option<File>,
 }
 
 impl CurvesLog {
@@ -55,7 +53,7 @@ impl CurvesLog {
             };
             write_atomically(path, &text)?;
         }
-        Ok(Self { path: path.to_path_buf(), tasks, file: None })
+        Ok(Self { path: path.to_path_buf(), tasks })
     }
 
     /// Appends an epoch as a complete line.
@@ -63,32 +61,25 @@ impl CurvesLog {
     /// # Errors
     /// [`ReportError::Io`] with the file.
     pub fn append(
-        &mut self,
+        &self,
         method: &str,
         seed: u64,
         point: &CurvePoint,
         time: EpochTime,
     ) -> Result<(), ReportError> {
-        let line = curves_line(method, method, seed, point, time, self.tasks);
-        self.write(&line).map_err(|source| ReportError::Io {
+        let mut text = curves_line(method, method, seed, point, time, self.tasks);
+        let mut write = || {
+            let mut file = OpenOptions::new().create(true).append(true).open(&self.path)?;
+            if file.metadata()?.len() == 0 {
+                text.insert_str(0, &curves_head(self.tasks));
+            }
+            file.write_all(text.as_bytes())
+        };
+        write().map_err(|source| ReportError::Io {
             action: "write",
             path: self.path.clone(),
             source,
         })
-    }
-
-    fn write(&mut self, line: &str) -> std::io::Result<()> {
-        let file = match &mut self.file {
-            Some(file) => file,
-            None => {
-                let mut file = OpenOptions::new().create(true).append(true).open(&self.path)?;
-                if file.metadata()?.len() == 0 {
-                    file.write_all(curves_head(self.tasks).as_bytes())?;
-                }
-                self.file.insert(file)
-            }
-        };
-        file.write_all(line.as_bytes())
     }
 }
 
@@ -103,7 +94,7 @@ mod tests {
         let path = directory.path().join("curves.csv");
         let reports: Vec<_> =
             ["incremental", "rehearsal"].map(|method| report(method, 2, 5)).into();
-        let mut log = CurvesLog::begin(&path, 2, &compare(&[])).unwrap();
+        let log = CurvesLog::begin(&path, 2, &compare(&[])).unwrap();
         assert!(!path.exists());
         for report in &reports {
             for (point, time) in report.curves.iter().zip(&report.time.epochs) {
@@ -111,7 +102,7 @@ mod tests {
             }
         }
         assert_eq!(std::fs::read_to_string(&path).unwrap(), compare(&reports).curves_csv());
-        let mut log = CurvesLog::begin(&path, 2, &compare(&reports[..1])).unwrap();
+        let log = CurvesLog::begin(&path, 2, &compare(&reports[..1])).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), compare(&reports[..1]).curves_csv());
         log.append("rehearsal", 5, &reports[1].curves[0], reports[1].time.epochs[0]).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), compare(&reports).curves_csv());

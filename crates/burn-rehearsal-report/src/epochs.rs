@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn every_method_has_a_line_and_every_task_its_border() {
+    fn each_method_has_a_line_and_each_task_a_border() {
         let svg = compare(&with(&[
             (0, 1, Some(2.0), &[]),
             (0, 2, None, &[]),
@@ -280,7 +280,7 @@ mod tests {
         let heights = |class: &str| -> Vec<i32> {
             let lines = polylines(&svg, class);
             let first_task = lines.iter().find(|line| line.len() == 4 && line[0].0 > 500);
-            let points = first_task.expect("no line of four epochs");
+            let points = first_task.expect("there is no line of four epochs");
             assert!(points.windows(2).all(|pair| pair[0].0 < pair[1].0), "{points:?}");
             points.iter().map(|(_, y)| y - points[1].1).collect()
         };
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_stands_at_its_number_if_earlier_ones_are_missing() {
+    fn an_epoch_is_at_its_number_if_earlier_ones_are_missing() {
         // The second run has only the last epoch of each task.
         let mut reports = with(&[
             (0, 1, Some(1.0), &[]),

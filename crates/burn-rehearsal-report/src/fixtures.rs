@@ -1,4 +1,4 @@
-//! Reports made up for tests, and a check that a figure is well-formed.
+//! Reports for tests, and what tests read from figures.
 
 use burn_rehearsal_train::metrics::AccuracyMatrix;
 use burn_rehearsal_train::report::RunReport;
@@ -6,8 +6,8 @@ use burn_rehearsal_train::report::schema::{Accuracy, EXAMPLE, Summary};
 
 use crate::{Comparison, ConfigFields};
 
-/// A matrix as the methods usually give: `fade` is what a task keeps of its accuracy with every
-/// later task.
+/// A typical accuracy matrix. `level` is the accuracy on a task once it is learned, and `fade` is
+/// the factor by which each later task reduces it.
 pub(crate) fn matrix(tasks: usize, fade: f64, level: f64) -> AccuracyMatrix {
     let mut matrix = AccuracyMatrix::new(tasks);
     for row in 0..tasks {
@@ -57,7 +57,7 @@ pub(crate) fn report(method: &str, tasks: usize, seed: u64) -> RunReport {
     report
 }
 
-/// Runs of a program whose configuration has these fields.
+/// A comparison of runs whose configuration has these fields.
 pub(crate) fn compare(reports: &[RunReport]) -> Comparison<'_> {
     let fields = ConfigFields {
         work: &["data"],
@@ -91,17 +91,17 @@ pub(crate) fn assert_well_formed(svg: &str) {
                 .find('&')
                 .is_none()
         );
-        let end = start + rest[start..].find('>').expect("a tag that does not end");
+        let end = start + rest[start..].find('>').expect("a tag is not closed by >");
         let tag = &rest[start + 1..end];
         if let Some(name) = tag.strip_prefix('/') {
-            assert_eq!(open.pop(), Some(name), "closed in the wrong order");
+            assert_eq!(open.pop(), Some(name), "a tag is closed in the wrong order");
         } else if !tag.ends_with('/') && !tag.starts_with(['?', '!']) {
-            open.push(tag.split_whitespace().next().expect("a tag without a name"));
+            open.push(tag.split_whitespace().next().expect("a tag has no name"));
         }
         assert_eq!(tag.matches('"').count() % 2, 0, "an odd number of quotes in <{tag}>");
         rest = &rest[end + 1..];
     }
-    assert!(open.is_empty(), "never closed: {open:?}");
+    assert!(open.is_empty(), "tags that are not closed: {open:?}");
 }
 
 /// The contents of all `<text>` elements.

@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_with_different_configurations_are_separate_and_named_by_the_difference() {
+    fn runs_with_different_configurations_are_separate() {
         let mut reports: Vec<_> = (0..4).map(|seed| report("rehearsal", 2, seed)).collect();
         for run in &mut reports {
             run.config["policy"] = if run.seed < 2 { "fifo" } else { "reservoir" }.into();

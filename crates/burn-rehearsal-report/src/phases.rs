@@ -228,7 +228,7 @@ mod tests {
     use crate::fixtures::{assert_well_formed, compare, report, texts, three_methods};
 
     #[test]
-    fn the_figure_is_well_formed_and_names_every_method_and_phase_and_total() {
+    fn the_figure_names_methods_phases_and_totals() {
         let texts = {
             let svg = compare(&three_methods(5)).phases_svg();
             assert_well_formed(&svg);
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_figure_of_host_times_says_so() {
+    fn a_figure_of_host_times_has_a_note() {
         let mut run = report("incremental", 2, 0);
         run.time.phases_exact = false;
         let svg = compare(&[run]).phases_svg();
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_phases_and_runs_without_phases_are_drawn_too() {
+    fn unknown_phases_and_runs_without_phases_are_shown() {
         let mut odd = report("incremental", 2, 0);
         odd.time.phases_ms.insert("rendering <live> & more".into(), 3.0);
         odd.time.phases_ms.insert("never".into(), f64::NAN);
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_step_is_no_phase_of_its_own_but_gives_the_rest() {
+    fn the_rest_of_the_step_is_shown() {
         let mut run = report("incremental", 2, 0);
         run.time.phases_ms =
             [("step", 4.0), ("wait", 1.0)].map(|(name, ms)| (name.to_string(), ms)).into();
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn only_runs_without_phases_still_give_a_figure() {
+    fn runs_without_phases_have_a_figure() {
         let mut none = report("scratch", 2, 0);
         none.time.phases_ms.clear();
         assert_well_formed(&compare(&[none]).phases_svg());
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_figure_of_nothing_is_empty() {
+    fn a_figure_without_runs_is_empty() {
         assert_well_formed(&compare(&[]).phases_svg());
     }
 }

@@ -86,7 +86,7 @@ mod tests {
     use crate::fixtures::{PNG, assert_well_formed, compare, report, texts};
 
     #[test]
-    fn base64_is_that_of_the_rfc() {
+    fn base64_gives_the_test_vectors_of_rfc_4648() {
         for (bytes, text) in [
             ("", ""),
             ("f", "Zg=="),

@@ -4,6 +4,7 @@
 //! * [`ImageBatch`] and [`ImageBatcher`]: mini-batches of them, which a rehearsal buffer can store.
 //! * [`augment`]: data augmentation on the device, one mini-batch at a time.
 //! * [`models`]: networks of the continual-learning literature.
+//! * [`thumbnails`]: pictures of the images in a buffer, for the report of a run.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs)]
 

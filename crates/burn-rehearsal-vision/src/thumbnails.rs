@@ -42,6 +42,19 @@ type Thumbnail = (usize, RgbaImage);
 /// # Errors
 ///
 /// As [`RehearsalBuffer::sample`].
+///
+/// ```
+/// use burn_rehearsal::{Capacity, RehearsalConfig};
+/// use burn_rehearsal_vision::{ImageBatch, thumbnails};
+///
+/// let buffer = RehearsalConfig::new(Capacity::Samples(100)).init::<ImageBatch>()?;
+/// // … train on two tasks of one class each …
+/// let tasks: [&[usize]; 2] = [&[0], &[1]];
+/// for picture in thumbnails::pictures(&buffer, &tasks, &[50, 50], 8)? {
+///     std::fs::write(picture.file, picture.png)?;
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn pictures(
     buffer: &RehearsalBuffer<ImageBatch>,
     tasks: &[&[usize]],
@@ -70,8 +83,8 @@ pub fn pictures(
 
     let shown = drawn.len().min(DRAWN_ROWS * COLUMNS);
     let title = match drawn.len() {
-        all if all == shown => format!("One draw of {all} representatives"),
-        all => format!("One draw of {all} representatives, the first {shown}"),
+        all if all == shown => format!("Representatives of one draw ({all})"),
+        all => format!("Representatives of one draw (the first {shown} of {all})"),
     };
     let rows = drawn[..shown].chunks(COLUMNS).map(|row| (String::new(), row.iter().collect()));
     let drawn = picture(DRAWN, title, rows.collect());
@@ -189,7 +202,10 @@ mod tests {
         let [stored, drawn] = &pictures[..] else { panic!("{} pictures", pictures.len()) };
         assert_eq!((stored.file.as_str(), drawn.file.as_str()), (STORED, DRAWN));
         assert_eq!(stored.rows, ["class 0: 2 stored", "class 1: 2 stored"]);
-        assert_eq!((drawn.title.as_str(), drawn.rows.len()), ("One draw of 1 representatives", 1));
+        assert_eq!(
+            (drawn.title.as_str(), drawn.rows.len()),
+            ("Representatives of one draw (1)", 1)
+        );
 
         // Two columns and two rows of images that are magnified 16 times.
         let image = decode(stored);
