@@ -66,8 +66,8 @@ impl<'a> Batch<'a> {
             errors.push(Error::new_spanned(
                 &input.ident,
                 format!(
-                    "`{}` has nothing to store: a mini-batch needs at least one tensor field that is \
-                     neither `skip` nor `representative`",
+                    "`{}` has nothing to store: a mini-batch needs at least one tensor field that \
+                     is neither `skip` nor `representative`",
                     input.ident
                 ),
             ));

@@ -157,10 +157,10 @@ config! {
     /// # Choosing the candidates
     ///
     /// c candidates of each mini-batch are offered to the buffer. The default offers every incoming
-    /// row. [`PolicyKind::ClassBalanced`] and [`PolicyKind::Reservoir`] then store a uniform sample
-    /// of all rows, at little cost. With [`PolicyKind::RandomReplacement`] or
-    /// [`PolicyKind::Fifo`], every candidate replaces a row, so fewer candidates keep rows for
-    /// longer. Bouvier et al. 2024 use 14 of 56 rows.
+    /// row, at little cost. [`PolicyKind::Reservoir`] then stores a uniform sample of all rows, and
+    /// [`PolicyKind::ClassBalanced`] one of the rows of each class. With
+    /// [`PolicyKind::RandomReplacement`] or [`PolicyKind::Fifo`], every candidate replaces a row,
+    /// so fewer candidates keep rows for longer. Bouvier et al. 2024 use 14 of 56 rows.
     ///
     /// # Lag
     ///
@@ -175,16 +175,19 @@ config! {
         pub capacity: Capacity,
         /// c, the number of rows of each mini-batch that are offered to the buffer. Default: all (a
         /// ratio of 1).
-        pub candidates: RowCount = RowCount::Ratio(1.0), set by with_candidates(impl Into<RowCount>),
+        pub candidates: RowCount = RowCount::Ratio(1.0),
+            set by with_candidates(impl Into<RowCount>),
         /// r, the number of representatives appended to each mini-batch. If fewer rows are stored,
         /// all of them are appended. Default: the number of incoming rows (a ratio of 1).
         ///
         /// A ratio refers to the mini-batch during which the representatives are drawn, which is
         /// [`lag`](Self::lag) steps earlier on the same rank. Therefore the first `lag`
         /// mini-batches of an epoch use the sizes of the last mini-batches of the previous epoch.
-        pub representatives: RowCount = RowCount::Ratio(1.0), set by with_representatives(impl Into<RowCount>),
+        pub representatives: RowCount = RowCount::Ratio(1.0),
+            set by with_representatives(impl Into<RowCount>),
         /// How candidates are chosen. Default: exactly c rows.
-        pub candidate_mode: CandidateMode = CandidateMode::Exact, set by with_candidate_mode(CandidateMode),
+        pub candidate_mode: CandidateMode = CandidateMode::Exact,
+            set by with_candidate_mode(CandidateMode),
         /// Which row of a full shard a candidate replaces. Default: class-balanced. The module
         /// [`policy`](crate::policy) compares the policies. [`init_with`](Self::init_with) accepts
         /// your own.
@@ -287,6 +290,14 @@ impl RehearsalConfig {
 
     /// The fields that can change a result, by name. All ranks must agree on them. The first step
     /// of the buffer compares them; [`agree_on`](crate::agreement::agree_on) compares them earlier.
+    ///
+    /// ```
+    /// use burn_rehearsal::{Capacity, RehearsalConfig};
+    ///
+    /// let fields = RehearsalConfig::new(Capacity::Samples(100)).with_seed(7).agreed();
+    /// assert_eq!(fields["seed"], 7);
+    /// assert!(!fields.contains_key("execution"));
+    /// ```
     pub fn agreed(&self) -> serde_json::Map<String, serde_json::Value> {
         let mut fields = match serde_json::to_value(self) {
             Ok(serde_json::Value::Object(fields)) => fields,

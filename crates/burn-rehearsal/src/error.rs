@@ -51,8 +51,8 @@ pub enum BatchError {
     },
     /// The row shape or element type of a field differs from the first mini-batch.
     #[error(
-        "field `{field}` changed between steps: rows were {expected}, now they are {found}; the buffer \
-         stores rows of one shape and type (pad or crop sequences and images to one size)"
+        "field `{field}` changed between steps: rows were {expected}, now they are {found}; the \
+         buffer stores rows of one shape and type (pad or crop sequences and images to one size)"
     )]
     Changed {
         /// The field's name.
@@ -66,8 +66,8 @@ pub enum BatchError {
     /// so usually validation data has reached the buffer.
     #[error(
         "mini-batches were on {} and this one is on {}: validation data must not enter the buffer; \
-         give the validation loader the batcher without the buffer (`RehearsalBatcher::valid`) or a \
-         separate loader",
+         give the validation loader the batcher without the buffer (`RehearsalBatcher::valid`) or \
+         a separate loader",
         if *autodiff { "a device without autodiff" } else { "an autodiff device" },
         if *autodiff { "an autodiff device" } else { "a device without autodiff" }
     )]
@@ -167,14 +167,14 @@ pub enum ConfigError {
     },
     /// A text is not a [`RowCount`](crate::RowCount).
     #[error(
-        "`{0}` is not a valid number of rows: expected a count (14) or a percentage of the incoming \
-         rows (25%)"
+        "`{0}` is not a valid number of rows: expected a count (14) or a percentage of the \
+         incoming rows (25%)"
     )]
     RowCount(String),
     /// A text is not a [`Capacity`](crate::Capacity).
     #[error(
-        "`{0}` is not a valid capacity: expected a number of samples (500), a share of the data set \
-         from 0% to 100% (30%), or memory (512MiB)"
+        "`{0}` is not a valid capacity: expected a number of samples (500), a share of the data \
+         set from 0% to 100% (30%), or memory (512MiB)"
     )]
     Capacity(String),
     /// A text is not a [`ByteSize`](crate::ByteSize).
@@ -195,8 +195,8 @@ pub enum ConfigError {
     NoCandidates,
     /// The capacity is a fraction outside 0..=1, or the size of the data set is not configured.
     #[error(
-        "a capacity of {fraction} of the data set needs a fraction in 0..=1 and the size of the data \
-         set (`with_dataset_len`)"
+        "a capacity of {fraction} of the data set needs a fraction in 0..=1 and the size of the \
+         data set (`with_dataset_len`)"
     )]
     Fraction {
         /// The fraction.
@@ -224,6 +224,18 @@ pub enum ConfigError {
 }
 
 /// An error of the rehearsal buffer.
+///
+/// ```
+/// use burn_rehearsal::error::RehearsalError;
+///
+/// fn advice(error: &RehearsalError) -> String {
+///     match error {
+///         RehearsalError::PeerFailed { rank, .. } => format!("see the error of rank {rank}"),
+///         RehearsalError::Batch(error) => format!("check the batcher: {error}"),
+///         error => error.to_string(),
+///     }
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RehearsalError {
@@ -243,7 +255,8 @@ pub enum RehearsalError {
         rank: usize,
         /// The step at which it failed.
         step: u64,
-        /// Its reason: `data` (its loader failed) or `batch` (its mini-batch was refused).
+        /// The reason: `data` (its loader failed or was misused) or `batch` (its mini-batch was
+        /// refused).
         reason: &'static str,
         /// The same failure as [`CollectiveError::PeerFailed`]. Code that looks for the first
         /// failure among ranks needs to recognize only this error.
@@ -253,15 +266,13 @@ pub enum RehearsalError {
     #[error(transparent)]
     Configuration(#[from] Disagreement),
     /// The ranks do not make the same calls, or use different batch types.
-    #[error(
-        "rank {rank} runs another configuration or batch type, or is at another step, than rank {this_rank}: {detail}"
-    )]
+    #[error("ranks {rank} and {this_rank} disagree: {detail}")]
     Disagreement {
         /// The rank that differs.
         rank: usize,
         /// The rank that reports it.
         this_rank: usize,
-        /// What differs.
+        /// The difference.
         detail: String,
     },
     /// This rank's data loader failed.
