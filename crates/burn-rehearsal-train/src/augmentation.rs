@@ -13,8 +13,8 @@ pub type Augmentation<B> = Arc<dyn Fn(B, u64, usize) -> Result<B, DatasetError> 
 /// A [`DataLoader`] that augments every mini-batch of another one, on the calling thread.
 ///
 /// Wrap a [`RehearsalLoader`](burn_rehearsal::RehearsalLoader) in it, so that representatives are
-/// augmented again each time. Use it for training data only. A step is a call of `next`, whatever it
-/// returns. Burn's training strategies call it once per step. With a
+/// augmented again each time. Use it for training data only. A step is a call of `next`, whatever
+/// it returns. Burn's training strategies call it once per step. With a
 /// [`DataParallel`](crate::data_parallel::DataParallel) all ranks call it equally often, even with
 /// gradient accumulation.
 ///

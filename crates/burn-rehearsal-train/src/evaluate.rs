@@ -97,15 +97,12 @@ impl Evaluation {
 /// # use burn_rehearsal_collective::Rank;
 /// # use burn_rehearsal_train::evaluate::evaluate;
 /// # use std::error::Error;
-/// /// Top-1 accuracy over the parts of all ranks.
-/// fn accuracy<M, B>(model: &M, part: &dyn DataLoader<B>, rank: &Rank) -> Result<f64, Box<dyn Error>>
-/// where
-///     M: InferenceStep<Input = B, Output = ClassificationOutput>,
-///     B: Send + 'static,
-/// {
-///     let evaluation = evaluate(model, part, rank.collective()?.as_mut())?;
-///     Ok(evaluation.top1_accuracy())
-/// }
+/// # fn accuracy<M, B>(model: &M, part: &dyn DataLoader<B>, rank: &Rank)
+/// #     -> Result<f64, Box<dyn Error>>
+/// # where M: InferenceStep<Input = B, Output = ClassificationOutput>, B: Send + 'static {
+/// let mut collective = rank.collective()?;
+/// let accuracy = evaluate(model, part, collective.as_mut())?.top1_accuracy();
+/// # Ok(accuracy) }
 /// ```
 ///
 /// # Errors

@@ -178,7 +178,10 @@ impl Differences {
     /// Removes the differences in the values with these names, which are compared elsewhere.
     #[must_use]
     pub fn without(self, names: &[&str]) -> Option<Self> {
-        let kept = |difference: &Difference| !matches!(difference, Difference::Value { what, .. } if names.contains(&what.as_str()));
+        let kept = |difference: &Difference| match difference {
+            Difference::Value { what, .. } => !names.contains(&what.as_str()),
+            _ => true,
+        };
         let kept: Vec<_> = self.0.into_iter().filter(kept).collect();
         (!kept.is_empty()).then_some(Self(kept))
     }
@@ -240,7 +243,7 @@ impl FingerprintBuilder {
     pub fn add(&mut self, split: Split, class: usize, facts: &[&[u8]]) {
         let mut sample = blake3::Hasher::new();
         for fact in facts {
-            // The length is hashed as well, so that bytes cannot move from one fact to the next
+            // The length is hashed, too, so that bytes cannot move from one fact to the next
             // unnoticed.
             sample.update(&(fact.len() as u64).to_le_bytes()).update(fact);
         }

@@ -43,9 +43,9 @@
 //!
 //! # Whole experiments
 //!
-//! [`Experiment`](experiment::Experiment) trains on all tasks of a stream, evaluates after each one,
-//! and writes checkpoints from which a run resumes bit for bit. [`experiment`] is a guide to it. The
-//! result is a [`report`].
+//! [`Experiment`](experiment::Experiment) trains on all tasks of a stream, evaluates after each
+//! one, and writes checkpoints from which a run resumes bit for bit. [`experiment`] is a guide to
+//! it. The result is a [`report`].
 //!
 //! # Other modules
 //!

@@ -106,7 +106,8 @@ fn is_at(file: &File, path: &Path) -> bool {
     {
         use std::os::unix::fs::MetadataExt;
         let names = |data: std::fs::Metadata| (data.dev(), data.ino());
-        matches!((file.metadata().map(names), path.metadata().map(names)), (Ok(open), Ok(there)) if open == there)
+        let [open, there] = [file.metadata(), path.metadata()].map(|data| data.map(names).ok());
+        open.is_some() && open == there
     }
     // On other systems the file is never removed.
     #[cfg(not(unix))]

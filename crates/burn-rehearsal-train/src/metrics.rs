@@ -4,18 +4,18 @@
 //! the test set of task `j` after training on task `i`. `T` is the number of tasks learned so far.
 //! Indices count from 0, so the last row is `a[T-1]`.
 //!
-//! * [Average accuracy](AccuracyMatrix::average): how well all tasks are solved at the end.
-//!   `A = 1/T Σ_{j<T} a[T-1][j]`
-//! * [Forgetting](AccuracyMatrix::forgetting): how far earlier tasks fell below their best accuracy.
-//!   `F = 1/(T-1) Σ_{j<T-1} ( max_{j≤i<T-1} a[i][j] − a[T-1][j] )`
+//! * [Average accuracy](AccuracyMatrix::average): how well all tasks are solved at the end. `A =
+//!   1/T Σ_{j<T} a[T-1][j]`
+//! * [Forgetting](AccuracyMatrix::forgetting): how far earlier tasks fell below their best
+//!   accuracy. `F = 1/(T-1) Σ_{j<T-1} ( max_{j≤i<T-1} a[i][j] − a[T-1][j] )`
 //! * [Backward transfer](AccuracyMatrix::backward_transfer): how later tasks changed earlier ones.
 //!   `BWT = 1/(T-1) Σ_{j<T-1} ( a[T-1][j] − a[j][j] )`
 //! * [Forward transfer](AccuracyMatrix::forward_transfer): how much the network knows of a task
 //!   before it is trained on it. `FWT = 1/(T-1) Σ_{1≤j<T} ( a[j-1][j] − b[j] )`
 //!
 //! `b[j]` is the accuracy of the untrained network on task `j`. Less forgetting is better, and more
-//! of everything else. A network that forgets everything has the accuracy of the last task divided
-//! by `T` as its average, forgetting near 1, and a BWT near −1. In class-incremental learning the
+//! of everything else. A network that learns each task perfectly and forgets all earlier ones has an
+//! average accuracy of `1/T`, a forgetting of 1 and a BWT of −1. In class-incremental learning the
 //! FWT is about `-b`, since a network does not predict classes that it has never seen.
 //!
 //! ```

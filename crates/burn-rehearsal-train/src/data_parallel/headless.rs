@@ -16,11 +16,11 @@ use crate::compat::{Renderer, TrainingView};
 /// ```no_run
 /// # use burn::train::{LearnerModel, SupervisedTraining};
 /// # use burn_rehearsal_collective::Rank;
-/// use burn_rehearsal_train::data_parallel::without_renderer;
-///
-/// fn quiet<M: LearnerModel>(training: SupervisedTraining<M>, rank: &Rank) -> SupervisedTraining<M> {
-///     if rank.is_root() { training } else { without_renderer(training) }
-/// }
+/// # use burn_rehearsal_train::data_parallel::without_renderer;
+/// # fn on_ranks<M: LearnerModel>(training: SupervisedTraining<M>, rank: &Rank)
+/// #     -> SupervisedTraining<M> {
+/// let training = if rank.is_root() { training } else { without_renderer(training) };
+/// # training }
 /// ```
 pub fn without_renderer<M: LearnerModel>(training: SupervisedTraining<M>) -> SupervisedTraining<M> {
     training

@@ -40,7 +40,8 @@
 //!
 //! ```text
 //! compare settings and models ─► copy parameters, ids, optimizer state and schedule of rank 0
-//! every step:   next() ─► status words (all-gather) ─► forward, backward ─► all-reduce ─► optimizer
+//! every step:   next() ─► status words (all-gather) ─► forward, backward ─► all-reduce
+//!               ─► optimizer
 //! every epoch:  average batch-norm statistics ─► compare parameters ─► validate ─► status words
 //!               ─► checkpoint ─► status words
 //! ```

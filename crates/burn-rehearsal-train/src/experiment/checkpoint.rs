@@ -505,7 +505,7 @@ fn prune(directory: &Path, keep: usize, damaged: &[u64]) -> Result<(), Checkpoin
         if kept < keep.max(1) && !damaged.contains(&number) && is_complete(&path)? {
             kept += 1;
         } else {
-            // Incomplete checkpoints of killed runs are removed as well.
+            // Incomplete checkpoints of killed runs are removed, too.
             old.push(path);
         }
     }

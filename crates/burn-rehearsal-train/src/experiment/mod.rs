@@ -26,8 +26,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! The report is the same on all ranks, except for times and for the curves and pictures, which only
-//! rank 0 has.
+//! The report is the same on all ranks, except for times and for the curves and pictures, which
+//! only rank 0 has.
 //!
 //! # Resuming
 //!
@@ -42,8 +42,8 @@
 //! * On another number of ranks, the buffer keeps every stored sample. Within an epoch, the run
 //!   resumes at the whole step before its position. [`RunReport::earlier_world_sizes`] lists the
 //!   earlier numbers of ranks.
-//! * The method with its options, the seed, the number of tasks, the [`Fingerprint`] of the data and
-//!   the [configuration of the buffer](RehearsalConfig::agreed) must be those of the first run.
+//! * The method with its options, the seed, the number of tasks, the [`Fingerprint`] of the data
+//!   and the [configuration of the buffer](RehearsalConfig::agreed) must be those of the first run.
 //!   Otherwise the run fails and leaves the checkpoints unchanged.
 //! * The directory must be on a file system that all ranks share.
 //!

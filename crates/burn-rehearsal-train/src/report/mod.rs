@@ -28,10 +28,10 @@
 //! * **Does training converge?** [`RunReport::curves`] has the loss after every epoch, and the
 //!   accuracies if they were measured
 //!   ([`evaluate_every`](crate::experiment::Settings::evaluate_every)).
-//! * **What does rehearsal cost?** [`Time::phases_ms`](schema::Time::phases_ms) has the mean time of
-//!   each phase of a step. `wait` and `assemble` are the cost of rehearsal in a step, apart from the
-//!   additional rows. `insert`, `plan`, `exchange` and `deliver` run in the background. On a GPU,
-//!   only `load`, `wait` and the background phases are measured, unless the run was profiled
+//! * **What does rehearsal cost?** [`Time::phases_ms`](schema::Time::phases_ms) has the mean time
+//!   of each phase of a step. `wait` and `assemble` are the cost of rehearsal in a step, apart from
+//!   the additional rows. `insert`, `plan`, `exchange` and `deliver` run in the background. On a
+//!   GPU, only `load`, `wait` and the background phases are measured, unless the run was profiled
 //!   ([`phases_exact`](schema::Time::phases_exact)).
 //! * **What does the buffer hold?** [`BufferReport`](schema::BufferReport) has the number of stored
 //!   samples of each class. Two runs with equal digests stored and replayed the same samples, bit

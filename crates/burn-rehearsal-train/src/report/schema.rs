@@ -296,9 +296,9 @@ impl PerStep {
 }
 
 impl RunReport {
-    /// Writes the report to `report.json` in `directory`, and its [pictures](BufferReport::pictures)
-    /// next to it. Creates the directory if it is missing, and returns the path. Files are replaced
-    /// atomically, see [`write_atomically`].
+    /// Writes the report to `report.json` in `directory`, and its
+    /// [pictures](BufferReport::pictures) next to it. Creates the directory if it is missing, and
+    /// returns the path. Files are replaced atomically, see [`write_atomically`].
     ///
     /// # Errors
     ///

@@ -17,17 +17,14 @@ impl<W: Workload> Run<'_, W> {
     /// Continues from a checkpoint.
     pub(super) fn resume(&mut self, found: Found) -> Result<(), ExperimentError> {
         let Found { mut state, learner, buffer } = found;
-        let run =
-            |state: &RunState| (state.method.clone(), state.seed, state.accuracy.top1.tasks());
+        let run = |RunState { method, seed, accuracy, .. }: &RunState| {
+            format!("method {method}, seed {seed}, {} tasks", accuracy.top1.tasks())
+        };
         let [before, now] = [run(&state), run(&self.state)];
         if before != now {
-            let reason = format!(
-                "it has method {}, seed {} and {} tasks; this run has method {}, seed {} and {} tasks",
-                before.0, before.1, before.2, now.0, now.1, now.2
-            );
             return Err(CheckpointError::Foreign {
                 path: buffer.with_file_name("manifest.json"),
-                reason,
+                reason: format!("it is of a run with {before}; this run has {now}"),
             }
             .into());
         }
