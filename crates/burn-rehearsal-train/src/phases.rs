@@ -47,7 +47,7 @@ named! {
 const OF_TRAINING: usize = 6;
 
 impl Phase {
-    /// The phase with this name.
+    /// The phase with this name. `None` if there is none.
     pub fn from_name(name: &str) -> Option<Self> {
         name.parse().ok()
     }
