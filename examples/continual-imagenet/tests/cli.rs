@@ -175,7 +175,7 @@ fn invalid_numbers_are_refused_by_name_before_a_file_is_written() {
     );
     refused(&["--candidates", "9"], &["`--candidates 9`", "`--batch-size 8`"]);
     refused(&["--candidates", "0"], &["`--candidates 0`", "at least 1"]);
-    for capacity in ["0", "0%", "0.01%", "0MiB", "10e-6MiB"] {
+    for capacity in ["0", "0%", "0.01%", "0B", "10e-6MiB"] {
         refused(&["--capacity", capacity], &["--capacity", capacity, "single sample"]);
     }
     refused(&["--capacity", "1", "--ranks", "2"], &["`--capacity 1`", "2 ranks"]);
