@@ -175,13 +175,16 @@ fn invalid_numbers_are_refused_by_name_before_a_file_is_written() {
     );
     refused(&["--candidates", "9"], &["`--candidates 9`", "`--batch-size 8`"]);
     refused(&["--candidates", "0"], &["`--candidates 0`", "at least 1"]);
-    for capacity in ["0", "0%", "0.01%", "0B", "10e-6MiB"] {
-        refused(&["--capacity", capacity], &["--capacity", capacity, "single sample"]);
+    for (capacity, shown) in
+        [("0", "0"), ("0%", "0%"), ("0.01%", "0.01%"), ("0MiB", "0B"), ("10e-6MiB", "10B")]
+    {
+        let named = format!("`--capacity {shown}`");
+        refused(&["--capacity", capacity], &[&named, "single sample"]);
     }
     refused(&["--capacity", "1", "--ranks", "2"], &["`--capacity 1`", "2 ranks"]);
     refused(
         &["--capacity", "0.2KiB", "--representatives", "8"],
-        &["`--representatives 8`", "`--capacity 0.2KiB`"],
+        &["`--representatives 8`", "`--capacity 204B`"],
     );
     misused(&["--candidates", "half"], &["half", "25%"]);
     refused(&["--representatives", "200000%"], &["--representatives", "at most"]);
