@@ -20,29 +20,38 @@ const BESIDE: i32 = 28;
 impl Comparison<'_> {
     /// Accuracies as an SVG figure.
     ///
-    /// Left: average top-1 accuracy over the tasks seen against the number of tasks learned, a line
-    /// for each group. Right: the [accuracy matrix] of each group as a heat map in per cent (row:
+    /// First: average top-1 accuracy over the tasks seen against the number of tasks learned, a line
+    /// for each group. Then: the [accuracy matrix] of each group as a heat map in per cent (row:
     /// after this task, column: on this task). Groups of several runs are shown as their mean; bars
-    /// are ± one sample standard deviation. The figure is 1000 pixels wide with up to 20 tasks.
+    /// are ± one sample standard deviation. The figure is 1000 pixels wide with up to 40 tasks.
     ///
     /// The figure needs no other file. It has a title and a description for screen readers, and
     /// follows the viewer's light or dark colour scheme.
     ///
     /// [accuracy matrix]: burn_rehearsal_train::metrics::AccuracyMatrix
     pub fn accuracy_svg(&self) -> String {
-        let maps = Maps::plan(self);
-        let width = WIDTH.max(CURVES.0 + maps.width());
-        let left = width - maps.width();
+        let maps = Maps::plan(self, WIDTH - CURVES.0);
+        // Many or large maps are below the curves rather than next to them.
+        let below = maps.height() > CURVES.1 + 40;
+        let maps = if below { Maps::plan(self, WIDTH + MARGIN) } else { maps };
+        let (left, width) = match below {
+            true => (WIDTH, WIDTH.max(maps.width() - MARGIN)),
+            false => {
+                let width = WIDTH.max(CURVES.0 + maps.width());
+                (width - maps.width(), width)
+            }
+        };
         let legend = self.legend(Swatch::Marker, left);
         let height = CURVES.1 + legend.height;
+        let corner = if below { (0, height) } else { (left, 0) };
         let mut canvas = Canvas::new(
             "accuracy",
             "Accuracy as tasks are learned",
             &self.describe_accuracy(),
-            (width, height.max(maps.height())),
+            (width, height.max(corner.1 + maps.height())),
         );
         curves(&mut canvas, self, &legend, (left, height));
-        maps.draw(&mut canvas, &self.groups, left);
+        maps.draw(&mut canvas, &self.groups, corner);
         canvas.finish()
     }
 
@@ -60,7 +69,7 @@ impl Comparison<'_> {
     }
 }
 
-/// The left part of the figure, `size` pixels from the upper left corner.
+/// Draws the curves in the upper left corner, in a part of the figure of this size.
 fn curves(canvas: &mut Canvas, comparison: &Comparison<'_>, legend: &Legend, size: (i32, i32)) {
     let title = "Average top-1 accuracy over the tasks seen (%)";
     canvas.text(title, (MARGIN, 20), 14, Align::Start, INK);
@@ -125,14 +134,15 @@ impl Maps {
     /// Space above the first row of panels, for a title of two lines.
     const HEAD: i32 = 58;
 
-    fn plan(comparison: &Comparison<'_>) -> Self {
+    /// The layout in this width, or in that of one panel if it is larger.
+    fn plan(comparison: &Comparison<'_>, width: i32) -> Self {
         let groups = &comparison.groups;
         let tasks = count(comparison.tasks()).max(1);
         // With many tasks cells shrink as far as "100" fits.
         let cell = ((240 / tasks).clamp(23, 40), (180 / tasks).clamp(17, 26));
         let title = groups.iter().map(|group| text_width(&group.title(), 12)).max().unwrap_or(0);
         let panel = (BESIDE + (tasks * cell.0).max(title) + MARGIN, ABOVE + tasks * cell.1 + BELOW);
-        let columns = ((WIDTH - CURVES.0) / panel.0).clamp(1, count(groups.len()).max(1));
+        let columns = (width / panel.0).clamp(1, count(groups.len()).max(1));
         Self { cell, panel, columns, rows: (count(groups.len()) + columns - 1) / columns }
     }
 
@@ -145,22 +155,17 @@ impl Maps {
         Self::HEAD + self.rows * self.panel.1
     }
 
-    fn draw(&self, canvas: &mut Canvas, groups: &[Group<'_>], left: i32) {
-        canvas.text("Top-1 accuracy on every task (%)", (left, 20), 14, Align::Start, INK);
-        canvas.text(
-            "row: after this task, column: on this task",
-            (left, 40),
-            11,
-            Align::Start,
-            FAINT,
-        );
+    /// Draws the maps with their upper left corner at `corner`.
+    fn draw(&self, canvas: &mut Canvas, groups: &[Group<'_>], corner: (i32, i32)) {
+        let (left, top) = (corner.0.max(MARGIN), corner.1);
+        canvas.text("Top-1 accuracy on every task (%)", (left, top + 20), 14, Align::Start, INK);
+        let axes = "row: after this task, column: on this task";
+        canvas.text(axes, (left, top + 40), 11, Align::Start, FAINT);
         for (index, group) in groups.iter().enumerate() {
             let index = count(index);
-            let corner = (
-                left + index % self.columns * self.panel.0,
-                Self::HEAD + index / self.columns * self.panel.1,
-            );
-            self.panel(canvas, group, corner);
+            let x = corner.0 + index % self.columns * self.panel.0;
+            let y = corner.1 + Self::HEAD + index / self.columns * self.panel.1;
+            self.panel(canvas, group, (x, y));
         }
     }
 

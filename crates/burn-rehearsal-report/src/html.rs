@@ -45,9 +45,9 @@ const METHODS: &str = "Accuracies are averages over the tasks learned, after the
     better. Forward transfer is the mean accuracy on a task just before it is learned, minus that \
     of the untrained network; more is better. images/s: incoming training images of all ranks, without \
     representatives, per second of training.";
-const ACCURACY: &str = "Left: the average accuracy over the tasks learned so far. Right: each row \
-    is the state after a task, and each column is the test set of a task. A task that is forgotten \
-    fades from top to bottom.";
+const ACCURACY: &str = "The curves are the average accuracy over the tasks learned so far. In the \
+    maps, each row is the state after a task, and each column is the test set of a task. A task \
+    that is forgotten fades from top to bottom.";
 const WITHIN: &str = "Accuracies that were measured between the ends of tasks.";
 const LOSS: &str = "The loss is a mean over incoming rows and representatives.";
 const PHASES: &str = "Wide bars are the phases of the training thread. Narrow bars are the \
