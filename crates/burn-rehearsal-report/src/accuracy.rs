@@ -20,10 +20,11 @@ const BESIDE: i32 = 28;
 impl Comparison<'_> {
     /// Accuracies as an SVG figure.
     ///
-    /// First: average top-1 accuracy over the tasks seen against the number of tasks learned, a line
-    /// for each group. Then: the [accuracy matrix] of each group as a heat map in per cent (row:
-    /// after this task, column: on this task). Groups of several runs are shown as their mean; bars
-    /// are ± one sample standard deviation. The figure is 1000 pixels wide with up to 40 tasks.
+    /// First: average top-1 accuracy over the tasks seen against the number of tasks learned, a
+    /// line for each group. Then: the [accuracy matrix] of each group as a heat map in per cent
+    /// (row: after this task, column: on this task). Groups of several runs are shown as their
+    /// mean; bars are ± one sample standard deviation. The figure is 1000 pixels wide with up to 40
+    /// tasks.
     ///
     /// The figure needs no other file. It has a title and a description for screen readers, and
     /// follows the viewer's light or dark colour scheme.

@@ -1,5 +1,6 @@
-//! Runs as comma-separated values, for other tools. Tasks and epochs are numbered from 1, accuracies
-//! are fractions, values that were not measured are empty, and lines end with a line feed.
+//! Runs as comma-separated values, for other tools. Tasks and epochs are numbered from 1,
+//! accuracies are fractions, values that were not measured are empty, and lines end with a line
+//! feed.
 
 use crate::Comparison;
 use burn_rehearsal_train::metrics::MeanSd;

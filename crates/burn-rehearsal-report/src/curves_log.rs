@@ -34,9 +34,9 @@ pub struct CurvesLog {
 }
 
 impl CurvesLog {
-    /// Begins a log of runs of `tasks` tasks with the epochs of the `finished` runs. An earlier file
-    /// at `path` is replaced. Without an earlier file and finished runs, the file is created by the
-    /// first [`append`](Self::append).
+    /// Begins a log of runs of `tasks` tasks with the epochs of the `finished` runs. An earlier
+    /// file at `path` is replaced. Without an earlier file and finished runs, the file is created
+    /// by the first [`append`](Self::append).
     ///
     /// # Errors
     /// [`ReportError::Io`] with the file or its directory.

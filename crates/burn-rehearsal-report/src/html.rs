@@ -10,18 +10,21 @@ use std::fmt::Write;
 
 /// The style sheet: for paper, for narrow screens, and for light and dark viewers.
 const STYLE: &str = "
-:root { color-scheme: light dark; --paper: #fff; --ink: #222; --faint: #666; --rule: #ccc; --mark: #b34f00; }
+:root { color-scheme: light dark; }
+:root { --paper: #fff; --ink: #222; --faint: #666; --rule: #ccc; --mark: #b34f00; }
 @media (prefers-color-scheme: dark) {
 :root { --paper: #101317; --ink: #e4e4e4; --faint: #a2a2a2; --rule: #444; --mark: #f58743; }
 }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 1040px; margin: 2rem auto; padding: 0 1rem; }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); }
+body { max-width: 1040px; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; margin-bottom: 0; }
 h2 { font-size: 1.15rem; margin: 2.2rem 0 .4rem; }
 p { margin: .4rem 0; max-width: 46rem; }
 .note { color: var(--faint); }
 .wide { overflow-x: auto; margin-top: .8rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .6rem; text-align: right; vertical-align: bottom; border-bottom: 1px solid var(--rule); white-space: nowrap; }
+th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--rule); }
+th, td { text-align: right; vertical-align: bottom; white-space: nowrap; }
 th { font-weight: 600; white-space: normal; }
 th:first-child { text-align: left; padding-left: 0; }
 tbody th { font-weight: 400; white-space: nowrap; }
@@ -43,8 +46,8 @@ const METHODS: &str = "Accuracies are averages over the tasks learned, after the
     Forgetting is the mean drop of the earlier tasks from their best accuracy; less is better. \
     Backward transfer is the mean change of the earlier tasks since they were learned; more is \
     better. Forward transfer is the mean accuracy on a task just before it is learned, minus that \
-    of the untrained network; more is better. images/s: incoming training images of all ranks, without \
-    representatives, per second of training.";
+    of the untrained network; more is better. images/s: incoming training images of all ranks, \
+    without representatives, per second of training.";
 const ACCURACY: &str = "The curves are the average accuracy over the tasks learned so far. In the \
     maps, each row is the state after a task, and each column is the test set of a task. A task \
     that is forgotten fades from top to bottom.";

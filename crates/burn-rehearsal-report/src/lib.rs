@@ -47,19 +47,20 @@
 //!
 //! # Reading the report
 //!
-//! **Methods.** The table has these columns. The equations are in [`burn_rehearsal_train::metrics`].
+//! **Methods.** The table has these columns. The equations are in
+//! [`burn_rehearsal_train::metrics`].
 //!
 //! | column | meaning | better |
 //! |---|---|---|
-//! | top-1 | share of test samples whose most likely class is right, averaged over the tasks learned, after the last of them | more |
-//! | top-5 | the same for the five most likely classes | more |
+//! | top-1 | average accuracy over the tasks learned, after the last of them | more |
+//! | top-5 | the same, if the right class is among the five most likely | more |
 //! | forgetting | mean drop of the earlier tasks from their best accuracy | less |
 //! | backward transfer | mean change of the earlier tasks since they were learned | more |
-//! | forward transfer | mean accuracy on a task just before it is learned, minus that of the untrained network | more |
+//! | forward transfer | mean accuracy on new tasks, minus that of the untrained network | more |
 //! | total | wall-clock time of the run with evaluations, in seconds | less |
 //! | training | wall-clock time of training alone, in seconds | less |
 //! | × incremental | training time divided by that of incremental training | less |
-//! | images/s | incoming training samples of all ranks per second of training, without representatives | more |
+//! | images/s | incoming training samples of all ranks per second of training | more |
 //!
 //! Incremental training is usually the lower bound of accuracy, and training from scratch on all
 //! data so far the upper bound. A good buffer comes close to the upper bound at little more than
