@@ -1,11 +1,11 @@
-//! What the fuzz targets share.
+//! Helpers of the fuzz targets.
 //!
-//! Readers of files are given files: in memory where there is such a folder, for the sake of speed.
+//! Readers of files read real files, in a directory in memory if there is one.
 
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-/// A folder that is a process's own, and empty.
+/// An empty directory of this process.
 #[must_use]
 pub fn folder() -> TempDir {
     let memory = Path::new("/dev/shm");
@@ -13,14 +13,14 @@ pub fn folder() -> TempDir {
     tempfile::tempdir_in(parent).expect("a folder")
 }
 
-/// Writes a file and gives its path.
+/// Writes a file and returns its path.
 pub fn write(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     let path = folder.join(name);
     std::fs::write(&path, bytes).expect("a file");
     path
 }
 
-/// The input cut in `N` parts at lines that consist of `---`; parts that are missing are empty.
+/// Splits the input into `N` parts at lines that consist of `---`. Missing parts are empty.
 #[must_use]
 pub fn parts<const N: usize>(mut input: &[u8]) -> [&[u8]; N] {
     const CUT: &[u8] = b"\n---\n";

@@ -1,13 +1,15 @@
-//! The files of a buffer's checkpoint, of one rank and of two, with digests that are right: what a
-//! forger could do.
+//! Checkpoints of a buffer on one rank and on two ranks, with valid digests, as an attacker could
+//! make them.
 //!
-//! An input is, for each file, the JSON of its header, a byte 0, and its data. The length of the
-//! header, digests and the manifest are made to fit.
+//! An input contains, for each file, the JSON of the header, a zero byte, and the data. The target
+//! adds the length of the header, the digests and the manifest.
 #![no_main]
 
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 use burn_rehearsal::checkpoint::{BUFFER, FileEntry, Manifest};
-use burn_rehearsal::{Capacity, OnRepeat, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, SamplingKind};
+use burn_rehearsal::{
+    Capacity, OnRepeat, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig, SamplingKind,
+};
 use burn_rehearsal_fuzz::{folder, write};
 use libfuzzer_sys::fuzz_target;
 use std::path::Path;
@@ -28,7 +30,8 @@ struct Batch {
 
 fn batch(step: usize) -> Batch {
     let device = Device::flex();
-    let ints = |values: Vec<i64>| Tensor::<1, Int>::from_data(TensorData::new(values, [3]), &device);
+    let ints =
+        |values: Vec<i64>| Tensor::<1, Int>::from_data(TensorData::new(values, [3]), &device);
     let bytes: Vec<u8> = (0..12).map(|value| (7 * step + value) as u8).collect();
     Batch {
         image: Tensor::from_data(TensorData::new(bytes, [3, 2, 2]), (&device, DType::U8)),
@@ -41,7 +44,8 @@ fn batch(step: usize) -> Batch {
 
 fn config(kind: u8) -> RehearsalConfig {
     let policy = PolicyKind::ALL[kind as usize % PolicyKind::ALL.len()];
-    let sampling = SamplingKind::ALL[kind as usize / PolicyKind::ALL.len() % SamplingKind::ALL.len()];
+    let sampling =
+        SamplingKind::ALL[kind as usize / PolicyKind::ALL.len() % SamplingKind::ALL.len()];
     let on_repeat = if kind % 2 == 0 { OnRepeat::KeepBoth } else { OnRepeat::SkipIfStored };
     RehearsalConfig::new(Capacity::Samples(9))
         .with_candidates(2)
@@ -52,8 +56,8 @@ fn config(kind: u8) -> RehearsalConfig {
         .with_execution(burn_rehearsal::Execution::Inline)
 }
 
-/// The offsets of a file's tensors, in order, and the file's bytes; `None` if not even the header
-/// makes sense.
+/// The offsets of the tensors in a file, in order, and the bytes of the file; `None` if the header
+/// is invalid.
 fn file(input: &[u8]) -> Option<(Vec<(usize, usize)>, Vec<u8>)> {
     let at = input.iter().position(|&byte| byte == 0)?;
     let (json, data) = (&input[..at], &input[at + 1..]);
@@ -61,7 +65,10 @@ fn file(input: &[u8]) -> Option<(Vec<(usize, usize)>, Vec<u8>)> {
     let mut places = Vec::new();
     for (name, tensor) in header.iter().filter(|(name, _)| *name != "__metadata__") {
         let place = tensor.get("data_offsets")?;
-        let place = (usize::try_from(place.get(0)?.as_u64()?).ok()?, usize::try_from(place.get(1)?.as_u64()?).ok()?);
+        let place = (
+            usize::try_from(place.get(0)?.as_u64()?).ok()?,
+            usize::try_from(place.get(1)?.as_u64()?).ok()?,
+        );
         if place.0 > place.1 || place.1 > 1 << 16 {
             return None;
         }
@@ -94,12 +101,16 @@ fn forge(directory: &Path, inputs: &[&[u8]]) -> Option<()> {
         let (places, bytes) = file(input)?;
         let name = format!("rank-{rank:05}.safetensors");
         write(directory, &name, &bytes);
-        entries.push(FileEntry { name, bytes: bytes.len() as u64, digest: digest(&bytes, &places)? });
+        entries.push(FileEntry {
+            name,
+            bytes: bytes.len() as u64,
+            digest: digest(&bytes, &places)?,
+        });
     }
     Manifest::new(BUFFER, entries, &()).ok()?.write(directory).ok()
 }
 
-/// Restores, and goes on for some steps if that works.
+/// Restores a checkpoint and, if that succeeds, runs a few steps.
 fn restore(directory: &Path, kind: u8) -> bool {
     let buffer: RehearsalBuffer<Batch> = config(kind).init().expect("a buffer");
     if buffer.restore(directory, &Device::flex()).is_err() {
@@ -117,15 +128,15 @@ fn restore(directory: &Path, kind: u8) -> bool {
     true
 }
 
-/// What a checkpoint's file is as an input.
+/// Converts a file of a checkpoint to an input.
 fn as_input(bytes: &[u8]) -> Vec<u8> {
     let length = u64::from_le_bytes(bytes[..8].try_into().expect("a header")) as usize;
     let (header, data) = bytes[8..].split_at(length);
     [header.trim_ascii_end(), &[0], data].concat()
 }
 
-/// Writes the seeds to the folder that `SEEDS` names, and sees that this target still knows how
-/// digests are made.
+/// Writes seeds to the directory in `SEEDS`, and checks that this target computes digests as
+/// checkpoints do.
 static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
     let folder = folder();
     let seeds = std::env::var_os("SEEDS");
@@ -133,7 +144,8 @@ static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
         for ranks in [1, 2] {
             let written = folder.path().join("written");
             let results = burn_rehearsal_collective::run_threads(ranks, |threads| {
-                let buffer: RehearsalBuffer<Batch> = RehearsalBuffer::new(&config(kind), Box::new(threads))?;
+                let buffer: RehearsalBuffer<Batch> =
+                    RehearsalBuffer::new(&config(kind), Box::new(threads))?;
                 for step in 0..9 {
                     if step == 4 {
                         buffer.begin_task(1)?;
@@ -143,11 +155,13 @@ static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
                 buffer.checkpoint(&written)
             });
             assert!(results.iter().all(Result::is_ok), "{results:?}");
-            let file = |rank: usize| std::fs::read(written.join(format!("rank-{rank:05}.safetensors"))).expect("a file");
+            let file = |rank: usize| {
+                std::fs::read(written.join(format!("rank-{rank:05}.safetensors"))).expect("a file")
+            };
             let inputs: Vec<Vec<u8>> = (0..ranks).map(|rank| as_input(&file(rank))).collect();
             let inputs: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
-            forge(folder.path(), &inputs).expect("the checkpoint again");
-            assert!(restore(folder.path(), kind), "the digests of checkpoints are made in another way now");
+            forge(folder.path(), &inputs).expect("a valid checkpoint");
+            assert!(restore(folder.path(), kind), "checkpoints compute digests differently");
             if let Some(seeds) = &seeds {
                 let input = [&[kind, ranks as u8][..], &inputs.join(&b"\n---\n"[..])].concat();
                 write(Path::new(seeds), &format!("{kind}-{ranks}"), &input);

@@ -1,4 +1,4 @@
-//! The batches of CIFAR-10 and CIFAR-100.
+//! Files of CIFAR-10 and CIFAR-100.
 #![no_main]
 
 use burn_rehearsal_fuzz::{folder, write};
@@ -22,7 +22,7 @@ fuzz_target!(|input: &[u8]| {
     let which = if kind & 1 == 0 { Cifar::Ten } else { Cifar::Hundred };
     let name = if kind & 1 == 0 { "data_batch_1.bin" } else { "train.bin" };
     let suffix = if kind & 2 == 0 { "" } else { ".gz" };
-    // The whole file need not be found by chance.
+    // Complete records are unlikely to be found by chance.
     let mut bytes = bytes.to_vec();
     if kind & 4 != 0 {
         bytes.resize(bytes.len().next_multiple_of(3072 + 1 + usize::from(kind & 1)), 7);
@@ -31,11 +31,11 @@ fuzz_target!(|input: &[u8]| {
     for side in [32, 8] {
         if let Ok(data) = open_cifar(FOLDER.path(), which, side) {
             for index in 0..data.train.len().min(8) {
-                let image = data.train.get(index).expect("what was opened can be read");
+                let image = data.train.get(index).expect("a valid sample");
                 assert_eq!(image.pixels.len(), 3 * side * side);
                 assert!(image.class < data.classes);
             }
         }
     }
-    std::fs::remove_file(written).expect("the file is ours");
+    std::fs::remove_file(written).expect("a removable file");
 });

@@ -12,8 +12,10 @@ static FOLDER: LazyLock<TempDir> = LazyLock::new(folder);
 
 fuzz_target!(|input: &[u8]| {
     let path = write(FOLDER.path(), "run.toml", input);
-    let Ok(config) = Config::from_arguments(["--config".as_ref(), path.as_os_str()]) else { return };
-    // What the program makes of it before it looks at any data.
+    let Ok(config) = Config::from_arguments(["--config".as_ref(), path.as_os_str()]) else {
+        return;
+    };
+    // Everything that the program derives before it opens data.
     let _ = config.images();
     let rehearsal = config.rehearsal(1000, 10);
     let _ = config.buffer_len(&rehearsal, 28);

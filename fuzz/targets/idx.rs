@@ -1,4 +1,4 @@
-//! MNIST's files: images and labels of the training part; the test part is whole.
+//! Images and labels of the training part of MNIST. The test part is valid.
 #![no_main]
 
 use burn_rehearsal_fuzz::{folder, parts, write};
@@ -9,14 +9,18 @@ use tempfile::TempDir;
 
 static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
     let folder = folder();
-    write(folder.path(), "t10k-images-idx3-ubyte", &[0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 2, 9, 9, 9, 9]);
+    write(
+        folder.path(),
+        "t10k-images-idx3-ubyte",
+        &[0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 2, 9, 9, 9, 9],
+    );
     write(folder.path(), "t10k-labels-idx1-ubyte", &[0, 0, 8, 1, 0, 0, 0, 1, 0]);
     folder
 });
 
 fuzz_target!(|input: &[u8]| {
     let [images, labels] = parts(input);
-    // Compressed, for a change.
+    // The input may be compressed.
     let suffix = if images.starts_with(&[0x1f, 0x8b]) { ".gz" } else { "" };
     let written = write(FOLDER.path(), &format!("train-images-idx3-ubyte{suffix}"), images);
     write(FOLDER.path(), "train-labels-idx1-ubyte", labels);
@@ -30,5 +34,5 @@ fuzz_target!(|input: &[u8]| {
             }
         }
     }
-    std::fs::remove_file(written).expect("the file is ours");
+    std::fs::remove_file(written).expect("a removable file");
 });

@@ -1,5 +1,4 @@
-//! Manifests of checkpoints: any bytes, and any files of any checkpoint with a digest that is
-//! right.
+//! Manifests of checkpoints: arbitrary bytes, and arbitrary entries with a valid digest.
 #![no_main]
 
 use burn_rehearsal::checkpoint::{FileEntry, MANIFEST, Manifest, read_file, write_file};
@@ -12,7 +11,8 @@ const KIND: &str = "fuzzed";
 
 static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
     let folder = folder();
-    write_file(folder.path(), "file", "about", &[("a", b"123"), ("b", b""), ("c", b"4567")]).expect("a file");
+    write_file(folder.path(), "file", "about", &[("a", b"123"), ("b", b""), ("c", b"4567")])
+        .expect("a file");
     folder
 });
 
@@ -29,10 +29,14 @@ fuzz_target!(|input: &[u8]| {
     write(FOLDER.path(), MANIFEST, input);
     read();
     let Ok(text) = std::str::from_utf8(input) else { return };
-    // Names, sizes and digests, a line each.
+    // An entry is three lines: name, size and digest.
     let lines: Vec<&str> = text.lines().collect();
     let entry = |fields: &[&str]| match fields {
-        [name, bytes, digest] => Some(FileEntry { name: (*name).to_owned(), bytes: bytes.parse().ok()?, digest: (*digest).to_owned() }),
+        [name, bytes, digest] => Some(FileEntry {
+            name: (*name).to_owned(),
+            bytes: bytes.parse().ok()?,
+            digest: (*digest).to_owned(),
+        }),
         _ => None,
     };
     let entries: Vec<FileEntry> = lines.chunks(3).filter_map(entry).collect();

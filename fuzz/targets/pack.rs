@@ -1,5 +1,5 @@
-//! A pack of one training and one test shard: `pack.json`, the index of the training shard, its
-//! samples.
+//! A pack with one training and one test shard. An input contains `pack.json`, the index of the
+//! training shard, and its samples.
 #![no_main]
 
 use burn_rehearsal_fuzz::{folder, parts, write};
@@ -11,7 +11,11 @@ use tempfile::TempDir;
 static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
     let folder = folder();
     write(folder.path(), "test-00000.bin", &[5; 12]);
-    write(folder.path(), "test-00000.json", br#"{"blake3":"","offsets":[0,12],"classes":[0],"damaged":[]}"#);
+    write(
+        folder.path(),
+        "test-00000.json",
+        br#"{"blake3":"","offsets":[0,12],"classes":[0],"damaged":[]}"#,
+    );
     folder
 });
 
@@ -22,8 +26,15 @@ fuzz_target!(|input: &[u8]| {
     write(FOLDER.path(), "train-00000.bin", samples);
     let _ = packed_side(FOLDER.path());
     for on_damaged in [OnDamaged::Fail, OnDamaged::Skip] {
-        let Ok(data) = open_pack(FOLDER.path(), &ImageOptions { side: 2, fit: Fit::Stretch, on_damaged }) else { continue };
-        assert_eq!((data.train.len(), data.test.len()), (data.train_labels.len(), data.test_labels.len()));
+        let Ok(data) =
+            open_pack(FOLDER.path(), &ImageOptions { side: 2, fit: Fit::Stretch, on_damaged })
+        else {
+            continue;
+        };
+        assert_eq!(
+            (data.train.len(), data.test.len()),
+            (data.train_labels.len(), data.test_labels.len())
+        );
         for index in 0..data.train.len().min(50) {
             if let Ok(image) = data.train.get(index) {
                 assert_eq!(image.pixels.len(), data.shape.elements());

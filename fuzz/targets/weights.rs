@@ -1,4 +1,4 @@
-//! Weights in the format of safetensors.
+//! Weights in the safetensors format.
 #![no_main]
 
 use burn::nn::LinearConfig;

@@ -11,23 +11,28 @@ use burn_rehearsal_train::data_parallel::compute_type;
 use burn_rehearsal_train::methods::{Classifier, LabelledBatch};
 use std::sync::Arc;
 
-/// A mini-batch of images.
+/// A mini-batch of labeled images, which a [`RehearsalBuffer`](burn_rehearsal::RehearsalBuffer) can
+/// store.
+///
+/// Make it with an [`ImageBatcher`]. A training step of your own takes the input of the network
+/// from [`pixels`](Self::pixels), and the classes from `targets`.
 #[derive(Debug, Clone, RehearsalBatch)]
 pub struct ImageBatch {
-    /// `[rows, channels, height, width]`, values 0..=255; one byte each where the device has bytes.
+    /// The images, `[rows, channels, height, width]`, values 0..=255, of type `u8` if the device
+    /// supports it, otherwise `i32`.
     #[rehearsal(bytes)]
     pub images: Tensor<4, Int>,
-    /// `[rows]`
+    /// The classes, `[rows]`.
     #[rehearsal(class)]
     pub targets: Tensor<1, Int>,
-    /// `[rows]`: the number of each sample in its data set.
+    /// The indices of the samples in their data set, `[rows]`.
     #[rehearsal(id)]
     pub index: Tensor<1, Int>,
-    /// The augmented images, `[rows, channels, height, width]`, values 0..=1, which the network
-    /// sees instead of `images`. The buffer stores `images`.
+    /// Augmented images, `[rows, channels, height, width]`, which replace `images` as the input of
+    /// the network. The buffer stores `images`.
     #[rehearsal(skip)]
     pub augmented: Option<Tensor<4>>,
-    /// How many of the rows, the last ones, are representatives.
+    /// The number of representatives. They are the last rows.
     #[rehearsal(skip, fill = count)]
     pub representatives: usize,
 }
@@ -61,23 +66,39 @@ macro_rules! classify_images {
 classify_images!(Mlp, ConvNet, ResNet, GhostNet, Network);
 
 impl ImageBatch {
-    /// The input of the network: `[rows, channels, height, width]`, values 0..=1.
+    /// The input of the network, `[rows, channels, height, width]`: the augmented images, or the
+    /// original ones with values 0..=1.
     pub fn pixels(self) -> Tensor<4> {
         self.augmented.unwrap_or_else(|| self.images.float() / 255.0)
     }
 }
 
-/// Stacks images.
+/// Stacks [`Image`]s to an [`ImageBatch`].
+///
+/// ```
+/// use burn::data::dataloader::DataLoaderBuilder;
+/// use burn_rehearsal_vision::{ImageBatch, ImageBatcher, data::open_digits};
+///
+/// let digits = open_digits(8)?;
+/// let batcher = ImageBatcher { shape: digits.shape, room: 16 };
+/// let loader = DataLoaderBuilder::new(batcher).batch_size(16).build(digits.train.clone());
+/// let batch: ImageBatch = loader.iter().next().ok_or("no mini-batch")??;
+/// assert_eq!(batch.images.dims(), [16, 1, 8, 8]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct ImageBatcher {
     /// The shape of every image.
     pub shape: ImageShape,
-    /// For how many representatives a mini-batch has room.
+    /// The number of representatives to reserve memory for. With enough memory, the buffer appends
+    /// them without copying the mini-batch. 0 is always valid.
     pub room: usize,
 }
 
 impl Augment {
-    /// The pipeline for mini-batches of an [`experiment`](burn_rehearsal_train::experiment).
+    /// The pipeline as a function on mini-batches, for
+    /// [`AugmentLoader`](burn_rehearsal_train::augmentation::AugmentLoader) and
+    /// [`experiment`](burn_rehearsal_train::experiment).
     pub fn into_augmentation(self) -> Augmentation<ImageBatch> {
         Arc::new(move |batch: ImageBatch, step, rank| {
             let augmented = self.apply_bytes(batch.images.clone(), step, rank)?;
@@ -90,7 +111,7 @@ impl Batcher<Image, ImageBatch> for ImageBatcher {
     fn batch(&self, items: Vec<Image>, device: &Device) -> ImageBatch {
         let rows = items.len();
         let ImageShape { channels, height, width } = self.shape;
-        // Memory that the buffer appends the representatives in.
+        // The buffer appends representatives in the spare capacity.
         let mut pixels = Vec::with_capacity((rows + self.room) * self.shape.elements());
         items.iter().for_each(|image| pixels.extend_from_slice(&image.pixels));
         let integers = |value: fn(&Image) -> usize| {

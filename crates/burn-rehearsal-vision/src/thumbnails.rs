@@ -17,27 +17,27 @@ pub const DRAWN: &str = "drawn.png";
 const COLUMNS: usize = 12;
 const ROWS: usize = 20;
 const DRAWN_ROWS: usize = 4;
-/// The longer side of a thumbnail in pixels: smaller images are magnified, larger ones reduced.
+/// Minimum and maximum of the longer side of a thumbnail in pixels. Other images are scaled.
 const SIDES: [usize; 2] = [32, 48];
 /// Transparent pixels between thumbnails.
 const GAP: u32 = 2;
-/// Bytes of the images that are drawn for the picture of stored images, if a few are within it.
+/// Maximum size in bytes of the images that are drawn for the picture of stored images.
 const MAX_BYTES: usize = 32 << 20;
 
-/// A class, and an image of it.
+/// A class and an image of it.
 type Thumbnail = (usize, RgbaImage);
 
-/// Pictures of a buffer at the end of a run: [stored images](STORED), a row for each class or, with
-/// many classes, for each task; and [one draw](DRAWN) of `representatives` images, as a mini-batch
-/// of rank 0 receives them.
+/// Draws pictures of a buffer at the end of a run: [stored images](STORED), with a row per class
+/// or, for many classes, per task; and [one draw](DRAWN) of `representatives` images, as in a
+/// mini-batch of rank 0.
 ///
 /// `tasks` are the classes of each task, and `per_class` is the number of stored images of each
 /// class.
 ///
-/// Collective: every rank calls it after its last step, because it begins a task of its own. Images
-/// are drawn from all ranks' rows with [`RehearsalBuffer::sample`], which changes no draw of a
-/// step. Only rank 0 returns pictures. There is none if the buffer is empty, or if the images are
-/// neither grey nor coloured.
+/// Collective. Every rank calls it after its last step, because it begins another task. Images are
+/// drawn from the shards of all ranks with [`RehearsalBuffer::sample`], which does not affect the
+/// draws of steps. Only rank 0 returns pictures. Returns none if the buffer is empty, or if images
+/// have neither one nor three channels.
 ///
 /// # Errors
 ///
@@ -63,7 +63,7 @@ pub fn pictures(
 ) -> Result<Vec<Picture>, RehearsalError> {
     let draw = |rows: usize| buffer.sample(if buffer.rank() == 0 { rows } else { 0 });
     let drawn = draw(representatives)?;
-    // A sampling rule may exclude the current task. All rows are of earlier tasks than this one.
+    // A sampling rule may exclude the current task. In a new task, no row is excluded.
     buffer.begin_task(tasks.len())?;
     let bytes: usize = drawn.as_ref().map_or(1, |drawn| drawn.images.dims()[1..].iter().product());
     let stored = draw((MAX_BYTES / bytes.max(1)).clamp(4 * COLUMNS, 2 * ROWS * COLUMNS))?;
@@ -91,7 +91,7 @@ pub fn pictures(
     Ok([stored, drawn].into_iter().flatten().collect())
 }
 
-/// The label and the classes of each row of stored images, in the order of tasks.
+/// The label and the classes of each row of the picture, in the order of tasks.
 fn rows(tasks: &[&[usize]], per_class: &[u64]) -> Vec<(String, Vec<usize>)> {
     let mut seen = HashSet::new();
     let mut rows = Vec::new();
@@ -112,7 +112,7 @@ fn rows(tasks: &[&[usize]], per_class: &[u64]) -> Vec<(String, Vec<usize>)> {
     rows.into_iter().step_by(every).map(label).collect()
 }
 
-/// The images of a mini-batch, all of one size. `None` if they cannot be shown.
+/// The thumbnails of a mini-batch, all of one size; `None` for an unsupported number of channels.
 fn thumbnails(batch: ImageBatch) -> Option<Vec<Thumbnail>> {
     let [_, channels, height, width] = batch.images.dims();
     let classes = batch.targets.try_into_data_as::<i64>().ok()?.try_into_vec::<i64>().ok()?;
@@ -143,7 +143,7 @@ fn thumbnails(batch: ImageBatch) -> Option<Vec<Thumbnail>> {
     Some(classes.iter().zip(pixels.chunks_exact((channels * area).max(1))).map(thumbnail).collect())
 }
 
-/// A picture of labelled rows of thumbnails. `None` if there is no row.
+/// A picture of labeled rows of thumbnails; `None` without rows.
 fn picture(file: &str, title: String, rows: Vec<(String, Vec<&Thumbnail>)>) -> Option<Picture> {
     let (width, height) = rows.first()?.1.first()?.1.dimensions();
     let columns = rows.iter().map(|(_, row)| row.len()).max()?;
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn stored_images_are_in_a_row_of_their_class_and_drawn_ones_are_not_of_the_current_task() {
+    fn stored_images_have_rows_by_class_and_draws_follow_the_sampling_rule() {
         let pictures = pictures(&buffer(), &[&[0], &[1]], &[2, 2], 1).unwrap();
         let [stored, drawn] = &pictures[..] else { panic!("{} pictures", pictures.len()) };
         assert_eq!((stored.file.as_str(), drawn.file.as_str()), (STORED, DRAWN));

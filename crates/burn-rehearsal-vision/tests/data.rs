@@ -1,4 +1,4 @@
-//! Images from disk: every layout, every kind of file, damaged ones, and packs of them.
+//! Images from disk: all layouts and file formats, damaged files, and packs.
 #![cfg(feature = "images")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -33,7 +33,7 @@ fn save(path: &Path, image: impl Into<DynamicImage>) {
     image.into().save_with_format(path, format).unwrap();
 }
 
-/// Two classes with `count` red or grey images each in both parts.
+/// Writes two classes with `count` red or gray images each in both parts.
 fn folder(directory: &Path, count: usize) {
     for part in ["train", "val"] {
         for number in 0..count {
@@ -68,7 +68,7 @@ fn pixels(data: &ImageData) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn a_folder_has_its_classes_in_alphabetical_order_and_every_kind_of_file_becomes_three_channels() {
+fn folders_have_sorted_classes_and_all_formats_become_three_channels() {
     let directory = tempfile::tempdir().unwrap();
     folder(directory.path(), 2);
     let train = directory.path().join("train/c");
@@ -83,7 +83,7 @@ fn a_folder_has_its_classes_in_alphabetical_order_and_every_kind_of_file_becomes
         DynamicImage::ImageLuma16(image::ImageBuffer::from_pixel(5, 9, Luma([0x8000u16]))),
     );
     save(&train.join("2.png"), image::RgbaImage::from_pixel(7, 7, image::Rgba([1, 2, 3, 0])));
-    // A JPEG that is called PNG is a JPEG.
+    // A JPEG with the extension of a PNG.
     save(&train.join("3.jpg"), RgbImage::from_pixel(20, 10, Rgb([90, 90, 90])));
     std::fs::rename(train.join("3.jpg"), train.join("3.png")).unwrap();
     save(&directory.path().join("val/c/0.png"), RgbImage::from_pixel(2, 2, Rgb(RED)));
@@ -101,7 +101,7 @@ fn a_folder_has_its_classes_in_alphabetical_order_and_every_kind_of_file_becomes
         "{:?}",
         means(&image(1))
     );
-    // Cyan on the left; on the right yellow at half brightness.
+    // Cyan on the left, yellow at half brightness on the right.
     let cmyk = image(4).pixels;
     let at = |channel: usize, x: usize| cmyk[channel * 256 + 3 * 16 + x];
     assert!(
@@ -122,10 +122,10 @@ fn a_folder_has_its_classes_in_alphabetical_order_and_every_kind_of_file_becomes
 }
 
 #[test]
-fn an_image_is_stretched_to_a_square_or_its_middle_is_cut_out() {
+fn images_are_stretched_or_cropped_to_squares() {
     let directory = tempfile::tempdir().unwrap();
     folder(directory.path(), 1);
-    // Green, and red in the outer quarters.
+    // Green with red outer quarters.
     let wide = RgbImage::from_fn(32, 16, |x, _| {
         if (8..24).contains(&x) { Rgb([0, 255, 0]) } else { Rgb([255, 0, 0]) }
     });
@@ -142,7 +142,7 @@ fn an_image_is_stretched_to_a_square_or_its_middle_is_cut_out() {
     assert_eq!(means(&first(Fit::Crop)), [0, 255, 0]);
 }
 
-/// Makes mini-batches of sample numbers.
+/// Makes mini-batches of sample indices.
 #[derive(Clone)]
 struct Numbers;
 
@@ -161,11 +161,11 @@ fn batches(data: &ImageData, size: usize, workers: usize) -> Vec<Vec<usize>> {
 }
 
 #[test]
-fn a_damaged_image_ends_the_run_with_its_path_or_is_left_out_and_counted() {
+fn damaged_images_are_errors_or_are_skipped_and_listed() {
     let directory = tempfile::tempdir().unwrap();
     folder(directory.path(), 3);
     let damaged = directory.path().join("train/a/1.jpg");
-    // Cut off in the middle of the pixels; a forgiving decoder would make it grey from there on.
+    // Truncated within the pixels. A lenient decoder would return gray pixels.
     save(&damaged, RgbImage::from_fn(64, 64, |x, y| Rgb([(x * y) as u8, x as u8, y as u8])));
     let bytes = std::fs::read(&damaged).unwrap();
     std::fs::write(&damaged, &bytes[..bytes.len() * 2 / 3]).unwrap();
@@ -183,7 +183,7 @@ fn a_damaged_image_ends_the_run_with_its_path_or_is_left_out_and_counted() {
         assert_eq!(
             batches(&lenient, 1, workers),
             [[0], [2], [3], [4], [5]],
-            "a mini-batch without a sample is none"
+            "empty mini-batches are left out"
         );
     }
     assert_eq!(lenient.damaged.paths(), std::slice::from_ref(&damaged));
@@ -193,17 +193,17 @@ fn a_damaged_image_ends_the_run_with_its_path_or_is_left_out_and_counted() {
         let error = strict.train.get(1).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
     }
-    // A file that cannot be read at all is never just left out.
+    // A file that cannot be read is never skipped.
     std::fs::remove_file(&damaged).unwrap();
     assert!(lenient.train.get(1).unwrap_err().to_string().contains("cannot read the image"));
 }
 
 #[test]
-fn what_is_wrong_with_a_folder_is_said_with_its_path() {
+fn invalid_folders_are_refused_with_the_reason() {
     let directory = tempfile::tempdir().unwrap();
     let refused = || match open_folder(directory.path(), &options(8)) {
         Err(error) => error.to_string(),
-        Ok(_) => panic!("it was opened"),
+        Ok(_) => panic!("the folder was opened"),
     };
     assert!(refused().contains("there is no `train` folder"));
     std::fs::create_dir_all(directory.path().join("train")).unwrap();
@@ -218,7 +218,7 @@ fn what_is_wrong_with_a_folder_is_said_with_its_path() {
 }
 
 #[test]
-fn tiny_imagenet_has_its_test_classes_in_a_file() {
+fn tiny_imagenet_reads_test_classes_from_its_annotations() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path();
     for (class, value) in [("n01", 10), ("n02", 20)] {
@@ -269,7 +269,7 @@ fn cifar_is_read_from_its_binary_files() {
         (3 * 40 * 40, [40, 41, 42])
     );
 
-    // In CIFAR-100 the superclass comes before the class.
+    // In CIFAR-100 the superclass precedes the class.
     write("train.bin", &[3, 77], 5);
     write("test.bin", &[3, 12], 6);
     let hundred = open_cifar(directory.path(), Cifar::Hundred, 32).unwrap();
@@ -287,7 +287,7 @@ fn cifar_is_read_from_its_binary_files() {
 }
 
 #[test]
-fn mnist_is_read_from_idx_files_packed_or_not() {
+fn mnist_is_read_from_plain_and_compressed_idx_files() {
     let directory = tempfile::tempdir().unwrap();
     let idx = |dimensions: &[u32], values: &[u8]| -> Vec<u8> {
         let head = [0, 0, 8, dimensions.len() as u8];
@@ -309,7 +309,7 @@ fn mnist_is_read_from_idx_files_packed_or_not() {
     assert_eq!(&*data.train.get(1).unwrap().pixels, &[5, 6, 7, 8]);
     assert_eq!(&*data.test.get(0).unwrap().pixels, &[9; 4]);
 
-    // A file that was compressed in two parts is read to its end.
+    // A file with two gzip members is read to its end.
     let pieces = idx(&[1, 2, 2], &[6, 7, 8, 9]);
     let member = |bytes: &[u8]| {
         let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -331,12 +331,12 @@ fn mnist_is_read_from_idx_files_packed_or_not() {
 
 #[cfg(unix)]
 #[test]
-fn a_class_whose_name_cannot_be_read_is_not_left_out() {
+fn a_class_name_that_is_not_unicode_is_an_error() {
     use std::os::unix::ffi::OsStrExt;
     let directory = tempfile::tempdir().unwrap();
     folder(directory.path(), 1);
     let name = std::ffi::OsStr::from_bytes(b"caf\xe9");
-    // Some file systems take no such names.
+    // Some file systems do not support such names.
     if std::fs::rename(directory.path().join("train/a"), directory.path().join("train").join(name))
         .is_ok()
     {

@@ -1,10 +1,10 @@
-//! The networks answer as torchvision's and timm's do with the same weights.
+//! Networks have the outputs of torchvision's and timm's networks with the same weights.
 //!
 //! `models/reference.py` computes every weight from its PyTorch name and position, and prints the
-//! answers of PyTorch's networks, which are committed as `models/reference.json`. Here the same
-//! weights are computed, written to a file as PyTorch would (its names, its layout), and loaded.
-//! Since a weight depends on its name and shape, a network with another name or shape somewhere
-//! answers something else.
+//! outputs of PyTorch's networks, which are committed as `models/reference.json`. These tests
+//! compute the same weights, write them to a file with PyTorch's names and layout, and load the
+//! file. A weight depends on its name and shape, so a network with a different name or shape has
+//! different outputs.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -23,7 +23,7 @@ use std::path::Path;
 const CLASSES: usize = 10;
 const ROWS: usize = 2;
 
-/// Values in -0.5..0.5 that follow from the name: FNV-1a of its bytes, then Murmur's finaliser of
+/// Values in -0.5..0.5 that depend on the name: FNV-1a of its bytes, then Murmur's finalizer of
 /// each index.
 fn hashed(name: &str, count: usize) -> impl Iterator<Item = f64> {
     let seed = name
@@ -64,12 +64,12 @@ fn images(side: usize, device: &Device) -> Tensor<4> {
 /// Name, shape, values.
 type Tensors = Vec<(String, Vec<usize>, Vec<f32>)>;
 
-/// A file with all weights of a network, under PyTorch's names.
+/// Writes all weights of a network, with PyTorch's names.
 fn write<M: Module>(network: &M, path: &Path, change: impl Fn(&mut Tensors)) {
     write_as(network, path, (Dtype::F32, DType::F32), change);
 }
 
-/// As [`write`], in numbers of another type.
+/// As [`write`], in a different number format.
 fn write_as<M: Module>(
     network: &M,
     path: &Path,
@@ -114,7 +114,7 @@ fn running_mean<M: Module>(network: &M) -> Vec<f32> {
     burn::store::bridge::to_data(tensor).unwrap().try_into_vec().unwrap()
 }
 
-fn answers_as_pytorch<M: Module>(
+fn matches_pytorch<M: Module>(
     name: &str,
     side: usize,
     build: impl Fn(&Device) -> M,
@@ -146,15 +146,15 @@ fn answers_as_pytorch<M: Module>(
         for (ours, theirs) in ours.iter().zip(&theirs) {
             assert!(
                 (f64::from(*ours) - theirs).abs() < 1e-4 * largest,
-                "{name}, {key}: {ours} is not {theirs}"
+                "{name}, {key}: {ours}, but PyTorch has {theirs}"
             );
         }
     }
 }
 
 #[test]
-fn resnet18_answers_as_torchvisions() {
-    answers_as_pytorch(
+fn resnet18_matches_torchvision() {
+    matches_pytorch(
         "resnet18",
         64,
         |device| ResNetConfig::resnet18(CLASSES).init(device),
@@ -163,8 +163,8 @@ fn resnet18_answers_as_torchvisions() {
 }
 
 #[test]
-fn resnet18_for_small_images_answers_as_torchvisions_with_another_stem() {
-    answers_as_pytorch(
+fn resnet18_with_a_small_stem_matches_torchvision() {
+    matches_pytorch(
         "resnet18 small",
         32,
         |device| ResNetConfig::resnet18(CLASSES).with_stem(Stem::Small).init(device),
@@ -173,8 +173,8 @@ fn resnet18_for_small_images_answers_as_torchvisions_with_another_stem() {
 }
 
 #[test]
-fn resnet50_answers_as_torchvisions() {
-    answers_as_pytorch(
+fn resnet50_matches_torchvision() {
+    matches_pytorch(
         "resnet50",
         64,
         |device| ResNetConfig::resnet50(CLASSES).init(device),
@@ -183,8 +183,8 @@ fn resnet50_answers_as_torchvisions() {
 }
 
 #[test]
-fn resnet50_for_small_images_answers_as_torchvisions_with_another_stem() {
-    answers_as_pytorch(
+fn resnet50_with_a_small_stem_matches_torchvision() {
+    matches_pytorch(
         "resnet50 small",
         32,
         |device| ResNetConfig::resnet50(CLASSES).with_stem(Stem::Small).init(device),
@@ -193,8 +193,8 @@ fn resnet50_for_small_images_answers_as_torchvisions_with_another_stem() {
 }
 
 #[test]
-fn ghostnet_answers_as_timms() {
-    answers_as_pytorch(
+fn ghostnet_matches_timm() {
+    matches_pytorch(
         "ghostnet",
         64,
         |device| GhostNetConfig::new(CLASSES).init(device),
@@ -203,7 +203,7 @@ fn ghostnet_answers_as_timms() {
 }
 
 #[test]
-fn a_saved_network_has_pytorchs_names_and_answers_the_same_when_it_is_loaded() {
+fn saved_networks_have_names_of_pytorch_and_load_again() {
     fn same<M: Module>(
         build: impl Fn(u64) -> M,
         forward: impl Fn(&M, Tensor<4>) -> Tensor<2>,
@@ -245,7 +245,7 @@ fn a_saved_network_has_pytorchs_names_and_answers_the_same_when_it_is_loaded() {
 }
 
 #[test]
-fn weights_of_any_floating_point_type_become_single_precision_and_integers_are_refused() {
+fn weights_of_all_float_types_become_f32_and_integers_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("weights.safetensors");
     let narrow = || ResNetConfig::resnet18(CLASSES).with_width(4).init(&Device::default());
@@ -276,7 +276,7 @@ fn weights_of_any_floating_point_type_become_single_precision_and_integers_are_r
 }
 
 #[test]
-fn weights_of_another_network_are_refused_by_the_name_of_the_parameter() {
+fn weights_of_other_networks_are_refused_with_the_parameter() {
     let device = Device::default();
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("weights.safetensors");
@@ -312,7 +312,7 @@ fn weights_of_another_network_are_refused_by_the_name_of_the_parameter() {
     assert!(matches!(load_safetensors(narrow(), &path), Err(WeightsError::Unreadable { .. })));
 }
 
-/// Casts all parameters to `bf16` but those of batch norms, as training in half precision does.
+/// Casts all parameters except those of batch norms to `bf16`, as training in half precision does.
 #[derive(Default)]
 struct Halve {
     norms: usize,
@@ -350,11 +350,11 @@ fn wave(offset: f64, count: usize, scale: f64) -> Vec<u8> {
         .collect()
 }
 
-/// The expected scores are those of PyTorch 2.15:
+/// The expected scores are from PyTorch 2.15:
 /// `Linear(784, 100), ReLU, Linear(100, 100), ReLU, Linear(100, 10)` with the same weights and
 /// images.
 #[test]
-fn the_mlp_answers_as_pytorchs_with_the_same_weights() {
+fn the_mlp_matches_pytorch() {
     const HIDDEN: usize = 100;
     const PYTORCH: [f32; 20] = [
         -0.74412, -1.0702, -0.89128, -0.27946, 0.48803, 1.05763, 1.1644, 0.75604, 0.01771,

@@ -3,8 +3,8 @@
 use crate::transport;
 use std::io::{IsTerminal, Write};
 
-/// Starts the log on standard error. The first process of a run logs warnings and errors, the others
-/// only errors.
+/// Starts the log on standard error. The first process of a run logs warnings and errors, the
+/// others only errors.
 pub fn init_log() {
     // Burn logs the error of a run on every rank. The program prints it once.
     let level =

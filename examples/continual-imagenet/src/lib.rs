@@ -1,5 +1,5 @@
-//! The program `continual-imagenet`: continual learning with rehearsal (experience replay), from the
-//! embedded digits to ImageNet on many GPUs.
+//! The program `continual-imagenet`: continual learning with rehearsal (experience replay), from
+//! the embedded digits to ImageNet on many GPUs.
 //!
 //! [`main`] runs it. Without arguments it compares three methods on ten classes, learned two at a
 //! time. `continual-imagenet --help` lists the options, and [`Config`] declares them.

@@ -26,8 +26,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 /// The meaning of the columns of the tables.
-const LEGEND: &str = "Top-1 accuracy on each task after the last one, their average, and forgetting: fractions of 1.
-Times in seconds; images/s: incoming training images of all ranks; × incr.: training time relative to incremental.";
+const LEGEND: &str = "\
+Top-1 accuracy on each task after the last one, their average, and forgetting, as fractions of 1.
+Times in seconds. images/s: incoming training images of all ranks. × incr.: training time relative
+to incremental.";
 
 /// The role of configuration fields in comparisons of runs.
 const CONFIG_FIELDS: ConfigFields<'_> = ConfigFields {
@@ -75,7 +77,8 @@ impl Job {
         let (train, test) = (data.train_labels.len(), data.test_labels.len());
         let rehearsal = config.rehearsal(train, data.classes);
         let mut heading = vec![format!(
-            "{}: training images {train}, test images {test}, classes {}; tasks {}, epochs {} per task, ranks {}, device {}",
+            "{}: training images {train}, test images {test}, classes {}; tasks {}, epochs {} per \
+             task, ranks {}, device {}",
             config.data,
             data.classes,
             config.tasks,
@@ -96,7 +99,8 @@ impl Job {
             let (limit, devices) = (rehearsal.device_limit, std::slice::from_ref(&device));
             let store = StoreLocation::choose(rehearsal.store, part, limit, devices);
             heading.push(format!(
-                "buffer: samples {buffer_len}, bytes {}, store {}; per rank and step: incoming {}, candidates {}, representatives {}",
+                "buffer: samples {buffer_len}, bytes {}, store {}; per rank and step: incoming {}, \
+                 candidates {}, representatives {}",
                 buffer_len.saturating_mul(row_bytes),
                 store.name(),
                 config.batch_size,
@@ -350,7 +354,8 @@ fn diverged(report: &RunReport) -> Option<String> {
     let point = report.curves.iter().find(|point| point.train_loss.is_none())?;
     let (method, task, epoch) = (&report.method, point.task + 1, point.epoch);
     Some(format!(
-        "warning: {method}: the training loss was not finite in epoch {epoch} of task {task}; try a lower `--learning-rate`"
+        "warning: {method}: the training loss was not finite in epoch {epoch} of task {task}; try a \
+         lower `--learning-rate`"
     ))
 }
 
@@ -426,8 +431,9 @@ mod tests {
             "rank 1 failed: a.jpg"
         );
         for echo in echoes().into_iter().take(4) {
-            let told = DataParallelError::RankFailed { rank: 1, step: 3, reason: "a.jpg".into() };
-            assert_eq!(shown(vec![echo, told.into()]), "rank 1 failed at step 3: a.jpg");
+            let reported =
+                DataParallelError::RankFailed { rank: 1, step: 3, reason: "a.jpg".into() };
+            assert_eq!(shown(vec![echo, reported.into()]), "rank 1 failed at step 3: a.jpg");
         }
     }
 

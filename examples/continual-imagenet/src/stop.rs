@@ -101,8 +101,8 @@ mod signals {
 
     /// Calls `handle` for every signal, with whether users send it, in contrast to schedulers.
     ///
-    /// Signals that are ignored at the start stay ignored: `nohup` ignores SIGHUP, and shells ignore
-    /// SIGINT for programs in the background.
+    /// Signals that are ignored at the start stay ignored: `nohup` ignores SIGHUP, and shells
+    /// ignore SIGINT for programs in the background.
     pub fn listen(handle: impl Fn(bool) + Send + 'static) -> std::io::Result<()> {
         let signals = [SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXCPU]
             .into_iter()

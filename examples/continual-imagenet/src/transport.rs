@@ -38,7 +38,8 @@ pub fn choose(
         // Each process would be a separate run in the same directory.
         Some(CollectiveArg::Threads) if processes > 1 => {
             let reason = format!(
-                "the launcher started {processes} processes; omit the option, or start the program without a launcher"
+                "the launcher started {processes} processes; omit the option, or start the program \
+                 without a launcher"
             );
             return wrong(CollectiveArg::Threads, reason);
         }
@@ -50,7 +51,8 @@ pub fn choose(
     }
     if !with_mpi {
         let reason = format!(
-            "{processes} processes need MPI, but this program was built without it; build it with `--features mpi`"
+            "{processes} processes need MPI, but this program was built without it; build it with \
+             `--features mpi`"
         );
         return wrong(CollectiveArg::Mpi, reason);
     }

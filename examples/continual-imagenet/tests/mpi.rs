@@ -190,8 +190,8 @@ fn each<S: AsRef<OsStr>>(ranks: &[(&Path, Vec<S>)]) -> Command {
     command
 }
 
-/// Expects a run that fails with an error that contains `words` from each rank, and leaves no file at
-/// `out`.
+/// Expects a run that fails with an error that contains `words` from each rank, and leaves no file
+/// at `out`.
 fn refused(command: &mut Command, size: usize, words: &str, out: &Path) {
     let started = Instant::now();
     let (code, stdout, stderr) = start(command).finish();

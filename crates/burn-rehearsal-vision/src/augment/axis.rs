@@ -1,31 +1,30 @@
-//! The source of the pixels along one axis of an image.
+//! Sources of pixels along one axis of an image.
 //!
-//! Crop, flip, resize and their combinations treat the two axes of an image apart. For one sample
-//! and one axis, all of them are a short table: each output position is one input position (crop,
-//! flip), or a mixture of two (bilinear). Tables are made and combined on the host; only they are
-//! uploaded.
+//! Crop, flip, resize and their combinations treat the two axes of an image separately. For one
+//! sample and one axis, each is a table: an output position is one input position (crop, flip), or
+//! a mixture of two (bilinear resize). Tables are computed and combined on the host, and uploaded.
 
 /// A contribution to an output position.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Tap {
-    /// Which input position; always a valid one.
+    /// A valid input position.
     pub(super) index: usize,
-    /// How much of it; 0 stands for what is outside the image.
+    /// Its weight; 0 for positions outside the image.
     pub(super) weight: f32,
 }
 
-/// A table for one axis of one sample.
+/// The table of one axis of one sample.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Axis {
     /// One contribution per output position.
     pub(super) near: Vec<Tap>,
-    /// The second contributions, if there are any; as many.
+    /// The second contributions, of the same number; `None` without mixtures.
     pub(super) far: Option<Vec<Tap>>,
 }
 
 impl Axis {
-    /// `size` positions from `start` on of an axis of `len` (at least 1) positions; zeros outside
-    /// of it.
+    /// `size` positions from `start` of an axis of `len` (at least 1) positions, with zeros outside
+    /// the axis.
     pub(super) fn window(len: usize, start: i64, size: usize) -> Self {
         let tap = |position: i64| match usize::try_from(position) {
             Ok(index) if index < len => Tap { index, weight: 1.0 },
@@ -34,22 +33,21 @@ impl Axis {
         Self { near: (start..).take(size).map(tap).collect(), far: None }
     }
 
-    /// All of an axis as it is.
+    /// The whole axis.
     pub(super) fn identity(len: usize) -> Self {
         Self::window(len, 0, len)
     }
 
-    /// All of an axis from its end to its beginning.
+    /// The whole axis in reverse order.
     pub(super) fn reversed(len: usize) -> Self {
         Self { near: (0..len).rev().map(|index| Tap { index, weight: 1.0 }).collect(), far: None }
     }
 
-    /// The `len` (at least 1) positions from `start` on, scaled to `size` positions by linear
-    /// interpolation between the centres of pixels.
+    /// `len` (at least 1) positions from `start`, scaled to `size` positions by linear
+    /// interpolation between pixel centers.
     ///
-    /// Output position o looks at `(o + ½) · len / size − ½`, not before the first and not behind
-    /// the last position of the `len`: what PyTorch calls `align_corners=False`, without
-    /// antialiasing.
+    /// Output position o is input position `(o + ½) · len / size − ½`, clamped to the `len`
+    /// positions: PyTorch's `align_corners=False`, without antialiasing.
     pub(super) fn linear(start: usize, len: usize, size: usize) -> Self {
         let scale = len as f64 / size as f64;
         let position = |output: usize| ((output as f64 + 0.5) * scale - 0.5).max(0.0);
@@ -73,15 +71,15 @@ impl Axis {
         self.near.len()
     }
 
-    /// Whether an axis of `len` positions stays as it is.
+    /// Whether the table leaves an axis of `len` positions unchanged.
     pub(super) fn is_identity(&self, len: usize) -> bool {
         self.far.is_none()
             && self.len() == len
             && self.near.iter().enumerate().all(|(at, tap)| *tap == Tap { index: at, weight: 1.0 })
     }
 
-    /// This table and then `next` as one, unless both are mixtures: a mixture of mixtures has more
-    /// than two contributions.
+    /// Combines this table with `next`. Returns `None` if both are mixtures, because the result has
+    /// more than two contributions per position.
     pub(super) fn then(&self, next: &Self) -> Option<Self> {
         let through = |inner: &[Tap], outer: &[Tap]| -> Vec<Tap> {
             let look_up = |tap: &Tap| Tap {
@@ -100,8 +98,8 @@ impl Axis {
     }
 }
 
-/// The tables of a mini-batch, one pair per sample; along each axis all are of the same length and
-/// kind.
+/// The tables of a mini-batch, one per sample and axis. All tables of an axis have the same length
+/// and kind.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Axes {
     pub(super) vertical: Vec<Axis>,
@@ -109,7 +107,7 @@ pub(super) struct Axes {
 }
 
 impl Axes {
-    /// As [`Axis::then`], for all samples and both axes or none.
+    /// [`Axis::then`] for all samples and both axes; `None` if it is for one.
     pub(super) fn then(&self, next: &Self) -> Option<Self> {
         let fuse = |first: &[Axis], second: &[Axis]| -> Option<Vec<Axis>> {
             first.iter().zip(second).map(|(first, second)| first.then(second)).collect()

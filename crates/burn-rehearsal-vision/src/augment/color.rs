@@ -1,31 +1,40 @@
-//! Brightness, contrast, saturation, hue, and normalisation.
+//! Brightness, contrast, saturation, hue, and normalization.
 //!
-//! The definitions are those of torchvision's functional operations on float images with values
-//! 0..=1; results are clamped to 0..=1.
+//! Color operations are defined as in torchvision, on float images with values 0..=1. Results are
+//! clamped to 0..=1.
 
 use super::error::AugmentError;
 use super::geometry::between;
 use burn::tensor::{Tensor, TensorData};
 use burn_rehearsal::random::Stream;
 
-/// Shares of red, green and blue in a grey image (ITU-R BT.601, in torchvision's digits).
+/// Weights of red, green and blue in a grayscale image (ITU-R BT.601, rounded as in torchvision).
 pub(super) const GREY: [f32; 3] = [0.2989, 0.587, 0.114];
 
-/// How much colours may change; 0 leaves a property alone.
+/// Strengths of color jitter, torchvision's `ColorJitter`. 0 disables an operation.
 ///
-/// Brightness, contrast and saturation are multiplied by a factor that is uniform in
-/// `[max(0, 1 − x), 1 + x]`; the hue is turned by a part of the colour circle that is uniform in
-/// `[−x, x]`, x at most 0.5. Contrast moves an image away from its mean grey, saturation each pixel
-/// away from its own grey. Images with one channel have neither saturation nor hue.
+/// Brightness, contrast and saturation are scaled by a factor that is uniform in `[max(0, 1 − x), 1
+/// + x]`. The hue is shifted by a part of the color circle that is uniform in `[−x, x]`. Contrast
+/// blends an image with its mean gray, and saturation blends each pixel with its gray. Saturation
+/// and hue do not apply to images with one channel.
+///
+/// ```
+/// use burn_rehearsal_vision::augment::{Augment, ColorJitter};
+///
+/// let jitter = ColorJitter { brightness: 0.4, contrast: 0.4, saturation: 0.4, hue: 0.1 };
+/// let augment = Augment::new(42).color_jitter(jitter);
+/// assert_eq!(augment.output_shape([3, 32, 32])?, [3, 32, 32]);
+/// # Ok::<(), burn_rehearsal_vision::augment::AugmentError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct ColorJitter {
-    /// At least 0.
+    /// Strength of the change of brightness, at least 0.
     pub brightness: f64,
-    /// At least 0.
+    /// Strength of the change of contrast, at least 0.
     pub contrast: f64,
-    /// At least 0.
+    /// Strength of the change of saturation, at least 0.
     pub saturation: f64,
-    /// 0..=0.5.
+    /// Strength of the change of hue, 0..=0.5.
     pub hue: f64,
 }
 
@@ -61,7 +70,7 @@ impl ColorJitter {
         Ok(())
     }
 
-    /// The factors of one sample: brightness, contrast, saturation, and the turn of the hue.
+    /// Draws the factors of one sample: brightness, contrast, saturation, and the shift of the hue.
     pub(super) fn draw(&self, random: &mut Stream) -> [f32; 4] {
         let mut factor =
             |strength: f64| between([(1.0 - strength).max(0.0), 1.0 + strength], random) as f32;
@@ -70,8 +79,8 @@ impl ColorJitter {
         [factors[0], factors[1], factors[2], hue]
     }
 
-    /// Changes colours: `[rows, 1 or 3, height, width]`, one random stream per row. `order` is a
-    /// permutation of 0..4.
+    /// Applies the jitter to `[rows, 1 or 3, height, width]`, with one random stream per row.
+    /// `order` is a permutation of 0..4.
     pub(super) fn apply(
         &self,
         images: Tensor<4>,
@@ -99,14 +108,13 @@ impl ColorJitter {
                         let grey = grey(&images);
                         blend(images, grey, factor)
                     }
-                    _ => turn_hue(images, factor),
+                    _ => shift_hue(images, factor),
                 }
             })
     }
 }
 
-/// The order in which a step applies brightness (0), contrast (1), saturation (2) and hue (3); each
-/// of the 24 equally likely.
+/// Draws the order of brightness (0), contrast (1), saturation (2) and hue (3), uniformly.
 pub(super) fn order(random: &mut Stream) -> [usize; 4] {
     let mut order = [0, 1, 2, 3];
     random.shuffle(&mut order);
@@ -138,16 +146,16 @@ fn channels(images: &Tensor<4>) -> [Tensor<4>; 3] {
     [0, 1, 2].map(|channel| images.clone().narrow(1, channel, 1))
 }
 
-/// Turns the hue of `[rows, 3, height, width]` by `[rows, 1, 1, 1]` parts of the circle.
+/// Shifts the hue of `[rows, 3, height, width]` by `[rows, 1, 1, 1]` parts of the color circle.
 ///
-/// From RGB to the hexagon of hues and back (Smith, "Color Gamut Transform Pairs", SIGGRAPH 1978).
-/// On the way back, a channel is the largest value less the part of the chroma that its distance on
-/// the hexagon, `k`, takes away, which needs no cases.
-fn turn_hue(images: Tensor<4>, turn: Tensor<4>) -> Tensor<4> {
+/// Converts RGB to the hue hexagon and back (Smith, "Color Gamut Transform Pairs", SIGGRAPH 1978).
+/// In the conversion back, a channel is the largest value minus the part of the chroma that depends
+/// on its distance on the hexagon, `k`, without case distinctions.
+fn shift_hue(images: Tensor<4>, turn: Tensor<4>) -> Tensor<4> {
     let [red, green, blue] = channels(&images);
     let largest = images.clone().max_dim(1);
     let chroma = largest.clone() - images.min_dim(1);
-    // A grey pixel has no hue, and its chroma of 0 leaves it grey whatever hue is computed.
+    // A gray pixel has no hue. With a chroma of 0 it stays gray for any hue.
     let divisor = chroma.clone().mask_fill(chroma.clone().equal_scalar(0.0), 1.0);
     let (is_red, is_green) =
         (largest.clone().equal(red.clone()), largest.clone().equal(green.clone()));
@@ -155,8 +163,8 @@ fn turn_hue(images: Tensor<4>, turn: Tensor<4>) -> Tensor<4> {
         .mask_where(is_green, (blue.clone() - red) / divisor.clone() + 2.0)
         .mask_where(is_red, (green - blue) / divisor);
     let hue = hue + turn * 6.0;
-    // The hue lies in −4..=8; the offsets are 5, 3 and 1 on the hexagon and a full turn, so that
-    // the remainder is of a positive number.
+    // The hue is in −4..=8. The offsets are 5, 3 and 1 on the hexagon plus a full turn, so that the
+    // dividend is positive.
     let channel = |offset: f32| {
         let k = (hue.clone() + offset).remainder_scalar(6.0);
         let away = k.clone().min_pair(k.neg() + 4.0).clamp(0.0, 1.0);

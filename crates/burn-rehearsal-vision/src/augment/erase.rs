@@ -22,16 +22,15 @@ impl Erase {
         if !self.value.is_finite() {
             return Err(AugmentError::Value {
                 operation: "random_erasing",
-                what: "value of a pixel",
+                what: "pixel value",
                 value: self.value,
             });
         }
         Ok(())
     }
 
-    /// The erased rectangle, as torchvision's `RandomErasing` draws it: smaller than the
-    /// image in both directions, or nothing after ten rectangles that are not. The ratio is that of
-    /// height to width.
+    /// Draws the erased rectangle as torchvision's `RandomErasing`: smaller than the image in both
+    /// directions, or `None` after ten attempts. The ratio is height to width.
     pub(super) fn draw(&self, image: Size, random: &mut Stream) -> Option<Window> {
         if random.unit_f64() >= self.probability {
             return None;
@@ -52,8 +51,7 @@ impl Erase {
         None
     }
 
-    /// Erases a rectangle, or nothing, of each image: `[rows, channels, height, width]`, one random
-    /// stream per row.
+    /// Applies erasing to `[rows, channels, height, width]`, with one random stream per row.
     pub(super) fn apply(&self, images: Tensor<4>, random: &mut [Stream]) -> Tensor<4> {
         let [rows, _, height, width] = images.dims();
         let windows: Vec<Option<Window>> =
@@ -62,7 +60,7 @@ impl Erase {
             return images;
         }
         let (device, dtype) = (images.device(), images.dtype());
-        // 1 inside the rectangle's range of lines or columns; their product is 1 in the rectangle.
+        // 1 in the lines (columns) of the rectangle. The product of both is 1 in the rectangle.
         let inside =
             |len: usize, range: fn(&Window) -> (i64, usize), shape: [usize; 4]| -> Tensor<4> {
                 let mut inside = vec![0.0f32; rows * len];

@@ -1,85 +1,87 @@
-//! Errors of a pipeline or of the images given to it.
+//! Errors of augmentation.
 
 use super::Size;
 use burn::data::dataset::DatasetError;
 
-/// A parameter that makes no sense, or images that do not fit the pipeline.
+/// An invalid parameter, or images that do not fit the pipeline.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum AugmentError {
-    /// An image, or what an operation would make of it, without a pixel.
-    #[error("{operation}: an image of {height}×{width} pixels has nothing in it")]
+    /// An input or output image would be empty.
+    #[error("{operation}: an image of {height}×{width} pixels is empty")]
     Empty {
         /// The operation.
         operation: &'static str,
-        /// Pixels.
+        /// The height in pixels.
         height: usize,
-        /// Pixels.
+        /// The width in pixels.
         width: usize,
     },
-    /// A random crop that is larger than the image with its padding.
+    /// A random crop is larger than the padded image.
     #[error(
-        "random_crop: {size} pixels do not fit in an image of {image} pixels with {padding} pixels of padding on each side"
+        "random_crop: {size} pixels do not fit in an image of {image} pixels with {padding} pixels \
+         of padding on each side"
     )]
     CropBeyondImage {
-        /// What was to be cut out.
+        /// The size of the crop.
         size: Size,
-        /// The image, without padding.
+        /// The size of the image without padding.
         image: Size,
-        /// Pixels on each side.
+        /// The padding on each side in pixels.
         padding: usize,
     },
-    /// A probability outside 0..=1.
+    /// A probability is outside 0..=1.
     #[error("{operation}: the probability must be between 0 and 1, not {value}")]
     Probability {
-        /// Whose.
+        /// The operation.
         operation: &'static str,
-        /// What was given.
+        /// The value.
         value: f64,
     },
-    /// A range whose ends are not in order, not finite, or outside what is possible.
+    /// The ends of a range are not in order, not finite, or out of bounds.
     #[error(
-        "{operation}: the range of the {what} must be from low to high, {bounds}, not {low} to {high}"
+        "{operation}: the range of the {what} must be from low to high, {bounds}, not {low} to \
+         {high}"
     )]
     Range {
-        /// Whose.
+        /// The operation.
         operation: &'static str,
         /// `scale` or `ratio`.
         what: &'static str,
-        /// In words.
+        /// The bounds as text.
         bounds: &'static str,
-        /// Its lower end.
+        /// The lower end.
         low: f64,
-        /// Its upper end.
+        /// The upper end.
         high: f64,
     },
-    /// A strength of the colour jitter that is negative, not finite, or (hue) above 0.5.
+    /// A strength of color jitter is negative, not finite, or (hue) above 0.5.
     #[error("color_jitter: {what} must be {bounds}, not {value}")]
     Jitter {
         /// `brightness`, `contrast`, `saturation` or `hue`.
         what: &'static str,
-        /// In words.
+        /// The bounds as text.
         bounds: &'static str,
-        /// What was given.
+        /// The value.
         value: f64,
     },
-    /// An operation on another number of channels.
-    #[error("{operation}: made for {expected} channels, but the images have {found}")]
+    /// An operation does not support the number of channels.
+    #[error("{operation}: expected {expected} channels, but the images have {found}")]
     Channels {
         /// The operation.
         operation: &'static str,
-        /// In words.
+        /// The supported numbers of channels as text.
         expected: String,
-        /// The images' channels.
+        /// The number of channels of the images.
         found: usize,
     },
-    /// A mean or value that is not finite, or a standard deviation that is not positive and finite.
-    #[error("{operation}: {value} is no {what}")]
+    /// A mean or pixel value is not finite, or a standard deviation is not positive and finite.
+    #[error("{operation}: {value} is not a valid {what}")]
     Value {
-        /// Whose.
+        /// The operation.
         operation: &'static str,
-        /// What it should have been.
+        /// The parameter.
         what: &'static str,
-        /// What was given.
+        /// The value.
         value: f32,
     },
 }

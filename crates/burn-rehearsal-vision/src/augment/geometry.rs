@@ -1,11 +1,11 @@
-//! Which part of an image is shown, how large, and whether mirrored.
+//! Crops, flips and resizing.
 
 use super::axis::{Axes, Axis};
 use super::error::AugmentError;
 use super::{Size, check_probability, check_range};
 use burn_rehearsal::random::Stream;
 
-/// How often a random rectangle is drawn before something else is done; torchvision's number.
+/// Maximum number of attempts to draw a random rectangle, as in torchvision.
 pub(super) const TRIES: usize = 10;
 
 /// An operation on the geometry of images.
@@ -18,7 +18,7 @@ pub(super) enum Geometry {
     Resize { size: Size },
 }
 
-/// A rectangle, in pixels of an image; parts of it may lie outside.
+/// A rectangle in pixels. Parts of it may be outside the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Window {
     pub(super) top: i64,
@@ -27,7 +27,8 @@ pub(super) struct Window {
 }
 
 impl Geometry {
-    /// The size that images of `from` pixels (not empty) get.
+    /// Validates the parameters. Returns the size of the result for images of `from` pixels (not
+    /// empty).
     pub(super) fn check(&self, from: Size) -> Result<Size, AugmentError> {
         let not_empty = |operation, size: Size| match size {
             Size { height: 0, .. } | Size { width: 0, .. } => {
@@ -56,8 +57,8 @@ impl Geometry {
         }
     }
 
-    /// The tables of images of `from` pixels, one random stream per sample. The parameters must
-    /// have passed [`check`](Self::check).
+    /// Draws the tables of a mini-batch of images of `from` pixels, with one random stream per
+    /// sample. [`check`](Self::check) must have succeeded.
     pub(super) fn draw(&self, from: Size, random: &mut [Stream]) -> Axes {
         let (vertical, horizontal) =
             random.iter_mut().map(|random| self.axes(from, random)).unzip();
@@ -100,7 +101,7 @@ fn padded(image: Size, padding: usize) -> [usize; 2] {
     [image.height, image.width].map(|side| side.saturating_add(padding.saturating_mul(2)))
 }
 
-/// A rectangle of `size` anywhere in the image and its padding, each place equally likely.
+/// Draws a rectangle of `size` at a uniform position in the padded image.
 pub(super) fn random_crop(image: Size, size: Size, padding: usize, random: &mut Stream) -> Window {
     let [height, width] = padded(image, padding);
     let mut start =
@@ -108,11 +109,11 @@ pub(super) fn random_crop(image: Size, size: Size, padding: usize, random: &mut 
     Window { top: start(height, size.height), left: start(width, size.width), size }
 }
 
-/// A rectangle with a share `scale` of the image's area (uniform) and a ratio of width to height
-/// (uniform in its logarithm), anywhere in the image.
+/// Draws a rectangle at a uniform position in the image. Its area is a fraction of the image's that
+/// is uniform in `scale`, and the logarithm of its ratio of width to height is uniform in `ratio`.
 ///
-/// As torchvision's `RandomResizedCrop.get_params`: after ten rectangles that do not fit, the
-/// largest one in the middle whose ratio is allowed; it has at least one pixel.
+/// As torchvision's `RandomResizedCrop.get_params`, returns the largest centered rectangle with an
+/// allowed ratio after ten rectangles that do not fit. It has at least one pixel.
 pub(super) fn resized_crop(
     image: Size,
     scale: [f64; 2],
@@ -148,8 +149,7 @@ pub(super) fn resized_crop(
     }
 }
 
-/// The middle of an image, with zeros around it where the image is smaller; halves of a pixel are
-/// rounded as torchvision does.
+/// The center of an image, with zeros outside the image. Half pixels are rounded as in torchvision.
 pub(super) fn center_crop(image: Size, size: Size) -> Window {
     let start = |len: usize, size: usize| match len.checked_sub(size) {
         Some(room) => (room as f64 / 2.0).round_ties_even() as i64,
@@ -158,12 +158,12 @@ pub(super) fn center_crop(image: Size, size: Size) -> Window {
     Window { top: start(image.height, size.height), left: start(image.width, size.width), size }
 }
 
-/// A rectangle of `size`, which fits, anywhere in an image.
+/// Draws a rectangle of `size`, which must fit, at a uniform position in the image.
 pub(super) fn somewhere(image: Size, size: Size, random: &mut Stream) -> Window {
     random_crop(image, size, 0, random)
 }
 
-/// A number between the ends of a range, uniform.
+/// Draws a uniform number in a range.
 pub(super) fn between([low, high]: [f64; 2], random: &mut Stream) -> f64 {
     low + (high - low) * random.unit_f64()
 }

@@ -1,41 +1,45 @@
-//! Data augmentation on the device that the images live on, one mini-batch at a time.
+//! Data augmentation of whole mini-batches, on the device of the images.
 //!
-//! An [`Augment`] is a pipeline of the operations that users of torchvision know. It treats every
-//! row by itself, with random parameters of its own, but all rows of a mini-batch in the same few
-//! kernels:
+//! An [`Augment`] is a pipeline of operations that are defined as in torchvision. Every row has its
+//! own random parameters, and all rows of a mini-batch are processed by the same few kernels.
 //!
 //! ```
 //! use burn::tensor::{Device, Int, Tensor, TensorData};
 //! use burn_rehearsal_vision::augment::Augment;
 //!
-//! let augment = Augment::new(42).random_crop(32, 4).horizontal_flip(0.5).normalize(&[0.49, 0.48, 0.45], &[0.25, 0.24, 0.26]);
-//! // Once, before training: does the pipeline make sense for these images, and what comes out?
+//! let augment = Augment::new(42).random_crop(32, 4).horizontal_flip(0.5);
+//! // Validates the pipeline once, before training.
 //! assert_eq!(augment.output_shape([3, 32, 32])?, [3, 32, 32]);
 //!
 //! let images = TensorData::new(vec![200u8; 2 * 3 * 32 * 32], [2, 3, 32, 32]);
 //! let images = Tensor::<4, Int>::from_data(images, &Device::default());
-//! // In every step, with its number and this rank's:
+//! // Augments the mini-batch of step 17 on rank 0.
 //! let images: Tensor<4> = augment.apply_bytes(images, 17, 0)?;
 //! assert_eq!(images.dims(), [2, 3, 32, 32]);
 //! # Ok::<(), burn_rehearsal_vision::augment::AugmentError>(())
 //! ```
 //!
-//! **Where to call it.** On mini-batches that already hold the representatives, so that a stored
-//! sample looks different each time it is replayed and the buffer keeps the original: around the
-//! training loader ([`AugmentLoader`](burn_rehearsal_train::augmentation::AugmentLoader); what
-//! [`experiment`](burn_rehearsal_train::experiment) does), or at the start of a `TrainStep`. In a
-//! batcher it works as well, but then the buffer stores augmented samples. For evaluation, make a
-//! second pipeline of [`resize`](Augment::resize), [`center_crop`](Augment::center_crop) and
-//! [`normalize`](Augment::normalize), which draw nothing.
+//! # Rehearsal
 //!
-//! **Randomness.** The augmentation of a row depends on (seed, step, rank, row) and the content of
-//! the row. It does not depend on the size of the mini-batch, other rows, or Burn's generator,
-//! which is global to the process. Parameters are drawn on the host, from the project's
-//! [counter-based generator](burn_rehearsal::random), and uploaded as small tables. Only the order
-//! of the parts of the colour jitter is drawn once per step.
+//! Augment mini-batches that already contain representatives, at the start of a training step or
+//! with an [`AugmentLoader`](burn_rehearsal_train::augmentation::AugmentLoader). The buffer then
+//! stores original images, and a replayed image looks different each time. Augmentation in a
+//! batcher makes the buffer store augmented images. For evaluation, use a second pipeline of
+//! [`resize`](Augment::resize), [`center_crop`](Augment::center_crop) and
+//! [`normalize`](Augment::normalize), which are not random.
 //!
-//! **Adjacent crops, flips and resizes** are combined on the host and sample the images once.
-//! Pixels outside an image are 0; pixels must be finite.
+//! # Reproducibility
+//!
+//! The augmentation of a row depends on the seed, the step, the rank, the index of the row, and its
+//! content. It does not depend on other rows, or on Burn's generator, which is global to the
+//! process. Parameters are drawn on the host from a [counter-based
+//! generator](burn_rehearsal::random). The order of the operations of color jitter is drawn once
+//! per step.
+//!
+//! # Performance
+//!
+//! Adjacent crops, flips and resizes are combined, and sample the images once. Pixels must be
+//! finite. Pixels outside an image are 0.
 
 mod axis;
 mod color;
@@ -57,18 +61,28 @@ use burn::tensor::{Int, Tensor};
 use burn_rehearsal::random::{Purpose, Stream};
 use std::fmt;
 
-/// The share of an image's area that a [random resized crop](Augment::random_resized_crop) usually
-/// shows.
+/// The usual range of areas of a [random resized crop](Augment::random_resized_crop), as fractions
+/// of the image.
 pub const RESIZED_CROP_SCALE: [f64; 2] = [0.08, 1.0];
-/// The ratio of width to height that a [random resized crop](Augment::random_resized_crop) usually
-/// has.
+/// The usual range of ratios of width to height of a
+/// [random resized crop](Augment::random_resized_crop).
 pub const RESIZED_CROP_RATIO: [f64; 2] = [3.0 / 4.0, 4.0 / 3.0];
-/// The share of an image's area that is usually [erased](Augment::random_erasing).
+/// The usual range of areas of [random erasing](Augment::random_erasing), as fractions of the
+/// image.
 pub const ERASING_SCALE: [f64; 2] = [0.02, 0.33];
-/// The ratio of height to width of what is usually [erased](Augment::random_erasing).
+/// The usual range of ratios of height to width of [random erasing](Augment::random_erasing).
 pub const ERASING_RATIO: [f64; 2] = [0.3, 3.3];
 
-/// Mean and standard deviation of each channel, for [`Augment::normalize`]; values are 0..=1.
+/// Mean and standard deviation of each channel, for [`Augment::normalize`]. Pixel values are 0..=1.
+///
+/// ```
+/// use burn_rehearsal_vision::augment::{Augment, ChannelStatistics};
+///
+/// let ChannelStatistics { mean, std } = ChannelStatistics::IMAGENET;
+/// let evaluation = Augment::new(0).resize(256).center_crop(224).normalize(&mean, &std);
+/// assert_eq!(evaluation.output_shape([3, 500, 500])?, [3, 224, 224]);
+/// # Ok::<(), burn_rehearsal_vision::augment::AugmentError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ChannelStatistics {
     /// Means of red, green and blue.
@@ -78,25 +92,31 @@ pub struct ChannelStatistics {
 }
 
 impl ChannelStatistics {
-    /// Those of ImageNet's training images.
+    /// The statistics of the training images of ImageNet.
     pub const IMAGENET: Self = Self { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
-    /// Those of CIFAR-10's training images.
+    /// The statistics of the training images of CIFAR-10.
     pub const CIFAR10: Self =
         Self { mean: [0.4914, 0.4822, 0.4465], std: [0.2470, 0.2435, 0.2615] };
 }
 
-/// The size of an image in pixels; a single number is the side of a square, a pair is
-/// `[height, width]`.
+/// The size of an image in pixels. A number converts to a square, and a pair is `[height, width]`.
+///
+/// ```
+/// use burn_rehearsal_vision::augment::Size;
+///
+/// assert_eq!(Size::from(32), Size { height: 32, width: 32 });
+/// assert_eq!(Size::from([24, 32]).to_string(), "24×32");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {
-    /// Lines.
+    /// The number of lines.
     pub height: usize,
-    /// Columns.
+    /// The number of columns.
     pub width: usize,
 }
 
 impl Size {
-    /// Pixels.
+    /// The number of pixels.
     fn area(self) -> f64 {
         self.height as f64 * self.width as f64
     }
@@ -120,10 +140,25 @@ impl fmt::Display for Size {
     }
 }
 
-/// A pipeline of operations on mini-batches of images, in the order in which they were added.
+/// A pipeline of operations on mini-batches of images, which are applied in the order in which they
+/// were added.
 ///
-/// Adding an operation checks nothing; [`output_shape`](Self::output_shape) checks all of them, and
-/// so does every application.
+/// Methods that add an operation do not validate it. [`output_shape`](Self::output_shape) and
+/// [`apply`](Self::apply) validate all operations.
+///
+/// ```
+/// use burn_rehearsal_vision::augment::*;
+///
+/// let ChannelStatistics { mean, std } = ChannelStatistics::CIFAR10;
+/// let training = Augment::new(42)
+///     .random_resized_crop(32, RESIZED_CROP_SCALE, RESIZED_CROP_RATIO)
+///     .horizontal_flip(0.5)
+///     .normalize(&mean, &std)
+///     .random_erasing(0.25, ERASING_SCALE, ERASING_RATIO, 0.0);
+/// assert_eq!(training.output_shape([3, 40, 40])?, [3, 32, 32]);
+/// assert!(training.output_shape([1, 40, 40]).is_err(), "three means for one channel");
+/// # Ok::<(), AugmentError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Augment {
     seed: u64,
@@ -139,24 +174,25 @@ enum Operation {
 }
 
 impl Augment {
-    /// A pipeline without operations, whose random parameters will depend on `seed`.
+    /// An empty pipeline. `seed` determines all random parameters.
     pub fn new(seed: u64) -> Self {
         Self { seed, operations: Vec::new() }
     }
 
-    /// Cuts a rectangle of `size` out of the image with `padding` zeros on each side, each place
-    /// equally likely: `RandomCrop(size, padding)`.
+    /// Crops a rectangle of `size` at a random position in the image with `padding` zeros on each
+    /// side: torchvision's `RandomCrop(size, padding)`.
     pub fn random_crop(self, size: impl Into<Size>, padding: usize) -> Self {
         self.geometry(Geometry::RandomCrop { size: size.into(), padding })
     }
 
-    /// Cuts out a rectangle with a share `scale` of the area (uniform) and a `ratio` of width to
-    /// height (uniform in its logarithm), and scales it to `size`:
-    /// `RandomResizedCrop(size, scale, ratio, antialias=False)`. torchvision's defaults are
-    /// [`RESIZED_CROP_SCALE`] and [`RESIZED_CROP_RATIO`].
+    /// Crops a random rectangle and scales it to `size`: torchvision's
+    /// `RandomResizedCrop(size, scale, ratio, antialias=False)`.
     ///
-    /// Bilinear with `align_corners=False`. After ten rectangles that do not fit in the image, it
-    /// is the largest one in the middle with an allowed ratio.
+    /// The area is a fraction of the image's, uniform in `scale`. The logarithm of the ratio of
+    /// width to height is uniform in the logarithm of `ratio`. torchvision's defaults are
+    /// [`RESIZED_CROP_SCALE`] and [`RESIZED_CROP_RATIO`]. After ten rectangles that do not fit, the
+    /// crop is the largest centered rectangle with an allowed ratio. Interpolation is bilinear with
+    /// `align_corners=False`.
     pub fn random_resized_crop(
         self,
         size: impl Into<Size>,
@@ -166,35 +202,39 @@ impl Augment {
         self.geometry(Geometry::ResizedCrop { size: size.into(), scale, ratio })
     }
 
-    /// Mirrors an image, left to right, with `probability`.
+    /// Mirrors an image horizontally with `probability`.
     pub fn horizontal_flip(self, probability: f64) -> Self {
         self.geometry(Geometry::Flip { probability })
     }
 
-    /// Cuts `size` out of the middle; where the image is smaller, there are zeros around it.
+    /// Crops a centered rectangle of `size`. Smaller images are padded with zeros.
     pub fn center_crop(self, size: impl Into<Size>) -> Self {
         self.geometry(Geometry::CenterCrop { size: size.into() })
     }
 
-    /// Scales to exactly `size`, bilinear with `align_corners=False` and without antialiasing.
+    /// Scales to `size`. Interpolation is bilinear with `align_corners=False`, without
+    /// antialiasing.
     pub fn resize(self, size: impl Into<Size>) -> Self {
         self.geometry(Geometry::Resize { size: size.into() })
     }
 
-    /// Changes brightness, contrast, saturation and hue of images with values 0..=1, in an order
-    /// that is drawn for each step.
+    /// Changes brightness, contrast, saturation and hue of images with values 0..=1, in a random
+    /// order per step.
     pub fn color_jitter(self, jitter: ColorJitter) -> Self {
         self.with(Operation::Jitter(jitter))
     }
 
-    /// `(images − mean) / std`, one value per channel each.
+    /// Computes `(images − mean) / std`, with one mean and one standard deviation per channel.
     pub fn normalize(self, mean: &[f32], std: &[f32]) -> Self {
         self.with(Operation::Normalize(Normalize { mean: mean.to_vec(), std: std.to_vec() }))
     }
 
-    /// With `probability`, sets all channels of a random rectangle to `value`; its area is a share
-    /// `scale` of the image's (uniform), its ratio of height to width is in `ratio` (uniform in its
-    /// logarithm). torchvision's defaults are [`ERASING_SCALE`] and [`ERASING_RATIO`].
+    /// Sets all channels of a random rectangle to `value`, with `probability`: torchvision's
+    /// `RandomErasing` (Zhong et al., arXiv 1708.04896).
+    ///
+    /// The area is a fraction of the image's, uniform in `scale`. The logarithm of the ratio of
+    /// height to width is uniform in the logarithm of `ratio`. torchvision's defaults are
+    /// [`ERASING_SCALE`] and [`ERASING_RATIO`].
     pub fn random_erasing(
         self,
         probability: f64,
@@ -214,11 +254,12 @@ impl Augment {
         self
     }
 
-    /// What images of `[channels, height, width]` become.
+    /// The shape of the result for images of `[channels, height, width]`.
     ///
     /// # Errors
     ///
-    /// [`AugmentError`] for the first operation that makes no sense, or not for these images.
+    /// [`AugmentError`] for the first operation that is invalid, or that does not support such
+    /// images.
     pub fn output_shape(
         &self,
         [channels, height, width]: [usize; 3],
@@ -238,7 +279,7 @@ impl Augment {
         Ok([channels, size.height, size.width])
     }
 
-    /// As [`apply`](Self::apply), for pixels 0..=255, which become 0..=1 first.
+    /// Scales pixels from 0..=255 to 0..=1, then calls [`apply`](Self::apply).
     ///
     /// # Errors
     ///
@@ -252,13 +293,15 @@ impl Augment {
         self.apply(images.float() / 255.0, step, rank)
     }
 
-    /// Augments the images that `rank` trains on in `step`: `[rows, channels, height, width]` →
-    /// `[rows, …]` as [`output_shape`](Self::output_shape) says, on the same device and of the same
-    /// type.
+    /// Augments the mini-batch of `rank` in `step`.
+    ///
+    /// `[rows, channels, height, width]` becomes `[rows, …]` with the shape of
+    /// [`output_shape`](Self::output_shape), on the same device and of the same type. Equal
+    /// arguments give equal results.
     ///
     /// # Errors
     ///
-    /// [`AugmentError`] if an operation makes no sense, or not for these images.
+    /// [`AugmentError`] if an operation is invalid, or does not support such images.
     pub fn apply(
         &self,
         images: Tensor<4>,
@@ -293,10 +336,10 @@ impl Augment {
     }
 }
 
-/// Images, and the geometric operations that were not applied yet.
+/// Images, and geometric operations that are not applied yet.
 struct Canvas {
     images: Tensor<4>,
-    /// With the pending operations applied.
+    /// The size after the pending operations.
     size: Size,
     pending: Option<Axes>,
 }
@@ -332,7 +375,7 @@ fn check_probability(operation: &'static str, value: f64) -> Result<(), AugmentE
     }
 }
 
-/// A scale must be in 0..=1, a ratio positive.
+/// Validates a range: a scale must be in 0..=1, a ratio positive.
 fn check_range(
     operation: &'static str,
     what: &'static str,

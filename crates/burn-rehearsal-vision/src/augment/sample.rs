@@ -1,24 +1,23 @@
-//! The tables of [`Axes`] applied to images on their device.
+//! Applies the tables of [`Axes`] to images on their device.
 //!
-//! Vertically, whole lines are selected; horizontally, the same columns are gathered in every line
-//! of a sample: two kernels for a crop, four and their weights for a bilinear one, whatever the
-//! number of rows. Selecting and gathering are exact on every device. One matrix per sample and
-//! axis would do the same with batched multiplications, but such matrices are almost empty, and
-//! GPUs may round the factors of `f32` products to TF32.
+//! Vertically, whole lines are selected. Horizontally, columns are gathered in every line of a
+//! sample. This takes two kernels for a crop, and four kernels and weights for bilinear
+//! interpolation, whatever the number of rows. Both operations are exact on every device. Batched
+//! multiplications with one matrix per sample and axis would be an alternative, but these matrices
+//! are sparse, and GPUs may round the factors of `f32` products to TF32.
 //!
-//! Measured on the CPU (flex, two busy cores, best of 12), µs per image of 3×32² / 3×224² without
-//! weights: line select 0.4 / 30, column gather 5 / 500; matrices 12 / 6,800; gather in four
-//! dimensions 38 / 4,600; `grid_sample_2d` (nearest) 49 / 4,900. Fast in flex is the gather
-//! in two dimensions.
+//! Time on the CPU (flex, two busy cores, best of 12) in µs per image of 3×32² / 3×224², without
+//! weights: line select 0.4 / 30, column gather 5 / 500, matrices 12 / 6,800, gather in four
+//! dimensions 38 / 4,600, `grid_sample_2d` (nearest) 49 / 4,900.
 
 use super::axis::{Axes, Axis, Tap};
 use burn::tensor::{Int, Tensor, TensorData};
 
-/// `[rows, channels, height, width]` → `[rows, channels, vertical, horizontal]`; there is at least
-/// one row and one table for each.
+/// Samples images: `[rows, channels, height, width]` → `[rows, channels, vertical, horizontal]`,
+/// with at least one row and one table per row.
 pub(super) fn sample(images: Tensor<4>, axes: &Axes) -> Tensor<4> {
-    // Vertically first: it is cheaper, and there are fewer lines to gather in when a large image
-    // becomes small.
+    // The vertical pass is cheaper, and reduces the number of lines of the horizontal pass if
+    // images become smaller.
     horizontally(vertically(images, &axes.vertical), &axes.horizontal)
 }
 
@@ -68,8 +67,8 @@ fn horizontally(images: Tensor<4>, axes: &[Axis]) -> Tensor<4> {
     })
 }
 
-/// The sum of the near and, if there are any, the far contributions, as `contribution` computes
-/// them from each sample's taps.
+/// The sum of the near and the far contributions, which `contribution` computes from the taps of
+/// all samples.
 fn mix(axes: &[Axis], contribution: impl Fn(&[&[Tap]]) -> Tensor<4>) -> Tensor<4> {
     let near: Vec<&[Tap]> = axes.iter().map(|axis| axis.near.as_slice()).collect();
     let far: Vec<&[Tap]> = axes.iter().filter_map(|axis| axis.far.as_deref()).collect();
@@ -77,7 +76,7 @@ fn mix(axes: &[Axis], contribution: impl Fn(&[&[Tap]]) -> Tensor<4>) -> Tensor<4
     if far.is_empty() { near } else { near + contribution(&far) }
 }
 
-/// Multiplies with the taps' weights, shaped as `shape`, unless all are 1.
+/// Multiplies by the weights of the taps, in this shape, unless all are 1.
 fn weigh(picked: Tensor<4>, taps: &[&[Tap]], shape: [usize; 4]) -> Tensor<4> {
     let weights: Vec<f32> =
         taps.iter().flat_map(|taps| taps.iter().map(|tap| tap.weight)).collect();

@@ -1,8 +1,8 @@
-//! CIFAR-10 and CIFAR-100 in their binary version (A. Krizhevsky, "Learning Multiple Layers of
-//! Features from Tiny Images", 2009).
+//! CIFAR-10 and CIFAR-100, binary version (A. Krizhevsky, "Learning Multiple Layers of Features
+//! from Tiny Images", 2009).
 //!
-//! A file is a sequence of records: a byte for the class (CIFAR-100: for the superclass, then for
-//! the class), then 1,024 bytes each for red, green and blue, line by line.
+//! A file is a sequence of records. A record has one byte for the class (CIFAR-100: one for the
+//! superclass and one for the class), then 1,024 bytes each for red, green and blue, line by line.
 
 use super::files::read_maybe_gz;
 use super::raw::RawDataset;
@@ -24,18 +24,18 @@ const fn kind(
 ) -> Kind {
     Kind {
         name,
-        layout: Some("the binary files as distributed, maybe with .gz"),
+        layout: Some("the binary version as published, plain or .gz"),
         usual_side: |_| SIDE,
         open,
     }
 }
 
-/// Which of the two.
+/// A CIFAR data set, for [`open_cifar`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cifar {
-    /// Ten classes.
+    /// CIFAR-10: ten classes.
     Ten,
-    /// A hundred classes.
+    /// CIFAR-100: a hundred classes.
     Hundred,
 }
 
@@ -47,7 +47,7 @@ impl Cifar {
         }
     }
 
-    /// Bytes before the pixels; the last of them is the class.
+    /// The number of bytes before the pixels. The last of them is the class.
     fn head(self) -> usize {
         match self {
             Self::Ten => 1,
@@ -72,12 +72,22 @@ impl Cifar {
     }
 }
 
-/// The files `data_batch_1.bin` … `data_batch_5.bin` and `test_batch.bin` (CIFAR-100: `train.bin`
-/// and `test.bin`) in a folder, each maybe with `.gz` behind its name. All of it is kept in memory.
+/// Opens CIFAR in a directory: `data_batch_1.bin` … `data_batch_5.bin` and `test_batch.bin`, or for
+/// CIFAR-100 `train.bin` and `test.bin`, plain or with the suffix `.gz`.
+///
+/// All files are read into memory. Images of 32×32 pixels are scaled to `side` × `side`.
+///
+/// ```no_run
+/// use burn_rehearsal_vision::data::{Cifar, open_cifar};
+///
+/// let cifar = open_cifar("data/cifar-10-batches-bin".as_ref(), Cifar::Ten, 32)?;
+/// assert_eq!(cifar.train.len(), 50_000);
+/// # Ok::<(), burn_rehearsal_vision::data::DataError>(())
+/// ```
 ///
 /// # Errors
 ///
-/// [`DataError`] naming the file and what is wrong with it.
+/// [`DataError`] with the file and the reason.
 pub fn open_cifar(directory: &Path, which: Cifar, side: usize) -> Result<ImageData, DataError> {
     let (train, test) = which.files();
     let open = |files: &[&str]| -> Result<RawDataset, DataError> {
@@ -87,7 +97,7 @@ pub fn open_cifar(directory: &Path, which: Cifar, side: usize) -> Result<ImageDa
             let record = which.head() + PIXELS;
             if bytes.is_empty() || bytes.len() % record != 0 {
                 let reason = format!(
-                    "{} bytes are not a whole number of records of {record} bytes",
+                    "{} bytes are not a multiple of the record size, {record} bytes",
                     bytes.len()
                 );
                 return Err(DataError::unusable(&path, reason));

@@ -1,4 +1,4 @@
-//! Images that cannot be decoded: an end of the run, or left out and counted.
+//! Images that cannot be decoded.
 
 use super::DataError;
 use burn::data::dataset::DatasetError;
@@ -8,30 +8,30 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// How to handle an image that cannot be decoded.
+/// What happens to an image that cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnDamaged {
-    /// The run ends with its path.
+    /// Loading it is an error with its path, which ends the run.
     #[default]
     Fail,
-    /// It is left out of its mini-batch, noted in the log, and counted.
+    /// It is left out of its mini-batch, logged, and listed in [`Damaged`].
     Skip,
 }
 
-/// The images that were left out, each once. Clones share the list.
+/// The images that were left out, each listed once. Clones share the list.
 #[derive(Debug, Clone, Default)]
 pub struct Damaged {
     paths: Arc<Mutex<BTreeSet<PathBuf>>>,
 }
 
 impl Damaged {
-    /// Their paths, in alphabetical order.
+    /// The paths, in alphabetical order.
     pub fn paths(&self) -> Vec<PathBuf> {
         self.paths.lock().iter().cloned().collect()
     }
 
-    /// The error of a data set's `get`: it ends the run, or asks the loader to leave the sample
-    /// out. A file that cannot be read at all always ends the run: the disk may be gone.
+    /// Converts an error of `Dataset::get`. The result ends the run or makes the loader skip the
+    /// sample. A file that cannot be read always ends the run, because the disk may be gone.
     pub(super) fn error(&self, error: DataError, on_damaged: OnDamaged) -> DatasetError {
         match (&error, on_damaged) {
             (DataError::Image { path, .. }, OnDamaged::Skip) => {

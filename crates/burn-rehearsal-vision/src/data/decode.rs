@@ -1,18 +1,17 @@
-//! From the bytes of a JPEG or PNG file to a row of pixels.
+//! Decodes JPEG and PNG files.
 //!
-//! The format is recognised by the first bytes of the file, not by its name. Grey, CMYK and YCCK
-//! images, and PNG of any depth, are converted to red, green and blue. An alpha channel is dropped.
-//! The orientation in EXIF is ignored, as in the usual loaders of ImageNet.
+//! The format is detected from the first bytes of the file, not from its name. Grayscale, CMYK and
+//! YCCK images, and PNG of any bit depth, are converted to red, green and blue. The alpha channel
+//! is dropped. The EXIF orientation is ignored, as in the usual loaders of ImageNet.
 //!
-//! A JPEG is decoded strictly: one that ends too early is damaged, not grey from there on, even if
-//! an end marker was put behind it. An image whose data are too few for its size is damaged before
-//! memory is taken for its pixels.
+//! JPEG is decoded strictly. A truncated file is an error, even if an end marker was appended to
+//! it. An image with too little data for its size is refused before memory is allocated for it.
 //!
-//! `zune-jpeg` decodes nearly all files. `jpeg-decoder` decodes those that `zune-jpeg` gets wrong
-//! without saying so: sequential ones with several scans, and those whose chroma is sampled finer
-//! than their luma. A few of them are refused as not supported: with four channels, or with a
-//! component whose sampling factor is neither the largest one nor 1. With the feature `turbojpeg`,
-//! libjpeg-turbo decodes all but images with four channels.
+//! `zune-jpeg` decodes nearly all JPEG files. `jpeg-decoder` decodes those that `zune-jpeg` decodes
+//! wrongly without an error: sequential files with several scans, and files whose chroma is sampled
+//! finer than their luma. Of these, files with four channels, or with a sampling factor that is
+//! neither 1 nor the largest, are not supported. With the feature `turbojpeg`, libjpeg-turbo
+//! decodes all files except those with four channels.
 
 use super::jpeg::Survey;
 use super::raw::{Scaler, planes};
@@ -26,22 +25,23 @@ use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
-/// The longest side of a JPEG.
+/// Maximum side of a JPEG in pixels.
 const MAX_SIDE: usize = 65_535;
 
-/// The library that decodes JPEG files: `zune-jpeg`, or `libjpeg-turbo` with the feature
-/// `turbojpeg`. Their pixels differ a little, and so do the bits of what is learned from them.
+/// The name of the library that decodes JPEG files: `zune-jpeg`, or `libjpeg-turbo` with the
+/// feature `turbojpeg`. Their pixels differ slightly, so training is bit-identical only with the
+/// same one.
 pub const JPEG_DECODER: &str =
     if cfg!(feature = "turbojpeg") { "libjpeg-turbo" } else { "zune-jpeg" };
 
-/// How an image that is no square becomes one.
+/// How an image becomes square.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Fit {
-    /// Both sides are scaled to the same length.
+    /// Both sides are scaled independently.
     #[default]
     Stretch,
-    /// The shorter side is scaled; what is too much of the longer one is cut off at both ends:
-    /// `Resize(side)` and `CenterCrop(side)`.
+    /// The shorter side is scaled, then the center is cropped: torchvision's `Resize(side)` and
+    /// `CenterCrop(side)`.
     Crop,
 }
 
@@ -55,13 +55,28 @@ impl Fit {
     }
 }
 
-/// Decodes images one after the other, in working memory that it keeps.
+/// Decodes images. A decoder reuses its working memory.
+///
+/// Images are scaled with bilinear interpolation, with antialiasing if they become smaller.
+///
+/// ```
+/// use burn_rehearsal_vision::data::{Decoder, Fit};
+///
+/// # let image = image::RgbImage::from_pixel(40, 30, image::Rgb([200, 30, 40]));
+/// # let mut png = std::io::Cursor::new(Vec::new());
+/// # image.write_to(&mut png, image::ImageFormat::Png)?;
+/// # let png = png.into_inner();
+/// let pixels = Decoder::default().decode(&png, 16, Fit::Crop)?;
+/// assert_eq!((pixels.len(), pixels[0]), (3 * 16 * 16, 200));
+/// assert!(Decoder::default().decode(&png[..png.len() / 2], 16, Fit::Crop).is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Default)]
 pub struct Decoder {
     file: Vec<u8>,
-    /// The JPEG at hand as [`Survey::guarded`] prepares it.
+    /// The current JPEG, prepared by [`Survey::guarded`].
     guarded: Vec<u8>,
-    /// The decoded image, pixel by pixel.
+    /// The decoded image, channels last.
     decoded: Vec<u8>,
     scaler: Scaler,
     #[cfg(feature = "turbojpeg")]
@@ -72,12 +87,12 @@ thread_local! {
     static DECODER: RefCell<Decoder> = RefCell::default();
 }
 
-/// Reads and decodes a file, with the decoder of this thread.
+/// Reads and decodes a file with the decoder of this thread.
 pub(super) fn read(path: &Path, options: &ImageOptions) -> Result<Pixels, DataError> {
     DECODER.with_borrow_mut(|decoder| decoder.read(path, options.side, options.fit))
 }
 
-/// Decodes the bytes of a file that is called `path` in errors, with the decoder of this thread.
+/// Decodes a file in memory with the decoder of this thread. Errors name `path`.
 pub(super) fn decode(
     bytes: &[u8],
     path: &Path,
@@ -93,7 +108,7 @@ fn damaged(path: &Path, reason: String) -> DataError {
 }
 
 impl Decoder {
-    /// Reads and decodes the file `path` to `[3, side, side]` pixels.
+    /// Reads and decodes a file to `[3, side, side]` pixels.
     ///
     /// # Errors
     ///
@@ -109,11 +124,11 @@ impl Decoder {
         decoded
     }
 
-    /// Decodes an image to `[3, side, side]` pixels.
+    /// Decodes the content of a file to `[3, side, side]` pixels.
     ///
     /// # Errors
     ///
-    /// The message of the decoder.
+    /// The reason as text.
     pub fn decode(&mut self, bytes: &[u8], side: usize, fit: Fit) -> Result<Pixels, String> {
         let (width, height) = match bytes {
             [0xff, 0xd8, ..] => self.jpeg(bytes, side)?,
@@ -124,7 +139,7 @@ impl Decoder {
         self.row((width, height), side, fit)
     }
 
-    /// The row of what was decoded, which has `width` × `height` pixels.
+    /// Scales the decoded image of `width` × `height` pixels and puts channels first.
     pub(super) fn row(
         &mut self,
         (width, height): (usize, usize),
@@ -139,7 +154,7 @@ impl Decoder {
         })
     }
 
-    /// Decodes a JPEG: all of it, or no more than `side` pixels in each direction need.
+    /// Decodes a JPEG, at reduced size if both sides still have at least `side` pixels.
     #[cfg(feature = "turbojpeg")]
     fn jpeg(&mut self, bytes: &[u8], side: usize) -> Result<(usize, usize), String> {
         let survey = survey(bytes)?;
@@ -171,7 +186,7 @@ impl Decoder {
             .jpeg_set_out_colorspace(ColorSpace::RGB);
         let mut decoder =
             JpegDecoder::new_with_options(ZCursor::new(self.guarded.as_slice()), options);
-        // Some of the library's messages end a line.
+        // Some messages of the library end with a newline.
         let words =
             |error: zune_jpeg::errors::DecodeErrors| error.to_string().trim_end().to_owned();
         decoder.decode_headers().map_err(words)?;
@@ -182,10 +197,10 @@ impl Decoder {
         Ok((width, height))
     }
 
-    /// Decodes what `zune-jpeg` would get wrong.
+    /// Decodes a JPEG that `zune-jpeg` would decode wrongly.
     fn unusual_jpeg(&mut self, survey: &Survey) -> Result<(usize, usize), String> {
         if !survey.is_scaled_plainly() {
-            return Err("its components are sampled in a way that is not supported".into());
+            return Err("the sampling of its components is not supported".into());
         }
         let mut decoder = jpeg_decoder::Decoder::new(self.guarded.as_slice());
         let decoded = decoder.decode().map_err(|error| error.to_string())?;
@@ -211,7 +226,7 @@ impl Decoder {
     }
 }
 
-/// The structure of a JPEG whose size is within bounds.
+/// Reads the structure of a JPEG and checks its size.
 fn survey(bytes: &[u8]) -> Result<Survey, String> {
     let survey = Survey::of(bytes)?;
     check_size(survey.width, survey.height)?;

@@ -1,4 +1,4 @@
-//! The embedded handwritten digits; see `digits/README.md` for their origin and licence.
+//! The embedded handwritten digits. See `digits/README.md` for their origin and license.
 
 use super::source::Kind;
 use super::{Damaged, DataError, Image, ImageData, ImageShape};
@@ -12,9 +12,9 @@ use std::sync::Arc;
 const DIGITS: &[u8] = include_bytes!("digits/digits.csv.gz");
 const NAME: &str = "digits";
 const SIDE: usize = 8;
-/// The largest grey level in the file.
+/// The largest gray level in the file.
 const LEVELS: f32 = 16.0;
-/// Every so-many-th sample of each class is a test sample.
+/// One sample in this many of each class is a test sample.
 const TEST_EVERY: usize = 5;
 
 pub(super) const KIND: Kind = Kind {
@@ -24,8 +24,19 @@ pub(super) const KIND: Kind = Kind {
     open: |_, options| open_digits(options.side),
 };
 
-/// The 1,797 digits of 8 × 8 pixels of E. Alpaydin and C. Kaynak (1998), scaled to `side` × `side`
-/// pixels (bilinear interpolation); four fifths of each class are for training.
+/// Opens the embedded data set: 1,797 handwritten digits of 8×8 pixels in ten classes (E. Alpaydin
+/// and C. Kaynak, 1998), scaled to `side` × `side` pixels by bilinear interpolation.
+///
+/// Four fifths of each class are training samples.
+///
+/// ```
+/// use burn_rehearsal_vision::data::open_digits;
+///
+/// let digits = open_digits(8)?;
+/// assert_eq!((digits.train.len(), digits.test.len(), digits.classes), (1442, 355, 10));
+/// assert_eq!(digits.train.get(0)?.pixels.len(), 64);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # Errors
 ///
@@ -77,8 +88,8 @@ pub fn open_digits(side: usize) -> Result<ImageData, DataError> {
     })
 }
 
-/// Grey levels 0..=16 of 8×8 pixels to bytes of `side` × `side` pixels; pixel centres are aligned
-/// as image libraries do.
+/// Scales gray levels 0..=16 of 8×8 pixels to bytes of `side` × `side` pixels. Pixel centers are
+/// aligned as in image libraries.
 fn scale(levels: &[u8], side: usize) -> Vec<u8> {
     let along = |pixel: usize| {
         let position =
@@ -105,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_digits_are_there_and_every_class_is_in_both_parts() {
+    fn every_class_has_training_and_test_samples() {
         let data = open_digits(8).unwrap();
         assert_eq!(data.train_labels.len() + data.test_labels.len(), 1797);
         for class in 0..10 {
@@ -119,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn scaling_keeps_the_size_it_has_and_the_mean() {
+    fn scaling_is_exact_for_the_original_size_and_uniform_images() {
         let levels: Vec<u8> = (0..64).map(|i| (i % 17) as u8).collect();
         let exact: Vec<u8> =
             levels.iter().map(|&l| (f32::from(l) * 255.0 / 16.0).round() as u8).collect();

@@ -1,17 +1,17 @@
-//! Errors of data on disk.
+//! Errors of data sets.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Data that cannot be used.
+/// A data set that cannot be opened, read or packed.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    /// A file or folder.
+    /// An operation on a file or directory failed.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The operation.
         action: &'static str,
-        /// With what.
+        /// The file or directory.
         path: PathBuf,
         /// The error of the operating system.
         source: io::Error,
@@ -21,13 +21,13 @@ pub enum DataError {
     Image {
         /// The file.
         path: PathBuf,
-        /// In the decoder's words.
+        /// The reason, from the decoder.
         reason: String,
     },
-    /// A file or folder that is not what it should be.
+    /// A file or directory with unexpected content.
     #[error("the data in {} cannot be used: {reason}", path.display())]
     Unusable {
-        /// Where.
+        /// The file or directory.
         path: PathBuf,
         /// The reason.
         reason: String,

@@ -1,4 +1,4 @@
-//! Reading folders, and files that may be compressed.
+//! Reads directories, and files that may be compressed.
 
 use super::DataError;
 use flate2::read::MultiGzDecoder;
@@ -6,10 +6,10 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
-/// Maximum size in bytes of an unpacked file: several times that of any published one.
+/// Maximum size of a decompressed file in bytes, several times that of any published one.
 const MAX_UNPACKED: u64 = 4 << 30;
 
-/// The entries of a folder in alphabetical order.
+/// The entries of a directory in alphabetical order.
 pub(super) fn entries(directory: &Path) -> Result<Vec<PathBuf>, DataError> {
     let read = || -> std::io::Result<Vec<PathBuf>> {
         let mut paths = std::fs::read_dir(directory)?
@@ -21,37 +21,37 @@ pub(super) fn entries(directory: &Path) -> Result<Vec<PathBuf>, DataError> {
     read().map_err(DataError::io("read the folder", directory))
 }
 
-/// The names of the folders in a folder, in alphabetical order; hidden ones (`.ipynb_checkpoints`)
-/// are no classes.
+/// The names of the subdirectories, in alphabetical order, without hidden ones such as
+/// `.ipynb_checkpoints`.
 pub(super) fn subfolders(directory: &Path) -> Result<Vec<String>, DataError> {
     let folders = entries(directory)?.into_iter().filter(|path| path.is_dir() && !is_hidden(path));
-    // A class with an unreadable name must not be left out silently.
+    // A class must not be left out silently.
     folders
         .map(|path| {
             name(&path)
-                .ok_or_else(|| DataError::unusable(&path, "the folder's name is not in UTF-8"))
+                .ok_or_else(|| DataError::unusable(&path, "the name of the folder is not UTF-8"))
         })
         .collect()
 }
 
-/// The last part of a path.
+/// The last component of a path.
 pub(super) fn name(path: &Path) -> Option<String> {
     path.file_name().and_then(|name| name.to_str()).map(str::to_owned)
 }
 
-/// Whether a name begins with a dot.
+/// Whether the name starts with a dot.
 pub(super) fn is_hidden(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
 }
 
-/// Whether a file's name is one of a JPEG or PNG.
+/// Whether the extension is that of a JPEG or PNG file.
 pub(super) fn is_image(path: &Path) -> bool {
     let extension =
         path.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
     matches!(extension.as_deref(), Some("jpg" | "jpeg" | "png"))
 }
 
-/// All of a file, unpacked if it is the one with `.gz` behind its name.
+/// Reads a file, or decompresses the file with the suffix `.gz`.
 pub(super) fn read_maybe_gz(directory: &Path, file: &str) -> Result<(PathBuf, Vec<u8>), DataError> {
     let plain = directory.join(file);
     let packed = directory.join(format!("{file}.gz"));
@@ -68,7 +68,7 @@ pub(super) fn read_maybe_gz(directory: &Path, file: &str) -> Result<(PathBuf, Ve
     if unpacks && bytes.len() as u64 > MAX_UNPACKED {
         return Err(DataError::unusable(
             &path,
-            format!("it has more than {MAX_UNPACKED} bytes when it is unpacked"),
+            format!("it has more than {MAX_UNPACKED} bytes when decompressed"),
         ));
     }
     Ok((path, bytes))

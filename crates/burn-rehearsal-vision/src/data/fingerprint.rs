@@ -1,14 +1,14 @@
-//! Which data it is; what is compared is in the documentation of the parent module.
+//! Fingerprints of data sets, as documented in the parent module.
 
 use super::{DataError, Fit, ImageOptions};
 use burn_rehearsal_train::fingerprint::{Fingerprint, Split};
 use rayon::prelude::*;
 use std::path::PathBuf;
 
-/// Files and their classes, of the training part and of the test part.
+/// Files and their classes, of the training and of the test part.
 pub(super) type Parts<'a> = [(&'a [PathBuf], &'a [usize]); 2];
 
-/// Of one file for each image. `names` are those of the classes.
+/// The fingerprint of a data set with a file for each image. `names` are the names of the classes.
 pub(super) fn of_files(
     kind: &str,
     names: &[String],
@@ -24,7 +24,7 @@ pub(super) fn of_files(
         let size = |file: &PathBuf| {
             Ok(std::fs::metadata(file).map_err(DataError::io("look at", file))?.len())
         };
-        // Millions of files, maybe on a network file system.
+        // There may be millions of files, on a network file system.
         let sizes: Vec<u64> = files.par_iter().map(size).collect::<Result<_, _>>()?;
         for ((file, &class), size) in files.iter().zip(classes).zip(sizes) {
             let name = file.file_name().map(|name| name.as_encoded_bytes()).unwrap_or_default();
@@ -34,7 +34,7 @@ pub(super) fn of_files(
     Ok(with_options(data.build(), kind, options.side, options.fit))
 }
 
-/// With what else decides which images the network gets.
+/// Adds the options that determine decoded images.
 pub(super) fn with_options(data: Fingerprint, kind: &str, side: usize, fit: Fit) -> Fingerprint {
     data.with_option("the kind of data", kind)
         .with_option("image size", side)

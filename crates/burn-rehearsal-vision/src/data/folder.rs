@@ -1,4 +1,4 @@
-//! Folders of JPEG and PNG files.
+//! Directories of JPEG and PNG files.
 
 use super::decode::read;
 use super::files::{entries, is_hidden, is_image, subfolders};
@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// A file and its class.
 type Labelled = (PathBuf, usize);
 
-/// Files that are read and scaled when they are asked for.
+/// Files that are decoded when they are requested.
 struct FolderDataset {
     files: Arc<Vec<PathBuf>>,
     classes: Vec<usize>,
@@ -36,26 +36,33 @@ impl Dataset<Image> for FolderDataset {
 
 pub(super) const KIND: Kind = Kind {
     name: "folder",
-    layout: Some(
-        "DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg (or val instead of test; PNG as well)",
-    ),
+    layout: Some("train/CLASS/* and test/CLASS/* (or val/CLASS/*), JPEG or PNG"),
     usual_side: |_| 32,
     open: open_folder,
 };
 
 pub(super) const TINY_IMAGENET: Kind = Kind {
     name: "tiny-imagenet",
-    layout: Some("the files as distributed"),
+    layout: Some("the directories as published"),
     usual_side: |_| 64,
     open: open_tiny_imagenet,
 };
 
-/// The images in `train/CLASS/*` and `test/CLASS/*` (or `val/CLASS/*`); classes are the subfolders
-/// of `train` in alphabetical order.
+/// Opens the images in `train/CLASS/*` and `test/CLASS/*` (or `val/CLASS/*`). The classes are the
+/// subdirectories of `train` in alphabetical order.
+///
+/// ```no_run
+/// use burn_rehearsal_vision::data::{Fit, ImageOptions, OnDamaged, open_folder};
+///
+/// let options = ImageOptions { side: 64, fit: Fit::Crop, on_damaged: OnDamaged::Skip };
+/// let pets = open_folder("data/pets".as_ref(), &options)?;
+/// println!("{} images in {} classes", pets.train.len(), pets.classes);
+/// # Ok::<(), burn_rehearsal_vision::data::DataError>(())
+/// ```
 ///
 /// # Errors
 ///
-/// [`DataError`] naming the folder and what is wrong with it.
+/// [`DataError`] with the file or directory and the reason.
 pub fn open_folder(directory: &Path, options: &ImageOptions) -> Result<ImageData, DataError> {
     let unusable = |reason: String| DataError::unusable(directory, reason);
     entries(directory)?;
@@ -81,12 +88,21 @@ pub fn open_folder(directory: &Path, options: &ImageOptions) -> Result<ImageData
     data("folder", list(&train)?, list(&test)?, &classes, options)
 }
 
-/// Tiny-ImageNet as it is distributed: `train/CLASS/images/*`, and `val/images/*` with the classes
-/// in `val/val_annotations.txt`.
+/// Opens Tiny-ImageNet as published: `train/CLASS/images/*`, and `val/images/*` with the classes in
+/// `val/val_annotations.txt`.
+///
+/// ```no_run
+/// use burn_rehearsal_vision::data::{Fit, ImageOptions, OnDamaged, open_tiny_imagenet};
+///
+/// let options = ImageOptions { side: 64, fit: Fit::Stretch, on_damaged: OnDamaged::Fail };
+/// let tiny = open_tiny_imagenet("data/tiny-imagenet-200".as_ref(), &options)?;
+/// assert_eq!((tiny.train.len(), tiny.classes), (100_000, 200));
+/// # Ok::<(), burn_rehearsal_vision::data::DataError>(())
+/// ```
 ///
 /// # Errors
 ///
-/// [`DataError`] naming the file or folder and what is wrong with it.
+/// [`DataError`] with the file or directory and the reason.
 pub fn open_tiny_imagenet(
     directory: &Path,
     options: &ImageOptions,
@@ -134,7 +150,7 @@ fn classes(directory: &Path, train: &Path) -> Result<Vec<String>, DataError> {
     if classes.is_empty() {
         return Err(DataError::unusable(
             directory,
-            "`train` has no subfolder, one per class is expected",
+            "`train` has no subfolder; expected one per class",
         ));
     }
     Ok(classes)

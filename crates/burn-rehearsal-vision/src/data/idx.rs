@@ -1,8 +1,8 @@
-//! MNIST and Fashion-MNIST in the format IDX (Y. LeCun, C. Cortes and C. Burges, "The MNIST
+//! MNIST and Fashion-MNIST in the IDX format (Y. LeCun, C. Cortes and C. Burges, "The MNIST
 //! database of handwritten digits").
 //!
-//! A file starts with 0, 0, the type of its values (8: bytes) and the number of its dimensions,
-//! then the dimensions as big-endian `u32`.
+//! A file starts with the bytes 0, 0, the type of the values (8: bytes) and the number of
+//! dimensions, then the dimensions as big-endian `u32`.
 
 use super::files::read_maybe_gz;
 use super::raw::RawDataset;
@@ -12,18 +12,29 @@ use std::path::Path;
 
 pub(super) const MNIST: Kind = Kind {
     name: "mnist",
-    layout: Some("the files as distributed, maybe with .gz; also for Fashion-MNIST"),
+    layout: Some("the files as published, plain or .gz; also for Fashion-MNIST"),
     usual_side: |_| 28,
     open: |directory, options| open_idx(directory, options.side),
 };
 
-/// The files `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte` and
-/// `t10k-labels-idx1-ubyte` in a folder, each maybe with `.gz` behind its name. There are as many
-/// classes as the largest label says. All of it is kept in memory.
+/// Opens MNIST or Fashion-MNIST in a directory: `train-images-idx3-ubyte`,
+/// `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte` and `t10k-labels-idx1-ubyte`, plain or with
+/// the suffix `.gz`.
+///
+/// All files are read into memory. Images are scaled to `side` × `side` pixels. The number of
+/// classes is the largest training label plus 1.
+///
+/// ```no_run
+/// use burn_rehearsal_vision::data::open_idx;
+///
+/// let mnist = open_idx("data/mnist".as_ref(), 28)?;
+/// assert_eq!((mnist.train.len(), mnist.classes), (60_000, 10));
+/// # Ok::<(), burn_rehearsal_vision::data::DataError>(())
+/// ```
 ///
 /// # Errors
 ///
-/// [`DataError`] naming the file and what is wrong with it.
+/// [`DataError`] with the file and the reason.
 pub fn open_idx(directory: &Path, side: usize) -> Result<ImageData, DataError> {
     let train = part(directory, "train", side)?;
     let test = part(directory, "t10k", side)?;
@@ -31,7 +42,7 @@ pub fn open_idx(directory: &Path, side: usize) -> Result<ImageData, DataError> {
     if let Some(class) = test.labels().into_iter().find(|&class| class >= classes) {
         return Err(DataError::unusable(
             directory,
-            format!("the class {class} is in the test part only"),
+            format!("the class {class} has test samples but no training samples"),
         ));
     }
     Ok(RawDataset::data("mnist", classes, train, test))
@@ -57,13 +68,13 @@ fn part(directory: &Path, name: &str, side: usize) -> Result<RawDataset, DataErr
     Ok(RawDataset::new(samples.collect(), ImageShape { channels: 1, height, width }, side, path))
 }
 
-/// The dimensions of an IDX file of bytes, and where its values begin; there are as many values as
-/// the dimensions say.
+/// Reads the dimensions of an IDX file of bytes, and the offset of its values. Checks the number of
+/// values.
 fn dimensions<const D: usize>(path: &Path, bytes: &[u8]) -> Result<([usize; D], usize), DataError> {
     let wrong = |reason: String| DataError::unusable(path, reason);
     let begin = 4 + 4 * D;
     if bytes.len() < begin || bytes[..4] != [0, 0, 8, D as u8] {
-        return Err(wrong(format!("it is not an IDX file of bytes in {D} dimensions")));
+        return Err(wrong(format!("not an IDX file of bytes in {D} dimensions")));
     }
     let mut dimensions = [0; D];
     for (dimension, word) in dimensions.iter_mut().zip(bytes[4..begin].chunks_exact(4)) {
@@ -73,7 +84,7 @@ fn dimensions<const D: usize>(path: &Path, bytes: &[u8]) -> Result<([usize; D], 
         dimensions.iter().try_fold(1usize, |product, &dimension| product.checked_mul(dimension));
     if values != Some(bytes.len() - begin) || dimensions.contains(&0) {
         return Err(wrong(format!(
-            "it should have {dimensions:?} values, and has {}",
+            "expected {dimensions:?} values, found {}",
             bytes.len() - begin
         )));
     }

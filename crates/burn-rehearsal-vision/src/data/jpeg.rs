@@ -1,27 +1,28 @@
-//! The structure of a JPEG, read before a decoder sees it.
+//! Reads the structure of a JPEG before it is decoded, to detect truncated files.
 //!
-//! Decoders repair what is cut: where the entropy-coded data of a scan end before its blocks do,
-//! they go on with zeros. A [`Survey`] finds most cuts without decoding anything: of a file that
-//! was cut before its last scan, a part of the image is in no scan. It prepares a copy in which no
-//! decoder can miss the others: ones follow the data of the last scan. No Huffman code consists of
-//! ones only (ITU-T T.81, annex C), so that a decoder that reads past the end of the data fails,
-//! and one that does not never sees them.
+//! Decoders fill in missing data: if the entropy-coded data of a scan end before its last block,
+//! they continue with zeros. A [`Survey`] detects most truncations without decoding. In a file that
+//! ends before its last scan, a part of the image is in no scan. For a file that ends within its
+//! last scan, the survey prepares a copy that no decoder accepts: one bits follow the data of the
+//! scan. No Huffman code consists of one bits only (ITU-T T.81, annex C). A decoder that reads past
+//! the end of the data fails, and a decoder that does not read past it is not affected.
 //!
-//! One cut stays unseen: of the very last bits of a progressive image, if they are bits without a
-//! code, which refine coefficients. A few coefficients are then wrong in their lowest bit.
+//! One truncation is not detected: of the last bits of a progressive image, if they are bits
+//! without a code, which refine coefficients. Then a few coefficients are wrong in their lowest
+//! bit.
 
 use memchr::memchr;
 
-/// One bits behind a scan, in bytes: more than a decoder prefetches, and more than the rest of a
-/// Huffman code, the bits that belong to it, and the next code.
+/// Number of bytes of one bits after a scan: more than a decoder prefetches, and more than the rest
+/// of a Huffman code, its extra bits, and the next code.
 const GUARD: usize = 16;
-/// Coefficients of a block.
+/// Number of coefficients of a block.
 const COEFFICIENTS: usize = 64;
-/// Pixels along the side of a block.
+/// Side of a block in pixels.
 const BLOCK: usize = 8;
-/// The most components that a scan can have, and that any decoder here takes.
+/// Maximum number of components of a scan, and of any decoder here.
 const MAX_COMPONENTS: usize = 4;
-/// Marks a coefficient that no scan has coded yet.
+/// Marks a coefficient that no scan contains.
 const UNKNOWN: u8 = u8::MAX;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -31,22 +32,22 @@ enum Coding {
     Sequential,
     /// Progressive with Huffman codes.
     Progressive,
-    /// Lossless, hierarchical or arithmetic: left to decoders that know it.
+    /// Lossless, hierarchical or arithmetic. Not surveyed.
     Other,
 }
 
-/// One component of the frame: a color, or luma or chroma.
+/// A component of the frame: a color, luma or chroma.
 #[derive(Debug)]
 struct Component {
     id: u8,
     /// Sampling factors, 1 to 4.
     horizontal: usize,
     vertical: usize,
-    /// For every coefficient how many of its lowest bits are still missing.
+    /// The number of missing low bits of every coefficient.
     missing: [u8; COEFFICIENTS],
 }
 
-/// The structure that a JPEG declares.
+/// The structure of a JPEG.
 #[derive(Debug, Default)]
 pub(super) struct Survey {
     pub(super) width: usize,
@@ -54,10 +55,10 @@ pub(super) struct Survey {
     coding: Coding,
     components: Vec<Component>,
     scans: usize,
-    /// The end of the entropy-coded data of the last scan, and the number of bytes of ones behind
-    /// it that no decoder reads through.
+    /// The end of the entropy-coded data of the last scan, and the number of bytes of one bits to
+    /// insert there.
     guard: (usize, usize),
-    /// The end of the file: behind its first end marker.
+    /// The offset after the first end marker.
     end: usize,
 }
 
@@ -66,8 +67,8 @@ impl Survey {
     ///
     /// # Errors
     ///
-    /// In words: the file, a scan or a segment ends too early, scans are missing, or segments
-    /// contradict each other.
+    /// The reason as text: the file, a scan or a segment ends too early, scans are missing, or
+    /// segments contradict each other.
     pub(super) fn of(bytes: &[u8]) -> Result<Self, String> {
         let mut survey = Self::default();
         let mut restart_interval = 0;
@@ -103,7 +104,7 @@ impl Survey {
         Ok(survey)
     }
 
-    /// A frame header.
+    /// Reads a frame header.
     fn frame(&mut self, code: u8, header: &[u8]) -> Result<(), String> {
         if !self.components.is_empty() {
             return Err("it has two frames".into());
@@ -153,7 +154,7 @@ impl Survey {
         (largest(|component| component.horizontal), largest(|component| component.vertical))
     }
 
-    /// A scan: its header and its data.
+    /// Records a scan.
     fn scan(
         &mut self,
         header: &[u8],
@@ -181,7 +182,7 @@ impl Survey {
                 format!("a scan has the component {}, which the frame lacks", name[0])
             })?;
             if count == 1 {
-                // A component alone has only the blocks that it needs.
+                // A single component has no padding blocks.
                 let along = |pixels: usize, factor: usize, largest: usize| {
                     (pixels * factor).div_ceil(BLOCK * largest)
                 };
@@ -191,19 +192,19 @@ impl Survey {
             } else {
                 blocks += mcus * component.horizontal * component.vertical;
             }
-            let told = component
+            let coefficients = component
                 .missing
                 .get_mut(range.clone())
                 .ok_or("a scan has coefficients that a block lacks")?;
-            if self.coding == Coding::Sequential && told[0] != UNKNOWN {
+            if self.coding == Coding::Sequential && coefficients[0] != UNKNOWN {
                 return Err(format!("the component {} is in two scans", component.id));
             }
-            told.fill(if self.coding == Coding::Progressive { missing } else { 0 });
+            coefficients.fill(if self.coding == Coding::Progressive { missing } else { 0 });
         }
         let mut guard = GUARD;
         if self.coding != Coding::Other {
-            // A block of a sequential scan has two codes, each of one bit at least. A block of a
-            // progressive scan with means (coefficient 0) has one bit at least.
+            // A block of a sequential scan has at least two codes of one bit. A block of a
+            // progressive scan with coefficient 0 has at least one bit.
             let least = match (self.coding, *range.start()) {
                 (Coding::Sequential, _) => 2 * blocks,
                 (_, 0) => blocks,
@@ -223,7 +224,7 @@ impl Survey {
                     data.restarts + 1
                 ));
             }
-            // Refinements are bits without a code: up to one per coefficient of a run of blocks.
+            // Refinements are bits without a code, up to one per coefficient of a run of blocks.
             if refines && *range.start() > 0 {
                 guard += blocks.min(if restart_interval > 0 { restart_interval } else { blocks })
                     * COEFFICIENTS
@@ -235,8 +236,8 @@ impl Survey {
         Ok(())
     }
 
-    /// Whether `zune-jpeg` 0.5 decodes it right: of a sequential image with several scans, and of
-    /// one whose chroma is sampled finer than its luma, it makes something else without an error.
+    /// Whether `zune-jpeg` 0.5 decodes the image correctly. It does not, and returns no error, for
+    /// sequential images with several scans and images whose chroma is sampled finer than luma.
     pub(super) fn is_usual(&self) -> bool {
         let (h_max, v_max) = self.largest();
         let powers = |component: &Component| {
@@ -251,8 +252,8 @@ impl Survey {
             || (sampled && luma_is_finest && (self.coding != Coding::Sequential || self.scans == 1))
     }
 
-    /// Whether `jpeg-decoder` 0.3 decodes it right: it scales a component by the largest factor or
-    /// not at all.
+    /// Whether `jpeg-decoder` 0.3 decodes the image correctly. It scales a component by the largest
+    /// factor or not at all.
     pub(super) fn is_scaled_plainly(&self) -> bool {
         let (h_max, v_max) = self.largest();
         self.components.len() == 3
@@ -262,8 +263,8 @@ impl Survey {
             })
     }
 
-    /// The image up to its end marker, with ones behind the data of its last scan. `bytes` are
-    /// those that were surveyed.
+    /// Copies the image up to its end marker, with one bits after the data of the last scan.
+    /// `bytes` are the surveyed bytes.
     pub(super) fn guarded(&self, bytes: &[u8], copy: &mut Vec<u8>) {
         let (data, rest) = bytes[..self.end].split_at(self.guard.0);
         copy.clear();
@@ -275,13 +276,13 @@ impl Survey {
     }
 }
 
-/// The data of a scan.
+/// The entropy-coded data of a scan.
 struct EntropyCoded {
-    /// Their end in the file.
+    /// The end offset in the file.
     end: usize,
-    /// Bytes, without those that are stuffed and without markers.
+    /// The number of bytes, without stuffing and markers.
     bytes: usize,
-    /// Restart markers.
+    /// The number of restart markers.
     restarts: usize,
 }
 
@@ -291,7 +292,8 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// The next byte behind one or several of `0xff`, and the number of bytes before those.
+    /// Finds the next run of `0xff` bytes. Returns the number of bytes before it, and the byte
+    /// after it.
     fn code(&mut self) -> Result<(usize, u8), String> {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         let before = memchr(0xff, rest).unwrap_or(rest.len());
@@ -303,7 +305,7 @@ impl<'a> Reader<'a> {
         Ok((before, code))
     }
 
-    /// The code of the next marker; whatever lies before it is skipped.
+    /// Skips to the next marker and returns its code.
     fn marker(&mut self) -> Result<u8, String> {
         loop {
             let (_, code) = self.code()?;
@@ -313,7 +315,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The content of the segment at hand.
+    /// Reads the content of a segment.
     fn segment(&mut self) -> Result<&'a [u8], String> {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         let length = rest.first_chunk().map(|length| usize::from(u16::from_be_bytes(*length)));
@@ -324,7 +326,7 @@ impl<'a> Reader<'a> {
         Ok(content)
     }
 
-    /// Reads the entropy-coded data at hand up to the next marker that is none of theirs.
+    /// Reads entropy-coded data up to the next marker that is not a restart marker.
     fn entropy_coded(&mut self) -> Result<EntropyCoded, String> {
         let mut data = EntropyCoded { end: self.at, bytes: 0, restarts: 0 };
         loop {

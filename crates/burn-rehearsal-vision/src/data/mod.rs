@@ -1,33 +1,34 @@
-//! Labelled images, embedded or from disk.
+//! Labeled images, embedded or from disk.
 //!
-//! * [`DataSource`]: any of the following by its name.
 //! * [`open_digits`]: a small data set that is part of the crate.
-//! * [`open_folder`], [`open_tiny_imagenet`]: JPEG and PNG files, one folder per class, decoded
-//!   when they are asked for.
-//! * [`open_cifar`], [`open_idx`]: CIFAR-10, CIFAR-100, MNIST and Fashion-MNIST in the files in
-//!   which they are published.
-//! * [`pack()`] writes any of them once into memory-mapped shards, and [`open_pack`] reads those.
+//! * [`open_folder`], [`open_tiny_imagenet`]: JPEG and PNG files, one folder per class.
+//! * [`open_cifar`], [`open_idx`]: CIFAR-10, CIFAR-100, MNIST and Fashion-MNIST in their published
+//!   formats.
+//! * [`pack()`] writes a data set into a few memory-mapped files, and [`open_pack`] opens them.
+//! * [`DataSource`] opens any of them by name.
 //!
-//! All give the same thing, [`ImageData`]: two data sets of [`Image`]s of one shape, whose pixels
-//! are bytes, channels first. Decoding happens in `get`, that is in the loader's threads. Its rows
-//! and its working memory are used again and again by the thread that made them, and packed pixels
-//! are not copied before they are part of a mini-batch.
+//! Each returns [`ImageData`]: a training and a test data set of [`Image`]s of one shape. Pixels
+//! are bytes, channels first. Files are decoded in [`get`](burn::data::dataset::Dataset::get), in
+//! the threads of the data loader, which reuse their memory. Packed pixels are not copied until
+//! they become part of a mini-batch.
 //!
-//! A run resumes only on the data that it began with. Its [fingerprint](ImageData::fingerprint)
-//! says which that is, whatever its path:
+//! # Fingerprints
 //!
-//! | data | compared of each image | not seen |
+//! A run resumes only on the data it started with. The [fingerprint](ImageData::fingerprint)
+//! identifies data independently of its path. It covers the names and the order of classes, the
+//! size of images, [`Fit`], and:
+//!
+//! | data | compared for each image | not noticed |
 //! |---|---|---|
-//! | folders | class, file name, size in bytes | other bytes in a file of the same name and size |
-//! | CIFAR, MNIST (IDX) | class, all pixels | nothing |
-//! | packs | class, position, length, digests by [`pack()`] | a shard that was changed later |
+//! | folders | class, file name, size in bytes | different bytes of the same size |
+//! | CIFAR, MNIST (IDX) | class, all pixels | – |
+//! | packs | class, position, length, digests by [`pack()`] | changes after packing |
 //!
-//! The names of classes, their order, the size of images and [`Fit`] belong to it; the times of
-//! files do not.
+//! # Damaged images
 //!
-//! An image that cannot be decoded is an error with its path, or, with [`OnDamaged::Skip`], left
-//! out of its mini-batch ([`SkipSample`](burn_rehearsal::SkipSample)), noted once in the log and
-//! counted in [`ImageData::damaged`].
+//! An image that cannot be decoded is an error with its path. With [`OnDamaged::Skip`] it is left
+//! out of its mini-batch ([`SkipSample`](burn_rehearsal::SkipSample)), logged once, and listed in
+//! [`ImageData::damaged`].
 
 mod cifar;
 mod damaged;
@@ -64,71 +65,77 @@ use burn_rehearsal_train::fingerprint::Fingerprint;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Decoded images have red, green and blue.
+/// Channels of decoded images: red, green and blue.
 const CHANNELS: usize = 3;
-/// Maximum number of pixels of an image, so that a damaged header does not request all memory.
+/// Maximum number of pixels of an image. A damaged header must not exhaust memory.
 const MAX_PIXELS: usize = 1 << 27;
 
-/// Checks the size that the header of an image declares.
+/// Checks the size in the header of an image.
 fn check_size(width: usize, height: usize) -> Result<(), String> {
     if width == 0 || height == 0 || width.saturating_mul(height) > MAX_PIXELS {
-        return Err(format!("its size would be {width}×{height} pixels"));
+        return Err(format!("invalid size of {width}×{height} pixels"));
     }
     Ok(())
 }
 
-/// One image.
+/// A labeled image.
 #[derive(Debug, Clone)]
 pub struct Image {
-    /// Channels first, 0..=255.
+    /// The pixels, channels first, values 0..=255.
     pub pixels: Pixels,
-    /// Its class.
+    /// The class.
     pub class: usize,
-    /// Its number in the data set.
+    /// The index in the data set.
     pub index: usize,
 }
 
 /// The shape of an image.
+///
+/// ```
+/// use burn_rehearsal_vision::data::ImageShape;
+///
+/// assert_eq!(ImageShape::square(3, 32).elements(), 3 * 32 * 32);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImageShape {
-    /// 1 for grey, 3 for colour.
+    /// 1 for grayscale, 3 for color.
     pub channels: usize,
-    /// Pixels.
+    /// The height in pixels.
     pub height: usize,
-    /// Pixels.
+    /// The width in pixels.
     pub width: usize,
 }
 
 impl ImageShape {
-    /// A square image.
+    /// The shape of a square image.
     pub fn square(channels: usize, side: usize) -> Self {
         Self { channels, height: side, width: side }
     }
 
-    /// The number of values of one image.
+    /// The number of values of an image.
     pub fn elements(&self) -> usize {
         self.channels * self.height * self.width
     }
 }
 
-/// How images become rows of one size.
+/// How images of any size are decoded to one shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImageOptions {
-    /// Side of the square that all images are scaled to, in pixels, at least 1.
+    /// The side of the decoded images in pixels, at least 1.
     pub side: usize,
-    /// How an image that is no square becomes one.
+    /// How images become square.
     pub fit: Fit,
-    /// How to handle an image that cannot be decoded.
+    /// What happens to images that cannot be decoded.
     pub on_damaged: OnDamaged,
 }
 
-/// A data set for classification.
+/// An image data set for classification, with a training and a test part.
 pub struct ImageData {
-    /// The training part.
+    /// The training samples.
     pub train: Arc<dyn Dataset<Image>>,
     /// The class of each training sample.
     pub train_labels: Vec<usize>,
-    /// The test part.
+    /// The test samples.
     pub test: Arc<dyn Dataset<Image>>,
     /// The class of each test sample.
     pub test_labels: Vec<usize>,
@@ -136,11 +143,10 @@ pub struct ImageData {
     pub classes: usize,
     /// The shape of every image.
     pub shape: ImageShape,
-    /// Which data it is, wherever it lies; see [`fingerprint`](burn_rehearsal_train::fingerprint)
-    /// and, for what is compared, the module's documentation.
+    /// The identity of the data, independent of its path; see [the module](self).
     pub fingerprint: Fingerprint,
-    /// The images that were left out so far, by this process.
+    /// The images that this process has left out so far.
     pub damaged: Damaged,
-    /// The files behind the training and the test part, if every sample is a file of its own.
+    /// The files of the training and test samples, if every sample is a separate file.
     pub files: Option<[Arc<Vec<PathBuf>>; 2]>,
 }

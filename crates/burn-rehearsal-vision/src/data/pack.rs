@@ -1,16 +1,17 @@
-//! Writing a data set once into a few large files, so that training does not wait for a million
-//! small ones, nor, with pixels, for a decoder.
+//! Writes a data set into a few large files, so that training does not read millions of small files
+//! and, with pixels, does not decode images.
 //!
 //! ```text
-//! pack.json              what was packed, how, and into how many shards; written first
+//! pack.json              source, options and shards; written first
 //! train-00000.bin        the samples of a shard, one after the other
-//! train-00000.json       where each of them begins, its class, and the digest of the .bin; written last, so that a shard with it is complete
+//! train-00000.json       offsets and classes of the samples, digest of the .bin; written last
 //! …                      test-00000.bin, test-00000.json, …
 //! ```
 //!
-//! Packing again into the same folder resumes an interrupted attempt: a complete shard that matches
-//! its digest is kept, any other is written again. One process packs into a folder at a time. At
-//! the end, all that was written is read back and compared with its digest.
+//! A shard is complete if its `.json` exists. Packing again into the same directory resumes:
+//! complete shards that match their digests are kept, all others are written. Only one process
+//! packs into a directory at a time. At the end, all new files are read back and compared with
+//! their digests.
 
 use super::files::{entries, name};
 use super::{DataError, ImageData, ImageOptions, OnDamaged};
@@ -24,79 +25,79 @@ use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-/// The version of the format, and the only one that is read.
+/// The version of the format. No other version is read.
 pub(super) const VERSION: u32 = 1;
 /// The name of the file that describes a pack.
 pub(super) const MANIFEST: &str = "pack.json";
-/// The parts of a data set, in the names of shards.
+/// The names of the parts of a data set, for file names.
 pub(super) const PARTS: [&str; 2] = ["train", "test"];
 /// Approximate size of a shard in bytes.
 const SHARD_BYTES: usize = 64 << 20;
-/// Assumed size in bytes of an original file when samples are spread over shards.
+/// Assumed size of an original file in bytes, to distribute samples over shards.
 const TYPICAL_FILE: usize = 64 << 10;
 
-/// The stored form of each image.
+/// How a pack stores images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
-    /// Its pixels at the chosen size: nothing is decoded in training.
+    /// Decoded pixels of one size. Training decodes nothing.
     Pixels,
-    /// The file as it is: smaller, and of any size in training, but decoded every time.
+    /// The original files. They are smaller, and are decoded to any size in training.
     Original,
 }
 
-/// How a data set is packed.
+/// Options of [`pack()`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PackOptions {
-    /// The stored form of each image.
+    /// How images are stored.
     pub format: Format,
-    /// How images become rows; for [`Format::Original`] it only says which images are damaged.
+    /// How images are decoded. With [`Format::Original`], decoding only detects damaged images.
     pub images: ImageOptions,
 }
 
-/// What was packed.
+/// The result of [`pack()`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PackReport {
-    /// Samples in the pack.
+    /// The number of samples in the pack.
     pub samples: usize,
-    /// Shards, and how many of them were there already.
+    /// The number of shards.
     pub shards: usize,
-    /// Shards that were complete before.
+    /// The number of shards that were already complete.
     pub kept: usize,
-    /// Bytes of all shards.
+    /// The size of all shards in bytes.
     pub bytes: u64,
-    /// Images that were left out, in alphabetical order.
+    /// The images that were left out, in alphabetical order.
     pub damaged: Vec<PathBuf>,
 }
 
-/// The contents of `pack.json`. They differ between packs of different data.
+/// The content of `pack.json`, which differs between packs of different data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Manifest {
     pub(super) version: u32,
     pub(super) format: Format,
-    /// `[channels, side, side]` of the rows if they are pixels.
+    /// `[channels, height, width]` of stored pixels.
     pub(super) shape: Option<[usize; 3]>,
-    /// How they were made squares: `stretch` or `crop`.
+    /// How stored pixels became square: `stretch` or `crop`.
     pub(super) fit: Option<String>,
     pub(super) classes: usize,
-    /// Samples of each part in the source, damaged ones too.
+    /// The number of samples of each part of the source, including damaged ones.
     pub(super) samples: [usize; 2],
-    /// Samples of the source in one shard; the last shard of a part may have fewer.
+    /// The number of samples of the source per shard. The last shard of a part may have fewer.
     pub(super) shard_samples: usize,
-    /// Digest of the names and classes of the source.
+    /// Digest of the files and classes of the source.
     pub(super) source: String,
 }
 
-/// The contents of a shard's `.json`.
+/// The content of the `.json` of a shard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ShardIndex {
     /// BLAKE3 of the `.bin`, in hexadecimal.
     pub(super) blake3: String,
-    /// The offset of each sample in the `.bin`, and at the end the length of the `.bin`.
+    /// The offset of each sample in the `.bin`, then the length of the `.bin`.
     pub(super) offsets: Vec<u64>,
     /// The class of each sample.
     pub(super) classes: Vec<u32>,
-    /// Images that were left out.
+    /// The images that were left out.
     pub(super) damaged: Vec<PathBuf>,
 }
 
@@ -116,19 +117,32 @@ impl Manifest {
     }
 }
 
-/// The `.bin` of a shard; its `.json` has the same name otherwise.
+/// The path of the `.bin` of a shard. Its `.json` differs in the extension only.
 pub(super) fn shard_path(directory: &Path, part: usize, shard: usize) -> PathBuf {
     directory.join(format!("{}-{shard:05}.bin", PARTS[part]))
 }
 
-/// Packs `data` into the folder `out`, on all threads of Rayon's pool; `progress` hears of every
-/// finished or kept shard's samples.
+/// Packs `data` into the directory `out`, on all threads of Rayon's pool. `progress` is called with
+/// the number of samples of every completed shard.
+///
+/// ```
+/// use burn_rehearsal_vision::data::*;
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let out = directory.path();
+/// let images = ImageOptions { side: 8, fit: Fit::Stretch, on_damaged: OnDamaged::Fail };
+/// let options = PackOptions { format: Format::Pixels, images };
+/// let report = pack(&open_digits(8)?, &options, out, &|_| {})?;
+/// assert_eq!((report.samples, report.shards), (1797, 2));
+/// assert_eq!(open_pack(out, &images)?.train.len(), 1442);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # Errors
 ///
-/// [`DataError`]: an image that is damaged and may not be skipped, a part all of whose images are,
-/// a file that cannot be written, a folder with a pack of something else or into which another
-/// process is packing.
+/// [`DataError`] for a damaged image that is not skipped, a part without a valid image, a file that
+/// cannot be written, a directory with a pack of other data, and a directory that another process
+/// is packing into.
 pub fn pack(
     data: &ImageData,
     options: &PackOptions,
@@ -141,7 +155,7 @@ pub fn pack(
     let lock = match DirectoryLock::acquire(out) {
         Ok(Some(lock)) => Some(lock),
         Ok(None) => return Err(DataError::unusable(out, "another process is packing into it")),
-        // A read-only pack can still be compared with its digests.
+        // A read-only pack can be verified.
         Err(error)
             if matches!(
                 error.kind(),
@@ -157,7 +171,8 @@ pub fn pack(
         if there != manifest {
             return Err(DataError::unusable(
                 out,
-                "it holds a pack of other data or files, or one made with other options; remove it and pack again",
+                "it contains a pack of different data or with different options; remove it and pack \
+                 again",
             ));
         }
     } else {
@@ -206,8 +221,8 @@ pub fn pack(
     Ok(report)
 }
 
-/// The length of a file and when it was written, in nanoseconds since 1970: one that was replaced
-/// or repaired is another one.
+/// The length and the modification time of a file, in nanoseconds since 1970. They detect files
+/// that were replaced.
 fn stamp(file: &PathBuf) -> Result<(u64, u128), DataError> {
     let data = std::fs::metadata(file).map_err(DataError::io("look at", file))?;
     let written = data.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
@@ -221,7 +236,8 @@ fn manifest(data: &ImageData, options: &PackOptions, out: &Path) -> Result<Manif
     if !pixels && data.files.is_none() {
         return Err(DataError::unusable(
             out,
-            "only image folders can be packed as original files; this data has no file for each image",
+            "only image folders can be packed as original files; these images are not separate \
+             files",
         ));
     }
     let mut source = blake3::Hasher::new();
@@ -232,7 +248,7 @@ fn manifest(data: &ImageData, options: &PackOptions, out: &Path) -> Result<Manif
         let stamps: Vec<_> = files.par_iter().map(|file| stamp(file)).collect::<Result<_, _>>()?;
         let mut files = files.into_iter().zip(stamps);
         for class in labels {
-            // Folder and name say which image it is; where the whole data set lies does not matter.
+            // Class and name identify an image independently of the path of the data set.
             if let Some((file, (bytes, changed))) = files.next() {
                 for name in file.iter().rev().take(2) {
                     source.update(name.as_encoded_bytes()).update(b"/");
@@ -268,11 +284,11 @@ impl Packer<'_> {
         begin..(begin + self.manifest.shard_samples).min(self.manifest.samples[part])
     }
 
-    /// The index of a shard that is there, and is what it was when it was written.
+    /// The index of a shard that is complete and matches its digest.
     fn complete(&self, part: usize, shard: usize) -> Option<ShardIndex> {
         let path = shard_path(self.out, part, shard);
         let index: ShardIndex = read_json(&path.with_extension("json")).ok()?;
-        // What was skipped before may not be skipped now.
+        // An earlier attempt may have skipped damaged images.
         if self.options.images.on_damaged == OnDamaged::Fail && !index.damaged.is_empty() {
             return None;
         }
@@ -317,7 +333,7 @@ impl Packer<'_> {
         Ok(index)
     }
 
-    /// A sample's class and what is kept of it.
+    /// The class and the stored bytes of a sample.
     fn sample(&self, part: usize, sample: usize) -> Result<(usize, Vec<u8>), DataError> {
         let labels = [&self.data.train_labels, &self.data.test_labels][part];
         let images = &self.options.images;
@@ -328,7 +344,7 @@ impl Packer<'_> {
                 Format::Original => {
                     let bytes =
                         std::fs::read(path).map_err(DataError::io("read the image", path))?;
-                    // Better found now than in the middle of training.
+                    // Detects damaged images now rather than in training.
                     super::decode::decode(&bytes, path, images)?;
                     bytes
                 }
@@ -354,7 +370,7 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<(), DataError> {
     write_atomically(path, &text).map_err(DataError::io("write", path))
 }
 
-/// Removes the temporary files of a killed process. The folder must be locked.
+/// Removes the temporary files of a killed process. The directory must be locked.
 fn remove_remains(out: &Path) -> Result<(), DataError> {
     let is_ours = |name: &str| {
         name.starts_with('.')
@@ -368,12 +384,12 @@ fn remove_remains(out: &Path) -> Result<(), DataError> {
         .try_for_each(|path| std::fs::remove_file(&path).map_err(DataError::io("remove", &path)))
 }
 
-/// Reads a shard that was written just now, as a later process will.
+/// Reads a new shard back and compares it with its index.
 fn read_back(out: &Path, part: usize, shard: usize, index: &ShardIndex) -> Result<(), DataError> {
     let path = shard_path(out, part, shard);
-    let beside = path.with_extension("json");
-    if read_json::<ShardIndex>(&beside)? != *index {
-        return Err(changed_meanwhile(&beside));
+    let index_path = path.with_extension("json");
+    if read_json::<ShardIndex>(&index_path)? != *index {
+        return Err(changed_meanwhile(&index_path));
     }
     let same = index.is_of(&path).map_err(DataError::io("read", &path))?;
     if same { Ok(()) } else { Err(changed_meanwhile(&path)) }
@@ -382,11 +398,12 @@ fn read_back(out: &Path, part: usize, shard: usize, index: &ShardIndex) -> Resul
 fn changed_meanwhile(path: &Path) -> DataError {
     DataError::unusable(
         path,
-        "its contents differ from what was written: another process may be writing to the folder, or the disk may be failing; pack again",
+        "it differs from what was written: another process may be writing, or the disk may be \
+         failing; pack again",
     )
 }
 
-/// An error if all images of a part were left out, and a warning for a class.
+/// Returns an error if all images of a part were left out. Warns if all images of a class were.
 fn nothing_is_empty<'a>(
     data: &ImageData,
     out: &Path,
@@ -402,7 +419,7 @@ fn nothing_is_empty<'a>(
             return Err(DataError::unusable(
                 out,
                 format!(
-                    "the part `{name}` has no sample, since all of its {images} images were left out"
+                    "the part `{name}` has no sample: all of its {images} images were left out"
                 ),
             ));
         }
@@ -413,7 +430,7 @@ fn nothing_is_empty<'a>(
             .filter(|class| !packed[part].contains(class))
         {
             tracing::warn!(
-                "the part `{name}` of {} has no sample of class {class}: all its images were left out",
+                "the part `{name}` of {} has no sample of class {class}: all were left out",
                 out.display()
             );
         }

@@ -1,5 +1,5 @@
-//! Reading what [`pack`](super::pack()) wrote: shards mapped into memory, so that the system reads
-//! ahead and keeps what fits.
+//! Reads a [`pack`](super::pack()). Shards are mapped into memory, so that the operating system
+//! reads ahead and caches them.
 
 #![allow(unsafe_code)]
 
@@ -22,7 +22,7 @@ use std::sync::Arc;
 /// One part of a pack.
 struct PackedDataset {
     shards: Vec<Shard>,
-    /// The shard of each sample, and its number there.
+    /// The shard of each sample, and its index in the shard.
     samples: Vec<(u32, u32)>,
     format: Format,
     options: ImageOptions,
@@ -31,7 +31,7 @@ struct PackedDataset {
 
 struct Shard {
     path: PathBuf,
-    /// The digest that was written with it.
+    /// The digest from the index.
     blake3: String,
     bytes: SharedBytes,
     offsets: Vec<u64>,
@@ -40,35 +40,33 @@ struct Shard {
 
 pub(super) const KIND: Kind = Kind {
     name: "pack",
-    layout: Some("what packing another data set wrote"),
+    layout: Some("the output of packing another data set"),
     usual_side: |directory| packed_side(directory).unwrap_or(32),
     open: open_pack,
 };
 
-/// The pack in a folder. A pack of pixels must have the size that `options` require.
+/// Opens the output of [`pack()`](super::pack()), which has an example.
 ///
-/// Files are not to be changed while they are read; digests are compared when the same data is
-/// packed again, not here.
+/// The images of a pack of pixels must have the size in `options`; see [`packed_side`]. Files must
+/// not be changed while they are open. Their digests are not verified here. To verify a pack, pack
+/// the same data again.
 ///
 /// # Errors
 ///
-/// [`DataError`] naming the file and what is wrong with it: an unfinished pack, a shard that is too
-/// short.
+/// [`DataError`] with the file and the reason, for example an unfinished pack or a shard that is
+/// too short.
 pub fn open_pack(directory: &Path, options: &ImageOptions) -> Result<ImageData, DataError> {
     let path = directory.join(MANIFEST);
     let manifest: Manifest = read_json(&path)?;
     if manifest.version != VERSION {
         let reason =
-            format!("its format has version {}, this program reads {VERSION}", manifest.version);
+            format!("its format has version {}; this program reads {VERSION}", manifest.version);
         return Err(DataError::unusable(&path, reason));
     }
     if manifest.classes > MAX_CLASSES {
         return Err(DataError::unusable(
             &path,
-            format!(
-                "it says that there are {} classes, and may say {MAX_CLASSES}",
-                manifest.classes
-            ),
+            format!("it has {} classes; at most {MAX_CLASSES} are supported", manifest.classes),
         ));
     }
     let shape = match manifest.shape {
@@ -76,13 +74,15 @@ pub fn open_pack(directory: &Path, options: &ImageOptions) -> Result<ImageData, 
         Some([channels, ..]) if ![1, CHANNELS].contains(&channels) => {
             return Err(DataError::unusable(
                 &path,
-                format!("its images have {channels} channels, not 1 or {CHANNELS}"),
+                format!("its images have {channels} channels; expected 1 or {CHANNELS}"),
             ));
         }
         Some([channels, height, width]) => {
             if (height, width) != (options.side, options.side) {
-                let reason =
-                    format!("its images have {height}×{width} pixels, not {0}×{0}", options.side);
+                let reason = format!(
+                    "its images have {height}×{width} pixels; expected {0}×{0}",
+                    options.side
+                );
                 return Err(DataError::unusable(directory, reason));
             }
             ImageShape { channels, height, width }
@@ -148,13 +148,13 @@ fn fingerprint(
         });
     }
     let shards: String = shards.finalize().to_hex().chars().take(16).collect();
-    // Pixels in a pack are squares already.
+    // Stored pixels are square already.
     let fit = if manifest.shape.is_some() { Fit::Stretch } else { options.fit };
     with_options(data.build(), "pack", options.side, fit)
         .with_option("the digest of the shards", shards)
 }
 
-/// The side of the images in a pack of pixels; `None` if it is no such pack.
+/// The side in pixels of the images in a pack of pixels; `None` if there is no such pack.
 pub fn packed_side(directory: &Path) -> Option<usize> {
     let manifest: Manifest = read_json(&directory.join(MANIFEST)).ok()?;
     manifest.shape.map(|[_, height, _]| height)
@@ -162,20 +162,20 @@ pub fn packed_side(directory: &Path) -> Option<usize> {
 
 impl Shard {
     fn open(path: PathBuf, manifest: &Manifest, shape: ImageShape) -> Result<Self, DataError> {
-        let beside = path.with_extension("json");
-        if !beside.exists() {
+        let index_path = path.with_extension("json");
+        if !index_path.exists() {
             return Err(DataError::unusable(
-                &beside,
-                "it is missing: the pack is not finished, pack again",
+                &index_path,
+                "it is missing, so the pack is not finished; pack again",
             ));
         }
-        let index: ShardIndex = read_json(&beside)?;
+        let index: ShardIndex = read_json(&index_path)?;
         let file = File::open(&path).map_err(DataError::io("read", &path))?;
         let length = file.metadata().map_err(DataError::io("read", &path))?.len();
         let wrong = |reason: String| DataError::unusable(&path, reason);
         if index.offsets.last() != Some(&length) {
             return Err(wrong(format!(
-                "it has {length} bytes, its index says {}",
+                "it has {length} bytes, but {} according to its index",
                 index.offsets.last().copied().unwrap_or(0)
             )));
         }
@@ -193,9 +193,8 @@ impl Shard {
                 manifest.classes
             )));
         }
-        // SAFETY: the map is only read, and what is read are bytes, of which every value is valid.
-        // The documentation of `open_pack` requires that the file is not shortened meanwhile; as
-        // with any mapped file, that would end the process.
+        // SAFETY: the map is read only as bytes, and every byte is valid. `open_pack` requires that
+        // the file is not changed. Shortening it would end the process, as for any mapped file.
         let bytes = unsafe { Mmap::map(&file) }.map_err(DataError::io("map into memory", &path))?;
         Ok(Self {
             path,
@@ -221,7 +220,7 @@ impl Dataset<Image> for PackedDataset {
         let (shard, at) = self.samples[index];
         let (shard, at) = (&self.shards[shard as usize], at as usize);
         let range = shard.offsets[at] as usize..shard.offsets[at + 1] as usize;
-        let short = || DataError::unusable(&shard.path, format!("sample {at} is not in it"));
+        let short = || DataError::unusable(&shard.path, format!("it does not contain sample {at}"));
         let part = Pixels::part(&shard.bytes, range).ok_or_else(|| DatasetError::new(short()))?;
         let pixels = match self.format {
             Format::Pixels => part,

@@ -1,4 +1,4 @@
-//! The pixels of one image, owned, recycled or part of a shared file.
+//! The pixels of one image: owned, recycled, or a part of a shared file.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -6,24 +6,34 @@ use std::ops::{Deref, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Rows that a thread keeps for the next images; more than a mini-batch has is of no use.
+/// Maximum number of buffers that a thread keeps for the next images.
 const SPARE_ROWS: usize = 256;
 
 thread_local! {
     static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Separate reference counts. Further threads share them.
+/// Number of separate reference counts. More threads share them.
 const COUNTS: usize = 16;
 
-/// Bytes that many samples share: a file in memory or a mapped one.
+/// Bytes that many samples share: a file in memory, or a mapped file.
 ///
-/// Every thread has a reference count of its own. A single count would move from core to core with
-/// each image, which takes longer than copying a small image.
+/// Up to 16 threads have separate reference counts. The cache line of a single count would move
+/// between cores for each image, which takes longer than copying a small image.
+///
+/// ```
+/// use burn_rehearsal_vision::data::{Pixels, SharedBytes};
+///
+/// let file = SharedBytes::new(vec![1u8, 2, 3, 4]);
+/// let image = Pixels::part(&file, 1..3).ok_or("out of range")?;
+/// assert_eq!(&*image, &[2, 3]);
+/// assert!(Pixels::part(&file, 3..5).is_none());
+/// # Ok::<(), &str>(())
+/// ```
 #[derive(Clone)]
 pub struct SharedBytes(Arc<[Arc<Counted>; COUNTS]>);
 
-/// Alone on its cache lines; two, as processors fetch them in pairs.
+/// Alone on two cache lines, because processors fetch them in pairs.
 #[repr(align(128))]
 struct Counted(Arc<dyn AsRef<[u8]> + Send + Sync>);
 
@@ -39,7 +49,7 @@ impl SharedBytes {
         thread_local! {
             static INDEX: usize = THREADS.fetch_add(1, Ordering::Relaxed) % COUNTS;
         }
-        // While a thread ends it may have none any more.
+        // At the end of a thread the thread-local value may be gone.
         &self.0[INDEX.try_with(|index| *index).unwrap_or_default()]
     }
 }
@@ -59,6 +69,18 @@ impl Counted {
 }
 
 /// The pixels of one image: bytes, channels first.
+///
+/// ```
+/// use burn_rehearsal_vision::data::Pixels;
+///
+/// let owned = Pixels::from(vec![0, 128, 255]);
+/// let recycled = Pixels::write(3, |row| {
+///     row.copy_from_slice(&owned);
+///     Ok::<(), String>(())
+/// })?;
+/// assert_eq!(*owned, *recycled);
+/// # Ok::<(), String>(())
+/// ```
 #[derive(Clone)]
 pub struct Pixels(Storage);
 
@@ -66,13 +88,13 @@ pub struct Pixels(Storage);
 enum Storage {
     Own(Arc<[u8]>),
     Recycled(Row),
-    /// The range lies within the bytes.
+    /// The range is within the bytes.
     Part(Arc<Counted>, Range<usize>),
 }
 
 impl Pixels {
-    /// `len` pixels that `write` writes, in memory that was another row of this thread before, if
-    /// it has one to spare: `write` finds anything in it.
+    /// Makes `len` pixels with `write`, in memory of earlier images of this thread if possible.
+    /// `write` must set all bytes, because their initial values are arbitrary.
     ///
     /// # Errors
     ///
@@ -84,7 +106,7 @@ impl Pixels {
         Ok(Self(Storage::Recycled(row)))
     }
 
-    /// A part of bytes that others share; `None` if it is not within them.
+    /// A part of shared bytes, without a copy; `None` if the range is out of bounds.
     pub fn part(bytes: &SharedBytes, range: Range<usize>) -> Option<Self> {
         let bytes = bytes.of_this_thread();
         bytes.bytes().get(range.clone())?;
@@ -122,14 +144,14 @@ impl fmt::Debug for Pixels {
     }
 }
 
-/// A row whose memory goes back to the thread that drops it.
+/// Pixels whose memory is recycled by the thread that drops them.
 #[derive(Clone)]
 struct Row(Vec<u8>);
 
 impl Drop for Row {
     fn drop(&mut self) {
         let row = std::mem::take(&mut self.0);
-        // At a thread's end its spare rows may be gone already.
+        // At the end of a thread its spare buffers may be gone.
         let _ = SPARE.try_with(|spare| {
             if let Ok(mut spare) = spare.try_borrow_mut()
                 && spare.len() < SPARE_ROWS
@@ -145,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_is_written_where_the_last_one_was() {
+    fn memory_of_dropped_pixels_is_reused() {
         let fill = |len, value| {
             let written = Pixels::write::<()>(len, |row| {
                 row.fill(value);
@@ -163,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_must_lie_within_the_bytes() {
+    fn a_part_must_be_within_the_bytes() {
         let bytes = SharedBytes::new(vec![1u8, 2, 3, 4]);
         assert_eq!(&*Pixels::part(&bytes, 1..3).unwrap(), &[2, 3]);
         assert!(Pixels::part(&bytes, 3..5).is_none());

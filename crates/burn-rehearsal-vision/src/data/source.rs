@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// All kinds of data sets. A new one is its own file and a line here.
+/// All kinds of data sets. A new kind is a file and a line here.
 static KINDS: [Kind; 7] = [
     digits::KIND,
     folder::KIND,
@@ -17,25 +17,27 @@ static KINDS: [Kind; 7] = [
     pack_reader::KIND,
 ];
 
-/// A kind of data set, as its file describes it.
+/// A kind of data set. Every kind is declared in its own file.
 pub(super) struct Kind {
-    /// The name that users write.
+    /// The name, as in `name:DIR`.
     pub(super) name: &'static str,
-    /// The files that it expects in its directory; `None` if it is embedded and has no directory.
+    /// The expected files in its directory, for help texts; `None` if it is embedded.
     pub(super) layout: Option<&'static str>,
-    /// The side of its images in pixels, or the usual one if they can have any.
+    /// The side of the images in pixels, or a common one if images have any size.
     pub(super) usual_side: fn(&Path) -> usize,
-    /// Opens the data in a directory.
+    /// Opens a directory.
     pub(super) open: fn(&Path, &ImageOptions) -> Result<ImageData, DataError>,
 }
 
-/// A data set by name: `digits`, which is embedded, or `KIND:DIR`.
+/// A data set by name: `digits`, which is embedded, or `KIND:DIR`. Useful for command-line options
+/// and configuration files.
 ///
 /// ```
 /// use burn_rehearsal_vision::data::{DataSource, Fit, ImageOptions, OnDamaged};
 ///
 /// let source: DataSource = "digits".parse()?;
-/// let options = ImageOptions { side: source.usual_side(), fit: Fit::Stretch, on_damaged: OnDamaged::Fail };
+/// let side = source.usual_side();
+/// let options = ImageOptions { side, fit: Fit::Stretch, on_damaged: OnDamaged::Fail };
 /// assert_eq!(source.open(&options)?.classes, 10);
 /// assert!("cifar10:data/cifar-10-batches-bin".parse::<DataSource>().is_ok());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -47,9 +49,9 @@ pub struct DataSource {
     directory: PathBuf,
 }
 
-/// The text does not name a data set.
+/// The error for text that is not the name of a data set.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("expected one of {}", KINDS.each_ref().map(|kind| format!("`{}`", kind.pattern())).join(", "))]
+#[error("expected one of `{}`", KINDS.each_ref().map(Kind::pattern).join("`, `"))]
 pub struct UnknownDataSource;
 
 impl DataSource {
@@ -57,17 +59,17 @@ impl DataSource {
     ///
     /// # Errors
     ///
-    /// [`DataError`] with the file or folder and what is wrong with it.
+    /// [`DataError`] with the file or directory and the reason.
     pub fn open(&self, options: &ImageOptions) -> Result<ImageData, DataError> {
         (self.kind.open)(&self.directory, options)
     }
 
-    /// The side in pixels that the images have by themselves, or that is usual for them.
+    /// The side of the images in pixels, or a common one if images have any size.
     pub fn usual_side(&self) -> usize {
         (self.kind.usual_side)(&self.directory)
     }
 
-    /// A short name, for example for a directory of results: `digits`, or the name of the folder.
+    /// A short name, for example for an output directory: `digits`, or the name of the directory.
     pub fn name(&self) -> PathBuf {
         // `folder:.` and `folder:..` have no name of their own.
         let path =
@@ -75,8 +77,8 @@ impl DataSource {
         path.file_name().map_or_else(|| self.kind.name.into(), PathBuf::from)
     }
 
-    /// The accepted names, and the files that each expects (`None` for embedded data), in a fixed
-    /// order.
+    /// The names of all kinds, as in `folder:DIR`, and the expected files of each (`None` for
+    /// embedded data).
     pub fn choices() -> impl Iterator<Item = (String, Option<&'static str>)> {
         KINDS.iter().map(|kind| (kind.pattern(), kind.layout))
     }
@@ -146,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_written_as_it_was_read() {
+    fn names_of_data_sets_round_trip() {
         for text in [
             "digits",
             "folder:a/./b",
@@ -163,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn other_names_are_refused_with_those_that_there_are() {
+    fn unknown_names_are_refused_with_a_list_of_names() {
         for text in ["", "digits:", "folder", "folder:", "cifar", "imagenet:x"] {
             let error = text.parse::<DataSource>().unwrap_err().to_string();
             assert!(

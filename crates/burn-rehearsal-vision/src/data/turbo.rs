@@ -1,11 +1,9 @@
-//! JPEG by libjpeg-turbo (feature `turbojpeg`), which can leave out, while it decodes, detail that
-//! a smaller image does not show.
+//! JPEG by libjpeg-turbo (feature `turbojpeg`), which can decode an image at reduced size.
 
 use super::{CHANNELS, check_size};
 use turbojpeg::{Colorspace, Decompressor, Image, PixelFormat, ScalingFactor};
 
-/// The parts of its size at which an image can be decoded faster than whole. The library knows all
-/// eighths, but most of them are no faster.
+/// Scaling factors. The library supports all eighths, but most of them are not faster.
 const SCALES: [ScalingFactor; 4] = [
     ScalingFactor::ONE_EIGHTH,
     ScalingFactor::ONE_QUARTER,
@@ -13,16 +11,16 @@ const SCALES: [ScalingFactor; 4] = [
     ScalingFactor::ONE,
 ];
 
-/// Decodes one image after the other.
+/// A decompressor, which is created when it is first used.
 #[derive(Debug, Default)]
 pub(super) struct Turbo(Option<Decompressor>);
 
 impl Turbo {
-    /// Decodes an image, pixel by pixel, to `decoded`, at the least part of its size at which both
-    /// sides still have `side` pixels; returns width and height. `None` for one with four channels:
-    /// the library does not make red, green and blue of those.
+    /// Decodes an image to `decoded`, channels last, at the smallest size at which both sides have
+    /// at least `side` pixels. Returns width and height, or `None` for an image with four channels,
+    /// which the library does not convert to red, green and blue.
     ///
-    /// Whatever the library would only warn of, such as an end that comes too early, is an error.
+    /// Warnings of the library, for example about a truncated file, are errors.
     pub(super) fn decode(
         &mut self,
         bytes: &[u8],
@@ -42,7 +40,7 @@ impl Turbo {
         let enough = |scale: &ScalingFactor| {
             scale.scale(header.width).min(scale.scale(header.height)) >= side
         };
-        // Lossless JPEG has no frequencies to leave out.
+        // Lossless JPEG has no frequencies, and cannot be scaled.
         let scale = SCALES
             .into_iter()
             .find(enough)
@@ -92,7 +90,7 @@ mod tests {
         bytes.into_inner()
     }
 
-    /// The mean and the greatest difference.
+    /// The mean and the largest difference.
     fn differences(a: &Pixels, b: &Pixels) -> (f64, u8) {
         assert_eq!(a.len(), b.len());
         let differences: Vec<u8> = a.iter().zip(b.iter()).map(|(a, b)| a.abs_diff(*b)).collect();
@@ -103,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_is_decoded_no_larger_than_it_must_be() {
+    fn images_are_decoded_at_the_smallest_sufficient_size() {
         let (mut turbo, mut decoded) = (Turbo::default(), Vec::new());
         let sizes = [
             (1, (25, 19)),
@@ -121,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn it_looks_as_the_pure_decoder_shows_it() {
+    fn pixels_are_close_to_those_of_the_pure_decoder() {
         let mut decoder = Decoder::default();
         for (bytes, side, fit) in [false, true].into_iter().flat_map(|grey| {
             [16, 19, 30, 64, 100, 150, 180]
@@ -131,20 +129,20 @@ mod tests {
             let turbo = decoder.decode(&bytes, side, fit).unwrap();
             let size = decoder.pure_jpeg(&bytes).unwrap();
             let (mean, most) = differences(&turbo, &decoder.row(size, side, fit).unwrap());
-            // A part of a side is rounded up to whole pixels: up to an eighth of a pixel of 19 is
-            // another place in the image.
+            // The scaled side is rounded up to whole pixels, which shifts the image by up to an
+            // eighth of a pixel in 19.
             assert!(mean < 3.0 && most < 16, "side {side}, {fit:?}: {mean} {most}");
         }
     }
 
     #[test]
-    fn four_channels_are_left_to_the_pure_decoder_and_an_early_end_is_an_error() {
+    fn four_channels_are_declined_and_truncated_images_are_errors() {
         let cmyk = include_bytes!("../../tests/data/cmyk.jpg");
         let (mut turbo, mut decoded) = (Turbo::default(), Vec::new());
         assert_eq!(turbo.decode(cmyk, 8, &mut decoded), Ok(None));
         let (mut decoder, bytes) = (Decoder::default(), jpeg(false));
         let whole = decoder.decode(&bytes, 8, Fit::Stretch).unwrap();
-        // Whatever was decoded before.
+        // The result does not depend on earlier images.
         for before in [&cmyk[..], &bytes] {
             for length in [0, 3, 100, bytes.len() / 2, bytes.len() - 40] {
                 decoder.decode(before, 8, Fit::Stretch).unwrap();
@@ -157,7 +155,7 @@ mod tests {
         assert_eq!(
             differences(&decoder.decode(&bytes, 8, Fit::Stretch).unwrap(), &whole),
             (0.0, 0),
-            "the next image is none the worse"
+            "later images are not affected"
         );
     }
 }

@@ -8,16 +8,25 @@ use burn::nn::{Linear, LinearConfig, PaddingConfig2d, Relu};
 use burn::tensor::{Device, Tensor};
 
 /// The configuration of a [`ConvNet`].
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use burn_rehearsal_vision::models::ConvNetConfig;
+///
+/// let device = Device::default();
+/// let network = ConvNetConfig::new([3, 32, 32], 10).init(&device);
+/// assert_eq!(network.forward(Tensor::zeros([4, 3, 32, 32], &device)).dims(), [4, 10]);
+/// ```
 #[derive(Config, Debug)]
 pub struct ConvNetConfig {
-    /// Channels, height and width of an image.
+    /// Channels, height and width of an image. Height and width are at least 4.
     pub shape: [usize; 3],
-    /// Classes.
+    /// The number of classes.
     pub classes: usize,
 }
 
-/// Two 3×3 convolutions with 32 and 64 channels, each followed by ReLU and 2×2 max-pooling, and a
-/// linear layer.
+/// A convolutional network for small images: two 3×3 convolutions with 32 and 64 channels, each
+/// followed by ReLU and 2×2 max-pooling, and a linear layer.
 #[derive(Module, Debug)]
 pub struct ConvNet {
     first: Conv2d,
@@ -28,8 +37,8 @@ pub struct ConvNet {
 }
 
 impl ConvNetConfig {
-    /// A network with Burn's initial values; [`keyed_init`](burn_rehearsal_train::init::keyed_init)
-    /// replaces them.
+    /// Creates a network with Burn's random weights.
+    /// [`keyed_init`](burn_rehearsal_train::init::keyed_init) replaces them by reproducible ones.
     pub fn init(&self, device: &Device) -> ConvNet {
         let conv = |from, to| {
             Conv2dConfig::new([from, to], [3, 3]).with_padding(PaddingConfig2d::Same).init(device)

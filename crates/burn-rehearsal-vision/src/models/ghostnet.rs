@@ -1,8 +1,8 @@
-//! GhostNet: Han et al., "GhostNet: More Features from Cheap Operations" (CVPR 2020, arXiv
+//! GhostNet (Han et al., "GhostNet: More Features from Cheap Operations", CVPR 2020, arXiv
 //! 1911.11907).
 //!
-//! A ghost module computes half of its channels by an ordinary convolution, and the other half from
-//! those by a depthwise one.
+//! A ghost module computes half of its channels with a convolution, and the other half from them
+//! with a depthwise convolution.
 
 use super::{conv, conv_norm, global_average, norm};
 use burn::config::Config;
@@ -12,19 +12,19 @@ use burn::nn::{BatchNorm, Linear, LinearConfig};
 use burn::tensor::activation::{hard_sigmoid, relu};
 use burn::tensor::{Device, Tensor};
 
-/// Channels before the classifier, whatever the width.
+/// Channels before the classifier, at every width.
 const HEAD: usize = 1280;
 /// Channels of the stem at width 1.
 const STEM: usize = 16;
 
-/// One bottleneck of the table in the paper, at width 1.
+/// A bottleneck at width 1, a row of table 1 of the paper.
 struct Row {
-    /// Of the depthwise convolution.
+    /// The kernel size of the depthwise convolution.
     kernel: usize,
     /// Channels between the two ghost modules.
     inner: usize,
     outgoing: usize,
-    /// Whether there is squeeze and excitation.
+    /// Whether the bottleneck has squeeze and excitation.
     excited: bool,
     stride: usize,
 }
@@ -33,7 +33,7 @@ const fn row(kernel: usize, inner: usize, outgoing: usize, excited: bool, stride
     Row { kernel, inner, outgoing, excited, stride }
 }
 
-/// Table 1 of the paper, a line for each stage.
+/// Table 1 of the paper, by stage.
 const STAGES: [&[Row]; 9] = [
     &[row(3, 16, 16, false, 1)],
     &[row(3, 48, 24, false, 2)],
@@ -58,21 +58,30 @@ const STAGES: [&[Row]; 9] = [
 ];
 
 /// The configuration of a [`GhostNet`].
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use burn_rehearsal_vision::models::GhostNetConfig;
+///
+/// let device = Device::default();
+/// let network = GhostNetConfig::new(100).init(&device);
+/// assert_eq!(network.forward(Tensor::zeros([1, 3, 64, 64], &device)).dims(), [1, 100]);
+/// ```
 #[derive(Config, Debug)]
 pub struct GhostNetConfig {
-    /// Classes.
+    /// The number of classes.
     pub classes: usize,
-    /// Multiple of the paper's channels.
+    /// The factor on the numbers of channels in the paper. Default: 0.5.
     #[config(default = 0.5)]
     pub width: f64,
-    /// Channels of an image, at least 1.
+    /// The number of channels of an image, at least 1. Default: 3.
     #[config(default = 3)]
     pub channels: usize,
 }
 
 impl GhostNetConfig {
-    /// A network with Burn's initial values; [`keyed_init`](burn_rehearsal_train::init::keyed_init)
-    /// replaces them.
+    /// Creates a network with Burn's random weights.
+    /// [`keyed_init`](burn_rehearsal_train::init::keyed_init) replaces them by reproducible ones.
     pub fn init(&self, device: &Device) -> GhostNet {
         let wide = |channels: usize| by_four(channels as f64 * self.width);
         let stem = wide(STEM);
@@ -103,14 +112,14 @@ impl GhostNetConfig {
     }
 }
 
-/// The multiple of four next to `channels`, or the one above if that would take away more than a
-/// tenth.
+/// The nearest multiple of four, or the next larger one if the nearest is smaller than 90 % of
+/// `channels`.
 fn by_four(channels: f64) -> usize {
     let nearest = 4 * (((channels + 2.0) / 4.0) as usize).max(1);
     if (nearest as f64) < 0.9 * channels { nearest + 4 } else { nearest }
 }
 
-/// GhostNet; see [`GhostNetConfig`]. The fields are called as timm's.
+/// GhostNet; see [`GhostNetConfig`]. The fields have timm's names.
 #[derive(Module, Debug)]
 pub struct GhostNet {
     conv_stem: Conv2d,
@@ -123,7 +132,7 @@ pub struct GhostNet {
 #[derive(Module, Debug)]
 enum Stage {
     Bottlenecks(Vec<Bottleneck>),
-    /// The last one: a single 1×1 convolution.
+    /// The last stage: a 1×1 convolution.
     Widen(Vec<Widen>),
 }
 
@@ -152,12 +161,12 @@ struct Bottleneck {
     bn_dw: Option<BatchNorm>,
     se: Option<Excite>,
     ghost2: Ghost,
-    /// The shortcut if the shape changes: a depthwise convolution, then a 1×1.
+    /// The shortcut if the shape changes: a depthwise and a 1×1 convolution.
     shortcut: Option<(Conv2d, BatchNorm, Conv2d, BatchNorm)>,
 }
 
 impl Ghost {
-    /// The number of channels is even at every width.
+    /// `outgoing` is even at every width.
     fn new(incoming: usize, outgoing: usize, device: &Device) -> Self {
         let half = outgoing / 2;
         Self {

@@ -1,4 +1,4 @@
-//! The multi-layer perceptron of the continual-learning literature.
+//! A multi-layer perceptron.
 
 use burn::config::Config;
 use burn::module::Module;
@@ -6,18 +6,28 @@ use burn::nn::{Linear, LinearConfig, Relu};
 use burn::tensor::{Device, Tensor};
 
 /// The configuration of an [`Mlp`].
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use burn_rehearsal_vision::models::MlpConfig;
+///
+/// let device = Device::default();
+/// let network = MlpConfig::new(28 * 28, 10).with_hidden(256).init(&device);
+/// assert_eq!(network.forward(Tensor::zeros([4, 1, 28, 28], &device)).dims(), [4, 10]);
+/// ```
 #[derive(Config, Debug)]
 pub struct MlpConfig {
-    /// Values of an image: channels × height × width.
+    /// The number of values of an image: channels × height × width.
     pub inputs: usize,
-    /// Classes.
+    /// The number of classes.
     pub classes: usize,
-    /// Units of each of the two hidden layers.
+    /// The number of units of each hidden layer. Default: 100.
     #[config(default = 100)]
     pub hidden: usize,
 }
 
-/// Two hidden layers with ReLU: the usual network for MNIST.
+/// A multi-layer perceptron with two hidden layers and ReLU: the usual network for MNIST in
+/// continual learning.
 #[derive(Module, Debug)]
 pub struct Mlp {
     first: Linear,
@@ -27,8 +37,8 @@ pub struct Mlp {
 }
 
 impl MlpConfig {
-    /// A network with Burn's initial values; [`keyed_init`](burn_rehearsal_train::init::keyed_init)
-    /// replaces them.
+    /// Creates a network with Burn's random weights.
+    /// [`keyed_init`](burn_rehearsal_train::init::keyed_init) replaces them by reproducible ones.
     pub fn init(&self, device: &Device) -> Mlp {
         Mlp {
             first: LinearConfig::new(self.inputs, self.hidden).init(device),

@@ -1,23 +1,27 @@
-//! The networks of the continual-learning literature, as Burn modules.
+//! Networks of the continual-learning literature, as Burn modules.
 //!
 //! * [`Mlp`], [`ConvNet`]: small networks.
-//! * [`ResNet`]: ResNet-18 and ResNet-50, with the stem for ImageNet or the one for images of 32 or
-//!   64 pixels.
-//! * [`GhostNet`]: a network made cheap by linear copies of its features.
+//! * [`ResNet`]: ResNet-18 and ResNet-50, with a stem for ImageNet or for images of 32 or 64
+//!   pixels.
+//! * [`GhostNet`]: a network for mobile devices, which computes half of its features cheaply.
 //! * `Network`: any of them, by name (feature `images`).
 //!
-//! The fields of the modules have the names of torchvision's (ResNet) and timm's (GhostNet), so
-//! that [their weights](burn_rehearsal_train::weights) fit as they are. What comes out for the same
-//! weights is compared with PyTorch's to 1e-4, with running statistics and with those of the
-//! mini-batch; see `tests/models.rs`. Two things differ in training. Burn's batch norm adds the
-//! biased variance of a mini-batch to its running variance, PyTorch's the unbiased one (divided by
-//! n − 1 instead of n, for n values of a channel). And there is no dropout before GhostNet's
-//! classifier, since Burn draws from a generator that is global to the process.
+//! All map images, `[rows, channels, height, width]`, to class scores, `[rows, classes]`. They
+//! compute in half precision if their parameters are in half precision; batch norms stay in `f32`.
 //!
-//! Initial values are those of [`keyed_init`](burn_rehearsal_train::init::keyed_init):
-//! [`HeNormal`](burn_rehearsal_train::init::Scheme::HeNormal) is what torchvision does for its
-//! ResNets, [`KaimingUniform`](burn_rehearsal_train::init::Scheme::KaimingUniform), PyTorch's
-//! default, what timm does for GhostNet.
+//! # Compatibility with PyTorch
+//!
+//! Fields have the names of torchvision (ResNet) and timm (GhostNet), so [their
+//! weights](burn_rehearsal_train::weights) can be loaded. The tests compare the outputs for equal
+//! weights with PyTorch's to 1e-4, in evaluation and in training mode. Two details of training
+//! differ. Burn's batch norm updates the running variance with the biased variance of a mini-batch,
+//! and PyTorch's with the unbiased one. GhostNet has no dropout before the classifier, because
+//! Burn's dropout draws from a generator that is global to the process.
+//!
+//! [`keyed_init`](burn_rehearsal_train::init::keyed_init) draws reproducible initial weights.
+//! torchvision initializes ResNets as
+//! [`HeNormal`](burn_rehearsal_train::init::Scheme::HeNormal). timm initializes GhostNet as
+//! [`KaimingUniform`](burn_rehearsal_train::init::Scheme::KaimingUniform), PyTorch's default.
 
 mod convnet;
 mod ghostnet;
@@ -38,7 +42,7 @@ use burn::nn::{BatchNorm, BatchNormConfig, PaddingConfig2d};
 use burn::tensor::{Device, Tensor};
 use burn_rehearsal_train::data_parallel::in_f32;
 
-/// A square convolution without bias. With stride 1 it keeps the size of the image.
+/// A square convolution without bias. With stride 1 it preserves the size of the image.
 fn conv(
     channels: [usize; 2],
     kernel: usize,
@@ -59,8 +63,7 @@ fn norm(channels: usize, device: &Device) -> BatchNorm {
     BatchNormConfig::new(channels).init(device)
 }
 
-/// A convolution and its batch norm, which stays in `f32` in a network that computes in half
-/// precision.
+/// Applies a convolution and its batch norm, which stays in `f32` in a network in half precision.
 fn conv_norm(conv: &Conv2d, norm: &BatchNorm, input: Tensor<4>) -> Tensor<4> {
     in_f32(conv.forward(input), |features| norm.forward(features))
 }

@@ -9,15 +9,16 @@ use burn::tensor::{Device, Tensor};
 use burn_rehearsal_train::init::Scheme;
 use burn_rehearsal_train::named;
 
-/// The largest side in pixels for which [`Stem::Small`] is the default.
+/// Maximum side in pixels for which [`Stem::Small`] is the default.
 const SMALL: usize = 64;
 
-/// Declares the networks. A line has the summary, the kind, the name, the module, the initial
-/// values of the reference implementation, and how a [`NetworkConfig`] configures it.
+/// Declares the networks. A line has the summary, the kind, the name, the module, the
+/// initialization of the reference implementation, and the conversion of a [`NetworkConfig`] to the
+/// configuration of the module.
 macro_rules! networks {
     ($($(#[doc = $summary:literal])+ $Kind:ident = $name:literal: $Network:ty, $scheme:ident, |$config:ident| $configure:expr;)+) => {
         named! {
-            /// A network of this crate.
+            /// The name of a network of this crate.
             #[non_exhaustive]
             pub enum NetworkKind: "network" {
                 $($(#[doc = $summary])+ $Kind = $name,)+
@@ -25,13 +26,13 @@ macro_rules! networks {
         }
 
         impl NetworkKind {
-            /// The initial values of the reference implementation, torchvision's or timm's.
+            /// The initialization of the reference implementation in torchvision or timm.
             pub fn scheme(self) -> Scheme {
                 match self { $(Self::$Kind => Scheme::$scheme,)+ }
             }
         }
 
-        /// Any network of this crate.
+        /// Any network of this crate; see [`NetworkConfig`].
         #[derive(Module, Debug)]
         pub enum Network {
             $($(#[doc = $summary])+ $Kind($Network),)+
@@ -45,8 +46,9 @@ macro_rules! networks {
         }
 
         impl NetworkConfig {
-            /// A network with Burn's initial values;
-            /// [`keyed_init`](burn_rehearsal_train::init::keyed_init) replaces them.
+            /// Creates a network with Burn's random weights.
+            /// [`keyed_init`](burn_rehearsal_train::init::keyed_init) replaces them by reproducible
+            /// ones.
             pub fn init(&self, device: &Device) -> Network {
                 match self.kind {
                     $(NetworkKind::$Kind => {
@@ -60,7 +62,7 @@ macro_rules! networks {
 }
 
 networks! {
-    /// Two hidden layers of 100 units, usual in the literature for small images.
+    /// An MLP with two hidden layers of 100 units.
     Mlp = "mlp": Mlp, KaimingUniform, |config| MlpConfig::new(config.shape.iter().product(), config.classes);
     /// A small convolutional network.
     Conv = "conv": ConvNet, KaimingUniform, |config| ConvNetConfig::new(config.shape, config.classes);
@@ -85,16 +87,16 @@ networks! {
 /// ```
 #[derive(Config, Debug)]
 pub struct NetworkConfig {
-    /// Which network.
+    /// The network.
     pub kind: NetworkKind,
     /// Channels, height and width of an image.
     pub shape: [usize; 3],
-    /// Classes.
+    /// The number of classes.
     pub classes: usize,
-    /// The first layers of a ResNet. Defaults to [`Stem::Small`] for images of up to 64 pixels,
-    /// [`Stem::ImageNet`] above.
+    /// The first layers of a ResNet. Default: [`Stem::Small`] for images of up to 64 pixels,
+    /// otherwise [`Stem::ImageNet`].
     pub stem: Option<Stem>,
-    /// Channels of the first layer of a ResNet.
+    /// The number of channels of the first layer of a ResNet. Default: 64.
     #[config(default = 64)]
     pub width: usize,
 }

@@ -1,8 +1,8 @@
-//! Residual networks: He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016, arXiv
+//! Residual networks (He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv
 //! 1512.03385).
 //!
-//! A bottleneck has its stride in the 3×3 convolution, as torchvision's have, not in the first 1×1
-//! as in the paper.
+//! The stride of a bottleneck is in its 3×3 convolution, as in torchvision. In the paper it is in
+//! the first 1×1 convolution.
 
 use super::{conv, conv_norm, global_average, norm};
 use burn::config::Config;
@@ -19,53 +19,63 @@ use serde::{Deserialize, Serialize};
 pub enum Block {
     /// Two 3×3 convolutions (ResNet-18).
     Basic,
-    /// 1×1, 3×3 and 1×1; the last has four times the channels (ResNet-50).
+    /// 1×1, 3×3 and 1×1 convolutions. The last one has four times the channels (ResNet-50).
     Bottleneck,
 }
 
-/// The first layers.
+/// The first layers of a residual network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stem {
-    /// 7×7 with stride 2 and 3×3 max-pooling with stride 2: for images of about 224 pixels, which
-    /// become a quarter of their side.
+    /// A 7×7 convolution with stride 2 and 3×3 max-pooling with stride 2, for images of about 224
+    /// pixels. It reduces their side to a quarter.
     ImageNet,
-    /// 3×3 with stride 1, no pooling: for images of 32 or 64 pixels.
+    /// A 3×3 convolution with stride 1, for images of 32 or 64 pixels.
     Small,
 }
 
 /// The configuration of a [`ResNet`].
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use burn_rehearsal_vision::models::{ResNetConfig, Stem};
+///
+/// let device = Device::default();
+/// let network = ResNetConfig::resnet18(10).with_stem(Stem::Small).with_width(8).init(&device);
+/// assert_eq!(network.forward(Tensor::zeros([2, 3, 32, 32], &device)).dims(), [2, 10]);
+/// ```
 #[derive(Config, Debug)]
 pub struct ResNetConfig {
     /// The residual block.
     pub block: Block,
-    /// Blocks of each of the four layers.
+    /// The number of blocks of each of the four layers.
     pub layers: [usize; 4],
-    /// Classes.
+    /// The number of classes.
     pub classes: usize,
-    /// The first layers.
+    /// The first layers. Default: [`Stem::ImageNet`].
     #[config(default = "Stem::ImageNet")]
     pub stem: Stem,
-    /// Channels of the first layer, at least 1. All others are multiples of it.
+    /// The number of channels of the first layer, at least 1. The other layers scale with it.
+    /// Default: 64.
     #[config(default = 64)]
     pub width: usize,
-    /// Channels of an image, at least 1.
+    /// The number of channels of an image, at least 1. Default: 3.
     #[config(default = 3)]
     pub channels: usize,
 }
 
 impl ResNetConfig {
-    /// ResNet-18.
+    /// The configuration of ResNet-18.
     pub fn resnet18(classes: usize) -> Self {
         Self::new(Block::Basic, [2, 2, 2, 2], classes)
     }
 
-    /// ResNet-50.
+    /// The configuration of ResNet-50.
     pub fn resnet50(classes: usize) -> Self {
         Self::new(Block::Bottleneck, [3, 4, 6, 3], classes)
     }
 
-    /// A network with Burn's initial values; [`keyed_init`](burn_rehearsal_train::init::keyed_init)
-    /// replaces them.
+    /// Creates a network with Burn's random weights.
+    /// [`keyed_init`](burn_rehearsal_train::init::keyed_init) replaces them by reproducible ones.
     pub fn init(&self, device: &Device) -> ResNet {
         let Self { block, layers, classes, stem, width, channels } = *self;
         let (width, channels) = (width.max(1), channels.max(1));
@@ -102,7 +112,7 @@ impl ResNetConfig {
 }
 
 impl Block {
-    /// Channels of a block's output for one of its inner convolution.
+    /// The ratio of output channels to inner channels.
     fn expansion(self) -> usize {
         match self {
             Self::Basic => 1,
@@ -111,7 +121,7 @@ impl Block {
     }
 }
 
-/// A residual network; see [`ResNetConfig`]. The fields are called as torchvision's.
+/// A residual network; see [`ResNetConfig`]. The fields have torchvision's names.
 #[derive(Module, Debug)]
 pub struct ResNet {
     conv1: Conv2d,
@@ -124,14 +134,14 @@ pub struct ResNet {
     fc: Linear,
 }
 
-/// A few convolutions and the way around them.
+/// A residual block: convolutions and a shortcut.
 #[derive(Module, Debug)]
 struct Residual {
     conv1: Conv2d,
     bn1: BatchNorm,
     conv2: Conv2d,
     bn2: BatchNorm,
-    /// In a bottleneck.
+    /// Only in bottlenecks.
     conv3: Option<Conv2d>,
     bn3: Option<BatchNorm>,
     /// The shortcut if the shape changes.

@@ -1,29 +1,29 @@
-//! A small JPEG encoder for images that other encoders do not write: any sampling, several scans,
-//! restart intervals, progressive with bits that are refined.
+//! A small JPEG encoder for structures that other encoders do not write: any sampling, several
+//! scans, restart intervals, and progressive images with refinements.
 
 use std::f64::consts::PI;
 
-/// How an image is stored.
+/// The structure of a JPEG.
 #[derive(Debug, Clone)]
 pub struct Jpeg {
     /// Width and height in pixels.
     pub side: usize,
     /// Sampling factors of each component, horizontal and vertical: 1 (grey), 3 or 4.
     pub sampling: Vec<(usize, usize)>,
-    /// The components of each scan; a progressive image has its own scans.
+    /// The components of each scan. Ignored by progressive images.
     pub scans: Vec<Vec<usize>>,
-    /// MCUs between two restart markers, 0 for none.
+    /// The number of MCUs between two restart markers; 0 for none.
     pub restart: usize,
     pub progressive: bool,
 }
 
-/// Smooth waves: what the image shows, `x` and `y` in pixels.
+/// A pixel of the image, which has smooth waves.
 pub fn pixel(x: f64, y: f64) -> [f64; 3] {
     let wave = |x: f64, y: f64, scale: f64| 128.0 + 90.0 * (x / scale).sin() * (y / scale).cos();
     [wave(x, y, 17.0), wave(y, x, 23.0), wave(x, y, 41.0)]
 }
 
-/// A component's value: luma, blue, red, or no black at all.
+/// The value of a component: luma, blue, red, or no black.
 fn value(component: usize, grey: bool, x: f64, y: f64) -> f64 {
     let [r, g, b] = pixel(x, y);
     match component {
@@ -46,7 +46,7 @@ const ZIGZAG: [usize; 64] = [
     52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
 ];
 
-/// The symbols for coefficients: all of the same length, and so none of ones only.
+/// The symbols of coefficients, all of the same length, so that no code consists of one bits only.
 fn symbols() -> Vec<u8> {
     let sizes = (0..16u8).flat_map(|run| (1..=10u8).map(move |size| run << 4 | size));
     [END, ZEROS].into_iter().chain(sizes).collect()
@@ -74,7 +74,7 @@ impl Bits {
         }
     }
 
-    /// A number of `size` bits as JPEG writes it, after a symbol with that size.
+    /// Writes a number of `size` bits after a symbol with this size.
     fn number(&mut self, value: i32, size: u32) {
         self.push((if value < 0 { value - 1 } else { value }) as u32 & ((1 << size) - 1), size);
     }
@@ -156,7 +156,7 @@ impl Jpeg {
         })
     }
 
-    /// The MCUs of a scan: each the blocks of its components.
+    /// The MCUs of a scan, each as the blocks of its components.
     fn mcus(&self, components: &[usize]) -> Vec<Vec<(usize, usize, usize)>> {
         let (h_max, v_max) = self.largest();
         if let [component] = *components {

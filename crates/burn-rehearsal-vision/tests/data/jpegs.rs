@@ -1,4 +1,4 @@
-//! JPEG files of every structure decode right or are refused, and none that was cut is accepted.
+//! JPEG files of all structures are decoded correctly or refused, and truncated files are refused.
 
 use super::jpeg::{Jpeg, pixel};
 use burn_rehearsal_vision::data::{Decoder, Fit};
@@ -14,7 +14,7 @@ fn decode(bytes: &[u8], side: usize) -> Result<Vec<u8>, String> {
     Decoder::default().decode(bytes, side, Fit::Stretch).map(|pixels| pixels.to_vec())
 }
 
-/// The mean difference to what the image shows.
+/// The mean difference from the image.
 fn difference(jpeg: &Jpeg, decoded: &[u8]) -> f64 {
     let channel = |channel: usize| if jpeg.sampling.len() == 1 { 0 } else { channel };
     let expected =
@@ -34,7 +34,7 @@ const SAMPLINGS: [[(usize, usize); 3]; 12] = [
     [(2, 2), (1, 1), (1, 1)],
     [(4, 1), (1, 1), (1, 1)],
     [(2, 2), (2, 1), (1, 2)],
-    // More chroma than luma.
+    // Chroma is sampled finer than luma.
     [(1, 1), (2, 2), (2, 2)],
     [(1, 1), (2, 1), (2, 1)],
     [(1, 1), (1, 2), (1, 2)],
@@ -44,7 +44,7 @@ const SAMPLINGS: [[(usize, usize); 3]; 12] = [
 ];
 
 #[test]
-fn a_jpeg_shows_the_same_whatever_its_sampling_scans_and_restarts() {
+fn all_samplings_scans_and_restart_intervals_are_decoded() {
     let orders: [&[&[usize]]; 4] =
         [&[&[0, 1, 2]], &[&[0], &[1], &[2]], &[&[0], &[1, 2]], &[&[2], &[0, 1]]];
     for (sampling, scans, restart, progressive) in SAMPLINGS.into_iter().flat_map(|sampling| {
@@ -76,11 +76,11 @@ fn a_jpeg_shows_the_same_whatever_its_sampling_scans_and_restarts() {
 }
 
 #[test]
-fn what_no_decoder_here_gets_right_is_refused() {
+fn unsupported_structures_are_refused() {
     let cmyk = Jpeg { sampling: vec![(1, 1); 4], ..color(SAMPLINGS[0], &[&[0], &[1], &[2], &[3]]) };
     let error = decode(&cmyk.encode(), SIDE).unwrap_err();
     assert!(error.contains("not supported"), "{error}");
-    // A component scaled by 2 of 4.
+    // The sampling factors of the components are 4, 2 and 2.
     let jpeg = color([(4, 1), (2, 1), (2, 1)], &[&[0], &[1], &[2]]);
     match decode(&jpeg.encode(), SIDE) {
         Err(error) => assert!(error.contains("not supported"), "{error}"),
@@ -93,7 +93,7 @@ fn what_no_decoder_here_gets_right_is_refused() {
 }
 
 #[test]
-fn a_jpeg_that_was_cut_is_damaged_even_if_an_end_marker_follows() {
+fn truncated_files_are_refused_even_with_an_end_marker() {
     let one: &[&[usize]] = &[&[0, 1, 2]];
     let jpegs = [
         color(SAMPLINGS[3], one),
@@ -115,7 +115,7 @@ fn a_jpeg_that_was_cut_is_damaged_even_if_an_end_marker_follows() {
                 bytes.len()
             );
             let ended = [&bytes[..end], &[0xff, 0xd9]].concat();
-            // Bits that were ones are the same as those that the decoder is given instead.
+            // Truncated one bits are replaced by one bits, and the result is the same.
             let decoded = decode(&ended, side);
             assert!(
                 decoded.is_err() || decoded == Ok(whole.clone()),
@@ -128,7 +128,7 @@ fn a_jpeg_that_was_cut_is_damaged_even_if_an_end_marker_follows() {
 }
 
 #[test]
-fn a_header_that_says_more_than_the_data_can_hold_costs_no_memory() {
+fn a_size_that_exceeds_the_data_is_refused_before_decoding() {
     for progressive in [false, true] {
         let jpeg = Jpeg { progressive, ..color(SAMPLINGS[3], &[&[0, 1, 2]]) };
         let mut bytes = jpeg.encode();

@@ -1,4 +1,4 @@
-//! Packs: what is in them, what interrupts them, and who may write them.
+//! Packs: content, interruptions, and concurrent writers.
 
 use super::{RED, folder, means, options, pixels, save};
 use burn_rehearsal_vision::data::{
@@ -19,7 +19,7 @@ fn packed(
 }
 
 #[test]
-fn a_pack_has_the_samples_of_its_folder_bit_for_bit() {
+fn a_pack_has_the_samples_of_its_folder() {
     let directory = tempfile::tempdir().unwrap();
     let (source, out) = (directory.path().join("source"), directory.path().join("pack"));
     folder(&source, 5);
@@ -42,7 +42,7 @@ fn a_pack_has_the_samples_of_its_folder_bit_for_bit() {
     }
     let error = open_pack(&out.join("Pixels"), &options(7)).err().unwrap().to_string();
     assert!(error.contains("6×6"), "{error}");
-    // Files can become any size.
+    // Original files can be decoded to any size.
     assert_eq!(
         open_pack(&out.join("Original"), &options(7)).unwrap().train.get(0).unwrap().pixels.len(),
         3 * 49
@@ -50,7 +50,7 @@ fn a_pack_has_the_samples_of_its_folder_bit_for_bit() {
 }
 
 #[test]
-fn packing_again_goes_on_where_it_was_interrupted_and_repairs_what_is_damaged() {
+fn packing_again_resumes_and_repairs_a_pack() {
     let directory = tempfile::tempdir().unwrap();
     let (source, out) = (directory.path().join("source"), directory.path().join("pack"));
     folder(&source, 3);
@@ -76,16 +76,16 @@ fn packing_again_goes_on_where_it_was_interrupted_and_repairs_what_is_damaged() 
     assert!(error.contains("train-00000.bin"), "{error}");
 
     let error = packed(&data, Format::Original, 6, &out).unwrap_err().to_string();
-    assert!(error.contains("a pack of other data"), "{error}");
+    assert!(error.contains("a pack of different data"), "{error}");
 }
 
 #[test]
-fn a_folder_is_packed_by_one_at_a_time_and_a_lock_that_was_left_is_none() {
+fn one_process_packs_at_a_time_and_stale_locks_are_ignored() {
     let directory = tempfile::tempdir().unwrap();
     let (source, out) = (directory.path().join("source"), directory.path().join("pack"));
     folder(&source, 3);
     let data = open_folder(&source, &options(6)).unwrap();
-    // As after a process that was killed: its lock, and a file that it had begun.
+    // The lock and the temporary file of a killed process.
     std::fs::create_dir_all(&out).unwrap();
     std::fs::write(out.join(".lock"), "").unwrap();
     std::fs::write(out.join(".train-00000.bin.Ab12Cd.tmp"), [0; 9]).unwrap();
@@ -115,7 +115,7 @@ fn a_folder_is_packed_by_one_at_a_time_and_a_lock_that_was_left_is_none() {
 }
 
 #[test]
-fn many_who_pack_into_one_folder_leave_one_whole_pack() {
+fn concurrent_packers_leave_one_complete_pack() {
     let directory = tempfile::tempdir().unwrap();
     let (source, out) = (directory.path().join("source"), directory.path().join("pack"));
     folder(&source, 3);
@@ -134,14 +134,14 @@ fn many_who_pack_into_one_folder_leave_one_whole_pack() {
 }
 
 #[test]
-fn a_pack_whose_files_change_while_it_is_made_is_an_error() {
+fn a_file_that_changes_during_packing_is_an_error() {
     let directory = tempfile::tempdir().unwrap();
     let (source, out) = (directory.path().join("source"), directory.path().join("pack"));
     folder(&source, 3);
     let data = open_folder(&source, &options(6)).unwrap();
     for file in ["train-00000.bin", "train-00000.json", "pack.json"] {
         let change = |_| {
-            // Of a shard that is not written yet there is nothing to change.
+            // The shard may not be written yet.
             if let Ok(mut bytes) = std::fs::read(out.join(file)) {
                 let at = bytes.len() / 2;
                 bytes[at] ^= 1;
@@ -164,7 +164,7 @@ fn a_pack_whose_files_change_while_it_is_made_is_an_error() {
 }
 
 #[test]
-fn a_pack_of_which_nothing_is_left_is_an_error() {
+fn a_part_without_valid_images_is_an_error() {
     let directory = tempfile::tempdir().unwrap();
     let (source, out) = (directory.path().join("source"), directory.path().join("pack"));
     folder(&source, 2);
@@ -187,7 +187,7 @@ fn a_pack_of_which_nothing_is_left_is_an_error() {
 }
 
 #[test]
-fn a_damaged_image_is_found_while_packing() {
+fn damaged_images_are_detected_during_packing() {
     let directory = tempfile::tempdir().unwrap();
     let (source, out) = (directory.path().join("source"), directory.path().join("pack"));
     folder(&source, 3);
@@ -207,14 +207,14 @@ fn a_damaged_image_is_found_while_packing() {
         assert_eq!((report.samples, report.damaged), (11, vec![damaged.clone()]));
         assert_eq!(open_pack(&out, &options(6)).unwrap().test_labels, [0, 0, 1, 1, 1]);
     }
-    // What was left out of a pack is not in it only because the file is whole now.
+    // A repaired file changes the source, so the pack must be written again.
     std::fs::copy(source.join("val/a/1.jpg"), &damaged).unwrap();
     let error = packed(&data, Format::Pixels, 6, &out.join("Pixels")).unwrap_err().to_string();
-    assert!(error.contains("a pack of other data"), "{error}");
+    assert!(error.contains("a pack of different data"), "{error}");
 }
 
 #[test]
-fn samples_of_a_pack_outlive_it() {
+fn samples_outlive_their_pack() {
     let directory = tempfile::tempdir().unwrap();
     let (source, out) = (directory.path().join("source"), directory.path().join("pack"));
     folder(&source, 1);
@@ -227,13 +227,13 @@ fn samples_of_a_pack_outlive_it() {
 }
 
 #[test]
-fn a_pack_that_says_what_cannot_be_is_refused_before_memory_is_taken_for_it() {
+fn impossible_manifests_are_refused_before_memory_is_allocated() {
     let directory = tempfile::tempdir().unwrap();
     let (source, out) = (directory.path().join("source"), directory.path().join("pack"));
     folder(&source, 1);
     packed(&open_folder(&source, &options(6)).unwrap(), Format::Pixels, 6, &out).unwrap();
     let whole = std::fs::read_to_string(out.join("pack.json")).unwrap();
-    // With 2^62 channels the number of values of an image would be 0 in 64 bits.
+    // With 2^62 channels, the number of values of an image overflows to 0.
     for (from, to, words) in [
         ("[3,6,6]", "[4611686018427387904,6,6]", "4611686018427387904 channels"),
         ("\"classes\":2", "\"classes\":1048577", "1048577 classes"),
@@ -246,7 +246,7 @@ fn a_pack_that_says_what_cannot_be_is_refused_before_memory_is_taken_for_it() {
     }
 }
 
-/// What differs between two data sets, in words; empty if nothing does.
+/// The differences between two data sets as text; empty if there are none.
 fn differences(before: &ImageData, now: &ImageData) -> String {
     before
         .fingerprint
@@ -255,10 +255,10 @@ fn differences(before: &ImageData, now: &ImageData) -> String {
 }
 
 #[test]
-fn a_copy_of_a_data_set_is_the_same_and_any_change_that_is_compared_is_named() {
+fn fingerprints_ignore_paths_and_name_every_difference() {
     let directory = tempfile::tempdir().unwrap();
     let at = |path: &str| directory.path().join(path);
-    // Folders: names and sizes.
+    // Folders: names and sizes of files.
     folder(&at("first"), 2);
     folder(&at("second"), 2);
     let open = |path: &str, side| open_folder(&at(path), &options(side)).unwrap();
@@ -269,18 +269,18 @@ fn a_copy_of_a_data_set_is_the_same_and_any_change_that_is_compared_is_named() {
     assert!(
         differences(&first, &open("second", 8)).contains("test images of class \"b\" have changed")
     );
-    // Packs: what was written of their shards.
+    // Packs: digests of shards.
     for (number, source) in ["first", "second"].into_iter().enumerate() {
         packed(&open(source, 8), Format::Pixels, 8, &at(&format!("pack-{number}"))).unwrap();
     }
     let pack = |number: usize| open_pack(&at(&format!("pack-{number}")), &options(8)).unwrap();
-    assert_eq!(differences(&pack(0), &pack(1)), "", "the same pixels under other names");
+    assert_eq!(differences(&pack(0), &pack(1)), "", "equal pixels under different names");
     assert!(differences(&first, &pack(0)).contains("the kind of data was folder and is pack"));
     save(&at("second/train/b/0.png"), RgbImage::from_pixel(8, 8, Rgb([1, 2, 3])));
     std::fs::remove_dir_all(at("pack-1")).unwrap();
     packed(&open("second", 8), Format::Pixels, 8, &at("pack-1")).unwrap();
     assert!(differences(&pack(0), &pack(1)).contains("the digest of the shards was "));
-    // CIFAR: classes and every pixel.
+    // CIFAR: classes and all pixels.
     let record = |class: u8, value: u8| -> Vec<u8> {
         [class].into_iter().chain(std::iter::repeat_n(value, 3072)).collect()
     };

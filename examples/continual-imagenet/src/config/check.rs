@@ -65,7 +65,7 @@ impl Config {
         }
         if self.start_task >= self.tasks {
             let reason = format!(
-                "there are {} tasks, counted from 0, so no mini-batch would contain representatives",
+                "there are {} tasks, counted from 0, so no mini-batch would have representatives",
                 self.tasks
             );
             return Err(AppError::option("start-task", self.start_task, reason));
@@ -141,7 +141,8 @@ impl Config {
                 "capacity",
                 self.capacity.to_string(),
                 format!(
-                    "the buffer would hold {capacity} samples, but each of the {world_size} ranks needs room for one"
+                    "the buffer would hold {capacity} samples, but each of the {world_size} ranks \
+                     needs room for one"
                 ),
             ),
             ConfigError::RepresentativesBeyondCapacity { representatives, capacity } => (
@@ -156,7 +157,8 @@ impl Config {
                 "candidates",
                 candidates.to_string(),
                 format!(
-                    "more than the {batch_size} samples of a mini-batch (`--batch-size {batch_size}`)"
+                    "more than the {batch_size} samples of a mini-batch (`--batch-size \
+                     {batch_size}`)"
                 ),
             ),
             ConfigError::Ratio { name, ratio, max } => (

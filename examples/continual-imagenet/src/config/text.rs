@@ -1,5 +1,5 @@
-//! Serialization as text, for values that implement `Display` and `FromStr`. Equal values have equal
-//! text: `0.5GiB` is written as `512MiB`.
+//! Serialization as text, for values that implement `Display` and `FromStr`. Equal values have
+//! equal text: `0.5GiB` is written as `512MiB`.
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serializer};

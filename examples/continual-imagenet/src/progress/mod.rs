@@ -1,5 +1,5 @@
-//! Shows the progress of a run, as a bar, as plain lines or in Burn's terminal interface, and writes
-//! the log of epochs.
+//! Shows the progress of a run, as a bar, as plain lines or in Burn's terminal interface, and
+//! writes the log of epochs.
 
 mod renderer;
 mod status;

@@ -66,8 +66,8 @@ impl Tui {
 impl Drop for Tui {
     fn drop(&mut self) {
         let inner = self.interface.inner.lock().take();
-        // After "kill" in its menu it panics again, with the terminal restored. The error of the run
-        // is printed instead.
+        // After "kill" in its menu it panics again, with the terminal restored. The error of the
+        // run is printed instead.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(inner)));
         self.stop.before_exit(|| {});
     }

@@ -1,4 +1,4 @@
-//! Colour jitter and normalisation.
+//! Color jitter and normalization.
 
 use super::super::color;
 use super::*;
@@ -13,7 +13,8 @@ fn blend(a: f32, b: f32, factor: f32) -> f32 {
     (factor * a + (1.0 - factor) * b).clamp(0.0, 1.0)
 }
 
-/// To hue (parts of the circle), saturation and value and back by cases, as most textbooks do it.
+/// Shifts the hue by conversion to hue, saturation and value and back, with case distinctions as in
+/// textbooks.
 fn turn([red, green, blue]: Rgb, turn: f32) -> Rgb {
     let (largest, smallest) = (red.max(green).max(blue), red.min(green).min(blue));
     let chroma = largest - smallest;
@@ -42,7 +43,7 @@ fn turn([red, green, blue]: Rgb, turn: f32) -> Rgb {
     }
 }
 
-/// What one row becomes; `colours` are its pixels.
+/// The expected pixels of a row.
 fn jitter(
     mut colours: Vec<Rgb>,
     factors: [f32; 4],
@@ -93,7 +94,7 @@ fn check(images: &Images, strengths: ColorJitter) {
 }
 
 #[test]
-fn each_part_of_the_colour_jitter_and_all_together_match_the_reference() {
+fn color_jitter_matches_the_reference() {
     let images = Images::random([6, 3, 7, 5]);
     check(&images, ColorJitter { brightness: 0.6, ..ColorJitter::default() });
     check(&images, ColorJitter { contrast: 2.0, ..ColorJitter::default() });
@@ -104,7 +105,7 @@ fn each_part_of_the_colour_jitter_and_all_together_match_the_reference() {
 }
 
 #[test]
-fn all_hues_of_a_few_colours_match_the_reference() {
+fn all_hue_sectors_match_the_reference() {
     let levels = [0.0, 0.25, 0.5, 1.0];
     let colours: Vec<Rgb> = levels
         .iter()
@@ -118,7 +119,7 @@ fn all_hues_of_a_few_colours_match_the_reference() {
 }
 
 #[test]
-fn grey_images_have_brightness_and_contrast_only() {
+fn gray_images_change_in_brightness_and_contrast_only() {
     let images = Images::random([4, 1, 6, 6]);
     let of = |jitter| images.apply(&augment().color_jitter(jitter));
     assert_eq!(of(ColorJitter { saturation: 0.9, hue: 0.5, ..ColorJitter::default() }), images);
@@ -134,7 +135,7 @@ fn grey_images_have_brightness_and_contrast_only() {
 }
 
 #[test]
-fn normalisation_is_per_channel_and_bytes_become_zero_to_one() {
+fn normalization_is_per_channel_and_bytes_are_scaled() {
     let images = Images::random([2, 3, 4, 4]);
     let (mean, std) = ([0.1, 0.5, 0.9], [0.2, 1.0, 3.0]);
     let expected = images.build(images.size(), |row, channel, y, x| {

@@ -1,11 +1,11 @@
-//! Whether parameters are drawn as often as they should be: χ² on fixed seeds, p above 10⁻³.
+//! Distributions of random parameters: χ² tests with fixed seeds, p above 10⁻³.
 
 use super::super::color;
 use super::super::geometry::{random_crop, resized_crop};
 use super::*;
 use statrs::distribution::{ChiSquared, ContinuousCDF};
 
-/// As a mini-batch draws them: rows of many steps.
+/// The random streams of rows in many steps.
 fn all() -> impl Iterator<Item = Stream> {
     (0..600).flat_map(|step| {
         (0..40).map(move |row| Stream::for_row(SEED, Purpose::Augment, step, 0, row))
@@ -23,7 +23,7 @@ fn equally_often(cells: usize, drawn: impl Iterator<Item = usize>) {
     assert!(p > 1e-3, "p = {p} for {counts:?}");
 }
 
-/// The tenth of a range that a value lies in.
+/// The tenth of a range that contains a value.
 fn tenth(value: f64, [low, high]: [f64; 2]) -> usize {
     let part = (value - low) / (high - low);
     assert!((-1e-3..=1.001).contains(&part), "{value} is outside {low}..{high}");
@@ -31,8 +31,8 @@ fn tenth(value: f64, [low, high]: [f64; 2]) -> usize {
 }
 
 #[test]
-fn crops_start_everywhere_alike() {
-    // 3 × 5 places, once with padding and once without.
+fn positions_of_crops_are_uniform() {
+    // 3 × 5 positions, with and without padding.
     let place = |image: [usize; 2], padding: usize| {
         move |mut random: Stream| {
             let window = random_crop(image.into(), [6, 6].into(), padding, &mut random);
@@ -45,10 +45,10 @@ fn crops_start_everywhere_alike() {
 }
 
 #[test]
-fn flips_happen_with_their_probability() {
+fn flips_have_their_probability() {
     let cell = |mut random: Stream| (random.unit_f64() < 0.5) as usize;
     equally_often(2, all().map(cell));
-    // Through the pipeline: two pixels change places in a quarter of the rows.
+    // Through the pipeline, a quarter of the rows of two pixels are flipped.
     let images = Images { shape: [4000, 1, 1, 2], values: [0.0, 1.0].repeat(4000) };
     let flipped = images.apply(&augment().horizontal_flip(0.25));
     let count = flipped.values.chunks_exact(2).filter(|pair| pair[0] == 1.0).count() as f64;
@@ -57,8 +57,8 @@ fn flips_happen_with_their_probability() {
 }
 
 #[test]
-fn areas_are_uniform_and_ratios_are_uniform_in_their_logarithm() {
-    // Large images and small windows: every first try fits, and rounding to pixels does not show.
+fn areas_and_logarithms_of_ratios_are_uniform() {
+    // In large images with small windows, every first attempt fits, and rounding is negligible.
     let (image, scale, ratio) = (Size::from(4000), [0.05, 0.25], [0.5, 2.0]);
     let drawn: Vec<Size> =
         all().map(|mut random| resized_crop(image, scale, ratio, &mut random).size).collect();
@@ -86,7 +86,7 @@ fn areas_are_uniform_and_ratios_are_uniform_in_their_logarithm() {
 }
 
 #[test]
-fn colour_factors_are_uniform_and_so_are_their_orders() {
+fn color_factors_and_their_orders_are_uniform() {
     let jitter = ColorJitter { brightness: 0.4, contrast: 1.5, saturation: 0.2, hue: 0.1 };
     let ranges = [[0.6, 1.4], [0.0, 2.5], [0.8, 1.2], [-0.1, 0.1]];
     for (which, range) in ranges.into_iter().enumerate() {

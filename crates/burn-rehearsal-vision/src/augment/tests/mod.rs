@@ -1,5 +1,4 @@
-//! Every operation against a plain reference, pixel by pixel on the host, on the default device
-//! (`BURN_DEVICE` chooses another).
+//! Compares every operation with a simple reference on the host. `BURN_DEVICE` chooses the device.
 
 mod colors;
 mod distributions;
@@ -21,7 +20,7 @@ pub(super) struct Images {
 }
 
 impl Images {
-    /// Values 0..1, some of them equal, so that there are grey pixels too.
+    /// Values 0..=1 with repetitions, so that some pixels are gray.
     pub(super) fn random(shape: [usize; 4]) -> Self {
         let mut random = Stream::new(1, Purpose::TaskStream, 0, 0);
         Self {
@@ -47,7 +46,7 @@ impl Images {
         self.values[((row * channels + channel) * height + y as usize) * width + x as usize]
     }
 
-    /// Images of `size` from a value for every (row, channel, y, x).
+    /// Images of `size` from a function of row, channel, y and x.
     pub(super) fn build(&self, size: Size, pixel: impl Fn(usize, usize, i64, i64) -> f32) -> Self {
         let shape = [self.shape[0], self.shape[1], size.height, size.width];
         let mut values = Vec::new();
@@ -78,7 +77,7 @@ impl Images {
     }
 }
 
-/// The streams that the rows of a mini-batch draw from.
+/// The random streams of the rows of a mini-batch.
 pub(super) fn streams(rows: usize) -> Vec<Stream> {
     (0..rows as u64)
         .map(|row| Stream::for_row(SEED, Purpose::Augment, STEP, RANK as u32, row))

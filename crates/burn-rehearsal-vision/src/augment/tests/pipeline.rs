@@ -1,4 +1,4 @@
-//! Pipelines as a whole: combinations, randomness, errors.
+//! Whole pipelines: combinations, randomness, errors.
 
 use super::*;
 
@@ -13,9 +13,9 @@ fn everything() -> Augment {
 }
 
 #[test]
-fn combined_operations_give_what_they_give_one_after_the_other() {
+fn combined_operations_equal_separate_ones() {
     let images = Images::random([8, 3, 10, 9]);
-    // Without chance, so that the parts may be applied apart.
+    // Without randomness, so that the operations can be applied separately.
     let operations: [fn(Augment) -> Augment; 5] = [
         |a| a.center_crop([12, 8]),
         |a| a.horizontal_flip(1.0),
@@ -33,7 +33,7 @@ fn combined_operations_give_what_they_give_one_after_the_other() {
 }
 
 #[test]
-fn the_same_key_gives_the_same_bits_and_any_other_key_gives_others() {
+fn results_depend_on_seed_step_and_rank_only() {
     let images = Images::random([6, 3, 10, 10]);
     let of = |augment: &Augment, step, rank| {
         Images::download(augment.apply(images.upload(), step, rank).unwrap())
@@ -49,18 +49,18 @@ fn the_same_key_gives_the_same_bits_and_any_other_key_gives_others() {
 }
 
 #[test]
-fn equal_rows_become_different_ones() {
+fn equal_rows_are_augmented_differently() {
     let one = Images::random([1, 3, 10, 10]);
     let images = Images { shape: [12, 3, 10, 10], values: one.values.repeat(12) };
     let augmented = images.apply(&everything());
     let rows: Vec<&[f32]> = augmented.values.chunks_exact(3 * 64).collect();
     for (at, row) in rows.iter().enumerate() {
-        assert!(!rows[..at].contains(row), "row {at} is like an earlier one");
+        assert!(!rows[..at].contains(row), "row {at} equals an earlier one");
     }
 }
 
 #[test]
-fn a_row_does_not_depend_on_the_size_of_the_mini_batch_or_on_other_rows() {
+fn a_row_does_not_depend_on_other_rows() {
     let images = Images::random([13, 3, 10, 10]);
     let all = images.apply(&everything());
     for rows in [1, 2, 7] {
@@ -74,13 +74,13 @@ fn a_row_does_not_depend_on_the_size_of_the_mini_batch_or_on_other_rows() {
 }
 
 #[test]
-fn a_mini_batch_without_rows_stays_one() {
+fn an_empty_mini_batch_has_the_output_shape() {
     let none = Tensor::<4>::zeros([0, 3, 10, 10], &Device::default());
     assert_eq!(everything().apply(none, 0, 0).unwrap().dims(), [0, 3, 8, 8]);
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_by_name() {
+fn invalid_operations_are_refused_by_name() {
     let refused = |augment: Augment, words: &[&str]| {
         let message = augment.output_shape([3, 8, 8]).unwrap_err().to_string();
         words.iter().for_each(|word| assert!(message.contains(word), "no {word:?} in {message:?}"));
@@ -129,7 +129,7 @@ fn what_makes_no_sense_is_refused_by_name() {
     refused(augment().normalize(&[0.5], &[0.5]), &["normalize", "1 channels", "have 3"]);
     refused(
         augment().normalize(&[0.5; 3], &[0.5, 0.0, 1.0]),
-        &["normalize", "0 is no standard deviation"],
+        &["normalize", "0 is not a valid standard deviation"],
     );
     refused(augment().normalize(&[f32::INFINITY; 3], &[0.5; 3]), &["normalize", "mean"]);
     refused(
@@ -140,7 +140,7 @@ fn what_makes_no_sense_is_refused_by_name() {
         augment().color_jitter(ColorJitter { hue: 0.6, ..ColorJitter::default() }),
         &["hue", "0.6"],
     );
-    // The second of two crops sees what the first leaves.
+    // The second crop applies to the result of the first.
     refused(augment().random_crop(4, 0).random_crop(6, 0), &["6×6", "4×4"]);
     let jitter = augment().color_jitter(ColorJitter { hue: 0.5, ..ColorJitter::default() });
     assert!(matches!(jitter.output_shape([2, 8, 8]), Err(AugmentError::Channels { found: 2, .. })));

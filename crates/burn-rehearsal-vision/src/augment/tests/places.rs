@@ -4,8 +4,7 @@ use super::super::axis::Axis;
 use super::super::geometry::{Window, center_crop, random_crop, resized_crop};
 use super::*;
 
-/// One pixel of `window`, scaled to `size`, by the textbook: the four neighbours of the position,
-/// weighted by nearness.
+/// A pixel of `window` scaled to `size`, by the definition of bilinear interpolation.
 fn bilinear(
     images: &Images,
     [row, channel]: [usize; 2],
@@ -28,7 +27,7 @@ fn bilinear(
 }
 
 #[test]
-fn a_random_crop_with_padding_and_a_flip_move_pixels_exactly() {
+fn random_crops_and_flips_move_pixels_exactly() {
     for (shape, size, padding) in [
         ([9, 3, 8, 8], Size::from(8), 2),
         ([5, 1, 7, 10], [5, 12].into(), 3),
@@ -56,7 +55,7 @@ fn a_random_crop_with_padding_and_a_flip_move_pixels_exactly() {
 }
 
 #[test]
-fn a_flip_is_certain_or_never_at_the_ends_of_its_probability() {
+fn flips_with_probability_0_and_1_are_deterministic() {
     let images = Images::random([6, 3, 4, 5]);
     assert_eq!(images.apply(&augment().horizontal_flip(0.0)), images);
     let mirrored =
@@ -65,7 +64,7 @@ fn a_flip_is_certain_or_never_at_the_ends_of_its_probability() {
 }
 
 #[test]
-fn a_random_resized_crop_is_bilinear_in_its_window_only() {
+fn a_random_resized_crop_interpolates_within_its_window() {
     for (shape, size) in
         [([8, 3, 12, 9], Size::from(6)), ([8, 3, 5, 7], [11, 16].into()), ([3, 1, 1, 1], 4.into())]
     {
@@ -86,11 +85,11 @@ fn a_random_resized_crop_is_bilinear_in_its_window_only() {
 }
 
 #[test]
-fn a_resized_crop_that_never_fits_is_the_largest_allowed_one_in_the_middle() {
+fn a_resized_crop_that_never_fits_is_the_largest_centered_one() {
     let mut random = Stream::new(1, Purpose::Augment, 0, 0);
     let mut crop =
         |image: [usize; 2], ratio| resized_crop(image.into(), [1.0, 1.0], ratio, &mut random);
-    // All of a long image with a ratio of about 1 is always too high.
+    // The area of a long image with a ratio of about 1 never fits.
     assert_eq!(
         crop([10, 40], [0.75, 4.0 / 3.0]),
         Window { top: 0, left: 13, size: [10, 13].into() }
@@ -100,12 +99,12 @@ fn a_resized_crop_that_never_fits_is_the_largest_allowed_one_in_the_middle() {
         Window { top: 13, left: 0, size: [13, 10].into() }
     );
     assert_eq!(crop([1, 1], [3.0, 4.0]), Window { top: 0, left: 0, size: 1.into() });
-    // An image whose own ratio is allowed, and of which no part has all of the area.
+    // The ratio of the image is allowed, but rounded windows never fit.
     assert_eq!(crop([2, 3], [1.1, 9.0]).size, [2, 3].into());
 }
 
 #[test]
-fn resize_and_center_crop_draw_nothing_and_match_their_definitions() {
+fn resize_and_center_crop_match_their_definitions() {
     let images = Images::random([3, 3, 9, 14]);
     for size in [Size::from(5), [9, 14].into(), [20, 3].into()] {
         let whole = Window { top: 0, left: 0, size: images.size() };
@@ -127,7 +126,7 @@ fn resize_and_center_crop_draw_nothing_and_match_their_definitions() {
 }
 
 #[test]
-fn known_values_of_pytorchs_bilinear_interpolation() {
+fn bilinear_interpolation_has_the_values_of_pytorch() {
     // torch.nn.functional.interpolate(torch.arange(4.), size, mode="linear", align_corners=False)
     let line = Images { shape: [1, 1, 1, 4], values: vec![0.0, 1.0, 2.0, 3.0] };
     for (size, expected) in [
@@ -141,7 +140,7 @@ fn known_values_of_pytorchs_bilinear_interpolation() {
 }
 
 #[test]
-fn tables_are_combined_as_their_effects_are() {
+fn combined_tables_have_the_combined_effect() {
     let tables = [
         Axis::window(7, -2, 7),
         Axis::window(7, 3, 7),
@@ -177,7 +176,7 @@ fn tables_are_combined_as_their_effects_are() {
 }
 
 #[test]
-fn erasing_sets_a_rectangle_and_leaves_the_rest_as_it_is() {
+fn erasing_sets_a_rectangle_only() {
     let images = Images::random([40, 3, 12, 10]);
     for value in [0.0, 0.7] {
         let erase = Erase { probability: 0.6, scale: ERASING_SCALE, ratio: ERASING_RATIO, value };
