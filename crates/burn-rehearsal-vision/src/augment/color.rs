@@ -13,10 +13,10 @@ pub(super) const GREY: [f32; 3] = [0.2989, 0.587, 0.114];
 
 /// Strengths of color jitter, torchvision's `ColorJitter`. 0 disables an operation.
 ///
-/// Brightness, contrast and saturation are scaled by a factor that is uniform in `[max(0, 1 − x), 1
-/// + x]`. The hue is shifted by a part of the color circle that is uniform in `[−x, x]`. Contrast
-/// blends an image with its mean gray, and saturation blends each pixel with its gray. Saturation
-/// and hue do not apply to images with one channel.
+/// A strength x scales brightness, contrast and saturation by a factor that is uniform in
+/// `[max(0, 1 − x), 1 + x]`, and shifts the hue by a part of the color circle that is uniform in
+/// `[−x, x]`. Contrast blends an image with its mean gray. Saturation blends each pixel with its
+/// gray. Saturation and hue do not apply to images with one channel.
 ///
 /// ```
 /// use burn_rehearsal_vision::augment::{Augment, ColorJitter};
