@@ -13,9 +13,9 @@ pub type Augmentation<B> = Arc<dyn Fn(B, u64, usize) -> Result<B, DatasetError> 
 /// A [`DataLoader`] that augments every mini-batch of another one, on the calling thread.
 ///
 /// Wrap a [`RehearsalLoader`](burn_rehearsal::RehearsalLoader) in it, so that representatives are
-/// augmented again each time. Use it for training data only. A step is a call of `next`, whatever
-/// it returns. Burn's training strategies call it once per step. With a
-/// [`DataParallel`](crate::data_parallel::DataParallel) all ranks call it equally often, even with
+/// augmented again each time. Use it for training data only. Every call of `next` counts as a step,
+/// even one that returns `None`. Burn's training strategies call it once per step. With
+/// [`DataParallel`](crate::data_parallel::DataParallel), all ranks call it equally often, even with
 /// gradient accumulation.
 ///
 /// ```
@@ -72,8 +72,8 @@ impl<B: 'static> DataLoader<B> for AugmentLoader<B> {
     }
 
     fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<B>> {
-        // Slices are read at the same time. Each counts its own steps, since the numbers would
-        // otherwise depend on timing.
+        // Slices are read in parallel. Each counts its own steps, since the numbers of a shared
+        // counter would depend on timing.
         let step = Arc::new(AtomicU64::new(self.step.load(Ordering::Relaxed)));
         Arc::new(Self::new(
             self.inner.slice(start, end),

@@ -1,4 +1,4 @@
-//! Touch points with Burn that differ between its versions: training events, and the loggers and
+//! The parts of Burn's API that differ between its versions: training events, and the loggers and
 //! renderers of progress.
 //!
 //! Burn 0.23 changes the fields of the events and the signatures of the loggers. Only this file
@@ -52,17 +52,17 @@ pub trait TrainingView: Send + Sync {
         let _ = (first, items);
     }
 
-    /// A part of an epoch (`train` or `valid`) with `items` samples begins.
+    /// A split of an epoch (`train` or `valid`) with `items` samples begins.
     fn start_split(&mut self, split: &str, items: usize) {
         let _ = (split, items);
     }
 
-    /// `items` samples of the part are done.
+    /// `items` samples of the split are done.
     fn update_split(&mut self, items: usize) {
         let _ = items;
     }
 
-    /// The part ends.
+    /// The split ends.
     fn end_split(&mut self) {}
 
     /// The epoch ends.
@@ -70,7 +70,7 @@ pub trait TrainingView: Send + Sync {
         let _ = epoch;
     }
 
-    /// A metric is announced.
+    /// A metric is registered, before its first value.
     fn register_metric(&mut self, definition: MetricDefinition) {
         let _ = definition;
     }

@@ -110,7 +110,7 @@ pub fn wgpu() -> Result<Gpu, NoGpu> {
             let adapter = setup.adapter.get_info();
             Ok(Gpu { device, name: format!("{}, {}", adapter.name, adapter.backend) })
         }
-        // A tensor was created on it before.
+        // The device is open already, since a tensor was created on it.
         Err(burn::tensor::wgpu::WgpuInitError::Registration { .. }) => {
             let device = Device::wgpu(DeviceKind::DefaultDevice);
             let name = device
@@ -139,8 +139,8 @@ pub fn cuda(index: usize) -> Result<Gpu, NoGpu> {
     use std::panic::{PanicHookInfo, set_hook, take_hook};
     use std::sync::Arc;
 
-    // Held until the panic hook is restored: two threads that change it at once would not restore
-    // it.
+    // Held until the panic hook is restored. Two threads that replace the hook at the same time
+    // would not restore the original one.
     static OPENED: Mutex<BTreeMap<usize, Result<Gpu, NoGpu>>> = Mutex::new(BTreeMap::new());
     let mut known = OPENED.lock();
     if let Some(known) = known.get(&index) {

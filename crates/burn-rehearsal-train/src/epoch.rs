@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 /// An epoch of a task. Burn, checkpoints and messages number epochs from 1. Reports and schedules
 /// use indices from 0.
 ///
-/// It is displayed and serialized as its number.
+/// Displayed and serialized as its number.
 ///
 /// ```
 /// use burn_rehearsal_train::epoch::Epoch;

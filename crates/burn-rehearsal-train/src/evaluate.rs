@@ -84,8 +84,8 @@ impl Evaluation {
     }
 }
 
-/// Evaluates the part of this rank in a test set and sums the counts over all ranks. All ranks get
-/// the same result. Collective: every rank calls it, with an empty loader if it has no part.
+/// Evaluates this rank's part of a test set and sums the counts over all ranks. All ranks get the
+/// same result. Collective: every rank calls it, with an empty loader if it has no part.
 ///
 /// `model` must be in its validation state ([`Module::valid`](burn::module::Module::valid)). Scores
 /// are compared on the host, so that ties are broken in the same way on every device: the lower
@@ -122,7 +122,7 @@ where
     let part = own.as_ref().copied().unwrap_or_default();
     let parts =
         collective.gather_words([u64::from(own.is_err()), part.rows, part.top1, part.top5])?;
-    // The error of this rank says more than the number of a failed rank.
+    // The error of this rank is more specific than the number of a failed rank.
     own?;
     if let Some(rank) = parts.iter().position(|[failed, ..]| *failed != 0) {
         return Err(EvaluateError::Rank(rank));

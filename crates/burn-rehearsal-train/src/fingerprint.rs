@@ -1,10 +1,10 @@
-//! The identity of data, so that a run resumes only on the data it began with, and all ranks use
-//! the same.
+//! The identity of a data set, so that a run resumes only on the data it began with, and all ranks
+//! use the same data.
 //!
 //! A [`Fingerprint`] contains the names of the classes in order and, for each class, the number of
-//! its samples and a digest of them: a few bytes per class. The location of the data is not part of
-//! it. Each kind of data decides how thorough its digests are. `burn-rehearsal-vision` describes
-//! those of images.
+//! its samples and a digest of them: a few bytes per class. The location of the data is not
+//! included. Each kind of data decides how thorough its digests are. `burn-rehearsal-vision`
+//! describes those of images.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -12,13 +12,13 @@ use std::fmt;
 
 pub use crate::stream::Split;
 
-/// The largest number of classes that are compared one by one. Of more classes only totals are
+/// The largest number of classes that are compared one by one. With more classes, only totals are
 /// compared, which bounds a fingerprint to about 2 MiB.
 const MAX_CLASSES: usize = 1 << 15;
 /// The largest number of differences that an error lists.
 const MAX_LISTED: usize = 4;
 
-/// The identity of some data. See the [module](self).
+/// The identity of a data set. See the [module](self).
 ///
 /// ```
 /// use burn_rehearsal_train::fingerprint::{Fingerprint, Split};
@@ -49,11 +49,11 @@ pub struct Fingerprint {
     classes: Vec<Class>,
 }
 
-/// Some samples.
+/// The number and the digest of some samples.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Part {
     samples: u64,
-    /// In hexadecimal.
+    /// Hexadecimal.
     digest: String,
 }
 
@@ -233,13 +233,13 @@ pub struct FingerprintBuilder {
     names: Vec<Option<String>>,
     parts: [(u64, blake3::Hasher); 2],
     /// The number of samples of each class and a chain of their digests. A hasher per class would
-    /// take 2 KiB each.
+    /// take 2 KiB.
     classes: [Vec<(u64, [u8; 32])>; 2],
 }
 
 impl FingerprintBuilder {
     /// Adds the next sample of a split. `facts` are the bytes that identify it. A sample of an
-    /// unknown class counts only for the whole part.
+    /// unknown class is included only in the digest of the whole split.
     pub fn add(&mut self, split: Split, class: usize, facts: &[&[u8]]) {
         let mut sample = blake3::Hasher::new();
         for fact in facts {

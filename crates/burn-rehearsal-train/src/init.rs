@@ -145,8 +145,7 @@ impl ModuleMapper for KeyedInit {
         let data = TensorData::new(values, shape);
         param.map(|old| {
             let new = Tensor::from_data(data, (&old.device(), old.dtype()));
-            // A device without autodiff cannot track gradients. The parameter itself remembers that
-            // it is trained.
+            // A device without autodiff cannot track gradients. The parameter keeps its setting.
             if old.is_require_grad() { new.require_grad() } else { new }
         })
     }

@@ -19,7 +19,7 @@
 //! # Ok(training) }
 //! ```
 //!
-//! # Parts of continual learning
+//! # Building blocks of continual learning
 //!
 //! * [`stream`]: which samples belong to which task, for class-, instance- and domain-incremental
 //!   learning.
@@ -54,10 +54,11 @@
 //! * [`augmentation`]: transformations between the loader and the training step.
 //! * [`phases`]: the time of each phase of a training step.
 //! * [`device`]: devices for ranks.
-//! * [`weights`]: safetensors files for PyTorch and from it.
-//! * [`fingerprint`]: the identity of data.
-//! * [`lock`]: directories that one process writes at a time.
-//! * [`epoch`], [`compat`]: numbers of epochs; touch points with versions of Burn.
+//! * [`weights`]: exchange of weights with PyTorch, as safetensors files.
+//! * [`fingerprint`]: the identity of a data set.
+//! * [`lock`]: locks on directories, so that only one process writes to them.
+//! * [`epoch`]: numbers of epochs.
+//! * [`compat`]: the parts of Burn's API that differ between its versions.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs)]
 

@@ -13,10 +13,10 @@
 //! * [Forward transfer](AccuracyMatrix::forward_transfer): how much the network knows of a task
 //!   before it is trained on it. `FWT = 1/(T-1) Σ_{1≤j<T} ( a[j-1][j] − b[j] )`
 //!
-//! `b[j]` is the accuracy of the untrained network on task `j`. Less forgetting is better, and more
-//! of everything else. A network that learns each task perfectly and forgets all earlier ones has an
-//! average accuracy of `1/T`, a forgetting of 1 and a BWT of −1. In class-incremental learning the
-//! FWT is about `-b`, since a network does not predict classes that it has never seen.
+//! `b[j]` is the accuracy of the untrained network on task `j`. Lower is better for forgetting, and
+//! higher for all other metrics. A network that learns each task perfectly and forgets all earlier
+//! ones has an average accuracy of `1/T`, a forgetting of 1 and a BWT of −1. In class-incremental
+//! learning the FWT is about `-b`, since a network does not predict classes that it has never seen.
 //!
 //! ```
 //! use burn_rehearsal_train::metrics::AccuracyMatrix;
@@ -102,12 +102,12 @@ impl AccuracyMatrix {
     }
 
     /// Adds the accuracies after the next task. Missing entries of a shorter row, and values that
-    /// are NaN (the accuracy on no sample), count as not measured.
+    /// are NaN (the accuracy on an empty test set), count as not measured.
     ///
     /// # Errors
     ///
     /// [`MetricsError`] if the matrix is full, if the row has more than `tasks` entries, or if a
-    /// value is outside `0..=1`. The matrix is unchanged then.
+    /// value is outside `0..=1`. The matrix is then unchanged.
     pub fn push_row(&mut self, row: &[Option<f64>]) -> Result<(), MetricsError> {
         let tasks = self.tasks();
         let index = self.pushed;
@@ -129,7 +129,7 @@ impl AccuracyMatrix {
         Ok(())
     }
 
-    /// The number of tasks: of columns, and of rows once all tasks are learned.
+    /// The number of tasks, of rows and of columns.
     pub fn tasks(&self) -> usize {
         self.cells.len()
     }
@@ -154,8 +154,8 @@ impl AccuracyMatrix {
             .map_or(0, |row| row + 1)
     }
 
-    /// Average accuracy, a fraction: `A = 1/T · Σ_{j<T} a[T-1][j]`. This is the mean of the last
-    /// complete row over the tasks seen so far.
+    /// Average accuracy, a fraction: `A = 1/T · Σ_{j<T} a[T-1][j]`, the mean of the last complete
+    /// row over the tasks seen so far.
     ///
     /// `None` if no row is complete. Lopez-Paz and Ranzato 2017, equation 2 (there ACC).
     pub fn average(&self) -> Option<f64> {
@@ -171,9 +171,9 @@ impl AccuracyMatrix {
     /// Forgetting, a fraction in `-1..=1`, less is better: `F = 1/(T-1) · Σ_{j<T-1} ( max_{j≤i<T-1}
     /// a[i][j] − a[T-1][j] )`.
     ///
-    /// This is how far each earlier task has fallen below its best accuracy, on average. It is
-    /// negative if the last task improved the earlier ones. Rows in which a task was not measured
-    /// are ignored in its maximum.
+    /// The mean distance of each earlier task from its best accuracy. It is negative if the last
+    /// task improved the earlier ones. The maximum of a task ignores rows in which the task was not
+    /// measured.
     ///
     /// `None` with fewer than two tasks, or if a task has no earlier measurement. Chaudhry et al.
     /// 2018, equation 3, with the maximum from row `j` on, since task `j` had not been learned
@@ -189,7 +189,7 @@ impl AccuracyMatrix {
     /// Backward transfer, a fraction in `-1..=1`, more is better: `BWT = 1/(T-1) · Σ_{j<T-1} (
     /// a[T-1][j] − a[j][j] )`.
     ///
-    /// This is the effect of later tasks on earlier ones, relative to the accuracy right after each
+    /// The effect of later tasks on earlier ones, relative to the accuracy right after each task
     /// was learned.
     ///
     /// `None` with fewer than two tasks, or if a diagonal entry was not measured. Lopez-Paz and
@@ -202,9 +202,9 @@ impl AccuracyMatrix {
     /// Forward transfer, a fraction in `-1..=1`, more is better: `FWT = 1/(T-1) · Σ_{1≤j<T} (
     /// a[j-1][j] − b[j] )`.
     ///
-    /// This is the accuracy on a task before it is learned, relative to `baseline[j]`, the accuracy
-    /// of the randomly initialized network on task `j`. In class-incremental learning it is about
-    /// `-b`, since a class that was never seen is never predicted.
+    /// The accuracy on a task before it is learned, relative to `baseline[j]`, the accuracy of the
+    /// randomly initialized network on task `j`. In class-incremental learning it is about `-b`,
+    /// since a class that was never seen is never predicted.
     ///
     /// `None` with fewer than two tasks, if an entry above the diagonal was not measured, or if the
     /// baseline is shorter than `T` or not finite. Lopez-Paz and Ranzato 2017, equation 4.
@@ -218,8 +218,8 @@ impl AccuracyMatrix {
 
 impl PartialEq for AccuracyMatrix {
     fn eq(&self, other: &Self) -> bool {
-        // Rows at the end without a measurement are equal whether they were pushed or not. JSON
-        // does not distinguish them either.
+        // Trailing rows without measurements compare equal whether they were pushed or not, as in
+        // JSON.
         self.cells == other.cells
     }
 }

@@ -6,8 +6,8 @@ use burn_rehearsal::error::{CheckpointError, RehearsalError};
 use burn_rehearsal_collective::CollectiveError;
 use std::error::Error;
 
-/// The origin of an error. If several ranks of a run fail, an error with the lowest origin explains
-/// the others best.
+/// The origin of an error. If several ranks of a run fail, an error with the lowest origin is
+/// closest to the cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ErrorOrigin {
     /// This rank, or all ranks. The error describes the cause.

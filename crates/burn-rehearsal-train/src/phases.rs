@@ -3,9 +3,9 @@
 //! A [`PhaseTimer`] collects the times of the learner. A buffer keeps the times of its own phases
 //! ([`EngineTimings`]). A [`PhaseReport`] combines both.
 //!
-//! On a device that only enqueues work (every GPU), the time of the host in a phase means little. A
-//! report is then [`exact`](PhaseReport::exact) only with [`PhaseTimer::profiling`], which makes
-//! the learner wait for the device after each phase.
+//! On a device that only enqueues work, such as a GPU, the host's time in a phase is not the time
+//! of its work. A report is then [`exact`](PhaseReport::exact) only with [`PhaseTimer::profiling`],
+//! which makes the learner wait for the device after each phase.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -99,7 +99,7 @@ pub struct PhaseReport {
     /// without profiling), only the phases of the host are reported: `load`, `wait` and those of
     /// the engine thread.
     pub exact: bool,
-    /// In the order of [`Phase::ALL`]. `None` if it was not measured.
+    /// Milliseconds per phase, in the order of [`Phase::ALL`]. `None` if it was not measured.
     phases: [Option<f64>; Phase::ALL.len()],
 }
 
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn the_part_of_the_buffer_in_loading_counts_once() {
+    fn the_buffers_share_of_loading_counts_once() {
         let timer = PhaseTimer::profiling();
         timer.observe_device(&Device::default());
         timer.add(Phase::Load, Duration::from_millis(20));

@@ -46,8 +46,9 @@ pub enum ScheduleError {
     Milestones(&'static str),
 }
 
-/// Steps of the learning rate within a task, as text: pairs of an epoch and a factor of the peak
-/// rate. See [`WarmupSchedule::with_milestones`]. Epochs increase. Epochs and factors are above 0.
+/// Steps of the learning rate within a task: pairs of an epoch and a factor of the peak rate, which
+/// can be parsed from text. Epochs increase. Epochs and factors are above 0. See
+/// [`WarmupSchedule::with_milestones`].
 ///
 /// ```
 /// use burn_rehearsal_train::schedule::Milestones;
@@ -68,7 +69,7 @@ impl Milestones {
     }
 }
 
-/// From `epoch:factor,…` or `none`.
+/// Parses `epoch:factor,…` or `none`.
 impl FromStr for Milestones {
     type Err = ScheduleError;
 
@@ -110,8 +111,8 @@ impl fmt::Display for Milestones {
     }
 }
 
-/// Linear warm-up from `base` to the peak rate `base × min(world size, cap)`, then constant factors
-/// of it.
+/// Linear warm-up from `base` to the peak rate `base × min(world size, cap)`, then constant
+/// factors of the peak rate.
 ///
 /// With a warm-up of w steps, the rate of step s (from 0) is `base + (peak − base) · s / w` for s <
 /// w, and `peak · f(s)` afterwards. `f(s)` is the factor of the last milestone at or before s, or 1

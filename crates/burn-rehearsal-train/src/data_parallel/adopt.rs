@@ -1,5 +1,5 @@
-//! Copying rank 0 to all ranks at the start of a run: parameters, parameter ids, optimizer state
-//! and schedule.
+//! Copies the learner of rank 0 to all ranks at the start of a launch: parameters, parameter ids,
+//! optimizer state and schedule.
 //!
 //! Optimizer records are keyed by parameter ids. With the ids of rank 0 everywhere, a record of
 //! rank 0 fits every rank. Since the state is copied as well, only rank 0 has to restore a
@@ -20,7 +20,7 @@ use crate::schedule::WarmupSchedule;
 
 use super::params::{ParamInfo, Role, check_equal_structure};
 
-/// Compares the settings that all ranks must share, pairs of a name and a value. Collective.
+/// Compares the settings that all ranks must share, as pairs of a name and a value. Collective.
 pub(crate) fn check_settings<const K: usize>(
     settings: [(&'static str, u64); K],
     collective: &mut dyn Collective,
@@ -59,7 +59,7 @@ pub(super) fn copy_from_rank0<M: LearnerModel>(
     } else {
         Ok(Default::default())
     };
-    // If rank 0 cannot write its records, the others must not wait for them.
+    // If rank 0 cannot write its records, the other ranks must not wait for them.
     let failed = collective.any(written.is_err())?;
     let mut records = written?;
     if failed {

@@ -1,5 +1,5 @@
-//! Decisions of all ranks. One small all-gather of status words lets every rank draw the same
-//! conclusion.
+//! Decisions that all ranks make together. One small all-gather of status words gives every rank
+//! the same information, from which it computes the same decision.
 
 use burn_rehearsal_collective::{Collective, CollectiveError, CollectiveExt};
 

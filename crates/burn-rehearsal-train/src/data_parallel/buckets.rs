@@ -1,8 +1,8 @@
 //! The sum of one flat tensor over all ranks, bucket by bucket.
 //!
-//! While one bucket is summed, the next one is read from the device: the two use different wires.
-//! All ranks use the same buckets, whatever their devices. Buckets do not change the result, since
-//! every value is summed on its own, in rank order.
+//! While one bucket is summed over the ranks, the next one is read from the device, so that the two
+//! transfers overlap. All ranks use the same buckets, whatever their devices. Buckets do not change
+//! the result, since every value is summed separately, in rank order.
 
 use std::sync::mpsc::sync_channel;
 
@@ -10,7 +10,7 @@ use burn::tensor::Tensor;
 use burn_rehearsal::batch::is_host;
 use burn_rehearsal_collective::{Collective, CollectiveError, ReduceOp};
 
-/// Values per bucket (16 MiB). This is large enough to keep the cost per bucket negligible.
+/// Values per bucket (16 MiB), large enough to make the cost per bucket negligible.
 pub(super) const BUCKET: usize = 4 << 20;
 
 /// The reason why there is no sum.
@@ -106,8 +106,7 @@ mod tests {
     use burn::tensor::{Device, TensorData};
     use burn_rehearsal_collective::run_threads;
 
-    /// The gradients of one rank. Their magnitudes differ, so that another order of summation would
-    /// show.
+    /// The gradients of one rank. Their magnitudes differ, so that the sum depends on its order.
     fn gradients(rank: usize, len: usize) -> Vec<f32> {
         (0..len)
             .map(|at| (1.0 + at as f32 / 7.0) * 10f32.powi(((at + rank * 5) % 9) as i32 - 4))

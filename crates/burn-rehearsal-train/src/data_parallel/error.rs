@@ -32,8 +32,8 @@ pub enum DataParallelError {
         #[source]
         error: HookError,
     },
-    /// The ranks are not at the same step, because one of them called something that the others did
-    /// not.
+    /// The ranks are not at the same step, because one of them made a collective call that the
+    /// others did not make.
     #[error("rank {rank} is at step {theirs}, this rank at step {ours}")]
     OutOfStep {
         /// The rank that differs from this one.

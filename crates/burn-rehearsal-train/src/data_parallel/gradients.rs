@@ -6,8 +6,8 @@
 //! share of the rows *before* the sum. A share of 1 then changes no bit, and gradients in half
 //! precision cannot overflow. The sum is in `f32`, whatever the type of the model.
 //!
-//! A single rank needs no buffer: its gradients are Burn's own. Only if they have another precision
-//! than the parameters are they flattened, and then they stay on the device.
+//! A single rank needs no buffer: its gradients are Burn's own. They are flattened only if their
+//! precision differs from that of the parameters, and then stay on the device.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{GradientsAccumulator, GradientsParams};

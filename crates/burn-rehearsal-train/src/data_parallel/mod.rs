@@ -186,7 +186,7 @@ pub struct DataParallel<M: LearnerModel> {
 
 /// State that passes from one launch to the next.
 struct LaunchState<M: LearnerModel> {
-    /// `None` while a launch uses it, and for good after a launch that failed or panicked.
+    /// `None` while a launch uses it, and permanently after a launch that failed or panicked.
     session: Option<Session<M>>,
     /// The results of the last launch, until they are taken.
     outcome: Option<Outcome<M>>,

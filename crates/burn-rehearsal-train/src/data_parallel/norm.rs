@@ -93,8 +93,8 @@ pub(crate) fn set<M: Module>(model: &M, values: Vec<f32>) -> Result<(), DataPara
 }
 
 fn read<M: Module>(model: &M) -> Vec<f32> {
-    // The switch to validation writes every pending update into its value. `visit` alone would not
-    // see them.
+    // The switch to validation writes every pending update into its value. `visit` alone would miss
+    // the updates.
     drop(model.valid());
     let mut all = Vec::new();
     visit_floats(model, |_, role, values| {

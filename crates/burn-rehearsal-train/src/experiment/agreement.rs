@@ -1,4 +1,4 @@
-//! The comparison of all ranks before a run begins.
+//! Compares the settings and the data of all ranks before a run begins.
 
 use super::{Checkpoints, ExperimentError, Settings};
 use crate::fingerprint::Fingerprint;
@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 ///
 /// # Errors
 ///
-/// The same on every rank. It names what differs.
+/// Names the setting or the data that differ. Every rank returns the same error.
 pub(super) fn compare(
     method: MethodRef,
     settings: &Settings,
@@ -92,7 +92,7 @@ pub(super) fn with_stream(data: Fingerprint, stream: &dyn TaskStream) -> Fingerp
 
 fn same_data(data: &Fingerprint, collective: &mut dyn Collective) -> Result<(), ExperimentError> {
     let own = serde_json::to_vec(data).unwrap_or_default();
-    // A fingerprint may have megabytes, so only its digest is sent unless it differs.
+    // A fingerprint may take megabytes, so it is sent only if the digests differ.
     let digests = collective.gather_bytes(blake3::hash(&own).as_bytes())?;
     let Some(rank) = digests.iter().position(|digest| *digest != digests[0]) else { return Ok(()) };
     let mut part = |root: usize| -> Result<Fingerprint, ExperimentError> {

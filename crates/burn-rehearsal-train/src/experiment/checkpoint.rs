@@ -33,7 +33,7 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// The kind of the manifest of a run.
+/// The kind of manifest that describes a run.
 const RUN: &str = "run";
 const LEARNER: &str = "learner.safetensors";
 /// The parts of a learner, in the order of its records.
@@ -210,7 +210,7 @@ impl<'a> Directories<'a> {
     ) -> Result<(), ExperimentError> {
         let begun = Instant::now();
         let directory = self.settings.directory.join(name(self.next));
-        // The directory is new. The first thread that writes to it creates it.
+        // The directory does not exist yet. The first thread that writes to it creates it.
         let buffer = buffer(&directory.join("buffer"))?;
         let (keep, damaged) = (self.settings.keep, self.damaged.clone());
         let wait: Box<Wait> = if collective.rank() == 0 {
@@ -261,8 +261,8 @@ pub(super) struct Written {
 /// Waits until the part of this rank is written.
 type Wait = dyn FnOnce() -> Result<Option<Written>, ExperimentError>;
 
-/// A checkpoint that is being written. Dropping it waits for the end, so a run that fails waits,
-/// too.
+/// A checkpoint that is being written. Dropping it waits until it is complete, so a run that fails
+/// waits, too.
 struct Pending(Option<Box<Wait>>);
 
 impl Pending {
@@ -276,7 +276,7 @@ impl Drop for Pending {
         // After a panic, the engines may wait for steps that will never come, until the buffer is
         // dropped. That happens after this drop.
         if !std::thread::panicking() {
-            // The run has failed already. Another error adds nothing.
+            // The run has already failed with an earlier error.
             let _ = self.wait();
         }
     }
@@ -440,8 +440,8 @@ fn remove(directory: &Path) -> Result<(), CheckpointError> {
         .map_err(CheckpointError::io("remove", directory))
 }
 
-/// Writes a checkpoint, on a thread of rank 0, and returns its size in bytes. Removes what it has
-/// written after an error.
+/// Writes a checkpoint, on a thread of rank 0, and returns its size in bytes. After an error, it
+/// removes the files that it has written.
 fn write(
     directory: &Path,
     mut state: RunState,

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The parts of one rank in the test sets of all tasks.
+/// The part of each task's test set that one rank evaluates.
 pub(super) type Parts<B> = Vec<Arc<dyn DataLoader<B>>>;
 
 /// Measurements since the last [`take`](EpochAccuracies::take).

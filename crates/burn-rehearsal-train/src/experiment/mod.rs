@@ -94,7 +94,7 @@ use crate::methods::Method;
 #[cfg(doc)]
 use crate::report::RunReport;
 
-/// The data, their order of arrival, and the network.
+/// The data, their assignment to tasks, and the network.
 ///
 /// The program [continual-imagenet] has a complete implementation for images.
 ///
@@ -377,28 +377,28 @@ impl<'a, W: Workload> Experiment<'a, W> {
 /// The reason why a run failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ExperimentError {
-    /// The rehearsal buffer.
+    /// The rehearsal buffer failed.
     #[error("{0}")]
     Rehearsal(#[from] RehearsalError),
-    /// The learner.
+    /// The learner failed.
     #[error("{0}")]
     DataParallel(#[source] DataParallelError),
-    /// The data set or the loader of this rank.
+    /// The data set or the loader of this rank failed.
     #[error("{0}")]
     Data(String),
-    /// Burn's training.
+    /// Burn's training failed.
     #[error("training failed: {0}")]
     Training(String),
-    /// An evaluation.
+    /// An evaluation failed.
     #[error("{0}")]
     Evaluate(#[from] EvaluateError),
-    /// The learning-rate schedule.
+    /// The learning-rate schedule is invalid.
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
-    /// The collective.
+    /// The ranks could not communicate.
     #[error("{0}")]
     Collective(#[from] CollectiveError),
-    /// A checkpoint.
+    /// A checkpoint could not be read or written.
     #[error("{0}")]
     Checkpoint(#[from] CheckpointError),
     /// There are checkpoints, but none that a run can resume from.
@@ -409,13 +409,13 @@ pub enum ExperimentError {
         /// The error of the newest one.
         newest: CheckpointError,
     },
-    /// The file of the trained network.
+    /// The file of the trained network could not be written.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// An accuracy outside 0..=1.
+    /// An accuracy is outside 0..=1.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
-    /// The ranks have different data. The same error on every rank.
+    /// The ranks have different data. Every rank returns the same error.
     #[error("the data of rank {rank} differs: {differences}")]
     DifferentData {
         /// The lowest rank whose data differ from those of rank 0.
@@ -426,10 +426,10 @@ pub enum ExperimentError {
     /// The checkpoint belongs to a run on other data.
     #[error("the run began on other data: {0}")]
     ChangedData(Differences),
-    /// The observer failed at the start.
+    /// The observer refused to start the run, see [`Observer::ready`].
     #[error("{0}")]
     Observer(Box<dyn Error + Send + Sync>),
-    /// An invalid setting.
+    /// A setting is invalid.
     #[error("{0}")]
     Settings(String),
 }

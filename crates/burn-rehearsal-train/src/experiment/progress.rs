@@ -12,7 +12,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A launch of training that is about to begin or to resume.
+/// A launch of training that is about to begin or resume.
 #[derive(Debug, Clone)]
 pub struct LaunchInfo {
     /// The task, counted from 0.
@@ -50,8 +50,8 @@ impl fmt::Debug for ProgressReader {
     }
 }
 
-/// Sums since the start of the run, on this rank. Subtract two readings to get the figures of the
-/// time between them.
+/// Sums since the start of the run, on this rank. The difference of two samples has the figures of
+/// the time between them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ProgressSample {
     /// Time in training steps.
@@ -96,7 +96,7 @@ pub(super) struct Sampled<M> {
     /// The time of the next update.
     next: Option<Instant>,
     fresh: bool,
-    /// An epoch has ended since the last update. Its figures stay until the next one.
+    /// Whether an epoch has ended since the last update. Its figures stay until the next update.
     ended: bool,
 }
 

@@ -122,8 +122,8 @@ impl<W: Workload> Experiment<'_, W> {
 }
 
 struct Run<'a, W: Workload> {
-    /// Declared before the buffer: dropping them waits for the checkpoint, which the buffer is part
-    /// of.
+    /// Declared before the buffer, and so dropped before it: dropping waits for the checkpoint that
+    /// is being written, which contains the buffer.
     directories: Option<Directories<'a>>,
     workload: &'a W,
     method: MethodRef,
@@ -209,7 +209,7 @@ impl<W: Workload> Run<'_, W> {
         Ok(true)
     }
 
-    /// Called when the start has succeeded on all ranks. Files are written from now on. Collective.
+    /// Called when the start has succeeded on all ranks. No file is written before. Collective.
     fn ready(&mut self) -> Result<(), ExperimentError> {
         let ready = if self.rank.is_root() { self.observer.ready() } else { Ok(()) };
         share(ready.map_err(ExperimentError::Observer), self.collective.as_mut()).map_err(|error| {
@@ -237,8 +237,8 @@ impl<W: Workload> Run<'_, W> {
         incoming.div_ceil(self.settings.batch_size * self.rank.size())
     }
 
-    /// Trains on one task, or on the rest of it from `within` on. Returns `None` if the run was
-    /// stopped.
+    /// Trains on one task, from `within` on if the task has already begun. Returns `None` if the
+    /// run was stopped.
     fn learn(
         &mut self,
         task: usize,
@@ -332,8 +332,8 @@ impl<W: Workload> Run<'_, W> {
         end: Epoch,
     ) -> Result<(Model<W>, Option<Stopped>), ExperimentError> {
         let strategy: TrainingStrategy<Model<W>> = TrainingStrategy::Custom(self.strategy.clone());
-        // Nothing is written to this directory: there are no checkpointers, no log, and a metric
-        // logger of our own.
+        // Nothing is written to this directory: there are no checkpointers and no log, and the
+        // metric logger writes no files.
         let training = SupervisedTraining::new(std::env::temp_dir(), loader, self.part(Vec::new()))
             .num_epochs(end.number())
             .with_interrupter(self.interrupter.clone())
@@ -386,8 +386,8 @@ impl<W: Workload> Run<'_, W> {
         }
         self.state.measured.extend(measured.top1);
         (self.learner, self.records) = (learner, records);
-        // Some ranks may have seen a stop after their last step, and others not. All follow the
-        // first that has.
+        // Some ranks may have seen a stop after their last step, and others may not. If any rank
+        // has, all ranks stop.
         let seen = self.collective.any(result.interrupted.is_some())?;
         let late = seen.then_some(Stopped { epoch: end.next(), steps: 0 });
         Ok((result.model, stopped.or(late)))
@@ -424,7 +424,7 @@ impl<W: Workload> Run<'_, W> {
         }
     }
 
-    /// The part of this rank in some test samples.
+    /// The part of some test samples that this rank evaluates.
     fn part(&self, indices: Vec<usize>) -> Arc<dyn DataLoader<W::Batch>> {
         part(self.workload, self.settings, self.rank, &self.device, indices)
     }
@@ -449,7 +449,7 @@ impl<W: Workload> Run<'_, W> {
     }
 }
 
-/// The part of a rank in some test samples, in order.
+/// The part of some test samples that a rank evaluates, in order.
 fn part<W: Workload>(
     workload: &W,
     settings: &Settings,

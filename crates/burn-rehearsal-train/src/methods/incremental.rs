@@ -1,6 +1,6 @@
 use super::Method;
 
-/// Fine-tuning: trains on the data of the current task only. It is the lower bound.
+/// Fine-tuning: trains on the data of the current task only. The lower bound of accuracy.
 #[derive(Debug, Clone, Copy)]
 pub struct Incremental;
 

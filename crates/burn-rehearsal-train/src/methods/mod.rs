@@ -64,8 +64,8 @@
 //! let method: MethodRef = Box::leak(Box::new(Cautious { weight: 0.1 }));
 //! ```
 //!
-//! To add a method to this crate, write it in a file of this module and add a line to its list. The
-//! program's options, its reports and its tests then include it.
+//! To add a method to this crate, write it in a file of this module and add a line to its list.
+//! [`ALL`] and [`by_name`] then include it, and with them the options of programs.
 
 mod model;
 
@@ -95,7 +95,7 @@ methods! {
     er_ace::ErAce,
 }
 
-/// A way to train a network from task to task. See the [module](self) for an example.
+/// A way of training a network from task to task. See the [module](self) for an example.
 pub trait Method: fmt::Debug + Send + Sync {
     /// The name in configurations and reports, in kebab case.
     fn name(&self) -> &'static str;

@@ -77,8 +77,7 @@ pub trait Classifier: Module + ModuleDisplay + 'static {
     /// The type of its mini-batches.
     type Batch: LabelledBatch;
 
-    /// The scores of every row, `[rows, classes]`. They are in `f32`, whatever the network computes
-    /// in.
+    /// The scores of every row, `[rows, classes]`, in `f32` whatever the precision of the network.
     fn logits(&self, batch: Self::Batch) -> Tensor<2>;
 }
 

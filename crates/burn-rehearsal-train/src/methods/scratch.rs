@@ -1,7 +1,7 @@
 use super::Method;
 
-/// Joint training: trains a new network for every task on the data of all tasks so far. It is the
-/// upper bound.
+/// Joint training: trains a new network for every task on the data of all tasks so far. The upper
+/// bound of accuracy.
 #[derive(Debug, Clone, Copy)]
 pub struct Scratch;
 
@@ -11,7 +11,7 @@ impl Method for Scratch {
     }
 
     fn summary(&self) -> &'static str {
-        "With every task, train a new network on all data so far"
+        "For every task, train a new network on all data so far"
     }
 
     fn restarts(&self) -> bool {

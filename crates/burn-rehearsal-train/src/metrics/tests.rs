@@ -51,7 +51,7 @@ fn forgetting_is_negative_when_the_last_task_improves_the_earlier_ones() {
 }
 
 #[test]
-fn an_accuracy_before_the_task_was_learned_is_no_forgetting() {
+fn accuracy_before_a_task_was_learned_does_not_count_as_forgetting() {
     // The accuracy 0.9 on task 1 was measured before the task was learned. The maximum from row j
     // on ignores it.
     let matrix = matrix(&[&[1.0, 0.9, 0.0], &[1.0, 0.6, 0.0], &[1.0, 0.6, 1.0]]);

@@ -342,8 +342,8 @@ impl RunReport {
             source,
         })?;
         let damaged = |source| ReportError::Damaged { path: path.clone(), source };
-        // The version is checked first. A report of another version would otherwise only lack a
-        // field.
+        // The version is checked first. Otherwise the error for a report of another version would
+        // only name a missing field.
         let found = serde_json::from_str::<Versioned>(&json).map_err(damaged)?.schema_version;
         if found != SCHEMA_VERSION {
             return Err(ReportError::Version { path, found, supported: SCHEMA_VERSION });

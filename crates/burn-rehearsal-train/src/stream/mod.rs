@@ -7,8 +7,9 @@
 //! | domain-incremental | the same classes in another domain | [your own](#your-own-stream) |
 //!
 //! A stream holds only indices, so it fits any data set whose labels are known. `train(t)` and
-//! `test(t)` index the data sets whose labels were passed to the constructor. Every sample belongs
-//! to one task. Within a task the indices ascend; the loader chooses the order of training.
+//! `test(t)` are indices into the data sets whose labels were passed to the constructor. Every
+//! sample belongs to one task. Within a task the indices ascend; the loader chooses the order of
+//! training.
 //!
 //! ```
 //! use burn_rehearsal_train::stream::{ClassIncremental, ClassOrder, TaskStream};

@@ -66,7 +66,8 @@ impl<W: Workload> Run<'_, W> {
             curves: self.state.curves,
             buffer,
         };
-        // Last: it changes the state of the buffer, and its time is not that of the run.
+        // Pictures come last: creating them changes the state of the buffer, and their time does
+        // not belong to the run.
         if let (Some(buffer), Some(stored)) = (&self.buffer, &mut report.buffer) {
             stored.pictures = self.workload.pictures(buffer, stored)?;
         }

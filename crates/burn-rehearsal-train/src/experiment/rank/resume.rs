@@ -39,8 +39,8 @@ impl<W: Workload> Run<'_, W> {
             state.world_size = size;
             state.earlier_world_sizes.push(before);
             if let Some((_, step)) = &mut state.position.within {
-                // The same number of samples of the epoch is done, rounded down to whole steps, so
-                // that no sample is skipped.
+                // The number of samples already trained on, in steps of the new world size, rounded
+                // down so that no sample is skipped.
                 *step = *step * before as u64 / size as u64;
             }
         }

@@ -185,7 +185,7 @@ fn an_inconsistent_report_is_neither_written_nor_read() {
         error.to_string().contains("accuracy.top1 has 2 rows, but there are 3 tasks"),
         "{error}"
     );
-    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "nothing half-written");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "no partial file");
 
     let mut wrong = example();
     wrong.accuracy.initial_top1 = Some(vec![0.1]);
