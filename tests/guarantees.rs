@@ -1,4 +1,4 @@
-//! Tests of the guarantees 1 to 6 and 8 to 10 of docs/ARCHITECTURE.md, one topic per module.
+//! Tests of the guarantees 1 to 5 and 8 to 10 of docs/ARCHITECTURE.md, one topic per module.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "guarantees/bounded.rs"]

@@ -57,7 +57,7 @@ impl fmt::Display for Disagreement {
     }
 }
 
-/// Displays ranks as words.
+/// Displays a list of ranks, for example `ranks 0, 2`.
 struct RankList<'a>(&'a [usize]);
 
 impl fmt::Display for RankList<'_> {

@@ -572,7 +572,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         })
     }
 
-    /// Resumes from a [checkpoint](Self::checkpoint), where there is an example.
+    /// Resumes from a checkpoint. [`checkpoint`](Self::checkpoint) has an example.
     ///
     /// `device` is the device of the mini-batches to come. All options that can change a result
     /// must be those of the checkpoint. The buffer continues with the task of the checkpoint. The

@@ -158,7 +158,7 @@ config! {
     ///
     /// c candidates of each mini-batch are offered to the buffer. The default offers every incoming
     /// row, at little cost. [`PolicyKind::Reservoir`] then stores a uniform sample of all rows, and
-    /// [`PolicyKind::ClassBalanced`] one of the rows of each class. With
+    /// [`PolicyKind::ClassBalanced`] a uniform sample of each class. With
     /// [`PolicyKind::RandomReplacement`] or [`PolicyKind::Fifo`], every candidate replaces a row,
     /// so fewer candidates keep rows for longer. Bouvier et al. 2024 use 14 of 56 rows.
     ///
@@ -199,7 +199,7 @@ config! {
         /// The seed of all random choices. Default: 0.
         pub seed: u64 = 0, set by with_seed(u64),
         /// The number of steps between inserting candidates and using representatives drawn after
-        /// it. Default: 1. Maximum: [`MAX_LAG`].
+        /// the insertion. Default: 1. Maximum: [`MAX_LAG`].
         pub lag: usize = 1, set by with_lag(usize),
         /// The thread that does the work. Default: a background thread.
         pub execution: Execution = Execution::Background, set by with_execution(Execution),

@@ -312,8 +312,8 @@ impl From<RehearsalError> for DatasetError {
     }
 }
 
-/// Prints a message to standard error, once for each `once`. Use it for warnings that no error can
-/// carry: a log may not be configured.
+/// Prints a message to standard error, once for each `once`. Use it for warnings that cannot be
+/// returned as errors, since logging may not be configured.
 pub(crate) fn notice(once: &Once, message: impl FnOnce() -> String) {
     once.call_once(|| print_notice(&message()));
 }

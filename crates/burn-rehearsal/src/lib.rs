@@ -25,7 +25,7 @@
 //! * *Capacity* (|B|): the number of samples that all ranks together can store.
 //! * *Shard*: the part of the buffer on one rank.
 //! * *Lag*: the number of steps between inserting candidates and using representatives that were
-//!   drawn after it.
+//!   drawn after the insertion.
 //!
 //! # Quick start
 //!

@@ -167,8 +167,8 @@ fn next(inbox: &Inbox, rhythm: &Rhythm) -> Option<Sent> {
 struct Rhythm {
     /// The time at which the last mini-batch was sent.
     last: Option<Instant>,
-    /// The times between the last three mini-batches. The shorter one counts, so that a single long
-    /// step has no effect.
+    /// The two intervals between the last three mini-batches. The shorter one counts, so that a
+    /// single long step has no effect.
     intervals: [Duration; 2],
     /// The engine's work for the last mini-batch.
     work: Duration,

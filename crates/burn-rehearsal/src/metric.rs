@@ -19,19 +19,19 @@ use crate::engine::{EngineTimings, Timings};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RehearsalStat {
-    /// The time in which the training thread waits for representatives, in milliseconds.
+    /// The time that the training thread spends waiting for representatives, in milliseconds.
     Wait,
-    /// The time in which the training thread offers candidates and appends representatives, in
-    /// milliseconds.
+    /// The time that the training thread spends offering candidates and appending representatives,
+    /// in milliseconds.
     Assemble,
-    /// The time in which the engine writes candidates to the shard, in milliseconds.
+    /// The time that the engine spends writing candidates to the shard, in milliseconds.
     Insert,
-    /// The time in which the engine computes the draws of all ranks, in milliseconds.
+    /// The time that the engine spends computing the draws of all ranks, in milliseconds.
     Plan,
-    /// The time in which the engine waits for other ranks and exchanges rows with them, in
+    /// The time that the engine spends waiting for other ranks and exchanging rows with them, in
     /// milliseconds.
     Exchange,
-    /// The time in which the engine builds the columns of representatives, in milliseconds.
+    /// The time that the engine spends building the columns of representatives, in milliseconds.
     Deliver,
     /// The number of unfinished rounds of the engine when a mini-batch arrives, at most `lag`.
     QueueDepth,

@@ -88,8 +88,8 @@ pub struct RowHandle {
 }
 
 /// The class, task, identity and generation of every row of a shard. A
-/// [`Policy`](crate::policy::Policy) and a [`Sampling`](crate::sampling::Sampling) rule get it to
-/// make their decisions.
+/// [`Policy`](crate::policy::Policy) and a [`Sampling`](crate::sampling::Sampling) rule base their
+/// decisions on it.
 ///
 /// Methods that take a slot panic if it is free, except [`id`](Self::id), which returns `None`.
 ///

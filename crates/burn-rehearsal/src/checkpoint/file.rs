@@ -125,7 +125,7 @@ fn offsets(layout: &Metadata) -> impl Iterator<Item = (usize, usize)> {
         .filter_map(|name| layout.info(&name).map(|tensor| tensor.data_offsets))
 }
 
-/// The digest of a file with these header and tensors.
+/// The digest of a file with this header and these tensors.
 fn digest<'a>(header: &[u8], tensors: impl IntoIterator<Item = &'a blake3::Hasher>) -> String {
     let mut hash = blake3::Hasher::new();
     hash.update(header);

@@ -28,7 +28,8 @@ pub struct Manifest {
     kind: String,
     /// The files. All are in the directory of the manifest.
     files: Vec<FileEntry>,
-    /// Additional state as JSON text. A tree of untrusted values could take forty times the memory.
+    /// Additional state as JSON text. A parsed tree of untrusted values could take forty times the
+    /// memory.
     state: String,
     /// The BLAKE3 hash of the manifest with this field empty.
     digest: String,
@@ -155,7 +156,8 @@ impl Manifest {
             .and_then(Self::with_digest)
             .and_then(|manifest| Ok((serde_json::to_string(&manifest)?, manifest)));
         let (canonical, manifest) = read.map_err(|error| damaged(error.to_string()))?;
-        // A manifest has only one text. A manifest that differs in a single bit is damaged.
+        // The text of a manifest is canonical, so a manifest that differs in a single bit is
+        // damaged.
         if canonical.as_bytes() != text {
             return Err(damaged("it differs from its digest".into()));
         }

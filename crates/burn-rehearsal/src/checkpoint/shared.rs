@@ -70,11 +70,11 @@ pub fn check_shared(
     }
 }
 
-/// A file that is removed when this is dropped.
+/// A file that is removed on drop.
 struct Token {
     path: PathBuf,
     name: String,
-    /// The ancestor of the directory that contains it: 0 is the directory, 1 its parent.
+    /// The ancestor of the directory that contains the file: 0 is the directory, 1 its parent.
     up: usize,
 }
 

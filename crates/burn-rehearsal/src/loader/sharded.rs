@@ -25,8 +25,8 @@ thread_local! {
 }
 
 /// Rank and world size of the last [`ShardedLoader`] iterator made on this thread since the last
-/// call of this function. It shows an outer loader which shard it reads, whatever lies between the
-/// two.
+/// call of this function. An outer loader uses it to find out which shard it reads, even through
+/// other loaders.
 pub(super) fn take_shard() -> Option<(usize, usize)> {
     SHARD.take()
 }
@@ -57,7 +57,7 @@ const AHEAD: usize = 4;
 /// * k workers read in parallel and deliver in order. Together they read max(4, k) mini-batches
 ///   ahead.
 /// * The sizes of the last mini-batches of an epoch differ by at most one row between ranks. A rank
-///   without a row has one mini-batch less.
+///   without a row has one mini-batch fewer.
 /// * An error of the data set, or a panic of a worker, is returned at the step at which it happened
 ///   and ends the epoch.
 /// * A sample whose error is [`SkipSample`] is left out of its mini-batch. A mini-batch without
@@ -273,7 +273,7 @@ impl<I, B> Reader<I, B> {
     fn items(&self, indices: &[u32]) -> Result<Vec<I>, DatasetError> {
         let every = || indices.iter().map(|&index| index as usize);
         match self.dataset.get_many(every().collect()) {
-            // This is rare, so the other samples may be read a second time.
+            // Skipped samples are rare, so reading the others a second time costs little.
             Err(error) if asks_to_skip(&error) => every()
                 .map(|index| self.dataset.get(index))
                 .filter(|item| !item.as_ref().is_err_and(asks_to_skip))

@@ -277,7 +277,8 @@ impl Quotas {
         quotas.state()
     }
 
-    /// Splits a [`state`](Self::state), and what a policy has appended to it, into its parts.
+    /// Splits a [`state`](Self::state), and the words that a policy has appended to it, into its
+    /// parts.
     pub(super) fn split(state: &[u64]) -> Option<SavedQuotas<'_>> {
         let (&count, rest) = state.split_first()?;
         let (present, rest) = rest.split_at_checked(usize::try_from(count).ok()?)?;

@@ -57,8 +57,8 @@ const CHUNK_BYTES: usize = 512;
 
 /// Calls `copy` with every chunk of every row and its position in the target.
 ///
-/// Position 0 is `skew` bytes after the beginning of a cache line. Chunks end at cache lines,
-/// because the memory would have to combine a line that is written in two parts.
+/// Position 0 is `skew` bytes after the beginning of a cache line. Chunks end at cache lines, so
+/// that no line is written in two parts, which the memory would have to combine.
 fn interleave_chunks<'a>(
     width: usize,
     skew: usize,

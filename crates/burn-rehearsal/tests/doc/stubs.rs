@@ -1,4 +1,4 @@
-// What the examples in the documentation share: names of Burn, a batch type, data and a model.
+// Shared parts of the examples in the documentation: names of Burn, a batch type, data and a model.
 
 pub use burn::data::dataloader::{DataLoader, DataLoaderBuilder, batcher::Batcher};
 pub use burn::data::dataset::InMemDataset;
@@ -30,7 +30,7 @@ impl Batcher<i64, MyBatch> for MyBatcher {
     }
 }
 
-/// The 20 samples of a task, which has its own two classes.
+/// The 20 samples of a task. Each task has two classes of its own.
 pub fn training_set(task: usize) -> InMemDataset<i64> {
     InMemDataset::new((0..20).map(|i| (2 * task + i % 2) as i64).collect())
 }
