@@ -4,7 +4,7 @@
 //! copy of the same number of bytes by the same number of threads, between the same barriers. A
 //! triad (a = b + s·c) shows the usual measure of a machine's memory. The reference of the exchange
 //! is a copy of the same bytes from the thread's own memory between two barriers: a row may not be
-//! read before it is written, nor overwritten before it was read.
+//! read before it is written, nor overwritten before it is read.
 #![allow(clippy::expect_used)]
 
 use burn_rehearsal_benches::{Figures, R, Series, interleave, micros};
@@ -31,7 +31,7 @@ fn together(
     series.add(name, micros(started.elapsed()));
 }
 
-/// What the first of `ranks` measures.
+/// The measurements of the first of `ranks`.
 fn measured(ranks: usize, work: impl Fn(Threads) -> Series + Sync) -> Series {
     let results = run_threads(ranks, |threads| Ok::<_, Infallible>(work(threads)));
     let series = |result: Result<Series, RankFailure<Infallible>>| result.expect("a rank");

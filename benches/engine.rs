@@ -39,8 +39,8 @@ const SHARD_BYTES: usize = 256 << 20;
 const TURN: Duration = Duration::from_millis(60);
 
 /// Microseconds per step of other systems that do the same work (draw 7, store 14, build 63 rows):
-/// name, side, element type, time, and the factor by which this project is to be faster. They were
-/// measured on two cores at another time, when memory may have been faster.
+/// name, side, element type, time, and the factor by which this project should be faster. The times
+/// were measured on two cores at another time, when memory may have been faster.
 const PEERS: [(&str, usize, &str, f64, f64); 10] = [
     ("torchrl", 32, "u8", 177.0, 10.0),
     ("torchrl", 64, "u8", 272.0, 10.0),
@@ -176,7 +176,7 @@ impl Reference {
                 black_box(&*drawn);
             });
             few.push(copies.undisturbed());
-            // As in a step, this copy finds in the caches what the copies before it left there.
+            // As in a step, the caches hold what the earlier copies left there.
             let (copy, ()) = timed(|| {
                 let (incoming, tail) = merged.split_at_mut(B * row);
                 incoming.copy_from_slice(batch);

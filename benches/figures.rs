@@ -60,9 +60,9 @@ impl Figures {
 
     /// Prints and records a figure.
     ///
-    /// `case` is what was measured under which conditions, `quantity` is the name of the figure:
-    /// tables have a row per case and a column per quantity. A value that is not finite is printed
-    /// as not measured, and not recorded.
+    /// `case` names the measurement and its conditions, and `quantity` names the figure. Tables
+    /// have a row per case and a column per quantity. A value that is not finite is printed as not
+    /// measured, and not recorded.
     pub fn add(
         &mut self,
         case: &str,

@@ -36,7 +36,7 @@ impl Full {
         let device = Device::flex();
         let buffer = config(capacity, Execution::Inline).init().expect("a buffer");
         let mut batches = random_batches::<Batch>(POOL, B, side, classes, &device);
-        // Every class must come, but more images than these would fit into no cache.
+        // Every class must occur, but more images than these would not fit in any cache.
         let targets = random_batches::<Batch>(4 * classes / B, B, 1, classes, &device);
         for (at, Batch { targets, .. }) in targets.into_iter().enumerate() {
             batches.push(Batch { targets, ..batches[at % POOL].clone() });

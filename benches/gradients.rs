@@ -1,10 +1,11 @@
 //! How should gradients travel between a device and the host?
 //!
 //! The learner concatenates all gradients on the device, reads them at once, uploads them at once
-//! and takes views of the result. The alternatives read or upload each parameter by itself. The
+//! and takes views of the result. The alternatives read or upload each parameter separately. The
 //! gradients are those of ResNet-18 for images of 32×32 (11.2 M values in 62 tensors) and of the
 //! network of the digits (17 thousand in 6), on the default device (`BURN_DEVICE` chooses another).
-//! Every way ends with subtracting them from the parameters. Times are medians over the turns.
+//! Every variant ends by subtracting the gradients from the parameters. Times are medians over the
+//! turns.
 #![allow(clippy::expect_used)]
 
 use burn::tensor::{Device, Tensor, TensorData};

@@ -82,7 +82,7 @@ pub struct Batch {
     /// `[rows]`
     #[rehearsal(class)]
     pub targets: Tensor<1, Int>,
-    /// How many of the rows are representatives.
+    /// The number of representatives among the rows.
     #[rehearsal(skip, fill = count)]
     pub representatives: usize,
 }

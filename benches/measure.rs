@@ -52,7 +52,7 @@ impl Series {
     }
 }
 
-/// How long something took, in microseconds.
+/// A duration in elapsed time and in processor time, in microseconds.
 #[derive(Debug, Clone, Copy)]
 pub struct Time {
     /// Elapsed time.

@@ -244,8 +244,8 @@ fn bare(work: impl FnOnce(&Bare) -> Cost) -> Option<Cost> {
 }
 
 impl Bare {
-    /// How many rows each rank draws from each other in a step. The draws are random, and every
-    /// rank knows them without a message.
+    /// The number of rows that each rank draws from each other rank in a step. The draws are
+    /// random, and every rank knows them without a message.
     fn draws(&self, step: usize) -> Vec<Vec<usize>> {
         let of = |rank: usize| {
             let mut random = Stream::new(1, Purpose::Draw, step as u64, rank as u32);

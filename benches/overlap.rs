@@ -86,7 +86,7 @@ struct Costs {
 /// Runs steps and reads the buffer's counters after each.
 ///
 /// `step` returns the microseconds that the buffer took on the training thread, or `None` if only
-/// the counters know them.
+/// the counters contain them.
 fn run(
     buffer: &RehearsalBuffer<Batch>,
     steps: usize,

@@ -3,7 +3,7 @@
 //! One rank is real. The others mirror it: a [`Collective`] answers for them with the words of this
 //! rank (the same fill, the same changes of class counts) and sends rows of zeros. The real code of
 //! the engine therefore plans for the whole world in one thread. A model of the network then
-//! estimates what that means for a training step.
+//! estimates the effect on a training step.
 #![allow(clippy::expect_used)]
 
 use burn::tensor::Device;
@@ -29,10 +29,10 @@ const KINDS: [(SamplingKind, &str); 3] = [
     (SamplingKind::ExcludeCurrent, "exclude current"),
     (SamplingKind::ClassBalanced, "class-balanced"),
 ];
-/// How long each world is measured.
+/// The time for which each world is measured.
 const TIME: Duration = Duration::from_millis(400);
 
-/// What a network would have carried.
+/// The traffic that a network would have carried.
 #[derive(Default)]
 struct Traffic {
     messages: AtomicU64,
@@ -196,13 +196,13 @@ const GRADIENT_BYTES: f64 = 25.6e6 * 4.0;
 const ROW_BYTES: f64 = 150.0 * 1024.0;
 /// The header that every rank sends to all others in a step.
 const HEADER_BYTES: f64 = 72.0;
-/// Images of ResNet-50 per second on one accelerator. A fast one leaves little time to hide
-/// anything in.
+/// Images of ResNet-50 per second on one accelerator. A fast accelerator leaves little time in
+/// which the engine's work can be hidden.
 const IMAGES_PER_SECOND: f64 = 800.0;
 /// Bytes per second that one core copies from row to row.
 const COPY_RATE: f64 = 10e9;
 
-/// Prints how a step of training relates to a step of the engine.
+/// Prints a comparison of a training step with a step of the engine.
 ///
 /// The engine's step is an all-gather by doubling, the plan, sending r rows and receiving r, and
 /// copying c + 3 r rows in memory (store, pack, unpack, deliver). The gradients need a

@@ -2,7 +2,7 @@
 //!
 //! `soak [STEPS [RANKS]]` runs three buffers one after the other, each with another policy and
 //! another sampling rule, on thread ranks with background engines. Every task brings two of 100
-//! classes, and samples come again after a while.
+//! classes, and samples recur after a while.
 //!
 //! The memory at the end is compared with that after the first tenth, when all classes have been
 //! seen. Then a young buffer and the old one alternate, task by task, over the same mini-batches,
@@ -34,9 +34,10 @@ const CAPACITY: usize = 4000;
 const CLASSES: usize = 100;
 /// The number of different samples of a rank.
 const SAMPLES: usize = 50_000;
-/// How much more processor time a step of the old buffer may take than one of the young.
+/// The largest allowed ratio of the processor time of a step: old buffer to young buffer.
 const SLOWER: f64 = 1.10;
-/// How much the memory of the process may grow, in MiB. It is less than three bytes per step.
+/// The largest allowed growth of the process's memory, in MiB. It is less than three bytes per
+/// step.
 const GROWTH: f64 = 2.0;
 
 #[derive(RehearsalBatch, Clone, Debug)]

@@ -235,7 +235,7 @@ fn a_strategy_refuses_a_launch_after_a_failed_run() {
 }
 
 #[test]
-fn a_panic_in_the_model_of_one_rank_is_an_error_on_the_others() {
+fn a_panicking_model_is_an_error_on_the_other_ranks() {
     let mut steps = steps();
     steps[2][0].y = -1;
     let scripts = deal(&steps, 3);

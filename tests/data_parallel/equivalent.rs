@@ -71,6 +71,6 @@ fn equal_to_one_rank(
 }
 
 #[test]
-fn two_to_four_ranks_learn_the_same_as_one_rank_with_all_rows() {
+fn several_ranks_learn_the_same_as_one() {
     [2, 3, 4].into_iter().for_each(many_ranks_learn_what_one_rank_learns);
 }

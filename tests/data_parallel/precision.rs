@@ -1,4 +1,4 @@
-//! Half precision: the network computes in it, but parameters stay in `f32`.
+//! Half precision: the network computes in `bf16` or `f16`, but parameters stay in `f32`.
 
 use std::sync::Arc;
 

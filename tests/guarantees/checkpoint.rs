@@ -482,7 +482,7 @@ fn a_checkpoint_of_another_version_configuration_or_type_is_refused() {
 }
 
 #[test]
-fn a_failed_write_is_an_error_on_all_ranks_and_the_buffer_continues() {
+fn a_failed_write_is_an_error_and_the_buffer_continues() {
     let directory = TempDir::new().unwrap();
     std::fs::write(directory.path().join("file"), "").unwrap();
     world(3, |threads| {

@@ -257,7 +257,7 @@ fn a_user_defined_policy_decides_how_rows_are_dealt_to_other_ranks() {
         assert_eq!(
             shard,
             &sorted.iter().copied().skip(rank).step_by(3).collect::<Vec<_>>(),
-            "rows are dealt in turn, the largest IDs first"
+            "rows are dealt round robin, the largest IDs first"
         );
     }
     let (drawn, again) = part(4, Some(second), None, 12..24);
@@ -385,7 +385,7 @@ impl Sampling for Nowhere {
 }
 
 #[test]
-fn a_rule_that_chooses_a_missing_row_is_an_error_not_a_panic() {
+fn a_rule_that_chooses_a_missing_row_is_an_error() {
     let nowhere =
         |owner, index| CustomRules::default().with_sampling(Nowhere(RowLocation { owner, index }));
     for (rules, words) in [

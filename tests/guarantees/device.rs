@@ -17,7 +17,7 @@ use burn_rehearsal_testing::{
 };
 
 #[test]
-fn a_run_on_the_device_is_bit_identical_to_one_on_the_host() {
+fn device_and_host_runs_are_bit_identical() {
     // Alternately on one and on three ranks, because a simulated GPU is slow.
     for (number, size) in (0..configurations(1).len()).zip([3, 1].into_iter().cycle()) {
         let config = configurations(size).swap_remove(number);

@@ -163,7 +163,7 @@ fn until_error(
 }
 
 #[test]
-fn a_bad_mini_batch_is_an_error_on_its_rank_and_peer_failed_elsewhere() {
+fn a_bad_mini_batch_is_an_error_on_every_rank() {
     for (number, case) in CASES.iter().enumerate() {
         for (size, lag, execution) in [
             (3, 1, Execution::Background),
@@ -302,14 +302,14 @@ struct Plain {
 }
 
 #[test]
-fn skip_if_stored_without_an_id_is_refused_before_the_first_mini_batch() {
+fn skip_if_stored_without_an_id_is_refused_at_once() {
     let config = config(10, 4, 3).with_on_repeat(OnRepeat::SkipIfStored);
     assert_eq!(config.init::<Plain>().unwrap_err(), RehearsalError::Config(ConfigError::NoId));
     assert!(config.init::<Mixed>().is_ok());
 }
 
 #[test]
-fn a_too_small_capacity_in_bytes_is_an_error_at_the_first_mini_batch() {
+fn a_too_small_capacity_in_bytes_is_an_error() {
     // A row has 4 + 8 + 8 + 8 bytes.
     for (bytes, says) in
         [(27, "27 bytes"), (60, "3 representatives per step do not fit in a buffer of 2 samples")]

@@ -41,7 +41,7 @@ fn exactly_min_c_rows_candidates_are_stored_without_repetition() {
 }
 
 #[test]
-fn every_row_of_a_mini_batch_is_equally_likely_to_be_a_candidate() {
+fn all_rows_are_equally_likely_to_be_candidates() {
     for mode in [CandidateMode::Exact, CandidateMode::Bernoulli] {
         let config = config(10_000, 3, 1)
             .with_candidate_mode(mode)

@@ -1,4 +1,4 @@
-//! Property tests of whole buffers: after every step of a random run, with tasks that come back,
+//! Property tests of whole buffers: after every step of a random run, with recurring tasks,
 //! repeated samples and late classes, the contents must satisfy a simple model.
 
 use burn_rehearsal::policy::{ClassBalanced, Policy, ShardInfo};

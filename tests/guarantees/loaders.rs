@@ -106,7 +106,7 @@ fn the_number_of_workers_does_not_change_the_mini_batches() {
 }
 
 #[test]
-fn a_sharded_loader_without_a_seed_keeps_the_order_of_the_data_set() {
+fn an_unshuffled_loader_keeps_the_order_of_the_data_set() {
     let loader = ShardedLoader::builder(ToMixed)
         .batch_size(3)
         .num_workers(2)
@@ -412,7 +412,7 @@ fn a_loader_error_on_one_rank_ends_the_epoch_of_all_ranks() {
 }
 
 #[test]
-fn an_error_in_the_last_mini_batch_is_reported_before_the_epoch_ends() {
+fn errors_of_the_last_mini_batch_arrive_before_the_epoch_ends() {
     let _watchdog = watchdog();
     for lag in [0, 1, 3] {
         // Only class 0 is allowed, and the last sample has class 1.

@@ -297,7 +297,7 @@ fn a_loader_and_a_buffer_of_different_ranks_are_an_error() {
 }
 
 #[test]
-fn a_misuse_on_one_rank_ends_the_epoch_of_all_ranks_with_an_error() {
+fn a_misuse_on_one_rank_is_an_error_on_all_ranks() {
     let errors = world(3, |mut ranks| {
         let rank = ranks.rank();
         let config = RehearsalConfig::new(Capacity::Samples(8));

@@ -168,7 +168,7 @@ fn an_error_during_fill_reaches_all_ranks() {
 }
 
 #[test]
-fn the_checkpoint_of_a_buffer_after_a_failed_fill_can_be_restored() {
+fn a_checkpoint_after_a_failed_fill_can_be_restored() {
     let config = config(4, 4, 4).with_sampling(SamplingKind::ClassBalanced);
     let buffer = config.init().unwrap();
     buffer.rehearse(batch(&[1, 2])).unwrap();

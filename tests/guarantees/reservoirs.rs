@@ -51,7 +51,7 @@ fn without_a_class_the_default_policy_keeps_all_tasks_equally() {
 }
 
 #[test]
-fn classes_that_occur_in_all_tasks_are_kept_from_all_tasks_equally() {
+fn recurring_classes_are_kept_from_all_tasks_equally() {
     for size in [1, 3] {
         let mut counts = [0u64; 4];
         for seed in 0..4 {

@@ -12,7 +12,7 @@ pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 #[cfg(all(test, loom))]
 pub(crate) use loom::thread::ThreadId;
 
-/// The number of a thread. It is never used again in the process.
+/// The number of a thread. It is unique in the process, and is never reused.
 #[cfg(not(all(test, loom)))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct ThreadId(u64);

@@ -211,8 +211,8 @@ pub fn fresh(seed: u64, rank: usize, step: usize, rows: usize, classes: u64) -> 
         .collect()
 }
 
-/// The probability that a uniform sampler deviates at least as much as `counts`. These say how
-/// often each row was drawn in `trials` draws of `drawn` distinct rows each.
+/// The probability that a uniform sampler deviates at least as much as `counts`: the number of
+/// times that each row was drawn in `trials` draws of `drawn` distinct rows each.
 ///
 /// Rows are drawn without replacement within one draw, which reduces the variance of the counts.
 /// The statistic is scaled by (n−1)/(n−r), and is then asymptotically χ² with n−1 degrees of

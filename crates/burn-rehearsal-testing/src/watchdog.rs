@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-/// The time after which a test counts as hanging. No test needs as much, even on a busy machine.
+/// The time after which a test counts as hanging. No test takes that long, even on a busy machine.
 /// Miri is much slower, and so is a simulated GPU, which compiles every kernel first.
 fn patience() -> Duration {
     Duration::from_secs(match std::env::var_os("BURN_DEVICE") {

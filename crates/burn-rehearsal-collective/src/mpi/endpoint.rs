@@ -54,9 +54,10 @@ pub(super) struct Endpoint {
     /// The result of a duplication. Boxed, so that its address is stable.
     child: Box<Comm>,
     pub(super) active: Option<Active>,
-    /// Whether it is a broadcast whose data is passed on after its arrival.
+    /// Whether the operation in progress is a broadcast whose data this rank passes on after its
+    /// arrival.
     passes_on: bool,
-    /// The error with which the operation in progress began.
+    /// The error that occurred at the start of the operation in progress.
     pub(super) fault: Option<Fault>,
     /// For each rank, the number of the first operation in which it does not take part.
     pub(super) left: Vec<u64>,

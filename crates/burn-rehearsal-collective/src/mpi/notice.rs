@@ -15,7 +15,7 @@ pub(super) struct Handle {
     pub(super) next: u64,
     /// The operation before that, if the rank waits in it.
     pub(super) call: Option<Call>,
-    /// A rank that has not begun the latter.
+    /// A rank that has not begun that operation.
     pub(super) blocker: Option<usize>,
 }
 

@@ -23,8 +23,8 @@ const LAST_RESORT: Duration = Duration::from_secs(5);
 
 /// Runs `f` on this process's rank of an MPI run, and ends MPI when all ranks have finished.
 ///
-/// Most programs call [`Ranks::run`](crate::Ranks::run) instead. `f` runs on the calling thread. MPI
-/// is initialized with `MPI_THREAD_SERIALIZED` on another thread, which exchanges heartbeats
+/// Most programs call [`Ranks::run`](crate::Ranks::run) instead. `f` runs on the calling thread.
+/// MPI is initialized with `MPI_THREAD_SERIALIZED` on another thread, which exchanges heartbeats
 /// while this rank computes. Call this function once per process.
 ///
 /// If `f` fails or panics, this function does not return. It prints the error, lets the operations

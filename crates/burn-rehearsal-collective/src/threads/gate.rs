@@ -1,6 +1,6 @@
 //! The rendezvous: two gates in one lock.
 //!
-//! These hold whenever the lock is free: `passed_b <= passed_a`, and no rank is more than one round
+//! Invariants whenever the lock is free: `passed_b <= passed_a`, and no rank is more than one round
 //! ahead of another. Once `failure` is set, neither it nor `passed_a` ever changes.
 
 use std::sync::PoisonError;

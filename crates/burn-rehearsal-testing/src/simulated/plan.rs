@@ -13,7 +13,7 @@ use rand::rngs::Xoshiro256PlusPlus;
 pub struct Disturbance {
     /// The seed of all random numbers.
     pub seed: u64,
-    /// The maximal delay. One of eight messages is delayed.
+    /// The maximum delay. One in eight messages is delayed.
     pub delay: Duration,
     /// The fault, if any.
     pub fault: Option<Fault>,
@@ -35,7 +35,7 @@ impl Disturbance {
 pub struct Fault {
     /// The faulty rank.
     pub rank: usize,
-    /// The handle: 0 for that of the group, then duplicates in the order of their making.
+    /// The handle: 0 for that of the group, then duplicates in the order in which they were made.
     pub handle: usize,
     /// The number of the operation of this handle, from 0. If the fault is impossible in that
     /// operation (without a message, for example), it happens in the next possible one.

@@ -258,7 +258,7 @@ fn candidates_move_to_the_store_and_rows_to_the_requested_device() {
 }
 
 #[test]
-fn a_shard_too_large_for_the_device_is_an_error_with_its_bytes() {
+fn a_shard_too_large_for_the_device_is_an_error() {
     let _alone = alone();
     let device = device();
     let mut rng = Stream::new(9, Purpose::TaskStream, 0, 0);
