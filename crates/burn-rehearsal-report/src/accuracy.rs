@@ -8,14 +8,14 @@ use crate::canvas::{
 use crate::table::figure;
 use crate::{Comparison, Group};
 
-/// Least width and height of the curves with their axes, below the legend.
+/// Smallest width and height of the curves with their axes, below the legend.
 const CURVES: (i32, i32) = (440, 420);
 /// Space above the cells of a heat map, for its title and the numbers of the columns.
 const ABOVE: i32 = 42;
 /// Space below the cells of a heat map.
 const BELOW: i32 = 16;
 /// Space to the left of the cells of a heat map, for the numbers of the rows.
-const BESIDE: i32 = 28;
+const LEFT: i32 = 28;
 
 impl Comparison<'_> {
     /// Accuracies as an SVG figure.
@@ -23,8 +23,8 @@ impl Comparison<'_> {
     /// First: average top-1 accuracy over the tasks seen against the number of tasks learned, a
     /// line for each group. Then: the [accuracy matrix] of each group as a heat map in per cent
     /// (row: after this task, column: on this task). Groups of several runs are shown as their
-    /// mean; bars are ± one sample standard deviation. The figure is 1000 pixels wide with up to 40
-    /// tasks.
+    /// mean; error bars are ± one sample standard deviation. The figure is 1000 pixels wide with up
+    /// to 40 tasks.
     ///
     /// The figure needs no other file. It has a title and a description for screen readers, and
     /// follows the viewer's light or dark colour scheme.
@@ -135,14 +135,14 @@ impl Maps {
     /// Space above the first row of panels, for a title of two lines.
     const HEAD: i32 = 58;
 
-    /// The layout in this width, or in that of one panel if it is larger.
+    /// The layout for this width, or for the width of one panel if that is larger.
     fn plan(comparison: &Comparison<'_>, width: i32) -> Self {
         let groups = &comparison.groups;
         let tasks = count(comparison.tasks()).max(1);
         // With many tasks cells shrink as far as "100" fits.
         let cell = ((240 / tasks).clamp(23, 40), (180 / tasks).clamp(17, 26));
         let title = groups.iter().map(|group| text_width(&group.title(), 12)).max().unwrap_or(0);
-        let panel = (BESIDE + (tasks * cell.0).max(title) + MARGIN, ABOVE + tasks * cell.1 + BELOW);
+        let panel = (LEFT + (tasks * cell.0).max(title) + MARGIN, ABOVE + tasks * cell.1 + BELOW);
         let columns = (width / panel.0).clamp(1, count(groups.len()).max(1));
         Self { cell, panel, columns, rows: (count(groups.len()) + columns - 1) / columns }
     }
@@ -172,7 +172,7 @@ impl Maps {
 
     /// One heat map, its panel's upper left corner at `corner`.
     fn panel(&self, canvas: &mut Canvas, group: &Group<'_>, corner: (i32, i32)) {
-        let (left, top) = (corner.0 + BESIDE, corner.1 + ABOVE);
+        let (left, top) = (corner.0 + LEFT, corner.1 + ABOVE);
         let size = if self.cell.0 < 30 { 10 } else { 12 };
         canvas.text(&group.title(), (left, corner.1 + 10), 12, Align::Start, INK);
         for row in 0..group.tasks() {

@@ -8,8 +8,8 @@ use crate::html::escape;
 use crate::{Comparison, Group};
 use std::fmt::{self, Write};
 
-/// A colour of the figures. It is a class of their style sheet, which has one value for light and
-/// one for dark viewers.
+/// A colour of the figures: a class of their style sheet, with one value for light and one for dark
+/// colour schemes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Color(&'static str);
 
@@ -278,8 +278,7 @@ impl Legend {
 /// An upper estimate of the width in pixels of a text `size` pixels high in a common sans-serif
 /// font.
 pub(crate) fn text_width(text: &str, size: i32) -> i32 {
-    // DejaVu Sans, one of the widest, has 0.60 em per character in English words; figures have
-    // 0.64.
+    // DejaVu Sans, one of the widest, has 0.60 em per character in English words; digits have 0.64.
     to_pixels(text.chars().count() as f64 * f64::from(size) * 0.64)
 }
 
@@ -318,8 +317,8 @@ impl Comparison<'_> {
     }
 }
 
-/// A round distance of grid lines (1, 2 or 5 times a power of ten) such that about `lines` of them
-/// reach `maximum`.
+/// A round distance between grid lines (1, 2 or 5 times a power of ten), with which about `lines`
+/// of them reach `maximum`.
 pub(crate) fn grid_step(maximum: f64, lines: f64) -> f64 {
     let rough = (maximum / lines).max(f64::MIN_POSITIVE);
     let power = 10f64.powf(rough.log10().floor());

@@ -176,8 +176,8 @@ impl<'a> Comparison<'a> {
     }
 
     /// The incremental run that training times of `report` are compared with. It has the same tasks
-    /// and the same [work](ConfigFields::work). Of several it is the one with the most similar
-    /// configuration, preferably with the same seed.
+    /// and the same [work](ConfigFields::work). If there are several, it is the one with the most
+    /// similar configuration, preferably with the same seed.
     pub(crate) fn reference(&self, report: &RunReport) -> Option<&'a RunReport> {
         let own = self.fields.key(report);
         let likeness = |other: &&RunReport| {
@@ -250,7 +250,8 @@ fn flatten(name: &str, value: &Value, key: &mut Key) {
 }
 
 /// The label of a group: its method, and the values that differ if other groups have the same
-/// method. If that is too long, it is one value that no other group has and `…`, or a number.
+/// method. If the label would be too long, it contains one value that no other group has and `…`,
+/// or a number.
 fn label(index: usize, keyed: &[(Key, Group<'_>)]) -> String {
     const LONGEST: usize = 32;
 
@@ -262,7 +263,7 @@ fn label(index: usize, keyed: &[(Key, Group<'_>)]) -> String {
     }
     let method = &group.label;
     let fits = |label: &String| label.chars().count() <= LONGEST;
-    // The parts of the label, and how many rivals have the same value.
+    // The parts of the label, and the number of rivals with the same value.
     let mut differing: Vec<(String, usize)> = Vec::new();
     for field in key {
         let (name, value) = field;
@@ -328,7 +329,7 @@ mod tests {
         assert_eq!(labels[0], "rehearsal #1", "ranks=2 policy=class-balanced is too long");
         assert_eq!(
             labels[2], "rehearsal ranks=4 …",
-            "no other group has it, but the policy differs, too"
+            "only this group has 4 ranks, but the policy differs, too"
         );
     }
 

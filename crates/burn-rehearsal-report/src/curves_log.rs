@@ -8,10 +8,10 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// A CSV file that grows by one line after each epoch, for runs that follow each other. In the end
-/// it is equal to [`Comparison::curves_csv`] of all runs.
+/// A CSV file that grows by one line after each epoch, for runs one after another. In the end it is
+/// equal to [`Comparison::curves_csv`] of all runs.
 ///
-/// A resumed run begins the log again and appends the epochs of its checkpoint first, so that no
+/// A resumed run begins the log again and first appends the epochs of its checkpoint, so that no
 /// epoch is missing or listed twice.
 ///
 /// ```

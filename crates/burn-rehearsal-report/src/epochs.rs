@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 /// Space to the left of the axes for numbers, above them for the title, and below them for numbers
 /// and name.
-const BESIDE: i32 = 44;
+const LEFT: i32 = 44;
 const ABOVE: i32 = 40;
 const BELOW: i32 = 50;
 
@@ -168,7 +168,7 @@ impl Panel {
         comparison: &Comparison<'_>,
     ) {
         canvas.text(self.title, (corner.0 + MARGIN, corner.1 + 14), 14, Align::Start, INK);
-        let (left, right) = (corner.0 + MARGIN + BESIDE, corner.0 + size.0 - 24);
+        let (left, right) = (corner.0 + MARGIN + LEFT, corner.0 + size.0 - 24);
         let (top, bottom) = (corner.1 + ABOVE, corner.1 + ABOVE + size.1);
         let y = |value: f64| {
             to_pixels(f64::from(bottom) - value / self.ceiling * f64::from(bottom - top))

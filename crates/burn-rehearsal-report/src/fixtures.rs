@@ -1,4 +1,4 @@
-//! Reports for tests, and what tests read from figures.
+//! Reports for tests, and functions with which tests read figures.
 
 use burn_rehearsal_train::metrics::AccuracyMatrix;
 use burn_rehearsal_train::report::RunReport;

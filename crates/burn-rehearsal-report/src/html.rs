@@ -1,4 +1,4 @@
-//! A page for a browser: one file, which needs no other.
+//! A page for a browser, in a single file.
 
 use crate::table::{UNKNOWN, figure};
 use crate::{Comparison, Group};
@@ -55,8 +55,9 @@ const WITHIN: &str = "Accuracies that were measured between the ends of tasks.";
 const LOSS: &str = "The loss is a mean over incoming rows and representatives.";
 const PHASES: &str = "Wide bars are the phases of the training thread. Narrow bars are the \
     buffer's engine thread, which works in the background at the same time.";
-const BUFFER: &str = "The samples stored at the end, of all ranks. distinct: different source \
-    samples among them. per class: the fewest and the most of a class that is stored.";
+const BUFFER: &str = "The samples that all ranks stored at the end. distinct: different source \
+    samples among them. per class: the smallest and the largest number of samples of one class \
+    that is stored.";
 const PICTURES: &str = "Images from the buffers of all ranks, drawn at the end of the run.";
 const CONFIGURATION: &str = "If groups differ in an option, each value is followed by its groups.";
 
@@ -100,7 +101,7 @@ impl Comparison<'_> {
         page
     }
 
-    /// The facts that all runs have in common.
+    /// The properties that all runs have in common.
     fn facts(&self) -> String {
         let common = |name: &str, of: &dyn Fn(&RunReport) -> Option<String>| {
             let [value] = &distinct(self.reports.iter().filter_map(of))[..] else { return None };
@@ -167,7 +168,7 @@ impl Comparison<'_> {
             );
         }
         if self.reports.iter().any(|report| !report.complete) {
-            notes += &paragraph("A run was interrupted. Its figures are those until then.");
+            notes += &paragraph("A run was interrupted. Its figures are those so far.");
         }
         let left_out = self.reports.iter().map(|report| report.left_out).max().unwrap_or(0);
         if left_out > 0 {
@@ -254,8 +255,8 @@ fn distinct<T: Ord>(values: impl Iterator<Item = T>) -> Vec<T> {
     values.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// A value of the configuration as text. Fractions have at most four decimals, unless they would
-/// be 0 then.
+/// A value of the configuration as text. Fractions have at most four decimals, unless that would
+/// round them to 0.
 fn shown(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),

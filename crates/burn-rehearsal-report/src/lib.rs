@@ -83,7 +83,7 @@
 //! `wait` waits for the representatives, and `assemble` appends them. A narrow bar is the engine
 //! thread of the buffer, which works at the same time: `insert`, `plan`, `exchange`, `deliver`. The
 //! buffer costs no time if `wait` and `assemble` are short compared with the step. Times of a GPU
-//! are only exact if the device was synchronised between phases
+//! are only exact if the device was synchronized between phases
 //! ([`profile`](burn_rehearsal_train::experiment::Settings::profile)).
 //!
 //! **Buffer** and **samples in the buffer** show how many samples are stored, how evenly they are

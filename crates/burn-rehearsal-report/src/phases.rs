@@ -21,7 +21,7 @@ const WHOLE: &str = "step";
 const REST: &str = "rest of the step";
 
 /// The note in a figure of times that are not exact.
-const NOT_EXACT: &str = "Host times: the device was not synchronised between phases, so work may \
+const NOT_EXACT: &str = "Host times: the device was not synchronized between phases, so work may \
                          be counted in a later phase that waits for it.";
 
 impl Comparison<'_> {
@@ -31,7 +31,7 @@ impl Comparison<'_> {
     /// The phases of the engine thread (`insert`, `plan`, `exchange`, `deliver`) overlap with the
     /// training thread and have a thinner bar of their own. The part of the phase `step` (the whole
     /// step) that no other phase covers is drawn as "rest of the step". Groups of several runs are
-    /// shown as their mean. A note is added if some run did not synchronise the device between
+    /// shown as their mean. A note is added if some run did not synchronize the device between
     /// phases. The figure is 1000 pixels wide, needs no other file, and follows the viewer's light
     /// or dark colour scheme.
     pub fn phases_svg(&self) -> String {
@@ -245,7 +245,7 @@ mod tests {
         ] {
             assert!(texts.iter().any(|text| text == expected), "{expected} is not in {texts:?}");
         }
-        assert!(!texts.iter().any(|text| text.contains("synchronised")));
+        assert!(!texts.iter().any(|text| text.contains("synchronized")));
     }
 
     #[test]
@@ -253,7 +253,7 @@ mod tests {
         let mut run = report("incremental", 2, 0);
         run.time.phases_exact = false;
         let svg = compare(&[run]).phases_svg();
-        assert!(svg.contains("not synchronised"), "{svg}");
+        assert!(svg.contains("not synchronized"), "{svg}");
     }
 
     #[test]

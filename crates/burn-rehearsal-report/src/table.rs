@@ -15,8 +15,8 @@ impl<'a> Comparison<'a> {
     ///
     /// The columns are top-1 accuracy on each task after the last one, average accuracy, forgetting
     /// (fractions), total time and training time in seconds, incoming training samples of all ranks
-    /// per second and, if there is an incremental run, training time relative to it. Of several
-    /// incremental runs, that with the most similar configuration is used.
+    /// per second and, if there is an incremental run, training time relative to it. If there are
+    /// several incremental runs, the one with the most similar configuration is used.
     ///
     /// A table wider than 100 characters is transposed if that makes it narrower. The text ends
     /// with a line feed. Without reports it is empty.
@@ -121,8 +121,8 @@ fn width(text: &str) -> usize {
     text.lines().map(|line| line.chars().count()).max().unwrap_or(0)
 }
 
-/// The grid as text: the first column is aligned to the left, the others to the right. A rule is
-/// below the head.
+/// The grid as text: the first column is aligned to the left, the others to the right. A rule
+/// follows the head.
 fn align(grid: &[Vec<String>]) -> String {
     let widths: Vec<usize> = transpose(grid)
         .iter()

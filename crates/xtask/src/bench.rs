@@ -52,7 +52,7 @@ struct Machine {
 struct Row {
     /// The question of the benchmark.
     question: String,
-    /// What was measured under which conditions.
+    /// The conditions of the measurement.
     case: String,
     /// The name of the figure.
     quantity: String,
@@ -63,7 +63,7 @@ struct Row {
     met: Option<bool>,
 }
 
-/// How figures came about.
+/// The origin of figures.
 pub(crate) struct Origin<'a> {
     /// The command that repeats the measurement, `NAME` standing for the benchmark.
     pub(crate) command: &'a str,
@@ -73,7 +73,7 @@ pub(crate) struct Origin<'a> {
     pub(crate) gpu: Option<(Leg, &'a str)>,
 }
 
-/// Runs the benchmarks `names`, or all without names.
+/// Runs the benchmarks `names`, or all if there are no names.
 ///
 /// Without names, the benchmark over MPI is skipped with a message if there is no MPI.
 pub(crate) fn bench(workspace: &Workspace, names: &[String]) -> Result<()> {
@@ -105,7 +105,7 @@ pub(crate) fn bench(workspace: &Workspace, names: &[String]) -> Result<()> {
 
 /// Runs `command`, collects the figures that its benchmarks record, and updates the tables.
 ///
-/// Benchmarks that ended before another one failed count.
+/// If a benchmark fails, the figures of the earlier ones are kept.
 pub(crate) fn record(
     workspace: &Workspace,
     mut command: Command,
@@ -183,7 +183,8 @@ fn machine(gpu: Option<&str>) -> Machine {
     }
 }
 
-/// The commit that is checked out, and whether other files than results and documents differ.
+/// The commit that is checked out, with `-dirty` if files other than results and documents differ
+/// from it.
 fn commit(root: &Path) -> String {
     let git = |arguments: &[&str]| {
         let mut command = Command::new("git");

@@ -16,11 +16,11 @@ const PACKAGES: [&str; 5] = [
     "burn-rehearsal-tests",
     "continual-imagenet",
 ];
-/// The test targets in them, and a part of the names of these tests. All other tests run on the
-/// CPU.
+/// The test targets of these packages, and a filter for the names of tests. All other tests run on
+/// the CPU.
 const TESTS: [&str; 8] =
     ["--lib", "--test", "guarantees", "--test", "device", "--no-fail-fast", "--", "store::tests"];
-/// More parts of names. A test runs if its name contains any of them.
+/// Further filters. A test runs if its name contains any of them.
 const NAMES: [&str; 4] = ["augment::tests", "device::", "precision", "on_the_device"];
 /// The benchmarks that depend on the device.
 const BENCHMARKS: [&str; 4] = ["augment", "device", "gradients", "training"];

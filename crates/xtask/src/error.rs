@@ -1,5 +1,4 @@
-//! Errors of xtask's commands. Each names what failed and the value, so that the reader knows what
-//! to do next.
+//! Errors of xtask's commands. Each one names the operation that failed, and its values.
 
 use std::path::PathBuf;
 use std::process::ExitStatus;

@@ -143,7 +143,7 @@ pub(crate) fn test(workspace: &Workspace, only: Option<Step>) -> Result<()> {
         }
     }
     print_line(&table(&outcomes));
-    // At the end, where they are not overlooked.
+    // Printed at the end, where they are not overlooked.
     skipped.iter().for_each(|skipped| print_line(&format!("{skipped}\n")));
     closing.devices.iter().for_each(|device| print_line(&format!("tests ran on {device}")));
     if !closing.lines.is_empty() {
@@ -153,7 +153,7 @@ pub(crate) fn test(workspace: &Workspace, only: Option<Step>) -> Result<()> {
             closing.totals
         ));
     }
-    // The reason has been printed, so that the sum is the last line.
+    // The reason has already been printed, so that the sum is the last line.
     result.map_err(|_| Error::AlreadyReported)
 }
 
@@ -310,7 +310,7 @@ fn table(outcomes: &[Outcome]) -> String {
     lines.join("\n")
 }
 
-/// Prints a line before the output of programs that are started next.
+/// Prints a line and flushes it, so that the output of the next program follows it.
 pub(crate) fn print_line(line: &str) {
     println!("{line}");
     // A closed standard output cannot be reported.

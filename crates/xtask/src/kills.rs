@@ -1,5 +1,5 @@
 //! `cargo xtask kills`: runs of the digits are killed at random moments, resumed, and compared with
-//! an undisturbed run.
+//! an uninterrupted run.
 //!
 //! If ranks are processes, every other kill hits a random rank, and the launcher has to end the
 //! others. The remaining kills hit the whole job.
@@ -15,8 +15,8 @@ use crate::error::{Error, Result};
 use crate::main_job;
 use crate::workspace::{Leg, Workspace, remove_folder};
 
-/// The arguments of every run. They use everything that has a state, and write checkpoints often
-/// enough to be killed while writing one.
+/// The arguments of every run. They use every component that has a state, and write checkpoints so
+/// often that some kills hit a run while it writes one.
 const RUN: &str = "train --method rehearsal --epochs 60 --optimizer-state keep \
     --warmup-epochs 2 --scale-cap 2 --augment crop-flip --checkpoint-every 2";
 
@@ -34,7 +34,7 @@ pub(crate) struct Plan {
     pub(crate) program: Option<PathBuf>,
 }
 
-/// Much longer than any of these runs takes to end.
+/// The longest time to wait for the end of a run, much longer than any run takes.
 const HANG: Duration = Duration::from_secs(120);
 
 /// The victim of a kill.
@@ -72,7 +72,7 @@ pub(crate) fn kills(workspace: &Workspace, plan: &Plan) -> Result<()> {
     let time = started.elapsed();
     let expected = result(&out("whole"))?;
     println!(
-        "an undisturbed run takes {:.1} s; killing runs {} times",
+        "an uninterrupted run takes {:.1} s; killing runs {} times",
         time.as_secs_f64(),
         plan.times
     );
@@ -181,7 +181,7 @@ fn kill(
     match victim {
         Victim::Rank(number) if !ranks.is_empty() => {
             send_kill(&[ranks[number as usize % ranks.len()]]);
-            // The launcher and the other ranks have to notice.
+            // The launcher and the other ranks have to notice the kill.
             while child.try_wait().map_err(failed)?.is_none() {
                 if started.elapsed() > moment + HANG {
                     send_kill(&processes(out).into_iter().map(|(id, _)| id).collect::<Vec<_>>());
@@ -208,8 +208,8 @@ fn kill(
     }
 }
 
-/// The processes with `out` among their arguments, which only those of a run have, and the names of
-/// their programs.
+/// The processes of the run that writes to `out`, and the names of their programs. Only these
+/// processes have `out` among their arguments.
 fn processes(out: &Path) -> Vec<(u32, std::ffi::OsString)> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let process = |entry: std::fs::DirEntry| {
@@ -247,7 +247,7 @@ fn unfinished(out: &Path) -> bool {
     entries.into_iter().any(|entry| !entry.path().join("manifest.json").exists())
 }
 
-/// The report of a run without times and its folder.
+/// The report of a run, without its times and its folder.
 fn result(out: &Path) -> Result<Value> {
     let path = out.join("rehearsal/report.json");
     let text = std::fs::read_to_string(&path)

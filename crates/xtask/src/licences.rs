@@ -289,7 +289,7 @@ mod tests {
             name_and_version("serde_derive v1.0.2 (proc-macro) (*)\n"),
             of("serde_derive", "1.0.2")
         );
-        assert_eq!(name_and_version("ours v0.1.0 (/home/somebody/ours)\n"), of("ours", "0.1.0"));
+        assert_eq!(name_and_version("ours v0.1.0 (/home/user/ours)\n"), of("ours", "0.1.0"));
         assert_eq!(name_and_version("\n"), None);
     }
 

@@ -21,7 +21,7 @@ impl Limit {
         bound
     }
 
-    /// Whether `value` keeps the limit. NaN does not.
+    /// Whether `value` is within the limit. NaN is not.
     pub(crate) fn holds(self, value: f64) -> bool {
         match self {
             Self::AtMost(limit) => value <= limit,

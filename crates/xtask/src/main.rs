@@ -1,6 +1,6 @@
 //! `cargo xtask`: development commands of this repository.
 //!
-//! * `cargo xtask test` is the gate. People and CI run the same one.
+//! * `cargo xtask test` is the gate. Developers and CI run the same one.
 //! * `cargo xtask validate` repeats the main job over several seeds and compares the means with the
 //!   published thresholds.
 //! * `cargo xtask kills` kills runs at random moments and checks that they resume bit for bit.
@@ -64,7 +64,7 @@ enum Task {
         first: u64,
     },
     /// Kill runs of the digits at random moments, resume them, and compare their reports with that
-    /// of an undisturbed run
+    /// of an uninterrupted run
     Kills {
         /// Number of kills
         #[arg(long, value_name = "N", default_value_t = 50)]
@@ -101,7 +101,7 @@ enum Task {
     Bench {
         /// Benchmarks to run (default: all)
         names: Vec<String>,
-        /// Run nothing, and update docs/BENCHMARKS.md and its charts from benches/results
+        /// Only update docs/BENCHMARKS.md and its charts from benches/results; run no benchmark
         #[arg(long, conflicts_with = "names")]
         tables: bool,
     },

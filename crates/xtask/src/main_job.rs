@@ -80,7 +80,7 @@ impl Averages {
 }
 
 impl Check {
-    /// Whether the value keeps its limit.
+    /// Whether the value is within its limit.
     pub(crate) fn holds(&self) -> bool {
         self.limit.holds(self.value)
     }

@@ -33,7 +33,7 @@ impl Sample {
         Self { mean, sd: sd.unwrap_or(0.0), runs: values.len() as f64 }
     }
 
-    /// Whether this mean is at most two standard errors of the difference below the other.
+    /// Whether this mean is at most two standard errors of the difference below the other mean.
     fn keeps_up_with(&self, other: &Sample) -> bool {
         let error = (self.sd.powi(2) / self.runs + other.sd.powi(2) / other.runs).sqrt();
         self.mean >= other.mean - 2.0 * error

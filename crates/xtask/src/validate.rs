@@ -56,8 +56,8 @@ pub(crate) fn mean_and_sd(values: &[f64]) -> (f64, Option<f64>) {
     (mean, (values.len() > 1).then(|| (squares / (count - 1.0)).sqrt()))
 }
 
-/// The results as a Markdown table. The gap closed is that of the means, and its deviation is that
-/// of the single runs.
+/// The results as a Markdown table. The gap closed is computed from the means, and its deviation
+/// from the single runs.
 fn table(runs: &[Averages], mean: &Averages) -> String {
     let seeds = if runs.len() == 1 { "1 seed".to_owned() } else { format!("{} seeds", runs.len()) };
     let mut lines = vec![

@@ -46,7 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("  {} samples of task {}", samples.count(), task + 1);
     }
 
-    // It learns the other tasks.
+    // The second process learns the other tasks.
     let model = MethodModel::new(network.init(&device), &Rehearsal).try_load_file(MODEL)?;
     train(model, &buffer, &data, 3..5)?;
     Ok(())

@@ -38,7 +38,7 @@ impl Network {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // One stored row is drawn for every new row, or none.
+    // Draw one stored row for every new row, or none.
     let (with, without) = (train(1.0)?, train(0.0)?);
     println!("mean error on all tasks without rehearsal: {without:.3} m");
     println!("mean error on all tasks with rehearsal: {with:.3} m");

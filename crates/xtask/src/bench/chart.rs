@@ -28,7 +28,7 @@ pub(super) fn chart(rows: &[Row]) -> String {
             same.map(|other| other.value).fold(0.0, f64::max)
         }
     };
-    // Bars beyond twice the target are cut off, since their values stand next to them.
+    // Bars are cut off at twice the target. Their values are printed next to them.
     let has_target = shown.iter().any(|row| row.target.is_some());
     let longest = if has_target { 2.0 } else { 1.0 };
     let (width, height) = (LABELS + BARS + VALUES, (shown.len() + 1) * BAR);

@@ -15,7 +15,7 @@ const CHARTS: &str = "bench";
 const MARKER: (&str, &str) = ("<!-- results: ", " -->");
 const HEADING: &str = "## ";
 
-/// Writes the page and the charts that follow from the results.
+/// Writes the page and the charts, which are generated from the results.
 pub(crate) fn write_tables(root: &Path) -> Result<()> {
     for (path, content) in generated(root)? {
         let failed = |source| Error::File { path: path.clone(), source };
@@ -25,7 +25,7 @@ pub(crate) fn write_tables(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Every file that follows from the results, with its content.
+/// Every file that is generated from the results, with its content.
 fn generated(root: &Path) -> Result<Vec<(PathBuf, String)>> {
     let path = root.join(PAGE);
     let page =
@@ -44,7 +44,7 @@ fn generated(root: &Path) -> Result<Vec<(PathBuf, String)>> {
     Ok(files)
 }
 
-/// `page` with the results behind its markers.
+/// `page` with the results after its markers.
 fn filled(page: &str, results: &[(String, Results)]) -> std::result::Result<String, String> {
     let mut lines = Vec::new();
     let mut in_results = false;
@@ -96,7 +96,7 @@ fn table(rows: &[Row]) -> String {
     let cases = distinct(rows.iter().map(|row| row.case.clone()));
     let column = |row: &Row| (row.quantity.clone(), row.unit.clone());
     let columns = distinct(rows.iter().map(column));
-    // A target that is the same in a whole column stands in its head.
+    // A target that is the same for a whole column is shown in the head of the column.
     let common: Vec<Option<String>> = columns
         .iter()
         .map(|of| {
