@@ -25,7 +25,7 @@ pub trait CollectiveExt: Collective {
     ///
     /// # Errors
     ///
-    /// Those of [`gather_words`](Self::gather_words).
+    /// The errors of [`gather_words`](Self::gather_words).
     fn any(&mut self, value: bool) -> Result<bool, CollectiveError> {
         Ok(self.first_true(value)?.is_some())
     }
@@ -36,7 +36,7 @@ pub trait CollectiveExt: Collective {
     ///
     /// # Errors
     ///
-    /// Those of [`gather_words`](Self::gather_words).
+    /// The errors of [`gather_words`](Self::gather_words).
     fn first_true(&mut self, value: bool) -> Result<Option<usize>, CollectiveError> {
         Ok(self.gather_words([u64::from(value)])?.iter().position(|[value]| *value != 0))
     }
@@ -45,7 +45,7 @@ pub trait CollectiveExt: Collective {
     ///
     /// # Errors
     ///
-    /// Those of [`Collective::all_gather`], and [`CollectiveError::Damaged`].
+    /// The errors of [`Collective::all_gather`], and [`CollectiveError::Damaged`].
     fn gather_words<const N: usize>(
         &mut self,
         words: [u64; N],
@@ -61,7 +61,7 @@ pub trait CollectiveExt: Collective {
     ///
     /// # Errors
     ///
-    /// Those of [`Collective::all_gather`], and [`CollectiveError::Damaged`].
+    /// The errors of [`Collective::all_gather`], and [`CollectiveError::Damaged`].
     fn gather_bytes(&mut self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, CollectiveError> {
         let seals = self.gather_words(seal(bytes))?;
         let longest = seals.iter().map(|[length, _]| *length).max().unwrap_or(0) as usize;
@@ -79,7 +79,7 @@ pub trait CollectiveExt: Collective {
     ///
     /// # Errors
     ///
-    /// Those of [`Collective::broadcast`], and [`CollectiveError::Damaged`].
+    /// The errors of [`Collective::broadcast`], and [`CollectiveError::Damaged`].
     fn broadcast_bytes(&mut self, bytes: Vec<u8>, root: usize) -> Result<Vec<u8>, CollectiveError> {
         let mut announced = sealed(seal(&bytes));
         self.broadcast(&mut announced, root)?;
@@ -119,7 +119,7 @@ impl<C: Collective + ?Sized> CollectiveExt for C {}
 
 /// A checksum of words, for messages. It differs if a single word differs.
 ///
-/// It detects accidental damage. It is no protection against forgery.
+/// A checksum detects accidental damage, but does not protect against forgery.
 ///
 /// ```
 /// use burn_rehearsal_collective::checksum;

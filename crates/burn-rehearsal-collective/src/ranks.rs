@@ -147,7 +147,7 @@ impl Rank {
     ///
     /// # Errors
     ///
-    /// Those of [`Collective::duplicate`].
+    /// The errors of [`Collective::duplicate`].
     pub fn collective(&self) -> Result<Box<dyn Collective>, CollectiveError> {
         self.collective.lock().unwrap_or_else(PoisonError::into_inner).duplicate()
     }

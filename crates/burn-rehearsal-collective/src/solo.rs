@@ -1,7 +1,7 @@
 //! A world of one rank.
 //!
-//! It checks arguments as larger worlds do. A program that runs on one rank does not fail on two
-//! ranks because of an invalid argument.
+//! A single rank checks arguments as larger worlds do, so that invalid arguments are found before a
+//! program runs on several ranks.
 
 use crate::arguments::{exchange_problem, gather_problem, root_problem};
 use crate::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp};

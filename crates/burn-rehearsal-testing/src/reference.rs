@@ -43,7 +43,7 @@ pub fn bits(values: &[f32]) -> Vec<u32> {
 ///
 /// # Errors
 ///
-/// Those of the operation.
+/// The errors of the operation.
 pub fn check_all_reduce(
     ranks: &mut dyn Collective,
     key: usize,
@@ -70,7 +70,7 @@ pub fn check_all_reduce(
 ///
 /// # Errors
 ///
-/// Those of the operation.
+/// The errors of the operation.
 pub fn check_all_gather(
     ranks: &mut dyn Collective,
     key: usize,
@@ -87,7 +87,7 @@ pub fn check_all_gather(
 ///
 /// # Errors
 ///
-/// Those of the operation.
+/// The errors of the operation.
 pub fn check_broadcast(
     ranks: &mut dyn Collective,
     key: usize,
@@ -105,7 +105,7 @@ pub fn check_broadcast(
 ///
 /// # Errors
 ///
-/// Those of the operation.
+/// The errors of the operation.
 pub fn check_exchange(
     ranks: &mut dyn Collective,
     key: usize,

@@ -73,10 +73,10 @@ pub(super) type Answer = Result<Option<usize>, CollectiveError>;
 /// The progress of an operation in one turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// It is in the same stage as before.
+    /// The operation is in the same stage as before.
     Nothing,
-    /// It has entered another stage.
+    /// The operation has entered another stage.
     Moved,
-    /// It is over.
+    /// The operation is over.
     Over,
 }

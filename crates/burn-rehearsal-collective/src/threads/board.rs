@@ -10,7 +10,7 @@ use crate::{Incoming, Outgoing, WaitingRank};
 /// The reason why gate A never opens again.
 #[derive(Debug, Clone)]
 pub(super) enum Failure {
-    /// This rank dropped its handle.
+    /// The rank with this number dropped its handle.
     Left(usize),
     /// The ranks called different operations, or the same operation with different sizes.
     Disagreement(String),

@@ -31,7 +31,7 @@ pub(super) fn take_shard() -> Option<(usize, usize)> {
     SHARD.take()
 }
 
-/// The number of mini-batches that all workers together read ahead of the training thread.
+/// The number of mini-batches that up to four workers together read ahead of the training thread.
 const AHEAD: usize = 4;
 
 /// A data loader over one rank's part of a data set, in a reproducible order.
@@ -54,8 +54,8 @@ const AHEAD: usize = 4;
 ///
 /// * The order is a function of (seed, task, epoch, rank, world size). Every call of `iter` starts
 ///   the next epoch.
-/// * k workers read in parallel and deliver in order. Together they read max(4, k) mini-batches
-///   ahead.
+/// * k workers read in parallel and deliver in order. Together they read at most max(4, k)
+///   mini-batches ahead.
 /// * The sizes of the last mini-batches of an epoch differ by at most one row between ranks. A rank
 ///   without a row has one mini-batch fewer.
 /// * An error of the data set, or a panic of a worker, is returned at the step at which it happened
