@@ -1,6 +1,6 @@
 //! Helpers of the fuzz targets.
 //!
-//! Readers of files read real files, in a directory in memory if there is one.
+//! Targets that read files use real files, in a directory in memory if there is one.
 
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;

@@ -27,7 +27,7 @@ impl Comparison<'_> {
     /// to 40 tasks.
     ///
     /// The figure needs no other file. It has a title and a description for screen readers, and
-    /// follows the viewer's light or dark colour scheme.
+    /// follows the viewer's light or dark color scheme.
     ///
     /// [accuracy matrix]: burn_rehearsal_train::metrics::AccuracyMatrix
     pub fn accuracy_svg(&self) -> String {

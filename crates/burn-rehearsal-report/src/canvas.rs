@@ -1,4 +1,4 @@
-//! Shared parts of the figures: an SVG canvas, its colours, legends, and an estimate of the width
+//! Shared parts of the figures: an SVG canvas, its colors, legends, and an estimate of the width
 //! of a text.
 //!
 //! Texts are SVG text in the viewer's sans-serif font, whose exact width is unknown. The layout
@@ -8,8 +8,8 @@ use crate::html::escape;
 use crate::{Comparison, Group};
 use std::fmt::{self, Write};
 
-/// A colour of the figures: a class of their style sheet, with one value for light and one for dark
-/// colour schemes.
+/// A color of the figures: a class of their style sheet, with one value for light and one for dark
+/// color schemes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Color(&'static str);
 
@@ -17,13 +17,13 @@ macro_rules! colors {
     ($($(#[$doc:meta])* $name:ident $class:literal $light:literal $dark:literal;)*) => {
         $($(#[$doc])* pub(crate) const $name: Color = Color($class);)*
 
-        /// Class, colour in light, colour in dark.
+        /// Class, color in light, color in dark.
         const COLORS: &[[&str; 3]] = &[$([$class, $light, $dark]),*];
     };
 }
 
-// The data have the eight colours of Okabe & Ito, "Color Universal Design" (2008), which can be
-// distinguished with any colour vision; they are lighter on a dark background.
+// The data have the eight colors of Okabe & Ito, "Color Universal Design" (2008), which can be
+// distinguished with any color vision; they are lighter on a dark background.
 colors! {
     /// The background.
     PAPER "paper" "#fff" "#16191d";
@@ -33,7 +33,7 @@ colors! {
     FAINT "faint" "#6a6a6a" "#a2a2a2";
     /// Grid lines and empty cells.
     GRID "grid" "#e1e1e1" "#383c42";
-    /// Texts on light and on dark colours.
+    /// Texts on light and on dark colors.
     ON_LIGHT "on-light" "#282828" "#111";
     ON_DARK "on-dark" "#fff" "#111";
     /// The cells of a heat map, by their opacity.
@@ -52,12 +52,12 @@ colors! {
 }
 
 impl Color {
-    /// The colour of a text on this colour.
+    /// The color of a text on this color.
     pub(crate) fn label(self) -> Self {
         if [ORANGE, SKY, YELLOW, SILVER].contains(&self) { ON_LIGHT } else { ON_DARK }
     }
 
-    /// The style sheet of all colours.
+    /// The style sheet of all colors.
     fn style() -> String {
         let rules = |scheme: usize| -> String {
             COLORS
@@ -222,10 +222,10 @@ pub(crate) enum Swatch {
     Square,
 }
 
-/// The meaning of each colour, in as many lines as needed.
+/// The meaning of each color, in as many lines as needed.
 pub(crate) struct Legend {
     swatch: Swatch,
-    /// Text, colour, and pixels from the upper left corner.
+    /// Text, color, and pixels from the upper left corner.
     entries: Vec<(String, Color, (i32, i32))>,
     /// Height in pixels.
     pub(crate) height: i32,
@@ -293,8 +293,8 @@ pub(crate) fn count(items: usize) -> i32 {
 }
 
 impl Comparison<'_> {
-    /// A colour for each group. The first group of a built-in method has the colour of the method
-    /// in all figures; others have the remaining colours.
+    /// A color for each group. The first group of a built-in method has the color of the method
+    /// in all figures; others have the remaining colors.
     pub(crate) fn colors(&self) -> Vec<Color> {
         let mut others = [ORANGE, PURPLE, SKY, BLACK].into_iter().cycle();
         let color = |(index, group): (usize, &Group<'_>)| {

@@ -21,7 +21,7 @@ impl Comparison<'_> {
     ///
     /// An epoch whose loss was not finite is a gap. Groups of several runs are shown as their mean.
     /// The figure is 1000 pixels wide, needs no other file, and follows the viewer's light or dark
-    /// colour scheme.
+    /// color scheme.
     pub fn loss_svg(&self) -> String {
         let lines = self.lines(|point| point.train_loss);
         let highest =
@@ -41,7 +41,7 @@ impl Comparison<'_> {
     ///
     /// Left: the average over the tasks seen so far. Right: the first task. Groups of several runs
     /// are shown as their mean. The figure is 1000 pixels wide, needs no other file, and follows
-    /// the viewer's light or dark colour scheme.
+    /// the viewer's light or dark color scheme.
     pub fn epochs_svg(&self) -> String {
         let panel = |title, lines| Panel {
             title,

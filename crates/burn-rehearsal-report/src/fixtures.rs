@@ -114,7 +114,7 @@ pub(crate) fn texts(svg: &str) -> Vec<String> {
         .collect()
 }
 
-/// The points of all polylines of a colour.
+/// The points of all polylines of a color.
 pub(crate) fn polylines(svg: &str, class: &str) -> Vec<Vec<(i32, i32)>> {
     let number = |text: &str| text.parse().unwrap();
     svg.split(&format!("<polyline class=\"{class}\""))

@@ -66,7 +66,7 @@ impl Comparison<'_> {
     /// buffer with pictures of stored samples, and the configuration.
     ///
     /// Groups of several runs are shown as mean ± sample standard deviation. The page needs no
-    /// other file and runs no script. It follows the viewer's light or dark colour scheme, and can
+    /// other file and runs no script. It follows the viewer's light or dark color scheme, and can
     /// be printed.
     pub fn html(&self) -> String {
         let mut page = String::from(

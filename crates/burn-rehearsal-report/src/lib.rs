@@ -36,7 +36,7 @@
 //! A [`CurvesLog`] writes the lines of [`curves_csv`](Comparison::curves_csv) while a run trains.
 //!
 //! Each output is one text that needs no other file. Figures and pages follow the light or dark
-//! colour scheme of the viewer, and figures have a title and a description for screen readers.
+//! color scheme of the viewer, and figures have a title and a description for screen readers.
 //!
 //! # Groups and seeds
 //!

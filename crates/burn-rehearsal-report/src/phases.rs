@@ -33,7 +33,7 @@ impl Comparison<'_> {
     /// step) that no other phase covers is drawn as "rest of the step". Groups of several runs are
     /// shown as their mean. A note is added if some run did not synchronize the device between
     /// phases. The figure is 1000 pixels wide, needs no other file, and follows the viewer's light
-    /// or dark colour scheme.
+    /// or dark color scheme.
     pub fn phases_svg(&self) -> String {
         let bars: Vec<Bars> = self.groups.iter().map(Bars::of).collect();
         let legend = legend(&bars);

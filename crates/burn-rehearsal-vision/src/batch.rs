@@ -73,7 +73,7 @@ impl ImageBatch {
     }
 }
 
-/// Stacks [`Image`]s to an [`ImageBatch`].
+/// Stacks [`Image`]s into an [`ImageBatch`].
 ///
 /// ```
 /// use burn::data::dataloader::DataLoaderBuilder;

@@ -36,12 +36,12 @@ type Thumbnail = (usize, RgbaImage);
 ///
 /// Collective. Every rank calls it after its last step, because it begins another task. Images are
 /// drawn from the shards of all ranks with [`RehearsalBuffer::sample`], which does not affect the
-/// draws of steps. Only rank 0 returns pictures. Returns none if the buffer is empty, or if images
-/// have neither one nor three channels.
+/// draws of steps. Only rank 0 returns pictures, and no rank does if the buffer is empty, or if
+/// images have neither one nor three channels.
 ///
 /// # Errors
 ///
-/// As [`RehearsalBuffer::sample`].
+/// Those of [`RehearsalBuffer::sample`].
 ///
 /// ```
 /// use burn_rehearsal::{Capacity, RehearsalConfig};
@@ -219,7 +219,7 @@ mod tests {
         }
         let image = decode(drawn);
         assert_eq!(image.dimensions(), (32 + GAP, 16 + GAP));
-        assert_eq!(image.get_pixel(0, 0).0[0], 0, "of the first task");
+        assert_eq!(image.get_pixel(0, 0).0[0], 0, "drawn from the first task");
     }
 
     #[test]

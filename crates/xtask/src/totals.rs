@@ -14,7 +14,7 @@ impl Totals {
     /// Parses a line of output. Returns `None` unless it is a closing line. Ignored and filtered
     /// tests count as skipped.
     pub(crate) fn parse(line: &str) -> Option<Self> {
-        let line = without_colours(line);
+        let line = without_colors(line);
         let counts = line.trim().strip_prefix("test result: ")?;
         let counts = counts.strip_prefix("ok. ").or_else(|| counts.strip_prefix("FAILED. "))?;
         let count = |what: &str| {
@@ -44,8 +44,8 @@ impl fmt::Display for Totals {
     }
 }
 
-/// `line` without the escape sequences (`ESC [ … letter`) of terminal colours.
-fn without_colours(line: &str) -> String {
+/// `line` without the escape sequences (`ESC [ … letter`) of terminal colors.
+fn without_colors(line: &str) -> String {
     let mut pieces = line.split("\u{1b}[");
     let mut plain = pieces.next().unwrap_or_default().to_owned();
     for piece in pieces {
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_coloured_closing_line_counts() {
+    fn a_colored_closing_line_counts() {
         let line = "test result: \u{1b}[32mok\u{1b}[0m. 7 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s\r\n";
         assert_eq!(Totals::parse(line), Some(Totals { passed: 7, failed: 0, skipped: 0 }));
         assert_eq!(Totals::parse("\u{1b}[1;31mtest result:\u{1b}["), None);

@@ -18,7 +18,7 @@ pub(super) struct Tap {
 pub(super) struct Axis {
     /// One contribution per output position.
     pub(super) near: Vec<Tap>,
-    /// The second contributions, of the same number; `None` without mixtures.
+    /// The second contribution per output position; `None` without mixtures.
     pub(super) far: Option<Vec<Tap>>,
 }
 
@@ -107,7 +107,8 @@ pub(super) struct Axes {
 }
 
 impl Axes {
-    /// [`Axis::then`] for all samples and both axes; `None` if it is for one.
+    /// Combines the tables of all samples and both axes with [`Axis::then`]. `None` if any two
+    /// cannot be combined.
     pub(super) fn then(&self, next: &Self) -> Option<Self> {
         let fuse = |first: &[Axis], second: &[Axis]| -> Option<Vec<Axis>> {
             first.iter().zip(second).map(|(first, second)| first.then(second)).collect()

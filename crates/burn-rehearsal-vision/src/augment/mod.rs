@@ -38,8 +38,8 @@
 //!
 //! # Performance
 //!
-//! Adjacent crops, flips and resizes are combined, and sample the images once. Pixels must be
-//! finite. Pixels outside an image are 0.
+//! Adjacent crops, flips and resizes are combined, so that the images are sampled once. Pixels must
+//! be finite. Pixels outside an image are 0.
 
 mod axis;
 mod color;

@@ -107,7 +107,7 @@ pub fn open_cifar(directory: &Path, which: Cifar, side: usize) -> Result<ImageDa
                 let class = usize::from(bytes[start + which.head() - 1]);
                 if class >= which.classes() {
                     let reason = format!(
-                        "record {} has the class {class}, but there are {}",
+                        "record {} has the class {class}, but there are {} classes",
                         start / record,
                         which.classes()
                     );

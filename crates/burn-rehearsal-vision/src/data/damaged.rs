@@ -8,13 +8,13 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// What happens to an image that cannot be decoded.
+/// The treatment of images that cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnDamaged {
-    /// Loading it is an error with its path, which ends the run.
+    /// Loading the image is an error with its path, which ends the run.
     #[default]
     Fail,
-    /// It is left out of its mini-batch, logged, and listed in [`Damaged`].
+    /// The image is left out of its mini-batch, logged, and listed in [`Damaged`].
     Skip,
 }
 

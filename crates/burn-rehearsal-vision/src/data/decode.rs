@@ -30,7 +30,7 @@ const MAX_SIDE: usize = 65_535;
 
 /// The name of the library that decodes JPEG files: `zune-jpeg`, or `libjpeg-turbo` with the
 /// feature `turbojpeg`. Their pixels differ slightly, so training is bit-identical only with the
-/// same one.
+/// same library.
 pub const JPEG_DECODER: &str =
     if cfg!(feature = "turbojpeg") { "libjpeg-turbo" } else { "zune-jpeg" };
 

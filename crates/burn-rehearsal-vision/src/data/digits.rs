@@ -14,7 +14,7 @@ const NAME: &str = "digits";
 const SIDE: usize = 8;
 /// The largest gray level in the file.
 const LEVELS: f32 = 16.0;
-/// One sample in this many of each class is a test sample.
+/// Every fifth sample of each class is a test sample.
 const TEST_EVERY: usize = 5;
 
 pub(super) const KIND: Kind = Kind {

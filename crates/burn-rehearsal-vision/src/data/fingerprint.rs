@@ -22,7 +22,7 @@ pub(super) fn of_files(
     );
     for (split, (files, classes)) in [Split::Train, Split::Test].into_iter().zip(parts) {
         let size = |file: &PathBuf| {
-            Ok(std::fs::metadata(file).map_err(DataError::io("look at", file))?.len())
+            Ok(std::fs::metadata(file).map_err(DataError::io("read the metadata of", file))?.len())
         };
         // There may be millions of files, on a network file system.
         let sizes: Vec<u64> = files.par_iter().map(size).collect::<Result<_, _>>()?;

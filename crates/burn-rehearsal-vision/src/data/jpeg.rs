@@ -7,9 +7,9 @@
 //! scan. No Huffman code consists of one bits only (ITU-T T.81, annex C). A decoder that reads past
 //! the end of the data fails, and a decoder that does not read past it is not affected.
 //!
-//! One truncation is not detected: of the last bits of a progressive image, if they are bits
-//! without a code, which refine coefficients. Then a few coefficients are wrong in their lowest
-//! bit.
+//! One kind of truncation is not detected: the loss of the last bits of a progressive image, if
+//! these bits refine coefficients and therefore have no code. A few coefficients are then wrong in
+//! their lowest bit.
 
 use memchr::memchr;
 

@@ -125,7 +125,7 @@ pub struct ImageOptions {
     pub side: usize,
     /// How images become square.
     pub fit: Fit,
-    /// What happens to images that cannot be decoded.
+    /// The treatment of images that cannot be decoded.
     pub on_damaged: OnDamaged,
 }
 

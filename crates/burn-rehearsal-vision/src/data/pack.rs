@@ -224,7 +224,7 @@ pub fn pack(
 /// The length and the modification time of a file, in nanoseconds since 1970. They detect files
 /// that were replaced.
 fn stamp(file: &PathBuf) -> Result<(u64, u128), DataError> {
-    let data = std::fs::metadata(file).map_err(DataError::io("look at", file))?;
+    let data = std::fs::metadata(file).map_err(DataError::io("read the metadata of", file))?;
     let written = data.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     Ok((data.len(), written.unwrap_or_default().as_nanos()))
 }

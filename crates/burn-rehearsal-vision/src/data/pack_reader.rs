@@ -189,7 +189,7 @@ impl Shard {
         if let Some(class) = index.classes.iter().find(|&&class| class as usize >= manifest.classes)
         {
             return Err(wrong(format!(
-                "a sample has the class {class}, but there are {}",
+                "a sample has the class {class}, but there are {} classes",
                 manifest.classes
             )));
         }

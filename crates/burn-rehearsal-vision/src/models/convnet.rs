@@ -38,7 +38,7 @@ pub struct ConvNet {
 
 impl ConvNetConfig {
     /// Creates a network with Burn's random weights.
-    /// [`keyed_init`](burn_rehearsal_train::init::keyed_init) replaces them by reproducible ones.
+    /// [`keyed_init`](burn_rehearsal_train::init::keyed_init) replaces them with reproducible ones.
     pub fn init(&self, device: &Device) -> ConvNet {
         let conv = |from, to| {
             Conv2dConfig::new([from, to], [3, 3]).with_padding(PaddingConfig2d::Same).init(device)

@@ -71,7 +71,7 @@ const STAGES: [&[Row]; 9] = [
 pub struct GhostNetConfig {
     /// The number of classes.
     pub classes: usize,
-    /// The factor on the numbers of channels in the paper. Default: 0.5.
+    /// The width: the paper's numbers of channels are multiplied by it. Default: 0.5.
     #[config(default = 0.5)]
     pub width: f64,
     /// The number of channels of an image, at least 1. Default: 3.
@@ -81,7 +81,7 @@ pub struct GhostNetConfig {
 
 impl GhostNetConfig {
     /// Creates a network with Burn's random weights.
-    /// [`keyed_init`](burn_rehearsal_train::init::keyed_init) replaces them by reproducible ones.
+    /// [`keyed_init`](burn_rehearsal_train::init::keyed_init) replaces them with reproducible ones.
     pub fn init(&self, device: &Device) -> GhostNet {
         let wide = |channels: usize| by_four(channels as f64 * self.width);
         let stem = wide(STEM);

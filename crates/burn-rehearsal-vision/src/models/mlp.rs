@@ -38,7 +38,7 @@ pub struct Mlp {
 
 impl MlpConfig {
     /// Creates a network with Burn's random weights.
-    /// [`keyed_init`](burn_rehearsal_train::init::keyed_init) replaces them by reproducible ones.
+    /// [`keyed_init`](burn_rehearsal_train::init::keyed_init) replaces them with reproducible ones.
     pub fn init(&self, device: &Device) -> Mlp {
         Mlp {
             first: LinearConfig::new(self.inputs, self.hidden).init(device),

@@ -47,7 +47,7 @@ macro_rules! networks {
 
         impl NetworkConfig {
             /// Creates a network with Burn's random weights.
-            /// [`keyed_init`](burn_rehearsal_train::init::keyed_init) replaces them by reproducible
+            /// [`keyed_init`](burn_rehearsal_train::init::keyed_init) replaces them with reproducible
             /// ones.
             pub fn init(&self, device: &Device) -> Network {
                 match self.kind {

@@ -75,7 +75,7 @@ impl ResNetConfig {
     }
 
     /// Creates a network with Burn's random weights.
-    /// [`keyed_init`](burn_rehearsal_train::init::keyed_init) replaces them by reproducible ones.
+    /// [`keyed_init`](burn_rehearsal_train::init::keyed_init) replaces them with reproducible ones.
     pub fn init(&self, device: &Device) -> ResNet {
         let Self { block, layers, classes, stem, width, channels } = *self;
         let (width, channels) = (width.max(1), channels.max(1));

@@ -115,7 +115,7 @@ fn truncated_files_are_refused_even_with_an_end_marker() {
                 bytes.len()
             );
             let ended = [&bytes[..end], &[0xff, 0xd9]].concat();
-            // Truncated one bits are replaced by one bits, and the result is the same.
+            // If only one bits are cut off, the guard replaces them, and the result is the same.
             let decoded = decode(&ended, side);
             assert!(
                 decoded.is_err() || decoded == Ok(whole.clone()),

@@ -1,4 +1,6 @@
-"""Regenerates reference.json, the outputs of torchvision's and timm's networks with the weights of tests/models.rs.
+"""Regenerates reference.json, the outputs of torchvision's and timm's networks.
+
+The weights are those of tests/models.rs.
 
     pip install torch torchvision timm numpy && python reference.py > reference.json
 """
@@ -14,7 +16,10 @@ CLASSES, ROWS, MASK = 10, 2, 0xFFFFFFFF
 
 
 def hashed(name, count):
-    """Values in -0.5..0.5 that depend on the name: FNV-1a of its bytes, then Murmur's finalizer of each index."""
+    """Values in -0.5..0.5 that depend on the name.
+
+    FNV-1a of its bytes, then Murmur's finalizer of each index.
+    """
     seed = 0x811C9DC5
     for byte in name.encode():
         seed = (seed ^ byte) * 0x01000193 & MASK

@@ -1,4 +1,4 @@
-//! A horizontal bar chart of figures as SVG. Its colours can be read on light and dark pages.
+//! A horizontal bar chart of figures as SVG. Its colors can be read on light and dark pages.
 
 use std::fmt::Write;
 
@@ -10,7 +10,7 @@ const BAR: usize = 18;
 const LABELS: usize = 470;
 const BARS: usize = 240;
 const VALUES: usize = 160;
-/// Ink of texts and lines, and the colours of bars (Okabe & Ito): met, missed, without a target.
+/// Ink of texts and lines, and the colors of bars (Okabe & Ito): met, missed, without a target.
 const INK: &str = "#7B7B7B";
 const MET: &str = "#009E73";
 const MISSED: &str = "#D55E00";
@@ -45,7 +45,7 @@ pub(super) fn chart(rows: &[Row]) -> String {
         let y = at * BAR;
         let share = (row.value / whole(row) / longest).clamp(0.0, 1.0);
         let bar = if share.is_finite() { share * BARS as f64 } else { 0.0 };
-        let colour = match row.met {
+        let color = match row.met {
             Some(true) => MET,
             Some(false) => MISSED,
             None => PLAIN,
@@ -56,7 +56,7 @@ pub(super) fn chart(rows: &[Row]) -> String {
         svg += &text(LABELS - 6, y + 13, "end", &label);
         let _ = writeln!(
             svg,
-            "<rect x=\"{LABELS}\" y=\"{}\" width=\"{bar:.0}\" height=\"12\" fill=\"{colour}\"/>",
+            "<rect x=\"{LABELS}\" y=\"{}\" width=\"{bar:.0}\" height=\"12\" fill=\"{color}\"/>",
             y + 3
         );
         svg += &text(LABELS + BARS + 6, y + 13, "start", &value);
