@@ -168,7 +168,7 @@ pub fn cuda(index: usize) -> Result<Gpu, NoGpu> {
             reason
                 .as_deref()
                 .and_then(|reason| reason.split(" - ").next())
-                .unwrap_or("it does not compute")
+                .unwrap_or("a test computation failed")
                 .to_owned(),
         ))
     };

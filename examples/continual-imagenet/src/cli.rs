@@ -71,7 +71,8 @@ pub enum Command {
         /// Directories that contain a `report.json`, themselves or up to two levels down.
         #[arg(required = true)]
         directories: Vec<PathBuf>,
-        /// Output directory. Defaults to DIRECTORIES if that is a single one.
+        /// Output directory. Defaults to DIRECTORIES if there is only one; otherwise no figures are
+        /// written without it.
         #[arg(long)]
         out: Option<PathBuf>,
     },
@@ -96,7 +97,7 @@ macro_rules! choices {
 }
 
 choices! {
-    /// How candidates are chosen.
+    /// Selection of candidates.
     CandidateModeArg => CandidateMode {
         /// Exactly c of the incoming samples.
         Exact = CandidateMode::Exact,
@@ -104,11 +105,11 @@ choices! {
         Bernoulli = CandidateMode::Bernoulli,
     }
 
-    /// What happens to a candidate that is already stored.
+    /// Treatment of candidates that are already stored.
     OnRepeatArg => OnRepeat {
-        /// It may be stored twice.
+        /// The candidate may be stored twice.
         KeepBoth = OnRepeat::KeepBoth,
-        /// It is skipped.
+        /// The candidate is skipped.
         SkipIfStored = OnRepeat::SkipIfStored,
     }
 
@@ -131,7 +132,7 @@ choices! {
         Device = StorePreference::Device,
     }
 
-    /// How images become square.
+    /// Conversion of images to squares.
     FitArg => Fit {
         /// Both sides are scaled independently.
         Stretch = Fit::Stretch,
@@ -139,7 +140,7 @@ choices! {
         Crop = Fit::Crop,
     }
 
-    /// What happens to an image that cannot be decoded.
+    /// Treatment of images that cannot be decoded.
     OnDamagedArg => OnDamaged {
         /// The run fails.
         Fail = OnDamaged::Fail,
@@ -147,7 +148,7 @@ choices! {
         Skip = OnDamaged::Skip,
     }
 
-    /// What a pack stores.
+    /// Content of a pack.
     FormatArg => Format {
         /// Decoded pixels at `--image-size`.
         Pixels = Format::Pixels,
@@ -155,9 +156,9 @@ choices! {
         Original = Format::Original,
     }
 
-    /// What happens to the optimizer's state between tasks.
+    /// State of the optimizer between tasks.
     OptimizerStateArg => bool {
-        /// It is kept.
+        /// The state is kept.
         Keep = true,
         /// Every task starts with a new optimizer.
         Reset = false,
@@ -209,7 +210,7 @@ pub enum AugmentArg {
     ResizedCropFlipJitterErase,
 }
 
-/// How samples are distributed over tasks.
+/// Distribution of samples over tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StreamArg {
@@ -229,7 +230,7 @@ pub enum ClassOrderArg {
     Seeded,
 }
 
-/// How progress is shown.
+/// Display of progress.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DisplayArg {
@@ -246,7 +247,7 @@ pub enum DisplayArg {
     None,
 }
 
-/// How ranks communicate.
+/// Transport between ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CollectiveArg {
@@ -256,7 +257,7 @@ pub enum CollectiveArg {
     Mpi,
 }
 
-/// When checkpoints are written.
+/// Interval between checkpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CheckpointInterval {
     /// After each task.
@@ -303,16 +304,16 @@ pub struct PackArgs {
     /// Output directory. An interrupted pack in it is resumed.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// What the pack stores.
+    /// Content of the pack.
     #[arg(long, value_enum, default_value = "pixels")]
     pub format: FormatArg,
     /// Side of the images, in pixels. Defaults to the usual size of the data set.
     #[arg(long)]
     pub image_size: Option<usize>,
-    /// How images become square.
+    /// Conversion of images to squares.
     #[arg(long, value_enum, default_value = "stretch")]
     pub fit: FitArg,
-    /// What happens to an image that cannot be decoded.
+    /// Treatment of images that cannot be decoded.
     #[arg(long, value_enum, default_value = "fail")]
     pub on_damaged: OnDamagedArg,
 }

@@ -14,7 +14,8 @@ pub enum DeviceName {
     Flex,
     /// The default GPU of Vulkan, Metal or DirectX.
     Wgpu,
-    /// An NVIDIA GPU by its number, or that of the rank of this process on its machine.
+    /// The NVIDIA GPU with this number. The default number is the rank of this process on its
+    /// machine.
     Cuda(Option<usize>),
 }
 

@@ -120,7 +120,7 @@ impl From<RankFailure<ExperimentError>> for AppError {
 }
 
 impl AppError {
-    /// Makes an [`Io`](Self::Io) error of the operating system's.
+    /// Makes an [`Io`](Self::Io) error from an error of the operating system.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
         let path = path.to_path_buf();
         move |source| Self::Io { action, path, source }

@@ -65,11 +65,11 @@ impl Job {
         // Processes with different options would wait for each other forever.
         agree_on(process, &config.agreed(methods))?;
         let display = Display::choose(config.display, first)?;
-        // Opening the data may take long.
+        // Signals are handled from here on, because opening the data may take a long time.
         let stop = Stop::listen(first && display != Display::Tui);
         let device = config.device.open()?;
         if !config.precision.is_supported_by(&device) {
-            let reason = format!("`{}` does not compute with it", config.device);
+            let reason = format!("`{}` does not support it", config.device);
             return Err(AppError::option("precision", config.precision, reason));
         }
         let images = Images::open(&config)?;

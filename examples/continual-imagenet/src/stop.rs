@@ -99,7 +99,8 @@ mod signals {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXCPU};
     use signal_hook::iterator::Signals;
 
-    /// Calls `handle` for every signal, with whether users send it, in contrast to schedulers.
+    /// Calls `handle` for every signal. The argument is true for signals that users send, and false
+    /// for those of schedulers.
     ///
     /// Signals that are ignored at the start stay ignored: `nohup` ignores SIGHUP, and shells
     /// ignore SIGINT for programs in the background.

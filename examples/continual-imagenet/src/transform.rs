@@ -11,7 +11,7 @@ use burn_rehearsal_vision::data::ImageShape;
 /// The color jitter of `--augment …-jitter-erase`.
 const JITTER: ColorJitter =
     ColorJitter { brightness: 0.4, contrast: 0.4, saturation: 0.4, hue: 0.1 };
-/// Its probability of random erasing.
+/// The probability of random erasing of `--augment …-jitter-erase`.
 const ERASING: f64 = 0.25;
 
 impl NormalizeArg {

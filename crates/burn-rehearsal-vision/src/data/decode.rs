@@ -34,7 +34,7 @@ const MAX_SIDE: usize = 65_535;
 pub const JPEG_DECODER: &str =
     if cfg!(feature = "turbojpeg") { "libjpeg-turbo" } else { "zune-jpeg" };
 
-/// How an image becomes square.
+/// The conversion of an image to a square.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Fit {
     /// Both sides are scaled independently.

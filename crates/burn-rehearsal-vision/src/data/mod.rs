@@ -118,12 +118,12 @@ impl ImageShape {
     }
 }
 
-/// How images of any size are decoded to one shape.
+/// Options for decoding images of any size to one shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImageOptions {
     /// The side of the decoded images in pixels, at least 1.
     pub side: usize,
-    /// How images become square.
+    /// The conversion of images to squares.
     pub fit: Fit,
     /// The treatment of images that cannot be decoded.
     pub on_damaged: OnDamaged,

@@ -36,7 +36,7 @@ const SHARD_BYTES: usize = 64 << 20;
 /// Assumed size of an original file in bytes, to distribute samples over shards.
 const TYPICAL_FILE: usize = 64 << 10;
 
-/// How a pack stores images.
+/// The format of the images in a pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
@@ -49,9 +49,9 @@ pub enum Format {
 /// Options of [`pack()`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PackOptions {
-    /// How images are stored.
+    /// The format of stored images.
     pub format: Format,
-    /// How images are decoded. With [`Format::Original`], decoding only detects damaged images.
+    /// Options for decoding. With [`Format::Original`], decoding only detects damaged images.
     pub images: ImageOptions,
 }
 

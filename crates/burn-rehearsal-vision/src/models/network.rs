@@ -47,8 +47,8 @@ macro_rules! networks {
 
         impl NetworkConfig {
             /// Creates a network with Burn's random weights.
-            /// [`keyed_init`](burn_rehearsal_train::init::keyed_init) replaces them with reproducible
-            /// ones.
+            /// [`keyed_init`](burn_rehearsal_train::init::keyed_init) replaces them with
+            /// reproducible ones.
             pub fn init(&self, device: &Device) -> Network {
                 match self.kind {
                     $(NetworkKind::$Kind => {

@@ -48,7 +48,7 @@ pub const FIRST: &str = "Options that rank 0 decides";
 const OUTSIDE_RECIPES: &str = "outside-recipes";
 /// Group of the options under [`AGREE`] that may change when a run resumes.
 const MAY_CHANGE: &str = "may-change";
-/// Group of the options that refer to something that is compared itself: the data, the device.
+/// Group of the options whose target (data, device) is compared instead of their text.
 const BY_CONTENT: &str = "by-content";
 
 /// The options of a run, resolved from the command line, the configuration file and the recipe.
@@ -84,10 +84,10 @@ pub struct Config {
     /// or to the share of it that the recipe uses.
     #[arg(long, default_value_t = 8, hide_default_value = true)]
     pub crop_size: usize,
-    /// How images become square.
+    /// Conversion of images to squares.
     #[arg(long, value_enum, default_value_t = FitArg::Stretch)]
     pub fit: FitArg,
-    /// What happens to an image that cannot be decoded.
+    /// Treatment of images that cannot be decoded.
     #[arg(long, value_enum, default_value_t = OnDamagedArg::Fail, group = MAY_CHANGE)]
     pub on_damaged: OnDamagedArg,
     /// Network to train. Defaults to that of the recipe; without one, to `mlp` for the digits and
@@ -121,7 +121,7 @@ pub struct Config {
     /// Mean and standard deviation that channels are normalized with.
     #[arg(long, value_enum, default_value_t = NormalizeArg::None)]
     pub normalize: NormalizeArg,
-    /// How samples are distributed over tasks.
+    /// Distribution of samples over tasks.
     #[arg(long, value_enum, default_value_t = StreamArg::Class)]
     pub stream: StreamArg,
     /// Number of tasks.
@@ -140,7 +140,7 @@ pub struct Config {
     /// percentage of the incoming samples.
     #[arg(long, value_name = "N|25%", default_value = "100%")]
     pub candidates: RowCount,
-    /// How candidates are chosen.
+    /// Selection of candidates.
     #[arg(long, value_enum, default_value_t = CandidateModeArg::Exact)]
     pub candidate_mode: CandidateModeArg,
     /// Number of stored samples per rank and step that are drawn and appended to the mini-batch
@@ -152,15 +152,15 @@ pub struct Config {
     #[arg(long, value_name = "30%|N|512MiB", default_value = "10%")]
     #[serde(with = "text")]
     pub capacity: Capacity,
-    /// Which stored sample a new one replaces in a full buffer.
+    /// Replacement policy: the stored sample that a new one replaces in a full buffer.
     #[arg(long, default_value = "class-balanced", value_parser = registered(PolicyKind::ALL, PolicyKind::name, PolicyKind::summary))]
     #[serde(with = "text")]
     pub policy: PolicyKind,
-    /// Which stored samples representatives are drawn from.
+    /// Sampling rule: the stored samples that representatives are drawn from.
     #[arg(long, default_value = "uniform", value_parser = registered(SamplingKind::ALL, SamplingKind::name, SamplingKind::summary))]
     #[serde(with = "text")]
     pub sampling: SamplingKind,
-    /// What happens to a candidate that is already stored, in later epochs.
+    /// Treatment of candidates that are already stored, in later epochs.
     #[arg(long, value_enum, default_value_t = OnRepeatArg::KeepBoth)]
     pub on_repeat: OnRepeatArg,
     /// Thread that does the work of the buffer. Results do not depend on it.
@@ -202,15 +202,15 @@ pub struct Config {
     /// but at most times this factor (1: no scaling).
     #[arg(long, default_value_t = 1.0)]
     pub scale_cap: f64,
-    /// What happens to the optimizer's state between tasks.
+    /// State of the optimizer between tasks.
     #[arg(long, value_enum, default_value_t = OptimizerStateArg::Reset)]
     pub optimizer_state: OptimizerStateArg,
     /// Number of data-parallel ranks, as threads of this process. Under `mpirun` or `srun` it is
     /// the number of processes.
     #[arg(long, default_value_t = 2, group = MAY_CHANGE)]
     pub ranks: usize,
-    /// How ranks communicate. Defaults to `mpi` if a launcher started several processes, otherwise
-    /// to `threads`.
+    /// Transport between ranks. Defaults to `mpi` if a launcher started several processes,
+    /// otherwise to `threads`.
     #[arg(long, value_enum, default_value_t = CollectiveArg::Threads, hide_default_value = true, groups = [OUTSIDE_RECIPES, MAY_CHANGE])]
     pub collective: CollectiveArg,
     /// Order in which MPI sums gradients.
@@ -219,8 +219,8 @@ pub struct Config {
     /// Number of loader threads per rank (0: load on the training thread).
     #[arg(long, default_value_t = 1, help_heading = DIFFER)]
     pub workers: usize,
-    /// Device to train on. `cuda` without a number is the GPU of the rank of this process on its
-    /// machine.
+    /// Device to train on. `cuda` without a number is the GPU whose number is the rank of this
+    /// process on its machine.
     #[arg(long, value_name = "flex|wgpu|cuda[:i]", default_value = "flex", groups = [OUTSIDE_RECIPES, BY_CONTENT])]
     #[serde(with = "text")]
     pub device: DeviceName,
@@ -237,11 +237,11 @@ pub struct Config {
     /// Synchronize the device between the phases of a step, so that their times are exact on a GPU.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", default_value_t = false, action = ArgAction::Set, help_heading = DIFFER)]
     pub profile: bool,
-    /// How progress is shown.
+    /// Display of progress.
     #[arg(long, value_enum, default_value_t = DisplayArg::Auto, help_heading = FIRST)]
     #[serde(skip_serializing)]
     pub display: DisplayArg,
-    /// When checkpoints are written: after each task, also every N epochs, or never.
+    /// Interval between checkpoints: after each task, also every N epochs, or never.
     #[arg(long, value_name = "task|N|never", default_value = "task", groups = [OUTSIDE_RECIPES, MAY_CHANGE])]
     #[serde(with = "text")]
     pub checkpoint_every: CheckpointInterval,
@@ -312,8 +312,8 @@ fn tagged(tags: &[&str]) -> Vec<String> {
     chosen.filter_map(|option| option.get_long().map(str::to_owned)).collect()
 }
 
-/// The subset of `values` that determines results, without the options with these `tags`. Of a
-/// device only its kind counts. Data sets are compared by their fingerprints instead.
+/// The subset of `values` that determines results, without the options with these `tags`. Only the
+/// kind of a device counts. Data sets are compared by their fingerprints instead.
 fn comparable(mut values: Map<String, Value>, tags: &[&str]) -> Map<String, Value> {
     let device = values
         .get("device")
@@ -329,13 +329,14 @@ fn comparable(mut values: Map<String, Value>, tags: &[&str]) -> Map<String, Valu
     values
 }
 
-/// The values of a stored configuration that a resumed run must have in common with it.
+/// The values of a stored configuration that a run must share to resume it.
 pub fn fixed_values(config: &Value) -> Map<String, Value> {
     comparable(config.as_object().cloned().unwrap_or_default(), &[MAY_CHANGE])
 }
 
 impl Config {
-    /// All values for the report, by name: the options, and what else results depend on.
+    /// All values for the report, by name: the options, the names of overridden ones, and the JPEG
+    /// decoder.
     pub fn values(&self) -> Map<String, Value> {
         let mut values = self.options();
         values.insert("overridden".into(), self.overridden.clone().into());
@@ -397,7 +398,7 @@ impl Config {
             .with_dataset_len(Some(dataset_len))
     }
 
-    /// How images are decoded.
+    /// The decoding of images.
     pub fn images(&self) -> ImageOptions {
         ImageOptions {
             side: self.image_size,

@@ -36,16 +36,16 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 /// Time between two lines within a long epoch.
 const LINE_WITHIN_EVERY: Duration = Duration::from_secs(60);
 
-/// How progress is shown, after `auto` is resolved.
+/// The display of progress, after `auto` is resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Display {
-    /// Not at all.
+    /// No display.
     None,
-    /// As a bar on a terminal.
+    /// A bar on a terminal.
     Bar,
-    /// As lines.
+    /// Lines of text.
     Plain,
-    /// In Burn's terminal interface.
+    /// Burn's terminal interface.
     Tui,
 }
 
@@ -93,7 +93,7 @@ pub struct Shared {
     begin: Option<Begin>,
     pub status: Mutex<RunStatus>,
     began: Instant,
-    /// When the last line of an epoch was printed.
+    /// The time of the last line of an epoch.
     last_line: Mutex<Option<Instant>>,
     log: Mutex<Log>,
     /// Lines to print after the terminal interface is closed.
@@ -109,7 +109,7 @@ struct Log {
 }
 
 impl Progress {
-    /// Shows a run as `display` says. Once the start has succeeded, `begin` creates the log that
+    /// Shows a run with `display`. Once the start has succeeded, `begin` creates the log that
     /// epochs are appended to.
     pub fn new(plan: RunPlan, display: Display, begin: Option<Begin>, stop: Stop) -> Self {
         let bar = if display == Display::Bar {
@@ -246,7 +246,7 @@ impl Observer for Progress {
 }
 
 impl Shared {
-    /// Updates the display. Called a few times a second at most.
+    /// Updates the display. Called at most a few times per second.
     pub fn show(&self, reading: ProgressSample) {
         let now = Instant::now();
         let words = || {

@@ -62,7 +62,7 @@ impl Mean {
 #[derive(Debug)]
 pub struct RunStatus {
     plan: RunPlan,
-    /// When training began in this process, and the number of images before that.
+    /// The time at which training began in this process, and the number of images before.
     began: Option<(Instant, u64)>,
     task: usize,
     epoch: Epoch,
@@ -74,7 +74,7 @@ pub struct RunStatus {
     earlier_top1: (Epoch, Mean),
     /// Images per second.
     rate: Option<f64>,
-    /// When the rate was last updated, and `done` at that time.
+    /// The time of the last update of the rate, and `done` at that time.
     rated: Option<(Instant, u64)>,
     /// The sums at the start of the epoch.
     start: ProgressSample,

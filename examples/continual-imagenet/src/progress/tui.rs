@@ -26,8 +26,8 @@ pub struct Tui {
 struct Interface {
     /// `None` after it is closed.
     inner: Arc<Mutex<Option<TuiMetricsRendererWrapper>>>,
-    /// Stopped by the menu of the interface. The interrupters of the ranks are different ones,
-    /// because Burn resets them after each launch.
+    /// Stopped by the menu of the interface. The ranks have interrupters of their own, because Burn
+    /// resets those after each launch.
     quit: Interrupter,
 }
 
@@ -66,8 +66,8 @@ impl Tui {
 impl Drop for Tui {
     fn drop(&mut self) {
         let inner = self.interface.inner.lock().take();
-        // After "kill" in its menu it panics again, with the terminal restored. The error of the
-        // run is printed instead.
+        // After "kill" in its menu, the interface panics again, with the terminal restored. The
+        // error of the run is printed instead.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(inner)));
         self.stop.before_exit(|| {});
     }
