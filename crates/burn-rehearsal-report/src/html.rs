@@ -43,10 +43,10 @@ svg { min-width: 0; break-inside: avoid; }
 ";
 
 const METHODS: &str = "Accuracies are averages over the tasks learned, after the last of them. \
-    Forgetting is the mean drop of the earlier tasks from their best accuracy; less is better. \
-    Backward transfer is the mean change of the earlier tasks since they were learned; more is \
+    Forgetting is the mean drop of the earlier tasks from their best accuracy; lower is better. \
+    Backward transfer is the mean change of the earlier tasks since they were learned; higher is \
     better. Forward transfer is the mean accuracy on a task just before it is learned, minus that \
-    of the untrained network; more is better. images/s: incoming training images of all ranks, \
+    of the untrained network; higher is better. images/s: incoming training images of all ranks, \
     without representatives, per second of training.";
 const ACCURACY: &str = "The curves are the average accuracy over the tasks learned so far. In the \
     maps, each row is the state after a task, and each column is the test set of a task. A task \

@@ -52,15 +52,15 @@
 //!
 //! | column | meaning | better |
 //! |---|---|---|
-//! | top-1 | average accuracy over the tasks learned, after the last of them | more |
-//! | top-5 | the same, if the right class is among the five most likely | more |
-//! | forgetting | mean drop of the earlier tasks from their best accuracy | less |
-//! | backward transfer | mean change of the earlier tasks since they were learned | more |
-//! | forward transfer | mean accuracy on new tasks, minus that of the untrained network | more |
-//! | total | wall-clock time of the run with evaluations, in seconds | less |
-//! | training | wall-clock time of training alone, in seconds | less |
-//! | × incremental | training time divided by that of incremental training | less |
-//! | images/s | incoming training samples of all ranks per second of training | more |
+//! | top-1 | average accuracy over the tasks learned, after the last of them | higher |
+//! | top-5 | the same, if the right class is among the five most likely | higher |
+//! | forgetting | mean drop of the earlier tasks from their best accuracy | lower |
+//! | backward transfer | mean change of the earlier tasks since they were learned | higher |
+//! | forward transfer | mean accuracy on new tasks, minus that of the untrained network | higher |
+//! | total | wall-clock time of the run with evaluations, in seconds | lower |
+//! | training | wall-clock time of training alone, in seconds | lower |
+//! | × incremental | training time divided by that of incremental training | lower |
+//! | images/s | incoming training samples of all ranks per second of training | higher |
 //!
 //! Incremental training is usually the lower bound of accuracy, and training from scratch on all
 //! data so far the upper bound. A good buffer comes close to the upper bound at little more than

@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_are_one_over_the_root_of_fan_in_and_norms_keep_their_values() {
+    fn weights_are_bounded_by_fan_in_and_norms_keep_their_values() {
         let net = keyed_init(net(&Device::default()), 1, Scheme::default());
         let extent = |values: Vec<f32>| values.iter().fold(0.0f32, |a, b| a.max(b.abs()));
         let linear = extent(values(net.linear.weight.val()));

@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_is_locked_once_and_a_left_file_is_not_a_lock() {
+    fn directories_are_locked_once_and_stale_files_are_ignored() {
         let directory = tempfile::tempdir().unwrap();
         let inside = directory.path().join("new");
         let lock = DirectoryLock::acquire(&inside).unwrap().unwrap();

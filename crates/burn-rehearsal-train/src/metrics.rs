@@ -4,8 +4,8 @@
 //! the test set of task `j` after training on task `i`. `T` is the number of tasks learned so far.
 //! Indices count from 0, so the last row is `a[T-1]`.
 //!
-//! * [Average accuracy](AccuracyMatrix::average): how well all tasks are solved at the end. `A =
-//!   1/T Σ_{j<T} a[T-1][j]`
+//! * [Average accuracy](AccuracyMatrix::average): how well all tasks are solved at the end.
+//!   `A = 1/T Σ_{j<T} a[T-1][j]`
 //! * [Forgetting](AccuracyMatrix::forgetting): how far earlier tasks fell below their best
 //!   accuracy. `F = 1/(T-1) Σ_{j<T-1} ( max_{j≤i<T-1} a[i][j] − a[T-1][j] )`
 //! * [Backward transfer](AccuracyMatrix::backward_transfer): how later tasks changed earlier ones.
@@ -162,14 +162,14 @@ impl AccuracyMatrix {
         self.average_after(self.learned().checked_sub(1)?)
     }
 
-    /// Average accuracy after task `row` over the tasks seen by then: `1/(row+1) · Σ_{j≤row}
-    /// a[row][j]`. `None` if an entry was not measured.
+    /// Average accuracy after task `row` over the tasks seen by then:
+    /// `1/(row+1) · Σ_{j≤row} a[row][j]`. `None` if an entry was not measured.
     pub fn average_after(&self, row: usize) -> Option<f64> {
         mean((0..=row).map(|column| self.get(row, column)))
     }
 
-    /// Forgetting, a fraction in `-1..=1`, less is better: `F = 1/(T-1) · Σ_{j<T-1} ( max_{j≤i<T-1}
-    /// a[i][j] − a[T-1][j] )`.
+    /// Forgetting, a fraction in `-1..=1`, lower is better:
+    /// `F = 1/(T-1) · Σ_{j<T-1} ( max_{j≤i<T-1} a[i][j] − a[T-1][j] )`.
     ///
     /// The mean distance of each earlier task from its best accuracy. It is negative if the last
     /// task improved the earlier ones. The maximum of a task ignores rows in which the task was not
@@ -186,8 +186,8 @@ impl AccuracyMatrix {
         }))
     }
 
-    /// Backward transfer, a fraction in `-1..=1`, more is better: `BWT = 1/(T-1) · Σ_{j<T-1} (
-    /// a[T-1][j] − a[j][j] )`.
+    /// Backward transfer, a fraction in `-1..=1`, higher is better:
+    /// `BWT = 1/(T-1) · Σ_{j<T-1} ( a[T-1][j] − a[j][j] )`.
     ///
     /// The effect of later tasks on earlier ones, relative to the accuracy right after each task
     /// was learned.
@@ -199,8 +199,8 @@ impl AccuracyMatrix {
         mean((0..last).map(|task| Some(self.get(last, task)? - self.get(task, task)?)))
     }
 
-    /// Forward transfer, a fraction in `-1..=1`, more is better: `FWT = 1/(T-1) · Σ_{1≤j<T} (
-    /// a[j-1][j] − b[j] )`.
+    /// Forward transfer, a fraction in `-1..=1`, higher is better:
+    /// `FWT = 1/(T-1) · Σ_{1≤j<T} ( a[j-1][j] − b[j] )`.
     ///
     /// The accuracy on a task before it is learned, relative to `baseline[j]`, the accuracy of the
     /// randomly initialized network on task `j`. In class-incremental learning it is about `-b`,

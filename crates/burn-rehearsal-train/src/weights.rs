@@ -48,7 +48,7 @@ pub enum WeightsError {
     Foreign {
         /// The file.
         path: PathBuf,
-        /// The parameter, and what is wrong with it.
+        /// The parameter and the reason.
         reason: String,
     },
 }

@@ -57,7 +57,7 @@ pub(crate) enum Error {
     Invalid {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
     /// Values that miss their thresholds, one line each.

@@ -61,7 +61,7 @@ impl fmt::Display for Step {
     }
 }
 
-/// How a step ended.
+/// The verdict on a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     Passed,
@@ -359,7 +359,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn closing_lines_of_failed_tests_are_kept_and_no_test_is_a_failure() {
+    fn failed_tests_are_counted_and_no_test_is_a_failure() {
         let shell = |script: &str| {
             let mut command = Command::new("sh");
             command.args(["-c", script]);

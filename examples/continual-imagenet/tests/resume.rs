@@ -216,7 +216,7 @@ fn checkpoints(directory: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_run_that_is_killed_at_random_moments_ends_with_the_same_report() {
+fn a_run_killed_at_random_moments_ends_with_the_same_report() {
     let arguments = [&RUN[..], &["--checkpoint-every", "7"]].concat();
     let started = Instant::now();
     let whole = uninterrupted(&arguments);
@@ -284,7 +284,7 @@ fn every_epoch_is_logged_once_after_kills_and_interruptions() {
 }
 
 #[test]
-fn a_run_resumes_in_the_middle_of_an_epoch_with_the_same_bits() {
+fn a_run_resumes_within_an_epoch_with_the_same_bits() {
     for more in [
         &["--ranks", "1"][..],
         &["--ranks", "3", "--lag", "2", "--policy", "reservoir", "--sampling", "class-balanced"],
@@ -630,7 +630,7 @@ fn image_folder(directory: &Path, classes: &[&str]) {
 }
 
 #[test]
-fn a_run_resumes_on_the_same_data_only_wherever_it_is() {
+fn a_run_resumes_only_on_the_same_data_at_any_path() {
     for method in ["incremental", "scratch", "rehearsal"] {
         let directory = TempDir::new().unwrap();
         let at = |path: &str| directory.path().join(path);

@@ -39,7 +39,8 @@ const LEARNER: &str = "learner.safetensors";
 /// The parts of a learner, in the order of its records.
 const PARTS: [&str; 3] = ["model", "optimizer", "schedule"];
 
-/// Where and when a run writes checkpoints. See [Resuming](crate::experiment#resuming).
+/// The directory and the interval of a run's checkpoints. See
+/// [Resuming](crate::experiment#resuming).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoints {
     /// The directory of the checkpoints, on a file system that all ranks share. Each checkpoint is
@@ -273,8 +274,8 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        // After a panic, the engines may wait for steps that will never come, until the buffer is
-        // dropped. That happens after this drop.
+        // After a panic, the engines may wait for steps that never come, until the buffer is
+        // dropped, which happens after this drop.
         if !std::thread::panicking() {
             // The run has already failed with an earlier error.
             let _ = self.wait();

@@ -59,7 +59,7 @@ fn accuracy_before_a_task_was_learned_does_not_count_as_forgetting() {
 }
 
 #[test]
-fn one_task_has_only_an_average_and_no_task_has_no_metric() {
+fn one_task_has_only_an_average_and_zero_tasks_no_metric() {
     let one = matrix(&[&[0.9]]);
     assert_close(one.average(), 0.9);
     assert_eq!(

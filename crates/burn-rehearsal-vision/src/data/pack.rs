@@ -77,7 +77,7 @@ pub(super) struct Manifest {
     pub(super) format: Format,
     /// `[channels, height, width]` of stored pixels.
     pub(super) shape: Option<[usize; 3]>,
-    /// How stored pixels became square: `stretch` or `crop`.
+    /// The conversion of stored pixels to squares: `stretch` or `crop`.
     pub(super) fit: Option<String>,
     pub(super) classes: usize,
     /// The number of samples of each part of the source, including damaged ones.

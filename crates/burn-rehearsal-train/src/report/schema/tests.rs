@@ -80,7 +80,7 @@ fn a_run_stopped_before_its_first_evaluation_has_no_nan() {
 }
 
 #[test]
-fn a_picture_is_a_file_next_to_the_report_and_may_be_missing() {
+fn pictures_are_files_next_to_the_report_and_may_be_missing() {
     let directory = tempdir().unwrap();
     let mut run = example();
     run.buffer.as_mut().unwrap().pictures[0].png = b"a picture".to_vec();
