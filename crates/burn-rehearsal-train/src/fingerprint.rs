@@ -127,7 +127,7 @@ impl Fingerprint {
             value(name.clone(), self.options.get(name).cloned(), now.options.get(name).cloned());
         }
         value(
-            "the compared properties".into(),
+            "the set of compared properties".into(),
             Some(self.covers.clone()),
             Some(now.covers.clone()),
         );

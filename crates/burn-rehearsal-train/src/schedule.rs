@@ -18,7 +18,7 @@ pub enum ScheduleError {
     #[error("the learning rate must be positive and finite, not {0}")]
     BaseRate(f64),
     /// There are no ranks.
-    #[error("the world size must be at least 1")]
+    #[error("the world size must be at least 1, not 0")]
     WorldSize,
     /// The cap on scaling with the world size is below 1 or not a number.
     #[error("the cap on learning-rate scaling must be at least 1, not {0}")]

@@ -55,9 +55,10 @@ impl<W: Workload> Experiment<'_, W> {
         // A difference could make later collective calls hang, so the comparison comes first.
         agreement::compare(method, settings, &data, collective.as_mut())?;
         if settings.epochs == 0 || settings.batch_size == 0 {
-            return Err(ExperimentError::Settings(
-                "the number of epochs and the batch size must be at least 1".into(),
-            ));
+            return Err(ExperimentError::Settings(format!(
+                "the number of epochs ({}) and the batch size ({}) must be at least 1",
+                settings.epochs, settings.batch_size
+            )));
         }
         let started = Instant::now();
         let timer = if settings.profile { PhaseTimer::profiling() } else { PhaseTimer::new() };
@@ -379,7 +380,7 @@ impl<W: Workload> Run<'_, W> {
         }
         let Some(Outcome { learner, error, stopped, records, .. }) = self.strategy.take_outcome()
         else {
-            return Err(ExperimentError::Training("the launch did not train".into()));
+            return Err(ExperimentError::Training("the launch returned no result".into()));
         };
         if let Some(error) = error {
             return Err(error.into());

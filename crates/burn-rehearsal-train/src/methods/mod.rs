@@ -65,7 +65,7 @@
 //! ```
 //!
 //! To add a method to this crate, write it in a file of this module and add a line to its list.
-//! [`ALL`] and [`by_name`] then include it, and with them the options of programs.
+//! [`ALL`] and [`by_name`] then include the method, and so do programs that use them.
 
 mod model;
 

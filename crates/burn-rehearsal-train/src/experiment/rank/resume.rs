@@ -24,7 +24,7 @@ impl<W: Workload> Run<'_, W> {
         if before != now {
             return Err(CheckpointError::Foreign {
                 path: buffer.with_file_name("manifest.json"),
-                reason: format!("it is of a run with {before}; this run has {now}"),
+                reason: format!("it belongs to a run with {before}; this run has {now}"),
             }
             .into());
         }
