@@ -126,7 +126,6 @@ impl Canvas {
         let _ = writeln!(self.svg, "{element}");
     }
 
-    /// A filled rectangle.
     pub(crate) fn rectangle(&mut self, corner: (i32, i32), size: (i32, i32), color: Color) {
         self.shade(corner, size, color, 1.0);
     }

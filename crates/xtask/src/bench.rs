@@ -47,7 +47,7 @@ struct Machine {
     gpu: Option<String>,
 }
 
-/// One figure.
+/// A measured value.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Row {
     /// The question of the benchmark.
@@ -63,7 +63,6 @@ struct Row {
     met: Option<bool>,
 }
 
-/// The origin of figures.
 pub(crate) struct Origin<'a> {
     /// The command that repeats the measurement, `NAME` standing for the benchmark.
     pub(crate) command: &'a str,
@@ -165,7 +164,7 @@ fn read_all<T: serde::de::DeserializeOwned>(folder: &Path) -> Result<Vec<(String
     Ok(all)
 }
 
-/// This machine.
+/// Describes this machine.
 fn machine(gpu: Option<&str>) -> Machine {
     let read = |file: &str, key: &str| {
         let text = fs::read_to_string(file).unwrap_or_default();

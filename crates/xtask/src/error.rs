@@ -15,7 +15,6 @@ pub(crate) enum Error {
     Start {
         /// The command as typed in a shell.
         command: String,
-        /// The error of the operating system.
         source: std::io::Error,
     },
     /// A program failed.
@@ -23,17 +22,11 @@ pub(crate) enum Error {
     Failed {
         /// The command as typed in a shell.
         command: String,
-        /// Its exit status.
         status: ExitStatus,
     },
     /// A file or folder could not be read or written.
     #[error("{path}: {source}")]
-    File {
-        /// The file or folder.
-        path: PathBuf,
-        /// The error of the operating system.
-        source: std::io::Error,
-    },
+    File { path: PathBuf, source: std::io::Error },
     /// `cargo metadata` failed, or its output could not be parsed.
     #[error("cargo metadata: {0}")]
     Metadata(#[from] cargo_metadata::Error),
@@ -54,12 +47,7 @@ pub(crate) enum Error {
     NoTests(String),
     /// The content of a file is not valid.
     #[error("{path}: {reason}")]
-    Invalid {
-        /// The file.
-        path: PathBuf,
-        /// The reason.
-        reason: String,
-    },
+    Invalid { path: PathBuf, reason: String },
     /// Values that miss their thresholds, one line each.
     #[error("thresholds are missed:\n  {}", .0.join("\n  "))]
     Thresholds(Vec<String>),

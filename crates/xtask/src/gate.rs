@@ -157,7 +157,6 @@ pub(crate) fn test(workspace: &Workspace, only: Option<Step>) -> Result<()> {
     result.map_err(|_| Error::AlreadyReported)
 }
 
-/// Runs one step.
 fn run(step: Step, workspace: &Workspace, closing: &mut Closing) -> Result<()> {
     let cargo = |arguments: &[&str]| workspace.cargo(Leg::DEFAULT, arguments);
     match step {

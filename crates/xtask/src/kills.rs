@@ -54,7 +54,6 @@ enum Fate {
     RankKilled,
 }
 
-/// Runs the command.
 pub(crate) fn kills(workspace: &Workspace, plan: &Plan) -> Result<()> {
     let program = match &plan.program {
         Some(program) => program.clone(),

@@ -15,7 +15,6 @@ pub(crate) enum Limit {
 }
 
 impl Limit {
-    /// The bound.
     pub(crate) fn bound(self) -> f64 {
         let (Self::AtMost(bound) | Self::AtLeast(bound)) = self;
         bound

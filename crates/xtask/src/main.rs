@@ -121,7 +121,6 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs a command.
 fn run(task: Task) -> Result<()> {
     let workspace = Workspace::find()?;
     match task {

@@ -44,11 +44,8 @@ pub(crate) struct Averages {
 /// A value and its published limit.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Check {
-    /// The name of the value.
     pub(crate) name: &'static str,
-    /// The value.
     pub(crate) value: f64,
-    /// Its limit.
     pub(crate) limit: Limit,
 }
 

@@ -24,7 +24,6 @@ pub(crate) struct Tool {
     what: &'static str,
     /// A command that succeeds if and only if the tool is installed.
     probe: &'static [&'static str],
-    /// How to install it.
     remedy: Remedy,
 }
 

@@ -31,7 +31,6 @@ impl Totals {
         self.skipped += other.skipped;
     }
 
-    /// Whether no test ran.
     pub(crate) fn none_run(self) -> bool {
         self.passed + self.failed == 0
     }

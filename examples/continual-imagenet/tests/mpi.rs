@@ -562,7 +562,6 @@ fn is_alive(process: u32) -> bool {
         .is_ok_and(|stat| !stat.contains(") Z "))
 }
 
-/// Waits for `condition`.
 fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let started = Instant::now();
     while !condition() {

@@ -24,7 +24,6 @@ pub(crate) enum Role {
     Other,
 }
 
-/// One parameter.
 #[derive(Debug, Clone)]
 pub(crate) struct ParamInfo {
     pub(crate) path: String,

@@ -73,7 +73,6 @@ pub(super) struct RunState {
     /// The name of the method, with its options.
     pub(super) method: String,
     pub(super) seed: u64,
-    /// The data.
     pub(super) data: Fingerprint,
     pub(super) world_size: usize,
     pub(super) earlier_world_sizes: Vec<usize>,

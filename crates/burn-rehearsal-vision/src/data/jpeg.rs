@@ -104,7 +104,6 @@ impl Survey {
         Ok(survey)
     }
 
-    /// Reads a frame header.
     fn frame(&mut self, code: u8, header: &[u8]) -> Result<(), String> {
         if !self.components.is_empty() {
             return Err("it has two frames".into());

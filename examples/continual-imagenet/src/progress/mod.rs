@@ -325,7 +325,6 @@ impl Log {
     }
 }
 
-/// Formats fractions as percentages.
 fn percentages(fractions: impl Iterator<Item = f64>) -> String {
     fractions.map(|fraction| format!("{:5.1}", fraction * 100.0)).collect::<Vec<_>>().join(" ")
 }
