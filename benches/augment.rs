@@ -28,11 +28,11 @@ fn pipelines(side: usize) -> [(&'static str, Augment); 11] {
         ("crop and flip", crop().horizontal_flip(0.5)),
         ("random resized crop", resized()),
         ("resized crop and flip", resized().horizontal_flip(0.5)),
-        ("normalise", none().normalize(&[0.485, 0.456, 0.406], &[0.229, 0.224, 0.225])),
+        ("normalize", none().normalize(&[0.485, 0.456, 0.406], &[0.229, 0.224, 0.225])),
         ("brightness, contrast, saturation", none().color_jitter(jitter)),
         ("hue", none().color_jitter(hue)),
         ("random erasing", none().random_erasing(1.0, ERASING_SCALE, ERASING_RATIO, 0.0)),
-        ("resize to 7/8, centre crop", none().resize(side * 7 / 8).center_crop(side / 2)),
+        ("resize to 7/8, center crop", none().resize(side * 7 / 8).center_crop(side / 2)),
     ]
 }
 

@@ -26,7 +26,7 @@ use burn_rehearsal::random::{Purpose, Stream};
 use burn_rehearsal::{Capacity, Execution, PolicyKind, RehearsalBatch, RehearsalConfig};
 use burn_rehearsal_train::experiment::Workload;
 use burn_rehearsal_train::init::{Scheme, keyed_init};
-use burn_rehearsal_train::methods::{Classifier, LabelledBatch};
+use burn_rehearsal_train::methods::{Classifier, LabeledBatch};
 use burn_rehearsal_train::stream::{ClassIncremental, ClassOrder, StreamError, TaskStream};
 use std::sync::Arc;
 
@@ -91,7 +91,7 @@ fn count(representatives: &mut usize, appended: usize) {
     *representatives = appended;
 }
 
-impl LabelledBatch for Batch {
+impl LabeledBatch for Batch {
     fn targets(&self) -> Tensor<1, Int> {
         self.targets.clone()
     }

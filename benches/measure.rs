@@ -13,7 +13,7 @@ pub fn median(mut values: Vec<f64>) -> f64 {
 
 /// Calls `work` for every item in each turn.
 ///
-/// Every other turn goes backwards, so that a drift of the machine's speed favours no item.
+/// Every other turn goes backwards, so that a drift of the machine's speed favors no item.
 pub fn interleave<T>(turns: usize, items: &[T], mut work: impl FnMut(&T)) {
     for turn in 0..turns {
         if turn % 2 == 0 {

@@ -2,7 +2,7 @@
 //!
 //! The benchmark starts itself under `mpirun`, once per variant and turn, because a process can
 //! either be a rank of the library or make MPI calls of its own. The variants alternate, so that a
-//! drift of the machine's speed favours none.
+//! drift of the machine's speed favors none.
 //!
 //! Each process measures the median of its steps. Figures are medians over the turns of rank 0, and
 //! ratios are medians of the ratios within a turn. With more ranks than cores, elapsed time is
@@ -28,7 +28,7 @@ const TURNS: usize = 3;
 /// Rows in a shard.
 const SHARD: usize = 300;
 /// The header that the engine sends to all ranks in a step, in bytes.
-const HEADER: usize = 72;
+const HEADER: usize = 96;
 
 /// Measured steps of a variant.
 fn steps(row: usize) -> usize {
@@ -233,7 +233,7 @@ struct Bare {
 fn bare(work: impl FnOnce(&Bare) -> Cost) -> Option<Cost> {
     let universe = mpi::initialize().expect("MPI");
     let (mut rank, mut size) = (0, 0);
-    // SAFETY: MPI is initialised, and both integers are writable.
+    // SAFETY: MPI is initialized, and both integers are writable.
     unsafe {
         ffi::MPI_Comm_rank(ffi::RSMPI_COMM_WORLD, &mut rank);
         ffi::MPI_Comm_size(ffi::RSMPI_COMM_WORLD, &mut size);

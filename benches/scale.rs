@@ -195,7 +195,7 @@ const NETWORKS: [Network; 2] = [
 const GRADIENT_BYTES: f64 = 25.6e6 * 4.0;
 const ROW_BYTES: f64 = 150.0 * 1024.0;
 /// The header that every rank sends to all others in a step.
-const HEADER_BYTES: f64 = 72.0;
+const HEADER_BYTES: f64 = 96.0;
 /// Images of ResNet-50 per second on one accelerator. A fast accelerator leaves little time in
 /// which the engine's work can be hidden.
 const IMAGES_PER_SECOND: f64 = 800.0;
@@ -253,7 +253,7 @@ fn main() {
         ),
     );
     let batches = batches();
-    let mut modelled = Vec::new();
+    let mut modeled = Vec::new();
     for (at, (sampling, name)) in KINDS.into_iter().enumerate() {
         for size in WORLDS {
             let (plan, details) = plan(size, sampling, &batches);
@@ -261,7 +261,7 @@ fn main() {
             figures.add(name, &format!("plan, {size} ranks"), plan, "µs", target);
             println!("    {details}");
             if sampling == SamplingKind::Uniform && [128, LARGE].contains(&size) {
-                modelled.push((size, plan));
+                modeled.push((size, plan));
             }
         }
         figures.add(name, &format!("memory, {LARGE} ranks"), memory(LARGE, at), "MiB", None);
@@ -270,6 +270,6 @@ fn main() {
         "\nmodel: a step of ResNet-50 with uniform sampling, b = {B}, rows of 150 KiB, \
          {IMAGES_PER_SECOND} images/s per rank, and the measured plans"
     );
-    modelled.into_iter().for_each(|(size, plan)| model(size, plan));
+    modeled.into_iter().for_each(|(size, plan)| model(size, plan));
     figures.write();
 }

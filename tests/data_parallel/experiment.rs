@@ -13,7 +13,7 @@ use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalConfig};
 use burn_rehearsal_collective::Rank;
 use burn_rehearsal_train::experiment::{Checkpoints, Experiment, Settings, Workload};
 use burn_rehearsal_train::methods::{
-    Classifier, Incremental, LabelledBatch, Method, MethodRef, Rehearsal, Scratch,
+    Classifier, Incremental, LabeledBatch, Method, MethodRef, Rehearsal, Scratch,
 };
 use burn_rehearsal_train::report::RunReport;
 use burn_rehearsal_train::stream::{ClassIncremental, ClassOrder, TaskStream};
@@ -37,7 +37,7 @@ struct Batch {
     class: Tensor<1, Int>,
 }
 
-impl LabelledBatch for Batch {
+impl LabeledBatch for Batch {
     fn targets(&self) -> Tensor<1, Int> {
         self.class.clone()
     }

@@ -8,7 +8,7 @@ use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 use burn_rehearsal::RehearsalBatch;
 use burn_rehearsal_train::augmentation::Augmentation;
 use burn_rehearsal_train::data_parallel::compute_type;
-use burn_rehearsal_train::methods::{Classifier, LabelledBatch};
+use burn_rehearsal_train::methods::{Classifier, LabeledBatch};
 use std::sync::Arc;
 
 /// A mini-batch of labeled images, which a [`RehearsalBuffer`](burn_rehearsal::RehearsalBuffer) can
@@ -41,7 +41,7 @@ fn count(representatives: &mut usize, appended: usize) {
     *representatives = appended;
 }
 
-impl LabelledBatch for ImageBatch {
+impl LabeledBatch for ImageBatch {
     fn targets(&self) -> Tensor<1, Int> {
         self.targets.clone()
     }

@@ -246,6 +246,6 @@ mod tests {
         let thumbnails = thumbnails(batch).unwrap();
         let [(class, image)] = &thumbnails[..] else { panic!("{} images", thumbnails.len()) };
         assert_eq!((*class, image.dimensions()), (3, (48, 48)));
-        assert_eq!(image.get_pixel(20, 20).0, [200, 200, 200, 255], "grey");
+        assert_eq!(image.get_pixel(20, 20).0, [200, 200, 200, 255], "gray");
     }
 }

@@ -18,7 +18,7 @@ thread_local! {
 struct Counting;
 
 // SAFETY: every call is forwarded unchanged to the system's allocator. Counting in a
-// constant-initialised thread local does not allocate.
+// constant-initialized thread local does not allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         BYTES.with(|bytes| bytes.set(bytes.get() + layout.size()));

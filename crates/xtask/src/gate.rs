@@ -11,7 +11,7 @@ use clap::ValueEnum;
 use crate::error::{Error, Result};
 use crate::totals::Totals;
 use crate::workspace::{Leg, Workspace};
-use crate::{devices, examples, licences, main_job, prerequisites, process};
+use crate::{devices, examples, licenses, main_job, prerequisites, process};
 
 /// A step of the gate. Cheap steps come first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -20,8 +20,8 @@ pub(crate) enum Step {
     Prerequisites,
     /// `cargo fmt`.
     Format,
-    /// Licences, origins and versions of dependencies, and the metadata of the crates.
-    Licences,
+    /// Licenses, origins and versions of dependencies, and the metadata of the crates.
+    Licenses,
     /// `cargo clippy` with warnings as errors, also for the library without the CPU backend.
     Clippy,
     /// `cargo doc` with warnings as errors.
@@ -162,7 +162,7 @@ fn run(step: Step, workspace: &Workspace, closing: &mut Closing) -> Result<()> {
     match step {
         Step::Prerequisites => prerequisites::ensure(&prerequisites::TOOLS),
         Step::Format => process::run(&mut cargo(&["fmt", "--all", "--", "--check"])),
-        Step::Licences => licences::check(),
+        Step::Licenses => licenses::check(),
         Step::Clippy => clippy(workspace),
         Step::Docs => process::run(
             cargo(&["doc", "--workspace", "--no-deps", "--locked"])

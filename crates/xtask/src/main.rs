@@ -16,7 +16,7 @@ mod error;
 mod examples;
 mod gate;
 mod kills;
-mod licences;
+mod licenses;
 mod limit;
 mod main_job;
 mod miri;
@@ -47,7 +47,7 @@ struct Arguments {
 /// The commands.
 #[derive(Subcommand)]
 enum Task {
-    /// Run the gate, which CI runs too: format, licences, clippy, docs, tests, examples and
+    /// Run the gate, which CI runs too: format, licenses, clippy, docs, tests, examples and
     /// the main job
     Test {
         /// Run only this step

@@ -89,7 +89,7 @@ mod tests {
     fn jitter_and_erasing_apply_to_training_images_only() {
         let mut config = Config::default();
         let shape = ImageShape::square(3, config.image_size);
-        let grey = Tensor::<4, Int>::full(
+        let gray = Tensor::<4, Int>::full(
             [16, 3, config.image_size, config.image_size],
             128,
             &Device::default(),
@@ -98,7 +98,7 @@ mod tests {
             config.augment = augment;
             let [training, evaluation] = transforms(&config, shape).unwrap();
             assert!(evaluation.is_none());
-            let images = training.unwrap().apply_bytes(grey.clone(), 0, 0).unwrap();
+            let images = training.unwrap().apply_bytes(gray.clone(), 0, 0).unwrap();
             let values: std::collections::BTreeSet<u32> =
                 images.into_data().iter::<f32>().map(f32::to_bits).collect();
             values.len()

@@ -20,7 +20,7 @@ const CLASSES: usize = 4;
 const TRAIN: usize = 40;
 const TEST: usize = 10;
 
-/// Writes the first samples of the first classes, in grey or in color, as JPEG or PNG.
+/// Writes the first samples of the first classes, in gray or in color, as JPEG or PNG.
 fn draw(directory: &Path) {
     let mut text = String::new();
     GzDecoder::new(

@@ -67,7 +67,7 @@ use crate::data_parallel::{DataParallelError, NoView, Precision};
 use crate::epoch::Epoch;
 use crate::evaluate::EvaluateError;
 use crate::fingerprint::{Differences, Fingerprint};
-use crate::methods::{Classifier, LabelledBatch, MethodRef};
+use crate::methods::{Classifier, LabeledBatch, MethodRef};
 use crate::metrics::MetricsError;
 use crate::report::schema::{BufferReport, Picture};
 use crate::schedule::{ScheduleError, WarmupSchedule};
@@ -103,7 +103,7 @@ pub trait Workload: Sync {
     /// A sample of the data set.
     type Item: Clone + Send + Sync + 'static;
     /// A mini-batch.
-    type Batch: LabelledBatch;
+    type Batch: LabeledBatch;
     /// The type that builds mini-batches.
     type Batcher: Batcher<Self::Item, Self::Batch> + Clone + 'static;
     /// The network.

@@ -69,7 +69,7 @@
 
 mod model;
 
-pub use model::{Classifier, LabelledBatch, MethodModel};
+pub use model::{Classifier, LabeledBatch, MethodModel};
 
 use crate::named;
 use burn::nn::loss::CrossEntropyLossConfig;

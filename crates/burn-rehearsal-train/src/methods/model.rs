@@ -14,7 +14,7 @@ use burn_rehearsal::RehearsalBatch;
 /// ```
 /// use burn::tensor::{Int, Tensor};
 /// use burn_rehearsal::RehearsalBatch;
-/// use burn_rehearsal_train::methods::LabelledBatch;
+/// use burn_rehearsal_train::methods::LabeledBatch;
 ///
 /// #[derive(RehearsalBatch)]
 /// struct MyBatch {
@@ -30,7 +30,7 @@ use burn_rehearsal::RehearsalBatch;
 ///     *representatives = appended;
 /// }
 ///
-/// impl LabelledBatch for MyBatch {
+/// impl LabeledBatch for MyBatch {
 ///     fn targets(&self) -> Tensor<1, Int> {
 ///         self.targets.clone()
 ///     }
@@ -40,7 +40,7 @@ use burn_rehearsal::RehearsalBatch;
 ///     }
 /// }
 /// ```
-pub trait LabelledBatch: RehearsalBatch {
+pub trait LabeledBatch: RehearsalBatch {
     /// The class of every row, `[rows]`.
     fn targets(&self) -> Tensor<1, Int>;
 
@@ -53,10 +53,10 @@ pub trait LabelledBatch: RehearsalBatch {
 /// ```
 /// # use burn::{module::Module, nn::Linear, tensor::{Int, Tensor}};
 /// # use burn_rehearsal::RehearsalBatch;
-/// # use burn_rehearsal_train::methods::{Classifier, LabelledBatch};
+/// # use burn_rehearsal_train::methods::{Classifier, LabeledBatch};
 /// # #[derive(RehearsalBatch)]
 /// # struct MyBatch { inputs: Tensor<2>, #[rehearsal(class)] targets: Tensor<1, Int> }
-/// # impl LabelledBatch for MyBatch {
+/// # impl LabeledBatch for MyBatch {
 /// #     fn targets(&self) -> Tensor<1, Int> { self.targets.clone() }
 /// #     fn representatives(&self) -> usize { 0 }
 /// # }
@@ -75,7 +75,7 @@ pub trait LabelledBatch: RehearsalBatch {
 /// ```
 pub trait Classifier: Module + ModuleDisplay + 'static {
     /// The type of its mini-batches.
-    type Batch: LabelledBatch;
+    type Batch: LabeledBatch;
 
     /// The scores of every row, `[rows, classes]`, in `f32` whatever the precision of the network.
     fn logits(&self, batch: Self::Batch) -> Tensor<2>;

@@ -56,7 +56,7 @@ pub use class_incremental::{ClassIncremental, ClassOrder};
 pub use error::{Split, StreamError};
 pub use instance_incremental::InstanceIncremental;
 
-/// A sequence of tasks over the indices of a labelled training set and a labelled test set.
+/// A sequence of tasks over the indices of a labeled training set and a labeled test set.
 ///
 /// Tasks count from 0. A task that does not exist has no samples and no classes.
 pub trait TaskStream: Send + Sync {

@@ -9,7 +9,7 @@ use burn::tensor::{Tensor, TensorData};
 use burn_rehearsal::random::Stream;
 
 /// Weights of red, green and blue in a grayscale image (ITU-R BT.601, rounded as in torchvision).
-pub(super) const GREY: [f32; 3] = [0.2989, 0.587, 0.114];
+pub(super) const GRAY: [f32; 3] = [0.2989, 0.587, 0.114];
 
 /// Strengths of color jitter, torchvision's `ColorJitter`. 0 disables an operation.
 ///
@@ -101,12 +101,12 @@ impl ColorJitter {
                 match which {
                     0 => (images * factor).clamp(0.0, 1.0),
                     1 => {
-                        let mean = mean_of_each(grey(&images));
+                        let mean = mean_of_each(gray(&images));
                         blend(images, mean, factor)
                     }
                     2 => {
-                        let grey = grey(&images);
-                        blend(images, grey, factor)
+                        let gray = gray(&images);
+                        blend(images, gray, factor)
                     }
                     _ => shift_hue(images, factor),
                 }
@@ -128,18 +128,18 @@ fn blend(images: Tensor<4>, other: Tensor<4>, factor: Tensor<4>) -> Tensor<4> {
 }
 
 /// `[rows, 1 or 3, height, width]` → `[rows, 1, height, width]`
-fn grey(images: &Tensor<4>) -> Tensor<4> {
+fn gray(images: &Tensor<4>) -> Tensor<4> {
     if images.dims()[1] == 1 {
         return images.clone();
     }
     let [red, green, blue] = channels(images);
-    red * GREY[0] + green * GREY[1] + blue * GREY[2]
+    red * GRAY[0] + green * GRAY[1] + blue * GRAY[2]
 }
 
 /// `[rows, 1, height, width]` → `[rows, 1, 1, 1]`
-fn mean_of_each(grey: Tensor<4>) -> Tensor<4> {
-    let [rows, _, height, width] = grey.dims();
-    grey.reshape([rows, height * width]).mean_dim(1).reshape([rows, 1, 1, 1])
+fn mean_of_each(gray: Tensor<4>) -> Tensor<4> {
+    let [rows, _, height, width] = gray.dims();
+    gray.reshape([rows, height * width]).mean_dim(1).reshape([rows, 1, 1, 1])
 }
 
 fn channels(images: &Tensor<4>) -> [Tensor<4>; 3] {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A file and its class.
-type Labelled = (PathBuf, usize);
+type Labeled = (PathBuf, usize);
 
 /// Files that are decoded when they are requested.
 struct FolderDataset {
@@ -78,7 +78,7 @@ pub fn open_folder(directory: &Path, options: &ImageOptions) -> Result<ImageData
             test.display()
         )));
     }
-    let list = |part: &Path| -> Result<Vec<Labelled>, DataError> {
+    let list = |part: &Path| -> Result<Vec<Labeled>, DataError> {
         let mut files = Vec::new();
         for (class, name) in classes.iter().enumerate() {
             images_of(directory, name, &part.join(name), class, &mut files)?;
@@ -161,7 +161,7 @@ fn images_of(
     class_name: &str,
     folder: &Path,
     class: usize,
-    files: &mut Vec<Labelled>,
+    files: &mut Vec<Labeled>,
 ) -> Result<(), DataError> {
     let before = files.len();
     files.extend(
@@ -182,13 +182,13 @@ fn images_of(
 
 fn data(
     kind: &str,
-    train: Vec<Labelled>,
-    test: Vec<Labelled>,
+    train: Vec<Labeled>,
+    test: Vec<Labeled>,
     classes: &[String],
     options: &ImageOptions,
 ) -> Result<ImageData, DataError> {
     let damaged = Damaged::default();
-    let part = |files: Vec<Labelled>| {
+    let part = |files: Vec<Labeled>| {
         let (files, classes): (Vec<_>, Vec<_>) = files.into_iter().unzip();
         FolderDataset {
             files: Arc::new(files),

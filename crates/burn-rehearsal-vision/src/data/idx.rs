@@ -52,11 +52,11 @@ fn part(directory: &Path, name: &str, side: usize) -> Result<RawDataset, DataErr
     let (path, images) = read_maybe_gz(directory, &format!("{name}-images-idx3-ubyte"))?;
     let ([count, height, width], start) = dimensions::<3>(&path, &images)?;
     let (labels_path, labels) = read_maybe_gz(directory, &format!("{name}-labels-idx1-ubyte"))?;
-    let ([labelled], first) = dimensions::<1>(&labels_path, &labels)?;
-    if labelled != count || count == 0 {
+    let ([labeled], first) = dimensions::<1>(&labels_path, &labels)?;
+    if labeled != count || count == 0 {
         return Err(DataError::unusable(
             &labels_path,
-            format!("it has {labelled} labels for {count} images"),
+            format!("it has {labeled} labels for {count} images"),
         ));
     }
     let images = SharedBytes::new(images);

@@ -73,11 +73,11 @@ mod tests {
     use image::{DynamicImage, GrayImage, ImageFormat, Luma, Rgb, RgbImage};
 
     /// 200 × 150 pixels of smooth waves.
-    fn jpeg(grey: bool) -> Vec<u8> {
+    fn jpeg(gray: bool) -> Vec<u8> {
         let wave = |x: u32, y: u32, scale: f32| {
             (128.0 + 90.0 * (x as f32 / scale).sin() * (y as f32 / scale).cos()) as u8
         };
-        let image = match grey {
+        let image = match gray {
             true => {
                 DynamicImage::from(GrayImage::from_fn(200, 150, |x, y| Luma([wave(x, y, 17.0)])))
             }
@@ -121,10 +121,10 @@ mod tests {
     #[test]
     fn pixels_are_close_to_those_of_the_pure_decoder() {
         let mut decoder = Decoder::default();
-        for (bytes, side, fit) in [false, true].into_iter().flat_map(|grey| {
+        for (bytes, side, fit) in [false, true].into_iter().flat_map(|gray| {
             [16, 19, 30, 64, 100, 150, 180]
                 .into_iter()
-                .flat_map(move |side| [Fit::Stretch, Fit::Crop].map(|fit| (jpeg(grey), side, fit)))
+                .flat_map(move |side| [Fit::Stretch, Fit::Crop].map(|fit| (jpeg(gray), side, fit)))
         }) {
             let turbo = decoder.decode(&bytes, side, fit).unwrap();
             let size = decoder.pure_jpeg(&bytes).unwrap();

@@ -8,7 +8,7 @@ use std::f64::consts::PI;
 pub struct Jpeg {
     /// Width and height in pixels.
     pub side: usize,
-    /// Sampling factors of each component, horizontal and vertical: 1 (grey), 3 or 4.
+    /// Sampling factors of each component, horizontal and vertical: 1 (gray), 3 or 4.
     pub sampling: Vec<(usize, usize)>,
     /// The components of each scan. Ignored by progressive images.
     pub scans: Vec<Vec<usize>>,
@@ -24,10 +24,10 @@ pub fn pixel(x: f64, y: f64) -> [f64; 3] {
 }
 
 /// The value of a component: luma, blue, red, or no black.
-fn value(component: usize, grey: bool, x: f64, y: f64) -> f64 {
+fn value(component: usize, gray: bool, x: f64, y: f64) -> f64 {
     let [r, g, b] = pixel(x, y);
     match component {
-        0 if grey => r,
+        0 if gray => r,
         0 => 0.299 * r + 0.587 * g + 0.114 * b,
         1 => 128.0 - 0.168_736 * r - 0.331_264 * g + 0.5 * b,
         2 => 128.0 + 0.5 * r - 0.418_688 * g - 0.081_312 * b,
@@ -133,12 +133,12 @@ impl Jpeg {
     /// The coefficients of a block in zigzag order.
     fn block(&self, component: usize, column: usize, row: usize) -> [i32; 64] {
         let ((h, v), (h_max, v_max)) = (self.sampling[component], self.largest());
-        let grey = self.sampling.len() == 1;
+        let gray = self.sampling.len() == 1;
         let at = |sample: usize, largest: usize, factor: usize| {
             (sample as f64 + 0.5) * largest as f64 / factor as f64 - 0.5
         };
         let samples: [f64; 64] = std::array::from_fn(|i| {
-            value(component, grey, at(8 * column + i % 8, h_max, h), at(8 * row + i / 8, v_max, v))
+            value(component, gray, at(8 * column + i % 8, h_max, h), at(8 * row + i / 8, v_max, v))
                 - 128.0
         });
         let scale = |frequency: usize| if frequency == 0 { 0.5f64.sqrt() } else { 1.0 };

@@ -5,7 +5,7 @@ use super::*;
 
 type Rgb = [f32; 3];
 
-fn grey([red, green, blue]: Rgb) -> f32 {
+fn gray([red, green, blue]: Rgb) -> f32 {
     0.2989 * red + 0.587 * green + 0.114 * blue
 }
 
@@ -45,7 +45,7 @@ fn turn([red, green, blue]: Rgb, turn: f32) -> Rgb {
 
 /// The expected pixels of a row.
 fn jitter(
-    mut colours: Vec<Rgb>,
+    mut colors: Vec<Rgb>,
     factors: [f32; 4],
     order: [usize; 4],
     jitter: &ColorJitter,
@@ -53,18 +53,18 @@ fn jitter(
     let strengths = [jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue];
     for which in order.into_iter().filter(|&which| strengths[which] > 0.0) {
         let factor = factors[which];
-        let mean = (colours.iter().map(|&colour| f64::from(grey(colour))).sum::<f64>()
-            / colours.len() as f64) as f32;
-        for colour in &mut colours {
-            *colour = match which {
-                0 => colour.map(|value| (value * factor).clamp(0.0, 1.0)),
-                1 => colour.map(|value| blend(value, mean, factor)),
-                2 => colour.map(|value| blend(value, grey(*colour), factor)),
-                _ => turn(*colour, factor),
+        let mean = (colors.iter().map(|&color| f64::from(gray(color))).sum::<f64>()
+            / colors.len() as f64) as f32;
+        for color in &mut colors {
+            *color = match which {
+                0 => color.map(|value| (value * factor).clamp(0.0, 1.0)),
+                1 => color.map(|value| blend(value, mean, factor)),
+                2 => color.map(|value| blend(value, gray(*color), factor)),
+                _ => turn(*color, factor),
             };
         }
     }
-    colours
+    colors
 }
 
 fn check(images: &Images, strengths: ColorJitter) {
@@ -107,11 +107,11 @@ fn color_jitter_matches_the_reference() {
 #[test]
 fn all_hue_sectors_match_the_reference() {
     let levels = [0.0, 0.25, 0.5, 1.0];
-    let colours: Vec<Rgb> = levels
+    let colors: Vec<Rgb> = levels
         .iter()
         .flat_map(|&r| levels.iter().flat_map(move |&g| levels.map(|b| [r, g, b])))
         .collect();
-    let values = (0..16 * 3 * 64).map(|at| colours[at % 64][at / 64 % 3]).collect();
+    let values = (0..16 * 3 * 64).map(|at| colors[at % 64][at / 64 % 3]).collect();
     check(
         &Images { shape: [16, 3, 8, 8], values },
         ColorJitter { hue: 0.5, ..ColorJitter::default() },

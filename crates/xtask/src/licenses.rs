@@ -1,7 +1,7 @@
 //! Rules for dependencies and for the crates of the workspace, checked with `cargo metadata` for
 //! all features and platforms:
 //!
-//! * the allow list satisfies every licence expression;
+//! * the allow list satisfies every license expression;
 //! * every dependency comes from crates.io;
 //! * there is one version of Burn and one of CubeCL;
 //! * published crates have the metadata that a registry requires.
@@ -14,7 +14,7 @@ use spdx::{Expression, Licensee, ParseMode};
 use crate::error::{Error, Result};
 use crate::process;
 
-/// Allowed licences of dependencies: permissive ones, and MPL-2.0, whose copyleft is limited to
+/// Allowed licenses of dependencies: permissive ones, and MPL-2.0, whose copyleft is limited to
 /// single files.
 const ALLOWED: [&str; 15] = [
     "0BSD",
@@ -34,7 +34,7 @@ const ALLOWED: [&str; 15] = [
     "Zlib",
 ];
 
-/// Crates with a licence file instead of an expression: the name, a text that the file must
+/// Crates with a license file instead of an expression: the name, a text that the file must
 /// contain, and the expression for it.
 const CLARIFIED: [(&str, &str, &str); 1] =
     [("cfg_block", "Licensed under the Apache License, Version 2.0", "Apache-2.0")];
@@ -105,23 +105,23 @@ fn broken_rules(metadata: &Metadata) -> Vec<String> {
         } else {
             broken.extend(origin(package));
         }
-        broken.extend(licence(package, &licence_text));
+        broken.extend(license(package, &license_text));
     }
     broken.extend(several_versions(&metadata.packages));
     broken
 }
 
-/// Reports a licence that the allow list does not satisfy. `text` returns the content of a crate's
-/// licence file.
-fn licence(package: &Package, text: &dyn Fn(&Package) -> Option<String>) -> Option<String> {
+/// Reports a license that the allow list does not satisfy. `text` returns the content of a crate's
+/// license file.
+fn license(package: &Package, text: &dyn Fn(&Package) -> Option<String>) -> Option<String> {
     let named = format!("{} {}", package.name, package.version);
     let Some(expression) = package.license.clone().or_else(|| clarified(package, text)) else {
-        return Some(format!("{named}: no licence expression, and an unknown licence file"));
+        return Some(format!("{named}: no license expression, and an unknown license file"));
     };
     // Some old crates write `MIT/Apache-2.0` instead of `MIT OR Apache-2.0`.
     match Expression::parse_mode(&expression, ParseMode::LAX) {
         Err(error) => Some(format!(
-            "{named}: licence {expression:?} is not an SPDX expression: {}",
+            "{named}: license {expression:?} is not an SPDX expression: {}",
             error.reason
         )),
         Ok(parsed) => {
@@ -131,19 +131,19 @@ fn licence(package: &Package, text: &dyn Fn(&Package) -> Option<String>) -> Opti
                     .filter_map(|name| Licensee::parse(name).ok())
                     .any(|licensee| licensee.satisfies(required))
             });
-            (!ok).then(|| format!("{named}: licence {expression:?} is not on the allow list"))
+            (!ok).then(|| format!("{named}: license {expression:?} is not on the allow list"))
         }
     }
 }
 
-/// The expression for a crate that has only a licence file, if the file contains the known text.
+/// The expression for a crate that has only a license file, if the file contains the known text.
 fn clarified(package: &Package, text: &dyn Fn(&Package) -> Option<String>) -> Option<String> {
     let (_, words, expression) = CLARIFIED.iter().find(|(name, ..)| package.name == *name)?;
     text(package)?.contains(words).then(|| (*expression).to_owned())
 }
 
-/// The content of the licence file of a crate.
-fn licence_text(package: &Package) -> Option<String> {
+/// The content of the license file of a crate.
+fn license_text(package: &Package) -> Option<String> {
     std::fs::read_to_string(package.license_file()?).ok()
 }
 
@@ -213,12 +213,12 @@ mod tests {
         serde_json::from_value(value).unwrap()
     }
 
-    fn licence_of(expression: &str) -> Option<String> {
-        licence(&package("x", json!({ "license": expression })), &|_| None)
+    fn license_of(expression: &str) -> Option<String> {
+        license(&package("x", json!({ "license": expression })), &|_| None)
     }
 
     #[test]
-    fn spdx_knows_every_allowed_licence() {
+    fn spdx_knows_every_allowed_license() {
         for name in ALLOWED {
             assert!(Licensee::parse(name).is_ok(), "{name}");
         }
@@ -243,7 +243,7 @@ mod tests {
             "(MIT OR Apache-2.0) AND Unicode-3.0",
             "Apache-2.0 WITH LLVM-exception OR GPL-3.0-only",
         ] {
-            assert_eq!(licence_of(expression), None, "{expression}");
+            assert_eq!(license_of(expression), None, "{expression}");
         }
     }
 
@@ -256,26 +256,26 @@ mod tests {
             "Apache-2.0 WITH Classpath-exception-2.0",
         ] {
             assert_eq!(
-                licence_of(expression),
-                Some(format!("x 1.0.0: licence {expression:?} is not on the allow list"))
+                license_of(expression),
+                Some(format!("x 1.0.0: license {expression:?} is not on the allow list"))
             );
         }
-        assert!(licence_of("do what you like").unwrap().contains("not an SPDX expression"));
+        assert!(license_of("do what you like").unwrap().contains("not an SPDX expression"));
     }
 
     #[test]
-    fn a_licence_file_counts_only_with_the_known_text() {
+    fn a_license_file_counts_only_with_the_known_text() {
         let file = json!({ "license": null, "license_file": "LICENSE" });
         let known = package("cfg_block", file.clone());
         assert_eq!(
-            licence(&known, &|_| Some(
+            license(&known, &|_| Some(
                 "Licensed under the Apache License, Version 2.0 (the".to_owned()
             )),
             None
         );
-        assert!(licence(&known, &|_| Some("All rights reserved".to_owned())).is_some());
+        assert!(license(&known, &|_| Some("All rights reserved".to_owned())).is_some());
         assert!(
-            licence(&package("unknown", file), &|_| Some(
+            license(&package("unknown", file), &|_| Some(
                 "Licensed under the Apache License, Version 2.0".to_owned()
             ))
             .is_some()
