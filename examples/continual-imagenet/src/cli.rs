@@ -168,9 +168,9 @@ choices! {
     NormalizeArg => Option<ChannelStatistics> {
         /// No normalization: values are in 0..=1.
         None = None,
-        /// Those of ImageNet.
+        /// Statistics of ImageNet.
         Imagenet = Some(ChannelStatistics::IMAGENET),
-        /// Those of CIFAR-10.
+        /// Statistics of CIFAR-10.
         Cifar10 = Some(ChannelStatistics::CIFAR10),
     }
 

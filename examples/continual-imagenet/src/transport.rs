@@ -50,11 +50,8 @@ pub fn choose(
         Some(CollectiveArg::Mpi) => {}
     }
     if !with_mpi {
-        let reason = format!(
-            "{processes} processes need MPI, but this program was built without it; build it with \
-             `--features mpi`"
-        );
-        return wrong(CollectiveArg::Mpi, reason);
+        let reason = "this program was built without MPI; build it with `--features mpi`";
+        return wrong(CollectiveArg::Mpi, reason.into());
     }
     match ranks {
         Some(ranks) if ranks != processes => {
