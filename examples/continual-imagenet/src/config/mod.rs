@@ -90,8 +90,8 @@ pub struct Config {
     /// Treatment of images that cannot be decoded.
     #[arg(long, value_enum, default_value_t = OnDamagedArg::Fail, group = MAY_CHANGE)]
     pub on_damaged: OnDamagedArg,
-    /// Network to train. Defaults to that of the recipe; without one, to `mlp` for the digits and
-    /// `conv` for other data.
+    /// Network to train. Defaults to that of a recipe with its own data set, otherwise to `mlp` for
+    /// the digits and `conv` for other data.
     #[arg(long, default_value = "mlp", hide_default_value = true, value_parser = registered(NetworkKind::ALL, NetworkKind::name, NetworkKind::summary))]
     pub model: NetworkKind,
     /// Number of channels of the first layer of a residual network. The other layers scale with it.
