@@ -198,11 +198,13 @@ pub trait Policy: Send {
     fn begin(&mut self, _classes: &[u32]) {}
 
     /// Called once for every candidate, whether it is stored or not, before
-    /// [`place`](Self::place). Default: does nothing.
+    /// [`place`](Self::place). Candidates that [`OnRepeat::SkipIfStored`](crate::OnRepeat) skips
+    /// are left out. Default: does nothing.
     fn offered(&mut self, _class: u32) {}
 
-    /// Decides about a candidate of class `class` that meets a full shard. `rng` is the stream of
-    /// this rank and mini-batch.
+    /// Decides about a candidate of class `class` that meets a full shard. Until the shard is full,
+    /// candidates take the slots 0, 1, 2, … in order, and this method is not called. `rng` is the
+    /// stream of this rank and mini-batch.
     fn place(&mut self, class: u32, table: &SlotTable, rng: &mut Stream) -> Placement;
 
     /// Appends the slots that candidates of these classes will probably overwrite in a full shard.
