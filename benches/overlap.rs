@@ -27,7 +27,8 @@ use burn::data::dataloader::DataLoader;
 use burn::data::dataset::InMemDataset;
 use burn::tensor::Device;
 use burn_rehearsal::{
-    EngineTimings, Execution, RehearsalBatch, RehearsalBuffer, RehearsalLoader, ShardedLoader,
+    EngineTimings, Execution, RehearsalBatch, RehearsalBuffer, RehearsalLoader, RowLayout,
+    ShardedLoader,
 };
 use burn_rehearsal_benches::{
     B, Batch, C, Figures, Images, R, StackImages, Target, config, fill, median, micros,
@@ -185,7 +186,9 @@ fn apart_and_together(batches: &[Batch], computation: Computation, steps: usize)
     after(computation, steps, |step| {
         let batch = pool[step].take().expect("one per step");
         batch.into_parts(&mut columns).expect("columns");
-        pool[step] = Some(Batch::from_parts(columns.drain(..), (0,)).expect("a mini-batch"));
+        pool[step] = Some(
+            Batch::from_parts(columns.drain(..), (0,), RowLayout::default()).expect("a mini-batch"),
+        );
     })
 }
 

@@ -2,9 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
-use burn_rehearsal::RehearsalBatch;
 use burn_rehearsal::batch::{Column, FieldSpec, Kind, Role};
 use burn_rehearsal::error::BatchError;
+use burn_rehearsal::{RehearsalBatch, RowLayout};
 
 // The cases that must compile are modules of this test. As trybuild cases they would compile all of
 // Burn, whereas cases that must fail only need `cargo check`.
@@ -88,7 +88,7 @@ fn parts<B: RehearsalBatch>(batch: B) -> (Vec<Column>, B::Rest) {
 
 #[test]
 fn fields_are_listed_in_order_without_skipped_ones() {
-    let spec = |name, role, bytes, kind| FieldSpec { name, role, bytes, kind };
+    let spec = |name, role, bytes, kind| FieldSpec { name, role, bytes, kind, late: None };
     let expected = [
         spec("images", Role::Data, true, Kind::Int),
         spec("signal", Role::Data, false, Kind::Float),
@@ -107,7 +107,8 @@ fn a_round_trip_keeps_values_shapes_and_element_types() {
     for rows in [1, 6] {
         let before = data(batch(rows));
         let (columns, rest) = parts(batch(rows));
-        let after = data(Batch::from_parts(columns.into_iter(), rest).unwrap());
+        let after =
+            data(Batch::from_parts(columns.into_iter(), rest, RowLayout::default()).unwrap());
         assert_eq!(after, before);
         let dtypes = after.each_ref().map(TensorData::dtype);
         assert_eq!(dtypes[..3], [DType::U8, DType::F32, DType::F64]);
@@ -134,7 +135,9 @@ fn columns_have_the_rows_and_row_shapes_of_their_fields() {
 fn skipped_fields_are_kept_as_a_tuple() {
     let (columns, rest) = parts(batch(2));
     assert_eq!(rest, ("kept".to_string(), 7));
-    let again = Batch::from_parts(columns.into_iter(), ("new".to_string(), 8)).unwrap();
+    let again =
+        Batch::from_parts(columns.into_iter(), ("new".to_string(), 8), RowLayout::default())
+            .unwrap();
     assert_eq!((again.note.as_str(), again.epoch), ("new", 8));
 }
 
@@ -150,7 +153,8 @@ fn a_tensor_without_rows_is_an_error_that_names_the_field() {
 #[test]
 fn columns_of_another_type_are_an_error_that_names_the_field() {
     let error = |columns: Vec<Column>| {
-        Batch::from_parts(columns.into_iter(), (String::new(), 0)).unwrap_err()
+        Batch::from_parts(columns.into_iter(), (String::new(), 0), RowLayout::default())
+            .unwrap_err()
     };
     let (columns, _) = parts(batch(2));
     let mut swapped = columns.clone();
@@ -168,7 +172,9 @@ fn a_generic_batch_takes_tensor_rank_and_types_from_its_parameters() {
     let batch = pass_generic::Generic::<_, 2> { images, targets, meta: vec![1.5_f64] };
     let (columns, rest) = parts(batch);
     assert_eq!((columns[0].row_shape(), &rest), ([3].as_slice(), &(vec![1.5],)));
-    let again = pass_generic::Generic::<_, 2>::from_parts(columns.into_iter(), rest).unwrap();
+    let again =
+        pass_generic::Generic::<_, 2>::from_parts(columns.into_iter(), rest, RowLayout::default())
+            .unwrap();
     assert_eq!(again.images.dims(), [2, 3]);
     assert_eq!(<pass_generic::Generic>::FIELDS[0].name, "images");
     assert_eq!(pass_generic::WithId::FIELDS[1].role, Role::Id);
@@ -178,7 +184,48 @@ fn a_generic_batch_takes_tensor_rank_and_types_from_its_parameters() {
 #[test]
 fn a_raw_identifier_is_named_without_its_prefix() {
     let names: Vec<_> = pass_hostile_scope::Batch::FIELDS.iter().map(|field| field.name).collect();
-    assert_eq!(names, ["type", "columns", "Pixels"]);
+    assert_eq!(names, ["type", "columns", "Pixels", "match"]);
+}
+
+#[test]
+fn the_late_fields_are_a_struct_of_tensors() {
+    use burn_rehearsal::batch::{LateFields, LateType};
+    type Late = pass_generic::GenericLate<u8>;
+    let spec = |name, role, kind, late| FieldSpec { name, role, bytes: false, kind, late };
+    let expected = [
+        spec("x", Role::Data, Kind::Float, None),
+        spec("outputs", Role::Late, Kind::Float, Some(LateType::F16)),
+        spec("votes", Role::Late, Kind::Int, None),
+    ];
+    assert_eq!(Late::FIELDS, expected);
+    let device = Device::flex();
+    let late = pass_generic::GenericLateLate::<2> {
+        outputs: Tensor::ones([2, 3], &device),
+        votes: bytes([2], &device),
+    };
+    let mut columns = Vec::new();
+    late.clone().into_columns(&mut columns).unwrap();
+    assert_eq!((columns[0].dtype(), columns[1].dtype()), (DType::F16, DType::U8));
+
+    let batch = || Late {
+        x: Tensor::ones([2, 2], &device),
+        outputs: None,
+        votes: None,
+        rows: RowLayout::default(),
+        meta: 3,
+    };
+    let (incoming, rest) = parts(batch());
+    assert_eq!((incoming.len(), batch().rows()), (1, 2));
+    let make =
+        |columns: &[Column]| Late::from_parts(columns.iter().cloned(), rest, RowLayout::default());
+    assert!(make(&incoming).unwrap().outputs.is_none());
+    let all = [incoming, columns].concat();
+    assert_eq!(make(&all).unwrap().outputs.map(|outputs| outputs.dims()), Some([2, 3]));
+    let filled = Late { outputs: Some(late.outputs), ..batch() };
+    assert_eq!(
+        filled.into_parts(&mut Vec::new()).unwrap_err(),
+        BatchError::LateFilled { field: "outputs" }
+    );
 }
 
 /// Each `derive/fail_*.rs` must fail with the messages in its `.stderr` file. `TRYBUILD=overwrite`

@@ -3,7 +3,7 @@
 #![allow(unreachable_pub)] // this file is a module of a test
 
 use burn::tensor::{Bool, Int, Tensor};
-use burn_rehearsal::RehearsalBatch;
+use burn_rehearsal::{RehearsalBatch, RowLayout};
 use std::fmt::Debug;
 
 /// The classes of a mini-batch.
@@ -21,6 +21,28 @@ where
     /// `[rows]`
     #[rehearsal(class)]
     pub targets: Targets,
+    /// Any type.
+    #[rehearsal(skip)]
+    pub meta: M,
+}
+
+/// The late fields take the parameters that they use.
+#[derive(RehearsalBatch, Clone, Debug)]
+pub struct GenericLate<M, const D: usize = 2>
+where
+    M: Clone + Debug + Send + 'static,
+{
+    /// `[rows, 2]`
+    pub x: Tensor<2>,
+    /// The outputs of the network.
+    #[rehearsal(late(f16))]
+    pub outputs: Option<Tensor<D>>,
+    #[allow(missing_docs)]
+    #[rehearsal(late)]
+    pub votes: Option<Targets>,
+    /// Which rows are incoming.
+    #[rehearsal(layout)]
+    pub rows: RowLayout<Self>,
     /// Any type.
     #[rehearsal(skip)]
     pub meta: M,

@@ -26,6 +26,8 @@ mod hostile {
     pub struct burn_rehearsal;
     pub trait Iterator {}
     pub trait IntoIterator {}
+    pub struct RowLayout;
+    pub struct LateField;
     pub const field_0: u8 = 0;
     pub const columns: u8 = 0;
     pub const rest: u8 = 0;
@@ -46,6 +48,12 @@ pub struct Batch {
     /// `[rows, 3]`
     #[rehearsal(bytes)]
     pub Pixels: ::burn::tensor::Tensor<2, ::burn::tensor::Int>,
+    /// The outputs of the network.
+    #[rehearsal(late(bf16))]
+    pub r#match: ::core::option::Option<::burn::tensor::Tensor<2>>,
+    /// Which rows are incoming.
+    #[rehearsal(layout)]
+    pub layout: ::burn_rehearsal::RowLayout<Self>,
     /// Not a column.
     #[deprecated]
     #[rehearsal(skip)]

@@ -4,10 +4,10 @@ use proc_macro2::Span;
 use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
-use syn::{Attribute, Error, Expr, Lit, Meta, Path, Token};
+use syn::{Attribute, Error, Expr, Ident, Lit, Meta, Path, Token};
 
 /// The words of [`Word::ALL`], for messages.
-const WORDS: &str = "`class`, `id`, `representative`, `bytes` or `skip`";
+const WORDS: &str = "`class`, `id`, `representative`, `bytes`, `late`, `layout` or `skip`";
 
 /// The mark of a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,13 +20,25 @@ pub(crate) enum Word {
     Representative,
     /// Integers that are stored as bytes.
     Bytes,
+    /// Known after the forward pass only.
+    Late,
+    /// The row layout.
+    Layout,
     /// Not a column.
     Skip,
 }
 
 impl Word {
     /// All words.
-    const ALL: [Word; 5] = [Word::Class, Word::Id, Word::Representative, Word::Bytes, Word::Skip];
+    const ALL: [Word; 7] = [
+        Word::Class,
+        Word::Id,
+        Word::Representative,
+        Word::Bytes,
+        Word::Late,
+        Word::Layout,
+        Word::Skip,
+    ];
 
     /// The word in the source.
     pub(crate) fn name(self) -> &'static str {
@@ -35,18 +47,22 @@ impl Word {
             Word::Id => "id",
             Word::Representative => "representative",
             Word::Bytes => "bytes",
+            Word::Late => "late",
+            Word::Layout => "layout",
             Word::Skip => "skip",
         }
     }
 
     /// Whether at most one field of a batch can have the word.
     pub(crate) fn is_unique(self) -> bool {
-        matches!(self, Word::Class | Word::Id | Word::Representative)
+        matches!(self, Word::Class | Word::Id | Word::Representative | Word::Layout)
     }
 
     /// The reason why a field cannot have both words. No two words can be combined.
     fn conflict(self, other: Word) -> &'static str {
         match (self, other) {
+            (Word::Layout, _) | (_, Word::Layout) => "a row layout is not a tensor",
+            (Word::Late, _) | (_, Word::Late) => "incoming mini-batches have no late values",
             (Word::Skip, _) | (_, Word::Skip) => "a skipped field is neither stored nor replayed",
             (Word::Representative, _) | (_, Word::Representative) => {
                 "a `representative` field is Boolean and written by the buffer"
@@ -91,7 +107,12 @@ pub(crate) struct Mark {
     pub(crate) span: Span,
     /// The function that adds entries for representatives to a skipped field.
     pub(crate) fill: Option<Path>,
+    /// The element type of a late field: the name of a `LateType`.
+    pub(crate) late: Option<&'static str>,
 }
+
+/// The element types of late fields: the argument of `late`, and the name of the `LateType`.
+const LATE_TYPES: [(&str, &str); 3] = [("f32", "F32"), ("f16", "F16"), ("bf16", "BF16")];
 
 /// The name of the option of `skip`.
 const FILL: &str = "fill";
@@ -147,12 +168,28 @@ impl Entry {
             },
         };
         let word = Word::read(path)?;
+        let mark = Mark { word, span: path.span(), fill: None, late: None };
+        if let (Word::Late, Entry::Meta(meta)) = (word, self)
+            && let Meta::List(list) = &**meta
+        {
+            let argument: Option<Ident> = list.parse_args().ok();
+            let named = |(name, _): &(&str, _)| {
+                argument.as_ref().is_some_and(|argument| *argument == **name)
+            };
+            return match LATE_TYPES.into_iter().find(named) {
+                Some((_, late)) => Ok(Mark { late: Some(late), ..mark }),
+                None => Err(Error::new(
+                    list.delimiter.span().join(),
+                    "expected `late(f32)`, `late(f16)` or `late(bf16)`",
+                )),
+            };
+        }
         match excess {
             Some((span, what)) => Err(Error::new(
                 span,
                 format!("`{0}` takes no {what}: write `#[rehearsal({0})]`", word.name()),
             )),
-            None => Ok(Mark { word, span: path.span(), fill: None }),
+            None => Ok(mark),
         }
     }
 }
@@ -254,7 +291,35 @@ mod tests {
             Ok(Some(Word::Representative))
         );
         assert_eq!(read_all(&[parse_quote!(#[rehearsal(bytes)])]), Ok(Some(Word::Bytes)));
+        assert_eq!(read_all(&[parse_quote!(#[rehearsal(late)])]), Ok(Some(Word::Late)));
+        assert_eq!(read_all(&[parse_quote!(#[rehearsal(layout)])]), Ok(Some(Word::Layout)));
         assert_eq!(read_all(&[parse_quote!(#[rehearsal(skip)])]), Ok(Some(Word::Skip)));
+    }
+
+    #[test]
+    fn a_late_field_can_have_an_element_type() {
+        let late = |attribute| {
+            let mut errors = Vec::new();
+            let mark = read(&[attribute], &mut errors);
+            match errors.first() {
+                Some(error) => Err(error.to_string()),
+                None => Ok(mark.and_then(|mark| mark.late)),
+            }
+        };
+        assert_eq!(late(parse_quote!(#[rehearsal(late)])), Ok(None));
+        assert_eq!(late(parse_quote!(#[rehearsal(late(f32))])), Ok(Some("F32")));
+        assert_eq!(late(parse_quote!(#[rehearsal(late(f16))])), Ok(Some("F16")));
+        assert_eq!(late(parse_quote!(#[rehearsal(late(bf16))])), Ok(Some("BF16")));
+        for wrong in [
+            parse_quote!(#[rehearsal(late(f64))]),
+            parse_quote!(#[rehearsal(late())]),
+            parse_quote!(#[rehearsal(late("f32"))]),
+            parse_quote!(#[rehearsal(late(f16, f32))]),
+        ] {
+            assert!(late(wrong).unwrap_err().contains("expected `late(f32)`"));
+        }
+        let value = late(parse_quote!(#[rehearsal(late = f32)])).unwrap_err();
+        assert_eq!(value, "`late` takes no value: write `#[rehearsal(late)]`");
     }
 
     #[test]

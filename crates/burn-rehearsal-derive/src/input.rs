@@ -1,7 +1,11 @@
 //! Parses the struct, and finds the mistakes that do not depend on types.
 
 use crate::attributes::{self, Mark, Word};
-use syn::{Data, DeriveInput, Error, Fields, FieldsNamed, Generics, Ident, Type};
+use syn::spanned::Spanned;
+use syn::{
+    Data, DeriveInput, Error, Fields, FieldsNamed, GenericArgument, Generics, Ident, PathArguments,
+    Type, Visibility,
+};
 
 /// One field of the struct.
 pub(crate) struct Field<'a> {
@@ -19,14 +23,40 @@ impl Field<'_> {
         self.mark.as_ref().map(|mark| mark.word)
     }
 
-    /// Whether the field is a column.
+    /// Whether the field is a column of incoming mini-batches.
     pub(crate) fn is_column(&self) -> bool {
-        self.word() != Some(Word::Skip)
+        !matches!(self.word(), Some(Word::Skip | Word::Late | Word::Layout))
+    }
+
+    /// The tensor type of a late field, which is an `Option` of it.
+    pub(crate) fn late_type(&self) -> Option<&Type> {
+        if self.word() == Some(Word::Late) { option_argument(self.ty) } else { None }
     }
 }
 
-/// A valid mini-batch struct: it has named fields, at least one stored field, and no role twice.
+/// `T` in `Option<T>`.
+fn option_argument(ty: &Type) -> Option<&Type> {
+    match ty {
+        // A type from a macro is in an invisible group.
+        Type::Group(group) => option_argument(&group.elem),
+        Type::Paren(paren) => option_argument(&paren.elem),
+        Type::Path(path) => {
+            let last = path.path.segments.last().filter(|last| last.ident == "Option")?;
+            let PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
+            match (arguments.args.first(), arguments.args.len()) {
+                (Some(GenericArgument::Type(argument)), 1) => Some(argument),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+/// A valid mini-batch struct: it has named fields, at least one stored field, no role twice, and a
+/// row layout if it has a late field.
 pub(crate) struct Batch<'a> {
+    /// The visibility of the struct.
+    pub(crate) visibility: &'a Visibility,
     /// The name of the struct.
     pub(crate) ident: &'a Ident,
     /// The generic parameters of the struct.
@@ -57,6 +87,7 @@ impl<'a> Batch<'a> {
             }
         };
         check_roles(&fields, &mut errors);
+        check_late(&fields, &mut errors);
         // After another mistake this error could be misleading, because a field may be misread.
         if errors.is_empty()
             && !fields
@@ -67,7 +98,7 @@ impl<'a> Batch<'a> {
                 &input.ident,
                 format!(
                     "`{}` has nothing to store: a mini-batch needs at least one tensor field that \
-                     is neither `skip` nor `representative`",
+                     is neither `skip` nor `representative` nor `late`",
                     input.ident
                 ),
             ));
@@ -78,7 +109,12 @@ impl<'a> Batch<'a> {
         });
         match combined {
             Some(errors) => Err(errors),
-            None => Ok(Batch { ident: &input.ident, generics: &input.generics, fields }),
+            None => Ok(Batch {
+                visibility: &input.vis,
+                ident: &input.ident,
+                generics: &input.generics,
+                fields,
+            }),
         }
     }
 }
@@ -125,6 +161,30 @@ fn check_roles(fields: &[Field<'_>], errors: &mut Vec<Error>) {
                     "a batch can have only one `{word}` field, and `{}` is already marked",
                     first.ident
                 ),
+            ));
+        }
+    }
+}
+
+/// Reports late fields that are not options, and a missing row layout.
+fn check_late(fields: &[Field<'_>], errors: &mut Vec<Error>) {
+    let has_layout = fields.iter().any(|field| field.word() == Some(Word::Layout));
+    let mut first = true;
+    for field in fields {
+        let Some(mark) = field.mark.as_ref().filter(|mark| mark.word == Word::Late) else {
+            continue;
+        };
+        if field.late_type().is_none() {
+            errors.push(Error::new(
+                field.ty.span(),
+                "a `late` field must be an `Option` of a tensor, which the batcher leaves `None`",
+            ));
+        }
+        if std::mem::replace(&mut first, false) && !has_layout {
+            errors.push(Error::new(
+                mark.span,
+                "a batch with a `late` field needs a row layout, whose `annotate` takes the \
+                 values: `#[rehearsal(layout)] rows: RowLayout<Self>`",
             ));
         }
     }
@@ -218,7 +278,7 @@ mod tests {
 
     #[test]
     fn only_bytes_and_skip_can_mark_several_fields() {
-        for word in ["class", "id", "representative"] {
+        for word in ["class", "id", "representative", "layout"] {
             let word = Ident::new(word, proc_macro2::Span::call_site());
             let input = parse_quote!(
                 struct B {
@@ -248,6 +308,32 @@ mod tests {
             );
             assert_eq!(mistakes(&input), [""; 0]);
         }
+    }
+
+    #[test]
+    fn a_late_field_is_an_option_and_needs_a_row_layout() {
+        let input = parse_quote! {
+            struct B {
+                x: T,
+                #[rehearsal(late)]
+                a: T,
+                #[rehearsal(late)]
+                b: ::core::option::Option<T>,
+            }
+        };
+        let found = mistakes(&input);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].contains("`Option`") && found[1].contains("row layout"), "{found:?}");
+        let input = parse_quote! {
+            struct B {
+                x: T,
+                #[rehearsal(late(f16))]
+                a: Option<T>,
+                #[rehearsal(layout)]
+                rows: RowLayout<Self>,
+            }
+        };
+        assert_eq!(mistakes(&input), [""; 0]);
     }
 
     #[test]

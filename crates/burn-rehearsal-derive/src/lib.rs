@@ -24,10 +24,20 @@ use syn::{DeriveInput, Error, parse_macro_input};
 /// | `id` | `Tensor<1, Int>` | the id of each row's sample in the data set; at most one field |
 /// | `representative` | `Tensor<1, Bool>` | written by the buffer: `true` for representatives |
 /// | `bytes` | `Tensor<D, Int>` | values `0..=255`, stored as one byte each |
+/// | `late` | `Option<Tensor<D>>`, also `Int` | known only after the forward pass, like logits |
+/// | `layout` | `RowLayout<Self>` | names the rows of each draw; at most one field |
 /// | `skip` | any | not stored: keeps the value of the incoming mini-batch |
 ///
-/// At least one field must be stored, that is, neither `skip` nor `representative`. At most one
+/// At least one field must be neither `skip`, `representative`, `late` nor `layout`. At most one
 /// field can be `representative`.
+///
+/// # Late fields
+///
+/// A batch with `late` fields needs a `layout` field. `late(f32)`, `late(f16)` and `late(bf16)`
+/// also name the element type in which the values are stored and returned. For a batch `MyBatch`,
+/// the derive writes a struct `MyBatchLate` with the same visibility and one public tensor per late
+/// field, which `RowLayout::annotate` takes. The module `burn_rehearsal::batch::layout` has an
+/// example.
 ///
 /// `#[rehearsal(skip, fill = function)]` names a function that adds entries for the representatives
 /// to a skipped field with one entry per row. It is called as `function(&mut field,
@@ -43,7 +53,7 @@ use syn::{DeriveInput, Error, parse_macro_input};
 ///
 /// ```ignore
 /// use burn::tensor::{Bool, Int, Tensor};
-/// use burn_rehearsal::RehearsalBatch;
+/// use burn_rehearsal::{RehearsalBatch, RowLayout};
 ///
 /// #[derive(RehearsalBatch, Clone, Debug)]
 /// struct Batch {
@@ -56,6 +66,10 @@ use syn::{DeriveInput, Error, parse_macro_input};
 ///     index: Tensor<1, Int>,
 ///     #[rehearsal(representative)]
 ///     replayed: Tensor<1, Bool>,
+///     #[rehearsal(late(f16))]
+///     logits: Option<Tensor<2>>, // `[representatives, classes]`
+///     #[rehearsal(layout)]
+///     rows: RowLayout<Self>,
 ///     #[rehearsal(skip)]
 ///     note: String,
 /// }

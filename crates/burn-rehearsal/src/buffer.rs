@@ -7,14 +7,14 @@
 mod outside;
 mod state;
 
-use crate::batch::{RehearsalBatch, Role};
+use crate::batch::{Annotate, Column, LayoutMaker, RehearsalBatch, Role, Schema, has_late};
 use crate::candidates::CandidateSelector;
-use crate::config::{OnRepeat, RehearsalConfig};
+use crate::config::{Execution, OnRepeat, RehearsalConfig};
 use crate::engine::{
     BufferReport, Delivery, EngineTimings, FailCode, Inspection, PendingCheckpoint, Reply, Request,
     Restored, Resumed, Saved, Timings,
 };
-use crate::error::{ConfigError, RehearsalError, notice};
+use crate::error::{BatchError, ConfigError, RehearsalError, notice};
 use crate::link::Link;
 use crate::rules::CustomRules;
 use crate::slots::RowHandle;
@@ -208,12 +208,18 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         {
             return Err(ConfigError::NoId.into());
         }
+        let has_late = has_late(B::FIELDS);
+        if has_late && config.lag == 0 {
+            return Err(ConfigError::LateLag.into());
+        }
         let (link, rounds) = Link::new(config, rules, collective, timings.clone())?;
         let state = State {
             link,
             rounds,
             lag: config.lag as u64,
+            fields: B::FIELDS,
             schema: None,
+            incoming_schema: None,
             autodiff: None,
             step: 0,
             outstanding: VecDeque::new(),
@@ -224,6 +230,11 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
             selector: CandidateSelector::default(),
             incoming: Vec::new(),
             merged: Vec::new(),
+            late: Vec::new(),
+            layouts: LayoutMaker::default(),
+            open: None,
+            defers: has_late && size > 1 && config.execution == Execution::Inline,
+            deferred: Vec::new(),
         };
         let shared = Shared {
             config: config.clone(),
@@ -242,6 +253,11 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     /// A mini-batch of b rows returns with b + min(r, eligible) rows: the incoming rows in their
     /// order, then the representatives. The first `lag` mini-batches return unchanged. See
     /// [`RehearsalBuffer`] for an example.
+    ///
+    /// If the batch type has [late fields](crate::batch::layout#late-fields), call
+    /// [`annotate`](crate::RowLayout::annotate) on the row layout of the returned mini-batch before
+    /// any other call on the buffer. [`inspect`](Self::inspect), [`snapshot`](Self::snapshot) and
+    /// [`len`](Self::len) are allowed, and show the state before the step.
     ///
     /// Collective: every rank calls it, or [`skip_step`](Self::skip_step), once per step.
     ///
@@ -301,6 +317,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         // Time that other calls waited does not belong to this step.
         state.link.take_waited();
         state.drain_if_needed()?;
+        state.check_annotated()?;
         let (mut rest, schema, rows) = state.take_apart(batch)?;
         let mut copied = 0;
         if config.lag == 0 {
@@ -308,10 +325,10 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
             copied += state.offer(config, *rank, &schema, rows, Instant::now())?;
         }
         let queued = state.rounds_under_way();
-        let delivery = state.next_delivery()?;
+        let mut delivery = state.next_delivery()?;
         let waited = state.link.take_waited();
         let ready = Instant::now();
-        copied += state.merge(&schema, rows, delivery.as_ref())?;
+        copied += state.merge(&schema, rows, delivery.as_mut())?;
         let merged = timings.append(ready);
         if config.lag > 0 {
             // Offered columns are shared with the engine, and Burn copies a shared tensor before it
@@ -322,8 +339,13 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         let drawn = delivery.as_ref().filter(|delivery| !delivery.handles.is_empty());
         let staleness =
             drawn.map_or(0, |delivery| (state.step - 1).saturating_sub(delivery.drawn_at));
-        B::fill(&mut rest, drawn.map_or(0, |delivery| delivery.handles.len()));
-        let batch = B::from_parts(state.merged.drain(..), rest)?;
+        let representatives = drawn.map_or(0, |delivery| delivery.handles.len());
+        B::fill(&mut rest, representatives);
+        let layout = state.layouts.make(state.step - 1, rows, [representatives], || {
+            let shared: Arc<dyn Annotate> = self.shared.clone();
+            Arc::downgrade(&shared)
+        });
+        let batch = B::from_parts(state.merged.drain(..), rest, layout)?;
         timings.step(waited, started.elapsed().saturating_sub(waited), queued, staleness);
         timings.copied(copied);
         Ok((batch, delivery))
@@ -341,12 +363,11 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         self.lock().guarded(|state| {
             if self.shared.size == 1 {
                 // Returns an error of an epoch's last mini-batch at the end of the epoch.
-                return state.drain();
+                return state.check_annotated().and_then(|()| state.drain());
             }
             state.drain_if_needed()?;
-            state.link.send(Request::SkipStep)?;
-            state.outstanding.push_back(Awaited::Round { skipped: true });
-            Ok(())
+            state.check_annotated()?;
+            state.skip()
         })
     }
 
@@ -359,7 +380,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         let mut state = self.lock();
         if state.error.is_none() {
             state.report_failure(FailCode::Data);
-            state.error = Some(error);
+            state.poison(error);
         }
     }
 
@@ -394,6 +415,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     pub fn begin_task(&self, task: usize) -> Result<(), RehearsalError> {
         self.lock().guarded(|state| {
             state.drain_if_needed()?;
+            state.check_annotated()?;
             let (reply, answer) = Reply::channel();
             state.link.send(Request::BeginTask(u32::try_from(task).unwrap_or(u32::MAX), reply))?;
             state.outstanding.push_back(Awaited::Task(answer));
@@ -421,7 +443,10 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     ///
     /// As [`rehearse`](Self::rehearse).
     pub fn inspect(&self) -> Result<Inspection, RehearsalError> {
-        self.ask(Request::Inspect)
+        self.lock().guarded(|state| {
+            state.drain()?;
+            state.link.ask(Request::Inspect)
+        })
     }
 
     /// Returns the state of all shards, with digests of their contents and of all draws.
@@ -563,6 +588,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         }
         state.guarded(|state| {
             state.drain()?;
+            state.check_annotated()?;
             let (ticket, checkpoint) = PendingCheckpoint::new(state.link.another_asker());
             let pending = state.ready.iter().cloned().collect();
             let (reply, answer) = Reply::channel();
@@ -597,20 +623,48 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         let mut state = self.lock();
         let resumed = state.guarded(|state| {
             state.drain()?;
+            state.check_annotated()?;
             state.link.ask(|reply| Request::Restore(directory, device.clone(), B::FIELDS, reply))
         })?;
         let Resumed { restored, schema, pending } = resumed?;
         state.step = restored.steps;
+        let incoming = |schema: &Arc<Schema>| match state.has_late() {
+            true => Arc::new(schema.without_late()),
+            false => schema.clone(),
+        };
+        state.incoming_schema = schema.as_ref().map(incoming);
         state.schema = schema;
         state.ready = pending.into();
         Ok(restored)
     }
 
+    /// Waits for all steps so far and for the answer to a request. An error if the last mini-batch
+    /// was not annotated.
     fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, RehearsalError> {
         self.lock().guarded(|state| {
             state.drain()?;
+            state.check_annotated()?;
             state.link.ask(request)
         })
+    }
+}
+
+impl Annotate for Shared {
+    fn annotate(
+        &self,
+        step: u64,
+        late: &mut dyn FnMut(&mut Vec<Column>) -> Result<(), BatchError>,
+    ) {
+        let started = Instant::now();
+        let mut state = self.state.lock();
+        if state.error.is_some() {
+            return;
+        }
+        // The next call returns an error.
+        if let Ok(copied) = state.guarded(|state| state.annotate(step, late)) {
+            self.timings.copied(copied);
+            self.timings.assemble(started);
+        }
     }
 }
 
@@ -641,7 +695,8 @@ impl<B> RehearsalBuffer<B> {
     }
 
     /// The number of rows that all ranks together can store, |B|. `None` before the first
-    /// mini-batch if the capacity is configured in bytes.
+    /// mini-batch if the capacity is configured in bytes. With late fields, it is known after the
+    /// first [`annotate`](crate::RowLayout::annotate).
     pub fn capacity(&self) -> Option<usize> {
         let Shared { config, size, .. } = &*self.shared;
         let state = self.lock();

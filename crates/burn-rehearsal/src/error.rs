@@ -101,6 +101,28 @@ pub enum BatchError {
         /// The number of classes.
         classes: usize,
     },
+    /// A late field of an incoming mini-batch has a value.
+    #[error(
+        "the late field `{field}` of an incoming mini-batch has a value: the batcher leaves it \
+         `None`, and `RowLayout::annotate` takes its values after the forward pass"
+    )]
+    LateFilled {
+        /// The field's name.
+        field: &'static str,
+    },
+    /// A late field does not have one row per incoming row.
+    #[error(
+        "`annotate` got {found} rows for the late field `{field}`, but the mini-batch has \
+         {incoming} incoming rows: it takes one row per incoming row, without representatives"
+    )]
+    LateRows {
+        /// The field's name.
+        field: &'static str,
+        /// Its number of rows.
+        found: usize,
+        /// The number of incoming rows.
+        incoming: usize,
+    },
     /// A device failed while a field was read from it.
     #[error("reading field `{field}` from its device failed: {reason}")]
     Device {
@@ -221,6 +243,19 @@ pub enum ConfigError {
         "`RehearsalBatcher` works with one rank only, but this world has {0}; use `RehearsalLoader`"
     )]
     BatcherWorld(usize),
+    /// [`RehearsalBatcher`](crate::RehearsalBatcher) is used with a batch type that has late
+    /// fields.
+    #[error(
+        "`RehearsalBatcher` cannot store late fields, because loaders fetch mini-batches ahead of \
+         the training step; use `RehearsalBuffer::attach`"
+    )]
+    BatcherLate,
+    /// The lag is 0, and the batch type has late fields.
+    #[error(
+        "late fields need a lag of at least 1: with lag 0, representatives are drawn after the \
+         candidates of their own step, whose late values are not known yet"
+    )]
+    LateLag,
 }
 
 /// An error of the rehearsal buffer.

@@ -235,7 +235,8 @@ mod slots;
 mod snapshot;
 mod store;
 
-pub use batch::RehearsalBatch;
+#[doc(inline)]
+pub use batch::{RehearsalBatch, RowLayout};
 pub use buffer::{RehearsalBuffer, Rehearsed};
 pub use burn_rehearsal_derive::RehearsalBatch;
 pub use capacity::{ByteSize, Capacity};

@@ -1,6 +1,6 @@
 //! A copy of the stored rows as a Burn data set.
 
-use crate::batch::{Column, FieldSpec, RehearsalBatch, Role};
+use crate::batch::{Column, FieldSpec, RehearsalBatch, Role, RowLayout};
 use crate::error::BatchError;
 use crate::slots::RowHandle;
 use burn::data::dataloader::batcher::Batcher;
@@ -138,7 +138,7 @@ pub(crate) fn stored_batch<B: RehearsalBatch<Rest: Default>>(
         }
         Some(Column::flags(vec![true; rows], DType::Bool(BoolStore::Native), device))
     });
-    B::from_parts(columns, B::Rest::default())
+    B::from_parts(columns, B::Rest::default(), RowLayout::drawn(rows))
 }
 
 fn is_stored(spec: &FieldSpec) -> bool {

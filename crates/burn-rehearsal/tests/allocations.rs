@@ -6,9 +6,11 @@
 #![allow(unsafe_code, reason = "a global allocator is an unsafe trait")]
 #![allow(clippy::unwrap_used)]
 
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use burn_rehearsal::batch::Column;
-use burn_rehearsal::{Capacity, Execution, RehearsalBatch, RehearsalConfig, SamplingKind};
+use burn::tensor::{DType, Device, Int, Shape, Tensor, TensorData};
+use burn_rehearsal::batch::{Column, Kind, LateFields};
+use burn_rehearsal::{
+    Capacity, Execution, RehearsalBatch, RehearsalConfig, RowLayout, SamplingKind,
+};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
@@ -76,7 +78,7 @@ fn reference(
     for (column, tail) in columns.drain(..).zip(drawn) {
         merged.push(column.append(tail.clone(), "field").unwrap());
     }
-    Batch::from_parts(merged.drain(..), ()).unwrap()
+    Batch::from_parts(merged.drain(..), (), RowLayout::default()).unwrap()
 }
 
 #[test]
@@ -113,5 +115,67 @@ fn a_warm_step_allocates_only_the_mini_batch_that_it_returns() {
                 "{sampling:?}, step {step}: {used} allocations, but the mini-batch needs {needed}"
             );
         }
+    }
+}
+
+#[derive(RehearsalBatch, Clone)]
+struct Late {
+    features: Tensor<2>,
+    #[rehearsal(late)]
+    logits: Option<Tensor<2>>,
+    #[rehearsal(layout)]
+    rows: RowLayout<Self>,
+}
+
+fn late(step: usize, device: &Device) -> (Late, LateLate) {
+    let features = batch(step, device).features;
+    let late = LateLate { logits: features.clone().slice([0..ROWS, 0..WIDTH]) };
+    (Late { features, logits: None, rows: RowLayout::default() }, late)
+}
+
+#[test]
+fn a_warm_step_with_a_late_field_allocates_only_the_mini_batch_that_it_returns() {
+    let device = Device::flex();
+    let buffer = RehearsalConfig::new(Capacity::Samples(40))
+        .with_candidates(CANDIDATES)
+        .with_representatives(REPRESENTATIVES)
+        .with_execution(Execution::Inline)
+        .init()
+        .unwrap();
+    let mut columns = Vec::with_capacity(2);
+    let drawn: Vec<Column> = {
+        let mut drawn = Vec::new();
+        let features = batch(0, &device).features.slice(0..REPRESENTATIVES);
+        let rows = Late { features, logits: None, rows: RowLayout::default() };
+        rows.into_parts(&mut drawn).unwrap();
+        drawn
+    };
+    // The mini-batch has no rows of its own for the late field, so its rows are new memory.
+    let reference = |step, columns: &mut Vec<Column>| {
+        let (batch, late) = late(step, &device);
+        let drawn = drawn[0].clone();
+        allocations(|| {
+            batch.into_parts(columns).unwrap();
+            let features = columns.pop().unwrap().append(drawn, "features").unwrap();
+            let logits =
+                TensorData::new(vec![0f32; REPRESENTATIVES * WIDTH], [REPRESENTATIVES, WIDTH]);
+            let logits = Column::from_data(logits, Kind::Float, Shape::new([WIDTH]), &device);
+            let parts = [features, logits].into_iter();
+            drop(Late::from_parts(parts, (), RowLayout::default()).unwrap());
+            late.into_columns(columns).unwrap();
+            columns.clear();
+        })
+    };
+    for step in 0..250 {
+        let (ours, values) = late(step, &device);
+        let used = allocations(|| {
+            let batch = buffer.rehearse(ours).unwrap();
+            batch.rows.annotate(values);
+        });
+        let needed = reference(step, &mut columns);
+        assert!(
+            step < 200 || used <= needed,
+            "step {step}: {used} allocations, but the mini-batch needs {needed}"
+        );
     }
 }

@@ -4,20 +4,27 @@
 //! for it: the derive splits a mini-batch into one [`Column`] per tensor and puts it together
 //! again. The buffer works on columns only, so any kind of data can be stored: images, sequences,
 //! several inputs, classes or regression targets.
+//!
+//! Values that are known only after the forward pass, for example logits, are [late
+//! fields](layout#late-fields).
 
 mod column;
 mod host;
+pub mod layout;
 mod schema;
 
 pub use column::Column;
 #[doc(hidden)]
 pub use column::Values;
 pub use host::{is_host, tensor_with_room};
+#[doc(inline)]
+pub use layout::{LateFields, LateType, NoLateFields, RowLayout};
 #[doc(hidden)]
 pub use schema::{FieldLayout, Schema};
 
 pub(crate) use column::index_tensor;
 pub(crate) use host::HostRows;
+pub(crate) use layout::{Annotate, LayoutMaker, has_late};
 pub(crate) use schema::first_u64;
 
 use crate::error::BatchError;
@@ -37,6 +44,8 @@ pub enum Role {
     Id,
     /// Written by the buffer: `true` for representatives. Not stored. Shape `[rows]`.
     Representative,
+    /// Known after the forward pass only: a [late field](layout#late-fields).
+    Late,
 }
 
 /// The kind of a tensor.
@@ -62,6 +71,8 @@ pub struct FieldSpec {
     pub bytes: bool,
     /// The kind of the tensor.
     pub kind: Kind,
+    /// The element type to which the values of a late field are converted. `None` keeps their type.
+    pub late: Option<LateType>,
 }
 
 /// A mini-batch type: a struct of tensors whose first dimension is the row.
@@ -120,26 +131,32 @@ pub trait RehearsalBatch: Send + Sized + 'static {
     /// The skipped fields. The derive makes it the tuple of their types.
     type Rest: Send + 'static;
 
-    /// The tensor fields, in the order of [`into_parts`](Self::into_parts).
+    /// The [late fields](layout#late-fields). The derive writes a struct for them, or uses
+    /// [`NoLateFields`].
+    type Late: LateFields;
+
+    /// The tensor fields, in the order of [`into_parts`](Self::into_parts), then the late fields.
     const FIELDS: &'static [FieldSpec];
 
     /// The number of rows: incoming rows and representatives.
     fn rows(&self) -> usize;
 
-    /// Splits the mini-batch: appends one column per entry of [`FIELDS`](Self::FIELDS) to `columns`
-    /// and returns the skipped fields.
+    /// Splits the mini-batch: appends one column per entry of [`FIELDS`](Self::FIELDS), except the
+    /// late fields, to `columns` and returns the skipped fields.
     ///
     /// # Errors
     ///
     /// [`BatchError::EmptyField`] if a tensor is empty, [`BatchError::ColumnType`] if a tensor is
-    /// not on the backend of its device. `columns` then holds the fields before it.
+    /// not on the backend of its device, [`BatchError::LateFilled`] if a late field has a value.
+    /// `columns` then holds the fields before it.
     fn into_parts(self, columns: &mut Vec<Column>) -> Result<Self::Rest, BatchError>;
 
     /// Adds entries for `representatives` more rows to skipped fields that have one entry per row.
     /// Default: does nothing.
     fn fill(_rest: &mut Self::Rest, _representatives: usize) {}
 
-    /// Makes a mini-batch of columns and skipped fields.
+    /// Makes a mini-batch of columns, skipped fields and a layout. Late fields without a column
+    /// become `None`.
     ///
     /// # Errors
     ///
@@ -147,6 +164,7 @@ pub trait RehearsalBatch: Send + Sized + 'static {
     fn from_parts(
         columns: impl Iterator<Item = Column>,
         rest: Self::Rest,
+        layout: RowLayout<Self>,
     ) -> Result<Self, BatchError>;
 }
 
@@ -205,3 +223,55 @@ impl RowBool for Tensor<1, Bool> {}
 )]
 pub trait IntField {}
 impl<const D: usize> IntField for Tensor<D, Int> {}
+
+/// The type of `late` fields.
+#[diagnostic::on_unimplemented(
+    message = "a `late` field cannot be `Option<{Self}>`",
+    note = "it must be `Option<Tensor<D>>` or `Option<Tensor<D, Int>>`",
+    note = "the batcher leaves it `None`, and `RowLayout::annotate` takes its values"
+)]
+pub trait LateField: Field {
+    /// Converts the tensor to a column without autodiff, in the element type `late` if it is given.
+    ///
+    /// # Errors
+    ///
+    /// As [`Field::into_column`].
+    fn into_late_column(
+        self,
+        name: &'static str,
+        late: Option<LateType>,
+    ) -> Result<Column, BatchError>;
+}
+
+impl<const D: usize> LateField for Tensor<D> {
+    fn into_late_column(
+        self,
+        name: &'static str,
+        late: Option<LateType>,
+    ) -> Result<Column, BatchError> {
+        let values = self.inner();
+        match late.map(LateType::dtype) {
+            Some(dtype) if values.dtype() != dtype => values.cast(dtype).into_column(name),
+            _ => values.into_column(name),
+        }
+    }
+}
+
+impl<const D: usize> LateField for Tensor<D, Int> {
+    fn into_late_column(
+        self,
+        name: &'static str,
+        _late: Option<LateType>,
+    ) -> Result<Column, BatchError> {
+        self.inner().into_column(name)
+    }
+}
+
+/// The type of `late` fields with an element type.
+#[diagnostic::on_unimplemented(
+    message = "a `late` field with an element type cannot be `Option<{Self}>`",
+    note = "it must be `Option<Tensor<D>>`",
+    note = "integers are stored in their own type: `#[rehearsal(late)]`"
+)]
+pub trait LateFloat {}
+impl<const D: usize> LateFloat for Tensor<D> {}

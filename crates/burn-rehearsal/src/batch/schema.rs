@@ -43,6 +43,24 @@ impl FieldLayout {
         self.spec.role != Role::Representative
     }
 
+    /// Checks the kind, the row shape and the element type of a column.
+    fn check(&self, column: &Column) -> Result<(), BatchError> {
+        if column.kind() != self.spec.kind
+            || column.dims()[1] != column.row_shape().iter().product::<usize>()
+        {
+            return Err(BatchError::ColumnType { field: self.spec.name });
+        }
+        if column.row_shape() != self.row_shape.as_slice() || column.dtype() != self.dtype {
+            let found = Self::of(&self.spec, column)?;
+            return Err(BatchError::Changed {
+                field: self.spec.name,
+                expected: self.describe(),
+                found: found.describe(),
+            });
+        }
+        Ok(())
+    }
+
     fn describe(&self) -> String {
         format!("{:?} of {:?}", self.row_shape.as_slice(), self.dtype)
     }
@@ -90,24 +108,53 @@ impl Schema {
             if found != expected {
                 return Err(BatchError::Rows { field: layout.spec.name, found, first, expected });
             }
-            if column.kind() != layout.spec.kind
-                || column.dims()[1] != column.row_shape().iter().product::<usize>()
-            {
-                return Err(BatchError::ColumnType { field: layout.spec.name });
-            }
-            if column.row_shape() != layout.row_shape.as_slice() || column.dtype() != layout.dtype {
-                let found = FieldLayout::of(&layout.spec, column)?;
-                return Err(BatchError::Changed {
-                    field: layout.spec.name,
-                    expected: layout.describe(),
-                    found: found.describe(),
-                });
-            }
+            layout.check(column)?;
         }
         Ok(rows.map_or(0, |(_, rows)| rows))
     }
 
-    /// All tensor fields, in the order of the batch type.
+    /// The layout with late fields, which follow all other fields.
+    ///
+    /// # Errors
+    ///
+    /// [`BatchError`] if a field cannot be stored.
+    pub(crate) fn with_late(
+        &self,
+        specs: &[FieldSpec],
+        columns: &[Column],
+    ) -> Result<Self, BatchError> {
+        let mut fields = self.fields.clone();
+        let late = specs.iter().filter(|spec| spec.role == Role::Late);
+        for (spec, column) in late.zip(columns) {
+            fields.push(FieldLayout::of(spec, column)?);
+        }
+        Ok(Self::of_fields(fields))
+    }
+
+    /// The layout without late fields.
+    pub(crate) fn without_late(&self) -> Self {
+        let fields = self.fields.iter().filter(|field| field.spec.role != Role::Late);
+        Self::of_fields(fields.cloned().collect())
+    }
+
+    /// Checks the late fields of a mini-batch with `rows` incoming rows.
+    ///
+    /// # Errors
+    ///
+    /// [`BatchError`] with the field that differs.
+    pub(crate) fn check_late(&self, columns: &[Column], rows: usize) -> Result<(), BatchError> {
+        let late = self.fields.iter().filter(|field| field.spec.role == Role::Late);
+        for (layout, column) in late.zip(columns) {
+            let (field, found) = (layout.spec.name, column.rows());
+            if found != rows {
+                return Err(BatchError::LateRows { field, found, incoming: rows });
+            }
+            layout.check(column)?;
+        }
+        Ok(())
+    }
+
+    /// All tensor fields, in the order of the batch type. Late fields are the last.
     pub fn fields(&self) -> &[FieldLayout] {
         &self.fields
     }

@@ -1,7 +1,7 @@
 //! Pre-filling the buffer, and drawing rows outside of training steps.
 
 use super::{RehearsalBuffer, State};
-use crate::batch::{Column, RehearsalBatch};
+use crate::batch::{Column, RehearsalBatch, has_late};
 use crate::engine::Request;
 use crate::error::RehearsalError;
 use crate::snapshot::stored_batch;
@@ -35,10 +35,16 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     /// # Errors
     ///
     /// As [`rehearse`](Self::rehearse), and [`RehearsalError::Data`] if `batches` returns an error.
+    /// [`RehearsalError::Misuse`] if the batch type has late fields; the buffer is unchanged.
     pub fn fill(
         &self,
         batches: impl IntoIterator<Item = Result<B, DatasetError>>,
     ) -> Result<usize, RehearsalError> {
+        if has_late(B::FIELDS) {
+            return Err(RehearsalError::Misuse(
+                "`fill` has no values for late fields: such rows are stored in steps only",
+            ));
+        }
         self.lock().guarded(State::drain)?;
         let mut offered = 0;
         for batch in batches {

@@ -1,6 +1,9 @@
 //! The state of a handle between steps, and its exchange with the engine.
 
-use crate::batch::{Column, RehearsalBatch, Role, Schema, index_tensor, is_host};
+use crate::batch::{
+    Column, FieldLayout, FieldSpec, LayoutMaker, RehearsalBatch, Role, Schema, has_late,
+    index_tensor, is_host,
+};
 use crate::candidates::CandidateSelector;
 use crate::config::RehearsalConfig;
 use crate::engine::{
@@ -21,7 +24,13 @@ pub(super) struct State {
     pub(super) rounds: Receiver<Answer<Round>>,
     /// The [configured](RehearsalConfig::lag) lag.
     pub(super) lag: u64,
+    /// The fields of the batch type.
+    pub(super) fields: &'static [FieldSpec],
+    /// The layout of stored rows. Known after the first mini-batch, or after the first `annotate`
+    /// if there are late fields.
     pub(super) schema: Option<Arc<Schema>>,
+    /// The layout of mini-batches, which is that of stored rows without late fields.
+    pub(super) incoming_schema: Option<Arc<Schema>>,
     /// Whether mini-batches are on autodiff devices. `None` before the first one.
     pub(super) autodiff: Option<bool>,
     /// The number of steps that this handle has done: rounds in which some rank had rows.
@@ -41,6 +50,44 @@ pub(super) struct State {
     /// Empty between steps.
     pub(super) incoming: Vec<Column>,
     pub(super) merged: Vec<Column>,
+    /// The late fields of the current mini-batch. Empty between calls.
+    pub(super) late: Vec<Column>,
+    pub(super) layouts: LayoutMaker,
+    /// The candidates of a mini-batch that was not annotated yet. Only with late fields.
+    pub(super) open: Option<Offer>,
+    /// Whether rounds and reports of failures wait for the next call on the buffer. With late
+    /// fields, an inline engine would otherwise wait in `annotate` for a rank without rows, which
+    /// may wait for this rank's gradients.
+    pub(super) defers: bool,
+    pub(super) deferred: Vec<(Request, Awaited)>,
+}
+
+/// The candidates of a step, before they are sent to the engine.
+pub(super) struct Offer {
+    step: u64,
+    /// The number of incoming rows.
+    rows: usize,
+    lists: CandidateLists,
+    /// Whether the engine selects the candidates.
+    select: bool,
+    /// The candidates among the incoming rows, unless the engine selects them.
+    chosen: Vec<i64>,
+    recycled: Delivery,
+}
+
+impl Offer {
+    /// Copies the candidates' rows of `columns`, which are on the next devices of the list.
+    fn copy<'a>(&mut self, columns: impl Iterator<Item = &'a Column>) {
+        let Self { lists: CandidateLists { columns: copies, devices, .. }, chosen, .. } = self;
+        if chosen.is_empty() {
+            return;
+        }
+        let mut index = None;
+        for (column, device) in columns.zip(&devices[copies.len()..]) {
+            let index = on_device(&mut index, device, |at| index_tensor(chosen.clone(), at));
+            copies.push(column.select(index));
+        }
+    }
 }
 
 /// A pending answer.
@@ -60,13 +107,60 @@ impl State {
         operation: impl FnOnce(&mut State) -> Result<T, RehearsalError>,
     ) -> Result<T, RehearsalError> {
         if let Some(error) = &self.error {
-            return Err(error.clone());
+            let error = error.clone();
+            // The other ranks may not know yet. This rank's error stays the same.
+            let _ = self.flush();
+            return Err(error);
         }
         let result = operation(self);
         if let Err(error) = &result {
-            self.error = Some(error.clone());
+            self.poison(error.clone());
         }
         result
+    }
+
+    /// Makes every later operation return `error`. Discards a step that was not annotated yet.
+    pub(super) fn poison(&mut self, error: RehearsalError) {
+        self.open = None;
+        self.error = Some(error);
+    }
+
+    /// Sends a request that needs other ranks.
+    fn submit(&mut self, request: Request, answer: Awaited) -> Result<(), RehearsalError> {
+        if self.defers {
+            self.deferred.push((request, answer));
+            return Ok(());
+        }
+        self.link.send(request)?;
+        self.outstanding.push_back(answer);
+        Ok(())
+    }
+
+    /// Sends all deferred requests.
+    fn flush(&mut self) -> Result<(), RehearsalError> {
+        let Self { deferred, link, outstanding, .. } = self;
+        deferred.drain(..).try_for_each(|(request, answer)| {
+            link.send(request)?;
+            outstanding.push_back(answer);
+            Ok(())
+        })
+    }
+
+    /// Sends a round for a step in which this rank has no rows.
+    pub(super) fn skip(&mut self) -> Result<(), RehearsalError> {
+        self.submit(Request::SkipStep, Awaited::Round { skipped: true })
+    }
+
+    /// Returns an error, also to the other ranks, if the last mini-batch was not annotated.
+    pub(super) fn check_annotated(&mut self) -> Result<(), RehearsalError> {
+        if self.open.is_none() {
+            return Ok(());
+        }
+        self.report_failure(FailCode::Batch);
+        Err(RehearsalError::Misuse(
+            "the last mini-batch was not annotated: call `annotate` on its row layout after the \
+             forward pass and before any other call on the buffer",
+        ))
     }
 
     /// Receives the oldest outstanding answer.
@@ -122,6 +216,7 @@ impl State {
     /// Receives every outstanding answer if one of them decides whether a step took place, or which
     /// rows are drawn.
     pub(super) fn drain_if_needed(&mut self) -> Result<(), RehearsalError> {
+        self.flush()?;
         let decides =
             |awaited: &_| matches!(awaited, Awaited::Round { skipped: true } | Awaited::Task(_));
         if self.outstanding.iter().any(decides) { self.drain() } else { Ok(()) }
@@ -129,6 +224,7 @@ impl State {
 
     /// Receives every outstanding answer.
     pub(super) fn drain(&mut self) -> Result<(), RehearsalError> {
+        self.flush()?;
         while !self.outstanding.is_empty() {
             self.collect()?;
         }
@@ -153,17 +249,25 @@ impl State {
         self.incoming.clear();
         self.merged.clear();
         let rest = batch.into_parts(&mut self.incoming)?;
-        let schema = match &self.schema {
+        let schema = match &self.incoming_schema {
             Some(schema) => schema.clone(),
             None => Arc::new(Schema::of(B::FIELDS, &self.incoming)?),
         };
         let rows = schema.check(&self.incoming)?;
-        self.schema.get_or_insert_with(|| schema.clone());
+        self.incoming_schema.get_or_insert_with(|| schema.clone());
+        if !self.has_late() {
+            self.schema.get_or_insert_with(|| schema.clone());
+        }
         let autodiff = self.incoming.iter().any(|column| column.device().is_autodiff());
         if *self.autodiff.get_or_insert(autodiff) != autodiff {
             return Err(BatchError::Autodiff { autodiff });
         }
         Ok((rest, schema, rows))
+    }
+
+    /// Whether the batch type has late fields.
+    pub(super) fn has_late(&self) -> bool {
+        has_late(self.fields)
     }
 
     /// Offers all `rows` rows of the current mini-batch outside of a step.
@@ -180,13 +284,12 @@ impl State {
     /// error stays the same.
     pub(super) fn report_failure(&mut self, code: FailCode) {
         let (reply, answer) = Reply::channel();
-        if self.link.send(Request::Leave(code, reply)).is_ok() {
-            self.outstanding.push_back(Awaited::Done(answer));
-        }
+        let _ = self.submit(Request::Leave(code, reply), Awaited::Done(answer));
     }
 
     /// Receives and ignores every outstanding answer, after an error.
     pub(super) fn abandon(&mut self) {
+        let _ = self.flush();
         while !self.outstanding.is_empty() {
             let _ = self.collect();
         }
@@ -194,7 +297,8 @@ impl State {
     }
 
     /// Offers the first `rows` rows of the current mini-batch to the engine, at the time `sent`.
-    /// Returns the number of bytes copied.
+    /// With late fields, they are sent when the step is annotated. Returns the number of bytes
+    /// copied.
     pub(super) fn offer(
         &mut self,
         config: &RehearsalConfig,
@@ -221,32 +325,80 @@ impl State {
         // In host memory, the engine selects the candidates and copies them from the mini-batch. On
         // a device, they are copied here, before the mini-batch can be overwritten.
         let select = lists.devices.iter().all(is_host);
-        let mut copied = 0;
+        let mut offer =
+            Offer { step: self.step, rows, lists, select, chosen: Vec::new(), recycled };
         if select {
-            lists.columns.extend(stored().cloned());
+            offer.lists.columns.extend(stored().cloned());
         } else {
-            self.selector.select(config, self.step, rank, rows, &mut lists.selected);
-            let chosen: Vec<i64> = lists.selected.iter().map(|&row| i64::from(row)).collect();
-            let mut index = None;
-            for (column, device) in stored().zip(&lists.devices).filter(|_| !chosen.is_empty()) {
-                let index = on_device(&mut index, device, |at| index_tensor(chosen.clone(), at));
-                lists.columns.push(column.select(index));
-            }
-            copied = chosen.len()
-                * schema.stored().map(|field| field.elements() * field.dtype.size()).sum::<usize>();
-            lists.selected.clear();
-            lists.selected.extend(0..chosen.len() as u32);
+            let selected = &mut offer.lists.selected;
+            self.selector.select(config, self.step, rank, rows, selected);
+            offer.chosen.extend(selected.iter().map(|&row| i64::from(row)));
+            selected.clear();
+            selected.extend(0..offer.chosen.len() as u32);
+            offer.copy(stored());
         }
-        self.link.send(Request::Rows(CandidateBatch {
-            schema: schema.clone(),
-            rows,
-            lists,
-            select,
-            sent,
-            recycled,
-        }))?;
-        self.outstanding.push_back(Awaited::Round { skipped: false });
+        let copied = offer.chosen.len() * row_bytes(schema.stored());
+        if self.has_late() {
+            self.open = Some(offer);
+        } else {
+            self.send(schema.clone(), offer, sent)?;
+        }
         Ok(copied)
+    }
+
+    fn send(
+        &mut self,
+        schema: Arc<Schema>,
+        offer: Offer,
+        sent: Instant,
+    ) -> Result<(), RehearsalError> {
+        let Offer { rows, lists, select, recycled, .. } = offer;
+        let batch = CandidateBatch { schema, rows, lists, select, sent, recycled };
+        self.submit(Request::Rows(batch), Awaited::Round { skipped: false })
+    }
+
+    /// Completes the candidates of `step` with late fields and offers them to the engine. Returns
+    /// the number of bytes copied. Reports an error to the other ranks.
+    pub(super) fn annotate(
+        &mut self,
+        step: u64,
+        late: &mut dyn FnMut(&mut Vec<Column>) -> Result<(), BatchError>,
+    ) -> Result<usize, RehearsalError> {
+        let completed = self.complete(step, late);
+        let (schema, offer, copied) =
+            completed.inspect_err(|_| self.report_failure(FailCode::Batch))?;
+        self.send(schema, offer, Instant::now())?;
+        Ok(copied)
+    }
+
+    fn complete(
+        &mut self,
+        step: u64,
+        late: &mut dyn FnMut(&mut Vec<Column>) -> Result<(), BatchError>,
+    ) -> Result<(Arc<Schema>, Offer, usize), RehearsalError> {
+        let (Some(mut offer), Some(incoming_schema)) =
+            (self.open.take_if(|open| open.step == step), &self.incoming_schema)
+        else {
+            return Err(RehearsalError::Misuse("a mini-batch was annotated twice"));
+        };
+        self.late.clear();
+        late(&mut self.late)?;
+        let schema = match &self.schema {
+            Some(schema) => schema.clone(),
+            None => Arc::new(incoming_schema.with_late(self.fields, &self.late)?),
+        };
+        schema.check_late(&self.late, offer.rows)?;
+        self.schema.get_or_insert_with(|| schema.clone());
+        offer.lists.devices.extend(self.late.iter().map(Column::device));
+        if offer.select {
+            offer.lists.columns.append(&mut self.late);
+        } else {
+            offer.copy(self.late.iter());
+            self.late.clear();
+        }
+        let late = schema.stored().filter(|field| field.spec.role == Role::Late);
+        let copied = offer.chosen.len() * row_bytes(late);
+        Ok((schema, offer, copied))
     }
 
     /// Appends the representatives to the incoming columns and fills the `representative` field.
@@ -255,10 +407,12 @@ impl State {
         &mut self,
         schema: &Schema,
         rows: usize,
-        delivery: Option<&Delivery>,
+        delivery: Option<&mut Delivery>,
     ) -> Result<usize, RehearsalError> {
-        let extra = delivery.map_or(0, |delivery| delivery.handles.len());
-        let mut drawn = delivery.into_iter().flat_map(|delivery| &delivery.columns);
+        let extra = delivery.as_ref().map_or(0, |delivery| delivery.handles.len());
+        let mut drawn = delivery.as_ref().into_iter().flat_map(|delivery| &delivery.columns);
+        // Late fields follow the autodiff association of the first field.
+        let device = self.incoming.first().map(Column::device);
         self.merged.clear();
         let mut bytes = 0;
         for (field, mut column) in schema.fields().iter().zip(self.incoming.drain(..)) {
@@ -275,6 +429,26 @@ impl State {
                 column
             });
         }
+        if let (Some(delivery), Some(device)) = (delivery, device) {
+            let late = schema.stored().count().min(delivery.columns.len());
+            // The mini-batch gets the memory of late fields: it has no rows of its own for them.
+            self.merged.extend(delivery.columns.drain(late..).map(|column| column.on(&device)));
+        }
         Ok(bytes)
     }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        // The other ranks wait for the rounds of this one. After a panic they learn of it sooner
+        // if the engine is dropped.
+        if !std::thread::panicking() {
+            let _ = self.flush();
+        }
+    }
+}
+
+/// The size of a row of these fields in a mini-batch, in bytes.
+fn row_bytes<'a>(fields: impl Iterator<Item = &'a FieldLayout>) -> usize {
+    fields.map(|field| field.elements() * field.dtype.size()).sum()
 }

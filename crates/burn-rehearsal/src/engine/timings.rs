@@ -21,7 +21,7 @@ macro_rules! record {
 }
 
 impl Timings {
-    record!(insert, plan, exchange, deliver, append);
+    record!(insert, plan, exchange, deliver, append, assemble);
 
     /// Adds a step of the training thread, which waited for `wait` and worked for `assemble`. At
     /// its beginning, `queued` rounds were pending. Its representatives were drawn `staleness`

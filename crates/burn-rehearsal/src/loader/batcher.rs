@@ -1,6 +1,6 @@
 //! A batcher that attaches a buffer to a single-process learner.
 
-use crate::batch::RehearsalBatch;
+use crate::batch::{RehearsalBatch, has_late};
 use crate::buffer::RehearsalBuffer;
 use crate::error::{ConfigError, RehearsalError};
 use burn::data::dataloader::batcher::Batcher;
@@ -49,10 +49,15 @@ impl<Bt, B: RehearsalBatch + Clone> RehearsalBatcher<Bt, B> {
     ///
     /// # Errors
     ///
-    /// [`ConfigError::BatcherWorld`] if the buffer is shared by several ranks.
+    /// [`ConfigError::BatcherWorld`] if the buffer is shared by several ranks,
+    /// [`ConfigError::BatcherLate`] if the batch type has [late
+    /// fields](crate::batch::layout#late-fields).
     pub fn new(inner: Bt, buffer: RehearsalBuffer<B>) -> Result<Self, RehearsalError> {
         if buffer.world_size() != 1 {
             return Err(ConfigError::BatcherWorld(buffer.world_size()).into());
+        }
+        if has_late(B::FIELDS) {
+            return Err(ConfigError::BatcherLate.into());
         }
         Ok(Self { inner, buffer: Some(buffer) })
     }

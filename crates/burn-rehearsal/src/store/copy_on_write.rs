@@ -106,8 +106,8 @@ mod tests {
     use burn::tensor::{DType, Device, Shape, TensorData};
 
     const FIELDS: [FieldSpec; 2] = [
-        FieldSpec { name: "image", role: Role::Data, bytes: true, kind: Kind::Int },
-        FieldSpec { name: "class", role: Role::Class, bytes: false, kind: Kind::Int },
+        FieldSpec { name: "image", role: Role::Data, bytes: true, kind: Kind::Int, late: None },
+        FieldSpec { name: "class", role: Role::Class, bytes: false, kind: Kind::Int, late: None },
     ];
     const CAPACITY: u64 = 9;
     /// A size at which a chunk has two rows.

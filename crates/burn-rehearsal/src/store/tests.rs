@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 const CAPACITY: usize = 11;
 
 const fn field(name: &'static str, role: Role, bytes: bool, kind: Kind) -> FieldSpec {
-    FieldSpec { name, role, bytes, kind }
+    FieldSpec { name, role, bytes, kind, late: None }
 }
 
 /// Every kind of tensor. The image has seven bytes per row, so the last word of a packed row is

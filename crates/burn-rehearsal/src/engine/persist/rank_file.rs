@@ -1,7 +1,7 @@
 //! The file of one rank in a checkpoint: its slot table, the state of its policy, its pending
 //! representatives, and its rows.
 
-use crate::batch::{Column, FieldLayout, FieldSpec, Kind, Role, Schema};
+use crate::batch::{Column, FieldLayout, FieldSpec, Kind, LateType, Role, Schema};
 use crate::checkpoint::{FileEntry, FileReader, FileWriter};
 use crate::config::RehearsalConfig;
 use crate::engine::Delivery;
@@ -432,12 +432,14 @@ fn layout(fields: &[FieldState], specs: &'static [FieldSpec]) -> Result<Schema, 
             dtype: field.dtype,
             stored: field.stored,
         };
-        let expected = if spec.bytes { DType::U8 } else { field.dtype };
+        let dtype = spec.late.map_or(field.dtype, LateType::dtype);
+        let expected = if spec.bytes { DType::U8 } else { dtype };
         let elements =
             field.shape.iter().try_fold(1usize, |product, &length| product.checked_mul(length));
         let sane = elements.is_some_and(|elements| elements > 0 && elements < 1 << 40)
             && !matches!(field.dtype, DType::QFloat(_));
-        if FieldState::of(&layout) != *field || field.stored != expected || !sane {
+        let is_expected = field.dtype == dtype && field.stored == expected;
+        if FieldState::of(&layout) != *field || !is_expected || !sane {
             return Err(format!(
                 "its field {:?} is not the field {:?} of the batch type",
                 field.name, spec.name
