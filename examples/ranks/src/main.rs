@@ -1,16 +1,14 @@
 //! Rehearsal on four ranks that share one buffer. The ranks are threads of this process.
 
-use burn::module::Module;
-use burn::optim::SgdConfig;
 use burn::train::{Learner, SupervisedTraining};
+use burn::{module::Module, optim::SgdConfig};
 use burn_rehearsal::{Capacity, RehearsalConfig, ShardedLoader};
 use burn_rehearsal_collective::{Rank, Ranks};
 use burn_rehearsal_train::data_parallel::{DataParallel, without_renderer};
-use burn_rehearsal_train::device;
-use burn_rehearsal_train::evaluate::evaluate;
 use burn_rehearsal_train::init::{Scheme, keyed_init};
 use burn_rehearsal_train::methods::{MethodModel, Rehearsal};
 use burn_rehearsal_train::stream::{ClassIncremental, ClassOrder, TaskStream, select};
+use burn_rehearsal_train::{device, evaluate::evaluate};
 use burn_rehearsal_vision::data::{ImageData, open_digits};
 use burn_rehearsal_vision::{ImageBatch, ImageBatcher, models::MlpConfig};
 use std::error::Error;
@@ -32,13 +30,10 @@ fn train(
     stream: &ClassIncremental,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     let device = device::for_rank(rank);
-    // Every rank loads `batch_size` rows of each mini-batch.
-    let loader = |batch_size| {
+    // Every rank loads `rows` rows of each mini-batch.
+    let loader = |rows| {
         let batcher = ImageBatcher { shape: data.shape, room: 0 };
-        ShardedLoader::builder(batcher)
-            .shard(rank)
-            .batch_size(batch_size)
-            .set_device(device.clone())
+        ShardedLoader::builder(batcher).shard(rank).batch_size(rows).set_device(device.clone())
     };
     // One buffer of 200 samples, of which every rank stores 50. Each rank draws from all of it.
     let buffer = RehearsalConfig::new(Capacity::Samples(200)).init_on::<ImageBatch>(rank)?;
