@@ -341,7 +341,10 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
             drawn.map_or(0, |delivery| (state.step - 1).saturating_sub(delivery.drawn_at));
         let representatives = drawn.map_or(0, |delivery| delivery.handles.len());
         B::fill(&mut rest, representatives);
-        let layout = state.layouts.make(state.step - 1, rows, [representatives], || {
+        let draws = delivery.as_ref().map(|delivery| delivery.draws.iter().copied());
+        let draws = (0..1 + config.further_draws.len())
+            .map(|draw| draws.clone().and_then(|mut draws| draws.nth(draw)).unwrap_or(0));
+        let layout = state.layouts.make(state.step - 1, rows, draws, || {
             let shared: Arc<dyn Annotate> = self.shared.clone();
             Arc::downgrade(&shared)
         });

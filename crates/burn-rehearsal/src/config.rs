@@ -75,6 +75,28 @@ impl StorePreference {
     }
 }
 
+/// One of several draws per step, see [`RehearsalConfig::with_draws`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrawConfig {
+    /// The number of rows that are drawn.
+    pub representatives: RowCount,
+    /// Which stored rows are drawn.
+    pub sampling: SamplingKind,
+}
+
+impl DrawConfig {
+    /// A uniform draw of this many rows: a count, or a ratio of the incoming rows.
+    pub fn new(representatives: impl Into<RowCount>) -> Self {
+        Self { representatives: representatives.into(), sampling: SamplingKind::Uniform }
+    }
+
+    /// Sets [`sampling`](Self::sampling).
+    pub fn with_sampling(self, sampling: SamplingKind) -> Self {
+        Self { sampling, ..self }
+    }
+}
+
 /// Declares a configuration like Burn's derive of `Config`, with setters that convert their
 /// argument.
 macro_rules! config {
@@ -196,6 +218,12 @@ config! {
         /// [`sampling`](crate::sampling) compares the rules. [`init_with`](Self::init_with) accepts
         /// your own.
         pub sampling: SamplingKind = SamplingKind::Uniform, set by with_sampling(SamplingKind),
+        /// More draws in every step, after that of [`representatives`](Self::representatives) and
+        /// [`sampling`](Self::sampling). Default: none. [`with_draws`](Self::with_draws) sets all
+        /// draws.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pub further_draws: Vec<DrawConfig> = Vec::new(),
+            set by with_further_draws(impl Into<Vec<DrawConfig>>),
         /// The seed of all random choices. Default: 0.
         pub seed: u64 = 0, set by with_seed(u64),
         /// The number of steps between inserting candidates and using representatives drawn after
@@ -234,6 +262,55 @@ pub const MAX_LAG: usize = 1024;
 pub const MAX_RATIO: f64 = 1024.0;
 
 impl RehearsalConfig {
+    /// Sets all draws of a step. The first one sets [`representatives`](Self::representatives) and
+    /// [`sampling`](Self::sampling). Without any draw, no row is drawn.
+    ///
+    /// The rows of all draws are appended to the mini-batch in this order, and a
+    /// [`RowLayout`](crate::RowLayout) names the rows of each. The draws are independent: each has
+    /// its own rule and its own random numbers, and a row can be in several of them. Several draws
+    /// cost no more messages between ranks than one.
+    ///
+    /// ```
+    /// # use burn::tensor::{Device, Tensor};
+    /// use burn_rehearsal::{
+    ///     Capacity, DrawConfig, RehearsalBatch, RehearsalConfig, RowLayout, SamplingKind,
+    /// };
+    ///
+    /// #[derive(RehearsalBatch)]
+    /// struct Batch {
+    ///     inputs: Tensor<2>,
+    ///     #[rehearsal(layout)]
+    ///     rows: RowLayout<Self>,
+    /// }
+    /// # let load = || {
+    /// #     let inputs = Tensor::zeros([4, 8], &Device::flex());
+    /// #     Batch { inputs, rows: RowLayout::default() }
+    /// # };
+    /// let config = RehearsalConfig::new(Capacity::Samples(100)).with_draws([
+    ///     DrawConfig::new(3),
+    ///     DrawConfig::new(2).with_sampling(SamplingKind::ClassBalanced),
+    /// ]);
+    /// let buffer = config.init::<Batch>()?;
+    /// buffer.rehearse(load())?;
+    /// let batch = buffer.rehearse(load())?;
+    /// assert_eq!(batch.inputs.dims()[0], 4 + 3 + 2);
+    /// assert_eq!((batch.rows.range(0), batch.rows.range(1)), (4..7, 7..9));
+    /// # Ok::<(), burn_rehearsal::error::RehearsalError>(())
+    /// ```
+    pub fn with_draws(mut self, draws: impl IntoIterator<Item = DrawConfig>) -> Self {
+        let mut draws = draws.into_iter();
+        let first = draws.next().unwrap_or_else(|| DrawConfig::new(0));
+        (self.representatives, self.sampling) = (first.representatives, first.sampling);
+        self.further_draws = draws.collect();
+        self
+    }
+
+    /// All draws of a step, in order.
+    pub fn draws(&self) -> impl Iterator<Item = DrawConfig> {
+        let first = DrawConfig { representatives: self.representatives, sampling: self.sampling };
+        std::iter::once(first).chain(self.further_draws.iter().copied())
+    }
+
     /// Checks the values that do not depend on the data. Creating a buffer does the same.
     ///
     /// # Errors
@@ -247,8 +324,8 @@ impl RehearsalConfig {
     /// assert!(error.to_string().contains("smaller than the world size 4"));
     /// ```
     pub fn validate(&self, world_size: usize) -> Result<(), ConfigError> {
-        for (name, rows) in
-            [("candidates", self.candidates), ("representatives", self.representatives)]
+        let representatives = self.draws().map(|draw| ("representatives", draw.representatives));
+        for (name, rows) in std::iter::once(("candidates", self.candidates)).chain(representatives)
         {
             if let RowCount::Ratio(ratio) = rows
                 && !(0.0..=MAX_RATIO).contains(&ratio)
@@ -374,12 +451,17 @@ impl RehearsalConfig {
         if capacity < world_size {
             return Err(ConfigError::CapacityBelowWorld { capacity, world_size });
         }
-        match self.representatives {
-            RowCount::Count(representatives) if representatives > capacity => {
-                Err(ConfigError::RepresentativesBeyondCapacity { representatives, capacity })
+        for draw in self.draws() {
+            if let RowCount::Count(representatives) = draw.representatives
+                && representatives > capacity
+            {
+                return Err(ConfigError::RepresentativesBeyondCapacity {
+                    representatives,
+                    capacity,
+                });
             }
-            _ => Ok(capacity),
         }
+        Ok(capacity)
     }
 }
 
@@ -394,10 +476,17 @@ mod tests {
             .with_candidates(0.25)
             .with_representatives(7)
             .with_classes(Some(10));
-        assert_eq!(
-            serde_json::from_str::<RehearsalConfig>(&serde_json::to_string(&config).unwrap())
-                .unwrap(),
-            config
-        );
+        // The form of one draw does not depend on the existence of several.
+        assert!(!serde_json::to_string(&config).unwrap().contains("draws"));
+        let draws = [DrawConfig::new(3), DrawConfig::new(0.5)];
+        let several = config.clone().with_draws(draws);
+        assert_eq!(several.draws().collect::<Vec<_>>(), draws);
+        for config in [config, several] {
+            assert_eq!(
+                serde_json::from_str::<RehearsalConfig>(&serde_json::to_string(&config).unwrap())
+                    .unwrap(),
+                config
+            );
+        }
     }
 }

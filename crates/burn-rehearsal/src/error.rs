@@ -202,6 +202,16 @@ pub enum ConfigError {
     /// A text is not a [`ByteSize`](crate::ByteSize).
     #[error("`{0}` is not a valid amount of memory: expected a number and a unit (2GiB)")]
     ByteSize(String),
+    /// [`CustomRules`](crate::CustomRules) has a sampling rule for a draw that is not configured.
+    #[error(
+        "a custom sampling rule is for draw {draw}, counted from 0, but a step has {draws} draws"
+    )]
+    NoDraw {
+        /// The draw.
+        draw: usize,
+        /// The number of draws per step.
+        draws: usize,
+    },
     /// There is no built-in rule of this name.
     #[error("there is no {what} `{name}`; expected one of {names}")]
     UnknownName {

@@ -138,6 +138,13 @@
 //! # Ok::<(), burn_rehearsal::error::ConfigError>(())
 //! ```
 //!
+//! # Logits and other late values
+//!
+//! Methods like Dark Experience Replay store values that are known only after the forward pass. The
+//! module [`batch::layout`] shows how to store the network's outputs with the samples, and how to
+//! find the incoming and the drawn rows in a mini-batch. [`RehearsalConfig::with_draws`] configures
+//! several independent draws per step.
+//!
 //! # Writing your own policy
 //!
 //! Implement [`Policy`](policy::Policy) or [`Sampling`](sampling::Sampling), and pass a value to
@@ -235,13 +242,13 @@ mod slots;
 mod snapshot;
 mod store;
 
-#[doc(inline)]
 pub use batch::{RehearsalBatch, RowLayout};
 pub use buffer::{RehearsalBuffer, Rehearsed};
 pub use burn_rehearsal_derive::RehearsalBatch;
 pub use capacity::{ByteSize, Capacity};
 pub use config::{
-    CandidateMode, Execution, MAX_LAG, MAX_RATIO, OnRepeat, RehearsalConfig, StorePreference,
+    CandidateMode, DrawConfig, Execution, MAX_LAG, MAX_RATIO, OnRepeat, RehearsalConfig,
+    StorePreference,
 };
 pub use engine::{BufferReport, EngineTimings, Inspection, PendingCheckpoint, Restored, Saved};
 pub use loader::{

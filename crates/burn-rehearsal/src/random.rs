@@ -75,6 +75,14 @@ impl Stream {
         Self::new(splitmix64(seed ^ splitmix64(row)), purpose, step, rank)
     }
 
+    /// The stream of one of several draws in a step. Draw 0 has the stream of [`new`](Self::new).
+    pub(crate) fn for_draw(seed: u64, purpose: Purpose, step: u64, rank: u32, draw: usize) -> Self {
+        match draw {
+            0 => Self::new(seed, purpose, step, rank),
+            _ => Self::for_row(seed, purpose, step, rank, draw as u64),
+        }
+    }
+
     /// The next 32 random bits.
     #[inline]
     pub fn next_u32(&mut self) -> u32 {

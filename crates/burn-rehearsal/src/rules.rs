@@ -1,9 +1,12 @@
 //! Custom policies and sampling rules of a buffer.
 
 use crate::config::RehearsalConfig;
+use crate::error::ConfigError;
 use crate::policy::Policy;
+use crate::row_count::RowCount;
 use crate::sampling::Sampling;
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -30,7 +33,14 @@ use std::sync::Arc;
 #[derive(Clone, Default)]
 pub struct CustomRules {
     policy: Option<Arc<dyn Fn() -> Box<dyn Policy> + Send + Sync>>,
-    sampling: Option<Arc<dyn Fn() -> Box<dyn Sampling> + Send + Sync>>,
+    /// The sampling rules by draw.
+    samplings: BTreeMap<usize, Arc<dyn Fn() -> Box<dyn Sampling> + Send + Sync>>,
+}
+
+/// One draw of every step.
+pub(crate) struct DrawRule {
+    pub(crate) representatives: RowCount,
+    pub(crate) sampling: Box<dyn Sampling>,
 }
 
 impl CustomRules {
@@ -40,9 +50,19 @@ impl CustomRules {
         self
     }
 
-    /// Uses this sampling rule. Every rank gets a clone.
-    pub fn with_sampling(mut self, sampling: impl Sampling + Clone + Sync + 'static) -> Self {
-        self.sampling = Some(Arc::new(move || Box::new(sampling.clone())));
+    /// Uses this sampling rule for the first draw of a step. Every rank gets a clone.
+    pub fn with_sampling(self, sampling: impl Sampling + Clone + Sync + 'static) -> Self {
+        self.with_draw_sampling(0, sampling)
+    }
+
+    /// Uses this sampling rule for one of [several draws](RehearsalConfig::with_draws), counted
+    /// from 0. Every rank gets a clone.
+    pub fn with_draw_sampling(
+        mut self,
+        draw: usize,
+        sampling: impl Sampling + Clone + Sync + 'static,
+    ) -> Self {
+        self.samplings.insert(draw, Arc::new(move || Box::new(sampling.clone())));
         self
     }
 
@@ -55,15 +75,25 @@ impl CustomRules {
 
     /// Replaces the names of built-in rules among the fields of a configuration.
     pub(crate) fn name_in(&self, fields: &mut Map<String, Value>) {
-        let mut set = |field: &str, name: &str, parameters| {
-            let name = format!("custom:{}", full_name(name, parameters));
-            fields.insert(field.to_owned(), Value::String(name));
+        let custom = |name: &str, parameters| {
+            Value::String(format!("custom:{}", full_name(name, parameters)))
         };
         if let Some(policy) = self.policy.as_ref().map(|make| make()) {
-            set("policy", policy.name(), policy.parameters());
+            fields.insert("policy".to_owned(), custom(policy.name(), policy.parameters()));
         }
-        if let Some(sampling) = self.sampling.as_ref().map(|make| make()) {
-            set("sampling", sampling.name(), sampling.parameters());
+        for (&draw, make) in &self.samplings {
+            let sampling = make();
+            let name = custom(sampling.name(), sampling.parameters());
+            let sampling = "sampling".to_owned();
+            let Some(index) = draw.checked_sub(1) else {
+                fields.insert(sampling, name);
+                continue;
+            };
+            let further = fields.get_mut("further_draws");
+            match further.and_then(|draws| draws.get_mut(index)?.as_object_mut()) {
+                Some(draw) => draw.insert(sampling, name),
+                None => fields.insert(format!("sampling of draw {draw}"), name),
+            };
         }
     }
 
@@ -71,8 +101,24 @@ impl CustomRules {
         self.policy.as_ref().map_or_else(|| config.policy.init(), |make| make())
     }
 
-    pub(crate) fn sampling(&self, config: &RehearsalConfig) -> Box<dyn Sampling> {
-        self.sampling.as_ref().map_or_else(|| config.sampling.init(), |make| make())
+    /// All draws of a step.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::NoDraw`] if there is a rule for a draw that is not configured.
+    pub(crate) fn draws(&self, config: &RehearsalConfig) -> Result<Vec<DrawRule>, ConfigError> {
+        let draws = config.draws().enumerate().map(|(index, draw)| DrawRule {
+            representatives: draw.representatives,
+            sampling: self
+                .samplings
+                .get(&index)
+                .map_or_else(|| draw.sampling.init(), |make| make()),
+        });
+        let draws: Vec<_> = draws.collect();
+        match self.samplings.keys().find(|&&draw| draw >= draws.len()) {
+            Some(&draw) => Err(ConfigError::NoDraw { draw, draws: draws.len() }),
+            None => Ok(draws),
+        }
     }
 }
 

@@ -9,7 +9,7 @@
 use burn::tensor::{DType, Device, Int, Shape, Tensor, TensorData};
 use burn_rehearsal::batch::{Column, Kind, LateFields};
 use burn_rehearsal::{
-    Capacity, Execution, RehearsalBatch, RehearsalConfig, RowLayout, SamplingKind,
+    Capacity, DrawConfig, Execution, RehearsalBatch, RehearsalConfig, RowLayout, SamplingKind,
 };
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -84,11 +84,14 @@ fn reference(
 #[test]
 fn a_warm_step_allocates_only_the_mini_batch_that_it_returns() {
     let device = Device::flex();
-    for &sampling in SamplingKind::ALL {
+    let draws = SamplingKind::ALL.iter().flat_map(|&sampling| {
+        let first = |rows: usize| DrawConfig::new(rows).with_sampling(sampling);
+        [vec![first(REPRESENTATIVES)], vec![first(REPRESENTATIVES - 1), DrawConfig::new(1)]]
+    });
+    for draws in draws {
         let config = RehearsalConfig::new(Capacity::Samples(40))
             .with_candidates(CANDIDATES)
-            .with_representatives(REPRESENTATIVES)
-            .with_sampling(sampling)
+            .with_draws(draws.clone())
             .with_execution(Execution::Inline);
         let buffer = config.init().unwrap();
         for step in 0..200 {
@@ -112,7 +115,7 @@ fn a_warm_step_allocates_only_the_mini_batch_that_it_returns() {
             let used = allocations(|| drop(buffer.rehearse(ours).unwrap()));
             assert!(
                 used <= needed,
-                "{sampling:?}, step {step}: {used} allocations, but the mini-batch needs {needed}"
+                "{draws:?}, step {step}: {used} allocations, but the mini-batch needs {needed}"
             );
         }
     }

@@ -13,8 +13,8 @@ use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 use burn_rehearsal::batch::{LateFields, RowLayout};
 use burn_rehearsal::error::{BatchError, ConfigError, RehearsalError};
 use burn_rehearsal::{
-    Capacity, Execution, PolicyKind, RehearsalBatch, RehearsalBatcher, RehearsalBuffer,
-    RehearsalConfig, StorePreference,
+    Capacity, DrawConfig, Execution, PolicyKind, RehearsalBatch, RehearsalBatcher, RehearsalBuffer,
+    RehearsalConfig, SamplingKind, StorePreference,
 };
 use burn_rehearsal_collective::{Collective, Solo, run_threads};
 use std::collections::BTreeSet;
@@ -144,7 +144,8 @@ fn check<B: TestBatch>(incoming: &[i64], batch: &B) -> Result<Vec<i64>, String> 
         return Err("the incoming rows changed".into());
     }
     let drawn = numbers[incoming.len()..].to_vec();
-    if layout.representatives() != drawn.len() || layout.range(0).end != numbers.len() {
+    let end = layout.range(layout.draws().len() - 1).end;
+    if layout.representatives() != drawn.len() || end != numbers.len() {
         return Err(format!("{} rows, but the layout is {layout:?}", numbers.len()));
     }
     let found = logits.map(|logits| (logits.dtype(), logits.dims(), logits.into_data()));
@@ -194,7 +195,10 @@ impl Setup {
         // Small, so that rows are evicted.
         RehearsalConfig::new(Capacity::Samples(30))
             .with_candidates(3)
-            .with_representatives(5)
+            .with_draws([
+                DrawConfig::new(3),
+                DrawConfig::new(2).with_sampling(SamplingKind::ClassBalanced),
+            ])
             .with_policy(PolicyKind::RandomReplacement)
             .with_lag(self.lag)
             .with_execution(self.execution)

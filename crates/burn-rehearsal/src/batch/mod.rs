@@ -17,7 +17,6 @@ pub use column::Column;
 #[doc(hidden)]
 pub use column::Values;
 pub use host::{is_host, tensor_with_room};
-#[doc(inline)]
 pub use layout::{LateFields, LateType, NoLateFields, RowLayout};
 #[doc(hidden)]
 pub use schema::{FieldLayout, Schema};

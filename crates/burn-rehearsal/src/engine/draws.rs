@@ -25,14 +25,15 @@ impl Engine {
         delivery: Delivery,
         started: Instant,
     ) -> Result<Delivery, RehearsalError> {
-        let Self { config, ready, rows, scratch, .. } = self;
+        let Self { config, ready, rows, draws, scratch, .. } = self;
         let active = self.task as usize >= config.start_task;
-        let wanted = |(&rows, &ready): (&u64, &bool)| {
-            if active && ready { config.representatives.of(rows as usize) } else { 0 }
-        };
         scratch.wanted.clear();
-        scratch.wanted.extend(rows.iter().zip(ready.iter()).map(wanted));
-        self.plan(Purpose::Draw, step)?;
+        for (&rows, &ready) in rows.iter().zip(ready.iter()) {
+            scratch.wanted.extend(draws.iter().map(|draw| {
+                if active && ready { draw.representatives.of(rows as usize) } else { 0 }
+            }));
+        }
+        self.plan(Purpose::Draw, step, self.draws.len())?;
         self.digest_draws(step);
         self.notice_unused();
         self.deliver(delivery, started)
@@ -64,14 +65,15 @@ impl Engine {
         if full
             && !self.task_begun
             && self.scratch.draws.is_empty()
-            && self.config.representatives.of(1) > 0
+            && self.draws.iter().any(|draw| draw.representatives.of(1) > 0)
         {
-            let reason = match self.config.start_task {
-                0 if self.sampling.depends_on_task() => {
-                    format!("the sampling rule `{}` depends on the task", self.sampling.name())
+            let mut rules = self.draws.iter().map(|draw| &draw.sampling);
+            let reason = match (self.config.start_task, rules.find(|rule| rule.depends_on_task())) {
+                (0, Some(rule)) => {
+                    format!("the sampling rule `{}` depends on the task", rule.name())
                 }
-                0 => return,
-                task => format!("mini-batches get representatives from task {task} on"),
+                (0, None) => return,
+                (task, _) => format!("mini-batches get representatives from task {task} on"),
             };
             notice(&NOTICED, || {
                 format!(
@@ -82,10 +84,15 @@ impl Engine {
         }
     }
 
-    /// Plans the draws of the numbers of rows in `scratch.wanted`. Fills `scratch.own` with this
-    /// rank's draws and `scratch.pushed` with the rows that others drew from this shard. Writes the
-    /// handles of these rows to the messages.
-    pub(super) fn plan(&mut self, purpose: Purpose, key: u64) -> Result<(), RehearsalError> {
+    /// Plans the draws of the numbers of rows in `scratch.wanted`, which has `number` draws for
+    /// each rank. Fills `scratch.own` with this rank's draws and `scratch.pushed` with the rows
+    /// that others drew from this shard. Writes the handles of these rows to the messages.
+    pub(super) fn plan(
+        &mut self,
+        purpose: Purpose,
+        key: u64,
+        number: usize,
+    ) -> Result<(), RehearsalError> {
         let scratch = &mut self.scratch;
         scratch.own.clear();
         scratch.draws.clear();
@@ -93,32 +100,39 @@ impl Engine {
         scratch.pushed.clear();
         scratch.peers.clear();
         scratch.outgoing.iter_mut().for_each(Vec::clear);
-        for (rank, &rows) in scratch.wanted.iter().enumerate() {
+        for (index, &rows) in scratch.wanted.iter().enumerate() {
             if rows > 0 {
-                let mut rng = Stream::new(self.config.seed, purpose, key, rank as u32);
-                self.sampling.plan(&self.counts, &mut rng, rows, &mut scratch.draws);
+                let (rank, draw) = (index / number, index % number);
+                let mut rng = Stream::for_draw(self.config.seed, purpose, key, rank as u32, draw);
+                let sampling = &mut self.draws[draw].sampling;
+                sampling.plan(&self.counts, &mut rng, rows, &mut scratch.draws);
             }
             scratch.ends.push(scratch.draws.len());
         }
         let Some(shard) = &self.shard else { return Ok(()) };
         let mut first = 0;
-        for (rank, &end) in scratch.ends.iter().enumerate() {
+        for (index, &end) in scratch.ends.iter().enumerate() {
+            let (rank, sampling) = (index / number, self.draws[index % number].sampling.as_ref());
             let draws = &scratch.draws[first..end];
             first = end;
             if rank == self.rank {
                 for &draw in draws {
-                    let place = self
-                        .sampling
+                    let place = sampling
                         .locate(&self.counts, draw)
                         .filter(|place| (place.owner as usize) < self.size);
                     let place = place.ok_or(NOT_STORED)?;
-                    scratch.own.push((place, draw.group));
+                    let slot = if place.owner as usize == rank {
+                        stored_slot(sampling, shard.table(), draw.group, place.index)?
+                    } else {
+                        0
+                    };
+                    scratch.own.push((place.owner, slot));
                 }
                 continue;
             }
             for &draw in draws {
-                let Some(index) = self.sampling.local_index(&self.counts, draw) else { continue };
-                let slot = stored_slot(self.sampling.as_ref(), shard.table(), draw.group, index)?;
+                let Some(index) = sampling.local_index(&self.counts, draw) else { continue };
+                let slot = stored_slot(sampling, shard.table(), draw.group, index)?;
                 let message = &mut scratch.outgoing[rank];
                 message.extend_from_slice(&slot.to_le_bytes());
                 message.extend_from_slice(&shard.table().generation(slot).to_le_bytes());
@@ -155,8 +169,8 @@ impl Engine {
             })?;
         }
         incoming.iter_mut().for_each(Vec::clear);
-        for (place, _) in own.iter().filter(|(place, _)| place.owner as usize != rank) {
-            let message = &mut incoming[place.owner as usize];
+        for (owner, _) in own.iter().filter(|(owner, _)| *owner as usize != rank) {
+            let message = &mut incoming[*owner as usize];
             message.resize(message.len() + record, 0);
         }
         let sends: Vec<_> = outgoing
@@ -179,22 +193,27 @@ impl Engine {
     }
 
     fn assemble(&mut self, delivery: &mut Delivery) -> Result<(), RehearsalError> {
+        let Scratch { own, ends, incoming, cursor, .. } = &mut self.scratch;
+        let number = ends.len() / self.size;
+        delivery.draws.clear();
+        for index in self.rank * number..(self.rank + 1) * number {
+            let start = index.checked_sub(1).map_or(0, |before| ends[before]);
+            delivery.draws.push(ends[index] - start);
+        }
         delivery.handles.clear();
         let Some(shard) = &self.shard else {
             delivery.columns.clear();
             return Ok(());
         };
         let width = shard.schema().row_bytes();
-        let Scratch { own, incoming, cursor, .. } = &mut self.scratch;
         cursor.fill(0);
         let mut sources: SmallVec<[_; 64]> = SmallVec::with_capacity(own.len());
-        for &(place, group) in own.iter() {
-            let owner = place.owner as usize;
+        for &(rank, slot) in own.iter() {
+            let owner = rank as usize;
             if owner == self.rank {
-                let slot = stored_slot(self.sampling.as_ref(), shard.table(), group, place.index)?;
                 sources.push(Source::Slot(slot));
                 delivery.handles.push(RowHandle {
-                    rank: place.owner,
+                    rank,
                     slot,
                     generation: shard.table().generation(slot),
                 });
@@ -207,7 +226,7 @@ impl Engine {
                 );
                 cursor[owner] += 1;
                 delivery.handles.push(RowHandle {
-                    rank: place.owner,
+                    rank,
                     slot: read_u32(&handle[..4]),
                     generation: read_u32(&handle[4..]),
                 });

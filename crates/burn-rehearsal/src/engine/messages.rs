@@ -13,6 +13,7 @@ use crate::slots::RowHandle;
 use crate::snapshot::Snapshot;
 use burn::tensor::Device;
 use burn_rehearsal_collective::Asked;
+use smallvec::SmallVec;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
@@ -65,6 +66,8 @@ pub(crate) struct Delivery {
     pub(crate) columns: Vec<Column>,
     /// The handle of each representative.
     pub(crate) handles: Vec<RowHandle>,
+    /// The number of representatives of each draw.
+    pub(crate) draws: SmallVec<[usize; 4]>,
     /// The last step whose candidates could be drawn.
     pub(crate) drawn_at: u64,
     /// The lists of the candidates that were inserted before the draw.

@@ -5,7 +5,8 @@
 //! 1. writes this rank's candidates to its shard,
 //! 2. all-gathers a header of fixed size (round, digests, status, fill) and, for class-balanced
 //!    sampling, the changes of class counts,
-//! 3. computes the draws of *every* rank for step t + lag from the same numbers as all other ranks,
+//! 3. computes the draws of *every* rank for step t + lag from the same numbers as all other ranks;
+//!    a rank can have several draws per step,
 //! 4. sends the rows that other ranks drew from its shard, and receives those it drew from theirs,
 //! 5. builds the columns of its representatives.
 //!
@@ -37,8 +38,8 @@ use crate::candidates::CandidateSelector;
 use crate::config::RehearsalConfig;
 use crate::error::RehearsalError;
 use crate::random::{Purpose, Stream};
-use crate::rules::CustomRules;
-use crate::sampling::{Draw, RowLocation, Sampling, ShardCounts};
+use crate::rules::{CustomRules, DrawRule};
+use crate::sampling::{Draw, ShardCounts};
 use burn::tensor::Device;
 use burn_rehearsal_collective::{Answerer, Asker, Collective};
 use persist::Writer;
@@ -69,7 +70,8 @@ pub(crate) struct Engine {
     /// The devices of the last mini-batch, on which representatives are built.
     devices: Vec<Device>,
     counts: ShardCounts,
-    sampling: Box<dyn Sampling>,
+    /// The draws of a step, in order.
+    draws: Vec<DrawRule>,
     task: u32,
     /// Whether `begin_task` was ever called.
     task_begun: bool,
@@ -98,13 +100,13 @@ pub(crate) struct Engine {
 /// Buffers that are reused from round to round.
 #[derive(Default)]
 struct Scratch {
-    /// The number of rows that each rank draws.
+    /// The number of rows in each draw of each rank. Those of a rank are adjacent.
     wanted: Vec<usize>,
-    /// The draws of all ranks in rank order, and the end of each rank's draws among them.
+    /// The drawn rows of all draws in this order, and the end of each draw among them.
     draws: Vec<Draw>,
     ends: Vec<usize>,
-    /// The locations and groups of this rank's draws.
-    own: Vec<(RowLocation, u32)>,
+    /// The owner of each row that this rank drew, and its slot if the owner is this rank.
+    own: Vec<(u32, u32)>,
     /// The draws of all ranks as numbers, for the digest.
     drawn: Vec<u64>,
     /// The slots of the rows that other ranks drew from this shard, and the rank that drew each.
@@ -132,7 +134,8 @@ impl Engine {
         let (rank, size) = (collective.rank(), collective.size());
         config.validate(size)?;
         let (rounds, answers) = sync_channel(config.lag + MAX_IN_FLIGHT);
-        let sampling = rules.sampling(&config);
+        let draws = rules.draws(&config)?;
+        let with_classes = draws.iter().any(|draw| draw.sampling.needs_class_counts());
         let engine = Self {
             config_digest: round::config_digest(&rules.agreed(&config), size),
             rounds,
@@ -142,8 +145,8 @@ impl Engine {
             shard: None,
             selector: CandidateSelector::default(),
             devices: Vec::new(),
-            counts: ShardCounts::new(rank, size, sampling.needs_class_counts()),
-            sampling,
+            counts: ShardCounts::new(rank, size, with_classes),
+            draws,
             task: 0,
             task_begun: false,
             rounds_done: 0,
@@ -357,7 +360,8 @@ impl Engine {
         self.gather(Status::Task)?;
         let start = self.config.start_task as u32;
         let crossed = (before >= start) != (task >= start);
-        if before == task || !(crossed || self.sampling.depends_on_task()) {
+        let depends_on_task = self.draws.iter().any(|draw| draw.sampling.depends_on_task());
+        if before == task || !(crossed || depends_on_task) {
             return Ok(None);
         }
         self.redraw().map(Some)

@@ -36,7 +36,7 @@ impl Engine {
         let wanted = wanted.map(|([rows], &ready)| if ready { *rows as usize } else { 0 });
         self.scratch.wanted.clear();
         self.scratch.wanted.extend(wanted);
-        self.plan(Purpose::Sample, self.samples)?;
+        self.plan(Purpose::Sample, self.samples, 1)?;
         self.samples += 1;
         self.deliver(Delivery::default(), started)
     }

@@ -44,7 +44,8 @@ pub struct Inspection {
 pub struct BufferReport {
     /// The name of the policy, and its parameters in parentheses if it has any.
     pub policy: String,
-    /// The name of the sampling rule, and its parameters in parentheses if it has any.
+    /// The name of the sampling rule, and its parameters in parentheses if it has any. The rules of
+    /// several draws are separated by commas.
     pub sampling: String,
     /// The number of rows that all ranks together can store, |B|.
     pub capacity: usize,
@@ -115,9 +116,11 @@ impl Engine {
             return Err(RehearsalError::Disagreement { rank, this_rank, detail: "draws".into() });
         }
         let policy = self.rules.policy(&self.config);
+        let sampling = self.draws.iter().map(|draw| &draw.sampling);
+        let sampling = sampling.map(|rule| full_name(rule.name(), rule.parameters()));
         let mut report = BufferReport {
             policy: full_name(policy.name(), policy.parameters()),
-            sampling: full_name(self.sampling.name(), self.sampling.parameters()),
+            sampling: sampling.collect::<Vec<_>>().join(", "),
             capacity: 0,
             len: 0,
             bytes: 0,

@@ -11,8 +11,10 @@
 //!   if rows of the current task need no replay, because they are in the mini-batch.
 //!
 //! Select a rule with [`RehearsalConfig::with_sampling`](crate::RehearsalConfig::with_sampling).
-//! All built-in rules draw without replacement within a step, from the union of the shards of all
+//! All built-in rules draw without replacement within a draw, from the union of the shards of all
 //! ranks.
+//!
+//! A step can have [several draws](crate::RehearsalConfig::with_draws), each with its own rule.
 //!
 //! # How ranks draw
 //!
@@ -150,8 +152,8 @@ pub trait Sampling: Send {
         false
     }
 
-    /// Appends the draws of one rank in one step to `draws`: at most `representatives` distinct
-    /// rows. `rng` is the stream of that rank and step. Should take time O(r).
+    /// Appends the rows of one draw of one rank in one step to `draws`: at most `representatives`
+    /// distinct rows. `rng` is the stream of that rank, step and draw. Should take time O(r).
     fn plan(
         &mut self,
         counts: &ShardCounts,

@@ -171,6 +171,10 @@ impl Engine {
             draws: blake3::Hash::from_bytes(self.draws_digest).to_hex().to_string(),
             config: rank_file::config_fields(&self.config, &self.rules),
             pending: pending.iter().map(|pending| pending.handles.len()).collect(),
+            pending_draws: match self.draws.len() {
+                1 => Vec::new(),
+                _ => pending.iter().map(|pending| pending.draws.to_vec()).collect(),
+            },
             shard: None,
         };
         let present = self.counts.classes.as_ref().map_or(&[][..], |classes| classes.present());

@@ -40,6 +40,10 @@ pub(super) struct RankState {
     pub(super) config: Map<String, Value>,
     /// The number of representatives of each pending step.
     pub(super) pending: Vec<usize>,
+    /// The number of representatives of each draw, for each pending step. Empty if a step has one
+    /// draw.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) pending_draws: Vec<Vec<usize>>,
     /// `None` for a rank that never had rows. It has no representatives either.
     pub(super) shard: Option<ShardState>,
 }
@@ -307,6 +311,9 @@ impl RankFile {
                 config.lag
             )));
         }
+        if !has_valid_draws(&state, config.draws().count()) {
+            return Err(reader.damaged("its numbers of rows per draw contradict each other"));
+        }
         let policy = reader.numbers("policy", u64::from_le_bytes)?;
         let present = reader.numbers("classes.present", u32::from_le_bytes)?;
         let pending = state.pending.iter().try_fold(0usize, |sum, &count| sum.checked_add(count));
@@ -382,6 +389,10 @@ impl RankFile {
         for (index, &count) in counts.iter().enumerate() {
             let mut delivery = Delivery {
                 handles: self.handles[first..first + count].to_vec(),
+                draws: match self.state.pending_draws.get(index) {
+                    Some(draws) => draws.as_slice().into(),
+                    None => [count].as_slice().into(),
+                },
                 drawn_at: self.state.step.saturating_sub((counts.len() - index) as u64),
                 ..Delivery::default()
             };
@@ -397,6 +408,16 @@ impl RankFile {
         }
         Ok(deliveries)
     }
+}
+
+/// Whether the numbers of rows per draw match the pending steps and the `number` of draws.
+fn has_valid_draws(state: &RankState, number: usize) -> bool {
+    let sum = |draws: &[usize]| draws.iter().try_fold(0usize, |sum, &rows| sum.checked_add(rows));
+    let match_step =
+        |(draws, &count): (&Vec<usize>, &usize)| draws.len() == number && sum(draws) == Some(count);
+    number == 1 && state.pending_draws.is_empty()
+        || state.pending_draws.len() == state.pending.len()
+            && state.pending_draws.iter().zip(&state.pending).all(match_step)
 }
 
 /// Reads the columns of a table into `rows`. The table must have as many rows.
