@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let device = Device::default().autodiff();
     device.seed(1);
     let network = MlpConfig::new(data.shape.elements(), data.classes).init(&device);
-    let mut model = MethodModel::new(network, &Rehearsal); // any Burn model works
+    let mut model = MethodModel::new(network, &Rehearsal); // your own model needs no wrapper
     let buffer = RehearsalConfig::new(Capacity::Samples(200)).init::<ImageBatch>()?;
 
     for task in 0..stream.tasks() {
