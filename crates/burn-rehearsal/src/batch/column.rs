@@ -215,8 +215,8 @@ impl Column {
         Column { data: Data::Tensor(Box::new(values)), row_shape }
     }
 
-    /// The rows of all `parts`, one after the other. The parts may differ only in their number of
-    /// rows. `None` if there is no part.
+    /// Concatenates the rows of `parts`, which may differ only in their number of rows. Returns
+    /// `None` if `parts` is empty.
     pub(crate) fn concat(mut parts: Vec<Column>) -> Option<Column> {
         if parts.len() < 2 {
             return parts.pop();
@@ -276,8 +276,7 @@ impl Values {
         }
     }
 
-    /// The rows of all parts, one after the other. `None` if there is no part, or if their kinds
-    /// differ.
+    /// Concatenates the rows of `parts`. Returns `None` if `parts` is empty or the kinds differ.
     fn cat(parts: Vec<Values>) -> Option<Values> {
         macro_rules! cat {
             ($kind:ident) => {{
