@@ -32,7 +32,18 @@ pub trait CollectiveExt: Collective {
 
     /// Returns the lowest rank on which `value` is true.
     ///
-    /// With `result.is_err()` as the value, all ranks find out that one of them has failed.
+    /// With `result.is_err()` as the value, all ranks find out that one of them has failed:
+    ///
+    /// ```
+    /// use burn_rehearsal_collective::{CollectiveExt, Ranks};
+    ///
+    /// let failed = Ranks::threads(3).run(|rank| {
+    ///     let file = if rank.rank() == 2 { Err("not found") } else { Ok("data") };
+    ///     rank.collective()?.first_true(file.is_err())
+    /// })?;
+    /// assert_eq!(failed, [Some(2); 3]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -42,6 +53,15 @@ pub trait CollectiveExt: Collective {
     }
 
     /// Returns the words of all ranks, in rank order.
+    ///
+    /// ```
+    /// use burn_rehearsal_collective::{CollectiveExt, Ranks};
+    ///
+    /// let sizes = Ranks::threads(2)
+    ///     .run(|rank| rank.collective()?.gather_words([100 + rank.rank() as u64]))?;
+    /// assert_eq!(sizes, [[[100], [101]]; 2]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///

@@ -109,18 +109,15 @@ pub struct Incoming<'a> {
 /// independent sequence of operations, for example on another thread.
 ///
 /// ```
-/// use burn_rehearsal_collective::{CollectiveError, Incoming, Outgoing, Ranks};
+/// use burn_rehearsal_collective::{CollectiveError, Ranks};
 ///
-/// Ranks::threads(2).run(|rank| {
+/// let gathered = Ranks::threads(2).run(|rank| {
 ///     let mut ranks = rank.collective()?;
-///     let (own, peer) = (rank.rank() as u8, 1 - rank.rank());
-///     let (mut all, mut row) = ([0; 2], [0; 3]);
-///     ranks.all_gather(&[10 + own], &mut all)?;
-///     let outgoing = [Outgoing { peer, bytes: &[own; 3] }];
-///     ranks.exchange(&outgoing, &mut [Incoming { peer, bytes: &mut row }])?;
-///     assert_eq!((all, row), ([10, 11], [peer as u8; 3]));
-///     Ok::<_, CollectiveError>(())
+///     let mut all = [0; 2];
+///     ranks.all_gather(&[10 + rank.rank() as u8], &mut all)?;
+///     Ok::<_, CollectiveError>(all)
 /// })?;
+/// assert_eq!(gathered, [[10, 11]; 2]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
@@ -153,6 +150,18 @@ pub trait Collective: Send {
     fn barrier(&mut self) -> Result<(), CollectiveError>;
 
     /// Copies the `data` of rank `root` into the `data` of all ranks. All have the same length.
+    ///
+    /// ```
+    /// use burn_rehearsal_collective::{CollectiveError, Ranks};
+    ///
+    /// let seeds = Ranks::threads(2).run(|rank| {
+    ///     let mut seed = [7 * rank.rank() as u8];
+    ///     rank.collective()?.broadcast(&mut seed, 1)?;
+    ///     Ok::<_, CollectiveError>(seed[0])
+    /// })?;
+    /// assert_eq!(seeds, [7, 7]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn broadcast(&mut self, data: &mut [u8], root: usize) -> Result<(), CollectiveError>;
 
     /// Concatenates the `send` of all ranks in rank order into `recv`, whose length is `size *
@@ -162,13 +171,28 @@ pub trait Collective: Send {
     /// Replaces each value of `data` by its sum or mean over all ranks.
     ///
     /// Values are added in rank order, so the bits depend neither on timing nor on the transport.
-    /// [`Reduction::Fast`] gives this up over MPI.
+    /// [`Reduction::Fast`] gives this up over MPI. The [crate](crate) has an example.
     fn all_reduce(&mut self, data: &mut [f32], op: ReduceOp) -> Result<(), CollectiveError>;
 
     /// Sends messages to some peers and receives messages from some.
     ///
     /// There is at most one message per ordered pair of ranks, and both sides know its length.
     /// Every rank calls it, with empty lists if it has nothing to send or receive.
+    ///
+    /// ```
+    /// use burn_rehearsal_collective::{CollectiveError, Incoming, Outgoing, Ranks};
+    ///
+    /// let received = Ranks::threads(2).run(|rank| {
+    ///     let (own, peer) = (rank.rank() as u8, 1 - rank.rank());
+    ///     let outgoing = [Outgoing { peer, bytes: &[own; 3] }];
+    ///     let mut row = [0; 3];
+    ///     let incoming = &mut [Incoming { peer, bytes: &mut row }];
+    ///     rank.collective()?.exchange(&outgoing, incoming)?;
+    ///     Ok::<_, CollectiveError>(row)
+    /// })?;
+    /// assert_eq!(received, [[1; 3], [0; 3]]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn exchange(
         &mut self,
         outgoing: &[Outgoing<'_>],
@@ -176,6 +200,20 @@ pub trait Collective: Send {
     ) -> Result<(), CollectiveError>;
 
     /// Makes a second handle on the same ranks. Its operations are independent of this handle's.
+    ///
+    /// Collective: all ranks call it. The new handle can move to another thread:
+    ///
+    /// ```
+    /// use burn_rehearsal_collective::{Collective, CollectiveError, run_threads};
+    ///
+    /// let results = run_threads(2, |mut ranks| {
+    ///     let mut background = ranks.duplicate()?;
+    ///     let thread = std::thread::spawn(move || background.barrier());
+    ///     ranks.barrier()?;
+    ///     thread.join().unwrap()
+    /// });
+    /// assert_eq!(results, [Ok(()), Ok(())]);
+    /// ```
     fn duplicate(&mut self) -> Result<Box<dyn Collective>, CollectiveError>;
 
     /// Names the purpose of this handle in one word, for [`CollectiveError::Deadlock`].

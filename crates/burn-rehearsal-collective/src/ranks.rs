@@ -278,6 +278,16 @@ impl Ranks {
 
     /// The processes of the launcher if it started several, otherwise `size` threads.
     ///
+    /// ```
+    /// use burn_rehearsal_collective::{CollectiveError, Ranks};
+    ///
+    /// Ranks::from_env_or_threads(4)?.run(|rank| {
+    ///     println!("rank {} of {}", rank.rank(), rank.size());
+    ///     Ok::<_, CollectiveError>(())
+    /// })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`LaunchError::WithoutMpi`] if a launcher started several processes, and the feature `mpi`
@@ -401,6 +411,15 @@ pub struct RunError {
 
 impl RunError {
     /// The failures of all ranks that failed. The first one explains the others best.
+    ///
+    /// ```
+    /// use burn_rehearsal_collective::Ranks;
+    ///
+    /// let error = Ranks::threads(2)
+    ///     .run(|rank| if rank.is_root() { Err("no more data") } else { Ok(()) })
+    ///     .unwrap_err();
+    /// assert_eq!(error.failures()[0].rank(), 0);
+    /// ```
     pub fn failures(&self) -> &[RankFailure<BoxedError>] {
         &self.failures
     }

@@ -202,6 +202,13 @@ pub fn buffer(config: &RehearsalConfig, ranks: Box<dyn Collective>) -> Rehearsal
     RehearsalBuffer::new(&config.clone().with_store(store), ranks).unwrap()
 }
 
+/// The ids of the rows in this rank's shard, in slot order.
+#[must_use]
+pub fn stored_ids(buffer: &RehearsalBuffer<Mixed>) -> Vec<i64> {
+    let snapshot = buffer.snapshot().unwrap();
+    snapshot.samples().iter().map(|sample| sample.id.unwrap()).collect()
+}
+
 /// `rows` new ids for one step of one rank, of random classes below `classes`.
 #[must_use]
 pub fn fresh(seed: u64, rank: usize, step: usize, rows: usize, classes: u64) -> Vec<i64> {
@@ -217,6 +224,13 @@ pub fn fresh(seed: u64, rank: usize, step: usize, rows: usize, classes: u64) -> 
 /// Rows are drawn without replacement within one draw, which reduces the variance of the counts.
 /// The statistic is scaled by (n−1)/(n−r), and is then asymptotically χ² with n−1 degrees of
 /// freedom.
+///
+/// ```
+/// use burn_rehearsal_testing::uniform_p;
+///
+/// assert!(uniform_p(&[49, 50, 51, 50], 100, 2) > 0.9);
+/// assert!(uniform_p(&[30, 70, 30, 70], 100, 2) < 1e-6);
+/// ```
 #[must_use]
 pub fn uniform_p(counts: &[u64], trials: u64, drawn: u64) -> f64 {
     let n = counts.len() as f64;

@@ -9,6 +9,12 @@ use std::process::Command;
 /// The command sets variables of Open MPI, which other MPIs ignore. They allow more ranks than
 /// cores, runs as root, and shared memory without attaching to other processes, which containers
 /// forbid.
+///
+/// ```no_run
+/// let status = burn_rehearsal_testing::mpirun(2, "target/release/train").status()?;
+/// assert!(status.success());
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub fn mpirun(ranks: usize, program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(std::env::var_os("MPIRUN").unwrap_or_else(|| "mpirun".into()));
     command.args(["-n", &ranks.to_string()]).arg(program);

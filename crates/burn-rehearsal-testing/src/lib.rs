@@ -22,7 +22,7 @@ mod world;
 #[cfg(feature = "fixtures")]
 pub use fixtures::{
     CLASS, Mixed, Row, assert_augmented, batch, batch_on, buffer, byte_type, config, device, fresh,
-    label_type, p_value, read, uniform_p,
+    label_type, p_value, read, stored_ids, uniform_p,
 };
 pub use launcher::mpirun;
 pub use random::seeded;

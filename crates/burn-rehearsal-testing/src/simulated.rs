@@ -43,10 +43,7 @@ const NETWORK: &str = "the simulated network";
 /// let fault = Fault { rank: 1, handle: 0, operation: 2, kind: FaultKind::Die };
 /// let disturbance = Disturbance { seed: 7, fault: Some(fault), ..Disturbance::default() };
 /// let results = run_simulated(3, &disturbance, |mut ranks| {
-///     (0..5).try_for_each(|step| {
-///         ranks.set_step(step);
-///         ranks.barrier()
-///     })
+///     (0..5).try_for_each(|_| ranks.barrier())
 /// });
 /// assert!(results.iter().all(Result::is_err)); // no rank hangs, and none continues alone
 /// ```

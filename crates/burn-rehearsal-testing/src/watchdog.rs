@@ -38,6 +38,10 @@ pub fn watchdog() -> Watchdog {
 }
 
 /// Runs `work` under a [`watchdog`].
+///
+/// ```
+/// assert_eq!(burn_rehearsal_testing::guarded(|| 6 * 7), 42);
+/// ```
 pub fn guarded<T>(work: impl FnOnce() -> T) -> T {
     let _watchdog = watchdog();
     work()

@@ -35,6 +35,17 @@ fn process(size: usize) -> Option<Box<dyn Collective>> {
 ///
 /// In an MPI run of `size` ranks (see [`on_processes`]), each process also runs `f` as its rank of
 /// that run, and must get the result of the thread.
+///
+/// ```
+/// use burn_rehearsal_collective::CollectiveExt;
+/// use burn_rehearsal_testing::world;
+///
+/// let any = world(3, |mut ranks| {
+///     let first = ranks.rank() == 0;
+///     ranks.any(first).unwrap()
+/// });
+/// assert_eq!(any, [true; 3]);
+/// ```
 pub fn world<T: Send + PartialEq + Debug>(
     size: usize,
     f: impl Fn(Box<dyn Collective>) -> T + Sync,

@@ -30,8 +30,7 @@ pub(crate) fn end_epoch<T>(epoch: Epoch) -> LearnerEvent<T> {
 /// Shows the progress of a training. All methods do nothing by default.
 ///
 /// ```
-/// use burn::train::renderer::MetricsRenderer;
-/// use burn_rehearsal_train::compat::{Renderer, TrainingView};
+/// use burn_rehearsal_train::compat::TrainingView;
 /// use burn_rehearsal_train::epoch::Epoch;
 ///
 /// struct Lines;
@@ -41,9 +40,6 @@ pub(crate) fn end_epoch<T>(epoch: Epoch) -> LearnerEvent<T> {
 ///         println!("epoch {epoch} is done");
 ///     }
 /// }
-///
-/// // For `SupervisedTraining::renderer` or `Observer::renderer`.
-/// let renderer: Box<dyn MetricsRenderer> = Box::new(Renderer(Lines));
 /// ```
 pub trait TrainingView: Send + Sync {
     /// Training begins with epoch `first`. `items` is the number of samples of all epochs, if it is
@@ -92,6 +88,17 @@ pub trait TrainingView: Send + Sync {
 }
 
 /// A renderer for Burn's training that passes everything to a [`TrainingView`].
+///
+/// ```
+/// use burn::train::renderer::MetricsRenderer;
+/// use burn_rehearsal_train::compat::{Renderer, TrainingView};
+///
+/// struct Lines;
+/// impl TrainingView for Lines {}
+///
+/// // For `SupervisedTraining::renderer` or `Observer::renderer`.
+/// let renderer: Box<dyn MetricsRenderer> = Box::new(Renderer(Lines));
+/// ```
 #[derive(Debug, Clone)]
 pub struct Renderer<V>(pub V);
 

@@ -99,6 +99,13 @@ pub struct NoGpu(pub String);
 
 /// The default GPU of Vulkan, Metal or DirectX. The first call in a process opens it.
 ///
+/// ```no_run
+/// match burn_rehearsal_train::device::wgpu() {
+///     Ok(gpu) => println!("training on {}", gpu.name),
+///     Err(error) => println!("{error}"),
+/// }
+/// ```
+///
 /// # Errors
 ///
 /// [`NoGpu`] if there is no GPU, or no driver for it. Every call returns the same result.
@@ -127,6 +134,13 @@ pub fn wgpu() -> Result<Gpu, NoGpu> {
 ///
 /// Burn can only find a GPU by opening it, which panics if there is none. This function catches the
 /// panic without printing it. Meanwhile, panics of other threads are not printed either.
+///
+/// ```no_run
+/// use burn_rehearsal_train::device;
+///
+/// let gpus = (0..).map_while(|index| device::cuda(index).ok());
+/// gpus.for_each(|gpu| println!("{}", gpu.name));
+/// ```
 ///
 /// # Errors
 ///

@@ -24,8 +24,7 @@ const MAX_LISTED: usize = 4;
 /// use burn_rehearsal_train::fingerprint::{Fingerprint, Split};
 ///
 /// let of = |size: u64| {
-///     let classes = ["cat", "dog"].map(Some);
-///     let mut data = Fingerprint::builder("images", "names and sizes of files", classes);
+///     let mut data = Fingerprint::builder("images", "names and sizes", ["cat", "dog"].map(Some));
 ///     data.add(Split::Train, 1, &[b"rex.jpg", &size.to_le_bytes()]);
 ///     data.add(Split::Test, 0, &[b"tom.jpg", &size.to_le_bytes()]);
 ///     data.build()
@@ -70,7 +69,7 @@ impl Class {
     }
 }
 
-/// The differences between two fingerprints.
+/// The differences between two fingerprints. [`Fingerprint::with_option`] has an example.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Differences(Vec<Difference>);
 
@@ -101,6 +100,17 @@ impl Fingerprint {
     }
 
     /// Adds another property of the data, such as the size of images.
+    ///
+    /// ```
+    /// # use burn_rehearsal_train::fingerprint::Fingerprint;
+    /// let of = |side: usize| {
+    ///     Fingerprint::builder::<&str>("images", "pixels", []).build().with_option("side", side)
+    /// };
+    /// let differences = of(64).differences(&of(32)).unwrap();
+    /// assert_eq!(differences.to_string(), "side was 64 and is 32");
+    /// assert_eq!(differences.between_ranks(0, 3), "side is 64 on rank 0 and 32 on rank 3");
+    /// assert_eq!(differences.without(&["side"]), None);
+    /// ```
     #[must_use]
     pub fn with_option(mut self, name: &str, value: impl fmt::Display) -> Self {
         self.options.insert(name.to_owned(), value.to_string());

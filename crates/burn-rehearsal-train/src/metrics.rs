@@ -206,6 +206,15 @@ impl AccuracyMatrix {
     /// randomly initialized network on task `j`. In class-incremental learning it is about `-b`,
     /// since a class that was never seen is never predicted.
     ///
+    /// ```
+    /// # use burn_rehearsal_train::metrics::AccuracyMatrix;
+    /// let mut accuracies = AccuracyMatrix::new(2);
+    /// accuracies.push_row(&[Some(1.0), Some(0.75)])?;
+    /// accuracies.push_row(&[Some(0.75), Some(1.0)])?;
+    /// assert_eq!(accuracies.forward_transfer(&[0.5, 0.5]), Some(0.25));
+    /// # Ok::<(), burn_rehearsal_train::metrics::MetricsError>(())
+    /// ```
+    ///
     /// `None` with fewer than two tasks, if an entry above the diagonal was not measured, or if the
     /// baseline is shorter than `T` or not finite. Lopez-Paz and Ranzato 2017, equation 4.
     pub fn forward_transfer(&self, baseline: &[f64]) -> Option<f64> {

@@ -79,6 +79,8 @@ impl ModuleAdapter for SinglePrecision {
 /// PyTorch's `num_batches_tracked`. Tensors of `f16`, `bf16` and `f64` are converted to `f32`.
 /// Tensors of integers or booleans are refused for floating-point parameters.
 ///
+/// The [module](self) has an example.
+///
 /// # Errors
 ///
 /// [`WeightsError`] with the file and, if there is one, the parameter.
@@ -108,7 +110,7 @@ pub fn load_safetensors<M: Module>(mut network: M, path: &Path) -> Result<M, Wei
 /// Saves all parameters and running statistics of a network to a `.safetensors` file that
 /// [`load_safetensors`] and PyTorch can read. The names are those of the network's fields. For the
 /// networks of `burn-rehearsal-vision`, these are the names of torchvision and timm. The file is
-/// replaced atomically.
+/// replaced atomically. The [module](self) has an example.
 ///
 /// # Errors
 ///

@@ -15,7 +15,18 @@ use std::sync::Arc;
 /// store.
 ///
 /// Make it with an [`ImageBatcher`]. A training step of your own takes the input of the network
-/// from [`pixels`](Self::pixels), and the classes from `targets`.
+/// from [`pixels`](Self::pixels), and the classes from `targets`:
+///
+/// ```
+/// use burn::nn::loss::CrossEntropyLoss;
+/// use burn::tensor::Tensor;
+/// use burn_rehearsal_vision::{ImageBatch, models::Mlp};
+///
+/// fn loss(network: &Mlp, batch: ImageBatch, cross_entropy: &CrossEntropyLoss) -> Tensor<1> {
+///     let targets = batch.targets.clone();
+///     cross_entropy.forward(network.forward(batch.pixels()), targets)
+/// }
+/// ```
 #[derive(Debug, Clone, RehearsalBatch)]
 pub struct ImageBatch {
     /// The images, `[rows, channels, height, width]`, values 0..=255, of type `u8` if the device
@@ -99,6 +110,18 @@ impl Augment {
     /// The pipeline as a function on mini-batches, for
     /// [`AugmentLoader`](burn_rehearsal_train::augmentation::AugmentLoader) and
     /// [`experiment`](burn_rehearsal_train::experiment).
+    ///
+    /// ```
+    /// use burn::data::dataloader::DataLoader;
+    /// use burn_rehearsal_train::augmentation::AugmentLoader;
+    /// use burn_rehearsal_vision::{ImageBatch, augment::Augment};
+    /// use std::sync::Arc;
+    ///
+    /// fn augmented(loader: Arc<dyn DataLoader<ImageBatch>>) -> AugmentLoader<ImageBatch> {
+    ///     let augment = Augment::new(42).random_crop(32, 4).horizontal_flip(0.5);
+    ///     AugmentLoader::new(loader, augment.into_augmentation(), 0, Arc::default())
+    /// }
+    /// ```
     pub fn into_augmentation(self) -> Augmentation<ImageBatch> {
         Arc::new(move |batch: ImageBatch, step, rank| {
             let augmented = self.apply_bytes(batch.images.clone(), step, rank)?;

@@ -54,8 +54,7 @@ impl<E> RankFailure<E> {
 /// wait for it then get [`PeerFailed`](crate::CollectiveError::PeerFailed), so one failure ends the
 /// whole run. `f` may borrow from the caller. Panics of ranks do not propagate.
 ///
-/// Returns one result for each rank, in rank order. After a failure, look at all of them: the first
-/// one is often that of a rank which waited for the rank that failed.
+/// Returns one result for each rank, in rank order:
 ///
 /// ```
 /// use burn_rehearsal_collective::{Collective, CollectiveError, ReduceOp, run_threads};
@@ -68,7 +67,13 @@ impl<E> RankFailure<E> {
 /// for gradients in results {
 ///     assert_eq!(gradients.unwrap(), [1.5, 1.5, 1.5]);
 /// }
+/// ```
 ///
+/// After a failure, look at all of them. The first one is often that of a rank which waited for the
+/// rank that failed:
+///
+/// ```
+/// # use burn_rehearsal_collective::{Collective, run_threads};
 /// let results = run_threads(2, |mut ranks| match ranks.rank() {
 ///     0 => ranks.barrier(),
 ///     _ => panic!("no more data"),

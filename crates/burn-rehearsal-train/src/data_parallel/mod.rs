@@ -11,19 +11,15 @@
 //! data, creates its shard of the buffer, and trains with its own strategy:
 //!
 //! ```no_run
-//! # use burn::data::{dataloader::{DataLoader, batcher::Batcher}, dataset::Dataset};
-//! # use burn::train::{InferenceStep, Learner, LearnerModel, SupervisedTraining, TrainStep};
-//! # use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalConfig, ShardedLoader};
-//! # use burn_rehearsal_train::data_parallel::{DataParallel, without_renderer};
-//! # type Loader<B> = std::sync::Arc<dyn DataLoader<B>>;
-//! # fn train<M, B: RehearsalBatch, I: Clone + Send + Sync + 'static>(
-//! #     rank: &burn_rehearsal_collective::Rank, learner: Learner<M>, valid: Loader<B>,
-//! #     batcher: impl Batcher<I, B> + 'static, samples: impl Dataset<I> + 'static,
-//! # ) -> Result<M, Box<dyn std::error::Error>>
-//! # where M: LearnerModel + TrainStep<Input = B> + InferenceStep<Input = B> + 'static {
-//! let buffer = RehearsalConfig::new(Capacity::Samples(2_000)).init_on::<B>(rank)?;
-//! let train = ShardedLoader::builder(batcher).shard(rank).batch_size(32).shuffle(1);
-//! let training = SupervisedTraining::new("runs", buffer.attach(train.build(samples)), valid)
+//! # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }
+//! # use stubs::*;
+//! use burn_rehearsal::{Capacity, RehearsalConfig, ShardedLoader};
+//! use burn_rehearsal_train::data_parallel::{DataParallel, without_renderer};
+//!
+//! # fn train(rank: &Rank, learner: Learner<Model>, valid: Loader) -> Result<Model> {
+//! let buffer = RehearsalConfig::new(Capacity::Samples(2_000)).init_on::<MyBatch>(rank)?;
+//! let train = ShardedLoader::builder(MyBatcher).shard(rank).batch_size(32).shuffle(1);
+//! let training = SupervisedTraining::new("runs", buffer.attach(train.build(samples())), valid)
 //!     .with_training_strategy(DataParallel::new(rank)?.into())
 //!     .num_epochs(5);
 //! let training = if rank.is_root() { training } else { without_renderer(training) };
@@ -128,16 +124,10 @@ type Rows<M> = Box<dyn Fn(&<M as TrainStep>::Input) -> usize + Send + Sync>;
 /// optimizer's state from task to task, and to get typed errors:
 ///
 /// ```no_run
-/// # use burn::data::dataloader::DataLoader;
-/// # use burn::train::{InferenceStep, Learner, LearnerModel, SupervisedTraining, TrainStep};
-/// # use burn::train::TrainingStrategy;
+/// # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }
+/// # use stubs::*;
 /// # use burn_rehearsal_train::data_parallel::DataParallel;
-/// # use std::sync::Arc;
-/// # fn train<M, B: burn_rehearsal::RehearsalBatch>(
-/// #     rank: &burn_rehearsal_collective::Rank, mut learner: Learner<M>,
-/// #     tasks: Vec<[Arc<dyn DataLoader<B>>; 2]>,
-/// # ) -> Result<(), Box<dyn std::error::Error>>
-/// # where M: LearnerModel + TrainStep<Input = B> + InferenceStep<Input = B> + 'static {
+/// # fn train(rank: &Rank, mut learner: Learner<Model>, tasks: Vec<[Loader; 2]>) -> Result<()> {
 /// let strategy = Arc::new(DataParallel::new(rank)?);
 /// for [train, valid] in tasks {
 ///     let _ = SupervisedTraining::new("runs", train, valid)
@@ -246,6 +236,19 @@ where
 {
     /// Creates the strategy of `rank`, with a collective of its own. Collective: all ranks call it.
     ///
+    /// ```
+    /// # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }
+    /// # use stubs::*;
+    /// use burn_rehearsal_train::data_parallel::{DataParallel, Precision};
+    /// use burn_rehearsal_train::device;
+    ///
+    /// # fn strategy(rank: &Rank) -> Result<DataParallel<Model>> {
+    /// let strategy = DataParallel::new(rank)?
+    ///     .with_device(device::for_rank(rank))
+    ///     .with_precision(Precision::Bf16);
+    /// # Ok(strategy) }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Those of [`Rank::collective`].
@@ -257,6 +260,16 @@ where
 impl<M: LearnerModel> DataParallel<M> {
     /// Creates a strategy on a collective that nothing else uses, for batches of any type. `rows`
     /// returns the number of rows of a training batch, incoming rows and representatives together.
+    ///
+    /// ```
+    /// # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }
+    /// # use stubs::*;
+    /// # use burn_rehearsal_train::data_parallel::DataParallel;
+    /// # fn strategy(rank: &Rank) -> Result<DataParallel<Model>> {
+    /// let rows = |batch: &MyBatch| batch.targets.dims()[0];
+    /// let strategy = DataParallel::on_collective(rank.collective()?, rows);
+    /// # Ok(strategy) }
+    /// ```
     pub fn on_collective<F>(mut collective: Box<dyn Collective>, rows: F) -> Self
     where
         F: Fn(&<M as TrainStep>::Input) -> usize + Send + Sync + 'static,
@@ -294,6 +307,18 @@ impl<M: LearnerModel> DataParallel<M> {
     }
 
     /// Records the phases of the steps in `timer`. Read it at any time through a clone.
+    ///
+    /// ```
+    /// # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }
+    /// # use stubs::*;
+    /// # use burn_rehearsal_train::{data_parallel::DataParallel, phases::PhaseTimer};
+    /// # fn strategy(rank: &Rank) -> Result<DataParallel<Model>> {
+    /// let timer = PhaseTimer::profiling();
+    /// let strategy = DataParallel::new(rank)?.with_timer(timer.clone());
+    /// // After some steps:
+    /// println!("{:?}", timer.report(None).by_name());
+    /// # Ok(strategy) }
+    /// ```
     #[must_use]
     pub fn with_timer(mut self, timer: PhaseTimer) -> Self {
         self.timer = timer;

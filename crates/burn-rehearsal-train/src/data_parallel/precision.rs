@@ -29,19 +29,18 @@ named! {
     /// * casts its output to `f32` before the loss, and calls `backward` on
     ///   [`scale_loss(loss)`](super::scale_loss).
     ///
-    /// In `F32` these calls change no bit.
+    /// In `F32` these calls change no bit. For a network of a batch norm and a linear layer:
     ///
     /// ```
     /// # use burn::module::Module;
     /// # use burn::nn::{BatchNorm, Linear};
     /// # use burn::tensor::{FloatDType, Tensor};
     /// # use burn_rehearsal_train::data_parallel::{compute_type, in_f32};
-    /// #[derive(Module, Debug)]
-    /// struct Network {
-    ///     norm: BatchNorm,
-    ///     layer: Linear,
-    /// }
-    ///
+    /// # #[derive(Module, Debug)]
+    /// # struct Network {
+    /// #     norm: BatchNorm,
+    /// #     layer: Linear,
+    /// # }
     /// impl Network {
     ///     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
     ///         let x = in_f32(x.cast(compute_type(self)), |x| self.norm.forward(x));
@@ -86,7 +85,7 @@ impl Precision {
 }
 
 /// The number format in which a network computes: that of its first float parameter outside of
-/// batch norms, or `F32` if there is none.
+/// batch norms, or `F32` if there is none. [`Precision`] has an example.
 pub fn compute_type<M: Module>(model: &M) -> FloatDType {
     let mut first = None;
     visit_floats(model, |path, _, values| {
@@ -98,6 +97,7 @@ pub fn compute_type<M: Module>(model: &M) -> FloatDType {
 }
 
 /// Calls `layer` with its input in `f32` and casts the output back to the format of `input`.
+/// [`Precision`] has an example.
 pub fn in_f32<const D: usize, const E: usize>(
     input: Tensor<D>,
     layer: impl FnOnce(Tensor<D>) -> Tensor<E>,

@@ -96,7 +96,31 @@ use crate::report::RunReport;
 
 /// The data, their assignment to tasks, and the network.
 ///
-/// The program [continual-imagenet] has a complete implementation for images.
+/// ```
+/// # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }
+/// # use stubs::*;
+/// # use burn_rehearsal_train::experiment::Workload;
+/// # use burn_rehearsal_train::init::{Scheme, keyed_init};
+/// # use burn_rehearsal_train::stream::{ClassIncremental, TaskStream};
+/// # struct MyData { train: Arc<dyn Dataset<i64>>, stream: ClassIncremental }
+/// impl Workload for MyData {
+///     type Item = i64;
+///     type Batch = MyBatch;
+///     type Model = Network;
+///     fn train(&self) -> Arc<dyn Dataset<i64>> { self.train.clone() }
+///     fn stream(&self) -> &dyn TaskStream { &self.stream }
+///     fn model(&self, device: &Device, seed: u64) -> Network {
+///         keyed_init(Network::new(device), seed, Scheme::default())
+///     }
+/// #   type Batcher = MyBatcher;
+/// #   fn test(&self) -> Arc<dyn Dataset<i64>> { self.train.clone() }
+/// #   fn batcher(&self) -> MyBatcher { MyBatcher }
+/// #   fn optimizer(&self) -> ModuleOptimizer { SgdConfig::new().init() }
+/// }
+/// ```
+///
+/// `Batcher`, `test`, `batcher` and `optimizer` are required, too. The program
+/// [continual-imagenet] has a complete implementation for images.
 ///
 /// [continual-imagenet]: https://github.com/burn-rehearsal/burn-rehearsal/blob/main/examples/continual-imagenet/src/workload.rs
 pub trait Workload: Sync {

@@ -9,6 +9,15 @@ use super::ReportError;
 /// atomically: readers find the old or the new contents, even if the program is killed or another
 /// process writes the same file. See [`AtomicFile`](burn_rehearsal::checkpoint::AtomicFile).
 ///
+/// ```
+/// use burn_rehearsal_train::report::write_atomically;
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let directory = directory.path();
+/// write_atomically(&directory.join("figures/accuracy.svg"), "<svg/>")?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 ///
 /// [`ReportError::Io`] with the directory or the file. An existing file is unchanged.

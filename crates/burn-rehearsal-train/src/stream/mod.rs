@@ -75,6 +75,15 @@ pub trait TaskStream: Send + Sync {
 
     /// Indices of the training samples of tasks `0..=task`, task by task: the data for training
     /// from scratch after `task`.
+    ///
+    /// ```
+    /// # use burn_rehearsal_train::stream::{ClassIncremental, ClassOrder, TaskStream};
+    /// let labels = [1, 0, 1];
+    /// let stream = ClassIncremental::new(&labels, &labels, 2, 2, ClassOrder::Fixed)?;
+    /// assert_eq!(stream.train_so_far(0), [1]);
+    /// assert_eq!(stream.train_so_far(1), [1, 0, 2]);
+    /// # Ok::<(), burn_rehearsal_train::stream::StreamError>(())
+    /// ```
     fn train_so_far(&self, task: usize) -> Vec<usize> {
         (0..self.tasks().min(task.saturating_add(1)))
             .flat_map(|earlier| self.train(earlier).iter().copied())

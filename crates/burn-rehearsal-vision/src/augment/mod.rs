@@ -299,6 +299,16 @@ impl Augment {
     /// [`output_shape`](Self::output_shape), on the same device and of the same type. Equal
     /// arguments give equal results.
     ///
+    /// ```
+    /// # use burn::tensor::{Device, Tensor};
+    /// # use burn_rehearsal_vision::augment::Augment;
+    /// let images = Tensor::<4>::ones([2, 3, 8, 8], &Device::default());
+    /// let cropped = Augment::new(0).center_crop(4).normalize(&[0.5; 3], &[0.5; 3]);
+    /// let images = cropped.apply(images, 0, 0)?;
+    /// assert_eq!(images.to_data(), Tensor::<4>::ones([2, 3, 4, 4], &images.device()).to_data());
+    /// # Ok::<(), burn_rehearsal_vision::augment::AugmentError>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`AugmentError`] if an operation is invalid, or does not support such images.

@@ -118,7 +118,7 @@ impl ImageShape {
     }
 }
 
-/// Options for decoding images of any size to one shape.
+/// Options for decoding images of any size to one shape. [`open_folder`] has an example.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImageOptions {
     /// The side of the decoded images in pixels, at least 1.
@@ -130,6 +130,17 @@ pub struct ImageOptions {
 }
 
 /// An image data set for classification, with a training and a test part.
+///
+/// ```
+/// use burn::data::dataset::Dataset;
+/// use burn_rehearsal_vision::data::open_digits;
+///
+/// let digits = open_digits(8)?;
+/// let image = digits.train.get(0)?;
+/// assert_eq!((image.pixels.len(), image.class), (8 * 8, digits.train_labels[0]));
+/// assert_eq!((digits.classes, digits.damaged.paths().len()), (10, 0));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct ImageData {
     /// The training samples.
     pub train: Arc<dyn Dataset<Image>>,

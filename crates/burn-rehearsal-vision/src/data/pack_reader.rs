@@ -155,6 +155,13 @@ fn fingerprint(
 }
 
 /// The side in pixels of the images in a pack of pixels; `None` if there is no such pack.
+///
+/// ```
+/// use burn_rehearsal_vision::data::packed_side;
+/// use std::path::Path;
+///
+/// assert_eq!(packed_side(Path::new("data/no-pack")), None);
+/// ```
 pub fn packed_side(directory: &Path) -> Option<usize> {
     let manifest: Manifest = read_json(&directory.join(MANIFEST)).ok()?;
     manifest.shape.map(|[_, height, _]| height)

@@ -79,6 +79,14 @@ impl DataSource {
 
     /// The names of all kinds, as in `folder:DIR`, and the expected files of each (`None` for
     /// embedded data).
+    ///
+    /// ```
+    /// use burn_rehearsal_vision::data::DataSource;
+    ///
+    /// for (name, files) in DataSource::choices() {
+    ///     println!("{name}: {}", files.unwrap_or("embedded"));
+    /// }
+    /// ```
     pub fn choices() -> impl Iterator<Item = (String, Option<&'static str>)> {
         KINDS.iter().map(|kind| (kind.pattern(), kind.layout))
     }

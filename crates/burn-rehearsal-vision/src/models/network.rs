@@ -27,6 +27,15 @@ macro_rules! networks {
 
         impl NetworkKind {
             /// The initialization of the reference implementation in torchvision or timm.
+            ///
+            /// ```
+            /// use burn_rehearsal_train::init::keyed_init;
+            /// use burn_rehearsal_vision::models::{NetworkConfig, NetworkKind};
+            ///
+            /// let kind = NetworkKind::Conv;
+            /// let network = NetworkConfig::new(kind, [3, 32, 32], 10).init(&Default::default());
+            /// let network = keyed_init(network, 7, kind.scheme());
+            /// ```
             pub fn scheme(self) -> Scheme {
                 match self { $(Self::$Kind => Scheme::$scheme,)+ }
             }

@@ -1,0 +1,70 @@
+// Shared parts of the examples in the documentation: names of Burn, a batch type, data and a model.
+
+pub use burn::data::dataloader::{DataLoader, batcher::Batcher};
+pub use burn::data::dataset::{Dataset, InMemDataset};
+pub use burn::module::Module;
+pub use burn::optim::{ModuleOptimizer, SgdConfig};
+pub use burn::tensor::{Device, Int, Tensor};
+pub use burn::train::{Learner, SupervisedTraining, TrainingStrategy};
+pub use burn_rehearsal_collective::Rank;
+pub use std::{error::Error, sync::Arc};
+
+use burn::nn::{Linear, LinearConfig};
+use burn_rehearsal::RehearsalBatch;
+use burn_rehearsal_train::methods::{Classifier, LabeledBatch, MethodModel};
+
+pub type Loader = Arc<dyn DataLoader<MyBatch>>;
+pub type Model = MethodModel<Network>;
+pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// A mini-batch of rows with one feature.
+#[derive(RehearsalBatch, Clone, Debug)]
+pub struct MyBatch {
+    pub inputs: Tensor<2>,
+    #[rehearsal(class)]
+    pub targets: Tensor<1, Int>,
+}
+
+impl LabeledBatch for MyBatch {
+    fn targets(&self) -> Tensor<1, Int> {
+        self.targets.clone()
+    }
+
+    fn representatives(&self) -> usize {
+        0
+    }
+}
+
+#[derive(Clone)]
+pub struct MyBatcher;
+
+impl Batcher<i64, MyBatch> for MyBatcher {
+    fn batch(&self, items: Vec<i64>, device: &Device) -> MyBatch {
+        let targets = Tensor::<1, Int>::from_data(items.as_slice(), device);
+        MyBatch { inputs: targets.clone().float().unsqueeze_dim(1), targets }
+    }
+}
+
+/// 20 samples of four classes. A sample is its class.
+pub fn samples() -> InMemDataset<i64> {
+    InMemDataset::new((0..20).map(|i| i % 4).collect())
+}
+
+#[derive(Module, Debug)]
+pub struct Network {
+    linear: Linear,
+}
+
+impl Network {
+    pub fn new(device: &Device) -> Self {
+        Self { linear: LinearConfig::new(1, 4).init(device) }
+    }
+}
+
+impl Classifier for Network {
+    type Batch = MyBatch;
+
+    fn logits(&self, batch: MyBatch) -> Tensor<2> {
+        self.linear.forward(batch.inputs)
+    }
+}
