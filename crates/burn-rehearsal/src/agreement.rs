@@ -75,8 +75,7 @@ impl fmt::Display for RankList<'_> {
 /// Collective.
 ///
 /// ```
-/// use burn_rehearsal::agreement::agree_on;
-/// use burn_rehearsal_collective::Ranks;
+/// use burn_rehearsal::{Ranks, agreement::agree_on};
 ///
 /// let result = Ranks::threads(3).run(|rank| {
 ///     let tasks = if rank.rank() == 1 { 5 } else { 2 };

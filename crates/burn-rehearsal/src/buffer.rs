@@ -134,8 +134,8 @@ impl RehearsalConfig {
     ///
     /// ```
     /// # use burn::tensor::{Device, Tensor};
-    /// # use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalConfig, error::RehearsalError};
-    /// use burn_rehearsal_collective::Ranks;
+    /// # use burn_rehearsal::{RehearsalBatch, error::RehearsalError};
+    /// use burn_rehearsal::{Capacity, Ranks, RehearsalConfig};
     /// # #[derive(RehearsalBatch)]
     /// # struct Batch { inputs: Tensor<2> }
     /// # let load = || Batch { inputs: Tensor::zeros([4, 8], &Device::flex()) };
@@ -163,7 +163,20 @@ impl RehearsalConfig {
     /// that this configuration names.
     ///
     /// Collective: all ranks pass rules with the same names and parameters. The modules
-    /// [`policy`](crate::policy) and [`sampling`](crate::sampling) show how to write a rule.
+    /// [`policy`](crate::policy) and [`sampling`](crate::sampling) show how to write a rule. Its
+    /// type is `Clone`, `Send` and `Sync`.
+    ///
+    /// ```
+    /// # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }
+    /// # use stubs::*;
+    /// use burn_rehearsal::{Capacity, CustomRules, Rank, RehearsalConfig};
+    ///
+    /// let rules = CustomRules::default().with_policy(MyPolicy);
+    /// let config = RehearsalConfig::new(Capacity::Samples(500));
+    /// let buffer = config.init_with::<MyBatch>(&Rank::solo(), rules)?; // or the rank of a run
+    /// assert_eq!(buffer.report()?.policy, "my-policy");
+    /// # Ok::<(), burn_rehearsal::error::RehearsalError>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -184,6 +197,18 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     ///
     /// Collective: all ranks call it with the same configuration. The engine keeps `collective`.
     /// Pass a [duplicate](Collective::duplicate) if gradients use the same transport.
+    ///
+    /// ```
+    /// # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }
+    /// # use stubs::*;
+    /// use burn_rehearsal::{Capacity, RehearsalBuffer, RehearsalConfig};
+    /// use burn_rehearsal_collective::Solo; // or a transport of your own
+    ///
+    /// let config = RehearsalConfig::new(Capacity::Samples(500));
+    /// let buffer = RehearsalBuffer::<MyBatch>::new(&config, Box::new(Solo::new()))?;
+    /// assert_eq!((buffer.rank(), buffer.world_size()), (0, 1));
+    /// # Ok::<(), burn_rehearsal::error::RehearsalError>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -359,6 +384,23 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     /// Collective, like [`rehearse`](Self::rehearse). If no rank has rows, the call does nothing:
     /// no row is inserted or drawn, and it does not count as a step.
     ///
+    /// ```
+    /// # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }
+    /// # use stubs::*;
+    /// # use burn_rehearsal::{Capacity, Ranks, RehearsalConfig, error::RehearsalError};
+    /// # Ranks::threads(2).run(|rank| {
+    /// # let buffer = RehearsalConfig::new(Capacity::Samples(500)).init_on::<MyBatch>(&rank)?;
+    /// # let mut batches = rank.is_root().then(my_batch).into_iter();
+    /// match batches.next() {
+    ///     Some(batch) => drop(buffer.rehearse(batch)?),
+    ///     None => buffer.skip_step()?, // this rank has reached the end of its data
+    /// }
+    /// assert_eq!(buffer.len(), 4); // rank 0 has added 4 rows
+    /// # Ok::<(), RehearsalError>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`rehearse`](Self::rehearse).
@@ -379,6 +421,22 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     ///
     /// Call it in a custom loop if a loader fails. A [`RehearsalLoader`](crate::RehearsalLoader)
     /// does so itself.
+    ///
+    /// ```
+    /// # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }
+    /// # use stubs::*;
+    /// # use burn_rehearsal::{Capacity, RehearsalConfig};
+    /// # let buffer = RehearsalConfig::new(Capacity::Samples(500)).init::<MyBatch>()?;
+    /// # let read = || Err::<MyBatch, _>("no such file");
+    /// use burn_rehearsal::error::RehearsalError;
+    ///
+    /// match read() {
+    ///     Ok(batch) => drop(buffer.rehearse(batch)?),
+    ///     Err(error) => buffer.abort(RehearsalError::Data(error.to_string())),
+    /// }
+    /// assert!(buffer.check().is_err());
+    /// # Ok::<(), RehearsalError>(())
+    /// ```
     pub fn abort(&self, error: RehearsalError) {
         let mut state = self.lock();
         if state.error.is_none() {
@@ -730,6 +788,18 @@ impl<B> RehearsalBuffer<B> {
     /// Call it after training with a learner that cannot return the error of a loader or batcher.
     /// On one rank it waits for the engine, and therefore also finds an error in the last
     /// mini-batch.
+    ///
+    /// ```
+    /// # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }
+    /// # use stubs::*;
+    /// # use burn_rehearsal::{Capacity, RehearsalConfig};
+    /// # let loader = DataLoaderBuilder::new(MyBatcher).batch_size(10).build(training_set(0));
+    /// # let learn = |data: std::sync::Arc<dyn DataLoader<MyBatch>>| data.iter().for_each(drop);
+    /// let buffer = RehearsalConfig::new(Capacity::Samples(500)).init::<MyBatch>()?;
+    /// learn(buffer.attach(loader));
+    /// buffer.check()?;
+    /// # Ok::<(), burn_rehearsal::error::RehearsalError>(())
+    /// ```
     ///
     /// # Errors
     ///

@@ -87,6 +87,14 @@ pub struct DrawConfig {
 
 impl DrawConfig {
     /// A uniform draw of this many rows: a count, or a ratio of the incoming rows.
+    ///
+    /// ```
+    /// use burn_rehearsal::{DrawConfig, RowCount, SamplingKind};
+    ///
+    /// let draw = DrawConfig::new(0.5); // one row for two incoming rows
+    /// assert_eq!(draw.representatives, RowCount::Ratio(0.5));
+    /// assert_eq!(draw.sampling, SamplingKind::Uniform);
+    /// ```
     pub fn new(representatives: impl Into<RowCount>) -> Self {
         Self { representatives: representatives.into(), sampling: SamplingKind::Uniform }
     }
@@ -178,11 +186,19 @@ config! {
     ///
     /// # Choosing the candidates
     ///
-    /// c candidates of each mini-batch are offered to the buffer. The default offers every incoming
-    /// row, at little cost. [`PolicyKind::Reservoir`] then stores a uniform sample of all rows, and
-    /// [`PolicyKind::ClassBalanced`] a uniform sample of each class. With
-    /// [`PolicyKind::RandomReplacement`] or [`PolicyKind::Fifo`], every candidate replaces a row,
-    /// so fewer candidates keep rows for longer. Bouvier et al. 2024 use 14 of 56 rows.
+    /// c candidates of each mini-batch are offered to the buffer. By default, all incoming rows are
+    /// candidates. This costs little, and suits two policies: [`PolicyKind::Reservoir`] stores a
+    /// uniform sample of all candidates, and [`PolicyKind::ClassBalanced`] a uniform sample of each
+    /// class. With [`PolicyKind::RandomReplacement`] or [`PolicyKind::Fifo`], every candidate
+    /// replaces a stored row. Fewer candidates then mean that a row is stored for longer. Bouvier
+    /// et al. 2024 use 14 of 56 rows.
+    ///
+    /// # Several draws
+    ///
+    /// Some methods replay several groups of rows in a step. For example, DER++ (Dark Experience
+    /// Replay++) needs two independent draws: one for the loss on stored logits, and one for the
+    /// loss on stored classes. Configure them with [`with_draws`](Self::with_draws). A
+    /// [`RowLayout`](crate::RowLayout) in the mini-batch names the rows of each draw.
     ///
     /// # Lag
     ///
@@ -191,7 +207,8 @@ config! {
     /// t − 1, and the training thread does not wait. With lag 0 it waits in every step, and rows of
     /// a mini-batch can be drawn in the same step. A larger lag hides slow or irregular
     /// communication between ranks, and representatives are older by that number of steps. The
-    /// first `lag` steps have no representatives.
+    /// first `lag` steps have no representatives. A batch type with [late
+    /// fields](crate::batch::layout#late-fields), such as logits, needs a lag of at least 1.
     pub struct RehearsalConfig {
         /// |B|, the number of samples that all ranks together store.
         pub capacity: Capacity,
@@ -211,16 +228,16 @@ config! {
         pub candidate_mode: CandidateMode = CandidateMode::Exact,
             set by with_candidate_mode(CandidateMode),
         /// Which row of a full shard a candidate replaces. Default: class-balanced. The module
-        /// [`policy`](crate::policy) compares the policies. [`init_with`](Self::init_with) accepts
-        /// your own.
+        /// [`policy`](crate::policy) compares the built-in policies. To use a policy of your own,
+        /// create the buffer with [`init_with`](Self::init_with).
         pub policy: PolicyKind = PolicyKind::ClassBalanced, set by with_policy(PolicyKind),
         /// Which stored rows are drawn. Default: uniform. The module
-        /// [`sampling`](crate::sampling) compares the rules. [`init_with`](Self::init_with) accepts
-        /// your own.
+        /// [`sampling`](crate::sampling) compares the built-in rules. To use a rule of your own,
+        /// create the buffer with [`init_with`](Self::init_with).
         pub sampling: SamplingKind = SamplingKind::Uniform, set by with_sampling(SamplingKind),
-        /// More draws in every step, after that of [`representatives`](Self::representatives) and
-        /// [`sampling`](Self::sampling). Default: none. [`with_draws`](Self::with_draws) sets all
-        /// draws.
+        /// The second and all further draws of a step. The first draw is configured by
+        /// [`representatives`](Self::representatives) and [`sampling`](Self::sampling). Default: no
+        /// further draw. Prefer [`with_draws`](Self::with_draws), which sets all draws at once.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pub further_draws: Vec<DrawConfig> = Vec::new(),
             set by with_further_draws(impl Into<Vec<DrawConfig>>),
@@ -272,29 +289,22 @@ impl RehearsalConfig {
     ///
     /// ```
     /// # use burn::tensor::{Device, Tensor};
-    /// use burn_rehearsal::{
-    ///     Capacity, DrawConfig, RehearsalBatch, RehearsalConfig, RowLayout, SamplingKind,
-    /// };
+    /// # use burn_rehearsal::{RehearsalBatch, RowLayout};
+    /// # #[derive(RehearsalBatch)]
+    /// # struct Batch { inputs: Tensor<2>, #[rehearsal(layout)] rows: RowLayout<Self> }
+    /// # let inputs = Tensor::zeros([4, 8], &Device::flex());
+    /// # let load = || Batch { inputs: inputs.clone(), rows: RowLayout::default() };
+    /// use burn_rehearsal::{Capacity, DrawConfig, RehearsalConfig, SamplingKind};
     ///
-    /// #[derive(RehearsalBatch)]
-    /// struct Batch {
-    ///     inputs: Tensor<2>,
-    ///     #[rehearsal(layout)]
-    ///     rows: RowLayout<Self>,
-    /// }
-    /// # let load = || {
-    /// #     let inputs = Tensor::zeros([4, 8], &Device::flex());
-    /// #     Batch { inputs, rows: RowLayout::default() }
-    /// # };
     /// let config = RehearsalConfig::new(Capacity::Samples(100)).with_draws([
     ///     DrawConfig::new(3),
     ///     DrawConfig::new(2).with_sampling(SamplingKind::ClassBalanced),
     /// ]);
     /// let buffer = config.init::<Batch>()?;
-    /// buffer.rehearse(load())?;
+    /// buffer.rehearse(load())?; // 4 incoming rows
     /// let batch = buffer.rehearse(load())?;
-    /// assert_eq!(batch.inputs.dims()[0], 4 + 3 + 2);
-    /// assert_eq!((batch.rows.range(0), batch.rows.range(1)), (4..7, 7..9));
+    /// assert_eq!(batch.rows.range(0), 4..7); // the first draw
+    /// assert_eq!(batch.rows.range(1), 7..9); // the second draw
     /// # Ok::<(), burn_rehearsal::error::RehearsalError>(())
     /// ```
     pub fn with_draws(mut self, draws: impl IntoIterator<Item = DrawConfig>) -> Self {

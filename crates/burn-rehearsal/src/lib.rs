@@ -65,8 +65,10 @@
 //! ```
 //!
 //! By default, all incoming rows are candidates, and the same number of representatives is appended
-//! to each mini-batch. Calls of [`begin_task`](RehearsalBuffer::begin_task) are optional unless a
-//! sampling rule depends on the task.
+//! to each mini-batch. Call [`begin_task`](RehearsalBuffer::begin_task) at the start of each task
+//! of a task stream, because [`start_task`](RehearsalConfig::start_task) and sampling rules such as
+//! [`SamplingKind::ExcludeCurrent`] refer to its number; a stream without task boundaries needs no
+//! call.
 //!
 //! # Your own training loop
 //!
@@ -77,13 +79,12 @@
 //! # use stubs::*;
 //! use burn_rehearsal::{Capacity, RehearsalConfig};
 //!
-//! let config = RehearsalConfig::new(Capacity::Samples(16)).with_representatives(4);
-//! let buffer = config.init::<MyBatch>()?;
+//! let buffer = RehearsalConfig::new(Capacity::Samples(16)).init::<MyBatch>()?;
 //! for task in 0..2 {
 //!     let loader = DataLoaderBuilder::new(MyBatcher).batch_size(5).build(training_set(task));
 //!     for batch in buffer.attach(loader).iter() {
-//!         let batch = batch?; // 5 incoming rows, then up to 4 representatives
-//! #       assert!((5..=9).contains(&batch.targets.dims()[0]));
+//!         let batch = batch?; // 5 incoming rows, then up to 5 representatives
+//! #       assert!((5..=10).contains(&batch.targets.dims()[0]));
 //!         // forward pass, backward pass, optimizer step
 //!     }
 //! }
@@ -97,20 +98,19 @@
 //! # Several ranks
 //!
 //! [`RehearsalConfig::init_on`] distributes the buffer over all ranks, which are threads or MPI
-//! processes. [`ShardedLoader`] reads each rank's part of the data:
+//! processes. [`Ranks`] starts them, and each gets a [`Rank`]. [`ShardedLoader`] reads each rank's
+//! part of the data:
 //!
 //! ```
 //! # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }
 //! # use stubs::*;
-//! use burn_rehearsal::{Capacity, RehearsalConfig, ShardedLoader};
-//! use burn_rehearsal_collective::Ranks;
+//! use burn_rehearsal::{Capacity, Ranks, RehearsalConfig, ShardedLoader};
 //!
 //! Ranks::threads(2).run(|rank| {
 //!     let buffer = RehearsalConfig::new(Capacity::Samples(12)).init_on::<MyBatch>(&rank)?;
 //!     let loader = ShardedLoader::builder(MyBatcher).shard(&rank).batch_size(10).shuffle(1);
 //!     for batch in buffer.attach(loader.build(training_set(0))).iter() {
-//!         let batch = batch?;
-//!         // forward pass, backward pass, all-reduce of gradients, optimizer step
+//!         let batch = batch?; // forward and backward pass, all-reduce, optimizer step
 //!     }
 //!     assert_eq!(buffer.report()?.len, 12); // the rows of all ranks
 //!     Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
@@ -118,7 +118,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The crate `burn-rehearsal-train` has `DataParallel`, a learner for several ranks.
+//! The crate `burn-rehearsal-train` has `DataParallel`, a learner for several ranks. The crate
+//! `burn-rehearsal-collective` has the operations between ranks.
 //!
 //! # Choosing a configuration
 //!
@@ -140,21 +141,28 @@
 //!
 //! # Logits and other late values
 //!
-//! Methods like Dark Experience Replay store values that are known only after the forward pass. The
-//! module [`batch::layout`] shows how to store the network's outputs with the samples, and how to
-//! find the incoming and the drawn rows in a mini-batch. [`RehearsalConfig::with_draws`] configures
-//! several independent draws per step.
+//! Methods like Dark Experience Replay store values that are known only after the forward pass:
+//!
+//! * A field marked `#[rehearsal(late)]` holds such values, for example logits.
+//! * A field marked `#[rehearsal(layout)]` is a [`RowLayout`]. It names the incoming and the drawn
+//!   rows of a mini-batch.
+//! * [`RowLayout::annotate`] passes the values of the incoming rows to the buffer, after the
+//!   forward pass.
+//! * [`RehearsalConfig::with_draws`] configures several independent draws per step.
+//!
+//! The module [`batch::layout`] has an example. The page of the trait
+//! [`RehearsalBatch`](trait@RehearsalBatch) lists all marks of fields.
 //!
 //! # Writing your own policy
 //!
-//! Implement [`Policy`](policy::Policy) or [`Sampling`](sampling::Sampling), and pass a value to
-//! [`RehearsalConfig::init_with`]. The modules [`policy`] and [`sampling`] have complete examples.
+//! Implement [`Policy`](policy::Policy) or [`Sampling`](sampling::Sampling) for a type that is also
+//! `Clone`, `Send` and `Sync`, and pass a value to [`RehearsalConfig::init_with`]. On one rank, the
+//! [`Rank`] is [`Rank::solo`]. The modules [`policy`] and [`sampling`] show how to write a rule.
 //!
 //! ```
 //! # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }
 //! # use stubs::*;
-//! use burn_rehearsal::{Capacity, CustomRules, RehearsalConfig};
-//! use burn_rehearsal_collective::Rank;
+//! use burn_rehearsal::{Capacity, CustomRules, Rank, RehearsalConfig};
 //!
 //! let rules = CustomRules::default().with_policy(MyPolicy);
 //! let config = RehearsalConfig::new(Capacity::Samples(100));
@@ -244,6 +252,8 @@ mod store;
 
 pub use batch::{RehearsalBatch, RowLayout};
 pub use buffer::{RehearsalBuffer, Rehearsed};
+#[doc(inline)]
+pub use burn_rehearsal_collective::{Rank, Ranks};
 pub use burn_rehearsal_derive::RehearsalBatch;
 pub use capacity::{ByteSize, Capacity};
 pub use config::{

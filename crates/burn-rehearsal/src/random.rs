@@ -56,6 +56,13 @@ pub struct Stream {
 impl Stream {
     /// The stream of `seed` for one purpose, one step (or epoch, task, …) and one rank (or row,
     /// layer, …).
+    ///
+    /// ```
+    /// use burn_rehearsal::random::{Purpose, Stream};
+    ///
+    /// let [mut here, mut elsewhere] = [(); 2].map(|()| Stream::new(42, Purpose::Shuffle, 3, 0));
+    /// assert_eq!(here.next_u32(), elsewhere.next_u32());
+    /// ```
     pub fn new(seed: u64, purpose: Purpose, step: u64, rank: u32) -> Self {
         // The purpose is part of the key, which leaves the whole counter to the step, the rank and
         // the block number.

@@ -12,14 +12,14 @@ use std::sync::Arc;
 
 /// A policy and a sampling rule of your own, for [`RehearsalConfig::init_with`].
 ///
-/// A custom rule replaces the built-in one that the configuration names. Its name and parameters
-/// appear in errors, reports and checkpoints, and must be the same on all ranks. See
-/// [`policy`](crate::policy) and [`sampling`](crate::sampling) for how to write one.
+/// A custom rule replaces the built-in one that the configuration names. Its type is `Clone`,
+/// `Send` and `Sync`. Its name and parameters appear in errors, reports and checkpoints, and must
+/// be the same on all ranks. See [`policy`](crate::policy) and [`sampling`](crate::sampling) for
+/// how to write one.
 ///
 /// ```
 /// use burn_rehearsal::policy::Reservoir;
-/// use burn_rehearsal::{Capacity, CustomRules, RehearsalConfig};
-/// use burn_rehearsal_collective::Rank;
+/// use burn_rehearsal::{Capacity, CustomRules, Rank, RehearsalConfig};
 /// # #[derive(burn_rehearsal::RehearsalBatch)]
 /// # struct Batch { inputs: burn::tensor::Tensor<2> }
 ///

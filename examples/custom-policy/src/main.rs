@@ -2,8 +2,7 @@
 
 use burn::data::dataloader::DataLoaderBuilder;
 use burn_rehearsal::policy::{Placement, Policy, SavedShard, ShardInfo, StateError};
-use burn_rehearsal::{Capacity, CustomRules, RehearsalConfig, SlotTable, random::Stream};
-use burn_rehearsal_collective::Rank;
+use burn_rehearsal::{Capacity, CustomRules, Rank, RehearsalConfig, SlotTable, random::Stream};
 use burn_rehearsal_train::stream::{ClassIncremental, ClassOrder, TaskStream, select};
 use burn_rehearsal_vision::data::open_digits;
 use burn_rehearsal_vision::{ImageBatch, ImageBatcher};

@@ -17,55 +17,62 @@
 //! for replayed samples close to them:
 //!
 //! ```
-//! # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }
-//! # use stubs::*;
-//! use burn::nn::loss::{CrossEntropyLossConfig, MseLoss, Reduction};
-//! use burn::nn::{Linear, LinearConfig};
-//! use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalConfig, RowLayout};
-//!
+//! # use burn::tensor::{Int, Tensor};
+//! # use burn_rehearsal::{RehearsalBatch, RowLayout};
 //! #[derive(RehearsalBatch, Clone, Debug)]
 //! struct DerBatch {
 //!     inputs: Tensor<2>, // `[rows, features]`
 //!     #[rehearsal(class)]
-//!     targets: Tensor<1, Int>,
-//!     /// `[representatives, classes]`: the logits from when each drawn row was stored.
+//!     targets: Tensor<1, Int>, // `[rows]`
 //!     #[rehearsal(late)]
-//!     logits: Option<Tensor<2>>,
+//!     logits: Option<Tensor<2>>, // `[representatives, classes]`, from when each row was stored
 //!     #[rehearsal(layout)]
 //!     rows: RowLayout<Self>,
 //! }
+//! ```
 //!
-//! /// The loss of a training step.
-//! fn loss(network: &Linear, batch: DerBatch) -> Tensor<1> {
-//!     let outputs = network.forward(batch.inputs);
-//!     let replayed = batch.rows.range(0); // the rows of the first draw
-//!     let incoming = 0..replayed.start;
-//!     let new = outputs.clone().slice(incoming.clone());
-//!     batch.rows.annotate(DerBatchLate { logits: new.clone() }); // written by the derive
-//!     let loss = CrossEntropyLossConfig::new().init(&outputs.device());
-//!     let loss = loss.forward(new, batch.targets.slice(incoming));
-//!     match batch.logits {
-//!         Some(stored) => {
-//!             let outputs = outputs.slice(replayed);
-//!             loss + MseLoss::new().forward(outputs, stored, Reduction::Mean) * 0.3
-//!         }
-//!         None => loss,
-//!     }
-//! }
+//! The batcher leaves the late field and the layout empty. The buffer fills them:
 //!
-//! let device = Device::default().autodiff();
-//! let network = LinearConfig::new(1, 10).init(&device);
+//! ```
+//! # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }
+//! # use stubs::*;
+//! use burn_rehearsal::{Capacity, RehearsalConfig, RowLayout};
+//!
+//! # let device = training_device();
+//! let inputs = Tensor::zeros([4, 1], &device);
+//! let targets = Tensor::from_data([0, 1, 1, 0], &device);
+//! let batch = DerBatch { inputs, targets, logits: None, rows: RowLayout::default() };
+//!
 //! let buffer = RehearsalConfig::new(Capacity::Samples(100)).init::<DerBatch>()?;
-//! for step in 0..3 {
-//!     let targets = Tensor::<1, Int>::from_data([0, 1, 1, 0], &device);
-//!     let inputs = targets.clone().float().unsqueeze_dim(1);
-//!     let batch = DerBatch { inputs, targets, logits: None, rows: RowLayout::default() };
-//!     let batch = buffer.rehearse(batch)?; // or an attached loader
-//! #   assert_eq!(batch.logits.is_some(), step > 0);
-//!     let gradients = loss(&network, batch).backward();
-//!     // optimizer step
+//! let batch = buffer.rehearse(batch)?; // or an attached loader
+//! assert_eq!(batch.rows.incoming(), Some(4));
+//! # Ok::<(), burn_rehearsal::error::RehearsalError>(())
+//! ```
+//!
+//! The training step passes the logits of the incoming rows to the buffer, in the struct
+//! `DerBatchLate` that the derive writes. If rows were drawn, it compares their stored logits with
+//! the network's outputs:
+//!
+//! ```
+//! # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }
+//! # use stubs::*;
+//! # let (network, buffer) = (network(), der_buffer()?);
+//! # for step in 0..3 {
+//! # let batch = buffer.rehearse(der_batch())?;
+//! # assert_eq!(batch.logits.is_some(), step > 0);
+//! use burn::nn::loss::{MseLoss, Reduction};
+//!
+//! let outputs = network.forward(batch.inputs);
+//! let drawn = batch.rows.range(0); // the rows of the first draw
+//! let incoming = outputs.clone().slice(0..drawn.start);
+//! batch.rows.annotate(DerBatchLate { logits: incoming.clone() });
+//! let mut loss = cross_entropy(incoming, batch.targets.slice(0..drawn.start));
+//! if let Some(stored) = batch.logits {
+//!     let drawn = outputs.slice(drawn);
+//!     loss = loss + MseLoss::new().forward(drawn, stored, Reduction::Mean) * 0.3;
 //! }
-//! assert_eq!(buffer.len(), 12);
+//! # loss.backward(); }
+//! # assert_eq!(buffer.len(), 12);
 //! # Ok::<(), burn_rehearsal::error::RehearsalError>(())
 //! ```
 //!
@@ -101,7 +108,21 @@ use std::sync::{Arc, Weak};
 /// [`annotate`](Self::annotate) does nothing. Validation data stays detached. The buffer replaces
 /// the layout of every mini-batch that goes through it.
 ///
-/// The module [`batch`](crate::batch) has an example.
+/// ```
+/// # use burn::tensor::Tensor;
+/// # use burn_rehearsal::{RehearsalBatch, RowLayout};
+/// #[derive(RehearsalBatch)]
+/// struct Batch {
+///     inputs: Tensor<2>,
+///     #[rehearsal(layout)]
+///     rows: RowLayout<Self>,
+/// }
+///
+/// /// The inputs of the rows that came from the first draw.
+/// fn drawn(batch: &Batch) -> Tensor<2> {
+///     batch.inputs.clone().slice(batch.rows.range(0))
+/// }
+/// ```
 pub struct RowLayout<B> {
     rows: Option<Arc<Rows>>,
     batch: PhantomData<fn(B) -> B>,

@@ -5,8 +5,13 @@
 //! again. The buffer works on columns only, so any kind of data can be stored: images, sequences,
 //! several inputs, classes or regression targets.
 //!
+//! A field can be marked with a word, for example `#[rehearsal(class)]`. The page of the trait
+//! [`RehearsalBatch`] lists all words.
+//!
 //! Values that are known only after the forward pass, for example logits, are [late
-//! fields](layout#late-fields).
+//! fields](layout#late-fields): the training step passes them to [`RowLayout::annotate`]. A
+//! [`RowLayout`] also names the rows of each draw, if a step has [several
+//! draws](crate::RehearsalConfig::with_draws).
 
 mod column;
 mod host;
@@ -79,31 +84,33 @@ pub struct FieldSpec {
 /// Use the derive to implement it:
 ///
 /// ```
-/// use burn::tensor::{Bool, Int, Tensor};
+/// use burn::tensor::{Int, Tensor};
 /// use burn_rehearsal::RehearsalBatch;
 ///
 /// #[derive(RehearsalBatch, Clone, Debug)]
 /// struct Batch {
-///     /// `[rows, channels, height, width]`, values 0..=255, stored as bytes.
 ///     #[rehearsal(bytes)]
-///     images: Tensor<4, Int>,
-///     /// `[rows]`
+///     images: Tensor<4, Int>, // `[rows, channels, height, width]`, values 0..=255
 ///     #[rehearsal(class)]
-///     targets: Tensor<1, Int>,
-///     /// `[rows]`: the index of each row's sample in the data set.
-///     #[rehearsal(id)]
-///     index: Tensor<1, Int>,
-///     /// `[rows]`: written by the buffer, `true` for representatives.
-///     #[rehearsal(representative)]
-///     replayed: Tensor<1, Bool>,
-///     /// Any other type. It keeps the value of the incoming mini-batch.
-///     #[rehearsal(skip)]
-///     note: String,
+///     targets: Tensor<1, Int>, // `[rows]`
 /// }
 /// ```
 ///
-/// Without a `class` field, all rows have class 0. The page of the [derive
-/// macro](macro@crate::RehearsalBatch) lists all attributes.
+/// A field is stored and replayed. `#[rehearsal(WORD)]` gives it another meaning, with one of these
+/// words:
+///
+/// | word | the field |
+/// |---|---|
+/// | `class` | holds the class of each row; without such a field, all rows have class 0 |
+/// | `id` | holds the id of each row's sample in the data set |
+/// | `representative` | is written by the buffer: `true` for representatives |
+/// | `bytes` | holds integers `0..=255`, which are stored as one byte each |
+/// | `late` | is known only after the forward pass: a [late field](layout#late-fields) |
+/// | `layout` | is a [`RowLayout`], which names the incoming rows and the rows of each draw |
+/// | `skip` | is not stored: see [skipped fields](#skipped-fields) |
+///
+/// The page of the [derive macro](macro@crate::RehearsalBatch) lists the types of the fields and
+/// the rules for their number.
 ///
 /// # Skipped fields
 ///

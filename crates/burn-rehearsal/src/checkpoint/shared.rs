@@ -26,8 +26,7 @@ const END: u64 = 1 << 20;
 /// differently. Collective.
 ///
 /// ```
-/// use burn_rehearsal::checkpoint::check_shared;
-/// use burn_rehearsal_collective::Ranks;
+/// use burn_rehearsal::{Ranks, checkpoint::check_shared};
 ///
 /// # let directory = tempfile::tempdir()?;
 /// # let directory = directory.path();

@@ -12,36 +12,41 @@ use std::path::{Path, PathBuf};
 /// It wraps another strategy, which decides when to save. It also removes the buffer's checkpoint
 /// when that of the learner is removed.
 ///
-/// The [checkpoint](crate::checkpoint) of epoch e is in [`path(directory, e)`](Self::path). To
-/// resume, [restore](RehearsalBuffer::restore) it, and pass the epoch to the learner:
-///
-/// ```
-/// # use burn::data::dataloader::DataLoader;
-/// # use burn::tensor::Device;
-/// # use burn::train::{InferenceStep, Learner, LearnerModel, LearningResult, SupervisedTraining};
-/// # use burn::train::TrainStep;
+/// ```no_run
+/// # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }
+/// # use stubs::*;
 /// # use burn::train::checkpoint::KeepLastNCheckpoints;
-/// # use burn_rehearsal::checkpoint::RehearsalCheckpointing;
-/// # use burn_rehearsal::{RehearsalBatch, RehearsalBuffer, error::RehearsalError};
-/// # use std::sync::Arc;
-/// fn train<B: RehearsalBatch, M: LearnerModel + TrainStep<Input = B> + InferenceStep<Input = B>>(
-///     learner: Learner<M>,
-///     train: Arc<dyn DataLoader<B>>,
-///     valid: Arc<dyn DataLoader<B>>,
-///     buffer: RehearsalBuffer<B>,
-///     resume_from: Option<usize>,
-/// ) -> Result<LearningResult<M>, RehearsalError> {
-///     let keep = KeepLastNCheckpoints::new(2);
-///     let strategy = RehearsalCheckpointing::new(keep, buffer.clone(), "runs/buffer")?;
-///     let mut training = SupervisedTraining::new("runs", train, valid)
-///         .with_default_checkpointers()
-///         .with_checkpointing_strategy(strategy);
-///     if let Some(epoch) = resume_from {
-///         buffer.restore(RehearsalCheckpointing::path("runs/buffer", epoch), &Device::default())?;
-///         training = training.checkpoint(epoch);
-///     }
-///     Ok(training.launch(learner))
-/// }
+/// # use burn_rehearsal::{Capacity, RehearsalConfig, checkpoint::RehearsalCheckpointing};
+/// # let config = RehearsalConfig::new(Capacity::Samples(100));
+/// # let valid = DataLoaderBuilder::new(MyBatcher).batch_size(5).build(test_set(0));
+/// # let train = DataLoaderBuilder::new(MyBatcher).batch_size(5).build(training_set(0));
+/// let buffer = config.init::<MyBatch>()?;
+/// let keep = KeepLastNCheckpoints::new(2);
+/// let strategy = RehearsalCheckpointing::new(keep, buffer.clone(), "runs/buffer")?;
+/// let training = SupervisedTraining::new("runs", buffer.attach(train), valid)
+///     .with_default_checkpointers()
+///     .with_checkpointing_strategy(strategy);
+/// let learner = Learner::new(Model::new(), SgdConfig::new().init(), 0.05);
+/// let model = training.launch(learner).model;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// The [checkpoint](crate::checkpoint) of epoch e is in [`path(directory, e)`](Self::path). To
+/// resume, [restore](RehearsalBuffer::restore) it before the training, and pass the epoch to the
+/// learner:
+///
+/// ```no_run
+/// # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }
+/// # use stubs::*;
+/// # use burn_rehearsal::{Capacity, RehearsalConfig, checkpoint::RehearsalCheckpointing};
+/// # let buffer = RehearsalConfig::new(Capacity::Samples(100)).init::<MyBatch>()?;
+/// # let loader = DataLoaderBuilder::new(MyBatcher).batch_size(5).build(training_set(0));
+/// # let training = SupervisedTraining::new("runs", buffer.attach(loader.clone()), loader);
+/// # let epoch = 3;
+/// buffer.restore(RehearsalCheckpointing::path("runs/buffer", epoch), &Device::default())?;
+/// let training = training.checkpoint(epoch);
+/// # training.launch(Learner::new(Model::new(), SgdConfig::new().init(), 0.05));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
 /// On several ranks, Burn calls the strategy on rank 0 only, but a checkpoint needs all ranks.

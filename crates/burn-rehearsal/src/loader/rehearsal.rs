@@ -59,6 +59,20 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
 
 impl<B: RehearsalBatch> RehearsalLoader<B> {
     /// A loader that appends representatives to the mini-batches of `inner`.
+    ///
+    /// ```
+    /// # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }
+    /// # use stubs::*;
+    /// # let buffer = burn_rehearsal::RehearsalConfig::new(burn_rehearsal::Capacity::Samples(100))
+    /// #     .init::<MyBatch>()?;
+    /// use burn_rehearsal::RehearsalLoader;
+    ///
+    /// let loader = DataLoaderBuilder::new(MyBatcher).batch_size(10).build(training_set(0));
+    /// let train = RehearsalLoader::new(loader, buffer);
+    /// assert_eq!(train.iter().count(), 2);
+    /// assert_eq!(train.buffer().len(), 20);
+    /// # Ok::<(), burn_rehearsal::error::RehearsalError>(())
+    /// ```
     pub fn new(inner: Arc<dyn DataLoader<B>>, buffer: RehearsalBuffer<B>) -> Self {
         Self { inner, buffer, sliced: false }
     }

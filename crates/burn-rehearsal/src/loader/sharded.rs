@@ -39,8 +39,7 @@ const AHEAD: usize = 4;
 /// ```
 /// # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }
 /// # use stubs::*;
-/// use burn_rehearsal::ShardedLoader;
-/// use burn_rehearsal_collective::Rank;
+/// use burn_rehearsal::{Rank, ShardedLoader};
 ///
 /// # let rank = Rank::solo();
 /// let loader = ShardedLoader::builder(MyBatcher)
@@ -254,10 +253,7 @@ enum ReadError {
 ///     fn get(&self, index: usize) -> Result<usize, DatasetError> {
 ///         if index % 2 == 0 { Ok(index) } else { Err(DatasetError::new(SkipSample)) }
 ///     }
-///
-///     fn len(&self) -> usize {
-///         10
-///     }
+/// #   fn len(&self) -> usize { 10 }
 /// }
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -27,71 +27,88 @@
 //!
 //! # Adding your own policy
 //!
-//! Implement [`Policy`] and pass a value to
-//! [`RehearsalConfig::init_with`](crate::RehearsalConfig::init_with). The decision is in
-//! [`place`](Policy::place). The other methods save, restore and merge the state, so that
-//! checkpoints work, also on another number of ranks. This policy replaces a random row, but only
-//! with every n-th candidate:
+//! Implement [`Policy`] for a type that is also `Clone`, `Send` and `Sync`, because every shard
+//! gets a clone. The decision is in [`place`](Policy::place). This policy rejects every second
+//! candidate on average, and lets the others replace a random row:
 //!
 //! ```
-//! use burn_rehearsal::policy::{Placement, Policy, SavedShard, ShardInfo, StateError};
-//! use burn_rehearsal::{Capacity, CustomRules, RehearsalConfig, SlotTable, random::Stream};
-//! use burn_rehearsal_collective::Rank;
-//! # use burn::tensor::{Device, Tensor};
-//! # #[derive(burn_rehearsal::RehearsalBatch)]
-//! # struct Batch { inputs: Tensor<2> }
+//! # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }
+//! # use stubs::*;
+//! use burn_rehearsal::policy::{Placement, Policy};
+//! use burn_rehearsal::{SlotTable, random::Stream};
+//! # #[derive(Clone)]
+//! # struct EverySecond;
 //!
-//! #[derive(Clone)]
-//! struct EveryNth {
-//!     n: u64,
-//!     offered: u64,
-//! }
-//!
-//! impl Policy for EveryNth {
-//!     fn name(&self) -> &'static str {
-//!         "every-nth"
-//!     }
-//!
-//!     fn parameters(&self) -> String {
-//!         format!("n={}", self.n)
-//!     }
-//!
-//!     fn offered(&mut self, _class: u32) {
-//!         self.offered += 1;
-//!     }
-//!
+//! impl Policy for EverySecond {
 //!     fn place(&mut self, _class: u32, table: &SlotTable, rng: &mut Stream) -> Placement {
-//!         match self.offered % self.n {
+//!         match rng.below(2) {
 //!             0 => Placement::Replace(rng.below(table.len() as u64) as u32),
 //!             _ => Placement::Reject,
 //!         }
 //!     }
-//!
-//!     fn state(&self) -> Vec<u64> {
-//!         vec![self.offered]
-//!     }
-//!
-//!     fn restore(&mut self, state: &[u64], _table: &SlotTable) -> Result<(), StateError> {
-//!         let &[offered] = state else { return Err(StateError::length(state, 1)) };
-//!         self.offered = offered;
-//!         Ok(())
-//!     }
-//!
-//!     fn merge(&self, saved: &[SavedShard], _table: &SlotTable, shard: &ShardInfo) -> Vec<u64> {
-//!         vec![shard.part_of(saved.iter().filter_map(|shard| shard.state.first()).sum())]
-//!     }
+//! #   policy_methods!(name, state, restore, merge);
 //! }
+//! ```
 //!
-//! let rules = CustomRules::default().with_policy(EveryNth { n: 3, offered: 0 });
+//! The other methods name the policy, and save, restore and merge its state. This policy has no
+//! state, so they are short. The example program [custom-policy] shows all methods.
+//!
+//! Pass a value to [`RehearsalConfig::init_with`](crate::RehearsalConfig::init_with):
+//!
+//! ```
+//! # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }
+//! # use stubs::*;
+//! # use stubs::MyPolicy as EverySecond;
+//! use burn_rehearsal::{Capacity, CustomRules, Rank, RehearsalConfig};
+//!
+//! let rules = CustomRules::default().with_policy(EverySecond);
 //! let config = RehearsalConfig::new(Capacity::Samples(8));
-//! let buffer = config.init_with::<Batch>(&Rank::solo(), rules)?;
-//! # let device = Device::flex();
-//! # for _ in 0..5 { buffer.rehearse(Batch { inputs: Tensor::zeros([4, 2], &device) })?; }
-//! assert_eq!(buffer.report()?.policy, "every-nth(n=3)");
+//! let buffer = config.init_with::<MyBatch>(&Rank::solo(), rules)?;
+//! # for _ in 0..5 { buffer.rehearse(my_batch())?; }
+//! # assert_eq!(buffer.report()?.policy, "my-policy");
 //! # Ok::<(), burn_rehearsal::error::RehearsalError>(())
 //! ```
 //!
-//! A built-in policy is one file in this module and one line in the registry of [`PolicyKind`].
+//! A state is everything, other than the table, on which later decisions depend. A policy that
+//! counts the offered candidates saves and restores the count:
+//!
+//! ```
+//! # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }
+//! # use stubs::*;
+//! # struct Counting { offered: u64 }
+//! # impl Policy for Counting {
+//! fn state(&self) -> Vec<u64> {
+//!     vec![self.offered]
+//! }
+//!
+//! fn restore(&mut self, state: &[u64], _table: &SlotTable) -> Result<(), StateError> {
+//!     let &[offered] = state else { return Err(StateError::length(state, 1)) };
+//!     self.offered = offered;
+//!     Ok(())
+//! }
+//! # policy_methods!(name, place, merge);
+//! # }
+//! ```
+//!
+//! A checkpoint can be restored on another number of ranks. Each new shard then gets its part of
+//! the sum of all counts:
+//!
+//! ```
+//! # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }
+//! # use stubs::*;
+//! # struct Counting;
+//! # impl Policy for Counting {
+//! fn merge(&self, saved: &[SavedShard], _table: &SlotTable, shard: &ShardInfo) -> Vec<u64> {
+//!     vec![shard.part_of(saved.iter().filter_map(|shard| shard.state.first()).sum())]
+//! }
+//! # policy_methods!(name, place, state, restore);
+//! # }
+//! ```
+//!
+//! To add a policy to this crate, follow the steps under "How to add" in [ARCHITECTURE.md].
+//!
+//! [custom-policy]: https://github.com/burn-rehearsal/burn-rehearsal/tree/main/examples/custom-policy
+//! [ARCHITECTURE.md]: https://github.com/burn-rehearsal/burn-rehearsal/blob/main/docs/ARCHITECTURE.md
 
 mod class_balanced;
 mod fifo;
@@ -150,6 +167,18 @@ pub struct StateError(String);
 
 impl StateError {
     /// An error with this reason.
+    ///
+    /// ```
+    /// use burn_rehearsal::{SlotTable, policy::StateError};
+    ///
+    /// /// Checks the number of a slot that was saved.
+    /// fn slot(saved: u64, table: &SlotTable) -> Result<u32, StateError> {
+    ///     match saved < table.len() as u64 {
+    ///         true => Ok(saved as u32),
+    ///         false => Err(StateError::new(format!("slot {saved} is free"))),
+    ///     }
+    /// }
+    /// ```
     pub fn new(reason: impl Into<String>) -> Self {
         Self(reason.into())
     }
@@ -178,7 +207,7 @@ pub const PREFETCH_DISTANCE: usize = 32;
 /// Each shard has its own value. Decisions must be a function of the arguments and of
 /// [`state`](Self::state). A resumed run then gives the same bits as an uninterrupted one.
 ///
-/// The [module](self) has a complete example.
+/// The [module](self#adding-your-own-policy) has an example.
 pub trait Policy: Send {
     /// The name in reports, errors and checkpoints, in kebab case.
     fn name(&self) -> &'static str;

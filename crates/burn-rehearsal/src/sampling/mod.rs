@@ -24,46 +24,51 @@
 //!
 //! # Adding your own rule
 //!
-//! Implement [`Sampling`] and pass a value to
-//! [`RehearsalConfig::init_with`](crate::RehearsalConfig::init_with). A rule over all stored rows
-//! implements only [`name`](Sampling::name) and [`plan`](Sampling::plan). This one draws half of
-//! the configured number of representatives, uniformly:
+//! Implement [`Sampling`] for a type that is also `Clone`, `Send` and `Sync`: every rank gets a
+//! clone. A rule over all stored rows implements only [`name`](Sampling::name) and
+//! [`plan`](Sampling::plan). This one draws half of the configured number of representatives. It
+//! keeps a [`DistinctSampler`], whose memory it reuses:
 //!
 //! ```
-//! use burn_rehearsal::random::Stream;
-//! use burn_rehearsal::sampling::{DistinctSampler, Draw, Sampling, ShardCounts};
-//! use burn_rehearsal::{Capacity, CustomRules, RehearsalConfig};
-//! use burn_rehearsal_collective::Rank;
-//! # use burn::tensor::{Device, Tensor};
-//! # #[derive(burn_rehearsal::RehearsalBatch)]
-//! # struct Batch { inputs: Tensor<2> }
+//! use burn_rehearsal::sampling::DistinctSampler;
 //!
 //! #[derive(Clone, Default)]
 //! struct Half(DistinctSampler);
+//! ```
 //!
-//! impl Sampling for Half {
-//!     fn name(&self) -> &'static str {
-//!         "half"
-//!     }
+//! Its `plan` draws distinct numbers of stored rows:
 //!
-//!     fn plan(
-//!         &mut self,
-//!         counts: &ShardCounts,
-//!         rng: &mut Stream,
-//!         representatives: usize,
-//!         draws: &mut Vec<Draw>,
-//!     ) {
-//!         let numbers = self.0.draw(rng, representatives / 2, counts.fill.total());
-//!         draws.extend(numbers.map(|number| Draw { group: 0, number }));
-//!     }
+//! ```
+//! # use burn_rehearsal::random::Stream;
+//! # use burn_rehearsal::sampling::{DistinctSampler, Draw, Sampling, ShardCounts};
+//! # struct Half(DistinctSampler);
+//! # impl Sampling for Half {
+//! # fn name(&self) -> &'static str { "half" }
+//! fn plan(
+//!     &mut self,
+//!     counts: &ShardCounts,
+//!     rng: &mut Stream,
+//!     representatives: usize,
+//!     draws: &mut Vec<Draw>,
+//! ) {
+//!     let numbers = self.0.draw(rng, representatives / 2, counts.fill.total());
+//!     draws.extend(numbers.map(|number| Draw { group: 0, number }));
 //! }
+//! # }
+//! ```
+//!
+//! Pass a value to [`RehearsalConfig::init_with`](crate::RehearsalConfig::init_with):
+//!
+//! ```
+//! # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }
+//! # use stubs::*;
+//! use burn_rehearsal::{Capacity, CustomRules, Rank, RehearsalConfig};
 //!
 //! let rules = CustomRules::default().with_sampling(Half::default());
 //! let config = RehearsalConfig::new(Capacity::Samples(8)).with_representatives(4);
-//! let buffer = config.init_with::<Batch>(&Rank::solo(), rules)?;
-//! # let device = Device::flex();
-//! # buffer.rehearse(Batch { inputs: Tensor::zeros([4, 2], &device) })?;
-//! let batch = buffer.rehearse(Batch { inputs: Tensor::zeros([4, 2], &device) })?;
+//! let buffer = config.init_with::<MyBatch>(&Rank::solo(), rules)?;
+//! buffer.rehearse(my_batch())?;
+//! let batch = buffer.rehearse(my_batch())?; // 4 incoming rows, 2 representatives
 //! assert_eq!(batch.inputs.dims()[0], 4 + 2);
 //! # Ok::<(), burn_rehearsal::error::RehearsalError>(())
 //! ```
@@ -129,7 +134,7 @@ pub struct RowLocation {
 /// The results must be a function of the arguments: a value must not keep state between steps,
 /// except memory that it reuses. Otherwise ranks disagree, or a resumed run draws other rows.
 ///
-/// The [module](self) has a complete example.
+/// The [module](self#adding-your-own-rule) has an example.
 pub trait Sampling: Send {
     /// The name in reports, errors and checkpoints, in kebab case.
     fn name(&self) -> &'static str;
