@@ -151,7 +151,7 @@
 //! * [`RehearsalConfig::with_draws`] configures several independent draws per step.
 //!
 //! The module [`batch::layout`] has an example. The page of the trait
-//! [`RehearsalBatch`](trait@RehearsalBatch) lists all marks of fields.
+//! [`RehearsalBatch`](trait@RehearsalBatch) lists all words that mark a field.
 //!
 //! # Writing your own policy
 //!

@@ -50,8 +50,8 @@
 //! ```
 //!
 //! The training step passes the logits of the incoming rows to the buffer, in the struct
-//! `DerBatchLate` that the derive writes. If rows were drawn, it compares their stored logits with
-//! the network's outputs:
+//! `DerBatchLate` that the derive writes. The loss is the cross entropy of the incoming rows. If
+//! rows were drawn, the distance between their stored logits and the network's outputs is added:
 //!
 //! ```
 //! # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }

@@ -96,8 +96,8 @@ pub struct FieldSpec {
 /// }
 /// ```
 ///
-/// A field is stored and replayed. `#[rehearsal(WORD)]` gives it another meaning, with one of these
-/// words:
+/// A field without a mark is a tensor that is stored and replayed. `#[rehearsal(WORD)]` marks a
+/// field with one of these words:
 ///
 /// | word | the field |
 /// |---|---|
