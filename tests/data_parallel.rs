@@ -27,7 +27,7 @@ use burn::train::{EarlyStoppingStrategy, Interrupter, Learner, SupervisedTrainin
 use burn_rehearsal_collective::{CollectiveError, Solo, Threads};
 use burn_rehearsal_train::data_parallel::{DataParallelError, without_renderer};
 use burn_rehearsal_train::epoch::Epoch;
-use burn_rehearsal_train::evaluate::{Evaluation, evaluate};
+use burn_rehearsal_train::evaluate::{Evaluation, evaluate, evaluate_task};
 use burn_rehearsal_train::phases::{Phase, PhaseTimer};
 use burn_rehearsal_train::schedule::WarmupSchedule;
 
@@ -476,14 +476,21 @@ fn evaluation_counts_every_row_of_uneven_shards_once() {
     let net = Net::new(3, false).valid();
     let all = rows(11, 23);
     let batches = |rows: &[Row]| Script::new(rows.chunks(4).map(<[Row]>::to_vec).collect());
-    let whole = evaluate(&net, &batches(&all), &mut Solo::new()).unwrap();
+    let task = [2];
+    let whole = evaluate_task(&net, &batches(&all), &task, &mut Solo::new()).unwrap();
     assert_eq!((whole.rows, whole.top5), (23, 23), "top-5 of three classes counts every row");
     assert!(whole.top1 > 0 && whole.top1 < 23);
+    let of_class = all.iter().filter(|row| row.y == 2).count() as u64;
+    assert_eq!(whole.task_il, of_class, "the only class of a task always has its highest score");
+    assert_eq!(
+        evaluate(&net, &batches(&all), &mut Solo::new()).unwrap(),
+        Evaluation { task_il: whole.top1, ..whole }
+    );
     // Shards of 15, 8 and 0 rows.
     let parts = [&all[..15], &all[15..], &all[..0]];
     let shards: Vec<Evaluation> = on_ranks(3, |rank, mut link| {
         let net = Net::new(3, false).valid();
-        evaluate(&net, &batches(parts[rank]), &mut link).unwrap()
+        evaluate_task(&net, &batches(parts[rank]), &task, &mut link).unwrap()
     })
     .into_iter()
     .map(|shard| shard.unwrap())

@@ -9,6 +9,7 @@ use burn::data::dataset::{Dataset, InMemDataset};
 use burn::module::{Module, Param};
 use burn::optim::{ModuleOptimizer, SgdConfig};
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn_rehearsal::checkpoint::Manifest;
 use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalConfig};
 use burn_rehearsal_collective::Rank;
 use burn_rehearsal_train::experiment::{Checkpoints, Experiment, Settings, Workload};
@@ -237,6 +238,10 @@ fn every_test_sample_is_evaluated_once_on_any_number_of_ranks() {
     };
     let expected =
         |places| of_tasks.iter().map(|range| Some(share(range, places))).collect::<Vec<_>>();
+    // A sample competes with the classes 0..3, 3..5 or 5..7 of its task, and lower classes have the
+    // better scores.
+    let task_il: Vec<_> =
+        of_tasks.iter().zip([1, 4, 6]).map(|(range, places)| Some(share(range, places))).collect();
     for ranks in [1, 2, 4, 5] {
         let workload = Numbers::new([5; CLASSES], test);
         let settings = settings().with_evaluate_every(1).with_epochs(2);
@@ -244,6 +249,7 @@ fn every_test_sample_is_evaluated_once_on_any_number_of_ranks() {
             for after in 0..3 {
                 assert_eq!(report.accuracy.top1.rows()[after], expected(1), "{ranks} ranks");
                 assert_eq!(report.accuracy.top5.rows()[after], expected(5), "{ranks} ranks");
+                assert_eq!(report.accuracy.task_il.rows()[after], task_il, "{ranks} ranks");
             }
             assert_eq!(
                 report.accuracy.initial_top1.unwrap(),
@@ -400,6 +406,31 @@ fn different_settings_or_data_are_named_on_every_rank() {
     failures(other_tasks, 2)
         .iter()
         .for_each(|error| assert!(error.contains("the order of arrival is 3 tasks"), "{error}"));
+}
+
+#[test]
+fn a_run_resumes_from_a_checkpoint_without_task_il() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("checkpoints");
+    let checkpoints = Checkpoints { directory: path.clone(), every: None, keep: 1, resume: true };
+    let settings = settings().with_checkpoints(Some(checkpoints));
+    let workload = Numbers::new([3; CLASSES], [2; CLASSES]);
+    let whole = run(&workload, REHEARSAL, &settings, 2).remove(0);
+    // The last checkpoint is that before the third task.
+    let checkpoint = std::fs::read_dir(&path).unwrap().next().unwrap().unwrap().path();
+    let manifest = Manifest::read(&checkpoint, "run").unwrap();
+    let mut state: serde_json::Value = manifest.state().unwrap();
+    state["accuracy"].as_object_mut().unwrap().remove("task_il").unwrap();
+    let older = Manifest::new("run", manifest.files().to_vec(), &state).unwrap();
+    older.write(&checkpoint).unwrap();
+
+    let resumed = run(&workload, REHEARSAL, &settings, 2).remove(0);
+    assert_eq!(resumed.time.checkpoints.unwrap().resumed, 1);
+    assert_eq!(resumed.accuracy.top1, whole.accuracy.top1);
+    assert_eq!(resumed.summary.average_task_il, whole.summary.average_task_il);
+    let [first, second, third] = resumed.accuracy.task_il.rows() else { panic!("three tasks") };
+    assert_eq!([first, second], [&vec![None; 3]; 2]);
+    assert_eq!(third, &whole.accuracy.task_il.rows()[2]);
 }
 
 #[test]

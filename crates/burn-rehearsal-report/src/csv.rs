@@ -11,8 +11,9 @@ use std::borrow::Cow;
 /// A figure of `summary_csv`: its name, and its value in a run.
 type Figure = (&'static str, fn(&RunReport) -> Option<f64>);
 
-const FIGURES: [Figure; 8] = [
+const FIGURES: [Figure; 9] = [
     ("average_top1", |report| report.summary.average_top1),
+    ("average_task_il", |report| report.summary.average_task_il),
     ("average_top5", |report| report.summary.average_top5),
     ("forgetting", |report| report.summary.forgetting),
     ("bwt", |report| report.summary.bwt),
@@ -50,8 +51,9 @@ impl Comparison<'_> {
     /// deviation of each figure over the runs of the group, such as
     /// `average_top1_mean,average_top1_sd`.
     ///
-    /// The figures are `average_top1`, `average_top5`, `forgetting`, `bwt`, `fwt` (fractions),
-    /// `total_s`, `train_s` (seconds), and `samples_per_s`. The deviation of a single run is empty.
+    /// The figures are `average_top1` (class-IL), `average_task_il`, `average_top5`, `forgetting`,
+    /// `bwt`, `fwt` (fractions), `total_s`, `train_s` (seconds), and `samples_per_s`. The deviation
+    /// of a single run is empty.
     pub fn summary_csv(&self) -> String {
         let names = FIGURES.map(|(name, _)| format!(",{name}_mean,{name}_sd")).concat();
         let mut csv = format!("run,method,seeds{names}\n");
@@ -165,6 +167,11 @@ mod tests {
         assert_eq!((lines.len(), lines[1][2], lines[2][2]), (3, "3", "1"));
         let column = lines[0].iter().position(|name| *name == "total_s_mean").unwrap();
         assert_eq!(lines[0][column + 1], "total_s_sd");
+        assert_eq!(
+            lines[0][3..6],
+            ["average_top1_mean", "average_top1_sd", "average_task_il_mean"]
+        );
+        assert!(lines[2][5].parse::<f64>().unwrap() > lines[2][3].parse::<f64>().unwrap());
         let number = |line: usize, column: usize| lines[line][column].parse::<f64>().unwrap();
         assert!(
             (number(1, column) - 19.8).abs() < 1e-9 && (number(1, column + 1) - 0.2).abs() < 1e-9,

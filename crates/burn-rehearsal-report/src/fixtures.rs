@@ -32,6 +32,8 @@ pub(crate) fn report(method: &str, tasks: usize, seed: u64) -> RunReport {
     let accuracy = Accuracy {
         top1: matrix(tasks, fade, level * wobble),
         top5: matrix(tasks, 1.0, 1.0),
+        // Within a task, little is forgotten.
+        task_il: matrix(tasks, 0.85 + 0.15 * fade, level * wobble),
         initial_top1: Some(vec![0.1; tasks]),
     };
     let mut report: RunReport = serde_json::from_str(EXAMPLE).unwrap();

@@ -43,11 +43,13 @@ svg { min-width: 0; break-inside: avoid; }
 ";
 
 const METHODS: &str = "Accuracies are averages over the tasks learned, after the last of them. \
-    Forgetting is the mean drop of the earlier tasks from their best accuracy; lower is better. \
-    Backward transfer is the mean change of the earlier tasks since they were learned; higher is \
-    better. Forward transfer is the mean accuracy on a task just before it is learned, minus that \
-    of the untrained network; higher is better. images/s: incoming training images of all ranks, \
-    without representatives, per second of training.";
+    class-IL is top-1 accuracy among all classes, and task-IL among the classes of the task that a \
+    sample belongs to. Forgetting is the mean drop of the earlier tasks from their best accuracy; \
+    lower is better. Backward transfer is the mean change of the earlier tasks since they were \
+    learned; higher is better. Forward transfer is the mean accuracy on a task just before it is \
+    learned, minus that of the untrained network; higher is better. Forgetting and transfer are \
+    those of class-IL. images/s: incoming training images of all ranks, without representatives, \
+    per second of training.";
 const ACCURACY: &str = "The curves are the average accuracy over the tasks learned so far. In the \
     maps, each row is the state after a task, and each column is the test set of a task. A task \
     that is forgotten fades from top to bottom.";
@@ -127,7 +129,8 @@ impl Comparison<'_> {
     fn methods(&self) -> String {
         let head = [
             "method",
-            "top-1 %",
+            "class-IL %",
+            "task-IL %",
             "top-5 %",
             "forgetting %",
             "backward transfer %",
@@ -145,6 +148,7 @@ impl Comparison<'_> {
             vec![
                 group.title(),
                 percent(|summary| summary.average_top1),
+                percent(|summary| summary.average_task_il),
                 percent(|summary| summary.average_top5),
                 percent(|summary| summary.forgetting),
                 percent(|summary| summary.bwt),
@@ -308,7 +312,8 @@ mod tests {
             "incremental",
             "rehearsal",
             "scratch",
-            "96.5",
+            "<th scope=\"col\">class-IL %</th><th scope=\"col\">task-IL %</th>",
+            "<td>96.5</td><td>97.8</td>",
             "left out because they are damaged: 3",
             "folder:&lt;b&gt;&amp;",
             "<td>1234</td>",

@@ -52,8 +52,9 @@
 //!
 //! | column | meaning | better |
 //! |---|---|---|
-//! | top-1 | average accuracy over the tasks learned, after the last of them | higher |
-//! | top-5 | the same, if the right class is among the five most likely | higher |
+//! | class-IL | average top-1 accuracy over the tasks learned, after the last of them | higher |
+//! | task-IL | the same among the classes of the task that a sample belongs to | higher |
+//! | top-5 | as class-IL, if the right class is among the five most likely | higher |
 //! | forgetting | mean drop of the earlier tasks from their best accuracy | lower |
 //! | backward transfer | mean change of the earlier tasks since they were learned | higher |
 //! | forward transfer | mean accuracy on new tasks, minus that of the untrained network | higher |
@@ -61,6 +62,9 @@
 //! | training | wall-clock time of training alone, in seconds | lower |
 //! | × incremental | training time divided by that of incremental training | lower |
 //! | images/s | incoming training samples of all ranks per second of training | higher |
+//!
+//! The CSV file names class-IL `average_top1` and task-IL `average_task_il`. Both are equal if every
+//! task has all classes, as in instance-incremental streams.
 //!
 //! Incremental training is usually the lower bound of accuracy, and training from scratch on all
 //! data so far the upper bound. A good buffer comes close to the upper bound at little more than

@@ -13,10 +13,11 @@ pub(crate) const UNKNOWN: &str = "–";
 impl<'a> Comparison<'a> {
     /// A table with a line for each run, as plain text.
     ///
-    /// The columns are top-1 accuracy on each task after the last one, average accuracy, forgetting
-    /// (fractions), total time and training time in seconds, incoming training samples of all ranks
-    /// per second and, if there is an incremental run, training time relative to it. If there are
-    /// several incremental runs, the one with the most similar configuration is used.
+    /// The columns are top-1 accuracy on each task after the last one, their average (class-IL), the
+    /// average among the classes of each task (task-IL), forgetting (fractions), total time and
+    /// training time in seconds, incoming training samples of all ranks per second and, if there is
+    /// an incremental run, training time relative to it. If there are several incremental runs, the
+    /// one with the most similar configuration is used.
     ///
     /// A table wider than 100 characters is transposed if that makes it narrower. The text ends
     /// with a line feed. Without reports it is empty.
@@ -71,8 +72,9 @@ fn table(lines: &[Line<'_>]) -> String {
 
     let mut head = vec![String::new()];
     head.extend((1..=tasks).map(|task| format!("task {task}")));
-    head.extend(["average", "forgetting", "total s", "train s", "images/s"].map(String::from));
-    head.extend(relative.then(|| "train × incr.".into()));
+    head.extend(["class-IL", "task-IL", "forgetting"].map(String::from));
+    head.extend(["total s", "train s", "images/s"].map(String::from));
+    head.extend(relative.then(|| "× incr.".into()));
     let mut grid = vec![head];
     for Line { group, reference } in lines {
         let mark = if group.complete() { "" } else { " *" };
@@ -81,6 +83,7 @@ fn table(lines: &[Line<'_>]) -> String {
             .extend((0..tasks).map(|task| figure(3, group.mean(|report| last_top1(report, task)))));
         cells.extend([
             figure(3, group.mean(|report| report.summary.average_top1)),
+            figure(3, group.mean(|report| report.summary.average_task_il)),
             figure(3, group.mean(|report| report.summary.forgetting)),
             figure(1, group.mean(|report| Some(report.time.total_s))),
             figure(1, group.train_s()),
@@ -152,11 +155,11 @@ mod tests {
     #[test]
     fn three_methods_of_two_tasks_print_as_this_table() {
         let expected = [
-            "             task 1  task 2  average  forgetting  total s  train s  images/s  train × incr.",
-            "───────────────────────────────────────────────────────────────────────────────────────────",
-            "incremental   0.050   0.990    0.520       0.941     10.0      9.0      1234           1.00",
-            "rehearsal     0.951   0.980    0.965       0.029     20.0     18.0      1234           2.00",
-            "scratch       0.985   0.985    0.985       0.000     60.0     54.0      1234           6.00",
+            "             task 1  task 2  class-IL  task-IL  forgetting  total s  train s  images/s  × incr.",
+            "───────────────────────────────────────────────────────────────────────────────────────────────",
+            "incremental   0.050   0.990     0.520    0.919       0.941     10.0      9.0      1234     1.00",
+            "rehearsal     0.951   0.980     0.965    0.978       0.029     20.0     18.0      1234     2.00",
+            "scratch       0.985   0.985     0.985    0.985       0.000     60.0     54.0      1234     6.00",
         ];
         let text = compare(&three_methods(2)).table();
         assert_eq!(text.lines().collect::<Vec<_>>(), expected);
@@ -222,12 +225,13 @@ mod tests {
         run.complete = false;
         run.accuracy.top1 = AccuracyMatrix::new(2);
         run.accuracy.top1.push_row(&[Some(0.75), Some(0.0)]).unwrap();
+        run.accuracy.task_il = AccuracyMatrix::default();
         run.summary = Summary::of(&run.accuracy);
         let text = compare(&[run]).table();
         let line = text.lines().nth(2).unwrap();
         assert_eq!(
             line.split_whitespace().collect::<Vec<_>>(),
-            ["incremental", "*", "0.750", "–", "0.750", "–", "10.0", "9.0", "1234", "1.00"]
+            ["incremental", "*", "0.750", "–", "0.750", "–", "–", "10.0", "9.0", "1234", "1.00"]
         );
         assert!(text.ends_with("* interrupted: results until then\n"));
     }

@@ -1,4 +1,8 @@
-//! Exact top-1 and top-5 accuracy over all ranks.
+//! Exact top-1, top-5 and task-IL accuracy over all ranks.
+//!
+//! [`evaluate`] compares a sample's class with all classes of the network. [`evaluate_task`] also
+//! counts the samples whose class has the highest score among the classes of their task. See
+//! [`metrics`](crate::metrics#class-il-and-task-il) for the difference.
 //!
 //! Every rank evaluates its own part of a test set, and the counts are summed. The result does not
 //! depend on the partition: no row is dropped, and no row counts twice.
@@ -52,11 +56,14 @@ pub struct Evaluation {
     /// Samples whose class is among the five highest scores: all samples, if there are at most five
     /// classes.
     pub top5: u64,
+    /// Samples whose class has the highest score among the classes of their task. Equal to `top1`
+    /// if the evaluation has no task.
+    pub task_il: u64,
 }
 
 impl Evaluation {
-    /// Top-1 accuracy: the fraction of samples that are classified correctly, in 0..=1. 0 without
-    /// samples.
+    /// Top-1 accuracy among all classes (class-IL): the fraction of samples that are classified
+    /// correctly, in 0..=1. 0 without samples.
     pub fn top1_accuracy(&self) -> f64 {
         fraction(self.top1, self.rows)
     }
@@ -67,20 +74,32 @@ impl Evaluation {
         fraction(self.top5, self.rows)
     }
 
-    fn add_row(&mut self, scores: &[f32], class: usize) {
+    /// Task-IL accuracy: the fraction of samples that are classified correctly among the classes of
+    /// their task, in 0..=1. 0 without samples.
+    pub fn task_il_accuracy(&self) -> f64 {
+        fraction(self.task_il, self.rows)
+    }
+
+    /// Adds a row of class `class`. `task` are the classes of its task; `None`: all classes.
+    fn add_row(&mut self, scores: &[f32], class: usize, task: Option<&[usize]>) {
         self.rows += 1;
         let score = scores[class];
         if score.is_nan() {
             return;
         }
-        // The rank of the class among all scores. Of equal scores, the lower class comes first.
-        let better = scores
-            .iter()
-            .enumerate()
-            .filter(|&(other, value)| *value > score || (*value == score && other < class))
-            .count();
+        // Of equal scores, the lower class comes first.
+        let is_better = |other: &usize| {
+            let value = scores.get(*other);
+            value.is_some_and(|value| *value > score || (*value == score && *other < class))
+        };
+        let better = (0..scores.len()).filter(is_better).count();
+        let first_of_task = match task {
+            Some(classes) => classes.contains(&class) && !classes.iter().any(is_better),
+            None => better < 1,
+        };
         self.top1 += u64::from(better < 1);
         self.top5 += u64::from(better < 5);
+        self.task_il += u64::from(first_of_task);
     }
 }
 
@@ -118,23 +137,80 @@ where
     M: InferenceStep<Input = I, Output = ClassificationOutput>,
     I: Send + 'static,
 {
-    let own = count(model, loader);
+    evaluate_among(model, loader, None, collective)
+}
+
+/// Like [`evaluate`], for a test set of one task with the given classes. Also counts the rows that
+/// are correct among these classes ([`Evaluation::task_il`]), in the same pass over the data.
+///
+/// All ranks pass the same classes, in any order. Classes that the model does not have are ignored.
+/// A row whose own class is not in `classes` is never correct among them.
+///
+/// ```
+/// # use burn::data::dataloader::DataLoader;
+/// # use burn::train::{ClassificationOutput, InferenceStep};
+/// # use burn_rehearsal_collective::Rank;
+/// # use burn_rehearsal_train::evaluate::evaluate_task;
+/// # use burn_rehearsal_train::stream::TaskStream;
+/// # use std::error::Error;
+/// # fn print<M, B>(model: &M, part: &dyn DataLoader<B>, stream: &dyn TaskStream, rank: &Rank)
+/// #     -> Result<(), Box<dyn Error>>
+/// # where M: InferenceStep<Input = B, Output = ClassificationOutput>, B: Send + 'static {
+/// # let mut collective = rank.collective()?;
+/// let evaluation = evaluate_task(model, part, stream.classes(0), collective.as_mut())?;
+/// println!("class-IL {:.3}", evaluation.top1_accuracy());
+/// println!("task-IL {:.3}", evaluation.task_il_accuracy());
+/// # Ok(()) }
+/// ```
+///
+/// # Errors
+///
+/// Those of [`evaluate`].
+pub fn evaluate_task<M, I>(
+    model: &M,
+    loader: &dyn DataLoader<I>,
+    classes: &[usize],
+    collective: &mut dyn Collective,
+) -> Result<Evaluation, EvaluateError>
+where
+    M: InferenceStep<Input = I, Output = ClassificationOutput>,
+    I: Send + 'static,
+{
+    evaluate_among(model, loader, Some(classes), collective)
+}
+
+fn evaluate_among<M, I>(
+    model: &M,
+    loader: &dyn DataLoader<I>,
+    task: Option<&[usize]>,
+    collective: &mut dyn Collective,
+) -> Result<Evaluation, EvaluateError>
+where
+    M: InferenceStep<Input = I, Output = ClassificationOutput>,
+    I: Send + 'static,
+{
+    let own = count(model, loader, task);
     let part = own.as_ref().copied().unwrap_or_default();
-    let parts =
-        collective.gather_words([u64::from(own.is_err()), part.rows, part.top1, part.top5])?;
+    let words = [u64::from(own.is_err()), part.rows, part.top1, part.top5, part.task_il];
+    let parts = collective.gather_words(words)?;
     // The error of this rank is more specific than the number of a failed rank.
     own?;
     if let Some(rank) = parts.iter().position(|[failed, ..]| *failed != 0) {
         return Err(EvaluateError::Rank(rank));
     }
-    Ok(parts.iter().fold(Evaluation::default(), |sum, [_, rows, top1, top5]| Evaluation {
+    Ok(parts.iter().fold(Evaluation::default(), |sum, [_, rows, top1, top5, task_il]| Evaluation {
         rows: sum.rows + rows,
         top1: sum.top1 + top1,
         top5: sum.top5 + top5,
+        task_il: sum.task_il + task_il,
     }))
 }
 
-fn count<M, I>(model: &M, loader: &dyn DataLoader<I>) -> Result<Evaluation, EvaluateError>
+fn count<M, I>(
+    model: &M,
+    loader: &dyn DataLoader<I>,
+    task: Option<&[usize]>,
+) -> Result<Evaluation, EvaluateError>
 where
     M: InferenceStep<Input = I, Output = ClassificationOutput>,
     I: Send + 'static,
@@ -154,7 +230,7 @@ where
                 .ok()
                 .filter(|index| *index < classes)
                 .ok_or(EvaluateError::Class { class, classes })?;
-            evaluation.add_row(&scores[row * classes..][..classes], index);
+            evaluation.add_row(&scores[row * classes..][..classes], index, task);
         }
     }
     Ok(evaluation)
@@ -180,13 +256,13 @@ mod tests {
     #[test]
     fn ties_go_to_the_lower_class_and_nan_is_never_correct() {
         let mut evaluation = Evaluation::default();
-        evaluation.add_row(&[1.0, 1.0, 0.0], 0);
+        evaluation.add_row(&[1.0, 1.0, 0.0], 0, None);
         assert_eq!((evaluation.rows, evaluation.top1), (1, 1));
-        evaluation.add_row(&[1.0, 1.0, 0.0], 1);
+        evaluation.add_row(&[1.0, 1.0, 0.0], 1, None);
         assert_eq!((evaluation.rows, evaluation.top1, evaluation.top5), (2, 1, 2));
-        evaluation.add_row(&[f32::NAN, 1.0, 0.0], 0);
+        evaluation.add_row(&[f32::NAN, 1.0, 0.0], 0, None);
         assert_eq!((evaluation.rows, evaluation.top1, evaluation.top5), (3, 1, 2));
-        evaluation.add_row(&[f32::NAN, 1.0, 0.0], 1);
+        evaluation.add_row(&[f32::NAN, 1.0, 0.0], 1, None);
         assert_eq!((evaluation.rows, evaluation.top1, evaluation.top5), (4, 2, 3));
     }
 
@@ -194,13 +270,61 @@ mod tests {
     fn top_five_of_six_classes_excludes_the_lowest() {
         let mut evaluation = Evaluation::default();
         for class in 0..6 {
-            evaluation.add_row(&[5.0, 4.0, 3.0, 2.0, 1.0, 0.0], class);
+            evaluation.add_row(&[5.0, 4.0, 3.0, 2.0, 1.0, 0.0], class, None);
         }
-        assert_eq!(evaluation, Evaluation { rows: 6, top1: 1, top5: 5 });
+        assert_eq!(evaluation, Evaluation { rows: 6, top1: 1, top5: 5, task_il: 1 });
         assert_eq!(
             (evaluation.top1_accuracy(), evaluation.top5_accuracy()),
             (1.0 / 6.0, 5.0 / 6.0)
         );
         assert_eq!(Evaluation::default().top1_accuracy(), 0.0);
+    }
+
+    /// Whether a row is correct among the classes of its task.
+    fn is_correct(scores: &[f32], class: usize, task: &[usize]) -> bool {
+        let mut evaluation = Evaluation::default();
+        evaluation.add_row(scores, class, Some(task));
+        evaluation.task_il == 1
+    }
+
+    #[test]
+    fn scores_of_other_tasks_do_not_count_in_task_il() {
+        let scores = [0.0, 9.0, 2.0, 3.0, 8.0];
+        assert!(is_correct(&scores, 3, &[3, 2, 0]));
+        assert!(!is_correct(&scores, 2, &[3, 2, 0]));
+        let mut evaluation = Evaluation::default();
+        evaluation.add_row(&scores, 3, Some(&[2, 3]));
+        evaluation.add_row(&scores, 1, Some(&[0, 1]));
+        evaluation.add_row(&scores, 2, Some(&[2, 3]));
+        assert_eq!(evaluation, Evaluation { rows: 3, top1: 1, top5: 3, task_il: 2 });
+        assert_eq!(evaluation.task_il_accuracy(), 2.0 / 3.0);
+    }
+
+    #[test]
+    fn ties_and_nan_within_a_task_count_as_among_all_classes() {
+        let scores = [f32::NAN, 1.0, 1.0, 0.0];
+        for task in [[1, 2], [2, 1]] {
+            assert!(is_correct(&scores, 1, &task) && !is_correct(&scores, 2, &task));
+        }
+        assert!(!is_correct(&scores, 0, &[0]) && is_correct(&scores, 3, &[0, 3]));
+        assert!(is_correct(&scores, 2, &[2, 3]), "the tie with class 1 is outside the task");
+    }
+
+    #[test]
+    fn a_class_that_is_missing_in_its_task_or_in_the_model() {
+        assert!(!is_correct(&[1.0, 0.0], 0, &[1]));
+        assert!(!is_correct(&[1.0, 0.0], 0, &[]));
+        assert!(is_correct(&[1.0, 0.0], 0, &[0, 7]));
+    }
+
+    #[test]
+    fn task_il_is_top_1_with_all_classes() {
+        for class in 0..3 {
+            for task in [None, Some([2, 0, 1].as_slice())] {
+                let mut evaluation = Evaluation::default();
+                evaluation.add_row(&[0.5, 2.0, 2.0], class, task);
+                assert_eq!(evaluation.task_il, evaluation.top1, "{class}, {task:?}");
+            }
+        }
     }
 }

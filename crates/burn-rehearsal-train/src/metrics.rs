@@ -6,6 +6,7 @@
 //!
 //! * [Average accuracy](AccuracyMatrix::average): how well all tasks are solved at the end.
 //!   `A = 1/T Σ_{j<T} a[T-1][j]`
+//!   See [below](#class-il-and-task-il) for its two variants.
 //! * [Forgetting](AccuracyMatrix::forgetting): how far earlier tasks fell below their best
 //!   accuracy. `F = 1/(T-1) Σ_{j<T-1} ( max_{j≤i<T-1} a[i][j] − a[T-1][j] )`
 //! * [Backward transfer](AccuracyMatrix::backward_transfer): how later tasks changed earlier ones.
@@ -32,9 +33,31 @@
 //!
 //! [`mean_sd`] summarizes a figure over several seeds.
 //!
+//! # Class-IL and task-IL
+//!
+//! The literature on class-incremental streams reports two accuracies. They differ in the classes
+//! that compete for the highest score of a sample:
+//!
+//! * *class-IL* (class-incremental): all classes of the network. The network has to recognize the
+//!   task of a sample, too.
+//! * *task-IL* (task-incremental): the classes of the task that the sample belongs to. All other
+//!   scores are masked, as if the task were known. It is never lower than class-IL.
+//!
+//! Forgetting and transfer are those of class-IL. A task-IL accuracy that stays high while class-IL
+//! falls shows that the network still separates the classes within each task, but prefers classes
+//! of recent tasks. If each task has all classes, as in instance- and domain-incremental streams,
+//! both accuracies are equal. A guess is right with a probability of `1/K` for `K` classes that
+//! compete, so compare each accuracy only with others of its kind.
+//!
+//! [`evaluate_task`](crate::evaluate::evaluate_task) measures both in one pass. In a
+//! [report](crate::report), class-IL is [`Accuracy::top1`](crate::report::schema::Accuracy::top1)
+//! and task-IL is [`Accuracy::task_il`](crate::report::schema::Accuracy::task_il).
+//!
 //! Sources: Lopez-Paz and Ranzato, "Gradient Episodic Memory for Continual Learning" (NeurIPS 2017,
 //! arXiv 1706.08840), for average accuracy, backward and forward transfer; Chaudhry et al.,
-//! "Riemannian Walk for Incremental Learning" (ECCV 2018, arXiv 1801.10112), for forgetting.
+//! "Riemannian Walk for Incremental Learning" (ECCV 2018, arXiv 1801.10112), for forgetting; van de
+//! Ven and Tolias, "Three scenarios for continual learning" (arXiv 1904.07734), for class-IL and
+//! task-IL.
 
 use std::fmt;
 
@@ -127,6 +150,17 @@ impl AccuracyMatrix {
         self.cells[index] = cells;
         self.pushed += 1;
         Ok(())
+    }
+
+    /// The matrix of a run that resumes after `learned` of its `tasks` tasks: the first `learned`
+    /// rows, and room for the others. A row that this matrix does not have is not measured. Same
+    /// errors as [`push_row`](Self::push_row).
+    pub(crate) fn padded(&self, tasks: usize, learned: usize) -> Result<Self, MetricsError> {
+        let mut padded = Self::new(tasks);
+        for row in 0..learned {
+            padded.push_row(self.cells.get(row).map_or(&[], Vec::as_slice))?;
+        }
+        Ok(padded)
     }
 
     /// The number of tasks, of rows and of columns.

@@ -27,9 +27,9 @@ use std::sync::Arc;
 
 /// The meaning of the columns of the tables.
 const LEGEND: &str = "\
-Top-1 accuracy on each task after the last one, their average, and forgetting, as fractions of 1.
-Times in seconds. images/s: incoming training images of all ranks. × incr.: training time relative
-to incremental.";
+Top-1 accuracy on each task after the last one, their average (class-IL), the average among the
+classes of each task only (task-IL), and forgetting, as fractions of 1. Times in seconds. images/s:
+incoming training images of all ranks. × incr.: training time relative to incremental.";
 
 /// The role of configuration fields in comparisons of runs.
 const CONFIG_FIELDS: ConfigFields<'_> = ConfigFields {

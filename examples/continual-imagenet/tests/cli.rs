@@ -502,14 +502,16 @@ fn a_comparison_prints_a_table_and_writes_complete_reports() {
             (&report["config"]["tasks"], &report["config"]["policy"]),
             (&2.into(), &"class-balanced".into())
         );
-        for name in ["top1", "top5"] {
+        for name in ["top1", "top5", "task_il"] {
             let matrix = report["accuracy"][name].as_array().unwrap();
             assert!(
                 matrix.len() == 2 && matrix.iter().all(|row| row.as_array().unwrap().len() == 2),
                 "{matrix:?}"
             );
         }
-        for name in ["average_top1", "average_top5", "forgetting", "bwt", "fwt"] {
+        let figures =
+            ["average_top1", "average_task_il", "average_top5", "forgetting", "bwt", "fwt"];
+        for name in figures {
             assert!(report["summary"][name].is_number(), "{name}: {}", report["summary"]);
         }
         assert!(
@@ -627,7 +629,7 @@ fn progress_over_a_pipe_is_plain_lines_with_all_figures() {
     }
     let quiet = succeed(directory.path(), &[&arguments[..], &["--display", "none"]].concat());
     assert!(
-        !quiet.contains("task 1/2") && quiet.contains("average") && quiet.contains("images/s"),
+        !quiet.contains("task 1/2") && quiet.contains("task-IL") && quiet.contains("images/s"),
         "{quiet}"
     );
 }

@@ -121,7 +121,12 @@ impl RunState {
             world_size,
             earlier_world_sizes: Vec::new(),
             position: Position::default(),
-            accuracy: Accuracy { top1: accuracies.clone(), top5: accuracies, initial_top1: None },
+            accuracy: Accuracy {
+                top1: accuracies.clone(),
+                top5: accuracies.clone(),
+                task_il: accuracies,
+                initial_top1: None,
+            },
             curves: Vec::new(),
             losses: BTreeMap::new(),
             seconds: BTreeMap::new(),

@@ -14,7 +14,7 @@ use super::{
 use crate::augmentation::AugmentLoader;
 use crate::data_parallel::{DataParallel, Outcome, Records, Stopped, without_renderer};
 use crate::epoch::Epoch;
-use crate::evaluate::evaluate;
+use crate::evaluate::evaluate_task;
 use crate::methods::{MethodModel, MethodRef};
 use crate::phases::PhaseTimer;
 use crate::report::RunReport;
@@ -173,7 +173,7 @@ impl<W: Workload> Run<'_, W> {
             None => {
                 self.ready()?;
                 let untrained = self.model(&self.device).valid();
-                let (initial, _) = self.evaluate(&untrained)?;
+                let [initial, ..] = self.evaluate(&untrained)?;
                 self.state.accuracy.initial_top1 = Some(initial);
             }
         }
@@ -189,13 +189,14 @@ impl<W: Workload> Run<'_, W> {
             let Some(model) = self.learn(task, within.take())? else {
                 return Ok(false);
             };
-            let (top1, top5) = self.evaluate(&model)?;
+            let [top1, top5, task_il] = self.evaluate(&model)?;
             let measured = |values: &[f64]| values.iter().copied().map(Some).collect::<Vec<_>>();
             if let Some(last) = self.state.curves.last_mut() {
                 last.top1 = measured(&top1);
             }
             self.state.accuracy.top1.push_row(&measured(&top1))?;
             self.state.accuracy.top5.push_row(&measured(&top5))?;
+            self.state.accuracy.task_il.push_row(&measured(&task_il))?;
             if self.rank.is_root() {
                 self.observer.evaluated(task, &top1);
             }
@@ -430,21 +431,23 @@ impl<W: Workload> Run<'_, W> {
         part(self.workload, self.settings, self.rank, &self.device, indices)
     }
 
-    /// Top-1 and top-5 accuracy on the whole test set of every task. Collective.
-    fn evaluate(&mut self, model: &Model<W>) -> Result<(Vec<f64>, Vec<f64>), ExperimentError> {
+    /// Top-1, top-5 and task-IL accuracy on the whole test set of every task. Collective.
+    fn evaluate(&mut self, model: &Model<W>) -> Result<[Vec<f64>; 3], ExperimentError> {
         let stream = self.workload.stream();
-        let mut accuracies = (Vec::new(), Vec::new());
+        let mut accuracies = [const { Vec::new() }; 3];
         for task in 0..stream.tasks() {
             let loader = self.part(stream.test(task).to_vec());
-            let evaluation = evaluate(model, &*loader, self.collective.as_mut())?;
+            let (classes, collective) = (stream.classes(task), self.collective.as_mut());
+            let evaluation = evaluate_task(model, &*loader, classes, collective)?;
             if evaluation.rows == 0 {
                 return Err(ExperimentError::Data(format!(
                     "task {} has no test sample that can be used",
                     task + 1
                 )));
             }
-            accuracies.0.push(evaluation.top1_accuracy());
-            accuracies.1.push(evaluation.top5_accuracy());
+            accuracies[0].push(evaluation.top1_accuracy());
+            accuracies[1].push(evaluation.top5_accuracy());
+            accuracies[2].push(evaluation.task_il_accuracy());
         }
         Ok(accuracies)
     }

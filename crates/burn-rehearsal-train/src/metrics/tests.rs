@@ -119,6 +119,19 @@ fn rows_that_do_not_fit_leave_the_matrix_unchanged() {
 }
 
 #[test]
+fn a_padded_matrix_keeps_its_rows_and_has_room_for_the_others() {
+    let mut run = AccuracyMatrix::new(2);
+    run.push_row(&[Some(0.5), Some(0.25)]).unwrap();
+    assert_eq!(run.padded(2, 1).unwrap(), run);
+    let mut padded = AccuracyMatrix::default().padded(2, 1).unwrap();
+    padded.push_row(&[Some(0.25), Some(0.75)]).unwrap();
+    assert_eq!(padded.rows(), [[None, None], [Some(0.25), Some(0.75)]]);
+    assert_eq!((padded.average(), padded.forgetting()), (Some(0.5), None));
+    assert_eq!(run.padded(1, 1), Err(MetricsError::RowLength { row: 0, len: 2, tasks: 1 }));
+    assert_eq!(run.padded(2, 3), Err(MetricsError::Full { tasks: 2 }));
+}
+
+#[test]
 fn json_is_a_square_of_numbers_and_nulls() {
     let mut run = AccuracyMatrix::new(2);
     run.push_row(&[Some(0.5), Some(f64::NAN)]).unwrap();

@@ -94,16 +94,25 @@ pub struct Accuracy {
     pub top1: AccuracyMatrix,
     /// Top-5 accuracy, in the same layout. It is 1 if there are at most five classes.
     pub top5: AccuracyMatrix,
+    /// Task-IL accuracy, in the same layout: top-1 among the classes of the task of each sample.
+    /// Without tasks in older reports. Rows are unknown if they were measured before the run
+    /// resumed from a checkpoint of an older version.
+    #[serde(default)]
+    pub task_il: AccuracyMatrix,
     /// Top-1 accuracy of the untrained network on each task. `None` if it was not measured.
     pub initial_top1: Option<Vec<f64>>,
 }
 
 /// The metrics of continual learning, `None` if undefined. See [`metrics`](crate::metrics) for the
-/// equations.
+/// equations, and for the difference between class-IL and task-IL.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
-    /// Average top-1 accuracy over the learned tasks after the last of them, a fraction.
+    /// Average top-1 accuracy over the learned tasks after the last of them, a fraction. All
+    /// classes compete (class-IL).
     pub average_top1: Option<f64>,
+    /// Average task-IL accuracy, a fraction. `None` in older reports.
+    #[serde(default)]
+    pub average_task_il: Option<f64>,
     /// Average top-5 accuracy, a fraction.
     pub average_top5: Option<f64>,
     /// Forgetting of top-1 accuracy.
@@ -119,6 +128,7 @@ impl Summary {
     pub fn of(accuracy: &Accuracy) -> Self {
         Self {
             average_top1: accuracy.top1.average(),
+            average_task_il: accuracy.task_il.average(),
             average_top5: accuracy.top5.average(),
             forgetting: accuracy.top1.forgetting(),
             bwt: accuracy.top1.backward_transfer(),
@@ -376,10 +386,12 @@ impl RunReport {
             ));
         }
         let tasks = self.tasks.len();
-        for (name, matrix) in
-            [("accuracy.top1", &self.accuracy.top1), ("accuracy.top5", &self.accuracy.top5)]
-        {
-            if matrix.tasks() != tasks {
+        let Accuracy { top1, top5, task_il, .. } = &self.accuracy;
+        let matrices =
+            [("accuracy.top1", top1), ("accuracy.top5", top5), ("accuracy.task_il", task_il)];
+        for (name, matrix) in matrices {
+            let missing = name == "accuracy.task_il" && matrix.tasks() == 0;
+            if matrix.tasks() != tasks && !missing {
                 return inconsistent(format!(
                     "{name} has {} rows, but there are {tasks} tasks",
                     matrix.tasks()

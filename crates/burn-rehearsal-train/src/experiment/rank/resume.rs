@@ -57,6 +57,9 @@ impl<W: Workload> Run<'_, W> {
             self.learner = Some(learner);
             self.strategy.set_statistics(&statistics);
         }
+        // Checkpoints of older versions have no task-IL accuracies.
+        let (tasks, learned) = (state.accuracy.top1.tasks(), state.position.task);
+        state.accuracy.task_il = state.accuracy.task_il.padded(tasks, learned)?;
         state.epoch_times.resize(state.curves.len(), EpochTime::default());
         state.checkpoints.resumed += 1;
         self.curve = LossCurve::of_sums(&state.losses, state.seconds.clone());

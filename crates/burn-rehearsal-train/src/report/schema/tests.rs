@@ -56,8 +56,9 @@ fn a_run_stopped_before_its_first_evaluation_has_no_nan() {
     let directory = tempdir().unwrap();
     let mut run = example();
     run.complete = false;
+    let none = AccuracyMatrix::new(2);
     run.accuracy =
-        Accuracy { top1: AccuracyMatrix::new(2), top5: AccuracyMatrix::new(2), initial_top1: None };
+        Accuracy { top1: none.clone(), top5: none.clone(), task_il: none, initial_top1: None };
     run.summary = Summary::of(&run.accuracy);
     run.time.samples_per_s = Some(f64::NAN);
     run.time.phases_ms.insert("never".into(), f64::NAN);
@@ -176,6 +177,22 @@ fn unknown_fields_are_ignored() {
 }
 
 #[test]
+fn a_report_without_task_il_is_read_and_written() {
+    let mut json = serde_json::to_value(example()).unwrap();
+    json["accuracy"].as_object_mut().unwrap().remove("task_il").unwrap();
+    json["summary"].as_object_mut().unwrap().remove("average_task_il").unwrap();
+    let directory = tempdir().unwrap();
+    fs::write(directory.path().join(REPORT_FILE), json.to_string()).unwrap();
+    let report = RunReport::read(directory.path()).unwrap();
+    assert_eq!(report.accuracy.task_il, AccuracyMatrix::default());
+    assert_eq!(report.summary.average_task_il, None);
+    assert_eq!(report.summary.average_top1, example().summary.average_top1);
+    let copy = tempdir().unwrap();
+    report.write(copy.path()).unwrap();
+    assert_same(&RunReport::read(copy.path()).unwrap(), &report);
+}
+
+#[test]
 fn an_inconsistent_report_is_neither_written_nor_read() {
     let directory = tempdir().unwrap();
     let mut wrong = example();
@@ -187,6 +204,10 @@ fn an_inconsistent_report_is_neither_written_nor_read() {
     );
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "no partial file");
 
+    let mut wrong = example();
+    wrong.accuracy.task_il = AccuracyMatrix::new(1);
+    let error = wrong.write(directory.path()).unwrap_err();
+    assert!(error.to_string().contains("accuracy.task_il has 1 rows"), "{error}");
     let mut wrong = example();
     wrong.accuracy.initial_top1 = Some(vec![0.1]);
     assert!(matches!(wrong.write(directory.path()), Err(ReportError::Inconsistent { .. })));
