@@ -17,7 +17,7 @@
 use burn::data::dataloader::batcher::Batcher;
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::tensor::{DType, Device, Tensor};
-use burn_rehearsal::{Execution, RehearsalBuffer, StorePreference};
+use burn_rehearsal::{Execution, RehearsalBuffer, RowLayout, StorePreference};
 use burn_rehearsal_benches::{
     B, Batch, C, Figures, R, Series, StackImages, Target, byte_type, config, device, fill, micros,
     python, random_images,
@@ -110,7 +110,7 @@ fn batch(rows: usize, size: &Size, device: &Device) -> Batch {
     Batch {
         images: Tensor::from_data(images.convert_dtype(bytes), (device, bytes)),
         targets: Tensor::from_data(targets.convert_dtype(classes), (device, classes)),
-        representatives: 0,
+        rows: RowLayout::default(),
     }
 }
 

@@ -23,11 +23,12 @@ use burn::nn::{Linear, LinearConfig, PaddingConfig2d, Relu};
 use burn::optim::{ModuleOptimizer, SgdConfig};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_rehearsal::random::{Purpose, Stream};
-use burn_rehearsal::{Capacity, Execution, PolicyKind, RehearsalBatch, RehearsalConfig};
+use burn_rehearsal::{Capacity, Execution, PolicyKind, RehearsalBatch, RehearsalConfig, RowLayout};
 use burn_rehearsal_train::experiment::Workload;
 use burn_rehearsal_train::init::{Scheme, keyed_init};
 use burn_rehearsal_train::methods::{Classifier, LabeledBatch};
 use burn_rehearsal_train::stream::{ClassIncremental, ClassOrder, StreamError, TaskStream};
+use std::ops::Range;
 use std::sync::Arc;
 
 // The program's allocator: glibc returns the memory of large tensors to the system in every step.
@@ -82,13 +83,9 @@ pub struct Batch {
     /// `[rows]`
     #[rehearsal(class)]
     pub targets: Tensor<1, Int>,
-    /// The number of representatives among the rows.
-    #[rehearsal(skip, fill = count)]
-    pub representatives: usize,
-}
-
-fn count(representatives: &mut usize, appended: usize) {
-    *representatives = appended;
+    /// The incoming rows and the representatives.
+    #[rehearsal(layout)]
+    pub rows: RowLayout<Self>,
 }
 
 impl LabeledBatch for Batch {
@@ -96,8 +93,16 @@ impl LabeledBatch for Batch {
         self.targets.clone()
     }
 
-    fn representatives(&self) -> usize {
-        self.representatives
+    fn layout(&self) -> &RowLayout<Self> {
+        &self.rows
+    }
+
+    fn select(&self, rows: Range<usize>) -> Self {
+        Self { images: self.images.clone().slice(rows), ..self.clone() }
+    }
+
+    fn valid(self) -> Self {
+        Self { images: self.images.inner(), ..self }
     }
 }
 
@@ -116,7 +121,7 @@ impl Batcher<Sample, Batch> for Stack {
                 (device, byte_type(device)),
             ),
             targets: Tensor::from_data(TensorData::new(classes, [rows]), device),
-            representatives: 0,
+            rows: RowLayout::default(),
         }
     }
 }

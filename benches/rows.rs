@@ -5,7 +5,7 @@ use burn::data::dataloader::batcher::Batcher;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_rehearsal::batch::tensor_with_room;
 use burn_rehearsal::random::{Purpose, Stream};
-use burn_rehearsal::{RehearsalBatch, RehearsalBuffer};
+use burn_rehearsal::{RehearsalBatch, RehearsalBuffer, RowLayout};
 use std::sync::Arc;
 
 /// A mini-batch of images in `f32`.
@@ -61,7 +61,7 @@ impl Images for Batch {
         Self {
             images: Tensor::from_data(images, (device, Self::DTYPE)).slice(0..rows),
             targets: targets(classes, room, device),
-            representatives: 0,
+            rows: RowLayout::default(),
         }
     }
 }

@@ -10,15 +10,17 @@ use burn::module::{Module, Param};
 use burn::optim::{ModuleOptimizer, SgdConfig};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use burn_rehearsal::checkpoint::Manifest;
-use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalConfig};
+use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalConfig, RowLayout};
 use burn_rehearsal_collective::Rank;
 use burn_rehearsal_train::experiment::{Checkpoints, Experiment, Settings, Workload};
 use burn_rehearsal_train::methods::{
-    Classifier, Incremental, LabeledBatch, Method, MethodRef, Rehearsal, Scratch,
+    Classifier, Incremental, LabeledBatch, Method, MethodRef, Rehearsal, Scratch, Step,
+    TrainingData,
 };
 use burn_rehearsal_train::report::RunReport;
 use burn_rehearsal_train::stream::{ClassIncremental, ClassOrder, TaskStream};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -36,6 +38,8 @@ struct Batch {
     number: Tensor<1, Int>,
     #[rehearsal(class)]
     class: Tensor<1, Int>,
+    #[rehearsal(layout)]
+    rows: RowLayout<Self>,
 }
 
 impl LabeledBatch for Batch {
@@ -43,8 +47,16 @@ impl LabeledBatch for Batch {
         self.class.clone()
     }
 
-    fn representatives(&self) -> usize {
-        0
+    fn layout(&self) -> &RowLayout<Self> {
+        &self.rows
+    }
+
+    fn select(&self, rows: Range<usize>) -> Self {
+        Self { number: self.number.clone().slice(rows), ..self.clone() }
+    }
+
+    fn valid(self) -> Self {
+        Self { number: self.number.inner(), ..self }
     }
 }
 
@@ -56,7 +68,7 @@ impl Batcher<(i64, i64), Batch> for Stack {
         let rows = items.len();
         let (numbers, classes): (Vec<i64>, Vec<i64>) = items.into_iter().unzip();
         let tensor = |values| Tensor::from_data(TensorData::new(values, [rows]), device);
-        Batch { number: tensor(numbers), class: tensor(classes) }
+        Batch { number: tensor(numbers), class: tensor(classes), rows: RowLayout::default() }
     }
 }
 
@@ -128,17 +140,12 @@ impl Method for MeanScore {
         self.0.rehearses()
     }
 
-    fn restarts(&self) -> bool {
-        self.0.restarts()
+    fn training_data(&self) -> TrainingData {
+        self.0.training_data()
     }
 
-    fn loss(
-        &self,
-        logits: Tensor<2>,
-        _targets: Tensor<1, Int>,
-        _representatives: usize,
-    ) -> Tensor<1> {
-        logits.mean()
+    fn loss(&self, step: &Step<'_>) -> Tensor<1> {
+        step.logits(step.all()).mean()
     }
 }
 

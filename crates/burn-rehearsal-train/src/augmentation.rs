@@ -6,9 +6,10 @@ use burn::tensor::Device;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A transformation of mini-batches. Its arguments are the mini-batch, the number of the step, and
-/// the rank.
-pub type Augmentation<B> = Arc<dyn Fn(B, u64, usize) -> Result<B, DatasetError> + Send + Sync>;
+/// A transformation of mini-batches, in general of the same type. Its arguments are the mini-batch,
+/// the number of the step, and the rank.
+pub type Augmentation<B, I = B> =
+    Arc<dyn Fn(I, u64, usize) -> Result<B, DatasetError> + Send + Sync>;
 
 /// A [`DataLoader`] that augments every mini-batch of another one, on the calling thread.
 ///
@@ -30,22 +31,22 @@ pub type Augmentation<B> = Arc<dyn Fn(B, u64, usize) -> Result<B, DatasetError> 
 /// AugmentLoader::new(loader, flip, 0, Arc::default())
 /// # }
 /// ```
-pub struct AugmentLoader<B> {
-    inner: Arc<dyn DataLoader<B>>,
-    augmentation: Augmentation<B>,
+pub struct AugmentLoader<B, I = B> {
+    inner: Arc<dyn DataLoader<I>>,
+    augmentation: Augmentation<B, I>,
     rank: usize,
     /// The number of the next step.
     step: Arc<AtomicU64>,
 }
 
-impl<B> AugmentLoader<B> {
+impl<B, I> AugmentLoader<B, I> {
     /// Augments the mini-batches of `inner` as those of `rank`.
     ///
     /// `step` is the number of the next step, and every call increases it. Loaders that one
     /// training uses one after another, for example for its tasks, share it.
     pub fn new(
-        inner: Arc<dyn DataLoader<B>>,
-        augmentation: Augmentation<B>,
+        inner: Arc<dyn DataLoader<I>>,
+        augmentation: Augmentation<B, I>,
         rank: usize,
         step: Arc<AtomicU64>,
     ) -> Self {
@@ -53,7 +54,7 @@ impl<B> AugmentLoader<B> {
     }
 }
 
-impl<B: 'static> DataLoader<B> for AugmentLoader<B> {
+impl<B: 'static, I: 'static> DataLoader<B> for AugmentLoader<B, I> {
     fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<B> + 'a> {
         Box::new(Iter { inner: self.inner.iter(), loader: self })
     }
@@ -84,12 +85,12 @@ impl<B: 'static> DataLoader<B> for AugmentLoader<B> {
     }
 }
 
-struct Iter<'a, B> {
-    inner: Box<dyn DataLoaderIterator<B> + 'a>,
-    loader: &'a AugmentLoader<B>,
+struct Iter<'a, B, I> {
+    inner: Box<dyn DataLoaderIterator<I> + 'a>,
+    loader: &'a AugmentLoader<B, I>,
 }
 
-impl<B> Iterator for Iter<'_, B> {
+impl<B, I> Iterator for Iter<'_, B, I> {
     type Item = Result<B, DatasetError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -100,7 +101,7 @@ impl<B> Iterator for Iter<'_, B> {
     }
 }
 
-impl<B> DataLoaderIterator<B> for Iter<'_, B> {
+impl<B, I> DataLoaderIterator<B> for Iter<'_, B, I> {
     fn progress(&self) -> Progress {
         self.inner.progress()
     }

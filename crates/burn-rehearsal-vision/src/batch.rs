@@ -5,10 +5,11 @@ use crate::data::{Image, ImageShape};
 use crate::models::{ConvNet, GhostNet, Mlp, Network, ResNet};
 use burn::data::dataloader::batcher::Batcher;
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
-use burn_rehearsal::RehearsalBatch;
+use burn_rehearsal::{RehearsalBatch, RowLayout};
 use burn_rehearsal_train::augmentation::Augmentation;
 use burn_rehearsal_train::data_parallel::compute_type;
 use burn_rehearsal_train::methods::{Classifier, LabeledBatch};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A mini-batch of labeled images, which a [`RehearsalBuffer`](burn_rehearsal::RehearsalBuffer) can
@@ -43,13 +44,12 @@ pub struct ImageBatch {
     /// the network. The buffer stores `images`.
     #[rehearsal(skip)]
     pub augmented: Option<Tensor<4>>,
-    /// The number of representatives. They are the last rows.
-    #[rehearsal(skip, fill = count)]
-    pub representatives: usize,
-}
-
-fn count(representatives: &mut usize, appended: usize) {
-    *representatives = appended;
+    /// The logits that a method has stored with the drawn rows, `[representatives, classes]`.
+    #[rehearsal(late(f32))]
+    pub logits: Option<Tensor<2>>,
+    /// The incoming rows and those of each draw.
+    #[rehearsal(layout)]
+    pub rows: RowLayout<Self>,
 }
 
 impl LabeledBatch for ImageBatch {
@@ -57,8 +57,29 @@ impl LabeledBatch for ImageBatch {
         self.targets.clone()
     }
 
-    fn representatives(&self) -> usize {
-        self.representatives
+    fn layout(&self) -> &RowLayout<Self> {
+        &self.rows
+    }
+
+    fn select(&self, rows: Range<usize>) -> Self {
+        let augmented = self.augmented.clone();
+        Self {
+            images: self.images.clone().slice(rows.clone()),
+            augmented: augmented.map(|images| images.slice(rows)),
+            ..self.clone()
+        }
+    }
+
+    fn valid(self) -> Self {
+        Self { images: self.images.inner(), augmented: self.augmented.map(Tensor::inner), ..self }
+    }
+
+    fn stored_logits(&self) -> Option<Tensor<2>> {
+        self.logits.clone()
+    }
+
+    fn store_logits(&self, logits: Tensor<2>) {
+        self.rows.annotate(ImageBatchLate { logits });
     }
 }
 
@@ -148,7 +169,8 @@ impl Batcher<Image, ImageBatch> for ImageBatcher {
             targets: integers(|image| image.class),
             index: integers(|image| image.index),
             augmented: None,
-            representatives: 0,
+            logits: None,
+            rows: RowLayout::default(),
         }
     }
 }

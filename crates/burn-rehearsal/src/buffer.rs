@@ -233,7 +233,8 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         {
             return Err(ConfigError::NoId.into());
         }
-        let has_late = has_late(B::FIELDS);
+        let fields = config.fields::<B>();
+        let has_late = has_late(fields);
         if has_late && config.lag == 0 {
             return Err(ConfigError::LateLag.into());
         }
@@ -242,7 +243,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
             link,
             rounds,
             lag: config.lag as u64,
-            fields: B::FIELDS,
+            fields,
             schema: None,
             incoming_schema: None,
             autodiff: None,
@@ -279,7 +280,7 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     /// order, then the representatives. The first `lag` mini-batches return unchanged. See
     /// [`RehearsalBuffer`] for an example.
     ///
-    /// If the batch type has [late fields](crate::batch::layout#late-fields), call
+    /// If the buffer stores [late fields](crate::batch::layout#late-fields), call
     /// [`annotate`](crate::RowLayout::annotate) on the row layout of the returned mini-batch before
     /// any other call on the buffer. [`inspect`](Self::inspect), [`snapshot`](Self::snapshot) and
     /// [`len`](Self::len) are allowed, and show the state before the step.
@@ -685,7 +686,8 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
         let resumed = state.guarded(|state| {
             state.drain()?;
             state.check_annotated()?;
-            state.link.ask(|reply| Request::Restore(directory, device.clone(), B::FIELDS, reply))
+            let fields = state.fields;
+            state.link.ask(|reply| Request::Restore(directory, device.clone(), fields, reply))
         })?;
         let Resumed { restored, schema, pending } = resumed?;
         state.step = restored.steps;
@@ -716,6 +718,9 @@ impl Annotate for Shared {
         step: u64,
         late: &mut dyn FnMut(&mut Vec<Column>) -> Result<(), BatchError>,
     ) {
+        if !self.config.late_fields {
+            return;
+        }
         let started = Instant::now();
         let mut state = self.state.lock();
         if state.error.is_some() {

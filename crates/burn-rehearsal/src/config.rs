@@ -1,5 +1,7 @@
 //! The configuration of a buffer.
 
+use crate::batch::layout::without_late;
+use crate::batch::{FieldSpec, RehearsalBatch};
 use crate::capacity::Capacity;
 use crate::error::ConfigError;
 use crate::policy::PolicyKind;
@@ -213,7 +215,8 @@ config! {
         /// |B|, the number of samples that all ranks together store.
         pub capacity: Capacity,
         /// c, the number of rows of each mini-batch that are offered to the buffer. Default: all (a
-        /// ratio of 1).
+        /// ratio of 1). With 0, rows enter the buffer through
+        /// [`fill`](crate::RehearsalBuffer::fill) only.
         pub candidates: RowCount = RowCount::Ratio(1.0),
             set by with_candidates(impl Into<RowCount>),
         /// r, the number of representatives appended to each mini-batch. If fewer rows are stored,
@@ -259,6 +262,14 @@ config! {
         /// How a sample is treated that is offered while it is stored. Default: it may be stored
         /// twice.
         pub on_repeat: OnRepeat = OnRepeat::KeepBoth, set by with_on_repeat(OnRepeat),
+        /// Whether the [late fields](crate::batch::layout#late-fields) of the batch type are stored
+        /// and drawn. Default: true.
+        ///
+        /// With `false`, the buffer works as for a batch type without late fields: they stay
+        /// `None`, and [`annotate`](crate::RowLayout::annotate) does nothing. One batch type then
+        /// serves methods with late fields and methods without them.
+        #[serde(default = "late_fields", skip_serializing_if = "is_true")]
+        pub late_fields: bool = late_fields(), set by with_late_fields(bool),
         /// The number of classes, if it is known. Default: unknown.
         ///
         /// With it, the quotas of class-balanced policies are fixed from the start, so all classes
@@ -269,6 +280,15 @@ config! {
         /// Default: unknown.
         pub dataset_len: Option<usize> = None, set by with_dataset_len(Option<usize>),
     }
+}
+
+/// The default of [`RehearsalConfig::late_fields`].
+fn late_fields() -> bool {
+    true
+}
+
+fn is_true(value: &bool) -> bool {
+    *value
 }
 
 /// The largest [`lag`](RehearsalConfig::lag). A buffer holds the representatives of `lag` steps.
@@ -343,9 +363,6 @@ impl RehearsalConfig {
                 return Err(ConfigError::Ratio { name, ratio, max: MAX_RATIO });
             }
         }
-        if self.candidates.is_zero() {
-            return Err(ConfigError::NoCandidates);
-        }
         if self.lag > MAX_LAG {
             return Err(ConfigError::Lag { lag: self.lag, max: MAX_LAG });
         }
@@ -403,6 +420,11 @@ impl RehearsalConfig {
             .with_execution(Execution::Inline)
             .with_store(StorePreference::Auto)
             .with_device_limit(0)
+    }
+
+    /// The fields of a batch type, except late fields that are not stored.
+    pub(crate) fn fields<B: RehearsalBatch>(&self) -> &'static [FieldSpec] {
+        if self.late_fields { B::FIELDS } else { without_late(B::FIELDS) }
     }
 
     /// The capacity in samples, or `None` for [`Capacity::Bytes`], which needs the size of a row.
@@ -488,10 +510,14 @@ mod tests {
             .with_classes(Some(10));
         // The form of one draw does not depend on the existence of several.
         assert!(!serde_json::to_string(&config).unwrap().contains("draws"));
+        // The same holds for the option of late fields.
+        assert!(!serde_json::to_string(&config).unwrap().contains("late"));
+        let without_late = config.clone().with_late_fields(false);
+        assert_eq!(without_late.agreed()["late_fields"], false);
         let draws = [DrawConfig::new(3), DrawConfig::new(0.5)];
         let several = config.clone().with_draws(draws);
         assert_eq!(several.draws().collect::<Vec<_>>(), draws);
-        for config in [config, several] {
+        for config in [config, several, without_late] {
             assert_eq!(
                 serde_json::from_str::<RehearsalConfig>(&serde_json::to_string(&config).unwrap())
                     .unwrap(),

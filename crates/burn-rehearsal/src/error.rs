@@ -123,6 +123,14 @@ pub enum BatchError {
         /// The number of incoming rows.
         incoming: usize,
     },
+    /// A row of a [`Snapshot`](crate::Snapshot) does not exist.
+    #[error("row {row} does not exist: the snapshot has {rows} rows")]
+    NoRow {
+        /// The row, counted from 0.
+        row: usize,
+        /// The number of rows of the snapshot.
+        rows: usize,
+    },
     /// A device failed while a field was read from it.
     #[error("reading field `{field}` from its device failed: {reason}")]
     Device {
@@ -215,16 +223,23 @@ pub enum ConfigError {
     /// There is no built-in rule of this name.
     #[error("there is no {what} `{name}`; expected one of {names}")]
     UnknownName {
-        /// `policy` or `sampling rule`.
+        /// `policy`, `sampling rule`, …
         what: &'static str,
         /// The name.
         name: String,
         /// All names, separated by commas.
         names: String,
     },
-    /// The number of candidates is zero.
-    #[error("0 candidates per step: the buffer would stay empty")]
-    NoCandidates,
+    /// A number is outside its range.
+    #[error("{what} is {value}; it must be in {range}")]
+    OutOfRange {
+        /// The name of the option.
+        what: String,
+        /// The value.
+        value: f64,
+        /// The range, as in Rust.
+        range: String,
+    },
     /// The capacity is a fraction outside 0..=1, or the size of the data set is not configured.
     #[error(
         "a capacity of {fraction} of the data set needs a fraction in 0..=1 and the size of the \
@@ -253,17 +268,18 @@ pub enum ConfigError {
         "`RehearsalBatcher` works with one rank only, but this world has {0}; use `RehearsalLoader`"
     )]
     BatcherWorld(usize),
-    /// [`RehearsalBatcher`](crate::RehearsalBatcher) is used with a batch type that has late
-    /// fields.
+    /// [`RehearsalBatcher`](crate::RehearsalBatcher) is used with a buffer that stores late fields.
     #[error(
         "`RehearsalBatcher` cannot store late fields, because loaders fetch mini-batches ahead of \
-         the training step; use `RehearsalBuffer::attach`"
+         the training step; use `RehearsalBuffer::attach`, or switch late fields off with \
+         `RehearsalConfig::with_late_fields(false)`"
     )]
     BatcherLate,
-    /// The lag is 0, and the batch type has late fields.
+    /// The lag is 0, and the buffer stores late fields.
     #[error(
         "late fields need a lag of at least 1: with lag 0, representatives are drawn after the \
-         candidates of their own step, whose late values are not known yet"
+         candidates of their own step, whose late values are not known yet; late fields can be \
+         switched off with `RehearsalConfig::with_late_fields(false)`"
     )]
     LateLag,
 }

@@ -40,6 +40,8 @@ pub enum Purpose {
     Fill = 8,
     /// The draw of [`sample`](crate::RehearsalBuffer::sample).
     Sample = 9,
+    /// The random choices of a continual-learning method.
+    Method = 10,
 }
 
 /// A sequence of random numbers that is a pure function of its key. See the [module](self) for an

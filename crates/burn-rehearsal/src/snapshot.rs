@@ -1,6 +1,6 @@
 //! A copy of the stored rows as a Burn data set.
 
-use crate::batch::{Column, FieldSpec, RehearsalBatch, Role, RowLayout};
+use crate::batch::{Column, FieldSpec, Kind, RehearsalBatch, Role, RowLayout};
 use crate::error::BatchError;
 use crate::slots::RowHandle;
 use burn::data::dataloader::batcher::Batcher;
@@ -27,8 +27,9 @@ pub struct StoredSample {
 
 /// The rows of one rank's shard at one moment, in slot order, as a Burn [`Dataset`].
 ///
-/// Use it to look at the stored exemplars, or to train or evaluate on them. With
-/// [`SnapshotBatcher`], Burn's loaders turn it into mini-batches of the user's type:
+/// Use it to look at the stored exemplars, or to train or evaluate on them. [`batch`](Self::batch)
+/// makes a mini-batch of chosen rows. With [`SnapshotBatcher`], Burn's loaders turn all rows into
+/// mini-batches of the user's type:
 ///
 /// ```
 /// # use burn::data::dataloader::{DataLoader, DataLoaderBuilder};
@@ -62,6 +63,51 @@ impl Snapshot {
     /// The rows, in slot order.
     pub fn samples(&self) -> &[StoredSample] {
         &self.samples
+    }
+
+    /// Makes a mini-batch of the rows `rows` on `device`, in this order. A row is an index into
+    /// [`samples`](Self::samples), and can occur several times.
+    ///
+    /// Fields have the values and element types of the mini-batches that were inserted. Fields
+    /// marked `skip` take their default value, the `representative` field is `true`, late fields
+    /// are `Some` if the buffer stores them, and the [row layout](RowLayout) is detached.
+    ///
+    /// Methods that train on the buffer alone use it (GDumb, Prabhu et al., ECCV 2020), and methods
+    /// with a mean per class:
+    ///
+    /// ```
+    /// # use burn::tensor::{Device, Int, Tensor};
+    /// # use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalConfig};
+    /// # let device = Device::flex();
+    /// # #[derive(RehearsalBatch)]
+    /// # struct Batch { inputs: Tensor<1>, #[rehearsal(class)] targets: Tensor<1, Int> }
+    /// # let (inputs, targets) = ([1.0, 5.0, 3.0], [0, 1, 0]);
+    /// # let inputs = Tensor::from_data(inputs, &device);
+    /// # let batch = Batch { inputs, targets: Tensor::from_data(targets, &device) };
+    /// # let buffer = RehearsalConfig::new(Capacity::Samples(500)).init::<Batch>()?;
+    /// # buffer.rehearse(batch)?;
+    /// let snapshot = buffer.snapshot()?;
+    /// let samples = snapshot.samples().iter().enumerate();
+    /// let rows: Vec<_> = samples.filter(|(_, s)| s.class == 0).map(|(row, _)| row).collect();
+    /// let batch: Batch = snapshot.batch(&rows, &device)?;
+    /// assert_eq!(batch.inputs.mean().into_scalar::<f32>(), 2.0);
+    /// # Ok::<(), burn_rehearsal::error::RehearsalError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`BatchError::NoRow`] if a row does not exist, [`BatchError::EmptyField`] if `rows` is
+    /// empty, [`BatchError::ColumnType`] if the stored rows are of another batch type.
+    pub fn batch<B: RehearsalBatch<Rest: Default>>(
+        &self,
+        rows: &[usize],
+        device: &Device,
+    ) -> Result<B, BatchError> {
+        let sample = |&row: &usize| {
+            self.samples.get(row).ok_or(BatchError::NoRow { row, rows: self.samples.len() })
+        };
+        let samples: Vec<_> = rows.iter().map(sample).collect::<Result<_, _>>()?;
+        collate(&samples, RowLayout::default(), device)
     }
 }
 
@@ -107,29 +153,69 @@ impl<B: RehearsalBatch<Rest: Default>> SnapshotBatcher<B> {
     ///
     /// [`BatchError`] if there are no samples, or if they are of another batch type.
     pub fn try_batch(&self, samples: &[StoredSample], device: &Device) -> Result<B, BatchError> {
-        let rows = samples.len();
-        let mut columns = Vec::new();
-        for (index, spec) in B::FIELDS.iter().filter(|spec| is_stored(spec)).enumerate() {
-            let missing = || BatchError::ColumnType { field: spec.name };
-            let values: Option<Vec<_>> =
-                samples.iter().map(|sample| sample.fields.get(index)).collect();
-            let values = values.ok_or_else(missing)?;
-            let first = values.first().ok_or_else(missing)?;
-            let (row_shape, dtype) = (first.shape().clone(), first.dtype());
-            let bytes: Vec<_> = values.iter().map(|data| data.as_bytes()).collect();
-            let shape = [rows, row_shape.num_elements()];
-            let data = TensorData::try_from_bytes_vec(bytes.concat(), shape, dtype)
-                .map_err(|_| missing())?;
-            columns.push(Column::from_data(data, spec.kind, row_shape, device));
-        }
-        stored_batch(columns.into_iter(), rows, device)
+        let samples: Vec<_> = samples.iter().collect();
+        collate(&samples, RowLayout::drawn(samples.len()), device)
     }
+}
+
+/// Builds a mini-batch of these rows on `device`.
+fn collate<B: RehearsalBatch<Rest: Default>>(
+    samples: &[&StoredSample],
+    layout: RowLayout<B>,
+    device: &Device,
+) -> Result<B, BatchError> {
+    let rows = samples.len();
+    let stored = samples.iter().map(|sample| sample.fields.len()).max().unwrap_or(0);
+    let mut columns = Vec::new();
+    for (index, spec) in B::FIELDS.iter().filter(|spec| is_stored(spec)).enumerate() {
+        let field = spec.name;
+        if rows == 0 {
+            return Err(BatchError::EmptyField { field, shape: vec![0] });
+        }
+        if spec.role == Role::Late && stored <= index {
+            // The buffer does not store late fields, which are the last.
+            break;
+        }
+        let values: Option<Vec<_>> =
+            samples.iter().map(|sample| sample.fields.get(index)).collect();
+        columns.push(
+            values
+                .and_then(|values| column_of(&values, spec.kind, device))
+                .ok_or(BatchError::ColumnType { field })?,
+        );
+    }
+    if stored > columns.len() {
+        return Err(BatchError::ColumnType { field: "(one column more than fields)" });
+    }
+    stored_batch(columns.into_iter(), rows, layout, device)
+}
+
+/// The values of a field in several rows. `None` if they are of another kind, or differ in shape or
+/// element type.
+fn column_of(values: &[&TensorData], kind: Kind, device: &Device) -> Option<Column> {
+    let first = values.first()?;
+    let (row_shape, dtype) = (first.shape().clone(), first.dtype());
+    let is_of_kind = match kind {
+        Kind::Float => dtype.is_float(),
+        Kind::Int => dtype.is_int() || dtype.is_uint(),
+        // Burn 0.22 reports an integer type for some Boolean tensors.
+        Kind::Bool => dtype.is_bool() || dtype == DType::U8,
+    };
+    let is_like_first = |data: &&TensorData| data.shape() == first.shape() && data.dtype() == dtype;
+    if !is_of_kind || !values.iter().all(is_like_first) {
+        return None;
+    }
+    let bytes: Vec<_> = values.iter().map(|data| data.as_bytes()).collect();
+    let shape = [values.len(), row_shape.num_elements()];
+    let data = TensorData::try_from_bytes_vec(bytes.concat(), shape, dtype).ok()?;
+    Some(Column::from_data(data, kind, row_shape, device))
 }
 
 /// Builds a mini-batch of `rows` rows from the columns of its stored fields, on `device`.
 pub(crate) fn stored_batch<B: RehearsalBatch<Rest: Default>>(
     mut stored: impl Iterator<Item = Column>,
     rows: usize,
+    layout: RowLayout<B>,
     device: &Device,
 ) -> Result<B, BatchError> {
     let columns = B::FIELDS.iter().filter_map(|spec| {
@@ -138,7 +224,7 @@ pub(crate) fn stored_batch<B: RehearsalBatch<Rest: Default>>(
         }
         Some(Column::flags(vec![true; rows], DType::Bool(BoolStore::Native), device))
     });
-    B::from_parts(columns, B::Rest::default(), RowLayout::drawn(rows))
+    B::from_parts(columns, B::Rest::default(), layout)
 }
 
 fn is_stored(spec: &FieldSpec) -> bool {

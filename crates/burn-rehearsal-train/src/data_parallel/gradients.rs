@@ -17,6 +17,7 @@ use burn_rehearsal_collective::Collective;
 use super::buckets::{self, BUCKET, BucketError};
 use super::error::DataParallelError;
 use super::params::{ParamInfo, Role};
+use super::projection::{Reference, project, project_now, project_values};
 
 /// Collects the gradients of one update on this rank and reduces them over the ranks.
 pub(crate) struct GradientSync<M> {
@@ -37,6 +38,8 @@ pub(crate) struct GradientSync<M> {
     flat: Option<Tensor<1>>,
     /// The flags of a single rank: whether any micro-batch had a gradient for the parameter.
     present: Vec<bool>,
+    /// The sum of this rank's reference gradients over drawn rows, and the number of rows.
+    reference: Option<(Tensor<1>, f32)>,
 }
 
 /// The gradients of an update.
@@ -64,31 +67,26 @@ impl<M: Module> GradientSync<M> {
             local: GradientsAccumulator::new(),
             flat: None,
             present: Vec::new(),
+            reference: None,
         }
     }
 
     /// Adds the gradients of a micro-batch of this rank. `share` (0..=1) is its part of the rows of
     /// all ranks' micro-batches.
-    pub(crate) fn add(&mut self, model: &M, mut grads: GradientsParams, share: f32) {
+    pub(crate) fn add(&mut self, model: &M, grads: GradientsParams, share: f32) {
         if self.alone && self.plain {
             self.local.accumulate(model, grads);
             return;
         }
-        let mut flatten = Flatten {
-            grads: &mut grads,
-            device: &self.device,
-            pieces: Vec::with_capacity(self.params + 1),
-            flags: Vec::new(),
-        };
-        model.visit(&mut flatten);
-        let Flatten { mut pieces, flags, .. } = flatten;
+        let (mut pieces, flags) = pieces(model, grads);
         if flags.is_empty() {
             return;
         }
         if self.alone {
             self.present.resize(flags.len(), false);
-            self.present.iter_mut().zip(&flags).for_each(|(present, flag)| *present |= *flag > 0.0);
+            self.present.iter_mut().zip(&flags).for_each(|(present, flag)| *present |= *flag);
         } else {
+            let flags: Vec<f32> = flags.into_iter().map(|flag| f32::from(u8::from(flag))).collect();
             let count = flags.len();
             pieces.push(Tensor::from_data(
                 TensorData::new(flags, [count]),
@@ -105,12 +103,23 @@ impl<M: Module> GradientSync<M> {
         });
     }
 
+    /// Adds the reference gradient of a micro-batch of this rank, a mean over `rows` drawn rows.
+    pub(crate) fn add_reference(&mut self, model: &M, (reference, rows): Reference) {
+        let rows = rows as f32;
+        let sum = flatten(model, reference).0.mul_scalar(rows);
+        self.reference = Some(match self.reference.take() {
+            Some((before, count)) => (before + sum, count + rows),
+            None => (sum, rows),
+        });
+    }
+
     /// Returns the gradients of the update: the row-weighted means over all ranks, summed over the
     /// micro-batches since the last call.
     ///
     /// Collective if there is more than one rank. A parameter without a gradient on every rank has
     /// none in the result. If the loss was multiplied by `factor`, a power of two, the gradients
-    /// are divided by it.
+    /// are divided by it. If any rank added a reference, the result is
+    /// [projected](super::project_gradients).
     pub(crate) fn reduce(
         &mut self,
         model: &M,
@@ -118,8 +127,13 @@ impl<M: Module> GradientSync<M> {
         step: u64,
         factor: Option<f32>,
     ) -> Result<Reduced, DataParallelError> {
+        let reference = self.reference.take();
         if self.alone && self.plain {
-            return Ok(Reduced { grads: self.local.grads(), finite: true });
+            let mut grads = self.local.grads();
+            if let Some((reference, _)) = reference {
+                grads = project_now(model, grads, reference);
+            }
+            return Ok(Reduced { grads, finite: true });
         }
         let unreadable = |error: String| DataParallelError::Device {
             step,
@@ -133,16 +147,30 @@ impl<M: Module> GradientSync<M> {
                 Some(_) => all_finite(&flat).map_err(unreadable)?,
                 None => true,
             };
+            let flat = match reference {
+                Some((reference, _)) => project(flat, reference),
+                None => flat,
+            };
             (flat, std::mem::take(&mut self.present), finite)
         } else {
-            let mut host =
-                buckets::sum(self.flat.take(), self.elements + self.params, BUCKET, collective)
-                    .map_err(|error| match error {
-                        BucketError::Read(error) => unreadable(error),
-                        BucketError::Collective(error) => error.into(),
-                    })?;
+            let mut sum = |flat: Option<Tensor<1>>, len: usize| {
+                buckets::sum(flat, len, BUCKET, collective).map_err(|error| match error {
+                    BucketError::Read(error) => unreadable(error),
+                    BucketError::Collective(error) => DataParallelError::from(error),
+                })
+            };
+            let rows = reference.as_ref().map_or(0.0, |(_, rows)| *rows);
+            let rows = Tensor::from_data([rows], (&self.device, DType::F32));
+            let flat = self.flat.take().map(|flat| Tensor::cat(vec![flat, rows.clone()], 0));
+            let mut host = sum(flat, self.elements + self.params + 1)?;
+            // A rank with a reference has gradients, too.
+            let drawn = host.pop().unwrap_or(0.0);
             let present: Vec<bool> = host[self.elements..].iter().map(|flag| *flag > 0.0).collect();
             host.truncate(self.elements);
+            if drawn > 0.0 {
+                let reference = reference.map(|(reference, _)| reference.div_scalar(drawn));
+                project_values(&mut host, &sum(reference, self.elements)?);
+            }
             let finite = factor.is_none() || host.iter().all(|value| value.is_finite());
             (
                 Tensor::from_data(
@@ -153,16 +181,8 @@ impl<M: Module> GradientSync<M> {
                 finite,
             )
         };
-        let mut grads = GradientsParams::new();
         let flat = if let Some(factor) = factor { flat.div_scalar(factor) } else { flat };
-        model.visit(&mut Unflatten {
-            flat,
-            present: &present,
-            index: 0,
-            offset: 0,
-            grads: &mut grads,
-        });
-        Ok(Reduced { grads, finite })
+        Ok(Reduced { grads: unflatten(model, flat, &present), finite })
     }
 }
 
@@ -172,12 +192,28 @@ fn all_finite(values: &Tensor<1>) -> Result<bool, String> {
     Ok(data.iter::<bool>().all(|finite| finite))
 }
 
+/// The gradients of all trained parameters in visit order, shape `[elements]`, and whether each
+/// parameter has one.
+pub(super) fn flatten<M: Module>(model: &M, grads: GradientsParams) -> (Tensor<1>, Vec<bool>) {
+    let (pieces, present) = pieces(model, grads);
+    let flat = match pieces.is_empty() {
+        true => Tensor::zeros([0], &Device::default()),
+        false => Tensor::cat(pieces, 0),
+    };
+    (flat, present)
+}
+
+/// The gradients of [`flatten`], one tensor per parameter.
+fn pieces<M: Module>(model: &M, mut grads: GradientsParams) -> (Vec<Tensor<1>>, Vec<bool>) {
+    let mut flatten = Flatten { grads: &mut grads, pieces: Vec::new(), present: Vec::new() };
+    model.visit(&mut flatten);
+    (flatten.pieces, flatten.present)
+}
+
 struct Flatten<'a> {
     grads: &'a mut GradientsParams,
-    device: &'a Device,
     pieces: Vec<Tensor<1>>,
-    /// Per trained parameter: 1 if it has a gradient, else 0.
-    flags: Vec<f32>,
+    present: Vec<bool>,
 }
 
 impl ModuleVisitor for Flatten<'_> {
@@ -188,14 +224,25 @@ impl ModuleVisitor for Flatten<'_> {
         }
         let elements = param.lazy_shape().num_elements();
         let grad = self.grads.remove::<D>(param.id);
-        self.flags.push(if grad.is_some() { 1.0 } else { 0.0 });
+        self.present.push(grad.is_some());
         if elements > 0 {
             self.pieces.push(match grad {
                 Some(grad) => grad.reshape([elements]).cast(FloatDType::F32),
-                None => Tensor::zeros([elements], (self.device, DType::F32)),
+                None => Tensor::zeros([elements], (&param.val().inner().device(), DType::F32)),
             });
         }
     }
+}
+
+/// The gradients of the parameters that are `present`, from the values of [`flatten`].
+pub(super) fn unflatten<M: Module>(
+    model: &M,
+    flat: Tensor<1>,
+    present: &[bool],
+) -> GradientsParams {
+    let mut grads = GradientsParams::new();
+    model.visit(&mut Unflatten { flat, present, index: 0, offset: 0, grads: &mut grads });
+    grads
 }
 
 struct Unflatten<'a> {

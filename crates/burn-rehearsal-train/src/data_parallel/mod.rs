@@ -65,6 +65,7 @@ mod loss_scale;
 mod norm;
 mod params;
 mod precision;
+mod projection;
 mod recorder;
 mod training_loop;
 
@@ -86,8 +87,9 @@ use parking_lot::Mutex;
 pub use self::error::{DataParallelError, HookError};
 pub use self::headless::{NoMetricLogger, NoView, without_renderer};
 pub use self::loss_scale::{LossScale, scale_loss};
-pub(crate) use self::params::{ModulePath, track_path};
+pub(crate) use self::params::{ModulePath, track_path, visit_floats};
 pub use self::precision::{Precision, compute_type, in_f32};
+pub use self::projection::project_gradients;
 pub(crate) use self::recorder::LearnerRecord;
 use self::recorder::Recorder;
 use self::training_loop::{Ended, TrainingLoop};

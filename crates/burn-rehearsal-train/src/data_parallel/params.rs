@@ -67,6 +67,11 @@ impl ModulePath {
         self.last().is_some_and(|(_, container)| container == BATCH_NORM)
     }
 
+    /// Whether the current field belongs to the snapshots of a method. They stay in `f32`.
+    pub(crate) fn in_snapshots(&self) -> bool {
+        self.path.iter().any(|(_, container)| container == "Struct:Snapshots")
+    }
+
     /// The role of the current float parameter.
     ///
     /// Burn visits the running state of a module as a float parameter without a gradient. Only the

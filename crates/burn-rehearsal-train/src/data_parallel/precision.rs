@@ -115,7 +115,7 @@ impl ModuleMapper for Lower {
     track_path!();
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        if self.path.in_batch_norm() {
+        if self.path.in_batch_norm() || self.path.in_snapshots() {
             return param;
         }
         let dtype = self.dtype;

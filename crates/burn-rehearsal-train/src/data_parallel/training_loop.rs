@@ -9,6 +9,7 @@ use super::agree::{Agreement, Status, agree};
 use super::error::{DataParallelError, HookError};
 use super::gradients::GradientSync;
 use super::loss_scale::with_factor;
+use super::projection::with_reference;
 use super::recorder::Recorder;
 use super::{DataParallel, Precision, Records, Session, Stopped, adopt, norm, params};
 use crate::compat::{end_epoch, end_split, start_split};
@@ -269,11 +270,16 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
         share: f64,
     ) -> Result<<M as TrainStep>::Output, DataParallelError> {
         let started = Instant::now();
-        let output = self.train_step(batch)?;
+        let (output, reference) = with_reference(|| self.train_step(batch));
+        let output = output?;
         self.end_phase(Phase::ForwardBackward, started)?;
 
         let started = Instant::now();
-        grads.add(&self.learner.model(), output.grads, share as f32);
+        let model = self.learner.model();
+        grads.add(&model, output.grads, share as f32);
+        if let Some(reference) = reference {
+            grads.add_reference(&model, reference);
+        }
         self.end_phase(Phase::AllReduce, started)?;
         Ok(output.item)
     }

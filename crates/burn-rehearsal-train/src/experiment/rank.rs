@@ -11,23 +11,29 @@ use super::{
     CompletedEpoch, Experiment, ExperimentError, LaunchInfo, Observer, ProgressReader, Settings,
     Workload, agreement,
 };
-use crate::augmentation::AugmentLoader;
+use crate::augmentation::{AugmentLoader, Augmentation};
 use crate::data_parallel::{DataParallel, Outcome, Records, Stopped, without_renderer};
 use crate::epoch::Epoch;
 use crate::evaluate::evaluate_task;
-use crate::methods::{MethodModel, MethodRef};
+use crate::methods::{Insertion, MethodModel, MethodRef, TaskInfo, TrainingData};
 use crate::phases::PhaseTimer;
 use crate::report::RunReport;
 use crate::stream::select;
 use crate::weights::save_safetensors;
 use burn::data::dataloader::DataLoader;
+use burn::data::dataset::DatasetError;
 use burn::module::Module;
 use burn::tensor::Device;
 use burn::train::metric::{AccuracyMetric, LossMetric};
 use burn::train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
-use burn_rehearsal::error::{CheckpointError, RehearsalError};
-use burn_rehearsal::{RehearsalBuffer, RehearsalMetric, RehearsalStat, ShardedLoader};
+use burn_rehearsal::batch::Role;
+use burn_rehearsal::error::{BatchError, CheckpointError, RehearsalError};
+use burn_rehearsal::random::{Purpose, Stream};
+use burn_rehearsal::{
+    RehearsalBatch, RehearsalBuffer, RehearsalMetric, RehearsalStat, ShardedLoader, SnapshotBatcher,
+};
 use burn_rehearsal_collective::{Collective, CollectiveExt, Rank};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
@@ -60,11 +66,19 @@ impl<W: Workload> Experiment<'_, W> {
                 settings.epochs, settings.batch_size
             )));
         }
+        let has_late = W::Batch::FIELDS.iter().any(|field| field.role == Role::Late);
+        if method.stores_logits() && !has_late {
+            return Err(ExperimentError::Settings(format!(
+                "the method `{method}` stores logits, and the mini-batches have no late field for \
+                 them"
+            )));
+        }
         let started = Instant::now();
         let timer = if settings.profile { PhaseTimer::profiling() } else { PhaseTimer::new() };
         let buffer = match &settings.rehearsal {
             _ if !method.rehearses() => None,
             Some(rehearsal) => {
+                let rehearsal = method.configured(rehearsal.clone());
                 rehearsal.validate_batch_size(settings.batch_size).map_err(RehearsalError::from)?;
                 Some(rehearsal.init_on(rank)?)
             }
@@ -205,7 +219,7 @@ impl<W: Workload> Run<'_, W> {
             } else if let Some(path) =
                 self.settings.network.as_ref().filter(|_| self.rank.is_root())
             {
-                save_safetensors(&model.network, path)?;
+                save_safetensors(&model.evaluated(), path)?;
             }
         }
         Ok(true)
@@ -227,12 +241,32 @@ impl<W: Workload> Run<'_, W> {
     /// The training samples of `task`.
     fn indices(&self, task: usize) -> Vec<usize> {
         let stream = self.workload.stream();
-        if self.method.restarts() { stream.train_so_far(task) } else { stream.train(task).to_vec() }
+        match self.method.training_data() {
+            TrainingData::AllTasks => stream.train_so_far(task),
+            TrainingData::Task | TrainingData::Buffer => stream.train(task).to_vec(),
+        }
     }
 
     /// A new network with its method.
     fn model(&self, device: &Device) -> Model<W> {
-        MethodModel::new(self.workload.model(device, self.settings.seed), self.method)
+        let network = self.workload.model(device, self.settings.seed);
+        MethodModel::new(network, self.method).with_seed(self.settings.seed)
+    }
+
+    /// The number of rows in an epoch of `task`, over all ranks.
+    fn incoming(&self, task: usize) -> usize {
+        match (self.method.training_data(), &self.buffer) {
+            (TrainingData::Buffer, Some(buffer)) => buffer.len(),
+            _ => self.indices(task).len(),
+        }
+    }
+
+    /// The position of `task`, for the method.
+    fn task_info(&self, task: usize) -> TaskInfo {
+        let stream = self.workload.stream();
+        let earlier: BTreeSet<_> =
+            (0..task).flat_map(|task| stream.classes(task)).copied().collect();
+        TaskInfo { task, earlier_classes: earlier.into_iter().collect() }
     }
 
     fn steps_per_epoch(&self, incoming: usize) -> usize {
@@ -247,13 +281,13 @@ impl<W: Workload> Run<'_, W> {
         within: Option<(Epoch, u64)>,
     ) -> Result<Option<Model<W>>, ExperimentError> {
         let settings = self.settings;
-        let indices = self.indices(task);
-        let incoming = indices.len();
         let no_learner = || ExperimentError::Training("the last launch returned no learner".into());
         let mut learner = match within {
             Some(_) => self.learner.take().ok_or_else(no_learner)?,
-            None => self.begin(task, incoming)?,
+            None => self.begin(task)?,
         };
+        learner.model().begin_task(self.task_info(task));
+        let incoming = self.incoming(task);
         let (mut epoch, mut step) = within.unwrap_or((Epoch::FIRST, 0));
         let every = settings
             .checkpoints
@@ -264,7 +298,7 @@ impl<W: Workload> Run<'_, W> {
         loop {
             let end =
                 Epoch::from_number((epoch.number().div_ceil(every) * every).min(settings.epochs));
-            let loader = self.train_loader(task, indices.clone(), (epoch, step));
+            let loader = self.train_loader(task, (epoch, step))?;
             let before = self.strategy.timer().steps();
             let (model, stopped) = self.launch(task, learner, loader, epoch, end)?;
             // Every rank counts the steps in which any rank had rows.
@@ -301,26 +335,58 @@ impl<W: Workload> Run<'_, W> {
         }
     }
 
-    /// Creates the learner for a task and starts the task in the buffer.
-    fn begin(
-        &mut self,
-        task: usize,
-        incoming: usize,
-    ) -> Result<Learner<Model<W>>, ExperimentError> {
-        let schedule = self.settings.schedule(self.rank.size(), self.steps_per_epoch(incoming))?;
+    /// Ends the task before `task`, creates the learner for `task` and starts it in the buffer.
+    ///
+    /// A checkpoint between two tasks is written before the end of the first one. A run that resumes
+    /// from it then does the same again.
+    fn begin(&mut self, task: usize) -> Result<Learner<Model<W>>, ExperimentError> {
+        let mut learner = self.learner.take().filter(|_| !self.method.restarts());
+        if let (Some(learner), Some(ended)) = (&mut learner, task.checked_sub(1)) {
+            self.end(ended, learner)?;
+        }
+        if let Some(buffer) = self.buffer.clone() {
+            buffer.begin_task(task)?;
+            if self.method.training_data() == TrainingData::Buffer {
+                let loader = self.task_loader(task, self.indices(task), (Epoch::FIRST, 0));
+                buffer.fill(loader.iter())?;
+            }
+        }
+        let steps_per_epoch = self.steps_per_epoch(self.incoming(task));
+        let schedule = self.settings.schedule(self.rank.size(), steps_per_epoch)?;
         let fresh = |model| Learner::new(model, self.workload.optimizer(), schedule.clone());
-        let learner = match self.learner.take().filter(|_| !self.method.restarts()) {
+        Ok(match learner {
             None => fresh(self.model(&self.device.clone().autodiff())),
             Some(learner) if !self.settings.keep_optimizer => fresh(learner.model()),
             Some(mut learner) => {
                 learner.load_scheduler(schedule.restart_record());
                 learner
             }
-        };
-        if let Some(buffer) = &self.buffer {
-            buffer.begin_task(task)?;
+        })
+    }
+
+    /// Lets the method end a task, after its last update.
+    fn end(&mut self, task: usize, learner: &mut Learner<Model<W>>) -> Result<(), ExperimentError> {
+        if let Some(buffer) = self.buffer.clone()
+            && self.method.insertion() == Insertion::TaskEnd
+        {
+            // The buffer has an equal share for every task, and every rank has one for its shard.
+            let tasks = self.workload.stream().tasks();
+            let capacity = buffer.capacity().unwrap_or_default();
+            let mut share = self.indices(task);
+            Stream::new(self.settings.seed, Purpose::Fill, task as u64, 0).shuffle(&mut share);
+            share.truncate((capacity / tasks).max(1));
+            let loader = self.task_loader(task, share, (Epoch::FIRST, 0));
+            buffer.fill(loader.iter())?;
         }
-        Ok(learner)
+        if self.method.snapshots() > 0 {
+            let model = learner.model();
+            model.begin_task(self.task_info(task));
+            let loader = self.task_loader(task, self.indices(task), (Epoch::FIRST, 0));
+            let loader = loader.to_device(&self.device.clone().autodiff());
+            let model = model.end_task(&*loader, self.collective.as_mut())?;
+            learner.load_model(model.into_record());
+        }
+        Ok(())
     }
 
     /// Trains from `epoch` to the end of epoch `end`. Also returns the next step if the run was
@@ -359,7 +425,7 @@ impl<W: Workload> Run<'_, W> {
             let training = training.renderer(self.observer.renderer(&launch));
             self.curve.begin_launch(TrainingProgress {
                 task,
-                samples: self.indices(task).len(),
+                samples: self.incoming(task),
                 accuracies: self.epochs.clone(),
                 interrupter: self.interrupter.clone(),
                 sink: self.observer.epochs(&launch),
@@ -395,14 +461,14 @@ impl<W: Workload> Run<'_, W> {
         Ok((result.model, stopped.or(late)))
     }
 
-    /// The mini-batches of a task on this rank, from a step of an epoch on.
-    fn train_loader(
+    /// Some training samples of a task on this rank, from a step of an epoch on.
+    fn task_loader(
         &self,
         task: usize,
         indices: Vec<usize>,
         (epoch, step): (Epoch, u64),
     ) -> Arc<dyn DataLoader<W::Batch>> {
-        let loader = ShardedLoader::builder(self.workload.batcher())
+        ShardedLoader::builder(self.workload.batcher())
             .batch_size(self.settings.batch_size)
             .shuffle(self.settings.seed)
             .task(task)
@@ -410,12 +476,33 @@ impl<W: Workload> Run<'_, W> {
             .num_workers(self.settings.workers)
             .shard(self.rank)
             .set_device(self.device.clone())
-            .build(select(&self.workload.train(), &indices));
+            .build(select(&self.workload.train(), &indices))
+    }
+
+    /// The training mini-batches of a task on this rank, from a step of an epoch on.
+    fn train_loader(
+        &self,
+        task: usize,
+        at: (Epoch, u64),
+    ) -> Result<Arc<dyn DataLoader<W::Batch>>, ExperimentError> {
         let loader: Arc<dyn DataLoader<W::Batch>> = match &self.buffer {
-            Some(buffer) => buffer.attach(loader),
-            None => loader,
+            // Every rank trains on its own shard.
+            Some(buffer) if self.method.training_data() == TrainingData::Buffer => {
+                let loader = ShardedLoader::builder(SnapshotBatcher::<W::Batch>::default())
+                    .batch_size(self.settings.batch_size)
+                    .shuffle(self.settings.seed)
+                    .task(task)
+                    .start_at(at.0.index() as u64, at.1)
+                    .set_device(self.device.clone())
+                    .build(buffer.snapshot()?);
+                let readable: Augmentation<W::Batch, _> =
+                    Arc::new(|batch: Result<_, BatchError>, _, _| batch.map_err(DatasetError::new));
+                Arc::new(AugmentLoader::new(loader, readable, self.rank.rank(), Arc::default()))
+            }
+            Some(buffer) => buffer.attach(self.task_loader(task, self.indices(task), at)),
+            None => self.task_loader(task, self.indices(task), at),
         };
-        match self.workload.augmentation() {
+        Ok(match self.workload.augmentation() {
             Some(augmentation) => Arc::new(AugmentLoader::new(
                 loader,
                 augmentation,
@@ -423,7 +510,7 @@ impl<W: Workload> Run<'_, W> {
                 self.augmented.clone(),
             )),
             None => loader,
-        }
+        })
     }
 
     /// The part of some test samples that this rank evaluates.

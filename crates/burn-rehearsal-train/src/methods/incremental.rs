@@ -4,6 +4,10 @@ use super::Method;
 #[derive(Debug, Clone, Copy)]
 pub struct Incremental;
 
+impl Incremental {
+    pub(super) const DEFAULT: Self = Self;
+}
+
 impl Method for Incremental {
     fn name(&self) -> &'static str {
         "incremental"

@@ -90,6 +90,8 @@
 //! * With [`Execution::Inline`](crate::Execution::Inline) on several ranks, the work of a step is
 //!   done during the next call on the buffer. A rank then never waits inside `annotate` for ranks
 //!   that wait for its gradients.
+//! * A method that needs no late fields can use the same batch type. If the buffer is configured
+//!   [`with_late_fields(false)`](crate::RehearsalConfig::with_late_fields), no other rule applies.
 
 use super::column::Column;
 use super::{FieldSpec, RehearsalBatch, Role};
@@ -192,8 +194,8 @@ impl<B: RehearsalBatch> RowLayout<B> {
     /// the values only, and only the rows of the candidates leave the device. All values are stored
     /// as they are, also NaN.
     ///
-    /// Does nothing if the layout is detached, if the buffer is gone or poisoned, or if the batch
-    /// type has no late field.
+    /// Does nothing if the layout is detached, if the buffer is gone or poisoned, or if it stores no
+    /// late fields.
     ///
     /// # Errors
     ///
@@ -299,6 +301,12 @@ impl LateType {
             Self::BF16 => DType::BF16,
         }
     }
+}
+
+/// These fields without the late ones, which are the last.
+pub(crate) fn without_late(fields: &'static [FieldSpec]) -> &'static [FieldSpec] {
+    let late = fields.iter().position(|field| field.role == Role::Late);
+    &fields[..late.unwrap_or(fields.len())]
 }
 
 /// Whether one of these fields is late.

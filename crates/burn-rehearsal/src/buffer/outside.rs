@@ -1,7 +1,7 @@
 //! Pre-filling the buffer, and drawing rows outside of training steps.
 
 use super::{RehearsalBuffer, State};
-use crate::batch::{Column, RehearsalBatch, has_late};
+use crate::batch::{Column, RehearsalBatch, RowLayout, has_late};
 use crate::engine::Request;
 use crate::error::RehearsalError;
 use crate::snapshot::stored_batch;
@@ -35,14 +35,15 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
     /// # Errors
     ///
     /// As [`rehearse`](Self::rehearse), and [`RehearsalError::Data`] if `batches` returns an error.
-    /// [`RehearsalError::Misuse`] if the batch type has late fields; the buffer is unchanged.
+    /// [`RehearsalError::Misuse`] if the buffer stores late fields; the buffer is unchanged.
     pub fn fill(
         &self,
         batches: impl IntoIterator<Item = Result<B, DatasetError>>,
     ) -> Result<usize, RehearsalError> {
-        if has_late(B::FIELDS) {
+        if has_late(self.config().fields::<B>()) {
             return Err(RehearsalError::Misuse(
-                "`fill` has no values for late fields: such rows are stored in steps only",
+                "`fill` has no values for late fields: such rows are stored in steps only, unless \
+                 late fields are switched off with `RehearsalConfig::with_late_fields(false)`",
             ));
         }
         self.lock().guarded(State::drain)?;
@@ -99,6 +100,6 @@ impl<B: RehearsalBatch> RehearsalBuffer<B> {
             let device = on(column.device());
             column.on(&device)
         });
-        Ok(Some(stored_batch(columns, rows, &on(device))?))
+        Ok(Some(stored_batch(columns, rows, RowLayout::drawn(rows), &on(device))?))
     }
 }

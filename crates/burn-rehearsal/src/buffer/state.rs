@@ -24,7 +24,7 @@ pub(super) struct State {
     pub(super) rounds: Receiver<Answer<Round>>,
     /// The [configured](RehearsalConfig::lag) lag.
     pub(super) lag: u64,
-    /// The fields of the batch type.
+    /// The fields of the batch type, except late fields that are not stored.
     pub(super) fields: &'static [FieldSpec],
     /// The layout of stored rows. Known after the first mini-batch, or after the first `annotate`
     /// if there are late fields.
@@ -159,7 +159,8 @@ impl State {
         self.report_failure(FailCode::Batch);
         Err(RehearsalError::Misuse(
             "the last mini-batch was not annotated: call `annotate` on its row layout after the \
-             forward pass and before any other call on the buffer",
+             forward pass and before any other call on the buffer, or switch late fields off with \
+             `RehearsalConfig::with_late_fields(false)`",
         ))
     }
 
@@ -251,7 +252,7 @@ impl State {
         let rest = batch.into_parts(&mut self.incoming)?;
         let schema = match &self.incoming_schema {
             Some(schema) => schema.clone(),
-            None => Arc::new(Schema::of(B::FIELDS, &self.incoming)?),
+            None => Arc::new(Schema::of(self.fields, &self.incoming)?),
         };
         let rows = schema.check(&self.incoming)?;
         self.incoming_schema.get_or_insert_with(|| schema.clone());
@@ -265,7 +266,7 @@ impl State {
         Ok((rest, schema, rows))
     }
 
-    /// Whether the batch type has late fields.
+    /// Whether late fields are stored.
     pub(super) fn has_late(&self) -> bool {
         has_late(self.fields)
     }

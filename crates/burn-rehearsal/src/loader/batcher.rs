@@ -50,13 +50,13 @@ impl<Bt, B: RehearsalBatch + Clone> RehearsalBatcher<Bt, B> {
     /// # Errors
     ///
     /// [`ConfigError::BatcherWorld`] if the buffer is shared by several ranks,
-    /// [`ConfigError::BatcherLate`] if the batch type has [late
+    /// [`ConfigError::BatcherLate`] if the buffer stores [late
     /// fields](crate::batch::layout#late-fields).
     pub fn new(inner: Bt, buffer: RehearsalBuffer<B>) -> Result<Self, RehearsalError> {
         if buffer.world_size() != 1 {
             return Err(ConfigError::BatcherWorld(buffer.world_size()).into());
         }
-        if has_late(B::FIELDS) {
+        if has_late(buffer.config().fields::<B>()) {
             return Err(ConfigError::BatcherLate.into());
         }
         Ok(Self { inner, buffer: Some(buffer) })

@@ -35,6 +35,8 @@ impl Config {
             ("model-width", self.model_width, 1, MAX_WIDTH),
             ("lag", self.lag, 0, MAX_LAG),
             ("batch-size", self.batch_size, 1, MAX_ROWS),
+            // This program stores rows in steps only.
+            ("candidates", self.candidates.of(self.batch_size), 1, usize::MAX),
             ("representatives", self.representatives.of(self.batch_size), 0, MAX_ROWS),
             ("checkpoint-keep", self.checkpoint_keep, 1, usize::MAX),
         ];
@@ -165,11 +167,6 @@ impl Config {
                 name,
                 RowCount::Ratio(ratio).to_string(),
                 format!("must be at most {}", RowCount::Ratio(max)),
-            ),
-            ConfigError::NoCandidates => (
-                "candidates",
-                self.candidates.to_string(),
-                "must be at least 1, or the buffer would stay empty".to_owned(),
             ),
             other => return AppError::Rehearsal(other),
         };

@@ -46,7 +46,7 @@ impl<W: Workload> Run<'_, W> {
         }
         if let Some(KeptLearner { parts, statistics }) = learner {
             let Position { task, within } = state.position;
-            let steps_per_epoch = self.steps_per_epoch(self.indices(task).len());
+            let steps_per_epoch = self.steps_per_epoch(self.incoming(task));
             let schedule = self.settings.schedule(size, steps_per_epoch)?;
             let (epoch, step) = within.unwrap_or((Epoch::FIRST, 0));
             let schedule = schedule.at_step(epoch.index() as u64 * steps_per_epoch as u64 + step);
@@ -86,7 +86,7 @@ impl<W: Workload> Run<'_, W> {
     /// The epochs of the current task so far. The last one may be incomplete: `at` is the next
     /// epoch and the number of steps done in it.
     pub(super) fn epochs_of(&self, task: usize, at: Option<(Epoch, u64)>) -> Vec<CompletedEpoch> {
-        let incoming = self.indices(task).len() as u64;
+        let incoming = self.incoming(task) as u64;
         let per_step = (self.settings.batch_size * self.rank.size()) as u64;
         let seconds = self.curve.seconds();
         let epoch = |(epoch, loss): (Epoch, f64)| {

@@ -1,7 +1,7 @@
 //! The file of one rank in a checkpoint: its slot table, the state of its policy, its pending
 //! representatives, and its rows.
 
-use crate::batch::{Column, FieldLayout, FieldSpec, Kind, LateType, Role, Schema};
+use crate::batch::{Column, FieldLayout, FieldSpec, Kind, LateType, Role, Schema, has_late};
 use crate::checkpoint::{FileEntry, FileReader, FileWriter};
 use crate::config::RehearsalConfig;
 use crate::engine::Delivery;
@@ -439,6 +439,20 @@ fn read_columns<T>(
 
 /// The layout of the rows in a file, if the fields are those of the batch type.
 fn layout(fields: &[FieldState], specs: &'static [FieldSpec]) -> Result<Schema, String> {
+    match (fields.iter().any(|field| field.role == Role::Late), has_late(specs)) {
+        (true, false) => {
+            return Err("its rows have late fields, but this buffer stores none: they are \
+                        switched off with `RehearsalConfig::with_late_fields(false)`, or the \
+                        batch type has none"
+                .into());
+        }
+        (false, true) => {
+            return Err("its rows have no late fields, but this buffer stores them; switch them \
+                        off with `RehearsalConfig::with_late_fields(false)`"
+                .into());
+        }
+        _ => {}
+    }
     if fields.len() != specs.len() {
         return Err(format!(
             "its rows have {} fields, but the batch type has {}",
@@ -471,9 +485,10 @@ fn layout(fields: &[FieldState], specs: &'static [FieldSpec]) -> Result<Schema, 
     Ok(Schema::of_fields(layouts.collect::<Result<_, _>>()?))
 }
 
-/// All fields of a configuration that can change a result.
+/// All fields of a configuration that can change a result, except `late_fields`: the fields of the
+/// rows show whether late fields are stored.
 pub(super) fn config_fields(config: &RehearsalConfig, rules: &CustomRules) -> Map<String, Value> {
-    let mut fields = match serde_json::to_value(config.for_digest()) {
+    let mut fields = match serde_json::to_value(config.for_digest().with_late_fields(true)) {
         Ok(Value::Object(fields)) => fields,
         _ => Map::new(),
     };

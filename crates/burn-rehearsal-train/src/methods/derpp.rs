@@ -1,0 +1,60 @@
+use super::{Method, MethodOption, Step, der, options};
+use burn::tensor::Tensor;
+use burn_rehearsal::error::ConfigError;
+
+options! {
+    /// Dark Experience Replay++ (Buzzega et al., NeurIPS 2020, arXiv 2004.07211, equation 7).
+    ///
+    /// The loss is that of [`Der`](super::Der), CE(incoming) + α·MSE(network(x′), z′), plus
+    /// β·CE(network(x″), y″) for a second, independent draw of rows x″ with their classes y″.
+    /// Incoming rows and each draw have a forward pass of their own.
+    pub struct DerPlusPlus {
+        /// Weight of the distance to stored logits.
+        alpha = 0.2 in 0.0..=1e6,
+        /// Weight of the cross entropy of the second draw.
+        beta = 1.0 in 0.0..=1e6,
+    }
+}
+
+impl Method for DerPlusPlus {
+    fn name(&self) -> &'static str {
+        "derpp"
+    }
+
+    fn aliases(&self) -> &'static [&'static str] {
+        &["der++"]
+    }
+
+    fn summary(&self) -> &'static str {
+        "Rehearsal of stored logits and of classes (Dark Experience Replay++)"
+    }
+
+    fn options(&self) -> Vec<MethodOption> {
+        self.list()
+    }
+
+    fn with_options(&self, values: &[(&str, f64)]) -> Result<Box<dyn Method>, ConfigError> {
+        self.replaced(values)
+    }
+
+    fn rehearses(&self) -> bool {
+        true
+    }
+
+    fn draws(&self) -> usize {
+        2
+    }
+
+    fn stores_logits(&self) -> bool {
+        true
+    }
+
+    fn loss(&self, step: &Step<'_>) -> Tensor<1> {
+        let loss = der::loss(step, self.alpha);
+        let rows = step.draw(1);
+        if rows.is_empty() {
+            return loss;
+        }
+        loss + step.cross_entropy(step.logits(rows.clone()), rows) * self.beta
+    }
+}
