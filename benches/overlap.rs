@@ -187,7 +187,7 @@ fn apart_and_together(batches: &[Batch], computation: Computation, steps: usize)
         let batch = pool[step].take().expect("one per step");
         batch.into_parts(&mut columns).expect("columns");
         pool[step] = Some(
-            Batch::from_parts(columns.drain(..), (0,), RowLayout::default()).expect("a mini-batch"),
+            Batch::from_parts(columns.drain(..), (), RowLayout::default()).expect("a mini-batch"),
         );
     })
 }

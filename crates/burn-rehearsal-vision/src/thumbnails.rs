@@ -47,7 +47,7 @@ type Thumbnail = (usize, RgbaImage);
 /// use burn_rehearsal::{Capacity, RehearsalConfig};
 /// use burn_rehearsal_vision::{ImageBatch, thumbnails};
 ///
-/// let buffer = RehearsalConfig::new(Capacity::Samples(100)).init::<ImageBatch>()?;
+/// let buffer = RehearsalConfig::new(Capacity::Samples(100)).with_late_fields(false).init::<ImageBatch>()?;
 /// // … train on two tasks of one class each …
 /// let tasks: [&[usize]; 2] = [&[0], &[1]];
 /// for picture in thumbnails::pictures(&buffer, &tasks, &[50, 50], 8)? {
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn an_empty_buffer_has_no_pictures() {
-        let buffer = RehearsalConfig::new(Capacity::Samples(4)).init::<ImageBatch>().unwrap();
+        let buffer = RehearsalConfig::new(Capacity::Samples(4)).with_late_fields(false).init::<ImageBatch>().unwrap();
         assert_eq!(pictures(&buffer, &[&[0]], &[0], 1).unwrap(), []);
     }
 

@@ -25,12 +25,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let data = open_digits(8)?;
     let device = Device::default().autodiff();
     device.seed(1);
-    let config = RehearsalConfig::new(Capacity::Samples(200));
     let network = MlpConfig::new(data.shape.elements(), data.classes);
 
     // The first process learns three of five tasks.
-    let buffer = config.init()?;
     let model = MethodModel::new(network.init(&device), &Rehearsal);
+    let config = model.configured(RehearsalConfig::new(Capacity::Samples(200)));
+    let buffer = config.init()?;
     let model = train(model, &buffer, &data, 0..3)?;
     buffer.checkpoint(BUFFER)?;
     model.save_file(MODEL)?;

@@ -27,7 +27,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut model = MlpConfig::new(data.shape.elements(), data.classes).init(&device);
     let mut optimizer = SgdConfig::new().init();
     let cross_entropy = CrossEntropyLossConfig::new().init(&device);
-    let buffer = RehearsalConfig::new(Capacity::Samples(200)).init::<ImageBatch>()?;
+    let config = RehearsalConfig::new(Capacity::Samples(200)).with_late_fields(false); // no logits
+    let buffer = config.init::<ImageBatch>()?;
 
     for task in 0..stream.tasks() {
         buffer.begin_task(task)?;

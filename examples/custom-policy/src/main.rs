@@ -51,7 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let batcher = ImageBatcher { shape: data.shape, room: 0 };
 
     let rules = CustomRules::default().with_policy(Greedy);
-    let config = RehearsalConfig::new(Capacity::Samples(200));
+    let config = RehearsalConfig::new(Capacity::Samples(200)).with_late_fields(false); // no logits
     let buffer = config.init_with::<ImageBatch>(&Rank::solo(), rules)?;
 
     for task in 0..stream.tasks() {

@@ -20,7 +20,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     device.seed(1);
     let network = MlpConfig::new(data.shape.elements(), data.classes).init(&device);
     let mut model = MethodModel::new(network, &Rehearsal); // your own model needs no wrapper
-    let buffer = RehearsalConfig::new(Capacity::Samples(200)).init::<ImageBatch>()?;
+    let config = model.configured(RehearsalConfig::new(Capacity::Samples(200)));
+    let buffer = config.init::<ImageBatch>()?;
 
     for task in 0..stream.tasks() {
         buffer.begin_task(task)?;

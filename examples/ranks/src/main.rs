@@ -35,11 +35,12 @@ fn train(
         let batcher = ImageBatcher { shape: data.shape, room: 0 };
         ShardedLoader::builder(batcher).shard(rank).batch_size(rows).set_device(device.clone())
     };
-    // One buffer of 200 samples, of which every rank stores 50. Each rank draws from all of it.
-    let buffer = RehearsalConfig::new(Capacity::Samples(200)).init_on::<ImageBatch>(rank)?;
     let network =
         MlpConfig::new(data.shape.elements(), data.classes).init(&device.clone().autodiff());
     let mut model = MethodModel::new(keyed_init(network, SEED, Scheme::default()), &Rehearsal);
+    // One buffer of 200 samples, of which every rank stores 50. Each rank draws from all of it.
+    let config = model.configured(RehearsalConfig::new(Capacity::Samples(200)));
+    let buffer = config.init_on::<ImageBatch>(rank)?;
     let mut collective = rank.collective()?;
 
     for task in 0..stream.tasks() {
