@@ -23,6 +23,8 @@ mod exact;
 mod faults;
 #[path = "guarantees/handover.rs"]
 mod handover;
+#[path = "guarantees/learner.rs"]
+mod learner;
 #[path = "guarantees/lives.rs"]
 mod lives;
 #[path = "guarantees/loaders.rs"]
@@ -39,6 +41,8 @@ mod reservoirs;
 mod snapshot;
 #[path = "guarantees/tasks.rs"]
 mod tasks;
+#[path = "guarantees/tracked.rs"]
+mod tracked;
 #[path = "guarantees/uneven.rs"]
 mod uneven;
 #[path = "guarantees/uniform.rs"]

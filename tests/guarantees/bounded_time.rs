@@ -1,99 +1,42 @@
 //! Guarantee 5 of docs/ARCHITECTURE.md: queues are bounded, and the training thread runs at most
 //! `lag` steps ahead of the engine.
 
+use crate::tracked::Tracked;
 use burn_rehearsal::{Execution, RehearsalBuffer};
-use burn_rehearsal_collective::{Collective, CollectiveError, Incoming, Outgoing, ReduceOp, Solo};
+use burn_rehearsal_collective::Solo;
 use burn_rehearsal_testing::{Mixed, assert_augmented, batch, config, watchdog};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-/// A world of one rank whose all-gather waits for a token of the test. After the sender of tokens
-/// is dropped, it no longer waits.
-struct Gated {
-    inner: Solo,
-    tokens: Receiver<()>,
+struct Bench {
+    buffer: RehearsalBuffer<Mixed>,
+    tokens: Sender<()>,
     /// The number of all-gathers that have begun.
     begun: Arc<AtomicUsize>,
     /// The number of all-gathers that received a token.
     passed: Arc<AtomicUsize>,
-    /// Dropped together with the engine.
-    _alive: Sender<()>,
-}
-
-impl Collective for Gated {
-    fn rank(&self) -> usize {
-        self.inner.rank()
-    }
-
-    fn size(&self) -> usize {
-        self.inner.size()
-    }
-
-    fn set_step(&mut self, step: u64) {
-        self.inner.set_step(step);
-    }
-
-    fn barrier(&mut self) -> Result<(), CollectiveError> {
-        self.inner.barrier()
-    }
-
-    fn broadcast(&mut self, data: &mut [u8], root: usize) -> Result<(), CollectiveError> {
-        self.inner.broadcast(data, root)
-    }
-
-    fn all_gather(&mut self, send: &[u8], recv: &mut [u8]) -> Result<(), CollectiveError> {
-        self.begun.fetch_add(1, Ordering::SeqCst);
-        let _ = self.tokens.recv();
-        self.passed.fetch_add(1, Ordering::SeqCst);
-        self.inner.all_gather(send, recv)
-    }
-
-    fn all_reduce(&mut self, data: &mut [f32], op: ReduceOp) -> Result<(), CollectiveError> {
-        self.inner.all_reduce(data, op)
-    }
-
-    fn exchange(
-        &mut self,
-        outgoing: &[Outgoing<'_>],
-        incoming: &mut [Incoming<'_>],
-    ) -> Result<(), CollectiveError> {
-        self.inner.exchange(outgoing, incoming)
-    }
-
-    fn duplicate(&mut self) -> Result<Box<dyn Collective>, CollectiveError> {
-        self.inner.duplicate()
-    }
-}
-
-struct Bench {
-    buffer: RehearsalBuffer<Mixed>,
-    tokens: Sender<()>,
-    begun: Arc<AtomicUsize>,
-    passed: Arc<AtomicUsize>,
+    /// Disconnected when the engine drops its collective.
     alive: Receiver<()>,
 }
 
+/// A buffer of one rank whose engine waits for a token of the test before every all-gather. After
+/// the sender of tokens is dropped, it no longer waits.
 fn bench(lag: usize) -> Bench {
     let (tokens, gate) = channel();
-    let (_alive, alive) = channel();
     let (begun, passed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let collective = Gated {
-        inner: Solo::new(),
-        tokens: gate,
-        begun: begun.clone(),
-        passed: passed.clone(),
-        _alive,
-    };
+    let (collective, alive) = Tracked::around(Solo::new(), {
+        let (begun, passed) = (begun.clone(), passed.clone());
+        move || {
+            begun.fetch_add(1, Ordering::SeqCst);
+            let _ = gate.recv();
+            passed.fetch_add(1, Ordering::SeqCst);
+        }
+    });
     let config = config(50, 2, 3).with_lag(lag).with_execution(Execution::Background);
-    Bench {
-        buffer: RehearsalBuffer::new(&config, Box::new(collective)).unwrap(),
-        tokens,
-        begun,
-        passed,
-        alive,
-    }
+    let buffer = RehearsalBuffer::new(&config, collective).unwrap();
+    Bench { buffer, tokens, begun, passed, alive }
 }
 
 fn ids(step: usize) -> Vec<i64> {

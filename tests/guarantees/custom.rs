@@ -7,7 +7,9 @@ use burn_rehearsal::random::Stream;
 use burn_rehearsal::sampling::{DistinctSampler, Draw, RowLocation, Sampling, ShardCounts};
 use burn_rehearsal::{CustomRules, RehearsalBuffer, RehearsalConfig, SlotTable};
 use burn_rehearsal_collective::{Collective, Rank};
-use burn_rehearsal_testing::{CLASS, Mixed, assert_augmented, batch, config, device, fresh, world};
+use burn_rehearsal_testing::{
+    CLASS, Mixed, assert_augmented, batch, config, device, fresh, stored_ids, world,
+};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
@@ -163,12 +165,7 @@ fn end(buffer: &RehearsalBuffer<Mixed>) -> (Vec<i64>, String, String) {
         (report.policy.as_str(), report.sampling.as_str()),
         ("every-nth(n=3)", "odd-classes")
     );
-    let snapshot = buffer.snapshot().unwrap();
-    (
-        snapshot.samples().iter().map(|sample| sample.id.unwrap()).collect(),
-        report.contents_digest,
-        report.draws_digest,
-    )
+    (stored_ids(buffer), report.contents_digest, report.draws_digest)
 }
 
 #[test]

@@ -1,14 +1,15 @@
 //! Guarantee 4 of docs/ARCHITECTURE.md: the same seed, data and world size give the same bits. Also
 //! the meaning of `lag`.
 
-use crate::model::Model;
+use crate::model::{Model, assert_draws};
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 use burn_rehearsal::{
     CandidateMode, Capacity, Execution, OnRepeat, PolicyKind, RehearsalBatch, RehearsalBuffer,
     RehearsalConfig, SamplingKind, StorePreference,
 };
 use burn_rehearsal_testing::{
-    Mixed, Row, assert_augmented, batch, batch_on, buffer, config, device, fresh, read, world,
+    Mixed, Row, assert_augmented, batch, batch_on, buffer, config, device, fresh, read, stored_ids,
+    world,
 };
 
 const STEPS: usize = 24;
@@ -270,26 +271,9 @@ pub(crate) fn draws_lag_behind_the_contents(size: usize) {
             );
             let shards = world(size, |threads| {
                 let buffer = buffer(&config, threads);
-                let rank = buffer.rank();
-                for (step, expected) in expected.iter().enumerate() {
-                    let ids = data(rank, step);
-                    if ids.is_empty() {
-                        buffer.skip_step().unwrap();
-                    } else {
-                        let drawn = assert_augmented(&ids, &buffer.rehearse(batch(&ids)).unwrap());
-                        assert_eq!(
-                            drawn, expected[rank],
-                            "lag {lag}, step {step}, rank {rank} of {size}"
-                        );
-                    }
-                }
-                buffer
-                    .snapshot()
-                    .unwrap()
-                    .samples()
-                    .iter()
-                    .map(|sample| sample.id.unwrap())
-                    .collect::<Vec<_>>()
+                let ids = |step| data(buffer.rank(), step);
+                assert_draws(&buffer, ids, &expected, &format!("{size} ranks, lag {lag}"));
+                stored_ids(&buffer)
             });
             assert_eq!(shards, model.shards, "lag {lag}, {size} ranks");
         }

@@ -6,7 +6,7 @@ use burn_rehearsal::{
     CandidateMode, Capacity, Execution, OnRepeat, PolicyKind, RehearsalBuffer, RehearsalConfig,
 };
 use burn_rehearsal_testing::{
-    CLASS, Mixed, assert_augmented, batch, buffer, config, fresh, uniform_p, world,
+    CLASS, Mixed, assert_augmented, batch, buffer, config, fresh, stored_ids, uniform_p, world,
 };
 use std::collections::BTreeMap;
 
@@ -25,13 +25,7 @@ fn exactly_min_c_rows_candidates_are_stored_without_repetition() {
                 expected += rows.min(4);
                 assert_eq!(buffer.inspect().unwrap().len, expected, "step {step}");
             }
-            let mut stored: Vec<i64> = buffer
-                .snapshot()
-                .unwrap()
-                .samples()
-                .iter()
-                .filter_map(|sample| sample.id)
-                .collect();
+            let mut stored = stored_ids(&buffer);
             assert!(stored.iter().all(|id| offered.contains(id)));
             stored.sort_unstable();
             stored.dedup();
@@ -133,9 +127,7 @@ fn skip_if_stored_stores_an_evicted_sample_again() {
         [([1, 2, 3, 4], [1, 2, 3, 4]), ([1, 2, 5, 6], [5, 6, 3, 4]), ([1, 2, 3, 4], [3, 4, 1, 2])]
     {
         buffer.rehearse(batch(&ids)).unwrap();
-        let stored: Vec<i64> =
-            buffer.snapshot().unwrap().samples().iter().filter_map(|sample| sample.id).collect();
-        assert_eq!(stored, expected, "after {ids:?}");
+        assert_eq!(stored_ids(&buffer), expected, "after {ids:?}");
     }
 }
 
@@ -147,23 +139,17 @@ fn reservoir_counts(rank: usize, size: usize, seeds: u64) -> Vec<u64> {
             .with_policy(PolicyKind::Reservoir)
             .with_seed(seed)
             .with_execution(Execution::Inline);
-        let stored = world(size, |threads| {
+        let shards = world(size, |threads| {
             let buffer = buffer(&config, threads);
             for step in 0..10 {
                 buffer
                     .rehearse(batch(&(0..4).map(|row| step * 4 + row).collect::<Vec<_>>()))
                     .unwrap();
             }
-            buffer
-                .snapshot()
-                .unwrap()
-                .samples()
-                .iter()
-                .filter_map(|sample| sample.id)
-                .collect::<Vec<_>>()
+            stored_ids(&buffer)
         });
-        assert_eq!(stored[rank].len(), 8);
-        stored[rank].iter().for_each(|&id| counts[id as usize] += 1);
+        assert_eq!(shards[rank].len(), 8);
+        shards[rank].iter().for_each(|&id| counts[id as usize] += 1);
     }
     counts
 }
@@ -201,13 +187,7 @@ fn a_fifo_stores_exactly_the_newest_rows_of_each_shard() {
                 let ids = fresh(2, buffer.rank(), step, 1 + (step + buffer.rank()) % 4, 5);
                 buffer.rehearse(batch(&ids)).unwrap();
                 offered.extend(ids);
-                let mut stored: Vec<i64> = buffer
-                    .snapshot()
-                    .unwrap()
-                    .samples()
-                    .iter()
-                    .filter_map(|sample| sample.id)
-                    .collect();
+                let mut stored = stored_ids(&buffer);
                 let capacity = buffer.inspect().unwrap().capacity;
                 let mut newest = offered[offered.len().saturating_sub(capacity)..].to_vec();
                 stored.sort_unstable();

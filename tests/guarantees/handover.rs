@@ -5,72 +5,16 @@
 //! parks for a limited time. Only the channels wait without a limit, and a lost wake-up would cost
 //! time but no progress. There is therefore no interleaving to model, and no loom test.
 
+use crate::tracked::Tracked;
 use burn_rehearsal::error::RehearsalError;
 use burn_rehearsal::random::{Purpose, Stream};
 use burn_rehearsal::{Execution, RehearsalBuffer};
-use burn_rehearsal_collective::{
-    Collective, CollectiveError, Incoming, Outgoing, ReduceOp, Solo, Threads,
-};
+use burn_rehearsal_collective::{Solo, Threads};
 use burn_rehearsal_testing::{
     CLASS, Mixed, assert_augmented, batch, buffer, config, fresh, watchdog,
 };
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
-
-/// A collective whose receiver is disconnected when the engine drops it.
-struct Tracked {
-    ranks: Box<dyn Collective>,
-    _alive: Sender<()>,
-}
-
-impl Tracked {
-    fn around(ranks: impl Collective + 'static) -> (Box<dyn Collective>, Receiver<()>) {
-        let (alive, engine) = channel();
-        (Box::new(Self { ranks: Box::new(ranks), _alive: alive }), engine)
-    }
-}
-
-impl Collective for Tracked {
-    fn rank(&self) -> usize {
-        self.ranks.rank()
-    }
-
-    fn size(&self) -> usize {
-        self.ranks.size()
-    }
-
-    fn set_step(&mut self, step: u64) {
-        self.ranks.set_step(step);
-    }
-
-    fn barrier(&mut self) -> Result<(), CollectiveError> {
-        self.ranks.barrier()
-    }
-
-    fn broadcast(&mut self, data: &mut [u8], root: usize) -> Result<(), CollectiveError> {
-        self.ranks.broadcast(data, root)
-    }
-
-    fn all_gather(&mut self, send: &[u8], recv: &mut [u8]) -> Result<(), CollectiveError> {
-        self.ranks.all_gather(send, recv)
-    }
-
-    fn all_reduce(&mut self, data: &mut [f32], op: ReduceOp) -> Result<(), CollectiveError> {
-        self.ranks.all_reduce(data, op)
-    }
-
-    fn exchange(
-        &mut self,
-        outgoing: &[Outgoing<'_>],
-        incoming: &mut [Incoming<'_>],
-    ) -> Result<(), CollectiveError> {
-        self.ranks.exchange(outgoing, incoming)
-    }
-
-    fn duplicate(&mut self) -> Result<Box<dyn Collective>, CollectiveError> {
-        self.ranks.duplicate()
-    }
-}
 
 /// Waits until the engine has ended, which drops the sender.
 fn assert_ends(engine: &Receiver<()>, context: &str) {
@@ -86,7 +30,7 @@ fn assert_ends(engine: &Receiver<()>, context: &str) {
 fn the_engine_serves_many_threads_and_ends_with_the_last_handle() {
     let _watchdog = watchdog();
     for lag in [0, 1, 3] {
-        let (ranks, engine) = Tracked::around(Solo::new());
+        let (ranks, engine) = Tracked::around(Solo::new(), || {});
         let shared = buffer(&config(1000, 2, 3).with_lag(lag), ranks);
         std::thread::scope(|scope| {
             for thread in 0..5 {
@@ -156,8 +100,8 @@ fn engines_end_with_their_ranks_at_any_moment() {
         let (size, lag) = (1 + rng.below(4) as usize, rng.below(4) as usize);
         let execution = if rng.below(4) == 0 { Execution::Inline } else { Execution::Background };
         let config = config(40, 3, 2).with_classes(Some(5)).with_lag(lag).with_execution(execution);
-        let ranks: Vec<_> =
-            Threads::group(size).unwrap().into_iter().map(Tracked::around).collect();
+        let group = Threads::group(size).unwrap();
+        let ranks: Vec<_> = group.into_iter().map(|ranks| Tracked::around(ranks, || {})).collect();
         let context = format!("seed {seed}: {size} ranks, lag {lag}, {execution:?}");
         std::thread::scope(|scope| {
             for (rank, (ranks, engine)) in ranks.into_iter().enumerate() {

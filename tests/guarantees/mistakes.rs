@@ -1,19 +1,13 @@
 //! Common mistakes with Burn's learner and with custom loops. Each is detected and costs no stored
 //! row.
 
+use crate::learner::{Net, Pair, ToPair};
 use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataloader::{DataLoader, DataLoaderBuilder};
 use burn::data::dataset::InMemDataset;
-use burn::module::Module;
-use burn::nn::loss::CrossEntropyLossConfig;
-use burn::nn::{Linear, LinearConfig};
-use burn::optim::SgdConfig;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use burn::train::checkpoint::KeepLastNCheckpoints;
-use burn::train::{
-    ClassificationOutput, InferenceStep, Learner, LearningResult, SupervisedTraining, TrainOutput,
-    TrainStep,
-};
+use burn::train::{LearningResult, SupervisedTraining};
 use burn_rehearsal::checkpoint::RehearsalCheckpointing;
 use burn_rehearsal::error::{BatchError, ConfigError, RehearsalError};
 use burn_rehearsal::{
@@ -27,66 +21,6 @@ use burn_rehearsal_train::data_parallel::without_renderer;
 use std::process::Command;
 use std::sync::Arc;
 use tempfile::TempDir;
-
-#[derive(RehearsalBatch, Clone, Debug)]
-struct Pair {
-    x: Tensor<2>,
-    #[rehearsal(class)]
-    y: Tensor<1, Int>,
-}
-
-#[derive(Clone)]
-struct ToPair;
-
-impl Batcher<(f32, i64), Pair> for ToPair {
-    fn batch(&self, items: Vec<(f32, i64)>, device: &Device) -> Pair {
-        let rows = items.len();
-        let (x, y): (Vec<f32>, Vec<i64>) = items.into_iter().unzip();
-        Pair {
-            x: Tensor::from_data(TensorData::new(x, [rows, 1]), device),
-            y: Tensor::from_data(TensorData::new(y, [rows]), device),
-        }
-    }
-}
-
-#[derive(Module, Debug)]
-struct Net {
-    linear: Linear,
-}
-
-impl Net {
-    fn learner() -> Learner<Self> {
-        let net = Self { linear: LinearConfig::new(1, 3).init(&Device::flex().autodiff()) };
-        Learner::new(net, SgdConfig::new().init(), 0.1)
-    }
-
-    fn classify(&self, batch: Pair) -> ClassificationOutput {
-        let output = self.linear.forward(batch.x);
-        let loss = CrossEntropyLossConfig::new()
-            .init(&output.device())
-            .forward(output.clone(), batch.y.clone());
-        ClassificationOutput::new(loss, output, batch.y)
-    }
-}
-
-impl TrainStep for Net {
-    type Input = Pair;
-    type Output = ClassificationOutput;
-
-    fn step(&self, batch: Pair) -> TrainOutput<ClassificationOutput> {
-        let output = self.classify(batch);
-        TrainOutput::new(self, output.loss.backward(), output)
-    }
-}
-
-impl InferenceStep for Net {
-    type Input = Pair;
-    type Output = ClassificationOutput;
-
-    fn step(&self, batch: Pair) -> ClassificationOutput {
-        self.classify(batch)
-    }
-}
 
 /// Samples of class 0, except `odd`, which gives the number and the class of one sample.
 fn samples(count: usize, odd: Option<(usize, i64)>) -> InMemDataset<(f32, i64)> {

@@ -2,7 +2,8 @@
 //! and messages.
 
 use burn_rehearsal::random::{Purpose, Stream};
-use burn_rehearsal::shard_capacity;
+use burn_rehearsal::{RehearsalBuffer, shard_capacity};
+use burn_rehearsal_testing::{Mixed, assert_augmented, batch};
 use std::collections::VecDeque;
 
 pub(crate) struct Model {
@@ -96,5 +97,25 @@ impl Model {
                 if ids.is_empty() { Vec::new() } else { drawn }
             })
             .collect()
+    }
+}
+
+/// Runs the steps of this rank with the incoming IDs `ids(step)`, which may be empty. Compares its
+/// representatives with those that the model has for all steps and ranks.
+pub(crate) fn assert_draws(
+    buffer: &RehearsalBuffer<Mixed>,
+    ids: impl Fn(usize) -> Vec<i64>,
+    expected: &[Vec<Vec<i64>>],
+    context: &str,
+) {
+    let rank = buffer.rank();
+    for (step, expected) in expected.iter().enumerate() {
+        let ids = ids(step);
+        if ids.is_empty() {
+            buffer.skip_step().unwrap();
+        } else {
+            let drawn = assert_augmented(&ids, &buffer.rehearse(batch(&ids)).unwrap());
+            assert_eq!(drawn, expected[rank], "{context}, rank {rank}, step {step}");
+        }
     }
 }

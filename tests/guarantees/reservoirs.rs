@@ -4,7 +4,9 @@ use burn::tensor::{Tensor, TensorData};
 use burn_rehearsal::{
     Capacity, Execution, PolicyKind, RehearsalBatch, RehearsalBuffer, RehearsalConfig,
 };
-use burn_rehearsal_testing::{batch, buffer, config, device, fresh, p_value, uniform_p, world};
+use burn_rehearsal_testing::{
+    batch, buffer, config, device, fresh, p_value, stored_ids, uniform_p, world,
+};
 use tempfile::TempDir;
 
 const P: f64 = 1e-3;
@@ -94,12 +96,8 @@ fn rows_of_ranks_with_fewer_offers_are_kept_more_often() {
                 buffer.rehearse(batch(&fresh(seed, buffer.rank(), step, rows, 1))).unwrap();
             }
             let step = |id: i64| id / 64 / 8;
-            let snapshot = buffer.snapshot().unwrap();
-            snapshot
-                .samples()
-                .iter()
-                .filter(|sample| step(sample.id.unwrap()) < 40 / rows as i64)
-                .count() as u64
+            let kept = stored_ids(&buffer);
+            kept.into_iter().filter(|&id| step(id) < 40 / rows as i64).count() as u64
         });
         stored.iter_mut().zip(shards).for_each(|(all, count)| *all += count);
     }
@@ -129,13 +127,7 @@ fn another_world_size_keeps_the_ratio_of_stored_to_offered_rows() {
             (10..23).for_each(|step| {
                 drop(buffer.rehearse(batch(&fresh(seed, buffer.rank(), step, 10, 1))).unwrap())
             });
-            buffer
-                .snapshot()
-                .unwrap()
-                .samples()
-                .iter()
-                .map(|sample| (sample.id.unwrap() / 64 / 8) < 10)
-                .collect::<Vec<_>>()
+            stored_ids(&buffer).iter().map(|id| (id / 64 / 8) < 10).collect::<Vec<_>>()
         });
         for rows in &shards {
             rows.iter().for_each(|&early| counts[usize::from(early)] += 1);

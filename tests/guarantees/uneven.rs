@@ -1,6 +1,6 @@
 //! Ranks without rows in some steps, at the end of an epoch, or in the whole run.
 
-use crate::model::Model;
+use crate::model::{Model, assert_draws};
 use burn_rehearsal::{PolicyKind, SamplingKind};
 use burn_rehearsal_testing::{Row, assert_augmented, batch, buffer, config, fresh, read, world};
 
@@ -74,19 +74,8 @@ fn a_rank_without_rows_in_a_step_discards_its_representatives() {
             config(6 * size, 2, 4).with_policy(PolicyKind::Fifo).with_seed(3).with_lag(lag);
         world(size, |threads| {
             let buffer = buffer(&config, threads);
-            let rank = buffer.rank();
-            for (step, expected) in expected.iter().enumerate() {
-                let ids = data(rank, step);
-                if ids.is_empty() {
-                    buffer.skip_step().unwrap();
-                } else {
-                    let drawn = assert_augmented(&ids, &buffer.rehearse(batch(&ids)).unwrap());
-                    assert_eq!(
-                        drawn, expected[rank],
-                        "rank {rank} of {size}, lag {lag}, step {step}"
-                    );
-                }
-            }
+            let ids = |step| data(buffer.rank(), step);
+            assert_draws(&buffer, ids, &expected, &format!("{size} ranks, lag {lag}"));
         });
     }
 }

@@ -278,6 +278,13 @@ mod tests {
         Err(errors.iter().map(Error::to_string).collect())
     }
 
+    /// The mark of an attribute, or its first error message.
+    fn read_one(attribute: Attribute) -> Result<Option<Mark>, String> {
+        let mut errors = Vec::new();
+        let mark = read(&[attribute], &mut errors);
+        errors.first().map_or(Ok(mark), |error| Err(error.to_string()))
+    }
+
     #[test]
     fn every_word_is_parsed_and_other_attributes_are_ignored() {
         assert_eq!(
@@ -298,14 +305,7 @@ mod tests {
 
     #[test]
     fn a_late_field_can_have_an_element_type() {
-        let late = |attribute| {
-            let mut errors = Vec::new();
-            let mark = read(&[attribute], &mut errors);
-            match errors.first() {
-                Some(error) => Err(error.to_string()),
-                None => Ok(mark.and_then(|mark| mark.late)),
-            }
-        };
+        let late = |attribute| read_one(attribute).map(|mark| mark.and_then(|mark| mark.late));
         assert_eq!(late(parse_quote!(#[rehearsal(late)])), Ok(None));
         assert_eq!(late(parse_quote!(#[rehearsal(late(f32))])), Ok(Some("F32")));
         assert_eq!(late(parse_quote!(#[rehearsal(late(f16))])), Ok(Some("F16")));
@@ -359,12 +359,7 @@ mod tests {
     #[test]
     fn only_a_skipped_field_can_have_a_fill_function() {
         let fill = |attribute| {
-            let mut errors = Vec::new();
-            let mark = read(&[attribute], &mut errors);
-            match errors.first() {
-                Some(error) => Err(error.to_string()),
-                None => Ok(mark.and_then(|mark| mark.fill).is_some()),
-            }
+            read_one(attribute).map(|mark| mark.is_some_and(|mark| mark.fill.is_some()))
         };
         assert_eq!(fill(parse_quote!(#[rehearsal(skip, fill = module::function)])), Ok(true));
         assert_eq!(fill(parse_quote!(#[rehearsal(fill = function, skip)])), Ok(true));

@@ -66,6 +66,28 @@ pub fn check_all_reduce(
     Ok(())
 }
 
+/// A digest (FNV-1a) of the bits of a few all-reduces, the same on all ranks.
+///
+/// # Errors
+///
+/// The errors of the operation.
+pub fn digest_of_sums(ranks: &mut dyn Collective) -> Result<u64, CollectiveError> {
+    let mut digest = 0xcbf2_9ce4_8422_2325_u64;
+    for (len, op) in [
+        (1, ReduceOp::Sum),
+        (10_007, ReduceOp::Sum),
+        (10_007, ReduceOp::Mean),
+        (2_500_001, ReduceOp::Mean),
+    ] {
+        let mut data = values(&[99, ranks.rank()], len);
+        ranks.all_reduce(&mut data, op)?;
+        bits(&data)
+            .into_iter()
+            .for_each(|bits| digest = (digest ^ u64::from(bits)).wrapping_mul(0x0100_0000_01b3));
+    }
+    Ok(digest)
+}
+
 /// Runs and checks an all-gather of `bytes(&[key, rank])`.
 ///
 /// # Errors

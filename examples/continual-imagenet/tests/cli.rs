@@ -2,64 +2,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use serde_json::Value;
-use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-use tempfile::TempDir;
+mod support;
 
-/// Far longer than any of these runs takes.
-const HANG: Duration = Duration::from_secs(120);
+use serde_json::Value;
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+use support::{HANG, Running, program, read_all, read_until};
+use tempfile::TempDir;
 
 /// The smallest run on the digits with an earlier task.
 const SMALL: [&str; 4] = ["--tasks", "2", "--epochs", "2"];
-
-fn program(directory: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_continual-imagenet"));
-    command
-        .args(arguments)
-        .current_dir(directory)
-        .env_remove("RUST_LOG")
-        .env_remove("RUST_BACKTRACE");
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-/// A program in the background. It is killed when a test fails.
-#[cfg(unix)]
-struct Running(Child);
-
-#[cfg(unix)]
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Waits for a process whose outputs were taken. Kills it and fails if it hangs.
-fn wait(child: &mut Child) -> i32 {
-    let started = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status.code().expect("no exit code: ended by a signal");
-        }
-        if started.elapsed() > HANG {
-            child.kill().unwrap();
-            panic!("the program hangs");
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-fn read_all(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<Vec<u8>> {
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        from.read_to_end(&mut bytes).unwrap();
-        bytes
-    })
-}
 
 struct Ended {
     code: i32,
@@ -68,14 +22,8 @@ struct Ended {
 }
 
 fn run(directory: &Path, arguments: &[&str]) -> Ended {
-    let mut child = program(directory, arguments).spawn().unwrap();
-    let (stdout, stderr) =
-        (read_all(child.stdout.take().unwrap()), read_all(child.stderr.take().unwrap()));
-    let code = wait(&mut child);
-    let text = |reader: std::thread::JoinHandle<Vec<u8>>| {
-        String::from_utf8(reader.join().unwrap()).unwrap()
-    };
-    Ended { code, stdout: text(stdout), stderr: text(stderr) }
+    let (code, stdout, stderr) = Running::start(&mut program(directory, arguments)).finish();
+    Ended { code: code.expect("no exit code: ended by a signal"), stdout, stderr }
 }
 
 /// Runs successfully, without output on standard error, and returns standard output.
@@ -725,7 +673,7 @@ fn curves_can_be_read_during_a_run() {
     let directory = TempDir::new().unwrap();
     let arguments =
         ["train", "--method", "incremental", "--tasks", "2", "--epochs", "3000", "--out", "out"];
-    let mut running = Running(program(directory.path(), &arguments).spawn().unwrap());
+    let mut running = Running::start(&mut program(directory.path(), &arguments));
     let path = directory.path().join("out/curves.csv");
     let started = Instant::now();
     while !std::fs::read_to_string(&path).is_ok_and(|text| text.lines().count() > 5) {
@@ -743,7 +691,7 @@ fn curves_can_be_read_during_a_run() {
     interrupt(&running.0);
     drop(running.0.stdout.take());
     drop(running.0.stderr.take());
-    assert_eq!(wait(&mut running.0), 130);
+    assert_eq!(running.wait(), Some(130));
 }
 
 #[test]
@@ -960,14 +908,12 @@ fn a_loss_that_is_not_finite_causes_a_warning() {
 #[test]
 fn a_closed_pipe_does_not_end_a_run() {
     let directory = TempDir::new().unwrap();
-    let mut child =
-        program(directory.path(), &[&["train", "--method", "incremental"], &SMALL[..]].concat())
-            .spawn()
-            .unwrap();
-    drop(child.stdout.take());
-    let stderr = read_all(child.stderr.take().unwrap());
-    let code = wait(&mut child);
-    assert_eq!((code, String::from_utf8(stderr.join().unwrap()).unwrap().as_str()), (0, ""));
+    let arguments = [&["train", "--method", "incremental"], &SMALL[..]].concat();
+    let mut running = Running::start(&mut program(directory.path(), &arguments));
+    drop(running.0.stdout.take());
+    let stderr = read_all(running.0.stderr.take().unwrap());
+    let code = running.wait();
+    assert_eq!((code, stderr.join().unwrap().as_str()), (Some(0), ""));
     assert_eq!(report(&directory.path().join("runs/digits/incremental"))["complete"], true);
 }
 
@@ -984,39 +930,24 @@ fn interrupt(child: &Child) {
     );
 }
 
-/// Reads lines until one contains `words`.
-#[cfg(unix)]
-fn read_until(from: &mut impl BufRead, words: &str) {
-    let mut line = String::new();
-    while !line.contains(words) {
-        line.clear();
-        assert!(from.read_line(&mut line).unwrap() > 0, "the output ended before {words:?}");
-    }
-}
-
 #[cfg(unix)]
 #[test]
 fn a_signal_ends_a_run_with_a_partial_report() {
     let directory = TempDir::new().unwrap();
     // Both runs are too long to end before the signal. The second one completes its first task.
     for (epochs, first, learned) in [("100000", "buffer:", 0), ("300", "task 1/5  average", 1)] {
-        let mut running = Running(
-            program(directory.path(), &["--epochs", epochs, "--out", epochs]).spawn().unwrap(),
-        );
-        let child = &mut running.0;
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let stderr = read_all(child.stderr.take().unwrap());
+        let arguments = ["--epochs", epochs, "--out", epochs];
+        let mut running = Running::start(&mut program(directory.path(), &arguments));
+        let mut stdout = BufReader::new(running.0.stdout.take().unwrap());
+        let stderr = read_all(running.0.stderr.take().unwrap());
         read_until(&mut stdout, first);
-        interrupt(child);
+        interrupt(&running.0);
         let rest = read_all(stdout);
-        let code = wait(child);
-        let (rest, stderr) = (
-            String::from_utf8(rest.join().unwrap()).unwrap(),
-            String::from_utf8(stderr.join().unwrap()).unwrap(),
-        );
+        let code = running.wait();
+        let (rest, stderr) = (rest.join().unwrap(), stderr.join().unwrap());
         assert_eq!(
             (code, stderr.as_str()),
-            (130, "stopping after this step; press Ctrl-C again to stop immediately\n"),
+            (Some(130), "stopping after this step; press Ctrl-C again to stop immediately\n"),
             "{rest}"
         );
         assert!(rest.contains("interrupted") && !rest.contains("scratch"), "{rest}");
@@ -1057,22 +988,19 @@ fn a_second_signal_ends_the_program_immediately() {
         "--out",
         "out",
     ];
-    let mut running = Running(program(directory.path(), &arguments).spawn().unwrap());
-    let child = &mut running.0;
-    let (mut stdout, mut stderr) = (
-        BufReader::new(child.stdout.take().unwrap()),
-        BufReader::new(child.stderr.take().unwrap()),
-    );
+    let mut running = Running::start(&mut program(directory.path(), &arguments));
+    let mut stdout = BufReader::new(running.0.stdout.take().unwrap());
+    let mut stderr = BufReader::new(running.0.stderr.take().unwrap());
     read_until(&mut stdout, "folder:pets");
     // `job.json` is written after the start.
     while !directory.path().join("out/job.json").exists() {
-        assert!(child.try_wait().unwrap().is_none(), "the run has ended");
+        assert!(running.0.try_wait().unwrap().is_none(), "the run has ended");
         std::thread::sleep(Duration::from_millis(5));
     }
-    interrupt(child);
+    interrupt(&running.0);
     read_until(&mut stderr, "again");
-    interrupt(child);
-    assert_eq!(wait(child), 130);
+    interrupt(&running.0);
+    assert_eq!(running.wait(), Some(130));
     let mut rest = String::new();
     stderr.read_to_string(&mut rest).unwrap();
     assert_eq!(rest, "");

@@ -2,16 +2,16 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod support;
+
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
+use support::{HANG, Running, program, read_until};
 use tempfile::TempDir;
-
-/// Far longer than any of these runs takes.
-const HANG: Duration = Duration::from_secs(300);
 
 /// A small run with all kinds of state: a buffer, momentum across tasks, a schedule, augmentation.
 const RUN: [&str; 17] = [
@@ -34,16 +34,6 @@ const RUN: [&str; 17] = [
     "out",
 ];
 
-/// A program in the background. It is killed when a test fails.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 fn start(directory: &Path, arguments: &[&str]) -> Running {
     start_ignoring(directory, arguments, &[])
 }
@@ -52,12 +42,7 @@ fn start(directory: &Path, arguments: &[&str]) -> Running {
 /// caller of the tests ignores them.
 #[allow(unsafe_code)]
 fn start_ignoring(directory: &Path, arguments: &[&str], ignored: &'static [i32]) -> Running {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_continual-imagenet"));
-    command
-        .args(arguments)
-        .current_dir(directory)
-        .env_remove("RUST_LOG")
-        .env_remove("RUST_BACKTRACE");
+    let mut command = program(directory, arguments);
     let set = move || {
         for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM, libc::SIGUSR1, libc::SIGXCPU] {
             let action = if ignored.contains(&signal) { libc::SIG_IGN } else { libc::SIG_DFL };
@@ -68,37 +53,11 @@ fn start_ignoring(directory: &Path, arguments: &[&str], ignored: &'static [i32])
     };
     // SAFETY: only `signal` is called between `fork` and `exec`, and it may be.
     unsafe { command.pre_exec(set) };
-    Running(
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap(),
-    )
-}
-
-/// Exit code, standard output and standard error.
-fn finish(mut running: Running) -> (Option<i32>, String, String) {
-    let read = |mut from: Box<dyn Read + Send>| {
-        std::thread::spawn(move || {
-            let mut text = String::new();
-            from.read_to_string(&mut text).unwrap();
-            text
-        })
-    };
-    let (stdout, stderr) = (
-        read(Box::new(running.0.stdout.take().unwrap())),
-        read(Box::new(running.0.stderr.take().unwrap())),
-    );
-    let started = Instant::now();
-    let code = loop {
-        if let Some(status) = running.0.try_wait().unwrap() {
-            break status.code();
-        }
-        assert!(started.elapsed() < HANG, "the program hangs");
-        std::thread::sleep(Duration::from_millis(5));
-    };
-    (code, stdout.join().unwrap(), stderr.join().unwrap())
+    Running::start(&mut command)
 }
 
 fn succeed(directory: &Path, arguments: &[&str]) -> String {
-    let (code, stdout, stderr) = finish(start(directory, arguments));
+    let (code, stdout, stderr) = start(directory, arguments).finish();
     assert_eq!((code, stderr.as_str()), (Some(0), ""), "{arguments:?} printed {stdout}");
     stdout
 }
@@ -111,11 +70,7 @@ fn interrupted(directory: &Path, arguments: &[&str], words: &str) {
 fn interrupted_by(signals: &[&str], directory: &Path, arguments: &[&str], words: &str) {
     let mut running = start(directory, arguments);
     let mut stdout = BufReader::new(running.0.stdout.take().unwrap());
-    let mut line = String::new();
-    while !line.contains(words) {
-        line.clear();
-        assert!(stdout.read_line(&mut line).unwrap() > 0, "the output ended before {words:?}");
-    }
+    read_until(&mut stdout, words);
     signals.iter().for_each(|name| signal(&running.0, name));
     let mut rest = String::new();
     stdout.read_to_string(&mut rest).unwrap();
@@ -154,7 +109,7 @@ fn contents(directory: &Path) -> Vec<(PathBuf, Vec<u8>, SystemTime)> {
 fn refused(directory: &Path, arguments: &[&str], words: &[&str]) {
     let out = directory.join("out");
     let before = contents(&out);
-    let (code, stdout, stderr) = finish(start(directory, arguments));
+    let (code, stdout, stderr) = start(directory, arguments).finish();
     assert_eq!(code, Some(1), "{arguments:?}: {stdout}");
     let last = stderr.lines().last().unwrap();
     words.iter().for_each(|word| assert!(last.contains(word), "no {word:?} in: {stderr}"));
@@ -275,7 +230,7 @@ fn every_epoch_is_logged_once_after_kills_and_interruptions() {
             std::thread::sleep(Duration::from_millis(1));
         }
         signal(&running.0, if index == 1 { "INT" } else { "KILL" });
-        finish(running);
+        running.finish();
         let found = epochs(directory.path());
         assert_eq!(found, every[..found.len()], "after {seen}");
     }
@@ -377,7 +332,7 @@ fn a_damaged_checkpoint_is_named_and_the_previous_one_is_used() {
             .unwrap()
             .success()
     );
-    let (code, stdout, stderr) = finish(start(directory.path(), &RUN));
+    let (code, stdout, stderr) = start(directory.path(), &RUN).finish();
     assert_eq!(code, Some(0), "{stderr}");
     assert!(stdout.contains("resumes with task"), "{stdout}");
     assert!(
@@ -390,7 +345,7 @@ fn a_damaged_checkpoint_is_named_and_the_previous_one_is_used() {
     for path in checkpoints(copy.path()) {
         std::fs::write(path.join("manifest.json"), "{").unwrap();
     }
-    let (code, stdout, stderr) = finish(start(copy.path(), &RUN));
+    let (code, stdout, stderr) = start(copy.path(), &RUN).finish();
     assert_eq!(code, Some(1), "{stdout}");
     assert!(
         stderr.contains("manifest.json is damaged")
@@ -440,7 +395,7 @@ fn a_fresh_run_that_was_interrupted_is_not_taken_for_finished() {
     succeed(directory.path(), &RUN);
     let other = [&RUN[..], &["--seed", "5"]].concat();
     let own = [&other[..], &["--fresh", "--weights", "out/rehearsal/model.safetensors"]].concat();
-    let (code, _, stderr) = finish(start(directory.path(), &own));
+    let (code, _, stderr) = start(directory.path(), &own).finish();
     assert!(code == Some(1) && stderr.contains("would overwrite"), "{stderr}");
     assert!(directory.path().join("out/rehearsal/model.safetensors").exists());
     interrupted(directory.path(), &[&other[..], &["--fresh"]].concat(), "task 1/3  average");
@@ -463,7 +418,7 @@ fn a_signal_after_the_last_step_does_not_interrupt_a_run() {
         std::thread::yield_now();
     }
     signal(&running.0, "TERM");
-    let (code, stdout, stderr) = finish(running);
+    let (code, stdout, stderr) = running.finish();
     assert_eq!(code, Some(0), "{stdout}{stderr}");
     assert!(!directory.path().join("out/job.json").exists());
 }
@@ -473,7 +428,7 @@ fn checkpoints_without_a_job_file_are_not_removed() {
     let directory = TempDir::new().unwrap();
     interrupted(directory.path(), &RUN, "task 1/3  average");
     std::fs::remove_file(directory.path().join("out/job.json")).unwrap();
-    let (code, _, stderr) = finish(start(directory.path(), &RUN));
+    let (code, _, stderr) = start(directory.path(), &RUN).finish();
     assert_eq!((code, stderr.lines().count()), (Some(1), 1), "{stderr}");
     assert!(
         stderr.contains("job.json")
@@ -494,11 +449,7 @@ fn a_failed_checkpoint_is_named_and_the_previous_one_is_used() {
     let next = directory.path().join(format!("out/rehearsal/checkpoints/{:08}", number + 1));
     let mut running = start(directory.path(), &RUN);
     let mut stdout = BufReader::new(running.0.stdout.take().unwrap());
-    let mut line = String::new();
-    while !line.contains("resumes with") {
-        line.clear();
-        assert!(stdout.read_line(&mut line).unwrap() > 0);
-    }
+    read_until(&mut stdout, "resumes with");
     // A file is in the place of the next checkpoint's buffer.
     std::fs::create_dir(&next).unwrap();
     std::fs::write(next.join("buffer"), "").unwrap();
@@ -519,10 +470,8 @@ fn a_failed_checkpoint_is_named_and_the_previous_one_is_used() {
 fn a_different_configuration_is_refused_and_a_finished_run_is_kept() {
     let directory = TempDir::new().unwrap();
     interrupted(directory.path(), &RUN, "buffer:");
-    let (code, _, stderr) = finish(start(
-        directory.path(),
-        &[&RUN[..], &["--batch-size", "9", "--seed", "5"]].concat(),
-    ));
+    let other = [&RUN[..], &["--batch-size", "9", "--seed", "5"]].concat();
+    let (code, _, stderr) = start(directory.path(), &other).finish();
     assert_eq!((code, stderr.lines().count()), (Some(1), 1), "{stderr}");
     assert!(
         stderr.contains("batch-size was 8 and is 9, seed was 42 and is 5")
@@ -543,12 +492,8 @@ fn a_directory_in_use_is_refused() {
     let long = ["train", "--method", "rehearsal", "--epochs", "10000", "--out", "out"];
     let mut running = start(directory.path(), &long);
     let mut stdout = BufReader::new(running.0.stdout.take().unwrap());
-    let mut line = String::new();
-    while !line.contains("buffer:") {
-        line.clear();
-        assert!(stdout.read_line(&mut line).unwrap() > 0);
-    }
-    let (code, _, stderr) = finish(start(directory.path(), &long));
+    read_until(&mut stdout, "buffer:");
+    let (code, _, stderr) = start(directory.path(), &long).finish();
     assert_eq!(code, Some(1));
     assert!(stderr.contains("another run is using the directory out"), "{stderr}");
 }
@@ -600,11 +545,7 @@ fn signals_that_are_ignored_at_the_start_stay_ignored() {
         &[libc::SIGHUP, libc::SIGINT, libc::SIGTERM, libc::SIGUSR1, libc::SIGXCPU],
     );
     let mut stdout = BufReader::new(running.0.stdout.take().unwrap());
-    let mut line = String::new();
-    while !line.contains("buffer:") {
-        line.clear();
-        assert!(stdout.read_line(&mut line).unwrap() > 0);
-    }
+    read_until(&mut stdout, "buffer:");
     ["HUP", "INT", "TERM", "USR1", "XCPU"].into_iter().for_each(|name| signal(&running.0, name));
     let mut rest = String::new();
     stdout.read_to_string(&mut rest).unwrap();
@@ -801,11 +742,7 @@ fn a_run_whose_directory_is_moved_names_the_file_it_cannot_write() {
     let arguments = [&RUN[..], &["--checkpoint-every", "1"]].concat();
     let mut running = start(directory.path(), &arguments);
     let mut stdout = BufReader::new(running.0.stdout.take().unwrap());
-    let mut line = String::new();
-    while !line.contains("task 1/3") {
-        line.clear();
-        assert!(stdout.read_line(&mut line).unwrap() > 0);
-    }
+    read_until(&mut stdout, "task 1/3");
     std::fs::rename(directory.path().join("out"), directory.path().join("gone")).unwrap();
     std::fs::write(directory.path().join("out"), "").unwrap();
     std::io::copy(&mut stdout, &mut std::io::sink()).unwrap();

@@ -1,7 +1,7 @@
 //! Results of the operations.
 
-use burn_rehearsal_collective::{Collective, CollectiveError, ReduceOp, Threads, run_threads};
-use burn_rehearsal_testing::reference::{bits, values};
+use burn_rehearsal_collective::run_threads;
+use burn_rehearsal_testing::reference::digest_of_sums;
 
 use crate::launcher::run;
 
@@ -27,31 +27,13 @@ fn long_messages_are_split() {
 #[test]
 fn sums_have_the_bits_of_those_of_threads() {
     for size in SIZES {
-        let expected = run_threads(size, |mut ranks| digest(&mut ranks)).remove(0).unwrap();
+        let expected = run_threads(size, |mut ranks| digest_of_sums(&mut ranks)).remove(0).unwrap();
         let stdout = passes(size, "digest");
         let digests: Vec<_> =
             stdout.lines().filter_map(|line| line.strip_prefix("digest ")).collect();
         assert_eq!(digests, vec![format!("{expected:016x}"); size]);
         println!("{size} ranks: threads {expected:016x}, mpi {}", digests.join(" "));
     }
-}
-
-/// Equal to `sums` of the program.
-fn digest(ranks: &mut Threads) -> Result<u64, CollectiveError> {
-    let mut digest = 0xcbf2_9ce4_8422_2325_u64;
-    for (len, op) in [
-        (1, ReduceOp::Sum),
-        (10_007, ReduceOp::Sum),
-        (10_007, ReduceOp::Mean),
-        (2_500_001, ReduceOp::Mean),
-    ] {
-        let mut data = values(&[99, ranks.rank()], len);
-        ranks.all_reduce(&mut data, op)?;
-        bits(&data)
-            .into_iter()
-            .for_each(|bits| digest = (digest ^ u64::from(bits)).wrapping_mul(0x0100_0000_01b3));
-    }
-    Ok(digest)
 }
 
 #[test]

@@ -6,8 +6,9 @@ use burn_rehearsal_vision::data::{
     open_cifar, open_folder, open_pack, pack,
 };
 use image::{Rgb, RgbImage};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tempfile::TempDir;
 
 fn packed(
     data: &ImageData,
@@ -18,11 +19,18 @@ fn packed(
     pack(data, &PackOptions { format, images: options(side) }, out, &|_| {})
 }
 
+/// A temporary directory with an image folder of `images` images per class in each part. Also
+/// returns the path of the folder and that of a pack to write.
+fn folder_and_pack(images: usize) -> (TempDir, PathBuf, PathBuf) {
+    let directory = TempDir::new().unwrap();
+    let (source, out) = (directory.path().join("source"), directory.path().join("pack"));
+    folder(&source, images);
+    (directory, source, out)
+}
+
 #[test]
 fn a_pack_has_the_samples_of_its_folder() {
-    let directory = tempfile::tempdir().unwrap();
-    let (source, out) = (directory.path().join("source"), directory.path().join("pack"));
-    folder(&source, 5);
+    let (_directory, source, out) = folder_and_pack(5);
     let data = open_folder(&source, &options(6)).unwrap();
     for format in [Format::Pixels, Format::Original] {
         let out = out.join(format!("{format:?}"));
@@ -51,9 +59,7 @@ fn a_pack_has_the_samples_of_its_folder() {
 
 #[test]
 fn packing_again_resumes_and_repairs_a_pack() {
-    let directory = tempfile::tempdir().unwrap();
-    let (source, out) = (directory.path().join("source"), directory.path().join("pack"));
-    folder(&source, 3);
+    let (_directory, source, out) = folder_and_pack(3);
     let data = open_folder(&source, &options(6)).unwrap();
     packed(&data, Format::Pixels, 6, &out).unwrap();
     assert_eq!(packed(&data, Format::Pixels, 6, &out).unwrap().kept, 2);
@@ -81,9 +87,7 @@ fn packing_again_resumes_and_repairs_a_pack() {
 
 #[test]
 fn one_process_packs_at_a_time_and_stale_locks_are_ignored() {
-    let directory = tempfile::tempdir().unwrap();
-    let (source, out) = (directory.path().join("source"), directory.path().join("pack"));
-    folder(&source, 3);
+    let (_directory, source, out) = folder_and_pack(3);
     let data = open_folder(&source, &options(6)).unwrap();
     // The lock and the temporary file of a killed process.
     std::fs::create_dir_all(&out).unwrap();
@@ -116,9 +120,7 @@ fn one_process_packs_at_a_time_and_stale_locks_are_ignored() {
 
 #[test]
 fn concurrent_packers_leave_one_complete_pack() {
-    let directory = tempfile::tempdir().unwrap();
-    let (source, out) = (directory.path().join("source"), directory.path().join("pack"));
-    folder(&source, 3);
+    let (_directory, source, out) = folder_and_pack(3);
     let data = open_folder(&source, &options(6)).unwrap();
     let results: Vec<_> = std::thread::scope(|scope| {
         let packers: Vec<_> =
@@ -135,9 +137,7 @@ fn concurrent_packers_leave_one_complete_pack() {
 
 #[test]
 fn a_file_that_changes_during_packing_is_an_error() {
-    let directory = tempfile::tempdir().unwrap();
-    let (source, out) = (directory.path().join("source"), directory.path().join("pack"));
-    folder(&source, 3);
+    let (_directory, source, out) = folder_and_pack(3);
     let data = open_folder(&source, &options(6)).unwrap();
     for file in ["train-00000.bin", "train-00000.json", "pack.json"] {
         let change = |_| {
@@ -165,9 +165,7 @@ fn a_file_that_changes_during_packing_is_an_error() {
 
 #[test]
 fn a_part_without_valid_images_is_an_error() {
-    let directory = tempfile::tempdir().unwrap();
-    let (source, out) = (directory.path().join("source"), directory.path().join("pack"));
-    folder(&source, 2);
+    let (_directory, source, out) = folder_and_pack(2);
     for part in ["a/0.jpg", "a/1.jpg", "b/0.png", "b/1.png"] {
         std::fs::write(source.join("val").join(part), "no image").unwrap();
     }
@@ -188,9 +186,7 @@ fn a_part_without_valid_images_is_an_error() {
 
 #[test]
 fn damaged_images_are_detected_during_packing() {
-    let directory = tempfile::tempdir().unwrap();
-    let (source, out) = (directory.path().join("source"), directory.path().join("pack"));
-    folder(&source, 3);
+    let (_directory, source, out) = folder_and_pack(3);
     let damaged = source.join("val/a/2.jpg");
     std::fs::write(&damaged, [0xff, 0xd8, 0xff]).unwrap();
     let data = open_folder(&source, &options(6)).unwrap();
@@ -215,9 +211,7 @@ fn damaged_images_are_detected_during_packing() {
 
 #[test]
 fn samples_outlive_their_pack() {
-    let directory = tempfile::tempdir().unwrap();
-    let (source, out) = (directory.path().join("source"), directory.path().join("pack"));
-    folder(&source, 1);
+    let (_directory, source, out) = folder_and_pack(1);
     let data = open_folder(&source, &options(6)).unwrap();
     packed(&data, Format::Pixels, 6, &out).unwrap();
     let read = open_pack(&out, &options(6)).unwrap();
@@ -228,9 +222,7 @@ fn samples_outlive_their_pack() {
 
 #[test]
 fn impossible_manifests_are_refused_before_memory_is_allocated() {
-    let directory = tempfile::tempdir().unwrap();
-    let (source, out) = (directory.path().join("source"), directory.path().join("pack"));
-    folder(&source, 1);
+    let (_directory, source, out) = folder_and_pack(1);
     packed(&open_folder(&source, &options(6)).unwrap(), Format::Pixels, 6, &out).unwrap();
     let whole = std::fs::read_to_string(out.join("pack.json")).unwrap();
     // With 2^62 channels, the number of values of an image overflows to 0.

@@ -10,7 +10,7 @@ use burn_rehearsal_collective::{
     Asked, Asker, Collective, CollectiveError, Incoming, Mpi, Outgoing, ReduceOp,
 };
 use burn_rehearsal_testing::reference::{
-    bits, check_all_gather, check_all_reduce, check_broadcast, check_exchange, values,
+    check_all_gather, check_all_reduce, check_broadcast, check_exchange, digest_of_sums,
 };
 use burn_rehearsal_testing::seeded;
 use rand::RngExt;
@@ -120,28 +120,10 @@ fn every_operation(ranks: &mut Mpi) -> Result<(), CollectiveError> {
 
 /// Prints a digest of sums, which the test compares with that of threads.
 fn digest(ranks: &mut Mpi) -> Result<(), CollectiveError> {
-    let digest = sums(ranks)?;
+    let digest = digest_of_sums(ranks)?;
     // One write, because the launcher interleaves the writes of different ranks.
     let _ = writeln!(std::io::stdout(), "digest {digest:016x}");
     Ok(())
-}
-
-/// FNV-1a over the bits of a few all-reduces.
-pub(crate) fn sums(ranks: &mut dyn Collective) -> Result<u64, CollectiveError> {
-    let mut digest = 0xcbf2_9ce4_8422_2325_u64;
-    for (len, op) in [
-        (1, ReduceOp::Sum),
-        (10_007, ReduceOp::Sum),
-        (10_007, ReduceOp::Mean),
-        (2_500_001, ReduceOp::Mean),
-    ] {
-        let mut data = values(&[99, ranks.rank()], len);
-        ranks.all_reduce(&mut data, op)?;
-        bits(&data)
-            .into_iter()
-            .for_each(|bits| digest = (digest ^ u64::from(bits)).wrapping_mul(0x0100_0000_01b3));
-    }
-    Ok(digest)
 }
 
 /// The sums of the library are correct up to rounding.
