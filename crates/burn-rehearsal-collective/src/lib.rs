@@ -171,7 +171,7 @@ pub trait Collective: Send {
     /// Replaces each value of `data` by its sum or mean over all ranks.
     ///
     /// Values are added in rank order, so the bits depend neither on timing nor on the transport.
-    /// [`Reduction::Fast`] gives this up over MPI. The [crate](crate) has an example.
+    /// [`Reduction::Fast`] gives this up over MPI. The [crate's page](crate) has an example.
     fn all_reduce(&mut self, data: &mut [f32], op: ReduceOp) -> Result<(), CollectiveError>;
 
     /// Sends messages to some peers and receives messages from some.
