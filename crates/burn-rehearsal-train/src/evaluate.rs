@@ -156,7 +156,7 @@ where
 /// # fn print<M, B>(model: &M, part: &dyn DataLoader<B>, stream: &dyn TaskStream, rank: &Rank)
 /// #     -> Result<(), Box<dyn Error>>
 /// # where M: InferenceStep<Input = B, Output = ClassificationOutput>, B: Send + 'static {
-/// # let mut collective = rank.collective()?;
+/// let mut collective = rank.collective()?;
 /// let evaluation = evaluate_task(model, part, stream.classes(0), collective.as_mut())?;
 /// println!("class-IL {:.3}", evaluation.top1_accuracy());
 /// println!("task-IL {:.3}", evaluation.task_il_accuracy());
