@@ -43,11 +43,6 @@ impl RowCount {
             Self::Ratio(_) => 0,
         }
     }
-
-    /// Whether the number is 0 for every mini-batch.
-    pub fn is_zero(self) -> bool {
-        matches!(self, Self::Count(0) | Self::Ratio(0.0))
-    }
 }
 
 impl From<usize> for RowCount {

@@ -11,10 +11,10 @@ use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataset::InMemDataset;
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 use burn_rehearsal::batch::{LateFields, RowLayout};
-use burn_rehearsal::error::{BatchError, ConfigError, RehearsalError};
+use burn_rehearsal::error::{BatchError, CheckpointError, ConfigError, RehearsalError};
 use burn_rehearsal::{
-    Capacity, DrawConfig, Execution, PolicyKind, RehearsalBatch, RehearsalBatcher, RehearsalBuffer,
-    RehearsalConfig, SamplingKind, StorePreference,
+    BufferReport, Capacity, DrawConfig, Execution, PolicyKind, RehearsalBatch, RehearsalBatcher,
+    RehearsalBuffer, RehearsalConfig, SamplingKind, StorePreference, StoredSample,
 };
 use burn_rehearsal_collective::{Collective, Solo, run_threads};
 use std::collections::BTreeSet;
@@ -455,6 +455,7 @@ fn a_step_without_annotate_is_an_error_of_the_next_call() {
         let batch = step(&buffer, 0).unwrap();
         let error = call(&buffer).expect_err(name);
         assert_misuse(&error, "was not annotated");
+        assert_misuse(&error, "`RehearsalConfig::with_late_fields(false)`");
         assert_eq!(poisoned(&buffer), error, "{name}");
         // The open step is gone.
         annotate(&batch, 4, WIDTH);
@@ -757,4 +758,176 @@ fn a_transport_of_one_rank_works_inline() {
     annotate(&step(&buffer, 0).unwrap(), 4, WIDTH);
     // No call is needed for the candidates to be stored.
     assert_eq!(buffer.timings().stored, 3);
+}
+
+#[test]
+fn stored_rows_return_as_a_mini_batch_with_logits() {
+    let buffer = solo();
+    for at in 0..4 {
+        let incoming: Vec<i64> = (0..4).map(|row| number(at, 0, row)).collect();
+        let batch = step(&buffer, at).unwrap();
+        batch.rows.annotate(BatchLate { logits: logits(&incoming, &Device::flex()) });
+    }
+    let snapshot = buffer.snapshot().unwrap();
+    let stored: Vec<i64> = snapshot
+        .samples()
+        .iter()
+        .map(|sample| sample.fields[0].iter::<f32>().next().unwrap() as i64)
+        .collect();
+    let rows = [7, 0, 7, 3];
+    let batch: Batch = snapshot.batch(&rows, &Device::flex()).unwrap();
+    let numbers = rows.map(|row| stored[row]);
+    let features = batch.features.into_data();
+    let found = features.iter::<f32>().step_by(2).map(|number| number as i64);
+    assert_eq!(found.collect::<Vec<_>>(), numbers);
+    let expected = logits(&numbers, &Device::flex()).into_data();
+    assert_eq!(batch.logits.unwrap().into_data(), expected);
+    assert!(batch.replayed.into_data().iter::<bool>().all(|flag| flag));
+    assert_eq!(batch.rows.incoming(), None);
+}
+
+/// The batch type of most tests without its late field.
+#[derive(RehearsalBatch, Clone, Debug)]
+struct Twin {
+    features: Tensor<2>,
+    #[rehearsal(class)]
+    class: Tensor<1, Int>,
+    #[rehearsal(id)]
+    id: Tensor<1, Int>,
+    #[rehearsal(representative)]
+    replayed: Tensor<1, Bool>,
+    #[rehearsal(layout)]
+    rows: RowLayout<Self>,
+}
+
+impl Twin {
+    fn make(numbers: &[i64], device: &Device) -> Self {
+        let Batch { features, class, id, replayed, .. } = Batch::make(numbers, device);
+        Self { features, class, id, replayed, rows: RowLayout::default() }
+    }
+}
+
+/// The report, the stored rows, the representatives and the checkpoint of a rank.
+type Ending = (BufferReport, Vec<StoredSample>, Vec<f32>, Vec<u8>);
+
+/// Runs some steps of a batch type. `features` receives a mini-batch from the buffer.
+fn run_without_late<B: RehearsalBatch<Rest: Default>>(
+    setup: &Setup,
+    directory: &Path,
+    make: fn(&[i64], &Device) -> B,
+    features: fn(&B) -> Tensor<2>,
+) -> Vec<Ending> {
+    let device = Device::flex();
+    world(setup.size, |collective| {
+        let rank = collective.rank();
+        let config = setup.config(rank).with_late_fields(false);
+        let buffer = RehearsalBuffer::<B>::new(&config, collective).unwrap();
+        buffer.fill([Ok(make(&[number(90, rank, 0), number(90, rank, 1)], &device))]).unwrap();
+        let mut drawn = Vec::new();
+        for step in 0..20 {
+            let incoming = Setup::rows(step, rank);
+            if incoming.is_empty() {
+                buffer.skip_step().unwrap();
+                continue;
+            }
+            let batch = buffer.rehearse(make(&incoming, &device)).unwrap();
+            drawn.extend(features(&batch).into_data().iter::<f32>());
+        }
+        let sampled = buffer.sample(5).unwrap().unwrap();
+        drawn.extend(features(&sampled).into_data().iter::<f32>());
+        buffer.checkpoint(directory).unwrap();
+        let file = std::fs::read(directory.join(format!("rank-{rank:05}.safetensors"))).unwrap();
+        let samples = buffer.snapshot().unwrap().samples().to_vec();
+        (buffer.report().unwrap(), samples, drawn, file)
+    })
+}
+
+#[test]
+fn switched_off_late_fields_leave_no_trace() {
+    for (size, lag, execution, stores) in [
+        (1, 0, Execution::Background, HOST),
+        (1, 1, Execution::Inline, DEVICE),
+        (3, 0, Execution::Inline, MIXED),
+        (3, 2, Execution::Background, MIXED),
+    ] {
+        let setup = Setup { lag, execution, stores, ..Setup::new(size) };
+        let directories = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let twin = |batch: &Twin| batch.features.clone();
+        let expected = run_without_late(&setup, directories[0].path(), Twin::make, twin);
+        let found = run_without_late(&setup, directories[1].path(), Batch::make, |batch| {
+            assert!(batch.logits.is_none());
+            // Does nothing, whatever the values are.
+            (0..2).for_each(|_| annotate(batch, 1, WIDTH));
+            batch.features.clone()
+        });
+        assert!(expected == found, "{size} ranks, lag {lag}");
+    }
+}
+
+#[test]
+fn without_late_fields_all_ways_to_use_a_buffer_are_open() {
+    let buffer = config().with_lag(0).with_late_fields(false).init::<Batch>().unwrap();
+    assert_eq!(buffer.fill([Ok(incoming(0))]).unwrap(), 4);
+    let batcher = RehearsalBatcher::new(Rows, buffer.clone()).unwrap();
+    let batch = batcher.batch(vec![1, 2], &Device::flex());
+    assert_eq!((batch.rows.draws(), batch.logits.is_none()), ([2].as_slice(), true));
+    buffer.begin_task(1).unwrap();
+    buffer.check().unwrap();
+    let batch: Batch = buffer.snapshot().unwrap().batch(&[3, 1], &Device::flex()).unwrap();
+    assert!(batch.logits.is_none() && batch.features.dims() == [2, 2]);
+}
+
+#[test]
+fn a_checkpoint_and_its_buffer_agree_on_late_fields() {
+    let directories = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let [with, without, twin] = directories.each_ref().map(|directory| directory.path());
+    let buffer = solo();
+    annotate(&step(&buffer, 0).unwrap(), 4, WIDTH);
+    buffer.checkpoint(with).unwrap();
+    let off = || config().with_late_fields(false).init::<Batch>().unwrap();
+    let buffer = off();
+    step(&buffer, 0).unwrap();
+    buffer.checkpoint(without).unwrap();
+    let buffer = config().init::<Twin>().unwrap();
+    buffer.rehearse(Twin::make(&[1, 2, 3, 4], &Device::flex())).unwrap();
+    buffer.checkpoint(twin).unwrap();
+
+    for (buffer, directory, words) in [
+        (off(), with, "its rows have late fields"),
+        (solo(), without, "its rows have no late fields"),
+        (solo(), twin, "its rows have no late fields"),
+    ] {
+        let error = buffer.restore(directory, &Device::flex()).unwrap_err();
+        assert!(
+            matches!(&error, RehearsalError::Checkpoint(CheckpointError::Foreign { .. }))
+                && error.to_string().contains(words)
+                && error.to_string().contains("with_late_fields(false)"),
+            "{error}"
+        );
+    }
+    for directory in [without, twin] {
+        let buffer = off();
+        buffer.restore(directory, &Device::flex()).unwrap();
+        assert!(step(&buffer, 1).unwrap().logits.is_none());
+    }
+}
+
+#[test]
+fn ranks_agree_on_late_fields() {
+    let errors = world(2, |collective| {
+        let config = config().with_late_fields(collective.rank() == 0);
+        let buffer = RehearsalBuffer::<Batch>::new(&config, collective).unwrap();
+        (0..3).find_map(|at| match step(&buffer, at) {
+            Ok(batch) => {
+                annotate(&batch, 4, WIDTH);
+                None
+            }
+            Err(error) => Some(error),
+        })
+    });
+    for error in errors {
+        let error = error.unwrap();
+        assert!(matches!(error, RehearsalError::Configuration(_)), "{error}");
+        assert!(error.to_string().contains("late_fields"), "{error}");
+    }
 }

@@ -194,8 +194,8 @@ impl<B: RehearsalBatch> RowLayout<B> {
     /// the values only, and only the rows of the candidates leave the device. All values are stored
     /// as they are, also NaN.
     ///
-    /// Does nothing if the layout is detached, if the buffer is gone or poisoned, or if it stores no
-    /// late fields.
+    /// Does nothing if the layout is detached, if the buffer is gone or poisoned, or if it does not
+    /// store late fields.
     ///
     /// # Errors
     ///
