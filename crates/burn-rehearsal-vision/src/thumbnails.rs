@@ -47,7 +47,8 @@ type Thumbnail = (usize, RgbaImage);
 /// use burn_rehearsal::{Capacity, RehearsalConfig};
 /// use burn_rehearsal_vision::{ImageBatch, thumbnails};
 ///
-/// let buffer = RehearsalConfig::new(Capacity::Samples(100)).with_late_fields(false).init::<ImageBatch>()?;
+/// let config = RehearsalConfig::new(Capacity::Samples(100)).with_late_fields(false);
+/// let buffer = config.init::<ImageBatch>()?;
 /// // … train on two tasks of one class each …
 /// let tasks: [&[usize]; 2] = [&[0], &[1]];
 /// for picture in thumbnails::pictures(&buffer, &tasks, &[50, 50], 8)? {
@@ -175,8 +176,9 @@ mod tests {
     /// A buffer with two images of each of two classes, in two tasks. The pixels of an image are
     /// its class and 9, as red; green is 5, blue 7.
     fn buffer() -> RehearsalBuffer<ImageBatch> {
-        let config =
-            RehearsalConfig::new(Capacity::Samples(4)).with_sampling(SamplingKind::ExcludeCurrent);
+        let config = RehearsalConfig::new(Capacity::Samples(4))
+            .with_sampling(SamplingKind::ExcludeCurrent)
+            .with_late_fields(false);
         let buffer = config.init::<ImageBatch>().unwrap();
         for class in [0, 1] {
             buffer.begin_task(class).unwrap();
@@ -224,7 +226,10 @@ mod tests {
 
     #[test]
     fn an_empty_buffer_has_no_pictures() {
-        let buffer = RehearsalConfig::new(Capacity::Samples(4)).with_late_fields(false).init::<ImageBatch>().unwrap();
+        let buffer = RehearsalConfig::new(Capacity::Samples(4))
+            .with_late_fields(false)
+            .init::<ImageBatch>()
+            .unwrap();
         assert_eq!(pictures(&buffer, &[&[0]], &[0], 1).unwrap(), []);
     }
 
