@@ -366,6 +366,7 @@ impl<W: Workload> Run<'_, W> {
 
     /// Lets the method end a task, after its last update.
     fn end(&mut self, task: usize, learner: &mut Learner<Model<W>>) -> Result<(), ExperimentError> {
+        let device = self.device.clone().autodiff();
         if let Some(buffer) = self.buffer.clone()
             && self.method.insertion() == Insertion::TaskEnd
         {
@@ -375,14 +376,14 @@ impl<W: Workload> Run<'_, W> {
             let mut share = self.indices(task);
             Stream::new(self.settings.seed, Purpose::Fill, task as u64, 0).shuffle(&mut share);
             share.truncate((capacity / tasks).max(1));
-            let loader = self.task_loader(task, share, (Epoch::FIRST, 0));
+            let loader = self.task_loader(task, share, (Epoch::FIRST, 0)).to_device(&device);
             buffer.fill(loader.iter())?;
         }
         if self.method.snapshots() > 0 {
             let model = learner.model();
             model.begin_task(self.task_info(task));
             let loader = self.task_loader(task, self.indices(task), (Epoch::FIRST, 0));
-            let loader = loader.to_device(&self.device.clone().autodiff());
+            let loader = loader.to_device(&device);
             let model = model.end_task(&*loader, self.collective.as_mut())?;
             learner.load_model(model.into_record());
         }
