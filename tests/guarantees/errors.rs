@@ -268,7 +268,6 @@ fn invalid_configurations_are_refused_before_the_first_mini_batch() {
     refused(good().with_representatives(11), 1, &["11 representatives", "10 samples"]);
     refused(config(0, 4, 0), 1, &["0 samples"]);
     refused(config(3, 4, 2), 4, &["3 samples", "world size 4"]);
-    refused(config(10, 0, 3), 1, &["0 candidates"]);
     refused(good().with_classes(Some(0)), 1, &["0 classes"]);
     refused(good().with_lag(MAX_LAG + 1), 1, &["1025 steps", "1024"]);
     refused(good().with_classes(Some(MAX_CLASSES + 1)), 1, &["1048577 classes"]);
@@ -289,6 +288,8 @@ fn invalid_configurations_are_refused_before_the_first_mini_batch() {
         &["3 representatives", "2 samples"],
     );
     assert_eq!(good().validate(10), Ok(()));
+    // `fill` can store rows without candidates.
+    assert_eq!(config(10, 0, 3).validate(1), Ok(()));
     assert_eq!(good().validate_batch_size(4), Ok(()));
     assert_eq!(
         good().validate_batch_size(3),
