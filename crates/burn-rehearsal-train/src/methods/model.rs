@@ -95,7 +95,7 @@ pub trait LabeledBatch: RehearsalBatch<Rest: Default> + Clone {
 /// A network that scores classes.
 ///
 /// ```
-/// # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/batch.rs")); }
+/// # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }
 /// # use burn::{module::Module, nn::Linear, tensor::Tensor};
 /// # use burn_rehearsal_train::methods::Classifier;
 /// # use stubs::MyBatch;

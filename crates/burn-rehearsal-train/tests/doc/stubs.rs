@@ -10,8 +10,9 @@ pub use burn_rehearsal_collective::Rank;
 pub use std::{error::Error, sync::Arc};
 
 use burn::nn::{Linear, LinearConfig};
-use burn_rehearsal::RehearsalBatch;
+use burn_rehearsal::{RehearsalBatch, RowLayout};
 use burn_rehearsal_train::methods::{Classifier, LabeledBatch, MethodModel};
+use std::ops::Range;
 
 pub type Loader = Arc<dyn DataLoader<MyBatch>>;
 pub type Model = MethodModel<Network>;
@@ -23,6 +24,8 @@ pub struct MyBatch {
     pub inputs: Tensor<2>,
     #[rehearsal(class)]
     pub targets: Tensor<1, Int>,
+    #[rehearsal(layout)]
+    pub rows: RowLayout<Self>,
 }
 
 impl LabeledBatch for MyBatch {
@@ -30,8 +33,16 @@ impl LabeledBatch for MyBatch {
         self.targets.clone()
     }
 
-    fn representatives(&self) -> usize {
-        0
+    fn layout(&self) -> &RowLayout<Self> {
+        &self.rows
+    }
+
+    fn select(&self, rows: Range<usize>) -> Self {
+        Self { inputs: self.inputs.clone().slice(rows), ..self.clone() }
+    }
+
+    fn valid(self) -> Self {
+        Self { inputs: self.inputs.inner(), ..self }
     }
 }
 
@@ -41,7 +52,8 @@ pub struct MyBatcher;
 impl Batcher<i64, MyBatch> for MyBatcher {
     fn batch(&self, items: Vec<i64>, device: &Device) -> MyBatch {
         let targets = Tensor::<1, Int>::from_data(items.as_slice(), device);
-        MyBatch { inputs: targets.clone().float().unsqueeze_dim(1), targets }
+        let inputs = targets.clone().float().unsqueeze_dim(1);
+        MyBatch { inputs, targets, rows: RowLayout::default() }
     }
 }
 
