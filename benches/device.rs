@@ -110,6 +110,7 @@ fn batch(rows: usize, size: &Size, device: &Device) -> Batch {
     Batch {
         images: Tensor::from_data(images.convert_dtype(bytes), (device, bytes)),
         targets: Tensor::from_data(targets.convert_dtype(classes), (device, classes)),
+        logits: None,
         rows: RowLayout::default(),
     }
 }

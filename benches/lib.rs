@@ -65,6 +65,7 @@ pub fn config(capacity: usize, execution: Execution) -> RehearsalConfig {
         .with_representatives(R)
         .with_policy(PolicyKind::RandomReplacement)
         .with_execution(execution)
+        .with_late_fields(false)
 }
 
 /// A random image of 3 × 32 × 32 bytes and its class.
@@ -83,6 +84,9 @@ pub struct Batch {
     /// `[rows]`
     #[rehearsal(class)]
     pub targets: Tensor<1, Int>,
+    /// `[representatives, classes]`: the stored logits of the drawn rows.
+    #[rehearsal(late)]
+    pub logits: Option<Tensor<2>>,
     /// The incoming rows and the representatives.
     #[rehearsal(layout)]
     pub rows: RowLayout<Self>,
@@ -104,6 +108,14 @@ impl LabeledBatch for Batch {
     fn valid(self) -> Self {
         Self { images: self.images.inner(), ..self }
     }
+
+    fn stored_logits(&self) -> Option<Tensor<2>> {
+        self.logits.clone()
+    }
+
+    fn store_logits(&self, logits: Tensor<2>) {
+        self.rows.annotate(BatchLate { logits });
+    }
 }
 
 /// Stacks samples.
@@ -121,6 +133,7 @@ impl Batcher<Sample, Batch> for Stack {
                 (device, byte_type(device)),
             ),
             targets: Tensor::from_data(TensorData::new(classes, [rows]), device),
+            logits: None,
             rows: RowLayout::default(),
         }
     }

@@ -61,6 +61,7 @@ impl Images for Batch {
         Self {
             images: Tensor::from_data(images, (device, Self::DTYPE)).slice(0..rows),
             targets: targets(classes, room, device),
+            logits: None,
             rows: RowLayout::default(),
         }
     }
