@@ -78,12 +78,11 @@ impl Snapshot {
     /// ```
     /// # use burn::tensor::{Device, Int, Tensor};
     /// # use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalConfig};
-    /// # let device = Device::flex();
     /// # #[derive(RehearsalBatch)]
     /// # struct Batch { inputs: Tensor<1>, #[rehearsal(class)] targets: Tensor<1, Int> }
-    /// # let (inputs, targets) = ([1.0, 5.0, 3.0], [0, 1, 0]);
-    /// # let inputs = Tensor::from_data(inputs, &device);
-    /// # let batch = Batch { inputs, targets: Tensor::from_data(targets, &device) };
+    /// # let device = Device::flex();
+    /// # let [inputs, targets] = [[1, 5, 3], [0, 1, 0]].map(|v| Tensor::<1, Int>::from_data(v, &device));
+    /// # let batch = Batch { inputs: inputs.float(), targets };
     /// # let buffer = RehearsalConfig::new(Capacity::Samples(500)).init::<Batch>()?;
     /// # buffer.rehearse(batch)?;
     /// let snapshot = buffer.snapshot()?;

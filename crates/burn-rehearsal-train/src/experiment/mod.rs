@@ -8,16 +8,13 @@
 //! ```no_run
 //! # use burn_rehearsal::{Capacity, RehearsalConfig};
 //! # use burn_rehearsal_collective::Ranks;
-//! # use burn_rehearsal_train::experiment::{Checkpoints, Experiment, Settings, Workload};
+//! # use burn_rehearsal_train::experiment::{Experiment, Settings, Workload};
 //! # use burn_rehearsal_train::{device, methods::Rehearsal};
 //! # use std::{error::Error, path::Path};
 //! # fn run<W: Workload>(workload: &W) -> Result<(), Box<dyn Error>> {
-//! let checkpoints =
-//!     Checkpoints { directory: "runs/1/checkpoints".into(), every: None, keep: 2, resume: true };
 //! let settings = Settings::new()
 //!     .with_epochs(5)
-//!     .with_rehearsal(Some(RehearsalConfig::new(Capacity::Samples(2_000))))
-//!     .with_checkpoints(Some(checkpoints));
+//!     .with_rehearsal(Some(RehearsalConfig::new(Capacity::Samples(2_000))));
 //! let reports = Ranks::from_env_or_threads(4)?.run(|rank| {
 //!     let experiment = Experiment::new(workload, &Rehearsal, &settings);
 //!     experiment.with_device(device::for_rank(&rank)).run(&rank)

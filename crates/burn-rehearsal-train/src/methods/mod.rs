@@ -38,8 +38,8 @@
 //! [`Experiment`](crate::experiment::Experiment):
 //!
 //! ```
-//! use burn::tensor::Tensor;
-//! use burn_rehearsal_train::methods::{Method, MethodRef, Step};
+//! # use burn::tensor::Tensor;
+//! # use burn_rehearsal_train::methods::{Method, MethodRef, Step};
 //!
 //! #[derive(Debug)]
 //! struct Cautious(f32);

@@ -26,10 +26,9 @@ use std::sync::Arc;
 ///
 /// ```
 /// # use burn::tensor::{Int, Tensor};
-/// use burn_rehearsal::{RehearsalBatch, RowLayout};
-///
+/// # use burn_rehearsal::{RehearsalBatch, RowLayout};
 /// #[derive(RehearsalBatch, Clone, Debug)]
-/// struct MyBatch {
+/// struct DerBatch {
 ///     inputs: Tensor<2>,
 ///     #[rehearsal(class)]
 ///     targets: Tensor<1, Int>,
@@ -40,31 +39,26 @@ use std::sync::Arc;
 /// }
 /// ```
 ///
-/// The methods of the trait give access to the fields:
+/// `targets`, `layout` and `stored_logits` return the fields, and the other methods are as short:
 ///
 /// ```
-/// # use burn::tensor::{Int, Tensor};
-/// # use burn_rehearsal::{RehearsalBatch, RowLayout};
+/// # mod stubs { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/stubs.rs")); }
+/// # use burn::tensor::Tensor;
+/// # use stubs::{DerBatch, DerBatchLate};
 /// # use std::ops::Range;
-/// # use burn_rehearsal_train::methods::LabeledBatch;
-/// # #[derive(RehearsalBatch, Clone, Debug)]
-/// # struct MyBatch { inputs: Tensor<2>, #[rehearsal(class)] targets: Tensor<1, Int>,
-/// #     #[rehearsal(late)] logits: Option<Tensor<2>>, #[rehearsal(layout)] rows: RowLayout<Self> }
-/// impl LabeledBatch for MyBatch {
-///     // `targets`, `layout` and `stored_logits` return the fields.
-///     fn select(&self, rows: Range<usize>) -> Self {
-///         Self { inputs: self.inputs.clone().slice(rows), ..self.clone() }
-///     }
-///     fn valid(self) -> Self {
-///         Self { inputs: self.inputs.inner(), ..self }
-///     }
-///     fn store_logits(&self, logits: Tensor<2>) {
-///         self.rows.annotate(MyBatchLate { logits });
-///     }
-/// #     fn targets(&self) -> Tensor<1, Int> { self.targets.clone() }
-/// #     fn layout(&self) -> &RowLayout<Self> { &self.rows }
-/// #     fn stored_logits(&self) -> Option<Tensor<2>> { self.logits.clone() }
+/// # trait Example { fn select(&self, rows: Range<usize>) -> Self; fn valid(self) -> Self;
+/// #     fn store_logits(&self, logits: Tensor<2>); }
+/// # impl Example for DerBatch {
+/// fn select(&self, rows: Range<usize>) -> Self {
+///     Self { inputs: self.inputs.clone().slice(rows), ..self.clone() }
 /// }
+/// fn valid(self) -> Self {
+///     Self { inputs: self.inputs.inner(), ..self }
+/// }
+/// fn store_logits(&self, logits: Tensor<2>) {
+///     self.rows.annotate(DerBatchLate { logits });
+/// }
+/// # }
 /// ```
 pub trait LabeledBatch: RehearsalBatch<Rest: Default> + Clone {
     /// The class of every row, `[rows]`.

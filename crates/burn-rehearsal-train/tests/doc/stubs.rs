@@ -46,6 +46,18 @@ impl LabeledBatch for MyBatch {
     }
 }
 
+/// A mini-batch for methods that store logits.
+#[derive(RehearsalBatch, Clone, Debug)]
+pub struct DerBatch {
+    pub inputs: Tensor<2>,
+    #[rehearsal(class)]
+    pub targets: Tensor<1, Int>,
+    #[rehearsal(late)]
+    pub logits: Option<Tensor<2>>,
+    #[rehearsal(layout)]
+    pub rows: RowLayout<Self>,
+}
+
 #[derive(Clone)]
 pub struct MyBatcher;
 
