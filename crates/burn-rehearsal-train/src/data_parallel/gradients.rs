@@ -143,13 +143,14 @@ impl<M: Module> GradientSync<M> {
             let Some(flat) = self.flat.take() else {
                 return Ok(Reduced { grads: GradientsParams::new(), finite: true });
             };
-            let finite = match factor {
-                Some(_) => all_finite(&flat).map_err(unreadable)?,
-                None => true,
-            };
             let flat = match reference {
                 Some((reference, _)) => project(flat, reference),
                 None => flat,
+            };
+            // After the projection: the reference may have overflowed, too.
+            let finite = match factor {
+                Some(_) => all_finite(&flat).map_err(unreadable)?,
+                None => true,
             };
             (flat, std::mem::take(&mut self.present), finite)
         } else {

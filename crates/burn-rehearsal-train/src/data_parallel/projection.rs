@@ -87,11 +87,13 @@ pub(super) fn project_values(gradients: &mut [f32], reference: &[f32]) {
         a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
     };
     let (product, square) = (dot(gradients, reference), dot(reference, reference));
-    if product < 0.0 && square > 0.0 {
-        let factor = product / square;
-        for (gradient, &reference) in gradients.iter_mut().zip(reference) {
-            *gradient = (f64::from(*gradient) - factor * f64::from(reference)) as f32;
-        }
+    // If the reference is not finite, the result is NaN, as on the device.
+    if square == 0.0 || (product >= 0.0 && square.is_finite()) {
+        return;
+    }
+    let factor = product / square;
+    for (gradient, &reference) in gradients.iter_mut().zip(reference) {
+        *gradient = (f64::from(*gradient) - factor * f64::from(reference)) as f32;
     }
 }
 
@@ -131,6 +133,20 @@ mod tests {
             let mut host = g;
             project_values(&mut host, &r);
             assert_eq!(host, expected);
+        }
+    }
+
+    #[test]
+    fn a_reference_that_is_not_finite_leaves_no_finite_gradient() {
+        for (g, bad) in [(1.0f32, f32::NAN), (1.0, f32::INFINITY), (-1.0, f32::INFINITY)] {
+            let tensor = |values: [f32; 2]| Tensor::<1>::from_data(values, &Device::flex());
+            let device = project(tensor([g, 1.0]), tensor([bad, 0.0])).into_data();
+            let mut host = [g, 1.0];
+            project_values(&mut host, &[bad, 0.0]);
+            let device: Vec<f32> = device.try_into_vec().unwrap();
+            for values in [&device[..], &host] {
+                assert!(values.iter().any(|value| value.is_nan()), "{g} and {bad}: {values:?}");
+            }
         }
     }
 }

@@ -30,7 +30,8 @@ use burn_rehearsal::batch::Role;
 use burn_rehearsal::error::{BatchError, CheckpointError, RehearsalError};
 use burn_rehearsal::random::{Purpose, Stream};
 use burn_rehearsal::{
-    RehearsalBatch, RehearsalBuffer, RehearsalMetric, RehearsalStat, ShardedLoader, SnapshotBatcher,
+    RehearsalBatch, RehearsalBuffer, RehearsalMetric, RehearsalStat, ShardedLoader,
+    ShardedLoaderBuilder, SnapshotBatcher,
 };
 use burn_rehearsal_collective::{Collective, CollectiveExt, Rank};
 use std::collections::BTreeSet;
@@ -370,14 +371,18 @@ impl<W: Workload> Run<'_, W> {
         if let Some(buffer) = self.buffer.clone()
             && self.method.insertion() == Insertion::TaskEnd
         {
-            // The buffer has an equal share for every task, and every rank has one for its shard.
+            // The buffer has an equal share for every task. The rows of all tasks are dealt to the
+            // ranks one by one, so that every shard has room for its part.
             let tasks = self.workload.stream().tasks();
-            let capacity = buffer.capacity().unwrap_or_default();
-            let mut share = self.indices(task);
-            Stream::new(self.settings.seed, Purpose::Fill, task as u64, 0).shuffle(&mut share);
-            share.truncate((capacity / tasks).max(1));
-            let loader = self.task_loader(task, share, (Epoch::FIRST, 0)).to_device(&device);
-            buffer.fill(loader.iter())?;
+            let share = (buffer.capacity().unwrap_or_default() / tasks).max(1);
+            let mut rows = self.indices(task);
+            Stream::new(self.settings.seed, Purpose::Fill, task as u64, 0).shuffle(&mut rows);
+            let places = task * share..(task + 1) * share;
+            let own =
+                places.zip(rows).filter(|(place, _)| place % self.rank.size() == self.rank.rank());
+            let own: Vec<_> = own.map(|(_, row)| row).collect();
+            let loader = self.loader(task).build(select(&self.workload.train(), &own));
+            buffer.fill(loader.to_device(&device).iter())?;
         }
         if self.method.snapshots() > 0 {
             let model = learner.model();
@@ -469,15 +474,20 @@ impl<W: Workload> Run<'_, W> {
         indices: Vec<usize>,
         (epoch, step): (Epoch, u64),
     ) -> Arc<dyn DataLoader<W::Batch>> {
+        self.loader(task)
+            .start_at(epoch.index() as u64, step)
+            .shard(self.rank)
+            .build(select(&self.workload.train(), &indices))
+    }
+
+    /// A loader of training samples of a task.
+    fn loader(&self, task: usize) -> ShardedLoaderBuilder<W::Item, W::Batch> {
         ShardedLoader::builder(self.workload.batcher())
             .batch_size(self.settings.batch_size)
             .shuffle(self.settings.seed)
             .task(task)
-            .start_at(epoch.index() as u64, step)
             .num_workers(self.settings.workers)
-            .shard(self.rank)
             .set_device(self.device.clone())
-            .build(select(&self.workload.train(), &indices))
     }
 
     /// The training mini-batches of a task on this rank, from a step of an epoch on.

@@ -49,3 +49,28 @@ impl Method for AGem {
         (!rows.is_empty()).then(|| step.cross_entropy(step.logits(rows.clone()), rows))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::methods::TaskInfo;
+    use crate::methods::testing::*;
+
+    #[test]
+    fn incoming_and_drawn_rows_have_a_loss_of_their_own() {
+        let (incoming, drawn) = (&ROWS[..3], &ROWS[3..7]);
+        let mock = Mock::new(incoming, &[drawn]);
+        assert_close(mock.loss(&AGem, &[]).value, cross_entropy(incoming));
+        let reference = mock.step(&[], &TaskInfo::default(), |step| AGem.reference_loss(step));
+        let reference: Option<f32> = reference.map(Tensor::into_scalar);
+        assert_close(f64::from(reference.unwrap_or(f32::NAN)), cross_entropy(drawn));
+    }
+
+    #[test]
+    fn without_drawn_rows_nothing_is_projected() {
+        for mock in [Mock::new(&ROWS, &[]), Mock::new(&ROWS, &[&[]])] {
+            let reference = mock.step(&[], &TaskInfo::default(), |step| AGem.reference_loss(step));
+            assert!(reference.is_none());
+        }
+    }
+}

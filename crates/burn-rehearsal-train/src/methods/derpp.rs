@@ -58,3 +58,29 @@ impl Method for DerPlusPlus {
         loss + step.cross_entropy(step.logits(rows.clone()), rows) * self.beta
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::methods::testing::*;
+
+    #[test]
+    fn the_loss_adds_the_cross_entropy_of_the_second_draw() {
+        let (incoming, first, second) = (&ROWS[..2], &ROWS[2..4], &ROWS[4..7]);
+        // Rows of both draws have stored logits. Those of the second draw are not used.
+        let stored: Vec<[f64; CLASSES]> =
+            (0..5).map(|row| [0.5 * f64::from(row), -1.0, 0.25, 2.0 - f64::from(row)]).collect();
+        let mock = Mock::new(incoming, &[first, second]).with_stored(&stored);
+        let loss = mock.loss(&DerPlusPlus { alpha: 0.7, beta: 0.4 }, &[]).value;
+        let expected = cross_entropy(incoming) + 0.7 * distance(first, &stored[..2]);
+        assert_close(loss, expected + 0.4 * cross_entropy(second));
+        assert_eq!(*mock.passes.borrow(), [0..2, 2..4, 4..7]);
+        assert_eq!(mock.annotated.borrow().len(), 1);
+    }
+
+    #[test]
+    fn without_drawn_rows_the_loss_is_cross_entropy() {
+        let mock = Mock::new(&ROWS[..3], &[&[], &[]]);
+        assert_close(mock.loss(&DerPlusPlus::DEFAULT, &[]).value, cross_entropy(&ROWS[..3]));
+    }
+}

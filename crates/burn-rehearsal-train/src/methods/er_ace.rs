@@ -88,6 +88,18 @@ mod tests {
     }
 
     #[test]
+    fn drawn_rows_see_all_classes() {
+        use crate::methods::testing::{Mock, ROWS, assert_close, cross_entropy, cross_entropy_among};
+        // The incoming rows have the classes 0, 1 and 3.
+        let (incoming, drawn) = (&ROWS[..3], &ROWS[3..7]);
+        let loss = Mock::new(incoming, &[drawn]).loss(&ErAce, &[]).value;
+        assert_close(loss, cross_entropy_among(incoming, &[0, 1, 3]) + cross_entropy(drawn));
+        // As long as nothing is drawn, incoming rows see all classes, too.
+        let loss = Mock::new(incoming, &[&[]]).loss(&ErAce, &[]).value;
+        assert_close(loss, cross_entropy(incoming));
+    }
+
+    #[test]
     fn with_all_classes_in_the_mini_batch_it_equals_cross_entropy() {
         let targets = Tensor::<1, Int>::from_data([3, 1, 0, 2], &Device::flex());
         let logits = Tensor::<2>::from_data([[0.5f32, -1.0, 2.0, 0.1]; CLASSES], &Device::flex());

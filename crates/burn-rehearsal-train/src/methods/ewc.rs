@@ -66,3 +66,52 @@ impl Method for OnlineEwc {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::methods::TaskInfo;
+    use crate::methods::testing::*;
+
+    #[test]
+    fn the_penalty_weighs_the_change_of_each_parameter() {
+        let anchor = WEIGHTS.map(|weight| 0.5 - weight);
+        let importance: [f32; FEATURES * CLASSES] = std::array::from_fn(|i| 0.25 * i as f32);
+        let method = OnlineEwc { lambda: 3.0, ..OnlineEwc::DEFAULT };
+        let mock = Mock::new(&ROWS, &[]);
+        let first = mock.loss(&method, &[&anchor, &importance]);
+        assert_close(first.value, cross_entropy(&ROWS));
+        let task = TaskInfo { task: 1, ..TaskInfo::default() };
+        let second = mock.loss_in(&method, &[&anchor, &importance], &task);
+        let change = |i: usize| f64::from(WEIGHTS[i] - anchor[i]);
+        let penalty: f64 =
+            (0..WEIGHTS.len()).map(|i| f64::from(importance[i]) * change(i).powi(2)).sum();
+        assert_close(second.value, first.value + 3.0 * penalty);
+        for i in 0..WEIGHTS.len() {
+            let expected = first.gradient[i] + 3.0 * 2.0 * f64::from(importance[i]) * change(i);
+            assert_close(second.gradient[i], expected);
+        }
+    }
+
+    #[test]
+    fn importance_decays_and_adds_up_from_task_to_task() {
+        let method = OnlineEwc { gamma: 0.5, ..OnlineEwc::DEFAULT };
+        // Snapshots start as copies of the parameters.
+        let mut snapshots = [plain(&[7.0, 8.0]), plain(&[7.0, 8.0])];
+        for (task, expected) in [(0, [1.0, 10.0]), (1, [2.5, 15.0]), (2, [4.25, 17.5])] {
+            let parameters = [task as f32, -1.0];
+            let fisher = [1.0 + task as f32, 10.0];
+            let mut end = TaskEnd {
+                task,
+                parameters: plain(&parameters),
+                snapshots: &mut snapshots,
+                fisher: &mut || Ok(plain(&fisher)),
+            };
+            method.end_task(&mut end).unwrap();
+            assert_eq!(floats(&snapshots[ANCHOR]), parameters);
+            assert_eq!(floats(&snapshots[IMPORTANCE]), expected);
+        }
+    }
+}

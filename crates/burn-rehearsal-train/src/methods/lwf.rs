@@ -61,3 +61,49 @@ impl Method for Lwf {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::methods::TaskInfo;
+    use crate::methods::testing::*;
+
+    const BEFORE: [f32; FEATURES * CLASSES] = [-0.2, 0.4, 0.1, 0.3, 0.5, -0.6, 0.2, 0.7];
+
+    #[test]
+    fn the_scores_of_earlier_classes_are_distilled_with_a_temperature() {
+        let rows = &ROWS[..4];
+        let earlier = [0, 2];
+        let method = Lwf { alpha: 0.6, temperature: 3.0 };
+        let task = TaskInfo { task: 1, earlier_classes: earlier.to_vec() };
+        let loss = Mock::new(rows, &[]).loss_in(&method, &[&BEFORE], &task).value;
+        let distilled = mean(rows.iter().map(|row| {
+            let [before, now] =
+                [&BEFORE, &WEIGHTS].map(|weights| scores(weights, row).map(|score| score / 3.0));
+            earlier
+                .iter()
+                .map(|&class| {
+                    let before = log_probability(&before, class, &earlier).exp();
+                    -before * log_probability(&now, class, &earlier)
+                })
+                .sum()
+        }));
+        assert_close(loss, cross_entropy(rows) + 0.6 * distilled);
+    }
+
+    #[test]
+    fn the_first_task_has_nothing_to_distill() {
+        let loss = Mock::new(&ROWS, &[]).loss(&Lwf::DEFAULT, &[&BEFORE]).value;
+        assert_close(loss, cross_entropy(&ROWS));
+    }
+
+    #[test]
+    fn the_network_before_the_task_gets_no_gradient() {
+        // With equal networks, the distillation is at its minimum.
+        let task = TaskInfo { task: 1, earlier_classes: vec![0, 1, 3] };
+        let mock = Mock::new(&ROWS, &[]);
+        let with = mock.loss_in(&Lwf::DEFAULT, &[&WEIGHTS], &task).gradient;
+        let without = mock.loss(&Lwf::DEFAULT, &[&WEIGHTS]).gradient;
+        with.iter().zip(without).for_each(|(with, without)| assert_close(*with, without));
+    }
+}

@@ -67,6 +67,8 @@ mod model;
 mod options;
 mod parameters;
 mod step;
+#[cfg(test)]
+mod testing;
 
 pub use model::{Classifier, LabeledBatch, MethodModel, TaskInfo};
 pub use options::MethodOption;
@@ -317,6 +319,8 @@ pub fn with_options(name: &str, options: &[(&str, f64)]) -> Result<MethodRef, Co
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+
     use super::*;
 
     #[test]
@@ -359,6 +363,23 @@ mod tests {
             for option in method.options() {
                 assert!(option.range.contains(&option.value), "{method}: {option}");
                 assert!(!option.help.is_empty() && !option.help.ends_with('.'), "{method}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_option_accepts_its_range_and_nothing_else() {
+        for method in ALL {
+            for MethodOption { name, range, .. } in method.options() {
+                for value in [*range.start(), *range.end()] {
+                    let method = with_options(method.name(), &[(name, value)]).unwrap();
+                    assert!(method.options().iter().any(|option| option.value == value));
+                }
+                for value in [range.start() - 0.001, range.end() * 1.001, f64::NAN, f64::INFINITY] {
+                    let error = with_options(method.name(), &[(name, value)]).unwrap_err();
+                    let ConfigError::OutOfRange { what, .. } = error else { panic!("{error}") };
+                    assert_eq!(what, name, "{method}");
+                }
             }
         }
     }

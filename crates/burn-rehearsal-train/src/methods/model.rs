@@ -311,6 +311,8 @@ fn fisher<N: Classifier>(
     loader: &dyn DataLoader<N::Batch>,
     collective: &mut dyn Collective,
 ) -> Result<Tensor<1>, ExperimentError> {
+    // Forward passes change running statistics. Those of this copy are not used.
+    let network = &network.valid().train();
     let mut sum = parameters::values(network).zeros_like();
     let mut rows = 0;
     let mut failed = None;
