@@ -295,7 +295,8 @@ impl Comparison<'_> {
     /// A color for each group. The first group of a built-in method has the color of the method
     /// in all figures; others have the remaining colors.
     pub(crate) fn colors(&self) -> Vec<Color> {
-        let mut others = [ORANGE, PURPLE, SKY, BLACK].into_iter().cycle();
+        let mut others =
+            [ORANGE, PURPLE, SKY, BLACK, BROWN, GRAY, YELLOW, SILVER].into_iter().cycle();
         let color = |(index, group): (usize, &Group<'_>)| {
             let first =
                 self.groups[..index].iter().all(|earlier| earlier.method() != group.method());

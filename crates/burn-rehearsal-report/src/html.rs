@@ -271,6 +271,10 @@ fn shown(value: &Value) -> String {
             })
         }
         Value::Array(values) => values.iter().map(shown).collect::<Vec<_>>().join(", "),
+        Value::Object(fields) => {
+            let field = |(name, value)| format!("{name}={}", shown(value));
+            fields.iter().map(field).collect::<Vec<_>>().join(", ")
+        }
         other => other.to_string(),
     }
 }

@@ -1,4 +1,4 @@
-//! The recipe `mammoth-er-digits` over several seeds, compared with Mammoth.
+//! The recipe `mammoth-digits` over several seeds, compared with Mammoth.
 //!
 //! The reference is Mammoth (Buzzega et al., "Dark Experience for General Continual Learning",
 //! NeurIPS 2020, and its repository) with ER and a reservoir, on the same digits at 28 × 28 pixels
@@ -55,7 +55,7 @@ pub(crate) fn validate(program: &Path, seeds: Range<u64>, folder: &Path) -> Resu
         let holds = reservoir.keeps_up_with(&reference) && balanced.keeps_up_with(&reservoir);
         if !holds {
             missed.push(format!(
-                "mammoth-er-digits with {capacity} samples: {:.4} and {:.4}",
+                "mammoth-digits with {capacity} samples: {:.4} and {:.4}",
                 reservoir.mean, balanced.mean
             ));
         }
@@ -89,7 +89,7 @@ fn runs(
             "--method",
             "rehearsal",
             "--recipe",
-            "mammoth-er-digits",
+            "mammoth-digits",
             "--policy",
             policy,
         ]);

@@ -1,5 +1,5 @@
 //! The published figures: mean and standard deviation of the main job and of the recipe
-//! `mammoth-er-digits` over several seeds, and whether the thresholds hold.
+//! `mammoth-digits` over several seeds, and whether the thresholds hold.
 
 use std::ops::Range;
 use std::process::Stdio;

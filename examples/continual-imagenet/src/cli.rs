@@ -7,7 +7,6 @@ use burn_rehearsal_train::methods::{self, MethodRef};
 use burn_rehearsal_vision::augment::ChannelStatistics;
 use burn_rehearsal_vision::data::{DataSource, Fit, Format, OnDamaged};
 use burn_rehearsal_vision::models::Stem;
-use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -24,14 +23,53 @@ pub struct Cli {
     pub command: Option<Command>,
     /// Options of `compare`.
     #[command(flatten)]
+    pub compare: CompareArgs,
+}
+
+/// Options of `compare`.
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// Continual-learning methods to compare, separated by commas.
+    #[arg(long, value_name = "METHOD,…", default_value = "incremental,rehearsal,scratch", help_heading = AGREE)]
+    #[arg(long_help = methods_help("Continual-learning methods to compare, separated by commas."))]
+    pub methods: MethodList,
+    /// The options of the runs.
+    #[command(flatten)]
     pub options: Flags,
 }
 
-/// The parser of a method's name.
-fn method() -> impl TypedValueParser<Value = MethodRef> {
-    let names =
-        methods::ALL.iter().map(|method| PossibleValue::new(method.name()).help(method.summary()));
-    PossibleValuesParser::new(names).try_map(|name| methods::by_name(&name))
+/// Different methods, at least one.
+#[derive(Debug, Clone)]
+pub struct MethodList(pub Vec<MethodRef>);
+
+/// Parses names or aliases, separated by commas.
+impl FromStr for MethodList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut list: Vec<MethodRef> = Vec::new();
+        for name in text.split(',') {
+            let method = methods::by_name(name.trim()).map_err(|error| error.to_string())?;
+            if list.contains(&method) {
+                return Err(format!("the method `{method}` is listed twice"));
+            }
+            list.push(method);
+        }
+        Ok(Self(list))
+    }
+}
+
+/// The help of an option for methods: `help`, and a list of all methods with their options.
+fn methods_help(help: &str) -> String {
+    let mut text = help.to_owned();
+    for method in methods::ALL {
+        let names = [&[method.name()], method.aliases()].concat().join(", ");
+        text.push_str(&format!("\n- {names}: {}", method.summary()));
+        for option in method.options() {
+            text.push_str(&format!("\n    {option}: {}", option.help));
+        }
+    }
+    text
 }
 
 /// The end of `--help`.
@@ -42,19 +80,19 @@ fn defaults() -> String {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Train with the methods `incremental`, `rehearsal` and `scratch`, and compare them (the
-    /// default).
+    /// Train with several methods, and compare them (the default).
     #[command(allow_negative_numbers = true, after_long_help = defaults())]
     Compare {
-        /// The options of the runs.
+        /// The options.
         #[command(flatten)]
-        options: Flags,
+        compare: CompareArgs,
     },
     /// Train with one method.
     #[command(allow_negative_numbers = true, after_long_help = defaults())]
     Train {
         /// Continual-learning method.
-        #[arg(long, value_parser = method(), help_heading = AGREE)]
+        #[arg(long, value_parser = methods::by_name, help_heading = AGREE)]
+        #[arg(long_help = methods_help("Continual-learning method."))]
         method: MethodRef,
         /// The options of the run.
         #[command(flatten)]
@@ -323,17 +361,17 @@ mod tests {
     use super::*;
     use crate::config::{DIFFER, FIRST};
     use clap::CommandFactory;
+    use std::collections::BTreeSet;
 
-    /// The options of a run under this heading, in alphabetical order.
+    /// The options of runs under this heading, in alphabetical order.
     fn options_under(heading: &str) -> Vec<String> {
         let command = Cli::command();
-        let options =
-            command.find_subcommand("train").into_iter().flat_map(clap::Command::get_arguments);
+        let commands = ["compare", "train"].map(|name| command.find_subcommand(name));
+        let options = commands.into_iter().flatten().flat_map(clap::Command::get_arguments);
         let under = options.filter(|option| option.get_help_heading() == Some(heading));
-        let mut names: Vec<String> =
+        let names: BTreeSet<String> =
             under.filter_map(|option| Some(option.get_long()?.to_owned())).collect();
-        names.sort();
-        names
+        names.into_iter().collect()
     }
 
     /// The lists of options by heading, as in the README.
@@ -377,5 +415,24 @@ mod tests {
         }
         let readme = include_str!("../README.md");
         assert!(readme.contains(&listed()), "missing in the README:\n{}", listed());
+    }
+
+    #[test]
+    fn methods_are_listed_by_name_or_alias_and_once() {
+        let list = |text: &str| {
+            let MethodList(methods) = text.parse()?;
+            Ok::<_, String>(methods.iter().map(|method| method.name()).collect::<Vec<_>>())
+        };
+        assert_eq!(list("er, der++,lwf").unwrap(), ["rehearsal", "derpp", "lwf"]);
+        assert_eq!(list("er,rehearsal").unwrap_err(), "the method `rehearsal` is listed twice");
+        for text in ["", "er,", "er,memory"] {
+            let error = list(text).unwrap_err();
+            assert!(error.contains("there is no method") && error.contains("derpp"), "{error}");
+        }
+        let help = methods_help("");
+        for method in methods::ALL {
+            assert!(help.contains(method.name()) && help.contains(method.summary()), "{help}");
+        }
+        assert!(help.contains("derpp, der++: ") && help.contains("alpha=0.2: Weight"), "{help}");
     }
 }

@@ -46,9 +46,9 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<ExitCode, AppError> {
     match cli.command {
-        Some(Command::Compare { options }) => run::compare(&options),
-        None => run::compare(&cli.options),
-        Some(Command::Train { method, options }) => run::train(method, &options),
+        Some(Command::Compare { compare }) => run::run(&compare.options, &compare.methods.0),
+        None => run::run(&cli.compare.options, &cli.compare.methods.0),
+        Some(Command::Train { method, options }) => run::run(&options, &[method]),
         Some(Command::Pack { options }) => pack::run(&options),
         Some(Command::Report { directories, out }) => run::report(&directories, out.as_deref()),
         Some(Command::Devices) => {

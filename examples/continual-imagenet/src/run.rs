@@ -1,22 +1,22 @@
 //! The commands that train, and the command `report`.
 
 use crate::cli::{CheckpointInterval, CollectiveArg};
-use crate::config::{Config, Flags};
+use crate::config::{self, Config, Flags, Run};
 use crate::console::{print_error, print_line};
 use crate::error::AppError;
 use crate::progress::{Begin, Display, Progress, RunPlan};
 use crate::run_directory::{CURVES, RunDirectory};
 use crate::stop::{INTERRUPTED, Stop};
 use crate::transport;
-use crate::workload::Images;
+use crate::workload::{ImageRun, Images};
 use burn::tensor::Device;
 use burn_rehearsal::agreement::agree_on;
 use burn_rehearsal::{RehearsalConfig, StoreLocation, shard_capacity};
 use burn_rehearsal_collective::{Collective, CollectiveExt, Rank, RankFailure, run_threads};
 use burn_rehearsal_report::{Comparison, ConfigFields, CurvesLog};
 use burn_rehearsal_train::device::adapter;
-use burn_rehearsal_train::experiment::{ErrorOrigin, Experiment, ExperimentError, Workload};
-use burn_rehearsal_train::methods::{self, Incremental, MethodRef, Rehearsal, Scratch};
+use burn_rehearsal_train::experiment::{ErrorOrigin, Experiment, ExperimentError};
+use burn_rehearsal_train::methods::{self, Insertion, MethodRef, TrainingData};
 use burn_rehearsal_train::report::schema::REPORT_FILE;
 use burn_rehearsal_train::report::{RunReport, write_atomically};
 use serde_json::Value;
@@ -41,29 +41,101 @@ const CONFIG_FIELDS: ConfigFields<'_> = ConfigFields {
 
 /// A validated job, before the first file is written.
 struct Job {
+    runs: Vec<PlannedRun>,
+    /// The options that all runs have in common.
     config: Config,
     device: Device,
     images: Images,
-    rehearsal: RehearsalConfig,
     /// The output directory, in the first process.
     directory: Option<Arc<RunDirectory>>,
     stop: Stop,
     display: Display,
-    /// The capacity of the buffer in samples, over all ranks; 0 without rehearsal.
-    buffer_len: usize,
     /// Whether this is the first process of the run, which shows progress and writes the report.
     first: bool,
 }
 
+/// A validated run.
+struct PlannedRun {
+    run: Run,
+    rehearsal: RehearsalConfig,
+    /// The capacity of the buffer in samples, over all ranks; 0 without rehearsal.
+    buffer_len: usize,
+    /// The description of the buffer, if there is one.
+    buffer: Option<String>,
+}
+
+impl PlannedRun {
+    fn new(run: Run, images: &Images, device: &Device) -> Result<Self, AppError> {
+        let Run { method, config } = &run;
+        let rehearsal = config.rehearsal(images.data.train_labels.len(), images.data.classes);
+        // The buffer's options need not be valid for methods without rehearsal.
+        if !method.rehearses() {
+            return Ok(Self { run, rehearsal, buffer_len: 0, buffer: None });
+        }
+        let row_bytes = images.row_bytes(*method, device)?;
+        let buffer_len = config.buffer_len(&method.configured(rehearsal.clone()), row_bytes)?;
+        // Rank 0, which has the largest shard, makes the same choice at its first mini-batch.
+        let part = shard_capacity(buffer_len, 0, config.ranks).saturating_mul(row_bytes) as u64;
+        let (limit, devices) = (rehearsal.device_limit, std::slice::from_ref(device));
+        let store = StoreLocation::choose(rehearsal.store, part, limit, devices);
+        let bytes = buffer_len.saturating_mul(row_bytes);
+        let mut text = format!("samples {buffer_len}, bytes {bytes}, store {}", store.name());
+        if method.training_data() != TrainingData::Buffer {
+            let candidates = match method.insertion() {
+                Insertion::EveryStep => config.candidates.to_string(),
+                Insertion::TaskEnd => "none (stored after each task)".into(),
+            };
+            let draws = match method.draws() {
+                1 => String::new(),
+                draws => format!(" in each of {draws} draws"),
+            };
+            text.push_str(&format!(
+                "; per rank and step: incoming {}, candidates {candidates}, representatives \
+                 {}{draws}",
+                config.batch_size, config.representatives
+            ));
+        }
+        Ok(Self { run, rehearsal, buffer_len, buffer: Some(text) })
+    }
+}
+
+/// The descriptions of the buffers, with their methods if they differ.
+fn buffers(runs: &[PlannedRun]) -> Vec<String> {
+    let texts = distinct(runs.iter().filter_map(|run| run.buffer.as_ref()));
+    let methods = |text: &String| -> Vec<_> {
+        let of_text = runs.iter().filter(|run| run.buffer.as_ref() == Some(text));
+        of_text.map(|run| run.run.method.name()).collect()
+    };
+    match &texts[..] {
+        [text] => vec![format!("buffer: {text}")],
+        texts => texts
+            .iter()
+            .map(|text| format!("buffer of {}: {text}", methods(text).join(", ")))
+            .collect(),
+    }
+}
+
+/// The different values, in order.
+fn distinct<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
+    let mut distinct = Vec::new();
+    values.for_each(|value| {
+        if !distinct.contains(&value) {
+            distinct.push(value);
+        }
+    });
+    distinct
+}
+
 impl Job {
+    /// `config` has the options that all runs have in common.
     fn prepare(
+        runs: &[Run],
         mut config: Config,
-        methods: &[MethodRef],
         process: &mut dyn Collective,
     ) -> Result<Self, AppError> {
         let first = process.rank() == 0;
         // Processes with different options would wait for each other forever.
-        agree_on(process, &config.agreed(methods))?;
+        agree_on(process, &config::agreed(runs))?;
         let display = Display::choose(config.display, first)?;
         // Signals are handled from here on, because opening the data may take a long time.
         let stop = Stop::listen(first && display != Display::Tui);
@@ -74,49 +146,36 @@ impl Job {
         }
         let images = Images::open(&config)?;
         let data = &images.data;
-        let (train, test) = (data.train_labels.len(), data.test_labels.len());
-        let rehearsal = config.rehearsal(train, data.classes);
+        let epochs = distinct(runs.iter().map(|run| run.config.epochs.to_string()));
         let mut heading = vec![format!(
-            "{}: training images {train}, test images {test}, classes {}; tasks {}, epochs {} per \
-             task, ranks {}, device {}",
+            "{}: training images {}, test images {}, classes {}; tasks {}, epochs {} per task, \
+             ranks {}, device {}",
             config.data,
+            data.train_labels.len(),
+            data.test_labels.len(),
             data.classes,
             config.tasks,
-            config.epochs,
+            epochs.join(" or "),
             config.ranks,
             adapter(&device).map_or_else(
                 || config.device.to_string(),
                 |adapter| format!("{} ({adapter})", config.device)
             )
         )];
-        // The buffer's options need not be valid for methods without rehearsal.
-        let mut buffer_len = 0;
-        if methods.iter().any(|method| method.rehearses()) {
-            let row_bytes = images.row_bytes(&device)?;
-            buffer_len = config.buffer_len(&rehearsal, row_bytes)?;
-            // Rank 0, which has the largest shard, makes the same choice at its first mini-batch.
-            let part = shard_capacity(buffer_len, 0, config.ranks).saturating_mul(row_bytes) as u64;
-            let (limit, devices) = (rehearsal.device_limit, std::slice::from_ref(&device));
-            let store = StoreLocation::choose(rehearsal.store, part, limit, devices);
-            heading.push(format!(
-                "buffer: samples {buffer_len}, bytes {}, store {}; per rank and step: incoming {}, \
-                 candidates {}, representatives {}",
-                buffer_len.saturating_mul(row_bytes),
-                store.name(),
-                config.batch_size,
-                config.candidates,
-                config.representatives
-            ));
-        }
-        if !config.overridden.is_empty() {
-            heading.push(format!("overrides of the recipe: {}", config.overridden.join(", ")));
+        let planned = runs.iter().map(|run| PlannedRun::new(run.clone(), &images, &device));
+        let mut planned = planned.collect::<Result<Vec<_>, _>>()?;
+        heading.extend(buffers(&planned));
+        let overridden =
+            distinct(runs.iter().flat_map(|run| run.config.overridden.iter().cloned()));
+        if !overridden.is_empty() {
+            heading.push(format!("overrides of the recipe: {}", overridden.join(", ")));
         }
         // A run that is stopped before it starts changes no file.
         if process.any(stop.requested())? {
             return Err(AppError::Interrupted);
         }
         let directory = if first {
-            Some(Arc::new(RunDirectory::claim(&config, &data.fingerprint, methods)?))
+            Some(Arc::new(RunDirectory::claim(runs, &config, &data.fingerprint)?))
         } else {
             None
         };
@@ -127,21 +186,24 @@ impl Job {
             .inspect_err(|_| directory.iter().for_each(|directory| directory.clean_up()))?;
         // `Config::resolve` has checked that the path is Unicode.
         config.out = String::from_utf8_lossy(&out).into_owned().into();
+        planned.iter_mut().for_each(|planned| planned.run.config.out.clone_from(&config.out));
         if first {
             heading.iter().for_each(|line| print_line(line));
         }
-        Ok(Self { config, device, images, rehearsal, directory, stop, display, buffer_len, first })
+        Ok(Self { runs: planned, config, device, images, directory, stop, display, first })
     }
 
     /// Trains with one method on all ranks and writes its report. `finished` are the earlier runs
     /// in the output directory.
     fn run(
         &self,
-        method: MethodRef,
+        planned: &PlannedRun,
         finished: &[RunReport],
         process: &mut dyn Collective,
     ) -> Result<RunReport, AppError> {
-        let Self { config, device, images, rehearsal, stop, first, .. } = self;
+        let Self { device, images, stop, first, .. } = self;
+        let PlannedRun { run: Run { method, config }, rehearsal, buffer_len, .. } = planned;
+        let (method, buffer_len) = (*method, *buffer_len);
         let resumes = self.directory.as_ref().is_some_and(|directory| directory.resumes());
         let settings = config.settings(method, rehearsal.clone(), resumes);
         let echo = Value::Object(config.values());
@@ -149,9 +211,9 @@ impl Job {
             method,
             seed: config.seed,
             epochs: config.epochs,
-            images: images_per_epoch(images, method),
+            images: images_per_epoch(images, method, buffer_len),
             per_step: config.batch_size * config.ranks,
-            capacity: self.buffer_len,
+            capacity: buffer_len,
         };
         let tasks = plan.images.len();
         let alike: Vec<_> =
@@ -167,7 +229,8 @@ impl Job {
             })
         });
         let progress = Progress::new(plan, self.display, begin, stop.clone());
-        let experiment = Experiment::new(images, method, &settings);
+        let workload = ImageRun { images, method, config };
+        let experiment = Experiment::new(&workload, method, &settings);
         let experiment = experiment
             .with_configuration(echo)
             .with_device(device.clone())
@@ -188,16 +251,12 @@ impl Job {
     }
 
     /// Runs the methods one after the other, up to a signal, and prints the results.
-    fn run_all(
-        &self,
-        methods: &[MethodRef],
-        process: &mut dyn Collective,
-    ) -> Result<ExitCode, AppError> {
+    fn run_all(&self, process: &mut dyn Collective) -> Result<ExitCode, AppError> {
         let mut reports = Vec::new();
         // All processes count the same, although only the first one has earlier reports.
         let mut ended = 0;
-        let earlier = self.earlier(methods);
-        for &method in methods {
+        let earlier = self.earlier();
+        for planned in &self.runs {
             // A signal may have reached some processes only.
             let stop = process.any(self.stop.requested())?;
             // The first method always starts. It stops after its first step, and its report says
@@ -205,16 +264,16 @@ impl Job {
             if stop && ended > 0 {
                 break;
             }
-            let done = self.directory.as_ref().and_then(|directory| directory.report(method));
+            let done = self.directory.as_ref().and_then(|directory| directory.report(&planned.run));
             if !process.any(done.is_some())? {
                 let finished = [earlier.as_slice(), &reports].concat();
-                reports.push(self.run(method, &finished, process)?);
+                reports.push(self.run(planned, &finished, process)?);
             } else if let Some(done) = done {
                 reports.push(done);
             }
             ended += 1;
         }
-        let complete = ended == methods.len() && reports.iter().all(|report| report.complete);
+        let complete = ended == self.runs.len() && reports.iter().all(|report| report.complete);
         if self.first {
             print_line(&format!(
                 "\n{LEGEND}\n\n{}",
@@ -245,50 +304,46 @@ impl Job {
 
     /// The reports of earlier jobs with other methods in the output directory. They are part of the
     /// same web page.
-    fn earlier(&self, methods: &[MethodRef]) -> Vec<RunReport> {
-        let others = methods::ALL.iter().copied().filter(|method| !methods.contains(method));
+    fn earlier(&self) -> Vec<RunReport> {
+        let name = |planned: &PlannedRun| planned.run.method.name();
+        let is_other = |method: &MethodRef| !self.runs.iter().any(|run| name(run) == method.name());
+        let others = methods::ALL.iter().copied().filter(is_other);
         let read =
             |method: MethodRef| RunReport::read(&self.config.out.join(method.to_string())).ok();
         if self.first { others.filter_map(read).collect() } else { Vec::new() }
     }
 
     /// Runs [`run_all`](Self::run_all). A job that fails before its first report leaves no file.
-    fn finish(
-        self,
-        methods: &[MethodRef],
-        process: &mut dyn Collective,
-    ) -> Result<ExitCode, AppError> {
-        self.run_all(methods, process)
+    fn finish(self, process: &mut dyn Collective) -> Result<ExitCode, AppError> {
+        self.run_all(process)
             .inspect_err(|_| self.directory.iter().for_each(|directory| directory.clean_up()))
     }
 }
 
-/// The number of incoming images per epoch, for each task.
-fn images_per_epoch(images: &Images, method: MethodRef) -> Vec<usize> {
-    let stream = images.stream();
-    let each = (0..stream.tasks()).map(|task| stream.train(task).len());
-    let so_far = |sum: &mut usize, images: usize| {
-        *sum = if method.restarts() { *sum + images } else { images };
-        Some(*sum)
+/// The number of incoming images per epoch, for each task. `buffer_len` is the capacity of the
+/// buffer.
+fn images_per_epoch(images: &Images, method: MethodRef, buffer_len: usize) -> Vec<usize> {
+    let mut so_far = 0;
+    let of_task = |task| {
+        let images = images.stream.train(task).len();
+        so_far += images;
+        match method.training_data() {
+            TrainingData::Task => images,
+            TrainingData::AllTasks => so_far,
+            TrainingData::Buffer => so_far.min(buffer_len),
+        }
     };
-    each.scan(0, so_far).collect()
+    (0..images.stream.tasks()).map(of_task).collect()
 }
 
-/// `compare`: the three methods, one after the other.
-pub fn compare(flags: &Flags) -> Result<ExitCode, AppError> {
-    run(flags, &[&Incremental, &Rehearsal, &Scratch])
-}
-
-/// `train`: one method.
-pub fn train(method: MethodRef, flags: &Flags) -> Result<ExitCode, AppError> {
-    run(flags, &[method])
-}
-
-/// Runs some methods one after the other.
-fn run(flags: &Flags, methods: &[MethodRef]) -> Result<ExitCode, AppError> {
-    let config = Config::resolve(flags)?;
-    transport::run_process(&config, |process| {
-        Job::prepare(config.clone(), methods, process)?.finish(methods, process)
+/// `compare` and `train`: trains with some methods, one after the other.
+pub fn run(flags: &Flags, methods: &[MethodRef]) -> Result<ExitCode, AppError> {
+    let runs = config::resolve(flags, methods)?;
+    let Some(Run { config, .. }) = runs.first() else {
+        return Err(AppError::values("there is no method"));
+    };
+    transport::run_process(config, |process| {
+        Job::prepare(&runs, config.clone(), process)?.finish(process)
     })
 }
 

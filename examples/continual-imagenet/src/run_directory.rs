@@ -4,7 +4,7 @@
 //! removed earlier results, and removes it when all reports and figures are written. A directory
 //! with reports and no `job.json` is finished, and the next job uses a new directory next to it.
 
-use crate::config::{Config, NETWORK, fixed_values};
+use crate::config::{Config, NETWORK, Run, fixed_values, values};
 use crate::error::AppError;
 use burn_rehearsal::checkpoint::MANIFEST;
 use burn_rehearsal_train::fingerprint::Fingerprint;
@@ -29,9 +29,7 @@ const CHECKPOINTS: &str = "checkpoints";
 /// An output directory, locked by this job.
 pub struct RunDirectory {
     out: PathBuf,
-    methods: Vec<MethodRef>,
-    /// The values of the configuration.
-    config: Value,
+    runs: Vec<Run>,
     /// The fingerprint of the data.
     data: Fingerprint,
     /// The directories that this job created, innermost first.
@@ -56,16 +54,13 @@ impl RunDirectory {
     ///
     /// [`AppError`] if the directory cannot be written, another run uses it, or it holds an
     /// unfinished job with a different configuration.
-    pub fn claim(
-        config: &Config,
-        data: &Fingerprint,
-        methods: &[MethodRef],
-    ) -> Result<Self, AppError> {
+    pub fn claim(runs: &[Run], config: &Config, data: &Fingerprint) -> Result<Self, AppError> {
         let finished = |out: &Path| {
-            let is_done = |method: &MethodRef| {
-                RunReport::read(&out.join(method.to_string())).is_ok_and(|report| report.complete)
+            let is_done = |run: &Run| {
+                RunReport::read(&out.join(run.method.to_string()))
+                    .is_ok_and(|report| report.complete)
             };
-            !out.join(JOB).exists() && methods.iter().any(is_done)
+            !out.join(JOB).exists() && runs.iter().any(is_done)
         };
         let fresh = config.fresh;
         let mut created = Vec::new();
@@ -92,8 +87,7 @@ impl RunDirectory {
         };
         let mut directory = Self {
             out,
-            methods: methods.to_vec(),
-            config: Value::Object(config.values()),
+            runs: runs.to_vec(),
             data: data.clone(),
             created,
             resumed: false,
@@ -176,12 +170,17 @@ impl RunDirectory {
 
     /// The content of `job.json`.
     fn job(&self) -> Value {
-        serde_json::json!({ "methods": self.methods, "config": self.config, "data": self.data })
+        let (methods, config) = (Vec::from_iter(self.methods()), values(&self.runs));
+        serde_json::json!({ "methods": methods, "config": config, "data": self.data })
+    }
+
+    fn methods(&self) -> impl Iterator<Item = MethodRef> {
+        self.runs.iter().map(|run| run.method)
     }
 
     /// The files that finished methods write.
     fn results(&self) -> impl Iterator<Item = PathBuf> {
-        self.methods.iter().flat_map(|method| {
+        self.methods().flat_map(|method| {
             [REPORT_FILE, NETWORK, thumbnails::STORED, thumbnails::DRAWN]
                 .map(|file| self.out.join(method.to_string()).join(file))
         })
@@ -189,7 +188,7 @@ impl RunDirectory {
 
     /// The directories of the methods' checkpoints.
     fn checkpoints(&self) -> impl Iterator<Item = PathBuf> {
-        self.methods.iter().map(|&method| checkpoints(&self.out, method))
+        self.methods().map(|method| checkpoints(&self.out, method))
     }
 
     /// Whether methods resume from checkpoints in the directory.
@@ -202,12 +201,13 @@ impl RunDirectory {
         &self.out
     }
 
-    /// The report of a method that the unfinished job has completed.
-    pub fn report(&self, method: MethodRef) -> Option<RunReport> {
+    /// The report of a run that the unfinished job has completed.
+    pub fn report(&self, run: &Run) -> Option<RunReport> {
         let report =
-            self.resumed.then(|| RunReport::read(&self.out.join(method.to_string())).ok())?;
+            self.resumed.then(|| RunReport::read(&self.out.join(run.method.to_string())).ok())?;
+        let config = Value::Object(run.config.values());
         report.filter(|report| {
-            report.complete && fixed_values(&report.config) == fixed_values(&self.config)
+            report.complete && fixed_values(&report.config) == fixed_values(&config)
         })
     }
 
@@ -232,14 +232,14 @@ impl RunDirectory {
     /// whose start failed leaves all files as they were.
     pub fn clean_up(&self) {
         let kept = !self.started.load(Ordering::Relaxed)
-            || self.methods.iter().any(|&method| {
+            || self.methods().any(|method| {
                 let reported = self.out.join(method.to_string()).join(REPORT_FILE).exists();
                 reported || has_manifest(&checkpoints(&self.out, method))
             });
         if !kept {
             let _ = std::fs::remove_file(self.out.join(JOB));
             let _ = std::fs::remove_file(self.out.join(CURVES));
-            for &method in &self.methods {
+            for method in self.methods() {
                 let _ = std::fs::remove_dir_all(checkpoints(&self.out, method));
                 let _ = std::fs::remove_dir(self.out.join(method.to_string()));
             }

@@ -18,6 +18,7 @@ use burn_rehearsal_train::augmentation::Augmentation;
 use burn_rehearsal_train::experiment::Workload;
 use burn_rehearsal_train::fingerprint::Fingerprint;
 use burn_rehearsal_train::init::keyed_init;
+use burn_rehearsal_train::methods::MethodRef;
 use burn_rehearsal_train::report::schema::{BufferReport, Picture};
 use burn_rehearsal_train::stream::{
     ClassIncremental, ClassOrder, InstanceIncremental, StreamError, TaskStream,
@@ -31,11 +32,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Images in a stream of tasks, and the network that learns them.
+/// Images in a stream of tasks, which all runs of a job have in common.
 pub struct Images {
-    config: Config,
     pub data: ImageData,
-    stream: Box<dyn TaskStream>,
+    pub stream: Box<dyn TaskStream>,
     training: Option<Augment>,
     evaluation: Option<Augment>,
     /// The network with pretrained weights, on an autodiff device.
@@ -78,15 +78,15 @@ impl Images {
                 Some(load_safetensors(network(config, &data).init(&device), path)?)
             }
         };
-        Ok(Self { config: config.clone(), data, stream, training, evaluation, pretrained })
+        Ok(Self { data, stream, training, evaluation, pretrained })
     }
 
-    /// The size in bytes of a sample in the buffer, for training on `device`.
+    /// The size in bytes of a sample in the buffer of `method`, for training on `device`.
     ///
     /// # Errors
     ///
     /// [`AppError::Sample`] if the buffer cannot store it.
-    pub fn row_bytes(&self, device: &Device) -> Result<usize, AppError> {
+    pub fn row_bytes(&self, method: MethodRef, device: &Device) -> Result<usize, AppError> {
         let blank =
             Image { pixels: vec![0u8; self.data.shape.elements()].into(), class: 0, index: 0 };
         let layout = |batch: ImageBatch| {
@@ -94,9 +94,19 @@ impl Images {
             batch.into_parts(&mut columns)?;
             Schema::of(ImageBatch::FIELDS, &columns)
         };
-        let schema = layout(self.batcher().batch(vec![blank], device));
-        Ok(schema?.row_bytes())
+        let batcher = ImageBatcher { shape: self.data.shape, room: 0 };
+        let schema = layout(batcher.batch(vec![blank], device));
+        // Logits are stored as `f32`. A mini-batch has none before the first forward pass.
+        let logits = if method.stores_logits() { self.data.classes * size_of::<f32>() } else { 0 };
+        Ok(schema?.row_bytes() + logits)
     }
+}
+
+/// The images and the network of one run.
+pub struct ImageRun<'a> {
+    pub images: &'a Images,
+    pub method: MethodRef,
+    pub config: &'a Config,
 }
 
 /// The configuration of the network.
@@ -107,41 +117,41 @@ fn network(config: &Config, data: &ImageData) -> NetworkConfig {
         .with_width(config.model_width)
 }
 
-impl Workload for Images {
+impl Workload for ImageRun<'_> {
     type Item = Image;
     type Batch = ImageBatch;
     type Batcher = ImageBatcher;
     type Model = Network;
 
     fn train(&self) -> Arc<dyn Dataset<Image>> {
-        self.data.train.clone()
+        self.images.data.train.clone()
     }
 
     fn test(&self) -> Arc<dyn Dataset<Image>> {
-        self.data.test.clone()
+        self.images.data.test.clone()
     }
 
     fn stream(&self) -> &dyn TaskStream {
-        self.stream.as_ref()
+        self.images.stream.as_ref()
     }
 
     fn batcher(&self) -> ImageBatcher {
         ImageBatcher {
-            shape: self.data.shape,
-            room: self.config.representatives.of(self.config.batch_size),
+            shape: self.images.data.shape,
+            room: self.config.representatives.of(self.config.batch_size) * self.method.draws(),
         }
     }
 
     fn augmentation(&self) -> Option<Augmentation<ImageBatch>> {
-        self.training.clone().map(Augment::into_augmentation)
+        self.images.training.clone().map(Augment::into_augmentation)
     }
 
     fn evaluation(&self) -> Option<Augmentation<ImageBatch>> {
-        self.evaluation.clone().map(Augment::into_augmentation)
+        self.images.evaluation.clone().map(Augment::into_augmentation)
     }
 
     fn fingerprint(&self) -> Fingerprint {
-        self.data.fingerprint.clone()
+        self.images.data.fingerprint.clone()
     }
 
     fn left_out(&self) -> Vec<u64> {
@@ -150,7 +160,7 @@ impl Workload for Images {
             path.hash(&mut hasher);
             hasher.finish()
         };
-        self.data.damaged.paths().iter().map(number).collect()
+        self.images.data.damaged.paths().iter().map(number).collect()
     }
 
     fn pictures(
@@ -159,24 +169,26 @@ impl Workload for Images {
         report: &BufferReport,
     ) -> Result<Vec<Picture>, RehearsalError> {
         let tasks: Vec<_> =
-            (0..self.stream.tasks()).map(|task| self.stream.classes(task)).collect();
+            (0..self.images.stream.tasks()).map(|task| self.images.stream.classes(task)).collect();
         let representatives = self.config.representatives.of(self.config.batch_size);
         thumbnails::pictures(buffer, &tasks, &report.per_class, representatives)
     }
 
     fn model(&self, device: &Device, seed: u64) -> Network {
-        match &self.pretrained {
+        match &self.images.pretrained {
             // Clones share running statistics. Conversion to inference and back copies them.
             Some(network) if device.is_autodiff() => network.valid().train().fork(device),
             Some(network) => network.valid().fork(device),
-            None => {
-                keyed_init(network(&self.config, &self.data).init(device), seed, self.config.init)
-            }
+            None => keyed_init(
+                network(self.config, &self.images.data).init(device),
+                seed,
+                self.config.init,
+            ),
         }
     }
 
     fn optimizer(&self) -> ModuleOptimizer {
-        let Config { momentum, weight_decay, .. } = self.config;
+        let Config { momentum, weight_decay, .. } = *self.config;
         let momentum = (momentum > 0.0)
             .then(|| MomentumConfig::new().with_momentum(momentum).with_dampening(0.0));
         let weight_decay =

@@ -167,6 +167,14 @@ fn invalid_numbers_are_refused_by_name_before_a_file_is_written() {
     refused(&["--scale-cap", "0.5"], &["`--scale-cap 0.5`", "at least 1"]);
     refused(&["--start-task", "5"], &["`--start-task 5`", "5 tasks"]);
     refused(&["--model", "conv", "--image-size", "3"], &["`--image-size 3`", "at least 4"]);
+    let derpp = ["train", "--method", "derpp"];
+    let options = |text| [&derpp[..], &["--method-options", text]].concat();
+    refused(&options("gamma=1"), &["`--method-options gamma`", "derpp.alpha, derpp.beta"]);
+    refused(&options("alpha=-1"), &["`--method-options alpha=-1`", "it must be in 0.0..="]);
+    refused(&[&derpp[..], &["--lag", "0"]].concat(), &["`--lag 0`", "`derpp` stores logits"]);
+    // Two representatives need a row of 64 pixels, 8 bytes, and 40 bytes of logits each.
+    let small = ["--capacity", "200B", "--representatives", "2", "--ranks", "1"];
+    refused(&[&derpp[..], &small].concat(), &["`--representatives 2`", "the 1 samples"]);
 }
 
 #[test]
@@ -204,6 +212,10 @@ fn unknown_values_and_options_are_refused_by_name() {
     }
     misused(&["train"], &["--method"]);
     misused(&["train", "--method", "memory"], &["'memory'", "rehearsal"]);
+    misused(&["--methods", "er,memory"], &["'er,memory'", "no method `memory`", "er-ace"]);
+    misused(&["--methods", "er,rehearsal"], &["the method `rehearsal` is listed twice"]);
+    misused(&["--method-options", "gamm=1"], &["'gamm=1'", "`gamm`", "ewc.gamma"]);
+    misused(&["--method-options", "der.alpha=-1"], &["'der.alpha=-1'", "alpha is -1", "0.0..="]);
     misused(&["--epochs", "-3"], &["'-3'", "--epochs"]);
     misused(&["--epochs", "many"], &["'many'", "--epochs"]);
     misused(&["--frobnicate"], &["--frobnicate"]);
@@ -367,6 +379,52 @@ fn results_do_not_depend_on_threads() {
             assert_ne!(other["buffer"][digest], first["buffer"][digest], "{ranks} ranks, {digest}");
         }
         assert_ne!(other["accuracy"], first["accuracy"]);
+    }
+}
+
+#[test]
+fn every_method_can_be_compared() {
+    let directory = TempDir::new().unwrap();
+    let names = [
+        "incremental",
+        "rehearsal",
+        "scratch",
+        "er-ace",
+        "der",
+        "derpp",
+        "cls-er",
+        "agem",
+        "gdumb",
+        "lwf",
+        "ewc",
+    ];
+    for ranks in ["1", "2"] {
+        let out = format!("out-{ranks}");
+        let options = ["--method-options", "alpha=0.5,derpp.alpha=0.25", "--out", &out];
+        let arguments = ["compare", "--methods", &names.join(","), "--ranks", ranks];
+        let stdout = succeed(directory.path(), &[&arguments, &SMALL[..], &options].concat());
+        let out = directory.path().join(&out);
+        let page = std::fs::read_to_string(out.join("report.html")).unwrap();
+        for name in names {
+            assert!(stdout.contains(name) && page.contains(name), "{name}");
+            let report = report(&out.join(name));
+            assert_eq!((&report["method"], &report["complete"]), (&name.into(), &true.into()));
+            let curves = report["curves"].as_array().unwrap();
+            assert!(curves.iter().all(|point| point["train_loss"].is_number()), "{name}");
+            let options = match name {
+                "derpp" => serde_json::json!({ "alpha": 0.25, "beta": 1.0 }),
+                "lwf" => serde_json::json!({ "alpha": 0.5, "temperature": 2.0 }),
+                "rehearsal" => serde_json::json!({}),
+                _ => continue,
+            };
+            assert_eq!(report["config"]["method-options"], options, "{name}");
+        }
+        // A row with logits is larger. GDumb trains on the 144 rows of the buffer.
+        let bytes = |name: &str| report(&out.join(name))["buffer"]["bytes"].clone();
+        assert_eq!((bytes("rehearsal"), bytes("der")), (10368.into(), (144 * 112).into()));
+        assert!(stdout.contains("buffer of der: samples 144, bytes 16128"), "{stdout}");
+        let samples = report(&out.join("gdumb"))["time"]["epochs"][0]["samples"].clone();
+        assert_eq!(samples, 144);
     }
 }
 

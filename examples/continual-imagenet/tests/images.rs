@@ -80,7 +80,7 @@ fn report(path: &Path) -> Value {
 /// The recipe for CIFAR-10, with a narrow ResNet-18 and small images.
 const RUN: [&str; 25] = [
     "--recipe",
-    "mammoth-er-cifar10",
+    "mammoth-cifar10",
     "--image-size",
     "16",
     "--crop-size",
@@ -144,7 +144,7 @@ fn three_methods_learn_from_image_files() {
         "incremental",
         "rehearsal",
         "scratch",
-        "mammoth-er-cifar10",
+        "mammoth-cifar10",
         "<tr class=\"changed\"><th scope=\"row\">epochs</th><td>4</td></tr>",
     ] {
         assert!(page.contains(text), "no {text} in the page");

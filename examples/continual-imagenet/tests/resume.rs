@@ -684,6 +684,20 @@ fn a_comparison_resumes_on_the_same_data_only() {
 }
 
 #[test]
+fn a_run_resumes_only_with_its_method_options() {
+    let directory = TempDir::new().unwrap();
+    let arguments =
+        ["train", "--method", "derpp", "--tasks", "2", "--epochs", "300", "--out", "out"];
+    interrupted(directory.path(), &arguments, "derpp  task 1/2  average");
+    let other = [&arguments[..], &["--method-options", "alpha=0.5"]].concat();
+    let changed = ["method-options was", "\"alpha\":0.2", "and is", "\"alpha\":0.5"];
+    refused(directory.path(), &other, &changed);
+    // The default may be repeated.
+    let same = [&arguments[..], &["--method-options", "derpp.beta=1"]].concat();
+    assert!(succeed(directory.path(), &same).contains("resumes with task 2/2"));
+}
+
+#[test]
 fn a_failed_start_changes_no_file() {
     let directory = TempDir::new().unwrap();
     interrupted(directory.path(), &RUN, "task 2/3  average");

@@ -4,6 +4,7 @@ use super::{Config, MAX_PIXELS};
 use crate::error::AppError;
 use burn_rehearsal::error::ConfigError;
 use burn_rehearsal::{MAX_LAG, RehearsalConfig, RowCount};
+use burn_rehearsal_train::methods::MethodRef;
 use burn_rehearsal_vision::models::NetworkKind;
 
 // Larger numbers are typing errors, which must not exhaust memory or threads.
@@ -17,7 +18,7 @@ const MIN_CONV_PIXELS: usize = 4;
 
 impl Config {
     /// Checks everything that can be checked without the data.
-    pub(super) fn check(&self) -> Result<(), AppError> {
+    pub(super) fn check(&self, method: MethodRef) -> Result<(), AppError> {
         // Reports and checkpoints store options as JSON, which is Unicode.
         for (option, path) in [("out", Some(&self.out)), ("weights", self.weights.as_ref())] {
             if let Some(path) = path.filter(|path| path.to_str().is_none()) {
@@ -35,7 +36,7 @@ impl Config {
             ("model-width", self.model_width, 1, MAX_WIDTH),
             ("lag", self.lag, 0, MAX_LAG),
             ("batch-size", self.batch_size, 1, MAX_ROWS),
-            // This program stores rows in steps only.
+            // Methods that do not store rows in steps ignore it.
             ("candidates", self.candidates.of(self.batch_size), 1, usize::MAX),
             ("representatives", self.representatives.of(self.batch_size), 0, MAX_ROWS),
             ("checkpoint-keep", self.checkpoint_keep, 1, usize::MAX),
@@ -56,6 +57,13 @@ impl Config {
             return Err(AppError::option(option, self.crop_size, reason));
         }
         self.crop_ranges()?;
+        if method.stores_logits() && self.lag == 0 {
+            let reason = format!(
+                "must be at least 1: the method `{method}` stores logits, which are known only \
+                 after the draws of their step"
+            );
+            return Err(AppError::option("lag", self.lag, reason));
+        }
         if let Some((epoch, _)) =
             self.milestones.pairs().first().filter(|(epoch, _)| *epoch < self.warmup_epochs)
         {

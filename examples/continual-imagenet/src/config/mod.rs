@@ -1,12 +1,14 @@
 //! The configuration of a run.
 
 mod check;
+mod method_options;
 mod recipe;
 mod resolve;
 mod text;
 
+pub use method_options::MethodOptions;
 pub use recipe::Recipe;
-pub use resolve::Flags;
+pub use resolve::{Flags, resolve};
 
 use crate::cli::{
     AugmentArg, CandidateModeArg, CheckpointInterval, ClassOrderArg, CollectiveArg, DisplayArg,
@@ -51,7 +53,11 @@ const MAY_CHANGE: &str = "may-change";
 /// Group of the options whose target (data, device) is compared instead of their text.
 const BY_CONTENT: &str = "by-content";
 
-/// The options of a run, resolved from the command line, the configuration file and the recipe.
+/// The value in reports that names the JPEG decoder.
+const DECODER: &str = "jpeg-decoder";
+
+/// The options of a run with one method, resolved from the command line, the configuration file and
+/// the recipe.
 ///
 /// Every option is declared here, and only here. The documentation of a field is its help text, and
 /// its type parses and prints the value. Its attributes set the default, the heading, which says
@@ -60,7 +66,7 @@ const BY_CONTENT: &str = "by-content";
 /// ```
 /// use continual_imagenet::Config;
 ///
-/// let config = Config::from_arguments(["--recipe", "mammoth-er-digits", "--epochs", "2"])?;
+/// let config = Config::from_arguments(["--recipe", "mammoth-digits", "--epochs", "2"])?;
 /// assert_eq!((config.epochs, config.batch_size), (2, 10));
 /// # Ok::<(), continual_imagenet::AppError>(())
 /// ```
@@ -72,6 +78,10 @@ pub struct Config {
     /// Set of defaults, named after a published experiment.
     #[arg(long, value_enum, default_value_t = Recipe::Digits, group = OUTSIDE_RECIPES)]
     pub recipe: Recipe,
+    /// Options of the methods: `OPTION=VALUE` for every method that has the option,
+    /// `METHOD.OPTION=VALUE` for one of them. The help of `--method` lists them.
+    #[arg(long, value_name = "OPTION=VALUE,…", default_value_t = MethodOptions::default(), hide_default_value = true)]
+    pub method_options: MethodOptions,
     /// Data set: `digits`, which is part of the program, or `KIND:DIR`.
     #[arg(long, value_name = "digits|KIND:DIR", default_value = "digits", groups = [OUTSIDE_RECIPES, MAY_CHANGE, BY_CONTENT])]
     #[arg(long_help = data_help())]
@@ -256,8 +266,8 @@ pub struct Config {
     /// run, `-2`, `-3`, … is appended.
     #[arg(long, default_value = "runs", hide_default_value = true, help_heading = FIRST)]
     pub out: PathBuf,
-    /// TOML file with options of this list, except `--method`, `--fresh` and `--config`. The
-    /// command line takes precedence.
+    /// TOML file with options of this list, except `--method`, `--methods`, `--fresh` and
+    /// `--config`. The command line takes precedence.
     #[arg(long, value_name = "FILE.toml", help_heading = DIFFER)]
     #[serde(skip)]
     pub config: Option<PathBuf>,
@@ -334,13 +344,45 @@ pub fn fixed_values(config: &Value) -> Map<String, Value> {
     comparable(config.as_object().cloned().unwrap_or_default(), &[MAY_CHANGE])
 }
 
+/// A run: a method with its options, and its configuration.
+#[derive(Debug, Clone)]
+pub struct Run {
+    pub method: MethodRef,
+    pub config: Config,
+}
+
+/// The [values](Config::values) of several runs, by name. If runs have different values, these are
+/// listed by method.
+pub fn values(runs: &[Run]) -> Map<String, Value> {
+    let each: Vec<_> = runs.iter().map(|run| (run.method.name(), run.config.values())).collect();
+    let Some((_, first)) = each.first() else { return Map::new() };
+    let value = |name: &String, value: &Value| {
+        let of_each =
+            || each.iter().filter_map(|(method, values)| Some((method, values.get(name)?)));
+        if of_each().all(|(_, other)| other == value) {
+            return value.clone();
+        }
+        of_each().map(|(method, value)| ((*method).to_owned(), value.clone())).collect()
+    };
+    first.iter().map(|(name, common)| (name.clone(), value(name, common))).collect()
+}
+
+/// The values that all ranks must agree on, by the name of the option.
+pub fn agreed(runs: &[Run]) -> Map<String, Value> {
+    let methods: Vec<_> = runs.iter().map(|run| run.method.name()).collect();
+    let mut options = comparable(values(runs), &[]);
+    let decoder = options.remove_entry(DECODER);
+    options.insert("method".into(), methods.join(", ").into());
+    options.into_iter().map(|(name, value)| (format!("--{name}"), value)).chain(decoder).collect()
+}
+
 impl Config {
     /// All values for the report, by name: the options, the names of overridden ones, and the JPEG
     /// decoder.
     pub fn values(&self) -> Map<String, Value> {
         let mut values = self.options();
         values.insert("overridden".into(), self.overridden.clone().into());
-        values.insert("jpeg-decoder".into(), JPEG_DECODER.into());
+        values.insert(DECODER.into(), JPEG_DECODER.into());
         values
     }
 
@@ -350,18 +392,6 @@ impl Config {
             Ok(Value::Object(values)) => values,
             _ => Map::new(),
         }
-    }
-
-    /// The values that all ranks must agree on, by the name of the option.
-    pub fn agreed(&self, methods: &[MethodRef]) -> Map<String, Value> {
-        let methods: Vec<_> = methods.iter().map(|method| method.name()).collect();
-        let options = comparable(self.options(), &[])
-            .into_iter()
-            .chain([("method".to_owned(), methods.join(", ").into())]);
-        let mut agreed: Map<String, Value> =
-            options.map(|(name, value)| (format!("--{name}"), value)).collect();
-        agreed.insert("jpeg-decoder".into(), JPEG_DECODER.into());
-        agreed
     }
 
     /// The checkpoints of a run; `None` if it writes none.

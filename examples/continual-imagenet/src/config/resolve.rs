@@ -1,12 +1,17 @@
-//! Resolves the configuration. The command line takes precedence over the configuration file, the
-//! file over the recipe, and the recipe over the defaults.
+//! Resolves the configuration of each method. The command line takes precedence over the
+//! configuration file, the file over the recipe, and the recipe over the defaults. In a recipe,
+//! options by network, by method, and by method and capacity take precedence in this order.
+//!
+//! Options of methods are replaced one by one, all other options as a whole.
 
+use super::method_options::MethodOptions;
 use super::recipe::RecipeText;
-use super::{AGREE, Config, OUTSIDE_RECIPES, command, tagged};
+use super::{AGREE, Config, OUTSIDE_RECIPES, Run, command, tagged};
 use crate::cli::StemArg;
 use crate::error::AppError;
 use crate::transport;
 use burn_rehearsal_collective::launch::Launch;
+use burn_rehearsal_train::methods::{self, MethodRef, Rehearsal};
 use burn_rehearsal_vision::models::NetworkKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
@@ -79,8 +84,32 @@ impl Default for Config {
     }
 }
 
+/// Resolves the configuration of a run with each method. Call it once per process, because
+/// methods with options are never freed.
+///
+/// # Errors
+///
+/// [`AppError`] with the file or option, and the reason.
+pub fn resolve(flags: &Flags, methods: &[MethodRef]) -> Result<Vec<Run>, AppError> {
+    let file = flags.file()?;
+    let options = Config::default().with(&file)?.with_flags(flags)?.method_options;
+    if let Some((unused, valid)) = options.unused(methods) {
+        let names: Vec<_> = methods.iter().map(|method| method.name()).collect();
+        let valid =
+            if valid.is_empty() { "there are none" } else { &format!("expected one of {valid}") };
+        let reason = format!("not an option of {}; {valid}", names.join(", "));
+        return Err(AppError::option("method-options", unused, reason));
+    }
+    let run = |method: &MethodRef| {
+        let config = Config::of_method(*method, flags, &file)?;
+        let method = methods::with_options(method.name(), &config.method_options.of(*method))?;
+        Ok(Run { method, config })
+    };
+    methods.iter().map(run).collect()
+}
+
 impl Config {
-    /// Parses and resolves options as `continual-imagenet compare` accepts them.
+    /// Parses and resolves options as `continual-imagenet train --method rehearsal` accepts them.
     ///
     /// # Errors
     ///
@@ -88,22 +117,29 @@ impl Config {
     pub fn from_arguments<A: Into<OsString> + Clone>(
         arguments: impl IntoIterator<Item = A>,
     ) -> Result<Self, AppError> {
+        Self::parsed(&Rehearsal, arguments)
+    }
+
+    /// Parses and resolves the options of a run with this method.
+    pub(super) fn parsed<A: Into<OsString> + Clone>(
+        method: MethodRef,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Result<Self, AppError> {
         let command = command().no_binary_name(true).allow_negative_numbers(true);
-        Self::resolve(&Flags::from_arg_matches(&command.try_get_matches_from(arguments)?)?)
+        let flags = Flags::from_arg_matches(&command.try_get_matches_from(arguments)?)?;
+        Self::of_method(method, &flags, &flags.file()?)
     }
 
     /// Adds the configuration file, the recipe and the defaults to the command line, and validates
     /// the result.
-    ///
-    /// # Errors
-    ///
-    /// [`AppError`] with the file or option, and the reason.
-    pub fn resolve(flags: &Flags) -> Result<Self, AppError> {
-        let file = flags.file()?;
+    fn of_method(method: MethodRef, flags: &Flags, file: &Table) -> Result<Self, AppError> {
         let given = |option: &str| flags.contains(option) || file.contains_key(option);
-        let asked = Self::default().with(&file)?.with_flags(flags)?;
-        let defaults = asked.recipe_defaults(given)?;
-        let mut config = defaults.with(&file)?.with_flags(flags)?;
+        let asked = Self::default().with(file)?.with_flags(flags)?;
+        let mut defaults = asked.recipe_defaults(method, given)?;
+        let mut config = defaults.with(file)?.with_flags(flags)?;
+        for config in [&mut defaults, &mut config] {
+            config.complete_method_options(method)?;
+        }
 
         let (values, before, outside) =
             (config.options(), defaults.options(), tagged(&[OUTSIDE_RECIPES]));
@@ -132,13 +168,34 @@ impl Config {
         if !given("out") {
             config.out = PathBuf::from("runs").join(config.data.name());
         }
-        config.check()?;
+        config.check(method)?;
         Ok(config)
     }
 
-    /// The values of the recipe, and those that depend on the recipe, the data, the network and the
-    /// image size. `given` returns whether the user has set an option.
-    fn recipe_defaults(&self, given: impl Fn(&str) -> bool) -> Result<Self, AppError> {
+    /// Sets the options of `method` that are not set to their defaults, and removes those of other
+    /// methods.
+    fn complete_method_options(&mut self, method: MethodRef) -> Result<(), AppError> {
+        let values = self.method_options.of(method);
+        self.method_options = match &values[..] {
+            [] => MethodOptions::all_of(method),
+            values => {
+                let method = method.with_options(values).map_err(|error| {
+                    let text = self.method_options.to_string();
+                    AppError::option("method-options", text, error.to_string())
+                })?;
+                MethodOptions::all_of(&*method)
+            }
+        };
+        Ok(())
+    }
+
+    /// The values of the recipe, and those that depend on the recipe, the data, the network, the
+    /// method, the capacity and the image size. `given` returns whether the user has set an option.
+    fn recipe_defaults(
+        &self,
+        method: MethodRef,
+        given: impl Fn(&str) -> bool,
+    ) -> Result<Self, AppError> {
         let recipe = RecipeText::of(self.recipe)?;
         if recipe.needs_data && !given("data") {
             return Err(AppError::choice("recipe", self.recipe, "needs `--data`"));
@@ -156,7 +213,9 @@ impl Config {
         if !recipe.options.contains_key("init") {
             defaults.init = model.scheme();
         }
-        let defaults = defaults.with(&recipe.of_model(model))?;
+        let defaults = defaults.with(&recipe.of_model(model))?.with(&recipe.of_method(method))?;
+        let capacity = if given("capacity") { self.capacity } else { defaults.capacity };
+        let defaults = defaults.with(&recipe.of_capacity(method, capacity))?;
         // The crop keeps its share of the image.
         let side = if given("image-size") { self.image_size } else { defaults.image_size };
         Ok(Self {
@@ -170,18 +229,27 @@ impl Config {
     pub(super) fn with(&self, options: &Table) -> Result<Self, AppError> {
         let mut values = Table::try_from(self).map_err(AppError::values)?;
         values.extend(options.clone());
-        values.try_into().map_err(AppError::values)
+        let config: Self = values.try_into().map_err(AppError::values)?;
+        Ok(config.after(self))
     }
 
-    fn with_flags(mut self, flags: &Flags) -> Result<Self, AppError> {
-        self.update_from_arg_matches(&flags.0)?;
-        Ok(self)
+    fn with_flags(&self, flags: &Flags) -> Result<Self, AppError> {
+        let mut config = self.clone();
+        config.update_from_arg_matches(&flags.0)?;
+        Ok(config.after(self))
+    }
+
+    /// This configuration, with those options of methods that only `earlier` has.
+    fn after(self, earlier: &Self) -> Self {
+        let options = earlier.method_options.clone().replaced_by(self.method_options);
+        Self { method_options: options, ..self }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use burn_rehearsal_train::methods::DerPlusPlus;
 
     /// The configuration from a file with this text and further arguments.
     fn with_file(text: &str, more: &[&str]) -> Result<Config, AppError> {
@@ -205,6 +273,66 @@ mod tests {
             with_file("epochs = 3\nprofile = true\n", &["--epochs", "30"]).unwrap().epochs,
             30
         );
+    }
+
+    /// The method options of `derpp` from a recipe with alpha 0.2 and beta 0.5, a file and the
+    /// command line.
+    fn derpp(file: &str, flags: &[&str]) -> Result<String, AppError> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run.toml");
+        std::fs::write(&path, file).unwrap();
+        let recipe = ["--recipe", "mammoth-cifar10", "--data", "folder:images"];
+        let config = ["--capacity", "500", "--config", path.to_str().unwrap()];
+        let config = Config::parsed(&DerPlusPlus::DEFAULT, [&recipe, &config[..], flags].concat())?;
+        Ok(config.method_options.to_string())
+    }
+
+    #[test]
+    fn method_options_are_replaced_one_by_one() {
+        let options = |file, flags: &[&str]| derpp(file, flags).unwrap();
+        let file = "method-options = \"beta=0.6,derpp.alpha=0.3\"";
+        assert_eq!(options("", &[]), "alpha=0.2,beta=0.5");
+        assert_eq!(options(file, &[]), "alpha=0.3,beta=0.6");
+        assert_eq!(options(file, &["--method-options", "alpha=0.4"]), "alpha=0.4,beta=0.6");
+        assert_eq!(options(file, &["--method-options", "derpp.beta=2"]), "alpha=0.3,beta=2");
+        assert_eq!(options("method-options = { alpha = 1 }", &[]), "alpha=1,beta=0.5");
+        let error = |file, flags: &[&str]| derpp(file, flags).unwrap_err().to_string();
+        let range = error("", &["--method-options", "alpha=-1"]);
+        assert!(range.contains("`--method-options") && range.contains("alpha is -1"), "{range}");
+        let line = error("\nmethod-options = \"gamm=1\"", &[]);
+        assert!(line.contains("line 2") && line.contains("derpp.alpha"), "{line}");
+    }
+
+    #[test]
+    fn each_method_of_a_job_has_its_configuration() {
+        let job = |names: &[&str], arguments: &[&str]| {
+            let command = command().no_binary_name(true).allow_negative_numbers(true);
+            let matches = command.try_get_matches_from(arguments).unwrap();
+            let methods: Vec<_> =
+                names.iter().map(|name| methods::by_name(name).unwrap()).collect();
+            resolve(&Flags::from_arg_matches(&matches).unwrap(), &methods)
+        };
+        let digits = ["--recipe", "mammoth-digits", "--method-options", "alpha=1,derpp.alpha=0.5"];
+        let runs = job(&["er", "der", "derpp"], &digits).unwrap();
+        let found: Vec<_> =
+            runs.iter().map(|run| (run.method.full_name(), run.config.learning_rate)).collect();
+        let expected =
+            [("rehearsal", 0.1), ("der(alpha=1)", 0.03), ("derpp(alpha=0.5,beta=1)", 0.03)];
+        assert_eq!(found, expected.map(|(name, rate)| (name.to_owned(), rate)));
+        let values = super::super::values(&runs);
+        assert_eq!(values["epochs"], 5);
+        assert_eq!(values["learning-rate"]["derpp"], 0.03);
+        let agreed = super::super::agreed(&runs);
+        assert_eq!(agreed["--method"], "rehearsal, der, derpp");
+        assert_eq!(agreed["--method-options"]["der"]["alpha"], 1.0);
+        for option in ["gamma=1", "lwf.alpha=1"] {
+            let error = job(&["er", "der"], &["--method-options", option]).unwrap_err();
+            let error = error.to_string();
+            let names = error.contains(option.split('=').next().unwrap());
+            assert!(names && error.ends_with("expected one of der.alpha"), "{error}");
+        }
+        let error = job(&["er"], &["--method-options", "alpha=1"]).unwrap_err().to_string();
+        assert!(error.contains("not an option of rehearsal; there are none"), "{error}");
     }
 
     #[test]
@@ -233,7 +361,6 @@ mod tests {
         let [first, second] = written.map(|options| Config::from_arguments(options).unwrap());
         assert_eq!(first, second);
         assert_eq!(first.values(), second.values(), "in reports and in unfinished runs");
-        assert_eq!(first.agreed(&[]), second.agreed(&[]), "on two ranks");
     }
 
     #[test]
@@ -256,7 +383,7 @@ mod tests {
         assert_eq!(repeated.model, NetworkKind::Mlp, "defaults may be repeated");
         for (asked, stem) in [(&[][..], StemArg::Small), (&["--stem", "auto"], StemArg::Auto)] {
             let recipe =
-                ["--recipe", "mammoth-er-cifar10", "--model", "conv", "--data", "folder:images"];
+                ["--recipe", "mammoth-cifar10", "--model", "conv", "--data", "folder:images"];
             assert_eq!(Config::from_arguments([&recipe, asked].concat()).unwrap().stem, stem);
         }
     }
