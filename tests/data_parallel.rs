@@ -1,6 +1,8 @@
 //! Data-parallel training: N ranks train one model, and no rank hangs.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "data_parallel/derpp.rs"]
+mod derpp;
 #[path = "data_parallel/equivalent.rs"]
 mod equivalent;
 #[path = "data_parallel/experiment.rs"]
@@ -9,6 +11,8 @@ mod experiment;
 mod faults;
 #[path = "data_parallel/harness.rs"]
 mod harness;
+#[path = "data_parallel/paired.rs"]
+mod paired;
 #[path = "data_parallel/precision.rs"]
 mod precision;
 

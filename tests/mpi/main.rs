@@ -58,3 +58,8 @@ fn processes_and_threads_store_and_draw_the_same_bits() {
 fn processes_learn_the_same_as_one_rank_with_all_rows() {
     holds("equivalent");
 }
+
+#[test]
+fn rows_replayed_by_processes_have_their_logits() {
+    holds("paired");
+}

@@ -6,6 +6,8 @@
 
 #[path = "../guarantees/bounded.rs"]
 mod bounded;
+#[path = "../data_parallel/derpp.rs"]
+mod derpp;
 #[path = "../guarantees/deterministic.rs"]
 mod deterministic;
 #[path = "../data_parallel/equivalent.rs"]
@@ -14,6 +16,8 @@ mod equivalent;
 mod harness;
 #[path = "../guarantees/model.rs"]
 mod model;
+#[path = "../data_parallel/paired.rs"]
+mod paired;
 #[path = "../guarantees/uniform.rs"]
 mod uniform;
 
@@ -30,7 +34,8 @@ fn main() -> ExitCode {
             "uniform" => uniform,
             "bounded" => bounded,
             "deterministic" => deterministic,
-            "equivalent" => equivalent::many_ranks_learn_what_one_rank_learns,
+            "equivalent" => equivalent,
+            "paired" => |size| paired::replayed_rows_have_their_logits(Some(size)),
             other => return Err(format!("unknown topic {other:?}")),
         };
         let worlds = on_processes(Box::new(ranks), || scenario(size));
@@ -64,4 +69,10 @@ fn bounded(size: usize) {
 fn deterministic(size: usize) {
     deterministic::repetitions_are_bit_identical(size);
     deterministic::draws_lag_behind_the_contents(size);
+}
+
+/// Guarantee 7.
+fn equivalent(size: usize) {
+    equivalent::many_ranks_learn_what_one_rank_learns(size);
+    derpp::several_ranks_compute_the_gradients_of_one(size);
 }

@@ -4,6 +4,8 @@
 //! * `cargo xtask validate` repeats the main job over several seeds and compares the means with the
 //!   published thresholds.
 //! * `cargo xtask kills` kills runs at random moments and checks that they resume bit for bit.
+//! * `cargo xtask paired` checks that replayed rows have their stored logits, with all combinations
+//!   of options.
 //! * `cargo xtask soak` runs buffers for a million steps and checks that neither memory nor the
 //!   time of a step grows.
 //! * `cargo xtask miri` runs the tests of the unsafe code of thread ranks in Miri.
@@ -20,6 +22,7 @@ mod licenses;
 mod limit;
 mod main_job;
 mod miri;
+mod paired;
 mod prerequisites;
 mod process;
 mod recipe;
@@ -83,6 +86,9 @@ enum Task {
         #[arg(long, value_name = "PATH")]
         program: Option<std::path::PathBuf>,
     },
+    /// Check that every replayed row has the logits of the step that stored it, with all combinations
+    /// of options. The gate runs some of them
+    Paired,
     /// Run buffers for a long time and check that neither memory nor the time of a step grows
     Soak {
         /// Number of steps of each buffer, in 1,000 tasks
@@ -131,6 +137,7 @@ fn run(task: Task) -> Result<()> {
         Task::Kills { times, seed, ranks, launcher, program } => {
             kills::kills(&workspace, &kills::Plan { times, seed, ranks, launcher, program })
         }
+        Task::Paired => paired::paired(&workspace),
         Task::Soak { steps, ranks } => soak::soak(&workspace, steps, ranks),
         Task::Miri { filter } => miri::miri(&workspace, filter.as_deref()),
         Task::Bench { tables: true, .. } => bench::write_tables(&workspace.root),

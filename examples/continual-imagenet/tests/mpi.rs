@@ -13,12 +13,21 @@ use burn_rehearsal_testing as testing;
 use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_continual-imagenet");
-const RUN: [&str; 5] = ["train", "--method", "rehearsal", "--epochs", "2"];
 
-/// The program on `size` processes.
+/// The arguments of a run with `method`.
+fn arguments(method: &str) -> [&str; 5] {
+    ["train", "--method", method, "--epochs", "2"]
+}
+
+/// The program with rehearsal on `size` processes.
 fn mpirun(size: usize) -> Command {
+    mpirun_of("rehearsal", size)
+}
+
+/// The program with `method` on `size` processes.
+fn mpirun_of(method: &str, size: usize) -> Command {
     let mut command = testing::mpirun(size, PROGRAM);
-    command.args(RUN).env("RUST_BACKTRACE", "0");
+    command.args(arguments(method)).env("RUST_BACKTRACE", "0");
     command
 }
 
@@ -33,34 +42,36 @@ fn output(command: &mut Command, out: &Path) -> Output {
         .expect("mpirun is installed")
 }
 
-/// The report and standard output of a successful run without output on standard error.
-fn report(command: &mut Command) -> (Value, String) {
+/// The report and standard output of a successful run of `method` without output on standard error.
+fn report(method: &str, command: &mut Command) -> (Value, String) {
     let out = tempfile::tempdir().unwrap();
     let output = output(command, out.path());
     assert_eq!(
         (output.status.success(), String::from_utf8_lossy(&output.stderr).as_ref()),
         (true, "")
     );
-    let report = std::fs::read(out.path().join("rehearsal/report.json")).unwrap();
+    let report = std::fs::read(out.path().join(method).join("report.json")).unwrap();
     (serde_json::from_slice(&report).unwrap(), String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[test]
 fn results_of_processes_and_threads_are_bit_identical() {
-    for size in [2, 3, 4] {
-        let (threads, _) =
-            report(Command::new(PROGRAM).args(RUN).args(["--ranks", &size.to_string()]));
-        let (processes, stdout) = report(&mut mpirun(size));
+    for (method, size) in [("rehearsal", 2), ("rehearsal", 3), ("rehearsal", 4), ("derpp", 4)] {
+        let mut command = Command::new(PROGRAM);
+        command.args(arguments(method)).args(["--ranks", &size.to_string()]);
+        let (threads, _) = report(method, &mut command);
+        let (processes, stdout) = report(method, &mut mpirun_of(method, size));
+        assert_eq!(processes["method"], method);
         assert_eq!(processes["world_size"], size);
         assert_eq!(processes["config"]["collective"], "mpi");
         for same in ["accuracy", "curves", "tasks", "complete"] {
-            assert_eq!(processes[same], threads[same], "{same}, {size} ranks");
+            assert_eq!(processes[same], threads[same], "{same}, {method}, {size} ranks");
         }
         for digest in ["contents_digest", "draws_digest"] {
             assert!(processes["buffer"][digest].is_string());
             assert_eq!(
                 processes["buffer"][digest], threads["buffer"][digest],
-                "{digest}, {size} ranks"
+                "{digest}, {method}, {size} ranks"
             );
         }
         assert_eq!(
@@ -74,7 +85,7 @@ fn results_of_processes_and_threads_are_bit_identical() {
 
 #[test]
 fn gradients_can_be_summed_by_the_mpi_library() {
-    let (report, _) = report(mpirun(2).args(["--reduction", "fast"]));
+    let (report, _) = report("rehearsal", mpirun(2).args(["--reduction", "fast"]));
     assert_eq!(report["config"]["reduction"], "fast");
     assert!(report["summary"]["average_top1"].as_f64().unwrap() > 0.1);
 }
