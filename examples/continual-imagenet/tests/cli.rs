@@ -173,7 +173,7 @@ fn invalid_numbers_are_refused_by_name_before_a_file_is_written() {
     refused(&options("alpha=-1"), &["`--method-options alpha=-1`", "it must be in 0.0..="]);
     refused(&[&derpp[..], &["--lag", "0"]].concat(), &["`--lag 0`", "`derpp` stores logits"]);
     // Two representatives need a row of 64 pixels, 8 bytes, and 40 bytes of logits each.
-    let small = ["--capacity", "200B", "--representatives", "2", "--ranks", "1"];
+    let small = ["--capacity", "0.2KiB", "--representatives", "2", "--ranks", "1"];
     refused(&[&derpp[..], &small].concat(), &["`--representatives 2`", "the 1 samples"]);
 }
 

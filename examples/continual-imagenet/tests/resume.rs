@@ -687,7 +687,7 @@ fn a_comparison_resumes_on_the_same_data_only() {
 fn a_run_resumes_only_with_its_method_options() {
     let directory = TempDir::new().unwrap();
     let arguments =
-        ["train", "--method", "derpp", "--tasks", "2", "--epochs", "300", "--out", "out"];
+        ["train", "--method", "derpp", "--tasks", "2", "--epochs", "100", "--out", "out"];
     interrupted(directory.path(), &arguments, "derpp  task 1/2  average");
     let other = [&arguments[..], &["--method-options", "alpha=0.5"]].concat();
     let changed = ["method-options was", "\"alpha\":0.2", "and is", "\"alpha\":0.5"];
