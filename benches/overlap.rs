@@ -25,13 +25,13 @@
 
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::InMemDataset;
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use burn_rehearsal::{
     EngineTimings, Execution, RehearsalBatch, RehearsalBuffer, RehearsalLoader, RowLayout,
     ShardedLoader,
 };
 use burn_rehearsal_benches::{
-    B, Batch, C, Figures, Images, R, StackImages, Target, config, fill, median, micros,
+    B, Batch, BatchLate, C, Figures, Images, R, StackImages, Target, config, fill, median, micros,
     random_batches, random_images, timed,
 };
 use std::hint::black_box;
@@ -39,6 +39,8 @@ use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 const POOL: usize = 4;
+/// Late logits per row.
+const CLASSES: usize = 1_000;
 const SHARD_BYTES: usize = 128 << 20;
 const COMPUTATION_MS: [u64; 4] = [1, 5, 20, 100];
 const TURNS: usize = 5;
@@ -137,6 +139,27 @@ fn foreign(
     })
 }
 
+/// Steps with mini-batches of a foreign loader, whose rows get logits after the step. The buffer's
+/// time is that of both calls.
+fn annotated(
+    buffer: &RehearsalBuffer<Batch>,
+    batches: &[Batch],
+    logits: &Tensor<2>,
+    computation: Computation,
+    steps: usize,
+) -> Costs {
+    run(buffer, steps, |step| {
+        let batch = batches[step % POOL].clone();
+        let started = Instant::now();
+        let merged = buffer.rehearse(batch).expect("a step");
+        merged.rows.annotate(BatchLate { logits: logits.clone() });
+        let elapsed = micros(started.elapsed());
+        black_box(merged);
+        computation.run();
+        Some(elapsed)
+    })
+}
+
 /// Steps behind `ShardedLoader`, whose own time does not count.
 fn behind_loader(
     buffer: &RehearsalBuffer<Batch>,
@@ -205,7 +228,7 @@ fn measure(
     title: &str,
     per_ms: f64,
     batches: &[Batch],
-    inline: &RehearsalBuffer<Batch>,
+    inline: impl Fn(Computation, usize) -> Costs,
     background: impl Fn(Computation, usize) -> Costs,
 ) {
     for (name, busy) in [("asleep", false), ("all cores busy", true)] {
@@ -236,7 +259,7 @@ fn measure(
                 of(&|(_, parts)| *parts),
                 of(&|(costs, _)| costs.mean_wait),
                 of(&|(costs, _)| costs.engine),
-                foreign(inline, batches, computation, steps).all,
+                inline(computation, steps).all,
                 wake(computation, steps),
             );
         }
@@ -261,9 +284,30 @@ fn main() {
         let inline = buffer(side, Execution::Inline, &batches);
         let background = buffer(side, Execution::Background, &batches);
         let title = format!("{side}², foreign loader");
-        measure(&mut figures, &title, per_ms, &batches, &inline, |computation, steps| {
+        let of_inline = |computation, steps| foreign(&inline, &batches, computation, steps);
+        measure(&mut figures, &title, per_ms, &batches, of_inline, |computation, steps| {
             foreign(&background, &batches, computation, steps)
         });
+        let with_late = |execution| -> RehearsalBuffer<Batch> {
+            let capacity = SHARD_BYTES / (Batch::row_bytes(side) + 4 * CLASSES);
+            config(capacity, execution).with_late_fields(true).init().expect("a buffer")
+        };
+        let logits = Tensor::zeros([B, CLASSES], &device);
+        let (late_inline, late) = (with_late(Execution::Inline), with_late(Execution::Background));
+        for buffer in [&late_inline, &late] {
+            let full = 2 * SHARD_BYTES / Batch::row_bytes(side) / C;
+            let none = Computation::Sleep(Duration::ZERO);
+            annotated(buffer, &batches, &logits, none, full);
+        }
+        let title = format!("{side}², foreign loader, {CLASSES} late logits");
+        measure(
+            &mut figures,
+            &title,
+            per_ms,
+            &batches,
+            |computation, steps| annotated(&late_inline, &batches, &logits, computation, steps),
+            |computation, steps| annotated(&late, &batches, &logits, computation, steps),
+        );
         let images = InMemDataset::new(random_images(4 * POOL * B, Batch::row_bytes(side), 100, 9));
         let sharded = ShardedLoader::<_, Batch>::builder(StackImages { side, room: R })
             .batch_size(B)
@@ -272,7 +316,7 @@ fn main() {
             .set_device(device.clone());
         let loader = RehearsalLoader::new(sharded.build(images), background.clone());
         let title = format!("{side}², `ShardedLoader`");
-        measure(&mut figures, &title, per_ms, &batches, &inline, |computation, steps| {
+        measure(&mut figures, &title, per_ms, &batches, of_inline, |computation, steps| {
             behind_loader(&background, &loader, computation, steps)
         });
     }
