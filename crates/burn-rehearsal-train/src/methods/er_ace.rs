@@ -1,5 +1,5 @@
 use super::{Method, Step, cross_entropy};
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Int, IntDType, Tensor};
 
 /// The score of a class that is hidden from a row: its probability is 0.
 const UNSEEN: f32 = -1e9;
@@ -50,7 +50,9 @@ impl Method for ErAce {
 /// The mean cross entropy over the classes in `targets` only.
 fn asymmetric(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
     let [rows, classes] = logits.dims();
+    // Targets may have another element type than Burn's default for integers.
     let numbers = Tensor::<1, Int>::arange(0..classes as i64, &targets.device());
+    let numbers = numbers.cast(IntDType::from(targets.dtype()));
     let present = targets
         .clone()
         .reshape([rows, 1])
@@ -65,7 +67,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use burn::tensor::Device;
+    use burn::tensor::{DType, Device, TensorData};
 
     const CLASSES: usize = 4;
 
@@ -97,6 +99,17 @@ mod tests {
         // As long as nothing is drawn, incoming rows see all classes, too.
         let loss = Mock::new(incoming, &[&[]]).loss(&ErAce, &[]).value;
         assert_close(loss, cross_entropy(incoming));
+    }
+
+    #[test]
+    fn targets_may_have_any_integer_type() {
+        let logits = Tensor::<2>::zeros([2, CLASSES], &Device::flex());
+        for dtype in [DType::I64, DType::I32] {
+            let targets = TensorData::from([0i64, 1]).convert_dtype(dtype);
+            let targets = Tensor::<1, Int>::from_data(targets, (&Device::flex(), dtype));
+            let loss: f32 = asymmetric(logits.clone(), targets).into_scalar();
+            assert!((loss - 2f32.ln()).abs() < 1e-6, "{dtype:?}");
+        }
     }
 
     #[test]
