@@ -79,7 +79,7 @@ use crate::experiment::ExperimentError;
 use crate::named;
 use burn::tensor::Tensor;
 use burn_rehearsal::error::ConfigError;
-use burn_rehearsal::{DrawConfig, RehearsalConfig};
+use burn_rehearsal::{DrawConfig, RehearsalConfig, SamplingKind};
 use serde::{Serialize, Serializer};
 use std::fmt;
 
@@ -243,6 +243,12 @@ impl dyn Method {
         let config = config.with_late_fields(self.stores_logits());
         let config = match self.insertion() {
             Insertion::EveryStep => config,
+            // Rows of the last task must be drawn from the first step of a task on. Only rules that
+            // depend on the task draw pending representatives again. The current task has no rows,
+            // so this rule is the uniform one.
+            Insertion::TaskEnd if config.sampling == SamplingKind::Uniform => {
+                config.with_candidates(0).with_sampling(SamplingKind::ExcludeCurrent)
+            }
             Insertion::TaskEnd => config.with_candidates(0),
         };
         match self.draws() {
