@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::limit::Limit;
 use crate::prerequisites;
 use crate::process;
-use crate::workspace::{Leg, Workspace};
+use crate::workspace::Workspace;
 
 /// The benchmark that needs an MPI library. It starts `mpirun` itself.
 const MPI: &str = "mpi";
@@ -69,7 +69,7 @@ pub(crate) struct Origin<'a> {
     /// Cargo's profile.
     pub(crate) profile: &'a str,
     /// The backend, and the GPU that it ran on, if it is not the default one.
-    pub(crate) gpu: Option<(Leg, &'a str)>,
+    pub(crate) gpu: Option<(&'a str, &'a str)>,
 }
 
 /// Runs the benchmarks `names`, or all if there are no names.
@@ -78,8 +78,7 @@ pub(crate) struct Origin<'a> {
 pub(crate) fn bench(workspace: &Workspace, names: &[String]) -> Result<()> {
     let origin = Origin { command: "cargo xtask bench NAME", profile: "bench", gpu: None };
     let run = |arguments: &[&str]| {
-        let mut command =
-            workspace.cargo(Leg::DEFAULT, &["bench", "-p", "burn-rehearsal-benches", "--locked"]);
+        let mut command = workspace.cargo(&["bench", "-p", "burn-rehearsal-benches", "--locked"]);
         command.args(arguments);
         record(workspace, command, &origin)
     };
@@ -124,7 +123,7 @@ fn collect(root: &Path, recorded: &Path, origin: &Origin<'_>) -> Result<()> {
     fs::create_dir_all(&results).map_err(|source| Error::File { path: results.clone(), source })?;
     let commit = commit(root);
     for (benchmark, rows) in read_all::<Vec<Row>>(recorded)? {
-        let suffix = origin.gpu.map_or_else(String::new, |(leg, _)| format!("-{}", leg.backend));
+        let suffix = origin.gpu.map_or_else(String::new, |(backend, _)| format!("-{backend}"));
         let path = results.join(format!("{benchmark}{suffix}.json"));
         let collected = Results {
             machine: machine(origin.gpu.map(|(_, name)| name)),
@@ -217,7 +216,7 @@ mod tests {
         let origin = Origin {
             command: "cargo xtask bench NAME",
             profile: "bench",
-            gpu: Some((Leg::CUDA, "A GPU")),
+            gpu: Some(("cuda", "A GPU")),
         };
         collect(root.path(), recorded.path(), &origin).unwrap();
         let all = read_all::<Results>(&root.path().join(RESULTS)).unwrap();

@@ -5,8 +5,8 @@ use std::process::Command;
 use crate::bench::{Origin, record};
 use crate::error::{Error, Result};
 use crate::gate::{self, Closing, print_line};
-use crate::workspace::{Leg, Workspace};
-use crate::{prerequisites, process};
+use crate::prerequisites;
+use crate::workspace::Workspace;
 
 /// The packages whose tests depend on the device.
 const PACKAGES: [&str; 5] = [
@@ -15,6 +15,16 @@ const PACKAGES: [&str; 5] = [
     "burn-rehearsal-vision",
     "burn-rehearsal-tests",
     "continual-imagenet",
+];
+/// All features that depend on CUDA, and the terminal interface.
+pub(crate) const CUDA_FEATURES: [&str; 7] = [
+    "burn-rehearsal/cuda",
+    "burn-rehearsal-benches/cuda",
+    "burn-rehearsal-tests/cuda",
+    "burn-rehearsal-train/cuda",
+    "burn-rehearsal-vision/cuda",
+    "continual-imagenet/cuda",
+    "continual-imagenet/tui",
 ];
 /// The test targets of these packages, and a filter for the names of tests. All other tests run on
 /// the CPU.
@@ -25,17 +35,17 @@ const NAMES: [&str; 4] = ["augment::tests", "device::", "precision", "on_the_dev
 /// The benchmarks that depend on the device.
 const BENCHMARKS: [&str; 4] = ["augment", "device", "gradients", "training"];
 
-/// The command that runs the device tests on `leg`, with further `options` of cargo.
-fn device_tests(workspace: &Workspace, leg: Leg, options: &[&str]) -> Command {
-    let features = PACKAGES.map(|package| format!("{package}/{}", leg.backend));
-    let mut command = workspace.cargo(leg, &["test", "--locked"]);
+/// The command that runs the device tests on `backend`, with further `options` of cargo.
+fn device_tests(workspace: &Workspace, backend: &str, options: &[&str]) -> Command {
+    let features = PACKAGES.map(|package| format!("{package}/{backend}"));
+    let mut command = workspace.cargo(&["test", "--locked"]);
     command
         .args(options)
         .args(PACKAGES.iter().flat_map(|package| ["-p", package]))
         .args(["--features", &features.join(",")])
         .args(TESTS)
         .args(NAMES);
-    command.env("BURN_DEVICE", leg.backend);
+    command.env("BURN_DEVICE", backend);
     command
 }
 
@@ -43,26 +53,10 @@ fn device_tests(workspace: &Workspace, leg: Leg, options: &[&str]) -> Command {
 pub(crate) fn wgpu(workspace: &Workspace, closing: &mut Closing) -> Result<()> {
     prerequisites::ensure(&prerequisites::WGPU_TOOLS)?;
     gate::tests(
-        device_tests(workspace, Leg::WGPU, &["--profile", "wgpu"]),
+        device_tests(workspace, "wgpu", &["--profile", "wgpu"]),
         &mut std::io::stdout(),
         closing,
     )
-}
-
-/// Checks that everything compiles for CUDA and with the terminal interface. `DOCS_RS` lets the
-/// bindings compile without the CUDA libraries and LLVM.
-///
-/// It builds the same packages in the same folder as the step `clippy`, so that everything that
-/// does not depend on the backend is reused.
-pub(crate) fn cuda(workspace: &Workspace) -> Result<()> {
-    let packages = PACKAGES.iter().chain(&["burn-rehearsal-benches"]);
-    let cuda = packages.map(|package| format!("{package}/cuda"));
-    let features = cuda.chain(["continual-imagenet/tui".to_owned()]).collect::<Vec<_>>().join(",");
-    let mut clippy = workspace.cargo(
-        Leg::DEFAULT,
-        &["clippy", "--workspace", "--all-targets", "--locked", "--features", &features],
-    );
-    process::run(clippy.args(["--", "-D", "warnings"]).env("DOCS_RS", "1"))
 }
 
 /// Runs the device tests and [`BENCHMARKS`] on this machine's NVIDIA GPU.
@@ -71,18 +65,20 @@ pub(crate) fn gpu(workspace: &Workspace) -> Result<()> {
     print_line(&format!("GPU: {name}"));
     let mut closing = Closing::default();
     gate::tests(
-        device_tests(workspace, Leg::CUDA, &["--release"]),
+        device_tests(workspace, "cuda", &["--release"]),
         &mut std::io::stdout(),
         &mut closing,
     )?;
-    let mut bench = workspace.cargo(
-        Leg::CUDA,
-        &["bench", "--locked", "-p", "burn-rehearsal-benches", "--features", "cuda"],
-    );
-    bench
-        .args(BENCHMARKS.iter().flat_map(|name| ["--bench", name]))
-        .env("BURN_DEVICE", Leg::CUDA.backend);
-    let gpu = Some((Leg::CUDA, name.as_str()));
+    let mut bench = workspace.cargo(&[
+        "bench",
+        "--locked",
+        "-p",
+        "burn-rehearsal-benches",
+        "--features",
+        "cuda",
+    ]);
+    bench.args(BENCHMARKS.iter().flat_map(|name| ["--bench", name])).env("BURN_DEVICE", "cuda");
+    let gpu = Some(("cuda", name.as_str()));
     record(workspace, bench, &Origin { command: "cargo xtask gpu", profile: "bench", gpu })?;
     print_line(&format!("device tests: {}", closing.totals()));
     Ok(())

@@ -1,12 +1,13 @@
 //! The small programs in `examples/`: each runs once, and its last number must reach a bound.
 
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use crate::error::{Error, Result};
 use crate::limit::Limit;
 use crate::main_job::{Check, require};
 use crate::process;
-use crate::workspace::{Leg, Workspace};
+use crate::workspace::Workspace;
 
 /// The name of each example, and the bound of the last number that it prints.
 const EXAMPLES: [(&str, f64); 6] = [
@@ -18,18 +19,25 @@ const EXAMPLES: [(&str, f64); 6] = [
     ("multi-tensor", 3.0),
 ];
 
-/// Builds the examples as the tests are built, so that nothing is compiled twice, and runs them in
-/// a temporary directory.
+/// Builds programs as the tests are built, so that nothing is compiled twice, but with default
+/// features. Returns their paths.
+pub(crate) fn build<const N: usize>(
+    workspace: &Workspace,
+    names: [&str; N],
+) -> Result<[PathBuf; N]> {
+    let mut build = workspace.cargo(&["build", "--workspace", "--locked"]);
+    process::run(build.args(names.iter().flat_map(|name| ["--bin", name])))?;
+    let folder = workspace.target.join("debug");
+    Ok(names.map(|name| folder.join(format!("{name}{}", std::env::consts::EXE_SUFFIX))))
+}
+
+/// Builds the examples and runs them in a temporary directory.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
-    let mut build = workspace.cargo(Leg::DEFAULT, &["build", "--workspace", "--locked"]);
-    build.args(EXAMPLES.iter().flat_map(|(name, _)| ["--bin", name]));
-    process::run(&mut build)?;
-    let programs = workspace.target_dir(Leg::DEFAULT).join("debug");
+    let programs = build(workspace, EXAMPLES.map(|(name, _)| name))?;
     let directory =
         tempfile::tempdir().map_err(|source| Error::File { path: std::env::temp_dir(), source })?;
     let mut checks = Vec::new();
-    for (name, bound) in EXAMPLES {
-        let program = programs.join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
+    for ((name, bound), program) in EXAMPLES.into_iter().zip(programs) {
         println!("{name}:");
         let mut command = Command::new(program);
         command.current_dir(directory.path()).stdin(Stdio::null());

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 
 use crate::error::{Error, Result};
+use crate::prerequisites::Tool;
 use crate::totals::Totals;
-use crate::workspace::{Leg, Workspace};
+use crate::workspace::Workspace;
 use crate::{devices, examples, licenses, main_job, prerequisites, process};
 
 /// A step of the gate. Cheap steps come first.
@@ -22,24 +23,18 @@ pub(crate) enum Step {
     Format,
     /// Licenses, origins and versions of dependencies, and the metadata of the crates.
     Licenses,
-    /// `cargo clippy` with warnings as errors, also for the library without the CPU backend.
+    /// `cargo clippy` with warnings as errors: with all features, of which `cuda` needs no GPU, with
+    /// the default ones, and for packages without a backend.
     Clippy,
     /// `cargo doc` with warnings as errors.
     Docs,
-    /// `cargo test`, with documentation tests.
+    /// `cargo test`, with documentation tests, ranks as processes under `mpirun`, and
+    /// libjpeg-turbo.
     Tests,
     /// The programs in `examples/`, each with a bound for the figure that it prints.
     Examples,
     /// The model tests of thread ranks, in every interleaving (loom).
     Loom,
-    /// Clippy, docs and tests with the feature `mpi`, whose ranks are processes under `mpirun`.
-    /// Skipped with a message if there is no MPI.
-    Mpi,
-    /// Clippy and the tests of images with the feature `turbojpeg`. Skipped with a message if
-    /// libjpeg-turbo cannot be built.
-    Turbojpeg,
-    /// Clippy with the features `cuda` and `tui`. It needs no GPU.
-    Cuda,
     /// The device tests and a short training run through wgpu, on a GPU or on one that a Vulkan
     /// driver simulates. Skipped with a message if there is neither.
     Wgpu,
@@ -51,7 +46,7 @@ impl Step {
     /// Whether the step may be skipped if its tools are not installed. In CI, and if the step was
     /// requested with `--only`, it may not.
     fn may_be_skipped(self, only: Option<Self>, in_ci: bool) -> bool {
-        matches!(self, Self::Mpi | Self::Turbojpeg | Self::Wgpu) && only.is_none() && !in_ci
+        self == Self::Wgpu && only.is_none() && !in_ci
     }
 }
 
@@ -96,13 +91,15 @@ struct Outcome {
     verdict: Verdict,
 }
 
-/// The closing lines of test binaries, and their sum.
+/// The end of the output: what was skipped, the closing lines of test binaries, and their sum.
 #[derive(Default)]
 pub(crate) struct Closing {
     lines: Vec<String>,
     totals: Totals,
     /// The devices on which tests ran.
     devices: BTreeSet<String>,
+    /// The steps and features that were skipped, and why.
+    skipped: BTreeSet<String>,
 }
 
 /// The text that tests print before the name of their device.
@@ -113,6 +110,11 @@ impl Closing {
     pub(crate) fn totals(&self) -> &Totals {
         &self.totals
     }
+
+    /// Notes that `what` is skipped because of `missing` tools.
+    fn skip(&mut self, what: impl fmt::Display, missing: &Error) {
+        self.skipped.insert(format!("*** {what} SKIPPED: {missing}"));
+    }
 }
 
 /// Runs all steps, or only one. The output ends with the closing lines of the tests and their sum.
@@ -122,16 +124,16 @@ pub(crate) fn test(workspace: &Workspace, only: Option<Step>) -> Result<()> {
     let requested = |step: &Step| only.is_none_or(|only| only == *step);
     let steps: Vec<_> = Step::value_variants().iter().copied().filter(requested).collect();
     let mut result = Ok(());
-    let mut skipped = Vec::new();
     for (index, &step) in steps.iter().enumerate() {
         print_line(&format!("==> {}/{} {step}", index + 1, steps.len()));
         let start = Instant::now();
         result = run(step, workspace, &mut closing);
         let time = start.elapsed();
         let verdict = Verdict::of(&result, step.may_be_skipped(only, prerequisites::in_ci()));
-        if verdict == Verdict::Skipped {
-            skipped.extend(result.err().map(|missing| format!("*** {step} SKIPPED: {missing}")));
-            result = Ok(());
+        if verdict == Verdict::Skipped
+            && let Err(missing) = std::mem::replace(&mut result, Ok(()))
+        {
+            closing.skip(step, &missing);
         }
         print_line(&format!("<== {step} {verdict} in {:.1} s", time.as_secs_f64()));
         outcomes.push(Outcome { step, time, verdict });
@@ -144,7 +146,7 @@ pub(crate) fn test(workspace: &Workspace, only: Option<Step>) -> Result<()> {
     }
     print_line(&table(&outcomes));
     // Printed at the end, where they are not overlooked.
-    skipped.iter().for_each(|skipped| print_line(&format!("{skipped}\n")));
+    closing.skipped.iter().for_each(|skipped| print_line(&format!("{skipped}\n")));
     closing.devices.iter().for_each(|device| print_line(&format!("tests ran on {device}")));
     if !closing.lines.is_empty() {
         print_line(&format!(
@@ -158,110 +160,114 @@ pub(crate) fn test(workspace: &Workspace, only: Option<Step>) -> Result<()> {
 }
 
 fn run(step: Step, workspace: &Workspace, closing: &mut Closing) -> Result<()> {
-    let cargo = |arguments: &[&str]| workspace.cargo(Leg::DEFAULT, arguments);
     match step {
         Step::Prerequisites => prerequisites::ensure(&prerequisites::TOOLS),
-        Step::Format => process::run(&mut cargo(&["fmt", "--all", "--", "--check"])),
+        Step::Format => process::run(&mut workspace.cargo(&["fmt", "--all", "--", "--check"])),
         Step::Licenses => licenses::check(),
-        Step::Clippy => clippy(workspace),
-        Step::Docs => process::run(
-            cargo(&["doc", "--workspace", "--no-deps", "--locked"])
-                .env("RUSTDOCFLAGS", "-D warnings"),
-        ),
-        Step::Tests => tests(
-            cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]),
-            &mut std::io::stdout(),
-            closing,
-        ),
+        Step::Clippy => clippy(workspace, closing),
+        Step::Docs => docs(workspace, closing),
+        Step::Tests => test_all(workspace, closing),
         Step::Examples => examples::run(workspace),
         Step::Loom => loom(workspace, closing),
-        Step::Mpi => mpi(workspace, closing),
-        Step::Turbojpeg => turbojpeg(workspace, closing),
-        Step::Cuda => devices::cuda(workspace),
         Step::Wgpu => devices::wgpu(workspace, closing),
         Step::MainJob => main_job(workspace),
     }
 }
 
-/// Checks everything with default features, and the library without the CPU backend, which selects
-/// other code.
-fn clippy(workspace: &Workspace) -> Result<()> {
-    let run = |leg, of: &[&str]| {
-        process::run(
-            workspace.cargo(leg, &["clippy", "--locked"]).args(of).args(["--", "-D", "warnings"]),
-        )
-    };
-    run(Leg::DEFAULT, &["--workspace", "--all-targets"])?;
-    run(Leg::NONE, &["-p", "burn-rehearsal", "--no-default-features"])
+/// The features that need further tools: their names, the tools, and the packages that have them.
+const OPTIONAL: [(&str, &[Tool], &[&str]); 2] = [
+    (
+        "mpi",
+        &prerequisites::MPI_TOOLS,
+        &[
+            "burn-rehearsal-benches/mpi",
+            "burn-rehearsal-testing/mpi",
+            "burn-rehearsal-tests/mpi",
+            "continual-imagenet/mpi",
+        ],
+    ),
+    (
+        "turbojpeg",
+        &prerequisites::TURBOJPEG_TOOLS,
+        &["burn-rehearsal-benches/turbojpeg", "continual-imagenet/turbojpeg"],
+    ),
+];
+
+/// The [`OPTIONAL`] features whose tools are installed. In CI, it is an error if others remain.
+///
+/// All packages are built together with the same features. Otherwise Burn would be built again.
+fn optional_features(closing: &mut Closing) -> Result<Vec<&'static str>> {
+    let mut enabled = Vec::new();
+    for (name, tools, features) in OPTIONAL {
+        match prerequisites::ensure(tools) {
+            Ok(()) => enabled.extend(features),
+            Err(missing @ Error::MissingTools(_)) if !prerequisites::in_ci() => {
+                closing.skip(format_args!("feature {name}"), &missing);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(enabled)
+}
+
+/// The packages that compile without a backend. Together, they share macros with the workspace.
+const WITHOUT_BACKEND: [&str; 11] = [
+    "--no-default-features",
+    "-p",
+    "burn-rehearsal",
+    "-p",
+    "burn-rehearsal-report",
+    "-p",
+    "burn-rehearsal-train",
+    "-p",
+    "burn-rehearsal-vision",
+    "-p",
+    "continual-imagenet",
+];
+
+/// Checks everything with all features. Default features, and packages without a backend, select
+/// other code. `DOCS_RS` lets the bindings of CUDA compile without its libraries and LLVM.
+fn clippy(workspace: &Workspace, closing: &mut Closing) -> Result<()> {
+    let features = [optional_features(closing)?, devices::CUDA_FEATURES.to_vec()].concat();
+    for of in [
+        &["--workspace", "--all-targets", "--features", &features.join(",")][..],
+        &["--workspace"],
+        &WITHOUT_BACKEND,
+    ] {
+        let mut clippy = workspace.cargo(&["clippy", "--locked"]);
+        process::run(clippy.args(of).args(["--", "-D", "warnings"]).env("DOCS_RS", "1"))?;
+    }
+    Ok(())
+}
+
+/// Builds the documentation with the features that docs.rs enables.
+fn docs(workspace: &Workspace, closing: &mut Closing) -> Result<()> {
+    let features = optional_features(closing)?.join(",");
+    let mut doc = workspace.cargo(&["doc", "--workspace", "--no-deps", "--locked"]);
+    process::run(doc.args(["--features", &features]).env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+/// Runs all tests, with real processes that may outnumber the cores. The tests of JPEG files run
+/// once with libjpeg-turbo and once without.
+fn test_all(workspace: &Workspace, closing: &mut Closing) -> Result<()> {
+    let features = optional_features(closing)?.join(",");
+    for of in [&["--features", &features][..], &["--test", "data"]] {
+        let mut test = workspace.cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
+        test.args(of);
+        tests(test, &mut std::io::stdout(), closing)?;
+    }
+    Ok(())
 }
 
 /// Builds the collective with loom's locks in a target directory of its own, and runs the tests
 /// that explore all interleavings of threads.
 fn loom(workspace: &Workspace, closing: &mut Closing) -> Result<()> {
-    let model = [
-        "test",
-        "--release",
-        "-p",
-        "burn-rehearsal-collective",
-        "--locked",
-        "--lib",
-        "threads::loom_tests",
-    ];
-    let mut command = workspace.cargo(Leg::DEFAULT, &model);
+    let mut command = workspace.cargo(&["test", "--release", "--locked", "--lib"]);
     command
+        .args(["-p", "burn-rehearsal-collective", "threads::loom_tests"])
         .env("RUSTFLAGS", "--cfg loom -D warnings")
-        .env("CARGO_TARGET_DIR", workspace.target_dir(Leg::DEFAULT).join("loom"));
+        .env("CARGO_TARGET_DIR", workspace.target.join("loom"));
     tests(command, &mut std::io::stdout(), closing)
-}
-
-/// The whole workspace with the feature `mpi`, so that Burn is not built again.
-const WITH_MPI: [&str; 4] = [
-    "--workspace",
-    "--locked",
-    "--features",
-    "burn-rehearsal-testing/mpi,burn-rehearsal-tests/mpi,continual-imagenet/mpi,burn-rehearsal-benches/mpi",
-];
-
-/// Runs the tests that need the feature `mpi`, with real processes that may outnumber the cores.
-/// The benchmark over MPI is only compiled.
-fn mpi(workspace: &Workspace, closing: &mut Closing) -> Result<()> {
-    prerequisites::ensure(&prerequisites::MPI_TOOLS)?;
-    let cargo = |arguments: &[&str]| workspace.cargo(Leg::DEFAULT, arguments);
-    process::run(
-        with(cargo(&["clippy", "--all-targets"]), &WITH_MPI).args(["--", "-D", "warnings"]),
-    )?;
-    let collective = ["-p", "burn-rehearsal-collective", "--features", "mpi", "--locked"];
-    process::run(
-        with(cargo(&["doc", "--no-deps"]), &collective).env("RUSTDOCFLAGS", "-D warnings"),
-    )?;
-    tests(
-        with(cargo(&["test", "--no-fail-fast", "--test", "mpi*"]), &WITH_MPI),
-        &mut std::io::stdout(),
-        closing,
-    )?;
-    // The collective does not depend on Burn, so nothing else is built for its own tests.
-    tests(with(cargo(&["test", "--lib"]), &collective), &mut std::io::stdout(), closing)?;
-    tests(with(cargo(&["test", "--doc"]), &collective), &mut std::io::stdout(), closing)
-}
-
-/// The whole workspace with the feature `turbojpeg`, so that Burn is not built again.
-const WITH_TURBOJPEG: [&str; 4] =
-    ["--workspace", "--locked", "--features", "burn-rehearsal-vision/turbojpeg"];
-
-/// Runs the tests that read JPEG files with libjpeg-turbo.
-fn turbojpeg(workspace: &Workspace, closing: &mut Closing) -> Result<()> {
-    prerequisites::ensure(&prerequisites::TURBOJPEG_TOOLS)?;
-    let cargo =
-        |arguments: &[&str]| with(workspace.cargo(Leg::DEFAULT, arguments), &WITH_TURBOJPEG);
-    process::run(cargo(&["clippy", "--all-targets"]).args(["--", "-D", "warnings"]))?;
-    tests(cargo(&["test", "--test", "data"]), &mut std::io::stdout(), closing)?;
-    tests(with(cargo(&["test", "--lib"]), &["--", "data::turbo"]), &mut std::io::stdout(), closing)
-}
-
-/// `command` with further arguments.
-fn with(mut command: Command, arguments: &[&str]) -> Command {
-    command.args(arguments);
-    command
 }
 
 /// Runs tests and keeps their closing lines, even if some fail.
@@ -283,9 +289,11 @@ pub(crate) fn tests(
     if closing.totals.none_run() { Err(Error::NoTests(process::shown(&command))) } else { Ok(()) }
 }
 
-/// Runs the main job once, as a user would, and compares it with the published thresholds.
+/// Runs the main job once and compares it with the published thresholds. It has the default features
+/// and the profile of the tests: its results are the same in release mode, for which Burn would be
+/// built again.
 fn main_job(workspace: &Workspace) -> Result<()> {
-    let program = main_job::build(workspace, &[])?;
+    let [program] = examples::build(workspace, [main_job::PROGRAM])?;
     let out =
         tempfile::tempdir().map_err(|source| Error::File { path: std::env::temp_dir(), source })?;
     process::run(&mut main_job::compare(&program, None, out.path()))?;
@@ -328,14 +336,14 @@ mod tests {
                 time: Duration::from_millis(1540),
                 verdict: Verdict::Passed,
             },
-            Outcome { step: Step::Mpi, time: Duration::ZERO, verdict: Verdict::Skipped },
+            Outcome { step: Step::Wgpu, time: Duration::ZERO, verdict: Verdict::Skipped },
             Outcome {
                 step: Step::MainJob,
                 time: Duration::from_secs(60),
                 verdict: Verdict::Failed,
             },
         ];
-        let expected = "\nstep                time\nformat             1.5 s\nmpi                0.0 s  SKIPPED\nmain-job          60.0 s  FAILED\n\
+        let expected = "\nstep                time\nformat             1.5 s\nwgpu               0.0 s  SKIPPED\nmain-job          60.0 s  FAILED\n\
                         all               61.5 s\n";
         assert_eq!(table(&outcomes), expected);
     }
@@ -348,10 +356,9 @@ mod tests {
                 step.may_be_skipped(only, in_ci),
             ) == Verdict::Skipped
         };
-        for step in [Step::Mpi, Step::Wgpu] {
-            assert!(skipped(step, None, false));
-            assert!(!skipped(step, None, true) && !skipped(step, Some(step), false));
-        }
+        let wgpu = Step::Wgpu;
+        assert!(skipped(wgpu, None, false));
+        assert!(!skipped(wgpu, None, true) && !skipped(wgpu, Some(wgpu), false));
         assert!(!skipped(Step::Prerequisites, None, false));
         assert_eq!(Verdict::of(&Err(Error::AlreadyReported), true), Verdict::Failed);
     }

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::main_job;
-use crate::workspace::{Leg, Workspace, remove_folder};
+use crate::workspace::{Workspace, remove_folder};
 
 /// The arguments of every run. They use every component that has a state, and write checkpoints so
 /// often that some kills hit a run while it writes one.
@@ -62,7 +62,7 @@ pub(crate) fn kills(workspace: &Workspace, plan: &Plan) -> Result<()> {
             if plan.launcher.is_some() { &["--features", "mpi"] } else { &[] },
         )?,
     };
-    let folder = workspace.target_dir(Leg::DEFAULT).join("kills");
+    let folder = workspace.target.join("kills");
     remove_folder(&folder)?;
     let out = |name: &str| folder.join(name).join("out");
     let started = Instant::now();

@@ -9,10 +9,10 @@ use serde::Deserialize;
 use crate::error::{Error, Result};
 use crate::limit::Limit;
 use crate::process;
-use crate::workspace::{Leg, Workspace};
+use crate::workspace::Workspace;
 
 /// The package of the main job, which is also the name of its program.
-const PROGRAM: &str = "continual-imagenet";
+pub(crate) const PROGRAM: &str = "continual-imagenet";
 
 /// The methods that `compare` runs. Folders and reports use these names.
 pub(crate) const METHODS: [&str; 3] = ["incremental", "scratch", "rehearsal"];
@@ -95,12 +95,10 @@ pub(crate) fn require(checks: &[Check]) -> Result<()> {
 /// Builds the program in release mode with further `arguments` of cargo, and returns its path.
 pub(crate) fn build(workspace: &Workspace, arguments: &[&str]) -> Result<PathBuf> {
     process::run(
-        workspace
-            .cargo(Leg::DEFAULT, &["build", "--release", "-p", PROGRAM, "--locked"])
-            .args(arguments),
+        workspace.cargo(&["build", "--release", "-p", PROGRAM, "--locked"]).args(arguments),
     )?;
     let program = format!("{PROGRAM}{}", std::env::consts::EXE_SUFFIX);
-    Ok(workspace.target_dir(Leg::DEFAULT).join("release").join(program))
+    Ok(workspace.target.join("release").join(program))
 }
 
 /// The command that compares the methods and writes reports to `out`. Without `seed`, the program

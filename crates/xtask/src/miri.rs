@@ -8,7 +8,7 @@ use std::process::Command;
 
 use crate::error::{Error, Result};
 use crate::process;
-use crate::workspace::{Leg, Workspace};
+use crate::workspace::Workspace;
 
 /// The command that installs Miri.
 const INSTALL: &str = "rustup toolchain install nightly --component miri,rust-src";
@@ -23,7 +23,7 @@ pub(crate) fn miri(workspace: &Workspace, filter: Option<&str>) -> Result<()> {
             .args(["run", "nightly", "cargo", "miri"])
             .args(arguments)
             .current_dir(&workspace.root);
-        command.env_remove("CARGO").env("CARGO_TARGET_DIR", workspace.target_dir(Leg::DEFAULT));
+        command.env_remove("CARGO").env("CARGO_TARGET_DIR", &workspace.target);
         command
     };
     if !process::succeeds(&mut cargo(&["--version"])) {

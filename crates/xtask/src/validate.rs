@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use crate::error::{Error, Result};
 use crate::main_job::{self, Averages, METHODS};
-use crate::workspace::{Leg, Workspace, remove_folder};
+use crate::workspace::{Workspace, remove_folder};
 use crate::{process, recipe};
 
 /// Runs the main job and the recipe with `seeds` and prints Markdown tables. Progress goes to
@@ -14,7 +14,7 @@ use crate::{process, recipe};
 ///
 /// The reports stay in `validate/seed-N` of the target directory until the next call.
 pub(crate) fn validate(workspace: &Workspace, seeds: Range<u64>) -> Result<()> {
-    let folder = workspace.target_dir(Leg::DEFAULT).join("validate");
+    let folder = workspace.target.join("validate");
     remove_folder(&folder)?;
     let program = main_job::build(workspace, &[])?;
     let mut runs = Vec::new();

@@ -9,6 +9,7 @@ use std::io::{BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 use support::{HANG, Running, program, read_until};
 use tempfile::TempDir;
@@ -155,6 +156,12 @@ fn uninterrupted(arguments: &[&str]) -> Value {
     );
     assert!(!out.join("rehearsal/checkpoints").exists());
     result(&out.join("rehearsal"))
+}
+
+/// The report of [`RUN`] without an interruption.
+fn whole() -> Value {
+    static WHOLE: OnceLock<Value> = OnceLock::new();
+    WHOLE.get_or_init(|| uninterrupted(&RUN)).clone()
 }
 
 /// The complete checkpoints, oldest first.
@@ -310,7 +317,7 @@ fn running_statistics_are_saved_per_rank_within_an_epoch() {
 
 #[test]
 fn a_damaged_checkpoint_is_named_and_the_previous_one_is_used() {
-    let whole = uninterrupted(&RUN);
+    let whole = whole();
     let directory = TempDir::new().unwrap();
     interrupted(directory.path(), &RUN, "task 2/3  average");
     let found = checkpoints(directory.path());
@@ -358,7 +365,7 @@ fn a_damaged_checkpoint_is_named_and_the_previous_one_is_used() {
 
 #[test]
 fn a_checkpoint_without_its_own_buffer_is_not_used() {
-    let whole = uninterrupted(&RUN);
+    let whole = whole();
     for missing in [true, false] {
         let directory = TempDir::new().unwrap();
         interrupted(directory.path(), &RUN, "task 2/3  average");
@@ -463,7 +470,7 @@ fn a_failed_checkpoint_is_named_and_the_previous_one_is_used() {
     assert!(!next.exists(), "an incomplete checkpoint remains");
     let stdout = succeed(directory.path(), &RUN);
     assert!(stdout.contains("resumes with task"), "{stdout}");
-    assert_eq!(result(&directory.path().join("out/rehearsal")), uninterrupted(&RUN));
+    assert_eq!(result(&directory.path().join("out/rehearsal")), whole());
 }
 
 #[test]
@@ -516,7 +523,7 @@ fn a_run_resumes_on_a_different_number_of_ranks() {
 
 #[test]
 fn all_signals_write_a_checkpoint() {
-    let whole = uninterrupted(&RUN);
+    let whole = whole();
     let directory = TempDir::new().unwrap();
     let all: [&[&str]; 6] = [
         &["USR1", "USR1", "USR1", "USR1"],
@@ -747,7 +754,7 @@ fn a_failed_start_changes_no_file() {
         .zip(&good)
         .for_each(|(checkpoint, good)| std::fs::write(learner(checkpoint), good).unwrap());
     assert!(succeed(directory.path(), &RUN).contains("resumes with task"));
-    assert_eq!(result(&directory.path().join("out/rehearsal")), uninterrupted(&RUN));
+    assert_eq!(result(&directory.path().join("out/rehearsal")), whole());
 }
 
 #[test]

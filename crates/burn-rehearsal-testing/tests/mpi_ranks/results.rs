@@ -5,7 +5,8 @@ use burn_rehearsal_testing::reference::digest_of_sums;
 
 use crate::launcher::run;
 
-const SIZES: [usize; 4] = [1, 2, 3, 4];
+/// A single rank, an odd number, and a power of two. Other tests have two ranks.
+const SIZES: [usize; 3] = [1, 3, 4];
 
 fn passes(size: usize, scenario: &str) -> String {
     let ended = run(size, &[scenario]);
@@ -43,7 +44,7 @@ fn fast_reductions_are_correct() {
 
 #[test]
 fn handles_of_different_threads_are_independent() {
-    [2, 3, 4].iter().for_each(|&size| assert_eq!(passes(size, "duplicates"), "done\n"));
+    [2, 3].iter().for_each(|&size| assert_eq!(passes(size, "duplicates"), "done\n"));
 }
 
 #[test]

@@ -89,8 +89,8 @@ mod tests {
         let penalty: f64 =
             (0..WEIGHTS.len()).map(|i| f64::from(importance[i]) * change(i).powi(2)).sum();
         assert_close(second.value, first.value + 3.0 * penalty);
-        for i in 0..WEIGHTS.len() {
-            let expected = first.gradient[i] + 3.0 * 2.0 * f64::from(importance[i]) * change(i);
+        for (i, &importance) in importance.iter().enumerate() {
+            let expected = first.gradient[i] + 3.0 * 2.0 * f64::from(importance) * change(i);
             assert_close(second.gradient[i], expected);
         }
     }

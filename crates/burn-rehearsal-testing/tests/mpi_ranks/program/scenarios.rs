@@ -103,7 +103,7 @@ fn every_operation(ranks: &mut Mpi) -> Result<(), CollectiveError> {
     check_exchange(ranks, 6, |_, to| (to == 0).then_some(17))?;
     // A random sequence of operations, the same on all ranks.
     let mut random = seeded(&[12]);
-    for key in 1000..1300 {
+    for key in 1000..1100 {
         let len = random.random_range(0..5000);
         match random.random_range(0..5) {
             0 => ranks.barrier()?,
@@ -179,7 +179,7 @@ fn time(ranks: &mut Mpi) -> Result<(), CollectiveError> {
 fn duplicates(mut gradients: Mpi) -> Outcome {
     let mut rows = gradients.duplicate()?;
     let engine = thread::spawn(move || -> Result<Box<dyn Collective>, CollectiveError> {
-        for key in 0..300 {
+        for key in 0..100 {
             if rows.rank() == 0 && key % 50 == 0 {
                 thread::sleep(Duration::from_millis(20));
             }
@@ -188,7 +188,7 @@ fn duplicates(mut gradients: Mpi) -> Outcome {
         }
         Ok(rows)
     });
-    for key in 0..30 {
+    for key in 0..15 {
         if gradients.rank() == 1 && key % 10 == 0 {
             thread::sleep(Duration::from_millis(30));
         }
@@ -264,7 +264,7 @@ fn deadlock(mut gradients: Mpi, leaves_out: bool) -> Result<(), CollectiveError>
 /// All ranks wait for rank 1, which is slow in every possible place, for longer than the detection
 /// of a deadlock takes.
 fn slow_engine(mut gradients: Mpi) -> Result<(), CollectiveError> {
-    let slow = Duration::from_secs(if gradients.rank() == 1 { 6 } else { 0 });
+    let slow = Duration::from_secs(if gradients.rank() == 1 { 5 } else { 0 });
     let mut engine = Engine::new(&mut gradients)?;
     engine.ask(slow);
     let mut second = gradients.duplicate()?;
