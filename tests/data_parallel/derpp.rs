@@ -190,13 +190,13 @@ fn loss(net: &Net, ranks: &[&Rows]) -> Tensor<1> {
     let classes = Tensor::<2, Int>::from_data(TensorData::new(classes, [total, 1]), &device);
     let log_probabilities = log_softmax(logits.clone(), 1).gather(1, classes);
     let [incoming, first, second] = counts;
-    let mut loss = log_probabilities.clone().slice([0..incoming]).mean().neg();
+    let mut loss = log_probabilities.clone().slice(0..incoming).mean().neg();
     if first > 0 {
-        let logits = logits.slice([incoming..incoming + first]);
+        let logits = logits.slice(incoming..incoming + first);
         loss = loss + (logits - matrix(stored, CLASSES, &device)).square().mean() * ALPHA;
     }
     if second > 0 {
-        loss = loss - log_probabilities.slice([incoming + first..total]).mean() * BETA;
+        loss = loss - log_probabilities.slice(incoming + first..total).mean() * BETA;
     }
     loss
 }
