@@ -402,7 +402,7 @@ fn an_output_directory_must_be_shared_by_all_ranks() {
 
 /// A run with short steps.
 const LONG: [&str; 9] =
-    ["train", "--method", "rehearsal", "--tasks", "2", "--epochs", "100", "--out", "out"];
+    ["train", "--method", "rehearsal", "--tasks", "2", "--epochs", "40", "--out", "out"];
 
 fn checkpoints(directory: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(directory.join("out/rehearsal/checkpoints")) else {
