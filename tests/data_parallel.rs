@@ -11,10 +11,14 @@ mod experiment;
 mod faults;
 #[path = "data_parallel/harness.rs"]
 mod harness;
+#[path = "data_parallel/methods.rs"]
+mod methods;
 #[path = "data_parallel/paired.rs"]
 mod paired;
 #[path = "data_parallel/precision.rs"]
 mod precision;
+#[path = "data_parallel/projection.rs"]
+mod projection;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -14,7 +14,7 @@ use burn_rehearsal::{Capacity, RehearsalBatch, RehearsalConfig, RowLayout};
 use burn_rehearsal_collective::Rank;
 use burn_rehearsal_train::experiment::{Checkpoints, Experiment, Settings, Workload};
 use burn_rehearsal_train::methods::{
-    Classifier, Incremental, LabeledBatch, Method, MethodRef, Rehearsal, Scratch, Step,
+    Classifier, Der, Incremental, LabeledBatch, Method, MethodRef, Rehearsal, Scratch, Step,
     TrainingData,
 };
 use burn_rehearsal_train::report::RunReport;
@@ -413,6 +413,18 @@ fn different_settings_or_data_are_named_on_every_rank() {
     failures(other_tasks, 2)
         .iter()
         .for_each(|error| assert!(error.contains("the order of arrival is 3 tasks"), "{error}"));
+}
+
+#[test]
+fn a_method_that_stores_logits_needs_a_late_field() {
+    for ranks in [1, 3] {
+        let run =
+            |_| (Numbers::new([3; CLASSES], [1; CLASSES]), &Der::DEFAULT as MethodRef, settings());
+        for error in failures(run, ranks) {
+            assert!(error.contains("`der` stores logits"), "{error}");
+            assert!(error.contains("no late field"), "{error}");
+        }
+    }
 }
 
 #[test]

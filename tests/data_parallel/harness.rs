@@ -101,7 +101,7 @@ impl Net {
         keyed_init(net, seed, Scheme::default())
     }
 
-    fn forward(&self, batch: Batch) -> ClassificationOutput {
+    pub(crate) fn forward(&self, batch: Batch) -> ClassificationOutput {
         assert!(batch.rows() > 0, "a network never receives an empty mini-batch");
         // The network may be in half precision.
         let x = batch.x.cast(self.hidden.weight.val().dtype());
@@ -345,7 +345,7 @@ pub(crate) fn train(
 }
 
 /// The path and the values of every float parameter.
-pub(crate) fn values(model: &Net) -> Vec<(String, Vec<f32>)> {
+pub(crate) fn values(model: &impl Module) -> Vec<(String, Vec<f32>)> {
     let mut values = Values::default();
     model.visit(&mut values);
     values.found.into_iter().map(|(path, _, values)| (path, values)).collect()

@@ -25,10 +25,10 @@ thread_local! {
 /// `TrainStep::step`.
 ///
 /// In a training with [`DataParallel`](super::DataParallel), the call only submits the reference
-/// and returns `gradients` as they are. Both gradients are averaged over the rows of all ranks and
-/// of all micro-batches of an update, each with its own numbers of rows, and projected before the
-/// update. N ranks then project as one rank with all rows. Elsewhere, the projection is done at
-/// once.
+/// and returns `gradients` as they are. The gradients of an update are combined as usual: averaged
+/// over the rows of all ranks, and added up over the micro-batches. References are averaged over
+/// the drawn rows of all ranks and micro-batches. The result is projected once, before the update.
+/// N ranks then project as one rank with all rows. Elsewhere, the projection is done at once.
 ///
 /// ```
 /// use burn::module::Module;

@@ -302,8 +302,10 @@ impl<W: Workload> Run<'_, W> {
             let loader = self.train_loader(task, (epoch, step))?;
             let before = self.strategy.timer().steps();
             let (model, stopped) = self.launch(task, learner, loader, epoch, end)?;
-            // Every rank counts the steps in which any rank had rows.
-            if stopped.is_none() && step == 0 && self.strategy.timer().steps() == before {
+            // Every rank counts the steps in which any rank had rows. A run that was stopped in the
+            // last step of a task has none left.
+            let begins = step == 0 && epoch <= end;
+            if stopped.is_none() && begins && self.strategy.timer().steps() == before {
                 return Err(ExperimentError::Data(format!(
                     "task {} has no training sample that can be used",
                     task + 1
