@@ -117,13 +117,16 @@ fn input(number: i64, class: i64) -> [f32; FEATURES] {
     x
 }
 
+/// A row of a training pass: its number, its class, and whether it was drawn.
+type PassRow = (i64, i64, bool);
+
 /// The events of a run, on all ranks.
 #[derive(Default)]
 struct Events {
     /// The networks that were created for training.
     networks: AtomicUsize,
-    /// The training passes: the network, and each row's number, class and whether it was drawn.
-    passes: Mutex<Vec<(usize, Vec<(i64, i64, bool)>)>>,
+    /// The training passes: the network, and its rows.
+    passes: Mutex<Vec<(usize, Vec<PassRow>)>>,
     /// The run stops after this number of passes.
     stop_after: Option<usize>,
     interrupters: Mutex<Vec<Interrupter>>,
@@ -232,7 +235,7 @@ impl World {
     }
 
     /// The training passes of each network, in order.
-    fn passes(&self) -> Vec<Vec<Vec<(i64, i64, bool)>>> {
+    fn passes(&self) -> Vec<Vec<Vec<PassRow>>> {
         let mut networks = vec![Vec::new(); self.events.networks.load(Ordering::Relaxed)];
         for (network, rows) in &*self.events.passes.lock().unwrap() {
             networks[*network].push(rows.clone());
