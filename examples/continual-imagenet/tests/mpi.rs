@@ -651,7 +651,7 @@ fn runs_with_long_steps_resume_after_signals_kills_and_stops() {
         &slow[..],
     ]
     .concat();
-    // The launcher treats INT and HUP like TERM.
+    // The launcher of Open MPI treats INT and HUP like TERM.
     let events = [
         Event::Launcher("USR1"),
         Event::Launcher("TERM"),
