@@ -18,7 +18,8 @@ const BATCH_NORM: &str = "Struct:BatchNorm";
 pub(crate) enum Role {
     /// Has a gradient and is changed by the optimizer.
     Trained,
-    /// The running mean or variance of a batch norm, changed by every forward pass.
+    /// The running mean or variance of a batch norm, changed by every forward pass, or a snapshot
+    /// of a method.
     RunningStatistic,
     /// Anything else: frozen, an index, a mask.
     Other,
@@ -84,6 +85,7 @@ impl ModulePath {
             Some((name, container)) if container == BATCH_NORM && name.starts_with("running_") => {
                 Role::RunningStatistic
             }
+            _ if self.in_snapshots() => Role::RunningStatistic,
             _ => Role::Other,
         }
     }

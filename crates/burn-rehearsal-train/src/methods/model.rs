@@ -10,7 +10,7 @@ use crate::evaluate::EvaluateError;
 use crate::experiment::ExperimentError;
 use burn::data::dataloader::DataLoader;
 use burn::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
-use burn::module::{Module, ModuleDisplay, Param, ParamId};
+use burn::module::{Module, ModuleDisplay, Param, ParamId, RunningState};
 use burn::optim::{GradientsParams, ModuleOptimizer, MultiGradientsParams};
 use burn::tensor::{Int, Tensor, TensorData, activation};
 use burn::train::{ClassificationOutput, InferenceStep, TrainOutput, TrainStep};
@@ -126,7 +126,9 @@ pub struct TaskInfo {
 /// What a method keeps from step to step, as parameters that are not trained: records contain them.
 #[derive(Module, Debug)]
 struct Snapshots {
-    values: Vec<Param<Tensor<1>>>,
+    /// On several ranks, they are averaged with the running statistics of batch norms, which they
+    /// contain and in which the ranks differ.
+    values: Vec<RunningState<Tensor<1>>>,
     /// The number of updates, shape `[1]`.
     updates: Param<Tensor<1, Int>>,
     /// The value of `updates`, once it was read.
@@ -141,7 +143,7 @@ impl Snapshots {
         let device = values.device();
         let zero = Tensor::from_data(TensorData::new(vec![0i64], [1]), &device);
         Self {
-            values: (0..count).map(|_| frozen(values.clone())).collect(),
+            values: (0..count).map(|_| RunningState::new(values.clone())).collect(),
             updates: Param::initialized(ParamId::new(), zero),
             counted: None,
         }
@@ -149,17 +151,17 @@ impl Snapshots {
 
     /// The values without autodiff.
     fn values(&self) -> Vec<Tensor<1>> {
-        self.values.iter().map(|value| value.val().inner()).collect()
+        self.values.iter().map(|state| state.value_sync().inner()).collect()
     }
 
     /// Lets a method change the values.
     fn change<T>(&mut self, change: impl FnOnce(&mut [Tensor<1>]) -> T) -> T {
         let mut values = self.values();
         let result = change(&mut values);
-        for (param, value) in self.values.iter_mut().zip(values) {
-            *param = param.clone().map(|old| {
-                if old.is_autodiff() { value.autodiff().set_require_grad(false) } else { value }
-            });
+        for (state, value) in self.values.iter().zip(values) {
+            let autodiff = state.value().is_autodiff();
+            state.update(if autodiff { value.autodiff() } else { value });
+            state.value_sync(); // applies the update
         }
         result
     }
@@ -175,11 +177,6 @@ impl Snapshots {
         (self.updates, self.counted) = (updates, Some(number));
         number
     }
-}
-
-/// A parameter that is not trained.
-fn frozen(value: Tensor<1>) -> Param<Tensor<1>> {
-    Param::initialized(ParamId::new(), value.set_require_grad(false))
 }
 
 /// A network and the method it trains with. It implements Burn's `TrainStep` and `InferenceStep`,
@@ -288,7 +285,7 @@ impl<N: Classifier> MethodModel<N> {
         let snapshot = self.method.evaluated_snapshot();
         let values = snapshot.zip(self.snapshots.as_ref());
         match values.and_then(|(snapshot, snapshots)| snapshots.values.get(snapshot)) {
-            Some(values) => parameters::with_values(&self.network, values.val().inner()),
+            Some(state) => parameters::with_values(&self.network, state.value_sync().inner()),
             None => self.network.valid(),
         }
     }
