@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 /// An option of a method: a number with a name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MethodOption {
-    /// The name, in kebab case.
+    /// The name, in snake case.
     pub name: &'static str,
     /// One line of help, without a period at its end.
     pub help: &'static str,
