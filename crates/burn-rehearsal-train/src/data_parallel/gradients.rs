@@ -1,8 +1,8 @@
 //! The mean gradient over all rows of all ranks, through one flat buffer.
 //!
 //! The buffer holds the gradients of all trained parameters in visit order, followed by one flag
-//! per parameter, which says whether any rank has a gradient for it. It is built on the device (one
-//! `cat`), read and summed bucket by bucket, and uploaded once. The part of a rank is scaled by its
+//! per parameter, which says whether any rank has a gradient for it, and one flag for a reference
+//! gradient. It is built on the device (one `cat`), read and summed bucket by bucket, and uploaded once. The part of a rank is scaled by its
 //! share of the rows *before* the sum. A share of 1 then changes no bit, and gradients in half
 //! precision cannot overflow. The sum is in `f32`, whatever the type of the model.
 //!
@@ -38,8 +38,9 @@ pub(crate) struct GradientSync<M> {
     flat: Option<Tensor<1>>,
     /// The flags of a single rank: whether any micro-batch had a gradient for the parameter.
     present: Vec<bool>,
-    /// The sum of this rank's reference gradients over drawn rows, and the number of rows.
-    reference: Option<(Tensor<1>, f32)>,
+    /// The sum of this rank's reference gradients over drawn rows. A factor does not change the
+    /// projection.
+    reference: Option<Tensor<1>>,
 }
 
 /// The gradients of an update.
@@ -71,7 +72,7 @@ impl<M: Module> GradientSync<M> {
         }
     }
 
-    /// Adds the gradients of a micro-batch of this rank. `share` (0..=1) is its part of the rows of
+    /// Adds the gradients of a micro-batch of this rank, after its reference. `share` (0..=1) is its part of the rows of
     /// all ranks' micro-batches.
     pub(crate) fn add(&mut self, model: &M, grads: GradientsParams, share: f32) {
         if self.alone && self.plain {
@@ -86,7 +87,8 @@ impl<M: Module> GradientSync<M> {
             self.present.resize(flags.len(), false);
             self.present.iter_mut().zip(&flags).for_each(|(present, flag)| *present |= *flag);
         } else {
-            let flags: Vec<f32> = flags.into_iter().map(|flag| f32::from(u8::from(flag))).collect();
+            let flags = flags.into_iter().chain([self.reference.is_some()]);
+            let flags: Vec<f32> = flags.map(|flag| f32::from(u8::from(flag))).collect();
             let count = flags.len();
             pieces.push(Tensor::from_data(
                 TensorData::new(flags, [count]),
@@ -105,11 +107,10 @@ impl<M: Module> GradientSync<M> {
 
     /// Adds the reference gradient of a micro-batch of this rank, a mean over `rows` drawn rows.
     pub(crate) fn add_reference(&mut self, model: &M, (reference, rows): Reference) {
-        let rows = rows as f32;
-        let sum = flatten(model, reference).0.mul_scalar(rows);
+        let sum = flatten(model, reference).0.mul_scalar(rows as f32);
         self.reference = Some(match self.reference.take() {
-            Some((before, count)) => (before + sum, count + rows),
-            None => (sum, rows),
+            Some(before) => before + sum,
+            None => sum,
         });
     }
 
@@ -130,7 +131,7 @@ impl<M: Module> GradientSync<M> {
         let reference = self.reference.take();
         if self.alone && self.plain {
             let mut grads = self.local.grads();
-            if let Some((reference, _)) = reference {
+            if let Some(reference) = reference {
                 grads = project_now(model, grads, reference);
             }
             return Ok(Reduced { grads, finite: true });
@@ -144,7 +145,7 @@ impl<M: Module> GradientSync<M> {
                 return Ok(Reduced { grads: GradientsParams::new(), finite: true });
             };
             let flat = match reference {
-                Some((reference, _)) => project(flat, reference),
+                Some(reference) => project(flat, reference),
                 None => flat,
             };
             // After the projection: the reference may have overflowed, too.
@@ -160,16 +161,11 @@ impl<M: Module> GradientSync<M> {
                     BucketError::Collective(error) => DataParallelError::from(error),
                 })
             };
-            let rows = reference.as_ref().map_or(0.0, |(_, rows)| *rows);
-            let rows = Tensor::from_data([rows], (&self.device, DType::F32));
-            let flat = self.flat.take().map(|flat| Tensor::cat(vec![flat, rows.clone()], 0));
-            let mut host = sum(flat, self.elements + self.params + 1)?;
-            // A rank with a reference has gradients, too.
-            let drawn = host.pop().unwrap_or(0.0);
+            let mut host = sum(self.flat.take(), self.elements + self.params + 1)?;
+            let any_reference = host.pop().is_some_and(|flag| flag > 0.0);
             let present: Vec<bool> = host[self.elements..].iter().map(|flag| *flag > 0.0).collect();
             host.truncate(self.elements);
-            if drawn > 0.0 {
-                let reference = reference.map(|(reference, _)| reference.div_scalar(drawn));
+            if any_reference {
                 project_values(&mut host, &sum(reference, self.elements)?);
             }
             let finite = factor.is_none() || host.iter().all(|value| value.is_finite());

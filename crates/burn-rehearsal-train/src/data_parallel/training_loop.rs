@@ -276,10 +276,10 @@ impl<'a, M: LearnerModel> TrainingLoop<'a, M> {
 
         let started = Instant::now();
         let model = self.learner.model();
-        grads.add(&model, output.grads, share as f32);
         if let Some(reference) = reference {
             grads.add_reference(&model, reference);
         }
+        grads.add(&model, output.grads, share as f32);
         self.end_phase(Phase::AllReduce, started)?;
         Ok(output.item)
     }

@@ -1,14 +1,13 @@
-use super::{Method, MethodOption, Step, Update, options};
+use super::{Method, Step, Update, options};
 use burn::nn::loss::{MseLoss, Reduction};
 use burn::tensor::{Tensor, activation};
-use burn_rehearsal::error::ConfigError;
 use burn_rehearsal::random::{Purpose, Stream};
 
 /// The snapshots.
 const PLASTIC: usize = 0;
 const STABLE: usize = 1;
 
-options! {
+options::options! {
     /// CLS-ER (Arani et al., "Learning Fast, Learning Slow: A General Continual Learning Method
     /// based on Complementary Learning System", ICLR 2022, arXiv 2201.12604).
     ///
@@ -44,13 +43,7 @@ impl Method for ClsEr {
         "Rehearsal with a fast and a slow average of the network (CLS-ER)"
     }
 
-    fn options(&self) -> Vec<MethodOption> {
-        self.list()
-    }
-
-    fn with_options(&self, values: &[(&str, f64)]) -> Result<Box<dyn Method>, ConfigError> {
-        self.replaced(values)
-    }
+    options::forward!();
 
     fn rehearses(&self) -> bool {
         true
@@ -82,7 +75,7 @@ impl Method for ClsEr {
         loss + distance * self.reg_weight
     }
 
-    fn updated(&self, update: &Update, snapshots: &mut [Tensor<1>]) {
+    fn updated(&self, update: &Update<'_>, snapshots: &mut [Tensor<1>]) {
         let mut stream = Stream::new(update.seed, Purpose::Method, update.number, 0);
         let ramp = 1.0 - 1.0 / (update.number as f64 + 1.0);
         for (snapshot, rate, alpha) in [
@@ -92,7 +85,7 @@ impl Method for ClsEr {
             if stream.unit_f64() < rate {
                 let decay = ramp.min(alpha);
                 snapshots[snapshot] = snapshots[snapshot].clone() * decay
-                    + update.parameters.clone() * (1.0 - decay);
+                    + update.parameters() * (1.0 - decay);
             }
         }
     }

@@ -1,9 +1,8 @@
-use super::{Method, MethodOption, Step, options};
+use super::{Method, Step, options};
 use burn::nn::loss::{MseLoss, Reduction};
 use burn::tensor::Tensor;
-use burn_rehearsal::error::ConfigError;
 
-options! {
+options::options! {
     /// Dark Experience Replay (Buzzega et al., "Dark Experience for General Continual Learning",
     /// NeurIPS 2020, arXiv 2004.07211, equation 6).
     ///
@@ -25,13 +24,7 @@ impl Method for Der {
         "Rehearsal of stored logits (Dark Experience Replay)"
     }
 
-    fn options(&self) -> Vec<MethodOption> {
-        self.list()
-    }
-
-    fn with_options(&self, values: &[(&str, f64)]) -> Result<Box<dyn Method>, ConfigError> {
-        self.replaced(values)
-    }
+    options::forward!();
 
     fn rehearses(&self) -> bool {
         true

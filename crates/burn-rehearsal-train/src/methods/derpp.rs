@@ -1,8 +1,7 @@
-use super::{Method, MethodOption, Step, der, options};
+use super::{Method, Step, der, options};
 use burn::tensor::Tensor;
-use burn_rehearsal::error::ConfigError;
 
-options! {
+options::options! {
     /// Dark Experience Replay++ (Buzzega et al., NeurIPS 2020, arXiv 2004.07211, equation 7).
     ///
     /// The loss is that of [`Der`](super::Der), CE(incoming) + α·MSE(network(x′), z′), plus
@@ -35,13 +34,7 @@ impl Method for DerPlusPlus {
         "Rehearsal of stored logits and of classes (Dark Experience Replay++)"
     }
 
-    fn options(&self) -> Vec<MethodOption> {
-        self.list()
-    }
-
-    fn with_options(&self, values: &[(&str, f64)]) -> Result<Box<dyn Method>, ConfigError> {
-        self.replaced(values)
-    }
+    options::forward!();
 
     fn rehearses(&self) -> bool {
         true

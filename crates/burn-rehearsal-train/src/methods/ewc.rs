@@ -1,13 +1,12 @@
-use super::{Method, MethodOption, Step, TaskEnd, options};
+use super::{Method, Step, TaskEnd, options};
 use crate::experiment::ExperimentError;
 use burn::tensor::Tensor;
-use burn_rehearsal::error::ConfigError;
 
 /// The snapshots: the parameters at the end of the last task, and their importance.
 const ANCHOR: usize = 0;
 const IMPORTANCE: usize = 1;
 
-options! {
+options::options! {
     /// Online elastic weight consolidation (Kirkpatrick et al. 2017, arXiv 1612.00796; the online
     /// form by Schwarz et al., "Progress & Compress", ICML 2018, arXiv 1805.06370, equation 9). A
     /// baseline without stored samples.
@@ -36,13 +35,7 @@ impl Method for OnlineEwc {
         "Penalize changes of important parameters (online EWC)"
     }
 
-    fn options(&self) -> Vec<MethodOption> {
-        self.list()
-    }
-
-    fn with_options(&self, values: &[(&str, f64)]) -> Result<Box<dyn Method>, ConfigError> {
-        self.replaced(values)
-    }
+    options::forward!();
 
     fn snapshots(&self) -> usize {
         2

@@ -1,9 +1,8 @@
-use super::{Method, MethodOption, Step, TaskEnd, options};
+use super::{Method, Step, TaskEnd, options};
 use crate::experiment::ExperimentError;
 use burn::tensor::{Int, Tensor, TensorData, activation};
-use burn_rehearsal::error::ConfigError;
 
-options! {
+options::options! {
     /// Learning without Forgetting (Li and Hoiem, "Learning without Forgetting", ECCV 2016, arXiv
     /// 1606.09282). A baseline without stored samples.
     ///
@@ -27,13 +26,7 @@ impl Method for Lwf {
         "Distill the network of the last task (Learning without Forgetting)"
     }
 
-    fn options(&self) -> Vec<MethodOption> {
-        self.list()
-    }
-
-    fn with_options(&self, values: &[(&str, f64)]) -> Result<Box<dyn Method>, ConfigError> {
-        self.replaced(values)
-    }
+    options::forward!();
 
     fn snapshots(&self) -> usize {
         1

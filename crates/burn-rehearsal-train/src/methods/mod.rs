@@ -72,7 +72,6 @@ mod testing;
 
 pub use model::{Classifier, LabeledBatch, MethodModel, TaskInfo};
 pub use options::MethodOption;
-pub(crate) use options::options;
 pub use step::{Step, TaskEnd, Update, cross_entropy};
 
 use crate::experiment::ExperimentError;
@@ -222,7 +221,7 @@ pub trait Method: fmt::Debug + Send + Sync {
     }
 
     /// Changes the snapshots after an update of the parameters. Default: does nothing.
-    fn updated(&self, _update: &Update, _snapshots: &mut [Tensor<1>]) {}
+    fn updated(&self, _update: &Update<'_>, _snapshots: &mut [Tensor<1>]) {}
 
     /// Changes the snapshots after the last update of a task. Collective. Default: does nothing.
     ///

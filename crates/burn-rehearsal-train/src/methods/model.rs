@@ -296,7 +296,8 @@ impl<N: Classifier> MethodModel<N> {
             return self;
         };
         let number = snapshots.count();
-        let update = Update { number, seed: *seed, parameters: parameters::values(network) };
+        let parameters = || parameters::values(network);
+        let update = Update { number, seed: *seed, parameters: &parameters };
         snapshots.change(|snapshots| method.updated(&update, snapshots));
         self
     }

@@ -98,4 +98,21 @@ macro_rules! options {
         }
     };
 }
-pub(crate) use options;
+pub(super) use options;
+
+/// The methods of [`Method`](super::Method) for a method that [`options!`] declares.
+macro_rules! forward {
+    () => {
+        fn options(&self) -> Vec<$crate::methods::MethodOption> {
+            self.list()
+        }
+
+        fn with_options(
+            &self,
+            values: &[(&str, f64)],
+        ) -> Result<Box<dyn $crate::methods::Method>, burn_rehearsal::error::ConfigError> {
+            self.replaced(values)
+        }
+    };
+}
+pub(super) use forward;

@@ -127,14 +127,19 @@ impl<'a> Step<'a> {
 }
 
 /// An update of the parameters. It is the same on all ranks.
-#[derive(Debug)]
-pub struct Update {
+pub struct Update<'a> {
     /// The number of updates so far, from 1.
     pub number: u64,
     /// The seed of the run.
     pub seed: u64,
-    /// All float parameters after the update, shape `[parameters]`.
-    pub parameters: Tensor<1>,
+    pub(super) parameters: &'a dyn Fn() -> Tensor<1>,
+}
+
+impl Update<'_> {
+    /// Copies all float parameters after the update, shape `[parameters]`.
+    pub fn parameters(&self) -> Tensor<1> {
+        (self.parameters)()
+    }
 }
 
 /// The end of a task, after the last update. It is the same on all ranks.

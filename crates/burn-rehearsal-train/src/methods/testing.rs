@@ -159,7 +159,8 @@ pub(super) fn update(
     parameters: &[f32],
     snapshots: &mut [Tensor<1>],
 ) {
-    method.updated(&Update { number, seed, parameters: plain(parameters) }, snapshots);
+    let parameters = || plain(parameters);
+    method.updated(&Update { number, seed, parameters: &parameters }, snapshots);
 }
 
 pub(super) fn assert_close(found: f64, expected: f64) {
