@@ -63,8 +63,8 @@
 //! | × incremental | training time divided by that of incremental training | lower |
 //! | images/s | incoming training samples of all ranks per second of training | higher |
 //!
-//! The CSV file names class-IL `average_top1` and task-IL `average_task_il`. Both are equal if every
-//! task has all classes, as in instance-incremental streams.
+//! The CSV file names class-IL `average_top1` and task-IL `average_task_il`. Both are equal if
+//! every task has all classes, as in instance-incremental streams.
 //!
 //! Incremental training is usually the lower bound of accuracy, and training from scratch on all
 //! data so far the upper bound. A good buffer comes close to the upper bound at little more than

@@ -13,8 +13,8 @@ pub(crate) const UNKNOWN: &str = "–";
 impl<'a> Comparison<'a> {
     /// A table with a line for each run, as plain text.
     ///
-    /// The columns are top-1 accuracy on each task after the last one, their average (class-IL), the
-    /// average among the classes of each task (task-IL), forgetting (fractions), total time and
+    /// The columns are top-1 accuracy on each task after the last one, their average (class-IL),
+    /// the average among the classes of each task (task-IL), forgetting (fractions), total time and
     /// training time in seconds, incoming training samples of all ranks per second and, if there is
     /// an incremental run, training time relative to it. If there are several incremental runs, the
     /// one with the most similar configuration is used.

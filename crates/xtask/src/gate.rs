@@ -23,8 +23,8 @@ pub(crate) enum Step {
     Format,
     /// Licenses, origins and versions of dependencies, and the metadata of the crates.
     Licenses,
-    /// `cargo clippy` with warnings as errors: with all features, of which `cuda` needs no GPU, with
-    /// the default ones, and for packages without a backend.
+    /// `cargo clippy` with warnings as errors: with all features, of which `cuda` needs no GPU,
+    /// with the default ones, and for packages without a backend.
     Clippy,
     /// `cargo doc` with warnings as errors.
     Docs,
@@ -289,9 +289,9 @@ pub(crate) fn tests(
     if closing.totals.none_run() { Err(Error::NoTests(process::shown(&command))) } else { Ok(()) }
 }
 
-/// Runs the main job once and compares it with the published thresholds. It has the default features
-/// and the profile of the tests: its results are the same in release mode, for which Burn would be
-/// built again.
+/// Runs the main job once and compares it with the published thresholds. It has the default
+/// features and the profile of the tests: its results are the same in release mode, for which Burn
+/// would be built again.
 fn main_job(workspace: &Workspace) -> Result<()> {
     let [program] = examples::build(workspace, [main_job::PROGRAM])?;
     let out =

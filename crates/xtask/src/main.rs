@@ -86,8 +86,8 @@ enum Task {
         #[arg(long, value_name = "PATH")]
         program: Option<std::path::PathBuf>,
     },
-    /// Check that every replayed row has the logits of the step that stored it, with all combinations
-    /// of options. The gate runs some of them
+    /// Check that every replayed row has the logits of the step that stored it, with all
+    /// combinations of options. The gate runs some of them
     Paired,
     /// Run buffers for a long time and check that neither memory nor the time of a step grows
     Soak {

@@ -2,9 +2,10 @@
 //!
 //! The buffer holds the gradients of all trained parameters in visit order, followed by one flag
 //! per parameter, which says whether any rank has a gradient for it, and one flag for a reference
-//! gradient. It is built on the device (one `cat`), read and summed bucket by bucket, and uploaded once. The part of a rank is scaled by its
-//! share of the rows *before* the sum. A share of 1 then changes no bit, and gradients in half
-//! precision cannot overflow. The sum is in `f32`, whatever the type of the model.
+//! gradient. It is built on the device (one `cat`), read and summed bucket by bucket, and uploaded
+//! once. The part of a rank is scaled by its share of the rows *before* the sum. A share of 1 then
+//! changes no bit, and gradients in half precision cannot overflow. The sum is in `f32`, whatever
+//! the type of the model.
 //!
 //! A single rank needs no buffer: its gradients are Burn's own. They are flattened only if their
 //! precision differs from that of the parameters, and then stay on the device.
@@ -72,8 +73,8 @@ impl<M: Module> GradientSync<M> {
         }
     }
 
-    /// Adds the gradients of a micro-batch of this rank, after its reference. `share` (0..=1) is its part of the rows of
-    /// all ranks' micro-batches.
+    /// Adds the gradients of a micro-batch of this rank, after its reference. `share` (0..=1) is
+    /// its part of the rows of all ranks' micro-batches.
     pub(crate) fn add(&mut self, model: &M, grads: GradientsParams, share: f32) {
         if self.alone && self.plain {
             self.local.accumulate(model, grads);

@@ -12,8 +12,8 @@ use super::gradients::{flatten, unflatten};
 pub(super) type Reference = (GradientsParams, usize);
 
 thread_local! {
-    /// During a step of a [`DataParallel`](super::DataParallel) on this thread: the reference of the
-    /// step.
+    /// During a step of a [`DataParallel`](super::DataParallel) on this thread: the reference of
+    /// the step.
     static STEP: RefCell<Option<Option<Reference>>> = const { RefCell::new(None) };
 }
 

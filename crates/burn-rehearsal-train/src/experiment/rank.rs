@@ -340,8 +340,8 @@ impl<W: Workload> Run<'_, W> {
 
     /// Ends the task before `task`, creates the learner for `task` and starts it in the buffer.
     ///
-    /// A checkpoint between two tasks is written before the end of the first one. A run that resumes
-    /// from it then does the same again.
+    /// A checkpoint between two tasks is written before the end of the first one. A run that
+    /// resumes from it then does the same again.
     fn begin(&mut self, task: usize) -> Result<Learner<Model<W>>, ExperimentError> {
         let mut learner = self.learner.take().filter(|_| !self.method.restarts());
         if let (Some(learner), Some(ended)) = (&mut learner, task.checked_sub(1)) {

@@ -17,9 +17,9 @@ options::options! {
     /// drawn rows x′. z′ are the logits of the average that gives the class of the row the higher
     /// probability.
     ///
-    /// After update t, each average is moved with its probability, with the decay
-    /// min(1 − 1/(t + 1), α). All ranks draw the same random numbers. Running statistics are averaged
-    /// like parameters, and the averages run in inference mode.
+    /// After update t, each average is moved with its probability and a decay of
+    /// min(1 − 1/(t + 1), α). All ranks draw the same random numbers. Running statistics are
+    /// averaged like parameters, and the averages run in inference mode.
     pub struct ClsEr {
         /// Weight λ of the distance to the averaged networks.
         reg_weight = 0.15 in 0.0..=1e6,

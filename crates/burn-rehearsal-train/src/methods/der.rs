@@ -7,8 +7,8 @@ options::options! {
     /// NeurIPS 2020, arXiv 2004.07211, equation 6).
     ///
     /// Stores the logits of every sample, of the pass in which it was an incoming row. The loss is
-    /// CE(incoming) + α·MSE(network(x′), z′) for drawn rows x′ with their stored logits z′. MSE is a
-    /// mean over rows and classes. Incoming rows and the draw have a forward pass each.
+    /// CE(incoming) + α·MSE(network(x′), z′) for drawn rows x′ with their stored logits z′. MSE is
+    /// a mean over rows and classes. Incoming rows and the draw have a forward pass each.
     pub struct Der {
         /// Weight of the distance to stored logits.
         alpha = 0.3 in 0.0..=1e6,

@@ -11,8 +11,8 @@ options::options! {
     /// On several ranks, the gradient is that of one rank with all rows if every rank has the same
     /// number of incoming rows and of drawn rows. In the last step of an epoch, ranks may have
     /// numbers of incoming rows that differ by one. The incoming rows of the ranks with fewer then
-    /// weigh more: for 10 rows per draw, the gradient differs by 4 to 14 % with 5 rows per rank, and
-    /// by less than 1 % with 17.
+    /// weigh more: for 10 rows per draw, the gradient differs by 4 to 14 % with 5 rows per rank,
+    /// and by less than 1 % with 17.
     pub struct DerPlusPlus {
         /// Weight of the distance to stored logits.
         alpha = 0.2 in 0.0..=1e6,

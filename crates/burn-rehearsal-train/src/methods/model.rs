@@ -195,8 +195,8 @@ impl Snapshots {
 ///
 /// # Requirements of methods
 ///
-/// An [`Experiment`](crate::experiment::Experiment) does what its method requires. With a learner of
-/// your own, do it yourself:
+/// An [`Experiment`](crate::experiment::Experiment) does what its method requires. With a learner
+/// of your own, do it yourself:
 ///
 /// * Configure the buffer with [`configured`](Self::configured), which sets the draws and the late
 ///   fields.

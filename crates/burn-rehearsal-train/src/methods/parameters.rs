@@ -31,8 +31,8 @@ pub(super) fn with_values<N: Module>(network: &N, flat: Tensor<1>) -> N {
     network.valid().map(&mut Unflatten { flat, offset: 0 })
 }
 
-/// The gradients of all float parameters, in the order of [`flatten`]. Those without a gradient have
-/// zeros.
+/// The gradients of all float parameters, in the order of [`flatten`]. Those without a gradient
+/// have zeros.
 pub(super) fn gradients<N: Module>(network: &N, gradients: &GradientsParams) -> Tensor<1> {
     let mut flatten = FlattenGradients { gradients, parts: Vec::new() };
     network.visit(&mut flatten);
